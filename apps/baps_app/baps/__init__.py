@@ -1,0 +1,1 @@
+"""BAPS: black-box adaptation of promptable segmentation models."""

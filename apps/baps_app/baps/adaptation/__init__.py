@@ -1,0 +1,1 @@
+"""On-site adaptation of a black box from labelled volumes."""

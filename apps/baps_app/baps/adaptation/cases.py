@@ -1,0 +1,95 @@
+"""From labelled volumes to labelled slices on the canvas."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from ..geometry import AXES, Canvas, Plane
+from ..intensity import Window, choose_window
+from ..volume import Volume, read_labels, read_volume
+
+
+@dataclass(frozen=True)
+class Case:
+    """A volume and its labels on disk.
+
+    Attributes:
+        image, labels: the files.
+        value: of the wanted label in the labels.
+        patient: whom it shows; volumes of one patient are never on both sides of a split.
+    """
+
+    image: Path
+    labels: Path
+    value: int
+    patient: str
+
+
+@dataclass(frozen=True)
+class LabelledSlice:
+    """A slice as the black box sees it.
+
+    Attributes:
+        patient: whom it shows.
+        image: (S, S, 3) uint8.
+        truth: (S, S) where the organ is; never empty.
+        window: how grey values became levels.
+    """
+
+    patient: str
+    image: NDArray[np.uint8]
+    truth: NDArray[np.bool_]
+    window: Window
+
+
+def canvas_image(volume: Volume, plane: Plane, canvas: Canvas, window: Window) -> NDArray[np.uint8]:
+    """A slice as the black box sees it, (S, S, 3) uint8. Training and serving both draw it here."""
+    grey = canvas.draw(window.apply(plane.of(volume.voxels))).round().clip(0, 255).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=-1)
+
+
+def labelled_slices(case: Case, side: int, most: int, window: Window | None = None) -> list[LabelledSlice]:
+    """Slices of a case that show the organ well, evenly spaced.
+
+    Slices with less than a tenth of the organ's largest cross-section, or less than 10 pixels on the canvas, are left
+    out: nobody clicks there first.
+
+    Args:
+        case: the volume.
+        side: of the canvas, pixels.
+        most: slices at the most.
+        window: another window than the volume's own.
+
+    Raises:
+        InputError: if the volume or the labels cannot be used, or the organ is nowhere in them.
+    """
+    volume = read_volume(case.image)
+    organ = read_labels(case.labels, volume) == case.value
+    if not organ.any():
+        raise InputError(
+            f"The label {case.labels.name} holds no voxel of value {case.value}. Segment the organ before you save, "
+            "or check the numbers of the segments."
+        )
+    axis = AXES["K"]
+    areas = organ.sum(axis=(0, 1))
+    shown = np.flatnonzero(areas >= max(1, areas.max() / 10))
+    picked = shown[np.unique(np.linspace(0, len(shown) - 1, min(most, len(shown))).round().astype(int))]
+    window = window or choose_window(volume)
+    found = []
+    for index in picked:
+        plane = Plane(axis, int(index))
+        canvas = Canvas.fit(volume, plane, side)
+        truth = canvas.draw(plane.of(organ)) > 0.5
+        if truth.sum() >= 10:
+            found.append(LabelledSlice(case.patient, canvas_image(volume, plane, canvas, window), truth, window))
+    if not found:
+        raise InputError(
+            f"The organ in {case.labels.name} is smaller than 10 pixels on every slice of a canvas of {side} pixels; "
+            "nothing can be learned from it."
+        )
+    return found

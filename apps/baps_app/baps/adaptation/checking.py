@@ -1,0 +1,77 @@
+"""Is the candidate better? Paired, on patients that it was not trained on, with fixed clicks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_ENOUGH_PATIENTS = 3
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the check found.
+
+    Attributes:
+        before, after: mean Dice without and with the adapter.
+        before_std, after_std: spread over the sets of clicks of the mean over slices.
+        gain: mean of the paired differences.
+        standard_error: of that mean.
+        unit: what the standard error is taken over: ``patient`` with three or more, else ``slice`` (which says less,
+            for slices of one patient are alike).
+        count: of units.
+    """
+
+    before: float
+    after: float
+    before_std: float
+    after_std: float
+    gain: float
+    standard_error: float
+    unit: str
+    count: int
+
+    @property
+    def better(self) -> bool:
+        """Whether the mean gain exceeds zero and its standard error."""
+        return self.gain > 0 and self.gain > self.standard_error
+
+    def sentence(self) -> str:
+        """The numbers, for people."""
+        return (
+            f"Dice {self.before:.3f} before and {self.after:.3f} after on held-back patients: "
+            f"gain {self.gain:+.3f} with standard error {self.standard_error:.3f} over {self.count} "
+            f"{self.unit}{'s' if self.count != 1 else ''}"
+        )
+
+    def record(self) -> dict[str, object]:
+        """For the adapter's record."""
+        return asdict(self)
+
+
+def compare(before: NDArray[np.float64], after: NDArray[np.float64], patients: Sequence[str]) -> Verdict:
+    """Compare two scorings of the same slices with the same clicks.
+
+    Args:
+        before, after: (N, click sets) Dice.
+        patients: whom each slice shows, N.
+    """
+    names = sorted(set(patients))
+    owner = np.array([names.index(patient) for patient in patients])
+    differences = (after - before).mean(1)
+    by_patient = np.array([differences[owner == number].mean() for number in range(len(names))])
+    unit, values = ("patient", by_patient) if len(names) >= _ENOUGH_PATIENTS else ("slice", differences)
+    error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("inf")
+    return Verdict(
+        before=float(before.mean()),
+        after=float(after.mean()),
+        before_std=float(before.mean(0).std()),
+        after_std=float(after.mean(0).std()),
+        gain=float(by_patient.mean()),
+        standard_error=error,
+        unit=unit,
+        count=len(values),
+    )

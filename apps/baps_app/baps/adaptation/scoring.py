@@ -1,0 +1,59 @@
+"""Dice of a black box, adapted or not, on labelled slices with fixed clicks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..blackbox import BlackBox
+from ..clicks import draw_prompt
+from ..metrics import dice
+from ..visual_prompt import VisualPrompt, image_statistics
+from .cases import LabelledSlice
+
+_BATCH = 16
+
+
+def score_slices(
+    black_box: BlackBox,
+    visual_prompt: VisualPrompt | None,
+    slices: Sequence[LabelledSlice],
+    prompt: str,
+    seed: int,
+    click_sets: int,
+) -> NDArray[np.float64]:
+    """Dice of each slice with each set of clicks.
+
+    The clicks depend on the seed, the set and the slice's place alone, so two calls can be compared pair by pair.
+
+    Args:
+        black_box: the model.
+        visual_prompt: the adaptation, or None for the model as it is.
+        slices: N of them.
+        prompt: ``click`` or ``box``.
+        seed: of the clicks.
+        click_sets: how many times, each with other clicks.
+
+    Returns:
+        (N, click_sets).
+    """
+    scores = np.zeros((len(slices), click_sets))
+    for number in range(click_sets):
+        for start in range(0, len(slices), _BATCH):
+            rows = range(start, min(start + _BATCH, len(slices)))
+            picked = [slices[row] for row in rows]
+            prompts = [
+                draw_prompt(s.truth, prompt, np.random.default_rng([seed, 7919, number, row]))
+                for row, s in zip(rows, picked, strict=True)
+            ]
+            images = np.stack([s.image for s in picked])
+            if visual_prompt is not None:
+                pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float()
+                changed = visual_prompt.change(pixels, image_statistics(pixels), prompts)
+                images = changed.permute(0, 2, 3, 1).to(torch.uint8).contiguous().numpy()
+            for row, probability, s in zip(rows, black_box.segment(images, prompts), picked, strict=True):
+                scores[row, number] = dice(probability > 0.5, s.truth)
+    return scores

@@ -1,0 +1,58 @@
+"""Settings of an adaptation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..clicks import PROMPTS
+from ..errors import InputError
+from ..visual_prompt import KINDS
+
+OPTIMISERS = ("prompt_space", "spsa_gc")
+
+
+@dataclass(frozen=True)
+class AdaptationSettings:
+    """Everything that an adaptation depends on beside the data and the black box.
+
+    Attributes:
+        visual_prompt: ``basis`` (ours) or ``concat`` (as published).
+        optimiser: ``prompt_space`` (ours) or ``spsa_gc`` (as published).
+        prompt: the kind of prompt trained for, ``click`` or ``box``.
+        max_images: black-box images in all: training, training curve and check.
+        seed: of everything random.
+        batch: images a step. Published for SPSA-GC: 4.
+        radius: prompt-space: size of the trial change of a coefficient.
+        rate: prompt-space: step size of Adam on the constant part; a tenth of it on the rest.
+        slices_per_volume: used for training at the most.
+        check_slices: of each held-back patient at the most.
+        click_sets: fixed sets of clicks that the check is repeated with.
+        curve_points, curve_slices: how often, and on how many slices, the training curve is measured.
+
+    Raises:
+        InputError: on a value that is unknown or out of range.
+    """
+
+    visual_prompt: str = "basis"
+    optimiser: str = "prompt_space"
+    prompt: str = "click"
+    max_images: int = 4000
+    seed: int = 0
+    batch: int = 16
+    radius: float = 0.15
+    rate: float = 0.03
+    slices_per_volume: int = 24
+    check_slices: int = 12
+    click_sets: int = 5
+    curve_points: int = 8
+    curve_slices: int = 16
+
+    def __post_init__(self) -> None:
+        for name, known in (("visual_prompt", KINDS), ("optimiser", OPTIMISERS), ("prompt", PROMPTS)):
+            if getattr(self, name) not in known:
+                raise InputError(f"There is no {name} named {getattr(self, name)!r}. Known ones: {', '.join(known)}.")
+        for name in ("max_images", "batch", "slices_per_volume", "check_slices", "click_sets"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        if self.radius <= 0 or self.rate <= 0:
+            raise InputError("radius and rate must be positive.")

@@ -1,0 +1,47 @@
+"""The mask decoder of segment-anything over a batch of *different* images.
+
+``MaskDecoder.predict_masks`` repeats one image embedding for many prompts. A step of zeroth-order optimisation asks for
+one prompt on each of many images, so here row ``i`` of the prompts belongs to row ``i`` of the embeddings. The modules
+and their order are those of the package, so weights and results are the same.
+"""
+
+from __future__ import annotations
+
+import torch
+from segment_anything.modeling import MaskDecoder
+
+
+def decode_masks(
+    decoder: MaskDecoder,
+    embeddings: torch.Tensor,
+    position: torch.Tensor,
+    sparse: torch.Tensor,
+    dense: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Decode one prompt an image.
+
+    Args:
+        decoder: the mask decoder.
+        embeddings: image embeddings, (B, C, h, w).
+        position: dense positional encoding, (1, C, h, w).
+        sparse: embedded clicks and boxes, (B, N, C).
+        dense: embedded mask prompt, (B, C, h, w).
+
+    Returns:
+        Mask logits (B, M, 4h, 4w), mask 0 being the single-mask output and the others the alternatives, and the
+        predicted IoU of each, (B, M).
+    """
+    batch = embeddings.shape[0]
+    learned = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight], dim=0)
+    tokens = torch.cat((learned.unsqueeze(0).expand(batch, -1, -1), sparse), dim=1)
+    source = embeddings + dense
+    _, channels, height, width = source.shape
+    states, source = decoder.transformer(source, position.expand(batch, -1, -1, -1), tokens)
+    count = decoder.num_mask_tokens
+    source = source.transpose(1, 2).reshape(batch, channels, height, width)
+    upscaled = decoder.output_upscaling(source)
+    weights = torch.stack(
+        [decoder.output_hypernetworks_mlps[m](states[:, 1 + m]) for m in range(count)], dim=1
+    )
+    masks = torch.einsum("bmc,bchw->bmhw", weights, upscaled)
+    return masks, decoder.iou_prediction_head(states[:, 0])

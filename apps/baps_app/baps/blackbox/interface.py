@@ -1,0 +1,155 @@
+"""The black box: a promptable model of which nothing is known but its masks.
+
+Nothing outside this package touches a model's weights, gradients or embeddings; the rest of the project sees what is
+declared here. The expensive call and the cheap call are apart: ``encode`` once an image, ``decode`` once a prompt.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import BudgetSpent, InputError
+from .prompt import Prompt
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a black box can do; callers ask instead of guessing.
+
+    Attributes:
+        name: of the model, for people and records.
+        weights_sha256: of the weights file, or "" where it is unknown.
+        clicks: it understands positive clicks.
+        negative_clicks: it understands negative clicks.
+        boxes: it understands a box.
+        encodings: an encoding can be kept and asked again cheaply.
+        batch_size: images that are best asked at once.
+        input_side: the longest side that it looks at, pixels; a larger image is reduced to it.
+    """
+
+    name: str
+    weights_sha256: str
+    clicks: bool
+    negative_clicks: bool
+    boxes: bool
+    encodings: bool
+    batch_size: int
+    input_side: int
+
+
+class Encoding:
+    """An image as the black box keeps it. Opaque: only the black box that made it can read it."""
+
+    __slots__ = ("_content", "nbytes")
+
+    def __init__(self, content: object, nbytes: int) -> None:
+        self._content = content
+        self.nbytes = nbytes
+        """Memory that it holds, bytes."""
+
+
+class BlackBox(ABC):
+    """A promptable segmentation model that answers with masks and nothing else.
+
+    Thread-safe: one call at a time reaches the model.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._images_asked = 0
+        self.budget: int | None = None
+        """Images that may be asked in all, or None for any number."""
+
+    @property
+    @abstractmethod
+    def capabilities(self) -> Capabilities:
+        """What it can do."""
+
+    @property
+    def images_asked(self) -> int:
+        """Masks asked for so far: what an API would put on the bill."""
+        return self._images_asked
+
+    def segment(self, images: NDArray[np.uint8], prompts: Sequence[Prompt]) -> NDArray[np.float32]:
+        """Segment a batch.
+
+        Args:
+            images: (B, H, W, 3) uint8, RGB.
+            prompts: one an image, in that image's pixels.
+
+        Returns:
+            Probability of the object at each pixel, (B, H, W) in [0, 1].
+
+        Raises:
+            InputError: on images of another form, or prompts that this black box does not understand.
+            BudgetSpent: if the batch would go over the budget; nothing was asked then.
+        """
+        images = _checked(images)
+        if len(images) != len(prompts):
+            raise InputError(f"There are {len(images)} images but {len(prompts)} prompts; give one prompt an image.")
+        self._check(prompts)
+        size = self.capabilities.batch_size
+        with self._lock:
+            self._count(len(images))
+            parts = [
+                self._segment(images[start : start + size], prompts[start : start + size])
+                for start in range(0, len(images), size)
+            ]
+        return np.concatenate(parts)
+
+    def encode(self, image: NDArray[np.uint8]) -> Encoding:
+        """The expensive half for one image (H, W, 3) uint8. Counts nothing: no mask was asked for.
+
+        Raises:
+            InputError: if the image has another form, or this black box keeps no encodings.
+        """
+        if not self.capabilities.encodings:
+            raise InputError(f"The black box {self.capabilities.name} keeps no encodings; use segment.")
+        with self._lock:
+            return self._encode(_checked(image[None])[0])
+
+    def decode(self, encoding: Encoding, prompt: Prompt) -> NDArray[np.float32]:
+        """The cheap half: the probability (H, W) of the object that is prompted on an encoded image."""
+        self._check([prompt])
+        with self._lock:
+            self._count(1)
+            return self._decode(encoding, prompt)
+
+    def _check(self, prompts: Sequence[Prompt]) -> None:
+        able = self.capabilities
+        for prompt in prompts:
+            if prompt.box is None and not able.clicks:
+                raise InputError(f"{able.name} understands boxes only. Draw a box around the organ (Slicer: ROI).")
+            if prompt.box is not None and not able.boxes and not prompt.positive:
+                raise InputError(f"{able.name} understands clicks only. Click on the organ.")
+
+    def _count(self, images: int) -> None:
+        if self.budget is not None and self._images_asked + images > self.budget:
+            raise BudgetSpent(
+                f"The black box has been asked {self._images_asked} images and may be asked {self.budget}: "
+                f"{images} more do not fit. Raise the budget (max_images) to go on."
+            )
+        self._images_asked += images
+
+    @abstractmethod
+    def _segment(self, images: NDArray[np.uint8], prompts: Sequence[Prompt]) -> NDArray[np.float32]: ...
+
+    def _encode(self, image: NDArray[np.uint8]) -> Encoding:
+        raise NotImplementedError
+
+    def _decode(self, encoding: Encoding, prompt: Prompt) -> NDArray[np.float32]:
+        raise NotImplementedError
+
+
+def _checked(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or 0 in images.shape:
+        raise InputError(
+            f"A black box takes images of shape (B, H, W, 3) and type uint8, not {images.shape} {images.dtype}."
+        )
+    return images

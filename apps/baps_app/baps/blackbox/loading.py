@@ -1,0 +1,76 @@
+"""From a name in the settings to a black box that is ready."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from segment_anything import sam_model_registry
+
+from ..errors import InputError
+from .bundled_model import build_bundled_model
+from .interface import BlackBox
+from .sam import SamBlackBox
+from .weights import load_weights
+
+BUNDLED_WEIGHTS = Path(__file__).parent / "bundled" / "bundled.safetensors"
+_SAM_WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
+BLACK_BOXES = ("bundled", "sam")
+"""Names that ``load_black_box`` knows."""
+
+
+def load_black_box(name: str = "bundled", weights: Path | None = None, sha256: str = "", device: str = "auto") -> BlackBox:
+    """Load a black box.
+
+    Args:
+        name: ``bundled``, or ``sam`` for a SAM or MedSAM checkpoint (vit_b, vit_l and vit_h are told apart by their
+            weights).
+        weights: the checkpoint; needed for ``sam``.
+        sha256: the hash it must have, or "" for the published one where the file name is known.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+
+    Raises:
+        InputError: on an unknown name or device, or weights that cannot be used.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"The device {device} was asked for, but there is no usable GPU. Use device auto or cpu.")
+    if name == "bundled":
+        return _bundled(weights or BUNDLED_WEIGHTS, sha256, device)
+    if name == "sam":
+        return _sam(weights, sha256, device)
+    raise InputError(f"There is no black box named {name!r}. Known ones: {', '.join(BLACK_BOXES)}.")
+
+
+def _bundled(weights: Path, sha256: str, device: str) -> BlackBox:
+    state, digest = load_weights(weights, sha256)
+    record = json.loads(weights.with_suffix(".json").read_text())
+    model = build_bundled_model(record["input_side"])
+    model.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in state.items()})
+    model = model.to(device, memory_format=torch.channels_last)
+    return SamBlackBox(model, "bundled", digest, batch_size=16)
+
+
+def _sam(weights: Path | None, sha256: str, device: str) -> BlackBox:
+    if weights is None:
+        raise InputError("The black box sam needs weights: give the path of a SAM or MedSAM checkpoint.")
+    state, digest = load_weights(weights, sha256)
+    width = state.get("image_encoder.patch_embed.proj.weight", torch.empty(0)).shape[:1]
+    variant = _SAM_WIDTHS.get(width[0] if width else 0)
+    if variant is None:
+        raise InputError(f"{weights} holds no SAM checkpoint (vit_b, vit_l or vit_h): its image encoder is missing.")
+    model = sam_model_registry[variant]()
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise InputError(f"{weights} looks like SAM {variant}, but its tensors do not fit: {error}") from error
+    boxes_only = "medsam" in weights.name.lower()  # MedSAM was trained with boxes; its answers to clicks mean little.
+    return SamBlackBox(
+        model.to(device),
+        f"{'medsam' if boxes_only else 'sam'}_{variant}",
+        digest,
+        clicks=not boxes_only,
+        batch_size=1 if device == "cpu" else 8,
+    )

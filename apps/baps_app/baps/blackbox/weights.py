@@ -1,0 +1,77 @@
+"""Weights files: hashed before they are opened, and never unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from ..errors import InputError
+
+KNOWN_SHA256 = {
+    "sam_vit_b_01ec64.pth": "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+    "sam_vit_l_0b3195.pth": "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+    "sam_vit_h_4b8939.pth": "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+}
+"""SHA-256 of the published SAM checkpoints, by file name."""
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    status = path.stat()
+    return _sha256(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=16)
+def _sha256(path: Path, _modified: int, _size: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+
+
+def _digest(file: object) -> str:  # Python 3.10 has no hashlib.file_digest.
+    digest = hashlib.sha256()
+    while chunk := file.read(1 << 20):  # type: ignore[attr-defined]
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def load_weights(path: Path, expected_sha256: str = "") -> tuple[dict[str, torch.Tensor], str]:
+    """Read a state dict.
+
+    Args:
+        path: a .safetensors file, or a .pth or .pt file that holds tensors alone.
+        expected_sha256: what the operator says the hash is; without it, the published one of a file of this name.
+
+    Returns:
+        The state dict and the SHA-256 of the file.
+
+    Raises:
+        InputError: if the file is missing, has another hash, or is no plain state dict.
+    """
+    if not path.is_file():
+        raise InputError(f"The weights file {path} does not exist. Give the path of a checkpoint on this machine.")
+    found = sha256(path)
+    expected = (expected_sha256 or KNOWN_SHA256.get(path.name, "")).lower()
+    if expected and found != expected:
+        raise InputError(
+            f"The weights file {path} has SHA-256 {found}, but {expected} was expected. The download is broken or "
+            "the file is another one: fetch it again, or give the hash that you trust."
+        )
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # The readers raise many kinds; each means that the file is no such checkpoint.
+        raise InputError(
+            f"The weights file {path} cannot be read as a plain state dict ({type(error).__name__}). "
+            "Use a .safetensors file, or a .pth file that holds tensors and nothing else."
+        ) from error
+    if isinstance(state, dict) and isinstance(state.get("model"), dict):
+        state = state["model"]
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise InputError(f"The weights file {path} is no state dict of tensors. Save model.state_dict() and use that.")
+    return state, found

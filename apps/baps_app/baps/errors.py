@@ -1,0 +1,22 @@
+"""Errors whose message is meant for the person who can mend them.
+
+Every message is a full sentence: what was wrong, where, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class BapsError(Exception):
+    """Something went wrong that the operator of the server has to mend."""
+
+
+class InputError(BapsError, ValueError):
+    """The caller gave something that cannot be used (HTTP 400)."""
+
+
+class NotFoundError(InputError):
+    """The caller asked for something that does not exist (HTTP 404)."""
+
+
+class BudgetSpent(BapsError):
+    """The black box may be asked no more images."""

@@ -1,0 +1,46 @@
+"""Intensity windows: from grey values of any scale to the 256 levels that a black box takes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .volume import Volume
+
+CT_WINDOW = (-160.0, 240.0)
+"""Soft tissue, Hounsfield units: level 40, width 400."""
+
+_SAMPLE = 200_000
+
+
+@dataclass(frozen=True)
+class Window:
+    """Grey values ``low`` and below become 0, ``high`` and above 255. ``source`` says how it was found."""
+
+    low: float
+    high: float
+    source: str = "given"
+
+    def apply(self, values: NDArray[np.generic]) -> NDArray[np.float32]:
+        """Values of any shape to [0, 255], not yet rounded."""
+        return ((values.astype(np.float32) - self.low) * (255.0 / (self.high - self.low))).clip(0, 255)
+
+    def record(self) -> dict[str, object]:
+        """For the reply and the adapter's record."""
+        return asdict(self)
+
+
+def choose_window(volume: Volume) -> Window:
+    """The window of a volume: the soft-tissue window for CT, else the middle 99 % of what is not background.
+
+    CT is told by its scale: in Hounsfield units air is far below zero, and much of an image is air or fat.
+    """
+    flat = volume.voxels.reshape(-1)
+    sample = flat[:: max(1, flat.size // _SAMPLE)].astype(np.float32)
+    if (sample <= -100).mean() > 0.01 and sample.min() >= -2100 and sample.max() <= 8000:
+        return Window(*CT_WINDOW, "ct")
+    shown = sample[sample > sample.min()]
+    low, high = np.percentile(shown if shown.size else sample, (0.5, 99.5))
+    return Window(float(low), float(high if high > low else low + 1), "percentiles")

@@ -1,0 +1,1 @@
+"""Optimisers that read losses alone."""

@@ -1,0 +1,37 @@
+"""Prompt-space zeroth-order estimation: the gradient with respect to the code of each image.
+
+The black box begins only after the visual prompt, so only dL/dcode has to be estimated; from there, backpropagation
+through the local decoder is exact (method.md section 2). Every image is a direction of its own, because the masks come
+back image by image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+CodeLosses = Callable[[torch.Tensor], torch.Tensor]
+"""Losses (B,) of a batch of codes (B, ...), an image each."""
+
+
+def code_gradient(
+    losses: CodeLosses, codes: torch.Tensor, directions: torch.Tensor, radius: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Two-sided estimate along one random direction an image.
+
+    ``g_i = [L_i(p_i + r u_i) - L_i(p_i - r u_i)] / (2 r) * u_i``: for directions of unit variance its expectation is
+    the gradient of the smoothed loss.
+
+    Args:
+        losses: the black box's losses.
+        codes: (B, ...).
+        directions: as the codes.
+        radius: r.
+
+    Returns:
+        The estimate, as the codes, and both losses, (B,) each.
+    """
+    plus, minus = losses(codes + radius * directions), losses(codes - radius * directions)
+    slope = (plus - minus) / (2 * radius)
+    return slope.view(-1, *[1] * (codes.ndim - 1)) * directions, plus, minus

@@ -1,0 +1,129 @@
+"""From a click to a mask: geometry, window, visual prompt, black box, and back.
+
+Stateless but for the caches: the same click gives the same mask, and no user sees another's. Threads may call at once;
+the black box takes them one by one, the caches lock themselves.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .adaptation.cases import canvas_image
+from .blackbox import BlackBox, Encoding, Prompt
+from .cache import Cache
+from .geometry import Canvas, Plane
+from .intensity import Window, choose_window
+from .store import Adapter, AdapterStore
+from .visual_prompt import image_statistics
+from .volume import Volume, read_volume
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """An answer.
+
+    Attributes:
+        mask: the object on the slice, (rows, columns).
+        volume: that was clicked on.
+        window: that the slice was shown with.
+        adapter: label and version that served, or None for the model as it is.
+        encoding_kept: the expensive half was there already.
+        seconds: that it took.
+    """
+
+    mask: NDArray[np.bool_]
+    volume: Volume
+    window: Window
+    adapter: tuple[str, str] | None
+    encoding_kept: bool
+    seconds: float
+
+
+class Segmenter:
+    """Answers clicks.
+
+    Args:
+        black_box: the model.
+        store: where published adapters lie.
+        cache_bytes: bound on decoded volumes and, again, on encodings.
+    """
+
+    def __init__(self, black_box: BlackBox, store: AdapterStore, cache_bytes: int = 2 << 30) -> None:
+        self.black_box, self.store = black_box, store
+        self._volumes: Cache[tuple[Volume, Window]] = Cache(cache_bytes, lambda value: value[0].voxels.nbytes)
+        self._encodings: Cache[Encoding] = Cache(cache_bytes, lambda value: value.nbytes)
+        self._adapters: Cache[Adapter] = Cache(64 << 20, lambda value: 1 << 20)
+
+    def volume(self, path: Path) -> tuple[Volume, Window]:
+        """A volume and its window, decoded once as long as the file stays the same.
+
+        Raises:
+            InputError: as ``read_volume``.
+        """
+
+        def read() -> tuple[Volume, Window]:
+            volume = read_volume(path)
+            return volume, choose_window(volume)
+
+        return self._volumes.get(_identity(path), read)[0]
+
+    def segment(self, path: Path, plane: Plane, prompt: Prompt, label: str, adapted: bool = True) -> Segmentation:
+        """Segment one slice.
+
+        Args:
+            path: the volume.
+            plane: the slice.
+            prompt: in pixels of the slice.
+            label: the organ, or "" for none in particular.
+            adapted: with the adapter that serves the label, if there is one.
+
+        Raises:
+            InputError: if the volume, the slice or the prompt cannot be used.
+        """
+        begun = time.perf_counter()
+        volume, window = self.volume(path)
+        canvas = Canvas.fit(volume, plane, self.black_box.capabilities.input_side)
+        plane.of(volume.voxels)  # Refuses a slice that is not there before anything is kept for it.
+        drawn = _on_canvas(prompt, canvas)
+        served = self.store.served(label, self.black_box.capabilities) if adapted else None
+        adapter = self._adapters.get(served, lambda: self.store.load(*served))[0] if served else None
+
+        def image() -> NDArray[np.uint8]:
+            pixels = canvas_image(volume, plane, canvas, window)
+            return self._adapt(pixels, adapter, drawn) if adapter else pixels
+
+        kept = False
+        if self.black_box.capabilities.encodings:
+            by_click = drawn if adapter and adapter.visual_prompt.conditioned_on_click else None
+            key = (_identity(path), plane, served, by_click)
+            encoding, kept = self._encodings.get(key, lambda: self.black_box.encode(image()))
+            probability = self.black_box.decode(encoding, drawn)
+        else:
+            probability = self.black_box.segment(image()[None], [drawn])[0]
+        mask = canvas.restore(probability) > 0.5
+        return Segmentation(mask, volume, window, served, kept, time.perf_counter() - begun)
+
+    @staticmethod
+    def _adapt(pixels: NDArray[np.uint8], adapter: Adapter, prompt: Prompt) -> NDArray[np.uint8]:
+        images = torch.from_numpy(pixels[None]).permute(0, 3, 1, 2).float()
+        changed = adapter.visual_prompt.change(images, image_statistics(images), [prompt])
+        return np.ascontiguousarray(changed[0].permute(1, 2, 0).to(torch.uint8).numpy())
+
+
+def _on_canvas(prompt: Prompt, canvas: Canvas) -> Prompt:
+    return prompt.scaled(*canvas.scale)
+
+
+def _identity(path: Path) -> tuple[str, int, int]:
+    """Changes when the file does; a file that is not there is left to the reader to complain of."""
+    try:
+        status = path.stat()
+    except OSError:
+        return str(path), 0, 0
+    return str(path), status.st_mtime_ns, status.st_size

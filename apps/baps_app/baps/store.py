@@ -1,0 +1,158 @@
+"""Adapters on disk: versions by label, one of them published.
+
+``<root>/<label>/v0001/adapter.safetensors`` and ``record.json``; ``<root>/<label>/published`` holds the version that is
+served. A version appears by one rename when it is whole, and publishing is one rename: whatever dies in between, the
+served adapter is the one before.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from safetensors.torch import load_file, save_file
+
+from .blackbox import Capabilities
+from .errors import InputError, NotFoundError
+from .visual_prompt import VisualPrompt, build_visual_prompt
+
+SHARED = ""
+"""The label of the adapter that serves clicks without a label, and labels that were never trained."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A version that was read back."""
+
+    label: str
+    version: str
+    record: dict[str, Any]
+    visual_prompt: VisualPrompt
+
+
+class AdapterStore:
+    """All adapters below a folder.
+
+    Args:
+        root: the folder; made when the first adapter is added.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def split_memory(self) -> Path:
+        """Where the roles of patients are kept."""
+        return self.root / "split.json"
+
+    def versions(self, label: str) -> list[str]:
+        """All versions of a label, oldest first."""
+        folder = self._folder(label)
+        return sorted(p.name for p in folder.glob("v*") if p.is_dir()) if folder.is_dir() else []
+
+    def published(self, label: str) -> str | None:
+        """The version that is served, or None."""
+        pointer = self._folder(label) / "published"
+        try:
+            return pointer.read_text().strip() or None
+        except FileNotFoundError:
+            return None
+
+    def served(self, label: str, black_box: Capabilities) -> tuple[str, str] | None:
+        """Label and version of the adapter that serves a label: its own, else the shared one, else None.
+
+        An adapter of other weights than the black box's is passed over.
+        """
+        for name in dict.fromkeys((label, SHARED)):
+            version = self.published(name)
+            if version is not None:
+                made_for = self.record(name, version)["black_box"]
+                if made_for["weights_sha256"] == black_box.weights_sha256:
+                    return name, version
+        return None
+
+    def record(self, label: str, version: str) -> dict[str, Any]:
+        """What is known of a version.
+
+        Raises:
+            NotFoundError: if there is no such version.
+        """
+        path = self._folder(label) / version / "record.json"
+        if version not in self.versions(label):
+            raise NotFoundError(f"There is no version {version!r} of the adapter {label or 'shared'!r}.")
+        record: dict[str, Any] = json.loads(path.read_text())
+        return record
+
+    def load(self, label: str, version: str) -> Adapter:
+        """Read a version back.
+
+        Raises:
+            NotFoundError: if there is no such version.
+        """
+        record = self.record(label, version)
+        visual_prompt = build_visual_prompt(record["visual_prompt"])
+        visual_prompt.load_state_dict(load_file(self._folder(label) / version / "adapter.safetensors"))
+        return Adapter(label, version, record, visual_prompt.eval())
+
+    def add(self, label: str, visual_prompt: VisualPrompt, record: dict[str, Any], status: str) -> str:
+        """Keep a candidate; it is not served yet.
+
+        Args:
+            label: what it was trained for.
+            visual_prompt: the weights.
+            record: goes beside it.
+            status: ``candidate``, ``refused`` or ``unverified``.
+
+        Returns:
+            Its version.
+        """
+        folder = self._folder(label)
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
+        try:
+            save_file(
+                {key: value.contiguous() for key, value in visual_prompt.state_dict().items()},
+                partial / "adapter.safetensors",
+            )
+            versions = self.versions(label)
+            version = f"v{int(versions[-1][1:]) + 1 if versions else 1:04d}"
+            full = {
+                "label": label,
+                "version": version,
+                "status": status,
+                "parent": self.published(label),
+                "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                **record,
+            }
+            (partial / "record.json").write_text(json.dumps(full, indent=1))
+            partial.rename(folder / version)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        return version
+
+    def publish(self, label: str, version: str) -> None:
+        """Serve a version from now on; an older one is how to roll back.
+
+        Raises:
+            NotFoundError: if there is no such version.
+        """
+        self.record(label, version)
+        folder = self._folder(label)
+        handle, partial = tempfile.mkstemp(prefix=".published-", dir=folder)
+        with os.fdopen(handle, "w") as file:
+            file.write(version + "\n")
+        os.replace(partial, folder / "published")
+
+    def _folder(self, label: str) -> Path:
+        if len(label) > 100 or any(ord(c) < 32 for c in label):
+            raise InputError("A label is at most 100 printing characters long.")
+        # quote leaves no separator, and the prefix keeps a label named ".." from being a path.
+        return self.root / (f"label-{quote(label, safe=' ')}" if label else "shared")

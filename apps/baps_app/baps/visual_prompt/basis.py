@@ -1,0 +1,63 @@
+"""A visual prompt in a low-dimensional basis that adapts to the image: local window, contrast and sharpness.
+
+Ours, after method.md section 2: what a model lacks on medical images is mostly the right window. The code is a coarse
+grid of coefficients of {1, I, I^2, local detail} for each colour channel; with a grid of one cell, 12 numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ..blackbox import Prompt
+from .interface import VisualPrompt, as_grey_levels
+
+FUNCTIONS = 4
+
+
+class BasisVisualPrompt(VisualPrompt):
+    """Coefficients from the features of the image; the click has no part in it.
+
+    Args:
+        features: length of the features.
+        grid: cells of the coarse grid along each side.
+    """
+
+    kind: ClassVar[str] = "basis"
+    conditioned_on_click: ClassVar[bool] = False
+
+    def __init__(self, features: int, grid: int = 1) -> None:
+        super().__init__()
+        self.features, self.grid = features, grid
+        self.body = nn.Sequential(nn.LayerNorm(features), nn.Linear(features, 32), nn.GELU())
+        self.head = nn.Linear(32, 3 * FUNCTIONS * grid * grid)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def code(self, features: torch.Tensor, prompts: Sequence[Prompt], side: int) -> torch.Tensor:
+        return self.head(self.body(features)).view(-1, 3, FUNCTIONS, self.grid, self.grid)
+
+    def apply_code(self, images: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
+        x = images / 255.0
+        side = images.shape[-1]
+        fields = code.flatten(1, 2)
+        if self.grid > 1:
+            fields = F.interpolate(fields, (side, side), mode="bilinear", align_corners=False)
+        fields = fields.view(len(images), 3, FUNCTIONS, *fields.shape[-2:])
+        functions = basis_functions(x)
+        return as_grey_levels((x + (fields * functions).sum(2)) * 255.0)
+
+    def directions(self, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+
+def basis_functions(x: torch.Tensor) -> torch.Tensor:
+    """{1, I, I^2, local detail} of images (B, 3, S, S) in [0, 1], centred and of like size: (B, 3, 4, S, S)."""
+    width = x.shape[-1] // 16 * 2 + 1
+    smooth = F.avg_pool2d(x, width, 1, width // 2, count_include_pad=False)
+    centred = x - 0.5
+    return torch.stack([torch.ones_like(x), 2 * centred, 4 * centred.square(), 4 * (x - smooth)], 2)

@@ -1,0 +1,70 @@
+"""The visual prompt: a small local network that changes an image so that the black box does better on it.
+
+It works in two steps. ``code`` is learned and differentiable: from the features of an image (and, as published, the
+click) to a small description of the change. ``apply`` is fixed: it carries the change out. Optimisers may search in
+the weights of the network (SPSA-GC) or in the space of the codes (prompt-space optimisation).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from ..blackbox import Prompt
+
+
+class VisualPrompt(nn.Module, ABC):
+    """Base of all visual prompts. Untrained, it changes nothing."""
+
+    kind: ClassVar[str]
+    """Its name in settings and records."""
+
+    conditioned_on_click: ClassVar[bool]
+    """Whether the change depends on the click. If not, one encoding of the changed image serves every click."""
+
+    features: int
+    """Length of the features that it takes."""
+
+    @abstractmethod
+    def code(self, features: torch.Tensor, prompts: Sequence[Prompt], side: int) -> torch.Tensor:
+        """Describe the change for a batch.
+
+        Args:
+            features: of the frozen encoder, (B, features).
+            prompts: one an image, pixels of a canvas of ``side`` pixels.
+
+        Returns:
+            Codes, (B, ...); differentiable in the weights.
+        """
+
+    @abstractmethod
+    def apply_code(self, images: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
+        """Carry the change out.
+
+        Args:
+            images: (B, 3, S, S) float in [0, 255].
+            code: as ``code`` returns it.
+
+        Returns:
+            Changed images, as the black box takes them: rounded and clipped to [0, 255].
+        """
+
+    @abstractmethod
+    def directions(self, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
+        """Random directions in the space of codes, of the given shape (B, ...) and about unit size an entry."""
+
+    @torch.no_grad()
+    def change(
+        self, images: torch.Tensor, features: torch.Tensor, prompts: Sequence[Prompt]
+    ) -> torch.Tensor:
+        """Images (B, 3, S, S) in [0, 255], changed for the black box."""
+        return self.apply_code(images, self.code(features, prompts, images.shape[-1]))
+
+
+def as_grey_levels(images: torch.Tensor) -> torch.Tensor:
+    """Round and clip to whole grey levels, 0 to 255."""
+    return images.round().clamp(0, 255)

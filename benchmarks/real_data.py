@@ -1,0 +1,88 @@
+"""The real images beside the repository (``BAPS_REAL_DATA``), by domain and split. See the README there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from baps.adaptation.cases import Case, LabelledSlice, labelled_slices
+from baps.errors import InputError
+from baps.geometry import Canvas, Plane
+from baps.intensity import Window
+from baps.volume import Volume
+from PIL import Image
+
+ROOT = Path(os.environ.get("BAPS_REAL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+
+
+@dataclass(frozen=True)
+class Domain:
+    """One organ or object in one set: how many patients come first as train, then as validation, the rest as test."""
+
+    name: str
+    folder: str
+    values: tuple[int, ...]
+    train: int
+    validation: int
+
+
+def _volumes(name: str, folder: str, value: int, train: int, validation: int) -> Domain:
+    return Domain(name, folder, (value,), train, validation)
+
+
+DOMAINS = [
+    *(
+        _volumes(f"BTCV {organ}, CT", "btcv_ct", value, 6, 2)
+        for organ, value in {
+            "spleen": 1, "right kidney": 2, "left kidney": 3, "liver": 6, "stomach": 7, "aorta": 8, "pancreas": 11,
+        }.items()
+    ),
+    *(
+        _volumes(f"CHAOS {organ}, MR", "chaos_mr_t2", value, 3, 1)
+        for organ, value in {"liver": 1, "right kidney": 2, "left kidney": 3, "spleen": 4}.items()
+    ),
+    _volumes("hippocampus, MR", "msd_hippocampus", 1, 36, 12),
+    Domain("skin lesion, dermoscopy", "isic2017_skin", (), 0, 0),
+    Domain("white blood cell, microscopy", "wbc_microscopy", (), 48, 16),
+    *(
+        Domain(f"{task}, MedScribble", f"medscribble/{task}", (), 0, 0)
+        for task in (
+            "ACDC", "CAMUS", "HipXRay", "OASIS", "PAXRay", "PanDental", "SCD", "WBC",
+        )
+    ),
+]  # fmt: skip
+
+
+def slices(domain: Domain, split: str, side: int, most: int = 12) -> Iterator[list[LabelledSlice]]:
+    """The slices of each patient of a split (``train``, ``validation``, ``test``), a list a patient."""
+    folder = ROOT / domain.folder
+    images = sorted(p for p in (folder / "images" if (folder / "images").is_dir() else folder).iterdir() if p.is_file())
+    first = {"train": 0, "validation": domain.train, "test": domain.train + domain.validation}[split]
+    last = {"train": domain.train, "validation": domain.train + domain.validation, "test": len(images)}[split]
+    for path in images[first:last]:
+        if path.name.endswith(".nii.gz"):
+            case = Case(path, folder / "labels" / path.name, domain.values[0], path.stem)
+            try:
+                yield labelled_slices(case, side, most)
+            except InputError:  # This patient has no such organ, or one too small to click on.
+                continue
+        else:
+            yield [_flat(path, folder, side)]
+
+
+def _flat(path: Path, folder: Path, side: int) -> LabelledSlice:
+    if path.suffix == ".npz":
+        stored = np.load(path)
+        image, truth = np.repeat(stored["img"][..., None] * 255, 3, -1), stored["seg"] > 0.5
+    else:
+        image = np.asarray(Image.open(path).convert("RGB"), np.float32)
+        truth = np.asarray(Image.open(folder / "masks" / f"{path.stem}.png").convert("L")) > 0
+    # Columns along I, rows along J, as the geometry module has it.
+    canvas = Canvas.fit(Volume(truth.T[..., None], np.eye(4)), Plane(2, 0), side)
+    drawn = np.stack([canvas.draw(image[..., channel]) for channel in range(3)], -1)
+    return LabelledSlice(
+        path.stem, drawn.round().clip(0, 255).astype(np.uint8), canvas.draw(truth) > 0.5, Window(0, 255)
+    )
