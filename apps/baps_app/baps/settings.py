@@ -1,0 +1,120 @@
+"""Settings of a site: one frozen dataclass, filled from a file, the environment and the command line.
+
+Later sources win: defaults, then the JSON file named by ``config``, then ``BAPS_<NAME>`` in the environment, then
+``--conf name value``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from .errors import InputError
+
+DEFAULT_ADAPTERS = Path(__file__).resolve().parents[1] / "model" / "adapters"
+
+_HOST_KEYS = {"server_mode", "models", "preload"}
+"""What MONAI Label itself puts among the --conf pairs; not ours."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an operator decides.
+
+    Attributes:
+        labels: names of the organs and their values in labelmaps that do not say (``spleen,liver`` counts from 1;
+            ``spleen=1,liver=6`` is explicit).
+        black_box: ``bundled`` or ``sam``.
+        weights: checkpoint of the black box; needed for ``sam``.
+        weights_sha256: what its hash must be; empty: the published one where the file name is known.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+        adapters: folder of the adapter store.
+        cache_mb: bound on decoded volumes in memory and, again, on encodings.
+    """
+
+    labels: Mapping[str, int] = field(default_factory=lambda: {"organ": 1})
+    black_box: str = "bundled"
+    weights: Path | None = None
+    weights_sha256: str = ""
+    device: str = "auto"
+    adapters: Path = DEFAULT_ADAPTERS
+    cache_mb: int = 2048
+
+
+def read_settings(given: Mapping[str, str], environment: Mapping[str, str] = os.environ) -> Settings:
+    """Fill the settings.
+
+    Args:
+        given: name and value pairs of the command line. ``config`` names a JSON file of more.
+        environment: variables; ``BAPS_<NAME>`` counts.
+
+    Raises:
+        InputError: on an unknown name (the message lists the known ones) or a value that cannot be used.
+    """
+    known = {f.name for f in fields(Settings)}
+    file = given.get("config") or environment.get("BAPS_CONFIG", "")
+    merged: dict[str, object] = {}
+    if file:
+        merged.update(_from_file(Path(file)))
+    merged.update({name: environment[f"BAPS_{name.upper()}"] for name in known if f"BAPS_{name.upper()}" in environment})
+    merged.update({name: value for name, value in given.items() if name != "config" and name not in _HOST_KEYS})
+    unknown = sorted(set(merged) - known)
+    if unknown:
+        raise InputError(f"Unknown settings: {', '.join(unknown)}. Known ones: {', '.join(sorted(known | {'config'}))}.")
+    # An empty value, as an unset variable of the Makefile gives, means the default.
+    return Settings(**{name: _parse(name, value) for name, value in merged.items() if value not in ("", None)})  # type: ignore[arg-type]
+
+
+def _from_file(path: Path) -> dict[str, object]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"The settings file {path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"The settings file {path} must hold one JSON object, such as {{\"labels\": \"spleen,liver\"}}.")
+    return content
+
+
+def _parse(name: str, value: object) -> object:
+    if name == "labels":
+        return parse_labels(value)
+    if name in ("adapters", "weights"):
+        return Path(str(value)).expanduser()
+    if name == "cache_mb":
+        try:
+            return int(str(value))
+        except ValueError:
+            raise InputError(f"cache_mb must be a whole number of megabytes, not {value!r}.") from None
+    return str(value)
+
+
+def parse_labels(value: object) -> dict[str, int]:
+    """``"spleen,liver"``, ``"spleen=1,liver=6"``, a list of names, or a mapping, to names and values.
+
+    Raises:
+        InputError: on an empty or doubled name, or a value that is not a whole number above 0.
+    """
+    items: list[tuple[str, object]]
+    if isinstance(value, Mapping):
+        items = [(str(k), v) for k, v in value.items()]
+    else:
+        names = value.split(",") if isinstance(value, str) else list(value)  # type: ignore[call-overload]
+        pairs = [str(name).partition("=") for name in names]
+        items = [(name, number if sep else place) for place, (name, sep, number) in enumerate(pairs, start=1)]
+    labels: dict[str, int] = {}
+    for name, number in items:
+        name = name.strip()
+        if not name or name in labels:
+            raise InputError(f"Labels need different names that are not empty, as in spleen,liver; got {value!r}.")
+        try:
+            labels[name] = int(str(number))
+        except ValueError:
+            labels[name] = 0
+        if not 0 < labels[name] < 256:
+            raise InputError(f"The label {name!r} needs a value from 1 to 255, as in spleen=1; got {number!r}.")
+    if len(set(labels.values())) != len(labels):
+        raise InputError(f"Two labels have the same value: {value!r}.")
+    return labels

@@ -1,0 +1,77 @@
+"""The infer task: a click in, a mask of the volume out."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from baps.errors import NotFoundError
+from baps.segmenter import Segmenter
+from baps.volume import Volume, write_nrrd
+from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
+
+from lib.infers.request import read_click
+
+NO_LABEL = "as clicked"
+"""The choice of the option ``adapter`` that leaves the label to the click."""
+
+
+class PromptedInfer(InferTask):
+    """Clicks or a box on one slice, answered with a mask of that slice in the volume's frame.
+
+    Args:
+        segmenter: made when the first click comes, for every training process builds this task too.
+        labels: of the site.
+        adapted: with the published adapters, or the black box as it is.
+    """
+
+    def __init__(self, segmenter: Callable[[], Segmenter], labels: dict[str, int], adapted: bool) -> None:
+        super().__init__(
+            type=InferType.DEEPGROW,
+            labels=dict(labels),
+            dimension=2,
+            description=(
+                "Promptable segmentation, adapted to this site" if adapted else "The same model, not adapted"
+            ),
+            config={"adapter": [NO_LABEL, *labels]} if adapted else {},
+        )
+        self._segmenter, self._adapted = segmenter, adapted
+
+    def is_valid(self) -> bool:
+        return True
+
+    def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        begun = time.perf_counter()
+        image = request.get("image")
+        if not isinstance(image, str) or not image:
+            raise NotFoundError("There is no such image in the datastore. Choose one that Next Sample offers.")
+        segmenter = self._segmenter()
+        path = Path(image)
+        volume, _ = segmenter.volume(path)
+        names = list(self.labels)
+        click = read_click(request, volume.voxels.shape, names)
+        option = request.get("adapter")
+        option = option[0] if isinstance(option, list) and option else option
+        label = click.label or (option if option in names else "")
+        found = segmenter.segment(path, click.plane, click.prompt, label, self._adapted)
+        voxels = np.zeros(volume.voxels.shape, np.uint8)
+        click.plane.put(voxels, found.mask)
+        handle, name = tempfile.mkstemp(suffix=".nrrd")
+        os.close(handle)
+        write_nrrd(Path(name), Volume(voxels, volume.affine), compress=bool(request.get("result_compress", True)))
+        return name, {
+            "label": label,
+            "slice": click.plane.index,
+            "adapter": "/".join(part for part in found.adapter if part) if found.adapter else None,
+            "window": found.window.record(),
+            "encoding_kept": found.encoding_kept,
+            "latencies": {
+                "segment_ms": round(found.seconds * 1000, 1),
+                "total_ms": round((time.perf_counter() - begun) * 1000, 1),
+            },
+        }

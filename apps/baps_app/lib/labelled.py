@@ -1,0 +1,32 @@
+"""Labelled volumes of the datastore, as cases to train on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from baps.adaptation.cases import Case
+from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
+
+
+def label_values(info: Mapping[str, Any], labels: Mapping[str, int]) -> dict[str, int]:
+    """Which value means which label in one labelmap: what was said when it was saved, else the site's own numbers."""
+    said = info.get("label_info")
+    if isinstance(said, list) and said:
+        return {str(item["name"]): int(item["idx"]) for item in said if "name" in item and "idx" in item}
+    return dict(labels)
+
+
+def labelled_cases(datastore: Datastore, labels: Mapping[str, int]) -> dict[str, list[Case]]:
+    """The cases of each of the site's labels, from the final labels. A patient is the image's name."""
+    tag = DefaultLabelTag.FINAL.value
+    cases: dict[str, list[Case]] = {name: [] for name in labels}
+    for image_id in sorted(datastore.get_labeled_images()):
+        label_id = datastore.get_label_by_image_id(image_id, tag)
+        values = label_values(datastore.get_label_info(label_id, tag) or {}, labels)
+        image, mask = Path(datastore.get_image_uri(image_id)), Path(datastore.get_label_uri(label_id, tag))
+        for name in labels:
+            if name in values:
+                cases[name].append(Case(image, mask, values[name], image_id))
+    return cases

@@ -1,0 +1,184 @@
+"""The train task: adapt the black box to the saved labels, check, and publish what is better."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from baps.adaptation.adapt import Adaptation, ProgressReport, adapt
+from baps.adaptation.cases import Case, labelled_slices
+from baps.adaptation.settings import OPTIMISERS, AdaptationSettings
+from baps.blackbox import BlackBox
+from baps.errors import BapsError, InputError
+from baps.store import SHARED, AdapterStore
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.train import TrainTask
+
+from lib.labelled import labelled_cases
+from lib.trainers.stats import read_stats, write_stats
+
+logger = logging.getLogger(__name__)
+
+ALL_LABELS = "all"
+
+
+class AdaptationTrainer(TrainTask):
+    """Trains one adapter for each label that has volumes, and a shared one; runs in a process of its own.
+
+    Args:
+        black_box: loads the model when training starts.
+        labels: of the site.
+        store: where candidates go.
+    """
+
+    def __init__(self, black_box: Callable[[], BlackBox], labels: dict[str, int], store: AdapterStore) -> None:
+        super().__init__("Adapts the model to the saved labels of this site, without its weights or gradients")
+        self._black_box, self._labels, self._store = black_box, labels, store
+
+    @property
+    def _stats_file(self) -> Path:
+        return self._store.root / "train_stats.json"
+
+    def config(self) -> dict[str, Any]:
+        defaults = AdaptationSettings()
+        return {
+            "label": [ALL_LABELS, *self._labels],
+            "optimiser": list(OPTIMISERS),
+            "prompt": ["click", "box"],
+            "max_images": defaults.max_images,
+            "seed": defaults.seed,
+        }
+
+    def stats(self) -> dict[str, Any]:
+        return read_stats(self._stats_file)
+
+    def read_request(self, request: dict[str, Any], datastore: Datastore) -> tuple[dict[str, list[Case]], AdaptationSettings]:
+        """What a request asks for: cases by label, and settings.
+
+        Raises:
+            InputError: on a value that cannot be used, an unknown label, or if there is nothing to train on.
+        """
+        chosen = _first(request.get("label")) or ALL_LABELS
+        if chosen != ALL_LABELS and chosen not in self._labels:
+            raise InputError(f"There is no label {chosen!r}. Known ones: {', '.join(self._labels)}.")
+        cases = {
+            name: found
+            for name, found in labelled_cases(datastore, self._labels).items()
+            if found and chosen in (ALL_LABELS, name)
+        }
+        if not cases:
+            raise InputError(
+                f"There are no saved labels of {'any organ' if chosen == ALL_LABELS else chosen} to train on. Segment "
+                "a volume, submit the label, and train again."
+            )
+        return cases, _settings(request)
+
+    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
+        begun = time.time()
+        stats: dict[str, Any] = {
+            "start_time": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "epoch": 0,
+            "total_epochs": 0,
+            "best_metric": 0.0,
+            "adapters": {},
+        }
+        write_stats(self._stats_file, stats)
+        try:
+            cases, settings = self.read_request(request, datastore)
+            usable, refused = _usable(cases)
+            stats["left_out"] = refused
+            black_box = self._black_box()
+            jobs: list[tuple[str, list[Case]]] = list(usable.items())
+            if len(jobs) > 1 and (_first(request.get("label")) or ALL_LABELS) == ALL_LABELS:
+                jobs.append((SHARED, [case for found in usable.values() for case in found]))
+            for number, (label, found) in enumerate(jobs):
+
+                def report(now: ProgressReport, number: int = number, label: str = label) -> None:
+                    stats.update(
+                        epoch=number * now.steps + now.step,
+                        total_epochs=len(jobs) * now.steps,
+                        best_metric=round(max(stats["best_metric"], now.dice), 4),
+                        label=label or "shared",
+                        black_box_images=now.images,
+                    )
+                    write_stats(self._stats_file, stats)
+
+                logger.info("Adapting to %s from %d labelled volumes", label or "all labels", len(found))
+                result = adapt(black_box, found, settings, self._store.split_memory, report)
+                stats["adapters"][label or "shared"] = self._keep(label, result, alone=len(jobs) == 1)
+        except BapsError as error:
+            stats["error"] = str(error)
+            logger.error("Training failed: %s", error)
+            raise
+        finally:
+            stats["total_time"] = f"{time.time() - begun:.0f} s"
+            write_stats(self._stats_file, stats)
+        return stats
+
+    def _keep(self, label: str, result: Adaptation, alone: bool) -> dict[str, Any]:
+        """Store a candidate, publish it if it is better, and say what became of it.
+
+        The adapter of the only label there is also serves clicks without a label.
+        """
+        verdict = result.verdict
+        status = "unverified" if verdict is None else "candidate" if verdict.better else "refused"
+        said: dict[str, Any] = {"black_box_images": result.record["black_box_images"], "curve": result.record["curve"]}
+        for name in (label, SHARED) if alone else (label,):
+            version = self._store.add(name, result.visual_prompt, result.record, status)
+            if status == "candidate":
+                self._store.publish(name, version)
+            if name == label:
+                said["version"] = version
+        said["status"] = "published" if status == "candidate" else status
+        if verdict is None:
+            said["reason"] = "Only one patient: nobody is left to check the adapter on. Label another one."
+        else:
+            said.update(verdict.record(), reason=verdict.sentence())
+        logger.info("%s: %s; %s", label or "shared", said["status"], said["reason"])
+        return said
+
+
+def _usable(cases: dict[str, list[Case]]) -> tuple[dict[str, list[Case]], dict[str, str]]:
+    """Leave out volumes that cannot be used, each with the reason; one broken file must not stop the others.
+
+    Raises:
+        InputError: if none is left.
+    """
+    usable: dict[str, list[Case]] = {}
+    refused: dict[str, str] = {}
+    for label, found in cases.items():
+        for case in found:
+            try:
+                labelled_slices(case, 64, 1)
+                usable.setdefault(label, []).append(case)
+            except InputError as error:
+                refused[f"{label}: {case.image.name}"] = str(error)
+                logger.warning("Left out: %s", error)
+    if not usable:
+        raise InputError(f"None of the saved labels can be used. {next(iter(refused.values()))}")
+    return usable, refused
+
+
+def _first(value: Any) -> Any:
+    """Slicer sends the list of choices when the user chose none."""
+    return value[0] if isinstance(value, list) and value else value
+
+
+def _settings(request: dict[str, Any]) -> AdaptationSettings:
+    settings = AdaptationSettings()
+    for name in (f.name for f in fields(AdaptationSettings)):
+        value = _first(request.get(name))
+        if value in (None, ""):
+            continue
+        kind = type(getattr(settings, name))
+        try:
+            settings = replace(settings, **{name: kind(value)})
+        except InputError:
+            raise
+        except (TypeError, ValueError):
+            raise InputError(f"The training option {name} must be of type {kind.__name__}, not {value!r}.") from None
+    return settings

@@ -1,0 +1,96 @@
+"""The MONAI Label app: wiring only."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import lib.infers.prompted
+import lib.saving
+import lib.trainers.adaptation
+from baps.blackbox import BlackBox, load_black_box
+from baps.segmenter import Segmenter
+from baps.settings import read_settings
+from baps.store import AdapterStore
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.tasks.infer_v2 import InferTask
+from monailabel.interfaces.tasks.strategy import Strategy
+from monailabel.interfaces.tasks.train import TrainTask
+from monailabel.tasks.activelearning.first import First
+from monailabel.tasks.activelearning.random import Random
+
+logger = logging.getLogger(__name__)
+
+
+class BapsApp(MONAILabelApp):
+    """Promptable segmentation, adapted on site."""
+
+    def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
+        self.settings = read_settings(conf or {})
+        self.store = AdapterStore(self.settings.adapters)
+        self._loading = threading.Lock()
+        self._black_box: BlackBox | None = None
+        self._segmenter: Segmenter | None = None
+        super().__init__(
+            app_dir=app_dir,
+            studies=studies,
+            conf=conf,
+            name="BAPS",
+            description="Promptable segmentation that adapts to your images, without the model's weights or gradients",
+            labels=list(self.settings.labels),
+        )
+        # Slicer disables its Train button while a scoring job is queued; there are no scoring methods here.
+        self._auto_update_scoring = False
+        if os.environ.get("BAPS_SERVING") != "protected":
+            logger.warning(
+                "This is MONAI Label's stock server: it answers one request at a time and takes paths from requests "
+                "unchecked. Start it with `make serve STUDIES=...` on any machine that others can reach."
+            )
+
+    def init_infers(self) -> dict[str, InferTask]:
+        labels = dict(self.settings.labels)
+        return {
+            "baps": lib.infers.prompted.PromptedInfer(self.segmenter, labels, adapted=True),
+            "zero_shot": lib.infers.prompted.PromptedInfer(self.segmenter, labels, adapted=False),
+        }
+
+    def init_trainers(self) -> dict[str, TrainTask]:
+        labels = dict(self.settings.labels)
+        return {"baps": lib.trainers.adaptation.AdaptationTrainer(self.black_box, labels, self.store)}
+
+    def init_strategies(self) -> dict[str, Strategy]:
+        return {"random": Random(), "first": First()}
+
+    def black_box(self) -> BlackBox:
+        """The model, loaded when it is first needed."""
+        with self._loading:
+            if self._black_box is None:
+                settings = self.settings
+                self._black_box = load_black_box(
+                    settings.black_box, settings.weights, settings.weights_sha256, settings.device
+                )
+                able = self._black_box.capabilities
+                logger.info("Black box %s, weights SHA-256 %s", able.name, able.weights_sha256)
+            return self._black_box
+
+    def segmenter(self) -> Segmenter:
+        """What answers clicks, made when the first comes."""
+        black_box = self.black_box()
+        with self._loading:
+            if self._segmenter is None:
+                self._segmenter = Segmenter(black_box, self.store, self.settings.cache_mb << 20)
+            return self._segmenter
+
+    def on_init_complete(self) -> None:
+        super().on_init_complete()
+        # The first click must not wait for the model, nor the start of the server.
+        threading.Thread(target=self.segmenter, name="load-model", daemon=True).start()
+
+    def save_label(self, image_id: str, path: Path, tag: str, info: dict[str, Any]) -> str:
+        """Check a label, keep the one that it replaces, and store it."""
+        local = not self.studies.startswith(("http://", "https://"))
+        history = Path(self.studies) / "labels-replaced" if local else None
+        return lib.saving.save_label(self.datastore(), history, image_id, path, tag, info)

@@ -1,0 +1,207 @@
+"""The server for real use: MONAI Label's own application with its faults mended.
+
+``python -m monailabel.main start_server --app apps/baps_app --uvicorn_app serving:app ...`` (what ``make serve`` runs).
+
+* Inference, label upload and training run in threads, so that /info/ and other users are answered meanwhile. The tasks
+  are thread-safe; the black box locks itself.
+* What a request names must exist: no path is built from a request, and ``params`` cannot override image or model.
+* A caller's fault is a 4xx with a sentence, not a 500.
+* Other origins get no leave, uploads cannot replace weights or unpack archives, the proxy reaches DICOMweb alone.
+* The training process ends with the server.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+os.environ["BAPS_SERVING"] = "protected"
+
+from baps.errors import BapsError, InputError, NotFoundError
+from fastapi import BackgroundTasks, Body, FastAPI, File, Form, HTTPException, Request, UploadFile
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import JSONResponse, Response
+from monailabel.app import app as _host
+from monailabel.endpoints import infer as host_infer
+from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelException
+from monailabel.interfaces.utils.app import app_instance
+from monailabel.utils.async_tasks.task import AsyncTask
+from monailabel.utils.async_tasks.utils import stop_background_task, tasks
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+logger = logging.getLogger(__name__)
+
+app: FastAPI = _host
+
+_NAME = re.compile(r"[\w.\- ()\[\]+=,@#]{1,200}")
+_NAMED = ("image", "id", "label", "tag", "session_id")
+
+
+def checked_name(value: str, what: str) -> str:
+    """A name from a request that may become part of a path.
+
+    Raises:
+        InputError: if it has a separator or could mean another folder.
+    """
+    if not _NAME.fullmatch(value) or value.strip(". ") == "":
+        raise InputError(f"The {what} {value!r} is no name: letters, digits, spaces and . - _ are allowed, no slashes.")
+    return value
+
+
+def _object(text: str, what: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text or "{}")
+    except ValueError as error:
+        raise InputError(f"{what} is no valid JSON: {error}. Send an object such as {{}}.") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{what} must be a JSON object, not {type(value).__name__}.")
+    return value
+
+
+def _run_infer(
+    background_tasks: BackgroundTasks,
+    model: str,
+    image: str = "",
+    session_id: str = "",
+    params: str = Form("{}"),
+    file: UploadFile = File(None),
+    label: UploadFile = File(None),
+    output: host_infer.ResultType | None = None,
+) -> Response | dict[str, Any] | None:
+    """Segment; a synchronous route, so it runs in a thread of the pool."""
+    instance = app_instance()
+    if model not in instance._infers:
+        raise NotFoundError(f"There is no model {model!r}. Known ones: {', '.join(instance._infers)}.")
+    wanted = {k: v for k, v in _object(params, "params").items() if k not in ("image", "model", "session")}
+    if not (image or session_id or file):
+        raise InputError("The request names no image. Give image, session_id or a file.")
+    if image and not instance.datastore().get_image_uri(image):
+        raise NotFoundError(f"There is no image {image!r} in the datastore. Choose one that Next Sample offers.")
+    if session_id and not (instance.sessions() and instance.sessions().get_session(session_id)):
+        raise NotFoundError(f"There is no session {session_id!r}, or it has expired. Open the image again.")
+    answer: Response | dict[str, Any] | None = host_infer.run_inference(
+        background_tasks, model, image, session_id, json.dumps(wanted), file, label, output
+    )
+    return answer
+
+
+def _save_label(
+    image: str, tag: str = "final", params: str = Form("{}"), label: UploadFile = File(...)
+) -> dict[str, Any]:
+    """Save a label, checked first; nothing is changed if it cannot be used."""
+    suffix = "".join(Path(label.filename or "").suffixes[-2:]).lower()
+    kinds = (".nii.gz", ".nii", ".nrrd")
+    suffix = next((kind for kind in kinds if suffix.endswith(kind)), "")
+    if not suffix:
+        raise InputError(f"The label must be a file of one of the kinds {', '.join(kinds)}. Nothing was saved.")
+    info = _object(params, "params")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"label{suffix}"
+        with path.open("wb") as target:
+            shutil.copyfileobj(label.file, target)
+        saved = app_instance().save_label(image, path, tag or "final", info)
+    return {"image": image, "label": saved}
+
+
+def _start_training(model: str, params: dict[str, Any] | None = Body(None), enqueue: bool = False) -> Any:
+    """Start a training, if there is something to train on and none is running."""
+    instance = app_instance()
+    trainer = instance._trainers.get(model)
+    if trainer is None:
+        raise NotFoundError(f"There is no trainer {model!r}. Known ones: {', '.join(instance._trainers)}.")
+    wanted = {k: v for k, v in (params or {}).items() if k not in ("image", "model", *instance._trainers)}
+    wanted.update((params or {}).get(model) or {})
+    trainer.read_request(wanted, instance.datastore())
+    if any(task["status"] in ("SUBMITTED", "RUNNING") for task in tasks("train")):
+        raise HTTPException(429, "A training is running already. Wait until it has finished, or stop it.")
+    result, detail = AsyncTask.run("train", request={"model": model}, params=wanted)
+    if result is None:
+        raise HTTPException(429, detail)
+    return result
+
+
+def _start_all_training(params: dict[str, Any] | None = Body(None)) -> dict[str, Any]:
+    """OHIF's Update Model: there is one trainer."""
+    return {name: {"result": _start_training(name, params), "detail": None} for name in app_instance()._trainers}
+
+
+class Guard:
+    """Refuses, before anything else sees it, what no viewer asks for."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (refusal := self._refusal(scope)):
+            await refusal(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+    @staticmethod
+    def _refusal(scope: Scope) -> JSONResponse | None:
+        method, path = scope["method"], scope["path"]
+        raw = scope.get("raw_path", path.encode()).decode("latin-1")
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+        origin = headers.get("origin", "")
+        if origin and origin.split("://")[-1] != headers.get("host", ""):
+            return JSONResponse({"detail": "Requests from pages of other origins are refused."}, 403)
+        decoded = unquote(unquote(raw))
+        if ".." in decoded.split("/") or "\\" in decoded or "%2f" in raw.lower():
+            return JSONResponse({"detail": "The path of the request leads outside what is served."}, 400)
+        if path.startswith("/model/") and method in ("PUT", "DELETE"):
+            return JSONResponse({"detail": "Weights are not replaced over the network; put them on the server."}, 403)
+        if path.startswith("/session") and query.get("uncompress", "").lower() not in ("", "false", "0"):
+            return JSONResponse({"detail": "Archives are not unpacked; send one image file."}, 400)
+        try:
+            for name in _NAMED:
+                if query.get(name):
+                    checked_name(query[name], name)
+        except InputError as error:
+            return JSONResponse({"detail": str(error)}, 400)
+        return None
+
+
+async def _said(_: Request, error: Exception) -> JSONResponse:
+    """A sentence and the right status code for an error that was foreseen."""
+    if isinstance(error, (NotFoundError, ImageNotFoundException, LabelNotFoundException)):
+        code = 404
+    elif isinstance(error, (InputError, MONAILabelException)):
+        code = 400
+    else:
+        code = 503
+    return JSONResponse({"detail": getattr(error, "msg", None) or str(error)}, code)
+
+
+@asynccontextmanager
+async def _lifespan(application: FastAPI) -> AsyncIterator[None]:
+    async with _host_lifespan(application):
+        yield
+        stop_background_task("train")
+
+
+def _replace(path: str, method: str, endpoint: Any) -> None:
+    """Put a route of ours before the host's."""
+    app.add_api_route(path, endpoint, methods=[method], response_model=None)
+    app.router.routes.insert(0, app.router.routes.pop())
+
+
+_host_lifespan = app.router.lifespan_context
+app.router.lifespan_context = _lifespan
+_replace("/infer/{model}", "POST", _run_infer)
+_replace("/datastore/label", "PUT", _save_label)
+_replace("/train/{model}", "POST", _start_training)
+_replace("/train/", "POST", _start_all_training)
+app.user_middleware = [used for used in app.user_middleware if used.cls is not CORSMiddleware]
+app.add_middleware(Guard)
+for kind in (BapsError, MONAILabelException):
+    app.add_exception_handler(kind, _said)
