@@ -73,7 +73,15 @@ class Segmenter:
 
         return self._volumes.get(_identity(path), read)[0]
 
-    def segment(self, path: Path, plane: Plane, prompt: Prompt, label: str, adapted: bool = True) -> Segmentation:
+    def segment(
+        self,
+        path: Path,
+        plane: Plane,
+        prompt: Prompt,
+        label: str,
+        adapted: bool = True,
+        window: Window | None = None,
+    ) -> Segmentation:
         """Segment one slice.
 
         Args:
@@ -82,15 +90,17 @@ class Segmenter:
             prompt: in pixels of the slice.
             label: the organ, or "" for none in particular.
             adapted: with the adapter that serves the label, if there is one.
+            window: another one than the volume's own.
 
         Raises:
             InputError: if the volume, the slice or the prompt cannot be used.
         """
         begun = time.perf_counter()
-        volume, window = self.volume(path)
+        volume, own_window = self.volume(path)
+        window = window or own_window
         canvas = Canvas.fit(volume, plane, self.black_box.capabilities.input_side)
         plane.of(volume.voxels)  # Refuses a slice that is not there before anything is kept for it.
-        drawn = _on_canvas(prompt, canvas)
+        drawn = prompt.scaled(*canvas.scale)
         served = self.store.served(label, self.black_box.capabilities) if adapted else None
         adapter = self._adapters.get(served, lambda: self.store.load(*served))[0] if served else None
 
@@ -101,7 +111,7 @@ class Segmenter:
         kept = False
         if self.black_box.capabilities.encodings:
             by_click = drawn if adapter and adapter.visual_prompt.conditioned_on_click else None
-            key = (_identity(path), plane, served, by_click)
+            key = (_identity(path), plane, window, served, by_click)
             encoding, kept = self._encodings.get(key, lambda: self.black_box.encode(image()))
             probability = self.black_box.decode(encoding, drawn)
         else:
@@ -114,10 +124,6 @@ class Segmenter:
         images = torch.from_numpy(pixels[None]).permute(0, 3, 1, 2).float()
         changed = adapter.visual_prompt.change(images, image_statistics(images), [prompt])
         return np.ascontiguousarray(changed[0].permute(1, 2, 0).to(torch.uint8).numpy())
-
-
-def _on_canvas(prompt: Prompt, canvas: Canvas) -> Prompt:
-    return prompt.scaled(*canvas.scale)
 
 
 def _identity(path: Path) -> tuple[str, int, int]:

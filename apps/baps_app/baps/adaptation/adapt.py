@@ -12,7 +12,7 @@ import numpy as np
 from ..blackbox import BlackBox
 from ..errors import InputError
 from ..visual_prompt import VisualPrompt
-from .cases import Case, LabelledSlice, labelled_slices
+from .cases import LabelledSlice, SlicesByPatient
 from .checking import Verdict, compare
 from .scoring import score_slices
 from .settings import AdaptationSettings
@@ -55,7 +55,7 @@ class Adaptation:
 
 def adapt(
     black_box: BlackBox,
-    cases: Sequence[Case],
+    slices: SlicesByPatient,
     settings: AdaptationSettings,
     split_memory: Path | None = None,
     progress: Callable[[ProgressReport], None] | None = None,
@@ -67,18 +67,17 @@ def adapt(
 
     Args:
         black_box: the model; it is asked ``settings.max_images`` images at the most.
-        cases: labelled volumes.
+        slices: labelled slices of each patient, as ``load_cases`` gives them.
         settings: see there.
         split_memory: file that keeps who is held back.
         progress: told how far it has come.
 
     Raises:
-        InputError: if there is nothing to train on, a file cannot be used, or the images do not suffice.
+        InputError: if there is nothing to train on, or the images do not suffice.
     """
-    if not cases:
+    if not slices:
         raise InputError("There are no labels to train on. Segment a volume, save it, and train again.")
     started, begun = black_box.images_asked, time.monotonic()
-    slices = _load(cases, black_box.capabilities.input_side, settings.slices_per_volume)
     split = split_patients(slices, split_memory)
     judged = {patient: _thin(slices[patient], settings.check_slices) for patient in _judges(split)}
     check_images = 2 * settings.click_sets * sum(map(len, judged.values()))
@@ -138,13 +137,6 @@ def adapt(
         "seconds": round(time.monotonic() - begun, 1),
     }
     return Adaptation(visual_prompt, verdict, curve, record)
-
-
-def _load(cases: Sequence[Case], side: int, most: int) -> dict[str, list[LabelledSlice]]:
-    slices: dict[str, list[LabelledSlice]] = {}
-    for case in cases:
-        slices.setdefault(case.patient, []).extend(labelled_slices(case, side, most))
-    return slices
 
 
 def _judges(split: Split) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,3 +94,26 @@ def labelled_slices(case: Case, side: int, most: int, window: Window | None = No
             "nothing can be learned from it."
         )
     return found
+
+
+SlicesByPatient = dict[str, list[LabelledSlice]]
+
+
+def load_cases(cases: Sequence[Case], side: int, most: int) -> tuple[SlicesByPatient, dict[str, str]]:
+    """The slices of every case that can be used; one broken file does not stop the others.
+
+    Args:
+        cases: volumes.
+        side, most: as in ``labelled_slices``.
+
+    Returns:
+        Slices by patient, and for each image that was left out the reason.
+    """
+    slices: SlicesByPatient = {}
+    left_out: dict[str, str] = {}
+    for case in cases:
+        try:
+            slices.setdefault(case.patient, []).extend(labelled_slices(case, side, most))
+        except InputError as error:
+            left_out[case.image.name] = str(error)
+    return {patient: found for patient, found in slices.items() if found}, left_out

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from baps.adaptation.adapt import Adaptation, ProgressReport, adapt
-from baps.adaptation.cases import Case, labelled_slices
+from baps.adaptation.cases import Case, SlicesByPatient, load_cases
 from baps.adaptation.settings import OPTIMISERS, AdaptationSettings
 from baps.blackbox import BlackBox
 from baps.errors import BapsError, InputError
@@ -89,12 +89,8 @@ class AdaptationTrainer(TrainTask):
         write_stats(self._stats_file, stats)
         try:
             cases, settings = self.read_request(request, datastore)
-            usable, refused = _usable(cases)
-            stats["left_out"] = refused
             black_box = self._black_box()
-            jobs: list[tuple[str, list[Case]]] = list(usable.items())
-            if len(jobs) > 1 and (_first(request.get("label")) or ALL_LABELS) == ALL_LABELS:
-                jobs.append((SHARED, [case for found in usable.values() for case in found]))
+            jobs, stats["left_out"] = _jobs(cases, black_box.capabilities.input_side, settings.slices_per_volume)
             for number, (label, found) in enumerate(jobs):
 
                 def report(now: ProgressReport, number: int = number, label: str = label) -> None:
@@ -107,7 +103,7 @@ class AdaptationTrainer(TrainTask):
                     )
                     write_stats(self._stats_file, stats)
 
-                logger.info("Adapting to %s from %d labelled volumes", label or "all labels", len(found))
+                logger.info("Adapting to %s from labels of %d patients", label or "all labels", len(found))
                 result = adapt(black_box, found, settings, self._store.split_memory, report)
                 stats["adapters"][label or "shared"] = self._keep(label, result, alone=len(jobs) == 1)
         except BapsError as error:
@@ -142,25 +138,29 @@ class AdaptationTrainer(TrainTask):
         return said
 
 
-def _usable(cases: dict[str, list[Case]]) -> tuple[dict[str, list[Case]], dict[str, str]]:
-    """Leave out volumes that cannot be used, each with the reason; one broken file must not stop the others.
+def _jobs(cases: dict[str, list[Case]], side: int, most: int) -> tuple[list[tuple[str, SlicesByPatient]], dict[str, str]]:
+    """What to train: an adapter a label and, with several labels, a shared one; and the volumes left out, with reasons.
 
     Raises:
-        InputError: if none is left.
+        InputError: if no volume can be used.
     """
-    usable: dict[str, list[Case]] = {}
-    refused: dict[str, str] = {}
+    jobs: list[tuple[str, SlicesByPatient]] = []
+    left_out: dict[str, str] = {}
+    shared: SlicesByPatient = {}
     for label, found in cases.items():
-        for case in found:
-            try:
-                labelled_slices(case, 64, 1)
-                usable.setdefault(label, []).append(case)
-            except InputError as error:
-                refused[f"{label}: {case.image.name}"] = str(error)
-                logger.warning("Left out: %s", error)
-    if not usable:
-        raise InputError(f"None of the saved labels can be used. {next(iter(refused.values()))}")
-    return usable, refused
+        slices, refused = load_cases(found, side, most)
+        left_out.update({f"{label}, {name}": reason for name, reason in refused.items()})
+        if slices:
+            jobs.append((label, slices))
+        for patient, pieces in slices.items():
+            shared.setdefault(patient, []).extend(pieces)
+    for reason in left_out.values():
+        logger.warning("Left out: %s", reason)
+    if not jobs:
+        raise InputError(f"None of the saved labels can be used. {next(iter(left_out.values()))}")
+    if len(jobs) > 1:
+        jobs.append((SHARED, shared))
+    return jobs, left_out
 
 
 def _first(value: Any) -> Any:

@@ -1,0 +1,62 @@
+# make demo | make test | make serve STUDIES=<folder or DICOMweb URL> | make lint | make clean
+SHELL := /bin/sh
+STUDIES ?=
+HOST ?= 127.0.0.1
+PORT ?= 8000
+LABELS ?=
+SEED ?= 0
+BLACK_BOX ?=
+WEIGHTS ?=
+ADAPTERS ?=
+CONFIG ?=
+
+PY := .venv/bin/python
+# torch comes first: sam2, which MONAI Label needs, asks for it while it is built. It has no GPU code that we use.
+PIP := SAM2_BUILD_CUDA=0 PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) -m pip install -c constraints.txt
+HOST_ENV := MONAI_LABEL_TRACKING_ENABLED=false MONAI_LABEL_AUTO_UPDATE_SCORING=false \
+	PATH="$(CURDIR)/.venv/bin:$$PATH" PYTHONPATH="$(CURDIR)/apps/baps_app"
+
+.PHONY: help demo test serve lint sample-data clean
+
+help:
+	@sed -n 1p Makefile
+
+.venv/installed: setup.cfg constraints.txt Makefile
+	@found=; for p in python3 python3.12 python3.11 python3.10; do \
+	  if $$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1; \
+	  then found=$$p; break; fi; done; \
+	if [ -z "$$found" ]; then \
+	  echo "No Python 3.10, 3.11 or 3.12 with venv was found. Run this, then try again:"; \
+	  echo "    sudo apt-get update && sudo apt-get install -y python3 python3-venv"; \
+	  echo "(Where the system's Python is newer than 3.12, install python3.12 and python3.12-venv.)"; exit 1; fi; \
+	echo "==> Making .venv with $$($$found --version)"; rm -rf .venv; $$found -m venv .venv
+	@echo "==> Installing. PyTorch and its libraries are some 3 GB to fetch and 9 GB on disk; this takes 3 to 15 minutes."
+	@echo "==> 1 of 3: pip and setuptools"; $(PIP) -q --upgrade pip setuptools
+	@echo "==> 2 of 3: PyTorch"; $(PIP) torch torchvision numpy
+	@echo "==> 3 of 3: MONAI Label, this project, and its tests"; $(PIP) --no-build-isolation -e '.[dev]'
+	@touch $@
+	@echo "==> Installed."
+
+demo: .venv/installed
+	@$(HOST_ENV) $(PY) demo/run.py --seed $(SEED)
+
+test: .venv/installed
+	@echo "==> Running the tests (some 10 minutes on two CPU cores)"
+	@$(HOST_ENV) $(PY) -m pytest
+
+serve: .venv/installed
+	@if [ -z "$(STUDIES)" ]; then \
+	  echo "Say which images: make serve STUDIES=<folder or DICOMweb URL> [PORT=8000] [LABELS=liver,spleen]"; exit 1; fi
+	@echo "==> Serving $(STUDIES) at http://$(HOST):$(PORT)/ (stop with Ctrl+C)"
+	@$(HOST_ENV) BAPS_LABELS="$(LABELS)" BAPS_BLACK_BOX="$(BLACK_BOX)" BAPS_WEIGHTS="$(WEIGHTS)" \
+	  BAPS_ADAPTERS="$(ADAPTERS)" BAPS_CONFIG="$(CONFIG)" exec $(PY) -m monailabel.main start_server \
+	  --app apps/baps_app --studies "$(STUDIES)" --host $(HOST) --port $(PORT) --uvicorn_app serving:app
+
+lint: .venv/installed
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
+
+sample-data: .venv/installed
+	@PYTHONPATH=apps/baps_app $(PY) sample-data/generate.py
+
+clean:
+	rm -rf .venv demo-output

@@ -1,0 +1,249 @@
+"""The main job from end to end, on the sample data, through the client that 3D Slicer uses: ``make demo [SEED=n]``.
+
+A server is started; volumes are clicked on; five are labelled; the model is adapted to them; the volumes that were not
+trained on are clicked on again, at the same places. What comes out is in ``demo-output/``.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import nrrd
+import numpy as np
+import typer
+from baps.blackbox import Prompt, load_black_box
+from baps.clicks import draw_prompt
+from baps.geometry import Plane
+from baps.intensity import CT_WINDOW, Window
+from baps.metrics import dice
+from baps.segmenter import Segmenter
+from baps.store import AdapterStore
+from baps.volume import Volume, read_labels, read_volume, write_nifti
+from monailabel.client import MONAILabelClient
+from numpy.typing import NDArray
+from report import write_report
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from server import ROOT, running_server
+
+SAMPLES = ROOT / "sample-data" / "ct"
+ORGAN, VALUE = "spleen", 2
+LABELLED = 5
+SLICES, CLICKS = 8, 3
+WINDOWS = [CT_WINDOW, (-125, 225), (-75, 175), (-40, 160), (-15, 135), (0, 120), (20, 120), (40, 120), (-110, 190)]
+"""Windows that the simple baseline chooses from, by Dice on the labelled volumes."""
+
+console = Console()
+
+
+@dataclass
+class Question:
+    """One click on a slice of an unlabelled volume, and what came back."""
+
+    case: str
+    plane: Plane
+    prompt: Prompt
+    truth: NDArray[np.bool_]
+    masks: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+
+    def dice(self, arm: str) -> float:
+        return dice(self.masks[arm], self.truth)
+
+
+def organ_of(case: str) -> tuple[Path, Volume, NDArray[np.bool_]]:
+    """The image's file, the image, and where the organ is, (I, J, K)."""
+    path = SAMPLES / "images" / f"{case}.nii.gz"
+    image = read_volume(path)
+    return path, image, read_labels(SAMPLES / "labels" / f"{case}.nii.gz", image) == VALUE
+
+
+def questions_about(case: str, random: np.random.Generator, slices: int, clicks: int) -> list[Question]:
+    """Clicks inside the organ on evenly spaced slices that show it well."""
+    _, _, organ = organ_of(case)
+    areas = organ.sum((0, 1))
+    shown = np.flatnonzero(areas >= areas.max() / 5)
+    found = []
+    for index in shown[np.linspace(0, len(shown) - 1, slices).round().astype(int)]:
+        plane = Plane(2, int(index))
+        truth = plane.of(organ)
+        found += [Question(case, plane, draw_prompt(truth, "click", random), truth) for _ in range(clicks)]
+    return found
+
+
+def click(client: MONAILabelClient, model: str, question: Question) -> tuple[NDArray[np.bool_], dict[str, Any], float]:
+    """Ask the server as 3D Slicer does; the mask on the slice, the reply's words, and the time in milliseconds."""
+    x, y = question.prompt.positive[0]
+    index = question.plane.index
+    request = {
+        "label": ORGAN,
+        "foreground": [[int(x), int(y), index]],
+        "background": [],
+        "slice": index,
+        "result_extension": ".nrrd",
+        "result_dtype": "uint8",
+    }
+    begun = time.perf_counter()
+    file, said = client.infer(model, question.case, request)
+    elapsed = (time.perf_counter() - begun) * 1000
+    voxels, _ = nrrd.read(file)
+    Path(file).unlink()
+    return question.plane.of(voxels) > 0, said, elapsed
+
+
+def best_window(cases: list[str], seed: int) -> tuple[Window, int]:
+    """The simple baseline: the window with the best Dice on the labelled volumes, and the images asked for it."""
+    segmenter = Segmenter(load_black_box(), AdapterStore(Path("nowhere")))
+    random = np.random.default_rng([seed, 2])
+    asked = [q for case in cases for q in questions_about(case, random, SLICES, 1)]
+    scores = []
+    for low, high in WINDOWS:
+        window = Window(low, high)
+        for q in asked:
+            path = organ_of_path(q.case)
+            q.masks["window"] = segmenter.segment(path, q.plane, q.prompt, ORGAN, False, window).mask
+        scores.append(np.mean([q.dice("window") for q in asked]))
+    low, high = WINDOWS[int(np.argmax(scores))]
+    return Window(low, high), segmenter.black_box.images_asked
+
+
+def organ_of_path(case: str) -> Path:
+    return SAMPLES / "images" / f"{case}.nii.gz"
+
+
+def save_labels(client: MONAILabelClient, cases: list[str]) -> int:
+    """What a radiologist does: correct the masks and submit them. Here the corrected masks are the phantom's own."""
+    for case in cases:
+        _, image, organ = organ_of(case)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "label.nii.gz"
+            write_nifti(path, Volume(organ.astype(np.uint8), image.affine))
+            client.save_label(case, str(path), "final", {"label_info": [{"name": ORGAN, "idx": 1}]})
+    completed: int = client.info()["datastore"]["completed"]
+    return completed
+
+
+def train(client: MONAILabelClient, max_images: int, seed: int) -> dict[str, Any]:
+    """Start a training and show its progress until it ends; its final stats."""
+    client.train_start("baps", {"max_images": max_images, "seed": seed, "label": ORGAN})
+    columns = (TextColumn("    adapting"), BarColumn(), TextColumn("{task.fields[said]}"), TimeElapsedColumn())
+    stats: dict[str, Any] = {}
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=None, said="starting")
+        while client.train_status(check_if_running=True) or not stats:
+            time.sleep(1)
+            stats = client.info()["train_stats"]["baps"]
+            said = f"{stats.get('black_box_images', 0)} images, best training Dice {stats.get('best_metric', 0):.3f}"
+            bar.update(task, total=stats.get("total_epochs") or None, completed=stats.get("epoch", 0), said=said)
+    stats = client.info()["train_stats"]["baps"]
+    if client.train_status()["status"] != "DONE":
+        raise RuntimeError(f"The training failed: {stats.get('error', 'see demo-output/server.log')}")
+    return stats
+
+
+def main(
+    seed: Annotated[int, typer.Option(help="Of the clicks, the choice of volumes, and the training.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder for what comes out; an older one is replaced.")] = ROOT / "demo-output",
+    max_images: Annotated[int, typer.Option(help="Black-box images that the adaptation may ask.")] = 3000,
+) -> None:
+    """Run the demo."""
+    begun = time.monotonic()
+    shutil.rmtree(out, ignore_errors=True)
+    studies = out / "studies"
+    shutil.copytree(SAMPLES / "images", studies)
+    random = np.random.default_rng(seed)
+    cases = sorted(p.name.removesuffix(".nii.gz") for p in studies.glob("*.nii.gz"))
+    order = [cases[n] for n in random.permutation(len(cases))]
+    labelled, unseen = sorted(order[:LABELLED]), sorted(order[LABELLED:])
+    asked = [q for case in unseen for q in questions_about(case, random, SLICES, CLICKS)]
+
+    console.print("[bold]1. Start the server[/] on the sample data (phantoms; see sample-data/generate.py)")
+    settings = {"labels": f"{ORGAN}=1", "adapters": str(out / "adapters")}
+    with running_server(studies, out / "server.log", settings) as (address, _):
+        client = MONAILabelClient(address, tmpdir=tempfile.mkdtemp())
+        info = client.info()
+        console.print(f"    {info['name']} at {address}: models {', '.join(info['models'])}; {info['datastore']['total']} volumes")
+        sample = client.next_sample("random", {})
+        console.print(f"    next sample: {sample['id']}")
+
+        console.print(f"[bold]2. Click[/] on {len(unseen)} volumes without labels: {len(asked)} clicks, model as it is")
+        for q in asked:
+            q.masks["zero_shot"], _, _ = click(client, "zero_shot", q)
+
+        console.print(f"[bold]3. Save labels[/] of {LABELLED} other volumes")
+        saved = save_labels(client, labelled)
+        console.print(f"    {saved} volumes are labelled now")
+
+        console.print(f"[bold]4. Train[/] with {max_images} black-box images at the most")
+        stats = train(client, max_images, seed)
+        result = stats["adapters"][ORGAN]
+        console.print(f"    {result['status']}: {result['reason']}")
+
+        console.print("[bold]5. Click again[/] at the same places")
+        first, repeat = [], []
+        for n, q in enumerate(asked):
+            q.masks["adapted"], said, elapsed = click(client, "baps", q)
+            (repeat if said["encoding_kept"] else first).append(elapsed)
+            if n == 0:
+                console.print(f"    served by adapter {said['adapter']}")
+
+    console.print("[bold]6. Compare[/] with the best simple window, chosen on the labelled volumes")
+    window, window_images = best_window(labelled, seed)
+    segmenter = Segmenter(load_black_box(), AdapterStore(Path("nowhere")))
+    for q in asked:
+        path = organ_of_path(q.case)
+        q.masks["window"] = segmenter.segment(path, q.plane, q.prompt, ORGAN, False, window).mask
+
+    means = {
+        arm: {case: float(np.mean([q.dice(arm) for q in asked if q.case == case])) for case in unseen}
+        for arm in ("zero_shot", "window", "adapted")
+    }
+    summary = {
+        "zero_shot_dice": float(np.mean(list(means["zero_shot"].values()))),
+        "best_window_dice": float(np.mean(list(means["window"].values()))),
+        "adapted_dice": float(np.mean(list(means["adapted"].values()))),
+        "black_box_images": result["black_box_images"],
+        "best_window_images": window_images,
+        "first_click_ms": round(float(np.median(first)), 1),
+        "repeat_click_ms": round(float(np.median(repeat)), 1),
+        "labels_saved": saved,
+        "adapter_version": result["version"],
+        "adapter_status": result["status"],
+        "seed": seed,
+        "trained_on": labelled,
+        "measured_on": unseen,
+        "best_window": [window.low, window.high],
+        "seconds": round(time.monotonic() - begun, 1),
+    }
+    (out / "summary.json").write_text(json.dumps(summary, indent=1))
+    write_report(out / "report.html", ORGAN, asked, means, summary, result)
+    _show(means, summary, out)
+
+
+def _show(means: dict[str, dict[str, float]], summary: dict[str, Any], out: Path) -> None:
+    table = Table(title=f"Dice of the {ORGAN} on volumes that were not trained on")
+    for name in ("volume", "zero-shot", "best window", "adapted", "gain"):
+        table.add_column(name, justify="left" if name == "volume" else "right")
+    for case, before in means["zero_shot"].items():
+        after = means["adapted"][case]
+        table.add_row(case, f"{before:.3f}", f"{means['window'][case]:.3f}", f"{after:.3f}", f"{after - before:+.3f}")
+    before, after = summary["zero_shot_dice"], summary["adapted_dice"]
+    table.add_section()
+    table.add_row("mean", f"{before:.3f}", f"{summary['best_window_dice']:.3f}", f"{after:.3f}", f"{after - before:+.3f}")
+    console.print(table)
+    console.print(
+        f"Black-box images: {summary['black_box_images']} to adapt, {summary['best_window_images']} to choose the window. "
+        f"First click {summary['first_click_ms']:.0f} ms, repeated click {summary['repeat_click_ms']:.0f} ms (median, "
+        f"client to client). {summary['seconds']:.0f} s in all."
+    )
+    console.print(f"Pictures: {out / 'report.html'}   Figures: {out / 'summary.json'}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

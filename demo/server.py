@@ -1,0 +1,93 @@
+"""The real server in a process of its own, for the demo and the tests."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import requests
+
+ROOT = Path(__file__).resolve().parents[1]
+_START_SECONDS = 180
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def running_server(
+    studies: Path, log: Path, settings: Mapping[str, str], stock: bool = False
+) -> Iterator[tuple[str, psutil.Process]]:
+    """Start the server as ``make serve`` does, wait until it answers, and stop it in the end.
+
+    Args:
+        studies: folder of images.
+        log: file for what it prints.
+        settings: names and values for ``--conf``.
+        stock: MONAI Label's own server instead of the protected one.
+
+    Yields:
+        Its address and its process.
+
+    Raises:
+        RuntimeError: if it does not answer in time or dies; the message has the end of the log.
+    """
+    port = free_port()
+    command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(ROOT / "apps" / "baps_app")]
+    command += ["--studies", str(studies), "--host", "127.0.0.1", "--port", str(port)]
+    if not stock:
+        command += ["--uvicorn_app", "serving:app"]
+    for name, value in settings.items():
+        command += ["--conf", name, str(value)]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {
+        **os.environ,
+        "PATH": path,
+        "PYTHONPATH": str(ROOT / "apps" / "baps_app"),
+        "MONAI_LABEL_TRACKING_ENABLED": "false",
+        "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
+    }
+    address = f"http://127.0.0.1:{port}"
+    with log.open("w") as output:
+        child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=ROOT)
+    try:
+        _wait(address, child, log)
+        yield address, psutil.Process(child.pid)
+    finally:
+        if child.poll() is None:
+            child.send_signal(signal.SIGTERM)
+            try:
+                child.wait(30)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+
+
+def _wait(address: str, child: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        if child.poll() is not None:
+            raise RuntimeError(f"The server stopped at its start. The end of {log}:\n{_tail(log)}")
+        try:
+            if requests.get(f"{address}/info/", timeout=30).ok:
+                return
+        except requests.ConnectionError:
+            time.sleep(0.5)
+    raise RuntimeError(f"The server did not answer within {_START_SECONDS} s. The end of {log}:\n{_tail(log)}")
+
+
+def _tail(log: Path) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-20:])
