@@ -1,4 +1,4 @@
-"""How good is the bundled model as it is? Dice on real images that it has never seen anything like, by click and by box.
+"""How good is the bundled model as it is? Dice on real images of kinds it never saw, by click and by box.
 
 ``python benchmarks/bundled.py`` prints a table and writes ``benchmarks/results/bundled.json``.
 """
@@ -11,11 +11,12 @@ from typing import Annotated
 
 import numpy as np
 import typer
+from rich.console import Console
+from rich.table import Table
+
 from baps.adaptation.scoring import score_slices
 from baps.blackbox import load_black_box
 from real_data import DOMAINS, ROOT, slices
-from rich.console import Console
-from rich.table import Table
 
 
 def main(

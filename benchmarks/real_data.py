@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
+
 from baps.adaptation.cases import Case, LabelledSlice, labelled_slices
 from baps.errors import InputError
 from baps.geometry import Canvas, Plane
 from baps.intensity import Window
 from baps.volume import Volume
-from PIL import Image
 
 ROOT = Path(os.environ.get("BAPS_REAL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 

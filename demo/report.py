@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 import matplotlib as mpl
 import numpy as np
+from matplotlib.figure import Figure
+
 from baps.intensity import choose_window
 from baps.volume import read_volume
-from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
     from run import Question
@@ -99,8 +100,12 @@ def _curve(result: dict[str, Any]) -> Figure:
     axes.plot(images, scores, "o-", color="#1f8a54", label="training slices, fixed clicks")
     if "before" in result:
         end = result["black_box_images"]
-        axes.errorbar([end], [result["after"]], [result["after_std"]], fmt="s", color="#1f8a54", label="held back, adapted")
-        axes.errorbar([end], [result["before"]], [result["before_std"]], fmt="s", color="#d97a00", label="held back, as it is")
+        axes.errorbar(
+            [end], [result["after"]], [result["after_std"]], fmt="s", color="#1f8a54", label="held back, adapted"
+        )
+        axes.errorbar(
+            [end], [result["before"]], [result["before_std"]], fmt="s", color="#d97a00", label="held back, as it is"
+        )
     axes.set_xlabel("black-box images asked")
     axes.set_ylabel("Dice")
     axes.grid(alpha=0.3)

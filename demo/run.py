@@ -17,6 +17,12 @@ from typing import Annotated, Any
 import nrrd
 import numpy as np
 import typer
+from monailabel.client import MONAILabelClient
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
 from baps.blackbox import Prompt, load_black_box
 from baps.clicks import draw_prompt
 from baps.geometry import Plane
@@ -25,12 +31,7 @@ from baps.metrics import dice
 from baps.segmenter import Segmenter
 from baps.store import AdapterStore
 from baps.volume import Volume, read_labels, read_volume, write_nifti
-from monailabel.client import MONAILabelClient
-from numpy.typing import NDArray
 from report import write_report
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from server import ROOT, running_server
 
 SAMPLES = ROOT / "sample-data" / "ct"
@@ -149,7 +150,8 @@ def train(client: MONAILabelClient, max_images: int, seed: int) -> dict[str, Any
 
 def main(
     seed: Annotated[int, typer.Option(help="Of the clicks, the choice of volumes, and the training.")] = 0,
-    out: Annotated[Path, typer.Option(help="Folder for what comes out; an older one is replaced.")] = ROOT / "demo-output",
+    out: Annotated[Path, typer.Option(help="Folder for what comes out; an older one is replaced.")] = ROOT
+    / "demo-output",
     max_images: Annotated[int, typer.Option(help="Black-box images that the adaptation may ask.")] = 3000,
 ) -> None:
     """Run the demo."""
@@ -168,7 +170,9 @@ def main(
     with running_server(studies, out / "server.log", settings) as (address, _):
         client = MONAILabelClient(address, tmpdir=tempfile.mkdtemp())
         info = client.info()
-        console.print(f"    {info['name']} at {address}: models {', '.join(info['models'])}; {info['datastore']['total']} volumes")
+        console.print(
+            f"    {info['name']} at {address}: models {', '.join(info['models'])}; {info['datastore']['total']} volumes"
+        )
         sample = client.next_sample("random", {})
         console.print(f"    next sample: {sample['id']}")
 
@@ -186,7 +190,8 @@ def main(
         console.print(f"    {result['status']}: {result['reason']}")
 
         console.print("[bold]5. Click again[/] at the same places")
-        first, repeat = [], []
+        first: list[float] = []
+        repeat: list[float] = []
         for n, q in enumerate(asked):
             q.masks["adapted"], said, elapsed = click(client, "baps", q)
             (repeat if said["encoding_kept"] else first).append(elapsed)
@@ -235,11 +240,13 @@ def _show(means: dict[str, dict[str, float]], summary: dict[str, Any], out: Path
         table.add_row(case, f"{before:.3f}", f"{means['window'][case]:.3f}", f"{after:.3f}", f"{after - before:+.3f}")
     before, after = summary["zero_shot_dice"], summary["adapted_dice"]
     table.add_section()
-    table.add_row("mean", f"{before:.3f}", f"{summary['best_window_dice']:.3f}", f"{after:.3f}", f"{after - before:+.3f}")
+    table.add_row(
+        "mean", f"{before:.3f}", f"{summary['best_window_dice']:.3f}", f"{after:.3f}", f"{after - before:+.3f}"
+    )
     console.print(table)
     console.print(
-        f"Black-box images: {summary['black_box_images']} to adapt, {summary['best_window_images']} to choose the window. "
-        f"First click {summary['first_click_ms']:.0f} ms, repeated click {summary['repeat_click_ms']:.0f} ms (median, "
+        f"Black-box images: {summary['black_box_images']} to adapt, {summary['best_window_images']} to choose the "
+        f"window. First click {summary['first_click_ms']:.0f} ms, repeated click {summary['repeat_click_ms']:.0f} ms (median, "
         f"client to client). {summary['seconds']:.0f} s in all."
     )
     console.print(f"Pictures: {out / 'report.html'}   Figures: {out / 'summary.json'}")

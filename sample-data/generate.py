@@ -7,7 +7,7 @@ patient. What is modelled, so that the phantoms are hard in the way real images 
   ellipsoid, different for every patient;
 * soft contrast: organs differ by some 10 to 40 HU in CT (of a window of 400), and touch each other;
 * CT: point spread, correlated noise of 14 to 20 HU; a scanner offset of up to 8 HU;
-* MR: organ signals of a fat-suppressed T2 image, a scanner gain of 0.5 to 3, a bias field of up to +-40 %, Rician noise.
+* MR: organ signals of a fat-suppressed T2 image, a scanner gain of 0.5 to 3, a bias field of up to 40 %, Rician noise.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-from baps.volume import Volume, write_nifti
 from numpy.typing import NDArray
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from scipy import ndimage
+
+from baps.volume import Volume, write_nifti
 
 HERE = Path(__file__).resolve().parent
 SHAPE = (128, 128, 24)
@@ -65,11 +66,15 @@ def smooth_field(random: np.random.Generator, scale_mm: float) -> NDArray[np.flo
 
 def draw_phantom(random: np.random.Generator) -> Phantom:
     """The anatomy of one patient."""
-    grids = np.meshgrid(*((np.arange(n) - (n - 1) / 2) * step for n, step in zip(SHAPE, SPACING, strict=True)), indexing="ij")
+    grids = np.meshgrid(
+        *((np.arange(n) - (n - 1) / 2) * step for n, step in zip(SHAPE, SPACING, strict=True)), indexing="ij"
+    )
     x, y, z = (grid + 5.0 * smooth_field(random, 40) for grid in grids)
     size = random.uniform(0.92, 1.08)
 
-    def ellipsoid(centre: tuple[float, float, float], radii: tuple[float, float, float], turn: float = 0.0) -> NDArray[np.bool_]:
+    def ellipsoid(
+        centre: tuple[float, float, float], radii: tuple[float, float, float], turn: float = 0.0
+    ) -> NDArray[np.bool_]:
         cx, cy, cz = (c * size + random.normal(0, 4) for c in centre)
         rx, ry, rz = (r * size * random.uniform(0.9, 1.1) for r in radii)
         turn = math.radians(turn + random.normal(0, 6))
@@ -97,11 +102,19 @@ def draw_phantom(random: np.random.Generator) -> Phantom:
         rib = ellipsoid((138 * math.cos(angle), 93 * math.sin(angle), random.uniform(-50, 50)), (8, 8, 26))
         fill("bone", rib & body(8) & ~body(26))
     upper = z > 38 + 6 * smooth_field(random, 30)
-    fill("lung", inside & upper & ((np.abs(x) > 55) | (y < -30)) & (ellipsoid((-80, 5, 80), (60, 85, 55)) | ellipsoid((80, 5, 80), (60, 85, 55))))
+    fill(
+        "lung",
+        inside
+        & upper
+        & ((np.abs(x) > 55) | (y < -30))
+        & (ellipsoid((-80, 5, 80), (60, 85, 55)) | ellipsoid((80, 5, 80), (60, 85, 55))),
+    )
     fill("stomach", inside & ellipsoid((52, -38, 12), (46, 32, 40), -25))
     fill("spleen", inside & ellipsoid((98, 38, 18), (24, 46, 34), -18))
     fill("liver", inside & (ellipsoid((-72, -8, 12), (66, 76, 58), 12) | ellipsoid((-12, -48, 18), (62, 30, 32), 8)))
-    fill("kidneys", inside & (ellipsoid((-62, 62, -32), (25, 30, 46), 25) | ellipsoid((62, 62, -28), (25, 30, 46), -25)))
+    fill(
+        "kidneys", inside & (ellipsoid((-62, 62, -32), (25, 30, 46), 25) | ellipsoid((62, 62, -28), (25, 30, 46), -25))
+    )
     fill("bone", ellipsoid((0, 72, 0), (24, 24, 400)))
     fill("aorta", ellipsoid((14, 42, 0), (11, 11, 400)))
     fill("muscle", inside & (ellipsoid((-34, 84, 0), (22, 18, 400)) | ellipsoid((34, 84, 0), (22, 18, 400))))
@@ -133,7 +146,9 @@ def write_dicom(folder: Path, voxels: NDArray[np.int16], patient: str, seed: int
     """One CT series, a file a slice, in the phantom's geometry."""
     folder.mkdir(parents=True, exist_ok=True)
     entropy = [f"baps sample {patient} {seed}"]
-    study, series, frame = (pydicom.uid.generate_uid(entropy_srcs=[*entropy, part]) for part in ("study", "series", "frame"))
+    study, series, frame = (
+        pydicom.uid.generate_uid(entropy_srcs=[*entropy, part]) for part in ("study", "series", "frame")
+    )
     for index in range(voxels.shape[2]):
         meta = FileMetaDataset()
         meta.MediaStorageSOPClassUID = CTImageStorage

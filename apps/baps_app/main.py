@@ -8,6 +8,13 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.tasks.infer_v2 import InferTask
+from monailabel.interfaces.tasks.strategy import Strategy
+from monailabel.interfaces.tasks.train import TrainTask
+from monailabel.tasks.activelearning.first import First
+from monailabel.tasks.activelearning.random import Random
+
 import lib.infers.prompted
 import lib.saving
 import lib.trainers.adaptation
@@ -15,12 +22,6 @@ from baps.blackbox import BlackBox, load_black_box
 from baps.segmenter import Segmenter
 from baps.settings import read_settings
 from baps.store import AdapterStore
-from monailabel.interfaces.app import MONAILabelApp
-from monailabel.interfaces.tasks.infer_v2 import InferTask
-from monailabel.interfaces.tasks.strategy import Strategy
-from monailabel.interfaces.tasks.train import TrainTask
-from monailabel.tasks.activelearning.first import First
-from monailabel.tasks.activelearning.random import Random
 
 logger = logging.getLogger(__name__)
 

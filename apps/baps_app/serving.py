@@ -26,7 +26,6 @@ from urllib.parse import parse_qsl, unquote
 
 os.environ["BAPS_SERVING"] = "protected"
 
-from baps.errors import BapsError, InputError, NotFoundError
 from fastapi import BackgroundTasks, Body, FastAPI, File, Form, HTTPException, Request, UploadFile
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, Response
@@ -37,6 +36,8 @@ from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.task import AsyncTask
 from monailabel.utils.async_tasks.utils import stop_background_task, tasks
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from baps.errors import BapsError, InputError, NotFoundError
 
 logger = logging.getLogger(__name__)
 
@@ -201,7 +202,7 @@ _replace("/infer/{model}", "POST", _run_infer)
 _replace("/datastore/label", "PUT", _save_label)
 _replace("/train/{model}", "POST", _start_training)
 _replace("/train/", "POST", _start_all_training)
-app.user_middleware = [used for used in app.user_middleware if used.cls is not CORSMiddleware]
+app.user_middleware = [used for used in app.user_middleware if used.cls != CORSMiddleware]
 app.add_middleware(Guard)
 for kind in (BapsError, MONAILabelException):
     app.add_exception_handler(kind, _said)

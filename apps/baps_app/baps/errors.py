@@ -18,5 +18,5 @@ class NotFoundError(InputError):
     """The caller asked for something that does not exist (HTTP 404)."""
 
 
-class BudgetSpent(BapsError):
+class BudgetSpentError(BapsError):
     """The black box may be asked no more images."""

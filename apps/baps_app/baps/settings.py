@@ -59,11 +59,15 @@ def read_settings(given: Mapping[str, str], environment: Mapping[str, str] = os.
     merged: dict[str, object] = {}
     if file:
         merged.update(_from_file(Path(file)))
-    merged.update({name: environment[f"BAPS_{name.upper()}"] for name in known if f"BAPS_{name.upper()}" in environment})
+    merged.update(
+        {name: environment[f"BAPS_{name.upper()}"] for name in known if f"BAPS_{name.upper()}" in environment}
+    )
     merged.update({name: value for name, value in given.items() if name != "config" and name not in _HOST_KEYS})
     unknown = sorted(set(merged) - known)
     if unknown:
-        raise InputError(f"Unknown settings: {', '.join(unknown)}. Known ones: {', '.join(sorted(known | {'config'}))}.")
+        raise InputError(
+            f"Unknown settings: {', '.join(unknown)}. Known ones: {', '.join(sorted(known | {'config'}))}."
+        )
     # An empty value, as an unset variable of the Makefile gives, means the default.
     return Settings(**{name: _parse(name, value) for name, value in merged.items() if value not in ("", None)})  # type: ignore[arg-type]
 
@@ -74,7 +78,7 @@ def _from_file(path: Path) -> dict[str, object]:
     except (OSError, ValueError) as error:
         raise InputError(f"The settings file {path} cannot be read: {error}") from error
     if not isinstance(content, dict):
-        raise InputError(f"The settings file {path} must hold one JSON object, such as {{\"labels\": \"spleen,liver\"}}.")
+        raise InputError(f'The settings file {path} must hold one JSON object, such as {{"labels": "spleen,liver"}}.')
     return content
 
 

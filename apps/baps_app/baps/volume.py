@@ -6,6 +6,7 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import nrrd
@@ -161,7 +162,7 @@ def write_nifti(path: Path, volume: Volume) -> None:
         raise
 
 
-def read_labels(path: Path, image: Volume) -> NDArray[np.integer]:
+def read_labels(path: Path, image: Volume) -> NDArray[np.integer[Any]]:
     """Read the labels of an image, (I, J, K) integers.
 
     Raises:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from baps.adaptation.cases import Case
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
+
+from baps.adaptation.cases import Case
 
 
 def label_values(info: Mapping[str, Any], labels: Mapping[str, int]) -> dict[str, int]:

@@ -8,14 +8,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+from monailabel.interfaces.datastore import Datastore
+
 from baps.errors import InputError, NotFoundError
 from baps.volume import read_labels, read_volume
-from monailabel.interfaces.datastore import Datastore
 
 logger = logging.getLogger(__name__)
 
 
-def save_label(datastore: Datastore, history: Path | None, image_id: str, path: Path, tag: str, info: dict[str, Any]) -> str:
+def save_label(
+    datastore: Datastore, history: Path | None, image_id: str, path: Path, tag: str, info: dict[str, Any]
+) -> str:
     """Save a label into the datastore.
 
     Args:
@@ -56,6 +59,8 @@ def _check_names(info: dict[str, Any]) -> None:
         names = [str(item["name"]) for item in said]
         values = [int(item["idx"]) for item in said]
     except (TypeError, KeyError, ValueError):
-        raise InputError('label_info must be a list such as [{"name": "spleen", "idx": 1}]. Nothing was saved.') from None
+        raise InputError(
+            'label_info must be a list such as [{"name": "spleen", "idx": 1}]. Nothing was saved.'
+        ) from None
     if len(set(names)) != len(names) or len(set(values)) != len(values):
         raise InputError(f"label_info names a label or a value twice: {said}. Nothing was saved.")

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..blackbox import BlackBox
 from ..errors import InputError
@@ -101,7 +102,9 @@ def adapt(
         return train(black_box, chosen, settings, per_run, report)
 
     try:
-        before, after, owners = [], [], []
+        before: list[NDArray[np.float64]] = []
+        after: list[NDArray[np.float64]] = []
+        owners: list[str] = []
         trained: tuple[VisualPrompt, list[CurvePoint]] | None = None
         for training, judging in split.folds:
             trained = run(training)

@@ -15,7 +15,7 @@ def image_losses(probability: torch.Tensor, truth: torch.Tensor) -> torch.Tensor
 
 
 def batch_loss(probability: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """As published: soft Dice over the whole batch, ``1 - (2 sum py + 1) / (sum p + sum y + 1)``, plus cross-entropy."""
+    """As published: soft Dice over the batch, ``1 - (2 sum py + 1) / (sum p + sum y + 1)``, plus cross-entropy."""
     dice = 1 - (2 * (probability * truth).sum() + 1) / (probability.sum() + truth.sum() + 1)
     return dice + _entropy(probability, truth).mean()
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from ..blackbox import BlackBox, Prompt
@@ -61,7 +62,7 @@ class _Data:
         )
 
 
-def as_tensor(images: np.ndarray) -> torch.Tensor:
+def as_tensor(images: NDArray[np.uint8]) -> torch.Tensor:
     """(B, S, S, 3) uint8 to (B, 3, S, S) float."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float()
 

@@ -40,8 +40,6 @@ def decode_masks(
     count = decoder.num_mask_tokens
     source = source.transpose(1, 2).reshape(batch, channels, height, width)
     upscaled = decoder.output_upscaling(source)
-    weights = torch.stack(
-        [decoder.output_hypernetworks_mlps[m](states[:, 1 + m]) for m in range(count)], dim=1
-    )
+    weights = torch.stack([decoder.output_hypernetworks_mlps[m](states[:, 1 + m]) for m in range(count)], dim=1)
     masks = torch.einsum("bmc,bchw->bmhw", weights, upscaled)
     return masks, decoder.iou_prediction_head(states[:, 0])

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BudgetSpent, InputError
+from ..errors import BudgetSpentError, InputError
 from .prompt import Prompt
 
 
@@ -88,7 +88,7 @@ class BlackBox(ABC):
 
         Raises:
             InputError: on images of another form, or prompts that this black box does not understand.
-            BudgetSpent: if the batch would go over the budget; nothing was asked then.
+            BudgetSpentError: if the batch would go over the budget; nothing was asked then.
         """
         images = _checked(images)
         if len(images) != len(prompts):
@@ -131,7 +131,7 @@ class BlackBox(ABC):
 
     def _count(self, images: int) -> None:
         if self.budget is not None and self._images_asked + images > self.budget:
-            raise BudgetSpent(
+            raise BudgetSpentError(
                 f"The black box has been asked {self._images_asked} images and may be asked {self.budget}: "
                 f"{images} more do not fit. Raise the budget (max_images) to go on."
             )

@@ -20,7 +20,9 @@ BLACK_BOXES = ("bundled", "sam")
 """Names that ``load_black_box`` knows."""
 
 
-def load_black_box(name: str = "bundled", weights: Path | None = None, sha256: str = "", device: str = "auto") -> BlackBox:
+def load_black_box(
+    name: str = "bundled", weights: Path | None = None, sha256: str = "", device: str = "auto"
+) -> BlackBox:
     """Load a black box.
 
     Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -70,8 +71,9 @@ def load_weights(path: Path, expected_sha256: str = "") -> tuple[dict[str, torch
             f"The weights file {path} cannot be read as a plain state dict ({type(error).__name__}). "
             "Use a .safetensors file, or a .pth file that holds tensors and nothing else."
         ) from error
-    if isinstance(state, dict) and isinstance(state.get("model"), dict):
-        state = state["model"]
+    nested: Any = state.get("model") if isinstance(state, dict) else None
+    if isinstance(nested, dict):
+        state = nested
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise InputError(f"The weights file {path} is no state dict of tensors. Save model.state_dict() and use that.")
     return state, found

@@ -1,7 +1,7 @@
 """Prompt-space zeroth-order estimation: the gradient with respect to the code of each image.
 
 The black box begins only after the visual prompt, so only dL/dcode has to be estimated; from there, backpropagation
-through the local decoder is exact (method.md section 2). Every image is a direction of its own, because the masks come
+through the local decoder is exact (docs/method.md). Every image is a direction of its own, because the masks come
 back image by image.
 """
 

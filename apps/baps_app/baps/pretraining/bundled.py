@@ -108,9 +108,7 @@ def train(
             partial,
         )
         partial.replace(checkpoint)
-        half = {
-            k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in average.state_dict().items()
-        }
+        half = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in average.state_dict().items()}
         save_file(half, out, metadata={"pictures": str(seen), "trained_at": str(size)})
 
     batches = iter(DataLoader(_Batches(photographs, size, seen // BATCH, seed), batch_size=None, num_workers=1))
@@ -132,7 +130,7 @@ def train(
             rows = chosen.nonzero().flatten()
             points = None
             if not boxed:
-                points = (targets.points.to(device)[rows] , targets.signs.to(device)[rows])
+                points = (targets.points.to(device)[rows], targets.signs.to(device)[rows])
             boxes = targets.boxes.to(device)[rows] if boxed else None
             sparse, dense = model.prompt_encoder(points, boxes, None)
             masks, iou = decode_masks(model.mask_decoder, embeddings[index[rows]], position, sparse, dense)

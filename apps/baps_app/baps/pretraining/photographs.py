@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch.nn import functional as F
 
@@ -51,7 +52,7 @@ class Photographs:
             side = int(torch.randint(SIDE // 3, SIDE + 1, (1,), generator=generator))
             top, left = (int(v) for v in torch.randint(0, SIDE - side + 1, (2,), generator=generator))
             window = (slice(top, top + side), slice(left, left + side))
-            picture = self.pictures[pick][:, *window].float()
+            picture = self.pictures[pick, :, window[0], window[1]].float()
             region = self.regions[pick][window].float()
             picture = F.interpolate(picture[None], (size, size), mode="bilinear", align_corners=False)[0]
             region = F.interpolate(region[None, None], (size, size), mode="nearest")[0, 0].long()
@@ -69,7 +70,7 @@ class Photographs:
         return Scenes(images=stacked.clamp(0, 255).round(), regions=torch.stack(regions))
 
 
-def _polygons(path: Path) -> list[np.ndarray]:
+def _polygons(path: Path) -> list[NDArray[np.float64]]:
     """Polygons (N, 2) as x, y in [0, 1], the largest first so that smaller ones are painted over it."""
     if not path.exists():
         return []

@@ -50,16 +50,15 @@ def draw_targets(generator: torch.Generator, scenes: Scenes, each: int) -> Targe
     clicks = 1 if torch.rand(1, generator=generator) < 0.5 else int(torch.randint(2, 5, (1,), generator=generator))
     deep = _box_blur(stacked, size // 8)
     near = _box_blur(stacked, size // 4)
-    positive = stacked * torch.where(
-        torch.rand((count, 1, 1), generator=generator) < 0.6, deep**4, torch.ones(1)
-    )
+    positive = stacked * torch.where(torch.rand((count, 1, 1), generator=generator) < 0.6, deep**4, torch.ones(1))
     negative = (1 - stacked) * (near + 0.02)
     signs = torch.ones((count, clicks))
     signs[:, 1:] = (torch.rand((count, clicks - 1), generator=generator) < 0.5).float()
     absent = torch.rand((count, clicks - 1), generator=generator) < 0.3
     signs[:, 1:][absent] = -1
     points = torch.stack(
-        [_sample(generator, torch.where((signs[:, k] == 0).view(-1, 1, 1), negative, positive)) for k in range(clicks)], 1
+        [_sample(generator, torch.where((signs[:, k] == 0).view(-1, 1, 1), negative, positive)) for k in range(clicks)],
+        1,
     )
     return Targets(torch.tensor(images), stacked, points, signs, _boxes(generator, stacked))
 

@@ -108,10 +108,8 @@ def _paint(generator: torch.Generator, batch: int, size: int, layers: int) -> to
     return torch.where(regions == 0, tiles, regions)
 
 
-def _texture(
-    generator: torch.Generator, batch: int, size: int, photographs: torch.Tensor | None
-) -> torch.Tensor:
-    """Zero-mean textures (B, T, S, S) at several scales; the last is a scrap of a grey photograph where there are any."""
+def _texture(generator: torch.Generator, batch: int, size: int, photographs: torch.Tensor | None) -> torch.Tensor:
+    """Zero-mean textures (B, T, S, S) at several scales; the last is a scrap of a grey photograph, if any."""
     fields = [smooth_noise(generator, batch, size, cells) for cells in (4, 12, size // 5, size // 2)]
     fields.append(fields[1] * fields[2])
     if photographs is not None:
@@ -143,9 +141,7 @@ def _blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
     return flat.view_as(images)
 
 
-def draw_scenes(
-    generator: torch.Generator, batch: int, size: int, photographs: torch.Tensor | None = None
-) -> Scenes:
+def draw_scenes(generator: torch.Generator, batch: int, size: int, photographs: torch.Tensor | None = None) -> Scenes:
     """Draw a batch of scenes.
 
     Args:
@@ -195,8 +191,11 @@ def draw_scenes(
     axis = torch.linspace(-1, 1, size)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     slope = torch.randn((2, batch, 1, 1), generator=generator) * _uniform(generator, (batch, 1, 1), 0.0, 0.15)
-    light = 1 + slope[0] * x + slope[1] * y + smooth_noise(generator, batch, size, 2) * _uniform(
-        generator, (batch, 1, 1), 0.0, 0.15
+    light = (
+        1
+        + slope[0] * x
+        + slope[1] * y
+        + smooth_noise(generator, batch, size, 2) * _uniform(generator, (batch, 1, 1), 0.0, 0.15)
     )
     grey = grey * light
     grey = torch.where(
@@ -205,9 +204,7 @@ def draw_scenes(
         grey,
     )
     noise = torch.randn(grey.shape, generator=generator)
-    noise = torch.where(
-        torch.rand((batch, 1, 1), generator=generator) < 0.4, _blur(noise, 0.8) * 2.2, noise
-    )
+    noise = torch.where(torch.rand((batch, 1, 1), generator=generator) < 0.4, _blur(noise, 0.8) * 2.2, noise)
     speckle = torch.rand((batch, 1, 1), generator=generator) < 0.2
     strength_noise = _uniform(generator, (batch, 1, 1), 0.0, 1.0) ** 3 * 0.2
     grey = torch.where(

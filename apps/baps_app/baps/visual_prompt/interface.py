@@ -58,9 +58,7 @@ class VisualPrompt(nn.Module, ABC):
         """Random directions in the space of codes, of the given shape (B, ...) and about unit size an entry."""
 
     @torch.no_grad()
-    def change(
-        self, images: torch.Tensor, features: torch.Tensor, prompts: Sequence[Prompt]
-    ) -> torch.Tensor:
+    def change(self, images: torch.Tensor, features: torch.Tensor, prompts: Sequence[Prompt]) -> torch.Tensor:
         """Images (B, 3, S, S) in [0, 255], changed for the black box."""
         return self.apply_code(images, self.code(features, prompts, images.shape[-1]))
 

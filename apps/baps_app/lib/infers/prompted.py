@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
+
 from baps.errors import NotFoundError
 from baps.segmenter import Segmenter
 from baps.volume import Volume, write_nrrd
-from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
-
 from lib.infers.request import read_click
 
 NO_LABEL = "as clicked"
@@ -35,9 +35,7 @@ class PromptedInfer(InferTask):
             type=InferType.DEEPGROW,
             labels=dict(labels),
             dimension=2,
-            description=(
-                "Promptable segmentation, adapted to this site" if adapted else "The same model, not adapted"
-            ),
+            description=("Promptable segmentation, adapted to this site" if adapted else "The same model, not adapted"),
             config={"adapter": [NO_LABEL, *labels]} if adapted else {},
         )
         self._segmenter, self._adapted = segmenter, adapted
@@ -56,8 +54,8 @@ class PromptedInfer(InferTask):
         names = list(self.labels)
         click = read_click(request, volume.voxels.shape, names)
         option = request.get("adapter")
-        option = option[0] if isinstance(option, list) and option else option
-        label = click.label or (option if option in names else "")
+        chosen = str(option[0] if isinstance(option, list) and option else option)
+        label = click.label or (chosen if chosen in names else "")
         found = segmenter.segment(path, click.plane, click.prompt, label, self._adapted)
         voxels = np.zeros(volume.voxels.shape, np.uint8)
         click.plane.put(voxels, found.mask)

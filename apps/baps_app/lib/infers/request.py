@@ -1,7 +1,7 @@
 """What 3D Slicer and OHIF send with a click, read into one form.
 
-The forms are those of monai-label.md: deepgrow (``foreground``, ``background``, ``slice``, ``label``, ``roi``), deepedit
-(points by label name), and OHIF's (points alone). Voxels are (i, j, k) of the volume, as the file has them.
+The forms are deepgrow's (``foreground``, ``background``, ``slice``, ``label``, ``roi``), deepedit's (points by label
+name), and OHIF's (points alone). Voxels are (i, j, k) of the volume, as the file has them.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
 from baps.blackbox import Prompt
 from baps.errors import InputError
 from baps.geometry import AXES, Plane
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 Voxel = tuple[float, float, float]
 
@@ -64,7 +65,9 @@ def read_click(request: dict[str, Any], shape: tuple[int, ...], labels: list[str
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise InputError(f"The request's field {where!r} cannot be used: {first['msg']}. Points are [i, j, k].") from None
+        raise InputError(
+            f"The request's field {where!r} cannot be used: {first['msg']}. Points are [i, j, k]."
+        ) from None
     label = form.label if isinstance(form.label, str) else next(iter(form.label), "")
     foreground = form.foreground or _by_name(request, label, labels)
     axis = AXES["K"]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
+
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.train import TrainTask
 
 from baps.adaptation.adapt import Adaptation, ProgressReport, adapt
 from baps.adaptation.cases import Case, SlicesByPatient, load_cases
@@ -15,9 +18,6 @@ from baps.adaptation.settings import OPTIMISERS, AdaptationSettings
 from baps.blackbox import BlackBox
 from baps.errors import BapsError, InputError
 from baps.store import SHARED, AdapterStore
-from monailabel.interfaces.datastore import Datastore
-from monailabel.interfaces.tasks.train import TrainTask
-
 from lib.labelled import labelled_cases
 from lib.trainers.stats import read_stats, write_stats
 
@@ -56,7 +56,9 @@ class AdaptationTrainer(TrainTask):
     def stats(self) -> dict[str, Any]:
         return read_stats(self._stats_file)
 
-    def read_request(self, request: dict[str, Any], datastore: Datastore) -> tuple[dict[str, list[Case]], AdaptationSettings]:
+    def read_request(
+        self, request: dict[str, Any], datastore: Datastore
+    ) -> tuple[dict[str, list[Case]], AdaptationSettings]:
         """What a request asks for: cases by label, and settings.
 
         Raises:
@@ -138,7 +140,9 @@ class AdaptationTrainer(TrainTask):
         return said
 
 
-def _jobs(cases: dict[str, list[Case]], side: int, most: int) -> tuple[list[tuple[str, SlicesByPatient]], dict[str, str]]:
+def _jobs(
+    cases: dict[str, list[Case]], side: int, most: int
+) -> tuple[list[tuple[str, SlicesByPatient]], dict[str, str]]:
     """What to train: an adapter a label and, with several labels, a shared one; and the volumes left out, with reasons.
 
     Raises:
