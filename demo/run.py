@@ -246,8 +246,8 @@ def _show(means: dict[str, dict[str, float]], summary: dict[str, Any], out: Path
     console.print(table)
     console.print(
         f"Black-box images: {summary['black_box_images']} to adapt, {summary['best_window_images']} to choose the "
-        f"window. First click {summary['first_click_ms']:.0f} ms, repeated click {summary['repeat_click_ms']:.0f} ms (median, "
-        f"client to client). {summary['seconds']:.0f} s in all."
+        f"window. First click {summary['first_click_ms']:.0f} ms, repeated click {summary['repeat_click_ms']:.0f} ms "
+        f"(median, client to client). {summary['seconds']:.0f} s in all."
     )
     console.print(f"Pictures: {out / 'report.html'}   Figures: {out / 'summary.json'}")
 

@@ -202,7 +202,7 @@ _replace("/infer/{model}", "POST", _run_infer)
 _replace("/datastore/label", "PUT", _save_label)
 _replace("/train/{model}", "POST", _start_training)
 _replace("/train/", "POST", _start_all_training)
-app.user_middleware = [used for used in app.user_middleware if used.cls != CORSMiddleware]
+app.user_middleware = [used for used in app.user_middleware if str(used.cls) != str(CORSMiddleware)]
 app.add_middleware(Guard)
 for kind in (BapsError, MONAILabelException):
     app.add_exception_handler(kind, _said)

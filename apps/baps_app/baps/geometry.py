@@ -1,8 +1,8 @@
 """From a volume to the square canvas that a black box sees, and back.
 
 A slice is cut across one axis of the volume. Its first remaining axis runs along X (columns), the second along Y
-(rows). The canvas is square; the slice lies in its upper left corner, resized so that pixels are as wide as they are high in
-millimetres, and the rest is black.
+(rows). The canvas is square; the slice lies in its upper left corner, resized so that pixels are as wide as they are
+high in millimetres, and the rest is black.
 """
 
 from __future__ import annotations
