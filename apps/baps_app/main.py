@@ -8,7 +8,10 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from monailabel.config import settings
+from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
@@ -30,8 +33,8 @@ class BapsApp(MONAILabelApp):
     """Promptable segmentation, adapted on site."""
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
-        self.settings = read_settings(conf or {})
-        self.store = AdapterStore(self.settings.adapters)
+        self.site = read_settings(conf or {})
+        self.store = AdapterStore(self.site.adapters)
         self._loading = threading.Lock()
         self._black_box: BlackBox | None = None
         self._segmenter: Segmenter | None = None
@@ -41,7 +44,7 @@ class BapsApp(MONAILabelApp):
             conf=conf,
             name="BAPS",
             description="Promptable segmentation that adapts to your images, without the model's weights or gradients",
-            labels=list(self.settings.labels),
+            labels=list(self.site.labels),
         )
         # Slicer disables its Train button while a scoring job is queued; there are no scoring methods here.
         self._auto_update_scoring = False
@@ -51,15 +54,30 @@ class BapsApp(MONAILabelApp):
                 "unchecked. Start it with `make serve STUDIES=...` on any machine that others can reach."
             )
 
+    def init_datastore(self) -> Datastore:
+        """MONAI Label's own; a folder that keeps its images in ``images/`` is understood too."""
+        folder = Path(self.studies)
+        kinds = settings.MONAI_LABEL_DATASTORE_FILE_EXT
+        remote = self.studies.startswith(("http://", "https://"))
+        if remote or not (folder / "images").is_dir() or any(path for kind in kinds for path in folder.glob(kind)):
+            return super().init_datastore()
+        return LocalDatastore(
+            self.studies,
+            images_dir="images",
+            extensions=kinds,
+            auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
+            read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
+        )
+
     def init_infers(self) -> dict[str, InferTask]:
-        labels = dict(self.settings.labels)
+        labels = dict(self.site.labels)
         return {
             "baps": lib.infers.prompted.PromptedInfer(self.segmenter, labels, adapted=True),
             "zero_shot": lib.infers.prompted.PromptedInfer(self.segmenter, labels, adapted=False),
         }
 
     def init_trainers(self) -> dict[str, TrainTask]:
-        labels = dict(self.settings.labels)
+        labels = dict(self.site.labels)
         return {"baps": lib.trainers.adaptation.AdaptationTrainer(self.black_box, labels, self.store)}
 
     def init_strategies(self) -> dict[str, Strategy]:
@@ -69,10 +87,8 @@ class BapsApp(MONAILabelApp):
         """The model, loaded when it is first needed."""
         with self._loading:
             if self._black_box is None:
-                settings = self.settings
-                self._black_box = load_black_box(
-                    settings.black_box, settings.weights, settings.weights_sha256, settings.device
-                )
+                site = self.site
+                self._black_box = load_black_box(site.black_box, site.weights, site.weights_sha256, site.device)
                 able = self._black_box.capabilities
                 logger.info("Black box %s, weights SHA-256 %s", able.name, able.weights_sha256)
             return self._black_box
@@ -82,7 +98,7 @@ class BapsApp(MONAILabelApp):
         black_box = self.black_box()
         with self._loading:
             if self._segmenter is None:
-                self._segmenter = Segmenter(black_box, self.store, self.settings.cache_mb << 20)
+                self._segmenter = Segmenter(black_box, self.store, self.site.cache_mb << 20)
             return self._segmenter
 
     def on_init_complete(self) -> None:

@@ -39,6 +39,9 @@ class PromptedInfer(InferTask):
             config={"adapter": [NO_LABEL, *labels]} if adapted else {},
         )
         self._segmenter, self._adapted = segmenter, adapted
+        # A folder of its own: a client on this machine saves its copy under the same name, in /tmp by default, and the
+        # host removes the file that it has sent.
+        self._replies = tempfile.TemporaryDirectory(prefix="baps-replies-")
 
     def is_valid(self) -> bool:
         return True
@@ -59,7 +62,7 @@ class PromptedInfer(InferTask):
         found = segmenter.segment(path, click.plane, click.prompt, label, self._adapted)
         voxels = np.zeros(volume.voxels.shape, np.uint8)
         click.plane.put(voxels, found.mask)
-        handle, name = tempfile.mkstemp(suffix=".nrrd")
+        handle, name = tempfile.mkstemp(suffix=".nrrd", dir=self._replies.name)
         os.close(handle)
         write_nrrd(Path(name), Volume(voxels, volume.affine), compress=bool(request.get("result_compress", True)))
         return name, {

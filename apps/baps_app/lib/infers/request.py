@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from baps.blackbox import Prompt
 from baps.errors import InputError
 from baps.geometry import AXES, Plane
 
-Voxel = tuple[float, float, float]
+Voxel = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
 
 
 class _Form(BaseModel):
@@ -25,7 +25,7 @@ class _Form(BaseModel):
 
     foreground: list[Voxel] = Field(default_factory=list)
     background: list[Voxel] = Field(default_factory=list)
-    roi: list[float] = Field(default_factory=list, max_length=6)
+    roi: list[FiniteFloat] = Field(default_factory=list)
     slice: int | None = None
     label: str | list[str] = ""
 
@@ -68,6 +68,8 @@ def read_click(request: dict[str, Any], shape: tuple[int, ...], labels: list[str
         raise InputError(
             f"The request's field {where!r} cannot be used: {first['msg']}. Points are [i, j, k]."
         ) from None
+    if len(form.roi) not in (0, 6):
+        raise InputError(f"The box must be [i0, i1, j0, j1, k0, k1], not {form.roi}.")
     label = form.label if isinstance(form.label, str) else next(iter(form.label), "")
     foreground = form.foreground or _by_name(request, label, labels)
     axis = AXES["K"]
@@ -98,7 +100,7 @@ def _by_name(request: dict[str, Any], label: str, labels: list[str]) -> list[Vox
 def _slice_meant(foreground: list[Voxel], roi: list[float]) -> int:
     if foreground:
         return round(foreground[-1][2])
-    if len(roi) == 6:
+    if roi:
         return round((roi[4] + roi[5]) / 2)
     raise InputError("There is no click and no box in the request. Click on the organ, or draw a box around it.")
 
@@ -115,8 +117,6 @@ def _box(roi: list[float], index: int, shape: tuple[int, ...]) -> tuple[float, f
     """Slicer's [i0, i1, j0, j1, k0, k1], pairs possibly inverted, as (X0, Y0, X1, Y1) clipped to the slice."""
     if not roi:
         return None
-    if len(roi) != 6:
-        raise InputError(f"The box must be [i0, i1, j0, j1, k0, k1], not {roi}.")
     i, j, k = (sorted(roi[n : n + 2]) for n in (0, 2, 4))
     if not k[0] - 0.5 <= index <= k[1] + 0.5:
         return None

@@ -1,0 +1,277 @@
+"""The server as its users meet it: through the client of 3D Slicer's module, and over plain HTTP."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+
+import nibabel
+import nrrd
+import numpy as np
+import psutil
+import pytest
+import requests
+from monailabel.client import MONAILabelClient
+from monailabel.client.client import MONAILabelClientException
+
+from baps.metrics import dice
+from sites import Site, site, spleen_click, truth
+
+
+def infer(server: Site, case: str, **request: object) -> tuple[np.ndarray, dict[str, object]]:
+    """Click as Slicer does; the mask and the reply's words."""
+    point = spleen_click(case)
+    asked = {"label": "spleen", "foreground": [point], "background": [], "slice": point[2], **request}
+    file, said = server.client.infer("baps", case, asked)
+    voxels, _ = nrrd.read(file)
+    return voxels, said
+
+
+def post(server: Site, path: str, **kwargs: object) -> requests.Response:
+    return requests.post(f"{server.address}{path}", timeout=60, **kwargs)  # type: ignore[arg-type]
+
+
+def test_info_has_what_slicer_reads(server: Site) -> None:
+    info = server.client.info()
+    assert info["labels"] == ["spleen", "liver"]
+    for name in ("baps", "zero_shot"):
+        model = info["models"][name]
+        assert (model["type"], model["dimension"]) == ("deepgrow", 2)
+    assert {"random", "first"} <= set(info["strategies"])
+    assert "baps" in info["trainers"]
+    assert "baps" in info["train_stats"]
+
+
+@pytest.mark.parametrize("strategy", ["random", "first"])
+def test_next_sample_offers_an_image_of_the_datastore(server: Site, strategy: str) -> None:
+    sample = server.client.next_sample(strategy, {})
+    assert (server.studies / f"{sample['id']}.nii.gz").is_file()
+
+
+def test_a_click_comes_back_as_a_mask_around_it_in_the_images_frame(server: Site) -> None:
+    point = spleen_click("ct_01")
+    file, said = server.client.infer("zero_shot", "ct_01", {"label": "spleen", "foreground": [point]})
+    voxels, header = nrrd.read(file)
+    image = nibabel.load(server.studies / "ct_01.nii.gz")
+    assert voxels.shape == image.shape
+    assert voxels.dtype == np.uint8
+    assert set(np.unique(voxels)) == {0, 1}
+    assert voxels[tuple(point)] == 1
+    assert voxels.any((0, 1)).nonzero()[0].tolist() == [point[2]]
+    assert dice(voxels[..., point[2]] > 0, truth("ct_01")[..., point[2]] == 2) > 0.3
+    lps = np.diag([-1, -1, 1.0]) @ image.affine[:3]
+    assert np.allclose(header["space directions"].T, lps[:, :3], atol=1e-5)
+    assert np.allclose(header["space origin"], lps[:, 3], atol=1e-4)
+    assert said["window"]["source"] == "ct"  # type: ignore[index]
+
+
+def test_the_same_click_again_gives_the_same_mask_without_encoding_again(server: Site) -> None:
+    first, _ = infer(server, "ct_02")
+    again, said = infer(server, "ct_02")
+    assert np.array_equal(first, again)
+    assert said["encoding_kept"] is True
+
+
+def test_ohif_gets_a_raw_nrrd_in_the_images_voxel_order(server: Site) -> None:
+    point = spleen_click("ct_03")
+    params = {"foreground": [point], "background": [], "result_extension": ".nrrd", "result_compress": False}
+    answer = post(server, "/infer/baps?image=ct_03&output=image", data={"params": json.dumps(params)})
+    assert answer.status_code == 200
+    header, _, data = answer.content.partition(b"\n\n")
+    assert b"encoding: raw" in header
+    voxels = np.frombuffer(data, np.uint8).reshape(truth("ct_03").shape, order="F")
+    assert voxels[tuple(point)] == 1
+
+
+def test_info_is_answered_while_inferences_run(server: Site) -> None:
+    stop = threading.Event()
+    served = []
+
+    def click() -> None:
+        client = MONAILabelClient(server.address, tmpdir=str(server.log.parent))
+        while not stop.is_set():
+            client.infer("zero_shot", "ct_01", {"label": "spleen", "foreground": [spleen_click("ct_01")]})
+            served.append(1)
+
+    threads = [threading.Thread(target=click) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(5):
+            assert requests.get(f"{server.address}/info/", timeout=30).ok
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert len(served) >= 4
+
+
+@pytest.mark.parametrize(
+    ("path", "params", "status", "said"),
+    [
+        ("/infer/nothing?image=ct_01", {"foreground": [[1, 2, 3]]}, 404, "Known ones: baps, zero_shot"),
+        ("/infer/baps?image=nobody", {"foreground": [[1, 2, 3]]}, 404, "no image 'nobody'"),
+        ("/infer/baps", {"foreground": [[1, 2, 3]]}, 400, "names no image"),
+        ("/infer/baps?image=ct_01", {}, 400, "no click and no box"),
+        ("/infer/baps?image=ct_01", {"foreground": [[500, 2, 3]]}, 400, "outside the volume"),
+        ("/infer/baps?image=ct_01", {"foreground": "x"}, 400, "foreground"),
+        ("/infer/baps?image=..%2Fct_01", {"foreground": [[1, 2, 3]]}, 400, "no slashes"),
+        ("/infer/baps?image=/etc/passwd", {"foreground": [[1, 2, 3]]}, 400, "no slashes"),
+        ("/infer/baps?session_id=abc", {"foreground": [[1, 2, 3]]}, 404, "no session"),
+    ],
+)
+def test_a_bad_click_is_the_callers_fault(
+    server: Site, path: str, params: dict[str, object], status: int, said: str
+) -> None:
+    answer = post(server, path, data={"params": json.dumps(params)})
+    assert (answer.status_code, said in answer.json()["detail"]) == (status, True), answer.text
+
+
+def test_params_that_are_no_json_are_refused(server: Site) -> None:
+    answer = post(server, "/infer/baps?image=ct_01", data={"params": "{broken"})
+    assert answer.status_code == 400
+    assert "JSON" in answer.json()["detail"]
+
+
+def test_params_cannot_name_another_image(server: Site) -> None:
+    point = spleen_click("ct_01")
+    sent = {"foreground": [point], "image": "/etc/passwd", "model": "zero_shot"}
+    assert post(server, "/infer/baps?image=ct_01", data={"params": json.dumps(sent)}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("PUT", "/datastore/image?image=../x", 400),
+        ("PUT", "/datastore/label?image=ct_01&tag=../../x", 400),
+        ("DELETE", "/datastore/label?id=../x&tag=final", 400),
+        ("PUT", "/session/?uncompress=true", 400),
+        ("PUT", "/model/baps", 403),
+        ("GET", "/proxy/dicom/wado/..%2fsystem", 400),
+        ("GET", "/proxy/dicom/wado/%2e%2e/system", 400),
+    ],
+)
+def test_nothing_outside_the_datastore_is_reached(server: Site, method: str, path: str, status: int) -> None:
+    files = {"file": ("x.nii.gz", b"x"), "label": ("x.nii.gz", b"x")}
+    before = sorted(server.studies.parent.rglob("*"))
+    session = requests.Session()
+    sent = requests.Request(method, server.address + path, files=files if method == "PUT" else None).prepare()
+    sent.url = server.address + path  # requests would tidy the dots away
+    assert session.send(sent, timeout=30).status_code == status
+    assert sorted(server.studies.parent.rglob("*")) == before
+
+
+def test_pages_of_other_origins_are_refused(server: Site) -> None:
+    answer = requests.get(f"{server.address}/info/", headers={"Origin": "http://elsewhere.example"}, timeout=30)
+    assert answer.status_code == 403
+    assert "access-control-allow-origin" not in answer.headers
+
+
+def test_training_needs_labels_and_a_known_trainer(server: Site) -> None:
+    nothing = post(server, "/train/baps", json={})
+    assert (nothing.status_code, "no saved labels" in nothing.json()["detail"]) == (400, True)
+    unknown = post(server, "/train/nothing", json={})
+    assert (unknown.status_code, "Known ones: baps" in unknown.json()["detail"]) == (404, True)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda v: np.zeros_like(v), "empty"),
+        (lambda v: v[:64], "does not lie where its image does"),
+        (lambda v: None, "cannot be read"),
+    ],
+)
+def test_a_label_that_cannot_be_used_is_refused_and_nothing_is_saved(
+    server: Site, tmp_path: Path, make: object, said: str
+) -> None:
+    image = nibabel.load(server.studies / "ct_04.nii.gz")
+    voxels = make(truth("ct_04"))  # type: ignore[operator]
+    path = tmp_path / "label.nii.gz"
+    if voxels is None:
+        path.write_bytes(b"this is no NIfTI file")
+    else:
+        nibabel.save(nibabel.Nifti1Image(voxels, image.affine), path)
+    with pytest.raises(MONAILabelClientException) as caught:
+        server.client.save_label("ct_04", str(path), "final", {"label_info": [{"name": "spleen", "idx": 2}]})
+    assert "Status: 400" in caught.value.msg
+    assert said in caught.value.msg
+    assert server.client.info()["datastore"]["completed"] == 0
+
+
+@pytest.mark.slow
+def test_save_train_and_click_again(own_server: Site) -> None:
+    server, client = own_server, own_server.client
+    before, said = infer(server, "ct_06")
+    assert said["adapter"] is None
+    for number in range(1, 6):
+        case = f"ct_{number:02d}"
+        labels = server.studies.parent / f"{case}.nii.gz"
+        image = nibabel.load(server.studies / f"{case}.nii.gz")
+        nibabel.save(nibabel.Nifti1Image((truth(case) == 2).astype(np.uint8), image.affine), labels)
+        client.save_label(case, str(labels), "final", {"label_info": [{"name": "spleen", "idx": 1}]})
+    assert client.info()["datastore"]["completed"] == 5
+
+    bad = post(server, "/train/baps", json={"optimiser": "magic"})
+    assert (bad.status_code, "prompt_space" in bad.json()["detail"]) == (400, True)
+
+    client.train_start("baps", {"max_images": 1500, "label": "spleen"})
+    assert post(server, "/train/baps", json={}).status_code == 429
+    seen = set()
+    while client.train_status(check_if_running=True) or not seen:
+        time.sleep(0.5)
+        stats = client.info()["train_stats"]["baps"]
+        seen.add(stats.get("epoch", 0))
+        infer(server, "ct_06")  # Clicks are answered meanwhile.
+    stats = client.info()["train_stats"]["baps"]
+    assert client.train_status()["status"] == "DONE"
+    assert stats["total_time"]
+    assert 0 < stats["best_metric"] <= 1
+    result = stats["adapters"]["spleen"]
+    assert result["status"] == "published", result["reason"]
+    assert result["black_box_images"] <= 1500
+    record = json.loads((server.adapters / "label-spleen" / "v0001" / "record.json").read_text())
+    assert "ct_0" not in json.dumps(record)  # patients appear as hashes
+
+    after, said = infer(server, "ct_06")
+    assert said["adapter"] == "spleen/v0001"
+    assert not np.array_equal(before, after)
+
+    # A second version of a label replaces the first, which is kept.
+    client.save_label("ct_01", str(server.studies.parent / "ct_01.nii.gz"), "final", {})
+    assert len(list((server.studies / "labels-replaced" / "final" / "ct_01").iterdir())) == 1
+
+
+@pytest.mark.slow
+def test_the_training_process_ends_with_the_server(tmp_path: Path) -> None:
+    running = site(tmp_path)
+    server = next(running)
+    for number in (1, 2):
+        labels = truth(f"ct_{number:02d}")
+        image = nibabel.load(server.studies / f"ct_{number:02d}.nii.gz")
+        path = tmp_path / "label.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(labels, image.affine), path)
+        server.client.save_label(f"ct_{number:02d}", str(path), "final", {})
+    server.client.train_start("baps", {"max_images": 100_000})
+    children: list[psutil.Process] = []
+    while not children:
+        time.sleep(0.2)
+        children = server.process.children(recursive=True)
+    server.process.terminate()
+    _, alive = psutil.wait_procs([server.process, *children], timeout=30)
+    assert not alive
+    running.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+def test_the_stock_server_runs_the_app_and_warns(tmp_path: Path) -> None:
+    running = site(tmp_path, stock=True, cases=1)
+    server = next(running)
+    try:
+        voxels, _ = infer(server, "ct_01")
+        assert voxels.any()
+        assert "takes paths from requests unchecked" in server.log.read_text()
+    finally:
+        running.close()  # type: ignore[attr-defined]

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from baps.errors import InputError
+from baps.settings import Settings, parse_labels, read_settings
+
+
+def test_defaults() -> None:
+    assert read_settings({}, {}) == Settings()
+    assert dict(Settings().labels) == {"organ": 1}
+
+
+def test_order_of_precedence(tmp_path: Path) -> None:
+    file = tmp_path / "baps.json"
+    file.write_text(json.dumps({"device": "cuda:3", "cache_mb": 1, "black_box": "sam"}))
+    environment = {"BAPS_CONFIG": str(file), "BAPS_CACHE_MB": "2", "BAPS_DEVICE": "cuda:2", "PATH": "/bin"}
+    found = read_settings({"device": "cpu"}, environment)
+    assert (found.device, found.cache_mb, found.black_box) == ("cpu", 2, "sam")
+
+
+def test_config_on_the_command_line_wins_over_the_environment(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    first.write_text('{"cache_mb": 1}')
+    second.write_text('{"cache_mb": 2}')
+    assert read_settings({"config": str(second)}, {"BAPS_CONFIG": str(first)}).cache_mb == 2
+
+
+@pytest.mark.parametrize("where", ["given", "file"])
+def test_an_unknown_key_lists_the_known_ones(tmp_path: Path, where: str) -> None:
+    given = {"black_bix": "sam"}
+    if where == "file":
+        file = tmp_path / "baps.json"
+        file.write_text(json.dumps(given))
+        given = {"config": str(file)}
+    with pytest.raises(InputError) as caught:
+        read_settings(given, {})
+    message = str(caught.value)
+    assert "black_bix" in message
+    for name in Settings.__dataclass_fields__:
+        assert name in message.split("Known ones:")[1]
+    assert "config" in message.split("Known ones:")[1]
+
+
+def test_keys_of_the_host_are_left_alone() -> None:
+    assert read_settings({"server_mode": "true", "models": "all", "preload": "true"}, {}) == Settings()
+
+
+def test_an_empty_value_means_the_default() -> None:
+    assert read_settings({"weights": "", "labels": "", "cache_mb": "", "device": ""}, {}) == Settings()
+
+
+def test_paths_and_numbers_are_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    found = read_settings({"weights": "~/sam.pth", "adapters": "/data/adapters", "cache_mb": "64"}, {})
+    assert found.weights == Path("/home/someone/sam.pth")
+    assert found.adapters == Path("/data/adapters")
+    assert found.cache_mb == 64
+
+
+def test_a_cache_that_is_no_number_is_refused() -> None:
+    with pytest.raises(InputError, match="cache_mb"):
+        read_settings({"cache_mb": "plenty"}, {})
+
+
+@pytest.mark.parametrize("content", [None, "{", "[1, 2]", '"labels"'])
+def test_a_settings_file_that_cannot_be_used(tmp_path: Path, content: str | None) -> None:
+    file = tmp_path / "baps.json"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(InputError, match=r"baps\.json"):
+        read_settings({"config": str(file)}, {})
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("spleen", {"spleen": 1}),
+        ("spleen,liver", {"spleen": 1, "liver": 2}),
+        (" spleen , left kidney ", {"spleen": 1, "left kidney": 2}),
+        ("spleen=3,liver=6", {"spleen": 3, "liver": 6}),
+        ("spleen=3, liver = 6", {"spleen": 3, "liver": 6}),
+        ("liver=6,spleen", {"liver": 6, "spleen": 2}),
+        (["spleen", "liver"], {"spleen": 1, "liver": 2}),
+        (("spleen=4", "liver=2"), {"spleen": 4, "liver": 2}),
+        ({"spleen": 4, "liver": "255"}, {"spleen": 4, "liver": 255}),
+    ],
+)
+def test_forms_of_labels(value: object, expected: dict[str, int]) -> None:
+    found = parse_labels(value)
+    assert found == expected
+    assert list(found) == list(expected)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "spleen,,liver",
+        "=3",
+        "spleen,spleen",
+        "spleen, spleen ",
+        "spleen=0",
+        "spleen=-1",
+        "spleen=256",
+        "spleen=1.5",
+        "spleen=one",
+        "spleen=",
+        {"spleen": None},
+        {"spleen": 1.5},
+        "spleen=1,liver=1",
+        "spleen=2,liver",
+    ],
+)
+def test_labels_that_are_refused(value: object) -> None:
+    with pytest.raises(InputError):
+        parse_labels(value)
+
+
+def test_labels_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "baps.json"
+    file.write_text('{"labels": {"spleen": 3}}')
+    assert read_settings({"config": str(file)}, {}).labels == {"spleen": 3}
+
+
+def test_labels_of_another_kind_are_refused_with_a_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "baps.json"
+    file.write_text('{"labels": 5}')
+    with pytest.raises(InputError, match="[Ll]abels"):
+        read_settings({"config": str(file)}, {})

@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import baps.store
+from baps.blackbox import BlackBox, Capabilities, Prompt
+from baps.errors import InputError, NotFoundError
+from baps.store import SHARED, AdapterStore
+from baps.visual_prompt import VisualPrompt, build_visual_prompt, image_statistics
+
+NAMES = ["spleen", "", "..", ".", "a/b", "../../up", "/etc", "a\\b", "left kidney", "Milz %2F", "è", "published"]
+
+
+@pytest.fixture
+def able(new_black_box: Callable[[], BlackBox]) -> Capabilities:
+    return new_black_box().capabilities
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> AdapterStore:
+    return AdapterStore(tmp_path / "above" / "adapters")
+
+
+def _visual_prompt(kind: str = "basis", seed: int = 0) -> VisualPrompt:
+    made = build_visual_prompt(kind, seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return made
+
+
+def _record(able: Capabilities, kind: str = "basis") -> dict[str, object]:
+    return {"visual_prompt": kind, "black_box": {"weights_sha256": able.weights_sha256}}
+
+
+def _add(store: AdapterStore, label: str, able: Capabilities, status: str = "candidate") -> str:
+    return store.add(label, _visual_prompt(), _record(able), status)
+
+
+def _files(root: Path) -> list[str]:
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+
+
+def test_an_empty_store(store: AdapterStore, able: Capabilities) -> None:
+    assert store.versions("spleen") == []
+    assert store.published("spleen") is None
+    assert store.served("spleen", able) is None
+    with pytest.raises(NotFoundError, match="'v0001'.*'spleen'"):
+        store.load("spleen", "v0001")
+    with pytest.raises(NotFoundError):
+        store.publish("spleen", "v0001")
+    assert not store.root.exists()
+
+
+@pytest.mark.parametrize("kind", ["basis", "concat"])
+def test_what_is_added_comes_back(store: AdapterStore, able: Capabilities, kind: str) -> None:
+    visual_prompt = _visual_prompt(kind, seed=7)
+    version = store.add("spleen", visual_prompt, _record(able, kind), "candidate")
+    adapter = store.load("spleen", version)
+    images = torch.rand((2, 3, 64, 64), generator=torch.Generator().manual_seed(0)).mul(255).round()
+    prompts = [Prompt(((10, 20),)), Prompt(((30, 40),))]
+    features = image_statistics(images)
+    expected = visual_prompt.change(images, features, prompts)
+    assert not torch.equal(expected, images)
+    assert torch.equal(adapter.visual_prompt.change(images, features, prompts), expected)
+    assert (adapter.label, adapter.version, adapter.visual_prompt.training) == ("spleen", "v0001", False)
+
+
+def test_the_record(store: AdapterStore, able: Capabilities) -> None:
+    first = _add(store, "spleen", able)
+    store.publish("spleen", first)
+    second = store.add("spleen", _visual_prompt(), {**_record(able), "seed": 5}, "refused")
+    record = store.record("spleen", second)
+    assert (record["label"], record["version"], record["parent"]) == ("spleen", "v0002", "v0001")
+    assert (record["status"], record["seed"]) == ("refused", 5)
+    assert record["created"].endswith("+00:00")
+    assert store.record("spleen", first)["parent"] is None
+
+
+def test_versions_count_up_for_each_label(store: AdapterStore, able: Capabilities) -> None:
+    assert [_add(store, "spleen", able) for _ in range(12)] == [f"v{number:04d}" for number in range(1, 13)]
+    assert _add(store, "liver", able) == "v0001"
+    assert store.versions("spleen")[-1] == "v0012"
+    assert len(store.versions("spleen")) == 12
+
+
+def test_adding_does_not_publish(store: AdapterStore, able: Capabilities) -> None:
+    _add(store, "spleen", able)
+    assert store.published("spleen") is None
+    assert store.served("spleen", able) is None
+
+
+def test_publish_and_roll_back(store: AdapterStore, able: Capabilities) -> None:
+    first, second = _add(store, "spleen", able), _add(store, "spleen", able)
+    store.publish("spleen", second)
+    assert store.served("spleen", able) == ("spleen", second)
+    store.publish("spleen", first)
+    assert store.served("spleen", able) == ("spleen", first)
+    assert store.versions("spleen") == [first, second]
+    with pytest.raises(NotFoundError):
+        store.publish("spleen", "v0009")
+    with pytest.raises(NotFoundError):
+        store.publish("spleen", "../spleen/v0001")
+    assert store.published("spleen") == first
+
+
+def test_another_store_on_the_same_folder_sees_the_same(store: AdapterStore, able: Capabilities) -> None:
+    store.publish("spleen", _add(store, "spleen", able))
+    assert AdapterStore(store.root).served("spleen", able) == ("spleen", "v0001")
+
+
+def test_the_shared_adapter_serves_labels_without_one(store: AdapterStore, able: Capabilities) -> None:
+    store.publish(SHARED, _add(store, SHARED, able))
+    assert store.served("spleen", able) == (SHARED, "v0001")
+    assert store.served(SHARED, able) == (SHARED, "v0001")
+    store.publish("spleen", _add(store, "spleen", able))
+    assert store.served("spleen", able) == ("spleen", "v0001")
+    assert store.served("liver", able) == (SHARED, "v0001")
+
+
+def test_an_adapter_of_other_weights_is_not_served(store: AdapterStore, able: Capabilities) -> None:
+    store.publish("spleen", _add(store, "spleen", able))
+    other = replace(able, weights_sha256="c" * 64)
+    assert store.served("spleen", other) is None
+    store.publish(SHARED, _add(store, SHARED, other))
+    assert store.served("spleen", other) == (SHARED, "v0001")
+    assert store.served("spleen", able) == ("spleen", "v0001")
+
+
+@pytest.mark.parametrize("label", NAMES)
+def test_any_label_stays_below_the_root(store: AdapterStore, able: Capabilities, label: str) -> None:
+    version = _add(store, label, able)
+    store.publish(label, version)
+    assert store.served(label, able) == (label, version)
+    assert store.load(label, version).label == label
+    above = store.root.parent.parent
+    assert all(name.startswith("above/adapters/") for name in _files(above))
+    assert len(list(store.root.iterdir())) == 1
+
+
+def test_labels_do_not_share_folders(store: AdapterStore, able: Capabilities) -> None:
+    for label in [*NAMES, "shared", "label-spleen"]:
+        assert _add(store, label, able) == "v0001"
+
+
+@pytest.mark.parametrize("label", ["x" * 101, "a\nb", "a\0b", "\x1b[31m"])
+def test_labels_that_are_refused(store: AdapterStore, able: Capabilities, label: str) -> None:
+    with pytest.raises(InputError, match="label"):
+        _add(store, label, able)
+    with pytest.raises(InputError, match="label"):
+        store.published(label)
+
+
+@pytest.mark.parametrize("label", ["脾臓" * 20, "🫀" * 30])
+def test_a_label_of_at_most_100_characters_can_be_kept(store: AdapterStore, able: Capabilities, label: str) -> None:
+    assert store.published(label) is None
+    store.publish(label, _add(store, label, able))
+    assert store.served(label, able) == (label, "v0001")
+
+
+def test_a_crash_in_saving_leaves_nothing(
+    store: AdapterStore, able: Capabilities, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.publish("spleen", _add(store, "spleen", able))
+    before = _files(store.root)
+
+    def fail(tensors: object, path: Path) -> None:
+        path.write_bytes(b"half of it")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(baps.store, "save_file", fail)
+    with pytest.raises(OSError, match="No space"):
+        _add(store, "spleen", able)
+    assert _files(store.root) == before
+    assert store.versions("spleen") == ["v0001"]
+    assert not list((store.root / "label-spleen").glob(".partial*"))
+    assert store.served("spleen", able) == ("spleen", "v0001")
+
+
+def test_a_record_that_cannot_be_written_leaves_nothing(store: AdapterStore, able: Capabilities) -> None:
+    with pytest.raises(TypeError):
+        store.add("spleen", _visual_prompt(), {**_record(able), "odd": object()}, "candidate")
+    assert store.versions("spleen") == []
+    assert _files(store.root) == []
+    assert _add(store, "spleen", able) == "v0001"
+
+
+def test_what_a_dead_process_left_is_no_version(store: AdapterStore, able: Capabilities) -> None:
+    _add(store, "spleen", able)
+    (store.root / "label-spleen" / ".partial-dead").mkdir()
+    (store.root / "label-spleen" / ".published-dead").write_text("v0009\n")
+    assert store.versions("spleen") == ["v0001"]
+    assert store.published("spleen") is None
+    assert _add(store, "spleen", able) == "v0002"
+
+
+def test_a_published_version_is_whole_before_it_is_seen(
+    store: AdapterStore, able: Capabilities, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader that looks just before the rename sees no version; one that looks after sees all its files."""
+    seen: list[list[str]] = []
+    rename = Path.rename
+
+    def look(path: Path, target: Path) -> Path:
+        seen.append(store.versions("spleen"))
+        moved = rename(path, target)
+        seen.append(sorted(file.name for file in target.iterdir()))
+        return moved
+
+    monkeypatch.setattr(Path, "rename", look)
+    _add(store, "spleen", able)
+    assert seen == [[], ["adapter.safetensors", "record.json"]]
+
+
+def test_the_record_is_json(store: AdapterStore, able: Capabilities) -> None:
+    _add(store, "spleen", able)
+    assert json.loads((store.root / "label-spleen" / "v0001" / "record.json").read_text())["label"] == "spleen"
+    assert store.split_memory.parent == store.root

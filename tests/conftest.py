@@ -1,0 +1,115 @@
+"""Small synthetic volumes, labelled slices and a cheap black box, shared by all tests. Every seed is fixed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from numpy.typing import NDArray
+
+from baps.adaptation.cases import LabelledSlice
+from baps.blackbox import BlackBox, Capabilities, Prompt, load_black_box
+from baps.intensity import Window
+from baps.volume import Volume
+
+settings.register_profile(
+    "baps",
+    deadline=None,
+    max_examples=40,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("baps")
+
+
+class BrightnessBlackBox(BlackBox):
+    """Segments whatever is brighter than 60 % of white, softly; a brighter image helps it on dim organs.
+
+    ``asked`` keeps the images and prompts of every call.
+    """
+
+    def __init__(self, batch_size: int = 16, side: int = 32) -> None:
+        super().__init__()
+        self._capabilities = Capabilities(
+            name="brightness",
+            weights_sha256="b" * 64,
+            clicks=True,
+            negative_clicks=True,
+            boxes=True,
+            encodings=False,
+            batch_size=batch_size,
+            input_side=side,
+        )
+        self.asked: list[tuple[NDArray[np.uint8], list[Prompt]]] = []
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._capabilities
+
+    def _segment(self, images: NDArray[np.uint8], prompts: Sequence[Prompt]) -> NDArray[np.float32]:
+        self.asked.append((images.copy(), list(prompts)))
+        grey = images.astype(np.float32).mean(-1) / 255
+        answer: NDArray[np.float32] = (1 / (1 + np.exp(-12 * (grey - 0.6)))).astype(np.float32)
+        return answer
+
+
+@pytest.fixture(scope="session")
+def bundled() -> BlackBox:
+    return load_black_box("bundled", device="cpu")
+
+
+@pytest.fixture
+def new_black_box() -> Callable[..., BrightnessBlackBox]:
+    """Makes a cheap black box: ``new_black_box(batch_size=16, side=32)``."""
+    return BrightnessBlackBox
+
+
+@pytest.fixture
+def new_phantom() -> Callable[..., tuple[Volume, NDArray[np.bool_]]]:
+    """Makes a volume with a bright ball in the middle, and the ball."""
+
+    def make(
+        shape: tuple[int, int, int] = (40, 36, 12),
+        spacing: tuple[float, float, float] = (1.0, 1.0, 2.0),
+        inside: float = 200,
+        outside: float = 60,
+        seed: int = 0,
+    ) -> tuple[Volume, NDArray[np.bool_]]:
+        random = np.random.default_rng(seed)
+        where = np.stack(np.meshgrid(*(np.arange(size) for size in shape), indexing="ij"), -1) - np.array(shape) / 2
+        millimetres = where * spacing
+        radius = 0.3 * min(np.array(shape) * spacing)
+        ball = np.linalg.norm(millimetres, axis=-1) < radius
+        voxels = np.where(ball, inside, outside) + random.normal(0, 3, shape)
+        affine = np.diag([-spacing[0], -spacing[1], spacing[2], 1.0])
+        affine[:3, 3] = (20.0, 30.0, -40.0)
+        return Volume(voxels.round().astype(np.int16), affine), ball
+
+    return make
+
+
+@pytest.fixture
+def dim_slices() -> Callable[..., dict[str, list[LabelledSlice]]]:
+    """Makes slices by patient; each patient's dim organ lies in a cell of its own of a grid of 2 x 4 cells."""
+
+    def make(patients: int, each: int = 4, side: int = 32, seed: int = 0) -> dict[str, list[LabelledSlice]]:
+        random = np.random.default_rng(seed)
+        rows, columns = np.mgrid[:side, :side]
+        found: dict[str, list[LabelledSlice]] = {}
+        for number in range(patients):
+            cell_y, cell_x = divmod(number, 4)
+            pieces = []
+            for _ in range(each):
+                centre_y = (cell_y + 0.5) * side / 2 + random.uniform(-1, 1)
+                centre_x = (cell_x + 0.5) * side / 4 + random.uniform(-0.5, 0.5)
+                truth = ((rows - centre_y) / (side / 6)) ** 2 + ((columns - centre_x) / (side / 11)) ** 2 < 1
+                grey = np.where(truth, random.uniform(95, 115), random.uniform(30, 50))
+                grey = (grey + random.normal(0, 4, grey.shape)).round().clip(0, 255).astype(np.uint8)
+                image = np.repeat(grey[..., None], 3, axis=-1)
+                pieces.append(LabelledSlice(f"patient {number}", image, truth, Window(0, 255)))
+            found[f"patient {number}"] = pieces
+        return found
+
+    return make

@@ -1,0 +1,33 @@
+"""The demo as a new user runs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from server import ROOT
+
+
+@pytest.mark.slow
+def test_the_demo_adapts_and_reports(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = subprocess.run(
+        [sys.executable, ROOT / "demo" / "run.py", "--seed", "3", "--out", out],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["labels_saved"] == 5
+    assert summary["adapter_version"] == "v0001"
+    assert 0 < summary["black_box_images"] <= 3000
+    assert not set(summary["trained_on"]) & set(summary["measured_on"])
+    assert summary["adapted_dice"] - summary["zero_shot_dice"] >= 0.04, summary
+    page = (out / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 1 + len(summary["measured_on"])
+    assert "http" not in page.replace("http-equiv", "")  # nothing is fetched from elsewhere
