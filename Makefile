@@ -21,7 +21,7 @@ HOST_ENV := MONAI_LABEL_TRACKING_ENABLED=false MONAI_LABEL_AUTO_UPDATE_SCORING=f
 help:
 	@sed -n 1p Makefile
 
-.venv/installed: setup.cfg constraints.txt Makefile
+.venv/installed: setup.cfg constraints.txt
 	@found=; for p in python3 python3.12 python3.11 python3.10; do \
 	  if $$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1; \
 	  then found=$$p; break; fi; done; \
@@ -29,7 +29,7 @@ help:
 	  echo "No Python 3.10, 3.11 or 3.12 with venv was found. Run this, then try again:"; \
 	  echo "    sudo apt-get update && sudo apt-get install -y python3 python3-venv"; \
 	  echo "(Where the system's Python is newer than 3.12, install python3.12 and python3.12-venv.)"; exit 1; fi; \
-	echo "==> Making .venv with $$($$found --version)"; rm -rf .venv; $$found -m venv .venv
+	if [ ! -x $(PY) ]; then echo "==> Making .venv with $$($$found --version)"; $$found -m venv .venv; fi
 	@echo "==> Installing. PyTorch and its libraries are some 3 GB to fetch and 9 GB on disk; this takes 3 to 15 minutes."
 	@echo "==> 1 of 3: pip and setuptools"; $(PIP) -q --upgrade pip setuptools
 	@echo "==> 2 of 3: PyTorch"; $(PIP) torch torchvision numpy

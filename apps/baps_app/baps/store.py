@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from safetensors.torch import load_file, save_file
 
@@ -66,11 +66,12 @@ class AdapterStore:
             return None
 
     def served(self, label: str, black_box: Capabilities) -> tuple[str, str] | None:
-        """Label and version of the adapter that serves a label: its own, else the shared one, else None.
+        """Label and version of the adapter that serves a label, or None.
 
-        An adapter of other weights than the black box's is passed over.
+        Its own; the shared one only if the label was never trained, for one whose candidates were all refused is better
+        off with the model as it is. An adapter of other weights than the black box's is passed over.
         """
-        for name in dict.fromkeys((label, SHARED)):
+        for name in (label,) if self.versions(label) else (SHARED,):
             version = self.published(name)
             if version is not None:
                 made_for = self.record(name, version)["black_box"]
@@ -131,7 +132,7 @@ class AdapterStore:
                 "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
                 **record,
             }
-            (partial / "record.json").write_text(json.dumps(full, indent=1))
+            (partial / "record.json").write_text(json.dumps(full, indent=1, allow_nan=False))
             partial.rename(folder / version)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
@@ -150,6 +151,15 @@ class AdapterStore:
         with os.fdopen(handle, "w") as file:
             file.write(version + "\n")
         os.replace(partial, folder / "published")
+
+    def withdraw(self, label: str) -> None:
+        """Serve no version of a label any more; all are kept."""
+        (self._folder(label) / "published").unlink(missing_ok=True)
+
+    def labels(self) -> list[str]:
+        """Labels that have versions; the shared adapter's comes first."""
+        found = sorted(unquote(p.name.removeprefix("label-")) for p in self.root.glob("label-*") if p.is_dir())
+        return [SHARED, *found] if self.versions(SHARED) else found
 
     def _folder(self, label: str) -> Path:
         if len(label) > 100 or any(ord(c) < 32 for c in label):

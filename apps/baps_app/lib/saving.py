@@ -10,7 +10,7 @@ from typing import Any
 
 from monailabel.interfaces.datastore import Datastore
 
-from baps.errors import InputError, NotFoundError
+from baps.errors import BapsError, InputError, NotFoundError
 from baps.volume import read_labels, read_volume
 
 logger = logging.getLogger(__name__)
@@ -44,12 +44,19 @@ def save_label(
         raise InputError("The label is empty: no voxel is marked. Segment the organ, then submit. Nothing was saved.")
     _check_names(info)
     earlier = datastore.get_label_uri(image_id, tag) if history else ""
+    kept: Path | None = None
     if earlier and history and Path(earlier).is_file():
         folder = history / tag / image_id
         folder.mkdir(parents=True, exist_ok=True)
         stamp = time.strftime("%Y%m%dT%H%M%S") + f"-{time.time_ns() % 1_000_000_000:09d}"
-        shutil.copy2(earlier, folder / f"{stamp}-{Path(earlier).name}")
-    saved: str = datastore.save_label(image_id, str(path), tag, info)
+        kept = folder / f"{stamp}-{Path(earlier).name}"
+        shutil.copy2(earlier, kept)
+    try:
+        saved: str = datastore.save_label(image_id, str(path), tag, info)
+    except OSError as error:  # The host writes in place: a full disk would leave half a label.
+        if kept:
+            shutil.copy2(kept, earlier)
+        raise BapsError(f"The label could not be saved ({error}). The earlier one, if any, is as it was.") from error
     return saved
 
 

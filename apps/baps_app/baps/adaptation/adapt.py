@@ -26,7 +26,7 @@ class ProgressReport:
     """How far an adaptation has come.
 
     Attributes:
-        step, steps: of all training runs together.
+        step, steps: of all training runs together, in thousandths.
         images: black-box images asked so far.
         dice: of the training curve's last point, 0 to 1.
     """
@@ -80,14 +80,20 @@ def adapt(
         raise InputError("There are no labels to train on. Segment a volume, save it, and train again.")
     started, begun = black_box.images_asked, time.monotonic()
     split = split_patients(slices, split_memory)
-    judged = {patient: _thin(slices[patient], settings.check_slices) for patient in _judges(split)}
-    check_images = 2 * settings.click_sets * sum(map(len, judged.values()))
-    runs = max(1, len(split.folds)) + (1 if len(split.folds) > 1 else 0)
-    per_run = (settings.max_images - check_images) // runs
+    judges = _judges(split)
+    # The check takes a third of the images at the most, however many patients judge.
+    affordable = settings.max_images // 3 // (2 * settings.click_sets * max(1, len(judges)))
+    judged = {p: _thin(slices[p], max(1, min(settings.check_slices, affordable))) for p in judges}
+    left = settings.max_images - 2 * settings.click_sets * sum(map(len, judged.values()))
+    runs = max(1, len(split.folds))
+    # Where each patient is left out in turn, half of the rest is for the last run, on all of them, which is kept.
+    last_run = left - left // 2 if runs > 1 else left
+    per_fold = left // 2 // runs if runs > 1 else left
+    runs += runs > 1
     budget, black_box.budget = black_box.budget, started + settings.max_images
     done = 0
 
-    def run(patients: Sequence[str]) -> tuple[VisualPrompt, list[CurvePoint]]:
+    def run(patients: Sequence[str], most: int) -> tuple[VisualPrompt, list[CurvePoint]]:
         nonlocal done
         number, done = done, done + 1
         last = [0.0]
@@ -96,10 +102,10 @@ def adapt(
             last[0] = dice if dice is not None else last[0]
             if progress:
                 images = black_box.images_asked - started
-                progress(ProgressReport(number * steps + step, runs * steps, images, last[0]))
+                progress(ProgressReport(round(1000 * (number + step / steps) / runs), 1000, images, last[0]))
 
         chosen = [piece for patient in patients for piece in slices[patient]]
-        return train(black_box, chosen, settings, per_run, report)
+        return train(black_box, chosen, settings, most, report)
 
     try:
         before: list[NDArray[np.float64]] = []
@@ -107,7 +113,7 @@ def adapt(
         owners: list[str] = []
         trained: tuple[VisualPrompt, list[CurvePoint]] | None = None
         for training, judging in split.folds:
-            trained = run(training)
+            trained = run(training, per_fold)
             for patient in judging:
                 for found, visual_prompt in ((before, None), (after, trained[0])):
                     found.append(
@@ -118,7 +124,7 @@ def adapt(
                     )  # fmt: skip
                 owners += [patient] * len(judged[patient])
         if trained is None or len(split.folds) > 1:
-            trained = run(split.training)
+            trained = run(split.training, last_run)
     finally:
         black_box.budget = budget
     verdict = compare(np.concatenate(before), np.concatenate(after), owners) if owners else None

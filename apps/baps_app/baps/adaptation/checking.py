@@ -19,7 +19,7 @@ class Verdict:
         before, after: mean Dice without and with the adapter.
         before_std, after_std: spread over the sets of clicks of the mean over slices.
         gain: mean of the paired differences.
-        standard_error: of that mean.
+        standard_error: of that mean, or None if there is but one unit.
         unit: what the standard error is taken over: ``patient`` with three or more, else ``slice`` (which says less,
             for slices of one patient are alike).
         count: of units.
@@ -30,20 +30,21 @@ class Verdict:
     before_std: float
     after_std: float
     gain: float
-    standard_error: float
+    standard_error: float | None
     unit: str
     count: int
 
     @property
     def better(self) -> bool:
         """Whether the mean gain exceeds zero and its standard error."""
-        return self.gain > 0 and self.gain > self.standard_error
+        return self.standard_error is not None and self.gain > 0 and self.gain > self.standard_error
 
     def sentence(self) -> str:
         """The numbers, for people."""
+        error = "unknown" if self.standard_error is None else f"{self.standard_error:.3f}"
         return (
             f"Dice {self.before:.3f} before and {self.after:.3f} after on held-back patients: "
-            f"gain {self.gain:+.3f} with standard error {self.standard_error:.3f} over {self.count} "
+            f"gain {self.gain:+.3f} with standard error {error} over {self.count} "
             f"{self.unit}{'s' if self.count != 1 else ''}"
         )
 
@@ -64,7 +65,7 @@ def compare(before: NDArray[np.float64], after: NDArray[np.float64], patients: S
     differences = (after - before).mean(1)
     by_patient = np.array([differences[owner == number].mean() for number in range(len(names))])
     unit, values = ("patient", by_patient) if len(names) >= _ENOUGH_PATIENTS else ("slice", differences)
-    error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("inf")
+    error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
     return Verdict(
         before=float(before.mean()),
         after=float(after.mean()),

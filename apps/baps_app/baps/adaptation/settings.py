@@ -51,7 +51,9 @@ class AdaptationSettings:
         for name, known in (("visual_prompt", KINDS), ("optimiser", OPTIMISERS), ("prompt", PROMPTS)):
             if getattr(self, name) not in known:
                 raise InputError(f"There is no {name} named {getattr(self, name)!r}. Known ones: {', '.join(known)}.")
-        for name in ("max_images", "batch", "slices_per_volume", "check_slices", "click_sets"):
+        for name in (
+            "max_images", "batch", "slices_per_volume", "check_slices", "click_sets", "curve_points", "curve_slices"
+        ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}.")
         if self.radius <= 0 or self.rate <= 0:

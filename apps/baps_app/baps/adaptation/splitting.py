@@ -62,6 +62,8 @@ def split_patients(patients: Iterable[str], memory: Path | None = None) -> Split
             roles[patient_hash(patient)] = role
             if role == "held back":
                 held.append(patient)
+    if len(held) == len(ordered):  # Another organ's patients, all held back there: each judges in turn here.
+        return Split(tuple(ordered), ())
     if not held:  # The patients that were held back are gone: the next one takes their place.
         roles[patient_hash(ordered[0])] = "held back"
         held.append(ordered[0])

@@ -18,7 +18,7 @@ def build_visual_prompt(kind: str, seed: int = 0) -> VisualPrompt:
         InputError: if there is no such kind.
     """
     if kind == "basis":
-        return BasisVisualPrompt(STATISTICS)
+        return BasisVisualPrompt(STATISTICS, seed=seed)
     if kind == "concat":
         return ConcatVisualPrompt(STATISTICS, seed=seed)
     raise InputError(f"There is no visual prompt named {kind!r}. Known ones: {', '.join(KINDS)}.")

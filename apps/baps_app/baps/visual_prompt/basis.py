@@ -25,15 +25,18 @@ class BasisVisualPrompt(VisualPrompt):
     Args:
         features: length of the features.
         grid: cells of the coarse grid along each side.
+        seed: of the body.
     """
 
     kind: ClassVar[str] = "basis"
     conditioned_on_click: ClassVar[bool] = False
 
-    def __init__(self, features: int, grid: int = 1) -> None:
+    def __init__(self, features: int, grid: int = 1, seed: int = 0) -> None:
         super().__init__()
         self.features, self.grid = features, grid
-        self.body = nn.Sequential(nn.LayerNorm(features), nn.Linear(features, 32), nn.GELU())
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.body = nn.Sequential(nn.LayerNorm(features), nn.Linear(features, 32), nn.GELU())
         self.head = nn.Linear(32, 3 * FUNCTIONS * grid * grid)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)

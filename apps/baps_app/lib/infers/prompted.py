@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
-from baps.errors import NotFoundError
+from baps.errors import InputError, NotFoundError
 from baps.segmenter import Segmenter
 from baps.volume import Volume, write_nrrd
 from lib.infers.request import read_click
@@ -33,12 +33,14 @@ class PromptedInfer(InferTask):
     def __init__(self, segmenter: Callable[[], Segmenter], labels: dict[str, int], adapted: bool) -> None:
         super().__init__(
             type=InferType.DEEPGROW,
-            labels=dict(labels),
+            # None of its own: Slicer would run the first model that names one of the site's labels, without a click, at
+            # every Next Sample. Both viewers take the names from the app.
+            labels=[],
             dimension=2,
             description=("Promptable segmentation, adapted to this site" if adapted else "The same model, not adapted"),
             config={"adapter": [NO_LABEL, *labels]} if adapted else {},
         )
-        self._segmenter, self._adapted = segmenter, adapted
+        self._segmenter, self._names, self._adapted = segmenter, list(labels), adapted
         # A folder of its own: a client on this machine saves its copy under the same name, in /tmp by default, and the
         # host removes the file that it has sent.
         self._replies = tempfile.TemporaryDirectory(prefix="baps-replies-")
@@ -54,11 +56,12 @@ class PromptedInfer(InferTask):
         segmenter = self._segmenter()
         path = Path(image)
         volume, _ = segmenter.volume(path)
-        names = list(self.labels)
-        click = read_click(request, volume.voxels.shape, names)
+        click = read_click(request, volume.voxels.shape, self._names)
         option = request.get("adapter")
         chosen = str(option[0] if isinstance(option, list) and option else option)
-        label = click.label or (chosen if chosen in names else "")
+        if chosen not in ("None", "", NO_LABEL, *self._names):
+            raise InputError(f"There is no adapter {chosen!r}. Choose one of {', '.join((NO_LABEL, *self._names))}.")
+        label = click.label or (chosen if chosen in self._names else "")
         found = segmenter.segment(path, click.plane, click.prompt, label, self._adapted)
         voxels = np.zeros(volume.voxels.shape, np.uint8)
         click.plane.put(voxels, found.mask)

@@ -25,6 +25,12 @@ logger = logging.getLogger(__name__)
 
 ALL_LABELS = "all"
 
+_HOST_OPTIONS = frozenset(
+    ("model", "client_id", "name", "device", "gpus", "multi_gpu", "local_rank", "logging", "pretrained", "max_epochs",
+     "dataset", "train_batch_size", "val_batch_size", "early_stop_patience", "val_split")
+)  # fmt: skip
+"""What MONAI Label or a viewer's own settings add to any training request; it means nothing here."""
+
 
 class AdaptationTrainer(TrainTask):
     """Trains one adapter for each label that has volumes, and a shared one; runs in a process of its own.
@@ -56,6 +62,27 @@ class AdaptationTrainer(TrainTask):
     def stats(self) -> dict[str, Any]:
         return read_stats(self._stats_file)
 
+    def read_options(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The options of a request that are ours.
+
+        Raises:
+            InputError: on one that is neither ours nor the host's; the message lists ours.
+        """
+        known = {"label", *(f.name for f in fields(AdaptationSettings))}
+        unknown = sorted(set(request) - known - _HOST_OPTIONS)
+        if unknown:
+            raise InputError(f"Unknown training options: {', '.join(unknown)}. Known ones: {', '.join(sorted(known))}.")
+        return {name: value for name, value in request.items() if name in known}
+
+    def prepare(self, request: dict[str, Any], datastore: Datastore) -> None:
+        """Refuse what cannot be trained, before a process is started for it, and forget the last run's stats.
+
+        Raises:
+            InputError: as ``read_request``.
+        """
+        self.read_request(request, datastore)
+        write_stats(self._stats_file, _fresh_stats())
+
     def read_request(
         self, request: dict[str, Any], datastore: Datastore
     ) -> tuple[dict[str, list[Case]], AdaptationSettings]:
@@ -64,7 +91,8 @@ class AdaptationTrainer(TrainTask):
         Raises:
             InputError: on a value that cannot be used, an unknown label, or if there is nothing to train on.
         """
-        chosen = _first(request.get("label")) or ALL_LABELS
+        settings = _settings(request)
+        chosen = str(_first(request.get("label")) or ALL_LABELS)
         if chosen != ALL_LABELS and chosen not in self._labels:
             raise InputError(f"There is no label {chosen!r}. Known ones: {', '.join(self._labels)}.")
         cases = {
@@ -77,17 +105,11 @@ class AdaptationTrainer(TrainTask):
                 f"There are no saved labels of {'any organ' if chosen == ALL_LABELS else chosen} to train on. Segment "
                 "a volume, submit the label, and train again."
             )
-        return cases, _settings(request)
+        return cases, settings
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         begun = time.time()
-        stats: dict[str, Any] = {
-            "start_time": time.strftime("%Y-%m-%d %H:%M:%S"),
-            "epoch": 0,
-            "total_epochs": 0,
-            "best_metric": 0.0,
-            "adapters": {},
-        }
+        stats = _fresh_stats()
         write_stats(self._stats_file, stats)
         try:
             cases, settings = self.read_request(request, datastore)
@@ -107,25 +129,29 @@ class AdaptationTrainer(TrainTask):
 
                 logger.info("Adapting to %s from labels of %d patients", label or "all labels", len(found))
                 result = adapt(black_box, found, settings, self._store.split_memory, report)
-                stats["adapters"][label or "shared"] = self._keep(label, result, alone=len(jobs) == 1)
+                stats["adapters"][label or "shared"] = self._keep(label, result)
         except BapsError as error:
             stats["error"] = str(error)
-            logger.error("Training failed: %s", error)
+            raise
+        except Exception as error:
+            stats["error"] = (
+                f"The training broke off ({type(error).__name__}: {error}). The log of the server has more."
+            )
             raise
         finally:
             stats["total_time"] = f"{time.time() - begun:.0f} s"
             write_stats(self._stats_file, stats)
         return stats
 
-    def _keep(self, label: str, result: Adaptation, alone: bool) -> dict[str, Any]:
+    def _keep(self, label: str, result: Adaptation) -> dict[str, Any]:
         """Store a candidate, publish it if it is better, and say what became of it.
 
-        The adapter of the only label there is also serves clicks without a label.
+        The adapter of the only label that a site has also serves clicks without a label.
         """
         verdict = result.verdict
         status = "unverified" if verdict is None else "candidate" if verdict.better else "refused"
         said: dict[str, Any] = {"black_box_images": result.record["black_box_images"], "curve": result.record["curve"]}
-        for name in (label, SHARED) if alone else (label,):
+        for name in (label, SHARED) if len(self._labels) == 1 else (label,):
             version = self._store.add(name, result.visual_prompt, result.record, status)
             if status == "candidate":
                 self._store.publish(name, version)
@@ -165,6 +191,12 @@ def _jobs(
     if len(jobs) > 1:
         jobs.append((SHARED, shared))
     return jobs, left_out
+
+
+def _fresh_stats() -> dict[str, Any]:
+    """What the viewers show before the first step; Slicer divides by ``total_epochs``."""
+    now = time.strftime("%Y-%m-%d %H:%M:%S")
+    return {"start_time": now, "epoch": 0, "total_epochs": 1, "best_metric": 0.0, "adapters": {}}
 
 
 def _first(value: Any) -> Any:

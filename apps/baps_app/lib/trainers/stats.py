@@ -12,7 +12,7 @@ def write_stats(path: Path, stats: dict[str, Any]) -> None:
     """Replace the file; a reader sees the old or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(stats))
+    partial.write_text(json.dumps(stats, allow_nan=False))
     os.replace(partial, path)
 
 

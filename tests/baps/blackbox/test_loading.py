@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from baps.blackbox import BLACK_BOXES, BlackBox, load_black_box
+from baps.blackbox.loading import BUNDLED_WEIGHTS
+from baps.errors import InputError
+
+
+def test_the_bundled_black_box(bundled: BlackBox) -> None:
+    able = bundled.capabilities
+    assert able.name == "bundled"
+    assert able.weights_sha256 == hashlib.sha256(BUNDLED_WEIGHTS.read_bytes()).hexdigest()
+    assert able.input_side == json.loads(BUNDLED_WEIGHTS.with_suffix(".json").read_text())["input_side"]
+    assert bundled.images_asked == 0 or bundled.budget is None
+
+
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(InputError, match="'medsam2'") as caught:
+        load_black_box("medsam2", device="cpu")
+    assert all(name in str(caught.value) for name in BLACK_BOXES)
+
+
+def test_sam_needs_weights() -> None:
+    with pytest.raises(InputError, match="needs weights"):
+        load_black_box("sam", device="cpu")
+
+
+@pytest.mark.parametrize("name", BLACK_BOXES)
+def test_weights_that_are_missing(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        load_black_box(name, weights=tmp_path / "absent.safetensors", device="cpu")
+
+
+@pytest.mark.parametrize("name", BLACK_BOXES)
+def test_a_hash_that_is_wrong(name: str) -> None:
+    with pytest.raises(InputError, match="was expected"):
+        load_black_box(name, weights=BUNDLED_WEIGHTS, sha256="0" * 64, device="cpu")
+
+
+def test_weights_of_another_model_are_no_sam() -> None:
+    with pytest.raises(InputError, match="holds no SAM checkpoint"):
+        load_black_box("sam", weights=BUNDLED_WEIGHTS, device="cpu")
+
+
+def test_a_sam_with_tensors_missing(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file({"image_encoder.patch_embed.proj.weight": torch.zeros(768, 3, 16, 16)}, path)
+    with pytest.raises(InputError, match="looks like SAM vit_b, but its tensors do not fit"):
+        load_black_box("sam", weights=path, device="cpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="This machine has a GPU")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_a_gpu_that_is_not_there(device: str) -> None:
+    with pytest.raises(InputError, match=f"{device} was asked for, but there is no usable GPU"):
+        load_black_box("bundled", device=device)
+
+
+@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="The name of the device goes to PyTorch unchecked")
+def test_an_unknown_device() -> None:
+    with pytest.raises(InputError, match="gpu0"):
+        load_black_box("bundled", device="gpu0")
+
+
+@pytest.mark.xfail(strict=True, raises=FileNotFoundError, reason="The record beside the weights is taken for granted")
+def test_weights_for_the_bundled_model_without_their_record(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file({"a": torch.zeros(1)}, path)
+    with pytest.raises(InputError):
+        load_black_box("bundled", weights=path, device="cpu")
+
+
+@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="Only sam says which tensors do not fit")
+def test_weights_that_do_not_fit_the_bundled_model(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file({"a": torch.zeros(1)}, path)
+    path.with_suffix(".json").write_text('{"input_side": 64}')
+    with pytest.raises(InputError):
+        load_black_box("bundled", weights=path, device="cpu")
