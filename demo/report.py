@@ -16,7 +16,7 @@ from baps.intensity import choose_window
 from baps.volume import read_volume
 
 if TYPE_CHECKING:
-    from run import Question
+    from question import Question
 
 mpl.use("Agg")
 _HERE = Path(__file__).resolve().parent

@@ -10,7 +10,6 @@ import json
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,14 +22,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from baps.blackbox import Prompt, load_black_box
+from baps.blackbox import load_black_box
 from baps.clicks import draw_prompt
 from baps.geometry import Plane
 from baps.intensity import CT_WINDOW, Window
-from baps.metrics import dice
 from baps.segmenter import Segmenter
 from baps.store import AdapterStore
 from baps.volume import Volume, read_labels, read_volume, write_nifti
+from question import Question
 from report import write_report
 from server import ROOT, running_server
 
@@ -42,20 +41,6 @@ WINDOWS = [CT_WINDOW, (-125, 225), (-75, 175), (-40, 160), (-15, 135), (0, 120),
 """Windows that the simple baseline chooses from, by Dice on the labelled volumes."""
 
 console = Console()
-
-
-@dataclass
-class Question:
-    """One click on a slice of an unlabelled volume, and what came back."""
-
-    case: str
-    plane: Plane
-    prompt: Prompt
-    truth: NDArray[np.bool_]
-    masks: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
-
-    def dice(self, arm: str) -> float:
-        return dice(self.masks[arm], self.truth)
 
 
 def image_of(case: str) -> Path:

@@ -35,17 +35,17 @@ def _label(name: str) -> str:
 
 @adapters.command("list")
 def list_adapters(root: Root = None) -> None:
-    """Every version, what became of it, and which one is served."""
+    """Every version, what its check said (Dice on held-back patients), and which one is served."""
     store = _store(root)
-    table = Table("label", "version", "served", "status", "Dice before", "after", "gain", "images", "made")
+    table = Table("label", "version", "served", "status", "before", "after", "gain", "images")
     for label in store.labels():
         for version in store.versions(label):
             record = store.record(label, version)
             verdict = record["verdict"] or {}
             numbers = [f"{verdict[key]:.3f}" if verdict else "" for key in ("before", "after", "gain")]
             served = "yes" if store.published(label) == version else ""
-            images, made = str(record["black_box_images"]), record["created"]
-            table.add_row(label or "shared", version, served, record["status"], *numbers, images, made)
+            images = str(record["black_box_images"])
+            table.add_row(label or "shared", version, served, record["status"], *numbers, images)
     console.print(table)
 
 

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .adaptation.cases import canvas_image
 from .blackbox import BlackBox, Encoding, Prompt
 from .cache import Cache
 from .geometry import Canvas, Plane
 from .intensity import Window, choose_window
+from .slice_image import canvas_image
 from .store import Adapter, AdapterStore
 from .visual_prompt import image_statistics
 from .volume import Volume, read_volume

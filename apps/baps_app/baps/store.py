@@ -109,7 +109,7 @@ class AdapterStore:
             label: what it was trained for.
             visual_prompt: the weights.
             record: goes beside it.
-            status: ``candidate``, ``refused`` or ``unverified``.
+            status: ``passed``, ``refused`` or ``unverified``: what the check said.
 
         Returns:
             Its version.

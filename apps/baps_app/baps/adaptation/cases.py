@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..geometry import AXES, Canvas, Plane
 from ..intensity import Window, choose_window
-from ..volume import Volume, read_labels, read_volume
+from ..slice_image import canvas_image
+from ..volume import read_labels, read_volume
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,6 @@ class LabelledSlice:
     image: NDArray[np.uint8]
     truth: NDArray[np.bool_]
     window: Window
-
-
-def canvas_image(volume: Volume, plane: Plane, canvas: Canvas, window: Window) -> NDArray[np.uint8]:
-    """A slice as the black box sees it, (S, S, 3) uint8. Training and serving both draw it here."""
-    grey = canvas.draw(window.apply(plane.of(volume.voxels))).round().clip(0, 255).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=-1)
 
 
 def labelled_slices(case: Case, side: int, most: int, window: Window | None = None) -> list[LabelledSlice]:

@@ -149,15 +149,15 @@ class AdaptationTrainer(TrainTask):
         The adapter of the only label that a site has also serves clicks without a label.
         """
         verdict = result.verdict
-        status = "unverified" if verdict is None else "candidate" if verdict.better else "refused"
+        status = "unverified" if verdict is None else "passed" if verdict.better else "refused"
         said: dict[str, Any] = {"black_box_images": result.record["black_box_images"], "curve": result.record["curve"]}
         for name in (label, SHARED) if len(self._labels) == 1 else (label,):
             version = self._store.add(name, result.visual_prompt, result.record, status)
-            if status == "candidate":
+            if status == "passed":
                 self._store.publish(name, version)
             if name == label:
                 said["version"] = version
-        said["status"] = "published" if status == "candidate" else status
+        said["status"] = "published" if status == "passed" else status
         if verdict is None:
             said["reason"] = "Only one patient: nobody is left to check the adapter on. Label another one."
         else:
