@@ -105,6 +105,17 @@ def test_threads_see_the_right_values_within_the_bound() -> None:
     assert kept == cache.nbytes
 
 
+def test_a_value_that_another_made_meanwhile_is_counted_once() -> None:
+    cache: Cache[bytes] = Cache(10, len)
+
+    def slower() -> bytes:
+        cache.get("a", lambda: b"xxx")
+        return b"xxx"
+
+    assert cache.get("a", slower) == (b"xxx", False)
+    assert cache.nbytes == 3
+
+
 def test_one_slow_value_does_not_block_another() -> None:
     cache: Cache[bytes] = Cache(10, len)
     begun, release = threading.Event(), threading.Event()

@@ -44,12 +44,28 @@ def test_magnetic_resonance_gets_percentiles_without_the_background() -> None:
     assert window.high == pytest.approx(897, abs=3)
 
 
-@pytest.mark.parametrize("outlier", [-30_000, 30_000])
-def test_what_is_out_of_the_range_of_hounsfield_units_is_no_ct(outlier: int) -> None:
+def _thorax(*outliers: int) -> Volume:
     voxels = np.full((10, 10, 10), 50, np.int16)
     voxels[:3] = -1000
-    voxels[0, 0, 0] = outlier
-    assert choose_window(_volume(voxels)).source == "percentiles"
+    voxels[0, 0, : len(outliers)] = outliers
+    return _volume(voxels)
+
+
+@pytest.mark.parametrize("outliers", [(30_000,), (-30_000, -20_000), (-30_000, 30_000)])
+def test_what_is_out_of_the_range_of_hounsfield_units_is_no_ct(outliers: tuple[int, ...]) -> None:
+    assert choose_window(_thorax(*outliers)).source == "percentiles"
+
+
+@pytest.mark.parametrize("fill", [-2001, -3024, -30_000])
+def test_one_value_that_fills_the_corners_of_ct_is_left_out(fill: int) -> None:
+    assert choose_window(_thorax(fill, fill, fill)).source == "ct"
+
+
+def test_the_fill_of_the_corners_does_not_stretch_the_window() -> None:
+    voxels = np.random.default_rng(0).uniform(300, 900, (20, 20, 20)).astype(np.float32)
+    voxels[:4] = -5000
+    window = choose_window(_volume(voxels))
+    assert (window.low, window.high) == (pytest.approx(303, abs=3), pytest.approx(897, abs=3))
 
 
 @pytest.mark.parametrize("value", [0, 7, -3])

@@ -49,7 +49,7 @@ def _publish(segmenter: Segmenter, label: str, kind: str = "basis", shift: float
         bias.view(3, -1)[:, code] = shift
     able = segmenter.black_box.capabilities
     record = {"visual_prompt": kind, "black_box": {"weights_sha256": able.weights_sha256}}
-    version = segmenter.store.add(label, made, record, "candidate")
+    version = segmenter.store.add(label, made, record, "passed")
     segmenter.store.publish(label, version)
     return version
 
@@ -148,9 +148,11 @@ def test_an_encoding_serves_other_clicks_unless_the_change_depends_on_them(
 def test_a_file_that_changed_is_read_again(
     segmenter: Segmenter, path: Path, new_phantom: Callable[..., Phantom]
 ) -> None:
-    first = segmenter.segment(path, MIDDLE, CLICK, "")
+    window = Window(0, 255)
+    first = segmenter.segment(path, MIDDLE, CLICK, "", window=window)
     write_nifti(path, new_phantom(inside=10, outside=10, seed=1)[0])
-    second = segmenter.segment(path, MIDDLE, CLICK, "")
+    second = segmenter.segment(path, MIDDLE, CLICK, "", window=window)
+    assert not np.array_equal(first.mask, second.mask)
     assert second.volume is not first.volume
     assert not second.encoding_kept
 

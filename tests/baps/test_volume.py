@@ -94,14 +94,9 @@ def test_nrrd_is_written_in_lps(tmp_path: Path) -> None:
         ("right-anterior-superior", (1, 1, 1)),
         ("left-anterior-superior", (-1, 1, 1)),
         ("left-posterior-superior", (-1, -1, 1)),
-        *[
-            pytest.param(
-                space,
-                signs,
-                marks=pytest.mark.xfail(strict=True, reason="The short names that the NRRD format knows are refused"),
-            )
-            for space, signs in (("RAS", (1, 1, 1)), ("LAS", (-1, 1, 1)), ("LPS", (-1, -1, 1)))
-        ],
+        ("RAS", (1, 1, 1)),
+        ("LAS", (-1, 1, 1)),
+        ("LPS", (-1, -1, 1)),
     ],
 )
 def test_spaces_of_nrrd(tmp_path: Path, space: str, signs: tuple[int, int, int]) -> None:
@@ -119,7 +114,6 @@ def test_trailing_dimensions_of_one_are_accepted(tmp_path: Path, shape: tuple[in
     np.testing.assert_array_equal(read_volume(tmp_path / "a.nii").voxels, voxels.reshape(4, 5, 6))
 
 
-@pytest.mark.xfail(strict=True, reason="_read_nrrd takes the last three space directions, here two and a none")
 def test_a_trailing_dimension_of_one_is_accepted_in_nrrd(tmp_path: Path) -> None:
     volume = _volume()
     directions = np.vstack([volume.affine[:3, :3].T, [np.nan] * 3])

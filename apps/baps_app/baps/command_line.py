@@ -74,5 +74,5 @@ def main() -> None:
     try:
         app()
     except BapsError as error:
-        Console(stderr=True).print(f"[red]{error}[/]")
+        Console(stderr=True, soft_wrap=True).print(str(error), style="red", markup=False, highlight=False)
         raise SystemExit(1) from None

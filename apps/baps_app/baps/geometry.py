@@ -99,5 +99,8 @@ def _resize(pixels: NDArray[np.generic], height: int, width: int) -> NDArray[np.
     source = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))
     if source.shape == (height, width):
         return source.numpy()
-    resized = F.interpolate(source[None, None], (height, width), mode="bilinear", align_corners=False, antialias=True)
-    return resized[0, 0].numpy()
+    # PyTorch's resize repeats the first row of what is one pixel wide; two columns, averaged, are the same and safe.
+    wide = source.repeat(1, 2) if source.shape[1] == 1 else source
+    size = (height, max(2, width))
+    resized = F.interpolate(wide[None, None], size, mode="bilinear", align_corners=False, antialias=True)[0, 0]
+    return (resized.mean(1, keepdim=True) if width == 1 else resized).numpy()

@@ -121,6 +121,8 @@ def parse_labels(value: object) -> dict[str, int]:
     items: list[tuple[str, object]]
     if isinstance(value, Mapping):
         items = [(str(k), v) for k, v in value.items()]
+    elif not isinstance(value, (str, list, tuple)):
+        raise InputError(f"Labels are names, as in spleen,liver or spleen=1,liver=6; got {value!r}.")
     else:
         names = value.split(",") if isinstance(value, str) else list(value)  # type: ignore[call-overload]
         pairs = [str(name).partition("=") for name in names]

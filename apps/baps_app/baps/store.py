@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from safetensors.torch import load_file, save_file
 
@@ -162,7 +163,8 @@ class AdapterStore:
         return [SHARED, *found] if self.versions(SHARED) else found
 
     def _folder(self, label: str) -> Path:
-        if len(label) > 100 or any(ord(c) < 32 for c in label):
-            raise InputError("A label is at most 100 printing characters long.")
-        # quote leaves no separator, and the prefix keeps a label named ".." from being a path.
-        return self.root / (f"label-{quote(label, safe=' ')}" if label else "shared")
+        if len(label) > 100 or len(label.encode()) > 200 or any(ord(c) < 32 for c in label):
+            raise InputError("A label is at most 100 printing characters and 200 bytes long.")
+        # No separator is left, and the prefix keeps a label named ".." from being a path.
+        escaped = re.sub(r'[%/\\:*?"<>|]', lambda found: f"%{ord(found[0]):02X}", label)
+        return self.root / (f"label-{escaped}" if label else "shared")

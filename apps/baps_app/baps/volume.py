@@ -109,8 +109,11 @@ def _read_nifti(path: Path) -> Volume:
 
 _TO_RAS = {
     "left-posterior-superior": (-1, -1, 1),
+    "lps": (-1, -1, 1),
     "right-anterior-superior": (1, 1, 1),
+    "ras": (1, 1, 1),
     "left-anterior-superior": (-1, 1, 1),
+    "las": (-1, 1, 1),
 }
 
 
@@ -120,8 +123,12 @@ def _read_nrrd(path: Path) -> Volume:
     directions, origin = header.get("space directions"), header.get("space origin")
     if space not in _TO_RAS or directions is None or origin is None:
         raise InputError(f"{path.name} has no affine (space, space directions and space origin). Export it again.")
+    rows = np.asarray(directions, float)
+    rows = rows[np.isfinite(rows).all(1)]  # An axis that is no direction in space, of channels say, has none.
+    if rows.shape != (3, 3):
+        raise InputError(f"{path.name} has {len(rows)} directions in space; a volume has three. Export one alone.")
     affine = np.eye(4)
-    affine[:3, :3] = np.asarray(directions, float)[-3:].T
+    affine[:3, :3] = rows.T
     affine[:3, 3] = origin
     affine[:3] *= np.array(_TO_RAS[space])[:, None]
     return Volume(_three_dimensional(voxels, path.name), affine)

@@ -130,7 +130,7 @@ def adapt(
     verdict = compare(np.concatenate(before), np.concatenate(after), owners) if owners else None
     visual_prompt, curve = trained
     able = black_box.capabilities
-    windows = {str(piece.window.source) for pieces in slices.values() for piece in pieces}
+    windows = {piece.window for pieces in slices.values() for piece in pieces}
     record: dict[str, object] = {
         "black_box": {"name": able.name, "weights_sha256": able.weights_sha256, "input_side": able.input_side},
         "visual_prompt": visual_prompt.kind,
@@ -139,7 +139,7 @@ def adapt(
         "held_back_patients": [patient_hash(p) for p in split.held_back],
         "check": "held back" if split.held_back else "leave one out" if split.folds else "none, one patient only",
         "slices": sum(map(len, slices.values())),
-        "windows": sorted(windows),
+        "windows": [window.record() for window in sorted(windows, key=lambda w: (w.low, w.high, w.source))],
         "verdict": verdict.record() if verdict else None,
         "curve": [[point.images, round(point.dice, 4)] for point in curve],
         "black_box_images": black_box.images_asked - started,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from ..clicks import PROMPTS
@@ -56,5 +57,7 @@ class AdaptationSettings:
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}.")
-        if self.radius <= 0 or self.rate <= 0:
-            raise InputError("radius and rate must be positive.")
+        if not (0 < self.radius < math.inf and 0 < self.rate < math.inf):
+            raise InputError(f"radius and rate must be positive numbers, not {self.radius} and {self.rate}.")
+        if self.seed < 0:
+            raise InputError(f"seed must be a whole number from 0 on, not {self.seed}.")

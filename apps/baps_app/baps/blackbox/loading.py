@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import torch
@@ -35,6 +36,8 @@ def load_black_box(
     Raises:
         InputError: on an unknown name or device, or weights that cannot be used.
     """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise InputError(f"There is no device {device!r}. Known ones: auto, cpu, cuda, cuda:1 and so on.")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
@@ -48,9 +51,14 @@ def load_black_box(
 
 def _bundled(weights: Path, sha256: str, device: str) -> BlackBox:
     state, digest = load_weights(weights, sha256)
-    record = json.loads(weights.with_suffix(".json").read_text())
-    model = build_bundled_model(record["input_side"])
-    model.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in state.items()})
+    try:
+        record = json.loads(weights.with_suffix(".json").read_text())
+        model = build_bundled_model(record["input_side"])
+        model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise InputError(
+            f"{weights} does not hold the bundled model with its record ({weights.stem}.json) beside it: {error}"
+        ) from error
     model = model.to(device, memory_format=torch.channels_last)
     return SamBlackBox(model, "bundled", digest, batch_size=16)
 

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from baps.adaptation.cases import Case, labelled_slices, load_cases
+from baps.errors import InputError, NotFoundError
+from baps.intensity import Window
+from baps.volume import Volume, write_nifti
+
+Phantom = tuple[Volume, NDArray[np.bool_]]
+
+
+@pytest.fixture
+def new_case(tmp_path: Path, new_phantom: Callable[..., Phantom]) -> Callable[..., Case]:
+    """Writes a phantom and its label 3 to disk; ``change`` may spoil the label."""
+
+    def make(
+        name: str = "one",
+        patient: str = "a",
+        value: int = 3,
+        change: Callable[[NDArray[np.uint8]], NDArray[np.generic]] = lambda voxels: voxels,
+        **phantom: object,
+    ) -> Case:
+        volume, ball = new_phantom(**phantom)
+        labels = change(ball.astype(np.uint8) * 3)
+        write_nifti(tmp_path / f"{name}.nii.gz", volume)
+        write_nifti(tmp_path / f"{name}_label.nii.gz", Volume(labels, volume.affine))
+        return Case(tmp_path / f"{name}.nii.gz", tmp_path / f"{name}_label.nii.gz", value, patient)
+
+    return make
+
+
+def test_slices_show_the_organ(new_case: Callable[..., Case]) -> None:
+    slices = labelled_slices(new_case(), side=64, most=24)
+    assert 3 <= len(slices) <= 12
+    for piece in slices:
+        assert piece.patient == "a"
+        assert piece.image.shape == (64, 64, 3)
+        assert piece.image.dtype == np.uint8
+        assert piece.truth.shape == (64, 64)
+        assert piece.truth.sum() >= 10
+        assert piece.window.source == "percentiles"
+        assert (piece.image[..., 0] == piece.image[..., 2]).all()
+        inside, outside = piece.image[piece.truth, 0].mean(), piece.image[:40, :40, 0][~piece.truth[:40, :40]].mean()
+        assert inside > outside + 100
+
+
+def test_no_more_than_asked_and_evenly_spaced(new_case: Callable[..., Case]) -> None:
+    case = new_case(shape=(40, 36, 40), spacing=(1.0, 1.0, 1.0))
+    every = labelled_slices(case, 64, 100)
+    three = labelled_slices(case, 64, 3)
+    assert len(every) > 10
+    assert len(three) == 3
+    for chosen, row in zip(three, (0, (len(every) - 1) / 2, len(every) - 1), strict=True):
+        assert any(np.array_equal(chosen.image, every[near].image) for near in {int(row), round(row), int(row + 0.5)})
+
+
+def test_thin_ends_of_the_organ_are_left_out(new_case: Callable[..., Case]) -> None:
+    def cone(voxels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        voxels[:] = 0
+        voxels[10:30, 10:30, 4:8] = 3
+        voxels[10:15, 10:15, 2:4] = 3  # A sixteenth of the largest cross-section.
+        return voxels
+
+    assert len(labelled_slices(new_case(change=cone), 64, 24)) == 4
+
+
+def test_a_given_window_is_used(new_case: Callable[..., Case]) -> None:
+    window = Window(0, 2000)
+    slices = labelled_slices(new_case(), 64, 3, window)
+    assert all(piece.window is window for piece in slices)
+    assert max(int(piece.image.max()) for piece in slices) < 40
+
+
+def test_truth_and_image_lie_on_one_another_with_oblong_voxels(new_case: Callable[..., Case]) -> None:
+    for piece in labelled_slices(new_case(shape=(40, 18, 9), spacing=(1.0, 2.5, 3.0)), 96, 2):
+        bright = piece.image[..., 0] > 128
+        assert (bright & piece.truth).sum() > 0.9 * (bright | piece.truth).sum()
+
+
+def test_a_label_without_the_organ(new_case: Callable[..., Case]) -> None:
+    with pytest.raises(InputError, match=r"one_label\.nii\.gz holds no voxel of value 4"):
+        labelled_slices(new_case(value=4), 64, 24)
+    with pytest.raises(InputError, match="holds no voxel of value 3"):
+        labelled_slices(new_case(change=np.zeros_like), 64, 24)
+
+
+def test_an_organ_that_is_too_small(new_case: Callable[..., Case]) -> None:
+    def dot(voxels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        voxels[:] = 0
+        voxels[20, 20, 5] = 3
+        return voxels
+
+    with pytest.raises(InputError, match="smaller than 10 pixels on every slice of a canvas of 64 pixels"):
+        labelled_slices(new_case(change=dot), 64, 24)
+
+
+def test_labels_of_another_geometry(new_case: Callable[..., Case]) -> None:
+    with pytest.raises(InputError, match="geometry of the image"):
+        labelled_slices(new_case(change=lambda voxels: voxels[:, :, 1:]), 64, 24)
+
+
+def test_missing_files(new_case: Callable[..., Case]) -> None:
+    case = new_case()
+    case.labels.unlink()
+    with pytest.raises(NotFoundError, match="one_label"):
+        labelled_slices(case, 64, 24)
+
+
+def test_one_broken_file_does_not_stop_the_others(new_case: Callable[..., Case]) -> None:
+    good, second, other = new_case("one", "a"), new_case("two", "a", seed=1), new_case("three", "b", seed=2)
+    broken, empty = new_case("four", "c"), new_case("five", "d", change=np.zeros_like)
+    broken.image.write_bytes(b"rubbish")
+    slices, left_out = load_cases([good, broken, second, empty, other], 64, 2)
+    assert {patient: len(pieces) for patient, pieces in slices.items()} == {"a": 4, "b": 2}
+    assert set(left_out) == {"four.nii.gz", "five.nii.gz"}
+    assert "cannot be read" in left_out["four.nii.gz"]
+    assert "no voxel of value 3" in left_out["five.nii.gz"]
+
+
+def test_no_cases() -> None:
+    assert load_cases([], 64, 2) == ({}, {})

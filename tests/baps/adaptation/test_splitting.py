@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from baps.adaptation.splitting import FEW, Split, patient_hash, split_patients
+
+PATIENTS = [f"patient {number}" for number in range(40)]
+
+
+@given(st.sets(st.text(max_size=8), min_size=1, max_size=40))
+def test_everyone_has_one_role(patients: set[str]) -> None:
+    split = split_patients(patients)
+    assert set(split.training) | set(split.held_back) == patients
+    assert not set(split.training) & set(split.held_back)
+    assert len(split.training) + len(split.held_back) == len(patients)
+    assert split.training
+    if len(patients) > FEW:
+        assert 1 <= len(split.held_back) <= 0.3 * len(patients)
+    else:
+        assert not split.held_back
+
+
+@given(st.permutations(PATIENTS[:9]))
+def test_the_order_given_does_not_matter(patients: list[str]) -> None:
+    assert split_patients(patients) == split_patients(PATIENTS[:9])
+    assert split_patients(patients + patients) == split_patients(PATIENTS[:9])
+
+
+def test_ordered_by_hash() -> None:
+    split = split_patients(PATIENTS[:10])
+    ordered = sorted(PATIENTS[:10], key=patient_hash)
+    assert split.held_back == tuple(ordered[:2])
+    assert split.training == tuple(ordered[2:])
+
+
+def test_a_hash_does_not_name_the_patient() -> None:
+    assert len({patient_hash(patient) for patient in PATIENTS}) == len(PATIENTS)
+    assert patient_hash("Doe^Jane") == patient_hash("Doe^Jane")
+    assert "Doe" not in patient_hash("Doe^Jane")
+
+
+@pytest.mark.parametrize(("count", "held"), [(5, 1), (7, 1), (8, 2), (10, 2), (20, 4), (40, 8)])
+def test_a_fifth_is_held_back(count: int, held: int) -> None:
+    assert len(split_patients(PATIENTS[:count]).held_back) == held
+
+
+def test_one_patient_is_judged_by_nobody() -> None:
+    assert split_patients(["a"]).folds == []
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_few_patients_judge_in_turn(count: int) -> None:
+    folds = split_patients(PATIENTS[:count]).folds
+    assert len(folds) == count
+    assert {judging for _, judging in folds} == {(patient,) for patient in PATIENTS[:count]}
+    for training, (out,) in folds:
+        assert set(training) == set(PATIENTS[:count]) - {out}
+
+
+def test_many_patients_have_one_fold() -> None:
+    split = split_patients(PATIENTS[:6])
+    assert split.folds == [(split.training, split.held_back)]
+    assert Split(("a", "b"), ("c",)).folds == [(("a", "b"), ("c",))]
+
+
+def test_roles_are_kept_as_patients_come(tmp_path: Path) -> None:
+    memory = tmp_path / "new" / "split.json"
+    held: set[str] = set()
+    training: set[str] = set()
+    for count in range(5, 41):
+        split = split_patients(PATIENTS[:count], memory)
+        assert held <= set(split.held_back)
+        assert training <= set(split.training)
+        held, training = set(split.held_back), set(split.training)
+    assert len(held) == 8
+
+
+def test_roles_are_kept_as_patients_go(tmp_path: Path) -> None:
+    memory = tmp_path / "split.json"
+    everyone = split_patients(PATIENTS[:20], memory)
+    some = [patient for patient in PATIENTS[:20] if patient != everyone.held_back[0]]
+    assert set(split_patients(some, memory).held_back) == set(everyone.held_back[1:])
+    assert split_patients(PATIENTS[:20], memory) == everyone
+
+
+def test_if_all_judges_are_gone_another_takes_their_place(tmp_path: Path) -> None:
+    memory = tmp_path / "split.json"
+    everyone = split_patients(PATIENTS[:10], memory)
+    rest = split_patients(everyone.training, memory)
+    assert len(rest.held_back) == 1
+    assert set(rest.training) == set(everyone.training) - set(rest.held_back)
+    assert split_patients(everyone.training, memory) == rest
+
+
+def test_if_only_judges_are_there_they_judge_in_turn(tmp_path: Path) -> None:
+    memory = tmp_path / "split.json"
+    everyone = split_patients(PATIENTS[:30], memory)
+    assert len(everyone.held_back) > FEW
+    here = split_patients(everyone.held_back, memory)
+    assert here == Split(everyone.held_back, ())
+    assert len(here.folds) == len(everyone.held_back)
+    assert split_patients(PATIENTS[:30], memory) == everyone
+
+
+def test_the_memory_names_nobody(tmp_path: Path) -> None:
+    memory = tmp_path / "split.json"
+    split = split_patients(PATIENTS[:10], memory)
+    roles = json.loads(memory.read_text())
+    assert {patient_hash(p): "held back" for p in split.held_back}.items() <= roles.items()
+    assert {patient_hash(p): "training" for p in split.training}.items() <= roles.items()
+    assert "patient" not in memory.read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["split.json"]
+
+
+def test_few_patients_leave_no_memory(tmp_path: Path) -> None:
+    split_patients(PATIENTS[:FEW], tmp_path / "split.json")
+    assert not (tmp_path / "split.json").exists()

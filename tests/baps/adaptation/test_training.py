@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from baps.adaptation.cases import LabelledSlice
+from baps.adaptation.scoring import score_slices
+from baps.adaptation.settings import AdaptationSettings
+from baps.adaptation.training import as_tensor, ask, train
+from baps.blackbox import Prompt
+from baps.errors import InputError
+
+Slices = Callable[..., dict[str, list[LabelledSlice]]]
+SETTINGS = AdaptationSettings(batch=8, curve_points=2, curve_slices=4)
+
+
+def _pieces(slices: dict[str, list[LabelledSlice]]) -> list[LabelledSlice]:
+    return [piece for pieces in slices.values() for piece in pieces]
+
+
+@pytest.mark.parametrize("prompt", ["click", "box"])
+def test_prompt_space_learns(new_black_box: Callable[..., Any], dim_slices: Slices, prompt: str) -> None:
+    slices = _pieces(dim_slices(3))
+    black_box = new_black_box()
+    settings = replace(SETTINGS, prompt=prompt)
+    made, curve = train(black_box, slices, settings, 1000)
+    before = score_slices(new_black_box(), None, slices, prompt, 99, 1).mean()
+    after = score_slices(new_black_box(), made, slices, prompt, 99, 1).mean()
+    assert before < 0.1
+    assert after > 0.8
+    assert curve[0].dice < 0.1
+    assert curve[-1].dice > 0.8
+
+
+def test_the_published_method_runs(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    slices = _pieces(dim_slices(2))
+    settings = replace(SETTINGS, visual_prompt="concat", optimiser="spsa_gc")
+    made, curve = train(new_black_box(), slices, settings, 12 + 40 * 6)
+    assert len(curve) == 3
+    assert bool(made.state_dict()["last.weight"].any())
+    assert bool(torch.isfinite(torch.cat([p.flatten() for p in made.parameters()])).all())
+
+
+def test_the_other_pairings_run(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    slices = _pieces(dim_slices(2))
+    for visual_prompt, optimiser in (("concat", "prompt_space"), ("basis", "spsa_gc")):
+        settings = replace(SETTINGS, visual_prompt=visual_prompt, optimiser=optimiser)
+        made, _ = train(new_black_box(), slices, settings, 100)
+        assert made.kind == visual_prompt
+        assert any(
+            bool((value != 0).any()) for name, value in made.named_parameters() if name in ("head.bias", "last.bias")
+        )
+
+
+def test_spsa_keeps_its_perturbations_visible(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    """As published, c = 0.01 on a zero decoder moves the image by less than one grey level; here both signs differ.
+
+    With c = 0.01 the mean difference is 0.03.
+    """
+    slices = _pieces(dim_slices(1))
+    black_box = new_black_box()
+    settings = replace(SETTINGS, visual_prompt="concat", optimiser="spsa_gc", curve_points=1, curve_slices=1)
+    train(black_box, slices, settings, 2 + 40)
+    asked = [images.astype(float) for images, _ in black_box.asked[1:-1]]
+    assert [images.shape for images in asked] == [(4, 32, 32, 3)] * 10
+    moved = [np.abs(plus - minus).mean() for plus, minus in zip(asked[::2], asked[1::2], strict=True)]
+    assert np.mean(moved) > 0.5
+    assert min(moved) > 0.1
+
+
+@pytest.mark.parametrize(("optimiser", "per_step"), [("prompt_space", 16), ("spsa_gc", 40)])
+def test_images_asked_are_bounded(
+    new_black_box: Callable[..., Any], dim_slices: Slices, optimiser: str, per_step: int
+) -> None:
+    slices = _pieces(dim_slices(3))
+    settings = replace(SETTINGS, optimiser=optimiser)
+    curve = 3 * 4
+    for most in (curve + per_step, curve + 3 * per_step, curve + 4 * per_step - 1):
+        black_box = new_black_box()
+        black_box.segment(slices[0].image[None], [Prompt(((1.0, 1.0),))])  # What was asked before does not count.
+        train(black_box, slices, settings, most)
+        steps = (most - curve) // per_step
+        asked = sum(len(images) for images, _ in black_box.asked)
+        assert asked == black_box.images_asked
+        assert asked - 1 <= most
+        assert asked - 1 >= steps * per_step
+
+
+@pytest.mark.parametrize("most", [27, 0, -100])
+def test_too_few_images_are_refused(new_black_box: Callable[..., Any], dim_slices: Slices, most: int) -> None:
+    black_box = new_black_box()
+    with pytest.raises(InputError, match=f"{most} black-box images do not suffice: a step takes 16 .*curve 12"):
+        train(black_box, _pieces(dim_slices(3)), SETTINGS, most)
+    assert black_box.images_asked == 0
+
+
+def test_the_curve(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    slices = _pieces(dim_slices(3))
+    settings = replace(SETTINGS, curve_points=4, curve_slices=3, seed=5)
+    black_box = new_black_box()
+    made, curve = train(black_box, slices, settings, 15 + 8 * 16)
+    assert [point.images for point in curve] == [3, 38, 73, 108, 143]
+    assert black_box.images_asked == 143
+    shown = [slices[0], slices[round(11 / 2)], slices[-1]]
+    assert curve[0].dice == pytest.approx(score_slices(new_black_box(), None, shown, "click", 5, 1).mean())
+    assert curve[-1].dice == pytest.approx(score_slices(new_black_box(), made, shown, "click", 5, 1).mean())
+    curve_prompts = [tuple(prompts) for images, prompts in black_box.asked if len(images) == 3]
+    assert len(curve_prompts) == 5
+    assert len(set(curve_prompts)) == 1
+
+
+def test_progress_is_told_after_every_step(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    told: list[tuple[int, int, int, float | None]] = []
+    black_box = new_black_box()
+    _, curve = train(
+        black_box,
+        _pieces(dim_slices(3)),
+        SETTINGS,
+        12 + 4 * 16,
+        lambda *now: told.append(now),  # type: ignore[arg-type]
+    )
+    assert [now[:2] for now in told] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert [now[2] for now in told] == [4 + 16, 4 + 32 + 4, 8 + 48, 8 + 64 + 4]
+    assert [now[3] for now in told] == [None, curve[1].dice, None, curve[2].dice]
+
+
+def test_every_slice_comes_once_before_any_comes_again(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    """Each patient has one slice, whose organ lies in a cell of its own, so a click tells which slice was asked."""
+    slices = _pieces(dim_slices(6, each=1))
+    black_box = new_black_box()
+    train(black_box, slices, replace(SETTINGS, batch=3, curve_points=1, curve_slices=1), 2 + 6 * 4)
+    steps = [prompts for images, prompts in black_box.asked if len(images) == 3]
+    assert len(steps) == 8
+    seen = []
+    for plus, minus in zip(steps[::2], steps[1::2], strict=True):
+        assert plus == minus  # The same mini-batch serves both signs.
+        for prompt in plus:
+            ((x, y),) = prompt.positive
+            (which,) = [row for row, piece in enumerate(slices) if piece.truth[int(y), int(x)]]
+            seen.append(which)
+    assert sorted(seen[:6]) == list(range(6))
+    assert sorted(seen[6:]) == list(range(6))
+
+
+@pytest.mark.parametrize(("visual_prompt", "optimiser"), [("basis", "prompt_space"), ("concat", "spsa_gc")])
+def test_seeds(new_black_box: Callable[..., Any], dim_slices: Slices, visual_prompt: str, optimiser: str) -> None:
+    slices = _pieces(dim_slices(2))
+    states, curves = [], []
+    for seed in (1, 1, 2):
+        settings = replace(SETTINGS, visual_prompt=visual_prompt, optimiser=optimiser, seed=seed)
+        torch.manual_seed(len(states))  # The global state must play no part.
+        made, curve = train(new_black_box(), slices, settings, 12 + 2 * 40)
+        states.append(made.state_dict())
+        curves.append(curve)
+    assert curves[0] == curves[1]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert not all(torch.equal(states[0][key], states[2][key]) for key in states[0])
+
+
+def test_fewer_slices_than_a_batch(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    black_box = new_black_box()
+    train(black_box, dim_slices(1, each=1)["patient 0"], SETTINGS, 3 + 2 * 5)
+    assert black_box.images_asked == 13
+
+
+def test_asking_keeps_places_and_levels(new_black_box: Callable[..., Any]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 9, 3)).astype(np.uint8)
+    black_box = new_black_box()
+    answer = ask(black_box, as_tensor(pixels), [Prompt(((0.0, 0.0),))] * 2)
+    np.testing.assert_array_equal(black_box.asked[0][0], pixels)
+    assert answer.shape == (2, 8, 9)

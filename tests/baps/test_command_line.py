@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from baps.command_line import app, main
+from baps.errors import NotFoundError
+from baps.store import SHARED, AdapterStore
+from baps.visual_prompt import build_visual_prompt
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AdapterStore:
+    """Two versions of the spleen, the first of them served, and a shared adapter that nobody checked."""
+    monkeypatch.setenv("BAPS_ADAPTERS", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "200")
+    made = AdapterStore(tmp_path)
+    verdict = {"before": 0.5, "after": 0.625, "gain": 0.125}
+    record = {"visual_prompt": "basis", "black_box": {"weights_sha256": "a"}, "black_box_images": 3987}
+    for label, found, status in (
+        ("spleen", verdict, "passed"),
+        ("spleen", verdict, "refused"),
+        ("", None, "unverified"),
+    ):
+        made.add(label, build_visual_prompt("basis"), {**record, "verdict": found}, status)
+    made.publish("spleen", "v0001")
+    return made
+
+
+def _run(*words: str) -> str:
+    result = CliRunner().invoke(app, ["adapters", *words], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_list(store: AdapterStore) -> None:
+    rows = [
+        [cell.strip() for cell in line.strip("│").split("│")] for line in _run("list").splitlines() if line[:1] == "│"
+    ]
+    assert rows == [
+        ["shared", "v0001", "", "unverified", "", "", "", "3987"],
+        ["spleen", "v0001", "yes", "passed", "0.500", "0.625", "0.125", "3987"],
+        ["spleen", "v0002", "", "refused", "0.500", "0.625", "0.125", "3987"],
+    ]
+
+
+def test_show(store: AdapterStore) -> None:
+    assert json.loads(_run("show", "spleen", "v0002")) == store.record("spleen", "v0002")
+    assert json.loads(_run("show", "shared", "v0001")) == store.record(SHARED, "v0001")
+
+
+def test_publish_and_withdraw(store: AdapterStore) -> None:
+    _run("publish", "spleen", "v0002")
+    _run("publish", "shared", "v0001")
+    assert (store.published("spleen"), store.published(SHARED)) == ("v0002", "v0001")
+    _run("withdraw", "spleen")
+    assert (store.published("spleen"), store.published(SHARED)) == (None, "v0001")
+
+
+@pytest.mark.xfail(strict=True, reason="Rich reads the label as markup")
+@pytest.mark.parametrize("words", [("publish", "[/x]", "v0001"), ("withdraw", "[/x]"), ("list",)])
+def test_brackets_in_a_label_are_no_markup(store: AdapterStore, words: tuple[str, ...]) -> None:
+    store.add("[/x]", build_visual_prompt("basis"), store.record("spleen", "v0001"), "passed")
+    assert "[/x]" in _run(*words)
+
+
+def test_another_folder(store: AdapterStore, tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError):
+        _run("publish", "spleen", "v0001", "--adapters", str(tmp_path / "other"))
+
+
+@pytest.mark.parametrize("label", ["liver", "[/x]"])
+def test_an_error_is_one_sentence(
+    store: AdapterStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], label: str
+) -> None:
+    monkeypatch.setattr("sys.argv", ["baps", "adapters", "publish", label, "v0001"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 1
+    assert capsys.readouterr().err == f"There is no version 'v0001' of the adapter {label!r}.\n"

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import numpy as np
+
+from baps.geometry import Canvas, Plane
+from baps.intensity import Window
+from baps.slice_image import canvas_image
+from baps.volume import Volume
+
+
+def test_a_slice_by_hand() -> None:
+    volume = Volume(np.array([[-500, 0], [100, 900]], np.int16)[:, :, None], np.eye(4))
+    plane = Plane(2, 0)
+    image = canvas_image(volume, plane, Canvas.fit(volume, plane, 2), Window(0, 300))
+    assert image.shape == (2, 2, 3)
+    assert image.dtype == np.uint8
+    # Rows run along J and columns along I: [[-500, 100], [0, 900]].
+    for channel in range(3):
+        assert image[..., channel].tolist() == [[0, 85], [0, 255]]
+
+
+def test_levels_are_rounded_not_truncated() -> None:
+    volume = Volume(np.array([[[0.6]], [[99.4]]], np.float32), np.eye(4))
+    plane = Plane(2, 0)
+    image = canvas_image(volume, plane, Canvas(2, 1, 2, 1, 2), Window(0, 255))
+    assert image[..., 0].tolist() == [[1, 99], [0, 0]]
