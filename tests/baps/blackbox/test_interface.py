@@ -1,0 +1,133 @@
+"""What the base class sees to, whatever the model."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from baps.blackbox import BlackBox, Capabilities, Encoding, Prompt
+from baps.errors import BudgetSpentError, InputError
+
+IMAGE = np.zeros((8, 8, 3), np.uint8)
+CLICK, BOX = Prompt(((1.0, 1.0),)), Prompt(box=(0.0, 0.0, 3.0, 3.0))
+BOTH = Prompt(((1.0, 1.0),), (), (0.0, 0.0, 3.0, 3.0))
+
+
+class _Alone(BlackBox):
+    """Keeps how many calls were in the model at once, at the most."""
+
+    def __init__(self, **able: object) -> None:
+        super().__init__()
+        self._able = replace(Capabilities("alone", "", True, True, True, True, 4, 8), **able)  # type: ignore[arg-type]
+        self._now, self._guard = 0, threading.Lock()
+        self.most = 0
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._able
+
+    def _work(self) -> None:
+        with self._guard:
+            self._now += 1
+            self.most = max(self.most, self._now)
+        time.sleep(0.002)
+        with self._guard:
+            self._now -= 1
+
+    def _segment(self, images: NDArray[np.uint8], prompts: Sequence[Prompt]) -> NDArray[np.float32]:
+        assert len(images) == len(prompts) <= self._able.batch_size
+        self._work()
+        return np.full(images.shape[:3], len(images), np.float32)
+
+    def _encode(self, image: NDArray[np.uint8]) -> Encoding:
+        self._work()
+        return Encoding(image, image.nbytes)
+
+    def _decode(self, encoding: Encoding, prompt: Prompt) -> NDArray[np.float32]:
+        self._work()
+        return np.zeros((8, 8), np.float32)
+
+
+@pytest.mark.parametrize("call", ["segment", "encode", "decode", "all"])
+def test_one_call_at_a_time_reaches_the_model(call: str) -> None:
+    black_box = _Alone()
+    encoding = black_box.encode(IMAGE)
+    calls: dict[str, Callable[[], object]] = {
+        "segment": lambda: black_box.segment(IMAGE[None], [CLICK]),
+        "encode": lambda: black_box.encode(IMAGE),
+        "decode": lambda: black_box.decode(encoding, CLICK),
+    }
+    chosen = list(calls.values()) if call == "all" else [calls[call]]
+    with ThreadPoolExecutor(6) as pool:
+        for future in [pool.submit(chosen[number % len(chosen)]) for number in range(30)]:
+            future.result()
+    assert black_box.most == 1
+
+
+def test_threads_do_not_overdraw_the_budget() -> None:
+    black_box = _Alone()
+    black_box.budget = 7
+
+    def ask(_: int) -> bool:
+        try:
+            black_box.segment(np.stack([IMAGE] * 2), [CLICK] * 2)
+        except BudgetSpentError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(6) as pool:
+        answered = list(pool.map(ask, range(20)))
+    assert sum(answered) == 3
+    assert black_box.images_asked == 6
+
+
+def test_a_large_batch_reaches_the_model_in_parts() -> None:
+    answer = _Alone().segment(np.stack([IMAGE] * 10), [CLICK] * 10)
+    assert answer[:, 0, 0].tolist() == [4] * 8 + [2] * 2
+
+
+def test_a_model_that_failed_lets_the_next_call_in(
+    new_black_box: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    black_box = new_black_box()
+    with monkeypatch.context() as patched:
+        patched.setattr(black_box, "_segment", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            black_box.segment(IMAGE[None], [CLICK])
+    assert black_box.segment(IMAGE[None], [CLICK]).shape == (1, 8, 8)
+
+
+def test_a_black_box_without_encodings_says_so(new_black_box: Callable[..., Any]) -> None:
+    with pytest.raises(InputError, match="brightness keeps no encodings; use segment"):
+        new_black_box().encode(IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("able", "refused", "accepted", "reason"),
+    [
+        ({"clicks": False}, CLICK, (BOX, BOTH), "understands boxes only"),
+        ({"boxes": False}, BOX, (CLICK, BOTH), "understands clicks only"),
+    ],
+)
+def test_prompts_that_it_does_not_understand_are_refused(
+    able: dict[str, bool], refused: Prompt, accepted: tuple[Prompt, ...], reason: str
+) -> None:
+    black_box = _Alone(**able)
+    encoding = black_box.encode(IMAGE)
+    for prompt in accepted:
+        black_box.segment(IMAGE[None], [prompt])
+        black_box.decode(encoding, prompt)
+    asked = black_box.images_asked
+    with pytest.raises(InputError, match=f"alone {reason}"):
+        black_box.segment(np.stack([IMAGE] * 2), [accepted[0], refused])
+    with pytest.raises(InputError, match=reason):
+        black_box.decode(encoding, refused)
+    assert black_box.images_asked == asked
