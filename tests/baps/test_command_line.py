@@ -60,7 +60,6 @@ def test_publish_and_withdraw(store: AdapterStore) -> None:
     assert (store.published("spleen"), store.published(SHARED)) == (None, "v0001")
 
 
-@pytest.mark.xfail(strict=True, reason="Rich reads the label as markup")
 @pytest.mark.parametrize("words", [("publish", "[/x]", "v0001"), ("withdraw", "[/x]"), ("list",)])
 def test_brackets_in_a_label_are_no_markup(store: AdapterStore, words: tuple[str, ...]) -> None:
     store.add("[/x]", build_visual_prompt("basis"), store.record("spleen", "v0001"), "passed")

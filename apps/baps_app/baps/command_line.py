@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from .errors import BapsError
@@ -45,7 +46,7 @@ def list_adapters(root: Root = None) -> None:
             numbers = [f"{verdict[key]:.3f}" if verdict else "" for key in ("before", "after", "gain")]
             served = "yes" if store.published(label) == version else ""
             images = str(record["black_box_images"])
-            table.add_row(label or "shared", version, served, record["status"], *numbers, images)
+            table.add_row(escape(label or "shared"), version, served, record["status"], *numbers, images)
     console.print(table)
 
 
@@ -59,14 +60,14 @@ def show(label: Label, version: str, root: Root = None) -> None:
 def publish(label: Label, version: str, root: Root = None) -> None:
     """Serve a version from the next click on: an older one to roll back, or one that nobody could check."""
     _store(root).publish(_label(label), version)
-    console.print(f"{label} is served by {version} now.")
+    console.print(f"{label} is served by {version} now.", markup=False)
 
 
 @adapters.command()
 def withdraw(label: Label, root: Root = None) -> None:
     """Serve the model as it is from the next click on; all versions are kept."""
     _store(root).withdraw(_label(label))
-    console.print(f"{label} is served by the model as it is now.")
+    console.print(f"{label} is served by the model as it is now.", markup=False)
 
 
 def main() -> None:

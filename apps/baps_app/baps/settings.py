@@ -106,9 +106,12 @@ def _parse(name: str, value: object) -> object:
         return Path(str(value)).expanduser()
     if name == "cache_mb":
         try:
-            return int(str(value))
+            megabytes = int(str(value))
         except ValueError:
-            raise InputError(f"cache_mb must be a whole number of megabytes, not {value!r}.") from None
+            megabytes = -1
+        if megabytes < 0:
+            raise InputError(f"cache_mb must be a whole number of megabytes, not {value!r}.")
+        return megabytes
     return str(value)
 
 

@@ -72,13 +72,15 @@ class AdapterStore:
         Its own; the shared one only if the label was never trained, for one whose candidates were all refused is better
         off with the model as it is. An adapter of other weights than the black box's is passed over.
         """
-        for name in (label,) if self.versions(label) else (SHARED,):
-            version = self.published(name)
-            if version is not None:
-                made_for = self.record(name, version)["black_box"]
-                if made_for["weights_sha256"] == black_box.weights_sha256:
-                    return name, version
-        return None
+
+        def fits(name: str, version: str) -> bool:
+            made_for: str = self.record(name, version)["black_box"]["weights_sha256"]
+            return made_for == black_box.weights_sha256
+
+        trained = any(fits(label, version) for version in self.versions(label))
+        name = label if trained else SHARED
+        version = self.published(name)
+        return (name, version) if version is not None and fits(name, version) else None
 
     def record(self, label: str, version: str) -> dict[str, Any]:
         """What is known of a version.
@@ -123,18 +125,26 @@ class AdapterStore:
                 {key: value.contiguous() for key, value in visual_prompt.state_dict().items()},
                 partial / "adapter.safetensors",
             )
-            versions = self.versions(label)
-            version = f"v{int(versions[-1][1:]) + 1 if versions else 1:04d}"
+            partial.chmod(0o755)  # mkdtemp's own mode would keep the server's other users out
             full = {
                 "label": label,
-                "version": version,
                 "status": status,
                 "parent": self.published(label),
                 "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
                 **record,
             }
-            (partial / "record.json").write_text(json.dumps(full, indent=1, allow_nan=False))
-            partial.rename(folder / version)
+            while True:
+                versions = self.versions(label)
+                version = f"v{int(versions[-1][1:]) + 1 if versions else 1:04d}"
+                (partial / "record.json").write_text(
+                    json.dumps({"version": version, **full}, indent=1, allow_nan=False)
+                )
+                try:
+                    partial.rename(folder / version)
+                    break
+                except OSError:
+                    if not (folder / version).exists():
+                        raise  # else another process took the number meanwhile
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
@@ -151,6 +161,7 @@ class AdapterStore:
         handle, partial = tempfile.mkstemp(prefix=".published-", dir=folder)
         with os.fdopen(handle, "w") as file:
             file.write(version + "\n")
+        Path(partial).chmod(0o644)
         os.replace(partial, folder / "published")
 
     def withdraw(self, label: str) -> None:
@@ -163,8 +174,10 @@ class AdapterStore:
         return [SHARED, *found] if self.versions(SHARED) else found
 
     def _folder(self, label: str) -> Path:
-        if len(label) > 100 or len(label.encode()) > 200 or any(ord(c) < 32 for c in label):
-            raise InputError("A label is at most 100 printing characters and 200 bytes long.")
         # No separator is left, and the prefix keeps a label named ".." from being a path.
         escaped = re.sub(r'[%/\\:*?"<>|]', lambda found: f"%{ord(found[0]):02X}", label)
+        # Half of a surrogate pair, which JSON can carry, has no bytes at all.
+        size = len(escaped.encode(errors="replace"))
+        if len(label) > 100 or size > 200 or not label.isprintable():
+            raise InputError("A label is at most 100 printing characters long, and 200 bytes.")
         return self.root / (f"label-{escaped}" if label else "shared")

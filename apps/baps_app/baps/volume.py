@@ -99,7 +99,8 @@ def _read_nifti(path: Path) -> Volume:
             "patient. Export it again with its geometry."
         )
     slope = image.dataobj.slope, image.dataobj.inter
-    voxels = np.asanyarray(image.dataobj.get_unscaled() if slope == (1, 0) else image.dataobj)
+    # A copy: an uncompressed file would be mapped, and change under whoever keeps the volume.
+    voxels = np.array(image.dataobj.get_unscaled() if slope == (1, 0) else image.dataobj)
     if voxels.dtype == np.float64:
         voxels = voxels.astype(np.float32)
     if voxels.dtype.kind not in "iuf":
@@ -163,6 +164,7 @@ def write_nifti(path: Path, volume: Volume) -> None:
     os.close(handle)
     try:
         nibabel.save(image, partial)
+        Path(partial).chmod(0o644)
         os.replace(partial, path)
     except BaseException:
         Path(partial).unlink(missing_ok=True)

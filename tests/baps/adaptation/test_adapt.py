@@ -216,7 +216,6 @@ def test_on_the_bundled_black_box(bundled: BlackBox, dim_slices: Slices) -> None
     assert score_slices(bundled, result.visual_prompt, [piece], "click", 0, 1).shape == (1, 1)
 
 
-@pytest.mark.xfail(strict=True, reason="adapt replaces the budget by its own, be it larger")
 def test_a_smaller_budget_of_the_black_box_holds(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     black_box = new_black_box()
     black_box.budget = 100

@@ -90,7 +90,8 @@ def adapt(
     last_run = left - left // 2 if runs > 1 else left
     per_fold = left // 2 // runs if runs > 1 else left
     runs += runs > 1
-    budget, black_box.budget = black_box.budget, started + settings.max_images
+    budget, limit = black_box.budget, started + settings.max_images
+    black_box.budget = limit if budget is None else min(limit, budget)
     done = 0
 
     def run(patients: Sequence[str], most: int) -> tuple[VisualPrompt, list[CurvePoint]]:

@@ -22,7 +22,7 @@ class AdaptationSettings:
         prompt: the kind of prompt trained for, ``click`` or ``box``.
         max_images: black-box images in all: training, training curve and check.
         seed: of everything random.
-        batch: images a step. Published for SPSA-GC: 4.
+        batch: images a step of prompt-space optimisation; SPSA-GC takes its published 4.
         radius: prompt-space: size of the trial change of a coefficient.
         rate: prompt-space: step size of Adam on the constant part; a tenth of it on the rest.
         slices_per_volume: used for training at the most.

@@ -16,7 +16,7 @@ Loss = Callable[[torch.Tensor], float]
 
 @dataclass(frozen=True)
 class SpsaGcSettings:
-    """As published: ``c_i = c / i^gamma``, ``a_i = a * decay^floor(i / decay_every)``.
+    """As published: ``c_i = c / i^gamma``, ``a_i = a * decay^floor(i / decay_every)``, i from 1.
 
     Attributes:
         c, gamma: size of the perturbation and how it shrinks.
@@ -97,7 +97,7 @@ class SpsaGc:
     def update(self, theta: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         """The parameter vector after a step along an estimated gradient."""
         settings = self.settings
-        rate = settings.a * settings.decay ** (self._steps // settings.decay_every)
+        rate = settings.a * settings.decay ** ((self._steps + 1) // settings.decay_every)
         if self._momentum is None:
             self._momentum = gradient
         else:
