@@ -15,6 +15,8 @@ from ..intensity import Window, choose_window
 from ..slice_image import canvas_image
 from ..volume import read_labels, read_volume
 
+_LEAST_PIXELS = 10
+
 
 @dataclass(frozen=True)
 class Case:
@@ -73,7 +75,9 @@ def labelled_slices(case: Case, side: int, most: int, window: Window | None = No
         )
     axis = AXES["K"]
     areas = organ.sum(axis=(0, 1))
-    shown = np.flatnonzero(areas >= max(1, areas.max() / 10))
+    scale_x, scale_y = Canvas.fit(volume, Plane(axis, 0), side).scale
+    least = max(areas.max() / 10, _LEAST_PIXELS / (scale_x * scale_y))
+    shown = np.flatnonzero(areas >= min(least, areas.max()))
     picked = shown[np.unique(np.linspace(0, len(shown) - 1, min(most, len(shown))).round().astype(int))]
     window = window or choose_window(volume)
     found = []
@@ -81,12 +85,12 @@ def labelled_slices(case: Case, side: int, most: int, window: Window | None = No
         plane = Plane(axis, int(index))
         canvas = Canvas.fit(volume, plane, side)
         truth = canvas.draw(plane.of(organ)) > 0.5
-        if truth.sum() >= 10:
+        if truth.sum() >= _LEAST_PIXELS:
             found.append(LabelledSlice(case.patient, canvas_image(volume, plane, canvas, window), truth, window))
     if not found:
         raise InputError(
-            f"The organ in {case.labels.name} is smaller than 10 pixels on every slice of a canvas of {side} pixels; "
-            "nothing can be learned from it."
+            f"The organ in {case.labels.name} is smaller than {_LEAST_PIXELS} pixels on every slice of a canvas of {side} "
+            "pixels; nothing can be learned from it."
         )
     return found
 

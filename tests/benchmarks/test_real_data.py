@@ -1,0 +1,43 @@
+"""The real images beside the repository, where they are there."""
+
+from __future__ import annotations
+
+import pytest
+
+from baps.adaptation.scoring import score_slices
+from baps.blackbox import BlackBox
+from real_data import DOMAINS, ROOT, Domain, slices
+
+pytestmark = [
+    pytest.mark.real_data,
+    pytest.mark.skipif(not ROOT.is_dir(), reason=f"no real images at {ROOT}; set BAPS_REAL_DATA"),
+]
+
+
+@pytest.mark.parametrize("domain", DOMAINS, ids=lambda domain: domain.name)
+def test_every_domain_has_test_slices_on_which_something_is_labelled(domain: Domain) -> None:
+    patients = 0
+    for case in slices(domain, "test", 64, most=2):
+        patients += 1
+        for piece in case:
+            assert piece.image.shape == (64, 64, 3)
+            assert piece.truth.any()
+            assert piece.image.std() > 0
+    assert patients >= 2
+
+
+def test_no_patient_is_in_two_splits() -> None:
+    domain = next(d for d in DOMAINS if d.name == "CHAOS liver, MR")
+    seen = [case[0].patient for split in ("train", "validation", "test") for case in slices(domain, split, 64, 1)]
+    assert len(seen) == len(set(seen)) == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "least"), [("BTCV liver, CT", 0.6), ("CHAOS spleen, MR", 0.7)])
+def test_the_bundled_model_finds_a_boxed_organ_on_images_it_never_saw(
+    bundled: BlackBox, name: str, least: float
+) -> None:
+    domain = next(d for d in DOMAINS if d.name == name)
+    side = bundled.capabilities.input_side
+    cases = [piece for case in slices(domain, "test", side, most=6) for piece in case]
+    assert score_slices(bundled, None, cases, "box", 0, 1).mean() > least
