@@ -89,8 +89,8 @@ def labelled_slices(case: Case, side: int, most: int, window: Window | None = No
             found.append(LabelledSlice(case.patient, canvas_image(volume, plane, canvas, window), truth, window))
     if not found:
         raise InputError(
-            f"The organ in {case.labels.name} is smaller than {_LEAST_PIXELS} pixels on every slice of a canvas of {side} "
-            "pixels; nothing can be learned from it."
+            f"The organ in {case.labels.name} is smaller than {_LEAST_PIXELS} pixels on every slice of a canvas of "
+            f"{side} pixels; nothing can be learned from it."
         )
     return found
 
