@@ -1,6 +1,6 @@
 """The main job from end to end, on the sample data, through the client that 3D Slicer uses: ``make demo [SEED=n]``.
 
-A server is started; volumes are clicked on; five are labelled; the model is adapted to them; the volumes that were not
+A server is started; volumes are clicked on; eight are labelled; the model is adapted to them; the volumes that were not
 trained on are clicked on again, at the same places. What comes out is in ``demo-output/``.
 """
 
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -35,7 +37,7 @@ from server import ROOT, running_server
 
 SAMPLES = ROOT / "sample-data" / "ct"
 ORGAN, VALUE = "spleen", 2
-LABELLED = 5
+LABELLED = 8
 SLICES, CLICKS = 8, 3
 WINDOWS = [CT_WINDOW, (-125, 225), (-75, 175), (-40, 160), (-15, 135), (0, 120), (20, 120), (40, 120), (-110, 190)]
 """Windows that the simple baseline chooses from, by Dice on the labelled volumes."""
@@ -138,9 +140,10 @@ def main(
     seed: Annotated[int, typer.Option(help="Of the clicks, the choice of volumes, and the training.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for what comes out; an older one is replaced.")] = ROOT
     / "demo-output",
-    max_images: Annotated[int, typer.Option(help="Black-box images that the adaptation may ask.")] = 3000,
+    max_images: Annotated[int, typer.Option(help="Black-box images that the adaptation may ask.")] = 2000,
 ) -> None:
     """Run the demo."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is stopped then, too
     begun = time.monotonic()
     shutil.rmtree(out, ignore_errors=True)
     studies = out / "studies"

@@ -3,7 +3,7 @@
 ``python sample-data/generate.py`` writes ``ct/``, ``mr/`` and ``dicom/`` beside this file. Nothing in them comes from a
 patient. What is modelled, so that the phantoms are hard in the way real images are:
 
-* anatomy: a body with fat, muscle, spine, ribs, lungs' bases, liver, spleen, kidneys, stomach, aorta, each a warped
+* anatomy: a body with fat, muscle, spine, ribs, lungs' bases, bowel, liver, spleen, kidneys, stomach, aorta, each a warped
   ellipsoid, different for every patient;
 * soft contrast: organs differ by some 10 to 40 HU in CT (of a window of 400), and touch each other;
 * CT: point spread, correlated noise of 14 to 20 HU; a scanner offset of up to 8 HU;
@@ -31,7 +31,7 @@ SPACING = (2.8, 2.8, 6.0)
 LABELS = {"liver": 1, "spleen": 2, "kidneys": 3, "stomach": 4, "aorta": 5}
 """Label names and their values in the labelmaps."""
 
-CT_CASES, MR_CASES = 8, 3
+CT_CASES, MR_CASES = 11, 3
 
 # The phantom lies in LPS axes (I to the patient's left, J to the back, K to the head), like an axial CT.
 AFFINE = np.diag([-SPACING[0], -SPACING[1], SPACING[2], 1.0])
@@ -39,11 +39,11 @@ AFFINE[:2, 3] = [SPACING[0] * (SHAPE[0] - 1) / 2, SPACING[1] * (SHAPE[1] - 1) / 
 
 _CT = {
     "air": (-1000, 0), "fat": (-105, 8), "muscle": (52, 5), "bone": (320, 60), "lung": (-820, 30), "liver": (66, 8),
-    "spleen": (72, 8), "kidneys": (88, 10), "stomach": (28, 12), "aorta": (105, 15),
+    "spleen": (72, 8), "kidneys": (88, 10), "stomach": (28, 12), "aorta": (105, 15), "bowel": (38, 6),
 }  # fmt: skip
 _MR = {
     "air": (6, 2), "fat": (60, 10), "muscle": (85, 8), "bone": (70, 10), "lung": (15, 3), "liver": (125, 12),
-    "spleen": (200, 20), "kidneys": (225, 20), "stomach": (160, 40), "aorta": (40, 8),
+    "spleen": (200, 20), "kidneys": (225, 20), "stomach": (160, 40), "aorta": (40, 8), "bowel": (150, 25),
 }  # fmt: skip
 """Mean and spread between patients of each tissue, HU and arbitrary units."""
 
@@ -98,6 +98,7 @@ def draw_phantom(random: np.random.Generator) -> Phantom:
     fill("muscle", body(13))
     inside = body(24)
     fill("fat", inside & (y < 48))
+    fill("bowel", inside & (smooth_field(random, 16) > -0.5))
     for angle in np.linspace(0.2, 2 * math.pi + 0.2, 16, endpoint=False):
         rib = ellipsoid((138 * math.cos(angle), 93 * math.sin(angle), random.uniform(-50, 50)), (8, 8, 26))
         fill("bone", rib & body(8) & ~body(26))
