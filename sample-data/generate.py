@@ -3,8 +3,8 @@
 ``python sample-data/generate.py`` writes ``ct/``, ``mr/`` and ``dicom/`` beside this file. Nothing in them comes from a
 patient. What is modelled, so that the phantoms are hard in the way real images are:
 
-* anatomy: a body with fat, muscle, spine, ribs, lungs' bases, bowel, liver, spleen, kidneys, stomach, aorta, each a warped
-  ellipsoid, different for every patient;
+* anatomy: a body with fat, bowel, muscle, spine, ribs, lungs' bases, liver, spleen, kidneys, stomach and aorta, mostly
+  warped ellipsoids, different for every patient;
 * soft contrast: organs differ by some 10 to 40 HU in CT (of a window of 400), and touch each other;
 * CT: point spread, correlated noise of 14 to 20 HU; a scanner offset of up to 8 HU;
 * MR: organ signals of a fat-suppressed T2 image, a scanner gain of 0.5 to 3, a bias field of up to 40 %, Rician noise.
