@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from .blackbox import BlackBox, Encoding, Prompt
@@ -20,7 +19,7 @@ from .geometry import Canvas, Plane
 from .intensity import Window, choose_window
 from .slice_image import canvas_image
 from .store import Adapter, AdapterStore
-from .visual_prompt import image_statistics
+from .visual_prompt import change_pixels
 from .volume import Volume, read_volume
 
 
@@ -106,7 +105,7 @@ class Segmenter:
 
         def image() -> NDArray[np.uint8]:
             pixels = canvas_image(volume, plane, canvas, window)
-            return self._adapt(pixels, adapter, drawn) if adapter else pixels
+            return change_pixels(adapter.visual_prompt, pixels[None], [drawn])[0] if adapter else pixels
 
         kept = False
         if self.black_box.capabilities.encodings:
@@ -118,12 +117,6 @@ class Segmenter:
             probability = self.black_box.segment(image()[None], [drawn])[0]
         mask = canvas.restore(probability) > 0.5
         return Segmentation(mask, volume, window, served, kept, time.perf_counter() - begun)
-
-    @staticmethod
-    def _adapt(pixels: NDArray[np.uint8], adapter: Adapter, prompt: Prompt) -> NDArray[np.uint8]:
-        images = torch.from_numpy(pixels[None]).permute(0, 3, 1, 2).float()
-        changed = adapter.visual_prompt.change(images, image_statistics(images), [prompt])
-        return np.ascontiguousarray(changed[0].permute(1, 2, 0).to(torch.uint8).numpy())
 
 
 def _identity(path: Path) -> tuple[str, int, int]:

@@ -77,10 +77,13 @@ class AdapterStore:
             made_for: str = self.record(name, version)["black_box"]["weights_sha256"]
             return made_for == black_box.weights_sha256
 
-        trained = any(fits(label, version) for version in self.versions(label))
-        name = label if trained else SHARED
-        version = self.published(name)
-        return (name, version) if version is not None and fits(name, version) else None
+        for name in dict.fromkeys((label, SHARED)):
+            version = self.published(name)
+            if version is not None and fits(name, version):
+                return name, version
+            if any(fits(name, other) for other in self.versions(name)):
+                return None
+        return None
 
     def record(self, label: str, version: str) -> dict[str, Any]:
         """What is known of a version.

@@ -11,10 +11,10 @@ import torch
 from baps.adaptation.cases import LabelledSlice
 from baps.adaptation.scoring import score_slices
 from baps.adaptation.settings import AdaptationSettings
-from baps.adaptation.training import as_tensor, ask, train
+from baps.adaptation.training import ask, train
 from baps.blackbox import Prompt
 from baps.errors import InputError
-from baps.visual_prompt import build_visual_prompt
+from baps.visual_prompt import build_visual_prompt, to_tensor
 
 Slices = Callable[..., dict[str, list[LabelledSlice]]]
 SETTINGS = AdaptationSettings(batch=8, curve_points=2, curve_slices=4)
@@ -174,6 +174,6 @@ def test_fewer_slices_than_a_batch(new_black_box: Callable[..., Any], dim_slices
 def test_asking_keeps_places_and_levels(new_black_box: Callable[..., Any]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 9, 3)).astype(np.uint8)
     black_box = new_black_box()
-    answer = ask(black_box, as_tensor(pixels), [Prompt(((0.0, 0.0),))] * 2)
+    answer = ask(black_box, to_tensor(pixels), [Prompt(((0.0, 0.0),))] * 2)
     np.testing.assert_array_equal(black_box.asked[0][0], pixels)
     assert answer.shape == (2, 8, 9)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..blackbox import BlackBox
 from ..errors import InputError
 from ..visual_prompt import VisualPrompt
-from .cases import LabelledSlice, SlicesByPatient
+from .cases import SlicesByPatient, evenly_spaced
 from .checking import Verdict, compare
 from .scoring import score_slices
 from .settings import AdaptationSettings
@@ -83,7 +83,7 @@ def adapt(
     judges = _judges(split)
     # The check takes a third of the images at the most, however many patients judge.
     affordable = settings.max_images // 3 // (2 * settings.click_sets * max(1, len(judges)))
-    judged = {p: _thin(slices[p], max(1, min(settings.check_slices, affordable))) for p in judges}
+    judged = {p: evenly_spaced(slices[p], max(1, min(settings.check_slices, affordable))) for p in judges}
     left = settings.max_images - 2 * settings.click_sets * sum(map(len, judged.values()))
     runs = max(1, len(split.folds))
     # Where each patient is left out in turn, half of the rest is for the last run, on all of them, which is kept.
@@ -151,8 +151,3 @@ def adapt(
 
 def _judges(split: Split) -> list[str]:
     return [patient for _, judging in split.folds for patient in judging]
-
-
-def _thin(slices: list[LabelledSlice], most: int) -> list[LabelledSlice]:
-    picked = np.unique(np.linspace(0, len(slices) - 1, min(most, len(slices))).round().astype(int))
-    return [slices[row] for row in picked]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from ..slice_image import canvas_image
 from ..volume import read_labels, read_volume
 
 _LEAST_PIXELS = 10
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,12 @@ class LabelledSlice:
     window: Window
 
 
+def evenly_spaced(items: Sequence[Item], most: int) -> list[Item]:
+    """At most so many of the items, the first and the last among them."""
+    places = np.unique(np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int))
+    return [items[place] for place in places]
+
+
 def labelled_slices(case: Case, side: int, most: int, window: Window | None = None) -> list[LabelledSlice]:
     """Slices of a case that show the organ well, evenly spaced.
 
@@ -78,11 +86,10 @@ def labelled_slices(case: Case, side: int, most: int, window: Window | None = No
     scale_x, scale_y = Canvas.fit(volume, Plane(axis, 0), side).scale
     least = max(areas.max() / 10, _LEAST_PIXELS / (scale_x * scale_y))
     shown = np.flatnonzero(areas >= min(least, areas.max()))
-    picked = shown[np.unique(np.linspace(0, len(shown) - 1, min(most, len(shown))).round().astype(int))]
     window = window or choose_window(volume)
     found = []
-    for index in picked:
-        plane = Plane(axis, int(index))
+    for index in evenly_spaced(shown.tolist(), most):
+        plane = Plane(axis, index)
         canvas = Canvas.fit(volume, plane, side)
         truth = canvas.draw(plane.of(organ)) > 0.5
         if truth.sum() >= _LEAST_PIXELS:

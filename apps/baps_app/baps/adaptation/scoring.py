@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ..blackbox import BlackBox
 from ..clicks import draw_prompt
 from ..metrics import dice
-from ..visual_prompt import VisualPrompt, image_statistics
+from ..visual_prompt import VisualPrompt, change_pixels
 from .cases import LabelledSlice
 
 _BATCH = 16
@@ -51,9 +50,7 @@ def score_slices(
             ]
             images = np.stack([s.image for s in picked])
             if visual_prompt is not None:
-                pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float()
-                changed = visual_prompt.change(pixels, image_statistics(pixels), prompts)
-                images = changed.permute(0, 2, 3, 1).to(torch.uint8).contiguous().numpy()
+                images = change_pixels(visual_prompt, images, prompts)
             for row, probability, s in zip(rows, black_box.segment(images, prompts), picked, strict=True):
                 scores[row, number] = dice(probability > 0.5, s.truth)
     return scores

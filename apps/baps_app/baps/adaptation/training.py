@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from ..blackbox import BlackBox, Prompt
@@ -15,8 +14,8 @@ from ..clicks import draw_prompt
 from ..errors import InputError
 from ..optimisers.prompt_space import code_gradient
 from ..optimisers.spsa_gc import SpsaGc
-from ..visual_prompt import VisualPrompt, build_visual_prompt, image_statistics
-from .cases import LabelledSlice
+from ..visual_prompt import VisualPrompt, build_visual_prompt, image_statistics, to_pixels, to_tensor
+from .cases import LabelledSlice, evenly_spaced
 from .losses import batch_loss, image_losses
 from .scoring import score_slices
 from .settings import AdaptationSettings
@@ -50,27 +49,21 @@ class _Data:
 
     def __init__(self, slices: Sequence[LabelledSlice]) -> None:
         self.slices = slices
-        self.features = torch.cat([image_statistics(as_tensor(s.image[None])) for s in slices])
+        self.features = torch.cat([image_statistics(to_tensor(s.image[None])) for s in slices])
 
     def batch(self, rows: Sequence[int], kind: str, random: np.random.Generator) -> _Batch:
         picked = [self.slices[row] for row in rows]
         return _Batch(
-            as_tensor(np.stack([s.image for s in picked])),
+            to_tensor(np.stack([s.image for s in picked])),
             self.features[list(rows)],
             torch.from_numpy(np.stack([s.truth for s in picked])).float(),
             [draw_prompt(s.truth, kind, random) for s in picked],
         )
 
 
-def as_tensor(images: NDArray[np.uint8]) -> torch.Tensor:
-    """(B, S, S, 3) uint8 to (B, 3, S, S) float."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float()
-
-
 def ask(black_box: BlackBox, images: torch.Tensor, prompts: Sequence[Prompt]) -> torch.Tensor:
     """Probabilities (B, S, S) for images (B, 3, S, S) of whole grey levels."""
-    pixels = images.permute(0, 2, 3, 1).to(torch.uint8).contiguous().numpy()
-    return torch.from_numpy(black_box.segment(pixels, prompts))
+    return torch.from_numpy(black_box.segment(to_pixels(images), prompts))
 
 
 class _PromptSpace:
@@ -164,8 +157,7 @@ def train(
     started = black_box.images_asked
     visual_prompt = build_visual_prompt(settings.visual_prompt, settings.seed)
     data = _Data(slices)
-    curve_rows = np.unique(np.linspace(0, len(slices) - 1, min(settings.curve_slices, len(slices))).round().astype(int))
-    curve_slices = [slices[row] for row in curve_rows]
+    curve_slices = evenly_spaced(slices, settings.curve_slices)
     curve_images = (settings.curve_points + 1) * len(curve_slices)
     published = settings.optimiser == "spsa_gc"
     batch_size = min(_PUBLISHED_BATCH if published else settings.batch, len(slices))

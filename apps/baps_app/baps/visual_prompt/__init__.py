@@ -7,6 +7,7 @@ from .basis import BasisVisualPrompt
 from .concat import ConcatVisualPrompt
 from .encoder import STATISTICS, image_statistics
 from .interface import VisualPrompt
+from .pixels import change_pixels, to_pixels, to_tensor
 
 KINDS = ("basis", "concat")
 
@@ -31,5 +32,8 @@ __all__ = [
     "ConcatVisualPrompt",
     "VisualPrompt",
     "build_visual_prompt",
+    "change_pixels",
     "image_statistics",
+    "to_pixels",
+    "to_tensor",
 ]
