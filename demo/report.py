@@ -12,8 +12,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from baps.formats import read_volume
 from baps.intensity import choose_window
-from baps.volume import read_volume
 
 if TYPE_CHECKING:
     from question import Question

@@ -25,12 +25,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from baps.blackbox import load_black_box
-from baps.clicks import draw_prompt
+from baps.formats import read_labels, read_volume, write_nifti
 from baps.geometry import Plane
 from baps.intensity import CT_WINDOW, Window
 from baps.segmenter import Segmenter
+from baps.simulated_prompts import draw_prompt
 from baps.store import AdapterStore
-from baps.volume import Volume, read_labels, read_volume, write_nifti
+from baps.volume import Volume
 from question import Question
 from report import write_report
 from server import ROOT, running_server

@@ -23,7 +23,8 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from scipy import ndimage
 
-from baps.volume import Volume, write_nifti
+from baps.formats import write_nifti
+from baps.volume import Volume
 
 HERE = Path(__file__).resolve().parent
 SHAPE = (128, 128, 24)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from monailabel.config import settings
-from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.infer_v2 import InferTask
@@ -27,6 +26,7 @@ from baps.errors import BapsError, InputError
 from baps.segmenter import Segmenter
 from baps.settings import check_settings, read_settings
 from baps.store import AdapterStore
+from lib.studies import StudiesDatastore
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,8 @@ class BapsApp(MONAILabelApp):
         self._loading = threading.Lock()
         self._black_box: BlackBox | None = None
         self._segmenter: Segmenter | None = None
+        # The training process gets this from us: its threads must not spin while they wait for each other.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         # Where dcmqi's programs lie, which MONAI Label would download otherwise.
         os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         super().__init__(
@@ -60,19 +62,16 @@ class BapsApp(MONAILabelApp):
             )
 
     def init_datastore(self) -> Datastore:
-        """MONAI Label's own; a folder that keeps its images in ``images/`` is understood too."""
-        folder = Path(self.studies)
-        kinds = settings.MONAI_LABEL_DATASTORE_FILE_EXT
-        remote = self.studies.startswith(("http://", "https://"))
-        if remote or not (folder / "images").is_dir() or any(path for kind in kinds for path in folder.glob(kind)):
+        """MONAI Label's own for a PACS; ours for a folder."""
+        if self.remote:
             return super().init_datastore()
-        return LocalDatastore(
-            self.studies,
-            images_dir="images",
-            extensions=kinds,
-            auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
-            read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
-        )
+        reload, read_only = settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD, settings.MONAI_LABEL_DATASTORE_READ_ONLY
+        return StudiesDatastore(self.studies, reload, read_only)
+
+    @property
+    def remote(self) -> bool:
+        """Whether the images lie in a PACS."""
+        return self.studies.startswith(("http://", "https://"))
 
     def init_infers(self) -> dict[str, InferTask]:
         labels = dict(self.site.labels)
@@ -116,6 +115,5 @@ class BapsApp(MONAILabelApp):
 
     def save_label(self, image_id: str, path: Path, tag: str, info: dict[str, Any]) -> str:
         """Check a label, keep the one that it replaces, and store it."""
-        local = not self.studies.startswith(("http://", "https://"))
-        history = Path(self.studies) / "labels-replaced" if local else None
-        return lib.saving.save_label(self.datastore(), history, image_id, path, tag, info)
+        history = None if self.remote else Path(self.studies) / "labels-replaced"
+        return lib.saving.save_label(self.datastore(), history, self.site.labels, image_id, path, tag, info)

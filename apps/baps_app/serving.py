@@ -40,7 +40,7 @@ from monailabel.utils.async_tasks.utils import processes, stop_background_task, 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from baps.errors import BapsError, InputError, NotFoundError
-from baps.volume import read_volume
+from baps.formats import read_volume
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from baps.cache import Cache
 
 
 def test_made_once_and_kept() -> None:
-    cache: Cache[bytes] = Cache(10, len)
+    cache = Cache(10, len)
     made: list[int] = []
 
     def make() -> bytes:
@@ -26,7 +26,7 @@ def test_made_once_and_kept() -> None:
 
 
 def test_least_recently_used_goes_first() -> None:
-    cache: Cache[bytes] = Cache(3, len)
+    cache = Cache(3, len)
     for key in "abc":
         cache.get(key, lambda: b"x")
     cache.get("a", lambda: b"x")
@@ -38,7 +38,7 @@ def test_least_recently_used_goes_first() -> None:
 
 
 def test_a_large_value_pushes_out_as_many_as_it_needs() -> None:
-    cache: Cache[bytes] = Cache(4, len)
+    cache = Cache(4, len)
     for key in "abcd":
         cache.get(key, lambda: b"x")
     cache.get("large", lambda: b"xxx")
@@ -47,7 +47,7 @@ def test_a_large_value_pushes_out_as_many_as_it_needs() -> None:
 
 
 def test_a_value_larger_than_the_bound_is_returned_and_not_kept() -> None:
-    cache: Cache[bytes] = Cache(3, len)
+    cache = Cache(3, len)
     cache.get("small", lambda: b"x")
     assert cache.get("large", lambda: b"xxxx") == (b"xxxx", False)
     assert cache.get("large", lambda: b"xxxx") == (b"xxxx", False)
@@ -56,7 +56,7 @@ def test_a_value_larger_than_the_bound_is_returned_and_not_kept() -> None:
 
 
 def test_an_error_in_making_leaves_nothing() -> None:
-    cache: Cache[bytes] = Cache(3, len)
+    cache = Cache(3, len)
 
     def fail() -> bytes:
         raise RuntimeError("no")
@@ -72,7 +72,7 @@ def test_an_error_in_making_leaves_nothing() -> None:
     asked=st.lists(st.tuples(st.integers(0, 8), st.integers(0, 12)), max_size=60),
 )
 def test_the_bound_is_never_exceeded(bound: int, asked: list[tuple[int, int]]) -> None:
-    cache: Cache[bytes] = Cache(bound, len)
+    cache = Cache(bound, len)
     held: dict[int, bytes] = {}
     for key, size in asked:
         value, was_there = cache.get(key, lambda size=size: b"x" * size)  # type: ignore[misc]
@@ -85,7 +85,7 @@ def test_the_bound_is_never_exceeded(bound: int, asked: list[tuple[int, int]]) -
 
 
 def test_threads_see_the_right_values_within_the_bound() -> None:
-    cache: Cache[tuple[int, int]] = Cache(50, lambda value: value[1])
+    cache = Cache(50, lambda value: value[1])
     over = threading.Event()
 
     def work(seed: int) -> None:
@@ -105,19 +105,53 @@ def test_threads_see_the_right_values_within_the_bound() -> None:
     assert kept == cache.nbytes
 
 
-def test_a_value_that_another_made_meanwhile_is_counted_once() -> None:
-    cache: Cache[bytes] = Cache(10, len)
+def test_who_asks_while_a_value_is_made_waits_for_it() -> None:
+    cache = Cache(10, len)
+    begun, release = threading.Event(), threading.Event()
+    made: list[int] = []
 
-    def slower() -> bytes:
-        cache.get("a", lambda: b"xxx")
+    def slow() -> bytes:
+        made.append(1)
+        begun.set()
+        assert release.wait(60)
         return b"xxx"
 
-    assert cache.get("a", slower) == (b"xxx", False)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(cache.get, "a", slow)
+        assert begun.wait(60)
+        second = pool.submit(cache.get, "a", slow)
+        release.set()
+        assert first.result(60) == (b"xxx", False)
+        assert second.result(60) == (b"xxx", True)
+    assert len(made) == 1
     assert cache.nbytes == 3
 
 
+def test_who_waits_for_a_value_that_cannot_be_made_is_told_why() -> None:
+    cache = Cache(10, len)
+    begun, release = threading.Event(), threading.Event()
+
+    def fail() -> bytes:
+        begun.set()
+        assert release.wait(60)
+        raise RuntimeError("no")
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(cache.get, "a", fail)
+        assert begun.wait(60)
+        second = pool.submit(cache.get, "a", lambda: b"later")
+        release.set()
+        with pytest.raises(RuntimeError):
+            first.result(60)
+        try:
+            assert second.result(60) == (b"later", False)  # It came too late to share the failure.
+        except RuntimeError as error:
+            assert str(error) == "no"
+    assert cache.nbytes in (0, 5)
+
+
 def test_one_slow_value_does_not_block_another() -> None:
-    cache: Cache[bytes] = Cache(10, len)
+    cache = Cache(10, len)
     begun, release = threading.Event(), threading.Event()
 
     def slow() -> bytes:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 
+import nibabel
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 from baps.blackbox import Prompt
 from baps.errors import InputError
-from baps.geometry import AXES, Canvas, Plane
+from baps.geometry import AXES, Canvas, Plane, axis_across
 from baps.volume import Volume
 
 ORIENTATIONS = [
@@ -33,6 +35,8 @@ def _scenes(draw: st.DrawFn) -> tuple[Volume, tuple[int, int, int], int]:
     voxel = tuple(draw(st.integers(0, size - 1)) for size in shape)
     return Volume(np.zeros(shape, np.uint8), affine), voxel, draw(st.sampled_from(sorted(AXES.values())))  # type: ignore[return-value]
 
+
+_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 SIDES = st.sampled_from([32, 100, 128, 256])
 
@@ -72,7 +76,7 @@ def test_a_click_lands_inside_the_drawn_square(scene: tuple[Volume, tuple[int, i
     plane = Plane(axis, voxel[axis])
     canvas = Canvas.fit(volume, plane, side)
     drawn = canvas.draw(plane.of(_square_around(volume, voxel, plane, canvas)))
-    ((x, y),) = Prompt((plane.flatten(voxel),)).scaled(*canvas.scale).positive
+    ((x, y),) = canvas.place(Prompt((plane.flatten(voxel),))).positive
     assert -0.5 <= x <= canvas.width - 0.5
     assert -0.5 <= y <= canvas.height - 0.5
     column, row = min(max(round(x), 0), canvas.width - 1), min(max(round(y), 0), canvas.height - 1)
@@ -85,8 +89,10 @@ def test_the_canvas_keeps_proportions_in_millimetres(
 ) -> None:
     volume, voxel, axis = scene
     canvas = Canvas.fit(volume, Plane(axis, voxel[axis]), side)
-    step_x, step_y = (step for other, step in enumerate(volume.spacing) if other != axis)
-    across, down = canvas.columns * step_x, canvas.rows * step_y
+    # Of the patient's axes that remain, the first (left-right, else back-front) runs across.
+    towards = [int(np.abs(volume.affine[:3, other]).argmax()) for other in range(3)]
+    first, second = sorted((other for other in range(3) if other != axis), key=lambda other: towards[other])
+    across, down = (volume.shape[other] * volume.spacing[other] for other in (first, second))
     assert max(canvas.width, canvas.height) == side
     assert min(canvas.width, canvas.height) >= 1
     scale = side / max(across, down)
@@ -122,7 +128,7 @@ def test_a_slice_outside_the_volume_is_refused(index: int) -> None:
 
 
 def test_the_slice_lies_in_the_upper_left_corner_and_the_rest_is_black() -> None:
-    volume = Volume(np.full((20, 10, 1), 7, np.int16), np.eye(4))
+    volume = Volume(np.full((20, 10, 1), 7, np.int16), _LPS)
     canvas = Canvas.fit(volume, Plane(2, 0), 40)
     assert (canvas.width, canvas.height, canvas.scale) == (40, 20, (2.0, 2.0))
     drawn = canvas.draw(Plane(2, 0).of(volume.voxels))
@@ -158,3 +164,71 @@ def test_a_canvas_one_pixel_wide(columns: int) -> None:
     drawn = canvas.draw(pixels)
     assert drawn[14, 0] > 0.5
     assert canvas.restore(drawn)[3, 0] > 0.5
+
+
+@st.composite
+def _stored_ways(draw: st.DrawFn) -> tuple[Volume, Volume, tuple[int, int, int], tuple[int, int, int], str]:
+    """One image, up to 20 degrees oblique, stored in two orders of axes and directions; one voxel in both; a plane."""
+    shape = draw(st.tuples(*[st.integers(2, 24)] * 3))
+    affine = np.eye(4)
+    angles = draw(st.tuples(*[st.floats(-20, 20)] * 3))
+    spacing = np.array(draw(st.tuples(*[st.floats(0.5, 5.0)] * 3)))
+    affine[:3, :3] = Rotation.from_euler("xyz", angles, degrees=True).as_matrix() * spacing
+    voxels = np.random.default_rng(draw(st.integers(0, 9))).integers(0, 200, shape).astype(np.int16)
+    voxel = tuple(draw(st.integers(0, size - 1)) for size in shape)
+    marked = np.zeros(shape, bool)
+    marked[voxel] = True
+    order = draw(st.permutations(range(3)))
+    turn = np.stack([order, draw(st.tuples(*[st.sampled_from([-1, 1])] * 3))], 1)
+    other = Volume(
+        nibabel.apply_orientation(voxels, turn), affine @ nibabel.orientations.inv_ornt_aff(turn, shape)
+    )
+    (there,) = np.argwhere(nibabel.apply_orientation(marked, turn))
+    plane = draw(st.sampled_from(["axial", "coronal", "sagittal"]))
+    return Volume(voxels, affine), other, voxel, tuple(map(int, there)), plane  # type: ignore[return-value]
+
+
+@given(scene=_stored_ways(), side=SIDES)
+def test_the_canvas_does_not_depend_on_how_the_file_stores_the_image(
+    scene: tuple[Volume, Volume, tuple[int, int, int], tuple[int, int, int], str], side: int
+) -> None:
+    one, other, here, there, name = scene
+    shown = []
+    for volume, voxel in ((one, here), (other, there)):
+        plane = Plane(axis := axis_across(volume.affine, name), voxel[axis])
+        canvas = Canvas.fit(volume, plane, side)
+        corner = plane.flatten(tuple(max(0, v - 1) for v in voxel))  # type: ignore[arg-type]
+        x, y = plane.flatten(voxel)
+        box = (min(x, corner[0]), min(y, corner[1]), x, y)
+        shown.append((canvas.draw(plane.of(volume.voxels)), canvas.place(Prompt(((x, y),), box=box))))
+    np.testing.assert_allclose(shown[0][0], shown[1][0], atol=0.02)
+    np.testing.assert_allclose(shown[0][1].positive, shown[1][1].positive, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("plane", "right", "top"), [("axial", "left", "front"), ("coronal", "left", "head"), ("sagittal", "back", "head")]
+)
+@pytest.mark.parametrize("number", range(48))
+def test_a_slice_is_shown_as_a_radiologist_sees_it(number: int, plane: str, right: str, top: str) -> None:
+    """The patient's left is brightest on the right of the canvas, and so on, in each of the 48 orders of storage."""
+    affine = np.eye(4)
+    affine[:3, :3] = ORIENTATIONS[number]
+    shape = (9, 9, 9)
+    index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
+    r, a, s = np.moveaxis(index @ affine[:3, :3].T, -1, 0)
+    sides = {"left": -r, "back": -a, "front": a, "head": s}
+    for direction, (bright, dim) in {right: ((8, 16), (8, 0)), top: ((0, 8), (16, 8))}.items():
+        volume = Volume(sides[direction], affine)
+        cut = Plane(axis_across(affine, plane), 4)
+        canvas = Canvas.fit(volume, cut, 17)
+        drawn = canvas.draw(cut.of(volume.voxels))
+        assert drawn[bright] > drawn[dim]
+
+
+def test_planes_by_name() -> None:
+    assert [axis_across(_LPS, name) for name in ("", "as stored", "I", "J", "K")] == [2, 2, 0, 1, 2]
+    turned = np.eye(4)
+    turned[:3, :3] = [[0, 0, 1], [1, 0, 0], [0, 1, 0]]  # I to the front, J to the head, K to the right
+    assert [axis_across(turned, name) for name in ("coronal", "axial", "sagittal")] == [0, 1, 2]
+    with pytest.raises(InputError, match="no plane 'frontal'.*sagittal"):
+        axis_across(turned, "frontal")

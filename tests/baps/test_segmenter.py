@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from baps.blackbox import BlackBox, Prompt
 from baps.errors import InputError, NotFoundError
+from baps.formats import write_nifti
 from baps.geometry import Plane
 from baps.intensity import Window
 from baps.metrics import dice
 from baps.segmenter import Segmenter
 from baps.store import SHARED, AdapterStore
 from baps.visual_prompt import build_visual_prompt
-from baps.volume import Volume, write_nifti
+from baps.volume import Volume
 
 Phantom = tuple[Volume, NDArray[np.bool_]]
 CENTRE = (20, 18, 6)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-import baps.store
+import baps.adapter_file
 from baps.blackbox import BlackBox, Capabilities, Prompt
-from baps.errors import InputError, NotFoundError
+from baps.errors import BapsError, InputError, NotFoundError
 from baps.store import SHARED, AdapterStore
 from baps.visual_prompt import VisualPrompt, build_visual_prompt, image_statistics
 
@@ -37,7 +38,8 @@ def _visual_prompt(kind: str = "basis", seed: int = 0) -> VisualPrompt:
 
 
 def _record(able: Capabilities, kind: str = "basis") -> dict[str, object]:
-    return {"visual_prompt": kind, "black_box": {"weights_sha256": able.weights_sha256}}
+    made = build_visual_prompt(kind)
+    return {"visual_prompt": made.record(), "black_box": {"weights_sha256": able.weights_sha256}}
 
 
 def _add(store: AdapterStore, label: str, able: Capabilities, status: str = "passed") -> str:
@@ -208,12 +210,12 @@ def test_a_crash_in_saving_leaves_nothing(
     store.publish("spleen", _add(store, "spleen", able))
     before = _files(store.root)
 
-    def fail(tensors: object, path: Path) -> None:
+    def fail(tensors: object, path: Path, metadata: object) -> None:
         path.write_bytes(b"half of it")
-        raise OSError("No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(baps.store, "save_file", fail)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr(baps.adapter_file, "save_file", fail)
+    with pytest.raises(BapsError, match="No space"):
         _add(store, "spleen", able)
     assert _files(store.root) == before
     assert store.versions("spleen") == ["v0001"]

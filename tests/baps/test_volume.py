@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from baps.errors import InputError, NotFoundError
-from baps.volume import Volume, read_labels, read_volume, write_nifti, write_nrrd
+from baps.formats import read_labels, read_volume, write_nifti, write_nrrd
+from baps.volume import Volume
 
 WRITERS: dict[str, Callable[[Path, Volume], None]] = {
     ".nii": write_nifti,

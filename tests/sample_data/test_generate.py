@@ -8,7 +8,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from baps.volume import read_labels, read_volume
+from baps.formats import read_labels, read_volume
 from generate import HERE, LABELS, generate
 
 

@@ -36,8 +36,11 @@ class Window:
 def choose_window(volume: Volume) -> Window:
     """The window of a volume: the soft-tissue window for CT, else the middle 99 % of what is not background.
 
-    CT is told by its scale: in Hounsfield units air is far below zero, and much of an image is air or fat.
+    CT is told by its scale: in Hounsfield units air is far below zero, and much of an image is air or fat. Colour is
+    shown as it is.
     """
+    if volume.colour:
+        return Window(0.0, 255.0, "colour")
     flat = volume.voxels.reshape(-1)
     sample = flat[:: max(1, flat.size // _SAMPLE)].astype(np.float32)
     if (

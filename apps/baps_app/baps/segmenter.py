@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from .blackbox import BlackBox, Encoding, Prompt
 from .cache import Cache
+from .formats import read_volume
 from .geometry import Canvas, Plane
 from .intensity import Window, choose_window
 from .slice_image import canvas_image
 from .store import Adapter, AdapterStore
 from .visual_prompt import change_pixels
-from .volume import Volume, read_volume
+from .volume import Volume
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,12 @@ class Segmenter:
     Args:
         black_box: the model.
         store: where published adapters lie.
-        cache_bytes: bound on decoded volumes and, again, on encodings.
+        cache_bytes: bound on decoded volumes, encodings and adapters together.
     """
 
     def __init__(self, black_box: BlackBox, store: AdapterStore, cache_bytes: int = 2 << 30) -> None:
         self.black_box, self.store = black_box, store
-        self._volumes: Cache[tuple[Volume, Window]] = Cache(cache_bytes, lambda value: value[0].voxels.nbytes)
-        self._encodings: Cache[Encoding] = Cache(cache_bytes, lambda value: value.nbytes)
-        self._adapters: Cache[Adapter] = Cache(64 << 20, lambda value: 1 << 20)
+        self._cache = Cache(cache_bytes, _size)
 
     def volume(self, path: Path) -> tuple[Volume, Window]:
         """A volume and its window, decoded once as long as the file stays the same.
@@ -70,7 +69,7 @@ class Segmenter:
             volume = read_volume(path)
             return volume, choose_window(volume)
 
-        return self._volumes.get(_identity(path), read)[0]
+        return self._cache.get(("volume", _identity(path)), read)[0]
 
     def segment(
         self,
@@ -99,9 +98,9 @@ class Segmenter:
         window = window or own_window
         canvas = Canvas.fit(volume, plane, self.black_box.capabilities.input_side)
         plane.of(volume.voxels)  # Refuses a slice that is not there before anything is kept for it.
-        drawn = prompt.scaled(*canvas.scale)
+        drawn = canvas.place(prompt)
         served = self.store.served(label, self.black_box.capabilities) if adapted else None
-        adapter = self._adapters.get(served, lambda: self.store.load(*served))[0] if served else None
+        adapter = self._cache.get(("adapter", *served), lambda: self.store.load(*served))[0] if served else None
 
         def image() -> NDArray[np.uint8]:
             pixels = canvas_image(volume, plane, canvas, window)
@@ -110,13 +109,19 @@ class Segmenter:
         kept = False
         if self.black_box.capabilities.encodings:
             by_click = drawn if adapter and adapter.visual_prompt.conditioned_on_click else None
-            key = (_identity(path), plane, window, served, by_click)
-            encoding, kept = self._encodings.get(key, lambda: self.black_box.encode(image()))
+            key = ("encoding", _identity(path), plane, window, served, by_click)
+            encoding, kept = self._cache.get(key, lambda: self.black_box.encode(image()))
             probability = self.black_box.decode(encoding, drawn)
         else:
             probability = self.black_box.segment(image()[None], [drawn])[0]
         mask = canvas.restore(probability) > 0.5
         return Segmentation(mask, volume, window, served, kept, time.perf_counter() - begun)
+
+
+def _size(value: Encoding | Adapter | tuple[Volume, Window]) -> int:
+    if isinstance(value, tuple):
+        return value[0].voxels.nbytes
+    return value.nbytes if isinstance(value, Encoding) else sum(p.nbytes for p in value.visual_prompt.parameters())
 
 
 def _identity(path: Path) -> tuple[str, int, int]:

@@ -11,6 +11,8 @@ from .volume import Volume
 
 
 def canvas_image(volume: Volume, plane: Plane, canvas: Canvas, window: Window) -> NDArray[np.uint8]:
-    """A slice as the black box sees it, (S, S, 3) uint8."""
-    grey = canvas.draw(window.apply(plane.of(volume.voxels))).round().clip(0, 255).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=-1)
+    """A slice as the black box sees it, (S, S, 3) uint8, RGB; grey in all three channels where the volume is grey."""
+    shown = window.apply(plane.of(volume.voxels))
+    channels = np.moveaxis(shown, -1, 0) if volume.colour else shown[None]
+    levels = [canvas.draw(channel).round().clip(0, 255).astype(np.uint8) for channel in channels]
+    return np.stack(levels if volume.colour else levels * 3, axis=-1)

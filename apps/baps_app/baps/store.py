@@ -1,6 +1,6 @@
 """Adapters on disk: versions by label, one of them published.
 
-``<root>/<label>/v0001/adapter.safetensors`` and ``record.json``; ``<root>/<label>/published`` holds the version that is
+``<root>/<label>/v0001/adapter.safetensors``, ``record.json`` and ``training.jsonl``; ``<root>/<label>/published`` holds the version that is
 served. A version appears by one rename when it is whole, and publishing is one rename: whatever dies in between, the
 served adapter is the one before.
 """
@@ -12,17 +12,20 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from safetensors.torch import load_file, save_file
-
+from .adapter_file import read_adapter, write_adapter
 from .blackbox import Capabilities
-from .errors import InputError, NotFoundError
-from .visual_prompt import VisualPrompt, build_visual_prompt
+from .errors import BapsError, InputError, NotFoundError
+from .visual_prompt import VisualPrompt
+
+LOG = "training.jsonl"
 
 SHARED = ""
 """The label of the adapter that serves clicks without a label, and labels that were never trained."""
@@ -36,6 +39,17 @@ class Adapter:
     version: str
     record: dict[str, Any]
     visual_prompt: VisualPrompt
+
+
+@contextmanager
+def _sentence(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BapsError(
+            f"The adapter could not be {what} ({error.strerror}); what was served is served as before. Free some space, or "
+            "choose another folder for adapters, and train again: it goes on from its log."
+        ) from error
 
 
 class AdapterStore:
@@ -52,6 +66,15 @@ class AdapterStore:
     def split_memory(self) -> Path:
         """Where the roles of patients are kept."""
         return self.root / "split.json"
+
+    @property
+    def clicks(self) -> Path:
+        """The lock of those who click, see ``yielding``."""
+        return self.root / "clicks.lock"
+
+    def log(self, label: str) -> Path:
+        """The log of a training of a label, as long as it is not finished."""
+        return self._folder(label) / LOG
 
     def versions(self, label: str) -> list[str]:
         """All versions of a label, oldest first."""
@@ -104,11 +127,19 @@ class AdapterStore:
             NotFoundError: if there is no such version.
         """
         record = self.record(label, version)
-        visual_prompt = build_visual_prompt(record["visual_prompt"])
-        visual_prompt.load_state_dict(load_file(self._folder(label) / version / "adapter.safetensors"))
-        return Adapter(label, version, record, visual_prompt.eval())
+        visual_prompt, _ = read_adapter(self._folder(label) / version / "adapter.safetensors")
+        return Adapter(label, version, record, visual_prompt)
 
-    def add(self, label: str, visual_prompt: VisualPrompt, record: dict[str, Any], status: str) -> str:
+    def find(self, label: str, fingerprint: str) -> str | None:
+        """The newest version that came of the same data, settings and black box, or None."""
+        for version in reversed(self.versions(label)):
+            if self.record(label, version).get("fingerprint") == fingerprint:
+                return version
+        return None
+
+    def add(
+        self, label: str, visual_prompt: VisualPrompt, record: dict[str, Any], status: str, log: Path | None = None
+    ) -> str:
         """Keep a candidate; it is not served yet.
 
         Args:
@@ -116,18 +147,33 @@ class AdapterStore:
             visual_prompt: the weights.
             record: goes beside it.
             status: ``passed``, ``refused`` or ``unverified``: what the check said.
+            log: of the training; a copy is kept.
 
         Returns:
             Its version.
+
+        Raises:
+            BapsError: if the disk is full, say; nothing is left of the candidate then.
         """
         folder = self._folder(label)
-        folder.mkdir(parents=True, exist_ok=True)
+        with _sentence("kept"):
+            folder.mkdir(parents=True, exist_ok=True)
+            return self._add(label, folder, visual_prompt, record, status, log)
+
+    def _add(
+        self,
+        label: str,
+        folder: Path,
+        visual_prompt: VisualPrompt,
+        record: dict[str, Any],
+        status: str,
+        log: Path | None,
+    ) -> str:
         partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
         try:
-            save_file(
-                {key: value.contiguous() for key, value in visual_prompt.state_dict().items()},
-                partial / "adapter.safetensors",
-            )
+            if log:
+                shutil.copyfile(log, partial / LOG)
+            write_adapter(partial / "adapter.safetensors", visual_prompt, record)
             partial.chmod(0o755)  # mkdtemp's own mode would keep the server's other users out
             full = {
                 "label": label,
@@ -158,14 +204,20 @@ class AdapterStore:
 
         Raises:
             NotFoundError: if there is no such version.
+            BapsError: if the disk is full, say; what was served is served as before.
         """
         self.record(label, version)
         folder = self._folder(label)
-        handle, partial = tempfile.mkstemp(prefix=".published-", dir=folder)
-        with os.fdopen(handle, "w") as file:
-            file.write(version + "\n")
-        Path(partial).chmod(0o644)
-        os.replace(partial, folder / "published")
+        with _sentence("published"):
+            handle, partial = tempfile.mkstemp(prefix=".published-", dir=folder)
+            try:
+                with os.fdopen(handle, "w") as file:
+                    file.write(version + "\n")
+                Path(partial).chmod(0o644)
+                os.replace(partial, folder / "published")
+            except BaseException:
+                Path(partial).unlink(missing_ok=True)
+                raise
 
     def withdraw(self, label: str) -> None:
         """Serve no version of a label any more; all are kept."""

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from baps.adaptation.cases import Case
 from baps.errors import InputError
+from lib.label_info import label_values, read_label_info
 
 
-def label_values(info: Mapping[str, Any], labels: Mapping[str, int]) -> dict[str, int]:
-    """Which value means which label in one labelmap: what was said when it was saved, else the site's own numbers."""
-    said = info.get("label_info")
-    if isinstance(said, list) and said:
-        return {str(item["name"]): int(item["idx"]) for item in said if {"name", "idx"} <= set(item)}
-    return dict(labels)
+def labelled_cases(datastore: Datastore, labels: Mapping[str, int]) -> tuple[dict[str, list[Case]], dict[str, str]]:
+    """The cases of each of the site's labels, from the final labels that a person confirmed.
 
+    A file that lies in ``labels/final`` without having been submitted counts as confirmed by who laid it there. A
+    patient is the PatientID that the datastore knows of the image, else the image's name.
 
-def labelled_cases(datastore: Datastore, labels: Mapping[str, int]) -> dict[str, list[Case]]:
-    """The cases of each of the site's labels, from the final labels.
-
-    A patient is the PatientID that the datastore knows of the image, else the image's name.
+    Returns:
+        Cases by label, and for each image that was left out the reason.
 
     Raises:
         InputError: if the labels lie in a PACS.
@@ -36,12 +32,23 @@ def labelled_cases(datastore: Datastore, labels: Mapping[str, int]) -> dict[str,
         )
     tag = DefaultLabelTag.FINAL.value
     cases: dict[str, list[Case]] = {name: [] for name in labels}
+    left_out: dict[str, str] = {}
     for image_id in sorted(datastore.get_labeled_images()):
         label_id = datastore.get_label_by_image_id(image_id, tag)
-        values = label_values(datastore.get_label_info(label_id, tag) or {}, labels)
+        said = datastore.get_label_info(label_id, tag) or {}
+        try:
+            info = read_label_info(said)
+        except InputError as error:  # Written by an older server, or by hand.
+            left_out[image_id] = str(error)
+            continue
+        if not info.confirmed:
+            left_out[image_id] = f"The label of {image_id} was not confirmed by a person. Check it and submit it."
+            continue
+        values, covers = label_values(info, labels), said.get("covers") or {}
         image, mask = Path(datastore.get_image_uri(image_id)), Path(datastore.get_label_uri(label_id, tag))
         patient = str((datastore.get_image_info(image_id) or {}).get("PatientID") or image_id)
         for name in labels:
             if name in values:
-                cases[name].append(Case(image, mask, values[name], patient))
-    return cases
+                covered = frozenset(covers[name]) if name in covers else None
+                cases[name].append(Case(image, mask, values[name], patient, covered))
+    return cases, left_out

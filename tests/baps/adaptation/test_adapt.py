@@ -141,10 +141,10 @@ def test_the_same_seed_gives_the_same_to_the_last_bit(
 
 
 def test_the_published_method(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
-    settings = replace(SETTINGS, visual_prompt="concat", optimiser="spsa_gc", max_images=300)
+    settings = replace(SETTINGS, visual_prompt="concat", condition="click", optimiser="spsa_gc", max_images=300)
     one, same = (adapt(new_black_box(), dim_slices(5), settings) for _ in range(2))
     assert _same(one, same)
-    assert one.record["visual_prompt"] == "concat"
+    assert (one.visual_prompt.kind, one.visual_prompt.conditioned_on_click) == ("concat", True)
     assert one.verdict is not None
 
 

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from baps.adaptation.cases import Case, labelled_slices, load_cases
 from baps.errors import InputError, NotFoundError
+from baps.formats import write_nifti
 from baps.intensity import Window
-from baps.volume import Volume, write_nifti
+from baps.volume import Volume
 
 Phantom = tuple[Volume, NDArray[np.bool_]]
 
@@ -96,7 +97,7 @@ def test_an_organ_that_is_too_small(new_case: Callable[..., Case]) -> None:
         voxels[20, 20, 5] = 3
         return voxels
 
-    with pytest.raises(InputError, match="smaller than 10 pixels on every slice of a canvas of 64 pixels"):
+    with pytest.raises(InputError, match="smaller than 10 pixels of a canvas of 64"):
         labelled_slices(new_case(change=dot), 64, 24)
 
 

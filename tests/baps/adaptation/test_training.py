@@ -118,7 +118,7 @@ def test_progress_is_told_after_every_step(new_black_box: Callable[..., Any], di
         _pieces(dim_slices(3)),
         SETTINGS,
         12 + 4 * 16,
-        lambda *now: told.append(now),  # type: ignore[arg-type]
+        progress=lambda *now: told.append(now),  # type: ignore[arg-type]
     )
     assert [now[:2] for now in told] == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert [now[2] for now in told] == [4 + 16, 4 + 32 + 4, 8 + 48, 8 + 64 + 4]

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..formats import read_labels, read_volume
 from ..geometry import AXES, Canvas, Plane
 from ..intensity import Window, choose_window
 from ..slice_image import canvas_image
-from ..volume import read_labels, read_volume
+from ..volume import Volume
+from .slices import LabelledSlice, SliceFile, SlicesByPatient, evenly_spaced
 
 _LEAST_PIXELS = 10
-Item = TypeVar("Item")
+_AXIS = AXES["K"]
 
 
 @dataclass(frozen=True)
@@ -28,98 +30,116 @@ class Case:
         image, labels: the files.
         value: of the wanted label in the labels.
         patient: whom it shows; volumes of one patient are never on both sides of a split.
+        covered: slices across K on which the organ was labelled, or None for all. The others are ignored: what is not
+            marked there is not background.
     """
 
     image: Path
     labels: Path
     value: int
     patient: str
+    covered: frozenset[int] | None = None
 
 
-@dataclass(frozen=True)
-class LabelledSlice:
-    """A slice as the black box sees it.
+class CaseReader:
+    """Reads cases; the last volume and its labels are kept, for the next case is often another label of the same."""
 
-    Attributes:
-        patient: whom it shows.
-        image: (S, S, 3) uint8.
-        truth: (S, S) where the organ is; never empty.
-        window: how grey values became levels.
-    """
+    def __init__(self) -> None:
+        self._last: tuple[Path, Path, Volume, NDArray[np.integer[Any]]] | None = None
 
-    patient: str
-    image: NDArray[np.uint8]
-    truth: NDArray[np.bool_]
-    window: Window
+    def read(self, case: Case) -> tuple[Volume, NDArray[np.bool_]]:
+        """The volume, and where the organ is, (I, J, K).
+
+        Raises:
+            InputError: if the volume or the labels cannot be used, or the organ is nowhere in them.
+        """
+        if self._last is None or self._last[:2] != (case.image, case.labels):
+            self._last = None  # One volume is in memory at a time.
+            volume = read_volume(case.image)
+            self._last = case.image, case.labels, volume, read_labels(case.labels, volume)
+        _, _, volume, labels = self._last
+        organ = labels == case.value
+        if not organ.any():
+            raise InputError(
+                f"The label {case.labels.name} holds no voxel of value {case.value}. Segment the organ before you "
+                "save, or check the numbers of the segments."
+            )
+        return volume, organ
 
 
-def evenly_spaced(items: Sequence[Item], most: int) -> list[Item]:
-    """At most so many of the items, the first and the last among them."""
-    places = np.unique(np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int))
-    return [items[place] for place in places]
-
-
-def labelled_slices(case: Case, side: int, most: int, window: Window | None = None) -> list[LabelledSlice]:
-    """Slices of a case that show the organ well, evenly spaced.
+def slices_showing(organ: NDArray[np.bool_], canvas: Canvas, covered: frozenset[int] | None = None) -> list[int]:
+    """Indices across K of the slices that show an organ well.
 
     Slices with less than a tenth of the organ's largest cross-section, or less than 10 pixels on the canvas, are left
     out: nobody clicks there first.
+
+    Args:
+        organ: (I, J, K).
+        canvas: of its slices.
+        covered: slices that count, or None for all.
+    """
+    areas = organ.sum(axis=(0, 1))
+    if covered is not None:
+        areas[[index for index in range(len(areas)) if index not in covered]] = 0
+    scale_x, scale_y = canvas.scale
+    least = max(areas.max() / 10, _LEAST_PIXELS / (scale_x * scale_y))
+    return [int(index) for index in np.flatnonzero((areas > 0) & (areas >= min(least, areas.max())))]
+
+
+def labelled_slices(
+    case: Case, side: int, most: int, window: Window | None = None, reader: CaseReader | None = None
+) -> list[LabelledSlice]:
+    """Slices of a case that show the organ well, evenly spaced.
 
     Args:
         case: the volume.
         side: of the canvas, pixels.
         most: slices at the most.
         window: another window than the volume's own.
+        reader: to read it with.
 
     Raises:
-        InputError: if the volume or the labels cannot be used, or the organ is nowhere in them.
+        InputError: as ``CaseReader.read``, or if the organ is too small on every slice that is covered.
     """
-    volume = read_volume(case.image)
-    organ = read_labels(case.labels, volume) == case.value
-    if not organ.any():
-        raise InputError(
-            f"The label {case.labels.name} holds no voxel of value {case.value}. Segment the organ before you save, "
-            "or check the numbers of the segments."
-        )
-    axis = AXES["K"]
-    areas = organ.sum(axis=(0, 1))
-    scale_x, scale_y = Canvas.fit(volume, Plane(axis, 0), side).scale
-    least = max(areas.max() / 10, _LEAST_PIXELS / (scale_x * scale_y))
-    shown = np.flatnonzero(areas >= min(least, areas.max()))
+    volume, organ = (reader or CaseReader()).read(case)
+    shown = slices_showing(organ, Canvas.fit(volume, Plane(_AXIS, 0), side), case.covered)
     window = window or choose_window(volume)
     found = []
-    for index in evenly_spaced(shown.tolist(), most):
-        plane = Plane(axis, index)
+    for index in evenly_spaced(shown, most):
+        plane = Plane(_AXIS, index)
         canvas = Canvas.fit(volume, plane, side)
         truth = canvas.draw(plane.of(organ)) > 0.5
         if truth.sum() >= _LEAST_PIXELS:
             found.append(LabelledSlice(case.patient, canvas_image(volume, plane, canvas, window), truth, window))
     if not found:
         raise InputError(
-            f"The organ in {case.labels.name} is smaller than {_LEAST_PIXELS} pixels on every slice of a canvas of "
-            f"{side} pixels; nothing can be learned from it."
+            f"The organ in {case.labels.name} is smaller than {_LEAST_PIXELS} pixels of a canvas of {side} on every "
+            "slice that is covered; nothing can be learned from it."
         )
     return found
 
 
-SlicesByPatient = dict[str, list[LabelledSlice]]
-
-
-def load_cases(cases: Sequence[Case], side: int, most: int) -> tuple[SlicesByPatient, dict[str, str]]:
+def load_cases(
+    cases: Sequence[Case], side: int, most: int, folder: Path | None = None
+) -> tuple[SlicesByPatient, dict[str, str]]:
     """The slices of every case that can be used; one broken file does not stop the others.
 
     Args:
-        cases: volumes.
+        cases: volumes; one is in memory at a time.
         side, most: as in ``labelled_slices``.
+        folder: on whose disk the slices are kept as long as they are used; else where temporary files are.
 
     Returns:
         Slices by patient, and for each image that was left out the reason.
     """
     slices: SlicesByPatient = {}
     left_out: dict[str, str] = {}
+    file, reader = SliceFile(folder), CaseReader()
     for case in cases:
         try:
-            slices.setdefault(case.patient, []).extend(labelled_slices(case, side, most))
+            found = [file.keep(piece) for piece in labelled_slices(case, side, most, reader=reader)]
         except InputError as error:
             left_out[case.image.name] = str(error)
-    return {patient: found for patient, found in slices.items() if found}, left_out
+        else:
+            slices.setdefault(case.patient, []).extend(found)
+    return slices, left_out

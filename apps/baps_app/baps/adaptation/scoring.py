@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..blackbox import BlackBox
-from ..clicks import draw_prompt
+from ..simulated_prompts import draw_prompt
 from ..metrics import dice
 from ..visual_prompt import VisualPrompt, change_pixels
-from .cases import LabelledSlice
+from .slices import AnySlice
 
 _BATCH = 16
 
@@ -19,7 +19,7 @@ _BATCH = 16
 def score_slices(
     black_box: BlackBox,
     visual_prompt: VisualPrompt | None,
-    slices: Sequence[LabelledSlice],
+    slices: Sequence[AnySlice],
     prompt: str,
     seed: int,
     click_sets: int,
@@ -44,13 +44,14 @@ def score_slices(
         for start in range(0, len(slices), _BATCH):
             rows = range(start, min(start + _BATCH, len(slices)))
             picked = [slices[row] for row in rows]
+            truths = [s.truth for s in picked]
             prompts = [
-                draw_prompt(s.truth, prompt, np.random.default_rng([seed, 7919, number, row]))
-                for row, s in zip(rows, picked, strict=True)
+                draw_prompt(truth, prompt, np.random.default_rng([seed, 7919, number, row]))
+                for row, truth in zip(rows, truths, strict=True)
             ]
             images = np.stack([s.image for s in picked])
             if visual_prompt is not None:
                 images = change_pixels(visual_prompt, images, prompts)
-            for row, probability, s in zip(rows, black_box.segment(images, prompts), picked, strict=True):
-                scores[row, number] = dice(probability > 0.5, s.truth)
+            for row, probability, truth in zip(rows, black_box.segment(images, prompts), truths, strict=True):
+                scores[row, number] = dice(probability > 0.5, truth)
     return scores

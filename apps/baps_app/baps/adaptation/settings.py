@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..clicks import PROMPTS
+from ..simulated_prompts import PROMPTS
 from ..errors import InputError
-from ..visual_prompt import KINDS
+from ..visual_prompt import CONDITIONS, ENCODERS, KINDS
 
 OPTIMISERS = ("prompt_space", "spsa_gc")
 
@@ -18,6 +18,10 @@ class AdaptationSettings:
 
     Attributes:
         visual_prompt: ``basis`` (ours) or ``concat`` (as published).
+        condition: what the change depends on beside the image: ``label`` (one encoding serves every click) or ``click``
+            (as published).
+        encoder, encoder_source: what the visual prompt knows of an image, and where its weights are: see
+            ``load_encoder``.
         optimiser: ``prompt_space`` (ours) or ``spsa_gc`` (as published).
         prompt: the kind of prompt trained for, ``click`` or ``box``.
         max_images: black-box images in all: training, training curve and check.
@@ -35,6 +39,9 @@ class AdaptationSettings:
     """
 
     visual_prompt: str = "basis"
+    condition: str = "label"
+    encoder: str = "statistics"
+    encoder_source: str = ""
     optimiser: str = "prompt_space"
     prompt: str = "click"
     max_images: int = 4000
@@ -49,7 +56,10 @@ class AdaptationSettings:
     curve_slices: int = 16
 
     def __post_init__(self) -> None:
-        for name, known in (("visual_prompt", KINDS), ("optimiser", OPTIMISERS), ("prompt", PROMPTS)):
+        for name, known in (
+            ("visual_prompt", KINDS), ("condition", CONDITIONS), ("encoder", ENCODERS), ("optimiser", OPTIMISERS),
+            ("prompt", PROMPTS),
+        ):  # fmt: skip
             if getattr(self, name) not in known:
                 raise InputError(f"There is no {name} named {getattr(self, name)!r}. Known ones: {', '.join(known)}.")
         for name in (

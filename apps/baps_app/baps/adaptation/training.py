@@ -1,24 +1,29 @@
-"""The training loop: batches of labelled slices, a step of the optimiser on each, the curve now and then."""
+"""The training loop: batches of labelled slices, a step of the optimiser on each, the curve now and then.
+
+Whatever the black box is asked goes through the journal, so that a run that was broken off goes on from it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from ..blackbox import BlackBox, Prompt
-from ..clicks import draw_prompt
+from ..simulated_prompts import draw_prompt
 from ..errors import InputError
 from ..optimisers.prompt_space import code_gradient
 from ..optimisers.spsa_gc import SpsaGc
-from ..visual_prompt import VisualPrompt, build_visual_prompt, image_statistics, to_pixels, to_tensor
-from .cases import LabelledSlice, evenly_spaced
+from ..visual_prompt import Encoder, VisualPrompt, build_visual_prompt, load_encoder, to_pixels, to_tensor
+from .journal import Journal
 from .losses import batch_loss, image_losses
 from .scoring import score_slices
 from .settings import AdaptationSettings
+from .slices import AnySlice, evenly_spaced
 
 _PUBLISHED_BATCH = 4
 
@@ -45,20 +50,28 @@ class _Batch:
 
 
 class _Data:
-    """Slices as tensors, with their frozen features, computed once."""
+    """Slices as tensors, with their frozen features, computed once for those that are used."""
 
-    def __init__(self, slices: Sequence[LabelledSlice]) -> None:
-        self.slices = slices
-        self.features = torch.cat([image_statistics(to_tensor(s.image[None])) for s in slices])
+    def __init__(self, slices: Sequence[AnySlice], encoder: Encoder) -> None:
+        self.slices, self._encoder = slices, encoder
+        self._features: dict[int, torch.Tensor] = {}
 
     def batch(self, rows: Sequence[int], kind: str, random: np.random.Generator) -> _Batch:
-        picked = [self.slices[row] for row in rows]
+        images = to_tensor(np.stack([self.slices[row].image for row in rows]))
+        truths = [self.slices[row].truth for row in rows]
+        for row, image in zip(rows, images, strict=True):
+            if row not in self._features:
+                self._features[row] = self._encoder.features(image[None])
         return _Batch(
-            to_tensor(np.stack([s.image for s in picked])),
-            self.features[list(rows)],
-            torch.from_numpy(np.stack([s.truth for s in picked])).float(),
-            [draw_prompt(s.truth, kind, random) for s in picked],
+            images,
+            torch.cat([self._features[row] for row in rows]),
+            torch.from_numpy(np.stack(truths)).float(),
+            [draw_prompt(truth, kind, random) for truth in truths],
         )
+
+
+Recall = Callable[[Callable[[], Sequence[float]]], list[float]]
+"""Gives the next answer of a step: the journal's, or else what the function brings back from the black box."""
 
 
 def ask(black_box: BlackBox, images: torch.Tensor, prompts: Sequence[Prompt]) -> torch.Tensor:
@@ -81,12 +94,15 @@ class _PromptSpace:
     def images_per_step(batch: int) -> int:
         return 2 * batch
 
-    def step(self, black_box: BlackBox, batch: _Batch, generator: torch.Generator) -> None:
+    def step(self, black_box: BlackBox, batch: _Batch, generator: torch.Generator, recall: Recall) -> None:
         code = self.visual_prompt.code(batch.features, batch.prompts, batch.images.shape[-1])
 
         def losses(trial: torch.Tensor) -> torch.Tensor:
-            changed = self.visual_prompt.apply_code(batch.images, trial)
-            return image_losses(ask(black_box, changed, batch.prompts), batch.truth)
+            def asked() -> list[float]:
+                changed = self.visual_prompt.apply_code(batch.images, trial)
+                return image_losses(ask(black_box, changed, batch.prompts), batch.truth).tolist()
+
+            return torch.tensor(recall(asked))
 
         directions = self.visual_prompt.directions(code.shape, generator)
         gradient, _, _ = code_gradient(losses, code.detach(), directions, self.settings.radius)
@@ -109,13 +125,13 @@ class _SpsaGcTraining:
         return 2 * SpsaGc().settings.directions * batch
 
     @torch.no_grad()
-    def step(self, black_box: BlackBox, batch: _Batch, generator: torch.Generator) -> None:
+    def step(self, black_box: BlackBox, batch: _Batch, generator: torch.Generator, recall: Recall) -> None:
         def changed(theta: torch.Tensor) -> torch.Tensor:
             vector_to_parameters(theta, self.visual_prompt.parameters())
             return self.visual_prompt.change(batch.images, batch.features, batch.prompts)
 
         def loss(theta: torch.Tensor) -> float:
-            return float(batch_loss(ask(black_box, changed(theta), batch.prompts), batch.truth))
+            return recall(lambda: [float(batch_loss(ask(black_box, changed(theta), batch.prompts), batch.truth))])[0]
 
         self._keep_visible(changed, generator)
         self.theta, _ = self.optimiser.step(self.theta, loss, generator)
@@ -134,9 +150,11 @@ class _SpsaGcTraining:
 
 def train(
     black_box: BlackBox,
-    slices: Sequence[LabelledSlice],
+    slices: Sequence[AnySlice],
     settings: AdaptationSettings,
     max_images: int,
+    journal: Journal | None = None,
+    run: str = "",
     progress: Progress | None = None,
 ) -> tuple[VisualPrompt, list[CurvePoint]]:
     """Train a visual prompt.
@@ -146,6 +164,8 @@ def train(
         slices: to train on. The curve is measured on some of them, with fixed prompts.
         settings: see there.
         max_images: for this run, its curve included.
+        journal: where the answers are kept, if they are.
+        run: what the journal calls this run.
         progress: told after every step.
 
     Returns:
@@ -154,9 +174,11 @@ def train(
     Raises:
         InputError: if the images do not suffice for a single step.
     """
-    started = black_box.images_asked
-    visual_prompt = build_visual_prompt(settings.visual_prompt, settings.seed)
-    data = _Data(slices)
+    journal = journal or Journal(None, {}, black_box)
+    started = journal.images
+    encoder = load_encoder(settings.encoder, settings.encoder_source)
+    visual_prompt = build_visual_prompt(settings.visual_prompt, settings.seed, settings.condition, encoder)
+    data = _Data(slices, encoder)
     curve_slices = evenly_spaced(slices, settings.curve_slices)
     curve_images = (settings.curve_points + 1) * len(curve_slices)
     published = settings.optimiser == "spsa_gc"
@@ -172,22 +194,28 @@ def train(
     stepper = _SpsaGcTraining(visual_prompt) if published else _PromptSpace(visual_prompt, settings, steps)
     curve: list[CurvePoint] = []
 
-    def measure() -> float:
-        scores = score_slices(black_box, visual_prompt, curve_slices, settings.prompt, settings.seed, 1)
-        curve.append(CurvePoint(black_box.images_asked - started, float(scores.mean())))
-        return curve[-1].dice
+    def measure(step: int) -> float:
+        def asked() -> list[float]:
+            scores = score_slices(black_box, visual_prompt, curve_slices, settings.prompt, settings.seed, 1)
+            return [float(scores.mean())]
 
-    measure()
+        dice = journal.recall({"run": run, "curve": step, "seed": settings.seed}, asked)[0]
+        curve.append(CurvePoint(journal.images - started, dice))
+        return dice
+
+    measure(0)
     marks = {round(steps * (n + 1) / settings.curve_points) for n in range(settings.curve_points)}
     order: list[int] = []
     for step in range(1, steps + 1):
         random = np.random.default_rng([settings.seed, step])
-        generator = torch.Generator().manual_seed(int(random.integers(2**62)))
+        seed = int(random.integers(2**62))
         while len(order) < batch_size:  # Every slice comes once before any comes again.
             order += [int(row) for row in np.random.default_rng([settings.seed, step, 1]).permutation(len(slices))]
         rows, order = order[:batch_size], order[batch_size:]
-        stepper.step(black_box, data.batch(rows, settings.prompt, random), generator)
-        dice = measure() if step in marks else None
+        recall = partial(journal.recall, {"run": run, "step": step, "seed": seed})
+        batch = data.batch(rows, settings.prompt, random)
+        stepper.step(black_box, batch, torch.Generator().manual_seed(seed), recall)
+        dice = measure(step) if step in marks else None
         if progress:
-            progress(step, steps, black_box.images_asked - started, dice)
+            progress(step, steps, journal.images - started, dice)
     return visual_prompt, curve

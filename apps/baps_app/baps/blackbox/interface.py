@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,6 +65,8 @@ class BlackBox(ABC):
         self._images_asked = 0
         self.budget: int | None = None
         """Images that may be asked in all, or None for any number."""
+        self.wait: Callable[[], None] | None = None
+        """Called before each batch of ``segment``: long work waits here for whoever goes first."""
 
     @property
     @abstractmethod
@@ -97,10 +99,11 @@ class BlackBox(ABC):
         size = self.capabilities.batch_size
         with self._lock:
             self._count(len(images))
-            parts = [
-                self._segment(images[start : start + size], prompts[start : start + size])
-                for start in range(0, len(images), size)
-            ]
+            parts = []
+            for start in range(0, len(images), size):
+                if self.wait:
+                    self.wait()
+                parts.append(self._segment(images[start : start + size], prompts[start : start + size]))
         return np.concatenate(parts)
 
     def encode(self, image: NDArray[np.uint8]) -> Encoding:

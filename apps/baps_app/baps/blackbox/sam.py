@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -11,9 +13,13 @@ from numpy.typing import NDArray
 from segment_anything.modeling import Sam
 from torch.nn import functional as F
 
+from ..errors import BapsError
 from .decoding import decode_masks
 from .interface import BlackBox, Capabilities, Encoding
 from .prompt import Prompt
+
+Given = ParamSpec("Given")
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,23 @@ class _Encoded:
     embedding: torch.Tensor
     original: tuple[int, int]
     resized: tuple[int, int]
+
+
+def _enough_memory(call: Callable[Given, Answer]) -> Callable[Given, Answer]:
+    """Where the GPU has not enough memory, a sentence; what was taken is given back, so that the next call may do."""
+
+    @wraps(call)
+    def guarded(*args: Given.args, **kwargs: Given.kwargs) -> Answer:
+        try:
+            return call(*args, **kwargs)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+        raise BapsError(
+            "The GPU has not enough memory for the model. Stop other programs on it, choose a smaller model, or "
+            "serve from the CPU (device=cpu)."
+        )
+
+    return guarded
 
 
 class SamBlackBox(BlackBox):
@@ -58,15 +81,18 @@ class SamBlackBox(BlackBox):
     def capabilities(self) -> Capabilities:
         return self._capabilities
 
+    @_enough_memory
     @torch.inference_mode()
     def _segment(self, images: NDArray[np.uint8], prompts: Sequence[Prompt]) -> NDArray[np.float32]:
         return self._answer(self._embed(images), prompts)
 
+    @_enough_memory
     @torch.inference_mode()
     def _encode(self, image: NDArray[np.uint8]) -> Encoding:
         encoded = self._embed(image[None])
         return Encoding(encoded, encoded.embedding.nbytes)
 
+    @_enough_memory
     @torch.inference_mode()
     def _decode(self, encoding: Encoding, prompt: Prompt) -> NDArray[np.float32]:
         encoded = encoding._content

@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-from ..errors import InputError
 from .basis import BasisVisualPrompt
+from .building import KINDS, build_visual_prompt, visual_prompt_from_record
 from .concat import ConcatVisualPrompt
-from .encoder import STATISTICS, image_statistics
-from .interface import VisualPrompt
+from .encoder import ENCODERS, Encoder, ImageStatistics, load_encoder
+from .interface import CONDITIONS, VisualPrompt
 from .pixels import change_pixels, to_pixels, to_tensor
-
-KINDS = ("basis", "concat")
-
-
-def build_visual_prompt(kind: str, seed: int = 0) -> VisualPrompt:
-    """An untrained visual prompt on image statistics: ``basis`` (ours) or ``concat`` (as published).
-
-    Raises:
-        InputError: if there is no such kind.
-    """
-    if kind == "basis":
-        return BasisVisualPrompt(STATISTICS, seed=seed)
-    if kind == "concat":
-        return ConcatVisualPrompt(STATISTICS, seed=seed)
-    raise InputError(f"There is no visual prompt named {kind!r}. Known ones: {', '.join(KINDS)}.")
-
+from .statistics import STATISTICS, image_statistics
 
 __all__ = [
+    "CONDITIONS",
+    "ENCODERS",
     "KINDS",
     "STATISTICS",
     "BasisVisualPrompt",
     "ConcatVisualPrompt",
+    "Encoder",
+    "ImageStatistics",
     "VisualPrompt",
     "build_visual_prompt",
     "change_pixels",
     "image_statistics",
+    "load_encoder",
     "to_pixels",
     "to_tensor",
+    "visual_prompt_from_record",
 ]

@@ -14,34 +14,41 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..blackbox import Prompt
+from .click_code import CLICK_LENGTH, click_code, fourier_matrix
+from .encoder import Encoder
 from .interface import VisualPrompt, as_grey_levels
 
 FUNCTIONS = 4
 
 
 class BasisVisualPrompt(VisualPrompt):
-    """Coefficients from the features of the image; the click has no part in it.
+    """Coefficients from the features of the image and, on that condition, from the click.
 
     Args:
-        features: length of the features.
+        encoder, condition: see ``VisualPrompt``.
         grid: cells of the coarse grid along each side.
-        seed: of the body.
+        seed: of the body and of the random Fourier matrix.
     """
 
     kind: ClassVar[str] = "basis"
-    conditioned_on_click: ClassVar[bool] = False
+    fourier: torch.Tensor
 
-    def __init__(self, features: int, grid: int = 1, seed: int = 0) -> None:
-        super().__init__()
-        self.features, self.grid = features, grid
+    def __init__(self, encoder: Encoder, grid: int = 1, seed: int = 0, condition: str = "label") -> None:
+        super().__init__(encoder, condition)
+        self.grid = grid
+        length = encoder.length + (CLICK_LENGTH if self.conditioned_on_click else 0)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.body = nn.Sequential(nn.LayerNorm(features), nn.Linear(features, 32), nn.GELU())
+            self.body = nn.Sequential(nn.LayerNorm(length), nn.Linear(length, 32), nn.GELU())
+            if self.conditioned_on_click:
+                self.register_buffer("fourier", fourier_matrix())
         self.head = nn.Linear(32, 3 * FUNCTIONS * grid * grid)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
     def code(self, features: torch.Tensor, prompts: Sequence[Prompt], side: int) -> torch.Tensor:
+        if self.conditioned_on_click:
+            features = torch.cat([features, click_code(prompts, side, self.fourier)], 1)
         return self.head(self.body(features)).view(-1, 3, FUNCTIONS, self.grid, self.grid)
 
     def apply_code(self, images: torch.Tensor, code: torch.Tensor) -> torch.Tensor:

@@ -17,13 +17,26 @@ from torch.nn import functional as F
 
 from ..blackbox import Prompt
 from ..errors import InputError
+from .click_code import CLICK_LENGTH, click_code, fourier_matrix
+from .encoder import Encoder
 from .interface import VisualPrompt, as_grey_levels
 
 SIDE = 224
 _CELLS = 7 * 7
+_PUBLISHED_CHANNELS = {512: 21}
+_LEAST_CLICK = 768
 _MEAN = (123.675, 116.28, 103.53)
 _STD = (58.395, 57.12, 57.375)
 _NOISE_CELLS = 4
+
+
+def choose_channels(features: int) -> int:
+    """C for features of a length dim(z).
+
+    Published for CLIP ViT-B/32 (512): 21. Our choice for all others: the least that leaves the click 768 values, which
+    is 21 for image statistics (224), 32 for ViT-MAE (768) and 58 for DINO's ResNet-50 (2048).
+    """
+    return _PUBLISHED_CHANNELS.get(features) or math.ceil((features + _LEAST_CLICK) / _CELLS)
 
 
 class _LayerNorm2d(nn.LayerNorm):
@@ -44,29 +57,32 @@ class ConcatVisualPrompt(VisualPrompt):
     """The published decoder.
 
     Args:
-        features: length of the features, dim(z).
-        channels: C; the click code gets the length P = 49 C - dim(z), so that no channel mixes the two. Published
-            for CLIP ViT-B/32 (dim(z) 512): C 21. Our choice for ViT-MAE (768): C 32.
+        encoder: see ``VisualPrompt``; its length is dim(z).
+        channels: C, or None for ``choose_channels``; the click gets the length P = 49 C - dim(z), so that no channel
+            mixes the two.
         seed: of the random Fourier matrix and of the body.
+        condition: see ``VisualPrompt``. With ``label`` every click has the same code, zeros; the architecture stays
+            as published.
 
     Raises:
         InputError: if C leaves no room for the click.
     """
 
     kind: ClassVar[str] = "concat"
-    conditioned_on_click: ClassVar[bool] = True
     fourier: torch.Tensor
 
-    def __init__(self, features: int, channels: int = 21, seed: int = 0) -> None:
-        super().__init__()
+    def __init__(self, encoder: Encoder, channels: int | None = None, seed: int = 0, condition: str = "label") -> None:
+        super().__init__(encoder, condition)
+        features = encoder.length
+        channels = choose_channels(features) if channels is None else channels
         click_length = _CELLS * channels - features
         if click_length <= 0:
             raise InputError(f"{channels} channels leave no room for the click beside {features} features; take more.")
-        self.features, self.channels = features, channels
+        self.channels = channels
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.register_buffer("fourier", torch.randn(2, 256))
-            self.click = nn.Sequential(nn.Linear(512, click_length), nn.LayerNorm(click_length), nn.GELU())
+            self.register_buffer("fourier", fourier_matrix())
+            self.click = nn.Sequential(nn.Linear(CLICK_LENGTH, click_length), nn.LayerNorm(click_length), nn.GELU())
             self.stages = nn.Sequential(
                 _stage(channels, 64, 64), _stage(64, 64, 32), _stage(32, 32, 32), _stage(32, 32, 16)
             )
@@ -75,25 +91,12 @@ class ConcatVisualPrompt(VisualPrompt):
         assert self.last.bias is not None
         nn.init.zeros_(self.last.bias)
 
-    def click_code(self, prompts: Sequence[Prompt], side: int) -> torch.Tensor:
-        """Random Fourier features of the clicks, (B, 512); the mean over several clicks.
-
-        ``(coord + 0.5) / 224`` mapped to [-1, 1], times N(0, 1), times 2 pi, then sine and cosine. A box without a
-        click counts as clicks at two of its corners.
-        """
-        rows = []
-        for prompt in prompts:
-            points = prompt.positive
-            if not points:
-                assert prompt.box is not None
-                points = (prompt.box[:2], prompt.box[2:])
-            where = (torch.tensor(points, device=self.fourier.device) + 0.5) / side * 2 - 1
-            angle = where @ self.fourier * (2 * math.pi)
-            rows.append(torch.cat([angle.sin(), angle.cos()], 1).mean(0))
-        return torch.stack(rows)
-
     def code(self, features: torch.Tensor, prompts: Sequence[Prompt], side: int) -> torch.Tensor:
-        joined = torch.cat([features, self.click(self.click_code(prompts, side))], 1)
+        if self.conditioned_on_click:
+            click = click_code(prompts, side, self.fourier)
+        else:
+            click = features.new_zeros(len(features), CLICK_LENGTH)
+        joined = torch.cat([features, self.click(click)], 1)
         return self.last(self.stages(joined.view(-1, self.channels, 7, 7)))
 
     def apply_code(self, images: torch.Tensor, code: torch.Tensor) -> torch.Tensor:

@@ -1,41 +1,70 @@
-"""The frozen encoder: what the decoder of the visual prompt knows of an image.
+"""The frozen encoder: what a visual prompt knows of an image. It is never the black box itself.
 
-The default is no network but image statistics; it needs no weights and is never the black box itself.
+The default is no network but image statistics. CLIP, ViT-MAE and DINO, as published, are in ``networks``.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
-from torch.nn import functional as F
 
-_GRID = 8
-_COLOUR_GRID = 4
-_QUANTILES = 32
-_EDGE_QUANTILES = 16
+from ..errors import InputError
+from .statistics import STATISTICS, image_statistics
 
-STATISTICS = 2 * _GRID**2 + 3 * _COLOUR_GRID**2 + _QUANTILES + _EDGE_QUANTILES
-"""Length of the features of ``image_statistics``."""
+ENCODERS = ("statistics", "clip", "vit_mae", "dino")
 
 
-def image_statistics(images: torch.Tensor) -> torch.Tensor:
-    """Brightness, local spread, colour, grey-value quantiles and edge strengths.
+class Encoder(ABC):
+    """Features of an image. No ``nn.Module``, so that its weights never get into those of a visual prompt."""
+
+    name: str
+    """One of ``ENCODERS``."""
+
+    length: int
+    """Number of features of an image."""
+
+    @abstractmethod
+    def record(self) -> dict[str, str]:
+        """What it takes to load the same encoder again: ``name``, ``source`` and the ``sha256`` of its weights."""
+
+    @abstractmethod
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Features (B, length) float32, without a graph, of images (B, 3, S, S) float in [0, 255]."""
+
+
+class ImageStatistics(Encoder):
+    """The default: ``image_statistics``."""
+
+    name = "statistics"
+    length = STATISTICS
+
+    def record(self) -> dict[str, str]:
+        return {"name": self.name, "source": "", "sha256": ""}
+
+    @torch.no_grad()
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        return image_statistics(images)
+
+
+def load_encoder(name: str = "statistics", source: str = "") -> Encoder:
+    """Load an encoder; one that is in use already is shared.
 
     Args:
-        images: (B, 3, S, S) float in [0, 255].
+        name: one of ``ENCODERS``.
+        source: for a network, a local folder with ``config.json`` and ``model.safetensors``, for ``dino`` also a
+            checkpoint, or a hub id, ``owner/name`` or ``owner/name@revision``. Empty: the published model's hub id.
 
-    Returns:
-        Features (B, STATISTICS), of about unit scale.
+    Raises:
+        InputError: if there is no such encoder, or the source does not go with it.
+        BapsError: if the extra is not installed, or the model cannot be found or read.
     """
-    x = images / 255.0
-    grey = x.mean(1, keepdim=True)
-    mean = F.adaptive_avg_pool2d(grey, _GRID)
-    spread = (F.adaptive_avg_pool2d(grey.square(), _GRID) - mean.square()).clamp(min=0).sqrt()
-    colour = F.adaptive_avg_pool2d(x, _COLOUR_GRID)
-    small = F.adaptive_avg_pool2d(grey, 64)
-    levels = small.flatten(1).quantile(torch.linspace(0.01, 0.99, _QUANTILES, device=x.device), dim=1).T
-    across = (small[..., 1:, :-1] - small[..., :-1, :-1]).square()
-    along = (small[..., :-1, 1:] - small[..., :-1, :-1]).square()
-    edges = (across + along).sqrt().flatten(1)
-    edge_levels = edges.quantile(torch.linspace(0.1, 0.99, _EDGE_QUANTILES, device=x.device), dim=1).T
-    parts = [(mean - 0.35) * 4, (spread - 0.08) * 10, (colour - 0.35) * 4, (levels - 0.35) * 4, edge_levels * 6 - 0.5]
-    return torch.cat([part.flatten(1) for part in parts], 1)
+    if name not in ENCODERS:
+        raise InputError(f"There is no encoder named {name!r}. Known ones: {', '.join(ENCODERS)}.")
+    if name == "statistics":
+        if source:
+            raise InputError(f"The encoder 'statistics' has no weights; leave out its source {source!r}.")
+        return ImageStatistics()
+    from .networks import load_network
+
+    return load_network(name, source)

@@ -9,32 +9,53 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from ..blackbox import Prompt
+from ..errors import InputError
+from .encoder import Encoder
+
+CONDITIONS = ("label", "click")
 
 
 class VisualPrompt(nn.Module, ABC):
-    """Base of all visual prompts. Untrained, it changes nothing."""
+    """Base of all visual prompts. Untrained, it changes nothing.
+
+    Args:
+        encoder: gives the features that it takes; frozen, and no part of its state.
+        condition: what the change depends on beside the image: ``label``, nothing but the label that the adapter is
+            for, so that one encoding of the changed image serves every click; or ``click``, as published.
+
+    Raises:
+        InputError: if there is no such condition.
+    """
 
     kind: ClassVar[str]
     """Its name in settings and records."""
 
-    conditioned_on_click: ClassVar[bool]
-    """Whether the change depends on the click. If not, one encoding of the changed image serves every click."""
+    conditioned_on_click: bool
+    """Whether the change depends on the click."""
 
-    features: int
-    """Length of the features that it takes."""
+    def __init__(self, encoder: Encoder, condition: str) -> None:
+        if condition not in CONDITIONS:
+            raise InputError(f"There is no condition named {condition!r}. Known ones: {', '.join(CONDITIONS)}.")
+        super().__init__()
+        self.encoder, self.condition = encoder, condition
+        self.conditioned_on_click = condition == "click"
+
+    def record(self) -> dict[str, Any]:
+        """What ``visual_prompt_from_record`` needs beside the state: ``kind``, ``condition`` and ``encoder``."""
+        return {"kind": self.kind, "condition": self.condition, "encoder": self.encoder.record()}
 
     @abstractmethod
     def code(self, features: torch.Tensor, prompts: Sequence[Prompt], side: int) -> torch.Tensor:
         """Describe the change for a batch.
 
         Args:
-            features: of the frozen encoder, (B, features).
+            features: of the encoder, (B, encoder.length).
             prompts: one an image, pixels of a canvas of ``side`` pixels.
 
         Returns:

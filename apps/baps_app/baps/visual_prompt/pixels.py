@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 
 from ..blackbox import Prompt
-from .encoder import image_statistics
 from .interface import VisualPrompt
 
 
@@ -29,4 +28,4 @@ def change_pixels(
 ) -> NDArray[np.uint8]:
     """Images (B, S, S, 3) uint8 as the visual prompt changes them for the black box. Judging and serving ask here."""
     images = to_tensor(pixels)
-    return to_pixels(visual_prompt.change(images, image_statistics(images), prompts))
+    return to_pixels(visual_prompt.change(images, visual_prompt.encoder.features(images), prompts))

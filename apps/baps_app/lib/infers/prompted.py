@@ -9,16 +9,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
+from baps.click import read_click
 from baps.errors import InputError, NotFoundError
+from baps.formats.slice_nrrd import write_slice_nrrd
+from baps.geometry import AS_STORED
 from baps.segmenter import Segmenter
-from baps.volume import Volume, write_nrrd
-from lib.infers.request import read_click
+from baps.yielding import clicking
 
 NO_LABEL = "as clicked"
 """The choice of the option ``adapter`` that leaves the label to the click."""
+
+_PLANES = (AS_STORED, "axial", "coronal", "sagittal")
 
 
 class PromptedInfer(InferTask):
@@ -38,7 +41,7 @@ class PromptedInfer(InferTask):
             labels=[],
             dimension=2,
             description=("Promptable segmentation, adapted to this site" if adapted else "The same model, not adapted"),
-            config={"adapter": [NO_LABEL, *labels]} if adapted else {},
+            config={"plane": list(_PLANES), **({"adapter": [NO_LABEL, *labels]} if adapted else {})},
         )
         self._segmenter, self._names, self._adapted = segmenter, list(labels), adapted
         # A folder of its own: a client on this machine saves its copy under the same name, in /tmp by default, and the
@@ -54,23 +57,29 @@ class PromptedInfer(InferTask):
         if not isinstance(image, str) or not image:
             raise NotFoundError("There is no such image in the datastore. Choose one that Next Sample offers.")
         segmenter = self._segmenter()
-        path = Path(image)
+        with clicking(segmenter.store.clicks):
+            return self._answer(segmenter, Path(image), request, begun)
+
+    def _answer(
+        self, segmenter: Segmenter, path: Path, request: dict[str, Any], begun: float
+    ) -> tuple[str, dict[str, Any]]:
         volume, _ = segmenter.volume(path)
-        click = read_click(request, volume.voxels.shape, self._names)
+        click = read_click(request, volume, self._names)
         option = request.get("adapter")
         chosen = str(option[0] if isinstance(option, list) and option else option)
         if chosen not in ("None", "", NO_LABEL, *self._names):
             raise InputError(f"There is no adapter {chosen!r}. Choose one of {', '.join((NO_LABEL, *self._names))}.")
         label = click.label or (chosen if chosen in self._names else "")
         found = segmenter.segment(path, click.plane, click.prompt, label, self._adapted)
-        voxels = np.zeros(volume.voxels.shape, np.uint8)
-        click.plane.put(voxels, found.mask)
         handle, name = tempfile.mkstemp(suffix=".nrrd", dir=self._replies.name)
         os.close(handle)
-        write_nrrd(Path(name), Volume(voxels, volume.affine), compress=bool(request.get("result_compress", True)))
+        compress = bool(request.get("result_compress", True))
+        write_slice_nrrd(Path(name), volume, click.plane, found.mask, compress)
         return name, {
             "label": label,
             "slice": click.plane.index,
+            "axis": "IJK"[click.plane.axis],
+            "notes": list(click.notes),
             "adapter": "/".join(part for part in found.adapter if part) if found.adapter else None,
             "window": found.window.record(),
             "encoding_kept": found.encoding_kept,

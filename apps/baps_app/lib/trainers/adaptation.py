@@ -12,12 +12,16 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 
-from baps.adaptation.adapt import Adaptation, ProgressReport, adapt
-from baps.adaptation.cases import Case, SlicesByPatient, load_cases
+from baps.adaptation.adapt import ProgressReport, adapt, fingerprint, training_facts
+from baps.adaptation.cases import Case, load_cases
+from baps.adaptation.checking import Verdict
 from baps.adaptation.settings import OPTIMISERS, AdaptationSettings
+from baps.adaptation.slices import SlicesByPatient
+from baps.adaptation.splitting import split_patients
 from baps.blackbox import BlackBox
 from baps.errors import BapsError, InputError
 from baps.store import SHARED, AdapterStore
+from baps.yielding import barrier, step_back
 from lib.labelled import labelled_cases
 from lib.trainers.stats import read_stats, write_stats
 
@@ -85,8 +89,8 @@ class AdaptationTrainer(TrainTask):
 
     def read_request(
         self, request: dict[str, Any], datastore: Datastore
-    ) -> tuple[dict[str, list[Case]], AdaptationSettings]:
-        """What a request asks for: cases by label, and settings.
+    ) -> tuple[dict[str, list[Case]], AdaptationSettings, dict[str, str]]:
+        """What a request asks for: cases by label, settings, and the images that are left out, with reasons.
 
         Raises:
             InputError: on a value that cannot be used, an unknown label, or if there is nothing to train on.
@@ -95,26 +99,27 @@ class AdaptationTrainer(TrainTask):
         chosen = str(_first(request.get("label")) or ALL_LABELS)
         if chosen != ALL_LABELS and chosen not in self._labels:
             raise InputError(f"There is no label {chosen!r}. Known ones: {', '.join(self._labels)}.")
-        cases = {
-            name: found
-            for name, found in labelled_cases(datastore, self._labels).items()
-            if found and chosen in (ALL_LABELS, name)
-        }
+        by_label, left_out = labelled_cases(datastore, self._labels)
+        cases = {name: found for name, found in by_label.items() if found and chosen in (ALL_LABELS, name)}
         if not cases:
             raise InputError(
                 f"There are no saved labels of {'any organ' if chosen == ALL_LABELS else chosen} to train on. Segment "
-                "a volume, submit the label, and train again."
+                f"a volume, submit the label, and train again. {next(iter(left_out.values()), '')}".rstrip()
             )
-        return cases, settings
+        return cases, settings, left_out
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
+        step_back()
         begun = time.time()
         stats = _fresh_stats()
         write_stats(self._stats_file, stats)
         try:
-            cases, settings = self.read_request(request, datastore)
+            cases, settings, stats["left_out"] = self.read_request(request, datastore)
             black_box = self._black_box()
-            jobs, stats["left_out"] = _jobs(cases, black_box.capabilities.input_side, settings.slices_per_volume)
+            black_box.wait = barrier(self._store.clicks)
+            side = black_box.capabilities.input_side
+            jobs, left_out = _jobs(cases, side, settings.slices_per_volume, self._store.root)
+            stats["left_out"].update(left_out)
             for number, (label, found) in enumerate(jobs):
 
                 def report(now: ProgressReport, number: int = number, label: str = label) -> None:
@@ -128,8 +133,7 @@ class AdaptationTrainer(TrainTask):
                     write_stats(self._stats_file, stats)
 
                 logger.info("Adapting to %s from labels of %d patients", label or "all labels", len(found))
-                result = adapt(black_box, found, settings, self._store.split_memory, report)
-                stats["adapters"][label or "shared"] = self._keep(label, result)
+                stats["adapters"][label or "shared"] = self._adapt(label, found, settings, black_box, report)
         except BapsError as error:
             stats["error"] = str(error)
             raise
@@ -143,31 +147,61 @@ class AdaptationTrainer(TrainTask):
             write_stats(self._stats_file, stats)
         return stats
 
-    def _keep(self, label: str, result: Adaptation) -> dict[str, Any]:
-        """Store a candidate, publish it if it is better, and say what became of it.
+    def _adapt(
+        self,
+        label: str,
+        slices: SlicesByPatient,
+        settings: AdaptationSettings,
+        black_box: BlackBox,
+        report: Callable[[ProgressReport], None],
+    ) -> dict[str, Any]:
+        """Adapt to one label, unless that was done already, publish what is better, and say what became of it.
 
         The adapter of the only label that a site has also serves clicks without a label.
         """
-        verdict = result.verdict
-        status = "unverified" if verdict is None else "passed" if verdict.better else "refused"
-        said: dict[str, Any] = {"black_box_images": result.record["black_box_images"], "curve": result.record["curve"]}
-        for name in (label, SHARED) if len(self._labels) == 1 else (label,):
-            version = self._store.add(name, result.visual_prompt, result.record, status)
-            if status == "passed":
-                self._store.publish(name, version)
-            if name == label:
-                said["version"] = version
-        said["status"] = "published" if status == "passed" else status
-        if verdict is None:
-            said["reason"] = "Only one patient: nobody is left to check the adapter on. Label another one."
-        else:
-            said.update(verdict.record(), reason=verdict.sentence())
+        store = self._store
+        names = (label, SHARED) if len(self._labels) == 1 else (label,)
+        split = split_patients(slices, store.split_memory)
+        same = fingerprint(training_facts(black_box, slices, settings, split))
+        log = store.log(label)
+        versions = {name: store.find(name, same) for name in names}
+        known = versions[label] is not None
+        if not all(versions.values()):
+            result = adapt(black_box, slices, settings, store.split_memory, report, log)
+            verdict = result.verdict
+            status = "unverified" if verdict is None else "passed" if verdict.better else "refused"
+            for name in names:
+                versions[name] = versions[name] or store.add(name, result.visual_prompt, result.record, status, log)
+        for name, version in versions.items():
+            assert version is not None
+            record = store.record(name, version)
+            if record["status"] == "passed":
+                store.publish(name, version)
+        log.unlink(missing_ok=True)
+        said = _said(store.record(label, str(versions[label])))
+        if known:
+            said["reason"] += " Nothing has changed since: the same labels and settings gave this version before."
         logger.info("%s: %s; %s", label or "shared", said["status"], said["reason"])
         return said
 
 
+def _said(record: dict[str, Any]) -> dict[str, Any]:
+    """What the viewers and the log hear of a version."""
+    verdict = record["verdict"]
+    reason = "Only one patient: nobody is left to check the adapter on. Label another one."
+    return {
+        "version": record["version"],
+        "status": "published" if record["status"] == "passed" else record["status"],
+        "black_box_images": record["black_box_images"],
+        "recalled_images": record["recalled_images"],
+        "curve": record["curve"],
+        **(verdict or {}),
+        "reason": Verdict(**verdict).sentence() if verdict else reason,
+    }
+
+
 def _jobs(
-    cases: dict[str, list[Case]], side: int, most: int
+    cases: dict[str, list[Case]], side: int, most: int, folder: Path
 ) -> tuple[list[tuple[str, SlicesByPatient]], dict[str, str]]:
     """What to train: an adapter a label and, with several labels, a shared one; and the volumes left out, with reasons.
 
@@ -178,7 +212,7 @@ def _jobs(
     left_out: dict[str, str] = {}
     shared: SlicesByPatient = {}
     for label, found in cases.items():
-        slices, refused = load_cases(found, side, most)
+        slices, refused = load_cases(found, side, most, folder)
         left_out.update({f"{label}, {name}": reason for name, reason in refused.items()})
         if slices:
             jobs.append((label, slices))

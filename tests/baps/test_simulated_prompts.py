@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from baps.clicks import draw_prompt
+from baps.simulated_prompts import draw_prompt
 from baps.errors import InputError
 
 

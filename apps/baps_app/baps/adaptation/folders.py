@@ -1,0 +1,103 @@
+"""Cases from two folders with equal file names, one of images and one of labels."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError
+from ..formats import IMAGE_SUFFIXES, file_stem, is_dicom_folder, read_labels, read_patient, read_volume
+from .cases import Case
+
+_WHITE = 255
+
+
+@dataclass(frozen=True)
+class Folders:
+    """What two folders hold.
+
+    Attributes:
+        cases: in the order of the file names, then of the label values.
+        left_out: names of images and labels that have no partner or cannot be used, with reasons.
+    """
+
+    cases: list[Case]
+    left_out: dict[str, str]
+
+
+def find_cases(images: Path, labels: Path, value: int | None = None, patients: Path | None = None) -> Folders:
+    """Match images and labels by name.
+
+    An image is a file of any kind that ``read_volume`` reads, or a folder with a DICOM series. A patient is the DICOM
+    PatientID, else what the table says, else the name.
+
+    Args:
+        images, labels: the folders; they may be the same one for NPZ files, which hold both.
+        value: of the wanted label, or None for every label. In a mask of black and white, 1 means white.
+        patients: a CSV file of two columns, image and patient.
+
+    Raises:
+        InputError: if a folder is missing, no names agree, or no label can be used.
+    """
+    table = _patient_table(patients) if patients else {}
+    found, masks = _entries(images), _entries(labels)
+    common = sorted(found.keys() & masks.keys())
+    if not common:
+        raise InputError(
+            f"No image in {images} ({len(found)} found) and no label in {labels} ({len(masks)} found) have the same name. "
+            "Name the labels as their images, as in images/a.nii.gz and labels/a.nii.gz."
+        )
+    left_out = {name: "There is no label of this name." for name in sorted(found.keys() - masks.keys())}
+    left_out |= {name: "There is no image of this name." for name in sorted(masks.keys() - found.keys())}
+    cases: list[Case] = []
+    for name in common:
+        image, mask = found[name], masks[name]
+        try:
+            present = {int(v) for v in np.unique(read_labels(mask, read_volume(image))) if v > 0}
+            patient = read_patient(image) or table.get(name) or name
+        except InputError as error:
+            left_out[name] = str(error)
+            continue
+        meant = {_WHITE} if value == 1 and present == {_WHITE} else {value} if value is not None else present
+        if not meant & present:
+            left_out[name] = f"Its label has no voxel of value {value}." if value else "Its label is empty."
+        cases += [Case(image, mask, one, patient) for one in sorted(meant & present)]
+    if not cases:
+        raise InputError(f"No label in {labels} can be used. {next(iter(left_out.values()))}")
+    return Folders(cases, left_out)
+
+
+def _entries(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}.")
+    if is_dicom_folder(folder):
+        return {folder.name: folder}
+    entries: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or not (path.name.lower().endswith(IMAGE_SUFFIXES) or is_dicom_folder(path)):
+            continue
+        name = file_stem(path)
+        if name in entries:
+            raise InputError(f"{entries[name].name} and {path.name} in {folder} have the same name. Keep one of them.")
+        entries[name] = path
+    return entries
+
+
+def _patient_table(path: Path) -> Mapping[str, str]:
+    try:
+        rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"The table of patients {path} cannot be read: {error}") from error
+    table = {}
+    for number, row in enumerate(rows, start=1):
+        cells = [cell.strip() for cell in row]
+        if not any(cells):
+            continue
+        if len(cells) != 2 or not all(cells):
+            raise InputError(f"Line {number} of {path.name} must have two cells, image and patient, as in a.nii.gz,p1.")
+        table[file_stem(Path(cells[0]))] = cells[1]
+    return table

@@ -1,0 +1,74 @@
+"""An adapter as one file: the weights of its visual prompt, and its record in the header."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from .blackbox import Capabilities
+from .errors import BapsError, InputError
+from .visual_prompt import VisualPrompt, visual_prompt_from_record
+
+
+def write_adapter(path: Path, visual_prompt: VisualPrompt, record: Mapping[str, Any]) -> None:
+    """Write an adapter; an older file is replaced when the new one is whole.
+
+    Raises:
+        BapsError: if it cannot be written; an older file is as it was.
+    """
+    tensors = {key: value.contiguous() for key, value in visual_prompt.state_dict().items()}
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, partial, {"record": json.dumps(record, allow_nan=False)})
+        os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or error
+        raise BapsError(
+            f"The adapter could not be written to {path} ({reason}). Free some space or choose another place."
+        ) from error
+
+
+def read_adapter(path: Path) -> tuple[VisualPrompt, dict[str, Any]]:
+    """Read an adapter back: the visual prompt and its record.
+
+    Raises:
+        InputError: if the file is missing, broken or no adapter.
+        BapsError: if its frozen encoder cannot be loaded.
+    """
+    if not path.is_file():
+        raise InputError(f"There is no adapter file {path}. `baps adapt --out FILE` makes one.")
+    try:
+        with safe_open(path, "pt") as file:
+            record: dict[str, Any] = json.loads(file.metadata()["record"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # it is no dict
+        visual_prompt = visual_prompt_from_record(record["visual_prompt"])
+        visual_prompt.load_state_dict(tensors)
+    except BapsError:
+        raise
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{path} is no adapter of this project, or it is broken ({type(error).__name__}). Adapt again."
+        ) from error
+    return visual_prompt.eval(), record
+
+
+def check_fits(record: Mapping[str, Any], able: Capabilities) -> None:
+    """An adapter serves only the weights that it was trained for.
+
+    Raises:
+        InputError: if the black box has others.
+    """
+    made_for = record["black_box"]
+    if made_for["weights_sha256"] != able.weights_sha256:
+        raise InputError(
+            f"The adapter was trained for {made_for['name']} with weights {made_for['weights_sha256'][:12]}..., not for "
+            f"{able.name} with {able.weights_sha256[:12]}.... Name that black box and its weights, or adapt again."
+        )

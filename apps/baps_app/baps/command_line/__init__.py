@@ -1,0 +1,27 @@
+"""The command ``baps``. One file a command; what is heavy is imported when a command runs."""
+
+from __future__ import annotations
+
+import typer
+from rich.console import Console
+
+from ..errors import BapsError
+from . import adapters
+from .doctor import doctor
+from .segment import segment
+from .serve import serve
+
+app = typer.Typer(no_args_is_help=True, help="Promptable segmentation that adapts to your images.")
+app.command()(serve)
+app.command()(doctor)
+app.command()(segment)
+app.add_typer(adapters.app, name="adapters")
+
+
+def main() -> None:
+    """Run the command; errors that were foreseen are one sentence."""
+    try:
+        app()
+    except BapsError as error:
+        Console(stderr=True, soft_wrap=True).print(str(error), style="red", markup=False, highlight=False)
+        raise SystemExit(1) from None

@@ -1,0 +1,89 @@
+"""``baps adapters``: list, show, publish, roll back, withdraw."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ..errors import NotFoundError
+from .options import Adapters, given
+
+if TYPE_CHECKING:
+    from ..store import AdapterStore
+
+app = typer.Typer(no_args_is_help=True, help="List, show, publish and roll back adapters.")
+
+Label = Annotated[str, typer.Argument(help="The organ; 'shared' for the adapter of clicks without a label.")]
+console = Console()
+
+
+def _store(root: str) -> AdapterStore:
+    from ..settings import read_settings
+    from ..store import AdapterStore
+
+    return AdapterStore(read_settings(given(adapters=root)).adapters)
+
+
+def _label(name: str) -> str:
+    return "" if name == "shared" else name
+
+
+@app.command("list")
+def list_adapters(adapters: Adapters = "") -> None:
+    """Every version, what its check said (Dice on held-back patients), and which one is served."""
+    store = _store(adapters)
+    table = Table("label", "version", "served", "status", "before", "after", "gain", "images")
+    for label in store.labels():
+        for version in store.versions(label):
+            record = store.record(label, version)
+            verdict = record["verdict"] or {}
+            numbers = [f"{verdict[key]:.3f}" if verdict else "" for key in ("before", "after", "gain")]
+            served = "yes" if store.published(label) == version else ""
+            images = str(record["black_box_images"])
+            table.add_row(escape(label or "shared"), version, served, record["status"], *numbers, images)
+    console.print(table)
+
+
+@app.command()
+def show(label: Label, version: str, adapters: Adapters = "") -> None:
+    """The record of one version."""
+    console.print_json(json.dumps(_store(adapters).record(_label(label), version)))
+
+
+@app.command()
+def publish(label: Label, version: str, adapters: Adapters = "") -> None:
+    """Serve a version from the next click on: any one that was kept, also one that nobody could check."""
+    _store(adapters).publish(_label(label), version)
+    console.print(f"{label} is served by {version} now.", markup=False)
+
+
+@app.command()
+def rollback(label: Label, adapters: Adapters = "") -> None:
+    """Serve the version that was served before this one from the next click on."""
+    store = _store(adapters)
+    served = store.published(_label(label))
+    if served is None:
+        raise NotFoundError(
+            f"{label} is served by the model as it is, so there is nothing to roll back. Serve one of the versions "
+            f"that `baps adapters list` shows with `baps adapters publish {label} VERSION`."
+        )
+    before = store.record(_label(label), served)["parent"]
+    if before is None:
+        raise NotFoundError(
+            f"No version of {label} was served before {served}. Serve the model as it is with `baps adapters withdraw "
+            f"{label}`, or another version with `baps adapters publish {label} VERSION`."
+        )
+    store.publish(_label(label), before)
+    console.print(f"{label} is served by {before} now, no longer by {served}.", markup=False)
+
+
+@app.command()
+def withdraw(label: Label, adapters: Adapters = "") -> None:
+    """Serve the model as it is from the next click on; all versions are kept."""
+    _store(adapters).withdraw(_label(label))
+    console.print(f"{label} is served by the model as it is now.", markup=False)

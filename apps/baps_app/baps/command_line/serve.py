@@ -1,0 +1,51 @@
+"""``baps serve``: become the server."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from . import options
+
+
+def serve(
+    studies: Annotated[str, typer.Argument(help="Folder of images, or the DICOMweb URL of a PACS.")],
+    labels: options.Labels = "",
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    black_box: options.BlackBox = "",
+    weights: options.Weights = "",
+    weights_sha256: options.WeightsSha256 = "",
+    device: options.Device = "",
+    adapters: options.Adapters = "",
+    cache_mb: options.CacheMb = "",
+    config: options.Config = "",
+) -> None:
+    """Serve a folder of images or a PACS to 3D Slicer and OHIF.
+
+    The user and the password of a PACS are taken from MONAI_LABEL_DICOMWEB_USERNAME and MONAI_LABEL_DICOMWEB_PASSWORD
+    in the environment, never from the command line, which other users can read.
+    """
+    from ..serving_command import check_port, check_studies, serving_command
+    from ..settings import check_settings, read_settings
+
+    settings = options.given(
+        labels=labels,
+        black_box=black_box,
+        weights=weights,
+        weights_sha256=weights_sha256,
+        device=device,
+        adapters=adapters,
+        cache_mb=cache_mb,
+        config=config,
+    )
+    check_settings(read_settings(settings))
+    check_studies(studies)
+    check_port(host, port)
+    command, environment = serving_command(studies, host, port, settings)
+    print(f"==> Serving {studies} at http://{host}:{port}/ (stop with Ctrl+C)")
+    sys.stdout.flush()  # Nothing of this process is left after the next line.
+    os.execve(command[0], command, environment)  # noqa: S606 (no shell; a process of its own would not get the signals)

@@ -1,0 +1,337 @@
+"""What can keep a site from working, checked before somebody stumbles over it. One function a check.
+
+A check answers with a finding. One that raises has failed: a ``BapsError`` says in its sentence what to do.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from importlib import import_module, metadata
+from pathlib import Path
+
+from .errors import BapsError
+from .serving_command import check_port, check_studies, is_pacs, server_environment
+
+_LEAST_DISK = 1 << 30
+_LEAST_MEMORY = 3 << 30
+"""Of the server and a training process, beside the cache."""
+
+_TIMEOUT = (5, 15)
+"""Seconds to reach a PACS, and to wait for what it says."""
+
+_SERIES = 100
+"""That the PACS is asked for, to see what it holds."""
+
+_IMAGES = {
+    ".nii": "NIfTI",
+    ".nii.gz": "NIfTI",
+    ".nrrd": "NRRD",
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".npz": "NPZ",
+}
+
+
+class Status(str, Enum):
+    """How grave a finding is."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "FAILED"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check says.
+
+    Attributes:
+        status: how grave it is.
+        found: what was seen.
+        remedy: what to do, or "" where nothing is to be done or ``found`` says it.
+    """
+
+    status: Status
+    found: str
+    remedy: str = ""
+
+
+def examine(
+    given: Mapping[str, str], studies: str = "", host: str = "127.0.0.1", port: int = 8000
+) -> dict[str, Finding]:
+    """Make all checks, in some 10 seconds; nothing is changed.
+
+    Args:
+        given: settings, as ``read_settings`` takes them.
+        studies: folder or DICOMweb address; "" leaves its checks out.
+        host: address that the server would listen on.
+        port: likewise.
+
+    Returns:
+        Findings by the name of the check.
+    """
+    checks: dict[str, Callable[[], Finding]] = {
+        "Python": partial(python_version, sys.version_info[:2]),
+        "torch, torchvision": torch_pair,
+        "pydicom": partial(package, "pydicom", 3),
+        "numpy": partial(package, "numpy", 2),
+        "MONAI Label": host_framework,
+        "dcmqi": partial(dcmqi, studies),
+        "port": partial(port_free, host, port),
+    }
+    if studies:
+        checks["PACS" if is_pacs(studies) else "studies"] = partial(pacs if is_pacs(studies) else folder, studies)
+    findings = {name: _made(check) for name, check in checks.items()}
+    try:  # The settings name the model, whose module imports torch.
+        from .settings import read_settings
+
+        site = read_settings(given)
+    except Exception as error:  # as in _made
+        return {**findings, "settings": _failure(error)}
+    findings["settings"] = Finding(Status.OK, ", ".join(f"{name}={value}" for name, value in site.labels.items()))
+    written = [site.adapters, _written(studies), Path(tempfile.gettempdir())]
+    later: dict[str, Callable[[], Finding]] = {
+        "memory, CPUs": partial(memory, site.cache_mb),
+        "device": partial(device, site.device),
+        "model": partial(model, site.black_box, site.weights, site.weights_sha256, site.device),
+        "adapters": partial(adapters, site.adapters),
+        "disk": partial(disk, written),
+    }
+    return findings | {name: _made(check) for name, check in later.items()}
+
+
+def _made(check: Callable[[], Finding]) -> Finding:
+    try:
+        return check()
+    except Exception as error:  # The other checks must still be made, whatever this one met.
+        return _failure(error)
+
+
+def _failure(error: Exception) -> Finding:
+    if isinstance(error, BapsError):
+        return Finding(Status.FAILED, str(error))
+    return Finding(Status.FAILED, f"{type(error).__name__}: {error}", "Mend what is named, or report it as a fault.")
+
+
+def python_version(version: tuple[int, int]) -> Finding:
+    """Whether there are packages for this Python, (major, minor)."""
+    found = ".".join(map(str, version))
+    if (3, 10) <= version <= (3, 12):
+        return Finding(Status.OK, found)
+    return Finding(Status.FAILED, found, "Install Python 3.10, 3.11 or 3.12, then make clean and make serve again.")
+
+
+def torch_pair() -> Finding:
+    """Whether torch and torchvision were built for each other."""
+    try:
+        torch, torchvision = import_module("torch"), import_module("torchvision")
+        torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+    except (ImportError, RuntimeError, AttributeError) as error:
+        return Finding(
+            Status.FAILED,
+            f"They do not work together: {error}",
+            "Install both from one index: pip install --force-reinstall -c constraints.txt torch torchvision",
+        )
+    return Finding(Status.OK, f"{torch.__version__}, {torchvision.__version__}")
+
+
+def package(name: str, below: int) -> Finding:
+    """Whether a package is there, of a major version below a number."""
+    remedy = f"pip install -c constraints.txt '{name}<{below}'"
+    try:
+        version = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return Finding(Status.FAILED, "not installed", remedy)
+    if int(version.partition(".")[0]) >= below:
+        return Finding(Status.FAILED, f"{version}, which MONAI Label cannot work with", remedy)
+    return Finding(Status.OK, version)
+
+
+def host_framework() -> Finding:
+    """Whether MONAI Label imports, in a process of its own."""
+    command = [sys.executable, "-c", "import monailabel.interfaces.app"]
+    done = subprocess.run(  # noqa: S603 (a fixed command)
+        command, env=server_environment(), capture_output=True, text=True, timeout=300
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        return Finding(Status.FAILED, f"It does not import: {last}", "pip install -c constraints.txt -e .")
+    return Finding(Status.OK, metadata.version("monailabel"))
+
+
+def dcmqi(studies: str) -> Finding:
+    """Whether dcmqi's program is there, which writes DICOM SEG for a PACS."""
+    program = shutil.which("itkimage2segimage", path=server_environment()["PATH"])
+    if program:
+        return Finding(Status.OK, program)
+    # Without it the server tries to download it when it starts on a PACS.
+    status = Status.FAILED if is_pacs(studies) else Status.WARNING
+    return Finding(status, "itkimage2segimage is not on the PATH", "pip install -c constraints.txt dcmqi")
+
+
+def port_free(host: str, port: int) -> Finding:
+    """Whether the server could listen there."""
+    check_port(host, port)
+    return Finding(Status.OK, f"{port} of {host} is free")
+
+
+def memory(cache_mb: int) -> Finding:
+    """Whether the memory suffices for the server, a training and the cache (MB)."""
+    import psutil
+
+    available, total = psutil.virtual_memory().available, psutil.virtual_memory().total
+    found = f"{_gigabytes(available)} of {_gigabytes(total)} available, {len(psutil.Process().cpu_affinity())} CPUs"
+    needed = _LEAST_MEMORY + (cache_mb << 20)
+    if available >= needed:
+        return Finding(Status.OK, found)
+    remedy = f"Server, training and cache want {_gigabytes(needed)}: lower --cache-mb ({cache_mb}) or close programs."
+    return Finding(Status.WARNING, found, remedy)
+
+
+def device(name: str) -> Finding:
+    """What the model will run on; a GPU is needed only where one was asked for."""
+    import torch
+
+    usable = torch.cuda.is_available()
+    gpus = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())] if usable else []
+    found = f"{name}; GPUs: {', '.join(gpus) or 'none that torch can use'}"
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        return Finding(Status.FAILED, found, "Give --device auto, cpu, cuda, cuda:1 and so on.")
+    if name.startswith("cuda") and int(name.partition(":")[2] or 0) >= len(gpus):
+        return Finding(Status.FAILED, found, "Install the driver of the GPU (nvidia-smi must list it), or --device auto.")
+    return Finding(Status.OK, found)
+
+
+def model(name: str, weights: Path | None, sha256: str, device: str) -> Finding:
+    """Whether the weights are there, are the right ones, and answer a prompt on a black image."""
+    import numpy as np
+
+    from .blackbox import Prompt, load_black_box
+
+    begun = time.perf_counter()
+    black_box = load_black_box(name, weights, sha256, device)
+    loaded = time.perf_counter()
+    able = black_box.capabilities
+    middle = able.input_side / 2
+    prompt = Prompt(((middle, middle),)) if able.clicks else Prompt(box=(0, 0, middle, middle))
+    black_box.segment(np.zeros((1, able.input_side, able.input_side, 3), np.uint8), [prompt])
+    answered = time.perf_counter()
+    return Finding(
+        Status.OK,
+        f"{able.name}, SHA-256 {able.weights_sha256[:12]}..., loaded in {loaded - begun:.1f} s, first answer in "
+        f"{answered - loaded:.2f} s",
+    )
+
+
+def adapters(root: Path) -> Finding:
+    """Whether adapters can be kept; the folder is made with the first one."""
+    there = _nearest(root)
+    if not there.is_dir():
+        return Finding(Status.FAILED, f"{there} is no folder", "Give another folder with --adapters.")
+    if not os.access(there, os.R_OK | os.W_OK | os.X_OK):
+        return Finding(
+            Status.FAILED, f"{there} cannot be written to", f"Let this user write there (chown, chmod), or --adapters."
+        )
+    return Finding(Status.OK, str(root) if root.exists() else f"{root}, which the first training makes")
+
+
+def disk(places: list[Path]) -> Finding:
+    """Whether there is room where the server writes."""
+    free = {_nearest(place): shutil.disk_usage(_nearest(place)).free for place in places}
+    found = ", ".join(f"{_gigabytes(size)} at {place}" for place, size in free.items())
+    if min(free.values()) < _LEAST_DISK:
+        return Finding(Status.WARNING, found, f"Make room: less than {_gigabytes(_LEAST_DISK)} is free.")
+    return Finding(Status.OK, found)
+
+
+def folder(studies: str) -> Finding:
+    """Whether the folder of studies can be used, and what lies in it."""
+    check_studies(studies)
+    root = Path(studies)
+    if not os.access(root, os.R_OK | os.X_OK):
+        return Finding(Status.FAILED, f"{root} cannot be read", "Let this user read it (chown, chmod).")
+    kinds = _images(root) or (_images(root / "images") if (root / "images").is_dir() else kinds_none())
+    found = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "no images"
+    if not os.access(root, os.W_OK):
+        return Finding(
+            Status.FAILED, f"{found}; labels cannot be saved there", "Let this user write there (chown, chmod)."
+        )
+    if not kinds:
+        return Finding(Status.WARNING, found, "Put NIfTI or NRRD volumes into it, or into its folder images/.")
+    return Finding(Status.OK, found)
+
+
+def pacs(studies: str) -> Finding:
+    """Whether the PACS answers as DICOMweb, and what its first series are."""
+    import requests
+
+    check_studies(studies)
+    names = ("MONAI_LABEL_DICOMWEB_USERNAME", "MONAI_LABEL_DICOMWEB_PASSWORD")
+    user, password = (os.environ.get(name, "") for name in names)
+    prefix = os.environ.get("MONAI_LABEL_QIDO_PREFIX", "").strip("/")
+    root = "/".join(part for part in (studies.rstrip("/"), prefix) if part)
+    try:
+        answer = requests.get(
+            f"{root}/series",
+            params={"limit": str(_SERIES)},
+            headers={"Accept": "application/dicom+json"},
+            auth=(user, password) if user and password else None,
+            timeout=_TIMEOUT,
+        )
+    except requests.exceptions.SSLError as error:
+        return Finding(
+            Status.FAILED, f"TLS: {_reason(error)}", "Give the certificate of its authority: REQUESTS_CA_BUNDLE=<file>."
+        )
+    except requests.exceptions.RequestException as error:
+        return Finding(
+            Status.FAILED, f"not reachable: {_reason(error)}", "Check the address, the network and the proxy settings."
+        )
+    if answer.status_code in (401, 403):
+        sent = f"with user {user!r}" if user and password else "without a user"
+        return Finding(
+            Status.FAILED,
+            f"refused ({answer.status_code}) {sent}",
+            f"Set {names[0]} and {names[1]} in the environment, to an account that may read.",
+        )
+    if answer.status_code == 404:
+        return Finding(
+            Status.FAILED, "not the root of a DICOMweb service (404)", "Give its root; Orthanc's ends in /dicom-web."
+        )
+    if answer.status_code == 204:  # DICOMweb's way to say that there is nothing
+        return Finding(Status.WARNING, "no series", "Send images to the PACS.")
+    kind = answer.headers.get("Content-Type", "of no type")
+    try:
+        answer.raise_for_status()
+        modalities = Counter(_modality(series) for series in answer.json())
+    except (requests.exceptions.RequestException, ValueError, TypeError, AttributeError):
+        return Finding(
+            Status.FAILED,
+            f"not DICOMweb: it answers {answer.status_code}, {kind}",
+            "Give the root of its DICOMweb service; Orthanc's ends in /dicom-web.",
+        )
+    if not modalities:
+        return Finding(Status.WARNING, "no series", "Send images to the PACS.")
+    shown = ", ".join(f"{count} {name}" for name, count in modalities.most_common())
+    return Finding(Status.OK, f"{len(modalities)} modalities in {sum(modalities.values())} series: {shown}")
+
+
+def _modality(series: dict[str, dict[str, list[str]]]) -> str:
+    return series.get("00080060", {}).get("Value", ["unknown"])[0]
+
+
+def _reason(error: Exception) -> str:
+    """The innermost cause; what libraries wrap around it helps nobody."""
+    while (inner := getattr(error, "reason", None) or next(iter(error.args), None)) and isinstance(inner, Exception):
+        error = inner
+    return str(error)

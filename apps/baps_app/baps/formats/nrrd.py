@@ -1,0 +1,63 @@
+"""NRRD files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nrrd
+import numpy as np
+
+from ..errors import InputError
+from ..volume import Volume
+from .shape import three_dimensional
+
+_TO_RAS = {
+    "left-posterior-superior": (-1, -1, 1),
+    "lps": (-1, -1, 1),
+    "right-anterior-superior": (1, 1, 1),
+    "ras": (1, 1, 1),
+    "left-anterior-superior": (-1, 1, 1),
+    "las": (-1, 1, 1),
+}
+
+
+def read_nrrd(path: Path) -> Volume:
+    voxels, header = nrrd.read(str(path))
+    space = str(header.get("space", "")).lower()
+    directions, origin = header.get("space directions"), header.get("space origin")
+    if space not in _TO_RAS or directions is None or origin is None:
+        raise InputError(f"{path.name} has no affine (space, space directions and space origin). Export it again.")
+    rows = np.asarray(directions, float)
+    rows = rows[np.isfinite(rows).all(1)]  # An axis that is no direction in space, of channels say, has none.
+    if rows.shape != (3, 3):
+        raise InputError(f"{path.name} has {len(rows)} directions in space; a volume has three. Export one alone.")
+    affine = np.eye(4)
+    affine[:3, :3] = rows.T
+    affine[:3, 3] = origin
+    affine[:3] *= np.array(_TO_RAS[space])[:, None]
+    return Volume(three_dimensional(voxels, path.name), affine)
+
+
+def write_nrrd(path: Path, volume: Volume, compress: bool = True) -> None:
+    """Write a mask as NRRD, in the voxel order of the volume.
+
+    Args:
+        path: the file; an older one is replaced.
+        volume: the mask; its voxels keep their type.
+        compress: gzip at its fastest, or raw (as OHIF needs it).
+    """
+    nrrd.write(str(path), volume.voxels, nrrd_header(volume, compress), compression_level=1)
+
+
+def nrrd_header(volume: Volume, compress: bool) -> dict[str, Any]:
+    """The header that says where a volume lies."""
+    affine = volume.affine.copy()
+    affine[:2] *= -1  # RAS to LPS, which every reader of NRRD knows.
+    return {
+        "space": "left-posterior-superior",
+        "space directions": affine[:3, :3].T,
+        "space origin": affine[:3, 3],
+        "kinds": ["domain"] * 3,
+        "encoding": "gzip" if compress else "raw",
+    }

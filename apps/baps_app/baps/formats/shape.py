@@ -1,0 +1,19 @@
+"""x"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+
+
+def three_dimensional(voxels: NDArray[np.generic], name: str) -> NDArray[np.generic]:
+    while voxels.ndim > 3 and voxels.shape[-1] == 1:
+        voxels = voxels[..., 0]
+    if voxels.ndim != 3:
+        raise InputError(
+            f"{name} has {voxels.ndim} dimensions (shape {voxels.shape}); a volume has three. "
+            "Export one time point or one channel alone."
+        )
+    return voxels

@@ -1,0 +1,96 @@
+"""How the server is started, and what must hold before. ``baps serve``, the demo and the tests use it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from .errors import BapsError, InputError
+
+APP = Path(__file__).resolve().parents[1]
+"""Folder of the MONAI Label app."""
+
+
+def serving_command(
+    studies: str, host: str, port: int, settings: Mapping[str, str], stock: bool = False
+) -> tuple[list[str], dict[str, str]]:
+    """The command line and the environment of the server.
+
+    Args:
+        studies: folder of images, or the DICOMweb address of a PACS.
+        host: address that it listens on.
+        port: likewise.
+        settings: names and values as ``read_settings`` takes them.
+        stock: MONAI Label's own server instead of the protected one.
+
+    Raises:
+        BapsError: if the app is not there, as where the package was installed without the repository.
+    """
+    if not (APP / "main.py").is_file():
+        raise BapsError(f"There is no MONAI Label app in {APP}. Start the server from a checkout of the repository.")
+    command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(APP), "--studies", studies]
+    command += ["--host", host, "--port", str(port)]
+    if not stock:
+        command += ["--uvicorn_app", "serving:app"]
+    for name, value in settings.items():
+        command += ["--conf", name, value]
+    return command, server_environment()
+
+
+def server_environment() -> dict[str, str]:
+    """The environment of the server: this process's, and what MONAI Label needs."""
+    return {
+        **os.environ,
+        # MONAI Label looks for dcmqi's programs and for python there.
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "PYTHONPATH": str(APP),
+        "MONAI_LABEL_TRACKING_ENABLED": "false",
+        "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
+    }
+
+
+def is_pacs(studies: str) -> bool:
+    """Whether the studies lie on a PACS rather than in a folder."""
+    return studies.startswith(("http://", "https://"))
+
+
+def check_studies(studies: str) -> None:
+    """Refuse studies that cannot be served; a PACS is not asked.
+
+    Raises:
+        InputError: if there is no such folder, or the address names no host or holds a password.
+    """
+    if not is_pacs(studies):
+        if not Path(studies).is_dir():
+            raise InputError(f"There is no folder {studies}. Give a folder of images, or the DICOMweb URL of a PACS.")
+        return
+    address = urlsplit(studies)
+    if not address.hostname:
+        raise InputError(f"The address {studies} names no host. Give one such as http://pacs:8042/dicom-web.")
+    if address.username or address.password:
+        raise InputError(
+            "The address of the PACS holds a user or a password, which other users of this machine could read. Set "
+            "MONAI_LABEL_DICOMWEB_USERNAME and MONAI_LABEL_DICOMWEB_PASSWORD in the environment instead."
+        )
+
+
+def check_port(host: str, port: int) -> None:
+    """Refuse an address that the server could not listen on.
+
+    Raises:
+        InputError: if the port is taken or needs more rights, or the host is not this machine.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server: a closed connection may linger
+            probe.bind(address)
+    except (OSError, UnicodeError) as error:
+        raise InputError(
+            f"Port {port} of {host} cannot be used: {getattr(error, 'strerror', None) or error}. Stop the program that "
+            "listens on it, or give another --port or --host (with make: PORT=... or HOST=...)."
+        ) from error

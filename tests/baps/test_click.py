@@ -1,0 +1,125 @@
+"""The request forms of 3D Slicer and OHIF."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from baps.click import read_click
+from baps.errors import InputError
+from baps.geometry import Plane
+from baps.volume import Volume
+
+VOLUME = Volume(np.zeros((40, 50, 30), np.int16), np.diag([-1.0, -1.0, 2.0, 1.0]))
+LABELS = ["spleen", "liver"]
+
+
+def test_slicers_deepgrow_form_asks_for_one_slice() -> None:
+    request = {"label": "spleen", "foreground": [[5, 6, 7], [8, 9, 7]], "background": [[1, 2, 7]], "slice": 7}
+    click = read_click(request, VOLUME, LABELS)
+    assert (click.label, click.plane) == ("spleen", Plane(2, 7))
+    assert click.prompt.positive == ((5, 6), (8, 9))
+    assert click.prompt.negative == ((1, 2),)
+
+
+def test_slice_zero_is_a_slice_and_other_slices_points_are_left_out() -> None:
+    # Slicer sends the points of all slices when the slice is 0.
+    request = {"label": "spleen", "foreground": [[5, 6, 0], [8, 9, 12]], "slice": 0}
+    assert read_click(request, VOLUME, LABELS).prompt.positive == ((5, 6),)
+
+
+def test_ohif_names_no_label_and_no_slice() -> None:
+    request = {"foreground": [[28, 33, 22]], "background": [], "result_compress": False, "restore_label_idx": False}
+    click = read_click(request, VOLUME, LABELS)
+    assert (click.label, click.plane, click.prompt.positive) == ("", Plane(2, 22), ((28, 33),))
+
+
+def test_deepedit_sends_points_by_label_name() -> None:
+    request = {"label": "liver", "spleen": [[1, 1, 3]], "liver": [[5, 6, 7]], "foreground": []}
+    assert read_click(request, VOLUME, LABELS).prompt.positive == ((5, 6),)
+
+
+def test_an_inverted_box_is_sorted_and_clipped_to_the_slice() -> None:
+    request = {"label": "spleen", "roi": [30, 10, 60, 20, 9, 3]}
+    click = read_click(request, VOLUME, LABELS)
+    assert click.plane == Plane(2, 6)
+    assert click.prompt.box == (10, 20, 30, 49)
+
+
+def test_a_config_key_that_became_a_list_counts_by_its_first_item() -> None:
+    assert read_click({"label": ["liver"], "foreground": [[1, 2, 3]]}, VOLUME, LABELS).label == "liver"
+
+
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        ({}, "no click and no box"),
+        ({"foreground": []}, "no click and no box"),
+        ({"foreground": [[5, 6, 7]], "slice": 8}, "1 foreground point of other slices left out.*on slice 8"),
+        ({"foreground": [[5, 6, 99]]}, "slices 0 to 29"),
+        ({"foreground": [[5, 6, 7]], "slice": -1}, "slices 0 to 29"),
+        ({"foreground": [[-3, 6, 7]]}, "1 foreground point outside the volume of 40 x 50 x 30 voxels"),
+        ({"foreground": [[40, 6, 7]]}, "outside the volume"),
+        ({"foreground": [[5, 6, 7]], "plane": "frontal"}, "no plane 'frontal'"),
+        ({"foreground": [[5, 6, 7]] * 1001}, "at most 1000"),
+        ({"roi": [1, 9, 1, 9, 3, 6], "slice": 8}, "does not reach this slice"),
+        ({"label": "spleen", "spleen": [[1, 2]]}, "foreground"),
+        ({"background": [[5, 6, 7]]}, "no click and no box"),
+        ({"foreground": [[5, 6]]}, "foreground"),
+        ({"foreground": "here"}, "foreground"),
+        ({"foreground": [["a", 1, 2]]}, "foreground"),
+        ({"foreground": [[5, 6, 7]], "slice": "seven"}, "slice"),
+        ({"roi": [1, 2, 3]}, "k0, k1"),
+        ({"roi": [90, 95, 2, 3, 4, 5]}, "outside the volume"),
+        ({"foreground": [[5, float("nan"), 7]]}, "finite"),
+        ({"foreground": [[5, 6, float("nan")]]}, "finite"),
+        ({"roi": [1, float("inf"), 2, 3, 4, float("inf")]}, "finite"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_with_a_sentence(request_: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        read_click(request_, VOLUME, LABELS)
+
+
+def test_points_outside_the_volume_are_left_out_and_said_if_others_remain() -> None:
+    request = {"foreground": [[5, 6, 7], [-2, 6, 7]], "background": [[5, 60, 7], [1, 2, 9], [3, 3, 7]], "slice": 7}
+    click = read_click(request, VOLUME, LABELS)
+    assert (click.prompt.positive, click.prompt.negative) == (((5, 6),), ((3, 3),))
+    assert click.notes == (
+        "1 foreground point outside the volume of 40 x 50 x 30 voxels left out.",
+        "1 background point of other slices left out.",
+        "1 background point outside the volume of 40 x 50 x 30 voxels left out.",
+    )
+
+
+def test_a_box_outside_the_volume_is_left_out_and_said_if_a_click_remains() -> None:
+    click = read_click({"foreground": [[5, 6, 7]], "roi": [90, 95, 2, 3, 4, 9]}, VOLUME, LABELS)
+    assert click.prompt.box is None
+    assert "lies outside the volume" in click.notes[0]
+
+
+def test_nothing_left_out_is_nothing_said() -> None:
+    assert read_click({"foreground": [[5, 6, 7]]}, VOLUME, LABELS).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("plane", "expected", "click_at"),
+    [
+        ("as stored", Plane(2, 7), (5, 6)),
+        ("axial", Plane(2, 7), (5, 6)),
+        ("coronal", Plane(1, 6), (5, 7)),
+        ("sagittal", Plane(0, 5), (6, 7)),
+        ("J", Plane(1, 6), (5, 7)),
+        (["as stored", "axial", "coronal", "sagittal"], Plane(2, 7), (5, 6)),  # as Slicer sends a choice unmade
+    ],
+)
+def test_a_plane_by_name(plane: object, expected: Plane, click_at: tuple[int, int]) -> None:
+    click = read_click({"foreground": [[9, 9, 9], [5, 6, 7]], "plane": plane, "slice": 7}, VOLUME, LABELS)
+    assert (click.plane, click.prompt.positive) == (expected, (click_at,))
+
+
+def test_a_box_on_another_plane() -> None:
+    click = read_click({"roi": [10, 20, 30, 40, 5, 15], "plane": "coronal"}, VOLUME, LABELS)
+    assert (click.plane, click.prompt.box) == (Plane(1, 35), (10, 5, 20, 15))

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from baps.blackbox import Prompt
+from baps.errors import BapsError, InputError
+from baps.visual_prompt import (
+    CONDITIONS,
+    KINDS,
+    STATISTICS,
+    VisualPrompt,
+    build_visual_prompt,
+    image_statistics,
+    visual_prompt_from_record,
+)
+from baps.visual_prompt.interface import as_grey_levels
+
+IMAGES = torch.randint(0, 256, (2, 3, 128, 128), generator=torch.Generator().manual_seed(0)).float()
+PROMPTS = [Prompt(((3.0, 4.0),)), Prompt(box=(1.0, 2.0, 30.0, 40.0))]
+
+
+def _wake(made: VisualPrompt) -> None:
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            if name.startswith(("head", "last")):
+                parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_an_identity_until_it_is_trained(kind: str, condition: str) -> None:
+    made = build_visual_prompt(kind, 2, condition)
+    assert (made.kind, made.condition) == (kind, condition)
+    assert torch.equal(made.change(IMAGES, made.encoder.features(IMAGES), PROMPTS), IMAGES)
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_condition_decides_whether_the_click_matters(kind: str, condition: str) -> None:
+    made = build_visual_prompt(kind, condition=condition)
+    _wake(made)
+    features = image_statistics(IMAGES)
+    here, there = (made.change(IMAGES, features, prompts) for prompts in (PROMPTS, PROMPTS[::-1]))
+    assert not torch.equal(here, IMAGES)
+    assert torch.equal(here, there) == (condition == "label")
+    assert made.conditioned_on_click == (condition == "click")
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_record_and_state_give_the_same_change(kind: str, condition: str) -> None:
+    made = build_visual_prompt(kind, 7, condition)
+    _wake(made)
+    found = visual_prompt_from_record(made.record())
+    found.load_state_dict(made.state_dict())
+    assert found.record() == made.record()
+    features = image_statistics(IMAGES)
+    assert torch.equal(found.change(IMAGES, features, PROMPTS), made.change(IMAGES, features, PROMPTS))
+
+
+@pytest.mark.parametrize(("kind", "condition"), [("basis", "label"), ("concat", "click")])
+def test_a_record_from_before_there_were_conditions(kind: str, condition: str) -> None:
+    made = visual_prompt_from_record(kind)
+    statistics = {"name": "statistics", "source": "", "sha256": ""}
+    assert made.record() == {"kind": kind, "condition": condition, "encoder": statistics}
+
+
+def test_defaults() -> None:
+    made = build_visual_prompt("basis")
+    assert (made.condition, made.encoder.name, made.encoder.length) == ("label", "statistics", STATISTICS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_code_can_be_differentiated_and_change_keeps_no_graph(kind: str) -> None:
+    made = build_visual_prompt(kind)
+    features = image_statistics(IMAGES)
+    assert made.code(features, PROMPTS, 128).requires_grad
+    assert not made.change(IMAGES, features, PROMPTS).requires_grad
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [({"kind": "vp"}, "'vp'.*basis, concat"), ({"kind": "basis", "condition": "organ"}, "'organ'.*label, click")],
+)
+def test_unknown_names_list_the_known_ones(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build_visual_prompt(**wrong)
+
+
+def test_an_encoder_with_other_weights_is_refused() -> None:
+    record = build_visual_prompt("basis").record()
+    record["encoder"]["sha256"] = "abc"
+    with pytest.raises(BapsError, match="SHA-256 is abc.*train anew"):
+        visual_prompt_from_record(record)
+
+
+def test_grey_levels_are_rounded_not_truncated() -> None:
+    levels = as_grey_levels(torch.tensor([-3.0, 0.4, 0.6, 99.5001, 254.7, 300.0]))
+    assert levels.tolist() == [0, 0, 1, 100, 255, 255]
