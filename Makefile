@@ -47,10 +47,8 @@ test: .venv/installed
 serve: .venv/installed
 	@if [ -z "$(STUDIES)" ]; then \
 	  echo "Say which images: make serve STUDIES=<folder or DICOMweb URL> [PORT=8000] [LABELS=liver,spleen]"; exit 1; fi
-	@echo "==> Serving $(STUDIES) at http://$(HOST):$(PORT)/ (stop with Ctrl+C)"
-	@$(HOST_ENV) BAPS_LABELS="$(LABELS)" BAPS_BLACK_BOX="$(BLACK_BOX)" BAPS_WEIGHTS="$(WEIGHTS)" \
-	  BAPS_ADAPTERS="$(ADAPTERS)" BAPS_CONFIG="$(CONFIG)" exec $(PY) -m monailabel.main start_server \
-	  --app apps/baps_app --studies "$(STUDIES)" --host $(HOST) --port $(PORT) --uvicorn_app serving:app
+	@exec .venv/bin/baps serve "$(STUDIES)" --host "$(HOST)" --port "$(PORT)" --labels "$(LABELS)" \
+	  --black-box "$(BLACK_BOX)" --weights "$(WEIGHTS)" --adapters "$(ADAPTERS)" --config "$(CONFIG)"
 
 lint: .venv/installed
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy

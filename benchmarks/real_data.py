@@ -7,14 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from baps.adaptation.cases import Case, LabelledSlice, labelled_slices
+from baps.adaptation.cases import Case, labelled_slices
+from baps.adaptation.slices import LabelledSlice
 from baps.errors import InputError
+from baps.formats import read_labels, read_volume
 from baps.geometry import Canvas, Plane
-from baps.intensity import Window
-from baps.volume import Volume
+from baps.intensity import choose_window
+from baps.slice_image import canvas_image
 
 ROOT = Path(os.environ.get("BAPS_REAL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
@@ -75,15 +74,10 @@ def slices(domain: Domain, split: str, side: int, most: int = 12) -> Iterator[li
 
 
 def _flat(path: Path, folder: Path, side: int) -> LabelledSlice:
-    if path.suffix == ".npz":
-        stored = np.load(path)
-        image, truth = np.repeat(stored["img"][..., None] * 255, 3, -1), stored["seg"] > 0.5
-    else:
-        image = np.asarray(Image.open(path).convert("RGB"), np.float32)
-        truth = np.asarray(Image.open(folder / "masks" / f"{path.stem}.png").convert("L")) > 0
-    # Columns along I, rows along J, as the geometry module has it.
-    canvas = Canvas.fit(Volume(truth.T[..., None], np.eye(4)), Plane(2, 0), side)
-    drawn = np.stack([canvas.draw(image[..., channel]) for channel in range(3)], -1)
-    return LabelledSlice(
-        path.stem, drawn.round().clip(0, 255).astype(np.uint8), canvas.draw(truth) > 0.5, Window(0, 255)
-    )
+    """A picture and all that is marked on it."""
+    volume = read_volume(path)
+    mask = path if path.suffix == ".npz" else folder / "masks" / f"{path.stem}.png"
+    truth, plane = read_labels(mask, volume) > 0, Plane(2, 0)
+    canvas, window = Canvas.fit(volume, plane, side), choose_window(volume)
+    image = canvas_image(volume, plane, canvas, window)
+    return LabelledSlice(path.stem, image, canvas.draw(plane.of(truth)) > 0.5, window)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +12,8 @@ from pathlib import Path
 
 import psutil
 import requests
+
+from baps.serving_command import serving_command
 
 ROOT = Path(__file__).resolve().parents[1]
 _START_SECONDS = 180
@@ -46,20 +46,7 @@ def running_server(
         RuntimeError: if it does not answer in time or dies; the message has the end of the log.
     """
     port = free_port()
-    command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(ROOT / "apps" / "baps_app")]
-    command += ["--studies", str(studies), "--host", "127.0.0.1", "--port", str(port)]
-    if not stock:
-        command += ["--uvicorn_app", "serving:app"]
-    for name, value in settings.items():
-        command += ["--conf", name, str(value)]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {
-        **os.environ,
-        "PATH": path,
-        "PYTHONPATH": str(ROOT / "apps" / "baps_app"),
-        "MONAI_LABEL_TRACKING_ENABLED": "false",
-        "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
-    }
+    command, environment = serving_command(str(studies), "127.0.0.1", port, settings, stock)
     address = f"http://127.0.0.1:{port}"
     with log.open("w") as output:
         child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=ROOT)

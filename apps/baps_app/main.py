@@ -21,6 +21,7 @@ from monailabel.tasks.activelearning.random import Random
 import lib.infers.prompted
 import lib.saving
 import lib.trainers.adaptation
+from baps.adaptation.settings import AdaptationSettings
 from baps.blackbox import BlackBox, load_black_box
 from baps.errors import BapsError, InputError
 from baps.segmenter import Segmenter
@@ -82,7 +83,8 @@ class BapsApp(MONAILabelApp):
 
     def init_trainers(self) -> dict[str, TrainTask]:
         labels = dict(self.site.labels)
-        return {"baps": lib.trainers.adaptation.AdaptationTrainer(self.black_box, labels, self.store)}
+        defaults = AdaptationSettings(encoder=self.site.encoder, encoder_source=self.site.encoder_source)
+        return {"baps": lib.trainers.adaptation.AdaptationTrainer(self.black_box, labels, self.store, defaults)}
 
     def init_strategies(self) -> dict[str, Strategy]:
         return {"random": Random(), "first": First()}

@@ -40,7 +40,7 @@ from monailabel.utils.async_tasks.utils import processes, stop_background_task, 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from baps.errors import BapsError, InputError, NotFoundError
-from baps.formats import read_volume
+from baps.formats import IMAGE_SUFFIXES, read_volume
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,6 @@ app: FastAPI = _host
 _fetching = threading.Lock()
 
 _NAMED = ("image", "id", "label", "tag", "session_id")
-_IMAGES = (".nii.gz", ".nii", ".nrrd")
 _NOT_FOR_REQUESTS = ("image", "model", "session", "save_label", "label_tag")
 """What ``params`` may not say: which file is read, and where the answer is written."""
 
@@ -150,9 +149,9 @@ def _add_image(image: str = "", params: str = Form("{}"), file: UploadFile = Fil
 
 def _suffix(file: UploadFile) -> str:
     name = (file.filename or "").lower()
-    suffix = next((kind for kind in _IMAGES if name.endswith(kind)), "")
+    suffix = next((kind for kind in IMAGE_SUFFIXES if name.endswith(kind)), "")
     if not suffix:
-        raise InputError(f"The file must be of one of the kinds {', '.join(_IMAGES)}. Nothing was saved.")
+        raise InputError(f"The file must be of one of the kinds {', '.join(IMAGE_SUFFIXES)}. Nothing was saved.")
     return suffix
 
 

@@ -44,12 +44,12 @@ def segmenter(bundled: BlackBox, tmp_path: Path) -> Segmenter:
 
 def _publish(segmenter: Segmenter, label: str, kind: str = "basis", shift: float = 0.0, code: int = 0) -> str:
     """An adapter that adds ``shift`` (of white for ``basis``) to every pixel."""
-    made = build_visual_prompt(kind)
+    made = build_visual_prompt(kind, condition="click" if kind == "concat" else "label")
     bias = dict(made.named_parameters())["head.bias" if kind == "basis" else "last.bias"]
     with torch.no_grad():
         bias.view(3, -1)[:, code] = shift
     able = segmenter.black_box.capabilities
-    record = {"visual_prompt": kind, "black_box": {"weights_sha256": able.weights_sha256}}
+    record = {"visual_prompt": made.record(), "black_box": {"weights_sha256": able.weights_sha256}}
     version = segmenter.store.add(label, made, record, "passed")
     segmenter.store.publish(label, version)
     return version

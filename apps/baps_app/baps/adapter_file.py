@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ def write_adapter(path: Path, visual_prompt: VisualPrompt, record: Mapping[str, 
         save_file(tensors, partial, {"record": json.dumps(record, allow_nan=False)})
         os.replace(partial, path)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         reason = getattr(error, "strerror", None) or error
         raise BapsError(
             f"The adapter could not be written to {path} ({reason}). Free some space or choose another place."

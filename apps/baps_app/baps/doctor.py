@@ -5,6 +5,7 @@ A check answers with a finding. One that raises has failed: a ``BapsError`` says
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -33,15 +34,9 @@ _TIMEOUT = (5, 15)
 _SERIES = 100
 """That the PACS is asked for, to see what it holds."""
 
-_IMAGES = {
-    ".nii": "NIfTI",
-    ".nii.gz": "NIfTI",
-    ".nrrd": "NRRD",
-    ".png": "PNG",
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".npz": "NPZ",
-}
+_OWN = "Let the user of the server read and write there (chown, chmod)."
+
+_ACCOUNT = ("MONAI_LABEL_DICOMWEB_USERNAME", "MONAI_LABEL_DICOMWEB_PASSWORD")
 
 
 class Status(str, Enum):
@@ -100,7 +95,7 @@ def examine(
     except Exception as error:  # as in _made
         return {**findings, "settings": _failure(error)}
     findings["settings"] = Finding(Status.OK, ", ".join(f"{name}={value}" for name, value in site.labels.items()))
-    written = [site.adapters, _written(studies), Path(tempfile.gettempdir())]
+    written = [site.adapters, *_written(studies), Path(tempfile.gettempdir())]
     later: dict[str, Callable[[], Finding]] = {
         "memory, CPUs": partial(memory, site.cache_mb),
         "device": partial(device, site.device),
@@ -191,7 +186,7 @@ def memory(cache_mb: int) -> Finding:
     import psutil
 
     available, total = psutil.virtual_memory().available, psutil.virtual_memory().total
-    found = f"{_gigabytes(available)} of {_gigabytes(total)} available, {len(psutil.Process().cpu_affinity())} CPUs"
+    found = f"{_gigabytes(available)} of {_gigabytes(total)} available, {os.cpu_count()} CPUs"
     needed = _LEAST_MEMORY + (cache_mb << 20)
     if available >= needed:
         return Finding(Status.OK, found)
@@ -209,7 +204,9 @@ def device(name: str) -> Finding:
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
         return Finding(Status.FAILED, found, "Give --device auto, cpu, cuda, cuda:1 and so on.")
     if name.startswith("cuda") and int(name.partition(":")[2] or 0) >= len(gpus):
-        return Finding(Status.FAILED, found, "Install the driver of the GPU (nvidia-smi must list it), or --device auto.")
+        return Finding(
+            Status.FAILED, found, "Install the GPU's driver (nvidia-smi must list it), or give --device auto."
+        )
     return Finding(Status.OK, found)
 
 
@@ -240,9 +237,7 @@ def adapters(root: Path) -> Finding:
     if not there.is_dir():
         return Finding(Status.FAILED, f"{there} is no folder", "Give another folder with --adapters.")
     if not os.access(there, os.R_OK | os.W_OK | os.X_OK):
-        return Finding(
-            Status.FAILED, f"{there} cannot be written to", f"Let this user write there (chown, chmod), or --adapters."
-        )
+        return Finding(Status.FAILED, f"{there} cannot be written to", f"{_OWN} Or give another one with --adapters.")
     return Finding(Status.OK, str(root) if root.exists() else f"{root}, which the first training makes")
 
 
@@ -260,15 +255,15 @@ def folder(studies: str) -> Finding:
     check_studies(studies)
     root = Path(studies)
     if not os.access(root, os.R_OK | os.X_OK):
-        return Finding(Status.FAILED, f"{root} cannot be read", "Let this user read it (chown, chmod).")
-    kinds = _images(root) or (_images(root / "images") if (root / "images").is_dir() else kinds_none())
-    found = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "no images"
+        return Finding(Status.FAILED, f"{root} cannot be read", _OWN)
+    kinds = _images(root)
+    if not kinds and (root / "images").is_dir():  # as the app does
+        kinds = _images(root / "images")
+    found = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "no images"
     if not os.access(root, os.W_OK):
-        return Finding(
-            Status.FAILED, f"{found}; labels cannot be saved there", "Let this user write there (chown, chmod)."
-        )
+        return Finding(Status.FAILED, f"{found}; labels cannot be saved there", _OWN)
     if not kinds:
-        return Finding(Status.WARNING, found, "Put NIfTI or NRRD volumes into it, or into its folder images/.")
+        return Finding(Status.WARNING, found, "Put NIfTI or NRRD volumes into it, or into a folder images in it.")
     return Finding(Status.OK, found)
 
 
@@ -277,10 +272,9 @@ def pacs(studies: str) -> Finding:
     import requests
 
     check_studies(studies)
-    names = ("MONAI_LABEL_DICOMWEB_USERNAME", "MONAI_LABEL_DICOMWEB_PASSWORD")
-    user, password = (os.environ.get(name, "") for name in names)
     prefix = os.environ.get("MONAI_LABEL_QIDO_PREFIX", "").strip("/")
     root = "/".join(part for part in (studies.rstrip("/"), prefix) if part)
+    user, password = (os.environ.get(name, "") for name in _ACCOUNT)
     try:
         answer = requests.get(
             f"{root}/series",
@@ -290,48 +284,65 @@ def pacs(studies: str) -> Finding:
             timeout=_TIMEOUT,
         )
     except requests.exceptions.SSLError as error:
-        return Finding(
-            Status.FAILED, f"TLS: {_reason(error)}", "Give the certificate of its authority: REQUESTS_CA_BUNDLE=<file>."
-        )
+        remedy = "Name a file with the certificate of the PACS's authority: REQUESTS_CA_BUNDLE=<file>."
+        return Finding(Status.FAILED, f"TLS error: {_innermost(error)}", remedy)
     except requests.exceptions.RequestException as error:
-        return Finding(
-            Status.FAILED, f"not reachable: {_reason(error)}", "Check the address, the network and the proxy settings."
-        )
-    if answer.status_code in (401, 403):
-        sent = f"with user {user!r}" if user and password else "without a user"
-        return Finding(
-            Status.FAILED,
-            f"refused ({answer.status_code}) {sent}",
-            f"Set {names[0]} and {names[1]} in the environment, to an account that may read.",
-        )
-    if answer.status_code == 404:
-        return Finding(
-            Status.FAILED, "not the root of a DICOMweb service (404)", "Give its root; Orthanc's ends in /dicom-web."
-        )
-    if answer.status_code == 204:  # DICOMweb's way to say that there is nothing
-        return Finding(Status.WARNING, "no series", "Send images to the PACS.")
-    kind = answer.headers.get("Content-Type", "of no type")
+        remedy = "Check the address, that the PACS runs, the firewall and the proxy (NO_PROXY)."
+        return Finding(Status.FAILED, f"not reachable: {_innermost(error)}", remedy)
+    return _answered(answer.status_code, answer.headers.get("Content-Type", ""), answer.content)
+
+
+def _answered(code: int, kind: str, content: bytes) -> Finding:
+    """What the answer of a PACS to the search for series means."""
+    root = "Give the root of its DICOMweb service; Orthanc's ends in /dicom-web."
+    if code in (401, 403):
+        remedy = f"Set {' and '.join(_ACCOUNT)} in the environment, to an account that may read."
+        return Finding(Status.FAILED, f"refused ({code})", remedy)
+    if code == 404:
+        return Finding(Status.FAILED, "not the root of a DICOMweb service (404)", root)
     try:
-        answer.raise_for_status()
-        modalities = Counter(_modality(series) for series in answer.json())
-    except (requests.exceptions.RequestException, ValueError, TypeError, AttributeError):
-        return Finding(
-            Status.FAILED,
-            f"not DICOMweb: it answers {answer.status_code}, {kind}",
-            "Give the root of its DICOMweb service; Orthanc's ends in /dicom-web.",
-        )
+        if code not in (200, 204):
+            raise ValueError
+        series = json.loads(content) if code == 200 else []  # 204 says that nothing was found
+        modalities = Counter(str(one.get("00080060", {}).get("Value", ["none"])[0]) for one in series)
+    except (ValueError, TypeError, AttributeError, LookupError):
+        return Finding(Status.FAILED, f"no DICOMweb answer ({code}, {kind or 'of no type'})", root)
     if not modalities:
-        return Finding(Status.WARNING, "no series", "Send images to the PACS.")
+        return Finding(Status.WARNING, "reachable, without series", "Send images to the PACS.")
     shown = ", ".join(f"{count} {name}" for name, count in modalities.most_common())
-    return Finding(Status.OK, f"{len(modalities)} modalities in {sum(modalities.values())} series: {shown}")
+    return Finding(Status.OK, f"{len(modalities)} modalities in the first {modalities.total()} series: {shown}")
 
 
-def _modality(series: dict[str, dict[str, list[str]]]) -> str:
-    return series.get("00080060", {}).get("Value", ["unknown"])[0]
+def _innermost(error: Exception) -> str:
+    """The cause that libraries have wrapped."""
+    inner = getattr(error, "reason", None) or next(iter(error.args), None)
+    return _innermost(inner) if isinstance(inner, Exception) else str(error)
 
 
-def _reason(error: Exception) -> str:
-    """The innermost cause; what libraries wrap around it helps nobody."""
-    while (inner := getattr(error, "reason", None) or next(iter(error.args), None)) and isinstance(inner, Exception):
-        error = inner
-    return str(error)
+def _images(root: Path) -> Counter[str]:
+    """How many images of which kind lie in a folder."""
+    from .formats import IMAGE_SUFFIXES, is_dicom_folder
+
+    found: Counter[str] = Counter()
+    for path in sorted(root.iterdir()):
+        if is_dicom_folder(path):
+            found["DICOM series"] += 1
+        elif path.is_file():
+            found.update(suffix for suffix in IMAGE_SUFFIXES if path.name.lower().endswith(suffix))
+    return found
+
+
+def _written(studies: str) -> list[Path]:
+    """Where the server writes labels, or what it fetches from the PACS."""
+    if is_pacs(studies):
+        return [Path(os.environ.get("MONAI_LABEL_DICOMWEB_CACHE_PATH") or Path.home() / ".cache" / "monailabel")]
+    return [Path(studies)] if studies else []
+
+
+def _nearest(path: Path) -> Path:
+    """The path, or the nearest of its parents that is there."""
+    return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / (1 << 30):.1f} GB"

@@ -32,8 +32,10 @@ class Settings:
         weights: checkpoint of the black box; needed for ``sam``.
         weights_sha256: what its hash must be; empty: the published one where the file name is known.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+        encoder: frozen encoder of new adapters: ``statistics``, ``clip``, ``vit_mae`` or ``dino``.
+        encoder_source: its weights, a local path or a hub's name; empty: the usual ones.
         adapters: folder of the adapter store.
-        cache_mb: bound on decoded volumes in memory and, again, on encodings.
+        cache_mb: bound on decoded volumes, encodings and adapters in memory.
     """
 
     labels: Mapping[str, int] = field(default_factory=lambda: {"organ": 1})
@@ -41,6 +43,8 @@ class Settings:
     weights: Path | None = None
     weights_sha256: str = ""
     device: str = "auto"
+    encoder: str = "statistics"
+    encoder_source: str = ""
     adapters: Path = DEFAULT_ADAPTERS
     cache_mb: int = 2048
 

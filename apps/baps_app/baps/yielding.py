@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _PATIENCE = 5.0
@@ -44,9 +44,13 @@ def barrier(file: Path, patience: float = _PATIENCE) -> Callable[[], None]:
     """A function that returns when nobody clicks, or after ``patience`` seconds."""
 
     def wait() -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
         deadline = time.monotonic() + patience
-        with file.open("a") as tried:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            tried = file.open("a")
+        except OSError:  # Nobody can hold it.
+            return
+        with tried:
             while time.monotonic() < deadline:
                 try:
                     fcntl.flock(tried, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -63,9 +67,10 @@ def step_back() -> None:
         os.nice(19)
         return
     for thread in Path("/proc/self/task").iterdir():
-        os.setpriority(os.PRIO_PROCESS, int(thread.name), 19)
+        with suppress(ProcessLookupError):  # It has ended since.
+            os.setpriority(os.PRIO_PROCESS, int(thread.name), 19)
     import ctypes
 
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() == 1:  # It died before.
+    if os.getppid() == 1 and os.getsid(0) != os.getsid(1):  # It died before; in a container the server may be 1.
         raise SystemExit("The server is gone; the training ends with it.")

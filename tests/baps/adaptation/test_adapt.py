@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
+import random
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -28,7 +35,8 @@ SETTINGS = AdaptationSettings(
 
 def _same(one: Adaptation, other: Adaptation) -> bool:
     first, second = one.visual_prompt.state_dict(), other.visual_prompt.state_dict()
-    records = [{key: value for key, value in made.record.items() if key != "seconds"} for made in (one, other)]
+    differ = ("seconds", "recalled_images")
+    records = [{key: value for key, value in made.record.items() if key not in differ} for made in (one, other)]
     return all(torch.equal(first[key], second[key]) for key in first) and records[0] == records[1]
 
 
@@ -222,3 +230,212 @@ def test_a_smaller_budget_of_the_black_box_holds(new_black_box: Callable[..., An
     with pytest.raises(BudgetSpentError):
         adapt(black_box, dim_slices(5), replace(SETTINGS, max_images=400))
     assert black_box.images_asked <= 100
+
+
+class _PowerCutError(Exception):
+    """Stands for whatever ends a process in the middle."""
+
+
+def _cut_after(black_box: Any, batches: int) -> Any:
+    """The black box, which fails after so many batches."""
+    segment = black_box._segment
+
+    def until_then(*batch: object) -> object:
+        if len(black_box.asked) == batches:
+            raise _PowerCutError
+        return segment(*batch)
+
+    black_box._segment = until_then
+    return black_box
+
+
+OURS = replace(SETTINGS, max_images=400)
+PUBLISHED = replace(OURS, visual_prompt="concat", condition="click", optimiser="spsa_gc")
+
+
+@pytest.mark.parametrize("share", ["nothing", "one batch", "a third", "most", "all but one batch"])
+@pytest.mark.parametrize("patients", [1, 3, 5])
+@pytest.mark.parametrize("settings", [OURS, PUBLISHED], ids=["ours", "published"])
+def test_an_adaptation_that_was_broken_off_goes_on(
+    new_black_box: Callable[..., Any],
+    dim_slices: Slices,
+    tmp_path: Path,
+    settings: AdaptationSettings,
+    patients: int,
+    share: str,
+) -> None:
+    slices = dim_slices(patients)
+    first = new_black_box()
+    unbroken = adapt(first, slices, settings)
+    all_batches = len(first.asked)
+    batches = {"nothing": 0, "one batch": 1, "a third": all_batches // 3, "most": all_batches * 4 // 5}
+    broken, rest, log = new_black_box(), new_black_box(), tmp_path / "log.jsonl"
+    with pytest.raises(_PowerCutError):
+        adapt(_cut_after(broken, batches.get(share, all_batches - 1)), slices, settings, log=log)
+    assert broken.budget is None
+    result = adapt(rest, slices, settings, log=log)
+    assert _same(result, unbroken)
+    assert result.verdict == unbroken.verdict
+    assert result.curve == unbroken.curve
+    assert result.record["black_box_images"] == first.images_asked <= settings.max_images
+    recalled = result.record["recalled_images"]
+    assert rest.images_asked == first.images_asked - recalled  # type: ignore[operator]
+    assert 0 <= broken.images_asked - recalled <= 16  # type: ignore[operator]  # The answer that was cut off.
+    # What is asked is, to the pixel and the click, what an unbroken run asks from there on.
+    for (images, prompts), (same_images, same_prompts) in zip(
+        reversed(rest.asked), reversed(first.asked), strict=False
+    ):
+        np.testing.assert_array_equal(images, same_images)
+        assert prompts == same_prompts
+
+
+def test_an_adaptation_that_is_broken_off_again_and_again_ends(
+    new_black_box: Callable[..., Any], dim_slices: Slices, tmp_path: Path
+) -> None:
+    slices, settings = dim_slices(3), replace(OURS, max_images=300)
+    unbroken = adapt(new_black_box(), slices, settings)
+    for _ in range(100):
+        try:
+            result = adapt(_cut_after(new_black_box(), 7), slices, settings, log=tmp_path / "log.jsonl")
+            break
+        except _PowerCutError:
+            pass
+    assert _same(result, unbroken)
+    assert result.record["black_box_images"] == unbroken.record["black_box_images"]
+
+
+def test_an_adaptation_that_is_done_already_asks_nothing(
+    new_black_box: Callable[..., Any], dim_slices: Slices, tmp_path: Path
+) -> None:
+    first, second = new_black_box(), new_black_box()
+    second.budget = 0
+    told: list[ProgressReport] = []
+    result = adapt(first, dim_slices(5), OURS, log=tmp_path / "log.jsonl")
+    again = adapt(second, dim_slices(5), OURS, log=tmp_path / "log.jsonl", progress=told.append)
+    assert _same(result, again)
+    assert (second.images_asked, again.record["recalled_images"]) == (0, first.images_asked)
+    assert [now.images for now in told] == sorted(now.images for now in told)
+    assert told[-1].step == told[-1].steps
+
+
+def test_keeping_a_log_changes_nothing(new_black_box: Callable[..., Any], dim_slices: Slices, tmp_path: Path) -> None:
+    kept = adapt(new_black_box(), dim_slices(5), OURS, log=tmp_path / "log.jsonl")
+    assert kept.record["recalled_images"] == 0
+    assert _same(kept, adapt(new_black_box(), dim_slices(5), OURS))
+    assert "patient 1" not in (tmp_path / "log.jsonl").read_text()
+
+
+def test_what_was_recalled_counts_towards_the_bound(
+    new_black_box: Callable[..., Any], dim_slices: Slices, tmp_path: Path
+) -> None:
+    """One black box goes on after an error; what it was asked before is no matter, what the log has is."""
+    black_box = new_black_box()
+    with pytest.raises(_PowerCutError):
+        adapt(_cut_after(black_box, 20), dim_slices(5), OURS, log=tmp_path / "log.jsonl")
+    limits = []
+    del black_box._segment
+    plain = black_box._segment
+
+    def segment(*batch: object) -> object:
+        limits.append(black_box.budget)
+        return plain(*batch)
+
+    black_box._segment = segment
+    before = black_box.images_asked
+    result = adapt(black_box, dim_slices(5), OURS, log=tmp_path / "log.jsonl")
+    assert set(limits) == {before + OURS.max_images - result.record["recalled_images"]}  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("change", ["seed", "rate", "max_images", "pixel", "truth", "patient", "black box"])
+def test_another_adaptation_does_not_go_on_from_the_log(
+    new_black_box: Callable[..., Any], dim_slices: Slices, tmp_path: Path, change: str
+) -> None:
+    slices, settings, log = dim_slices(3), replace(OURS, max_images=300), tmp_path / "log.jsonl"
+    with pytest.raises(_PowerCutError):
+        adapt(_cut_after(new_black_box(), 20), slices, settings, log=log)
+    black_box = new_black_box()
+    piece = slices["patient 1"][2]
+    if change in ("seed", "rate", "max_images"):
+        settings = replace(settings, **{change: {"seed": 1, "rate": 0.04, "max_images": 320}[change]})  # type: ignore[arg-type]
+    elif change == "pixel":
+        piece.image[31, 31] ^= 1
+    elif change == "truth":
+        piece.truth[31, 31] ^= True
+    elif change == "patient":
+        slices["somebody else"] = slices.pop("patient 1")
+    else:
+        black_box._capabilities = replace(black_box.capabilities, weights_sha256="c" * 64)
+    result = adapt(black_box, slices, settings, log=log)
+    assert result.record["recalled_images"] == 0
+    assert black_box.images_asked == result.record["black_box_images"]
+    if change != "black box":
+        assert _same(result, adapt(new_black_box(), slices, settings))
+
+
+_KILLED = """
+import json, pickle, sys, time
+from pathlib import Path
+import torch
+from conftest import BrightnessBlackBox
+from baps.adaptation.adapt import adapt
+folder = Path(sys.argv[1])
+slices, settings = pickle.loads((folder / "job").read_bytes())
+black_box = BrightnessBlackBox()
+black_box.wait = lambda: time.sleep(0.03)
+made = adapt(black_box, slices, settings, log=folder / "log.jsonl")
+torch.save(made.visual_prompt.state_dict(), folder / "state")
+(folder / "record").write_text(json.dumps(made.record))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [OURS, PUBLISHED], ids=["ours", "published"])
+def test_an_adaptation_survives_kill_9(
+    new_black_box: Callable[..., Any], dim_slices: Slices, tmp_path: Path, settings: AdaptationSettings
+) -> None:
+    slices = dim_slices(3)
+    unbroken = adapt(new_black_box(), slices, settings)
+    (tmp_path / "job").write_bytes(pickle.dumps((slices, settings)))
+    log, tests = tmp_path / "log.jsonl", Path(__file__).parents[2]
+    paths = os.pathsep.join(map(str, (tests, tests.parent / "apps" / "baps_app")))
+    moments = random.Random(0)  # noqa: S311
+
+    def start() -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", _KILLED, str(tmp_path)]
+        return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths})
+
+    kills = 0
+    for _ in range(4):
+        size = log.stat().st_size if log.exists() else 0
+        with start() as process:
+            while process.poll() is None and not (log.exists() and log.stat().st_size > size + 200):
+                time.sleep(0.005)
+            time.sleep(moments.uniform(0, 0.2))
+            process.kill()
+        kills += process.returncode == -9
+    assert kills == 4
+    assert not (tmp_path / "record").exists()
+    with start() as process:
+        assert process.wait() == 0
+    record, state = json.loads((tmp_path / "record").read_text()), torch.load(tmp_path / "state")
+    wanted = unbroken.visual_prompt.state_dict()
+    assert state.keys() == wanted.keys()
+    assert all(torch.equal(state[key], wanted[key]) for key in wanted)
+    assert record["recalled_images"] > 0
+    for key, value in unbroken.record.items():
+        assert key in ("seconds", "recalled_images") or record[key] == value, key
+
+
+@pytest.mark.parametrize(("max_images", "judges"), [(400, 12), (240, 12), (120, 10), (60, 5)])
+def test_many_judges_do_not_take_more_images_than_there_are(
+    new_black_box: Callable[..., Any], dim_slices: Slices, max_images: int, judges: int
+) -> None:
+    eight = [pieces[0] for pieces in dim_slices(8, each=1).values()]
+    slices = {f"patient {n}": [replace(eight[n % 8], patient=f"patient {n}")] for n in range(60)}
+    black_box = new_black_box()
+    settings = replace(SETTINGS, max_images=max_images, curve_slices=2, batch=4)
+    result = adapt(black_box, slices, settings)
+    assert black_box.images_asked <= max_images
+    assert len(result.record["held_back_patients"]) == 12  # type: ignore[arg-type]
+    assert result.verdict is not None
+    assert result.verdict.count == judges

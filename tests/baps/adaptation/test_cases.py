@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from baps.adaptation.cases import Case, labelled_slices, load_cases
+import baps.adaptation.cases
+from baps.adaptation.cases import Case, CaseReader, labelled_slices, load_cases
 from baps.errors import InputError, NotFoundError
-from baps.formats import write_nifti
+from baps.formats import read_volume, write_nifti
 from baps.intensity import Window
 from baps.volume import Volume
 
@@ -126,3 +128,105 @@ def test_one_broken_file_does_not_stop_the_others(new_case: Callable[..., Case])
 
 def test_no_cases() -> None:
     assert load_cases([], 64, 2) == ({}, {})
+
+
+def test_slices_that_are_not_covered_are_ignored(new_case: Callable[..., Case]) -> None:
+    case = new_case(shape=(40, 36, 40), spacing=(1.0, 1.0, 1.0))
+    every = labelled_slices(case, 64, 100)
+    first = 20 - len(every) // 2  # The ball lies in the middle.
+    some = labelled_slices(replace(case, covered=frozenset({0, first + 3, first + 5, 39})), 64, 100)
+    assert len(some) == 2
+    for chosen, row in zip(some, (3, 5), strict=True):
+        np.testing.assert_array_equal(chosen.image, every[row].image)
+        np.testing.assert_array_equal(chosen.truth, every[row].truth)
+
+
+def test_the_largest_slice_that_is_covered_counts(new_case: Callable[..., Case]) -> None:
+    """Thin slices are left out beside a large one; where only thin ones are covered, they are what there is."""
+
+    def cone(voxels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        voxels[:] = 0
+        voxels[10:30, 10:30, 4:8] = 3
+        voxels[10:15, 10:15, 2:4] = 3
+        return voxels
+
+    case = new_case(change=cone)
+    assert len(labelled_slices(replace(case, covered=frozenset({2, 3, 4})), 64, 24)) == 1
+    assert len(labelled_slices(replace(case, covered=frozenset({2, 3})), 64, 24)) == 2
+
+
+@pytest.mark.parametrize("covered", [frozenset(), frozenset({0}), frozenset({99})])
+def test_an_organ_on_no_covered_slice(new_case: Callable[..., Case], covered: frozenset[int]) -> None:
+    with pytest.raises(InputError, match="every slice that is covered"):
+        labelled_slices(replace(new_case(), covered=covered), 64, 24)
+
+
+@pytest.fixture
+def files_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the volumes that are read from disk."""
+    names: list[str] = []
+
+    def read(path: Path) -> Volume:
+        names.append(path.name)
+        return read_volume(path)
+
+    monkeypatch.setattr(baps.adaptation.cases, "read_volume", read)
+    return names
+
+
+def _halves(voxels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    voxels[:20][voxels[:20] > 0] = 1
+    return voxels
+
+
+def test_a_volume_is_read_once_for_all_labels_of_it(new_case: Callable[..., Case], files_read: list[str]) -> None:
+    left = new_case("one", change=_halves, value=1)
+    reader = CaseReader()
+    volume, organ = reader.read(left)
+    again, other = reader.read(replace(left, value=3))
+    assert files_read == ["one.nii.gz"]
+    assert again is volume
+    assert organ.any()
+    assert other.any()
+    assert not (organ & other).any()
+    reader.read(new_case("two"))
+    reader.read(left)
+    assert files_read == ["one.nii.gz", "two.nii.gz", "one.nii.gz"]  # One volume is kept, no more.
+
+
+def test_other_labels_of_the_same_image_are_read(new_case: Callable[..., Case]) -> None:
+    one, other = new_case("one"), new_case("other", change=_halves)
+    reader = CaseReader()
+    _, whole = reader.read(one)
+    _, half = reader.read(replace(one, labels=other.labels))
+    assert 0 < half.sum() < whole.sum()
+
+
+def test_a_reader_that_failed_reads_again(new_case: Callable[..., Case]) -> None:
+    case, reader = new_case(), CaseReader()
+    kept = case.labels.read_bytes()
+    case.labels.write_bytes(b"rubbish")
+    for _ in range(2):
+        with pytest.raises(InputError, match="cannot be read"):
+            reader.read(case)
+    case.labels.write_bytes(kept)
+    assert reader.read(case)[1].any()
+
+
+def test_loading_reads_each_volume_once(new_case: Callable[..., Case], files_read: list[str]) -> None:
+    cases = [replace(new_case(name, name, change=_halves), value=value) for name in "ab" for value in (1, 3)]
+    slices, left_out = load_cases(cases, 64, 2)
+    assert {patient: len(pieces) for patient, pieces in slices.items()} == {"a": 4, "b": 4}
+    assert left_out == {}
+    assert files_read == ["a.nii.gz", "b.nii.gz"]
+
+
+def test_loaded_slices_are_those_of_the_cases(new_case: Callable[..., Case], tmp_path: Path) -> None:
+    cases = [new_case("one", "a"), new_case("two", "b", seed=1)]
+    slices, _ = load_cases(cases, 64, 3, tmp_path / "work")
+    for case in cases:
+        for kept, piece in zip(slices[case.patient], labelled_slices(case, 64, 3), strict=True):
+            np.testing.assert_array_equal(kept.image, piece.image)
+            np.testing.assert_array_equal(kept.truth, piece.truth)
+            assert (kept.patient, kept.window) == (piece.patient, piece.window)
+    assert list((tmp_path / "work").iterdir()) == []

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from baps.command_line import app, main
+from baps.command_line import app
 from baps.errors import NotFoundError
 from baps.store import SHARED, AdapterStore
 from baps.visual_prompt import build_visual_prompt
@@ -71,12 +71,20 @@ def test_another_folder(store: AdapterStore, tmp_path: Path) -> None:
         _run("publish", "spleen", "v0001", "--adapters", str(tmp_path / "other"))
 
 
-@pytest.mark.parametrize("label", ["liver", "[/x]"])
-def test_an_error_is_one_sentence(
-    store: AdapterStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], label: str
-) -> None:
-    monkeypatch.setattr("sys.argv", ["baps", "adapters", "publish", label, "v0001"])
-    with pytest.raises(SystemExit) as caught:
-        main()
-    assert caught.value.code == 1
-    assert capsys.readouterr().err == f"There is no version 'v0001' of the adapter {label!r}.\n"
+def test_roll_back_to_the_version_served_before_past_a_refused_one(store: AdapterStore) -> None:
+    third = store.add("spleen", build_visual_prompt("basis"), {}, "passed")
+    store.publish("spleen", third)
+    assert "v0001" in _run("rollback", "spleen")
+    assert store.published("spleen") == "v0001"
+
+
+def test_nothing_was_served_before_the_first_version(store: AdapterStore) -> None:
+    with pytest.raises(NotFoundError, match=r"withdraw spleen.*publish spleen"):
+        _run("rollback", "spleen")
+    assert store.published("spleen") == "v0001"
+
+
+def test_what_is_not_served_cannot_be_rolled_back(store: AdapterStore) -> None:
+    with pytest.raises(NotFoundError, match="publish shared"):
+        _run("rollback", "shared")
+    assert store.published(SHARED) is None

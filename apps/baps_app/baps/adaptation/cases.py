@@ -16,7 +16,7 @@ from ..geometry import AXES, Canvas, Plane
 from ..intensity import Window, choose_window
 from ..slice_image import canvas_image
 from ..volume import Volume
-from .slices import LabelledSlice, SliceFile, SlicesByPatient, evenly_spaced
+from .slices import AnySlice, LabelledSlice, SliceFile, SlicesByPatient, evenly_spaced
 
 _LEAST_PIXELS = 10
 _AXIS = AXES["K"]
@@ -132,7 +132,7 @@ def load_cases(
     Returns:
         Slices by patient, and for each image that was left out the reason.
     """
-    slices: SlicesByPatient = {}
+    slices: dict[str, list[AnySlice]] = {}
     left_out: dict[str, str] = {}
     file, reader = SliceFile(folder), CaseReader()
     for case in cases:

@@ -33,14 +33,14 @@ class Journal:
         first = json.dumps(about, sort_keys=True)
         lines = _whole_lines(path) if path else []
         same = lines[:1] == [first]
-        self._known = [json.loads(line) for line in lines[1:]] if same else []
+        self._known = _answers(lines[1:]) if same else []
         self._next = 0
         self.recalled_images = self._known[-1]["images"] if self._known else 0
         """Black-box images whose answers were in the log at the start."""
         if path and same:
-            os.truncate(path, sum(len(line) + 1 for line in lines))  # A last line that was cut off goes.
+            whole = lines[: 1 + len(self._known)]
+            os.truncate(path, sum(len(line) + 1 for line in whole))  # A last line that was cut off goes.
         elif path:
-            path.parent.mkdir(parents=True, exist_ok=True)
             self._write("w", first)
 
     @property
@@ -76,6 +76,7 @@ class Journal:
         if self._path is None:
             return
         try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open(mode) as file:
                 file.write(line + "\n")
         except OSError as error:
@@ -89,13 +90,24 @@ def _whole_lines(path: Path) -> list[str]:
     """The lines of a log up to the first that is not whole."""
     try:
         lines = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
+    except OSError:  # There is none yet, or it cannot be written either, which is told then.
         return []
     whole = []
     for line in lines[:-1]:
         try:
             json.loads(line)
+            whole.append(line.decode("ascii"))
         except ValueError:
             break
-        whole.append(line.decode("ascii"))
     return whole
+
+
+def _answers(lines: Sequence[str]) -> list[dict[str, Any]]:
+    """What lines say, up to the first that is no answer."""
+    answers = []
+    for line in lines:
+        answer = json.loads(line)
+        if not (isinstance(answer, dict) and "values" in answer and isinstance(answer.get("images"), int)):
+            break
+        answers.append(answer)
+    return answers

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..simulated_prompts import PROMPTS
 from ..errors import InputError
+from ..simulated_prompts import PROMPTS
 from ..visual_prompt import CONDITIONS, ENCODERS, KINDS
 
 OPTIMISERS = ("prompt_space", "spsa_gc")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypeVar
@@ -64,7 +64,7 @@ class StoredSlice:
 
 AnySlice = LabelledSlice | StoredSlice
 
-SlicesByPatient = dict[str, list[AnySlice]]
+SlicesByPatient = Mapping[str, Sequence[AnySlice]]
 
 
 class SliceFile:

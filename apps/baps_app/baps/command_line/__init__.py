@@ -7,7 +7,9 @@ from rich.console import Console
 
 from ..errors import BapsError
 from . import adapters
+from .adapt import adapt
 from .doctor import doctor
+from .evaluate import evaluate
 from .segment import segment
 from .serve import serve
 
@@ -15,6 +17,8 @@ app = typer.Typer(no_args_is_help=True, help="Promptable segmentation that adapt
 app.command()(serve)
 app.command()(doctor)
 app.command()(segment)
+app.command()(adapt)
+app.command()(evaluate)
 app.add_typer(adapters.app, name="adapters")
 
 

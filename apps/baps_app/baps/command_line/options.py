@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from ..blackbox import BlackBox as BlackBoxModel
+
+_MOST_REASONS = 10
 
 Labels = Annotated[str, typer.Option(help="Organs, as in spleen,liver, or with their values: spleen=1,liver=6.")]
 BlackBox = Annotated[str, typer.Option(help="The model: bundled or sam.")]
@@ -19,3 +26,26 @@ Config = Annotated[str, typer.Option(metavar="FILE", help="JSON file of settings
 def given(**options: str) -> dict[str, str]:
     """The options that were given, by the name of the setting, as ``read_settings`` takes them."""
     return {name: value for name, value in options.items() if value}
+
+
+def load_model(**settings: str) -> BlackBoxModel:
+    """The black box of the settings that were given.
+
+    Raises:
+        InputError: if they or the weights cannot be used.
+    """
+    from ..blackbox import load_black_box
+    from ..settings import check_settings, read_settings
+
+    site = read_settings(given(**settings))
+    check_settings(site)
+    return load_black_box(site.black_box, site.weights, site.weights_sha256, site.device)
+
+
+def print_left_out(reasons: Mapping[str, str]) -> None:
+    """Say what was left out and why, ten at the most."""
+    console = Console(soft_wrap=True, highlight=False)
+    for name, reason in list(reasons.items())[:_MOST_REASONS]:
+        console.print(f"Left out: {name}. {reason}", style="yellow", markup=False)
+    if len(reasons) > _MOST_REASONS:
+        console.print(f"Left out: {len(reasons) - _MOST_REASONS} more.", style="yellow")

@@ -18,10 +18,8 @@ console = Console(soft_wrap=True, highlight=False)
 def segment(
     image: Annotated[Path, typer.Argument(help="The volume.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help=f"Where the mask goes: {', '.join(_KINDS)}.")],
-    click: Annotated[list[str] | None, typer.Option(metavar="I,J,K", help="Voxel of the organ; may be repeated.")] = None,
-    background: Annotated[
-        list[str] | None, typer.Option(metavar="I,J,K", help="Voxel beside the organ; may be repeated.")
-    ] = None,
+    click: Annotated[list[str] | None, typer.Option(metavar="I,J,K", help="In the organ; may be repeated.")] = None,
+    background: Annotated[list[str] | None, typer.Option(metavar="I,J,K", help="Beside it; may be repeated.")] = None,
     box: Annotated[str, typer.Option(metavar="I0,I1,J0,J1,K0,K1", help="First and last voxels of the organ.")] = "",
     plane: Annotated[
         str, typer.Option(help="How to cut: as-stored (across K), axial, coronal, sagittal, or across I, J or K.")
@@ -40,7 +38,7 @@ def segment(
     Points are voxel indices, as the file has them. The last click says which slice is meant.
     """
     if not out.name.endswith(_KINDS):
-        raise InputError(f"The mask cannot be written as {out.name}. Give --out a name that ends in {', '.join(_KINDS)}.")
+        raise InputError(f"A mask cannot be written as {out.name}. Give --out a name that ends in {', '.join(_KINDS)}.")
     if not out.parent.is_dir():
         raise InputError(f"There is no folder {out.parent} for the mask. Make it, or give another --out.")
     if out.exists() and image.exists() and out.samefile(image):
@@ -88,12 +86,12 @@ def segment(
 
     for note in asked.notes:
         console.print(note, style="yellow", markup=False)
-    adapter = "/".join((found.adapter[0] or "shared", found.adapter[1])) if found.adapter else "none, the model as it is"
+    served = found.adapter and f"{found.adapter[0] or 'shared'} {found.adapter[1]}"
     lines = {
         "mask": f"{out}, {int(found.mask.sum())} voxels",
         "label": asked.label or "none",
         "slice": f"{asked.plane.index} across {'IJK'[asked.plane.axis]}",
-        "adapter": adapter,
+        "adapter": served or "none, the model as it is",
         "window": f"{found.window.low:g} to {found.window.high:g} ({found.window.source})",
         "time": f"{found.seconds:.2f} s",
     }

@@ -1,7 +1,17 @@
-"""Images and labels on disk."""
+"""Images and labels on disk: NIfTI, NRRD, DICOM, and pictures (PNG, JPEG, TIFF, NPZ)."""
 
+from .dicom import is_dicom_folder, read_patient
 from .nifti import write_nifti
 from .nrrd import write_nrrd
-from .reading import read_labels, read_volume
+from .reading import IMAGE_SUFFIXES, file_stem, read_labels, read_volume
 
-__all__ = ["read_labels", "read_volume", "write_nifti", "write_nrrd"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "file_stem",
+    "is_dicom_folder",
+    "read_labels",
+    "read_patient",
+    "read_volume",
+    "write_nifti",
+    "write_nrrd",
+]

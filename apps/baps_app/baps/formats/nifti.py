@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..volume import Volume
-from .shape import three_dimensional
+from .dimensions import three_dimensional
+
+_VECTORS = (1007, 2003)
+"""Intent codes of a vector and of a colour at each voxel (NIFTI_INTENT_VECTOR, NIFTI_INTENT_RGB_VECTOR)."""
 
 
 def read_nifti(path: Path) -> Volume:
+    """Read a NIfTI file (.nii, .nii.gz), of grey values or of colour (RGB24, or bytes with the intent of a vector).
+
+    Raises:
+        InputError: if it is not three-dimensional, has no affine, or holds no grey values and no colour.
+    """
     image = nibabel.load(path)
     if not isinstance(image, nibabel.Nifti1Image):
         raise InputError(f"{path.name} is no NIfTI file.")
@@ -25,16 +36,26 @@ def read_nifti(path: Path) -> Volume:
         )
     slope = image.dataobj.slope, image.dataobj.inter
     # A copy: an uncompressed file would be mapped, and change under whoever keeps the volume.
-    voxels = np.array(image.dataobj.get_unscaled() if slope == (1, 0) else image.dataobj)
+    voxels: NDArray[Any] = np.array(image.dataobj.get_unscaled() if slope == (1, 0) else image.dataobj)
+    affine = np.asarray(image.affine, np.float64)
+    if voxels.dtype.names in (("R", "G", "B"), ("R", "G", "B", "A")):
+        return Volume(_channels([voxels[channel] for channel in "RGB"], path.name), affine)
+    if voxels.dtype == np.uint8 and voxels.shape[-1] == 3 and int(image.header["intent_code"]) in _VECTORS:
+        return Volume(_channels([voxels[..., channel] for channel in range(3)], path.name), affine)
     if voxels.dtype == np.float64:
         voxels = voxels.astype(np.float32)
     if voxels.dtype.kind not in "iuf":
         raise InputError(f"{path.name} holds values of type {voxels.dtype}; grey values are needed.")
-    return Volume(three_dimensional(voxels, path.name), np.asarray(image.affine, np.float64))
+    return Volume(three_dimensional(voxels, path.name), affine)
+
+
+def _channels(channels: Sequence[NDArray[Any]], name: str) -> NDArray[Any]:
+    """Red, green and blue, (I, J, K) each, as (I, J, K, 3)."""
+    return np.stack([three_dimensional(channel, name) for channel in channels], axis=-1)
 
 
 def write_nifti(path: Path, volume: Volume) -> None:
-    """Write a NIfTI file; it appears under its name only when it is whole."""
+    """Write a NIfTI file of grey values or labels; it appears under its name only when it is whole."""
     image = nibabel.Nifti1Image(volume.voxels, volume.affine)
     image.header.set_xyzt_units("mm")
     suffix = ".nii.gz" if path.name.endswith(".gz") else ".nii"

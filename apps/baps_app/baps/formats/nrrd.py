@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..volume import Volume
-from .shape import three_dimensional
+from .dimensions import three_dimensional
 
 _TO_RAS = {
     "left-posterior-superior": (-1, -1, 1),
@@ -22,20 +22,34 @@ _TO_RAS = {
 }
 
 
+_COLOURS = ("rgb-color", "3-color", "vector", "3-vector")
+"""Kinds of the axis along which a file keeps red, green and blue."""
+
+
 def read_nrrd(path: Path) -> Volume:
+    """Read an NRRD file, of grey values or of colour (bytes; the axis of the channels may come first or last).
+
+    Raises:
+        InputError: if it is not three-dimensional, or has no affine.
+    """
     voxels, header = nrrd.read(str(path))
     space = str(header.get("space", "")).lower()
     directions, origin = header.get("space directions"), header.get("space origin")
     if space not in _TO_RAS or directions is None or origin is None:
         raise InputError(f"{path.name} has no affine (space, space directions and space origin). Export it again.")
     rows = np.asarray(directions, float)
-    rows = rows[np.isfinite(rows).all(1)]  # An axis that is no direction in space, of channels say, has none.
-    if rows.shape != (3, 3):
-        raise InputError(f"{path.name} has {len(rows)} directions in space; a volume has three. Export one alone.")
+    spatial = np.isfinite(rows).all(1)  # An axis that is no direction in space, of channels say, has none.
+    if spatial.sum() != 3:
+        raise InputError(f"{path.name} has {spatial.sum()} directions in space; a volume has three. Export one alone.")
     affine = np.eye(4)
-    affine[:3, :3] = rows.T
+    affine[:3, :3] = rows[spatial].T
     affine[:3, 3] = origin
     affine[:3] *= np.array(_TO_RAS[space])[:, None]
+    if voxels.dtype == np.uint8 and voxels.ndim == 4:
+        channels = int(np.flatnonzero(~spatial)[0])
+        kind = str(header.get("kinds", [""] * 4)[channels]).lower()
+        if voxels.shape[channels] == 3 and kind in _COLOURS:
+            return Volume(np.moveaxis(voxels, channels, -1), affine)
     return Volume(three_dimensional(voxels, path.name), affine)
 
 

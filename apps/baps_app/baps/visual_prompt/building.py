@@ -36,18 +36,12 @@ def build_visual_prompt(
     raise InputError(f"There is no visual prompt named {kind!r}. Known ones: {', '.join(KINDS)}.")
 
 
-def visual_prompt_from_record(record: Mapping[str, Any] | str) -> VisualPrompt:
+def visual_prompt_from_record(record: Mapping[str, Any]) -> VisualPrompt:
     """A visual prompt like the one that ``VisualPrompt.record`` described; its state is still to be loaded.
-
-    Args:
-        record: or the kind alone, as adapters say that were trained before there was a choice of conditions and
-            encoders.
 
     Raises:
         BapsError: if the encoder cannot be loaded, or has other weights than the adapter was trained with.
     """
-    if isinstance(record, str):
-        return build_visual_prompt(record, condition="click" if record == "concat" else "label")
     made_for = record["encoder"]
     encoder = load_encoder(made_for["name"], made_for["source"])
     found = encoder.record()["sha256"]

@@ -16,11 +16,13 @@ from baps.adaptation.adapt import ProgressReport, adapt, fingerprint, training_f
 from baps.adaptation.cases import Case, load_cases
 from baps.adaptation.checking import Verdict
 from baps.adaptation.settings import OPTIMISERS, AdaptationSettings
-from baps.adaptation.slices import SlicesByPatient
+from baps.adaptation.slices import AnySlice, SlicesByPatient
 from baps.adaptation.splitting import split_patients
 from baps.blackbox import BlackBox
 from baps.errors import BapsError, InputError
+from baps.simulated_prompts import PROMPTS
 from baps.store import SHARED, AdapterStore
+from baps.visual_prompt import CONDITIONS
 from baps.yielding import barrier, step_back
 from lib.labelled import labelled_cases
 from lib.trainers.stats import read_stats, write_stats
@@ -28,6 +30,9 @@ from lib.trainers.stats import read_stats, write_stats
 logger = logging.getLogger(__name__)
 
 ALL_LABELS = "all"
+
+_OPTIONS = tuple(f.name for f in fields(AdaptationSettings) if not f.name.startswith("encoder"))
+"""What a request may choose."""
 
 _HOST_OPTIONS = frozenset(
     ("model", "client_id", "name", "device", "gpus", "multi_gpu", "local_rank", "logging", "pretrained", "max_epochs",
@@ -43,22 +48,31 @@ class AdaptationTrainer(TrainTask):
         black_box: loads the model when training starts.
         labels: of the site.
         store: where candidates go.
+        defaults: what holds unless a request says otherwise. The encoder is the operator's to choose: its source is a
+            path on this machine.
     """
 
-    def __init__(self, black_box: Callable[[], BlackBox], labels: dict[str, int], store: AdapterStore) -> None:
+    def __init__(
+        self,
+        black_box: Callable[[], BlackBox],
+        labels: dict[str, int],
+        store: AdapterStore,
+        defaults: AdaptationSettings,
+    ) -> None:
         super().__init__("Adapts the model to the saved labels of this site, without its weights or gradients")
-        self._black_box, self._labels, self._store = black_box, labels, store
+        self._black_box, self._labels, self._store, self._defaults = black_box, labels, store, defaults
 
     @property
     def _stats_file(self) -> Path:
         return self._store.root / "train_stats.json"
 
     def config(self) -> dict[str, Any]:
-        defaults = AdaptationSettings()
+        defaults = self._defaults
         return {
             "label": [ALL_LABELS, *self._labels],
             "optimiser": list(OPTIMISERS),
-            "prompt": ["click", "box"],
+            "condition": list(CONDITIONS),
+            "prompt": list(PROMPTS),
             "max_images": defaults.max_images,
             "seed": defaults.seed,
         }
@@ -72,7 +86,7 @@ class AdaptationTrainer(TrainTask):
         Raises:
             InputError: on one that is neither ours nor the host's; the message lists ours.
         """
-        known = {"label", *(f.name for f in fields(AdaptationSettings))}
+        known = {"label", *_OPTIONS}
         unknown = sorted(set(request) - known - _HOST_OPTIONS)
         if unknown:
             raise InputError(f"Unknown training options: {', '.join(unknown)}. Known ones: {', '.join(sorted(known))}.")
@@ -95,7 +109,7 @@ class AdaptationTrainer(TrainTask):
         Raises:
             InputError: on a value that cannot be used, an unknown label, or if there is nothing to train on.
         """
-        settings = _settings(request)
+        settings = _settings(request, self._defaults)
         chosen = str(_first(request.get("label")) or ALL_LABELS)
         if chosen != ALL_LABELS and chosen not in self._labels:
             raise InputError(f"There is no label {chosen!r}. Known ones: {', '.join(self._labels)}.")
@@ -210,7 +224,7 @@ def _jobs(
     """
     jobs: list[tuple[str, SlicesByPatient]] = []
     left_out: dict[str, str] = {}
-    shared: SlicesByPatient = {}
+    shared: dict[str, list[AnySlice]] = {}
     for label, found in cases.items():
         slices, refused = load_cases(found, side, most, folder)
         left_out.update({f"{label}, {name}": reason for name, reason in refused.items()})
@@ -238,9 +252,8 @@ def _first(value: Any) -> Any:
     return value[0] if isinstance(value, list) and value else value
 
 
-def _settings(request: dict[str, Any]) -> AdaptationSettings:
-    settings = AdaptationSettings()
-    for name in (f.name for f in fields(AdaptationSettings)):
+def _settings(request: dict[str, Any], settings: AdaptationSettings) -> AdaptationSettings:
+    for name in _OPTIONS:
         value = _first(request.get(name))
         if value in (None, ""):
             continue

@@ -1,4 +1,4 @@
-"""x"""
+"""Voxels of three dimensions out of files that may hold more."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from ..errors import InputError
 
 
 def three_dimensional(voxels: NDArray[np.generic], name: str) -> NDArray[np.generic]:
+    """Voxels (I, J, K, 1, ...) without their trailing dimensions of one, (I, J, K).
+
+    Raises:
+        InputError: if other than three dimensions are left; it names the file.
+    """
     while voxels.ndim > 3 and voxels.shape[-1] == 1:
         voxels = voxels[..., 0]
     if voxels.ndim != 3:

@@ -1,0 +1,123 @@
+"""``baps adapt``: labelled folders in, one adapter file out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from ..errors import InputError
+from . import options
+
+console = Console(soft_wrap=True, highlight=False)
+
+Images = Annotated[Path, typer.Option(metavar="DIR", help="Folder of images: files, or a folder for a DICOM series.")]
+LabelFolder = Annotated[Path, typer.Option(metavar="DIR", help="Folder of labels with the same names.")]
+Label = Annotated[
+    int | None, typer.Option(metavar="N", help="Value of the label; without it, every label is a target.")
+]
+Prompt = Annotated[str, typer.Option(help="How users prompt: click or box.")]
+Seed = Annotated[int, typer.Option(help="Of everything random.")]
+
+
+def adapt(
+    images: Images,
+    labels: LabelFolder,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the adapter goes.")],
+    label: Label = None,
+    black_box: options.BlackBox = "",
+    optimizer: Annotated[
+        str, typer.Option("--optimizer", "--optimiser", help="prompt_space (ours) or spsa_gc (as published).")
+    ] = "prompt_space",
+    prompt: Prompt = "click",
+    max_images: Annotated[
+        int, typer.Option(help="Images that the model is asked in all: training, validation and the check.")
+    ] = 4000,
+    patients: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Table of image and patient, for images that do not say.")
+    ] = None,
+    seed: Seed = 0,
+    visual_prompt: Annotated[str, typer.Option(help="basis (ours) or concat (as published).")] = "basis",
+    condition: Annotated[str, typer.Option(help="What it depends on beside the image: label, or click.")] = "label",
+    encoder: Annotated[str, typer.Option(help="Frozen encoder: statistics, clip, vit_mae or dino.")] = "statistics",
+    encoder_source: Annotated[str, typer.Option(help="Its weights: a local path or a hub's name.")] = "",
+    weights: options.Weights = "",
+    weights_sha256: options.WeightsSha256 = "",
+    device: options.Device = "",
+    config: options.Config = "",
+) -> None:
+    """Adapt a model to labelled images, and check the adapter on patients that it was not trained on.
+
+    FILE holds what should be served: the adapter, or, if the check found that it does not help, one that changes nothing
+    (the candidate is then beside it, as FILE.refused). If it is broken off, the same command goes on from
+    FILE.training.jsonl.
+    """
+    from ..adaptation.adapt import ProgressReport
+    from ..adaptation.adapt import adapt as adapt_to
+    from ..adaptation.cases import load_cases
+    from ..adaptation.folders import find_cases
+    from ..adaptation.settings import AdaptationSettings
+    from ..adapter_file import write_adapter
+    from ..visual_prompt import build_visual_prompt
+
+    settings = AdaptationSettings(
+        visual_prompt=visual_prompt,
+        condition=condition,
+        encoder=encoder,
+        encoder_source=encoder_source,
+        optimiser=optimizer,
+        prompt=prompt,
+        max_images=max_images,
+        seed=seed,
+    )
+    if out.is_dir():
+        raise InputError(f"{out} is a folder. Give --out the name of a file.")
+    model = options.load_model(
+        black_box=black_box, weights=weights, weights_sha256=weights_sha256, device=device, config=config
+    )
+    found = find_cases(images, labels, label, patients)
+    folder = out.parent
+    slices, left_out = load_cases(found.cases, model.capabilities.input_side, settings.slices_per_volume, folder)
+    options.print_left_out({**found.left_out, **left_out})
+    if not slices:
+        raise InputError(f"None of the labels can be used. {next(iter(left_out.values()), '')}")
+    count = sum(map(len, slices.values()))
+    console.print(f"{count} labelled slices of {len(slices)} patients; {model.capabilities.name} as the model")
+
+    log = out.with_name(f"{out.name}.training.jsonl")
+    columns = (TextColumn("adapting"), BarColumn(), TextColumn("{task.fields[said]}"), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=1000, said="")
+
+        def report(now: ProgressReport) -> None:
+            said = f"{now.images} of {max_images} images, training Dice {now.dice:.3f}"
+            bar.update(task, total=now.steps, completed=now.step, said=said)
+
+        result = adapt_to(model, slices, settings, progress=report, log=log)
+
+    record = dict(result.record)
+    if recalled := record["recalled_images"]:
+        console.print(f"The answers for {recalled} images came from {log}, where an earlier run had broken off.")
+    verdict = result.verdict
+    if verdict is None:
+        record["status"] = "unverified"
+        write_adapter(out, result.visual_prompt, record)
+        console.print("Only one patient: nobody was left to check the adapter on. It may help or harm.", style="yellow")
+    elif verdict.better:
+        record["status"] = "passed"
+        write_adapter(out, result.visual_prompt, record)
+        console.print(f"{verdict.sentence()}: better.", style="green")
+    else:
+        record["status"] = "refused"
+        candidate = out.with_name(f"{out.name}.refused")
+        write_adapter(candidate, result.visual_prompt, record)
+        unchanged = build_visual_prompt("basis")
+        write_adapter(out, unchanged, {**record, "visual_prompt": unchanged.record()})
+        console.print(
+            f"{verdict.sentence()}: not better. {out.name} changes nothing; the candidate is {candidate.name}.",
+            style="yellow",
+        )
+    console.print(f"{record['black_box_images']} images asked. The adapter is {out}.")

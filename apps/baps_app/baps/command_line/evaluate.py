@@ -1,0 +1,79 @@
+"""``baps evaluate``: how good are the masks on labelled folders?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from ..errors import BapsError
+from . import options
+from .adapt import Images, Label, LabelFolder, Prompt, Seed
+
+console = Console(soft_wrap=True, highlight=False)
+
+
+def evaluate(
+    images: Images,
+    labels: LabelFolder,
+    json_file: Annotated[Path, typer.Option("--json", metavar="FILE", help="Where the figures go.")],
+    adapter: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of baps adapt; without it, the model as it is.")
+    ] = None,
+    label: Label = None,
+    prompt: Prompt = "click",
+    seed: Seed = 0,
+    black_box: options.BlackBox = "",
+    weights: options.Weights = "",
+    weights_sha256: options.WeightsSha256 = "",
+    device: options.Device = "",
+    config: options.Config = "",
+) -> None:
+    """Measure Dice by one click (or box) on up to 12 slices of each image, five times with other clicks.
+
+    FILE gets ``mean`` (over labels, then cases), ``std`` (of the mean over the five sets of clicks), ``cases`` (how
+    many) and ``black_box_images``, and the figures of each case.
+    """
+    from ..adaptation.folders import find_cases
+    from ..adapter_file import check_fits, read_adapter
+    from ..errors import InputError
+    from ..evaluation import evaluate as measure
+    from ..simulated_prompts import PROMPTS
+
+    if prompt not in PROMPTS:
+        raise InputError(f"There is no prompt named {prompt!r}. Known ones: {', '.join(PROMPTS)}.")
+    if seed < 0:
+        raise InputError(f"seed must be a whole number from 0 on, not {seed}.")
+    visual_prompt, record = read_adapter(adapter) if adapter else (None, None)
+    model = options.load_model(
+        black_box=black_box, weights=weights, weights_sha256=weights_sha256, device=device, config=config
+    )
+    if record is not None:
+        check_fits(record, model.capabilities)
+    found = find_cases(images, labels, label)
+    options.print_left_out(found.left_out)
+    columns = (TextColumn("evaluating"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=len(found.cases))
+        result = measure(
+            model, found.cases, visual_prompt, prompt, seed, lambda done, _: bar.update(task, completed=done)
+        )
+    options.print_left_out(result.left_out)
+    try:
+        json_file.write_text(json.dumps(result.record(), indent=1) + "\n")
+    except OSError as error:
+        raise BapsError(
+            f"The figures cannot be written to {json_file} ({error.strerror}). Give another --json."
+        ) from error
+    table = Table("case", "Dice")
+    for name, value in result.by_case.items():
+        table.add_row(name, f"{value:.3f}")
+    table.add_section()
+    table.add_row("mean", f"{result.mean:.3f} ± {result.std:.3f}")
+    console.print(table)
+    console.print(f"{result.black_box_images} images asked. Figures: {json_file}")

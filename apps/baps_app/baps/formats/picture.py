@@ -1,0 +1,142 @@
+"""Pictures, which have no place in a patient: PNG, JPEG and TIFF files, and NPZ files of arrays.
+
+A picture becomes a volume of one slice, pixels 1 mm wide and high: its columns run along I, its rows along J. It lies
+where ITK, and so every viewer that is built on it, puts an image without geometry: along the axes of LPS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..errors import InputError
+from ..volume import Volume
+
+_GREY = ("1", "L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+_GREY_AND_ALPHA = ("LA", "La")
+_JPEGS = ("JPEG", "MPO")
+
+
+def read_picture(path: Path) -> Volume:
+    """Read a PNG, JPEG or TIFF file, (columns, rows, 1) grey or (columns, rows, 1, 3) colour.
+
+    Palettes become colours, transparency is dropped, and colours that are all grey become grey values. The EXIF
+    orientation is ignored: labels are drawn over the pixels as they are stored.
+
+    Raises:
+        InputError: if it is broken, too large for memory, or holds several pages.
+    """
+    with _open(path) as picture:
+        if picture.mode in _GREY:
+            return _volume(np.array(picture))
+        if picture.mode in _GREY_AND_ALPHA:
+            return _volume(np.array(picture.convert("L")))
+        return _volume(_grey_if_equal(np.array(picture.convert("RGB"))))
+
+
+def read_picture_labels(path: Path) -> NDArray[np.generic]:
+    """Read labels from a PNG, TIFF or JPEG file, (columns, rows, 1).
+
+    A palette gives its indices. JPEG blurs values, so that only one object can be told: 255 where the file has 128 or
+    more, 0 elsewhere.
+
+    Raises:
+        InputError: if it is broken, too large for memory, holds several pages, or is of colour.
+    """
+    with _open(path) as picture:
+        if picture.format in _JPEGS:
+            return _volume(np.where(np.array(picture.convert("L")) >= 128, np.uint8(255), np.uint8(0))).voxels
+        if picture.mode in _GREY or picture.mode == "P":
+            return _volume(np.array(picture)).voxels
+        if picture.mode == "PA":
+            return _volume(np.array(picture)[..., 0]).voxels
+        if picture.mode in _GREY_AND_ALPHA:
+            return _volume(np.array(picture.convert("L"))).voxels
+        pixels = _grey_if_equal(np.array(picture.convert("RGB")))
+    if pixels.ndim == 3:
+        raise InputError(
+            f"The label {path.name} holds colour where grey values are needed, one for each object. Save it as grey or "
+            "with a palette."
+        )
+    return _volume(pixels).voxels
+
+
+def read_arrays(path: Path) -> Volume:
+    """Read the image of an NPZ file: ``img``, (rows, columns) grey or (rows, columns, 3) colour.
+
+    Colour is of integers from 0 to 255 or of fractions from 0 to 1. Pickled objects are never loaded.
+
+    Raises:
+        InputError: if there is no such array, or it is of another shape or range.
+    """
+    pixels = _array(path, "img")
+    if pixels.ndim == 2:
+        return _volume(pixels.astype(np.float32) if pixels.dtype.kind == "f" else pixels)
+    if pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise InputError(
+            f"The array img of {path.name} has shape {pixels.shape}; (rows, columns) or (rows, columns, 3) is needed."
+        )
+    most = 1 if pixels.dtype.kind == "f" else 255
+    if not ((pixels >= 0) & (pixels <= most)).all():
+        raise InputError(
+            f"The array img of {path.name} holds colours outside 0 to {most}. Save them as integers from 0 to 255, or "
+            "as fractions from 0 to 1."
+        )
+    return _volume(_grey_if_equal((pixels.astype(np.float32) * (255 / most)).round().astype(np.uint8)))
+
+
+def read_array_labels(path: Path) -> NDArray[np.generic]:
+    """Read labels from an NPZ file, its array ``seg`` of (rows, columns), as (columns, rows, 1).
+
+    Raises:
+        InputError: if there is no such array, or it is of another shape.
+    """
+    pixels = _array(path, "seg")
+    if pixels.ndim != 2:
+        raise InputError(f"The array seg of {path.name} has shape {pixels.shape}; (rows, columns) is needed.")
+    return _volume(pixels).voxels
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Image.Image]:
+    try:
+        with Image.open(path, formats=("PNG", "TIFF", *_JPEGS)) as picture:
+            pages = getattr(picture, "n_frames", 1)
+            if pages > 1 and picture.format != "MPO":  # A telephone's JPEG; its other pages are previews.
+                raise InputError(
+                    f"{path.name} holds {pages} pages; a picture is one. Save each page as a file of its own."
+                )
+            picture.load()
+            yield picture
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{path.name} is too large to be read safely ({error}). Cut it or make it smaller.") from error
+
+
+def _array(path: Path, key: str) -> NDArray[Any]:
+    with np.load(path, allow_pickle=False) as arrays:
+        if key not in arrays:
+            raise InputError(
+                f"{path.name} holds no array {key}. Save the image as img and its labels as seg (numpy.savez)."
+            )
+        array: NDArray[Any] = arrays[key]
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"The array {key} of {path.name} is of type {array.dtype}; numbers are needed.")
+    return array.astype(np.uint8) if array.dtype.kind == "b" else array
+
+
+def _grey_if_equal(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(rows, columns, 3) as (rows, columns) where red, green and blue are the same everywhere."""
+    return pixels[..., 0] if (pixels == pixels[..., :1]).all() else pixels
+
+
+def _volume(pixels: NDArray[Any]) -> Volume:
+    """Pixels (rows, columns) or (rows, columns, 3) as a volume of one slice."""
+    if pixels.dtype == bool:
+        pixels = pixels.astype(np.uint8)
+    return Volume(np.swapaxes(pixels, 0, 1)[:, :, None], np.diag([-1.0, -1, 1, 1]))

@@ -1,0 +1,133 @@
+"""What is said of a label when it is saved."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from baps.errors import InputError
+from lib.label_info import LabelInfo, covered_slices, label_values, read_label_info
+
+SITE = {"spleen": 1, "liver": 6}
+SAID = {"label_info": [{"name": "liver", "idx": 1}, {"name": "spleen", "idx": 2}]}
+
+
+def test_what_was_said_at_saving_wins_over_the_sites_numbers() -> None:
+    assert label_values(read_label_info(SAID), SITE) == {"liver": 1, "spleen": 2}
+
+
+@pytest.mark.parametrize("said", [{}, {"label_info": []}, {"label_info": None}, {"ts": 1}], ids=str)
+def test_without_it_the_sites_numbers_hold(said: dict[str, Any]) -> None:
+    values = label_values(read_label_info(said), SITE)
+    assert values == SITE
+    values["more"] = 3
+    assert "more" not in SITE
+
+
+def test_nothing_said_means_a_person_drew_it() -> None:
+    info = read_label_info({})
+    assert (info.author, info.model, info.confirmed, info.slices) == ("", "", True, None)
+
+
+@pytest.mark.parametrize(
+    ("said", "confirmed"),
+    [
+        ({"model": "baps"}, False),
+        ({"model": "baps", "confirmed": True}, True),
+        ({"model": "baps", "confirmed": False}, False),
+        ({"model": ""}, True),
+        ({"author": "anna"}, True),
+        ({"author": "anna", "confirmed": False}, False),
+    ],
+    ids=str,
+)
+def test_a_models_mask_is_not_confirmed_unless_it_is_said(said: dict[str, Any], confirmed: bool) -> None:
+    kept = dict(said)
+    assert read_label_info(said).confirmed is confirmed
+    assert said == kept  # What was given is as it was.
+
+
+def test_what_else_was_said_is_kept() -> None:
+    segment = {"name": "spleen", "idx": 1}
+    said = {"label_info": [segment], "author": "anna", "client": "Slicer", "params": {"a": [1, 2]}}
+    kept = read_label_info(said).model_dump(mode="json")
+    assert kept.items() >= said.items()
+    assert read_label_info(kept) == read_label_info(said)
+
+
+def test_what_was_kept_reads_back_the_same() -> None:
+    said = {**SAID, "model": "baps", "slices": [3, 4]}
+    info = read_label_info(said)
+    assert not info.confirmed
+    assert LabelInfo.model_validate_json(info.model_dump_json()) == info
+
+
+def _told(said: dict[str, Any]) -> str:
+    with pytest.raises(InputError) as error:
+        read_label_info(said)
+    assert str(error.value).endswith("Nothing was saved.")
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    "segments",
+    [
+        [{"name": "spleen", "idx": 1}, {"name": "spleen", "idx": 2}],
+        [{"name": "spleen", "idx": 1}, {"name": "liver", "idx": 1}],
+    ],
+    ids=["names", "values"],
+)
+def test_a_name_or_a_value_that_comes_twice_is_refused(segments: list[dict[str, Any]]) -> None:
+    assert "names a label or a value twice" in _told({"label_info": segments})
+
+
+@pytest.mark.parametrize(
+    ("said", "where"),
+    [
+        ({"label_info": [{"name": "", "idx": 1}]}, "label_info.0.name"),
+        ({"label_info": [{"name": "x" * 101, "idx": 1}]}, "label_info.0.name"),
+        ({"label_info": [{"name": "spleen", "idx": 1}, {"name": "liver", "idx": -1}]}, "label_info.1.idx"),
+        ({"label_info": [{"name": "spleen", "idx": 1.5}]}, "label_info.0.idx"),
+        ({"label_info": [{"name": "spleen"}]}, "label_info.0.idx"),
+        ({"label_info": ["spleen"]}, "label_info.0"),
+        ({"label_info": {"spleen": 1}}, "label_info"),
+        ({"label_info": "spleen"}, "label_info"),
+        ({"author": "x" * 201}, "author"),
+        ({"author": 5}, "author"),
+        ({"model": "x" * 201}, "model"),
+        ({"confirmed": "perhaps"}, "confirmed"),
+        ({"slices": [1, -1]}, "slices.1"),
+        ({"slices": 4}, "slices"),
+        ({"slices": ["first"]}, "slices.0"),
+    ],
+    ids=str,
+)
+def test_what_has_another_form_is_refused_and_the_place_named(said: dict[str, Any], where: str) -> None:
+    assert f"({where}: " in _told(said)
+
+
+@pytest.fixture
+def voxels() -> np.ndarray[Any, Any]:
+    """Liver (6) on slices 1 and 2, spleen (1) on slice 2."""
+    made = np.zeros((4, 4, 5), np.uint8)
+    made[0, 0, 1:3] = 6
+    made[3, 3, 2] = 1
+    return made
+
+
+def test_unsaid_the_slices_are_those_where_a_label_is_marked(voxels: np.ndarray[Any, Any]) -> None:
+    assert covered_slices(read_label_info({}), voxels, SITE) == {"spleen": [2], "liver": [1, 2]}
+
+
+def test_said_the_slices_hold_for_every_label(voxels: np.ndarray[Any, Any]) -> None:
+    info = read_label_info({"slices": [4, 2, 1, 2]})
+    assert covered_slices(info, voxels, SITE) == {"spleen": [1, 2, 4], "liver": [1, 2, 4]}
+    assert covered_slices(read_label_info({"slices": []}), voxels, SITE) == {"spleen": [], "liver": []}
+
+
+def test_slices_are_those_of_the_values_that_were_said(voxels: np.ndarray[Any, Any]) -> None:
+    info = read_label_info({"label_info": [{"name": "liver", "idx": 1}, {"name": "kidney", "idx": 9}]})
+    assert covered_slices(info, voxels, SITE) == {"liver": [2], "kidney": []}
+    assert all(type(index) is int for index in covered_slices(info, voxels, SITE)["liver"])  # They become JSON.

@@ -1,0 +1,90 @@
+"""The datastore of a folder: files of every kind, and DICOM series, a folder each."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+
+from baps.formats import read_volume
+from lib.studies import StudiesDatastore
+from server import ROOT
+from sites import SAMPLES
+
+SERIES = ROOT / "sample-data" / "dicom" / "ct_01"
+
+
+def store(folder: Path) -> StudiesDatastore:
+    return StudiesDatastore(str(folder), auto_reload=False, read_only=False)
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    folder = tmp_path / "studies"
+    folder.mkdir()
+    shutil.copy(SAMPLES / "images" / "ct_01.nii.gz", folder)
+    shutil.copytree(SERIES, folder / "1.2.840.113.7")  # as a PACS exports it
+    Image.fromarray(np.zeros((8, 9, 3), np.uint8)).save(folder / "photo.png")
+    np.savez(folder / "slice.npz", img=np.zeros((8, 9), np.float32), seg=np.zeros((8, 9), np.uint8))
+    (folder / "notes.txt").write_text("not an image")
+    (folder / "empty").mkdir()
+    return folder
+
+
+def test_every_kind_is_listed_by_its_name(mixed: Path) -> None:
+    assert sorted(store(mixed).list_images()) == ["1.2.840.113.7", "ct_01", "photo", "slice"]
+
+
+def test_a_second_start_finds_the_same(mixed: Path) -> None:
+    store(mixed)
+    assert sorted(store(mixed).list_images()) == ["1.2.840.113.7", "ct_01", "photo", "slice"]
+
+
+def test_a_series_is_handed_out_as_nifti_with_its_patient(mixed: Path) -> None:
+    found = store(mixed)
+    path = Path(found.get_image_uri("1.2.840.113.7"))
+    assert path.name == "1.2.840.113.7.nii.gz"
+    series, converted = read_volume(mixed / "1.2.840.113.7"), read_volume(path)
+    np.testing.assert_array_equal(series.voxels, converted.voxels)
+    assert series.same_geometry(converted)
+    header = nibabel.load(path).header
+    assert b"PHANTOM" not in header.binaryblock.upper()
+    assert found.get_image_info("1.2.840.113.7")["PatientID"]
+    assert "PatientID" not in found.get_image_info("ct_01")
+
+
+def test_a_series_is_converted_once_and_again_when_it_has_changed(mixed: Path) -> None:
+    found = store(mixed)
+    path = Path(found.get_image_uri("1.2.840.113.7"))
+    made = path.stat().st_mtime_ns
+    assert Path(found.get_image_uri("1.2.840.113.7")).stat().st_mtime_ns == made
+    slices = sorted((mixed / "1.2.840.113.7").iterdir())
+    slices[-1].unlink()
+    os.utime(mixed / "1.2.840.113.7")
+    again = read_volume(Path(found.get_image_uri("1.2.840.113.7")))
+    assert again.shape[2] == len(slices) - 1
+
+
+def test_images_may_lie_in_a_folder_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    shutil.copy(SAMPLES / "images" / "ct_01.nii.gz", tmp_path / "images")
+    shutil.copytree(SERIES, tmp_path / "images" / "series")
+    found = store(tmp_path)
+    assert sorted(found.list_images()) == ["ct_01", "series"]
+    assert Path(found.get_image_uri("series")).is_file()
+
+
+def test_labels_of_every_kind_are_found(mixed: Path) -> None:
+    final = mixed / "labels" / "final"
+    final.mkdir(parents=True)
+    Image.fromarray(np.ones((8, 9), np.uint8)).save(final / "photo.png")
+    found = store(mixed)
+    assert found.get_labeled_images() == ["photo"]
+    assert found.get_label_uri("photo", "final") == str(final / "photo.png")
+    assert json.loads((mixed / "datastore_v2.json").read_text())["objects"]["photo"]["labels"]["final"]["ext"] == ".png"

@@ -1,0 +1,164 @@
+"""The forms in which 3D Slicer and OHIF ask, as recorded from them, against the real server."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+from requests_toolbelt.multipart import decoder
+
+from sites import Site, spleen_click, truth
+
+SLICER = {"result_extension": ".nrrd", "result_dtype": "uint8"}
+"""What Slicer's client adds to every request."""
+
+OHIF = {**SLICER, "result_compress": False, "restore_label_idx": False}
+
+
+def ask(server: Site, model: str, params: dict[str, Any], output: str = "all") -> tuple[int, dict[str, Any], bytes]:
+    """Status, the reply's words, and its file."""
+    url = f"{server.address}/infer/{model}?image=ct_01&output={output}"
+    answer = requests.post(url, data={"params": json.dumps(params)}, timeout=60)
+    if answer.status_code != 200:
+        return answer.status_code, answer.json(), b""
+    if output == "image":
+        return 200, {}, answer.content
+    parts = {
+        part.headers[b"Content-Disposition"].decode().split('name="')[1].split('"')[0]: part.content
+        for part in decoder.MultipartDecoder.from_response(answer).parts
+    }
+    return 200, json.loads(parts["params"]), parts["image"]
+
+
+def raw(content: bytes) -> np.ndarray:
+    """What OHIF makes of a reply: it skips the header and takes the bytes in the image's voxel order."""
+    header, _, data = content.partition(b"\n\n")
+    assert b"encoding: raw" in header
+    return np.frombuffer(data, np.uint8).reshape(truth("ct_01").shape, order="F")
+
+
+def test_slicer_deepgrow_2d(server: Site) -> None:
+    i, j, k = spleen_click("ct_01")
+    params = {**SLICER, "label": "spleen", "foreground": [[i, j, k]], "background": [], "slice": k}
+    status, said, file = ask(server, "baps", params)
+    assert (status, said["slice"], said["axis"], said["label"], said["notes"]) == (200, k, "K", "spleen", [])
+    assert file.startswith(b"NRRD")
+
+
+def test_slicer_on_slice_zero_sends_the_points_of_all_slices(server: Site) -> None:
+    i, j, k = spleen_click("ct_01")
+    params = {**SLICER, "label": "spleen", "foreground": [[60, 60, 0], [i, j, k]], "background": [], "slice": 0}
+    status, said, _ = ask(server, "baps", params)
+    assert (status, said["slice"]) == (200, 0)
+    assert said["notes"] == ["1 foreground point of other slices left out."]
+
+
+def test_slicer_sends_a_box_whose_ends_are_exchanged(server: Site) -> None:
+    organ = truth("ct_01") == 2
+    k = spleen_click("ct_01")[2]
+    i, j = np.nonzero(organ[:, :, k])
+    box = [int(i.max()), int(i.min()), int(j.max()), int(j.min()), k + 1, k - 1]
+    params = {**OHIF, "label": "spleen", "foreground": [], "background": [], "slice": k, "roi": box}
+    status, _, file = ask(server, "zero_shot", params, "image")
+    assert status == 200
+    mask = raw(file) > 0
+    assert mask[:, :, k].any()
+    assert not np.delete(mask, k, 2).any()
+
+
+def test_slicer_deepedit_sends_points_by_label_and_asks_to_reset_after_a_switch(server: Site) -> None:
+    i, j, k = spleen_click("ct_01")
+    params = {**SLICER, "label": "spleen", "spleen": [[i, j, k]], "liver": [], "background": [], "reset_state": True}
+    status, said, _ = ask(server, "baps", params)
+    assert (status, said["label"], said["slice"]) == (200, "spleen", k)
+
+
+def test_slicer_merges_the_options_of_the_model_into_the_request(server: Site) -> None:
+    """Without a choice the option's whole list arrives; an option named ``label`` overwrites the label."""
+    i, j, k = spleen_click("ct_01")
+    config = requests.get(f"{server.address}/info/", timeout=60).json()["models"]["baps"]["config"]
+    params = {**SLICER, "label": "spleen", "foreground": [[i, j, k]], "background": [], "slice": k, **config}
+    status, said, _ = ask(server, "baps", params)
+    assert (status, said["label"], said["axis"]) == (200, "spleen", "K")
+    status, said, _ = ask(server, "baps", {**params, "label": ["liver", "spleen"]})
+    assert (status, said["label"]) == (200, "liver")
+
+
+def test_ohif_names_neither_label_nor_slice(server: Site) -> None:
+    point = spleen_click("ct_01")
+    status, _, file = ask(server, "baps", {**OHIF, "foreground": [point], "background": []}, "image")
+    assert status == 200
+    mask = raw(file)
+    assert mask[tuple(point)] == 1
+    assert mask.any((0, 1)).nonzero()[0].tolist() == [point[2]]
+
+
+@pytest.mark.parametrize(("plane", "axis"), [("coronal", 1), ("sagittal", 0), ("axial", 2)])
+def test_a_click_on_another_plane_comes_back_on_that_plane(server: Site, plane: str, axis: int) -> None:
+    point = spleen_click("ct_01")
+    params = {**OHIF, "foreground": [point], "background": [], "plane": plane}
+    status, _, file = ask(server, "baps", params, "image")
+    assert status == 200
+    mask = raw(file)
+    assert mask[tuple(point)] == 1
+    others = tuple(other for other in range(3) if other != axis)
+    assert mask.any(others).nonzero()[0].tolist() == [point[axis]]
+
+
+def test_ohif_keeps_the_points_of_earlier_slices(server: Site) -> None:
+    i, j, k = spleen_click("ct_01")
+    params = {**OHIF, "foreground": [[i, j, k - 2], [i, j, k - 1], [i, j, k]], "background": [[2, 2, k - 2]]}
+    status, said, _ = ask(server, "baps", params)
+    assert (status, said["slice"]) == (200, k)
+    assert said["notes"] == [
+        "2 foreground points of other slices left out.",
+        "1 background point of other slices left out.",
+    ]
+
+
+def test_a_point_outside_the_volume_is_left_out_and_said(server: Site) -> None:
+    i, j, k = spleen_click("ct_01")
+    params = {**SLICER, "foreground": [[i, j, k]], "background": [[-4, j, k], [i, 900, k]], "slice": k}
+    status, said, _ = ask(server, "baps", params)
+    assert status == 200
+    assert said["notes"] == ["2 background points outside the volume of 128 x 128 x 24 voxels left out."]
+
+
+@pytest.mark.parametrize(
+    ("params", "sentence"),
+    [
+        ({}, "no click and no box"),
+        ({"foreground": [], "background": []}, "no click and no box"),
+        ({"foreground": [], "background": [[5, 5, 5]]}, "no click and no box"),
+        ({"foreground": [[-3, 60, 5]]}, "outside the volume"),
+        ({"foreground": [[60, 60, 24]]}, "slices 0 to 23"),
+        ({"foreground": [[60, 60, 5]], "slice": 7}, "other slices"),
+        ({"foreground": [[60, 60, 5]], "plane": "diagonal"}, "Known ones: as stored, axial"),
+        ({"roi": [200, 220, 1, 5, 0, 9]}, "outside the volume"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_with_a_sentence(
+    server: Site, params: dict[str, Any], sentence: str
+) -> None:
+    for viewer in (SLICER, OHIF):
+        status, said, _ = ask(server, "baps", {**viewer, **params})
+        assert (status, sentence in said["detail"]) == (400, True), said
+
+
+def test_two_users_do_not_see_each_others_clicks(server: Site) -> None:
+    """The same click gives the same mask whoever clicked elsewhere, with whichever options, in between."""
+    i, j, k = spleen_click("ct_01")
+    mine = {**OHIF, "foreground": [[i, j, k]], "background": []}
+    _, _, before = ask(server, "baps", mine, "image")
+    theirs = [
+        {"foreground": [[i + 8, j, k]], "background": [[i, j, k]]},
+        {"foreground": [[i, j, k]], "plane": "coronal"},
+        {"foreground": [[60, 60, k - 3]], "label": "liver"},
+    ]
+    for other in theirs:
+        assert ask(server, "baps", {**OHIF, **other}, "image")[0] == 200
+    _, _, after = ask(server, "baps", mine, "image")
+    assert before == after

@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from baps.adaptation.journal import Journal
+from baps.blackbox import BlackBox, Prompt
+from baps.errors import BapsError, BudgetSpentError
+
+NewBox = Callable[..., BlackBox]
+ABOUT = {"slices": 3, "settings": {"seed": 0, "rate": 0.03}}
+ANSWERS = [[0.25, 0.5], [0.125], [], [1 / 3, 2 / 3, 1e-30]]
+
+
+def _asking(black_box: BlackBox, values: Sequence[float]) -> Callable[[], Sequence[float]]:
+    """Asks the black box one image a value, and brings the values back."""
+
+    def ask() -> Sequence[float]:
+        for _ in values:
+            black_box.segment(np.zeros((1, 8, 8, 3), np.uint8), [Prompt(((1.0, 1.0),))])
+        return values
+
+    return ask
+
+
+def _never() -> Sequence[float]:
+    raise AssertionError("The black box was asked again.")
+
+
+def _write(path: Path, black_box: BlackBox, answers: Sequence[Sequence[float]] = ANSWERS) -> Journal:
+    journal = Journal(path, ABOUT, black_box)
+    for step, values in enumerate(answers):
+        journal.recall({"run": "one", "step": step}, _asking(black_box, values))
+    return journal
+
+
+def test_answers_are_written_down_and_come_back_without_asking(tmp_path: Path, new_black_box: NewBox) -> None:
+    log = tmp_path / "deep" / "log.jsonl"
+    black_box = new_black_box()
+    first = _write(log, black_box)
+    assert (first.images, first.recalled_images) == (6, 0)
+    again = Journal(log, ABOUT, new_black_box())
+    assert (again.images, again.recalled_images) == (0, 6)
+    counted = []
+    for step, values in enumerate(ANSWERS):
+        assert again.recall({"run": "one", "step": step}, _never) == values
+        counted.append(again.images)
+    assert counted == [2, 3, 3, 6]
+
+
+def test_after_the_log_the_black_box_is_asked_and_the_images_count_on(tmp_path: Path, new_black_box: NewBox) -> None:
+    log = tmp_path / "log.jsonl"
+    _write(log, new_black_box(), ANSWERS[:2])
+    black_box = new_black_box()
+    _asking(black_box, [0.0] * 5)()  # What it was asked before is no part of this.
+    again = _write(log, black_box)
+    assert black_box.images_asked == 5 + 3
+    assert (again.images, again.recalled_images) == (6, 3)
+    third = Journal(log, ABOUT, new_black_box())
+    assert [third.recall({"run": "one", "step": step}, _never) for step in range(4)] == ANSWERS
+
+
+def test_an_answer_is_on_disk_before_it_is_used(tmp_path: Path, new_black_box: NewBox) -> None:
+    log = tmp_path / "log.jsonl"
+    journal = Journal(log, ABOUT, new_black_box())
+    journal.recall({"step": 0}, lambda: [0.75])
+    assert json.loads(log.read_text().splitlines()[-1]) == {"step": 0, "values": [0.75], "images": 0}
+
+
+def test_what_fails_is_not_written_down(tmp_path: Path, new_black_box: NewBox) -> None:
+    log = tmp_path / "log.jsonl"
+    journal = _write(log, new_black_box())
+    before = log.read_bytes()
+
+    def fail() -> Sequence[float]:
+        raise BudgetSpentError("no more")
+
+    with pytest.raises(BudgetSpentError):
+        journal.recall({"step": 4}, fail)
+    assert log.read_bytes() == before
+    assert journal.images == 6
+
+
+def test_a_log_cut_off_at_any_byte_is_asked_the_rest_only(tmp_path: Path, new_black_box: NewBox) -> None:
+    log = tmp_path / "log.jsonl"
+    _write(log, new_black_box())
+    whole = log.read_bytes()
+    ends = [place + 1 for place, byte in enumerate(whole) if byte == ord("\n")]
+    paid = [0, 2, 3, 3, 6]  # Black-box images up to the end of each line.
+    for cut in range(len(whole) + 1):
+        log.write_bytes(whole[:cut])
+        lines = sum(end <= cut for end in ends)
+        black_box = new_black_box()
+        again = _write(log, black_box)
+        recalled = paid[lines - 1] if lines else 0
+        assert again.recalled_images == recalled, cut
+        assert black_box.images_asked == 6 - recalled, cut
+        assert log.read_bytes() == whole, cut
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=20))
+def test_losses_in_single_precision_come_back_bit_by_bit(
+    tmp_path: Path, new_black_box: NewBox, losses: list[float]
+) -> None:
+    log = tmp_path / "log.jsonl"
+    log.unlink(missing_ok=True)
+    given_values = torch.tensor(losses, dtype=torch.float32)
+    Journal(log, ABOUT, new_black_box()).recall({"step": 1}, given_values.tolist)
+    back = torch.tensor(Journal(log, ABOUT, new_black_box()).recall({"step": 1}, _never), dtype=torch.float32)
+    assert back.numpy().tobytes() == given_values.numpy().tobytes()
+
+
+@pytest.mark.parametrize(
+    "about", [{**ABOUT, "slices": 4}, {**ABOUT, "settings": {"seed": 1, "rate": 0.03}}, {**ABOUT, "more": "è"}, {}]
+)
+def test_a_log_of_something_else_is_begun_anew(tmp_path: Path, new_black_box: NewBox, about: dict[str, object]) -> None:
+    log = tmp_path / "log.jsonl"
+    _write(log, new_black_box())
+    other = Journal(log, about, new_black_box())
+    assert other.recalled_images == 0
+    assert other.recall({"run": "one", "step": 0}, lambda: [0.9]) == [0.9]
+    assert Journal(log, about, new_black_box()).recall({"run": "one", "step": 0}, _never) == [0.9]
+    assert Journal(log, ABOUT, new_black_box()).recalled_images == 0
+
+
+def test_the_order_of_the_facts_does_not_matter(tmp_path: Path, new_black_box: NewBox) -> None:
+    log = tmp_path / "log.jsonl"
+    _write(log, new_black_box())
+    assert Journal(log, dict(reversed(ABOUT.items())), new_black_box()).recalled_images == 6
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\n", b"\n\n{}\n", b"rubbish\n", b"\xff\xfe\0\n", '{"a": "è"}\n'.encode(), b'[1]\n{"a": 1}\n']
+)
+def test_a_file_that_is_no_log_is_begun_anew(tmp_path: Path, new_black_box: NewBox, content: bytes) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_bytes(content)
+    assert _write(log, new_black_box()).recalled_images == 0
+    assert Journal(log, ABOUT, new_black_box()).recalled_images == 6
+
+
+@pytest.mark.parametrize("line", [b"12", b'{"step": 1}', b'{"images": "x", "values": []}', '{"a": "è"}'.encode()])
+def test_a_damaged_line_and_what_follows_it_are_asked_again(tmp_path: Path, new_black_box: NewBox, line: bytes) -> None:
+    log = tmp_path / "log.jsonl"
+    _write(log, new_black_box())
+    lines = log.read_bytes().splitlines()
+    log.write_bytes(b"\n".join([*lines[:2], line, *lines[3:]]) + b"\n")
+    black_box = new_black_box()
+    again = _write(log, black_box)
+    assert (again.recalled_images, black_box.images_asked) == (2, 4)
+    assert log.read_bytes().splitlines() == lines
+
+
+def test_an_answer_to_another_question_is_not_used(tmp_path: Path, new_black_box: NewBox) -> None:
+    log = tmp_path / "log.jsonl"
+    _write(log, new_black_box())
+    for what in ({"run": "one", "step": 1}, {"run": "two", "step": 0}, {"judge": "abc"}):
+        with pytest.raises(BapsError, match=r"The log .*log\.jsonl does not belong to this training\. Delete it"):
+            Journal(log, ABOUT, new_black_box()).recall(what, _never)
+
+
+def test_without_a_path_nothing_is_kept(tmp_path: Path, new_black_box: NewBox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    black_box = new_black_box()
+    for _ in range(2):
+        journal = Journal(None, ABOUT, black_box)
+        assert journal.recall({"step": 0}, _asking(black_box, [0.5, 0.5])) == [0.5, 0.5]
+        assert (journal.images, journal.recalled_images) == (2, 0)
+    assert black_box.images_asked == 4
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_told_in_a_sentence(tmp_path: Path, new_black_box: NewBox) -> None:
+    log = tmp_path / "log.jsonl"
+    journal = _write(log, new_black_box(), ANSWERS[:1])
+    log.rename(tmp_path / "kept")
+    log.symlink_to("/dev/full")
+    with pytest.raises(BapsError, match=r"log cannot be written \(No space left on device\)\. Free some space") as told:
+        journal.recall({"run": "one", "step": 1}, lambda: [0.5])
+    assert isinstance(told.value.__cause__, OSError)
+    log.unlink()
+    (tmp_path / "kept").rename(log)
+    assert Journal(log, ABOUT, new_black_box()).recalled_images == 2
+
+
+def test_a_place_where_no_log_can_be(tmp_path: Path, new_black_box: NewBox) -> None:
+    (tmp_path / "file").write_text("mine")
+    for path in (tmp_path, tmp_path / "file" / "log.jsonl", tmp_path / "file" / "deep" / "log.jsonl"):
+        with pytest.raises(BapsError, match="its log cannot be written"):
+            Journal(path, ABOUT, new_black_box())
+    assert (tmp_path / "file").read_text() == "mine"

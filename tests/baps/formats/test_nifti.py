@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK
+from numpy.typing import NDArray
+
+from baps.errors import InputError
+from baps.formats import read_volume, write_nifti
+from baps.volume import Volume
+
+
+def _volume() -> Volume:
+    affine = np.diag([-0.7, 0.8, 2.5, 1.0])
+    affine[:3, 3] = (10, -20, 30)
+    return Volume(np.random.default_rng(0).integers(0, 900, (5, 6, 7)).astype(np.int16), affine)
+
+
+def _nifti(path: Path, voxels: NDArray[np.generic], affine: NDArray[np.float64] | None = None) -> Path:
+    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4) if affine is None else affine), path)
+    return path
+
+
+def test_scaled_values_are_read_scaled_and_doubles_made_single(tmp_path: Path) -> None:
+    image = nibabel.Nifti1Image(np.arange(8, dtype=np.int16).reshape(2, 2, 2), np.eye(4))
+    image.header.set_slope_inter(2.0, -10.0)
+    nibabel.save(image, tmp_path / "a.nii")
+    stored = nibabel.load(tmp_path / "a.nii")
+    read = read_volume(tmp_path / "a.nii").voxels
+    assert read.dtype == np.float32
+    np.testing.assert_allclose(read, stored.get_fdata())
+
+
+def test_big_endian_values_are_read(tmp_path: Path) -> None:
+    header = nibabel.Nifti1Header(endianness=">")
+    voxels = np.arange(24, dtype=">i2").reshape(2, 3, 4)
+    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4), header), tmp_path / "a.nii")
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.nii").voxels, np.arange(24).reshape(2, 3, 4))
+
+
+@pytest.mark.parametrize("shape", [(4, 5, 6, 1), (4, 5, 6, 1, 1)])
+def test_trailing_dimensions_of_one_are_accepted(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    voxels = np.arange(120, dtype=np.int16).reshape(shape)
+    assert read_volume(_nifti(tmp_path / "a.nii", voxels)).voxels.shape == (4, 5, 6)
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.nii").voxels, voxels.reshape(4, 5, 6))
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (4, 5, 6, 2), (4, 5, 1, 3)])
+def test_other_than_three_dimensions(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match="dimensions"):
+        read_volume(_nifti(tmp_path / "a.nii.gz", np.zeros(shape, np.int16)))
+
+
+def test_nifti_without_an_affine(tmp_path: Path) -> None:
+    image = nibabel.Nifti1Image(np.zeros((3, 4, 5), np.int16), None)
+    image.header["sform_code"] = image.header["qform_code"] = 0
+    nibabel.save(image, tmp_path / "a.nii")
+    with pytest.raises(InputError, match="no affine"):
+        read_volume(tmp_path / "a.nii")
+
+
+def test_nifti_with_a_qform_alone(tmp_path: Path) -> None:
+    image = nibabel.Nifti1Image(np.zeros((3, 4, 5), np.int16), None)
+    image.set_qform(_volume().affine, code=1)
+    image.set_sform(None, code=0)
+    nibabel.save(image, tmp_path / "a.nii")
+    np.testing.assert_allclose(read_volume(tmp_path / "a.nii").affine, _volume().affine, atol=1e-5)
+
+
+def test_a_nifti_that_fails_half_way_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.nii.gz"
+    write_nifti(path, _volume())
+    before = path.read_bytes()
+
+    def fail(image: object, name: str) -> None:
+        Path(name).write_bytes(b"half of it")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(nibabel, "save", fail)
+    with pytest.raises(OSError, match="No space"):
+        write_nifti(path, Volume(np.zeros((2, 2, 2), np.uint8), np.eye(4)))
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["a.nii.gz"]  # noqa: PTH208
+
+
+def test_complex_values_are_no_grey_values(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="grey values"):
+        read_volume(_nifti(tmp_path / "a.nii", np.zeros((3, 4, 5), np.complex64)))
+
+
+@pytest.mark.parametrize("names", ["RGB", "RGBA"])
+def test_colour_as_rgb24(tmp_path: Path, names: str) -> None:
+    colours = np.random.default_rng(0).integers(0, 256, (3, 4, 5, len(names))).astype(np.uint8)
+    voxels = colours.view([(name, "u1") for name in names])[..., 0]
+    volume = read_volume(_nifti(tmp_path / "a.nii.gz", voxels, _volume().affine))
+    assert volume.colour
+    np.testing.assert_array_equal(volume.voxels, colours[..., :3])
+    np.testing.assert_allclose(volume.affine, _volume().affine, atol=1e-6)
+
+
+@pytest.mark.parametrize("between", [(), (1,)])
+@pytest.mark.parametrize("intent", ["vector", "rgb vector"])
+def test_colour_as_vectors(tmp_path: Path, between: tuple[int, ...], intent: str) -> None:
+    colours = np.random.default_rng(0).integers(0, 256, (3, 4, 5, 3)).astype(np.uint8)
+    image = nibabel.Nifti1Image(colours.reshape(3, 4, 5, *between, 3), np.eye(4))
+    image.header.set_intent(intent, allow_unknown=True)
+    nibabel.save(image, tmp_path / "a.nii")
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.nii").voxels, colours)
+
+
+def test_colour_as_itk_writes_it(tmp_path: Path) -> None:
+    colours = np.random.default_rng(0).integers(0, 256, (5, 4, 3, 3)).astype(np.uint8)
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(colours, isVector=True), str(tmp_path / "a.nii.gz"))
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.nii.gz").voxels, colours.swapaxes(0, 2))
+
+
+def test_three_bytes_without_the_intent_of_a_vector_are_three_volumes(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="4 dimensions"):
+        read_volume(_nifti(tmp_path / "a.nii", np.zeros((4, 5, 6, 3), np.uint8)))

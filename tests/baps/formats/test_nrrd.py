@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import nrrd
+import numpy as np
+import pytest
+
+from baps.errors import InputError
+from baps.formats import read_volume, write_nrrd
+from baps.volume import Volume
+
+
+def _volume() -> Volume:
+    affine = np.diag([-0.7, 0.8, 2.5, 1.0])
+    affine[:3, 3] = (10, -20, 30)
+    return Volume(np.random.default_rng(0).integers(0, 900, (5, 6, 7)).astype(np.int16), affine)
+
+
+def test_nrrd_is_written_in_lps(tmp_path: Path) -> None:
+    write_nrrd(tmp_path / "a.nrrd", _volume())
+    header = nrrd.read_header(str(tmp_path / "a.nrrd"))
+    assert header["space"] == "left-posterior-superior"
+    assert header["encoding"] == "gzip"
+    np.testing.assert_allclose(header["space origin"], (-10, 20, 30))
+    np.testing.assert_allclose(header["space directions"], np.diag([0.7, -0.8, 2.5]))
+    write_nrrd(tmp_path / "b.nrrd", _volume(), compress=False)
+    assert nrrd.read_header(str(tmp_path / "b.nrrd"))["encoding"] == "raw"
+
+
+@pytest.mark.parametrize(
+    ("space", "signs"),
+    [
+        ("right-anterior-superior", (1, 1, 1)),
+        ("left-anterior-superior", (-1, 1, 1)),
+        ("left-posterior-superior", (-1, -1, 1)),
+        ("RAS", (1, 1, 1)),
+        ("LAS", (-1, 1, 1)),
+        ("LPS", (-1, -1, 1)),
+    ],
+)
+def test_spaces_of_nrrd(tmp_path: Path, space: str, signs: tuple[int, int, int]) -> None:
+    volume = _volume()
+    affine = np.diag([*signs, 1]) @ volume.affine
+    header = {"space": space, "space directions": affine[:3, :3].T, "space origin": affine[:3, 3]}
+    nrrd.write(str(tmp_path / "a.nrrd"), volume.voxels, header)
+    np.testing.assert_allclose(read_volume(tmp_path / "a.nrrd").affine, volume.affine)
+
+
+def test_a_trailing_dimension_of_one_is_accepted_in_nrrd(tmp_path: Path) -> None:
+    volume = _volume()
+    directions = np.vstack([volume.affine[:3, :3].T, [np.nan] * 3])
+    header = {
+        "space": "right-anterior-superior",
+        "space directions": directions,
+        "space origin": volume.affine[:3, 3],
+        "kinds": ["domain", "domain", "domain", "list"],
+    }
+    nrrd.write(str(tmp_path / "a.nrrd"), volume.voxels[..., None], header)
+    again = read_volume(tmp_path / "a.nrrd")
+    np.testing.assert_array_equal(again.voxels, volume.voxels)
+    np.testing.assert_allclose(again.affine, volume.affine)
+
+
+def test_a_truncated_raw_nrrd(tmp_path: Path) -> None:
+    path = tmp_path / "cut.nrrd"
+    write_nrrd(path, _volume(), compress=False)
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(InputError, match="cut.nrrd"):
+        read_volume(path)
+
+
+def test_four_dimensions_in_nrrd(tmp_path: Path) -> None:
+    header = {
+        "space": "right-anterior-superior",
+        "space directions": np.vstack([[np.nan] * 3, np.eye(3)]),
+        "space origin": np.zeros(3),
+        "kinds": ["list", "domain", "domain", "domain"],
+    }
+    nrrd.write(str(tmp_path / "a.nrrd"), np.zeros((2, 4, 5, 6), np.int16), header)
+    with pytest.raises(InputError, match="4 dimensions"):
+        read_volume(tmp_path / "a.nrrd")
+
+
+@pytest.mark.parametrize(
+    "header", [{}, {"space": "scanner-xyz", "space directions": np.eye(3), "space origin": [0] * 3}]
+)
+def test_nrrd_without_an_affine(tmp_path: Path, header: dict[str, object]) -> None:
+    nrrd.write(str(tmp_path / "a.nrrd"), np.zeros((3, 4, 5), np.int16), header)
+    with pytest.raises(InputError, match="no affine"):
+        read_volume(tmp_path / "a.nrrd")
+
+
+def test_an_affine_that_cannot_be_inverted(tmp_path: Path) -> None:
+    header = {
+        "space": "right-anterior-superior",
+        "space directions": np.diag([1.0, 1.0, 0.0]),
+        "space origin": np.zeros(3),
+    }
+    nrrd.write(str(tmp_path / "a.nrrd"), np.zeros((3, 4, 5), np.int16), header)
+    with pytest.raises(InputError, match="inverted"):
+        read_volume(tmp_path / "a.nrrd")
+
+
+@pytest.mark.parametrize("kind", ["RGB-color", "vector"])
+@pytest.mark.parametrize("axis", [0, 3])
+def test_colour(tmp_path: Path, axis: int, kind: str) -> None:
+    colours = np.random.default_rng(0).integers(0, 256, (3, 4, 5, 3)).astype(np.uint8)
+    kinds = ["domain"] * 3
+    kinds.insert(axis, kind)
+    header = {
+        "space": "right-anterior-superior",
+        "space directions": np.insert(np.diag([0.5, 0.6, 2.0]), axis, np.nan, axis=0),
+        "space origin": np.zeros(3),
+        "kinds": kinds,
+    }
+    nrrd.write(str(tmp_path / "a.nrrd"), np.moveaxis(colours, -1, axis), header)
+    volume = read_volume(tmp_path / "a.nrrd")
+    np.testing.assert_array_equal(volume.voxels, colours)
+    assert volume.spacing == pytest.approx((0.5, 0.6, 2.0))
+
+
+def test_an_axis_of_three_time_points_is_no_colour(tmp_path: Path) -> None:
+    header = {
+        "space": "right-anterior-superior",
+        "space directions": np.vstack([[np.nan] * 3, np.eye(3)]),
+        "space origin": np.zeros(3),
+        "kinds": ["list", "domain", "domain", "domain"],
+    }
+    nrrd.write(str(tmp_path / "a.nrrd"), np.zeros((3, 4, 5, 6), np.uint8), header)
+    with pytest.raises(InputError, match="4 dimensions"):
+        read_volume(tmp_path / "a.nrrd")

@@ -1,0 +1,68 @@
+"""Real files beside the repository, where they are there: what scanners and other programs write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK
+
+from baps.formats import is_dicom_folder, read_labels, read_volume
+from real_data import ROOT
+
+pytestmark = [
+    pytest.mark.real_data,
+    pytest.mark.skipif(not ROOT.is_dir(), reason=f"no real images at {ROOT}; set BAPS_REAL_DATA"),
+]
+TOTAL = ROOT / "totalsegmentator_example"
+LIVER = 5
+"""The value of the liver in the labels of TotalSegmentator."""
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        TOTAL / "example_ct_dicom",
+        ROOT / "dicom" / "dcmqi_ct3slice_liverseg" / "ct",
+        ROOT / "dicom/rtutils_ct2_rtstruct",
+    ],
+    ids=lambda folder: folder.name,
+)
+def test_a_series_is_as_itk_reads_it(folder: Path) -> None:
+    reader = SimpleITK.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
+    image = reader.Execute()
+    volume = read_volume(folder)
+    assert is_dicom_folder(folder)
+    np.testing.assert_array_equal(volume.voxels, SimpleITK.GetArrayFromImage(image).swapaxes(0, 2))
+    for voxel in ((0, 0, 0), (100, 200, 1)):
+        x, y, z = image.TransformIndexToPhysicalPoint(voxel)
+        np.testing.assert_allclose(volume.affine @ (*voxel, 1), (-x, -y, z, 1), atol=1e-4)
+
+
+def test_labels_with_flipped_rows_come_in_the_order_of_the_dicom() -> None:
+    image = read_volume(TOTAL / "example_ct_dicom")
+    stored = read_volume(TOTAL / "example_seg_dicom.nii.gz")
+    labels = read_labels(TOTAL / "example_seg_dicom.nii.gz", image)
+    assert not stored.same_geometry(image)
+    np.testing.assert_array_equal(labels, stored.voxels[:, ::-1])
+    liver = image.voxels[labels == LIVER]
+    assert 60 < np.median(liver) < 130  # Contrast-enhanced liver, Hounsfield units.
+    assert (liver < -100).mean() < 0.01
+
+
+def test_photographs_and_their_masks() -> None:
+    image = read_volume(ROOT / "isic2017_skin" / "images" / "ISIC_0012388.jpg")
+    mask = read_labels(ROOT / "isic2017_skin" / "masks" / "ISIC_0012388.png", image)
+    assert image.colour
+    assert image.shape == (1024, 681, 1)
+    inside, outside = image.voxels[mask > 0].mean(), image.voxels[mask == 0].mean()
+    assert inside < outside - 20  # A mole is darker than skin.
+
+
+def test_arrays_and_their_labels() -> None:
+    for path in sorted((ROOT / "medscribble").glob("*/*.npz")):
+        image = read_volume(path)
+        assert image.shape == (256, 256, 1)
+        assert read_labels(path, image).any()
