@@ -90,11 +90,11 @@ def test_the_same_training_again_makes_no_second_version(tmp_path: Path) -> None
         for case in ("ct_01", "ct_02"):
             save(server, case)
         for _ in range(2):
-            server.client.train_start("baps", {"max_images": 300, "label": "spleen"})
+            server.client.train_start("baps", {"max_images": 700, "label": "spleen"})
             result = wait_until_trained(server)["adapters"]["spleen"]  # type: ignore[index]
             assert result["version"] == "v0001"
         assert "Nothing has changed" in result["reason"]
-        server.client.train_start("baps", {"max_images": 300, "label": "spleen", "seed": 1})
+        server.client.train_start("baps", {"max_images": 700, "label": "spleen", "seed": 1})
         assert wait_until_trained(server)["adapters"]["spleen"]["version"] == "v0002"  # type: ignore[index]
     finally:
         running.close()  # type: ignore[attr-defined]
@@ -120,9 +120,7 @@ def test_the_training_ends_with_the_server_and_goes_on_with_the_next(tmp_path: P
 @pytest.mark.slow
 def test_only_what_a_person_confirmed_trains(own_server: Site) -> None:
     save(own_server, "ct_01", model="baps")
-    refused = own_server.client.save_label  # The count that viewers see rises all the same: the label is kept.
-    assert callable(refused)
-    assert own_server.client.info()["datastore"]["completed"] == 1
+    assert own_server.client.info()["datastore"]["completed"] == 1  # It is kept all the same.
     with pytest.raises(Exception, match="not confirmed"):
         own_server.client.train_start("baps", {})
     save(own_server, "ct_02", author="Dr. Who", slices=[8, 9, 10, 11])

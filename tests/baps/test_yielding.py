@@ -168,8 +168,8 @@ for _ in range(3):
 step_back()
 threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
 tasks = [int(task.name) for task in Path("/proc/self/task").iterdir()]
-print("ready")
-print(*sorted(os.getpriority(os.PRIO_PROCESS, task) for task in tasks), flush=True)
+values = " ".join(str(os.getpriority(os.PRIO_PROCESS, task)) for task in tasks)
+os.write(1, f"ready\\n{values}\\n".encode())  # At once: whoever reads may be gone for a second write.
 time.sleep(600)
 """
 

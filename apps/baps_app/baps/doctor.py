@@ -301,12 +301,12 @@ def _answered(code: int, kind: str, content: bytes) -> Finding:
     if code == 404:
         return Finding(Status.FAILED, "not the root of a DICOMweb service (404)", root)
     try:
-        if code not in (200, 204):
-            raise ValueError
-        series = json.loads(content) if code == 200 else []  # 204 says that nothing was found
+        series = json.loads({200: content, 204: b"[]"}[code])  # 204 says that nothing was found
         modalities = Counter(str(one.get("00080060", {}).get("Value", ["none"])[0]) for one in series)
     except (ValueError, TypeError, AttributeError, LookupError):
-        return Finding(Status.FAILED, f"no DICOMweb answer ({code}, {kind or 'of no type'})", root)
+        return Finding(
+            Status.FAILED, f"no DICOMweb answer ({code}, {kind or 'of no type'})", f"{root} Else see the PACS's log."
+        )
     if not modalities:
         return Finding(Status.WARNING, "reachable, without series", "Send images to the PACS.")
     shown = ", ".join(f"{count} {name}" for name, count in modalities.most_common())

@@ -48,7 +48,7 @@ class StudiesDatastore(LocalDatastore):
         series = Path(uri)
         converted = Path(self._datastore_path) / CONVERTED / f"{image_id}.nii.gz"
         newest = max(path.stat().st_mtime_ns for path in (series, *series.iterdir()))
-        if not converted.exists() or converted.stat().st_mtime_ns < newest:
+        if not converted.exists() or converted.stat().st_mtime_ns <= newest:
             converted.parent.mkdir(exist_ok=True)
             write_nifti(converted, read_volume(series))
         return str(converted)

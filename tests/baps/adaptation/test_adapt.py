@@ -346,7 +346,7 @@ def test_what_was_recalled_counts_towards_the_bound(
     assert set(limits) == {before + OURS.max_images - result.record["recalled_images"]}  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("change", ["seed", "rate", "max_images", "pixel", "truth", "patient", "black box"])
+@pytest.mark.parametrize("change", ["seed", "rate", "max_images", "pixel", "truth", "patient", "owner", "black box"])
 def test_another_adaptation_does_not_go_on_from_the_log(
     new_black_box: Callable[..., Any], dim_slices: Slices, tmp_path: Path, change: str
 ) -> None:
@@ -363,6 +363,9 @@ def test_another_adaptation_does_not_go_on_from_the_log(
         piece.truth[31, 31] ^= True
     elif change == "patient":
         slices["somebody else"] = slices.pop("patient 1")
+    elif change == "owner":  # The same slices in the same order, but the last of one patient is another's.
+        one, other = sorted(slices)[:2]
+        slices[other].insert(0, slices[one].pop())
     else:
         black_box._capabilities = replace(black_box.capabilities, weights_sha256="c" * 64)
     result = adapt(black_box, slices, settings, log=log)

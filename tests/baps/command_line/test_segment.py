@@ -17,7 +17,9 @@ from baps.volume import Volume
 
 
 @pytest.fixture
-def image(tmp_path: Path, new_phantom: Callable[..., tuple[Volume, np.ndarray]], monkeypatch: pytest.MonkeyPatch) -> Path:
+def image(
+    tmp_path: Path, new_phantom: Callable[..., tuple[Volume, np.ndarray]], monkeypatch: pytest.MonkeyPatch
+) -> Path:
     """A bright ball in a volume of 40 x 36 x 12 voxels, and no adapters."""
     monkeypatch.setenv("BAPS_ADAPTERS", str(tmp_path / "adapters"))
     path = tmp_path / "ball.nii.gz"

@@ -16,34 +16,32 @@ from baps.errors import InputError
 from server import free_port
 
 
-class Executed(Exception):
+class ExecutedError(Exception):
     """In place of what os.execve would make of this process."""
 
 
-@pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch) -> object:
-    """Runs ``baps serve`` up to the moment when it becomes the server; the command line and the environment."""
-
+@pytest.fixture(autouse=True)
+def _nothing_is_executed(monkeypatch: pytest.MonkeyPatch) -> None:
     def execute(program: str, command: list[str], environment: dict[str, str]) -> None:
-        raise Executed(program, command, environment)
+        raise ExecutedError(program, command, environment)
 
     monkeypatch.setattr("os.execve", execute)
 
-    def run(*words: str) -> tuple[list[str], dict[str, str]]:
-        with pytest.raises(Executed) as caught:
-            CliRunner().invoke(app, ["serve", *words], catch_exceptions=False)
-        program, command, environment = caught.value.args
-        assert program == command[0]
-        return command, environment
 
-    return run
+def _serve(*words: str) -> tuple[list[str], dict[str, str]]:
+    """Runs ``baps serve`` up to the moment when it becomes the server; the command line and the environment."""
+    with pytest.raises(ExecutedError) as caught:
+        CliRunner().invoke(app, ["serve", *words], catch_exceptions=False)
+    program, command, environment = caught.value.args
+    assert program == command[0]
+    return command, environment
 
 
 def _confs(command: list[str]) -> dict[str, str]:
     return {command[n + 1]: command[n + 2] for n, word in enumerate(command) if word == "--conf"}
 
 
-def test_options_reach_the_server(serve, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_options_reach_the_server(tmp_path: Path) -> None:
     weights = tmp_path / "sam.pth"
     weights.touch()
     config = tmp_path / "site.json"
@@ -60,7 +58,7 @@ def test_options_reach_the_server(serve, tmp_path: Path) -> None:  # type: ignor
         "config": str(config),
     }
     words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
-    command, environment = serve(str(tmp_path), "--port", port, *words)
+    command, environment = _serve(str(tmp_path), "--port", port, *words)
     assert _confs(command) == options
     assert command[command.index("--studies") + 1] == str(tmp_path)
     assert command[command.index("--host") + 1] == "127.0.0.1"
@@ -69,10 +67,10 @@ def test_options_reach_the_server(serve, tmp_path: Path) -> None:  # type: ignor
     assert environment["MONAI_LABEL_TRACKING_ENABLED"] == "false"
 
 
-def test_the_empty_variables_of_make_hide_no_others(serve, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_the_empty_variables_of_make_hide_no_others(tmp_path: Path) -> None:
     names = ("labels", "black-box", "weights", "adapters", "config")
     empty = [word for name in names for word in (f"--{name}", "")]
-    command, _ = serve(str(tmp_path), "--port", str(free_port()), *empty)
+    command, _ = _serve(str(tmp_path), "--port", str(free_port()), *empty)
     assert _confs(command) == {}
 
 

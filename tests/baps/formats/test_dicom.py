@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pydicom
@@ -46,7 +47,7 @@ def _write(path: Path, pixels: NDArray[np.generic], sop_class: str = CT, **tags:
     image.file_meta = FileMetaDataset()
     image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID = sop_class
-    image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID = f"1.2.3.{abs(hash(path.name))}"
+    image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID = f"1.2.3.{crc32(path.name.encode())}"
     image.is_little_endian, image.is_implicit_VR = True, False
     image.PatientName, image.PatientID = "Doe^Jane", "secret-17"
     image.StudyInstanceUID, image.SeriesInstanceUID = "1.2.4", "1.2.4.1"
@@ -180,11 +181,15 @@ def test_what_is_no_image_of_the_series_is_ignored(tmp_path: Path) -> None:
     assert read_volume(tmp_path).shape == (4, 3, 4)
 
 
-def test_the_class_of_a_vendor_counts_where_it_has_pixels(tmp_path: Path) -> None:
-    _write_series(tmp_path, sop_class="1.3.12.2.1107.5.99.1")
-    notes = pydicom.dcmread(tmp_path / "000.dcm", stop_before_pixels=True)
-    del notes.Rows, notes.Columns
-    notes.save_as(tmp_path / "notes.dcm")
+def test_what_a_vendor_keeps_beside_its_images_is_ignored_but_not_images_of_its_own(tmp_path: Path) -> None:
+    file = _write_series(tmp_path, count=5)[4]
+    image = pydicom.dcmread(file)
+    image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = "1.3.12.2.1107.5.99.1"
+    image.save_as(file)
+    with pytest.raises(InputError, match=r"The pixels of 004\.dcm cannot be decoded"):
+        read_volume(tmp_path)
+    del image.Rows, image.Columns, image.PixelData
+    image.save_as(file)
     assert read_volume(tmp_path).shape == (4, 3, 4)
 
 
@@ -200,11 +205,14 @@ def test_slopes_that_differ_from_slice_to_slice(tmp_path: Path) -> None:
 
 
 def test_a_compressed_series(tmp_path: Path) -> None:
-    for file in _write_series(tmp_path):
+    """SimpleITK decodes no RLE of less than 8 columns."""
+    expected = [_pixels(number, 8, 9) for number in range(4)]
+    for file, pixels in zip(_write_series(tmp_path), expected, strict=True):
         image = pydicom.dcmread(file)
+        image.Rows, image.Columns, image.PixelData = *pixels.shape, pixels.tobytes()
         image.compress(RLELossless)
         image.save_as(file)
-    np.testing.assert_array_equal(read_volume(tmp_path).voxels, np.stack([_pixels(n).T for n in range(4)], -1))
+    np.testing.assert_array_equal(read_volume(tmp_path).voxels, np.stack(expected, -1).swapaxes(0, 1))
 
 
 def test_positions_that_are_rounded_are_no_gaps(tmp_path: Path) -> None:
@@ -219,11 +227,8 @@ def test_missing_slices(tmp_path: Path) -> None:
     files = _write_series(tmp_path, count=9)
     for number in (4, 5):
         files[number].unlink()
-    with pytest.raises(
-        InputError,
-        match=r"missing slices or uneven gaps: 003\.dcm and 006\.dcm lie 6\.00 mm apart, others 2\.00 mm \(1 such gaps, "
-        r"2 slices missing\)",
-    ):
+    sentence = r"missing slices or uneven gaps \(1\): 003\.dcm and 006\.dcm lie 6\.00 mm apart where 2\.00 mm are usual"
+    with pytest.raises(InputError, match=sentence):
         read_volume(tmp_path)
 
 
@@ -232,14 +237,14 @@ def test_slices_that_are_shifted_sideways(tmp_path: Path) -> None:
     image = pydicom.dcmread(file)
     image.ImagePositionPatient[0] += 5
     image.save_as(file)
-    with pytest.raises(InputError, match=r"uneven gaps: 002\.dcm and 003\.dcm lie .* 0 slices missing"):
+    with pytest.raises(InputError, match=r"uneven gaps \(2\): 002\.dcm and 003\.dcm lie 5\.39 mm apart"):
         read_volume(tmp_path)
 
 
 def test_doubled_slices(tmp_path: Path) -> None:
     files = _write_series(tmp_path)
     (tmp_path / "again.dcm").write_bytes(files[2].read_bytes())
-    with pytest.raises(InputError, match=r"doubled slices: 002\.dcm and again\.dcm lie in the same plane \(1 such"):
+    with pytest.raises(InputError, match=r"doubled slices \(1\): 002\.dcm and again\.dcm lie in the same plane"):
         read_volume(tmp_path)
 
 
@@ -270,25 +275,23 @@ def test_slices_that_cannot_be_stacked(tmp_path: Path, keyword: str, value: obje
         read_volume(tmp_path)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.98])
 @pytest.mark.parametrize("compressed", [False, True])
-@pytest.mark.filterwarnings("ignore:End of file reached")
-def test_a_truncated_file_is_named(tmp_path: Path, share: float, compressed: bool) -> None:
-    file = _write_series(tmp_path)[3]
-    image = pydicom.dcmread(file)
-    image.Rows = image.Columns = 32
-    image.PixelData = np.random.default_rng(0).integers(0, 99, (32, 32)).astype(np.int16).tobytes()
-    if compressed:
-        image.compress(RLELossless)
-    image.save_as(file)
-    for other in tmp_path.iterdir():
-        if other != file:
-            other.unlink()
-    whole = file.read_bytes()
-    file.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(InputError, match=r"003\.dcm .*(broken|cut off).* export it again") as raised:
-        read_volume(tmp_path)
-    assert "secret" not in str(raised.value)
+@pytest.mark.filterwarnings("ignore")
+def test_a_truncated_file_is_named_wherever_it_is_cut(tmp_path: Path, compressed: bool) -> None:
+    files = _write_series(tmp_path, count=3)
+    for file in files:
+        image = pydicom.dcmread(file)
+        image.Rows, image.Columns, image.PixelData = 8, 9, _pixels(0, 8, 9).tobytes()
+        if compressed:
+            image.compress(RLELossless)
+        image.save_as(file)
+    assert read_volume(tmp_path).shape == (9, 8, 3)
+    whole = files[2].read_bytes()
+    for length in range(0, len(whole) - 4, 3):  # The last 4 bytes of what is compressed say nothing.
+        files[2].write_bytes(whole[:length])
+        with pytest.raises(InputError, match=r"002\.dcm") as raised:
+            read_volume(tmp_path)
+        assert "secret" not in str(raised.value)
 
 
 def test_a_truncated_header_without_a_suffix(tmp_path: Path) -> None:

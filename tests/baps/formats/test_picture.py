@@ -102,6 +102,14 @@ def test_the_exif_orientation_is_ignored(tmp_path: Path, name: str) -> None:
     assert read_volume(tmp_path / name).shape == (5, 4, 1)
 
 
+def test_a_tiff_that_has_to_be_turned(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = 3
+    Image.fromarray(GREY).save(tmp_path / "a.tif", exif=exif)
+    with pytest.raises(InputError, match=r"a\.tif is to be turned .* Save it upright"):
+        read_volume(tmp_path / "a.tif")
+
+
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
 def test_a_truncated_picture(tmp_path: Path, name: str) -> None:
     Image.fromarray(RANDOM.integers(0, 256, (40, 50, 3)).astype(np.uint8)).save(tmp_path / name)
@@ -115,6 +123,13 @@ def test_several_pages(tmp_path: Path) -> None:
     Image.fromarray(GREY).save(tmp_path / "a.tif", save_all=True, append_images=[Image.fromarray(GREY)] * 2)
     with pytest.raises(InputError, match=r"a\.tif holds 3 pages"):
         read_volume(tmp_path / "a.tif")
+
+
+def test_a_preview_in_a_jpeg_is_no_second_page(tmp_path: Path) -> None:
+    """As telephones write them."""
+    preview = Image.fromarray(np.zeros((2, 2), np.uint8))
+    Image.fromarray(GREY).save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[preview], quality=100)
+    np.testing.assert_allclose(read_volume(tmp_path / "a.jpg").voxels.astype(int), _as_voxels(GREY), atol=4)
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")

@@ -53,12 +53,12 @@ def test_labels_with_flipped_rows_come_in_the_order_of_the_dicom() -> None:
 
 
 def test_photographs_and_their_masks() -> None:
-    image = read_volume(ROOT / "isic2017_skin" / "images" / "ISIC_0012388.jpg")
-    mask = read_labels(ROOT / "isic2017_skin" / "masks" / "ISIC_0012388.png", image)
+    image = read_volume(ROOT / "isic2017_skin" / "images" / "ISIC_0012903.jpg")
+    mask = read_labels(ROOT / "isic2017_skin" / "masks" / "ISIC_0012903.png", image)
     assert image.colour
-    assert image.shape == (1024, 681, 1)
+    assert image.shape == (1024, 685, 1)
     inside, outside = image.voxels[mask > 0].mean(), image.voxels[mask == 0].mean()
-    assert inside < outside - 20  # A mole is darker than skin.
+    assert inside < outside - 20  # This mole is darker than skin.
 
 
 def test_arrays_and_their_labels() -> None:

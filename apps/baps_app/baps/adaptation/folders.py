@@ -45,18 +45,22 @@ def find_cases(images: Path, labels: Path, value: int | None = None, patients: P
     """
     table = _patient_table(patients) if patients else {}
     found, masks = _entries(images), _entries(labels)
+    if images.name in masks and is_dicom_folder(images):  # The folder is one series, not many images.
+        found = {images.name: images}
     common = sorted(found.keys() & masks.keys())
     if not common:
         raise InputError(
-            f"No image in {images} ({len(found)} found) and no label in {labels} ({len(masks)} found) have the same name. "
-            "Name the labels as their images, as in images/a.nii.gz and labels/a.nii.gz."
+            f"No image in {images} ({len(found)} found) and no label in {labels} ({len(masks)} found) have the same "
+            "name. Name the labels as their images, as in images/a.nii.gz and labels/a.nii.gz."
         )
-    left_out = {name: "There is no label of this name." for name in sorted(found.keys() - masks.keys())}
-    left_out |= {name: "There is no image of this name." for name in sorted(masks.keys() - found.keys())}
+    left_out = dict.fromkeys(sorted(found.keys() - masks.keys()), "There is no label of this name.")
+    left_out |= dict.fromkeys(sorted(masks.keys() - found.keys()), "There is no image of this name.")
     cases: list[Case] = []
     for name in common:
         image, mask = found[name], masks[name]
         try:
+            if image == mask and image.suffix.lower() != ".npz":
+                raise InputError(f"{image.name} and its label are the same file. Give the folder of the labels.")
             present = {int(v) for v in np.unique(read_labels(mask, read_volume(image))) if v > 0}
             patient = read_patient(image) or table.get(name) or name
         except InputError as error:
@@ -64,7 +68,7 @@ def find_cases(images: Path, labels: Path, value: int | None = None, patients: P
             continue
         meant = {_WHITE} if value == 1 and present == {_WHITE} else {value} if value is not None else present
         if not meant & present:
-            left_out[name] = f"Its label has no voxel of value {value}." if value else "Its label is empty."
+            left_out[name] = f"Its label has no voxel of value {value}." if value is not None else "Its label is empty."
         cases += [Case(image, mask, one, patient) for one in sorted(meant & present)]
     if not cases:
         raise InputError(f"No label in {labels} can be used. {next(iter(left_out.values()))}")
@@ -74,8 +78,6 @@ def find_cases(images: Path, labels: Path, value: int | None = None, patients: P
 def _entries(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}.")
-    if is_dicom_folder(folder):
-        return {folder.name: folder}
     entries: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or not (path.name.lower().endswith(IMAGE_SUFFIXES) or is_dicom_folder(path)):

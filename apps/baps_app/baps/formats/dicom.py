@@ -155,18 +155,24 @@ def _read_header(path: Path) -> _Image | None:
     """The header of an image; None for a file that is no DICOM, or no image."""
     try:
         # Nothing else is read, so that no name of a patient can get into a message.
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_HEADER)
+        return _image(path, pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_HEADER))
     except InvalidDicomError:
         if path.suffix.lower() == DICOM_SUFFIX:
             raise _broken(path) from None
         return None
-    except Exception as error:
+    except InputError:
+        raise
+    except Exception as error:  # pydicom raises many kinds, and some only when a value is used.
         raise _broken(path) from error
+
+
+def _image(path: Path, header: pydicom.FileDataset) -> _Image | None:
+    """What a header says; None where it is that of no image."""
     kind = UID(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or "")
-    if not kind:
-        raise _broken(path)
-    known = kind.name != kind  # Not so the classes of a vendor.
-    if ("Image Storage" not in kind.name) if known else ("Rows" not in header):
+    if kind.name != kind:
+        if "Image Storage" not in kind.name:
+            return None
+    elif "Rows" not in header and "SeriesInstanceUID" in header:  # What a vendor keeps beside its images.
         return None
     if not header.get("Rows") or not header.get("Columns"):
         raise _broken(path)
@@ -249,19 +255,17 @@ def _affine(name: str, images: Sequence[_Image]) -> NDArray[np.float64]:
     if len(doubled):
         here = doubled[0]
         raise InputError(
-            f"{name} has doubled slices: {images[here].path.name} and {images[here + 1].path.name} lie in the same "
-            f"plane ({len(doubled)} such pairs). Export one time point, echo or reconstruction alone."
+            f"{name} has doubled slices ({len(doubled)}): {images[here].path.name} and {images[here + 1].path.name} "
+            "lie in the same plane. Export one time point, echo or reconstruction alone."
         )
     usual = np.median(steps, axis=0)
-    apart, usually = np.linalg.norm(steps, axis=1), np.linalg.norm(usual)
-    uneven = np.flatnonzero(np.linalg.norm(steps - usual, axis=1) > _UNEVEN * usually)
+    uneven = np.flatnonzero(np.linalg.norm(steps - usual, axis=1) > _UNEVEN * np.linalg.norm(usual))
     if len(uneven):
         here = uneven[0]
         raise InputError(
-            f"{name} has missing slices or uneven gaps: {images[here].path.name} and {images[here + 1].path.name} lie "
-            f"{apart[here]:.2f} mm apart, others {usually:.2f} mm ({len(uneven)} such gaps, "
-            f"{max(0, round(float((apart[uneven] / usually - 1).sum())))} slices missing). Export the whole series "
-            "again, or resample it to even slices."
+            f"{name} has missing slices or uneven gaps ({len(uneven)}): {images[here].path.name} and "
+            f"{images[here + 1].path.name} lie {np.linalg.norm(steps[here]):.2f} mm apart where "
+            f"{np.linalg.norm(usual):.2f} mm are usual. Export the whole series again, or resample it to even slices."
         )
     assert first.orientation is not None
     affine = np.eye(4)

@@ -21,16 +21,18 @@ from ..volume import Volume
 _GREY = ("1", "L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _GREY_AND_ALPHA = ("LA", "La")
 _JPEGS = ("JPEG", "MPO")
+_ORIENTATION = 0x0112
+"""The EXIF tag that says how a picture is to be turned."""
 
 
 def read_picture(path: Path) -> Volume:
     """Read a PNG, JPEG or TIFF file, (columns, rows, 1) grey or (columns, rows, 1, 3) colour.
 
     Palettes become colours, transparency is dropped, and colours that are all grey become grey values. The EXIF
-    orientation is ignored: labels are drawn over the pixels as they are stored.
+    orientation is ignored: labels are drawn over the pixels as they are stored. A TIFF that has one is refused.
 
     Raises:
-        InputError: if it is broken, too large for memory, or holds several pages.
+        InputError: if it is broken, too large for memory, holds several pages, or is a TIFF that has to be turned.
     """
     with _open(path) as picture:
         if picture.mode in _GREY:
@@ -112,6 +114,8 @@ def _open(path: Path) -> Iterator[Image.Image]:
                 raise InputError(
                     f"{path.name} holds {pages} pages; a picture is one. Save each page as a file of its own."
                 )
+            if picture.format == "TIFF" and picture.getexif().get(_ORIENTATION, 1) != 1:  # Pillow would turn it.
+                raise InputError(f"{path.name} is to be turned before it is shown (EXIF orientation). Save it upright.")
             picture.load()
             yield picture
     except Image.DecompressionBombError as error:
