@@ -180,9 +180,7 @@ def _stored_ways(draw: st.DrawFn) -> tuple[Volume, Volume, tuple[int, int, int],
     marked[voxel] = True
     order = draw(st.permutations(range(3)))
     turn = np.stack([order, draw(st.tuples(*[st.sampled_from([-1, 1])] * 3))], 1)
-    other = Volume(
-        nibabel.apply_orientation(voxels, turn), affine @ nibabel.orientations.inv_ornt_aff(turn, shape)
-    )
+    other = Volume(nibabel.apply_orientation(voxels, turn), affine @ nibabel.orientations.inv_ornt_aff(turn, shape))
     (there,) = np.argwhere(nibabel.apply_orientation(marked, turn))
     plane = draw(st.sampled_from(["axial", "coronal", "sagittal"]))
     return Volume(voxels, affine), other, voxel, tuple(map(int, there)), plane  # type: ignore[return-value]

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from baps.simulated_prompts import draw_prompt
 from baps.errors import InputError
+from baps.simulated_prompts import draw_prompt
 
 
 def _random_mask(seed: int) -> NDArray[np.bool_]:

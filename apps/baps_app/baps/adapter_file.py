@@ -71,6 +71,6 @@ def check_fits(record: Mapping[str, Any], able: Capabilities) -> None:
     made_for = record["black_box"]
     if made_for["weights_sha256"] != able.weights_sha256:
         raise InputError(
-            f"The adapter was trained for {made_for['name']} with weights {made_for['weights_sha256'][:12]}..., not for "
-            f"{able.name} with {able.weights_sha256[:12]}.... Name that black box and its weights, or adapt again."
+            f"The adapter was trained for {made_for['name']} with weights {made_for['weights_sha256'][:12]}..., not "
+            f"for {able.name} with {able.weights_sha256[:12]}.... Name that black box and its weights, or adapt again."
         )

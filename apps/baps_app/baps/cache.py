@@ -14,7 +14,7 @@ Value = TypeVar("Value")
 class Cache:
     """Least recently used goes first.
 
-    Thread-safe. What is made for a key is made outside the lock, by the first who asks; who asks meanwhile waits for it.
+    Thread-safe. What is made for a key is made outside the lock, by the first who asks; others wait for it.
 
     Args:
         most_bytes: bound on the sum of the sizes.

@@ -99,7 +99,8 @@ def _validated(fields: dict[str, Any]) -> _Form:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise InputError(
-            f"The request's field {where!r} cannot be used: {first['msg']}. Points are [i, j, k], at most {_MOST_POINTS}."
+            f"The request's field {where!r} cannot be used: {first['msg']}. Points are [i, j, k], at most "
+            f"{_MOST_POINTS} of them."
         ) from None
 
 

@@ -1,8 +1,8 @@
 """Adapters on disk: versions by label, one of them published.
 
-``<root>/<label>/v0001/adapter.safetensors``, ``record.json`` and ``training.jsonl``; ``<root>/<label>/published`` holds the version that is
-served. A version appears by one rename when it is whole, and publishing is one rename: whatever dies in between, the
-served adapter is the one before.
+``<root>/<label>/v0001/`` has ``adapter.safetensors``, ``record.json`` and ``training.jsonl``; ``<root>/<label>/published``
+holds the version that is served. A version appears by one rename when it is whole, and publishing is one rename:
+whatever dies in between, the served adapter is the one before.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def _sentence(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise BapsError(
-            f"The adapter could not be {what} ({error.strerror}); what was served is served as before. Free some space, or "
-            "choose another folder for adapters, and train again: it goes on from its log."
+            f"The adapter could not be {what} ({error.strerror}); what was served is served as before. Free some space, "
+            "or choose another folder for adapters, and train again: it goes on from its log."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""What is known of a saved label beside its voxels: names, who made it, whether a person confirmed it, what it covers."""
+"""What is known of a label beside its voxels: names, who made it, whether a person confirmed it, what it covers."""
 
 from __future__ import annotations
 
@@ -79,7 +79,9 @@ def label_values(info: LabelInfo, labels: Mapping[str, int]) -> dict[str, int]:
     return {segment.name: segment.idx for segment in info.label_info} or dict(labels)
 
 
-def covered_slices(info: LabelInfo, voxels: NDArray[np.integer[Any]], labels: Mapping[str, int]) -> dict[str, list[int]]:
+def covered_slices(
+    info: LabelInfo, voxels: NDArray[np.integer[Any]], labels: Mapping[str, int]
+) -> dict[str, list[int]]:
     """For each label the slices across K on which it was looked for; elsewhere, unmarked does not mean absent.
 
     Args:

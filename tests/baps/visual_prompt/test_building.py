@@ -62,13 +62,6 @@ def test_record_and_state_give_the_same_change(kind: str, condition: str) -> Non
     assert torch.equal(found.change(IMAGES, features, PROMPTS), made.change(IMAGES, features, PROMPTS))
 
 
-@pytest.mark.parametrize(("kind", "condition"), [("basis", "label"), ("concat", "click")])
-def test_a_record_from_before_there_were_conditions(kind: str, condition: str) -> None:
-    made = visual_prompt_from_record(kind)
-    statistics = {"name": "statistics", "source": "", "sha256": ""}
-    assert made.record() == {"kind": kind, "condition": condition, "encoder": statistics}
-
-
 def test_defaults() -> None:
     made = build_visual_prompt("basis")
     assert (made.condition, made.encoder.name, made.encoder.length) == ("label", "statistics", STATISTICS)

@@ -163,7 +163,7 @@ def test_a_visual_prompt_comes_back_with_its_encoder(sources: dict[str, Path], k
 def test_the_state_holds_no_weights_of_the_encoder(sources: dict[str, Path], kind: str) -> None:
     encoder = load_encoder("clip", str(sources["clip"]))
     made = build_visual_prompt(kind, encoder=encoder)
-    theirs = {value.data_ptr() for value in encoder._model.state_dict().values()}  # type: ignore[attr-defined]
+    theirs = {value.data_ptr() for value in encoder._network.state_dict().values()}  # type: ignore[attr-defined]
     assert not theirs & {value.data_ptr() for value in made.state_dict().values()}
     assert not any("encoder" in key or "vision" in key for key in made.state_dict())
     assert not any("encoder" in key for key, _ in made.named_parameters())

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..blackbox import BlackBox
 from ..errors import InputError
-from ..visual_prompt import VisualPrompt
+from ..visual_prompt import VisualPrompt, load_encoder
 from .checking import Verdict, compare
 from .journal import Journal
 from .scoring import score_slices
@@ -169,6 +169,7 @@ def training_facts(
     return {
         "black_box": {"name": able.name, "weights_sha256": able.weights_sha256, "input_side": able.input_side},
         "settings": asdict(settings),
+        "encoder": load_encoder(settings.encoder, settings.encoder_source).record(),
         "training_patients": [patient_hash(p) for p in split.training],
         "held_back_patients": [patient_hash(p) for p in split.held_back],
         "slices": sum(map(len, slices.values())),

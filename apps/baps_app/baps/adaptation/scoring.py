@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..blackbox import BlackBox
-from ..simulated_prompts import draw_prompt
 from ..metrics import dice
+from ..simulated_prompts import draw_prompt
 from ..visual_prompt import VisualPrompt, change_pixels
 from .slices import AnySlice
 

@@ -94,7 +94,9 @@ class SliceFile:
             self._file.write(pixels.tobytes() + piece.truth.tobytes())
             self._file.flush()
         except OSError as error:
-            raise BapsError(f"The slices to train on cannot be kept on disk ({error.strerror}). Free some space.") from error
+            raise BapsError(
+                f"The slices to train on cannot be kept on disk ({error.strerror}). Free some space."
+            ) from error
         return StoredSlice(piece.patient, piece.window, self._file, place, len(image), pixels.shape[-1])
 
 

@@ -14,10 +14,10 @@ import torch
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from ..blackbox import BlackBox, Prompt
-from ..simulated_prompts import draw_prompt
 from ..errors import InputError
 from ..optimisers.prompt_space import code_gradient
 from ..optimisers.spsa_gc import SpsaGc
+from ..simulated_prompts import draw_prompt
 from ..visual_prompt import Encoder, VisualPrompt, build_visual_prompt, load_encoder, to_pixels, to_tensor
 from .journal import Journal
 from .losses import batch_loss, image_losses

@@ -51,8 +51,8 @@ def adapt(
 ) -> None:
     """Adapt a model to labelled images, and check the adapter on patients that it was not trained on.
 
-    FILE holds what should be served: the adapter, or, if the check found that it does not help, one that changes nothing
-    (the candidate is then beside it, as FILE.refused). If it is broken off, the same command goes on from
+    FILE holds what should be served: the adapter, or, if the check found that it does not help, one that changes
+    nothing (the candidate is then beside it, as FILE.refused). If it is broken off, the same command goes on from
     FILE.training.jsonl.
     """
     from ..adaptation.adapt import ProgressReport

@@ -60,7 +60,7 @@ class FrozenNetwork(Encoder):
     ) -> None:
         self.name, self.length = name, length
         self._source, self._sha256 = source, sha256(weights)
-        self._model, self._embed = model.eval().requires_grad_(False), embed
+        self._network, self._summary = model.eval().requires_grad_(False), embed
         self._mean, self._std = (torch.tensor(value).view(1, 3, 1, 1) for value in scaling)
 
     def record(self) -> dict[str, str]:
@@ -69,7 +69,7 @@ class FrozenNetwork(Encoder):
     @torch.no_grad()
     def features(self, images: torch.Tensor) -> torch.Tensor:
         x = F.interpolate(images / 255.0, (SIDE, SIDE), mode="bilinear", align_corners=False, antialias=True)
-        return self._embed(self._model, (x - self._mean) / self._std)
+        return self._summary(self._network, (x - self._mean) / self._std)
 
 
 def load_network(name: str, source: str) -> FrozenNetwork:

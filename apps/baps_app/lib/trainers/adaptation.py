@@ -178,21 +178,20 @@ class AdaptationTrainer(TrainTask):
         split = split_patients(slices, store.split_memory)
         same = fingerprint(training_facts(black_box, slices, settings, split))
         log = store.log(label)
-        versions = {name: store.find(name, same) for name in names}
-        known = versions[label] is not None
-        if not all(versions.values()):
+        versions = {name: found for name in names if (found := store.find(name, same))}
+        known = label in versions
+        if len(versions) < len(names):
             result = adapt(black_box, slices, settings, store.split_memory, report, log)
             verdict = result.verdict
             status = "unverified" if verdict is None else "passed" if verdict.better else "refused"
-            for name in names:
-                versions[name] = versions[name] or store.add(name, result.visual_prompt, result.record, status, log)
+            for name in set(names) - set(versions):
+                versions[name] = store.add(name, result.visual_prompt, result.record, status, log)
         for name, version in versions.items():
-            assert version is not None
             record = store.record(name, version)
             if record["status"] == "passed":
                 store.publish(name, version)
         log.unlink(missing_ok=True)
-        said = _said(store.record(label, str(versions[label])))
+        said = _said(store.record(label, versions[label]))
         if known:
             said["reason"] += " Nothing has changed since: the same labels and settings gave this version before."
         logger.info("%s: %s; %s", label or "shared", said["status"], said["reason"])

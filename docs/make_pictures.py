@@ -1,0 +1,315 @@
+"""Make the pictures of the clinician's guide: ``PYTHONPATH=apps/baps_app .venv/bin/python docs/make_pictures.py``.
+
+The masks are what the bundled model answers on the phantoms of ``sample-data``, through the code that serves clicks; no
+server is needed. Names of pictures make those alone, as in ``make_pictures.py clicks box``. ``adapted`` takes one to
+three minutes, for the model is adapted first.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle, FancyBboxPatch, Rectangle
+from numpy.typing import NDArray
+
+from baps.adaptation.adapt import adapt
+from baps.adaptation.cases import Case, load_cases
+from baps.adaptation.settings import AdaptationSettings
+from baps.blackbox import load_black_box
+from baps.click import Click, read_click
+from baps.formats import read_labels
+from baps.metrics import dice
+from baps.segmenter import Segmenter
+from baps.simulated_prompts import draw_prompt
+from baps.store import AdapterStore
+
+mpl.use("Agg")
+HERE = Path(__file__).resolve().parent
+SAMPLES = HERE.parent / "sample-data"
+VALUES = {"liver": 1, "spleen": 2, "kidneys": 3, "stomach": 4, "aorta": 5}
+TRAINED, SHOWN = [f"ct_{n:02d}" for n in range(1, 9)], ["ct_09", "ct_10", "ct_11"]
+"""Phantoms that are adapted to, and those that the adapted model is shown on."""
+
+GROUND, TEXT = "#15181c", "#f0f0f0"
+MASK, ADAPTED, TRUTH = "#ff9d2e", "#36d17c", "#ffffff"
+FOREGROUND, BACKGROUND, BOX = "#3dff5a", "#ff5470", "#5ab4ff"
+
+
+@cache
+def segmenter() -> Segmenter:
+    """The bundled model, and a store of adapters that goes with this process."""
+    return Segmenter(load_black_box(), AdapterStore(Path(tempfile.mkdtemp())))
+
+
+def image_of(case: str) -> Path:
+    """The image of a phantom."""
+    return SAMPLES / case[:2] / "images" / f"{case}.nii.gz"
+
+
+def labels_of(case: str) -> Path:
+    """Its labels."""
+    return SAMPLES / case[:2] / "labels" / f"{case}.nii.gz"
+
+
+def ask(
+    case: str, organ: str, request: dict[str, object], adapted: bool = False
+) -> tuple[Click, NDArray[np.bool_], NDArray[np.bool_]]:
+    """What a request, as 3D Slicer sends it, gives: the click that was read, the mask, and the truth."""
+    volume, _ = segmenter().volume(image_of(case))
+    click = read_click({"label": organ, **request}, volume, list(VALUES))
+    mask = segmenter().segment(image_of(case), click.plane, click.prompt, click.label, adapted).mask
+    truth = click.plane.of(read_labels(labels_of(case), volume) == VALUES[organ])
+    return click, mask, truth
+
+
+def show(
+    axes: Axes,
+    case: str,
+    click: Click,
+    mask: NDArray[np.bool_],
+    truth: NDArray[np.bool_],
+    title: str,
+    colour: str = MASK,
+) -> None:
+    """A slice, its prompt, the mask, and the truth as a thin line. The phantoms' axes run left, back and up."""
+    volume, window = segmenter().volume(image_of(case))
+    upward = click.plane.axis != 2
+    across, down = (volume.spacing[axis] for axis in range(3) if axis != click.plane.axis)
+    picture = window.apply(click.plane.of(volume.voxels))
+    axes.imshow(picture, cmap="gray", vmin=0, vmax=255, origin="lower" if upward else "upper", aspect=down / across)
+    overlay = np.zeros((*mask.shape, 4))
+    overlay[..., :3] = mpl.colors.to_rgb(colour)
+    overlay[..., 3] = 0.35 * mask
+    axes.imshow(overlay, origin="lower" if upward else "upper", aspect=down / across)
+    if mask.any():
+        axes.contour(mask, [0.5], colors=[colour], linewidths=2)
+    axes.contour(truth, [0.5], colors=[TRUTH], linewidths=0.9, linestyles="--")
+    for points, face, sign in ((click.prompt.positive, FOREGROUND, "+"), (click.prompt.negative, BACKGROUND, "_")):
+        for x, y in points:
+            axes.plot(x, y, "o", color=face, markersize=11, markeredgecolor="black", markeredgewidth=1.2)
+            axes.plot(x, y, sign, color="black", markersize=6, markeredgewidth=1.6)
+    if click.prompt.box is not None:
+        x0, y0, x1, y1 = click.prompt.box
+        axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=BOX, linewidth=2))
+    rows, columns = np.nonzero(picture > 60)  # the body; what is around it is left out
+    axes.set_xlim(columns.min() - 3, columns.max() + 3)
+    low, high = rows.min() - (0.5 if upward else 3), rows.max() + (0.5 if upward else 3)
+    axes.set_ylim((low, high) if upward else (high, low))
+    axes.set_anchor("N")
+    axes.set_axis_off()
+    axes.set_title(f"{title}\nDice {dice(mask, truth):.2f}", color=TEXT, fontsize=12)
+
+
+def blank(width: float, height: float, columns: int, under: str, ratios: tuple[float, ...] | None = None) -> list[Axes]:
+    """Axes in a row, on a dark ground, with a line of text below."""
+    figure = Figure(figsize=(width, height), facecolor=GROUND, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.1)
+    figure.supxlabel(under, color=TEXT, fontsize=11)
+    return list(figure.subplots(1, columns, squeeze=False, width_ratios=ratios)[0])
+
+
+LEGEND = "dashed: the true outline    + foreground point    − background point"
+
+
+def clicks() -> Figure:
+    """One click, then a foreground click where the mask is missing, then a background click where it spills."""
+    case, organ, index = "ct_02", "liver", 13
+    foreground: list[list[int]] = [[38, 60, index]]
+    background: list[list[int]] = []
+    row = blank(9.6, 3.2, 3, LEGEND)
+    request: dict[str, object] = {"foreground": foreground, "background": background, "slice": index}
+    show(row[0], case, *ask(case, organ, request), "1. one click")
+    foreground.append([39, 36, index])
+    show(row[1], case, *ask(case, organ, request), "2. foreground where it is missing")
+    background.append([15, 73, index])
+    show(row[2], case, *ask(case, organ, request), "3. background where it spills")
+    return row[0].get_figure()
+
+
+def planes() -> Figure:
+    """The same click on three planes."""
+    case, organ = "ct_03", "liver"
+    row = blank(9.6, 3.5, 3, LEGEND.partition("    −")[0], (1.45, 1.45, 1))
+    for axes, plane in zip(row, ("axial", "coronal", "sagittal"), strict=True):
+        show(axes, case, *ask(case, organ, {"foreground": [[39, 60, 14]], "plane": plane}), plane)
+    return row[0].get_figure()
+
+
+def box() -> Figure:
+    """A click and a box on the same slice."""
+    case, organ, index = "ct_04", "spleen", 15
+    row = blank(8.0, 3.8, 2, f"{LEGEND.partition('    −')[0]}    blue: the box")
+    roi = [92, 112, 64, 88, index - 1, index + 1]
+    point = {"foreground": [[102, 76, index]], "slice": index}
+    show(row[0], case, *ask(case, organ, point), "one click")
+    show(row[1], case, *ask(case, organ, {**point, "roi": roi}), "the same click and a box")
+    return row[0].get_figure()
+
+
+def adapted() -> Figure:
+    """A click as the model is and adapted, on the slice of the middle gain among phantoms that were not trained on."""
+    organ, store, model = "spleen", segmenter().store, segmenter().black_box
+    cases = [Case(image_of(n), labels_of(n), VALUES[organ], n) for n in TRAINED]
+    slices, _ = load_cases(cases, model.capabilities.input_side, 24)
+    result = adapt(model, slices, AdaptationSettings(max_images=1500))
+    if result.verdict is None or not result.verdict.better:
+        raise SystemExit("The check refused the adapter; take another organ or seed.")
+    print(result.verdict.sentence())
+    store.publish(organ, store.add(organ, result.visual_prompt, result.record, "passed"))
+    random = np.random.default_rng(0)
+    found: list[tuple[float, str, dict[str, object]]] = []
+    for case in SHOWN:
+        organ_voxels = read_labels(labels_of(case), segmenter().volume(image_of(case))[0]) == VALUES[organ]
+        areas = organ_voxels.sum((0, 1))
+        for index in np.flatnonzero(areas >= areas.max() / 3).tolist():
+            x, y = draw_prompt(organ_voxels[:, :, index].T, "click", random).positive[0]
+            request: dict[str, object] = {"foreground": [[x, y, index]], "slice": index}
+            before, after = (dice(*ask(case, organ, request, on)[1:]) for on in (False, True))
+            found.append((after - before, case, request))
+    found.sort(key=lambda one: one[0])
+    gain, case, request = found[len(found) // 2]
+    print(f"{len(found)} clicks, mean gain {np.mean([one[0] for one in found]):.3f}, shown {gain:.3f}")
+    row = blank(8.0, 3.8, 2, "dashed: the true outline    + foreground point")
+    show(row[0], case, *ask(case, organ, request), "zero_shot")
+    show(row[1], case, *ask(case, organ, request, True), "baps, adapted", ADAPTED)
+    return row[0].get_figure()
+
+
+def panel() -> Figure:
+    """The module's panel, drawn: no screenshot."""
+    figure = Figure(figsize=(7.3, 9.4), facecolor="#e9ebee")
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_xlim(0, 73)
+    axes.set_ylim(94, 0)
+    axes.set_axis_off()
+    ink, line, field = "#1c2733", "#8a97a5", "#ffffff"
+
+    def text(x: float, y: float, said: str, **style: object) -> None:
+        axes.text(x, y, said, color=ink, fontsize=11, va="center", **style)
+
+    def rectangle(x: float, y: float, width: float, height: float, face: str, edge: str = line) -> None:
+        shape = FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0,rounding_size=0.6", fc=face, ec=edge, lw=1)
+        axes.add_patch(shape)
+
+    def entry(x: float, y: float, width: float, said: str, choice: bool = False) -> None:
+        rectangle(x, y - 1.6, width, 3.2, field)
+        text(x + 1, y, said)
+        if choice:
+            axes.plot(x + width - 1.8, y, "v", color=line, markersize=6)
+
+    def button(x: float, y: float, width: float, said: str) -> None:
+        rectangle(x, y - 1.7, width, 3.4, "#d3dbe4")
+        text(x + width / 2, y, said, ha="center")
+
+    def section(y: float, height: float, said: str) -> None:
+        rectangle(2, y, 62, height, "#f6f7f9")
+        rectangle(2, y, 62, 3.6, "#c3ccd6")
+        text(3.4, y + 1.8, said, weight="bold")
+
+    def bar(y: float, said: str, share: float) -> None:
+        text(4, y, said)
+        rectangle(18, y - 1.4, 44, 2.8, field)
+        rectangle(18, y - 1.4, 44 * share, 2.8, "#7fb2e5", "none")
+        text(40, y, f"{share:.0%}", ha="center")
+
+    def number(y: float, said: int, x: float = 68.5) -> None:
+        axes.add_patch(Circle((x, y), 1.9, fc="#c2410c", ec="none"))
+        axes.text(x, y, str(said), color="white", fontsize=12, weight="bold", ha="center", va="center_baseline")
+
+    text(2, 3.6, "MONAI Label server:")
+    entry(22, 3.6, 37.5, "http://127.0.0.1:8000", True)
+    button(60.5, 3.6, 3.5, "↻")
+    number(3.6, 1)
+    text(2, 8, "Source Volume:")
+    entry(22, 8, 25, "ct_01")
+    button(48.5, 8, 15.5, "Upload Volume")
+    number(8, 2)
+
+    section(11.5, 16, "Options  (with Developer Mode only)")
+    text(4, 17.6, "Section:")
+    entry(12, 17.6, 17, "infer", True)
+    text(33, 17.6, "Name:")
+    entry(40, 17.6, 22, "baps", True)
+    entry(4, 21.6, 25, "plane")
+    entry(29, 21.6, 33, "as stored", True)
+    entry(4, 24.9, 25, "adapter")
+    entry(29, 24.9, 33, "as clicked", True)
+    number(21, 3)
+
+    section(29, 28, "Active Learning")
+    text(4, 35, "Strategy:")
+    entry(18, 35, 18, "random", True)
+    button(38, 35, 24, "Next Sample")
+    number(35, 4)
+    bar(39.4, "Labelled", 0.45)
+    button(18, 43.6, 44, "Submit Label")
+    number(43.6, 5)
+    text(4, 48, "Model:")
+    entry(18, 48, 18, "baps", True)
+    button(38, 48, 14, "Train")
+    button(53, 48, 9, "Stop")
+    number(48, 6)
+    bar(51.6, "Status:", 0.62)
+    bar(54.9, "Accuracy:", 0.71)
+    number(53.3, 7)
+
+    section(58.5, 3.6, "Segment Editor")
+    number(60.5, 8)
+
+    section(64, 21, "SmartEdit")
+    text(4, 70, "Model:")
+    entry(18, 70, 22, "baps", True)
+    button(43, 70, 19, "Update")
+    number(70, 9)
+    text(4, 74.2, "Label:")
+    entry(18, 74.2, 22, "spleen", True)
+    rectangle(43, 73.2, 2, 2, field)
+    axes.plot([43.4, 43.9, 44.7], [74.2, 74.8, 73.5], color=ink, linewidth=1.6)
+    text(46, 74.2, "Auto")
+    number(74.2, 10)
+    for x, said, colour in ((4, "Foreground:", "#2ca24a"), (32, "Background:", "#3557d6")):
+        text(x, 78.4, said)
+        button(x + 14, 78.4, 4, "")
+        axes.plot(x + 16, 78.4, "o", color=colour, markersize=8)
+        button(x + 19, 78.4, 6, "bin")
+    number(78.4, 11)
+    text(4, 82.6, "ROI:")
+    button(18, 82.6, 4, "")
+    axes.add_patch(Rectangle((18.9, 81.8), 2.2, 1.6, fill=False, edgecolor=ink, linewidth=1.4))
+    button(23, 82.6, 6, "bin")
+    number(82.6, 12)
+
+    said = "Drawn, not a screenshot: the module looks a little different,\nand names may differ between versions."
+    axes.text(33, 90, said, color="#4a5866", fontsize=11, style="italic", ha="center", va="center")
+    return figure
+
+
+PICTURES: dict[str, Callable[[], Figure]] = {
+    "panel": panel,
+    "clicks": clicks,
+    "planes": planes,
+    "box": box,
+    "adapted": adapted,
+}
+
+
+def main() -> None:
+    """Make the pictures that are named, or all."""
+    (HERE / "pictures").mkdir(exist_ok=True)
+    for name in sys.argv[1:] or PICTURES:
+        figure = PICTURES[name]()
+        path = HERE / "pictures" / f"{name}.png"
+        figure.savefig(path, dpi=110, facecolor=figure.get_facecolor())
+        print(f"{path.relative_to(HERE.parent)}: {path.stat().st_size // 1000} KB")
+
+
+if __name__ == "__main__":
+    main()
