@@ -47,8 +47,8 @@ def _sentence(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise BapsError(
-            f"The adapter could not be {what} ({error.strerror}); what was served is served as before. Free some space, "
-            "or choose another folder for adapters, and train again: it goes on from its log."
+            f"The adapter could not be {what} ({error.strerror}); what was served is served as before. Free space, or "
+            "choose another folder for adapters, and train again: it goes on from its log."
         ) from error
 
 
