@@ -268,3 +268,51 @@ def test_the_record_is_json(store: AdapterStore, able: Capabilities) -> None:
     _add(store, "spleen", able)
     assert json.loads((store.root / "label-spleen" / "v0001" / "record.json").read_text())["label"] == "spleen"
     assert store.split_memory.parent == store.root
+
+
+def test_rolling_back_goes_the_way_of_publishing_backwards(store: AdapterStore, able: Capabilities) -> None:
+    one, two, three = (_add(store, "spleen", able) for _ in range(3))
+    for version in (one, three, two, two):
+        store.publish("spleen", version)
+    store.withdraw("spleen")
+    store.withdraw("spleen")
+    assert store.published("spleen") is None
+    assert [store.roll_back("spleen") for _ in range(4)] == [two, three, one, None]
+    assert store.served("spleen", able) is None
+    with pytest.raises(NotFoundError, match="nothing to roll back"):
+        store.roll_back("spleen")
+    assert store.versions("spleen") == [one, two, three]
+
+
+def test_a_disk_that_is_full_while_publishing_changes_nothing(
+    store: AdapterStore, able: Capabilities, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.publish("spleen", _add(store, "spleen", able))
+    second = _add(store, "spleen", able)
+    before = _files(store.root)
+
+    def full(source: object, target: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("baps.store.os.replace", full)
+    with pytest.raises(BapsError, match="No space left.*served as before"):
+        store.publish("spleen", second)
+    with pytest.raises(BapsError, match="No space left"):
+        store.withdraw("spleen")
+    assert _files(store.root) == before
+    assert store.published("spleen") == "v0001"
+
+
+def test_a_version_is_found_by_what_it_came_of(store: AdapterStore, able: Capabilities) -> None:
+    for fingerprint in ("a", "b", "b"):
+        store.add("spleen", _visual_prompt(), {**_record(able), "fingerprint": fingerprint}, "passed")
+    assert [store.find("spleen", one) for one in ("a", "b", "c")] == ["v0001", "v0003", None]
+
+
+def test_the_log_is_kept_with_the_version(store: AdapterStore, able: Capabilities, tmp_path: Path) -> None:
+    log = store.log("spleen")
+    log.parent.mkdir(parents=True)
+    log.write_text("answers")
+    version = store.add("spleen", _visual_prompt(), _record(able), "passed", log)
+    assert (log.parent / version / "training.jsonl").read_text() == "answers"
+    assert store.versions("spleen") == ["v0001"]

@@ -1,8 +1,9 @@
 """Adapters on disk: versions by label, one of them published.
 
-``<root>/<label>/v0001/`` has ``adapter.safetensors``, ``record.json`` and ``training.jsonl``; ``<root>/<label>/published``
-holds the version that is served. A version appears by one rename when it is whole, and publishing is one rename:
-whatever dies in between, the served adapter is the one before.
+``<root>/<label>/v0001/`` has ``adapter.safetensors``, ``record.json`` and ``training.jsonl``. The file
+``<root>/<label>/published`` names the version that is served and, below it, those that were served before. A version
+appears by one rename when it is whole, and publishing is one rename: whatever dies in between, the served adapter is
+the one before.
 """
 
 from __future__ import annotations
@@ -83,11 +84,14 @@ class AdapterStore:
 
     def published(self, label: str) -> str | None:
         """The version that is served, or None."""
-        pointer = self._folder(label) / "published"
+        return next(iter(self._served(label)), "") or None
+
+    def _served(self, label: str) -> list[str]:
+        """What was served, newest first; "" stands for the model as it is."""
         try:
-            return pointer.read_text().strip() or None
+            return (self._folder(label) / "published").read_text().splitlines()
         except FileNotFoundError:
-            return None
+            return []
 
     def served(self, label: str, black_box: Capabilities) -> tuple[str, str] | None:
         """Label and version of the adapter that serves a label, or None.
@@ -200,28 +204,53 @@ class AdapterStore:
         return version
 
     def publish(self, label: str, version: str) -> None:
-        """Serve a version from now on; an older one is how to roll back.
+        """Serve a version from now on.
 
         Raises:
             NotFoundError: if there is no such version.
             BapsError: if the disk is full, say; what was served is served as before.
         """
         self.record(label, version)
+        if version != self.published(label):
+            self._serve(label, [version, *self._served(label)])
+
+    def roll_back(self, label: str) -> str | None:
+        """Serve what was served before; twice goes back twice.
+
+        Returns:
+            The version that is served now, or None for the model as it is.
+
+        Raises:
+            NotFoundError: if nothing was served yet.
+            BapsError: as ``publish``.
+        """
+        served = self._served(label)
+        if not served:
+            raise NotFoundError(f"No adapter of {label or 'shared'} was ever served, so there is nothing to roll back.")
+        self._serve(label, served[1:])
+        return self.published(label)
+
+    def withdraw(self, label: str) -> None:
+        """Serve no version of a label any more; all are kept.
+
+        Raises:
+            BapsError: as ``publish``.
+        """
+        if self.published(label):
+            self._serve(label, ["", *self._served(label)])
+
+    def _serve(self, label: str, versions: list[str]) -> None:
         folder = self._folder(label)
         with _sentence("published"):
             handle, partial = tempfile.mkstemp(prefix=".published-", dir=folder)
             try:
                 with os.fdopen(handle, "w") as file:
-                    file.write(version + "\n")
+                    file.writelines(f"{version}\n" for version in versions)
                 Path(partial).chmod(0o644)
                 os.replace(partial, folder / "published")
             except BaseException:
                 Path(partial).unlink(missing_ok=True)
                 raise
-
-    def withdraw(self, label: str) -> None:
-        """Serve no version of a label any more; all are kept."""
-        (self._folder(label) / "published").unlink(missing_ok=True)
 
     def labels(self) -> list[str]:
         """Labels that have versions; the shared adapter's comes first."""

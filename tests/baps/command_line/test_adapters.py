@@ -78,13 +78,12 @@ def test_roll_back_to_the_version_served_before_past_a_refused_one(store: Adapte
     assert store.published("spleen") == "v0001"
 
 
-def test_nothing_was_served_before_the_first_version(store: AdapterStore) -> None:
-    with pytest.raises(NotFoundError, match=r"withdraw spleen.*publish spleen"):
-        _run("rollback", "spleen")
-    assert store.published("spleen") == "v0001"
+def test_before_the_first_version_the_model_was_served_as_it_is(store: AdapterStore) -> None:
+    assert "the model as it is" in _run("rollback", "spleen")
+    assert store.published("spleen") is None
 
 
 def test_what_is_not_served_cannot_be_rolled_back(store: AdapterStore) -> None:
-    with pytest.raises(NotFoundError, match="publish shared"):
+    with pytest.raises(NotFoundError, match="nothing to roll back"):
         _run("rollback", "shared")
     assert store.published(SHARED) is None

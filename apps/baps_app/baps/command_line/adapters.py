@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..errors import NotFoundError
 from .options import Adapters, given
 
 if TYPE_CHECKING:
@@ -64,22 +63,9 @@ def publish(label: Label, version: str, adapters: Adapters = "") -> None:
 
 @app.command()
 def rollback(label: Label, adapters: Adapters = "") -> None:
-    """Serve the version that was served before this one from the next click on."""
-    store = _store(adapters)
-    served = store.published(_label(label))
-    if served is None:
-        raise NotFoundError(
-            f"{label} is served by the model as it is, so there is nothing to roll back. Serve one of the versions "
-            f"that `baps adapters list` shows with `baps adapters publish {label} VERSION`."
-        )
-    before = store.record(_label(label), served)["parent"]
-    if before is None:
-        raise NotFoundError(
-            f"No version of {label} was served before {served}. Serve the model as it is with `baps adapters withdraw "
-            f"{label}`, or another version with `baps adapters publish {label} VERSION`."
-        )
-    store.publish(_label(label), before)
-    console.print(f"{label} is served by {before} now, no longer by {served}.", markup=False)
+    """Serve what was served before from the next click on; twice goes back twice."""
+    before = _store(adapters).roll_back(_label(label))
+    console.print(f"{label} is served by {before or 'the model as it is'} now.", markup=False)
 
 
 @app.command()
