@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,12 +30,15 @@ class Site:
     log: Path
 
 
-def site(folder: Path, stock: bool = False, cases: int = 6) -> Iterator[Site]:
-    """Start a server on a copy of the first sample volumes below a folder."""
+def site(
+    folder: Path, stock: bool = False, cases: int = 6, extra: Callable[[], object] = lambda: None
+) -> Iterator[Site]:
+    """Start a server on a copy of the first sample volumes below a folder; ``extra`` adds other images before."""
     studies = folder / "studies"
     studies.mkdir()
     for path in sorted((SAMPLES / "images").glob("*.nii.gz"))[:cases]:
         shutil.copy(path, studies)
+    extra()
     adapters, log = folder / "adapters", folder / "server.log"
     settings = {"labels": "spleen=2,liver=1", "adapters": str(adapters)}
     with running_server(studies, log, settings, stock) as (address, process):

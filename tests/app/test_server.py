@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -14,8 +15,10 @@ import pytest
 import requests
 from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelClientException
+from PIL import Image
 
 from baps.metrics import dice
+from server import ROOT
 from sites import Site, site, spleen_click, truth
 
 
@@ -289,6 +292,39 @@ def test_save_train_and_click_again(own_server: Site) -> None:
     assert len(list(replaced.glob("*.nii.gz"))) == 1
     (said_then,) = replaced.glob("*.json")
     assert json.loads(said_then.read_text())["label_info"] == [{"name": "spleen", "idx": 1}]
+
+
+@pytest.mark.slow
+def test_dicom_series_and_pictures_are_served_and_broken_ones_refused(tmp_path: Path) -> None:
+    studies = tmp_path / "studies"
+    running = site(tmp_path, cases=1, extra=lambda: _series_and_pictures(studies))
+    server = next(running)
+    try:
+        assert server.client.info()["datastore"]["total"] == 4
+        asked = {"foreground": [spleen_click("ct_01")]}
+        for case, point in (("series", spleen_click("ct_01")), ("photo", [20, 12, 0])):
+            file, said = server.client.infer("baps", case, {"foreground": [point]})
+            voxels, _ = nrrd.read(file)
+            assert voxels[tuple(point)] == 1
+        assert said["window"]["source"] == "colour"  # type: ignore[index]
+        answer = post(server, "/infer/baps?image=cut_off", data={"params": json.dumps(asked)})
+        assert (answer.status_code, "004.dcm cannot be read" in answer.json()["detail"]) == (400, True)
+        downloaded = requests.get(f"{server.address}/datastore/image?image=series", timeout=60)
+        assert downloaded.content[:2] == b"\x1f\x8b"  # NIfTI, gzipped, as for the series of a PACS
+        assert server.client.info()["datastore"]["total"] == 4
+    finally:
+        running.close()  # type: ignore[attr-defined]
+
+
+def _series_and_pictures(studies: Path) -> None:
+    series = sorted((ROOT / "sample-data" / "dicom" / "ct_01").iterdir())
+    for name in ("series", "cut_off"):
+        shutil.copytree(series[0].parent, studies / name)
+    broken = studies / "cut_off" / "004.dcm"
+    broken.write_bytes(broken.read_bytes()[:-500])
+    photo = np.full((30, 40, 3), (180, 140, 120), np.uint8)
+    photo[8:18, 14:28] = (60, 30, 30)
+    Image.fromarray(photo).save(studies / "photo.png")
 
 
 @pytest.mark.slow

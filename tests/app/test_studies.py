@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from baps.errors import InputError
 from baps.formats import read_volume
 from lib.studies import StudiesDatastore
 from server import ROOT
@@ -88,3 +89,14 @@ def test_labels_of_every_kind_are_found(mixed: Path) -> None:
     assert found.get_labeled_images() == ["photo"]
     assert found.get_label_uri("photo", "final") == str(final / "photo.png")
     assert json.loads((mixed / "datastore_v2.json").read_text())["objects"]["photo"]["labels"]["final"]["ext"] == ".png"
+
+
+def test_a_broken_series_is_listed_and_refused_with_a_sentence(mixed: Path) -> None:
+    slices = sorted((mixed / "1.2.840.113.7").iterdir())
+    slices[3].write_bytes(slices[3].read_bytes()[:-500])
+    found = store(mixed)
+    assert "1.2.840.113.7" in found.list_images()
+    assert "path" in found.get_image_info("1.2.840.113.7")
+    with pytest.raises(InputError, match=f"{slices[3].name} cannot be read"):
+        found.get_image_uri("1.2.840.113.7")
+    assert not list((mixed / ".converted").glob("*"))

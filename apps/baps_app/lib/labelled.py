@@ -38,14 +38,15 @@ def labelled_cases(datastore: Datastore, labels: Mapping[str, int]) -> tuple[dic
         said = datastore.get_label_info(label_id, tag) or {}
         try:
             info = read_label_info(said)
-        except InputError as error:  # Written by an older server, or by hand.
+            image = Path(datastore.get_image_uri(image_id))
+        except InputError as error:  # Written by an older server or by hand, or of a series that cannot be read.
             left_out[image_id] = str(error)
             continue
         if not info.confirmed:
             left_out[image_id] = f"The label of {image_id} was not confirmed by a person. Check it and submit it."
             continue
         values, covers = label_values(info, labels), said.get("covers") or {}
-        image, mask = Path(datastore.get_image_uri(image_id)), Path(datastore.get_label_uri(label_id, tag))
+        mask = Path(datastore.get_label_uri(label_id, tag))
         patient = str((datastore.get_image_info(image_id) or {}).get("PatientID") or image_id)
         for name in labels:
             if name in values:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from monailabel.datastore.local import LocalDatastore
 
+from baps.errors import InputError
 from baps.formats import IMAGE_SUFFIXES, file_stem, is_dicom_folder, read_patient, read_volume, write_nifti
 
 CONVERTED = ".converted"
@@ -56,6 +58,7 @@ class StudiesDatastore(LocalDatastore):
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         info: dict[str, Any] = super().get_image_info(image_id)
         path = Path(info.get("path", ""))
-        if path.is_dir() and (patient := read_patient(path)):
-            info["PatientID"] = patient
+        with suppress(InputError):  # A broken series is refused where its voxels are wanted.
+            if path.is_dir() and (patient := read_patient(path)):
+                info["PatientID"] = patient
         return info

@@ -131,3 +131,13 @@ def test_prompts_that_it_does_not_understand_are_refused(
     with pytest.raises(InputError, match=reason):
         black_box.decode(encoding, refused)
     assert black_box.images_asked == asked
+
+
+def test_long_work_waits_before_each_batch_and_clicks_do_not() -> None:
+    black_box = _Alone()
+    waited: list[int] = []
+    black_box.wait = lambda: waited.append(1)
+    black_box.segment(np.zeros((9, 8, 8, 3), np.uint8), [CLICK] * 9)
+    assert len(waited) == 3  # in batches of four
+    black_box.decode(black_box.encode(IMAGE), CLICK)
+    assert len(waited) == 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
@@ -90,14 +90,16 @@ class SamBlackBox(BlackBox):
     @torch.inference_mode()
     def _encode(self, image: NDArray[np.uint8]) -> Encoding:
         encoded = self._embed(image[None])
-        return Encoding(encoded, encoded.embedding.nbytes)
+        # Kept in main memory: that of a GPU is small, and bringing it back takes less than a millisecond.
+        return Encoding(replace(encoded, embedding=encoded.embedding.cpu()), encoded.embedding.nbytes)
 
     @_enough_memory
     @torch.inference_mode()
     def _decode(self, encoding: Encoding, prompt: Prompt) -> NDArray[np.float32]:
         encoded = encoding._content
         assert isinstance(encoded, _Encoded)
-        return self._answer(encoded, [prompt])[0]
+        there = replace(encoded, embedding=encoded.embedding.to(self._model.device))
+        return self._answer(there, [prompt])[0]
 
     def _embed(self, images: NDArray[np.uint8]) -> _Encoded:
         original = (images.shape[1], images.shape[2])
