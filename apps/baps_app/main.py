@@ -20,7 +20,6 @@ from monailabel.tasks.activelearning.random import Random
 
 import lib.infers.prompted
 import lib.saving
-import lib.trainers.adaptation
 from baps.adaptation.settings import AdaptationSettings
 from baps.blackbox import BlackBox, load_black_box
 from baps.errors import BapsError, InputError
@@ -28,6 +27,7 @@ from baps.segmenter import Segmenter
 from baps.settings import check_settings, read_settings
 from baps.store import AdapterStore
 from lib.studies import StudiesDatastore
+from lib.trainers.adaptation import AdaptationTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,8 @@ class BapsApp(MONAILabelApp):
     def init_trainers(self) -> dict[str, TrainTask]:
         labels = dict(self.site.labels)
         defaults = AdaptationSettings(encoder=self.site.encoder, encoder_source=self.site.encoder_source)
-        return {"baps": lib.trainers.adaptation.AdaptationTrainer(self.black_box, labels, self.store, defaults)}
+        trainer = AdaptationTrainer(self.black_box, labels, self.store, self.site.patients, defaults)
+        return {"baps": trainer}
 
     def init_strategies(self) -> dict[str, Strategy]:
         return {"random": Random(), "first": First()}

@@ -56,8 +56,11 @@ def test_a_series_is_handed_out_as_nifti_with_its_patient(mixed: Path) -> None:
     assert series.same_geometry(converted)
     header = nibabel.load(path).header
     assert b"PHANTOM" not in header.binaryblock.upper()
-    assert found.get_image_info("1.2.840.113.7")["PatientID"]
-    assert "PatientID" not in found.get_image_info("ct_01")
+    assert (found.patient("1.2.840.113.7"), found.patient("ct_01")) == ("SAMPLE-CT-01", None)
+    # What viewers are told, and what the host writes into its log, is the converted file and no patient.
+    info = found.get_image_info("1.2.840.113.7")
+    assert (info["path"], info["name"]) == (str(path), path.name)
+    assert "SAMPLE" not in json.dumps(info)
 
 
 def test_a_series_is_converted_once_and_again_when_it_has_changed(mixed: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 import pytest
 
+from baps.adaptation.splitting import patient_hash
 from sites import Site, site, truth
 
 
@@ -120,18 +121,20 @@ def test_the_training_ends_with_the_server_and_goes_on_with_the_next(tmp_path: P
 
 @pytest.mark.slow
 def test_only_what_a_person_confirmed_trains(own_server: Site) -> None:
-    save(own_server, "ct_01", model="baps")
-    assert own_server.client.info()["datastore"]["completed"] == 1  # It is kept all the same.
-    with pytest.raises(Exception, match="not confirmed"):
-        own_server.client.train_start("baps", {})
+    save(own_server, "ct_01")
+    save(own_server, "ct_03", model="baps")
+    save(own_server, "ct_01", model="baps")  # It must not take the place of what a person drew.
+    status = own_server.client.info()["datastore"]
+    assert (status["completed"], status["label_tags"]) == (1, {"final": 1, "original": 2})
     save(own_server, "ct_02", author="Dr. Who", slices=[8, 9, 10, 11])
     kept = json.loads((own_server.studies / "datastore_v2.json").read_text())["objects"]
-    first, second = (kept[case]["labels"]["final"]["info"] for case in ("ct_01", "ct_02"))
+    first, second = kept["ct_03"]["labels"]["original"]["info"], kept["ct_02"]["labels"]["final"]["info"]
     assert (first["confirmed"], first["model"]) == (False, "baps")
     assert (second["confirmed"], second["author"], second["covers"]) == (True, "Dr. Who", {"spleen": [8, 9, 10, 11]})
-    own_server.client.train_start("baps", {"max_images": 200})
-    end = wait_until_trained(own_server)
-    assert "not confirmed" in end["left_out"]["ct_01"]  # type: ignore[index]
+    own_server.client.train_start("baps", {"max_images": 900})
+    wait_until_trained(own_server)
     record = json.loads((own_server.adapters / "label-spleen" / "v0001" / "record.json").read_text())
-    assert len(record["training_patients"]) == 1
-    assert record["slices"] <= 4
+    hashes = [patient_hash(case) for case in ("ct_01", "ct_02")]
+    assert sorted(record["training_patients"]) == sorted(hashes)
+    shown = int((truth("ct_01") == 2).any((0, 1)).sum())
+    assert record["slices"] <= shown + 4

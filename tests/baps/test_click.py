@@ -64,7 +64,7 @@ def test_a_config_key_that_became_a_list_counts_by_its_first_item() -> None:
         ({"foreground": [[40, 6, 7]]}, "outside the volume"),
         ({"foreground": [[5, 6, 7]], "plane": "frontal"}, "no plane 'frontal'"),
         ({"foreground": [[5, 6, 7]] * 1001}, "at most 1000"),
-        ({"roi": [1, 9, 1, 9, 3, 6], "slice": 8}, "does not reach this slice"),
+        ({"foreground": [[5, 6, 7]], "roi": [1, 9, 1, 9, 3, 6], "slice": 8}, "does not reach this slice"),
         ({"label": "spleen", "spleen": [[1, 2]]}, "foreground"),
         ({"background": [[5, 6, 7]]}, "no click and no box"),
         ({"foreground": [[5, 6]]}, "foreground"),
@@ -123,3 +123,12 @@ def test_a_plane_by_name(plane: object, expected: Plane, click_at: tuple[int, in
 def test_a_box_on_another_plane() -> None:
     click = read_click({"roi": [10, 20, 30, 40, 5, 15], "plane": "coronal"}, VOLUME, LABELS)
     assert (click.plane, click.prompt.box) == (Plane(1, 35), (10, 5, 20, 15))
+
+
+@pytest.mark.parametrize("slice_", [40, 8])
+def test_a_box_without_a_point_knows_its_slice_better_than_slicer(slice_: int) -> None:
+    """Slicer then sends the offset of its view in millimetres as the slice."""
+    click = read_click({"roi": [1, 9, 1, 9, 3, 5], "slice": slice_, "foreground": []}, VOLUME, LABELS)
+    assert (click.plane.index, click.prompt.box) == (4, (1, 1, 9, 9))
+    assert click.notes == (f"Slice {slice_} lies outside the box, whose middle slice was taken.",)
+    assert read_click({"roi": [1, 9, 1, 9, 3, 5], "slice": 5}, VOLUME, LABELS).plane.index == 5

@@ -75,12 +75,16 @@ def read_click(request: Mapping[str, Any], volume: Volume, labels: Sequence[str]
     label, chosen = (word if isinstance(word, str) else next(iter(word), "") for word in (form.label, form.plane))
     axis = axis_across(volume.affine, chosen)
     foreground = form.foreground or _by_name(request, label, labels)
+    notes: list[str] = []
     named = form.slice if axis == AXES["K"] else None
+    if named is not None and form.roi and not foreground and not min(form.roi[4:]) <= named <= max(form.roi[4:]):
+        # Slicer names the slice of its view in millimetres where there is a box but no point.
+        notes.append(f"Slice {named} lies outside the box, whose middle slice was taken.")
+        named = None
     index = named if named is not None else _slice_meant(foreground, form.roi, axis, volume.shape)
     if not 0 <= index < volume.shape[axis]:
         raise InputError(f"Slice {index} lies outside the volume, which has slices 0 to {volume.shape[axis] - 1}.")
     plane = Plane(axis, index)
-    notes: list[str] = []
     positive, negative = (
         _on_slice(points, what, plane, volume.shape, notes)
         for points, what in ((foreground, "foreground"), (form.background, "background"))

@@ -34,6 +34,7 @@ class Settings:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         encoder: frozen encoder of new adapters: ``statistics``, ``clip``, ``vit_mae`` or ``dino``.
         encoder_source: its weights, a local path or a hub's name; empty: the usual ones.
+        patients: CSV file of image and patient, for images that do not say whom they show.
         adapters: folder of the adapter store.
         cache_mb: bound on decoded volumes, encodings and adapters in memory.
     """
@@ -45,6 +46,7 @@ class Settings:
     device: str = "auto"
     encoder: str = "statistics"
     encoder_source: str = ""
+    patients: Path | None = None
     adapters: Path = DEFAULT_ADAPTERS
     cache_mb: int = 2048
 
@@ -106,7 +108,7 @@ def _from_file(path: Path) -> dict[str, object]:
 def _parse(name: str, value: object) -> object:
     if name == "labels":
         return parse_labels(value)
-    if name in ("adapters", "weights"):
+    if name in ("adapters", "patients", "weights"):
         return Path(str(value)).expanduser()
     if name == "cache_mb":
         try:

@@ -11,13 +11,21 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from baps.adaptation.cases import Case
 from baps.errors import InputError
 from lib.label_info import label_values, read_label_info
+from lib.studies import StudiesDatastore
 
 
-def labelled_cases(datastore: Datastore, labels: Mapping[str, int]) -> tuple[dict[str, list[Case]], dict[str, str]]:
+def labelled_cases(
+    datastore: Datastore, labels: Mapping[str, int], patients: Mapping[str, str]
+) -> tuple[dict[str, list[Case]], dict[str, str]]:
     """The cases of each of the site's labels, from the final labels that a person confirmed.
 
     A file that lies in ``labels/final`` without having been submitted counts as confirmed by who laid it there. A
-    patient is the PatientID that the datastore knows of the image, else the image's name.
+    patient is the DICOM PatientID, else what the site's table says, else the image's name.
+
+    Args:
+        datastore: of the server.
+        labels: names and values of the site.
+        patients: by the name of the image.
 
     Returns:
         Cases by label, and for each image that was left out the reason.
@@ -39,6 +47,7 @@ def labelled_cases(datastore: Datastore, labels: Mapping[str, int]) -> tuple[dic
         try:
             info = read_label_info(said)
             image = Path(datastore.get_image_uri(image_id))
+            known = datastore.patient(image_id) if isinstance(datastore, StudiesDatastore) else None
         except InputError as error:  # Written by an older server or by hand, or of a series that cannot be read.
             left_out[image_id] = str(error)
             continue
@@ -47,7 +56,7 @@ def labelled_cases(datastore: Datastore, labels: Mapping[str, int]) -> tuple[dic
             continue
         values, covers = label_values(info, labels), said.get("covers") or {}
         mask = Path(datastore.get_label_uri(label_id, tag))
-        patient = str((datastore.get_image_info(image_id) or {}).get("PatientID") or image_id)
+        patient = known or patients.get(image_id) or image_id
         for name in labels:
             if name in values:
                 covered = frozenset(covers[name]) if name in covers else None

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from baps.errors import BapsError, InputError, NotFoundError
 from baps.formats import read_labels, read_volume
@@ -33,7 +33,8 @@ def save_label(
         labels: of the site.
         image_id: which image.
         path: the uploaded file.
-        tag: ``final``, or another word.
+        tag: ``final``, or another word. What nobody has confirmed is never final: it is kept as ``original``, so that
+            it replaces no label and Next Sample goes on offering the image.
         info: what the viewer says of it, see ``LabelInfo``.
 
     Returns:
@@ -47,6 +48,8 @@ def save_label(
     if not image:
         raise NotFoundError(f"There is no image {image_id!r} in the datastore; the label was not saved.")
     said = read_label_info(info)
+    if tag == DefaultLabelTag.FINAL.value and not said.confirmed:
+        tag = DefaultLabelTag.ORIGINAL.value
     voxels = read_labels(path, read_volume(Path(image)))
     if not voxels.any():
         raise InputError("The label is empty: no voxel is marked. Segment the organ, then submit. Nothing was saved.")

@@ -56,9 +56,19 @@ class StudiesDatastore(LocalDatastore):
         return str(converted)
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
+        """As the host's. Of a series it is the NIfTI file that the viewers are told to load."""
         info: dict[str, Any] = super().get_image_info(image_id)
-        path = Path(info.get("path", ""))
-        with suppress(InputError):  # A broken series is refused where its voxels are wanted.
-            if path.is_dir() and (patient := read_patient(path)):
-                info["PatientID"] = patient
+        if info and Path(info["path"]).is_dir():
+            with suppress(InputError):  # A broken series is refused where its voxels are wanted.
+                info["path"] = self.get_image_uri(image_id)
+                info["name"] = Path(info["path"]).name
         return info
+
+    def patient(self, image_id: str) -> str | None:
+        """The PatientID of a DICOM series; apart from what the host knows of an image, for that goes into its log.
+
+        Raises:
+            InputError: if the series is broken.
+        """
+        path = super().get_image_uri(image_id)
+        return read_patient(Path(path)) if path else None

@@ -43,7 +43,7 @@ def find_cases(images: Path, labels: Path, value: int | None = None, patients: P
     Raises:
         InputError: if a folder is missing, no names agree, or no label can be used.
     """
-    table = _patient_table(patients) if patients else {}
+    table = read_patient_table(patients)
     found, masks = _entries(images), _entries(labels)
     if images.name in masks and is_dicom_folder(images):  # The folder is one series, not many images.
         found = {images.name: images}
@@ -89,7 +89,14 @@ def _entries(folder: Path) -> dict[str, Path]:
     return entries
 
 
-def _patient_table(path: Path) -> Mapping[str, str]:
+def read_patient_table(path: Path | None) -> Mapping[str, str]:
+    """Patients by the names of their images, from a CSV file of two columns; empty without a file.
+
+    Raises:
+        InputError: if it cannot be read, or a line is not of two cells.
+    """
+    if path is None:
+        return {}
     try:
         rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
     except (OSError, UnicodeDecodeError, csv.Error) as error:

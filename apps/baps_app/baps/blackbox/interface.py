@@ -95,7 +95,7 @@ class BlackBox(ABC):
         images = _checked(images)
         if len(images) != len(prompts):
             raise InputError(f"There are {len(images)} images but {len(prompts)} prompts; give one prompt an image.")
-        self._check(prompts)
+        prompts = [self._understood(prompt) for prompt in prompts]
         size = self.capabilities.batch_size
         with self._lock:
             self._count(len(images))
@@ -119,18 +119,23 @@ class BlackBox(ABC):
 
     def decode(self, encoding: Encoding, prompt: Prompt) -> NDArray[np.float32]:
         """The cheap half: the probability (H, W) of the object that is prompted on an encoded image."""
-        self._check([prompt])
+        prompt = self._understood(prompt)
         with self._lock:
             self._count(1)
             return self._decode(encoding, prompt)
 
-    def _check(self, prompts: Sequence[Prompt]) -> None:
+    def _understood(self, prompt: Prompt) -> Prompt:
+        """What of a prompt this black box understands."""
         able = self.capabilities
-        for prompt in prompts:
-            if prompt.box is None and not able.clicks:
-                raise InputError(f"{able.name} understands boxes only. Draw a box around the organ (Slicer: ROI).")
-            if prompt.box is not None and not able.boxes and not prompt.positive:
-                raise InputError(f"{able.name} understands clicks only. Click on the organ.")
+        if prompt.box is None and not able.clicks:
+            raise InputError(f"{able.name} understands boxes only. Draw a box around the organ (Slicer: ROI).")
+        if prompt.box is not None and not able.boxes and not prompt.positive:
+            raise InputError(f"{able.name} understands clicks only. Click on the organ.")
+        return Prompt(
+            prompt.positive if able.clicks else (),
+            prompt.negative if able.negative_clicks else (),
+            prompt.box if able.boxes else None,
+        )
 
     def _count(self, images: int) -> None:
         if self.budget is not None and self._images_asked + images > self.budget:

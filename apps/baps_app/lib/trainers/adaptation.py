@@ -15,6 +15,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 from baps.adaptation.adapt import ProgressReport, adapt, fingerprint, training_facts
 from baps.adaptation.cases import Case, load_cases
 from baps.adaptation.checking import Verdict
+from baps.adaptation.folders import read_patient_table
 from baps.adaptation.settings import OPTIMISERS, AdaptationSettings
 from baps.adaptation.slices import AnySlice, SlicesByPatient
 from baps.adaptation.splitting import split_patients
@@ -48,6 +49,7 @@ class AdaptationTrainer(TrainTask):
         black_box: loads the model when training starts.
         labels: of the site.
         store: where candidates go.
+        patients: CSV file of image and patient, or None.
         defaults: what holds unless a request says otherwise. The encoder is the operator's to choose: its source is a
             path on this machine.
     """
@@ -57,10 +59,12 @@ class AdaptationTrainer(TrainTask):
         black_box: Callable[[], BlackBox],
         labels: dict[str, int],
         store: AdapterStore,
+        patients: Path | None,
         defaults: AdaptationSettings,
     ) -> None:
         super().__init__("Adapts the model to the saved labels of this site, without its weights or gradients")
-        self._black_box, self._labels, self._store, self._defaults = black_box, labels, store, defaults
+        self._black_box, self._labels, self._store = black_box, labels, store
+        self._patients, self._defaults = patients, defaults
 
     @property
     def _stats_file(self) -> Path:
@@ -113,7 +117,7 @@ class AdaptationTrainer(TrainTask):
         chosen = str(_first(request.get("label")) or ALL_LABELS)
         if chosen != ALL_LABELS and chosen not in self._labels:
             raise InputError(f"There is no label {chosen!r}. Known ones: {', '.join(self._labels)}.")
-        by_label, left_out = labelled_cases(datastore, self._labels)
+        by_label, left_out = labelled_cases(datastore, self._labels, read_patient_table(self._patients))
         cases = {name: found for name, found in by_label.items() if found and chosen in (ALL_LABELS, name)}
         if not cases:
             raise InputError(
