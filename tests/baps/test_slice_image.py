@@ -3,13 +3,15 @@ from __future__ import annotations
 import numpy as np
 
 from baps.geometry import Canvas, Plane
-from baps.intensity import Window
+from baps.intensity import Window, choose_window
 from baps.slice_image import canvas_image
 from baps.volume import Volume
 
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
 
 def test_a_slice_by_hand() -> None:
-    volume = Volume(np.array([[-500, 0], [100, 900]], np.int16)[:, :, None], np.eye(4))
+    volume = Volume(np.array([[-500, 0], [100, 900]], np.int16)[:, :, None], LPS)
     plane = Plane(2, 0)
     image = canvas_image(volume, plane, Canvas.fit(volume, plane, 2), Window(0, 300))
     assert image.shape == (2, 2, 3)
@@ -24,3 +26,10 @@ def test_levels_are_rounded_not_truncated() -> None:
     plane = Plane(2, 0)
     image = canvas_image(volume, plane, Canvas(2, 1, 2, 1, 2), Window(0, 255))
     assert image[..., 0].tolist() == [[1, 99], [0, 0]]
+
+
+def test_colour_stays_colour() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 4, 1, 3)).astype(np.uint8)
+    volume, plane = Volume(pixels, LPS), Plane(2, 0)
+    image = canvas_image(volume, plane, Canvas.fit(volume, plane, 4), choose_window(volume))
+    np.testing.assert_array_equal(image, pixels[:, :, 0].swapaxes(0, 1))
