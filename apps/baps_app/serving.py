@@ -67,8 +67,9 @@ def checked_name(value: str, what: str) -> str:
     Raises:
         InputError: if it has a separator or could mean another folder.
     """
-    if len(value) > 200 or set(value) & set("/\\\0") or value.strip(". ") == "":
-        raise InputError(f"The {what} {value!r} is no name: up to 200 characters, no slashes, not dots alone.")
+    size = len(value.encode(errors="replace"))
+    if size > 200 or set(value) & set("/\\") or not value.isprintable() or value.strip(". ") == "":
+        raise InputError(f"The {what} {value!r} is no name: up to 200 printing bytes, no slashes, not dots alone.")
     return value
 
 

@@ -16,6 +16,9 @@ from .blackbox import Capabilities
 from .errors import BapsError, InputError
 from .visual_prompt import VisualPrompt, visual_prompt_from_record
 
+_OF_THE_RUN = ("seconds", "recalled_images")
+"""What differs between two runs that come to the same adapter; without it, their files are equal."""
+
 
 def write_adapter(path: Path, visual_prompt: VisualPrompt, record: Mapping[str, Any]) -> None:
     """Write an adapter; an older file is replaced when the new one is whole.
@@ -23,11 +26,12 @@ def write_adapter(path: Path, visual_prompt: VisualPrompt, record: Mapping[str, 
     Raises:
         BapsError: if it cannot be written; an older file is as it was.
     """
+    header = {key: value for key, value in record.items() if key not in _OF_THE_RUN}
     tensors = {key: value.contiguous() for key, value in visual_prompt.state_dict().items()}
     partial = path.with_name(f"{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, partial, {"record": json.dumps(record, allow_nan=False)})
+        save_file(tensors, partial, {"record": json.dumps(header, allow_nan=False)})
         os.replace(partial, path)
     except (OSError, SafetensorError) as error:
         with suppress(OSError):
@@ -68,9 +72,10 @@ def check_fits(record: Mapping[str, Any], able: Capabilities) -> None:
     Raises:
         InputError: if the black box has others.
     """
-    made_for = record["black_box"]
-    if made_for["weights_sha256"] != able.weights_sha256:
+    made_for = record.get("black_box") or {}
+    name, digest = made_for.get("name", "an unknown model"), str(made_for.get("weights_sha256", "unknown"))
+    if digest != able.weights_sha256:
         raise InputError(
-            f"The adapter was trained for {made_for['name']} with weights {made_for['weights_sha256'][:12]}..., not "
-            f"for {able.name} with {able.weights_sha256[:12]}.... Name that black box and its weights, or adapt again."
+            f"The adapter was trained for {name} with weights {digest[:12]}..., not for {able.name} with "
+            f"{able.weights_sha256[:12]}.... Name that black box and its weights, or adapt again."
         )

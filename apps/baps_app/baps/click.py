@@ -117,10 +117,17 @@ def _by_name(request: Mapping[str, Any], label: str, labels: Sequence[str]) -> l
 
 def _slice_meant(foreground: list[Voxel], roi: list[float], axis: int, shape: tuple[int, int, int]) -> int:
     if foreground:
-        return round(([point for point in foreground if _inside(point, shape)] or foreground)[-1][axis])
+        return _index(([point for point in foreground if _inside(point, shape)] or foreground)[-1], axis, shape)
     if roi:
-        return round((roi[2 * axis] + roi[2 * axis + 1]) / 2)
+        first, last = (min(max(end, 0), shape[axis] - 1) for end in roi[2 * axis : 2 * axis + 2])
+        return round((first + last) / 2)
     raise InputError("There is no click and no box in the request. Click on the organ, or draw a box around it.")
+
+
+def _index(point: Voxel, axis: int, shape: tuple[int, int, int]) -> int:
+    """The slice on which a point lies; the last one where it lies on that one's far edge."""
+    index = round(point[axis])
+    return min(index, shape[axis] - 1) if _inside(point, shape) else index
 
 
 def _inside(point: Voxel, shape: tuple[int, int, int]) -> bool:
@@ -131,7 +138,7 @@ def _on_slice(
     points: list[Voxel], what: str, plane: Plane, shape: tuple[int, int, int], notes: list[str]
 ) -> tuple[tuple[float, float], ...]:
     """The points of the slice, (X, Y) in its pixels; what is left out is noted."""
-    here = [point for point in points if round(point[plane.axis]) == plane.index]
+    here = [point for point in points if _index(point, plane.axis, shape) == plane.index]
     inside = [point for point in here if _inside(point, shape)]
     if elsewhere := len(points) - len(here):
         notes.append(f"{_points(elsewhere, what)} of other slices left out.")

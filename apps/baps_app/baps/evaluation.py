@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,7 +120,8 @@ def _score(
     for index in evenly_spaced(shown, _SLICES):
         plane = Plane(AXES["K"], index)
         canvas, truth = Canvas.fit(volume, plane, side), plane.of(organ)
-        drawn = [draw_prompt(truth, kind, np.random.default_rng([seed, n, index])) for n in range(CLICK_SEEDS)]
+        place = [crc32(case.image.name.encode()), case.value, index]
+        drawn = [draw_prompt(truth, kind, np.random.default_rng([seed, n, *place])) for n in range(CLICK_SEEDS)]
         image = canvas_image(volume, plane, canvas, window)
         answers = _ask(black_box, visual_prompt, image, [canvas.place(one) for one in drawn])
         scores.append([dice(canvas.restore(probability) > 0.5, truth) for probability in answers])

@@ -23,6 +23,8 @@ from .store import Adapter, AdapterStore
 from .visual_prompt import change_pixels
 from .volume import Volume
 
+Identity = tuple[str, int, int]
+
 
 @dataclass(frozen=True)
 class Segmentation:
@@ -64,12 +66,14 @@ class Segmenter:
         Raises:
             InputError: as ``read_volume``.
         """
+        return self._volume(path, _identity(path))
 
+    def _volume(self, path: Path, identity: Identity) -> tuple[Volume, Window]:
         def read() -> tuple[Volume, Window]:
             volume = read_volume(path)
             return volume, choose_window(volume)
 
-        return self._cache.get(("volume", _identity(path)), read)[0]
+        return self._cache.get(("volume", identity), read)[0]
 
     def segment(
         self,
@@ -94,13 +98,15 @@ class Segmenter:
             InputError: if the volume, the slice or the prompt cannot be used.
         """
         begun = time.perf_counter()
-        volume, own_window = self.volume(path)
+        identity = _identity(path)  # Once: the file may be replaced meanwhile.
+        volume, own_window = self._volume(path, identity)
         window = window or own_window
         canvas = Canvas.fit(volume, plane, self.black_box.capabilities.input_side)
         plane.of(volume.voxels)  # Refuses a slice that is not there before anything is kept for it.
         drawn = canvas.place(prompt)
         served = self.store.served(label, self.black_box.capabilities) if adapted else None
-        adapter = self._cache.get(("adapter", *served), lambda: self.store.load(*served))[0] if served else None
+        made = (*served, _identity(self.store.file(*served))) if served else None
+        adapter = self._cache.get(("adapter", made), lambda: self.store.load(*served))[0] if served else None
 
         def image() -> NDArray[np.uint8]:
             pixels = canvas_image(volume, plane, canvas, window)
@@ -109,7 +115,7 @@ class Segmenter:
         kept = False
         if self.black_box.capabilities.encodings:
             by_click = drawn if adapter and adapter.visual_prompt.conditioned_on_click else None
-            key = ("encoding", _identity(path), plane, window, served, by_click)
+            key = ("encoding", identity, plane, window, made, by_click)
             encoding, kept = self._cache.get(key, lambda: self.black_box.encode(image()))
             probability = self.black_box.decode(encoding, drawn)
         else:
@@ -121,10 +127,14 @@ class Segmenter:
 def _size(value: Encoding | Adapter | tuple[Volume, Window]) -> int:
     if isinstance(value, tuple):
         return value[0].voxels.nbytes
-    return value.nbytes if isinstance(value, Encoding) else sum(p.nbytes for p in value.visual_prompt.parameters())
+    return (
+        value.nbytes
+        if isinstance(value, Encoding)
+        else sum(v.nbytes for v in value.visual_prompt.state_dict().values())
+    )
 
 
-def _identity(path: Path) -> tuple[str, int, int]:
+def _identity(path: Path) -> Identity:
     """Changes when the file does; a file that is not there is left to the reader to complain of."""
     try:
         status = path.stat()

@@ -9,12 +9,13 @@ the one before.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -25,6 +26,8 @@ from .adapter_file import read_adapter, write_adapter
 from .blackbox import Capabilities
 from .errors import BapsError, InputError, NotFoundError
 from .visual_prompt import VisualPrompt
+
+logger = logging.getLogger(__name__)
 
 LOG = "training.jsonl"
 
@@ -101,8 +104,12 @@ class AdapterStore:
         """
 
         def fits(name: str, version: str) -> bool:
-            made_for: str = self.record(name, version)["black_box"]["weights_sha256"]
-            return made_for == black_box.weights_sha256
+            try:
+                made_for = self.record(name, version)["black_box"]["weights_sha256"]
+            except BapsError as error:  # Gone or broken: clicks are answered without it.
+                logger.warning("%s", error)
+                return False
+            return bool(made_for == black_box.weights_sha256)
 
         for name in dict.fromkeys((label, SHARED)):
             version = self.published(name)
@@ -117,12 +124,27 @@ class AdapterStore:
 
         Raises:
             NotFoundError: if there is no such version.
+            BapsError: if its record is broken.
         """
         path = self._folder(label) / version / "record.json"
         if version not in self.versions(label):
             raise NotFoundError(f"There is no version {version!r} of the adapter {label or 'shared'!r}.")
-        record: dict[str, Any] = json.loads(path.read_text())
+        try:
+            record: dict[str, Any] = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise BapsError(
+                f"The record of version {version} of the adapter {label or 'shared'!r} cannot be read. Bring it back "
+                "from the backup, or move the version out of the store and train again."
+            ) from error
         return record
+
+    def file(self, label: str, version: str) -> Path:
+        """The weights of a version."""
+        return self._folder(label) / version / "adapter.safetensors"
+
+    def was_served(self, label: str, version: str) -> bool:
+        """Whether a version is served or was at some time."""
+        return version in self._served(label)
 
     def load(self, label: str, version: str) -> Adapter:
         """Read a version back.
@@ -131,14 +153,15 @@ class AdapterStore:
             NotFoundError: if there is no such version.
         """
         record = self.record(label, version)
-        visual_prompt, _ = read_adapter(self._folder(label) / version / "adapter.safetensors")
+        visual_prompt, _ = read_adapter(self.file(label, version))
         return Adapter(label, version, record, visual_prompt)
 
     def find(self, label: str, fingerprint: str) -> str | None:
         """The newest version that came of the same data, settings and black box, or None."""
         for version in reversed(self.versions(label)):
-            if self.record(label, version).get("fingerprint") == fingerprint:
-                return version
+            with suppress(BapsError):  # A broken version is passed over.
+                if self.record(label, version).get("fingerprint") == fingerprint:
+                    return version
         return None
 
     def add(

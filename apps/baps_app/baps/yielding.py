@@ -36,7 +36,8 @@ def clicking(file: Path) -> Iterator[None]:
         yield
         return
     with held:
-        fcntl.flock(held, fcntl.LOCK_SH)
+        with suppress(OSError):  # Some network disks know no locks.
+            fcntl.flock(held, fcntl.LOCK_SH)
         yield
 
 
@@ -57,6 +58,8 @@ def barrier(file: Path, patience: float = _PATIENCE) -> Callable[[], None]:
                     return
                 except BlockingIOError:
                     time.sleep(0.01)
+                except OSError:
+                    return
 
     return wait
 

@@ -9,7 +9,7 @@ from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from baps.adaptation.cases import Case
-from baps.errors import InputError
+from baps.errors import BapsError, InputError
 from lib.label_info import label_values, read_label_info
 from lib.studies import StudiesDatastore
 
@@ -48,17 +48,21 @@ def labelled_cases(
             info = read_label_info(said)
             image = Path(datastore.get_image_uri(image_id))
             known = datastore.patient(image_id) if isinstance(datastore, StudiesDatastore) else None
-        except InputError as error:  # Written by an older server or by hand, or of a series that cannot be read.
+        except BapsError as error:  # Written by an older server or by hand, or of a series that cannot be read.
             left_out[image_id] = str(error)
             continue
         if not info.confirmed:
             left_out[image_id] = f"The label of {image_id} was not confirmed by a person. Check it and submit it."
             continue
-        values, covers = label_values(info, labels), said.get("covers") or {}
+        values = label_values(info, labels)
+        try:
+            covers = {str(name): frozenset(map(int, slices)) for name, slices in (said.get("covers") or {}).items()}
+        except (AttributeError, TypeError, ValueError):
+            left_out[image_id] = f"What the label of {image_id} covers is not readable. Submit it again."
+            continue
         mask = Path(datastore.get_label_uri(label_id, tag))
         patient = known or patients.get(image_id) or image_id
         for name in labels:
             if name in values:
-                covered = frozenset(covers[name]) if name in covers else None
-                cases[name].append(Case(image, mask, values[name], patient, covered))
+                cases[name].append(Case(image, mask, values[name], patient, covers.get(name)))
     return cases, left_out

@@ -61,19 +61,26 @@ def save_label(
         "confirmed": said.confirmed,
         "covers": covered_slices(said, voxels, labels),
     }
-    earlier = datastore.get_label_uri(image_id, tag) if history else ""
-    kept: Path | None = None
-    if earlier and history and Path(earlier).is_file():
-        folder = history / tag / image_id
-        folder.mkdir(parents=True, exist_ok=True)
-        stamp = time.strftime("%Y%m%dT%H%M%S") + f"-{time.time_ns() % 1_000_000_000:09d}"
-        kept = folder / f"{stamp}-{Path(earlier).name}"
-        shutil.copy2(earlier, kept)
-        Path(f"{kept}.json").write_text(json.dumps(datastore.get_label_info(image_id, tag)))
     try:
+        if history is not None:
+            _keep_earlier(datastore, history, image_id, tag)
         saved: str = datastore.save_label(image_id, str(path), tag, info)
-    except OSError as error:  # The host writes in place: a full disk would leave half a label.
-        if kept:
-            shutil.copy2(kept, earlier)
-        raise BapsError(f"The label could not be saved ({error}). The earlier one, if any, is as it was.") from error
+    except OSError as error:
+        raise BapsError(
+            f"The label could not be saved ({error.strerror}). The earlier one, if any, is as it was. Make room on the "
+            "server's disk and submit again."
+        ) from error
     return saved
+
+
+def _keep_earlier(datastore: Datastore, history: Path, image_id: str, tag: str) -> None:
+    """Copy the label that is about to be replaced, and what is known of it."""
+    earlier = datastore.get_label_uri(image_id, tag)
+    if not earlier or not Path(earlier).is_file():
+        return
+    folder = history / tag / image_id
+    folder.mkdir(parents=True, exist_ok=True)
+    stamp = time.strftime("%Y%m%dT%H%M%S") + f"-{time.time_ns() % 1_000_000_000:09d}"
+    kept = folder / f"{stamp}-{Path(earlier).name}"
+    shutil.copy2(earlier, kept)
+    Path(f"{kept}.json").write_text(json.dumps(datastore.get_label_info(image_id, tag)))

@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from monailabel.datastore.local import LocalDatastore
+from filelock import FileLock
+from monailabel.datastore.local import DataModel, LocalDatastore
+from monailabel.interfaces.exception import ImageNotFoundException
 
-from baps.errors import InputError
+from baps.errors import BapsError
 from baps.formats import IMAGE_SUFFIXES, file_stem, is_dicom_folder, read_patient, read_volume, write_nifti
 
 CONVERTED = ".converted"
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
+    """A path to write to; it becomes the target when all went well, and is gone when not."""
+    handle, name = tempfile.mkstemp(prefix=".partial-", dir=target.parent)
+    os.close(handle)
+    partial = Path(name)
+    try:
+        yield partial
+        partial.chmod(0o644)
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 class StudiesDatastore(LocalDatastore):
@@ -28,12 +50,13 @@ class StudiesDatastore(LocalDatastore):
     def __init__(self, folder: str, auto_reload: bool, read_only: bool) -> None:
         kinds = [f"*{suffix}" for suffix in IMAGE_SUFFIXES]
         inside = Path(folder) / "images"
-        loose = [path for kind in kinds for path in Path(folder).glob(kind)]
+        loose = [path for path in Path(folder).glob("*") if path.name.lower().endswith(IMAGE_SUFFIXES)]
         images = "images" if inside.is_dir() and not loose and not is_dicom_folder(inside) else "."
         super().__init__(folder, images, extensions=kinds, auto_reload=auto_reload, read_only=read_only)
 
     def _list_files(self, path: str, patterns: list[str]) -> dict[str, str]:
-        files: dict[str, str] = super()._list_files(path, patterns)
+        names = (found.name for found in Path(path).iterdir() if found.is_file())
+        files = {name: name for name in names if name.lower().endswith(IMAGE_SUFFIXES)}
         if Path(path) == Path(self._datastore.image_path()):
             series = [found.name for found in Path(path).iterdir() if is_dicom_folder(found)]
             files.update((name, name) for name in series)
@@ -49,17 +72,54 @@ class StudiesDatastore(LocalDatastore):
             return uri
         series = Path(uri)
         converted = Path(self._datastore_path) / CONVERTED / f"{image_id}.nii.gz"
-        newest = max(path.stat().st_mtime_ns for path in (series, *series.iterdir()))
-        if not converted.exists() or converted.stat().st_mtime_ns <= newest:
-            converted.parent.mkdir(exist_ok=True)
-            write_nifti(converted, read_volume(series))
+        try:
+            newest = max(path.lstat().st_mtime_ns for path in (series, *series.iterdir()))
+            if not converted.exists() or converted.stat().st_mtime_ns <= newest:
+                converted.parent.mkdir(exist_ok=True)
+                write_nifti(converted, read_volume(series))
+        except OSError as error:
+            raise BapsError(
+                f"The series {image_id} cannot be converted ({error.strerror}). Make room, and let the server write to "
+                f"{CONVERTED} in the folder of the studies."
+            ) from error
         return str(converted)
+
+    def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
+        """As the host's, but a label is replaced when the new one is whole, on a full disk too.
+
+        Raises:
+            OSError: if it cannot be written; an earlier one is as it was.
+        """
+        known = self._datastore.objects.get(image_id)
+        if known is None:
+            raise ImageNotFoundException(f"Image {image_id} not found")
+        suffix = self._to_id(Path(label_filename).name)[1]
+        target = Path(self._datastore.label_path(label_tag)) / f"{image_id}{suffix}"
+        with FileLock(self._lock_file):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with _replacing(target) as partial:
+                shutil.copyfile(label_filename, partial)
+            former = known.labels.get(label_tag)
+            if former and former.ext != suffix:
+                target.with_name(f"{image_id}{former.ext}").unlink(missing_ok=True)
+            info = {**label_info, "ts": int(time.time()), "name": target.name}
+            known.labels[label_tag] = DataModel(info=info, ext=suffix)
+            self._update_datastore_file(lock=False)
+        return image_id
+
+    def _update_datastore_file(self, lock: bool = True) -> None:
+        """The list of images and labels, replaced when the new one is whole."""
+        with FileLock(self._lock_file) if lock else nullcontext():
+            self._ignore_event_config = True
+            with _replacing(Path(self._datastore_config_path)) as partial:
+                partial.write_text(json.dumps(self._datastore.model_dump(exclude={"base_path"}), indent=2, default=str))
+            self._config_ts = Path(self._datastore_config_path).stat().st_mtime
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         """As the host's. Of a series it is the NIfTI file that the viewers are told to load."""
         info: dict[str, Any] = super().get_image_info(image_id)
         if info and Path(info["path"]).is_dir():
-            with suppress(InputError):  # A broken series is refused where its voxels are wanted.
+            with suppress(BapsError):  # A broken series is refused where its voxels are wanted.
                 info["path"] = self.get_image_uri(image_id)
                 info["name"] = Path(info["path"]).name
         return info

@@ -121,9 +121,9 @@ def test_one_broken_file_does_not_stop_the_others(new_case: Callable[..., Case])
     broken.image.write_bytes(b"rubbish")
     slices, left_out = load_cases([good, broken, second, empty, other], 64, 2)
     assert {patient: len(pieces) for patient, pieces in slices.items()} == {"a": 4, "b": 2}
-    assert set(left_out) == {"four.nii.gz", "five.nii.gz"}
-    assert "cannot be read" in left_out["four.nii.gz"]
-    assert "no voxel of value 3" in left_out["five.nii.gz"]
+    assert set(left_out) == {"four.nii.gz, label 3", "five.nii.gz, label 3"}
+    assert "cannot be read" in left_out["four.nii.gz, label 3"]
+    assert "no voxel of value 3" in left_out["five.nii.gz, label 3"]
 
 
 def test_no_cases() -> None:

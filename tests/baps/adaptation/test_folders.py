@@ -331,3 +331,54 @@ def test_other_files_are_ignored(folders: tuple[Path, Path], add_nifti: Callable
     made = find_cases(images, labels)
     assert [case.image.name for case in made.cases] == ["a.nii.gz"]
     assert made.left_out == {}
+
+
+def test_white_of_any_depth_is_one_label(folders: tuple[Path, Path]) -> None:
+    images, labels = folders
+    masks = {"bit": _disc() > 0, "byte": _disc(), "one": _disc(1), "short": (_disc(1) * 65535.0).astype(np.uint16)}
+    for name, mask in masks.items():
+        _picture(images / f"{name}.png", _disc(90))
+        _picture(labels / f"{name}.png", mask)
+    np.savez(images / "npz.npz", img=_disc(90))
+    np.savez(labels / "npz.npz", seg=_disc())
+    for value in (None, 1, 255, 65535):
+        made = find_cases(images, labels, value)
+        assert {case.image.stem: case.value for case in made.cases} == {
+            "bit": 1,
+            "byte": 255,
+            "npz": 255,
+            "one": 1,
+            "short": 65535,
+        }
+        assert made.left_out == {}
+        for case in made.cases:
+            np.testing.assert_array_equal(CaseReader().read(case)[1][:, :, 0].T, _disc() > 0)
+    slices, left_out = load_cases(made.cases, 32, 4)
+    assert slices.keys() == {*masks, "npz"}
+    assert left_out == {}
+
+
+def test_a_mask_of_soft_edges_is_one_label(folders: tuple[Path, Path]) -> None:
+    images, labels = folders
+    soft = np.array(Image.fromarray(_disc()).resize((400, 320), Image.Resampling.BILINEAR))
+    assert len(np.unique(soft)) > 16
+    _picture(images / "a.png", soft // 2)
+    _picture(labels / "a.png", soft)
+    for value in (None, 1, 255):
+        assert _found(images, labels, value) == [("a.png", "a.png", 255, "a")]
+
+
+def test_the_folder_of_images_may_be_where_one_stands(
+    folders: tuple[Path, Path], add_dicom: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_dicom("images", "p7", folder="")
+    monkeypatch.chdir(folders[0])
+    assert _found(Path(), Path("../labels")) == [("images", "images.nii.gz", 1, "p7")]
+
+
+def test_series_that_lie_too_deep(folders: tuple[Path, Path], add_dicom: Callable[..., None]) -> None:
+    images, labels = folders
+    add_dicom("P1", "p1", folder="P1/series")
+    sentence = r"No image lies directly in .*images, but DICOM further down, in P1/series\. Each series needs a folder"
+    with pytest.raises(InputError, match=sentence):
+        find_cases(images, labels)

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,17 @@ from baps.errors import BapsError, BudgetSpentError
 NewBox = Callable[..., BlackBox]
 ABOUT = {"slices": 3, "settings": {"seed": 0, "rate": 0.03}}
 ANSWERS = [[0.25, 0.5], [0.125], [], [1 / 3, 2 / 3, 1e-30]]
+
+
+_open: list[Journal] = []
+
+
+def _journal(path: Path | None, about: Mapping[str, Any], black_box: BlackBox) -> Journal:
+    """A journal; the ones before are closed, as those of a process that has ended are."""
+    while _open:
+        _open.pop().close()
+    _open.append(Journal(path, about, black_box))
+    return _open[-1]
 
 
 def _asking(black_box: BlackBox, values: Sequence[float]) -> Callable[[], Sequence[float]]:
@@ -35,7 +47,7 @@ def _never() -> Sequence[float]:
 
 
 def _write(path: Path, black_box: BlackBox, answers: Sequence[Sequence[float]] = ANSWERS) -> Journal:
-    journal = Journal(path, ABOUT, black_box)
+    journal = _journal(path, ABOUT, black_box)
     for step, values in enumerate(answers):
         journal.recall({"run": "one", "step": step}, _asking(black_box, values))
     return journal
@@ -46,7 +58,7 @@ def test_answers_are_written_down_and_come_back_without_asking(tmp_path: Path, n
     black_box = new_black_box()
     first = _write(log, black_box)
     assert (first.images, first.recalled_images) == (6, 0)
-    again = Journal(log, ABOUT, new_black_box())
+    again = _journal(log, ABOUT, new_black_box())
     assert (again.images, again.recalled_images) == (0, 6)
     counted = []
     for step, values in enumerate(ANSWERS):
@@ -63,13 +75,13 @@ def test_after_the_log_the_black_box_is_asked_and_the_images_count_on(tmp_path: 
     again = _write(log, black_box)
     assert black_box.images_asked == 5 + 3
     assert (again.images, again.recalled_images) == (6, 3)
-    third = Journal(log, ABOUT, new_black_box())
+    third = _journal(log, ABOUT, new_black_box())
     assert [third.recall({"run": "one", "step": step}, _never) for step in range(4)] == ANSWERS
 
 
 def test_an_answer_is_on_disk_before_it_is_used(tmp_path: Path, new_black_box: NewBox) -> None:
     log = tmp_path / "log.jsonl"
-    journal = Journal(log, ABOUT, new_black_box())
+    journal = _journal(log, ABOUT, new_black_box())
     journal.recall({"step": 0}, lambda: [0.75])
     assert json.loads(log.read_text().splitlines()[-1]) == {"step": 0, "values": [0.75], "images": 0}
 
@@ -112,8 +124,8 @@ def test_losses_in_single_precision_come_back_bit_by_bit(
     log = tmp_path / "log.jsonl"
     log.unlink(missing_ok=True)
     given_values = torch.tensor(losses, dtype=torch.float32)
-    Journal(log, ABOUT, new_black_box()).recall({"step": 1}, given_values.tolist)
-    back = torch.tensor(Journal(log, ABOUT, new_black_box()).recall({"step": 1}, _never), dtype=torch.float32)
+    _journal(log, ABOUT, new_black_box()).recall({"step": 1}, given_values.tolist)
+    back = torch.tensor(_journal(log, ABOUT, new_black_box()).recall({"step": 1}, _never), dtype=torch.float32)
     assert back.numpy().tobytes() == given_values.numpy().tobytes()
 
 
@@ -123,17 +135,17 @@ def test_losses_in_single_precision_come_back_bit_by_bit(
 def test_a_log_of_something_else_is_begun_anew(tmp_path: Path, new_black_box: NewBox, about: dict[str, object]) -> None:
     log = tmp_path / "log.jsonl"
     _write(log, new_black_box())
-    other = Journal(log, about, new_black_box())
+    other = _journal(log, about, new_black_box())
     assert other.recalled_images == 0
     assert other.recall({"run": "one", "step": 0}, lambda: [0.9]) == [0.9]
-    assert Journal(log, about, new_black_box()).recall({"run": "one", "step": 0}, _never) == [0.9]
-    assert Journal(log, ABOUT, new_black_box()).recalled_images == 0
+    assert _journal(log, about, new_black_box()).recall({"run": "one", "step": 0}, _never) == [0.9]
+    assert _journal(log, ABOUT, new_black_box()).recalled_images == 0
 
 
 def test_the_order_of_the_facts_does_not_matter(tmp_path: Path, new_black_box: NewBox) -> None:
     log = tmp_path / "log.jsonl"
     _write(log, new_black_box())
-    assert Journal(log, dict(reversed(ABOUT.items())), new_black_box()).recalled_images == 6
+    assert _journal(log, dict(reversed(ABOUT.items())), new_black_box()).recalled_images == 6
 
 
 @pytest.mark.parametrize(
@@ -143,7 +155,7 @@ def test_a_file_that_is_no_log_is_begun_anew(tmp_path: Path, new_black_box: NewB
     log = tmp_path / "log.jsonl"
     log.write_bytes(content)
     assert _write(log, new_black_box()).recalled_images == 0
-    assert Journal(log, ABOUT, new_black_box()).recalled_images == 6
+    assert _journal(log, ABOUT, new_black_box()).recalled_images == 6
 
 
 @pytest.mark.parametrize("line", [b"12", b'{"step": 1}', b'{"images": "x", "values": []}', '{"a": "è"}'.encode()])
@@ -163,14 +175,14 @@ def test_an_answer_to_another_question_is_not_used(tmp_path: Path, new_black_box
     _write(log, new_black_box())
     for what in ({"run": "one", "step": 1}, {"run": "two", "step": 0}, {"judge": "abc"}):
         with pytest.raises(BapsError, match=r"The log .*log\.jsonl does not belong to this training\. Delete it"):
-            Journal(log, ABOUT, new_black_box()).recall(what, _never)
+            _journal(log, ABOUT, new_black_box()).recall(what, _never)
 
 
 def test_without_a_path_nothing_is_kept(tmp_path: Path, new_black_box: NewBox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     black_box = new_black_box()
     for _ in range(2):
-        journal = Journal(None, ABOUT, black_box)
+        journal = _journal(None, ABOUT, black_box)
         assert journal.recall({"step": 0}, _asking(black_box, [0.5, 0.5])) == [0.5, 0.5]
         assert (journal.images, journal.recalled_images) == (2, 0)
     assert black_box.images_asked == 4
@@ -181,19 +193,30 @@ def test_without_a_path_nothing_is_kept(tmp_path: Path, new_black_box: NewBox, m
 def test_a_full_disk_is_told_in_a_sentence(tmp_path: Path, new_black_box: NewBox) -> None:
     log = tmp_path / "log.jsonl"
     journal = _write(log, new_black_box(), ANSWERS[:1])
-    log.rename(tmp_path / "kept")
-    log.symlink_to("/dev/full")
-    with pytest.raises(BapsError, match=r"log cannot be written \(No space left on device\)\. Free some space") as told:
-        journal.recall({"run": "one", "step": 1}, lambda: [0.5])
+    with Path("/dev/full").open("ab", buffering=0) as full:
+        kept, journal._file = journal._file, full
+        with pytest.raises(BapsError, match=r"cannot be written \(No space left on device\)\. Free some space") as told:
+            journal.recall({"run": "one", "step": 1}, lambda: [0.5])
+        journal._file = kept
     assert isinstance(told.value.__cause__, OSError)
-    log.unlink()
-    (tmp_path / "kept").rename(log)
-    assert Journal(log, ABOUT, new_black_box()).recalled_images == 2
+    assert _journal(log, ABOUT, new_black_box()).recalled_images == 2
+
+
+def test_two_trainings_cannot_write_to_one_log(tmp_path: Path, new_black_box: NewBox) -> None:
+    log = tmp_path / "log.jsonl"
+    first = _write(log, new_black_box(), ANSWERS[:1])
+    before = log.read_bytes()
+    for about in (ABOUT, {"other": 1}):
+        with pytest.raises(BapsError, match="Another training writes to the log"):
+            Journal(log, about, new_black_box())
+    assert log.read_bytes() == before
+    first.close()
+    assert _journal(log, ABOUT, new_black_box()).recalled_images == 2
 
 
 def test_a_place_where_no_log_can_be(tmp_path: Path, new_black_box: NewBox) -> None:
     (tmp_path / "file").write_text("mine")
     for path in (tmp_path, tmp_path / "file" / "log.jsonl", tmp_path / "file" / "deep" / "log.jsonl"):
         with pytest.raises(BapsError, match="its log cannot be written"):
-            Journal(path, ABOUT, new_black_box())
+            _journal(path, ABOUT, new_black_box())
     assert (tmp_path / "file").read_text() == "mine"

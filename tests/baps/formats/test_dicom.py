@@ -18,7 +18,7 @@ from pydicom.valuerep import format_number_as_ds
 from scipy.spatial.transform import Rotation
 
 from baps.errors import InputError, NotFoundError
-from baps.formats import is_dicom_folder, read_patient, read_volume
+from baps.formats import is_dicom_folder, read_patient, read_volume, write_nifti
 from baps.volume import Volume
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -447,3 +447,43 @@ def test_folders_of_dicom_are_told_by_the_mark_or_the_suffix(tmp_path: Path) -> 
     assert found == {"marked", "suffixed"}
     assert not is_dicom_folder(tmp_path / "marked" / "IM0")
     assert not is_dicom_folder(tmp_path / "absent")
+
+
+def test_a_series_of_colour_as_nifti(tmp_path: Path) -> None:
+    """As the server hands it to its viewers."""
+    colours = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 3)).astype(np.uint8)
+    folder = tmp_path / "series"
+    folder.mkdir()
+    for number, pixels in enumerate(colours):
+        _write(
+            folder / f"{number}.dcm",
+            pixels,
+            SamplesPerPixel=3,
+            PhotometricInterpretation="RGB",
+            PlanarConfiguration=0,
+            ImagePositionPatient=_numbers([-10, 20, 2 * number]),
+            ImageOrientationPatient=_numbers(AXIAL),
+            PixelSpacing=_numbers([0.5, 0.8]),
+        )
+    volume = read_volume(folder)
+    write_nifti(tmp_path / "a.nii.gz", volume)
+    again = read_volume(tmp_path / "a.nii.gz")
+    assert again.same_geometry(volume)
+    np.testing.assert_array_equal(again.voxels, volume.voxels)
+    np.testing.assert_array_equal(again.voxels, colours.transpose(2, 1, 0, 3))
+
+
+def test_hidden_files_and_links_that_lead_nowhere_are_ignored(tmp_path: Path) -> None:
+    """macOS lays ._0.dcm beside 0.dcm."""
+    folder = tmp_path / "series"
+    _write_series(folder)
+    before = read_volume(folder)
+    (folder / "._0.dcm").write_bytes(b"\0\x05\x16\x07rubbish")
+    (folder / "9.dcm").symlink_to(tmp_path / "absent")
+    np.testing.assert_array_equal(read_volume(folder).voxels, before.voxels)
+    assert read_patient(folder) == "secret-17"
+    assert is_dicom_folder(folder)
+    (tmp_path / "rest").mkdir()
+    (folder / "._0.dcm").rename(tmp_path / "rest" / "._0.dcm")
+    (folder / "9.dcm").rename(tmp_path / "rest" / "9.dcm")
+    assert not is_dicom_folder(tmp_path / "rest")

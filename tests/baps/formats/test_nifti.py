@@ -49,7 +49,7 @@ def test_trailing_dimensions_of_one_are_accepted(tmp_path: Path, shape: tuple[in
     np.testing.assert_array_equal(read_volume(tmp_path / "a.nii").voxels, voxels.reshape(4, 5, 6))
 
 
-@pytest.mark.parametrize("shape", [(4, 5), (4, 5, 6, 2), (4, 5, 1, 3)])
+@pytest.mark.parametrize("shape", [(4,), (4, 5, 6, 2), (4, 5, 1, 3)])
 def test_other_than_three_dimensions(tmp_path: Path, shape: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match="dimensions"):
         read_volume(_nifti(tmp_path / "a.nii.gz", np.zeros(shape, np.int16)))
@@ -121,3 +121,35 @@ def test_colour_as_itk_writes_it(tmp_path: Path) -> None:
 def test_three_bytes_without_the_intent_of_a_vector_are_three_volumes(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="4 dimensions"):
         read_volume(_nifti(tmp_path / "a.nii", np.zeros((4, 5, 6, 3), np.uint8)))
+
+
+def test_colour_is_written_as_rgb24(tmp_path: Path) -> None:
+    colours = np.random.default_rng(0).integers(0, 256, (3, 5, 4, 3)).astype(np.uint8).swapaxes(1, 2)
+    write_nifti(tmp_path / "a.nii.gz", Volume(colours, _volume().affine))
+    again = read_volume(tmp_path / "a.nii.gz")
+    assert again.colour
+    np.testing.assert_array_equal(again.voxels, colours)
+    assert again.same_geometry(Volume(colours, _volume().affine))
+    itk = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(tmp_path / "a.nii.gz")))
+    np.testing.assert_array_equal(itk.swapaxes(0, 2), colours)
+
+
+def test_two_dimensions_are_one_slice(tmp_path: Path) -> None:
+    pixels = np.arange(20, dtype=np.int16).reshape(4, 5)
+    volume = read_volume(_nifti(tmp_path / "a.nii", pixels, np.diag([-0.5, -0.6, 3, 1])))
+    np.testing.assert_array_equal(volume.voxels, pixels[..., None])
+    np.testing.assert_allclose(volume.spacing, (0.5, 0.6, 3))
+    colours = np.zeros((4, 5), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    assert read_volume(_nifti(tmp_path / "b.nii", colours)).voxels.shape == (4, 5, 1, 3)
+
+
+@pytest.mark.parametrize("thickness", [0, 3])
+def test_two_dimensions_without_a_thickness_are_1_mm_thick(tmp_path: Path, thickness: int) -> None:
+    for name, height in (("a.nii", 0.6), ("b.nii", 0)):
+        image = nibabel.Nifti1Image(np.zeros((4, 5), np.int16), None)
+        image.set_sform(np.diag([-0.5, -height, thickness, 1]), code=1, update_affine=False)
+        nibabel.save(image, tmp_path / name)
+    expected = np.diag([-0.5, -0.6, thickness or 1, 1])
+    np.testing.assert_allclose(read_volume(tmp_path / "a.nii").affine, expected, atol=1e-6)
+    with pytest.raises(InputError, match="inverted"):
+        read_volume(tmp_path / "b.nii")

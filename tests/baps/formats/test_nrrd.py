@@ -130,3 +130,26 @@ def test_an_axis_of_three_time_points_is_no_colour(tmp_path: Path) -> None:
     nrrd.write(str(tmp_path / "a.nrrd"), np.zeros((3, 4, 5, 6), np.uint8), header)
     with pytest.raises(InputError, match="4 dimensions"):
         read_volume(tmp_path / "a.nrrd")
+
+
+@pytest.mark.parametrize("field", ["data file: ", "datafile: ", "data file:=", "datafile:  "])
+@pytest.mark.parametrize("relative", [False, True])
+def test_voxels_in_another_file_are_refused(tmp_path: Path, field: str, relative: bool) -> None:
+    """Whoever may upload an image could read any file of the server, or make it wait for ever."""
+    secret = tmp_path / "secret"
+    write_nrrd(tmp_path / "a.nrrd", _volume(), compress=False)
+    header, _, voxels = (tmp_path / "a.nrrd").read_bytes().partition(b"\n\n")
+    secret.write_bytes(voxels)
+    (tmp_path / "a.nrrd").write_bytes(header + f"\n{field}{secret.name if relative else secret}\n\n".encode())
+    with pytest.raises(InputError, match=r"^a\.nrrd keeps its voxels in another file; save it as one file\.$"):
+        read_volume(tmp_path / "a.nrrd")
+
+
+@pytest.mark.parametrize("field", ["line skip: -1", "byte skip: -2", "byte skip: 9999999", "line skip: x"])
+@pytest.mark.parametrize("compress", [False, True])
+def test_odd_skips(tmp_path: Path, field: str, compress: bool) -> None:
+    write_nrrd(tmp_path / "a.nrrd", _volume(), compress)
+    header, _, voxels = (tmp_path / "a.nrrd").read_bytes().partition(b"\n\n")
+    (tmp_path / "a.nrrd").write_bytes(header + f"\n{field}\n\n".encode() + voxels)
+    with pytest.raises(InputError, match=r"^a\.nrrd cannot be read"):
+        read_volume(tmp_path / "a.nrrd")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +156,70 @@ def test_labels_of_colour(tmp_path: Path) -> None:
         read_labels(tmp_path / "a.png", ONE_SLICE)
 
 
+def _disc(side: int = 96) -> NDArray[np.float64]:
+    """A disc of 1 on 0 whose edge is soft."""
+    rows, columns = np.mgrid[:side, :side] - side / 2
+    return np.clip(side / 4 - np.hypot(rows, columns) + 0.5, 0, 1)
+
+
+def _saved_as_jpeg(mask: NDArray[np.float64]) -> NDArray[np.uint8]:
+    file = BytesIO()
+    Image.fromarray(np.where(mask >= 0.5, 255, 0).astype(np.uint8)).save(file, "JPEG", quality=75)
+    return np.array(Image.open(file))
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels", "white"),
+    [
+        ("a.png", (_disc() * 255).astype(np.uint8), 255),
+        ("a.tif", (_disc() * 255).astype(np.uint8), 255),
+        ("a.png", (_disc() * 65535).astype(np.uint16), 65535),
+        ("a.png", np.repeat((_disc() * 255).astype(np.uint8)[..., None], 3, -1), 255),
+        ("a.png", np.stack([(_disc() * 255).astype(np.uint8), np.full((96, 96), 255, np.uint8)], -1), 255),
+        ("a.png", _saved_as_jpeg(_disc()), 255),
+    ],
+    ids=["png", "tiff", "16 bit", "colour", "alpha", "jpeg"],
+)
+def test_masks_of_soft_edges_are_black_and_white(
+    tmp_path: Path, name: str, pixels: NDArray[np.generic], white: int
+) -> None:
+    assert len(np.unique(pixels)) > 16
+    Image.fromarray(pixels).save(tmp_path / name)
+    labels = read_labels(tmp_path / name, Volume(np.zeros((96, 96, 1)), np.eye(4)))
+    np.testing.assert_array_equal(np.unique(labels), [0, white])
+    assert ((labels > 0) != _as_voxels(_disc() >= 0.5)).mean() < 0.001
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        lambda index: index % 3,
+        lambda index: index % 4 * 85,
+        lambda index: index % 16 * 17,
+        lambda index: index % 52 * 5,
+        lambda index: np.where(index % 22 == 21, 255, index % 22),
+        lambda index: np.where(index % 35 == 34, 255, index % 35),
+    ],
+    ids=["0 to 2", "thirds", "sixteen", "spread evenly", "20 and unknown", "33 and unknown"],
+)
+def test_labelmaps_that_reach_white_are_kept(
+    tmp_path: Path, value: Callable[[NDArray[np.int64]], NDArray[np.int64]]
+) -> None:
+    pixels = value(np.arange(96 * 96).reshape(96, 96) // 7).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    labels = read_labels(tmp_path / "a.png", Volume(np.zeros((96, 96, 1)), np.eye(4)))
+    np.testing.assert_array_equal(labels, _as_voxels(pixels))
+
+
+def test_indices_of_a_palette_are_kept(tmp_path: Path) -> None:
+    indices = (_disc() * 255).astype(np.uint8)
+    picture = Image.fromarray(indices, "P")
+    picture.putpalette(list(range(256)) * 3)
+    picture.save(tmp_path / "a.png")
+    labels = read_labels(tmp_path / "a.png", Volume(np.zeros((96, 96, 1)), np.eye(4)))
+    np.testing.assert_array_equal(labels, _as_voxels(indices))
+
+
 def test_labels_in_jpeg_are_one_object(tmp_path: Path) -> None:
     mask = np.zeros((32, 32), bool)
     mask[8:24, 4:28] = True
@@ -231,3 +297,16 @@ def test_arrays_that_are_no_numbers(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", img=np.full((4, 5), "text"))
     with pytest.raises(InputError, match=r"img of a\.npz is of type"):
         read_volume(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
+def test_an_empty_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(InputError, match=f"^{name} cannot be read .*cannot identify image file"):
+        read_volume(tmp_path / name)
+
+
+def test_arrays_with_one_channel(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", img=GREY[..., None], seg=GREY[..., None] > 99)
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.npz").voxels, _as_voxels(GREY))
+    np.testing.assert_array_equal(read_labels(tmp_path / "a.npz", ONE_SLICE), _as_voxels(GREY > 99))

@@ -228,3 +228,21 @@ def test_fractions_in_arrays(tmp_path: Path) -> None:
 def test_a_missing_label(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match=r"absent\.png"):
         read_labels(tmp_path / "absent.png", _one_slice())
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.nrrd", "a.png", "a.npz"])
+@pytest.mark.parametrize("different", [256, 257])
+def test_more_labels_than_anyone_draws_are_an_image(tmp_path: Path, name: str, different: int) -> None:
+    voxels = np.minimum(np.arange(20 * 15), different - 1).reshape(20, 15, 1).astype(np.uint16) * 7
+    image = Volume(np.zeros((20, 15, 1), np.int16), np.eye(4))
+    if name == "a.png":
+        Image.fromarray(voxels[..., 0].T).save(tmp_path / name)
+    elif name == "a.npz":
+        np.savez(tmp_path / name, seg=voxels[..., 0].T)
+    else:
+        WRITERS[name[1:]](tmp_path / name, Volume(voxels, image.affine))
+    if different == 256:
+        np.testing.assert_array_equal(read_labels(tmp_path / name, image), voxels)
+        return
+    with pytest.raises(InputError, match=f"^The label {name} holds 257 different values; that is an image"):
+        read_labels(tmp_path / name, image)

@@ -23,6 +23,9 @@ from .slices import AnySlice, SlicesByPatient, evenly_spaced
 from .splitting import Split, patient_hash, split_patients
 from .training import CurvePoint, train
 
+_METHOD = 1
+"""To be raised whenever the same data, settings and seeds come to another result than before."""
+
 
 @dataclass(frozen=True)
 class ProgressReport:
@@ -111,7 +114,9 @@ def adapt(
                 progress(ProgressReport(now, 1000, journal.images, last[0]))
 
         chosen = [piece for patient in patients for piece in slices[patient]]
-        return train(black_box, chosen, settings, most, journal, f"run {number + 1} of {runs}", report)
+        # A run that only judges is not looked at: its images are better spent on steps.
+        points = None if number == runs - 1 else 0
+        return train(black_box, chosen, settings, most, journal, f"run {number + 1} of {runs}", points, report)
 
     def judge(patient: str, visual_prompt: VisualPrompt | None) -> NDArray[np.float64]:
         def asked() -> list[float]:
@@ -137,6 +142,7 @@ def adapt(
             trained = run(split.training, last_run)
     finally:
         black_box.budget = budget
+        journal.close()
     verdict = compare(np.concatenate(before), np.concatenate(after), owners) if owners else None
     visual_prompt, curve = trained
     windows = {piece.window for pieces in slices.values() for piece in pieces}
@@ -167,6 +173,7 @@ def training_facts(
             content.update(piece.image.tobytes())
             content.update(piece.truth.tobytes())
     return {
+        "method": _METHOD,
         "black_box": {"name": able.name, "weights_sha256": able.weights_sha256, "input_side": able.input_side},
         "settings": asdict(settings),
         "encoder": load_encoder(settings.encoder, settings.encoder_source).record(),

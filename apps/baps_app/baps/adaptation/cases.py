@@ -130,7 +130,7 @@ def load_cases(
         folder: on whose disk the slices are kept as long as they are used; else where temporary files are.
 
     Returns:
-        Slices by patient, and for each image that was left out the reason.
+        Slices by patient, and for each image and label that was left out the reason.
     """
     slices: dict[str, list[AnySlice]] = {}
     left_out: dict[str, str] = {}
@@ -139,7 +139,7 @@ def load_cases(
         try:
             found = [file.keep(piece) for piece in labelled_slices(case, side, most, reader=reader)]
         except InputError as error:
-            left_out[case.image.name] = str(error)
+            left_out[f"{case.image.name}, label {case.value}"] = str(error)
         else:
             slices.setdefault(case.patient, []).extend(found)
     return slices, left_out

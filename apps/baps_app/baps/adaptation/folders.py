@@ -13,7 +13,8 @@ from ..errors import InputError
 from ..formats import IMAGE_SUFFIXES, file_stem, is_dicom_folder, read_labels, read_patient, read_volume
 from .cases import Case
 
-_WHITE = 255
+_WHITES = {1, 255, 65535}
+"""What white is in masks of black and white, of 1, 8 and 16 bit."""
 
 
 @dataclass(frozen=True)
@@ -37,18 +38,26 @@ def find_cases(images: Path, labels: Path, value: int | None = None, patients: P
 
     Args:
         images, labels: the folders; they may be the same one for NPZ files, which hold both.
-        value: of the wanted label, or None for every label. In a mask of black and white, 1 means white.
+        value: of the wanted label, or None for every label. 1, 255 and 65535 all mean white in a mask of black and
+            white, one whose only label is one of them; its case has the value that is stored.
         patients: a CSV file of two columns, image and patient.
 
     Raises:
         InputError: if a folder is missing, no names agree, or no label can be used.
     """
     table = read_patient_table(patients)
+    images, labels = images.resolve(), labels.resolve()  # "." has no name.
     found, masks = _entries(images), _entries(labels)
     if images.name in masks and is_dicom_folder(images):  # The folder is one series, not many images.
         found = {images.name: images}
     common = sorted(found.keys() & masks.keys())
     if not common:
+        deep = next(filter(is_dicom_folder, images.rglob("*")), None) if not found else None
+        if deep:
+            raise InputError(
+                f"No image lies directly in {images}, but DICOM further down, in {deep.relative_to(images)}. Each "
+                f"series needs a folder of its own directly in {images.name}, named as its label. Move or link it."
+            )
         raise InputError(
             f"No image in {images} ({len(found)} found) and no label in {labels} ({len(masks)} found) have the same "
             "name. Name the labels as their images, as in images/a.nii.gz and labels/a.nii.gz."
@@ -66,7 +75,8 @@ def find_cases(images: Path, labels: Path, value: int | None = None, patients: P
         except InputError as error:
             left_out[name] = str(error)
             continue
-        meant = {_WHITE} if value == 1 and present == {_WHITE} else {value} if value is not None else present
+        white = len(present) == 1 and present | {value} <= _WHITES
+        meant = present if value is None or white else {value}
         if not meant & present:
             left_out[name] = f"Its label has no voxel of value {value}." if value is not None else "Its label is empty."
         cases += [Case(image, mask, one, patient) for one in sorted(meant & present)]

@@ -8,11 +8,12 @@ twice but those of the answer that was cut off.
 
 from __future__ import annotations
 
+import fcntl
 import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ..blackbox import BlackBox
 from ..errors import BapsError
@@ -25,11 +26,15 @@ class Journal:
         path: of the log, or None to keep none. A log of something else, or of other data or settings, is begun anew.
         about: all that the answers depend on; plain JSON.
         black_box: what is asked.
+
+    Raises:
+        BapsError: if another training writes to the log, or it cannot be written.
     """
 
     def __init__(self, path: Path | None, about: Mapping[str, Any], black_box: BlackBox) -> None:
         self._path, self._black_box = path, black_box
         self._images = 0
+        self._file = _open_alone(path) if path else None
         first = json.dumps(about, sort_keys=True)
         lines = _whole_lines(path) if path else []
         same = lines[:1] == [first]
@@ -37,11 +42,17 @@ class Journal:
         self._next = 0
         self.recalled_images = self._known[-1]["images"] if self._known else 0
         """Black-box images whose answers were in the log at the start."""
-        if path and same:
-            whole = lines[: 1 + len(self._known)]
-            os.truncate(path, sum(len(line) + 1 for line in whole))  # A last line that was cut off goes.
-        elif path:
-            self._write("w", first)
+        if self._file:
+            whole = lines[: 1 + len(self._known)] if same else []
+            with _sentence():
+                self._file.truncate(sum(len(line) + 1 for line in whole))  # A last line that was cut off goes.
+        if not same:
+            self._write(first)
+
+    def close(self) -> None:
+        """Let others use the log."""
+        if self._file:
+            self._file.close()
 
     @property
     def images(self) -> int:
@@ -69,21 +80,40 @@ class Journal:
         before = self._black_box.images_asked
         values = [float(value) for value in ask()]
         self._images += self._black_box.images_asked - before
-        self._write("a", json.dumps({**what, "values": values, "images": self._images}))
+        self._write(json.dumps({**what, "values": values, "images": self._images}))
         return values
 
-    def _write(self, mode: str, line: str) -> None:
-        if self._path is None:
+    def _write(self, line: str) -> None:
+        if self._file is None:
             return
+        with _sentence():
+            self._file.write(line.encode() + b"\n")
+
+
+@contextmanager
+def _sentence() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BapsError(
+            f"The training cannot go on: its log cannot be written ({error.strerror}). Free some space and train "
+            "again; it goes on from where it was."
+        ) from error
+
+
+def _open_alone(path: Path) -> IO[bytes]:
+    """The log, unbuffered, for this adaptation alone; two that write to one would mix their answers."""
+    with _sentence():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("ab", buffering=0)
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open(mode) as file:
-                file.write(line + "\n")
-        except OSError as error:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
             raise BapsError(
-                f"The training cannot go on: its log cannot be written ({error.strerror}). Free some space and train "
-                "again; it goes on from where it was."
-            ) from error
+                f"Another training writes to the log {path}. Wait until it has ended, or stop it."
+            ) from None
+    return file
 
 
 def _whole_lines(path: Path) -> list[str]:

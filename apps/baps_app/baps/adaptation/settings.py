@@ -69,5 +69,5 @@ class AdaptationSettings:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}.")
         if not (0 < self.radius < math.inf and 0 < self.rate < math.inf):
             raise InputError(f"radius and rate must be positive numbers, not {self.radius} and {self.rate}.")
-        if self.seed < 0:
-            raise InputError(f"seed must be a whole number from 0 on, not {self.seed}.")
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"seed must be a whole number from 0 on, below 2^63, not {self.seed}.")

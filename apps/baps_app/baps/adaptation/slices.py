@@ -77,9 +77,12 @@ class SliceFile:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # lives as long as its slices
+        try:
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # lives as long as its slices
+        except OSError as error:
+            raise BapsError(f"Slices cannot be kept in {folder} ({error.strerror}). Choose another folder.") from error
 
     def keep(self, piece: LabelledSlice) -> StoredSlice:
         """Write a slice to disk.

@@ -27,6 +27,9 @@ from .slices import AnySlice, evenly_spaced
 
 _PUBLISHED_BATCH = 4
 
+_CURVE_SHARE = 5
+"""The training curve takes one in so many of a run's images at the most."""
+
 Progress = Callable[[int, int, int, float | None], None]
 """Called with (step, steps, black-box images so far, Dice of the curve's last point or None)."""
 
@@ -155,6 +158,7 @@ def train(
     max_images: int,
     journal: Journal | None = None,
     run: str = "",
+    curve_points: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[VisualPrompt, list[CurvePoint]]:
     """Train a visual prompt.
@@ -166,10 +170,11 @@ def train(
         max_images: for this run, its curve included.
         journal: where the answers are kept, if they are.
         run: what the journal calls this run.
+        curve_points: another number than the settings'; 0 for a run whose curve nobody looks at.
         progress: told after every step.
 
     Returns:
-        The visual prompt and the training curve; its first point is the unadapted model.
+        The visual prompt and the training curve; its first point is the unadapted model. Empty where images are few.
 
     Raises:
         InputError: if the images do not suffice for a single step.
@@ -179,8 +184,10 @@ def train(
     encoder = load_encoder(settings.encoder, settings.encoder_source)
     visual_prompt = build_visual_prompt(settings.visual_prompt, settings.seed, settings.condition, encoder)
     data = _Data(slices, encoder)
-    curve_slices = evenly_spaced(slices, settings.curve_slices)
-    curve_images = (settings.curve_points + 1) * len(curve_slices)
+    points = settings.curve_points if curve_points is None else curve_points
+    affordable = max(0, max_images) // _CURVE_SHARE // (points + 1) if points else 0
+    curve_slices = evenly_spaced(slices, min(settings.curve_slices, affordable))
+    curve_images = (points + 1) * len(curve_slices)
     published = settings.optimiser == "spsa_gc"
     batch_size = min(_PUBLISHED_BATCH if published else settings.batch, len(slices))
     stepper: _PromptSpace | _SpsaGcTraining
@@ -188,8 +195,7 @@ def train(
     steps = (max_images - curve_images) // per_step
     if steps < 1:
         raise InputError(
-            f"{max_images} black-box images do not suffice: a step takes {per_step} and the training curve "
-            f"{curve_images}. Raise max_images."
+            f"Of max_images, {max_images} are left for a training run, but one step takes {per_step}. Raise max_images."
         )
     stepper = _SpsaGcTraining(visual_prompt) if published else _PromptSpace(visual_prompt, settings, steps)
     curve: list[CurvePoint] = []
@@ -203,8 +209,9 @@ def train(
         curve.append(CurvePoint(journal.images - started, dice))
         return dice
 
-    measure(0)
-    marks = {round(steps * (n + 1) / settings.curve_points) for n in range(settings.curve_points)}
+    marks = {round(steps * (n + 1) / points) for n in range(points)} if curve_slices else set()
+    if marks:
+        measure(0)
     order: list[int] = []
     for step in range(1, steps + 1):
         random = np.random.default_rng([settings.seed, step])

@@ -39,7 +39,8 @@ def _enough_memory(call: Callable[Given, Answer]) -> Callable[Given, Answer]:
         try:
             return call(*args, **kwargs)
         except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
+            pass
+        torch.cuda.empty_cache()  # Here, where the error no longer holds on to tensors.
         raise BapsError(
             "The GPU has not enough memory for the model. Stop other programs on it, choose a smaller model, or "
             "serve from the CPU (device=cpu)."

@@ -75,6 +75,10 @@ def adapt(
     )
     if out.is_dir():
         raise InputError(f"{out} is a folder. Give --out the name of a file.")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"The folder {out.parent} cannot be made ({error.strerror}). Give another --out.") from error
     model = options.load_model(
         black_box=black_box, weights=weights, weights_sha256=weights_sha256, device=device, config=config
     )
@@ -100,7 +104,9 @@ def adapt(
 
     record = dict(result.record)
     if recalled := record["recalled_images"]:
-        console.print(f"The answers for {recalled} images came from {log}, where an earlier run had broken off.")
+        console.print(f"The answers for {recalled} images came from {log}, which an earlier run of the same had left.")
+    candidate = out.with_name(f"{out.name}.refused")
+    candidate.unlink(missing_ok=True)
     verdict = result.verdict
     if verdict is None:
         record["status"] = "unverified"
@@ -112,7 +118,6 @@ def adapt(
         console.print(f"{verdict.sentence()}: better.", style="green")
     else:
         record["status"] = "refused"
-        candidate = out.with_name(f"{out.name}.refused")
         write_adapter(candidate, result.visual_prompt, record)
         unchanged = build_visual_prompt("basis")
         write_adapter(out, unchanged, {**record, "visual_prompt": unchanged.record()})

@@ -47,8 +47,10 @@ def evaluate(
 
     if prompt not in PROMPTS:
         raise InputError(f"There is no prompt named {prompt!r}. Known ones: {', '.join(PROMPTS)}.")
-    if seed < 0:
-        raise InputError(f"seed must be a whole number from 0 on, not {seed}.")
+    if not 0 <= seed < 2**63:
+        raise InputError(f"seed must be a whole number from 0 on, below 2^63, not {seed}.")
+    if json_file.is_dir() or not json_file.parent.is_dir():
+        raise InputError(f"The figures cannot be written to {json_file}. Give --json a file in a folder that exists.")
     visual_prompt, record = read_adapter(adapter) if adapter else (None, None)
     model = options.load_model(
         black_box=black_box, weights=weights, weights_sha256=weights_sha256, device=device, config=config

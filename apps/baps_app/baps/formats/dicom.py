@@ -88,8 +88,7 @@ def is_dicom_folder(path: Path) -> bool:
     """Whether a path is a folder that holds DICOM files, by the first few of its files."""
     if not path.is_dir():
         return False
-    files = islice((file for file in path.iterdir() if file.is_file()), _LOOKED_AT)
-    return any(file.suffix.lower() == DICOM_SUFFIX or _has_mark(file) for file in files)
+    return any(file.suffix.lower() == DICOM_SUFFIX or _has_mark(file) for file in islice(_files(path), _LOOKED_AT))
 
 
 def read_patient(path: Path) -> str | None:
@@ -133,9 +132,14 @@ def read_dicom(path: Path) -> Volume:
     return Volume(_voxels([_decode(image.path) for image in images]), affine)
 
 
+def _files(folder: Path) -> Iterator[Path]:
+    """The files of a folder; not the hidden ones, which macOS lays beside others, nor links that lead nowhere."""
+    return (file for file in folder.iterdir() if not file.name.startswith(".") and file.is_file())
+
+
 def _images(path: Path) -> Iterator[_Image]:
     """The images of a folder by file name, or that of a file."""
-    files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+    files = sorted(_files(path)) if path.is_dir() else [path]
     for file in files:
         image = _read_header(file)
         if image:

@@ -1,4 +1,4 @@
-"""Voxels of three dimensions out of files that may hold more."""
+"""Voxels of three dimensions out of files that may hold more, or two."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from ..errors import InputError
 
 
 def three_dimensional(voxels: NDArray[np.generic], name: str) -> NDArray[np.generic]:
-    """Voxels (I, J, K, 1, ...) without their trailing dimensions of one, (I, J, K).
+    """Voxels (I, J, K, 1, ...) without their trailing dimensions of one, (I, J, K); (I, J) as one slice, (I, J, 1).
 
     Raises:
         InputError: if other than three dimensions are left; it names the file.
     """
+    if voxels.ndim == 2:
+        return voxels[:, :, None]
     while voxels.ndim > 3 and voxels.shape[-1] == 1:
         voxels = voxels[..., 0]
     if voxels.ndim != 3:

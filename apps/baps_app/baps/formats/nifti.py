@@ -23,8 +23,10 @@ _VECTORS = (1007, 2003)
 def read_nifti(path: Path) -> Volume:
     """Read a NIfTI file (.nii, .nii.gz), of grey values or of colour (RGB24, or bytes with the intent of a vector).
 
+    One of two dimensions is one slice, 1 mm thick if the file does not say.
+
     Raises:
-        InputError: if it is not three-dimensional, has no affine, or holds no grey values and no colour.
+        InputError: if it has other than two or three dimensions, has no affine, or holds no grey values and no colour.
     """
     image = nibabel.load(path)
     if not isinstance(image, nibabel.Nifti1Image):
@@ -38,6 +40,8 @@ def read_nifti(path: Path) -> Volume:
     # A copy: an uncompressed file would be mapped, and change under whoever keeps the volume.
     voxels: NDArray[Any] = np.array(image.dataobj.get_unscaled() if slope == (1, 0) else image.dataobj)
     affine = np.asarray(image.affine, np.float64)
+    if voxels.ndim == 2 and not affine[:3, 2].any():  # Nothing says how thick the slice is.
+        affine[:3, 2] = _unit_normal(affine)
     if voxels.dtype.names in (("R", "G", "B"), ("R", "G", "B", "A")):
         return Volume(_channels([voxels[channel] for channel in "RGB"], path.name), affine)
     if voxels.dtype == np.uint8 and voxels.shape[-1] == 3 and int(image.header["intent_code"]) in _VECTORS:
@@ -54,9 +58,18 @@ def _channels(channels: Sequence[NDArray[Any]], name: str) -> NDArray[Any]:
     return np.stack([three_dimensional(channel, name) for channel in channels], axis=-1)
 
 
+def _unit_normal(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of the plane of I and J; zero if they span none."""
+    normal = np.cross(affine[:3, 0], affine[:3, 1])
+    return normal / (np.linalg.norm(normal) or 1)
+
+
 def write_nifti(path: Path, volume: Volume) -> None:
-    """Write a NIfTI file of grey values or labels; it appears under its name only when it is whole."""
-    image = nibabel.Nifti1Image(volume.voxels, volume.affine)
+    """Write a NIfTI file of grey values, labels or colour (RGB24); it appears under its name only when it is whole."""
+    voxels: NDArray[Any] = volume.voxels
+    if volume.colour:
+        voxels = np.ascontiguousarray(voxels).view([(channel, np.uint8) for channel in "RGB"])[..., 0]
+    image = nibabel.Nifti1Image(voxels, volume.affine)
     image.header.set_xyzt_units("mm")
     suffix = ".nii.gz" if path.name.endswith(".gz") else ".nii"
     handle, partial = tempfile.mkstemp(suffix=suffix, dir=path.parent)

@@ -30,9 +30,14 @@ def read_nrrd(path: Path) -> Volume:
     """Read an NRRD file, of grey values or of colour (bytes; the axis of the channels may come first or last).
 
     Raises:
-        InputError: if it is not three-dimensional, or has no affine.
+        InputError: if it is not three-dimensional, has no affine, or keeps its voxels in another file: that may be any
+            file of this computer.
     """
-    voxels, header = nrrd.read(str(path))
+    with path.open("rb") as file:
+        header = nrrd.read_header(file)
+        if "data file" in header or "datafile" in header:
+            raise InputError(f"{path.name} keeps its voxels in another file; save it as one file.")
+        voxels = nrrd.read_data(header, file)
     space = str(header.get("space", "")).lower()
     directions, origin = header.get("space directions"), header.get("space origin")
     if space not in _TO_RAS or directions is None or origin is None:

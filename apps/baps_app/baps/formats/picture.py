@@ -21,6 +21,8 @@ from ..volume import Volume
 _GREY = ("1", "L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _GREY_AND_ALPHA = ("LA", "La")
 _JPEGS = ("JPEG", "MPO")
+_SHADES = 16
+"""Grey labelmaps of one slice rarely have more values."""
 _ORIENTATION = 0x0112
 """The EXIF tag that says how a picture is to be turned."""
 
@@ -46,31 +48,35 @@ def read_picture_labels(path: Path) -> NDArray[np.generic]:
     """Read labels from a PNG, TIFF or JPEG file, (columns, rows, 1).
 
     A palette gives its indices. JPEG blurs values, so that only one object can be told: 255 where the file has 128 or
-    more, 0 elsewhere.
+    more, 0 elsewhere. So it is with a grey mask of soft edges, or a JPEG that was saved again: one of more than 16
+    values, the highest of them white (255, or 65535 in 16 bit) and several others in the brighter half, of whose pixels
+    at least 90 % lie within 10 % of black or white. Labels 0 to 20 with 255 for what is unknown remain labels.
 
     Raises:
         InputError: if it is broken, too large for memory, holds several pages, or is of colour.
     """
     with _open(path) as picture:
         if picture.format in _JPEGS:
-            return _volume(np.where(np.array(picture.convert("L")) >= 128, np.uint8(255), np.uint8(0))).voxels
-        if picture.mode in _GREY or picture.mode == "P":
+            return _volume(_black_and_white(np.array(picture.convert("L")), 255)).voxels
+        if picture.mode == "P":
             return _volume(np.array(picture)).voxels
         if picture.mode == "PA":
             return _volume(np.array(picture)[..., 0]).voxels
+        if picture.mode in _GREY:
+            return _volume(_hardened(np.array(picture))).voxels
         if picture.mode in _GREY_AND_ALPHA:
-            return _volume(np.array(picture.convert("L"))).voxels
+            return _volume(_hardened(np.array(picture.convert("L")))).voxels
         pixels = _grey_if_equal(np.array(picture.convert("RGB")))
     if pixels.ndim == 3:
         raise InputError(
             f"The label {path.name} holds colour where grey values are needed, one for each object. Save it as grey or "
             "with a palette."
         )
-    return _volume(pixels).voxels
+    return _volume(_hardened(pixels)).voxels
 
 
 def read_arrays(path: Path) -> Volume:
-    """Read the image of an NPZ file: ``img``, (rows, columns) grey or (rows, columns, 3) colour.
+    """Read the image of an NPZ file: ``img``, (rows, columns[, 1]) grey or (rows, columns, 3) colour.
 
     Colour is of integers from 0 to 255 or of fractions from 0 to 1. Pickled objects are never loaded.
 
@@ -94,7 +100,7 @@ def read_arrays(path: Path) -> Volume:
 
 
 def read_array_labels(path: Path) -> NDArray[np.generic]:
-    """Read labels from an NPZ file, its array ``seg`` of (rows, columns), as (columns, rows, 1).
+    """Read labels from an NPZ file, its array ``seg`` of (rows, columns[, 1]), as (columns, rows, 1).
 
     Raises:
         InputError: if there is no such array, or it is of another shape.
@@ -108,7 +114,7 @@ def read_array_labels(path: Path) -> NDArray[np.generic]:
 @contextmanager
 def _open(path: Path) -> Iterator[Image.Image]:
     try:
-        with Image.open(path, formats=("PNG", "TIFF", *_JPEGS)) as picture:
+        with Image.open(path, formats=("PNG", "TIFF", "JPEG")) as picture:  # JPEG finds MPO.
             pages = getattr(picture, "n_frames", 1)
             if pages > 1 and picture.format != "MPO":  # A telephone's JPEG; its other pages are previews.
                 raise InputError(
@@ -131,7 +137,24 @@ def _array(path: Path, key: str) -> NDArray[Any]:
         array: NDArray[Any] = arrays[key]
     if array.dtype.kind not in "biuf":
         raise InputError(f"The array {key} of {path.name} is of type {array.dtype}; numbers are needed.")
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
     return array.astype(np.uint8) if array.dtype.kind == "b" else array
+
+
+def _black_and_white(pixels: NDArray[Any], white: int) -> NDArray[Any]:
+    """White where pixels are at least half of it, 0 elsewhere."""
+    return np.where(pixels >= white / 2, white, 0).astype(pixels.dtype)
+
+
+def _hardened(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Grey labels; black and white if they look like a mask with soft edges, by the rule of ``read_picture_labels``."""
+    white = 255 if pixels.dtype.itemsize == 1 else 65535
+    values = np.unique(pixels)
+    if values[-1] != white or len(values) <= _SHADES or (values >= white / 2).sum() <= _SHADES // 4:
+        return pixels
+    sharp = (pixels <= 0.1 * white) | (pixels >= 0.9 * white)
+    return _black_and_white(pixels, white) if sharp.mean() >= 0.9 else pixels
 
 
 def _grey_if_equal(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -36,6 +36,7 @@ _PICTURE_LABELS: dict[Callable[[Path], Volume], Callable[[Path], NDArray[np.gene
     read_picture: read_picture_labels,
     read_arrays: read_array_labels,
 }
+_MOST_LABELS = 256
 Read = TypeVar("Read")
 
 
@@ -78,7 +79,8 @@ def read_labels(path: Path, image: Volume) -> NDArray[np.integer[Any]]:
 
     Raises:
         NotFoundError: if there is no such file.
-        InputError: if they cannot be read, lie elsewhere than the image, or are no whole numbers.
+        InputError: if they cannot be read, lie elsewhere than the image, are no whole numbers, or are of more than 256
+            different values.
     """
     reader = _reader(path)
     if reader in _PICTURE_LABELS:
@@ -98,6 +100,13 @@ def read_labels(path: Path, image: Volume) -> NDArray[np.integer[Any]]:
         if not np.array_equal(whole, voxels):
             raise InputError(f"The label {path.name} holds fractions. Save a labelmap of whole numbers.")
         voxels = whole.astype(np.int32)
+    if int(voxels.max()) - int(voxels.min()) >= _MOST_LABELS:  # Counting them is slow.
+        different = len(np.unique(voxels))
+        if different > _MOST_LABELS:
+            raise InputError(
+                f"The label {path.name} holds {different} different values; that is an image, not a labelmap. Give the "
+                "segmentation, one whole number for each object."
+            )
     return np.asarray(voxels)  # type: ignore[return-value]
 
 

@@ -192,23 +192,23 @@ class AdaptationTrainer(TrainTask):
                 versions[name] = store.add(name, result.visual_prompt, result.record, status, log)
         for name, version in versions.items():
             record = store.record(name, version)
-            if record["status"] == "passed":
+            if record["status"] == "passed" and not store.was_served(name, version):  # A roll-back is not undone.
                 store.publish(name, version)
         log.unlink(missing_ok=True)
-        said = _said(store.record(label, versions[label]))
+        said = _said(store.record(label, versions[label]), store.published(label) == versions[label])
         if known:
             said["reason"] += " Nothing has changed since: the same labels and settings gave this version before."
         logger.info("%s: %s; %s", label or "shared", said["status"], said["reason"])
         return said
 
 
-def _said(record: dict[str, Any]) -> dict[str, Any]:
+def _said(record: dict[str, Any], served: bool) -> dict[str, Any]:
     """What the viewers and the log hear of a version."""
     verdict = record["verdict"]
     reason = "Only one patient: nobody is left to check the adapter on. Label another one."
     return {
         "version": record["version"],
-        "status": "published" if record["status"] == "passed" else record["status"],
+        "status": "published" if served else record["status"],
         "black_box_images": record["black_box_images"],
         "recalled_images": record["recalled_images"],
         "curve": record["curve"],
@@ -265,6 +265,6 @@ def _settings(request: dict[str, Any], settings: AdaptationSettings) -> Adaptati
             settings = replace(settings, **{name: kind(value)})
         except InputError:
             raise
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise InputError(f"The training option {name} must be of type {kind.__name__}, not {value!r}.") from None
     return settings
