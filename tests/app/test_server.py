@@ -157,6 +157,7 @@ def test_params_cannot_name_another_image(server: Site) -> None:
     ("method", "path", "status"),
     [
         ("PUT", "/datastore/image?image=../x", 400),
+        ("PUT", "/datastore/label?image=ct_01&tag=a%0Ab", 400),
         ("PUT", "/datastore/label?image=ct_01&tag=../../x", 400),
         ("DELETE", "/datastore/image?id=ct_01", 403),
         ("DELETE", "/datastore/label?id=ct_01&tag=final", 403),

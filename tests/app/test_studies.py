@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -12,8 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from baps.errors import InputError
-from baps.formats import read_volume
+from baps.errors import BapsError, InputError
+from baps.formats import read_labels, read_volume, write_nrrd
+from baps.volume import Volume
+from lib.saving import save_label
 from lib.studies import StudiesDatastore
 from server import ROOT
 from sites import SAMPLES
@@ -103,3 +106,61 @@ def test_a_broken_series_is_listed_and_refused_with_a_sentence(mixed: Path) -> N
     with pytest.raises(InputError, match=f"{slices[3].name} cannot be read"):
         found.get_image_uri("1.2.840.113.7")
     assert not list((mixed / ".converted").glob("*"))
+
+
+def test_suffixes_in_capitals_are_listed(tmp_path: Path) -> None:
+    shutil.copy(SAMPLES / "images" / "ct_01.nii.gz", tmp_path / "A.NII.GZ")
+    found = store(tmp_path)
+    assert found.list_images() == ["A"]
+    assert found.get_image_uri("A").endswith("A.NII.GZ")
+
+
+def test_a_label_is_replaced_whole_or_not_at_all(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = store(mixed)
+    first = mixed.parent / "first.nii.gz"
+    shutil.copy(SAMPLES / "labels" / "ct_01.nii.gz", first)
+
+    def full(_: object, target: Path) -> None:
+        Path(target).write_bytes(b"half of it")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def save() -> None:
+        save_label(found, mixed / "labels-replaced", {"spleen": 2}, "ct_01", first, "final", {})
+
+    with monkeypatch.context() as patched:
+        patched.setattr("lib.studies.shutil.copyfile", full)
+        with pytest.raises(BapsError, match="could not be saved .No space left on device.*submit again"):
+            save()
+    assert found.get_labeled_images() == []
+    assert not list((mixed / "labels" / "final").iterdir())
+    save()
+    kept = (mixed / "labels" / "final" / "ct_01.nii.gz").read_bytes()
+    listed = (mixed / "datastore_v2.json").read_text()
+    with monkeypatch.context() as patched:
+        patched.setattr("lib.studies.os.replace", lambda *_: full(_[0], mixed.parent / "nowhere"))
+        with pytest.raises(BapsError, match="No space left"):
+            save()
+    assert (mixed / "labels" / "final" / "ct_01.nii.gz").read_bytes() == kept
+    assert (mixed / "datastore_v2.json").read_text() == listed
+    assert not list(mixed.rglob(".partial*"))
+
+
+def test_a_history_that_cannot_be_written_stops_the_save_with_a_sentence(mixed: Path) -> None:
+    found = store(mixed)
+    label = SAMPLES / "labels" / "ct_01.nii.gz"
+    save_label(found, mixed / "labels-replaced", {"spleen": 2}, "ct_01", label, "final", {})
+    (mixed / "labels-replaced").write_text("a file, no folder")
+    with pytest.raises(BapsError, match="could not be saved"):
+        save_label(found, mixed / "labels-replaced", {"spleen": 2}, "ct_01", label, "final", {})
+
+
+def test_a_label_of_another_kind_takes_the_place_of_the_former(mixed: Path) -> None:
+    found = store(mixed)
+    label = SAMPLES / "labels" / "ct_01.nii.gz"
+    save_label(found, mixed / "labels-replaced", {"spleen": 2}, "ct_01", label, "final", {})
+    other = mixed.parent / "label.nrrd"
+    voxels = read_labels(label, image := read_volume(mixed / "ct_01.nii.gz"))
+    write_nrrd(other, Volume(voxels, image.affine))
+    save_label(found, mixed / "labels-replaced", {"spleen": 2}, "ct_01", other, "final", {})
+    assert [path.name for path in (mixed / "labels" / "final").iterdir()] == ["ct_01.nrrd"]
+    assert len(list((mixed / "labels-replaced" / "final" / "ct_01").glob("*.nii.gz"))) == 1

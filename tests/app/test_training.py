@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from baps.adaptation.splitting import patient_hash
+from baps.store import AdapterStore
 from sites import Site, site, truth
 
 
@@ -96,6 +97,12 @@ def test_the_same_training_again_makes_no_second_version(tmp_path: Path) -> None
             result = wait_until_trained(server)["adapters"]["spleen"]  # type: ignore[index]
             assert result["version"] == "v0001"
         assert "Nothing has changed" in result["reason"]
+        store = AdapterStore(server.adapters)
+        store.publish("spleen", "v0001")
+        store.withdraw("spleen")
+        server.client.train_start("baps", {"max_images": 700, "label": "spleen"})
+        wait_until_trained(server)
+        assert store.published("spleen") is None  # Training again does not undo what the operator did.
         server.client.train_start("baps", {"max_images": 700, "label": "spleen", "seed": 1})
         assert wait_until_trained(server)["adapters"]["spleen"]["version"] == "v0002"  # type: ignore[index]
     finally:

@@ -218,3 +218,10 @@ def test_the_record_stands_in_the_header_of_the_file(adapter: Path) -> None:
     whole = adapter.read_bytes()
     header = json.loads(whole[8 : 8 + struct.unpack("<Q", whole[:8])[0]])
     assert json.loads(header["__metadata__"]["record"]) == _record(_visual_prompt())
+
+
+def test_two_runs_to_the_same_adapter_give_the_same_file(tmp_path: Path) -> None:
+    made = _visual_prompt()
+    for name, seconds, recalled in (("one", 12.5, 0), ("two", 3.0, 400)):
+        write_adapter(tmp_path / name, made, {**_record(made), "seconds": seconds, "recalled_images": recalled})
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()

@@ -297,3 +297,13 @@ def new_box_of(new_black_box: NewBox) -> NewBox:
         return black_box
 
     return make
+
+
+def test_two_cases_alike_get_other_clicks(new_cases: Callable[..., list[Case]], new_black_box: NewBox) -> None:
+    """Pictures all have one slice, number 0: their clicks must not all lie at the same place of the organ."""
+    cases = [*new_cases("one"), *new_cases("two")]
+    black_box = new_black_box()
+    evaluate(black_box, cases)
+    asked = _prompts(black_box)
+    half = len(asked) // 2
+    assert sum(a == b for a, b in zip(asked[:half], asked[half:], strict=True)) < half / 4

@@ -316,3 +316,26 @@ def test_the_log_is_kept_with_the_version(store: AdapterStore, able: Capabilitie
     version = store.add("spleen", _visual_prompt(), _record(able), "passed", log)
     assert (log.parent / version / "training.jsonl").read_text() == "answers"
     assert store.versions("spleen") == ["v0001"]
+
+
+@pytest.mark.parametrize("damage", ["gone", "empty", "foreign"])
+def test_a_broken_version_is_passed_over(store: AdapterStore, able: Capabilities, damage: str) -> None:
+    version = _add(store, "spleen", able)
+    store.publish("spleen", version)
+    folder = store.root / "label-spleen" / version
+    if damage == "gone":
+        folder.rename(store.root / "elsewhere")
+    else:
+        (folder / "record.json").write_text("" if damage == "empty" else "not JSON")
+    assert store.served("spleen", able) is None
+    assert store.find("spleen", "a") is None
+    with pytest.raises(BapsError, match="There is no version|cannot be read"):
+        store.record("spleen", version)
+
+
+def test_what_was_served_is_known(store: AdapterStore, able: Capabilities) -> None:
+    one, two, three = (_add(store, "spleen", able) for _ in range(3))
+    store.publish("spleen", one)
+    store.publish("spleen", two)
+    store.withdraw("spleen")
+    assert [store.was_served("spleen", version) for version in (one, two, three)] == [True, True, False]

@@ -46,7 +46,7 @@ def find_cases(images: Path, labels: Path, value: int | None = None, patients: P
         InputError: if a folder is missing, no names agree, or no label can be used.
     """
     table = read_patient_table(patients)
-    images, labels = images.resolve(), labels.resolve()  # "." has no name.
+    images, labels = images.absolute(), labels.absolute()  # "." has no name.
     found, masks = _entries(images), _entries(labels)
     if images.name in masks and is_dicom_folder(images):  # The folder is one series, not many images.
         found = {images.name: images}
