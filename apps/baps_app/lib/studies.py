@@ -110,7 +110,6 @@ class StudiesDatastore(LocalDatastore):
     def _update_datastore_file(self, lock: bool = True) -> None:
         """The list of images and labels, replaced when the new one is whole."""
         with FileLock(self._lock_file) if lock else nullcontext():
-            self._ignore_event_config = True
             with _replacing(Path(self._datastore_config_path)) as partial:
                 partial.write_text(json.dumps(self._datastore.model_dump(exclude={"base_path"}), indent=2, default=str))
             self._config_ts = Path(self._datastore_config_path).stat().st_mtime
