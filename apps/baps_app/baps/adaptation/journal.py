@@ -113,6 +113,8 @@ def _open_alone(path: Path) -> IO[bytes]:
             raise BapsError(
                 f"Another training writes to the log {path}. Wait until it has ended, or stop it."
             ) from None
+        except OSError:  # Some network disks know no locks.
+            pass
     return file
 
 
