@@ -137,7 +137,7 @@ def test_a_label_is_replaced_whole_or_not_at_all(mixed: Path, monkeypatch: pytes
     kept = (mixed / "labels" / "final" / "ct_01.nii.gz").read_bytes()
     listed = (mixed / "datastore_v2.json").read_text()
     with monkeypatch.context() as patched:
-        patched.setattr("lib.studies.os.replace", lambda *_: full(_[0], mixed.parent / "nowhere"))
+        patched.setattr("baps.replacing.os.replace", lambda *_: full(_[0], mixed.parent / "nowhere"))
         with pytest.raises(BapsError, match="No space left"):
             save()
     assert (mixed / "labels" / "final" / "ct_01.nii.gz").read_bytes() == kept

@@ -294,7 +294,7 @@ def test_a_disk_that_is_full_while_publishing_changes_nothing(
     def full(source: object, target: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("baps.store.os.replace", full)
+    monkeypatch.setattr("baps.replacing.os.replace", full)
     with pytest.raises(BapsError, match="No space left.*served as before"):
         store.publish("spleen", second)
     with pytest.raises(BapsError, match="No space left"):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from safetensors.torch import save_file
 
 from .blackbox import Capabilities
 from .errors import BapsError, InputError
+from .replacing import replacing
 from .visual_prompt import VisualPrompt, visual_prompt_from_record
 
 _OF_THE_RUN = ("seconds", "recalled_images")
@@ -28,14 +27,11 @@ def write_adapter(path: Path, visual_prompt: VisualPrompt, record: Mapping[str, 
     """
     header = {key: value for key, value in record.items() if key not in _OF_THE_RUN}
     tensors = {key: value.contiguous() for key, value in visual_prompt.state_dict().items()}
-    partial = path.with_name(f"{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, partial, {"record": json.dumps(header, allow_nan=False)})
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            save_file(tensors, partial, {"record": json.dumps(header, allow_nan=False)})
     except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            partial.unlink()
         reason = getattr(error, "strerror", None) or error
         raise BapsError(
             f"The adapter could not be written to {path} ({reason}). Free some space or choose another place."

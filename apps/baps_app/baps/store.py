@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import shutil
 import tempfile
@@ -25,6 +24,7 @@ from urllib.parse import unquote
 from .adapter_file import read_adapter, write_adapter
 from .blackbox import Capabilities
 from .errors import BapsError, InputError, NotFoundError
+from .replacing import replacing
 from .visual_prompt import VisualPrompt
 
 logger = logging.getLogger(__name__)
@@ -263,17 +263,8 @@ class AdapterStore:
             self._serve(label, ["", *self._served(label)])
 
     def _serve(self, label: str, versions: list[str]) -> None:
-        folder = self._folder(label)
-        with _sentence("published"):
-            handle, partial = tempfile.mkstemp(prefix=".published-", dir=folder)
-            try:
-                with os.fdopen(handle, "w") as file:
-                    file.writelines(f"{version}\n" for version in versions)
-                Path(partial).chmod(0o644)
-                os.replace(partial, folder / "published")
-            except BaseException:
-                Path(partial).unlink(missing_ok=True)
-                raise
+        with _sentence("published"), replacing(self._folder(label) / "published") as partial:
+            partial.write_text("".join(f"{version}\n" for version in versions))
 
     def labels(self) -> list[str]:
         """Labels that have versions; the shared adapter's comes first."""

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +15,9 @@ from monailabel.interfaces.exception import ImageNotFoundException
 
 from baps.errors import BapsError
 from baps.formats import IMAGE_SUFFIXES, file_stem, is_dicom_folder, read_patient, read_volume, write_nifti
+from baps.replacing import replacing
 
 CONVERTED = ".converted"
-
-
-@contextmanager
-def _replacing(target: Path) -> Iterator[Path]:
-    """A path to write to; it becomes the target when all went well, and is gone when not."""
-    handle, name = tempfile.mkstemp(prefix=".partial-", dir=target.parent)
-    os.close(handle)
-    partial = Path(name)
-    try:
-        yield partial
-        partial.chmod(0o644)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 class StudiesDatastore(LocalDatastore):
@@ -97,7 +81,7 @@ class StudiesDatastore(LocalDatastore):
         target = Path(self._datastore.label_path(label_tag)) / f"{image_id}{suffix}"
         with FileLock(self._lock_file):
             target.parent.mkdir(parents=True, exist_ok=True)
-            with _replacing(target) as partial:
+            with replacing(target) as partial:
                 shutil.copyfile(label_filename, partial)
             former = known.labels.get(label_tag)
             if former and former.ext != suffix:
@@ -110,7 +94,7 @@ class StudiesDatastore(LocalDatastore):
     def _update_datastore_file(self, lock: bool = True) -> None:
         """The list of images and labels, replaced when the new one is whole."""
         with FileLock(self._lock_file) if lock else nullcontext():
-            with _replacing(Path(self._datastore_config_path)) as partial:
+            with replacing(Path(self._datastore_config_path)) as partial:
                 partial.write_text(json.dumps(self._datastore.model_dump(exclude={"base_path"}), indent=2, default=str))
             self._config_ts = Path(self._datastore_config_path).stat().st_mtime
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from ..replacing import replacing
 
 FEW = 4
 """Up to so many patients are judged by leaving one out in turn."""
@@ -69,7 +70,6 @@ def split_patients(patients: Iterable[str], memory: Path | None = None) -> Split
         held.append(ordered[0])
     if memory:
         memory.parent.mkdir(parents=True, exist_ok=True)
-        partial = memory.with_suffix(".partial")
-        partial.write_text(json.dumps(roles, indent=1, sort_keys=True))
-        os.replace(partial, memory)
+        with replacing(memory) as partial:
+            partial.write_text(json.dumps(roles, indent=1, sort_keys=True))
     return Split(tuple(p for p in ordered if p not in held), tuple(held))

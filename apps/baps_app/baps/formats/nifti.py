@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..replacing import replacing
 from ..volume import Volume
 from .dimensions import three_dimensional
 
@@ -72,12 +71,5 @@ def write_nifti(path: Path, volume: Volume) -> None:
     image = nibabel.Nifti1Image(voxels, volume.affine)
     image.header.set_xyzt_units("mm")
     suffix = ".nii.gz" if path.name.endswith(".gz") else ".nii"
-    handle, partial = tempfile.mkstemp(suffix=suffix, dir=path.parent)
-    os.close(handle)
-    try:
+    with replacing(path, suffix) as partial:
         nibabel.save(image, partial)
-        Path(partial).chmod(0o644)
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from ..blackbox.bundled_model import build_bundled_model
 from ..blackbox.decoding import decode_masks
+from ..replacing import replacing
 from .photographs import Photographs
 from .prompts import Targets, draw_targets
 from .scenes import Scenes, draw_scenes
@@ -97,17 +98,14 @@ def train(
 
     def keep() -> None:
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        partial = checkpoint.with_suffix(".partial")
-        torch.save(
-            {
-                "model": model.state_dict(),
-                "average": average.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "seen": seen,
-            },
-            partial,
-        )
-        partial.replace(checkpoint)
+        state = {
+            "model": model.state_dict(),
+            "average": average.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "seen": seen,
+        }
+        with replacing(checkpoint, ".pt") as partial:  # torch takes a hidden name without a suffix for no name
+            torch.save(state, partial)
         half = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in average.state_dict().items()}
         save_file(half, out, metadata={"pictures": str(seen), "trained_at": str(size)})
 

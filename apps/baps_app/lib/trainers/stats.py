@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from baps.replacing import replacing
 
 
 def write_stats(path: Path, stats: dict[str, Any]) -> None:
     """Replace the file; a reader sees the old or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(stats, allow_nan=False))
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(stats, allow_nan=False))
 
 
 def read_stats(path: Path) -> dict[str, Any]:
