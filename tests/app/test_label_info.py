@@ -64,6 +64,14 @@ def test_what_was_kept_reads_back_the_same() -> None:
     assert LabelInfo.model_validate_json(info.model_dump_json()) == info
 
 
+def test_what_a_label_covers_reads_back_as_it_was_kept() -> None:
+    said = {"covers": {"spleen": [3, 4], "liver": []}}
+    info = read_label_info(said)
+    assert info.covers == {"spleen": {3, 4}, "liver": set()}
+    assert read_label_info(info.model_dump(mode="json")) == info
+    assert read_label_info({}).covers is None
+
+
 def _told(said: dict[str, Any]) -> str:
     with pytest.raises(InputError) as error:
         read_label_info(said)
@@ -101,6 +109,9 @@ def test_a_name_or_a_value_that_comes_twice_is_refused(segments: list[dict[str, 
         ({"slices": [1, -1]}, "slices.1"),
         ({"slices": 4}, "slices"),
         ({"slices": ["first"]}, "slices.0"),
+        ({"covers": [1, 2]}, "covers"),
+        ({"covers": {"spleen": "all"}}, "covers.spleen"),
+        ({"covers": {"spleen": ["first"]}}, "covers.spleen.0"),
     ],
     ids=str,
 )

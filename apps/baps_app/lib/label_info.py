@@ -32,6 +32,7 @@ class LabelInfo(BaseModel):
         model: that made the mask, or "" where a person did.
         confirmed: whether a person stands by it. A model's mask is not confirmed unless it is said.
         slices: across K, that were labelled completely; unsaid: those on which a segment is marked.
+        covers: ``covered_slices`` as they were kept when the label was saved; of a label that is not in it, all.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -41,6 +42,7 @@ class LabelInfo(BaseModel):
     model: str = Field("", max_length=200)
     confirmed: bool = True
     slices: list[Annotated[int, Field(ge=0)]] | None = None
+    covers: dict[str, frozenset[int]] | None = None
 
     @model_validator(mode="before")
     @classmethod

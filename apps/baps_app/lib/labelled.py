@@ -43,9 +43,8 @@ def labelled_cases(
     left_out: dict[str, str] = {}
     for image_id in sorted(datastore.get_labeled_images()):
         label_id = datastore.get_label_by_image_id(image_id, tag)
-        said = datastore.get_label_info(label_id, tag) or {}
         try:
-            info = read_label_info(said)
+            info = read_label_info(datastore.get_label_info(label_id, tag) or {})
             image = Path(datastore.get_image_uri(image_id))
             known = datastore.patient(image_id) if isinstance(datastore, StudiesDatastore) else None
         except BapsError as error:  # Written by an older server or by hand, or of a series that cannot be read.
@@ -54,12 +53,7 @@ def labelled_cases(
         if not info.confirmed:
             left_out[image_id] = f"The label of {image_id} was not confirmed by a person. Check it and submit it."
             continue
-        values = label_values(info, labels)
-        try:
-            covers = {str(name): frozenset(map(int, slices)) for name, slices in (said.get("covers") or {}).items()}
-        except (AttributeError, TypeError, ValueError):
-            left_out[image_id] = f"What the label of {image_id} covers is not readable. Submit it again."
-            continue
+        values, covers = label_values(info, labels), info.covers or {}
         mask = Path(datastore.get_label_uri(label_id, tag))
         patient = known or patients.get(image_id) or image_id
         for name in labels:

@@ -47,7 +47,7 @@ def save_label(
     image = datastore.get_image_uri(image_id) if image_id else ""
     if not image:
         raise NotFoundError(f"There is no image {image_id!r} in the datastore; the label was not saved.")
-    said = read_label_info(info)
+    said = read_label_info({**info, "covers": None})  # worked out below, whatever is said
     if tag == DefaultLabelTag.FINAL.value and not said.confirmed:
         tag = DefaultLabelTag.ORIGINAL.value
     voxels = read_labels(path, read_volume(Path(image)))
