@@ -256,9 +256,7 @@ def folder(studies: str) -> Finding:
     root = Path(studies)
     if not os.access(root, os.R_OK | os.X_OK):
         return Finding(Status.FAILED, f"{root} cannot be read", _OWN)
-    kinds = _images(root)
-    if not kinds and (root / "images").is_dir():  # as the app does
-        kinds = _images(root / "images")
+    kinds = _kinds_of_images(root)
     found = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "no images"
     if not os.access(root, os.W_OK):
         return Finding(Status.FAILED, f"{found}; labels cannot be saved there", _OWN)
@@ -319,17 +317,12 @@ def _innermost(error: Exception) -> str:
     return _innermost(inner) if isinstance(inner, Exception) else str(error)
 
 
-def _images(root: Path) -> Counter[str]:
-    """How many images of which kind lie in a folder."""
-    from .formats import IMAGE_SUFFIXES, is_dicom_folder
+def _kinds_of_images(studies: Path) -> Counter[str]:
+    """How many images of which kind the server would find."""
+    from .formats import file_stem, images_folder, list_images
 
-    found: Counter[str] = Counter()
-    for path in sorted(root.iterdir()):
-        if is_dicom_folder(path):
-            found["DICOM series"] += 1
-        elif path.is_file():
-            found.update(suffix for suffix in IMAGE_SUFFIXES if path.name.lower().endswith(suffix))
-    return found
+    found = list_images(images_folder(studies))
+    return Counter(path.name[len(file_stem(path)) :].lower() or "DICOM series" for path in found)
 
 
 def _written(studies: str) -> list[Path]:

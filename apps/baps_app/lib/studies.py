@@ -14,7 +14,7 @@ from monailabel.datastore.local import DataModel, LocalDatastore
 from monailabel.interfaces.exception import ImageNotFoundException
 
 from baps.errors import BapsError
-from baps.formats import IMAGE_SUFFIXES, file_stem, is_dicom_folder, read_patient, read_volume, write_nifti
+from baps.formats import IMAGE_SUFFIXES, file_stem, images_folder, list_images, read_patient, read_volume, write_nifti
 from baps.replacing import replacing
 
 CONVERTED = ".converted"
@@ -33,18 +33,12 @@ class StudiesDatastore(LocalDatastore):
 
     def __init__(self, folder: str, auto_reload: bool, read_only: bool) -> None:
         kinds = [f"*{suffix}" for suffix in IMAGE_SUFFIXES]
-        inside = Path(folder) / "images"
-        loose = [path for path in Path(folder).glob("*") if path.name.lower().endswith(IMAGE_SUFFIXES)]
-        images = "images" if inside.is_dir() and not loose and not is_dicom_folder(inside) else "."
+        images = str(images_folder(Path(folder)).relative_to(folder))
         super().__init__(folder, images, extensions=kinds, auto_reload=auto_reload, read_only=read_only)
 
     def _list_files(self, path: str, patterns: list[str]) -> dict[str, str]:
-        names = (found.name for found in Path(path).iterdir() if found.is_file())
-        files = {name: name for name in names if name.lower().endswith(IMAGE_SUFFIXES)}
-        if Path(path) == Path(self._datastore.image_path()):
-            series = [found.name for found in Path(path).iterdir() if is_dicom_folder(found)]
-            files.update((name, name) for name in series)
-        return files
+        series_too = Path(path) == Path(self._datastore.image_path())  # A label is a file.
+        return {found.name: found.name for found in list_images(Path(path)) if series_too or found.is_file()}
 
     def _to_id(self, file: str) -> tuple[str, str]:
         stem = file_stem(Path(file))

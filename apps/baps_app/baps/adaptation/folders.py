@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
-from ..formats import IMAGE_SUFFIXES, file_stem, is_dicom_folder, read_labels, read_patient, read_volume
+from ..formats import file_stem, is_dicom_folder, list_images, read_labels, read_patient, read_volume
 from .cases import Case
 
 _WHITES = {1, 255, 65535}
@@ -89,9 +89,7 @@ def _entries(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}.")
     entries: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not (path.name.lower().endswith(IMAGE_SUFFIXES) or is_dicom_folder(path)):
-            continue
+    for path in list_images(folder):
         name = file_stem(path)
         if name in entries:
             raise InputError(f"{entries[name].name} and {path.name} in {folder} have the same name. Keep one of them.")

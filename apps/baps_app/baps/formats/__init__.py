@@ -1,6 +1,7 @@
 """Images and labels on disk: NIfTI, NRRD, DICOM, and pictures (PNG, JPEG, TIFF, NPZ)."""
 
 from .dicom import is_dicom_folder, read_patient
+from .listing import images_folder, list_images
 from .nifti import write_nifti
 from .nrrd import write_nrrd
 from .reading import IMAGE_SUFFIXES, file_stem, read_labels, read_volume
@@ -8,7 +9,9 @@ from .reading import IMAGE_SUFFIXES, file_stem, read_labels, read_volume
 __all__ = [
     "IMAGE_SUFFIXES",
     "file_stem",
+    "images_folder",
     "is_dicom_folder",
+    "list_images",
     "read_labels",
     "read_patient",
     "read_volume",
