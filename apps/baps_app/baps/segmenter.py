@@ -127,11 +127,9 @@ class Segmenter:
 def _size(value: Encoding | Adapter | tuple[Volume, Window]) -> int:
     if isinstance(value, tuple):
         return value[0].voxels.nbytes
-    return (
-        value.nbytes
-        if isinstance(value, Encoding)
-        else sum(v.nbytes for v in value.visual_prompt.state_dict().values())
-    )
+    if isinstance(value, Encoding):
+        return value.nbytes
+    return sum(tensor.nbytes for tensor in value.visual_prompt.state_dict().values())
 
 
 def _identity(path: Path) -> Identity:
