@@ -79,7 +79,7 @@ def adapt(
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"The folder {out.parent} cannot be made ({error.strerror}). Give another --out.") from error
-    model = options.load_model(
+    _, model = options.load_site(
         black_box=black_box, weights=weights, weights_sha256=weights_sha256, device=device, config=config
     )
     found = find_cases(images, labels, label, patients)

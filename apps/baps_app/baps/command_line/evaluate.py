@@ -52,7 +52,7 @@ def evaluate(
     if json_file.is_dir() or not json_file.parent.is_dir():
         raise InputError(f"The figures cannot be written to {json_file}. Give --json a file in a folder that exists.")
     visual_prompt, record = read_adapter(adapter) if adapter else (None, None)
-    model = options.load_model(
+    _, model = options.load_site(
         black_box=black_box, weights=weights, weights_sha256=weights_sha256, device=device, config=config
     )
     if record is not None:

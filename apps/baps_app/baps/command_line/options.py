@@ -10,6 +10,7 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from ..blackbox import BlackBox as BlackBoxModel
+    from ..settings import Settings
 
 _MOST_REASONS = 10
 
@@ -28,18 +29,17 @@ def given(**options: str) -> dict[str, str]:
     return {name: value for name, value in options.items() if value}
 
 
-def load_model(**settings: str) -> BlackBoxModel:
-    """The black box of the settings that were given.
+def load_site(**settings: str) -> tuple[Settings, BlackBoxModel]:
+    """The settings that were given, and their black box.
 
     Raises:
         InputError: if they or the weights cannot be used.
     """
     from ..blackbox import load_black_box
-    from ..settings import check_settings, read_settings
+    from ..settings import read_settings
 
     site = read_settings(given(**settings))
-    check_settings(site)
-    return load_black_box(site.black_box, site.weights, site.weights_sha256, site.device)
+    return site, load_black_box(site.black_box, site.weights, site.weights_sha256, site.device)
 
 
 def print_left_out(reasons: Mapping[str, str]) -> None:

@@ -53,26 +53,20 @@ def segment(
 
     import numpy as np
 
-    from ..blackbox import load_black_box
     from ..click import read_click
     from ..formats import write_nifti, write_nrrd
     from ..segmenter import Segmenter
-    from ..settings import check_settings, read_settings
     from ..store import AdapterStore
     from ..volume import Volume
 
-    site = read_settings(
-        options.given(
-            black_box=black_box,
-            weights=weights,
-            weights_sha256=weights_sha256,
-            device=device,
-            adapters=adapters,
-            config=config,
-        )
+    site, model = options.load_site(
+        black_box=black_box,
+        weights=weights,
+        weights_sha256=weights_sha256,
+        device=device,
+        adapters=adapters,
+        config=config,
     )
-    check_settings(site)
-    model = load_black_box(site.black_box, site.weights, site.weights_sha256, site.device)
     segmenter = Segmenter(model, AdapterStore(site.adapters))
     volume, _ = segmenter.volume(image)
     asked = read_click(request, volume, list(site.labels))
