@@ -1,28 +1,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 import SimpleITK
-from numpy.typing import NDArray
 
 from baps.errors import InputError
 from baps.formats import read_volume, write_nifti
 from baps.volume import Volume
-
-
-def _volume() -> Volume:
-    affine = np.diag([-0.7, 0.8, 2.5, 1.0])
-    affine[:3, 3] = (10, -20, 30)
-    return Volume(np.random.default_rng(0).integers(0, 900, (5, 6, 7)).astype(np.int16), affine)
-
-
-def _nifti(path: Path, voxels: NDArray[np.generic], affine: NDArray[np.float64] | None = None) -> Path:
-    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4) if affine is None else affine), path)
-    return path
 
 
 def test_scaled_values_are_read_scaled_and_doubles_made_single(tmp_path: Path) -> None:
@@ -43,16 +32,18 @@ def test_big_endian_values_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(4, 5, 6, 1), (4, 5, 6, 1, 1)])
-def test_trailing_dimensions_of_one_are_accepted(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_trailing_dimensions_of_one_are_accepted(
+    tmp_path: Path, shape: tuple[int, ...], save_nifti: Callable[..., Path]
+) -> None:
     voxels = np.arange(120, dtype=np.int16).reshape(shape)
-    assert read_volume(_nifti(tmp_path / "a.nii", voxels)).voxels.shape == (4, 5, 6)
+    assert read_volume(save_nifti(tmp_path / "a.nii", voxels)).voxels.shape == (4, 5, 6)
     np.testing.assert_array_equal(read_volume(tmp_path / "a.nii").voxels, voxels.reshape(4, 5, 6))
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 5, 6, 2), (4, 5, 1, 3)])
-def test_other_than_three_dimensions(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_other_than_three_dimensions(tmp_path: Path, shape: tuple[int, ...], save_nifti: Callable[..., Path]) -> None:
     with pytest.raises(InputError, match="dimensions"):
-        read_volume(_nifti(tmp_path / "a.nii.gz", np.zeros(shape, np.int16)))
+        read_volume(save_nifti(tmp_path / "a.nii.gz", np.zeros(shape, np.int16)))
 
 
 def test_nifti_without_an_affine(tmp_path: Path) -> None:
@@ -63,17 +54,19 @@ def test_nifti_without_an_affine(tmp_path: Path) -> None:
         read_volume(tmp_path / "a.nii")
 
 
-def test_nifti_with_a_qform_alone(tmp_path: Path) -> None:
+def test_nifti_with_a_qform_alone(tmp_path: Path, placed_volume: Volume) -> None:
     image = nibabel.Nifti1Image(np.zeros((3, 4, 5), np.int16), None)
-    image.set_qform(_volume().affine, code=1)
+    image.set_qform(placed_volume.affine, code=1)
     image.set_sform(None, code=0)
     nibabel.save(image, tmp_path / "a.nii")
-    np.testing.assert_allclose(read_volume(tmp_path / "a.nii").affine, _volume().affine, atol=1e-5)
+    np.testing.assert_allclose(read_volume(tmp_path / "a.nii").affine, placed_volume.affine, atol=1e-5)
 
 
-def test_a_nifti_that_fails_half_way_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_nifti_that_fails_half_way_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, placed_volume: Volume
+) -> None:
     path = tmp_path / "a.nii.gz"
-    write_nifti(path, _volume())
+    write_nifti(path, placed_volume)
     before = path.read_bytes()
 
     def fail(image: object, name: str) -> None:
@@ -87,19 +80,19 @@ def test_a_nifti_that_fails_half_way_leaves_the_old_one(tmp_path: Path, monkeypa
     assert os.listdir(tmp_path) == ["a.nii.gz"]  # noqa: PTH208
 
 
-def test_complex_values_are_no_grey_values(tmp_path: Path) -> None:
+def test_complex_values_are_no_grey_values(tmp_path: Path, save_nifti: Callable[..., Path]) -> None:
     with pytest.raises(InputError, match="grey values"):
-        read_volume(_nifti(tmp_path / "a.nii", np.zeros((3, 4, 5), np.complex64)))
+        read_volume(save_nifti(tmp_path / "a.nii", np.zeros((3, 4, 5), np.complex64)))
 
 
 @pytest.mark.parametrize("names", ["RGB", "RGBA"])
-def test_colour_as_rgb24(tmp_path: Path, names: str) -> None:
+def test_colour_as_rgb24(tmp_path: Path, names: str, save_nifti: Callable[..., Path], placed_volume: Volume) -> None:
     colours = np.random.default_rng(0).integers(0, 256, (3, 4, 5, len(names))).astype(np.uint8)
     voxels = colours.view([(name, "u1") for name in names])[..., 0]
-    volume = read_volume(_nifti(tmp_path / "a.nii.gz", voxels, _volume().affine))
+    volume = read_volume(save_nifti(tmp_path / "a.nii.gz", voxels, placed_volume.affine))
     assert volume.colour
     np.testing.assert_array_equal(volume.voxels, colours[..., :3])
-    np.testing.assert_allclose(volume.affine, _volume().affine, atol=1e-6)
+    np.testing.assert_allclose(volume.affine, placed_volume.affine, atol=1e-6)
 
 
 @pytest.mark.parametrize("between", [(), (1,)])
@@ -118,29 +111,31 @@ def test_colour_as_itk_writes_it(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_volume(tmp_path / "a.nii.gz").voxels, colours.swapaxes(0, 2))
 
 
-def test_three_bytes_without_the_intent_of_a_vector_are_three_volumes(tmp_path: Path) -> None:
+def test_three_bytes_without_the_intent_of_a_vector_are_three_volumes(
+    tmp_path: Path, save_nifti: Callable[..., Path]
+) -> None:
     with pytest.raises(InputError, match="4 dimensions"):
-        read_volume(_nifti(tmp_path / "a.nii", np.zeros((4, 5, 6, 3), np.uint8)))
+        read_volume(save_nifti(tmp_path / "a.nii", np.zeros((4, 5, 6, 3), np.uint8)))
 
 
-def test_colour_is_written_as_rgb24(tmp_path: Path) -> None:
+def test_colour_is_written_as_rgb24(tmp_path: Path, placed_volume: Volume) -> None:
     colours = np.random.default_rng(0).integers(0, 256, (3, 5, 4, 3)).astype(np.uint8).swapaxes(1, 2)
-    write_nifti(tmp_path / "a.nii.gz", Volume(colours, _volume().affine))
+    write_nifti(tmp_path / "a.nii.gz", Volume(colours, placed_volume.affine))
     again = read_volume(tmp_path / "a.nii.gz")
     assert again.colour
     np.testing.assert_array_equal(again.voxels, colours)
-    assert again.same_geometry(Volume(colours, _volume().affine))
+    assert again.same_geometry(Volume(colours, placed_volume.affine))
     itk = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(tmp_path / "a.nii.gz")))
     np.testing.assert_array_equal(itk.swapaxes(0, 2), colours)
 
 
-def test_two_dimensions_are_one_slice(tmp_path: Path) -> None:
+def test_two_dimensions_are_one_slice(tmp_path: Path, save_nifti: Callable[..., Path]) -> None:
     pixels = np.arange(20, dtype=np.int16).reshape(4, 5)
-    volume = read_volume(_nifti(tmp_path / "a.nii", pixels, np.diag([-0.5, -0.6, 3, 1])))
+    volume = read_volume(save_nifti(tmp_path / "a.nii", pixels, np.diag([-0.5, -0.6, 3, 1])))
     np.testing.assert_array_equal(volume.voxels, pixels[..., None])
     np.testing.assert_allclose(volume.spacing, (0.5, 0.6, 3))
     colours = np.zeros((4, 5), [("R", "u1"), ("G", "u1"), ("B", "u1")])
-    assert read_volume(_nifti(tmp_path / "b.nii", colours)).voxels.shape == (4, 5, 1, 3)
+    assert read_volume(save_nifti(tmp_path / "b.nii", colours)).voxels.shape == (4, 5, 1, 3)
 
 
 @pytest.mark.parametrize("thickness", [0, 3])

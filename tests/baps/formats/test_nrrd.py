@@ -11,20 +11,14 @@ from baps.formats import read_volume, write_nrrd
 from baps.volume import Volume
 
 
-def _volume() -> Volume:
-    affine = np.diag([-0.7, 0.8, 2.5, 1.0])
-    affine[:3, 3] = (10, -20, 30)
-    return Volume(np.random.default_rng(0).integers(0, 900, (5, 6, 7)).astype(np.int16), affine)
-
-
-def test_nrrd_is_written_in_lps(tmp_path: Path) -> None:
-    write_nrrd(tmp_path / "a.nrrd", _volume())
+def test_nrrd_is_written_in_lps(tmp_path: Path, placed_volume: Volume) -> None:
+    write_nrrd(tmp_path / "a.nrrd", placed_volume)
     header = nrrd.read_header(str(tmp_path / "a.nrrd"))
     assert header["space"] == "left-posterior-superior"
     assert header["encoding"] == "gzip"
     np.testing.assert_allclose(header["space origin"], (-10, 20, 30))
     np.testing.assert_allclose(header["space directions"], np.diag([0.7, -0.8, 2.5]))
-    write_nrrd(tmp_path / "b.nrrd", _volume(), compress=False)
+    write_nrrd(tmp_path / "b.nrrd", placed_volume, compress=False)
     assert nrrd.read_header(str(tmp_path / "b.nrrd"))["encoding"] == "raw"
 
 
@@ -39,32 +33,30 @@ def test_nrrd_is_written_in_lps(tmp_path: Path) -> None:
         ("LPS", (-1, -1, 1)),
     ],
 )
-def test_spaces_of_nrrd(tmp_path: Path, space: str, signs: tuple[int, int, int]) -> None:
-    volume = _volume()
-    affine = np.diag([*signs, 1]) @ volume.affine
+def test_spaces_of_nrrd(tmp_path: Path, space: str, signs: tuple[int, int, int], placed_volume: Volume) -> None:
+    affine = np.diag([*signs, 1]) @ placed_volume.affine
     header = {"space": space, "space directions": affine[:3, :3].T, "space origin": affine[:3, 3]}
-    nrrd.write(str(tmp_path / "a.nrrd"), volume.voxels, header)
-    np.testing.assert_allclose(read_volume(tmp_path / "a.nrrd").affine, volume.affine)
+    nrrd.write(str(tmp_path / "a.nrrd"), placed_volume.voxels, header)
+    np.testing.assert_allclose(read_volume(tmp_path / "a.nrrd").affine, placed_volume.affine)
 
 
-def test_a_trailing_dimension_of_one_is_accepted_in_nrrd(tmp_path: Path) -> None:
-    volume = _volume()
-    directions = np.vstack([volume.affine[:3, :3].T, [np.nan] * 3])
+def test_a_trailing_dimension_of_one_is_accepted_in_nrrd(tmp_path: Path, placed_volume: Volume) -> None:
+    directions = np.vstack([placed_volume.affine[:3, :3].T, [np.nan] * 3])
     header = {
         "space": "right-anterior-superior",
         "space directions": directions,
-        "space origin": volume.affine[:3, 3],
+        "space origin": placed_volume.affine[:3, 3],
         "kinds": ["domain", "domain", "domain", "list"],
     }
-    nrrd.write(str(tmp_path / "a.nrrd"), volume.voxels[..., None], header)
+    nrrd.write(str(tmp_path / "a.nrrd"), placed_volume.voxels[..., None], header)
     again = read_volume(tmp_path / "a.nrrd")
-    np.testing.assert_array_equal(again.voxels, volume.voxels)
-    np.testing.assert_allclose(again.affine, volume.affine)
+    np.testing.assert_array_equal(again.voxels, placed_volume.voxels)
+    np.testing.assert_allclose(again.affine, placed_volume.affine)
 
 
-def test_a_truncated_raw_nrrd(tmp_path: Path) -> None:
+def test_a_truncated_raw_nrrd(tmp_path: Path, placed_volume: Volume) -> None:
     path = tmp_path / "cut.nrrd"
-    write_nrrd(path, _volume(), compress=False)
+    write_nrrd(path, placed_volume, compress=False)
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(InputError, match="cut.nrrd"):
         read_volume(path)
@@ -134,10 +126,10 @@ def test_an_axis_of_three_time_points_is_no_colour(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("field", ["data file: ", "datafile: ", "data file:=", "datafile:  "])
 @pytest.mark.parametrize("relative", [False, True])
-def test_voxels_in_another_file_are_refused(tmp_path: Path, field: str, relative: bool) -> None:
+def test_voxels_in_another_file_are_refused(tmp_path: Path, field: str, relative: bool, placed_volume: Volume) -> None:
     """Whoever may upload an image could read any file of the server, or make it wait for ever."""
     secret = tmp_path / "secret"
-    write_nrrd(tmp_path / "a.nrrd", _volume(), compress=False)
+    write_nrrd(tmp_path / "a.nrrd", placed_volume, compress=False)
     header, _, voxels = (tmp_path / "a.nrrd").read_bytes().partition(b"\n\n")
     secret.write_bytes(voxels)
     (tmp_path / "a.nrrd").write_bytes(header + f"\n{field}{secret.name if relative else secret}\n\n".encode())
@@ -147,8 +139,8 @@ def test_voxels_in_another_file_are_refused(tmp_path: Path, field: str, relative
 
 @pytest.mark.parametrize("field", ["line skip: -1", "byte skip: -2", "byte skip: 9999999", "line skip: x"])
 @pytest.mark.parametrize("compress", [False, True])
-def test_odd_skips(tmp_path: Path, field: str, compress: bool) -> None:
-    write_nrrd(tmp_path / "a.nrrd", _volume(), compress)
+def test_odd_skips(tmp_path: Path, field: str, compress: bool, placed_volume: Volume) -> None:
+    write_nrrd(tmp_path / "a.nrrd", placed_volume, compress)
     header, _, voxels = (tmp_path / "a.nrrd").read_bytes().partition(b"\n\n")
     (tmp_path / "a.nrrd").write_bytes(header + f"\n{field}\n\n".encode() + voxels)
     with pytest.raises(InputError, match=r"^a\.nrrd cannot be read"):

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
@@ -40,17 +39,6 @@ def _volumes(draw: st.DrawFn) -> Volume:
     return Volume(random.integers(0, 250, shape).astype(kind), affine)
 
 
-def _volume() -> Volume:
-    affine = np.diag([-0.7, 0.8, 2.5, 1.0])
-    affine[:3, 3] = (10, -20, 30)
-    return Volume(np.random.default_rng(0).integers(0, 900, (5, 6, 7)).astype(np.int16), affine)
-
-
-def _nifti(path: Path, voxels: NDArray[np.generic], affine: NDArray[np.float64] | None = None) -> Path:
-    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4) if affine is None else affine), path)
-    return path
-
-
 @pytest.mark.parametrize("suffix", WRITERS)
 @given(volume=_volumes())
 def test_round_trip(tmp_path_factory: pytest.TempPathFactory, suffix: str, volume: Volume) -> None:
@@ -63,9 +51,9 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, suffix: str, volum
     assert again.same_geometry(volume)
 
 
-def test_nifti_and_nrrd_of_the_same_volume_lie_at_the_same_place(tmp_path: Path) -> None:
-    write_nifti(tmp_path / "a.nii.gz", _volume())
-    write_nrrd(tmp_path / "a.nrrd", _volume(), compress=False)
+def test_nifti_and_nrrd_of_the_same_volume_lie_at_the_same_place(tmp_path: Path, placed_volume: Volume) -> None:
+    write_nifti(tmp_path / "a.nii.gz", placed_volume)
+    write_nrrd(tmp_path / "a.nrrd", placed_volume, compress=False)
     assert read_volume(tmp_path / "a.nii.gz").same_geometry(read_volume(tmp_path / "a.nrrd"))
 
 
@@ -93,11 +81,11 @@ def test_text_under_the_name_of_a_volume(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_values_that_are_not_finite_are_counted(tmp_path: Path, bad: float) -> None:
+def test_values_that_are_not_finite_are_counted(tmp_path: Path, bad: float, save_nifti: Callable[..., Path]) -> None:
     voxels = np.zeros((3, 4, 5), np.float32)
     voxels[0, 0, :2] = bad
     with pytest.raises(InputError, match="holds 2 voxels that are NaN or infinite"):
-        read_volume(_nifti(tmp_path / "a.nii", voxels))
+        read_volume(save_nifti(tmp_path / "a.nii", voxels))
 
 
 def test_labels_come_as_integers(tmp_path: Path) -> None:
@@ -111,19 +99,19 @@ def test_labels_come_as_integers(tmp_path: Path) -> None:
         np.testing.assert_array_equal(labels, voxels)
 
 
-def test_labels_that_hold_fractions(tmp_path: Path) -> None:
+def test_labels_that_hold_fractions(tmp_path: Path, save_nifti: Callable[..., Path]) -> None:
     image = Volume(np.zeros((3, 4, 5), np.int16), np.eye(4))
-    _nifti(tmp_path / "a.nii", np.full((3, 4, 5), 0.5, np.float32))
+    save_nifti(tmp_path / "a.nii", np.full((3, 4, 5), 0.5, np.float32))
     with pytest.raises(InputError, match="fractions"):
         read_labels(tmp_path / "a.nii", image)
 
 
-def test_labels_of_another_geometry(tmp_path: Path) -> None:
+def test_labels_of_another_geometry(tmp_path: Path, save_nifti: Callable[..., Path]) -> None:
     image = Volume(np.zeros((3, 4, 5), np.int16), np.eye(4))
     shifted = np.eye(4)
     shifted[0, 3] = 0.5
     for voxels, affine in (((3, 4, 6), np.eye(4)), ((3, 4, 5), shifted), ((3, 4, 5), np.diag([-1.0, 1, 1, 1]))):
-        _nifti(tmp_path / "a.nii", np.zeros(voxels, np.uint8), affine)
+        save_nifti(tmp_path / "a.nii", np.zeros(voxels, np.uint8), affine)
         with pytest.raises(InputError, match="geometry of the image"):
             read_labels(tmp_path / "a.nii", image)
 
@@ -190,11 +178,11 @@ def test_labels_stored_along_other_axes_come_in_the_order_of_the_image(
     np.testing.assert_array_equal(read_labels(tmp_path / "a.nii", image), labels)
 
 
-def test_labels_of_colour_are_refused(tmp_path: Path) -> None:
+def test_labels_of_colour_are_refused(tmp_path: Path, save_nifti: Callable[..., Path]) -> None:
     image = Volume(np.zeros((3, 4, 5), np.int16), np.eye(4))
     colours = np.zeros((3, 4, 5), [("R", "u1"), ("G", "u1"), ("B", "u1")])
     with pytest.raises(InputError, match=r"The label a\.nii holds colour where grey values are needed"):
-        read_labels(_nifti(tmp_path / "a.nii", colours), image)
+        read_labels(save_nifti(tmp_path / "a.nii", colours), image)
 
 
 def _one_slice() -> Volume:
