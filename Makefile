@@ -13,8 +13,6 @@ CONFIG ?=
 PY := .venv/bin/python
 # torch comes first: sam2, which MONAI Label needs, asks for it while it is built. It has no GPU code that we use.
 PIP := SAM2_BUILD_CUDA=0 PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) -m pip install -c constraints.txt
-HOST_ENV := MONAI_LABEL_TRACKING_ENABLED=false MONAI_LABEL_AUTO_UPDATE_SCORING=false \
-	PATH="$(CURDIR)/.venv/bin:$$PATH" PYTHONPATH="$(CURDIR)/apps/baps_app"
 
 .PHONY: help demo test serve lint sample-data clean
 
@@ -38,11 +36,11 @@ help:
 	@echo "==> Installed."
 
 demo: .venv/installed
-	@$(HOST_ENV) $(PY) demo/run.py --seed $(SEED)
+	@$(PY) demo/run.py --seed $(SEED)
 
 test: .venv/installed
 	@echo "==> Running the tests (some 10 minutes on two CPU cores)"
-	@$(HOST_ENV) $(PY) -m pytest
+	@$(PY) -m pytest
 
 serve: .venv/installed
 	@if [ -z "$(STUDIES)" ]; then \
@@ -54,7 +52,7 @@ lint: .venv/installed
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
 
 sample-data: .venv/installed
-	@PYTHONPATH=apps/baps_app $(PY) sample-data/generate.py
+	@$(PY) sample-data/generate.py
 
 clean:
 	rm -rf .venv demo-output
