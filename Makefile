@@ -7,6 +7,7 @@ LABELS ?=
 SEED ?= 0
 BLACK_BOX ?=
 WEIGHTS ?=
+REMOTE ?=
 ADAPTERS ?=
 CONFIG ?=
 
@@ -46,7 +47,7 @@ serve: .venv/installed
 	@if [ -z "$(STUDIES)" ]; then \
 	  echo "Say which images: make serve STUDIES=<folder or DICOMweb URL> [PORT=8000] [LABELS=liver,spleen]"; exit 1; fi
 	@exec .venv/bin/baps serve "$(STUDIES)" --host "$(HOST)" --port "$(PORT)" --labels "$(LABELS)" \
-	  --black-box "$(BLACK_BOX)" --weights "$(WEIGHTS)" --adapters "$(ADAPTERS)" --config "$(CONFIG)"
+	  --black-box "$(BLACK_BOX)" --weights "$(WEIGHTS)" --remote "$(REMOTE)" --adapters "$(ADAPTERS)" --config "$(CONFIG)"
 
 lint: .venv/installed
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy

@@ -96,7 +96,9 @@ class BapsApp(MONAILabelApp):
             if self._black_box is None:
                 site = self.site
                 try:
-                    self._black_box = load_black_box(site.black_box, site.weights, site.weights_sha256, site.device)
+                    self._black_box = load_black_box(
+                        site.black_box, site.weights, site.weights_sha256, site.device, site.remote_model
+                    )
                 except InputError as error:  # The operator's to mend, not the fault of who clicked.
                     raise BapsError(f"The model cannot be loaded. {error}") from error
                 able = self._black_box.capabilities

@@ -20,9 +20,13 @@ from enum import Enum
 from functools import partial
 from importlib import import_module, metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .errors import BapsError
 from .serving_command import check_port, check_studies, is_pacs, server_environment
+
+if TYPE_CHECKING:
+    from .settings import Settings
 
 _LEAST_DISK = 1 << 30
 _LEAST_MEMORY = 3 << 30
@@ -99,7 +103,7 @@ def examine(
     later: dict[str, Callable[[], Finding]] = {
         "memory, CPUs": partial(memory, site.cache_mb),
         "device": partial(device, site.device),
-        "model": partial(model, site.black_box, site.weights, site.weights_sha256, site.device),
+        "model": partial(model, site),
         "adapters": partial(adapters, site.adapters),
         "disk": partial(disk, written),
     }
@@ -210,14 +214,14 @@ def device(name: str) -> Finding:
     return Finding(Status.OK, found)
 
 
-def model(name: str, weights: Path | None, sha256: str, device: str) -> Finding:
-    """Whether the weights are there, are the right ones, and answer a prompt on a black image."""
+def model(site: Settings) -> Finding:
+    """Whether the model is there and the right one, and answers a prompt on a black image."""
     import numpy as np
 
     from .blackbox import Prompt, load_black_box
 
     begun = time.perf_counter()
-    black_box = load_black_box(name, weights, sha256, device)
+    black_box = load_black_box(site.black_box, site.weights, site.weights_sha256, site.device, site.remote_model)
     loaded = time.perf_counter()
     able = black_box.capabilities
     middle = able.input_side / 2

@@ -12,13 +12,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from .blackbox import BLACK_BOXES
+from .blackbox import BLACK_BOXES, RemoteSettings
 from .errors import InputError
 
 DEFAULT_ADAPTERS = Path(__file__).resolve().parents[1] / "model" / "adapters"
 
 _HOST_KEYS = {"server_mode", "models", "preload"}
 """What MONAI Label itself puts among the --conf pairs; not ours."""
+
+_NUMBERS: dict[str, tuple[type[int] | type[float], str]] = {
+    "cache_mb": (int, "a whole number of megabytes"),
+    "remote_side": (int, "a whole number of pixels"),
+    "remote_batch": (int, "a whole number of images"),
+    "remote_timeout": (float, "a number of seconds"),
+    "remote_patience": (float, "a number of seconds"),
+}
 
 
 @dataclass(frozen=True)
@@ -28,10 +36,17 @@ class Settings:
     Attributes:
         labels: names of the organs and their values in labelmaps that do not say (``spleen,liver`` counts from 1;
             ``spleen=1,liver=6`` is explicit).
-        black_box: ``bundled`` or ``sam``.
+        black_box: ``bundled``, ``sam`` or ``remote``.
         weights: checkpoint of the black box; needed for ``sam``.
-        weights_sha256: what its hash must be; empty: the published one where the file name is known.
+        weights_sha256: what its hash (of a remote model: its identity) must be; empty: the published one where the file
+            name is known.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+        remote: address of the black box ``remote``; what follows is said of it in ``RemoteSettings``.
+        remote_side: pixels of its images, where it does not say.
+        remote_batch: images in one request.
+        remote_prompts: ``clicks,boxes``, ``clicks`` or ``boxes``.
+        remote_timeout: seconds that an answer may take.
+        remote_patience: seconds that it is waited for when it has gone.
         encoder: frozen encoder of new adapters: ``statistics``, ``clip``, ``vit_mae`` or ``dino``.
         encoder_source: its weights, a local path or a hub's name; empty: the usual ones.
         patients: CSV file of image and patient, for images that do not say whom they show.
@@ -44,11 +59,35 @@ class Settings:
     weights: Path | None = None
     weights_sha256: str = ""
     device: str = "auto"
+    remote: str = ""
+    remote_side: int = RemoteSettings.side
+    remote_batch: int = RemoteSettings.batch_size
+    remote_prompts: str = RemoteSettings.prompts
+    remote_timeout: float = RemoteSettings.timeout
+    remote_patience: float = RemoteSettings.patience
     encoder: str = "statistics"
     encoder_source: str = ""
     patients: Path | None = None
     adapters: Path = DEFAULT_ADAPTERS
     cache_mb: int = 2048
+
+    @property
+    def remote_model(self) -> RemoteSettings | None:
+        """What is said of the black box ``remote``, or None if there is no address.
+
+        Raises:
+            InputError: if it cannot be used.
+        """
+        if not self.remote:
+            return None
+        return RemoteSettings(
+            self.remote,
+            self.remote_side,
+            self.remote_batch,
+            self.remote_prompts,
+            self.remote_timeout,
+            self.remote_patience,
+        )
 
 
 def read_settings(given: Mapping[str, str], environment: Mapping[str, str] = os.environ) -> Settings:
@@ -83,11 +122,13 @@ def check_settings(settings: Settings) -> None:
     """Find at start what would otherwise be found at the first click; nothing is loaded.
 
     Raises:
-        InputError: if the black box is unknown or its weights are not there.
+        InputError: if the black box is unknown, its weights are not there, or its address cannot be used.
     """
     if settings.black_box not in BLACK_BOXES:
         raise InputError(f"There is no black box named {settings.black_box!r}. Known ones: {', '.join(BLACK_BOXES)}.")
-    if settings.black_box != "bundled" and settings.weights is None:
+    if settings.black_box == "remote" and settings.remote_model is None:
+        raise InputError("The black box remote needs an address: give one such as http://host:8000/model (REMOTE=...).")
+    if settings.black_box == "sam" and settings.weights is None:
         raise InputError(
             f"The black box {settings.black_box} needs weights: give the path of a checkpoint (WEIGHTS=...)."
         )
@@ -110,14 +151,15 @@ def _parse(name: str, value: object) -> object:
         return parse_labels(value)
     if name in ("adapters", "patients", "weights"):
         return Path(str(value)).expanduser()
-    if name == "cache_mb":
+    if name in _NUMBERS:
+        kind, unit = _NUMBERS[name]
         try:
-            megabytes = int(str(value))
+            number = kind(str(value))
         except ValueError:
-            megabytes = -1
-        if megabytes < 0:
-            raise InputError(f"cache_mb must be a whole number of megabytes, not {value!r}.")
-        return megabytes
+            number = -1
+        if not number >= 0:
+            raise InputError(f"{name} must be {unit}, not {value!r}.")
+        return number
     return str(value)
 
 

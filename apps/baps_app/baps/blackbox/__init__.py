@@ -3,5 +3,6 @@
 from .interface import BlackBox, Capabilities, Encoding
 from .loading import BLACK_BOXES, load_black_box
 from .prompt import Prompt
+from .remote import RemoteSettings
 
-__all__ = ["BLACK_BOXES", "BlackBox", "Capabilities", "Encoding", "Prompt", "load_black_box"]
+__all__ = ["BLACK_BOXES", "BlackBox", "Capabilities", "Encoding", "Prompt", "RemoteSettings", "load_black_box"]

@@ -12,30 +12,44 @@ from segment_anything import sam_model_registry
 from ..errors import InputError
 from .bundled_model import build_bundled_model
 from .interface import BlackBox
+from .remote import RemoteBlackBox, RemoteSettings
 from .sam import SamBlackBox
 from .weights import load_weights
 
 BUNDLED_WEIGHTS = Path(__file__).parent / "bundled" / "bundled.safetensors"
 _SAM_WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
-BLACK_BOXES = ("bundled", "sam")
+BLACK_BOXES = ("bundled", "sam", "remote")
 """Names that ``load_black_box`` knows."""
 
 
 def load_black_box(
-    name: str = "bundled", weights: Path | None = None, sha256: str = "", device: str = "auto"
+    name: str = "bundled",
+    weights: Path | None = None,
+    sha256: str = "",
+    device: str = "auto",
+    remote: RemoteSettings | None = None,
 ) -> BlackBox:
     """Load a black box.
 
     Args:
-        name: ``bundled``, or ``sam`` for a SAM or MedSAM checkpoint (vit_b, vit_l and vit_h are told apart by their
-            weights).
+        name: ``bundled``, ``sam`` for a SAM or MedSAM checkpoint (vit_b, vit_l and vit_h are told apart by their
+            weights), or ``remote`` for a model on another machine.
         weights: the checkpoint; needed for ``sam``.
-        sha256: the hash it must have, or "" for the published one where the file name is known.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+        sha256: the hash it must have, or "" for the published one where the file name is known. Of a remote model: the
+            identity it must have.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``; a remote model has its own.
+        remote: where a remote model is; needed for ``remote``.
 
     Raises:
-        InputError: on an unknown name or device, or weights that cannot be used.
+        InputError: on an unknown name or device, or weights or a remote model that cannot be used.
+        BapsError: if a remote model is not there.
     """
+    if name == "remote":
+        if remote is None:
+            raise InputError("The black box remote needs an address: give one such as http://host:8000/model.")
+        if weights is not None:
+            raise InputError(f"The black box remote has its weights on its server. Do not name {weights}.")
+        return RemoteBlackBox(remote, sha256)
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise InputError(f"There is no device {device!r}. Known ones: auto, cpu, cuda, cuda:1 and so on.")
     if device == "auto":

@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 
 from ..errors import BapsError
-from . import adapters
+from . import adapters, blackbox
 from .adapt import adapt
 from .doctor import doctor
 from .evaluate import evaluate
@@ -20,6 +20,7 @@ app.command()(segment)
 app.command()(adapt)
 app.command()(evaluate)
 app.add_typer(adapters.app, name="adapters")
+app.add_typer(blackbox.app, name="blackbox")
 
 
 def main() -> None:

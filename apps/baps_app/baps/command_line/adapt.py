@@ -47,6 +47,7 @@ def adapt(
     weights: options.Weights = "",
     weights_sha256: options.WeightsSha256 = "",
     device: options.Device = "",
+    remote: options.Remote = "",
     config: options.Config = "",
 ) -> None:
     """Adapt a model to labelled images, and check the adapter on patients that it was not trained on.
@@ -80,7 +81,12 @@ def adapt(
     except OSError as error:
         raise InputError(f"The folder {out.parent} cannot be made ({error.strerror}). Give another --out.") from error
     _, model = options.load_site(
-        black_box=black_box, weights=weights, weights_sha256=weights_sha256, device=device, config=config
+        black_box=black_box,
+        weights=weights,
+        weights_sha256=weights_sha256,
+        device=device,
+        remote=remote,
+        config=config,
     )
     found = find_cases(images, labels, label, patients)
     folder = out.parent

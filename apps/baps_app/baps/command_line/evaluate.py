@@ -32,6 +32,7 @@ def evaluate(
     weights: options.Weights = "",
     weights_sha256: options.WeightsSha256 = "",
     device: options.Device = "",
+    remote: options.Remote = "",
     config: options.Config = "",
 ) -> None:
     """Measure Dice by one click (or box) on up to 12 slices of each image, five times with other clicks.
@@ -53,7 +54,12 @@ def evaluate(
         raise InputError(f"The figures cannot be written to {json_file}. Give --json a file in a folder that exists.")
     visual_prompt, record = read_adapter(adapter) if adapter else (None, None)
     _, model = options.load_site(
-        black_box=black_box, weights=weights, weights_sha256=weights_sha256, device=device, config=config
+        black_box=black_box,
+        weights=weights,
+        weights_sha256=weights_sha256,
+        device=device,
+        remote=remote,
+        config=config,
     )
     if record is not None:
         check_fits(record, model.capabilities)

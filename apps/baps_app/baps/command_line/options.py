@@ -15,10 +15,13 @@ if TYPE_CHECKING:
 _MOST_REASONS = 10
 
 Labels = Annotated[str, typer.Option(help="Organs, as in spleen,liver, or with their values: spleen=1,liver=6.")]
-BlackBox = Annotated[str, typer.Option(help="The model: bundled or sam.")]
+BlackBox = Annotated[str, typer.Option(help="The model: bundled, sam, or remote, one on another machine.")]
 Weights = Annotated[str, typer.Option(metavar="FILE", help="Checkpoint of the model; needed for sam.")]
 WeightsSha256 = Annotated[str, typer.Option("--weights-sha256", help="The hash that the checkpoint must have.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
+Remote = Annotated[
+    str, typer.Option(metavar="ADDRESS", help="Of the model remote: http://host:8000/model, or https, grpc, grpcs.")
+]
 Adapters = Annotated[str, typer.Option(metavar="FOLDER", help="Where adapters are kept; the app's own by default.")]
 CacheMb = Annotated[str, typer.Option(metavar="MB", help="Memory for volumes and encodings.")]
 Config = Annotated[str, typer.Option(metavar="FILE", help="JSON file of settings, which the options overrule.")]
@@ -39,7 +42,7 @@ def load_site(**settings: str) -> tuple[Settings, BlackBoxModel]:
     from ..settings import read_settings
 
     site = read_settings(given(**settings))
-    return site, load_black_box(site.black_box, site.weights, site.weights_sha256, site.device)
+    return site, load_black_box(site.black_box, site.weights, site.weights_sha256, site.device, site.remote_model)
 
 
 def print_left_out(reasons: Mapping[str, str]) -> None:

@@ -30,6 +30,7 @@ def segment(
     weights: options.Weights = "",
     weights_sha256: options.WeightsSha256 = "",
     device: options.Device = "",
+    remote: options.Remote = "",
     adapters: options.Adapters = "",
     config: options.Config = "",
 ) -> None:
@@ -64,6 +65,7 @@ def segment(
         weights=weights,
         weights_sha256=weights_sha256,
         device=device,
+        remote=remote,
         adapters=adapters,
         config=config,
     )
