@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from baps.adaptation.cases import LabelledSlice
 from baps.blackbox import BlackBox, Capabilities, Prompt, load_black_box
 from baps.intensity import Window
 from baps.volume import Volume
+from faulty_server import FaultyServer, faulty_server
 
 settings.register_profile(
     "baps",
@@ -59,6 +60,13 @@ class BrightnessBlackBox(BlackBox):
 @pytest.fixture(scope="session")
 def bundled() -> BlackBox:
     return load_black_box("bundled", device="cpu")
+
+
+@pytest.fixture
+def faulty() -> Iterator[FaultyServer]:
+    """A server of a remote model, which answers as a test wants it to."""
+    with faulty_server() as server:
+        yield server
 
 
 @pytest.fixture

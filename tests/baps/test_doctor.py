@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import namedtuple
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -22,7 +23,9 @@ import pytest
 from baps import doctor
 from baps.blackbox.loading import BUNDLED_WEIGHTS
 from baps.doctor import Status, examine
-from baps.errors import InputError
+from baps.errors import BapsError, InputError
+from baps.settings import Settings
+from faulty_server import FaultyServer
 
 FAILED, OK, WARNING = Status.FAILED, Status.OK, Status.WARNING
 ROOT = Path(__file__).resolve().parents[2]
@@ -281,7 +284,7 @@ def test_devices(monkeypatch: pytest.MonkeyPatch, name: str, gpus: int, status: 
 
 
 def test_the_model_answers() -> None:
-    found = doctor.model("bundled", None, "", "cpu")
+    found = doctor.model(Settings(device="cpu"))
     assert found.status is OK
     assert "bundled" in found.found
 
@@ -289,9 +292,10 @@ def test_the_model_answers() -> None:
 def test_weights_of_another_hash(tmp_path: Path) -> None:
     for path in (BUNDLED_WEIGHTS, BUNDLED_WEIGHTS.with_suffix(".json")):
         shutil.copy(path, tmp_path)
+    site = Settings(weights=tmp_path / BUNDLED_WEIGHTS.name, device="cpu")
     with pytest.raises(InputError, match="SHA-256"):
-        doctor.model("bundled", tmp_path / BUNDLED_WEIGHTS.name, "0" * 64, "cpu")
-    assert doctor.model("bundled", tmp_path / BUNDLED_WEIGHTS.name, "", "cpu").status is OK
+        doctor.model(replace(site, weights_sha256="0" * 64))
+    assert doctor.model(site).status is OK
 
 
 def test_a_model_that_understands_boxes_only(
@@ -301,11 +305,19 @@ def test_a_model_that_understands_boxes_only(
     able = black_box.capabilities  # type: ignore[attr-defined]
     black_box._capabilities = type(able)(**{**vars(able), "clicks": False})  # type: ignore[attr-defined]
     monkeypatch.setattr("baps.blackbox.load_black_box", lambda *_: black_box)
-    assert doctor.model("sam", Path("medsam.pth"), "", "cpu").status is OK
+    assert doctor.model(Settings(black_box="sam", weights=Path("medsam.pth"), device="cpu")).status is OK
     [(images, [prompt])] = black_box.asked  # type: ignore[attr-defined]
     assert prompt.box is not None
     assert images.shape == (1, 32, 32, 3)
     assert not np.any(images)
+
+
+def test_a_remote_model_that_answers_and_one_that_does_not(faulty: FaultyServer) -> None:
+    site = Settings(black_box="remote", remote=faulty.address)
+    assert "faulty" in doctor.model(site).found
+    assert faulty.asked == [1]
+    with pytest.raises(BapsError, match="cannot be reached"):
+        doctor.model(replace(site, remote=f"http://127.0.0.1:{_free()}/faulty"))
 
 
 def test_the_folder_of_adapters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from baps.blackbox import RemoteSettings
 from baps.errors import InputError
 from baps.settings import Settings, check_settings, parse_labels, read_settings
 
@@ -63,7 +64,7 @@ def test_an_empty_variable_does_not_hide_the_file(tmp_path: Path) -> None:
 def test_settings_that_can_be_checked_at_start(tmp_path: Path) -> None:
     check_settings(Settings())
     weights = tmp_path / "sam.pth"
-    with pytest.raises(InputError, match="'medsam2'.*bundled, sam"):
+    with pytest.raises(InputError, match="'medsam2'.*bundled, sam, remote"):
         check_settings(Settings(black_box="medsam2"))
     with pytest.raises(InputError, match="sam needs weights"):
         check_settings(Settings(black_box="sam"))
@@ -71,6 +72,31 @@ def test_settings_that_can_be_checked_at_start(tmp_path: Path) -> None:
         check_settings(Settings(black_box="sam", weights=weights))
     weights.touch()
     check_settings(Settings(black_box="sam", weights=weights))
+
+
+def test_a_remote_model() -> None:
+    assert Settings().remote_model is None
+    with pytest.raises(InputError, match=r"remote needs an address.*REMOTE="):
+        check_settings(Settings(black_box="remote"))
+    with pytest.raises(InputError, match="is no address"):
+        check_settings(Settings(black_box="remote", remote="model:8000"))
+    address = "grpc://model:8001/sam"
+    check_settings(Settings(black_box="remote", remote=address))
+    assert Settings(remote=address).remote_model == RemoteSettings(address)
+    given = {"side": "512", "batch": "4", "prompts": "boxes", "timeout": "2.5", "patience": "0"}
+    environment = {f"BAPS_REMOTE_{name.upper()}": value for name, value in given.items()}
+    found = read_settings({"remote": address}, {**environment, "BAPS_REMOTE_TOKEN": "hush"})
+    assert found.remote_model == RemoteSettings(address, 512, 4, "boxes", 2.5, 0.0)
+    assert "hush" not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "unit"), [("side", "pixels"), ("batch", "images"), ("timeout", "seconds"), ("patience", "seconds")]
+)
+@pytest.mark.parametrize("value", ["-1", "many", "nan"])
+def test_numbers_of_a_remote_model(name: str, unit: str, value: str) -> None:
+    with pytest.raises(InputError, match=f"remote_{name} must be a .*number of {unit}, not '{value}'"):
+        read_settings({f"remote_{name}": value}, {})
 
 
 def test_paths_and_numbers_are_parsed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from segment_anything import SamPredictor, sam_model_registry
 
-from baps.blackbox import BlackBox, Encoding, Prompt, load_black_box
+from baps.blackbox import BlackBox, Encoding, Prompt, RemoteSettings, load_black_box
 from baps.blackbox.bundled_model import build_bundled_model
 from baps.errors import BudgetSpentError, InputError
 
@@ -28,7 +28,10 @@ PROMPTS = [
 
 @dataclass
 class Backend:
-    """A black box and one batch that was asked of it: one image each, with clicks, with negatives, with a box."""
+    """A black box and one batch that was asked of it: one image each, with clicks, with negatives, with a box.
+
+    There are neither encodings nor weights of a model that is elsewhere.
+    """
 
     black_box: BlackBox
     images: NDArray[np.uint8]
@@ -36,6 +39,12 @@ class Backend:
     encodings: list[Encoding]
     counts: list[int]
     weights: list[str]
+
+    def ask(self, row: int, prompt: Prompt) -> NDArray[np.float32]:
+        """One prompt on one image of the batch, by its encoding if there is one."""
+        if self.encodings:
+            return self.black_box.decode(self.encodings[row], prompt)
+        return self.black_box.segment(self.images[row : row + 1], [prompt])[0]
 
 
 def _digest(black_box: BlackBox) -> str:
@@ -45,11 +54,11 @@ def _digest(black_box: BlackBox) -> str:
     return digest.hexdigest()
 
 
-def _images() -> NDArray[np.uint8]:
-    """Three images (36, 50), blobs on noise."""
+def _images(shape: tuple[int, int] = (36, 50)) -> NDArray[np.uint8]:
+    """Three images, blobs on noise."""
     random = np.random.default_rng(0)
-    rows, columns = np.mgrid[:36, :50]
-    grey = random.normal(70, 10, (3, 36, 50))
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    grey = random.normal(70, 10, (3, *shape))
     for row, (x, y) in enumerate(((12, 20), (28, 9), (22, 16))):
         grey[row][(rows - y) ** 2 + (columns - x) ** 2 < 49] += 90
     return np.repeat(grey.clip(0, 255).astype(np.uint8)[..., None], 3, axis=-1)
@@ -67,19 +76,25 @@ def sam_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     path.unlink()
 
 
-@pytest.fixture(scope="session", params=["bundled", pytest.param("sam", marks=pytest.mark.slow)])
+@pytest.fixture(scope="session", params=["bundled", pytest.param("sam", marks=pytest.mark.slow), "http", "grpc"])
 def backend(request: pytest.FixtureRequest) -> Backend:
+    shape = (36, 50)
     if request.param == "bundled":
         black_box = load_black_box("bundled", device="cpu")
-    else:
+    elif request.param == "sam":
         black_box = load_black_box("sam", weights=request.getfixturevalue("sam_weights"), device="cpu")
-    images = _images()
-    counts, weights = [black_box.images_asked], [_digest(black_box)]
+    else:
+        address = request.getfixturevalue("bundled_host").addresses[request.param]
+        black_box = load_black_box("remote", remote=RemoteSettings(address))
+        shape = (black_box.capabilities.input_side,) * 2
+    here = request.param in ("bundled", "sam")
+    images = _images(shape)
+    counts, weights = [black_box.images_asked], [_digest(black_box)] if here else []
     answer = black_box.segment(images, PROMPTS)
     counts.append(black_box.images_asked)
-    encodings = [black_box.encode(image) for image in images]
+    encodings = [black_box.encode(image) for image in images] if black_box.capabilities.encodings else []
     counts.append(black_box.images_asked)
-    weights.append(_digest(black_box))
+    weights += [_digest(black_box)] if here else []
     return Backend(black_box, images, answer, encodings, counts, weights)
 
 
@@ -90,7 +105,7 @@ def test_capabilities(backend: Backend) -> None:
     assert able.clicks
     assert able.negative_clicks
     assert able.boxes
-    assert able.encodings
+    assert able.encodings == bool(backend.encodings)
     assert able.batch_size >= 1
     assert able.input_side >= 64
 
@@ -106,21 +121,19 @@ def test_form_of_the_answer(backend: Backend) -> None:
 def test_decode_of_encode_is_segment(backend: Backend) -> None:
     """The batch mixes prompts of three forms, so this also shows that every answer lies in its own row."""
     for row, prompt in enumerate(PROMPTS):
-        decoded = backend.black_box.decode(backend.encodings[row], prompt)
-        np.testing.assert_allclose(decoded, backend.answer[row], atol=2e-4)
+        np.testing.assert_allclose(backend.ask(row, prompt), backend.answer[row], atol=2e-4)
 
 
 def test_the_prompt_matters(backend: Backend) -> None:
-    encoding = backend.encodings[0]
-    answers = [backend.black_box.decode(encoding, prompt) for prompt in PROMPTS]
+    answers = [backend.ask(0, prompt) for prompt in PROMPTS]
     for first, second in ((0, 1), (0, 2), (1, 2)):
         assert np.abs(answers[first] - answers[second]).max() > 1e-3
 
 
 def test_a_negative_click_is_none_of_the_positive(backend: Backend) -> None:
-    encoding, here, there = backend.encodings[1], (30.0, 8.0), (10.0, 25.0)
-    both = backend.black_box.decode(encoding, Prompt((here, there)))
-    beside = backend.black_box.decode(encoding, Prompt((here,), (there,)))
+    here, there = (30.0, 8.0), (10.0, 25.0)
+    both = backend.ask(1, Prompt((here, there)))
+    beside = backend.ask(1, Prompt((here,), (there,)))
     assert np.abs(both - beside).max() > 1e-3
 
 
@@ -137,7 +150,7 @@ def test_memory_of_an_encoding_is_told(backend: Backend) -> None:
 def test_the_counter_counts_masks_and_nothing_else(backend: Backend) -> None:
     assert backend.counts == [0, 3, 3]
     before = backend.black_box.images_asked
-    backend.black_box.decode(backend.encodings[0], PROMPTS[0])
+    backend.ask(0, PROMPTS[0])
     assert backend.black_box.images_asked == before + 1
 
 
@@ -149,10 +162,10 @@ def test_a_spent_budget_asks_nothing(backend: Backend) -> None:
         with pytest.raises(BudgetSpentError, match="3 more do not fit"):
             black_box.segment(backend.images, PROMPTS)
         assert black_box.images_asked == before
-        black_box.decode(backend.encodings[0], PROMPTS[0])
-        black_box.decode(backend.encodings[0], PROMPTS[0])
+        backend.ask(0, PROMPTS[0])
+        backend.ask(0, PROMPTS[0])
         with pytest.raises(BudgetSpentError):
-            black_box.decode(backend.encodings[0], PROMPTS[0])
+            backend.ask(0, PROMPTS[0])
         assert black_box.images_asked == before + 2
     finally:
         black_box.budget = None
@@ -180,7 +193,7 @@ def test_images_of_another_form_are_refused(backend: Backend, images: NDArray[np
 
 @pytest.mark.parametrize("shape", [(36, 50), (1, 36, 50, 3), (3, 36, 50)])
 def test_an_image_of_another_form_is_not_encoded(backend: Backend, shape: tuple[int, ...]) -> None:
-    with pytest.raises(InputError, match="uint8"):
+    with pytest.raises(InputError, match="uint8|keeps no encodings"):
         backend.black_box.encode(np.zeros(shape, np.uint8))
 
 
@@ -193,6 +206,8 @@ def test_another_number_of_prompts_is_refused(backend: Backend, count: int) -> N
 
 
 def test_weights_stay_and_no_gradient_is_kept(backend: Backend) -> None:
+    if not backend.weights:
+        pytest.skip("There are no weights here.")
     assert backend.weights[0] == backend.weights[1]
     model = backend.black_box._model  # type: ignore[attr-defined]
     assert not model.training
@@ -200,15 +215,15 @@ def test_weights_stay_and_no_gradient_is_kept(backend: Backend) -> None:
 
 
 def test_images_are_not_changed_in_place(backend: Backend) -> None:
-    np.testing.assert_array_equal(backend.images, _images())
+    np.testing.assert_array_equal(backend.images, _images(backend.images.shape[1:3]))  # type: ignore[arg-type]
 
 
 def test_threads_get_the_answers_that_one_gets(backend: Backend) -> None:
     jobs = [(row, prompt) for row in range(3) for prompt in PROMPTS]
-    expected = [backend.black_box.decode(backend.encodings[row], prompt) for row, prompt in jobs]
+    expected = [backend.ask(row, prompt) for row, prompt in jobs]
     before = backend.black_box.images_asked
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda job: backend.black_box.decode(backend.encodings[job[0]], job[1]), jobs))
+        found = list(pool.map(lambda job: backend.ask(*job), jobs))
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
     assert backend.black_box.images_asked == before + len(jobs)

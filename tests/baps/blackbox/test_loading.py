@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from baps.blackbox import BLACK_BOXES, BlackBox, load_black_box
+from baps.blackbox import BLACK_BOXES, BlackBox, RemoteSettings, load_black_box
 from baps.blackbox.loading import BUNDLED_WEIGHTS
 from baps.errors import InputError
 
@@ -32,13 +32,20 @@ def test_sam_needs_weights() -> None:
         load_black_box("sam", device="cpu")
 
 
-@pytest.mark.parametrize("name", BLACK_BOXES)
+def test_a_remote_model_needs_an_address_and_no_weights() -> None:
+    with pytest.raises(InputError, match="needs an address"):
+        load_black_box("remote")
+    with pytest.raises(InputError, match="has its weights on its server"):
+        load_black_box("remote", weights=BUNDLED_WEIGHTS, remote=RemoteSettings("http://127.0.0.1:9/m"))
+
+
+@pytest.mark.parametrize("name", ["bundled", "sam"])
 def test_weights_that_are_missing(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match="does not exist"):
         load_black_box(name, weights=tmp_path / "absent.safetensors", device="cpu")
 
 
-@pytest.mark.parametrize("name", BLACK_BOXES)
+@pytest.mark.parametrize("name", ["bundled", "sam"])
 def test_a_hash_that_is_wrong(name: str) -> None:
     with pytest.raises(InputError, match="was expected"):
         load_black_box(name, weights=BUNDLED_WEIGHTS, sha256="0" * 64, device="cpu")

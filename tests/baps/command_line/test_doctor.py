@@ -56,7 +56,7 @@ def test_a_warning_is_no_failure(asked: list[object], monkeypatch: pytest.Monkey
 
 def test_options_reach_the_checks(asked: list[object]) -> None:
     words = ("--labels", "spleen", "--black-box", "sam", "--weights", "w.pth", "--weights-sha256", "ab")
-    more = ("--device", "cpu", "--adapters", "a", "--cache-mb", "8", "--config", "c.json")
+    more = ("--device", "cpu", "--remote", "http://h/m", "--adapters", "a", "--cache-mb", "8", "--config", "c.json")
     _doctor("/data", *words, *more, "--host", "0.0.0.0", "--port", "8123")  # noqa: S104
     settings = {
         "labels": "spleen",
@@ -64,6 +64,7 @@ def test_options_reach_the_checks(asked: list[object]) -> None:
         "weights": "w.pth",
         "weights_sha256": "ab",
         "device": "cpu",
+        "remote": "http://h/m",
         "adapters": "a",
         "cache_mb": "8",
         "config": "c.json",

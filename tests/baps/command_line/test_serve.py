@@ -53,6 +53,7 @@ def test_options_reach_the_server(tmp_path: Path) -> None:
         "weights": str(weights),
         "weights_sha256": "ab",
         "device": "cpu",
+        "remote": "http://h/m",
         "adapters": str(tmp_path / "adapters"),
         "cache_mb": "64",
         "config": str(config),
@@ -68,7 +69,7 @@ def test_options_reach_the_server(tmp_path: Path) -> None:
 
 
 def test_the_empty_variables_of_make_hide_no_others(tmp_path: Path) -> None:
-    names = ("labels", "black-box", "weights", "adapters", "config")
+    names = ("labels", "black-box", "weights", "remote", "adapters", "config")
     empty = [word for name in names for word in (f"--{name}", "")]
     command, _ = _serve(str(tmp_path), "--port", str(free_port()), *empty)
     assert _confs(command) == {}
@@ -78,6 +79,8 @@ def test_the_empty_variables_of_make_hide_no_others(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (("--black-box", "medsam2"), "medsam2"),
+        (("--black-box", "remote"), "remote needs an address"),
+        (("--black-box", "remote", "--remote", "http://me:hush@h/m"), "BAPS_REMOTE_TOKEN"),
         (("--weights", "absent.pth"), "absent.pth does not exist"),
         (("--labels", "spleen=0"), "spleen"),
         (("--host", "no.such.host.invalid"), "no.such.host.invalid"),
