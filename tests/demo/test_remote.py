@@ -1,0 +1,46 @@
+"""The demo with a model that another process serves: the two share nothing but the protocol."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from baps.blackbox import RemoteSettings, load_black_box
+from hosts import BUNDLED, hosted
+from server import ROOT
+
+
+@pytest.mark.slow
+def test_the_demo_adapts_a_model_that_it_does_not_have(tmp_path: Path) -> None:
+    """Clicks, saves, trains and clicks again, from a copy of the project without the model's weights."""
+    copy = tmp_path / "project"
+    left_out = shutil.ignore_patterns("bundled", "logs", "model", "__pycache__")
+    for name in ("apps", "demo", "sample-data"):
+        shutil.copytree(ROOT / name, copy / name, ignore=left_out)
+    out, environment = tmp_path / "out", {**os.environ, "PYTHONPATH": str(copy / "apps" / "baps_app")}
+    program = "from baps.blackbox.loading import BUNDLED_WEIGHTS; print(BUNDLED_WEIGHTS, BUNDLED_WEIGHTS.exists())"
+    weights = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert weights.stdout.split() == [str(copy / "apps/baps_app/baps/blackbox/bundled/bundled.safetensors"), "False"]
+    with hosted(tmp_path, BUNDLED, "bundled") as host:
+        address = host.addresses["grpc"]
+        able = load_black_box("remote", remote=RemoteSettings(address)).capabilities
+        command = [copy / "demo" / "run.py", "--remote", address, "--max-images", "600", "--out", out]
+        done = subprocess.run(
+            [sys.executable, *command], capture_output=True, text=True, check=False, env=environment, cwd=tmp_path
+        )
+        assert done.returncode == 0, done.stdout + done.stderr + (out / "server.log").read_text()[-3000:]
+    summary = json.loads((out / "summary.json").read_text())
+    assert 0 < summary["black_box_images"] <= 600
+    assert 0.2 < summary["zero_shot_dice"] < 1
+    record = json.loads((out / "adapters" / "label-spleen" / "v0001" / "record.json").read_text())
+    assert record["black_box"] == {
+        "name": "bundled",
+        "weights_sha256": able.weights_sha256,
+        "input_side": able.input_side,
+    }
