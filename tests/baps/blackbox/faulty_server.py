@@ -62,6 +62,7 @@ class FaultyServer:
         headers: of each request that came.
         asked: how many images each request for an answer had.
         hang_up: close the connection after each answer, without having said so.
+        closed: how many connections are closed.
     """
 
     def __init__(self) -> None:
@@ -71,6 +72,7 @@ class FaultyServer:
         self.headers: list[dict[str, str]] = []
         self.asked: list[int] = []
         self.hang_up = False
+        self.closed = 0
         self.address = ""
 
     def _answer(self, path: str, body: bytes, headers: dict[str, str]) -> Reply:
@@ -109,7 +111,12 @@ def faulty_server() -> Iterator[FaultyServer]:
         def log_message(self, *_: object) -> None:
             """Quiet."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        def shutdown_request(self, request: Any) -> None:
+            super().shutdown_request(request)
+            faulty.closed += 1
+
+    server = Server(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     faulty.address = f"http://127.0.0.1:{server.server_address[1]}/faulty"
     Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()

@@ -330,7 +330,7 @@ def _unreachable(address: Address, why: str) -> str:
 
 def _refused(address: Address, status: str, said: str) -> str:
     advice = f"Set its token in {TOKEN_VARIABLE}." if status in _LOGIN else "Check the address and its server's log."
-    return f"The model at {address} refused ({status}){': ' + said if said else '.'} {advice}"
+    return f"The model at {address} refused ({status}): {said.rstrip('.') or 'it gives no reason'}. {advice}"
 
 
 def _error_of(answer: Any) -> str:

@@ -1,0 +1,68 @@
+"""SAM in Triton's Python backend: batches of square images, one prompt an image, probabilities out.
+
+The prompts are tensors as SAM's exported decoder takes them: points (B, N, 2) are (X, Y) in pixels, labels (B, N) are 1
+for a positive click, 0 for a negative one, 2 and 3 for the box's corners, -1 for padding. Needs torch and
+segment-anything, nothing of BAPS.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import torch
+import triton_python_backend_utils as pb_utils
+from segment_anything import sam_model_registry
+
+_INPUTS = ("image", "points", "labels")
+_BOX_CORNER, _PADDING = 2, -1
+
+
+class TritonPythonModel:
+    """What Triton calls."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the checkpoint that the configuration names; nothing in it is unpickled but tensors."""
+        parameters = json.loads(args["model_config"])["parameters"]
+        gpu = args["model_instance_kind"] == "GPU"
+        self.device = torch.device(f"cuda:{args['model_instance_device_id']}" if gpu else "cpu")
+        self.model = sam_model_registry[parameters["variant"]["string_value"]]()
+        state = torch.load(parameters["checkpoint"]["string_value"], map_location="cpu", weights_only=True)
+        self.model.load_state_dict(state)
+        self.model.eval().requires_grad_(False).to(self.device)
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answer each request, or say why not."""
+        responses = []
+        for request in requests:
+            try:
+                given = [pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in _INPUTS]
+                output = pb_utils.Tensor("probabilities", self.segment(*given))
+                responses.append(pb_utils.InferenceResponse([output]))
+            except Exception as error:  # One request's fault must not take the server down.
+                responses.append(pb_utils.InferenceResponse([], pb_utils.TritonError(str(error))))
+        return responses
+
+    @torch.inference_mode()
+    def segment(self, images: np.ndarray, points: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Images (B, S, S, 3) uint8 to probabilities (B, S, S): all images are encoded at once, then each is asked."""
+        size = images.shape[1:3]
+        pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)
+        embeddings = self.model.image_encoder(self.model.preprocess(pixels.float()))
+        answers = []
+        for row in range(len(images)):
+            clicks = (labels[row] < _BOX_CORNER) & (labels[row] != _PADDING)
+            given = box = None
+            if clicks.any():
+                where = torch.from_numpy(points[row][clicks][None]).to(self.device)
+                given = (where, torch.from_numpy(labels[row][clicks][None]).to(self.device))
+            if (labels[row] >= _BOX_CORNER).any():
+                corners = np.concatenate([points[row][labels[row] == corner][0] for corner in (2, 3)])
+                box = torch.from_numpy(corners[None]).to(self.device)
+            sparse, dense = self.model.prompt_encoder(given, box, None)
+            mask, _ = self.model.mask_decoder(
+                embeddings[row : row + 1], self.model.prompt_encoder.get_dense_pe(), sparse, dense, False
+            )
+            answers.append(self.model.postprocess_masks(mask, size, size)[0, 0].sigmoid())
+        return torch.stack(answers).float().cpu().numpy()
