@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from baps.adaptation.cases import Case
 from baps.blackbox import BlackBox, Encoding, Prompt
 from baps.errors import InputError
-from baps.evaluation import CLICK_SEEDS, Evaluation, evaluate
+from baps.evaluation import CLICK_SEEDS, Corrections, Evaluation, evaluate
 from baps.formats import read_volume, write_nifti
 from baps.visual_prompt import VisualPrompt, build_visual_prompt
 from baps.volume import Volume
@@ -214,16 +214,20 @@ class _Encoding(BlackBox):
         return self.inner._segment(encoding._content[None], [prompt])[0]
 
 
+@pytest.mark.parametrize("clicks", [1, 3])
 @pytest.mark.parametrize("visual_prompt", [None, ("basis", "label"), ("concat", "label"), ("concat", "click")], ids=str)
 def test_with_encodings_it_comes_to_the_same(
-    new_cases: Callable[..., list[Case]], new_black_box: NewBox, visual_prompt: tuple[str, str] | None
+    new_cases: Callable[..., list[Case]], new_black_box: NewBox, visual_prompt: tuple[str, str] | None, clicks: int
 ) -> None:
     cases = new_cases()
     made = visual_prompt and _moved(*visual_prompt)
     plain, encoding = new_black_box(), _Encoding(new_black_box())
-    assert evaluate(plain, cases, made) == evaluate(encoding, cases, made)
+    found = evaluate(plain, cases, made, clicks=clicks)
+    assert found == evaluate(encoding, cases, made, clicks=clicks)
+    assert found.black_box_images == plain.images_asked == encoding.images_asked == len(_prompts(plain))
     assert _prompts(plain) == _prompts(encoding.inner)
-    slices = len(plain.asked)
+    slices = sum(len(one.positive) + len(one.negative) == 1 for one in _prompts(plain)) // CLICK_SEEDS
+    assert len(_prompts(plain)) == clicks * slices * CLICK_SEEDS
     assert len(encoding.encoded) == (0 if visual_prompt == ("concat", "click") else slices)
 
 
@@ -307,3 +311,119 @@ def test_two_cases_alike_get_other_clicks(new_cases: Callable[..., list[Case]], 
     asked = _prompts(black_box)
     half = len(asked) // 2
     assert sum(a == b for a, b in zip(asked[:half], asked[half:], strict=True)) < half / 4
+
+
+def _clicks(prompt: Prompt) -> int:
+    return len(prompt.positive) + len(prompt.negative) + (prompt.box is not None)
+
+
+@pytest.fixture
+def new_listener(new_black_box: NewBox) -> NewBox:
+    """Makes a black box that answers each image and prompt with what a function of them says, sharp to the pixel."""
+
+    def make(answer: Callable[[NDArray[np.bool_], Prompt], NDArray[np.bool_]], side: int = 40) -> BlackBox:
+        black_box = new_black_box(side=side)
+
+        def segment(images: NDArray[np.uint8], prompts: list[Prompt]) -> NDArray[np.float32]:
+            black_box.asked.append((images, prompts))
+            answers = [answer(image[..., 0] > 128, one) for image, one in zip(images, prompts, strict=True)]
+            return np.stack(answers).astype(np.float32)
+
+        black_box._segment = segment
+        return black_box
+
+    return make
+
+
+def test_more_clicks_leave_the_first_as_it_is(new_cases: Callable[..., list[Case]], new_black_box: NewBox) -> None:
+    cases = [*new_cases("one", labels=2), *new_cases("two")]
+    once, thrice = new_black_box(), new_black_box()
+    one, three = evaluate(once, cases, seed=4), evaluate(thrice, cases, seed=4, clicks=3)
+    assert one.corrections is None
+    assert three.corrections is not None
+    assert three.dice == one.dice
+    assert [prompt for prompt in _prompts(thrice) if _clicks(prompt) == 1] == _prompts(once)
+    assert three.black_box_images == 3 * one.black_box_images
+    # A black box that does not listen is clicked on in vain: nothing changes.
+    assert three.corrections.by_clicks == pytest.approx([one.mean] * 3)
+    assert three.corrections.by_clicks_std == pytest.approx([one.std] * 3)
+    record = three.record()
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
+    assert {"by_clicks", "by_clicks_std", "clicks_to_85", "not_reached"} == set(record) - set(one.record())
+
+
+def test_the_same_seed_corrects_the_same(new_cases: Callable[..., list[Case]], new_black_box: NewBox) -> None:
+    cases = new_cases()
+    boxes = [new_black_box() for _ in range(3)]
+    one, same, _ = (evaluate(box, cases, seed=seed, clicks=3) for box, seed in zip(boxes, (4, 4, 5), strict=True))
+    assert one == same
+    assert _prompts(boxes[0]) == _prompts(boxes[1])
+    assert _prompts(boxes[0]) != _prompts(boxes[2])
+
+
+@pytest.mark.parametrize("kind", ["click", "box"])
+def test_clicks_until_it_is_good(new_cases: Callable[..., list[Case]], new_listener: NewBox, kind: str) -> None:
+    """A black box that finds nothing until it has been told three times; then no click is needed any more."""
+    black_box = new_listener(lambda bright, prompt: bright & (_clicks(prompt) >= 3))
+    once = evaluate(black_box, new_cases(), prompt=kind)
+    made = evaluate(black_box, new_cases(), prompt=kind, clicks=5)
+    assert made.mean == once.mean == 0
+    assert made.corrections == Corrections([0, 0, 1, 1, 1], [0] * 5, 3, 0)
+    assert made.black_box_images == 3 * once.black_box_images
+    assert all((prompt.box is not None) == (kind == "box") for prompt in _prompts(black_box))
+    assert {len(set(one.positive)) for one in _prompts(black_box)} == ({1, 2, 3} if kind == "click" else {0, 1, 2})
+    # Who gives up before counts as ten.
+    assert evaluate(black_box, new_cases(), prompt=kind, clicks=2).corrections == Corrections([0, 0], [0, 0], 10, 1)
+
+
+def test_clicks_go_over_labels_and_then_over_cases(new_cases: Callable[..., list[Case]], new_listener: NewBox) -> None:
+    """The whole ball is found: right for case two, whose label it is, but half of it false for both of case one's."""
+    cases = [*new_cases("one", labels=2), *new_cases("two", shape=(40, 36, 20))]
+    made = evaluate(new_listener(lambda bright, _: bright), cases, clicks=2)
+    assert made.corrections is not None
+    assert made.corrections.by_clicks == pytest.approx([made.mean] * 2)
+    assert made.corrections.clicks_to_85 == pytest.approx((10 + 1) / 2)
+    assert made.corrections.not_reached == pytest.approx(1 / 2)
+
+
+def test_corrections_lie_where_the_mask_is_wrong(new_cases: Callable[..., list[Case]], new_listener: NewBox) -> None:
+    """A black box that answers beside the organ, but right around each click, on a canvas on which the slice is
+    stretched and mirrored."""
+    rows, columns = np.mgrid[:64, :64]
+
+    def answer(bright: NDArray[np.bool_], prompt: Prompt) -> NDArray[np.bool_]:
+        signs = [True] * len(prompt.positive) + [False] * len(prompt.negative)
+        right = np.zeros_like(bright)
+        for (x, y), sign in zip(prompt.positive + prompt.negative, signs, strict=True):
+            assert bright[round(y), round(x)] == sign
+            right |= np.hypot(columns - x, rows - y) < 6
+        return np.where(right, bright, np.roll(bright, 10, axis=1))
+
+    black_box = new_listener(answer, side=64)
+    made = evaluate(black_box, new_cases(shape=(40, 18, 12), spacing=(1.0, 2.5, 2.0)), clicks=10)
+    assert made.corrections is not None
+    by_clicks = made.corrections.by_clicks
+    assert by_clicks == sorted(by_clicks)
+    assert by_clicks[0] < 0.75
+    assert by_clicks[-1] > 0.9
+    assert {bool(one.negative) for one in _prompts(black_box)} == {True, False}
+    assert 1 < made.corrections.clicks_to_85 < 10
+    assert made.corrections.not_reached == 0
+
+
+@pytest.mark.parametrize("able", [{"clicks": False}, {"negative_clicks": False}])
+def test_a_black_box_that_understands_no_corrections(
+    new_cases: Callable[..., list[Case]], new_black_box: NewBox, able: dict[str, bool]
+) -> None:
+    black_box = new_black_box()
+    black_box._capabilities = replace(black_box.capabilities, **able)
+    with pytest.raises(InputError, match="brightness does not understand .* clicks=1"):
+        evaluate(black_box, new_cases(), prompt="box", clicks=2)
+    assert black_box.images_asked == 0
+    assert evaluate(black_box, new_cases(), prompt="box").black_box_images
+
+
+@pytest.mark.parametrize("wrong", [{"prompt": "scribble"}, {"seed": -1}, {"clicks": 0}, {"clicks": 11}], ids=str)
+def test_what_cannot_be_evaluated_is_refused_at_once(new_black_box: NewBox, wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="^(There is no prompt|seed must|clicks must)"):
+        evaluate(new_black_box(), [], **wrong)

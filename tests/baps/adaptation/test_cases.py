@@ -182,10 +182,11 @@ def _halves(voxels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def test_a_volume_is_read_once_for_all_labels_of_it(new_case: Callable[..., Case], files_read: list[str]) -> None:
     left = new_case("one", change=_halves, value=1)
     reader = CaseReader()
-    volume, organ = reader.read(left)
-    again, other = reader.read(replace(left, value=3))
+    volume, organ, window = reader.read(left)
+    again, other, same = reader.read(replace(left, value=3))
     assert files_read == ["one.nii.gz"]
     assert again is volume
+    assert same is window
     assert organ.any()
     assert other.any()
     assert not (organ & other).any()
@@ -197,8 +198,8 @@ def test_a_volume_is_read_once_for_all_labels_of_it(new_case: Callable[..., Case
 def test_other_labels_of_the_same_image_are_read(new_case: Callable[..., Case]) -> None:
     one, other = new_case("one"), new_case("other", change=_halves)
     reader = CaseReader()
-    _, whole = reader.read(one)
-    _, half = reader.read(replace(one, labels=other.labels))
+    _, whole, _ = reader.read(one)
+    _, half, _ = reader.read(replace(one, labels=other.labels))
     assert 0 < half.sum() < whole.sum()
 
 

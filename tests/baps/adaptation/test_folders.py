@@ -149,7 +149,7 @@ def test_pictures_with_masks_of_black_and_white(folders: tuple[Path, Path], suff
     for value in (None, 1, 255):
         assert _found(images, labels, value) == [(f"a{suffix}", "a.png", 255, "a")]
     (case,) = find_cases(images, labels).cases
-    _, organ = CaseReader().read(case)
+    _, organ, _ = CaseReader().read(case)
     np.testing.assert_array_equal(organ[:, :, 0].T, _disc() > 0)
 
 

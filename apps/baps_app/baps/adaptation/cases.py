@@ -45,10 +45,10 @@ class CaseReader:
     """Reads cases; the last volume and its labels are kept, for the next case is often another label of the same."""
 
     def __init__(self) -> None:
-        self._last: tuple[Path, Path, Volume, NDArray[np.integer[Any]]] | None = None
+        self._last: tuple[Path, Path, Volume, NDArray[np.integer[Any]], Window] | None = None
 
-    def read(self, case: Case) -> tuple[Volume, NDArray[np.bool_]]:
-        """The volume, and where the organ is, (I, J, K).
+    def read(self, case: Case) -> tuple[Volume, NDArray[np.bool_], Window]:
+        """The volume, where the organ is, (I, J, K), and the volume's own window.
 
         Raises:
             InputError: if the volume or the labels cannot be used, or the organ is nowhere in them.
@@ -56,15 +56,15 @@ class CaseReader:
         if self._last is None or self._last[:2] != (case.image, case.labels):
             self._last = None  # One volume is in memory at a time.
             volume = read_volume(case.image)
-            self._last = case.image, case.labels, volume, read_labels(case.labels, volume)
-        _, _, volume, labels = self._last
+            self._last = case.image, case.labels, volume, read_labels(case.labels, volume), choose_window(volume)
+        _, _, volume, labels, window = self._last
         organ = labels == case.value
         if not organ.any():
             raise InputError(
                 f"The label {case.labels.name} holds no voxel of value {case.value}. Segment the organ before you "
                 "save, or check the numbers of the segments."
             )
-        return volume, organ
+        return volume, organ, window
 
 
 def slices_showing(organ: NDArray[np.bool_], canvas: Canvas, covered: frozenset[int] | None = None) -> list[int]:
@@ -101,9 +101,9 @@ def labelled_slices(
     Raises:
         InputError: as ``CaseReader.read``, or if the organ is too small on every slice that is covered.
     """
-    volume, organ = (reader or CaseReader()).read(case)
+    volume, organ, own_window = (reader or CaseReader()).read(case)
     shown = slices_showing(organ, Canvas.fit(volume, Plane(_AXIS, 0), side), case.covered)
-    window = window or choose_window(volume)
+    window = window or own_window
     found = []
     for index in evenly_spaced(shown, most):
         plane = Plane(_AXIS, index)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from ..errors import InputError
-from ..simulated_prompts import PROMPTS
+from ..simulated_prompts import check_prompts
 from ..visual_prompt import CONDITIONS, ENCODERS, KINDS
 
 OPTIMISERS = ("prompt_space", "spsa_gc")
@@ -58,7 +58,6 @@ class AdaptationSettings:
     def __post_init__(self) -> None:
         for name, known in (
             ("visual_prompt", KINDS), ("condition", CONDITIONS), ("encoder", ENCODERS), ("optimiser", OPTIMISERS),
-            ("prompt", PROMPTS),
         ):  # fmt: skip
             if getattr(self, name) not in known:
                 raise InputError(f"There is no {name} named {getattr(self, name)!r}. Known ones: {', '.join(known)}.")
@@ -69,5 +68,4 @@ class AdaptationSettings:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}.")
         if not (0 < self.radius < math.inf and 0 < self.rate < math.inf):
             raise InputError(f"radius and rate must be positive numbers, not {self.radius} and {self.rate}.")
-        if not 0 <= self.seed < 2**63:
-            raise InputError(f"seed must be a whole number from 0 on, below 2^63, not {self.seed}.")
+        check_prompts(self.prompt, self.seed)
