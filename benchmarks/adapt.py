@@ -1,28 +1,29 @@
-"""Does the adaptation help on real images? Dice on test patients, zero-shot against adapted, by domain and seed.
+"""Does adaptation help on real images, which way best, and at how many images? By domain, arm and seed.
 
-``python benchmarks/adapt.py`` adapts the bundled model on the training and validation patients of each domain (the
-check holds some of them back), measures on the test patients, prints a table and writes
-``benchmarks/results/adapt.json``. The test patients are touched once, by the last measurement.
+``make bench-adapt`` runs every cell (domain, arm, seed) that has no file yet in ``benchmarks/runs/adapt``, prints a
+table and writes ``benchmarks/results/adapt.json`` and the figure in ``docs/``. Each arm learns from the training and
+validation patients (it holds some of them back itself) and is measured on the test patients, by one click, with five
+sets of clicks. ``--quick`` is a form of ten minutes at most.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import numpy as np
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from baps.adaptation.adapt import adapt
-from baps.adaptation.scoring import score_slices
-from baps.adaptation.settings import AdaptationSettings
-from baps.blackbox import load_black_box
-from real_data import DOMAINS, ROOT, slices
+from real_data import DOMAINS, ROOT, Domain, slices
+from summary import draw, print_tables, summarise
 
+HERE = Path(__file__).resolve().parent
 CORE = (
     "BTCV spleen, CT",
     "BTCV liver, CT",
@@ -30,66 +31,144 @@ CORE = (
     "hippocampus, MR",
     "white blood cell, microscopy",
 )
+MAX_IMAGES = 4000
+_SECONDS = {"zero_shot": 10, "crop": 30, "best_of_several": 10, "white_box": 170, "spsa_gc_80000": 1400}
+"""A cell's time on one core, where it is not about ``_USUAL``; for the estimate alone."""
+_USUAL = 90
+_QUICK_ARMS = ("zero_shot", "window", "spsa_gc_mended", "default", "white_box")
+
+console = Console(soft_wrap=True, highlight=False)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run."""
+
+    domain: str
+    arm: str
+    seed: int
+    max_images: int
+
+    def file(self, folder: Path) -> Path:
+        """Where its result lies."""
+        name = "".join(c if c.isalnum() else "_" for c in self.domain)
+        return folder / f"{name}-{self.arm}-{self.seed}-{self.max_images}.json"
+
+
+def cells(quick: bool, seeds: int, only: str, arms: str) -> list[Cell]:
+    """What there is to run: all of seed 0 first, so that what is not finished says something too."""
+    from arms import CORE as CORE_ARMS
+    from arms import EVERYWHERE, ONCE
+
+    wanted = set(arms.split(",")) if arms else None
+    found = []
+    for seed in range(1 if quick else seeds):
+        for domain in DOMAINS:
+            core = domain.name in CORE
+            if only not in domain.name or (quick and domain.name not in (CORE[0], CORE[2])):
+                continue
+            known: Iterable[str] = _QUICK_ARMS if quick else (CORE_ARMS if core else EVERYWHERE)
+            if not quick and seed == 0 and domain.name == CORE[0]:
+                known = [*known, *ONCE]
+            images = 1200 if quick else MAX_IMAGES
+            found += [Cell(domain.name, arm, seed, images) for arm in known if wanted is None or arm in wanted]
+    return found
+
+
+def run(cell: Cell) -> tuple[Cell, dict[str, Any]]:
+    """One cell, in a process of its own."""
+    import torch
+
+    torch.set_num_threads(1)
+    from arms import CORE as CORE_ARMS
+    from arms import ONCE, Arena, score
+    from baps.adaptation.training import train  # noqa: F401  # loaded before the clock starts
+    from baps.blackbox import load_black_box
+
+    domain = next(d for d in DOMAINS if d.name == cell.domain)
+    examiner = load_black_box()
+    side = examiner.capabilities.input_side
+    training, test = _patients(domain, side, cell.seed)
+    arena = Arena(load_black_box(), examiner, training, test, cell.seed, cell.max_images)
+    begun = time.monotonic()
+    black_box, adapter = {**CORE_ARMS, **ONCE}[cell.arm](arena)
+    seconds = time.monotonic() - begun
+    return cell, {
+        "domain": cell.domain,
+        "arm": cell.arm,
+        "seed": cell.seed,
+        "max_images": cell.max_images,
+        "weights_sha256": examiner.capabilities.weights_sha256,
+        "by_patient": score(black_box, adapter, test),
+        "black_box_images": arena.black_box.images_asked,
+        "seconds": round(seconds, 1),
+        "curve": arena.curve,
+        **arena.notes,
+    }
+
+
+def _patients(domain: Domain, side: int, seed: int) -> tuple[dict[str, Any], list[Any]]:
+    """Those to learn from and those to be tested on.
+
+    A set of a few images without a split is split here: two thirds to learn from, by the seed.
+    """
+    import numpy as np
+
+    training = {p[0].patient: p for part in ("train", "validation") for p in slices(domain, part, side, 24)}
+    test = list(slices(domain, "test", side, 12))
+    if training:
+        return training, test
+    order = np.random.default_rng([seed, 5]).permutation(len(test)).tolist()
+    first = order[: max(1, len(order) * 2 // 3)]
+    return {test[n][0].patient: test[n] for n in first}, [test[n] for n in order if n not in first]
 
 
 def main(
-    seeds: Annotated[int, typer.Option(help="Runs of each domain.")] = 1,
-    max_images: Annotated[int, typer.Option(help="Black-box images of a run, check included.")] = 4000,
-    optimiser: str = "prompt_space",
-    visual_prompt: str = "basis",
-    click_sets: int = 5,
-    out: Annotated[Path, typer.Option()] = Path(__file__).parent / "results" / "adapt.json",
+    quick: Annotated[bool, typer.Option(help="Two domains, five arms, one seed, 1,200 images.")] = False,
+    seeds: Annotated[int, typer.Option(help="Runs of each domain and arm.")] = 3,
+    only: Annotated[str, typer.Option(help="Domains whose name has this in it.")] = "",
+    arms: Annotated[str, typer.Option(help="Arms, with commas; without it, all.")] = "",
+    workers: Annotated[int, typer.Option(help="Runs at once, a core each.")] = max(1, (os.cpu_count() or 2)),
+    runs: Annotated[Path, typer.Option(help="Where each run's file lies; what is there is not run again.")] = HERE
+    / "runs"
+    / "adapt",
+    out: Annotated[Path, typer.Option(help="The JSON of all.")] = HERE / "results" / "adapt.json",
+    figure: Annotated[Path, typer.Option(help="Dice against images.")] = HERE.parent
+    / "docs"
+    / "pictures"
+    / "adapt.png",
 ) -> None:
     """Run the bench."""
     if not ROOT.is_dir():
         raise SystemExit(f"There are no real images at {ROOT}. Set BAPS_REAL_DATA to the folder that holds them.")
-    black_box = load_black_box()
-    side = black_box.capabilities.input_side
-    table = Table("domain", "zero-shot", "adapted", "gain", "published", "images", "seconds")
-    results = []
-    for domain in (d for d in DOMAINS if d.name in CORE):
-        training = {p[0].patient: p for split in ("train", "validation") for p in slices(domain, split, side, 24)}
-        test = list(slices(domain, "test", side, 12))
-        for seed in range(seeds):
-            begun, asked = time.monotonic(), black_box.images_asked
-            settings = AdaptationSettings(
-                seed=seed, max_images=max_images, optimiser=optimiser, visual_prompt=visual_prompt
-            )
-            found = adapt(black_box, training, settings)
-            images, seconds = black_box.images_asked - asked, time.monotonic() - begun
-            before, after = (
-                np.array([score_slices(black_box, arm, p, "click", 1000, click_sets).mean() for p in test])
-                for arm in (None, found.visual_prompt)
-            )
-            verdict = found.verdict
-            row = {
-                "domain": domain.name,
-                "seed": seed,
-                "test_patients": len(test),
-                "zero_shot": float(before.mean()),
-                "adapted": float(after.mean()),
-                "gain": float((after - before).mean()),
-                "gain_std_over_patients": float((after - before).std()),
-                "published": bool(verdict and verdict.better),
-                "black_box_images": images,
-                "seconds": round(seconds, 1),
-            }
-            results.append(row)
-            gain = f"{row['gain']:+.3f} ± {row['gain_std_over_patients']:.3f}"
-            said = "yes" if row["published"] else "no"
-            table.add_row(
-                domain.name, f"{before.mean():.3f}", f"{after.mean():.3f}", gain, said, str(images), f"{seconds:.0f}"
-            )
-    Console().print(table)
+    if quick:
+        runs, out, figure = (
+            runs.with_name("adapt-quick"),
+            runs.with_name("adapt-quick.json"),
+            runs.with_name("quick.png"),
+        )
+    runs.mkdir(parents=True, exist_ok=True)
+    wanted = cells(quick, seeds, only, arms)
+    todo = [cell for cell in wanted if not cell.file(runs).exists()]
+    share = 0.4 if quick else 1.0
+    estimate = share * sum(_SECONDS.get(cell.arm, _USUAL) for cell in todo) / workers
+    console.print(f"{len(todo)} of {len(wanted)} runs to go, {workers} at once: some {estimate / 60:.0f} minutes.")
+    # A process for each run: nothing of one is left to the next. Threads that spin would slow each other down.
+    os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
+    with multiprocessing.get_context("spawn").Pool(workers, maxtasksperchild=1) as pool:
+        for number, (cell, found) in enumerate(pool.imap_unordered(run, todo), start=1):
+            partial = cell.file(runs).with_suffix(".partial")
+            partial.write_text(json.dumps(found, indent=1))
+            partial.replace(cell.file(runs))
+            dice = sum(found["by_patient"]) / len(found["by_patient"])
+            console.print(f"{number}/{len(todo)} {cell.domain}, {cell.arm}, seed {cell.seed}: {dice:.3f}")
+    done = [json.loads(cell.file(runs).read_text()) for cell in wanted]
+    summary = summarise(done)
+    print_tables(summary, console)
     out.parent.mkdir(exist_ok=True)
-    record = {
-        "weights_sha256": black_box.capabilities.weights_sha256,
-        "optimiser": optimiser,
-        "visual_prompt": visual_prompt,
-        "max_images": max_images,
-        "runs": results,
-    }
-    out.write_text(json.dumps(record, indent=1))
+    out.write_text(json.dumps({"summary": summary, "runs": done}, indent=1))
+    draw(done, figure)
+    console.print(f"{out}, {figure}")
 
 
 if __name__ == "__main__":

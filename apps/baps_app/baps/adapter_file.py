@@ -1,4 +1,4 @@
-"""An adapter as one file: the weights of its visual prompt, and its record in the header."""
+"""An adapter as one file: its weights, and its record in the header."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from .adapter import Adapter, adapter_from_record
 from .blackbox import Capabilities
 from .errors import BapsError, InputError
 from .replacing import replacing
-from .visual_prompt import VisualPrompt, visual_prompt_from_record
 
 _OF_THE_RUN = ("seconds", "recalled_images")
 """What differs between two runs that come to the same adapter; without it, their files are equal."""
 
 
-def write_adapter(path: Path, visual_prompt: VisualPrompt, record: Mapping[str, Any]) -> None:
+def write_adapter(path: Path, adapter: Adapter, record: Mapping[str, Any]) -> None:
     """Write an adapter; an older file is replaced when the new one is whole.
 
     Raises:
         BapsError: if it cannot be written; an older file is as it was.
     """
     header = {key: value for key, value in record.items() if key not in _OF_THE_RUN}
-    tensors = {key: value.contiguous() for key, value in visual_prompt.state_dict().items()}
+    tensors = {key: value.contiguous() for key, value in adapter.state().items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as partial:
@@ -38,8 +38,8 @@ def write_adapter(path: Path, visual_prompt: VisualPrompt, record: Mapping[str, 
         ) from error
 
 
-def read_adapter(path: Path) -> tuple[VisualPrompt, dict[str, Any]]:
-    """Read an adapter back: the visual prompt and its record.
+def read_adapter(path: Path) -> tuple[Adapter, dict[str, Any]]:
+    """Read an adapter back, and its record.
 
     Raises:
         InputError: if the file is missing, broken or no adapter.
@@ -51,15 +51,15 @@ def read_adapter(path: Path) -> tuple[VisualPrompt, dict[str, Any]]:
         with safe_open(path, "pt") as file:
             record: dict[str, Any] = json.loads(file.metadata()["record"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # it is no dict
-        visual_prompt = visual_prompt_from_record(record["visual_prompt"])
-        visual_prompt.load_state_dict(tensors)
+        adapter = adapter_from_record(record["adapter"])
+        adapter.load_state(tensors)
     except BapsError:
         raise
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(
             f"{path} is no adapter of this project, or it is broken ({type(error).__name__}). Adapt again."
         ) from error
-    return visual_prompt.eval(), record
+    return adapter, record
 
 
 def check_fits(record: Mapping[str, Any], able: Capabilities) -> None:

@@ -11,19 +11,19 @@ from numpy.typing import NDArray
 
 from .adaptation.cases import Case, CaseReader, slices_showing
 from .adaptation.slices import evenly_spaced
+from .adapter import Adapter, segment_adapted
 from .blackbox import BlackBox, Encoding, Prompt
 from .errors import InputError
 from .geometry import AXES, Canvas, Plane
 from .metrics import dice
 from .simulated_prompts import MOST_CLICKS, check_prompts, draw_correction, draw_prompt
 from .slice_image import canvas_image
-from .visual_prompt import VisualPrompt, change_pixels
 
 CLICK_SEEDS = 5
 _SLICES = 12
 _GOOD = 0.85
 
-_Ask = Callable[[Sequence[Prompt]], Sequence[NDArray[np.float32]]]
+_Ask = Callable[[Sequence[Prompt]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Evaluation:
 def evaluate(
     black_box: BlackBox,
     cases: Sequence[Case],
-    visual_prompt: VisualPrompt | None = None,
+    adapter: Adapter | None = None,
     prompt: str = "click",
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
@@ -110,7 +110,7 @@ def evaluate(
     Args:
         black_box: the model.
         cases: labelled images, the labels of one image after another.
-        visual_prompt: the adaptation, or None for the model as it is.
+        adapter: of the black box, or None for the model as it is.
         prompt: ``click`` or ``box``, to begin with.
         seed: of the clicks; five sets of them are drawn on up to 12 slices of each case and label.
         progress: told (cases done, cases).
@@ -132,7 +132,7 @@ def evaluate(
     left_out: dict[str, str] = {}
     for number, case in enumerate(cases):
         try:
-            scores = _score(black_box, case, reader, visual_prompt, prompt, seed, clicks)
+            scores = _score(black_box, case, reader, adapter, prompt, seed, clicks)
             found.setdefault(case.image.name, {})[case.value] = scores
         except InputError as error:
             left_out[f"{case.image.name}, label {case.value}"] = str(error)
@@ -167,7 +167,7 @@ def _score(
     black_box: BlackBox,
     case: Case,
     reader: CaseReader,
-    visual_prompt: VisualPrompt | None,
+    adapter: Adapter | None,
     kind: str,
     seed: int,
     clicks: int,
@@ -182,7 +182,7 @@ def _score(
         canvas, truth = Canvas.fit(volume, plane, side), plane.of(organ)
         place = [crc32(case.image.name.encode()), case.value, index]
         randoms = [np.random.default_rng([seed, n, *place]) for n in range(CLICK_SEEDS)]
-        ask = _asker(black_box, visual_prompt, canvas_image(volume, plane, canvas, window))
+        ask = _asker(black_box, adapter, canvas_image(volume, plane, canvas, window))
         scores.append(_click(ask, canvas, truth, kind, clicks, randoms))
     if not scores:
         raise InputError("The organ is on no slice that its label covers.")
@@ -209,20 +209,18 @@ def _click(
     return scores
 
 
-def _asker(black_box: BlackBox, visual_prompt: VisualPrompt | None, image: NDArray[np.uint8]) -> _Ask:
+def _asker(black_box: BlackBox, adapter: Adapter | None, image: NDArray[np.uint8]) -> _Ask:
     """What gives the probabilities for several prompts on one image, which is encoded once where that can be."""
-    able = black_box.capabilities.encodings and not (visual_prompt and visual_prompt.conditioned_on_click)
+    once = black_box.capabilities.encodings and not (adapter and adapter.visual_prompt.conditioned_on_click)
     encoding: Encoding | None = None
 
-    def shown(prompts: Sequence[Prompt]) -> NDArray[np.uint8]:
-        images = np.repeat(image[None], len(prompts), axis=0)
-        return change_pixels(visual_prompt, images, prompts) if visual_prompt else images
-
-    def ask(prompts: Sequence[Prompt]) -> Sequence[NDArray[np.float32]]:
+    def ask(prompts: Sequence[Prompt]) -> NDArray[np.float32]:
         nonlocal encoding
-        if not able:
-            return list(black_box.segment(shown(prompts), prompts))
-        encoding = encoding or black_box.encode(shown(prompts[:1])[0])
-        return [black_box.decode(encoding, one) for one in prompts]
+        images = np.repeat(image[None], len(prompts), axis=0)
+        if not once:
+            return segment_adapted(black_box, adapter, images, prompts)
+        encoding = encoding or black_box.encode(adapter.change(image[None], prompts[:1])[0] if adapter else image)
+        found = np.stack([black_box.decode(encoding, one) for one in prompts])
+        return adapter.refine(images, prompts, found) if adapter else found
 
     return ask

@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from .adapter import Adapter, segment_adapted
 from .blackbox import BlackBox, Encoding, Prompt
 from .cache import Cache
 from .formats import read_volume
 from .geometry import Canvas, Plane
 from .intensity import Window, choose_window
 from .slice_image import canvas_image
-from .store import Adapter, AdapterStore
-from .visual_prompt import change_pixels
+from .store import AdapterStore
 from .volume import Volume
 
 Identity = tuple[str, int, int]
@@ -106,30 +106,33 @@ class Segmenter:
         drawn = canvas.place(prompt)
         served = self.store.served(label, self.black_box.capabilities) if adapted else None
         made = (*served, _identity(self.store.file(*served))) if served else None
-        adapter = self._cache.get(("adapter", made), lambda: self.store.load(*served))[0] if served else None
+        adapter = self._cache.get(("adapter", made), lambda: self.store.load(*served).adapter)[0] if served else None
 
-        def image() -> NDArray[np.uint8]:
-            pixels = canvas_image(volume, plane, canvas, window)
-            return change_pixels(adapter.visual_prompt, pixels[None], [drawn])[0] if adapter else pixels
+        def draw() -> NDArray[np.uint8]:
+            return canvas_image(volume, plane, canvas, window)
 
-        kept = False
-        if self.black_box.capabilities.encodings:
+        kept, able = False, self.black_box.capabilities.encodings
+        if able:
+            pixels = self._cache.get(("canvas", identity, plane, window), draw)[0]
             by_click = drawn if adapter and adapter.visual_prompt.conditioned_on_click else None
             key = ("encoding", identity, plane, window, made, by_click)
-            encoding, kept = self._cache.get(key, lambda: self.black_box.encode(image()))
-            probability = self.black_box.decode(encoding, drawn)
+            changed = lambda: adapter.change(pixels[None], [drawn])[0] if adapter else pixels  # noqa: E731
+            encoding, kept = self._cache.get(key, lambda: self.black_box.encode(changed()))
+            probability = self.black_box.decode(encoding, drawn)[None]
+            if adapter:
+                probability = adapter.refine(pixels[None], [drawn], probability)
         else:
-            probability = self.black_box.segment(image()[None], [drawn])[0]
-        mask = canvas.restore(probability) > 0.5
+            probability = segment_adapted(self.black_box, adapter, draw()[None], [drawn])
+        mask = canvas.restore(probability[0]) > 0.5
         return Segmentation(mask, volume, window, served, kept, time.perf_counter() - begun)
 
 
-def _size(value: Encoding | Adapter | tuple[Volume, Window]) -> int:
+def _size(value: Encoding | Adapter | NDArray[np.uint8] | tuple[Volume, Window]) -> int:
     if isinstance(value, tuple):
         return value[0].voxels.nbytes
-    if isinstance(value, Encoding):
-        return value.nbytes
-    return sum(tensor.nbytes for tensor in value.visual_prompt.state_dict().values())
+    if isinstance(value, Adapter):
+        return sum(tensor.nbytes for tensor in value.state().values())
+    return value.nbytes
 
 
 def _identity(path: Path) -> Identity:

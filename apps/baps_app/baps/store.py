@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from .adapter import Adapter
 from .adapter_file import read_adapter, write_adapter
 from .blackbox import Capabilities
 from .errors import BapsError, InputError, NotFoundError
 from .replacing import replacing
-from .visual_prompt import VisualPrompt
 
 logger = logging.getLogger(__name__)
 
@@ -36,13 +36,13 @@ SHARED = ""
 
 
 @dataclass(frozen=True)
-class Adapter:
+class StoredAdapter:
     """A version that was read back."""
 
     label: str
     version: str
     record: dict[str, Any]
-    visual_prompt: VisualPrompt
+    adapter: Adapter
 
 
 @contextmanager
@@ -146,15 +146,15 @@ class AdapterStore:
         """Whether a version is served or was at some time."""
         return version in self._served(label)
 
-    def load(self, label: str, version: str) -> Adapter:
+    def load(self, label: str, version: str) -> StoredAdapter:
         """Read a version back.
 
         Raises:
             NotFoundError: if there is no such version.
         """
         record = self.record(label, version)
-        visual_prompt, _ = read_adapter(self.file(label, version))
-        return Adapter(label, version, record, visual_prompt)
+        adapter, _ = read_adapter(self.file(label, version))
+        return StoredAdapter(label, version, record, adapter)
 
     def find(self, label: str, fingerprint: str) -> str | None:
         """The newest version that came of the same data, settings and black box, or None."""
@@ -164,14 +164,12 @@ class AdapterStore:
                     return version
         return None
 
-    def add(
-        self, label: str, visual_prompt: VisualPrompt, record: dict[str, Any], status: str, log: Path | None = None
-    ) -> str:
+    def add(self, label: str, adapter: Adapter, record: dict[str, Any], status: str, log: Path | None = None) -> str:
         """Keep a candidate; it is not served yet.
 
         Args:
             label: what it was trained for.
-            visual_prompt: the weights.
+            adapter: the weights.
             record: goes beside it.
             status: ``passed``, ``refused`` or ``unverified``: what the check said.
             log: of the training; a copy is kept.
@@ -185,13 +183,13 @@ class AdapterStore:
         folder = self._folder(label)
         with _sentence("kept"):
             folder.mkdir(parents=True, exist_ok=True)
-            return self._add(label, folder, visual_prompt, record, status, log)
+            return self._add(label, folder, adapter, record, status, log)
 
     def _add(
         self,
         label: str,
         folder: Path,
-        visual_prompt: VisualPrompt,
+        adapter: Adapter,
         record: dict[str, Any],
         status: str,
         log: Path | None,
@@ -200,7 +198,7 @@ class AdapterStore:
         try:
             if log:
                 shutil.copyfile(log, partial / LOG)
-            write_adapter(partial / "adapter.safetensors", visual_prompt, record)
+            write_adapter(partial / "adapter.safetensors", adapter, record)
             partial.chmod(0o755)  # mkdtemp's own mode would keep the server's other users out
             full = {
                 "label": label,

@@ -8,23 +8,28 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..adapter import Adapter
 from ..blackbox import BlackBox
 from ..errors import InputError
-from ..visual_prompt import VisualPrompt, load_encoder
+from ..visual_prompt import load_encoder
 from .checking import Verdict, compare
 from .journal import Journal
 from .scoring import score_slices
 from .settings import AdaptationSettings
 from .slices import AnySlice, SlicesByPatient, evenly_spaced
 from .splitting import Split, patient_hash, split_patients
-from .training import CurvePoint, train
+from .training import CurvePoint, Watch, train
 
-_METHOD = 1
+_METHOD = 2
 """To be raised whenever the same data, settings and seeds come to another result than before."""
+
+_SPARE = 50
+"""One image in so many is kept for what has to be sent again."""
 
 
 @dataclass(frozen=True)
@@ -44,29 +49,114 @@ class ProgressReport:
 
 
 @dataclass(frozen=True)
+class Served:
+    """The adapter that is served while another one is trained.
+
+    Attributes:
+        adapter: it.
+        record: of its training.
+    """
+
+    adapter: Adapter
+    record: Mapping[str, Any]
+
+    @property
+    def trained_on(self) -> frozenset[str]:
+        """Hashes of its patients; on them it is no judge of itself."""
+        return frozenset(self.record["training_patients"])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an adaptation will do.
+
+    Attributes:
+        split: who is trained on and who judges.
+        facts: all that the result depends on, but for the adapter that the training starts from; plain JSON.
+    """
+
+    split: Split
+    facts: Mapping[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for two adaptations of the same black box to the same data with the same settings."""
+        return hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
 class Adaptation:
     """What came out.
 
     Attributes:
-        visual_prompt: the candidate.
-        verdict: of the check, or None where there was but one patient.
+        adapter: the candidate.
+        verdict: of the check against the model as it is, or None where there was but one patient.
+        against_served: of the check against the served adapter, on patients that neither was trained on, or None where
+            there are none.
+        no_worse: than what is served: on those patients, else by the gain that was found for each over the model as it
+            is, its standard error allowed for.
         curve: of the run that made the candidate.
         record: everything needed to audit it; patients appear as hashes.
     """
 
-    visual_prompt: VisualPrompt
+    adapter: Adapter
     verdict: Verdict | None
+    against_served: Verdict | None
+    no_worse: bool
     curve: list[CurvePoint]
-    record: dict[str, object]
+    record: dict[str, Any]
+
+    @property
+    def status(self) -> str:
+        """``passed`` if it is better than the model as it is and no worse than what is served; else ``refused``.
+
+        ``unverified`` where nobody could judge.
+        """
+        if self.verdict is None:
+            return "unverified"
+        return "passed" if self.verdict.better and self.no_worse else "refused"
+
+    def sentence(self) -> str:
+        """What the check found, for people."""
+        if self.verdict is None:
+            return "Only one patient: nobody is left to check the adapter on. Label another one."
+        said = f"{self.verdict.sentence()}."
+        if self.against_served:
+            said += f" Against the served adapter: gain {self.against_served.gain:+.3f}."
+        elif not self.no_worse:
+            said += " The served adapter gained more."
+        return said
+
+
+def plan_adaptation(
+    black_box: BlackBox, slices: SlicesByPatient, settings: AdaptationSettings, split_memory: Path | None = None
+) -> Plan:
+    """Split the patients, and write down what the result will depend on.
+
+    Args:
+        black_box: the model.
+        slices: labelled slices of each patient, as ``load_cases`` gives them.
+        settings: see there.
+        split_memory: file that keeps who is held back.
+
+    Raises:
+        InputError: if there is nothing to train on.
+    """
+    if not slices:
+        raise InputError("There are no labels to train on. Segment a volume, save it, and train again.")
+    split = split_patients(slices, split_memory)
+    return Plan(split, _facts(black_box, slices, settings, split))
 
 
 def adapt(
     black_box: BlackBox,
     slices: SlicesByPatient,
     settings: AdaptationSettings,
-    split_memory: Path | None = None,
+    plan: Plan | None = None,
     progress: Callable[[ProgressReport], None] | None = None,
     log: Path | None = None,
+    served: Served | None = None,
+    watch: Watch | None = None,
 ) -> Adaptation:
     """Adapt a black box to labelled volumes and check the candidate on patients that it was not trained on.
 
@@ -77,32 +167,38 @@ def adapt(
         black_box: the model; it is asked ``settings.max_images`` images at the most.
         slices: labelled slices of each patient, as ``load_cases`` gives them.
         settings: see there.
-        split_memory: file that keeps who is held back.
+        plan: of these slices and settings, or None to make one.
         progress: told how far it has come.
         log: file of the black box's answers; if the same adaptation was broken off, it goes on from there.
+        served: what is served now. The training starts from it wherever those who judge are new to it, and the
+            candidate is compared with it on them.
+        watch: shown the candidate at every point of its training curve.
 
     Raises:
         InputError: if there is nothing to train on, or the images do not suffice.
     """
-    if not slices:
-        raise InputError("There are no labels to train on. Segment a volume, save it, and train again.")
     begun = time.monotonic()
-    split = split_patients(slices, split_memory)
-    judged = _judged(split, slices, settings)
-    left = settings.max_images - 2 * settings.click_sets * sum(map(len, judged.values()))
+    plan = plan or plan_adaptation(black_box, slices, settings)
+    split = plan.split
+    trained_on = served.trained_on if served else frozenset()
+    judged = _judged(split, slices, settings, arms=3 if served else 2)
+    fair = [patient for patient in judged if served and patient_hash(patient) not in trained_on]
+    asked_to_judge = sum(len(pieces) * (3 if patient in fair else 2) for patient, pieces in judged.items())
+    spare = settings.max_images // _SPARE if black_box.capabilities.resends else 0
+    left = settings.max_images - spare - settings.click_sets * asked_to_judge
     folds = [(training, judging) for training, judging in split.folds if set(judging) & set(judged)]
     runs = max(1, len(folds))
     # Where each patient is left out in turn, half of the rest is for the last run, on all of them, which is kept.
     last_run = left - left // 2 if runs > 1 else left
     per_fold = left // 2 // runs if runs > 1 else left
     runs += runs > 1
-    about = training_facts(black_box, slices, settings, split)
+    about = {**plan.facts, "started_from": served.record.get("fingerprint") if served else None}
     journal = Journal(log, about, black_box)
     budget, limit = black_box.budget, black_box.images_asked + settings.max_images - journal.recalled_images
     black_box.budget = limit if budget is None else min(limit, budget)
     done = 0
 
-    def run(patients: Sequence[str], most: int) -> tuple[VisualPrompt, list[CurvePoint]]:
+    def run(patients: Sequence[str], judges: Sequence[str], most: int) -> tuple[Adapter, list[CurvePoint]]:
         nonlocal done
         number, done = done, done + 1
         last = [0.0]
@@ -116,54 +212,65 @@ def adapt(
         chosen = [piece for patient in patients for piece in slices[patient]]
         # A run that only judges is not looked at: its images are better spent on steps.
         points = None if number == runs - 1 else 0
-        return train(black_box, chosen, settings, most, journal, f"run {number + 1} of {runs}", points, report)
+        start = served.adapter if served and not trained_on & set(map(patient_hash, judges)) else None
+        name, shown = f"run {number + 1} of {runs}", watch if points is None else None
+        return train(black_box, chosen, settings, most, journal, name, points, report, start, shown)
 
-    def judge(patient: str, visual_prompt: VisualPrompt | None) -> NDArray[np.float64]:
+    def judge(patient: str, arm: str, adapter: Adapter | None) -> NDArray[np.float64]:
         def asked() -> list[float]:
             return score_slices(
-                black_box, visual_prompt, judged[patient], settings.prompt, settings.seed + 1, settings.click_sets
+                black_box, adapter, judged[patient], settings.prompt, settings.seed + 1, settings.click_sets
             ).ravel().tolist()  # fmt: skip
 
-        what = {"judge": patient_hash(patient), "arm": "adapted" if visual_prompt else "as it is"}
-        return np.array(journal.recall({**what, "seed": settings.seed + 1}, asked)).reshape(-1, settings.click_sets)
+        what: dict[str, int | str] = {"judge": patient_hash(patient), "arm": arm, "seed": settings.seed + 1}
+        return np.array(journal.recall(what, asked)).reshape(-1, settings.click_sets)
 
     try:
-        before: list[NDArray[np.float64]] = []
-        after: list[NDArray[np.float64]] = []
-        owners: list[str] = []
-        trained: tuple[VisualPrompt, list[CurvePoint]] | None = None
+        before: dict[str, NDArray[np.float64]] = {}
+        now: dict[str, NDArray[np.float64]] = {}
+        after: dict[str, NDArray[np.float64]] = {}
+        trained: tuple[Adapter, list[CurvePoint]] | None = None
         for training, judging in folds:
-            trained = run(training, per_fold)
+            trained = run(training, judging, per_fold)
             for patient in (p for p in judging if p in judged):
-                before.append(judge(patient, None))
-                after.append(judge(patient, trained[0]))
-                owners += [patient] * len(judged[patient])
+                before[patient] = judge(patient, "as it is", None)
+                after[patient] = judge(patient, "adapted", trained[0])
+                if served and patient in fair:
+                    now[patient] = judge(patient, "served", served.adapter)
         if trained is None or not split.held_back:
-            trained = run(split.training, last_run)
+            trained = run(split.training, (), last_run)
     finally:
         black_box.budget = budget
         journal.close()
-    verdict = compare(np.concatenate(before), np.concatenate(after), owners) if owners else None
-    visual_prompt, curve = trained
+    verdict = compare(before, after) if after else None
+    against_served = compare(now, {patient: after[patient] for patient in now}) if now else None
+    no_worse = _no_worse(verdict, against_served, served)
+    adapter, curve = trained
     windows = {piece.window for pieces in slices.values() for piece in pieces}
-    record: dict[str, object] = {
-        "visual_prompt": visual_prompt.record(),
+    record: dict[str, Any] = {
+        "adapter": adapter.record(),
         **about,
-        "fingerprint": fingerprint(about),
+        "fingerprint": plan.fingerprint,
         "check": "held back" if split.held_back else "leave one out" if split.folds else "none, one patient only",
         "windows": [window.record() for window in sorted(windows, key=lambda w: (w.low, w.high, w.source))],
         "verdict": verdict.record() if verdict else None,
+        "against_served": against_served.record() if against_served else None,
         "curve": [[point.images, round(point.dice, 4)] for point in curve],
         "black_box_images": journal.images,
         "recalled_images": journal.recalled_images,
         "seconds": round(time.monotonic() - begun, 1),
     }
-    return Adaptation(visual_prompt, verdict, curve, record)
+    return Adaptation(adapter, verdict, against_served, no_worse, curve, record)
 
 
-def training_facts(
-    black_box: BlackBox, slices: SlicesByPatient, settings: AdaptationSettings, split: Split
-) -> dict[str, object]:
+def _no_worse(verdict: Verdict | None, against_served: Verdict | None, served: Served | None) -> bool:
+    if against_served:
+        return against_served.gain >= 0
+    theirs = served.record["verdict"] if served else None
+    return not (verdict and theirs) or verdict.gain + (verdict.standard_error or 0) >= theirs["gain"]
+
+
+def _facts(black_box: BlackBox, slices: SlicesByPatient, settings: AdaptationSettings, split: Split) -> dict[str, Any]:
     """All that the result of an adaptation depends on, as plain JSON; patients appear as hashes."""
     able = black_box.capabilities
     content = hashlib.sha256()
@@ -184,15 +291,12 @@ def training_facts(
     }
 
 
-def fingerprint(facts: Mapping[str, object]) -> str:
-    """The same for two adaptations that must come to the same result."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _judged(split: Split, slices: SlicesByPatient, settings: AdaptationSettings) -> dict[str, list[AnySlice]]:
+def _judged(
+    split: Split, slices: SlicesByPatient, settings: AdaptationSettings, arms: int
+) -> dict[str, list[AnySlice]]:
     """The slices of each patient that judges. The check takes a third of the images at the most, however many judge."""
     judges = [patient for _, judging in split.folds for patient in judging]
-    affordable = settings.max_images // 3 // (2 * settings.click_sets)
+    affordable = settings.max_images // 3 // (arms * settings.click_sets)
     judges = judges[: max(1, affordable)]
     each = max(1, min(settings.check_slices, affordable // max(1, len(judges))))
     return {patient: evenly_spaced(slices[patient], each) for patient in judges}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -53,24 +53,23 @@ class Verdict:
         return asdict(self)
 
 
-def compare(before: NDArray[np.float64], after: NDArray[np.float64], patients: Sequence[str]) -> Verdict:
+def compare(before: Mapping[str, NDArray[np.float64]], after: Mapping[str, NDArray[np.float64]]) -> Verdict:
     """Compare two scorings of the same slices with the same clicks.
 
     Args:
-        before, after: (N, click sets) Dice.
-        patients: whom each slice shows, N.
+        before, after: of each patient, (slices, click sets) Dice.
     """
-    names = sorted(set(patients))
-    owner = np.array([names.index(patient) for patient in patients])
-    differences = (after - before).mean(1)
-    by_patient = np.array([differences[owner == number].mean() for number in range(len(names))])
-    unit, values = ("patient", by_patient) if len(names) >= _ENOUGH_PATIENTS else ("slice", differences)
+    differences = [(after[patient] - before[patient]).mean(1) for patient in before]
+    by_patient = np.array([values.mean() for values in differences])
+    few = len(differences) < _ENOUGH_PATIENTS
+    unit, values = ("slice", np.concatenate(differences)) if few else ("patient", by_patient)
     error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
+    first, second = np.concatenate(list(before.values())), np.concatenate([after[patient] for patient in before])
     return Verdict(
-        before=float(before.mean()),
-        after=float(after.mean()),
-        before_std=float(before.mean(0).std()),
-        after_std=float(after.mean(0).std()),
+        before=float(first.mean()),
+        after=float(second.mean()),
+        before_std=float(first.mean(0).std()),
+        after_std=float(second.mean(0).std()),
         gain=float(by_patient.mean()),
         standard_error=error,
         unit=unit,

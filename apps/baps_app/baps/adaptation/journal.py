@@ -1,19 +1,24 @@
 """What the black box answered, in order, on disk: an adaptation that was broken off goes on from it.
 
-All that an adaptation depends on, beside its data and settings, are the losses that came back. They are written down
-with the step and the seed that they belong to; on the next run they are read instead of asked, and everything else is
-computed again from the same seeds. The result is that of an unbroken run, bit by bit on a CPU, and no image is paid
-twice but those of the answer that was cut off.
+All that an adaptation depends on, beside its data and settings, are the losses that came back, and the masks that the
+output-side head learns from. They are written down with the step and the seed that they belong to; on the next run they
+are read instead of asked, and everything else is computed again from the same seeds. The result is that of an unbroken
+run, bit by bit on a CPU, and no image is paid twice but those of the answer that was cut off.
 """
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import json
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..blackbox import BlackBox
 from ..errors import BapsError
@@ -60,7 +65,7 @@ class Journal:
         return self._images
 
     def recall(self, what: Mapping[str, int | str], ask: Callable[[], Sequence[float]]) -> list[float]:
-        """The answer of the log, or a new one, which is written down before anything depends on it.
+        """The numbers of the log, or new ones, which are written down before anything depends on them.
 
         Args:
             what: which answer: step, seed and so on.
@@ -69,16 +74,29 @@ class Journal:
         Raises:
             BapsError: if the log has another answer in this place, or cannot be written.
         """
+        values: list[float] = self._recall(what, lambda: [float(value) for value in ask()])
+        return values
+
+    def recall_masks(self, what: Mapping[str, int | str], ask: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        """Likewise the masks, (N, H, W) uint8."""
+
+        def asked() -> dict[str, Any]:
+            masks = ask()
+            return {"shape": masks.shape, "zlib": base64.b64encode(zlib.compress(masks.tobytes())).decode()}
+
+        kept = self._recall(what, asked)
+        return np.frombuffer(zlib.decompress(base64.b64decode(kept["zlib"])), np.uint8).reshape(kept["shape"])
+
+    def _recall(self, what: Mapping[str, int | str], ask: Callable[[], Any]) -> Any:
         if self._next < len(self._known):
             record = self._known[self._next]
             if {key: record.get(key) for key in what} != dict(what):
                 raise BapsError(f"The log {self._path} does not belong to this training. Delete it and train again.")
             self._next += 1
             self._images = record["images"]
-            values: list[float] = record["values"]
-            return values
+            return record["values"]
         before = self._black_box.images_asked
-        values = [float(value) for value in ask()]
+        values = ask()
         self._images += self._black_box.images_asked - before
         self._write(json.dumps({**what, "values": values, "images": self._images}))
         return values

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ..adapter import Adapter, segment_adapted
 from ..blackbox import BlackBox
 from ..metrics import dice
 from ..simulated_prompts import draw_prompt
-from ..visual_prompt import VisualPrompt, change_pixels
 from .slices import AnySlice
 
 _BATCH = 16
@@ -18,7 +18,7 @@ _BATCH = 16
 
 def score_slices(
     black_box: BlackBox,
-    visual_prompt: VisualPrompt | None,
+    adapter: Adapter | None,
     slices: Sequence[AnySlice],
     prompt: str,
     seed: int,
@@ -30,7 +30,7 @@ def score_slices(
 
     Args:
         black_box: the model.
-        visual_prompt: the adaptation, or None for the model as it is.
+        adapter: what was trained, or None for the model as it is.
         slices: N of them.
         prompt: ``click`` or ``box``.
         seed: of the clicks.
@@ -50,8 +50,7 @@ def score_slices(
                 for row, truth in zip(rows, truths, strict=True)
             ]
             images = np.stack([s.image for s in picked])
-            if visual_prompt is not None:
-                images = change_pixels(visual_prompt, images, prompts)
-            for row, probability, truth in zip(rows, black_box.segment(images, prompts), truths, strict=True):
+            answers = segment_adapted(black_box, adapter, images, prompts)
+            for row, probability, truth in zip(rows, answers, truths, strict=True):
                 scores[row, number] = dice(probability > 0.5, truth)
     return scores

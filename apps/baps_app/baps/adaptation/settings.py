@@ -11,6 +11,8 @@ from ..visual_prompt import CONDITIONS, ENCODERS, KINDS
 
 OPTIMISERS = ("prompt_space", "spsa_gc")
 
+HEADS = ("convolutional", "none")
+
 
 @dataclass(frozen=True)
 class AdaptationSettings:
@@ -23,6 +25,7 @@ class AdaptationSettings:
         encoder, encoder_source: what the visual prompt knows of an image, and where its weights are: see
             ``load_encoder``.
         optimiser: ``prompt_space`` (ours) or ``spsa_gc`` (as published).
+        head: what corrects the answers: ``convolutional`` (ours) or ``none`` (as published).
         prompt: the kind of prompt trained for, ``click`` or ``box``.
         max_images: black-box images in all: training, training curve and check.
         seed: of everything random.
@@ -43,6 +46,7 @@ class AdaptationSettings:
     encoder: str = "statistics"
     encoder_source: str = ""
     optimiser: str = "prompt_space"
+    head: str = "convolutional"
     prompt: str = "click"
     max_images: int = 4000
     seed: int = 0
@@ -58,6 +62,7 @@ class AdaptationSettings:
     def __post_init__(self) -> None:
         for name, known in (
             ("visual_prompt", KINDS), ("condition", CONDITIONS), ("encoder", ENCODERS), ("optimiser", OPTIMISERS),
+            ("head", HEADS),
         ):  # fmt: skip
             if getattr(self, name) not in known:
                 raise InputError(f"There is no {name} named {getattr(self, name)!r}. Known ones: {', '.join(known)}.")

@@ -49,13 +49,13 @@ def split_patients(patients: Iterable[str], memory: Path | None = None) -> Split
 
     Args:
         patients: whom there are labels of.
-        memory: a JSON file that keeps the roles (by hash). A patient keeps its role when others come.
+        memory: a JSON file that keeps the roles (by hash). A patient keeps its role when others come: those who were
+            trained on while they were few are not held back later, for the served adapter knows them.
     """
     ordered = sorted(set(patients), key=patient_hash)
-    if len(ordered) <= FEW:
-        return Split(tuple(ordered), ())
     roles: dict[str, str] = json.loads(memory.read_text()) if memory and memory.exists() else {}
-    wanted = max(1, round(HELD_BACK_SHARE * len(ordered)))
+    few = len(ordered) <= FEW
+    wanted = 0 if few else max(1, round(HELD_BACK_SHARE * len(ordered)))
     held = [p for p in ordered if roles.get(patient_hash(p)) == "held back"]
     for patient in ordered:
         if patient_hash(patient) not in roles:
@@ -63,13 +63,14 @@ def split_patients(patients: Iterable[str], memory: Path | None = None) -> Split
             roles[patient_hash(patient)] = role
             if role == "held back":
                 held.append(patient)
-    if len(held) == len(ordered):  # Another organ's patients, all held back there: each judges in turn here.
-        return Split(tuple(ordered), ())
-    if not held:  # The patients that were held back are gone: the next one takes their place.
+    alone = len(held) == len(ordered)  # Another organ's patients, all held back there: each judges in turn here.
+    if not held and not few:  # The patients that were held back are gone: the next one takes their place.
         roles[patient_hash(ordered[0])] = "held back"
         held.append(ordered[0])
     if memory:
         memory.parent.mkdir(parents=True, exist_ok=True)
         with replacing(memory) as partial:
             partial.write_text(json.dumps(roles, indent=1, sort_keys=True))
+    if few or alone:
+        return Split(tuple(ordered), ())
     return Split(tuple(p for p in ordered if p not in held), tuple(held))

@@ -31,6 +31,7 @@ class Capabilities:
         encodings: an encoding can be kept and asked again cheaply.
         batch_size: images that are best asked at once.
         input_side: the longest side that it looks at, pixels; a larger image is reduced to it.
+        resends: an image may have to be sent, and counted, more than once.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Capabilities:
     encodings: bool
     batch_size: int
     input_side: int
+    resends: bool = False
 
 
 class Encoding:

@@ -100,6 +100,7 @@ class RemoteBlackBox(BlackBox):
             encodings=False,
             batch_size=1 if self._form.one_by_one else settings.batch_size,
             input_side=self._form.side or settings.side,
+            resends=True,
         )
         found = self._capabilities.weights_sha256
         if identity and identity.lower() != found:

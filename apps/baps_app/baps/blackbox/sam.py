@@ -58,12 +58,22 @@ class SamBlackBox(BlackBox):
         weights_sha256: of its weights.
         clicks: False for a model that was trained with boxes alone (MedSAM).
         batch_size: images encoded at once.
+        best_of_several: of the three masks that SAM offers for an ambiguous prompt, answer the one whose predicted IoU
+            is highest; else its single mask.
     """
 
     def __init__(
-        self, model: Sam, name: str, weights_sha256: str = "", *, clicks: bool = True, batch_size: int = 16
+        self,
+        model: Sam,
+        name: str,
+        weights_sha256: str = "",
+        *,
+        clicks: bool = True,
+        batch_size: int = 16,
+        best_of_several: bool = False,
     ) -> None:
         super().__init__()
+        self._best_of_several = best_of_several
         self._model = model.eval().requires_grad_(False)
         self._capabilities = Capabilities(
             name=name,
@@ -133,7 +143,9 @@ class SamBlackBox(BlackBox):
             if chosen[0].box is not None:
                 boxes = torch.tensor([prompt.box for prompt in chosen], device=device)
             sparse, dense = self._model.prompt_encoder(points, boxes, None)
-            masks, _ = decode_masks(self._model.mask_decoder, encoded.embedding[rows], self._position, sparse, dense)
+            masks, iou = decode_masks(self._model.mask_decoder, encoded.embedding[rows], self._position, sparse, dense)
+            if self._best_of_several:
+                masks = masks[torch.arange(len(rows), device=device), 1 + iou[:, 1:].argmax(1)][:, None]
             if low is None:
                 low = masks.new_empty((len(prompts), 1, *masks.shape[-2:]))
             low[rows] = masks[:, :1]

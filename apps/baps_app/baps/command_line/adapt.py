@@ -40,6 +40,9 @@ def adapt(
         Path | None, typer.Option(metavar="CSV", help="Table of image and patient, for images that do not say.")
     ] = None,
     seed: Seed = 0,
+    head: Annotated[
+        str, typer.Option(help="What corrects the answers: convolutional (ours) or none (as published).")
+    ] = "convolutional",
     visual_prompt: Annotated[str, typer.Option(help="basis (ours) or concat (as published).")] = "basis",
     condition: Annotated[str, typer.Option(help="What it depends on beside the image: label, or click.")] = "label",
     encoder: Annotated[str, typer.Option(help="Frozen encoder: statistics, clip, vit_mae or dino.")] = "statistics",
@@ -61,8 +64,8 @@ def adapt(
     from ..adaptation.cases import load_cases
     from ..adaptation.folders import find_cases
     from ..adaptation.settings import AdaptationSettings
+    from ..adapter import unchanging
     from ..adapter_file import write_adapter
-    from ..visual_prompt import build_visual_prompt
 
     settings = AdaptationSettings(
         visual_prompt=visual_prompt,
@@ -70,6 +73,7 @@ def adapt(
         encoder=encoder,
         encoder_source=encoder_source,
         optimiser=optimizer,
+        head=head,
         prompt=prompt,
         max_images=max_images,
         seed=seed,
@@ -113,22 +117,19 @@ def adapt(
         console.print(f"The answers for {recalled} images came from {log}, which an earlier run of the same had left.")
     candidate = out.with_name(f"{out.name}.refused")
     candidate.unlink(missing_ok=True)
-    verdict = result.verdict
-    if verdict is None:
-        record["status"] = "unverified"
-        write_adapter(out, result.visual_prompt, record)
+    record["status"] = result.status
+    if result.verdict is None:
+        write_adapter(out, result.adapter, record)
         console.print("Only one patient: nobody was left to check the adapter on. It may help or harm.", style="yellow")
-    elif verdict.better:
-        record["status"] = "passed"
-        write_adapter(out, result.visual_prompt, record)
-        console.print(f"{verdict.sentence()}: better.", style="green")
+    elif result.status == "passed":
+        write_adapter(out, result.adapter, record)
+        console.print(f"{result.sentence()} Better.", style="green")
     else:
-        record["status"] = "refused"
-        write_adapter(candidate, result.visual_prompt, record)
-        unchanged = build_visual_prompt("basis")
-        write_adapter(out, unchanged, {**record, "visual_prompt": unchanged.record()})
+        write_adapter(candidate, result.adapter, record)
+        unchanged = unchanging()
+        write_adapter(out, unchanged, {**record, "adapter": unchanged.record()})
         console.print(
-            f"{verdict.sentence()}: not better. {out.name} changes nothing; the candidate is {candidate.name}.",
+            f"{result.sentence()} Not better. {out.name} changes nothing; the candidate is {candidate.name}.",
             style="yellow",
         )
     console.print(f"{record['black_box_images']} images asked. The adapter is {out}.")

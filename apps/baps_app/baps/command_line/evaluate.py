@@ -54,7 +54,7 @@ def evaluate(
     check_prompts(prompt, seed, clicks)
     if json_file.is_dir() or not json_file.parent.is_dir():
         raise InputError(f"The figures cannot be written to {json_file}. Give --json a file in a folder that exists.")
-    visual_prompt, record = read_adapter(adapter) if adapter else (None, None)
+    loaded, record = read_adapter(adapter) if adapter else (None, None)
     _, model = options.load_site(
         black_box=black_box,
         weights=weights,
@@ -71,7 +71,7 @@ def evaluate(
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("", total=len(found.cases))
         result = measure(
-            model, found.cases, visual_prompt, prompt, seed, lambda done, _: bar.update(task, completed=done), clicks
+            model, found.cases, loaded, prompt, seed, lambda done, _: bar.update(task, completed=done), clicks
         )
     options.print_left_out(result.left_out)
     try:

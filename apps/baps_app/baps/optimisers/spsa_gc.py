@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-Loss = Callable[[torch.Tensor], float]
-"""The loss at a parameter vector."""
+Losses = Callable[[torch.Tensor], torch.Tensor]
+"""The losses (D,) at parameter vectors (D, N)."""
 
 
 @dataclass(frozen=True)
@@ -42,21 +42,20 @@ def perturbation(size: int, generator: torch.Generator) -> torch.Tensor:
 
 
 def spsa_gradient(
-    loss: Loss, theta: torch.Tensor, c: float, directions: int, generator: torch.Generator
-) -> tuple[torch.Tensor, list[tuple[float, float]]]:
+    losses: Losses, theta: torch.Tensor, c: float, directions: int, generator: torch.Generator
+) -> torch.Tensor:
     """Estimate the gradient: mean over directions of ``[L(theta + c d) - L(theta - c d)] / (2 c d_j)``.
 
+    Args:
+        losses: asked once, for both signs of all directions, the positive ones first.
+        theta: (N,).
+
     Returns:
-        The estimate, shaped as theta (N,), and the pairs of losses.
+        The estimate, (N,).
     """
-    total = torch.zeros_like(theta)
-    pairs = []
-    for _ in range(directions):
-        delta = perturbation(theta.numel(), generator)
-        plus, minus = loss(theta + c * delta), loss(theta - c * delta)
-        total += (plus - minus) / (2 * c * delta)
-        pairs.append((plus, minus))
-    return total / directions, pairs
+    deltas = torch.stack([perturbation(theta.numel(), generator) for _ in range(directions)])
+    plus, minus = losses(torch.cat([theta + c * deltas, theta - c * deltas])).chunk(2)
+    return ((plus - minus)[:, None] / (2 * c * deltas)).mean(0)
 
 
 class SpsaGc:
@@ -81,18 +80,12 @@ class SpsaGc:
         """Multiply c from now on, so that a perturbation moves the image by more than one grey level."""
         self._c *= factor
 
-    def step(
-        self, theta: torch.Tensor, loss: Loss, generator: torch.Generator
-    ) -> tuple[torch.Tensor, list[tuple[float, float]]]:
-        """One step.
-
-        Returns:
-            The new parameter vector and the pairs of losses that it depends on, with the generator's seed, alone.
-        """
-        gradient, pairs = spsa_gradient(loss, theta, self.perturbation_size(), self.settings.directions, generator)
+    def step(self, theta: torch.Tensor, losses: Losses, generator: torch.Generator) -> torch.Tensor:
+        """One step: the new parameter vector. It depends on the losses and the generator's seed alone."""
+        gradient = spsa_gradient(losses, theta, self.perturbation_size(), self.settings.directions, generator)
         if float(gradient.norm()) == 0.0:
             self._c *= 10
-        return self.update(theta, gradient), pairs
+        return self.update(theta, gradient)
 
     def update(self, theta: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         """The parameter vector after a step along an estimated gradient."""

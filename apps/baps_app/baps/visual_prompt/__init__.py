@@ -7,7 +7,7 @@ from .building import KINDS, build_visual_prompt, visual_prompt_from_record
 from .concat import ConcatVisualPrompt
 from .encoder import ENCODERS, Encoder, ImageStatistics, load_encoder
 from .interface import CONDITIONS, VisualPrompt
-from .pixels import change_pixels, to_pixels, to_tensor
+from .pixels import to_pixels, to_tensor
 from .statistics import STATISTICS, image_statistics
 
 __all__ = [
@@ -21,7 +21,6 @@ __all__ = [
     "ImageStatistics",
     "VisualPrompt",
     "build_visual_prompt",
-    "change_pixels",
     "image_statistics",
     "load_encoder",
     "to_pixels",

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from ..blackbox import Prompt
 from .click_code import CLICK_LENGTH, click_code, fourier_matrix
 from .encoder import Encoder
-from .interface import VisualPrompt, as_grey_levels
+from .interface import VisualPrompt
+from .local_mean import local_mean
 
 FUNCTIONS = 4
 
@@ -51,23 +52,23 @@ class BasisVisualPrompt(VisualPrompt):
             features = torch.cat([features, click_code(prompts, side, self.fourier)], 1)
         return self.head(self.body(features)).view(-1, 3, FUNCTIONS, self.grid, self.grid)
 
-    def apply_code(self, images: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
-        x = images / 255.0
-        side = images.shape[-1]
+    def unrounded(self, images: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
+        x, side = images / 255.0, images.shape[-1]
         fields = code.flatten(1, 2)
         if self.grid > 1:
             fields = F.interpolate(fields, (side, side), mode="bilinear", align_corners=False)
-        fields = fields.view(len(images), 3, FUNCTIONS, *fields.shape[-2:])
-        functions = basis_functions(x)
-        return as_grey_levels((x + (fields * functions).sum(2)) * 255.0)
+        # (directions, images, colours, functions, H, W); the functions depend on the image alone.
+        fields = fields.view(-1, len(images), 3, FUNCTIONS, *fields.shape[-2:])
+        change = sum(fields[:, :, :, n] * function for n, function in enumerate(basis_functions(x)))
+        return (x + change).flatten(0, 1) * 255.0
 
     def directions(self, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
         return torch.randn(shape, generator=generator)
 
 
-def basis_functions(x: torch.Tensor) -> torch.Tensor:
-    """{1, I, I^2, local detail} of images (B, 3, S, S) in [0, 1], centred and of like size: (B, 3, 4, S, S)."""
-    width = x.shape[-1] // 16 * 2 + 1
-    smooth = F.avg_pool2d(x, width, 1, width // 2, count_include_pad=False)
+def basis_functions(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """{1, I, I^2, local detail} of images (B, 3, S, S) in [0, 1], centred and of like size, each (B, 3, S, S)."""
     centred = x - 0.5
-    return torch.stack([torch.ones_like(x), 2 * centred, 4 * centred.square(), 4 * (x - smooth)], 2)
+    grey = x[:, :1] if bool((x == x[:, :1]).all()) else x
+    detail = 4 * (grey - local_mean(grey, x.shape[-1] // 16 * 2 + 1))
+    return torch.ones_like(x), 2 * centred, 4 * centred.square(), detail.expand_as(x)

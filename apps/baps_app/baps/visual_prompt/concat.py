@@ -19,7 +19,7 @@ from ..blackbox import Prompt
 from ..errors import InputError
 from .click_code import CLICK_LENGTH, click_code, fourier_matrix
 from .encoder import Encoder
-from .interface import VisualPrompt, as_grey_levels
+from .interface import VisualPrompt
 
 SIDE = 224
 _CELLS = 7 * 7
@@ -99,12 +99,13 @@ class ConcatVisualPrompt(VisualPrompt):
         joined = torch.cat([features, self.click(click)], 1)
         return self.last(self.stages(joined.view(-1, self.channels, 7, 7)))
 
-    def apply_code(self, images: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
+    def unrounded(self, images: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
         side = images.shape[-1]
         if side != SIDE:
             code = F.interpolate(code, (side, side), mode="bilinear", align_corners=False, antialias=side < SIDE)
         mean, std = (images.new_tensor(value).view(1, 3, 1, 1) for value in (_MEAN, _STD))
-        return as_grey_levels(((images - mean) / std + code) * std + mean)
+        changed = (images - mean) / std + code.view(-1, *images.shape)
+        return changed.flatten(0, 1) * std + mean
 
     def directions(self, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
         coarse = torch.randn((shape[0], 3, _NOISE_CELLS, _NOISE_CELLS), generator=generator)

@@ -62,17 +62,25 @@ class VisualPrompt(nn.Module, ABC):
             Codes, (B, ...); differentiable in the weights.
         """
 
+    def forward(self, features: torch.Tensor, prompts: Sequence[Prompt], side: int) -> torch.Tensor:
+        """As ``code``."""
+        return self.code(features, prompts, side)
+
     @abstractmethod
-    def apply_code(self, images: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
-        """Carry the change out.
+    def unrounded(self, images: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
+        """Carry the change out, differentiably, with no regard to the range of grey levels.
 
         Args:
             images: (B, 3, S, S) float in [0, 255].
-            code: as ``code`` returns it.
+            code: as ``code`` returns it, or D codes an image, (D * B, ...), the first of every image first.
 
         Returns:
-            Changed images, as the black box takes them: rounded and clipped to [0, 255].
+            Changed images, (B, 3, S, S) or (D * B, 3, S, S).
         """
+
+    def apply_code(self, images: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
+        """As ``unrounded``, rounded and clipped to whole grey levels, 0 to 255, as the black box takes them."""
+        return self.unrounded(images, code).round().clamp(0, 255)
 
     @abstractmethod
     def directions(self, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
@@ -82,8 +90,3 @@ class VisualPrompt(nn.Module, ABC):
     def change(self, images: torch.Tensor, features: torch.Tensor, prompts: Sequence[Prompt]) -> torch.Tensor:
         """Images (B, 3, S, S) in [0, 255], changed for the black box."""
         return self.apply_code(images, self.code(features, prompts, images.shape[-1]))
-
-
-def as_grey_levels(images: torch.Tensor) -> torch.Tensor:
-    """Round and clip to whole grey levels, 0 to 255."""
-    return images.round().clamp(0, 255)

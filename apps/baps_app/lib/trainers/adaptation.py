@@ -12,13 +12,12 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 
-from baps.adaptation.adapt import ProgressReport, adapt, fingerprint, training_facts
+from baps.adaptation.adapt import ProgressReport
 from baps.adaptation.cases import Case, load_cases
-from baps.adaptation.checking import Verdict
 from baps.adaptation.folders import read_patient_table
-from baps.adaptation.settings import OPTIMISERS, AdaptationSettings
+from baps.adaptation.publishing import adapt_and_publish
+from baps.adaptation.settings import HEADS, OPTIMISERS, AdaptationSettings
 from baps.adaptation.slices import AnySlice, SlicesByPatient
-from baps.adaptation.splitting import split_patients
 from baps.blackbox import BlackBox
 from baps.errors import BapsError, InputError
 from baps.simulated_prompts import PROMPTS
@@ -75,6 +74,7 @@ class AdaptationTrainer(TrainTask):
         return {
             "label": [ALL_LABELS, *self._labels],
             "optimiser": list(OPTIMISERS),
+            "head": list(HEADS),
             "condition": list(CONDITIONS),
             "prompt": list(PROMPTS),
             "max_images": defaults.max_images,
@@ -151,7 +151,11 @@ class AdaptationTrainer(TrainTask):
                     write_stats(self._stats_file, stats)
 
                 logger.info("Adapting to %s from labels of %d patients", label or "all labels", len(found))
-                stats["adapters"][label or "shared"] = self._adapt(label, found, settings, black_box, report)
+                # The adapter of the only label that a site has also serves clicks without a label.
+                names = (label, SHARED) if len(self._labels) == 1 else (label,)
+                said = adapt_and_publish(self._store, names, black_box, found, settings, report)
+                stats["adapters"][label or "shared"] = said
+                logger.info("%s: %s; %s", label or "shared", said["status"], said["reason"])
         except BapsError as error:
             stats["error"] = str(error)
             raise
@@ -164,57 +168,6 @@ class AdaptationTrainer(TrainTask):
             stats["total_time"] = f"{time.time() - begun:.0f} s"
             write_stats(self._stats_file, stats)
         return stats
-
-    def _adapt(
-        self,
-        label: str,
-        slices: SlicesByPatient,
-        settings: AdaptationSettings,
-        black_box: BlackBox,
-        report: Callable[[ProgressReport], None],
-    ) -> dict[str, Any]:
-        """Adapt to one label, unless that was done already, publish what is better, and say what became of it.
-
-        The adapter of the only label that a site has also serves clicks without a label.
-        """
-        store = self._store
-        names = (label, SHARED) if len(self._labels) == 1 else (label,)
-        split = split_patients(slices, store.split_memory)
-        same = fingerprint(training_facts(black_box, slices, settings, split))
-        log = store.log(label)
-        versions = {name: found for name in names if (found := store.find(name, same))}
-        known = label in versions
-        if len(versions) < len(names):
-            result = adapt(black_box, slices, settings, store.split_memory, report, log)
-            verdict = result.verdict
-            status = "unverified" if verdict is None else "passed" if verdict.better else "refused"
-            for name in set(names) - set(versions):
-                versions[name] = store.add(name, result.visual_prompt, result.record, status, log)
-        for name, version in versions.items():
-            record = store.record(name, version)
-            if record["status"] == "passed" and not store.was_served(name, version):  # A roll-back is not undone.
-                store.publish(name, version)
-        log.unlink(missing_ok=True)
-        said = _said(store.record(label, versions[label]), store.published(label) == versions[label])
-        if known:
-            said["reason"] += " Nothing has changed since: the same labels and settings gave this version before."
-        logger.info("%s: %s; %s", label or "shared", said["status"], said["reason"])
-        return said
-
-
-def _said(record: dict[str, Any], served: bool) -> dict[str, Any]:
-    """What the viewers and the log hear of a version."""
-    verdict = record["verdict"]
-    reason = "Only one patient: nobody is left to check the adapter on. Label another one."
-    return {
-        "version": record["version"],
-        "status": "published" if served else record["status"],
-        "black_box_images": record["black_box_images"],
-        "recalled_images": record["recalled_images"],
-        "curve": record["curve"],
-        **(verdict or {}),
-        "reason": Verdict(**verdict).sentence() if verdict else reason,
-    }
 
 
 def _jobs(

@@ -1,0 +1,178 @@
+"""The output-side head is trained by ordinary backpropagation, on answers of the black box to adapted images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from ..blackbox import BlackBox, Prompt
+from ..output_head import GRID, OutputHead, head_features
+from ..simulated_prompts import PROMPTS, draw_correction, draw_prompt
+from ..visual_prompt import VisualPrompt, to_pixels
+from .batches import Batch, Batches
+from .journal import Journal
+from .losses import image_losses
+
+_BATCH = 8
+_STEPS = 200
+_RATE = 5e-3
+_DECAY = 0.1
+_ASKED_AT_ONCE = 32
+_OTHER_KIND = 4
+"""One first prompt in so many is of the other kind: who trains for clicks draws a box now and then."""
+
+_MOST_CORRECTIONS = 4
+_VARIATION = 0.1
+_HALF = 127.5
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the black box said of adapted slices, at the head's grid.
+
+    Attributes:
+        rows: of the slices, N.
+        prompts: that they were asked with, in pixels of the canvas.
+        probability: (N, GRID, GRID) uint8, 255 being certain.
+    """
+
+    rows: list[int]
+    prompts: list[Prompt]
+    probability: NDArray[np.uint8]
+
+
+def collect_answers(
+    black_box: BlackBox,
+    visual_prompt: VisualPrompt,
+    batches: Batches,
+    kind: str,
+    images: int,
+    seed: int,
+    journal: Journal,
+    run: str,
+) -> Answers:
+    """Ask for first prompts on half of the images, for one correction of half of those, and so on.
+
+    Args:
+        black_box: what is adapted to.
+        visual_prompt: that was trained for it.
+        batches: the slices.
+        kind: of most first prompts.
+        images: how many may be asked.
+        seed: of the prompts.
+        journal: keeps the answers.
+        run: what the journal calls this run.
+    """
+    random = np.random.default_rng([seed, 104729])
+    able = black_box.capabilities
+    kinds = [name for name, understood in zip(PROMPTS, (able.clicks, able.boxes), strict=True) if understood]
+    first = images - sum(images >> level for level in range(2, 2 + _MOST_CORRECTIONS)) if able.clicks else images
+    found = Answers([], [], np.zeros((0, GRID, GRID), np.uint8))
+    rows = batches.order(first, random)
+    prompts = []
+    for number, row in enumerate(rows):
+        other = [name for name in kinds if name != kind] if number % _OTHER_KIND == 0 else []
+        prompts.append(draw_prompt(batches.slices[row].truth, (other or [kind])[0], random))
+    for level in range(2, 3 + _MOST_CORRECTIONS):
+        answered = _ask(black_box, visual_prompt, batches, rows, prompts, journal, {"run": run, "head": level - 1})
+        found = Answers(found.rows + rows, found.prompts + prompts, np.concatenate([found.probability, answered]))
+        most = images >> level if able.clicks and level < 2 + _MOST_CORRECTIONS else 0
+        corrected = [
+            (row, longer)
+            for row, prompt, probability in zip(rows, prompts, answered, strict=True)
+            if (longer := _correct(prompt, probability, batches.slices[row].truth, random))
+        ][:most]
+        if not corrected:
+            break
+        rows, prompts = [row for row, _ in corrected], [longer for _, longer in corrected]
+    return found
+
+
+def _correct(
+    prompt: Prompt, probability: NDArray[np.uint8], truth: NDArray[np.bool_], random: np.random.Generator
+) -> Prompt | None:
+    """The prompt with one more click where the answer is most wrong, or None where none is needed."""
+    drawn = F.interpolate(torch.from_numpy(probability)[None, None].float(), truth.shape, mode="bilinear")
+    return draw_correction(prompt, drawn[0, 0].numpy() > _HALF, truth, random)
+
+
+def _ask(
+    black_box: BlackBox,
+    visual_prompt: VisualPrompt,
+    batches: Batches,
+    rows: Sequence[int],
+    prompts: Sequence[Prompt],
+    journal: Journal,
+    what: Mapping[str, int | str],
+) -> NDArray[np.uint8]:
+    """Answers at the grid, (N, GRID, GRID)."""
+    parts = []
+    for start in range(0, len(rows), _ASKED_AT_ONCE):
+        batch = batches.of(rows[start : start + _ASKED_AT_ONCE], prompts[start : start + _ASKED_AT_ONCE])
+
+        def asked(batch: Batch = batch) -> NDArray[np.uint8]:
+            changed = to_pixels(visual_prompt.change(batch.images, batch.features, batch.prompts))
+            probability = torch.from_numpy(black_box.segment(changed, batch.prompts))
+            return (255 * _at_grid(probability)).round().to(torch.uint8).numpy()
+
+        parts.append(journal.recall_masks({**what, "from": start}, asked))
+    return np.concatenate(parts)
+
+
+def train_head(batches: Batches, answers: Answers, seed: int) -> OutputHead:
+    """A head that brings answers nearer to the truth: soft Dice and cross-entropy, AdamW, one cycle of step sizes,
+    on images that are varied and turned.
+
+    Args:
+        batches: the slices that were asked.
+        answers: what came back.
+        seed: of weights and order.
+    """
+    head = OutputHead(seed)
+    optimiser = torch.optim.AdamW(head.parameters(), lr=_RATE, weight_decay=_DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _RATE, total_steps=_STEPS)
+    random = np.random.default_rng([seed, 1299709])
+    order: list[int] = []
+    size = min(_BATCH, len(answers.rows))
+    for _ in range(_STEPS):
+        while len(order) < size:
+            order += random.permutation(len(answers.rows)).tolist()
+        chosen, order = order[:size], order[size:]
+        batch = batches.of([answers.rows[n] for n in chosen], [answers.prompts[n] for n in chosen])
+        probability = torch.from_numpy(answers.probability[chosen]).float() / 255
+        features = head_features(_varied(batch.images, random), probability, batch.prompts)
+        features, truth = _turned(features, _at_grid(batch.truth)[:, None], random)
+        loss = image_losses((3 * features[:, :1] + head(features))[:, 0].sigmoid(), truth[:, 0]).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    return head.eval()
+
+
+def _varied(images: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
+    """Images (B, 3, S, S) a little brighter or darker, softer or harder: the next scanner's are."""
+    contrast, brightness = torch.from_numpy(random.normal(size=(2, len(images), 1, 1, 1))).float() * _VARIATION
+    return (images * (1 + contrast) + 255 * brightness / 2).clamp(0, 255)
+
+
+def _turned(
+    features: torch.Tensor, truth: torch.Tensor, random: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both turned or mirrored alike, (B, C, GRID, GRID): from a few patients the head must not learn where organs lie.
+
+    No feature has a direction, so those of the turned image are the turned ones.
+    """
+    axes = [axis for axis in (-1, -2) if random.random() < 0.5]
+    features, truth = features.flip(axes), truth.flip(axes)
+    return (features.mT, truth.mT) if random.random() < 0.5 else (features, truth)
+
+
+def _at_grid(images: torch.Tensor) -> torch.Tensor:
+    """(N, S, S) to means of cells, (N, GRID, GRID)."""
+    return F.adaptive_avg_pool2d(images[:, None], GRID)[:, 0]

@@ -1,0 +1,69 @@
+"""Learning on site, over weeks: adapt to the labels that there are now, and serve the candidate if it is better."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..blackbox import BlackBox
+from ..store import AdapterStore
+from .adapt import ProgressReport, Served, adapt, plan_adaptation
+from .settings import AdaptationSettings
+from .slices import SlicesByPatient
+
+
+def adapt_and_publish(
+    store: AdapterStore,
+    names: Sequence[str],
+    black_box: BlackBox,
+    slices: SlicesByPatient,
+    settings: AdaptationSettings,
+    progress: Callable[[ProgressReport], None] | None = None,
+) -> dict[str, Any]:
+    """Adapt to one label, unless that was done already, going on from what is served, and publish what is better.
+
+    A candidate that is no better than the model as it is, or worse than what is served, is kept and not served.
+
+    Args:
+        store: of the site.
+        names: what the adapter is kept as; the first is the label that it is trained for.
+        black_box, slices, settings, progress: see ``adapt``.
+
+    Returns:
+        What became of it, as JSON: the version, its ``status`` (``published``, or what the check said), the numbers of
+        the check and the ``reason`` as a sentence.
+
+    Raises:
+        BapsError: as ``adapt`` and the store.
+    """
+    label = names[0]
+    plan = plan_adaptation(black_box, slices, settings, store.split_memory)
+    versions = {name: found for name in names if (found := store.find(name, plan.fingerprint))}
+    known = label in versions
+    if len(versions) < len(names):
+        current = store.published(label) if store.served(label, black_box.capabilities) else None
+        served = store.load(label, current) if current else None
+        log = store.log(label)
+        result = adapt(
+            black_box, slices, settings, plan, progress, log, Served(served.adapter, served.record) if served else None
+        )
+        for name in set(names) - set(versions):
+            record = {**result.record, "reason": result.sentence()}
+            versions[name] = store.add(name, result.adapter, record, result.status, log)
+        log.unlink(missing_ok=True)
+    for name, version in versions.items():
+        record = store.record(name, version)
+        if record["status"] == "passed" and not store.was_served(name, version):  # A roll-back is not undone.
+            store.publish(name, version)
+    record = store.record(label, versions[label])
+    again = " Nothing has changed since: the same labels and settings gave this version before." if known else ""
+    return {
+        "version": record["version"],
+        "status": "published" if store.published(label) == versions[label] else record["status"],
+        "black_box_images": record["black_box_images"],
+        "recalled_images": record["recalled_images"],
+        "curve": record["curve"],
+        **(record["verdict"] or {}),
+        "against_served": record["against_served"],
+        "reason": record["reason"] + again,
+    }

@@ -1,0 +1,132 @@
+"""From the runs of ``benchmarks/adapt.py`` to its tables and its figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+Run = Mapping[str, Any]
+
+_DRAWN = ("cma_es", "spsa_gc_published", "spsa_gc_mended", "prompt_space", "default", "white_box")
+
+
+def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Of each domain and arm, over seeds.
+
+    ``gain`` is over zero-shot on the same test patients with the same clicks, ``gain_std`` its spread over seeds and
+    ``gain_std_patients`` over test patients (mean of the seeds). ``images_to_90`` is after how many images an arm first
+    has nine tenths of the best gain of any arm of its domain that asks the black box 4,000 images at the most, on the
+    watched test slices; None where it never has. ``white_box_share`` is its gain over that of the white box.
+    """
+    rows = []
+    for domain in dict.fromkeys(run["domain"] for run in runs):
+        here = [run for run in runs if run["domain"] == domain]
+        zero = {run["seed"]: np.array(run["by_patient"]) for run in here if run["arm"] == "zero_shot"}
+        here = [run for run in here if run["seed"] in zero]
+        bound = [_gain(run, zero).mean() for run in here if run["arm"] == "white_box"]
+        target = _target(here)
+        for arm in dict.fromkeys(run["arm"] for run in here):
+            of_arm = [run for run in here if run["arm"] == arm]
+            gains = [_gain(run, zero) for run in of_arm]
+            means = [float(gain.mean()) for gain in gains]
+            reached = [images for run in of_arm if (images := _reached(run["curve"], target)) is not None]
+            rows.append(
+                {
+                    "domain": domain,
+                    "arm": arm,
+                    "seeds": len(of_arm),
+                    "test_patients": len(gains[0]),
+                    "dice": float(np.mean([np.mean(run["by_patient"]) for run in of_arm])),
+                    "gain": float(np.mean(means)),
+                    "gain_std": float(np.std(means)),
+                    "gain_std_patients": float(np.mean(gains, axis=0).std()),
+                    "images": float(np.mean([run["black_box_images"] for run in of_arm])),
+                    "images_to_90": float(np.median(reached)) if len(reached) * 2 > len(of_arm) else None,
+                    "white_box_share": float(np.mean(means) / np.mean(bound)) if bound and np.mean(bound) > 0 else None,
+                    "seconds": float(np.mean([run["seconds"] for run in of_arm])),
+                    "published": sum(run.get("status") == "passed" for run in of_arm),
+                }
+            )
+    return rows
+
+
+def _gain(run: Run, zero: Mapping[int, NDArray[np.float64]]) -> NDArray[np.float64]:
+    return np.array(run["by_patient"]) - zero[run["seed"]]
+
+
+def _target(runs: Sequence[Run]) -> float:
+    """Nine tenths of the way from the first to the best watched Dice of a black-box arm."""
+    curves = [run["curve"] for run in runs if run["curve"] and run["max_images"] <= 4000 and run["arm"] != "white_box"]
+    if not curves:
+        return float("inf")
+    start = float(np.mean([curve[0][1] for curve in curves]))
+    by_arm: dict[str, list[float]] = {}
+    for run in runs:
+        if run["curve"] in curves:
+            by_arm.setdefault(run["arm"], []).append(run["curve"][-1][1])
+    return start + 0.9 * (max(float(np.mean(values)) for values in by_arm.values()) - start)
+
+
+def _reached(curve: Sequence[tuple[int, float]], target: float) -> int | None:
+    return next((images for images, dice in curve if dice >= target), None)
+
+
+def print_tables(summary: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """A table of each domain."""
+    for domain in dict.fromkeys(row["domain"] for row in summary):
+        rows = [row for row in summary if row["domain"] == domain]
+        title = f"{domain}: {rows[0]['test_patients']} test patients, {max(row['seeds'] for row in rows)} seeds"
+        table = Table(
+            "arm", "Dice", "gain ± over seeds", "± over patients", "images", "to 90 %", "of white box", "seconds",
+            title=title,
+        )  # fmt: skip
+        for row in sorted(rows, key=lambda row: -row["gain"]):
+            table.add_row(
+                row["arm"], f"{row['dice']:.3f}", f"{row['gain']:+.3f} ± {row['gain_std']:.3f}",
+                f"{row['gain_std_patients']:.3f}", f"{row['images']:.0f}",
+                "" if row["images_to_90"] is None else f"{row['images_to_90']:.0f}",
+                "" if row["white_box_share"] is None else f"{100 * row['white_box_share']:.0f} %",
+                f"{row['seconds']:.0f}",
+            )  # fmt: skip
+        console.print(table)
+
+
+def draw(runs: Sequence[Run], file: Path) -> None:
+    """Dice on the watched test slices against black-box images, mean and spread over seeds, a panel a domain."""
+    domains = [d for d in dict.fromkeys(run["domain"] for run in runs) if len(_curves(runs, d)) > 2]
+    if not domains:
+        return
+    figure, axes = plt.subplots(1, len(domains), figsize=(4.2 * len(domains), 3.6), squeeze=False)
+    for axis, domain in zip(axes[0], domains, strict=True):
+        for arm, curves in _curves(runs, domain).items():
+            images = np.mean([[point[0] for point in curve] for curve in curves], axis=0)
+            dice = np.array([[point[1] for point in curve] for curve in curves])
+            axis.plot(images, dice.mean(0), marker=".", label=arm, linestyle="--" if arm == "white_box" else "-")
+            axis.fill_between(images, dice.mean(0) - dice.std(0), dice.mean(0) + dice.std(0), alpha=0.15)
+        axis.set_title(domain, fontsize=10)
+        axis.set_xlabel("black-box images")
+        axis.grid(alpha=0.3)
+    axes[0][0].set_ylabel("Dice on test patients")
+    axes[0][0].legend(fontsize=7)
+    figure.tight_layout()
+    file.parent.mkdir(exist_ok=True)
+    figure.savefig(file, dpi=110)
+    plt.close(figure)
+
+
+def _curves(runs: Sequence[Run], domain: str) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    for run in runs:
+        if run["domain"] == domain and run["arm"] in _DRAWN and run["curve"]:
+            found.setdefault(run["arm"], []).append(run["curve"])
+    return {arm: [c for c in curves if len(c) == len(curves[0])] for arm, curves in found.items()}
