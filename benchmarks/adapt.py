@@ -20,8 +20,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from corrections import correct
 from real_data import DOMAINS, ROOT, Domain, slices
-from summary import draw, print_tables, summarise
+from summary import draw, print_corrections, print_tables, summarise
 
 HERE = Path(__file__).resolve().parent
 CORE = (
@@ -32,10 +33,21 @@ CORE = (
     "white blood cell, microscopy",
 )
 MAX_IMAGES = 4000
-_SECONDS = {"zero_shot": 10, "crop": 30, "best_of_several": 10, "white_box": 170, "spsa_gc_80000": 1400}
+_SECONDS = {
+    "zero_shot": 10,
+    "crop": 30,
+    "best_of_several": 10,
+    "white_box": 170,
+    "zoom_and_white_box": 170,
+    "zoom": 20,
+    "spsa_gc_80000": 1400,
+}
 """A cell's time on one core, where it is not about ``_USUAL``; for the estimate alone."""
 _USUAL = 90
-_QUICK_ARMS = ("zero_shot", "window", "spsa_gc_mended", "default", "white_box")
+_QUICK_ARMS = ("zero_shot", "window", "spsa_gc_mended", "default", "zoom_and_white_box")
+
+_CORRECTED = ("zero_shot", "default", "prompt_space")
+"""Arms that are also measured by box and by corrective clicks."""
 
 console = Console(soft_wrap=True, highlight=False)
 
@@ -93,6 +105,9 @@ def run(cell: Cell) -> tuple[Cell, dict[str, Any]]:
     begun = time.monotonic()
     black_box, adapter = {**CORE_ARMS, **ONCE}[cell.arm](arena)
     seconds = time.monotonic() - begun
+    corrected = (
+        {kind: correct(black_box, adapter, test, kind) for kind in ("click", "box")} if cell.arm in _CORRECTED else {}
+    )
     return cell, {
         "domain": cell.domain,
         "arm": cell.arm,
@@ -103,6 +118,7 @@ def run(cell: Cell) -> tuple[Cell, dict[str, Any]]:
         "black_box_images": arena.black_box.images_asked,
         "seconds": round(seconds, 1),
         "curve": arena.curve,
+        "corrected": corrected,
         **arena.notes,
     }
 
@@ -165,6 +181,7 @@ def main(
     done = [json.loads(cell.file(runs).read_text()) for cell in wanted]
     summary = summarise(done)
     print_tables(summary, console)
+    print_corrections(summary, console)
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps({"summary": summary, "runs": done}, indent=1))
     draw(done, figure)

@@ -112,30 +112,34 @@ def best_of_several(arena: Arena) -> Found:
 
 def constant_1(arena: Arena) -> Found:
     """Brightness: one number for all images."""
-    settings = _settings(arena, head="none")
+    settings = _settings(arena, zoom="none", head="none")
     stepper = PromptSpaceStepper(replace(settings, rate=10 * settings.rate))  # A tenth is for what is not head.bias.
     return _train(arena, settings, _Brightness(), stepper)
 
 
 def constant_12(arena: Arena) -> Found:
     """One set of 12 coefficients for all images."""
-    return _train(arena, _settings(arena, head="none"), _constant())
+    return _train(arena, _settings(arena, zoom="none", head="none"), _constant())
 
 
 def cma_es(arena: Arena) -> Found:
     """The same 12 by CMA-ES."""
-    return _train(arena, _settings(arena, head="none"), _constant(), CmaEsStepper(arena.seed))
+    return _train(arena, _settings(arena, zoom="none", head="none"), _constant(), CmaEsStepper(arena.seed))
 
 
 def spsa_gc_published(arena: Arena) -> Found:
     """The published decoder, click and optimiser, changes of less than a grey level included."""
-    settings = _settings(arena, head="none", visual_prompt="concat", condition="click", optimiser="spsa_gc")
+    settings = _settings(
+        arena, zoom="none", head="none", visual_prompt="concat", condition="click", optimiser="spsa_gc"
+    )
     return _train(arena, settings, stepper=SpsaGcStepper(visible=False))
 
 
 def spsa_gc_mended(arena: Arena) -> Found:
     """The same with changes that can be seen."""
-    settings = _settings(arena, head="none", visual_prompt="concat", condition="click", optimiser="spsa_gc")
+    settings = _settings(
+        arena, zoom="none", head="none", visual_prompt="concat", condition="click", optimiser="spsa_gc"
+    )
     return _train(arena, settings)
 
 
@@ -144,42 +148,51 @@ def spsa_gc_80000(arena: Arena) -> Found:
     return spsa_gc_mended(replace(arena, max_images=80_000, curve=arena.curve, notes=arena.notes))
 
 
-def spsa_gc_basis(arena: Arena) -> Found:
-    """SPSA-GC on the weights of our decoder."""
-    return _train(arena, _settings(arena, head="none", optimiser="spsa_gc"))
-
-
 def prompt_space(arena: Arena) -> Found:
     """Our visual prompt alone."""
-    return _train(arena, _settings(arena, head="none"))
+    return _train(arena, _settings(arena, zoom="none", head="none"))
 
 
 def prompt_space_by_click(arena: Arena) -> Found:
     """Our visual prompt alone, depending on the click."""
-    return _train(arena, _settings(arena, head="none", condition="click"))
+    return _train(arena, _settings(arena, zoom="none", head="none", condition="click"))
+
+
+def zoom(arena: Arena) -> Found:
+    """The chosen zoom alone."""
+    return _train(arena, _settings(arena, head="none"), _constant(), _Still())
+
+
+def zoom_and_prompt_space(arena: Arena) -> Found:
+    """The zoom and our visual prompt, without a head."""
+    return _train(arena, _settings(arena, head="none"))
+
+
+def zoom_and_white_box(arena: Arena) -> Found:
+    """The same by exact gradients."""
+    settings = _settings(arena, head="none")
+    return _train(arena, settings, stepper=WhiteBoxStepper(settings.rate))
+
+
+def head_without_zoom(arena: Arena) -> Found:
+    """Our visual prompt and the head, without a zoom: one encoding serves every click of a slice."""
+    return _adapt(arena, _settings(arena, zoom="none"))
 
 
 def white_box(arena: Arena) -> Found:
     """The same decoder by exact gradients: the bound that no black box reaches."""
-    settings = _settings(arena, head="none")
+    settings = _settings(arena, zoom="none", head="none")
     return _train(arena, settings, stepper=WhiteBoxStepper(settings.rate))
 
 
 def head_alone(arena: Arena) -> Found:
     """The output-side head without a visual prompt."""
-    still = _constant()
-    still.head.bias.requires_grad_(False)
-    return _train(arena, _settings(arena), still, _Still())
+    return _train(arena, _settings(arena, zoom="none"), _constant(), _Still())
 
 
 def default(arena: Arena) -> Found:
     """What ``baps adapt`` does, check included."""
     return _adapt(arena, _settings(arena))
-
-
-def default_by_click(arena: Arena) -> Found:
-    """The same, depending on the click."""
-    return _adapt(arena, _settings(arena, condition="click"))
 
 
 def default_hard_masks(arena: Arena) -> Found:
@@ -199,7 +212,7 @@ def _volumes(count: int) -> Callable[[Arena], Found]:
 
 
 CHEAP = {"zero_shot": zero_shot, "window": window, "crop": crop, "best_of_several": best_of_several}
-EVERYWHERE = {"zero_shot": zero_shot, "white_box": white_box, "default": default}
+EVERYWHERE = {"zero_shot": zero_shot, "zoom_and_white_box": zoom_and_white_box, "default": default}
 CORE: dict[str, Callable[[Arena], Found]] = {
     **CHEAP,
     "constant_1": constant_1,
@@ -207,12 +220,14 @@ CORE: dict[str, Callable[[Arena], Found]] = {
     "cma_es": cma_es,
     "spsa_gc_published": spsa_gc_published,
     "spsa_gc_mended": spsa_gc_mended,
-    "spsa_gc_basis": spsa_gc_basis,
     "prompt_space": prompt_space,
     "prompt_space_by_click": prompt_space_by_click,
+    "zoom": zoom,
+    "zoom_and_prompt_space": zoom_and_prompt_space,
+    "zoom_and_white_box": zoom_and_white_box,
     "head_alone": head_alone,
+    "head_without_zoom": head_without_zoom,
     "default": default,
-    "default_by_click": default_by_click,
     "default_hard_masks": default_hard_masks,
     "default_1_volume": _volumes(1),
     "default_3_volumes": _volumes(3),
@@ -228,6 +243,7 @@ def _settings(arena: Arena, **other: str) -> AdaptationSettings:
 
 def _adapt(arena: Arena, settings: AdaptationSettings) -> Found:
     made = adapt(arena.black_box, arena.training, settings, watch=arena.watch)
+    arena.notes["zoom"] = made.adapter.zoom
     arena.notes["status"] = made.status
     arena.notes["verdict"] = made.verdict.record() if made.verdict else None
     return arena.examiner, made.adapter
@@ -243,6 +259,7 @@ def _train(
         arena.black_box, arena.labelled, settings, arena.max_images,
         watch=arena.watch, visual_prompt=visual_prompt, stepper=stepper,
     )  # fmt: skip
+    arena.notes["zoom"] = adapter.zoom
     return arena.examiner, adapter
 
 

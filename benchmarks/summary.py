@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt
 
 Run = Mapping[str, Any]
 
-_DRAWN = ("cma_es", "spsa_gc_published", "spsa_gc_mended", "prompt_space", "default", "white_box")
+_DRAWN = ("cma_es", "spsa_gc_published", "spsa_gc_mended", "prompt_space", "default", "zoom_and_white_box")
 
 
 def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -26,14 +26,15 @@ def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
     ``gain`` is over zero-shot on the same test patients with the same clicks, ``gain_std`` its spread over seeds and
     ``gain_std_patients`` over test patients (mean of the seeds). ``images_to_90`` is after how many images an arm first
     has nine tenths of the best gain of any arm of its domain that asks the black box 4,000 images at the most, on the
-    watched test slices; None where it never has. ``white_box_share`` is its gain over that of the white box.
+    watched test slices; None where it never has. ``white_box_share`` is its gain over that of the same zoom and decoder
+    trained by exact gradients.
     """
     rows = []
     for domain in dict.fromkeys(run["domain"] for run in runs):
         here = [run for run in runs if run["domain"] == domain]
         zero = {run["seed"]: np.array(run["by_patient"]) for run in here if run["arm"] == "zero_shot"}
         here = [run for run in here if run["seed"] in zero]
-        bound = [_gain(run, zero).mean() for run in here if run["arm"] == "white_box"]
+        bound = [_gain(run, zero).mean() for run in here if run["arm"] == "zoom_and_white_box"]
         target = _target(here)
         for arm in dict.fromkeys(run["arm"] for run in here):
             of_arm = [run for run in here if run["arm"] == arm]
@@ -55,6 +56,7 @@ def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
                     "white_box_share": float(np.mean(means) / np.mean(bound)) if bound and np.mean(bound) > 0 else None,
                     "seconds": float(np.mean([run["seconds"] for run in of_arm])),
                     "published": sum(run.get("status") == "passed" for run in of_arm),
+                    "corrected": _corrected(of_arm),
                 }
             )
     return rows
@@ -64,9 +66,22 @@ def _gain(run: Run, zero: Mapping[int, NDArray[np.float64]]) -> NDArray[np.float
     return np.array(run["by_patient"]) - zero[run["seed"]]
 
 
+def _corrected(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
+    """Means over seeds of what ``corrections.correct`` gave, by the kind of first prompt."""
+    return {
+        kind: {
+            name: np.mean([run["corrected"][kind][name] for run in runs], axis=0).tolist()
+            for name in ("by_clicks", "clicks_to_85", "not_reached")
+        }
+        for kind in runs[0]["corrected"]
+    }
+
+
 def _target(runs: Sequence[Run]) -> float:
     """Nine tenths of the way from the first to the best watched Dice of a black-box arm."""
-    curves = [run["curve"] for run in runs if run["curve"] and run["max_images"] <= 4000 and run["arm"] != "white_box"]
+    curves = [
+        run["curve"] for run in runs if run["curve"] and run["max_images"] <= 4000 and "white_box" not in run["arm"]
+    ]
     if not curves:
         return float("inf")
     start = float(np.mean([curve[0][1] for curve in curves]))
@@ -101,6 +116,17 @@ def print_tables(summary: Sequence[Mapping[str, Any]], console: Console) -> None
         console.print(table)
 
 
+def print_corrections(summary: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Dice after further clicks, of the arms that were measured so."""
+    table = Table("domain", "arm", "first prompt", "1", "2", "3", "5", "10", "clicks to .85", "not reached")
+    for row in summary:
+        for kind, found in row["corrected"].items():
+            dice = [f"{found['by_clicks'][n - 1]:.3f}" for n in (1, 2, 3, 5, 10)]
+            needed = [f"{found['clicks_to_85']:.1f}", f"{100 * found['not_reached']:.0f} %"]
+            table.add_row(row["domain"], row["arm"], kind, *dice, *needed)
+    console.print(table)
+
+
 def draw(runs: Sequence[Run], file: Path) -> None:
     """Dice on the watched test slices against black-box images, mean and spread over seeds, a panel a domain."""
     domains = [d for d in dict.fromkeys(run["domain"] for run in runs) if len(_curves(runs, d)) > 2]
@@ -111,7 +137,7 @@ def draw(runs: Sequence[Run], file: Path) -> None:
         for arm, curves in _curves(runs, domain).items():
             images = np.mean([[point[0] for point in curve] for curve in curves], axis=0)
             dice = np.array([[point[1] for point in curve] for curve in curves])
-            axis.plot(images, dice.mean(0), marker=".", label=arm, linestyle="--" if arm == "white_box" else "-")
+            axis.plot(images, dice.mean(0), marker=".", label=arm, linestyle="--" if "white_box" in arm else "-")
             axis.fill_between(images, dice.mean(0) - dice.std(0), dice.mean(0) + dice.std(0), alpha=0.15)
         axis.set_title(domain, fontsize=10)
         axis.set_xlabel("black-box images")

@@ -1,11 +1,12 @@
 """An adapter: what is put around a black box so that it does better on a site's images.
 
-Before it, a visual prompt changes the image; after it, a head corrects the answer. Either alone is an adapter too.
+Before it, the part of the image around the prompt is enlarged and a visual prompt changes it; after it, a head corrects
+the answer. Each alone is an adapter too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,45 +17,63 @@ from numpy.typing import NDArray
 from .blackbox import BlackBox, Prompt
 from .output_head import OutputHead
 from .visual_prompt import VisualPrompt, build_visual_prompt, to_pixels, to_tensor, visual_prompt_from_record
+from .zoom import View, crop, move, paste, view_of
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A visual prompt and, where there is one, an output-side head; both on the CPU.
+    """A visual prompt and, where there are any, a zoom and an output-side head; all on the CPU.
 
     Attributes:
         visual_prompt: changes images; untrained, it changes nothing.
         head: corrects answers, or None.
+        zoom: share of an image's side that the black box is shown, see ``view_of``; 1 for all of it.
     """
 
     visual_prompt: VisualPrompt
     head: OutputHead | None = None
+    zoom: float = 1.0
+
+    def views(self, prompts: Sequence[Prompt], side: int) -> list[View]:
+        """Which parts of images of ``side`` pixels the black box is shown."""
+        return [view_of(prompt, side, self.zoom) for prompt in prompts]
+
+    def moved(self, prompts: Sequence[Prompt], side: int) -> list[Prompt]:
+        """Prompts in pixels of what the black box is shown."""
+        views = self.views(prompts, side)
+        return [move(prompt, view, side) for prompt, view in zip(prompts, views, strict=True)]
+
+    def shown(self, prompt: Prompt, side: int) -> Hashable:
+        """What of a prompt the shown image depends on; while it stays the same, an encoding can be kept."""
+        return self.views([prompt], side)[0], prompt if self.visual_prompt.conditioned_on_click else None
 
     def change(self, pixels: NDArray[np.uint8], prompts: Sequence[Prompt]) -> NDArray[np.uint8]:
-        """Images (B, S, S, 3) uint8 as the black box gets them."""
-        images = to_tensor(pixels)
-        return to_pixels(self.visual_prompt.change(images, self.visual_prompt.encoder.features(images), prompts))
+        """What the black box is shown of images (B, S, S, 3) uint8; its size is the same."""
+        images, side = to_tensor(pixels), pixels.shape[1]
+        features = self.visual_prompt.encoder.features(images)  # Of the whole: the same for every click.
+        shown = crop(images, self.views(prompts, side))
+        return to_pixels(self.visual_prompt.change(shown, features, self.moved(prompts, side)))
 
     def refine(
         self, pixels: NDArray[np.uint8], prompts: Sequence[Prompt], probability: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """Answers (B, S, S) of the black box, corrected.
+        """Answers (B, S, S) of the black box to what it was shown, corrected and back in the whole images.
 
         Args:
-            pixels: the images before they were changed, (B, S, S, 3) uint8.
-            prompts: one an image, pixels of the canvas.
+            pixels: the whole images, (B, S, S, 3) uint8.
+            prompts: one an image, pixels of the whole.
             probability: (B, S, S).
         """
-        if self.head is None:
-            return probability
-        refined: NDArray[np.float32] = self.head.refine(
-            to_tensor(pixels), torch.from_numpy(probability), prompts
-        ).numpy()
-        return refined
+        side, answers = pixels.shape[1], torch.from_numpy(probability)
+        views = self.views(prompts, side)
+        if self.head:
+            answers = self.head.refine(crop(to_tensor(pixels), views), answers, self.moved(prompts, side))
+        whole: NDArray[np.float32] = paste(answers, views, side).numpy()
+        return whole
 
     def record(self) -> dict[str, Any]:
         """What ``adapter_from_record`` needs beside the state."""
-        return {"visual_prompt": self.visual_prompt.record(), "head": self.head is not None}
+        return {"visual_prompt": self.visual_prompt.record(), "head": self.head is not None, "zoom": self.zoom}
 
     def state(self) -> dict[str, torch.Tensor]:
         """All weights by name."""
@@ -85,7 +104,8 @@ def adapter_from_record(record: Mapping[str, Any]) -> Adapter:
     Raises:
         BapsError: as ``visual_prompt_from_record``.
     """
-    return Adapter(visual_prompt_from_record(record["visual_prompt"]), OutputHead() if record["head"] else None)
+    head = OutputHead() if record["head"] else None
+    return Adapter(visual_prompt_from_record(record["visual_prompt"]), head, float(record["zoom"]))
 
 
 def segment_adapted(
@@ -104,4 +124,5 @@ def segment_adapted(
     """
     if adapter is None:
         return black_box.segment(pixels, prompts)
-    return adapter.refine(pixels, prompts, black_box.segment(adapter.change(pixels, prompts), prompts))
+    answers = black_box.segment(adapter.change(pixels, prompts), adapter.moved(prompts, pixels.shape[1]))
+    return adapter.refine(pixels, prompts, answers)

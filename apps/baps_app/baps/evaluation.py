@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from zlib import crc32
 
@@ -210,17 +210,20 @@ def _click(
 
 
 def _asker(black_box: BlackBox, adapter: Adapter | None, image: NDArray[np.uint8]) -> _Ask:
-    """What gives the probabilities for several prompts on one image, which is encoded once where that can be."""
-    once = black_box.capabilities.encodings and not (adapter and adapter.visual_prompt.conditioned_on_click)
-    encoding: Encoding | None = None
+    """What gives the probabilities for several prompts on an image; what is shown is encoded once where that can be."""
+    encodings: dict[Hashable, Encoding] = {}
+
+    def decode(prompt: Prompt) -> NDArray[np.float32]:
+        shown = adapter.shown(prompt, len(image)) if adapter else None
+        if shown not in encodings:
+            encodings[shown] = black_box.encode(adapter.change(image[None], [prompt])[0] if adapter else image)
+        return black_box.decode(encodings[shown], adapter.moved([prompt], len(image))[0] if adapter else prompt)
 
     def ask(prompts: Sequence[Prompt]) -> NDArray[np.float32]:
-        nonlocal encoding
         images = np.repeat(image[None], len(prompts), axis=0)
-        if not once:
+        if not black_box.capabilities.encodings:
             return segment_adapted(black_box, adapter, images, prompts)
-        encoding = encoding or black_box.encode(adapter.change(image[None], prompts[:1])[0] if adapter else image)
-        found = np.stack([black_box.decode(encoding, one) for one in prompts])
+        found = np.stack([decode(prompt) for prompt in prompts])
         return adapter.refine(images, prompts, found) if adapter else found
 
     return ask

@@ -111,14 +111,17 @@ class Segmenter:
         def draw() -> NDArray[np.uint8]:
             return canvas_image(volume, plane, canvas, window)
 
-        kept, able = False, self.black_box.capabilities.encodings
-        if able:
+        kept = False
+        if self.black_box.capabilities.encodings:
             pixels = self._cache.get(("canvas", identity, plane, window), draw)[0]
-            by_click = drawn if adapter and adapter.visual_prompt.conditioned_on_click else None
-            key = ("encoding", identity, plane, window, made, by_click)
-            changed = lambda: adapter.change(pixels[None], [drawn])[0] if adapter else pixels  # noqa: E731
-            encoding, kept = self._cache.get(key, lambda: self.black_box.encode(changed()))
-            probability = self.black_box.decode(encoding, drawn)[None]
+            asked = adapter.moved([drawn], canvas.side)[0] if adapter else drawn
+            shown = adapter.shown(drawn, canvas.side) if adapter else None
+
+            def encode() -> Encoding:
+                return self.black_box.encode(adapter.change(pixels[None], [drawn])[0] if adapter else pixels)
+
+            encoding, kept = self._cache.get(("encoding", identity, plane, window, made, shown), encode)
+            probability = self.black_box.decode(encoding, asked)[None]
             if adapter:
                 probability = adapter.refine(pixels[None], [drawn], probability)
         else:

@@ -11,17 +11,27 @@ import torch
 from ..blackbox import Prompt
 from ..simulated_prompts import draw_prompt
 from ..visual_prompt import Encoder, to_tensor
+from ..zoom import View, crop, move, view_of
 from .slices import AnySlice
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Images (B, 3, S, S) in [0, 255], features (B, F), truth (B, S, S) float, and a prompt an image."""
+    """What the black box is to be shown, before the visual prompt changes it.
+
+    Attributes:
+        images: (B, 3, S, S) in [0, 255].
+        features: of the whole images, (B, F).
+        truth: (B, S, S) float.
+        prompts: one an image, in its pixels.
+        views: which parts of the slices they are.
+    """
 
     images: torch.Tensor
     features: torch.Tensor
     truth: torch.Tensor
     prompts: list[Prompt]
+    views: list[View]
 
 
 class Batches:
@@ -30,10 +40,11 @@ class Batches:
     Args:
         slices: N of them.
         encoder: gives the features.
+        zoom: see ``Adapter``.
     """
 
-    def __init__(self, slices: Sequence[AnySlice], encoder: Encoder) -> None:
-        self.slices, self._encoder = slices, encoder
+    def __init__(self, slices: Sequence[AnySlice], encoder: Encoder, zoom: float = 1.0) -> None:
+        self.slices, self._encoder, self.zoom = slices, encoder, zoom
         self._features: dict[int, torch.Tensor] = {}
 
     def draw(self, rows: Sequence[int], kind: str, random: np.random.Generator) -> Batch:
@@ -41,13 +52,21 @@ class Batches:
         return self.of(rows, [draw_prompt(self.slices[row].truth, kind, random) for row in rows])
 
     def of(self, rows: Sequence[int], prompts: Sequence[Prompt]) -> Batch:
-        """A batch with given prompts."""
+        """A batch with given prompts, in pixels of the slices."""
         images = to_tensor(np.stack([self.slices[row].image for row in rows]))
         for row, image in zip(rows, images, strict=True):
             if row not in self._features:
                 self._features[row] = self._encoder.features(image[None])
         truth = torch.from_numpy(np.stack([self.slices[row].truth for row in rows])).float()
-        return Batch(images, torch.cat([self._features[row] for row in rows]), truth, list(prompts))
+        side = images.shape[-1]
+        views = [view_of(prompt, side, self.zoom) for prompt in prompts]
+        return Batch(
+            crop(images, views),
+            torch.cat([self._features[row] for row in rows]),
+            crop(truth[:, None], views)[:, 0],
+            [move(prompt, view, side) for prompt, view in zip(prompts, views, strict=True)],
+            views,
+        )
 
     def order(self, count: int, random: np.random.Generator) -> list[int]:
         """So many rows; every slice comes once before any comes again."""

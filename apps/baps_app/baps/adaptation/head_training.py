@@ -14,6 +14,7 @@ from ..blackbox import BlackBox, Prompt
 from ..output_head import GRID, OutputHead, head_features
 from ..simulated_prompts import PROMPTS, draw_correction, draw_prompt
 from ..visual_prompt import VisualPrompt, to_pixels
+from ..zoom import paste, view_of
 from .batches import Batch, Batches
 from .journal import Journal
 from .losses import image_losses
@@ -33,11 +34,11 @@ _HALF = 127.5
 
 @dataclass(frozen=True)
 class Answers:
-    """What the black box said of adapted slices, at the head's grid.
+    """What the black box said of what it was shown of adapted slices, at the head's grid.
 
     Attributes:
         rows: of the slices, N.
-        prompts: that they were asked with, in pixels of the canvas.
+        prompts: that they were asked with, in pixels of the slices.
         probability: (N, GRID, GRID) uint8, 255 being certain.
     """
 
@@ -85,7 +86,7 @@ def collect_answers(
         corrected = [
             (row, longer)
             for row, prompt, probability in zip(rows, prompts, answered, strict=True)
-            if (longer := _correct(prompt, probability, batches.slices[row].truth, random))
+            if (longer := _correct(prompt, probability, batches.slices[row].truth, batches.zoom, random))
         ][:most]
         if not corrected:
             break
@@ -94,11 +95,13 @@ def collect_answers(
 
 
 def _correct(
-    prompt: Prompt, probability: NDArray[np.uint8], truth: NDArray[np.bool_], random: np.random.Generator
+    prompt: Prompt, probability: NDArray[np.uint8], truth: NDArray[np.bool_], zoom: float, random: np.random.Generator
 ) -> Prompt | None:
     """The prompt with one more click where the answer is most wrong, or None where none is needed."""
-    drawn = F.interpolate(torch.from_numpy(probability)[None, None].float(), truth.shape, mode="bilinear")
-    return draw_correction(prompt, drawn[0, 0].numpy() > _HALF, truth, random)
+    side = len(truth)
+    answer = F.interpolate(torch.from_numpy(probability)[None, None].float(), (side, side), mode="bilinear")[0]
+    mask = paste(answer, [view_of(prompt, side, zoom)], side)[0].numpy() > _HALF
+    return draw_correction(prompt, mask, truth, random)
 
 
 def _ask(

@@ -13,6 +13,8 @@ OPTIMISERS = ("prompt_space", "spsa_gc")
 
 HEADS = ("convolutional", "none")
 
+ZOOMS = ("chosen", "none")
+
 
 @dataclass(frozen=True)
 class AdaptationSettings:
@@ -25,6 +27,7 @@ class AdaptationSettings:
         encoder, encoder_source: what the visual prompt knows of an image, and where its weights are: see
             ``load_encoder``.
         optimiser: ``prompt_space`` (ours) or ``spsa_gc`` (as published).
+        zoom: whether the part around the prompt is enlarged: ``chosen`` on the labelled slices (ours), or ``none``.
         head: what corrects the answers: ``convolutional`` (ours) or ``none`` (as published).
         prompt: the kind of prompt trained for, ``click`` or ``box``.
         max_images: black-box images in all: training, training curve and check.
@@ -46,6 +49,7 @@ class AdaptationSettings:
     encoder: str = "statistics"
     encoder_source: str = ""
     optimiser: str = "prompt_space"
+    zoom: str = "chosen"
     head: str = "convolutional"
     prompt: str = "click"
     max_images: int = 4000
@@ -62,7 +66,7 @@ class AdaptationSettings:
     def __post_init__(self) -> None:
         for name, known in (
             ("visual_prompt", KINDS), ("condition", CONDITIONS), ("encoder", ENCODERS), ("optimiser", OPTIMISERS),
-            ("head", HEADS),
+            ("zoom", ZOOMS), ("head", HEADS),
         ):  # fmt: skip
             if getattr(self, name) not in known:
                 raise InputError(f"There is no {name} named {getattr(self, name)!r}. Known ones: {', '.join(known)}.")

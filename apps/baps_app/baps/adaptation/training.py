@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -25,9 +25,15 @@ from .scoring import score_slices
 from .settings import AdaptationSettings
 from .slices import AnySlice, evenly_spaced
 from .steps import PromptSpaceStepper, SpsaGcStepper, Stepper
+from .zooming import choose_zoom
 
 _CURVE_SHARE = 5
 """The training curve takes one in so many of a run's images at the most."""
+
+_ZOOM_SHARE = 10
+"""Choosing a zoom takes one in so many of a run's images at the most."""
+
+_ZOOM_MOST = 256
 
 _HEAD_SHARE = 3
 """The head's answers take one in so many of the others."""
@@ -97,11 +103,13 @@ def train(
     )
     if start is not None and start.visual_prompt.record() == visual_prompt.record():
         visual_prompt.load_state_dict(start.visual_prompt.state_dict())
-    batches = Batches(slices, encoder)
+    zoom_images = min(max_images // _ZOOM_SHARE, _ZOOM_MOST) if settings.zoom == "chosen" else 0
+    zoom = choose_zoom(black_box, visual_prompt, slices, settings, zoom_images, journal, run)
+    batches = Batches(slices, encoder, zoom)
     points = settings.curve_points if curve_points is None else curve_points
     affordable = max(0, max_images) // _CURVE_SHARE // (points + 1) if points else 0
     curve_slices = evenly_spaced(slices, min(settings.curve_slices, affordable))
-    left = max_images - (points + 1) * len(curve_slices)
+    left = max_images - zoom_images - (points + 1) * len(curve_slices)
     stepper = stepper or build_stepper(settings)
     batch_size = min(stepper.batch, len(slices))
     per_step = stepper.asked_each * batch_size
@@ -124,7 +132,7 @@ def train(
             watch(journal.images, adapter)
         return dice
 
-    plain = Adapter(visual_prompt)
+    plain = Adapter(visual_prompt, zoom=zoom)
     before_head = points - 1 if head_images else points
     marks = {round(steps * (n + 1) / max(1, before_head)) for n in range(before_head)} if curve_slices else set()
     if curve_slices:
@@ -152,7 +160,7 @@ def train(
         answers = collect_answers(
             black_box, visual_prompt, batches, settings.prompt, head_images, settings.seed, journal, run
         )
-        adapter = Adapter(visual_prompt, train_head(batches, answers, settings.seed))
+        adapter = replace(plain, head=train_head(batches, answers, settings.seed))
     dice = measure(steps + 1, adapter) if head_images and curve_slices else None
     if progress:
         progress(steps + 1, steps + 1, journal.images - started, dice)

@@ -40,6 +40,9 @@ def adapt(
         Path | None, typer.Option(metavar="CSV", help="Table of image and patient, for images that do not say.")
     ] = None,
     seed: Seed = 0,
+    zoom: Annotated[
+        str, typer.Option(help="Enlarge the part around the prompt: chosen (ours) or none (as published).")
+    ] = "chosen",
     head: Annotated[
         str, typer.Option(help="What corrects the answers: convolutional (ours) or none (as published).")
     ] = "convolutional",
@@ -73,6 +76,7 @@ def adapt(
         encoder=encoder,
         encoder_source=encoder_source,
         optimiser=optimizer,
+        zoom=zoom,
         head=head,
         prompt=prompt,
         max_images=max_images,

@@ -16,7 +16,7 @@ from baps.adaptation.adapt import ProgressReport
 from baps.adaptation.cases import Case, load_cases
 from baps.adaptation.folders import read_patient_table
 from baps.adaptation.publishing import adapt_and_publish
-from baps.adaptation.settings import HEADS, OPTIMISERS, AdaptationSettings
+from baps.adaptation.settings import HEADS, OPTIMISERS, ZOOMS, AdaptationSettings
 from baps.adaptation.slices import AnySlice, SlicesByPatient
 from baps.blackbox import BlackBox
 from baps.errors import BapsError, InputError
@@ -74,6 +74,7 @@ class AdaptationTrainer(TrainTask):
         return {
             "label": [ALL_LABELS, *self._labels],
             "optimiser": list(OPTIMISERS),
+            "zoom": list(ZOOMS),
             "head": list(HEADS),
             "condition": list(CONDITIONS),
             "prompt": list(PROMPTS),
