@@ -1,9 +1,9 @@
 """Does adaptation help on real images, which way best, and at how many images? By domain, arm and seed.
 
-``make bench-adapt`` runs every cell (domain, arm, seed) that has no file yet in ``benchmarks/runs/adapt``, prints a
-table and writes ``benchmarks/results/adapt.json`` and the figure in ``docs/``. Each arm learns from the training and
-validation patients (it holds some of them back itself) and is measured on the test patients, by one click, with five
-sets of clicks. ``--quick`` is a form of ten minutes at most.
+``make bench-adapt`` runs every cell (domain, arm, seed) that has no file yet in ``benchmarks/runs/adapt``, prints
+tables and writes ``benchmarks/results/adapt.json``, the tables in ``docs/results.md`` and the figure beside it. Each
+arm learns from the training and validation patients (it holds some of them back itself) and is measured on the test
+patients, by one click, with five sets of clicks. ``make bench-adapt QUICK=1`` is a form of ten minutes at most.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +21,7 @@ from rich.console import Console
 
 from corrections import correct
 from real_data import DOMAINS, ROOT, Domain, slices
-from summary import draw, print_corrections, print_tables, summarise
+from summary import draw, print_corrections, print_tables, summarise, write_markdown
 
 HERE = Path(__file__).resolve().parent
 CORE = (
@@ -68,23 +67,26 @@ class Cell:
 
 
 def cells(quick: bool, seeds: int, only: str, arms: str) -> list[Cell]:
-    """What there is to run: all of seed 0 first, so that what is not finished says something too."""
+    """What there is to run, seed by seed and arm by arm, so that what is not finished says something too."""
     from arms import CORE as CORE_ARMS
     from arms import EVERYWHERE, ONCE
 
-    wanted = set(arms.split(",")) if arms else None
-    found = []
-    for seed in range(1 if quick else seeds):
-        for domain in DOMAINS:
-            core = domain.name in CORE
-            if only not in domain.name or (quick and domain.name not in (CORE[0], CORE[2])):
-                continue
-            known: Iterable[str] = _QUICK_ARMS if quick else (CORE_ARMS if core else EVERYWHERE)
-            if not quick and seed == 0 and domain.name == CORE[0]:
-                known = [*known, *ONCE]
-            images = 1200 if quick else MAX_IMAGES
-            found += [Cell(domain.name, arm, seed, images) for arm in known if wanted is None or arm in wanted]
-    return found
+    wanted = set(arms.split(",")) if arms else {*CORE_ARMS, *ONCE}
+    images = 1200 if quick else MAX_IMAGES
+    named = [domain.name for domain in DOMAINS if only in domain.name]
+    core, others = [n for n in named if n in CORE], [n for n in named if n not in CORE]
+    if quick:
+        core, others = [n for n in core if n in (CORE[0], CORE[2])], []
+        wanted &= set(_QUICK_ARMS)
+    found = [
+        Cell(domain, arm, seed, images)
+        for seed in range(1 if quick else seeds)
+        for group, known in ((core, CORE_ARMS), (others, EVERYWHERE))
+        for arm in known
+        for domain in group
+        if arm in wanted
+    ]
+    return found + [Cell(CORE[0], arm, 0, images) for arm in ONCE if arm in wanted and not quick and CORE[0] in core]
 
 
 def run(cell: Cell) -> tuple[Cell, dict[str, Any]]:
@@ -149,6 +151,7 @@ def main(
     / "runs"
     / "adapt",
     out: Annotated[Path, typer.Option(help="The JSON of all.")] = HERE / "results" / "adapt.json",
+    page: Annotated[str, typer.Option(help="Where the tables go, between two marks; without it, nowhere.")] = "",
     figure: Annotated[Path, typer.Option(help="Dice against images.")] = HERE.parent
     / "docs"
     / "pictures"
@@ -185,6 +188,8 @@ def main(
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps({"summary": summary, "runs": done}, indent=1))
     draw(done, figure)
+    if page:
+        write_markdown(summary, Path(page))
     console.print(f"{out}, {figure}")
 
 

@@ -19,6 +19,9 @@ Run = Mapping[str, Any]
 
 _DRAWN = ("cma_es", "spsa_gc_published", "spsa_gc_mended", "prompt_space", "default", "zoom_and_white_box")
 
+_BEGIN, _END = "<!-- bench-adapt begins -->", "<!-- bench-adapt ends -->"
+"""Marks in docs/results.md."""
+
 
 def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Of each domain and arm, over seeds.
@@ -125,6 +128,44 @@ def print_corrections(summary: Sequence[Mapping[str, Any]], console: Console) ->
             needed = [f"{found['clicks_to_85']:.1f}", f"{100 * found['not_reached']:.0f} %"]
             table.add_row(row["domain"], row["arm"], kind, *dice, *needed)
     console.print(table)
+
+
+def write_markdown(summary: Sequence[Mapping[str, Any]], file: Path) -> None:
+    """The tables, in place of what stands between the two marks in a page."""
+    lines = []
+    for domain in dict.fromkeys(row["domain"] for row in summary):
+        rows = sorted((row for row in summary if row["domain"] == domain), key=lambda row: -row["gain"])
+        seeds = sorted({row["seeds"] for row in rows})
+        said = f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else f"{seeds[0]} seed{'s' * (seeds[0] > 1)}"
+        lines += [
+            f"**{domain}** ({rows[0]['test_patients']} test patients, {said})",
+            "",
+            "| arm | Dice | gain ± over seeds | ± over patients | images | images to 90 % | of white box | seconds |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        ]
+        for row in rows:
+            reached = "" if row["images_to_90"] is None else f"{row['images_to_90']:,.0f}"
+            share = "" if row["white_box_share"] is None else f"{100 * row['white_box_share']:.0f} %"
+            lines.append(
+                f"| {row['arm']} | {row['dice']:.3f} | {row['gain']:+.3f} ± {row['gain_std']:.3f} | "
+                f"{row['gain_std_patients']:.3f} | {row['images']:,.0f} | {reached} | {share} | {row['seconds']:.0f} |"
+            )
+        lines.append("")
+    lines += [
+        "Going on with corrective clicks (Dice after so many prompts; prompts until 0.85, ten where never):",
+        "",
+        "| domain | arm | first prompt | 1 | 2 | 3 | 5 | 10 | prompts to .85 | not reached |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in summary:
+        for kind, found in row["corrected"].items():
+            dice = " | ".join(f"{found['by_clicks'][n - 1]:.3f}" for n in (1, 2, 3, 5, 10))
+            needed = f"{found['clicks_to_85']:.1f} | {100 * found['not_reached']:.0f} %"
+            lines.append(f"| {row['domain']} | {row['arm']} | {kind} | {dice} | {needed} |")
+    page = file.read_text()
+    before, rest = page.split(_BEGIN)
+    after = rest.split(_END)[1]
+    file.write_text(before + _BEGIN + "\n" + "\n".join(lines) + "\n" + _END + after)
 
 
 def draw(runs: Sequence[Run], file: Path) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from ..blackbox import BlackBox, Prompt
+from ..metrics import dice
 from ..output_head import GRID, OutputHead, head_features
 from ..simulated_prompts import PROMPTS, draw_correction, draw_prompt
 from ..visual_prompt import VisualPrompt, to_pixels
@@ -127,35 +128,77 @@ def _ask(
     return np.concatenate(parts)
 
 
-def train_head(batches: Batches, answers: Answers, seed: int) -> OutputHead:
-    """A head that brings answers nearer to the truth: soft Dice and cross-entropy, AdamW, one cycle of step sizes,
-    on images that are varied and turned.
+def train_head(batches: Batches, answers: Answers, seed: int) -> OutputHead | None:
+    """A head that brings answers nearer to the truth of patients that it has not seen, or None if none does.
+
+    From many patients it may learn which way organs lie; from few it must not, and is trained on turned images. Which
+    is better, or no head, is tried on a third of the patients before it is trained on all. With one patient nobody can
+    tell; images are turned then.
 
     Args:
         batches: the slices that were asked.
         answers: what came back.
         seed: of weights and order.
     """
+    features, truth = _lessons(batches, answers, seed)
+    owners = np.array([batches.slices[row].patient for row in answers.rows])
+    patients = np.random.default_rng([seed, 15485863]).permutation(np.unique(owners))
+    turned = True
+    if len(patients) > 1:
+        out = torch.from_numpy(np.isin(owners, patients[: max(1, len(patients) // 3)]))
+        judging = features[out], truth[out]
+        scores = {way: _dice(_fit(features[~out], truth[~out], seed, way), *judging) for way in (True, False)}
+        turned = scores[True] >= scores[False]
+        if scores[turned] <= _dice(None, *judging):
+            return None
+    return _fit(features, truth, seed, turned)
+
+
+def _lessons(batches: Batches, answers: Answers, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features (N, FEATURES, GRID, GRID) in half precision, and truth (N, 1, GRID, GRID)."""
+    random = np.random.default_rng([seed, 32452843])
+    features, truth = [], []
+    for start in range(0, len(answers.rows), _ASKED_AT_ONCE):
+        rows = slice(start, start + _ASKED_AT_ONCE)
+        batch = batches.of(answers.rows[rows], answers.prompts[rows])
+        probability = torch.from_numpy(answers.probability[rows]).float() / 255
+        features.append(head_features(_varied(batch.images, random), probability, batch.prompts).half())
+        truth.append(_at_grid(batch.truth)[:, None])
+    return torch.cat(features), torch.cat(truth)
+
+
+def _fit(features: torch.Tensor, truth: torch.Tensor, seed: int, turned: bool) -> OutputHead:
+    """Soft Dice and cross-entropy, AdamW, one cycle of step sizes."""
     head = OutputHead(seed)
     optimiser = torch.optim.AdamW(head.parameters(), lr=_RATE, weight_decay=_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _RATE, total_steps=_STEPS)
     random = np.random.default_rng([seed, 1299709])
     order: list[int] = []
-    size = min(_BATCH, len(answers.rows))
+    size = min(_BATCH, len(features))
     for _ in range(_STEPS):
         while len(order) < size:
-            order += random.permutation(len(answers.rows)).tolist()
+            order += random.permutation(len(features)).tolist()
         chosen, order = order[:size], order[size:]
-        batch = batches.of([answers.rows[n] for n in chosen], [answers.prompts[n] for n in chosen])
-        probability = torch.from_numpy(answers.probability[chosen]).float() / 255
-        features = head_features(_varied(batch.images, random), probability, batch.prompts)
-        features, truth = _turned(features, _at_grid(batch.truth)[:, None], random)
-        loss = image_losses((3 * features[:, :1] + head(features))[:, 0].sigmoid(), truth[:, 0]).mean()
+        known, wanted = features[chosen].float(), truth[chosen]
+        if turned:
+            known, wanted = _turned(known, wanted, random)
+        loss = image_losses((3 * known[:, :1] + head(known))[:, 0].sigmoid(), wanted[:, 0]).mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         schedule.step()
     return head.eval()
+
+
+@torch.no_grad()
+def _dice(head: OutputHead | None, features: torch.Tensor, truth: torch.Tensor) -> float:
+    """Mean Dice at the grid of answers that a head corrected, or of the answers themselves."""
+    scores = []
+    for known, wanted in zip(features.split(_ASKED_AT_ONCE), truth.split(_ASKED_AT_ONCE), strict=True):
+        odds = 3 * known[:, :1].float()
+        masks = (odds + head(known.float()) if head else odds) > 0
+        scores += [dice(mask, there) for mask, there in zip(masks.numpy(), (wanted > 0.5).numpy(), strict=True)]
+    return float(np.mean(scores))
 
 
 def _varied(images: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
@@ -167,10 +210,7 @@ def _varied(images: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
 def _turned(
     features: torch.Tensor, truth: torch.Tensor, random: np.random.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both turned or mirrored alike, (B, C, GRID, GRID): from a few patients the head must not learn where organs lie.
-
-    No feature has a direction, so those of the turned image are the turned ones.
-    """
+    """Both turned or mirrored alike, (B, C, GRID, GRID); no feature has a direction, so it is as good as new images."""
     axes = [axis for axis in (-1, -2) if random.random() < 0.5]
     features, truth = features.flip(axes), truth.flip(axes)
     return (features.mT, truth.mT) if random.random() < 0.5 else (features, truth)

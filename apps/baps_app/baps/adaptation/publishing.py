@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..blackbox import BlackBox
+from ..errors import BapsError
 from ..store import AdapterStore
 from .adapt import ProgressReport, Served, adapt, plan_adaptation
 from .settings import AdaptationSettings
 from .slices import SlicesByPatient
+
+logger = logging.getLogger(__name__)
 
 
 def adapt_and_publish(
@@ -41,12 +45,8 @@ def adapt_and_publish(
     versions = {name: found for name in names if (found := store.find(name, plan.fingerprint))}
     known = label in versions
     if len(versions) < len(names):
-        current = store.published(label) if store.served(label, black_box.capabilities) else None
-        served = store.load(label, current) if current else None
         log = store.log(label)
-        result = adapt(
-            black_box, slices, settings, plan, progress, log, Served(served.adapter, served.record) if served else None
-        )
+        result = adapt(black_box, slices, settings, plan, progress, log, _served(store, label, black_box))
         for name in set(names) - set(versions):
             record = {**result.record, "reason": result.sentence()}
             versions[name] = store.add(name, result.adapter, record, result.status, log)
@@ -67,3 +67,16 @@ def adapt_and_publish(
         "against_served": record["against_served"],
         "reason": record["reason"] + again,
     }
+
+
+def _served(store: AdapterStore, label: str, black_box: BlackBox) -> Served | None:
+    """What is served of this very label, made for this black box, if it can be read."""
+    found = store.served(label, black_box.capabilities)
+    if found is None or found[0] != label:
+        return None
+    try:
+        served = store.load(*found)
+    except BapsError as error:  # Training anew is what mends it.
+        logger.warning("%s", error)
+        return None
+    return Served(served.adapter, served.record)

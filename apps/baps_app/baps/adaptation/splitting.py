@@ -73,4 +73,4 @@ def split_patients(patients: Iterable[str], memory: Path | None = None) -> Split
             partial.write_text(json.dumps(roles, indent=1, sort_keys=True))
     if few or alone:
         return Split(tuple(ordered), ())
-    return Split(tuple(p for p in ordered if p not in held), tuple(held))
+    return Split(tuple(p for p in ordered if p not in held), tuple(p for p in ordered if p in held))
