@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from baps.adaptation.slices import LabelledSlice
+from baps.adaptation.slices import LabelledSlice, evenly_spaced
 from baps.adapter import Adapter, segment_adapted
 from baps.blackbox import BlackBox
 from baps.metrics import dice
 from baps.simulated_prompts import MOST_CLICKS, draw_correction, draw_prompt
 
 _SETS = 2
+_SLICES = 6
 _SEED = 1000
 _GOOD = 0.85
 _BATCH = 16
@@ -28,14 +29,14 @@ def correct(
     Args:
         black_box: the model.
         adapter: of it, or None.
-        patients: slices of each.
+        patients: slices of each; up to six are clicked on, twice.
         kind: of the first prompt.
 
     Returns:
         ``by_clicks``, mean Dice over slices, then patients, after each prompt; ``clicks_to_85``, prompts until a
         slice's Dice is 0.85, ten where it never is; ``not_reached``, the share of those.
     """
-    found = [_patient(black_box, adapter, pieces, kind) for pieces in patients]
+    found = [_patient(black_box, adapter, evenly_spaced(pieces, _SLICES), kind) for pieces in patients]
     good = [scores >= _GOOD for scores in found]
     needed = [np.where(g.any(1), g.argmax(1) + 1, MOST_CLICKS) for g in good]
     return {

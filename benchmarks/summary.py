@@ -76,7 +76,7 @@ def _corrected(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
             name: np.mean([run["corrected"][kind][name] for run in runs], axis=0).tolist()
             for name in ("by_clicks", "clicks_to_85", "not_reached")
         }
-        for kind in runs[0]["corrected"]
+        for kind in runs[0].get("corrected", {})
     }
 
 
