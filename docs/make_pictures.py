@@ -160,10 +160,10 @@ def adapted() -> Figure:
     cases = [Case(image_of(n), labels_of(n), VALUES[organ], n) for n in TRAINED]
     slices, _ = load_cases(cases, model.capabilities.input_side, 24)
     result = adapt(model, slices, AdaptationSettings(max_images=1500))
-    if result.verdict is None or not result.verdict.better:
+    if result.status != "passed":
         raise SystemExit("The check refused the adapter; take another organ or seed.")
-    print(result.verdict.sentence())
-    store.publish(organ, store.add(organ, result.visual_prompt, result.record, "passed"))
+    print(result.sentence())
+    store.publish(organ, store.add(organ, result.adapter, result.record, result.status))
     random = np.random.default_rng(0)
     found: list[tuple[float, str, dict[str, object]]] = []
     for case in SHOWN:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 
 from baps.adaptation.cases import LabelledSlice
 from baps.blackbox import BlackBox, Capabilities, Prompt, load_black_box
 from baps.intensity import Window
+from baps.output_head import OutputHead
 from baps.volume import Volume
-from faulty_server import FaultyServer, faulty_server
 
 settings.register_profile(
     "baps",
@@ -63,16 +64,18 @@ def bundled() -> BlackBox:
 
 
 @pytest.fixture
-def faulty() -> Iterator[FaultyServer]:
-    """A server of a remote model, which answers as a test wants it to."""
-    with faulty_server() as server:
-        yield server
-
-
-@pytest.fixture
 def new_black_box() -> Callable[..., BrightnessBlackBox]:
     """Makes a cheap black box: ``new_black_box(batch_size=16, side=32)``."""
     return BrightnessBlackBox
+
+
+@pytest.fixture
+def lively_head() -> OutputHead:
+    """Corrects every answer by much, and otherwise for another answer, image or click."""
+    made = OutputHead(3)
+    with torch.no_grad():
+        made.last.weight.copy_(10 * torch.randn(made.last.weight.shape, generator=torch.Generator().manual_seed(1)))
+    return made.eval()
 
 
 @pytest.fixture

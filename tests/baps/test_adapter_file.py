@@ -9,66 +9,75 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from baps.adapter import Adapter
 from baps.adapter_file import check_fits, read_adapter, write_adapter
 from baps.blackbox import BlackBox
 from baps.errors import BapsError, InputError
-from baps.visual_prompt import KINDS, VisualPrompt, build_visual_prompt
+from baps.output_head import OutputHead
+from baps.visual_prompt import KINDS, build_visual_prompt
+
+STATISTICS = {"name": "statistics", "source": "", "sha256": ""}
 
 
-def _visual_prompt(kind: str = "basis", condition: str = "label", seed: int = 0) -> VisualPrompt:
-    made = build_visual_prompt(kind, seed, condition)
+def _adapter(kind: str = "basis", condition: str = "label", seed: int = 0, head: bool = True) -> Adapter:
+    made = Adapter(build_visual_prompt(kind, seed, condition), OutputHead(seed) if head else None)
     generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator))
+    for value in made.state().values():
+        if value.is_floating_point():
+            value.add_(torch.rand(value.shape, generator=generator))
     return made
 
 
-def _record(visual_prompt: VisualPrompt) -> dict[str, Any]:
+def _record(adapter: Adapter) -> dict[str, Any]:
     black_box = {"name": "brightness", "weights_sha256": "b" * 64, "input_side": 32}
-    return {"visual_prompt": visual_prompt.record(), "black_box": black_box, "settings": {"seed": 3, "rate": 0.03}}
+    return {"adapter": adapter.record(), "black_box": black_box, "settings": {"seed": 3, "rate": 0.03}}
 
 
-def _same(one: VisualPrompt, other: VisualPrompt) -> bool:
-    first, second = one.state_dict(), other.state_dict()
+def _same(one: Adapter, other: Adapter) -> bool:
+    first, second = one.state(), other.state()
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
 @pytest.fixture
 def adapter(tmp_path: Path) -> Path:
     path = tmp_path / "spleen.safetensors"
-    write_adapter(path, _visual_prompt(), _record(_visual_prompt()))
+    write_adapter(path, _adapter(), _record(_adapter()))
     return path
 
 
+@pytest.mark.parametrize("head", [False, True])
 @pytest.mark.parametrize("condition", ["label", "click"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_adapter_comes_back_as_it_was(tmp_path: Path, kind: str, condition: str) -> None:
+def test_an_adapter_comes_back_as_it_was(tmp_path: Path, kind: str, condition: str, head: bool) -> None:
     path = tmp_path / "new" / "folder" / "adapter.safetensors"
-    made = _visual_prompt(kind, condition, seed=3)
+    made = _adapter(kind, condition, 3, head)
     record = {**_record(made), "author": "Anna Müller", "verdict": None, "curve": [[0, 0.25]]}
     write_adapter(path, made, record)
     back, kept = read_adapter(path)
     assert _same(back, made)
-    assert (back.kind, back.condition, back.training) == (kind, condition, False)
+    assert (back.visual_prompt.kind, back.visual_prompt.condition) == (kind, condition)
+    assert not back.visual_prompt.training
+    assert (back.head is not None) == head
+    assert back.head is None or not back.head.training
     assert kept == record
     assert os.listdir(path.parent) == ["adapter.safetensors"]  # noqa: PTH208  # names alone
 
 
 def test_an_adapter_changes_images_as_it_did(adapter: Path) -> None:
-    images = torch.randint(0, 256, (2, 3, 32, 32), generator=torch.Generator().manual_seed(0)).float()
-    made, (back, _) = _visual_prompt(), read_adapter(adapter)
-    changed = [one.change(images, one.encoder.features(images), []) for one in (made, back)]
-    assert torch.equal(*changed)
-    assert not torch.equal(changed[0], images)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
+    made, (back, _) = _adapter(), read_adapter(adapter)
+    changed = [one.change(pixels, []) for one in (made, back)]
+    np.testing.assert_array_equal(*changed)
+    assert (changed[0] != pixels).any()
 
 
 def test_a_newer_adapter_takes_the_place_of_an_older(adapter: Path) -> None:
-    newer = _visual_prompt("concat", seed=5)
+    newer = _adapter("concat", seed=5)
     write_adapter(adapter, newer, _record(newer))
     assert _same(read_adapter(adapter)[0], newer)
     assert len(list(adapter.parent.iterdir())) == 1
@@ -108,35 +117,39 @@ def test_another_kind_of_file_is_refused(tmp_path: Path, content: bytes) -> None
         {"record": "5"},
         {"record": "null"},
         {"record": "{}"},
-        {"record": '{"visual_prompt": null}'},
-        {"record": '{"visual_prompt": 5}'},
-        {"record": '{"visual_prompt": {}}'},
-        {"record": '{"visual_prompt": {"encoder": []}}'},
-        {"record": '{"visual_prompt": {"encoder": {"name": "statistics", "source": "", "sha256": ""}}}'},
+        {"record": '{"adapter": null}'},
+        {"record": '{"adapter": 5}'},
+        {"record": '{"adapter": {}}'},
+        {"record": '{"adapter": {"visual_prompt": null, "head": false}}'},
+        {"record": '{"adapter": {"visual_prompt": 5, "head": false}}'},
+        {"record": '{"adapter": {"visual_prompt": {}, "head": false}}'},
+        {"record": '{"adapter": {"visual_prompt": {"encoder": []}, "head": false}}'},
+        {"record": json.dumps({"adapter": {"visual_prompt": {"encoder": STATISTICS}, "head": False}})},
+        {"record": json.dumps({"adapter": {"visual_prompt": build_visual_prompt("basis").record()}})},
     ],
     ids=str,
 )
 def test_safetensors_without_our_record_are_refused(tmp_path: Path, metadata: dict[str, str] | None) -> None:
     path = tmp_path / "model.safetensors"
-    save_file(_visual_prompt().state_dict(), path, metadata)
+    save_file(_adapter().state(), path, metadata)
     with pytest.raises(InputError, match="is no adapter of this project"):
         read_adapter(path)
 
 
 @pytest.mark.parametrize("kind", ["unknown", "concat"])
 def test_weights_of_another_kind_than_the_record_says_are_refused(tmp_path: Path, kind: str) -> None:
-    made = _visual_prompt("basis")
+    made = _adapter("basis")
     record = _record(made)
-    record["visual_prompt"]["kind"] = kind
+    record["adapter"]["visual_prompt"]["kind"] = kind
     write_adapter(tmp_path / "a", made, record)
     with pytest.raises(InputError):
         read_adapter(tmp_path / "a")
 
 
 def test_an_encoder_with_other_weights_is_told(tmp_path: Path) -> None:
-    made = _visual_prompt()
+    made = _adapter()
     record = _record(made)
-    record["visual_prompt"]["encoder"]["sha256"] = "f" * 64
+    record["adapter"]["visual_prompt"]["encoder"]["sha256"] = "f" * 64
     write_adapter(tmp_path / "a", made, record)
     with pytest.raises(BapsError, match="trained with weights of the encoder 'statistics'") as told:
         read_adapter(tmp_path / "a")
@@ -147,7 +160,7 @@ def test_a_record_that_is_no_json_leaves_the_older_file(adapter: Path) -> None:
     before = adapter.read_bytes()
     for odd in (float("nan"), object()):
         with pytest.raises((TypeError, ValueError)):
-            write_adapter(adapter, _visual_prompt(), {**_record(_visual_prompt()), "odd": odd})
+            write_adapter(adapter, _adapter(), {**_record(_adapter()), "odd": odd})
     assert adapter.read_bytes() == before
     assert len(list(adapter.parent.iterdir())) == 1
 
@@ -155,13 +168,15 @@ def test_a_record_that_is_no_json_leaves_the_older_file(adapter: Path) -> None:
 _FULL = """
 import resource, sys
 from pathlib import Path
+from baps.adapter import Adapter
 from baps.adapter_file import write_adapter
 from baps.errors import BapsError
+from baps.adapter import Adapter
 from baps.visual_prompt import build_visual_prompt
-made = build_visual_prompt("concat", 9)
+made = Adapter(build_visual_prompt("concat", 9))
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
 try:
-    write_adapter(Path(sys.argv[1]), made, {"visual_prompt": made.record()})
+    write_adapter(Path(sys.argv[1]), made, {"adapter": made.record()})
 except BapsError as error:
     print(error)
 """
@@ -193,7 +208,7 @@ def test_a_place_where_no_file_can_be(adapter: Path) -> None:
     (adapter.parent / "folder" / "full").write_text("")
     for path in (adapter / "below", adapter / "far" / "below", adapter.parent / "folder"):
         with pytest.raises(BapsError, match="could not be written to"):
-            write_adapter(path, _visual_prompt(), _record(_visual_prompt()))
+            write_adapter(path, _adapter(), _record(_adapter()))
     assert adapter.read_bytes() == before
     assert sorted(path.name for path in adapter.parent.iterdir()) == ["folder", "spleen.safetensors"]
 
@@ -217,11 +232,11 @@ def test_the_record_stands_in_the_header_of_the_file(adapter: Path) -> None:
     """Other tools read it without this project."""
     whole = adapter.read_bytes()
     header = json.loads(whole[8 : 8 + struct.unpack("<Q", whole[:8])[0]])
-    assert json.loads(header["__metadata__"]["record"]) == _record(_visual_prompt())
+    assert json.loads(header["__metadata__"]["record"]) == _record(_adapter())
 
 
 def test_two_runs_to_the_same_adapter_give_the_same_file(tmp_path: Path) -> None:
-    made = _visual_prompt()
+    made = _adapter()
     for name, seconds, recalled in (("one", 12.5, 0), ("two", 3.0, 400)):
         write_adapter(tmp_path / name, made, {**_record(made), "seconds": seconds, "recalled_images": recalled})
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()

@@ -12,11 +12,17 @@ import torch
 from numpy.typing import NDArray
 
 from baps.adaptation.cases import Case
+from baps.adapter import Adapter
 from baps.blackbox import BlackBox, Encoding, Prompt
 from baps.errors import InputError
 from baps.evaluation import CLICK_SEEDS, Corrections, Evaluation, evaluate
 from baps.formats import read_volume, write_nifti
-from baps.visual_prompt import VisualPrompt, build_visual_prompt
+from baps.geometry import AXES, Canvas, Plane
+from baps.intensity import choose_window
+from baps.metrics import dice
+from baps.output_head import OutputHead
+from baps.slice_image import canvas_image
+from baps.visual_prompt import build_visual_prompt
 from baps.volume import Volume
 
 Phantom = tuple[Volume, NDArray[np.bool_]]
@@ -42,14 +48,14 @@ def new_cases(tmp_path: Path, new_phantom: Callable[..., Phantom]) -> Callable[.
     return make
 
 
-def _moved(kind: str, condition: str) -> VisualPrompt:
-    """A visual prompt that changes images."""
+def _moved(kind: str, condition: str, head: OutputHead | None = None) -> Adapter:
+    """An adapter that changes images."""
     made = build_visual_prompt(kind, condition=condition)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-    return made
+    return Adapter(made, head)
 
 
 def _prompts(black_box: Any) -> list[Prompt]:
@@ -184,12 +190,13 @@ def test_both_arms_get_the_same_prompts(
     assert not all(np.array_equal(one, other) for (one, _), (other, _) in zip(plain.asked, adapted.asked, strict=True))
 
 
+@pytest.mark.parametrize("head", [False, True])
 @pytest.mark.parametrize("kind", ["basis", "concat"])
-def test_an_untrained_visual_prompt_changes_nothing(
-    new_cases: Callable[..., list[Case]], new_black_box: NewBox, kind: str
+def test_an_untrained_adapter_changes_nothing(
+    new_cases: Callable[..., list[Case]], new_black_box: NewBox, kind: str, head: bool
 ) -> None:
-    cases = new_cases()
-    assert evaluate(new_black_box(), cases, build_visual_prompt(kind)) == evaluate(new_black_box(), cases)
+    cases, untrained = new_cases(), Adapter(build_visual_prompt(kind), OutputHead().eval() if head else None)
+    assert evaluate(new_black_box(), cases, untrained) == evaluate(new_black_box(), cases)
 
 
 class _Encoding(BlackBox):
@@ -215,12 +222,18 @@ class _Encoding(BlackBox):
 
 
 @pytest.mark.parametrize("clicks", [1, 3])
+@pytest.mark.parametrize("head", [False, True])
 @pytest.mark.parametrize("visual_prompt", [None, ("basis", "label"), ("concat", "label"), ("concat", "click")], ids=str)
 def test_with_encodings_it_comes_to_the_same(
-    new_cases: Callable[..., list[Case]], new_black_box: NewBox, visual_prompt: tuple[str, str] | None, clicks: int
+    new_cases: Callable[..., list[Case]],
+    new_black_box: NewBox,
+    lively_head: OutputHead,
+    visual_prompt: tuple[str, str] | None,
+    head: bool,
+    clicks: int,
 ) -> None:
     cases = new_cases()
-    made = visual_prompt and _moved(*visual_prompt)
+    made = visual_prompt and _moved(*visual_prompt, lively_head if head else None)
     plain, encoding = new_black_box(), _Encoding(new_black_box())
     found = evaluate(plain, cases, made, clicks=clicks)
     assert found == evaluate(encoding, cases, made, clicks=clicks)
@@ -228,14 +241,44 @@ def test_with_encodings_it_comes_to_the_same(
     assert _prompts(plain) == _prompts(encoding.inner)
     slices = sum(len(one.positive) + len(one.negative) == 1 for one in _prompts(plain)) // CLICK_SEEDS
     assert len(_prompts(plain)) == clicks * slices * CLICK_SEEDS
-    assert len(encoding.encoded) == (0 if visual_prompt == ("concat", "click") else slices)
+    by_slice = [
+        set(_prompts(plain)[n : n + clicks * CLICK_SEEDS]) for n in range(0, len(_prompts(plain)), clicks * CLICK_SEEDS)
+    ]
+    images = sum(map(len, by_slice)) if visual_prompt == ("concat", "click") else slices
+    assert len(encoding.encoded) == images
+
+
+@pytest.mark.parametrize("encodings", [False, True])
+def test_the_head_corrects_each_answer_for_its_click_and_the_image_as_it_was(
+    new_cases: Callable[..., list[Case]], new_black_box: NewBox, lively_head: OutputHead, encodings: bool
+) -> None:
+    cases = new_cases()
+    bare, headed = _moved("basis", "label"), _moved("basis", "label", lively_head)
+    plain = new_black_box()
+    found = evaluate(_Encoding(plain) if encodings else plain, cases, headed)
+    assert found != evaluate(new_black_box(), cases, bare)
+    volume = read_volume(cases[0].image)
+    truth = read_volume(cases[0].labels).voxels > 0
+    asked = iter(_prompts(plain))
+    scores = []
+    for index in np.flatnonzero(truth.any((0, 1))):
+        plane = Plane(AXES["K"], int(index))
+        canvas = Canvas.fit(volume, plane, plain.capabilities.input_side)
+        prompts = [next(asked) for _ in range(CLICK_SEEDS)]
+        image = canvas_image(volume, plane, canvas, choose_window(volume))
+        pixels = np.repeat(image[None], CLICK_SEEDS, axis=0)
+        answers = new_black_box().segment(bare.change(pixels, prompts), prompts)
+        corrected = headed.refine(pixels, prompts, answers)
+        scores.append([dice(canvas.restore(one) > 0.5, plane.of(truth)) for one in corrected])
+    assert next(asked, None) is None
+    assert found.dice["one.nii.gz"][1] == pytest.approx(np.mean(scores, axis=0))
 
 
 def test_on_the_bundled_black_box_encodings_come_to_the_same(
-    bundled: BlackBox, new_cases: Callable[..., list[Case]], monkeypatch: pytest.MonkeyPatch
+    bundled: BlackBox, new_cases: Callable[..., list[Case]], lively_head: OutputHead, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cases = new_cases(shape=(40, 36, 5), spacing=(1.0, 1.0, 6.0))
-    made = _moved("basis", "label")
+    made = _moved("basis", "label", lively_head)
     one = evaluate(bundled, cases, made)
     able = bundled.capabilities
     monkeypatch.setattr(type(bundled), "capabilities", property(lambda _: replace(able, encodings=False)))

@@ -9,13 +9,16 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from baps.adapter import Adapter
 from baps.blackbox import BlackBox, Prompt
 from baps.errors import InputError, NotFoundError
 from baps.formats import write_nifti
-from baps.geometry import Plane
-from baps.intensity import Window
+from baps.geometry import Canvas, Plane
+from baps.intensity import Window, choose_window
 from baps.metrics import dice
+from baps.output_head import OutputHead
 from baps.segmenter import Segmenter
+from baps.slice_image import canvas_image
 from baps.store import SHARED, AdapterStore
 from baps.visual_prompt import build_visual_prompt
 from baps.volume import Volume
@@ -42,15 +45,23 @@ def segmenter(bundled: BlackBox, tmp_path: Path) -> Segmenter:
     return Segmenter(bundled, AdapterStore(tmp_path / "adapters"))
 
 
-def _publish(segmenter: Segmenter, label: str, kind: str = "basis", shift: float = 0.0, code: int = 0) -> str:
+def _publish(
+    segmenter: Segmenter,
+    label: str,
+    kind: str = "basis",
+    shift: float = 0.0,
+    code: int = 0,
+    head: OutputHead | None = None,
+) -> str:
     """An adapter that adds ``shift`` (of white for ``basis``) to every pixel."""
     made = build_visual_prompt(kind, condition="click" if kind == "concat" else "label")
     bias = dict(made.named_parameters())["head.bias" if kind == "basis" else "last.bias"]
     with torch.no_grad():
         bias.view(3, -1)[:, code] = shift
     able = segmenter.black_box.capabilities
-    record = {"visual_prompt": made.record(), "black_box": {"weights_sha256": able.weights_sha256}}
-    version = segmenter.store.add(label, made, record, "passed")
+    adapter = Adapter(made, head)
+    record = {"adapter": adapter.record(), "black_box": {"weights_sha256": able.weights_sha256}}
+    version = segmenter.store.add(label, adapter, record, "passed")
     segmenter.store.publish(label, version)
     return version
 
@@ -104,10 +115,11 @@ def test_without_a_cache_the_answers_are_the_same(segmenter: Segmenter, path: Pa
         np.testing.assert_array_equal(found.mask, expected)
 
 
-def test_an_untrained_adapter_changes_nothing(segmenter: Segmenter, path: Path) -> None:
+@pytest.mark.parametrize("head", [False, True])
+def test_an_untrained_adapter_changes_nothing(segmenter: Segmenter, path: Path, head: bool) -> None:
     plain = segmenter.segment(path, MIDDLE, CLICK, "spleen")
     for kind in ("basis", "concat"):
-        version = _publish(segmenter, "spleen", kind)
+        version = _publish(segmenter, "spleen", kind, head=OutputHead() if head else None)
         adapted = segmenter.segment(path, MIDDLE, CLICK, "spleen")
         assert adapted.adapter == ("spleen", version)
         np.testing.assert_array_equal(adapted.mask, plain.mask)
@@ -128,6 +140,36 @@ def test_publishing_serves_at_once(segmenter: Segmenter, path: Path) -> None:
     rolled_back = segmenter.segment(path, MIDDLE, CLICK, "spleen")
     assert rolled_back.adapter == ("spleen", "v0001")
     np.testing.assert_array_equal(rolled_back.mask, black.mask)
+
+
+@pytest.mark.parametrize("side", [None, 64], ids=["encodings", "none"])
+def test_the_head_corrects_the_answer_to_every_click(
+    segmenter: Segmenter,
+    new_black_box: Callable[..., BlackBox],
+    path: Path,
+    phantom: Phantom,
+    lively_head: OutputHead,
+    side: int | None,
+) -> None:
+    """Of the first click on a slice and of the next ones, which meet its kept encoding: each for its own place."""
+    segmenter = segmenter if side is None else Segmenter(new_black_box(side=side), segmenter.store)
+    _publish(segmenter, "spleen", shift=0.1, head=lively_head)
+    adapter = segmenter.store.load("spleen", "v0001").adapter
+    black_box = segmenter.black_box
+    canvas = Canvas.fit(phantom[0], MIDDLE, black_box.capabilities.input_side)
+    pixels = canvas_image(phantom[0], MIDDLE, canvas, choose_window(phantom[0]))[None]
+    masks = []
+    for prompt in (CLICK, Prompt(((3, 3),)), Prompt((*CLICK.positive, (3, 3)), ((30, 30),)), CLICK):
+        placed = [canvas.place(prompt)]
+        answer = black_box.segment(adapter.change(pixels, placed), placed)
+        expected = canvas.restore(adapter.refine(pixels, placed, answer)[0]) > 0.5
+        found = segmenter.segment(path, MIDDLE, prompt, "spleen")
+        assert found.encoding_kept == bool(masks and side is None)
+        np.testing.assert_array_equal(found.mask, expected)
+        assert not np.array_equal(found.mask, canvas.restore(answer[0]) > 0.5)
+        masks.append(found.mask)
+    np.testing.assert_array_equal(masks[0], masks[3])
+    assert not np.array_equal(masks[0], masks[1])
 
 
 def test_the_shared_adapter_serves_other_labels(segmenter: Segmenter, path: Path) -> None:

@@ -6,14 +6,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import baps.adapter_file
+from baps.adapter import Adapter
 from baps.blackbox import BlackBox, Capabilities, Prompt
 from baps.errors import BapsError, InputError, NotFoundError
+from baps.output_head import OutputHead
 from baps.store import SHARED, AdapterStore
-from baps.visual_prompt import VisualPrompt, build_visual_prompt, image_statistics
+from baps.visual_prompt import build_visual_prompt
 
 NAMES = ["spleen", "", "..", ".", "a/b", "../../up", "/etc", "a\\b", "left kidney", "Milz %2F", "è", "published"]
 
@@ -28,22 +31,21 @@ def store(tmp_path: Path) -> AdapterStore:
     return AdapterStore(tmp_path / "above" / "adapters")
 
 
-def _visual_prompt(kind: str = "basis", seed: int = 0) -> VisualPrompt:
-    made = build_visual_prompt(kind, seed)
+def _adapter(kind: str = "basis", seed: int = 0) -> Adapter:
+    made = Adapter(build_visual_prompt(kind, seed), OutputHead(seed).eval())
     generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    for value in made.state().values():
+        if value.is_floating_point():
+            value.add_(0.05 * torch.rand(value.shape, generator=generator))
     return made
 
 
 def _record(able: Capabilities, kind: str = "basis") -> dict[str, object]:
-    made = build_visual_prompt(kind)
-    return {"visual_prompt": made.record(), "black_box": {"weights_sha256": able.weights_sha256}}
+    return {"adapter": _adapter(kind).record(), "black_box": {"weights_sha256": able.weights_sha256}}
 
 
 def _add(store: AdapterStore, label: str, able: Capabilities, status: str = "passed") -> str:
-    return store.add(label, _visual_prompt(), _record(able), status)
+    return store.add(label, _adapter(), _record(able), status)
 
 
 def _files(root: Path) -> list[str]:
@@ -63,22 +65,27 @@ def test_an_empty_store(store: AdapterStore, able: Capabilities) -> None:
 
 @pytest.mark.parametrize("kind", ["basis", "concat"])
 def test_what_is_added_comes_back(store: AdapterStore, able: Capabilities, kind: str) -> None:
-    visual_prompt = _visual_prompt(kind, seed=7)
-    version = store.add("spleen", visual_prompt, _record(able, kind), "passed")
-    adapter = store.load("spleen", version)
-    images = torch.rand((2, 3, 64, 64), generator=torch.Generator().manual_seed(0)).mul(255).round()
+    made = _adapter(kind, seed=7)
+    version = store.add("spleen", made, _record(able, kind), "passed")
+    stored = store.load("spleen", version)
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
+    answer = random.random((2, 64, 64)).astype(np.float32)
     prompts = [Prompt(((10, 20),)), Prompt(((30, 40),))]
-    features = image_statistics(images)
-    expected = visual_prompt.change(images, features, prompts)
-    assert not torch.equal(expected, images)
-    assert torch.equal(adapter.visual_prompt.change(images, features, prompts), expected)
-    assert (adapter.label, adapter.version, adapter.visual_prompt.training) == ("spleen", "v0001", False)
+    changed, refined = made.change(pixels, prompts), made.refine(pixels, prompts, answer)
+    assert (changed != pixels).any()
+    assert np.abs(refined - answer).max() > 0.01
+    np.testing.assert_array_equal(stored.adapter.change(pixels, prompts), changed)
+    np.testing.assert_array_equal(stored.adapter.refine(pixels, prompts, answer), refined)
+    assert (stored.label, stored.version) == ("spleen", "v0001")
+    assert stored.adapter.head is not None
+    assert not (stored.adapter.visual_prompt.training or stored.adapter.head.training)
 
 
 def test_the_record(store: AdapterStore, able: Capabilities) -> None:
     first = _add(store, "spleen", able)
     store.publish("spleen", first)
-    second = store.add("spleen", _visual_prompt(), {**_record(able), "seed": 5}, "refused")
+    second = store.add("spleen", _adapter(), {**_record(able), "seed": 5}, "refused")
     record = store.record("spleen", second)
     assert (record["label"], record["version"], record["parent"]) == ("spleen", "v0002", "v0001")
     assert (record["status"], record["seed"]) == ("refused", 5)
@@ -225,7 +232,7 @@ def test_a_crash_in_saving_leaves_nothing(
 
 def test_a_record_that_cannot_be_written_leaves_nothing(store: AdapterStore, able: Capabilities) -> None:
     with pytest.raises(TypeError):
-        store.add("spleen", _visual_prompt(), {**_record(able), "odd": object()}, "passed")
+        store.add("spleen", _adapter(), {**_record(able), "odd": object()}, "passed")
     assert store.versions("spleen") == []
     assert _files(store.root) == []
     assert _add(store, "spleen", able) == "v0001"
@@ -260,7 +267,7 @@ def test_a_published_version_is_whole_before_it_is_seen(
 
 def test_a_number_that_json_lacks_is_refused(store: AdapterStore, able: Capabilities) -> None:
     with pytest.raises(ValueError, match="JSON"):
-        store.add("spleen", _visual_prompt(), {**_record(able), "error": float("inf")}, "passed")
+        store.add("spleen", _adapter(), {**_record(able), "error": float("inf")}, "passed")
     assert store.versions("spleen") == []
 
 
@@ -305,7 +312,7 @@ def test_a_disk_that_is_full_while_publishing_changes_nothing(
 
 def test_a_version_is_found_by_what_it_came_of(store: AdapterStore, able: Capabilities) -> None:
     for fingerprint in ("a", "b", "b"):
-        store.add("spleen", _visual_prompt(), {**_record(able), "fingerprint": fingerprint}, "passed")
+        store.add("spleen", _adapter(), {**_record(able), "fingerprint": fingerprint}, "passed")
     assert [store.find("spleen", one) for one in ("a", "b", "c")] == ["v0001", "v0003", None]
 
 
@@ -313,7 +320,7 @@ def test_the_log_is_kept_with_the_version(store: AdapterStore, able: Capabilitie
     log = store.log("spleen")
     log.parent.mkdir(parents=True)
     log.write_text("answers")
-    version = store.add("spleen", _visual_prompt(), _record(able), "passed", log)
+    version = store.add("spleen", _adapter(), _record(able), "passed", log)
     assert (log.parent / version / "training.jsonl").read_text() == "answers"
     assert store.versions("spleen") == ["v0001"]
 
@@ -339,3 +346,19 @@ def test_what_was_served_is_known(store: AdapterStore, able: Capabilities) -> No
     store.publish("spleen", two)
     store.withdraw("spleen")
     assert [store.was_served("spleen", version) for version in (one, two, three)] == [True, True, False]
+
+
+def test_what_was_rolled_back_was_served(store: AdapterStore, able: Capabilities) -> None:
+    one, two, three = (_add(store, "spleen", able) for _ in range(3))
+    store.publish("spleen", one)
+    store.publish("spleen", two)
+    assert store.roll_back("spleen") == one
+    assert store.roll_back("spleen") is None
+    assert [store.was_served("spleen", version) for version in (one, two, three)] == [True, True, False]
+    assert (store.published("spleen"), store.served("spleen", able)) == (None, None)
+    store.publish("spleen", three)
+    store.publish("spleen", one)
+    assert [store.roll_back("spleen") for _ in range(2)] == [three, None]
+    assert [store.was_served("spleen", version) for version in (one, two, three)] == [True] * 3
+    with pytest.raises(NotFoundError, match="nothing to roll back"):
+        store.roll_back("spleen")

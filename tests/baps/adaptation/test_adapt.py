@@ -9,7 +9,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,32 +18,48 @@ import numpy as np
 import pytest
 import torch
 
-from baps.adaptation.adapt import Adaptation, ProgressReport, adapt
+from baps.adaptation.adapt import Adaptation, ProgressReport, Served, adapt, plan_adaptation
 from baps.adaptation.cases import LabelledSlice
 from baps.adaptation.scoring import score_slices
 from baps.adaptation.settings import AdaptationSettings
 from baps.adaptation.splitting import patient_hash, split_patients
+from baps.adapter import Adapter, unchanging
 from baps.blackbox import BlackBox
 from baps.errors import BudgetSpentError, InputError
-from baps.visual_prompt import image_statistics
+from baps.output_head import OutputHead
 
 Slices = Callable[..., dict[str, list[LabelledSlice]]]
 SETTINGS = AdaptationSettings(
-    max_images=1200, batch=8, curve_points=2, curve_slices=4, click_sets=2, check_slices=3, rate=0.05
+    max_images=1200,
+    batch=8,
+    curve_points=2,
+    curve_slices=4,
+    click_sets=2,
+    check_slices=3,
+    rate=0.05,
+    zoom="none",
+    head="none",
 )
+WITH_HEAD = replace(SETTINGS, head="convolutional")
 
 
 def _same(one: Adaptation, other: Adaptation) -> bool:
-    first, second = one.visual_prompt.state_dict(), other.visual_prompt.state_dict()
+    first, second = one.adapter.state(), other.adapter.state()
     differ = ("seconds", "recalled_images")
     records = [{key: value for key, value in made.record.items() if key not in differ} for made in (one, other)]
-    return all(torch.equal(first[key], second[key]) for key in first) and records[0] == records[1]
+    same = first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+    return same and records[0] == records[1]
 
 
-def test_it_helps_patients_that_were_held_back(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+@pytest.mark.parametrize("settings", [SETTINGS, replace(WITH_HEAD, max_images=300)], ids=["without", "with head"])
+def test_it_helps_patients_that_were_held_back(
+    new_black_box: Callable[..., Any], dim_slices: Slices, settings: AdaptationSettings
+) -> None:
     slices = dim_slices(6)
     black_box = new_black_box()
-    result = adapt(black_box, slices, SETTINGS)
+    result = adapt(black_box, slices, settings)
+    assert (result.adapter.head is not None) == (settings.head == "convolutional")
+    assert (result.status, result.no_worse, result.against_served) == ("passed", True, None)
     assert result.verdict is not None
     assert result.verdict.better
     assert result.verdict.before < 0.1
@@ -53,13 +69,15 @@ def test_it_helps_patients_that_were_held_back(new_black_box: Callable[..., Any]
     assert result.curve[-1].dice > result.curve[0].dice + 0.5
 
 
+@pytest.mark.usefixtures("short_head")
 @pytest.mark.parametrize("patients", [1, 3, 5])
+@pytest.mark.parametrize(("settings", "least"), [(SETTINGS, 500), (WITH_HEAD, 450)], ids=["without", "with head"])
 def test_images_asked_stay_within_the_bound(
-    new_black_box: Callable[..., Any], dim_slices: Slices, patients: int
+    new_black_box: Callable[..., Any], dim_slices: Slices, settings: AdaptationSettings, least: int, patients: int
 ) -> None:
     black_box = new_black_box()
-    result = adapt(black_box, dim_slices(patients), replace(SETTINGS, max_images=700))
-    assert 500 < black_box.images_asked <= 700
+    result = adapt(black_box, dim_slices(patients), replace(settings, max_images=700))
+    assert least < black_box.images_asked <= 700
     assert result.record["black_box_images"] == black_box.images_asked
 
 
@@ -130,6 +148,8 @@ def test_the_candidate_of_few_patients_is_trained_on_all(new_black_box: Callable
 def test_one_patient_is_not_judged(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     result = adapt(new_black_box(), dim_slices(1), replace(SETTINGS, max_images=500))
     assert result.verdict is None
+    assert result.status == "unverified"
+    assert "nobody is left to check" in result.sentence()
     assert result.record["verdict"] is None
     assert result.record["check"] == "none, one patient only"
     assert result.curve[-1].dice > 0.8
@@ -152,7 +172,8 @@ def test_the_published_method(new_black_box: Callable[..., Any], dim_slices: Sli
     settings = replace(SETTINGS, visual_prompt="concat", condition="click", optimiser="spsa_gc", max_images=300)
     one, same = (adapt(new_black_box(), dim_slices(5), settings) for _ in range(2))
     assert _same(one, same)
-    assert (one.visual_prompt.kind, one.visual_prompt.conditioned_on_click) == ("concat", True)
+    made = one.adapter.visual_prompt
+    assert (made.kind, made.conditioned_on_click, one.adapter.head) == ("concat", True, None)
     assert one.verdict is not None
 
 
@@ -183,8 +204,10 @@ def test_the_record_of_a_single_judged_slice_is_json(new_black_box: Callable[...
 def test_roles_are_remembered(new_black_box: Callable[..., Any], dim_slices: Slices, tmp_path: Path) -> None:
     memory = tmp_path / "split.json"
     settings = replace(SETTINGS, max_images=400)
-    first = adapt(new_black_box(), dim_slices(5), settings, memory)
-    second = adapt(new_black_box(), dim_slices(8), settings, memory)
+    first, second = (
+        adapt(new_black_box(), slices, settings, plan_adaptation(new_black_box(), slices, settings, memory))
+        for slices in (dim_slices(5), dim_slices(8))
+    )
     assert set(first.record["held_back_patients"]) <= set(second.record["held_back_patients"])  # type: ignore[call-overload]
     assert set(first.record["training_patients"]) <= set(second.record["training_patients"])  # type: ignore[call-overload]
 
@@ -208,20 +231,19 @@ def test_a_black_box_that_fails_gives_its_budget_back(
     assert black_box.budget is None
 
 
+@pytest.mark.usefixtures("short_head")
 def test_on_the_bundled_black_box(bundled: BlackBox, dim_slices: Slices) -> None:
     """Few steps on the real thing: it runs, counts, and changes images within their range."""
     slices = dim_slices(2, each=2, side=bundled.capabilities.input_side)
     before = bundled.images_asked
-    result = adapt(bundled, slices, replace(SETTINGS, batch=2, max_images=120, curve_slices=2))
+    result = adapt(bundled, slices, replace(WITH_HEAD, batch=2, max_images=120, curve_slices=2))
     assert 0 < bundled.images_asked - before <= 120
     assert result.verdict is not None
     piece = slices["patient 0"][0]
-    pixels = torch.from_numpy(piece.image[None]).permute(0, 3, 1, 2).float()
-    prompts = []
-    changed = result.visual_prompt.change(pixels, image_statistics(pixels), prompts)
-    assert 0 <= float(changed.min()) <= float(changed.max()) <= 255
-    assert not torch.equal(changed, pixels)
-    assert score_slices(bundled, result.visual_prompt, [piece], "click", 0, 1).shape == (1, 1)
+    changed = result.adapter.change(piece.image[None], [])
+    assert (changed != piece.image[None]).any()
+    assert result.adapter.head is not None
+    assert score_slices(bundled, result.adapter, [piece], "click", 0, 1).shape == (1, 1)
 
 
 def test_a_smaller_budget_of_the_black_box_holds(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
@@ -251,16 +273,21 @@ def _cut_after(black_box: Any, batches: int) -> Any:
 
 OURS = replace(SETTINGS, max_images=400)
 PUBLISHED = replace(OURS, visual_prompt="concat", condition="click", optimiser="spsa_gc")
+DEFAULT = replace(OURS, zoom="chosen", head="convolutional")
 
 
 @pytest.mark.parametrize("share", ["nothing", "one batch", "a third", "most", "all but one batch"])
 @pytest.mark.parametrize("patients", [1, 3, 5])
-@pytest.mark.parametrize("settings", [OURS, PUBLISHED], ids=["ours", "published"])
+@pytest.mark.parametrize(
+    ("settings", "at_once"), [(OURS, 16), (PUBLISHED, 40), (DEFAULT, 32)], ids=["ours", "published", "with head"]
+)
+@pytest.mark.usefixtures("short_head")
 def test_an_adaptation_that_was_broken_off_goes_on(
     new_black_box: Callable[..., Any],
     dim_slices: Slices,
     tmp_path: Path,
     settings: AdaptationSettings,
+    at_once: int,
     patients: int,
     share: str,
 ) -> None:
@@ -280,7 +307,7 @@ def test_an_adaptation_that_was_broken_off_goes_on(
     assert result.record["black_box_images"] == first.images_asked <= settings.max_images
     recalled = result.record["recalled_images"]
     assert rest.images_asked == first.images_asked - recalled  # type: ignore[operator]
-    assert 0 <= broken.images_asked - recalled <= 16  # type: ignore[operator]  # The answer that was cut off.
+    assert 0 <= broken.images_asked - recalled <= at_once  # The answer that was cut off.
     # What is asked is, to the pixel and the click, what an unbroken run asks from there on.
     for (images, prompts), (same_images, same_prompts) in zip(
         reversed(rest.asked), reversed(first.asked), strict=False
@@ -289,10 +316,11 @@ def test_an_adaptation_that_was_broken_off_goes_on(
         assert prompts == same_prompts
 
 
+@pytest.mark.usefixtures("short_head")
 def test_an_adaptation_that_is_broken_off_again_and_again_ends(
     new_black_box: Callable[..., Any], dim_slices: Slices, tmp_path: Path
 ) -> None:
-    slices, settings = dim_slices(3), replace(OURS, max_images=300)
+    slices, settings = dim_slices(3), replace(DEFAULT, max_images=300)
     unbroken = adapt(new_black_box(), slices, settings)
     for _ in range(100):
         try:
@@ -310,8 +338,8 @@ def test_an_adaptation_that_is_done_already_asks_nothing(
     first, second = new_black_box(), new_black_box()
     second.budget = 0
     told: list[ProgressReport] = []
-    result = adapt(first, dim_slices(5), OURS, log=tmp_path / "log.jsonl")
-    again = adapt(second, dim_slices(5), OURS, log=tmp_path / "log.jsonl", progress=told.append)
+    result = adapt(first, dim_slices(5), DEFAULT, log=tmp_path / "log.jsonl")
+    again = adapt(second, dim_slices(5), DEFAULT, log=tmp_path / "log.jsonl", progress=told.append)
     assert _same(result, again)
     assert (second.images_asked, again.record["recalled_images"]) == (0, first.images_asked)
     assert [now.images for now in told] == sorted(now.images for now in told)
@@ -346,7 +374,11 @@ def test_what_was_recalled_counts_towards_the_bound(
     assert set(limits) == {before + OURS.max_images - result.record["recalled_images"]}  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("change", ["seed", "rate", "max_images", "pixel", "truth", "patient", "owner", "black box"])
+@pytest.mark.parametrize(
+    "change",
+    ["seed", "rate", "max_images", "zoom", "head", "pixel", "truth", "patient", "owner", "served", "black box"],
+)
+@pytest.mark.usefixtures("short_head")
 def test_another_adaptation_does_not_go_on_from_the_log(
     new_black_box: Callable[..., Any], dim_slices: Slices, tmp_path: Path, change: str
 ) -> None:
@@ -355,8 +387,10 @@ def test_another_adaptation_does_not_go_on_from_the_log(
         adapt(_cut_after(new_black_box(), 20), slices, settings, log=log)
     black_box = new_black_box()
     piece = slices["patient 1"][2]
-    if change in ("seed", "rate", "max_images"):
-        settings = replace(settings, **{change: {"seed": 1, "rate": 0.04, "max_images": 320}[change]})  # type: ignore[arg-type]
+    served = None
+    if change in ("seed", "rate", "max_images", "zoom", "head"):
+        other = {"seed": 1, "rate": 0.04, "max_images": 320, "zoom": "chosen", "head": "convolutional"}[change]
+        settings = replace(settings, **{change: other})  # type: ignore[arg-type]
     elif change == "pixel":
         piece.image[31, 31] ^= 1
     elif change == "truth":
@@ -366,13 +400,15 @@ def test_another_adaptation_does_not_go_on_from_the_log(
     elif change == "owner":  # The same slices in the same order, but the last of one patient is another's.
         one, other = sorted(slices)[:2]
         slices[other].insert(0, slices[one].pop())
+    elif change == "served":
+        served = Served(unchanging(), {"training_patients": [], "fingerprint": "f", "verdict": None})
     else:
         black_box._capabilities = replace(black_box.capabilities, weights_sha256="c" * 64)
-    result = adapt(black_box, slices, settings, log=log)
+    result = adapt(black_box, slices, settings, log=log, served=served)
     assert result.record["recalled_images"] == 0
     assert black_box.images_asked == result.record["black_box_images"]
     if change != "black box":
-        assert _same(result, adapt(new_black_box(), slices, settings))
+        assert _same(result, adapt(new_black_box(), slices, settings, served=served))
 
 
 _KILLED = """
@@ -386,17 +422,26 @@ slices, settings = pickle.loads((folder / "job").read_bytes())
 black_box = BrightnessBlackBox()
 black_box.wait = lambda: time.sleep(0.03)
 made = adapt(black_box, slices, settings, log=folder / "log.jsonl")
-torch.save(made.visual_prompt.state_dict(), folder / "state")
+torch.save(made.adapter.state(), folder / "state")
 (folder / "record").write_text(json.dumps(made.record))
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("settings", [OURS, PUBLISHED], ids=["ours", "published"])
+@pytest.mark.parametrize(
+    ("settings", "patients"),
+    [(OURS, 3), (PUBLISHED, 3), (replace(DEFAULT, rate=0.02), 5)],
+    ids=["ours", "published", "default"],
+)
 def test_an_adaptation_survives_kill_9(
-    new_black_box: Callable[..., Any], dim_slices: Slices, tmp_path: Path, settings: AdaptationSettings
+    new_black_box: Callable[..., Any],
+    dim_slices: Slices,
+    tmp_path: Path,
+    settings: AdaptationSettings,
+    patients: int,
 ) -> None:
-    slices = dim_slices(3)
+    """With a head, it is killed twice among the answers that the head learns from, and once while the head learns."""
+    slices, headed = dim_slices(patients), settings.head == "convolutional"
     unbroken = adapt(new_black_box(), slices, settings)
     (tmp_path / "job").write_bytes(pickle.dumps((slices, settings)))
     log, tests = tmp_path / "log.jsonl", Path(__file__).parents[2]
@@ -407,21 +452,25 @@ def test_an_adaptation_survives_kill_9(
         command = [sys.executable, "-c", _KILLED, str(tmp_path)]
         return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths})
 
+    def content() -> bytes:
+        return log.read_bytes() if log.exists() else b""
+
     kills = 0
-    for _ in range(4):
-        size = log.stat().st_size if log.exists() else 0
+    for moment in range(4):
+        before, awaited = content(), b'"head": ' if headed and moment else b""
         with start() as process:
-            while process.poll() is None and not (log.exists() and log.stat().st_size > size + 200):
+            while process.poll() is None and not (len(content()) > len(before) + 200 and awaited in content()):
                 time.sleep(0.005)
-            time.sleep(moments.uniform(0, 0.2))
+            time.sleep(moments.uniform(0, 0.2) + (headed and moment == 3) * 2)
             process.kill()
         kills += process.returncode == -9
     assert kills == 4
+    assert (b'"head": ' in content()) == headed == (unbroken.adapter.head is not None)
     assert not (tmp_path / "record").exists()
     with start() as process:
         assert process.wait() == 0
     record, state = json.loads((tmp_path / "record").read_text()), torch.load(tmp_path / "state")
-    wanted = unbroken.visual_prompt.state_dict()
+    wanted = unbroken.adapter.state()
     assert state.keys() == wanted.keys()
     assert all(torch.equal(state[key], wanted[key]) for key in wanted)
     assert record["recalled_images"] > 0
@@ -442,3 +491,128 @@ def test_many_judges_do_not_take_more_images_than_there_are(
     assert len(result.record["held_back_patients"]) == 12  # type: ignore[arg-type]
     assert result.verdict is not None
     assert result.verdict.count == judges
+
+
+def _trained_on(adapter: Adapter, patients: Sequence[str], gain: float | None = None) -> Served:
+    record = {
+        "training_patients": [patient_hash(patient) for patient in patients],
+        "fingerprint": "of what is served",
+        "verdict": None if gain is None else {"gain": gain},
+    }
+    return Served(adapter, record)
+
+
+def test_a_plan_says_who_judges_and_what_the_result_depends_on(
+    new_black_box: Callable[..., Any], dim_slices: Slices
+) -> None:
+    slices, black_box = dim_slices(6), new_black_box()
+    plan = plan_adaptation(black_box, slices, OURS)
+    assert plan.split == split_patients(slices)
+    assert black_box.images_asked == 0
+    assert plan_adaptation(new_black_box(), slices, OURS).fingerprint == plan.fingerprint
+    assert plan_adaptation(new_black_box(), slices, DEFAULT).fingerprint != plan.fingerprint
+    result = adapt(black_box, slices, OURS, plan)
+    assert result.record["fingerprint"] == plan.fingerprint
+    assert {key: result.record[key] for key in plan.facts} == plan.facts
+    assert _same(result, adapt(new_black_box(), slices, OURS))
+
+
+def test_what_is_served_is_gone_on_from_and_judged_on_those_who_are_new_to_it(
+    new_black_box: Callable[..., Any], dim_slices: Slices
+) -> None:
+    slices, black_box = dim_slices(6), new_black_box()
+    first = adapt(new_black_box(), slices, SETTINGS)
+    served = Served(first.adapter, first.record)
+    settings = replace(SETTINGS, seed=1, max_images=200)
+    result = adapt(black_box, slices, settings, served=served)
+    split = split_patients(slices)
+    assert result.record["started_from"] == first.record["fingerprint"]
+    assert result.curve[0].dice > 0.8
+    assert adapt(new_black_box(), slices, settings).curve[0].dice < 0.1
+    # The same slices and clicks for all three arms.
+    judged = [slices[split.held_back[0]][row] for row in (0, 2, 3)]
+    theirs = score_slices(new_black_box(), first.adapter, judged, "click", settings.seed + 1, 2)
+    ours = score_slices(new_black_box(), result.adapter, judged, "click", settings.seed + 1, 2)
+    assert result.against_served is not None
+    assert result.verdict is not None
+    assert result.against_served.before == pytest.approx(theirs.mean())
+    assert result.against_served.after == result.verdict.after == pytest.approx(ours.mean())
+    assert result.no_worse == (ours.mean() >= theirs.mean())
+    assert result.record["against_served"] == result.against_served.record()
+    assert f"Against the served adapter: gain {result.against_served.gain:+.3f}." in result.sentence()
+    assert black_box.images_asked <= 200
+
+
+def test_those_whom_the_served_adapter_knows_do_not_judge_it_nor_what_went_on_from_it(
+    new_black_box: Callable[..., Any], dim_slices: Slices
+) -> None:
+    slices = dim_slices(6)
+    first = adapt(new_black_box(), slices, SETTINGS)
+    settings = replace(SETTINGS, seed=1, max_images=300)
+    alone = adapt(new_black_box(), slices, settings)
+    result = adapt(new_black_box(), slices, settings, served=_trained_on(first.adapter, list(slices)))
+    assert result.against_served is None
+    assert result.curve[0].dice < 0.1
+    assert result.curve[0].dice == alone.curve[0].dice
+
+
+def test_of_few_patients_only_the_new_ones_judge_what_went_on_from_the_served_adapter(
+    new_black_box: Callable[..., Any], dim_slices: Slices
+) -> None:
+    """A step is so small here that a fold's candidate is the one that it started from."""
+    slices = dim_slices(3)
+    first = adapt(new_black_box(), slices, replace(SETTINGS, max_images=2500))
+    settings = replace(SETTINGS, max_images=300, rate=1e-9, seed=1)
+    black_box = new_black_box()
+    result = adapt(black_box, slices, settings, served=_trained_on(first.adapter, ["patient 0", "patient 1"]))
+    assert result.verdict is not None
+    assert result.against_served is not None
+    assert (result.against_served.unit, result.against_served.count) == ("slice", 3)
+    assert result.against_served.gain == pytest.approx(0, abs=0.01)
+    assert result.against_served.before > 0.5
+    # The folds that judge the two others began with nothing, so they gained nothing.
+    assert result.verdict.gain == pytest.approx(result.against_served.before / 3, abs=0.01)
+    assert result.curve[0].dice > 0.8  # The last run judges nobody.
+    assert black_box.images_asked <= 300
+
+
+@pytest.mark.parametrize(("gain", "status"), [(None, "passed"), (0.1, "passed"), (1.5, "refused")])
+def test_where_nobody_is_new_the_gains_are_compared(
+    new_black_box: Callable[..., Any], dim_slices: Slices, gain: float | None, status: str
+) -> None:
+    slices = dim_slices(6)
+    result = adapt(new_black_box(), slices, SETTINGS, served=_trained_on(unchanging(), list(slices), gain))
+    assert result.against_served is None
+    assert result.verdict is not None
+    assert result.verdict.better
+    assert result.status == status
+    assert result.no_worse == (status == "passed")
+    assert ("The served adapter gained more." in result.sentence()) == (status == "refused")
+
+
+def test_a_gain_within_the_error_of_the_check_is_no_less(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    slices = dim_slices(3)
+    plain = adapt(new_black_box(), slices, OURS)
+    assert plain.verdict is not None
+    assert plain.verdict.standard_error is not None
+    for share, no_worse in ((0.9, True), (1.1, False)):
+        gain = plain.verdict.gain + share * plain.verdict.standard_error
+        result = adapt(new_black_box(), slices, OURS, served=_trained_on(unchanging(), list(slices), gain))
+        assert result.verdict == plain.verdict
+        assert result.no_worse is no_worse
+
+
+@pytest.mark.usefixtures("short_head")
+def test_who_watches_is_shown_the_candidate(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    """Not the runs that only judge."""
+    shown: list[tuple[int, OutputHead | None]] = []
+    result = adapt(
+        new_black_box(),
+        dim_slices(3),
+        replace(WITH_HEAD, max_images=900),
+        watch=lambda images, adapter: shown.append((images, adapter.head)),
+    )
+    assert len(shown) == len(result.curve) == 3
+    assert [head is not None for _, head in shown] == [False, False, True]
+    assert shown[-1][1] is result.adapter.head
+    assert shown[0][0] > 300  # After the folds.

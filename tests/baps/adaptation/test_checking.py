@@ -1,17 +1,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from baps.adaptation.checking import Verdict, compare
 
 
+def _of(owners: Sequence[str], scores: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Scores (N, click sets) of slices by the patients that they show."""
+    return {name: scores[[owner == name for owner in owners]] for name in dict.fromkeys(owners)}
+
+
 def test_three_patients_by_hand() -> None:
-    before = np.array([[0.5, 0.7], [0.4, 0.4], [0.6, 0.8], [0.2, 0.4]])
-    after = np.array([[0.6, 0.8], [0.5, 0.7], [0.6, 0.8], [0.5, 0.7]])
-    verdict = compare(before, after, ["a", "a", "b", "c"])
+    before = _of("aabc", np.array([[0.5, 0.7], [0.4, 0.4], [0.6, 0.8], [0.2, 0.4]]))
+    after = _of("aabc", np.array([[0.6, 0.8], [0.5, 0.7], [0.6, 0.8], [0.5, 0.7]]))
+    verdict = compare(before, after)
     # Slices gain 0.1, 0.2, 0, 0.3; patients 0.15, 0, 0.3: mean 0.15, deviation 0.15.
     assert verdict.before == pytest.approx(0.5)
     assert verdict.after == pytest.approx(0.65)
@@ -26,7 +33,7 @@ def test_three_patients_by_hand() -> None:
 
 def test_two_patients_are_judged_by_slices() -> None:
     before, after = np.zeros((4, 1)), np.array([[0.1], [0.2], [0.3], [0.6]])
-    verdict = compare(before, after, ["b", "b", "b", "a"])
+    verdict = compare(_of("bbba", before), _of("bbba", after))
     assert (verdict.unit, verdict.count) == ("slice", 4)
     assert verdict.gain == pytest.approx((0.2 + 0.6) / 2)  # Each patient counts the same.
     assert verdict.standard_error == pytest.approx(np.std([0.1, 0.2, 0.3, 0.6], ddof=1) / 2)
@@ -35,14 +42,16 @@ def test_two_patients_are_judged_by_slices() -> None:
 def test_the_order_of_patients_does_not_matter() -> None:
     random = np.random.default_rng(0)
     before, after = random.random((6, 3)), random.random((6, 3))
-    owners = ["a", "b", "c", "a", "b", "c"]
     order = [5, 2, 0, 1, 4, 3]
-    shuffled = compare(before[order], after[order], [owners[row] for row in order]).record()
-    assert shuffled == pytest.approx(compare(before, after, owners).record())
+    shuffled = [_of(["abcabc"[row] for row in order], scores[order]) for scores in (before, after)]
+    assert list(shuffled[0]) != list("abc")
+    in_order = compare(_of("abcabc", before), _of("abcabc", after)).record()
+    assert compare(*shuffled).record() == pytest.approx(in_order)
+    assert compare(shuffled[0], _of("abcabc", after)).record() == pytest.approx(in_order)
 
 
 def test_one_slice_is_never_enough() -> None:
-    verdict = compare(np.array([[0.1]]), np.array([[0.9]]), ["a"])
+    verdict = compare({"a": np.array([[0.1]])}, {"a": np.array([[0.9]])})
     assert verdict.standard_error is None
     assert not verdict.better
     assert verdict.sentence().endswith("with standard error unknown over 1 slice")
@@ -57,8 +66,8 @@ def test_better_is_more_than_zero_and_than_the_error(gain: float, error: float, 
 
 
 def test_what_did_not_change_is_not_better() -> None:
-    same = np.random.default_rng(0).random((9, 2))
-    assert not compare(same, same, list("aaabbbccc")).better
+    same = _of("aaabbbccc", np.random.default_rng(0).random((9, 2)))
+    assert not compare(same, same).better
 
 
 def test_the_sentence() -> None:

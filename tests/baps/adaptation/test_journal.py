@@ -10,6 +10,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from numpy.typing import NDArray
 
 from baps.adaptation.journal import Journal
 from baps.blackbox import BlackBox, Prompt
@@ -127,6 +129,58 @@ def test_losses_in_single_precision_come_back_bit_by_bit(
     _journal(log, ABOUT, new_black_box()).recall({"step": 1}, given_values.tolist)
     back = torch.tensor(_journal(log, ABOUT, new_black_box()).recall({"step": 1}, _never), dtype=torch.float32)
     assert back.numpy().tobytes() == given_values.numpy().tobytes()
+
+
+def test_masks_are_written_down_and_come_back_bit_by_bit(tmp_path: Path, new_black_box: NewBox) -> None:
+    log, random = tmp_path / "log.jsonl", np.random.default_rng(0)
+    kept = [random.integers(0, 256, shape).astype(np.uint8) for shape in ((3, 64, 64), (1, 2, 5), (0, 64, 64))]
+    black_box = new_black_box()
+    journal = _journal(log, ABOUT, black_box)
+
+    def ask(masks: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        _asking(black_box, [0.0] * len(masks))()
+        return masks
+
+    for step, masks in enumerate(kept):
+        journal.recall({"losses": step}, _asking(black_box, [0.5]))
+        np.testing.assert_array_equal(journal.recall_masks({"masks": step}, lambda masks=masks: ask(masks)), masks)
+    again = _journal(log, ABOUT, new_black_box())
+    assert again.recalled_images == journal.images == 3 + 4
+    for step, masks in enumerate(kept):
+        assert again.recall({"losses": step}, _never) == [0.5]
+        back = again.recall_masks({"masks": step}, _never)  # type: ignore[arg-type]
+        assert (back.dtype, back.shape) == (np.uint8, masks.shape)
+        np.testing.assert_array_equal(back, masks)
+
+
+@given(arrays(np.uint8, array_shapes(min_dims=3, max_dims=3, min_side=0, max_side=9)))
+def test_any_masks_come_back(tmp_path: Path, new_black_box: NewBox, masks: NDArray[np.uint8]) -> None:
+    log = tmp_path / "log.jsonl"
+    log.unlink(missing_ok=True)
+    asked = _journal(log, ABOUT, new_black_box()).recall_masks({"step": 1}, lambda: masks)
+    back = _journal(log, ABOUT, new_black_box()).recall_masks({"step": 1}, _never)  # type: ignore[arg-type]
+    for found in (asked, back):
+        assert found.shape == masks.shape
+        np.testing.assert_array_equal(found, masks)
+
+
+def test_masks_cut_off_at_any_byte_are_asked_again(tmp_path: Path, new_black_box: NewBox) -> None:
+    log, masks = tmp_path / "log.jsonl", np.arange(12, dtype=np.uint8).reshape(1, 3, 4)
+    _journal(log, ABOUT, new_black_box()).recall_masks({"step": 1}, lambda: masks)
+    whole = log.read_bytes()
+    for cut in range(whole.index(b"\n") + 1, len(whole)):
+        log.write_bytes(whole[:cut])
+        found = _journal(log, ABOUT, new_black_box()).recall_masks({"step": 1}, lambda: masks + 1)
+        np.testing.assert_array_equal(found, masks + 1)
+    assert log.read_bytes() != whole
+
+
+def test_masks_of_another_question_are_not_used(tmp_path: Path, new_black_box: NewBox) -> None:
+    log = tmp_path / "log.jsonl"
+    _journal(log, ABOUT, new_black_box()).recall_masks({"head": 1, "from": 0}, lambda: np.zeros((1, 2, 2), np.uint8))
+    for what in ({"head": 1, "from": 32}, {"head": 2, "from": 0}):
+        with pytest.raises(BapsError, match="does not belong to this training"):
+            _journal(log, ABOUT, new_black_box()).recall_masks(what, _never)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

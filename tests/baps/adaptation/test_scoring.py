@@ -9,17 +9,20 @@ import torch
 
 from baps.adaptation.cases import LabelledSlice
 from baps.adaptation.scoring import score_slices
-from baps.visual_prompt import VisualPrompt, build_visual_prompt
+from baps.adapter import Adapter
+from baps.metrics import dice
+from baps.output_head import OutputHead
+from baps.visual_prompt import build_visual_prompt
 
 Slices = Callable[..., dict[str, list[LabelledSlice]]]
 
 
-def _brighter() -> VisualPrompt:
+def _brighter() -> Adapter:
     """Adds a third of white: dim organs come above the black box's threshold and the ground stays below."""
     made = build_visual_prompt("basis")
     with torch.no_grad():
         dict(made.named_parameters())["head.bias"].view(3, 4)[:, 0] = 1 / 3
-    return made
+    return Adapter(made)
 
 
 @pytest.mark.parametrize("kind", ["click", "box"])
@@ -62,6 +65,21 @@ def test_scores_are_in_place_and_counted(new_black_box: Callable[..., Any], dim_
     scores = score_slices(black_box, None, [dim, bright, dim], "click", 0, 2)
     assert scores.tolist() == [[0, 0], [1, 1], [0, 0]]
     assert black_box.images_asked == 6
+
+
+def test_the_head_corrects_the_answers(
+    new_black_box: Callable[..., Any], dim_slices: Slices, lively_head: OutputHead
+) -> None:
+    slices = dim_slices(5)["patient 1"] * 5
+    black_box, headed = new_black_box(), Adapter(_brighter().visual_prompt, lively_head)
+    found = score_slices(black_box, headed, slices, "click", 3, 1)
+    prompts = [prompt for _, batch in black_box.asked for prompt in batch]
+    pixels = np.stack([piece.image for piece in slices])
+    answers = new_black_box().segment(_brighter().change(pixels, prompts), prompts)
+    corrected = [headed.refine(pixels[n : n + 16], prompts[n : n + 16], answers[n : n + 16]) for n in (0, 16)]
+    expected = [dice(one > 0.5, s.truth) for one, s in zip(np.concatenate(corrected), slices, strict=True)]
+    assert found[:, 0].tolist() == expected
+    assert not np.array_equal(found, score_slices(new_black_box(), _brighter(), slices, "click", 3, 1))
 
 
 def test_images_are_not_changed_in_place(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:

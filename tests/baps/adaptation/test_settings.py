@@ -10,7 +10,13 @@ from baps.errors import InputError
 
 @pytest.mark.parametrize(
     ("name", "known"),
-    [("visual_prompt", "basis, concat"), ("optimiser", "prompt_space, spsa_gc"), ("prompt", "click, box")],
+    [
+        ("visual_prompt", "basis, concat"),
+        ("optimiser", "prompt_space, spsa_gc"),
+        ("zoom", "chosen, none"),
+        ("head", "convolutional, none"),
+        ("prompt", "click, box"),
+    ],
 )
 def test_unknown_names_list_the_known_ones(name: str, known: str) -> None:
     with pytest.raises(InputError, match=f"no {name} named 'odd'. Known ones: {known}"):

@@ -117,6 +117,49 @@ def test_the_memory_names_nobody(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["split.json"]
 
 
-def test_few_patients_leave_no_memory(tmp_path: Path) -> None:
-    split_patients(PATIENTS[:FEW], tmp_path / "split.json")
-    assert not (tmp_path / "split.json").exists()
+def test_those_who_were_trained_on_while_they_were_few_do_not_judge_later(tmp_path: Path) -> None:
+    memory = tmp_path / "split.json"
+    for count in range(1, FEW + 1):
+        assert split_patients(PATIENTS[:count], memory).held_back == ()
+    assert json.loads(memory.read_text()) == {patient_hash(p): "training" for p in PATIENTS[:FEW]}
+    newcomer = PATIENTS[FEW]
+    five = split_patients(PATIENTS[: FEW + 1], memory)
+    assert five.held_back == (newcomer,)
+    assert set(five.training) == set(PATIENTS[:FEW])
+    for count in range(FEW + 2, 41):
+        split = split_patients(PATIENTS[:count], memory)
+        assert not set(split.held_back) & set(PATIENTS[:FEW])
+        assert newcomer in split.held_back
+
+
+def test_without_a_memory_few_patients_leave_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    split_patients(PATIENTS[:FEW])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_same_patients_again_give_the_same_split_to_the_order(tmp_path: Path) -> None:
+    """What is trained depends on the split; another order would be another training."""
+    memory = tmp_path / "split.json"
+    for count in range(1, 41):
+        assert split_patients(PATIENTS[:count], memory) == split_patients(PATIENTS[:count], memory)
+
+
+@given(st.lists(st.sets(st.sampled_from(PATIENTS[:9]), min_size=1), min_size=1, max_size=6))
+def test_nobody_who_was_trained_on_judges_while_others_who_are_new_could(
+    tmp_path: Path, visits: list[set[str]]
+) -> None:
+    """As labels come and go: who has trained becomes a judge only if neither a judge nor a newcomer is there."""
+    memory = tmp_path / "split.json"
+    memory.unlink(missing_ok=True)
+    trained: set[str] = set()
+    judged: set[str] = set()
+    for patients in visits:
+        split = split_patients(patients, memory)
+        again = split_patients(patients, memory)
+        assert again == split
+        if (set(split.held_back) & trained) - judged:
+            assert patients <= trained
+            assert not patients & judged
+        trained |= set(split.training)
+        judged |= set(split.held_back)

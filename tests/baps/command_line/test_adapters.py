@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from baps.adapter import unchanging
 from baps.command_line import app
 from baps.errors import NotFoundError
 from baps.store import SHARED, AdapterStore
-from baps.visual_prompt import build_visual_prompt
 
 
 @pytest.fixture
@@ -19,13 +19,13 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AdapterStore:
     monkeypatch.setenv("COLUMNS", "200")
     made = AdapterStore(tmp_path)
     verdict = {"before": 0.5, "after": 0.625, "gain": 0.125}
-    record = {"visual_prompt": "basis", "black_box": {"weights_sha256": "a"}, "black_box_images": 3987}
+    record = {"adapter": unchanging().record(), "black_box": {"weights_sha256": "a"}, "black_box_images": 3987}
     for label, found, status in (
         ("spleen", verdict, "passed"),
         ("spleen", verdict, "refused"),
         ("", None, "unverified"),
     ):
-        made.add(label, build_visual_prompt("basis"), {**record, "verdict": found}, status)
+        made.add(label, unchanging(), {**record, "verdict": found}, status)
     made.publish("spleen", "v0001")
     return made
 
@@ -62,7 +62,7 @@ def test_publish_and_withdraw(store: AdapterStore) -> None:
 
 @pytest.mark.parametrize("words", [("publish", "[/x]", "v0001"), ("withdraw", "[/x]"), ("list",)])
 def test_brackets_in_a_label_are_no_markup(store: AdapterStore, words: tuple[str, ...]) -> None:
-    store.add("[/x]", build_visual_prompt("basis"), store.record("spleen", "v0001"), "passed")
+    store.add("[/x]", unchanging(), store.record("spleen", "v0001"), "passed")
     assert "[/x]" in _run(*words)
 
 
@@ -72,7 +72,7 @@ def test_another_folder(store: AdapterStore, tmp_path: Path) -> None:
 
 
 def test_roll_back_to_the_version_served_before_past_a_refused_one(store: AdapterStore) -> None:
-    third = store.add("spleen", build_visual_prompt("basis"), {}, "passed")
+    third = store.add("spleen", unchanging(), {}, "passed")
     store.publish("spleen", third)
     assert "v0001" in _run("rollback", "spleen")
     assert store.published("spleen") == "v0001"

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from baps.adapter import unchanging
 from baps.blackbox import BlackBox
 from baps.command_line import app
 from baps.errors import BapsError, InputError, NotFoundError
 from baps.formats import read_volume, write_nifti
 from baps.store import AdapterStore
-from baps.visual_prompt import build_visual_prompt
 from baps.volume import Volume
 
 
@@ -72,8 +72,7 @@ def test_what_is_left_out_is_said(image: Path, tmp_path: Path) -> None:
 def test_the_labels_adapter_is_used_unless_told_otherwise(image: Path, tmp_path: Path, bundled: BlackBox) -> None:
     store = AdapterStore(tmp_path / "adapters")
     made_for = {"weights_sha256": bundled.capabilities.weights_sha256}
-    prompt = build_visual_prompt("basis")
-    store.add("ball", prompt, {"black_box": made_for, "visual_prompt": prompt.record()}, "passed")
+    store.add("ball", unchanging(), {"black_box": made_for, "adapter": unchanging().record()}, "passed")
     store.publish("ball", "v0001")
     click = ("--click", "20,18,6", "--label", "ball")
     assert "ball v0001" in _segment(image, tmp_path / "mask.nrrd", *click)

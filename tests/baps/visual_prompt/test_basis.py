@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from baps.blackbox import Prompt
 from baps.visual_prompt import STATISTICS, BasisVisualPrompt, ImageStatistics, image_statistics
@@ -148,9 +149,18 @@ def test_a_grid_acts_where_its_cell_lies() -> None:
 def test_functions_are_centred() -> None:
     grey = torch.full((1, 3, 32, 32), 0.5)
     functions = basis_functions(grey)
-    assert functions.shape == (1, 3, FUNCTIONS, 32, 32)
-    torch.testing.assert_close(functions[:, :, 0], torch.ones_like(grey))
-    assert float(functions[:, :, 1:].abs().max()) < 1e-6
+    assert [function.shape for function in functions] == [grey.shape] * FUNCTIONS
+    torch.testing.assert_close(functions[0], torch.ones_like(grey))
+    assert max(float(function.abs().max()) for function in functions[1:]) < 1e-6
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_detail_is_what_the_mean_of_the_surroundings_lacks(colour: bool) -> None:
+    """Of grey images it is worked out once for all three channels."""
+    x = _images() / 255
+    x = x if colour else x[:, :1].expand_as(x)
+    smooth = F.avg_pool2d(x, 7, 1, 3, count_include_pad=False)
+    torch.testing.assert_close(basis_functions(x)[3], 4 * (x - smooth), atol=1e-5, rtol=0)
 
 
 def test_directions_are_normal_and_fixed_by_the_seed() -> None:

@@ -11,12 +11,13 @@ from baps.visual_prompt import (
     CONDITIONS,
     KINDS,
     STATISTICS,
+    BasisVisualPrompt,
+    ImageStatistics,
     VisualPrompt,
     build_visual_prompt,
     image_statistics,
     visual_prompt_from_record,
 )
-from baps.visual_prompt.interface import as_grey_levels
 
 IMAGES = torch.randint(0, 256, (2, 3, 128, 128), generator=torch.Generator().manual_seed(0)).float()
 PROMPTS = [Prompt(((3.0, 4.0),)), Prompt(box=(1.0, 2.0, 30.0, 40.0))]
@@ -92,5 +93,39 @@ def test_an_encoder_with_other_weights_is_refused() -> None:
 
 
 def test_grey_levels_are_rounded_not_truncated() -> None:
-    levels = as_grey_levels(torch.tensor([-3.0, 0.4, 0.6, 99.5001, 254.7, 300.0]))
+    class Given(BasisVisualPrompt):
+        def unrounded(self, images: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
+            return code
+
+    levels = Given(ImageStatistics()).apply_code(IMAGES, torch.tensor([-3.0, 0.4, 0.6, 99.5001, 254.7, 300.0]))
     assert levels.tolist() == [0, 0, 1, 100, 255, 255]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_several_codes_an_image_give_what_each_gives_alone(kind: str) -> None:
+    """The first of every image first: D codes for B images are (D * B, ...)."""
+    made = build_visual_prompt(kind)
+    like = made.code(image_statistics(IMAGES), PROMPTS, 128)
+    codes = 0.2 * torch.randn((3, *like.shape), generator=torch.Generator().manual_seed(2))
+    together = made.apply_code(IMAGES, codes.flatten(0, 1)).view(3, *IMAGES.shape)
+    alone = torch.stack([made.apply_code(IMAGES, code) for code in codes])
+    assert torch.equal(together, alone)
+    assert not torch.equal(together[0], together[1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_not_rounded_can_be_differentiated(kind: str) -> None:
+    made = build_visual_prompt(kind)
+    code = made.code(image_statistics(IMAGES), PROMPTS, 128)
+    smooth = made.unrounded(IMAGES, code)
+    slope = torch.autograd.grad(smooth.sum(), code)[0]
+    assert bool(torch.isfinite(slope).all())
+    assert float(slope.abs().max()) > 0
+    torch.testing.assert_close(smooth.round(), made.apply_code(IMAGES, code))
+
+
+def test_a_forward_pass_is_the_code() -> None:
+    made = build_visual_prompt("basis")
+    _wake(made)
+    features = image_statistics(IMAGES)
+    assert torch.equal(made(features, PROMPTS, 128), made.code(features, PROMPTS, 128))

@@ -10,13 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from baps.adapter import Adapter
 from baps.blackbox import Prompt
 from baps.blackbox.weights import sha256
 from baps.errors import BapsError
 from baps.visual_prompt import (
     KINDS,
     build_visual_prompt,
-    change_pixels,
     load_encoder,
     to_pixels,
     visual_prompt_from_record,
@@ -153,9 +153,9 @@ def test_a_visual_prompt_comes_back_with_its_encoder(sources: dict[str, Path], k
     found = visual_prompt_from_record(record)
     found.load_state_dict(made.state_dict())
     pixels, prompts = to_pixels(_images(64, 2)), [Prompt(((9.0, 9.0),)), Prompt(((30.0, 3.0),))]
-    changed = change_pixels(made, pixels, prompts)
+    changed = Adapter(made).change(pixels, prompts)
     assert (changed != pixels).any()
-    assert (change_pixels(found, pixels, prompts) == changed).all()
+    assert (Adapter(found).change(pixels, prompts) == changed).all()
     assert found.record() == made.record()
 
 
