@@ -16,11 +16,12 @@ from safetensors.torch import save_file
 
 from baps.adapter import Adapter
 from baps.adapter_file import check_fits, read_adapter, write_adapter
-from baps.blackbox import BlackBox
+from baps.blackbox import BlackBox, Prompt
 from baps.errors import BapsError, InputError
 from baps.output_head import OutputHead
 from baps.visual_prompt import KINDS, build_visual_prompt
 
+PROMPTS = [Prompt(((3.0, 4.0),)), Prompt(((20.0, 9.0),))]
 STATISTICS = {"name": "statistics", "source": "", "sha256": ""}
 
 
@@ -71,9 +72,9 @@ def test_an_adapter_comes_back_as_it_was(tmp_path: Path, kind: str, condition: s
 def test_an_adapter_changes_images_as_it_did(adapter: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
     made, (back, _) = _adapter(), read_adapter(adapter)
-    changed = [one.change(pixels, []) for one in (made, back)]
-    np.testing.assert_array_equal(*changed)
-    assert (changed[0] != pixels).any()
+    changed = made.change(pixels, PROMPTS)
+    np.testing.assert_array_equal(back.change(pixels, PROMPTS), changed)
+    assert (changed != pixels).any()
 
 
 def test_a_newer_adapter_takes_the_place_of_an_older(adapter: Path) -> None:

@@ -158,7 +158,7 @@ def test_the_head_corrects_the_answer_to_every_click(
     black_box = segmenter.black_box
     canvas = Canvas.fit(phantom[0], MIDDLE, black_box.capabilities.input_side)
     pixels = canvas_image(phantom[0], MIDDLE, canvas, choose_window(phantom[0]))[None]
-    masks = []
+    masks: list[NDArray[np.bool_]] = []
     for prompt in (CLICK, Prompt(((3, 3),)), Prompt((*CLICK.positive, (3, 3)), ((30, 30),)), CLICK):
         placed = [canvas.place(prompt)]
         answer = black_box.segment(adapter.change(pixels, placed), placed)

@@ -457,7 +457,7 @@ def test_an_adaptation_survives_kill_9(
 
     kills = 0
     for moment in range(4):
-        before, awaited = content(), b'"head": ' if headed and moment else b""
+        before, awaited = content(), b'"from": ' if headed and moment else b""
         with start() as process:
             while process.poll() is None and not (len(content()) > len(before) + 200 and awaited in content()):
                 time.sleep(0.005)
@@ -465,7 +465,7 @@ def test_an_adaptation_survives_kill_9(
             process.kill()
         kills += process.returncode == -9
     assert kills == 4
-    assert (b'"head": ' in content()) == headed == (unbroken.adapter.head is not None)
+    assert (b'"from": ' in content()) == headed == (unbroken.adapter.head is not None)
     assert not (tmp_path / "record").exists()
     with start() as process:
         assert process.wait() == 0

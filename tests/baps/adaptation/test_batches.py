@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from baps.adaptation.batches import Batches
-from baps.adaptation.cases import LabelledSlice
+from baps.adaptation.slices import LabelledSlice
 from baps.blackbox import Prompt
 from baps.simulated_prompts import draw_prompt
 from baps.visual_prompt import ImageStatistics, image_statistics, to_tensor

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from baps.adaptation.batches import Batches
-from baps.adaptation.cases import LabelledSlice
 from baps.adaptation.head_training import Answers, _at_grid, collect_answers, train_head
 from baps.adaptation.journal import Journal
 from baps.adaptation.scoring import score_slices
+from baps.adaptation.slices import LabelledSlice
 from baps.adapter import Adapter
 from baps.blackbox import BlackBox, Capabilities, Prompt
 from baps.errors import BudgetSpentError
@@ -205,7 +205,7 @@ def test_where_answers_are_right_no_correction_is_asked_for(dim_slices: Slices) 
     black_box = MistakenBlackBox(right)
     for row, piece in enumerate(batches.slices):  # So that it is right to the pixel.
         image = np.where(piece.truth, 200, 0).astype(np.uint8)
-        batches.slices[row] = replace(piece, image=np.repeat(image[..., None], 3, axis=-1))  # type: ignore[index]
+        batches.slices[row] = replace(piece, image=np.repeat(image[..., None], 3, axis=-1))  # type: ignore[index, arg-type]
     black_box._segment = lambda images, prompts: (images[..., 0] > 100).astype(np.float32)  # type: ignore[method-assign]
     answers = _collect(black_box, batches, 100)
     assert len(answers.rows) == 100 - (25 + 12 + 6 + 3)

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from baps.adaptation.adapt import plan_adaptation
-from baps.adaptation.cases import LabelledSlice
 from baps.adaptation.publishing import adapt_and_publish
 from baps.adaptation.scoring import score_slices
 from baps.adaptation.settings import AdaptationSettings
+from baps.adaptation.slices import LabelledSlice
 from baps.adaptation.splitting import patient_hash
 from baps.adapter import Adapter
 from baps.errors import BudgetSpentError

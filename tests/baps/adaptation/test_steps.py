@@ -9,14 +9,22 @@ import torch
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from baps.adaptation.batches import Batch, Batches
-from baps.adaptation.cases import LabelledSlice
 from baps.adaptation.losses import batch_loss, image_losses
 from baps.adaptation.settings import AdaptationSettings
+from baps.adaptation.slices import LabelledSlice
 from baps.adaptation.steps import PromptSpaceStepper, SpsaGcStepper, ask
 from baps.adaptation.training import build_stepper
 from baps.blackbox import Prompt
 from baps.optimisers.spsa_gc import SpsaGc
-from baps.visual_prompt import KINDS, VisualPrompt, build_visual_prompt, load_encoder, to_pixels, to_tensor
+from baps.visual_prompt import (
+    KINDS,
+    BasisVisualPrompt,
+    VisualPrompt,
+    build_visual_prompt,
+    load_encoder,
+    to_pixels,
+    to_tensor,
+)
 
 Slices = Callable[..., dict[str, list[LabelledSlice]]]
 SETTINGS = AdaptationSettings()
@@ -150,11 +158,12 @@ def test_a_step_in_prompt_space_by_hand(new_black_box: Callable[..., Any], batch
     plus, minus = (image_losses(ask(new_black_box(), one, batch.prompts), batch.truth) for one in trials)
     estimate = ((plus - minus) / (2 * 0.2)).view(3, 1, 1, 1, 1) * directions
     (estimate * code).sum().div(3).backward()
-    bias, moved = by_hand.head.bias, made.head.bias  # type: ignore[union-attr]
+    assert isinstance(by_hand, BasisVisualPrompt)
+    assert isinstance(made, BasisVisualPrompt)
+    assert by_hand.head.bias.grad is not None
     # The first step of Adam goes along the sign of the gradient, by the step size.
-    torch.testing.assert_close(moved.detach(), -0.05 * bias.grad.sign(), atol=1e-4, rtol=0)  # type: ignore[union-attr]
-    weight = made.head.weight.detach()  # type: ignore[union-attr]
-    assert float(weight.abs().max()) == pytest.approx(0.005, rel=1e-2)  # A tenth of it for the rest.
+    torch.testing.assert_close(made.head.bias.detach(), -0.05 * by_hand.head.bias.grad.sign(), atol=1e-4, rtol=0)
+    assert float(made.head.weight.detach().abs().max()) == pytest.approx(0.005, rel=1e-2)  # A tenth of it for the rest.
 
 
 def test_a_step_of_spsa_by_hand(new_black_box: Callable[..., Any], batch: Batch) -> None:
