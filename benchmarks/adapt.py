@@ -11,14 +11,19 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import pickle
+import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.console import Console
 
+from baps.replacing import replacing
 from corrections import correct
 from real_data import DOMAINS, ROOT, Domain, slices
 from summary import draw, print_corrections, print_tables, summarise, write_markdown
@@ -89,7 +94,7 @@ def cells(quick: bool, seeds: int, only: str, arms: str) -> list[Cell]:
     return found + [Cell(CORE[0], arm, 0, images) for arm in ONCE if arm in wanted and not quick and CORE[0] in core]
 
 
-def run(cell: Cell) -> tuple[Cell, dict[str, Any]]:
+def run(cell: Cell, kept: Path) -> tuple[Cell, dict[str, Any]]:
     """One cell, in a process of its own."""
     import torch
 
@@ -102,7 +107,7 @@ def run(cell: Cell) -> tuple[Cell, dict[str, Any]]:
     domain = next(d for d in DOMAINS if d.name == cell.domain)
     examiner = load_black_box()
     side = examiner.capabilities.input_side
-    training, test = _patients(domain, side, cell.seed)
+    training, test = _patients(domain, side, cell.seed, kept)
     arena = Arena(load_black_box(), examiner, training, test, cell.seed, cell.max_images)
     begun = time.monotonic()
     black_box, adapter = {**CORE_ARMS, **ONCE}[cell.arm](arena)
@@ -125,15 +130,17 @@ def run(cell: Cell) -> tuple[Cell, dict[str, Any]]:
     }
 
 
-def _patients(domain: Domain, side: int, seed: int) -> tuple[dict[str, Any], list[Any]]:
-    """Those to learn from and those to be tested on.
+def _patients(domain: Domain, side: int, seed: int, kept: Path) -> tuple[dict[str, Any], list[Any]]:
+    """Those to learn from and those to be tested on; slices are drawn once and kept for the other runs.
 
     A set of a few images without a split is split here: two thirds to learn from, by the seed.
     """
-    import numpy as np
-
-    training = {p[0].patient: p for part in ("train", "validation") for p in slices(domain, part, side, 24)}
-    test = list(slices(domain, "test", side, 12))
+    file = kept / f"{DOMAINS.index(domain)}.pickle"
+    if not file.exists():
+        training = {p[0].patient: p for part in ("train", "validation") for p in slices(domain, part, side, 24)}
+        with replacing(file) as partial_file:
+            partial_file.write_bytes(pickle.dumps((training, list(slices(domain, "test", side, 12)))))
+    training, test = pickle.loads(file.read_bytes())  # noqa: S301  # Written a moment ago, by this very program.
     if training:
         return training, test
     order = np.random.default_rng([seed, 5]).permutation(len(test)).tolist()
@@ -174,11 +181,11 @@ def main(
     console.print(f"{len(todo)} of {len(wanted)} runs to go, {workers} at once: some {estimate / 60:.0f} minutes.")
     # A process for each run: nothing of one is left to the next. Threads that spin would slow each other down.
     os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
-    with multiprocessing.get_context("spawn").Pool(workers, maxtasksperchild=1) as pool:
-        for number, (cell, found) in enumerate(pool.imap_unordered(run, todo), start=1):
-            partial = cell.file(runs).with_suffix(".partial")
-            partial.write_text(json.dumps(found, indent=1))
-            partial.replace(cell.file(runs))
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as kept, context.Pool(workers, maxtasksperchild=1) as pool:
+        for number, (cell, found) in enumerate(pool.imap_unordered(partial(run, kept=Path(kept)), todo), start=1):
+            with replacing(cell.file(runs)) as file:
+                file.write_text(json.dumps(found, indent=1))
             dice = sum(found["by_patient"]) / len(found["by_patient"])
             console.print(f"{number}/{len(todo)} {cell.domain}, {cell.arm}, seed {cell.seed}: {dice:.3f}")
     done = [json.loads(cell.file(runs).read_text()) for cell in wanted]

@@ -246,6 +246,7 @@ def _settings(arena: Arena, **other: str) -> AdaptationSettings:
 def _adapt(arena: Arena, settings: AdaptationSettings) -> Found:
     made = adapt(arena.black_box, arena.training, settings, watch=arena.watch)
     arena.notes["zoom"] = made.adapter.zoom
+    arena.notes["without_head"] = float(np.mean(score(arena.examiner, replace(made.adapter, head=None), arena.test)))
     arena.notes["status"] = made.status
     arena.notes["verdict"] = made.verdict.record() if made.verdict else None
     return arena.examiner, made.adapter

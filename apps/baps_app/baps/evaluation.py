@@ -14,7 +14,7 @@ from .adaptation.slices import evenly_spaced
 from .adapter import Adapter, segment_adapted
 from .blackbox import BlackBox, Encoding, Prompt
 from .errors import InputError
-from .geometry import AXES, Canvas, Plane
+from .geometry import SLICE_AXIS, Canvas, Plane
 from .metrics import dice
 from .simulated_prompts import MOST_CLICKS, check_prompts, draw_correction, draw_prompt
 from .slice_image import canvas_image
@@ -175,10 +175,10 @@ def _score(
     """Dice of each slice with each set of clicks after each click, (slices, sets, clicks)."""
     volume, organ, window = reader.read(case)
     side = black_box.capabilities.input_side
-    shown = slices_showing(organ, Canvas.fit(volume, Plane(AXES["K"], 0), side), case.covered)
+    shown = slices_showing(organ, Canvas.fit(volume, Plane(SLICE_AXIS, 0), side), case.covered)
     scores = []
     for index in evenly_spaced(shown, _SLICES):
-        plane = Plane(AXES["K"], index)
+        plane = Plane(SLICE_AXIS, index)
         canvas, truth = Canvas.fit(volume, plane, side), plane.of(organ)
         place = [crc32(case.image.name.encode()), case.value, index]
         randoms = [np.random.default_rng([seed, n, *place]) for n in range(CLICK_SEEDS)]

@@ -23,6 +23,9 @@ from .errors import InputError
 from .volume import Volume
 
 AXES = {"I": 0, "J": 1, "K": 2}
+
+SLICE_AXIS = AXES["K"]
+"""Slices are stored along it. Adapters are trained, checked and served across it."""
 """Names of the axes that slices are cut across; K is the usual one (axial for most scanners)."""
 
 _ACROSS = {"sagittal": 0, "coronal": 1, "axial": 2}

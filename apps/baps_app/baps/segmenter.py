@@ -17,7 +17,7 @@ from .adapter import Adapter, segment_adapted
 from .blackbox import BlackBox, Encoding, Prompt
 from .cache import Cache
 from .formats import read_volume
-from .geometry import Canvas, Plane
+from .geometry import SLICE_AXIS, Canvas, Plane
 from .intensity import Window, choose_window
 from .slice_image import canvas_image
 from .store import AdapterStore
@@ -91,7 +91,8 @@ class Segmenter:
             plane: the slice.
             prompt: in pixels of the slice.
             label: the organ, or "" for none in particular.
-            adapted: with the adapter that serves the label, if there is one.
+            adapted: with the adapter that serves the label, if there is one, on a slice across K: nobody checked it on
+                others.
             window: another one than the volume's own.
 
         Raises:
@@ -104,6 +105,7 @@ class Segmenter:
         canvas = Canvas.fit(volume, plane, self.black_box.capabilities.input_side)
         plane.of(volume.voxels)  # Refuses a slice that is not there before anything is kept for it.
         drawn = canvas.place(prompt)
+        adapted = adapted and plane.axis == SLICE_AXIS
         served = self.store.served(label, self.black_box.capabilities) if adapted else None
         made = (*served, _identity(self.store.file(*served))) if served else None
         adapter = self._cache.get(("adapter", made), lambda: self.store.load(*served).adapter)[0] if served else None

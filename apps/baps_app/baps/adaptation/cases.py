@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..formats import read_labels, read_volume
-from ..geometry import AXES, Canvas, Plane
+from ..geometry import SLICE_AXIS, Canvas, Plane
 from ..intensity import Window, choose_window
 from ..slice_image import canvas_image
 from ..volume import Volume
 from .slices import AnySlice, LabelledSlice, SliceFile, SlicesByPatient, evenly_spaced
 
 _LEAST_PIXELS = 10
-_AXIS = AXES["K"]
 
 
 @dataclass(frozen=True)
@@ -102,11 +101,11 @@ def labelled_slices(
         InputError: as ``CaseReader.read``, or if the organ is too small on every slice that is covered.
     """
     volume, organ, own_window = (reader or CaseReader()).read(case)
-    shown = slices_showing(organ, Canvas.fit(volume, Plane(_AXIS, 0), side), case.covered)
+    shown = slices_showing(organ, Canvas.fit(volume, Plane(SLICE_AXIS, 0), side), case.covered)
     window = window or own_window
     found = []
     for index in evenly_spaced(shown, most):
-        plane = Plane(_AXIS, index)
+        plane = Plane(SLICE_AXIS, index)
         canvas = Canvas.fit(volume, plane, side)
         truth = canvas.draw(plane.of(organ)) > 0.5
         if truth.sum() >= _LEAST_PIXELS:

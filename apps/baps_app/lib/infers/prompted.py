@@ -14,7 +14,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from baps.click import read_click
 from baps.errors import InputError, NotFoundError
 from baps.formats.slice_nrrd import write_slice_nrrd
-from baps.geometry import AS_STORED
+from baps.geometry import AS_STORED, SLICE_AXIS
 from baps.segmenter import Segmenter
 from baps.yielding import clicking
 
@@ -71,6 +71,9 @@ class PromptedInfer(InferTask):
             raise InputError(f"There is no adapter {chosen!r}. Choose one of {', '.join((NO_LABEL, *self._names))}.")
         label = click.label or (chosen if chosen in self._names else "")
         found = segmenter.segment(path, click.plane, click.prompt, label, self._adapted)
+        notes = list(click.notes)
+        if self._adapted and click.plane.axis != SLICE_AXIS:
+            notes.append("Adapters are made for the slices as they are stored; this one was answered without.")
         handle, name = tempfile.mkstemp(suffix=".nrrd", dir=self._replies.name)
         os.close(handle)
         compress = bool(request.get("result_compress", True))
@@ -79,7 +82,7 @@ class PromptedInfer(InferTask):
             "label": label,
             "slice": click.plane.index,
             "axis": "IJK"[click.plane.axis],
-            "notes": list(click.notes),
+            "notes": notes,
             "adapter": "/".join(part for part in found.adapter if part) if found.adapter else None,
             "window": found.window.record(),
             "encoding_kept": found.encoding_kept,
