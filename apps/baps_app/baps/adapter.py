@@ -86,6 +86,8 @@ class Adapter:
         Raises:
             RuntimeError: if they do not fit.
         """
+        if self.head is None and any(key.startswith("head.") for key in state):
+            raise RuntimeError("There are weights of a head, but no head.")
         for part, module in (("visual_prompt", self.visual_prompt), ("head", self.head)):
             mine = {k.removeprefix(f"{part}."): v for k, v in state.items() if k.startswith(f"{part}.")}
             if module is not None:

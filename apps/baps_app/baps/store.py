@@ -1,9 +1,9 @@
 """Adapters on disk: versions by label, one of them published.
 
 ``<root>/<label>/v0001/`` has ``adapter.safetensors``, ``record.json`` and ``training.jsonl``. The file
-``<root>/<label>/published`` names the version that is served and, below it, those that were served before. A version
-appears by one rename when it is whole, and publishing is one rename: whatever dies in between, the served adapter is
-the one before.
+``<root>/<label>/published`` names the version that is served and, below it, those that were served before; at the end,
+with a minus, those that were rolled back. A version appears by one rename when it is whole, and publishing is one
+rename: whatever dies in between, the served adapter is the one before.
 """
 
 from __future__ import annotations
@@ -90,7 +90,11 @@ class AdapterStore:
         return next(iter(self._served(label)), "") or None
 
     def _served(self, label: str) -> list[str]:
-        """What was served, newest first; "" stands for the model as it is."""
+        """What was served and not rolled back, newest first; "" stands for the model as it is."""
+        return [line for line in self._history(label) if not line.startswith("-")]
+
+    def _history(self, label: str) -> list[str]:
+        """What was served, newest first, and then, with a minus, what was rolled back."""
         try:
             return (self._folder(label) / "published").read_text().splitlines()
         except FileNotFoundError:
@@ -144,7 +148,7 @@ class AdapterStore:
 
     def was_served(self, label: str, version: str) -> bool:
         """Whether a version is served or was at some time."""
-        return version in self._served(label)
+        return not {version, f"-{version}"}.isdisjoint(self._history(label))
 
     def load(self, label: str, version: str) -> StoredAdapter:
         """Read a version back.
@@ -233,7 +237,7 @@ class AdapterStore:
         """
         self.record(label, version)
         if version != self.published(label):
-            self._serve(label, [version, *self._served(label)])
+            self._serve(label, [version, *self._history(label)])
 
     def roll_back(self, label: str) -> str | None:
         """Serve what was served before; twice goes back twice.
@@ -248,7 +252,7 @@ class AdapterStore:
         served = self._served(label)
         if not served:
             raise NotFoundError(f"No adapter of {label or 'shared'} was ever served, so there is nothing to roll back.")
-        self._serve(label, served[1:])
+        self._serve(label, [*self._history(label)[1:], *(f"-{version}" for version in served[:1] if version)])
         return self.published(label)
 
     def withdraw(self, label: str) -> None:
@@ -258,7 +262,7 @@ class AdapterStore:
             BapsError: as ``publish``.
         """
         if self.published(label):
-            self._serve(label, ["", *self._served(label)])
+            self._serve(label, ["", *self._history(label)])
 
     def _serve(self, label: str, versions: list[str]) -> None:
         with _sentence("published"), replacing(self._folder(label) / "published") as partial:

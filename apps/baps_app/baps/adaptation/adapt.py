@@ -62,8 +62,8 @@ class Served:
 
     @property
     def trained_on(self) -> frozenset[str]:
-        """Hashes of its patients; on them it is no judge of itself."""
-        return frozenset(self.record["training_patients"])
+        """Hashes of the patients that it or those before it were trained on; on them it is no judge of itself."""
+        return frozenset(self.record["known_patients"])
 
 
 @dataclass(frozen=True)
@@ -251,6 +251,7 @@ def adapt(
         "adapter": adapter.record(),
         **about,
         "fingerprint": plan.fingerprint,
+        "known_patients": sorted({*map(patient_hash, split.training), *trained_on}),
         "check": "held back" if split.held_back else "leave one out" if split.folds else "none, one patient only",
         "windows": [window.record() for window in sorted(windows, key=lambda w: (w.low, w.high, w.source))],
         "verdict": verdict.record() if verdict else None,

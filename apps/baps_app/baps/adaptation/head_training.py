@@ -22,6 +22,7 @@ from .losses import image_losses
 
 _BATCH = 8
 _STEPS = 200
+_TRIAL_STEPS = 100
 _RATE = 5e-3
 _DECAY = 0.1
 _ASKED_AT_ONCE = 32
@@ -147,11 +148,13 @@ def train_head(batches: Batches, answers: Answers, seed: int) -> OutputHead | No
     if len(patients) > 1:
         out = torch.from_numpy(np.isin(owners, patients[: max(1, len(patients) // 3)]))
         judging = features[out], truth[out]
-        scores = {way: _dice(_fit(features[~out], truth[~out], seed, way), *judging) for way in (True, False)}
+        scores = {
+            way: _dice(_fit(features[~out], truth[~out], seed, way, _TRIAL_STEPS), *judging) for way in (True, False)
+        }
         turned = scores[True] >= scores[False]
         if scores[turned] <= _dice(None, *judging):
             return None
-    return _fit(features, truth, seed, turned)
+    return _fit(features, truth, seed, turned, _STEPS)
 
 
 def _lessons(batches: Batches, answers: Answers, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -167,15 +170,15 @@ def _lessons(batches: Batches, answers: Answers, seed: int) -> tuple[torch.Tenso
     return torch.cat(features), torch.cat(truth)
 
 
-def _fit(features: torch.Tensor, truth: torch.Tensor, seed: int, turned: bool) -> OutputHead:
+def _fit(features: torch.Tensor, truth: torch.Tensor, seed: int, turned: bool, steps: int) -> OutputHead:
     """Soft Dice and cross-entropy, AdamW, one cycle of step sizes."""
     head = OutputHead(seed)
     optimiser = torch.optim.AdamW(head.parameters(), lr=_RATE, weight_decay=_DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _RATE, total_steps=_STEPS)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _RATE, total_steps=steps)
     random = np.random.default_rng([seed, 1299709])
     order: list[int] = []
     size = min(_BATCH, len(features))
-    for _ in range(_STEPS):
+    for _ in range(steps):
         while len(order) < size:
             order += random.permutation(len(features)).tolist()
         chosen, order = order[:size], order[size:]

@@ -70,13 +70,14 @@ def adapt_and_publish(
 
 
 def _served(store: AdapterStore, label: str, black_box: BlackBox) -> Served | None:
-    """What is served of this very label, made for this black box, if it can be read."""
+    """What serves a label, if it can be read. The shared adapter's gain was found on other labels, and says nothing."""
     found = store.served(label, black_box.capabilities)
-    if found is None or found[0] != label:
+    if found is None:
         return None
     try:
         served = store.load(*found)
     except BapsError as error:  # Training anew is what mends it.
         logger.warning("%s", error)
         return None
-    return Served(served.adapter, served.record)
+    own = found[0] == label
+    return Served(served.adapter, served.record if own else {**served.record, "verdict": None})

@@ -117,7 +117,8 @@ def train(
     steps = (left - head_images) // per_step
     if steps < 1:
         raise InputError(
-            f"Of max_images, {max_images} are left for a training run, but one step takes {per_step}. Raise max_images."
+            f"Of max_images, {left - head_images} are left for a training run beside its zoom, curve and head, but one "
+            f"step takes {per_step}. Raise max_images."
         )
     stepper.start(visual_prompt, steps)
     curve: list[CurvePoint] = []

@@ -87,12 +87,13 @@ def _distance(points: Sequence[Point], scale: float) -> torch.Tensor:
 
 
 def _inside(prompt: Prompt, scale: float) -> torch.Tensor:
-    """1 in the box, -1 around it, 0 where there is none, (GRID, GRID)."""
+    """1 in the cells that a box touches, -1 around it, 0 where there is none, (GRID, GRID)."""
     if prompt.box is None:
         return torch.zeros(GRID, GRID)
-    places = (torch.arange(GRID) + 0.5) / scale - 0.5
+    edges = torch.arange(GRID + 1) / scale - 0.5
+    first, last = edges[:-1], edges[1:]
     x0, y0, x1, y1 = prompt.box
-    across, down = (places >= x0) & (places <= x1), (places >= y0) & (places <= y1)
+    across, down = (last > x0 - 0.5) & (first < x1 + 0.5), (last > y0 - 0.5) & (first < y1 + 0.5)
     return (across & down[:, None]).float() * 2 - 1
 
 
