@@ -401,7 +401,7 @@ def test_another_adaptation_does_not_go_on_from_the_log(
         one, other = sorted(slices)[:2]
         slices[other].insert(0, slices[one].pop())
     elif change == "served":
-        served = Served(unchanging(), {"training_patients": [], "fingerprint": "f", "verdict": None})
+        served = Served(unchanging(), {"known_patients": [], "fingerprint": "f", "verdict": None})
     else:
         black_box._capabilities = replace(black_box.capabilities, weights_sha256="c" * 64)
     result = adapt(black_box, slices, settings, log=log, served=served)
@@ -495,7 +495,7 @@ def test_many_judges_do_not_take_more_images_than_there_are(
 
 def _trained_on(adapter: Adapter, patients: Sequence[str], gain: float | None = None) -> Served:
     record = {
-        "training_patients": [patient_hash(patient) for patient in patients],
+        "known_patients": [patient_hash(patient) for patient in patients],
         "fingerprint": "of what is served",
         "verdict": None if gain is None else {"gain": gain},
     }

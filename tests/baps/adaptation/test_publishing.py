@@ -58,7 +58,7 @@ def _serve(
     record = {
         "adapter": adapter.record(),
         "black_box": {"name": "brightness", "weights_sha256": black_box.capabilities.weights_sha256},
-        "training_patients": [patient_hash(patient) for patient in trained_on],
+        "known_patients": [patient_hash(patient) for patient in trained_on],
         "fingerprint": "of what is served",
         "verdict": {"gain": gain},
     }
@@ -192,7 +192,7 @@ def test_over_weeks_what_is_served_never_gets_worse_for_those_who_judge(
             assert record["against_served"]["gain"] >= 0
             judges = [p for p in slices if patient_hash(p) in record["held_back_patients"]]
             if before and judges:
-                knew = store.record("spleen", before)["training_patients"]
+                knew = store.record("spleen", before)["known_patients"]
                 assert any(patient_hash(p) not in knew for p in judges)
     assert "published" in statuses
 
@@ -283,16 +283,15 @@ def test_what_was_broken_off_goes_on(store: AdapterStore, new_black_box: NewBox,
     assert said["status"] == "published"
 
 
-@pytest.mark.parametrize("why", ["other weights", "shared", "broken"])
+@pytest.mark.parametrize("why", ["other weights", "broken"])
 def test_what_cannot_be_gone_on_from_is_not(
     store: AdapterStore, new_black_box: NewBox, dim_slices: Slices, why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An adapter of another model, that of all labels, or one whose file is broken: that is what training mends."""
+    """An adapter of another model, or one whose file is broken: that is what training mends."""
     other = new_black_box()
-    other._capabilities = replace(other.capabilities, weights_sha256="c" * 64)
     if why == "other weights":
-        _serve(store, other, _brighter(1 / 3), [])
-    _serve(store, new_black_box(), _brighter(1 / 3), [], label="spleen" if why == "broken" else SHARED)
+        other._capabilities = replace(other.capabilities, weights_sha256="c" * 64)
+    _serve(store, other, _brighter(1 / 3), [])
     if why == "broken":
         store.file("spleen", "v0001").write_bytes(b"rubbish")
     with caplog.at_level(logging.WARNING):
@@ -302,6 +301,23 @@ def test_what_cannot_be_gone_on_from_is_not(
     assert said["curve"][0][1] < 0.1
     assert said["status"] == "published"
     assert ("is no adapter of this project, or it is broken" in caplog.text) == (why == "broken")
+
+
+@pytest.mark.parametrize("gain", [0.0, 5.0])
+def test_a_first_candidate_is_compared_with_the_shared_adapter_that_serves_until_then(
+    store: AdapterStore, new_black_box: NewBox, dim_slices: Slices, gain: float
+) -> None:
+    """The gain that the shared one was published for was found on other labels, and is no bar."""
+    slices = dim_slices(6)
+    _serve(store, new_black_box(), _brighter(1 / 3), [], gain, label=SHARED)
+    said = adapt_and_publish(store, ("spleen",), new_black_box(), slices, SETTINGS)
+    assert store.record("spleen", said["version"])["started_from"] == "of what is served"
+    assert said["against_served"] is not None
+    known = list(slices)
+    _serve(store, new_black_box(), _brighter(1 / 3), known, gain, label=SHARED)
+    said = adapt_and_publish(store, ("liver",), new_black_box(), slices, SETTINGS)
+    assert said["against_served"] is None
+    assert said["status"] == "published"
 
 
 def test_progress_is_told(store: AdapterStore, new_black_box: NewBox, dim_slices: Slices) -> None:

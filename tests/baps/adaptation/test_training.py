@@ -93,7 +93,9 @@ def test_images_asked_are_bounded(
 @pytest.mark.parametrize("most", [15, 0, -100])
 def test_too_few_images_are_refused(new_black_box: Callable[..., Any], dim_slices: Slices, most: int) -> None:
     black_box = new_black_box()
-    with pytest.raises(InputError, match=f"{most} are left for a training run, but one step takes 16"):
+    with pytest.raises(
+        InputError, match="are left for a training run beside its zoom, curve and head, but one step takes 16"
+    ):
         train(black_box, _pieces(dim_slices(3)), SETTINGS, most)
     assert black_box.images_asked == 0
 

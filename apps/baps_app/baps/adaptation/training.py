@@ -103,7 +103,7 @@ def train(
     )
     if start is not None and start.visual_prompt.record() == visual_prompt.record():
         visual_prompt.load_state_dict(start.visual_prompt.state_dict())
-    zoom_images = min(max_images // _ZOOM_SHARE, _ZOOM_MOST) if settings.zoom == "chosen" else 0
+    zoom_images = min(max(0, max_images) // _ZOOM_SHARE, _ZOOM_MOST) if settings.zoom == "chosen" else 0
     zoom = choose_zoom(black_box, visual_prompt, slices, settings, zoom_images, journal, run)
     batches = Batches(slices, encoder, zoom)
     points = settings.curve_points if curve_points is None else curve_points
