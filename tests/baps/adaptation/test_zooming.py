@@ -48,13 +48,13 @@ def short_sighted(new_black_box: Callable[..., Any], monkeypatch: pytest.MonkeyP
 def test_the_best_share_is_chosen(short_sighted: Any, radius: int, expected: float) -> None:
     slices, settings = _slices(radius), AdaptationSettings()
     journal = Journal(None, {}, short_sighted)
-    chosen = choose_zoom(short_sighted, build_visual_prompt("basis"), slices, settings, 32, journal, "run")
+    chosen = choose_zoom(short_sighted, build_visual_prompt("basis"), slices, settings, 24, journal, "run")
     assert chosen == expected
-    assert short_sighted.images_asked == 32 == len(ZOOM_SHARES) * 8
+    assert short_sighted.images_asked == 24 == len(ZOOM_SHARES) * 8
 
 
 def test_without_images_everything_is_shown(short_sighted: Any) -> None:
     journal = Journal(None, {}, short_sighted)
     prompt, settings = build_visual_prompt("basis"), AdaptationSettings()
-    assert choose_zoom(short_sighted, prompt, _slices(9), settings, 3, journal, "run") == 1.0
+    assert choose_zoom(short_sighted, prompt, _slices(9), settings, 2, journal, "run") == 1.0
     assert short_sighted.images_asked == 0

@@ -12,7 +12,7 @@ from .scoring import score_slices
 from .settings import AdaptationSettings
 from .slices import AnySlice, evenly_spaced
 
-ZOOM_SHARES = (1.0, 0.75, 0.5, 0.35)
+ZOOM_SHARES = (1.0, 0.75, 0.5)
 _WORTH = 0.01
 """Dice that a zoom must gain: without one, more clicks share an encoding."""
 
