@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -74,25 +75,25 @@ def collect_answers(
     random = np.random.default_rng([seed, 104729])
     able = black_box.capabilities
     kinds = [name for name, understood in zip(PROMPTS, (able.clicks, able.boxes), strict=True) if understood]
-    first = images - sum(images >> level for level in range(2, 2 + _MOST_CORRECTIONS)) if able.clicks else images
-    found = Answers([], [], np.zeros((0, GRID, GRID), np.uint8))
-    rows = batches.order(first, random)
+    corrections = [images >> level for level in range(2, 2 + _MOST_CORRECTIONS)] if able.clicks else []
+    rows = batches.order(images - sum(corrections), random)
     prompts = []
     for number, row in enumerate(rows):
-        other = [name for name in kinds if name != kind] if number % _OTHER_KIND == 0 else []
+        other = [name for name in kinds if name != kind and number % _OTHER_KIND == 0]
         prompts.append(draw_prompt(batches.slices[row].truth, (other or [kind])[0], random))
-    for level in range(2, 3 + _MOST_CORRECTIONS):
-        answered = _ask(black_box, visual_prompt, batches, rows, prompts, journal, {"run": run, "head": level - 1})
+    found = Answers([], [], np.zeros((0, GRID, GRID), np.uint8))
+    for count, most in enumerate([*corrections, 0], start=1):
+        answered = _ask(black_box, visual_prompt, batches, rows, prompts, journal, {"run": run, "head": count})
         found = Answers(found.rows + rows, found.prompts + prompts, np.concatenate([found.probability, answered]))
-        most = images >> level if able.clicks and level < 2 + _MOST_CORRECTIONS else 0
-        corrected = [
-            (row, longer)
-            for row, prompt, probability in zip(rows, prompts, answered, strict=True)
-            if (longer := _correct(prompt, probability, batches.slices[row].truth, batches.zoom, random))
-        ][:most]
-        if not corrected:
+        longer = (
+            (row, corrected)
+            for row, prompt, answer in zip(rows, prompts, answered, strict=True)
+            if (corrected := _correct(prompt, answer, batches.slices[row].truth, batches.zoom, random))
+        )
+        chosen = list(islice(longer, most))
+        if not chosen:
             break
-        rows, prompts = [row for row, _ in corrected], [longer for _, longer in corrected]
+        rows, prompts = [row for row, _ in chosen], [prompt for _, prompt in chosen]
     return found
 
 

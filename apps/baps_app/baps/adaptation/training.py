@@ -60,6 +60,37 @@ def build_stepper(settings: AdaptationSettings) -> Stepper:
     return SpsaGcStepper() if settings.optimiser == "spsa_gc" else PromptSpaceStepper(settings)
 
 
+@dataclass(frozen=True)
+class _Shares:
+    """Images for choosing the zoom and for the head, slices that the curve is measured on, and steps."""
+
+    zoom: int
+    head: int
+    curve_slices: int
+    steps: int
+
+
+def _share_out(max_images: int, slices: int, points: int, stepper: Stepper, settings: AdaptationSettings) -> _Shares:
+    """What a run's images are spent on.
+
+    Raises:
+        InputError: if they do not suffice for a single step.
+    """
+    most = max(0, max_images)
+    zoom = min(most // _ZOOM_SHARE, _ZOOM_MOST) if settings.zoom == "chosen" else 0
+    curve_slices = min(slices, settings.curve_slices, most // _CURVE_SHARE // (points + 1) if points else 0)
+    left = max_images - zoom - (points + 1) * curve_slices
+    head = min(left // _HEAD_SHARE, _HEAD_MOST) if settings.head == "convolutional" else 0
+    per_step = stepper.asked_each * min(stepper.batch, slices)
+    steps = (left - head) // per_step
+    if steps < 1:
+        raise InputError(
+            f"Of max_images, {left - head} are left for a training run beside its zoom, curve and head, but one step "
+            f"takes {per_step}. Raise max_images."
+        )
+    return _Shares(zoom, head, curve_slices, steps)
+
+
 def train(
     black_box: BlackBox,
     slices: Sequence[AnySlice],
@@ -103,23 +134,13 @@ def train(
     )
     if start is not None and start.visual_prompt.record() == visual_prompt.record():
         visual_prompt.load_state_dict(start.visual_prompt.state_dict())
-    zoom_images = min(max(0, max_images) // _ZOOM_SHARE, _ZOOM_MOST) if settings.zoom == "chosen" else 0
-    zoom = choose_zoom(black_box, visual_prompt, slices, settings, zoom_images, journal, run)
-    batches = Batches(slices, encoder, zoom)
-    points = settings.curve_points if curve_points is None else curve_points
-    affordable = max(0, max_images) // _CURVE_SHARE // (points + 1) if points else 0
-    curve_slices = evenly_spaced(slices, min(settings.curve_slices, affordable))
-    left = max_images - zoom_images - (points + 1) * len(curve_slices)
     stepper = stepper or build_stepper(settings)
-    batch_size = min(stepper.batch, len(slices))
-    per_step = stepper.asked_each * batch_size
-    head_images = min(left // _HEAD_SHARE, _HEAD_MOST) if settings.head == "convolutional" else 0
-    steps = (left - head_images) // per_step
-    if steps < 1:
-        raise InputError(
-            f"Of max_images, {left - head_images} are left for a training run beside its zoom, curve and head, but one "
-            f"step takes {per_step}. Raise max_images."
-        )
+    points = settings.curve_points if curve_points is None else curve_points
+    shares = _share_out(max_images, len(slices), points, stepper, settings)
+    zoom = choose_zoom(black_box, visual_prompt, slices, settings, shares.zoom, journal, run)
+    batches = Batches(slices, encoder, zoom)
+    curve_slices = evenly_spaced(slices, shares.curve_slices)
+    steps, batch_size = shares.steps, min(stepper.batch, len(slices))
     stepper.start(visual_prompt, steps)
     curve: list[CurvePoint] = []
 
@@ -134,7 +155,7 @@ def train(
         return dice
 
     plain = Adapter(visual_prompt, zoom=zoom)
-    before_head = points - 1 if head_images else points
+    before_head = points - 1 if shares.head else points
     marks = {round(steps * (n + 1) / max(1, before_head)) for n in range(before_head)} if curve_slices else set()
     if curve_slices:
         measure(0, plain)
@@ -157,12 +178,12 @@ def train(
             if progress:
                 progress(step, steps + 1, journal.images - started, dice)
     adapter = plain
-    if head_images:
+    if shares.head:
         answers = collect_answers(
-            black_box, visual_prompt, batches, settings.prompt, head_images, settings.seed, journal, run
+            black_box, visual_prompt, batches, settings.prompt, shares.head, settings.seed, journal, run
         )
         adapter = replace(plain, head=train_head(batches, answers, settings.seed))
-    dice = measure(steps + 1, adapter) if head_images and curve_slices else None
+    dice = measure(steps + 1, adapter) if shares.head and curve_slices else None
     if progress:
         progress(steps + 1, steps + 1, journal.images - started, dice)
     return adapter, curve
