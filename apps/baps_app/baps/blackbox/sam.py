@@ -117,10 +117,15 @@ class SamBlackBox(BlackBox):
         side = self._model.image_encoder.img_size
         scale = side / max(original)
         resized = (max(1, round(original[0] * scale)), max(1, round(original[1] * scale)))
-        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self._model.device).permute(0, 3, 1, 2).float()
+        levels, device = torch.from_numpy(np.ascontiguousarray(images)), self._model.device
+        on_gpu = device.type == "cuda"
+        if on_gpu:
+            levels = levels.pin_memory()
+        pixels = levels.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
         if resized != original:
             pixels = F.interpolate(pixels, resized, mode="bilinear", align_corners=False, antialias=True)
-        embedding = self._model.image_encoder(self._model.preprocess(pixels))
+        with torch.autocast("cuda", torch.bfloat16, enabled=on_gpu):  # The encoder is nearly all of the work.
+            embedding = self._model.image_encoder(self._model.preprocess(pixels)).float()
         return _Encoded(embedding, original, resized)
 
     def _answer(self, encoded: _Encoded, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
