@@ -51,7 +51,7 @@ serve: .venv/installed
 
 # Needs the real images beside the repository, see benchmarks/real_data.py.
 bench-adapt: .venv/installed
-	@$(PY) benchmarks/adapt.py $(if $(QUICK),--quick,--page docs/results.md)
+	@$(PY) benchmarks/adapt.py $(if $(QUICK),--quick,--publish)
 
 bench-throughput: .venv/installed
 	@$(PY) benchmarks/throughput.py

@@ -26,7 +26,7 @@ from rich.console import Console
 from baps.replacing import replacing
 from corrections import correct
 from real_data import DOMAINS, ROOT, Domain, slices
-from summary import draw, print_corrections, print_tables, summarise, write_markdown
+from summary import all_tables, draw, headline, print_corrections, print_tables, summarise, write_between_marks
 
 HERE = Path(__file__).resolve().parent
 CORE = (
@@ -158,7 +158,7 @@ def main(
     / "runs"
     / "adapt",
     out: Annotated[Path, typer.Option(help="The JSON of all.")] = HERE / "results" / "adapt.json",
-    page: Annotated[str, typer.Option(help="Where the tables go, between two marks; without it, nowhere.")] = "",
+    publish: Annotated[bool, typer.Option(help="Write the tables into docs/results.md and the README.")] = False,
     figure: Annotated[Path, typer.Option(help="Dice against images.")] = HERE.parent
     / "docs"
     / "pictures"
@@ -195,8 +195,9 @@ def main(
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps({"summary": summary, "runs": done}, indent=1))
     draw(done, figure)
-    if page:
-        write_markdown(summary, Path(page))
+    if publish:
+        write_between_marks(all_tables(summary), HERE.parent / "docs" / "results.md")
+        write_between_marks(headline(summary), HERE.parent / "README.md")
     console.print(f"{out}, {figure}")
 
 

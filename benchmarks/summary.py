@@ -20,7 +20,7 @@ Run = Mapping[str, Any]
 _DRAWN = ("cma_es", "spsa_gc_published", "spsa_gc_mended", "prompt_space", "default", "zoom_and_white_box")
 
 _BEGIN, _END = "<!-- bench-adapt begins -->", "<!-- bench-adapt ends -->"
-"""Marks in docs/results.md."""
+"""Marks in a page."""
 
 
 def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -130,8 +130,8 @@ def print_corrections(summary: Sequence[Mapping[str, Any]], console: Console) ->
     console.print(table)
 
 
-def write_markdown(summary: Sequence[Mapping[str, Any]], file: Path) -> None:
-    """The tables, in place of what stands between the two marks in a page."""
+def all_tables(summary: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Lines of Markdown: a table of each domain, and one of corrective clicks."""
     lines = []
     for domain in dict.fromkeys(row["domain"] for row in summary):
         rows = sorted((row for row in summary if row["domain"] == domain), key=lambda row: -row["gain"])
@@ -162,10 +162,34 @@ def write_markdown(summary: Sequence[Mapping[str, Any]], file: Path) -> None:
             dice = " | ".join(f"{found['by_clicks'][n - 1]:.3f}" for n in (1, 2, 3, 5, 10))
             needed = f"{found['clicks_to_85']:.1f} | {100 * found['not_reached']:.0f} %"
             lines.append(f"| {row['domain']} | {row['arm']} | {kind} | {dice} | {needed} |")
-    page = file.read_text()
-    before, rest = page.split(_BEGIN)
-    after = rest.split(_END)[1]
-    file.write_text(before + _BEGIN + "\n" + "\n".join(lines) + "\n" + _END + after)
+    return lines
+
+
+def headline(summary: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Lines of Markdown: the default against the model as it is, where corrective clicks were measured too."""
+    lines = [
+        "| images | test patients | one click: as it is | best window | adapted | gain (± over patients) | "
+        "five clicks: as it is | adapted | clicks to Dice .85: as it is | adapted |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    known = {(row["domain"], row["arm"]): row for row in summary}
+    for row in summary:
+        zero, window = known.get((row["domain"], "zero_shot")), known.get((row["domain"], "window"))
+        if row["arm"] != "default" or zero is None or window is None:
+            continue
+        before, after = zero["corrected"]["click"], row["corrected"]["click"]
+        lines.append(
+            f"| {row['domain']} | {row['test_patients']} | {zero['dice']:.3f} | {window['dice']:.3f} | "
+            f"{row['dice']:.3f} | {row['gain']:+.3f} ± {row['gain_std_patients']:.3f} | {before['by_clicks'][4]:.3f} | "
+            f"{after['by_clicks'][4]:.3f} | {before['clicks_to_85']:.1f} | {after['clicks_to_85']:.1f} |"
+        )
+    return lines
+
+
+def write_between_marks(lines: Sequence[str], file: Path) -> None:
+    """Put lines in place of what stands between the two marks in a page."""
+    before, rest = file.read_text().split(_BEGIN)
+    file.write_text(before + _BEGIN + "\n" + "\n".join(lines) + "\n" + _END + rest.split(_END)[1])
 
 
 def draw(runs: Sequence[Run], file: Path) -> None:
