@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,4 +31,5 @@ def test_the_demo_adapts_and_reports(tmp_path: Path) -> None:
     assert summary["adapted_dice"] - summary["zero_shot_dice"] >= 0.04, summary
     page = (out / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 1 + len(summary["measured_on"])
-    assert "http" not in page.replace("http-equiv", "")  # nothing is fetched from elsewhere
+    told = re.sub('"data:[^"]*"', "", page.replace("http-equiv", ""))  # The letters of a picture may spell anything.
+    assert "http" not in told  # nothing is fetched from elsewhere

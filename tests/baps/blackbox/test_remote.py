@@ -141,7 +141,7 @@ Slices = Callable[..., dict[str, list[LabelledSlice]]]
 
 
 def _same(one: Adaptation, other: Adaptation) -> None:
-    first, second = one.visual_prompt.state_dict(), other.visual_prompt.state_dict()
+    first, second = one.adapter.state(), other.adapter.state()
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert one.verdict == other.verdict
     assert [point.dice for point in one.curve] == [point.dice for point in other.curve]
