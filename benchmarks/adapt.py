@@ -158,6 +158,7 @@ def main(
     / "runs"
     / "adapt",
     out: Annotated[Path, typer.Option(help="The JSON of all.")] = HERE / "results" / "adapt.json",
+    report_only: Annotated[bool, typer.Option(help="Run nothing; say what the files that are there say.")] = False,
     publish: Annotated[bool, typer.Option(help="Write the tables into docs/results.md and the README.")] = False,
     figure: Annotated[Path, typer.Option(help="Dice against images.")] = HERE.parent
     / "docs"
@@ -175,7 +176,7 @@ def main(
         )
     runs.mkdir(parents=True, exist_ok=True)
     wanted = cells(quick, seeds, only, arms)
-    todo = [cell for cell in wanted if not cell.file(runs).exists()]
+    todo = [] if report_only else [cell for cell in wanted if not cell.file(runs).exists()]
     share = 0.4 if quick else 1.0
     estimate = share * sum(_SECONDS.get(cell.arm, _USUAL) for cell in todo) / workers
     console.print(f"{len(todo)} of {len(wanted)} runs to go, {workers} at once: some {estimate / 60:.0f} minutes.")
@@ -188,7 +189,7 @@ def main(
                 file.write_text(json.dumps(found, indent=1))
             dice = sum(found["by_patient"]) / len(found["by_patient"])
             console.print(f"{number}/{len(todo)} {cell.domain}, {cell.arm}, seed {cell.seed}: {dice:.3f}")
-    done = [json.loads(cell.file(runs).read_text()) for cell in wanted]
+    done = [json.loads(cell.file(runs).read_text()) for cell in wanted if cell.file(runs).exists()]
     summary = summarise(done)
     print_tables(summary, console)
     print_corrections(summary, console)
