@@ -101,7 +101,6 @@ def run(cell: Cell, kept: Path) -> tuple[Cell, dict[str, Any]]:
     torch.set_num_threads(1)
     from arms import CORE as CORE_ARMS
     from arms import ONCE, Arena, score
-    from baps.adaptation.training import train  # noqa: F401  # loaded before the clock starts
     from baps.blackbox import load_black_box
 
     domain = next(d for d in DOMAINS if d.name == cell.domain)

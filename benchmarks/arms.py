@@ -18,9 +18,10 @@ from baps.adaptation.steps import PromptSpaceStepper, SpsaGcStepper, Stepper
 from baps.adaptation.training import train
 from baps.adapter import Adapter
 from baps.blackbox import BlackBox, Prompt
+from baps.blackbox.loading import bundled_network
 from baps.blackbox.sam import SamBlackBox
 from baps.visual_prompt import BasisVisualPrompt, ImageStatistics, VisualPrompt
-from steppers import CmaEsStepper, WhiteBoxStepper, bundled_model
+from steppers import CmaEsStepper, WhiteBoxStepper
 from wrapped import CropAroundClick, HardMasks
 
 CLICK_SETS = 5
@@ -107,7 +108,7 @@ def crop(arena: Arena) -> Found:
 
 def best_of_several(arena: Arena) -> Found:
     """The best of the model's three masks by its own predicted IoU."""
-    return SamBlackBox(bundled_model(), "bundled", best_of_several=True), None
+    return SamBlackBox(bundled_network()[0], "bundled", best_of_several=True), None
 
 
 def constant_1(arena: Arena) -> Found:
@@ -171,7 +172,7 @@ def zoom_and_prompt_space(arena: Arena) -> Found:
 def zoom_and_white_box(arena: Arena) -> Found:
     """The same by exact gradients."""
     settings = _settings(arena, head="none")
-    return _train(arena, settings, stepper=WhiteBoxStepper(settings.rate))
+    return _train(arena, settings, stepper=WhiteBoxStepper(settings))
 
 
 def head_without_zoom(arena: Arena) -> Found:
@@ -182,7 +183,7 @@ def head_without_zoom(arena: Arena) -> Found:
 def white_box(arena: Arena) -> Found:
     """The same decoder by exact gradients: the bound that no black box reaches."""
     settings = _settings(arena, zoom="none", head="none")
-    return _train(arena, settings, stepper=WhiteBoxStepper(settings.rate))
+    return _train(arena, settings, stepper=WhiteBoxStepper(settings))
 
 
 def head_alone(arena: Arena) -> Found:

@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 import cma
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from segment_anything.modeling import Sam
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from baps.adaptation.batches import Batch
 from baps.adaptation.losses import image_losses
-from baps.adaptation.steps import Recall, Stepper, ask
+from baps.adaptation.settings import AdaptationSettings
+from baps.adaptation.steps import PromptSpaceStepper, Recall, Stepper, ask
 from baps.blackbox import BlackBox, Prompt
-from baps.blackbox.bundled_model import build_bundled_model
 from baps.blackbox.decoding import decode_masks
-from baps.blackbox.loading import BUNDLED_WEIGHTS
-from baps.blackbox.weights import load_weights
+from baps.blackbox.loading import bundled_network
 from baps.visual_prompt import VisualPrompt
 
 
 def trained(visual_prompt: VisualPrompt) -> list[torch.nn.Parameter]:
     """The weights that may move."""
     return [value for value in visual_prompt.parameters() if value.requires_grad]
-
-
-def bundled_model() -> Sam:
-    """The network of the bundled black box itself."""
-    state, _ = load_weights(BUNDLED_WEIGHTS, "")
-    model = build_bundled_model(json.loads(BUNDLED_WEIGHTS.with_suffix(".json").read_text())["input_side"])
-    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
-    return model.eval().requires_grad_(False)
 
 
 class CmaEsStepper(Stepper):
@@ -72,31 +61,20 @@ class CmaEsStepper(Stepper):
         vector_to_parameters(torch.from_numpy(weights).float(), trained(self.visual_prompt))
 
 
-class WhiteBoxStepper(Stepper):
-    """Exact gradients through the bundled model: what no black box allows, as a bound. Rounding is left out."""
+class WhiteBoxStepper(PromptSpaceStepper):
+    """Exact gradients through the bundled model: what no black box allows, as a bound. Rounding is left out.
 
-    batch = 16
-    asked_each = 2
-    """One is asked; two keep the number of steps equal to that of prompt-space optimisation."""
+    It asks nothing, and makes as many steps as prompt-space optimisation does.
+    """
 
-    def __init__(self, rate: float) -> None:
-        self.rate, self.model = rate, bundled_model()
-
-    def start(self, visual_prompt: VisualPrompt, steps: int) -> None:
-        self.visual_prompt = visual_prompt
-        constant = [p for name, p in visual_prompt.named_parameters() if name == "head.bias"]
-        rest = [p for name, p in visual_prompt.named_parameters() if name != "head.bias"]
-        self.adam = torch.optim.Adam([{"params": constant, "lr": self.rate}, {"params": rest, "lr": self.rate / 10}])
-        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.adam, steps, self.rate / 100)
+    def __init__(self, settings: AdaptationSettings) -> None:
+        super().__init__(settings)
+        self.model = bundled_network()[0].eval().requires_grad_(False)
 
     def step(self, black_box: BlackBox, batch: Batch, generator: torch.Generator, recall: Recall) -> None:
         code = self.visual_prompt(batch.features, batch.prompts, batch.images.shape[-1])
         changed = self.visual_prompt.unrounded(batch.images, code).clamp(0, 255)
-        loss = image_losses(self._answer(changed, batch.prompts), batch.truth).mean()
-        self.adam.zero_grad()
-        loss.backward()
-        self.adam.step()
-        self.schedule.step()
+        self.descend(image_losses(self._answer(changed, batch.prompts), batch.truth).mean())
 
     def _answer(self, images: torch.Tensor, prompts: Sequence[Prompt]) -> torch.Tensor:
         """Probabilities (B, S, S) with a graph, for images of the model's own size and one click each."""

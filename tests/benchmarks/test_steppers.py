@@ -44,7 +44,7 @@ def test_the_white_box_answers_as_the_bundled_black_box(bundled: BlackBox) -> No
     images = torch.rand(2, 3, 192, 192, generator=torch.Generator().manual_seed(0)).mul(255).round()
     prompts = [Prompt(((90.0, 80.0),)), Prompt(((20.0, 150.0),))]
     with torch.no_grad():
-        found = WhiteBoxStepper(0.03)._answer(images, prompts).numpy()
+        found = WhiteBoxStepper(AdaptationSettings())._answer(images, prompts).numpy()
     np.testing.assert_allclose(found, bundled.segment(to_pixels(images), prompts), atol=1e-4)
 
 
@@ -52,9 +52,7 @@ def test_exact_gradients_lower_the_loss(bundled: BlackBox, dim_slices: Callable[
     slices = [piece for pieces in dim_slices(1, each=2, side=192).values() for piece in pieces]
     settings = AdaptationSettings(zoom="none", head="none", curve_points=1, curve_slices=2, max_images=100)
     visual_prompt = build_visual_prompt("basis")
-    made, curve = train(
-        bundled, slices, settings, 100, visual_prompt=visual_prompt, stepper=WhiteBoxStepper(settings.rate)
-    )
+    made, curve = train(bundled, slices, settings, 100, visual_prompt=visual_prompt, stepper=WhiteBoxStepper(settings))
     assert made.visual_prompt is visual_prompt
     assert len(curve) == 2
     assert bool(visual_prompt.state_dict()["head.bias"].any())

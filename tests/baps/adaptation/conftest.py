@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
 from baps.adaptation.batches import Batches
 from baps.adaptation.head_training import Answers
+from baps.errors import BudgetSpentError
 from baps.output_head import OutputHead
 
 
@@ -20,3 +24,15 @@ def short_head(monkeypatch: pytest.MonkeyPatch) -> None:
         return head.eval()
 
     monkeypatch.setattr("baps.adaptation.training.train_head", made_of)
+
+
+@pytest.fixture
+def failing_black_box(new_black_box: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """One that cannot be asked."""
+    black_box = new_black_box()
+
+    def fail(*_: object) -> None:
+        raise BudgetSpentError("no more")
+
+    monkeypatch.setattr(black_box, "_segment", fail)
+    return black_box

@@ -217,18 +217,10 @@ def test_nothing_to_train_on(new_black_box: Callable[..., Any]) -> None:
         adapt(new_black_box(), {}, SETTINGS)
 
 
-def test_a_black_box_that_fails_gives_its_budget_back(
-    new_black_box: Callable[..., Any], dim_slices: Slices, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    black_box = new_black_box()
-
-    def fail(*_: object) -> None:
-        raise BudgetSpentError("no more")
-
-    monkeypatch.setattr(black_box, "_segment", fail)
+def test_a_black_box_that_fails_gives_its_budget_back(failing_black_box: Any, dim_slices: Slices) -> None:
     with pytest.raises(BudgetSpentError):
-        adapt(black_box, dim_slices(5), SETTINGS)
-    assert black_box.budget is None
+        adapt(failing_black_box, dim_slices(5), SETTINGS)
+    assert failing_black_box.budget is None
 
 
 @pytest.mark.usefixtures("short_head")

@@ -300,17 +300,9 @@ def test_a_visual_prompt_and_a_stepper_can_be_given(new_black_box: Callable[...,
     assert all(torch.equal(given.state_dict()[key], before[key]) for key in before)
 
 
-def test_an_error_of_the_black_box_ends_the_training(
-    new_black_box: Callable[..., Any], dim_slices: Slices, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_of_the_black_box_ends_the_training(failing_black_box: Any, dim_slices: Slices) -> None:
     """The thread that makes batches ready does not outlive it."""
-    black_box = new_black_box()
-
-    def fail(*_: object) -> None:
-        raise BudgetSpentError("no more")
-
-    monkeypatch.setattr(black_box, "_segment", fail)
     before = threading.active_count()
     with pytest.raises(BudgetSpentError):
-        train(black_box, _pieces(dim_slices(3)), SETTINGS, 100)
+        train(failing_black_box, _pieces(dim_slices(3)), SETTINGS, 100)
     assert threading.active_count() == before

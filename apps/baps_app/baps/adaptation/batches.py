@@ -11,7 +11,7 @@ import torch
 from ..blackbox import Prompt
 from ..simulated_prompts import draw_prompt
 from ..visual_prompt import Encoder, to_tensor
-from ..zoom import View, crop, move, view_of
+from ..zoom import crop, move, view_of
 from .slices import AnySlice
 
 
@@ -24,14 +24,12 @@ class Batch:
         features: of the whole images, (B, F).
         truth: (B, S, S) float.
         prompts: one an image, in its pixels.
-        views: which parts of the slices they are.
     """
 
     images: torch.Tensor
     features: torch.Tensor
     truth: torch.Tensor
     prompts: list[Prompt]
-    views: list[View]
 
 
 class Batches:
@@ -65,7 +63,6 @@ class Batches:
             torch.cat([self._features[row] for row in rows]),
             crop(truth[:, None], views)[:, 0],
             [move(prompt, view, side) for prompt, view in zip(prompts, views, strict=True)],
-            views,
         )
 
     def order(self, count: int, random: np.random.Generator) -> list[int]:

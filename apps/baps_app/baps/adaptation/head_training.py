@@ -15,11 +15,12 @@ from ..blackbox import BlackBox, Prompt
 from ..metrics import dice
 from ..output_head import GRID, OutputHead, head_features
 from ..simulated_prompts import PROMPTS, draw_correction, draw_prompt
-from ..visual_prompt import VisualPrompt, to_pixels
+from ..visual_prompt import VisualPrompt
 from ..zoom import paste, view_of
 from .batches import Batch, Batches
 from .journal import Journal
 from .losses import image_losses
+from .steps import ask
 
 _BATCH = 8
 _STEPS = 200
@@ -122,8 +123,8 @@ def _ask(
         batch = batches.of(rows[start : start + _ASKED_AT_ONCE], prompts[start : start + _ASKED_AT_ONCE])
 
         def asked(batch: Batch = batch) -> NDArray[np.uint8]:
-            changed = to_pixels(visual_prompt.change(batch.images, batch.features, batch.prompts))
-            probability = torch.from_numpy(black_box.segment(changed, batch.prompts))
+            changed = visual_prompt.change(batch.images, batch.features, batch.prompts)
+            probability = ask(black_box, changed, batch.prompts)
             return (255 * _at_grid(probability)).round().to(torch.uint8).numpy()
 
         parts.append(journal.recall_masks({**what, "from": start}, asked))

@@ -77,8 +77,12 @@ class PromptSpaceStepper(Stepper):
 
         directions = self.visual_prompt.directions(code.shape, generator)
         gradient = code_gradient(losses, code.detach(), directions, self.settings.radius)
+        self.descend((gradient * code).sum().div(len(code)))
+
+    def descend(self, loss: torch.Tensor) -> None:
+        """Step down the gradient of a loss."""
         self.adam.zero_grad()
-        (gradient * code).sum().div(len(code)).backward()
+        loss.backward()
         self.adam.step()
         self.schedule.step()
 

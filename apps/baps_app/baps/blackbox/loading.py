@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from segment_anything import sam_model_registry
+from segment_anything.modeling import Sam
 
 from ..errors import InputError
 from .bundled_model import build_bundled_model
@@ -63,7 +64,12 @@ def load_black_box(
     raise InputError(f"There is no black box named {name!r}. Known ones: {', '.join(BLACK_BOXES)}.")
 
 
-def _bundled(weights: Path, sha256: str, device: str) -> BlackBox:
+def bundled_network(weights: Path = BUNDLED_WEIGHTS, sha256: str = "") -> tuple[Sam, str]:
+    """The network of the bundled model, and the hash of its weights.
+
+    Raises:
+        InputError: if the weights cannot be used.
+    """
     state, digest = load_weights(weights, sha256)
     try:
         record = json.loads(weights.with_suffix(".json").read_text())
@@ -73,8 +79,12 @@ def _bundled(weights: Path, sha256: str, device: str) -> BlackBox:
         raise InputError(
             f"{weights} does not hold the bundled model with its record ({weights.stem}.json) beside it: {error}"
         ) from error
-    model = model.to(device, memory_format=torch.channels_last)
-    return SamBlackBox(model, "bundled", digest, batch_size=16)
+    return model, digest
+
+
+def _bundled(weights: Path, sha256: str, device: str) -> BlackBox:
+    model, digest = bundled_network(weights, sha256)
+    return SamBlackBox(model.to(device, memory_format=torch.channels_last), "bundled", digest, batch_size=16)
 
 
 def _sam(weights: Path | None, sha256: str, device: str) -> BlackBox:
