@@ -24,9 +24,8 @@ import typer
 from rich.console import Console
 
 from baps.replacing import replacing
-from corrections import correct
 from real_data import DOMAINS, ROOT, Domain, slices
-from summary import all_tables, draw, headline, print_corrections, print_tables, summarise, write_between_marks
+from summary import all_tables, draw, headline, summarise, write_between_marks
 
 HERE = Path(__file__).resolve().parent
 CORE = (
@@ -100,7 +99,7 @@ def run(cell: Cell, kept: Path) -> tuple[Cell, dict[str, Any]]:
 
     torch.set_num_threads(1)
     from arms import CORE as CORE_ARMS
-    from arms import ONCE, Arena, score
+    from arms import ONCE, Arena, score, score_corrections
     from baps.blackbox import load_black_box
 
     domain = next(d for d in DOMAINS if d.name == cell.domain)
@@ -111,9 +110,7 @@ def run(cell: Cell, kept: Path) -> tuple[Cell, dict[str, Any]]:
     begun = time.monotonic()
     black_box, adapter = {**CORE_ARMS, **ONCE}[cell.arm](arena)
     seconds = time.monotonic() - begun
-    corrected = (
-        {kind: correct(black_box, adapter, test, kind) for kind in ("click", "box")} if cell.arm in _CORRECTED else {}
-    )
+    kinds = ("click", "box") if cell.arm in _CORRECTED else ()
     return cell, {
         "domain": cell.domain,
         "arm": cell.arm,
@@ -124,7 +121,7 @@ def run(cell: Cell, kept: Path) -> tuple[Cell, dict[str, Any]]:
         "black_box_images": arena.black_box.images_asked,
         "seconds": round(seconds, 1),
         "curve": arena.curve,
-        "corrected": corrected,
+        "corrected": {kind: score_corrections(black_box, adapter, test, kind) for kind in kinds},
         **arena.notes,
     }
 
@@ -190,8 +187,8 @@ def main(
             console.print(f"{number}/{len(todo)} {cell.domain}, {cell.arm}, seed {cell.seed}: {dice:.3f}")
     done = [json.loads(cell.file(runs).read_text()) for cell in wanted if cell.file(runs).exists()]
     summary = summarise(done)
-    print_tables(summary, console)
-    print_corrections(summary, console)
+    for line in all_tables(summary):
+        print(line)
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps({"summary": summary, "runs": done}, indent=1))
     draw(done, figure)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from baps.adaptation.adapt import adapt
@@ -20,6 +21,8 @@ from baps.adapter import Adapter
 from baps.blackbox import BlackBox, Prompt
 from baps.blackbox.loading import bundled_network
 from baps.blackbox.sam import SamBlackBox
+from baps.corrections import Ask, asker, go_on_clicking, summarise
+from baps.simulated_prompts import MOST_CLICKS
 from baps.visual_prompt import BasisVisualPrompt, ImageStatistics, VisualPrompt
 from steppers import CmaEsStepper, WhiteBoxStepper
 from wrapped import CropAroundClick, HardMasks
@@ -27,6 +30,7 @@ from wrapped import CropAroundClick, HardMasks
 CLICK_SETS = 5
 _WATCHED_SLICES = 4
 _WATCHED_SETS = 2
+_CORRECTED_SLICES = 6
 _SEED = 1000
 WINDOWS = [(low, high) for low in (0.0, 0.15, 0.3) for high in (0.6, 0.8, 1.0)]
 """Of the range of grey levels."""
@@ -72,6 +76,25 @@ def score(
 ) -> list[float]:
     """Dice of each patient by one click."""
     return [float(score_slices(black_box, adapter, pieces, "click", _SEED, sets).mean()) for pieces in patients]
+
+
+def score_corrections(
+    black_box: BlackBox, adapter: Adapter | None, patients: Sequence[Sequence[LabelledSlice]], kind: str
+) -> dict[str, object]:
+    """Dice by number of prompts, on up to six slices a patient, with two sets of clicks: see ``Corrections``."""
+    found = []
+    for pieces in patients:
+        scores = []
+        for row, piece in enumerate(evenly_spaced(pieces, _CORRECTED_SLICES)):
+            ask = asker(black_box, adapter, piece.image)
+            randoms = [np.random.default_rng([_SEED, 31, n, row]) for n in range(_WATCHED_SETS)]
+
+            def masks(prompts: Sequence[Prompt], ask: Ask = ask) -> list[NDArray[np.bool_]]:
+                return [probability > 0.5 for probability in ask(prompts)]
+
+            scores.append(go_on_clicking(masks, piece.truth, kind, MOST_CLICKS, randoms))
+        found.append([np.array(scores)])
+    return asdict(summarise(found))
 
 
 Found = tuple[BlackBox, Adapter | None]

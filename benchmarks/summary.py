@@ -9,8 +9,6 @@ from typing import Any
 import matplotlib
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -70,7 +68,7 @@ def _gain(run: Run, zero: Mapping[int, NDArray[np.float64]]) -> NDArray[np.float
 
 
 def _corrected(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
-    """Means over seeds of what ``corrections.correct`` gave, by the kind of first prompt."""
+    """Means over seeds of what ``score_corrections`` gave, by the kind of first prompt."""
     return {
         kind: {
             name: np.mean([run["corrected"][kind][name] for run in runs], axis=0).tolist()
@@ -97,37 +95,6 @@ def _target(runs: Sequence[Run]) -> float:
 
 def _reached(curve: Sequence[tuple[int, float]], target: float) -> int | None:
     return next((images for images, dice in curve if dice >= target), None)
-
-
-def print_tables(summary: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """A table of each domain."""
-    for domain in dict.fromkeys(row["domain"] for row in summary):
-        rows = [row for row in summary if row["domain"] == domain]
-        title = f"{domain}: {rows[0]['test_patients']} test patients, {max(row['seeds'] for row in rows)} seeds"
-        table = Table(
-            "arm", "Dice", "gain ± over seeds", "± over patients", "images", "to 90 %", "of white box", "seconds",
-            title=title,
-        )  # fmt: skip
-        for row in sorted(rows, key=lambda row: -row["gain"]):
-            table.add_row(
-                row["arm"], f"{row['dice']:.3f}", f"{row['gain']:+.3f} ± {row['gain_std']:.3f}",
-                f"{row['gain_std_patients']:.3f}", f"{row['images']:.0f}",
-                "" if row["images_to_90"] is None else f"{row['images_to_90']:.0f}",
-                "" if row["white_box_share"] is None else f"{100 * row['white_box_share']:.0f} %",
-                f"{row['seconds']:.0f}",
-            )  # fmt: skip
-        console.print(table)
-
-
-def print_corrections(summary: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """Dice after further clicks, of the arms that were measured so."""
-    table = Table("domain", "arm", "first prompt", "1", "2", "3", "5", "10", "clicks to .85", "not reached")
-    for row in summary:
-        for kind, found in row["corrected"].items():
-            dice = [f"{found['by_clicks'][n - 1]:.3f}" for n in (1, 2, 3, 5, 10)]
-            needed = [f"{found['clicks_to_85']:.1f}", f"{100 * found['not_reached']:.0f} %"]
-            table.add_row(row["domain"], row["arm"], kind, *dice, *needed)
-    console.print(table)
 
 
 def all_tables(summary: Sequence[Mapping[str, Any]]) -> list[str]:

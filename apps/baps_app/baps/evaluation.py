@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from zlib import crc32
 
@@ -11,36 +11,16 @@ from numpy.typing import NDArray
 
 from .adaptation.cases import Case, CaseReader, slices_showing
 from .adaptation.slices import evenly_spaced
-from .adapter import Adapter, segment_adapted
-from .blackbox import BlackBox, Encoding, Prompt
+from .adapter import Adapter
+from .blackbox import BlackBox, Prompt
+from .corrections import Ask, Corrections, asker, go_on_clicking, summarise
 from .errors import InputError
 from .geometry import SLICE_AXIS, Canvas, Plane
-from .metrics import dice
-from .simulated_prompts import MOST_CLICKS, check_prompts, draw_correction, draw_prompt
+from .simulated_prompts import check_prompts
 from .slice_image import canvas_image
 
 CLICK_SEEDS = 5
 _SLICES = 12
-_GOOD = 0.85
-
-_Ask = Callable[[Sequence[Prompt]], NDArray[np.float32]]
-
-
-@dataclass(frozen=True)
-class Corrections:
-    """What is gained by going on clicking; all over slices, labels, then cases.
-
-    Attributes:
-        by_clicks: mean Dice after the first prompt, after one more click, and so on.
-        by_clicks_std: its spread over the sets of clicks.
-        clicks_to_85: mean number of prompts until a slice's Dice is 0.85 for the first time; ten where it never is.
-        not_reached: share of the slices where it never is.
-    """
-
-    by_clicks: list[float]
-    by_clicks_std: list[float]
-    clicks_to_85: float
-    not_reached: float
 
 
 @dataclass(frozen=True)
@@ -144,23 +124,8 @@ def evaluate(
         name: {value: scores[..., 0].mean(axis=0).tolist() for value, scores in labels.items()}
         for name, labels in found.items()
     }
-    corrections = _summary([labels.values() for labels in found.values()]) if clicks > 1 else None
+    corrections = summarise([labels.values() for labels in found.values()]) if clicks > 1 else None
     return Evaluation(dice, left_out, black_box.images_asked - asked, corrections)
-
-
-def _summary(cases: Sequence[Collection[NDArray[np.float64]]]) -> Corrections:
-    """Of the labels of each case, as ``_score`` returns them."""
-
-    def columns(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Of each set of clicks: Dice after each click, clicks needed, share of slices not reached."""
-        good = scores >= _GOOD
-        missed = ~good.any(axis=-1, keepdims=True)
-        needed = np.where(missed, MOST_CLICKS, good.argmax(axis=-1, keepdims=True) + 1)
-        return np.concatenate([scores, needed, missed], axis=-1).mean(axis=0)
-
-    table = np.mean([np.mean([columns(scores) for scores in labels], axis=0) for labels in cases], axis=0)
-    *by_clicks, needed, missed = table.mean(axis=0).tolist()
-    return Corrections(by_clicks, table[:, :-2].std(axis=0).tolist(), needed, missed)
 
 
 def _score(
@@ -182,48 +147,12 @@ def _score(
         canvas, truth = Canvas.fit(volume, plane, side), plane.of(organ)
         place = [crc32(case.image.name.encode()), case.value, index]
         randoms = [np.random.default_rng([seed, n, *place]) for n in range(CLICK_SEEDS)]
-        ask = _asker(black_box, adapter, canvas_image(volume, plane, canvas, window))
-        scores.append(_click(ask, canvas, truth, kind, clicks, randoms))
+        ask = asker(black_box, adapter, canvas_image(volume, plane, canvas, window))
+
+        def masks(prompts: Sequence[Prompt], ask: Ask = ask, canvas: Canvas = canvas) -> list[NDArray[np.bool_]]:
+            return [canvas.restore(one) > 0.5 for one in ask([canvas.place(prompt) for prompt in prompts])]
+
+        scores.append(go_on_clicking(masks, truth, kind, clicks, randoms))
     if not scores:
         raise InputError("The organ is on no slice that its label covers.")
     return np.array(scores)
-
-
-def _click(
-    ask: _Ask, canvas: Canvas, truth: NDArray[np.bool_], kind: str, clicks: int, randoms: Sequence[np.random.Generator]
-) -> NDArray[np.float64]:
-    """Dice on one slice after each click, (sets, clicks), one source of randomness a set."""
-    scores = np.empty((len(randoms), clicks))
-    prompts = {n: draw_prompt(truth, kind, random) for n, random in enumerate(randoms)}
-    masks: dict[int, NDArray[np.bool_]] = {}
-    for count in range(clicks):
-        if count:
-            drawn = {n: draw_correction(prompt, masks[n], truth, randoms[n]) for n, prompt in prompts.items()}
-            prompts = {n: prompt for n, prompt in drawn.items() if prompt}
-        if not prompts:
-            break
-        answers = ask([canvas.place(prompt) for prompt in prompts.values()])
-        for n, probability in zip(prompts, answers, strict=True):
-            masks[n] = canvas.restore(probability) > 0.5
-            scores[n, count:] = dice(masks[n], truth)
-    return scores
-
-
-def _asker(black_box: BlackBox, adapter: Adapter | None, image: NDArray[np.uint8]) -> _Ask:
-    """What gives the probabilities for several prompts on an image; what is shown is encoded once where that can be."""
-    encodings: dict[Hashable, Encoding] = {}
-
-    def decode(prompt: Prompt) -> NDArray[np.float32]:
-        shown = adapter.shown(prompt, len(image)) if adapter else None
-        if shown not in encodings:
-            encodings[shown] = black_box.encode(adapter.change(image[None], [prompt])[0] if adapter else image)
-        return black_box.decode(encodings[shown], adapter.moved([prompt], len(image))[0] if adapter else prompt)
-
-    def ask(prompts: Sequence[Prompt]) -> NDArray[np.float32]:
-        images = np.repeat(image[None], len(prompts), axis=0)
-        if not black_box.capabilities.encodings:
-            return segment_adapted(black_box, adapter, images, prompts)
-        found = np.stack([decode(prompt) for prompt in prompts])
-        return adapter.refine(images, prompts, found) if adapter else found
-
-    return ask
