@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import random
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -404,16 +402,33 @@ def test_another_adaptation_does_not_go_on_from_the_log(
 
 
 _KILLED = """
-import json, pickle, sys, time
+import json, os, pickle, signal, sys, threading, time
 from pathlib import Path
 import torch
 from conftest import BrightnessBlackBox
+from baps.adaptation import head_training
 from baps.adaptation.adapt import adapt
-folder = Path(sys.argv[1])
+folder, moment, left, delay = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
 slices, settings = pickle.loads((folder / "job").read_bytes())
-black_box = BrightnessBlackBox()
-black_box.wait = lambda: time.sleep(0.03)
-made = adapt(black_box, slices, settings, log=folder / "log.jsonl")
+log, image_losses = folder / "log.jsonl", head_training.image_losses
+
+def came(now):
+    global left
+    left -= now == moment
+    if now == moment and left == 0:
+        threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+
+def asked():
+    came("answers of the head" if b'"from": ' in log.read_bytes() else "answers")
+    time.sleep(0.03)
+
+def learnt(*given):
+    came("the head learns")
+    return image_losses(*given)
+
+black_box, head_training.image_losses = BrightnessBlackBox(), learnt
+black_box.wait = asked
+made = adapt(black_box, slices, settings, log=log)
 torch.save(made.adapter.state(), folder / "state")
 (folder / "record").write_text(json.dumps(made.record))
 """
@@ -438,29 +453,23 @@ def test_an_adaptation_survives_kill_9(
     (tmp_path / "job").write_bytes(pickle.dumps((slices, settings)))
     log, tests = tmp_path / "log.jsonl", Path(__file__).parents[2]
     paths = os.pathsep.join(map(str, (tests, tests.parent / "apps" / "baps_app")))
-    moments = random.Random(0)  # noqa: S311
+    random = np.random.default_rng(0)
 
-    def start() -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", _KILLED, str(tmp_path)]
-        return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths})
+    def start(moment: str, number: int) -> int:
+        command = [sys.executable, "-c", _KILLED, str(tmp_path), moment, str(number), str(random.uniform(0, 0.1))]
+        return subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, check=False).returncode
 
-    def content() -> bytes:
-        return log.read_bytes() if log.exists() else b""
-
-    kills = 0
-    for moment in range(4):
-        before, awaited = content(), b'"from": ' if headed and moment else b""
-        with start() as process:
-            while process.poll() is None and not (len(content()) > len(before) + 200 and awaited in content()):
-                time.sleep(0.005)
-            time.sleep(moments.uniform(0, 0.2) + (headed and moment == 3) * 2)
-            process.kill()
-        kills += process.returncode == -9
-    assert kills == 4
-    assert (b'"from": ' in content()) == headed == (unbroken.adapter.head is not None)
+    moments = ["answers", *["answers of the head"] * 2, "the head learns"] if headed else ["answers"] * 4
+    lengths = [0]
+    for moment in moments:
+        assert start(moment, int(random.integers(2, 5))) == -9
+        lengths.append(len(log.read_bytes()))
+    assert lengths == sorted(lengths)
+    assert lengths[1] > 0
+    assert lengths[-1] > lengths[1]
+    assert (b'"from": ' in log.read_bytes()) == headed == (unbroken.adapter.head is not None)
     assert not (tmp_path / "record").exists()
-    with start() as process:
-        assert process.wait() == 0
+    assert start("never", 1) == 0
     record, state = json.loads((tmp_path / "record").read_text()), torch.load(tmp_path / "state")
     wanted = unbroken.adapter.state()
     assert state.keys() == wanted.keys()
