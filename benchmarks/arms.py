@@ -15,7 +15,7 @@ from baps.adaptation.scoring import score_slices
 from baps.adaptation.settings import AdaptationSettings
 from baps.adaptation.slices import LabelledSlice, evenly_spaced
 from baps.adaptation.splitting import split_patients
-from baps.adaptation.steps import PromptSpaceStepper, SpsaGcStepper, Stepper
+from baps.adaptation.steps import SLOWER, PromptSpaceStepper, SpsaGcStepper, Stepper
 from baps.adaptation.training import train
 from baps.adapter import Adapter
 from baps.blackbox import BlackBox, Prompt
@@ -136,35 +136,29 @@ def best_of_several(arena: Arena) -> Found:
 
 def constant_1(arena: Arena) -> Found:
     """Brightness: one number for all images."""
-    settings = _settings(arena, zoom="none", head="none")
-    stepper = PromptSpaceStepper(replace(settings, rate=10 * settings.rate))  # A tenth is for what is not head.bias.
+    settings = _settings(arena, zoom="none", head="none", corrected=0)
+    stepper = PromptSpaceStepper(replace(settings, rate=SLOWER * settings.rate))
     return _train(arena, settings, _Brightness(), stepper)
 
 
 def constant_12(arena: Arena) -> Found:
-    """One set of 12 coefficients for all images."""
-    return _train(arena, _settings(arena, zoom="none", head="none"), _constant())
+    """One set of 12 coefficients for all images, learned from first clicks alone, as it is measured."""
+    return _train(arena, _settings(arena, zoom="none", head="none", corrected=0), _constant())
 
 
 def cma_es(arena: Arena) -> Found:
     """The same 12 by CMA-ES."""
-    return _train(arena, _settings(arena, zoom="none", head="none"), _constant(), CmaEsStepper(arena.seed))
+    return _train(arena, _settings(arena, zoom="none", head="none", corrected=0), _constant(), CmaEsStepper(arena.seed))
 
 
 def spsa_gc_published(arena: Arena) -> Found:
     """The published decoder, click and optimiser, changes of less than a grey level included."""
-    settings = _settings(
-        arena, zoom="none", head="none", visual_prompt="concat", condition="click", optimiser="spsa_gc"
-    )
-    return _train(arena, settings, stepper=SpsaGcStepper(visible=False))
+    return _train(arena, _published(arena), stepper=SpsaGcStepper(visible=False))
 
 
 def spsa_gc_mended(arena: Arena) -> Found:
     """The same with changes that can be seen."""
-    settings = _settings(
-        arena, zoom="none", head="none", visual_prompt="concat", condition="click", optimiser="spsa_gc"
-    )
-    return _train(arena, settings)
+    return _train(arena, _published(arena))
 
 
 def spsa_gc_80000(arena: Arena) -> Found:
@@ -263,7 +257,13 @@ CORE: dict[str, Callable[[Arena], Found]] = {
 ONCE = {"spsa_gc_80000": spsa_gc_80000}
 
 
-def _settings(arena: Arena, **other: str) -> AdaptationSettings:
+def _published(arena: Arena) -> AdaptationSettings:
+    return _settings(
+        arena, zoom="none", head="none", visual_prompt="concat", condition="click", optimiser="spsa_gc", corrected=0
+    )
+
+
+def _settings(arena: Arena, **other: object) -> AdaptationSettings:
     return replace(AdaptationSettings(max_images=arena.max_images, seed=arena.seed), **other)  # type: ignore[arg-type]
 
 

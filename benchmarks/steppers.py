@@ -77,11 +77,19 @@ class WhiteBoxStepper(PromptSpaceStepper):
         self.descend(image_losses(self._answer(changed, batch.prompts), batch.truth).mean())
 
     def _answer(self, images: torch.Tensor, prompts: Sequence[Prompt]) -> torch.Tensor:
-        """Probabilities (B, S, S) with a graph, for images of the model's own size and one click each."""
-        where = torch.tensor([prompt.positive for prompt in prompts])
-        sparse, dense = self.model.prompt_encoder((where, torch.ones(where.shape[:2])), None, None)
+        """Probabilities (B, S, S) with a graph, for images of the model's own size and clicks; as many as one another
+        are decoded together, as ``SamBlackBox`` does."""
         embeddings = self.model.image_encoder(self.model.preprocess(images))
         position = self.model.prompt_encoder.get_dense_pe()
-        masks, _ = decode_masks(self.model.mask_decoder, embeddings, position, sparse, dense)
+        clicks = [[*prompt.positive, *prompt.negative] for prompt in prompts]
+        found: dict[int, torch.Tensor] = {}
+        for count in {len(places) for places in clicks}:
+            rows = [row for row, places in enumerate(clicks) if len(places) == count]
+            where = torch.tensor([clicks[row] for row in rows])
+            signs = torch.tensor([[n < len(prompts[row].positive) for n in range(count)] for row in rows]).int()
+            sparse, dense = self.model.prompt_encoder((where, signs), None, None)
+            masks, _ = decode_masks(self.model.mask_decoder, embeddings[rows], position, sparse, dense)
+            found.update(zip(rows, masks[:, :1], strict=True))
         size = (images.shape[-2], images.shape[-1])
-        return self.model.postprocess_masks(masks[:, :1], size, size)[:, 0].sigmoid()
+        low = torch.stack([found[row] for row in range(len(prompts))])
+        return self.model.postprocess_masks(low, size, size)[:, 0].sigmoid()

@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from baps.blackbox import Prompt
 from baps.errors import InputError
-from baps.simulated_prompts import check_prompts, draw_correction, draw_prompt
+from baps.simulated_prompts import check_prompts, draw_corrected, draw_correction, draw_prompt
 
 FIRST = Prompt(positive=((0.0, 0.0),))
 
@@ -205,3 +205,33 @@ def test_full_disagreement(seed: int) -> None:
 def test_a_mask_that_is_right_needs_no_click(seed: int) -> None:
     truth = _random_mask(seed)
     assert draw_correction(FIRST, truth, truth.copy(), np.random.default_rng(seed)) is None
+
+
+@given(st.integers(0, 10_000), st.sampled_from(["click", "box"]))
+def test_made_up_corrections_are_true_to_the_object(seed: int, kind: str) -> None:
+    mask = _random_mask(seed)
+    first = draw_prompt(mask, kind, np.random.default_rng(seed))
+    prompt = draw_corrected(mask, kind, np.random.default_rng(seed))
+    assert prompt.box == first.box
+    assert prompt.positive[: len(first.positive)] == first.positive
+    more = len(prompt.positive) - len(first.positive) + len(prompt.negative)
+    assert 0 <= more <= 3
+    assert all(mask[int(y), int(x)] for x, y in prompt.positive)
+    assert not any(mask[int(y), int(x)] for x, y in prompt.negative)
+    assert len({*prompt.positive, *prompt.negative}) == len(prompt.positive) + len(prompt.negative)
+
+
+def test_made_up_corrections_are_of_both_signs_and_up_to_three() -> None:
+    mask = np.zeros((40, 40), bool)
+    mask[12:28, 10:26] = True
+    drawn = [draw_corrected(mask, "click", np.random.default_rng(seed)) for seed in range(60)]
+    assert {len(p.positive) - 1 + len(p.negative) for p in drawn} == {1, 2, 3}
+    assert sum(len(p.negative) for p in drawn) > 20
+    assert sum(len(p.positive) - 1 for p in drawn) > 20
+
+
+def test_an_object_of_one_pixel_can_be_corrected() -> None:
+    mask = np.zeros((9, 9), bool)
+    mask[4, 4] = True
+    for seed in range(20):
+        assert draw_corrected(mask, "click", np.random.default_rng(seed)).positive[0] == (4.0, 4.0)

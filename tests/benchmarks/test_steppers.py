@@ -41,8 +41,9 @@ def test_cma_es_learns(new_black_box: Callable[..., Any], dim_slices: Callable[.
 
 def test_the_white_box_answers_as_the_bundled_black_box(bundled: BlackBox) -> None:
     """The bound is one only if it is of the same model."""
-    images = torch.rand(2, 3, 192, 192, generator=torch.Generator().manual_seed(0)).mul(255).round()
-    prompts = [Prompt(((90.0, 80.0),)), Prompt(((20.0, 150.0),))]
+    images = torch.rand(4, 3, 192, 192, generator=torch.Generator().manual_seed(0)).mul(255).round()
+    here, there, elsewhere = (90.0, 80.0), (20.0, 150.0), (140.0, 40.0)
+    prompts = [Prompt((here,)), Prompt((here, there), (elsewhere,)), Prompt((there,)), Prompt((there,), (here,))]
     with torch.no_grad():
         found = WhiteBoxStepper(AdaptationSettings())._answer(images, prompts).numpy()
     np.testing.assert_allclose(found, bundled.segment(to_pixels(images), prompts), atol=1e-4)

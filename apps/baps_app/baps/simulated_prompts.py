@@ -18,6 +18,9 @@ PROMPTS = ("click", "box")
 MOST_CLICKS = 10
 """After so many nobody goes on correcting a mask."""
 
+_BESIDE = 0.3
+"""How far off a made-up answer is, in sides of the object: the standard deviation along each axis."""
+
 
 def check_prompts(kind: str, seed: int = 0, clicks: int = 1) -> None:
     """Refuse a kind of prompt, a seed or a number of clicks on a slice that prompts cannot be drawn with.
@@ -86,6 +89,22 @@ def draw_correction(
     if missed_size >= false_size:
         return replace(prompt, positive=(*prompt.positive, _well_inside(missed, free, random)))
     return replace(prompt, negative=(*prompt.negative, _well_inside(false, free, random)))
+
+
+def draw_corrected(truth: NDArray[np.bool_], kind: str, random: np.random.Generator) -> Prompt:
+    """A prompt with one to three corrections of answers that somebody made up: the object, beside its place.
+
+    It needs no black box, so that it can be drawn before anything is asked.
+
+    Args:
+        truth, kind, random: as for ``draw_prompt``.
+    """
+    prompt = draw_prompt(truth, kind, random)
+    away = _BESIDE * np.array([np.ptp(places) + 1 for places in np.nonzero(truth)])
+    for _ in range(random.integers(1, 4)):
+        beside = ndimage.shift(truth.astype(np.uint8), random.normal(size=2) * away, order=0) > 0
+        prompt = draw_correction(prompt, beside, truth, random) or prompt
+    return prompt
 
 
 def _largest_piece(region: NDArray[np.bool_], free: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], int]:

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from baps.adaptation.batches import Batches
 from baps.adaptation.slices import LabelledSlice
 from baps.blackbox import Prompt
-from baps.simulated_prompts import draw_prompt
 from baps.visual_prompt import ImageStatistics, image_statistics, to_tensor
 
 Slices = Callable[..., dict[str, list[LabelledSlice]]]
@@ -47,22 +46,36 @@ def test_features_are_worked_out_once_and_only_of_what_is_used(dim_slices: Slice
     encoder = _Counting()
     batches = Batches(_pieces(dim_slices), encoder)
     random = np.random.default_rng(0)
-    first = batches.draw([2, 5, 2], "click", random)
+    first = batches.draw([2, 5, 2], "click", 0.5, random)
     assert encoder.asked == 2
-    again = batches.draw([5, 3], "box", random)
+    again = batches.draw([5, 3], "box", 0.5, random)
     assert encoder.asked == 3
     assert torch.equal(first.features[1], again.features[0])
     assert torch.equal(first.features[0], first.features[2])
 
 
 @pytest.mark.parametrize("kind", ["click", "box"])
-def test_prompts_are_drawn_from_the_truth_one_after_the_other(dim_slices: Slices, kind: str) -> None:
+def test_prompts_are_of_a_kind_and_lie_on_their_slices(dim_slices: Slices, kind: str) -> None:
     slices = _pieces(dim_slices)
-    batches = Batches(slices, ImageStatistics())
-    found = batches.draw([1, 4, 1], kind, np.random.default_rng(3)).prompts
-    random = np.random.default_rng(3)
-    assert found == [draw_prompt(slices[row].truth, kind, random) for row in (1, 4, 1)]
-    assert found != batches.draw([1, 4, 1], kind, np.random.default_rng(4)).prompts
+    batches, rows = Batches(slices, ImageStatistics()), [1, 4, 1] * 5
+    found = batches.draw(rows, kind, 0, np.random.default_rng(3)).prompts
+    for row, prompt in zip(rows, found, strict=True):
+        assert (prompt.box is not None) == (kind == "box")
+        assert len(prompt.positive) == (kind == "click")
+        assert all(slices[row].truth[int(y), int(x)] for x, y in prompt.positive)
+    assert found == batches.draw(rows, kind, 0, np.random.default_rng(3)).prompts
+    assert found != batches.draw(rows, kind, 0, np.random.default_rng(4)).prompts
+
+
+@pytest.mark.parametrize("kind", ["click", "box"])
+@pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0, 0), (0.5, 40, 80), (1.0, 110, 120)])
+def test_a_share_of_the_prompts_is_corrected(
+    dim_slices: Slices, kind: str, share: float, least: int, most: int
+) -> None:
+    batches = Batches(_pieces(dim_slices), ImageStatistics())
+    prompts = batches.draw([1, 4, 7] * 40, kind, share, np.random.default_rng(0)).prompts
+    corrected = sum(len(prompt.positive) + len(prompt.negative) > (kind == "click") for prompt in prompts)
+    assert least <= corrected <= most
 
 
 @given(st.integers(1, 12), st.integers(0, 60), st.integers(0, 9))

@@ -39,6 +39,12 @@ def test_sizes_of_steps_are_positive(name: str, value: float) -> None:
         AdaptationSettings(**{name: value})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("value", [-0.1, 1.5, float("nan")])
+def test_what_is_corrected_is_a_share(value: float) -> None:
+    with pytest.raises(InputError, match="corrected must be a share from 0 to 1"):
+        AdaptationSettings(corrected=value)
+
+
 def test_a_seed_below_zero_is_refused() -> None:
     with pytest.raises(InputError, match="seed"):
         AdaptationSettings(seed=-1)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..blackbox import Prompt
-from ..simulated_prompts import draw_prompt
+from ..simulated_prompts import draw_corrected, draw_prompt
 from ..visual_prompt import Encoder, to_tensor
 from ..zoom import crop, move, view_of
 from .slices import AnySlice
@@ -45,9 +45,10 @@ class Batches:
         self.slices, self._encoder, self.zoom = slices, encoder, zoom
         self._features: dict[int, torch.Tensor] = {}
 
-    def draw(self, rows: Sequence[int], kind: str, random: np.random.Generator) -> Batch:
-        """A batch with new prompts of a kind."""
-        return self.of(rows, [draw_prompt(self.slices[row].truth, kind, random) for row in rows])
+    def draw(self, rows: Sequence[int], kind: str, corrected: float, random: np.random.Generator) -> Batch:
+        """A batch with new prompts of a kind, a share of them ``corrected``."""
+        ways = [draw_corrected if random.random() < corrected else draw_prompt for _ in rows]
+        return self.of(rows, [way(self.slices[row].truth, kind, random) for way, row in zip(ways, rows, strict=True)])
 
     def of(self, rows: Sequence[int], prompts: Sequence[Prompt]) -> Batch:
         """A batch with given prompts, in pixels of the slices."""

@@ -30,11 +30,12 @@ class AdaptationSettings:
         zoom: whether the part around the prompt is enlarged: ``chosen`` on the labelled slices (ours), or ``none``.
         head: what corrects the answers: ``convolutional`` (ours) or ``none`` (as published).
         prompt: the kind of prompt trained for, ``click`` or ``box``.
+        corrected: share of the training prompts with corrective clicks; 0, as published, for first prompts alone.
         max_images: black-box images in all: training, training curve and check.
         seed: of everything random.
         batch: images a step of prompt-space optimisation; SPSA-GC takes its published 4.
         radius: prompt-space: size of the trial change of a coefficient.
-        rate: prompt-space: step size of Adam on the constant part; a tenth of it on the rest.
+        rate: prompt-space: step size of Adam on the constant part; a thirtieth of it on what depends on the image.
         slices_per_volume: used for training at the most.
         check_slices: of each held-back patient at the most.
         click_sets: fixed sets of clicks that the check is repeated with.
@@ -52,6 +53,7 @@ class AdaptationSettings:
     zoom: str = "chosen"
     head: str = "convolutional"
     prompt: str = "click"
+    corrected: float = 0.5
     max_images: int = 4000
     seed: int = 0
     batch: int = 16
@@ -77,4 +79,6 @@ class AdaptationSettings:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}.")
         if not (0 < self.radius < math.inf and 0 < self.rate < math.inf):
             raise InputError(f"radius and rate must be positive numbers, not {self.radius} and {self.rate}.")
+        if not 0 <= self.corrected <= 1:
+            raise InputError(f"corrected must be a share from 0 to 1, not {self.corrected}.")
         check_prompts(self.prompt, self.seed)

@@ -17,6 +17,10 @@ from .batches import Batch
 from .losses import batch_loss, image_losses
 from .settings import AdaptationSettings
 
+SLOWER = 30
+"""How much slower than its constant part the visual prompt learns what depends on the image: that part harms images of
+another kind."""
+
 Recall = Callable[[Callable[[], Sequence[float]]], list[float]]
 """Gives the losses of a step: the journal's, or else what the function brings back from the black box."""
 
@@ -61,7 +65,7 @@ class PromptSpaceStepper(Stepper):
         moved = [(name, value) for name, value in visual_prompt.named_parameters() if value.requires_grad]
         constant = [value for name, value in moved if name == "head.bias"]
         rest = [value for name, value in moved if name != "head.bias"]
-        groups = [{"params": constant, "lr": rate}, {"params": rest, "lr": rate / 10}]
+        groups = [{"params": constant, "lr": rate}, {"params": rest, "lr": rate / SLOWER}]
         self.adam = torch.optim.Adam([group for group in groups if group["params"]])
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.adam, steps, rate / 100)
 

@@ -164,7 +164,8 @@ def train(
     def prepare(step: int) -> tuple[Batch, int]:
         random = np.random.default_rng([settings.seed, step])
         seed = int(random.integers(2**62))
-        return batches.draw(order[(step - 1) * batch_size : step * batch_size], settings.prompt, random), seed
+        rows = order[(step - 1) * batch_size : step * batch_size]
+        return batches.draw(rows, settings.prompt, settings.corrected, random), seed
 
     with ThreadPoolExecutor(1) as ahead:
         following: Future[tuple[Batch, int]] = ahead.submit(prepare, 1)

@@ -48,6 +48,9 @@ def adapt(
     ] = "convolutional",
     visual_prompt: Annotated[str, typer.Option(help="basis (ours) or concat (as published).")] = "basis",
     condition: Annotated[str, typer.Option(help="What it depends on beside the image: label, or click.")] = "label",
+    corrected: Annotated[
+        float, typer.Option(help="Share of training prompts with corrective clicks: 0.5 (ours) or 0 (as published).")
+    ] = 0.5,
     encoder: Annotated[str, typer.Option(help="Frozen encoder: statistics, clip, vit_mae or dino.")] = "statistics",
     encoder_source: Annotated[str, typer.Option(help="Its weights: a local path or a hub's name.")] = "",
     weights: options.Weights = "",
@@ -73,6 +76,7 @@ def adapt(
     settings = AdaptationSettings(
         visual_prompt=visual_prompt,
         condition=condition,
+        corrected=corrected,
         encoder=encoder,
         encoder_source=encoder_source,
         optimiser=optimizer,
