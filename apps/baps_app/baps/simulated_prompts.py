@@ -100,9 +100,13 @@ def draw_corrected(truth: NDArray[np.bool_], kind: str, random: np.random.Genera
         truth, kind, random: as for ``draw_prompt``.
     """
     prompt = draw_prompt(truth, kind, random)
-    away = _BESIDE * np.array([np.ptp(places) + 1 for places in np.nonzero(truth)])
+    object_pixels = np.argwhere(truth)
+    sides = np.ptp(object_pixels, axis=0) + 1
     for _ in range(random.integers(1, 4)):
-        beside = ndimage.shift(truth.astype(np.uint8), random.normal(size=2) * away, order=0) > 0
+        moved = object_pixels + (_BESIDE * sides * random.normal(size=2)).round().astype(int)
+        inside = ((moved >= 0) & (moved < truth.shape)).all(axis=1)
+        beside = np.zeros_like(truth)
+        beside[tuple(moved[inside].T)] = True
         prompt = draw_correction(prompt, beside, truth, random) or prompt
     return prompt
 
@@ -116,7 +120,9 @@ def _largest_piece(region: NDArray[np.bool_], free: NDArray[np.bool_]) -> tuple[
 
 def _well_inside(piece: NDArray[np.bool_], free: NDArray[np.bool_], random: np.random.Generator) -> Point:
     """A free pixel (X, Y) of a piece (H, W), at least half as deep in it as its deepest free pixel."""
-    depth = ndimage.distance_transform_edt(np.pad(piece, 1))[1:-1, 1:-1] * free
+    ((box_rows, box_columns),) = ndimage.find_objects(piece.astype(np.uint8))  # Nothing outside changes a depth.
+    depth = ndimage.distance_transform_edt(np.pad(piece[box_rows, box_columns], 1))[1:-1, 1:-1]
+    depth *= free[box_rows, box_columns]
     rows, columns = np.nonzero(depth >= depth.max() / 2)
     pick = random.integers(len(rows))
-    return float(columns[pick]), float(rows[pick])
+    return float(box_columns.start + columns[pick]), float(box_rows.start + rows[pick])

@@ -23,8 +23,8 @@ from .losses import image_losses
 from .steps import ask
 
 _BATCH = 8
-_STEPS = 200
-_TRIAL_STEPS = 100
+_STEPS = 150
+_TRIAL_STEPS = 60
 _RATE = 5e-3
 _DECAY = 0.1
 _ASKED_AT_ONCE = 32

@@ -20,9 +20,11 @@ _REACH = 3.0
 _BOUND = 6.0
 
 
-def _convolution(inputs: int, outputs: int) -> nn.Sequential:
+def _convolution(inputs: int, outputs: int, width: int = 3) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+        nn.Conv2d(inputs, outputs, width, padding=width // 2, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
     )
 
 
@@ -41,7 +43,7 @@ class OutputHead(nn.Module):
             torch.manual_seed(seed)
             # What hardly varied in training (boxes, where only clicks were given) must not be blown up afterwards.
             self.normalise = nn.BatchNorm2d(FEATURES, eps=1e-2, affine=False)
-            self.fine = _convolution(FEATURES, _WIDTH)
+            self.fine = _convolution(FEATURES, _WIDTH, width=1)  # The features know their surroundings.
             self.middle = _convolution(_WIDTH, 2 * _WIDTH)
             self.coarse = nn.Sequential(_convolution(2 * _WIDTH, 4 * _WIDTH), _convolution(4 * _WIDTH, 4 * _WIDTH))
             self.to_middle = _convolution(6 * _WIDTH, 2 * _WIDTH)
@@ -54,8 +56,8 @@ class OutputHead(nn.Module):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Features (B, FEATURES, GRID, GRID) to corrections of the log odds, (B, 1, GRID, GRID)."""
         fine = self.fine(self.normalise(features).clamp(-_BOUND, _BOUND))
-        middle = self.middle(F.max_pool2d(fine, 2))
-        coarse = self.coarse(F.max_pool2d(middle, 2))
+        middle = self.middle(F.avg_pool2d(fine, 2))
+        coarse = self.coarse(F.avg_pool2d(middle, 2))
         middle = self.to_middle(torch.cat([_twice(coarse), middle], 1))
         correction: torch.Tensor = _REACH * self.last(self.to_fine(torch.cat([_twice(middle), fine], 1)))
         return correction
@@ -78,4 +80,4 @@ class OutputHead(nn.Module):
 
 
 def _twice(x: torch.Tensor) -> torch.Tensor:
-    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")

@@ -59,8 +59,10 @@ class BasisVisualPrompt(VisualPrompt):
             fields = F.interpolate(fields, (side, side), mode="bilinear", align_corners=False)
         # (directions, images, colours, functions, H, W); the functions depend on the image alone.
         fields = fields.view(-1, len(images), 3, FUNCTIONS, *fields.shape[-2:])
-        change = sum(fields[:, :, :, n] * function for n, function in enumerate(basis_functions(x)))
-        return (x + change).flatten(0, 1) * 255.0
+        changed = x
+        for n, function in enumerate(basis_functions(x)):
+            changed = torch.addcmul(changed, fields[:, :, :, n], function)
+        return changed.flatten(0, 1) * 255.0
 
     def directions(self, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
         return torch.randn(shape, generator=generator)
