@@ -107,7 +107,7 @@ def test_patients_held_back_are_asked_in_the_check_alone(new_black_box: Callable
     judged = []
     for _, prompts in black_box.asked:
         for prompt in prompts:
-            ((x, y),) = prompt.positive
+            x, y = prompt.positive[0]
             if any(piece.truth[int(y), int(x)] for piece in slices[judge]):
                 judged.append(prompt)
     # Three slices, two sets of clicks, with and without the adapter; other clicks than the training curve has.

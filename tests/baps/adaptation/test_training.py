@@ -141,7 +141,7 @@ def test_every_slice_comes_once_before_any_comes_again(new_black_box: Callable[.
     for prompts in steps:
         assert prompts[:3] == prompts[3:]  # The same mini-batch serves both signs.
         for prompt in prompts[:3]:
-            ((x, y),) = prompt.positive
+            x, y = prompt.positive[0]
             (which,) = [row for row, piece in enumerate(slices) if piece.truth[int(y), int(x)]]
             seen.append(which)
     assert sorted(seen[:6]) == list(range(6))
