@@ -239,11 +239,10 @@ def test_with_encodings_it_comes_to_the_same(
     assert found == evaluate(encoding, cases, made, clicks=clicks)
     assert found.black_box_images == plain.images_asked == encoding.images_asked == len(_prompts(plain))
     assert _prompts(plain) == _prompts(encoding.inner)
-    slices = sum(len(one.positive) + len(one.negative) == 1 for one in _prompts(plain)) // CLICK_SEEDS
-    assert len(_prompts(plain)) == clicks * slices * CLICK_SEEDS
-    by_slice = [
-        set(_prompts(plain)[n : n + clicks * CLICK_SEEDS]) for n in range(0, len(_prompts(plain)), clicks * CLICK_SEEDS)
-    ]
+    if clicks > 1:  # Where an answer contradicts its clicks, another one is asked for.
+        return
+    slices = len(_prompts(plain)) // CLICK_SEEDS
+    by_slice = [set(_prompts(plain)[n : n + CLICK_SEEDS]) for n in range(0, len(_prompts(plain)), CLICK_SEEDS)]
     images = sum(map(len, by_slice)) if visual_prompt == ("concat", "click") else slices
     assert len(encoding.encoded) == images
 

@@ -159,7 +159,7 @@ def test_the_head_corrects_the_answer_to_every_click(
     canvas = Canvas.fit(phantom[0], MIDDLE, black_box.capabilities.input_side)
     pixels = canvas_image(phantom[0], MIDDLE, canvas, choose_window(phantom[0]))[None]
     masks: list[NDArray[np.bool_]] = []
-    for prompt in (CLICK, Prompt(((3, 3),)), Prompt((*CLICK.positive, (3, 3)), ((30, 30),)), CLICK):
+    for prompt in (CLICK, Prompt(((3, 3),)), Prompt(box=(8, 8, 26, 24)), CLICK):
         placed = [canvas.place(prompt)]
         answer = black_box.segment(adapter.change(pixels, placed), placed)
         expected = canvas.restore(adapter.refine(pixels, placed, answer)[0]) > 0.5
@@ -247,3 +247,21 @@ def test_threads_get_the_answers_that_one_gets(segmenter: Segmenter, path: Path)
         found = list(pool.map(lambda pair: fresh.segment(path, *pair, "").mask, asked * 3))
     for number, mask in enumerate(found):
         np.testing.assert_array_equal(mask, expected[number % len(asked)])
+
+
+def test_a_correction_gets_through_to_the_model(
+    segmenter: Segmenter, new_black_box: Callable[..., BlackBox], path: Path
+) -> None:
+    """A visual prompt that hides everything, and a correction that says where the ball is."""
+    segmenter = Segmenter(new_black_box(side=64), segmenter.store)
+    _publish(segmenter, "spleen", shift=-2.0)
+    corrected = Prompt((*CLICK.positive, (CLICK.positive[0][0] + 3, CLICK.positive[0][1])))
+    as_it_is = segmenter.segment(path, MIDDLE, corrected, "spleen", adapted=False)
+    first = segmenter.segment(path, MIDDLE, CLICK, "spleen")
+    assert first.adapter == ("spleen", "v0001")
+    assert not first.gave_way
+    found = segmenter.segment(path, MIDDLE, corrected, "spleen")
+    assert found.gave_way
+    assert found.adapter is None
+    np.testing.assert_array_equal(found.mask, as_it_is.mask)
+    assert found.mask.any()

@@ -7,14 +7,15 @@ the answer. Each alone is an adapter too.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .blackbox import BlackBox, Prompt
+from .blackbox import BlackBox, Encoding, Prompt
 from .output_head import OutputHead
 from .visual_prompt import VisualPrompt, build_visual_prompt, to_pixels, to_tensor, visual_prompt_from_record
 from .zoom import View, crop, move, paste, view_of
@@ -71,6 +72,12 @@ class Adapter:
         whole: NDArray[np.float32] = paste(answers, views, side).numpy()
         return whole
 
+    def less(self) -> Sequence[Adapter | None]:
+        """What remains of it without its visual prompt, then the model as it is."""
+        if self.head is None and self.zoom == 1:
+            return [None]
+        return [replace(self, visual_prompt=unchanging().visual_prompt), None]
+
     def record(self) -> dict[str, Any]:
         """What ``adapter_from_record`` needs beside the state."""
         return {"visual_prompt": self.visual_prompt.record(), "head": self.head is not None, "zoom": self.zoom}
@@ -95,6 +102,7 @@ class Adapter:
                 module.eval()
 
 
+@cache
 def unchanging() -> Adapter:
     """An adapter that changes nothing."""
     return Adapter(build_visual_prompt("basis"))
@@ -128,3 +136,18 @@ def segment_adapted(
         return black_box.segment(pixels, prompts)
     answers = black_box.segment(adapter.change(pixels, prompts), adapter.moved(prompts, pixels.shape[1]))
     return adapter.refine(pixels, prompts, answers)
+
+
+def encode_adapted(black_box: BlackBox, adapter: Adapter | None, pixels: NDArray[np.uint8], prompt: Prompt) -> Encoding:
+    """The expensive half for an image (S, S, 3); it serves all prompts for which ``Adapter.shown`` is the same."""
+    return black_box.encode(adapter.change(pixels[None], [prompt])[0] if adapter else pixels)
+
+
+def decode_adapted(
+    black_box: BlackBox, adapter: Adapter | None, encoding: Encoding, pixels: NDArray[np.uint8], prompt: Prompt
+) -> NDArray[np.float32]:
+    """The cheap half: the probability (S, S) for a prompt on an image (S, S, 3) that ``encode_adapted`` encoded."""
+    if adapter is None:
+        return black_box.decode(encoding, prompt)
+    answer = black_box.decode(encoding, adapter.moved([prompt], len(pixels))[0])
+    return adapter.refine(pixels[None], [prompt], answer[None])[0]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .adapter import Adapter, segment_adapted
+from .adapter import Adapter, decode_adapted, encode_adapted, segment_adapted
 from .blackbox import BlackBox, Encoding, Prompt
+from .heeding import heed_clicks
 from .metrics import dice
 from .simulated_prompts import MOST_CLICKS, draw_correction, draw_prompt
 
@@ -71,21 +73,29 @@ def go_on_clicking(
 
 
 def asker(black_box: BlackBox, adapter: Adapter | None, image: NDArray[np.uint8]) -> Ask:
-    """What gives the probabilities for several prompts on an image; what is shown is encoded once where that can be."""
+    """What gives the probabilities for several prompts on an image, as a viewer gets them.
+
+    What is shown is encoded once where that can be.
+    """
     encodings: dict[Hashable, Encoding] = {}
 
-    def decode(prompt: Prompt) -> NDArray[np.float32]:
-        shown = adapter.shown(prompt, len(image)) if adapter else None
+    def through(one: Adapter | None, prompt: Prompt) -> NDArray[np.float32]:
+        if not black_box.capabilities.encodings:
+            return segment_adapted(black_box, one, image[None], [prompt])[0]
+        shown = (one is adapter, one.shown(prompt, len(image))) if one else None
         if shown not in encodings:
-            encodings[shown] = black_box.encode(adapter.change(image[None], [prompt])[0] if adapter else image)
-        return black_box.decode(encodings[shown], adapter.moved([prompt], len(image))[0] if adapter else prompt)
+            encodings[shown] = encode_adapted(black_box, one, image, prompt)
+        return decode_adapted(black_box, one, encodings[shown], image, prompt)
 
     def ask(prompts: Sequence[Prompt]) -> NDArray[np.float32]:
-        images = np.repeat(image[None], len(prompts), axis=0)
-        if not black_box.capabilities.encodings:
-            return segment_adapted(black_box, adapter, images, prompts)
-        found = np.stack([decode(prompt) for prompt in prompts])
-        return adapter.refine(images, prompts, found) if adapter else found
+        if black_box.capabilities.encodings:
+            answers = [through(adapter, prompt) for prompt in prompts]
+        else:
+            images = np.repeat(image[None], len(prompts), axis=0)
+            answers = list(segment_adapted(black_box, adapter, images, prompts))
+        for row, prompt in enumerate(prompts):
+            answers[row], _ = heed_clicks(answers[row], adapter, prompt, partial(through, prompt=prompt))
+        return np.stack(answers)
 
     return ask
 

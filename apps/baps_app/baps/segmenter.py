@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .adapter import Adapter, segment_adapted
+from .adapter import Adapter, decode_adapted, encode_adapted, segment_adapted
 from .blackbox import BlackBox, Encoding, Prompt
 from .cache import Cache
 from .formats import read_volume
 from .geometry import SLICE_AXIS, Canvas, Plane
+from .heeding import heed_clicks
 from .intensity import Window, choose_window
 from .slice_image import canvas_image
 from .store import AdapterStore
@@ -35,6 +36,7 @@ class Segmentation:
         volume: that was clicked on.
         window: that the slice was shown with.
         adapter: label and version that served, or None for the model as it is.
+        gave_way: the adapted answer went against the clicks, see ``heed_clicks``.
         encoding_kept: the expensive half was there already.
         seconds: that it took.
     """
@@ -43,6 +45,7 @@ class Segmentation:
     volume: Volume
     window: Window
     adapter: tuple[str, str] | None
+    gave_way: bool
     encoding_kept: bool
     seconds: float
 
@@ -113,23 +116,30 @@ class Segmenter:
         def draw() -> NDArray[np.uint8]:
             return canvas_image(volume, plane, canvas, window)
 
-        kept = False
-        if self.black_box.capabilities.encodings:
+        kept: list[bool] = []
+
+        def ask(one: Adapter | None) -> NDArray[np.float32]:
+            if not self.black_box.capabilities.encodings:
+                return segment_adapted(self.black_box, one, draw()[None], [drawn])[0]
             pixels = self._cache.get(("canvas", identity, plane, window), draw)[0]
-            asked = adapter.moved([drawn], canvas.side)[0] if adapter else drawn
-            shown = adapter.shown(drawn, canvas.side) if adapter else None
+            shown = (made, one is adapter, one.shown(drawn, canvas.side)) if one else None
+            encoding, there = self._cache.get(
+                ("encoding", identity, plane, window, shown),
+                lambda: encode_adapted(self.black_box, one, pixels, drawn),
+            )
+            kept.append(there)
+            return decode_adapted(self.black_box, one, encoding, pixels, drawn)
 
-            def encode() -> Encoding:
-                return self.black_box.encode(adapter.change(pixels[None], [drawn])[0] if adapter else pixels)
-
-            encoding, kept = self._cache.get(("encoding", identity, plane, window, made, shown), encode)
-            probability = self.black_box.decode(encoding, asked)[None]
-            if adapter:
-                probability = adapter.refine(pixels[None], [drawn], probability)
-        else:
-            probability = segment_adapted(self.black_box, adapter, draw()[None], [drawn])
-        mask = canvas.restore(probability[0]) > 0.5
-        return Segmentation(mask, volume, window, served, kept, time.perf_counter() - begun)
+        probability, used = heed_clicks(ask(adapter), adapter, drawn, ask)
+        return Segmentation(
+            mask=canvas.restore(probability) > 0.5,
+            volume=volume,
+            window=window,
+            adapter=served if used else None,
+            gave_way=used is not adapter,
+            encoding_kept=bool(kept) and all(kept),
+            seconds=time.perf_counter() - begun,
+        )
 
 
 def _size(value: Encoding | Adapter | NDArray[np.uint8] | tuple[Volume, Window]) -> int:

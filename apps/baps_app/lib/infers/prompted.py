@@ -74,6 +74,8 @@ class PromptedInfer(InferTask):
         notes = list(click.notes)
         if self._adapted and click.plane.axis != SLICE_AXIS:
             notes.append("Adapters are made for the slices as they are stored; this one was answered without.")
+        if found.gave_way:
+            notes.append("The adapted answer went against a click; this one was given with less of the adapter.")
         handle, name = tempfile.mkstemp(suffix=".nrrd", dir=self._replies.name)
         os.close(handle)
         compress = bool(request.get("result_compress", True))
