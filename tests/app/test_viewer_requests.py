@@ -8,8 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import requests
+import torch
 from requests_toolbelt.multipart import decoder
 
+from baps.adapter import Adapter
+from baps.blackbox import BlackBox
+from baps.output_head import OutputHead
+from baps.store import AdapterStore
+from baps.visual_prompt import build_visual_prompt
 from sites import Site, spleen_click, truth
 
 SLICER = {"result_extension": ".nrrd", "result_dtype": "uint8"}
@@ -162,3 +168,28 @@ def test_two_users_do_not_see_each_others_clicks(server: Site) -> None:
         assert ask(server, "baps", {**OHIF, **other}, "image")[0] == 200
     _, _, after = ask(server, "baps", mine, "image")
     np.testing.assert_array_equal(raw(before), raw(after))
+
+
+def test_where_the_adapter_did_not_answer_it_is_said(own_server: Site, bundled: BlackBox) -> None:
+    """Its head finds nothing anywhere. That holds for a first click, and not against a correction."""
+    head = OutputHead()
+    with torch.no_grad():
+        head.last.bias.fill_(-9)
+    adapter, store = Adapter(build_visual_prompt("basis"), head.eval()), AdapterStore(own_server.adapters)
+    made_for = {"weights_sha256": bundled.capabilities.weights_sha256}
+    store.publish(
+        "spleen", store.add("spleen", adapter, {"adapter": adapter.record(), "black_box": made_for}, "passed")
+    )
+    i, j, k = spleen_click("ct_01")
+    first = {**OHIF, "label": "spleen", "foreground": [[i, j, k]], "background": [], "plane": "axial"}
+    status, said, file = ask(own_server, "baps", first)
+    assert (status, said["adapter"], said["notes"]) == (200, "spleen/v0001", [])
+    assert not raw(file).any()
+    status, said, file = ask(own_server, "baps", {**first, "foreground": [[i, j, k], [i + 4, j, k]]})
+    assert (status, said["adapter"]) == (200, None)
+    assert said["notes"] == ["The adapted answer went against a click; this one was given with less of the adapter."]
+    assert raw(file)[i, j, k]
+    status, said, file = ask(own_server, "baps", {**first, "plane": "coronal"})
+    assert (status, said["adapter"]) == (200, None)
+    assert said["notes"] == ["Adapters are made for the slices as they are stored; this one was answered without."]
+    assert raw(file)[i, j, k]
