@@ -52,6 +52,7 @@ serve: .venv/installed
 # Needs the real images beside the repository, see benchmarks/real_data.py.
 bench-adapt: .venv/installed
 	@$(PY) benchmarks/adapt.py $(if $(QUICK),--quick,--publish)
+	@$(if $(QUICK),,$(PY) benchmarks/weeks.py)
 
 bench-throughput: .venv/installed
 	@$(PY) benchmarks/throughput.py
