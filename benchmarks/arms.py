@@ -273,6 +273,9 @@ def _adapt(arena: Arena, settings: AdaptationSettings) -> Found:
     arena.notes["without_head"] = float(np.mean(score(arena.examiner, replace(made.adapter, head=None), arena.test)))
     arena.notes["status"] = made.status
     arena.notes["verdict"] = made.verdict.record() if made.verdict else None
+    if made.status == "refused":  # Then the model as it is goes on serving.
+        arena.notes["refused"] = float(np.mean(score(arena.examiner, made.adapter, arena.test)))
+        return arena.examiner, None
     return arena.examiner, made.adapter
 
 

@@ -17,6 +17,9 @@ Run = Mapping[str, Any]
 
 _DRAWN = ("cma_es", "spsa_gc_published", "spsa_gc_mended", "prompt_space", "default", "zoom_and_white_box")
 
+_EVERYWHERE = ("zero_shot", "default", "zoom_and_white_box")
+"""Arms that are run on every domain; a domain with others has a table of its own."""
+
 _BEGIN, _END = "<!-- bench-adapt begins -->", "<!-- bench-adapt ends -->"
 """Marks in a page."""
 
@@ -28,7 +31,8 @@ def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
     ``gain_std_patients`` over test patients (mean of the seeds). ``images_to_90`` is after how many images an arm first
     has nine tenths of the best gain of any arm of its domain that asks the black box 4,000 images at the most, on the
     watched test slices; None where it never has. ``white_box_share`` is its gain over that of the same zoom and decoder
-    trained by exact gradients.
+    trained by exact gradients. ``refused`` are the Dices of candidates that the check kept from being served; the row
+    then counts the model as it is.
     """
     rows = []
     for domain in dict.fromkeys(run["domain"] for run in runs):
@@ -56,7 +60,7 @@ def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
                     "images_to_90": float(np.median(reached)) if len(reached) * 2 > len(of_arm) else None,
                     "white_box_share": float(np.mean(means) / np.mean(bound)) if bound and np.mean(bound) > 0 else None,
                     "seconds": float(np.mean([run["seconds"] for run in of_arm])),
-                    "published": sum(run.get("status") == "passed" for run in of_arm),
+                    "refused": [run["refused"] for run in of_arm if "refused" in run],
                     "corrected": _corrected(of_arm),
                 }
             )
@@ -98,27 +102,65 @@ def _reached(curve: Sequence[tuple[int, float]], target: float) -> int | None:
 
 
 def all_tables(summary: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Lines of Markdown: a table of each domain, and one of corrective clicks."""
-    lines = []
+    """Lines of Markdown: a table of each domain with many arms, one of the other domains, and of corrective clicks."""
+    lines, others, many = [], [], []
     for domain in dict.fromkeys(row["domain"] for row in summary):
-        rows = sorted((row for row in summary if row["domain"] == domain), key=lambda row: -row["gain"])
-        seeds = sorted({row["seeds"] for row in rows})
-        said = f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else f"{seeds[0]} seed{'s' * (seeds[0] > 1)}"
-        lines += [
-            f"**{domain}** ({rows[0]['test_patients']} test patients, {said})",
-            "",
-            "| arm | Dice | gain ± over seeds | ± over patients | images | images to 90 % | of white box | seconds |",
-            "| --- | --- | --- | --- | --- | --- | --- | --- |",
-        ]
-        for row in rows:
-            reached = "" if row["images_to_90"] is None else f"{row['images_to_90']:,.0f}"
-            share = "" if row["white_box_share"] is None else f"{100 * row['white_box_share']:.0f} %"
-            lines.append(
-                f"| {row['arm']} | {row['dice']:.3f} | {row['gain']:+.3f} ± {row['gain_std']:.3f} | "
-                f"{row['gain_std_patients']:.3f} | {row['images']:,.0f} | {reached} | {share} | {row['seconds']:.0f} |"
-            )
-        lines.append("")
-    lines += [
+        rows = [row for row in summary if row["domain"] == domain]
+        if {row["arm"] for row in rows} <= set(_EVERYWHERE):
+            others.append({row["arm"]: row for row in rows})
+        else:
+            lines += [*_of_domain(rows), ""]
+            many += rows
+    return [*lines, *_of_others(others), "", *_of_corrections(many)]
+
+
+def _of_domain(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    seeds = sorted({row["seeds"] for row in rows})
+    said = f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else f"{seeds[0]} seed{'s' * (seeds[0] > 1)}"
+    lines = [
+        f"**{rows[0]['domain']}** ({rows[0]['test_patients']} test patients, {said})",
+        "",
+        "| arm | Dice | gain ± over seeds | ± over patients | images | images to 90 % | of white box | seconds |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in sorted(rows, key=lambda row: -row["gain"]):
+        reached = "" if row["images_to_90"] is None else f"{row['images_to_90']:,.0f}"
+        share = "" if row["white_box_share"] is None else f"{100 * row['white_box_share']:.0f} %"
+        lines.append(
+            f"| {row['arm']}{_refused(row)} | {row['dice']:.3f} | {row['gain']:+.3f} ± {row['gain_std']:.3f} | "
+            f"{row['gain_std_patients']:.3f} | {row['images']:,.0f} | {reached} | {share} | {row['seconds']:.0f} |"
+        )
+    return lines
+
+
+def _of_others(domains: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[str]:
+    lines = [
+        "Other domains (those of few images are checks of transfer, no more):",
+        "",
+        "| domain | test patients | seeds | as it is | default | gain ± over patients | white box | share of it |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for arms in domains:
+        if "default" not in arms:
+            continue
+        zero, row, bound = arms["zero_shot"], arms["default"], arms.get("zoom_and_white_box")
+        white, gain = f"{bound['dice']:.3f}" if bound else "", f"{row['gain']:+.3f} ± {row['gain_std_patients']:.3f}"
+        share = "" if row["white_box_share"] is None else f"{100 * row['white_box_share']:.0f} %"
+        lines.append(
+            f"| {row['domain']} | {row['test_patients']} | {row['seeds']} | {zero['dice']:.3f} | "
+            f"{row['dice']:.3f}{_refused(row)} | {gain} | {white} | {share} |"
+        )
+    return lines
+
+
+def _refused(row: Mapping[str, Any]) -> str:
+    """What the check kept from being served, with its Dice on the test patients."""
+    dice = ", ".join(f"{value:.3f}" for value in row["refused"])
+    return f" (refused: {dice})" if dice else ""
+
+
+def _of_corrections(summary: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = [
         "Going on with corrective clicks (Dice after so many prompts; prompts until 0.85, ten where never):",
         "",
         "| domain | arm | first prompt | 1 | 2 | 3 | 5 | 10 | prompts to .85 | not reached |",

@@ -26,7 +26,7 @@ def runs() -> list[dict[str, Any]]:
         _run("zero_shot", [0.4, 0.6], seed=1, corrected=CORRECTED),
         _run("window", [0.5, 0.6]),
         _run("default", [0.6, 0.8], curve=fast, status="passed", corrected=CORRECTED),
-        _run("default", [0.7, 0.7], seed=1, curve=slow, status="refused", corrected=CORRECTED),
+        _run("default", [0.7, 0.7], seed=1, curve=slow, status="refused", refused=0.456, corrected=CORRECTED),
         _run("zoom_and_white_box", [0.65, 0.85], curve=[[0, 0.5], [4000, 0.99]]),
     ]
 
@@ -37,7 +37,7 @@ def test_gains_are_over_zero_shot_on_the_same_patients(runs: list[dict[str, Any]
     assert rows["default"]["gain_std"] == pytest.approx(0.0)
     assert rows["default"]["gain_std_patients"] == pytest.approx(0.05)
     assert rows["default"]["white_box_share"] == pytest.approx(0.2 / 0.25)
-    assert (rows["default"]["seeds"], rows["default"]["published"]) == (2, 1)
+    assert (rows["default"]["seeds"], rows["default"]["refused"]) == (2, [0.456])
     assert rows["window"]["images_to_90"] is None
 
 
@@ -61,8 +61,20 @@ def test_tables_go_between_the_marks(runs: list[dict[str, Any]], tmp_path: Path)
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "old" not in text
-    assert "| default | 0.700 | +0.200 ± 0.000 | 0.050 |" in text
+    assert "| default (refused: 0.456) | 0.700 | +0.200 ± 0.000 | 0.050 |" in text
     assert "| organ | 2 | 0.500 | 0.550 | 0.700 |" in text
+
+
+def test_domains_of_few_arms_stand_together(runs: list[dict[str, Any]]) -> None:
+    few = [
+        {**_run("zero_shot", [0.3, 0.5], corrected=CORRECTED), "domain": "other"},
+        {**_run("default", [0.4, 0.7], corrected=CORRECTED), "domain": "other"},
+        {**_run("zero_shot", [0.3], corrected=CORRECTED), "domain": "not yet"},
+    ]
+    lines = all_tables(summarise([*runs, *few]))
+    assert "| other | 2 | 1 | 0.400 | 0.550 | +0.150 ± 0.050 |  |  |" in lines
+    assert sum("other" in line for line in lines) == 1
+    assert not any("not yet" in line for line in lines)
 
 
 def test_the_figure_is_drawn(runs: list[dict[str, Any]], tmp_path: Path) -> None:
