@@ -20,9 +20,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import torch
 import typer
 from rich.console import Console
 
+from arms import CORE as CORE_ARMS
+from arms import EVERYWHERE, ONCE, Arena, score, score_corrections
+from baps.blackbox import load_black_box
 from baps.replacing import replacing
 from real_data import DOMAINS, ROOT, Domain, slices
 from summary import all_tables, draw, headline, summarise, write_between_marks
@@ -72,9 +76,6 @@ class Cell:
 
 def cells(quick: bool, seeds: int, only: str, arms: str) -> list[Cell]:
     """What there is to run, seed by seed and arm by arm, so that what is not finished says something too."""
-    from arms import CORE as CORE_ARMS
-    from arms import EVERYWHERE, ONCE
-
     wanted = set(arms.split(",")) if arms else {*CORE_ARMS, *ONCE}
     images = 1200 if quick else MAX_IMAGES
     named = [domain.name for domain in DOMAINS if only in domain.name]
@@ -95,13 +96,7 @@ def cells(quick: bool, seeds: int, only: str, arms: str) -> list[Cell]:
 
 def run(cell: Cell, kept: Path) -> tuple[Cell, dict[str, Any]]:
     """One cell, in a process of its own."""
-    import torch
-
     torch.set_num_threads(1)
-    from arms import CORE as CORE_ARMS
-    from arms import ONCE, Arena, score, score_corrections
-    from baps.blackbox import load_black_box
-
     domain = next(d for d in DOMAINS if d.name == cell.domain)
     examiner = load_black_box()
     side = examiner.capabilities.input_side

@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from arms import EVERYWHERE
+
 Run = Mapping[str, Any]
 
 _DRAWN = ("cma_es", "spsa_gc_published", "spsa_gc_mended", "prompt_space", "default", "zoom_and_white_box")
-
-_EVERYWHERE = ("zero_shot", "default", "zoom_and_white_box")
-"""Arms that are run on every domain; a domain with others has a table of its own."""
 
 _BEGIN, _END = "<!-- bench-adapt begins -->", "<!-- bench-adapt ends -->"
 """Marks in a page."""
@@ -106,7 +105,7 @@ def all_tables(summary: Sequence[Mapping[str, Any]]) -> list[str]:
     lines, others, many = [], [], []
     for domain in dict.fromkeys(row["domain"] for row in summary):
         rows = [row for row in summary if row["domain"] == domain]
-        if {row["arm"] for row in rows} <= set(_EVERYWHERE):
+        if {row["arm"] for row in rows} <= set(EVERYWHERE):
             others.append({row["arm"]: row for row in rows})
         else:
             lines += [*_of_domain(rows), ""]

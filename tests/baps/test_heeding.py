@@ -8,7 +8,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from baps.adapter import Adapter, decode_adapted, encode_adapted, segment_adapted
+from baps.adapter import Adapter, segment_adapted, segment_keeping
 from baps.blackbox import BlackBox, Prompt
 from baps.corrections import asker
 from baps.heeding import contradicted, heed_clicks
@@ -163,6 +163,6 @@ def test_both_halves_come_to_what_is_asked_at_once(bundled: BlackBox, lively_hea
     image = np.random.default_rng(1).integers(0, 256, (192, 192, 3), np.uint8)
     prompt = Prompt(((60.0, 90.0),), ((150.0, 40.0),))
     for adapter in (None, Adapter(build_visual_prompt("basis"), lively_head, 0.5)):
-        halves = decode_adapted(bundled, adapter, encode_adapted(bundled, adapter, image, prompt), image, prompt)
+        halves = segment_keeping(bundled, adapter, image, prompt, lambda _, encode: encode())
         whole = segment_adapted(bundled, adapter, image[None], [prompt])[0]
         np.testing.assert_allclose(halves, whole, atol=1e-4)

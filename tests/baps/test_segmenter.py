@@ -9,6 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from baps import heeding
 from baps.adapter import Adapter
 from baps.blackbox import BlackBox, Prompt
 from baps.errors import InputError, NotFoundError
@@ -150,8 +151,10 @@ def test_the_head_corrects_the_answer_to_every_click(
     phantom: Phantom,
     lively_head: OutputHead,
     side: int | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Of the first click on a slice and of the next ones, which meet its kept encoding: each for its own place."""
+    monkeypatch.setattr(heeding, "_NEAR", 9.0)  # No answer contradicts its clicks.
     segmenter = segmenter if side is None else Segmenter(new_black_box(side=side), segmenter.store)
     _publish(segmenter, "spleen", shift=0.1, head=lively_head)
     adapter = segmenter.store.load("spleen", "v0001").adapter
@@ -159,7 +162,7 @@ def test_the_head_corrects_the_answer_to_every_click(
     canvas = Canvas.fit(phantom[0], MIDDLE, black_box.capabilities.input_side)
     pixels = canvas_image(phantom[0], MIDDLE, canvas, choose_window(phantom[0]))[None]
     masks: list[NDArray[np.bool_]] = []
-    for prompt in (CLICK, Prompt(((3, 3),)), Prompt(box=(8, 8, 26, 24)), CLICK):
+    for prompt in (CLICK, Prompt(((3, 3),)), Prompt((*CLICK.positive, (3, 3)), ((30, 30),)), CLICK):
         placed = [canvas.place(prompt)]
         answer = black_box.segment(adapter.change(pixels, placed), placed)
         expected = canvas.restore(adapter.refine(pixels, placed, answer)[0]) > 0.5

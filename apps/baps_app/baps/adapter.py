@@ -6,7 +6,7 @@ the answer. Each alone is an adapter too.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -19,6 +19,9 @@ from .blackbox import BlackBox, Encoding, Prompt
 from .output_head import OutputHead
 from .visual_prompt import VisualPrompt, build_visual_prompt, to_pixels, to_tensor, visual_prompt_from_record
 from .zoom import View, crop, move, paste, view_of
+
+Keep = Callable[[Hashable, Callable[[], Encoding]], Encoding]
+"""Gives the encoding that is kept for what an adapter shows of an image, see ``Adapter.shown``, or makes it."""
 
 
 @dataclass(frozen=True)
@@ -138,16 +141,23 @@ def segment_adapted(
     return adapter.refine(pixels, prompts, answers)
 
 
-def encode_adapted(black_box: BlackBox, adapter: Adapter | None, pixels: NDArray[np.uint8], prompt: Prompt) -> Encoding:
-    """The expensive half for an image (S, S, 3); it serves all prompts for which ``Adapter.shown`` is the same."""
-    return black_box.encode(adapter.change(pixels[None], [prompt])[0] if adapter else pixels)
-
-
-def decode_adapted(
-    black_box: BlackBox, adapter: Adapter | None, encoding: Encoding, pixels: NDArray[np.uint8], prompt: Prompt
+def segment_keeping(
+    black_box: BlackBox, adapter: Adapter | None, pixels: NDArray[np.uint8], prompt: Prompt, keep: Keep
 ) -> NDArray[np.float32]:
-    """The cheap half: the probability (S, S) for a prompt on an image (S, S, 3) that ``encode_adapted`` encoded."""
+    """As ``segment_adapted`` for one image (S, S, 3), in two halves where the black box has them.
+
+    Args:
+        black_box, adapter, pixels, prompt: as there, one of each.
+        keep: keeps the expensive half; other prompts on the image may meet it.
+
+    Returns:
+        Probability, (S, S).
+    """
+    if not black_box.capabilities.encodings:
+        return segment_adapted(black_box, adapter, pixels[None], [prompt])[0]
     if adapter is None:
-        return black_box.decode(encoding, prompt)
+        return black_box.decode(keep(None, lambda: black_box.encode(pixels)), prompt)
+    shown = adapter.shown(prompt, len(pixels))
+    encoding = keep(shown, lambda: black_box.encode(adapter.change(pixels[None], [prompt])[0]))
     answer = black_box.decode(encoding, adapter.moved([prompt], len(pixels))[0])
     return adapter.refine(pixels[None], [prompt], answer[None])[0]

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from .adapter import Adapter, decode_adapted, encode_adapted, segment_adapted
+from .adapter import Adapter, segment_adapted, segment_keeping
 from .blackbox import BlackBox, Encoding, Prompt
 from .heeding import heed_clicks
 from .metrics import dice
@@ -80,12 +80,13 @@ def asker(black_box: BlackBox, adapter: Adapter | None, image: NDArray[np.uint8]
     encodings: dict[Hashable, Encoding] = {}
 
     def through(one: Adapter | None, prompt: Prompt) -> NDArray[np.float32]:
-        if not black_box.capabilities.encodings:
-            return segment_adapted(black_box, one, image[None], [prompt])[0]
-        shown = (one is adapter, one.shown(prompt, len(image))) if one else None
-        if shown not in encodings:
-            encodings[shown] = encode_adapted(black_box, one, image, prompt)
-        return decode_adapted(black_box, one, encodings[shown], image, prompt)
+        def keep(shown: Hashable, encode: Callable[[], Encoding]) -> Encoding:
+            key = (one is adapter, shown)
+            if key not in encodings:
+                encodings[key] = encode()
+            return encodings[key]
+
+        return segment_keeping(black_box, one, image, prompt, keep)
 
     def ask(prompts: Sequence[Prompt]) -> NDArray[np.float32]:
         if black_box.capabilities.encodings:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from .adapter import Adapter
 from .blackbox import Prompt
@@ -22,17 +21,14 @@ _NEAR = 1 / 48
 
 def contradicted(probability: NDArray[np.float32], prompt: Prompt) -> int:
     """How many clicks of a prompt an answer (H, W) contradicts, and all around them."""
-    near = _NEAR * max(probability.shape)
+    near, last = _NEAR * max(probability.shape), np.array(probability.shape[::-1]) - 1
     inside = probability > 0.5
 
     def wrong(region: NDArray[np.bool_], clicks: Sequence[Point]) -> int:
         """How many clicks lie far from a region."""
-        if not clicks or not region.any():
-            return len(clicks)
-        away = ndimage.distance_transform_edt(~region)
-        height, width = region.shape
-        places = [(min(max(round(y), 0), height - 1), min(max(round(x), 0), width - 1)) for x, y in clicks]
-        return sum(bool(away[place] > near) for place in places)
+        rows, columns = np.nonzero(region)
+        pixels = [np.clip((round(x), round(y)), 0, last) for x, y in clicks]
+        return sum(not (np.hypot(columns - x, rows - y) <= near).any() for x, y in pixels)
 
     return wrong(inside, prompt.positive) + wrong(~inside, prompt.negative)
 

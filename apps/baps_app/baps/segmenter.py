@@ -7,13 +7,14 @@ the black box takes them one by one, the caches lock themselves.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .adapter import Adapter, decode_adapted, encode_adapted, segment_adapted
+from .adapter import Adapter, segment_keeping
 from .blackbox import BlackBox, Encoding, Prompt
 from .cache import Cache
 from .formats import read_volume
@@ -113,22 +114,19 @@ class Segmenter:
         made = (*served, _identity(self.store.file(*served))) if served else None
         adapter = self._cache.get(("adapter", made), lambda: self.store.load(*served).adapter)[0] if served else None
 
-        def draw() -> NDArray[np.uint8]:
-            return canvas_image(volume, plane, canvas, window)
-
+        pixels = self._cache.get(
+            ("canvas", identity, plane, window), lambda: canvas_image(volume, plane, canvas, window)
+        )[0]
         kept: list[bool] = []
 
         def ask(one: Adapter | None) -> NDArray[np.float32]:
-            if not self.black_box.capabilities.encodings:
-                return segment_adapted(self.black_box, one, draw()[None], [drawn])[0]
-            pixels = self._cache.get(("canvas", identity, plane, window), draw)[0]
-            shown = (made, one is adapter, one.shown(drawn, canvas.side)) if one else None
-            encoding, there = self._cache.get(
-                ("encoding", identity, plane, window, shown),
-                lambda: encode_adapted(self.black_box, one, pixels, drawn),
-            )
-            kept.append(there)
-            return decode_adapted(self.black_box, one, encoding, pixels, drawn)
+            def keep(shown: Hashable, encode: Callable[[], Encoding]) -> Encoding:
+                through = (made, one is adapter) if one else None
+                encoding, there = self._cache.get(("encoding", identity, plane, window, through, shown), encode)
+                kept.append(there)
+                return encoding
+
+            return segment_keeping(self.black_box, one, pixels, drawn, keep)
 
         probability, used = heed_clicks(ask(adapter), adapter, drawn, ask)
         return Segmentation(

@@ -103,11 +103,11 @@ def test_patients_held_back_are_asked_in_the_check_alone(new_black_box: Callable
     slices = dim_slices(6)
     (judge,) = split_patients(slices).held_back
     black_box = new_black_box()
-    adapt(black_box, slices, SETTINGS)
+    adapt(black_box, slices, replace(SETTINGS, corrected=0))
     judged = []
     for _, prompts in black_box.asked:
         for prompt in prompts:
-            x, y = prompt.positive[0]
+            ((x, y),) = prompt.positive
             if any(piece.truth[int(y), int(x)] for piece in slices[judge]):
                 judged.append(prompt)
     # Three slices, two sets of clicks, with and without the adapter; other clicks than the training curve has.
