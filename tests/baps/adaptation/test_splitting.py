@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -102,7 +103,7 @@ def test_if_only_judges_are_there_they_judge_in_turn(tmp_path: Path) -> None:
     everyone = split_patients(PATIENTS[:30], memory)
     assert len(everyone.held_back) > FEW
     here = split_patients(everyone.held_back, memory)
-    assert here == Split(everyone.held_back, ())
+    assert here == Split(everyone.held_back, (), everyone.held_back)
     assert len(here.folds) == len(everyone.held_back)
     assert split_patients(PATIENTS[:30], memory) == everyone
 
@@ -163,3 +164,49 @@ def test_nobody_who_was_trained_on_judges_while_others_who_are_new_could(
             assert not patients & judged
         trained |= set(split.training)
         judged |= set(split.held_back)
+
+
+def _hashes(patients: Iterable[str]) -> frozenset[str]:
+    return frozenset(map(patient_hash, patients))
+
+
+def test_the_last_who_came_since_judges_too(tmp_path: Path) -> None:
+    memory = tmp_path / "split.json"
+    first = split_patients(PATIENTS[:6], memory)
+    known = _hashes(first.training)
+    for count in range(7, 40):
+        always = split_patients(PATIENTS[:count], memory)
+        split = split_patients(PATIENTS[:count], memory, known)
+        last = PATIENTS[count - 1]
+        assert set(split.held_back) == {*always.held_back, last}
+        assert set(split.training) == set(always.training) - {last}
+        assert split == split_patients(PATIENTS[:count], memory, known)
+        assert split_patients(PATIENTS[:count], memory) == always
+        # Publishing what came of it and training again changes nothing: the last one is still new to it.
+        assert split_patients(PATIENTS[:count], memory, known | _hashes(split.training)) == split
+
+
+def test_where_nobody_came_since_the_same_ones_judge(tmp_path: Path) -> None:
+    memory = tmp_path / "split.json"
+    first = split_patients(PATIENTS[:10], memory)
+    assert split_patients(PATIENTS[:10], memory, _hashes(first.training)) == first
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+@pytest.mark.parametrize("known", [1, 2, 3, 4])
+def test_of_few_those_who_came_since_judge_in_turn(tmp_path: Path, count: int, known: int) -> None:
+    split = split_patients(PATIENTS[:count], tmp_path / "split.json", _hashes(PATIENTS[:known]))
+    assert set(split.training) == set(PATIENTS[:count])
+    assert set(split.in_turn) == set(PATIENTS[known:count] or PATIENTS[:count])
+    assert split.folds == [(tuple(p for p in split.training if p != out), (out,)) for out in split.in_turn]
+
+
+def test_somebody_is_left_to_train_on(tmp_path: Path) -> None:
+    """All others were held back for another label; the only one who may be trained on came last."""
+    memory = tmp_path / "split.json"
+    everyone = split_patients(PATIENTS[:40], memory)
+    held, newcomer = everyone.held_back, "newcomer"
+    memory.write_text(json.dumps({**json.loads(memory.read_text()), patient_hash(newcomer): "training"}))
+    split = split_patients([*held, newcomer], memory, _hashes(everyone.training))
+    assert split.training == (newcomer,)
+    assert set(split.held_back) == set(held)

@@ -129,7 +129,11 @@ class Adaptation:
 
 
 def plan_adaptation(
-    black_box: BlackBox, slices: SlicesByPatient, settings: AdaptationSettings, split_memory: Path | None = None
+    black_box: BlackBox,
+    slices: SlicesByPatient,
+    settings: AdaptationSettings,
+    split_memory: Path | None = None,
+    served: Served | None = None,
 ) -> Plan:
     """Split the patients, and write down what the result will depend on.
 
@@ -138,13 +142,14 @@ def plan_adaptation(
         slices: labelled slices of each patient, as ``load_cases`` gives them.
         settings: see there.
         split_memory: file that keeps who is held back.
+        served: what is served now.
 
     Raises:
         InputError: if there is nothing to train on.
     """
     if not slices:
         raise InputError("There are no labels to train on. Segment a volume, save it, and train again.")
-    split = split_patients(slices, split_memory)
+    split = split_patients(slices, split_memory, served.trained_on if served else frozenset())
     return Plan(split, _facts(black_box, slices, settings, split))
 
 
@@ -160,8 +165,9 @@ def adapt(
 ) -> Adaptation:
     """Adapt a black box to labelled volumes and check the candidate on patients that it was not trained on.
 
-    With five patients or more, some are held back for the check, always the same. With two to four, the check leaves
-    each out in turn, and the candidate is then trained on all of them. With one there is no check.
+    With five patients or more, some are held back for the check: always the same, and the last who came since the
+    served adapter was trained. With two to four, the check leaves each out in turn, or each who came since, and the
+    candidate is then trained on all of them. With one there is no check.
 
     Args:
         black_box: the model; it is asked ``settings.max_images`` images at the most.
@@ -178,7 +184,7 @@ def adapt(
         InputError: if there is nothing to train on, or the images do not suffice.
     """
     begun = time.monotonic()
-    plan = plan or plan_adaptation(black_box, slices, settings)
+    plan = plan or plan_adaptation(black_box, slices, settings, served=served)
     split = plan.split
     trained_on = served.trained_on if served else frozenset()
     judged = _judged(split, slices, settings, arms=3 if served else 2)
@@ -187,11 +193,11 @@ def adapt(
     spare = settings.max_images // _SPARE if black_box.capabilities.resends else 0
     left = settings.max_images - spare - settings.click_sets * asked_to_judge
     folds = [(training, judging) for training, judging in split.folds if set(judging) & set(judged)]
-    runs = max(1, len(folds))
-    # Where each patient is left out in turn, half of the rest is for the last run, on all of them, which is kept.
-    last_run = left - left // 2 if runs > 1 else left
-    per_fold = left // 2 // runs if runs > 1 else left
-    runs += runs > 1
+    # Where patients are left out in turn, half of the rest is for the last run, on all of them, which is kept.
+    checked_is_kept = bool(split.held_back)
+    last_run = left - left // 2 if folds else left
+    per_fold = left if checked_is_kept else left // 2 // max(1, len(folds))
+    runs = len(folds) + (not checked_is_kept)
     about = {**plan.facts, "started_from": served.record.get("fingerprint") if served else None}
     journal = Journal(log, about, black_box)
     budget, limit = black_box.budget, black_box.images_asked + settings.max_images - journal.recalled_images
@@ -237,7 +243,7 @@ def adapt(
                 after[patient] = judge(patient, "adapted", trained[0])
                 if served and patient in fair:
                     now[patient] = judge(patient, "served", served.adapter)
-        if trained is None or not split.held_back:
+        if trained is None or not checked_is_kept:
             trained = run(split.training, (), last_run)
     finally:
         black_box.budget = budget

@@ -41,12 +41,13 @@ def adapt_and_publish(
         BapsError: as ``adapt`` and the store.
     """
     label = names[0]
-    plan = plan_adaptation(black_box, slices, settings, store.split_memory)
+    served = _served(store, label, black_box)
+    plan = plan_adaptation(black_box, slices, settings, store.split_memory, served)
     versions = {name: found for name in names if (found := store.find(name, plan.fingerprint))}
     known = label in versions
     if len(versions) < len(names):
         log = store.log(label)
-        result = adapt(black_box, slices, settings, plan, progress, log, _served(store, label, black_box))
+        result = adapt(black_box, slices, settings, plan, progress, log, served)
         for name in set(names) - set(versions):
             record = {**result.record, "reason": result.sentence()}
             versions[name] = store.add(name, result.adapter, record, result.status, log)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,21 +22,20 @@ class Split:
 
     Attributes:
         training: patients to train on.
-        held_back: patients that only judge. Empty with ``FEW`` patients or fewer: then each judges in turn, or, if
-            there is but one, nobody.
+        held_back: patients that only judge. Empty with ``FEW`` patients or fewer.
+        in_turn: patients who judge in turn where nobody is held back; nobody, if there is but one patient.
     """
 
     training: tuple[str, ...]
     held_back: tuple[str, ...]
+    in_turn: tuple[str, ...] = ()
 
     @property
     def folds(self) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
         """(training, judging) for every run that a check needs; the last run of few patients trains on all."""
         if self.held_back:
             return [(self.training, self.held_back)]
-        if len(self.training) < 2:
-            return []
-        return [(tuple(p for p in self.training if p != out), (out,)) for out in self.training]
+        return [(tuple(p for p in self.training if p != out), (out,)) for out in self.in_turn]
 
 
 def patient_hash(patient: str) -> str:
@@ -44,13 +43,17 @@ def patient_hash(patient: str) -> str:
     return hashlib.sha256(f"baps split {patient}".encode()).hexdigest()[:16]
 
 
-def split_patients(patients: Iterable[str], memory: Path | None = None) -> Split:
+def split_patients(patients: Iterable[str], memory: Path | None = None, known: Set[str] = frozenset()) -> Split:
     """Split patients, the same way every time.
 
     Args:
         patients: whom there are labels of.
-        memory: a JSON file that keeps the roles (by hash). A patient keeps its role when others come: those who were
-            trained on while they were few are not held back later, for the served adapter knows them.
+        memory: a JSON file that keeps the roles (by hash), in the order in which patients came. A patient keeps its
+            role when others come: those who were trained on while they were few are not held back later, for the
+            served adapter knows them.
+        known: hashes of the patients whom the served adapter was trained on. Of those who came since, the last one
+            judges too: it looks most like the next ones, and a new scanner gets a voice. It may be trained on once
+            another one has come. Of few patients, only those who came since judge in turn.
     """
     ordered = sorted(set(patients), key=patient_hash)
     roles: dict[str, str] = json.loads(memory.read_text()) if memory and memory.exists() else {}
@@ -70,7 +73,12 @@ def split_patients(patients: Iterable[str], memory: Path | None = None) -> Split
     if memory:
         memory.parent.mkdir(parents=True, exist_ok=True)
         with replacing(memory) as partial:
-            partial.write_text(json.dumps(roles, indent=1, sort_keys=True))
+            partial.write_text(json.dumps(roles, indent=1))
+    new = [p for p in ordered if known and patient_hash(p) not in known]
     if few or alone:
-        return Split(tuple(ordered), ())
+        return Split(tuple(ordered), (), tuple(new or ordered) if len(ordered) > 1 else ())
+    came = list(roles)
+    last = max(new, key=lambda patient: came.index(patient_hash(patient)), default=None)
+    if last and last not in held and len(held) + 1 < len(ordered):
+        held.append(last)
     return Split(tuple(p for p in ordered if p not in held), tuple(p for p in ordered if p in held))
