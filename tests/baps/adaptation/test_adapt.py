@@ -118,10 +118,23 @@ def test_patients_held_back_are_asked_in_the_check_alone(new_black_box: Callable
     assert len(judged) == 3 * 2 * 2
 
 
+@pytest.mark.parametrize("pictures", [5, 7])
+def test_a_few_pictures_judge_in_turn(new_black_box: Callable[..., Any], dim_slices: Slices, pictures: int) -> None:
+    """One picture that is held back says nothing: each is left out once."""
+    black_box = new_black_box()
+    result = adapt(black_box, dim_slices(pictures, each=1), SETTINGS)
+    assert result.record["check"] == "leave some out"
+    assert result.verdict is not None
+    assert (result.verdict.unit, result.verdict.count) == ("patient", pictures)
+    assert result.status == "passed"
+    assert result.record["held_back_patients"] == []
+    assert black_box.images_asked <= SETTINGS.max_images
+
+
 def test_three_patients_are_left_out_in_turn(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     told: list[ProgressReport] = []
     result = adapt(new_black_box(), dim_slices(3), replace(SETTINGS, max_images=2500), progress=told.append)
-    assert result.record["check"] == "leave one out"
+    assert result.record["check"] == "leave some out"
     assert result.verdict is not None
     assert (result.verdict.unit, result.verdict.count) == ("patient", 3)
     assert result.verdict.better

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baps.adaptation.splitting import FEW, Split, patient_hash, split_patients
+from baps.adaptation.splitting import FEW, FEW_PICTURES, Split, patient_hash, split_patients
 
 PATIENTS = [f"patient {number}" for number in range(40)]
 
@@ -103,8 +103,9 @@ def test_if_only_judges_are_there_they_judge_in_turn(tmp_path: Path) -> None:
     everyone = split_patients(PATIENTS[:30], memory)
     assert len(everyone.held_back) > FEW
     here = split_patients(everyone.held_back, memory)
-    assert here == Split(everyone.held_back, (), everyone.held_back)
-    assert len(here.folds) == len(everyone.held_back)
+    assert (here.training, here.held_back) == (everyone.held_back, ())
+    assert sorted(p for group in here.in_turn for p in group) == sorted(everyone.held_back)
+    assert len(here.folds) == FEW
     assert split_patients(PATIENTS[:30], memory) == everyone
 
 
@@ -197,8 +198,25 @@ def test_where_nobody_came_since_the_same_ones_judge(tmp_path: Path) -> None:
 def test_of_few_those_who_came_since_judge_in_turn(tmp_path: Path, count: int, known: int) -> None:
     split = split_patients(PATIENTS[:count], tmp_path / "split.json", _hashes(PATIENTS[:known]))
     assert set(split.training) == set(PATIENTS[:count])
-    assert set(split.in_turn) == set(PATIENTS[known:count] or PATIENTS[:count])
-    assert split.folds == [(tuple(p for p in split.training if p != out), (out,)) for out in split.in_turn]
+    assert set(split.in_turn) == {(patient,) for patient in PATIENTS[known:count] or PATIENTS[:count]}
+    assert split.folds == [(tuple(p for p in split.training if p != out), (out,)) for (out,) in split.in_turn]
+
+
+@pytest.mark.parametrize("count", range(2, FEW_PICTURES + 1))
+def test_of_few_pictures_a_quarter_judges_in_turn(count: int) -> None:
+    split = split_patients(PATIENTS[:count], most_few=FEW_PICTURES)
+    assert (set(split.training), split.held_back) == (set(PATIENTS[:count]), ())
+    assert len(split.folds) == min(count, FEW)
+    judging = [patient for _, judges in split.folds for patient in judges]
+    assert sorted(judging) == sorted(PATIENTS[:count])
+    for training, judges in split.folds:
+        assert set(training) == set(PATIENTS[:count]) - set(judges)
+        assert len(judges) in (count // FEW, -(-count // FEW))
+
+
+def test_of_more_pictures_three_at_least_are_held_back() -> None:
+    split = split_patients(PATIENTS[: FEW_PICTURES + 1], most_few=FEW_PICTURES)
+    assert len(split.held_back) == 3
 
 
 def test_somebody_is_left_to_train_on(tmp_path: Path) -> None:

@@ -22,10 +22,10 @@ from .journal import Journal
 from .scoring import score_slices
 from .settings import AdaptationSettings
 from .slices import AnySlice, SlicesByPatient, evenly_spaced
-from .splitting import Split, patient_hash, split_patients
+from .splitting import FEW, FEW_PICTURES, Split, patient_hash, split_patients
 from .training import CurvePoint, Watch, train
 
-_METHOD = 3
+_METHOD = 4
 """To be raised whenever the same data, settings and seeds come to another result than before."""
 
 _SPARE = 50
@@ -149,7 +149,9 @@ def plan_adaptation(
     """
     if not slices:
         raise InputError("There are no labels to train on. Segment a volume, save it, and train again.")
-    split = split_patients(slices, split_memory, served.trained_on if served else frozenset())
+    known = served.trained_on if served else frozenset()
+    most_few = FEW_PICTURES if all(len(pieces) == 1 for pieces in slices.values()) else FEW
+    split = split_patients(slices, split_memory, known, most_few)
     return Plan(split, _facts(black_box, slices, settings, split))
 
 
@@ -166,8 +168,9 @@ def adapt(
     """Adapt a black box to labelled volumes and check the candidate on patients that it was not trained on.
 
     With five patients or more, some are held back for the check: always the same, and the last who came since the
-    served adapter was trained. With two to four, the check leaves each out in turn, or each who came since, and the
-    candidate is then trained on all of them. With one there is no check.
+    served adapter was trained. With two to four (of pictures, two to twelve), the check leaves each (or a quarter of
+    them) out in turn, only those who came since if there are any, and the candidate is then trained on all of them.
+    With one there is no check.
 
     Args:
         black_box: the model; it is asked ``settings.max_images`` images at the most.
@@ -258,7 +261,7 @@ def adapt(
         **about,
         "fingerprint": plan.fingerprint,
         "known_patients": sorted({*map(patient_hash, split.training), *trained_on}),
-        "check": "held back" if split.held_back else "leave one out" if split.folds else "none, one patient only",
+        "check": "held back" if split.held_back else "leave some out" if split.folds else "none, one patient only",
         "windows": [window.record() for window in sorted(windows, key=lambda w: (w.low, w.high, w.source))],
         "verdict": verdict.record() if verdict else None,
         "against_served": against_served.record() if against_served else None,

@@ -13,6 +13,9 @@ from ..replacing import replacing
 FEW = 4
 """Up to so many patients are judged by leaving one out in turn."""
 
+FEW_PICTURES = 12
+"""Up to so many, if there is but one slice of each: a fifth of them would be one or two pictures, which tell nothing."""
+
 HELD_BACK_SHARE = 0.2
 
 
@@ -22,20 +25,21 @@ class Split:
 
     Attributes:
         training: patients to train on.
-        held_back: patients that only judge. Empty with ``FEW`` patients or fewer.
-        in_turn: patients who judge in turn where nobody is held back; nobody, if there is but one patient.
+        held_back: patients that only judge. Empty where patients are few.
+        in_turn: up to ``FEW`` groups of patients who judge in turn where nobody is held back; none, if there is but one
+            patient.
     """
 
     training: tuple[str, ...]
     held_back: tuple[str, ...]
-    in_turn: tuple[str, ...] = ()
+    in_turn: tuple[tuple[str, ...], ...] = ()
 
     @property
     def folds(self) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
         """(training, judging) for every run that a check needs; the last run of few patients trains on all."""
         if self.held_back:
             return [(self.training, self.held_back)]
-        return [(tuple(p for p in self.training if p != out), (out,)) for out in self.in_turn]
+        return [(tuple(p for p in self.training if p not in out), out) for out in self.in_turn]
 
 
 def patient_hash(patient: str) -> str:
@@ -43,7 +47,9 @@ def patient_hash(patient: str) -> str:
     return hashlib.sha256(f"baps split {patient}".encode()).hexdigest()[:16]
 
 
-def split_patients(patients: Iterable[str], memory: Path | None = None, known: Set[str] = frozenset()) -> Split:
+def split_patients(
+    patients: Iterable[str], memory: Path | None = None, known: Set[str] = frozenset(), most_few: int = FEW
+) -> Split:
     """Split patients, the same way every time.
 
     Args:
@@ -54,10 +60,11 @@ def split_patients(patients: Iterable[str], memory: Path | None = None, known: S
         known: hashes of the patients whom the served adapter was trained on. Of those who came since, the last one
             judges too: it looks most like the next ones, and a new scanner gets a voice. It may be trained on once
             another one has come. Of few patients, only those who came since judge in turn.
+        most_few: up to so many patients are few, and judge in turn.
     """
     ordered = sorted(set(patients), key=patient_hash)
     roles: dict[str, str] = json.loads(memory.read_text()) if memory and memory.exists() else {}
-    few = len(ordered) <= FEW
+    few = len(ordered) <= most_few
     wanted = 0 if few else max(1, round(HELD_BACK_SHARE * len(ordered)))
     held = [p for p in ordered if roles.get(patient_hash(p)) == "held back"]
     for patient in ordered:
@@ -76,7 +83,8 @@ def split_patients(patients: Iterable[str], memory: Path | None = None, known: S
             partial.write_text(json.dumps(roles, indent=1))
     new = [p for p in ordered if known and patient_hash(p) not in known]
     if few or alone:
-        return Split(tuple(ordered), (), tuple(new or ordered) if len(ordered) > 1 else ())
+        groups = [tuple((new or ordered)[n::FEW]) for n in range(FEW)]
+        return Split(tuple(ordered), (), tuple(filter(None, groups)) if len(ordered) > 1 else ())
     came = list(roles)
     last = max(new, key=lambda patient: came.index(patient_hash(patient)), default=None)
     if last and last not in held and len(held) + 1 < len(ordered):
