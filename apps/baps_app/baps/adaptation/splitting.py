@@ -14,7 +14,7 @@ FEW = 4
 """Up to so many patients are judged by leaving one out in turn."""
 
 FEW_PICTURES = 12
-"""Up to so many, if there is but one slice of each: a fifth of them would be one or two pictures, which tell nothing."""
+"""Up to so many, if there is but one slice of each: a fifth of them is one or two pictures, which say nothing."""
 
 HELD_BACK_SHARE = 0.2
 
