@@ -61,17 +61,18 @@ def test_an_empty_variable_does_not_hide_the_file(tmp_path: Path) -> None:
     assert (found.cache_mb, found.device) == (7, "cuda")
 
 
-def test_settings_that_can_be_checked_at_start(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["sam", "sam2"])
+def test_settings_that_can_be_checked_at_start(tmp_path: Path, name: str) -> None:
     check_settings(Settings())
     weights = tmp_path / "sam.pth"
     with pytest.raises(InputError, match="'medsam2'.*bundled, sam, remote"):
         check_settings(Settings(black_box="medsam2"))
-    with pytest.raises(InputError, match="sam needs weights"):
-        check_settings(Settings(black_box="sam"))
+    with pytest.raises(InputError, match=f"{name} needs weights"):
+        check_settings(Settings(black_box=name))
     with pytest.raises(InputError, match=r"sam\.pth does not exist"):
-        check_settings(Settings(black_box="sam", weights=weights))
+        check_settings(Settings(black_box=name, weights=weights))
     weights.touch()
-    check_settings(Settings(black_box="sam", weights=weights))
+    check_settings(Settings(black_box=name, weights=weights))
 
 
 def test_a_remote_model() -> None:

@@ -128,7 +128,7 @@ def check_settings(settings: Settings) -> None:
         raise InputError(f"There is no black box named {settings.black_box!r}. Known ones: {', '.join(BLACK_BOXES)}.")
     if settings.black_box == "remote" and settings.remote_model is None:
         raise InputError("The black box remote needs an address: give one such as http://host:8000/model (REMOTE=...).")
-    if settings.black_box == "sam" and settings.weights is None:
+    if settings.black_box in ("sam", "sam2") and settings.weights is None:
         raise InputError(
             f"The black box {settings.black_box} needs weights: give the path of a checkpoint (WEIGHTS=...)."
         )

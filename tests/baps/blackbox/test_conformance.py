@@ -17,6 +17,7 @@ from segment_anything import SamPredictor, sam_model_registry
 
 from baps.blackbox import BlackBox, Encoding, Prompt, RemoteSettings, load_black_box
 from baps.blackbox.bundled_model import build_bundled_model
+from baps.blackbox.sam2 import build_sam2_model
 from baps.errors import BudgetSpentError, InputError
 
 PROMPTS = [
@@ -76,18 +77,39 @@ def sam_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     path.unlink()
 
 
-@pytest.fixture(scope="session", params=["bundled", pytest.param("sam", marks=pytest.mark.slow), "http", "grpc"])
+@pytest.fixture(scope="session")
+def sam2_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """SAM 2.1 tiny with random weights, in the form of the published file."""
+    path = tmp_path_factory.mktemp("sam2") / "random_tiny.pt"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.save({"model": build_sam2_model("t").state_dict()}, path)
+    yield path
+    path.unlink()
+
+
+@pytest.fixture(
+    scope="session",
+    params=[
+        "bundled",
+        pytest.param("sam", marks=pytest.mark.slow),
+        pytest.param("sam2", marks=pytest.mark.slow),
+        "http",
+        "grpc",
+    ],
+)
 def backend(request: pytest.FixtureRequest) -> Backend:
     shape = (36, 50)
     if request.param == "bundled":
         black_box = load_black_box("bundled", device="cpu")
-    elif request.param == "sam":
-        black_box = load_black_box("sam", weights=request.getfixturevalue("sam_weights"), device="cpu")
+    elif request.param in ("sam", "sam2"):
+        weights_file = request.getfixturevalue(f"{request.param}_weights")
+        black_box = load_black_box(request.param, weights=weights_file, device="cpu")
     else:
         address = request.getfixturevalue("bundled_host").addresses[request.param]
         black_box = load_black_box("remote", remote=RemoteSettings(address))
         shape = (black_box.capabilities.input_side,) * 2
-    here = request.param in ("bundled", "sam")
+    here = request.param in ("bundled", "sam", "sam2")
     images = _images(shape)
     counts, weights = [black_box.images_asked], [_digest(black_box)] if here else []
     answer = black_box.segment(images, PROMPTS)

@@ -27,9 +27,10 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
     assert all(name in str(caught.value) for name in BLACK_BOXES)
 
 
-def test_sam_needs_weights() -> None:
-    with pytest.raises(InputError, match="needs weights"):
-        load_black_box("sam", device="cpu")
+@pytest.mark.parametrize("name", ["sam", "sam2"])
+def test_a_checkpoint_is_needed(name: str) -> None:
+    with pytest.raises(InputError, match=f"The black box {name} needs weights"):
+        load_black_box(name, device="cpu")
 
 
 def test_a_remote_model_needs_an_address_and_no_weights() -> None:
@@ -39,21 +40,22 @@ def test_a_remote_model_needs_an_address_and_no_weights() -> None:
         load_black_box("remote", weights=BUNDLED_WEIGHTS, remote=RemoteSettings("http://127.0.0.1:9/m"))
 
 
-@pytest.mark.parametrize("name", ["bundled", "sam"])
+@pytest.mark.parametrize("name", ["bundled", "sam", "sam2"])
 def test_weights_that_are_missing(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match="does not exist"):
         load_black_box(name, weights=tmp_path / "absent.safetensors", device="cpu")
 
 
-@pytest.mark.parametrize("name", ["bundled", "sam"])
+@pytest.mark.parametrize("name", ["bundled", "sam", "sam2"])
 def test_a_hash_that_is_wrong(name: str) -> None:
     with pytest.raises(InputError, match="was expected"):
         load_black_box(name, weights=BUNDLED_WEIGHTS, sha256="0" * 64, device="cpu")
 
 
-def test_weights_of_another_model_are_no_sam() -> None:
-    with pytest.raises(InputError, match="holds no SAM checkpoint"):
-        load_black_box("sam", weights=BUNDLED_WEIGHTS, device="cpu")
+@pytest.mark.parametrize(("name", "model"), [("sam", "SAM"), ("sam2", "SAM 2")])
+def test_weights_of_another_model(name: str, model: str) -> None:
+    with pytest.raises(InputError, match=f"holds no {model} checkpoint"):
+        load_black_box(name, weights=BUNDLED_WEIGHTS, device="cpu")
 
 
 def test_a_sam_with_tensors_missing(tmp_path: Path) -> None:

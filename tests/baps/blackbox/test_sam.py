@@ -34,4 +34,4 @@ def test_a_gpu_without_enough_memory_is_a_sentence_and_the_next_call_may_do(monk
 def test_kept_encodings_lie_in_main_memory_and_are_counted() -> None:
     encoding = SamBlackBox(build_bundled_model(64), "small").encode(IMAGE)
     assert encoding.nbytes == 128 * 8 * 8 * 4
-    assert encoding._content.embedding.device.type == "cpu"  # type: ignore[attr-defined]
+    assert encoding._content.tensors[0].device.type == "cpu"  # type: ignore[attr-defined]

@@ -15,11 +15,12 @@ from .bundled_model import build_bundled_model
 from .interface import BlackBox
 from .remote import RemoteBlackBox, RemoteSettings
 from .sam import SamBlackBox
+from .sam2 import Sam2BlackBox, sam2_of
 from .weights import load_weights
 
 BUNDLED_WEIGHTS = Path(__file__).parent / "bundled" / "bundled.safetensors"
 _SAM_WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
-BLACK_BOXES = ("bundled", "sam", "remote")
+BLACK_BOXES = ("bundled", "sam", "sam2", "remote")
 """Names that ``load_black_box`` knows."""
 
 
@@ -34,8 +35,8 @@ def load_black_box(
 
     Args:
         name: ``bundled``, ``sam`` for a SAM or MedSAM checkpoint (vit_b, vit_l and vit_h are told apart by their
-            weights), or ``remote`` for a model on another machine.
-        weights: the checkpoint; needed for ``sam``.
+            weights), ``sam2`` for one of SAM 2 or 2.1 (likewise), or ``remote`` for a model on another machine.
+        weights: the checkpoint; needed for ``sam`` and ``sam2``.
         sha256: the hash it must have, or "" for the published one where the file name is known. Of a remote model: the
             identity it must have.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``; a remote model has its own.
@@ -45,6 +46,8 @@ def load_black_box(
         InputError: on an unknown name or device, or weights or a remote model that cannot be used.
         BapsError: if a remote model is not there.
     """
+    if name not in BLACK_BOXES:
+        raise InputError(f"There is no black box named {name!r}. Known ones: {', '.join(BLACK_BOXES)}.")
     if name == "remote":
         if remote is None:
             raise InputError("The black box remote needs an address: give one such as http://host:8000/model.")
@@ -59,9 +62,9 @@ def load_black_box(
         raise InputError(f"The device {device} was asked for, but there is no usable GPU. Use device auto or cpu.")
     if name == "bundled":
         return _bundled(weights or BUNDLED_WEIGHTS, sha256, device)
-    if name == "sam":
-        return _sam(weights, sha256, device)
-    raise InputError(f"There is no black box named {name!r}. Known ones: {', '.join(BLACK_BOXES)}.")
+    if weights is None:
+        raise InputError(f"The black box {name} needs weights: give the path of a checkpoint of it.")
+    return _sam(weights, sha256, device) if name == "sam" else _sam2(weights, sha256, device)
 
 
 def bundled_network(weights: Path = BUNDLED_WEIGHTS, sha256: str = "") -> tuple[Sam, str]:
@@ -87,9 +90,7 @@ def _bundled(weights: Path, sha256: str, device: str) -> BlackBox:
     return SamBlackBox(model.to(device, memory_format=torch.channels_last), "bundled", digest, batch_size=16)
 
 
-def _sam(weights: Path | None, sha256: str, device: str) -> BlackBox:
-    if weights is None:
-        raise InputError("The black box sam needs weights: give the path of a SAM or MedSAM checkpoint.")
+def _sam(weights: Path, sha256: str, device: str) -> BlackBox:
     state, digest = load_weights(weights, sha256)
     width = state.get("image_encoder.patch_embed.proj.weight", torch.empty(0)).shape[:1]
     variant = _SAM_WIDTHS.get(width[0] if width else 0)
@@ -108,3 +109,12 @@ def _sam(weights: Path | None, sha256: str, device: str) -> BlackBox:
         clicks=not boxes_only,
         batch_size=1 if device == "cpu" else 8,
     )
+
+
+def _sam2(weights: Path, sha256: str, device: str) -> BlackBox:
+    state, digest = load_weights(weights, sha256)
+    try:
+        model, name = sam2_of(state)
+    except InputError as error:
+        raise InputError(f"{weights}: {error}") from error
+    return Sam2BlackBox(model.to(device), name, digest, batch_size=1 if device == "cpu" else 8)

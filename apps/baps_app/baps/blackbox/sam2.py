@@ -1,0 +1,120 @@
+"""SAM 2 and 2.1 as black boxes, image by image (Ravi et al., *SAM 2: Segment Anything in Images and Videos*, 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import sam2
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from sam2.modeling.sam2_base import SAM2Base
+from torch.nn import functional as F
+
+from ..errors import InputError
+from .local import Clicks, Embedded, LocalBlackBox
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of the pictures that the encoder was trained with (ImageNet's), in [0, 1]."""
+
+_SIZES = {(96, 12): "t", (96, 16): "s", (112, 24): "b+", (144, 48): "l"}
+"""By the width of the encoder and how many blocks it has."""
+
+_BOX_CORNERS = (2, 3)
+"""A box is given as two clicks of these kinds."""
+
+
+def build_sam2_model(size: str, version: str = "2.1") -> SAM2Base:
+    """SAM 2 with random weights, on the CPU.
+
+    Without hydra's global state, of which a process has but one: MONAI Label's own SAM2 sets it too.
+
+    Args:
+        size: ``t``, ``s``, ``b+`` or ``l``.
+        version: ``2`` or ``2.1``.
+    """
+    config = OmegaConf.load(
+        Path(sam2.__file__).parent / "configs" / f"sam{version}" / f"sam{version}_hiera_{size}.yaml"
+    )
+    # As in sam2.build_sam: where the single mask is not stable, the best of three is answered.
+    decoder = {
+        "dynamic_multimask_via_stability": True,
+        "dynamic_multimask_stability_delta": 0.05,
+        "dynamic_multimask_stability_thresh": 0.98,
+    }
+    model = instantiate(config.model, sam_mask_decoder_extra_args=decoder, _recursive_=True)
+    assert isinstance(model, SAM2Base)
+    return model
+
+
+def sam2_of(state: Mapping[str, torch.Tensor]) -> tuple[SAM2Base, str]:
+    """The model that a checkpoint holds, and its name.
+
+    Raises:
+        InputError: if it holds no SAM 2, or its tensors do not fit.
+    """
+    width = state.get("image_encoder.trunk.patch_embed.proj.weight", torch.empty(0)).shape[:1]
+    blocks = {key.split(".")[3] for key in state if key.startswith("image_encoder.trunk.blocks.")}
+    size = _SIZES.get((width[0] if width else 0, len(blocks)))
+    if size is None:
+        raise InputError("It holds no SAM 2 checkpoint (tiny, small, base+ or large): its image encoder is missing.")
+    version = "2.1" if "no_obj_embed_spatial" in state else "2"
+    model = build_sam2_model(size, version)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise InputError(f"It looks like SAM {version} {size}, but its tensors do not fit: {error}") from error
+    return model, f"sam{version}_hiera_{size}"
+
+
+class Sam2BlackBox(LocalBlackBox):
+    """SAM 2 on single images in this process.
+
+    Args:
+        model: on its device already; it is put into evaluation mode.
+        name, weights_sha256, batch_size: see ``Capabilities``.
+    """
+
+    def __init__(self, model: SAM2Base, name: str, weights_sha256: str = "", *, batch_size: int = 1) -> None:
+        super().__init__(model, model.image_size, name, weights_sha256, clicks=True, batch_size=batch_size)
+        self._model = model
+        self._mean = torch.tensor(_MEAN, device=self._device).view(3, 1, 1) * 255
+        self._std = torch.tensor(_STD, device=self._device).view(3, 1, 1) * 255
+        with torch.inference_mode():
+            self._position = model.sam_prompt_encoder.get_dense_pe()
+
+    def _resized(self, original: tuple[int, int]) -> tuple[int, int]:
+        return self._side, self._side  # An image is stretched, not padded.
+
+    def _encoder(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        found = self._model.forward_image((pixels - self._mean) / self._std)
+        _, features, _, sizes = self._model._prepare_backbone_features(found)
+        if self._model.directly_add_no_mem_embed:
+            features[-1] = features[-1] + self._model.no_mem_embed
+        fine, middle, coarse = (x.permute(1, 2, 0).unflatten(2, size) for x, size in zip(features, sizes, strict=True))
+        return coarse, fine, middle
+
+    def _decoder(self, embedded: Embedded, clicks: Clicks | None, boxes: torch.Tensor | None) -> torch.Tensor:
+        coarse, *finer = embedded.tensors
+        if boxes is not None:
+            places, kinds = boxes.reshape(-1, 2, 2), torch.tensor([_BOX_CORNERS], device=boxes.device)
+            kinds = kinds.expand(len(boxes), 2)
+            clicks = (
+                (torch.cat([places, clicks[0]], 1), torch.cat([kinds, clicks[1]], 1)) if clicks else (places, kinds)
+            )
+        sparse, dense = self._model.sam_prompt_encoder(points=clicks, boxes=None, masks=None)
+        masks, _, _, _ = self._model.sam_mask_decoder(
+            image_embeddings=coarse,
+            image_pe=self._position,
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=False,
+            repeat_image=False,
+            high_res_features=finer,
+        )
+        answered: torch.Tensor = masks
+        return answered
+
+    def _enlarge(self, low: torch.Tensor, embedded: Embedded) -> torch.Tensor:
+        return F.interpolate(low.float(), embedded.original, mode="bilinear", align_corners=False)

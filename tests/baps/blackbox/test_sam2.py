@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from sam2.sam2_image_predictor import SAM2ImagePredictor
+
+from baps.blackbox import Prompt, load_black_box
+from baps.blackbox.sam2 import Sam2BlackBox, build_sam2_model, sam2_of
+from baps.errors import InputError
+
+pytestmark = pytest.mark.slow
+
+PROMPTS = [
+    Prompt(((100.0, 50.0),)),
+    Prompt(((100.0, 50.0), (30.0, 200.0)), ((20.0, 30.0),)),
+    Prompt(box=(10.0, 12.0, 200.0, 220.0)),
+    Prompt(((100.0, 50.0),), ((20.0, 30.0),), (10.0, 12.0, 200.0, 220.0)),
+]
+
+
+def test_the_answers_are_those_of_the_package() -> None:
+    """Which places a click on the corner of a pixel where we place it on its centre."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        black_box = Sam2BlackBox(build_sam2_model("t"), "random")
+    image = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
+    predictor = SAM2ImagePredictor(black_box._model)
+    predictor.set_image(image)
+    answers = black_box.segment(np.stack([image] * len(PROMPTS)), PROMPTS)
+    shift = 0.5 - 0.5 * np.array([400, 300]) / 1024  # From centres in the input of 1024 pixels to the image's.
+    for prompt, answer in zip(PROMPTS, answers, strict=True):
+        clicks = [*prompt.positive, *prompt.negative]
+        logits, _, _ = predictor.predict(
+            np.array(clicks) + shift if clicks else None,
+            np.array([1] * len(prompt.positive) + [0] * len(prompt.negative)) if clicks else None,
+            box=np.array(prompt.box) + np.tile(shift, 2) if prompt.box else None,
+            multimask_output=False,
+            return_logits=True,
+        )
+        np.testing.assert_allclose(answer, 1 / (1 + np.exp(-logits[0])), atol=1e-5)
+    assert all(np.abs(one - other).max() > 1e-4 for one, other in itertools.pairwise(answers))
+
+
+@pytest.mark.parametrize("size", ["t", "s", "b+", "l"])
+@pytest.mark.parametrize("version", ["2", "2.1"])
+def test_sizes_and_versions_are_told_apart_by_their_weights(size: str, version: str) -> None:
+    state = build_sam2_model(size, version).state_dict()
+    model, name = sam2_of(state)
+    assert name == f"sam{version}_hiera_{size}"
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+def test_tensors_that_do_not_fit(tmp_path: Path) -> None:
+    state = build_sam2_model("t").state_dict()
+    del state["no_mem_embed"]
+    file = tmp_path / "a.safetensors"
+    save_file({key: value.contiguous() for key, value in state.items()}, file)
+    with pytest.raises(
+        InputError, match=r"(?s)a.safetensors: It looks like SAM 2.1 t, but its tensors do not fit.*no_mem_embed"
+    ):
+        load_black_box("sam2", file, device="cpu")
