@@ -110,7 +110,7 @@ class BapsApp(MONAILabelApp):
         black_box = self.black_box()
         with self._loading:
             if self._segmenter is None:
-                self._segmenter = Segmenter(black_box, self.store, self.site.cache_mb << 20)
+                self._segmenter = Segmenter(black_box, self.store, self.site.cache_mb << 20, self.site.ahead)
             return self._segmenter
 
     def on_init_complete(self) -> None:

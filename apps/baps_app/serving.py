@@ -20,6 +20,7 @@ import re
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
@@ -39,6 +40,7 @@ from monailabel.utils.async_tasks.task import AsyncTask
 from monailabel.utils.async_tasks.utils import processes, stop_background_task, tasks
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from baps.blackbox import model_seconds
 from baps.errors import BapsError, InputError, NotFoundError
 from baps.formats import IMAGE_SUFFIXES, read_volume
 
@@ -106,7 +108,11 @@ def _run_infer(
     label: UploadFile = File(None),
     output: host_infer.ResultType | None = None,
 ) -> Response | dict[str, Any] | None:
-    """Segment; a synchronous route, so it runs in a thread of the pool."""
+    """Segment; a synchronous route, so it runs in a thread of the pool.
+
+    The reply's header Server-Timing says, in milliseconds, what the model took and what all of it took.
+    """
+    begun = time.perf_counter()
     instance = app_instance()
     if model not in instance._infers:
         raise NotFoundError(f"There is no model {model!r}. Known ones: {', '.join(instance._infers)}.")
@@ -117,9 +123,13 @@ def _run_infer(
         _image_file(image)
     if session_id and not (instance.sessions() and instance.sessions().get_session(session_id)):
         raise NotFoundError(f"There is no session {session_id!r}, or it has expired. Open the image again.")
-    answer: Response | dict[str, Any] | None = host_infer.run_inference(
-        background_tasks, model, image, session_id, json.dumps(wanted), file, label, output
-    )
+    with model_seconds() as spent:
+        answer: Response | dict[str, Any] | None = host_infer.run_inference(
+            background_tasks, model, image, session_id, json.dumps(wanted), file, label, output
+        )
+    if isinstance(answer, Response):
+        whole = time.perf_counter() - begun
+        answer.headers["Server-Timing"] = f"model;dur={1000 * sum(spent):.1f}, total;dur={1000 * whole:.1f}"
     return answer
 
 

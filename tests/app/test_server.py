@@ -97,6 +97,16 @@ def test_ohif_gets_a_raw_nrrd_in_the_images_voxel_order(server: Site) -> None:
     assert voxels[tuple(point)] == 1
 
 
+def test_a_reply_says_what_the_model_took(server: Site) -> None:
+    point = spleen_click("ct_04")
+    params = json.dumps({"foreground": [point], "result_compress": False})
+    begun = time.perf_counter()
+    reply = post(server, "/infer/zero_shot?image=ct_04&output=image", data={"params": params})
+    waited = 1000 * (time.perf_counter() - begun)
+    said = dict(part.strip().split(";dur=") for part in reply.headers["Server-Timing"].split(","))
+    assert 0 < float(said["model"]) <= float(said["total"]) <= waited
+
+
 def test_info_is_answered_while_inferences_run(server: Site) -> None:
     stop = threading.Event()
     served = []

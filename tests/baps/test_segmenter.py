@@ -268,3 +268,45 @@ def test_a_correction_gets_through_to_the_model(
     assert found.adapter is None
     np.testing.assert_array_equal(found.mask, as_it_is.mask)
     assert found.mask.any()
+
+
+def _ahead(segmenter: Segmenter, ahead: int = 2) -> Segmenter:
+    return Segmenter(segmenter.black_box, segmenter.store, ahead=ahead)
+
+
+@pytest.mark.parametrize("label", ["", "spleen"])
+def test_neighbouring_slices_are_encoded_ahead(segmenter: Segmenter, path: Path, label: str) -> None:
+    _publish(segmenter, "spleen", shift=0.1)
+    fresh, looking = _ahead(segmenter, 0), _ahead(segmenter)
+    first = looking.segment(path, MIDDLE, CLICK, label)
+    assert not first.encoding_kept
+    looking.looking_ahead.wait()
+    asked = segmenter.black_box.images_asked
+    for index, there in ((7, True), (5, True), (8, True), (4, True), (11, False)):
+        found = looking.segment(path, Plane(2, index), CLICK, label)
+        assert found.encoding_kept == there
+        np.testing.assert_array_equal(found.mask, fresh.segment(path, Plane(2, index), CLICK, label).mask)
+        looking.looking_ahead.wait()
+    assert segmenter.black_box.images_asked == asked + 10  # Looking ahead asks for no mask.
+
+
+@pytest.mark.parametrize(("index", "neighbours"), [(0, {1, 2}), (11, {9, 10}), (1, {0, 2, 3})])
+def test_nothing_is_encoded_beyond_the_ends(
+    segmenter: Segmenter, path: Path, monkeypatch: pytest.MonkeyPatch, index: int, neighbours: set[int]
+) -> None:
+    looking, drawn = _ahead(segmenter), []
+    monkeypatch.setattr(
+        "baps.segmenter.canvas_image", lambda *given: drawn.append(given[1].index) or canvas_image(*given)
+    )
+    looking.segment(path, Plane(2, index), CLICK, "")
+    looking.looking_ahead.wait()
+    assert set(drawn) == {index, *neighbours}
+
+
+def test_a_black_box_without_encodings_is_not_asked_ahead(
+    segmenter: Segmenter, new_black_box: Callable[..., BlackBox], path: Path
+) -> None:
+    looking = Segmenter(new_black_box(side=64), segmenter.store, ahead=2)
+    looking.segment(path, MIDDLE, CLICK, "")
+    looking.looking_ahead.wait()
+    assert looking.black_box.images_asked == 1

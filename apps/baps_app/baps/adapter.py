@@ -141,6 +141,21 @@ def segment_adapted(
     return adapter.refine(pixels, prompts, answers)
 
 
+def encode_keeping(
+    black_box: BlackBox,
+    adapter: Adapter | None,
+    pixels: NDArray[np.uint8],
+    prompt: Prompt,
+    keep: Keep,
+    ahead: bool = False,
+) -> Encoding:
+    """The expensive half of ``segment_keeping``; ``ahead`` of a prompt that may come."""
+    if adapter is None:
+        return keep(None, lambda: black_box.encode(pixels, ahead))
+    change = adapter.change
+    return keep(adapter.shown(prompt, len(pixels)), lambda: black_box.encode(change(pixels[None], [prompt])[0], ahead))
+
+
 def segment_keeping(
     black_box: BlackBox, adapter: Adapter | None, pixels: NDArray[np.uint8], prompt: Prompt, keep: Keep
 ) -> NDArray[np.float32]:
@@ -155,9 +170,8 @@ def segment_keeping(
     """
     if not black_box.capabilities.encodings:
         return segment_adapted(black_box, adapter, pixels[None], [prompt])[0]
+    encoding = encode_keeping(black_box, adapter, pixels, prompt, keep)
     if adapter is None:
-        return black_box.decode(keep(None, lambda: black_box.encode(pixels)), prompt)
-    shown = adapter.shown(prompt, len(pixels))
-    encoding = keep(shown, lambda: black_box.encode(adapter.change(pixels[None], [prompt])[0]))
+        return black_box.decode(encoding, prompt)
     answer = black_box.decode(encoding, adapter.moved([prompt], len(pixels))[0])
     return adapter.refine(pixels[None], [prompt], answer[None])[0]

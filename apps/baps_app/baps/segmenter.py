@@ -9,18 +9,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .adapter import Adapter, segment_keeping
+from .adapter import Adapter, Keep, encode_keeping, segment_keeping
 from .blackbox import BlackBox, Encoding, Prompt
 from .cache import Cache
 from .formats import read_volume
 from .geometry import SLICE_AXIS, Canvas, Plane
 from .heeding import heed_clicks
 from .intensity import Window, choose_window
+from .looking_ahead import LookingAhead
 from .slice_image import canvas_image
 from .store import AdapterStore
 from .volume import Volume
@@ -51,6 +53,28 @@ class Segmentation:
     seconds: float
 
 
+@dataclass(frozen=True)
+class _Shown:
+    """A slice as the black box sees it, and the adapter that serves.
+
+    Attributes:
+        volume, window: see ``Segmentation``.
+        canvas: where the slice lies on it.
+        pixels: of the canvas, (S, S, 3).
+        served: label and version of the adapter, or None.
+        adapter: it.
+        key: what its encodings are kept under.
+    """
+
+    volume: Volume
+    window: Window
+    canvas: Canvas
+    pixels: NDArray[np.uint8]
+    served: tuple[str, str] | None
+    adapter: Adapter | None
+    key: tuple[Hashable, ...]
+
+
 class Segmenter:
     """Answers clicks.
 
@@ -58,10 +82,12 @@ class Segmenter:
         black_box: the model.
         store: where published adapters lie.
         cache_bytes: bound on decoded volumes, encodings and adapters together.
+        ahead: neighbouring slices on either side that are encoded while the user looks.
     """
 
-    def __init__(self, black_box: BlackBox, store: AdapterStore, cache_bytes: int = 2 << 30) -> None:
-        self.black_box, self.store = black_box, store
+    def __init__(self, black_box: BlackBox, store: AdapterStore, cache_bytes: int = 2 << 30, ahead: int = 0) -> None:
+        self.black_box, self.store, self._ahead = black_box, store, ahead
+        self.looking_ahead = LookingAhead()
         self._cache = Cache(cache_bytes, _size)
 
     def volume(self, path: Path) -> tuple[Volume, Window]:
@@ -102,42 +128,68 @@ class Segmenter:
         Raises:
             InputError: if the volume, the slice or the prompt cannot be used.
         """
-        begun = time.perf_counter()
+        with self.looking_ahead.answering():
+            begun = time.perf_counter()
+            shown = self._show(path, plane, label, adapted, window)
+            drawn = shown.canvas.place(prompt)
+            kept: list[bool] = []
+
+            def ask(one: Adapter | None) -> NDArray[np.float32]:
+                return segment_keeping(self.black_box, one, shown.pixels, drawn, self._keep(shown, one, kept))
+
+            probability, used = heed_clicks(ask(shown.adapter), shown.adapter, drawn, ask)
+            answer = Segmentation(
+                mask=shown.canvas.restore(probability) > 0.5,
+                volume=shown.volume,
+                window=shown.window,
+                adapter=shown.served if used else None,
+                gave_way=used is not shown.adapter,
+                encoding_kept=bool(kept) and all(kept),
+                seconds=time.perf_counter() - begun,
+            )
+        if self.black_box.capabilities.encodings:
+            self._look_ahead(answer.volume, path, plane, prompt, label, adapted, window)
+        return answer
+
+    def _show(self, path: Path, plane: Plane, label: str, adapted: bool, window: Window | None) -> _Shown:
         identity = _identity(path)  # Once: the file may be replaced meanwhile.
         volume, own_window = self._volume(path, identity)
         window = window or own_window
         canvas = Canvas.fit(volume, plane, self.black_box.capabilities.input_side)
         plane.of(volume.voxels)  # Refuses a slice that is not there before anything is kept for it.
-        drawn = canvas.place(prompt)
+        pixels, _ = self._cache.get(
+            ("canvas", identity, plane, window), lambda: canvas_image(volume, plane, canvas, window)
+        )
         adapted = adapted and plane.axis == SLICE_AXIS
         served = self.store.served(label, self.black_box.capabilities) if adapted else None
         made = (*served, _identity(self.store.file(*served))) if served else None
         adapter = self._cache.get(("adapter", made), lambda: self.store.load(*served).adapter)[0] if served else None
+        return _Shown(volume, window, canvas, pixels, served, adapter, ("encoding", identity, plane, window, made))
 
-        pixels = self._cache.get(
-            ("canvas", identity, plane, window), lambda: canvas_image(volume, plane, canvas, window)
-        )[0]
-        kept: list[bool] = []
+    def _keep(self, shown: _Shown, one: Adapter | None, kept: list[bool]) -> Keep:
+        """Keeps encodings of a slice through an adapter; notes for each whether it was there."""
 
-        def ask(one: Adapter | None) -> NDArray[np.float32]:
-            def keep(shown: Hashable, encode: Callable[[], Encoding]) -> Encoding:
-                through = (made, one is adapter) if one else None
-                encoding, there = self._cache.get(("encoding", identity, plane, window, through, shown), encode)
-                kept.append(there)
-                return encoding
+        def keep(seen: Hashable, encode: Callable[[], Encoding]) -> Encoding:
+            through = None if one is None else one is shown.adapter
+            encoding, there = self._cache.get((*shown.key, through, seen), encode)
+            kept.append(there)
+            return encoding
 
-            return segment_keeping(self.black_box, one, pixels, drawn, keep)
+        return keep
 
-        probability, used = heed_clicks(ask(adapter), adapter, drawn, ask)
-        return Segmentation(
-            mask=canvas.restore(probability) > 0.5,
-            volume=volume,
-            window=window,
-            adapter=served if used else None,
-            gave_way=used is not adapter,
-            encoding_kept=bool(kept) and all(kept),
-            seconds=time.perf_counter() - begun,
-        )
+    def _look_ahead(
+        self, volume: Volume, path: Path, plane: Plane, prompt: Prompt, label: str, adapted: bool, window: Window | None
+    ) -> None:
+        """Have the neighbouring slices encoded, for a click at the same place."""
+
+        def encode(index: int) -> None:
+            shown = self._show(path, Plane(plane.axis, index), label, adapted, window)
+            keep = self._keep(shown, shown.adapter, [])
+            encode_keeping(self.black_box, shown.adapter, shown.pixels, shown.canvas.place(prompt), keep, ahead=True)
+
+        near = [plane.index + step for far in range(1, self._ahead + 1) for step in (far, -far)]
+        slices = range(volume.shape[plane.axis])
+        self.looking_ahead.plan([partial(encode, index) for index in near if index in slices])
 
 
 def _size(value: Encoding | Adapter | NDArray[np.uint8] | tuple[Volume, Window]) -> int:

@@ -22,6 +22,7 @@ _HOST_KEYS = {"server_mode", "models", "preload"}
 
 _NUMBERS: dict[str, tuple[type[int] | type[float], str]] = {
     "cache_mb": (int, "a whole number of megabytes"),
+    "ahead": (int, "a whole number of slices"),
     "remote_side": (int, "a whole number of pixels"),
     "remote_batch": (int, "a whole number of images"),
     "remote_timeout": (float, "a number of seconds"),
@@ -36,8 +37,8 @@ class Settings:
     Attributes:
         labels: names of the organs and their values in labelmaps that do not say (``spleen,liver`` counts from 1;
             ``spleen=1,liver=6`` is explicit).
-        black_box: ``bundled``, ``sam`` or ``remote``.
-        weights: checkpoint of the black box; needed for ``sam``.
+        black_box: ``bundled``, ``sam``, ``sam2`` or ``remote``.
+        weights: checkpoint of the black box; needed for ``sam`` and ``sam2``.
         weights_sha256: what its hash (of a remote model: its identity) must be; empty: the published one where the file
             name is known.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
@@ -52,6 +53,7 @@ class Settings:
         patients: CSV file of image and patient, for images that do not say whom they show.
         adapters: folder of the adapter store.
         cache_mb: bound on decoded volumes, encodings and adapters in memory.
+        ahead: neighbouring slices on either side that are encoded while the user looks.
     """
 
     labels: Mapping[str, int] = field(default_factory=lambda: {"organ": 1})
@@ -70,6 +72,7 @@ class Settings:
     patients: Path | None = None
     adapters: Path = DEFAULT_ADAPTERS
     cache_mb: int = 2048
+    ahead: int = 2
 
     @property
     def remote_model(self) -> RemoteSettings | None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from baps.blackbox import BlackBox, Capabilities, Encoding, Prompt
+from baps.blackbox import BlackBox, Capabilities, Encoding, Prompt, model_seconds
 from baps.errors import BudgetSpentError, InputError
 
 IMAGE = np.zeros((8, 8, 3), np.uint8)
@@ -141,3 +141,63 @@ def test_long_work_waits_before_each_batch_and_clicks_do_not() -> None:
     assert len(waited) == 3  # in batches of four
     black_box.decode(black_box.encode(IMAGE), CLICK)
     assert len(waited) == 3
+
+
+def test_an_encoding_that_is_made_ahead_holds_nobody_up() -> None:
+    black_box, inside, finish = _Alone(), threading.Event(), threading.Event()
+    encoding = black_box.encode(IMAGE)
+    work = black_box._work
+
+    def slow() -> None:
+        inside.set()
+        assert finish.wait(10)
+        work()
+
+    with ThreadPoolExecutor(2) as pool:
+        black_box._work = slow  # type: ignore[method-assign]
+        ahead = pool.submit(black_box.encode, IMAGE, True)
+        assert inside.wait(10)
+        black_box._work = work  # type: ignore[method-assign]
+        black_box.decode(encoding, CLICK)
+        black_box.encode(IMAGE)
+        assert not ahead.done()
+        other = pool.submit(black_box.encode, IMAGE, True)  # Another one ahead waits for the first.
+        time.sleep(0.05)
+        assert not other.done()
+        finish.set()
+        assert ahead.result(10).nbytes == other.result(10).nbytes
+
+
+def test_the_time_of_the_model_is_told_to_whoever_asked() -> None:
+    black_box = _Alone()
+    with model_seconds() as spent:
+        encoding = black_box.encode(IMAGE)
+        black_box.decode(encoding, CLICK)
+        with ThreadPoolExecutor(1) as pool:  # Somebody else's.
+            pool.submit(black_box.encode, IMAGE).result()
+        black_box.segment(np.zeros((9, 8, 8, 3), np.uint8), [CLICK] * 9)
+    black_box.encode(IMAGE)
+    assert len(spent) == 3
+    assert all(seconds >= 0.002 for seconds in spent)
+    assert spent[2] >= 0.006  # Three batches.
+
+
+def test_waiting_for_a_turn_is_not_the_models_time() -> None:
+    black_box, asked = _Alone(), threading.Event()
+
+    def ask() -> list[float]:
+        with model_seconds() as spent:
+            asked.set()
+            black_box.encode(IMAGE)
+        return spent
+
+    with ThreadPoolExecutor(1) as pool, black_box._lock:
+        waiting = pool.submit(ask)
+        assert asked.wait(10)
+        begun = time.perf_counter()
+        time.sleep(0.5)
+        held = time.perf_counter() - begun
+        black_box._lock.release()
+        (seconds,) = waiting.result(10)
+        black_box._lock.acquire()
+    assert seconds < held

@@ -7,8 +7,11 @@ declared here. The expensive call and the cheap call are apart: ``encode`` once 
 from __future__ import annotations
 
 import threading
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +19,19 @@ from numpy.typing import NDArray
 
 from ..errors import BudgetSpentError, InputError
 from .prompt import Prompt
+
+_spent: ContextVar[list[float] | None] = ContextVar("model_seconds", default=None)
+
+
+@contextmanager
+def model_seconds() -> Iterator[list[float]]:
+    """A list of the seconds that each call to a black box takes in this context, waiting for its turn left out."""
+    found: list[float] = []
+    token = _spent.set(found)
+    try:
+        yield found
+    finally:
+        _spent.reset(token)
 
 
 @dataclass(frozen=True)
@@ -59,11 +75,12 @@ class Encoding:
 class BlackBox(ABC):
     """A promptable segmentation model that answers with masks and nothing else.
 
-    Thread-safe: one call at a time reaches the model.
+    Thread-safe: one call at a time reaches the model, and beside it one encoding that is made ahead.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._lock_ahead = threading.Lock()
         self._images_asked = 0
         self.budget: int | None = None
         """Images that may be asked in all, or None for any number."""
@@ -99,7 +116,7 @@ class BlackBox(ABC):
             raise InputError(f"There are {len(images)} images but {len(prompts)} prompts; give one prompt an image.")
         prompts = [self._understood(prompt) for prompt in prompts]
         size = self.capabilities.batch_size
-        with self._lock:
+        with self._turn():
             self._count(len(images))
             parts = []
             for start in range(0, len(images), size):
@@ -108,23 +125,37 @@ class BlackBox(ABC):
                 parts.append(self._segment(images[start : start + size], prompts[start : start + size]))
         return np.concatenate(parts)
 
-    def encode(self, image: NDArray[np.uint8]) -> Encoding:
+    def encode(self, image: NDArray[np.uint8], ahead: bool = False) -> Encoding:
         """The expensive half for one image (H, W, 3) uint8. Counts nothing: no mask was asked for.
+
+        Args:
+            image: it.
+            ahead: nobody waits for it yet; other calls do not wait for it either.
 
         Raises:
             InputError: if the image has another form, or this black box keeps no encodings.
         """
         if not self.capabilities.encodings:
             raise InputError(f"The black box {self.capabilities.name} keeps no encodings; use segment.")
-        with self._lock:
+        with self._turn(ahead):
             return self._encode(_checked(image[None])[0])
 
     def decode(self, encoding: Encoding, prompt: Prompt) -> NDArray[np.float32]:
         """The cheap half: the probability (H, W) of the object that is prompted on an encoded image."""
         prompt = self._understood(prompt)
-        with self._lock:
+        with self._turn():
             self._count(1)
             return self._decode(encoding, prompt)
+
+    @contextmanager
+    def _turn(self, ahead: bool = False) -> Iterator[None]:
+        with self._lock_ahead if ahead else self._lock:
+            begun = time.perf_counter()
+            try:
+                yield
+            finally:
+                if (spent := _spent.get()) is not None:
+                    spent.append(time.perf_counter() - begun)
 
     def _understood(self, prompt: Prompt) -> Prompt:
         """What of a prompt this black box understands."""
