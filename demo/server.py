@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,11 +48,20 @@ def running_server(
     port = free_port()
     command, environment = serving_command(str(studies), "127.0.0.1", port, settings, stock)
     address = f"http://127.0.0.1:{port}"
+    with running(command, environment, address, log) as process:
+        yield address, process
+
+
+@contextmanager
+def running(
+    command: Sequence[str], environment: Mapping[str, str], address: str, log: Path
+) -> Iterator[psutil.Process]:
+    """As ``running_server``, with a command of another server and the address at which it will answer."""
     with log.open("w") as output:
         child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=ROOT)
     try:
         _wait(address, child, log)
-        yield address, psutil.Process(child.pid)
+        yield psutil.Process(child.pid)
     finally:
         if child.poll() is None:
             child.send_signal(signal.SIGTERM)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import tracemalloc
 
 import nibabel
 import numpy as np
@@ -230,3 +231,17 @@ def test_planes_by_name() -> None:
     assert [axis_across(turned, name) for name in ("coronal", "axial", "sagittal")] == [0, 1, 2]
     with pytest.raises(InputError, match="no plane 'frontal'.*sagittal"):
         axis_across(turned, "frontal")
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_slice_is_had_without_a_copy_of_the_volume(axis: int, order: str) -> None:
+    voxels = np.zeros((200, 180, 90), np.int16, order=order)  # type: ignore[call-overload]
+    tracemalloc.start()
+    try:
+        found = Plane(axis, 50).of(voxels)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2 * found.nbytes < voxels.nbytes / 10
+    assert not np.shares_memory(found, voxels)

@@ -61,7 +61,7 @@ class Plane:
     index: int
 
     def of(self, voxels: NDArray[Any]) -> NDArray[Any]:
-        """The slice (rows, columns) of a volume (I, J, K); (rows, columns, 3) of one in colour.
+        """A copy of the slice (rows, columns) of a volume (I, J, K); (rows, columns, 3) of one in colour.
 
         Raises:
             InputError: if the slice lies outside the volume.
@@ -70,13 +70,15 @@ class Plane:
             raise InputError(
                 f"Slice {self.index} lies outside the volume, which has slices 0 to {voxels.shape[self.axis] - 1}."
             )
-        return np.take(voxels, self.index, self.axis).swapaxes(0, 1)
+        return voxels[self._where].swapaxes(0, 1).copy()  # np.take would bring the whole volume into another order.
 
     def put(self, voxels: NDArray[Any], values: NDArray[Any]) -> None:
         """Write a slice (rows, columns) into a volume (I, J, K), in place."""
-        where: list[slice | int] = [slice(None)] * 3
-        where[self.axis] = self.index
-        voxels[tuple(where)] = values.T
+        voxels[self._where] = values.T
+
+    @property
+    def _where(self) -> tuple[slice | int, ...]:
+        return tuple(self.index if axis == self.axis else slice(None) for axis in range(3))
 
     def flatten(self, voxel: tuple[float, float, float]) -> tuple[float, float]:
         """A voxel index (i, j, k) as (X, Y) on the slice, pixels."""
