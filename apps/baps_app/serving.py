@@ -31,7 +31,7 @@ from urllib.parse import parse_qsl, unquote
 os.environ["BAPS_SERVING"] = "protected"
 
 from fastapi import BackgroundTasks, Body, FastAPI, File, Form, HTTPException, Request, UploadFile
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, Response
 from monailabel.app import app as _host
 from monailabel.endpoints import infer as host_infer
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelException
@@ -41,6 +41,7 @@ from monailabel.utils.async_tasks.utils import processes, stop_background_task, 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from baps.blackbox import model_seconds
+from baps.click import PACKED
 from baps.errors import BapsError, InputError, NotFoundError
 from baps.formats import IMAGE_SUFFIXES, read_volume
 
@@ -99,6 +100,7 @@ def _image_file(image: str) -> Path:
 
 
 def _run_infer(
+    request: Request,
     background_tasks: BackgroundTasks,
     model: str,
     image: str = "",
@@ -123,14 +125,24 @@ def _run_infer(
         _image_file(image)
     if session_id and not (instance.sessions() and instance.sessions().get_session(session_id)):
         raise NotFoundError(f"There is no session {session_id!r}, or it has expired. Open the image again.")
+    # OHIF wants raw voxels, 79 MB of a CT, nearly all zeros: they travel packed.
+    raw = output == host_infer.ResultType.image and wanted.get("result_compress") is False
+    wanted[PACKED] = raw and "gzip" in request.headers.get("accept-encoding", "")
     with model_seconds() as spent:
         answer: Response | dict[str, Any] | None = host_infer.run_inference(
             background_tasks, model, image, session_id, json.dumps(wanted), file, label, output
         )
+    if isinstance(answer, FileResponse) and _is_gzip(Path(answer.path)):
+        answer.headers["Content-Encoding"] = "gzip"
     if isinstance(answer, Response):
         whole = time.perf_counter() - begun
         answer.headers["Server-Timing"] = f"model;dur={1000 * sum(spent):.1f}, total;dur={1000 * whole:.1f}"
     return answer
+
+
+def _is_gzip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
 
 
 def _save_label(

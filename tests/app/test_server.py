@@ -107,6 +107,24 @@ def test_a_reply_says_what_the_model_took(server: Site) -> None:
     assert 0 < float(said["model"]) <= float(said["total"]) <= waited
 
 
+@pytest.mark.parametrize("raw", [True, False])
+@pytest.mark.parametrize("accepted", ["gzip, deflate", "identity"])
+def test_raw_voxels_travel_packed_where_the_client_unpacks(server: Site, raw: bool, accepted: str) -> None:
+    """And are the same voxels for whoever does not."""
+    params = {"foreground": [spleen_click("ct_04")], "result_compress": not raw, "reply_packed": not raw}
+    address, headers = "/infer/zero_shot?image=ct_04&output=image", {"Accept-Encoding": accepted}
+    reply = post(server, address, data={"params": json.dumps(params)}, headers=headers, stream=True)
+    packed = raw and "gzip" in accepted
+    assert reply.headers.get("Content-Encoding") == ("gzip" if packed else None)
+    plain = post(server, address, data={"params": json.dumps({**params, "result_compress": False})})
+    if raw:
+        assert reply.content == plain.content
+        assert b"encoding: raw" in reply.content[:400]
+        assert (int(reply.headers["Content-Length"]) < len(reply.content) / 10) == packed
+    else:
+        assert b"encoding: gzip" in reply.content[:400]
+
+
 def test_info_is_answered_while_inferences_run(server: Site) -> None:
     stop = threading.Event()
     served = []

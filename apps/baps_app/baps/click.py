@@ -19,6 +19,9 @@ from .volume import Volume
 
 Voxel = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
 
+PACKED = "reply_packed"
+"""A field that the server itself puts into a request: the reply goes out with HTTP's gzip."""
+
 _MOST_POINTS = 1000
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import nrrd
@@ -43,6 +44,16 @@ def test_it_reads_as_the_whole_volume_in_its_frame(
     # The readers of 3D Slicer check the sum over all bytes.
     np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path))).T, expected)
     assert nrrd.read_header(str(path))["encoding"] == ("gzip" if compress else "raw")
+
+
+@given(case=_masks())
+def test_packed_it_is_the_raw_file(
+    tmp_path_factory: pytest.TempPathFactory, case: tuple[Volume, Plane, np.ndarray]
+) -> None:
+    folder = tmp_path_factory.mktemp("reply")
+    write_slice_nrrd(folder / "raw.nrrd", *case, compress=False)
+    write_slice_nrrd(folder / "packed.nrrd.gz", *case, packed=True)
+    assert gzip.decompress((folder / "packed.nrrd.gz").read_bytes()) == (folder / "raw.nrrd").read_bytes()
 
 
 def test_an_older_longer_file_is_replaced(tmp_path: Path) -> None:

@@ -24,7 +24,9 @@ _GZIP = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 _LAST_BLOCK = b"\x03\x00"
 
 
-def write_slice_nrrd(path: Path, volume: Volume, plane: Plane, mask: NDArray[np.bool_], compress: bool = True) -> None:
+def write_slice_nrrd(
+    path: Path, volume: Volume, plane: Plane, mask: NDArray[np.bool_], compress: bool = True, packed: bool = False
+) -> None:
     """Write a mask that is zero outside one slice, uint8.
 
     Args:
@@ -32,14 +34,20 @@ def write_slice_nrrd(path: Path, volume: Volume, plane: Plane, mask: NDArray[np.
         volume: whose frame the mask gets.
         plane: the slice.
         mask: (rows, columns) of the slice.
-        compress: gzip, or raw (as OHIF needs it).
+        compress: gzip inside the file, or raw (as OHIF needs it).
+        packed: the raw file as a whole in gzip, for HTTP's Content-Encoding.
     """
+    compress = compress and not packed
     header = io.BytesIO()
     nrrd.write(header, np.zeros((1, 1, 1), np.uint8), nrrd_header(volume, compress))
     text = header.getvalue().partition(b"\n\n")[0]
     text = text.replace(b"sizes: 1 1 1", b"sizes: %d %d %d" % volume.shape)
+    text += b"\n\n"
     with path.open("wb") as file:
-        file.write(text + b"\n\n")
+        if packed:
+            file.writelines(_compressed(volume.shape, plane, mask, text))
+            return
+        file.write(text)
         if compress:
             file.writelines(_compressed(volume.shape, plane, mask))
             return
@@ -62,12 +70,14 @@ def _slabs(shape: tuple[int, int, int], plane: Plane, mask: NDArray[np.bool_]) -
         yield int(k), slab.tobytes()
 
 
-def _compressed(shape: tuple[int, int, int], plane: Plane, mask: NDArray[np.bool_]) -> Iterator[bytes]:
-    """A gzip member, made of blocks that end at byte boundaries."""
+def _compressed(
+    shape: tuple[int, int, int], plane: Plane, mask: NDArray[np.bool_], before: bytes = b""
+) -> Iterator[bytes]:
+    """A gzip member, made of blocks that end at byte boundaries, with some bytes before the voxels."""
     size = shape[0] * shape[1]
     filled = dict(_slabs(shape, plane, mask))
-    yield _GZIP
-    check = 0
+    yield _GZIP + _deflated(before)
+    check = zlib.crc32(before)
     for k in range(shape[2]):
         if k in filled:
             yield _deflated(filled[k])
@@ -75,7 +85,9 @@ def _compressed(shape: tuple[int, int, int], plane: Plane, mask: NDArray[np.bool
         else:
             yield _zeros(size)[0]
             check = _after_zeros(size, check)
-    yield _LAST_BLOCK + check.to_bytes(4, "little") + (size * shape[2] % (1 << 32)).to_bytes(4, "little")
+    yield (
+        _LAST_BLOCK + check.to_bytes(4, "little") + ((len(before) + size * shape[2]) % (1 << 32)).to_bytes(4, "little")
+    )
 
 
 def _deflated(data: bytes) -> bytes:

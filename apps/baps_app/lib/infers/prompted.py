@@ -11,7 +11,7 @@ from typing import Any
 
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
-from baps.click import read_click
+from baps.click import PACKED, read_click
 from baps.errors import InputError, NotFoundError
 from baps.formats.slice_nrrd import write_slice_nrrd
 from baps.geometry import AS_STORED, SLICE_AXIS
@@ -79,7 +79,7 @@ class PromptedInfer(InferTask):
         handle, name = tempfile.mkstemp(suffix=".nrrd", dir=self._replies.name)
         os.close(handle)
         compress = bool(request.get("result_compress", True))
-        write_slice_nrrd(Path(name), volume, click.plane, found.mask, compress)
+        write_slice_nrrd(Path(name), volume, click.plane, found.mask, compress, bool(request.get(PACKED)))
         return name, {
             "label": label,
             "slice": click.plane.index,
