@@ -29,12 +29,12 @@ def free_port() -> int:
 
 @contextmanager
 def running_server(
-    studies: Path, log: Path, settings: Mapping[str, str], stock: bool = False
+    studies: Path | str, log: Path, settings: Mapping[str, str], stock: bool = False
 ) -> Iterator[tuple[str, psutil.Process]]:
     """Start the server as ``make serve`` does, wait until it answers, and stop it in the end.
 
     Args:
-        studies: folder of images.
+        studies: folder of images, or the DICOMweb address of a PACS.
         log: file for what it prints.
         settings: names and values for ``--conf``.
         stock: MONAI Label's own server instead of the protected one.

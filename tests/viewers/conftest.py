@@ -1,0 +1,43 @@
+"""A PACS, a server beside it and a browser."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+import orthanc
+from series import ORIENTATIONS, Pacs, write_series
+from server import running_server
+
+
+@pytest.fixture(scope="session")
+def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pacs]:
+    """Orthanc with three series, and the server on its DICOMweb."""
+    if orthanc.missing():
+        pytest.skip(orthanc.missing())
+    folder = tmp_path_factory.mktemp("pacs")
+    series = {name: write_series(folder / "dicom" / name, name) for name in ORIENTATIONS}
+    settings = {"labels": "spleen=2,liver=1", "adapters": str(folder / "adapters")}
+    with pytest.MonkeyPatch.context() as patched, orthanc.running_orthanc(folder) as address:
+        orthanc.store(address, folder / "dicom")
+        patched.setenv("MONAI_LABEL_DATASTORE_CACHE_PATH", str(folder / "cache"))
+        with running_server(f"{address}/dicom-web", folder / "server.log", settings) as (server, _):
+            yield Pacs(server, address, series, folder / "server.log")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[object]:
+    """Debian's Chromium, which draws without a GPU."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("Chromium is not installed: apt-get install chromium fonts-dejavu-core")
+    from playwright.sync_api import sync_playwright
+
+    from ohif import FLAGS
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield started
+        started.close()

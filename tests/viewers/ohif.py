@@ -1,0 +1,156 @@
+"""What a user does in OHIF, and what she sees there."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from playwright.sync_api import Page, Request, Response
+
+SCREENSHOTS = Path(__file__).resolve().parents[2] / "tests-output" / "viewers"
+FLAGS = ["--no-sandbox", "--ignore-gpu-blocklist", "--use-gl=angle", "--use-angle=swiftshader",
+         "--enable-unsafe-swiftshader"]  # fmt: skip
+
+_VIEWPORT = """
+([orientation, world]) => {
+  const near = (a, b) => Math.abs(Math.abs(a) - b) < 0.01;
+  const axis = {sagittal: 0, coronal: 1, axial: 2}[orientation];
+  const viewport = cornerstone.getRenderingEngines().flatMap(engine => engine.getViewports())
+    .find(one => near(one.getCamera().viewPlaneNormal[axis], 1));
+  const camera = viewport.getCamera(), normal = camera.viewPlaneNormal;
+  const away = normal.reduce((sum, n, i) => sum + n * (world[i] - camera.focalPoint[i]), 0);
+  const moved = point => point.map((value, i) => value + away * normal[i]);
+  viewport.setCamera({focalPoint: moved(camera.focalPoint), position: moved(camera.position)});
+  viewport.render();
+  const frame = viewport.element.getBoundingClientRect();
+  const place = at => { const [x, y] = viewport.worldToCanvas(at); return [frame.x + x, frame.y + y]; };
+  const side = [0, 1, 2].map(i => world[i] + (i === axis ? 0 : 10 / Math.SQRT2));
+  const [here, there] = [place(world), place(side)];
+  return {x: here[0], y: here[1], frame: [frame.x, frame.y, frame.right, frame.bottom],
+          pixelsPerMm: Math.hypot(there[0] - here[0], there[1] - here[1]) / 10};
+}
+"""
+"""Scroll the viewport of an orientation to a place (mm, LPS), and say where on the page it is now."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place on the page.
+
+    Attributes:
+        x, y: pixels of the page.
+        frame: of its viewport, (left, top, right, bottom).
+        pixels_per_mm: of the viewport.
+    """
+
+    x: float
+    y: float
+    frame: tuple[float, float, float, float]
+    pixels_per_mm: float
+
+
+@dataclass(frozen=True)
+class Inference:
+    """A request that OHIF sent, and its answer."""
+
+    asked: dict[str, Any]
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class Ohif:
+    """OHIF in a page of a browser.
+
+    Args:
+        page: of Playwright.
+        server: address of the MONAI Label server.
+    """
+
+    def __init__(self, page: Page, server: str) -> None:
+        self.page, self.server = page, server
+
+    def studies(self) -> str:
+        """Open the list of studies; what it says."""
+        self.page.goto(f"{self.server}/ohif/", wait_until="networkidle")
+        return self.page.inner_text("body")
+
+    def open(self, study: str) -> None:
+        """Open a study in the mode of MONAI Label and wait until its viewports are drawn."""
+        self.page.goto(f"{self.server}/ohif/monai-label?StudyInstanceUIDs={study}", wait_until="networkidle")
+        if (confirm := self.page.get_by_text("Confirm and Hide")).is_visible():
+            confirm.click()
+        self.page.wait_for_function(
+            "() => window.cornerstone && cornerstone.getRenderingEngines().flatMap(engine => engine.getViewports())"
+            ".filter(one => one.getImageData && one.getImageData()).length >= 3"
+        )
+        self.page.wait_for_load_state("networkidle")
+
+    def connect(self) -> None:
+        """Name the server in the panel and wait for what it offers."""
+        address = self.page.locator("input[value^='http']").first
+        address.fill(f"{self.server}/")
+        address.locator("xpath=following::button[1]").click()
+        self.page.get_by_text("Active Learning").wait_for()
+
+    def prompt_for(self, model: str, organ: str) -> None:
+        """Choose a model and an organ for clicks."""
+        tab = self.page.locator(".tab", has=self.page.get_by_text("Point Prompts"))
+        tab.get_by_text("Point Prompts").click()
+        tab.locator("select.selectBox").select_option(model)
+        tab.locator("tr.clickable-row", has_text=organ).click()
+
+    def scroll_to(self, orientation: str, world: NDArray[np.float64]) -> Place:
+        """Scroll the viewport of an orientation to a place, mm, LPS."""
+        found = self.page.evaluate(_VIEWPORT, [orientation, world.tolist()])
+        self.page.wait_for_timeout(500)
+        return Place(found["x"], found["y"], tuple(found["frame"]), found["pixelsPerMm"])
+
+    def points(self) -> int:
+        """How many clicks are shown."""
+        found: int = self.page.evaluate("() => cornerstoneTools.annotation.state.getAllAnnotations().length")
+        return found
+
+    def click(self, place: Place) -> None:
+        """Click there. In another viewport than the last one, OHIF takes the first click to choose the viewport."""
+        before = self.points()
+        for _ in range(2):
+            self.page.mouse.click(place.x, place.y)
+            self.page.wait_for_timeout(500)
+            if self.points() > before:
+                return
+        raise AssertionError("OHIF shows no point where it was clicked.")
+
+    def run(self) -> Inference:
+        """Run the model on the points."""
+        with self.page.expect_response(lambda response: "/infer/" in response.url, timeout=60_000) as waiting:
+            self.page.get_by_title("Run PointPrompts").click()
+        response: Response = waiting.value
+        body = response.body()
+        self.page.wait_for_timeout(2000)
+        return Inference(_params(response.request), response.status, response.headers, body)
+
+    def look(self, name: str) -> NDArray[np.uint8]:
+        """What is on the screen, (rows, columns, 3); kept as a picture."""
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        content = self.page.screenshot(path=SCREENSHOTS / f"{name}.png")
+        return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+
+
+def _params(request: Request) -> dict[str, Any]:
+    text = request.post_data or ""
+    params: dict[str, Any] = json.loads(text[text.index("{") : text.rindex("}") + 1])
+    return params
+
+
+def coloured(picture: NDArray[np.uint8], place: Place) -> NDArray[np.bool_]:
+    """Which pixels of a viewport's inside have a colour: an overlay on a grey image, (rows, columns)."""
+    left, top, right, bottom = (round(edge) for edge in place.frame)
+    inside = picture[top + 90 : bottom - 40, left + 30 : right - 25].astype(int)
+    return np.ptp(inside, axis=-1) > 25

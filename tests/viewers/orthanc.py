@@ -1,0 +1,67 @@
+"""A real PACS for the tests: Orthanc of Debian's packages, on loopback."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import requests
+
+from server import free_port
+
+PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+_START_SECONDS = 60
+
+
+def missing() -> str:
+    """What has to be installed first, or ""."""
+    if shutil.which("Orthanc") and PLUGIN.exists():
+        return ""
+    return "Orthanc with its DICOMweb plugin is not installed: apt-get install orthanc orthanc-dicomweb"
+
+
+@contextmanager
+def running_orthanc(folder: Path) -> Iterator[str]:
+    """Start it on an empty store below a folder; yields its address."""
+    port = free_port()
+    settings = {
+        "StorageDirectory": str(folder / "store"),
+        "IndexDirectory": str(folder / "store"),
+        "HttpPort": port,
+        "HttpServerEnabled": True,
+        "DicomServerEnabled": False,
+        "RemoteAccessAllowed": False,
+        "AuthenticationEnabled": False,
+        "Plugins": [str(PLUGIN)],
+        "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+    }
+    (folder / "orthanc.json").write_text(json.dumps(settings))
+    address = f"http://127.0.0.1:{port}"
+    with (folder / "orthanc.log").open("w") as log:
+        child = subprocess.Popen(["Orthanc", str(folder / "orthanc.json")], stdout=log, stderr=subprocess.STDOUT)  # noqa: S607
+    try:
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                requests.get(f"{address}/system", timeout=5).raise_for_status()
+                break
+            except requests.RequestException:
+                if child.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError((folder / "orthanc.log").read_text()[-2000:]) from None
+                time.sleep(0.2)
+        yield address
+    finally:
+        child.send_signal(signal.SIGTERM)
+        child.wait(30)
+
+
+def store(address: str, folder: Path) -> None:
+    """Put every file of a folder into it."""
+    for file in sorted(folder.rglob("*.dcm")):
+        requests.post(f"{address}/instances", data=file.read_bytes(), timeout=30).raise_for_status()
