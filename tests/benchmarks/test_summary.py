@@ -61,7 +61,7 @@ def test_tables_go_between_the_marks(runs: list[dict[str, Any]], tmp_path: Path)
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "old" not in text
-    assert "| default (refused: 0.456) | 0.700 | +0.200 ± 0.000 | 0.050 |" in text
+    assert "| default (refused: 0.456) | 2 | 0.700 | +0.200 ± 0.000 | 0.050 |" in text
     assert "| organ | 2 | 0.500 | 0.550 | 0.700 |" in text
 
 
