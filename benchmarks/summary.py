@@ -117,15 +117,16 @@ def _of_domain(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [
         f"**{rows[0]['domain']}** ({rows[0]['test_patients']} test patients)",
         "",
-        "| arm | seeds | Dice | gain ± over seeds | ± over patients | images | images to 90 % | of white box | seconds |",
+        "| arm | seeds | Dice | gain ± over seeds | ± over patients | images | images to 90 % | of white box "
+        "| seconds |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in sorted(rows, key=lambda row: -row["gain"]):
         reached = "" if row["images_to_90"] is None else f"{row['images_to_90']:,.0f}"
         share = "" if row["white_box_share"] is None else f"{100 * row['white_box_share']:.0f} %"
         lines.append(
-            f"| {row['arm']}{_refused(row)} | {row['seeds']} | {row['dice']:.3f} | {row['gain']:+.3f} ± {row['gain_std']:.3f} | "
-            f"{row['gain_std_patients']:.3f} | {row['images']:,.0f} | {reached} | {share} | {row['seconds']:.0f} |"
+            f"| {row['arm']}{_refused(row)} | {row['seeds']} | {row['dice']:.3f} | "
+            f"{row['gain']:+.3f} ± {row['gain_std']:.3f} | {row['gain_std_patients']:.3f} | {row['images']:,.0f} | {reached} | {share} | {row['seconds']:.0f} |"
         )
     return lines
 
