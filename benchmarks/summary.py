@@ -126,7 +126,8 @@ def _of_domain(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         share = "" if row["white_box_share"] is None else f"{100 * row['white_box_share']:.0f} %"
         lines.append(
             f"| {row['arm']}{_refused(row)} | {row['seeds']} | {row['dice']:.3f} | "
-            f"{row['gain']:+.3f} ± {row['gain_std']:.3f} | {row['gain_std_patients']:.3f} | {row['images']:,.0f} | {reached} | {share} | {row['seconds']:.0f} |"
+            f"{row['gain']:+.3f} ± {row['gain_std']:.3f} | {row['gain_std_patients']:.3f} | "
+            f"{row['images']:,.0f} | {reached} | {share} | {row['seconds']:.0f} |"
         )
     return lines
 
