@@ -1,4 +1,4 @@
-"""A real PACS for the tests: Orthanc of Debian's packages, on loopback."""
+"""A real PACS to try and to test with: Orthanc of Debian's packages, on loopback."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ import requests
 
 from server import free_port
 
+PROGRAM = shutil.which("Orthanc") or shutil.which("/usr/sbin/Orthanc")  # Not on everybody's path.
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 _START_SECONDS = 60
 
 
 def missing() -> str:
     """What has to be installed first, or ""."""
-    if shutil.which("Orthanc") and PLUGIN.exists():
+    if PROGRAM and PLUGIN.exists():
         return ""
     return "Orthanc with its DICOMweb plugin is not installed: apt-get install orthanc orthanc-dicomweb"
 
@@ -44,7 +45,7 @@ def running_orthanc(folder: Path) -> Iterator[str]:
     (folder / "orthanc.json").write_text(json.dumps(settings))
     address = f"http://127.0.0.1:{port}"
     with (folder / "orthanc.log").open("w") as log:
-        child = subprocess.Popen(["Orthanc", str(folder / "orthanc.json")], stdout=log, stderr=subprocess.STDOUT)  # noqa: S607
+        child = subprocess.Popen([str(PROGRAM), str(folder / "orthanc.json")], stdout=log, stderr=subprocess.STDOUT)
     try:
         deadline = time.monotonic() + _START_SECONDS
         while True:
