@@ -132,15 +132,24 @@ class Ohif:
         with self.page.expect_response(lambda response: "/infer/" in response.url, timeout=60_000) as waiting:
             self.page.get_by_title("Run PointPrompts").click()
         response: Response = waiting.value
-        body = response.body()
-        self.page.wait_for_timeout(2000)
-        return Inference(_params(response.request), response.status, response.headers, body)
+        return Inference(_params(response.request), response.status, response.headers, response.body())
 
     def look(self, name: str) -> NDArray[np.uint8]:
         """What is on the screen, (rows, columns, 3); kept as a picture."""
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         content = self.page.screenshot(path=SCREENSHOTS / f"{name}.png")
         return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+
+    def look_for_overlay(self, name: str, place: Place, before: int) -> int:
+        """Wait until more pixels of a viewport have a colour than before, and no more come; how many they are."""
+        last = before
+        for _ in range(40):
+            now = int(coloured(self.look(name), place).sum())
+            if now == last > before:
+                return now
+            last = now
+            self.page.wait_for_timeout(500)
+        raise AssertionError(f"No overlay appears: {last} pixels have a colour, {before} had one before.")
 
 
 def _params(request: Request) -> dict[str, Any]:

@@ -51,10 +51,10 @@ def test_a_click_shows_a_mask_under_it(viewer: Ohif, pacs: Pacs, orientation: st
     viewer.connect()
     viewer.prompt_for("zero_shot", "spleen")
     place = viewer.scroll_to(orientation, world)
-    before = coloured(viewer.look(f"{orientation}-before"), place)
+    before = int(coloured(viewer.look(f"{orientation}-before"), place).sum())
     viewer.click(place)
     found = viewer.run()
-    after = coloured(viewer.look(f"{orientation}-after"), place)
+    after = viewer.look_for_overlay(f"{orientation}-after", place, before)
     assert found.status == 200
     (sent,) = found.asked["foreground"]
     assert np.abs(np.array(sent) - voxel).max() <= 1
@@ -65,9 +65,8 @@ def test_a_click_shows_a_mask_under_it(viewer: Ohif, pacs: Pacs, orientation: st
     assert voxels.shape == series.labels.shape
     assert mask[sent[0], sent[1]]
     assert not np.delete(voxels, sent[2], axis=2).any()
-    drawn = int(after.sum()) - int(before.sum())
     area = np.linalg.norm(series.affine[:3, 0]) * np.linalg.norm(series.affine[:3, 1]) * place.pixels_per_mm**2
-    assert drawn == pytest.approx(mask.sum() * area, rel=0.25)
+    assert after - before == pytest.approx(mask.sum() * area, rel=0.25)
 
 
 def test_next_sample_opens_what_the_server_offers(viewer: Ohif, pacs: Pacs) -> None:
