@@ -26,6 +26,7 @@ from baps.errors import BapsError, InputError
 from baps.segmenter import Segmenter
 from baps.settings import check_settings, read_settings
 from baps.store import AdapterStore
+from lib.pacs import open_pacs
 from lib.studies import StudiesDatastore
 from lib.trainers.adaptation import AdaptationTrainer
 
@@ -63,9 +64,11 @@ class BapsApp(MONAILabelApp):
             )
 
     def init_datastore(self) -> Datastore:
-        """MONAI Label's own for a PACS; ours for a folder."""
+        """Ours for a folder and for a PACS; MONAI Label's own for its other stores."""
         if self.remote:
-            return super().init_datastore()
+            if settings.MONAI_LABEL_DATASTORE or "googleapis.com" in self.studies:
+                return super().init_datastore()
+            return open_pacs(self.studies.strip().rstrip("/"))
         reload, read_only = settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD, settings.MONAI_LABEL_DATASTORE_READ_ONLY
         return StudiesDatastore(self.studies, reload, read_only)
 

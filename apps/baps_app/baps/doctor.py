@@ -332,7 +332,8 @@ def _kinds_of_images(studies: Path) -> Counter[str]:
 def _written(studies: str) -> list[Path]:
     """Where the server writes labels, or what it fetches from the PACS."""
     if is_pacs(studies):
-        return [Path(os.environ.get("MONAI_LABEL_DICOMWEB_CACHE_PATH") or Path.home() / ".cache" / "monailabel")]
+        named = (os.environ.get(f"MONAI_LABEL_{kind}_CACHE_PATH") for kind in ("DICOMWEB", "DATASTORE"))
+        return [Path(next(filter(None, named), Path.home() / ".cache" / "monailabel"))]
     return [Path(studies)] if studies else []
 
 

@@ -1,0 +1,212 @@
+"""Images of a real PACS, and of one that misbehaves."""
+
+from __future__ import annotations
+
+import http.server
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+import requests
+from pydicom.uid import generate_uid
+
+import orthanc
+from baps.errors import BapsError, InputError, NotFoundError
+from baps.formats import read_volume
+from lib.pacs import open_pacs
+from server import ROOT, running_server
+
+SAMPLE = ROOT / "sample-data" / "dicom" / "ct_01"
+FILES = sorted(SAMPLE.glob("*.dcm"))
+needs_orthanc = pytest.mark.skipif(bool(orthanc.missing()), reason=orthanc.missing())
+
+
+def _copy(folder: Path, modality: str, skip: tuple[int, ...] = (), sop_class: str = "") -> str:
+    """The sample series as another one."""
+    series, study = generate_uid(), generate_uid()
+    folder.mkdir(parents=True)
+    for number, file in enumerate(FILES):
+        if number in skip:
+            continue
+        image = pydicom.dcmread(file)
+        image.SeriesInstanceUID, image.StudyInstanceUID, image.Modality = series, study, modality
+        image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        if sop_class:
+            image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = sop_class
+        image.save_as(folder / f"{number:03}.dcm")
+    return str(series)
+
+
+@pytest.fixture(scope="module")
+def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
+    """Orthanc with images of two modalities, one with slices missing, and a report; series by what they are."""
+    folder = tmp_path_factory.mktemp("pacs")
+    series = {
+        "CT": str(pydicom.dcmread(FILES[0]).SeriesInstanceUID),
+        "MR": _copy(folder / "mr", "MR"),
+        "gap": _copy(folder / "gap", "CT", skip=(7, 8)),
+        "SR": _copy(folder / "sr", "SR"),
+    }
+    with orthanc.running_orthanc(folder) as address:
+        orthanc.store(address, SAMPLE)
+        orthanc.store(address, folder)
+        yield f"{address}/dicom-web", series
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    from monailabel.config import settings
+
+    monkeypatch.setattr(settings, "MONAI_LABEL_DICOMWEB_CACHE_PATH", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@needs_orthanc
+def test_images_of_all_modalities_are_listed(pacs: tuple[str, dict[str, str]], cache: Path) -> None:
+    address, series = pacs
+    store = open_pacs(address)
+    assert set(store.list_images()) == {series["CT"], series["MR"], series["gap"]}
+    assert set(store.get_unlabeled_images()) == set(store.list_images())
+    assert store.get_labeled_images() == []
+
+
+@needs_orthanc
+def test_a_series_becomes_the_volume_that_its_files_are(pacs: tuple[str, dict[str, str]], cache: Path) -> None:
+    address, series = pacs
+    store = open_pacs(address)
+    for name in ("CT", "MR"):
+        found, wanted = read_volume(Path(store.get_image_uri(series[name]))), read_volume(SAMPLE)
+        np.testing.assert_array_equal(found.voxels, wanted.voxels)
+        assert found.same_geometry(wanted)
+        info = store.get_image_info(series[name])
+        assert (info["Modality"], info["PatientID"], info["SeriesInstanceUID"]) == (name, "SAMPLE-CT-01", series[name])
+
+
+@needs_orthanc
+def test_it_is_fetched_once(pacs: tuple[str, dict[str, str]], cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    address, series = pacs
+    store = open_pacs(address)
+    first = store.get_image_uri(series["CT"])
+    monkeypatch.setattr(store._client, "iter_series", None)
+    assert store.get_image_uri(series["CT"]) == first
+
+
+@needs_orthanc
+def test_a_series_with_missing_slices_is_refused_and_nothing_of_it_stays(
+    pacs: tuple[str, dict[str, str]], cache: Path
+) -> None:
+    address, series = pacs
+    store = open_pacs(address)
+    with pytest.raises(InputError, match="slice"):
+        store.get_image_uri(series["gap"])
+    assert not list(cache.rglob("*.nii.gz"))
+    assert not list(cache.rglob("*.dcm"))
+
+
+@needs_orthanc
+def test_a_pacs_that_stops_half_way_leaves_nothing(
+    pacs: tuple[str, dict[str, str]], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, series = pacs
+    store = open_pacs(address)
+    iterate = store._client.iter_series
+
+    def half(*given: str) -> Iterator[pydicom.Dataset]:
+        for number, image in enumerate(iterate(*given)):
+            if number == 5:
+                raise requests.exceptions.ChunkedEncodingError("cut off")
+            yield image
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store._client, "iter_series", half)
+        with pytest.raises(BapsError, match="half an answer"):
+            store.get_image_uri(series["CT"])
+    assert not list(cache.rglob("*.nii.gz"))
+    assert read_volume(Path(store.get_image_uri(series["CT"]))).shape == (128, 128, 24)
+
+
+@needs_orthanc
+def test_what_is_no_image_of_the_pacs(pacs: tuple[str, dict[str, str]], cache: Path) -> None:
+    with pytest.raises(NotFoundError, match="no series 1.2.3"):
+        open_pacs(pacs[0]).get_image_uri("1.2.3")
+
+
+@contextmanager
+def _answering(code: int, body: bytes = b"") -> Iterator[str]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(code)
+            self.send_header("Content-Type", "application/dicom+json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/dicom-web"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("code", "body", "said"),
+    [
+        (401, b"", r"HTTP 401.*user and password"),
+        (500, b"", r"HTTP 500"),
+        (200, b"<html>", "half an answer"),
+    ],
+)
+def test_a_pacs_that_refuses_or_talks_nonsense(cache: Path, code: int, body: bytes, said: str) -> None:
+    with _answering(code, body) as address, pytest.raises(BapsError, match=said) as caught:
+        open_pacs(address).list_images()
+    assert not isinstance(caught.value, InputError)  # 503, for it is not the fault of who clicked.
+    assert "127.0.0.1" not in str(caught.value)
+
+
+def test_a_pacs_that_is_down(cache: Path) -> None:
+    with _answering(200) as address:
+        pass
+    with pytest.raises(BapsError, match="cannot be reached"):
+        open_pacs(address).list_images()
+
+
+def test_a_pacs_that_is_slow(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lib.pacs._TIMEOUT", (1.0, 0.3))
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen()
+        with pytest.raises(BapsError, match="did not answer"):
+            open_pacs(f"http://127.0.0.1:{deaf.getsockname()[1]}/dicom-web").list_images()
+
+
+@pytest.mark.slow
+@needs_orthanc
+def test_the_server_outlives_its_pacs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MONAI_LABEL_DATASTORE_CACHE_PATH", str(tmp_path / "cache"))
+    click = {"params": '{"foreground": [[60, 60, 12]]}'}
+    uid = str(pydicom.dcmread(FILES[0]).SeriesInstanceUID)
+    settings = {"labels": "spleen=2", "adapters": str(tmp_path / "adapters")}
+    with ExitStack() as running:
+        with orthanc.running_orthanc(tmp_path) as address:
+            orthanc.store(address, SAMPLE)
+            log = tmp_path / "server.log"
+            server, _ = running.enter_context(running_server(f"{address}/dicom-web", log, settings))
+            asked = f"{server}/infer/zero_shot?image={uid}&output=image"
+            assert requests.post(asked, data=click, timeout=60).status_code == 200
+            assert requests.get(f"{server}/info/", timeout=60).json()["datastore"]["total"] == 1
+            assert list((tmp_path / "cache").rglob("*.nii.gz"))
+        deadline = time.monotonic() + 120  # The list of images is kept for some seconds.
+        while (reply := requests.post(asked, data=click, timeout=120)).status_code == 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        assert reply.status_code == 503
+        assert "cannot be reached" in reply.json()["detail"]
+        assert "SAMPLE-CT-01" not in log.read_text()
