@@ -159,7 +159,11 @@ def _params(request: Request) -> dict[str, Any]:
 
 
 def coloured(picture: NDArray[np.uint8], place: Place) -> NDArray[np.bool_]:
-    """Which pixels of a viewport's inside have a colour: an overlay on a grey image, (rows, columns)."""
-    left, top, right, bottom = (round(edge) for edge in place.frame)
-    inside = picture[top + 90 : bottom - 40, left + 30 : right - 25].astype(int)
+    """Which pixels of a viewport's inside have a colour: an overlay on a grey image, (rows, columns).
+
+    Above and below the image are texts, and messages that come and go.
+    """
+    left, _, right, _ = (round(edge) for edge in place.frame)
+    top, bottom = round(place.y) - 200, round(place.y) + 200
+    inside = picture[top:bottom, left + 30 : right - 25].astype(int)
     return np.ptp(inside, axis=-1) > 25
