@@ -35,7 +35,7 @@ from rich.table import Table
 from baps.adapter import Adapter
 from baps.blackbox import load_black_box
 from baps.blackbox.sam2 import build_sam2_model
-from baps.serving_command import server_environment
+from baps.serving_command import serving_command
 from baps.store import AdapterStore
 from baps.visual_prompt import build_visual_prompt
 
@@ -175,24 +175,14 @@ def stock_server(studies: Path, models: Path, weights: Path, log: Path) -> Itera
     """MONAI Label's own start command with its own SAM2."""
     config = "sam2.1_hiera_t.yaml"
     shutil.copy(Path(sam2.__file__).parent / "configs" / "sam2.1" / config, models / config)
-    address = f"http://127.0.0.1:{(port := free_port())}"
-    command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(HERE / "stock_sam2")]
-    command += [
-        "--studies",
-        str(studies),
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--conf",
-        "model_dir",
-        str(models),
-    ]
+    port, own = free_port(), {"model_dir": str(models)}
+    command, environment = serving_command(str(studies), "127.0.0.1", port, own, stock=True, app=HERE / "stock_sam2")
+    address = f"http://127.0.0.1:{port}"
     named = {
         "MONAI_SAM_MODEL_PT": f"http://127.0.0.1/{weights.name}",
         "MONAI_SAM_MODEL_CFG": f"http://127.0.0.1/{config}",
     }
-    with running(command, {**server_environment(), **named}, address, log) as process:
+    with running(command, {**environment, **named}, f"{address}/info/", log) as process:
         yield address, process
 
 

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-import signal
-import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import requests
 
-from server import free_port
+from server import free_port, running
 
 PROGRAM = shutil.which("Orthanc") or shutil.which("/usr/sbin/Orthanc")  # Not on everybody's path.
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
-_START_SECONDS = 60
 
 
 def missing() -> str:
@@ -44,22 +41,9 @@ def running_orthanc(folder: Path) -> Iterator[str]:
     }
     (folder / "orthanc.json").write_text(json.dumps(settings))
     address = f"http://127.0.0.1:{port}"
-    with (folder / "orthanc.log").open("w") as log:
-        child = subprocess.Popen([str(PROGRAM), str(folder / "orthanc.json")], stdout=log, stderr=subprocess.STDOUT)
-    try:
-        deadline = time.monotonic() + _START_SECONDS
-        while True:
-            try:
-                requests.get(f"{address}/system", timeout=5).raise_for_status()
-                break
-            except requests.RequestException:
-                if child.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError((folder / "orthanc.log").read_text()[-2000:]) from None
-                time.sleep(0.2)
+    command = [str(PROGRAM), str(folder / "orthanc.json")]
+    with running(command, os.environ, f"{address}/system", folder / "orthanc.log"):
         yield address
-    finally:
-        child.send_signal(signal.SIGTERM)
-        child.wait(30)
 
 
 def store(address: str, folder: Path) -> None:

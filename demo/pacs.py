@@ -43,7 +43,7 @@ def main(port: Annotated[int, typer.Option(help="Of the server.")] = 8000) -> No
             command, environment = serving_command(f"{address}/dicom-web", "127.0.0.1", port, settings)
             environment["MONAI_LABEL_DATASTORE_CACHE_PATH"] = f"{folder}/cache"
             console.print(f"==> The server starts, some 15 seconds; its log is {log}.")
-            with running(command, environment, server, log) as process:
+            with running(command, environment, f"{server}/info/", log) as process:
                 console.print(f"==> Open {server}/ohif/ . Ctrl-C ends both.")
                 process.wait()
     except KeyboardInterrupt:

@@ -48,19 +48,17 @@ def running_server(
     port = free_port()
     command, environment = serving_command(str(studies), "127.0.0.1", port, settings, stock)
     address = f"http://127.0.0.1:{port}"
-    with running(command, environment, address, log) as process:
+    with running(command, environment, f"{address}/info/", log) as process:
         yield address, process
 
 
 @contextmanager
-def running(
-    command: Sequence[str], environment: Mapping[str, str], address: str, log: Path
-) -> Iterator[psutil.Process]:
-    """As ``running_server``, with a command of another server and the address at which it will answer."""
+def running(command: Sequence[str], environment: Mapping[str, str], page: str, log: Path) -> Iterator[psutil.Process]:
+    """As ``running_server``, with a command of any server and the address of a page that it will answer with."""
     with log.open("w") as output:
         child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=ROOT)
     try:
-        _wait(address, child, log)
+        _wait(page, child, log)
         yield psutil.Process(child.pid)
     finally:
         if child.poll() is None:
@@ -72,13 +70,13 @@ def running(
                 child.wait()
 
 
-def _wait(address: str, child: subprocess.Popen[bytes], log: Path) -> None:
+def _wait(page: str, child: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
         if child.poll() is not None:
             raise RuntimeError(f"The server stopped at its start. The end of {log}:\n{_tail(log)}")
         try:
-            if requests.get(f"{address}/info/", timeout=30).ok:
+            if requests.get(page, timeout=30).ok:
                 return
         except requests.ConnectionError:
             time.sleep(0.5)

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 import orthanc
-from series import ORIENTATIONS, Pacs, write_series
+from pacs_site import Pacs
+from series import ORIENTATIONS, write_series
 from server import running_server
 
 

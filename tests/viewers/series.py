@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def write_series(folder: Path, orientation: str) -> Series:
     study, series, frame = (pydicom.uid.generate_uid() for _ in range(3))
     folder.mkdir(parents=True)
     for k in range(turned[0].shape[2]):
-        image = pydicom.dcmread(sorted((ROOT / "sample-data" / "dicom" / "ct_01").glob("*.dcm"))[0])
+        image = deepcopy(first)
         image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
         image.StudyInstanceUID, image.SeriesInstanceUID, image.FrameOfReferenceUID = study, series, frame
         image.PatientID = image.PatientName = f"phantom-{orientation}"
@@ -72,13 +73,3 @@ def write_series(folder: Path, orientation: str) -> Series:
         image.PixelData = np.ascontiguousarray(turned[0][:, :, k].T).astype("<i2").tobytes()
         image.save_as(folder / f"{k:03}.dcm")
     return Series(study, series, affine, np.ascontiguousarray(turned[1]))
-
-
-@dataclass(frozen=True)
-class Pacs:
-    """A server beside a PACS with one series in each orientation."""
-
-    server: str
-    orthanc: str
-    series: dict[str, Series]
-    log: Path

@@ -11,7 +11,8 @@ import pytest
 from playwright.sync_api import Browser
 
 from ohif import Ohif, coloured
-from series import ORIENTATIONS, Pacs, Series
+from pacs_site import Pacs
+from series import ORIENTATIONS, Series
 
 pytestmark = pytest.mark.slow
 SPLEEN = 2

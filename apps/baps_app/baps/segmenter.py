@@ -63,7 +63,8 @@ class _Shown:
         pixels: of the canvas, (S, S, 3).
         served: label and version of the adapter, or None.
         adapter: it.
-        key: what its encodings are kept under.
+        key: what encodings of the slice are kept under.
+        made: which file the adapter came from.
     """
 
     volume: Volume
@@ -73,6 +74,7 @@ class _Shown:
     served: tuple[str, str] | None
     adapter: Adapter | None
     key: tuple[Hashable, ...]
+    made: Hashable
 
 
 class Segmenter:
@@ -128,9 +130,13 @@ class Segmenter:
         Raises:
             InputError: if the volume, the slice or the prompt cannot be used.
         """
+
+        def show(plane: Plane) -> _Shown:
+            return self._show(path, plane, label, adapted, window)
+
         with self.looking_ahead.answering():
             begun = time.perf_counter()
-            shown = self._show(path, plane, label, adapted, window)
+            shown = show(plane)
             drawn = shown.canvas.place(prompt)
             kept: list[bool] = []
 
@@ -148,7 +154,7 @@ class Segmenter:
                 seconds=time.perf_counter() - begun,
             )
         if self.black_box.capabilities.encodings:
-            self._look_ahead(answer.volume, path, plane, prompt, label, adapted, window)
+            self._look_ahead(show, plane, prompt, answer.volume.shape[plane.axis])
         return answer
 
     def _show(self, path: Path, plane: Plane, label: str, adapted: bool, window: Window | None) -> _Shown:
@@ -156,40 +162,35 @@ class Segmenter:
         volume, own_window = self._volume(path, identity)
         window = window or own_window
         canvas = Canvas.fit(volume, plane, self.black_box.capabilities.input_side)
-        plane.of(volume.voxels)  # Refuses a slice that is not there before anything is kept for it.
-        pixels, _ = self._cache.get(
-            ("canvas", identity, plane, window), lambda: canvas_image(volume, plane, canvas, window)
-        )
+        place = (identity, plane, window)
+        pixels, _ = self._cache.get(("canvas", *place), lambda: canvas_image(volume, plane, canvas, window))
         adapted = adapted and plane.axis == SLICE_AXIS
         served = self.store.served(label, self.black_box.capabilities) if adapted else None
         made = (*served, _identity(self.store.file(*served))) if served else None
         adapter = self._cache.get(("adapter", made), lambda: self.store.load(*served).adapter)[0] if served else None
-        return _Shown(volume, window, canvas, pixels, served, adapter, ("encoding", identity, plane, window, made))
+        return _Shown(volume, window, canvas, pixels, served, adapter, ("encoding", *place), made)
 
     def _keep(self, shown: _Shown, one: Adapter | None, kept: list[bool]) -> Keep:
         """Keeps encodings of a slice through an adapter; notes for each whether it was there."""
 
         def keep(seen: Hashable, encode: Callable[[], Encoding]) -> Encoding:
-            through = None if one is None else one is shown.adapter
+            through = (shown.made, one is shown.adapter) if one else None  # The model as it is: one for all labels.
             encoding, there = self._cache.get((*shown.key, through, seen), encode)
             kept.append(there)
             return encoding
 
         return keep
 
-    def _look_ahead(
-        self, volume: Volume, path: Path, plane: Plane, prompt: Prompt, label: str, adapted: bool, window: Window | None
-    ) -> None:
+    def _look_ahead(self, show: Callable[[Plane], _Shown], plane: Plane, prompt: Prompt, slices: int) -> None:
         """Have the neighbouring slices encoded, for a click at the same place."""
 
         def encode(index: int) -> None:
-            shown = self._show(path, Plane(plane.axis, index), label, adapted, window)
+            shown = show(Plane(plane.axis, index))
             keep = self._keep(shown, shown.adapter, [])
             encode_keeping(self.black_box, shown.adapter, shown.pixels, shown.canvas.place(prompt), keep, ahead=True)
 
         near = [plane.index + step for far in range(1, self._ahead + 1) for step in (far, -far)]
-        slices = range(volume.shape[plane.axis])
-        self.looking_ahead.plan([partial(encode, index) for index in near if index in slices])
+        self.looking_ahead.plan([partial(encode, index) for index in near if index in range(slices)])
 
 
 def _size(value: Encoding | Adapter | NDArray[np.uint8] | tuple[Volume, Window]) -> int:

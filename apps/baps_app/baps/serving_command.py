@@ -16,7 +16,7 @@ APP = Path(__file__).resolve().parents[1]
 
 
 def serving_command(
-    studies: str, host: str, port: int, settings: Mapping[str, str], stock: bool = False
+    studies: str, host: str, port: int, settings: Mapping[str, str], stock: bool = False, app: Path | None = None
 ) -> tuple[list[str], dict[str, str]]:
     """The command line and the environment of the server.
 
@@ -26,13 +26,15 @@ def serving_command(
         port: likewise.
         settings: names and values as ``read_settings`` takes them.
         stock: MONAI Label's own server instead of the protected one.
+        app: folder of another MONAI Label app than ours.
 
     Raises:
         BapsError: if the app is not there, as where the package was installed without the repository.
     """
-    if not (APP / "main.py").is_file():
-        raise BapsError(f"There is no MONAI Label app in {APP}. Start the server from a checkout of the repository.")
-    command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(APP), "--studies", studies]
+    app = app or APP
+    if not (app / "main.py").is_file():
+        raise BapsError(f"There is no MONAI Label app in {app}. Start the server from a checkout of the repository.")
+    command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app), "--studies", studies]
     command += ["--host", host, "--port", str(port)]
     if not stock:
         command += ["--uvicorn_app", "serving:app"]

@@ -50,8 +50,9 @@ class SamBlackBox(LocalBlackBox):
     def _decoder(self, embedded: Embedded, clicks: Clicks | None, boxes: torch.Tensor | None) -> torch.Tensor:
         sparse, dense = self._model.prompt_encoder(clicks, boxes, None)
         masks, iou = decode_masks(self._model.mask_decoder, embedded.tensors[0], self._position, sparse, dense)
-        best = 1 + iou[:, 1:].argmax(1) if self._best_of_several else torch.zeros(len(masks), dtype=torch.long)
-        return masks[torch.arange(len(masks)), best.cpu()][:, None]
+        if self._best_of_several:
+            return masks[torch.arange(len(masks), device=masks.device), 1 + iou[:, 1:].argmax(1)][:, None]
+        return masks[:, :1]
 
     def _enlarge(self, low: torch.Tensor, embedded: Embedded) -> torch.Tensor:
         enlarged: torch.Tensor = self._model.postprocess_masks(low, embedded.resized, embedded.original)
