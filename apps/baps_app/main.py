@@ -6,9 +6,12 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
@@ -17,6 +20,7 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.tasks.activelearning.first import First
 from monailabel.tasks.activelearning.random import Random
+from numpy.typing import NDArray
 
 import lib.infers.prompted
 import lib.saving
@@ -26,6 +30,8 @@ from baps.errors import BapsError, InputError
 from baps.segmenter import Segmenter
 from baps.settings import check_settings, read_settings
 from baps.store import AdapterStore
+from baps.volume import Volume
+from lib.infers.prompted import IMAGE_ID
 from lib.pacs import open_pacs
 from lib.studies import StudiesDatastore
 from lib.trainers.adaptation import AdaptationTrainer
@@ -40,7 +46,7 @@ class BapsApp(MONAILabelApp):
         self.site = read_settings(conf or {})
         check_settings(self.site)
         self.store = AdapterStore(self.site.adapters)
-        self._loading = threading.Lock()
+        self._loading, self._saving = threading.Lock(), threading.Lock()
         self._black_box: BlackBox | None = None
         self._segmenter: Segmenter | None = None
         # The training process gets this from us: its threads must not spin while they wait for each other.
@@ -79,10 +85,15 @@ class BapsApp(MONAILabelApp):
 
     def init_infers(self) -> dict[str, InferTask]:
         labels = dict(self.site.labels)
+        tasks = {"baps": True, "zero_shot": False}
         return {
-            "baps": lib.infers.prompted.PromptedInfer(self.segmenter, labels, adapted=True),
-            "zero_shot": lib.infers.prompted.PromptedInfer(self.segmenter, labels, adapted=False),
+            name: lib.infers.prompted.PromptedInfer(self.segmenter, labels, adapted, partial(self.save_shown, name))
+            for name, adapted in tasks.items()
         }
+
+    def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> Any:
+        """As the host's; the task is told the image's name too, which the host replaces by its file."""
+        return super().infer({**request, IMAGE_ID: request.get("image")}, datastore)
 
     def init_trainers(self) -> dict[str, TrainTask]:
         labels = dict(self.site.labels)
@@ -123,5 +134,26 @@ class BapsApp(MONAILabelApp):
 
     def save_label(self, image_id: str, path: Path, tag: str, info: dict[str, Any]) -> str:
         """Check a label, keep the one that it replaces, and store it."""
-        history = None if self.remote else Path(self.studies) / "labels-replaced"
-        return lib.saving.save_label(self.datastore(), history, self.site.labels, image_id, path, tag, info)
+        with self._saving:
+            return lib.saving.save_label(self.datastore(), self._history, self.site.labels, image_id, path, tag, info)
+
+    def save_shown(
+        self,
+        model: str,
+        image_id: str,
+        image: Volume,
+        organ: str,
+        mask: NDArray[np.bool_],
+        slices: Collection[int],
+        author: str,
+    ) -> bool:
+        """Save what a model shows, see ``lib.saving.save_shown``."""
+        with self._saving:
+            return lib.saving.save_shown(
+                self.datastore(), self._history, self.site.labels, image_id, image, organ, mask, slices, model, author
+            )
+
+    @property
+    def _history(self) -> Path | None:
+        """Where earlier labels are kept; a PACS keeps them itself."""
+        return None if self.remote else Path(self.studies) / "labels-replaced"

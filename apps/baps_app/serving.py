@@ -51,7 +51,7 @@ app: FastAPI = _host
 _fetching = threading.Lock()
 
 _NAMED = ("image", "id", "label", "tag", "session_id")
-_NOT_FOR_REQUESTS = ("image", "model", "session", "save_label", "label_tag")
+_NOT_FOR_REQUESTS = ("image", "image_id", "model", "session", "save_label", "label_tag")
 """What ``params`` may not say: which file is read, and where the answer is written."""
 
 _ALLOWED = re.compile(
@@ -118,7 +118,10 @@ def _run_infer(
     instance = app_instance()
     if model not in instance._infers:
         raise NotFoundError(f"There is no model {model!r}. Known ones: {', '.join(instance._infers)}.")
-    wanted = {k: v for k, v in _object(params, "params").items() if k not in _NOT_FOR_REQUESTS}
+    given = _object(params, "params")
+    if given.get("save_label"):
+        raise InputError("A mask is saved under a name: give save_as, one of the site's labels, instead of save_label.")
+    wanted = {k: v for k, v in given.items() if k not in _NOT_FOR_REQUESTS}
     if not (image or session_id or file):
         raise InputError("The request names no image. Give image, session_id or a file.")
     if image:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from baps.adaptation.cases import Case
-from baps.errors import BapsError, InputError
+from baps.errors import BapsError
 from lib.label_info import label_values, read_label_info
+from lib.pacs import PacsDatastore
 from lib.studies import StudiesDatastore
 
 
@@ -20,7 +20,8 @@ def labelled_cases(
     """The cases of each of the site's labels, from the final labels that a person confirmed.
 
     A file that lies in ``labels/final`` without having been submitted counts as confirmed by who laid it there. A
-    patient is the DICOM PatientID, else what the site's table says, else the image's name.
+    patient is the DICOM PatientID, else what the site's table says, else the image's name. In a PACS the newest DICOM
+    SEG that names a label holds.
 
     Args:
         datastore: of the server.
@@ -29,15 +30,9 @@ def labelled_cases(
 
     Returns:
         Cases by label, and for each image that was left out the reason.
-
-    Raises:
-        InputError: if the labels lie in a PACS.
     """
-    if isinstance(datastore, DICOMWebDatastore):
-        raise InputError(
-            "Training on labels that lie in a PACS is not supported yet. Serve a folder of volumes to train: "
-            "make serve STUDIES=<folder>."
-        )
+    if isinstance(datastore, PacsDatastore):
+        return _of_pacs(datastore, labels, patients)
     tag = DefaultLabelTag.FINAL.value
     cases: dict[str, list[Case]] = {name: [] for name in labels}
     left_out: dict[str, str] = {}
@@ -59,4 +54,25 @@ def labelled_cases(
         for name in labels:
             if name in values:
                 cases[name].append(Case(image, mask, values[name], patient, covers.get(name)))
+    return cases, left_out
+
+
+def _of_pacs(
+    datastore: PacsDatastore, labels: Mapping[str, int], patients: Mapping[str, str]
+) -> tuple[dict[str, list[Case]], dict[str, str]]:
+    """As ``labelled_cases``; each organ of an image has a file of its own."""
+    cases: dict[str, list[Case]] = {name: [] for name in labels}
+    left_out: dict[str, str] = {}
+    for image_id, segments in sorted(datastore.newest_segments().items()):
+        if not set(segments) & set(labels):
+            left_out[image_id] = f"Its segments {', '.join(segments)} are no labels of this site: {', '.join(labels)}."
+        for name in sorted(set(segments) & set(labels)):
+            try:
+                image = Path(datastore.get_image_uri(image_id))
+                organ = datastore.organ(segments[name])
+            except BapsError as error:
+                left_out[f"{image_id}, {name}"] = str(error)
+                continue
+            patient = datastore.patient(image_id) or patients.get(image_id) or image_id
+            cases[name].append(Case(image, organ.file, 1, patient, organ.slices))
     return cases, left_out

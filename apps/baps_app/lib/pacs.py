@@ -1,29 +1,35 @@
-"""Images of a PACS, over DICOMweb."""
+"""Images of a PACS and their labels, over DICOMweb."""
 
 from __future__ import annotations
 
-import logging
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import requests
 from dicomweb_client import DICOMwebClient
 from dicomweb_client.session_utils import create_session_from_user_pass
 from filelock import FileLock
 from monailabel.config import settings
 from monailabel.datastore.dicom import DICOMwebClientX, DICOMWebDatastore
-from monailabel.datastore.local import DataModel, ImageLabelModel
+from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
+from monailabel.interfaces.datastore import DefaultLabelTag
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from requests.adapters import HTTPAdapter
 
-from baps.errors import BapsError, NotFoundError
-from baps.formats import read_volume, write_nifti
-
-logger = logging.getLogger(__name__)
+from baps.errors import BapsError, InputError, NotFoundError
+from baps.formats import read_labels, read_patient, read_volume, write_nifti
+from baps.formats.dicom_seg import write_segmentation
+from baps.replacing import replacing
+from baps.volume import Volume
+from lib.label_info import LabelInfo, label_values, read_label_info
+from lib.pacs_labels import OrganLabel, StoredSegment, keep_segments, kept_segment, stored_segments
 
 _NO_IMAGES = frozenset(
     [
@@ -82,14 +88,14 @@ class PacsDatastore(DICOMWebDatastore):
             client._session.mount(scheme, _NotForEver())
         client.set_http_retry_params(max_attempts=3, wait_exponential_multiplier=100)  # A user waits.
         self._listed: tuple[float, dict[str, Dataset]] = (-_LISTED_FOR, {})
-        self._referenced: dict[str, str | None] = {}
+        self._known: dict[tuple[str, str], list[StoredSegment]] = {}
         super().__init__(client=client, search_filter={}, cache_path=cache)
 
     def _series(self) -> dict[str, Dataset]:
         """All series of the PACS by SeriesInstanceUID."""
         when, found = self._listed
         if time.monotonic() - when > _LISTED_FOR:
-            with _pacs_answers():
+            with pacs_answers():
                 answered = [Dataset.from_json(series) for series in self._client.search_for_series(get_remaining=True)]
             found = {str(series.SeriesInstanceUID): series for series in answered}
             self._listed = time.monotonic(), found
@@ -99,26 +105,154 @@ class PacsDatastore(DICOMWebDatastore):
         """The series that are images."""
         return [uid for uid, series in self._series().items() if series.get("Modality") not in _NO_IMAGES]
 
-    def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        """The series that a DICOM SEG of the PACS belongs to, each once."""
+    def newest_segments(self) -> dict[str, dict[str, StoredSegment]]:
+        """By image and label the newest segment that a person drew or confirmed; the PACS is asked anew."""
+        self.forget_list()
         images = set(self.list_images())
-        segmented = (self._image_of(series) for series in self._series().values() if series.get("Modality") == "SEG")
-        return sorted({image for image in segmented if image in images})
+        series = [one for one in self._series().values() if one.get("Modality") == "SEG"]
+        found = [segment for one in series for segment in self._described(one)]
+        newest: dict[str, dict[str, StoredSegment]] = {}
+        for segment in sorted(found, key=lambda segment: segment.when):
+            if segment.confirmed and segment.image in images:
+                newest.setdefault(segment.image, {})[segment.name] = segment
+        return newest
+
+    def _described(self, series: Dataset) -> list[StoredSegment]:
+        """The segments of a series; asked again when it has more objects."""
+        key = str(series.SeriesInstanceUID), str(series.get("NumberOfSeriesRelatedInstances", ""))
+        if key not in self._known:
+            with pacs_answers():
+                told = self._client.retrieve_series_metadata(str(series.StudyInstanceUID), key[0])
+                self._known[key] = [one for header in told for one in stored_segments(Dataset.from_json(header))]
+        return self._known[key]
+
+    def forget_list(self) -> None:
+        """Ask the PACS anew what it has: something was stored there."""
+        self._listed = (-_LISTED_FOR, {})
+
+    def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
+        """The series with a segment that a person drew or confirmed."""
+        return sorted(self.newest_segments())
 
     def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
         """The others."""
-        labelled = set(self.get_labeled_images())
+        labelled = self.newest_segments()
         return [image for image in self.list_images() if image not in labelled]
 
-    def _image_of(self, segmentation: Dataset) -> str | None:
-        """The series that a SEG refers to; asked once, for it cannot change."""
-        uid = str(segmentation.SeriesInstanceUID)
-        if uid not in self._referenced:
-            with _pacs_answers():
-                told = self._client.retrieve_series_metadata(str(segmentation.StudyInstanceUID), uid)
-            referenced = Dataset.from_json(told[0]).get("ReferencedSeriesSequence") if told else None
-            self._referenced[uid] = str(referenced[0].SeriesInstanceUID) if referenced else None
-        return self._referenced[uid]
+    def organ(self, segment: StoredSegment) -> OrganLabel:
+        """The mask of a segment, fetched once: a file each, for organs may overlap.
+
+        Raises:
+            InputError: if the object cannot be read, or lies elsewhere than its image.
+            BapsError: if the PACS does not answer, or the disk is full.
+        """
+        folder = Path(self._datastore_path) / "segments" / segment.instance
+        try:
+            if not folder.exists():  # An object never changes.
+                with pacs_answers():
+                    dataset = self._client.retrieve_instance(segment.study, segment.series, segment.instance)
+                keep_segments(folder, dataset, read_volume(Path(self.get_image_uri(segment.image))))
+        except OSError as error:
+            raise _disk_full(error) from error
+        return kept_segment(folder, segment)
+
+    def label_to_change(self, image_id: str, organ: str, image: Volume) -> tuple[NDArray[np.integer[Any]], LabelInfo]:
+        """The newest label of one organ, (I, J, K), for every SEG holds what was saved with it alone.
+
+        Raises:
+            InputError, BapsError: as ``organ``.
+        """
+        newest = self.newest_segments().get(image_id, {}).get(organ)
+        if newest is None:
+            return np.zeros(image.shape, np.uint8), read_label_info({})
+        found = self.organ(newest)
+        info = {"label_info": [{"name": organ, "idx": 1}], "covers": {organ: sorted(found.slices)}}
+        return read_labels(found.file, image), read_label_info(info)
+
+    def save_label(
+        self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any], label_id: str = ""
+    ) -> str:
+        """Store a final label in the PACS, as one SEG with what is marked; others are kept here.
+
+        Raises:
+            InputError: if a value has no name, or no SEG can be made for the image.
+            BapsError: if the PACS does not take it; nothing was stored then.
+        """
+        if label_tag != DefaultLabelTag.FINAL.value:
+            saved: str = LocalDatastore.save_label(self, image_id, label_filename, label_tag, label_info)
+            return saved
+        image = read_volume(Path(self.get_image_uri(image_id)))
+        voxels, info = read_labels(Path(label_filename), image), read_label_info(label_info)
+        values = label_values(info, {})
+        if nameless := sorted(set(np.unique(voxels).tolist()) - {0, *values.values()}):
+            raise InputError(f"The values {nameless} of the label have no name. Name every segment. Nothing was saved.")
+        masks = {name: mask for name, value in values.items() if (mask := voxels == value).any()}
+        slices = {name: (info.covers or {}).get(name, frozenset()) for name in masks}
+        earlier = [segment.when for segment in self.newest_segments().get(image_id, {}).values()]
+        now = datetime.now().astimezone()
+        # A clock that runs ahead, the browser's say, must not hide what is saved now.
+        when = max([now, *(made.astimezone() + timedelta(seconds=1) for made in earlier)])
+        series = self._series()[image_id]
+        with pacs_answers():
+            told = self._client.retrieve_series_metadata(str(series.StudyInstanceUID), image_id)
+            sources = [Dataset.from_json(header) for header in told]
+        made = write_segmentation(sources, image, masks, slices, when, info.author, bool(info.model))
+        with pacs_answers():
+            reply = self._client.store_instances([made])
+        if reply.get("FailedSOPSequence"):
+            raise BapsError("The PACS did not take the label. Nothing was saved; ask who runs the PACS why.")
+        self.forget_list()
+        return image_id
+
+    def get_label_by_image_id(self, image_id: str, tag: str) -> str:
+        """The image's own name where it has a label."""
+        if tag != DefaultLabelTag.FINAL.value:
+            found: str = super().get_label_by_image_id(image_id, tag)
+            return found
+        return image_id if image_id in self.newest_segments() else ""
+
+    def get_label_uri(self, label_id: str, label_tag: str, image_id: str = "") -> str:
+        """A labelmap of the newest segments, whose values ``get_label_info`` names; where organs overlap, one hides the
+        other."""
+        if label_tag != DefaultLabelTag.FINAL.value:
+            uri: str = LocalDatastore.get_label_uri(self, label_id, label_tag)
+            return uri
+        segments = self.newest_segments().get(label_id)
+        if not segments:
+            return ""
+        image = read_volume(Path(self.get_image_uri(label_id)))
+        voxels = np.zeros(image.shape, np.uint8)
+        for value, name in enumerate(sorted(segments), start=1):
+            voxels[read_labels(self.organ(segments[name]).file, image) > 0] = value
+        target = Path(self._datastore.label_path(label_tag)) / f"{label_id}.nii.gz"
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(target, ".nii.gz") as partial:
+                write_nifti(partial, Volume(voxels, image.affine))
+        except OSError as error:
+            raise _disk_full(error) from error
+        return str(target)
+
+    def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
+        """Which value means which label in the labelmap."""
+        if label_tag != DefaultLabelTag.FINAL.value:
+            info: dict[str, Any] = super().get_label_info(label_id, label_tag)
+            return info
+        names = sorted(self.newest_segments().get(label_id, {}))
+        return {"label_info": [{"name": name, "idx": value} for value, name in enumerate(names, start=1)]}
+
+    def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
+        """Images and their final labels."""
+        tag = DefaultLabelTag.FINAL.value
+        return [
+            {"image": self.get_image_uri(image), "label": self.get_label_uri(image, tag)}
+            for image in self.get_labeled_images()
+        ]
+
+    def patient(self, image_id: str) -> str | None:
+        """The PatientID of an image that was fetched."""
+        found = self.get_image_info(image_id).get("PatientID", "")
+        return found if found not in ("", "UNK") else None
 
     def get_image_uri(self, image_id: str) -> str:
         """The series as NIfTI, fetched and converted when it is first asked for; a series does not change.
@@ -139,21 +273,20 @@ class PacsDatastore(DICOMWebDatastore):
             folder.mkdir(parents=True, exist_ok=True)
             # Beside the target, and renamed when it is whole.
             with tempfile.TemporaryDirectory(dir=folder, prefix=".fetching-") as parts:
-                with _pacs_answers():
+                with pacs_answers():
                     for number, image in enumerate(self._client.iter_series(str(series.StudyInstanceUID), image_id)):
                         image.save_as(Path(parts) / f"{number:06}.dcm", write_like_original=False)
                 whole = Path(parts) / "volume.nii.gz"
                 write_nifti(whole, read_volume(Path(parts)))
                 info: dict[str, Any] = {name: str(series.get(name, "UNK")) for name in _SHOWN}
                 info |= {"SeriesInstanceUID": image_id, "ts": int(time.time()), "name": target.name}
+                info["PatientID"] = read_patient(Path(parts)) or info["PatientID"]  # Not every PACS lists it.
                 with FileLock(self._lock_file):
                     whole.replace(target)
                     self._datastore.objects[image_id] = ImageLabelModel(image=DataModel(info=info, ext=".nii.gz"))
                     self._update_datastore_file(lock=False)
         except OSError as error:
-            raise BapsError(
-                f"The series cannot be kept ({error.strerror}). Make room on the disk of the server's cache."
-            ) from error
+            raise _disk_full(error) from error
         return str(target)
 
 
@@ -171,8 +304,12 @@ def open_pacs(address: str) -> PacsDatastore:
     return PacsDatastore(client, cache.strip() or None)
 
 
+def _disk_full(error: OSError) -> BapsError:
+    return BapsError(f"What the PACS gave cannot be kept ({error.strerror}). Make room on the disk of the cache.")
+
+
 @contextmanager
-def _pacs_answers() -> Iterator[None]:
+def pacs_answers() -> Iterator[None]:
     """What goes wrong with the PACS, as a sentence; its address may hold what is nobody's business."""
     try:
         yield

@@ -1,19 +1,25 @@
-"""Saving a label: checked against its image first, and the one that it replaces is kept."""
+"""Saving a label, or what a model shows: checked against its image first, and the label that is replaced is kept."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
+from numpy.typing import NDArray
 
 from baps.errors import BapsError, InputError, NotFoundError
-from baps.formats import read_labels, read_volume
-from lib.label_info import covered_slices, read_label_info
+from baps.formats import read_labels, read_volume, write_nifti
+from baps.volume import Volume
+from lib.label_info import covered_slices, label_values, read_label_info
+from lib.pacs import PacsDatastore
+from lib.studies import StudiesDatastore
 
 
 def save_label(
@@ -51,16 +57,93 @@ def save_label(
     if tag == DefaultLabelTag.FINAL.value and not said.confirmed:
         tag = DefaultLabelTag.ORIGINAL.value
     voxels = read_labels(path, read_volume(Path(image)))
+    covers = covered_slices(said, voxels, labels)
     if not voxels.any():
         raise InputError("The label is empty: no voxel is marked. Segment the organ, then submit. Nothing was saved.")
     if said.slices and max(said.slices) >= voxels.shape[2]:
         raise InputError(f"The label has slices 0 to {voxels.shape[2] - 1}, not {max(said.slices)}. Nothing was saved.")
     info = {
         **info,
+        # Said by name and value, whatever the site's own values will be one day.
+        "label_info": info.get("label_info") or [{"name": name, "idx": value} for name, value in labels.items()],
         "author": said.author or str(info.get("client_id") or ""),
         "confirmed": said.confirmed,
-        "covers": covered_slices(said, voxels, labels),
+        "covers": covers,
     }
+    return _store(datastore, history, image_id, path, tag, info)
+
+
+def save_shown(
+    datastore: Datastore,
+    history: Path | None,
+    labels: Mapping[str, int],
+    image_id: str,
+    image: Volume,
+    organ: str,
+    mask: NDArray[np.bool_],
+    slices: Collection[int],
+    model: str,
+    author: str = "",
+) -> bool:
+    """Save what a model shows and a person chose to keep; the organ's other slices and other organs stay as they are.
+
+    Args:
+        datastore, history, labels, image_id: as in ``save_label``.
+        image: the volume.
+        organ: the label.
+        mask: (I, J, K).
+        slices: across K, that are replaced by those of the mask.
+        model: that made it.
+        author: who chose to keep it.
+
+    Returns:
+        False if the label said so already; nothing is stored twice.
+
+    Raises:
+        NotFoundError: if there is no such image.
+        InputError: if the organ is no label of the site, nothing is marked, or the datastore or its earlier label
+            cannot be used.
+    """
+    if image_id not in datastore.list_images():
+        raise NotFoundError(
+            "What was sent with a request is no image of the datastore: its mask cannot be saved there."
+        )
+    if organ not in labels:
+        raise InputError(f"A mask is saved under the name of a label: {', '.join(labels)}. {organ!r} is none of them.")
+    if not isinstance(datastore, (StudiesDatastore, PacsDatastore)):
+        raise InputError("Masks are saved to a folder of studies or a PACS only. Submit the label from the viewer.")
+    voxels, info = datastore.label_to_change(image_id, organ, image)
+    values = label_values(info, labels) if voxels.any() else dict(labels)
+    value = values.setdefault(organ, max(*values.values(), int(voxels.max())) + 1)
+    before, where = voxels == value, sorted(slices)
+    after = before.copy()
+    after[:, :, where] = mask[:, :, where]
+    if not after.any():
+        raise InputError(f"The mask of {organ} is empty. Click on the organ first. Nothing was saved.")
+    if before.any() and info.confirmed and np.array_equal(before, after):
+        return False
+    voxels = np.where(after, value, np.where(before, 0, voxels))
+    kind = np.uint8 if voxels.min() >= 0 and voxels.max() <= 255 else np.int32
+    covers = {name: sorted(found) for name, found in (info.covers or {}).items()}
+    marked = np.flatnonzero(before.any((0, 1))).tolist()
+    covers[organ] = sorted({*covers.get(organ, marked), *where})
+    said = {
+        "label_info": [{"name": name, "idx": number} for name, number in values.items()],
+        "author": author,
+        "model": model,
+        "confirmed": True,
+        "covers": covers,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "label.nii.gz"
+        write_nifti(path, Volume(voxels.astype(kind), image.affine))
+        _store(datastore, history, image_id, path, DefaultLabelTag.FINAL.value, said)
+    return True
+
+
+def _store(
+    datastore: Datastore, history: Path | None, image_id: str, path: Path, tag: str, info: dict[str, Any]
+) -> str:
     try:
         if history is not None:
             _keep_earlier(datastore, history, image_id, tag)

@@ -9,13 +9,27 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock
 from monailabel.datastore.local import DataModel, LocalDatastore
+from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.exception import ImageNotFoundException
+from numpy.typing import NDArray
 
 from baps.errors import BapsError
-from baps.formats import IMAGE_SUFFIXES, file_stem, images_folder, list_images, read_patient, read_volume, write_nifti
+from baps.formats import (
+    IMAGE_SUFFIXES,
+    file_stem,
+    images_folder,
+    list_images,
+    read_labels,
+    read_patient,
+    read_volume,
+    write_nifti,
+)
 from baps.replacing import replacing
+from baps.volume import Volume
+from lib.label_info import LabelInfo, read_label_info
 
 CONVERTED = ".converted"
 
@@ -84,6 +98,18 @@ class StudiesDatastore(LocalDatastore):
             known.labels[label_tag] = DataModel(info=info, ext=suffix)
             self._update_datastore_file(lock=False)
         return image_id
+
+    def label_to_change(self, image_id: str, organ: str, image: Volume) -> tuple[NDArray[np.integer[Any]], LabelInfo]:
+        """The image's final labelmap, (I, J, K), with every organ in it; zeros where there is none.
+
+        Raises:
+            InputError: if it cannot be used.
+        """
+        tag = DefaultLabelTag.FINAL.value
+        earlier = self.get_label_uri(image_id, tag)
+        if not earlier or not Path(earlier).is_file():
+            return np.zeros(image.shape, np.uint8), read_label_info({})
+        return read_labels(Path(earlier), image), read_label_info(self.get_label_info(image_id, tag) or {})
 
     def _update_datastore_file(self, lock: bool = True) -> None:
         """The list of images and labels, replaced when the new one is whole."""

@@ -1,0 +1,237 @@
+"""DICOM Segmentation objects (SEG), read and written with highdicom.
+
+A frame of the object is one segment on one slice. Slices without a frame say nothing of the segment: nobody looked
+there; a frame in which nothing is marked says that it is not there.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
+
+import numpy as np
+from highdicom import UID, AlgorithmIdentificationSequence
+from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+
+from ..errors import InputError
+from ..volume import Volume
+
+# Of names that are not in DICOM's form: they would stand in the log.
+warnings.filterwarnings("ignore", module=r"highdicom\.valuerep")
+
+_NAME = "BAPS"
+_STRUCTURE = Code("123037004", "SCT", "Anatomical Structure")
+_LPS_TO_RAS = np.diag([-1.0, -1, 1, 1])
+
+_SAME_STEP = 0.02
+"""Share of a voxel by which the steps within a frame may differ from those of the image."""
+
+_SAME_PLACE = 0.1
+"""Share of a voxel by which a frame may be shifted: headers round positions."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One segment, in the voxel order of the image that it belongs to.
+
+    Attributes:
+        name: its label.
+        mask: (I, J, K).
+        slices: across K, of which the object has a frame.
+    """
+
+    name: str
+    mask: NDArray[np.bool_]
+    slices: frozenset[int]
+
+
+def segments_said(dataset: Dataset) -> dict[int, tuple[str, bool]]:
+    """What a SEG, or its metadata alone, says of its segments: by number the label, and whether a person drew or
+    corrected it (a segment that is ``AUTOMATIC`` was seen by none)."""
+    return {
+        int(segment.SegmentNumber): (
+            str(segment.get("SegmentLabel", "")).strip(),
+            str(segment.get("SegmentAlgorithmType", "")) != SegmentAlgorithmTypeValues.AUTOMATIC.value,
+        )
+        for segment in dataset.get("SegmentSequence", [])
+    }
+
+
+def read_segmentation(dataset: Dataset, image: Volume) -> dict[int, Segment]:
+    """Read a SEG, by number of the segment.
+
+    Args:
+        dataset: the object. Of fractions, more than half counts as marked.
+        image: the volume that it belongs to.
+
+    Raises:
+        InputError: if it cannot be read, or its frames do not lie on the image's voxels.
+    """
+    try:
+        segmentation = Segmentation.from_dataset(dataset, copy=False)
+        pixels = np.atleast_3d(segmentation.pixel_array.T).T  # One frame comes without its axis.
+        if segmentation.segmentation_type != SegmentationTypeValues.BINARY:
+            pixels = pixels > segmentation.MaximumFractionalValue / 2
+        numbers = [
+            int(frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
+            for frame in segmentation.PerFrameFunctionalGroupsSequence
+        ]
+        affines, said = _frame_affines(segmentation), segments_said(segmentation)
+        names = {number: said[number][0] for number in numbers}
+    except Exception as error:  # highdicom and pydicom raise many kinds; each means a broken or foreign object.
+        raise InputError(
+            f"The DICOM segmentation cannot be read ({type(error).__name__}: {error}). Export it again."
+        ) from error
+    found: dict[int, tuple[NDArray[np.bool_], set[int]]] = {}
+    for number, frame, affine in zip(numbers, pixels.astype(bool), affines, strict=True):
+        mask, slices = found.setdefault(number, (np.zeros(image.shape, bool), set()))
+        index, placed = _place(frame, affine, image)
+        mask[:, :, index] |= placed
+        slices.add(index)
+    return {number: Segment(names[number], mask, frozenset(slices)) for number, (mask, slices) in found.items()}
+
+
+def write_segmentation(
+    sources: Sequence[Dataset],
+    image: Volume,
+    masks: Mapping[str, NDArray[np.bool_]],
+    slices: Mapping[str, frozenset[int]],
+    when: datetime,
+    author: str = "",
+    by_model: bool = False,
+) -> Dataset:
+    """A SEG with one segment for each mask, in a new series of the same study.
+
+    Args:
+        sources: the images of the series without pixels, one a slice, or one multi-frame image; in any order.
+        image: the volume that they make.
+        masks: by label, (I, J, K); they may overlap.
+        slices: by label, across K, on which the label was looked for. Where all labels have the same, frames without a
+            mark are written too; else those are left out.
+        when: the time that it says it was made at, with a time zone.
+        author: who stands by it.
+        by_model: whether a model made the masks, and a person confirmed them.
+
+    Raises:
+        InputError: if the images do not make the volume, or lack what a SEG needs.
+    """
+    places = [(source, affine) for source in sources for affine in _frame_affines(source)]
+    if len(places) != image.shape[2]:
+        raise InputError(f"The series has {len(places)} slices, its volume {image.shape[2]}. Fetch the series again.")
+    indices = [_index(affine, image) for _, affine in places]
+    same = len(set(slices.values())) == 1
+    wanted = set().union(*slices.values())
+    if len(sources) > 1:
+        chosen = [(source, k) for (source, _), k in zip(places, indices, strict=True) if k in wanted]
+        sources, indices = [source for source, _ in chosen], [k for _, k in chosen]
+    else:
+        same = same and wanted == set(indices)
+    pixels = np.stack([mask[:, :, indices].transpose(2, 1, 0) for mask in masks.values()], -1).astype(np.uint8)
+    try:
+        segmentation = Segmentation(
+            source_images=sources,
+            pixel_array=pixels,
+            segmentation_type=SegmentationTypeValues.BINARY,
+            segment_descriptions=[_description(n, name, by_model) for n, name in enumerate(masks, start=1)],
+            series_instance_uid=UID(),
+            series_number=300,
+            sop_instance_uid=UID(),
+            instance_number=1,
+            manufacturer=_NAME,
+            manufacturer_model_name=_NAME,
+            software_versions=version("baps-monailabel"),
+            device_serial_number="0",
+            content_label="LABELS",
+            content_description="Labels made with MONAI Label",
+            content_creator_name=author.replace("\\", " ").replace("=", " ")[:64] or None,
+            omit_empty_frames=not same,
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"No DICOM segmentation can be made for this series ({type(error).__name__}: {error}). Save the label as a "
+            "file instead."
+        ) from error
+    segmentation.SeriesDescription = f"{_NAME}: {', '.join(masks)}"[:64]
+    segmentation.ContentDate = segmentation.SeriesDate = when.strftime("%Y%m%d")
+    segmentation.ContentTime = segmentation.SeriesTime = when.strftime("%H%M%S.%f")
+    segmentation.TimezoneOffsetFromUTC = when.strftime("%z")
+    return segmentation
+
+
+def _description(number: int, name: str, by_model: bool) -> SegmentDescription:
+    organ = "".join(word.capitalize() for word in name.replace("_", " ").split())
+    try:
+        code = getattr(codes.SCT, organ)
+    except (AttributeError, RuntimeError):  # Unknown, or of several meanings.
+        code = _STRUCTURE
+    if not by_model:
+        return SegmentDescription(number, name[:64], _STRUCTURE, code, SegmentAlgorithmTypeValues.MANUAL)
+    algorithm = AlgorithmIdentificationSequence(_NAME, codes.DCM.ArtificialIntelligence, version("baps-monailabel"))
+    kind = SegmentAlgorithmTypeValues.SEMIAUTOMATIC
+    return SegmentDescription(number, name[:64], _STRUCTURE, code, kind, algorithm)
+
+
+def _frame_affines(dataset: Dataset) -> list[NDArray[np.float64]]:
+    """For each frame the (4, 4) from [column, row, 0] to mm, RAS."""
+    if "PerFrameFunctionalGroupsSequence" not in dataset:
+        return [_affine(dataset.ImagePositionPatient, dataset.ImageOrientationPatient, dataset.PixelSpacing)]
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    affines = []
+    for frame in dataset.PerFrameFunctionalGroupsSequence:
+        position, orientation, measures = (
+            (frame if name in frame else shared)[name][0]
+            for name in ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
+        )
+        affines.append(
+            _affine(position.ImagePositionPatient, orientation.ImageOrientationPatient, measures.PixelSpacing)
+        )
+    return affines
+
+
+def _affine(position: Sequence[float], orientation: Sequence[float], spacing: Sequence[float]) -> NDArray[np.float64]:
+    affine = np.eye(4)
+    along = np.array(orientation, float).reshape(2, 3)
+    affine[:3, 0], affine[:3, 1] = along[0] * float(spacing[1]), along[1] * float(spacing[0])
+    affine[:3, 2] = np.cross(*along)
+    affine[:3, 3] = position
+    return np.asarray(_LPS_TO_RAS @ affine)
+
+
+def _index(affine: NDArray[np.float64], image: Volume) -> int:
+    """The slice across K on which a frame lies."""
+    return round((np.linalg.inv(image.affine) @ affine[:, 3])[2])
+
+
+def _place(frame: NDArray[np.bool_], affine: NDArray[np.float64], image: Volume) -> tuple[int, NDArray[np.bool_]]:
+    """The slice across K that a frame (rows, columns) lies on, and the frame in the image's order, (I, J).
+
+    Raises:
+        InputError: if its pixels are not the voxels of a slice.
+    """
+    to_image = np.linalg.inv(image.affine) @ affine
+    steps, start = to_image[:3, :2], to_image[:3, 3]
+    whole, index = np.rint(steps).astype(int), round(start[2])
+    placed = frame.T
+    fits = (np.abs(steps - whole) < _SAME_STEP).all() and np.abs(whole[:2]).sum(0).tolist() == [1, 1]
+    fits = fits and not whole[2].any() and bool(whole[:2].any(1).all())
+    if fits and whole[0, 0] == 0:  # Its columns run along J.
+        placed, whole = placed.T, whole[:, ::-1]
+    if fits:
+        backwards = np.diag(whole[:2]) < 0
+        placed = np.flip(placed, np.flatnonzero(backwards))
+        corner = np.where(backwards, np.array(image.shape[:2]) - 1, 0)
+        fits = placed.shape == image.shape[:2] and 0 <= index < image.shape[2]
+        fits = fits and (np.abs(start - [*corner, index]) < _SAME_PLACE).all()
+    if not fits:
+        raise InputError(
+            "The DICOM segmentation does not lie on the slices of its series: it belongs to another series, or was "
+            "made at another resolution. Export it from the series that it shows."
+        )
+    return index, placed
