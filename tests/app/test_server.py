@@ -212,7 +212,7 @@ def test_nothing_outside_the_datastore_is_reached(server: Site, method: str, pat
 
 
 def test_params_cannot_say_where_the_answer_is_written(server: Site) -> None:
-    sent = {"foreground": [spleen_click("ct_01")], "save_label": True, "label_tag": "../../evil"}
+    sent = {"foreground": [spleen_click("ct_01")], "image_id": "../../evil", "label_tag": "../../evil"}
     assert post(server, "/infer/baps?image=ct_01", data={"params": json.dumps(sent)}).status_code == 200
     assert not list(server.studies.parent.parent.rglob("evil*"))
     assert server.client.info()["datastore"]["completed"] == 0

@@ -105,16 +105,15 @@ def save_shown(
             cannot be used.
     """
     if image_id not in datastore.list_images():
-        raise NotFoundError(
-            "What was sent with a request is no image of the datastore: its mask cannot be saved there."
-        )
+        raise NotFoundError("The image is not in the datastore, so its mask cannot be saved there. Open one that is.")
     if organ not in labels:
         raise InputError(f"A mask is saved under the name of a label: {', '.join(labels)}. {organ!r} is none of them.")
     if not isinstance(datastore, (StudiesDatastore, PacsDatastore)):
         raise InputError("Masks are saved to a folder of studies or a PACS only. Submit the label from the viewer.")
     voxels, info = datastore.label_to_change(image_id, organ, image)
-    values = label_values(info, labels) if voxels.any() else dict(labels)
-    value = values.setdefault(organ, max(*values.values(), int(voxels.max())) + 1)
+    values = label_values(info, labels) if voxels.any() else {}
+    taken = {0, *values.values(), *np.unique(voxels).tolist()}
+    value = values.setdefault(organ, max(taken) + 1 if labels[organ] in taken else labels[organ])
     before, where = voxels == value, sorted(slices)
     after = before.copy()
     after[:, :, where] = mask[:, :, where]

@@ -123,7 +123,5 @@ class PromptedInfer(InferTask):
         if chosen in ("None", "", none):
             return ""
         if chosen not in self._names:
-            raise InputError(
-                f"The option {option} cannot be {chosen!r}. Choose one of {none}, {', '.join(self._names)}."
-            )
+            raise InputError(f"There is no {option} {chosen!r}. Choose one of {none}, {', '.join(self._names)}.")
         return chosen

@@ -1,0 +1,154 @@
+"""What a model shows and a person keeps, in a folder of studies."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+from numpy.typing import NDArray
+
+from baps.errors import InputError, NotFoundError
+from baps.formats import read_labels, read_volume, write_nifti
+from baps.volume import Volume
+from lib.labelled import labelled_cases
+from lib.saving import save_label, save_shown
+from lib.studies import StudiesDatastore
+from sites import SAMPLES, Site, spleen_click, truth
+
+LABELS = {"liver": 1, "spleen": 2, "kidney": 9}
+
+
+@pytest.fixture
+def studies(tmp_path: Path) -> Path:
+    shutil.copy(SAMPLES / "images" / "ct_01.nii.gz", tmp_path)
+    return tmp_path
+
+
+def _open(studies: Path) -> tuple[StudiesDatastore, Volume]:
+    return StudiesDatastore(str(studies), False, False), read_volume(studies / "ct_01.nii.gz")
+
+
+def _disc(image: Volume, k: int, width: int = 5) -> NDArray[np.bool_]:
+    mask = np.zeros(image.shape, bool)
+    mask[10 : 10 + width, 20:24, k] = True
+    return mask
+
+
+def _save(studies: Path, organ: str, mask: NDArray[np.bool_], slices: list[int]) -> bool:
+    found, image = _open(studies)
+    return save_shown(found, studies / "labels-replaced", LABELS, "ct_01", image, organ, mask, slices, "baps", "anna")
+
+
+def _saved(studies: Path) -> NDArray[np.integer]:
+    found, image = _open(studies)
+    return read_labels(Path(found.get_label_uri("ct_01", "final")), image)
+
+
+def test_slices_of_an_organ_gather_in_one_label(studies: Path) -> None:
+    _, image = _open(studies)
+    assert _save(studies, "kidney", _disc(image, 3), [3])
+    assert _save(studies, "kidney", _disc(image, 4), [4])
+    assert _save(studies, "liver", _disc(image, 9), [9])
+    wanted = np.where(_disc(image, 3) | _disc(image, 4), 9, 0) + _disc(image, 9)
+    np.testing.assert_array_equal(_saved(studies), wanted)
+    cases, left_out = labelled_cases(_open(studies)[0], LABELS, {})
+    assert left_out == {}
+    assert {name: [case.covered for case in found] for name, found in cases.items()} == {
+        "kidney": [{3, 4}],
+        "liver": [{9}],
+        "spleen": [],
+    }
+
+
+def test_a_corrected_slice_takes_the_place_of_the_former(studies: Path) -> None:
+    _, image = _open(studies)
+    _save(studies, "kidney", _disc(image, 3), [3])
+    _save(studies, "kidney", _disc(image, 3, width=2), [3])
+    assert (_saved(studies) > 0).sum() == 8
+    assert len(list((studies / "labels-replaced" / "final" / "ct_01").glob("*.nii.gz"))) == 1
+
+
+def test_the_same_is_not_saved_twice(studies: Path) -> None:
+    _, image = _open(studies)
+    assert _save(studies, "kidney", _disc(image, 3), [3])
+    file = studies / "labels" / "final" / "ct_01.nii.gz"
+    before = file.stat().st_mtime_ns
+    assert not _save(studies, "kidney", _disc(image, 3), [3])
+    assert file.stat().st_mtime_ns == before
+    assert not (studies / "labels-replaced").exists()
+
+
+def test_a_label_that_a_person_submitted_is_added_to(studies: Path) -> None:
+    """With its own numbers, and one that it has no name for."""
+    found, image = _open(studies)
+    submitted = np.where(truth("ct_01") == 1, 5, 0).astype(np.uint8)
+    submitted[0, 0, 0] = 6
+    path = studies.parent / "submitted.nii.gz"
+    write_nifti(path, Volume(submitted, image.affine))
+    save_label(found, None, LABELS, "ct_01", path, "final", {"label_info": [{"name": "liver", "idx": 5}]})
+    _save(studies, "spleen", _disc(image, 0), [0])
+    found, _ = _open(studies)
+    info = found.get_label_info("ct_01", "final")
+    values = {segment["name"]: segment["idx"] for segment in info["label_info"]}
+    assert values == {"liver": 5, "spleen": 2}
+    np.testing.assert_array_equal(_saved(studies), np.where(_disc(image, 0), 2, submitted))
+    assert (info["author"], info["model"], info["confirmed"]) == ("anna", "baps", True)
+    assert info["covers"] == {
+        "liver": np.flatnonzero((submitted == 5).any((0, 1))).tolist(),
+        "spleen": [0],
+    }
+
+
+def test_what_cannot_be_saved_changes_nothing(studies: Path) -> None:
+    found, image = _open(studies)
+    given = (image, "spleen", _disc(image, 3), [3], "baps")
+    with pytest.raises(NotFoundError, match="not in the datastore"):
+        save_shown(found, None, LABELS, "../ct_01", *given)
+    with pytest.raises(InputError, match=r"under the name of a label: liver, spleen, kidney. 'heart' is none"):
+        save_shown(found, None, LABELS, "ct_01", image, "heart", *given[2:])
+    with pytest.raises(InputError, match="The mask of spleen is empty"):
+        save_shown(found, None, LABELS, "ct_01", image, "spleen", np.zeros(image.shape, bool), [3], "baps")
+    assert found.get_labeled_images() == []
+
+
+def _infer(server: Site, image: str, **params: object) -> requests.Response:
+    sent = {"foreground": [spleen_click("ct_01")], "label": "spleen", **params}
+    address = f"{server.address}/infer/baps?image={image}&output=json"
+    return requests.post(address, data={"params": json.dumps(sent)}, timeout=60)
+
+
+def test_the_option_save_as_saves_the_mask_that_is_shown(own_server: Site) -> None:
+    k = spleen_click("ct_01")[2]
+    assert "Saved as spleen." in _infer(own_server, "ct_01", save_as="spleen").json()["notes"]
+    assert "It was saved as spleen before." in _infer(own_server, "ct_01", save_as=["spleen"]).json()["notes"]
+    assert own_server.client.info()["datastore"]["completed"] == 1
+    image = read_volume(own_server.studies / "ct_01.nii.gz")
+    saved = read_labels(own_server.studies / "labels" / "final" / "ct_01.nii.gz", image)
+    shown = own_server.client.infer("zero_shot", "ct_01", {"foreground": [spleen_click("ct_01")]})[0]
+    np.testing.assert_array_equal(saved == 2, read_labels(Path(shown), image) > 0)
+    assert np.flatnonzero(saved.any((0, 1))).tolist() == [k]
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ({"save_as": "heart"}, "There is no save_as 'heart'"),
+        ({"save_label": True}, "saved under a name"),
+        ({"save_as": "spleen", "plane": "coronal"}, "no slice of the label"),
+    ],
+)
+def test_a_save_without_a_name_is_refused(server: Site, option: dict[str, object], said: str) -> None:
+    reply = _infer(server, "ct_01", **option)
+    assert reply.status_code == 400
+    assert said in reply.json()["detail"]
+    assert server.client.info()["datastore"]["completed"] == 0
+
+
+def test_nothing_is_saved_unless_it_is_chosen(server: Site) -> None:
+    for option in ({}, {"save_as": ["do not save", "spleen"]}, {"save_as": ""}):
+        assert _infer(server, "ct_01", **option).status_code == 200
+    assert server.client.info()["datastore"]["completed"] == 0
