@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,8 +25,9 @@ def missing() -> str:
 
 
 @contextmanager
-def running_orthanc(folder: Path) -> Iterator[str]:
-    """Start it on an empty store below a folder; yields its address."""
+def running_orthanc(folder: Path, users: Mapping[str, str] | None = None) -> Iterator[str]:
+    """Start it on an empty store below a folder, for users with passwords or for anybody; yields its address."""
+    users = users or {}
     port = free_port()
     settings = {
         "StorageDirectory": str(folder / "store"),
@@ -35,15 +36,16 @@ def running_orthanc(folder: Path) -> Iterator[str]:
         "HttpServerEnabled": True,
         "DicomServerEnabled": False,
         "RemoteAccessAllowed": False,
-        "AuthenticationEnabled": False,
+        "AuthenticationEnabled": bool(users),
+        "RegisteredUsers": users,
         "Plugins": [str(PLUGIN)],
         "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
     }
     (folder / "orthanc.json").write_text(json.dumps(settings))
-    address = f"http://127.0.0.1:{port}"
+    login = "".join(f"{user}:{password}@" for user, password in users.items())
     command = [str(PROGRAM), str(folder / "orthanc.json")]
-    with running(command, os.environ, f"{address}/system", folder / "orthanc.log"):
-        yield address
+    with running(command, os.environ, f"http://{login}127.0.0.1:{port}/system", folder / "orthanc.log"):
+        yield f"http://127.0.0.1:{port}"
 
 
 def store(address: str, folder: Path) -> None:

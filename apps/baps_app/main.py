@@ -32,7 +32,7 @@ from baps.settings import check_settings, read_settings
 from baps.store import AdapterStore
 from baps.volume import Volume
 from lib.infers.prompted import IMAGE_ID
-from lib.pacs import open_pacs
+from lib.pacs import open_pacs, read_login
 from lib.studies import StudiesDatastore
 from lib.trainers.adaptation import AdaptationTrainer
 
@@ -74,7 +74,7 @@ class BapsApp(MONAILabelApp):
         if self.remote:
             if settings.MONAI_LABEL_DATASTORE or "googleapis.com" in self.studies:
                 return super().init_datastore()
-            return open_pacs(self.studies.strip().rstrip("/"))
+            return open_pacs(self.studies.strip().rstrip("/"), read_login(self.site.pacs_login))
         reload, read_only = settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD, settings.MONAI_LABEL_DATASTORE_READ_ONLY
         return StudiesDatastore(self.studies, reload, read_only)
 

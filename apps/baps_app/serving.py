@@ -30,8 +30,8 @@ from urllib.parse import parse_qsl, unquote
 
 os.environ["BAPS_SERVING"] = "protected"
 
-from fastapi import BackgroundTasks, Body, FastAPI, File, Form, HTTPException, Request, UploadFile
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi import BackgroundTasks, Body, Depends, FastAPI, File, Form, HTTPException, Request, UploadFile
+from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from monailabel.app import app as _host
 from monailabel.endpoints import infer as host_infer
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelException
@@ -53,6 +53,9 @@ _fetching = threading.Lock()
 _NAMED = ("image", "id", "label", "tag", "session_id")
 _NOT_FOR_REQUESTS = ("image", "image_id", "model", "session", "save_label", "label_tag")
 """What ``params`` may not say: which file is read, and where the answer is written."""
+
+_FROM_PACS = ("content-type", "content-length", "content-encoding")
+"""Headers of the PACS that a viewer needs."""
 
 _ALLOWED = re.compile(
     r"(GET|HEAD) /($|info/?$|openapi\.json$|docs$|favicon\.ico$|static/|ohif|datastore/|train/|session/)"
@@ -226,6 +229,25 @@ def _start_all_training(params: dict[str, Any] | None = Body(None)) -> dict[str,
     return {name: {"result": _start_training(name, params), "detail": None} for name in app_instance()._trainers}
 
 
+async def _body(request: Request) -> bytes:
+    return await request.body()
+
+
+def _forward_to_pacs(request: Request, path: str, body: bytes = Depends(_body)) -> Response:
+    """OHIF's way to the PACS; the host's own holds up everybody while the PACS works, and drops the query."""
+    forward = getattr(app_instance().datastore(), "forward", None)
+    if forward is None:
+        raise NotFoundError("This server serves a folder of studies; there is no PACS behind it.")
+    kind, _, rest = path.partition("/")
+    kind, rest = (kind, rest) if kind in ("wado", "qido", "stow") else ("", path)
+    kind = "wado" if rest.endswith("metadata") else kind  # OHIF asks for metadata where it searches.
+    query = f"?{request.url.query}" if request.url.query else ""
+    headers = {name: value for name in ("accept", "content-type") if (value := request.headers.get(name))}
+    found = forward(request.method, kind, rest + query, headers, body)
+    passed = {name: value for name in _FROM_PACS if (value := found.headers.get(name))}
+    return StreamingResponse(found.raw.stream(1 << 16, decode_content=False), found.status_code, passed)
+
+
 class Guard:
     """Refuses, before anything else sees it, what no viewer asks for."""
 
@@ -295,6 +317,8 @@ _replace("/datastore/image", "PUT", _add_image)
 _replace("/datastore/", "PUT", _add_image)
 _replace("/train/{model}", "POST", _start_training)
 _replace("/train/", "POST", _start_all_training)
+for method in ("GET", "POST"):
+    _replace("/proxy/dicom/{path:path}", method, _forward_to_pacs)
 app.user_middleware.clear()  # The host's only middleware lets every origin in, with credentials.
 app.add_middleware(Guard)
 for kind in (BapsError, MONAILabelException):

@@ -50,6 +50,7 @@ class Settings:
         remote_patience: seconds that it is waited for when it has gone.
         encoder: frozen encoder of new adapters: ``statistics``, ``clip``, ``vit_mae`` or ``dino``.
         encoder_source: its weights, a local path or a hub's name; empty: the usual ones.
+        pacs_login: private JSON file of the user, the password and the ca of a PACS.
         patients: CSV file of image and patient, for images that do not say whom they show.
         adapters: folder of the adapter store.
         cache_mb: bound on decoded volumes, encodings and adapters in memory.
@@ -69,6 +70,7 @@ class Settings:
     remote_patience: float = RemoteSettings.patience
     encoder: str = "statistics"
     encoder_source: str = ""
+    pacs_login: Path | None = None
     patients: Path | None = None
     adapters: Path = DEFAULT_ADAPTERS
     cache_mb: int = 2048
@@ -152,7 +154,7 @@ def _from_file(path: Path) -> dict[str, object]:
 def _parse(name: str, value: object) -> object:
     if name == "labels":
         return parse_labels(value)
-    if name in ("adapters", "patients", "weights"):
+    if name in ("adapters", "pacs_login", "patients", "weights"):
         return Path(str(value)).expanduser()
     if name in _NUMBERS:
         kind, unit = _NUMBERS[name]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import requests
 from dicomweb_client import DICOMwebClient
-from dicomweb_client.session_utils import create_session_from_user_pass
 from filelock import FileLock
 from monailabel.config import settings
 from monailabel.datastore.dicom import DICOMwebClientX, DICOMWebDatastore
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
 from monailabel.interfaces.datastore import DefaultLabelTag
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, FilePath, ValidationError
 from pydicom.dataset import Dataset
 from requests.adapters import HTTPAdapter
 
@@ -68,11 +68,18 @@ _TIMEOUT = (5.0, 60.0)
 """Seconds to connect, and between two parts of an answer."""
 
 
-class _NotForEver(HTTPAdapter):
-    """Waits for an answer, but with a limit."""
+class _Transport(HTTPAdapter):
+    """Waits for an answer, but with a limit; a certificate authority of our own goes before the environment's."""
+
+    def __init__(self, ca: Path | None = None) -> None:
+        super().__init__()
+        self._ca = ca
 
     def send(self, request: requests.PreparedRequest, **given: Any) -> requests.Response:  # type: ignore[override]
-        return super().send(request, **{**given, "timeout": given.get("timeout") or _TIMEOUT})
+        given["timeout"] = given.get("timeout") or _TIMEOUT
+        if self._ca:
+            given["verify"] = str(self._ca)
+        return super().send(request, **given)
 
 
 class PacsDatastore(DICOMWebDatastore):
@@ -84,8 +91,6 @@ class PacsDatastore(DICOMWebDatastore):
     """
 
     def __init__(self, client: DICOMwebClient, cache: str | None) -> None:
-        for scheme in ("http://", "https://"):
-            client._session.mount(scheme, _NotForEver())
         client.set_http_retry_params(max_attempts=3, wait_exponential_multiplier=100)  # A user waits.
         self._listed: tuple[float, dict[str, Dataset]] = (-_LISTED_FOR, {})
         self._known: dict[tuple[str, str], list[StoredSegment]] = {}
@@ -249,6 +254,26 @@ class PacsDatastore(DICOMWebDatastore):
             for image in self.get_labeled_images()
         ]
 
+    def forward(self, method: str, kind: str, path: str, headers: Mapping[str, str], body: bytes) -> requests.Response:
+        """A viewer's own request, with the user and the password of the PACS.
+
+        Args:
+            method: ``GET`` or ``POST``.
+            kind: ``wado``, ``qido`` or ``stow``, whose prefix the address gets, or "".
+            path: below the address of the PACS, with its query.
+            headers: what it wants, and what it brings.
+            body: what it brings.
+
+        Raises:
+            BapsError: if the PACS does not answer.
+        """
+        prefix = {"wado": self._client.wado_url_prefix, "qido": self._client.qido_url_prefix}.get(
+            kind, self._client.stow_url_prefix if kind == "stow" else None
+        )
+        address = "/".join(part for part in (self._client.base_url, prefix, path) if part)
+        with pacs_answers():
+            return self._client._session.request(method, address, headers=dict(headers), data=body, stream=True)
+
     def patient(self, image_id: str) -> str | None:
         """The PatientID of an image that was fetched."""
         found = self.get_image_info(image_id).get("PatientID", "")
@@ -290,12 +315,53 @@ class PacsDatastore(DICOMWebDatastore):
         return str(target)
 
 
-def open_pacs(address: str) -> PacsDatastore:
-    """The datastore of a DICOMweb address. User, password and cache come from MONAI Label's own settings."""
-    user, password = settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
+class Login(BaseModel):
+    """Who we are to the PACS, and how its certificate is checked.
+
+    Attributes:
+        user, password: or "" where it asks for none.
+        ca: file with the certificate of its authority, or None for the usual ones.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    user: str = ""
+    password: str = Field("", repr=False)
+    ca: FilePath | None = None
+
+
+def read_login(file: Path | None) -> Login:
+    """The login from a private JSON file; without one, from MONAI Label's own settings.
+
+    Raises:
+        InputError: if it cannot be read, holds something else, or others may read it.
+    """
+    if file is None:
+        return Login(user=settings.MONAI_LABEL_DICOMWEB_USERNAME, password=settings.MONAI_LABEL_DICOMWEB_PASSWORD)
+    try:
+        if file.stat().st_mode & 0o077:
+            raise InputError(f"Others may read {file}, which holds a password. Take their leave: chmod 600 {file}")
+        return Login.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise InputError(f"The login of the PACS cannot be read from {file}: {error.strerror}.") from error
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"])) or "the file"
+        raise InputError(
+            f'The login of the PACS in {file} cannot be used ({where}). It is a JSON object such as {{"user": "baps", '
+            '"password": "...", "ca": "/etc/ssl/hospital.pem"}, each of which may be left out.'
+        ) from None
+
+
+def open_pacs(address: str, login: Login | None = None) -> PacsDatastore:
+    """The datastore of a DICOMweb address. The cache comes from MONAI Label's own settings."""
+    login = login or read_login(None)
+    session = requests.Session()
+    session.auth = (login.user, login.password) if login.user and login.password else None
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, _Transport(login.ca))
     client = DICOMwebClientX(
         url=address,
-        session=create_session_from_user_pass(user, password) if user and password else None,
+        session=session,
         qido_url_prefix=settings.MONAI_LABEL_QIDO_PREFIX,
         wado_url_prefix=settings.MONAI_LABEL_WADO_PREFIX,
         stow_url_prefix=settings.MONAI_LABEL_STOW_PREFIX,
@@ -313,6 +379,10 @@ def pacs_answers() -> Iterator[None]:
     """What goes wrong with the PACS, as a sentence; its address may hold what is nobody's business."""
     try:
         yield
+    except requests.exceptions.SSLError as error:
+        raise BapsError(
+            "The certificate of the PACS cannot be checked. Name its authority's as ca in the login of the PACS."
+        ) from error
     except requests.ConnectionError as error:
         raise BapsError("The PACS cannot be reached. Is it running, and is its address right?") from error
     except requests.Timeout as error:
