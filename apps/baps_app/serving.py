@@ -34,6 +34,7 @@ from fastapi import BackgroundTasks, Body, Depends, FastAPI, File, Form, HTTPExc
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from monailabel.app import app as _host
 from monailabel.endpoints import infer as host_infer
+from monailabel.endpoints import ohif as host_ohif
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelException
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.task import AsyncTask
@@ -229,6 +230,13 @@ def _start_all_training(params: dict[str, Any] | None = Body(None)) -> dict[str,
     return {name: {"result": _start_training(name, params), "detail": None} for name in app_instance()._trainers}
 
 
+def _configure_ohif() -> Response:
+    """OHIF's configuration, and an extension of ours that mends its export."""
+    theirs = Path(host_ohif.get_ohif("app-config.js").path).read_text()
+    ours = Path(__file__).with_name("ohif-extension.js").read_text()
+    return Response(f"{theirs}\n{ours}", media_type="text/javascript")
+
+
 async def _body(request: Request) -> bytes:
     return await request.body()
 
@@ -315,6 +323,7 @@ _replace("/infer/{model}", "POST", _run_infer)
 _replace("/datastore/label", "PUT", _save_label)
 _replace("/datastore/image", "PUT", _add_image)
 _replace("/datastore/", "PUT", _add_image)
+_replace("/ohif/app-config.js", "GET", _configure_ohif)
 _replace("/train/{model}", "POST", _start_training)
 _replace("/train/", "POST", _start_all_training)
 for method in ("GET", "POST"):

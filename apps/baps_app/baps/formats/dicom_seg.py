@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
+from zlib import crc32
 
 import numpy as np
 from highdicom import UID, AlgorithmIdentificationSequence
+from highdicom.color import CIELabColor
 from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
@@ -171,11 +173,14 @@ def _description(number: int, name: str, by_model: bool) -> SegmentDescription:
         code = getattr(codes.SCT, organ)
     except (AttributeError, RuntimeError):  # Unknown, or of several meanings.
         code = _STRUCTURE
-    if not by_model:
-        return SegmentDescription(number, name[:64], _STRUCTURE, code, SegmentAlgorithmTypeValues.MANUAL)
-    algorithm = AlgorithmIdentificationSequence(_NAME, codes.DCM.ArtificialIntelligence, version("baps-monailabel"))
-    kind = SegmentAlgorithmTypeValues.SEMIAUTOMATIC
-    return SegmentDescription(number, name[:64], _STRUCTURE, code, kind, algorithm)
+    kind, algorithm = SegmentAlgorithmTypeValues.MANUAL, None
+    if by_model:
+        kind = SegmentAlgorithmTypeValues.SEMIAUTOMATIC
+        algorithm = AlgorithmIdentificationSequence(_NAME, codes.DCM.ArtificialIntelligence, version("baps-monailabel"))
+    description = SegmentDescription(number, name[:64], _STRUCTURE, code, kind, algorithm)
+    hue = crc32(name.encode()) / (1 << 32) * 2 * np.pi  # The same colour whenever the organ is saved.
+    description.RecommendedDisplayCIELabValue = list(CIELabColor(65, 60 * np.cos(hue), 60 * np.sin(hue)).value)
+    return description
 
 
 def _frame_affines(dataset: Dataset) -> list[NDArray[np.float64]]:
