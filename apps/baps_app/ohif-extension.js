@@ -1,12 +1,44 @@
-// Added to the configuration of the OHIF that MONAI Label brings (3.9).
-// Its "Export DICOM SEG" fails: of two commands of one name the one that is run was not told where to store.
+// Added to the configuration of the OHIF that MONAI Label brings (3.9); mends its "Export DICOM SEG", which
+// - fails: of two commands of one name, the one that is run is not told where to store;
+// - mirrors the mask along the slices of a series that is numbered the way its normal points: it lays the masks, which are
+//   in the order of the images, on the images in the order of their places, the farthest along the normal first.
+
+const only = sequence => (Array.isArray(sequence) ? sequence[0] : sequence);
+const dot = (a, b) => a.reduce((sum, value, n) => sum + value * b[n], 0);
+const cross = ([a, b, c], [d, e, f]) => [b * f - c * e, c * d - a * f, a * e - b * d];
+
+/** Lay every frame of a DICOM SEG, made of a segmentation of the viewer, on the image that it was drawn on. */
+function layOnImages(dataset, segmentationId) {
+  const { imageIds } = cornerstoneTools.segmentation.state.getSegmentation(segmentationId).representationData.Labelmap;
+  const images = imageIds.map(id => {
+    const { referencedImageId } = cornerstone.cache.getImage(id);
+    const { imagePositionPatient, rowCosines, columnCosines } = cornerstone.metaData.get('imagePlaneModule', referencedImageId);
+    const uid = cornerstone.metaData.get('sopCommonModule', referencedImageId).sopInstanceUID;
+    return { uid, position: imagePositionPatient, along: dot(cross(rowCosines, columnCosines), imagePositionPatient) };
+  });
+  const byPlace = [...images].sort((a, b) => b.along - a.along);
+  for (const frame of dataset.PerFrameFunctionalGroupsSequence) {
+    const source = only(only(frame.DerivationImageSequence).SourceImageSequence);
+    const drawnOn = images[byPlace.findIndex(image => image.uid === source.ReferencedSOPInstanceUID)];
+    source.ReferencedSOPInstanceUID = drawnOn.uid;
+    frame.PlanePositionSequence = { ImagePositionPatient: [...drawnOn.position] };
+    const content = only(frame.FrameContentSequence);
+    content.DimensionIndexValues = [content.DimensionIndexValues[0], byPlace.indexOf(drawnOn) + 1];
+  }
+  return dataset;
+}
+
 window.config.extensions.push({
   id: 'baps-export-segmentation',
   preRegistration({ commandsManager, extensionManager }) {
     const run = commandsManager.runCommand.bind(commandsManager);
     commandsManager.runCommand = (name, options = {}, context) => {
-      const untold = name === 'storeSegmentation' && !options.dataSource;
-      return run(name, untold ? { ...options, dataSource: extensionManager.getActiveDataSource()[0] } : options, context);
+      if (name !== 'storeSegmentation') {
+        return run(name, options, context);
+      }
+      const [pacs] = extensionManager.getActiveDataSource();
+      const dicom = dataset => pacs.store.dicom(layOnImages(dataset, options.segmentationId));
+      return run(name, { ...options, dataSource: { ...pacs, store: { ...pacs.store, dicom } } }, context);
     };
   },
 });

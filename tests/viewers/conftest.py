@@ -8,24 +8,27 @@ from collections.abc import Iterator
 import pytest
 
 import orthanc
-from pacs_site import Pacs
+from pacs_site import CASES, Pacs
 from series import ORIENTATIONS, write_series
 from server import running_server
 
 
 @pytest.fixture(scope="session")
 def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pacs]:
-    """Orthanc with three series, and the server on its DICOMweb."""
+    """Orthanc with the series that ``Pacs`` names, and the server on its DICOMweb."""
     if orthanc.missing():
         pytest.skip(orthanc.missing())
     folder = tmp_path_factory.mktemp("pacs")
     series = {name: write_series(folder / "dicom" / name, name) for name in ORIENTATIONS}
+    for case in CASES:
+        series[case] = write_series(folder / "dicom" / case, "axial", case, f"phantom-{case}")
+    series["gap"] = write_series(folder / "dicom" / "gap", "axial", patient="phantom-gap", skip=12)
     settings = {"labels": "spleen=2,liver=1", "adapters": str(folder / "adapters")}
     with pytest.MonkeyPatch.context() as patched, orthanc.running_orthanc(folder) as address:
         orthanc.store(address, folder / "dicom")
         patched.setenv("MONAI_LABEL_DATASTORE_CACHE_PATH", str(folder / "cache"))
         with running_server(f"{address}/dicom-web", folder / "server.log", settings) as (server, _):
-            yield Pacs(server, address, series, folder / "server.log")
+            yield Pacs(server, address, series, folder / "server.log", folder / "cache")
 
 
 @pytest.fixture(scope="session")

@@ -106,6 +106,20 @@ class Ohif:
         tab.locator("select.selectBox").select_option(model)
         tab.locator("tr.clickable-row", has_text=organ).click()
 
+    def choose(self, section: str, name: str, **options: str) -> None:
+        """Set options of a model or a trainer in the panel."""
+        self.page.get_by_text("Options / Configurations").first.click()
+        self.page.locator("tr", has_text="Section:").locator("select").select_option(section)
+        self.page.locator("tr", has_text="Name:").locator("select").select_option(name)
+        for option, value in options.items():
+            row = self.page.locator("tr", has=self.page.get_by_text(option, exact=True))
+            chooser = row.locator("select")
+            if chooser.count():
+                chooser.select_option(value)
+            else:
+                row.locator("input").fill(value)
+        self.page.get_by_role("button", name="Confirm", exact=True).click()
+
     def scroll_to(self, orientation: str, world: NDArray[np.float64]) -> Place:
         """Scroll the viewport of an orientation to a place, mm, LPS."""
         found = self.page.evaluate(_VIEWPORT, [orientation, world.tolist()])
@@ -133,6 +147,44 @@ class Ohif:
             self.page.get_by_title("Run PointPrompts").click()
         response: Response = waiting.value
         return Inference(_params(response.request), response.status, response.headers, response.body())
+
+    def open_segmentation(self, study: str, description: str) -> None:
+        """Open a DICOM SEG of a study in the mode for segmentations."""
+        self.page.goto(f"{self.server}/ohif/segmentation?StudyInstanceUIDs={study}", wait_until="networkidle")
+        if (confirm := self.page.get_by_text("Confirm and Hide")).is_visible():
+            confirm.click()
+        self.page.get_by_text(description).first.dblclick()
+        self.page.get_by_role("button", name="Yes").click()
+        self.page.get_by_text("Add Segment", exact=True).wait_for()
+        self.page.wait_for_timeout(2000)
+
+    def paint(self, segment: str) -> None:
+        """Draw a segment with the brush in the middle of the slice that is shown."""
+        self.page.get_by_text(segment, exact=True).last.click()
+        self.page.locator("[data-cy=Brush]").click()
+        self.page.wait_for_timeout(1000)
+        box = self.page.locator(".cornerstone-canvas").first.bounding_box()
+        assert box is not None
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        self.page.mouse.move(x, y)
+        self.page.mouse.down()
+        self.page.mouse.move(x + 40, y + 10, steps=8)
+        self.page.mouse.up()
+        self.page.wait_for_timeout(1000)
+
+    def export_segmentation(self, name: str) -> int:
+        """Export DICOM SEG; the status of the PACS's answer."""
+        menu = self.page.get_by_text("Add Segment", exact=True).locator(
+            "xpath=preceding::button[@aria-haspopup='menu'][1]"
+        )
+        menu.click()
+        self.page.get_by_role("menuitem", name="Export & Download").press("ArrowRight")
+        self.page.get_by_role("menuitem", name="Export DICOM SEG", exact=True).press("Enter")
+        self.page.locator("input[type=text]").last.fill(name)
+        with self.page.expect_response(lambda response: response.request.method == "POST") as waiting:
+            self.page.get_by_role("button", name="Save", exact=True).click()
+        status: int = waiting.value.status
+        return status
 
     def look(self, name: str) -> NDArray[np.uint8]:
         """What is on the screen, (rows, columns, 3); kept as a picture."""

@@ -7,12 +7,23 @@ from pathlib import Path
 
 from series import Series
 
+CASES = ("ct_02", "ct_03", "ct_04", "ct_05", "ct_06", "ct_07", "ct_08")
+"""Sample volumes of further patients."""
+
 
 @dataclass(frozen=True)
 class Pacs:
-    """A server beside a PACS with one series in each orientation."""
+    """A server beside a PACS.
+
+    Attributes:
+        server, orthanc: addresses.
+        series: by orientation, by case, and ``gap`` with a slice missing.
+        log: of the server.
+        cache: of the server.
+    """
 
     server: str
     orthanc: str
     series: dict[str, Series]
     log: Path
+    cache: Path

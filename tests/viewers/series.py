@@ -37,13 +37,13 @@ class Series:
     labels: NDArray[np.uint8]
 
 
-def write_series(folder: Path, orientation: str) -> Series:
-    """The sample series cut anew along another plane, a file a slice."""
-    files = [pydicom.dcmread(file) for file in sorted((ROOT / "sample-data" / "dicom" / "ct_01").glob("*.dcm"))]
-    first = files[0]
-    voxels = np.stack([file.pixel_array.T for file in files], -1)  # (x, y, z), LPS
-    labels = np.asarray(nibabel.load(ROOT / "sample-data" / "ct" / "labels" / "ct_01.nii.gz").dataobj).astype(np.uint8)
-    assert labels.shape == voxels.shape
+def write_series(folder: Path, orientation: str, case: str = "ct_01", patient: str = "", skip: int = -1) -> Series:
+    """A sample volume as a series, cut anew along a plane, a file a slice; one slice may be missing."""
+    first = pydicom.dcmread(ROOT / "sample-data" / "dicom" / "ct_01" / "001.dcm")
+    voxels, labels = (  # (x, y, z), LPS, as that series is.
+        np.asarray(nibabel.load(ROOT / "sample-data" / "ct" / part / f"{case}.nii.gz").dataobj).astype(kind)
+        for part, kind in (("images", np.int16), ("labels", np.uint8))
+    )
     spacing = np.array([float(first.PixelSpacing[1]), float(first.PixelSpacing[0]), float(first.SliceThickness)])
     origin = np.array(first.ImagePositionPatient, float)
     column, row = (np.array(direction) for direction in ORIENTATIONS[orientation])
@@ -62,8 +62,10 @@ def write_series(folder: Path, orientation: str) -> Series:
         image = deepcopy(first)
         image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
         image.StudyInstanceUID, image.SeriesInstanceUID, image.FrameOfReferenceUID = study, series, frame
-        image.PatientID = image.PatientName = f"phantom-{orientation}"
+        image.PatientID = image.PatientName = patient or f"phantom-{orientation}"
         image.SeriesDescription, image.InstanceNumber = f"{orientation} phantom", k + 1
+        if orientation == "coronal":  # Some scanners count against the normal.
+            image.InstanceNumber = turned[0].shape[2] - k
         position = affine[:3, 3] + k * affine[:3, 2]
         image.ImagePositionPatient = [f"{value:.4f}" for value in position]
         image.ImageOrientationPatient = [*map(float, column), *map(float, row)]
@@ -71,5 +73,7 @@ def write_series(folder: Path, orientation: str) -> Series:
         image.PixelSpacing, image.SliceThickness = [steps[1], steps[0]], steps[2]
         image.Columns, image.Rows = turned[0].shape[:2]
         image.PixelData = np.ascontiguousarray(turned[0][:, :, k].T).astype("<i2").tobytes()
+        if k == skip:
+            continue
         image.save_as(folder / f"{k:03}.dcm")
     return Series(study, series, affine, np.ascontiguousarray(turned[1]))

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import io
+import json
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
+import nibabel
 import nrrd
 import numpy as np
 import pytest
+import requests
+from dicomweb_client import DICOMwebClient
+from numpy.typing import NDArray
 from playwright.sync_api import Browser
 
-from ohif import Ohif, coloured
-from pacs_site import Pacs
+from baps.formats import read_labels, read_volume
+from baps.metrics import dice
+from lib.labelled import labelled_cases
+from lib.pacs import open_pacs
+from ohif import Inference, Ohif, coloured
+from pacs_site import CASES, Pacs
 from series import ORIENTATIONS, Series
 
 pytestmark = pytest.mark.slow
@@ -39,8 +52,8 @@ def _spleen(series: Series) -> tuple[np.ndarray, np.ndarray]:
 def test_the_list_of_studies(viewer: Ohif, pacs: Pacs) -> None:
     said = viewer.studies()
     viewer.look("studies")
-    for orientation in pacs.series:
-        assert f"phantom-{orientation}" in said
+    for name in pacs.series:
+        assert f"phantom-{name}" in said
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
@@ -68,6 +81,146 @@ def test_a_click_shows_a_mask_under_it(viewer: Ohif, pacs: Pacs, orientation: st
     assert not np.delete(voxels, sent[2], axis=2).any()
     area = np.linalg.norm(series.affine[:3, 0]) * np.linalg.norm(series.affine[:3, 1]) * place.pixels_per_mm**2
     assert after - before == pytest.approx(mask.sum() * area, rel=0.25)
+
+
+def _shown(found: Inference) -> NDArray[np.uint8]:
+    """The voxels of an answer."""
+    assert found.status == 200
+    stream = io.BytesIO(found.body)
+    voxels: NDArray[np.uint8] = nrrd.read_data(nrrd.read_header(stream), stream)
+    return voxels
+
+
+def _click(viewer: Ohif, series: Series, model: str, orientation: str = "axial") -> Inference:
+    """Open a study and click in its spleen."""
+    viewer.open(series.study)
+    viewer.connect()
+    viewer.prompt_for(model, "spleen")
+    viewer.click(viewer.scroll_to(orientation, _spleen(series)[1]))
+    return viewer.run()
+
+
+def _stored(pacs: Pacs, folder: Path, series: Series) -> dict[str, NDArray[np.bool_]]:
+    """What the PACS has of a series now, in the order of its voxels: by dcmqi, which knows nothing of us."""
+    address = f"{pacs.orthanc}/dicom-web"
+    told = requests.get(f"{address}/studies/{series.study}/series", {"Modality": "SEG"}, timeout=30).json()
+    newest = max((one["0020000E"]["Value"][0] for one in told), key=lambda uid: _made(address, series, uid))
+    client = DICOMwebClient(address)
+    (made,) = client.retrieve_series(series.study, newest)
+    folder.mkdir()
+    made.save_as(folder / "seg.dcm", write_like_original=False)
+    command = [Path(sys.executable).with_name("segimage2itkimage"), "--inputDICOM", folder / "seg.dcm"]
+    subprocess.run([*command, "--outputDirectory", folder, "-t", "nii"], check=True, capture_output=True)
+    found = {}
+    for segment in made.SegmentSequence:
+        read = nibabel.load(folder / f"{segment.SegmentNumber}.nii.gz")
+        to_series = np.linalg.inv(series.affine) @ np.diag([-1.0, -1, 1, 1]) @ read.affine
+        where = np.argwhere(np.asarray(read.dataobj) > 0)
+        i, j, k = np.rint(to_series[:3, :3] @ where.T + to_series[:3, 3:]).astype(int)
+        found[str(segment.SegmentLabel)] = np.zeros(series.labels.shape, bool)
+        found[str(segment.SegmentLabel)][i, j, k] = True
+    return found
+
+
+def _made(address: str, series: Series, uid: str) -> str:
+    told = requests.get(f"{address}/studies/{series.study}/series/{uid}/metadata", timeout=30).json()
+    date, when = (told[0][tag]["Value"][0] for tag in ("00080023", "00080033"))
+    return f"{date}{float(when):013.6f}"
+
+
+def _completed(pacs: Pacs) -> int:
+    completed: int = requests.get(f"{pacs.server}/info/", timeout=60).json()["datastore"]["completed"]
+    return completed
+
+
+@pytest.mark.parametrize("orientation", ["coronal", "sagittal"])  # Numbered against the normal and along it.
+def test_a_mask_is_saved_under_a_name_and_an_export_takes_its_place(
+    viewer: Ohif, pacs: Pacs, orientation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    series, before = pacs.series[orientation], _completed(pacs)
+    _click(viewer, series, "baps", orientation)
+    assert _completed(pacs) == before
+    viewer.choose("infer", "baps", save_as="spleen")
+    shown = _shown(viewer.run())
+    assert _completed(pacs) == before + 1  # Slicer's Train button is enabled by this.
+    np.testing.assert_array_equal(_stored(pacs, tmp_path / "saved", series)["spleen"], shown > 0)
+    viewer.run()
+    told = requests.get(f"{pacs.orthanc}/dicom-web/studies/{series.study}/series", {"Modality": "SEG"}, timeout=30)
+    assert len(told.json()) == 1  # The same mask is saved once.
+
+    viewer.open_segmentation(series.study, "BAPS: spleen")
+    viewer.paint("spleen")
+    viewer.look("segmentation")
+    assert viewer.export_segmentation("by hand") == 200
+    exported = _stored(pacs, tmp_path / "exported", series)
+    assert exported.keys() == {"spleen"}
+    assert (exported["spleen"] & (shown > 0)).sum() == (shown > 0).sum()
+    assert exported["spleen"].sum() > (shown > 0).sum()
+    assert _completed(pacs) == before + 1
+
+    monkeypatch.setattr("monailabel.config.settings.MONAI_LABEL_DICOMWEB_CACHE_PATH", str(tmp_path / "cache"))
+    cases, left_out = labelled_cases(open_pacs(f"{pacs.orthanc}/dicom-web"), {"spleen": 2}, {})
+    assert left_out == {}
+    (case,) = (case for case in cases["spleen"] if case.patient == f"phantom-{orientation}")
+    np.testing.assert_array_equal(read_labels(case.labels, read_volume(case.image)) > 0, exported["spleen"])
+
+
+def test_training_from_the_viewer_and_a_click_by_the_new_adapter(viewer: Ohif, pacs: Pacs, tmp_path: Path) -> None:
+    for case in CASES[:-1]:
+        series = pacs.series[case]
+        path = tmp_path / f"{case}.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(series.labels, np.diag([-1.0, -1, 1, 1]) @ series.affine), path)
+        named = [{"name": f"value {value}", "idx": value} for value in (1, 3, 4, 5)] + [{"name": "spleen", "idx": 2}]
+        with path.open("rb") as file:
+            reply = requests.put(
+                f"{pacs.server}/datastore/label?image={series.uid}",
+                {"params": json.dumps({"label_info": named})},
+                files={"label": file},
+                timeout=60,
+            )
+        assert reply.status_code == 200, reply.text
+    series = pacs.series[CASES[-1]]
+    zero_shot = _shown(_click(viewer, series, "baps"))
+    viewer.choose("train", "baps", label="spleen", max_images="1500")
+    page = viewer.page
+    page.get_by_text("Active Learning").click()
+    with page.expect_response(lambda response: "/train/" in response.url and response.request.method == "POST") as told:
+        page.get_by_role("button", name="Update Model").click()
+    assert told.value.status == 200, told.value.text()
+    epochs, deadline = set(), time.monotonic() + 600
+    while requests.get(f"{pacs.server}/train/?check_if_running=true", timeout=30).status_code == 200:
+        stats = requests.get(f"{pacs.server}/info/", timeout=30).json()["trainers"]["baps"]["stats"]
+        epochs.add(stats["epoch"])
+        assert time.monotonic() < deadline
+        time.sleep(1)
+    stats = requests.get(f"{pacs.server}/info/", timeout=30).json()["trainers"]["baps"]["stats"]
+    assert stats["adapters"]["spleen"]["status"] == "published", stats
+    assert len(epochs) > 3  # Progress was seen.
+    viewer.open(series.study)
+    viewer.connect()
+    viewer.choose("infer", "baps", adapter="spleen")
+    viewer.prompt_for("baps", "spleen")
+    place = viewer.scroll_to("axial", _spleen(series)[1])
+    viewer.click(place)
+    adapted = _shown(viewer.run())
+    viewer.look("adapted")
+    k = _spleen(series)[0][2]
+    truth = series.labels[:, :, k] == SPLEEN
+    before, after = (dice(mask[:, :, k] > 0, truth) for mask in (zero_shot, adapted))
+    assert after > before
+
+
+def test_a_series_that_is_no_volume_is_refused_in_the_viewers_own_message(viewer: Ohif, pacs: Pacs) -> None:
+    series = pacs.series["gap"]
+    assert _click(viewer, series, "zero_shot").status == 400
+    viewer.page.get_by_text("slice").first.wait_for()
+    viewer.look("gap")
+    assert not list(pacs.cache.rglob(f"{series.uid}*"))
+    assert requests.get(f"{pacs.server}/info/", timeout=30).status_code == 200
+
+
+def test_no_patient_is_named_in_the_servers_log(pacs: Pacs) -> None:
+    assert "phantom-" not in pacs.log.read_text()
 
 
 def test_next_sample_opens_what_the_server_offers(viewer: Ohif, pacs: Pacs) -> None:
