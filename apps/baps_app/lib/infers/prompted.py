@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
+from monailabel.interfaces.tasks.infer_v2 import InferType
 
 from baps.click import PACKED, read_click
-from baps.errors import InputError, NotFoundError
+from baps.errors import InputError
 from baps.formats.slice_nrrd import write_slice_nrrd
 from baps.geometry import AS_STORED, SLICE_AXIS
 from baps.segmenter import Segmenter
-from baps.yielding import clicking
+from lib.infers.segmenting import SegmentingInfer
 
 NO_LABEL = "as clicked"
 """The choice of the option ``adapter`` that leaves the label to the click."""
@@ -24,7 +22,7 @@ NO_LABEL = "as clicked"
 _PLANES = (AS_STORED, "axial", "coronal", "sagittal")
 
 
-class PromptedInfer(InferTask):
+class PromptedInfer(SegmentingInfer):
     """Clicks or a box on one slice, answered with a mask of that slice in the volume's frame.
 
     Args:
@@ -35,30 +33,13 @@ class PromptedInfer(InferTask):
 
     def __init__(self, segmenter: Callable[[], Segmenter], labels: dict[str, int], adapted: bool) -> None:
         super().__init__(
-            type=InferType.DEEPGROW,
-            # None of its own: Slicer would run the first model that names one of the site's labels, without a click, at
-            # every Next Sample. Both viewers take the names from the app.
-            labels=[],
+            InferType.DEEPGROW,
             dimension=2,
             description=("Promptable segmentation, adapted to this site" if adapted else "The same model, not adapted"),
             config={"plane": list(_PLANES), **({"adapter": [NO_LABEL, *labels]} if adapted else {})},
+            segmenter=segmenter,
         )
-        self._segmenter, self._names, self._adapted = segmenter, list(labels), adapted
-        # A folder of its own: a client on this machine saves its copy under the same name, in /tmp by default, and the
-        # host removes the file that it has sent.
-        self._replies = tempfile.TemporaryDirectory(prefix="baps-replies-")
-
-    def is_valid(self) -> bool:
-        return True
-
-    def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        begun = time.perf_counter()
-        image = request.get("image")
-        if not isinstance(image, str) or not image:
-            raise NotFoundError("There is no such image in the datastore. Choose one that Next Sample offers.")
-        segmenter = self._segmenter()
-        with clicking(segmenter.store.clicks):
-            return self._answer(segmenter, Path(image), request, begun)
+        self._names, self._adapted = list(labels), adapted
 
     def _answer(
         self, segmenter: Segmenter, path: Path, request: dict[str, Any], begun: float
@@ -76,8 +57,7 @@ class PromptedInfer(InferTask):
             notes.append("Adapters are made for the slices as they are stored; this one was answered without.")
         if found.gave_way:
             notes.append("The adapted answer went against a click; this one was given with less of the adapter.")
-        handle, name = tempfile.mkstemp(suffix=".nrrd", dir=self._replies.name)
-        os.close(handle)
+        name = self._new_reply()
         compress = bool(request.get("result_compress", True))
         write_slice_nrrd(Path(name), volume, click.plane, found.mask, compress, bool(request.get(PACKED)))
         return name, {
