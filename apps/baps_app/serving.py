@@ -35,6 +35,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from monailabel.app import app as _host
 from monailabel.endpoints import infer as host_infer
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelException
+from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.task import AsyncTask
 from monailabel.utils.async_tasks.utils import processes, stop_background_task, tasks
@@ -121,7 +122,9 @@ def _run_infer(
     wanted = {k: v for k, v in _object(params, "params").items() if k not in _NOT_FOR_REQUESTS}
     if not (image or session_id or file):
         raise InputError("The request names no image. Give image, session_id or a file.")
-    if image:
+    if instance._infers[model].type == InferType.SCRIBBLES:
+        wanted.pop("label", None)  # There it is the uploaded labelmap; a request must not name another file.
+    if image and not session_id:  # With a session Slicer names an image of its own.
         _image_file(image)
     if session_id and not (instance.sessions() and instance.sessions().get_session(session_id)):
         raise NotFoundError(f"There is no session {session_id!r}, or it has expired. Open the image again.")
