@@ -19,6 +19,7 @@ from monailabel.tasks.activelearning.first import First
 from monailabel.tasks.activelearning.random import Random
 
 import lib.infers.prompted
+import lib.infers.scribbles
 import lib.saving
 from baps.adaptation.settings import AdaptationSettings
 from baps.blackbox import BlackBox, load_black_box
@@ -82,6 +83,7 @@ class BapsApp(MONAILabelApp):
         return {
             "baps": lib.infers.prompted.PromptedInfer(self.segmenter, labels, adapted=True),
             "zero_shot": lib.infers.prompted.PromptedInfer(self.segmenter, labels, adapted=False),
+            "scribbles": lib.infers.scribbles.ScribblesInfer(self.segmenter),
         }
 
     def init_trainers(self) -> dict[str, TrainTask]:
