@@ -131,10 +131,15 @@ def _run_infer(
     # OHIF wants raw voxels, 79 MB of a CT, nearly all zeros: they travel packed.
     raw = output == host_infer.ResultType.image and wanted.get("result_compress") is False
     wanted[PACKED] = raw and "gzip" in request.headers.get("accept-encoding", "")
-    with model_seconds() as spent:
-        answer: Response | dict[str, Any] | None = host_infer.run_inference(
-            background_tasks, model, image, session_id, json.dumps(wanted), file, label, output
-        )
+    try:
+        with model_seconds() as spent:
+            answer: Response | dict[str, Any] | None = host_infer.run_inference(
+                background_tasks, model, image, session_id, json.dumps(wanted), file, label, output
+            )
+    except Exception:
+        for task in background_tasks.tasks:  # They remove what was uploaded, but only after an answer.
+            task.func(*task.args, **task.kwargs)
+        raise
     if isinstance(answer, FileResponse) and _is_gzip(Path(answer.path)):
         answer.headers["Content-Encoding"] = "gzip"
     if isinstance(answer, Response):

@@ -17,15 +17,18 @@ from sites import Site, site
 
 @pytest.fixture(scope="session")
 def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """The server, on two sample volumes and one in each frame and format."""
+    """The server, on two sample volumes and one in each frame and format; its temporary files lie in ``tmp``."""
     folder = tmp_path_factory.mktemp("hospital")
+    (folder / "tmp").mkdir()
 
     def add() -> None:
         for frame in FRAMES:
             for suffix in SUFFIXES:
                 write_volume(folder / "studies", frame, suffix)
 
-    yield from site(folder, cases=2, extra=add)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("TMPDIR", str(folder / "tmp"))
+        yield from site(folder, cases=2, extra=add)
 
 
 @pytest.fixture(scope="session")

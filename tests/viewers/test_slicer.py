@@ -262,9 +262,13 @@ def test_background_strokes_alone_are_refused_with_a_sentence(slicer: Slicer, af
         slicer.scribble(CASE, "spleen", segments, affine)
 
 
-def test_strokes_of_another_volume_are_refused_with_a_sentence(slicer: Slicer, affine: NDArray[np.float64]) -> None:
+def test_strokes_of_another_volume_are_refused_with_a_sentence_and_not_kept(
+    slicer: Slicer, hospital: Site, affine: NDArray[np.float64]
+) -> None:
     with pytest.raises(MONAILabelClientException, match="does not lie where its image does"):
         slicer.scribble(CASE, "spleen", _painted(spleen_click(CASE)[2]), affine + np.eye(4, k=3))
+    assert (hospital.log.parent / "tmp").is_dir()
+    assert not list((hospital.log.parent / "tmp").rglob("*.nii.gz"))
 
 
 def test_a_request_cannot_name_a_file_of_the_server_as_strokes(
