@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,18 @@ def test_nothing_outside_the_box_is_changed(painting: Painting) -> None:
     assert said["notes"][0] == "4 voxels of foreground strokes outside the box left out."
     assert mask[15:23, :, 5].any()
     assert not np.delete(mask, range(15, 23), axis=0).any()
+
+
+def test_a_model_that_understands_boxes_only_is_asked_with_one(painting: Painting) -> None:
+    """With the one that was drawn, or else the one around the strokes."""
+    black_box = painting.segmenter.black_box
+    black_box._capabilities = replace(black_box.capabilities, clicks=False, negative_clicks=False)  # type: ignore
+    for roi, width in (([], 4), ([10, 29, 9, 26, 0, 11], 20)):
+        painting.ask(roi=roi)
+        _, prompts = black_box.asked[-1]  # type: ignore[attr-defined]
+        (prompt,) = prompts
+        assert prompt.positive == prompt.negative == ()
+        assert prompt.box[2] - prompt.box[0] == pytest.approx(width - 1)
 
 
 def test_it_is_answered_by_the_adapter_of_the_label_and_less_of_it_where_it_goes_against_strokes(

@@ -49,6 +49,7 @@ def test_values_are_told_by_name(labelmap: str) -> None:
     np.testing.assert_array_equal(scribbles.background, painted == 3)
     np.testing.assert_array_equal(scribbles.segmented, painted == 1)
     assert np.zeros(VOLUME.shape)[scribbles.inside].shape == VOLUME.shape
+    assert scribbles.box is None
 
 
 def test_without_names_the_values_are_those_of_monai_label(labelmap: str) -> None:
@@ -76,6 +77,7 @@ def test_strokes_outside_the_box_are_left_out_and_said(labelmap: str, roi: list[
     scribbles = read_scribbles({"label": labelmap, "label_info": INFO, "roi": roi}, VOLUME)
     assert np.argwhere(scribbles.foreground).tolist() == [[10, j, 2] for j in range(4, 8)]
     assert scribbles.inside == (slice(9, 12), slice(4, 8), slice(2, 4))
+    assert scribbles.box == (9, 4, 11, 7)
     assert scribbles.notes == (
         "8 voxels of foreground strokes outside the box left out.",
         "6 voxels of background strokes outside the box left out.",
@@ -85,6 +87,7 @@ def test_strokes_outside_the_box_are_left_out_and_said(labelmap: str, roi: list[
 def test_a_box_that_reaches_beyond_the_volume_is_clipped(labelmap: str) -> None:
     scribbles = read_scribbles({"label": labelmap, "label_info": INFO, "roi": [-50, 90, 99, -3, -1, 4]}, VOLUME)
     assert (scribbles.notes, np.zeros(VOLUME.shape)[scribbles.inside].shape) == ((), (20, 16, 5))
+    assert scribbles.box == (0, 0, 19, 15)
 
 
 @pytest.mark.parametrize(

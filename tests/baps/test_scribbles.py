@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from baps.blackbox import Capabilities
+from baps.blackbox import Capabilities, Prompt
 from baps.errors import InputError
 from baps.scribbles import NEGATIVE, POSITIVE, choose_clicks, keep_strokes, strokes_to_prompt
 
@@ -72,13 +72,11 @@ ALL = Capabilities("all", "", True, True, True, True, 1, 64)
 
 
 @given(st.integers(0, 10_000))
-def test_a_prompt_has_both_kinds_of_clicks_and_a_box_only_if_one_was_drawn(seed: int) -> None:
+def test_a_prompt_has_both_kinds_of_clicks_and_no_box(seed: int) -> None:
     foreground, background = _strokes(seed), _strokes(seed + 1)
-    prompt = strokes_to_prompt(foreground, background, ALL)
-    assert prompt.positive == choose_clicks(foreground, POSITIVE)
-    assert prompt.negative == choose_clicks(background, NEGATIVE)
-    assert prompt.box is None
-    assert strokes_to_prompt(foreground, background, ALL, (1, 2, 30, 20)) == replace(prompt, box=(1, 2, 30, 20))
+    expected = Prompt(choose_clicks(foreground, POSITIVE), choose_clicks(background, NEGATIVE))
+    assert strokes_to_prompt(foreground, background, ALL) == expected
+    assert strokes_to_prompt(foreground, background, ALL, (1, 2, 30, 20)) == expected
 
 
 @given(st.integers(0, 10_000))

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from .errors import InputError
 from .formats import read_labels
+from .scribbles import Box
 from .volume import Volume
 
 FOREGROUND, BACKGROUND = "foreground_scribbles", "background_scribbles"
@@ -50,6 +51,7 @@ class Scribbles:
         foreground: strokes on the organ, (I, J, K).
         background: strokes beside it, likewise.
         segmented: what the viewer shows as the organ already, likewise.
+        box: that was drawn around the organ on its slices, (X0, Y0, X1, Y1) in pixels, or None.
         inside: the part of the volume that may be changed, a range of indices along I, J and K.
         notes: sentences on what of the request was left out, for the reply.
     """
@@ -58,6 +60,7 @@ class Scribbles:
     foreground: NDArray[np.bool_]
     background: NDArray[np.bool_]
     segmented: NDArray[np.bool_]
+    box: Box | None
     inside: tuple[slice, slice, slice]
     notes: tuple[str, ...] = ()
 
@@ -101,7 +104,9 @@ def read_scribbles(request: Mapping[str, Any], volume: Volume) -> Scribbles:
     if not foreground.any():
         said = " ".join(notes) or "There is no foreground stroke."
         raise InputError(f"{said} Choose Foreground and paint over the organ, on each slice that is to be segmented.")
-    return Scribbles(form.selected_label_name, foreground, background, segmented, inside, tuple(notes))
+    (x0, x1), (y0, y1) = ((float(edge.start), float(edge.stop - 1)) for edge in inside[:2])
+    box = (x0, y0, x1, y1) if form.roi else None
+    return Scribbles(form.selected_label_name, foreground, background, segmented, box, inside, tuple(notes))
 
 
 def _validated(fields: dict[str, Any]) -> _Form:
@@ -128,5 +133,5 @@ def _inside(roi: list[float], shape: tuple[int, int, int]) -> tuple[slice, slice
             f"The box {roi} lies outside the volume of {' x '.join(map(str, shape))} voxels. Draw it around the organ, "
             "or remove it."
         )
-    i, j, k = (slice(max(first, 0), last + 1) for first, last in ends)
+    i, j, k = (slice(max(first, 0), min(last + 1, size)) for (first, last), size in zip(ends, shape, strict=True))
     return i, j, k

@@ -13,8 +13,11 @@ from .blackbox import Capabilities, Prompt
 from .blackbox.prompt import Point
 from .errors import InputError
 
-POSITIVE, NEGATIVE = 4, 2
+POSITIVE, NEGATIVE = 3, 2
 """Clicks at the most that the strokes of a slice become, on the organ and beside it. Many spoil the mask."""
+
+_ROUNDS = 10
+"""Of k-means."""
 
 Box = tuple[float, float, float, float]
 
@@ -27,12 +30,12 @@ def strokes_to_prompt(
     Args:
         foreground: strokes on the organ, (rows, columns).
         background: strokes beside it, (rows, columns); may be empty.
-        able: what the black box understands. One that understands boxes only gets the box around the foreground strokes;
-            others do not, for people paint a part of the organ.
+        able: what the black box understands.
         box: that was drawn around the organ, (X0, Y0, X1, Y1) in pixels, or None.
 
     Returns:
-        Clicks, (X, Y) in pixels of the slice, and the box.
+        Clicks, (X, Y) in pixels of the slice. For a black box that understands boxes only, the box, or else the one
+        around the foreground strokes; others get none, for a box that is a little off says worse than none.
 
     Raises:
         InputError: if there is no foreground stroke, or the two are not of one shape.
@@ -44,10 +47,10 @@ def strokes_to_prompt(
         )
     if not foreground.any():
         raise InputError("There is no foreground stroke. Paint over the organ on the slice.")
-    if box is None and not able.clicks:
-        rows, columns = np.nonzero(foreground)
-        box = (float(columns.min()), float(rows.min()), float(columns.max()), float(rows.max()))
-    return Prompt(choose_clicks(foreground, POSITIVE), choose_clicks(background, NEGATIVE), box)
+    if able.clicks:
+        return Prompt(choose_clicks(foreground, POSITIVE), choose_clicks(background, NEGATIVE))
+    rows, columns = np.nonzero(foreground)
+    return Prompt(box=box or (float(columns.min()), float(rows.min()), float(columns.max()), float(rows.max())))
 
 
 def choose_clicks(strokes: NDArray[np.bool_], most: int) -> tuple[Point, ...]:
@@ -69,9 +72,6 @@ def choose_clicks(strokes: NDArray[np.bool_], most: int) -> tuple[Point, ...]:
         centres = np.array([pixels[nearest == part].mean(axis=0) for part in np.unique(nearest)])
     clicks = pixels[_distances(pixels, centres).argmin(axis=0)]
     return tuple(dict.fromkeys((column, row) for row, column in clicks.tolist()))
-
-
-_ROUNDS = 10
 
 
 def _spread(strokes: NDArray[np.bool_], pixels: NDArray[np.float64], most: int) -> NDArray[np.float64]:

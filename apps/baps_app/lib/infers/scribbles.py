@@ -52,7 +52,7 @@ class ScribblesInfer(SegmentingInfer):
         for k in prompted.tolist():
             plane = Plane(SLICE_AXIS, k)
             foreground, background = plane.of(scribbles.foreground), plane.of(scribbles.background)
-            prompt = strokes_to_prompt(foreground, background, segmenter.black_box.capabilities)
+            prompt = strokes_to_prompt(foreground, background, segmenter.black_box.capabilities, scribbles.box)
             found = segmenter.segment(path, plane, prompt, scribbles.label)
             plane.put(mask, keep_strokes(found.mask & plane.of(inside), foreground, background))
             if found.gave_way:
