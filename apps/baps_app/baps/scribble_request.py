@@ -95,12 +95,12 @@ def read_scribbles(request: Mapping[str, Any], volume: Volume) -> Scribbles:
         for name in (FOREGROUND, BACKGROUND, form.selected_label_name)
     )
     inside, notes = _inside(form.roi, volume.shape), []
-    beyond = np.ones(volume.shape, bool)
-    beyond[inside] = False
     for strokes, what in ((foreground, "foreground"), (background, "background")):
-        if outside := int((strokes & beyond).sum()):
+        kept = strokes[inside].copy()
+        if outside := int(strokes.sum()) - int(kept.sum()):
             notes.append(f"{outside} voxels of {what} strokes outside the box left out.")
-        strokes &= ~beyond
+            strokes[:] = False
+            strokes[inside] = kept
     if not foreground.any():
         said = " ".join(notes) or "There is no foreground stroke."
         raise InputError(f"{said} Choose Foreground and paint over the organ, on each slice that is to be segmented.")

@@ -46,15 +46,17 @@ class ScribblesInfer(SegmentingInfer):
             np.flatnonzero(strokes.any((0, 1))) for strokes in (scribbles.foreground, scribbles.background)
         )
         mask = np.asfortranarray(scribbles.segmented)  # As files have it; the other order is slow to write.
-        inside = np.zeros_like(mask)
-        inside[scribbles.inside] = True
+        i, j, _ = scribbles.inside
+        inside = np.zeros(mask.shape[1::-1], bool)
+        inside[j, i] = True
         notes, served, gave_way = list(scribbles.notes), None, []
         for k in prompted.tolist():
             plane = Plane(SLICE_AXIS, k)
             foreground, background = plane.of(scribbles.foreground), plane.of(scribbles.background)
             prompt = strokes_to_prompt(foreground, background, segmenter.black_box.capabilities, scribbles.box)
             found = segmenter.segment(path, plane, prompt, scribbles.label)
-            plane.put(mask, keep_strokes(found.mask & plane.of(inside), foreground, background))
+            painted = keep_strokes(found.mask, foreground, background)
+            plane.put(mask, np.where(inside, painted, plane.of(mask)))
             if found.gave_way:
                 gave_way.append(k)
             served = served or found.adapter
