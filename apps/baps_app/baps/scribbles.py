@@ -76,7 +76,8 @@ def choose_clicks(strokes: NDArray[np.bool_], most: int) -> tuple[Point, ...]:
 
 def _spread(strokes: NDArray[np.bool_], pixels: NDArray[np.float64], most: int) -> NDArray[np.float64]:
     """The pixel deepest inside the strokes, then again and again the one farthest from all chosen."""
-    depth = ndimage.distance_transform_edt(np.pad(strokes, 1))[1:-1, 1:-1][strokes]
+    (around,) = ndimage.find_objects(strokes.astype(np.uint8))  # Nothing outside changes a depth.
+    depth = ndimage.distance_transform_edt(np.pad(strokes[around], 1))[1:-1, 1:-1][strokes[around]]
     chosen = pixels[[depth.argmax()]]
     while len(chosen) < min(most, len(pixels)):
         farthest = _distances(pixels, chosen).min(axis=1).argmax()
