@@ -235,12 +235,17 @@ def _inside(box: tuple[float, float, float, float], shape: tuple[int, ...]) -> S
 
 
 def rows_of(cases: list[Scores]) -> Iterator[dict[str, Any]]:
-    """Mean and spread over images, on those chosen by and on those reported."""
+    """Dice by share, on the images chosen by and those reported: mean, spread over images, gain over one click."""
     for choice, what in dict.fromkeys((choice, what) for choice, _, what in cases[0]):
         row: dict[str, Any] = {**asdict(choice), "answer": what}
         for name, half in (("chosen_by", cases[0::2]), ("reported", cases[1::2])):
-            means = np.array([[np.mean(case[choice, share, what]) for share in SHARES] for case in half])
+            means, click = (
+                np.array([[np.mean(case[asked, share, answer]) for share in SHARES] for case in half])
+                for asked, answer in ((choice, what), (ONE_CLICK, "as it is"))
+            )
+            gain = means - click
             row[name] = {"dice": means.mean(0).tolist(), "std": means.std(0).tolist(), "all": float(means.mean())}
+            row[name] |= {"gain": gain.mean(0).tolist(), "gain_std": gain.std(0).tolist()}
         yield row
 
 

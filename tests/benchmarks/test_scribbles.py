@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from scribbles import CANDIDATES, KEPT, OTHERS, SHARES, WAYS, Choice, around, rows_of, share_of
+from scribbles import CANDIDATES, DEFAULT, KEPT, ONE_CLICK, SHARES, WAYS, Choice, around, rows_of, share_of
 
 
 @pytest.fixture
@@ -55,10 +55,20 @@ def test_a_share_of_strokes_is_what_lies_nearest_to_their_deepest_pixel(
 
 
 def test_every_second_image_is_reported() -> None:
-    cases = [{(choice, share, KEPT): [dice] for choice in OTHERS for share in SHARES} for dice in (0.1, 0.2, 0.3, 0.6)]
-    row = next(rows_of(cases))  # type: ignore[arg-type]
-    assert row["chosen_by"]["dice"] == pytest.approx([0.2] * len(SHARES))
-    assert row["reported"]["dice"] == pytest.approx([0.4] * len(SHARES))
+    cases = [
+        {
+            (choice, share, what): [dice + 0.1 * (choice == DEFAULT)]
+            for choice in (DEFAULT, ONE_CLICK)
+            for share in SHARES
+            for what in ("as it is", KEPT)
+        }
+        for dice in (0.1, 0.2, 0.3, 0.6)
+    ]
+    row = next(rows_of(cases))
+    assert row["chosen_by"]["dice"] == pytest.approx([0.3] * len(SHARES))
+    assert row["reported"]["dice"] == pytest.approx([0.5] * len(SHARES))
+    assert row["reported"]["gain"] == pytest.approx([0.1] * len(SHARES))
+    assert row["reported"]["gain_std"] == pytest.approx([0.0] * len(SHARES))
     assert row["reported"]["std"] == pytest.approx([0.2] * len(SHARES))
 
 
