@@ -22,7 +22,6 @@ from monailabel.tasks.activelearning.first import First
 from monailabel.tasks.activelearning.random import Random
 from numpy.typing import NDArray
 
-import lib.infers.prompted
 import lib.saving
 from baps.adaptation.settings import AdaptationSettings
 from baps.blackbox import BlackBox, load_black_box
@@ -31,7 +30,9 @@ from baps.segmenter import Segmenter
 from baps.settings import check_settings, read_settings
 from baps.store import AdapterStore
 from baps.volume import Volume
-from lib.infers.prompted import IMAGE_ID
+from lib.infers.prompted import PromptedInfer
+from lib.infers.scribbles import ScribblesInfer
+from lib.infers.segmenting import IMAGE_ID
 from lib.pacs import open_pacs, read_login
 from lib.studies import StudiesDatastore
 from lib.trainers.adaptation import AdaptationTrainer
@@ -85,10 +86,11 @@ class BapsApp(MONAILabelApp):
 
     def init_infers(self) -> dict[str, InferTask]:
         labels = dict(self.site.labels)
-        tasks = {"baps": True, "zero_shot": False}
+        save = {name: partial(self.save_shown, name) for name in ("baps", "zero_shot", "scribbles")}
         return {
-            name: lib.infers.prompted.PromptedInfer(self.segmenter, labels, adapted, partial(self.save_shown, name))
-            for name, adapted in tasks.items()
+            "baps": PromptedInfer(self.segmenter, labels, adapted=True, save=save["baps"]),
+            "zero_shot": PromptedInfer(self.segmenter, labels, adapted=False, save=save["zero_shot"]),
+            "scribbles": ScribblesInfer(self.segmenter, labels, save["scribbles"]),
         }
 
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> Any:

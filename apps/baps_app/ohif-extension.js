@@ -1,4 +1,8 @@
-// Added to the configuration of the OHIF that MONAI Label brings (3.9); mends its "Export DICOM SEG", which
+// Added to the configuration of the OHIF that MONAI Label brings (3.9).
+//
+// What the server says of a request that it refuses is shown; MONAI Label's panel says only that it failed.
+//
+// "Export DICOM SEG" is mended, which
 // - fails: of two commands of one name, the one that is run is not told where to store;
 // - mirrors the mask along the slices of a series that is numbered the way its normal points: it lays the masks, which are
 //   in the order of the images, on the images in the order of their places, the farthest along the normal first.
@@ -28,9 +32,28 @@ function layOnImages(dataset, segmentationId) {
   return dataset;
 }
 
+/** Tell of every answer of MONAI Label that is a refusal. */
+function onRefusal(tell) {
+  const send = XMLHttpRequest.prototype.send;
+  XMLHttpRequest.prototype.send = function (...given) {
+    this.addEventListener('load', () => {
+      if (this.status >= 400 && /\/(infer|train|activelearning|datastore)\//.test(this.responseURL)) {
+        const text = this.responseType === 'arraybuffer' ? new TextDecoder().decode(this.response) : this.response;
+        const said = typeof text === 'string' ? JSON.parse(text) : text;
+        tell(typeof said.detail === 'string' ? said.detail : JSON.stringify(said.detail));
+      }
+    });
+    return send.apply(this, given);
+  };
+}
+
 window.config.extensions.push({
-  id: 'baps-export-segmentation',
-  preRegistration({ commandsManager, extensionManager }) {
+  id: 'baps',
+  preRegistration({ commandsManager, extensionManager, servicesManager }) {
+    onRefusal(message => {
+      const { uiNotificationService } = servicesManager.services;
+      uiNotificationService.show({ title: 'MONAI Label', message, type: 'error', duration: 15000 });
+    });
     const run = commandsManager.runCommand.bind(commandsManager);
     commandsManager.runCommand = (name, options = {}, context) => {
       if (name !== 'storeSegmentation') {

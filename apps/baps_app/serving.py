@@ -36,6 +36,7 @@ from monailabel.app import app as _host
 from monailabel.endpoints import infer as host_infer
 from monailabel.endpoints import ohif as host_ohif
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelException
+from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.task import AsyncTask
 from monailabel.utils.async_tasks.utils import processes, stop_background_task, tasks
@@ -128,17 +129,24 @@ def _run_infer(
     wanted = {k: v for k, v in given.items() if k not in _NOT_FOR_REQUESTS}
     if not (image or session_id or file):
         raise InputError("The request names no image. Give image, session_id or a file.")
-    if image:
+    if instance._infers[model].type == InferType.SCRIBBLES:
+        wanted.pop("label", None)  # There it is the uploaded labelmap; a request must not name another file.
+    if image and not session_id:  # With a session Slicer names an image of its own.
         _image_file(image)
     if session_id and not (instance.sessions() and instance.sessions().get_session(session_id)):
         raise NotFoundError(f"There is no session {session_id!r}, or it has expired. Open the image again.")
     # OHIF wants raw voxels, 79 MB of a CT, nearly all zeros: they travel packed.
     raw = output == host_infer.ResultType.image and wanted.get("result_compress") is False
     wanted[PACKED] = raw and "gzip" in request.headers.get("accept-encoding", "")
-    with model_seconds() as spent:
-        answer: Response | dict[str, Any] | None = host_infer.run_inference(
-            background_tasks, model, image, session_id, json.dumps(wanted), file, label, output
-        )
+    try:
+        with model_seconds() as spent:
+            answer: Response | dict[str, Any] | None = host_infer.run_inference(
+                background_tasks, model, image, session_id, json.dumps(wanted), file, label, output
+            )
+    except Exception:
+        for task in background_tasks.tasks:  # They remove what was uploaded, but only after an answer.
+            task.func(*task.args, **task.kwargs)
+        raise
     if isinstance(answer, FileResponse) and _is_gzip(Path(answer.path)):
         answer.headers["Content-Encoding"] = "gzip"
     if isinstance(answer, Response):

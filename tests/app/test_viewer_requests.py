@@ -1,4 +1,4 @@
-"""The forms in which 3D Slicer and OHIF ask, as recorded from them, against the real server."""
+"""The forms in which OHIF asks, and what is refused to both viewers. Slicer's forms: tests/viewers/test_slicer.py."""
 
 from __future__ import annotations
 
@@ -46,53 +46,6 @@ def raw(content: bytes) -> np.ndarray:
     return np.frombuffer(data, np.uint8).reshape(truth("ct_01").shape, order="F")
 
 
-def test_slicer_deepgrow_2d(server: Site) -> None:
-    i, j, k = spleen_click("ct_01")
-    params = {**SLICER, "label": "spleen", "foreground": [[i, j, k]], "background": [], "slice": k}
-    status, said, file = ask(server, "baps", params)
-    assert (status, said["slice"], said["axis"], said["label"], said["notes"]) == (200, k, "K", "spleen", [])
-    assert file.startswith(b"NRRD")
-
-
-def test_slicer_on_slice_zero_sends_the_points_of_all_slices(server: Site) -> None:
-    i, j, k = spleen_click("ct_01")
-    params = {**SLICER, "label": "spleen", "foreground": [[60, 60, 0], [i, j, k]], "background": [], "slice": 0}
-    status, said, _ = ask(server, "baps", params)
-    assert (status, said["slice"]) == (200, 0)
-    assert said["notes"] == ["1 foreground point of other slices left out."]
-
-
-def test_slicer_sends_a_box_whose_ends_are_exchanged(server: Site) -> None:
-    organ = truth("ct_01") == 2
-    k = spleen_click("ct_01")[2]
-    i, j = np.nonzero(organ[:, :, k])
-    box = [int(i.max()), int(i.min()), int(j.max()), int(j.min()), k + 1, k - 1]
-    params = {**OHIF, "label": "spleen", "foreground": [], "background": [], "slice": k, "roi": box}
-    status, _, file = ask(server, "zero_shot", params, "image")
-    assert status == 200
-    mask = raw(file) > 0
-    assert mask[:, :, k].any()
-    assert not np.delete(mask, k, 2).any()
-
-
-def test_slicer_deepedit_sends_points_by_label_and_asks_to_reset_after_a_switch(server: Site) -> None:
-    i, j, k = spleen_click("ct_01")
-    params = {**SLICER, "label": "spleen", "spleen": [[i, j, k]], "liver": [], "background": [], "reset_state": True}
-    status, said, _ = ask(server, "baps", params)
-    assert (status, said["label"], said["slice"]) == (200, "spleen", k)
-
-
-def test_slicer_merges_the_options_of_the_model_into_the_request(server: Site) -> None:
-    """Without a choice the option's whole list arrives; an option named ``label`` overwrites the label."""
-    i, j, k = spleen_click("ct_01")
-    config = requests.get(f"{server.address}/info/", timeout=60).json()["models"]["baps"]["config"]
-    params = {**SLICER, "label": "spleen", "foreground": [[i, j, k]], "background": [], "slice": k, **config}
-    status, said, _ = ask(server, "baps", params)
-    assert (status, said["label"], said["axis"]) == (200, "spleen", "K")
-    status, said, _ = ask(server, "baps", {**params, "label": ["liver", "spleen"]})
-    assert (status, said["label"]) == (200, "liver")
-
-
 def test_ohif_names_neither_label_nor_slice(server: Site) -> None:
     point = spleen_click("ct_01")
     status, _, file = ask(server, "baps", {**OHIF, "foreground": [point], "background": []}, "image")
@@ -123,14 +76,6 @@ def test_ohif_keeps_the_points_of_earlier_slices(server: Site) -> None:
         "2 foreground points of other slices left out.",
         "1 background point of other slices left out.",
     ]
-
-
-def test_a_point_outside_the_volume_is_left_out_and_said(server: Site) -> None:
-    i, j, k = spleen_click("ct_01")
-    params = {**SLICER, "foreground": [[i, j, k]], "background": [[-4, j, k], [i, 900, k]], "slice": k}
-    status, said, _ = ask(server, "baps", params)
-    assert status == 200
-    assert said["notes"] == ["2 background points outside the volume of 128 x 128 x 24 voxels left out."]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A PACS, a server beside it and a browser."""
+"""A server on files, a PACS with a server beside it, and a browser."""
 
 from __future__ import annotations
 
@@ -8,9 +8,27 @@ from collections.abc import Iterator
 import pytest
 
 import orthanc
+from frames import FRAMES, SUFFIXES, write_volume
 from pacs_site import CASES, Pacs
 from series import ORIENTATIONS, write_series
 from server import running_server
+from sites import Site, site
+
+
+@pytest.fixture(scope="session")
+def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The server, on two sample volumes and one in each frame and format; its temporary files lie in ``tmp``."""
+    folder = tmp_path_factory.mktemp("hospital")
+    (folder / "tmp").mkdir()
+
+    def add() -> None:
+        for frame in FRAMES:
+            for suffix in SUFFIXES:
+                write_volume(folder / "studies", frame, suffix)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("TMPDIR", str(folder / "tmp"))
+        yield from site(folder, cases=2, extra=add)
 
 
 @pytest.fixture(scope="session")

@@ -112,12 +112,11 @@ class Ohif:
         self.page.locator("tr", has_text="Section:").locator("select").select_option(section)
         self.page.locator("tr", has_text="Name:").locator("select").select_option(name)
         for option, value in options.items():
-            row = self.page.locator("tr", has=self.page.get_by_text(option, exact=True))
-            chooser = row.locator("select")
-            if chooser.count():
-                chooser.select_option(value)
+            field = self.page.locator(f"[id='{section}{name}{option}']")
+            if field.evaluate("field => field.tagName") == "SELECT":
+                field.select_option(value)
             else:
-                row.locator("input").fill(value)
+                field.fill(value)
         self.page.get_by_role("button", name="Confirm", exact=True).click()
 
     def scroll_to(self, orientation: str, world: NDArray[np.float64]) -> Place:

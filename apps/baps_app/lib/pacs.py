@@ -93,6 +93,7 @@ class PacsDatastore(DICOMWebDatastore):
     def __init__(self, client: DICOMwebClient, cache: str | None) -> None:
         client.set_http_retry_params(max_attempts=3, wait_exponential_multiplier=100)  # A user waits.
         self._listed: tuple[float, dict[str, Dataset]] = (-_LISTED_FOR, {})
+        self._refused: set[str] = set()
         self._known: dict[tuple[str, str], list[StoredSegment]] = {}
         super().__init__(client=client, search_filter={}, cache_path=cache)
 
@@ -140,9 +141,9 @@ class PacsDatastore(DICOMWebDatastore):
         return sorted(self.newest_segments())
 
     def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        """The others."""
+        """The others, but for those that turned out to be no volume."""
         labelled = self.newest_segments()
-        return [image for image in self.list_images() if image not in labelled]
+        return [image for image in self.list_images() if image not in labelled and image not in self._refused]
 
     def organ(self, segment: StoredSegment) -> OrganLabel:
         """The mask of a segment, fetched once: a file each, for organs may overlap.
@@ -302,7 +303,11 @@ class PacsDatastore(DICOMWebDatastore):
                     for number, image in enumerate(self._client.iter_series(str(series.StudyInstanceUID), image_id)):
                         image.save_as(Path(parts) / f"{number:06}.dcm", write_like_original=False)
                 whole = Path(parts) / "volume.nii.gz"
-                write_nifti(whole, read_volume(Path(parts)))
+                try:
+                    write_nifti(whole, read_volume(Path(parts)))
+                except InputError:
+                    self._refused.add(image_id)
+                    raise
                 info: dict[str, Any] = {name: str(series.get(name, "UNK")) for name in _SHOWN}
                 info |= {"SeriesInstanceUID": image_id, "ts": int(time.time()), "name": target.name}
                 info["PatientID"] = read_patient(Path(parts)) or info["PatientID"]  # Not every PACS lists it.

@@ -2,41 +2,28 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
-from numpy.typing import NDArray
+from monailabel.interfaces.tasks.infer_v2 import InferType
 
 from baps.click import PACKED, read_click
-from baps.errors import InputError, NotFoundError
+from baps.errors import InputError
 from baps.formats.slice_nrrd import write_slice_nrrd
 from baps.geometry import AS_STORED, SLICE_AXIS
 from baps.segmenter import Segmenter
-from baps.volume import Volume
-from baps.yielding import clicking
+from lib.infers.segmenting import DO_NOT_SAVE, Save, SegmentingInfer
 
 NO_LABEL = "as clicked"
 """The choice of the option ``adapter`` that leaves the label to the click."""
 
-DO_NOT_SAVE = "do not save"
-"""The choice of the option ``save_as`` that saves nothing."""
-
-IMAGE_ID = "image_id"
-"""A field that the app itself puts into a request: the image's name, for ``image`` becomes its file."""
-
-Save = Callable[[str, Volume, str, NDArray[np.bool_], Collection[int], str], bool]
-"""Saves a mask, see ``lib.saving.save_shown``: image, volume, label, mask (I, J, K), slices across K, author."""
-
 _PLANES = (AS_STORED, "axial", "coronal", "sagittal")
 
 
-class PromptedInfer(InferTask):
+class PromptedInfer(SegmentingInfer):
     """Clicks or a box on one slice, answered with a mask of that slice in the volume's frame.
 
     Args:
@@ -48,10 +35,7 @@ class PromptedInfer(InferTask):
 
     def __init__(self, segmenter: Callable[[], Segmenter], labels: dict[str, int], adapted: bool, save: Save) -> None:
         super().__init__(
-            type=InferType.DEEPGROW,
-            # None of its own: Slicer would run the first model that names one of the site's labels, without a click, at
-            # every Next Sample. Both viewers take the names from the app.
-            labels=[],
+            InferType.DEEPGROW,
             dimension=2,
             description=("Promptable segmentation, adapted to this site" if adapted else "The same model, not adapted"),
             config={
@@ -59,23 +43,11 @@ class PromptedInfer(InferTask):
                 **({"adapter": [NO_LABEL, *labels]} if adapted else {}),
                 "save_as": [DO_NOT_SAVE, *labels],
             },
+            segmenter=segmenter,
+            labels=labels,
+            save=save,
         )
-        self._segmenter, self._names, self._adapted, self._save = segmenter, list(labels), adapted, save
-        # A folder of its own: a client on this machine saves its copy under the same name, in /tmp by default, and the
-        # host removes the file that it has sent.
-        self._replies = tempfile.TemporaryDirectory(prefix="baps-replies-")
-
-    def is_valid(self) -> bool:
-        return True
-
-    def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        begun = time.perf_counter()
-        image = request.get("image")
-        if not isinstance(image, str) or not image:
-            raise NotFoundError("There is no such image in the datastore. Choose one that Next Sample offers.")
-        segmenter = self._segmenter()
-        with clicking(segmenter.store.clicks):
-            return self._answer(segmenter, Path(image), request, begun)
+        self._adapted = adapted
 
     def _answer(
         self, segmenter: Segmenter, path: Path, request: dict[str, Any], begun: float
@@ -95,11 +67,8 @@ class PromptedInfer(InferTask):
         if save_as:
             mask = np.zeros(volume.shape, bool)
             click.plane.put(mask, found.mask)
-            author = str(request.get("client_id") or "")
-            new = self._save(str(request.get(IMAGE_ID)), volume, save_as, mask, [click.plane.index], author)
-            notes.append(f"Saved as {save_as}." if new else f"It was saved as {save_as} before.")
-        handle, name = tempfile.mkstemp(suffix=".nrrd", dir=self._replies.name)
-        os.close(handle)
+            notes.append(self._keep(request, volume, save_as, mask, [click.plane.index]))
+        name = self._new_reply()
         compress = bool(request.get("result_compress", True))
         write_slice_nrrd(Path(name), volume, click.plane, found.mask, compress, bool(request.get(PACKED)))
         return name, {
@@ -115,13 +84,3 @@ class PromptedInfer(InferTask):
                 "total_ms": round((time.perf_counter() - begun) * 1000, 1),
             },
         }
-
-    def _chosen(self, request: dict[str, Any], option: str, none: str) -> str:
-        """The label that an option names, or ""."""
-        given = request.get(option)
-        chosen = str(given[0] if isinstance(given, list) and given else given)
-        if chosen in ("None", "", none):
-            return ""
-        if chosen not in self._names:
-            raise InputError(f"There is no {option} {chosen!r}. Choose one of {none}, {', '.join(self._names)}.")
-        return chosen

@@ -1,0 +1,86 @@
+"""The infer task of 3D Slicer's section Scribbles: strokes in, a mask of the organ out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monailabel.interfaces.tasks.infer_v2 import InferType
+
+from baps.formats import write_nrrd
+from baps.geometry import SLICE_AXIS, Plane
+from baps.scribble_request import read_scribbles
+from baps.scribbles import keep_strokes, strokes_to_prompt
+from baps.segmenter import Segmenter
+from baps.volume import Volume
+from lib.infers.segmenting import DO_NOT_SAVE, Save, SegmentingInfer
+
+
+class ScribblesInfer(SegmentingInfer):
+    """Strokes on any number of slices, each answered as a click is, with the adapter of the label.
+
+    Slicer replaces the whole segment by the reply: what it held on other slices comes back with it.
+
+    Args:
+        segmenter, labels, save: see ``SegmentingInfer``.
+    """
+
+    def __init__(self, segmenter: Callable[[], Segmenter], labels: dict[str, int], save: Save) -> None:
+        super().__init__(
+            InferType.SCRIBBLES,
+            dimension=3,
+            description="Strokes as prompts, adapted to this site",
+            config={"save_as": [DO_NOT_SAVE, *labels]},
+            segmenter=segmenter,
+            labels=labels,
+            save=save,
+        )
+
+    def _answer(
+        self, segmenter: Segmenter, path: Path, request: dict[str, Any], begun: float
+    ) -> tuple[str, dict[str, Any]]:
+        volume, window = segmenter.volume(path)
+        scribbles = read_scribbles(request, volume)
+        prompted, beside = (
+            np.flatnonzero(strokes.any((0, 1))) for strokes in (scribbles.foreground, scribbles.background)
+        )
+        mask = np.asfortranarray(scribbles.segmented)  # As files have it; the other order is slow to write.
+        i, j, _ = scribbles.inside
+        inside = np.zeros(mask.shape[1::-1], bool)
+        inside[j, i] = True
+        notes, served, gave_way = list(scribbles.notes), None, []
+        for k in prompted.tolist():
+            plane = Plane(SLICE_AXIS, k)
+            foreground, background = plane.of(scribbles.foreground), plane.of(scribbles.background)
+            prompt = strokes_to_prompt(foreground, background, segmenter.black_box.capabilities, scribbles.box)
+            found = segmenter.segment(path, plane, prompt, scribbles.label)
+            painted = keep_strokes(found.mask, foreground, background)
+            plane.put(mask, np.where(inside, painted, plane.of(mask)))
+            if found.gave_way:
+                gave_way.append(k)
+            served = served or found.adapter
+        if alone := sorted(set(beside.tolist()) - set(prompted.tolist())):
+            notes.append(f"Only background strokes on {_slices(alone)}: left as they were.")
+        if gave_way:
+            notes.append(f"The adapted answer went against strokes on {_slices(gave_way)}, given with less of it.")
+        if save_as := self._chosen(request, "save_as", DO_NOT_SAVE):
+            notes.append(self._keep(request, volume, save_as, mask, prompted.tolist()))
+        name = self._new_reply()
+        reply = Volume(mask.view(np.uint8), volume.affine)
+        write_nrrd(Path(name), reply, compress=bool(request.get("result_compress", True)))
+        return name, {
+            "label": scribbles.label,
+            "slices": prompted.tolist(),
+            "axis": "IJK"[SLICE_AXIS],
+            "notes": notes,
+            "adapter": "/".join(part for part in served if part) if served else None,
+            "window": window.record(),
+            "latencies": {"total_ms": round((time.perf_counter() - begun) * 1000, 1)},
+        }
+
+
+def _slices(indices: list[int]) -> str:
+    return f"slice{'s' if len(indices) > 1 else ''} {', '.join(map(str, indices))}"

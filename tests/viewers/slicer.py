@@ -1,0 +1,156 @@
+"""What 3D Slicer's module sends, with its own client class, and how it reads the replies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import nibabel
+import nrrd
+import numpy as np
+import SimpleITK as sitk  # noqa: N813
+from monailabel.client import MONAILabelClient
+from numpy.typing import NDArray
+
+Voxel = Sequence[int]
+
+_ALWAYS = {"result_extension": ".nrrd", "result_dtype": "uint8"}
+"""What the module adds to every request."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A mask as Slicer reads it, and the words beside it.
+
+    Attributes:
+        image: the file.
+        mask: its voxels, (I, J, K).
+        said: the words.
+    """
+
+    image: sitk.Image
+    mask: NDArray[np.bool_]
+    said: dict[str, Any]
+
+    @property
+    def slices(self) -> list[int]:
+        """Indices across K on which anything is marked."""
+        found: list[int] = self.mask.any((0, 1)).nonzero()[0].tolist()
+        return found
+
+
+@dataclass(frozen=True)
+class Slicer:
+    """A viewer that is connected to a server.
+
+    Attributes:
+        client: of the module.
+        folder: for files that are sent.
+    """
+
+    client: MONAILabelClient
+    folder: Path
+
+    def options(self, model: str) -> dict[str, Any]:
+        """The options of a model as the module merges them into a request: of a list its first item."""
+        config = self.client.info()["models"][model]["config"]
+        return {key: value[0] if isinstance(value, list) else value for key, value in config.items()}
+
+    def deepgrow(
+        self,
+        image: str,
+        label: str,
+        foreground: Sequence[Voxel],
+        background: Sequence[Voxel] = (),
+        roi: Sequence[float] | None = None,
+        at: int | None = None,
+        session: str | None = None,
+        model: str = "zero_shot",
+        options: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Reply:
+        """A click in the section SmartEdit, with a model of dimension 2.
+
+        Args:
+            image, label: that are clicked on.
+            foreground, background: all points of the scene, voxels.
+            roi: box, if one is drawn.
+            at: the slice that the module names; else that of the last point.
+            session: of a volume that is not the server's.
+            model: that is chosen.
+            options: that the user changed.
+        """
+        at = foreground[-1][2] if at is None else at
+        if at:  # Sic: for slice 0 the points of all slices are sent.
+            foreground, background = ([point for point in some if point[2] == at] for some in (foreground, background))
+        params: dict[str, Any] = {"label": label, "foreground": foreground, "background": background, "slice": at}
+        if roi is not None:
+            params["roi"] = roi
+        return self.ask(model, image, {**params, **self.options(model), **options}, session=session)
+
+    def deepedit(self, image: str, label: str, points: dict[str, Sequence[Voxel]], reset: bool) -> Reply:
+        """A click where the module takes the model for one of several labels."""
+        params = {**points, "label": label, **({"reset_state": True} if reset else {})}
+        return self.ask("baps", image, {**params, **self.options("baps")})
+
+    def scribble(
+        self,
+        image: str,
+        label: str,
+        segments: dict[str, NDArray[np.bool_]],
+        affine: NDArray[np.float64],
+        roi: Sequence[int] = (),
+        session: str | None = None,
+        extension: str = ".nii.gz",
+        options: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Reply:
+        """The button Update of the section Scribbles.
+
+        Args:
+            image, label: that are painted on.
+            segments: all of the scene by name, in its order, strokes among them; masks (I, J, K).
+            affine: of the volume, RAS.
+            roi: box, if one is drawn.
+            session: of a volume that is not the server's.
+            extension: of the setting File Extension.
+            options: that stand in the request beside.
+        """
+        file = self.folder / f"scribbles{extension}"
+        info = [{"name": name, "id": number} for number, name in enumerate(segments, 1)]
+        self.save_node(file, segments, affine)
+        asked = {**self.options("scribbles"), **options, "roi": list(roi), "label_info": info}
+        return self.ask(
+            "scribbles", image, {**asked, "selected_label_name": label}, label_in=str(file), session=session
+        )
+
+    def submit(self, image: str, segments: dict[str, NDArray[np.bool_]], affine: NDArray[np.float64]) -> dict[str, Any]:
+        """The button Submit Label."""
+        file = self.folder / "label.nii.gz"
+        kept = {name: mask for name, mask in segments.items() if not name.endswith("_scribbles")}
+        self.save_node(file, kept, affine)
+        info = [{"name": name, "idx": number} for number, name in enumerate(segments, 1) if name in kept]
+        said: dict[str, Any] = self.client.save_label(image, str(file), "final", {"label_info": info})
+        return said
+
+    def ask(self, model: str, image: str, params: dict[str, Any], session: str | None = None, **files: str) -> Reply:
+        """Send a request and read the reply."""
+        file, said = self.client.infer(model, image, {**_ALWAYS, **params}, session_id=session, **files)
+        found = sitk.ReadImage(str(file))
+        mask = np.transpose(sitk.GetArrayFromImage(found)) > 0
+        assert found.GetPixelID() == sitk.sitkUInt8
+        return Reply(found, mask, said)
+
+    @staticmethod
+    def save_node(file: Path, segments: dict[str, NDArray[np.bool_]], affine: NDArray[np.float64]) -> None:
+        """A labelmap with values from 1 on, in the order of the segments; a later one lies over an earlier one."""
+        labels = np.zeros(next(iter(segments.values())).shape, np.uint8)
+        for number, mask in enumerate(segments.values(), 1):
+            labels[mask] = number
+        if file.name.endswith(".nrrd"):
+            lps = np.diag([-1, -1, 1.0]) @ affine[:3]
+            place = {"space": "left-posterior-superior", "space directions": lps[:, :3].T, "space origin": lps[:, 3]}
+            nrrd.write(str(file), labels, {**place, "kinds": ["domain"] * 3})
+        else:
+            nibabel.save(nibabel.Nifti1Image(labels, affine), file)
