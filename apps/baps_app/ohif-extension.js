@@ -1,6 +1,6 @@
 // Added to the configuration of the OHIF that MONAI Label brings (3.9).
 //
-// What the server says of a request that it refuses is shown; MONAI Label's panel says only that it failed.
+// What the server says beside a mask, or of a request that it refuses, is shown; MONAI Label's panel drops it.
 //
 // "Export DICOM SEG" is mended, which
 // - fails: of two commands of one name, the one that is run is not told where to store;
@@ -32,15 +32,21 @@ function layOnImages(dataset, segmentationId) {
   return dataset;
 }
 
-/** Tell of every answer of MONAI Label that is a refusal. */
-function onRefusal(tell) {
+/** Tell of every answer of MONAI Label that is a refusal or has something to say beside its mask. */
+function onAnswer(tell) {
   const send = XMLHttpRequest.prototype.send;
   XMLHttpRequest.prototype.send = function (...given) {
     this.addEventListener('load', () => {
-      if (this.status >= 400 && /\/(infer|train|activelearning|datastore)\//.test(this.responseURL)) {
+      if (!/\/(infer|train|activelearning|datastore)\//.test(this.responseURL)) {
+        return;
+      }
+      const notes = this.getResponseHeader('X-BAPS-Notes');
+      if (this.status >= 400) {
         const text = this.responseType === 'arraybuffer' ? new TextDecoder().decode(this.response) : this.response;
-        const said = typeof text === 'string' ? JSON.parse(text) : text;
-        tell(typeof said.detail === 'string' ? said.detail : JSON.stringify(said.detail));
+        const { detail } = typeof text === 'string' ? JSON.parse(text) : text;
+        tell(typeof detail === 'string' ? detail : JSON.stringify(detail), 'error');
+      } else if (notes) {
+        tell(decodeURIComponent(notes), 'info');
       }
     });
     return send.apply(this, given);
@@ -50,10 +56,10 @@ function onRefusal(tell) {
 window.config.extensions.push({
   id: 'baps',
   preRegistration({ commandsManager, extensionManager, servicesManager }) {
-    onRefusal(message => {
-      const { uiNotificationService } = servicesManager.services;
-      uiNotificationService.show({ title: 'MONAI Label', message, type: 'error', duration: 15000 });
-    });
+    const show = (message, type) =>
+      servicesManager.services.uiNotificationService.show({ title: 'MONAI Label', message, type, duration: 15000 });
+    // Later than the panel's own message, for the last one lies on top.
+    onAnswer((message, type) => setTimeout(show, 500, message, type));
     const run = commandsManager.runCommand.bind(commandsManager);
     commandsManager.runCommand = (name, options = {}, context) => {
       if (name !== 'storeSegmentation') {

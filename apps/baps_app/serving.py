@@ -26,7 +26,7 @@ from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, quote, unquote
 
 os.environ["BAPS_SERVING"] = "protected"
 
@@ -46,11 +46,15 @@ from baps.blackbox import model_seconds
 from baps.click import PACKED
 from baps.errors import BapsError, InputError, NotFoundError
 from baps.formats import IMAGE_SUFFIXES, read_volume
+from baps.telling import listening
 
 logger = logging.getLogger(__name__)
 
 app: FastAPI = _host
 _fetching = threading.Lock()
+
+NOTES = "X-BAPS-Notes"
+"""A header of an answer to a click: what was left out of it or saved, percent-encoded. OHIF gets nothing but voxels."""
 
 _NAMED = ("image", "id", "label", "tag", "session_id")
 _NOT_FOR_REQUESTS = ("image", "image_id", "model", "session", "save_label", "label_tag")
@@ -139,7 +143,7 @@ def _run_infer(
     raw = output == host_infer.ResultType.image and wanted.get("result_compress") is False
     wanted[PACKED] = raw and "gzip" in request.headers.get("accept-encoding", "")
     try:
-        with model_seconds() as spent:
+        with model_seconds() as spent, listening() as notes:
             answer: Response | dict[str, Any] | None = host_infer.run_inference(
                 background_tasks, model, image, session_id, json.dumps(wanted), file, label, output
             )
@@ -152,6 +156,7 @@ def _run_infer(
     if isinstance(answer, Response):
         whole = time.perf_counter() - begun
         answer.headers["Server-Timing"] = f"model;dur={1000 * sum(spent):.1f}, total;dur={1000 * whole:.1f}"
+        answer.headers[NOTES] = quote(" ".join(notes))
     return answer
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pydicom
 import pytest
 import requests
-from pydicom.uid import generate_uid
+from pydicom.uid import UltrasoundMultiFrameImageStorage, generate_uid
 
 import orthanc
 from baps.errors import BapsError, InputError, NotFoundError
@@ -135,6 +135,70 @@ def test_a_pacs_that_stops_half_way_leaves_nothing(
 def test_what_is_no_image_of_the_pacs(pacs: tuple[str, dict[str, str]], cache: Path) -> None:
     with pytest.raises(NotFoundError, match="no series 1.2.3"):
         open_pacs(pacs[0]).get_image_uri("1.2.3")
+
+
+def _bad(kind: str, folder: Path) -> str:
+    """A series that is no volume, or a doubtful one; its SeriesInstanceUID."""
+    uid = _copy(folder, "CT")
+    files = sorted(folder.glob("*.dcm"))
+    for number, file in enumerate(files):
+        image = pydicom.dcmread(file)
+        if kind == "tilted":
+            x, y, z = image.ImagePositionPatient
+            image.ImagePositionPatient = [x, y + number, z]
+        if kind == "doubled" and number == 5:
+            image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+            image.save_as(folder / "again.dcm")
+        if kind == "of two spacings" and number > 12:
+            x, y, z = image.ImagePositionPatient
+            image.ImagePositionPatient = [x, y, z + 3 * (number - 12)]
+        if kind in ("in colour", "of several frames"):
+            if number:
+                file.unlink()
+                continue
+            frames, shape = (24, (24, 128, 128)) if kind == "of several frames" else (1, (128, 128, 3))
+            levels = np.full(shape, 90, np.uint8)
+            image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 8, 8, 7, 0
+            image.PixelData = levels.tobytes()
+            if kind == "in colour":
+                image.SamplesPerPixel, image.PhotometricInterpretation, image.PlanarConfiguration = 3, "RGB", 0
+            else:
+                image.NumberOfFrames = frames
+                image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = UltrasoundMultiFrameImageStorage
+                del image.ImagePositionPatient, image.ImageOrientationPatient
+        image.save_as(file)
+    return uid
+
+
+@needs_orthanc
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [("doubled", "The series has"), ("of two spacings", r"The series has.*image 14.dcm"), ("tilted", "tilt")],
+)
+def test_a_series_that_is_no_volume_is_refused_with_a_sentence_and_offered_no_more(
+    pacs: tuple[str, dict[str, str]], cache: Path, tmp_path: Path, kind: str, said: str
+) -> None:
+    address, _ = pacs
+    uid = _bad(kind, tmp_path / "bad")
+    orthanc.store(address.removesuffix("/dicom-web"), tmp_path / "bad")
+    store = open_pacs(address)
+    assert uid in store.get_unlabeled_images()
+    with pytest.raises(InputError, match=said):
+        store.get_image_uri(uid)
+    assert uid not in store.get_unlabeled_images()
+    assert not list(cache.rglob("*.nii.gz"))
+
+
+@needs_orthanc
+@pytest.mark.parametrize(("kind", "shape"), [("in colour", (128, 128, 1)), ("of several frames", (128, 128, 24))])
+def test_pictures_and_films_can_be_clicked_on(
+    pacs: tuple[str, dict[str, str]], cache: Path, tmp_path: Path, kind: str, shape: tuple[int, int, int]
+) -> None:
+    address, _ = pacs
+    uid = _bad(kind, tmp_path / "bad")
+    orthanc.store(address.removesuffix("/dicom-web"), tmp_path / "bad")
+    volume = read_volume(Path(open_pacs(address).get_image_uri(uid)))
+    assert (volume.shape, volume.colour) == (shape, kind == "in colour")
 
 
 @contextmanager

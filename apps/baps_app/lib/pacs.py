@@ -299,18 +299,21 @@ class PacsDatastore(DICOMWebDatastore):
             folder.mkdir(parents=True, exist_ok=True)
             # Beside the target, and renamed when it is whole.
             with tempfile.TemporaryDirectory(dir=folder, prefix=".fetching-") as parts:
+                fetched, whole = Path(parts) / "The series", Path(parts) / "volume.nii.gz"
+                fetched.mkdir()
                 with pacs_answers():
                     for number, image in enumerate(self._client.iter_series(str(series.StudyInstanceUID), image_id)):
-                        image.save_as(Path(parts) / f"{number:06}.dcm", write_like_original=False)
-                whole = Path(parts) / "volume.nii.gz"
+                        name = f"image {image.get('InstanceNumber', '')}.dcm"  # As viewers and our sentences name it.
+                        name = f"{number} {name}" if (fetched / name).exists() else name
+                        image.save_as(fetched / name, write_like_original=False)
                 try:
-                    write_nifti(whole, read_volume(Path(parts)))
+                    write_nifti(whole, read_volume(fetched))
                 except InputError:
                     self._refused.add(image_id)
                     raise
                 info: dict[str, Any] = {name: str(series.get(name, "UNK")) for name in _SHOWN}
                 info |= {"SeriesInstanceUID": image_id, "ts": int(time.time()), "name": target.name}
-                info["PatientID"] = read_patient(Path(parts)) or info["PatientID"]  # Not every PACS lists it.
+                info["PatientID"] = read_patient(fetched) or info["PatientID"]  # Not every PACS lists it.
                 with FileLock(self._lock_file):
                     whole.replace(target)
                     self._datastore.objects[image_id] = ImageLabelModel(image=DataModel(info=info, ext=".nii.gz"))

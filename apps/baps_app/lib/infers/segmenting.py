@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from baps.errors import InputError, NotFoundError
 from baps.segmenter import Segmenter
+from baps.telling import tell
 from baps.volume import Volume
 from baps.yielding import clicking
 
@@ -70,7 +71,9 @@ class SegmentingInfer(InferTask):
             raise NotFoundError("There is no such image in the datastore. Choose one that Next Sample offers.")
         segmenter = self._segmenter()
         with clicking(segmenter.store.clicks):
-            return self._answer(segmenter, Path(image), request, begun)
+            file, said = self._answer(segmenter, Path(image), request, begun)
+        tell(said["notes"])
+        return file, said
 
     @abstractmethod
     def _answer(
