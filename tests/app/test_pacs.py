@@ -18,8 +18,11 @@ from pydicom.uid import UltrasoundMultiFrameImageStorage, generate_uid
 
 import orthanc
 from baps.errors import BapsError, InputError, NotFoundError
-from baps.formats import read_volume
+from baps.formats import read_labels, read_volume, write_nifti
+from baps.volume import Volume
+from lib.labelled import labelled_cases
 from lib.pacs import open_pacs
+from lib.saving import save_label
 from server import ROOT, running_server
 
 SAMPLE = ROOT / "sample-data" / "dicom" / "ct_01"
@@ -147,8 +150,10 @@ def _bad(kind: str, folder: Path) -> str:
             x, y, z = image.ImagePositionPatient
             image.ImagePositionPatient = [x, y + number, z]
         if kind == "doubled" and number == 5:
+            image.save_as(file)
             image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
             image.save_as(folder / "again.dcm")
+            continue
         if kind == "of two spacings" and number > 12:
             x, y, z = image.ImagePositionPatient
             image.ImagePositionPatient = [x, y, z + 3 * (number - 12)]
@@ -173,7 +178,7 @@ def _bad(kind: str, folder: Path) -> str:
 @needs_orthanc
 @pytest.mark.parametrize(
     ("kind", "said"),
-    [("doubled", "The series has"), ("of two spacings", r"The series has.*image 14.dcm"), ("tilted", "tilt")],
+    [("doubled", r"doubled slices.*image 6.dcm"), ("of two spacings", r"The series has.*image 14.dcm")],
 )
 def test_a_series_that_is_no_volume_is_refused_with_a_sentence_and_offered_no_more(
     pacs: tuple[str, dict[str, str]], cache: Path, tmp_path: Path, kind: str, said: str
@@ -199,6 +204,25 @@ def test_pictures_and_films_can_be_clicked_on(
     orthanc.store(address.removesuffix("/dicom-web"), tmp_path / "bad")
     volume = read_volume(Path(open_pacs(address).get_image_uri(uid)))
     assert (volume.shape, volume.colour) == (shape, kind == "in colour")
+
+
+@needs_orthanc
+def test_a_tilted_gantry_leaves_every_slice_and_its_label_where_it_was(
+    pacs: tuple[str, dict[str, str]], cache: Path, tmp_path: Path
+) -> None:
+    address, _ = pacs
+    uid = _bad("tilted", tmp_path / "bad")
+    orthanc.store(address.removesuffix("/dicom-web"), tmp_path / "bad")
+    store = open_pacs(address)
+    volume = read_volume(Path(store.get_image_uri(uid)))
+    np.testing.assert_array_equal(volume.voxels, read_volume(SAMPLE).voxels)
+    np.testing.assert_allclose(volume.affine[:3, 2], [0, -1, 6], atol=1e-4)
+    mask = volume.voxels > 100
+    write_nifti(tmp_path / "label.nii.gz", Volume(mask.astype(np.uint8), volume.affine))
+    named = {"label_info": [{"name": "bone", "idx": 1}]}
+    save_label(store, None, {"bone": 1}, uid, tmp_path / "label.nii.gz", "final", named)
+    (case,) = labelled_cases(open_pacs(address), {"bone": 1}, {})[0]["bone"]
+    np.testing.assert_array_equal(read_labels(case.labels, volume) > 0, mask)
 
 
 @contextmanager
