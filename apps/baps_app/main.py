@@ -39,6 +39,9 @@ from lib.trainers.adaptation import AdaptationTrainer
 
 logger = logging.getLogger(__name__)
 
+for chatty in ("monailabel.endpoints.activelearning", "dicomweb_client"):
+    logging.getLogger(chatty).setLevel(logging.WARNING)  # They log patients and studies.
+
 
 class BapsApp(MONAILabelApp):
     """Promptable segmentation, adapted on site."""

@@ -220,10 +220,6 @@ def test_a_series_that_is_no_volume_is_refused_in_the_viewers_own_message(viewer
     assert requests.get(f"{pacs.server}/info/", timeout=30).status_code == 200
 
 
-def test_no_patient_is_named_in_the_servers_log(pacs: Pacs) -> None:
-    assert "phantom-" not in pacs.log.read_text()
-
-
 def test_next_sample_opens_what_the_server_offers(viewer: Ohif, pacs: Pacs) -> None:
     page, here, offered = viewer.page, pacs.series["axial"], ""
     for _ in range(20):  # At random, so it may offer the one that is open.
@@ -241,3 +237,7 @@ def test_next_sample_opens_what_the_server_offers(viewer: Ohif, pacs: Pacs) -> N
     page.once("dialog", lambda dialog: dialog.accept())  # OHIF asks whether the page may be left.
     page.get_by_text("OK", exact=True).click()
     page.wait_for_url(f"**StudyInstanceUIDs={wanted.study}*")
+
+
+def test_no_patient_is_named_in_the_servers_log(pacs: Pacs) -> None:
+    assert "phantom-" not in pacs.log.read_text()
