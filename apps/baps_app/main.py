@@ -26,6 +26,7 @@ import lib.saving
 from baps.adaptation.settings import AdaptationSettings
 from baps.blackbox import BlackBox, load_black_box
 from baps.errors import BapsError, InputError
+from baps.pacs_login import read_login
 from baps.segmenter import Segmenter
 from baps.settings import check_settings, read_settings
 from baps.store import AdapterStore
@@ -33,7 +34,7 @@ from baps.volume import Volume
 from lib.infers.prompted import PromptedInfer
 from lib.infers.scribbles import ScribblesInfer
 from lib.infers.segmenting import IMAGE_ID
-from lib.pacs import open_pacs, read_login
+from lib.pacs import open_pacs
 from lib.studies import StudiesDatastore
 from lib.trainers.adaptation import AdaptationTrainer
 

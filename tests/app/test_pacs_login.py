@@ -15,8 +15,10 @@ import pytest
 import requests
 
 import orthanc
+from baps import doctor
 from baps.errors import BapsError, InputError
-from lib.pacs import Login, open_pacs, read_login
+from baps.pacs_login import ACCOUNT, Login, read_login
+from lib.pacs import open_pacs
 from server import ROOT, running_server
 
 SAMPLE = ROOT / "sample-data" / "dicom" / "ct_01"
@@ -43,12 +45,10 @@ def test_the_login_is_read_from_a_private_file(tmp_path: Path) -> None:
     assert SECRET not in repr(login)
 
 
-def test_without_a_file_it_is_that_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    from monailabel.config import settings
-
-    monkeypatch.setattr(settings, "MONAI_LABEL_DICOMWEB_USERNAME", "baps")
-    monkeypatch.setattr(settings, "MONAI_LABEL_DICOMWEB_PASSWORD", SECRET)
-    assert read_login(None) == Login(user="baps", password=SECRET)
+def test_without_a_file_it_is_that_of_the_environment() -> None:
+    said = dict(zip(ACCOUNT, ("baps", SECRET), strict=True))
+    assert read_login(None, said).account == ("baps", SECRET)
+    assert read_login(None, {ACCOUNT[0]: "baps"}).account is None
 
 
 @pytest.mark.parametrize(
@@ -97,6 +97,9 @@ def test_a_certificate_is_checked_by_its_own_authority(tmp_path: Path) -> None:
         assert open_pacs(address, Login(ca=certificate)).list_images() == []
         with pytest.raises(BapsError, match="certificate of the PACS cannot be checked"):
             open_pacs(address).list_images()
+        login = _file(tmp_path, json.dumps({"ca": str(certificate)}))
+        assert doctor.pacs(address, login).found == "reachable, without series"
+        assert "ca in the file BAPS_PACS_LOGIN" in doctor.pacs(address).remedy
     finally:
         server.shutdown()
         server.server_close()

@@ -42,7 +42,7 @@ class Painting:
         self.image = folder / "image.nii.gz"
         write_nifti(self.image, volume)
         self.segmenter = Segmenter(black_box, AdapterStore(folder / "adapters"))
-        self.task = ScribblesInfer(lambda: self.segmenter)
+        self.task = ScribblesInfer(lambda: self.segmenter, {"spleen": 2}, _never)
         self.labels = np.zeros(volume.shape, np.uint8)
         self.labels[18:22, 18, (5, 6)] = 4
         self.labels[3:9, 3, (6, 8)] = 3

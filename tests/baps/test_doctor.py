@@ -62,7 +62,7 @@ class FakePacs:
 @pytest.fixture
 def fake_pacs(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakePacs]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    for name in (*doctor._ACCOUNT, "MONAI_LABEL_QIDO_PREFIX"):
+    for name in (*doctor.ACCOUNT, "MONAI_LABEL_QIDO_PREFIX"):
         monkeypatch.delenv(name, raising=False)
     made = FakePacs()
     thread = Thread(target=made.server.serve_forever)
@@ -140,7 +140,7 @@ def test_a_pacs_that_does_not_speak_tls(fake_pacs: FakePacs) -> None:
     found = doctor.pacs(fake_pacs.url.replace("http:", "https:"))
     assert found.status is FAILED
     assert found.found.startswith("TLS error")
-    assert "REQUESTS_CA_BUNDLE" in found.remedy
+    assert "BAPS_PACS_LOGIN" in found.remedy
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl to make a certificate")

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import BapsError
+from .pacs_login import ACCOUNT, read_login
 from .serving_command import check_port, check_studies, is_pacs, server_environment
 
 if TYPE_CHECKING:
@@ -39,8 +40,6 @@ _SERIES = 100
 """That the PACS is asked for, to see what it holds."""
 
 _OWN = "Let the user of the server read and write there (chown, chmod)."
-
-_ACCOUNT = ("MONAI_LABEL_DICOMWEB_USERNAME", "MONAI_LABEL_DICOMWEB_PASSWORD")
 
 
 class Status(str, Enum):
@@ -89,8 +88,8 @@ def examine(
         "dcmqi": partial(dcmqi, studies),
         "port": partial(port_free, host, port),
     }
-    if studies:
-        checks["PACS" if is_pacs(studies) else "studies"] = partial(pacs if is_pacs(studies) else folder, studies)
+    if studies and not is_pacs(studies):
+        checks["studies"] = partial(folder, studies)
     findings = {name: _made(check) for name, check in checks.items()}
     try:  # The settings name the model, whose module imports torch.
         from .settings import read_settings
@@ -101,6 +100,7 @@ def examine(
     findings["settings"] = Finding(Status.OK, ", ".join(f"{name}={value}" for name, value in site.labels.items()))
     written = [site.adapters, *_written(studies), Path(tempfile.gettempdir())]
     later: dict[str, Callable[[], Finding]] = {
+        **({"PACS": partial(pacs, studies, site.pacs_login)} if is_pacs(studies) else {}),
         "memory, CPUs": partial(memory, site.cache_mb),
         "device": partial(device, site.device),
         "model": partial(model, site),
@@ -269,24 +269,25 @@ def folder(studies: str) -> Finding:
     return Finding(Status.OK, found)
 
 
-def pacs(studies: str) -> Finding:
+def pacs(studies: str, login_file: Path | None = None) -> Finding:
     """Whether the PACS answers as DICOMweb, and what its first series are."""
     import requests
 
     check_studies(studies)
     prefix = os.environ.get("MONAI_LABEL_QIDO_PREFIX", "").strip("/")
     root = "/".join(part for part in (studies.rstrip("/"), prefix) if part)
-    user, password = (os.environ.get(name, "") for name in _ACCOUNT)
+    login = read_login(login_file)
     try:
         answer = requests.get(
             f"{root}/series",
             params={"limit": str(_SERIES)},
             headers={"Accept": "application/dicom+json"},
-            auth=(user, password) if user and password else None,
+            auth=login.account,
+            verify=str(login.ca) if login.ca else True,
             timeout=_TIMEOUT,
         )
     except requests.exceptions.SSLError as error:
-        remedy = "Name a file with the certificate of the PACS's authority: REQUESTS_CA_BUNDLE=<file>."
+        remedy = "Name a file with the certificate of the PACS's authority: ca in the file BAPS_PACS_LOGIN."
         return Finding(Status.FAILED, f"TLS error: {_innermost(error)}", remedy)
     except requests.exceptions.RequestException as error:
         remedy = "Check the address, that the PACS runs, the firewall and the proxy (NO_PROXY)."
@@ -298,7 +299,7 @@ def _answered(code: int, kind: str, content: bytes) -> Finding:
     """What the answer of a PACS to the search for series means."""
     root = "Give the root of its DICOMweb service; Orthanc's ends in /dicom-web."
     if code in (401, 403):
-        remedy = f"Set {' and '.join(_ACCOUNT)} in the environment, to an account that may read."
+        remedy = f"Name an account that may read, in the file BAPS_PACS_LOGIN or in {' and '.join(ACCOUNT)}."
         return Finding(Status.FAILED, f"refused ({code})", remedy)
     if code == 404:
         return Finding(Status.FAILED, "not the root of a DICOMweb service (404)", root)

@@ -19,13 +19,13 @@ from monailabel.datastore.dicom import DICOMwebClientX, DICOMWebDatastore
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
 from monailabel.interfaces.datastore import DefaultLabelTag
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, FilePath, ValidationError
 from pydicom.dataset import Dataset
 from requests.adapters import HTTPAdapter
 
 from baps.errors import BapsError, InputError, NotFoundError
 from baps.formats import read_labels, read_patient, read_volume, write_nifti
 from baps.formats.dicom_seg import write_segmentation
+from baps.pacs_login import Login, read_login
 from baps.replacing import replacing
 from baps.volume import Volume
 from lib.label_info import LabelInfo, label_values, read_label_info
@@ -323,48 +323,11 @@ class PacsDatastore(DICOMWebDatastore):
         return str(target)
 
 
-class Login(BaseModel):
-    """Who we are to the PACS, and how its certificate is checked.
-
-    Attributes:
-        user, password: or "" where it asks for none.
-        ca: file with the certificate of its authority, or None for the usual ones.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    user: str = ""
-    password: str = Field("", repr=False)
-    ca: FilePath | None = None
-
-
-def read_login(file: Path | None) -> Login:
-    """The login from a private JSON file; without one, from MONAI Label's own settings.
-
-    Raises:
-        InputError: if it cannot be read, holds something else, or others may read it.
-    """
-    if file is None:
-        return Login(user=settings.MONAI_LABEL_DICOMWEB_USERNAME, password=settings.MONAI_LABEL_DICOMWEB_PASSWORD)
-    try:
-        if file.stat().st_mode & 0o077:
-            raise InputError(f"Others may read {file}, which holds a password. Take their leave: chmod 600 {file}")
-        return Login.model_validate_json(file.read_bytes())
-    except OSError as error:
-        raise InputError(f"The login of the PACS cannot be read from {file}: {error.strerror}.") from error
-    except ValidationError as error:
-        where = ".".join(map(str, error.errors()[0]["loc"])) or "the file"
-        raise InputError(
-            f'The login of the PACS in {file} cannot be used ({where}). It is a JSON object such as {{"user": "baps", '
-            '"password": "...", "ca": "/etc/ssl/hospital.pem"}, each of which may be left out.'
-        ) from None
-
-
 def open_pacs(address: str, login: Login | None = None) -> PacsDatastore:
     """The datastore of a DICOMweb address. The cache comes from MONAI Label's own settings."""
     login = login or read_login(None)
     session = requests.Session()
-    session.auth = (login.user, login.password) if login.user and login.password else None
+    session.auth = login.account
     for scheme in ("http://", "https://"):
         session.mount(scheme, _Transport(login.ca))
     client = DICOMwebClientX(
