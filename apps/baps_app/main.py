@@ -19,10 +19,12 @@ from monailabel.tasks.activelearning.first import First
 from monailabel.tasks.activelearning.random import Random
 
 import lib.infers.prompted
+import lib.infers.whole_organ
 import lib.saving
 from baps.adaptation.settings import AdaptationSettings
 from baps.blackbox import BlackBox, load_black_box
 from baps.errors import BapsError, InputError
+from baps.jobs import Jobs
 from baps.segmenter import Segmenter
 from baps.settings import check_settings, read_settings
 from baps.store import AdapterStore
@@ -40,6 +42,7 @@ class BapsApp(MONAILabelApp):
         self.site = read_settings(conf or {})
         check_settings(self.site)
         self.store = AdapterStore(self.site.adapters)
+        self.jobs = Jobs()
         self._loading = threading.Lock()
         self._black_box: BlackBox | None = None
         self._segmenter: Segmenter | None = None
@@ -82,6 +85,7 @@ class BapsApp(MONAILabelApp):
         return {
             "baps": lib.infers.prompted.PromptedInfer(self.segmenter, labels, adapted=True),
             "zero_shot": lib.infers.prompted.PromptedInfer(self.segmenter, labels, adapted=False),
+            "whole_organ": lib.infers.whole_organ.WholeOrganInfer(self.segmenter, labels, self.jobs),
         }
 
     def init_trainers(self) -> dict[str, TrainTask]:

@@ -30,6 +30,7 @@ from urllib.parse import parse_qsl, unquote
 
 os.environ["BAPS_SERVING"] = "protected"
 
+from anyio import from_thread
 from fastapi import BackgroundTasks, Body, FastAPI, File, Form, HTTPException, Request, UploadFile
 from fastapi.responses import FileResponse, JSONResponse, Response
 from monailabel.app import app as _host
@@ -44,6 +45,7 @@ from baps.blackbox import model_seconds
 from baps.click import PACKED
 from baps.errors import BapsError, InputError, NotFoundError
 from baps.formats import IMAGE_SUFFIXES, read_volume
+from baps.jobs import asked_by
 
 logger = logging.getLogger(__name__)
 
@@ -55,11 +57,11 @@ _NOT_FOR_REQUESTS = ("image", "model", "session", "save_label", "label_tag")
 """What ``params`` may not say: which file is read, and where the answer is written."""
 
 _ALLOWED = re.compile(
-    r"(GET|HEAD) /($|info/?$|openapi\.json$|docs$|favicon\.ico$|static/|ohif|datastore/|train/|session/)"
+    r"(GET|HEAD) /($|info/?$|openapi\.json$|docs$|favicon\.ico$|static/|ohif|datastore/|train/|session/|progress/)"
     r"|(GET|HEAD) /(proxy/dicom/|auth/)"
     r"|POST /(infer/[^/]+$|activelearning/|train/|proxy/dicom/)"
     r"|PUT /(datastore/(image|label)?$|session/)"
-    r"|DELETE /(train/|session/)"
+    r"|DELETE /(train/|session/|progress/)"
 )
 """What the viewers ask for. The host has more, which deletes, reads any path, or replaces what is served."""
 
@@ -128,7 +130,7 @@ def _run_infer(
     # OHIF wants raw voxels, 79 MB of a CT, nearly all zeros: they travel packed.
     raw = output == host_infer.ResultType.image and wanted.get("result_compress") is False
     wanted[PACKED] = raw and "gzip" in request.headers.get("accept-encoding", "")
-    with model_seconds() as spent:
+    with model_seconds() as spent, asked_by(lambda: from_thread.run(request.is_disconnected)):
         answer: Response | dict[str, Any] | None = host_infer.run_inference(
             background_tasks, model, image, session_id, json.dumps(wanted), file, label, output
         )
@@ -138,6 +140,18 @@ def _run_infer(
         whole = time.perf_counter() - begun
         answer.headers["Server-Timing"] = f"model;dur={1000 * sum(spent):.1f}, total;dur={1000 * whole:.1f}"
     return answer
+
+
+def _progress() -> list[dict[str, Any]]:
+    """The long answers that are being made now; nothing of their images."""
+    jobs: list[dict[str, Any]] = app_instance().jobs.list()
+    return jobs
+
+
+def _cancel(job: str) -> dict[str, str]:
+    """Have a long answer end: who waits for it gets what was found so far."""
+    app_instance().jobs.cancel(job)
+    return {"cancelled": job}
 
 
 def _is_gzip(path: Path) -> bool:
@@ -290,6 +304,8 @@ _replace("/infer/{model}", "POST", _run_infer)
 _replace("/datastore/label", "PUT", _save_label)
 _replace("/datastore/image", "PUT", _add_image)
 _replace("/datastore/", "PUT", _add_image)
+_replace("/progress/", "GET", _progress)
+_replace("/progress/{job}", "DELETE", _cancel)
 _replace("/train/{model}", "POST", _start_training)
 _replace("/train/", "POST", _start_all_training)
 app.user_middleware.clear()  # The host's only middleware lets every origin in, with credentials.

@@ -89,8 +89,8 @@ def test_points_outside_the_volume_are_left_out_and_said_if_others_remain() -> N
     assert (click.prompt.positive, click.prompt.negative) == (((5, 6),), ((3, 3),))
     assert click.notes == (
         "1 foreground point outside the volume of 40 x 50 x 30 voxels left out.",
-        "1 background point of other slices left out.",
         "1 background point outside the volume of 40 x 50 x 30 voxels left out.",
+        "1 background point of other slices left out.",
     )
 
 

@@ -234,9 +234,7 @@ class BlackBox(ABC):
     def _decode(self, encoding: Encoding, prompt: Prompt) -> NDArray[np.float32]:
         raise NotImplementedError
 
-    def _remember(
-        self, memory: object, index: int, image: NDArray[np.uint8], mask: NDArray[np.bool_]
-    ) -> object:
+    def _remember(self, memory: object, index: int, image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> object:
         """The memory, None at first, and in it the object on one more slice."""
         raise NotImplementedError
 

@@ -62,9 +62,7 @@ class Sam2Memory:
         self._model.propagate_in_video_preflight(self._state)
         self._state["mask_inputs_per_obj"][_OBJECT].clear()
 
-    def carry_on(
-        self, index: int, image: torch.Tensor, downwards: bool, background: Sequence[Point]
-    ) -> torch.Tensor:
+    def carry_on(self, index: int, image: torch.Tensor, downwards: bool, background: Sequence[Point]) -> torch.Tensor:
         """The object on the next slice, as logits (1, 1, h, w), which are remembered too.
 
         Args:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
@@ -31,17 +32,29 @@ class PromptedInfer(InferTask):
         segmenter: made when the first click comes, for every training process builds this task too.
         labels: of the site.
         adapted: with the published adapters, or the black box as it is.
+        dimension: 2 for a mask of the clicked slice, 3 for one of the volume.
+        description: for the viewers.
+        options: for the viewers, beside ``adapter``.
     """
 
-    def __init__(self, segmenter: Callable[[], Segmenter], labels: dict[str, int], adapted: bool) -> None:
+    def __init__(
+        self,
+        segmenter: Callable[[], Segmenter],
+        labels: dict[str, int],
+        adapted: bool,
+        dimension: int = 2,
+        description: str = "",
+        options: Mapping[str, Any] = MappingProxyType({"plane": list(_PLANES)}),
+    ) -> None:
         super().__init__(
             type=InferType.DEEPGROW,
             # None of its own: Slicer would run the first model that names one of the site's labels, without a click, at
             # every Next Sample. Both viewers take the names from the app.
             labels=[],
-            dimension=2,
-            description=("Promptable segmentation, adapted to this site" if adapted else "The same model, not adapted"),
-            config={"plane": list(_PLANES), **({"adapter": [NO_LABEL, *labels]} if adapted else {})},
+            dimension=dimension,
+            description=description
+            or ("Promptable segmentation, adapted to this site" if adapted else "The same model, not adapted"),
+            config={**options, **({"adapter": [NO_LABEL, *labels]} if adapted else {})},
         )
         self._segmenter, self._names, self._adapted = segmenter, list(labels), adapted
         # A folder of its own: a client on this machine saves its copy under the same name, in /tmp by default, and the
@@ -65,19 +78,14 @@ class PromptedInfer(InferTask):
     ) -> tuple[str, dict[str, Any]]:
         volume, _ = segmenter.volume(path)
         click = read_click(request, volume, self._names)
-        option = request.get("adapter")
-        chosen = str(option[0] if isinstance(option, list) and option else option)
-        if chosen not in ("None", "", NO_LABEL, *self._names):
-            raise InputError(f"There is no adapter {chosen!r}. Choose one of {', '.join((NO_LABEL, *self._names))}.")
-        label = click.label or (chosen if chosen in self._names else "")
+        label = self._label(request, click.label)
         found = segmenter.segment(path, click.plane, click.prompt, label, self._adapted)
         notes = list(click.notes)
         if self._adapted and click.plane.axis != SLICE_AXIS:
             notes.append("Adapters are made for the slices as they are stored; this one was answered without.")
         if found.gave_way:
             notes.append("The adapted answer went against a click; this one was given with less of the adapter.")
-        handle, name = tempfile.mkstemp(suffix=".nrrd", dir=self._replies.name)
-        os.close(handle)
+        name = self._new_reply()
         compress = bool(request.get("result_compress", True))
         write_slice_nrrd(Path(name), volume, click.plane, found.mask, compress, bool(request.get(PACKED)))
         return name, {
@@ -85,7 +93,7 @@ class PromptedInfer(InferTask):
             "slice": click.plane.index,
             "axis": "IJK"[click.plane.axis],
             "notes": notes,
-            "adapter": "/".join(part for part in found.adapter if part) if found.adapter else None,
+            "adapter": named(found.adapter),
             "window": found.window.record(),
             "encoding_kept": found.encoding_kept,
             "latencies": {
@@ -93,3 +101,22 @@ class PromptedInfer(InferTask):
                 "total_ms": round((time.perf_counter() - begun) * 1000, 1),
             },
         }
+
+    def _label(self, request: dict[str, Any], clicked: str) -> str:
+        """The label whose adapter is asked for: that of the click, else the option's."""
+        option = request.get("adapter")
+        chosen = str(option[0] if isinstance(option, list) and option else option)
+        if chosen not in ("None", "", NO_LABEL, *self._names):
+            raise InputError(f"There is no adapter {chosen!r}. Choose one of {', '.join((NO_LABEL, *self._names))}.")
+        return clicked or (chosen if chosen in self._names else "")
+
+    def _new_reply(self) -> str:
+        """The name of a file for the reply, which the host removes."""
+        handle, name = tempfile.mkstemp(suffix=".nrrd", dir=self._replies.name)
+        os.close(handle)
+        return name
+
+
+def named(adapter: tuple[str, str] | None) -> str | None:
+    """Label and version of an adapter as the reply gives them."""
+    return "/".join(part for part in adapter if part) if adapter else None
