@@ -1,9 +1,10 @@
 """How good is a whole organ from a few clicked slices? By number of clicked slices, as it is and adapted.
 
 ``make bench-organs`` adapts the bundled model to each organ on the training and validation patients, with the default
-settings, once (the adapter is kept in ``benchmarks/runs/whole_organs``), and measures on the test patients: a click on
-1, 2, 3 and 5 slices, their masks carried on through the volume; against the same clicked slices with shape-based
-interpolation between them, and alone. It prints a table and writes ``benchmarks/results/whole_organs.json``.
+settings, once (the adapter is kept in ``benchmarks/runs/whole_organs``), and measures on the test patients: 1, 2, 3 and
+5 clicks, each on another slice, their masks carried on through the volume; against the same clicked slices with
+shape-based interpolation between them, and alone. And the same numbers of clicks with each where the mask is worst. It
+prints a table and writes ``benchmarks/results/whole_organs.json``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import itertools
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 from zlib import crc32
@@ -27,13 +28,14 @@ from scipy import ndimage
 from baps.adaptation.adapt import adapt
 from baps.adaptation.cases import Case, CaseReader
 from baps.adaptation.settings import AdaptationSettings
-from baps.blackbox import BlackBox, Prompt, load_black_box
+from baps.blackbox import BlackBox, load_black_box
 from baps.click import OrganClicks
 from baps.errors import InputError
 from baps.geometry import SLICE_AXIS, Plane
 from baps.metrics import dice
+from baps.propagation import deepest
 from baps.segmenter import Segmenter
-from baps.simulated_prompts import draw_prompt
+from baps.simulated_prompts import draw_correction, draw_prompt
 from baps.store import AdapterStore
 from baps.whole_organ import segment_organ
 from real_data import DOMAINS, ROOT, Domain, slices
@@ -55,8 +57,8 @@ class Run:
     Attributes:
         organ, patient: whose.
         adapted: or the model as it is.
-        order: of the clicked slices: ``spread`` over the organ, or each where the mask is ``worst``.
-        clicks: clicked slices, one click each.
+        order: of the clicks: on slices ``spread`` over the organ, or each on the slice where the mask is ``worst``.
+        clicks: given.
         dice: of the volume, carried on.
         interpolated, alone: of the volume, with the same clicked slices and shapes between them, and with nothing.
         images: black-box images.
@@ -84,12 +86,24 @@ def spread_slices(areas: NDArray[np.int64], count: int) -> list[int]:
     return sorted(set(spread))
 
 
-def worst_slice(mask: NDArray[np.bool_], organ: NDArray[np.bool_], clicked: Sequence[int]) -> int:
-    """The slice with most wrong voxels, of those that show the organ well and were not clicked."""
-    areas, wrong = organ.sum((0, 1)), (mask ^ organ).sum((0, 1))
-    wrong[areas < _LEAST_SHARE * areas.max()] = -1
-    wrong[list(clicked)] = -1
-    return int(wrong.argmax())
+def click_where_worst(
+    clicks: OrganClicks, mask: NDArray[np.bool_], organ: NDArray[np.bool_], random: np.random.Generator
+) -> OrganClicks:
+    """The clicks with one more, on the slice with most wrong voxels, as a person goes on.
+
+    Its first one, if it has none; on a clicked slice where its mask is most wrong; on one without the organ, a
+    background click where the mask is deepest.
+    """
+    index = int((mask ^ organ).sum((0, 1)).argmax())
+    found, truth = Plane(SLICE_AXIS, index).of(mask), Plane(SLICE_AXIS, index).of(organ)
+    if not truth.any():
+        points = (*clicks.background.get(index, ()), deepest(found))
+        return replace(clicks, background={**clicks.background, index: points})
+    if index in clicks.prompts:
+        prompt = draw_correction(clicks.prompts[index], found, truth, random) or clicks.prompts[index]
+    else:
+        prompt = draw_prompt(truth, "click", random)
+    return replace(clicks, prompts=dict(sorted({**clicks.prompts, index: prompt}.items())))
 
 
 def interpolate(masks: dict[int, NDArray[np.bool_]], shape: tuple[int, int, int]) -> NDArray[np.bool_]:
@@ -111,43 +125,38 @@ def interpolate(masks: dict[int, NDArray[np.bool_]], shape: tuple[int, int, int]
 def measure(black_box: BlackBox, store: AdapterStore, case: Case, label: str, adapted: bool) -> list[Run]:
     """All orders and numbers of clicks on one patient."""
     volume, organ, _ = CaseReader().read(case)
-    areas, found = organ.sum((0, 1)), []
-    for order in ORDERS:
-        clicked = [int(areas.argmax())]
-        mask = np.zeros(volume.shape, bool)
-        for count in range(1, max(COUNTS) + 1):
-            if order == "spread":
-                clicked = spread_slices(areas, count)
-            elif count > 1:
-                clicked.append(worst_slice(mask, organ, clicked))
-            if order == "spread" and count not in COUNTS:
-                continue
-            prompts = {index: _click(organ, case, index) for index in sorted(clicked)}
-            segmenter = Segmenter(black_box, store)  # A new one: nothing is encoded that another answer needed.
-            segmenter.volume(case.image)
-            asked, begun = black_box.images_asked, time.perf_counter()
-            clicks = OrganClicks(label, prompts, {}, 0, volume.shape[SLICE_AXIS] - 1)
-            mask = segment_organ(segmenter, case.image, clicks, label, adapted).mask.astype(bool)
-            seconds, images = time.perf_counter() - begun, black_box.images_asked - asked
-            masks = {index: Plane(SLICE_AXIS, index).of(mask) for index in clicked}
-            alone = np.zeros(volume.shape, bool)
-            for index, one in masks.items():
-                Plane(SLICE_AXIS, index).put(alone, one)
-            between = dice(interpolate(masks, volume.shape), organ)
-            if count in COUNTS:
-                found.append(
-                    Run(
-                        label, case.patient, adapted, order, count, dice(mask, organ), between, dice(alone, organ),
-                        images, seconds,
-                    )
-                )  # fmt: skip
+    areas, last = organ.sum((0, 1)), volume.shape[SLICE_AXIS] - 1
+    random = np.random.default_rng([crc32(case.patient.encode()), case.value])
+    first_clicks = {  # The same on a slice in every run.
+        index: draw_prompt(Plane(SLICE_AXIS, index).of(organ), "click", random)
+        for count in COUNTS
+        for index in spread_slices(areas, count)
+    }
+
+    def run(order: str, count: int, clicks: OrganClicks) -> tuple[Run, NDArray[np.bool_]]:
+        segmenter = Segmenter(black_box, store)  # A new one: nothing is encoded that another answer needed.
+        segmenter.volume(case.image)
+        asked, begun = black_box.images_asked, time.perf_counter()
+        mask = segment_organ(segmenter, case.image, clicks, label, adapted).mask.astype(bool)
+        seconds, images = time.perf_counter() - begun, black_box.images_asked - asked
+        masks = {index: Plane(SLICE_AXIS, index).of(mask) for index in clicks.prompts}
+        between, alone = interpolate(masks, volume.shape), np.zeros(volume.shape, bool)
+        for index, one in masks.items():
+            Plane(SLICE_AXIS, index).put(alone, one)
+        scores = dice(mask, organ), dice(between, organ), dice(alone, organ)
+        return Run(label, case.patient, adapted, order, count, *scores, images, seconds), mask
+
+    found = []
+    for count in COUNTS:
+        prompts = {index: first_clicks[index] for index in spread_slices(areas, count)}
+        found.append(run("spread", count, OrganClicks(label, prompts, {}, 0, last))[0])
+    clicks = OrganClicks(label, {int(areas.argmax()): first_clicks[int(areas.argmax())]}, {}, 0, last)
+    for count in range(1, max(COUNTS) + 1):
+        answer, mask = run("worst", count, clicks)
+        if count in COUNTS:
+            found.append(answer)
+        clicks = click_where_worst(clicks, mask, organ, random)
     return found
-
-
-def _click(organ: NDArray[np.bool_], case: Case, index: int) -> Prompt:
-    """The same on a slice in every run."""
-    random = np.random.default_rng([crc32(case.patient.encode()), index])
-    return draw_prompt(Plane(SLICE_AXIS, index).of(organ), "click", random)
 
 
 def cases(domain: Domain) -> list[Case]:
@@ -178,7 +187,7 @@ def train(domain: Domain, black_box: BlackBox, store: AdapterStore) -> None:
 def table(runs: Sequence[Run]) -> list[str]:
     """Lines of Markdown."""
     lines = [
-        "| organ | patients | model | clicked slices | Dice, spread | interpolated | alone | Dice, each where worst | "
+        "| organ | patients | model | clicks | Dice, spread | interpolated | alone | Dice, each where worst | "
         "images | seconds |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]

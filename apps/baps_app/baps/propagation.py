@@ -46,11 +46,13 @@ class Slices:
     Attributes:
         first, last: that the organ may reach.
         grey: levels of a slice (rows, columns), 0 to 255.
+        background: clicks of a person beside the organ, by slice that has no others, in its pixels (X, Y).
     """
 
     first: int
     last: int
     grey: Callable[[int], NDArray[np.float32]]
+    background: Mapping[int, tuple[Point, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class _Way:
         return abs(self.end - self.next)
 
     def go(self, slices: Slices) -> bool:
-        """Answer one slice; whether the organ is on it."""
+        """Answer one slice; whether the organ is on it. What a person said is not the organ ends it."""
         answer = self.step(self.next, self._last)
         mask = answer > 0.5
         before, now = self._last.sum(), mask.sum()
@@ -129,6 +131,7 @@ class _Way:
             or now > _MOST_GROWTH * before
             or (mask & self._last).sum() < _LEAST_OVERLAP * min(before, now)
             or self._other_tissue(mask, slices)
+            or any(mask[round(y), round(x)] for x, y in slices.background.get(self.next, ()))
         ):
             return False
         self.found[self.next], self._last = answer.astype(np.float16), mask

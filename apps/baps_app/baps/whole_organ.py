@@ -59,7 +59,7 @@ def segment_organ(
     """Segment an organ on all slices.
 
     The mask of a clicked slice is what the same clicks give on that slice alone. A slice with background clicks alone
-    begins nothing; they hold for what is carried there.
+    begins nothing; they hold for what is carried there, and a mask that goes on to cover one ends there.
 
     Args:
         segmenter: answers for each slice, through the adapter of the label. Where its black box has a memory of slices,
@@ -100,7 +100,7 @@ def segment_organ(
         levels = window.apply(Plane(SLICE_AXIS, index).of(volume.voxels))
         return levels.mean(-1) if volume.colour else levels
 
-    slices = Slices(clicks.first, clicks.last, grey)
+    slices = Slices(clicks.first, clicks.last, grey, clicks.background)
     found = propagate(masks, by_own_memory if by_memory else by_prompts, slices, go_on, progress)
     mask = np.zeros(volume.shape, np.uint8, order="F")  # As files have it.
     for index, one in found.masks.items():
