@@ -144,7 +144,7 @@ def _run_infer(
 
 def _progress() -> list[dict[str, Any]]:
     """The long answers that are being made now; nothing of their images."""
-    jobs: list[dict[str, Any]] = app_instance().jobs.list()
+    jobs: list[dict[str, Any]] = app_instance().jobs.records()
     return jobs
 
 

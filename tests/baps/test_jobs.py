@@ -8,23 +8,23 @@ from baps.jobs import Jobs, asked_by
 
 def test_a_job_is_listed_as_long_as_it_runs() -> None:
     jobs = Jobs()
-    assert jobs.list() == []
+    assert jobs.records() == []
     with jobs.running("a") as first, jobs.running("b") as second:
         first.report(3, 40)
-        listed = jobs.list()
+        listed = jobs.records()
         assert [(one["id"], one["model"], one["done"], one["total"]) for one in listed] == [
             (first.id, "a", 3, 40),
             (second.id, "b", 0, 0),
         ]
         assert set(listed[0]) == {"id", "model", "done", "total", "seconds"}
-    assert jobs.list() == []
+    assert jobs.records() == []
 
 
 def test_a_job_that_failed_is_no_longer_listed() -> None:
     jobs = Jobs()
     with pytest.raises(ZeroDivisionError), jobs.running("a"):
         raise ZeroDivisionError
-    assert jobs.list() == []
+    assert jobs.records() == []
 
 
 def test_cancelling_one_leaves_the_others() -> None:

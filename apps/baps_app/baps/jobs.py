@@ -87,7 +87,7 @@ class Jobs:
             with self._lock:
                 del self._running[job.id]
 
-    def list(self) -> list[dict[str, Any]]:
+    def records(self) -> list[dict[str, Any]]:
         """Records of all, the oldest first."""
         with self._lock:
             return [job.record() for job in self._running.values()]

@@ -70,9 +70,10 @@ class Carried:
 
 def deepest(mask: NDArray[np.bool_]) -> Point:
     """The pixel (X, Y) that lies deepest inside a mask (H, W), which is not empty."""
-    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    ((rows, columns),) = ndimage.find_objects(mask.astype(np.uint8))  # Nothing outside changes a depth.
+    depth = ndimage.distance_transform_edt(np.pad(mask[rows, columns], 1))[1:-1, 1:-1]
     row, column = np.unravel_index(depth.argmax(), depth.shape)
-    return float(column), float(row)
+    return float(columns.start + column), float(rows.start + row)
 
 
 def carried_prompt(mask: NDArray[np.bool_], able: Capabilities, background: tuple[Point, ...] = ()) -> Prompt:
@@ -107,10 +108,12 @@ class _Way:
     end: int
     mask: NDArray[np.bool_]
     step: Step
+    slices: Slices
     found: dict[int, NDArray[np.float16]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._last, self.next = self.mask, self.start + self._onwards
+        self._tissue = np.median(self.slices.grey(self.start)[self.mask])
 
     @property
     def _onwards(self) -> int:
@@ -121,7 +124,7 @@ class _Way:
         """Slices that it has not come to."""
         return abs(self.end - self.next)
 
-    def go(self, slices: Slices) -> bool:
+    def go(self) -> bool:
         """Answer one slice; whether the organ is on it. What a person said is not the organ ends it."""
         answer = self.step(self.next, self._last)
         mask = answer > 0.5
@@ -130,17 +133,13 @@ class _Way:
             now <= _CRUMB * self.mask.sum()
             or now > _MOST_GROWTH * before
             or (mask & self._last).sum() < _LEAST_OVERLAP * min(before, now)
-            or self._other_tissue(mask, slices)
-            or any(mask[round(y), round(x)] for x, y in slices.background.get(self.next, ()))
+            or abs(np.median(self.slices.grey(self.next)[mask]) - self._tissue) > _OTHER_TISSUE
+            or any(mask[round(y), round(x)] for x, y in self.slices.background.get(self.next, ()))
         ):
             return False
         self.found[self.next], self._last = answer.astype(np.float16), mask
         self.next += self._onwards
         return True
-
-    def _other_tissue(self, mask: NDArray[np.bool_], slices: Slices) -> bool:
-        clicked, here = np.median(slices.grey(self.start)[self.mask]), np.median(slices.grey(self.next)[mask])
-        return bool(abs(here - clicked) > _OTHER_TISSUE)
 
 
 def propagate(
@@ -168,7 +167,7 @@ def propagate(
     ends = [(order[-1], slices.last + 1), (order[0], slices.first - 1)] if order else []
     for lower, upper in itertools.pairwise(order):
         ends += [(lower, upper), (upper, lower)]
-    ways = [_Way(start, end, known[start], begin(start, end)) for start, end in ends]
+    ways = [_Way(start, end, known[start], begin(start, end), slices) for start, end in ends]
     running, stopped, done = deque(way for way in ways if way.left), [], 0
     while running:  # By turns, so that what is found in a short time lies around the clicks.
         progress(done, done + sum(way.left for way in running))
@@ -176,7 +175,7 @@ def propagate(
             stopped = [way.next for way in running]
             break
         way = running.popleft()
-        if way.go(slices) and way.left:
+        if way.go() and way.left:
             running.append(way)
         done += 1
     progress(done, done)

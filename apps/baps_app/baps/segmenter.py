@@ -202,7 +202,12 @@ class Segmenter:
 
         drawn = {index: canvas.draw(mask) > 0.5 for index, mask in masks.items()}
         placed = {index: canvas.place(Prompt(points)).positive for index, points in (background or {}).items()}
-        for index, answer in self.black_box.carry(seen, drawn, start, end, placed):
+        carried = self.black_box.carry(seen, drawn, start, end, placed)
+        while True:
+            with self.looking_ahead.answering():
+                index, answer = next(carried, (end, None))
+            if answer is None:
+                return
             if adapter and (answer > 0.5).any():  # A head asks for a click too.
                 click = Prompt((deepest(answer > 0.5),))
                 answer = adapter.refine(pixels(index)[None], [click], answer[None])[0]

@@ -7,7 +7,6 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
@@ -34,7 +33,7 @@ class PromptedInfer(InferTask):
         adapted: with the published adapters, or the black box as it is.
         dimension: 2 for a mask of the clicked slice, 3 for one of the volume.
         description: for the viewers.
-        options: for the viewers, beside ``adapter``.
+        options: for the viewers, beside ``adapter``; the plane, if they are left out.
     """
 
     def __init__(
@@ -44,7 +43,7 @@ class PromptedInfer(InferTask):
         adapted: bool,
         dimension: int = 2,
         description: str = "",
-        options: Mapping[str, Any] = MappingProxyType({"plane": list(_PLANES)}),
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(
             type=InferType.DEEPGROW,
@@ -54,7 +53,7 @@ class PromptedInfer(InferTask):
             dimension=dimension,
             description=description
             or ("Promptable segmentation, adapted to this site" if adapted else "The same model, not adapted"),
-            config={**options, **({"adapter": [NO_LABEL, *labels]} if adapted else {})},
+            config={**(options or {"plane": list(_PLANES)}), **({"adapter": [NO_LABEL, *labels]} if adapted else {})},
         )
         self._segmenter, self._names, self._adapted = segmenter, list(labels), adapted
         # A folder of its own: a client on this machine saves its copy under the same name, in /tmp by default, and the
