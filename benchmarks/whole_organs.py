@@ -23,7 +23,6 @@ import torch
 import typer
 from numpy.typing import NDArray
 from rich.console import Console
-from scipy import ndimage
 
 from baps.adaptation.adapt import adapt
 from baps.adaptation.cases import Case, CaseReader
@@ -33,7 +32,7 @@ from baps.click import OrganClicks
 from baps.errors import InputError
 from baps.geometry import SLICE_AXIS, Plane
 from baps.metrics import dice
-from baps.propagation import deepest
+from baps.propagation import deepest, shape_between
 from baps.segmenter import Segmenter
 from baps.simulated_prompts import draw_correction, draw_prompt
 from baps.store import AdapterStore
@@ -109,16 +108,12 @@ def click_where_worst(
 def interpolate(masks: dict[int, NDArray[np.bool_]], shape: tuple[int, int, int]) -> NDArray[np.bool_]:
     """Between clicked slices the shapes in between, by signed distance; beyond them nothing. (I, J, K)."""
     whole = np.zeros(shape, bool)
-    distance = {
-        index: ndimage.distance_transform_edt(mask) - ndimage.distance_transform_edt(~mask)
-        for index, mask in masks.items()
-    }
     for index, mask in masks.items():
         Plane(SLICE_AXIS, index).put(whole, mask)
     for lower, upper in itertools.pairwise(sorted(masks)):
         for index in range(lower + 1, upper):
-            share = (index - lower) / (upper - lower)
-            Plane(SLICE_AXIS, index).put(whole, (1 - share) * distance[lower] + share * distance[upper] > 0)
+            between = shape_between(masks[lower], masks[upper], (index - lower) / (upper - lower))
+            Plane(SLICE_AXIS, index).put(whole, between)
     return whole
 
 

@@ -5,7 +5,8 @@ import pytest
 from numpy.typing import NDArray
 
 from baps.blackbox import Capabilities
-from baps.propagation import Slices, Step, carried_prompt, deepest, propagate
+from baps.metrics import dice
+from baps.propagation import Slices, Step, carried_prompt, deepest, propagate, shape_between
 
 SIDE, COUNT = 40, 31
 CLICKS = Capabilities("clicks", "", True, True, True, False, 1, SIDE)
@@ -125,6 +126,31 @@ def test_where_one_side_ended_the_other_counts_alone() -> None:
 
     found = propagate(clicked(organ, 5, 25), begin, slices(organ, 5, 25))
     assert list(found.masks) == list(range(5, 26))
+
+
+def test_where_none_came_the_shape_between_is_taken_unless_a_person_denied_it() -> None:
+    organ = ellipsoid(half=40)
+
+    def begin(start: int, end: int) -> Step:
+        return lambda index, last: np.zeros((SIDE, SIDE), np.float32)
+
+    found = propagate(clicked(organ, 5, 25), begin, slices(organ))
+    assert list(found.masks) == list(range(5, 26))
+    assert found.between == tuple(range(6, 25))
+    assert min(dice(found.masks[index], organ[index]) for index in found.masks) > 0.9
+    denied = slices(organ, background={9: ((18.0, 20.0),), 10: ((1.0, 1.0),)})
+    assert list(propagate(clicked(organ, 5, 25), begin, denied).masks) == [5, 6, 7, 8, *range(10, 26)]
+    stopped = propagate(clicked(organ, 5, 25), begin, slices(organ), go_on=lambda: False)
+    assert (list(stopped.masks), stopped.between) == ([5, 25], ())
+
+
+def test_the_shape_between_two_discs_is_the_disc_between() -> None:
+    y, x = np.mgrid[:SIDE, :SIDE]
+    small, middle, large = ((y - 20) ** 2 + (x - 20) ** 2 < radius**2 for radius in (4, 8, 12))
+    assert dice(shape_between(small, large, 0.5), middle) > 0.97
+    np.testing.assert_array_equal(shape_between(small, large, 0), small)
+    np.testing.assert_array_equal(shape_between(small, large, 1), large)
+    assert not shape_between(small, np.roll(small, 18, axis=0), 0.5).any()
 
 
 def test_a_background_click_ends_what_goes_on_to_cover_it() -> None:

@@ -183,6 +183,22 @@ def test_nothing_found_is_said(new_black_box: Callable[..., BlackBox], path: Pat
     assert found.notes == ("Nothing was found on slices 0, 23; click deeper inside the organ there.",)
 
 
+def test_a_shape_between_is_said(
+    new_black_box: Callable[..., BlackBox], path: Path, tmp_path: Path, new_phantom: Callable[..., Phantom]
+) -> None:
+    """The organ is dark on two slices between the clicked ones."""
+    volume, _ = new_phantom(shape=(40, 36, LAST + 1), spacing=(1.0, 1.0, 1.0))
+    voxels = volume.voxels.copy()
+    voxels[..., 11:13] = 0
+    write_nifti(path, Volume(voxels, volume.affine))
+    segmenter = Segmenter(new_black_box(side=64), AdapterStore(tmp_path / "adapters"))
+    found = segment_organ(segmenter, path, clicks(9, 14), "")
+    assert found.notes == (
+        "On slices 11, 12 the organ was lost; the shape between the clicked slices was taken. Click there.",
+    )
+    assert {11, 12} < set(found.slices)
+
+
 def test_a_memory_carries_from_each_clicked_slice_and_knows_the_other_end(path: Path, tmp_path: Path) -> None:
     black_box = Remembering()
     segmenter = Segmenter(black_box, AdapterStore(tmp_path / "adapters"))

@@ -54,6 +54,10 @@ class Slices:
     grey: Callable[[int], NDArray[np.float32]]
     background: Mapping[int, tuple[Point, ...]] = field(default_factory=dict)
 
+    def denied(self, index: int, mask: NDArray[np.bool_]) -> bool:
+        """Whether a person said of a pixel of a mask that it is not the organ."""
+        return any(mask[round(y), round(x)] for x, y in self.background.get(index, ()))
+
 
 @dataclass(frozen=True)
 class Carried:
@@ -62,10 +66,12 @@ class Carried:
     Attributes:
         masks: (rows, columns) by slice, those of the clicked slices among them; nowhere empty.
         stopped: slices at which it was given up before the organ ended.
+        between: slices that no answer came to, with the shape between the clicked ones.
     """
 
     masks: Mapping[int, NDArray[np.bool_]]
     stopped: tuple[int, ...]
+    between: tuple[int, ...]
 
 
 def deepest(mask: NDArray[np.bool_]) -> Point:
@@ -134,7 +140,7 @@ class _Way:
             or now > _MOST_GROWTH * before
             or (mask & self._last).sum() < _LEAST_OVERLAP * min(before, now)
             or abs(np.median(self.slices.grey(self.next)[mask]) - self._tissue) > _OTHER_TISSUE
-            or any(mask[round(y), round(x)] for x, y in self.slices.background.get(self.next, ()))
+            or self.slices.denied(self.next, mask)
         ):
             return False
         self.found[self.next], self._last = answer.astype(np.float16), mask
@@ -160,7 +166,7 @@ def propagate(
 
     Returns:
         The organ. Between two clicked slices the answers from both sides are blended, the nearer counts for more;
-        where but one of them came, it counts alone.
+        where but one of them came, it counts alone, and where none came, the shape between the clicked ones.
     """
     known = {index: mask for index, mask in sorted(clicked.items()) if mask.any()}
     order = list(known)
@@ -180,7 +186,21 @@ def propagate(
         done += 1
     progress(done, done)
     masks = {index: mask for way in ways for index in way.found if (mask := _blended(index, ways) > 0.5).any()}
-    return Carried(dict(sorted({**masks, **known}.items())), tuple(sorted(set(stopped))))
+    shapes = {}
+    for lower, upper in itertools.pairwise(order if not stopped else []):
+        for index in set(range(lower + 1, upper)) - set(masks):
+            shape = shape_between(known[lower], known[upper], (index - lower) / (upper - lower))
+            if shape.any() and not slices.denied(index, shape):
+                shapes[index] = shape
+    everything = dict(sorted({**masks, **shapes, **known}.items()))
+    return Carried(everything, tuple(sorted(set(stopped))), tuple(sorted(shapes)))
+
+
+def shape_between(lower: NDArray[np.bool_], upper: NDArray[np.bool_], share: float) -> NDArray[np.bool_]:
+    """The shape at a share of the way from one mask (H, W) to another, by their signed distances."""
+    first, last = (ndimage.distance_transform_edt(m) - ndimage.distance_transform_edt(~m) for m in (lower, upper))
+    shape: NDArray[np.bool_] = (1 - share) * first + share * last > 0
+    return shape
 
 
 def _blended(index: int, ways: list[_Way]) -> NDArray[np.float64]:

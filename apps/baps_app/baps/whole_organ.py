@@ -113,12 +113,12 @@ def segment_organ(
         slices=tuple(found.masks),
         stopped=tuple(sorted({*found.stopped, *skipped})),
         adapter=next((answer.adapter for answer in answers.values() if answer.adapter), None),
-        notes=_notes(answers, able.video and not by_memory),
+        notes=_notes(answers, found.between, able.video and not by_memory),
         seconds=time.perf_counter() - begun,
     )
 
 
-def _notes(answers: Mapping[int, Segmentation], memory_left_out: bool) -> tuple[str, ...]:
+def _notes(answers: Mapping[int, Segmentation], between: Sequence[int], memory_left_out: bool) -> tuple[str, ...]:
     notes = []
     if gave_way := [index for index, answer in answers.items() if answer.gave_way]:
         notes.append(
@@ -127,6 +127,10 @@ def _notes(answers: Mapping[int, Segmentation], memory_left_out: bool) -> tuple[
         )
     if empty := [index for index, answer in answers.items() if not answer.mask.any()]:
         notes.append(f"Nothing was found on {name_slices(empty)}; click deeper inside the organ there.")
+    if between:
+        notes.append(
+            f"On {name_slices(between)} the organ was lost; the shape between the clicked slices was taken. Click there."
+        )
     return (*notes, _BY_PROMPTS) if memory_left_out else tuple(notes)
 
 
