@@ -129,7 +129,8 @@ def _notes(answers: Mapping[int, Segmentation], between: Sequence[int], memory_l
         notes.append(f"Nothing was found on {name_slices(empty)}; click deeper inside the organ there.")
     if between:
         notes.append(
-            f"On {name_slices(between)} the organ was lost; the shape between the clicked slices was taken. Click there."
+            f"On {name_slices(between)} the organ was lost; the shape between the clicked slices was taken. Click "
+            "there."
         )
     return (*notes, _BY_PROMPTS) if memory_left_out else tuple(notes)
 
