@@ -26,6 +26,7 @@ import lib.saving
 from baps.adaptation.settings import AdaptationSettings
 from baps.blackbox import BlackBox, load_black_box
 from baps.errors import BapsError, InputError
+from baps.jobs import Jobs
 from baps.pacs_login import read_login
 from baps.segmenter import Segmenter
 from baps.settings import check_settings, read_settings
@@ -34,6 +35,7 @@ from baps.volume import Volume
 from lib.infers.prompted import PromptedInfer
 from lib.infers.scribbles import ScribblesInfer
 from lib.infers.segmenting import IMAGE_ID
+from lib.infers.whole_organ import WholeOrganInfer
 from lib.pacs import open_pacs
 from lib.studies import StudiesDatastore
 from lib.trainers.adaptation import AdaptationTrainer
@@ -51,6 +53,7 @@ class BapsApp(MONAILabelApp):
         self.site = read_settings(conf or {})
         check_settings(self.site)
         self.store = AdapterStore(self.site.adapters)
+        self.jobs = Jobs()
         self._loading, self._saving = threading.Lock(), threading.Lock()
         self._black_box: BlackBox | None = None
         self._segmenter: Segmenter | None = None
@@ -90,10 +93,11 @@ class BapsApp(MONAILabelApp):
 
     def init_infers(self) -> dict[str, InferTask]:
         labels = dict(self.site.labels)
-        save = {name: partial(self.save_shown, name) for name in ("baps", "zero_shot", "scribbles")}
+        save = {name: partial(self.save_shown, name) for name in ("baps", "zero_shot", "whole_organ", "scribbles")}
         return {
-            "baps": PromptedInfer(self.segmenter, labels, adapted=True, save=save["baps"]),
-            "zero_shot": PromptedInfer(self.segmenter, labels, adapted=False, save=save["zero_shot"]),
+            "baps": PromptedInfer(self.segmenter, labels, save["baps"], adapted=True),
+            "zero_shot": PromptedInfer(self.segmenter, labels, save["zero_shot"], adapted=False),
+            "whole_organ": WholeOrganInfer(self.segmenter, labels, save["whole_organ"], self.jobs),
             "scribbles": ScribblesInfer(self.segmenter, labels, save["scribbles"]),
         }
 

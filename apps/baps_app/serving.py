@@ -30,6 +30,7 @@ from urllib.parse import parse_qsl, quote, unquote
 
 os.environ["BAPS_SERVING"] = "protected"
 
+from anyio import from_thread
 from fastapi import BackgroundTasks, Body, Depends, FastAPI, File, Form, HTTPException, Request, UploadFile
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from monailabel.app import app as _host
@@ -46,6 +47,7 @@ from baps.blackbox import model_seconds
 from baps.click import PACKED
 from baps.errors import BapsError, InputError, NotFoundError
 from baps.formats import IMAGE_SUFFIXES, read_volume
+from baps.jobs import asked_by
 from baps.telling import listening
 
 logger = logging.getLogger(__name__)
@@ -64,11 +66,11 @@ _FROM_PACS = ("content-type", "content-length", "content-encoding")
 """Headers of the PACS that a viewer needs."""
 
 _ALLOWED = re.compile(
-    r"(GET|HEAD) /($|info/?$|openapi\.json$|docs$|favicon\.ico$|static/|ohif|datastore/|train/|session/)"
+    r"(GET|HEAD) /($|info/?$|openapi\.json$|docs$|favicon\.ico$|static/|ohif|datastore/|train/|session/|progress/)"
     r"|(GET|HEAD) /(proxy/dicom/|auth/)"
     r"|POST /(infer/[^/]+$|activelearning/|train/|proxy/dicom/)"
     r"|PUT /(datastore/(image|label)?$|session/)"
-    r"|DELETE /(train/|session/)"
+    r"|DELETE /(train/|session/|progress/)"
 )
 """What the viewers ask for. The host has more, which deletes, reads any path, or replaces what is served."""
 
@@ -142,8 +144,9 @@ def _run_infer(
     # OHIF wants raw voxels, 79 MB of a CT, nearly all zeros: they travel packed.
     raw = output == host_infer.ResultType.image and wanted.get("result_compress") is False
     wanted[PACKED] = raw and "gzip" in request.headers.get("accept-encoding", "")
+    gone = asked_by(lambda: from_thread.run(request.is_disconnected))
     try:
-        with model_seconds() as spent, listening() as notes:
+        with model_seconds() as spent, listening() as notes, gone:
             answer: Response | dict[str, Any] | None = host_infer.run_inference(
                 background_tasks, model, image, session_id, json.dumps(wanted), file, label, output
             )
@@ -158,6 +161,18 @@ def _run_infer(
         answer.headers["Server-Timing"] = f"model;dur={1000 * sum(spent):.1f}, total;dur={1000 * whole:.1f}"
         answer.headers[NOTES] = quote(" ".join(notes))
     return answer
+
+
+def _progress() -> list[dict[str, Any]]:
+    """The long answers that are being made now; nothing of their images."""
+    jobs: list[dict[str, Any]] = app_instance().jobs.records()
+    return jobs
+
+
+def _cancel(job: str) -> dict[str, str]:
+    """Have a long answer end: who waits for it gets what was found so far."""
+    app_instance().jobs.cancel(job)
+    return {"cancelled": job}
 
 
 def _is_gzip(path: Path) -> bool:
@@ -337,6 +352,8 @@ _replace("/datastore/label", "PUT", _save_label)
 _replace("/datastore/image", "PUT", _add_image)
 _replace("/datastore/", "PUT", _add_image)
 _replace("/ohif/app-config.js", "GET", _configure_ohif)
+_replace("/progress/", "GET", _progress)
+_replace("/progress/{job}", "DELETE", _cancel)
 _replace("/train/{model}", "POST", _start_training)
 _replace("/train/", "POST", _start_all_training)
 for method in ("GET", "POST"):

@@ -42,10 +42,15 @@ class Painting:
         self.image = folder / "image.nii.gz"
         write_nifti(self.image, volume)
         self.segmenter = Segmenter(black_box, AdapterStore(folder / "adapters"))
-        self.task = ScribblesInfer(lambda: self.segmenter, {"spleen": 2}, _never)
+        self.saved: list[tuple[Any, ...]] = []
+        self.task = ScribblesInfer(lambda: self.segmenter, {"ball": 1}, self._save)
         self.labels = np.zeros(volume.shape, np.uint8)
         self.labels[18:22, 18, (5, 6)] = 4
         self.labels[3:9, 3, (6, 8)] = 3
+
+    def _save(self, *given: Any) -> bool:
+        self.saved.append(given)
+        return True
 
     def ask(self, **params: Any) -> tuple[NDArray[np.uint8], dict[str, Any]]:
         """The reply's mask and words."""
@@ -170,4 +175,20 @@ def test_what_cannot_be_answered_is_refused_with_a_sentence(painting: Painting) 
 
 def test_slicer_shows_it_in_its_section_scribbles_and_never_runs_it_by_itself(painting: Painting) -> None:
     info = painting.task.info()
-    assert (info["type"], info["dimension"], info["labels"], info["config"]) == ("scribbles", 3, [], {})
+    assert (info["type"], info["dimension"], info["labels"], info["config"]) == (
+        "scribbles",
+        3,
+        [],
+        {"save_as": ["do not save", "ball"]},
+    )
+
+
+def test_what_is_shown_is_saved_where_it_was_painted(painting: Painting) -> None:
+    painting.ask()
+    assert painting.saved == []
+    mask, said = painting.ask(save_as="ball", image_id="case 1", client_id="anna")
+    [(image, volume, organ, saved, slices, author)] = painting.saved
+    assert (image, organ, slices, author) == ("case 1", "ball", [5, 6], "anna")
+    assert volume.shape == painting.volume.shape
+    np.testing.assert_array_equal(saved, mask > 0)
+    assert "Saved as ball." in said["notes"]

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from baps.click import read_click
+from baps.blackbox import Prompt
+from baps.click import read_click, read_organ_clicks
 from baps.errors import InputError
 from baps.geometry import Plane
 from baps.volume import Volume
@@ -89,8 +90,8 @@ def test_points_outside_the_volume_are_left_out_and_said_if_others_remain() -> N
     assert (click.prompt.positive, click.prompt.negative) == (((5, 6),), ((3, 3),))
     assert click.notes == (
         "1 foreground point outside the volume of 40 x 50 x 30 voxels left out.",
-        "1 background point of other slices left out.",
         "1 background point outside the volume of 40 x 50 x 30 voxels left out.",
+        "1 background point of other slices left out.",
     )
 
 
@@ -132,3 +133,62 @@ def test_a_box_without_a_point_knows_its_slice_better_than_slicer(slice_: int) -
     assert (click.plane.index, click.prompt.box) == (4, (1, 1, 9, 9))
     assert click.notes == (f"Slice {slice_} lies outside the box, whose middle slice was taken.",)
     assert read_click({"roi": [1, 9, 1, 9, 3, 5], "slice": 5}, VOLUME, LABELS).plane.index == 5
+
+
+def test_points_of_several_slices_are_grouped_by_slice() -> None:
+    request = {
+        "label": "spleen",
+        "foreground": [[5, 6, 9], [7, 8, 4], [6, 6, 9.2]],
+        "background": [[1, 2, 9], [3, 3, 20]],
+    }
+    found = read_organ_clicks(request, VOLUME, LABELS)
+    assert found.label == "spleen"
+    assert list(found.prompts) == [4, 9]
+    assert found.prompts[4] == Prompt(((7, 8),))
+    assert found.prompts[9] == Prompt(((5, 6), (6, 6)), ((1, 2),))
+    assert found.background == {20: ((3, 3),)}
+    assert (found.first, found.last, found.notes) == (0, 29, ())
+
+
+def test_points_of_an_organ_by_label_name() -> None:
+    found = read_organ_clicks({"spleen": [[5, 6, 7]], "liver": [], "label": "spleen"}, VOLUME, LABELS)
+    assert list(found.prompts) == [7]
+
+
+def test_a_box_alone_means_its_middle_slice_and_where_the_organ_ends() -> None:
+    found = read_organ_clicks({"roi": [30, 10, 5, 20, 20, 10], "background": [[1, 1, 15], [1, 1, 12]]}, VOLUME, LABELS)
+    assert found.prompts == {15: Prompt((), ((1, 1),), (10, 5, 30, 20))}
+    assert found.background == {12: ((1, 1),)}
+    assert (found.first, found.last) == (10, 20)
+
+
+def test_a_box_goes_with_the_clicks_of_its_slices_and_leaves_the_others_out() -> None:
+    request = {"roi": [10, 30, 5, 20, 10, 20], "foreground": [[12, 12, 11], [12, 12, 25]], "background": [[1, 1, 5]]}
+    found = read_organ_clicks(request, VOLUME, LABELS)
+    assert found.prompts == {11: Prompt(((12, 12),), (), (10, 5, 30, 20))}
+    assert found.background == {}
+    assert found.notes == (
+        "1 foreground point on slices that the box does not reach left out.",
+        "1 background point on slices that the box does not reach left out.",
+    )
+
+
+def test_a_box_that_reaches_beyond_the_volume_is_cut() -> None:
+    found = read_organ_clicks({"roi": [10, 30, 5, 20, -4, 90]}, VOLUME, LABELS)
+    assert (found.first, found.last, list(found.prompts)) == (0, 29, [14])
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({}, "no positive click and no box. Click on the organ on one slice or more"),
+        ({"background": [[1, 1, 1]]}, "no positive click and no box"),
+        ({"foreground": [[1, 1, 30]]}, "outside the volume"),
+        ({"roi": [200, 220, 5, 20, 10, 20]}, "lies outside the volume"),
+        ({"roi": [1, 2, 3]}, "The box must be"),
+        ({"foreground": [[1, 1]]}, "foreground"),
+    ],
+)
+def test_requests_for_an_organ_that_say_nothing_are_refused(request_: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_organ_clicks(request_, VOLUME, LABELS)

@@ -51,6 +51,11 @@ class Adapter:
         """What of a prompt the shown image depends on; while it stays the same, an encoding can be kept."""
         return self.views([prompt], side)[0], prompt if self.visual_prompt.conditioned_on_click else None
 
+    @property
+    def of_the_image(self) -> bool:
+        """What is shown depends on the image alone, whatever the prompt is."""
+        return self.zoom >= 1 and not self.visual_prompt.conditioned_on_click
+
     def change(self, pixels: NDArray[np.uint8], prompts: Sequence[Prompt]) -> NDArray[np.uint8]:
         """What the black box is shown of images (B, S, S, 3) uint8; its size is the same."""
         images, side = to_tensor(pixels), pixels.shape[1]

@@ -13,8 +13,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from .blackbox import Prompt
+from .blackbox.prompt import Point
 from .errors import InputError
-from .geometry import AS_STORED, AXES, Plane, axis_across
+from .geometry import AS_STORED, AXES, SLICE_AXIS, Plane, axis_across
 from .volume import Volume
 
 Voxel = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
@@ -55,6 +56,26 @@ class Click:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class OrganClicks:
+    """A request for a whole organ. Slices are those across K, and points lie in their pixels.
+
+    Attributes:
+        label: the organ, or "" if the viewer named none.
+        prompts: clicks and box of each slice that has a foreground click, or else of the box's middle slice; in order.
+        background: clicks beside the organ on other slices.
+        first, last: slices that the organ may reach.
+        notes: sentences on what of the request was left out, for the reply.
+    """
+
+    label: str
+    prompts: Mapping[int, Prompt]
+    background: Mapping[int, tuple[Point, ...]]
+    first: int
+    last: int
+    notes: tuple[str, ...] = ()
+
+
 def read_click(request: Mapping[str, Any], volume: Volume, labels: Sequence[str]) -> Click:
     """Read a request.
 
@@ -72,10 +93,8 @@ def read_click(request: Mapping[str, Any], volume: Volume, labels: Sequence[str]
     Raises:
         InputError: if a field has the wrong form, or nothing on the slice is left to prompt with.
     """
-    form = _validated({key: value for key, value in request.items() if value is not None})
-    if len(form.roi) not in (0, 6):
-        raise InputError(f"The box must be [i0, i1, j0, j1, k0, k1], not {form.roi}.")
-    label, chosen = (word if isinstance(word, str) else next(iter(word), "") for word in (form.label, form.plane))
+    form, label = _read(request)
+    chosen = form.plane if isinstance(form.plane, str) else next(iter(form.plane), "")
     axis = axis_across(volume.affine, chosen)
     foreground = form.foreground or _by_name(request, label, labels)
     notes: list[str] = []
@@ -88,15 +107,63 @@ def read_click(request: Mapping[str, Any], volume: Volume, labels: Sequence[str]
     if not 0 <= index < volume.shape[axis]:
         raise InputError(f"Slice {index} lies outside the volume, which has slices 0 to {volume.shape[axis] - 1}.")
     plane = Plane(axis, index)
-    positive, negative = (
-        _on_slice(points, what, plane, volume.shape, notes)
-        for points, what in ((foreground, "foreground"), (form.background, "background"))
-    )
+    clicks = []
+    for points, what in ((foreground, "foreground"), (form.background, "background")):
+        by_slice = _by_slice(points, what, axis, volume.shape, notes)
+        clicks.append(by_slice.pop(index, ()))
+        if elsewhere := sum(map(len, by_slice.values())):
+            notes.append(f"{_points(elsewhere, what)} of other slices left out.")
+    positive, negative = clicks
     box = _box(form.roi, plane, volume.shape, notes)
     if not positive and box is None:
         said = " ".join(notes) or "There is no positive click and no box."
         raise InputError(f"{said} Click on the organ on slice {index}, or draw a box around it there.")
     return Click(label, plane, Prompt(positive, negative, box), tuple(notes))
+
+
+def read_organ_clicks(request: Mapping[str, Any], volume: Volume, labels: Sequence[str]) -> OrganClicks:
+    """Read a request for a whole organ: points of any number of slices, a box that it lies in, or both.
+
+    Args:
+        request, volume, labels: as for ``read_click``. The box goes with the clicks of its slices, and says between
+            which slices the organ lies; a box alone prompts its middle slice.
+
+    Raises:
+        InputError: if a field has the wrong form, or nothing is left to prompt with.
+    """
+    form, label = _read(request)
+    shape, notes = volume.shape, list[str]()
+    last = shape[SLICE_AXIS] - 1
+    ends = sorted(form.roi[4:]) if form.roi else [0, last]
+    low, high = (min(max(round(end), 0), last) for end in ends)
+    foreground, background = (
+        _by_slice(points, what, SLICE_AXIS, shape, notes)
+        for points, what in (
+            (form.foreground or _by_name(request, label, labels), "foreground"), (form.background, "background")
+        )
+    )  # fmt: skip
+    for by_slice, what in ((foreground, "foreground"), (background, "background")):
+        beyond = [index for index in by_slice if not low <= index <= high]
+        if count := sum(len(by_slice.pop(index)) for index in beyond):
+            notes.append(f"{_points(count, what)} on slices that the box does not reach left out.")
+    middle = [round((low + high) / 2)] if form.roi and not foreground else []
+    prompts = {}
+    for index in sorted([*foreground, *middle]):
+        box = _box(form.roi, Plane(SLICE_AXIS, index), shape, notes)
+        if index in foreground or box:
+            prompts[index] = Prompt(foreground.get(index, ()), background.pop(index, ()), box)
+    if not prompts:
+        said = " ".join(notes) or "There is no positive click and no box."
+        raise InputError(f"{said} Click on the organ on one slice or more, or draw a box around it.")
+    return OrganClicks(label, prompts, background, low, high, tuple(dict.fromkeys(notes)))
+
+
+def _read(request: Mapping[str, Any]) -> tuple[_Form, str]:
+    """The fields of a request, and the label that it names."""
+    form = _validated({key: value for key, value in request.items() if value is not None})
+    if len(form.roi) not in (0, 6):
+        raise InputError(f"The box must be [i0, i1, j0, j1, k0, k1], not {form.roi}.")
+    return form, form.label if isinstance(form.label, str) else next(iter(form.label), "")
 
 
 def _validated(fields: dict[str, Any]) -> _Form:
@@ -137,17 +204,18 @@ def _inside(point: Voxel, shape: tuple[int, int, int]) -> bool:
     return all(-0.5 <= value <= size - 0.5 for value, size in zip(point, shape, strict=True))
 
 
-def _on_slice(
-    points: list[Voxel], what: str, plane: Plane, shape: tuple[int, int, int], notes: list[str]
-) -> tuple[tuple[float, float], ...]:
-    """The points of the slice, (X, Y) in its pixels; what is left out is noted."""
-    here = [point for point in points if _index(point, plane.axis, shape) == plane.index]
-    inside = [point for point in here if _inside(point, shape)]
-    if elsewhere := len(points) - len(here):
-        notes.append(f"{_points(elsewhere, what)} of other slices left out.")
-    if outside := len(here) - len(inside):
+def _by_slice(
+    points: list[Voxel], what: str, axis: int, shape: tuple[int, int, int], notes: list[str]
+) -> dict[int, tuple[Point, ...]]:
+    """The points of each slice, (X, Y) in its pixels; those outside the volume are left out and noted."""
+    inside = [point for point in points if _inside(point, shape)]
+    if outside := len(points) - len(inside):
         notes.append(f"{_points(outside, what)} outside the volume of {' x '.join(map(str, shape))} voxels left out.")
-    return tuple(plane.flatten(point) for point in inside)
+    found: dict[int, tuple[Point, ...]] = {}
+    for point in inside:
+        index = _index(point, axis, shape)
+        found[index] = (*found.get(index, ()), Plane(axis, index).flatten(point))
+    return found
 
 
 def _points(count: int, what: str) -> str:

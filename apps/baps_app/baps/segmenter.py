@@ -7,7 +7,7 @@ the black box takes them one by one, the caches lock themselves.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 
 from .adapter import Adapter, Keep, encode_keeping, segment_keeping
 from .blackbox import BlackBox, Encoding, Prompt
+from .blackbox.prompt import Point
 from .cache import Cache
 from .formats import read_volume
 from .geometry import SLICE_AXIS, Canvas, Plane
 from .heeding import heed_clicks
 from .intensity import Window, choose_window
 from .looking_ahead import LookingAhead
+from .propagation import deepest
 from .slice_image import canvas_image
 from .store import AdapterStore
 from .volume import Volume
@@ -35,7 +37,7 @@ class Segmentation:
     """An answer.
 
     Attributes:
-        mask: the object on the slice, (rows, columns).
+        probability: of the object at each pixel of the slice, (rows, columns).
         volume: that was clicked on.
         window: that the slice was shown with.
         adapter: label and version that served, or None for the model as it is.
@@ -44,13 +46,18 @@ class Segmentation:
         seconds: that it took.
     """
 
-    mask: NDArray[np.bool_]
+    probability: NDArray[np.float32]
     volume: Volume
     window: Window
     adapter: tuple[str, str] | None
     gave_way: bool
     encoding_kept: bool
     seconds: float
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """The object on the slice, (rows, columns)."""
+        return self.probability > 0.5
 
 
 @dataclass(frozen=True)
@@ -115,6 +122,7 @@ class Segmenter:
         label: str,
         adapted: bool = True,
         window: Window | None = None,
+        clicked: bool = True,
     ) -> Segmentation:
         """Segment one slice.
 
@@ -126,6 +134,8 @@ class Segmenter:
             adapted: with the adapter that serves the label, if there is one, on a slice across K: nobody checked it on
                 others.
             window: another one than the volume's own.
+            clicked: a person prompted this slice. A prompt that was carried here from another slice holds the answer to
+                nothing, and no neighbours are looked at ahead.
 
         Raises:
             InputError: if the volume, the slice or the prompt cannot be used.
@@ -143,9 +153,11 @@ class Segmenter:
             def ask(one: Adapter | None) -> NDArray[np.float32]:
                 return segment_keeping(self.black_box, one, shown.pixels, drawn, self._keep(shown, one, kept))
 
-            probability, used = heed_clicks(ask(shown.adapter), shown.adapter, drawn, ask)
+            probability, used = ask(shown.adapter), shown.adapter
+            if clicked:
+                probability, used = heed_clicks(probability, used, drawn, ask)
             answer = Segmentation(
-                mask=shown.canvas.restore(probability) > 0.5,
+                probability=shown.canvas.restore(probability),
                 volume=shown.volume,
                 window=shown.window,
                 adapter=shown.served if used else None,
@@ -153,9 +165,69 @@ class Segmenter:
                 encoding_kept=bool(kept) and all(kept),
                 seconds=time.perf_counter() - begun,
             )
-        if self.black_box.capabilities.encodings:
+        if clicked and self.black_box.capabilities.encodings:
             self._look_ahead(show, plane, prompt, answer.volume.shape[plane.axis])
         return answer
+
+    def carry(
+        self,
+        path: Path,
+        masks: Mapping[int, NDArray[np.bool_]],
+        start: int,
+        end: int,
+        label: str,
+        adapted: bool = True,
+        background: Mapping[int, tuple[Point, ...]] | None = None,
+    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Carry an object on across K by the black box's own memory, see ``BlackBox.carry``.
+
+        Args:
+            path, label, adapted: as for ``segment``. The adapter must be one that ``can_carry`` allows.
+            masks: where the object is known to be, (rows, columns) by slice.
+            start, end: as there.
+            background: clicks beside the object by slice, in its pixels.
+
+        Yields:
+            Each slice and the probability of the object at each of its pixels, (rows, columns).
+        """
+        shown = self._show(path, Plane(SLICE_AXIS, start), label, adapted, None)
+        canvas, adapter = shown.canvas, shown.adapter
+
+        def pixels(index: int) -> NDArray[np.uint8]:
+            return self._show(path, Plane(SLICE_AXIS, index), label, adapted, None).pixels
+
+        def seen(index: int) -> NDArray[np.uint8]:
+            # Where the click lies is no matter: only adapters are used here whose change does not depend on it.
+            return adapter.change(pixels(index)[None], [Prompt(((0.0, 0.0),))])[0] if adapter else pixels(index)
+
+        drawn = {index: canvas.draw(mask) > 0.5 for index, mask in masks.items()}
+        placed = {index: canvas.place(Prompt(points)).positive for index, points in (background or {}).items()}
+        carried = self.black_box.carry(seen, drawn, start, end, placed)
+        while True:
+            with self.looking_ahead.answering():
+                index, answer = next(carried, (end, None))
+            if answer is None:
+                return
+            if adapter and (answer > 0.5).any():  # A head asks for a click too.
+                click = Prompt((deepest(answer > 0.5),))
+                answer = adapter.refine(pixels(index)[None], [click], answer[None])[0]
+            yield index, canvas.restore(answer)
+
+    def can_carry(self, label: str, adapted: bool = True) -> bool:
+        """Whether what is seen of a slice depends on no prompt, so that the black box's memory can be used.
+
+        That is so without an adapter, and with one that neither enlarges a part nor looks at the click.
+        """
+        adapter = self._adapter(label)[2] if adapted else None
+        return adapter is None or adapter.of_the_image
+
+    def _adapter(self, label: str) -> tuple[tuple[str, str] | None, Hashable, Adapter | None]:
+        """Label and version of what serves a label, which file it came from, and the adapter."""
+        served = self.store.served(label, self.black_box.capabilities)
+        if served is None:
+            return None, None, None
+        made = (*served, _identity(self.store.file(*served)))
+        return served, made, self._cache.get(("adapter", made), lambda: self.store.load(*served).adapter)[0]
 
     def _show(self, path: Path, plane: Plane, label: str, adapted: bool, window: Window | None) -> _Shown:
         identity = _identity(path)  # Once: the file may be replaced meanwhile.
@@ -165,9 +237,7 @@ class Segmenter:
         place = (identity, plane, window)
         pixels, _ = self._cache.get(("canvas", *place), lambda: canvas_image(volume, plane, canvas, window))
         adapted = adapted and plane.axis == SLICE_AXIS
-        served = self.store.served(label, self.black_box.capabilities) if adapted else None
-        made = (*served, _identity(self.store.file(*served))) if served else None
-        adapter = self._cache.get(("adapter", made), lambda: self.store.load(*served).adapter)[0] if served else None
+        served, made, adapter = self._adapter(label) if adapted else (None, None, None)
         return _Shown(volume, window, canvas, pixels, served, adapter, ("encoding", *place), made)
 
     def _keep(self, shown: _Shown, one: Adapter | None, kept: list[bool]) -> Keep:

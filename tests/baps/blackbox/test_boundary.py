@@ -13,8 +13,20 @@ ROOT = Path(baps.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 INSIDE = {"blackbox", "pretraining"}
 OUTSIDE = [path for path in MODULES if path.relative_to(ROOT).parts[0] not in INSIDE]
-HIDDEN = {"_model", "_content", "_segment", "_encode", "_decode", "_embed", "_answer", "_capabilities", "_images_asked"}
-HIDDEN_MODULES = {"segment_anything", "sam", "decoding", "bundled_model"}
+HIDDEN = {
+    "_model",
+    "_content",
+    "_segment",
+    "_encode",
+    "_decode",
+    "_embed",
+    "_answer",
+    "_capabilities",
+    "_images_asked",
+    "_remember",
+    "_carry_on",
+}
+HIDDEN_MODULES = {"segment_anything", "sam", "sam2_memory", "decoding", "bundled_model"}
 
 
 def _imports(tree: ast.AST) -> set[str]:

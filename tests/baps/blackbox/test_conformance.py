@@ -240,6 +240,32 @@ def test_images_are_not_changed_in_place(backend: Backend) -> None:
     np.testing.assert_array_equal(backend.images, _images(backend.images.shape[1:3]))  # type: ignore[arg-type]
 
 
+def _carry(backend: Backend) -> list[tuple[int, NDArray[np.float32]]]:
+    mask = np.zeros(backend.images.shape[1:3], bool)
+    mask[10:30, 8:25] = True
+    return list(backend.black_box.carry(lambda index: backend.images[index], {0: mask}, 0, 2))
+
+
+def test_a_memory_of_slices_is_there_where_it_is_declared(backend: Backend) -> None:
+    """It carries a mask on to each slice, counts each, and another mask gives another answer."""
+    black_box, before = backend.black_box, backend.black_box.images_asked
+    if not black_box.capabilities.video:
+        with pytest.raises(InputError, match="has no memory of slices; use segment on each"):
+            _carry(backend)
+        assert black_box.images_asked == before
+        return
+    ((index, probability),) = _carry(backend)
+    assert index == 1
+    assert probability.shape == backend.images.shape[1:3]
+    assert probability.dtype == np.float32
+    assert 0 <= probability.min() <= probability.max() <= 1
+    assert black_box.images_asked == before + 1
+    np.testing.assert_allclose(_carry(backend)[0][1], probability, atol=1e-5)  # Nothing is left of the first time.
+    everywhere = np.ones(backend.images.shape[1:3], bool)
+    ((_, other),) = black_box.carry(lambda index: backend.images[index], {0: everywhere}, 0, 2)
+    assert np.abs(other - probability).max() > 1e-4
+
+
 def test_threads_get_the_answers_that_one_gets(backend: Backend) -> None:
     jobs = [(row, prompt) for row in range(3) for prompt in PROMPTS]
     expected = [backend.ask(row, prompt) for row, prompt in jobs]

@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from baps.blackbox import BlackBox, Capabilities, Encoding, Prompt, model_seconds
+from baps.blackbox.prompt import Point
 from baps.errors import BudgetSpentError, InputError
 
 IMAGE = np.zeros((8, 8, 3), np.uint8)
@@ -54,6 +55,18 @@ class _Alone(BlackBox):
     def _decode(self, encoding: Encoding, prompt: Prompt) -> NDArray[np.float32]:
         self._work()
         return np.zeros((8, 8), np.float32)
+
+    def _remember(self, memory: object, index: int, image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> object:
+        self._work()
+        return [*(memory if isinstance(memory, list) else []), index]
+
+    def _carry_on(
+        self, memory: object, index: int, image: NDArray[np.uint8], downwards: bool, background: Sequence[Point]
+    ) -> NDArray[np.float32]:
+        self._work()
+        assert isinstance(memory, list)
+        memory.append((index, downwards, tuple(background)))
+        return np.full(image.shape[:2], image[0, 0, 0] / 255, np.float32)
 
 
 @pytest.mark.parametrize("call", ["segment", "encode", "decode", "all"])
@@ -201,3 +214,64 @@ def test_waiting_for_a_turn_is_not_the_models_time() -> None:
         (seconds,) = waiting.result(10)
         black_box._lock.acquire()
     assert seconds < held
+
+
+MASK = np.ones((8, 8), bool)
+
+
+def test_slices_are_carried_to_in_order_in_both_directions() -> None:
+    black_box, drawn = _Alone(video=True), list[int]()
+
+    def slices(index: int) -> NDArray[np.uint8]:
+        drawn.append(index)
+        return np.full((8, 8, 3), index, np.uint8)
+
+    up = list(black_box.carry(slices, {5: MASK, 9: MASK}, 5, 9))
+    assert [index for index, _ in up] == [6, 7, 8]
+    assert drawn == [5, 9, 6, 7, 8]
+    np.testing.assert_allclose([answer[0, 0] for _, answer in up], np.array([6, 7, 8]) / 255, rtol=1e-6)
+    assert black_box.images_asked == 3
+    assert [index for index, _ in black_box.carry(slices, {5: MASK}, 5, 2)] == [4, 3]
+    assert list(black_box.carry(slices, {5: MASK}, 5, 6)) == []
+
+
+def test_a_slice_is_drawn_and_asked_only_when_the_answer_is_wanted() -> None:
+    black_box, drawn = _Alone(video=True), list[int]()
+    carried = black_box.carry(lambda index: drawn.append(index) or IMAGE, {0: MASK}, 0, 100)
+    next(carried)
+    next(carried)
+    assert drawn == [0, 1, 2]
+    assert black_box.images_asked == 2
+
+
+def test_others_are_answered_between_two_slices() -> None:
+    """From the same thread: a lock that were held would stay so for good."""
+    black_box = _Alone(video=True)
+    encoding = black_box.encode(IMAGE)
+    carried = black_box.carry(lambda index: IMAGE, {0: MASK}, 0, 4)
+    for _ in carried:
+        black_box.decode(encoding, CLICK)
+    assert black_box.most == 1
+    assert black_box.images_asked == 6
+
+
+def test_carrying_on_keeps_to_the_budget_and_waits_for_whoever_goes_first() -> None:
+    black_box = _Alone(video=True)
+    waited: list[int] = []
+    black_box.budget, black_box.wait = 2, lambda: waited.append(1)
+    carried = black_box.carry(lambda index: IMAGE, {0: MASK}, 0, 9)
+    next(carried)
+    next(carried)
+    with pytest.raises(BudgetSpentError):
+        next(carried)
+    assert black_box.images_asked == 2
+    assert len(waited) == 3
+
+
+def test_what_cannot_be_carried_is_refused() -> None:
+    with pytest.raises(InputError, match="alone has no memory of slices"):
+        next(_Alone().carry(lambda index: IMAGE, {0: MASK}, 0, 4))
+    with pytest.raises(InputError, match="no mask of slice 1"):
+        next(_Alone(video=True).carry(lambda index: IMAGE, {0: MASK}, 1, 4))
+    with pytest.raises(InputError, match="uint8"):
+        next(_Alone(video=True).carry(lambda index: IMAGE.astype(np.float32), {0: MASK}, 0, 4))

@@ -117,3 +117,52 @@ def test_places_where_no_mask_goes(image: Path, tmp_path: Path) -> None:
 def test_an_image_that_is_not_there(image: Path, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="absent"):
         _segment(tmp_path / "absent.nii.gz", tmp_path / "mask.nrrd", "--click", "1,1,1")
+
+
+def test_a_whole_organ(image: Path, tmp_path: Path) -> None:
+    words = ("--click", "20,18,6", "--background", "2,2,6", "--whole-organ")
+    said = _segment(image, tmp_path / "mask.nii.gz", *words)
+    mask = read_volume(tmp_path / "mask.nii.gz")
+    assert mask.same_geometry(read_volume(image))
+    assert set(np.unique(mask.voxels)) == {0, 1}
+    shown = mask.voxels.any((0, 1)).nonzero()[0].tolist()
+    assert len(shown) > 3
+    assert f"{shown[0]} to {shown[-1]} across K, {len(shown)} of them" in said
+    assert f"{mask.voxels.sum()} voxels" in said
+    _segment(image, tmp_path / "slice.nii.gz", "--click", "20,18,6", "--background", "2,2,6")
+    np.testing.assert_array_equal(mask.voxels[..., 6], read_volume(tmp_path / "slice.nii.gz").voxels[..., 6])
+
+
+def test_a_whole_organ_in_too_short_a_time(image: Path, tmp_path: Path) -> None:
+    words = ("--click", "20,18,6", "--whole-organ", "--seconds", "1e-6")
+    assert "what was found so far ends at slices 5, 7" in _segment(image, tmp_path / "mask.nrrd", *words)
+    assert read_volume(tmp_path / "mask.nrrd").voxels.any((0, 1)).nonzero()[0].tolist() == [6]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--click", "20,18,6", "--seconds", "5"), "goes with --whole-organ"),
+        (("--click", "20,18,6", "--whole-organ", "--seconds", "0"), "must be positive"),
+        (("--click", "20,18,6", "--whole-organ", "--plane", "coronal"), "Leave --plane out"),
+        (("--background", "20,18,6", "--whole-organ"), "on one slice or more"),
+    ],
+)
+def test_what_goes_with_no_whole_organ(image: Path, tmp_path: Path, words: tuple[str, ...], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        _segment(image, tmp_path / "mask.nrrd", *words)
+
+
+def test_control_c_leaves_nothing_and_an_older_mask_as_it_was(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pressed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "mask.nrrd").write_text("an older one")
+    monkeypatch.setattr("baps.whole_organ.propagate", pressed)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(BapsError, match="Given up; nothing was written"):
+        _segment(image, tmp_path / "mask.nrrd", "--click", "20,18,6", "--whole-organ")
+    assert sorted(tmp_path.iterdir()) == before
+    assert (tmp_path / "mask.nrrd").read_text() == "an older one"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import nrrd
@@ -145,3 +146,9 @@ def test_odd_skips(tmp_path: Path, field: str, compress: bool, placed_volume: Vo
     (tmp_path / "a.nrrd").write_bytes(header + f"\n{field}\n\n".encode() + voxels)
     with pytest.raises(InputError, match=r"^a\.nrrd cannot be read"):
         read_volume(tmp_path / "a.nrrd")
+
+
+def test_packed_is_the_raw_file_in_gzip(tmp_path: Path, placed_volume: Volume) -> None:
+    write_nrrd(tmp_path / "raw.nrrd", placed_volume, compress=False)
+    write_nrrd(tmp_path / "packed.nrrd", placed_volume, compress=False, packed=True)
+    assert gzip.decompress((tmp_path / "packed.nrrd").read_bytes()) == (tmp_path / "raw.nrrd").read_bytes()

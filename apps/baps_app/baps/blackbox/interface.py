@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BudgetSpentError, InputError
-from .prompt import Prompt
+from .prompt import Point, Prompt
 
 _spent: ContextVar[list[float] | None] = ContextVar("model_seconds", default=None)
 
@@ -48,6 +48,7 @@ class Capabilities:
         batch_size: images that are best asked at once.
         input_side: the longest side that it looks at, pixels; a larger image is reduced to it.
         resends: an image may have to be sent, and counted, more than once.
+        video: it carries a mask on from slice to slice, by a memory of its own.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Capabilities:
     batch_size: int
     input_side: int
     resends: bool = False
+    video: bool = False
 
 
 class Encoding:
@@ -147,6 +149,51 @@ class BlackBox(ABC):
             self._count(1)
             return self._decode(encoding, prompt)
 
+    def carry(
+        self,
+        slices: Callable[[int], NDArray[np.uint8]],
+        masks: Mapping[int, NDArray[np.bool_]],
+        start: int,
+        end: int,
+        background: Mapping[int, Sequence[Point]] | None = None,
+    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Carry an object on from slice to slice, by the model's own memory of where it was.
+
+        Each slice is a turn of its own: other calls are answered in between. Each counts as one image.
+
+        Args:
+            slices: gives a slice, (H, W, 3) uint8, all of one size; asked when the model comes to it, so that not all
+                of them are in memory at once.
+            masks: where the object is known to be, (H, W) by slice; at least on ``start``.
+            start: the slice to begin beside.
+            end: where to end, itself left out; below ``start`` to go down.
+            background: clicks beside the object, by slice, in its pixels (X, Y).
+
+        Yields:
+            Each slice after ``start`` and the probability of the object on it, (H, W).
+
+        Raises:
+            InputError: if this black box has no such memory, or there is no mask of ``start``.
+        """
+        if not self.capabilities.video:
+            raise InputError(f"The black box {self.capabilities.name} has no memory of slices; use segment on each.")
+        if start not in masks:
+            raise InputError(f"There is no mask of slice {start} to begin with. Give one.")
+        memory: object = None
+        for index, mask in masks.items():
+            image = _checked(slices(index)[None])[0]
+            with self._turn():
+                memory = self._remember(memory, index, image, mask)
+        step = 1 if end > start else -1
+        for index in range(start + step, end, step):
+            image = _checked(slices(index)[None])[0]
+            if self.wait:
+                self.wait()
+            with self._turn():
+                self._count(1)
+                answer = self._carry_on(memory, index, image, step < 0, (background or {}).get(index, ()))
+            yield index, answer
+
     @contextmanager
     def _turn(self, ahead: bool = False) -> Iterator[None]:
         with self._lock_ahead if ahead else self._lock:
@@ -185,6 +232,16 @@ class BlackBox(ABC):
         raise NotImplementedError
 
     def _decode(self, encoding: Encoding, prompt: Prompt) -> NDArray[np.float32]:
+        raise NotImplementedError
+
+    def _remember(self, memory: object, index: int, image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> object:
+        """The memory, None at first, and in it the object on one more slice."""
+        raise NotImplementedError
+
+    def _carry_on(
+        self, memory: object, index: int, image: NDArray[np.uint8], downwards: bool, background: Sequence[Point]
+    ) -> NDArray[np.float32]:
+        """The object on the next slice, (H, W), which the memory takes up."""
         raise NotImplementedError
 
 

@@ -48,7 +48,7 @@ class Embedded:
         return replace(self, tensors=tuple(tensor[rows] for tensor in self.tensors))
 
 
-def _enough_memory(call: Callable[Given, Answer]) -> Callable[Given, Answer]:
+def enough_memory(call: Callable[Given, Answer]) -> Callable[Given, Answer]:
     """Where the GPU has not enough memory, a sentence; what was taken is given back, so that the next call may do."""
 
     @wraps(call)
@@ -74,10 +74,19 @@ class LocalBlackBox(BlackBox):
         side: of the encoder's square input, pixels.
         name, weights_sha256, batch_size: see ``Capabilities``.
         clicks: False for a model that was trained with boxes alone.
+        video: it has a memory of slices.
     """
 
     def __init__(
-        self, model: nn.Module, side: int, name: str, weights_sha256: str, *, clicks: bool, batch_size: int
+        self,
+        model: nn.Module,
+        side: int,
+        name: str,
+        weights_sha256: str,
+        *,
+        clicks: bool,
+        batch_size: int,
+        video: bool = False,
     ) -> None:
         super().__init__()
         model.eval().requires_grad_(False)
@@ -92,25 +101,26 @@ class LocalBlackBox(BlackBox):
             encodings=True,
             batch_size=batch_size,
             input_side=side,
+            video=video,
         )
 
     @property
     def capabilities(self) -> Capabilities:
         return self._capabilities
 
-    @_enough_memory
+    @enough_memory
     @torch.inference_mode()
     def _segment(self, images: NDArray[np.uint8], prompts: Sequence[Prompt]) -> NDArray[np.float32]:
         return self._answer(self._embed(images), prompts)
 
-    @_enough_memory
+    @enough_memory
     @torch.inference_mode()
     def _encode(self, image: NDArray[np.uint8]) -> Encoding:
         embedded = self._embed(image[None])
         # Kept in main memory: that of a GPU is small, and bringing it back takes less than a millisecond.
         return Encoding(embedded.to(torch.device("cpu")), sum(tensor.nbytes for tensor in embedded.tensors))
 
-    @_enough_memory
+    @enough_memory
     @torch.inference_mode()
     def _decode(self, encoding: Encoding, prompt: Prompt) -> NDArray[np.float32]:
         embedded = encoding._content
@@ -119,17 +129,26 @@ class LocalBlackBox(BlackBox):
 
     def _embed(self, images: NDArray[np.uint8]) -> Embedded:
         original = (images.shape[1], images.shape[2])
+        pixels = self._pixels(images)
+        with self._faster():  # The encoder is nearly all of the work.
+            tensors = self._encoder(pixels)
+        return Embedded(tuple(tensor.float() for tensor in tensors), original, self._resized(original))
+
+    def _pixels(self, images: NDArray[np.uint8]) -> torch.Tensor:
+        """Images (B, H, W, 3) on the device, (B, 3, h, w) in [0, 255], of the size that the encoder takes."""
+        original = (images.shape[1], images.shape[2])
         resized = self._resized(original)
         levels = torch.from_numpy(np.ascontiguousarray(images))
-        on_gpu = self._device.type == "cuda"
-        if on_gpu:
+        if self._device.type == "cuda":
             levels = levels.pin_memory()
         pixels = levels.to(self._device, non_blocking=True).permute(0, 3, 1, 2).float()
         if resized != original:
             pixels = F.interpolate(pixels, resized, mode="bilinear", align_corners=False, antialias=True)
-        with torch.autocast("cuda", torch.bfloat16, enabled=on_gpu):  # The encoder is nearly all of the work.
-            tensors = self._encoder(pixels)
-        return Embedded(tuple(tensor.float() for tensor in tensors), original, resized)
+        return pixels
+
+    def _faster(self) -> torch.autocast:
+        """Half precision where there is a GPU."""
+        return torch.autocast("cuda", torch.bfloat16, enabled=self._device.type == "cuda")
 
     def _answer(self, embedded: Embedded, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
         """Masks for a batch; prompts with as many clicks as one another are decoded together."""

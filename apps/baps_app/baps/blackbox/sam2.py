@@ -1,19 +1,26 @@
-"""SAM 2 and 2.1 as black boxes, image by image (Ravi et al., *SAM 2: Segment Anything in Images and Videos*, 2024)."""
+"""SAM 2 and 2.1 as black boxes (Ravi et al., *SAM 2: Segment Anything in Images and Videos*, 2024).
+
+Image by image, and from slice to slice by SAM 2's own memory; both with the same weights.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import sam2
 import torch
 from hydra.utils import instantiate
+from numpy.typing import NDArray
 from omegaconf import OmegaConf
-from sam2.modeling.sam2_base import SAM2Base
+from sam2.sam2_video_predictor import SAM2VideoPredictor
 from torch.nn import functional as F
 
 from ..errors import InputError
-from .local import Clicks, Embedded, LocalBlackBox
+from .local import Clicks, Embedded, LocalBlackBox, enough_memory
+from .prompt import Point
+from .sam2_memory import Sam2Memory
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of the pictures that the encoder was trained with (ImageNet's), in [0, 1]."""
@@ -25,7 +32,7 @@ _BOX_CORNERS = (2, 3)
 """A box is given as two clicks of these kinds."""
 
 
-def build_sam2_model(size: str, version: str = "2.1") -> SAM2Base:
+def build_sam2_model(size: str, version: str = "2.1") -> SAM2VideoPredictor:
     """SAM 2 with random weights, on the CPU.
 
     Without hydra's global state, of which a process has but one: MONAI Label's own SAM2 sets it too.
@@ -43,12 +50,19 @@ def build_sam2_model(size: str, version: str = "2.1") -> SAM2Base:
         "dynamic_multimask_stability_delta": 0.05,
         "dynamic_multimask_stability_thresh": 0.98,
     }
-    model = instantiate(config.model, sam_mask_decoder_extra_args=decoder, _recursive_=True)
-    assert isinstance(model, SAM2Base)
+    # The predictor for videos is the model for images, with a memory beside.
+    config.model["_target_"] = "sam2.sam2_video_predictor.SAM2VideoPredictor"
+    model = instantiate(
+        config.model,
+        sam_mask_decoder_extra_args=decoder,
+        binarize_mask_from_pts_for_mem_enc=True,  # As in sam2.build_sam: what is remembered is the mask, as it is seen.
+        _recursive_=True,
+    )
+    assert isinstance(model, SAM2VideoPredictor)
     return model
 
 
-def sam2_of(state: Mapping[str, torch.Tensor]) -> tuple[SAM2Base, str]:
+def sam2_of(state: Mapping[str, torch.Tensor]) -> tuple[SAM2VideoPredictor, str]:
     """The model that a checkpoint holds, and its name.
 
     Raises:
@@ -69,15 +83,15 @@ def sam2_of(state: Mapping[str, torch.Tensor]) -> tuple[SAM2Base, str]:
 
 
 class Sam2BlackBox(LocalBlackBox):
-    """SAM 2 on single images in this process.
+    """SAM 2 in this process.
 
     Args:
         model: on its device already; it is put into evaluation mode.
         name, weights_sha256, batch_size: see ``Capabilities``.
     """
 
-    def __init__(self, model: SAM2Base, name: str, weights_sha256: str = "", *, batch_size: int = 1) -> None:
-        super().__init__(model, model.image_size, name, weights_sha256, clicks=True, batch_size=batch_size)
+    def __init__(self, model: SAM2VideoPredictor, name: str, weights_sha256: str = "", *, batch_size: int = 1) -> None:
+        super().__init__(model, model.image_size, name, weights_sha256, clicks=True, batch_size=batch_size, video=True)
         self._model = model
         self._mean = torch.tensor(_MEAN, device=self._device).view(3, 1, 1) * 255
         self._std = torch.tensor(_STD, device=self._device).view(3, 1, 1) * 255
@@ -88,12 +102,15 @@ class Sam2BlackBox(LocalBlackBox):
         return self._side, self._side  # An image is stretched, not padded.
 
     def _encoder(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        found = self._model.forward_image((pixels - self._mean) / self._std)
+        found = self._model.forward_image(self._normalised(pixels))
         _, features, _, sizes = self._model._prepare_backbone_features(found)
         if self._model.directly_add_no_mem_embed:
             features[-1] = features[-1] + self._model.no_mem_embed
         fine, middle, coarse = (x.permute(1, 2, 0).unflatten(2, size) for x, size in zip(features, sizes, strict=True))
         return coarse, fine, middle
+
+    def _normalised(self, pixels: torch.Tensor) -> torch.Tensor:
+        return (pixels - self._mean) / self._std
 
     def _decoder(self, embedded: Embedded, clicks: Clicks | None, boxes: torch.Tensor | None) -> torch.Tensor:
         coarse, *finer = embedded.tensors
@@ -118,3 +135,22 @@ class Sam2BlackBox(LocalBlackBox):
 
     def _enlarge(self, low: torch.Tensor, embedded: Embedded) -> torch.Tensor:
         return F.interpolate(low.float(), embedded.original, mode="bilinear", align_corners=False)
+
+    @enough_memory
+    @torch.inference_mode()
+    def _remember(self, memory: object, index: int, image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> Sam2Memory:
+        kept = memory if isinstance(memory, Sam2Memory) else Sam2Memory(self._model, mask.shape)
+        with self._faster():
+            kept.remember(index, self._normalised(self._pixels(image[None])), mask)
+        return kept
+
+    @enough_memory
+    @torch.inference_mode()
+    def _carry_on(
+        self, memory: object, index: int, image: NDArray[np.uint8], downwards: bool, background: Sequence[Point]
+    ) -> NDArray[np.float32]:
+        assert isinstance(memory, Sam2Memory)
+        with self._faster():
+            low = memory.carry_on(index, self._normalised(self._pixels(image[None])), downwards, background)
+        logits = F.interpolate(low.float(), image.shape[:2], mode="bilinear", align_corners=False)
+        return logits[0, 0].sigmoid().cpu().numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +59,19 @@ def read_nrrd(path: Path) -> Volume:
     return Volume(three_dimensional(voxels, path.name), affine)
 
 
-def write_nrrd(path: Path, volume: Volume, compress: bool = True) -> None:
+def write_nrrd(path: Path, volume: Volume, compress: bool = True, packed: bool = False) -> None:
     """Write a mask as NRRD, in the voxel order of the volume.
 
     Args:
         path: the file; an older one is replaced.
         volume: the mask; its voxels keep their type.
         compress: gzip at its fastest, or raw (as OHIF needs it).
+        packed: the raw file as a whole in gzip, for HTTP's Content-Encoding.
     """
+    if packed:
+        with gzip.open(path, "wb", compresslevel=1) as file:
+            nrrd.write(file, volume.voxels, nrrd_header(volume, compress=False))
+        return
     nrrd.write(str(path), volume.voxels, nrrd_header(volume, compress), compression_level=1)
 
 

@@ -15,10 +15,7 @@ from baps.errors import InputError
 from baps.formats.slice_nrrd import write_slice_nrrd
 from baps.geometry import AS_STORED, SLICE_AXIS
 from baps.segmenter import Segmenter
-from lib.infers.segmenting import DO_NOT_SAVE, Save, SegmentingInfer
-
-NO_LABEL = "as clicked"
-"""The choice of the option ``adapter`` that leaves the label to the click."""
+from lib.infers.segmenting import DO_NOT_SAVE, NO_LABEL, Save, SegmentingInfer, named
 
 _PLANES = (AS_STORED, "axial", "coronal", "sagittal")
 
@@ -27,13 +24,11 @@ class PromptedInfer(SegmentingInfer):
     """Clicks or a box on one slice, answered with a mask of that slice in the volume's frame.
 
     Args:
-        segmenter: made when the first click comes, for every training process builds this task too.
-        labels: of the site.
+        segmenter, labels, save: see ``SegmentingInfer``.
         adapted: with the published adapters, or the black box as it is.
-        save: what the option ``save_as`` does.
     """
 
-    def __init__(self, segmenter: Callable[[], Segmenter], labels: dict[str, int], adapted: bool, save: Save) -> None:
+    def __init__(self, segmenter: Callable[[], Segmenter], labels: dict[str, int], save: Save, adapted: bool) -> None:
         super().__init__(
             InferType.DEEPGROW,
             dimension=2,
@@ -76,7 +71,7 @@ class PromptedInfer(SegmentingInfer):
             "slice": click.plane.index,
             "axis": "IJK"[click.plane.axis],
             "notes": notes,
-            "adapter": "/".join(part for part in found.adapter if part) if found.adapter else None,
+            "adapter": named(found.adapter),
             "window": found.window.record(),
             "encoding_kept": found.encoding_kept,
             "latencies": {

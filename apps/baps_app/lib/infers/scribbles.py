@@ -16,7 +16,7 @@ from baps.scribble_request import read_scribbles
 from baps.scribbles import keep_strokes, strokes_to_prompt
 from baps.segmenter import Segmenter
 from baps.volume import Volume
-from lib.infers.segmenting import DO_NOT_SAVE, Save, SegmentingInfer
+from lib.infers.segmenting import DO_NOT_SAVE, Save, SegmentingInfer, named
 
 
 class ScribblesInfer(SegmentingInfer):
@@ -76,7 +76,7 @@ class ScribblesInfer(SegmentingInfer):
             "slices": prompted.tolist(),
             "axis": "IJK"[SLICE_AXIS],
             "notes": notes,
-            "adapter": "/".join(part for part in served if part) if served else None,
+            "adapter": named(served),
             "window": window.record(),
             "latencies": {"total_ms": round((time.perf_counter() - begun) * 1000, 1)},
         }

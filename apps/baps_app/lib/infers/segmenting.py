@@ -20,6 +20,9 @@ from baps.telling import tell
 from baps.volume import Volume
 from baps.yielding import clicking
 
+NO_LABEL = "as clicked"
+"""The choice of the option ``adapter`` that leaves the label to the click."""
+
 DO_NOT_SAVE = "do not save"
 """The choice of the option ``save_as`` that saves nothing."""
 
@@ -112,3 +115,8 @@ class SegmentingInfer(InferTask):
         author = str(request.get("client_id") or "")
         new = self._save(str(request.get(IMAGE_ID)), volume, name, mask, slices, author)
         return f"Saved as {name}." if new else f"It was saved as {name} before."
+
+
+def named(adapter: tuple[str, str] | None) -> str | None:
+    """Label and version of an adapter as the reply gives them."""
+    return "/".join(part for part in adapter if part) if adapter else None
