@@ -75,7 +75,10 @@ class Cell:
 
 
 def cells(quick: bool, seeds: int, only: str, arms: str) -> list[Cell]:
-    """What there is to run, seed by seed and arm by arm, so that what is not finished says something too."""
+    """What there is to run, seed by seed and arm by arm, so that what is not finished says something too.
+
+    The core domains with all arms and seeds, the others with few arms and one seed.
+    """
     wanted = set(arms.split(",")) if arms else {*CORE_ARMS, *ONCE}
     images = 1200 if quick else MAX_IMAGES
     named = [domain.name for domain in DOMAINS if only in domain.name]
@@ -86,7 +89,7 @@ def cells(quick: bool, seeds: int, only: str, arms: str) -> list[Cell]:
     found = [
         Cell(domain, arm, seed, images)
         for seed in range(1 if quick else seeds)
-        for group, known in ((core, CORE_ARMS), (others, EVERYWHERE))
+        for group, known in ((core, CORE_ARMS), ([] if seed else others, EVERYWHERE))
         for arm in known
         for domain in group
         if arm in wanted

@@ -10,7 +10,7 @@ import pytest
 import orthanc
 from frames import FRAMES, SUFFIXES, write_volume
 from pacs_site import CASES, Pacs
-from series import ORIENTATIONS, write_series
+from series import ORIENTATIONS, copy_real_series, write_series
 from server import running_server
 from sites import Site, site
 
@@ -41,6 +41,8 @@ def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pacs]:
     for case in CASES:
         series[case] = write_series(folder / "dicom" / case, "axial", case, f"phantom-{case}")
     series["gap"] = write_series(folder / "dicom" / "gap", "axial", patient="phantom-gap", skip=12)
+    if real := copy_real_series(folder / "dicom" / "real"):
+        series["real"] = real
     settings = {"labels": "spleen=2,liver=1", "adapters": str(folder / "adapters")}
     with pytest.MonkeyPatch.context() as patched, orthanc.running_orthanc(folder) as address:
         orthanc.store(address, folder / "dicom")

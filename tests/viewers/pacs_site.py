@@ -17,7 +17,7 @@ class Pacs:
 
     Attributes:
         server, orthanc: addresses.
-        series: by orientation, by case, and ``gap`` with a slice missing.
+        series: by orientation, by case, ``gap`` with a slice missing, and a ``real`` one where it is there.
         log: of the server.
         cache: of the server.
     """

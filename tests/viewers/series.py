@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 
+from baps.formats import read_labels, read_volume
+from real_data import ROOT as ROOT_OF_REAL
 from server import ROOT
 
 ORIENTATIONS = {
@@ -27,12 +30,14 @@ class Series:
 
     Attributes:
         study, uid: StudyInstanceUID and SeriesInstanceUID.
+        patient: PatientID.
         affine: from voxel [column, row, slice] to mm, LPS.
         labels: (columns, rows, slices).
     """
 
     study: str
     uid: str
+    patient: str
     affine: NDArray[np.float64]
     labels: NDArray[np.uint8]
 
@@ -76,4 +81,21 @@ def write_series(folder: Path, orientation: str, case: str = "ct_01", patient: s
         if k == skip:
             continue
         image.save_as(folder / f"{k:03}.dcm")
-    return Series(study, series, affine, np.ascontiguousarray(turned[1]))
+    return Series(study, series, patient or f"phantom-{orientation}", affine, np.ascontiguousarray(turned[1]))
+
+
+def copy_real_series(folder: Path) -> Series | None:
+    """TotalSegmentator's example CT, where it is there; its labels are a model's, 1 the liver and 2 the spleen."""
+    example = ROOT_OF_REAL / "totalsegmentator_example"
+    if not example.is_dir():
+        return None
+    folder.mkdir(parents=True)
+    for number, file in enumerate(sorted((example / "example_ct_dicom").iterdir())):
+        shutil.copy(file, folder / f"{number:03}.dcm")
+    header, volume = pydicom.dcmread(folder / "000.dcm", stop_before_pixels=True), read_volume(folder)
+    theirs = read_labels(example / "example_seg_dicom.nii.gz", volume)
+    labels = np.where(theirs == 5, 1, np.where(theirs == 1, 2, 0)).astype(np.uint8)
+    to_lps = np.diag([-1.0, -1, 1, 1]) @ volume.affine
+    return Series(
+        str(header.StudyInstanceUID), str(header.SeriesInstanceUID), str(header.PatientID), to_lps, labels
+    )

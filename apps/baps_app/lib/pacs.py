@@ -32,29 +32,7 @@ from lib.label_info import LabelInfo, label_values, read_label_info
 from lib.pacs_labels import OrganLabel, StoredSegment, keep_segments, kept_segment, stored_segments
 
 _NO_IMAGES = frozenset(
-    [
-        "SEG",
-        "SR",
-        "PR",
-        "KO",
-        "RTSTRUCT",
-        "RTPLAN",
-        "RTDOSE",
-        "RTRECORD",
-        "REG",
-        "FID",
-        "AU",
-        "DOC",
-        "ECG",
-        "HD",
-        "EPS",
-        "PLAN",
-        "M3D",
-        "RWV",
-        "SMR",
-        "TEXTUREMAP",
-        "ANN",
-    ]
+    "SEG SR PR KO RTSTRUCT RTPLAN RTDOSE RTRECORD REG FID AU DOC ECG HD EPS PLAN M3D RWV SMR TEXTUREMAP ANN".split()
 )
 """Modalities of what is no image, or none to click on."""
 

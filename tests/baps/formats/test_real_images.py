@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK
 
 from baps.formats import is_dicom_folder, read_labels, read_volume
+from baps.formats.dicom_seg import read_segmentation, write_segmentation
 from real_data import ROOT
 
 pytestmark = [
@@ -16,6 +22,7 @@ pytestmark = [
     pytest.mark.skipif(not ROOT.is_dir(), reason=f"no real images at {ROOT}; set BAPS_REAL_DATA"),
 ]
 TOTAL = ROOT / "totalsegmentator_example"
+DCMQI = ROOT / "dicom" / "dcmqi_ct3slice_liverseg"
 LIVER = 5
 """The value of the liver in the labels of TotalSegmentator."""
 
@@ -24,7 +31,7 @@ LIVER = 5
     "folder",
     [
         TOTAL / "example_ct_dicom",
-        ROOT / "dicom" / "dcmqi_ct3slice_liverseg" / "ct",
+        DCMQI / "ct",
         ROOT / "dicom/rtutils_ct2_rtstruct",
     ],
     ids=lambda folder: folder.name,
@@ -39,6 +46,35 @@ def test_a_series_is_as_itk_reads_it(folder: Path) -> None:
     for voxel in ((0, 0, 0), (100, 200, 1)):
         x, y, z = image.TransformIndexToPhysicalPoint(voxel)
         np.testing.assert_allclose(volume.affine @ (*voxel, 1), (-x, -y, z, 1), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["liver.dcm", "partial_overlaps.dcm"])
+def test_segmentations_of_another_program_lie_where_dcmqi_puts_them(name: str, tmp_path: Path) -> None:
+    image = read_volume(DCMQI / "ct")
+    command = [Path(sys.executable).with_name("segimage2itkimage"), "--inputDICOM", DCMQI / name, "-t", "nii"]
+    subprocess.run([*command, "--outputDirectory", tmp_path], check=True, capture_output=True)
+    found = read_segmentation(pydicom.dcmread(DCMQI / name), image)
+    for number, segment in found.items():
+        theirs = read_volume(tmp_path / f"{number}.nii.gz")
+        where = theirs.affine @ np.append(np.argwhere(theirs.voxels > 0), np.ones(((theirs.voxels > 0).sum(), 1)), 1).T
+        voxels = np.rint(np.linalg.inv(image.affine) @ where).astype(int)[:3]
+        assert segment.mask[tuple(voxels)].all()
+        assert segment.mask.sum() == voxels.shape[1] > 0
+
+
+@pytest.mark.parametrize("folder", [TOTAL / "example_ct_dicom", DCMQI / "ct"], ids=lambda folder: folder.parent.name)
+def test_a_segmentation_of_a_real_series_is_sound(folder: Path, tmp_path: Path) -> None:
+    image = read_volume(folder)
+    headers = [pydicom.dcmread(file, stop_before_pixels=True) for file in folder.iterdir()]
+    masks = {"bone": image.voxels > 200, "soft tissue": (image.voxels > 0) & (image.voxels < 250)}
+    slices = {name: frozenset(np.flatnonzero(mask.any((0, 1))).tolist()) for name, mask in masks.items()}
+    made = write_segmentation(headers, image, masks, slices, datetime.now(timezone.utc), by_model=True)
+    made.save_as(tmp_path / "seg.dcm")
+    for segment in read_segmentation(pydicom.dcmread(tmp_path / "seg.dcm"), image).values():
+        np.testing.assert_array_equal(segment.mask, masks[segment.name])
+    if validator := shutil.which("dciodvfy"):
+        said = subprocess.run([validator, tmp_path / "seg.dcm"], capture_output=True, text=True).stderr
+        assert "Error" not in said
 
 
 def test_labels_with_flipped_rows_come_in_the_order_of_the_dicom() -> None:
