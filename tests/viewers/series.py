@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,12 +89,16 @@ def copy_real_series(folder: Path) -> Series | None:
     if not example.is_dir():
         return None
     folder.mkdir(parents=True)
+    study, series = str(pydicom.uid.generate_uid()), str(pydicom.uid.generate_uid())
     for number, file in enumerate(sorted((example / "example_ct_dicom").iterdir())):
-        shutil.copy(file, folder / f"{number:03}.dcm")
-    header, volume = pydicom.dcmread(folder / "000.dcm", stop_before_pixels=True), read_volume(folder)
+        image = pydicom.dcmread(file)
+        # They were emptied when it was made anonymous, and a PACS takes no image without.
+        image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID
+        image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID
+        image.StudyInstanceUID, image.SeriesInstanceUID, image.PatientID = study, series, "real-patient"
+        image.save_as(folder / f"{number:03}.dcm")
+    volume = read_volume(folder)
     theirs = read_labels(example / "example_seg_dicom.nii.gz", volume)
     labels = np.where(theirs == 5, 1, np.where(theirs == 1, 2, 0)).astype(np.uint8)
     to_lps = np.diag([-1.0, -1, 1, 1]) @ volume.affine
-    return Series(
-        str(header.StudyInstanceUID), str(header.SeriesInstanceUID), str(header.PatientID), to_lps, labels
-    )
+    return Series(study, series, "real-patient", to_lps, labels)

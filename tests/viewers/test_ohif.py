@@ -60,9 +60,7 @@ def test_the_list_of_studies(viewer: Ohif, pacs: Pacs) -> None:
     ("name", "orientation", "organ"),
     [*((orientation, orientation, SPLEEN) for orientation in ORIENTATIONS), ("real", "axial", LIVER)],
 )
-def test_a_click_shows_a_mask_under_it(
-    viewer: Ohif, pacs: Pacs, name: str, orientation: str, organ: int
-) -> None:
+def test_a_click_shows_a_mask_under_it(viewer: Ohif, pacs: Pacs, name: str, orientation: str, organ: int) -> None:
     """The voxels that are sent are those of the click, and what is drawn is what was answered."""
     if name not in pacs.series:
         pytest.skip("There are no real images beside the repository; set BAPS_REAL_DATA.")

@@ -32,12 +32,16 @@ from lib.label_info import LabelInfo, label_values, read_label_info
 from lib.pacs_labels import OrganLabel, StoredSegment, keep_segments, kept_segment, stored_segments
 
 _NO_IMAGES = frozenset(
-    "SEG SR PR KO RTSTRUCT RTPLAN RTDOSE RTRECORD REG FID AU DOC ECG HD EPS PLAN M3D RWV SMR TEXTUREMAP ANN".split()
-)
+    ("SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "REG", "FID", "AU", "DOC", "ECG", "HD", "EPS",
+     "PLAN", "M3D", "RWV", "SMR", "TEXTUREMAP", "ANN")
+)  # fmt: skip
 """Modalities of what is no image, or none to click on."""
 
 _SHOWN = ("StudyDate", "StudyTime", "Modality", "RetrieveURL", "PatientID", "StudyInstanceUID")
 """What OHIF shows of an image that Next Sample offers."""
+
+_AS_STORED = (("application/dicom", "*"),)
+"""Compressed as it is: not every PACS can unpack all kinds, and those that cannot answer with an error."""
 
 _LISTED_FOR = 5.0
 """Seconds that a list of series is kept: every click asks whether its image is there."""
@@ -134,7 +138,8 @@ class PacsDatastore(DICOMWebDatastore):
         try:
             if not folder.exists():  # An object never changes.
                 with pacs_answers():
-                    dataset = self._client.retrieve_instance(segment.study, segment.series, segment.instance)
+                    where = segment.study, segment.series, segment.instance
+                    dataset = self._client.retrieve_instance(*where, media_types=_AS_STORED)
                 keep_segments(folder, dataset, read_volume(Path(self.get_image_uri(segment.image))))
         except OSError as error:
             raise _disk_full(error) from error
@@ -280,7 +285,8 @@ class PacsDatastore(DICOMWebDatastore):
                 fetched, whole = Path(parts) / "The series", Path(parts) / "volume.nii.gz"
                 fetched.mkdir()
                 with pacs_answers():
-                    for number, image in enumerate(self._client.iter_series(str(series.StudyInstanceUID), image_id)):
+                    images = self._client.iter_series(str(series.StudyInstanceUID), image_id, _AS_STORED)
+                    for number, image in enumerate(images):
                         name = f"image {image.get('InstanceNumber', '')}.dcm"  # As viewers and our sentences name it.
                         name = f"{number} {name}" if (fetched / name).exists() else name
                         image.save_as(fetched / name, write_like_original=False)

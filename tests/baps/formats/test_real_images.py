@@ -23,6 +23,7 @@ pytestmark = [
 ]
 TOTAL = ROOT / "totalsegmentator_example"
 DCMQI = ROOT / "dicom" / "dcmqi_ct3slice_liverseg"
+_SERIES = ("StudyInstanceUID", "SeriesInstanceUID")
 LIVER = 5
 """The value of the liver in the labels of TotalSegmentator."""
 
@@ -66,6 +67,10 @@ def test_segmentations_of_another_program_lie_where_dcmqi_puts_them(name: str, t
 def test_a_segmentation_of_a_real_series_is_sound(folder: Path, tmp_path: Path) -> None:
     image = read_volume(folder)
     headers = [pydicom.dcmread(file, stop_before_pixels=True) for file in folder.iterdir()]
+    for header in headers:
+        header.SOPClassUID = header.file_meta.MediaStorageSOPClassUID  # Some were emptied.
+        header.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID
+        header.StudyInstanceUID, header.SeriesInstanceUID = (header.get(name) or "1.2.3" for name in _SERIES)
     masks = {"bone": image.voxels > 200, "soft tissue": (image.voxels > 0) & (image.voxels < 250)}
     slices = {name: frozenset(np.flatnonzero(mask.any((0, 1))).tolist()) for name, mask in masks.items()}
     made = write_segmentation(headers, image, masks, slices, datetime.now(timezone.utc), by_model=True)
