@@ -32,12 +32,13 @@ function layOnImages(dataset, segmentationId) {
   return dataset;
 }
 
-/** Tell of every answer of MONAI Label that is a refusal or has something to say beside its mask. */
+/** Tell of every answer to what a user asked of MONAI Label that is a refusal or has something to say beside its mask. */
 function onAnswer(tell) {
-  const send = XMLHttpRequest.prototype.send;
-  XMLHttpRequest.prototype.send = function (...given) {
+  const open = XMLHttpRequest.prototype.open;
+  XMLHttpRequest.prototype.open = function (method, ...given) {
     this.addEventListener('load', () => {
-      if (!/\/(infer|train|activelearning|datastore)\//.test(this.responseURL)) {
+      // The panel looks by itself whether a training runs: by GET, and an error where none does.
+      if (method.toUpperCase() === 'GET' || !/\/(infer|train|activelearning|datastore)\//.test(this.responseURL)) {
         return;
       }
       const notes = this.getResponseHeader('X-BAPS-Notes');
@@ -49,7 +50,7 @@ function onAnswer(tell) {
         tell(decodeURIComponent(notes), 'info');
       }
     });
-    return send.apply(this, given);
+    return open.call(this, method, ...given);
   };
 }
 

@@ -217,4 +217,4 @@ def coloured(picture: NDArray[np.uint8], place: Place) -> NDArray[np.bool_]:
     left, _, right, _ = (round(edge) for edge in place.frame)
     top, bottom = round(place.y) - 200, round(place.y) + 200
     inside = picture[top:bottom, left + 30 : right - 25].astype(int)
-    return np.ptp(inside, axis=-1) > 25
+    return np.ptp(inside, axis=-1) > 10

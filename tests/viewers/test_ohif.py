@@ -75,6 +75,7 @@ def test_a_click_shows_a_mask_under_it(viewer: Ohif, pacs: Pacs, name: str, orie
     found = viewer.run()
     after = viewer.look_for_overlay(f"{name}-after", place, before)
     assert found.status == 200
+    assert viewer.page.get_by_text("No Train Tasks").count() == 0  # That was never asked for.
     (sent,) = found.asked["foreground"]
     assert np.abs(np.array(sent) - voxel).max() <= 1
     assert sent[2] == voxel[2]
