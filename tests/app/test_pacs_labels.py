@@ -182,3 +182,25 @@ def test_drafts_stay_on_this_machine(pacs: tuple[str, Series], tmp_path: Path) -
     kept = store.get_label_uri(series.uid, "original")
     np.testing.assert_array_equal(np.asarray(nibabel.load(kept).dataobj), series.labels)
     assert not [one for one in store._series().values() if one.Modality == "SEG"]
+
+
+def test_clicks_do_not_ask_the_pacs_each_time_and_a_viewers_export_counts_at_once(
+    pacs: tuple[str, Series], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, series = pacs
+    store = open_pacs(address)
+    store.status()
+    with monkeypatch.context() as patched:
+        patched.setattr(store._client, "search_for_series", None)
+        store.status()
+        assert series.uid in store.list_images()
+    image, spleen = read_volume(Path(store.get_image_uri(series.uid))), series.labels == 2
+    slices = {"spleen": frozenset(np.flatnonzero(spleen.any((0, 1))).tolist())}
+    made = write_segmentation(_headers(tmp_path), image, {"spleen": spleen}, slices, datetime.now(timezone.utc))
+    made.save_as(tmp_path / "seg.dcm")
+    body = (
+        b"--part\r\nContent-Type: application/dicom\r\n\r\n" + (tmp_path / "seg.dcm").read_bytes() + b"\r\n--part--\r\n"
+    )
+    headers = {"content-type": 'multipart/related; type="application/dicom"; boundary=part'}
+    assert store.forward("POST", "wado", "studies", headers, body).status_code == 200
+    assert store.status()["completed"] == 1

@@ -63,6 +63,7 @@ def _of_pacs(
     """As ``labelled_cases``; each organ of an image has a file of its own."""
     cases: dict[str, list[Case]] = {name: [] for name in labels}
     left_out: dict[str, str] = {}
+    datastore.forget_list()
     for image_id, segments in sorted(datastore.newest_segments().items()):
         if not set(segments) & set(labels):
             left_out[image_id] = f"Its segments {', '.join(segments)} are no labels of this site: {', '.join(labels)}."

@@ -30,6 +30,7 @@ from baps.replacing import replacing
 from baps.volume import Volume
 from lib.label_info import LabelInfo, label_values, read_label_info
 from lib.pacs_labels import OrganLabel, StoredSegment, keep_segments, kept_segment, stored_segments
+from lib.whole_list import WholeList
 
 _NO_IMAGES = frozenset(
     ("SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "REG", "FID", "AU", "DOC", "ECG", "HD", "EPS",
@@ -44,7 +45,7 @@ _AS_STORED = (("application/dicom", "*"),)
 """Compressed as it is: not every PACS can unpack all kinds, and those that cannot answer with an error."""
 
 _LISTED_FOR = 5.0
-"""Seconds that a list of series is kept: every click asks whether its image is there."""
+"""Seconds that a list of series is kept: every click asks whether its image is there, and how many are labelled."""
 
 _TIMEOUT = (5.0, 60.0)
 """Seconds to connect, and between two parts of an answer."""
@@ -64,7 +65,7 @@ class _Transport(HTTPAdapter):
         return super().send(request, **given)
 
 
-class PacsDatastore(DICOMWebDatastore):
+class PacsDatastore(WholeList, DICOMWebDatastore):
     """MONAI Label's own, with its faults mended: images of all modalities, nothing half fetched, no stale counts.
 
     Args:
@@ -94,8 +95,7 @@ class PacsDatastore(DICOMWebDatastore):
         return [uid for uid, series in self._series().items() if series.get("Modality") not in _NO_IMAGES]
 
     def newest_segments(self) -> dict[str, dict[str, StoredSegment]]:
-        """By image and label the newest segment that a person drew or confirmed; the PACS is asked anew."""
-        self.forget_list()
+        """By image and label the newest segment that a person drew or confirmed."""
         images = set(self.list_images())
         series = [one for one in self._series().values() if one.get("Modality") == "SEG"]
         found = [segment for one in series for segment in self._described(one)]
@@ -115,7 +115,7 @@ class PacsDatastore(DICOMWebDatastore):
         return self._known[key]
 
     def forget_list(self) -> None:
-        """Ask the PACS anew what it has: something was stored there."""
+        """Ask the PACS anew what it has: something was, or may have been, stored there."""
         self._listed = (-_LISTED_FOR, {})
 
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
@@ -151,6 +151,7 @@ class PacsDatastore(DICOMWebDatastore):
         Raises:
             InputError, BapsError: as ``organ``.
         """
+        self.forget_list()
         newest = self.newest_segments().get(image_id, {}).get(organ)
         if newest is None:
             return np.zeros(image.shape, np.uint8), read_label_info({})
@@ -177,6 +178,7 @@ class PacsDatastore(DICOMWebDatastore):
             raise InputError(f"The values {nameless} of the label have no name. Name every segment. Nothing was saved.")
         masks = {name: mask for name, value in values.items() if (mask := voxels == value).any()}
         slices = {name: (info.covers or {}).get(name, frozenset()) for name in masks}
+        self.forget_list()
         earlier = [segment.when for segment in self.newest_segments().get(image_id, {}).values()]
         now = datetime.now().astimezone()
         # A clock that runs ahead, the browser's say, must not hide what is saved now.
@@ -255,8 +257,12 @@ class PacsDatastore(DICOMWebDatastore):
             kind, self._client.stow_url_prefix if kind == "stow" else None
         )
         address = "/".join(part for part in (self._client.base_url, prefix, path) if part)
-        with pacs_answers():
-            return self._client._session.request(method, address, headers=dict(headers), data=body, stream=True)
+        try:
+            with pacs_answers():
+                return self._client._session.request(method, address, headers=dict(headers), data=body, stream=True)
+        finally:
+            if method == "POST":
+                self.forget_list()
 
     def patient(self, image_id: str) -> str | None:
         """The PatientID of an image that was fetched."""

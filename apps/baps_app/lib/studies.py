@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +29,12 @@ from baps.formats import (
 from baps.replacing import replacing
 from baps.volume import Volume
 from lib.label_info import LabelInfo, read_label_info
+from lib.whole_list import WholeList
 
 CONVERTED = ".converted"
 
 
-class StudiesDatastore(LocalDatastore):
+class StudiesDatastore(WholeList, LocalDatastore):
     """MONAI Label's own, which knows files alone. A DICOM series is handed out as NIfTI, as the host does for a PACS.
 
     The NIfTI file lies in ``.converted`` and is made when the series is first asked for, and again when it has changed.
@@ -110,13 +110,6 @@ class StudiesDatastore(LocalDatastore):
         if not earlier or not Path(earlier).is_file():
             return np.zeros(image.shape, np.uint8), read_label_info({})
         return read_labels(Path(earlier), image), read_label_info(self.get_label_info(image_id, tag) or {})
-
-    def _update_datastore_file(self, lock: bool = True) -> None:
-        """The list of images and labels, replaced when the new one is whole."""
-        with FileLock(self._lock_file) if lock else nullcontext():
-            with replacing(Path(self._datastore_config_path)) as partial:
-                partial.write_text(json.dumps(self._datastore.model_dump(exclude={"base_path"}), indent=2, default=str))
-            self._config_ts = Path(self._datastore_config_path).stat().st_mtime
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         """As the host's. Of a series it is the NIfTI file that the viewers are told to load."""
