@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.uid import EnhancedCTImageStorage
 
 from baps.errors import InputError
 from baps.formats import read_volume
@@ -239,3 +240,47 @@ def test_slices_that_do_not_make_the_volume_are_refused(ct: tuple[Path, list[Dat
     masks = _balls(image)
     with pytest.raises(InputError, match="has 23 slices, its volume 24"):
         write_segmentation(headers[1:], image, masks, _marked(masks), WHEN)
+
+
+def test_a_multi_frame_image_and_its_segmentation(ct: tuple[Path, list[Dataset], Volume]) -> None:
+    """Frames in the order of K or against it; the mask of every frame goes with the frame."""
+    _, headers, image = ct
+    masks = _balls(image)
+    along = sorted(headers, key=lambda header: float(header.ImagePositionPatient[2]))
+    for order in (along, along[::-1]):
+        made = write_segmentation([_multi_frame(order)], image, masks, _marked(masks), WHEN)
+        for segment in read_segmentation(made, image).values():
+            np.testing.assert_array_equal(segment.mask, masks[segment.name])
+
+
+def _multi_frame(headers: list[Dataset]) -> Dataset:
+    """The series as one enhanced CT image."""
+    first, frames = headers[0], []
+    enhanced = Dataset()
+    enhanced.update({element.tag: element for element in first if element.keyword not in _OF_FRAMES})
+    enhanced.SOPClassUID, enhanced.SOPInstanceUID = EnhancedCTImageStorage, "1.2.3.4"
+    enhanced.NumberOfFrames = len(headers)
+    for header in headers:
+        frame, position = Dataset(), Dataset()
+        position.ImagePositionPatient = header.ImagePositionPatient
+        frame.PlanePositionSequence = [position]
+        frames.append(frame)
+    shared, orientation, measures = Dataset(), Dataset(), Dataset()
+    orientation.ImageOrientationPatient = first.ImageOrientationPatient
+    measures.PixelSpacing, measures.SliceThickness = first.PixelSpacing, first.SliceThickness
+    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [orientation], [measures]
+    enhanced.SharedFunctionalGroupsSequence, enhanced.PerFrameFunctionalGroupsSequence = [shared], frames
+    return enhanced
+
+
+_OF_FRAMES = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness")
+
+
+def test_images_without_a_place_have_no_segmentation(ct: tuple[Path, list[Dataset], Volume]) -> None:
+    _, headers, image = ct
+    film = _multi_frame(headers)
+    del film.SharedFunctionalGroupsSequence
+    masks = _balls(image)
+    for sources in ([film], [Dataset()] * image.shape[2]):
+        with pytest.raises(InputError, match="No DICOM segmentation can be made for this series"):
+            write_segmentation(sources, image, masks, _marked(masks), WHEN)

@@ -124,22 +124,25 @@ def write_segmentation(
     Raises:
         InputError: if the images do not make the volume, or lack what a SEG needs.
     """
-    places = [(source, affine) for source in sources for affine in _frame_affines(source)]
-    if len(places) != image.shape[2]:
-        raise InputError(f"The series has {len(places)} slices, its volume {image.shape[2]}. Fetch the series again.")
-    indices = [_index(affine, image) for _, affine in places]
-    same = len(set(slices.values())) == 1
-    wanted = set().union(*slices.values())
-    if len(sources) > 1:
-        chosen = [(source, k) for (source, _), k in zip(places, indices, strict=True) if k in wanted]
-        sources, indices = [source for source, _ in chosen], [k for _, k in chosen]
-    else:
-        same = same and wanted == set(indices)
-    pixels = np.stack([mask[:, :, indices].transpose(2, 1, 0) for mask in masks.values()], -1).astype(np.uint8)
     try:
+        places = [(source, affine) for source in sources for affine in _frame_affines(source)]
+        if len(places) != image.shape[2]:
+            raise InputError(
+                f"The series has {len(places)} slices, its volume {image.shape[2]}. Fetch the series again."
+            )
+        indices = [_index(affine, image) for _, affine in places]
+        same = len(set(slices.values())) == 1
+        wanted = set().union(*slices.values())
+        if len(sources) > 1:
+            chosen = [(source, k) for (source, _), k in zip(places, indices, strict=True) if k in wanted]
+            sources, indices = [source for source, _ in chosen], [k for _, k in chosen]
+        else:
+            same = same and wanted == set(indices)
         segmentation = Segmentation(
             source_images=sources,
-            pixel_array=pixels,
+            pixel_array=np.stack([mask[:, :, indices].transpose(2, 1, 0) for mask in masks.values()], -1).view(
+                np.uint8
+            ),
             segmentation_type=SegmentationTypeValues.BINARY,
             segment_descriptions=[_description(n, name, by_model) for n, name in enumerate(masks, start=1)],
             series_instance_uid=UID(),
