@@ -45,7 +45,11 @@ def said_and_mask(answer: requests.Response, folder: Path) -> tuple[dict[str, An
 def test_the_viewers_take_it_for_a_model_of_clicks_whose_reply_is_the_whole_segment(server: Site) -> None:
     model = requests.get(f"{server.address}/info/", timeout=60).json()["models"]["whole_organ"]
     assert (model["type"], model["dimension"], model["labels"]) == ("deepgrow", 3, [])
-    assert model["config"] == {"seconds": 60, "adapter": ["as clicked", "spleen", "liver"]}
+    assert model["config"] == {
+        "seconds": 60,
+        "adapter": ["as clicked", "spleen", "liver"],
+        "save_as": ["do not save", "spleen", "liver"],
+    }
 
 
 def test_slicer_sends_points_without_a_slice_and_gets_the_organ_in_the_images_frame(
@@ -220,3 +224,22 @@ def test_a_job_ends_when_the_client_leaves(tall: Site) -> None:
 def test_other_pages_may_not_cancel(tall: Site) -> None:
     answer = requests.delete(f"{tall.address}/progress/any", headers={"Origin": "http://elsewhere"}, timeout=30)
     assert answer.status_code == 403
+
+
+def test_the_organ_is_saved_whole_and_replaced_whole(own_server: Site) -> None:
+    """What was cut short by the time replaces no slice that it did not come to."""
+    click = {"foreground": [spleen_click("ct_01")], "label": "spleen", "save_as": "spleen"}
+    address = f"{own_server.address}/infer/whole_organ?image=ct_01&output=json"
+
+    def saved(**others: object) -> tuple[list[str], set[int]]:
+        reply = requests.post(address, data={"params": json.dumps({**click, **others})}, timeout=120).json()
+        label = nibabel.load(own_server.studies / "labels" / "final" / "ct_01.nii.gz")
+        return reply["notes"], set(np.flatnonzero(np.asarray(label.dataobj).any((0, 1))).tolist())
+
+    notes, slices = saved()
+    assert "Saved as spleen." in notes
+    assert len(slices) > 1
+    notes, again = saved(seconds=1e-6)
+    assert any("were spent" in note for note in notes)
+    assert "It was saved as spleen before." in notes
+    assert again == slices
