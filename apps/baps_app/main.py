@@ -98,7 +98,7 @@ class BapsApp(MONAILabelApp):
             "baps": PromptedInfer(self.segmenter, labels, save["baps"], adapted=True),
             "zero_shot": PromptedInfer(self.segmenter, labels, save["zero_shot"], adapted=False),
             "whole_organ": WholeOrganInfer(self.segmenter, labels, save["whole_organ"], self.jobs),
-            "scribbles": ScribblesInfer(self.segmenter, labels, save["scribbles"]),
+            "scribbles": ScribblesInfer(self.segmenter, labels, save["scribbles"], self.jobs),
         }
 
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> Any:
@@ -156,7 +156,7 @@ class BapsApp(MONAILabelApp):
         mask: NDArray[np.bool_],
         slices: Collection[int],
         author: str,
-    ) -> bool:
+    ) -> str:
         """Save what a model shows, see ``lib.saving.save_shown``."""
         with self._saving:
             return lib.saving.save_shown(

@@ -65,6 +65,15 @@ _NOT_FOR_REQUESTS = ("image", "image_id", "model", "session", "save_label", "lab
 _FROM_PACS = ("content-type", "content-length", "content-encoding")
 """Headers of the PACS that a viewer needs."""
 
+_DICOMWEB = {
+    "GET": re.compile(r"((wado|qido|stow)/)?(studies|series|instances)(/[\w.,:-]+)*/?"),
+    "POST": re.compile(r"((wado|stow)/)?studies(/[\d.]+)?/?"),
+}
+"""What is passed on to the PACS: to search, to fetch, and to store. PACSs have more there, which deletes."""
+
+_MOST_BYTES = 512 << 20
+"""That a viewer may store in the PACS at once."""
+
 _ALLOWED = re.compile(
     r"(GET|HEAD) /($|info/?$|openapi\.json$|docs$|favicon\.ico$|static/|ohif|datastore/|train/|session/|progress/)"
     r"|(GET|HEAD) /(proxy/dicom/|auth/)"
@@ -90,7 +99,7 @@ def checked_name(value: str, what: str) -> str:
 def _object(text: str, what: str) -> dict[str, Any]:
     try:
         value = json.loads(text or "{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{what} is no valid JSON: {error}. Send an object such as {{}}.") from None
     if not isinstance(value, dict):
         raise InputError(f"{what} must be a JSON object, not {type(value).__name__}.")
@@ -133,6 +142,11 @@ def _run_infer(
     if given.get("save_label"):
         raise InputError("A mask is saved under a name: give save_as, one of the site's labels, instead of save_label.")
     wanted = {k: v for k, v in given.items() if k not in _NOT_FOR_REQUESTS}
+    if output == host_infer.ResultType.dicom_seg:
+        raise InputError("Masks are given as NRRD. To store one as DICOM SEG, give save_as, a label of the site.")
+    for uploaded in (file, label):
+        if uploaded is not None:
+            _suffix(uploaded)
     if not (image or session_id or file):
         raise InputError("The request names no image. Give image, session_id or a file.")
     if instance._infers[model].type == InferType.SCRIBBLES:
@@ -159,7 +173,7 @@ def _run_infer(
     if isinstance(answer, Response):
         whole = time.perf_counter() - begun
         answer.headers["Server-Timing"] = f"model;dur={1000 * sum(spent):.1f}, total;dur={1000 * whole:.1f}"
-        answer.headers[NOTES] = quote(" ".join(notes))
+        answer.headers[NOTES] = quote(" ".join(notes)[:400])  # Proxies take headers of some kilobytes.
     return answer
 
 
@@ -195,6 +209,8 @@ def _add_image(image: str = "", params: str = Form("{}"), file: UploadFile = Fil
     """Add an image to a local datastore; one that is there is never replaced."""
     info = _object(params, "params")
     datastore = app_instance().datastore()
+    if hasattr(datastore, "forward"):
+        raise InputError("The images of this server are those of its PACS. Send yours to the PACS.")
     with _received(file) as path:
         suffix = _suffix(file)
         name = checked_name(image or Path(file.filename or "").name.removesuffix(suffix), "image")
@@ -266,7 +282,12 @@ def _configure_ohif() -> Response:
 
 
 async def _body(request: Request) -> bytes:
-    return await request.body()
+    content = bytearray()
+    async for part in request.stream():
+        content += part
+        if len(content) > _MOST_BYTES:
+            raise InputError(f"More than {_MOST_BYTES >> 20} MB cannot be sent through this server.")
+    return bytes(content)
 
 
 def _forward_to_pacs(request: Request, path: str, body: bytes = Depends(_body)) -> Response:
@@ -274,6 +295,8 @@ def _forward_to_pacs(request: Request, path: str, body: bytes = Depends(_body)) 
     forward = getattr(app_instance().datastore(), "forward", None)
     if forward is None:
         raise NotFoundError("This server serves a folder of studies; there is no PACS behind it.")
+    if not _DICOMWEB[request.method].fullmatch(path):
+        raise InputError("That is no request that OHIF makes of a PACS; it is not passed on.")
     kind, _, rest = path.partition("/")
     kind, rest = (kind, rest) if kind in ("wado", "qido", "stow") else ("", path)
     kind = "wado" if rest.endswith("metadata") else kind  # OHIF asks for metadata where it searches.

@@ -47,7 +47,7 @@ def test_the_login_is_read_from_a_private_file(tmp_path: Path) -> None:
 
 def test_without_a_file_it_is_that_of_the_environment() -> None:
     said = dict(zip(ACCOUNT, ("baps", SECRET), strict=True))
-    assert read_login(None, said).account == ("baps", SECRET)
+    assert read_login(None, said).account == (b"baps", SECRET.encode())
     assert read_login(None, {ACCOUNT[0]: "baps"}).account is None
 
 
@@ -127,4 +127,16 @@ def test_the_server_logs_in_and_so_do_viewers_through_it(tmp_path: Path, monkeyp
             assert none.json() == []
             assert requests.get(f"{server}/info/", timeout=60).json()["datastore"]["total"] == 1
             assert SECRET not in " ".join(process.cmdline())
+            for method, path in (
+                ("POST", "wado/studies/1.2/reject/113001%5EDCM"),
+                ("POST", "servers/x/get"),
+                ("GET", "servers"),
+                ("GET", "wado/studies/..;/system"),
+            ):
+                refused = requests.request(method, f"{server}/proxy/dicom/{path}", timeout=30)
+                assert refused.status_code == 400, path
+                assert "not passed on" in refused.json()["detail"]
+            planted = {"file": ("1.2.3.nii.gz", b"x")}
+            added = requests.put(f"{server}/datastore/image?image=1.2.3", files=planted, timeout=30)
+            assert (added.status_code, "those of its PACS" in added.json()["detail"]) == (400, True)
         assert SECRET not in log.read_text()

@@ -38,7 +38,7 @@ def _disc(image: Volume, k: int, width: int = 5) -> NDArray[np.bool_]:
     return mask
 
 
-def _save(studies: Path, organ: str, mask: NDArray[np.bool_], slices: list[int]) -> bool:
+def _save(studies: Path, organ: str, mask: NDArray[np.bool_], slices: list[int]) -> str:
     found, image = _open(studies)
     return save_shown(found, studies / "labels-replaced", LABELS, "ct_01", image, organ, mask, slices, "baps", "anna")
 
@@ -77,7 +77,7 @@ def test_the_same_is_not_saved_twice(studies: Path) -> None:
     assert _save(studies, "kidney", _disc(image, 3), [3])
     file = studies / "labels" / "final" / "ct_01.nii.gz"
     before = file.stat().st_mtime_ns
-    assert not _save(studies, "kidney", _disc(image, 3), [3])
+    assert _save(studies, "kidney", _disc(image, 3), [3]) == "It was saved as kidney before."
     assert file.stat().st_mtime_ns == before
     assert not (studies / "labels-replaced").exists()
 
@@ -152,3 +152,31 @@ def test_nothing_is_saved_unless_it_is_chosen(server: Site) -> None:
     for option in ({}, {"save_as": ["do not save", "spleen"]}, {"save_as": ""}):
         assert _infer(server, "ct_01", **option).status_code == 200
     assert server.client.info()["datastore"]["completed"] == 0
+
+
+def test_other_organs_lose_no_voxel(studies: Path) -> None:
+    _, image = _open(studies)
+    _save(studies, "liver", _disc(image, 3), [3])
+    wide = _disc(image, 3, width=8)
+    assert _save(studies, "kidney", wide, [3]) == "Saved as kidney, but for 20 voxels that are marked as other organs."
+    np.testing.assert_array_equal(_saved(studies), np.where(_disc(image, 3), 1, np.where(wide, 9, 0)))
+    with pytest.raises(InputError, match="lies in other organs"):
+        _save(studies, "spleen", wide, [3])
+
+
+def test_a_label_that_covers_all_goes_on_to_cover_all(studies: Path) -> None:
+    """One that was laid there by hand does not say what it covers."""
+    _, image = _open(studies)
+    (studies / "labels" / "final").mkdir(parents=True, exist_ok=True)
+    write_nifti(studies / "labels" / "final" / "ct_01.nii.gz", Volume(_disc(image, 3).astype(np.uint8), image.affine))
+    _save(studies, "liver", _disc(image, 5), [5])
+    _save(studies, "spleen", _disc(image, 7), [7])
+    cases, _ = labelled_cases(_open(studies)[0], LABELS, {})
+    assert [case.covered for name in ("liver", "spleen") for case in cases[name]] == [None, {7}]
+
+
+def test_a_long_name_of_an_author_spoils_nothing(studies: Path) -> None:
+    found, image = _open(studies)
+    given = (LABELS, "ct_01", image, "spleen", _disc(image, 3), [3], "baps", "a" * 300)
+    save_shown(found, None, *given)
+    assert [len(cases) for cases in labelled_cases(_open(studies)[0], LABELS, {})[0].values()] == [0, 1, 0]

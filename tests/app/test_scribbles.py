@@ -18,6 +18,7 @@ from baps.blackbox import BlackBox
 from baps.errors import InputError, NotFoundError
 from baps.formats import write_nifti, write_nrrd
 from baps.geometry import Plane
+from baps.jobs import Jobs
 from baps.output_head import OutputHead
 from baps.scribbles import keep_strokes, strokes_to_prompt
 from baps.segmenter import Segmenter
@@ -43,14 +44,14 @@ class Painting:
         write_nifti(self.image, volume)
         self.segmenter = Segmenter(black_box, AdapterStore(folder / "adapters"))
         self.saved: list[tuple[Any, ...]] = []
-        self.task = ScribblesInfer(lambda: self.segmenter, {"ball": 1}, self._save)
+        self.task = ScribblesInfer(lambda: self.segmenter, {"ball": 1}, self._save, Jobs())
         self.labels = np.zeros(volume.shape, np.uint8)
         self.labels[18:22, 18, (5, 6)] = 4
         self.labels[3:9, 3, (6, 8)] = 3
 
-    def _save(self, *given: Any) -> bool:
+    def _save(self, *given: Any) -> str:
         self.saved.append(given)
-        return True
+        return "Saved as ball."
 
     def ask(self, **params: Any) -> tuple[NDArray[np.uint8], dict[str, Any]]:
         """The reply's mask and words."""

@@ -366,3 +366,19 @@ def test_the_stock_server_runs_the_app_and_warns(tmp_path: Path) -> None:
         assert "takes paths from requests unchecked" in server.log.read_text()
     finally:
         running.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("path", "sent", "said"),
+    [
+        ("/infer/baps?image=ct_01", {"data": {"params": "[" * 100_000}}, "no valid JSON"),
+        ("/infer/scribbles?image=ct_01", {"files": {"label": ("a.bin", b"x")}}, "one of the kinds"),
+        ("/infer/scribbles?image=ct_01", {"files": {"label": ("a." + "x" * 300, b"x")}}, "one of the kinds"),
+        ("/infer/baps?image=ct_01&output=dicom_seg", {"data": {"params": '{"label_info": []}'}}, "save_as"),
+        ("/proxy/dicom/qido/studies", {}, "no PACS"),
+    ],
+)
+def test_odd_requests_are_answered_with_a_sentence(server: Site, path: str, sent: dict[str, object], said: str) -> None:
+    reply = post(server, path, **sent)
+    assert reply.status_code in (400, 404)
+    assert said in reply.json()["detail"]

@@ -243,3 +243,19 @@ def test_the_organ_is_saved_whole_and_replaced_whole(own_server: Site) -> None:
     assert any("were spent" in note for note in notes)
     assert "It was saved as spleen before." in notes
     assert again == slices
+
+
+def test_what_lies_outside_a_box_keeps_its_label(own_server: Site) -> None:
+    i, j, k = spleen_click("ct_01")
+    address = f"{own_server.address}/infer/{{}}?image=ct_01&output=json"
+
+    def save(model: str, **params: object) -> set[int]:
+        said = {"params": json.dumps({"label": "spleen", "save_as": "spleen", **params})}
+        assert requests.post(address.format(model), data=said, timeout=120).status_code == 200
+        label = nibabel.load(own_server.studies / "labels" / "final" / "ct_01.nii.gz")
+        return set(np.flatnonzero(np.asarray(label.dataobj).any((0, 1))).tolist())
+
+    assert save("zero_shot", foreground=[[i, j, k + 4]]) == {k + 4}
+    saved = save("whole_organ", foreground=[[i, j, k]], roi=[0, 127, 0, 127, k - 1, k + 1])
+    assert k + 4 in saved
+    assert saved - {k + 4} <= {k - 1, k, k + 1}

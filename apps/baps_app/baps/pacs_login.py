@@ -29,9 +29,9 @@ class Login(BaseModel):
     ca: FilePath | None = None
 
     @property
-    def account(self) -> tuple[str, str] | None:
-        """User and password, or None where they are not both there."""
-        return (self.user, self.password) if self.user and self.password else None
+    def account(self) -> tuple[bytes, bytes] | None:
+        """User and password for HTTP, or None where they are not both there."""
+        return (self.user.encode(), self.password.encode()) if self.user and self.password else None
 
 
 def read_login(file: Path | None, environment: Mapping[str, str] = os.environ) -> Login:

@@ -17,6 +17,9 @@ from .errors import InputError
 
 DEFAULT_ADAPTERS = Path(__file__).resolve().parents[1] / "model" / "adapters"
 
+_MOST_LETTERS = 64
+"""Of a label: what DICOM keeps of it."""
+
 _HOST_KEYS = {"server_mode", "models", "preload"}
 """What MONAI Label itself puts among the --conf pairs; not ours."""
 
@@ -188,6 +191,8 @@ def parse_labels(value: object) -> dict[str, int]:
         name = name.strip()
         if not name or name in labels:
             raise InputError(f"Labels need different names that are not empty, as in spleen,liver; got {value!r}.")
+        if len(name) > _MOST_LETTERS or "\\" in name:
+            raise InputError(f"A label has at most {_MOST_LETTERS} letters and no backslash, for DICOM; got {name!r}.")
         try:
             labels[name] = int(str(number))
         except ValueError:

@@ -136,5 +136,13 @@ def _notes(answers: Mapping[int, Segmentation], between: Sequence[int], memory_l
 
 
 def name_slices(indices: Sequence[int]) -> str:
-    """For a sentence."""
-    return f"slice{'' if len(indices) == 1 else 's'} {', '.join(map(str, indices))}"
+    """For a sentence; three neighbours or more as a range."""
+    found: list[tuple[int, int]] = []
+    for index in sorted(indices):
+        first, last = found.pop() if found and found[-1][1] == index - 1 else (index, index)
+        found.append((first, max(last, index)))
+    ranges = [
+        f"{first} to {last}" if last - first > 1 else ", ".join(map(str, sorted({first, last})))
+        for first, last in found
+    ]
+    return f"slice{'' if len(indices) == 1 else 's'} {', '.join(ranges)}"

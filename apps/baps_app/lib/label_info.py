@@ -11,6 +11,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from baps.errors import InputError
 
+MOST_LETTERS = 200
+"""Of the name of an author or a model."""
+
 
 def _none_is_empty(value: Any) -> Any:
     return [] if value is None else value
@@ -20,7 +23,7 @@ class Segment(BaseModel):
     """One segment of a labelmap."""
 
     name: str = Field(min_length=1, max_length=100)
-    idx: int = Field(ge=0)
+    idx: int = Field(ge=0, le=65535)
 
 
 class LabelInfo(BaseModel):
@@ -38,8 +41,8 @@ class LabelInfo(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     label_info: Annotated[list[Segment], BeforeValidator(_none_is_empty)] = Field(default_factory=list)
-    author: str = Field("", max_length=200)
-    model: str = Field("", max_length=200)
+    author: str = Field("", max_length=MOST_LETTERS)
+    model: str = Field("", max_length=MOST_LETTERS)
     confirmed: bool = True
     slices: list[Annotated[int, Field(ge=0)]] | None = None
     covers: dict[str, frozenset[int]] | None = None
@@ -77,8 +80,11 @@ def read_label_info(given: Mapping[str, Any]) -> LabelInfo:
 
 
 def label_values(info: LabelInfo, labels: Mapping[str, int]) -> dict[str, int]:
-    """Which value means which label in one labelmap: what was said when it was saved, else the site's own numbers."""
-    return {segment.name: segment.idx for segment in info.label_info} or dict(labels)
+    """Which value means which label in one labelmap: what was said when it was saved, else the site's own numbers.
+
+    0 is what is marked as nothing, whatever it is called.
+    """
+    return {segment.name: segment.idx for segment in info.label_info if segment.idx} or dict(labels)
 
 
 def covered_slices(

@@ -70,10 +70,12 @@ def _of_pacs(
         for name in sorted(set(segments) & set(labels)):
             try:
                 image = Path(datastore.get_image_uri(image_id))
-                organ = datastore.organ(segments[name])
+                organ = datastore.organ(image_id, segments[name])
             except BapsError as error:
                 left_out[f"{image_id}, {name}"] = str(error)
                 continue
+            if organ.passed_over:
+                left_out[f"{image_id}, {name}, newer"] = f"{organ.passed_over[0]} An older label was taken."
             patient = datastore.patient(image_id) or patients.get(image_id) or image_id
             cases[name].append(Case(image, organ.file, 1, patient, organ.slices))
     return cases, left_out

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,13 +26,15 @@ from requests.adapters import HTTPAdapter
 
 from baps.errors import BapsError, InputError, NotFoundError
 from baps.formats import read_labels, read_patient, read_volume, write_nifti
-from baps.formats.dicom_seg import write_segmentation
+from baps.formats.dicom_seg import slice_depths, write_segmentation
 from baps.pacs_login import Login, read_login
 from baps.replacing import replacing
 from baps.volume import Volume
 from lib.label_info import LabelInfo, label_values, read_label_info
 from lib.pacs_labels import OrganLabel, StoredSegment, keep_segments, kept_segment, stored_segments
 from lib.whole_list import WholeList
+
+logger = logging.getLogger(__name__)
 
 _NO_IMAGES = frozenset(
     ("SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "REG", "FID", "AU", "DOC", "ECG", "HD", "EPS",
@@ -43,6 +47,9 @@ _SHOWN = ("StudyDate", "StudyTime", "Modality", "RetrieveURL", "PatientID", "Stu
 
 _AS_STORED = (("application/dicom", "*"),)
 """Compressed as it is: not every PACS can unpack all kinds, and those that cannot answer with an error."""
+
+_PAGE = 1000
+"""Series that are asked for at once."""
 
 _LISTED_FOR = 5.0
 """Seconds that a list of series is kept: every click asks whether its image is there, and how many are labelled."""
@@ -76,46 +83,65 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
     def __init__(self, client: DICOMwebClient, cache: str | None) -> None:
         client.set_http_retry_params(max_attempts=3, wait_exponential_multiplier=100)  # A user waits.
         self._listed: tuple[float, dict[str, Dataset]] = (-_LISTED_FOR, {})
-        self._refused: set[str] = set()
+        self._forgotten = 0
+        self._refused: dict[str, str] = {}
         self._known: dict[tuple[str, str], list[StoredSegment]] = {}
+        self._own: list[StoredSegment] = []
         super().__init__(client=client, search_filter={}, cache_path=cache)
 
     def _series(self) -> dict[str, Dataset]:
         """All series of the PACS by SeriesInstanceUID."""
         when, found = self._listed
         if time.monotonic() - when > _LISTED_FOR:
-            with pacs_answers():
-                answered = [Dataset.from_json(series) for series in self._client.search_for_series(get_remaining=True)]
-            found = {str(series.SeriesInstanceUID): series for series in answered}
-            self._listed = time.monotonic(), found
+            forgotten, found = self._forgotten, {}
+            while True:
+                with pacs_answers():
+                    told = self._client.search_for_series(limit=_PAGE, offset=len(found))
+                    page = {str(one.SeriesInstanceUID): one for one in map(Dataset.from_json, told)}
+                if page.keys() <= found.keys():  # The end; or the PACS gives the same page again and again.
+                    break
+                found |= page
+            if forgotten == self._forgotten:  # Else something was stored meanwhile.
+                self._listed = time.monotonic(), found
         return found
 
     def list_images(self) -> list[str]:
         """The series that are images."""
-        return [uid for uid, series in self._series().items() if series.get("Modality") not in _NO_IMAGES]
+        return _images(self._series())
 
-    def newest_segments(self) -> dict[str, dict[str, StoredSegment]]:
-        """By image and label the newest segment that a person drew or confirmed."""
-        images = set(self.list_images())
-        series = [one for one in self._series().values() if one.get("Modality") == "SEG"]
-        found = [segment for one in series for segment in self._described(one)]
-        newest: dict[str, dict[str, StoredSegment]] = {}
-        for segment in sorted(found, key=lambda segment: segment.when):
-            if segment.confirmed and segment.image in images:
-                newest.setdefault(segment.image, {})[segment.name] = segment
+    def newest_segments(self) -> dict[str, dict[str, list[StoredSegment]]]:
+        """By image and label what a person drew or confirmed, the newest first."""
+        series = self._series()
+        images = set(_images(series))
+        found = [segment for one in series.values() if one.get("Modality") == "SEG" for segment in self._described(one)]
+        found += [segment for segment in self._own if segment not in found]  # Not every PACS lists at once what it has.
+        newest: dict[str, dict[str, list[StoredSegment]]] = {}
+        for segment in sorted(found, key=lambda segment: segment.when, reverse=True):
+            image = next((uid for uid in segment.images if uid in images), None)
+            if segment.confirmed and image:
+                newest.setdefault(image, {}).setdefault(segment.name, []).append(segment)
         return newest
 
     def _described(self, series: Dataset) -> list[StoredSegment]:
-        """The segments of a series; asked again when it has more objects."""
-        key = str(series.SeriesInstanceUID), str(series.get("NumberOfSeriesRelatedInstances", ""))
-        if key not in self._known:
-            with pacs_answers():
-                told = self._client.retrieve_series_metadata(str(series.StudyInstanceUID), key[0])
-                self._known[key] = [one for header in told for one in stored_segments(Dataset.from_json(header))]
-        return self._known[key]
+        """What a series of SEG objects holds; asked again when it has more of them. A broken one holds nothing."""
+        uid, count = str(series.SeriesInstanceUID), str(series.get("NumberOfSeriesRelatedInstances", ""))
+        if count and (uid, count) in self._known:
+            return self._known[uid, count]
+        found: list[StoredSegment] = []
+        with pacs_answers():
+            try:
+                told = self._client.retrieve_series_metadata(str(series.StudyInstanceUID), uid)
+                found = [one for header in told for one in stored_segments(Dataset.from_json(header))]
+            except (requests.ConnectionError, requests.Timeout):
+                raise
+            except Exception as error:  # Of one object among many: gone meanwhile, or malformed.
+                logger.warning("The DICOM SEG series %s was passed over (%s).", uid, type(error).__name__)
+        self._known[uid, count] = found
+        return found
 
     def forget_list(self) -> None:
         """Ask the PACS anew what it has: something was, or may have been, stored there."""
+        self._forgotten += 1
         self._listed = (-_LISTED_FOR, {})
 
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
@@ -124,38 +150,66 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
 
     def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
         """The others, but for those that turned out to be no volume."""
-        labelled = self.newest_segments()
-        return [image for image in self.list_images() if image not in labelled and image not in self._refused]
+        labelled, series = self.newest_segments(), self._series()
+        return [
+            image
+            for image in _images(series)
+            if image not in labelled and self._refused.get(image) != _count(series[image])
+        ]
 
-    def organ(self, segment: StoredSegment) -> OrganLabel:
-        """The mask of a segment, fetched once: a file each, for organs may overlap.
+    def organ(self, image_id: str, segments: Sequence[StoredSegment]) -> OrganLabel:
+        """The mask of the newest of some segments of one label that can be used; fetched once.
 
         Raises:
-            InputError: if the object cannot be read, or lies elsewhere than its image.
+            InputError: if none can be read, or lies where the image does.
             BapsError: if the PACS does not answer, or the disk is full.
         """
-        folder = Path(self._datastore_path) / "segments" / segment.instance
+        errors: list[InputError] = []
+        for segment in segments:
+            try:
+                found = self._organ(image_id, segment)
+                return replace(found, passed_over=tuple(map(str, errors)))
+            except InputError as error:
+                errors.append(error)
+        raise errors[0]
+
+    def _organ(self, image_id: str, segment: StoredSegment) -> OrganLabel:
+        image = Path(self.get_image_uri(image_id))
+        # An object never changes; its image does while it is still being sent.
+        folder = Path(self._datastore_path) / "segments" / f"{segment.instance}-{_count(self._series()[image_id])}"
         try:
-            if not folder.exists():  # An object never changes.
+            if not folder.exists():
                 with pacs_answers():
                     where = segment.study, segment.series, segment.instance
                     dataset = self._client.retrieve_instance(*where, media_types=_AS_STORED)
-                keep_segments(folder, dataset, read_volume(Path(self.get_image_uri(segment.image))))
+                volume = read_volume(image)
+                keep_segments(folder, dataset, volume, slice_depths(self._headers(image_id), volume))
         except OSError as error:
             raise _disk_full(error) from error
-        return kept_segment(folder, segment)
+        return kept_segment(folder, segment.name)
+
+    def _headers(self, image_id: str) -> list[Dataset]:
+        """Of all images of a series, without pixels."""
+        with pacs_answers():
+            told = self._client.retrieve_series_metadata(str(self._series()[image_id].StudyInstanceUID), image_id)
+            return [Dataset.from_json(header) for header in told]
 
     def label_to_change(self, image_id: str, organ: str, image: Volume) -> tuple[NDArray[np.integer[Any]], LabelInfo]:
-        """The newest label of one organ, (I, J, K), for every SEG holds what was saved with it alone.
+        """The newest label of one organ, (I, J, K), for every SEG holds what was saved with it alone; zeros where none
+        can be used.
 
         Raises:
-            InputError, BapsError: as ``organ``.
+            BapsError: as ``organ``.
         """
         self.forget_list()
-        newest = self.newest_segments().get(image_id, {}).get(organ)
-        if newest is None:
+        segments = self.newest_segments().get(image_id, {}).get(organ, [])
+        try:
+            found = self.organ(image_id, segments) if segments else None
+        except InputError as error:  # They stay in the PACS; what is saved now is newer.
+            logger.warning("Earlier labels of an image were passed over: %s", error)
+            found = None
+        if found is None:
             return np.zeros(image.shape, np.uint8), read_label_info({})
-        found = self.organ(newest)
         info = {"label_info": [{"name": organ, "idx": 1}], "covers": {organ: sorted(found.slices)}}
         return read_labels(found.file, image), read_label_info(info)
 
@@ -179,19 +233,18 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         masks = {name: mask for name, value in values.items() if (mask := voxels == value).any()}
         slices = {name: (info.covers or {}).get(name, frozenset()) for name in masks}
         self.forget_list()
-        earlier = [segment.when for segment in self.newest_segments().get(image_id, {}).values()]
+        known = self.newest_segments().get(image_id, {})
+        earlier = [segment.when for segments in known.values() for segment in segments]
         now = datetime.now().astimezone()
         # A clock that runs ahead, the browser's say, must not hide what is saved now.
         when = max([now, *(made.astimezone() + timedelta(seconds=1) for made in earlier)])
-        series = self._series()[image_id]
-        with pacs_answers():
-            told = self._client.retrieve_series_metadata(str(series.StudyInstanceUID), image_id)
-            sources = [Dataset.from_json(header) for header in told]
+        sources = self._headers(image_id)
         made = write_segmentation(sources, image, masks, slices, when, info.author, bool(info.model))
         with pacs_answers():
             reply = self._client.store_instances([made])
         if reply.get("FailedSOPSequence"):
             raise BapsError("The PACS did not take the label. Nothing was saved; ask who runs the PACS why.")
+        self._own += stored_segments(made)
         self.forget_list()
         return image_id
 
@@ -214,7 +267,10 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         image = read_volume(Path(self.get_image_uri(label_id)))
         voxels = np.zeros(image.shape, np.uint8)
         for value, name in enumerate(sorted(segments), start=1):
-            voxels[read_labels(self.organ(segments[name]).file, image) > 0] = value
+            try:
+                voxels[read_labels(self.organ(label_id, segments[name]).file, image) > 0] = value
+            except InputError as error:
+                logger.warning("A label of an image was passed over: %s", error)
         target = Path(self._datastore.label_path(label_tag)) / f"{label_id}.nii.gz"
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -253,13 +309,12 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         Raises:
             BapsError: if the PACS does not answer.
         """
-        prefix = {"wado": self._client.wado_url_prefix, "qido": self._client.qido_url_prefix}.get(
-            kind, self._client.stow_url_prefix if kind == "stow" else None
-        )
-        address = "/".join(part for part in (self._client.base_url, prefix, path) if part)
+        client = self._client
+        prefixes = {"wado": client.wado_url_prefix, "qido": client.qido_url_prefix, "stow": client.stow_url_prefix}
+        address = "/".join(part for part in (client.base_url, prefixes.get(kind), path) if part)
         try:
             with pacs_answers():
-                return self._client._session.request(method, address, headers=dict(headers), data=body, stream=True)
+                return client._session.request(method, address, headers=dict(headers), data=body, stream=True)
         finally:
             if method == "POST":
                 self.forget_list()
@@ -279,11 +334,12 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         """
         folder = Path(self._datastore.image_path())
         target = folder / f"{image_id}.nii.gz"
-        if target.exists():
-            return str(target)
         series = self._series().get(image_id)
         if series is None:
             raise NotFoundError(f"The PACS has no series {image_id}. Choose one that Next Sample offers.")
+        count = _count(series)  # It grows while the series is still being sent.
+        if target.exists() and str(self.get_image_info(image_id).get("instances", count)) == count:
+            return str(target)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             # Beside the target, and renamed when it is whole.
@@ -299,10 +355,11 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
                 try:
                     write_nifti(whole, read_volume(fetched))
                 except InputError:
-                    self._refused.add(image_id)
+                    self._refused[image_id] = count
                     raise
                 info: dict[str, Any] = {name: str(series.get(name, "UNK")) for name in _SHOWN}
                 info |= {"SeriesInstanceUID": image_id, "ts": int(time.time()), "name": target.name}
+                info["instances"] = count
                 info["PatientID"] = read_patient(fetched) or info["PatientID"]  # Not every PACS lists it.
                 with FileLock(self._lock_file):
                     whole.replace(target)
@@ -329,6 +386,15 @@ def open_pacs(address: str, login: Login | None = None) -> PacsDatastore:
     )
     cache = settings.MONAI_LABEL_DICOMWEB_CACHE_PATH or settings.MONAI_LABEL_DATASTORE_CACHE_PATH
     return PacsDatastore(client, cache.strip() or None)
+
+
+def _images(series: Mapping[str, Dataset]) -> list[str]:
+    return [uid for uid, one in series.items() if one.get("Modality") not in _NO_IMAGES]
+
+
+def _count(series: Dataset) -> str:
+    """How many objects a series has, or "" where the PACS does not say."""
+    return str(series.get("NumberOfSeriesRelatedInstances") or "")
 
 
 def _disk_full(error: OSError) -> BapsError:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from baps.errors import BapsError, InputError, NotFoundError
 from baps.formats import read_labels, read_volume, write_nifti
 from baps.volume import Volume
-from lib.label_info import covered_slices, label_values, read_label_info
+from lib.label_info import MOST_LETTERS, covered_slices, label_values, read_label_info
 from lib.pacs import PacsDatastore
 from lib.studies import StudiesDatastore
 
@@ -66,7 +66,7 @@ def save_label(
         **info,
         # Said by name and value, whatever the site's own values will be one day.
         "label_info": info.get("label_info") or [{"name": name, "idx": value} for name, value in labels.items()],
-        "author": said.author or str(info.get("client_id") or ""),
+        "author": (said.author or str(info.get("client_id") or ""))[:MOST_LETTERS],
         "confirmed": said.confirmed,
         "covers": covers,
     }
@@ -84,8 +84,10 @@ def save_shown(
     slices: Collection[int],
     model: str,
     author: str = "",
-) -> bool:
+) -> str:
     """Save what a model shows and a person chose to keep; the organ's other slices and other organs stay as they are.
+
+    A labelmap holds one label a voxel: in a folder of studies, voxels of other organs are left out of the mask.
 
     Args:
         datastore, history, labels, image_id: as in ``save_label``.
@@ -97,7 +99,7 @@ def save_shown(
         author: who chose to keep it.
 
     Returns:
-        False if the label said so already; nothing is stored twice.
+        A sentence for who saved it. Nothing is stored twice.
 
     Raises:
         NotFoundError: if there is no such image.
@@ -111,24 +113,29 @@ def save_shown(
     if not isinstance(datastore, (StudiesDatastore, PacsDatastore)):
         raise InputError("Masks are saved to a folder of studies or a PACS only. Submit the label from the viewer.")
     voxels, info = datastore.label_to_change(image_id, organ, image)
+    if voxels.any() and not info.confirmed:
+        raise InputError("The label of this image was confirmed by nobody. Check and submit it before you add to it.")
     values = label_values(info, labels) if voxels.any() else {}
     taken = {0, *values.values(), *np.unique(voxels).tolist()}
     value = values.setdefault(organ, max(taken) + 1 if labels[organ] in taken else labels[organ])
     before, where = voxels == value, sorted(slices)
-    after = before.copy()
-    after[:, :, where] = mask[:, :, where]
+    wanted = before.copy()
+    wanted[:, :, where] = mask[:, :, where]
+    after = wanted & ((voxels == 0) | before)
     if not after.any():
-        raise InputError(f"The mask of {organ} is empty. Click on the organ first. Nothing was saved.")
-    if before.any() and info.confirmed and np.array_equal(before, after):
-        return False
+        raise InputError(f"The mask of {organ} is empty, or lies in other organs. Nothing was saved.")
+    left_out = int(wanted.sum() - after.sum())
+    but = f", but for {left_out} voxels that are marked as other organs" if left_out else ""
+    if np.array_equal(before, after):
+        return f"It was saved as {organ} before{but}."
     voxels = np.where(after, value, np.where(before, 0, voxels))
     kind = np.uint8 if voxels.min() >= 0 and voxels.max() <= 255 else np.int32
     covers = {name: sorted(found) for name, found in (info.covers or {}).items()}
-    marked = np.flatnonzero(before.any((0, 1))).tolist()
-    covers[organ] = sorted({*covers.get(organ, marked), *where})
+    if organ in covers or not before.any():  # A label that does not say what it covers, covers all.
+        covers[organ] = sorted({*covers.get(organ, []), *where})
     said = {
         "label_info": [{"name": name, "idx": number} for name, number in values.items()],
-        "author": author,
+        "author": author[:MOST_LETTERS],
         "model": model,
         "confirmed": True,
         "covers": covers,
@@ -137,7 +144,7 @@ def save_shown(
         path = Path(folder) / "label.nii.gz"
         write_nifti(path, Volume(voxels.astype(kind), image.affine))
         _store(datastore, history, image_id, path, DefaultLabelTag.FINAL.value, said)
-    return True
+    return f"Saved as {organ}{but}."
 
 
 def _store(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from copy import deepcopy
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -16,14 +17,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 from pydicom.uid import EnhancedCTImageStorage
 
 from baps.errors import InputError
-from baps.formats import read_volume
-from baps.formats.dicom_seg import read_segmentation, segments_said, write_segmentation
+from baps.formats import dicom_seg, read_volume
+from baps.formats.dicom_seg import Segment, segments_said, slice_depths, write_segmentation
 from baps.volume import Volume
 from series import ORIENTATIONS, write_series
+
+
+def read_segmentation(dataset: Dataset, image: Volume) -> dict[str, Segment]:
+    """By label."""
+    return {segment.name: segment for segment in dicom_seg.read_segmentation(dataset, image)}
+
 
 WHEN = datetime(2026, 3, 1, 12, 30, 5, tzinfo=timezone.utc)
 DCMQI = Path(sys.executable).parent
@@ -81,8 +90,8 @@ def test_any_mask_survives(
     mask[first : first + 4, down : down + 5] = few
     everywhere = frozenset(range(image.shape[2]))
     found = read_segmentation(write_segmentation(headers, image, {"a": mask}, {"a": everywhere}, WHEN), image)
-    np.testing.assert_array_equal(found[1].mask, mask)
-    assert found[1].slices == everywhere
+    np.testing.assert_array_equal(found["a"].mask, mask)
+    assert found["a"].slices == everywhere
 
 
 def test_slices_on_which_nothing_was_found_are_kept_apart_from_those_not_looked_at(
@@ -92,7 +101,7 @@ def test_slices_on_which_nothing_was_found_are_kept_apart_from_those_not_looked_
     mask = np.zeros(image.shape, bool)
     mask[40:50, 40:60, 7] = True
     one = write_segmentation(headers, image, {"a": mask}, {"a": frozenset({6, 7})}, WHEN)
-    assert read_segmentation(one, image)[1].slices == {6, 7}
+    assert read_segmentation(one, image)["a"].slices == {6, 7}
 
 
 def test_what_the_header_says(ct: tuple[Path, list[Dataset], Volume]) -> None:
@@ -161,7 +170,7 @@ def test_what_dcmqi_wrote_is_read(ct: tuple[Path, list[Dataset], Volume], tmp_pa
     command += [tmp_path / "said.json", "--inputDICOMDirectory", folder, "--outputDICOM", tmp_path / "seg.dcm"]
     subprocess.run([*command, "--skip", "1"], check=True, capture_output=True)
     dataset = pydicom.dcmread(tmp_path / "seg.dcm")
-    np.testing.assert_array_equal(read_segmentation(dataset, image)[1].mask, liver)
+    np.testing.assert_array_equal(read_segmentation(dataset, image)["liver"].mask, liver)
     assert segments_said(dataset) == {1: ("liver", True)}
 
 
@@ -195,7 +204,7 @@ def test_fractions_count_from_one_half(ct: tuple[Path, list[Dataset], Volume]) -
     levels = np.where(made.pixel_array > 0, 101, 99).astype(np.uint8)
     made.BitsAllocated, made.BitsStored, made.HighBit, made.PixelData = 8, 8, 7, levels.tobytes()
     del made._pixel_array
-    np.testing.assert_array_equal(read_segmentation(made, image)[1].mask[:, :, 12], masks["liver"][:, :, 12])
+    np.testing.assert_array_equal(read_segmentation(made, image)["liver"].mask[:, :, 12], masks["liver"][:, :, 12])
 
 
 @pytest.mark.parametrize(
@@ -282,5 +291,84 @@ def test_images_without_a_place_have_no_segmentation(ct: tuple[Path, list[Datase
     del film.SharedFunctionalGroupsSequence
     masks = _balls(image)
     for sources in ([film], [Dataset()] * image.shape[2]):
-        with pytest.raises(InputError, match="No DICOM segmentation can be made for this series"):
+        with pytest.raises(InputError, match="do not say where they lie"):
             write_segmentation(sources, image, masks, _marked(masks), WHEN)
+
+
+def test_a_mask_goes_with_its_own_slice_where_the_step_varies(ct: tuple[Path, list[Dataset], Volume]) -> None:
+    """Within what counts as even; the volume lies evenly all the same."""
+    _, headers, image = ct
+    along = sorted((deepcopy(header) for header in headers), key=lambda header: float(header.ImagePositionPatient[2]))
+    for k, header in enumerate(along):
+        x, y, _ = header.ImagePositionPatient
+        header.ImagePositionPatient = [x, y, 6 * k if k < 12 else 6 * 12 + 6.9 * (k - 12)]
+    affine = image.affine.copy()
+    affine[2, 2] = float(along[-1].ImagePositionPatient[2]) / 23
+    uneven, mask = Volume(image.voxels, affine), np.zeros(image.shape, bool)
+    mask[40:50, 40:60, 14] = True
+    made = write_segmentation(along[::-1], uneven, {"a": mask}, {"a": frozenset({14})}, WHEN)
+    (frame,) = made.PerFrameFunctionalGroupsSequence
+    source = frame.DerivationImageSequence[0].SourceImageSequence[0]
+    assert source.ReferencedSOPInstanceUID == along[14].SOPInstanceUID
+    (read,) = dicom_seg.read_segmentation(made, uneven, slice_depths(along, uneven))
+    np.testing.assert_array_equal(read.mask, mask)
+
+
+@pytest.mark.parametrize("name", ["Milz – groß", "脾臓", "селезёнка"])
+def test_names_in_any_script_survive(ct: tuple[Path, list[Dataset], Volume], name: str, tmp_path: Path) -> None:
+    _, headers, image = ct
+    sources = [deepcopy(header) for header in headers]
+    for source in sources:
+        source.SpecificCharacterSet, source.PatientName = "ISO_IR 192", "山田^太郎"
+    mask = _balls(image)["liver"]
+    write_segmentation(sources, image, {name: mask}, {name: frozenset()}, WHEN).save_as(tmp_path / "seg.dcm")
+    read = pydicom.dcmread(tmp_path / "seg.dcm")
+    assert str(read.PatientName) == "山田^太郎"
+    np.testing.assert_array_equal(read_segmentation(read, image)[name].mask, mask)
+
+
+def test_segments_of_one_label_are_one(ct: tuple[Path, list[Dataset], Volume]) -> None:
+    _, headers, image = ct
+    masks = _balls(image)
+    made = write_segmentation(headers, image, masks, _marked(masks), WHEN)
+    made.SegmentSequence[1].SegmentLabel = "liver"
+    np.testing.assert_array_equal(read_segmentation(made, image)["liver"].mask, masks["liver"] | masks["tumour"])
+
+
+def test_a_segment_number_that_all_frames_share_is_found(ct: tuple[Path, list[Dataset], Volume]) -> None:
+    _, headers, image = ct
+    mask = _balls(image)["liver"]
+    made = write_segmentation(headers, image, {"a": mask}, {"a": frozenset()}, WHEN)
+    shared = made.SharedFunctionalGroupsSequence[0]
+    for frame in made.PerFrameFunctionalGroupsSequence:
+        shared.SegmentIdentificationSequence = frame.SegmentIdentificationSequence
+        del frame.SegmentIdentificationSequence
+    np.testing.assert_array_equal(read_segmentation(made, image)["a"].mask, mask)
+
+
+def test_what_was_taken_out_of_headers_to_make_them_anonymous_is_no_hindrance(
+    ct: tuple[Path, list[Dataset], Volume],
+) -> None:
+    _, headers, image = ct
+    bare = [deepcopy(header) for header in headers]
+    for header in bare:
+        header.PatientSex = "U"
+        for keyword in ("StudyID", "AccessionNumber", "PatientBirthDate", "StudyDate", "StudyTime", "PatientID",
+                        "PatientName", "SliceThickness"):  # fmt: skip
+            if keyword in header:
+                delattr(header, keyword)
+    masks = _balls(image)
+    found = read_segmentation(write_segmentation(bare, image, masks, _marked(masks), WHEN), image)
+    np.testing.assert_array_equal(found["liver"].mask, masks["liver"])
+
+
+def test_a_header_that_is_garbled_is_not_quoted(ct: tuple[Path, list[Dataset], Volume]) -> None:
+    _, headers, image = ct
+    garbled = [deepcopy(header) for header in headers]
+    for header in garbled:
+        header["PatientBirthDate"] = RawDataElement(Tag("PatientBirthDate"), "DA", 10, b"1950-01-01", 0, False, True)
+    masks = _balls(image)
+    try:
+        write_segmentation(garbled, image, masks, _marked(masks), WHEN)
+    except InputError as error:
+        assert "1950" not in str(error)

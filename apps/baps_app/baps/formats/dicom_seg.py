@@ -7,7 +7,7 @@ there; a frame in which nothing is marked says that it is not there.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -32,6 +32,10 @@ _NAME = "BAPS"
 _STRUCTURE = Code("123037004", "SCT", "Anatomical Structure")
 _LPS_TO_RAS = np.diag([-1.0, -1, 1, 1])
 
+_TAKEN_OVER = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime",
+               "AccessionNumber", "ReferringPhysicianName", "PositionReferenceIndicator")  # fmt: skip
+"""What a SEG takes over from its images."""
+
 _SAME_STEP = 0.02
 """Share of a voxel by which the steps within a frame may differ from those of the image."""
 
@@ -41,7 +45,7 @@ _SAME_PLACE = 0.1
 
 @dataclass(frozen=True)
 class Segment:
-    """One segment, in the voxel order of the image that it belongs to.
+    """What is segmented under one label, in the voxel order of the image that it belongs to.
 
     Attributes:
         name: its label.
@@ -66,38 +70,61 @@ def segments_said(dataset: Dataset) -> dict[int, tuple[str, bool]]:
     }
 
 
-def read_segmentation(dataset: Dataset, image: Volume) -> dict[int, Segment]:
-    """Read a SEG, by number of the segment.
+def slice_depths(headers: Sequence[Dataset], image: Volume) -> NDArray[np.float64]:
+    """How far along the normal each slice lies, mm, in the order of K; the step between slices may vary a little.
+
+    Args:
+        headers: of the images of a series, one a slice, or one multi-frame image; in any order.
+        image: the volume that they make.
+
+    Raises:
+        InputError: if they do not make it, or say nothing of where they lie.
+    """
+    try:
+        depths = np.sort([_depth(affine, image) for header in headers for affine in _frame_affines(header)])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError("The images of the series do not say where they lie: no DICOM segmentation fits.") from error
+    if len(depths) != image.shape[2]:
+        raise InputError(f"The series has {len(depths)} slices, its volume {image.shape[2]}. Fetch the series again.")
+    return depths
+
+
+def read_segmentation(dataset: Dataset, image: Volume, depths: NDArray[np.float64] | None = None) -> Iterator[Segment]:
+    """Read a SEG, label by label; segments of one label are one.
 
     Args:
         dataset: the object. Of fractions, more than half counts as marked.
         image: the volume that it belongs to.
+        depths: of its slices, see ``slice_depths``; without them they are taken to lie evenly.
 
     Raises:
         InputError: if it cannot be read, or its frames do not lie on the image's voxels.
     """
+    if depths is None:
+        depths = np.array([_depth(image.affine @ _step(k), image) for k in range(image.shape[2])])
     try:
+        groups = _groups(dataset, "SegmentIdentificationSequence")
+        for frame, group in zip(dataset.PerFrameFunctionalGroupsSequence, groups, strict=True):
+            frame.SegmentIdentificationSequence = [group]  # highdicom looks for it there alone.
         segmentation = Segmentation.from_dataset(dataset, copy=False)
         pixels = np.atleast_3d(segmentation.pixel_array.T).T  # One frame comes without its axis.
         if segmentation.segmentation_type != SegmentationTypeValues.BINARY:
             pixels = pixels > segmentation.MaximumFractionalValue / 2
-        numbers = [
-            int(frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
-            for frame in segmentation.PerFrameFunctionalGroupsSequence
-        ]
         affines, said = _frame_affines(segmentation), segments_said(segmentation)
-        names = {number: said[number][0] for number in numbers}
+        names = [
+            said[int(group.ReferencedSegmentNumber)][0]
+            for group in _groups(segmentation, "SegmentIdentificationSequence")
+        ]
     except Exception as error:  # highdicom and pydicom raise many kinds; each means a broken or foreign object.
-        raise InputError(
-            f"The DICOM segmentation cannot be read ({type(error).__name__}: {error}). Export it again."
-        ) from error
-    found: dict[int, tuple[NDArray[np.bool_], set[int]]] = {}
-    for number, frame, affine in zip(numbers, pixels.astype(bool), affines, strict=True):
-        mask, slices = found.setdefault(number, (np.zeros(image.shape, bool), set()))
-        index, placed = _place(frame, affine, image)
-        mask[:, :, index] |= placed
-        slices.add(index)
-    return {number: Segment(names[number], mask, frozenset(slices)) for number, (mask, slices) in found.items()}
+        raise InputError(f"The DICOM segmentation cannot be read ({type(error).__name__}). Export it again.") from error
+    for name in dict.fromkeys(names):
+        mask, slices = np.zeros(image.shape, bool), set()
+        for frame, affine, named in zip(pixels, affines, names, strict=True):
+            if named == name:
+                index, placed = _place(frame.astype(bool), affine, image, depths)
+                mask[:, :, index] |= placed
+                slices.add(index)
+        yield Segment(name, mask, frozenset(slices))
 
 
 def write_segmentation(
@@ -115,8 +142,8 @@ def write_segmentation(
         sources: the images of the series without pixels, one a slice, or one multi-frame image; in any order.
         image: the volume that they make.
         masks: by label, (I, J, K); they may overlap.
-        slices: by label, across K, on which the label was looked for. Where all labels have the same, frames without a
-            mark are written too; else those are left out.
+        slices: by label, across K, on which the label was looked for; those with a mark count in any case. Where all
+            labels have the same, frames without a mark are written too; else those are left out.
         when: the time that it says it was made at, with a time zone.
         author: who stands by it.
         by_model: whether a model made the masks, and a person confirmed them.
@@ -124,25 +151,22 @@ def write_segmentation(
     Raises:
         InputError: if the images do not make the volume, or lack what a SEG needs.
     """
+    slice_depths(sources, image)  # Refuses what does not make the volume.
+    places = [(source, affine) for source in sources for affine in _frame_affines(source)]
+    indices = np.argsort(np.argsort([_depth(affine, image) for _, affine in places])).tolist()
+    shown = {name: slices[name] | set(np.flatnonzero(mask.any((0, 1))).tolist()) for name, mask in masks.items()}
+    same = len(set(map(frozenset, shown.values()))) == 1
+    wanted = set().union(*shown.values())
+    if len(sources) > 1:
+        chosen = [(source, k) for (source, _), k in zip(places, indices, strict=True) if k in wanted]
+        sources, indices = [source for source, _ in chosen], [k for _, k in chosen]
+    else:
+        same = same and wanted == set(indices)
+    pixels = np.stack([mask[:, :, indices].transpose(2, 1, 0) for mask in masks.values()], -1)
     try:
-        places = [(source, affine) for source in sources for affine in _frame_affines(source)]
-        if len(places) != image.shape[2]:
-            raise InputError(
-                f"The series has {len(places)} slices, its volume {image.shape[2]}. Fetch the series again."
-            )
-        indices = [_index(affine, image) for _, affine in places]
-        same = len(set(slices.values())) == 1
-        wanted = set().union(*slices.values())
-        if len(sources) > 1:
-            chosen = [(source, k) for (source, _), k in zip(places, indices, strict=True) if k in wanted]
-            sources, indices = [source for source, _ in chosen], [k for _, k in chosen]
-        else:
-            same = same and wanted == set(indices)
         segmentation = Segmentation(
-            source_images=sources,
-            pixel_array=np.stack([mask[:, :, indices].transpose(2, 1, 0) for mask in masks.values()], -1).view(
-                np.uint8
-            ),
+            source_images=[_complete(source, image) for source in sources],
+            pixel_array=pixels.view(np.uint8),
             segmentation_type=SegmentationTypeValues.BINARY,
             segment_descriptions=[_description(n, name, by_model) for n, name in enumerate(masks, start=1)],
             series_instance_uid=UID(),
@@ -158,11 +182,12 @@ def write_segmentation(
             content_creator_name=author.replace("\\", " ").replace("=", " ")[:64] or None,
             omit_empty_frames=not same,
         )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # Which may quote what nobody should read.
         raise InputError(
-            f"No DICOM segmentation can be made for this series ({type(error).__name__}: {error}). Save the label as a "
-            "file instead."
+            "No DICOM segmentation can be made for this series: its header lacks what one needs "
+            f"({type(error).__name__}). Save the label as a file instead."
         ) from error
+    segmentation.SpecificCharacterSet = "ISO_IR 192"  # Unicode, for names of patients and labels.
     segmentation.SeriesDescription = f"{_NAME}: {', '.join(masks)}"[:64]
     segmentation.ContentDate = segmentation.SeriesDate = when.strftime("%Y%m%d")
     segmentation.ContentTime = segmentation.SeriesTime = when.strftime("%H%M%S.%f")
@@ -186,21 +211,38 @@ def _description(number: int, name: str, by_model: bool) -> SegmentDescription:
     return description
 
 
+def _complete(source: Dataset, image: Volume) -> Dataset:
+    """A copy of a header with what a SEG takes over from it, empty where it was taken out to make it anonymous."""
+    whole = Dataset()
+    whole.update(source)
+    for keyword in _TAKEN_OVER:
+        if keyword not in whole:
+            setattr(whole, keyword, "")
+    if whole.PatientSex not in ("M", "F", "O"):
+        whole.PatientSex = ""
+    if "PerFrameFunctionalGroupsSequence" not in whole and not whole.get("SliceThickness"):
+        whole.SliceThickness = f"{image.spacing[2]:.6g}"
+    return whole
+
+
+def _groups(dataset: Dataset, name: str) -> list[Dataset]:
+    """A functional group of each frame: its own, or the one that all share."""
+    shared = dataset.get("SharedFunctionalGroupsSequence") or [Dataset()]
+    return [(frame if name in frame else shared[0])[name][0] for frame in dataset.PerFrameFunctionalGroupsSequence]
+
+
 def _frame_affines(dataset: Dataset) -> list[NDArray[np.float64]]:
     """For each frame the (4, 4) from [column, row, 0] to mm, RAS."""
     if "PerFrameFunctionalGroupsSequence" not in dataset:
         return [_affine(dataset.ImagePositionPatient, dataset.ImageOrientationPatient, dataset.PixelSpacing)]
-    shared = dataset.SharedFunctionalGroupsSequence[0]
-    affines = []
-    for frame in dataset.PerFrameFunctionalGroupsSequence:
-        position, orientation, measures = (
-            (frame if name in frame else shared)[name][0]
-            for name in ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
-        )
-        affines.append(
-            _affine(position.ImagePositionPatient, orientation.ImageOrientationPatient, measures.PixelSpacing)
-        )
-    return affines
+    groups = (
+        _groups(dataset, name)
+        for name in ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
+    )
+    return [
+        _affine(position.ImagePositionPatient, orientation.ImageOrientationPatient, measures.PixelSpacing)
+        for position, orientation, measures in zip(*groups, strict=True)
+    ]
 
 
 def _affine(position: Sequence[float], orientation: Sequence[float], spacing: Sequence[float]) -> NDArray[np.float64]:
@@ -212,31 +254,43 @@ def _affine(position: Sequence[float], orientation: Sequence[float], spacing: Se
     return np.asarray(_LPS_TO_RAS @ affine)
 
 
-def _index(affine: NDArray[np.float64], image: Volume) -> int:
-    """The slice across K on which a frame lies."""
-    return round((np.linalg.inv(image.affine) @ affine[:, 3])[2])
+def _step(k: int) -> NDArray[np.float64]:
+    """From a voxel to the one so many slices on, (4, 4)."""
+    step = np.eye(4)
+    step[2, 3] = k
+    return step
 
 
-def _place(frame: NDArray[np.bool_], affine: NDArray[np.float64], image: Volume) -> tuple[int, NDArray[np.bool_]]:
+def _depth(affine: NDArray[np.float64], image: Volume) -> float:
+    """How far along the normal of the image's slices, in the direction of K, the first pixel of a frame lies, mm."""
+    normal = np.cross(image.affine[:3, 0], image.affine[:3, 1])
+    normal *= np.sign(normal @ image.affine[:3, 2]) / np.linalg.norm(normal)
+    return float(normal @ affine[:3, 3])
+
+
+def _place(
+    frame: NDArray[np.bool_], affine: NDArray[np.float64], image: Volume, depths: NDArray[np.float64]
+) -> tuple[int, NDArray[np.bool_]]:
     """The slice across K that a frame (rows, columns) lies on, and the frame in the image's order, (I, J).
 
     Raises:
         InputError: if its pixels are not the voxels of a slice.
     """
     to_image = np.linalg.inv(image.affine) @ affine
-    steps, start = to_image[:3, :2], to_image[:3, 3]
-    whole, index = np.rint(steps).astype(int), round(start[2])
+    steps, start = to_image[:3, :2], to_image[:2, 3]
+    away = np.abs(depths - _depth(affine, image))
+    whole, index = np.rint(steps).astype(int), int(away.argmin())
     placed = frame.T
     fits = (np.abs(steps - whole) < _SAME_STEP).all() and np.abs(whole[:2]).sum(0).tolist() == [1, 1]
     fits = fits and not whole[2].any() and bool(whole[:2].any(1).all())
+    fits = fits and away[index] < _SAME_PLACE * (np.diff(depths).min() if len(depths) > 1 else 1)
     if fits and whole[0, 0] == 0:  # Its columns run along J.
         placed, whole = placed.T, whole[:, ::-1]
     if fits:
         backwards = np.diag(whole[:2]) < 0
         placed = np.flip(placed, np.flatnonzero(backwards))
         corner = np.where(backwards, np.array(image.shape[:2]) - 1, 0)
-        fits = placed.shape == image.shape[:2] and 0 <= index < image.shape[2]
-        fits = fits and (np.abs(start - [*corner, index]) < _SAME_PLACE).all()
+        fits = placed.shape == image.shape[:2] and bool((np.abs(start - corner) < _SAME_PLACE).all())
     if not fits:
         raise InputError(
             "The DICOM segmentation does not lie on the slices of its series: it belongs to another series, or was "

@@ -12,10 +12,12 @@ from monailabel.interfaces.tasks.infer_v2 import InferType
 
 from baps.formats import write_nrrd
 from baps.geometry import SLICE_AXIS, Plane
+from baps.jobs import Jobs
 from baps.scribble_request import read_scribbles
 from baps.scribbles import keep_strokes, strokes_to_prompt
 from baps.segmenter import Segmenter
 from baps.volume import Volume
+from baps.whole_organ import name_slices
 from lib.infers.segmenting import DO_NOT_SAVE, Save, SegmentingInfer, named
 
 
@@ -26,9 +28,10 @@ class ScribblesInfer(SegmentingInfer):
 
     Args:
         segmenter, labels, save: see ``SegmentingInfer``.
+        jobs: where it is listed while it runs, and can be cancelled.
     """
 
-    def __init__(self, segmenter: Callable[[], Segmenter], labels: dict[str, int], save: Save) -> None:
+    def __init__(self, segmenter: Callable[[], Segmenter], labels: dict[str, int], save: Save, jobs: Jobs) -> None:
         super().__init__(
             InferType.SCRIBBLES,
             dimension=3,
@@ -38,12 +41,13 @@ class ScribblesInfer(SegmentingInfer):
             labels=labels,
             save=save,
         )
+        self._jobs = jobs
 
     def _answer(
         self, segmenter: Segmenter, path: Path, request: dict[str, Any], begun: float
     ) -> tuple[str, dict[str, Any]]:
         volume, window = segmenter.volume(path)
-        scribbles = read_scribbles(request, volume)
+        scribbles, save_as = read_scribbles(request, volume), self._chosen(request, "save_as", DO_NOT_SAVE)
         prompted, beside = (
             np.flatnonzero(strokes.any((0, 1))) for strokes in (scribbles.foreground, scribbles.background)
         )
@@ -51,36 +55,38 @@ class ScribblesInfer(SegmentingInfer):
         i, j, _ = scribbles.inside
         inside = np.zeros(mask.shape[1::-1], bool)
         inside[j, i] = True
-        notes, served, gave_way = list(scribbles.notes), None, []
-        for k in prompted.tolist():
-            plane = Plane(SLICE_AXIS, k)
-            foreground, background = plane.of(scribbles.foreground), plane.of(scribbles.background)
-            prompt = strokes_to_prompt(foreground, background, segmenter.black_box.capabilities, scribbles.box)
-            found = segmenter.segment(path, plane, prompt, scribbles.label)
-            painted = keep_strokes(found.mask, foreground, background)
-            plane.put(mask, np.where(inside, painted, plane.of(mask)))
-            if found.gave_way:
-                gave_way.append(k)
-            served = served or found.adapter
+        notes, served, gave_way, done = list(scribbles.notes), None, [], []
+        with self._jobs.running("scribbles") as job:
+            for k in prompted.tolist():
+                if job.cancelled:
+                    notes.append(f"It was cancelled: what was found so far ends before slice {k}.")
+                    break
+                plane = Plane(SLICE_AXIS, k)
+                foreground, background = plane.of(scribbles.foreground), plane.of(scribbles.background)
+                prompt = strokes_to_prompt(foreground, background, segmenter.black_box.capabilities, scribbles.box)
+                found = segmenter.segment(path, plane, prompt, scribbles.label)
+                painted = keep_strokes(found.mask, foreground, background)
+                plane.put(mask, np.where(inside, painted, plane.of(mask)))
+                if found.gave_way:
+                    gave_way.append(k)
+                served = served or found.adapter
+                done.append(k)
+                job.report(len(done), len(prompted))
         if alone := sorted(set(beside.tolist()) - set(prompted.tolist())):
-            notes.append(f"Only background strokes on {_slices(alone)}: left as they were.")
+            notes.append(f"Only background strokes on {name_slices(alone)}: left as they were.")
         if gave_way:
-            notes.append(f"The adapted answer went against strokes on {_slices(gave_way)}, given with less of it.")
-        if save_as := self._chosen(request, "save_as", DO_NOT_SAVE):
-            notes.append(self._keep(request, volume, save_as, mask, prompted.tolist()))
+            notes.append(f"The adapted answer went against strokes on {name_slices(gave_way)}, given with less of it.")
+        if save_as and len(done) == len(prompted):
+            notes.append(self._keep(request, volume, save_as, mask, done))
         name = self._new_reply()
         reply = Volume(mask.view(np.uint8), volume.affine)
         write_nrrd(Path(name), reply, compress=bool(request.get("result_compress", True)))
         return name, {
             "label": scribbles.label,
-            "slices": prompted.tolist(),
+            "slices": done,
             "axis": "IJK"[SLICE_AXIS],
             "notes": notes,
             "adapter": named(served),
             "window": window.record(),
             "latencies": {"total_ms": round((time.perf_counter() - begun) * 1000, 1)},
         }
-
-
-def _slices(indices: list[int]) -> str:
-    return f"slice{'s' if len(indices) > 1 else ''} {', '.join(map(str, indices))}"

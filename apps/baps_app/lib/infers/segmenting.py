@@ -29,8 +29,8 @@ DO_NOT_SAVE = "do not save"
 IMAGE_ID = "image_id"
 """A field that the app itself puts into a request: the image's name, for ``image`` becomes its file."""
 
-Save = Callable[[str, Volume, str, NDArray[np.bool_], Collection[int], str], bool]
-"""Saves a mask, see ``lib.saving.save_shown``: image, volume, label, mask (I, J, K), slices across K, author."""
+Save = Callable[[str, Volume, str, NDArray[np.bool_], Collection[int], str], str]
+"""As ``lib.saving.save_shown``, of image, volume, label, mask (I, J, K), slices across K, and author."""
 
 
 class SegmentingInfer(InferTask):
@@ -113,8 +113,7 @@ class SegmentingInfer(InferTask):
             BapsError: as ``lib.saving.save_shown``.
         """
         author = str(request.get("client_id") or "")
-        new = self._save(str(request.get(IMAGE_ID)), volume, name, mask, slices, author)
-        return f"Saved as {name}." if new else f"It was saved as {name} before."
+        return self._save(str(request.get(IMAGE_ID)), volume, name, mask, slices, author)
 
 
 def named(adapter: tuple[str, str] | None) -> str | None:

@@ -13,7 +13,6 @@ from monailabel.interfaces.tasks.infer_v2 import InferType
 from baps.click import PACKED, read_organ_clicks
 from baps.errors import InputError
 from baps.formats import write_nrrd
-from baps.geometry import SLICE_AXIS
 from baps.jobs import Jobs
 from baps.segmenter import Segmenter
 from baps.volume import Volume
@@ -63,8 +62,10 @@ class WholeOrganInfer(SegmentingInfer):
             if found.stopped:
                 why = "It was cancelled" if job.cancelled else f"The {seconds:g} seconds (option seconds) were spent"
                 notes.append(f"{why}: what was found so far ends at {name_slices(found.stopped)}.")
-        if save_as:
-            slices = found.slices if found.stopped else range(volume.shape[SLICE_AXIS])
+        if save_as and job.cancelled:
+            notes.append(f"It was not saved as {save_as}, for it was cancelled.")
+        elif save_as:
+            slices = found.slices if found.stopped else range(clicks.first, clicks.last + 1)
             notes.append(self._keep(request, volume, save_as, found.mask > 0, slices))
         name = self._new_reply()
         compress = bool(request.get("result_compress", True))
