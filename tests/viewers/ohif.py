@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,10 +77,11 @@ class Ohif:
     def __init__(self, page: Page, server: str) -> None:
         self.page, self.server = page, server
 
-    def studies(self) -> str:
-        """Open the list of studies; what it says."""
+    def wait_for_studies(self, patients: Iterable[str]) -> None:
+        """Open the list of studies and wait until it names all of these patients."""
         self.page.goto(f"{self.server}/ohif/", wait_until="networkidle")
-        return self.page.inner_text("body")
+        for patient in patients:
+            self.page.get_by_text(patient, exact=True).first.wait_for()
 
     def open(self, study: str) -> None:
         """Open a study in the mode of MONAI Label and wait until its viewports are drawn."""

@@ -50,10 +50,8 @@ def _inside(series: Series, value: int = SPLEEN) -> tuple[np.ndarray, np.ndarray
 
 
 def test_the_list_of_studies(viewer: Ohif, pacs: Pacs) -> None:
-    said = viewer.studies()
+    viewer.wait_for_studies(series.patient for series in pacs.series.values())
     viewer.look("studies")
-    for series in pacs.series.values():
-        assert series.patient in said
 
 
 @pytest.mark.parametrize(
