@@ -40,7 +40,7 @@ def _answer(adapter: FewShotAdapter, model: FoundationModel, images: torch.Tenso
         ("lora", 69_169),
         ("adaptformer", 47_697),
         ("affine_ln", 17_329),
-        # A block: norm1 C, qkv 3C, projection C, norm2 C, perceptron 4C + C; merging norms 8C; patch embedding 48; head.
+        # A block: norm1 C, qkv 3C, projection C, norm2 C, perceptron 5C; merging norms 8C; patch embedding 48; head.
         ("bias", 11 * BLOCK_CHANNELS + 8 * 720 + 48 + 49),
         # A block, twice: down C + 16 and 16 biases, up 16 + C and C biases; the shared 4 x 4 x 4; head.
         ("compacter", 2 * (3 * BLOCK_CHANNELS + 8 * 48) + 64 + 49),
