@@ -48,7 +48,7 @@ def _answer(adapter: FewShotAdapter, model: FoundationModel, images: torch.Tenso
     ],
 )
 def test_as_many_parameters_as_published(published: FoundationModel, name: str, count: int) -> None:
-    """Of a Swin UNETR of 48 features and a binary head (Silva-Rodriguez et al., tables 2 and 5)."""
+    """Of a Swin UNETR of 48 features and a binary head (Silva-Rodriguez et al.)."""
     assert _count(build_adapter(name, published, "organ 3")) == count
 
 

@@ -25,7 +25,7 @@ def test_logits_are_the_head_on_the_features(
 
 
 def test_penultimate_channels_and_parameters_of_the_published_models() -> None:
-    """62.2 M parameters (Silva-Rodriguez et al., section 4.2)."""
+    """62.2 M parameters (Silva-Rodriguez et al.)."""
     swin, unet = build_swin_unetr(["x"] * 29), build_unet(["x"])
     assert (swin.channels, unet.channels) == (48, 64)
     assert sum(p.numel() for p in swin.parameters()) == pytest.approx(62.2e6, rel=1e-3)

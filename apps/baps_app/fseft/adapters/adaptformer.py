@@ -12,7 +12,7 @@ from .tuned import TunedModel
 
 _RANK = 16
 _SCALE = 0.1
-"""Of what the bottleneck adds (their section 3.2)."""
+"""Of what the bottleneck adds."""
 
 
 class _Beside(nn.Module):

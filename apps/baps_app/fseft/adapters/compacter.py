@@ -11,7 +11,7 @@ from .blocks import transformer_blocks
 from .tuned import TunedModel
 
 _TERMS = 4
-"""Kronecker products a weight, n in their section 4."""
+"""Kronecker products a weight."""
 _WIDTH = 16
 """Of the bottleneck, as AdaptFormer's here; FSEFT does not give it."""
 

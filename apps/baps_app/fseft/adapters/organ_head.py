@@ -11,7 +11,7 @@ from ..models import FoundationModel
 def organ_head(model: FoundationModel, organ: str) -> nn.Conv3d:
     """A 1x1x1 convolution, C to 1; of an organ that the model knows, with the weights that it was pre-trained with.
 
-    The zero-shot initialisation of FSEFT (Silva-Rodriguez et al., section 3.2): adaptation begins at the model's own
+    The zero-shot initialisation of FSEFT (Silva-Rodriguez et al.): adaptation begins at the model's own
     answer. For an organ that it does not know, random weights.
     """
     head = nn.Conv3d(model.channels, 1, 1)

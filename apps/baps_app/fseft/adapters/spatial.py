@@ -1,6 +1,6 @@
 """Spatial adapter: the features of a frozen model are changed, each with regard to its neighbours, before the head.
 
-Silva-Rodriguez et al., section 3.2: ``f + Conv(ReLU(Conv(f)))``, then a linear probe.
+Silva-Rodriguez et al.: ``f + Conv(ReLU(Conv(f)))``, then a linear probe.
 """
 
 from __future__ import annotations
