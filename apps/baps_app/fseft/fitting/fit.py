@@ -11,7 +11,7 @@ from baps.errors import InputError
 
 from ..adapters import FewShotAdapter
 from ..losses import dice_loss, size_penalty, soft_size
-from .crops import draw_crop
+from .crops import Crops
 from .example import Example, Query, mean_size
 from .plateau import Plateau
 from .settings import FitSettings
@@ -57,6 +57,7 @@ def fit(
         raise InputError("There is no labelled volume to learn from. Label at least one.")
     expected = mean_size(examples) if queries else 0.0
     generator = torch.Generator().manual_seed(settings.seed)
+    volumes = [Crops(example, settings.crop) for example in examples]
     optimiser = torch.optim.AdamW(adapter.trained().values(), lr=settings.rate, weight_decay=0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.epochs)
     plateau = Plateau()
@@ -66,7 +67,7 @@ def fit(
     for epoch in range(settings.epochs):
         constrained = bool(queries) and epoch >= settings.epochs // 2
         steps = [
-            _step(adapter, optimiser, batch, settings, generator) for batch in _batches(examples, settings, generator)
+            _step(adapter, optimiser, batch, settings, generator) for batch in _batches(volumes, settings, generator)
         ]
         losses.append(sum(steps) / len(steps))
         if constrained:
@@ -79,12 +80,12 @@ def fit(
     return Fitted(tuple(losses), tuple(penalties))
 
 
-def _batches(examples: Sequence[Example], settings: FitSettings, generator: torch.Generator) -> Iterator[list[Example]]:
+def _batches(volumes: Sequence[Crops], settings: FitSettings, generator: torch.Generator) -> Iterator[list[Example]]:
     """Crops of all volumes in a random order; those of a batch have the same shape."""
-    order = torch.randperm(len(examples) * settings.crops, generator=generator) % len(examples)
+    order = torch.randperm(len(volumes) * settings.crops, generator=generator) % len(volumes)
     batch: list[Example] = []
     for index in order.tolist():
-        crop = draw_crop(examples[index], settings.crop, generator)
+        crop = volumes[index].draw(generator)
         if batch and (len(batch) == settings.batch or batch[0].inputs.shape != crop.inputs.shape):
             yield batch
             batch = []
