@@ -56,7 +56,7 @@ METHODS = {
     "linear_probe": Method(LinearProbe, 1e-2),
     "spatial": Method(SpatialAdapter, 1e-4),
     "spatial_pointwise": Method(partial(SpatialAdapter, width=1), 1e-4),
-    "output": Method(OutputAdapter, 1e-2, of_classes=True),
+    "output": Method(lambda model, organ: OutputAdapter(model.classes, organ), 1e-2, of_classes=True),
     "lora": Method(_tuned(add_lora), 1e-3, of_encoder=True, of_transformers=True),
     "adaptformer": Method(_tuned(add_adaptformer), 1e-3, of_encoder=True, of_transformers=True),
     "compacter": Method(_tuned(add_compacter), 1e-3, of_encoder=True, of_transformers=True),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
-from ..models import FoundationModel
 from .adapter import FewShotAdapter
 
 _SMALL = 1e-6
@@ -20,24 +21,22 @@ class OutputAdapter(FewShotAdapter):
     Untrained, it answers a known organ's own probability; an organ that the model does not know, with 0.5 everywhere.
 
     Args:
-        model: only the names of its classes are looked at.
+        classes: what the model's probabilities are called, in their order; nothing else is known of it.
         organ: one of them, or another one.
     """
 
     reads = "probabilities"
 
-    def __init__(self, model: FoundationModel, organ: str) -> None:
+    def __init__(self, classes: Sequence[str], organ: str) -> None:
         super().__init__()
-        classes = len(model.classes)
-        self.combine = nn.Conv3d(classes, 1, 1)
-        self.first = nn.Conv3d(classes, _WIDTH, 3, padding=1)
+        self.combine = nn.Conv3d(len(classes), 1, 1)
+        self.first = nn.Conv3d(len(classes), _WIDTH, 3, padding=1)
         self.last = nn.Conv3d(_WIDTH, 1, 3, padding=1, bias=False)
         assert self.combine.bias is not None
         for weights in (self.combine.weight, self.combine.bias, self.last.weight):
             nn.init.zeros_(weights)
-        index = model.index(organ)
-        if index is not None:
-            nn.init.ones_(self.combine.weight[:, index])
+        if organ in classes:
+            nn.init.ones_(self.combine.weight[:, classes.index(organ)])
 
     def forward(self, probabilities: torch.Tensor) -> torch.Tensor:
         """Probabilities (B, K, H, W, D) to logits (B, 1, H, W, D)."""
