@@ -76,7 +76,7 @@ def prepare(volume: Volume, spacing: float = 1.5, side: int = 96) -> Prepared:
         raise InputError(f"The spacing must be a positive number of millimetres, not {spacing}.")
     window = choose_window(volume)
     low, high = _HOUNSFIELD if window.source == "ct" else (window.low, window.high)
-    image = Orientation("RAS")(_on_grid(volume.voxels.astype(np.float32), volume.affine))
+    image = Orientation("RAS", labels=None)(_on_grid(volume.voxels.astype(np.float32), volume.affine))
     image = Spacing(spacing, dtype=torch.float32)(image)
     image = ScaleIntensityRange(low, high, 0.0, 1.0, clip=True)(image)
     if image.any():
