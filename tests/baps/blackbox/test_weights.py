@@ -37,10 +37,10 @@ def test_safetensors(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pt"])
-@pytest.mark.parametrize("nested", [False, True])
-def test_a_plain_state_dict(tmp_path: Path, suffix: str, nested: bool) -> None:
+@pytest.mark.parametrize("nested", ["", "model", "state_dict", "net"])
+def test_a_plain_state_dict(tmp_path: Path, suffix: str, nested: str) -> None:
     path = tmp_path / f"a{suffix}"
-    torch.save({"model": STATE, "epoch": 3} if nested else STATE, path)
+    torch.save({"optimizer": {"state": {}}, nested: STATE, "epoch": 3} if nested else STATE, path)
     assert _equal(load_weights(path)[0])
 
 

@@ -20,6 +20,10 @@ KNOWN_SHA256 = {
 """SHA-256 of the published SAM checkpoints, by file name."""
 
 
+_NESTED = ("model", "state_dict", "net")
+"""Under which of these names training code keeps the state dict, beside the optimiser's and such."""
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal digits."""
     status = path.stat()
@@ -67,9 +71,8 @@ def load_weights(path: Path, expected_sha256: str = "") -> tuple[dict[str, torch
             f"The weights file {path} cannot be read as a plain state dict ({type(error).__name__}). "
             "Use a .safetensors file, or a .pth file that holds tensors and nothing else."
         ) from error
-    nested: Any = state.get("model") if isinstance(state, dict) else None
-    if isinstance(nested, dict):
-        state = nested
+    parts: list[Any] = [state.get(name) for name in _NESTED] if isinstance(state, dict) else []
+    state = next((part for part in parts if isinstance(part, dict)), state)
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise InputError(f"The weights file {path} is no state dict of tensors. Save model.state_dict() and use that.")
     return state, found

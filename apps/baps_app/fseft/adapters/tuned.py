@@ -1,0 +1,32 @@
+"""A copy of a foundation model of which some, or all, is trained."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import torch
+
+from ..models import FoundationModel
+from .adapter import FewShotAdapter
+from .organ_head import organ_head
+
+
+class TunedModel(FewShotAdapter):
+    """Frozen but for its new head, until more is added to it or made trainable.
+
+    Args:
+        model, organ: see ``organ_head``; the model itself is left as it is.
+    """
+
+    reads = "images"
+
+    def __init__(self, model: FoundationModel, organ: str) -> None:
+        super().__init__()
+        self.model = deepcopy(model).requires_grad_(False)
+        self.model.head = organ_head(model, organ)
+        self.model.classes = (organ,)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (B, 1, H, W, D) in [0, 1] to logits (B, 1, H, W, D)."""
+        logits: torch.Tensor = self.model(images)
+        return logits

@@ -1,0 +1,9 @@
+"""Fitting an adapter to a few labelled volumes."""
+
+from __future__ import annotations
+
+from .example import Example, Query, mean_size
+from .fit import Fitted, fit
+from .settings import FitSettings
+
+__all__ = ["Example", "FitSettings", "Fitted", "Query", "fit", "mean_size"]

@@ -1,0 +1,39 @@
+"""Cubes of a volume, half of them around the organ."""
+
+from __future__ import annotations
+
+import torch
+
+from .example import Example
+
+
+class Crops:
+    """Cubes around labelled voxels, half of which are of the organ (1:1, as published).
+
+    Near the border a cube is moved inwards.
+
+    Args:
+        example: where it has no voxel of the organ, or none beside it, all cubes are of the other kind.
+        side: voxels; where the volume is shorter, all of that axis. 0 for the whole volume.
+    """
+
+    def __init__(self, example: Example, side: int) -> None:
+        self._example, self._side = example, side
+        labelled = torch.ones_like(example.truth) if example.labelled is None else example.labelled
+        kinds = [(labelled & kind).flatten().nonzero()[:, 0].int() for kind in (example.truth, ~example.truth)]
+        self._middles = [places for places in kinds if len(places)]
+
+    def draw(self, generator: torch.Generator) -> Example:
+        """A cube; the generator tells its kind and place."""
+        example, shape = self._example, self._example.truth.shape[1:]
+        if not self._side:
+            return example
+        places = self._middles[int(torch.randint(len(self._middles), (), generator=generator))]
+        chosen = places[int(torch.randint(len(places), (), generator=generator))]
+        box = [slice(None)]
+        for middle, length in zip(torch.unravel_index(chosen, shape), shape, strict=True):
+            start = min(max(int(middle) - self._side // 2, 0), max(length - self._side, 0))
+            box.append(slice(start, start + self._side))
+        where = tuple(box)
+        labelled = None if example.labelled is None else example.labelled[where]
+        return Example(example.inputs[where], example.truth[where], labelled)

@@ -1,0 +1,48 @@
+"""Settings of a fit."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from baps.errors import InputError
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """As published (Silva-Rodriguez et al.), but for what is said to be ours.
+
+    Attributes:
+        rate: learning rate to begin with, see ``Method.rate``; it falls to 0 along a cosine.
+        epochs: at the most.
+        crop: sides of the cubes that are trained on, voxels; where a volume is shorter, all of it. 0 for whole volumes.
+        crops: of each volume and epoch; the paper has six in pre-training.
+        batch: crops a step. Ours.
+        shift: an image is made brighter or darker by up to this share of [0, 1], half of the times. Ours, as are its
+            limits; features and probabilities are left as they are.
+        margin, weight: of the penalty on sizes, see ``size_penalty``.
+        seed: of the order, the crops and the shifts.
+
+    Raises:
+        InputError: on a value out of range.
+    """
+
+    rate: float
+    epochs: int = 200
+    crop: int = 96
+    crops: int = 6
+    batch: int = 1
+    shift: float = 0.1
+    margin: float = 0.3
+    weight: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate < math.inf:
+            raise InputError(f"rate must be a positive number, not {self.rate}.")
+        for name in ("epochs", "crops", "batch"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        for name in ("crop", "shift", "margin", "weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name} must not be negative, it is {getattr(self, name)}.")

@@ -1,0 +1,178 @@
+"""Every method: how much is trained, where it begins, what it applies to."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from baps.errors import InputError
+from fseft.adapters import METHODS, FewShotAdapter, build_adapter, why_not
+from fseft.models import FoundationModel, build_swin_unetr, build_unet
+
+BLOCK_CHANNELS = 2 * (48 + 96 + 192 + 384)
+"""Of all eight blocks of the published Swin UNETR together."""
+
+
+@pytest.fixture(scope="module")
+def published() -> FoundationModel:
+    return build_swin_unetr([f"organ {n}" for n in range(29)])
+
+
+def _count(adapter: FewShotAdapter) -> int:
+    return sum(value.numel() for value in adapter.trained().values())
+
+
+def _answer(adapter: FewShotAdapter, model: FoundationModel, images: torch.Tensor) -> torch.Tensor:
+    """What an adapter makes of images, as logits."""
+    with torch.no_grad():
+        if adapter.reads == "images":
+            return adapter(images)
+        return adapter(model.features(images) if adapter.reads == "features" else model(images).sigmoid())
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("linear_probe", 49),
+        ("spatial_pointwise", 4_657),
+        ("spatial", 124_465),
+        ("lora", 69_169),
+        ("adaptformer", 47_697),
+        ("affine_ln", 17_329),
+        # A block: norm1 C, qkv 3C, projection C, norm2 C, perceptron 5C; merging norms 8C; patch embedding 48; head.
+        ("bias", 11 * BLOCK_CHANNELS + 8 * 720 + 48 + 49),
+        # A block, twice: down C + 16 and 16 biases, up 16 + C and C biases; the shared 4 x 4 x 4; head.
+        ("compacter", 2 * (3 * BLOCK_CHANNELS + 8 * 48) + 64 + 49),
+        ("output", 29 + 1 + 8 * (29 * 27 + 1) + 8 * 27),
+    ],
+)
+def test_as_many_parameters_as_published(published: FoundationModel, name: str, count: int) -> None:
+    """Of a Swin UNETR of 48 features and a binary head (Silva-Rodriguez et al.)."""
+    assert _count(build_adapter(name, published, "organ 3")) == count
+
+
+def test_everything_is_everything(swin: FoundationModel) -> None:
+    in_all = sum(p.numel() for p in swin.body.parameters()) + swin.channels + 1
+    assert _count(build_adapter("full", swin, "liver")) == in_all
+    assert _count(build_adapter("scratch", swin, "liver")) == in_all
+
+
+def test_the_decoder_alone_or_beside(swin: FoundationModel) -> None:
+    decoder = sum(p.numel() for part in swin.decoder() for p in part.parameters())
+    assert _count(build_adapter("decoder", swin, "liver")) == decoder + 13
+    alone = _count(build_adapter("lora", swin, "liver"))
+    assert _count(build_adapter("lora", swin, "liver", decoder=True)) == alone + decoder
+    with pytest.raises(InputError, match="does not take the decoder"):
+        build_adapter("spatial", swin, "liver", decoder=True)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "scratch"])
+def test_adaptation_begins_at_the_model_itself(swin: FoundationModel, images: torch.Tensor, name: str) -> None:
+    adapter = build_adapter(name, swin, "liver", seed=3)
+    with torch.no_grad():
+        expected = swin(images)[:, 1:2].sigmoid()
+    torch.testing.assert_close(_answer(adapter, swin, images).sigmoid(), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["linear_probe", "spatial", "output", "bias", "decoder", "full"])
+def test_of_a_unet_too(unet: FoundationModel, small_images: torch.Tensor, name: str) -> None:
+    assert why_not(name, unet) == ""
+    with torch.no_grad():
+        expected = unet(small_images)[:, 2:].sigmoid()
+    adapter = build_adapter(name, unet, "aorta")
+    torch.testing.assert_close(_answer(adapter, unet, small_images).sigmoid(), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["lora", "adaptformer", "compacter", "affine_ln"])
+def test_what_a_unet_has_no_place_for(unet: FoundationModel, name: str) -> None:
+    assert "has none" in why_not(name, unet)
+    with pytest.raises(InputError, match="changes transformer blocks"):
+        build_adapter(name, unet, "aorta")
+
+
+def test_a_new_organ_begins_elsewhere(unet: FoundationModel, small_images: torch.Tensor) -> None:
+    first, second = (build_adapter("linear_probe", unet, "heart", seed=seed) for seed in (0, 1))
+    assert not torch.equal(_answer(first, unet, small_images), _answer(second, unet, small_images))
+    again = build_adapter("linear_probe", unet, "heart", seed=0)
+    assert torch.equal(_answer(first, unet, small_images), _answer(again, unet, small_images))
+    nothing = _answer(build_adapter("output", unet, "heart"), unet, small_images)
+    assert torch.equal(nothing, torch.zeros_like(nothing))
+
+
+@pytest.mark.parametrize("name", ["lora", "adaptformer", "compacter", "affine_ln", "bias", "full", "decoder"])
+def test_every_trained_weight_matters(swin: FoundationModel, images: torch.Tensor, name: str) -> None:
+    """Each gets a gradient once training has moved it off its start, and nothing else of the model does."""
+    adapter = build_adapter(name, swin, "liver")
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for value in adapter.trained().values():
+            value.add_(0.05 * torch.randn(value.shape, generator=generator))
+    adapter(images).square().mean().backward()
+    without = [k for k, v in adapter.trained().items() if v.grad is None or not v.grad.any()]
+    assert without == []
+    assert all(value.grad is None for value in adapter.parameters() if not value.requires_grad)
+
+
+def test_the_model_itself_is_left_as_it_is(swin: FoundationModel) -> None:
+    before = {key: value.clone() for key, value in swin.state_dict().items()}
+    for name in ("lora", "adaptformer", "compacter", "full", "scratch"):
+        adapter = build_adapter(name, swin, "liver")
+        with torch.no_grad():
+            for value in adapter.trained().values():
+                value.add_(1)
+    after = swin.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert swin.classes == ("spleen", "liver", "aorta")
+
+
+def test_from_scratch_nothing_is_kept(unet: FoundationModel) -> None:
+    adapter = build_adapter("scratch", unet, "liver", seed=5)
+    kept = [k for k, v in unet.body.named_parameters() if torch.equal(v, adapter.get_parameter(f"model.body.{k}"))]
+    assert all("bn1" in key for key in kept), "only normalisation, which starts at 1 and 0"
+
+
+@pytest.mark.parametrize("name", ["spatial_pointwise", "output", "bias"])
+def test_a_state_is_all_that_was_learned(unet: FoundationModel, small_images: torch.Tensor, name: str) -> None:
+    adapter = build_adapter(name, unet, "liver", seed=1)
+    with torch.no_grad():
+        for value in adapter.trained().values():
+            value.add_(0.1)
+    other = build_adapter(name, unet, "liver", seed=1)
+    assert not torch.equal(_answer(adapter, unet, small_images), _answer(other, unet, small_images))
+    other.load_state(adapter.state())
+    assert torch.equal(_answer(adapter, unet, small_images), _answer(other, unet, small_images))
+    assert sum(value.numel() for value in adapter.state().values()) == _count(adapter)
+
+
+def test_a_state_of_another_kind_is_refused(swin: FoundationModel, unet: FoundationModel) -> None:
+    with pytest.raises(InputError, match="another kind of adapter"):
+        build_adapter("spatial", unet, "liver").load_state(build_adapter("spatial", swin, "liver").state())
+
+
+def test_unknown_methods_are_refused(unet: FoundationModel) -> None:
+    with pytest.raises(InputError, match="no method 'magic'.*linear_probe"):
+        build_adapter("magic", unet, "liver")
+
+
+def test_probabilities_of_a_model_without_classes() -> None:
+    with pytest.raises(InputError, match="reads the model's classes"):
+        build_adapter("output", build_unet([]), "liver")
+
+
+def test_the_random_numbers_of_others_stay(unet: FoundationModel) -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    build_adapter("linear_probe", unet, "heart", seed=9)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_the_head_is_new_and_trained_in_each(swin: FoundationModel) -> None:
+    for name in ("lora", "decoder", "bias"):
+        adapter = build_adapter(name, swin, "liver")
+        head = adapter.get_submodule("model.head")
+        assert isinstance(head, nn.Conv3d)
+        assert head.weight.requires_grad
+        assert head.weight.shape[0] == 1

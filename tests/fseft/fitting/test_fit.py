@@ -1,0 +1,190 @@
+"""The loop, on features of which one tells the organ."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from baps.errors import InputError
+from fseft.adapters import FewShotAdapter, Reads, build_adapter
+from fseft.fitting import Example, FitSettings, Query, fit
+from fseft.models import FoundationModel
+
+SETTINGS = FitSettings(rate=0.1, epochs=40, crop=6, crops=2, batch=2)
+
+
+def _example(seed: int = 0, voxels: int = 3) -> Example:
+    """64 features of noise; the first is high in a cube of the organ."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn((64, 10, 9, 8), generator=generator)
+    truth = torch.zeros(1, 10, 9, 8, dtype=torch.bool)
+    truth[0, 2 : 2 + voxels, 2 : 2 + voxels, 2 : 2 + voxels] = True
+    inputs[0] += 4 * truth[0]
+    return Example(inputs, truth)
+
+
+def _dice(adapter: FewShotAdapter, example: Example) -> float:
+    with torch.no_grad():
+        mask = adapter(example.inputs[None])[0] > 0
+    return 2 * int((mask & example.truth).sum()) / (int(mask.sum()) + int(example.truth.sum()))
+
+
+def test_it_learns_and_generalises(unet: FoundationModel) -> None:
+    adapter = build_adapter("linear_probe", unet, "heart")
+    before = _dice(adapter, _example(1))
+    fitted = fit(adapter, [_example(0), _example(2)], SETTINGS)
+    assert fitted.losses[-1] < 0.5 * fitted.losses[0]
+    assert _dice(adapter, _example(1)) > before + 0.3
+    assert fitted.penalties == ()
+    assert not adapter.training
+
+
+def test_a_seed_tells_the_fit(unet: FoundationModel) -> None:
+    settings = replace(SETTINGS, epochs=3)
+    runs = []
+    for seed in (0, 0, 1):
+        adapter = build_adapter("spatial_pointwise", unet, "liver")
+        runs.append((fit(adapter, [_example()], replace(settings, seed=seed)), adapter.state()))
+    assert runs[0][0] == runs[1][0]
+    assert all(torch.equal(value, runs[1][1][key]) for key, value in runs[0][1].items())
+    assert runs[0][0] != runs[2][0]
+
+
+def test_the_rate_falls_along_a_cosine(unet: FoundationModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+    step = torch.optim.AdamW.step
+
+    def watched(self: torch.optim.AdamW) -> None:
+        rates.append(self.param_groups[0]["lr"])
+        assert self.param_groups[0]["weight_decay"] == 0
+        step(self)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    fit(build_adapter("linear_probe", unet, "liver"), [_example()], replace(SETTINGS, epochs=8, crops=1, rate=0.02))
+    expected = 0.01 * (1 + torch.cos(torch.pi * torch.arange(8) / 8))
+    torch.testing.assert_close(torch.tensor(rates), expected)
+
+
+def test_it_ends_on_a_plateau(unet: FoundationModel) -> None:
+    fitted = fit(
+        build_adapter("linear_probe", unet, "liver"), [_example()], replace(SETTINGS, rate=1e-9, crop=0, epochs=60)
+    )
+    assert len(fitted.losses) == 30
+
+
+def test_unlabelled_slices_teach_nothing(unet: FoundationModel) -> None:
+    """What stands there, image or label, does not change the fit."""
+    labelled = torch.zeros(1, 10, 9, 8, dtype=torch.bool)
+    labelled[..., 2:5] = True
+    example = _example()
+    other = replace(example, inputs=torch.where(labelled, example.inputs, 7.0), truth=example.truth & labelled)
+    states = []
+    for each in (example, other):
+        adapter = build_adapter("linear_probe", unet, "liver")
+        fit(adapter, [replace(each, labelled=labelled)], replace(SETTINGS, epochs=4, crop=0))
+        states.append(adapter.state())
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
+def test_the_size_of_query_volumes_is_held(unet: FoundationModel) -> None:
+    """In a volume where everything looks like the organ, the size alone says that it is not."""
+    example = _example()
+    brighter = example.inputs.clone()
+    brighter[0] += 3
+    sizes = []
+    for queries in ([], [Query(brighter), Query(brighter)]):
+        adapter = build_adapter("linear_probe", unet, "heart")
+        settings = replace(SETTINGS, epochs=60, weight=1.0)
+        fitted = fit(adapter, [example], settings, queries)
+        with torch.no_grad():
+            sizes.append(float(adapter(brighter[None]).sigmoid().sum()))
+    expected = int(example.truth.sum())
+    assert len(fitted.penalties) == len(fitted.losses) - 30
+    assert abs(sizes[1] - expected) < 0.5 * abs(sizes[0] - expected)
+    assert fitted.penalties[-1] < fitted.penalties[0]
+
+
+def test_a_coarser_query_stands_for_more(unet: FoundationModel) -> None:
+    """Every other voxel along each axis, each counted as eight, is about as large as all."""
+    example = _example(voxels=4)
+    coarse = example.inputs[:, ::2, ::2, ::2]
+    settings = replace(SETTINGS, epochs=2, rate=1e-9)
+    adapter = build_adapter("linear_probe", unet, "heart")
+    penalty = fit(adapter, [example], settings, [Query(coarse, share=8)]).penalties[0]
+    with torch.no_grad():
+        size = 8 * float(adapter(coarse[None]).sigmoid().sum())
+    expected = int(example.truth.sum())
+    assert penalty == pytest.approx(max(0, 0.7 - size / expected, size / expected - 1.3), rel=1e-4)
+    assert penalty > 0
+
+
+def test_before_the_middle_no_plateau_is_looked_for(unet: FoundationModel) -> None:
+    adapter = build_adapter("linear_probe", unet, "liver")
+    settings = replace(SETTINGS, rate=1e-9, crop=0, epochs=80)
+    assert len(fit(adapter, [_example()], settings, [Query(_example(1).inputs)]).losses) == 70
+
+
+def test_a_model_is_tuned_on_images(unet: FoundationModel) -> None:
+    """Its own decoder, on whole small images."""
+    truth = torch.zeros(1, 16, 16, 16, dtype=torch.bool)
+    truth[0, 4:10, 4:10, 4:10] = True
+    image = 0.5 * truth.float() + 0.2 * torch.rand((1, 16, 16, 16), generator=torch.Generator().manual_seed(0))
+    adapter = build_adapter("decoder", unet, "heart")
+    frozen = {k: v.detach().clone() for k, v in adapter.named_parameters() if not v.requires_grad}
+    fitted = fit(adapter, [Example(image, truth)], FitSettings(rate=1e-3, epochs=8, crop=16, crops=1))
+    assert fitted.losses[-1] < fitted.losses[0] - 0.1
+    assert frozen
+    assert all(torch.equal(value, adapter.get_parameter(key)) for key, value in frozen.items())
+
+
+class _Watching(FewShotAdapter):
+    """Keeps the first voxel of all that it is shown."""
+
+    def __init__(self, reads: Reads) -> None:
+        super().__init__()
+        self.reads = reads
+        self.weight = nn.Parameter(torch.ones(1))
+        self.shown: list[float] = []
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        self.shown += inputs[:, 0, 0, 0, 0].tolist()
+        assert bool((inputs == inputs[:, :1, :1, :1, :1]).all()), "all voxels of an image are shifted alike"
+        return self.weight * inputs
+
+
+def test_images_are_made_brighter_or_darker() -> None:
+    """Half of them, by up to a tenth; features are left as they are."""
+    truth = torch.ones(1, 2, 2, 2, dtype=torch.bool)
+    settings = FitSettings(rate=1e-9, epochs=25, crops=8, batch=4, shift=0.1)
+    for reads in ("images", "features"):
+        adapter = _Watching(reads)
+        fit(adapter, [Example(torch.full((1, 2, 2, 2), 0.5), truth)], settings)
+        assert len(adapter.shown) == 200
+        shifts = [value - 0.5 for value in adapter.shown if value != 0.5]
+        if reads == "features":
+            assert shifts == []
+        else:
+            assert 70 < len(shifts) < 130
+            assert -0.1 <= min(shifts) < -0.08
+            assert 0.08 < max(shifts) <= 0.1
+
+
+def test_progress_is_told_and_may_stop_it(unet: FoundationModel) -> None:
+    heard: list[tuple[int, float]] = []
+
+    def told(epoch: int, loss: float) -> None:
+        heard.append((epoch, loss))
+        if epoch == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(build_adapter("linear_probe", unet, "liver"), [_example()], SETTINGS, told=told)
+    assert [epoch for epoch, _ in heard] == [1, 2, 3]
+
+
+def test_without_a_label_there_is_nothing_to_learn(unet: FoundationModel) -> None:
+    with pytest.raises(InputError, match="no labelled volume"):
+        fit(build_adapter("linear_probe", unet, "liver"), [], SETTINGS)

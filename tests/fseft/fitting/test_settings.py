@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+import pytest
+
+from baps.errors import InputError
+from fseft.fitting import FitSettings
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"rate": 0}, "rate must be a positive number"),
+        ({"rate": float("nan")}, "rate must be a positive number"),
+        ({"rate": 0.1, "epochs": 0}, "epochs must be at least 1"),
+        ({"rate": 0.1, "batch": 0}, "batch must be at least 1"),
+        ({"rate": 0.1, "crop": -1}, "crop must not be negative"),
+        ({"rate": 0.1, "margin": float("nan")}, "margin must not be negative"),
+    ],
+)
+def test_out_of_range_is_refused(wrong: dict[str, float], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        FitSettings(**wrong)  # type: ignore[arg-type]

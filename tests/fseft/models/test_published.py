@@ -1,0 +1,196 @@
+"""State dicts of the published names and shapes, made from small models; the real files are too large to be here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from baps.errors import InputError
+from fseft.adapters import build_adapter
+from fseft.models import (
+    FSEFT_CLASSES,
+    PUBLISHED,
+    FoundationModel,
+    build_swin_unetr,
+    build_unet,
+    foundation_model_of,
+    load_foundation_model,
+)
+
+State = dict[str, torch.Tensor]
+
+
+def _swin(outputs: int = 0) -> FoundationModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(42)
+        return build_swin_unetr([str(n) for n in range(outputs)], 12)
+
+
+def _unet() -> FoundationModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(42)
+        return build_unet([])
+
+
+def _renamed(model: FoundationModel, rename: Callable[[str], str]) -> State:
+    return {rename(key): value for key, value in model.state_dict().items()}
+
+
+def _fseft() -> State:
+    return _renamed(_swin(29), lambda key: "module." + key.removeprefix("body.").replace("head.", "classifier."))
+
+
+def _universal(model: FoundationModel, coarsest: int) -> State:
+    """SuPreM and CLIP-driven: the backbone, and the parts of a head that depends on the image."""
+    state = _renamed(model, lambda key: "module.backbone." + key.removeprefix("body."))
+    channels = model.channels
+    beside = {
+        "organ_embedding": (25, 512), "text_to_vision.weight": (256, 512),
+        "precls_conv.0.weight": (channels,), "precls_conv.2.weight": (8, channels, 1, 1, 1),
+        "GAP.0.weight": (coarsest,), "GAP.3.weight": (256, coarsest, 1, 1, 1), "controller.weight": (153, 512, 1, 1, 1),
+    }  # fmt: skip
+    return state | {f"module.{key}": torch.zeros(shape) for key, shape in beside.items()}
+
+
+def _suprem_unet() -> State:
+    """With the running statistics, which the network never read."""
+    state = _universal(_unet(), 512)
+    for key in [key for key in state if key.endswith("bn1.weight")]:
+        for name in ("running_mean", "running_var"):
+            state[key.replace("weight", name)] = torch.full_like(state[key], 7)
+        state[key.replace("weight", "num_batches_tracked")] = torch.tensor(5)
+    return state
+
+
+def _btcv() -> State:
+    return _renamed(_swin(14), lambda key: key.removeprefix("body.").replace("head.", "out.conv.conv."))
+
+
+def _selfsup() -> State:
+    state = _renamed(_swin(), lambda key: key.replace("body.swinViT.", "module.").replace("mlp.linear", "mlp.fc"))
+    encoder = {key: value for key, value in state.items() if key.startswith("module.")}
+    return encoder | {"module.rotation_head.weight": torch.zeros(4, 96), "module.norm.weight": torch.zeros(96)}
+
+
+STATES: dict[str, Callable[[], State]] = {
+    "fseft": _fseft,
+    "suprem_swinunetr": lambda: _universal(_swin(), 192),
+    "suprem_unet": _suprem_unet,
+    "clipdriven": lambda: _universal(_swin(), 192),
+    "btcv": _btcv,
+    "selfsup": _selfsup,
+}
+
+
+def _same(found: FoundationModel, expected: FoundationModel, prefix: str) -> bool:
+    there = {key: value for key, value in expected.state_dict().items() if key.startswith(prefix)}
+    return bool(there) and all(torch.equal(found.state_dict()[key], value) for key, value in there.items())
+
+
+def test_every_name_is_tested() -> None:
+    assert tuple(STATES) == PUBLISHED
+
+
+@pytest.mark.parametrize("name", ["fseft", "suprem_swinunetr", "clipdriven", "btcv", "selfsup"])
+def test_a_swin_unetr(name: str) -> None:
+    found = foundation_model_of(name, STATES[name]())
+    assert _same(found, _swin(), "body.swinViT." if name == "selfsup" else "body.")
+    assert not found.training
+
+
+def test_the_unet() -> None:
+    assert _same(foundation_model_of("suprem_unet", _suprem_unet()), _unet(), "body.")
+
+
+def test_the_head_of_29_classes() -> None:
+    found = foundation_model_of("fseft", _fseft())
+    assert found.classes == FSEFT_CLASSES
+    assert len(set(FSEFT_CLASSES)) == 29
+    assert [found.index(organ) for organ in ("spleen", "liver", "pancreas", "duodenum", "colon_tumor")] == [
+        0,
+        5,
+        10,
+        13,
+        28,
+    ]
+    assert _same(found, _swin(29), "head.")
+
+
+def test_a_softmax_becomes_odds_against_the_background(images: torch.Tensor) -> None:
+    found = foundation_model_of("btcv", _btcv())
+    assert len(found.classes) == 13
+    assert found.classes[5] == "liver"
+    with torch.no_grad():
+        logits = _swin(14)(images)
+        expected = logits[:, [0, 6]].softmax(1)[:, 1]
+        torch.testing.assert_close(found(images)[:, 5].sigmoid(), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["suprem_swinunetr", "suprem_unet", "clipdriven", "selfsup"])
+def test_without_a_linear_head_no_organ_is_known(name: str) -> None:
+    found = foundation_model_of(name, STATES[name]())
+    assert found.classes == ()
+    assert build_adapter("linear_probe", found, "liver").trained()["head.weight"].shape[1] == found.channels
+
+
+def test_what_a_file_does_not_hold_is_told_by_the_seed() -> None:
+    first, again, other = (foundation_model_of("selfsup", _selfsup(), seed) for seed in (0, 0, 1))
+    assert _same(first, again, "body.")
+    assert not _same(first, other, "body.decoder1")
+
+
+@pytest.mark.parametrize(
+    ("name", "held", "said"),
+    [
+        ("fseft", "suprem_unet", "It holds a U-Net, and fseft is a Swin UNETR. It could be suprem_unet"),
+        ("suprem_unet", "fseft", "It holds a Swin UNETR, and suprem_unet is a U-Net. It could be fseft"),
+        ("fseft", "btcv", "of fseft are missing or have another shape.*head.weight. It could be btcv"),
+        ("btcv", "fseft", "of btcv are missing or have another shape.*It could be fseft"),
+        ("fseft", "clipdriven", "head.weight. It could be suprem_swinunetr or clipdriven"),
+        ("clipdriven", "selfsup", "It could be selfsup"),
+        ("selfsup", "btcv", "It holds a decoder too, and selfsup is an encoder alone. It could be btcv"),
+    ],
+)
+def test_another_checkpoint_is_refused_with_its_name(name: str, held: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        foundation_model_of(name, STATES[held]())
+
+
+def test_another_network_is_refused() -> None:
+    state = {"image_encoder.patch_embed.proj.weight": torch.zeros(4, 3, 2, 2)}
+    with pytest.raises(InputError, match="It holds another network.*Give a checkpoint of one of fseft"):
+        foundation_model_of("fseft", state)
+
+
+def test_a_missing_tensor_is_named() -> None:
+    state = _btcv()
+    del state["decoder3.transp_conv.conv.weight"]
+    with pytest.raises(InputError, match=r"1 of the \d+ tensors of btcv are missing.*decoder3.transp_conv.conv.weight"):
+        foundation_model_of("btcv", state)
+
+
+def test_a_width_that_cannot_be_is_refused() -> None:
+    with pytest.raises(InputError, match="multiple of 12"):
+        foundation_model_of("btcv", {"swinViT.patch_embed.proj.weight": torch.zeros(16, 1, 2, 2, 2)})
+
+
+def test_from_files(tmp_path: Path) -> None:
+    torch.save({"net": _suprem_unet(), "optimizer": {"state": {}}, "epoch": 2100}, tmp_path / "suprem_unet.pth")
+    model, digest = load_foundation_model("suprem_unet", tmp_path / "suprem_unet.pth")
+    assert _same(model, _unet(), "body.")
+    assert len(digest) == 64
+    save_file(_fseft(), tmp_path / "fseft.safetensors")
+    assert load_foundation_model("fseft", tmp_path / "fseft.safetensors")[0].classes == FSEFT_CLASSES
+    with pytest.raises(InputError, match=r"fseft.safetensors: It holds a Swin UNETR, and suprem_unet"):
+        load_foundation_model("suprem_unet", tmp_path / "fseft.safetensors")
+
+
+def test_what_is_no_published_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no foundation model named 'gpt'.*suprem_unet"):
+        load_foundation_model("gpt", tmp_path / "a.pth")
+    with pytest.raises(InputError, match="does not exist"):
+        load_foundation_model("fseft", tmp_path / "a.pth")

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from fseft.models import FoundationModel
+
+
+def test_an_image_does_not_depend_on_those_beside_it(unet: FoundationModel, small_images: torch.Tensor) -> None:
+    with torch.no_grad():
+        together, alone = unet(small_images), unet(small_images[1:])
+    torch.testing.assert_close(together[1:], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_one_image_is_normalised_as_published(unet: FoundationModel) -> None:
+    """By the batch, in training mode, where the batch is this image."""
+    norm = unet.body.get_submodule("down_tr64.ops.0.bn1")
+    weight, bias = torch.linspace(0.5, 2, 32), torch.linspace(-1, 1, 32)
+    x = 3 * torch.randn((1, 32, 4, 5, 6), generator=torch.Generator().manual_seed(0)) + 1
+    before = {name: value.detach().clone() for name, value in norm.named_parameters()}
+    with torch.no_grad():
+        for name, value in (("weight", weight), ("bias", bias)):
+            norm.get_parameter(name).copy_(value)
+        found = norm(x)
+        for name, value in before.items():
+            norm.get_parameter(name).copy_(value)
+    torch.testing.assert_close(found, F.batch_norm(x, None, None, weight, bias, training=True))

@@ -1,0 +1,54 @@
+"""From labelled volumes to a mask on another one, through every part; the network itself was never trained."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import fseft
+from baps.metrics import dice
+from baps.volume import Volume
+from fseft.adapters import build_adapter
+from fseft.fitting import Example, FitSettings, Query, fit
+from fseft.inference import read, segment
+from fseft.models import FoundationModel
+from fseft.preparation import prepare
+
+Phantom = Callable[..., tuple[Volume, NDArray[np.bool_]]]
+
+
+@pytest.mark.parametrize(("name", "rate"), [("linear_probe", 0.03), ("output", 0.03)])
+def test_a_new_organ_is_learned_from_two_volumes(
+    unet: FoundationModel, new_phantom: Phantom, name: str, rate: float
+) -> None:
+    adapter = build_adapter(name, unet, "heart")
+    examples = []
+    for seed in (0, 1):
+        volume, organ = new_phantom(seed=seed)
+        prepared = prepare(volume, spacing=2.0, side=16)
+        examples.append(Example(read(unet, adapter.reads, prepared.image, 16), prepared.mask(organ)))
+    volume, organ = new_phantom(seed=2, shape=(36, 40, 14))
+    prepared = prepare(volume, spacing=2.0, side=16)
+    inputs = read(unet, adapter.reads, prepared.image, 16)
+
+    before = dice(prepared.back(segment(adapter, inputs)) > 0.5, organ)
+    fit(adapter, examples, FitSettings(rate, epochs=40, crop=12, crops=1), [Query(inputs)])
+    after = dice(prepared.back(segment(adapter, inputs)) > 0.5, organ)
+    assert after > 0.75
+    assert after > before + 0.2
+
+
+def test_the_server_is_never_imported() -> None:
+    program = (
+        "import sys, fseft.adapters, fseft.fitting, fseft.inference, fseft.losses, fseft.models, fseft.preparation; "
+        "print(any(name.startswith('monailabel') for name in sys.modules))"
+    )
+    root = Path(fseft.__file__).parents[1]  # Importable from there, installed or not.
+    found = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["False"]

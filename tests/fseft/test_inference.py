@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.inferers import sliding_window_inference
+
+from fseft.adapters import build_adapter
+from fseft.inference import read, segment
+from fseft.models import FoundationModel
+
+
+@pytest.fixture(scope="module")
+def image() -> torch.Tensor:
+    """Larger than a window along one axis, smaller along another."""
+    return torch.rand((1, 24, 16, 13), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", ["linear_probe", "spatial", "decoder"])
+def test_untrained_it_is_the_model_window_by_window(unet: FoundationModel, image: torch.Tensor, name: str) -> None:
+    with torch.no_grad():
+        logits = sliding_window_inference(image[None], 16, 1, unet, overlap=0.25, mode="gaussian")
+    adapter = build_adapter(name, unet, "liver")
+    found = segment(adapter, read(unet, adapter.reads, image, 16), 16)
+    torch.testing.assert_close(found, logits[0, 1:2].sigmoid(), rtol=0, atol=1e-5)
+
+
+def test_the_output_adapter_reads_blended_probabilities(unet: FoundationModel, image: torch.Tensor) -> None:
+    with torch.no_grad():
+        blended = sliding_window_inference(
+            image[None], 16, 1, lambda x: unet(x).sigmoid(), overlap=0.25, mode="gaussian"
+        )
+    probabilities = read(unet, "probabilities", image, 16)
+    torch.testing.assert_close(probabilities, blended[0])
+    found = segment(build_adapter("output", unet, "aorta"), probabilities)
+    torch.testing.assert_close(found, blended[0, 2:], rtol=0, atol=1e-5)
+
+
+def test_what_is_read(unet: FoundationModel, image: torch.Tensor) -> None:
+    assert read(unet, "images", image, 16) is image
+    features = read(unet, "features", image, 16)
+    assert features.shape == (64, 24, 16, 13)
+    assert not features.requires_grad
+    assert not features.is_inference()
