@@ -45,10 +45,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from baps.blackbox import model_seconds
 from baps.click import PACKED
+from baps.collected import notes
 from baps.errors import BapsError, InputError, NotFoundError
 from baps.formats import IMAGE_SUFFIXES, read_volume
 from baps.jobs import asked_by
-from baps.telling import listening
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ def _run_infer(
     wanted[PACKED] = raw and "gzip" in request.headers.get("accept-encoding", "")
     gone = asked_by(lambda: from_thread.run(request.is_disconnected))
     try:
-        with model_seconds() as spent, listening() as notes, gone:
+        with model_seconds() as spent, notes.collecting() as said, gone:
             answer: Response | dict[str, Any] | None = host_infer.run_inference(
                 background_tasks, model, image, session_id, json.dumps(wanted), file, label, output
             )
@@ -173,7 +173,7 @@ def _run_infer(
     if isinstance(answer, Response):
         whole = time.perf_counter() - begun
         answer.headers["Server-Timing"] = f"model;dur={1000 * sum(spent):.1f}, total;dur={1000 * whole:.1f}"
-        answer.headers[NOTES] = quote(" ".join(notes)[:400])  # Proxies take headers of some kilobytes.
+        answer.headers[NOTES] = quote(" ".join(said)[:400])  # Proxies take headers of some kilobytes.
     return answer
 
 

@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from .blackbox import Prompt
 from .blackbox.prompt import Point
 from .errors import InputError
 from .geometry import AS_STORED, AXES, SLICE_AXIS, Plane, axis_across
+from .request_form import read_form
 from .volume import Volume
 
 Voxel = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
@@ -24,6 +25,7 @@ PACKED = "reply_packed"
 """A field that the server itself puts into a request: the reply goes out with HTTP's gzip."""
 
 _MOST_POINTS = 1000
+_USAGE = f"Points are [i, j, k], at most {_MOST_POINTS} of them."
 
 
 class _Form(BaseModel):
@@ -160,29 +162,17 @@ def read_organ_clicks(request: Mapping[str, Any], volume: Volume, labels: Sequen
 
 def _read(request: Mapping[str, Any]) -> tuple[_Form, str]:
     """The fields of a request, and the label that it names."""
-    form = _validated({key: value for key, value in request.items() if value is not None})
+    form = read_form(_Form, request, _USAGE)
     if len(form.roi) not in (0, 6):
         raise InputError(f"The box must be [i0, i1, j0, j1, k0, k1], not {form.roi}.")
     return form, form.label if isinstance(form.label, str) else next(iter(form.label), "")
-
-
-def _validated(fields: dict[str, Any]) -> _Form:
-    try:
-        return _Form.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise InputError(
-            f"The request's field {where!r} cannot be used: {first['msg']}. Points are [i, j, k], at most "
-            f"{_MOST_POINTS} of them."
-        ) from None
 
 
 def _by_name(request: Mapping[str, Any], label: str, labels: Sequence[str]) -> list[Voxel]:
     """Points sent as a list by label name (deepedit): those of the asked label, else of the only one that has any."""
     given = {name: request[name] for name in labels if isinstance(request.get(name), list) and request[name]}
     points = given.get(label) or (next(iter(given.values())) if len(given) == 1 else [])
-    return _validated({"foreground": points}).foreground
+    return read_form(_Form, {"foreground": points}, _USAGE).foreground
 
 
 def _slice_meant(foreground: list[Voxel], roi: list[float], axis: int, shape: tuple[int, int, int]) -> int:

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from .errors import InputError
 from .formats import read_labels
+from .request_form import read_form
 from .scribbles import Box
 from .volume import Volume
 
@@ -24,6 +25,9 @@ FOREGROUND, BACKGROUND = "foreground_scribbles", "background_scribbles"
 
 _USUAL = {BACKGROUND: 2, FOREGROUND: 3}
 """Their values where the request does not say, as in MONAI Label's own scribbles."""
+
+
+_USAGE = 'Strokes are sent as a labelmap file, with label_info as a list of {"name", "id"}.'
 
 
 class _Segment(BaseModel):
@@ -79,7 +83,7 @@ def read_scribbles(request: Mapping[str, Any], volume: Volume) -> Scribbles:
         InputError: if a field has the wrong form, the labelmap is missing, broken or lies elsewhere than the volume, or
             there is no foreground stroke.
     """
-    form = _validated({key: value for key, value in request.items() if value is not None})
+    form = read_form(_Form, request, _USAGE)
     if not form.label:
         raise InputError("The request brings no labelmap of strokes. Send it as the file named label.")
     values = {segment.name: segment.id for segment in form.label_info} or _USUAL
@@ -107,18 +111,6 @@ def read_scribbles(request: Mapping[str, Any], volume: Volume) -> Scribbles:
     (x0, x1), (y0, y1) = ((float(edge.start), float(edge.stop - 1)) for edge in inside[:2])
     box = (x0, y0, x1, y1) if form.roi else None
     return Scribbles(form.selected_label_name, foreground, background, segmented, box, inside, tuple(notes))
-
-
-def _validated(fields: dict[str, Any]) -> _Form:
-    try:
-        return _Form.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise InputError(
-            f"The request's field {where!r} cannot be used: {first['msg']}. Strokes are sent as a labelmap file, with "
-            'label_info as a list of {"name", "id"}.'
-        ) from None
 
 
 def _inside(roi: list[float], shape: tuple[int, int, int]) -> tuple[slice, slice, slice]:

@@ -141,8 +141,8 @@ def name_slices(indices: Sequence[int]) -> str:
     for index in sorted(indices):
         first, last = found.pop() if found and found[-1][1] == index - 1 else (index, index)
         found.append((first, max(last, index)))
-    ranges = [
-        f"{first} to {last}" if last - first > 1 else ", ".join(map(str, sorted({first, last})))
+    names = [
+        f"{first} to {last}" if last - first > 1 else ", ".join(map(str, range(first, last + 1)))
         for first, last in found
     ]
-    return f"slice{'' if len(indices) == 1 else 's'} {', '.join(ranges)}"
+    return f"slice{'' if len(indices) == 1 else 's'} {', '.join(names)}"

@@ -95,12 +95,14 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         if time.monotonic() - when > _LISTED_FOR:
             forgotten, found = self._forgotten, {}
             while True:
-                with pacs_answers():
+                with _pacs_answers():
                     told = self._client.search_for_series(limit=_PAGE, offset=len(found))
                     page = {str(one.SeriesInstanceUID): one for one in map(Dataset.from_json, told)}
                 if page.keys() <= found.keys():  # The end; or the PACS gives the same page again and again.
                     break
                 found |= page
+            # Of those without a count nobody knows whether they have grown.
+            self._known = {key: kept for key, kept in self._known.items() if key[1]}
             if forgotten == self._forgotten:  # Else something was stored meanwhile.
                 self._listed = time.monotonic(), found
         return found
@@ -124,11 +126,11 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
 
     def _described(self, series: Dataset) -> list[StoredSegment]:
         """What a series of SEG objects holds; asked again when it has more of them. A broken one holds nothing."""
-        uid, count = str(series.SeriesInstanceUID), str(series.get("NumberOfSeriesRelatedInstances", ""))
-        if count and (uid, count) in self._known:
+        uid, count = str(series.SeriesInstanceUID), _count(series)
+        if (uid, count) in self._known:
             return self._known[uid, count]
         found: list[StoredSegment] = []
-        with pacs_answers():
+        with _pacs_answers():
             try:
                 told = self._client.retrieve_series_metadata(str(series.StudyInstanceUID), uid)
                 found = [one for header in told for one in stored_segments(Dataset.from_json(header))]
@@ -179,7 +181,7 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         folder = Path(self._datastore_path) / "segments" / f"{segment.instance}-{_count(self._series()[image_id])}"
         try:
             if not folder.exists():
-                with pacs_answers():
+                with _pacs_answers():
                     where = segment.study, segment.series, segment.instance
                     dataset = self._client.retrieve_instance(*where, media_types=_AS_STORED)
                 volume = read_volume(image)
@@ -190,7 +192,7 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
 
     def _headers(self, image_id: str) -> list[Dataset]:
         """Of all images of a series, without pixels."""
-        with pacs_answers():
+        with _pacs_answers():
             told = self._client.retrieve_series_metadata(str(self._series()[image_id].StudyInstanceUID), image_id)
             return [Dataset.from_json(header) for header in told]
 
@@ -240,7 +242,7 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         when = max([now, *(made.astimezone() + timedelta(seconds=1) for made in earlier)])
         sources = self._headers(image_id)
         made = write_segmentation(sources, image, masks, slices, when, info.author, bool(info.model))
-        with pacs_answers():
+        with _pacs_answers():
             reply = self._client.store_instances([made])
         if reply.get("FailedSOPSequence"):
             raise BapsError("The PACS did not take the label. Nothing was saved; ask who runs the PACS why.")
@@ -313,7 +315,7 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         prefixes = {"wado": client.wado_url_prefix, "qido": client.qido_url_prefix, "stow": client.stow_url_prefix}
         address = "/".join(part for part in (client.base_url, prefixes.get(kind), path) if part)
         try:
-            with pacs_answers():
+            with _pacs_answers():
                 return client._session.request(method, address, headers=dict(headers), data=body, stream=True)
         finally:
             if method == "POST":
@@ -325,7 +327,7 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         return found if found not in ("", "UNK") else None
 
     def get_image_uri(self, image_id: str) -> str:
-        """The series as NIfTI, fetched and converted when it is first asked for; a series does not change.
+        """The series as NIfTI, fetched and converted when it is first asked for, and again when it has grown.
 
         Raises:
             NotFoundError: if the PACS has no such image.
@@ -346,7 +348,7 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
             with tempfile.TemporaryDirectory(dir=folder, prefix=".fetching-") as parts:
                 fetched, whole = Path(parts) / "The series", Path(parts) / "volume.nii.gz"
                 fetched.mkdir()
-                with pacs_answers():
+                with _pacs_answers():
                     images = self._client.iter_series(str(series.StudyInstanceUID), image_id, _AS_STORED)
                     for number, image in enumerate(images):
                         name = f"image {image.get('InstanceNumber', '')}.dcm"  # As viewers and our sentences name it.
@@ -402,7 +404,7 @@ def _disk_full(error: OSError) -> BapsError:
 
 
 @contextmanager
-def pacs_answers() -> Iterator[None]:
+def _pacs_answers() -> Iterator[None]:
     """What goes wrong with the PACS, as a sentence; its address may hold what is nobody's business."""
     try:
         yield

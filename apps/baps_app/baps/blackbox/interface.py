@@ -11,27 +11,19 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..collected import Collected
 from ..errors import BudgetSpentError, InputError
 from .prompt import Point, Prompt
 
-_spent: ContextVar[list[float] | None] = ContextVar("model_seconds", default=None)
+_spent: Collected[float] = Collected("model_seconds")
 
-
-@contextmanager
-def model_seconds() -> Iterator[list[float]]:
-    """A list of the seconds that each call to a black box takes in this context, waiting for its turn left out."""
-    found: list[float] = []
-    token = _spent.set(found)
-    try:
-        yield found
-    finally:
-        _spent.reset(token)
+model_seconds = _spent.collecting
+"""A list of the seconds that each call to a black box takes in a context, waiting for its turn left out."""
 
 
 @dataclass(frozen=True)
@@ -201,8 +193,7 @@ class BlackBox(ABC):
             try:
                 yield
             finally:
-                if (spent := _spent.get()) is not None:
-                    spent.append(time.perf_counter() - begun)
+                _spent.give(time.perf_counter() - begun)
 
     def _understood(self, prompt: Prompt) -> Prompt:
         """What of a prompt this black box understands."""

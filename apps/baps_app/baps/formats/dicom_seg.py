@@ -80,8 +80,13 @@ def slice_depths(headers: Sequence[Dataset], image: Volume) -> NDArray[np.float6
     Raises:
         InputError: if they do not make it, or say nothing of where they lie.
     """
+    return np.sort(_depths(headers, image))
+
+
+def _depths(headers: Sequence[Dataset], image: Volume) -> list[float]:
+    """As ``slice_depths``, in the order of the headers and their frames."""
     try:
-        depths = np.sort([_depth(affine, image) for header in headers for affine in _frame_affines(header)])
+        depths = [_depth(affine, image) for header in headers for affine in _frame_affines(header)]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError("The images of the series do not say where they lie: no DICOM segmentation fits.") from error
     if len(depths) != image.shape[2]:
@@ -111,10 +116,7 @@ def read_segmentation(dataset: Dataset, image: Volume, depths: NDArray[np.float6
         if segmentation.segmentation_type != SegmentationTypeValues.BINARY:
             pixels = pixels > segmentation.MaximumFractionalValue / 2
         affines, said = _frame_affines(segmentation), segments_said(segmentation)
-        names = [
-            said[int(group.ReferencedSegmentNumber)][0]
-            for group in _groups(segmentation, "SegmentIdentificationSequence")
-        ]
+        names = [said[int(group.ReferencedSegmentNumber)][0] for group in groups]
     except Exception as error:  # highdicom and pydicom raise many kinds; each means a broken or foreign object.
         raise InputError(f"The DICOM segmentation cannot be read ({type(error).__name__}). Export it again.") from error
     for name in dict.fromkeys(names):
@@ -151,19 +153,17 @@ def write_segmentation(
     Raises:
         InputError: if the images do not make the volume, or lack what a SEG needs.
     """
-    slice_depths(sources, image)  # Refuses what does not make the volume.
-    places = [(source, affine) for source in sources for affine in _frame_affines(source)]
-    indices = np.argsort(np.argsort([_depth(affine, image) for _, affine in places])).tolist()
+    indices = np.argsort(np.argsort(_depths(sources, image))).tolist()
     shown = {name: slices[name] | set(np.flatnonzero(mask.any((0, 1))).tolist()) for name, mask in masks.items()}
     same = len(set(map(frozenset, shown.values()))) == 1
     wanted = set().union(*shown.values())
-    if len(sources) > 1:
-        chosen = [(source, k) for (source, _), k in zip(places, indices, strict=True) if k in wanted]
-        sources, indices = [source for source, _ in chosen], [k for _, k in chosen]
-    else:
-        same = same and wanted == set(indices)
-    pixels = np.stack([mask[:, :, indices].transpose(2, 1, 0) for mask in masks.values()], -1)
     try:
+        if len(sources) > 1:
+            chosen = [(source, k) for source, k in zip(sources, indices, strict=True) if k in wanted]
+            sources, indices = [source for source, _ in chosen], [k for _, k in chosen]
+        else:
+            same = same and wanted == set(indices)
+        pixels = np.stack([mask[:, :, indices].transpose(2, 1, 0) for mask in masks.values()], -1)
         segmentation = Segmentation(
             source_images=[_complete(source, image) for source in sources],
             pixel_array=pixels.view(np.uint8),

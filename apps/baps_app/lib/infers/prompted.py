@@ -15,7 +15,7 @@ from baps.errors import InputError
 from baps.formats.slice_nrrd import write_slice_nrrd
 from baps.geometry import AS_STORED, SLICE_AXIS
 from baps.segmenter import Segmenter
-from lib.infers.segmenting import DO_NOT_SAVE, NO_LABEL, Save, SegmentingInfer, named
+from lib.infers.segmenting import NO_LABEL, Save, SegmentingInfer, named
 
 _PLANES = (AS_STORED, "axial", "coronal", "sagittal")
 
@@ -33,11 +33,7 @@ class PromptedInfer(SegmentingInfer):
             InferType.DEEPGROW,
             dimension=2,
             description=("Promptable segmentation, adapted to this site" if adapted else "The same model, not adapted"),
-            config={
-                "plane": list(_PLANES),
-                **({"adapter": [NO_LABEL, *labels]} if adapted else {}),
-                "save_as": [DO_NOT_SAVE, *labels],
-            },
+            config={"plane": list(_PLANES), **({"adapter": [NO_LABEL, *labels]} if adapted else {})},
             segmenter=segmenter,
             labels=labels,
             save=save,
@@ -50,7 +46,7 @@ class PromptedInfer(SegmentingInfer):
         volume, _ = segmenter.volume(path)
         click = read_click(request, volume, self._names)
         label = click.label or self._chosen(request, "adapter", NO_LABEL)
-        save_as = self._chosen(request, "save_as", DO_NOT_SAVE)
+        save_as = self._save_as(request)
         if save_as and click.plane.axis != SLICE_AXIS:
             raise InputError("A mask across another axis than K is no slice of the label. Save one on a stored slice.")
         found = segmenter.segment(path, click.plane, click.prompt, label, self._adapted)

@@ -18,7 +18,7 @@ from baps.scribbles import keep_strokes, strokes_to_prompt
 from baps.segmenter import Segmenter
 from baps.volume import Volume
 from baps.whole_organ import name_slices
-from lib.infers.segmenting import DO_NOT_SAVE, Save, SegmentingInfer, named
+from lib.infers.segmenting import Save, SegmentingInfer, named
 
 
 class ScribblesInfer(SegmentingInfer):
@@ -36,7 +36,7 @@ class ScribblesInfer(SegmentingInfer):
             InferType.SCRIBBLES,
             dimension=3,
             description="Strokes as prompts, adapted to this site",
-            config={"save_as": [DO_NOT_SAVE, *labels]},
+            config={},
             segmenter=segmenter,
             labels=labels,
             save=save,
@@ -47,7 +47,7 @@ class ScribblesInfer(SegmentingInfer):
         self, segmenter: Segmenter, path: Path, request: dict[str, Any], begun: float
     ) -> tuple[str, dict[str, Any]]:
         volume, window = segmenter.volume(path)
-        scribbles, save_as = read_scribbles(request, volume), self._chosen(request, "save_as", DO_NOT_SAVE)
+        scribbles, save_as = read_scribbles(request, volume), self._save_as(request)
         prompted, beside = (
             np.flatnonzero(strokes.any((0, 1))) for strokes in (scribbles.foreground, scribbles.background)
         )

@@ -14,9 +14,9 @@ import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from numpy.typing import NDArray
 
+from baps.collected import notes
 from baps.errors import InputError, NotFoundError
 from baps.segmenter import Segmenter
-from baps.telling import tell
 from baps.volume import Volume
 from baps.yielding import clicking
 
@@ -40,7 +40,7 @@ class SegmentingInfer(InferTask):
         kind: which decides where the viewers offer the task.
         dimension: 2 if a viewer is to replace one slice by the mask, 3 if all of the segment.
         description: for the viewers.
-        config: options that the viewers offer; lists are choices.
+        config: options that the viewers offer beside ``save_as``; lists are choices.
         segmenter: made when the first request comes, for every training process builds this task too.
         labels: of the site.
         save: what the option ``save_as`` does.
@@ -58,6 +58,7 @@ class SegmentingInfer(InferTask):
     ) -> None:
         # No labels of its own: Slicer would run the first model that names one of the site's labels, without a click,
         # at every Next Sample. Both viewers take the names from the app.
+        config = {**config, "save_as": [DO_NOT_SAVE, *labels]}
         super().__init__(type=kind, labels=[], dimension=dimension, description=description, config=config)
         self._segmenter, self._names, self._save = segmenter, list(labels), save
         # A folder of its own: a client on this machine saves its copy under the same name, in /tmp by default, and the
@@ -75,7 +76,7 @@ class SegmentingInfer(InferTask):
         segmenter = self._segmenter()
         with clicking(segmenter.store.clicks):
             file, said = self._answer(segmenter, Path(image), request, begun)
-        tell(said["notes"])
+        notes.give(*said["notes"])
         return file, said
 
     @abstractmethod
@@ -103,6 +104,14 @@ class SegmentingInfer(InferTask):
         if chosen not in self._names:
             raise InputError(f"There is no {option} {chosen!r}. Choose one of {none}, {', '.join(self._names)}.")
         return chosen
+
+    def _save_as(self, request: dict[str, Any]) -> str:
+        """The label that the mask is to be saved as, or "".
+
+        Raises:
+            InputError: if it is no label of the site.
+        """
+        return self._chosen(request, "save_as", DO_NOT_SAVE)
 
     def _keep(
         self, request: dict[str, Any], volume: Volume, name: str, mask: NDArray[np.bool_], slices: Collection[int]

@@ -17,7 +17,7 @@ from baps.jobs import Jobs
 from baps.segmenter import Segmenter
 from baps.volume import Volume
 from baps.whole_organ import name_slices, segment_organ
-from lib.infers.segmenting import DO_NOT_SAVE, NO_LABEL, Save, SegmentingInfer, named
+from lib.infers.segmenting import NO_LABEL, Save, SegmentingInfer, named
 
 SECONDS = 60
 """That an answer takes at the most, unless the request says otherwise."""
@@ -38,7 +38,7 @@ class WholeOrganInfer(SegmentingInfer):
             InferType.DEEPGROW,
             dimension=3,
             description="A whole organ from clicks on one slice or more, adapted to this site",
-            config={"seconds": SECONDS, "adapter": [NO_LABEL, *labels], "save_as": [DO_NOT_SAVE, *labels]},
+            config={"seconds": SECONDS, "adapter": [NO_LABEL, *labels]},
             segmenter=segmenter,
             labels=labels,
             save=save,
@@ -51,7 +51,7 @@ class WholeOrganInfer(SegmentingInfer):
         volume, _ = segmenter.volume(path)
         clicks = read_organ_clicks(request, volume, self._names)
         label, seconds = clicks.label or self._chosen(request, "adapter", NO_LABEL), _seconds(request.get("seconds"))
-        save_as = self._chosen(request, "save_as", DO_NOT_SAVE)
+        save_as = self._save_as(request)
         with self._jobs.running("whole_organ") as job:
 
             def go_on() -> bool:
