@@ -64,7 +64,7 @@ class Job:
             "model": self.model,
             "done": self.done,
             "total": self.total,
-            "seconds": round(self.seconds, 1),
+            "seconds": round(self.seconds, 3),
         }
 
 
