@@ -271,9 +271,9 @@ def _adapt(arena: Arena, settings: AdaptationSettings) -> Found:
     made = adapt(arena.black_box, arena.training, settings, watch=arena.watch)
     arena.notes["zoom"] = made.adapter.zoom
     arena.notes["without_head"] = float(np.mean(score(arena.examiner, replace(made.adapter, head=None), arena.test)))
-    arena.notes["status"] = made.status
-    arena.notes["verdict"] = made.verdict.record() if made.verdict else None
-    if made.status == "refused":  # Then the model as it is goes on serving.
+    arena.notes["status"] = made.check.status
+    arena.notes["verdict"] = made.check.verdict.record() if made.check.verdict else None
+    if made.check.status == "refused":  # Then the model as it is goes on serving.
         arena.notes["refused"] = float(np.mean(score(arena.examiner, made.adapter, arena.test)))
         return arena.examiner, None
     return arena.examiner, made.adapter

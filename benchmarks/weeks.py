@@ -74,7 +74,7 @@ def main(
         for week, (collection, number, organs) in enumerate(ARRIVALS[:most], start=1):
             for organ in organs:
                 pieces = known[collection, number, organ]
-                served = store.served(organ, black_box.capabilities)
+                served = store.served(organ, black_box.capabilities.weights_sha256)
                 adapter = store.load(*served).adapter if served else None
                 row: dict[str, Any] = {
                     "week": week, "patient": f"{collection} {number}", "organ": organ,

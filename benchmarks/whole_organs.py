@@ -171,12 +171,12 @@ def train(domain: Domain, black_box: BlackBox, store: AdapterStore) -> None:
     record = {
         "adapter": made.adapter.record(),
         "black_box": {"weights_sha256": black_box.capabilities.weights_sha256},
-        "status": made.status,
+        "status": made.check.status,
     }
-    version = store.add(domain.name, made.adapter, record, made.status)
-    if made.status == "passed":  # Else the model as it is goes on serving.
+    version = store.add(domain.name, made.adapter, record, made.check.status)
+    if made.check.status == "passed":  # Else the model as it is goes on serving.
         store.publish(domain.name, version)
-    console.print(f"{domain.name}: the adapter is {made.status}, zoom {made.adapter.zoom:g}.")
+    console.print(f"{domain.name}: the adapter is {made.check.status}, zoom {made.adapter.zoom:g}.")
 
 
 def table(runs: Sequence[Run]) -> list[str]:

@@ -217,16 +217,17 @@ def test_a_place_where_no_file_can_be(adapter: Path) -> None:
 def test_an_adapter_fits_the_weights_that_it_was_trained_for(
     adapter: Path, new_black_box: Callable[..., BlackBox]
 ) -> None:
-    _, record = read_adapter(adapter)
-    check_fits(record, new_black_box().capabilities)
-    check_fits({**record, "black_box": {**record["black_box"], "name": "renamed"}}, new_black_box().capabilities)
+    (_, record), able = read_adapter(adapter), new_black_box().capabilities
+    check_fits(record, able.name, able.weights_sha256)
+    renamed = {**record["black_box"], "name": "renamed"}
+    check_fits({**record, "black_box": renamed}, able.name, able.weights_sha256)
 
 
 def test_an_adapter_for_other_weights_is_refused(adapter: Path, new_black_box: Callable[..., BlackBox]) -> None:
-    _, record = read_adapter(adapter)
+    (_, record), able = read_adapter(adapter), new_black_box().capabilities
     record["black_box"] = {"name": "medsam", "weights_sha256": "a" * 64}
     with pytest.raises(InputError, match=r"trained for medsam with weights a{12}\.\.\., not for brightness with b{12}"):
-        check_fits(record, new_black_box().capabilities)
+        check_fits(record, able.name, able.weights_sha256)
 
 
 def test_the_record_stands_in_the_header_of_the_file(adapter: Path) -> None:

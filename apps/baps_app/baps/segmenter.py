@@ -223,7 +223,7 @@ class Segmenter:
 
     def _adapter(self, label: str) -> tuple[tuple[str, str] | None, Hashable, Adapter | None]:
         """Label and version of what serves a label, which file it came from, and the adapter."""
-        served = self.store.served(label, self.black_box.capabilities)
+        served = self.store.served(label, self.black_box.capabilities.weights_sha256)
         if served is None:
             return None, None, None
         made = (*served, _identity(self.store.file(*served)))

@@ -22,8 +22,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from .adapter import Adapter
-from .adapter_file import read_adapter, write_adapter
-from .blackbox import Capabilities
+from .adapter_file import HasState, read_adapter, write_adapter
 from .errors import BapsError, InputError, NotFoundError
 from .replacing import replacing
 
@@ -100,11 +99,11 @@ class AdapterStore:
         except FileNotFoundError:
             return []
 
-    def served(self, label: str, black_box: Capabilities) -> tuple[str, str] | None:
+    def served(self, label: str, weights_sha256: str) -> tuple[str, str] | None:
         """Label and version of the adapter that serves a label, or None.
 
         Its own; the shared one only if the label was never trained, for one whose candidates were all refused is better
-        off with the model as it is. An adapter of other weights than the black box's is passed over.
+        off with the model as it is. An adapter of other weights than these is passed over.
         """
 
         def fits(name: str, version: str) -> bool:
@@ -113,7 +112,7 @@ class AdapterStore:
             except BapsError as error:  # Gone or broken: clicks are answered without it.
                 logger.warning("%s", error)
                 return False
-            return bool(made_for == black_box.weights_sha256)
+            return bool(made_for == weights_sha256)
 
         for name in dict.fromkeys((label, SHARED)):
             version = self.published(name)
@@ -168,7 +167,7 @@ class AdapterStore:
                     return version
         return None
 
-    def add(self, label: str, adapter: Adapter, record: dict[str, Any], status: str, log: Path | None = None) -> str:
+    def add(self, label: str, adapter: HasState, record: dict[str, Any], status: str, log: Path | None = None) -> str:
         """Keep a candidate; it is not served yet.
 
         Args:
@@ -193,7 +192,7 @@ class AdapterStore:
         self,
         label: str,
         folder: Path,
-        adapter: Adapter,
+        adapter: HasState,
         record: dict[str, Any],
         status: str,
         log: Path | None,

@@ -48,7 +48,7 @@ def segment(adapter: FewShotAdapter, inputs: torch.Tensor, side: int = 96) -> to
     if adapter.reads == "images":
         logits = _windows(adapter, inputs, side, device)
     else:
-        logits = adapter(inputs[None].to(device))[0].cpu()
+        logits = adapter(inputs[None].to(device).float())[0].cpu()
     return logits.sigmoid()
 
 

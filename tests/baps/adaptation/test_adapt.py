@@ -57,12 +57,12 @@ def test_it_helps_patients_that_were_held_back(
     black_box = new_black_box()
     result = adapt(black_box, slices, settings)
     assert (result.adapter.head is not None) == (settings.head == "convolutional")
-    assert (result.status, result.no_worse, result.against_served) == ("passed", True, None)
-    assert result.verdict is not None
-    assert result.verdict.better
-    assert result.verdict.before < 0.1
-    assert result.verdict.after > 0.8
-    assert result.verdict.gain > 0.7
+    assert (result.check.status, result.check.no_worse, result.check.against_served) == ("passed", True, None)
+    assert result.check.verdict is not None
+    assert result.check.verdict.better
+    assert result.check.verdict.before < 0.1
+    assert result.check.verdict.after > 0.8
+    assert result.check.verdict.gain > 0.7
     assert result.record["check"] == "held back"
     assert result.curve[-1].dice > result.curve[0].dice + 0.5
 
@@ -124,9 +124,9 @@ def test_a_few_pictures_judge_in_turn(new_black_box: Callable[..., Any], dim_sli
     black_box = new_black_box()
     result = adapt(black_box, dim_slices(pictures, each=1), SETTINGS)
     assert result.record["check"] == "leave some out"
-    assert result.verdict is not None
-    assert (result.verdict.unit, result.verdict.count) == ("patient", pictures)
-    assert result.status == "passed"
+    assert result.check.verdict is not None
+    assert (result.check.verdict.unit, result.check.verdict.count) == ("patient", pictures)
+    assert result.check.status == "passed"
     assert result.record["held_back_patients"] == []
     assert black_box.images_asked <= SETTINGS.max_images
 
@@ -135,9 +135,9 @@ def test_three_patients_are_left_out_in_turn(new_black_box: Callable[..., Any], 
     told: list[ProgressReport] = []
     result = adapt(new_black_box(), dim_slices(3), replace(SETTINGS, max_images=2500), progress=told.append)
     assert result.record["check"] == "leave some out"
-    assert result.verdict is not None
-    assert (result.verdict.unit, result.verdict.count) == ("patient", 3)
-    assert result.verdict.better
+    assert result.check.verdict is not None
+    assert (result.check.verdict.unit, result.check.verdict.count) == ("patient", 3)
+    assert result.check.verdict.better
     assert result.record["held_back_patients"] == []
     assert len(result.record["training_patients"]) == 3  # type: ignore[arg-type]
     # Three runs for the check and one on everyone.
@@ -158,9 +158,9 @@ def test_the_candidate_of_few_patients_is_trained_on_all(new_black_box: Callable
 
 def test_one_patient_is_not_judged(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     result = adapt(new_black_box(), dim_slices(1), replace(SETTINGS, max_images=500))
-    assert result.verdict is None
-    assert result.status == "unverified"
-    assert "nobody is left to check" in result.sentence()
+    assert result.check.verdict is None
+    assert result.check.status == "unverified"
+    assert "nobody is left to check" in result.check.sentence()
     assert result.record["verdict"] is None
     assert result.record["check"] == "none, one patient only"
     assert result.curve[-1].dice > 0.8
@@ -175,7 +175,7 @@ def test_the_same_seed_gives_the_same_to_the_last_bit(
     other = adapt(new_black_box(), dim_slices(patients), replace(settings, seed=1))
     assert _same(one, same)
     assert not _same(one, other)
-    assert one.verdict == same.verdict
+    assert one.check.verdict == same.check.verdict
     assert one.curve == same.curve
 
 
@@ -185,7 +185,7 @@ def test_the_published_method(new_black_box: Callable[..., Any], dim_slices: Sli
     assert _same(one, same)
     made = one.adapter.visual_prompt
     assert (made.kind, made.conditioned_on_click, one.adapter.head) == ("concat", True, None)
-    assert one.verdict is not None
+    assert one.check.verdict is not None
 
 
 def test_the_record_can_be_kept_and_names_nobody(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
@@ -210,8 +210,8 @@ def test_the_record_of_a_single_judged_slice_is_json(new_black_box: Callable[...
     (judge,) = split_patients(slices).held_back
     slices[judge] = slices[judge][:1]
     result = adapt(new_black_box(), slices, replace(SETTINGS, max_images=300))
-    assert result.verdict is not None
-    assert result.verdict.count == 1
+    assert result.check.verdict is not None
+    assert result.check.verdict.count == 1
     json.dumps(result.record, allow_nan=False)
 
 
@@ -244,7 +244,7 @@ def test_on_the_bundled_black_box(bundled: BlackBox, dim_slices: Slices) -> None
     before = bundled.images_asked
     result = adapt(bundled, slices, replace(WITH_HEAD, batch=2, max_images=120, curve_slices=2))
     assert 0 < bundled.images_asked - before <= 120
-    assert result.verdict is not None
+    assert result.check.verdict is not None
     piece = slices["patient 0"][0]
     changed = result.adapter.change(piece.image[None], [])
     assert (changed != piece.image[None]).any()
@@ -308,7 +308,7 @@ def test_an_adaptation_that_was_broken_off_goes_on(
     assert broken.budget is None
     result = adapt(rest, slices, settings, log=log)
     assert _same(result, unbroken)
-    assert result.verdict == unbroken.verdict
+    assert result.check.verdict == unbroken.check.verdict
     assert result.curve == unbroken.curve
     assert result.record["black_box_images"] == first.images_asked <= settings.max_images
     recalled = result.record["recalled_images"]
@@ -506,8 +506,8 @@ def test_many_judges_do_not_take_more_images_than_there_are(
     result = adapt(black_box, slices, settings)
     assert black_box.images_asked <= max_images
     assert len(result.record["held_back_patients"]) == 12  # type: ignore[arg-type]
-    assert result.verdict is not None
-    assert result.verdict.count == judges
+    assert result.check.verdict is not None
+    assert result.check.verdict.count == judges
 
 
 def _trained_on(adapter: Adapter, patients: Sequence[str], gain: float | None = None) -> Served:
@@ -550,13 +550,13 @@ def test_what_is_served_is_gone_on_from_and_judged_on_those_who_are_new_to_it(
     judged = [slices[split.held_back[0]][row] for row in (0, 2, 3)]
     theirs = score_slices(new_black_box(), first.adapter, judged, "click", settings.seed + 1, 2)
     ours = score_slices(new_black_box(), result.adapter, judged, "click", settings.seed + 1, 2)
-    assert result.against_served is not None
-    assert result.verdict is not None
-    assert result.against_served.before == pytest.approx(theirs.mean())
-    assert result.against_served.after == result.verdict.after == pytest.approx(ours.mean())
-    assert result.no_worse == (ours.mean() >= theirs.mean())
-    assert result.record["against_served"] == result.against_served.record()
-    assert f"Against the served adapter: gain {result.against_served.gain:+.3f}." in result.sentence()
+    assert result.check.against_served is not None
+    assert result.check.verdict is not None
+    assert result.check.against_served.before == pytest.approx(theirs.mean())
+    assert result.check.against_served.after == result.check.verdict.after == pytest.approx(ours.mean())
+    assert result.check.no_worse == (ours.mean() >= theirs.mean())
+    assert result.record["against_served"] == result.check.against_served.record()
+    assert f"Against the served adapter: gain {result.check.against_served.gain:+.3f}." in result.check.sentence()
     assert black_box.images_asked <= 200
 
 
@@ -568,7 +568,7 @@ def test_those_whom_the_served_adapter_knows_do_not_judge_it_nor_what_went_on_fr
     settings = replace(SETTINGS, seed=1, max_images=300)
     alone = adapt(new_black_box(), slices, settings)
     result = adapt(new_black_box(), slices, settings, served=_trained_on(first.adapter, list(slices)))
-    assert result.against_served is None
+    assert result.check.against_served is None
     assert result.curve[0].dice < 0.1
     assert result.curve[0].dice == alone.curve[0].dice
 
@@ -582,13 +582,15 @@ def test_of_few_patients_only_the_new_ones_judge_what_went_on_from_the_served_ad
     settings = replace(SETTINGS, max_images=300, rate=1e-9, seed=1)
     black_box = new_black_box()
     result = adapt(black_box, slices, settings, served=_trained_on(first.adapter, ["patient 0", "patient 1"]))
-    assert result.verdict is not None
-    assert result.against_served is not None
-    assert (result.against_served.unit, result.against_served.count) == ("slice", 3)
-    assert result.against_served.gain == pytest.approx(0, abs=0.01)
-    assert result.against_served.before > 0.5
-    assert result.verdict.count == 3  # Nobody else judges.
-    assert result.verdict.gain == pytest.approx(result.against_served.before - result.verdict.before, abs=0.01)
+    assert result.check.verdict is not None
+    assert result.check.against_served is not None
+    assert (result.check.against_served.unit, result.check.against_served.count) == ("slice", 3)
+    assert result.check.against_served.gain == pytest.approx(0, abs=0.01)
+    assert result.check.against_served.before > 0.5
+    assert result.check.verdict.count == 3  # Nobody else judges.
+    assert result.check.verdict.gain == pytest.approx(
+        result.check.against_served.before - result.check.verdict.before, abs=0.01
+    )
     assert result.curve[0].dice > 0.8  # The last run judges nobody.
     assert black_box.images_asked <= 300
 
@@ -599,24 +601,24 @@ def test_where_nobody_is_new_the_gains_are_compared(
 ) -> None:
     slices = dim_slices(6)
     result = adapt(new_black_box(), slices, SETTINGS, served=_trained_on(unchanging(), list(slices), gain))
-    assert result.against_served is None
-    assert result.verdict is not None
-    assert result.verdict.better
-    assert result.status == status
-    assert result.no_worse == (status == "passed")
-    assert ("The served adapter gained more." in result.sentence()) == (status == "refused")
+    assert result.check.against_served is None
+    assert result.check.verdict is not None
+    assert result.check.verdict.better
+    assert result.check.status == status
+    assert result.check.no_worse == (status == "passed")
+    assert ("The served adapter gained more." in result.check.sentence()) == (status == "refused")
 
 
 def test_a_gain_within_the_error_of_the_check_is_no_less(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     slices = dim_slices(3)
     plain = adapt(new_black_box(), slices, OURS)
-    assert plain.verdict is not None
-    assert plain.verdict.standard_error is not None
+    assert plain.check.verdict is not None
+    assert plain.check.verdict.standard_error is not None
     for share, no_worse in ((0.9, True), (1.1, False)):
-        gain = plain.verdict.gain + share * plain.verdict.standard_error
+        gain = plain.check.verdict.gain + share * plain.check.verdict.standard_error
         result = adapt(new_black_box(), slices, OURS, served=_trained_on(unchanging(), list(slices), gain))
-        assert result.verdict == plain.verdict
-        assert result.no_worse is no_worse
+        assert result.check.verdict == plain.check.verdict
+        assert result.check.no_worse is no_worse
 
 
 @pytest.mark.usefixtures("short_head")

@@ -17,7 +17,7 @@ from ..adapter import Adapter
 from ..blackbox import BlackBox
 from ..errors import InputError
 from ..visual_prompt import load_encoder
-from .checking import Verdict, compare
+from .checking import Check, check
 from .journal import Journal
 from .scoring import score_slices
 from .settings import AdaptationSettings
@@ -90,42 +90,15 @@ class Adaptation:
 
     Attributes:
         adapter: the candidate.
-        verdict: of the check against the model as it is, or None where there was but one patient.
-        against_served: of the check against the served adapter, on patients that neither was trained on, or None where
-            there are none.
-        no_worse: than what is served: on those patients, else by the gain that was found for each over the model as it
-            is, its standard error allowed for.
+        check: whether it is to be served.
         curve: of the run that made the candidate.
         record: everything needed to audit it; patients appear as hashes.
     """
 
     adapter: Adapter
-    verdict: Verdict | None
-    against_served: Verdict | None
-    no_worse: bool
+    check: Check
     curve: list[CurvePoint]
     record: dict[str, Any]
-
-    @property
-    def status(self) -> str:
-        """``passed`` if it is better than the model as it is and no worse than what is served; else ``refused``.
-
-        ``unverified`` where nobody could judge.
-        """
-        if self.verdict is None:
-            return "unverified"
-        return "passed" if self.verdict.better and self.no_worse else "refused"
-
-    def sentence(self) -> str:
-        """What the check found, for people."""
-        if self.verdict is None:
-            return "Only one patient: nobody is left to check the adapter on. Label another one."
-        said = f"{self.verdict.sentence()}."
-        if self.against_served:
-            said += f" Against the served adapter: gain {self.against_served.gain:+.3f}."
-        elif not self.no_worse:
-            said += " The served adapter gained more."
-        return said
 
 
 def plan_adaptation(
@@ -251,9 +224,7 @@ def adapt(
     finally:
         black_box.budget = budget
         journal.close()
-    verdict = compare(before, after) if after else None
-    against_served = compare(now, {patient: after[patient] for patient in now}) if now else None
-    no_worse = _no_worse(verdict, against_served, served)
+    checked = check(before, after, now, served.record["verdict"] if served else None)
     adapter, curve = trained
     windows = {piece.window for pieces in slices.values() for piece in pieces}
     record: dict[str, Any] = {
@@ -263,21 +234,13 @@ def adapt(
         "known_patients": sorted({*map(patient_hash, split.training), *trained_on}),
         "check": "held back" if split.held_back else "leave some out" if split.folds else "none, one patient only",
         "windows": [window.record() for window in sorted(windows, key=lambda w: (w.low, w.high, w.source))],
-        "verdict": verdict.record() if verdict else None,
-        "against_served": against_served.record() if against_served else None,
+        **checked.record(),
         "curve": [[point.images, round(point.dice, 4)] for point in curve],
         "black_box_images": journal.images,
         "recalled_images": journal.recalled_images,
         "seconds": round(time.monotonic() - begun, 1),
     }
-    return Adaptation(adapter, verdict, against_served, no_worse, curve, record)
-
-
-def _no_worse(verdict: Verdict | None, against_served: Verdict | None, served: Served | None) -> bool:
-    if against_served:
-        return against_served.gain >= 0
-    theirs = served.record["verdict"] if served else None
-    return not (verdict and theirs) or verdict.gain + (verdict.standard_error or 0) >= theirs["gain"]
+    return Adaptation(adapter, checked, curve, record)
 
 
 def _facts(black_box: BlackBox, slices: SlicesByPatient, settings: AdaptationSettings, split: Split) -> dict[str, Any]:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+Scores = Mapping[str, NDArray[np.float64]]
+"""Dice of each patient, (slices, click sets)."""
 
 _ENOUGH_PATIENTS = 3
 
@@ -53,11 +57,73 @@ class Verdict:
         return asdict(self)
 
 
-def compare(before: Mapping[str, NDArray[np.float64]], after: Mapping[str, NDArray[np.float64]]) -> Verdict:
+@dataclass(frozen=True)
+class Check:
+    """What becomes of a candidate.
+
+    Attributes:
+        verdict: against the model as it is, or None where there was but one patient.
+        against_served: against the served adapter, on patients that neither was trained on, or None where there are
+            none.
+        no_worse: than what is served: on those patients, else by the gain that was found for each over the model as it
+            is, its standard error allowed for.
+    """
+
+    verdict: Verdict | None
+    against_served: Verdict | None
+    no_worse: bool
+
+    @property
+    def status(self) -> str:
+        """``passed`` if it is better than the model as it is and no worse than what is served; else ``refused``.
+
+        ``unverified`` where nobody could judge.
+        """
+        if self.verdict is None:
+            return "unverified"
+        return "passed" if self.verdict.better and self.no_worse else "refused"
+
+    def sentence(self) -> str:
+        """What the check found, for people."""
+        if self.verdict is None:
+            return "Only one patient: nobody is left to check the adapter on. Label another one."
+        said = f"{self.verdict.sentence()}."
+        if self.against_served:
+            said += f" Against the served adapter: gain {self.against_served.gain:+.3f}."
+        elif not self.no_worse:
+            said += " The served adapter gained more."
+        return said
+
+    def record(self) -> dict[str, Any]:
+        """For the adapter's record."""
+        return {
+            "verdict": self.verdict.record() if self.verdict else None,
+            "against_served": self.against_served.record() if self.against_served else None,
+        }
+
+
+def check(before: Scores, after: Scores, served: Scores, served_verdict: Mapping[str, Any] | None) -> Check:
+    """Whether a candidate is to be served.
+
+    Args:
+        before, after: see ``compare``; empty where nobody judges.
+        served: likewise of the served adapter, of those patients that it was not trained on.
+        served_verdict: what the check said of the served adapter when it was made, see ``Verdict.record``.
+    """
+    verdict = compare(before, after) if after else None
+    if served:
+        against = compare(served, {patient: after[patient] for patient in served})
+        return Check(verdict, against, against.gain >= 0)
+    if verdict is None or served_verdict is None:
+        return Check(verdict, None, True)
+    return Check(verdict, None, verdict.gain + (verdict.standard_error or 0) >= served_verdict["gain"])
+
+
+def compare(before: Scores, after: Scores) -> Verdict:
     """Compare two scorings of the same slices with the same clicks.
 
     Args:
-        before, after: of each patient, (slices, click sets) Dice.
+        before, after: of the same patients.
     """
     differences = [(after[patient] - before[patient]).mean(1) for patient in before]
     by_patient = np.array([values.mean() for values in differences])

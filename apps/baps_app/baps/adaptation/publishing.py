@@ -4,16 +4,38 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
+from ..adapter_file import HasState
 from ..blackbox import BlackBox
 from ..errors import BapsError
 from ..store import AdapterStore
 from .adapt import ProgressReport, Served, adapt, plan_adaptation
+from .checking import Check
 from .settings import AdaptationSettings
 from .slices import SlicesByPatient
 
 logger = logging.getLogger(__name__)
+
+_TOLD = ("black_box_images", "recalled_images", "parameters", "curve")
+"""What of a record is told at once."""
+
+
+class Candidate(Protocol):
+    """What came out of an adaptation."""
+
+    @property
+    def adapter(self) -> HasState:
+        """Its weights."""
+
+    @property
+    def check(self) -> Check:
+        """Whether it is to be served."""
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Everything needed to audit it."""
 
 
 def adapt_and_publish(
@@ -43,15 +65,37 @@ def adapt_and_publish(
     label = names[0]
     served = _served(store, label, black_box)
     plan = plan_adaptation(black_box, slices, settings, store.split_memory, served)
-    versions = {name: found for name in names if (found := store.find(name, plan.fingerprint))}
+    log = store.log(label)
+    return keep_and_publish(
+        store, names, plan.fingerprint, lambda: adapt(black_box, slices, settings, plan, progress, log, served), log
+    )
+
+
+def keep_and_publish(
+    store: AdapterStore,
+    names: Sequence[str],
+    fingerprint: str,
+    make: Callable[[], Candidate],
+    log: Path | None = None,
+) -> dict[str, Any]:
+    """Make a candidate, unless that was done already, keep it, and publish it if its check was passed.
+
+    Args:
+        store, names: see ``adapt_and_publish``, as what is returned and raised.
+        fingerprint: the same for two candidates that are made alike of the same.
+        make: makes it.
+        log: of the making, for a run that is broken off; a copy goes beside the candidate.
+    """
+    label = names[0]
+    versions = {name: found for name in names if (found := store.find(name, fingerprint))}
     known = label in versions
     if len(versions) < len(names):
-        log = store.log(label)
-        result = adapt(black_box, slices, settings, plan, progress, log, served)
+        result = make()
         for name in set(names) - set(versions):
-            record = {**result.record, "reason": result.sentence()}
-            versions[name] = store.add(name, result.adapter, record, result.status, log)
-        log.unlink(missing_ok=True)
+            record = {**result.record, "reason": result.check.sentence()}
+            versions[name] = store.add(name, result.adapter, record, result.check.status, log)
+        if log:
+            log.unlink(missing_ok=True)
     for name, version in versions.items():
         record = store.record(name, version)
         if record["status"] == "passed" and not store.was_served(name, version):  # A roll-back is not undone.
@@ -61,9 +105,7 @@ def adapt_and_publish(
     return {
         "version": record["version"],
         "status": "published" if store.published(label) == versions[label] else record["status"],
-        "black_box_images": record["black_box_images"],
-        "recalled_images": record["recalled_images"],
-        "curve": record["curve"],
+        **{key: record[key] for key in _TOLD if key in record},
         **(record["verdict"] or {}),
         "against_served": record["against_served"],
         "reason": record["reason"] + again,
@@ -72,7 +114,7 @@ def adapt_and_publish(
 
 def _served(store: AdapterStore, label: str, black_box: BlackBox) -> Served | None:
     """What serves a label, if it can be read. The shared adapter's gain was found on other labels, and says nothing."""
-    found = store.served(label, black_box.capabilities)
+    found = store.served(label, black_box.capabilities.weights_sha256)
     if found is None:
         return None
     try:

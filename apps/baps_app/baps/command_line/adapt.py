@@ -125,19 +125,19 @@ def adapt(
         console.print(f"The answers for {recalled} images came from {log}, which an earlier run of the same had left.")
     candidate = out.with_name(f"{out.name}.refused")
     candidate.unlink(missing_ok=True)
-    record["status"] = result.status
-    if result.verdict is None:
+    record["status"] = result.check.status
+    if result.check.verdict is None:
         write_adapter(out, result.adapter, record)
         console.print("Only one patient: nobody was left to check the adapter on. It may help or harm.", style="yellow")
-    elif result.status == "passed":
+    elif result.check.status == "passed":
         write_adapter(out, result.adapter, record)
-        console.print(f"{result.sentence()} Better.", style="green")
+        console.print(f"{result.check.sentence()} Better.", style="green")
     else:
         write_adapter(candidate, result.adapter, record)
         unchanged = unchanging()
         write_adapter(out, unchanged, {**record, "adapter": unchanged.record()})
         console.print(
-            f"{result.sentence()} Not better. {out.name} changes nothing; the candidate is {candidate.name}.",
+            f"{result.check.sentence()} Not better. {out.name} changes nothing; the candidate is {candidate.name}.",
             style="yellow",
         )
     console.print(f"{record['black_box_images']} images asked. The adapter is {out}.")

@@ -64,7 +64,7 @@ def evaluate(
         config=config,
     )
     if record is not None:
-        check_fits(record, model.capabilities)
+        check_fits(record, model.capabilities.name, model.capabilities.weights_sha256)
     found = find_cases(images, labels, label)
     options.print_left_out(found.left_out)
     columns = (TextColumn("evaluating"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn())

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from ..models import class_index
 from .adapter import FewShotAdapter
 
 _SMALL = 1e-6
@@ -35,8 +36,9 @@ class OutputAdapter(FewShotAdapter):
         assert self.combine.bias is not None
         for weights in (self.combine.weight, self.combine.bias, self.last.weight):
             nn.init.zeros_(weights)
-        if organ in classes:
-            nn.init.ones_(self.combine.weight[:, classes.index(organ)])
+        index = class_index(classes, organ)
+        if index is not None:
+            nn.init.ones_(self.combine.weight[:, index])
 
     def forward(self, probabilities: torch.Tensor) -> torch.Tensor:
         """Probabilities (B, K, H, W, D) to logits (B, 1, H, W, D)."""

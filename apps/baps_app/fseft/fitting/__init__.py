@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from .checkpoint import Checkpoint
 from .example import Example, Query, mean_size
 from .fit import Fitted, fit
 from .settings import FitSettings
 
-__all__ = ["Example", "FitSettings", "Fitted", "Query", "fit", "mean_size"]
+__all__ = ["Checkpoint", "Example", "FitSettings", "Fitted", "Query", "fit", "mean_size"]

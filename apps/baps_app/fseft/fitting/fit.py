@@ -11,6 +11,7 @@ from baps.errors import InputError
 
 from ..adapters import FewShotAdapter
 from ..losses import dice_loss, size_penalty, soft_size
+from .checkpoint import Checkpoint
 from .crops import Crops
 from .example import Example, Query, mean_size
 from .plateau import Plateau
@@ -36,6 +37,8 @@ def fit(
     settings: FitSettings,
     queries: Sequence[Query] = (),
     told: Callable[[int, float], None] = lambda epoch, loss: None,
+    pause: Callable[[], None] = lambda: None,
+    checkpoint: Checkpoint | None = None,
 ) -> Fitted:
     """Train an adapter, in place, on the device that it is on.
 
@@ -49,6 +52,9 @@ def fit(
         settings: see there.
         queries: what it reads of volumes that are to be segmented.
         told: called after every epoch with how many there were, and the last one's loss; may raise, to stop.
+        pause: called before every step; the training waits as long as it takes.
+        checkpoint: where the fit is kept while it runs, and goes on from if it was broken off; the result is the same,
+            bit by bit on a CPU.
 
     Raises:
         InputError: if there is no example, or the organ's size is needed and not known.
@@ -63,19 +69,41 @@ def fit(
     plateau = Plateau()
     losses: list[float] = []
     penalties: list[float] = []
+    ended = False
+    if checkpoint and (kept := checkpoint.read()):
+        adapter.load_state(kept.pop("adapter"))
+        optimiser.load_state_dict(kept["optimiser"])
+        schedule.load_state_dict(kept["schedule"])
+        generator.set_state(kept["generator"])
+        losses, penalties, ended = kept["losses"], kept["penalties"], kept["ended"]
+        plateau = Plateau(losses[settings.epochs // 2 if queries else 0 :])
     adapter.train()
-    for epoch in range(settings.epochs):
+    while not ended:
+        epoch = len(losses)
         constrained = bool(queries) and epoch >= settings.epochs // 2
-        steps = [
-            _step(adapter, optimiser, batch, settings, generator) for batch in _batches(volumes, settings, generator)
-        ]
+        steps = []
+        for batch in _batches(volumes, settings, generator):
+            pause()
+            steps.append(_step(adapter, optimiser, batch, settings, generator))
         losses.append(sum(steps) / len(steps))
         if constrained:
             penalties.append(_size_step(adapter, optimiser, queries, expected, settings))
         schedule.step()
+        still = (constrained or not queries) and plateau.reached(losses[-1])
+        ended = still or epoch + 1 == settings.epochs
+        if checkpoint and (ended or checkpoint.due):
+            checkpoint.keep(
+                {
+                    "adapter": adapter.state(),
+                    "optimiser": optimiser.state_dict(),
+                    "schedule": schedule.state_dict(),
+                    "generator": generator.get_state(),
+                    "losses": losses,
+                    "penalties": penalties,
+                    "ended": ended,
+                }
+            )
         told(epoch + 1, losses[-1])
-        if (constrained or not queries) and plateau.reached(losses[-1]):
-            break
     adapter.eval()
     return Fitted(tuple(losses), tuple(penalties))
 
@@ -101,7 +129,7 @@ def _step(
     generator: torch.Generator,
 ) -> float:
     device = next(adapter.parameters()).device
-    inputs = torch.stack([example.inputs for example in batch]).to(device)
+    inputs = torch.stack([example.inputs for example in batch]).to(device).float()
     truth = torch.stack([example.truth for example in batch]).to(device).float()
     labelled = torch.stack([torch.ones_like(e.truth) if e.labelled is None else e.labelled for e in batch]).to(device)
     if adapter.reads == "images":
@@ -127,7 +155,7 @@ def _size_step(
     total = 0.0
     optimiser.zero_grad()
     for query in queries:
-        size = query.share * soft_size(adapter(query.inputs[None].to(device)).sigmoid())
+        size = query.share * soft_size(adapter(query.inputs[None].to(device).float()).sigmoid())
         penalty = size_penalty(size, expected, settings.margin) / len(queries)
         (settings.weight * penalty).backward()
         total += penalty.item()

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from .foundation import FoundationModel
+from .organ_model import ORGAN_MODELS, OrganModel, load_organ_model
+from .organ_names import class_index
 from .published import FSEFT_CLASSES, PUBLISHED, foundation_model_of, load_foundation_model
 from .swin_unetr import build_swin_unetr
 from .unet import build_unet
 
 __all__ = [
     "FSEFT_CLASSES",
+    "ORGAN_MODELS",
     "PUBLISHED",
     "FoundationModel",
+    "OrganModel",
     "build_swin_unetr",
     "build_unet",
+    "class_index",
     "foundation_model_of",
     "load_foundation_model",
+    "load_organ_model",
 ]

@@ -9,6 +9,8 @@ from torch import nn
 
 from baps.errors import InputError
 
+from .organ_names import class_index
+
 
 class FoundationModel(nn.Module):
     """A segmentation network in two parts; each class has a sigmoid of its own, as the classes may overlap.
@@ -69,8 +71,8 @@ class FoundationModel(nn.Module):
         return logits
 
     def index(self, organ: str) -> int | None:
-        """The place of an organ among the classes, or None if the model does not know it."""
-        return self.classes.index(organ) if organ in self.classes else None
+        """The place of an organ among the classes, or None if the model does not know it; see ``class_index``."""
+        return class_index(self.classes, organ)
 
     def encoder(self) -> Iterator[nn.Module]:
         """The modules of the encoder."""

@@ -1,0 +1,84 @@
+"""How good are the masks that a user gets? Overlap and distance of surfaces at the voxels of the volume."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
+from numpy.typing import NDArray
+
+from baps.adaptation.cases import Case, CaseReader
+from baps.metrics import dice
+
+from .adapters import FewShotAdapter
+from .models import OrganModel
+from .preparation import prepare
+from .readings import Readings
+from .segmenting import ask
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One volume.
+
+    Attributes:
+        patient: whom it shows.
+        dice: 0 to 1.
+        hd95: 95th percentile of the Hausdorff distance, mm; infinite where only one of the masks is empty.
+        surface: average symmetric surface distance, mm; likewise.
+    """
+
+    patient: str
+    dice: float
+    hd95: float
+    surface: float
+
+
+def evaluate_organ(
+    model: OrganModel, adapter: FewShotAdapter | None, cases: Iterable[Case], readings: Readings
+) -> list[Scored]:
+    """Score an adapter on labelled volumes.
+
+    Args:
+        model, readings: see ``ask``.
+        adapter: of the organ; None for one that answers with nothing, as a model does that does not know it.
+        cases: of the organ. Slices that nobody has labelled do not count.
+
+    Raises:
+        InputError: if a volume or its label cannot be used.
+    """
+    found, reader = [], CaseReader()
+    for case in cases:
+        volume, truth, _ = reader.read(case)
+        mask = ask(model, adapter, readings, prepare(volume, model.spacing, model.side)) > 0.5
+        if case.covered is not None:
+            slices = sorted(k for k in case.covered if k < volume.shape[2])
+            mask, truth = mask[:, :, slices], truth[:, :, slices]
+        spacing = np.linalg.norm(volume.affine[:3, :3], axis=0)
+        found.append(Scored(case.patient, dice(mask, truth), *surface_distances(mask, truth, spacing)))
+    return found
+
+
+def surface_distances(
+    mask: NDArray[np.bool_], truth: NDArray[np.bool_], spacing: NDArray[np.float64]
+) -> tuple[float, float]:
+    """95th percentile of the Hausdorff distance, and average symmetric surface distance, mm (MONAI's metrics).
+
+    Args:
+        mask, truth: (I, J, K). Where both are empty, the distances are 0; where one is, infinite.
+        spacing: (3,), mm.
+    """
+    if not mask.any() or not truth.any():
+        return (0.0, 0.0) if mask.any() == truth.any() else (math.inf, math.inf)
+    either = np.nonzero(mask | truth)
+    box = tuple(slice(axis.min(), axis.max() + 1) for axis in either)
+    first, second = (np.pad(one[box], 1)[None, None] for one in (mask, truth))
+    pair = torch.from_numpy(first).float(), torch.from_numpy(second).float()
+    sizes = spacing.tolist()
+    hd95 = compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=sizes)
+    surface = compute_average_surface_distance(*pair, include_background=True, symmetric=True, spacing=sizes)
+    return float(hd95), float(surface)

@@ -1,0 +1,28 @@
+"""Which class is meant by the name that a site gives an organ."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+_SPELLINGS = {
+    "oesophagus": "esophagus",
+    "postcava": "inferior vena cava",
+    "ivc": "inferior vena cava",
+    "lkidney": "left kidney",
+    "rkidney": "right kidney",
+}
+
+
+def class_index(classes: Sequence[str], organ: str) -> int | None:
+    """The place of an organ among classes, or None if there is none of that name.
+
+    Case, the order of the words, and what stands between them do not matter: ``Right Kidney`` is ``kidney_right``.
+    """
+    meant = _words(organ)
+    return next((place for place, name in enumerate(classes) if _words(name) == meant), None)
+
+
+def _words(name: str) -> frozenset[str]:
+    words = " ".join(re.findall(r"[^\W_]+", name.casefold()))
+    return frozenset(_SPELLINGS.get(words, words).split()) - {"and", "or"}

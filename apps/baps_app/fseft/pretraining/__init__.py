@@ -1,0 +1,1 @@
+"""How the bundled organ model was trained."""

@@ -1,0 +1,134 @@
+"""From a volume to masks of its organs, with no click: each by its adapter, or as the model came."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from baps.errors import BapsError, InputError
+from baps.store import AdapterStore
+from baps.volume import Volume
+
+from .adapter_file import read_organ_adapter
+from .adapters import FewShotAdapter, build_adapter
+from .inference import segment
+from .models import OrganModel
+from .preparation import Prepared, prepare
+from .readings import Readings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class OrganMasks:
+    """An answer.
+
+    Attributes:
+        labelmap: (I, J, K) uint8, the value of the organ at each voxel of the volume, 0 for none.
+        served: of each organ that was asked for and can be answered, the version of its adapter, or "" for the model as
+            it is.
+        unknown: organs that neither the model nor an adapter knows.
+    """
+
+    labelmap: NDArray[np.uint8]
+    served: Mapping[str, str]
+    unknown: tuple[str, ...]
+
+
+class OrganSegmenter:
+    """Answers for volumes. Threads may call at once; they take turns, for the model takes every core that there is.
+
+    Args:
+        model: the foundation model.
+        store: where published adapters of organs lie.
+        readings: where the model's features are kept.
+    """
+
+    def __init__(self, model: OrganModel, store: AdapterStore, readings: Readings) -> None:
+        self.model, self.store, self.readings = model, store, readings
+        self._adapters: dict[str, tuple[str, FewShotAdapter]] = {}
+        self._turn = threading.Lock()
+
+    def served(self, organ: str) -> str | None:
+        """What answers for an organ: the version of its adapter, "" for the model as it is, or None for nothing."""
+        found = self.store.served(organ, self.model.sha256)
+        if found is not None:
+            return found[1]
+        return None if self.model.network.index(organ) is None else ""
+
+    def segment(self, volume: Volume, labels: Mapping[str, int]) -> OrganMasks:
+        """Masks of organs; where two claim a voxel, it goes to the surer one.
+
+        Args:
+            volume: of any orientation.
+            labels: organs and their values, 1 to 255.
+
+        Raises:
+            InputError: if none of the organs is known, or the volume is in colour.
+        """
+        known = {organ: version for organ in labels if (version := self.served(organ)) is not None}
+        if not known:
+            raise InputError(
+                f"The organ model {self.model.name} knows {', '.join(self.model.network.classes) or 'no organ by name'}"
+                f", and has no adapter for {', '.join(labels)}. Label a volume or more, and train `organs`."
+            )
+        with self._turn:
+            prepared = prepare(volume, self.model.spacing, self.model.side)
+            surest = np.full(volume.shape, 0.5, np.float32)
+            labelmap = np.zeros(volume.shape, np.uint8)
+            for organ in list(known):
+                try:
+                    probability = self._probability(prepared, organ, known[organ])
+                except BapsError as error:  # A broken adapter: the other organs are answered all the same.
+                    logger.warning("%s", error)
+                    del known[organ]
+                    continue
+                mine = probability > surest
+                labelmap[mine] = labels[organ]
+                surest[mine] = probability[mine]
+        return OrganMasks(labelmap, known, tuple(organ for organ in labels if organ not in known))
+
+    def probability(self, volume: Volume, organ: str) -> NDArray[np.float32]:
+        """Of an organ that is known, at each voxel of a volume, (I, J, K).
+
+        Raises:
+            InputError: if it is not known, or the volume is in colour.
+        """
+        version = self.served(organ)
+        if version is None:
+            raise InputError(f"The organ model {self.model.name} does not know {organ}. Label it, and train `organs`.")
+        with self._turn:
+            return self._probability(prepare(volume, self.model.spacing, self.model.side), organ, version)
+
+    def _probability(self, prepared: Prepared, organ: str, version: str) -> NDArray[np.float32]:
+        return ask(self.model, self._adapter(organ, version), self.readings, prepared)
+
+    def _adapter(self, organ: str, version: str) -> FewShotAdapter | None:
+        """Kept while it is served."""
+        if not version:
+            return unadapted(self.model, organ)
+        if self._adapters.get(organ, ("",))[0] != version:
+            adapter, _ = read_organ_adapter(self.store.file(organ, version), self.model)
+            self._adapters[organ] = version, adapter
+        return self._adapters[organ][1]
+
+
+def unadapted(model: OrganModel, organ: str) -> FewShotAdapter | None:
+    """What answers for an organ as the model came, or None if it does not know it."""
+    if model.network.index(organ) is None:
+        return None
+    return build_adapter("linear_probe", model.network, organ).to(next(model.network.parameters()).device).eval()
+
+
+def ask(
+    model: OrganModel, adapter: FewShotAdapter | None, readings: Readings, prepared: Prepared
+) -> NDArray[np.float32]:
+    """Probability of an organ at each voxel of the volume, (I, J, K); 0 everywhere where nothing answers for it."""
+    if adapter is None:
+        return np.zeros(prepared.volume.shape, np.float32)
+    return prepared.back(segment(adapter, readings.of(model, adapter.reads, prepared.image), model.side))
