@@ -56,7 +56,12 @@ class Ward:
     """Images named by their numbers; the black box finds the bright ball on all of them."""
 
     def __init__(
-        self, folder: Path, volume: Volume, ball: NDArray[np.bool_], black_box: BlackBox, moved: Mapping[int, int | None]
+        self,
+        folder: Path,
+        volume: Volume,
+        ball: NDArray[np.bool_],
+        black_box: BlackBox,
+        moved: Mapping[int, int | None],
     ) -> None:
         self.studies, self.organs = Studies(folder), Organs(moved, ball)
         for number in moved:
@@ -123,7 +128,7 @@ def test_what_was_compared_stays_in_memory_and_the_next_request_goes_on(new_ward
 
 
 def test_the_order_is_the_same_after_a_restart(new_ward: Callable[..., Ward]) -> None:
-    ward = new_ward({number: 0 for number in range(6)})
+    ward = new_ward(dict.fromkeys(range(6), 0))
     for _ in range(2):
         strategy = ward.strategy(seconds=0)
         for _ in range(6):
