@@ -9,7 +9,7 @@ import threading
 from collections.abc import Collection
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from monailabel.config import settings
@@ -32,6 +32,8 @@ from baps.segmenter import Segmenter
 from baps.settings import check_settings, read_settings
 from baps.store import AdapterStore
 from baps.volume import Volume
+from lib.activelearning.disagreement import Disagreement
+from lib.infers.organs import OrgansInfer
 from lib.infers.prompted import PromptedInfer
 from lib.infers.scribbles import ScribblesInfer
 from lib.infers.segmenting import IMAGE_ID
@@ -39,6 +41,10 @@ from lib.infers.whole_organ import WholeOrganInfer
 from lib.pacs import open_pacs
 from lib.studies import StudiesDatastore
 from lib.trainers.adaptation import AdaptationTrainer
+from lib.trainers.organs import OrgansTrainer
+
+if TYPE_CHECKING:
+    from fseft.segmenting import OrganSegmenter
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +58,12 @@ class BapsApp(MONAILabelApp):
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         self.site = read_settings(conf or {})
         check_settings(self.site)
-        self.store = AdapterStore(self.site.adapters)
+        self.store, self.organ_store = AdapterStore(self.site.adapters), AdapterStore(self.site.adapters / "organs")
         self.jobs = Jobs()
-        self._loading, self._saving = threading.Lock(), threading.Lock()
+        self._loading, self._loading_organs, self._saving = threading.Lock(), threading.Lock(), threading.Lock()
         self._black_box: BlackBox | None = None
         self._segmenter: Segmenter | None = None
+        self._organs: OrganSegmenter | None = None
         # The training process gets this from us: its threads must not spin while they wait for each other.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         # Where dcmqi's programs lie, which MONAI Label would download otherwise.
@@ -93,12 +100,15 @@ class BapsApp(MONAILabelApp):
 
     def init_infers(self) -> dict[str, InferTask]:
         labels = dict(self.site.labels)
-        save = {name: partial(self.save_shown, name) for name in ("baps", "zero_shot", "whole_organ", "scribbles")}
+        clicks, asked = self.store.clicks, self.segmenter
+        names = ("baps", "zero_shot", "whole_organ", "scribbles", "organs")
+        save = {name: partial(self.save_shown, name) for name in names}
         return {
-            "baps": PromptedInfer(self.segmenter, labels, save["baps"], adapted=True),
-            "zero_shot": PromptedInfer(self.segmenter, labels, save["zero_shot"], adapted=False),
-            "whole_organ": WholeOrganInfer(self.segmenter, labels, save["whole_organ"], self.jobs),
-            "scribbles": ScribblesInfer(self.segmenter, labels, save["scribbles"], self.jobs),
+            "baps": PromptedInfer(asked, clicks, labels, save["baps"], adapted=True),
+            "zero_shot": PromptedInfer(asked, clicks, labels, save["zero_shot"], adapted=False),
+            "whole_organ": WholeOrganInfer(asked, clicks, labels, save["whole_organ"], self.jobs),
+            "scribbles": ScribblesInfer(asked, clicks, labels, save["scribbles"], self.jobs),
+            "organs": OrgansInfer(self.organs, clicks, labels, save["organs"], self.jobs),
         }
 
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> Any:
@@ -108,11 +118,15 @@ class BapsApp(MONAILabelApp):
     def init_trainers(self) -> dict[str, TrainTask]:
         labels = dict(self.site.labels)
         defaults = AdaptationSettings(encoder=self.site.encoder, encoder_source=self.site.encoder_source)
-        trainer = AdaptationTrainer(self.black_box, labels, self.store, self.site.patients, defaults)
-        return {"baps": trainer}
+        patients = self.site.patients
+        return {
+            "baps": AdaptationTrainer(self.black_box, labels, self.store, patients, defaults),
+            "organs": OrgansTrainer(self.organs, labels, self.store, self.organ_store.root, patients),
+        }
 
     def init_strategies(self) -> dict[str, Strategy]:
-        return {"random": Random(), "first": First()}
+        disagreement = Disagreement(self.segmenter, self.organs, dict(self.site.labels), self.store.clicks)
+        return {"random": Random(), "first": First(), "disagreement": disagreement}
 
     def black_box(self) -> BlackBox:
         """The model, loaded when it is first needed."""
@@ -136,6 +150,26 @@ class BapsApp(MONAILabelApp):
             if self._segmenter is None:
                 self._segmenter = Segmenter(black_box, self.store, self.site.cache_mb << 20, self.site.ahead)
             return self._segmenter
+
+    def organs(self) -> OrganSegmenter:
+        """What answers without a click, made when it is first asked for; clicks do not wait for it."""
+        with self._loading_organs:
+            if self._organs is None:
+                from fseft.models import load_organ_model  # Networks, which take seconds to import.
+                from fseft.readings import Readings
+                from fseft.segmenting import OrganSegmenter
+
+                site, root = self.site, self.organ_store.root
+                try:
+                    model = load_organ_model(
+                        site.organ_model, site.organ_weights, site.organ_weights_sha256, site.device
+                    )
+                except InputError as error:  # As for the black box.
+                    raise BapsError(f"The organ model cannot be loaded; clicks are answered. {error}") from error
+                logger.info("Organ model %s, weights SHA-256 %s", model.name, model.sha256)
+                readings = Readings(root / "readings", site.organ_cache_gb << 30)
+                self._organs = OrganSegmenter(model, self.organ_store, readings)
+            return self._organs
 
     def on_init_complete(self) -> None:
         super().on_init_complete()

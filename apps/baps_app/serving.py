@@ -2,8 +2,8 @@
 
 ``python -m monailabel.main start_server --app apps/baps_app --uvicorn_app serving:app ...`` (what ``make serve`` runs).
 
-* Inference, label upload and training run in threads, so that /info/ and other users are answered meanwhile. The tasks
-  are thread-safe; the black box locks itself.
+* Inference, Next Sample, label upload and training run in threads, so that /info/ and other users are answered
+  meanwhile. The tasks are thread-safe; the black box locks itself.
 * What a request names must exist: no path is built from a request, and ``params`` cannot override image or model.
 * A caller's fault is a 4xx with a sentence, not a 500.
 * Only what the viewers ask for is served: nothing deletes, replaces an image or weights, or unpacks an archive. Other
@@ -34,6 +34,7 @@ from anyio import from_thread
 from fastapi import BackgroundTasks, Body, Depends, FastAPI, File, Form, HTTPException, Request, UploadFile
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from monailabel.app import app as _host
+from monailabel.endpoints import activelearning as host_activelearning
 from monailabel.endpoints import infer as host_infer
 from monailabel.endpoints import ohif as host_ohif
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelException
@@ -270,8 +271,25 @@ def _training() -> bool:
 
 
 def _start_all_training(params: dict[str, Any] | None = Body(None)) -> dict[str, Any]:
-    """OHIF's Update Model: there is one trainer."""
-    return {name: {"result": _start_training(name, params), "detail": None} for name in app_instance()._trainers}
+    """OHIF's Update Model, which names no trainer: ``baps``, whose clicks OHIF's users see at once.
+
+    One training runs at a time. ``organs`` is started by its name.
+    """
+    return {"baps": {"result": _start_training("baps", params), "detail": None}}
+
+
+def _next_sample(strategy: str, params: dict[str, Any] | None = Body(None)) -> dict[str, Any]:
+    """The host's, in a thread: a strategy may look at volumes first.
+
+    Raises:
+        NotFoundError: if there is no such strategy.
+    """
+    known = app_instance()._strategies
+    if strategy not in known:
+        raise NotFoundError(f"There is no strategy {strategy!r}. Known ones: {', '.join(known)}.")
+    wanted = {key: value for key, value in (params or {}).items() if key != "strategy"}
+    sample: dict[str, Any] = host_activelearning.sample(strategy, wanted)
+    return sample
 
 
 def _configure_ohif() -> Response:
@@ -371,6 +389,7 @@ def _replace(path: str, method: str, endpoint: Any) -> None:
 _host_lifespan = app.router.lifespan_context
 app.router.lifespan_context = _lifespan
 _replace("/infer/{model}", "POST", _run_infer)
+_replace("/activelearning/{strategy}", "POST", _next_sample)
 _replace("/datastore/label", "PUT", _save_label)
 _replace("/datastore/image", "PUT", _add_image)
 _replace("/datastore/", "PUT", _add_image)

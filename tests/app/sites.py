@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import nibabel
 import numpy as np
@@ -31,16 +32,23 @@ class Site:
 
 
 def site(
-    folder: Path, stock: bool = False, cases: int = 6, extra: Callable[[], object] = lambda: None
+    folder: Path,
+    stock: bool = False,
+    cases: int = 6,
+    extra: Callable[[], object] = lambda: None,
+    others: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Site]:
-    """Start a server on a copy of the first sample volumes below a folder; ``extra`` adds other images before."""
+    """Start a server on a copy of the first sample volumes below a folder.
+
+    ``extra`` adds other images before, ``others`` are further settings.
+    """
     studies = folder / "studies"
     studies.mkdir()
     for path in sorted((SAMPLES / "images").glob("*.nii.gz"))[:cases]:
         shutil.copy(path, studies)
     extra()
     adapters, log = folder / "adapters", folder / "server.log"
-    settings = {"labels": "spleen=2,liver=1", "adapters": str(adapters)}
+    settings = {"labels": "spleen=2,liver=1", "adapters": str(adapters), **others}
     with running_server(studies, log, settings, stock) as (address, process):
         yield Site(address, process, MONAILabelClient(address, tmpdir=str(folder)), studies, adapters, log)
 

@@ -44,7 +44,7 @@ class Painting:
         write_nifti(self.image, volume)
         self.segmenter = Segmenter(black_box, AdapterStore(folder / "adapters"))
         self.saved: list[tuple[Any, ...]] = []
-        self.task = ScribblesInfer(lambda: self.segmenter, {"ball": 1}, self._save, Jobs())
+        self.task = ScribblesInfer(lambda: self.segmenter, folder / "clicks.lock", {"ball": 1}, self._save, Jobs())
         self.labels = np.zeros(volume.shape, np.uint8)
         self.labels[18:22, 18, (5, 6)] = 4
         self.labels[3:9, 3, (6, 8)] = 3

@@ -75,6 +75,21 @@ def test_settings_that_can_be_checked_at_start(tmp_path: Path, name: str) -> Non
     check_settings(Settings(black_box=name, weights=weights))
 
 
+def test_the_organ_model(tmp_path: Path) -> None:
+    weights = tmp_path / "organs.pth"
+    given = {"organ_model": "fseft", "organ_weights": str(weights), "organ_cache_gb": "0"}
+    found = read_settings(given, {})
+    assert (found.organ_model, found.organ_weights, found.organ_cache_gb) == ("fseft", weights, 0)
+    with pytest.raises(InputError, match="organ model fseft needs weights"):
+        check_settings(Settings(organ_model="fseft"))
+    with pytest.raises(InputError, match=r"organs\.pth does not exist"):
+        check_settings(found)
+    weights.touch()
+    check_settings(found)
+    with pytest.raises(InputError, match="organ_cache_gb must be a whole number of gigabytes"):
+        read_settings({"organ_cache_gb": "2.5"}, {})
+
+
 def test_a_remote_model() -> None:
     assert Settings().remote_model is None
     with pytest.raises(InputError, match=r"remote needs an address.*REMOTE="):

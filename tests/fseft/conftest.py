@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
-from fseft.models import FoundationModel, build_swin_unetr, build_unet
+from baps.store import AdapterStore
+from baps.volume import Volume
+from fseft.models import FoundationModel, OrganModel, build_swin_unetr, build_unet
+from fseft.preparation import prepare
+from fseft.readings import Readings
+from fseft.segmenting import OrganSegmenter
+from fseft.volumes import LabelledVolume
 
 CLASSES = ("spleen", "liver", "aorta")
 
@@ -36,3 +47,22 @@ def images() -> torch.Tensor:
 def small_images() -> torch.Tensor:
     """Two images for ``unet``, (2, 1, 16, 24, 16)."""
     return torch.rand((2, 1, 16, 24, 16), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def segmenter(unet: FoundationModel, tmp_path: Path) -> OrganSegmenter:
+    """Of ``unet``, on voxels of 2 mm, with a store of its own and readings that are kept."""
+    model = OrganModel("small", unet, "c" * 64, spacing=2.0, side=16)
+    return OrganSegmenter(model, AdapterStore(tmp_path / "organs"), Readings(tmp_path / "readings"))
+
+
+@pytest.fixture
+def new_labelled(new_phantom: Callable[..., tuple[Volume, NDArray[np.bool_]]]) -> Callable[..., LabelledVolume]:
+    """Makes a labelled phantom for ``segmenter``, a patient of its own: ``new_labelled(seed)``."""
+
+    def make(seed: int) -> LabelledVolume:
+        volume, ball = new_phantom(seed=seed)
+        prepared = prepare(volume, 2.0, 16)
+        return LabelledVolume(f"patient {seed}", prepared.image, prepared.mask(ball), None)
+
+    return make

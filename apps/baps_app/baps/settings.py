@@ -26,6 +26,7 @@ _HOST_KEYS = {"server_mode", "models", "preload"}
 _NUMBERS: dict[str, tuple[type[int] | type[float], str]] = {
     "cache_mb": (int, "a whole number of megabytes"),
     "ahead": (int, "a whole number of slices"),
+    "organ_cache_gb": (int, "a whole number of gigabytes"),
     "remote_side": (int, "a whole number of pixels"),
     "remote_batch": (int, "a whole number of images"),
     "remote_timeout": (float, "a number of seconds"),
@@ -58,6 +59,10 @@ class Settings:
         adapters: folder of the adapter store.
         cache_mb: bound on decoded volumes, encodings and adapters in memory.
         ahead: neighbouring slices on either side that are encoded while the user looks.
+        organ_model: of the task ``organs``: ``bundled``, or the name of a published checkpoint.
+        organ_weights: its checkpoint; needed for all but ``bundled``.
+        organ_weights_sha256: what its hash must be, or "".
+        organ_cache_gb: bound on what the organ model read of volumes, which is kept on disk; 0 keeps nothing.
     """
 
     labels: Mapping[str, int] = field(default_factory=lambda: {"organ": 1})
@@ -78,6 +83,10 @@ class Settings:
     adapters: Path = DEFAULT_ADAPTERS
     cache_mb: int = 2048
     ahead: int = 2
+    organ_model: str = "bundled"
+    organ_weights: Path | None = None
+    organ_weights_sha256: str = ""
+    organ_cache_gb: int = 4
 
     @property
     def remote_model(self) -> RemoteSettings | None:
@@ -130,7 +139,7 @@ def check_settings(settings: Settings) -> None:
     """Find at start what would otherwise be found at the first click; nothing is loaded.
 
     Raises:
-        InputError: if the black box is unknown, its weights are not there, or its address cannot be used.
+        InputError: if the black box is unknown, weights are not there, or its address cannot be used.
     """
     if settings.black_box not in BLACK_BOXES:
         raise InputError(f"There is no black box named {settings.black_box!r}. Known ones: {', '.join(BLACK_BOXES)}.")
@@ -140,8 +149,13 @@ def check_settings(settings: Settings) -> None:
         raise InputError(
             f"The black box {settings.black_box} needs weights: give the path of a checkpoint (WEIGHTS=...)."
         )
-    if settings.weights is not None and not settings.weights.is_file():
-        raise InputError(f"The weights file {settings.weights} does not exist. Give the path of a checkpoint.")
+    if settings.organ_model != "bundled" and settings.organ_weights is None:
+        raise InputError(
+            f"The organ model {settings.organ_model} needs weights: give the path of a checkpoint (organ_weights)."
+        )
+    for weights in (settings.weights, settings.organ_weights):
+        if weights is not None and not weights.is_file():
+            raise InputError(f"The weights file {weights} does not exist. Give the path of a checkpoint.")
 
 
 def _from_file(path: Path) -> dict[str, object]:
@@ -157,7 +171,7 @@ def _from_file(path: Path) -> dict[str, object]:
 def _parse(name: str, value: object) -> object:
     if name == "labels":
         return parse_labels(value)
-    if name in ("adapters", "pacs_login", "patients", "weights"):
+    if name in ("adapters", "organ_weights", "pacs_login", "patients", "weights"):
         return Path(str(value)).expanduser()
     if name in _NUMBERS:
         kind, unit = _NUMBERS[name]

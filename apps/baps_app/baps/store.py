@@ -79,6 +79,10 @@ class AdapterStore:
         """The log of a training of a label, as long as it is not finished."""
         return self._folder(label) / LOG
 
+    def unfinished(self, label: str) -> Path:
+        """A folder for a training of a label, as long as it is not finished."""
+        return self._folder(label) / "unfinished"
+
     def versions(self, label: str) -> list[str]:
         """All versions of a label, oldest first."""
         folder = self._folder(label)

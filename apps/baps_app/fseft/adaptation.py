@@ -20,6 +20,7 @@ from baps.errors import InputError
 
 from .adapter_file import adapter_record
 from .adapters import FewShotAdapter, build_adapter, method_named, why_not
+from .choices import METHOD_NAMES, MOST_EPOCHS
 from .fitting import Checkpoint, Example, FitSettings, Fitted, Query, fit
 from .inference import segment
 from .models import OrganModel
@@ -47,10 +48,10 @@ class OrganSettings:
         InputError: on a value that is unknown or out of range.
     """
 
-    method: str = "spatial"
+    method: str = METHOD_NAMES[0]
     decoder: bool = False
     rate: float = 0.0
-    epochs: int = 200
+    epochs: int = MOST_EPOCHS
     crop: int = 96
     crops: int = 1
     seed: int = 0
@@ -58,6 +59,8 @@ class OrganSettings:
     def __post_init__(self) -> None:
         if not method_named(self.method).of_encoder and self.decoder:
             raise InputError(f"The method {self.method} does not take the decoder beside it. Leave it away.")
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"seed must be a whole number from 0 on, below 2^63, not {self.seed}.")
         self.fit_settings()
 
     def fit_settings(self) -> FitSettings:

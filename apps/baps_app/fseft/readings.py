@@ -42,7 +42,7 @@ class Readings:
             return image
         kept = self._file(model, reads, image)
         if kept is not None:
-            with suppress(OSError, ValueError):
+            with suppress(OSError, ValueError, EOFError):  # A broken file is made again.
                 found = torch.from_numpy(np.load(kept, mmap_mode="c"))
                 os.utime(kept)
                 return found

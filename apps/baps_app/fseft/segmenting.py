@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from baps.blackbox.local import enough_memory
 from baps.errors import BapsError, InputError
 from baps.store import AdapterStore
 from baps.volume import Volume
@@ -32,12 +33,14 @@ class OrganMasks:
         labelmap: (I, J, K) uint8, the value of the organ at each voxel of the volume, 0 for none.
         served: of each organ that was asked for and can be answered, the version of its adapter, or "" for the model as
             it is.
-        unknown: organs that neither the model nor an adapter knows.
+        unknown: organs that neither the model nor an adapter knows, or whose adapter is broken.
+        stopped: organs that were not come to.
     """
 
     labelmap: NDArray[np.uint8]
     served: Mapping[str, str]
     unknown: tuple[str, ...]
+    stopped: tuple[str, ...]
 
 
 class OrganSegmenter:
@@ -61,15 +64,25 @@ class OrganSegmenter:
             return found[1]
         return None if self.model.network.index(organ) is None else ""
 
-    def segment(self, volume: Volume, labels: Mapping[str, int]) -> OrganMasks:
+    @enough_memory
+    def segment(
+        self,
+        volume: Volume,
+        labels: Mapping[str, int],
+        go_on: Callable[[], bool] = lambda: True,
+        report: Callable[[int, int], None] = lambda done, total: None,
+    ) -> OrganMasks:
         """Masks of organs; where two claim a voxel, it goes to the surer one.
 
         Args:
             volume: of any orientation.
             labels: organs and their values, 1 to 255.
+            go_on: asked before every organ; what was found so far is given if it says no.
+            report: told how many organs are done, and how many there are.
 
         Raises:
             InputError: if none of the organs is known, or the volume is in colour.
+            BapsError: if the GPU has not enough memory.
         """
         known = {organ: version for organ in labels if (version := self.served(organ)) is not None}
         if not known:
@@ -81,23 +94,32 @@ class OrganSegmenter:
             prepared = prepare(volume, self.model.spacing, self.model.side)
             surest = np.full(volume.shape, 0.5, np.float32)
             labelmap = np.zeros(volume.shape, np.uint8)
-            for organ in list(known):
+            served: dict[str, str] = {}
+            stopped: list[str] = []
+            for number, (organ, version) in enumerate(known.items()):
+                report(number, len(known))
+                if stopped or not go_on():
+                    stopped.append(organ)
+                    continue
                 try:
-                    probability = self._probability(prepared, organ, known[organ])
+                    probability = self._probability(prepared, organ, version)
                 except BapsError as error:  # A broken adapter: the other organs are answered all the same.
                     logger.warning("%s", error)
-                    del known[organ]
                     continue
+                served[organ] = version
                 mine = probability > surest
                 labelmap[mine] = labels[organ]
                 surest[mine] = probability[mine]
-        return OrganMasks(labelmap, known, tuple(organ for organ in labels if organ not in known))
+        unknown = tuple(organ for organ in labels if organ not in {*served, *stopped})
+        return OrganMasks(labelmap, served, unknown, tuple(stopped))
 
+    @enough_memory
     def probability(self, volume: Volume, organ: str) -> NDArray[np.float32]:
         """Of an organ that is known, at each voxel of a volume, (I, J, K).
 
         Raises:
             InputError: if it is not known, or the volume is in colour.
+            BapsError: if the GPU has not enough memory, or the adapter is broken.
         """
         version = self.served(organ)
         if version is None:

@@ -43,7 +43,7 @@ def list_adapters(adapters: Adapters = "") -> None:
             verdict = record["verdict"] or {}
             numbers = [f"{verdict[key]:.3f}" if verdict else "" for key in ("before", "after", "gain")]
             served = "yes" if store.published(label) == version else ""
-            images = str(record["black_box_images"])
+            images = str(record.get("black_box_images", ""))  # An adapter of the organ model asks no black box.
             table.add_row(escape(label or "shared"), version, served, record["status"], *numbers, images)
     console.print(table)
 

@@ -20,21 +20,24 @@ from lib.infers.segmenting import NO_LABEL, Save, SegmentingInfer, named
 _PLANES = (AS_STORED, "axial", "coronal", "sagittal")
 
 
-class PromptedInfer(SegmentingInfer):
+class PromptedInfer(SegmentingInfer[Segmenter]):
     """Clicks or a box on one slice, answered with a mask of that slice in the volume's frame.
 
     Args:
-        segmenter, labels, save: see ``SegmentingInfer``.
+        segmenter, clicks, labels, save: see ``SegmentingInfer``.
         adapted: with the published adapters, or the black box as it is.
     """
 
-    def __init__(self, segmenter: Callable[[], Segmenter], labels: dict[str, int], save: Save, adapted: bool) -> None:
+    def __init__(
+        self, segmenter: Callable[[], Segmenter], clicks: Path, labels: dict[str, int], save: Save, adapted: bool
+    ) -> None:
         super().__init__(
             InferType.DEEPGROW,
             dimension=2,
             description=("Promptable segmentation, adapted to this site" if adapted else "The same model, not adapted"),
             config={"plane": list(_PLANES), **({"adapter": [NO_LABEL, *labels]} if adapted else {})},
             segmenter=segmenter,
+            clicks=clicks,
             labels=labels,
             save=save,
         )

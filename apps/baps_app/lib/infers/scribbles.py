@@ -21,23 +21,26 @@ from baps.whole_organ import name_slices
 from lib.infers.segmenting import Save, SegmentingInfer, named
 
 
-class ScribblesInfer(SegmentingInfer):
+class ScribblesInfer(SegmentingInfer[Segmenter]):
     """Strokes on any number of slices, each answered as a click is, with the adapter of the label.
 
     Slicer replaces the whole segment by the reply: what it held on other slices comes back with it.
 
     Args:
-        segmenter, labels, save: see ``SegmentingInfer``.
+        segmenter, clicks, labels, save: see ``SegmentingInfer``.
         jobs: where it is listed while it runs, and can be cancelled.
     """
 
-    def __init__(self, segmenter: Callable[[], Segmenter], labels: dict[str, int], save: Save, jobs: Jobs) -> None:
+    def __init__(
+        self, segmenter: Callable[[], Segmenter], clicks: Path, labels: dict[str, int], save: Save, jobs: Jobs
+    ) -> None:
         super().__init__(
             InferType.SCRIBBLES,
             dimension=3,
             description="Strokes as prompts, adapted to this site",
             config={},
             segmenter=segmenter,
+            clicks=clicks,
             labels=labels,
             save=save,
         )

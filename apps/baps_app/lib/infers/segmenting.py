@@ -8,7 +8,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from baps.collected import notes
 from baps.errors import InputError, NotFoundError
-from baps.segmenter import Segmenter
 from baps.volume import Volume
 from baps.yielding import clicking
 
@@ -32,8 +31,11 @@ IMAGE_ID = "image_id"
 Save = Callable[[str, Volume, str, NDArray[np.bool_], Collection[int], str], str]
 """As ``lib.saving.save_shown``, of image, volume, label, mask (I, J, K), slices across K, and author."""
 
+Answering = TypeVar("Answering")
+"""What finds the masks: ``baps.segmenter.Segmenter``, or ``fseft.segmenting.OrganSegmenter``."""
 
-class SegmentingInfer(InferTask):
+
+class SegmentingInfer(InferTask, Generic[Answering]):
     """Answers a request about an image with a mask in its frame, a training waiting meanwhile.
 
     Args:
@@ -42,6 +44,7 @@ class SegmentingInfer(InferTask):
         description: for the viewers.
         config: options that the viewers offer beside ``save_as``; lists are choices.
         segmenter: made when the first request comes, for every training process builds this task too.
+        clicks: the lock of those who click, see ``baps.yielding``.
         labels: of the site.
         save: what the option ``save_as`` does.
     """
@@ -52,7 +55,8 @@ class SegmentingInfer(InferTask):
         dimension: int,
         description: str,
         config: dict[str, Any],
-        segmenter: Callable[[], Segmenter],
+        segmenter: Callable[[], Answering],
+        clicks: Path,
         labels: Collection[str],
         save: Save,
     ) -> None:
@@ -60,7 +64,7 @@ class SegmentingInfer(InferTask):
         # at every Next Sample. Both viewers take the names from the app.
         config = {**config, "save_as": [DO_NOT_SAVE, *labels]}
         super().__init__(type=kind, labels=[], dimension=dimension, description=description, config=config)
-        self._segmenter, self._names, self._save = segmenter, list(labels), save
+        self._segmenter, self._clicks, self._names, self._save = segmenter, clicks, list(labels), save
         # A folder of its own: a client on this machine saves its copy under the same name, in /tmp by default, and the
         # host removes the file that it has sent.
         self._replies = tempfile.TemporaryDirectory(prefix="baps-replies-")
@@ -74,14 +78,14 @@ class SegmentingInfer(InferTask):
         if not isinstance(image, str) or not image:
             raise NotFoundError("There is no such image in the datastore. Choose one that Next Sample offers.")
         segmenter = self._segmenter()
-        with clicking(segmenter.store.clicks):
+        with clicking(self._clicks):
             file, said = self._answer(segmenter, Path(image), request, begun)
         notes.give(*said["notes"])
         return file, said
 
     @abstractmethod
     def _answer(
-        self, segmenter: Segmenter, path: Path, request: dict[str, Any], begun: float
+        self, segmenter: Answering, path: Path, request: dict[str, Any], begun: float
     ) -> tuple[str, dict[str, Any]]:
         """The file with the mask, and what the reply says beside; ``begun`` is the time of the performance counter."""
 

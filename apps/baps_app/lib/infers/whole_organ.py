@@ -23,23 +23,26 @@ SECONDS = 60
 """That an answer takes at the most, unless the request says otherwise."""
 
 
-class WholeOrganInfer(SegmentingInfer):
+class WholeOrganInfer(SegmentingInfer[Segmenter]):
     """Clicks on one slice or more, answered with a mask of the organ on all slices.
 
     The viewers replace the segment by the reply, for the task's dimension is 3.
 
     Args:
-        segmenter, labels, save: see ``SegmentingInfer``.
+        segmenter, clicks, labels, save: see ``SegmentingInfer``.
         jobs: where it is listed while it runs, and can be cancelled.
     """
 
-    def __init__(self, segmenter: Callable[[], Segmenter], labels: dict[str, int], save: Save, jobs: Jobs) -> None:
+    def __init__(
+        self, segmenter: Callable[[], Segmenter], clicks: Path, labels: dict[str, int], save: Save, jobs: Jobs
+    ) -> None:
         super().__init__(
             InferType.DEEPGROW,
             dimension=3,
             description="A whole organ from clicks on one slice or more, adapted to this site",
             config={"seconds": SECONDS, "adapter": [NO_LABEL, *labels]},
             segmenter=segmenter,
+            clicks=clicks,
             labels=labels,
             save=save,
         )

@@ -3,17 +3,67 @@
 from __future__ import annotations
 
 import json
+import logging
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from baps.replacing import replacing
 
+logger = logging.getLogger(__name__)
 
-def write_stats(path: Path, stats: dict[str, Any]) -> None:
-    """Replace the file; a reader sees the old or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(stats, allow_nan=False))
+
+class Stats:
+    """Of a training that begins now.
+
+    Args:
+        file: replaced whenever there is something new; a reader sees the old or the new one, never a part.
+
+    Attributes:
+        values: what is in the file; Slicer divides by ``total_epochs``.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file, self._begun = file, time.time()
+        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        self.values: dict[str, Any] = {
+            "start_time": now,
+            "epoch": 0,
+            "total_epochs": 1,
+            "best_metric": 0.0,
+            "adapters": {},
+            "left_out": {},
+        }
+        self._write()
+
+    def leave_out(self, reasons: Mapping[str, str]) -> None:
+        """Note what is not trained on, and why."""
+        for reason in reasons.values():
+            logger.warning("Left out: %s", reason)
+        self.values["left_out"].update(reasons)
+
+    def report(self, name: str, epoch: int, epochs: int, dice: float, **others: Any) -> None:
+        """How far it is, with which adapter, and the last Dice."""
+        best = round(max(self.values["best_metric"], dice), 4)
+        self.values.update(epoch=epoch, total_epochs=epochs, best_metric=best, label=name, **others)
+        self._write()
+
+    def add(self, name: str, said: Mapping[str, Any]) -> None:
+        """Note what became of an adapter."""
+        self.values["adapters"][name] = said
+        self._write()
+        logger.info("%s: %s; %s", name, said["status"], said["reason"])
+
+    def end(self) -> None:
+        """The training is over, whichever way."""
+        self.values["total_time"] = f"{time.time() - self._begun:.0f} s"
+        self._write()
+
+    def _write(self) -> None:
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(self._file) as partial:
+            partial.write_text(json.dumps(self.values, allow_nan=False))
 
 
 def read_stats(path: Path) -> dict[str, Any]:

@@ -1,0 +1,139 @@
+"""What a site does with the organ model over weeks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from baps.adaptation.splitting import patient_hash
+from baps.errors import BapsError, InputError
+from fseft.adaptation import OrganSettings
+from fseft.publishing import adapt_and_publish_organ
+from fseft.segmenting import OrganSegmenter
+from fseft.volumes import LabelledVolume
+
+New = Callable[[int], LabelledVolume]
+
+QUICK = OrganSettings(method="linear_probe", rate=0.03, epochs=15, crop=12)
+
+
+def volumes(new_labelled: New, count: int) -> dict[str, list[LabelledVolume]]:
+    found = map(new_labelled, range(count))
+    return {volume.patient: [volume] for volume in found}
+
+
+def test_a_candidate_that_is_better_is_served(segmenter: OrganSegmenter, new_labelled: New, tmp_path: Path) -> None:
+    told: list[tuple[int, int, float]] = []
+    memory = tmp_path / "split.json"
+    given = volumes(new_labelled, 3)
+    said = adapt_and_publish_organ(segmenter, "heart", given, QUICK, memory, lambda *now: told.append(now))
+    assert (said["version"], said["status"]) == ("v0001", "published"), said["reason"]
+    assert said["after"] > 0.5 > said["before"]
+    assert segmenter.served("heart") == "v0001"
+    assert set(json.loads(memory.read_text())) == {patient_hash(patient) for patient in given}
+    assert told[-1][:2] == (4 * 15, 4 * 15)  # three that leave one out, and one of all
+    assert not segmenter.store.unfinished("heart").exists()
+    record = segmenter.store.record("heart", "v0001")
+    assert "patient 0" not in json.dumps(record)
+
+    again = adapt_and_publish_organ(segmenter, "heart", given, QUICK, memory)
+    assert (again["version"], "Nothing has changed" in again["reason"]) == ("v0001", True)
+
+
+def test_one_volume_trains_and_stays_unverified(segmenter: OrganSegmenter, new_labelled: New) -> None:
+    said = adapt_and_publish_organ(segmenter, "heart", volumes(new_labelled, 1), QUICK)
+    assert said["status"] == "unverified"
+    assert "Label another one" in said["reason"]
+    assert segmenter.served("heart") is None
+    again = adapt_and_publish_organ(segmenter, "heart", volumes(new_labelled, 1), QUICK)
+    assert (again["version"], "Nothing has changed" in again["reason"]) == ("v0001", True)
+
+
+def test_a_run_that_is_broken_off_goes_on_and_comes_to_the_same(
+    segmenter: OrganSegmenter, new_labelled: New, tmp_path: Path
+) -> None:
+    given = volumes(new_labelled, 2)
+    paused = 0
+
+    def count() -> None:
+        nonlocal paused
+        paused += 1
+
+    def stop() -> None:
+        count()
+        if paused > 40:  # in the second of three fits
+            raise KeyboardInterrupt
+
+    adapt_and_publish_organ(segmenter, "unbroken", given, QUICK, pause=count)
+    whole, paused = paused, 0
+    with pytest.raises(KeyboardInterrupt):
+        adapt_and_publish_organ(segmenter, "broken", given, QUICK, pause=stop)
+    store = segmenter.store
+    assert store.versions("broken") == []
+    assert list(store.unfinished("broken").glob("*.pt"))
+    paused = 0
+    adapt_and_publish_organ(segmenter, "broken", given, QUICK, pause=count)
+    assert paused < whole
+    assert not store.unfinished("broken").exists()
+    weights = [store.file(organ, "v0001").read_bytes() for organ in ("unbroken", "broken")]
+    heads = [int.from_bytes(content[:8], "little") + 8 for content in weights]
+    assert weights[0][heads[0] :] == weights[1][heads[1] :]
+
+
+def test_a_candidate_is_compared_with_what_is_served(segmenter: OrganSegmenter, new_labelled: New) -> None:
+    first = {patient: found for patient, found in volumes(new_labelled, 3).items() if patient != "patient 2"}
+    adapt_and_publish_organ(segmenter, "heart", first, QUICK)
+    segmenter.store.publish("heart", "v0001")
+    said: dict[str, Any] = adapt_and_publish_organ(segmenter, "heart", volumes(new_labelled, 3), QUICK)
+    assert said["version"] == "v0002"
+    assert said["against_served"] is not None  # on the patient who came since
+    assert len(segmenter.store.record("heart", "v0002")["known_patients"]) == 3
+
+
+def test_a_served_adapter_that_is_broken_is_trained_anew(segmenter: OrganSegmenter, new_labelled: New) -> None:
+    given = volumes(new_labelled, 2)
+    adapt_and_publish_organ(segmenter, "heart", given, QUICK)
+    segmenter.store.publish("heart", "v0001")
+    segmenter.store.file("heart", "v0001").write_bytes(b"junk")
+    said = adapt_and_publish_organ(segmenter, "heart", given, OrganSettings("linear_probe", epochs=2, crop=12, seed=1))
+    assert (said["version"], said["against_served"]) == ("v0002", None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "given", "said"),
+    [(OrganSettings("lora"), 1, "this model has none"), (QUICK, 0, "no labels of heart to train on")],
+)
+def test_what_cannot_be_trained_is_refused(
+    segmenter: OrganSegmenter, new_labelled: New, settings: OrganSettings, given: int, said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        adapt_and_publish_organ(segmenter, "heart", volumes(new_labelled, given), settings)
+
+
+def test_a_full_disk_ends_it_with_a_sentence(
+    segmenter: OrganSegmenter, new_labelled: New, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("fseft.fitting.checkpoint.torch.save", full)
+    with pytest.raises(BapsError, match="Free some space and train again"):
+        adapt_and_publish_organ(segmenter, "heart", volumes(new_labelled, 1), QUICK)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"method": "magic"}, "Known ones"),
+        ({"decoder": True}, "does not take the decoder"),
+        ({"epochs": 0}, "epochs"),
+        ({"seed": -1}, "seed must be"),
+    ],
+)
+def test_settings_that_cannot_be_used(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        OrganSettings(**wrong)
