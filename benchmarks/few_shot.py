@@ -102,8 +102,8 @@ def main(
         runs = runs.with_name(f"{runs.name}-quick" if quick else f"{runs.name}-{split}")
         out = runs.with_suffix(".json")
     runs.mkdir(parents=True, exist_ok=True)
-    # Threads that spin would slow each other down.
-    os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
+    # Threads that spin would slow each other down, and every process would print MONAI's warnings.
+    os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE", PYTHONWARNINGS="ignore")
     wanted = plan(load_organ_model(model, weights), quick, seeds, only, chosen, split)
     todo = [] if report_only else [cell for cell in wanted if not cell.file(runs).exists()]
     console.print(f"{len(todo)} of {len(wanted)} runs to go, {workers} at once.")
