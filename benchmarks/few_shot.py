@@ -34,6 +34,9 @@ from real_data import ROOT
 HERE = Path(__file__).resolve().parent
 T = TypeVar("T")
 
+_LEAST_WIDTH = 150
+"""Of a table, characters: with fewer it cannot be read."""
+
 console = Console(soft_wrap=True, highlight=False)
 
 
@@ -113,7 +116,7 @@ def main(
     run_all(todo, runs, workers, minutes, lambda cell: alone(partial(run, source=source), cell))
     done = [json.loads(cell.file(runs).read_text()) for cell in wanted if cell.file(runs).exists()]
     summary = summarise(done)
-    console.print(Markdown("\n".join(tables(summary))))
+    console.print(Markdown("\n".join(tables(summary))), width=max(console.width, _LEAST_WIDTH))
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps({"summary": summary, "runs": done}, indent=1) + "\n")
     if publish:

@@ -78,7 +78,8 @@ def tables(summary: Sequence[Mapping[str, Any]]) -> list[str]:
         if rows:
             organs = next((list(row["by_organ"]) for row in rows if "by_organ" in row), [])
             lines += [f"**{experiment.title}** ({', '.join(organs)})", ""]
-            lines += [*(_by_arm(rows, experiment.shots) if experiment.shots else _by_organ(rows[0])), ""]
+            shots = [k for k in experiment.shots if any(row["shots"] == k for row in rows)]
+            lines += [*(_by_arm(rows, shots or experiment.shots) if experiment.shots else _by_organ(rows[0])), ""]
     return lines[:-1]
 
 

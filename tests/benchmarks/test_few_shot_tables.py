@@ -88,7 +88,10 @@ def test_the_table(runs: list[dict[str, Any]]) -> None:
     assert _cells(lines, "lora") == ["lora", *["n/a"] * 10]
     assert _cells(lines, "mean") == ["mean", "0.700", "15.0", "3.0"]
     one_shot = [run for run in runs if run["shots"] != 3]
-    assert _cells(tables(summarise(one_shot)), "spatial")[1:4] == ["0.600 ± 0.100", "–", "2 / –"]
+    assert _cells(tables(summarise(one_shot)), "spatial")[1:4] == ["0.600 ± 0.100", "2", "15.0"]
+    not_yet = [*one_shot, *(_run("scratch", organ, 0.2, 3) for organ in ("liver", "spleen"))]
+    assert _cells(tables(summarise(not_yet)), "spatial")[1:4] == ["0.600 ± 0.100", "–", "2 / –"]
+    assert _cells(tables(summarise(not_yet)), "scratch")[1:4] == ["–", "0.200", "– / 1"]
 
 
 def test_the_page_for_users_has_its_place(runs: list[dict[str, Any]], tmp_path: Path) -> None:
