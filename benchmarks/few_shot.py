@@ -116,7 +116,7 @@ def main(
     run_all(todo, runs, workers, minutes, lambda cell: alone(partial(run, source=source), cell))
     done = [json.loads(cell.file(runs).read_text()) for cell in wanted if cell.file(runs).exists()]
     summary = summarise(done)
-    console.print(Markdown("\n".join(tables(summary))), width=max(console.width, _LEAST_WIDTH))
+    Console(width=max(console.width, _LEAST_WIDTH)).print(Markdown("\n".join(tables(summary))))
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps({"summary": summary, "runs": done}, indent=1) + "\n")
     if publish:
