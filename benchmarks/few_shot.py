@@ -45,7 +45,9 @@ def alone(work: Callable[..., T], *given: object) -> T:
 
     This process must stay small, for a new one counts its parent's memory as its own first peak.
     """
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["few_shot_cells"])  # Importing torch and MONAI takes seconds.
+    with ProcessPoolExecutor(1, context) as process:
         return process.submit(work, *given).result()
 
 

@@ -179,6 +179,17 @@ def test_an_adapter_of_another_model_is_refused(
         read_organ_adapter(tmp_path / "heart", replace(model, sha256="1" * 64))
 
 
+def test_a_new_organ_that_is_hardly_found_is_not_served(
+    model: OrganModel, volumes: Callable[[int], VolumesByPatient]
+) -> None:
+    """Any mask is better than none, which is what the model answers; a bad one is no help all the same."""
+    made = adapt_organ(model, "heart", volumes(2), replace(SETTINGS, epochs=1, rate=1e-9))
+    assert made.check.verdict is not None
+    assert 0 < made.check.verdict.after < 0.5
+    assert made.check.status == "refused"
+    assert "takes longer to correct" in made.check.sentence()
+
+
 def test_nothing_to_train_on(model: OrganModel) -> None:
     with pytest.raises(InputError, match="no labels of heart"):
         plan_organ_adaptation(model, "heart", {}, SETTINGS)

@@ -38,7 +38,7 @@ def run(tmp_path: Path, new_phantom: Callable[..., tuple[Volume, NDArray[np.bool
 
 
 def test_adapting_to_a_new_organ_and_measuring_it(run: Run, tmp_path: Path) -> None:
-    words = ("--organ", "tumour", "--epochs", "40", "--rate", "0.02")
+    words = ("--organ", "tumour", "--method", "linear_probe", "--epochs", "80", "--rate", "0.05")
     said = run("adapt", *words, "--out", str(tmp_path / "a" / "tumour"), "--queries", str(tmp_path / "images"))
     assert "does not know tumour" in said
     assert "Better: the adapter is" in said
@@ -61,11 +61,11 @@ def test_adapting_to_a_new_organ_and_measuring_it(run: Run, tmp_path: Path) -> N
 
 
 def test_a_candidate_that_does_not_help_is_put_aside(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "tumour").write_text("an older one")
-    said = run("adapt", "--organ", "tumour", "--epochs", "1", "--rate", "1e-9", "--out", str(tmp_path / "tumour"))
+    (tmp_path / "spleen").write_text("an older one")
+    said = run("adapt", "--organ", "spleen", "--epochs", "1", "--rate", "1e-9", "--out", str(tmp_path / "spleen"))
     assert "Not better: the candidate is" in said
-    assert (tmp_path / "tumour.refused").stat().st_size > 0
-    assert (tmp_path / "tumour").read_text() == "an older one"
+    assert (tmp_path / "spleen.refused").stat().st_size > 0
+    assert (tmp_path / "spleen").read_text() == "an older one"
 
 
 @pytest.mark.parametrize(

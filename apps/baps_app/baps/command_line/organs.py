@@ -62,6 +62,7 @@ def adapt(
 
     from fseft.adaptation import OrganSettings, adapt_organ
     from fseft.models import load_organ_model
+    from fseft.readings import Readings
     from fseft.volumes import load_volumes
 
     from ..adaptation.folders import find_cases
@@ -99,7 +100,8 @@ def adapt(
         def report(epoch: int, total: int, dice: float) -> None:
             bar.update(task, total=total, completed=epoch, said=f"training Dice {dice:.3f}")
 
-        result = adapt_organ(organs, organ, volumes, settings, queries=wanted, told=report, unfinished=unfinished)
+        kept = Readings(unfinished / "readings")
+        result = adapt_organ(organs, organ, volumes, settings, None, kept, wanted, told=report, unfinished=unfinished)
         bar.update(task, total=1, completed=1)
     record: dict[str, Any] = {**result.record, "status": result.check.status}
     candidate = out.with_name(f"{out.name}.refused")
