@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean, pstdev
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -164,7 +165,7 @@ def evaluate(
     figures: dict[str, Any] = {"organ": organ, "model": organs.record(), "cases": {}}
     for name, one in scored.items():
         figures["cases"][name] = {
-            key: one[key] if np.isfinite(one[key]) else None for key in ("dice", "hd95", "surface")
+            key: one[key] if math.isfinite(one[key]) else None for key in ("dice", "hd95", "surface")
         }
     table = Table("volume", "Dice", "HD95, mm", "surface distance, mm")
     for name, one in figures["cases"].items():
@@ -173,9 +174,9 @@ def evaluate(
     cells = []
     for key in ("dice", "hd95", "surface"):
         values = [one[key] for one in figures["cases"].values() if one[key] is not None]
-        figures[key] = float(np.mean(values)) if values else None
-        figures[f"{key}_std"] = float(np.std(values)) if values else None
-        cells.append(f"{np.mean(values):.3f} ± {np.std(values):.3f}" if values else "none")
+        figures[key] = fmean(values) if values else None
+        figures[f"{key}_std"] = pstdev(values) if values else None
+        cells.append(f"{fmean(values):.3f} ± {pstdev(values):.3f}" if values else "none")
     table.add_row("mean", *cells)
     try:
         json_file.write_text(json.dumps(figures, indent=1, allow_nan=False) + "\n")
