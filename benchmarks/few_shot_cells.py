@@ -256,7 +256,7 @@ def run(cell: Cell, source: Source) -> dict[str, Any]:
     epochs, seconds = [], 0.0
     for queries, tested in fits:
         adapter = build_adapter(arm.method, model.network, cell.organ, decoder=arm.decoder, seed=cell.seed)
-        adapter.to(next(model.network.parameters()).device)
+        adapter.to(model.device)
         examples = [
             Example(readings.of(model, adapter.reads, v.image), v.truth, v.labelled) for p in drawn for v in volumes[p]
         ]

@@ -193,12 +193,11 @@ def adapt_organ(
     split, folds = plan.split, plan.split.folds
     checked_is_kept = bool(split.held_back)
     runs = len(folds) + (not checked_is_kept)
-    device = next(model.network.parameters()).device
     about = f"{plan.fingerprint} {[_digest(image) for image in queries]}"
 
     def run(patients: Sequence[str], number: int) -> tuple[FewShotAdapter, Fitted]:
         adapter = build_adapter(settings.method, model.network, organ, decoder=settings.decoder, seed=settings.seed).to(
-            device
+            model.device
         )
 
         def reading(image: torch.Tensor) -> torch.Tensor:

@@ -144,7 +144,7 @@ def unadapted(model: OrganModel, organ: str) -> FewShotAdapter | None:
     """What answers for an organ as the model came, or None if it does not know it."""
     if model.network.index(organ) is None:
         return None
-    return build_adapter("linear_probe", model.network, organ).to(next(model.network.parameters()).device).eval()
+    return build_adapter("linear_probe", model.network, organ).to(model.device).eval()
 
 
 def ask(

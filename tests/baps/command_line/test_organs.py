@@ -74,6 +74,7 @@ def test_a_candidate_that_does_not_help_is_put_aside(run: Run, tmp_path: Path) -
         (("--model", "magic"), "no organ model named 'magic'"),
         (("--model", "fseft"), "needs weights"),
         (("--method", "magic"), "no method 'magic'"),
+        (("--device", "magic"), "no device 'magic'"),
     ],
 )
 def test_what_cannot_be_done(run: Run, tmp_path: Path, words: tuple[str, ...], said: str) -> None:
