@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 METHOD_NAMES = (
-    "spatial", "landmarks", "linear_probe", "spatial_pointwise", "output", "lora", "adaptformer", "compacter",
+    "landmarks", "spatial", "linear_probe", "spatial_pointwise", "output", "lora", "adaptformer", "compacter",
     "affine_ln", "bias", "decoder", "full", "scratch",
 )  # fmt: skip
 """Names of ``adapters.METHODS``; the first holds unless another is asked for."""

@@ -38,9 +38,9 @@ def add_landmarks(model: FoundationModel, image: torch.Tensor, features: torch.T
     around = functional.avg_pool3d(looks[None], _AROUND, 1, _AROUND // 2, count_include_pad=False)[0]
     places = torch.stack(torch.meshgrid(*(torch.arange(float(side)) for side in image.shape[1:]), indexing="ij"))
     parts = [looks.half(), around.half()]
-    assert model.head is not None
-    for weights, bias in zip(model.head.weight, model.head.bias, strict=True):
-        organ = torch.tensordot(weights.flatten().cpu(), features.float(), 1) + bias.cpu() > 0
+    assert model.head is not None and model.head.bias is not None
+    for weights, bias in zip(model.head.weight.flatten(1).cpu(), model.head.bias.cpu(), strict=True):
+        organ = torch.tensordot(weights, features.float(), 1) + bias > 0
         parts.append((_from_middle(organ, places) * spacing / _DECIMETRE).half())
     return torch.cat(parts)
 

@@ -36,7 +36,8 @@ class LandmarkAdapter(FewShotAdapter):
         self.head = organ_head(model, organ)
         channels = 2 * self._looks + 3 * self._organs
         last = nn.Linear(_WIDTH, 1, bias=False)
-        nn.init.zeros_(last.weight)
+        if model.index(organ) is not None:
+            nn.init.zeros_(last.weight)
         self.perceptron = nn.Sequential(
             nn.Linear(channels, _WIDTH), nn.ReLU(), nn.Linear(_WIDTH, _WIDTH), nn.ReLU(), last
         )

@@ -94,7 +94,7 @@ def why_not(name: str, model: FoundationModel) -> str:
     if method.of_transformers and not transformer_blocks(model):
         return f"The method {name} changes transformer blocks, and this model has none. Use bias, full or spatial."
     if method.of_classes and not model.classes:
-        return f"The method {name} reads the model's classes, and these weights have none. Use linear_probe or spatial."
+        return f"The method {name} reads the model's classes, and these weights have none. Use spatial or linear_probe."
     return ""
 
 
