@@ -113,7 +113,8 @@ EXPERIMENTS = {
         (1, 3),
         (
             "unadapted", "linear_probe", "spatial_pointwise", "spatial", "spatial_ti_each", "spatial_ti_all",
-            "landmarks", "output", "lora", "adaptformer", "compacter", "affine_ln", "bias", "decoder", "full", "scratch",
+            "landmarks", "output", "lora", "adaptformer", "compacter", "affine_ln", "bias", "decoder", "full",
+            "scratch",
         ),
     ),
     "novel": Experiment(
