@@ -77,7 +77,7 @@ ARMS = {
     "lora_decoder": Arm("lora", decoder=True),
 }
 
-FIRST = ("unadapted", "linear_probe", "spatial", "spatial_ti_each", "landmarks", "output", "lora", "full")
+FIRST = ("unadapted", "linear_probe", "spatial", "landmarks", "output", "lora", "full")
 """Arms that are run before the others."""
 
 
