@@ -278,9 +278,9 @@ def run(cell: Cell, source: Source) -> dict[str, Any]:
             Example(readings.of(model, adapter.reads, v.image), v.truth, v.labelled) for p in drawn for v in volumes[p]
         ]
         unlabelled = [Query(readings.of(model, adapter.reads, _image(model, case))) for case in queries]
-        begun = time.monotonic()
+        begun = time.process_time()
         fitted = fit(adapter, examples, cell.settings.fit_settings(), unlabelled)
-        seconds += time.monotonic() - begun
+        seconds += time.process_time() - begun
         epochs.append(len(fitted.losses))
         adapters.append((adapter, tested))
     memory = _peak_mib()
