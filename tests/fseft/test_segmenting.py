@@ -35,9 +35,7 @@ def publish(segmenter: OrganSegmenter, organ: str, bias: float | None = None, sh
     return version
 
 
-def test_an_organ_that_was_learned_is_found_on_another_volume(
-    segmenter: OrganSegmenter, new_phantom: Phantom
-) -> None:
+def test_an_organ_that_was_learned_is_found_on_another_volume(segmenter: OrganSegmenter, new_phantom: Phantom) -> None:
     model = segmenter.model
     adapter = build_adapter("linear_probe", model.network, "heart")
     examples = []

@@ -1,0 +1,78 @@
+"""Images and labels that come in, and the file of an image that is there."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fastapi import File, Form, UploadFile
+from monailabel.interfaces.utils.app import app_instance
+
+from baps.errors import InputError, NotFoundError
+from baps.formats import IMAGE_SUFFIXES, read_volume
+from web.names import checked_name, json_object
+
+_fetching = threading.Lock()
+
+
+def image_file(image: str) -> Path:
+    """The file of an image of the datastore; fetched from the PACS first, by one thread at a time.
+
+    Raises:
+        NotFoundError: if there is no such image.
+    """
+    datastore = app_instance().datastore()
+    if image not in datastore.list_images():
+        raise NotFoundError(f"There is no image {image!r} in the datastore. Choose one that Next Sample offers.")
+    with _fetching:  # A second thread would find the series half written.
+        return Path(datastore.get_image_uri(image))
+
+
+def save_label(
+    image: str, tag: str = "final", params: str = Form("{}"), label: UploadFile = File(...)
+) -> dict[str, Any]:
+    """Save a label, checked first; nothing is changed if it cannot be used."""
+    info = json_object(params, "params")
+    image_file(image)
+    with _received(label) as path:
+        saved = app_instance().save_label(image, path, tag or "final", info)
+    return {"image": image, "label": saved}
+
+
+def add_image(image: str = "", params: str = Form("{}"), file: UploadFile = File(...)) -> dict[str, Any]:
+    """Add an image to a local datastore; one that is there is never replaced."""
+    info = json_object(params, "params")
+    datastore = app_instance().datastore()
+    if hasattr(datastore, "forward"):
+        raise InputError("The images of this server are those of its PACS. Send yours to the PACS.")
+    with _received(file) as path:
+        suffix = kind_of(file)
+        name = checked_name(image or Path(file.filename or "").name.removesuffix(suffix), "image")
+        if name in datastore.list_images():
+            raise InputError(f"There is an image {name!r} already, and its labels; give the new one another name.")
+        read_volume(path)
+        added = datastore.add_image(name, str(path), info)
+    return {"image": added}
+
+
+def kind_of(file: UploadFile) -> str:
+    name = (file.filename or "").lower()
+    suffix = next((kind for kind in IMAGE_SUFFIXES if name.endswith(kind)), "")
+    if not suffix:
+        raise InputError(f"The file must be of one of the kinds {', '.join(IMAGE_SUFFIXES)}. Nothing was saved.")
+    return suffix
+
+
+@contextmanager
+def _received(file: UploadFile) -> Iterator[Path]:
+    """An uploaded file on disk, under a name of ours."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"upload{kind_of(file)}"
+        with path.open("wb") as target:
+            shutil.copyfileobj(file.file, target)
+        yield path
