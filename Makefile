@@ -9,6 +9,7 @@ BLACK_BOX ?=
 WEIGHTS ?=
 REMOTE ?=
 ADAPTERS ?=
+USERS ?=
 CONFIG ?=
 
 PY := .venv/bin/python
@@ -47,7 +48,8 @@ serve: .venv/installed
 	@if [ -z "$(STUDIES)" ]; then \
 	  echo "Say which images: make serve STUDIES=<folder or DICOMweb URL> [PORT=8000] [LABELS=liver,spleen]"; exit 1; fi
 	@exec .venv/bin/baps serve "$(STUDIES)" --host "$(HOST)" --port "$(PORT)" --labels "$(LABELS)" \
-	  --black-box "$(BLACK_BOX)" --weights "$(WEIGHTS)" --remote "$(REMOTE)" --adapters "$(ADAPTERS)" --config "$(CONFIG)"
+	  --black-box "$(BLACK_BOX)" --weights "$(WEIGHTS)" --remote "$(REMOTE)" --adapters "$(ADAPTERS)" \
+	  --users "$(USERS)" --config "$(CONFIG)"
 
 pacs: .venv/installed
 	@exec $(PY) demo/pacs.py --port $(PORT)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 @contextmanager
-def replacing(target: Path, suffix: str = "") -> Iterator[Path]:
+def replacing(target: Path, suffix: str = "", mode: int = 0o644) -> Iterator[Path]:
     """A path beside the target to write to; it becomes the target when all went well, and is gone when not.
 
     Its name is hidden, and nobody else's: of two who write at once, the last one's file is kept, whole.
@@ -18,6 +18,7 @@ def replacing(target: Path, suffix: str = "") -> Iterator[Path]:
     Args:
         target: the file, which need not be there; its folder must.
         suffix: what the path ends in, where a library tells the format by it.
+        mode: who may read and write the file.
 
     Raises:
         OSError: if the folder cannot be written to, say; the target is as it was.
@@ -27,7 +28,7 @@ def replacing(target: Path, suffix: str = "") -> Iterator[Path]:
     partial = Path(name)
     try:
         yield partial
-        partial.chmod(0o644)  # mkstemp's own mode would keep the server's other users out
+        partial.chmod(mode)  # mkstemp's own mode would keep the server's other users out
         os.replace(partial, target)
     except BaseException:
         with suppress(OSError):  # The first error says more.
