@@ -2,18 +2,20 @@
 
 ``python -m monailabel.main start_server --app apps/baps_app --uvicorn_app serving:app ...`` (what ``make serve`` runs).
 
+* Who asks must be known, where users or an OpenID provider are named; else only this machine is answered.
 * Inference, Next Sample, label upload and training run in threads, so that /info/ and other users are answered
   meanwhile. The tasks are thread-safe; the black box locks itself.
 * What a request names must exist: no path is built from a request, and ``params`` cannot override image or model.
 * A caller's fault is a 4xx with a sentence, not a 500.
-* Only what the viewers ask for is served: nothing deletes, replaces an image or weights, or unpacks an archive. Other
-  origins get no leave, and the proxy reaches DICOMweb alone.
+* Only what the viewers ask for is served (``web/kinds.py``): nothing deletes, replaces an image or weights, or unpacks
+  an archive. Other origins get no leave unless they are named, and the proxy reaches DICOMweb alone.
 * The training process ends with the server.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -22,18 +24,35 @@ os.environ["BAPS_SERVING"] = "protected"
 
 from fastapi import FastAPI
 from monailabel.app import app as _host
+from monailabel.config import settings as _host_settings
 from monailabel.interfaces.exception import MONAILabelException
 from monailabel.utils.async_tasks.utils import stop_background_task
+from starlette.middleware.cors import CORSMiddleware
 
 from baps.errors import BapsError
+from baps.serving_command import check_listening
+from baps.settings import check_settings, read_settings
+from web.audit import Audit
 from web.errors import said
-from web.guard import Guard
+from web.guard import Guard, Rules
 from web.images import add_image, save_label
 from web.inference import cancel, progress, run_infer
+from web.listening import told_host
+from web.login import Login
 from web.pacs import configure_ohif, forward_to_pacs
+from web.signing_in import SigningIn
 from web.training import next_sample, start_all_training, start_training
 
 app: FastAPI = _host
+
+try:
+    _site = read_settings(_host_settings.MONAI_LABEL_APP_CONF)
+    check_settings(_site)
+    check_listening(told_host(sys.argv), _site.closed)
+    _signing_in, _audit = SigningIn.of(_site), Audit(_site.audit_file)
+    _audit.check()
+except BapsError as error:
+    raise SystemExit(str(error)) from None
 
 
 @asynccontextmanager
@@ -63,7 +82,25 @@ _replace("/train/{model}", "POST", start_training)
 _replace("/train/", "POST", start_all_training)
 for method in ("GET", "POST"):
     _replace("/proxy/dicom/{path:path}", method, forward_to_pacs)
+_login = Login(_signing_in)
+_replace("/auth/", "GET", _login.is_needed)
+_replace("/auth/token", "POST", _login.token)
+_replace("/auth/token/valid", "GET", _login.is_valid)
+_replace("/login", "GET", _login.page)
+_replace("/login", "POST", _login.sign_in)
+_replace("/login/openid", "GET", _login.to_provider)
+_replace("/login/openid/return", "GET", _login.from_provider)
+for method in ("GET", "POST"):
+    _replace("/logout", method, _login.sign_out)
 app.user_middleware.clear()  # The host's only middleware lets every origin in, with credentials.
-app.add_middleware(Guard)
+app.add_middleware(Guard, rules=Rules(_signing_in, _audit, _site.cors_origins, _site.most_upload_mb << 20))
+if _site.cors_origins:  # Outermost: browsers ask for leave without a token. Cookies never count for other origins.
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=_site.cors_origins,
+        allow_methods=["GET", "POST", "PUT", "DELETE"],
+        allow_headers=["Authorization", "Content-Type"],
+        expose_headers=["Server-Timing", "X-BAPS-Notes"],
+    )
 for kind in (BapsError, MONAILabelException):
     app.add_exception_handler(kind, said)

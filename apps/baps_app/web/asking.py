@@ -45,6 +45,11 @@ class Asked:
     image: str = ""
     adapter: str = ""
 
+    @property
+    def name(self) -> str:
+        """Of who asks, or "" where nobody has to say it."""
+        return self.asker.name if self.asker else ""
+
 
 def asked(request: Request) -> Asked:
     """What the guard knows of a request."""

@@ -1,4 +1,4 @@
-"""Logins that failed: whoever fails too often has to wait. Guessing a token is hopeless, a provider's password is not."""
+"""Logins that failed: whoever fails too often has to wait. A provider's password might be guessed."""
 
 from __future__ import annotations
 

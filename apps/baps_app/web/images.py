@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fastapi import File, Form, UploadFile
+from fastapi import File, Form, Request, UploadFile
 from monailabel.interfaces.utils.app import app_instance
 
 from baps.errors import InputError, NotFoundError
 from baps.formats import IMAGE_SUFFIXES, read_volume
+from web.asking import asked
 from web.names import checked_name, json_object
 
 _fetching = threading.Lock()
@@ -34,10 +35,12 @@ def image_file(image: str) -> Path:
 
 
 def save_label(
-    image: str, tag: str = "final", params: str = Form("{}"), label: UploadFile = File(...)
+    request: Request, image: str, tag: str = "final", params: str = Form("{}"), label: UploadFile = File(...)
 ) -> dict[str, Any]:
     """Save a label, checked first; nothing is changed if it cannot be used."""
     info = json_object(params, "params")
+    if name := asked(request).name:
+        info["client_id"] = name
     image_file(image)
     with _received(label) as path:
         saved = app_instance().save_label(image, path, tag or "final", info)

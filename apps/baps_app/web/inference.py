@@ -17,9 +17,10 @@ from monailabel.interfaces.utils.app import app_instance
 
 from baps.blackbox import model_seconds
 from baps.click import PACKED
-from baps.collected import notes
+from baps.collected import notes, served
 from baps.errors import InputError, NotFoundError
 from baps.jobs import asked_by
+from web.asking import asked
 from web.images import image_file, kind_of
 from web.names import json_object
 
@@ -53,6 +54,8 @@ def run_infer(
     if given.get("save_label"):
         raise InputError("A mask is saved under a name: give save_as, one of the site's labels, instead of save_label.")
     wanted = {k: v for k, v in given.items() if k not in _NOT_FOR_REQUESTS}
+    if asker := asked(request).name:
+        wanted["client_id"] = asker  # Who is known signs with their own name.
     if output == host_infer.ResultType.dicom_seg:
         raise InputError("Masks are given as NRRD. To store one as DICOM SEG, give save_as, a label of the site.")
     for uploaded in (file, label):
@@ -71,7 +74,7 @@ def run_infer(
     wanted[PACKED] = raw and "gzip" in request.headers.get("accept-encoding", "")
     gone = asked_by(lambda: from_thread.run(request.is_disconnected))
     try:
-        with model_seconds() as spent, notes.collecting() as said, gone:
+        with model_seconds() as spent, notes.collecting() as said, served.collecting() as used, gone:
             answer: Response | dict[str, Any] | None = host_infer.run_inference(
                 background_tasks, model, image, session_id, json.dumps(wanted), file, label, output
             )
@@ -79,6 +82,7 @@ def run_infer(
         for task in background_tasks.tasks:  # They remove what was uploaded, but only after an answer.
             task.func(*task.args, **task.kwargs)
         raise
+    asked(request).adapter = ", ".join(filter(None, used))
     if isinstance(answer, FileResponse) and _is_gzip(Path(answer.path)):
         answer.headers["Content-Encoding"] = "gzip"
     if isinstance(answer, Response):

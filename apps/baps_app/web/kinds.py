@@ -1,4 +1,4 @@
-"""Every kind of request that is answered, and who may make it: the one table of that. What is not here is not served."""
+"""Every kind of request that is answered, and who may make it: the one table. What is not here is not served."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -60,7 +61,8 @@ class OpenId:
         """A token of the provider for a user's password, and whom it names.
 
         Raises:
-            HTTPException: 400 if the provider takes no passwords, 401 if it refuses this one, 403 as for ``asker``.
+            HTTPException: 400 if the provider takes no passwords, 401 if it refuses this one or gives no token that can
+                be checked, 403 as for ``asker``.
             BapsError: if the provider cannot be asked.
         """
         if "password" not in self._about().get("grant_types_supported", ["authorization_code", "implicit"]):
@@ -71,15 +73,11 @@ class OpenId:
             )
         given = {"grant_type": "password", "username": name, "password": password, "scope": _SCOPE}
         answer = self._exchange(given, "User or password is wrong.")
-        for token in (
-            answer.get("access_token"),
-            answer.get("id_token"),
-        ):  # Some access tokens only the provider reads.
-            if isinstance(token, str) and token.count(".") == 2:
-                return token, self.asker(token)
-        raise BapsError(
-            "The OpenID provider gave no token that can be checked. Have it give access tokens that are JWT."
-        )
+        access, identity = str(answer.get("access_token") or ""), str(answer.get("id_token") or "")
+        if access.count(".") == 2:
+            with suppress(HTTPException):  # Some are meant for the provider alone.
+                return access, self.asker(access)
+        return identity, self.asker(identity)
 
     def address_to_sign_in(self, back: str, state: str, nonce: str, verifier: str) -> str:
         """Where a browser goes to sign in; it comes back with a code and the state.
@@ -224,8 +222,8 @@ class OpenId:
             )
         except requests.RequestException as error:
             raise BapsError(
-                f"The OpenID provider does not answer ({type(error).__name__}). Try again later; the operator finds its "
-                "address in the settings (openid)."
+                f"The OpenID provider does not answer ({type(error).__name__}). Try again later. Its address stands "
+                "in the settings (openid)."
             ) from None
 
     @staticmethod

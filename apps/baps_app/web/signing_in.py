@@ -134,12 +134,22 @@ def cookie_name(secure: bool) -> str:
     return _SECURE_COOKIE if secure else _COOKIE
 
 
-def is_ours(headers: Mapping[str, str]) -> bool:
-    """Whether a page of ours sent a request, as far as its browser says; only then do cookies count.
+def is_foreign(headers: Mapping[str, str]) -> bool:
+    """Whether a request says that a page of another origin sent it."""
+    origin = headers.get("origin", "")
+    return bool(origin) and origin.partition("://")[2] != headers.get("host", "")
 
-    A request that changes something and does not say where it comes from counts as foreign; see the guard.
+
+def cookies_count(method: str, headers: Mapping[str, str]) -> bool:
+    """Whether the cookies of a request mean that its user wants it: another page may have made the browser send it.
+
+    One that changes something must say that a page of ours sent it. Others may say nothing, as browsers do over plain
+    HTTP; the cookie does not come with them from other sites (SameSite=Strict).
     """
-    return headers.get("sec-fetch-site", "none") in ("same-origin", "none")
+    site = headers.get("sec-fetch-site")
+    if is_foreign(headers) or site not in (None, "same-origin", "none"):
+        return False
+    return method in ("GET", "HEAD") or "origin" in headers or site == "same-origin"
 
 
 def _asker(user: User) -> Asker:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from fastapi import Body, HTTPException
+from fastapi import Body, HTTPException, Request
 from monailabel.endpoints import activelearning as host_activelearning
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.task import AsyncTask
 from monailabel.utils.async_tasks.utils import processes, tasks
 
 from baps.errors import NotFoundError
+from web.asking import asked
 
 
 def start_training(model: str, params: dict[str, Any] | None = Body(None)) -> Any:
@@ -52,7 +53,7 @@ def start_all_training(params: dict[str, Any] | None = Body(None)) -> dict[str, 
     return {"baps": {"result": start_training("baps", params), "detail": None}}
 
 
-def next_sample(strategy: str, params: dict[str, Any] | None = Body(None)) -> dict[str, Any]:
+def next_sample(request: Request, strategy: str, params: dict[str, Any] | None = Body(None)) -> dict[str, Any]:
     """The host's, in a thread: a strategy may look at volumes first.
 
     Raises:
@@ -63,4 +64,5 @@ def next_sample(strategy: str, params: dict[str, Any] | None = Body(None)) -> di
         raise NotFoundError(f"There is no strategy {strategy!r}. Known ones: {', '.join(known)}.")
     wanted = {key: value for key, value in (params or {}).items() if key != "strategy"}
     sample: dict[str, Any] = host_activelearning.sample(strategy, wanted)
+    asked(request).image = str(sample.get("id") or "")
     return sample
