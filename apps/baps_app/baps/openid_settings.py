@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, FilePath, ValidationError, fi
 
 from .errors import InputError
 from .private_file import read_private
-from .users import Role
+from .roles import Role
 
 SECRET = "BAPS_OPENID_SECRET"  # noqa: S105
 """Variable of the client's secret, for those who keep it out of the file."""

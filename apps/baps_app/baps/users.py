@@ -18,7 +18,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
-from enum import Enum
 from pathlib import Path
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
@@ -26,22 +25,10 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from .errors import InputError, NotFoundError
 from .private_file import read_private
 from .replacing import replacing
+from .roles import Role
 
 _NAME = re.compile(r"[\w.@+-]{1,64}")
 _TOKEN = "baps_"  # noqa: S105 (what a token begins with, so that one in the wrong place is noticed)
-
-
-class Role(str, Enum):
-    """What a user may do; each one may do what those before it may."""
-
-    ANNOTATOR = "annotator"
-    TRAINER = "trainer"
-    ADMIN = "admin"
-
-    def may(self, needed: Role) -> bool:
-        """Whether this role suffices where another one is needed."""
-        order = list(Role)
-        return order.index(self) >= order.index(needed)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
-from baps.users import Role
+from baps.roles import Role
 from web.kinds import Kind
 
 

@@ -157,8 +157,8 @@ class Guard:
         if needed is not None and asker is not None and not asker.role.may(needed):
             raise HTTPException(
                 403,
-                f"To {asked.kind.meaning} you need the role {needed.value}; yours is {asker.role.value}. Ask the operator "
-                "of the server.",
+                f"To {asked.kind.meaning} you need the role {needed.value}; yours is {asker.role.value}. Ask the "
+                "operator of the server.",
             )
 
     def _check_length(self, headers: Mapping[str, str], asked: Asked) -> None:
@@ -224,11 +224,7 @@ def _at_the_machine(scope: Scope, headers: Mapping[str, str]) -> Asker:
     Raises:
         HTTPException: 403.
     """
-    host = (
-        headers.get("host", "").rpartition(":")[0]
-        if re.search(r":\d+$", headers.get("host", ""))
-        else headers.get("host", "")
-    )
+    host = re.sub(r":\d+$", "", headers.get("host", ""))
     here = scope.get("server")
     near = all(_is_near(address) for address in (address_of(scope), str(here[0]) if here else "", host))
     if not near or "x-forwarded-for" in headers or "forwarded" in headers:

@@ -40,7 +40,7 @@ def save_label(
     """Save a label, checked first; nothing is changed if it cannot be used."""
     info = json_object(params, "params")
     if name := asked(request).name:
-        info["client_id"] = name
+        info["author"] = name  # Who is known signs with their own name.
     image_file(image)
     with _received(label) as path:
         saved = app_instance().save_label(image, path, tag or "final", info)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from baps.users import Role
+from baps.roles import Role
 
 ANNOTATOR, TRAINER, ADMIN = Role
 

@@ -22,7 +22,7 @@ from fastapi import HTTPException
 
 from baps.errors import BapsError
 from baps.openid_settings import OpenIdSettings, is_safe
-from baps.users import Role
+from baps.roles import Role
 from web.asking import Asker
 
 _TIMEOUT = (5, 15)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..users import Role
+from ..roles import Role
 
 if TYPE_CHECKING:
     from ..users import Users
