@@ -121,7 +121,7 @@ class OpenId:
     def _claims(self, token: str, audiences: Sequence[str]) -> dict[str, Any]:
         try:
             header = jwt.get_unverified_header(token)
-        except jwt.InvalidTokenError:
+        except (jwt.InvalidTokenError, ValueError):
             raise _invalid() from None
         algorithm = header.get("alg")
         if algorithm not in self.settings.algorithms or str(header.get("typ", "")).lower().startswith("logout"):
