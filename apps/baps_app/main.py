@@ -30,6 +30,7 @@ from baps.jobs import Jobs
 from baps.pacs_login import read_login
 from baps.segmenter import Segmenter
 from baps.settings import check_settings, read_settings
+from baps.size import VARIABLE as SIZE_VARIABLE
 from baps.store import AdapterStore
 from baps.volume import Volume
 from lib.activelearning.disagreement import Disagreement
@@ -66,6 +67,7 @@ class BapsApp(MONAILabelApp):
         self._organs: OrganSegmenter | None = None
         # The training process gets this from us: its threads must not spin while they wait for each other.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        os.environ[SIZE_VARIABLE] = str(self.site.most_volume_mb)
         # Where dcmqi's programs lie, which MONAI Label would download otherwise.
         os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         super().__init__(

@@ -56,8 +56,8 @@ def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Closed]:
     roles = {"anna": Role.ANNOTATOR, "theo": Role.TRAINER, "root": Role.ADMIN}
     tokens = {name: users.add(name, role) for name, role in roles.items()}
     known = [
-        oidc_provider_mock.User("rita", claims={"roles": ["radiologist"], "preferred_username": "Rita R"}),
-        oidc_provider_mock.User("nobody", claims={"roles": ["cook"]}),
+        oidc_provider_mock.User(sub="rita", claims={"roles": ["radiologist"], "preferred_username": "Rita R"}),
+        oidc_provider_mock.User(sub="nobody", claims={"roles": ["cook"]}),
     ]
     with oidc_provider_mock.run_server_in_thread(user_claims=known, require_nonce=True) as provider:
         issuer = f"http://localhost:{provider.server_port}"
@@ -98,7 +98,7 @@ def test_slicers_client_signs_in_and_works(closed: Closed, tmp_path: Path) -> No
     ("name", "secret"), [("anna", "wrong"), ("anna", ""), ("theo", "anna's"), ("", "anna's"), ("root", "' or 1=1")]
 )
 def test_a_wrong_password_is_refused(closed: Closed, name: str, secret: str) -> None:
-    secret = closed.tokens["anna"] if secret == "anna's" else secret
+    secret = closed.tokens["anna"] if secret == "anna's" else secret  # noqa: S105
     reply = closed.ask("POST", "/auth/token", data={"username": name, "password": secret})
     # Whom this server does not know the provider might, but it takes no passwords.
     assert reply.status_code == (401 if name else 400), reply.text

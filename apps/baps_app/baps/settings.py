@@ -16,7 +16,7 @@ from pathlib import Path
 from .blackbox import BLACK_BOXES, RemoteSettings
 from .errors import InputError
 from .openid_settings import read_openid
-from .size import MOST_BYTES
+from .size import MOST_MB
 from .users import Users
 
 DEFAULT_ADAPTERS = Path(__file__).resolve().parents[1] / "model" / "adapters"
@@ -76,7 +76,7 @@ class Settings:
         cors_origins: other origins whose pages may ask the server, as in https://viewer.hospital, or ``*``.
         audit: file of who did what; None: ``audit.jsonl`` in the folder of adapters.
         most_upload_mb: of one request.
-        most_volume_mb: that an image or labels which are sent may have when they are unpacked.
+        most_volume_mb: that an image or labels may have when they are unpacked.
         allow_unprotected: whether MONAI Label's stock server, which checks nothing, may serve a PACS.
     """
 
@@ -107,7 +107,7 @@ class Settings:
     cors_origins: tuple[str, ...] = ()
     audit: Path | None = None
     most_upload_mb: int = 4096
-    most_volume_mb: int = MOST_BYTES >> 20
+    most_volume_mb: int = MOST_MB
     allow_unprotected: bool = False
 
     @property

@@ -3,31 +3,42 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 
 from .errors import InputError
 
-MOST_BYTES = 8192 << 20
-"""Of a volume in memory, where nothing else is said. A CT of 1024 x 1024 x 2000 voxels has 4000 MiB."""
+VARIABLE = "BAPS_MOST_VOLUME_MB"
+"""What the server sets for itself and its trainings, so that every reader knows it."""
+
+MOST_MB = 8192
+"""Where nothing else is said. A CT of 1024 x 1024 x 2000 voxels has 4000."""
 
 
-def check_size(name: str, shape: Sequence[int], itemsize: int, most: int) -> None:
-    """Refuse a volume that would not fit.
+def check_size(name: str, shape: Sequence[int], itemsize: int) -> int:
+    """Refuse a volume that is larger than is allowed.
 
     Args:
         name: of the file, for the sentence.
         shape: of its voxels, channels included.
         itemsize: bytes of each.
-        most: bytes that it may have.
+
+    Returns:
+        Its bytes.
 
     Raises:
-        InputError: if it has more, or sizes below 0.
+        InputError: if it has more than ``most_volume_mb``, or sizes below 0.
     """
-    if any(size < 0 for size in shape):
-        raise InputError(f"{name} has sizes below 0 ({' x '.join(map(str, shape))}). It is broken; export it again.")
-    size = math.prod(int(size) for size in shape) * itemsize
-    if size > most:
+    most = os.environ.get(VARIABLE) or str(MOST_MB)
+    if not most.isdecimal():
+        raise InputError(f"most_volume_mb must be a whole number of megabytes, not {most!r}.")
+    sizes = [int(size) for size in shape]
+    said, total = " x ".join(map(str, sizes)), math.prod(sizes) * itemsize
+    if any(size < 0 for size in sizes):
+        raise InputError(f"{name} has sizes below 0 ({said}). It is broken; export it again.")
+    if total > int(most) << 20:
         raise InputError(
-            f"{name} unpacks to {size / 2**20:,.0f} MB ({' x '.join(map(str, shape))} voxels); {most >> 20:,} MB are "
-            "allowed. Crop it, or have the server's operator raise most_volume_mb."
+            f"{name} unpacks to {total / 2**20:,.0f} MB ({said} voxels); {int(most):,} MB are allowed. Crop it, or have "
+            "the server's operator raise most_volume_mb."
         )
+    return total

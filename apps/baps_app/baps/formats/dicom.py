@@ -22,6 +22,7 @@ from pydicom.pixel_data_handlers.util import get_expected_length
 from pydicom.uid import UID
 
 from ..errors import InputError
+from ..size import check_size
 from ..volume import Volume
 
 DICOM_SUFFIX = ".dcm"
@@ -33,6 +34,8 @@ _HEADER = [
     "Rows",
     "Columns",
     "NumberOfFrames",
+    "SamplesPerPixel",
+    "BitsAllocated",
     "ImagePositionPatient",
     "ImageOrientationPatient",
     "PixelSpacing",
@@ -118,6 +121,7 @@ def read_dicom(path: Path) -> Volume:
         raise InputError(
             f"{path.name} holds no DICOM images. Give the folder in which the files of one image series lie."
         )
+    check_size(path.name, (sum(image.frames for image in images) * images[0].channels, *images[0].size), images[0].itemsize)
     series = len({image.series for image in images})
     if series > 1:
         raise InputError(
@@ -190,6 +194,8 @@ def _image(path: Path, header: pydicom.FileDataset) -> _Image | None:
         patient=str(header.get("PatientID") or "").strip(),
         size=(int(header.Columns), int(header.Rows)),
         frames=int(header.get("NumberOfFrames") or 1),
+        channels=int(header.get("SamplesPerPixel") or 1),
+        itemsize=-(-int(header.get("BitsAllocated") or 16) // 8),
         position=_numbers(header, "ImagePositionPatient", 3),
         orientation=None if orientation is None else orientation.reshape(2, 3),
         # DICOM gives the distance of the rows first.

@@ -38,6 +38,11 @@ def read_nrrd(path: Path) -> Volume:
         header = nrrd.read_header(file)
         if "data file" in header or "datafile" in header:
             raise InputError(f"{path.name} keeps its voxels in another file; save it as one file.")
+        kind = str(header.get("type", "")).lower()
+        itemsize = 1 if "char" in kind or "8" in kind else 8 if kind == "double" or "64" in kind or "long" in kind else 4
+        size = check_size(path.name, header.get("sizes", ()), itemsize)
+        if str(header.get("encoding", "raw")).lower() in ("gzip", "gz", "bzip2", "bz2"):
+            _check_packed(file, path.name, size)
         voxels = nrrd.read_data(header, file)
     space = str(header.get("space", "")).lower()
     directions, origin = header.get("space directions"), header.get("space origin")
@@ -57,6 +62,22 @@ def read_nrrd(path: Path) -> Volume:
         if voxels.shape[channels] == 3 and kind in _COLOURS:
             return Volume(np.moveaxis(voxels, channels, -1), affine)
     return Volume(three_dimensional(voxels, path.name), affine)
+
+
+def _check_packed(file: BinaryIO, name: str, size: int) -> None:
+    """Refuse packed voxels that unpack to more than the header says; pynrrd would unpack them all, and then count."""
+    begun, unpacked = file.tell(), 0
+    magic = file.read(3)
+    file.seek(begun)
+    bzip = magic == b"BZh"
+    unpack = bz2.BZ2Decompressor() if bzip else zlib.decompressobj(zlib.MAX_WBITS | 32)
+    packed = file.read(_PIECE)
+    while packed and not unpack.eof and unpacked <= size + _PIECE:
+        unpacked += len(unpack.decompress(packed, _PIECE))
+        packed = (b"" if bzip else unpack.unconsumed_tail) or (b"" if bzip and not unpack.needs_input else file.read(_PIECE))
+    file.seek(begun)
+    if unpacked > size + _PIECE:
+        raise InputError(f"{name} unpacks to more than its header says. It is broken; export it again.")
 
 
 def write_nrrd(path: Path, volume: Volume, compress: bool = True, packed: bool = False) -> None:
