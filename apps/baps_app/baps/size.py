@@ -38,7 +38,7 @@ def check_size(name: str, shape: Sequence[int], itemsize: int) -> int:
         raise InputError(f"{name} has sizes below 0 ({said}). It is broken; export it again.")
     if total > int(most) << 20:
         raise InputError(
-            f"{name} unpacks to {total / 2**20:,.0f} MB ({said} voxels); {int(most):,} MB are allowed. Crop it, or have "
-            "the server's operator raise most_volume_mb."
+            f"{name} unpacks to {total / 2**20:,.0f} MB ({said} voxels); {int(most):,} MB are allowed. Crop it, or "
+            "have the server's operator raise most_volume_mb."
         )
     return total

@@ -137,7 +137,7 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
             except (requests.ConnectionError, requests.Timeout):
                 raise
             except Exception as error:  # Of one object among many: gone meanwhile, or malformed.
-                logger.warning("The DICOM SEG series %s was passed over (%s).", uid, type(error).__name__)
+                logger.warning("A DICOM SEG series was passed over (%s).", type(error).__name__)
         self._known[uid, count] = found
         return found
 
@@ -208,7 +208,7 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         try:
             found = self.organ(image_id, segments) if segments else None
         except InputError as error:  # They stay in the PACS; what is saved now is newer.
-            logger.warning("Earlier labels of an image were passed over: %s", error)
+            logger.warning("Earlier labels of an image were passed over (%s).", type(error).__name__)
             found = None
         if found is None:
             return np.zeros(image.shape, np.uint8), read_label_info({})
@@ -272,7 +272,7 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
             try:
                 voxels[read_labels(self.organ(label_id, segments[name]).file, image) > 0] = value
             except InputError as error:
-                logger.warning("A label of an image was passed over: %s", error)
+                logger.warning("A label of an image was passed over (%s).", type(error).__name__)
         target = Path(self._datastore.label_path(label_tag)) / f"{label_id}.nii.gz"
         try:
             target.parent.mkdir(parents=True, exist_ok=True)

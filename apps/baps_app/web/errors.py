@@ -6,6 +6,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelException
 
+from baps.discreet import without_paths
 from baps.errors import InputError, NotFoundError
 
 
@@ -17,4 +18,4 @@ async def said(_: Request, error: Exception) -> JSONResponse:
         code = 400
     else:
         code = 503
-    return JSONResponse({"detail": getattr(error, "msg", None) or str(error)}, code)
+    return JSONResponse({"detail": without_paths(getattr(error, "msg", None) or str(error))}, code)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import zlib
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import nrrd
 import numpy as np
 
 from ..errors import InputError
+from ..size import check_size
 from ..volume import Volume
 from .dimensions import three_dimensional
 
@@ -22,6 +26,8 @@ _TO_RAS = {
     "las": (-1, 1, 1),
 }
 
+_PIECE = 1 << 20
+"""Bytes that are unpacked at once."""
 
 _COLOURS = ("rgb-color", "3-color", "vector", "3-vector")
 """Kinds of the axis along which a file keeps red, green and blue."""
@@ -39,10 +45,13 @@ def read_nrrd(path: Path) -> Volume:
         if "data file" in header or "datafile" in header:
             raise InputError(f"{path.name} keeps its voxels in another file; save it as one file.")
         kind = str(header.get("type", "")).lower()
-        itemsize = 1 if "char" in kind or "8" in kind else 8 if kind == "double" or "64" in kind or "long" in kind else 4
+        itemsize = (
+            1 if "char" in kind or "8" in kind else 8 if kind == "double" or "64" in kind or "long" in kind else 4
+        )
         size = check_size(path.name, header.get("sizes", ()), itemsize)
-        if str(header.get("encoding", "raw")).lower() in ("gzip", "gz", "bzip2", "bz2"):
-            _check_packed(file, path.name, size)
+        encoding = str(header.get("encoding", "raw")).lower()
+        if encoding in ("gzip", "gz", "bzip2", "bz2"):
+            _check_packed(file, encoding, path.name, size)
         voxels = nrrd.read_data(header, file)
     space = str(header.get("space", "")).lower()
     directions, origin = header.get("space directions"), header.get("space origin")
@@ -64,17 +73,13 @@ def read_nrrd(path: Path) -> Volume:
     return Volume(three_dimensional(voxels, path.name), affine)
 
 
-def _check_packed(file: BinaryIO, name: str, size: int) -> None:
+def _check_packed(file: BinaryIO, encoding: str, name: str, size: int) -> None:
     """Refuse packed voxels that unpack to more than the header says; pynrrd would unpack them all, and then count."""
     begun, unpacked = file.tell(), 0
-    magic = file.read(3)
-    file.seek(begun)
-    bzip = magic == b"BZh"
-    unpack = bz2.BZ2Decompressor() if bzip else zlib.decompressobj(zlib.MAX_WBITS | 32)
-    packed = file.read(_PIECE)
-    while packed and not unpack.eof and unpacked <= size + _PIECE:
-        unpacked += len(unpack.decompress(packed, _PIECE))
-        packed = (b"" if bzip else unpack.unconsumed_tail) or (b"" if bzip and not unpack.needs_input else file.read(_PIECE))
+    opened = (bz2.open if encoding.startswith("b") else gzip.open)(file)
+    with suppress(EOFError, OSError, zlib.error):  # Whether it is whole, pynrrd tells.
+        while unpacked <= size + _PIECE and (piece := opened.read(_PIECE)):
+            unpacked += len(piece)
     file.seek(begun)
     if unpacked > size + _PIECE:
         raise InputError(f"{name} unpacks to more than its header says. It is broken; export it again.")
