@@ -222,7 +222,7 @@ def _check_unprotected(studies: str, site: Settings) -> None:
             "STUDIES=...`, or say that you want that: --conf allow_unprotected yes."
         )
     logger.warning(
-        "This server is UNPROTECTED: it is MONAI Label's stock server, which lets everybody in, takes paths from requests "
-        "unchecked and answers one request at a time. Start it with `make serve STUDIES=...` on any machine that others "
-        "can reach."
+        "This server is UNPROTECTED: it is MONAI Label's stock server, which lets everybody in, takes paths from "
+        "requests unchecked and answers one request at a time. Start it with `make serve STUDIES=...` on any machine "
+        "that others can reach."
     )
