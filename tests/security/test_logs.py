@@ -6,6 +6,7 @@ import json
 import logging
 import stat
 import sys
+import time
 from pathlib import Path
 
 import nibabel
@@ -59,7 +60,7 @@ def _session(known: Known, folder: Path) -> list[int]:
         ask("POST", "/train/baps", json={"max_images": 300}),
     ]
     while ask("GET", "/train/?check_if_running=true").status_code == 200:
-        pass
+        time.sleep(1)
     replies.append(ask("GET", "/train/"))
     return [reply.status_code for reply in replies]
 

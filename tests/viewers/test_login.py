@@ -45,7 +45,8 @@ def hospital(closed_folder: Path, token: str, issuer: str) -> Iterator[Pacs]:
         pytest.skip(orthanc.missing())
     series = {"axial": write_series(closed_folder / "dicom" / "axial", "axial")}
     openid = closed_folder / "openid.json"
-    openid.write_text(json.dumps({"issuer": issuer, "client_id": "baps", "roles": {"radiologist": "annotator"}}))
+    ours = {"client_id": "baps", "client_secret": "hush"}
+    openid.write_text(json.dumps({"issuer": issuer, **ours, "roles": {"radiologist": "annotator"}}))
     openid.chmod(0o600)
     settings = {"labels": "spleen=2,liver=1", "adapters": str(closed_folder / "adapters"),
                 "users": str(closed_folder / "users.json"), "openid": str(openid)}  # fmt: skip

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 import threading
 from pathlib import Path
 
@@ -66,3 +68,15 @@ def test_a_place_that_cannot_be_written_to_is_found_at_the_start(tmp_path: Path)
     (tmp_path / "file").touch()
     with pytest.raises(BapsError, match="audit file"):
         Audit(tmp_path / "file" / "audit.jsonl").check()
+
+
+def test_an_image_is_found_with_the_key_as_the_guide_says(tmp_path: Path) -> None:
+    audit = Audit(tmp_path / "audit.jsonl")
+    hashed = audit.hashed("CT 1")
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not installed")
+    key = (tmp_path / "audit.jsonl.key").read_text()
+    command = [openssl, "dgst", "-sha256", "-mac", "HMAC", "-macopt", f"hexkey:{key}"]
+    said = subprocess.run(command, input=b"CT 1", capture_output=True, check=True).stdout.decode()
+    assert said.split()[-1].startswith(hashed)
