@@ -175,6 +175,7 @@ class BapsApp(MONAILabelApp):
 
     def on_init_complete(self) -> None:
         super().on_init_complete()
+        be_discreet()  # The host's clock has brought a log of its own.
         # The first click must not wait for the model, nor the start of the server.
         threading.Thread(target=self.segmenter, name="load-model", daemon=True).start()
 

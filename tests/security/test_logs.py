@@ -57,7 +57,7 @@ def _session(known: Known, folder: Path) -> list[int]:
         ask("GET", f"/datastore/label?label={IMAGE}_absent&tag=final"),
         ask("PUT", "/session/", files=sent(labels, "files")),
         ask("GET", f"/session/{IMAGE}"),
-        ask("POST", "/train/baps", json={"max_images": 300}),
+        ask("POST", "/train/baps", json={"max_images": 300, "label": "spleen"}),
     ]
     while ask("GET", "/train/?check_if_running=true").status_code == 200:
         time.sleep(1)
