@@ -115,6 +115,7 @@ class Login:
         reply = RedirectResponse("/login", 303)
         if cookies_count(request.method, request.headers):
             asked(request).asker = self._signed_in(request)
+            reply.headers["Clear-Site-Data"] = '"cache", "storage"'  # OHIF's service worker keeps its page, at least.
             self._in.sessions.end(self._in.cookie(request.headers.get("cookie", ""), _secure(request)))
             reply.delete_cookie(
                 cookie_name(_secure(request)), secure=_secure(request), httponly=True, samesite="strict"
