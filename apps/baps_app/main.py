@@ -180,9 +180,9 @@ class BapsApp(MONAILabelApp):
         threading.Thread(target=self.segmenter, name="load-model", daemon=True).start()
 
     def save_label(self, image_id: str, path: Path, tag: str, info: dict[str, Any]) -> str:
-        """Check a label, keep the one that it replaces, and store it."""
+        """Check a label and store it, see ``lib.saving.save_label``."""
         with self._saving:
-            return lib.saving.save_label(self.datastore(), self._history, self.site.labels, image_id, path, tag, info)
+            return lib.saving.save_label(self.datastore(), self.site.labels, image_id, path, tag, info)
 
     def save_shown(
         self,
@@ -197,13 +197,8 @@ class BapsApp(MONAILabelApp):
         """Save what a model shows, see ``lib.saving.save_shown``."""
         with self._saving:
             return lib.saving.save_shown(
-                self.datastore(), self._history, self.site.labels, image_id, image, organ, mask, slices, model, author
+                self.datastore(), self.site.labels, image_id, image, organ, mask, slices, model, author
             )
-
-    @property
-    def _history(self) -> Path | None:
-        """Where earlier labels are kept; a PACS keeps them itself."""
-        return None if self.remote else Path(self.studies) / "labels-replaced"
 
 
 def _check_unprotected(studies: str, site: Settings) -> None:

@@ -40,7 +40,7 @@ def _disc(image: Volume, k: int, width: int = 5) -> NDArray[np.bool_]:
 
 def _save(studies: Path, organ: str, mask: NDArray[np.bool_], slices: list[int]) -> str:
     found, image = _open(studies)
-    return save_shown(found, studies / "labels-replaced", LABELS, "ct_01", image, organ, mask, slices, "baps", "anna")
+    return save_shown(found, LABELS, "ct_01", image, organ, mask, slices, "baps", "anna")
 
 
 def _saved(studies: Path) -> NDArray[np.integer]:
@@ -89,7 +89,7 @@ def test_a_label_that_a_person_submitted_is_added_to(studies: Path) -> None:
     submitted[0, 0, 0] = 6
     path = studies.parent / "submitted.nii.gz"
     write_nifti(path, Volume(submitted, image.affine))
-    save_label(found, None, LABELS, "ct_01", path, "final", {"label_info": [{"name": "liver", "idx": 5}]})
+    save_label(found, LABELS, "ct_01", path, "final", {"label_info": [{"name": "liver", "idx": 5}]})
     _save(studies, "spleen", _disc(image, 0), [0])
     found, _ = _open(studies)
     info = found.get_label_info("ct_01", "final")
@@ -107,11 +107,11 @@ def test_what_cannot_be_saved_changes_nothing(studies: Path) -> None:
     found, image = _open(studies)
     given = (image, "spleen", _disc(image, 3), [3], "baps")
     with pytest.raises(NotFoundError, match="not in the datastore"):
-        save_shown(found, None, LABELS, "../ct_01", *given)
+        save_shown(found, LABELS, "../ct_01", *given)
     with pytest.raises(InputError, match=r"under the name of a label: liver, spleen, kidney. 'heart' is none"):
-        save_shown(found, None, LABELS, "ct_01", image, "heart", *given[2:])
+        save_shown(found, LABELS, "ct_01", image, "heart", *given[2:])
     with pytest.raises(InputError, match="The mask of spleen is empty"):
-        save_shown(found, None, LABELS, "ct_01", image, "spleen", np.zeros(image.shape, bool), [3], "baps")
+        save_shown(found, LABELS, "ct_01", image, "spleen", np.zeros(image.shape, bool), [3], "baps")
     assert found.get_labeled_images() == []
 
 
@@ -178,5 +178,5 @@ def test_a_label_that_covers_all_goes_on_to_cover_all(studies: Path) -> None:
 def test_a_long_name_of_an_author_spoils_nothing(studies: Path) -> None:
     found, image = _open(studies)
     given = (LABELS, "ct_01", image, "spleen", _disc(image, 3), [3], "baps", "a" * 300)
-    save_shown(found, None, *given)
+    save_shown(found, *given)
     assert [len(cases) for cases in labelled_cases(_open(studies)[0], LABELS, {})[0].values()] == [0, 1, 0]

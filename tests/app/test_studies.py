@@ -125,7 +125,7 @@ def test_a_label_is_replaced_whole_or_not_at_all(mixed: Path, monkeypatch: pytes
         raise OSError(errno.ENOSPC, "No space left on device")
 
     def save() -> None:
-        save_label(found, mixed / "labels-replaced", {"spleen": 2}, "ct_01", first, "final", {})
+        save_label(found, {"spleen": 2}, "ct_01", first, "final", {})
 
     with monkeypatch.context() as patched:
         patched.setattr("lib.studies.shutil.copyfile", full)
@@ -148,19 +148,19 @@ def test_a_label_is_replaced_whole_or_not_at_all(mixed: Path, monkeypatch: pytes
 def test_a_history_that_cannot_be_written_stops_the_save_with_a_sentence(mixed: Path) -> None:
     found = store(mixed)
     label = SAMPLES / "labels" / "ct_01.nii.gz"
-    save_label(found, mixed / "labels-replaced", {"spleen": 2}, "ct_01", label, "final", {})
+    save_label(found, {"spleen": 2}, "ct_01", label, "final", {})
     (mixed / "labels-replaced").write_text("a file, no folder")
     with pytest.raises(BapsError, match="could not be saved"):
-        save_label(found, mixed / "labels-replaced", {"spleen": 2}, "ct_01", label, "final", {})
+        save_label(found, {"spleen": 2}, "ct_01", label, "final", {})
 
 
 def test_a_label_of_another_kind_takes_the_place_of_the_former(mixed: Path) -> None:
     found = store(mixed)
     label = SAMPLES / "labels" / "ct_01.nii.gz"
-    save_label(found, mixed / "labels-replaced", {"spleen": 2}, "ct_01", label, "final", {})
+    save_label(found, {"spleen": 2}, "ct_01", label, "final", {})
     other = mixed.parent / "label.nrrd"
     voxels = read_labels(label, image := read_volume(mixed / "ct_01.nii.gz"))
     write_nrrd(other, Volume(voxels, image.affine))
-    save_label(found, mixed / "labels-replaced", {"spleen": 2}, "ct_01", other, "final", {})
+    save_label(found, {"spleen": 2}, "ct_01", other, "final", {})
     assert [path.name for path in (mixed / "labels" / "final").iterdir()] == ["ct_01.nrrd"]
     assert len(list((mixed / "labels-replaced" / "final" / "ct_01").glob("*.nii.gz"))) == 1

@@ -13,6 +13,7 @@ from typing import Any
 from fastapi import File, Form, Request, UploadFile
 from monailabel.interfaces.utils.app import app_instance
 
+from baps.collected import notes
 from baps.errors import InputError, NotFoundError
 from baps.formats import IMAGE_SUFFIXES, read_volume
 from web.asking import asked
@@ -37,14 +38,15 @@ def image_file(image: str) -> Path:
 def save_label(
     request: Request, image: str, tag: str = "final", params: str = Form("{}"), label: UploadFile = File(...)
 ) -> dict[str, Any]:
-    """Save a label, checked first; nothing is changed if it cannot be used."""
+    """Save a label, checked first; nothing is changed if it cannot be used. ``notes`` says what became of others' work."""
     info = json_object(params, "params")
     if name := asked(request).name:
         info["author"] = name  # Who is known signs with their own name.
     image_file(image)
     with _received(label) as path:
-        saved = app_instance().save_label(image, path, tag or "final", info)
-    return {"image": image, "label": saved}
+        with notes.collecting() as said:
+            saved = app_instance().save_label(image, path, tag or "final", info)
+    return {"image": image, "label": saved, "notes": said}
 
 
 def add_image(image: str = "", params: str = Form("{}"), file: UploadFile = File(...)) -> dict[str, Any]:

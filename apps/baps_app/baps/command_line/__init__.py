@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 
 from ..errors import BapsError
-from . import adapters, blackbox, users
+from . import adapters, blackbox, labels, users
 from .adapt import adapt
 from .doctor import doctor
 from .evaluate import evaluate
@@ -21,6 +21,7 @@ app.command()(adapt)
 app.command()(evaluate)
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(blackbox.app, name="blackbox")
+app.add_typer(labels.app, name="labels")
 app.add_typer(users.app, name="users")
 
 
