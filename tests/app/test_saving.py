@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from baps.errors import InputError, NotFoundError
 from baps.formats import read_labels, read_volume, write_nifti
+from baps.label_history import LabelHistory
 from baps.volume import Volume
 from lib.labelled import labelled_cases
 from lib.saving import save_label, save_shown
@@ -69,7 +70,7 @@ def test_a_corrected_slice_takes_the_place_of_the_former(studies: Path) -> None:
     _save(studies, "kidney", _disc(image, 3), [3])
     _save(studies, "kidney", _disc(image, 3, width=2), [3])
     assert (_saved(studies) > 0).sum() == 8
-    assert len(list((studies / "labels-replaced" / "final" / "ct_01").glob("*.nii.gz"))) == 1
+    assert len(LabelHistory(studies).versions("ct_01", "final")) == 2
 
 
 def test_the_same_is_not_saved_twice(studies: Path) -> None:
@@ -79,7 +80,7 @@ def test_the_same_is_not_saved_twice(studies: Path) -> None:
     before = file.stat().st_mtime_ns
     assert _save(studies, "kidney", _disc(image, 3), [3]) == "It was saved as kidney before."
     assert file.stat().st_mtime_ns == before
-    assert not (studies / "labels-replaced").exists()
+    assert len(LabelHistory(studies).versions("ct_01", "final")) == 1
 
 
 def test_a_label_that_a_person_submitted_is_added_to(studies: Path) -> None:

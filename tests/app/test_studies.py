@@ -128,11 +128,12 @@ def test_a_label_is_replaced_whole_or_not_at_all(mixed: Path, monkeypatch: pytes
         save_label(found, {"spleen": 2}, "ct_01", first, "final", {})
 
     with monkeypatch.context() as patched:
-        patched.setattr("lib.studies.shutil.copyfile", full)
+        patched.setattr("baps.label_history.shutil.copyfile", full)
         with pytest.raises(BapsError, match="could not be saved .No space left on device.*submit again"):
             save()
     assert found.get_labeled_images() == []
     assert not list((mixed / "labels" / "final").iterdir())
+    assert found.history.labels() == []
     save()
     kept = (mixed / "labels" / "final" / "ct_01.nii.gz").read_bytes()
     listed = (mixed / "datastore_v2.json").read_text()
@@ -148,8 +149,7 @@ def test_a_label_is_replaced_whole_or_not_at_all(mixed: Path, monkeypatch: pytes
 def test_a_history_that_cannot_be_written_stops_the_save_with_a_sentence(mixed: Path) -> None:
     found = store(mixed)
     label = SAMPLES / "labels" / "ct_01.nii.gz"
-    save_label(found, {"spleen": 2}, "ct_01", label, "final", {})
-    (mixed / "labels-replaced").write_text("a file, no folder")
+    (mixed / "labels-history").write_text("a file, no folder")
     with pytest.raises(BapsError, match="could not be saved"):
         save_label(found, {"spleen": 2}, "ct_01", label, "final", {})
 
@@ -163,4 +163,4 @@ def test_a_label_of_another_kind_takes_the_place_of_the_former(mixed: Path) -> N
     write_nrrd(other, Volume(voxels, image.affine))
     save_label(found, {"spleen": 2}, "ct_01", other, "final", {})
     assert [path.name for path in (mixed / "labels" / "final").iterdir()] == ["ct_01.nrrd"]
-    assert len(list((mixed / "labels-replaced" / "final" / "ct_01").glob("*.nii.gz"))) == 1
+    assert [version.suffix for version in found.history.versions("ct_01", "final")] == [".nii.gz", ".nrrd"]

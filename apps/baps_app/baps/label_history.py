@@ -1,9 +1,10 @@
 """Every version of every label of a folder of studies; the newest is the one that is served.
 
 A version is a folder, ``labels-history/<tag>/<image>/<time>``, with the label's file and what is known of it. It is
-written under a hidden name, and is saved when it gets its own: until then the label is the old one, from then on the new
-one. What is served, the file in ``labels/<tag>`` and its line in MONAI Label's list, follows; a version whose name ends
-in ``.saving`` was saved when the machine stopped in between, and is served at the next start, or before the next save.
+written under a hidden name, and is saved when it gets its own: until then the label is the old one, from then on the
+new one. What is served, the file in ``labels/<tag>`` and its line in MONAI Label's list, follows. A version whose name
+ends in ``.saving`` was saved when the machine stopped in between; it is served at the next start, or before the next
+save.
 
 Whoever changes the list of a folder holds its lock: the threads of a server, its trainings, the command line. Who reads
 needs none, for nothing is ever half written.

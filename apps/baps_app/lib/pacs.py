@@ -80,6 +80,16 @@ class _Transport(HTTPAdapter):
         return super().send(request, **given)
 
 
+class _Client(DICOMwebClientX):
+    """Sends a label in one piece: in several, the PACS could not tell a part from the whole, and another attempt would
+    send nothing."""
+
+    def _http_post(self, url: str, data: bytes, headers: dict[str, str]) -> requests.Response:
+        response = self._session.post(url, data=data, headers=headers)
+        response.raise_for_status()
+        return response
+
+
 class PacsDatastore(WholeList, DICOMWebDatastore):
     """MONAI Label's own, with its faults mended: images of all modalities, nothing half fetched, no stale counts.
 
@@ -438,7 +448,7 @@ def open_pacs(address: str, login: Login | None = None) -> PacsDatastore:
     session.auth = login.account
     for scheme in ("http://", "https://"):
         session.mount(scheme, _Transport(login.ca))
-    client = DICOMwebClientX(
+    client = _Client(
         url=address,
         session=session,
         qido_url_prefix=settings.MONAI_LABEL_QIDO_PREFIX,

@@ -41,8 +41,9 @@ def save_label(
         labels: of the site.
         image_id: which image.
         path: the uploaded file.
-        tag: ``final``, or another word: ``draft``, which no training takes and Next Sample does not heed. What nobody has confirmed is never final: it is kept as ``original``, so that
-            it replaces no label and Next Sample goes on offering the image.
+        tag: ``final``, or another word: ``draft``, which no training takes and Next Sample does not heed. What nobody
+            has confirmed is never final: it is kept as ``original``, so that it replaces no label and Next Sample goes
+            on offering the image.
         info: what the viewer says of it, see ``LabelInfo``.
 
     Returns:

@@ -23,6 +23,7 @@ class WholeList(LocalDatastore):
     """
 
     _reading = threading.RLock()
+    _config_ts: tuple[int, int] | None
 
     @cached_property
     def changing(self) -> FileLock:

@@ -38,14 +38,16 @@ def image_file(image: str) -> Path:
 def save_label(
     request: Request, image: str, tag: str = "final", params: str = Form("{}"), label: UploadFile = File(...)
 ) -> dict[str, Any]:
-    """Save a label, checked first; nothing is changed if it cannot be used. ``notes`` says what became of others' work."""
+    """Save a label, checked first; nothing is changed if it cannot be used.
+
+    ``notes`` says what became of the work of others.
+    """
     info = json_object(params, "params")
     if name := asked(request).name:
         info["author"] = name  # Who is known signs with their own name.
     image_file(image)
-    with _received(label) as path:
-        with notes.collecting() as said:
-            saved = app_instance().save_label(image, path, tag or "final", info)
+    with _received(label) as path, notes.collecting() as said:
+        saved = app_instance().save_label(image, path, tag or "final", info)
     return {"image": image, "label": saved, "notes": said}
 
 
