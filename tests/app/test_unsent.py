@@ -120,7 +120,7 @@ def test_a_line_that_is_cut_while_a_label_is_sent(
     with pytest.raises(BapsError, match=r"PACS.*is kept on this server.*need not submit it again"):
         _submit(store, series, "spleen", tmp_path)
     assert way.cuts > 0
-    (kept,) = (tmp_path / "cache" / "unsent").glob("*.dcm")
+    (kept,) = (tmp_path / "cache").rglob("unsent/*.dcm")
     assert (kept.stat().st_mode & 0o777, kept.parent.stat().st_mode & 0o777) == (0o600, 0o700)
     assert len(_labels(way)) == 1 + arrived
     way.cut = ""
@@ -169,5 +169,5 @@ def test_a_label_that_the_pacs_refuses_is_kept_and_holds_up_no_other(
         reason.FailureReason = 0x0111  # It has the same one: its answer to the first attempt was lost.
         _submit(store, series, "spleen", tmp_path)
     _submit(store, series, "liver", tmp_path)
-    assert [file.suffix for file in (tmp_path / "cache" / "unsent").iterdir()] == [".refused"]
+    assert [file.suffix for file in (tmp_path / "cache").rglob("unsent/*")] == [".refused"]
     assert len(_labels(way)) == 1
