@@ -20,7 +20,7 @@ from baps.formats import read_labels, read_volume, write_nifti
 from baps.label_history import LabelHistory
 from baps.volume import Volume
 from server import ROOT, running_server
-from sites import Site, site, truth
+from sites import Site, site, spleen_click, truth
 
 ORGANS = {"spleen": 2, "liver": 1}
 
@@ -80,19 +80,22 @@ def test_clients_that_save_at_once_lose_nothing(place: Site) -> None:
         organ, k = one
         return _save(place, "ct_02", _disc("ct_02", ORGANS[organ], k), f"{organ}-{k}")
 
-    def click(k: int) -> int:
-        sent = {"foreground": [[64, 64, k]], "label": "spleen", "save_as": "spleen", "author": f"click-{k}"}
+    def click(step: int) -> bool:
+        i, j, k = spleen_click("ct_02")
+        sent = {"foreground": [[i, j, k + step]], "label": "spleen", "save_as": "spleen"}
         address = f"{place.address}/infer/baps?image=ct_02&output=json"
-        return requests.post(address, data={"params": json.dumps(sent)}, timeout=120).status_code
+        reply = requests.post(address, data={"params": json.dumps(sent)}, timeout=120).json()
+        return any("Saved as spleen" in note for note in reply.get("notes", ()))
 
     with ThreadPoolExecutor(12) as pool:
-        clicks = pool.map(click, range(8, 12))
+        clicks = pool.map(click, (-1, 0, 1))
         assert len(list(pool.map(save, saves))) == len(saves)
-        codes = list(clicks)
+        saved = sum(clicks)
     versions = LabelHistory(place.studies).versions("ct_02", "final")
     authors = [version.info["author"] for version in versions]
     assert {f"{organ}-{k}" for organ, k in saves} <= set(authors)
-    assert len(versions) == len(saves) + codes.count(200)
+    assert saved > 0
+    assert len(versions) == len(saves) + saved
     newest = versions[-1]
     assert set(newest.info["authors"]) == set(ORGANS)  # Neither organ was lost to those who drew the other.
     served = _served(place, "ct_02")
@@ -148,12 +151,12 @@ def test_a_server_that_is_killed_while_it_saves(tmp_path: Path) -> None:
             if number == 20:
                 begun.set()
 
-    with running_server(studies, tmp_path / "first.log", settings) as (address, process):
-        with ThreadPoolExecutor(1) as pool:
-            saving = pool.submit(save, address)
-            assert begun.wait(120)
-            process.kill()  # In one of the saves that follow without a pause.
-            assert isinstance(saving.exception(60), OSError)
+    first = running_server(studies, tmp_path / "first.log", settings)
+    with ThreadPoolExecutor(1) as pool, first as (address, process):
+        saving = pool.submit(save, address)
+        assert begun.wait(120)
+        process.kill()  # In one of the saves that follow without a pause.
+        assert isinstance(saving.exception(60), OSError)
     with running_server(studies, tmp_path / "second.log", settings) as (address, _):
         info = requests.get(f"{address}/datastore/label/info?label=ct_01&tag=final", timeout=30).json()
         newest = LabelHistory(studies).versions("ct_01", "final")[-1]

@@ -181,3 +181,28 @@ def test_a_long_name_of_an_author_spoils_nothing(studies: Path) -> None:
     given = (LABELS, "ct_01", image, "spleen", _disc(image, 3), [3], "baps", "a" * 300)
     save_shown(found, *given)
     assert [len(cases) for cases in labelled_cases(_open(studies)[0], LABELS, {})[0].values()] == [0, 1, 0]
+
+
+@pytest.mark.parametrize(("tag", "confirmed", "kept_as"), [("draft", True, "draft"), ("final", False, "original")])
+def test_what_is_not_final_is_not_trained_on_and_replaces_nothing(
+    studies: Path, tag: str, confirmed: bool, kept_as: str
+) -> None:
+    found, image = _open(studies)
+    path = studies.parent / "draft.nii.gz"
+    write_nifti(path, Volume(np.where(_disc(image, 3), 2, 0).astype(np.uint8), image.affine))
+    save_label(found, LABELS, "ct_01", path, tag, {"author": "anna", "confirmed": confirmed})
+    assert (found.get_labeled_images(), found.get_unlabeled_images()) == ([], ["ct_01"])
+    assert labelled_cases(_open(studies)[0], LABELS, {})[0]["spleen"] == []
+    assert list(found._datastore.objects["ct_01"].labels) == [kept_as]
+    _save(studies, "liver", _disc(image, 9), [9])
+    assert set(np.unique(_saved(studies))) == {0, 1}
+    assert (studies / "labels" / kept_as / "ct_01.nii.gz").read_bytes() == path.read_bytes()
+
+
+def test_another_process_that_saves_is_noticed(studies: Path) -> None:
+    """The command line, say, while the server runs."""
+    found, image = _open(studies)
+    assert found.get_labeled_images() == []
+    _save(studies, "kidney", _disc(image, 3), [3])  # Opens the folder anew.
+    assert found.get_labeled_images() == ["ct_01"]
+    assert found.get_label_info("ct_01", "final")["author"] == "anna"

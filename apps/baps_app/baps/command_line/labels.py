@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 if TYPE_CHECKING:
     from ..label_history import LabelHistory, Version
@@ -38,7 +38,8 @@ def list_labels(
 ) -> None:
     """Every version, who saved it, and what it covers; the newest of each label is served."""
     history = _history(studies)
-    table = Table("image", "label", "version", "served", "author", "organs and their slices", "remarks")
+    version_column = Column("version", no_wrap=True, min_width=23)  # Whole, to be copied.
+    table = Table("image", "label", version_column, "served", "author", "organs and their slices", "remarks")
     for name, tag in history.labels():
         if image not in ("", name):
             continue
