@@ -206,3 +206,16 @@ def test_another_process_that_saves_is_noticed(studies: Path) -> None:
     _save(studies, "kidney", _disc(image, 3), [3])  # Opens the folder anew.
     assert found.get_labeled_images() == ["ct_01"]
     assert found.get_label_info("ct_01", "final")["author"] == "anna"
+
+
+def test_a_training_reads_the_label_that_was_there_when_it_began(studies: Path) -> None:
+    """Whatever is submitted meanwhile, with other values say; but what was laid there by hand holds."""
+    found, image = _open(studies)
+    _save(studies, "spleen", _disc(image, 3), [3])
+    (case,) = labelled_cases(found, LABELS, {})[0]["spleen"]
+    _save(studies, "spleen", _disc(image, 3, width=2), [3])
+    np.testing.assert_array_equal(read_labels(case.labels, image) == case.value, _disc(image, 3))
+    by_hand = studies / "labels" / "final" / "ct_01.nii.gz"
+    write_nifti(by_hand, Volume(np.where(_disc(image, 5), 2, 0).astype(np.uint8), image.affine))
+    (case,) = labelled_cases(found, LABELS, {})[0]["spleen"]
+    assert case.labels == by_hand.resolve()

@@ -111,6 +111,19 @@ class LabelHistory:
             raise BapsError(f"The version {name} is damaged: its hash is another one. Take it from your backup.")
         return found
 
+    def unchanging(self, image: str, tag: str, served: Path) -> Path | None:
+        """The file of the newest version, which stays what it is, if that is what is served.
+
+        Args:
+            image, tag: which label.
+            served: its file.
+        """
+        names = self._names(self._folder / tag / image)
+        with suppress(BapsError, OSError):
+            if names and _sha256(served) == (newest := self.version(image, tag, names[-1])).sha256:
+                return newest.file
+        return None
+
     def save(self, image: str, tag: str, file: Path, suffix: str, info: Mapping[str, Any]) -> str:
         """Save a label and serve it; what was served before, however it came there, is kept as a version.
 

@@ -23,6 +23,7 @@ from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastor
 from monailabel.interfaces.datastore import DefaultLabelTag
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
 from requests.adapters import HTTPAdapter
 
 from baps.errors import BapsError, InputError, NotFoundError
@@ -230,6 +231,11 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
             BapsError: as ``organ``; or if a label waits to be sent, without which a part of it would be hidden.
         """
         self._send()
+        waiting = [segment for file in self._unsent.files() for segment in stored_segments(self._unsent.read(file))]
+        if any(image_id in segment.images and segment.name == organ for segment in waiting):
+            raise BapsError(
+                f"A part of {organ} still waits to be sent to the PACS. Ask who runs the PACS, then try again."
+            )
         self.forget_list()
         segments = self.newest_segments().get(image_id, {}).get(organ, [])
         try:
@@ -284,18 +290,24 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         """
         with self.saving:
             for file in self._unsent.files():
-                label = self._unsent.read(file)
+                try:
+                    label = self._unsent.read(file)
+                except InvalidDicomError:  # Changed by hand, or by a disk that fails.
+                    self._unsent.set_aside(file)
+                    continue
                 try:
                     with _pacs_answers():
                         refused = _refused(self._client.store_instances([label]))
                 except BapsError as error:
                     told = getattr(error.__cause__, "response", None)
-                    if told is None or told.status_code not in _REFUSALS:
+                    refused = told is not None and told.status_code in _REFUSALS
+                    if not refused and (told is None or file == own):
                         raise BapsError(
                             f"{error} The label is kept on this server (in {self._unsent.folder.name} of its cache), "
                             "which sends it when the PACS answers again. You need not submit it again."
                         ) from error
-                    refused = True
+                    if not refused:
+                        continue  # It may be this one alone that the PACS stumbles over.
                 if refused:
                     self._unsent.set_aside(file)
                     logger.warning("The PACS did not take a label; it is kept in the cache, as *.refused.")
