@@ -164,3 +164,19 @@ def test_a_label_of_another_kind_takes_the_place_of_the_former(mixed: Path) -> N
     save_label(found, {"spleen": 2}, "ct_01", other, "final", {})
     assert [path.name for path in (mixed / "labels" / "final").iterdir()] == ["ct_01.nrrd"]
     assert [version.suffix for version in found.history.versions("ct_01", "final")] == [".nii.gz", ".nrrd"]
+
+
+def test_what_was_saved_when_the_machine_stopped_is_there_after_the_start(mixed: Path) -> None:
+    found, listed, label = store(mixed), mixed / "datastore_v2.json", mixed / "labels" / "final" / "ct_01.nii.gz"
+    samples = [SAMPLES / "labels" / f"{case}.nii.gz" for case in ("ct_01", "ct_02")]
+    found.save_label("ct_01", str(samples[0]), "final", {"author": "anna"})
+    before = listed.read_bytes()
+    found.save_label("ct_01", str(samples[1]), "final", {"author": "ben"})
+    newest = found.history.versions("ct_01", "final")[-1].file.parent
+    newest.rename(f"{newest}.saving")  # As it is between the rename that saves, and what follows.
+    listed.write_bytes(before)
+    label.write_bytes(samples[0].read_bytes())
+    again = store(mixed)
+    assert label.read_bytes() == samples[1].read_bytes()
+    assert (again.get_label_info("ct_01", "final")["author"], newest.is_dir()) == ("ben", True)
+    assert again.get_labeled_images() == ["ct_01"]

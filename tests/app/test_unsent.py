@@ -171,3 +171,30 @@ def test_a_label_that_the_pacs_refuses_is_kept_and_holds_up_no_other(
     _submit(store, series, "liver", tmp_path)
     assert [file.suffix for file in (tmp_path / "cache").rglob("unsent/*")] == [".refused"]
     assert len(_labels(way)) == 1
+
+
+def test_a_label_that_the_pacs_stumbles_over_holds_up_no_other(
+    line: tuple[Line, Series], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    way, series = line
+    store = open_pacs(way.address)
+    send, stumbling = store._client.store_instances, requests.Response()
+    stumbling.status_code = 500
+
+    def stumble(labels: list[Dataset]) -> Dataset:
+        if labels[0].SegmentSequence[0].SegmentLabel == "spleen":
+            raise requests.HTTPError(response=stumbling)
+        return send(labels)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store._client, "store_instances", stumble)
+        with pytest.raises(BapsError, match=r"HTTP 500.*is kept on this server"):
+            _submit(store, series, "spleen", tmp_path)
+        _submit(store, series, "liver", tmp_path)
+        assert len(_labels(way)) == 1
+        image = read_volume(Path(store.get_image_uri(series.uid)))
+        with pytest.raises(BapsError, match="A part of spleen still waits"):
+            save_shown(store, LABELS, series.uid, image, "spleen", series.labels == 2, [3], "baps")
+    store.forget_list()
+    assert set(store.newest_segments()[series.uid]) == set(LABELS)
+    assert len(_labels(way)) == 2
