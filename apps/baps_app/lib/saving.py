@@ -52,6 +52,7 @@ def save_label(
     Raises:
         NotFoundError: if there is no such image.
         InputError: if the file cannot be read, is empty, or does not lie where the image does.
+        BapsError: if the disk is full; or if the PACS does not take it, the sentence says whether it is kept.
     """
     image = datastore.get_image_uri(image_id) if image_id else ""
     if not image:
