@@ -28,8 +28,9 @@ from arms import CORE as CORE_ARMS
 from arms import EVERYWHERE, ONCE, Arena, score, score_corrections
 from baps.blackbox import load_black_box
 from baps.replacing import replacing
+from page import write_between_marks
 from real_data import DOMAINS, ROOT, Domain, slices
-from summary import all_tables, draw, headline, summarise, write_between_marks
+from summary import all_tables, draw, headline, summarise
 
 HERE = Path(__file__).resolve().parent
 CORE = (
@@ -191,8 +192,8 @@ def main(
     out.write_text(json.dumps({"summary": summary, "runs": done}, indent=1))
     draw(done, figure)
     if publish:
-        write_between_marks(all_tables(summary), HERE.parent / "docs" / "results.md")
-        write_between_marks(headline(summary), HERE.parent / "README.md")
+        write_between_marks(all_tables(summary), HERE.parent / "docs" / "results.md", "bench-adapt")
+        write_between_marks(headline(summary), HERE.parent / "README.md", "bench-adapt")
     console.print(f"{out}, {figure}")
 
 

@@ -56,13 +56,27 @@ DOMAINS = [
 ]  # fmt: skip
 
 
-def slices(domain: Domain, split: str, side: int, most: int = 12) -> Iterator[list[LabelledSlice]]:
-    """The slices of each patient of a split (``train``, ``validation``, ``test``), a list a patient."""
+def cases(domain: Domain, split: str) -> list[Case]:
+    """The volumes of a split, see ``slices``; nobody has looked whether the organ is in them."""
+    folder = ROOT / domain.folder
+    return [
+        Case(path, folder / "labels" / path.name, domain.values[0], path.name.split(".")[0])
+        for path in _files(domain, split)
+    ]
+
+
+def _files(domain: Domain, split: str) -> list[Path]:
     folder = ROOT / domain.folder
     images = sorted(p for p in (folder / "images" if (folder / "images").is_dir() else folder).iterdir() if p.is_file())
     first = {"train": 0, "validation": domain.train, "test": domain.train + domain.validation}[split]
     last = {"train": domain.train, "validation": domain.train + domain.validation, "test": len(images)}[split]
-    for path in images[first:last]:
+    return images[first:last]
+
+
+def slices(domain: Domain, split: str, side: int, most: int = 12) -> Iterator[list[LabelledSlice]]:
+    """The slices of each patient of a split (``train``, ``validation``, ``test``), a list a patient."""
+    folder = ROOT / domain.folder
+    for path in _files(domain, split):
         if path.name.endswith(".nii.gz"):
             case = Case(path, folder / "labels" / path.name, domain.values[0], path.stem)
             try:

@@ -19,9 +19,6 @@ Run = Mapping[str, Any]
 
 _DRAWN = ("cma_es", "spsa_gc_published", "spsa_gc_mended", "prompt_space", "default", "zoom_and_white_box")
 
-_BEGIN, _END = "<!-- bench-adapt begins -->", "<!-- bench-adapt ends -->"
-"""Marks in a page."""
-
 
 def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Of each domain and arm, over seeds.
@@ -192,12 +189,6 @@ def headline(summary: Sequence[Mapping[str, Any]]) -> list[str]:
             f"{after['by_clicks'][4]:.3f} | {before['clicks_to_85']:.1f} | {after['clicks_to_85']:.1f} |"
         )
     return lines
-
-
-def write_between_marks(lines: Sequence[str], file: Path) -> None:
-    """Put lines in place of what stands between the two marks in a page."""
-    before, rest = file.read_text().split(_BEGIN)
-    file.write_text(before + _BEGIN + "\n" + "\n".join(lines) + "\n" + _END + rest.split(_END)[1])
 
 
 def draw(runs: Sequence[Run], file: Path) -> None:

@@ -37,7 +37,7 @@ from baps.segmenter import Segmenter
 from baps.simulated_prompts import draw_correction, draw_prompt
 from baps.store import AdapterStore
 from baps.whole_organ import segment_organ
-from real_data import DOMAINS, ROOT, Domain, slices
+from real_data import DOMAINS, ROOT, Domain, cases, slices
 
 HERE = Path(__file__).resolve().parent
 ORGANS = ("BTCV spleen, CT", "BTCV liver, CT", "CHAOS liver, MR")
@@ -154,13 +154,6 @@ def measure(black_box: BlackBox, store: AdapterStore, case: Case, label: str, ad
     return found
 
 
-def cases(domain: Domain) -> list[Case]:
-    """The test patients."""
-    folder = ROOT / domain.folder
-    images = sorted((folder / "images").iterdir())[domain.train + domain.validation :]
-    return [Case(path, folder / "labels" / path.name, domain.values[0], path.name.split(".")[0]) for path in images]
-
-
 def train(domain: Domain, black_box: BlackBox, store: AdapterStore) -> None:
     """Make an adapter of the training and validation patients, if there is none, and publish it if it passed."""
     if store.versions(domain.name):
@@ -223,7 +216,7 @@ def main(
     found: list[Run] = []
     for domain in (domain for domain in DOMAINS if domain.name in ORGANS):
         train(domain, black_box, store)
-        for case, adapted in itertools.product(cases(domain), (False, True)):
+        for case, adapted in itertools.product(cases(domain, "test"), (False, True)):
             try:
                 found += measure(black_box, store, case, domain.name, adapted)
             except InputError as error:  # This patient has no such organ.

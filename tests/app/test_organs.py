@@ -6,6 +6,8 @@ Its weights are random: what is tested is what comes back, and not how good it i
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ import numpy as np
 import pytest
 import requests
 
+from baps.serving_command import APP
 from baps.store import AdapterStore
 from organ_weights import small_organ_model
 from sites import Site, site, spleen_click, truth
@@ -56,6 +59,18 @@ def train(server: Site, **options: Any) -> dict[str, Any]:
         if "total_time" in stats and not server.client.train_status(check_if_running=True):
             return stats
         time.sleep(0.3)
+
+
+def test_networks_are_imported_when_a_model_is_loaded() -> None:
+    program = (
+        "import sys, lib.activelearning.disagreement, lib.infers.organs, lib.trainers.organs as trainers; "
+        "from pathlib import Path; from baps.store import AdapterStore; "
+        "trainer = trainers.OrgansTrainer(None, {'spleen': 1}, AdapterStore(Path('x')), Path('x'), None); "
+        "trainer.config(); trainer.stats(); "
+        "print([name for name in sys.modules if name.startswith('fseft')])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=APP, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "['fseft', 'fseft.choices']"
 
 
 def test_the_viewers_are_told_of_it(hospital: Site) -> None:

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from summary import all_tables, draw, headline, summarise, write_between_marks
+from page import write_between_marks
+from summary import all_tables, draw, headline, summarise
 
 CORRECTED = {"click": {"by_clicks": [0.5] * 10, "clicks_to_85": 9.0, "not_reached": 0.5}}
 
@@ -56,7 +57,7 @@ def test_tables_go_between_the_marks(runs: list[dict[str, Any]], tmp_path: Path)
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- bench-adapt begins -->\nold\n<!-- bench-adapt ends -->\nafter\n")
     summary = summarise(runs)
-    write_between_marks([*all_tables(summary), *headline(summary)], page)
+    write_between_marks([*all_tables(summary), *headline(summary)], page, "bench-adapt")
     text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")

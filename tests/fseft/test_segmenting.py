@@ -7,7 +7,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from baps.errors import InputError
+from baps.errors import BapsError, InputError
 from baps.metrics import dice
 from baps.volume import Volume
 from fseft.adapter_file import adapter_record
@@ -115,3 +115,14 @@ def test_organs_that_nothing_answers_for_are_refused_with_the_remedy(
         segmenter.segment(volume, {"heart": 1})
     with pytest.raises(InputError, match="does not know heart"):
         segmenter.probability(volume, "heart")
+
+
+def test_a_gpu_without_enough_memory_is_said_so(
+    segmenter: OrganSegmenter, new_phantom: Phantom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("fseft.readings.read", full)
+    with pytest.raises(BapsError, match="not enough memory"):
+        segmenter.segment(new_phantom()[0], {"spleen": 1, "liver": 2})

@@ -9,6 +9,7 @@ import pytest
 
 import orthanc
 from frames import FRAMES, SUFFIXES, write_volume
+from organ_weights import small_organ_model
 from pacs_site import CASES, Pacs
 from series import ORIENTATIONS, copy_real_series, write_series
 from server import running_server
@@ -28,7 +29,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("TMPDIR", str(folder / "tmp"))
-        yield from site(folder, cases=2, extra=add)
+        yield from site(folder, cases=2, extra=add, others={"organ_weights": str(small_organ_model(folder))})
 
 
 @pytest.fixture(scope="session")

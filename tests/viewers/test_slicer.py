@@ -76,15 +76,28 @@ def _same_place(reply: Reply, source: Path) -> None:
 
 
 def test_each_model_has_a_section_of_the_panel(slicer: Slicer) -> None:
-    """SmartEdit shows deepgrow, Scribbles shows scribbles; a model with labels would run by itself at Next Sample."""
+    """SmartEdit shows deepgrow, Scribbles shows scribbles, Auto Segmentation shows segmentation.
+
+    A model with labels runs by itself at Next Sample, so the one that needs no click has them alone.
+    """
     info = slicer.client.info()
     shown = {name: (model["type"], model["dimension"]) for name, model in info["models"].items()}
     assert (shown["baps"], shown["zero_shot"]) == (("deepgrow", 2), ("deepgrow", 2))
     assert shown["scribbles"][0] == "scribbles"
+    assert shown["organs"] == ("segmentation", 3)
     assert info["labels"] == ["spleen", "liver"]
-    for model in info["models"].values():
-        assert not model["labels"]
+    for name, model in info["models"].items():
+        assert bool(model["labels"]) == (name == "organs")
         assert model["description"]
+
+
+def test_run_of_auto_segmentation_gives_a_name_for_each_segment_that_comes(slicer: Slicer, hospital: Site) -> None:
+    """The module takes the names in the order of their values, one by one for the segments that it has imported."""
+    reply = slicer.ask("organs", CASE, slicer.options("organs"))
+    _same_place(reply, hospital.studies / f"{CASE}.nii.gz")
+    named = sorted(reply.said["label_names"].items(), key=lambda item: item[1])
+    assert named == [("spleen", SPLEEN)]
+    assert set(np.unique(sitk.GetArrayFromImage(reply.image))) == {0, SPLEEN}
 
 
 def test_next_sample_names_an_image_that_slicer_can_fetch(slicer: Slicer, hospital: Site) -> None:

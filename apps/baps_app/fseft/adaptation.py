@@ -28,6 +28,9 @@ from .readings import Readings
 from .segmenting import unadapted
 from .volumes import LabelledVolume, VolumesByPatient
 
+_LEAST = 0.5
+"""Dice that an adapter must reach where the model answers with nothing: any mask at all is better than that."""
+
 _VERSION = 1
 """To be raised whenever the same data, settings and seeds come to another result than before."""
 
@@ -164,7 +167,8 @@ def adapt_organ(
 
     With five patients or more, some are held back for the check. With two to four, it leaves each out in turn, and the
     candidate is then trained on all of them. With one there is no check. Dice is of whole volumes, at the voxels of the
-    model. Compared with the model's own answer, which is empty for an organ that it does not know.
+    model. Compared with the model's own answer; that is empty for an organ that it does not know, of which half must be
+    found.
 
     Args:
         model: left as it is.
@@ -189,12 +193,11 @@ def adapt_organ(
     split, folds = plan.split, plan.split.folds
     checked_is_kept = bool(split.held_back)
     runs = len(folds) + (not checked_is_kept)
-    device = next(model.network.parameters()).device
     about = f"{plan.fingerprint} {[_digest(image) for image in queries]}"
 
     def run(patients: Sequence[str], number: int) -> tuple[FewShotAdapter, Fitted]:
         adapter = build_adapter(settings.method, model.network, organ, decoder=settings.decoder, seed=settings.seed).to(
-            device
+            model.device
         )
 
         def reading(image: torch.Tensor) -> torch.Tensor:
@@ -225,7 +228,8 @@ def adapt_organ(
                 now[patient] = score(served.adapter, patient)
     if trained is None or not checked_is_kept:
         trained = run(split.training, runs - 1)
-    checked = check(before, after, now, served.record["verdict"] if served else None)
+    least = _LEAST if model.network.index(organ) is None else 0.0
+    checked = check(before, after, now, served.record["verdict"] if served else None, least)
     adapter, fitted = trained
     known = {*map(patient_hash, split.training), *(served.trained_on if served else ())}
     record = {

@@ -32,6 +32,6 @@ def read_organ_adapter(path: Path, model: OrganModel) -> tuple[FewShotAdapter, d
         check_fits(record, model.name, model.sha256)
         adapter = build_adapter(method, model.network, organ, decoder=about["decoder"], seed=about["seed"])
         adapter.load_state(state)
-        return adapter.to(next(model.network.parameters()).device).eval()
+        return adapter.to(model.device).eval()
 
     return read_built(path, build)

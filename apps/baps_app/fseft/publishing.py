@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from baps.adaptation.publishing import keep_and_publish
+from baps.blackbox.local import enough_memory
 from baps.errors import BapsError
 from baps.store import AdapterStore
 
@@ -21,6 +22,7 @@ from .volumes import VolumesByPatient
 logger = logging.getLogger(__name__)
 
 
+@enough_memory
 def adapt_and_publish_organ(
     segmenter: OrganSegmenter,
     organ: str,
@@ -43,7 +45,7 @@ def adapt_and_publish_organ(
         What became of it, see ``keep_and_publish``.
 
     Raises:
-        BapsError: as ``adapt_organ`` and the store.
+        BapsError: as ``adapt_organ`` and the store, or if the GPU has not enough memory.
     """
     model, store = segmenter.model, segmenter.store
     served, unfinished = _served(store, organ, model), store.unfinished(organ)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from baps.blackbox.local import enough_memory
 from baps.errors import BapsError, InputError
 from baps.store import AdapterStore
 from baps.volume import Volume
@@ -63,6 +64,7 @@ class OrganSegmenter:
             return found[1]
         return None if self.model.network.index(organ) is None else ""
 
+    @enough_memory
     def segment(
         self,
         volume: Volume,
@@ -80,6 +82,7 @@ class OrganSegmenter:
 
         Raises:
             InputError: if none of the organs is known, or the volume is in colour.
+            BapsError: if the GPU has not enough memory.
         """
         known = {organ: version for organ in labels if (version := self.served(organ)) is not None}
         if not known:
@@ -110,11 +113,13 @@ class OrganSegmenter:
         unknown = tuple(organ for organ in labels if organ not in {*served, *stopped})
         return OrganMasks(labelmap, served, unknown, tuple(stopped))
 
+    @enough_memory
     def probability(self, volume: Volume, organ: str) -> NDArray[np.float32]:
         """Of an organ that is known, at each voxel of a volume, (I, J, K).
 
         Raises:
             InputError: if it is not known, or the volume is in colour.
+            BapsError: if the GPU has not enough memory, or the adapter is broken.
         """
         version = self.served(organ)
         if version is None:
@@ -139,7 +144,7 @@ def unadapted(model: OrganModel, organ: str) -> FewShotAdapter | None:
     """What answers for an organ as the model came, or None if it does not know it."""
     if model.network.index(organ) is None:
         return None
-    return build_adapter("linear_probe", model.network, organ).to(next(model.network.parameters()).device).eval()
+    return build_adapter("linear_probe", model.network, organ).to(model.device).eval()
 
 
 def ask(

@@ -47,6 +47,13 @@ def test_list(store: AdapterStore) -> None:
     ]
 
 
+def test_adapters_of_the_organ_model_are_listed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They ask no black box."""
+    monkeypatch.setenv("COLUMNS", "200")
+    AdapterStore(tmp_path).add("liver", unchanging(), {"verdict": None}, "unverified")
+    assert "liver" in _run("list", "--adapters", str(tmp_path))
+
+
 def test_show(store: AdapterStore) -> None:
     assert json.loads(_run("show", "spleen", "v0002")) == store.record("spleen", "v0002")
     assert json.loads(_run("show", "shared", "v0001")) == store.record(SHARED, "v0001")

@@ -67,11 +67,17 @@ class Check:
             none.
         no_worse: than what is served: on those patients, else by the gain that was found for each over the model as it
             is, its standard error allowed for.
+        least: Dice that it must reach whatever it is compared with, 0 to 1.
     """
 
     verdict: Verdict | None
     against_served: Verdict | None
     no_worse: bool
+    least: float = 0.0
+
+    @property
+    def _useful(self) -> bool:
+        return self.verdict is None or self.verdict.after >= self.least
 
     @property
     def status(self) -> str:
@@ -81,7 +87,7 @@ class Check:
         """
         if self.verdict is None:
             return "unverified"
-        return "passed" if self.verdict.better and self.no_worse else "refused"
+        return "passed" if self.verdict.better and self.no_worse and self._useful else "refused"
 
     def sentence(self) -> str:
         """What the check found, for people."""
@@ -92,6 +98,8 @@ class Check:
             said += f" Against the served adapter: gain {self.against_served.gain:+.3f}."
         elif not self.no_worse:
             said += " The served adapter gained more."
+        if not self._useful:
+            said += f" Below {self.least:g} a mask takes longer to correct than to draw. Label more volumes."
         return said
 
     def record(self) -> dict[str, Any]:
@@ -102,21 +110,24 @@ class Check:
         }
 
 
-def check(before: Scores, after: Scores, served: Scores, served_verdict: Mapping[str, Any] | None) -> Check:
+def check(
+    before: Scores, after: Scores, served: Scores, served_verdict: Mapping[str, Any] | None, least: float = 0.0
+) -> Check:
     """Whether a candidate is to be served.
 
     Args:
         before, after: see ``compare``; empty where nobody judges.
         served: likewise of the served adapter, of those patients that it was not trained on.
         served_verdict: what the check said of the served adapter when it was made, see ``Verdict.record``.
+        least: see ``Check``.
     """
     verdict = compare(before, after) if after else None
     if served:
         against = compare(served, {patient: after[patient] for patient in served})
-        return Check(verdict, against, against.gain >= 0)
+        return Check(verdict, against, against.gain >= 0, least)
     if verdict is None or served_verdict is None:
-        return Check(verdict, None, True)
-    return Check(verdict, None, verdict.gain + (verdict.standard_error or 0) >= served_verdict["gain"])
+        return Check(verdict, None, True, least)
+    return Check(verdict, None, verdict.gain + (verdict.standard_error or 0) >= served_verdict["gain"], least)
 
 
 def compare(before: Scores, after: Scores) -> Verdict:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from segment_anything.modeling import Sam
 
 from ..errors import InputError
 from .bundled_model import build_bundled_model
+from .device import usable_device
 from .interface import BlackBox
 from .remote import RemoteBlackBox, RemoteSettings
 from .sam import SamBlackBox
@@ -54,12 +54,7 @@ def load_black_box(
         if weights is not None:
             raise InputError(f"The black box remote has its weights on its server. Do not name {weights}.")
         return RemoteBlackBox(remote, sha256)
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-        raise InputError(f"There is no device {device!r}. Known ones: auto, cpu, cuda, cuda:1 and so on.")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"The device {device} was asked for, but there is no usable GPU. Use device auto or cpu.")
+    device = usable_device(device)
     if name == "bundled":
         return _bundled(weights or BUNDLED_WEIGHTS, sha256, device)
     if weights is None:

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from ..blackbox.bundled_model import build_bundled_model
 from ..blackbox.decoding import decode_masks
 from ..replacing import replacing
+from .averaging import follow, halved
 from .photographs import Photographs
 from .prompts import Targets, draw_targets
 from .scenes import Scenes, draw_scenes
@@ -106,8 +107,7 @@ def train(
         }
         with replacing(checkpoint, ".pt") as partial:  # torch takes a hidden name without a suffix for no name
             torch.save(state, partial)
-        half = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in average.state_dict().items()}
-        save_file(half, out, metadata={"pictures": str(seen), "trained_at": str(size)})
+        save_file(halved(average), out, metadata={"pictures": str(seen), "trained_at": str(size)})
 
     batches = iter(DataLoader(_Batches(photographs, size, seen // BATCH, seed), batch_size=None, num_workers=1))
     started = said = kept = time.monotonic()
@@ -139,12 +139,7 @@ def train(
         optimizer.step()
         seen += BATCH
         weight = min(0.999, seen / (seen + 20 * BATCH))
-        with torch.no_grad():
-            for mine, theirs in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-                if mine.is_floating_point():
-                    mine.lerp_(theirs, 1 - weight)
-                else:
-                    mine.copy_(theirs)
+        follow(average, model, weight)
         running = loss.item() if running == 0 else 0.99 * running + 0.01 * loss.item()
         now = time.monotonic()
         if now - said > 30:

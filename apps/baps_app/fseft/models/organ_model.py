@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from baps.blackbox.device import usable_device
 from baps.blackbox.weights import load_weights
 from baps.errors import InputError
 
@@ -39,6 +40,11 @@ class OrganModel:
     spacing: float = 1.5
     side: int = 96
 
+    @property
+    def device(self) -> torch.device:
+        """That it is on."""
+        return next(self.network.parameters()).device
+
     def record(self) -> dict[str, str]:
         """Which model it is, for the record of what was adapted."""
         return {"name": self.name, "weights_sha256": self.sha256}
@@ -60,10 +66,7 @@ def load_organ_model(
     """
     if name not in ORGAN_MODELS:
         raise InputError(f"There is no organ model named {name!r}. Known ones: {', '.join(ORGAN_MODELS)}.")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"The device {device} was asked for, but there is no usable GPU. Use device auto or cpu.")
+    device = usable_device(device)
     if name == "bundled":
         model = _bundled(weights or BUNDLED_WEIGHTS, sha256)
     elif weights is None:

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch.utils.data import DataLoader, IterableDataset
 
 from baps.formats import read_labels, read_volume
+from baps.pretraining.averaging import follow, halved
 from baps.replacing import replacing
 
 from ..losses import partial_dice_loss
@@ -99,8 +100,7 @@ def train(
         }
         with replacing(checkpoint, ".pt") as partial:
             torch.save(state, partial)
-        half = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in average.state_dict().items()}
-        save_file(half, out)
+        save_file(halved(average), out)
         record = {
             "classes": list(ORGANS),
             "features": FEATURES,
@@ -131,10 +131,7 @@ def train(
         optimiser.step()
         done += 1
         weight = min(0.998, done / (done + 20))
-        with torch.no_grad():
-            for mine, theirs in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-                if mine.is_floating_point():
-                    mine.lerp_(theirs, 1 - weight)
+        follow(average, model, weight)
         running = 0.98 * running + 0.02 * loss.item()
         now = time.monotonic()
         if now - said > 30:

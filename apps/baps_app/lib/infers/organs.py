@@ -63,8 +63,8 @@ class OrgansInfer(SegmentingInfer["OrganSegmenter"]):
         notes = []
         if found.unknown:
             notes.append(
-                f"Nothing answers for {', '.join(found.unknown)}: the organ model does not know it, or its adapter is "
-                "broken. Use clicks, and train `organs` when volumes are labelled."
+                f"Nothing answers for {', '.join(found.unknown)}: no organ of the organ model, and no adapter that can "
+                "be read. Use clicks, and train `organs` when volumes are labelled."
             )
         if found.stopped:
             notes.append(f"It was cancelled: {', '.join(found.stopped)} were not looked for.")

@@ -1,0 +1,188 @@
+"""``baps organs``: a volumetric organ model, adapted to a few labelled volumes."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean, pstdev
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from ..errors import BapsError, InputError
+from . import options
+from .adapt import Images, LabelFolder, Seed
+
+app = typer.Typer(no_args_is_help=True, help="Organs of whole volumes without a click, adapted to a few labels.")
+console = Console(soft_wrap=True, highlight=False)
+
+Label = Annotated[int, typer.Option(metavar="N", help="Value of the organ in the labels.")]
+Organ = Annotated[str, typer.Option(metavar="NAME", help="The organ; one that the model knows begins at its answer.")]
+Patients = Annotated[
+    Path | None, typer.Option(metavar="CSV", help="Table of image and patient, for images that do not say.")
+]
+Model = Annotated[str, typer.Option(help="The organ model: bundled, or the name of a published checkpoint.")]
+Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="Checkpoint of a published model.")]
+
+
+@app.command()
+def adapt(
+    images: Images,
+    labels: LabelFolder,
+    label: Label,
+    organ: Organ,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the adapter goes.")],
+    method: Annotated[str, typer.Option(help="What is trained, as in spatial, lora, full; a wrong one lists all.")] = (
+        "spatial"
+    ),
+    decoder: Annotated[bool, typer.Option(help="Train the decoder beside a method that changes the encoder.")] = False,
+    epochs: Annotated[int, typer.Option(help="At the most; it ends when the loss falls no more.")] = 200,
+    rate: Annotated[float, typer.Option(help="Learning rate to begin with; 0 for the method's own.")] = 0.0,
+    queries: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Unlabelled volumes to do well on: the organ is to be about as large there."),
+    ] = None,
+    patients: Patients = None,
+    seed: Seed = 0,
+    model: Model = "bundled",
+    weights: Weights = None,
+    weights_sha256: options.WeightsSha256 = "",
+    device: options.Device = "auto",
+) -> None:
+    """Adapt an organ model to labelled volumes, and check the adapter on patients that it was not trained on.
+
+    FILE holds the adapter if it is better than the model as it is, or if only one patient was given and nobody could
+    tell; else it is FILE.refused. If it is broken off, the same command goes on from FILE.unfinished.
+    """
+    import shutil
+
+    from fseft.adaptation import OrganSettings, adapt_organ
+    from fseft.models import load_organ_model
+    from fseft.readings import Readings
+    from fseft.volumes import load_volumes
+
+    from ..adaptation.folders import find_cases
+    from ..adapter_file import write_adapter
+    from ..formats import list_images, read_volume
+
+    settings = OrganSettings(method=method, decoder=decoder, rate=rate, epochs=epochs, seed=seed)
+    if out.is_dir():
+        raise InputError(f"{out} is a folder. Give --out the name of a file.")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"The folder {out.parent} cannot be made ({error.strerror}). Give another --out.") from error
+    organs = load_organ_model(model, weights, weights_sha256, device)
+    found = find_cases(images, labels, label, patients)
+    volumes, left_out = load_volumes(found.cases, organs)
+    options.print_left_out({**found.left_out, **left_out})
+    if not volumes:
+        raise InputError(f"None of the labels can be used. {next(iter(left_out.values()), '')}")
+    wanted = []
+    if queries is not None:
+        from fseft.preparation import prepare
+
+        wanted = [prepare(read_volume(path), organs.spacing, organs.side).image for path in list_images(queries)]
+        if not wanted:
+            raise InputError(f"There is no image in {queries}. Give --queries a folder of volumes, or leave it away.")
+    count = sum(map(len, volumes.values()))
+    knows = "knows" if organs.network.index(organ) is not None else "does not know"
+    console.print(f"{count} labelled volumes of {len(volumes)} patients; the model {organs.name} {knows} {organ}")
+    unfinished = out.with_name(f"{out.name}.unfinished")
+    columns = (TextColumn("adapting"), BarColumn(), TextColumn("{task.fields[said]}"), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=None, said="")
+
+        def report(epoch: int, total: int, dice: float) -> None:
+            bar.update(task, total=total, completed=epoch, said=f"training Dice {dice:.3f}")
+
+        kept = Readings(unfinished / "readings")
+        result = adapt_organ(organs, organ, volumes, settings, None, kept, wanted, told=report, unfinished=unfinished)
+        bar.update(task, total=1, completed=1)
+    record: dict[str, Any] = {**result.record, "status": result.check.status}
+    candidate = out.with_name(f"{out.name}.refused")
+    refused = result.check.status == "refused"
+    candidate.unlink(missing_ok=True)
+    write_adapter(candidate if refused else out, result.adapter, record)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    if refused:
+        console.print(f"{result.check.sentence()} Not better: the candidate is {candidate}.", style="yellow")
+    elif result.check.verdict is None:
+        console.print(f"{result.check.sentence()} The adapter is {out}. It may help or harm.", style="yellow")
+    else:
+        console.print(f"{result.check.sentence()} Better: the adapter is {out}.", style="green")
+
+
+@app.command()
+def evaluate(
+    images: Images,
+    labels: LabelFolder,
+    label: Label,
+    organ: Organ,
+    json_file: Annotated[Path, typer.Option("--json", metavar="FILE", help="Where the figures go.")],
+    adapter: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of baps organs adapt; without it, the model as it is.")
+    ] = None,
+    patients: Patients = None,
+    model: Model = "bundled",
+    weights: Weights = None,
+    weights_sha256: options.WeightsSha256 = "",
+    device: options.Device = "auto",
+) -> None:
+    """Measure Dice, the 95th percentile of the Hausdorff distance and the average surface distance of whole volumes.
+
+    FILE gets the figures of each volume, and their mean and spread over volumes. A distance is null where the mask is
+    empty, and such volumes do not count in its mean.
+    """
+    from fseft.adapter_file import read_organ_adapter
+    from fseft.evaluation import evaluate_organ
+    from fseft.models import load_organ_model
+    from fseft.readings import Readings
+    from fseft.segmenting import unadapted
+
+    from ..adaptation.folders import find_cases
+
+    if json_file.is_dir() or not json_file.parent.is_dir():
+        raise InputError(f"The figures cannot be written to {json_file}. Give --json a file in a folder that exists.")
+    organs = load_organ_model(model, weights, weights_sha256, device)
+    loaded, record = read_organ_adapter(adapter, organs) if adapter else (unadapted(organs, organ), None)
+    if record is not None and record["adapter"]["organ"] != organ:
+        raise InputError(f"The adapter was trained for {record['adapter']['organ']}, not for {organ}. Give that organ.")
+    if loaded is None:
+        console.print(f"The model {organs.name} does not know {organ}: it answers with nothing.", style="yellow")
+    found = find_cases(images, labels, label, patients)
+    options.print_left_out(found.left_out)
+    scored = {}
+    columns = (TextColumn("evaluating"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bar:
+        for case in bar.track(found.cases):
+            scored[case.image.name] = asdict(evaluate_organ(organs, loaded, [case], Readings(None))[0])
+    figures: dict[str, Any] = {"organ": organ, "model": organs.record(), "cases": {}}
+    for name, one in scored.items():
+        figures["cases"][name] = {
+            key: one[key] if math.isfinite(one[key]) else None for key in ("dice", "hd95", "surface")
+        }
+    table = Table("volume", "Dice", "HD95, mm", "surface distance, mm")
+    for name, one in figures["cases"].items():
+        table.add_row(name, *(f"{value:.3f}" if value is not None else "none" for value in one.values()))
+    table.add_section()
+    cells = []
+    for key in ("dice", "hd95", "surface"):
+        values = [one[key] for one in figures["cases"].values() if one[key] is not None]
+        figures[key] = fmean(values) if values else None
+        figures[f"{key}_std"] = pstdev(values) if values else None
+        cells.append(f"{fmean(values):.3f} ± {pstdev(values):.3f}" if values else "none")
+    table.add_row("mean", *cells)
+    try:
+        json_file.write_text(json.dumps(figures, indent=1, allow_nan=False) + "\n")
+    except OSError as error:
+        raise BapsError(
+            f"The figures cannot be written to {json_file} ({error.strerror}). Give another --json."
+        ) from error
+    console.print(table)
+    console.print(f"Figures: {json_file}")

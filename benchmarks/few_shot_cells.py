@@ -1,0 +1,307 @@
+"""What ``benchmarks/few_shot.py`` compares: experiments, arms, and one run of an arm on an organ."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import resource
+import sys
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from baps.adaptation.cases import Case
+from baps.errors import InputError
+from baps.formats import read_volume
+from fseft.adaptation import OrganSettings
+from fseft.adapters import METHODS, FewShotAdapter, Reads, build_adapter, why_not
+from fseft.evaluation import Scored, evaluate_organ
+from fseft.fitting import Example, Query, fit
+from fseft.models import OrganModel, load_organ_model
+from fseft.preparation import prepare
+from fseft.protocol import draw_shots
+from fseft.readings import Readings
+from fseft.segmenting import unadapted
+from fseft.volumes import load_volumes
+from real_data import Domain, cases
+
+VERSION = 1
+"""To be raised whenever the same cell comes to another result than before."""
+
+Settings = Mapping[Reads, OrganSettings]
+"""Of fits, by what an adapter reads."""
+
+FIT: Settings = {
+    "features": OrganSettings(epochs=100, crop=64),
+    "probabilities": OrganSettings(epochs=100, crop=64),
+    "images": OrganSettings(epochs=40, crop=64),  # A step through the model takes three to thirty times as long.
+}
+QUICK_FIT: Settings = {reads: replace(settings, epochs=30) for reads, settings in FIT.items()}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to come to an answer.
+
+    Attributes:
+        method: one of ``METHODS``; "" for the model as it came.
+        decoder: whether its decoder is trained beside.
+        queries: transductive inference on the test volumes: a fit for ``each`` of them, as published, or one for
+            ``all``.
+    """
+
+    method: str
+    decoder: bool = False
+    queries: Literal["", "each", "all"] = ""
+
+
+ARMS = {
+    "unadapted": Arm(""),
+    **{name: Arm(name) for name in METHODS},
+    "spatial_ti_each": Arm("spatial", queries="each"),
+    "spatial_ti_all": Arm("spatial", queries="all"),
+    "lora_decoder": Arm("lora", decoder=True),
+}
+
+FIRST = ("unadapted", "linear_probe", "spatial", "spatial_ti_each", "output", "lora", "full")
+"""Arms whose further seeds come before those of the others."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Organs of one set.
+
+    Attributes:
+        title: for the table.
+        organs: each a domain by the organ's name.
+        shots: patients to learn from.
+        arms: names of ``ARMS``.
+    """
+
+    title: str
+    organs: tuple[Domain, ...]
+    shots: tuple[int, ...]
+    arms: tuple[str, ...]
+
+
+def _btcv(**values: int) -> tuple[Domain, ...]:
+    return tuple(Domain(name.replace("_", " "), "btcv_ct", (value,), 6, 2) for name, value in values.items())
+
+
+def _chaos(**values: int) -> tuple[Domain, ...]:
+    return tuple(Domain(name.replace("_", " "), "chaos_mr_t2", (value,), 3, 1) for name, value in values.items())
+
+
+EXPERIMENTS = {
+    "shift": Experiment(
+        "Base organs under domain shift, CHAOS, T2 MR",
+        _chaos(liver=1, right_kidney=2, left_kidney=3, spleen=4),
+        (1, 3),
+        (
+            "unadapted", "linear_probe", "spatial_pointwise", "spatial", "spatial_ti_each", "spatial_ti_all", "output",
+            "lora", "adaptformer", "compacter", "affine_ln", "bias", "decoder", "full", "scratch",
+        ),
+    ),
+    "novel": Experiment(
+        "Novel organs, BTCV, CT",
+        _btcv(gallbladder=4, oesophagus=5, inferior_vena_cava=9, pancreas=11),
+        (1, 3, 5),
+        (
+            "linear_probe", "spatial", "spatial_ti_each", "output", "lora", "adaptformer", "affine_ln", "bias",
+            "decoder", "lora_decoder", "full", "scratch",
+        ),
+    ),
+    "known": Experiment(
+        "Base organs, BTCV, CT",
+        _btcv(spleen=1, right_kidney=2, left_kidney=3, liver=6, stomach=7, aorta=8),
+        (),
+        ("unadapted",),
+    ),
+}  # fmt: skip
+
+_QUICK = {
+    "shift": ("liver", ("unadapted", "linear_probe", "spatial", "spatial_ti_all", "output", "lora", "full")),
+    "novel": ("pancreas", ("linear_probe", "spatial", "lora", "full", "scratch")),
+    "known": ("spleen", ("unadapted",)),
+}
+"""An organ and arms of each experiment."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A run, and all that its result depends on beside the data.
+
+    Attributes:
+        experiment, organ, arm: by name.
+        shots: patients to learn from; 0 of the model as it came.
+        seed: of who they are, and of the fit.
+        split: whose patients it is measured on, ``test`` or ``validation``.
+        settings: of the fit; None of the model as it came.
+        model_sha256: of the foundation model's weights.
+        version: of this bench.
+    """
+
+    experiment: str
+    organ: str
+    arm: str
+    shots: int
+    seed: int
+    split: str
+    settings: OrganSettings | None
+    model_sha256: str
+    version: int = VERSION
+
+    def file(self, folder: Path) -> Path:
+        """Where its result lies; another cell's lies elsewhere."""
+        digest = hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:10]
+        organ = self.organ.replace(" ", "_")
+        return folder / f"{self.experiment}-{organ}-{self.arm}-{self.shots}-{self.seed}-{digest}.json"
+
+    @property
+    def domain(self) -> Domain:
+        """Where the organ is."""
+        return next(domain for domain in EXPERIMENTS[self.experiment].organs if domain.name == self.organ)
+
+
+def plan(
+    model: OrganModel,
+    quick: bool = False,
+    seeds: int = 3,
+    only: str = "",
+    arms: Collection[str] = (),
+    split: str = "test",
+) -> list[Cell]:
+    """What there is to run, that which tells most first.
+
+    Args:
+        model: the foundation model.
+        quick: an organ, a shot and few arms of each experiment, one seed, short fits.
+        seeds: how many.
+        only: in the names of the experiments and organs, ``novel pancreas``.
+        arms: none for all.
+        split: see ``Cell``.
+    """
+    fits, found = QUICK_FIT if quick else FIT, []
+    for name, experiment in EXPERIMENTS.items():
+        for organ in (domain.name for domain in experiment.organs if only in f"{name} {domain.name}"):
+            for title in (arm for arm in experiment.arms if not arms or arm in arms):
+                if quick and (organ != _QUICK[name][0] or title not in _QUICK[name][1]):
+                    continue
+                arm = ARMS[title]
+                if not arm.method:
+                    found.append(Cell(name, organ, title, 0, 0, split, None, model.sha256))
+                    continue
+                for seed in range(1 if quick else seeds):
+                    settings = replace(fits[_reads(arm)], method=arm.method, decoder=arm.decoder, seed=seed)
+                    for shots in experiment.shots[:1] if quick else experiment.shots:
+                        found.append(Cell(name, organ, title, shots, seed, split, settings, model.sha256))
+    return sorted(found, key=lambda cell: (cell.seed > 0 and cell.arm not in FIRST, cell.seed))
+
+
+def _reads(arm: Arm) -> Reads:
+    """What an arm's adapter reads; told by the method, without a model."""
+    if METHODS[arm.method].of_classes:
+        return "probabilities"
+    return "features" if arm.method in ("linear_probe", "spatial", "spatial_pointwise") else "images"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a process gets the foundation model and its readings.
+
+    Attributes:
+        model, weights: see ``load_organ_model``.
+        readings: folder where they are kept.
+    """
+
+    model: str
+    weights: Path | None
+    readings: Path
+
+    def load(self) -> tuple[OrganModel, Readings]:
+        """Both."""
+        return load_organ_model(self.model, self.weights), Readings(self.readings)
+
+
+def read_all(cell: Cell, source: Source) -> None:
+    """Keep what the frozen model says of a cell's volumes, so that no run has to ask it, nor is measured doing so."""
+    torch.set_num_threads(1)
+    model, readings = source.load()
+    for case in [*cases(cell.domain, "train"), *cases(cell.domain, cell.split)]:
+        image = _image(model, case)
+        for reads in ("features", "probabilities") if model.network.classes else ("features",):
+            readings.of(model, reads, image)
+
+
+def run(cell: Cell, source: Source) -> dict[str, Any]:
+    """One cell, in a process of its own: its peak of memory is read before the test volumes are asked for."""
+    torch.set_num_threads(1)
+    model, readings = source.load()
+    arm, record = ARMS[cell.arm], asdict(cell)
+    test = cases(cell.domain, cell.split)
+    if cell.settings is None:
+        scored, passed_over = _score(model, [(unadapted(model, cell.organ), test)], readings)
+        return {**record, "scores": scored, "passed_over": passed_over}
+    if reason := why_not(arm.method, model.network):
+        return {**record, "why_not": reason}
+    volumes, left_out = load_volumes(cases(cell.domain, "train"), model)
+    drawn = draw_shots(volumes, cell.shots, cell.seed)
+    fits = [([case], [case]) for case in test] if arm.queries == "each" else [(test if arm.queries else [], test)]
+    adapters: list[tuple[FewShotAdapter, Sequence[Case]]] = []
+    epochs, seconds = [], 0.0
+    for queries, tested in fits:
+        adapter = build_adapter(arm.method, model.network, cell.organ, decoder=arm.decoder, seed=cell.seed)
+        adapter.to(model.device)
+        examples = [
+            Example(readings.of(model, adapter.reads, v.image), v.truth, v.labelled) for p in drawn for v in volumes[p]
+        ]
+        unlabelled = [Query(readings.of(model, adapter.reads, _image(model, case))) for case in queries]
+        begun = time.monotonic()
+        fitted = fit(adapter, examples, cell.settings.fit_settings(), unlabelled)
+        seconds += time.monotonic() - begun
+        epochs.append(len(fitted.losses))
+        adapters.append((adapter, tested))
+    memory = _peak_mib()
+    scored, passed_over = _score(model, adapters, readings)
+    return {
+        **record,
+        "patients": drawn,
+        "passed_over": {**left_out, **passed_over},
+        "scores": scored,
+        "parameters": sum(value.numel() for value in adapters[0][0].trained().values()),
+        "seconds": round(seconds, 1),
+        "epochs": epochs,
+        "memory_mib": round(memory),
+    }
+
+
+def _image(model: OrganModel, case: Case) -> torch.Tensor:
+    return prepare(read_volume(case.image), model.spacing, model.side).image
+
+
+def _score(
+    model: OrganModel, adapters: Sequence[tuple[FewShotAdapter | None, Sequence[Case]]], readings: Readings
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Of each patient who has the organ, by the adapter that is meant for them; and why the others have none."""
+    found: list[Scored] = []
+    passed_over = {}
+    for adapter, tested in adapters:
+        for case in tested:
+            try:
+                found += evaluate_organ(model, adapter, [case], readings)
+            except InputError as error:
+                passed_over[case.image.name] = str(error)
+    # JSON has no infinity, which the distance from an empty mask is.
+    return [
+        {key: None if value == math.inf else value for key, value in asdict(one).items()} for one in found
+    ], passed_over
+
+
+def _peak_mib() -> float:
+    """Of this process. (The system counts bytes on a Mac, else kilobytes.)"""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)

@@ -1,0 +1,116 @@
+"""A fit that was broken off goes on as if it never had been."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from baps.errors import BapsError
+from fseft.adapters import FewShotAdapter, build_adapter
+from fseft.fitting import Checkpoint, Example, FitSettings, Fitted, Query, fit
+from fseft.models import FoundationModel
+
+SETTINGS = FitSettings(rate=0.02, epochs=8, crop=6, crops=2)
+
+
+def _example(seed: int) -> Example:
+    """64 features of noise, the first of which tells the organ."""
+    inputs = torch.randn((64, 8, 8, 8), generator=torch.Generator().manual_seed(seed))
+    truth = torch.zeros(1, 8, 8, 8, dtype=torch.bool)
+    truth[0, 2:5, 2:5, 2:5] = True
+    inputs[0] += 3 * truth[0]
+    return Example(inputs, truth)
+
+
+EXAMPLES = [_example(0), _example(1)]
+QUERIES = [Query(_example(2).inputs + 1), Query(_example(3).inputs + 1)]
+
+
+def _run(
+    adapter: FewShotAdapter, settings: FitSettings, queries: Sequence[Query], file: Path | None, stop: int = 0
+) -> Fitted:
+    """Every epoch is kept; after ``stop`` of them the power fails."""
+
+    def told(epoch: int, loss: float) -> None:
+        if epoch == stop:
+            raise KeyboardInterrupt
+
+    checkpoint = Checkpoint(file, "this fit", seconds=0) if file else None
+    return fit(adapter, EXAMPLES, settings, queries, told, checkpoint=checkpoint)
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4, 6])
+@pytest.mark.parametrize("queries", [(), QUERIES], ids=["alone", "with query volumes"])
+def test_it_goes_on_bit_by_bit(unet: FoundationModel, tmp_path: Path, queries: Sequence[Query], stop: int) -> None:
+    unbroken, first, second = (build_adapter("spatial_pointwise", unet, "heart") for _ in range(3))
+    expected = _run(unbroken, SETTINGS, queries, None)
+    with pytest.raises(KeyboardInterrupt):
+        _run(first, SETTINGS, queries, tmp_path / "run.pt", stop)
+    heard: list[int] = []
+    found = fit(
+        second,
+        EXAMPLES,
+        SETTINGS,
+        queries,
+        lambda epoch, loss: heard.append(epoch),
+        checkpoint=Checkpoint(tmp_path / "run.pt", "this fit"),
+    )
+    assert heard == list(range(stop + 1, 9))
+    assert found == expected
+    assert len(expected.penalties) == (4 if queries else 0)
+    assert all(torch.equal(value, second.state()[name]) for name, value in unbroken.state().items())
+    assert not torch.equal(first.state()["head.weight"], second.state()["head.weight"])
+
+
+@pytest.mark.parametrize(("queries", "ends"), [((), 30), (QUERIES[:1], 70)], ids=["alone", "with query volumes"])
+def test_the_plateau_is_where_it_would_have_been(
+    unet: FoundationModel, tmp_path: Path, queries: Sequence[Query], ends: int
+) -> None:
+    """Nothing is learned, so it ends as early as it may: with query volumes, thirty epochs after the middle."""
+    settings = replace(SETTINGS, rate=1e-9, epochs=80, crop=0, crops=1)
+    unbroken, first, second = (build_adapter("linear_probe", unet, "heart") for _ in range(3))
+    expected = _run(unbroken, settings, queries, None)
+    with pytest.raises(KeyboardInterrupt):
+        _run(first, settings, queries, tmp_path / "run.pt", stop=ends - 3)
+    assert _run(second, settings, queries, tmp_path / "run.pt") == expected
+    assert len(expected.losses) == ends
+
+
+def test_a_fit_that_ended_is_not_done_again(unet: FoundationModel, tmp_path: Path) -> None:
+    first, second = (build_adapter("linear_probe", unet, "heart") for _ in range(2))
+    expected = _run(first, SETTINGS, (), tmp_path / "run.pt")
+    assert _run(second, SETTINGS, (), tmp_path / "run.pt", stop=9) == expected
+    assert all(torch.equal(value, second.state()[name]) for name, value in first.state().items())
+
+
+def test_what_is_kept_of_another_fit_or_broken_is_not_gone_on_from(tmp_path: Path) -> None:
+    file = tmp_path / "new folder" / "run.pt"
+    checkpoint = Checkpoint(file, "this fit")
+    assert checkpoint.read() is None
+    checkpoint.keep({"losses": [0.5]})
+    assert checkpoint.read() == {"losses": [0.5]}
+    assert Checkpoint(file, "another fit").read() is None
+    file.write_bytes(file.read_bytes()[:100])
+    assert checkpoint.read() is None
+    assert [path.name for path in file.parent.iterdir()] == ["run.pt"]
+
+
+def test_it_is_due_after_a_while_and_no_more_once_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("fseft.fitting.checkpoint.time.monotonic", lambda: now)
+    checkpoint = Checkpoint(tmp_path / "run.pt", "this fit", seconds=20)
+    assert not checkpoint.due
+    now = 120.0
+    assert checkpoint.due
+    checkpoint.keep({})
+    assert not checkpoint.due
+
+
+def test_where_it_cannot_be_kept_the_remedy_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(BapsError, match="Free some space and train again"):
+        Checkpoint(tmp_path / "file" / "run.pt", "this fit").keep({})

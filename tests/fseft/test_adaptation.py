@@ -1,0 +1,214 @@
+"""Few-shot adaptation on bright balls, with a network that was never trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from baps.adaptation.publishing import keep_and_publish
+from baps.adaptation.splitting import patient_hash
+from baps.adapter_file import write_adapter
+from baps.errors import InputError
+from baps.store import AdapterStore
+from baps.volume import Volume
+from fseft.adaptation import OrganAdaptation, OrganSettings, ServedOrgan, adapt_organ, plan_organ_adaptation
+from fseft.adapter_file import read_organ_adapter
+from fseft.adapters import FewShotAdapter
+from fseft.models import FoundationModel, OrganModel
+from fseft.preparation import prepare
+from fseft.readings import Readings
+from fseft.volumes import LabelledVolume, VolumesByPatient
+
+Phantom = Callable[..., tuple[Volume, NDArray[np.bool_]]]
+
+SETTINGS = OrganSettings("linear_probe", rate=0.03, epochs=30, crop=12)
+
+
+@pytest.fixture(scope="module")
+def model(unet: FoundationModel) -> OrganModel:
+    return OrganModel("unet", unet, "0" * 64, spacing=2.0, side=16)
+
+
+@pytest.fixture
+def volumes(new_phantom: Phantom) -> Callable[[int], VolumesByPatient]:
+    """Of so many patients, one each."""
+
+    def make(patients: int) -> VolumesByPatient:
+        found = {}
+        for number in range(patients):
+            volume, ball = new_phantom(seed=number)
+            prepared = prepare(volume, 2.0, 16)
+            found[f"patient {number}"] = [
+                LabelledVolume(f"patient {number}", prepared.image, prepared.mask(ball), None)
+            ]
+        return found
+
+    return make
+
+
+def _weights(adapter: FewShotAdapter) -> dict[str, torch.Tensor]:
+    return adapter.state()
+
+
+def _same(one: OrganAdaptation, other: OrganAdaptation) -> bool:
+    first, second = _weights(one.adapter), _weights(other.adapter)
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_two_patients_judge_each_other(model: OrganModel, volumes: Callable[[int], VolumesByPatient]) -> None:
+    made = adapt_organ(model, "heart", volumes(2), SETTINGS)
+    assert made.check.verdict is not None
+    assert (made.check.verdict.count, made.check.verdict.before) == (2, 0.0)  # The model does not know it.
+    assert made.check.verdict.after > 0.7
+    assert made.check.status == "passed"
+    assert made.record["check"] == "leave some out"
+    assert len(made.record["known_patients"]) == 2
+    assert "patient" not in str(made.record["known_patients"])
+    assert made.record["parameters"] == sum(p.numel() for p in made.adapter.trained().values())
+
+
+def test_with_five_patients_one_is_held_back(model: OrganModel, volumes: Callable[[int], VolumesByPatient]) -> None:
+    given = volumes(5)
+    plan = plan_organ_adaptation(model, "heart", given, SETTINGS)
+    assert len(plan.split.held_back) == 1
+    told: list[int] = []
+    made = adapt_organ(model, "heart", given, SETTINGS, plan, told=lambda epoch, epochs, _: told.append(epochs))
+    assert set(told) == {SETTINGS.epochs}  # One fit, whose adapter is kept.
+    assert patient_hash(plan.split.held_back[0]) not in made.record["known_patients"]
+    assert made.check.verdict is not None
+
+
+def test_a_single_volume_trains_and_stays_unverified(
+    model: OrganModel, volumes: Callable[[int], VolumesByPatient]
+) -> None:
+    made = adapt_organ(model, "heart", volumes(1), SETTINGS)
+    assert made.check.status == "unverified"
+    assert "nobody is left to check" in made.check.sentence()
+    assert made.record["curve"][-1][1] > made.record["curve"][0][1]
+
+
+def test_an_organ_that_the_model_knows_begins_at_its_answer(
+    model: OrganModel, volumes: Callable[[int], VolumesByPatient]
+) -> None:
+    made = adapt_organ(model, "Liver", volumes(2), SETTINGS)
+    assert made.check.verdict is not None
+    assert made.check.verdict.before > 0  # Random weights answer with something.
+
+
+def test_the_same_settings_give_the_same_weights(
+    model: OrganModel, volumes: Callable[[int], VolumesByPatient], tmp_path: Path
+) -> None:
+    one = adapt_organ(model, "heart", volumes(1), SETTINGS)
+    same = adapt_organ(model, "heart", volumes(1), SETTINGS, readings=Readings(tmp_path / "readings"))
+    again = adapt_organ(model, "heart", volumes(1), SETTINGS, readings=Readings(tmp_path / "readings"))
+    other = adapt_organ(model, "heart", volumes(1), replace(SETTINGS, seed=1))
+    assert _same(one, same)
+    assert _same(one, again)
+    assert not _same(one, other)
+    assert one.record["fingerprint"] == same.record["fingerprint"] != other.record["fingerprint"]
+
+
+def test_a_run_that_was_broken_off_comes_to_the_same(
+    model: OrganModel, volumes: Callable[[int], VolumesByPatient], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fseft.fitting.checkpoint.Checkpoint.due", True)
+    unbroken = adapt_organ(model, "heart", volumes(2), SETTINGS)
+
+    def stop(epoch: int, epochs: int, dice: float) -> None:
+        if epoch == SETTINGS.epochs + 7:  # In the second of three fits.
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        adapt_organ(model, "heart", volumes(2), SETTINGS, told=stop, unfinished=tmp_path)
+    told: list[int] = []
+    resumed = adapt_organ(
+        model, "heart", volumes(2), SETTINGS, told=lambda epoch, *_: told.append(epoch), unfinished=tmp_path
+    )
+    assert told[0] == SETTINGS.epochs + 8
+    assert _same(unbroken, resumed)
+    assert unbroken.check == resumed.check
+    assert unbroken.record["curve"] == resumed.record["curve"]
+
+
+def test_what_was_broken_off_with_other_data_is_not_gone_on_from(
+    model: OrganModel, volumes: Callable[[int], VolumesByPatient], tmp_path: Path
+) -> None:
+    adapt_organ(model, "heart", volumes(1), SETTINGS, unfinished=tmp_path)
+    told: list[int] = []
+    adapt_organ(
+        model, "heart", volumes(1), replace(SETTINGS, seed=1), told=lambda e, *_: told.append(e), unfinished=tmp_path
+    )
+    assert told[0] == 1
+
+
+def test_a_candidate_is_published_once_and_compared_with_what_is_served(
+    model: OrganModel, volumes: Callable[[int], VolumesByPatient], tmp_path: Path
+) -> None:
+    store, given = AdapterStore(tmp_path), volumes(3)
+    two = {patient: given[patient] for patient in list(given)[:2]}
+    plan = plan_organ_adaptation(model, "heart", two, SETTINGS)
+    said = keep_and_publish(
+        store, ["heart"], plan.fingerprint, lambda: adapt_organ(model, "heart", two, SETTINGS, plan)
+    )
+    assert (said["status"], store.served("heart", model.sha256)) == ("published", ("heart", "v0001"))
+
+    adapter, record = read_organ_adapter(store.file("heart", "v0001"), model)
+    served = ServedOrgan(adapter, record)
+    plan = plan_organ_adaptation(model, "heart", given, SETTINGS, served=served)
+    assert [group for _, group in plan.split.folds] == [("patient 2",)]  # Who came since.
+    made = adapt_organ(model, "heart", given, SETTINGS, plan, served=served)
+    assert made.check.against_served is not None
+    assert made.check.against_served.count == 1
+    assert len(made.record["known_patients"]) == 3
+
+
+def test_an_adapter_of_another_model_is_refused(
+    model: OrganModel, volumes: Callable[[int], VolumesByPatient], tmp_path: Path
+) -> None:
+    made = adapt_organ(model, "heart", volumes(1), SETTINGS)
+    write_adapter(tmp_path / "heart", made.adapter, made.record)
+    back, _ = read_organ_adapter(tmp_path / "heart", model)
+    assert all(torch.equal(value, _weights(made.adapter)[key]) for key, value in _weights(back).items())
+    with pytest.raises(InputError, match="trained for unet with weights 0{12}"):
+        read_organ_adapter(tmp_path / "heart", replace(model, sha256="1" * 64))
+
+
+def test_a_new_organ_that_is_hardly_found_is_not_served(
+    model: OrganModel, volumes: Callable[[int], VolumesByPatient]
+) -> None:
+    """Any mask is better than none, which is what the model answers; a bad one is no help all the same."""
+    made = adapt_organ(model, "heart", volumes(2), replace(SETTINGS, epochs=1, rate=1e-9))
+    assert made.check.verdict is not None
+    assert 0 < made.check.verdict.after < 0.5
+    assert made.check.status == "refused"
+    assert "takes longer to correct" in made.check.sentence()
+
+
+def test_nothing_to_train_on(model: OrganModel) -> None:
+    with pytest.raises(InputError, match="no labels of heart"):
+        plan_organ_adaptation(model, "heart", {}, SETTINGS)
+
+
+def test_a_method_that_does_not_apply(model: OrganModel, volumes: Callable[[int], VolumesByPatient]) -> None:
+    with pytest.raises(InputError, match="has none. Use bias, full or spatial"):
+        plan_organ_adaptation(model, "heart", volumes(1), OrganSettings("lora"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"method": "magic"}, "no method 'magic'"),
+        ({"decoder": True}, "does not take the decoder"),
+        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"rate": -1.0}, "rate must be a positive number"),
+    ],
+)
+def test_settings_that_cannot_be(wrong: dict[str, str], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        OrganSettings(**wrong)  # type: ignore[arg-type]

@@ -1,0 +1,108 @@
+"""Distances of surfaces against closed forms; and what is scored of a volume."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from baps.adaptation.cases import Case
+from baps.formats import write_nifti
+from baps.metrics import dice
+from baps.volume import Volume
+from fseft.adapters import build_adapter
+from fseft.evaluation import evaluate_organ, surface_distances
+from fseft.inference import read, segment
+from fseft.models import FoundationModel, OrganModel
+from fseft.preparation import prepare
+from fseft.readings import Readings
+
+Phantom = Callable[..., tuple[Volume, NDArray[np.bool_]]]
+SPACING = np.array([1.0, 2.0, 5.0])
+
+
+def box(*ranges: tuple[int, int], shape: tuple[int, int, int] = (24, 20, 16)) -> NDArray[np.bool_]:
+    mask = np.zeros(shape, bool)
+    mask[tuple(slice(*each) for each in ranges)] = True
+    return mask
+
+
+@pytest.mark.parametrize(("axis", "steps"), [(0, 3), (1, 4), (2, 2)])
+def test_parallel_planes_are_as_far_apart_as_they_are(axis: int, steps: int) -> None:
+    """Every point of one is as far from the other: all distances are the same."""
+    shape = (12, 12, 12)
+    first, second = np.zeros(shape, bool), np.zeros(shape, bool)
+    first[tuple(4 if n == axis else slice(None) for n in range(3))] = True
+    second[tuple(4 + steps if n == axis else slice(None) for n in range(3))] = True
+    apart = steps * SPACING[axis]
+    assert surface_distances(first, second, SPACING) == pytest.approx((apart, apart))
+
+
+@pytest.mark.parametrize(("axis", "steps"), [(0, 2), (1, 1), (2, 1)])
+def test_a_shifted_box(axis: int, steps: int) -> None:
+    """The faces across the shift are off by it; the others lie on each other but where they stick out, by up to it."""
+    ranges = [(4, 16), (4, 14), (4, 12)]
+    moved = [(a + steps * (n == axis), b + steps * (n == axis)) for n, (a, b) in enumerate(ranges)]
+    shift = steps * SPACING[axis]
+    hd95, surface = surface_distances(box(*ranges), box(*moved), SPACING)
+    assert hd95 == pytest.approx(shift)
+    assert 0 < surface < shift
+    assert surface_distances(box(*moved), box(*ranges), SPACING) == pytest.approx((hd95, surface))
+
+
+def test_the_mean_is_over_all_points_of_both_surfaces() -> None:
+    """Against one voxel, a row of three that begins there: 0 from the one; 0, 2 and 4 mm from the three."""
+    hd95, surface = surface_distances(box((4, 5), (4, 5), (4, 5)), box((4, 5), (4, 7), (4, 5)), SPACING)
+    assert surface == pytest.approx(6 / 4)
+    assert hd95 == pytest.approx(0.9 * 4 + 0.1 * 2)
+
+
+def test_a_mask_on_itself_up_to_the_border() -> None:
+    whole = np.ones((6, 6, 6), bool)
+    assert surface_distances(whole, whole, SPACING) == (0, 0)
+
+
+def test_empty_masks() -> None:
+    some, none = box((4, 6), (4, 6), (4, 6)), np.zeros((24, 20, 16), bool)
+    assert surface_distances(none, none, SPACING) == (0, 0)
+    assert surface_distances(some, none, SPACING) == surface_distances(none, some, SPACING) == (math.inf, math.inf)
+
+
+@pytest.fixture
+def model(unet: FoundationModel) -> OrganModel:
+    return OrganModel("tiny", unet, "0" * 64, spacing=2.0, side=16)
+
+
+@pytest.fixture
+def case(tmp_path: Path, new_phantom: Phantom) -> Case:
+    volume, organ = new_phantom()
+    write_nifti(tmp_path / "a.nii.gz", volume)
+    write_nifti(tmp_path / "a_label.nii.gz", Volume(organ.astype(np.uint8), volume.affine))
+    return Case(tmp_path / "a.nii.gz", tmp_path / "a_label.nii.gz", 1, "a")
+
+
+def test_where_nothing_answers_the_organ_is_missed(model: OrganModel, case: Case) -> None:
+    (found,) = evaluate_organ(model, None, [case], Readings(None))
+    assert (found.patient, found.dice, found.hd95, found.surface) == ("a", 0, math.inf, math.inf)
+
+
+def test_scores_are_of_the_volumes_own_voxels_and_of_covered_slices_alone(
+    model: OrganModel, case: Case, new_phantom: Phantom
+) -> None:
+    adapter = build_adapter("linear_probe", model.network, "liver")
+    volume, organ = new_phantom()
+    prepared = prepare(volume, 2.0, 16)
+    mask = prepared.back(segment(adapter, read(model.network, "features", prepared.image, 16).half())) > 0.5
+    covered = (4, 5, 6)
+    part = Case(case.image, case.labels, 1, "a", frozenset({*covered, 99}))
+    whole, some = evaluate_organ(model, adapter, [case, part], Readings(None))
+    assert mask.any()
+    assert whole.dice == pytest.approx(dice(mask, organ))
+    assert some.dice == pytest.approx(dice(mask[..., 4:7], organ[..., 4:7]))
+    assert some.dice != whole.dice
+    distances = surface_distances(mask[..., 4:7], organ[..., 4:7], np.array([1.0, 1.0, 2.0]))
+    assert (some.hd95, some.surface) == pytest.approx(distances)

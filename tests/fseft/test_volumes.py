@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from baps.adaptation.cases import Case
+from baps.formats import write_nifti
+from baps.volume import Volume
+from fseft.models import FoundationModel, OrganModel
+from fseft.volumes import LabelledVolume, load_volumes
+
+Phantom = Callable[..., tuple[Volume, NDArray[np.bool_]]]
+
+
+@pytest.fixture
+def model(unet: FoundationModel) -> OrganModel:
+    return OrganModel("tiny", unet, "0" * 64, spacing=2.0, side=16)
+
+
+@pytest.fixture
+def new_case(tmp_path: Path, new_phantom: Phantom) -> Callable[..., Case]:
+    """Writes a phantom and its label 1 to disk; ``organ`` may be another mask than the ball."""
+
+    def make(
+        name: str,
+        patient: str = "a",
+        covered: frozenset[int] | None = None,
+        organ: Callable[[NDArray[np.bool_]], NDArray[np.bool_]] = lambda ball: ball,
+    ) -> Case:
+        volume, ball = new_phantom()
+        image, labels = tmp_path / f"{name}.nii.gz", tmp_path / f"{name}_label.nii.gz"
+        write_nifti(image, volume)
+        write_nifti(labels, Volume(organ(ball).astype(np.uint8), volume.affine))
+        return Case(image, labels, 1, patient, covered)
+
+    return make
+
+
+def test_volumes_by_patient(model: OrganModel, new_case: Callable[..., Case]) -> None:
+    found, left_out = load_volumes([new_case("one"), new_case("two", "b"), new_case("three")], model)
+    assert left_out == {}
+    assert {patient: len(volumes) for patient, volumes in found.items()} == {"a": 2, "b": 1}
+    volume = found["b"][0]
+    assert volume.labelled is None
+    assert volume.image.shape == volume.truth.shape
+    assert min(volume.image.shape[1:]) >= model.side
+    assert volume.image[volume.truth].mean() > volume.image[~volume.truth].mean() + 0.5
+
+
+def test_slices_that_nobody_labelled_are_neither_organ_nor_background(
+    model: OrganModel, new_case: Callable[..., Case]
+) -> None:
+    """Slices are 2 mm thick, as are the model's voxels: what is covered of one is covered of the other."""
+    whole = load_volumes([new_case("whole")], model)[0]["a"][0]
+    volume = load_volumes([new_case("part", covered=frozenset({4, 5, 6, 99}))], model)[0]["a"][0]
+    assert volume.labelled is not None
+    shown = volume.labelled.any(1).any(1)[0]
+    assert int(shown.sum()) == 3
+    assert torch.equal(volume.truth, whole.truth & volume.labelled)
+    assert 0 < int(volume.truth.sum()) < int(whole.truth.sum())
+    assert volume.labelled[..., shown].float().mean() > 0.5, "all of a slice is known, not the organ alone"
+
+
+def test_dice_is_of_what_is_known() -> None:
+    truth, labelled = torch.zeros(2, 1, 4, 4, 4, dtype=torch.bool)
+    truth[..., 1], labelled[..., :2] = True, True
+    mask = torch.zeros_like(truth)
+    mask[..., 1:] = True
+    known = LabelledVolume("a", torch.zeros(1, 4, 4, 4), truth, labelled)
+    assert known.dice(mask) == 1
+    assert LabelledVolume("a", torch.zeros(1, 4, 4, 4), truth, None).dice(mask) == pytest.approx(2 * 16 / (16 + 48))
+
+
+def test_what_cannot_be_used_is_left_out_with_a_reason(
+    model: OrganModel, new_case: Callable[..., Case], tmp_path: Path
+) -> None:
+    def speck(ball: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """A voxel of 1 mm that lies between the middles of the model's voxels."""
+        small = np.zeros_like(ball)
+        small[20, 19, 6] = True
+        return small
+
+    broken = new_case("broken")
+    broken.image.write_bytes(b"no volume")
+    cases = [
+        broken,
+        new_case("empty", organ=np.zeros_like),
+        new_case("elsewhere", covered=frozenset({0})),
+        new_case("speck", organ=speck),
+        new_case("good", "b"),
+    ]
+    found, left_out = load_volumes(cases, model)
+    assert list(found) == ["b"]
+    assert list(left_out) == [f"{name}.nii.gz, label 1" for name in ("broken", "empty", "elsewhere", "speck")]
+    reasons = list(left_out.values())
+    assert "broken.nii.gz" in reasons[0]
+    assert "no voxel of value 1" in reasons[1]
+    assert "no voxel on the slices that were labelled" in reasons[2]
+    assert "smaller than a voxel of 2 mm" in reasons[3]
