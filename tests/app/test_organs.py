@@ -81,7 +81,7 @@ def test_the_viewers_are_told_of_it(hospital: Site) -> None:
     assert [name for name, other in info["models"].items() if other["labels"]] == ["organs"]
     assert list(info["trainers"]) == ["baps", "organs"]  # Slicer's bars are those of the first.
     config = info["trainers"]["organs"]["config"]
-    assert (config["label"], config["method"][0], config["decoder"]) == (["all", "spleen", "liver"], "spatial", False)
+    assert (config["label"], config["method"][0], config["decoder"]) == (["all", "spleen", "liver"], "landmarks", False)
     assert "disagreement" in info["strategies"]
 
 

@@ -31,6 +31,9 @@ from .volumes import LabelledVolume, VolumesByPatient
 _LEAST = 0.5
 """Dice that an adapter must reach where the model answers with nothing: any mask at all is better than that."""
 
+_DRAWS = 4
+"""Of single voxels, instead of one cube."""
+
 _VERSION = 1
 """To be raised whenever the same data, settings and seeds come to another result than before."""
 
@@ -44,7 +47,8 @@ class OrganSettings:
         decoder: whether the decoder is trained too, beside a method that changes the encoder.
         rate: learning rate to begin with; 0 for the method's own.
         epochs: at the most.
-        crop, crops: sides of the cubes that are trained on, voxels, and how many an epoch and volume.
+        crop, crops: sides of the cubes that are trained on, voxels, and how many an epoch and volume. Where single
+            voxels are drawn, four draws for each cube.
         seed: of everything random.
 
     Raises:
@@ -68,8 +72,9 @@ class OrganSettings:
 
     def fit_settings(self) -> FitSettings:
         """Of the training loop."""
-        rate = self.rate or method_named(self.method).rate
-        return FitSettings(rate, epochs=self.epochs, crop=self.crop, crops=self.crops, seed=self.seed)
+        method = method_named(self.method)
+        crops = self.crops * (_DRAWS if method.points else 1)
+        return FitSettings(self.rate or method.rate, self.epochs, self.crop, crops, method.points, seed=self.seed)
 
 
 @dataclass(frozen=True)

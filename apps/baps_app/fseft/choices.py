@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 METHOD_NAMES = (
-    "spatial", "linear_probe", "spatial_pointwise", "output", "lora", "adaptformer", "compacter", "affine_ln", "bias",
-    "decoder", "full", "scratch",
+    "landmarks", "spatial", "linear_probe", "spatial_pointwise", "output", "lora", "adaptformer", "compacter",
+    "affine_ln", "bias", "decoder", "full", "scratch",
 )  # fmt: skip
 """Names of ``adapters.METHODS``; the first holds unless another is asked for."""
 

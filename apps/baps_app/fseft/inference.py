@@ -7,20 +7,21 @@ from collections.abc import Callable
 import torch
 from monai.inferers import sliding_window_inference
 
-from .adapters import FewShotAdapter, Reads
+from .adapters import Answer, FewShotAdapter
 from .models import FoundationModel
 
+_SLAB = 16
 _OVERLAP = 0.25
 """Of neighbouring windows, as published."""
 
 
 @torch.no_grad()
-def read(model: FoundationModel, reads: Reads, image: torch.Tensor, side: int = 96) -> torch.Tensor:
+def read(model: FoundationModel, reads: Answer, image: torch.Tensor, side: int = 96) -> torch.Tensor:
     """What an adapter reads of a volume: the heavy half, which is done once; on the CPU.
 
     Args:
         model: as it came, on its device.
-        reads: see ``FewShotAdapter``.
+        reads: see ``Answer``.
         image: (1, H, W, D) in [0, 1], see ``prepare``.
         side: of the windows, voxels.
 
@@ -47,6 +48,9 @@ def segment(adapter: FewShotAdapter, inputs: torch.Tensor, side: int = 96) -> to
     device = next(adapter.parameters()).device
     if adapter.reads == "images":
         logits = _windows(adapter, inputs, side, device)
+    elif adapter.reads == "landmarks":  # Each voxel alone: slab by slab needs less memory.
+        slabs = [adapter(slab[None].to(device).float())[0].cpu() for slab in inputs.split(_SLAB, 3)]
+        logits = torch.cat(slabs, 3)
     else:
         logits = adapter(inputs[None].to(device).float())[0].cpu()
     return logits.sigmoid()

@@ -19,6 +19,7 @@ from baps.replacing import replacing
 
 from .adapters import Reads
 from .inference import read
+from .landmarks import add_landmarks
 from .models import OrganModel
 
 
@@ -46,11 +47,16 @@ class Readings:
                 found = torch.from_numpy(np.load(kept, mmap_mode="c"))
                 os.utime(kept)
                 return found
-        made = read(model.network, reads, image, model.side).half()
+        made = self._made(model, reads, image).half()
         if kept is not None:
             with suppress(OSError):  # A full disk: it is made again the next time.
                 self._keep(kept, made)
         return made
+
+    def _made(self, model: OrganModel, reads: Reads, image: torch.Tensor) -> torch.Tensor:
+        if reads == "landmarks":  # Features are often kept, and take far longer.
+            return add_landmarks(model.network, image, self.of(model, "features", image), model.spacing)
+        return read(model.network, reads, image, model.side)
 
     def _file(self, model: OrganModel, reads: Reads, image: torch.Tensor) -> Path | None:
         if self._folder is None:

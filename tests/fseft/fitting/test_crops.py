@@ -37,7 +37,9 @@ def test_only_labelled_voxels_are_cut_around() -> None:
     example, generator = _example(labelled), torch.Generator().manual_seed(2)
     crops = [Crops(example, 1).draw(generator) for _ in range(50)]
     assert {int(crop.inputs[2]) for crop in crops} == {1}
-    assert all(crop.labelled is not None and bool(crop.labelled.all()) for crop in crops)
+    assert all(bool((crop.weights == 1).all()) for crop in crops)
+    around = Crops(example, 3).draw(generator)
+    assert torch.equal(around.weights > 0, around.inputs[2:] == 1)
 
 
 def test_without_the_organ_any_voxel_will_do() -> None:
@@ -48,7 +50,9 @@ def test_without_the_organ_any_voxel_will_do() -> None:
 
 def test_no_side_is_the_whole() -> None:
     example = _example()
-    assert Crops(example, 0).draw(torch.Generator()) is example
+    draw = Crops(example, 0).draw(torch.Generator())
+    assert (draw.inputs, draw.truth) == (example.inputs, example.truth)
+    assert bool((draw.weights == 1).all())
 
 
 def test_a_seed_tells_the_crop() -> None:

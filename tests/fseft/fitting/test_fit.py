@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
 
 from baps.errors import InputError
-from fseft.adapters import FewShotAdapter, Reads, build_adapter
+from fseft.adapters import FewShotAdapter, build_adapter
 from fseft.fitting import Example, FitSettings, Query, fit
 from fseft.models import FoundationModel
 
@@ -140,36 +139,31 @@ def test_a_model_is_tuned_on_images(unet: FoundationModel) -> None:
     assert all(torch.equal(value, adapter.get_parameter(key)) for key, value in frozen.items())
 
 
-class _Watching(FewShotAdapter):
-    """Keeps the first voxel of all that it is shown."""
-
-    def __init__(self, reads: Reads) -> None:
-        super().__init__()
-        self.reads = reads
-        self.weight = nn.Parameter(torch.ones(1))
-        self.shown: list[float] = []
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        self.shown += inputs[:, 0, 0, 0, 0].tolist()
-        assert bool((inputs == inputs[:, :1, :1, :1, :1]).all()), "all voxels of an image are shifted alike"
-        return self.weight * inputs
+def test_images_are_made_brighter_or_darker(unet: FoundationModel) -> None:
+    """Half of them, by up to a tenth."""
+    images, generator = torch.full((200, 1, 2, 2, 2), 0.5), torch.Generator().manual_seed(0)
+    varied = build_adapter("decoder", unet, "liver").varied(images, generator)
+    assert torch.equal(varied, varied[..., :1, :1, :1].expand_as(varied)), "all voxels of an image are shifted alike"
+    shifts = (varied[:, 0, 0, 0, 0] - 0.5)[varied[:, 0, 0, 0, 0] != 0.5]
+    assert 70 < len(shifts) < 130
+    assert -0.1 <= shifts.min() < -0.08
+    assert 0.08 < shifts.max() <= 0.1
 
 
-def test_images_are_made_brighter_or_darker() -> None:
-    """Half of them, by up to a tenth; features are left as they are."""
-    truth = torch.ones(1, 2, 2, 2, dtype=torch.bool)
-    settings = FitSettings(rate=1e-9, epochs=25, crops=8, batch=4, shift=0.1)
-    for reads in ("images", "features"):
-        adapter = _Watching(reads)
-        fit(adapter, [Example(torch.full((1, 2, 2, 2), 0.5), truth)], settings)
-        assert len(adapter.shown) == 200
-        shifts = [value - 0.5 for value in adapter.shown if value != 0.5]
-        if reads == "features":
-            assert shifts == []
-        else:
-            assert 70 < len(shifts) < 130
-            assert -0.1 <= min(shifts) < -0.08
-            assert 0.08 < max(shifts) <= 0.1
+def test_what_is_shown_is_varied(unet: FoundationModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the adapter, with the numbers that the seed of the fit gives."""
+    adapter = build_adapter("linear_probe", unet, "liver")
+    shown: list[float] = []
+
+    def varied(inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        shown.append(float(torch.rand((), generator=generator)))
+        return inputs
+
+    monkeypatch.setattr(adapter, "varied", varied)
+    for _ in range(2):
+        fit(adapter, [_example()], replace(SETTINGS, epochs=2))
+    assert len(shown) == 4
+    assert len(set(shown)) == 2
 
 
 def test_progress_is_told_and_may_stop_it(unet: FoundationModel) -> None:

@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from fseft.choices import METHOD_NAMES
+
 from ..errors import BapsError, InputError
 from . import options
 from .adapt import Images, LabelFolder, Seed
@@ -38,7 +40,7 @@ def adapt(
     organ: Organ,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where the adapter goes.")],
     method: Annotated[str, typer.Option(help="What is trained, as in spatial, lora, full; a wrong one lists all.")] = (
-        "spatial"
+        METHOD_NAMES[0]
     ),
     decoder: Annotated[bool, typer.Option(help="Train the decoder beside a method that changes the encoder.")] = False,
     epochs: Annotated[int, typer.Option(help="At the most; it ends when the loss falls no more.")] = 200,

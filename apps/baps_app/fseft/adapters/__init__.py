@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .adapter import FewShotAdapter, Reads
+from .adapter import Answer, FewShotAdapter, Reads
 from .methods import METHODS, Method, build_adapter, method_named, why_not
 
-__all__ = ["METHODS", "FewShotAdapter", "Method", "Reads", "build_adapter", "method_named", "why_not"]
+__all__ = ["METHODS", "Answer", "FewShotAdapter", "Method", "Reads", "build_adapter", "method_named", "why_not"]

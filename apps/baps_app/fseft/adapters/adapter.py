@@ -10,9 +10,12 @@ from torch import nn
 
 from baps.errors import InputError
 
-Reads = Literal["images", "features", "probabilities"]
-"""What an adapter is given: images (B, 1, H, W, D) in [0, 1]; penultimate features (B, C, H, W, D) of a frozen model;
-or the probabilities (B, K, H, W, D) that it answered."""
+Answer = Literal["images", "features", "probabilities"]
+"""What a frozen model is asked for: nothing but the images (B, 1, H, W, D) in [0, 1]; penultimate features
+(B, C, H, W, D); or probabilities (B, K, H, W, D)."""
+
+Reads = Literal[Answer, "landmarks"]
+"""What an adapter is given: an answer, or what ``add_landmarks`` makes of the features."""
 
 
 class FewShotAdapter(nn.Module):
@@ -22,6 +25,11 @@ class FewShotAdapter(nn.Module):
     """
 
     reads: Reads = "features"
+
+    def varied(self, inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """What it reads, of shape (B, C, H, W, D), changed at random for a step of training; here not at all."""
+        del generator
+        return inputs
 
     def state(self) -> dict[str, torch.Tensor]:
         """What was trained, by name, on the CPU; all that has to be kept beside the foundation model."""

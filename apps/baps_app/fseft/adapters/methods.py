@@ -15,6 +15,7 @@ from .adapter import FewShotAdapter
 from .adaptformer import add_adaptformer
 from .blocks import transformer_blocks
 from .compacter import add_compacter
+from .landmarks import LandmarkAdapter
 from .linear_probe import LinearProbe
 from .lora import add_lora
 from .output import OutputAdapter
@@ -34,6 +35,7 @@ class Method:
         of_encoder: whether it changes the encoder alone, so that the decoder may be trained beside it.
         of_transformers: whether it needs a transformer.
         of_classes: whether it needs a model with classes of its own.
+        points: voxels of a draw, for one that looks at each voxel alone; 0 where cubes are drawn.
     """
 
     build: Callable[[FoundationModel, str], FewShotAdapter]
@@ -41,6 +43,7 @@ class Method:
     of_encoder: bool = False
     of_transformers: bool = False
     of_classes: bool = False
+    points: int = 0
 
 
 def _tuned(change: Callable[[TunedModel], None]) -> Callable[[FoundationModel, str], FewShotAdapter]:
@@ -57,6 +60,7 @@ METHODS = {
     "spatial": Method(SpatialAdapter, 1e-4),
     "spatial_pointwise": Method(partial(SpatialAdapter, width=1), 1e-4),
     "output": Method(lambda model, organ: OutputAdapter(model.classes, organ), 1e-2, of_classes=True),
+    "landmarks": Method(LandmarkAdapter, 3e-3, of_classes=True, points=3500),
     "lora": Method(_tuned(add_lora), 1e-3, of_encoder=True, of_transformers=True),
     "adaptformer": Method(_tuned(add_adaptformer), 1e-3, of_encoder=True, of_transformers=True),
     "compacter": Method(_tuned(add_compacter), 1e-3, of_encoder=True, of_transformers=True),
@@ -90,7 +94,7 @@ def why_not(name: str, model: FoundationModel) -> str:
     if method.of_transformers and not transformer_blocks(model):
         return f"The method {name} changes transformer blocks, and this model has none. Use bias, full or spatial."
     if method.of_classes and not model.classes:
-        return f"The method {name} reads the model's classes, and these weights have none. Use linear_probe or spatial."
+        return f"The method {name} reads the model's classes, and these weights have none. Use spatial or linear_probe."
     return ""
 
 

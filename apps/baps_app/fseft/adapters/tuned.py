@@ -10,6 +10,9 @@ from ..models import FoundationModel
 from .adapter import FewShotAdapter
 from .organ_head import organ_head
 
+_SHIFT = 0.1
+"""Of images in [0, 1], at the most."""
+
 
 class TunedModel(FewShotAdapter):
     """Frozen but for its new head, until more is added to it or made trainable.
@@ -25,6 +28,12 @@ class TunedModel(FewShotAdapter):
         self.model = deepcopy(model).requires_grad_(False)
         self.model.head = organ_head(model, organ)
         self.model.classes = (organ,)
+
+    def varied(self, inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Half of the images made brighter or darker. Ours, as are its limits."""
+        size = (len(inputs), 1, 1, 1, 1)
+        shift = _SHIFT * (2 * torch.rand(size, generator=generator) - 1)
+        return inputs + (shift * (torch.rand(size, generator=generator) < 0.5)).to(inputs)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Images (B, 1, H, W, D) in [0, 1] to logits (B, 1, H, W, D)."""

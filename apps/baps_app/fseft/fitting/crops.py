@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from .draw import Draw
 from .example import Example
 
 
@@ -19,15 +20,16 @@ class Crops:
 
     def __init__(self, example: Example, side: int) -> None:
         self._example, self._side = example, side
-        labelled = torch.ones_like(example.truth) if example.labelled is None else example.labelled
+        self._weights = (torch.ones_like(example.truth) if example.labelled is None else example.labelled).float()
+        labelled = self._weights > 0
         kinds = [(labelled & kind).flatten().nonzero()[:, 0].int() for kind in (example.truth, ~example.truth)]
         self._middles = [places for places in kinds if len(places)]
 
-    def draw(self, generator: torch.Generator) -> Example:
+    def draw(self, generator: torch.Generator) -> Draw:
         """A cube; the generator tells its kind and place."""
         example, shape = self._example, self._example.truth.shape[1:]
         if not self._side:
-            return example
+            return Draw(example.inputs, example.truth, self._weights)
         places = self._middles[int(torch.randint(len(self._middles), (), generator=generator))]
         chosen = places[int(torch.randint(len(places), (), generator=generator))]
         box = [slice(None)]
@@ -35,5 +37,4 @@ class Crops:
             start = min(max(int(middle) - self._side // 2, 0), max(length - self._side, 0))
             box.append(slice(start, start + self._side))
         where = tuple(box)
-        labelled = None if example.labelled is None else example.labelled[where]
-        return Example(example.inputs[where], example.truth[where], labelled)
+        return Draw(example.inputs[where], example.truth[where], self._weights[where])

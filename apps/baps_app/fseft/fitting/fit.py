@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.nn import functional
 
 from baps.errors import InputError
 
@@ -13,8 +14,10 @@ from ..adapters import FewShotAdapter
 from ..losses import dice_loss, size_penalty, soft_size
 from .checkpoint import Checkpoint
 from .crops import Crops
+from .draw import Draw
 from .example import Example, Query, mean_size
 from .plateau import Plateau
+from .points import Points
 from .settings import FitSettings
 
 
@@ -23,7 +26,7 @@ class Fitted:
     """How a fit went.
 
     Attributes:
-        losses: of each epoch, the mean Dice loss of its steps.
+        losses: of each epoch, the mean of its steps.
         penalties: of each epoch with query volumes, their mean penalty.
     """
 
@@ -42,9 +45,9 @@ def fit(
 ) -> Fitted:
     """Train an adapter, in place, on the device that it is on.
 
-    AdamW without weight decay on the soft Dice; ends after ``settings.epochs`` or at a ``Plateau``. With query volumes
-    (constrained transductive inference), from the middle on each epoch ends with a step on their sizes, and no plateau
-    is looked for before.
+    AdamW without weight decay on the soft Dice (where single voxels are drawn, on the cross-entropy beside it); ends
+    after ``settings.epochs`` or at a ``Plateau``. With query volumes (constrained transductive inference), from the
+    middle on each epoch ends with a step on their sizes, and no plateau is looked for before.
 
     Args:
         adapter: see ``build_adapter``.
@@ -63,7 +66,9 @@ def fit(
         raise InputError("There is no labelled volume to learn from. Label at least one.")
     expected = mean_size(examples) if queries else 0.0
     generator = torch.Generator().manual_seed(settings.seed)
-    volumes = [Crops(example, settings.crop) for example in examples]
+    volumes = [
+        Points(example, settings.points) if settings.points else Crops(example, settings.crop) for example in examples
+    ]
     optimiser = torch.optim.AdamW(adapter.trained().values(), lr=settings.rate, weight_decay=0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.epochs)
     plateau = Plateau()
@@ -108,35 +113,36 @@ def fit(
     return Fitted(tuple(losses), tuple(penalties))
 
 
-def _batches(volumes: Sequence[Crops], settings: FitSettings, generator: torch.Generator) -> Iterator[list[Example]]:
-    """Crops of all volumes in a random order; those of a batch have the same shape."""
+def _batches(
+    volumes: Sequence[Crops | Points], settings: FitSettings, generator: torch.Generator
+) -> Iterator[list[Draw]]:
+    """Draws of all volumes in a random order; those of a batch have the same shape."""
     order = torch.randperm(len(volumes) * settings.crops, generator=generator) % len(volumes)
-    batch: list[Example] = []
+    batch: list[Draw] = []
     for index in order.tolist():
-        crop = volumes[index].draw(generator)
-        if batch and (len(batch) == settings.batch or batch[0].inputs.shape != crop.inputs.shape):
+        draw = volumes[index].draw(generator)
+        if batch and (len(batch) == settings.batch or batch[0].inputs.shape != draw.inputs.shape):
             yield batch
             batch = []
-        batch.append(crop)
+        batch.append(draw)
     yield batch
 
 
 def _step(
     adapter: FewShotAdapter,
     optimiser: torch.optim.Optimizer,
-    batch: Sequence[Example],
+    batch: Sequence[Draw],
     settings: FitSettings,
     generator: torch.Generator,
 ) -> float:
     device = next(adapter.parameters()).device
-    inputs = torch.stack([example.inputs for example in batch]).to(device).float()
-    truth = torch.stack([example.truth for example in batch]).to(device).float()
-    labelled = torch.stack([torch.ones_like(e.truth) if e.labelled is None else e.labelled for e in batch]).to(device)
-    if adapter.reads == "images":
-        size = (len(batch), 1, 1, 1, 1)
-        shift = settings.shift * (2 * torch.rand(size, generator=generator) - 1)
-        inputs = inputs + (shift * (torch.rand(size, generator=generator) < 0.5)).to(device)
-    loss = dice_loss(adapter(inputs).sigmoid(), truth, labelled)
+    inputs = torch.stack([draw.inputs for draw in batch]).to(device).float()
+    truth = torch.stack([draw.truth for draw in batch]).to(device).float()
+    weights = torch.stack([draw.weights for draw in batch]).to(device)
+    logits = adapter(adapter.varied(inputs, generator))
+    loss = dice_loss(logits.sigmoid(), truth, weights)
+    if settings.points:
+        loss = loss + functional.binary_cross_entropy_with_logits(logits, truth)
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()

@@ -17,11 +17,10 @@ class FitSettings:
         epochs: at the most.
         crop: sides of the cubes that are trained on, voxels; where a volume is shorter, all of it. 0 for whole volumes.
         crops: of each volume and epoch; the paper has six in pre-training.
+        points: voxels that are drawn instead of a cube, see ``Points``; 0 for cubes. Ours.
         batch: crops a step. Ours.
-        shift: an image is made brighter or darker by up to this share of [0, 1], half of the times. Ours, as are its
-            limits; features and probabilities are left as they are.
         margin, weight: of the penalty on sizes, see ``size_penalty``.
-        seed: of the order, the crops and the shifts.
+        seed: of all that is random.
 
     Raises:
         InputError: on a value out of range.
@@ -31,8 +30,8 @@ class FitSettings:
     epochs: int = 200
     crop: int = 96
     crops: int = 6
+    points: int = 0
     batch: int = 1
-    shift: float = 0.1
     margin: float = 0.3
     weight: float = 0.1
     seed: int = 0
@@ -43,6 +42,6 @@ class FitSettings:
         for name in ("epochs", "crops", "batch"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}.")
-        for name in ("crop", "shift", "margin", "weight"):
+        for name in ("crop", "points", "margin", "weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"{name} must not be negative, it is {getattr(self, name)}.")
