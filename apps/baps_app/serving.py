@@ -82,6 +82,7 @@ _replace("/train/{model}", "POST", start_training)
 _replace("/train/", "POST", start_all_training)
 for method in ("GET", "POST"):
     _replace("/proxy/dicom/{path:path}", method, forward_to_pacs)
+_replace("/audit", "GET", _audit.read)
 _login = Login(_signing_in)
 _replace("/auth/", "GET", _login.is_needed)
 _replace("/auth/token", "POST", _login.token)

@@ -17,6 +17,8 @@ import threading
 from datetime import datetime, timezone
 from pathlib import Path
 
+from fastapi.responses import FileResponse
+
 from baps.errors import BapsError
 from web.asking import Asked
 
@@ -63,6 +65,10 @@ class Audit:
             if self._key is None:
                 self._key = self._read_key()
         return hmac.new(self._key, image.encode(errors="replace"), hashlib.sha256).hexdigest()[:32]
+
+    def read(self) -> FileResponse:
+        """The whole file, for an admin."""
+        return FileResponse(self._file, media_type="application/jsonl")
 
     def check(self) -> None:
         """Make the file and its key, if they are not there.

@@ -54,6 +54,7 @@ KINDS = (
     _kind("POST", r"/infer/[^/]+", "segment", ANNOTATOR, noted=True, large=True),
     _kind("POST", r"/activelearning/[^/]+", "next sample", ANNOTATOR, noted=True),
     _kind("PUT", r"/datastore/label", "save a label", ANNOTATOR, noted=True, large=True),
+    _kind("PUT", r"/datastore/(image)?", "add an image", ANNOTATOR, noted=True, large=True),
     _kind("POST", r"/proxy/dicom/.*", "store in the PACS", ANNOTATOR, noted=True, large=True),
     _kind("PUT", r"/session/?", "open a session", ANNOTATOR, noted=True, large=True),
     _kind("DELETE", r"/session/.*", "close a session", ANNOTATOR, noted=True),
@@ -61,7 +62,8 @@ KINDS = (
     # What changes what everybody gets.
     _kind("POST", r"/train/.*", "start a training", TRAINER, noted=True),
     _kind("DELETE", r"/train/.*", "stop the training", TRAINER, noted=True),
-    _kind("PUT", r"/datastore/(image)?", "add an image", ADMIN, noted=True, large=True),
+    # What tells of people.
+    _kind("GET", "/audit", "read who did what", ADMIN, noted=True),
 )
 
 
