@@ -143,7 +143,10 @@ def test_no_cache_of_pickles_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nothing_is_tracked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MONAI_LABEL_TRACKING_ENABLED", "true")
-    assert serving_command("/studies", "127.0.0.1", 8000, {})[1]["MONAI_LABEL_TRACKING_ENABLED"] == "false"
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "false")
+    environment = serving_command("/studies", "127.0.0.1", 8000, {})[1]
+    assert environment["MONAI_LABEL_TRACKING_ENABLED"] == "false"
+    assert (environment["MLFLOW_DISABLE_TELEMETRY"], environment["DO_NOT_TRACK"]) == ("true", "true")
     assert not [path for path in _ours() if "mlflow" in path.read_text()]
 
 
