@@ -53,6 +53,9 @@ def server_environment() -> dict[str, str]:
         "PYTHONPATH": str(APP),
         "MONAI_LABEL_TRACKING_ENABLED": "false",
         "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
+        # MLflow would tell its makers that it is used.
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
     }
 
 
