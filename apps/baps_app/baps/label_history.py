@@ -89,13 +89,14 @@ class LabelHistory:
         return sorted((place.name, place.parent.name) for place in self._folder.glob("*/*") if self._names(place))
 
     def versions(self, image: str, tag: str) -> list[Version]:
-        """Those of a label, the oldest first.
-
-        Raises:
-            BapsError: if one of them was damaged.
-        """
-        place = self._folder / tag / image
-        return [_read(place / name) for name in self._names(place)]
+        """Those of a label, the oldest first; of a damaged one ``info`` says nothing but ``damaged``."""
+        place, found = self._folder / tag / image, []
+        for name in self._names(place):
+            try:
+                found.append(_read(place / name))
+            except BapsError as error:
+                found.append(Version(name, place / name, "", {"damaged": str(error)}))
+        return found
 
     def version(self, image: str, tag: str, name: str) -> Version:
         """One of them.

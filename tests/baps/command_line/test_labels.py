@@ -46,6 +46,13 @@ def test_list(studies: Path) -> None:
     assert first not in _run("list", str(studies), "--image", "ct_02")
 
 
+def test_a_damaged_version_is_listed_among_the_others(studies: Path) -> None:
+    first, second = _names(studies)
+    (studies / "labels-history" / "final" / "ct_01" / first / "version.json").write_text("{")
+    rows = _run("list", str(studies)).splitlines()
+    assert [("damaged" in row) for row in rows if first in row or second in row] == [True, False]
+
+
 def test_a_version_can_be_copied_from_a_narrow_terminal(studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     assert all(name in _run("list", str(studies)) for name in _names(studies))

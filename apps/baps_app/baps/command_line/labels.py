@@ -82,6 +82,7 @@ def _organs(said: dict[str, object]) -> str:
 def _remarks(version: Version) -> str:
     said = version.info
     remarks = [f"made by {said['model']}"] if said.get("model") else []
+    remarks += ["damaged: take it from your backup"] if said.get("damaged") else []
     remarks += ["not confirmed"] if said.get("confirmed") is False else []
     remarks += ["found in the folder"] if said.get("found") else []
     remarks += [f"that of {said['restored']} again"] if said.get("restored") else []
