@@ -35,7 +35,7 @@ from baps.settings import check_settings, read_settings
 from web.audit import Audit
 from web.errors import said
 from web.guard import Guard, Rules
-from web.images import add_image, save_label
+from web.images import add_image, open_session, save_label
 from web.inference import cancel, progress, run_infer
 from web.listening import told_host
 from web.login import Login
@@ -75,6 +75,7 @@ _replace("/activelearning/{strategy}", "POST", next_sample)
 _replace("/datastore/label", "PUT", save_label)
 _replace("/datastore/image", "PUT", add_image)
 _replace("/datastore/", "PUT", add_image)
+_replace("/session/", "PUT", open_session)
 _replace("/ohif/app-config.js", "GET", configure_ohif)
 _replace("/progress/", "GET", progress)
 _replace("/progress/{job}", "DELETE", cancel)

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fastapi import File, Form, Request, UploadFile
+from fastapi import BackgroundTasks, File, Form, Request, UploadFile
+from monailabel.endpoints import session as host_session
 from monailabel.interfaces.utils.app import app_instance
 
 from baps.collected import notes
@@ -65,6 +66,26 @@ def add_image(image: str = "", params: str = Form("{}"), file: UploadFile = File
         read_volume(path)
         added = datastore.add_image(name, str(path), info)
     return {"image": added}
+
+
+def open_session(
+    background_tasks: BackgroundTasks, expiry: int = 0, files: list[UploadFile] = File(...)
+) -> dict[str, Any]:
+    """Keep an image, or the files of a series, for who asks about it; the host writes them under their own names.
+
+    Raises:
+        InputError: if a name could mean another file, or the host's own.
+    """
+    for file in files:
+        if checked_name(file_name(file), "file") == "meta.info":
+            raise InputError("The name meta.info is taken. Send the image under its own.")
+    session: dict[str, Any] = host_session.create_session(background_tasks, False, expiry, files)
+    return session
+
+
+def file_name(file: UploadFile) -> str:
+    """The last part of the name that a file was sent under."""
+    return (file.filename or "").rpartition("/")[2]
 
 
 def kind_of(file: UploadFile) -> str:

@@ -11,7 +11,7 @@ from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.task import AsyncTask
 from monailabel.utils.async_tasks.utils import processes, tasks
 
-from baps.errors import NotFoundError
+from baps.errors import InputError, NotFoundError
 from web.asking import asked
 
 
@@ -22,7 +22,10 @@ def start_training(model: str, params: dict[str, Any] | None = Body(None)) -> An
     if trainer is None:
         raise NotFoundError(f"There is no trainer {model!r}. Known ones: {', '.join(instance._trainers)}.")
     asked = {k: v for k, v in (params or {}).items() if k not in instance._trainers}
-    asked.update((params or {}).get(model) or {})
+    own = (params or {}).get(model) or {}
+    if not isinstance(own, dict):
+        raise InputError(f"The options of {model} must be a JSON object, not {type(own).__name__}.")
+    asked.update(own)
     if _training():
         raise HTTPException(429, "A training is running already. Wait until it has finished, or stop it.")
     # Only what the trainer knows goes on: the host would put other keys into the environment of a process.
