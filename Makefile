@@ -1,4 +1,4 @@
-# make demo | make test | make serve STUDIES=<folder or DICOMweb URL> | make pacs | make bench-adapt [QUICK=1] | make bench-clicks | make bench-organs | make bench-fseft [QUICK=1] | make lint | make clean
+# make demo | make test | make serve STUDIES=<folder or DICOMweb URL> | make pacs | make bench-adapt [QUICK=1] | make bench-clicks | make bench-organs | make bench-fseft [QUICK=1] | make lint | make advisories | make sbom | make clean
 SHELL := /bin/sh
 STUDIES ?=
 HOST ?= 127.0.0.1
@@ -9,13 +9,14 @@ BLACK_BOX ?=
 WEIGHTS ?=
 REMOTE ?=
 ADAPTERS ?=
+USERS ?=
 CONFIG ?=
 
 PY := .venv/bin/python
 # torch comes first: sam2, which MONAI Label needs, asks for it while it is built. It has no GPU code that we use.
 PIP := SAM2_BUILD_CUDA=0 PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) -m pip install -c constraints.txt
 
-.PHONY: help demo test serve pacs bench-adapt bench-clicks bench-organs bench-fseft bench-throughput lint sample-data clean
+.PHONY: help demo test serve pacs bench-adapt bench-clicks bench-organs bench-fseft bench-throughput lint advisories sbom sample-data clean
 
 help:
 	@sed -n 1p Makefile
@@ -47,7 +48,8 @@ serve: .venv/installed
 	@if [ -z "$(STUDIES)" ]; then \
 	  echo "Say which images: make serve STUDIES=<folder or DICOMweb URL> [PORT=8000] [LABELS=liver,spleen]"; exit 1; fi
 	@exec .venv/bin/baps serve "$(STUDIES)" --host "$(HOST)" --port "$(PORT)" --labels "$(LABELS)" \
-	  --black-box "$(BLACK_BOX)" --weights "$(WEIGHTS)" --remote "$(REMOTE)" --adapters "$(ADAPTERS)" --config "$(CONFIG)"
+	  --black-box "$(BLACK_BOX)" --weights "$(WEIGHTS)" --remote "$(REMOTE)" --adapters "$(ADAPTERS)" \
+	  --users "$(USERS)" --config "$(CONFIG)"
 
 pacs: .venv/installed
 	@exec $(PY) demo/pacs.py --port $(PORT)
@@ -72,8 +74,22 @@ bench-throughput: .venv/installed
 lint: .venv/installed
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
 
+.venv-tools/installed: deploy/tools.txt | .venv/installed
+	@$(PY) -m venv .venv-tools && .venv-tools/bin/python -m pip install -q --disable-pip-version-check -r deploy/tools.txt
+	@touch $@
+
+# Are there known advisories on what is pinned, that deploy/advisories.ini does not list?
+advisories: .venv-tools/installed
+	@$(PY) deploy/advisories.py
+
+# What is installed, as CycloneDX.
+sbom: .venv-tools/installed
+	@mkdir -p build
+	@.venv-tools/bin/cyclonedx-py environment --of JSON --output-reproducible -o build/sbom.json $(PY)
+	@echo "==> build/sbom.json"
+
 sample-data: .venv/installed
 	@$(PY) sample-data/generate.py
 
 clean:
-	rm -rf .venv demo-output
+	rm -rf .venv .venv-tools build demo-output

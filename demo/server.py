@@ -48,7 +48,8 @@ def running_server(
     port = free_port()
     command, environment = serving_command(str(studies), "127.0.0.1", port, settings, stock)
     address = f"http://127.0.0.1:{port}"
-    with running(command, environment, f"{address}/info/", log) as process:
+    page = "info" if stock else "auth"  # The latter needs no login, and only ours has it.
+    with running(command, environment, f"{address}/{page}/", log) as process:
         yield address, process
 
 

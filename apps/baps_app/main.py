@@ -29,10 +29,13 @@ from baps.errors import BapsError, InputError
 from baps.jobs import Jobs
 from baps.pacs_login import read_login
 from baps.segmenter import Segmenter
-from baps.settings import check_settings, read_settings
+from baps.serving_command import is_pacs
+from baps.settings import Settings, check_settings, read_settings
+from baps.size import VARIABLE as SIZE_VARIABLE
 from baps.store import AdapterStore
 from baps.volume import Volume
 from lib.activelearning.disagreement import Disagreement
+from lib.discreet_logs import be_discreet
 from lib.infers.organs import OrgansInfer
 from lib.infers.prompted import PromptedInfer
 from lib.infers.scribbles import ScribblesInfer
@@ -56,8 +59,11 @@ class BapsApp(MONAILabelApp):
     """Promptable segmentation, adapted on site."""
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
+        be_discreet()
         self.site = read_settings(conf or {})
         check_settings(self.site)
+        if os.environ.get("BAPS_SERVING") != "protected":
+            _check_unprotected(studies, self.site)
         self.store, self.organ_store = AdapterStore(self.site.adapters), AdapterStore(self.site.adapters / "organs")
         self.jobs = Jobs()
         self._loading, self._loading_organs, self._saving = threading.Lock(), threading.Lock(), threading.Lock()
@@ -66,6 +72,7 @@ class BapsApp(MONAILabelApp):
         self._organs: OrganSegmenter | None = None
         # The training process gets this from us: its threads must not spin while they wait for each other.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        os.environ[SIZE_VARIABLE] = str(self.site.most_volume_mb)
         # Where dcmqi's programs lie, which MONAI Label would download otherwise.
         os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         super().__init__(
@@ -78,11 +85,6 @@ class BapsApp(MONAILabelApp):
         )
         # Slicer disables its Train button while a scoring job is queued; there are no scoring methods here.
         self._auto_update_scoring = False
-        if os.environ.get("BAPS_SERVING") != "protected":
-            logger.warning(
-                "This is MONAI Label's stock server: it answers one request at a time and takes paths from requests "
-                "unchecked. Start it with `make serve STUDIES=...` on any machine that others can reach."
-            )
 
     def init_datastore(self) -> Datastore:
         """Ours for a folder and for a PACS; MONAI Label's own for its other stores."""
@@ -173,13 +175,14 @@ class BapsApp(MONAILabelApp):
 
     def on_init_complete(self) -> None:
         super().on_init_complete()
+        be_discreet()  # The host's clock has brought a log of its own.
         # The first click must not wait for the model, nor the start of the server.
         threading.Thread(target=self.segmenter, name="load-model", daemon=True).start()
 
     def save_label(self, image_id: str, path: Path, tag: str, info: dict[str, Any]) -> str:
-        """Check a label, keep the one that it replaces, and store it."""
+        """Check a label and store it, see ``lib.saving.save_label``."""
         with self._saving:
-            return lib.saving.save_label(self.datastore(), self._history, self.site.labels, image_id, path, tag, info)
+            return lib.saving.save_label(self.datastore(), self.site.labels, image_id, path, tag, info)
 
     def save_shown(
         self,
@@ -194,10 +197,28 @@ class BapsApp(MONAILabelApp):
         """Save what a model shows, see ``lib.saving.save_shown``."""
         with self._saving:
             return lib.saving.save_shown(
-                self.datastore(), self._history, self.site.labels, image_id, image, organ, mask, slices, model, author
+                self.datastore(), self.site.labels, image_id, image, organ, mask, slices, model, author
             )
 
-    @property
-    def _history(self) -> Path | None:
-        """Where earlier labels are kept; a PACS keeps them itself."""
-        return None if self.remote else Path(self.studies) / "labels-replaced"
+
+def _check_unprotected(studies: str, site: Settings) -> None:
+    """Say that MONAI Label's stock server protects nothing, and refuse what must not be left to it.
+
+    Raises:
+        InputError: if users are named, whom it would not ask for, or the studies lie on a PACS.
+    """
+    if site.closed:
+        raise InputError(
+            "Users are named, but MONAI Label's stock server lets everybody in. Start it with `make serve`, or with "
+            "--uvicorn_app serving:app."
+        )
+    if is_pacs(studies) and not site.allow_unprotected:
+        raise InputError(
+            "MONAI Label's stock server would open the PACS to everybody who reaches it. Start it with `make serve "
+            "STUDIES=...`, or say that you want that: --conf allow_unprotected yes."
+        )
+    logger.warning(
+        "This server is UNPROTECTED: it is MONAI Label's stock server, which lets everybody in, takes paths from "
+        "requests unchecked and answers one request at a time. Start it with `make serve STUDIES=...` on any machine "
+        "that others can reach."
+    )

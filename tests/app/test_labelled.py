@@ -23,7 +23,7 @@ def studies(tmp_path: Path) -> Path:
 
 
 def _save(datastore: StudiesDatastore, case: str, **said: object) -> None:
-    save_label(datastore, None, SITE, case, SAMPLES / "labels" / f"{case}.nii.gz", "final", said)
+    save_label(datastore, SITE, case, SAMPLES / "labels" / f"{case}.nii.gz", "final", said)
 
 
 def test_a_label_covers_what_was_kept_and_not_what_a_client_says_it_covers(studies: Path) -> None:

@@ -220,7 +220,7 @@ def test_a_tilted_gantry_leaves_every_slice_and_its_label_where_it_was(
     mask = volume.voxels > 100
     write_nifti(tmp_path / "label.nii.gz", Volume(mask.astype(np.uint8), volume.affine))
     named = {"label_info": [{"name": "bone", "idx": 1}]}
-    save_label(store, None, {"bone": 1}, uid, tmp_path / "label.nii.gz", "final", named)
+    save_label(store, {"bone": 1}, uid, tmp_path / "label.nii.gz", "final", named)
     (case,) = labelled_cases(open_pacs(address), {"bone": 1}, {})[0]["bone"]
     np.testing.assert_array_equal(read_labels(case.labels, volume) > 0, mask)
 

@@ -44,7 +44,7 @@ def pacs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str,
 def _submit(store: PacsDatastore, series: Series, voxels: NDArray[np.uint8], folder: Path, **said: object) -> None:
     image = read_volume(Path(store.get_image_uri(series.uid)))
     write_nifti(folder / "label.nii.gz", Volume(voxels, image.affine))
-    save_label(store, None, LABELS, series.uid, folder / "label.nii.gz", "final", said)
+    save_label(store, LABELS, series.uid, folder / "label.nii.gz", "final", said)
 
 
 def _headers(folder: Path) -> list[Dataset]:
@@ -97,7 +97,7 @@ def test_a_mask_that_is_shown_is_saved_slice_by_slice(pacs: tuple[str, Series]) 
     image, spleen = read_volume(Path(store.get_image_uri(series.uid))), series.labels == 2
     first, second = np.flatnonzero(spleen.any((0, 1)))[:2].tolist()
     for number, k in enumerate((first, second, second)):
-        new = save_shown(store, None, LABELS, series.uid, image, "spleen", spleen, [k], "baps")
+        new = save_shown(store, LABELS, series.uid, image, "spleen", spleen, [k], "baps")
         assert new == ("Saved as spleen." if number < 2 else "It was saved as spleen before.")
     (case,) = labelled_cases(open_pacs(address), LABELS, {})[0]["spleen"]
     wanted = np.zeros(image.shape, bool)
@@ -237,7 +237,7 @@ def test_a_newer_object_that_is_of_no_use_hides_no_good_one(pacs: tuple[str, Ser
     assert "An older label was taken" in left_out[f"{series.uid}, spleen, newer"]
     k = int(np.flatnonzero(spleen.any((0, 1)))[0])
     less = spleen & (np.indices(spleen.shape)[0] % 2 == 0)
-    assert save_shown(store, None, LABELS, series.uid, image, "spleen", less, [k], "baps") == "Saved as spleen."
+    assert save_shown(store, LABELS, series.uid, image, "spleen", less, [k], "baps") == "Saved as spleen."
 
 
 def test_one_broken_object_does_not_stop_the_others(pacs: tuple[str, Series], tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_a_pacs_that_lists_late_loses_no_slice(pacs: tuple[str, Series], monkeyp
     monkeypatch.setattr(store._client, "search_for_series", late)
     first, second = np.flatnonzero(spleen.any((0, 1)))[:2].tolist()
     for k in (first, second):
-        save_shown(store, None, LABELS, series.uid, image, "spleen", spleen, [k], "baps")
+        save_shown(store, LABELS, series.uid, image, "spleen", spleen, [k], "baps")
     (case,) = labelled_cases(open_pacs(address), LABELS, {})[0]["spleen"]
     assert case.covered == {first, second}
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from baps.errors import InputError, NotFoundError
 from baps.formats import read_labels, read_volume, write_nifti
+from baps.label_history import LabelHistory
 from baps.volume import Volume
 from lib.labelled import labelled_cases
 from lib.saving import save_label, save_shown
@@ -40,7 +41,7 @@ def _disc(image: Volume, k: int, width: int = 5) -> NDArray[np.bool_]:
 
 def _save(studies: Path, organ: str, mask: NDArray[np.bool_], slices: list[int]) -> str:
     found, image = _open(studies)
-    return save_shown(found, studies / "labels-replaced", LABELS, "ct_01", image, organ, mask, slices, "baps", "anna")
+    return save_shown(found, LABELS, "ct_01", image, organ, mask, slices, "baps", "anna")
 
 
 def _saved(studies: Path) -> NDArray[np.integer]:
@@ -69,7 +70,7 @@ def test_a_corrected_slice_takes_the_place_of_the_former(studies: Path) -> None:
     _save(studies, "kidney", _disc(image, 3), [3])
     _save(studies, "kidney", _disc(image, 3, width=2), [3])
     assert (_saved(studies) > 0).sum() == 8
-    assert len(list((studies / "labels-replaced" / "final" / "ct_01").glob("*.nii.gz"))) == 1
+    assert len(LabelHistory(studies).versions("ct_01", "final")) == 2
 
 
 def test_the_same_is_not_saved_twice(studies: Path) -> None:
@@ -79,7 +80,7 @@ def test_the_same_is_not_saved_twice(studies: Path) -> None:
     before = file.stat().st_mtime_ns
     assert _save(studies, "kidney", _disc(image, 3), [3]) == "It was saved as kidney before."
     assert file.stat().st_mtime_ns == before
-    assert not (studies / "labels-replaced").exists()
+    assert len(LabelHistory(studies).versions("ct_01", "final")) == 1
 
 
 def test_a_label_that_a_person_submitted_is_added_to(studies: Path) -> None:
@@ -89,7 +90,7 @@ def test_a_label_that_a_person_submitted_is_added_to(studies: Path) -> None:
     submitted[0, 0, 0] = 6
     path = studies.parent / "submitted.nii.gz"
     write_nifti(path, Volume(submitted, image.affine))
-    save_label(found, None, LABELS, "ct_01", path, "final", {"label_info": [{"name": "liver", "idx": 5}]})
+    save_label(found, LABELS, "ct_01", path, "final", {"label_info": [{"name": "liver", "idx": 5}]})
     _save(studies, "spleen", _disc(image, 0), [0])
     found, _ = _open(studies)
     info = found.get_label_info("ct_01", "final")
@@ -107,11 +108,11 @@ def test_what_cannot_be_saved_changes_nothing(studies: Path) -> None:
     found, image = _open(studies)
     given = (image, "spleen", _disc(image, 3), [3], "baps")
     with pytest.raises(NotFoundError, match="not in the datastore"):
-        save_shown(found, None, LABELS, "../ct_01", *given)
+        save_shown(found, LABELS, "../ct_01", *given)
     with pytest.raises(InputError, match=r"under the name of a label: liver, spleen, kidney. 'heart' is none"):
-        save_shown(found, None, LABELS, "ct_01", image, "heart", *given[2:])
+        save_shown(found, LABELS, "ct_01", image, "heart", *given[2:])
     with pytest.raises(InputError, match="The mask of spleen is empty"):
-        save_shown(found, None, LABELS, "ct_01", image, "spleen", np.zeros(image.shape, bool), [3], "baps")
+        save_shown(found, LABELS, "ct_01", image, "spleen", np.zeros(image.shape, bool), [3], "baps")
     assert found.get_labeled_images() == []
 
 
@@ -178,5 +179,43 @@ def test_a_label_that_covers_all_goes_on_to_cover_all(studies: Path) -> None:
 def test_a_long_name_of_an_author_spoils_nothing(studies: Path) -> None:
     found, image = _open(studies)
     given = (LABELS, "ct_01", image, "spleen", _disc(image, 3), [3], "baps", "a" * 300)
-    save_shown(found, None, *given)
+    save_shown(found, *given)
     assert [len(cases) for cases in labelled_cases(_open(studies)[0], LABELS, {})[0].values()] == [0, 1, 0]
+
+
+@pytest.mark.parametrize(("tag", "confirmed", "kept_as"), [("draft", True, "draft"), ("final", False, "original")])
+def test_what_is_not_final_is_not_trained_on_and_replaces_nothing(
+    studies: Path, tag: str, confirmed: bool, kept_as: str
+) -> None:
+    found, image = _open(studies)
+    path = studies.parent / "draft.nii.gz"
+    write_nifti(path, Volume(np.where(_disc(image, 3), 2, 0).astype(np.uint8), image.affine))
+    save_label(found, LABELS, "ct_01", path, tag, {"author": "anna", "confirmed": confirmed})
+    assert (found.get_labeled_images(), found.get_unlabeled_images()) == ([], ["ct_01"])
+    assert labelled_cases(_open(studies)[0], LABELS, {})[0]["spleen"] == []
+    assert list(found._datastore.objects["ct_01"].labels) == [kept_as]
+    _save(studies, "liver", _disc(image, 9), [9])
+    assert set(np.unique(_saved(studies))) == {0, 1}
+    assert (studies / "labels" / kept_as / "ct_01.nii.gz").read_bytes() == path.read_bytes()
+
+
+def test_another_process_that_saves_is_noticed(studies: Path) -> None:
+    """The command line, say, while the server runs."""
+    found, image = _open(studies)
+    assert found.get_labeled_images() == []
+    _save(studies, "kidney", _disc(image, 3), [3])  # Opens the folder anew.
+    assert found.get_labeled_images() == ["ct_01"]
+    assert found.get_label_info("ct_01", "final")["author"] == "anna"
+
+
+def test_a_training_reads_the_label_that_was_there_when_it_began(studies: Path) -> None:
+    """Whatever is submitted meanwhile, with other values say; but what was laid there by hand holds."""
+    found, image = _open(studies)
+    _save(studies, "spleen", _disc(image, 3), [3])
+    (case,) = labelled_cases(found, LABELS, {})[0]["spleen"]
+    _save(studies, "spleen", _disc(image, 3, width=2), [3])
+    np.testing.assert_array_equal(read_labels(case.labels, image) == case.value, _disc(image, 3))
+    by_hand = studies / "labels" / "final" / "ct_01.nii.gz"
+    write_nifti(by_hand, Volume(np.where(_disc(image, 5), 2, 0).astype(np.uint8), image.affine))
+    (case,) = labelled_cases(found, LABELS, {})[0]["spleen"]
+    assert case.labels == by_hand.resolve()

@@ -17,6 +17,7 @@ from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelClientException
 from PIL import Image
 
+from baps.label_history import LabelHistory
 from baps.metrics import dice
 from server import ROOT
 from sites import Site, site, spleen_click, truth
@@ -318,10 +319,8 @@ def test_save_train_and_click_again(own_server: Site) -> None:
 
     # A second version of a label replaces the first, which is kept.
     client.save_label("ct_01", str(server.studies.parent / "ct_01.nii.gz"), "final", {})
-    replaced = server.studies / "labels-replaced" / "final" / "ct_01"
-    assert len(list(replaced.glob("*.nii.gz"))) == 1
-    (said_then,) = replaced.glob("*.json")
-    assert json.loads(said_then.read_text())["label_info"] == [{"name": "spleen", "idx": 1}]
+    replaced, _ = LabelHistory(server.studies).versions("ct_01", "final")
+    assert replaced.info["label_info"] == [{"name": "spleen", "idx": 1}]
 
 
 @pytest.mark.slow
@@ -376,6 +375,8 @@ def test_the_stock_server_runs_the_app_and_warns(tmp_path: Path) -> None:
         ("/infer/scribbles?image=ct_01", {"files": {"label": ("a.bin", b"x")}}, "one of the kinds"),
         ("/infer/scribbles?image=ct_01", {"files": {"label": ("a." + "x" * 300, b"x")}}, "one of the kinds"),
         ("/infer/baps?image=ct_01&output=dicom_seg", {"data": {"params": '{"label_info": []}'}}, "save_as"),
+        ("/infer/baps", {"files": {"file": ("a." + "x" * 300 + ".nii.gz", b"x")}}, "200 printing bytes"),
+        ("/train/baps", {"json": {"baps": [1]}}, "must be a JSON object, not list"),
         ("/proxy/dicom/qido/studies", {}, "no PACS"),
     ],
 )
@@ -383,3 +384,20 @@ def test_odd_requests_are_answered_with_a_sentence(server: Site, path: str, sent
     reply = post(server, path, **sent)
     assert reply.status_code in (400, 404)
     assert said in reply.json()["detail"]
+
+
+@pytest.mark.parametrize("name", ["..", ".", "a/..", "..\\x", "x" * 300 + ".nii.gz", "meta.info"])
+def test_a_session_s_files_have_names_of_their_own(server: Site, name: str) -> None:
+    files = [("files", ("a.nii.gz", b"x")), ("files", (name, b"x"))]
+    reply = requests.put(f"{server.address}/session/", files=files, timeout=60)
+    assert reply.status_code == 400
+    assert reply.json()["detail"].startswith("The ")
+
+
+def test_a_session_is_opened_asked_and_closed(server: Site) -> None:
+    said = server.client.create_session(str(server.studies / "ct_01.nii.gz"))
+    session = said["session_id"]
+    params = json.dumps({"foreground": [spleen_click("ct_01")]})
+    assert post(server, f"/infer/baps?session_id={session}", data={"params": params}).ok
+    assert requests.delete(f"{server.address}/session/{session}", timeout=60).ok
+    assert post(server, f"/infer/baps?session_id={session}", data={"params": params}).status_code == 404

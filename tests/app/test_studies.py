@@ -125,14 +125,15 @@ def test_a_label_is_replaced_whole_or_not_at_all(mixed: Path, monkeypatch: pytes
         raise OSError(errno.ENOSPC, "No space left on device")
 
     def save() -> None:
-        save_label(found, mixed / "labels-replaced", {"spleen": 2}, "ct_01", first, "final", {})
+        save_label(found, {"spleen": 2}, "ct_01", first, "final", {})
 
     with monkeypatch.context() as patched:
-        patched.setattr("lib.studies.shutil.copyfile", full)
+        patched.setattr("baps.label_history.shutil.copyfile", full)
         with pytest.raises(BapsError, match="could not be saved .No space left on device.*submit again"):
             save()
     assert found.get_labeled_images() == []
     assert not list((mixed / "labels" / "final").iterdir())
+    assert found.history.labels() == []
     save()
     kept = (mixed / "labels" / "final" / "ct_01.nii.gz").read_bytes()
     listed = (mixed / "datastore_v2.json").read_text()
@@ -148,19 +149,34 @@ def test_a_label_is_replaced_whole_or_not_at_all(mixed: Path, monkeypatch: pytes
 def test_a_history_that_cannot_be_written_stops_the_save_with_a_sentence(mixed: Path) -> None:
     found = store(mixed)
     label = SAMPLES / "labels" / "ct_01.nii.gz"
-    save_label(found, mixed / "labels-replaced", {"spleen": 2}, "ct_01", label, "final", {})
-    (mixed / "labels-replaced").write_text("a file, no folder")
+    (mixed / "labels-history").write_text("a file, no folder")
     with pytest.raises(BapsError, match="could not be saved"):
-        save_label(found, mixed / "labels-replaced", {"spleen": 2}, "ct_01", label, "final", {})
+        save_label(found, {"spleen": 2}, "ct_01", label, "final", {})
 
 
 def test_a_label_of_another_kind_takes_the_place_of_the_former(mixed: Path) -> None:
     found = store(mixed)
     label = SAMPLES / "labels" / "ct_01.nii.gz"
-    save_label(found, mixed / "labels-replaced", {"spleen": 2}, "ct_01", label, "final", {})
+    save_label(found, {"spleen": 2}, "ct_01", label, "final", {})
     other = mixed.parent / "label.nrrd"
     voxels = read_labels(label, image := read_volume(mixed / "ct_01.nii.gz"))
     write_nrrd(other, Volume(voxels, image.affine))
-    save_label(found, mixed / "labels-replaced", {"spleen": 2}, "ct_01", other, "final", {})
+    save_label(found, {"spleen": 2}, "ct_01", other, "final", {})
     assert [path.name for path in (mixed / "labels" / "final").iterdir()] == ["ct_01.nrrd"]
-    assert len(list((mixed / "labels-replaced" / "final" / "ct_01").glob("*.nii.gz"))) == 1
+    assert [version.suffix for version in found.history.versions("ct_01", "final")] == [".nii.gz", ".nrrd"]
+
+
+def test_what_was_saved_when_the_machine_stopped_is_there_after_the_start(mixed: Path) -> None:
+    found, listed, label = store(mixed), mixed / "datastore_v2.json", mixed / "labels" / "final" / "ct_01.nii.gz"
+    samples = [SAMPLES / "labels" / f"{case}.nii.gz" for case in ("ct_01", "ct_02")]
+    found.save_label("ct_01", str(samples[0]), "final", {"author": "anna"})
+    before = listed.read_bytes()
+    found.save_label("ct_01", str(samples[1]), "final", {"author": "ben"})
+    newest = found.history.versions("ct_01", "final")[-1].file.parent
+    newest.rename(f"{newest}.saving")  # As it is between the rename that saves, and what follows.
+    listed.write_bytes(before)
+    label.write_bytes(samples[0].read_bytes())
+    again = store(mixed)
+    assert label.read_bytes() == samples[1].read_bytes()
+    assert (again.get_label_info("ct_01", "final")["author"], newest.is_dir()) == ("ben", True)
+    assert again.get_labeled_images() == ["ct_01"]

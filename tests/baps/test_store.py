@@ -362,3 +362,38 @@ def test_what_was_rolled_back_was_served(store: AdapterStore, able: Capabilities
     assert [store.was_served("spleen", version) for version in (one, two, three)] == [True] * 3
     with pytest.raises(NotFoundError, match="nothing to roll back"):
         store.roll_back("spleen")
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "record"])
+def test_in_place_of_a_damaged_version_the_one_before_serves(
+    store: AdapterStore, able: Capabilities, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        store.publish("spleen", _add(store, "spleen", able))
+    assert store.served("spleen", able.weights_sha256) == ("spleen", "v0002")
+    file = store.file("spleen", "v0002")
+    content = file.read_bytes()
+    if damage == "flip":  # A bit of the last weight: it could be read all the same.
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        store.load("spleen", "v0002")
+    elif damage == "cut":
+        file.write_bytes(content[:-8])
+    elif damage == "remove":
+        file.unlink()
+    else:
+        file.with_name("record.json").write_text("{")
+    assert store.served("spleen", able.weights_sha256) == ("spleen", "v0001")
+    assert "v0002 of the adapter spleen is damaged" in caplog.text
+    store.file("spleen", "v0001").write_bytes(b"")
+    assert store.served("spleen", able.weights_sha256) is None
+    for version in ("v0002", "v0001"):
+        store.file("spleen", version).parent.rename(store.root / version)
+    assert store.served("spleen", able.weights_sha256) is None
+
+
+def test_a_withdrawal_is_not_undone_by_damage(store: AdapterStore, able: Capabilities) -> None:
+    store.publish("spleen", _add(store, "spleen", able))
+    store.withdraw("spleen")
+    store.publish("spleen", _add(store, "spleen", able))
+    store.file("spleen", "v0002").write_bytes(b"")
+    assert store.served("spleen", able.weights_sha256) is None

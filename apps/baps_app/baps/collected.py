@@ -36,5 +36,8 @@ class Collected(Generic[Value]):
             found.extend(values)
 
 
+served: Collected[str] = Collected("served")
+"""Adapters that an answer was made with, as label/version."""
+
 notes: Collected[str] = Collected("notes")
 """Sentences that an answer has beside its mask, for a reply that has no other place for them than a header."""

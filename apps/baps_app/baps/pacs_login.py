@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, FilePath, ValidationError
 
 from .errors import InputError
+from .private_file import read_private
 
 ACCOUNT = ("MONAI_LABEL_DICOMWEB_USERNAME", "MONAI_LABEL_DICOMWEB_PASSWORD")
 """Variables of the user and the password."""
@@ -44,11 +45,7 @@ def read_login(file: Path | None, environment: Mapping[str, str] = os.environ) -
         user, password = (environment.get(name, "") for name in ACCOUNT)
         return Login(user=user, password=password)
     try:
-        if file.stat().st_mode & 0o077:
-            raise InputError(f"Others may read {file}, which holds a password. Take their leave: chmod 600 {file}")
-        return Login.model_validate_json(file.read_bytes())
-    except OSError as error:
-        raise InputError(f"The login of the PACS cannot be read from {file}: {error.strerror}.") from error
+        return Login.model_validate_json(read_private(file, "The login of the PACS"))
     except ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"])) or "the file"
         raise InputError(

@@ -8,28 +8,48 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+PARTIAL = ".partial-"
+"""What the name of a file begins with until it is whole."""
+
 
 @contextmanager
-def replacing(target: Path, suffix: str = "") -> Iterator[Path]:
+def replacing(target: Path, suffix: str = "", mode: int = 0o644) -> Iterator[Path]:
     """A path beside the target to write to; it becomes the target when all went well, and is gone when not.
 
-    Its name is hidden, and nobody else's: of two who write at once, the last one's file is kept, whole.
+    Its name is hidden, and nobody else's: of two who write at once, the last one's file is kept, whole. What became the
+    target is on the disk, and outlasts a power cut.
 
     Args:
         target: the file, which need not be there; its folder must.
         suffix: what the path ends in, where a library tells the format by it.
+        mode: who may read and write the file.
 
     Raises:
         OSError: if the folder cannot be written to, say; the target is as it was.
     """
-    handle, name = tempfile.mkstemp(prefix=".partial-", suffix=suffix, dir=target.parent)
+    handle, name = tempfile.mkstemp(prefix=PARTIAL, suffix=suffix, dir=target.parent)
     os.close(handle)
     partial = Path(name)
     try:
         yield partial
-        partial.chmod(0o644)  # mkstemp's own mode would keep the server's other users out
+        partial.chmod(mode)  # mkstemp's own mode would keep the server's other users out
+        to_disk(partial)
         os.replace(partial, target)
+        to_disk(target.parent)
     except BaseException:
         with suppress(OSError):  # The first error says more.
             partial.unlink()
         raise
+
+
+def to_disk(path: Path) -> None:
+    """Wait until the disk has a file, or the names in a folder.
+
+    Raises:
+        OSError: if it cannot take them.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -52,6 +53,9 @@ def server_environment() -> dict[str, str]:
         "PYTHONPATH": str(APP),
         "MONAI_LABEL_TRACKING_ENABLED": "false",
         "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
+        # MLflow would tell its makers that it is used.
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
     }
 
 
@@ -78,6 +82,29 @@ def check_studies(studies: str) -> None:
             "The address of the PACS holds a user or a password, which other users of this machine could read. Set "
             "MONAI_LABEL_DICOMWEB_USERNAME and MONAI_LABEL_DICOMWEB_PASSWORD in the environment instead."
         )
+
+
+def check_listening(host: str, closed: bool) -> None:
+    """Refuse to listen where other machines can reach a server that lets everybody in.
+
+    Raises:
+        InputError: if they could.
+    """
+    if not closed and not is_loopback(host):
+        raise InputError(
+            f"The server would listen on {host or 'every address'}, where other machines reach it, and let everybody "
+            "in. Name those who may use it: baps users add NAME --role annotator --file users.json, then --users "
+            "users.json (with make: USERS=users.json), or an OpenID provider (--openid). Or listen on 127.0.0.1."
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address, or all that a name stands for."""
+    try:
+        found = {str(entry[4][0]) for entry in socket.getaddrinfo(host or "0.0.0.0", None)}  # noqa: S104 (not bound)
+        return all(ip_address(address.partition("%")[0]).is_loopback for address in found)
+    except (OSError, UnicodeError, ValueError):
+        return False
 
 
 def check_port(host: str, port: int) -> None:

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from .blackbox import BLACK_BOXES, RemoteSettings
 from .errors import InputError
+from .openid_settings import read_openid
+from .size import MOST_MB
+from .users import Users
 
 DEFAULT_ADAPTERS = Path(__file__).resolve().parents[1] / "model" / "adapters"
 
@@ -23,6 +27,8 @@ _MOST_LETTERS = 64
 _HOST_KEYS = {"server_mode", "models", "preload"}
 """What MONAI Label itself puts among the --conf pairs; not ours."""
 
+_FILES = ("adapters", "audit", "openid", "organ_weights", "pacs_login", "patients", "users", "weights")
+
 _NUMBERS: dict[str, tuple[type[int] | type[float], str]] = {
     "cache_mb": (int, "a whole number of megabytes"),
     "ahead": (int, "a whole number of slices"),
@@ -31,6 +37,8 @@ _NUMBERS: dict[str, tuple[type[int] | type[float], str]] = {
     "remote_batch": (int, "a whole number of images"),
     "remote_timeout": (float, "a number of seconds"),
     "remote_patience": (float, "a number of seconds"),
+    "most_upload_mb": (int, "a whole number of megabytes"),
+    "most_volume_mb": (int, "a whole number of megabytes"),
 }
 
 
@@ -63,6 +71,13 @@ class Settings:
         organ_weights: its checkpoint; needed for all but ``bundled``.
         organ_weights_sha256: what its hash must be, or "".
         organ_cache_gb: bound on what the organ model read of volumes, which is kept on disk; 0 keeps nothing.
+        users: private JSON file of those who may use the server, see ``baps.users``.
+        openid: private JSON file of the OpenID provider whose users may, see ``baps.openid_settings``.
+        cors_origins: other origins whose pages may ask the server, as in https://viewer.hospital, or ``*``.
+        audit: file of who did what; None: ``audit.jsonl`` in the folder of adapters.
+        most_upload_mb: of one request.
+        most_volume_mb: that an image or labels may have when they are unpacked.
+        allow_unprotected: whether MONAI Label's stock server, which checks nothing, may serve a PACS.
     """
 
     labels: Mapping[str, int] = field(default_factory=lambda: {"organ": 1})
@@ -87,6 +102,22 @@ class Settings:
     organ_weights: Path | None = None
     organ_weights_sha256: str = ""
     organ_cache_gb: int = 4
+    users: Path | None = None
+    openid: Path | None = None
+    cors_origins: tuple[str, ...] = ()
+    audit: Path | None = None
+    most_upload_mb: int = 4096
+    most_volume_mb: int = MOST_MB
+    allow_unprotected: bool = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether only those who are known are let in."""
+        return self.users is not None or self.openid is not None
+
+    @property
+    def audit_file(self) -> Path:
+        return self.audit or self.adapters / "audit.jsonl"
 
     @property
     def remote_model(self) -> RemoteSettings | None:
@@ -139,8 +170,10 @@ def check_settings(settings: Settings) -> None:
     """Find at start what would otherwise be found at the first click; nothing is loaded.
 
     Raises:
-        InputError: if the black box is unknown, weights are not there, or its address cannot be used.
+        InputError: if the black box is unknown, weights are not there, its address cannot be used, or the users, the
+            OpenID provider or the origins cannot.
     """
+    check_access(settings)
     if settings.black_box not in BLACK_BOXES:
         raise InputError(f"There is no black box named {settings.black_box!r}. Known ones: {', '.join(BLACK_BOXES)}.")
     if settings.black_box == "remote" and settings.remote_model is None:
@@ -158,6 +191,22 @@ def check_settings(settings: Settings) -> None:
             raise InputError(f"The weights file {weights} does not exist. Give the path of a checkpoint.")
 
 
+def check_access(settings: Settings) -> None:
+    """Find at start whether those who may use the server are known.
+
+    Raises:
+        InputError: if the users or the OpenID provider cannot be read, or every page of the web could use the server.
+    """
+    if settings.users is not None:
+        Users(settings.users).all()
+    if settings.openid is not None:
+        read_openid(settings.openid)
+    if "*" in settings.cors_origins and not settings.closed:
+        raise InputError(
+            "Every page of the web could use this server (cors_origins=*): name users or an OpenID provider."
+        )
+
+
 def _from_file(path: Path) -> dict[str, object]:
     try:
         content = json.loads(path.read_text())
@@ -171,7 +220,11 @@ def _from_file(path: Path) -> dict[str, object]:
 def _parse(name: str, value: object) -> object:
     if name == "labels":
         return parse_labels(value)
-    if name in ("adapters", "organ_weights", "pacs_login", "patients", "weights"):
+    if name == "cors_origins":
+        return _origins(value)
+    if name == "allow_unprotected":
+        return _yes(name, value)
+    if name in _FILES:
         return Path(str(value)).expanduser()
     if name in _NUMBERS:
         kind, unit = _NUMBERS[name]
@@ -183,6 +236,23 @@ def _parse(name: str, value: object) -> object:
             raise InputError(f"{name} must be {unit}, not {value!r}.")
         return number
     return str(value)
+
+
+def _origins(value: object) -> tuple[str, ...]:
+    found = [str(one).strip() for one in (value if isinstance(value, (list, tuple)) else str(value).split(","))]
+    for origin in found:
+        if origin != "*" and not re.fullmatch(r"https?://[\w.:\[\]-]+", origin):
+            raise InputError(
+                f"cors_origins are origins such as https://viewer.hospital, without a path; got {origin!r}."
+            )
+    return tuple(found)
+
+
+def _yes(name: str, value: object) -> bool:
+    said = str(value).lower()
+    if said not in ("yes", "true", "1", "no", "false", "0"):
+        raise InputError(f"{name} must be yes or no, not {value!r}.")
+    return said in ("yes", "true", "1")
 
 
 def parse_labels(value: object) -> dict[str, int]:

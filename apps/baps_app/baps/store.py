@@ -8,6 +8,7 @@ rename: whatever dies in between, the served adapter is the one before.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import re
@@ -64,6 +65,7 @@ class AdapterStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._digests: dict[tuple[Path, int, int], str] = {}
 
     @property
     def split_memory(self) -> Path:
@@ -107,24 +109,42 @@ class AdapterStore:
         """Label and version of the adapter that serves a label, or None.
 
         Its own; the shared one only if the label was never trained, for one whose candidates were all refused is better
-        off with the model as it is. An adapter of other weights than these is passed over.
+        off with the model as it is. An adapter of other weights than these is passed over. In place of one that is
+        damaged, the one that was served before it serves.
         """
 
         def fits(name: str, version: str) -> bool:
             try:
-                made_for = self.record(name, version)["black_box"]["weights_sha256"]
-            except BapsError as error:  # Gone or broken: clicks are answered without it.
-                logger.warning("%s", error)
+                return bool(self.record(name, version)["black_box"]["weights_sha256"] == weights_sha256)
+            except BapsError:
                 return False
-            return bool(made_for == weights_sha256)
 
         for name in dict.fromkeys((label, SHARED)):
-            version = self.published(name)
-            if version is not None and fits(name, version):
+            version = next((one for one in self._served(name) if not one or self._is_whole(name, one)), "")
+            if version and fits(name, version):
                 return name, version
             if any(fits(name, other) for other in self.versions(name)):
                 return None
         return None
+
+    def _is_whole(self, label: str, version: str) -> bool:
+        """Whether a version is what was trained; a file is read once, as long as its size and time stay."""
+        try:
+            wanted, file = self.record(label, version).get("adapter_sha256"), self.file(label, version)
+            about = file.stat()
+            seen = (file, about.st_mtime_ns, about.st_size)
+            if seen not in self._digests:
+                self._digests[seen] = hashlib.sha256(file.read_bytes()).hexdigest()
+            if wanted in (None, self._digests[seen]):  # Adapters of earlier releases have no hash.
+                return True
+            reason = "its hash is another one"
+        except (BapsError, OSError) as error:
+            reason = str(error) if isinstance(error, BapsError) else f"{error.strerror}"
+        logger.warning(
+            "Version %s of the adapter %s is damaged: %s The one before it serves, or the model as it is.",
+            version, label or "shared", reason,
+        )  # fmt: skip
+        return False
 
     def record(self, label: str, version: str) -> dict[str, Any]:
         """What is known of a version.
@@ -213,6 +233,7 @@ class AdapterStore:
                 "parent": self.published(label),
                 "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
                 **record,
+                "adapter_sha256": hashlib.sha256((partial / "adapter.safetensors").read_bytes()).hexdigest(),
             }
             while True:
                 versions = self.versions(label)

@@ -35,6 +35,7 @@ class LabelInfo(BaseModel):
         model: that made the mask, or "" where a person did.
         confirmed: whether a person stands by it. A model's mask is not confirmed unless it is said.
         slices: across K, that were labelled completely; unsaid: those on which a segment is marked.
+        authors: who drew or corrected each label, where it is not all ``author``.
         covers: ``covered_slices`` as they were kept when the label was saved; of a label that is not in it, all.
     """
 
@@ -45,7 +46,12 @@ class LabelInfo(BaseModel):
     model: str = Field("", max_length=MOST_LETTERS)
     confirmed: bool = True
     slices: list[Annotated[int, Field(ge=0)]] | None = None
+    authors: dict[str, str] = Field(default_factory=dict)
     covers: dict[str, frozenset[int]] | None = None
+
+    def author_of(self, organ: str) -> str:
+        """Who drew or corrected one label, or ""."""
+        return self.authors.get(organ, self.author)
 
     @model_validator(mode="before")
     @classmethod

@@ -50,6 +50,8 @@ def labelled_cases(
             continue
         values, covers = label_values(info, labels), info.covers or {}
         mask = Path(datastore.get_label_uri(label_id, tag))
+        if isinstance(datastore, StudiesDatastore):  # What is submitted while the training runs has other values, say.
+            mask = datastore.history.unchanging(image_id, tag, mask) or mask
         patient = known or patients.get(image_id) or image_id
         for name in labels:
             if name in values:

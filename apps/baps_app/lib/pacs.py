@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastor
 from monailabel.interfaces.datastore import DefaultLabelTag
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
 from requests.adapters import HTTPAdapter
 
 from baps.errors import BapsError, InputError, NotFoundError
@@ -32,6 +34,7 @@ from baps.replacing import replacing
 from baps.volume import Volume
 from lib.label_info import LabelInfo, label_values, read_label_info
 from lib.pacs_labels import OrganLabel, StoredSegment, keep_segments, kept_segment, stored_segments
+from lib.unsent import Unsent
 from lib.whole_list import WholeList
 
 logger = logging.getLogger(__name__)
@@ -54,6 +57,12 @@ _PAGE = 1000
 _LISTED_FOR = 5.0
 """Seconds that a list of series is kept: every click asks whether its image is there, and how many are labelled."""
 
+_REFUSALS = (400, 409, 413, 415, 422)
+"""Answers of HTTP to a label that would be no others if it was sent again."""
+
+_STORED_BEFORE = 0x0111
+"""A reason not to store an object: the same one is there, and its answer was lost on the way."""
+
 _TIMEOUT = (5.0, 60.0)
 """Seconds to connect, and between two parts of an answer."""
 
@@ -72,6 +81,16 @@ class _Transport(HTTPAdapter):
         return super().send(request, **given)
 
 
+class _Client(DICOMwebClientX):
+    """Sends a label in one piece: in several, the PACS could not tell a part from the whole, and another attempt would
+    send nothing."""
+
+    def _http_post(self, url: str, data: bytes, headers: dict[str, str]) -> requests.Response:
+        response = self._session.post(url, data=data, headers=headers)
+        response.raise_for_status()
+        return response
+
+
 class PacsDatastore(WholeList, DICOMWebDatastore):
     """MONAI Label's own, with its faults mended: images of all modalities, nothing half fetched, no stale counts.
 
@@ -82,16 +101,23 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
 
     def __init__(self, client: DICOMwebClient, cache: str | None) -> None:
         client.set_http_retry_params(max_attempts=3, wait_exponential_multiplier=100)  # A user waits.
-        self._listed: tuple[float, dict[str, Dataset]] = (-_LISTED_FOR, {})
+        self._listed_series: tuple[float, dict[str, Dataset]] = (-_LISTED_FOR, {})
         self._forgotten = 0
         self._refused: dict[str, str] = {}
         self._known: dict[tuple[str, str], list[StoredSegment]] = {}
         self._own: list[StoredSegment] = []
         super().__init__(client=client, search_filter={}, cache_path=cache)
+        self._unsent = Unsent(Path(self._datastore_path) / "unsent")
+        self.history.repair()
+
+    @cached_property
+    def saving(self) -> FileLock:
+        """The lock of whoever saves; the list has its own, for fetching must not wait for storing."""
+        return FileLock(Path(self._datastore_path) / ".saving.lock")
 
     def _series(self) -> dict[str, Dataset]:
         """All series of the PACS by SeriesInstanceUID."""
-        when, found = self._listed
+        when, found = self._listed_series
         if time.monotonic() - when > _LISTED_FOR:
             forgotten, found = self._forgotten, {}
             while True:
@@ -104,7 +130,8 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
             # Of those without a count nobody knows whether they have grown.
             self._known = {key: kept for key, kept in self._known.items() if key[1]}
             if forgotten == self._forgotten:  # Else something was stored meanwhile.
-                self._listed = time.monotonic(), found
+                self._listed_series = time.monotonic(), found
+            self._send_in_passing()
         return found
 
     def list_images(self) -> list[str]:
@@ -137,14 +164,14 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
             except (requests.ConnectionError, requests.Timeout):
                 raise
             except Exception as error:  # Of one object among many: gone meanwhile, or malformed.
-                logger.warning("The DICOM SEG series %s was passed over (%s).", uid, type(error).__name__)
+                logger.warning("A DICOM SEG series was passed over (%s).", type(error).__name__)
         self._known[uid, count] = found
         return found
 
     def forget_list(self) -> None:
         """Ask the PACS anew what it has: something was, or may have been, stored there."""
         self._forgotten += 1
-        self._listed = (-_LISTED_FOR, {})
+        self._listed_series = (-_LISTED_FOR, {})
 
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
         """The series with a segment that a person drew or confirmed."""
@@ -201,14 +228,20 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         can be used.
 
         Raises:
-            BapsError: as ``organ``.
+            BapsError: as ``organ``; or if a label waits to be sent, without which a part of it would be hidden.
         """
+        self._send()
+        waiting = [segment for file in self._unsent.files() for segment in stored_segments(self._unsent.read(file))]
+        if any(image_id in segment.images and segment.name == organ for segment in waiting):
+            raise BapsError(
+                f"A part of {organ} still waits to be sent to the PACS. Ask who runs the PACS, then try again."
+            )
         self.forget_list()
         segments = self.newest_segments().get(image_id, {}).get(organ, [])
         try:
             found = self.organ(image_id, segments) if segments else None
         except InputError as error:  # They stay in the PACS; what is saved now is newer.
-            logger.warning("Earlier labels of an image were passed over: %s", error)
+            logger.warning("Earlier labels of an image were passed over (%s).", type(error).__name__)
             found = None
         if found is None:
             return np.zeros(image.shape, np.uint8), read_label_info({})
@@ -222,11 +255,12 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
 
         Raises:
             InputError: if a value has no name, or no SEG can be made for the image.
-            BapsError: if the PACS does not take it; nothing was stored then.
+            BapsError: if the PACS refuses it; or does not answer, then it is kept and sent later.
         """
         if label_tag != DefaultLabelTag.FINAL.value:
-            saved: str = LocalDatastore.save_label(self, image_id, label_filename, label_tag, label_info)
-            return saved
+            file = Path(label_filename)
+            self.history.save(image_id, label_tag, file, self._to_id(file.name)[1], label_info)
+            return image_id
         image = read_volume(Path(self.get_image_uri(image_id)))
         voxels, info = read_labels(Path(label_filename), image), read_label_info(label_info)
         values = label_values(info, {})
@@ -242,13 +276,60 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         when = max([now, *(made.astimezone() + timedelta(seconds=1) for made in earlier)])
         sources = self._headers(image_id)
         made = write_segmentation(sources, image, masks, slices, when, info.author, bool(info.model))
-        with _pacs_answers():
-            reply = self._client.store_instances([made])
-        if reply.get("FailedSOPSequence"):
-            raise BapsError("The PACS did not take the label. Nothing was saved; ask who runs the PACS why.")
-        self._own += stored_segments(made)
-        self.forget_list()
+        self._send(self._unsent.keep(made))
         return image_id
+
+    def _send(self, own: Path | None = None) -> None:
+        """Send what is kept to be sent, the oldest first. What the PACS refuses is kept, and not sent again.
+
+        Args:
+            own: the file of who asks.
+
+        Raises:
+            BapsError: if the PACS does not answer, or refuses that one.
+        """
+        with self.saving:
+            for file in self._unsent.files():
+                try:
+                    label = self._unsent.read(file)
+                except InvalidDicomError:  # Changed by hand, or by a disk that fails.
+                    self._unsent.set_aside(file)
+                    continue
+                try:
+                    with _pacs_answers():
+                        refused = _refused(self._client.store_instances([label]))
+                except BapsError as error:
+                    told = getattr(error.__cause__, "response", None)
+                    refused = told is not None and told.status_code in _REFUSALS
+                    if not refused and (told is None or file == own):
+                        raise BapsError(
+                            f"{error} The label is kept on this server (in {self._unsent.folder.name} of its cache), "
+                            "which sends it when the PACS answers again. You need not submit it again."
+                        ) from error
+                    if not refused:
+                        continue  # It may be this one alone that the PACS stumbles over.
+                if refused:
+                    self._unsent.set_aside(file)
+                    logger.warning("The PACS did not take a label; it is kept in the cache, as *.refused.")
+                    if file == own:
+                        raise BapsError(
+                            "The PACS did not take the label, which is kept on this server alone (as *.refused in "
+                            f"{self._unsent.folder.name} of its cache). Ask who runs the PACS why, then submit again."
+                        )
+                    continue
+                self._unsent.remove(file)
+                self._own += stored_segments(label)
+                self.forget_list()
+
+    def _send_in_passing(self) -> None:
+        """Send what is kept, now that the PACS answers; unless somebody is saving, who does so first."""
+        if not self._unsent.files():
+            return
+        try:
+            with self.saving.acquire(timeout=0):
+                self._send()
+        except (BapsError, OSError) as error:  # OSError: also a Timeout of the lock.
+            logger.warning("A label still waits to be sent to the PACS (%s).", type(error).__name__)
 
     def get_label_by_image_id(self, image_id: str, tag: str) -> str:
         """The image's own name where it has a label."""
@@ -272,7 +353,7 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
             try:
                 voxels[read_labels(self.organ(label_id, segments[name]).file, image) > 0] = value
             except InputError as error:
-                logger.warning("A label of an image was passed over: %s", error)
+                logger.warning("A label of an image was passed over (%s).", type(error).__name__)
         target = Path(self._datastore.label_path(label_tag)) / f"{label_id}.nii.gz"
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -379,7 +460,7 @@ def open_pacs(address: str, login: Login | None = None) -> PacsDatastore:
     session.auth = login.account
     for scheme in ("http://", "https://"):
         session.mount(scheme, _Transport(login.ca))
-    client = DICOMwebClientX(
+    client = _Client(
         url=address,
         session=session,
         qido_url_prefix=settings.MONAI_LABEL_QIDO_PREFIX,
@@ -397,6 +478,11 @@ def _images(series: Mapping[str, Dataset]) -> list[str]:
 def _count(series: Dataset) -> str:
     """How many objects a series has, or "" where the PACS does not say."""
     return str(series.get("NumberOfSeriesRelatedInstances") or "")
+
+
+def _refused(reply: Dataset) -> bool:
+    """Whether an object was not stored, by the answer to storing it."""
+    return any(one.get("FailureReason") != _STORED_BEFORE for one in reply.get("FailedSOPSequence") or [])
 
 
 def _disk_full(error: OSError) -> BapsError:

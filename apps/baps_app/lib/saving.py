@@ -1,12 +1,14 @@
-"""Saving a label, or what a model shows: checked against its image first, and the label that is replaced is kept."""
+"""Saving a label, or what a model shows: checked against its image first, and nobody's work is lost.
+
+Whoever saves holds the datastore's lock from reading the earlier label to storing the new one; other threads, other
+processes and the command line wait. What is kept of earlier labels: ``baps.label_history``, or the PACS.
+"""
 
 from __future__ import annotations
 
-import json
-import shutil
 import tempfile
-import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +16,18 @@ import numpy as np
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from numpy.typing import NDArray
 
+from baps.collected import notes
 from baps.errors import BapsError, InputError, NotFoundError
 from baps.formats import read_labels, read_volume, write_nifti
 from baps.volume import Volume
-from lib.label_info import MOST_LETTERS, covered_slices, label_values, read_label_info
+from lib.label_info import MOST_LETTERS, LabelInfo, covered_slices, label_values, read_label_info
+from lib.others_work import keep_others
 from lib.pacs import PacsDatastore
 from lib.studies import StudiesDatastore
 
 
 def save_label(
     datastore: Datastore,
-    history: Path | None,
     labels: Mapping[str, int],
     image_id: str,
     path: Path,
@@ -35,12 +38,12 @@ def save_label(
 
     Args:
         datastore: of the server.
-        history: folder that earlier labels are copied to, or None where the datastore keeps its own.
         labels: of the site.
         image_id: which image.
         path: the uploaded file.
-        tag: ``final``, or another word. What nobody has confirmed is never final: it is kept as ``original``, so that
-            it replaces no label and Next Sample goes on offering the image.
+        tag: ``final``, or another word: ``draft``, which no training takes and Next Sample does not heed. What nobody
+            has confirmed is never final: it is kept as ``original``, so that it replaces no label and Next Sample goes
+            on offering the image.
         info: what the viewer says of it, see ``LabelInfo``.
 
     Returns:
@@ -49,33 +52,52 @@ def save_label(
     Raises:
         NotFoundError: if there is no such image.
         InputError: if the file cannot be read, is empty, or does not lie where the image does.
+        BapsError: if the disk is full; or if the PACS does not take it, the sentence says whether it is kept.
     """
     image = datastore.get_image_uri(image_id) if image_id else ""
     if not image:
         raise NotFoundError(f"There is no image {image_id!r} in the datastore; the label was not saved.")
-    said = read_label_info({**info, "covers": None})  # worked out below, whatever is said
+    said = read_label_info({**info, "covers": None, "authors": {}})  # Worked out below, whatever is said.
     if tag == DefaultLabelTag.FINAL.value and not said.confirmed:
         tag = DefaultLabelTag.ORIGINAL.value
-    voxels = read_labels(path, read_volume(Path(image)))
+    volume = read_volume(Path(image))
+    voxels = read_labels(path, volume)
     covers = covered_slices(said, voxels, labels)
     if not voxels.any():
         raise InputError("The label is empty: no voxel is marked. Segment the organ, then submit. Nothing was saved.")
     if said.slices and max(said.slices) >= voxels.shape[2]:
         raise InputError(f"The label has slices 0 to {voxels.shape[2] - 1}, not {max(said.slices)}. Nothing was saved.")
+    author = (said.author or str(info.get("client_id") or ""))[:MOST_LETTERS]
+    values = label_values(said, labels)
     info = {
         **info,
         # Said by name and value, whatever the site's own values will be one day.
-        "label_info": info.get("label_info") or [{"name": name, "idx": value} for name, value in labels.items()],
-        "author": (said.author or str(info.get("client_id") or ""))[:MOST_LETTERS],
+        "label_info": info.get("label_info") or _segments(labels),
+        "author": author,
+        "authors": {name: author for name, value in values.items() if (voxels == value).any()},
         "confirmed": said.confirmed,
         "covers": covers,
     }
-    return _store(datastore, history, image_id, path, tag, info)
+    with _saving(datastore), tempfile.TemporaryDirectory() as folder:
+        earlier = _earlier(datastore, image_id, tag, volume) if said.confirmed else None
+        if earlier and earlier[1].confirmed:
+            kept = keep_others(voxels, said, author, *earlier, labels)
+            notes.give(*kept.notes)
+            if kept.organs:
+                path = Path(folder) / "label.nii.gz"
+                _write(path, kept.voxels, volume)
+                info["label_info"] = _segments(kept.values)
+                for name in kept.organs:
+                    info["authors"][name] = earlier[1].author_of(name)
+                    covers.pop(name, None)  # A label that does not say what it covers, covers all.
+                    if name in (found := earlier[1].covers or {}):
+                        covers[name] = sorted(found[name])
+        saved: str = datastore.save_label(image_id, str(path), tag, info)
+    return saved
 
 
 def save_shown(
     datastore: Datastore,
-    history: Path | None,
     labels: Mapping[str, int],
     image_id: str,
     image: Volume,
@@ -90,7 +112,7 @@ def save_shown(
     A labelmap holds one label a voxel: in a folder of studies, voxels of other organs are left out of the mask.
 
     Args:
-        datastore, history, labels, image_id: as in ``save_label``.
+        datastore, labels, image_id: as in ``save_label``.
         image: the volume.
         organ: the label.
         mask: (I, J, K).
@@ -112,64 +134,80 @@ def save_shown(
         raise InputError(f"A mask is saved under the name of a label: {', '.join(labels)}. {organ!r} is none of them.")
     if not isinstance(datastore, (StudiesDatastore, PacsDatastore)):
         raise InputError("Masks are saved to a folder of studies or a PACS only. Submit the label from the viewer.")
-    voxels, info = datastore.label_to_change(image_id, organ, image)
-    if voxels.any() and not info.confirmed:
-        raise InputError("The label of this image was confirmed by nobody. Check and submit it before you add to it.")
-    values = label_values(info, labels) if voxels.any() else {}
-    taken = {0, *values.values(), *np.unique(voxels).tolist()}
-    value = values.setdefault(organ, max(taken) + 1 if labels[organ] in taken else labels[organ])
-    before, where = voxels == value, sorted(slices)
-    wanted = before.copy()
-    wanted[:, :, where] = mask[:, :, where]
-    after = wanted & ((voxels == 0) | before)
-    if not after.any():
-        raise InputError(f"The mask of {organ} is empty, or lies in other organs. Nothing was saved.")
-    left_out = int(wanted.sum() - after.sum())
-    but = f", but for {left_out} voxels that are marked as other organs" if left_out else ""
-    if np.array_equal(before, after):
-        return f"It was saved as {organ} before{but}."
-    voxels = np.where(after, value, np.where(before, 0, voxels))
-    kind = np.uint8 if voxels.min() >= 0 and voxels.max() <= 255 else np.int32
-    covers = {name: sorted(found) for name, found in (info.covers or {}).items()}
-    if organ in covers or not before.any():  # A label that does not say what it covers, covers all.
-        covers[organ] = sorted({*covers.get(organ, []), *where})
-    said = {
-        "label_info": [{"name": name, "idx": number} for name, number in values.items()],
-        "author": author[:MOST_LETTERS],
-        "model": model,
-        "confirmed": True,
-        "covers": covers,
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "label.nii.gz"
-        write_nifti(path, Volume(voxels.astype(kind), image.affine))
-        _store(datastore, history, image_id, path, DefaultLabelTag.FINAL.value, said)
-    return f"Saved as {organ}{but}."
+    with _saving(datastore):
+        voxels, info = datastore.label_to_change(image_id, organ, image)
+        if voxels.any() and not info.confirmed:
+            raise InputError(
+                "The label of this image was confirmed by nobody. Check and submit it before you add to it."
+            )
+        values = label_values(info, labels) if voxels.any() else {}
+        taken = {0, *values.values(), *np.unique(voxels).tolist()}
+        value = values.setdefault(organ, max(taken) + 1 if labels[organ] in taken else labels[organ])
+        before, where = voxels == value, sorted(slices)
+        wanted = before.copy()
+        wanted[:, :, where] = mask[:, :, where]
+        after = wanted & ((voxels == 0) | before)
+        if not after.any():
+            raise InputError(f"The mask of {organ} is empty, or lies in other organs. Nothing was saved.")
+        left_out = int(wanted.sum() - after.sum())
+        but = f", but for {left_out} voxels that are marked as other organs" if left_out else ""
+        if np.array_equal(before, after):
+            return f"It was saved as {organ} before{but}."
+        voxels = np.where(after, value, np.where(before, 0, voxels))
+        covers = {name: sorted(found) for name, found in (info.covers or {}).items()}
+        if organ in covers or not before.any():  # A label that does not say what it covers, covers all.
+            covers[organ] = sorted({*covers.get(organ, []), *where})
+        said = {
+            "label_info": _segments(values),
+            "author": author[:MOST_LETTERS],
+            "authors": {**{name: info.author_of(name) for name in values}, organ: author[:MOST_LETTERS]},
+            "model": model,
+            "confirmed": True,
+            "covers": covers,
+        }
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "label.nii.gz"
+            _write(path, voxels, image)
+            datastore.save_label(image_id, str(path), DefaultLabelTag.FINAL.value, said)
+        return f"Saved as {organ}{but}."
 
 
-def _store(
-    datastore: Datastore, history: Path | None, image_id: str, path: Path, tag: str, info: dict[str, Any]
-) -> str:
+@contextmanager
+def _saving(datastore: Datastore) -> Iterator[None]:
+    """Nobody else saves meanwhile; a disk that is full is said in a sentence.
+
+    The host's own datastores have no such lock.
+    """
+    ours = isinstance(datastore, (StudiesDatastore, PacsDatastore))
     try:
-        if history is not None:
-            _keep_earlier(datastore, history, image_id, tag)
-        saved: str = datastore.save_label(image_id, str(path), tag, info)
+        with datastore.saving if ours else nullcontext():
+            yield
     except OSError as error:
         raise BapsError(
             f"The label could not be saved ({error.strerror}). The earlier one, if any, is as it was. Make room on the "
             "server's disk and submit again."
         ) from error
-    return saved
 
 
-def _keep_earlier(datastore: Datastore, history: Path, image_id: str, tag: str) -> None:
-    """Copy the label that is about to be replaced, and what is known of it."""
-    earlier = datastore.get_label_uri(image_id, tag)
-    if not earlier or not Path(earlier).is_file():
-        return
-    folder = history / tag / image_id
-    folder.mkdir(parents=True, exist_ok=True)
-    stamp = time.strftime("%Y%m%dT%H%M%S") + f"-{time.time_ns() % 1_000_000_000:09d}"
-    kept = folder / f"{stamp}-{Path(earlier).name}"
-    shutil.copy2(earlier, kept)
-    Path(f"{kept}.json").write_text(json.dumps(datastore.get_label_info(image_id, tag)))
+def _earlier(
+    datastore: Datastore, image_id: str, tag: str, image: Volume
+) -> tuple[NDArray[np.integer[Any]], LabelInfo] | None:
+    """The labelmap that is about to be replaced and what is known of it; a PACS keeps each organ for itself."""
+    if isinstance(datastore, PacsDatastore) and tag == DefaultLabelTag.FINAL.value:
+        return None
+    file = datastore.get_label_uri(image_id, tag)
+    if not file or not Path(file).is_file():
+        return None
+    try:
+        return read_labels(Path(file), image), read_label_info(datastore.get_label_info(image_id, tag) or {})
+    except InputError:  # Laid there by hand, say. It is kept as it is.
+        return None
+
+
+def _segments(values: Mapping[str, int]) -> list[dict[str, Any]]:
+    return [{"name": name, "idx": value} for name, value in values.items()]
+
+
+def _write(path: Path, voxels: NDArray[np.integer[Any]], image: Volume) -> None:
+    kind = np.uint8 if voxels.min() >= 0 and voxels.max() <= 255 else np.int32
+    write_nifti(path, Volume(voxels.astype(kind), image.affine))

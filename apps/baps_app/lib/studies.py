@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
-from monailabel.datastore.local import DataModel, LocalDatastore
+from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.datastore import DefaultLabelTag
-from monailabel.interfaces.exception import ImageNotFoundException
 from numpy.typing import NDArray
 
 from baps.errors import BapsError
@@ -26,7 +22,6 @@ from baps.formats import (
     read_volume,
     write_nifti,
 )
-from baps.replacing import replacing
 from baps.volume import Volume
 from lib.label_info import LabelInfo, read_label_info
 from lib.whole_list import WholeList
@@ -49,6 +44,8 @@ class StudiesDatastore(WholeList, LocalDatastore):
         kinds = [f"*{suffix}" for suffix in IMAGE_SUFFIXES]
         images = str(images_folder(Path(folder)).relative_to(folder))
         super().__init__(folder, images, extensions=kinds, auto_reload=auto_reload, read_only=read_only)
+        if not read_only:
+            self.history.repair()
 
     def _list_files(self, path: str, patterns: list[str]) -> dict[str, str]:
         series_too = Path(path) == Path(self._datastore.image_path())  # A label is a file.
@@ -77,26 +74,15 @@ class StudiesDatastore(WholeList, LocalDatastore):
         return str(converted)
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
-        """As the host's, but a label is replaced when the new one is whole, on a full disk too.
+        """As the host's, but a label is replaced when the new one is whole, and the earlier one is kept.
 
         Raises:
+            NotFoundError: if there is no such image.
             OSError: if it cannot be written; an earlier one is as it was.
         """
-        known = self._datastore.objects.get(image_id)
-        if known is None:
-            raise ImageNotFoundException(f"Image {image_id} not found")
-        suffix = self._to_id(Path(label_filename).name)[1]
-        target = Path(self._datastore.label_path(label_tag)) / f"{image_id}{suffix}"
-        with FileLock(self._lock_file):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(target) as partial:
-                shutil.copyfile(label_filename, partial)
-            former = known.labels.get(label_tag)
-            if former and former.ext != suffix:
-                target.with_name(f"{image_id}{former.ext}").unlink(missing_ok=True)
-            info = {**label_info, "ts": int(time.time()), "name": target.name}
-            known.labels[label_tag] = DataModel(info=info, ext=suffix)
-            self._update_datastore_file(lock=False)
+        self.history.save(
+            image_id, label_tag, Path(label_filename), self._to_id(Path(label_filename).name)[1], label_info
+        )
         return image_id
 
     def label_to_change(self, image_id: str, organ: str, image: Volume) -> tuple[NDArray[np.integer[Any]], LabelInfo]:

@@ -23,7 +23,7 @@ from baps.adaptation.settings import AdaptationSettings
 from baps.adaptation.splitting import patient_hash, split_patients
 from baps.adapter import Adapter, unchanging
 from baps.blackbox import BlackBox
-from baps.errors import BudgetSpentError, InputError
+from baps.errors import BapsError, BudgetSpentError, InputError
 from baps.output_head import OutputHead
 
 Slices = Callable[..., dict[str, list[LabelledSlice]]]
@@ -635,3 +635,23 @@ def test_who_watches_is_shown_the_candidate(new_black_box: Callable[..., Any], d
     assert [head is not None for _, head in shown] == [False, False, True]
     assert shown[-1][1] is result.adapter.head
     assert shown[0][0] > 300  # After the folds.
+
+
+def test_a_model_that_is_exchanged_under_its_name_is_noticed(
+    new_black_box: Callable[..., Any], dim_slices: Slices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between what it answered for the check and the end; nothing is published, and the mixed log is gone."""
+    log = tmp_path / "training.jsonl"
+    settings = replace(SETTINGS, max_images=300)
+    black_box = new_black_box()
+    able = replace(black_box.capabilities, resends=True)
+    monkeypatch.setattr(type(black_box), "capabilities", property(lambda _: able))
+    unchanged = adapt(black_box, dim_slices(5), settings, log=log)
+    assert unchanged.record["black_box_images"] == black_box.images_asked <= 300
+    assert log.exists()
+    again = new_black_box()
+    answer = again._segment
+    monkeypatch.setattr(again, "_segment", lambda images, prompts: 1 - answer(images, prompts))
+    with pytest.raises(BapsError, match="was exchanged during the training"):
+        adapt(again, dim_slices(5), settings, log=log)
+    assert not log.exists()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from baps.blackbox import BlackBox, Capabilities, Encoding, Prompt, model_seconds
 from baps.blackbox.prompt import Point
-from baps.errors import BudgetSpentError, InputError
+from baps.errors import BapsError, BudgetSpentError, InputError
 
 IMAGE = np.zeros((8, 8, 3), np.uint8)
 CLICK, BOX = Prompt(((1.0, 1.0),)), Prompt(box=(0.0, 0.0, 3.0, 3.0))
@@ -275,3 +275,21 @@ def test_what_cannot_be_carried_is_refused() -> None:
         next(_Alone(video=True).carry(lambda index: IMAGE, {0: MASK}, 1, 4))
     with pytest.raises(InputError, match="uint8"):
         next(_Alone(video=True).carry(lambda index: IMAGE.astype(np.float32), {0: MASK}, 0, 4))
+
+
+@pytest.mark.parametrize("fault", [np.full((8, 8), np.nan, np.float32), np.zeros((4, 4), np.float32)])
+def test_nonsense_is_no_answer(fault: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch) -> None:
+    black_box = _Alone()
+    monkeypatch.setattr(black_box, "_segment", lambda images, _: np.stack([fault] * len(images)))
+    monkeypatch.setattr(black_box, "_decode", lambda *_: np.full((8, 8), np.inf, np.float32))
+    monkeypatch.setattr(black_box, "_carry_on", lambda *_: fault)
+    monkeypatch.setattr(_Alone, "capabilities", property(lambda self: replace(self._able, video=True)))
+    encoding = black_box.encode(IMAGE)
+    masks = {0: np.ones((8, 8), np.bool_)}
+    for ask in (
+        lambda: black_box.segment(IMAGE[None], [CLICK]),
+        lambda: black_box.decode(encoding, CLICK),
+        lambda: list(black_box.carry(lambda _: IMAGE, masks, 0, 2)),
+    ):
+        with pytest.raises(BapsError, match="no probabilities"):
+            ask()

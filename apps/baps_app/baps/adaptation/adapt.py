@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..adapter import Adapter
 from ..blackbox import BlackBox
-from ..errors import InputError
+from ..errors import BapsError, InputError
 from ..visual_prompt import load_encoder
 from .checking import Check, check
 from .journal import Journal
@@ -30,6 +30,9 @@ _METHOD = 4
 
 _SPARE = 50
 """One image in so many is kept for what has to be sent again."""
+
+_SAME = 0.02
+"""Dice; how much a model's answer to the same question may differ."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,7 @@ def adapt(
 
     Raises:
         InputError: if there is nothing to train on, or the images do not suffice.
+        BapsError: if a model on another machine was exchanged meanwhile.
     """
     begun = time.monotonic()
     plan = plan or plan_adaptation(black_box, slices, settings, served=served)
@@ -221,6 +225,18 @@ def adapt(
                     now[patient] = judge(patient, "served", served.adapter)
         if trained is None or not checked_is_kept:
             trained = run(split.training, (), last_run)
+        if before and black_box.capabilities.resends:
+            patient, kept = next(iter(before.items()))
+            with journal.counting():
+                again = score_slices(
+                    black_box, None, judged[patient][:1], settings.prompt, settings.seed + 1, settings.click_sets
+                )
+            if np.abs(again[0] - kept[0]).max() > _SAME:
+                journal.discard()
+                raise BapsError(
+                    f"The model {black_box.capabilities.name} was exchanged during the training: it answers otherwise "
+                    "than it did, under the same name. Nothing is served of it, and its log was removed. Train again."
+                )
     finally:
         black_box.budget = budget
         journal.close()

@@ -64,6 +64,18 @@ class Journal:
         """Black-box images up to here, those of the log among them."""
         return self._images
 
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """What the black box is asked meanwhile is counted, and never recalled."""
+        before = self._black_box.images_asked
+        yield
+        self._images += self._black_box.images_asked - before
+
+    def discard(self) -> None:
+        """Remove the log, whose answers are worth nothing any more."""
+        if self._path:
+            self._path.unlink(missing_ok=True)
+
     def recall(self, what: Mapping[str, int | str], ask: Callable[[], Sequence[float]]) -> list[float]:
         """The numbers of the log, or new ones, which are written down before anything depends on them.
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..collected import Collected
-from ..errors import BudgetSpentError, InputError
+from ..errors import BapsError, BudgetSpentError, InputError
 from .prompt import Point, Prompt
 
 _spent: Collected[float] = Collected("model_seconds")
@@ -104,6 +104,7 @@ class BlackBox(ABC):
         Raises:
             InputError: on images of another form, or prompts that this black box does not understand.
             BudgetSpentError: if the batch would go over the budget; nothing was asked then.
+            BapsError: if the model answers with what are no probabilities.
         """
         images = _checked(images)
         if len(images) != len(prompts):
@@ -117,7 +118,7 @@ class BlackBox(ABC):
                 if self.wait:
                     self.wait()
                 parts.append(self._segment(images[start : start + size], prompts[start : start + size]))
-        return np.concatenate(parts)
+        return self._sane(np.concatenate(parts), images.shape[:3])
 
     def encode(self, image: NDArray[np.uint8], ahead: bool = False) -> Encoding:
         """The expensive half for one image (H, W, 3) uint8. Counts nothing: no mask was asked for.
@@ -139,7 +140,8 @@ class BlackBox(ABC):
         prompt = self._understood(prompt)
         with self._turn():
             self._count(1)
-            return self._decode(encoding, prompt)
+            answer = self._decode(encoding, prompt)
+        return self._sane(answer, answer.shape)
 
     def carry(
         self,
@@ -184,7 +186,7 @@ class BlackBox(ABC):
             with self._turn():
                 self._count(1)
                 answer = self._carry_on(memory, index, image, step < 0, (background or {}).get(index, ()))
-            yield index, answer
+            yield index, self._sane(answer, image.shape[:2])
 
     @contextmanager
     def _turn(self, ahead: bool = False) -> Iterator[None]:
@@ -194,6 +196,15 @@ class BlackBox(ABC):
                 yield
             finally:
                 _spent.give(time.perf_counter() - begun)
+
+    def _sane(self, answer: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """An answer that can be one; nothing is learned from another, nor shown."""
+        if answer.shape != shape or not np.isfinite(answer).all():
+            raise BapsError(
+                f"The model {self.capabilities.name} answered with numbers that are no probabilities. Start the server "
+                "again; if that does not help, bring its weights back from where they came."
+            )
+        return answer
 
     def _understood(self, prompt: Prompt) -> Prompt:
         """What of a prompt this black box understands."""

@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 
 from ..errors import BapsError
-from . import adapters, blackbox, organs
+from . import adapters, blackbox, labels, organs, users
 from .adapt import adapt
 from .doctor import doctor
 from .evaluate import evaluate
@@ -21,6 +21,8 @@ app.command()(adapt)
 app.command()(evaluate)
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(blackbox.app, name="blackbox")
+app.add_typer(labels.app, name="labels")
+app.add_typer(users.app, name="users")
 app.add_typer(organs.app, name="organs")
 
 

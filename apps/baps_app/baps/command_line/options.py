@@ -24,6 +24,8 @@ Remote = Annotated[
 ]
 Adapters = Annotated[str, typer.Option(metavar="FOLDER", help="Where adapters are kept; the app's own by default.")]
 CacheMb = Annotated[str, typer.Option(metavar="MB", help="Memory for volumes and encodings.")]
+Users = Annotated[str, typer.Option(metavar="FILE", help="Those who may use the server, see baps users.")]
+OpenId = Annotated[str, typer.Option("--openid", metavar="FILE", help="The OpenID provider whose users may.")]
 Config = Annotated[str, typer.Option(metavar="FILE", help="JSON file of settings, which the options overrule.")]
 
 

@@ -14,7 +14,7 @@ from . import options
 def serve(
     studies: Annotated[str, typer.Argument(help="Folder of images, or the DICOMweb URL of a PACS.")],
     labels: options.Labels = "",
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on; others than 127.0.0.1 need users.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     black_box: options.BlackBox = "",
     weights: options.Weights = "",
@@ -23,6 +23,8 @@ def serve(
     remote: options.Remote = "",
     adapters: options.Adapters = "",
     cache_mb: options.CacheMb = "",
+    users: options.Users = "",
+    openid: options.OpenId = "",
     config: options.Config = "",
 ) -> None:
     """Serve a folder of images or a PACS to 3D Slicer and OHIF.
@@ -30,7 +32,7 @@ def serve(
     The user and the password of a PACS are taken from MONAI_LABEL_DICOMWEB_USERNAME and MONAI_LABEL_DICOMWEB_PASSWORD
     in the environment, never from the command line, which other users can read.
     """
-    from ..serving_command import check_port, check_studies, serving_command
+    from ..serving_command import check_listening, check_port, check_studies, serving_command
     from ..settings import check_settings, read_settings
 
     settings = options.given(
@@ -42,10 +44,14 @@ def serve(
         remote=remote,
         adapters=adapters,
         cache_mb=cache_mb,
+        users=users,
+        openid=openid,
         config=config,
     )
-    check_settings(read_settings(settings))
+    site = read_settings(settings)
+    check_settings(site)
     check_studies(studies)
+    check_listening(host, site.closed)
     check_port(host, port)
     command, environment = serving_command(studies, host, port, settings)
     print(f"==> Serving {studies} at http://{host}:{port}/ (stop with Ctrl+C)")

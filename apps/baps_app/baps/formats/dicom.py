@@ -19,9 +19,10 @@ import SimpleITK
 from numpy.typing import NDArray
 from pydicom.errors import InvalidDicomError
 from pydicom.pixel_data_handlers.util import get_expected_length
-from pydicom.uid import UID
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from ..errors import InputError
+from ..size import check_size
 from ..volume import Volume
 
 DICOM_SUFFIX = ".dcm"
@@ -33,6 +34,8 @@ _HEADER = [
     "Rows",
     "Columns",
     "NumberOfFrames",
+    "SamplesPerPixel",
+    "BitsAllocated",
     "ImagePositionPatient",
     "ImageOrientationPatient",
     "PixelSpacing",
@@ -69,6 +72,8 @@ class _Image:
         patient: PatientID, or empty.
         size: (columns, rows).
         frames: 1 but in multi-frame files.
+        channels: 3 of colour.
+        itemsize: bytes of a value.
         position: of the centre of the first voxel, mm, LPS; or None.
         orientation: (2, 3) directions in which the columns and the rows are counted, LPS; or None.
         spacing: distance of neighbouring columns and rows, mm.
@@ -79,6 +84,8 @@ class _Image:
     patient: str
     size: tuple[int, int]
     frames: int
+    channels: int
+    itemsize: int
     position: NDArray[np.float64] | None
     orientation: NDArray[np.float64] | None
     spacing: tuple[float, float]
@@ -118,6 +125,7 @@ def read_dicom(path: Path) -> Volume:
         raise InputError(
             f"{path.name} holds no DICOM images. Give the folder in which the files of one image series lie."
         )
+    _check_size(path.name, images)
     series = len({image.series for image in images})
     if series > 1:
         raise InputError(
@@ -158,6 +166,11 @@ def _broken(path: Path) -> InputError:
 def _read_header(path: Path) -> _Image | None:
     """The header of an image; None for a file that is no DICOM, or no image."""
     try:
+        meta = pydicom.filereader.read_file_meta_info(path)
+        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:  # It unpacks to any size when it is opened.
+            raise InputError(
+                f"{path.name} is packed as a whole (Deflated). Export it again in another transfer syntax."
+            )
         # Nothing else is read, so that no name of a patient can get into a message.
         return _image(path, pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_HEADER))
     except InvalidDicomError:
@@ -190,11 +203,20 @@ def _image(path: Path, header: pydicom.FileDataset) -> _Image | None:
         patient=str(header.get("PatientID") or "").strip(),
         size=(int(header.Columns), int(header.Rows)),
         frames=int(header.get("NumberOfFrames") or 1),
+        channels=int(header.get("SamplesPerPixel") or 1),
+        itemsize=-(-int(header.get("BitsAllocated") or 16) // 8),
         position=_numbers(header, "ImagePositionPatient", 3),
         orientation=None if orientation is None else orientation.reshape(2, 3),
         # DICOM gives the distance of the rows first.
         spacing=(1.0, 1.0) if spacing is None else (float(spacing[1]), float(spacing[0])),
     )
+
+
+def _check_size(name: str, images: Sequence[_Image]) -> None:
+    """Refuse a series that is too large, going by its largest slice: of slices that differ the next check tells."""
+    largest = [max(image.size[axis] for image in images) for axis in (0, 1)]
+    slices, channels = sum(image.frames for image in images), max(image.channels for image in images)
+    check_size(name, (*largest, slices, channels), max(image.itemsize for image in images))
 
 
 def _numbers(header: pydicom.Dataset, keyword: str, count: int) -> NDArray[np.float64] | None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..replacing import replacing
+from ..size import check_size
 from ..volume import Volume
 from .dimensions import three_dimensional
 
@@ -35,6 +36,7 @@ def read_nifti(path: Path) -> Volume:
             f"{path.name} has no affine (its sform and qform codes are 0), so nobody can say where it lies in the "
             "patient. Export it again with its geometry."
         )
+    check_size(path.name, image.shape, image.header.get_data_dtype().itemsize)
     slope = image.dataobj.slope, image.dataobj.inter
     # A copy: an uncompressed file would be mapped, and change under whoever keeps the volume.
     voxels: NDArray[Any] = np.array(image.dataobj.get_unscaled() if slope == (1, 0) else image.dataobj)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import zlib
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import nrrd
 import numpy as np
 
 from ..errors import InputError
+from ..size import check_size
 from ..volume import Volume
 from .dimensions import three_dimensional
 
@@ -22,6 +26,8 @@ _TO_RAS = {
     "las": (-1, 1, 1),
 }
 
+_PIECE = 1 << 20
+"""Bytes that are unpacked at once."""
 
 _COLOURS = ("rgb-color", "3-color", "vector", "3-vector")
 """Kinds of the axis along which a file keeps red, green and blue."""
@@ -38,6 +44,14 @@ def read_nrrd(path: Path) -> Volume:
         header = nrrd.read_header(file)
         if "data file" in header or "datafile" in header:
             raise InputError(f"{path.name} keeps its voxels in another file; save it as one file.")
+        kind = str(header.get("type", "")).lower()
+        itemsize = (
+            1 if "char" in kind or "8" in kind else 8 if kind == "double" or "64" in kind or "long" in kind else 4
+        )
+        size = check_size(path.name, header.get("sizes", ()), itemsize)
+        encoding = str(header.get("encoding", "raw")).lower()
+        if encoding in ("gzip", "gz", "bzip2", "bz2"):
+            _check_packed(file, encoding, path.name, size)
         voxels = nrrd.read_data(header, file)
     space = str(header.get("space", "")).lower()
     directions, origin = header.get("space directions"), header.get("space origin")
@@ -57,6 +71,18 @@ def read_nrrd(path: Path) -> Volume:
         if voxels.shape[channels] == 3 and kind in _COLOURS:
             return Volume(np.moveaxis(voxels, channels, -1), affine)
     return Volume(three_dimensional(voxels, path.name), affine)
+
+
+def _check_packed(file: BinaryIO, encoding: str, name: str, size: int) -> None:
+    """Refuse packed voxels that unpack to more than the header says; pynrrd would unpack them all, and then count."""
+    begun, unpacked = file.tell(), 0
+    opened = (bz2.open if encoding.startswith("b") else gzip.open)(file)
+    with suppress(EOFError, OSError, zlib.error):  # Whether it is whole, pynrrd tells.
+        while unpacked <= size + _PIECE and (piece := opened.read(_PIECE)):
+            unpacked += len(piece)
+    file.seek(begun)
+    if unpacked > size + _PIECE:
+        raise InputError(f"{name} unpacks to more than its header says. It is broken; export it again.")
 
 
 def write_nrrd(path: Path, volume: Volume, compress: bool = True, packed: bool = False) -> None:

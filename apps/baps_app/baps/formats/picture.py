@@ -6,8 +6,9 @@ where ITK, and so every viewer that is built on it, puts an image without geomet
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import InputError
+from ..size import check_size
 from ..volume import Volume
 
 _GREY = ("1", "L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
@@ -122,6 +124,7 @@ def _open(path: Path) -> Iterator[Image.Image]:
                 )
             if picture.format == "TIFF" and picture.getexif().get(_ORIENTATION, 1) != 1:  # Pillow would turn it.
                 raise InputError(f"{path.name} is to be turned before it is shown (EXIF orientation). Save it upright.")
+            check_size(path.name, (*picture.size, len(picture.getbands())), 4 if picture.mode in ("I", "F") else 2)
             picture.load()
             yield picture
     except Image.DecompressionBombError as error:
@@ -129,6 +132,10 @@ def _open(path: Path) -> Iterator[Image.Image]:
 
 
 def _array(path: Path, key: str) -> NDArray[Any]:
+    with zipfile.ZipFile(path) as archive, suppress(KeyError), archive.open(f"{key}.npy") as packed:
+        read = np.lib.format.read_array_header_1_0 if np.lib.format.read_magic(packed) == (1, 0) else None
+        shape, _, kind = (read or np.lib.format.read_array_header_2_0)(packed)
+        check_size(path.name, shape, kind.itemsize)
     with np.load(path, allow_pickle=False) as arrays:
         if key not in arrays:
             raise InputError(

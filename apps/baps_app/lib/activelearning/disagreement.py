@@ -113,7 +113,7 @@ class Disagreement(Strategy):
             try:
                 score = self._disagreement(segmenter, organs, Path(datastore.get_image_uri(image)), list(versions))
             except BapsError as error:  # It is not tried again at every request.
-                logger.warning("%s cannot be compared: %s", image, error)
+                logger.warning("An image cannot be compared (%s).", type(error).__name__)
                 score = None
             self._scored[image] = versions, score
         known = {image: self._scored.get(image, (None, None)) for image in images}

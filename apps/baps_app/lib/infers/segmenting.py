@@ -14,7 +14,7 @@ import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from numpy.typing import NDArray
 
-from baps.collected import notes
+from baps.collected import notes, served
 from baps.errors import InputError, NotFoundError
 from baps.volume import Volume
 from baps.yielding import clicking
@@ -81,6 +81,12 @@ class SegmentingInfer(InferTask, Generic[Answering]):
         with clicking(self._clicks):
             file, said = self._answer(segmenter, Path(image), request, begun)
         notes.give(*said["notes"])
+        adapter = said["adapter"]
+        served.give(
+            *(f"{organ}: {version}" for organ, version in adapter.items())
+            if isinstance(adapter, dict)
+            else [adapter or ""]
+        )
         return file, said
 
     @abstractmethod

@@ -39,8 +39,8 @@ class Stats:
 
     def leave_out(self, reasons: Mapping[str, str]) -> None:
         """Note what is not trained on, and why."""
-        for reason in reasons.values():
-            logger.warning("Left out: %s", reason)
+        if reasons:  # Which and why stands in the statistics: the sentences name images.
+            logger.warning("Left out: %d; see left_out in the statistics.", len(reasons))
         self.values["left_out"].update(reasons)
 
     def report(self, name: str, epoch: int, epochs: int, dice: float, **others: Any) -> None:

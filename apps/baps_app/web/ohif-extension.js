@@ -72,3 +72,15 @@ window.config.extensions.push({
     };
   },
 });
+
+// OHIF's service worker shows its page from a cache: whoever is not signed in, or no longer, is sent to the login page.
+(() => {
+  const check = async () => {
+    const reply = await fetch('/auth/token/valid', { cache: 'no-store' });
+    if (reply.status === 401) {
+      location.assign(`/login?next=${encodeURIComponent(location.pathname + location.search)}`);
+    }
+  };
+  check();
+  window.addEventListener('focus', check);
+})();

@@ -1,0 +1,89 @@
+"""``baps labels``: the versions of labels that were saved, and back to one of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+if TYPE_CHECKING:
+    from ..label_history import LabelHistory, Version
+
+app = typer.Typer(no_args_is_help=True, help="List, show and restore the versions of labels that were saved.")
+
+Studies = Annotated[Path, typer.Argument(help="Folder of images that is served, or was.")]
+Image = Annotated[str, typer.Argument(help="The image's name.")]
+Name = Annotated[str, typer.Argument(metavar="VERSION", help="As `baps labels list` shows it.")]
+Tag = Annotated[str, typer.Option(help="final, draft or original.")]
+console = Console(soft_wrap=True, highlight=False)
+
+
+def _history(studies: Path) -> LabelHistory:
+    from ..errors import InputError
+    from ..label_history import LabelHistory
+
+    if not studies.is_dir():
+        raise InputError(f"There is no folder {studies}. A PACS keeps the versions of its labels itself.")
+    return LabelHistory(studies)
+
+
+@app.command("list")
+def list_labels(
+    studies: Studies, image: Annotated[str, typer.Option(help="One image alone; by default all.")] = ""
+) -> None:
+    """Every version, who saved it, and what it covers; the newest of each label is served."""
+    history = _history(studies)
+    version_column = Column("version", no_wrap=True, min_width=23)  # Whole, to be copied.
+    table = Table("image", "label", version_column, "served", "author", "organs and their slices", "remarks")
+    for name, tag in history.labels():
+        if image not in ("", name):
+            continue
+        versions = history.versions(name, tag)
+        for version in versions:
+            said = version.info
+            served = "yes" if version is versions[-1] else ""
+            cells = (name, tag, version.name, served, _authors(said), _organs(said), _remarks(version))
+            table.add_row(*map(escape, cells))
+    console.print(table)
+
+
+@app.command()
+def show(studies: Studies, image: Image, version: Name, tag: Tag = "final") -> None:
+    """All that is known of one version, and where its file is."""
+    found = _history(studies).version(image, tag, version)
+    console.print_json(json.dumps({"file": str(found.file), "sha256": found.sha256, **found.info}))
+
+
+@app.command()
+def restore(studies: Studies, image: Image, version: Name, tag: Tag = "final") -> None:
+    """Serve an earlier version again, also in a server that runs; the one that it replaces is kept too."""
+    name = _history(studies).restore(image, tag, version)
+    console.print(f"The label {tag} of {image} is that of {version} again, as version {name}.", markup=False)
+
+
+def _authors(said: dict[str, object]) -> str:
+    authors = said.get("authors")
+    names = [str(said.get("author") or ""), *(authors.values() if isinstance(authors, dict) else ())]
+    return ", ".join(dict.fromkeys(filter(None, names)))
+
+
+def _organs(said: dict[str, object]) -> str:
+    covers = said.get("covers")
+    return (
+        ", ".join(f"{organ} {len(slices)}" for organ, slices in covers.items()) if isinstance(covers, dict) else "all"
+    )
+
+
+def _remarks(version: Version) -> str:
+    said = version.info
+    remarks = [f"made by {said['model']}"] if said.get("model") else []
+    remarks += ["damaged: take it from your backup"] if said.get("damaged") else []
+    remarks += ["not confirmed"] if said.get("confirmed") is False else []
+    remarks += ["found in the folder"] if said.get("found") else []
+    remarks += [f"that of {said['restored']} again"] if said.get("restored") else []
+    return ", ".join(remarks)

@@ -1,0 +1,308 @@
+"""Every version of every label of a folder of studies; the newest is the one that is served.
+
+A version is a folder, ``labels-history/<tag>/<image>/<time>``, with the label's file and what is known of it. It is
+written under a hidden name, and is saved when it gets its own: until then the label is the old one, from then on the
+new one. What is served, the file in ``labels/<tag>`` and its line in MONAI Label's list, follows. A version whose name
+ends in ``.saving`` was saved when the machine stopped in between; it is served at the next start, or before the next
+save.
+
+Whoever changes the list of a folder holds its lock: the threads of a server, its trainings, the command line. Who reads
+needs none, for nothing is ever half written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from .errors import BapsError, NotFoundError
+from .formats import file_stem
+from .replacing import PARTIAL, replacing, to_disk
+
+FOLDER = "labels-history"
+LIST = "datastore_v2.json"
+"""MONAI Label's list of images and labels."""
+
+logger = logging.getLogger(__name__)
+
+_NAME = "%Y%m%dT%H%M%S.%fZ"
+_NAMED = re.compile(r"(\d{8}T\d{6}\.\d{6}Z)(\.saving)?")
+_SAVING = ".saving"
+
+
+@dataclass(frozen=True)
+class Version:
+    """A label as it was saved once.
+
+    Attributes:
+        name: when it was saved, in UTC.
+        file: the label.
+        sha256: of the file.
+        info: what is known of it: ``author``, ``authors`` by organ, ``covers``, ``model``, ``confirmed``. ``found``
+            where somebody had laid the file there, ``restored`` names the version that it repeats.
+    """
+
+    name: str
+    file: Path
+    sha256: str
+    info: dict[str, Any]
+
+    @property
+    def suffix(self) -> str:
+        """What the file's name ends in."""
+        return self.file.name.removeprefix("label")
+
+    @property
+    def when(self) -> datetime:
+        """It was saved."""
+        return datetime.strptime(self.name, _NAME).replace(tzinfo=timezone.utc)
+
+
+class LabelHistory:
+    """The labels of one folder of studies.
+
+    Args:
+        studies: the folder.
+        lock: of its list, shared with whoever else changes the list in this process.
+    """
+
+    def __init__(self, studies: Path, lock: FileLock | None = None) -> None:
+        self._studies = studies
+        self._folder = studies / FOLDER
+        self.changing = lock or FileLock(studies / ".lock")
+
+    def labels(self) -> list[tuple[str, str]]:
+        """Image and tag of all labels that have versions."""
+        return sorted((place.name, place.parent.name) for place in self._folder.glob("*/*") if self._names(place))
+
+    def versions(self, image: str, tag: str) -> list[Version]:
+        """Those of a label, the oldest first; of a damaged one ``info`` says nothing but ``damaged``."""
+        place, found = self._folder / tag / image, []
+        for name in self._names(place):
+            try:
+                found.append(_read(place / name))
+            except BapsError as error:
+                found.append(Version(name, place / name, "", {"damaged": str(error)}))
+        return found
+
+    def version(self, image: str, tag: str, name: str) -> Version:
+        """One of them.
+
+        Raises:
+            NotFoundError: if there is no such version.
+            BapsError: if its file is not what was saved.
+        """
+        if name not in self._names(self._folder / tag / image):
+            raise NotFoundError(f"The label {tag} of {image} has no version {name}. See `baps labels list`.")
+        found = _read(self._folder / tag / image / name)
+        if _sha256(found.file) != found.sha256:
+            raise BapsError(f"The version {name} is damaged: its hash is another one. Take it from your backup.")
+        return found
+
+    def unchanging(self, image: str, tag: str, served: Path) -> Path | None:
+        """The file of the newest version, which stays what it is, if that is what is served.
+
+        Args:
+            image, tag: which label.
+            served: its file.
+        """
+        names = self._names(self._folder / tag / image)
+        with suppress(BapsError, OSError):
+            if names and _sha256(served) == (newest := self.version(image, tag, names[-1])).sha256:
+                return newest.file
+        return None
+
+    def save(self, image: str, tag: str, file: Path, suffix: str, info: Mapping[str, Any]) -> str:
+        """Save a label and serve it; what was served before, however it came there, is kept as a version.
+
+        Args:
+            image, tag: which label.
+            file: the new one.
+            suffix: what its name ends in: ``.nii.gz``.
+            info: what is known of it.
+
+        Returns:
+            The version's name.
+
+        Raises:
+            NotFoundError: if there is no such image.
+            OSError: if it cannot be written; the earlier label is as it was.
+        """
+        with self.changing:
+            place = self._folder / tag / image
+            self._finish(place)
+            served = self._known(image).get(tag)
+            if served:
+                self._keep_found(place, served)
+            return self._serve(self._write(place, file, suffix, info), self._next_name(place))
+
+    def restore(self, image: str, tag: str, name: str) -> str:
+        """Save an earlier version again, as the newest.
+
+        Raises:
+            NotFoundError: if there is no such image or version.
+            BapsError: if the version is damaged, or the disk is full; nothing was changed then.
+        """
+        try:
+            with self.changing:
+                version = self.version(image, tag, name)
+                return self.save(image, tag, version.file, version.suffix, {**version.info, "restored": name})
+        except OSError as error:
+            raise BapsError(f"The label could not be restored ({error.strerror}). It is as it was.") from error
+
+    def repair(self) -> None:
+        """Finish what was saved when the machine stopped, remove what was not, and list what the list has lost."""
+        with self.changing:
+            for place in sorted(self._folder.glob("*/*")):
+                try:
+                    self._finish(place)
+                    self._list_again(place)
+                except NotFoundError:  # An image that is gone, or not here now.
+                    continue
+                except (BapsError, OSError) as error:  # Of one label among many.
+                    logger.warning("A label could not be repaired (%s).", type(error).__name__)
+            for left in (*self._studies.glob(f"{PARTIAL}*.json"), *self._studies.glob(f"labels/*/{PARTIAL}*.label")):
+                left.unlink()
+
+    @staticmethod
+    def _names(place: Path) -> list[str]:
+        """Of the versions of a label."""
+        if not place.is_dir():
+            return []
+        return sorted(named[1] for one in place.iterdir() if (named := _NAMED.fullmatch(one.name)))
+
+    def _next_name(self, place: Path) -> str:
+        """Of a version that is saved now; a clock that was put back must not make it an older one."""
+        when = datetime.now(timezone.utc)
+        if names := self._names(place):
+            when = max(
+                when, datetime.strptime(names[-1], _NAME).replace(tzinfo=timezone.utc) + timedelta(microseconds=1)
+            )
+        return when.strftime(_NAME)
+
+    def _finish(self, place: Path) -> None:
+        """Serve what was saved and not served, and remove what was not saved."""
+        for left in place.glob(f"{PARTIAL}*"):
+            shutil.rmtree(left)
+        for saved in sorted(place.glob(f"*{_SAVING}")):
+            self._serve(saved, saved.name.removesuffix(_SAVING))
+
+    def _list_again(self, place: Path) -> None:
+        """Have the list say of a file what is known of it, if it has lost that."""
+        names, served = self._names(place), self._known(place.name).get(place.parent.name)
+        if not names or not served or served["info"].get("version") == names[-1]:
+            return
+        newest, file = _read(place / names[-1]), self._served(place, served["ext"])
+        if file.exists() and _sha256(file) == newest.sha256:
+            self._serve(place / newest.name, newest.name)
+
+    def _keep_found(self, place: Path, served: dict[str, Any]) -> None:
+        """Keep a file that somebody laid into the folder of labels, or changed there."""
+        file, names = self._served(place, served["ext"]), self._names(place)
+        if not file.is_file():
+            return
+        with suppress(BapsError):  # Damaged: then what is served is kept again.
+            if names and _read(place / names[-1]).sha256 == _sha256(file):
+                return
+        found = self._write(place, file, served["ext"], {**served["info"], "found": True})
+        found.rename(place / self._next_name(place))
+        to_disk(place)
+
+    def _served(self, place: Path, suffix: str) -> Path:
+        return self._studies / "labels" / place.parent.name / f"{place.name}{suffix}"
+
+    def _write(self, place: Path, file: Path, suffix: str, info: Mapping[str, Any]) -> Path:
+        """A version that is whole and on the disk, and has no name yet."""
+        self._folder.mkdir(exist_ok=True)
+        place.mkdir(parents=True, exist_ok=True)
+        version = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=place))
+        try:
+            version.chmod(0o755)  # As for the labels: others may read it.
+            copy, said = version / f"label{suffix}", version / "version.json"
+            shutil.copyfile(file, copy)
+            said.write_text(json.dumps({"sha256": _sha256(copy), "info": dict(info)}, indent=2))
+            for path in (copy, said, version, place, place.parent, self._folder):
+                to_disk(path)
+        except BaseException:
+            shutil.rmtree(version, ignore_errors=True)
+            raise
+        return version
+
+    def _serve(self, folder: Path, name: str) -> str:
+        """Save a version, if it is not yet, and put it where labels are served from."""
+        place, version = folder.parent, _read(folder)
+        image, tag = place.name, place.parent.name
+        target = self._served(place, version.suffix)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        saved = place / f"{name}{_SAVING}"
+        try:
+            # The list comes last: it must not name a file that is not there, or another process strikes it out.
+            with replacing(self._studies / LIST, ".json") as listed, replacing(target, ".label") as label:
+                shutil.copyfile(version.file, label)
+                whole = self._list()
+                info = {**version.info, "ts": int(time.time()), "name": target.name, "version": name}
+                whole["objects"][image]["labels"][tag] = {"ext": version.suffix, "info": info}
+                listed.write_text(json.dumps(whole, indent=2))
+                for path in (label, listed):
+                    to_disk(path)  # All that needs room has been written now; only names are changed from here on.
+                folder.rename(saved)
+                to_disk(place)
+        except BaseException:
+            if folder.name.startswith(PARTIAL):
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+        for other in target.parent.iterdir():
+            if other != target and not other.name.startswith(".") and file_stem(other) == image:
+                other.unlink()
+        saved.rename(place / name)
+        to_disk(place)
+        return name
+
+    def _list(self) -> dict[str, Any]:
+        try:
+            listed: dict[str, Any] = json.loads((self._studies / LIST).read_text())
+        except FileNotFoundError:
+            listed = {"objects": {}}
+        return listed
+
+    def _known(self, image: str) -> dict[str, Any]:
+        """What the list says of an image's labels, by tag."""
+        try:
+            known: dict[str, Any] = self._list()["objects"][image]["labels"]
+        except KeyError:
+            raise NotFoundError(f"There is no image {image!r} among the studies; its label was not saved.") from None
+        return known
+
+
+def _read(folder: Path) -> Version:
+    """A version.
+
+    Raises:
+        BapsError: if it was damaged.
+    """
+    folder = folder if folder.exists() else folder.with_name(f"{folder.name}{_SAVING}")
+    try:
+        said = json.loads((folder / "version.json").read_text())
+        (file,) = folder.glob("label*")
+        return Version(folder.name.removesuffix(_SAVING), file, said["sha256"], said["info"])
+    except (OSError, ValueError, KeyError) as error:
+        raise BapsError(
+            f"The version {folder.name} of a label is damaged ({type(error).__name__}). Take it from your backup."
+        ) from error
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()

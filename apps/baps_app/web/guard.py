@@ -1,0 +1,250 @@
+"""What is refused before anything else sees it, and what is noted of the rest."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import parse_qsl, quote, unquote
+
+from anyio import to_thread
+from fastapi import HTTPException
+from fastapi.responses import JSONResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from baps.errors import BapsError, InputError
+from web.asking import THE_MACHINE, Asked, Asker
+from web.audit import Audit
+from web.kinds import kind_of_request
+from web.names import checked_name
+from web.signing_in import SigningIn, cookies_count, is_foreign
+
+_NAMED = ("image", "id", "label", "tag", "session_id")
+_PAGE = re.compile(r"/|/docs|/ohif(/.*)?")
+"""What a person opens in a browser, who is sent to the login page."""
+
+_UID = re.compile(r".*/(?:series|studies)/([\d.]+)")
+_SMALL = 1 << 20
+"""Bytes of a request that brings no image."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the guard goes by.
+
+    Attributes:
+        signing_in: who is let in.
+        audit: where it is noted what they do.
+        origins: others whose pages may ask; ``*`` for all.
+        most_bytes: of a request that brings images.
+    """
+
+    signing_in: SigningIn
+    audit: Audit
+    origins: Collection[str]
+    most_bytes: int
+
+
+class Guard:
+    """Lets in who may come in, with what is served, and notes what they do.
+
+    Args:
+        app: behind it.
+        rules: by which.
+    """
+
+    def __init__(self, app: ASGIApp, rules: Rules) -> None:
+        self.app, self.rules = app, rules
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        asked = scope["baps.asked"] = Asked(kind_of_request(scope["method"], scope["path"]))
+        status = 500
+
+        async def counted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            refusal = await self._refusal(scope, asked)
+            if refusal:
+                await refusal(scope, receive, counted)
+            else:
+                large = asked.kind is not None and asked.kind.large
+                await self.app(scope, _limited(receive, self.rules.most_bytes if large else _SMALL), counted)
+        finally:
+            if _is_noted(asked, status, "authorization" in _headers(scope)):
+                self.rules.audit.note(asked, status)
+
+    async def _refusal(self, scope: Scope, asked: Asked) -> Response | None:
+        headers = _headers(scope)
+        try:
+            self._check_origin(headers)
+            if asked.kind is None or asked.kind.role is not None:
+                asked.asker = await to_thread.run_sync(self._asker, scope, headers)
+            asked.image = self._check_path(scope)
+            self._check_role(scope, asked)
+            self._check_length(headers, asked)
+        except HTTPException as refusal:
+            navigates = scope["method"] == "GET" and "text/html" in headers.get("accept", "")
+            if refusal.status_code == 401 and navigates and _PAGE.fullmatch(scope["path"]):
+                query = scope["query_string"].decode("latin-1")
+                wanted = scope["path"] + (f"?{query}" if query else "")
+                return RedirectResponse(f"/login?next={quote(wanted, safe='')}", 303)
+            return JSONResponse({"detail": refusal.detail}, refusal.status_code, refusal.headers)
+        except InputError as error:
+            return JSONResponse({"detail": str(error)}, 400)
+        return None
+
+    def _check_origin(self, headers: Mapping[str, str]) -> None:
+        origins = self.rules.origins
+        if is_foreign(headers) and "*" not in origins and headers.get("origin") not in origins:
+            raise HTTPException(403, "Requests from pages of other origins are refused.")
+
+    def _asker(self, scope: Scope, headers: Mapping[str, str]) -> Asker:
+        """Who asks.
+
+        Raises:
+            HTTPException: 401 if that is not known, 503 if it cannot be found out, and as ``SigningIn``.
+        """
+        signing_in = self.rules.signing_in
+        if not signing_in.needed:
+            return _at_the_machine(scope, headers)
+        kind, _, token = headers.get("authorization", "").partition(" ")
+        try:
+            if kind.lower() == "bearer":
+                return signing_in.with_token(token.strip(), address_of(scope))
+            if not kind and cookies_count(scope["method"], headers):
+                asker = signing_in.with_cookie(headers.get("cookie", ""), scope["scheme"] == "https")
+                if asker:
+                    return asker
+        except BapsError as error:
+            raise HTTPException(503, _operators(error)) from error
+        raise HTTPException(
+            401, "Sign in first: with a token (Authorization: Bearer), or at /login.", {"WWW-Authenticate": "Bearer"}
+        )
+
+    @staticmethod
+    def _check_path(scope: Scope) -> str:
+        """Refuse names and paths that lead elsewhere; the image that a request names, or ""."""
+        path, raw = scope["path"], scope.get("raw_path", scope["path"].encode()).decode("latin-1")
+        query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+        decoded = unquote(unquote(raw))
+        if ".." in decoded.split("/") or "\\" in decoded or "%2f" in raw.lower():
+            raise HTTPException(400, "The path of the request leads outside what is served.")
+        if path.startswith("/session") and query.get("uncompress", "").lower() not in ("", "false", "0"):
+            raise HTTPException(400, "Archives are not unpacked; send one image file.")
+        for name in _NAMED:
+            if query.get(name):
+                checked_name(query[name], name)
+        series = _UID.match(path)
+        return query.get("image") or query.get("label") or query.get("id") or (series[1] if series else "")
+
+    @staticmethod
+    def _check_role(scope: Scope, asked: Asked) -> None:
+        if asked.kind is None:
+            raise HTTPException(403, f"{scope['method']} {scope['path']} is not served here; no viewer asks for it.")
+        needed, asker = asked.kind.role, asked.asker
+        if needed is not None and asker is not None and not asker.role.may(needed):
+            raise HTTPException(
+                403,
+                f"To {asked.kind.meaning} you need the role {needed.value}; yours is {asker.role.value}. Ask the "
+                "operator of the server.",
+            )
+
+    def _check_length(self, headers: Mapping[str, str], asked: Asked) -> None:
+        most = self.rules.most_bytes if asked.kind and asked.kind.large else _SMALL
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or int(length) > most:
+            raise _too_large(most)
+
+
+def _headers(scope: Scope) -> dict[str, str]:
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+
+
+def _limited(receive: Receive, most: int) -> Receive:
+    """The parts of a request until there are too many."""
+    seen = 0
+
+    async def limited() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > most:
+            raise _too_large(most)
+        return message
+
+    return limited
+
+
+def _too_large(most: int) -> HTTPException:
+    return HTTPException(
+        413,
+        f"The request is larger than the {most >> 20:,} MB that are taken. Send less, or have the operator raise "
+        "most_upload_mb.",
+        {"Connection": "close"},
+    )
+
+
+def _is_noted(asked: Asked, status: int, with_token: bool) -> bool:
+    """Whether a request gets a line: those that change or answer something, and tokens that are refused.
+
+    Nothing is noted of requests without a token, nor of those whose sender has to wait after too many that failed: they
+    could fill the disk.
+    """
+    if status == 429 and asked.asker is None:
+        return False
+    if asked.asker is None and (asked.kind is None or asked.kind.role is not None):
+        return with_token and status in (401, 403)
+    return status == 403 or (asked.kind is not None and asked.kind.noted)
+
+
+def address_of(scope: Mapping[str, Any]) -> str:
+    """The address that a request comes from; a proxy on this machine says it for others (uvicorn reads that)."""
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
+
+def _at_the_machine(scope: Scope, headers: Mapping[str, str]) -> Asker:
+    """Whoever sits at this machine, where nobody has to sign in.
+
+    A request that comes from elsewhere is refused, also through a proxy, and so is one for another name: a page of the
+    web may have its own name stand for this machine.
+
+    Raises:
+        HTTPException: 403.
+    """
+    host = re.sub(r":\d+$", "", headers.get("host", ""))
+    here = scope.get("server")
+    near = all(_is_near(address) for address in (address_of(scope), str(here[0]) if here else "", host))
+    if not near or "x-forwarded-for" in headers or "forwarded" in headers:
+        raise HTTPException(
+            403,
+            "This server lets everybody in and so answers its own machine alone, at http://127.0.0.1 or "
+            "http://localhost. To let others in, its operator names users (baps users add) or an OpenID provider.",
+        )
+    return THE_MACHINE
+
+
+def _is_near(address: str) -> bool:
+    try:
+        return address == "localhost" or ip_address(address.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _operators(error: BapsError) -> str:
+    """What a user is told of a fault of the users' file or the provider: no path of this machine."""
+    return (
+        str(error) if not isinstance(error, InputError) else "The server cannot read who may use it. Tell its operator."
+    )

@@ -1,0 +1,106 @@
+"""Images and labels that come in, and the file of an image that is there."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fastapi import BackgroundTasks, File, Form, Request, UploadFile
+from monailabel.endpoints import session as host_session
+from monailabel.interfaces.utils.app import app_instance
+
+from baps.collected import notes
+from baps.errors import InputError, NotFoundError
+from baps.formats import IMAGE_SUFFIXES, read_volume
+from web.asking import asked
+from web.names import checked_name, json_object
+
+_fetching = threading.Lock()
+
+
+def image_file(image: str) -> Path:
+    """The file of an image of the datastore; fetched from the PACS first, by one thread at a time.
+
+    Raises:
+        NotFoundError: if there is no such image.
+    """
+    datastore = app_instance().datastore()
+    if image not in datastore.list_images():
+        raise NotFoundError(f"There is no image {image!r} in the datastore. Choose one that Next Sample offers.")
+    with _fetching:  # A second thread would find the series half written.
+        return Path(datastore.get_image_uri(image))
+
+
+def save_label(
+    request: Request, image: str, tag: str = "final", params: str = Form("{}"), label: UploadFile = File(...)
+) -> dict[str, Any]:
+    """Save a label, checked first; nothing is changed if it cannot be used.
+
+    ``notes`` says what became of the work of others.
+    """
+    info = json_object(params, "params")
+    if name := asked(request).name:
+        info["author"] = name  # Who is known signs with their own name.
+    image_file(image)
+    with _received(label) as path, notes.collecting() as said:
+        saved = app_instance().save_label(image, path, tag or "final", info)
+    return {"image": image, "label": saved, "notes": said}
+
+
+def add_image(image: str = "", params: str = Form("{}"), file: UploadFile = File(...)) -> dict[str, Any]:
+    """Add an image to a local datastore; one that is there is never replaced."""
+    info = json_object(params, "params")
+    datastore = app_instance().datastore()
+    if hasattr(datastore, "forward"):
+        raise InputError("The images of this server are those of its PACS. Send yours to the PACS.")
+    with _received(file) as path:
+        suffix = kind_of(file)
+        name = checked_name(image or Path(file.filename or "").name.removesuffix(suffix), "image")
+        if name in datastore.list_images():
+            raise InputError(f"There is an image {name!r} already, and its labels; give the new one another name.")
+        read_volume(path)
+        added = datastore.add_image(name, str(path), info)
+    return {"image": added}
+
+
+def open_session(
+    background_tasks: BackgroundTasks, expiry: int = 0, files: list[UploadFile] = File(...)
+) -> dict[str, Any]:
+    """Keep an image, or the files of a series, for who asks about it; the host writes them under their own names.
+
+    Raises:
+        InputError: if a name could mean another file, or the host's own.
+    """
+    for file in files:
+        if checked_name(file_name(file), "file") == "meta.info":
+            raise InputError("The name meta.info is taken. Send the image under its own.")
+    session: dict[str, Any] = host_session.create_session(background_tasks, False, expiry, files)
+    return session
+
+
+def file_name(file: UploadFile) -> str:
+    """The last part of the name that a file was sent under."""
+    return (file.filename or "").rpartition("/")[2]
+
+
+def kind_of(file: UploadFile) -> str:
+    name = (file.filename or "").lower()
+    suffix = next((kind for kind in IMAGE_SUFFIXES if name.endswith(kind)), "")
+    if not suffix:
+        raise InputError(f"The file must be of one of the kinds {', '.join(IMAGE_SUFFIXES)}. Nothing was saved.")
+    return suffix
+
+
+@contextmanager
+def _received(file: UploadFile) -> Iterator[Path]:
+    """An uploaded file on disk, under a name of ours."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"upload{kind_of(file)}"
+        with path.open("wb") as target:
+            shutil.copyfileobj(file.file, target)
+        yield path

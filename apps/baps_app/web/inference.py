@@ -1,0 +1,110 @@
+"""Answers to prompts, and those that take long."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from anyio import from_thread
+from fastapi import BackgroundTasks, File, Form, Request, UploadFile
+from fastapi.responses import FileResponse, Response
+from monailabel.endpoints import infer as host_infer
+from monailabel.interfaces.tasks.infer_v2 import InferType
+from monailabel.interfaces.utils.app import app_instance
+
+from baps.blackbox import model_seconds
+from baps.click import PACKED
+from baps.collected import notes, served
+from baps.errors import InputError, NotFoundError
+from baps.jobs import asked_by
+from web.asking import asked
+from web.images import file_name, image_file, kind_of
+from web.names import checked_name, json_object
+
+NOTES = "X-BAPS-Notes"
+"""A header of an answer to a click: what was left out of it or saved, percent-encoded. OHIF gets nothing but voxels."""
+
+_NOT_FOR_REQUESTS = ("image", "image_id", "model", "session", "save_label", "label_tag")
+"""What ``params`` may not say: which file is read, and where the answer is written."""
+
+
+def run_infer(
+    request: Request,
+    background_tasks: BackgroundTasks,
+    model: str,
+    image: str = "",
+    session_id: str = "",
+    params: str = Form("{}"),
+    file: UploadFile = File(None),
+    label: UploadFile = File(None),
+    output: host_infer.ResultType | None = None,
+) -> Response | dict[str, Any] | None:
+    """Segment; a synchronous route, so it runs in a thread of the pool.
+
+    The reply's header Server-Timing says, in milliseconds, what the model took and what all of it took.
+    """
+    begun = time.perf_counter()
+    instance = app_instance()
+    if model not in instance._infers:
+        raise NotFoundError(f"There is no model {model!r}. Known ones: {', '.join(instance._infers)}.")
+    given = json_object(params, "params")
+    if given.get("save_label"):
+        raise InputError("A mask is saved under a name: give save_as, one of the site's labels, instead of save_label.")
+    wanted = {k: v for k, v in given.items() if k not in _NOT_FOR_REQUESTS}
+    if asker := asked(request).name:
+        wanted["client_id"] = asker  # Who is known signs with their own name.
+    if output == host_infer.ResultType.dicom_seg:
+        raise InputError("Masks are given as NRRD. To store one as DICOM SEG, give save_as, a label of the site.")
+    for uploaded in (file, label):
+        if uploaded is not None:
+            kind_of(uploaded)
+            checked_name(file_name(uploaded), "file")  # The host makes a name of its own of its suffixes.
+    if not (image or session_id or file):
+        raise InputError("The request names no image. Give image, session_id or a file.")
+    if instance._infers[model].type == InferType.SCRIBBLES:
+        wanted.pop("label", None)  # There it is the uploaded labelmap; a request must not name another file.
+    if image and not session_id:  # With a session Slicer names an image of its own.
+        image_file(image)
+    if session_id and not (instance.sessions() and instance.sessions().get_session(session_id)):
+        raise NotFoundError(f"There is no session {session_id!r}, or it has expired. Open the image again.")
+    # OHIF wants raw voxels, 79 MB of a CT, nearly all zeros: they travel packed.
+    raw = output == host_infer.ResultType.image and wanted.get("result_compress") is False
+    wanted[PACKED] = raw and "gzip" in request.headers.get("accept-encoding", "")
+    gone = asked_by(lambda: from_thread.run(request.is_disconnected))
+    try:
+        with model_seconds() as spent, notes.collecting() as said, served.collecting() as used, gone:
+            answer: Response | dict[str, Any] | None = host_infer.run_inference(
+                background_tasks, model, image, session_id, json.dumps(wanted), file, label, output
+            )
+    except Exception:
+        for task in background_tasks.tasks:  # They remove what was uploaded, but only after an answer.
+            task.func(*task.args, **task.kwargs)
+        raise
+    asked(request).adapter = ", ".join(filter(None, used))
+    if isinstance(answer, FileResponse) and _is_gzip(Path(answer.path)):
+        answer.headers["Content-Encoding"] = "gzip"
+    if isinstance(answer, Response):
+        whole = time.perf_counter() - begun
+        answer.headers["Server-Timing"] = f"model;dur={1000 * sum(spent):.1f}, total;dur={1000 * whole:.1f}"
+        answer.headers[NOTES] = quote(" ".join(said)[:400])  # Proxies take headers of some kilobytes.
+    return answer
+
+
+def _is_gzip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
+
+
+def progress() -> list[dict[str, Any]]:
+    """The long answers that are being made now; nothing of their images."""
+    jobs: list[dict[str, Any]] = app_instance().jobs.records()
+    return jobs
+
+
+def cancel(job: str) -> dict[str, str]:
+    """Have a long answer end: who waits for it gets what was found so far."""
+    app_instance().jobs.cancel(job)
+    return {"cancelled": job}

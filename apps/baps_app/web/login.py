@@ -1,0 +1,231 @@
+"""The login page, for browsers, and the three routes under /auth, for 3D Slicer.
+
+Nothing of this needs a script. The page posts a user and a token; with an OpenID provider the browser goes there and
+comes back with a code (with PKCE, a state and a nonce), which is tied to the browser by a cookie of its own.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastapi import Form, HTTPException, Request
+from fastapi.responses import RedirectResponse, Response
+from jinja2 import Environment
+
+from baps.errors import BapsError
+from web.asking import Asker, asked
+from web.guard import address_of
+from web.signing_in import SigningIn, cookie_name, cookies_count
+
+_PAGE = Environment(autoescape=True).from_string(Path(__file__).with_name("login.html").read_text())
+_HOME = "/ohif/"
+_ON_THE_WAY = "baps-openid"
+_MOST_ON_THE_WAY = 1024
+_WAY_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class _Way:
+    """Of a browser to the provider and back.
+
+    Attributes:
+        browser: the value of its cookie.
+        nonce, verifier: that the token and the code belong to.
+        target: where it goes then.
+        begun: seconds.
+    """
+
+    browser: str
+    nonce: str
+    verifier: str
+    target: str
+    begun: float
+
+
+class Login:
+    """The routes.
+
+    Args:
+        signing_in: who is let in.
+    """
+
+    def __init__(self, signing_in: SigningIn) -> None:
+        self._in, self._lock = signing_in, threading.Lock()
+        self._ways: OrderedDict[str, _Way] = OrderedDict()
+
+    # 3D Slicer's.
+
+    def is_needed(self) -> dict[str, Any]:
+        """Whether one has to sign in, and with whom, as MONAI Label says it."""
+        openid = self._in.openid
+        return {
+            "enabled": self._in.needed,
+            "client_id": openid.settings.client_id if openid else "baps",
+            "realm": openid.settings.issuer if openid else "",
+        }
+
+    def token(self, request: Request, username: str = Form(""), password: str = Form("")) -> dict[str, str | None]:
+        """A bearer token for a user and a password, which is their token or that of the provider."""
+        if not self._in.needed:
+            return {"access_token": None, "token_type": None}
+        token, asked(request).asker = self._in.with_password(username, password, address_of(request.scope))
+        return {"access_token": token, "token_type": "bearer"}
+
+    def is_valid(self, request: Request) -> dict[str, Any]:
+        """Whose the token is that came with the request."""
+        asker = asked(request).asker
+        assert asker is not None  # noqa: S101 (the guard lets nobody else through)
+        return {"username": asker.name or "local", "email": None, "name": asker.name, "roles": [asker.role.value]}
+
+    # The browser's.
+
+    def page(self, request: Request, next: str = "") -> Response:  # noqa: A002 (its name in the address)
+        """The login page; for who is signed in, the way out."""
+        if not self._in.needed:
+            return RedirectResponse(_inside(next), 303)
+        return self._page(request, next, asker=self._signed_in(request))
+
+    def sign_in(
+        self,
+        request: Request,
+        username: str = Form(""),
+        password: str = Form(""),
+        next: str = Form(""),  # noqa: A002
+    ) -> Response:
+        """What the page posts."""
+        if not self._in.needed:
+            return RedirectResponse(_inside(next), 303)
+        try:
+            _, asker = self._in.with_password(username, password, address_of(request.scope))
+        except HTTPException as refusal:
+            return self._page(request, next, str(refusal.detail), refusal.status_code, dict(refusal.headers or {}))
+        except BapsError:
+            return self._page(request, next, "Nobody can sign in now. Tell the operator of the server.", 503)
+        asked(request).asker = asker
+        return self._begun(request, asker, RedirectResponse(_inside(next), 303))
+
+    def sign_out(self, request: Request) -> Response:
+        """End the session; a page of another origin cannot have it ended."""
+        reply = RedirectResponse("/login", 303)
+        if cookies_count(request.method, request.headers):
+            asked(request).asker = self._signed_in(request)
+            reply.headers["Clear-Site-Data"] = '"cache", "storage"'  # OHIF's service worker keeps its page, at least.
+            self._in.sessions.end(self._in.cookie(request.headers.get("cookie", ""), _secure(request)))
+            reply.delete_cookie(
+                cookie_name(_secure(request)), secure=_secure(request), httponly=True, samesite="strict"
+            )
+        return reply
+
+    def to_provider(self, request: Request, next: str = "") -> Response:  # noqa: A002
+        """Send the browser to the provider."""
+        if self._in.openid is None:
+            raise HTTPException(404, "This server has no OpenID provider. Sign in at /login.")
+        state, browser, nonce = (secrets.token_urlsafe(32) for _ in range(3))
+        verifier = secrets.token_urlsafe(64)
+        try:
+            address = self._in.openid.address_to_sign_in(_back(request), state, nonce, verifier)
+        except BapsError as error:
+            return self._page(request, next, str(error), 503)
+        with self._lock:
+            self._ways[state] = _Way(browser, nonce, verifier, _inside(next), time.monotonic())
+            if len(self._ways) > _MOST_ON_THE_WAY:
+                self._ways.popitem(last=False)
+        reply = RedirectResponse(address, 303)
+        # Lax: it must come along from the provider's page. It opens nothing by itself.
+        reply.set_cookie(
+            _ON_THE_WAY,
+            browser,
+            int(_WAY_SECONDS),
+            path="/login",
+            secure=_secure(request),
+            httponly=True,
+            samesite="lax",
+        )
+        return reply
+
+    def from_provider(self, request: Request, state: str = "", code: str = "", iss: str = "") -> Response:
+        """The browser is back; nothing counts that it did not set out for."""
+        with self._lock:
+            way = self._ways.pop(state, None)
+        openid, browser = self._in.openid, request.cookies.get(_ON_THE_WAY, "")
+        if (
+            openid is None
+            or way is None
+            or time.monotonic() - way.begun > _WAY_SECONDS
+            or not secrets.compare_digest(way.browser.encode(), browser.encode())
+            or (iss and iss != openid.settings.issuer)
+        ):
+            return self._page(request, "", "This sign-in was not begun here, or took too long. Begin again.", 400)
+        if not code:
+            return self._page(request, way.target, "The hospital's login did not let you in. Try again.", 401)
+        try:
+            asker = openid.with_code(code, _back(request), way.nonce, way.verifier)
+        except HTTPException as refusal:
+            return self._page(request, way.target, str(refusal.detail), refusal.status_code)
+        except BapsError as error:
+            return self._page(request, way.target, str(error), 503)
+        asked(request).asker = asker
+        # A page, and no redirection: one that begins at the provider would not take the strict cookie along.
+        return self._begun(request, asker, self._page(request, way.target, asker=asker, go=way.target))
+
+    def _begun(self, request: Request, asker: Asker, reply: Response) -> Response:
+        """The reply, with the cookie of a new session."""
+        value, secure = self._in.begin(asker), _secure(request)
+        reply.set_cookie(cookie_name(secure), value, secure=secure, httponly=True, samesite="strict")
+        return reply
+
+    def _signed_in(self, request: Request) -> Asker | None:
+        if not cookies_count(request.method, request.headers):
+            return None
+        return self._in.with_cookie(request.headers.get("cookie", ""), _secure(request))
+
+    def _page(
+        self,
+        request: Request,
+        target: str,
+        sentence: str = "",
+        status: int = 200,
+        headers: dict[str, str] | None = None,
+        asker: Asker | None = None,
+        go: str = "",
+    ) -> Response:
+        nonce = secrets.token_urlsafe(16)
+        content = _PAGE.render(
+            nonce=nonce,
+            next=_inside(target),
+            sentence=sentence,
+            users=self._in.users is not None,
+            openid=self._in.openid is not None,
+            name=asker.name if asker else "",
+            go=go,
+        )
+        policy = f"default-src 'none'; style-src 'nonce-{nonce}'; form-action 'self'; frame-ancestors 'none'; "
+        policy += "base-uri 'none'"
+        safe = {
+            "Content-Security-Policy": policy,
+            "X-Frame-Options": "DENY",
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "same-origin",
+            "Cache-Control": "no-store",
+        }
+        return Response(content, status, {**safe, **(headers or {})}, "text/html")
+
+
+def _inside(target: str) -> str:
+    """A path of this server, or its home if the target leads elsewhere."""
+    odd = not target.startswith("/") or target.startswith(("//", "/\\")) or not target.isprintable() or "\\" in target
+    return _HOME if odd or target.startswith(("/login", "/logout")) else target
+
+
+def _secure(request: Request) -> bool:
+    return request.url.scheme == "https"
+
+
+def _back(request: Request) -> str:
+    return f"{request.url.scheme}://{request.headers.get('host', '')}/login/openid/return"

@@ -1,0 +1,58 @@
+"""OHIF, and its way to the PACS."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from fastapi import Depends, Request
+from fastapi.responses import Response, StreamingResponse
+from monailabel.endpoints import ohif as host_ohif
+from monailabel.interfaces.utils.app import app_instance
+
+from baps.errors import InputError, NotFoundError
+
+_FROM_PACS = ("content-type", "content-length", "content-encoding")
+"""Headers of the PACS that a viewer needs."""
+
+_DICOMWEB = {
+    "GET": re.compile(r"((wado|qido|stow)/)?(studies|series|instances)(/[\w.,:-]+)*/?"),
+    "POST": re.compile(r"((wado|stow)/)?studies(/[\d.]+)?/?"),
+}
+"""What is passed on to the PACS: to search, to fetch, and to store. PACSs have more there, which deletes."""
+
+_MOST_BYTES = 512 << 20
+"""That a viewer may store in the PACS at once."""
+
+
+def configure_ohif() -> Response:
+    """OHIF's configuration, and an extension of ours that mends its export."""
+    theirs = Path(host_ohif.get_ohif("app-config.js").path).read_text()
+    ours = Path(__file__).with_name("ohif-extension.js").read_text()
+    return Response(f"{theirs}\n{ours}", media_type="text/javascript")
+
+
+async def _body(request: Request) -> bytes:
+    content = bytearray()
+    async for part in request.stream():
+        content += part
+        if len(content) > _MOST_BYTES:
+            raise InputError(f"More than {_MOST_BYTES >> 20} MB cannot be sent through this server.")
+    return bytes(content)
+
+
+def forward_to_pacs(request: Request, path: str, body: bytes = Depends(_body)) -> Response:
+    """OHIF's way to the PACS; the host's own holds up everybody while the PACS works, and drops the query."""
+    forward = getattr(app_instance().datastore(), "forward", None)
+    if forward is None:
+        raise NotFoundError("This server serves a folder of studies; there is no PACS behind it.")
+    if not _DICOMWEB[request.method].fullmatch(path):
+        raise InputError("That is no request that OHIF makes of a PACS; it is not passed on.")
+    kind, _, rest = path.partition("/")
+    kind, rest = (kind, rest) if kind in ("wado", "qido", "stow") else ("", path)
+    kind = "wado" if rest.endswith("metadata") else kind  # OHIF asks for metadata where it searches.
+    query = f"?{request.url.query}" if request.url.query else ""
+    headers = {name: value for name in ("accept", "content-type") if (value := request.headers.get(name))}
+    found = forward(request.method, kind, rest + query, headers, body)
+    passed = {name: value for name in _FROM_PACS if (value := found.headers.get(name))}
+    return StreamingResponse(found.raw.stream(1 << 16, decode_content=False), found.status_code, passed)

@@ -1,0 +1,106 @@
+"""What deploy/backup.sh keeps: a site that is lost and restored is the one that it was."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from advisories import ROOT
+from baps.adapter import Adapter
+from baps.blackbox import BlackBox
+from baps.label_history import LabelHistory
+from baps.output_head import OutputHead
+from baps.roles import Role
+from baps.store import AdapterStore
+from baps.users import Users
+from baps.visual_prompt import build_visual_prompt
+from web.audit import Audit
+
+BACKUP = ROOT / "deploy" / "backup.sh"
+
+
+def _backup(file: Path, *folders: Path | str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(BACKUP), str(file), *map(str, folders)], capture_output=True, text=True)
+
+
+def _files(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Mode and content by path."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mode, path.read_bytes())
+        for path in folder.rglob("*")
+        if path.is_file() and not {".converted", "readings"} & set(path.parts)
+    }
+
+
+def test_a_site_that_is_lost_comes_back_whole(tmp_path: Path, new_black_box: Callable[[], BlackBox]) -> None:
+    site = tmp_path / "site"
+    studies, state, etc = site / "studies", site / "state", site / "etc"
+    for folder in (studies, state / "cache" / "unsent", state / "adapters" / "organs" / "readings", etc):
+        folder.mkdir(parents=True)
+    (studies / "ct_01.nii.gz").write_bytes(bytes(1000))
+    (studies / ".converted").mkdir()
+    (studies / ".converted" / "series.nii.gz").write_bytes(b"made again")
+    (state / "adapters" / "organs" / "readings" / "a.npy").write_bytes(b"made again")
+    (studies / "datastore_v2.json").write_text(json.dumps({"objects": {"ct_01": {"image": {}, "labels": {}}}}))
+    for words, author in (("one", "anna"), ("two", "ben")):
+        (tmp_path / "new").write_text(words)
+        LabelHistory(studies).save("ct_01", "final", tmp_path / "new", ".nii.gz", {"author": author})
+    versions = [(one.name, one.sha256, one.info) for one in LabelHistory(studies).versions("ct_01", "final")]
+    store, able = AdapterStore(state / "adapters"), new_black_box().capabilities
+    made = Adapter(build_visual_prompt("basis", 0), OutputHead(0).eval())
+    record = {"adapter": made.record(), "black_box": {"weights_sha256": able.weights_sha256}}
+    for _ in range(2):
+        store.publish("spleen", store.add("spleen", made, record, "passed"))
+    token = Users(etc / "users.json").add("anna", Role.ANNOTATOR)
+    audit = Audit(state / "adapters" / "audit.jsonl")
+    audit.check()
+    hashed = audit.hashed("ct_01")
+    (state / "cache" / "unsent" / "20261122-1.2.3.dcm").write_bytes(b"a label")
+    before = _files(site)
+
+    done = _backup(tmp_path / "kept.tar.gz", etc, state, studies)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "kept.tar.gz").stat().st_mode & 0o777 == 0o600
+    shutil.rmtree(site)
+    subprocess.run(["tar", "-xpf", str(tmp_path / "kept.tar.gz"), "-C", "/"], check=True)  # noqa: S607
+
+    assert _files(site) == before
+    assert not (studies / ".converted").exists()
+    assert not (state / "adapters" / "organs" / "readings").exists()
+    assert (studies / "labels" / "final" / "ct_01.nii.gz").read_text() == "two"
+    history = LabelHistory(studies)
+    assert [(one.name, one.sha256, one.info) for one in history.versions("ct_01", "final")] == versions
+    history.restore("ct_01", "final", versions[0][0])
+    assert (studies / "labels" / "final" / "ct_01.nii.gz").read_text() == "one"
+    assert store.served("spleen", able.weights_sha256) == ("spleen", "v0002")
+    assert store.load("spleen", "v0002").label == "spleen"
+    assert store.roll_back("spleen") == "v0001"
+    known = Users(etc / "users.json").find(token)
+    assert known is not None
+    assert known.name == "anna"
+    assert Audit(state / "adapters" / "audit.jsonl").hashed("ct_01") == hashed
+
+
+def test_a_folder_that_is_a_link_is_kept_with_what_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "ct_01.nii.gz").write_bytes(b"voxels")
+    (tmp_path / "studies").symlink_to(tmp_path / "disk")
+    assert _backup(tmp_path / "kept.tar.gz", tmp_path / "studies").returncode == 0
+    listed = subprocess.run(["tar", "-tf", str(tmp_path / "kept.tar.gz")], capture_output=True, text=True)  # noqa: S607
+    assert "studies/./ct_01.nii.gz" in listed.stdout
+
+
+@pytest.mark.parametrize("folder", ["/nowhere/at/all", "relative"])
+def test_what_cannot_be_kept_is_said_and_the_former_archive_stays(tmp_path: Path, folder: str) -> None:
+    file = tmp_path / "kept.tar.gz"
+    file.write_text("of yesterday")
+    done = _backup(file, folder)
+    assert done.returncode == 2
+    assert folder in done.stderr
+    assert file.read_text() == "of yesterday"
+    assert _backup(tmp_path / "none" / "kept.tar.gz", tmp_path).returncode == 1

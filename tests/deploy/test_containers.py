@@ -1,0 +1,118 @@
+"""The container files, which nobody could run here: what they name is there, and they give no rights away."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from advisories import ROOT
+from baps.command_line import app
+from baps.settings import read_settings
+
+CONTAINER, COMPOSE = ROOT / "deploy" / "Containerfile", ROOT / "deploy" / "compose.yaml"
+
+
+def _lines(keyword: str) -> list[str]:
+    """The instructions of a kind, in one line each."""
+    text = re.sub(r"\\\n", " ", CONTAINER.read_text())
+    return [line.removeprefix(f"{keyword} ") for line in text.splitlines() if line.startswith(f"{keyword} ")]
+
+
+def _composed() -> dict[str, Any]:
+    composed: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())
+    return composed
+
+
+def test_both_say_that_they_were_not_run() -> None:
+    for file in (CONTAINER, COMPOSE):
+        assert file.read_text().startswith("# NOT RUN by this project")
+
+
+def test_what_is_copied_is_there() -> None:
+    copied = [word for line in _lines("COPY") for word in line.split()[:-1]]
+    assert {"constraints.txt", "setup.cfg", "apps"} <= set(copied)
+    assert all((ROOT / word).exists() for word in copied)
+    ignored = (ROOT / ".dockerignore").read_text().split()
+    assert ignored[0] == "*"
+    assert {word.removeprefix("!") for word in ignored if word.startswith("!")} == set(copied)
+
+
+def test_it_runs_as_nobody_in_particular() -> None:
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", _lines("USER")[-1])
+    text = CONTAINER.read_text()
+    assert text.index("\nUSER ") < text.index("\nENTRYPOINT ")
+    assert "\nHEALTHCHECK " in text
+    assert not re.search(r"(?i)password|token=|secret", text)
+
+
+def test_its_command_has_the_options_of_ours() -> None:
+    words = json.loads(_lines("ENTRYPOINT")[0])
+    shown = CliRunner().invoke(app, ["serve", "--help"], env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}).output
+    assert words[:2] == ["baps", "serve"]
+    assert all(word in shown for word in words if word.startswith("--"))
+
+
+def test_compose_names_what_is_there_and_known() -> None:
+    composed = _composed()
+    ours, pacs = composed["services"]["baps"], composed["services"]["orthanc"]
+    build = ours["build"]
+    assert (COMPOSE.parent / build["context"] / build["dockerfile"]).resolve() == CONTAINER
+    for service in (ours, pacs):
+        for volume in service["volumes"]:
+            source = volume.replace(":?", "").split(":")[0]
+            assert source.startswith("${") or source in composed["volumes"] or (COMPOSE.parent / source).is_file(), (
+                volume
+            )
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert "privileged" not in service
+    assert ours["read_only"] is True
+    settings = {name: value for name, value in ours["environment"].items() if name.startswith("BAPS_")}
+    site = read_settings({}, settings)
+    assert site.closed
+    assert {f"BAPS_{name.upper()}" for name in vars(site)} >= settings.keys()
+
+
+def test_only_this_machine_reaches_the_server_and_nobody_the_pacs_pages() -> None:
+    services = _composed()["services"]
+    assert services["baps"]["ports"] == ["127.0.0.1:8000:8000"]
+    assert not [port for port in services["orthanc"]["ports"] if "8042" in port]
+
+
+def test_what_is_written_is_no_part_of_the_root() -> None:
+    ours = _composed()["services"]["baps"]
+    places = {volume.split(":")[1] for volume in ours["volumes"] if not volume.startswith("$")}
+    places |= {place.split(":")[0] for place in ours["tmpfs"]}
+    assert places == {"/var/lib/baps", "/opt/baps/apps/baps_app/logs", "/tmp"}  # noqa: S108
+    written = dict(pair.split("=") for line in _lines("ENV") for pair in line.split())
+    for name in ("HOME", "BAPS_ADAPTERS", "MONAI_LABEL_DATASTORE_CACHE_PATH"):
+        assert written[name].startswith("/var/lib/baps")
+
+
+def test_the_proxy_that_is_believed_is_the_networks_gateway() -> None:
+    composed = _composed()
+    (network,) = composed["networks"]["inside"]["ipam"]["config"]
+    assert composed["services"]["baps"]["environment"]["FORWARDED_ALLOW_IPS"] == network["gateway"]
+
+
+def test_orthanc_asks_for_a_login() -> None:
+    settings = json.loads((COMPOSE.parent / "orthanc.json").read_text())
+    assert settings["AuthenticationEnabled"] is True
+    assert not settings["DicomAlwaysAllowStore"]
+    assert "RegisteredUsers" not in settings
+    assert _composed()["services"]["baps"]["command"][0].endswith(settings["DicomWeb"]["Root"].rstrip("/"))
+
+
+def test_hadolint_finds_nothing() -> None:
+    hadolint = shutil.which("hadolint") or ROOT / ".venv-tools" / "bin" / "hadolint"
+    if not shutil.which(str(hadolint)):
+        pytest.skip("hadolint is not installed")
+    done = subprocess.run([str(hadolint), str(CONTAINER)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout

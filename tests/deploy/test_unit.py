@@ -1,0 +1,74 @@
+"""The systemd unit: understood by systemd, and it starts what is there."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from advisories import ROOT
+from baps.settings import read_settings
+
+UNIT, ENVIRONMENT = ROOT / "deploy" / "baps.service", ROOT / "deploy" / "baps.env"
+needs_systemd = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
+
+
+def _environment() -> dict[str, str]:
+    lines = (line.strip() for line in ENVIRONMENT.read_text().splitlines())
+    return dict(line.lstrip("#").split("=", 1) for line in lines if line and not line.startswith("# "))
+
+
+def _analyze(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["systemd-analyze", *words], capture_output=True, text=True)  # noqa: S607
+
+
+def _copy(folder: Path) -> Path:
+    """The unit, with a program that is on this machine, for systemd looks for it."""
+    (folder / "baps.service").write_text(UNIT.read_text().replace("/opt/baps/.venv/bin/baps", "/bin/true"))
+    return folder / "baps.service"
+
+
+@needs_systemd
+def test_systemd_understands_every_line(tmp_path: Path) -> None:
+    done = _analyze("verify", "--man=no", str(_copy(tmp_path)))
+    said = [line for line in done.stderr.splitlines() if "baps.service" in line]
+    assert (done.returncode, said) == (0, []), done.stderr
+    wrong = _copy(tmp_path)
+    wrong.write_text(wrong.read_text().replace("ProtectSystem=strict", "ProtectSystem=mostly"))
+    assert "baps.service" in _analyze("verify", "--man=no", str(wrong)).stderr
+
+
+@needs_systemd
+def test_systemd_counts_it_among_the_safe_ones(tmp_path: Path) -> None:
+    if "--offline" not in _analyze("--help").stdout:
+        pytest.skip("this systemd-analyze does not judge units that are not loaded")
+    # Thousandths: 2000 is "OK" at its best, and what a unit without any of this has is 9600.
+    done = _analyze("security", "--offline=true", "--threshold=20", str(_copy(tmp_path)))
+    assert done.returncode == 0, done.stdout[-300:] + done.stderr
+
+
+def test_it_starts_what_a_checkout_has() -> None:
+    parser = configparser.RawConfigParser(strict=False)
+    parser.read_string(UNIT.read_text())
+    service = parser["Service"]
+    words = service["execstart"].split()
+    assert words[:2] == ["/opt/baps/.venv/bin/baps", "serve"]
+    assert words[words.index("--host") + 1] == "127.0.0.1"
+    assert service["user"] == "baps"
+    assert service["environmentfile"] == "/etc/baps/baps.env"
+    source, target = service["bindpaths"].split(":")
+    assert (source, target) == ("/var/log/baps", "/opt/baps/apps/baps_app/logs")
+    assert (ROOT / "docs" / "deployment.md").is_file()
+
+
+def test_the_settings_in_its_environment_are_known(tmp_path: Path) -> None:
+    environment = _environment()
+    assert {"STUDIES", "BAPS_USERS", "BAPS_OPENID", "BAPS_PACS_LOGIN", "HOME"} <= environment.keys()
+    named = {name[5:].lower(): value for name, value in environment.items() if name.startswith("BAPS_")}
+    (tmp_path / "site.json").write_text(json.dumps(named))
+    read_settings({"config": str(tmp_path / "site.json")}, {})  # An unknown one is an error.
+    assert read_settings({}, environment).closed

@@ -1,0 +1,32 @@
+"""A server on one's own machine, as ``make serve`` starts it, with patients whose names are known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pydicom
+import pytest
+
+from known import BROKEN, IMAGE, NAME, ORIGIN, PATIENT, Known
+from server import ROOT
+from sites import site
+
+
+@pytest.fixture(scope="session")
+def known(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Known]:
+    folder = tmp_path_factory.mktemp("known")
+    words = {"ZEBRA", "QUENTIN", PATIENT}
+
+    def add() -> None:
+        for image in (IMAGE, BROKEN):
+            (folder / "studies" / image).mkdir()
+            for file in (ROOT / "sample-data" / "dicom" / "ct_01").iterdir():
+                slice_ = pydicom.dcmread(file)
+                slice_.PatientName, slice_.PatientID = NAME, PATIENT
+                slice_.save_as(folder / "studies" / image / file.name)
+                words.update((str(slice_.StudyInstanceUID), str(slice_.SeriesInstanceUID)))
+        cut = folder / "studies" / BROKEN / "004.dcm"
+        cut.write_bytes(cut.read_bytes()[:-500])
+
+    for running in site(folder, cases=1, extra=add, others={"most_upload_mb": "8", "cors_origins": ORIGIN}):
+        yield Known(running, tuple(words))

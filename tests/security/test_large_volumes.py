@@ -1,0 +1,150 @@
+"""Small files that unpack to much: they are refused before they are unpacked, and large CTs are not."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import resource
+import shutil
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+
+from baps.errors import InputError
+from baps.formats import read_labels, read_volume
+from baps.size import VARIABLE, check_size
+from baps.volume import Volume
+from server import ROOT
+
+
+@pytest.fixture(autouse=True)
+def little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images of 16 MB and more are too large for these tests."""
+    monkeypatch.setenv(VARIABLE, "16")
+
+
+def _nifti(folder: Path) -> Path:
+    header = nibabel.Nifti1Header()
+    header.set_data_shape((4096, 4096, 512))
+    header.set_data_dtype(np.int16)
+    header["sform_code"] = 1
+    header.set_sform(np.eye(4))
+    header["vox_offset"] = 352
+    path = folder / "bomb.nii.gz"
+    path.write_bytes(gzip.compress(header.binaryblock + bytes(4) + bytes(1 << 20)))
+    return path
+
+
+def _nrrd(folder: Path, sizes: str, zeros: int) -> Path:
+    header = (
+        f"NRRD0004\ntype: uint8\ndimension: 3\nspace: left-posterior-superior\nsizes: {sizes}\n"
+        "space directions: (1,0,0) (0,1,0) (0,0,1)\nkinds: domain domain domain\nencoding: gzip\n"
+        "space origin: (0,0,0)\n\n"
+    )
+    path = folder / "bomb.nrrd"
+    packer = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16)
+    with path.open("wb") as file:
+        file.write(header.encode())
+        for _ in range(zeros >> 20):
+            file.write(packer.compress(bytes(1 << 20)))
+        file.write(packer.flush())
+    return path
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def _png(folder: Path) -> Path:
+    side = 9000  # Pillow itself refuses from 13,000 or so.
+    shape = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    path = folder / "bomb.png"
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", shape) + _chunk(b"IDAT", zlib.compress(bytes((side + 1) * side), 9))
+        + _chunk(b"IEND", b"")
+    )  # fmt: skip
+    return path
+
+
+def _npz(folder: Path) -> Path:
+    array = io.BytesIO()
+    np.lib.format.write_array_header_1_0(array, {"descr": "|u1", "fortran_order": False, "shape": (60_000, 60_000)})
+    path = folder / "bomb.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("img.npy", array.getvalue() + bytes(1 << 20))
+    return path
+
+
+def _dicom(folder: Path) -> Path:
+    image = pydicom.dcmread(ROOT / "sample-data" / "dicom" / "ct_01" / "001.dcm")
+    image.Rows, image.Columns, image.NumberOfFrames = 60_000, 60_000, 1000
+    image.save_as(folder / "bomb.dcm")
+    return folder / "bomb.dcm"
+
+
+def _dicom_series(folder: Path) -> Path:
+    """Slices that are small each, of many frames together."""
+    (folder / "bomb").mkdir()
+    for number in range(3):
+        image = pydicom.dcmread(ROOT / "sample-data" / "dicom" / "ct_01" / f"00{number + 1}.dcm")
+        image.NumberOfFrames = 200
+        image.save_as(folder / "bomb" / f"{number}.dcm")
+    return folder / "bomb"
+
+
+BOMBS = [_nifti, lambda folder: _nrrd(folder, "4096 4096 512", 1 << 20), _png, _npz, _dicom, _dicom_series]
+
+
+@pytest.mark.parametrize("make", BOMBS, ids=["nifti", "nrrd", "png", "npz", "dicom", "series"])
+def test_what_says_that_it_is_too_large_is_refused(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError, match="MB are allowed"):
+        read_volume(make(tmp_path))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # Kilobytes.
+
+
+def test_a_labelmap_that_hides_how_large_it_is_is_not_unpacked(tmp_path: Path) -> None:
+    path = _nrrd(tmp_path, "16 16 4", 2 << 30)
+    assert path.stat().st_size < 4 << 20
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError, match="more than its header says"):
+        read_labels(path, Volume(np.zeros((16, 16, 4), np.int16), np.diag([-1.0, -1, 1, 1])))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+
+
+def test_a_deflated_dicom_is_not_opened(tmp_path: Path) -> None:
+    image = pydicom.dcmread(ROOT / "sample-data" / "dicom" / "ct_01" / "001.dcm")
+    image.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    image.save_as(tmp_path / "a.dcm")
+    with pytest.raises(InputError, match="another transfer syntax"):
+        read_volume(tmp_path / "a.dcm")
+
+
+def test_what_is_within_the_limit_is_read_as_before(tmp_path: Path) -> None:
+    for name in ("ct_01", "dicom"):
+        source = ROOT / "sample-data" / ("dicom/ct_01" if name == "dicom" else "ct/images/ct_01.nii.gz")
+        assert read_volume(source).shape == (128, 128, 24)
+    path = _nrrd(tmp_path, "16 16 4096", 1 << 20)
+    assert read_volume(path).shape == (16, 16, 4096)
+
+
+def test_a_large_ct_passes_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE)
+    assert check_size("ct.nii.gz", (1024, 1024, 2000), 2) == 4000 << 20
+    with pytest.raises(InputError, match="8,192 MB are allowed"):
+        check_size("ct.nii.gz", (1024, 1024, 20_000), 2)
+    with pytest.raises(InputError, match="sizes below 0"):
+        check_size("ct.nii.gz", (-1, 1024, -1), 2)
+
+
+def test_a_file_of_the_wrong_kind_says_so_and_no_more(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "setup.cfg", tmp_path / "a.npz")
+    with pytest.raises(InputError, match=r"a\.npz cannot be read"):
+        read_volume(tmp_path / "a.npz")

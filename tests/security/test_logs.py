@@ -1,0 +1,126 @@
+"""What the server writes names no patient: a session with good and bad requests, and then its output, word by word."""
+
+from __future__ import annotations
+
+import json
+import logging
+import stat
+import sys
+import time
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import requests
+
+from baps.discreet import without_names, without_paths
+from known import BROKEN, IMAGE, Known
+from lib.discreet_logs import _Discreet
+from server import ROOT
+from sites import spleen_click
+
+pytestmark = pytest.mark.slow
+
+
+def _session(known: Known, folder: Path) -> list[int]:
+    """What a user does, with mistakes; the statuses."""
+    click = json.dumps({"foreground": [spleen_click("ct_01")]})
+    image = nibabel.load(ROOT / "sample-data" / "ct" / "images" / "ct_01.nii.gz")
+    labels, empty, junk = folder / f"{IMAGE}.nii.gz", folder / f"{IMAGE}-empty.nii.gz", folder / f"{IMAGE}.nrrd"
+    truth = nibabel.load(ROOT / "sample-data" / "ct" / "labels" / "ct_01.nii.gz")
+    nibabel.save(truth, labels)
+    nibabel.save(nibabel.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), empty)
+    junk.write_bytes(b"NRRD0004\ntype: what\n\n")
+
+    def ask(method: str, path: str, **given: object) -> requests.Response:
+        return requests.request(method, known.site.address + path, timeout=120, **given)  # type: ignore[arg-type]
+
+    def sent(file: Path, field: str) -> dict[str, tuple[str, bytes]]:
+        return {field: (file.name, file.read_bytes())}
+
+    replies = [
+        ask("GET", "/info/"),
+        ask("POST", "/activelearning/first", json={}),
+        ask("POST", "/activelearning/disagreement", json={}),
+        ask("POST", f"/infer/baps?image={IMAGE}", data={"params": click}),
+        ask("POST", f"/infer/baps?image={IMAGE}", data={"params": '{"foreground": [[999, 0, 0]]}'}),
+        ask("POST", f"/infer/baps?image={BROKEN}", data={"params": click}),
+        ask("POST", f"/infer/baps?image={IMAGE}_absent", data={"params": click}),
+        ask("POST", f"/infer/organs?image={IMAGE}", data={"params": "{}"}),
+        ask("PUT", f"/datastore/label?image={IMAGE}", files=sent(empty, "label")),
+        ask("PUT", f"/datastore/label?image={IMAGE}", files=sent(junk, "label")),
+        ask("PUT", f"/datastore/label?image={IMAGE}", files=sent(labels, "label")),
+        ask("PUT", f"/datastore/image?image={IMAGE}", files=sent(labels, "file")),
+        ask("GET", f"/datastore/label?label={IMAGE}&tag=final"),
+        ask("GET", f"/datastore/image?image={IMAGE}_absent"),
+        ask("GET", f"/datastore/label?label={IMAGE}_absent&tag=final"),
+        ask("PUT", "/session/", files=sent(labels, "files")),
+        ask("GET", f"/session/{IMAGE}"),
+        ask("POST", "/train/baps", json={"max_images": 300, "label": "spleen"}),
+    ]
+    while ask("GET", "/train/?check_if_running=true").status_code == 200:
+        time.sleep(1)
+    replies.append(ask("GET", "/train/"))
+    return [reply.status_code for reply in replies]
+
+
+def test_nothing_that_is_written_names_a_patient(known: Known, tmp_path: Path) -> None:
+    statuses = _session(known, tmp_path)
+    assert {200, 400, 404} <= set(statuses)
+    audit = known.site.adapters / "audit.jsonl"
+    written = {file: file.read_text(errors="replace") for file in (known.site.log, audit)}
+    assert "Uvicorn running" in written[known.site.log]
+    for file, text in written.items():
+        for word in (*known.words, IMAGE, BROKEN):
+            lines = [line for line in text.splitlines() if word.lower() in line.lower()]
+            assert not lines, (file.name, word, lines[:3])
+    lines = [json.loads(line) for line in written[audit].splitlines()]
+    assert {"segment", "save a label", "next sample", "add an image", "start a training"} <= {x["what"] for x in lines}
+    of_image = {line["image"] for line in lines if line["what"] == "save a label"}
+    assert len(of_image) == 1
+    assert stat.S_IMODE(audit.stat().st_mode) == 0o600
+
+
+def _record(name: str, level: int, words: str, error: bool = False) -> logging.LogRecord:
+    try:
+        raise ValueError("/data/Doe^Jane/1.dcm")
+    except ValueError:
+        info = sys.exc_info() if error else None
+        return logging.LogRecord(name, level, __file__, 7, words, (), info)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["monailabel.endpoints.infer", "dicomweb_client.web", "py.warnings", "root"])
+def test_others_words_are_left_out(name: str) -> None:
+    quiet = _Discreet()
+    assert not quiet.filter(_record(name, logging.INFO, "Doe^Jane"))
+    record = _record(name, logging.ERROR, "Doe^Jane", error=True)
+    assert quiet.filter(record)
+    said = logging.Formatter().format(record)
+    assert "Doe" not in said
+    assert "ValueError (words left out)" in said
+    assert "test_logs.py" in said
+
+
+def test_our_own_words_stay_but_for_paths_and_uids() -> None:
+    record = _record(
+        "baps.store", logging.WARNING, "The adapter /data/a/b.safetensors of 1.2.840.113619.2.55 is broken."
+    )
+    assert _Discreet().filter(record)
+    assert record.getMessage() == "The adapter <path> of <uid> is broken."
+
+
+def test_an_access_log_says_no_more_than_the_kind() -> None:
+    record = logging.LogRecord(
+        "uvicorn.access", logging.INFO, "", 1, '%s - "%s %s HTTP/%s" %d',
+        ("127.0.0.1:1", "GET", "/datastore/image?image=Doe", "1.1", 200), None,
+    )  # fmt: skip
+    assert _Discreet().filter(record)
+    assert record.getMessage() == '127.0.0.1:1 - "GET /datastore HTTP/1.1" 200'
+
+
+def test_texts_for_users_have_names_of_files_but_no_paths() -> None:
+    assert without_paths("The file /data/labels/a.nii.gz is broken.") == "The file a.nii.gz is broken."
+    address = "Give one such as http://host:8000/sam/model or grpc://host:8001/sam."
+    assert without_paths(address) == address
+    assert without_names("version 1.5.2 of 3") == "version 1.5.2 of 3"

@@ -1,0 +1,216 @@
+"""Tokens that are no good, and those that are, of an OpenID provider."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from fastapi import HTTPException
+
+from baps.errors import BapsError
+from baps.openid_settings import OpenIdSettings
+from baps.roles import Role
+from provider import Provider, new_key, running_provider
+from web import openid as module
+from web.openid import OpenId
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    with running_provider() as running:
+        yield running
+
+
+def _openid(provider: Provider, **others: Any) -> OpenId:
+    said = {"issuer": provider.issuer, "client_id": "baps", "roles": {"radiologist": "annotator", "ml": "trainer"}}
+    return OpenId(OpenIdSettings.model_validate({**said, **others}))
+
+
+def _refused(openid: OpenId, token: str, status: int = 401) -> str:
+    with pytest.raises(HTTPException) as caught:
+        openid.asker(token)
+    assert caught.value.status_code == status
+    return str(caught.value.detail)
+
+
+@pytest.mark.parametrize("algorithm", ["RS256", "ES256"])
+def test_a_good_token_says_who_it_is_and_what_they_may(provider: Provider, algorithm: str) -> None:
+    provider.rotate("a", algorithm)
+    asker = _openid(provider).asker(provider.token())
+    assert (asker.name, asker.role, asker.by) == ("rita", Role.ANNOTATOR, "openid")
+
+
+NOW = int(time.time())
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"iss": "https://elsewhere.example"},
+        {"iss": None},
+        {"aud": "another"},
+        {"aud": ["another", "third"]},
+        {"aud": None},
+        {"exp": NOW - 3600, "iat": NOW - 7200},
+        {"exp": None},
+        {"nbf": NOW + 3600},
+        {"iat": NOW + 3600},
+        {"iat": None},
+        {"sub": None},
+    ],
+)
+def test_a_token_with_a_wrong_claim_is_refused(provider: Provider, claims: dict[str, object]) -> None:
+    openid = _openid(provider)
+    assert "gain" in _refused(openid, provider.token(**claims))
+    assert openid.asker(provider.token()).name == "rita"
+
+
+def test_a_token_with_the_signature_of_another_key_is_refused(provider: Provider) -> None:
+    openid = _openid(provider)
+    _refused(openid, provider.token(key=new_key()))
+    _refused(openid, provider.token(key=new_key(), headers={"kid": None}))
+    head, body, signature = provider.token().split(".")
+    claims = json.loads(base64.urlsafe_b64decode(body + "=="))
+    forged = _encoded({**claims, "roles": ["ml"]})
+    _refused(openid, f"{head}.{forged}.{signature}")
+    _refused(openid, f"{head}.{body}.")
+    assert openid.asker(f"{head}.{body}.{signature}").role is Role.ANNOTATOR
+
+
+def _encoded(content: object) -> str:
+    return base64.urlsafe_b64encode(json.dumps(content).encode()).rstrip(b"=").decode()
+
+
+@pytest.mark.parametrize("algorithm", ["none", "None", "NONE", "nOnE"])
+def test_a_token_without_a_signature_is_refused(provider: Provider, algorithm: str) -> None:
+    _, body, _ = provider.token().split(".")
+    for kid in ({"kid": "first"}, {}):
+        _refused(_openid(provider), f"{_encoded({'alg': algorithm, 'typ': 'JWT', **kid})}.{body}.")
+
+
+def test_the_public_key_is_no_secret_to_sign_with(provider: Provider) -> None:
+    """HS256 with the public key as its secret: the classic confusion of algorithms."""
+    public = provider.keys["first"].public_key()  # type: ignore[union-attr]
+    secrets = [public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)]
+    secrets += [json.dumps(provider.jwks()[0]).encode(), b""]
+    for secret in secrets:
+        for algorithm in ("HS256", "RS256"):
+            signed = f"{_encoded({'alg': algorithm, 'kid': 'first'})}.{provider.token().split('.')[1]}"
+            code = hmac.new(secret, signed.encode(), hashlib.sha256).digest()
+            _refused(_openid(provider), f"{signed}.{base64.urlsafe_b64encode(code).rstrip(b'=').decode()}")
+
+
+def test_an_algorithm_that_is_not_allowed_is_refused(provider: Provider) -> None:
+    _refused(_openid(provider), provider.token(headers={"alg": "RS512"}))
+    _refused(_openid(provider), provider.token(headers={"alg": "PS256"}))
+    _refused(_openid(provider, algorithms=["ES256"]), provider.token())
+
+
+def test_a_key_that_the_token_brings_itself_does_not_count(provider: Provider) -> None:
+    own = new_key()
+    evil = Provider("http://127.0.0.1:9", {"first": own})
+    for headers in ({"jwk": evil.jwks()[0]}, {"jku": "http://127.0.0.1:9/jwks"}, {"kid": "../../dev/null"}):
+        _refused(_openid(provider), provider.token(key=own, headers=headers))
+
+
+def test_a_token_to_sign_out_lets_nobody_in(provider: Provider) -> None:
+    _refused(_openid(provider), provider.token(headers={"typ": "logout+jwt"}))
+
+
+@pytest.mark.parametrize("token", ["", "a.b.c", "....", "eyJhbGciOiJSUzI1NiJ9.e30.", "\udc80.a.b", "a" * 10_000])
+def test_what_is_no_token_is_refused(provider: Provider, token: str) -> None:
+    _refused(_openid(provider), token)
+
+
+def test_new_keys_are_fetched_when_they_are_first_seen(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+    openid = _openid(provider)
+    old = provider.token()
+    openid.asker(old)
+    provider.rotate("second")
+    _refused(openid, provider.token())  # The keys were fetched just now; nobody can make us ask again and again.
+    monkeypatch.setattr(module, "_PAUSE", 0.0)
+    assert openid.asker(provider.token()).name == "rita"
+    _refused(openid, old)  # The provider took its key back.
+
+
+def test_invented_tokens_do_not_flood_the_provider(provider: Provider) -> None:
+    openid = _openid(provider)
+    for number in range(20):
+        _refused(openid, provider.token(key=provider.keys["first"], headers={"kid": f"invented-{number}"}))
+    assert provider.asked.count("/jwks") == 1
+
+
+@pytest.mark.parametrize(
+    ("claims", "claim", "role"),
+    [
+        ({"roles": "ml"}, "roles", Role.TRAINER),
+        ({"roles": ["x", "radiologist", "ml"]}, "roles", Role.TRAINER),
+        ({"realm_access": {"roles": ["radiologist"]}}, "realm_access.roles", Role.ANNOTATOR),
+        ({"https://h.example/roles": ["ml"]}, "https://h.example/roles", Role.TRAINER),
+    ],
+)
+def test_roles_are_read_where_the_settings_say(
+    provider: Provider, claims: dict[str, object], claim: str, role: Role
+) -> None:
+    token = provider.token(**{"roles": None, **claims})
+    assert _openid(provider, roles_claim=claim).asker(token).role is role
+
+
+@pytest.mark.parametrize("roles", [None, [], ["admin"], "annotator", {"radiologist": True}, [["radiologist"]], 7])
+def test_who_has_none_of_our_roles_is_not_let_in(provider: Provider, roles: object) -> None:
+    assert "no role" in _refused(_openid(provider), provider.token(roles=roles), 403)
+
+
+def test_the_audience_of_the_settings_counts(provider: Provider) -> None:
+    token = provider.token(aud=["api://baps", "other"])
+    _refused(_openid(provider), token)
+    assert _openid(provider, audience="api://baps").asker(token).name == "rita"
+
+
+def test_a_password_is_passed_on_where_the_provider_takes_it(provider: Provider) -> None:
+    openid = _openid(provider)
+    with pytest.raises(HTTPException, match="takes no passwords from programs"):
+        openid.with_password("rita", "open sesame")
+    provider.about, provider.password = {"grant_types_supported": ["password"]}, "open sesame"
+    openid = _openid(provider)
+    token, asker = openid.with_password("rita", "open sesame")
+    assert openid.asker(token) == asker
+    assert asker.name == "rita"
+    with pytest.raises(HTTPException, match="password is wrong"):
+        openid.with_password("rita", "wrong")
+
+
+@pytest.mark.parametrize(
+    ("about", "said"),
+    [
+        ({"issuer": "http://127.0.0.1:1"}, "another issuer"),
+        ({"jwks_uri": "http://keys.example/jwks"}, "begins with https"),
+        ({"jwks_uri": None}, "begins with https"),
+    ],
+)
+def test_a_provider_that_says_odd_things_is_not_believed(
+    provider: Provider, about: dict[str, object], said: str
+) -> None:
+    token = provider.token()
+    provider.about = about
+    with pytest.raises(BapsError, match=said):
+        _openid(provider).asker(token)
+
+
+def test_a_provider_that_is_gone_is_said(provider: Provider) -> None:
+    with pytest.raises(BapsError, match="does not answer"):
+        _openid(Provider("http://127.0.0.1:9")).asker(provider.token())
+
+
+def test_the_helper_signs_as_pyjwt_reads(provider: Provider) -> None:
+    public = provider.keys["first"].public_key()  # type: ignore[union-attr]
+    claims = jwt.decode(provider.token(), public, algorithms=["RS256"], audience="baps")  # type: ignore[arg-type]
+    assert claims["iss"] == provider.issuer

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from baps.roles import Role
+from web.asking import Asker
+from web.sessions import Sessions
+
+ANNA = Asker("anna", Role.ANNOTATOR, "token")
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_session_is_found_by_its_cookie_until_it_is_ended() -> None:
+    sessions = Sessions()
+    one, other = sessions.begin(ANNA, "hash"), sessions.begin(ANNA)
+    assert one != other
+    assert len(one) >= 43
+    assert one not in repr(sessions.__dict__)  # What is kept opens nothing.
+    assert sessions.find(one) == (ANNA, "hash")
+    for guess in ("", one[:-1], "\udc80"):
+        assert sessions.find(guess) is None
+    sessions.end(one)
+    assert sessions.find(one) is None
+    assert sessions.find(other) is not None
+
+
+def test_a_session_that_nobody_uses_ends() -> None:
+    clock = Clock()
+    sessions = Sessions(clock)
+    value = sessions.begin(ANNA)
+    for _ in range(3):
+        clock.now += 2 * 3600
+        assert sessions.find(value) is not None
+    clock.now += 2 * 3600 + 1
+    assert sessions.find(value) is None
+    clock.now -= 3600
+    assert sessions.find(value) is None
+
+
+def test_a_session_ends_after_a_day_s_work_however_much_it_is_used() -> None:
+    clock = Clock()
+    sessions = Sessions(clock)
+    value = sessions.begin(ANNA)
+    for _ in range(12):
+        clock.now += 3600
+        assert sessions.find(value) is not None
+    clock.now += 1
+    assert sessions.find(value) is None
+
+
+def test_memory_is_bounded_and_those_in_use_stay() -> None:
+    sessions = Sessions()
+    used, unused = sessions.begin(ANNA), sessions.begin(ANNA)
+    for _ in range(4095):
+        sessions.begin(ANNA)
+        assert sessions.find(used) is not None
+    assert sessions.find(unused) is None
+    assert len(sessions._sessions) == 4096
