@@ -59,7 +59,7 @@ METHODS = {
     "linear_probe": Method(LinearProbe, 1e-2),
     "spatial": Method(SpatialAdapter, 1e-4),
     "spatial_pointwise": Method(partial(SpatialAdapter, width=1), 1e-4),
-    "output": Method(lambda model, organ: OutputAdapter(model.classes, organ), 1e-2, of_classes=True),
+    "output": Method(lambda model, organ: OutputAdapter(model.classes, organ), 3e-3, of_classes=True),
     "landmarks": Method(LandmarkAdapter, 3e-3, of_classes=True, points=3500),
     "lora": Method(_tuned(add_lora), 1e-3, of_encoder=True, of_transformers=True),
     "adaptformer": Method(_tuned(add_adaptformer), 1e-3, of_encoder=True, of_transformers=True),
