@@ -25,7 +25,7 @@ def add_landmarks(model: FoundationModel, image: torch.Tensor, features: torch.T
     """What a voxel looks like, what its surroundings look like, and where it lies.
 
     Args:
-        model: whose head finds the organs; it needs one.
+        model: whose head finds the organs; without one, nothing is said of places.
         image: (1, H, W, D) in [0, 1].
         features: (C, H, W, D), of the model.
         spacing: of the voxels, mm.
@@ -38,10 +38,11 @@ def add_landmarks(model: FoundationModel, image: torch.Tensor, features: torch.T
     around = functional.avg_pool3d(looks[None], _AROUND, 1, _AROUND // 2, count_include_pad=False)[0]
     places = torch.stack(torch.meshgrid(*(torch.arange(float(side)) for side in image.shape[1:]), indexing="ij"))
     parts = [looks.half(), around.half()]
-    assert model.head is not None and model.head.bias is not None
-    for weights, bias in zip(model.head.weight.flatten(1).cpu(), model.head.bias.cpu(), strict=True):
-        organ = torch.tensordot(weights, features.float(), 1) + bias > 0
-        parts.append((_from_middle(organ, places) * spacing / _DECIMETRE).half())
+    if model.head is not None:
+        assert model.head.bias is not None
+        for weights, bias in zip(model.head.weight.flatten(1).cpu(), model.head.bias.cpu(), strict=True):
+            organ = torch.tensordot(weights, features.float(), 1) + bias > 0
+            parts.append((_from_middle(organ, places) * spacing / _DECIMETRE).half())
     return torch.cat(parts)
 
 

@@ -60,6 +60,17 @@ def test_it_learns_where_an_organ_lies(unet: FoundationModel) -> None:
     assert 2 * (mask & unseen.truth).sum() / (mask.sum() + unseen.truth.sum()) > 0.25, "by chance, 0.05"
 
 
+def test_of_a_model_without_classes(unet: FoundationModel) -> None:
+    """It sees what voxels look like."""
+    bare = FoundationModel(unet.new_body, unet.channels, (), unet.multiple, (), ())
+    inputs = add_landmarks(bare, torch.rand(1, *SHAPE), torch.rand(unet.channels, *SHAPE), 2.0)
+    assert len(inputs) == 2 * (unet.channels + 1)
+    adapter = LandmarkAdapter(bare, "heart")
+    varied = adapter.varied(inputs[None].float(), torch.Generator().manual_seed(0))
+    assert torch.equal(varied, inputs[None].float())
+    assert adapter(varied).shape == (1, 1, *SHAPE)
+
+
 def test_made_up_bodies(unet: FoundationModel) -> None:
     adapter, generator = LandmarkAdapter(unet, "gallbladder"), torch.Generator().manual_seed(0)
     inputs = torch.ones(1, 2 * (unet.channels + 1) + 9, 4000, 1, 1)

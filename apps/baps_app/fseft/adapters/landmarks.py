@@ -25,7 +25,8 @@ class LandmarkAdapter(FewShotAdapter):
     learned by heart.
 
     Args:
-        model, organ: see ``organ_head``; the model needs classes. Untrained, the answer to one of them is its own.
+        model, organ: see ``organ_head``. Of a model without classes it sees looks alone. Untrained, the
+            answer to a class is the model's own.
     """
 
     reads = "landmarks"
@@ -46,7 +47,7 @@ class LandmarkAdapter(FewShotAdapter):
         """Voxels (B, C, ...) of made-up bodies."""
         looks, ways = inputs.split([2 * self._looks, 3 * self._organs], 1)
         ways = ways.unflatten(1, (self._organs, 3))
-        body = torch.randint(_BODIES, ways[:, 0, 0].shape, generator=generator)
+        body = torch.randint(_BODIES, inputs[:, 0].shape, generator=generator)
 
         def drawn(*shape: int) -> torch.Tensor:
             """Of each body, by voxel: (B, organs, axes, ...)."""

@@ -60,7 +60,7 @@ METHODS = {
     "spatial": Method(SpatialAdapter, 1e-4),
     "spatial_pointwise": Method(partial(SpatialAdapter, width=1), 1e-4),
     "output": Method(lambda model, organ: OutputAdapter(model.classes, organ), 3e-3, of_classes=True),
-    "landmarks": Method(LandmarkAdapter, 3e-3, of_classes=True, points=3500),
+    "landmarks": Method(LandmarkAdapter, 3e-3, points=3500),
     "lora": Method(_tuned(add_lora), 1e-3, of_encoder=True, of_transformers=True),
     "adaptformer": Method(_tuned(add_adaptformer), 1e-3, of_encoder=True, of_transformers=True),
     "compacter": Method(_tuned(add_compacter), 1e-3, of_encoder=True, of_transformers=True),
