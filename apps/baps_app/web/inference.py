@@ -60,7 +60,7 @@ def run_infer(
         raise InputError("Masks are given as NRRD. To store one as DICOM SEG, give save_as, a label of the site.")
     for uploaded in (file, label):
         if uploaded is not None:
-            kind_of(uploaded)
+            uploaded.filename = f"upload{kind_of(uploaded)}"  # The host makes a name of its end.
     if not (image or session_id or file):
         raise InputError("The request names no image. Give image, session_id or a file.")
     if instance._infers[model].type == InferType.SCRIBBLES:

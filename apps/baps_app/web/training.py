@@ -11,8 +11,9 @@ from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.task import AsyncTask
 from monailabel.utils.async_tasks.utils import processes, tasks
 
-from baps.errors import NotFoundError
+from baps.errors import InputError, NotFoundError
 from web.asking import asked
+from web.names import printable
 
 
 def start_training(model: str, params: dict[str, Any] | None = Body(None)) -> Any:
@@ -21,8 +22,11 @@ def start_training(model: str, params: dict[str, Any] | None = Body(None)) -> An
     trainer = instance._trainers.get(model)
     if trainer is None:
         raise NotFoundError(f"There is no trainer {model!r}. Known ones: {', '.join(instance._trainers)}.")
-    asked = {k: v for k, v in (params or {}).items() if k not in instance._trainers}
-    asked.update((params or {}).get(model) or {})
+    given = params or {}
+    own = given.get(model) or {}
+    if not isinstance(own, dict):
+        raise InputError(f"The options of {model} must be an object such as {{}}, not {type(own).__name__}.")
+    asked = {**{name: value for name, value in given.items() if name not in instance._trainers}, **own}
     if _training():
         raise HTTPException(429, "A training is running already. Wait until it has finished, or stop it.")
     # Only what the trainer knows goes on: the host would put other keys into the environment of a process.
@@ -63,6 +67,8 @@ def next_sample(request: Request, strategy: str, params: dict[str, Any] | None =
     if strategy not in known:
         raise NotFoundError(f"There is no strategy {strategy!r}. Known ones: {', '.join(known)}.")
     wanted = {key: value for key, value in (params or {}).items() if key != "strategy"}
+    # The host keeps it beside the image.
+    wanted["client_id"] = asked(request).name or printable(wanted.get("client_id"))
     sample: dict[str, Any] = host_activelearning.sample(strategy, wanted)
     asked(request).image = str(sample.get("id") or "")
     return sample
