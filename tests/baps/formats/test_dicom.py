@@ -487,3 +487,21 @@ def test_hidden_files_and_links_that_lead_nowhere_are_ignored(tmp_path: Path) ->
     (folder / "._0.dcm").rename(tmp_path / "rest" / "._0.dcm")
     (folder / "9.dcm").rename(tmp_path / "rest" / "9.dcm")
     assert not is_dicom_folder(tmp_path / "rest")
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_value_that_is_longer_than_its_file(tmp_path: Path, nested: bool) -> None:
+    """GDCM makes room for it, up to 4 GB, before it reads it."""
+    made = pydicom.dcmread(Path(__file__).parents[3] / "sample-data" / "dicom" / "ct_01" / "001.dcm")
+    holder = Dataset() if nested else made
+    holder.add_new(0x00091002, "UN", b"a value in its file.")
+    if nested:
+        made.ReferencedImageSequence = [holder]
+        made["ReferencedImageSequence"].is_undefined_length = False
+    made.save_as(tmp_path / "a.dcm")
+    read_volume(tmp_path / "a.dcm")
+    content = (tmp_path / "a.dcm").read_bytes()
+    value = content.index(b"a value in")
+    (tmp_path / "a.dcm").write_bytes(content[: value - 4] + (0x70000000).to_bytes(4, "little") + content[value:])
+    with pytest.raises(InputError, match="broken or cut off"):
+        read_volume(tmp_path / "a.dcm")
