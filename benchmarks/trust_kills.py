@@ -108,7 +108,10 @@ def kill_all(folder: Path, seed: int, seconds: float, share: float = 1.0) -> dic
 
 def _started(*words: str) -> subprocess.Popen[str]:
     program = str(Path(__file__).with_name("trust_children.py"))
-    return subprocess.Popen([sys.executable, program, *words], stdout=subprocess.PIPE, text=True)  # noqa: S603
+    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}  # As the server's trainings have it.
+    return subprocess.Popen(  # noqa: S603
+        [sys.executable, program, *words], stdout=subprocess.PIPE, text=True, env=environment
+    )
 
 
 def _said(child: subprocess.Popen[str]) -> str:

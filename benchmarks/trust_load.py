@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +92,10 @@ def _client(
         elif kind == "save a label":
             _save(place, session, case, files[case], tally)
         else:
-            reply = tally.ask(
-                kind, lambda kind=kind, case=case, voxel=voxel: _click(place, session, kind, case, voxel), voxel
-            )
-            if reply is not None and reply.ok and not reply.content.startswith(b"NRRD"):
-                tally.note(kind, "error", "It is no NRRD file.", voxel)
+            click = partial(_click, place, session, kind, case, voxel)
+            reply = tally.ask(kind, click, voxel)
+            if reply is not None and reply.status_code < 500 and not reply.content.startswith(b"NRRD"):
+                tally.note(kind, "error", f"It is no mask: {reply.content[:200]!r}", voxel)
         time.sleep(random.uniform(0, PAUSE))
 
 
@@ -140,10 +140,8 @@ class _Trained(threading.Thread):
                 self._running += 1
             else:
                 wanted = {"label": "spleen", "max_images": 20_000, "seed": self._seed + self.begun}
-                begun = self._tally.ask(
-                    "start a training",
-                    lambda wanted=wanted: session.post(f"{address}/baps", json=wanted, timeout=60),  # type: ignore[misc]
-                )
+                begin = partial(session.post, f"{address}/baps", json=wanted, timeout=60)
+                begun = self._tally.ask("start a training", begin)
                 self.begun += begun is not None and begun.ok
             time.sleep(2)
         self._tally.ask("stop the training", lambda: session.delete(f"{address}/", timeout=60))

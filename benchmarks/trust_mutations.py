@@ -66,7 +66,7 @@ def seeds() -> dict[str, tuple[str, bytes]]:
     """A small good file of each kind, cut out of the sample data: what its name ends in, and its content."""
     whole = read_volume(SAMPLES / "images" / "ct_01.nii.gz")
     cut = Volume(np.ascontiguousarray(whole.voxels[40 : 40 + SIDE, 40 : 40 + SIDE, 4 : 4 + SLICES]), whole.affine)
-    labels = Volume((cut.voxels > np.median(cut.voxels)).astype(np.uint8), cut.affine)
+    labels = Volume((cut.voxels > np.median(cut.voxels.astype(float))).astype(np.uint8), cut.affine)
     adapter = Adapter(build_visual_prompt("basis"), OutputHead())
     record = {"adapter": adapter.record(), "black_box": {"name": "bundled", "weights_sha256": "b" * 64}}
     return {
@@ -268,7 +268,25 @@ def _other(value: object, random: Random) -> object:
     if isinstance(value, list) and value and random.random() < 0.7:
         place = int(random.integers(len(value)))
         return [*value[:place], _other(value[place], random), *value[place + 1 :]]
-    odd = (None, True, [], {}, "", "x", "clip", "concat", "F64", "I8", -1, 0, 1e30, 2**63, [0], [[1, 2]], "/etc/passwd")
+    odd: tuple[object, ...] = (
+        None,
+        True,
+        [],
+        {},
+        "",
+        "x",
+        "clip",
+        "concat",
+        "F64",
+        "I8",
+        -1,
+        0,
+        1e30,
+        2**63,
+        [0],
+        [[1, 2]],
+        "/etc/passwd",
+    )
     return odd[int(random.integers(len(odd)))]
 
 
