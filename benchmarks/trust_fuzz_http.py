@@ -41,6 +41,7 @@ def fuzz_http(folder: Path, count: int, seed: int, seconds: float) -> dict[str, 
     """
     repository = Path(__file__).resolve().parents[1]
     before, tally = files_of(repository), Tally()
+    warnings.simplefilter("ignore")  # Of pydicom, on the files that are made here.
     with site(folder, CASES[:3]) as place:
         client = _Client(place, tally, time.monotonic() + seconds)
         _prepare(place)
@@ -120,35 +121,32 @@ def _by_openapi(client: _Client, count: int, seed: int, until: float) -> list[st
     except ImportError:  # It needs a newer Python than the rest; bodies and files take the place of its requests.
         return ["all: schemathesis is not installed, which needs Python 3.11"]
     described = client.session.get(f"{client.place.address}/openapi.json", timeout=_TIMEOUT).json()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        schema = schemathesis.openapi.from_dict(described)
-        found = [each.ok() for each in schema.get_all_operations() if isinstance(each, Ok)]
-        found = [one for one in found if kind_of_request(one.method.upper(), one.path)]
-        ways = [
-            (one, mode, fixed)
-            for one in found
-            for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
-            for fixed in ({}, {key: value for key, value in _PATHS.items() if f"{{{key}}}" in one.path})
-            if not (fixed and mode is GenerationMode.POSITIVE and "{" not in one.path)
-        ]
-        skipped = []
-        for number, (one, mode, fixed) in enumerate(ways):
+    schema = schemathesis.openapi.from_dict(described)
+    found = [each.ok() for each in schema.get_all_operations() if isinstance(each, Ok)]
+    found = [one for one in found if kind_of_request(one.method.upper(), one.path)]
+    ways = [
+        (one, mode, fixed)
+        for one in found
+        for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
+        for fixed in ({}, *({key: value} for key, value in _PATHS.items() if f"{{{key}}}" in one.path))
+    ]
+    skipped = []
+    for number, (one, mode, fixed) in enumerate(ways):
 
-            def use(case: Any) -> None:
-                if time.monotonic() > until:
-                    return
-                try:
-                    sent = case.as_transport_kwargs(base_url=client.place.address, headers=dict(client.session.headers))
-                except (ValueError, TypeError, UnicodeError):  # It cannot be written down.
-                    return
-                client.send("OpenAPI", sent.pop("method"), sent.pop("url"), **sent)
-
+        def use(case: Any) -> None:
+            if time.monotonic() > until:
+                return
             try:
-                strategy = one.as_strategy(mode, path_parameters=fixed or None)
-                _drawn(strategy, count // len(ways) + 1, seed + number, use)
-            except (HypothesisException, unittest.SkipTest) as error:
-                skipped.append(f"{one.method.upper()} {one.path}, {mode.value}: {type(error).__name__}")
+                sent = case.as_transport_kwargs(base_url=client.place.address, headers=dict(client.session.headers))
+            except (ValueError, TypeError, UnicodeError):  # It cannot be written down.
+                return
+            client.send("OpenAPI", sent.pop("method"), sent.pop("url"), **sent)
+
+        try:
+            strategy = one.as_strategy(mode, path_parameters=fixed or None)
+            _drawn(strategy, count // len(ways) + 1, seed + number, use)
+        except (HypothesisException, unittest.SkipTest) as error:
+            skipped.append(f"{one.method.upper()} {one.path}, {mode.value}: {type(error).__name__}")
     return skipped
 
 
@@ -184,7 +182,7 @@ def _odd(*likely: Any) -> st.SearchStrategy[Any]:
     return st.one_of(st.sampled_from(list(likely)), st.sampled_from(list(likely)), _ANYTHING)
 
 
-_PARAMS = st.fixed_dictionaries(
+_ODD_PARAMS = st.fixed_dictionaries(
     {},
     optional={
         "foreground": _POINTS, "background": _POINTS, "spleen": _POINTS, "roi": _BOX, "slice": _odd(0, 3, -1, 99),
@@ -196,6 +194,15 @@ _PARAMS = st.fixed_dictionaries(
         "selected_label_name": _odd("spleen"),
     },
 )  # fmt: skip
+_PARAMS = st.one_of(
+    _ODD_PARAMS,
+    st.builds(
+        lambda voxel, odd, begin: {"foreground": [voxel], "label": "spleen", **dict([*odd.items()][begin : begin + 2])},
+        _VOXEL, _ODD_PARAMS, st.integers(0, 15),
+    ),
+)  # fmt: skip
+"""Of a click: all of it odd, or a good one with two odd fields."""
+
 _LABEL_PARAMS = st.fixed_dictionaries(
     {},
     optional={
