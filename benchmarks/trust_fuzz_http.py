@@ -66,7 +66,7 @@ class _Client:
 
     def __init__(self, place: Site, tally: Tally, end: float) -> None:
         self.place, self.tally, self.end = place, tally, end
-        self.session, self.by_kind = place.session(), dict[str, int]()
+        self.session, self.by_kind, self.about = place.session(), dict[str, int](), ""
 
     def send(self, kind: str, method: str, path: str, until: float | None = None, **sent: Any) -> None:
         """One request; the path begins with a slash, or with the server's address."""
@@ -80,7 +80,7 @@ class _Client:
 
         count = self.tally.requests
         about = {key: value for key, value in sent.items() if key in ("params", "data", "json", "headers")}
-        self.tally.ask(kind, ask, f"{method} {path} {about}")
+        self.tally.ask(kind, ask, f"{self.about}{method} {path} {about}")
         self.by_kind[kind] = self.by_kind.get(kind, 0) + self.tally.requests - count
 
 
@@ -302,6 +302,7 @@ def _files(client: _Client, count: int, seed: int) -> None:
         made = mutant(kind, good[kind], random)
         file = (f"a{made.suffix}", made.content)
         way, what = int(random.integers(8)), f"file, {kind}"
+        client.about = f"file {number} ({made.how}) "
         if way < 3:
             client.send(what, "POST", "/infer/baps?output=image", files={"file": file}, data=click)
         elif way < 5:

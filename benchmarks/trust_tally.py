@@ -41,8 +41,8 @@ def judge(status: int, body: bytes, method: str = "GET") -> str:
 def _detail(body: bytes) -> str:
     try:
         said = json.loads(body)
-        return str(said["detail"]) if isinstance(said, dict) else ""
-    except (ValueError, KeyError):
+        return str(said.get("detail", "")) if isinstance(said, dict) else ""
+    except ValueError:
         return body.decode(errors="replace")
 
 

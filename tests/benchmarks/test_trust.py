@@ -115,7 +115,7 @@ def test_files_outside_their_place(tmp_path: Path) -> None:
 
 def test_memory_that_grows_is_noticed() -> None:
     memory = Memory(psutil.Process())
-    memory.samples = [(second, 500.0 + (second if second > 60 else 0), 100.0) for second in range(90)]
+    memory.samples = [(second, 500.0 + (second / 3 if second > 60 else 0), 100.0) for second in range(90)]
     assert memory.record()["bounded"] is True
     memory.samples = [(second, 500.0 + 20 * second, 100.0) for second in range(90)]
     record = memory.record()
