@@ -24,6 +24,9 @@ import numpy as np
 SECONDS = 20
 """That one file may take."""
 
+MEGABYTES = 600
+"""That one file may take more than any before it; volumes of 64 MB are allowed."""
+
 KINDS = ("nifti", "nifti_gz", "nifti_label", "nrrd", "nrrd_gz", "dicom", "safetensors")
 _STALLED = 180
 
@@ -75,6 +78,7 @@ def main(seed: int, begin: int, end: int) -> None:
         raise _TooLongError
 
     signal.signal(signal.SIGALRM, too_long)
+    most = _peak_mb()
     for number in range(begin, end):
         kind = KINDS[number % len(KINDS)]
         made = mutant(kind, good[kind], np.random.default_rng([seed, number]))
@@ -96,11 +100,19 @@ def main(seed: int, begin: int, end: int) -> None:
         finally:
             signal.alarm(0)
         path.unlink(missing_ok=True)
+        before, most = most, _peak_mb()
+        if most > before + MEGABYTES:
+            verdict, said = "error", f"It took {most - before} MB."
         if list(own.iterdir()):
             verdict, said = "stray", ", ".join(found.name for found in own.iterdir())
         told = said.replace("\n", " ")[:300] if verdict in ("error", "stray") else ""
         print(number, verdict, made.how.replace(" ", "_").replace(",_", "+"), told, flush=True)
-    print("memory", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, flush=True)
+    print("memory", most, flush=True)
+
+
+def _peak_mb() -> int:
+    """The most memory that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 def fuzz_files(count: int, seed: int, seconds: float) -> dict[str, Any]:

@@ -505,3 +505,11 @@ def test_a_value_that_is_longer_than_its_file(tmp_path: Path, nested: bool) -> N
     (tmp_path / "a.dcm").write_bytes(content[: value - 4] + (0x70000000).to_bytes(4, "little") + content[value:])
     with pytest.raises(InputError, match="broken or cut off"):
         read_volume(tmp_path / "a.dcm")
+
+
+def test_elements_that_belong_into_no_image(tmp_path: Path) -> None:
+    content = (Path(__file__).parents[3] / "sample-data" / "dicom" / "ct_01" / "001.dcm").read_bytes()
+    place = content.index(b"\x20\x00\x0d\x00UI")
+    (tmp_path / "a.dcm").write_bytes(content[:place] + b"\0\0\1\0UL\4\0\0\0\0\0" + content[place:])
+    with pytest.raises(InputError, match="broken or cut off"):
+        read_volume(tmp_path / "a.dcm")

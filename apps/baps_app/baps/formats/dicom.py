@@ -55,6 +55,9 @@ _PIXELS = [
 _UNSAID = 0xFFFFFFFF
 """The length of a value that ends with a mark."""
 
+_FIRST_GROUP = 0x0008
+"""Of what an image holds; those before it are the file's own, or commands."""
+
 _LPS_TO_RAS = np.diag([-1.0, -1, 1, 1])
 
 _LOOKED_AT = 16
@@ -339,6 +342,8 @@ def _check_lengths(path: Path) -> None:
     for dataset in (whole.file_meta, whole):
         if not _is_whole(dataset, size):
             raise _broken(path)
+    if any(tag.group < _FIRST_GROUP for tag in whole.keys()):  # noqa: SIM118  # it is no dict
+        raise _broken(path)  # The two libraries read on in different ways.
     if "PixelData" in whole and whole["PixelData"].is_undefined_length:
         packed, place = bytes(whole.PixelData), 0
         while place + 8 <= len(packed):
