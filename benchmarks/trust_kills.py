@@ -21,7 +21,6 @@ import requests
 
 from baps.adapter_file import read_adapter
 from baps.errors import BapsError
-from baps.formats import read_labels, read_volume
 from baps.label_history import LabelHistory
 from baps.store import AdapterStore
 from trust_children import CASE, LABEL
@@ -93,16 +92,8 @@ def kill_all(folder: Path, seed: int, seconds: float, share: float = 1.0) -> dic
     kill_savers(folder / "labels", random, times(12), found)
     kill_publishers(folder / "adapters", random, times(4), found)
     kill_trainings(folder / "trainings", random, times(3), 3, found)
-    for number in range(times(5)):
-        if time.monotonic() > end:
-            found.notes.append(f"There was time for {number} kills of a server that saves.")
-            break
-        kill_saving_server(folder / "server", random, number, found)
-    for number in range(times(2)):
-        if time.monotonic() > end:
-            found.notes.append(f"There was time for {number} kills of a server that trains.")
-            break
-        kill_training_server(folder / f"training_server_{number}", random, found)
+    kill_saving_servers(folder / "server", random, times(5), found, end)
+    kill_training_servers(folder / "training_server", random, times(2), found, end)
     return found.record()
 
 
@@ -235,14 +226,7 @@ def kill_trainings(folder: Path, random: Random, count: int, each: int, found: K
             found.unfinished += not AdapterStore(place).versions(LABEL)
         last = _started("training", str(place), "3", str(IMAGES))
         last.communicate()
-        try:
-            same = _weights(place) == expected
-        except (BapsError, OSError, ValueError) as error:
-            same = False
-            found.notes.append(f"training {number}: {type(error).__name__}: {error}")
-        if not same:
-            found.resume_mismatches += 1
-            found.notes.append(f"Training {number} came to another adapter than the unbroken one.")
+        _compare(place, expected, f"training {number}", found)
 
 
 def _kill_server(place: Site, found: Kills, what: str) -> None:
@@ -257,94 +241,101 @@ def _kill_server(place: Site, found: Kills, what: str) -> None:
         left.kill()
 
 
-def kill_saving_server(folder: Path, random: Random, number: int, found: Kills) -> None:
+def kill_saving_servers(folder: Path, random: Random, count: int, found: Kills, end: float) -> None:
     """Of a server that saves labels that come without a pause; the next one must serve the old or the new one."""
-    kept = folder.exists()
-    hashes = _two_labels(folder.parent / "server_files")
+    _two_labels(folder.parent / "server_files")
     told: list[int] = []
-    with site(folder, CASES[:2], kept) as place:
-        if kept:
-            _check_label(place, found)
-        begun, ended = threading.Event(), threading.Event()
+    for number in range(count + 1):
+        with site(folder, CASES[:2], kept=number > 0) as place:
+            if number:
+                _check_label(place, number - 1, told, found)
+            if number == count or time.monotonic() > end:
+                break
+            told = _saved_until_killed(place, random, number, found)
+        studies = folder / "studies"
+        found.unfinished += any(studies.rglob("*.saving")) or any(studies.rglob(".partial-*"))
 
-        def save() -> None:
-            session = place.session()
-            with suppress(requests.RequestException):
-                for turn in range(100_000):
-                    file = folder.parent / "server_files" / f"{turn % 2}.nii.gz"
-                    reply = session.put(
-                        f"{place.address}/datastore/label?image={CASE}",
-                        files={"label": (file.name, file.read_bytes())},
-                        data={"params": json.dumps({"comment": f"{number} {turn}"})},
-                        timeout=60,
-                    )
-                    reply.raise_for_status()
-                    told.append(turn)
-                    begun.set()
-            ended.set()
-            begun.set()
 
-        thread = threading.Thread(target=save, daemon=True)
-        thread.start()
-        begun.wait(120)
-        time.sleep(random.uniform(0.1, 3))
-        _kill_server(place, found, "a server that saves labels")
-        ended.wait(120)
-    studies = folder / "studies"
-    found.unfinished += any(studies.rglob("*.saving")) or any(studies.rglob(".partial-*"))
+def _saved_until_killed(place: Site, random: Random, number: int, found: Kills) -> list[int]:
+    """Save the two labels in turn, and kill the server meanwhile; the turns that it has told as saved."""
+    told: list[int] = []
+    begun = threading.Event()
+
+    def save() -> None:
+        session = place.session()
+        with suppress(requests.RequestException):
+            for turn in range(100_000):
+                file = place.folder.parent / "server_files" / f"{turn % 2}.nii.gz"
+                session.put(
+                    f"{place.address}/datastore/label?image={CASE}",
+                    files={"label": (file.name, file.read_bytes())},
+                    data={"params": json.dumps({"comment": f"{number} {turn}"})},
+                    timeout=60,
+                ).raise_for_status()
+                told.append(turn)
+                begun.set()
+
+    thread = threading.Thread(target=save, daemon=True)
+    thread.start()
+    begun.wait(120)
+    time.sleep(random.uniform(0.1, 3))
+    _kill_server(place, found, "a server that saves labels")
+    thread.join(120)
+    return told
+
+
+def _check_label(place: Site, number: int, told: list[int], found: Kills) -> None:
+    """What is served is what was told as saved last, or what was being saved."""
     with _lost(found, "labels_lost"):
         if not told:
             raise _LostError("No label was saved before the kill.")
-    (folder / "told.json").write_text(json.dumps({"number": number, "turn": told[-1] if told else -1, "sha": hashes}))
-    with site(folder, kept=True) as place:
-        _check_label(place, found)
-
-
-def _check_label(place: Site, found: Kills) -> None:
-    """What is served is what was told as saved last, or what was being saved."""
-    said = json.loads((place.folder / "told.json").read_text())
-    with _lost(found, "labels_lost"):
         session = place.session()
         info = session.get(f"{place.address}/datastore/label/info?label={CASE}&tag=final", timeout=60).json()
-        number, turn = map(int, info["comment"].split())
-        if number != said["number"] or turn not in (said["turn"], said["turn"] + 1):
-            raise _LostError(f"Label {number} {turn} is served where {said['number']} {said['turn']} was saved last.")
+        saved, turn = map(int, info["comment"].split())
+        if saved != number or turn not in (told[-1], told[-1] + 1):
+            raise _LostError(f"Label {saved} {turn} is served where {number} {told[-1]} was saved last.")
         served = session.get(f"{place.address}/datastore/label?label={CASE}&tag=final", timeout=60).content
-        if hashlib.sha256(served).hexdigest() != said["sha"][turn % 2]:
+        if served != (place.folder.parent / "server_files" / f"{turn % 2}.nii.gz").read_bytes():
             raise _LostError(f"The label that is served is not number {turn}, as it says.")
-        image = read_volume(place.studies / f"{CASE}.nii.gz")
-        read_labels(place.studies / "labels" / "final" / f"{CASE}.nii.gz", image)
 
 
-def kill_training_server(folder: Path, random: Random, found: Kills) -> None:
+def kill_training_servers(folder: Path, random: Random, count: int, found: Kills, end: float) -> None:
     """Of a server whose training runs; the training ends with it, and goes on with the next one to the same adapter."""
-    unbroken, broken = folder / "unbroken", folder / "broken"
     wanted = {"max_images": IMAGES, "label": LABEL, "seed": 3}
-    with site(unbroken, CASES[:2]) as place:
+    with site(folder / "unbroken", CASES[:2]) as place:
         _label(place)
         _train(place, wanted)
         _wait(place)
-    with site(broken, CASES[:2]) as place:
-        _label(place)
-        _train(place, wanted)
-        log = AdapterStore(place.adapters).log(LABEL)
-        deadline = time.monotonic() + 120
-        while not log.exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        time.sleep(random.uniform(0, 4))
-        found.unfinished += log.exists()
-        _kill_server(place, found, "a server that trains")
-    with site(broken, kept=True) as place:
-        _train(place, wanted)
-        _wait(place)
+    expected = _weights(folder / "unbroken" / "adapters")
+    for number in range(count):
+        if time.monotonic() > end:
+            break
+        broken = folder / f"broken_{number}"
+        with site(broken, CASES[:2]) as place:
+            _label(place)
+            _train(place, wanted)
+            log = AdapterStore(place.adapters).log(LABEL)
+            deadline = time.monotonic() + 120
+            while not log.exists() and time.monotonic() < deadline:
+                time.sleep(0.1)
+            time.sleep(random.uniform(0, 4))
+            found.unfinished += log.exists()
+            _kill_server(place, found, "a server that trains")
+        with site(broken, kept=True) as place:
+            _train(place, wanted)
+            _wait(place)
+        _compare(broken / "adapters", expected, f"training {number} of a server", found)
+
+
+def _compare(root: Path, expected: tuple[bytes, dict[str, Any]], what: str, found: Kills) -> None:
+    """Note where a training that was broken off came to something else than an unbroken one."""
     try:
-        same = _weights(unbroken / "adapters") == _weights(broken / "adapters")
+        same, why = _weights(root) == expected, "another adapter"
     except (BapsError, OSError, ValueError) as error:
-        same = False
-        found.notes.append(f"training of a server: {type(error).__name__}: {error}")
+        same, why = False, f"{type(error).__name__}: {error}"
     if not same:
         found.resume_mismatches += 1
-        found.notes.append("The training of a server that was killed came to another adapter.")
+        found.notes.append(f"{what} came to {why}"[:500])
 
 
 def _label(place: Site) -> None:
