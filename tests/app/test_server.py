@@ -186,15 +186,11 @@ _POINT = {"foreground": [[1, 2, 3]]}
         ("POST", "/train/baps", {"data": '{"seed": NaN'}, 422),
         ("POST", "/train/baps", {"data": "[NaN]"}, 422),
         ("POST", "/train/baps", {"data": '["\\ud800"]'}, 422),
-        ("POST", "/train/baps", {"json": {"baps": "all"}}, 400),
         ("POST", "/train/baps", {"data": '{"label": "\\ud800"}'}, 400),
         ("POST", "/auth/token", {"files": {"username": ("a", b"a"), "password": ("b", b"b")}}, 422),
         ("POST", "/infer/baps?image=ct_01", {"data": {"params": '{"foreground": [[NaN, 1, 1]]}'}}, 400),
-        ("POST", "/infer/baps", {"files": {"file": (f"a.{'b' * 300}.nii.gz", b"x")}, "data": _POINT}, 400),
         ("POST", "/infer/baps", {"files": {"file": ("a.\0.nii.gz", b"x")}, "data": _POINT}, 400),
         ("PUT", "/datastore/label?image=ct_01", {"files": {"label": ("a.nrrd", b"x")}, "data": {"params": "[]"}}, 400),
-        ("PUT", "/session/", {"files": {"files": ("a" * 300, b"x")}}, 400),
-        ("PUT", "/session/", {"files": {"files": ("..", b"x")}}, 400),
         ("GET", "/session/nobody?image=true", {}, 404),
         ("HEAD", "/datastore/image?image=ct_01&check_sum=CRC:12", {}, 400),
         ("HEAD", "/datastore/image?image=ct_01", {}, 200),
@@ -436,6 +432,8 @@ def test_the_stock_server_runs_the_app_and_warns(tmp_path: Path) -> None:
         ("/infer/scribbles?image=ct_01", {"files": {"label": ("a.bin", b"x")}}, "one of the kinds"),
         ("/infer/scribbles?image=ct_01", {"files": {"label": ("a." + "x" * 300, b"x")}}, "one of the kinds"),
         ("/infer/baps?image=ct_01&output=dicom_seg", {"data": {"params": '{"label_info": []}'}}, "save_as"),
+        ("/infer/baps", {"files": {"file": ("a." + "x" * 300 + ".nii.gz", b"x")}}, "200 printing bytes"),
+        ("/train/baps", {"json": {"baps": [1]}}, "must be a JSON object, not list"),
         ("/proxy/dicom/qido/studies", {}, "no PACS"),
     ],
 )
@@ -443,3 +441,20 @@ def test_odd_requests_are_answered_with_a_sentence(server: Site, path: str, sent
     reply = post(server, path, **sent)
     assert reply.status_code in (400, 404)
     assert said in reply.json()["detail"]
+
+
+@pytest.mark.parametrize("name", ["..", ".", "a/..", "..\\x", "x" * 300 + ".nii.gz", "meta.info"])
+def test_a_session_s_files_have_names_of_their_own(server: Site, name: str) -> None:
+    files = [("files", ("a.nii.gz", b"x")), ("files", (name, b"x"))]
+    reply = requests.put(f"{server.address}/session/", files=files, timeout=60)
+    assert reply.status_code == 400
+    assert reply.json()["detail"].startswith("The ")
+
+
+def test_a_session_is_opened_asked_and_closed(server: Site) -> None:
+    said = server.client.create_session(str(server.studies / "ct_01.nii.gz"))
+    session = said["session_id"]
+    params = json.dumps({"foreground": [spleen_click("ct_01")]})
+    assert post(server, f"/infer/baps?session_id={session}", data={"params": params}).ok
+    assert requests.delete(f"{server.address}/session/{session}", timeout=60).ok
+    assert post(server, f"/infer/baps?session_id={session}", data={"params": params}).status_code == 404

@@ -24,7 +24,9 @@ from baps import doctor
 from baps.blackbox.loading import BUNDLED_WEIGHTS
 from baps.doctor import Status, examine
 from baps.errors import BapsError, InputError
+from baps.roles import Role
 from baps.settings import Settings
+from baps.users import Users
 from faulty_server import FaultyServer
 
 FAILED, OK, WARNING = Status.FAILED, Status.OK, Status.WARNING
@@ -251,6 +253,50 @@ def test_a_busy_port_fails() -> None:
     assert doctor.port_free("127.0.0.1", port).status is OK
 
 
+EVERY_ADDRESS = "0.0.0.0"  # noqa: S104
+
+
+def _openid(folder: Path, issuer: str = "https://login.hospital") -> Path:
+    file = folder / "openid.json"
+    file.write_text(json.dumps({"issuer": issuer, "client_id": "baps", "roles": {"radiologist": "annotator"}}))
+    file.chmod(0o600)
+    return file
+
+
+def test_a_server_without_users_is_for_this_machine(tmp_path: Path) -> None:
+    found = doctor.access(Settings(), "127.0.0.1")
+    assert (found.status, "this machine only" in found.found) == (OK, True)
+    with pytest.raises(InputError, match="let everybody in.*baps users add"):
+        doctor.access(Settings(), EVERY_ADDRESS)
+    with pytest.raises(InputError, match=r"cors_origins=\*"):
+        doctor.access(Settings(cors_origins=("*",)), "127.0.0.1")
+
+
+def test_a_server_with_users_is_closed(tmp_path: Path) -> None:
+    users = Users(tmp_path / "users.json")
+    users.add("anna", Role.ANNOTATOR)
+    found = doctor.access(Settings(users=users.file), EVERY_ADDRESS)
+    assert (found.status, found.found) == (OK, f"closed to all but 1 users of {users.file}")
+    both = doctor.access(Settings(users=users.file, openid=_openid(tmp_path)), EVERY_ADDRESS)
+    assert "and those whom https://login.hospital gives a role" in both.found
+    users.remove("anna")
+    nobody = doctor.access(Settings(users=users.file), EVERY_ADDRESS)
+    assert (nobody.status, "closed to everybody" in nobody.found) == (WARNING, True)
+    assert "baps users add" in nobody.remedy
+
+
+def test_users_that_the_server_would_not_start_with(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="No such file"):
+        doctor.access(Settings(users=tmp_path / "absent.json"), "127.0.0.1")
+    users = Users(tmp_path / "users.json")
+    users.add("anna", Role.ADMIN)
+    users.file.chmod(0o644)
+    with pytest.raises(InputError, match="chmod 600"):
+        doctor.access(Settings(users=users.file), "127.0.0.1")
+    with pytest.raises(InputError, match="issuer"):
+        doctor.access(Settings(openid=_openid(tmp_path, "http://login.hospital")), "127.0.0.1")
+
+
 def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=4 << 30, total=8 << 30))
     assert doctor.memory(1024).status is OK
@@ -372,6 +418,7 @@ def test_every_fault_is_found_and_none_hides_another(
     with socket.create_server(("127.0.0.1", 0)) as busy:
         findings = examine(given, str(tmp_path / "absent"), port=busy.getsockname()[1])
     failed = {name for name, finding in findings.items() if finding.status is FAILED}
+    assert findings["users"].status is OK
     assert failed == {"dcmqi", "studies", "port", "adapters", "model", "device"}
     assert findings["dcmqi"].found == "ZeroDivisionError: by nought"
     assert all(findings[name].remedy or findings[name].found.endswith(".") for name in failed)
@@ -388,6 +435,11 @@ def test_weights_that_are_not_there(quick: dict[str, str]) -> None:
     findings = examine({**quick, "black_box": "sam"}, port=_free())
     assert findings["settings"].status is OK
     assert "needs weights" in findings["model"].found
+
+
+def test_users_who_are_not_there(quick: dict[str, str]) -> None:
+    findings = examine({**quick, "users": "/nowhere/users.json"}, port=_free())
+    assert (findings["settings"].status, findings["users"].status) == (OK, FAILED)
 
 
 def test_the_pacs_is_checked(quick: dict[str, str], fake_pacs: FakePacs) -> None:

@@ -181,6 +181,102 @@ def test_labels_that_are_refused(value: object) -> None:
         parse_labels(value)
 
 
+def test_who_may_use_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    found = read_settings({"users": "~/users.json", "audit": "/log/audit.jsonl"}, {"BAPS_OPENID": "/etc/openid.json"})
+    assert (found.users, found.openid) == (Path("/home/someone/users.json"), Path("/etc/openid.json"))
+    assert found.audit_file == Path("/log/audit.jsonl")
+    assert Settings(adapters=Path("/data")).audit_file == Path("/data/audit.jsonl")
+    assert not Settings().closed
+    assert Settings(users=Path("u")).closed
+    assert Settings(openid=Path("o")).closed
+
+
+@pytest.mark.parametrize("name", ["users", "openid"])
+@pytest.mark.parametrize(
+    ("content", "mode", "said"),
+    [
+        (None, 0, "No such file"),
+        ("{}", 0o644, "chmod 600"),
+        ("{}", 0o600, "cannot be used|no file of users"),
+        ("{", 0o600, "cannot be used|no file of users"),
+    ],
+)
+def test_files_of_users_that_are_refused_at_start(
+    tmp_path: Path, name: str, content: str | None, mode: int, said: str
+) -> None:
+    file = tmp_path / "it.json"
+    if content is not None:
+        file.write_text(content)
+        file.chmod(mode)
+    with pytest.raises(InputError, match=said) as caught:
+        check_settings(read_settings({name: str(file)}, {}))
+    assert str(file) in str(caught.value)
+    assert str(caught.value).endswith((".", str(file)))
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("https://viewer.hospital", ("https://viewer.hospital",)),
+        ("https://a.hospital, http://b.hospital:8080", ("https://a.hospital", "http://b.hospital:8080")),
+        (["http://[::1]:8000"], ("http://[::1]:8000",)),
+        ("*", ("*",)),
+        ("", ()),
+    ],
+)
+def test_other_origins(value: str, expected: tuple[str, ...]) -> None:
+    assert read_settings({"cors_origins": value}, {}).cors_origins == expected
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["viewer.hospital", "https://viewer.hospital/", "https://*.hospital", "null", "ftp://a", "https://", "https://a,",
+     "https://a b", "https://a\nb", "javascript:alert(1)", "https://user@a"],
+)  # fmt: skip
+def test_origins_that_are_refused(value: str) -> None:
+    with pytest.raises(InputError, match=r"origins such as https://viewer\.hospital"):
+        read_settings({"cors_origins": value}, {})
+
+
+def test_every_origin_needs_users(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="name users"):
+        check_settings(Settings(cors_origins=("https://a", "*")))
+
+
+@pytest.mark.parametrize("name", ["most_upload_mb", "most_volume_mb"])
+def test_how_large_images_may_be(tmp_path: Path, name: str) -> None:
+    assert getattr(read_settings({name: "8"}, {}), name) == 8
+    assert getattr(read_settings({name: ""}, {}), name) == getattr(Settings(), name) > 0
+    file = tmp_path / "baps.json"
+    file.write_text(json.dumps({name: 16}))
+    assert getattr(read_settings({"config": str(file)}, {}), name) == 16
+    for value in ("-1", "1.5", "plenty", "nan", "1e3", "8 MB"):
+        with pytest.raises(InputError, match=f"{name} must be a whole number of megabytes, not '{value}'"):
+            read_settings({name: value}, {})
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("yes", True), ("TRUE", True), ("1", True), ("no", False), ("False", False), ("0", False), ("", False)],
+)
+def test_a_yes_and_a_no(value: str, expected: bool) -> None:
+    assert read_settings({"allow_unprotected": value}, {}).allow_unprotected is expected
+
+
+@pytest.mark.parametrize("value", ["maybe", "y", "2", " yes"])
+def test_what_is_neither_is_refused(tmp_path: Path, value: str) -> None:
+    with pytest.raises(InputError, match="allow_unprotected must be yes or no, not"):
+        read_settings({"allow_unprotected": value}, {})
+
+
+def test_a_yes_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "baps.json"
+    file.write_text('{"allow_unprotected": true, "cors_origins": ["https://a.hospital"]}')
+    found = read_settings({"config": str(file)}, {})
+    assert (found.allow_unprotected, found.cors_origins) == (True, ("https://a.hospital",))
+
+
 def test_labels_in_a_file(tmp_path: Path) -> None:
     file = tmp_path / "baps.json"
     file.write_text('{"labels": {"spleen": 3}}')

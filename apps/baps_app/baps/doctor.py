@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from .errors import BapsError
 from .pacs_login import ACCOUNT, read_login
-from .serving_command import check_port, check_studies, is_pacs, server_environment
+from .serving_command import check_listening, check_port, check_studies, is_pacs, server_environment
 
 if TYPE_CHECKING:
     from .settings import Settings
@@ -101,6 +101,7 @@ def examine(
     written = [site.adapters, *_written(studies), Path(tempfile.gettempdir())]
     later: dict[str, Callable[[], Finding]] = {
         **({"PACS": partial(pacs, studies, site.pacs_login)} if is_pacs(studies) else {}),
+        "users": partial(access, site, host),
         "memory, CPUs": partial(memory, site.cache_mb),
         "device": partial(device, site.device),
         "model": partial(model, site),
@@ -183,6 +184,28 @@ def port_free(host: str, port: int) -> Finding:
     """Whether the server could listen there."""
     check_port(host, port)
     return Finding(Status.OK, f"{port} of {host} is free")
+
+
+def access(site: Settings, host: str) -> Finding:
+    """Whether the server would be closed, to all but those who are known or to all but this machine."""
+    from .openid_settings import read_openid
+    from .settings import check_access
+    from .users import Users
+
+    check_access(site)
+    check_listening(host, site.closed)
+    if not site.closed:
+        return Finding(Status.OK, "this machine only, without a login: nobody is named")
+    let_in = []
+    if site.users is not None:
+        known = [user for user in Users(site.users).all().values() if not user.expired]
+        let_in.append(f"{len(known)} users of {site.users}")
+        if not known and site.openid is None:
+            remedy = f"baps users add NAME --role annotator --file {site.users}"
+            return Finding(Status.WARNING, f"closed to everybody: nobody in {site.users} has a token", remedy)
+    if site.openid is not None:
+        let_in.append(f"those whom {read_openid(site.openid).issuer} gives a role")
+    return Finding(Status.OK, f"closed to all but {' and '.join(let_in)}")
 
 
 def memory(cache_mb: int) -> Finding:

@@ -173,14 +173,7 @@ def check_settings(settings: Settings) -> None:
         InputError: if the black box is unknown, weights are not there, its address cannot be used, or the users, the
             OpenID provider or the origins cannot.
     """
-    if settings.users is not None:
-        Users(settings.users).all()
-    if settings.openid is not None:
-        read_openid(settings.openid)
-    if "*" in settings.cors_origins and not settings.closed:
-        raise InputError(
-            "Every page of the web could use this server (cors_origins=*): name users or an OpenID provider."
-        )
+    check_access(settings)
     if settings.black_box not in BLACK_BOXES:
         raise InputError(f"There is no black box named {settings.black_box!r}. Known ones: {', '.join(BLACK_BOXES)}.")
     if settings.black_box == "remote" and settings.remote_model is None:
@@ -196,6 +189,22 @@ def check_settings(settings: Settings) -> None:
     for weights in (settings.weights, settings.organ_weights):
         if weights is not None and not weights.is_file():
             raise InputError(f"The weights file {weights} does not exist. Give the path of a checkpoint.")
+
+
+def check_access(settings: Settings) -> None:
+    """Find at start whether those who may use the server are known.
+
+    Raises:
+        InputError: if the users or the OpenID provider cannot be read, or every page of the web could use the server.
+    """
+    if settings.users is not None:
+        Users(settings.users).all()
+    if settings.openid is not None:
+        read_openid(settings.openid)
+    if "*" in settings.cors_origins and not settings.closed:
+        raise InputError(
+            "Every page of the web could use this server (cors_origins=*): name users or an OpenID provider."
+        )
 
 
 def _from_file(path: Path) -> dict[str, object]:

@@ -91,15 +91,6 @@ def all_labelled(background_tasks: BackgroundTasks, limit_cases: int | None = No
     return FileResponse(archive, media_type="application/zip", filename="dataset.zip")
 
 
-def open_session(
-    background_tasks: BackgroundTasks, uncompress: bool = False, expiry: int = 0, files: list[UploadFile] = File(...)
-) -> Any:
-    """The host's, once the names of the files are such."""
-    for file in files:
-        file.filename = checked_name(Path(file.filename or "").name, "name of the file")
-    return host_session.create_session(background_tasks, uncompress, expiry, files)
-
-
 def read_session(session_id: str, update_ts: bool = False, image: bool = False) -> Any:
     """The host's; several files cannot be sent as one."""
     checked_name(session_id, "session_id")
@@ -108,6 +99,26 @@ def read_session(session_id: str, update_ts: bool = False, image: bool = False) 
     if known and not Path(known.image).is_file():
         raise InputError("The session holds several files, which cannot be sent as one image.")
     return host_session.get_session(session_id, update_ts, image)
+
+
+def open_session(
+    background_tasks: BackgroundTasks, expiry: int = 0, files: list[UploadFile] = File(...)
+) -> dict[str, Any]:
+    """Keep an image, or the files of a series, for who asks about it; the host writes them under their own names.
+
+    Raises:
+        InputError: if a name could mean another file, or the host's own.
+    """
+    for file in files:
+        if checked_name(file_name(file), "file") == "meta.info":
+            raise InputError("The name meta.info is taken. Send the image under its own.")
+    session: dict[str, Any] = host_session.create_session(background_tasks, False, expiry, files)
+    return session
+
+
+def file_name(file: UploadFile) -> str:
+    """The last part of the name that a file was sent under."""
+    return (file.filename or "").rpartition("/")[2]
 
 
 def kind_of(file: UploadFile) -> str:

@@ -21,8 +21,8 @@ from baps.collected import notes, served
 from baps.errors import InputError, NotFoundError
 from baps.jobs import asked_by
 from web.asking import asked
-from web.images import image_file, kind_of
-from web.names import json_object
+from web.images import file_name, image_file, kind_of
+from web.names import checked_name, json_object
 
 NOTES = "X-BAPS-Notes"
 """A header of an answer to a click: what was left out of it or saved, percent-encoded. OHIF gets nothing but voxels."""
@@ -60,7 +60,8 @@ def run_infer(
         raise InputError("Masks are given as NRRD. To store one as DICOM SEG, give save_as, a label of the site.")
     for uploaded in (file, label):
         if uploaded is not None:
-            uploaded.filename = f"upload{kind_of(uploaded)}"  # The host makes a name of its end.
+            kind_of(uploaded)
+            checked_name(file_name(uploaded), "file")  # The host makes a name of its own of its suffixes.
     if not (image or session_id or file):
         raise InputError("The request names no image. Give image, session_id or a file.")
     if instance._infers[model].type == InferType.SCRIBBLES:

@@ -22,11 +22,11 @@ def start_training(model: str, params: dict[str, Any] | None = Body(None)) -> An
     trainer = instance._trainers.get(model)
     if trainer is None:
         raise NotFoundError(f"There is no trainer {model!r}. Known ones: {', '.join(instance._trainers)}.")
-    given = params or {}
-    own = given.get(model) or {}
+    asked = {k: v for k, v in (params or {}).items() if k not in instance._trainers}
+    own = (params or {}).get(model) or {}
     if not isinstance(own, dict):
-        raise InputError(f"The options of {model} must be an object such as {{}}, not {type(own).__name__}.")
-    asked = {**{name: value for name, value in given.items() if name not in instance._trainers}, **own}
+        raise InputError(f"The options of {model} must be a JSON object, not {type(own).__name__}.")
+    asked.update(own)
     if _training():
         raise HTTPException(429, "A training is running already. Wait until it has finished, or stop it.")
     # Only what the trainer knows goes on: the host would put other keys into the environment of a process.

@@ -57,6 +57,7 @@ def test_a_warning_is_no_failure(asked: list[object], monkeypatch: pytest.Monkey
 def test_options_reach_the_checks(asked: list[object]) -> None:
     words = ("--labels", "spleen", "--black-box", "sam", "--weights", "w.pth", "--weights-sha256", "ab")
     more = ("--device", "cpu", "--remote", "http://h/m", "--adapters", "a", "--cache-mb", "8", "--config", "c.json")
+    more += ("--users", "u.json", "--openid", "o.json")
     _doctor("/data", *words, *more, "--host", "0.0.0.0", "--port", "8123")  # noqa: S104
     settings = {
         "labels": "spleen",
@@ -67,6 +68,8 @@ def test_options_reach_the_checks(asked: list[object]) -> None:
         "remote": "http://h/m",
         "adapters": "a",
         "cache_mb": "8",
+        "users": "u.json",
+        "openid": "o.json",
         "config": "c.json",
     }
     assert asked == [settings, "/data", "0.0.0.0", 8123]  # noqa: S104

@@ -28,6 +28,8 @@ def doctor(
     remote: options.Remote = "",
     adapters: options.Adapters = "",
     cache_mb: options.CacheMb = "",
+    users: options.Users = "",
+    openid: options.OpenId = "",
     config: options.Config = "",
     as_json: Annotated[bool, typer.Option("--json", help="The findings as JSON, for programs.")] = False,
 ) -> None:
@@ -47,6 +49,8 @@ def doctor(
         remote=remote,
         adapters=adapters,
         cache_mb=cache_mb,
+        users=users,
+        openid=openid,
         config=config,
     )
     with Console(stderr=True).status("Checking; this takes some 10 seconds"):

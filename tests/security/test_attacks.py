@@ -1,0 +1,69 @@
+"""Every attack succeeds on MONAI Label as it comes, and fails here."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from attacked import attacked
+from attacks import ATTACKS, Attack, Site, Target, tried
+
+pytestmark = pytest.mark.slow
+
+Start = Callable[[Site, bool], Target]
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+    """Gives the server of a site, stock or ours; one runs at a time, for as long as it is asked for."""
+    with ExitStack() as running:
+        started: dict[tuple[Site, bool], Target] = {}
+
+        def given(site: Site, stock: bool) -> Target:
+            if (site, stock) not in started:
+                running.close()
+                started.clear()
+                folder = tmp_path_factory.mktemp("attacked")
+                started[site, stock] = running.enter_context(attacked(folder, site, stock))
+            return started[site, stock]
+
+        yield given
+
+
+def _contents(target: Target) -> dict[Path, str]:
+    """Hashes of all files that an attack could be after."""
+    files = [file for folder in (target.images, target.outside, target.weights.parent) for file in folder.rglob("*")]
+    return {file: hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("site", "stock", "attack"),
+    [
+        pytest.param(site, stock, attack, id=f"{'stock' if stock else 'ours'}-{attack.name}")
+        for site in Site
+        for stock in (True, False)
+        for attack in ATTACKS
+        if attack.site is site
+    ],
+)
+def test_it_succeeds_as_it_comes_and_fails_here(start: Start, site: Site, stock: bool, attack: Attack) -> None:
+    target = start(site, stock)
+    before = _contents(target)
+    result = tried(attack, target)
+    said = [(reply.request.method, reply.url, reply.status_code, reply.text[:200]) for reply in result.replies]
+    if stock:
+        assert result.succeeded == (not attack.not_on_stock), said
+        return
+    assert not result.succeeded, said
+    assert _contents(target) == before
+    for reply in result.replies:
+        if attack.passed_over and reply.ok:
+            continue
+        assert 400 <= reply.status_code < 500, said
+        sentence = reply.json()["detail"]
+        assert isinstance(sentence, str), said
+        assert sentence.endswith(".") or (reply.status_code, sentence) == (404, "Not Found"), said
