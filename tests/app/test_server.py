@@ -178,15 +178,16 @@ def test_params_that_are_no_json_are_refused(server: Site) -> None:
 
 
 _POINT = {"foreground": [[1, 2, 3]]}
+_JSON = {"Content-Type": "application/json"}
 
 
 @pytest.mark.parametrize(
     ("method", "path", "sent", "status"),
     [
-        ("POST", "/train/baps", {"data": '{"seed": NaN'}, 422),
-        ("POST", "/train/baps", {"data": "[NaN]"}, 422),
-        ("POST", "/train/baps", {"data": '["\\ud800"]'}, 422),
-        ("POST", "/train/baps", {"data": '{"label": "\\ud800"}'}, 400),
+        ("POST", "/train/baps", {"data": '{"seed": NaN', "headers": _JSON}, 422),
+        ("POST", "/train/baps", {"data": "[NaN]", "headers": _JSON}, 422),
+        ("POST", "/train/baps", {"data": '["\\ud800"]', "headers": _JSON}, 422),
+        ("POST", "/train/baps", {"data": '{"label": "\\ud800"}', "headers": _JSON}, 400),
         ("POST", "/auth/token", {"files": {"username": ("a", b"a"), "password": ("b", b"b")}}, 422),
         ("POST", "/infer/baps?image=ct_01", {"data": {"params": '{"foreground": [[NaN, 1, 1]]}'}}, 400),
         ("POST", "/infer/baps", {"files": {"file": ("a.\0.nii.gz", b"x")}, "data": _POINT}, 400),
@@ -228,7 +229,7 @@ def test_what_is_said_of_an_image_does_not_stop_next_sample(own_server: Site) ->
         answer = requests.put(f"{own_server.address}/datastore/image?image=new{status}", timeout=60, **sent)  # type: ignore[arg-type]
         assert answer.status_code == status, answer.text
     for who in (5, float("nan"), "\ud800", {"a": []}):
-        answer = post(own_server, "/activelearning/first", data=json.dumps({"client_id": who}))
+        answer = post(own_server, "/activelearning/first", data=json.dumps({"client_id": who}), headers=_JSON)
         assert answer.status_code == 200, answer.text
     for image in [path.name.removesuffix(".nii.gz") for path in own_server.studies.glob("*.nii.gz")]:
         assert requests.get(f"{own_server.address}/datastore/image/info?image={image}", timeout=30).ok
