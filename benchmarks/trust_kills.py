@@ -81,7 +81,7 @@ def kill_all(folder: Path, seed: int, seconds: float, share: float = 1.0) -> dic
     Args:
         folder: an empty one.
         seed: of the instants.
-        seconds: after which no further kill of a server is begun.
+        seconds: after which no further server is killed; half of them are for trainings.
         share: of the usual number of kills.
     """
     found, random, end = Kills(), np.random.default_rng(seed), time.monotonic() + seconds
@@ -91,7 +91,7 @@ def kill_all(folder: Path, seed: int, seconds: float, share: float = 1.0) -> dic
 
     kill_savers(folder / "labels", random, times(12), found)
     kill_publishers(folder / "adapters", random, times(4), found)
-    kill_trainings(folder / "trainings", random, times(3), 3, found)
+    kill_trainings(folder / "trainings", random, times(3), 3, found, end - seconds / 2)
     kill_saving_servers(folder / "server", random, times(5), found, end)
     kill_training_servers(folder / "training_server", random, times(2), found, end)
     return found.record()
@@ -206,7 +206,7 @@ def _weights(root: Path) -> tuple[bytes, dict[str, Any]]:
     return content[int.from_bytes(content[:8], "little") + 8 :], {**record, "served": store.published(LABEL)}
 
 
-def kill_trainings(folder: Path, random: Random, count: int, each: int, found: Kills) -> None:
+def kill_trainings(folder: Path, random: Random, count: int, each: int, found: Kills, end: float) -> None:
     """Of a training process, several times at random moments of its clock; what comes out equals the unbroken one."""
     begun = time.monotonic()
     whole = _started("training", str(folder / "unbroken"), "3", str(IMAGES))
@@ -217,6 +217,8 @@ def kill_trainings(folder: Path, random: Random, count: int, each: int, found: K
     took = time.monotonic() - begun
     expected = _weights(folder / "unbroken")
     for number in range(count):
+        if number and time.monotonic() > end:
+            break
         place = folder / f"broken_{number}"
         for _ in range(each):
             child = _started("training", str(place), "3", str(IMAGES))
