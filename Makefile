@@ -1,4 +1,4 @@
-# make demo | make test | make serve STUDIES=<folder or DICOMweb URL> | make pacs | make bench-adapt [QUICK=1] | make bench-clicks | make bench-organs | make bench-fseft [QUICK=1] | make lint | make advisories | make sbom | make clean
+# make demo | make test | make serve STUDIES=<folder or DICOMweb URL> | make pacs | make bench-adapt [QUICK=1] | make bench-clicks | make bench-organs | make bench-fseft [QUICK=1] | make bench-trust [SOAK=minutes] | make lint | make advisories | make sbom | make clean
 SHELL := /bin/sh
 STUDIES ?=
 HOST ?= 127.0.0.1
@@ -16,7 +16,7 @@ PY := .venv/bin/python
 # torch comes first: sam2, which MONAI Label needs, asks for it while it is built. It has no GPU code that we use.
 PIP := SAM2_BUILD_CUDA=0 PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) -m pip install -c constraints.txt
 
-.PHONY: help demo test serve pacs bench-adapt bench-clicks bench-organs bench-fseft bench-throughput lint advisories sbom sample-data clean
+.PHONY: help demo test serve pacs bench-adapt bench-clicks bench-organs bench-fseft bench-throughput bench-trust lint advisories sbom sample-data clean
 
 help:
 	@sed -n 1p Makefile
@@ -70,6 +70,10 @@ bench-fseft: .venv/installed
 
 bench-throughput: .venv/installed
 	@$(PY) benchmarks/throughput.py
+
+# Half an hour; SOAK=60 soaks for an hour instead of three minutes.
+bench-trust: .venv/installed
+	@$(PY) benchmarks/trust.py --publish $(if $(SOAK),--soak $(SOAK))
 
 lint: .venv/installed
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy

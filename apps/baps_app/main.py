@@ -19,7 +19,6 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.tasks.activelearning.first import First
-from monailabel.tasks.activelearning.random import Random
 from numpy.typing import NDArray
 
 import lib.saving
@@ -34,6 +33,7 @@ from baps.settings import Settings, check_settings, read_settings
 from baps.size import VARIABLE as SIZE_VARIABLE
 from baps.store import AdapterStore
 from baps.volume import Volume
+from lib.activelearning.chance import Chance
 from lib.activelearning.disagreement import Disagreement
 from lib.discreet_logs import be_discreet
 from lib.infers.organs import OrgansInfer
@@ -128,7 +128,7 @@ class BapsApp(MONAILabelApp):
 
     def init_strategies(self) -> dict[str, Strategy]:
         disagreement = Disagreement(self.segmenter, self.organs, dict(self.site.labels), self.store.clicks)
-        return {"random": Random(), "first": First(), "disagreement": disagreement}
+        return {"random": Chance(), "first": First(), "disagreement": disagreement}
 
     def black_box(self) -> BlackBox:
         """The model, loaded when it is first needed."""

@@ -23,6 +23,7 @@ from typing import Any
 os.environ["BAPS_SERVING"] = "protected"
 
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from monailabel.app import app as _host
 from monailabel.config import settings as _host_settings
 from monailabel.interfaces.exception import MONAILabelException
@@ -33,13 +34,13 @@ from baps.errors import BapsError
 from baps.serving_command import check_listening
 from baps.settings import check_settings, read_settings
 from web.audit import Audit
-from web.errors import said
+from web.errors import misfit, said
 from web.guard import Guard, Rules
-from web.images import add_image, open_session, save_label
+from web.images import add_image, all_labelled, check_image, open_session, read_session, save_label
 from web.inference import cancel, progress, run_infer
 from web.listening import told_host
 from web.login import Login
-from web.pacs import configure_ohif, forward_to_pacs
+from web.pacs import configure_ohif, forward_to_pacs, ohif_file
 from web.signing_in import SigningIn
 from web.training import next_sample, start_all_training, start_training
 
@@ -75,7 +76,11 @@ _replace("/activelearning/{strategy}", "POST", next_sample)
 _replace("/datastore/label", "PUT", save_label)
 _replace("/datastore/image", "PUT", add_image)
 _replace("/datastore/", "PUT", add_image)
+_replace("/datastore/image", "HEAD", check_image)
+_replace("/datastore/dataset", "GET", all_labelled)
 _replace("/session/", "PUT", open_session)
+_replace("/session/{session_id}", "GET", read_session)
+_replace("/ohif/{path:path}", "GET", ohif_file)
 _replace("/ohif/app-config.js", "GET", configure_ohif)
 _replace("/progress/", "GET", progress)
 _replace("/progress/{job}", "DELETE", cancel)
@@ -106,3 +111,4 @@ if _site.cors_origins:  # Outermost: browsers ask for leave without a token. Coo
     )
 for kind in (BapsError, MONAILabelException):
     app.add_exception_handler(kind, said)
+app.add_exception_handler(RequestValidationError, misfit)

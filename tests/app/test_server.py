@@ -177,6 +177,64 @@ def test_params_that_are_no_json_are_refused(server: Site) -> None:
     assert "JSON" in answer.json()["detail"]
 
 
+_POINT = {"foreground": [[1, 2, 3]]}
+_JSON = {"Content-Type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "sent", "status"),
+    [
+        ("POST", "/train/baps", {"data": '{"seed": NaN', "headers": _JSON}, 422),
+        ("POST", "/train/baps", {"data": "[NaN]", "headers": _JSON}, 422),
+        ("POST", "/train/baps", {"data": '["\\ud800"]', "headers": _JSON}, 422),
+        ("POST", "/train/baps", {"data": '{"label": "\\ud800"}', "headers": _JSON}, 400),
+        ("POST", "/auth/token", {"files": {"username": ("a", b"a"), "password": ("b", b"b")}}, 422),
+        ("POST", "/infer/baps?image=ct_01", {"data": {"params": '{"foreground": [[NaN, 1, 1]]}'}}, 400),
+        ("POST", "/infer/baps", {"files": {"file": ("a.\0.nii.gz", b"x")}, "data": _POINT}, 400),
+        ("PUT", "/datastore/label?image=ct_01", {"files": {"label": ("a.nrrd", b"x")}, "data": {"params": "[]"}}, 400),
+        ("GET", "/session/nobody?image=true", {}, 404),
+        ("HEAD", "/datastore/image?image=ct_01&check_sum=CRC:12", {}, 400),
+        ("HEAD", "/datastore/image?image=ct_01", {}, 200),
+        ("GET", "/datastore/dataset", {}, 404),
+        ("GET", "/ohif/assets", {}, 200),
+        ("GET", "/ohif/%00", {}, 200),
+        ("GET", "/static/ohif/%00", {}, 404),
+        ("GET", "/datastore/label/info?label=%ff&tag=%00", {}, 400),
+    ],
+)
+def test_odd_requests_are_answered_or_refused(
+    server: Site, method: str, path: str, sent: dict[str, object], status: int
+) -> None:
+    answer = requests.request(method, f"{server.address}{path}", timeout=60, **sent)  # type: ignore[arg-type]
+    assert answer.status_code == status, answer.text
+    if status >= 400 and method != "HEAD":
+        assert isinstance(answer.json()["detail"], str)
+
+
+def test_several_files_of_a_session_are_no_image(server: Site) -> None:
+    files = [("files", (name, b"x")) for name in ("a.dcm", "b.dcm")]
+    opened = requests.put(f"{server.address}/session/", files=files, timeout=30).json()["session_id"]
+    try:
+        assert requests.get(f"{server.address}/session/{opened}", timeout=30).ok
+        answer = requests.get(f"{server.address}/session/{opened}?image=true", timeout=30)
+        assert (answer.status_code, "several files" in answer.text) == (400, True)
+    finally:
+        requests.delete(f"{server.address}/session/{opened}", timeout=30)
+
+
+def test_what_is_said_of_an_image_does_not_stop_next_sample(own_server: Site) -> None:
+    source = own_server.studies / "ct_01.nii.gz"
+    for said, status in (({"strategy": 5}, 200), ({"author": float("nan")}, 400)):
+        sent = {"files": {"file": (source.name, source.read_bytes())}, "data": {"params": json.dumps(said)}}
+        answer = requests.put(f"{own_server.address}/datastore/image?image=new{status}", timeout=60, **sent)  # type: ignore[arg-type]
+        assert answer.status_code == status, answer.text
+    for who in (5, float("nan"), "\ud800", {"a": []}):
+        answer = post(own_server, "/activelearning/first", data=json.dumps({"client_id": who}), headers=_JSON)
+        assert answer.status_code == 200, answer.text
+    for image in [path.name.removesuffix(".nii.gz") for path in own_server.studies.glob("*.nii.gz")]:
+        assert requests.get(f"{own_server.address}/datastore/image/info?image={image}", timeout=30).ok
+
+
 def test_params_cannot_name_another_image(server: Site) -> None:
     point = spleen_click("ct_01")
     sent = {"foreground": [point], "image": "/etc/passwd", "model": "zero_shot"}

@@ -242,3 +242,30 @@ def test_two_runs_to_the_same_adapter_give_the_same_file(tmp_path: Path) -> None
     for name, seconds, recalled in (("one", 12.5, 0), ("two", 3.0, 400)):
         write_adapter(tmp_path / name, made, {**_record(made), "seconds": seconds, "recalled_images": recalled})
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"zoom": "1e999"},
+        {"zoom": 0},
+        {"zoom": [1]},
+        {"visual_prompt": None},
+        {"visual_prompt": {"encoder": [], "kind": "basis"}},
+        {"visual_prompt": {"encoder": {"name": [], "source": {}, "sha256": 1}}},
+    ],
+)
+def test_a_record_that_describes_no_adapter(tmp_path: Path, changed: dict[str, Any]) -> None:
+    made = _adapter()
+    record = _record(made)
+    record["adapter"] = {**record["adapter"], **changed}
+    write_adapter(tmp_path / "a.safetensors", made, record)
+    with pytest.raises(BapsError, match=r"\."):
+        read_adapter(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("record", ["null", "[]", "5", '"adapter"', '{"adapter": []}', "[" * 50_000])
+def test_a_record_that_is_none(tmp_path: Path, record: str) -> None:
+    save_file(_adapter().state(), tmp_path / "a.safetensors", {"record": record})
+    with pytest.raises(InputError, match="is no adapter"):
+        read_adapter(tmp_path / "a.safetensors")

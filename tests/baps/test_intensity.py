@@ -80,3 +80,19 @@ def test_large_volumes_are_sampled_and_stay_close() -> None:
     window = choose_window(_volume(voxels))
     assert window.low == pytest.approx(5, abs=2)
     assert window.high == pytest.approx(995, abs=2)
+
+
+@pytest.mark.parametrize("value", [0, 7, -3000, 1e30, -1e30, 3e38])
+def test_a_volume_of_one_value_has_a_window(value: float) -> None:
+    voxels = np.full((4, 5, 6), value, np.float32)
+    window = choose_window(_volume(voxels))
+    assert np.isfinite((window.low, window.high)).all()
+    assert window.high > window.low
+    assert np.isfinite(window.apply(voxels)).all()
+
+
+def test_values_that_are_too_far_apart_to_subtract_have_a_window() -> None:
+    voxels = np.linspace(-1, 1, 120).reshape(4, 5, 6).astype(np.float32) * np.float32(3e38)
+    window = choose_window(_volume(voxels))
+    assert np.isfinite((window.low, window.high)).all()
+    assert window.high > window.low

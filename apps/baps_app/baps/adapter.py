@@ -121,9 +121,12 @@ def adapter_from_record(record: Mapping[str, Any]) -> Adapter:
 
     Raises:
         BapsError: as ``visual_prompt_from_record``.
+        ValueError: if the zoom is none.
     """
-    head = OutputHead() if record["head"] else None
-    return Adapter(visual_prompt_from_record(record["visual_prompt"]), head, float(record["zoom"]))
+    head, zoom = OutputHead() if record["head"] else None, float(record["zoom"])
+    if not 0 < zoom <= 1:
+        raise ValueError(f"The zoom {zoom} is no share of an image.")
+    return Adapter(visual_prompt_from_record(record["visual_prompt"]), head, zoom)
 
 
 def segment_adapted(

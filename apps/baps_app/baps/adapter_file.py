@@ -81,7 +81,7 @@ def read_built(
         return build(record, tensors), record
     except BapsError:
         raise
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:  # Many kinds, by what is broken; each means that nothing can be made of it.
         raise InputError(
             f"{path} is no adapter of this project, or it is broken ({type(error).__name__}). Adapt again."
         ) from error

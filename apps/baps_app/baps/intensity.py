@@ -43,12 +43,14 @@ def choose_window(volume: Volume) -> Window:
         return Window(0.0, 255.0, "colour")
     flat = volume.voxels.reshape(-1)
     sample = flat[:: max(1, flat.size // _SAMPLE)].astype(np.float32)
-    if (
-        sample.min() < _NO_TISSUE
-    ):  # Scanners fill the corners outside their field of view with some value far below air.
+    # Scanners fill the corners outside their field of view with some value far below air.
+    if sample.min() < _NO_TISSUE and sample.max() > sample.min():
         sample = sample[sample > sample.min()]
     if (sample <= -100).mean() > 0.01 and sample.min() >= _NO_TISSUE and sample.max() <= 8000:
         return Window(*CT_WINDOW, "ct")
     shown = sample[sample > sample.min()]
-    low, high = np.percentile(shown if shown.size else sample, (0.5, 99.5))
-    return Window(float(low), float(high if high > low else low + 1), "percentiles")
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = np.percentile(shown if shown.size else sample, (0.5, 99.5))
+    low, high = map(float, found if np.isfinite(found).all() else (sample.min(), sample.max()))
+    # 1 is nothing beside a large number.
+    return Window(low, high if high > low else low + max(1.0, 1e-3 * abs(low)), "percentiles")

@@ -1,4 +1,4 @@
-"""Images and labels that come in, and the file of an image that is there."""
+"""Images and labels that come in, and files of those that are there."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import BackgroundTasks, File, Form, Request, UploadFile
+from fastapi.responses import FileResponse
+from monailabel.endpoints import datastore as host_datastore
 from monailabel.endpoints import session as host_session
 from monailabel.interfaces.utils.app import app_instance
 
@@ -21,6 +23,9 @@ from web.asking import asked
 from web.names import checked_name, json_object
 
 _fetching = threading.Lock()
+
+_HOST_KEEPS = ("strategy", "ts", "name", "checksum")
+"""What the host itself notes of an image, and relies on."""
 
 
 def image_file(image: str) -> Path:
@@ -54,7 +59,7 @@ def save_label(
 
 def add_image(image: str = "", params: str = Form("{}"), file: UploadFile = File(...)) -> dict[str, Any]:
     """Add an image to a local datastore; one that is there is never replaced."""
-    info = json_object(params, "params")
+    info = {key: value for key, value in json_object(params, "params").items() if key not in _HOST_KEEPS}
     datastore = app_instance().datastore()
     if hasattr(datastore, "forward"):
         raise InputError("The images of this server are those of its PACS. Send yours to the PACS.")
@@ -66,6 +71,34 @@ def add_image(image: str = "", params: str = Form("{}"), file: UploadFile = File
         read_volume(path)
         added = datastore.add_image(name, str(path), info)
     return {"image": added}
+
+
+def check_image(image: str, check_sum: str = "") -> None:
+    """Whether there is an image, and whether it is the one that a viewer has."""
+    try:
+        host_datastore.download_image(image, check_only=True, check_sum=check_sum or None)
+    except ValueError:
+        raise InputError("The checksum must be of SHA256, SHA512 or MD5, as in SHA256:<hexadecimal digits>.") from None
+
+
+def all_labelled(background_tasks: BackgroundTasks, limit_cases: int | None = None) -> FileResponse:
+    """The images that have a final label and these labels, as one ZIP file; it is removed when it was sent."""
+    datastore = app_instance().datastore()
+    if not datastore.datalist():
+        raise NotFoundError("No image has a final label yet, so there is nothing to download.")
+    archive = Path(datastore.get_dataset_archive(limit_cases))
+    background_tasks.add_task(archive.unlink, missing_ok=True)
+    return FileResponse(archive, media_type="application/zip", filename="dataset.zip")
+
+
+def read_session(session_id: str, update_ts: bool = False, image: bool = False) -> Any:
+    """The host's; several files cannot be sent as one."""
+    checked_name(session_id, "session_id")
+    sessions = app_instance().sessions()
+    known = sessions.get_session(session_id) if image and sessions is not None else None
+    if known and not Path(known.image).is_file():
+        raise InputError("The session holds several files, which cannot be sent as one image.")
+    return host_session.get_session(session_id, update_ts, image)
 
 
 def open_session(

@@ -20,14 +20,20 @@ def checked_name(value: str, what: str) -> str:
     return value
 
 
+def printable(value: object) -> str:
+    """The beginning of a text, without what cannot be shown; "" for anything else."""
+    return "".join(filter(str.isprintable, value[:200])) if isinstance(value, str) else ""
+
+
 def json_object(text: str, what: str) -> dict[str, Any]:
     """An object that a form field holds.
 
     Raises:
-        InputError: if it is something else.
+        InputError: if it is something else, or has what cannot be said in JSON: NaN, infinity, half a character.
     """
     try:
         value = json.loads(text or "{}")
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()  # Python reads more than it can write.
     except (ValueError, RecursionError) as error:
         raise InputError(f"{what} is no valid JSON: {error}. Send an object such as {{}}.") from None
     if not isinstance(value, dict):

@@ -25,6 +25,12 @@ _MOST_BYTES = 512 << 20
 """That a viewer may store in the PACS at once."""
 
 
+def ohif_file(path: str) -> Response:
+    """A file of OHIF; its page for all that is none. The host's stumbles over folders."""
+    found = host_ohif.get_ohif(path)
+    return found if Path(found.path).is_file() else host_ohif.get_ohif("")
+
+
 def configure_ohif() -> Response:
     """OHIF's configuration, and an extension of ours that mends its export."""
     theirs = Path(host_ohif.get_ohif("app-config.js").path).read_text()

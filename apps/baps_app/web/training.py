@@ -13,6 +13,7 @@ from monailabel.utils.async_tasks.utils import processes, tasks
 
 from baps.errors import InputError, NotFoundError
 from web.asking import asked
+from web.names import printable
 
 
 def start_training(model: str, params: dict[str, Any] | None = Body(None)) -> Any:
@@ -66,6 +67,8 @@ def next_sample(request: Request, strategy: str, params: dict[str, Any] | None =
     if strategy not in known:
         raise NotFoundError(f"There is no strategy {strategy!r}. Known ones: {', '.join(known)}.")
     wanted = {key: value for key, value in (params or {}).items() if key != "strategy"}
+    # The host keeps it beside the image.
+    wanted["client_id"] = asked(request).name or printable(wanted.get("client_id"))
     sample: dict[str, Any] = host_activelearning.sample(strategy, wanted)
     asked(request).image = str(sample.get("id") or "")
     return sample

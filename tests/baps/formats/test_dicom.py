@@ -487,3 +487,29 @@ def test_hidden_files_and_links_that_lead_nowhere_are_ignored(tmp_path: Path) ->
     (folder / "._0.dcm").rename(tmp_path / "rest" / "._0.dcm")
     (folder / "9.dcm").rename(tmp_path / "rest" / "9.dcm")
     assert not is_dicom_folder(tmp_path / "rest")
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_value_that_is_longer_than_its_file(tmp_path: Path, nested: bool) -> None:
+    """GDCM makes room for it, up to 4 GB, before it reads it."""
+    made = pydicom.dcmread(Path(__file__).parents[3] / "sample-data" / "dicom" / "ct_01" / "001.dcm")
+    holder = Dataset() if nested else made
+    holder.add_new(0x00091002, "UN", b"a value in its file.")
+    if nested:
+        made.ReferencedImageSequence = [holder]
+        made["ReferencedImageSequence"].is_undefined_length = False
+    made.save_as(tmp_path / "a.dcm")
+    read_volume(tmp_path / "a.dcm")
+    content = (tmp_path / "a.dcm").read_bytes()
+    value = content.index(b"a value in")
+    (tmp_path / "a.dcm").write_bytes(content[: value - 4] + (0x70000000).to_bytes(4, "little") + content[value:])
+    with pytest.raises(InputError, match="broken or cut off"):
+        read_volume(tmp_path / "a.dcm")
+
+
+def test_elements_that_belong_into_no_image(tmp_path: Path) -> None:
+    content = (Path(__file__).parents[3] / "sample-data" / "dicom" / "ct_01" / "001.dcm").read_bytes()
+    place = content.index(b"\x20\x00\x0d\x00UI")
+    (tmp_path / "a.dcm").write_bytes(content[:place] + b"\0\0\1\0UL\4\0\0\0\0\0" + content[place:])
+    with pytest.raises(InputError, match="broken or cut off"):
+        read_volume(tmp_path / "a.dcm")

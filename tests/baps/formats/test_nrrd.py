@@ -95,6 +95,22 @@ def test_an_affine_that_cannot_be_inverted(tmp_path: Path) -> None:
         read_volume(tmp_path / "a.nrrd")
 
 
+@pytest.mark.parametrize("sizes", [(1, 1, 1e200), (1, 1, 1e-7), (1e8, 1, 1), (1, 1e30, 1e-30)])
+def test_voxels_of_a_size_that_nothing_has(tmp_path: Path, sizes: tuple[float, float, float]) -> None:
+    header = {"space": "LPS", "space directions": np.diag(sizes), "space origin": np.zeros(3)}
+    nrrd.write(str(tmp_path / "a.nrrd"), np.zeros((3, 4, 5), np.int16), header)
+    with pytest.raises(InputError, match="inverted"):
+        read_volume(tmp_path / "a.nrrd")
+
+
+def test_directions_that_are_nearly_one(tmp_path: Path) -> None:
+    directions = np.array([[1e4, 0, 0], [1e4, 1e-3, 0], [0, 0, 1e4]])
+    header = {"space": "LPS", "space directions": directions, "space origin": np.zeros(3)}
+    nrrd.write(str(tmp_path / "a.nrrd"), np.zeros((3, 4, 5), np.int16), header)
+    with pytest.raises(InputError, match="inverted"):
+        read_volume(tmp_path / "a.nrrd")
+
+
 @pytest.mark.parametrize("kind", ["RGB-color", "vector"])
 @pytest.mark.parametrize("axis", [0, 3])
 def test_colour(tmp_path: Path, axis: int, kind: str) -> None:

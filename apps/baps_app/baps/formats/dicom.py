@@ -17,6 +17,8 @@ import numpy as np
 import pydicom
 import SimpleITK
 from numpy.typing import NDArray
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
+from pydicom.dataelem import RawDataElement
 from pydicom.errors import InvalidDicomError
 from pydicom.pixel_data_handlers.util import get_expected_length
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
@@ -50,6 +52,12 @@ _PIXELS = [
     "PhotometricInterpretation",
     "PixelData",
 ]
+_UNSAID = 0xFFFFFFFF
+"""The length of a value that ends with a mark."""
+
+_FIRST_GROUP = 0x0008
+"""Of what an image holds; those before it are the file's own, or commands."""
+
 _LPS_TO_RAS = np.diag([-1.0, -1, 1, 1])
 
 _LOOKED_AT = 16
@@ -309,6 +317,7 @@ def _affine_of(decoded: SimpleITK.Image) -> NDArray[np.float64]:
 
 
 def _decode(path: Path) -> SimpleITK.Image:
+    _check_lengths(path)
     header = pydicom.dcmread(path, specific_tags=_PIXELS)
     # SimpleITK notices a file that is cut off, but fills up pixels that are too few.
     if "PixelData" not in header or (
@@ -325,6 +334,36 @@ def _decode(path: Path) -> SimpleITK.Image:
             f"The pixels of {path.name} cannot be decoded. The file is cut off, broken or compressed in a rare way; "
             "export it again, uncompressed."
         ) from error
+
+
+def _check_lengths(path: Path) -> None:
+    """Refuse a file with values longer than itself: GDCM makes room for a value, gigabytes, before it reads it."""
+    whole, size = pydicom.dcmread(path, defer_size=1024), path.stat().st_size
+    for dataset in (whole.file_meta, whole):
+        if not _is_whole(dataset, size):
+            raise _broken(path)
+    if any(tag.group < _FIRST_GROUP for tag in whole.keys()):  # noqa: SIM118  # it is no dict
+        raise _broken(path)  # The two libraries read on in different ways.
+    if "PixelData" in whole and whole["PixelData"].is_undefined_length:
+        packed, place = bytes(whole.PixelData), 0
+        while place + 8 <= len(packed):
+            place += 8 + int.from_bytes(packed[place + 4 : place + 8], "little")
+        if place > len(packed):
+            raise _broken(path)
+
+
+def _is_whole(dataset: pydicom.Dataset, size: int) -> bool:
+    """Whether no value of a dataset, or of the sequences in it, goes on behind the end."""
+    for raw in list(dataset.values()):
+        if isinstance(raw, RawDataElement):
+            end = raw.value_tell + raw.length if raw.value is None else raw.length - len(raw.value) + size
+            if raw.length != _UNSAID and end > size:
+                return False
+        if raw.VR == "SQ" or (raw.VR is None and dictionary_has_tag(raw.tag) and dictionary_VR(raw.tag) == "SQ"):
+            items = dataset[raw.tag].value or ()
+            if not all(_is_whole(item, size) for item in items):
+                return False
+    return True
 
 
 def _voxels(slices: Sequence[SimpleITK.Image]) -> NDArray[np.generic]:

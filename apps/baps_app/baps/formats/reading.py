@@ -60,7 +60,7 @@ def read_volume(path: Path) -> Volume:
             f"{path.name} holds colours of type {volume.voxels.dtype}; 8 bits a channel are needed. Export it again "
             "with 8 bits, or as grey values."
         )
-    if not np.isfinite(volume.affine).all() or abs(np.linalg.det(volume.affine)) < 1e-9:
+    if not _is_place(volume.affine):
         raise InputError(f"{path.name} has an affine that cannot be inverted. Export it again with its geometry.")
     if np.issubdtype(volume.voxels.dtype, np.floating):
         bad = int(volume.voxels.size - np.isfinite(volume.voxels).sum())
@@ -108,6 +108,16 @@ def read_labels(path: Path, image: Volume) -> NDArray[np.integer[Any]]:
                 "segmentation, one whole number for each object."
             )
     return np.asarray(voxels)  # type: ignore[return-value]
+
+
+def _is_place(affine: NDArray[np.float64]) -> bool:
+    """Whether an affine can be inverted, and has voxels of a size that something has: a nanometre to a kilometre."""
+    with np.errstate(all="ignore"):
+        directions = affine[:3, :3]
+        sizes = np.linalg.norm(directions, axis=0)
+        if not (np.isfinite(affine).all() and (sizes > 1e-6).all() and (sizes < 1e6).all()):
+            return False
+        return bool(abs(np.linalg.det(directions / sizes)) > 1e-6)
 
 
 def _suffix(path: Path) -> str:

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+
+from baps.errors import BapsError, InputError, NotFoundError
+from web.errors import misfit, said
+
+REQUEST = Request({"type": "http"})
+
+
+@pytest.mark.parametrize(("error", "code"), [(NotFoundError, 404), (InputError, 400), (BapsError, 503)])
+def test_each_kind_has_its_code(error: type[Exception], code: int) -> None:
+    reply = asyncio.run(said(REQUEST, error("The slice \ud800 is none.")))
+    assert (reply.status_code, json.loads(reply.body)["detail"]) == (code, "The slice \\ud800 is none.")
+
+
+@pytest.mark.parametrize("given", [float("nan"), "\ud800", object()])
+def test_what_was_sent_is_not_repeated(given: object) -> None:
+    """It need be no JSON, and would make the refusal an error."""
+    wrong = {"type": "dict_type", "loc": ("body", "\ud800"), "msg": "Input should be an object", "input": given}
+    reply = asyncio.run(misfit(REQUEST, RequestValidationError([wrong])))
+    sentence = "The request's body \\ud800 cannot be used: Input should be an object."
+    assert (reply.status_code, json.loads(reply.body)) == (422, {"detail": sentence})
