@@ -44,7 +44,11 @@ def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pacs]:
     series["gap"] = write_series(folder / "dicom" / "gap", "axial", patient="phantom-gap", skip=12)
     if real := copy_real_series(folder / "dicom" / "real"):
         series["real"] = real
-    settings = {"labels": "spleen=2,liver=1", "adapters": str(folder / "adapters")}
+    settings = {
+        "labels": "spleen=2,liver=1",
+        "adapters": str(folder / "adapters"),
+        "organ_weights": str(small_organ_model(folder)),
+    }
     with pytest.MonkeyPatch.context() as patched, orthanc.running_orthanc(folder) as address:
         orthanc.store(address, folder / "dicom")
         patched.setenv("MONAI_LABEL_DATASTORE_CACHE_PATH", str(folder / "cache"))

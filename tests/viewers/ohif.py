@@ -144,8 +144,19 @@ class Ohif:
 
     def run(self) -> Inference:
         """Run the model on the points."""
+        return self._run("Run PointPrompts")
+
+    def segment_all(self, model: str) -> Inference:
+        """Run a model that needs no click."""
+        tab = self.page.locator(".tab", has=self.page.get_by_text("Auto-Segmentation"))
+        if not tab.locator("select.selectBox").is_visible():
+            tab.get_by_text("Auto-Segmentation").click()
+        tab.locator("select.selectBox").select_option(model)
+        return self._run("Run Segmentation")
+
+    def _run(self, title: str) -> Inference:
         with self.page.expect_response(lambda response: "/infer/" in response.url, timeout=60_000) as waiting:
-            self.page.get_by_title("Run PointPrompts").click()
+            self.page.get_by_title(title, exact=True).click()
         response: Response = waiting.value
         return Inference(_params(response.request), response.status, response.headers, response.body())
 

@@ -188,6 +188,24 @@ def test_a_whole_organ_is_shown_on_slices_that_were_not_clicked(viewer: Ohif, pa
     np.testing.assert_array_equal(_stored(pacs, tmp_path / "saved", series)["spleen"], shown)
 
 
+def test_organs_without_a_click(viewer: Ohif, pacs: Pacs) -> None:
+    """The model has random weights: what it answers is drawn, wherever that is."""
+    series = pacs.series["axial"]
+    viewer.open(series.study)
+    viewer.connect()
+    place = viewer.scroll_to("axial", _inside(series)[1])
+    before = int(coloured(viewer.look("organs-before"), place).sum())
+    voxels = _shown(viewer.segment_all("organs"))
+    assert voxels.shape == series.labels.shape
+    assert set(np.unique(voxels)) == {0, SPLEEN}
+    viewer.page.get_by_text("Running Segmentation - Successful").wait_for()
+    drawn = voxels == SPLEEN
+    k = int(drawn.sum((0, 1)).argmax())
+    i, j = np.argwhere(drawn[:, :, k]).mean(0).round().astype(int)
+    place = viewer.scroll_to("axial", series.affine[:3, :3] @ [i, j, k] + series.affine[:3, 3])
+    viewer.look_for_overlay("organs-after", place, before)
+
+
 def test_training_from_the_viewer_and_a_click_by_the_new_adapter(viewer: Ohif, pacs: Pacs, tmp_path: Path) -> None:
     for case in CASES[:-1]:
         series = pacs.series[case]
