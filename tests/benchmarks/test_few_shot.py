@@ -157,7 +157,7 @@ def test_readings_are_there_before_a_run(
 ) -> None:
     cell = Cell("novel", "pancreas", "spatial", 1, 0, "test", OrganSettings("spatial"), model.sha256)
     read_all(cell, Source("tiny", None, tmp_path / "readings"))
-    assert len(list((tmp_path / "readings").iterdir())) == 2 * (6 + 2)
+    assert len(list((tmp_path / "readings").iterdir())) == 3 * (6 + 2)
     monkeypatch.setattr("fseft.readings.read", None)
     assert trial("spatial")["scores"]
     assert trial("output")["scores"]

@@ -2,10 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 
 from baps.errors import BapsError, InputError, NotFoundError
 from web.errors import misfit, said
@@ -13,9 +17,15 @@ from web.errors import misfit, said
 REQUEST = Request({"type": "http"})
 
 
+def _reply(answer: Coroutine[Any, Any, JSONResponse]) -> JSONResponse:
+    """In a thread of its own: a browser of other tests has a loop in this one."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, answer).result()
+
+
 @pytest.mark.parametrize(("error", "code"), [(NotFoundError, 404), (InputError, 400), (BapsError, 503)])
 def test_each_kind_has_its_code(error: type[Exception], code: int) -> None:
-    reply = asyncio.run(said(REQUEST, error("The slice \ud800 is none.")))
+    reply = _reply(said(REQUEST, error("The slice \ud800 is none.")))
     assert (reply.status_code, json.loads(reply.body)["detail"]) == (code, "The slice \\ud800 is none.")
 
 
@@ -23,6 +33,6 @@ def test_each_kind_has_its_code(error: type[Exception], code: int) -> None:
 def test_what_was_sent_is_not_repeated(given: object) -> None:
     """It need be no JSON, and would make the refusal an error."""
     wrong = {"type": "dict_type", "loc": ("body", "\ud800"), "msg": "Input should be an object", "input": given}
-    reply = asyncio.run(misfit(REQUEST, RequestValidationError([wrong])))
+    reply = _reply(misfit(REQUEST, RequestValidationError([wrong])))
     sentence = "The request's body \\ud800 cannot be used: Input should be an object."
     assert (reply.status_code, json.loads(reply.body)) == (422, {"detail": sentence})

@@ -137,9 +137,9 @@ class AdapterStore:
                 self._digests[seen] = hashlib.sha256(file.read_bytes()).hexdigest()
             if wanted in (None, self._digests[seen]):  # Adapters of earlier releases have no hash.
                 return True
-            reason = "its hash is another one"
+            reason = "its hash is another one."
         except (BapsError, OSError) as error:
-            reason = str(error) if isinstance(error, BapsError) else f"{error.strerror}"
+            reason = str(error) if isinstance(error, BapsError) else f"{error.strerror}."
         logger.warning(
             "Version %s of the adapter %s is damaged: %s The one before it serves, or the model as it is.",
             version, label or "shared", reason,

@@ -298,7 +298,7 @@ def test_what_cannot_be_gone_on_from_is_not(
     assert said["against_served"] is None
     assert said["curve"][0][1] < 0.1
     assert said["status"] == "published"
-    assert ("is no adapter of this project, or it is broken" in caplog.text) == (why == "broken")
+    assert ("v0001 of the adapter spleen is damaged" in caplog.text) == (why == "broken")
 
 
 @pytest.mark.parametrize("gain", [0.0, 5.0])
