@@ -8,13 +8,12 @@ rename: whatever dies in between, the served adapter is the one before.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -24,6 +23,7 @@ from urllib.parse import unquote
 
 from .adapter import Adapter
 from .adapter_file import HasState, read_adapter, write_adapter
+from .blackbox.weights import sha256
 from .errors import BapsError, InputError, NotFoundError
 from .replacing import replacing
 
@@ -65,7 +65,6 @@ class AdapterStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._digests: dict[tuple[Path, int, int], str] = {}
 
     @property
     def split_memory(self) -> Path:
@@ -113,38 +112,36 @@ class AdapterStore:
         damaged, the one that was served before it serves.
         """
 
-        def fits(name: str, version: str) -> bool:
-            try:
-                return bool(self.record(name, version)["black_box"]["weights_sha256"] == weights_sha256)
-            except BapsError:
-                return False
+        def fits(record: Mapping[str, Any]) -> bool:
+            return bool(record["black_box"]["weights_sha256"] == weights_sha256)
 
         for name in dict.fromkeys((label, SHARED)):
-            version = next((one for one in self._served(name) if not one or self._is_whole(name, one)), "")
-            if version and fits(name, version):
-                return name, version
-            if any(fits(name, other) for other in self.versions(name)):
-                return None
+            newest = self._newest_whole(name)
+            if newest and fits(newest[1]):
+                return name, newest[0]
+            for version in self.versions(name):
+                with suppress(BapsError):  # A broken version is passed over.
+                    if fits(self.record(name, version)):
+                        return None
         return None
 
-    def _is_whole(self, label: str, version: str) -> bool:
-        """Whether a version is what was trained; a file is read once, as long as its size and time stay."""
-        try:
-            wanted, file = self.record(label, version).get("adapter_sha256"), self.file(label, version)
-            about = file.stat()
-            seen = (file, about.st_mtime_ns, about.st_size)
-            if seen not in self._digests:
-                self._digests[seen] = hashlib.sha256(file.read_bytes()).hexdigest()
-            if wanted in (None, self._digests[seen]):  # Adapters of earlier releases have no hash.
-                return True
-            reason = "its hash is another one."
-        except (BapsError, OSError) as error:
-            reason = str(error) if isinstance(error, BapsError) else f"{error.strerror}."
-        logger.warning(
-            "Version %s of the adapter %s is damaged: %s The one before it serves, or the model as it is.",
-            version, label or "shared", reason,
-        )  # fmt: skip
-        return False
+    def _newest_whole(self, label: str) -> tuple[str, dict[str, Any]] | None:
+        """What was served last and is what was trained, and its record; None where that is the model as it is."""
+        for version in self._served(label):
+            if not version:
+                return None
+            try:
+                record = self.record(label, version)
+                if record.get("adapter_sha256") in (None, sha256(self.file(label, version))):
+                    return version, record  # Adapters of earlier releases have no hash.
+                reason = "its hash is another one."
+            except (BapsError, OSError) as error:
+                reason = str(error) if isinstance(error, BapsError) else f"{error.strerror}."
+            logger.warning(
+                "Version %s of the adapter %s is damaged: %s The one before it serves, or the model as it is.",
+                version, label or "shared", reason,
+            )  # fmt: skip
+        return None
 
     def record(self, label: str, version: str) -> dict[str, Any]:
         """What is known of a version.
@@ -233,7 +230,7 @@ class AdapterStore:
                 "parent": self.published(label),
                 "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
                 **record,
-                "adapter_sha256": hashlib.sha256((partial / "adapter.safetensors").read_bytes()).hexdigest(),
+                "adapter_sha256": sha256(partial / "adapter.safetensors"),
             }
             while True:
                 versions = self.versions(label)

@@ -107,9 +107,8 @@ class Journal:
             self._next += 1
             self._images = record["images"]
             return record["values"]
-        before = self._black_box.images_asked
-        values = ask()
-        self._images += self._black_box.images_asked - before
+        with self.counting():
+            values = ask()
         self._write(json.dumps({**what, "values": values, "images": self._images}))
         return values
 
