@@ -7,9 +7,10 @@ import re
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import psutil
@@ -92,16 +93,10 @@ def site(folder: Path, cases: tuple[str, ...] = CASES, kept: bool = False) -> It
         "adapters": str(folder / "adapters"), "users": str(users), "most_upload_mb": "64", "most_volume_mb": "256",
     }  # fmt: skip
     own = {"HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp"), "OMP_WAIT_POLICY": "PASSIVE"}
-    before = {name: os.environ.get(name) for name in own}
-    os.environ.update(own)
-    try:
-        with running_server(folder / "studies", folder / "server.log", settings) as (address, process):
-            for name, value in before.items():
-                os.environ.pop(name) if value is None else os.environ.update({name: value})
-            yield Site(folder, address, process, token)
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+    with ExitStack() as stack:
+        with patch.dict(os.environ, own):  # The server's alone.
+            started = stack.enter_context(running_server(folder / "studies", folder / "server.log", settings))
+        yield Site(folder, *started, token)
 
 
 def organ(case: str, name: str = "spleen") -> NDArray[np.bool_]:

@@ -41,7 +41,7 @@ def add_landmarks(model: FoundationModel, image: torch.Tensor, features: torch.T
     if model.head is not None:
         assert model.head.bias is not None
         for weights, bias in zip(model.head.weight.flatten(1).cpu(), model.head.bias.cpu(), strict=True):
-            organ = torch.tensordot(weights, features.float(), 1) + bias > 0
+            organ = torch.tensordot(weights, looks[1:], 1) + bias > 0
             parts.append((_from_middle(organ, places) * spacing / _DECIMETRE).half())
     return torch.cat(parts)
 
