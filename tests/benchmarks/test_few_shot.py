@@ -82,7 +82,10 @@ def test_the_plan_has_every_arm_of_every_organ_and_tells_most_first(model: Organ
     assert len({cell.file(Path()) for cell in cells}) == len(cells)
     late = [cell.arm not in FIRST for cell in cells]
     assert late == sorted(late)
-    assert [cell.seed for cell in cells if cell.arm == "lora"] == sorted(c.seed for c in cells if c.arm == "lora")
+    cheap, dear = ([cell for cell in cells if cell.arm == arm] for arm in ("spatial", "lora"))
+    assert [cell.seed for cell in cheap] == sorted(cell.seed for cell in cheap)
+    assert [(cell.shots, cell.seed) for cell in dear] == sorted((cell.shots, cell.seed) for cell in dear)
+    assert cells.index(cheap[-1]) < cells.index(dear[0])
 
 
 def test_the_plan_can_be_narrowed(model: OrganModel) -> None:

@@ -47,8 +47,8 @@ class OrganSettings:
         decoder: whether the decoder is trained too, beside a method that changes the encoder.
         rate: learning rate to begin with; 0 for the method's own.
         epochs: at the most.
-        crop, crops: sides of the cubes that are trained on, voxels, and how many an epoch and volume. Where single
-            voxels are drawn, four draws for each cube.
+        crop, crops: sides of the cubes that are trained on, voxels, and how many a step has, half of them around the
+            organ. There is a step for each volume an epoch; four where single voxels are drawn instead.
         seed: of everything random.
 
     Raises:
@@ -59,8 +59,8 @@ class OrganSettings:
     decoder: bool = False
     rate: float = 0.0
     epochs: int = MOST_EPOCHS
-    crop: int = 96
-    crops: int = 1
+    crop: int = 64
+    crops: int = 2
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -73,8 +73,15 @@ class OrganSettings:
     def fit_settings(self) -> FitSettings:
         """Of the training loop."""
         method = method_named(self.method)
-        crops = self.crops * (_DRAWS if method.points else 1)
-        return FitSettings(self.rate or method.rate, self.epochs, self.crop, crops, method.points, seed=self.seed)
+        return FitSettings(
+            self.rate or method.rate,
+            self.epochs,
+            self.crop,
+            self.crops,
+            method.points,
+            steps=_DRAWS if method.points else 1,
+            seed=self.seed,
+        )
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ def _example(labelled: torch.Tensor | None = None) -> Example:
 
 def test_of_the_organ_its_surroundings_and_the_rest() -> None:
     example = _example()
-    draw = Points(example, 700).draw(torch.Generator().manual_seed(0))
+    (draw,) = Points(example, 700).draw(torch.Generator().manual_seed(0))
     assert (draw.inputs.shape, draw.truth.shape, draw.weights.shape) == ((3, 700, 1, 1), *[(1, 700, 1, 1)] * 2)
     i, j, k = draw.inputs.long()[..., 0, 0]
     assert torch.equal(example.truth[0, i, j, k], draw.truth[0, :, 0, 0])
@@ -28,7 +28,7 @@ def test_of_the_organ_its_surroundings_and_the_rest() -> None:
 def test_sums_over_them_are_those_over_the_volume() -> None:
     example = _example()
     points, generator = Points(example, 700), torch.Generator().manual_seed(0)
-    draws = [points.draw(generator) for _ in range(50)]
+    draws = [draw for _ in range(50) for draw in points.draw(generator)]
     assert float(draws[0].weights.sum()) == pytest.approx(60 * 50 * 4)
     for axis in range(3):
         means = [float((draw.inputs[axis] * draw.weights[0]).sum()) for draw in draws]
@@ -38,14 +38,14 @@ def test_sums_over_them_are_those_over_the_volume() -> None:
 def test_what_nobody_has_labelled_is_never_drawn() -> None:
     labelled = torch.zeros(1, 60, 50, 4, dtype=torch.bool)
     labelled[..., 1] = True
-    draw = Points(_example(labelled), 700).draw(torch.Generator().manual_seed(0))
+    (draw,) = Points(_example(labelled), 700).draw(torch.Generator().manual_seed(0))
     assert set(draw.inputs[2].flatten().tolist()) == {1}
     assert float(draw.weights.sum()) == pytest.approx(60 * 50)
 
 
 def test_of_a_volume_without_the_organ() -> None:
     example = Example(torch.zeros(2, 9, 8, 7), torch.zeros(1, 9, 8, 7, dtype=torch.bool))
-    draw = Points(example, 70).draw(torch.Generator().manual_seed(0))
+    (draw,) = Points(example, 70).draw(torch.Generator().manual_seed(0))
     assert not draw.truth.any()
     assert float(draw.weights.sum()) == pytest.approx(9 * 8 * 7)
 
@@ -53,7 +53,7 @@ def test_of_a_volume_without_the_organ() -> None:
 def test_of_a_large_part_some_voxels_of_all_of_it_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fseft.fitting.points._MOST", 100)
     points, generator = Points(_example(), 700), torch.Generator().manual_seed(0)
-    draws = [points.draw(generator) for _ in range(20)]
+    draws = [draw for _ in range(20) for draw in points.draw(generator)]
     rest = torch.cat([draw.inputs[:, -300:, 0, 0] for draw in draws], 1).T.unique(dim=0)
     assert 90 <= len(rest) <= 100
     assert rest[:, 0].max() > 55

@@ -12,7 +12,7 @@ from fseft.fitting import FitSettings
         ({"rate": 0}, "rate must be a positive number"),
         ({"rate": float("nan")}, "rate must be a positive number"),
         ({"rate": 0.1, "epochs": 0}, "epochs must be at least 1"),
-        ({"rate": 0.1, "batch": 0}, "batch must be at least 1"),
+        ({"rate": 0.1, "steps": 0}, "steps must be at least 1"),
         ({"rate": 0.1, "crop": -1}, "crop must not be negative"),
         ({"rate": 0.1, "margin": float("nan")}, "margin must not be negative"),
     ],

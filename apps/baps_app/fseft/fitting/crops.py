@@ -16,21 +16,25 @@ class Crops:
     Args:
         example: where it has no voxel of the organ, or none beside it, all cubes are of the other kind.
         side: voxels; where the volume is shorter, all of that axis. 0 for the whole volume.
+        count: of the cubes that are drawn at a time.
     """
 
-    def __init__(self, example: Example, side: int) -> None:
-        self._example, self._side = example, side
+    def __init__(self, example: Example, side: int, count: int) -> None:
+        self._example, self._side, self._count = example, side, count
         self._weights = (torch.ones_like(example.truth) if example.labelled is None else example.labelled).float()
         labelled = self._weights > 0
         kinds = [(labelled & kind).flatten().nonzero()[:, 0].int() for kind in (example.truth, ~example.truth)]
         self._middles = [places for places in kinds if len(places)]
 
-    def draw(self, generator: torch.Generator) -> Draw:
-        """A cube; the generator tells its kind and place."""
-        example, shape = self._example, self._example.truth.shape[1:]
+    def draw(self, generator: torch.Generator) -> list[Draw]:
+        """Cubes of both kinds in turn, or one of the whole volume; the generator tells their places."""
+        example = self._example
         if not self._side:
-            return Draw(example.inputs, example.truth, self._weights)
-        places = self._middles[int(torch.randint(len(self._middles), (), generator=generator))]
+            return [Draw(example.inputs, example.truth, self._weights)]
+        return [self._cube(self._middles[i % len(self._middles)], generator) for i in range(self._count)]
+
+    def _cube(self, places: torch.Tensor, generator: torch.Generator) -> Draw:
+        example, shape = self._example, self._example.truth.shape[1:]
         chosen = places[int(torch.randint(len(places), (), generator=generator))]
         box = [slice(None)]
         for middle, length in zip(torch.unravel_index(chosen, shape), shape, strict=True):

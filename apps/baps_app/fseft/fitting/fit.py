@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -67,7 +67,8 @@ def fit(
     expected = mean_size(examples) if queries else 0.0
     generator = torch.Generator().manual_seed(settings.seed)
     volumes = [
-        Points(example, settings.points) if settings.points else Crops(example, settings.crop) for example in examples
+        Points(example, settings.points) if settings.points else Crops(example, settings.crop, settings.crops)
+        for example in examples
     ]
     optimiser = torch.optim.AdamW(adapter.trained().values(), lr=settings.rate, weight_decay=0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.epochs)
@@ -87,9 +88,10 @@ def fit(
         epoch = len(losses)
         constrained = bool(queries) and epoch >= settings.epochs // 2
         steps = []
-        for batch in _batches(volumes, settings, generator):
+        order = torch.randperm(len(volumes) * settings.steps, generator=generator) % len(volumes)
+        for index in order.tolist():
             pause()
-            steps.append(_step(adapter, optimiser, batch, settings, generator))
+            steps.append(_step(adapter, optimiser, volumes[index].draw(generator), settings, generator))
         losses.append(sum(steps) / len(steps))
         if constrained:
             penalties.append(_size_step(adapter, optimiser, queries, expected, settings))
@@ -113,32 +115,17 @@ def fit(
     return Fitted(tuple(losses), tuple(penalties))
 
 
-def _batches(
-    volumes: Sequence[Crops | Points], settings: FitSettings, generator: torch.Generator
-) -> Iterator[list[Draw]]:
-    """Draws of all volumes in a random order; those of a batch have the same shape."""
-    order = torch.randperm(len(volumes) * settings.crops, generator=generator) % len(volumes)
-    batch: list[Draw] = []
-    for index in order.tolist():
-        draw = volumes[index].draw(generator)
-        if batch and (len(batch) == settings.batch or batch[0].inputs.shape != draw.inputs.shape):
-            yield batch
-            batch = []
-        batch.append(draw)
-    yield batch
-
-
 def _step(
     adapter: FewShotAdapter,
     optimiser: torch.optim.Optimizer,
-    batch: Sequence[Draw],
+    draws: Sequence[Draw],
     settings: FitSettings,
     generator: torch.Generator,
 ) -> float:
     device = next(adapter.parameters()).device
-    inputs = torch.stack([draw.inputs for draw in batch]).to(device).float()
-    truth = torch.stack([draw.truth for draw in batch]).to(device).float()
-    weights = torch.stack([draw.weights for draw in batch]).to(device)
+    inputs = torch.stack([draw.inputs for draw in draws]).to(device).float()
+    truth = torch.stack([draw.truth for draw in draws]).to(device).float()
+    weights = torch.stack([draw.weights for draw in draws]).to(device)
     logits = adapter(adapter.varied(inputs, generator))
     loss = dice_loss(logits.sigmoid(), truth, weights)
     if settings.points:

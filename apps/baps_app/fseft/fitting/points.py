@@ -45,15 +45,15 @@ class Points:
                 drawn = count * share // sum(_SHARES)
                 self._parts.append((inputs[:, kept].T.contiguous(), mask is organ, drawn, len(places) / drawn))
 
-    def draw(self, generator: torch.Generator) -> Draw:
-        """Some of them; the generator tells which."""
+    def draw(self, generator: torch.Generator) -> list[Draw]:
+        """Some of them, as one draw; the generator tells which."""
         inputs, truth, weights = [], [], []
         for voxels, is_organ, count, weight in self._parts:
             inputs.append(voxels[torch.randint(len(voxels), (count,), generator=generator)])
             truth.append(torch.full((1, count), is_organ))
             weights.append(torch.full((1, count), weight))
         columns = (torch.cat(inputs).T, torch.cat(truth, 1), torch.cat(weights, 1))
-        return Draw(*(column[..., None, None] for column in columns))
+        return [Draw(*(column[..., None, None] for column in columns))]
 
 
 def _around(organ: torch.Tensor) -> torch.Tensor:
