@@ -38,7 +38,7 @@ def test_a_new_organ_is_learned_from_two_volumes(
     inputs = read(unet, adapter.reads, prepared.image, 16)
 
     before = dice(prepared.back(segment(adapter, inputs)) > 0.5, organ)
-    fit(adapter, examples, FitSettings(rate, epochs=40, crop=12, crops=1), [Query(inputs)])
+    fit(adapter, examples, FitSettings(rate, epochs=40, crop=12), [Query(inputs)])
     after = dice(prepared.back(segment(adapter, inputs)) > 0.5, organ)
     assert after > 0.75
     assert after > before + 0.2

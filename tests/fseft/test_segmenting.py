@@ -43,7 +43,7 @@ def test_an_organ_that_was_learned_is_found_on_another_volume(segmenter: OrganSe
         volume, ball = new_phantom(seed=seed)
         prepared = prepare(volume, model.spacing, model.side)
         examples.append(Example(read(model.network, "features", prepared.image, 16), prepared.mask(ball)))
-    fit(adapter, examples, FitSettings(0.03, epochs=40, crop=12, crops=1))
+    fit(adapter, examples, FitSettings(0.03, epochs=40, crop=12))
     record = {"adapter": adapter_record("linear_probe", "heart", False, 0), "black_box": model.record()}
     segmenter.store.publish("heart", segmenter.store.add("heart", adapter, record, "passed"))
 
