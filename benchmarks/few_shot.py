@@ -78,7 +78,10 @@ def run_all(
 
 def main(
     quick: Annotated[bool, typer.Option(help="An organ of each experiment, one shot, few arms, one seed.")] = False,
-    seeds: Annotated[int, typer.Option(help="Draws of patients, and fits, of each organ, arm and shots.")] = 3,
+    seeds: Annotated[
+        int,
+        typer.Option(help="Draws of patients, and fits, of each organ and shots by the first arms; by the others one."),
+    ] = 3,
     only: Annotated[str, typer.Option(help="Experiments and organs with this in it: novel, liver, novel panc.")] = "",
     arms: Annotated[str, typer.Option(help="Arms, with commas; without it, all.")] = "",
     split: Annotated[str, typer.Option(help="Measure on test or validation patients.")] = "test",

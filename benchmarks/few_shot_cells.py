@@ -40,7 +40,7 @@ FIT: Settings = {
     "features": OrganSettings(epochs=100, crop=32, crops=8),
     "probabilities": OrganSettings(epochs=100, crop=32, crops=8),
     "landmarks": OrganSettings(),
-    "images": OrganSettings(epochs=40),  # A step through the model takes six to ten times as long.
+    "images": OrganSettings(epochs=40),  # Of one volume: a step through the model takes six to ten times as long.
 }
 _READ: tuple[Reads, ...] = ("features", "probabilities", "landmarks")
 """Of each volume before anything is measured."""
@@ -74,7 +74,7 @@ ARMS = {
     **{name: Arm(name, rate=_RATES.get(name, 0)) for name in METHODS},
     "spatial_ti_each": Arm("spatial", queries="each", rate=_RATES["spatial"]),
     "spatial_ti_all": Arm("spatial", queries="all", rate=_RATES["spatial"]),
-    "lora_decoder": Arm("lora", decoder=True, rate=_RATES["lora"]),
+    "lora_decoder": Arm("lora", decoder=True),
 }
 
 FIRST = ("unadapted", "linear_probe", "spatial", "landmarks", "output", "lora", "full")
@@ -194,7 +194,7 @@ def plan(
     Args:
         model: the foundation model.
         quick: an organ, a shot and few arms of each experiment, one seed, short fits.
-        seeds: how many.
+        seeds: how many, of ``FIRST``; of the others one.
         only: in the names of the experiments and organs, ``novel pancreas``.
         arms: none for all.
         split: see ``Cell``.
@@ -209,16 +209,16 @@ def plan(
                 if not arm.method:
                     found.append(Cell(name, organ, title, 0, 0, split, None, model.sha256))
                     continue
-                for seed in range(1 if quick else seeds):
-                    settings = replace(
-                        fits[_reads(arm)], method=arm.method, decoder=arm.decoder, rate=arm.rate, seed=seed
-                    )
-                    for shots in experiment.shots[:1] if quick else experiment.shots:
-                        found.append(Cell(name, organ, title, shots, seed, split, settings, model.sha256))
+                settings = replace(fits[_reads(arm)], method=arm.method, decoder=arm.decoder, rate=arm.rate)
+                for shots in experiment.shots[:1] if quick else experiment.shots:
+                    epochs = settings.epochs // (shots if _reads(arm) == "images" else 1)
+                    for seed in range(1 if quick or title not in FIRST else seeds):
+                        fit_settings = replace(settings, epochs=epochs, seed=seed)
+                        found.append(Cell(name, organ, title, shots, seed, split, fit_settings, model.sha256))
     order = list(ARMS)  # An arm counts when every organ of it was run: one arm after the other.
 
     def worth(cell: Cell) -> tuple[bool, int, int, int]:
-        """The frozen model's readings make a fit cheap; through the model, one shot takes the least time."""
+        """Fits on the frozen model's readings are cheap; of those through the model one shot tells most."""
         dear = cell.settings is not None and _reads(ARMS[cell.arm]) == "images"
         return cell.arm not in FIRST, cell.shots * dear, cell.seed, order.index(cell.arm)
 
