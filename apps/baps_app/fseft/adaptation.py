@@ -34,7 +34,7 @@ _LEAST = 0.5
 _DRAWS = 4
 """Of single voxels, instead of one cube."""
 
-_VERSION = 1
+_VERSION = 2
 """To be raised whenever the same data, settings and seeds come to another result than before."""
 
 
