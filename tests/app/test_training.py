@@ -10,6 +10,7 @@ import nibabel
 import numpy as np
 import psutil
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from baps.adaptation.splitting import patient_hash
 from baps.store import AdapterStore
@@ -36,6 +37,13 @@ def wait_until_trained(server: Site) -> dict[str, object]:
     while "total_time" not in stats(server) or server.client.train_status(check_if_running=True):
         time.sleep(0.3)
     return stats(server)
+
+
+def course(folder: Path) -> list[tuple[int, float]]:
+    """What TensorBoard draws of the last training of the spleen: step, black-box images."""
+    events = EventAccumulator(str(max((folder / "tensorboard").iterdir())))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars("spleen/black_box_images")]
 
 
 def training_process(server: Site, images: int) -> psutil.Process:
@@ -76,6 +84,7 @@ def test_a_killed_training_goes_on_and_comes_to_the_same_adapter(tmp_path: Path)
             log = [json.loads(line) for line in (version / "training.jsonl").read_text().splitlines()]
             assert log[-1]["images"] == records[-1]["black_box_images"] <= 900
             assert any("step" in line and "seed" in line for line in log)
+            assert course(server.adapters)[-1][1] == end["black_box_images"]
         finally:
             running.close()  # type: ignore[attr-defined]
     skip = ("created", "seconds", "recalled_images")

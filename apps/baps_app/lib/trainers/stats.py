@@ -1,4 +1,4 @@
-"""What Slicer and OHIF show of a training: a small JSON file between the training process and the server."""
+"""What is shown of a training: a small JSON file for Slicer and OHIF, and its course for TensorBoard."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import json
 import logging
 import time
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from baps.replacing import replacing
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +22,8 @@ class Stats:
     """Of a training that begins now.
 
     Args:
-        file: replaced whenever there is something new; a reader sees the old or the new one, never a part.
+        file: replaced whenever there is something new; a reader sees the old or the new one, never a part. The course
+            goes to a folder ``tensorboard`` beside it.
 
     Attributes:
         values: what is in the file; Slicer divides by ``total_epochs``.
@@ -43,11 +48,13 @@ class Stats:
             logger.warning("Left out: %d; see left_out in the statistics.", len(reasons))
         self.values["left_out"].update(reasons)
 
-    def report(self, name: str, epoch: int, epochs: int, dice: float, **others: Any) -> None:
-        """How far it is, with which adapter, and the last Dice."""
+    def report(self, name: str, epoch: int, epochs: int, dice: float, **others: float) -> None:
+        """How far it is, with which adapter, the last Dice, and other numbers."""
         best = round(max(self.values["best_metric"], dice), 4)
         self.values.update(epoch=epoch, total_epochs=epochs, best_metric=best, label=name, **others)
         self._write()
+        for what, value in {"dice": dice, **others}.items():
+            self._course.add_scalar(f"{name}/{what}", value, epoch)
 
     def add(self, name: str, said: Mapping[str, Any]) -> None:
         """Note what became of an adapter."""
@@ -59,6 +66,15 @@ class Stats:
         """The training is over, whichever way."""
         self.values["total_time"] = f"{time.time() - self._begun:.0f} s"
         self._write()
+        if "_course" in vars(self):
+            self._course.close()
+
+    @cached_property
+    def _course(self) -> SummaryWriter:
+        from torch.utils.tensorboard import SummaryWriter  # A second's import; the server itself never needs it.
+
+        started = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(self._begun))
+        return SummaryWriter(str(self._file.parent / "tensorboard" / started))
 
     def _write(self) -> None:
         self._file.parent.mkdir(parents=True, exist_ok=True)
