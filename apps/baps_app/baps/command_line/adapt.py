@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,23 +9,20 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..errors import InputError
-from . import options
+from . import options, outputs
 
 console = Console(soft_wrap=True, highlight=False)
 
-Images = Annotated[Path, typer.Option(metavar="DIR", help="Folder of images: files, or a folder for a DICOM series.")]
-LabelFolder = Annotated[Path, typer.Option(metavar="DIR", help="Folder of labels with the same names.")]
 Label = Annotated[
     int | None, typer.Option(metavar="N", help="Value of the label; without it, every label is a target.")
 ]
 Prompt = Annotated[str, typer.Option(help="How users prompt: click or box.")]
-Seed = Annotated[int, typer.Option(help="Of everything random.")]
 
 
 def adapt(
-    images: Images,
-    labels: LabelFolder,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the adapter goes.")],
+    images: options.Images,
+    labels: options.LabelFolder,
+    out: outputs.AdapterFile,
     label: Label = None,
     black_box: options.BlackBox = "",
     optimizer: Annotated[
@@ -36,10 +32,8 @@ def adapt(
     max_images: Annotated[
         int, typer.Option(help="Images that the model is asked in all: training, validation and the check.")
     ] = 4000,
-    patients: Annotated[
-        Path | None, typer.Option(metavar="CSV", help="Table of image and patient, for images that do not say.")
-    ] = None,
-    seed: Seed = 0,
+    patients: options.Patients = None,
+    seed: options.Seed = 0,
     zoom: Annotated[
         str, typer.Option(help="Enlarge the part around the prompt: chosen (ours) or none (as published).")
     ] = "chosen",
@@ -86,12 +80,7 @@ def adapt(
         max_images=max_images,
         seed=seed,
     )
-    if out.is_dir():
-        raise InputError(f"{out} is a folder. Give --out the name of a file.")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"The folder {out.parent} cannot be made ({error.strerror}). Give another --out.") from error
+    outputs.make_room(out)
     _, model = options.load_site(
         black_box=black_box,
         weights=weights,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -11,23 +10,22 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ..errors import BapsError
-from . import options
-from .adapt import Images, Label, LabelFolder, Prompt, Seed
+from . import options, outputs
+from .adapt import Label, Prompt
 
 console = Console(soft_wrap=True, highlight=False)
 
 
 def evaluate(
-    images: Images,
-    labels: LabelFolder,
-    json_file: Annotated[Path, typer.Option("--json", metavar="FILE", help="Where the figures go.")],
+    images: options.Images,
+    labels: options.LabelFolder,
+    json_file: outputs.FiguresFile,
     adapter: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Of baps adapt; without it, the model as it is.")
     ] = None,
     label: Label = None,
     prompt: Prompt = "click",
-    seed: Seed = 0,
+    seed: options.Seed = 0,
     clicks: Annotated[
         int, typer.Option(metavar="N", help="On a slice, up to 10: each further one where the mask is most wrong.")
     ] = 1,
@@ -47,13 +45,11 @@ def evaluate(
     """
     from ..adaptation.folders import find_cases
     from ..adapter_file import check_fits, read_adapter
-    from ..errors import InputError
     from ..evaluation import evaluate as measure
     from ..simulated_prompts import check_prompts
 
     check_prompts(prompt, seed, clicks)
-    if json_file.is_dir() or not json_file.parent.is_dir():
-        raise InputError(f"The figures cannot be written to {json_file}. Give --json a file in a folder that exists.")
+    outputs.check_figures_file(json_file)
     loaded, record = read_adapter(adapter) if adapter else (None, None)
     _, model = options.load_site(
         black_box=black_box,
@@ -74,12 +70,7 @@ def evaluate(
             model, found.cases, loaded, prompt, seed, lambda done, _: bar.update(task, completed=done), clicks
         )
     options.print_left_out(result.left_out)
-    try:
-        json_file.write_text(json.dumps(result.record(), indent=1) + "\n")
-    except OSError as error:
-        raise BapsError(
-            f"The figures cannot be written to {json_file} ({error.strerror}). Give another --json."
-        ) from error
+    outputs.write_figures(json_file, result.record())
     table = Table("case", "Dice")
     for name, value in result.by_case.items():
         table.add_row(name, f"{value:.3f}")

@@ -1,8 +1,9 @@
-"""Options that several commands have: the settings of a site. Empty means: not given."""
+"""Options that several commands have: the settings of a site, of which empty means not given, and labelled folders."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -27,6 +28,13 @@ CacheMb = Annotated[str, typer.Option(metavar="MB", help="Memory for volumes and
 Users = Annotated[str, typer.Option(metavar="FILE", help="Those who may use the server, see baps users.")]
 OpenId = Annotated[str, typer.Option("--openid", metavar="FILE", help="The OpenID provider whose users may.")]
 Config = Annotated[str, typer.Option(metavar="FILE", help="JSON file of settings, which the options overrule.")]
+
+Images = Annotated[Path, typer.Option(metavar="DIR", help="Folder of images: files, or a folder for a DICOM series.")]
+LabelFolder = Annotated[Path, typer.Option(metavar="DIR", help="Folder of labels with the same names.")]
+Patients = Annotated[
+    Path | None, typer.Option(metavar="CSV", help="Table of image and patient, for images that do not say.")
+]
+Seed = Annotated[int, typer.Option(help="Of everything random.")]
 
 
 def given(**options: str) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict
 from pathlib import Path
@@ -16,29 +15,25 @@ from rich.table import Table
 
 from fseft.choices import METHOD_NAMES
 
-from ..errors import BapsError, InputError
-from . import options
-from .adapt import Images, LabelFolder, Seed
+from ..errors import InputError
+from . import options, outputs
 
 app = typer.Typer(no_args_is_help=True, help="Organs of whole volumes without a click, adapted to a few labels.")
 console = Console(soft_wrap=True, highlight=False)
 
 Label = Annotated[int, typer.Option(metavar="N", help="Value of the organ in the labels.")]
 Organ = Annotated[str, typer.Option(metavar="NAME", help="The organ; one that the model knows begins at its answer.")]
-Patients = Annotated[
-    Path | None, typer.Option(metavar="CSV", help="Table of image and patient, for images that do not say.")
-]
 Model = Annotated[str, typer.Option(help="The organ model: bundled, or the name of a published checkpoint.")]
 Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="Checkpoint of a published model.")]
 
 
 @app.command()
 def adapt(
-    images: Images,
-    labels: LabelFolder,
+    images: options.Images,
+    labels: options.LabelFolder,
     label: Label,
     organ: Organ,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the adapter goes.")],
+    out: outputs.AdapterFile,
     method: Annotated[str, typer.Option(help="What is trained, as in spatial, lora, full; a wrong one lists all.")] = (
         METHOD_NAMES[0]
     ),
@@ -49,8 +44,8 @@ def adapt(
         Path | None,
         typer.Option(metavar="DIR", help="Unlabelled volumes to do well on: the organ is to be about as large there."),
     ] = None,
-    patients: Patients = None,
-    seed: Seed = 0,
+    patients: options.Patients = None,
+    seed: options.Seed = 0,
     model: Model = "bundled",
     weights: Weights = None,
     weights_sha256: options.WeightsSha256 = "",
@@ -73,12 +68,7 @@ def adapt(
     from ..formats import list_images, read_volume
 
     settings = OrganSettings(method=method, decoder=decoder, rate=rate, epochs=epochs, seed=seed)
-    if out.is_dir():
-        raise InputError(f"{out} is a folder. Give --out the name of a file.")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"The folder {out.parent} cannot be made ({error.strerror}). Give another --out.") from error
+    outputs.make_room(out)
     organs = load_organ_model(model, weights, weights_sha256, device)
     found = find_cases(images, labels, label, patients)
     volumes, left_out = load_volumes(found.cases, organs)
@@ -122,15 +112,15 @@ def adapt(
 
 @app.command()
 def evaluate(
-    images: Images,
-    labels: LabelFolder,
+    images: options.Images,
+    labels: options.LabelFolder,
     label: Label,
     organ: Organ,
-    json_file: Annotated[Path, typer.Option("--json", metavar="FILE", help="Where the figures go.")],
+    json_file: outputs.FiguresFile,
     adapter: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Of baps organs adapt; without it, the model as it is.")
     ] = None,
-    patients: Patients = None,
+    patients: options.Patients = None,
     model: Model = "bundled",
     weights: Weights = None,
     weights_sha256: options.WeightsSha256 = "",
@@ -149,8 +139,7 @@ def evaluate(
 
     from ..adaptation.folders import find_cases
 
-    if json_file.is_dir() or not json_file.parent.is_dir():
-        raise InputError(f"The figures cannot be written to {json_file}. Give --json a file in a folder that exists.")
+    outputs.check_figures_file(json_file)
     organs = load_organ_model(model, weights, weights_sha256, device)
     loaded, record = read_organ_adapter(adapter, organs) if adapter else (unadapted(organs, organ), None)
     if record is not None and record["adapter"]["organ"] != organ:
@@ -180,11 +169,6 @@ def evaluate(
         figures[f"{key}_std"] = pstdev(values) if values else None
         cells.append(f"{fmean(values):.3f} ± {pstdev(values):.3f}" if values else "none")
     table.add_row("mean", *cells)
-    try:
-        json_file.write_text(json.dumps(figures, indent=1, allow_nan=False) + "\n")
-    except OSError as error:
-        raise BapsError(
-            f"The figures cannot be written to {json_file} ({error.strerror}). Give another --json."
-        ) from error
+    outputs.write_figures(json_file, figures)
     console.print(table)
     console.print(f"Figures: {json_file}")
