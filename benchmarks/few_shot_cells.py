@@ -16,7 +16,6 @@ from typing import Any, Literal
 import torch
 
 from baps.adaptation.cases import Case
-from baps.errors import InputError
 from baps.formats import read_volume
 from fseft.adaptation import OrganSettings
 from fseft.adapters import METHODS, FewShotAdapter, Reads, build_adapter, why_not
@@ -315,11 +314,9 @@ def _score(
     found: list[Scored] = []
     passed_over = {}
     for adapter, tested in adapters:
-        for case in tested:
-            try:
-                found += evaluate_organ(model, adapter, [case], readings)
-            except InputError as error:
-                passed_over[case.image.name] = str(error)
+        scored, left_out = evaluate_organ(model, adapter, tested, readings)
+        found += scored.values()
+        passed_over |= left_out
     # JSON has no infinity, which the distance from an empty mask is.
     return [
         {key: None if value == math.inf else value for key, value in asdict(one).items()} for one in found

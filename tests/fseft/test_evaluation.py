@@ -86,7 +86,9 @@ def case(tmp_path: Path, new_phantom: Phantom) -> Case:
 
 
 def test_where_nothing_answers_the_organ_is_missed(model: OrganModel, case: Case) -> None:
-    (found,) = evaluate_organ(model, None, [case], Readings(None))
+    scored, left_out = evaluate_organ(model, None, [case], Readings(None))
+    found = scored["a.nii.gz"]
+    assert not left_out
     assert (found.patient, found.dice, found.hd95, found.surface) == ("a", 0, math.inf, math.inf)
 
 
@@ -99,10 +101,18 @@ def test_scores_are_of_the_volumes_own_voxels_and_of_covered_slices_alone(
     mask = prepared.back(segment(adapter, read(model.network, "features", prepared.image, 16).half())) > 0.5
     covered = (4, 5, 6)
     part = Case(case.image, case.labels, 1, "a", frozenset({*covered, 99}))
-    whole, some = evaluate_organ(model, adapter, [case, part], Readings(None))
+    whole, some = (evaluate_organ(model, adapter, [one], Readings(None))[0]["a.nii.gz"] for one in (case, part))
     assert mask.any()
     assert whole.dice == pytest.approx(dice(mask, organ))
     assert some.dice == pytest.approx(dice(mask[..., 4:7], organ[..., 4:7]))
     assert some.dice != whole.dice
     distances = surface_distances(mask[..., 4:7], organ[..., 4:7], np.array([1.0, 1.0, 2.0]))
     assert (some.hd95, some.surface) == pytest.approx(distances)
+
+
+def test_a_broken_file_does_not_stop_the_others(model: OrganModel, case: Case, tmp_path: Path) -> None:
+    (tmp_path / "b.nii.gz").write_bytes(b"broken")
+    broken = Case(tmp_path / "b.nii.gz", case.labels, 1, "b")
+    scored, left_out = evaluate_organ(model, None, [broken, case], Readings(None))
+    assert list(scored) == ["a.nii.gz"]
+    assert "b.nii.gz" in left_out["b.nii.gz"]

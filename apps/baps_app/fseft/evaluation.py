@@ -12,6 +12,7 @@ from monai.metrics import compute_average_surface_distance, compute_hausdorff_di
 from numpy.typing import NDArray
 
 from baps.adaptation.cases import Case, CaseReader
+from baps.errors import InputError
 from baps.metrics import dice
 
 from .adapters import FewShotAdapter
@@ -40,27 +41,34 @@ class Scored:
 
 def evaluate_organ(
     model: OrganModel, adapter: FewShotAdapter | None, cases: Iterable[Case], readings: Readings
-) -> list[Scored]:
-    """Score an adapter on labelled volumes.
+) -> tuple[dict[str, Scored], dict[str, str]]:
+    """Score an adapter on labelled volumes; one broken file does not stop the others.
 
     Args:
         model, readings: see ``ask``.
         adapter: of the organ; None for one that answers with nothing, as a model does that does not know it.
         cases: of the organ. Slices that nobody has labelled do not count.
 
-    Raises:
-        InputError: if a volume or its label cannot be used.
+    Returns:
+        Scores by the image's name, and for each image that was left out the reason.
     """
-    found, reader = [], CaseReader()
+    scored: dict[str, Scored] = {}
+    left_out: dict[str, str] = {}
+    reader = CaseReader()
     for case in cases:
-        volume, truth, _ = reader.read(case)
-        mask = ask(model, adapter, readings, prepare(volume, model.spacing, model.side)) > 0.5
+        try:
+            volume, truth, _ = reader.read(case)
+            mask = ask(model, adapter, readings, prepare(volume, model.spacing, model.side)) > 0.5
+        except InputError as error:
+            left_out[case.image.name] = str(error)
+            continue
         if case.covered is not None:
             slices = sorted(k for k in case.covered if k < volume.shape[2])
             mask, truth = mask[:, :, slices], truth[:, :, slices]
         spacing = np.linalg.norm(volume.affine[:3, :3], axis=0)
-        found.append(Scored(case.patient, dice(mask, truth), *surface_distances(mask, truth, spacing)))
-    return found
+        distances = surface_distances(mask, truth, spacing)
+        scored[case.image.name] = Scored(case.patient, dice(mask, truth), *distances)
+    return scored, left_out
 
 
 def surface_distances(

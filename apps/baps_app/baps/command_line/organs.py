@@ -147,16 +147,18 @@ def evaluate(
     if loaded is None:
         console.print(f"The model {organs.name} does not know {organ}: it answers with nothing.", style="yellow")
     found = find_cases(images, labels, label, patients)
-    options.print_left_out(found.left_out)
-    scored = {}
     columns = (TextColumn("evaluating"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
-        for case in bar.track(found.cases):
-            scored[case.image.name] = asdict(evaluate_organ(organs, loaded, [case], Readings(None))[0])
-    figures: dict[str, Any] = {"organ": organ, "model": organs.record(), "cases": {}}
+        cases = bar.track(found.cases, total=len(found.cases))
+        scored, unusable = evaluate_organ(organs, loaded, cases, Readings(None))
+    left_out = {**found.left_out, **unusable}
+    options.print_left_out(left_out)
+    if not scored:
+        raise InputError(f"None of the volumes can be measured. {next(iter(left_out.values()), '')}")
+    figures: dict[str, Any] = {"organ": organ, "model": organs.record(), "cases": {}, "left_out": left_out}
     for name, one in scored.items():
         figures["cases"][name] = {
-            key: one[key] if math.isfinite(one[key]) else None for key in ("dice", "hd95", "surface")
+            key: value if math.isfinite(value) else None for key, value in asdict(one).items() if key != "patient"
         }
     table = Table("volume", "Dice", "HD95, mm", "surface distance, mm")
     for name, one in figures["cases"].items():
