@@ -57,9 +57,7 @@ def test_adapting_to_a_new_organ_and_measuring_it(run: Run, tmp_path: Path) -> N
     assert set(after["cases"]) == {"ball0.nii.gz", "ball1.nii.gz"}
 
     write_nifti(tmp_path / "labels" / "ball1.nii.gz", Volume(np.ones((4, 4, 4), np.uint8), np.eye(4)))
-    assert "Left out: ball1." in run(
-        "evaluate", "--organ", "tumour", *adapter, "--json", str(tmp_path / "one.json")
-    )
+    assert "Left out: ball1." in run("evaluate", "--organ", "tumour", *adapter, "--json", str(tmp_path / "one.json"))
     one = json.loads((tmp_path / "one.json").read_text())
     assert list(one["cases"]) == ["ball0.nii.gz"]
     assert one["dice"] == one["cases"]["ball0.nii.gz"]["dice"]
