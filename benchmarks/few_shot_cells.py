@@ -9,7 +9,7 @@ import resource
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,23 +56,18 @@ class Arm:
         decoder: whether its decoder is trained beside.
         queries: transductive inference on the test volumes: a fit for ``each`` of them, as published, or one for
             ``all``.
-        rate: learning rate; 0 for the method's own.
     """
 
     method: str
     decoder: bool = False
     queries: Literal["", "each", "all"] = ""
-    rate: float = 0.0
 
-
-_RATES = {"spatial": 1e-3, "spatial_pointwise": 1e-3, "lora": 5e-3}
-"""Chosen on the validation patients; with the published ones little changes in so few steps."""
 
 ARMS = {
     "unadapted": Arm(""),
-    **{name: Arm(name, rate=_RATES.get(name, 0)) for name in METHODS},
-    "spatial_ti_each": Arm("spatial", queries="each", rate=_RATES["spatial"]),
-    "spatial_ti_all": Arm("spatial", queries="all", rate=_RATES["spatial"]),
+    **{name: Arm(name) for name in METHODS},
+    "spatial_ti_each": Arm("spatial", queries="each"),
+    "spatial_ti_all": Arm("spatial", queries="all"),
     "lora_decoder": Arm("lora", decoder=True),
 }
 
@@ -89,12 +84,14 @@ class Experiment:
         organs: each a domain by the organ's name.
         shots: patients to learn from.
         arms: names of ``ARMS``.
+        rates: learning rates of methods, chosen on the validation patients; of the others their own.
     """
 
     title: str
     organs: tuple[Domain, ...]
     shots: tuple[int, ...]
     arms: tuple[str, ...]
+    rates: Mapping[str, float] = field(default_factory=dict)
 
 
 def _btcv(**values: int) -> tuple[Domain, ...]:
@@ -115,6 +112,7 @@ EXPERIMENTS = {
             "landmarks", "output", "lora", "adaptformer", "compacter", "affine_ln", "bias", "decoder", "full",
             "scratch",
         ),
+        {"spatial": 1e-3, "spatial_pointwise": 1e-3, "lora": 5e-3},
     ),
     "novel": Experiment(
         "Novel organs, BTCV, CT",
@@ -124,6 +122,7 @@ EXPERIMENTS = {
             "linear_probe", "spatial", "spatial_ti_each", "landmarks", "output", "lora", "adaptformer", "affine_ln",
             "bias", "decoder", "lora_decoder", "full", "scratch",
         ),
+        {"spatial": 1e-3, "lora": 5e-3, "full": 3e-3},
     ),
     "known": Experiment(
         "Base organs, BTCV, CT",
@@ -187,6 +186,8 @@ def plan(
     only: str = "",
     arms: Collection[str] = (),
     split: str = "test",
+    shots: int = 0,
+    rate: float = 0,
 ) -> list[Cell]:
     """What there is to run, that which tells most first.
 
@@ -197,6 +198,8 @@ def plan(
         only: in the names of the experiments and organs, ``novel pancreas``.
         arms: none for all.
         split: see ``Cell``.
+        shots: with so many alone; 0 for all.
+        rate: instead of the experiment's and the methods' own; 0 for those.
     """
     fits, found = QUICK_FIT if quick else FIT, []
     for name, experiment in EXPERIMENTS.items():
@@ -208,12 +211,15 @@ def plan(
                 if not arm.method:
                     found.append(Cell(name, organ, title, 0, 0, split, None, model.sha256))
                     continue
-                settings = replace(fits[_reads(arm)], method=arm.method, decoder=arm.decoder, rate=arm.rate)
-                for shots in experiment.shots[:1] if quick else experiment.shots:
-                    epochs = settings.epochs // (shots if _reads(arm) == "images" else 1)
+                chosen = rate or experiment.rates.get(arm.method, 0)
+                settings = replace(fits[_reads(arm)], method=arm.method, decoder=arm.decoder, rate=chosen)
+                for count in experiment.shots[:1] if quick else experiment.shots:
+                    if shots not in (0, count):
+                        continue
+                    epochs = settings.epochs // (count if _reads(arm) == "images" else 1)
                     for seed in range(1 if quick or title not in FIRST else seeds):
                         fit_settings = replace(settings, epochs=epochs, seed=seed)
-                        found.append(Cell(name, organ, title, shots, seed, split, fit_settings, model.sha256))
+                        found.append(Cell(name, organ, title, count, seed, split, fit_settings, model.sha256))
     order = list(ARMS)  # An arm counts when every organ of it was run: one arm after the other.
 
     def worth(cell: Cell) -> tuple[bool, int, int, int]:
@@ -312,7 +318,7 @@ def _score(
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Of each patient who has the organ, by the adapter that is meant for them; and why the others have none."""
     found: list[Scored] = []
-    passed_over = {}
+    passed_over: dict[str, str] = {}
     for adapter, tested in adapters:
         scored, left_out = evaluate_organ(model, adapter, tested, readings)
         found += scored.values()
