@@ -71,9 +71,6 @@ ARMS = {
     "lora_decoder": Arm("lora", decoder=True),
 }
 
-FIRST = ("unadapted", "linear_probe", "spatial", "landmarks", "output", "lora", "full")
-"""Arms that are run before the others."""
-
 
 @dataclass(frozen=True)
 class Experiment:
@@ -84,6 +81,7 @@ class Experiment:
         organs: each a domain by the organ's name.
         shots: patients to learn from.
         arms: names of ``ARMS``.
+        once: those that are run with one seed, after all others.
         rates: learning rates of methods, chosen on the validation patients; of the others their own.
     """
 
@@ -91,6 +89,7 @@ class Experiment:
     organs: tuple[Domain, ...]
     shots: tuple[int, ...]
     arms: tuple[str, ...]
+    once: tuple[str, ...] = ()
     rates: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -107,22 +106,23 @@ EXPERIMENTS = {
         "Base organs under domain shift, CHAOS, T2 MR",
         _chaos(liver=1, right_kidney=2, left_kidney=3, spleen=4),
         (1, 3),
+        ("unadapted", "linear_probe", "spatial", "landmarks", "output", "lora", "bias", "full"),
         (
-            "unadapted", "linear_probe", "spatial_pointwise", "spatial", "spatial_ti_each", "spatial_ti_all",
-            "landmarks", "output", "lora", "adaptformer", "compacter", "affine_ln", "bias", "decoder", "full",
-            "scratch",
+            "spatial_pointwise", "spatial_ti_each", "spatial_ti_all", "adaptformer", "compacter", "affine_ln",
+            "decoder", "scratch",
         ),
-        {"spatial": 1e-3, "spatial_pointwise": 1e-3, "lora": 5e-3},
+        {
+            "spatial": 1e-3, "spatial_pointwise": 1e-3, "lora": 5e-3, "adaptformer": 5e-3, "compacter": 5e-3,
+            "affine_ln": 2e-2, "bias": 5e-3,
+        },
     ),
     "novel": Experiment(
         "Novel organs, BTCV, CT",
         _btcv(gallbladder=4, oesophagus=5, inferior_vena_cava=9, pancreas=11),
         (1, 3, 5),
-        (
-            "linear_probe", "spatial", "spatial_ti_each", "landmarks", "output", "lora", "adaptformer", "affine_ln",
-            "bias", "decoder", "lora_decoder", "full", "scratch",
-        ),
-        {"spatial": 1e-3, "lora": 5e-3, "full": 3e-3},
+        ("linear_probe", "spatial", "landmarks", "output", "full"),
+        ("spatial_ti_each", "lora", "lora_decoder", "decoder", "scratch"),
+        {"spatial": 1e-3, "lora": 5e-3, "decoder": 3e-3, "full": 3e-3, "scratch": 3e-3},
     ),
     "known": Experiment(
         "Base organs, BTCV, CT",
@@ -194,7 +194,7 @@ def plan(
     Args:
         model: the foundation model.
         quick: an organ, a shot and few arms of each experiment, one seed, short fits.
-        seeds: how many, of ``FIRST``; of the others one.
+        seeds: how many; one of the arms that are run ``once``.
         only: in the names of the experiments and organs, ``novel pancreas``.
         arms: none for all.
         split: see ``Cell``.
@@ -204,7 +204,7 @@ def plan(
     fits, found = QUICK_FIT if quick else FIT, []
     for name, experiment in EXPERIMENTS.items():
         for organ in (domain.name for domain in experiment.organs if only in f"{name} {domain.name}"):
-            for title in (arm for arm in experiment.arms if not arms or arm in arms):
+            for title in (arm for arm in experiment.arms + experiment.once if not arms or arm in arms):
                 if quick and (organ != _QUICK[name][0] or title not in _QUICK[name][1]):
                     continue
                 arm = ARMS[title]
@@ -217,7 +217,7 @@ def plan(
                     if shots not in (0, count):
                         continue
                     epochs = settings.epochs // (count if _reads(arm) == "images" else 1)
-                    for seed in range(1 if quick or title not in FIRST else seeds):
+                    for seed in range(1 if quick or title in experiment.once else seeds):
                         fit_settings = replace(settings, epochs=epochs, seed=seed)
                         found.append(Cell(name, organ, title, count, seed, split, fit_settings, model.sha256))
     order = list(ARMS)  # An arm counts when every organ of it was run: one arm after the other.
@@ -225,7 +225,7 @@ def plan(
     def worth(cell: Cell) -> tuple[bool, int, int, int]:
         """Fits on the frozen model's readings are cheap; of those through the model one shot tells most."""
         dear = cell.settings is not None and _reads(ARMS[cell.arm]) == "images"
-        return cell.arm not in FIRST, cell.shots * dear, cell.seed, order.index(cell.arm)
+        return cell.arm in EXPERIMENTS[cell.experiment].once, cell.shots * dear, cell.seed, order.index(cell.arm)
 
     return sorted(found, key=worth)
 

@@ -21,7 +21,7 @@ import real_data
 from baps.formats import write_nifti
 from baps.volume import Volume
 from few_shot import alone, run_all
-from few_shot_cells import ARMS, EXPERIMENTS, FIRST, Cell, Source, plan, read_all, run
+from few_shot_cells import ARMS, EXPERIMENTS, Cell, Source, plan, read_all, run
 from fseft.adaptation import OrganSettings
 from fseft.models import OrganModel, build_swin_unetr, build_unet
 from fseft.protocol import draw_shots
@@ -75,14 +75,14 @@ def test_the_plan_has_every_arm_of_every_organ_and_tells_most_first(model: Organ
     cells = plan(model)
     for name, experiment in EXPERIMENTS.items():
         here = [cell for cell in cells if cell.experiment == name]
-        fits = sum(3 if arm in FIRST else 1 for arm in experiment.arms if ARMS[arm].method)
+        fits = 3 * sum(1 for arm in experiment.arms if ARMS[arm].method) + len(experiment.once)
         each = fits * len(experiment.shots) + ("unadapted" in experiment.arms)
         assert len(here) == len(experiment.organs) * each
         assert all(cell.settings is None or cell.settings.method == ARMS[cell.arm].method for cell in here)
     assert len({cell.file(Path()) for cell in cells}) == len(cells)
-    late = [cell.arm not in FIRST for cell in cells]
+    late = [cell.arm in EXPERIMENTS[cell.experiment].once for cell in cells]
     assert late == sorted(late)
-    cheap, dear = ([cell for cell in cells if cell.arm == arm] for arm in ("spatial", "lora"))
+    cheap, dear = ([cell for cell in cells if cell.arm == arm] for arm in ("spatial", "full"))
     assert [cell.seed for cell in cheap] == sorted(cell.seed for cell in cheap)
     assert [(cell.shots, cell.seed) for cell in dear] == sorted((cell.shots, cell.seed) for cell in dear)
     assert cells.index(cheap[-1]) < cells.index(dear[0])
