@@ -33,3 +33,10 @@ def test_unlabelled_voxels_count_neither_way() -> None:
     assert changed.grad is not None
     assert changed.grad.flatten()[2:].tolist() == [0, 0]
     assert bool(changed.grad.flatten()[:2].all())
+
+
+def test_a_voxel_that_stands_for_three_counts_as_three() -> None:
+    weights = torch.tensor([3, 1, 1, 2]).view(1, 1, 2, 2, 1)
+    voxels = torch.repeat_interleave(torch.arange(4), weights.flatten())
+    every = dice_loss(PROBABILITY.flatten()[voxels], TRUTH.flatten()[voxels])
+    assert float(dice_loss(PROBABILITY, TRUTH, weights)) == pytest.approx(float(every))

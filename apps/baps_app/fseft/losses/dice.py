@@ -16,6 +16,7 @@ def dice_loss(probability: torch.Tensor, truth: torch.Tensor, weights: torch.Ten
         weights: how many voxels each stands for, of the same shape or one that broadcasts to it; 0 where the truth is
             not known: slices that nobody has labelled count neither way. None for 1 everywhere.
     """
+    both = probability * truth
     if weights is not None:
-        probability, truth = probability * weights, truth * weights
-    return 1 - (2 * (probability * truth).sum() + 1) / (probability.sum() + truth.sum() + 1)
+        both, probability, truth = both * weights, probability * weights, truth * weights
+    return 1 - (2 * both.sum() + 1) / (probability.sum() + truth.sum() + 1)
