@@ -20,7 +20,7 @@ from baps.formats import read_volume
 from fseft.adaptation import OrganSettings
 from fseft.adapters import METHODS, FewShotAdapter, Reads, build_adapter, why_not
 from fseft.evaluation import Scored, evaluate_organ
-from fseft.fitting import Example, Query, fit
+from fseft.fitting import Example, fit
 from fseft.models import OrganModel, load_organ_model
 from fseft.preparation import prepare
 from fseft.protocol import draw_shots
@@ -289,7 +289,7 @@ def run(cell: Cell, source: Source) -> dict[str, Any]:
         examples = [
             Example(readings.of(model, adapter.reads, v.image), v.truth, v.labelled) for p in drawn for v in volumes[p]
         ]
-        unlabelled = [Query(readings.of(model, adapter.reads, _image(model, case))) for case in queries]
+        unlabelled = [readings.of(model, adapter.reads, _image(model, case)) for case in queries]
         begun = time.process_time()
         fitted = fit(adapter, examples, cell.settings.fit_settings(), unlabelled)
         seconds += time.process_time() - begun

@@ -146,6 +146,21 @@ def test_a_broken_volume_is_passed_over_once(new_ward: Callable[..., Ward]) -> N
     assert ward.organs.asked == [2]
 
 
+def test_a_volume_that_could_not_be_had_is_tried_again(
+    new_ward: Callable[..., Ward], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ward = new_ward({1: 0, 2: 6})
+    strategy, there = ward.strategy(), ward.studies.get_image_uri
+
+    def away(image: str) -> str:
+        raise BapsError("The PACS cannot be reached.")
+
+    monkeypatch.setattr(ward.studies, "get_image_uri", away)
+    assert "disagreement" not in ward.propose(strategy)
+    monkeypatch.setattr(ward.studies, "get_image_uri", there)
+    assert ward.propose(strategy)["id"] == "2"
+
+
 def test_where_nothing_can_be_compared_one_is_drawn_and_it_is_said_why(new_ward: Callable[..., Ward]) -> None:
     ward = new_ward({1: None, 2: None})
     found = ward.propose(ward.strategy())

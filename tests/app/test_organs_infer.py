@@ -112,7 +112,9 @@ def test_a_cancelled_answer_has_what_was_found_so_far(site: Site, monkeypatch: p
     assert said["label_names"] == {"ball": 5}
     assert set(np.unique(voxels)) == {0, 5}
     assert "It was cancelled: shell, nowhere were not looked for." in said["notes"]
-    assert said["notes"][-1] == "It was not saved as shell, for there is no mask of it."
+    assert said["notes"][-1] == "It was not saved as shell, for it was cancelled."
+    _, said = site.ask(save_as="ball")  # An organ that was not looked for may have claimed its voxels.
+    assert said["notes"][-1] == "It was not saved as ball, for it was cancelled."
     assert site.saved == []
 
 

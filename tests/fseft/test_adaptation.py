@@ -73,15 +73,29 @@ def test_two_patients_judge_each_other(model: OrganModel, volumes: Callable[[int
     assert made.record["parameters"] == sum(p.numel() for p in made.adapter.trained().values())
 
 
-def test_with_five_patients_one_is_held_back(model: OrganModel, volumes: Callable[[int], VolumesByPatient]) -> None:
-    given = volumes(5)
+def test_of_five_patients_with_a_volume_each_all_judge(
+    model: OrganModel, volumes: Callable[[int], VolumesByPatient]
+) -> None:
+    """One volume alone could say nothing, and no candidate would ever be served."""
+    told: list[int] = []
+    made = adapt_organ(model, "heart", volumes(5), SETTINGS, told=lambda epoch, epochs, _: told.append(epochs))
+    assert set(told) == {5 * SETTINGS.epochs}  # Four that leave somebody out, and one of all.
+    assert made.check.verdict is not None
+    assert (made.check.verdict.unit, made.check.verdict.count) == ("patient", 5)
+    assert made.check.status == "passed"
+
+
+def test_of_five_patients_with_two_volumes_each_one_is_held_back(
+    model: OrganModel, volumes: Callable[[int], VolumesByPatient]
+) -> None:
+    given = {patient: [*found, *found] for patient, found in volumes(5).items()}
     plan = plan_organ_adaptation(model, "heart", given, SETTINGS)
     assert len(plan.split.held_back) == 1
     told: list[int] = []
     made = adapt_organ(model, "heart", given, SETTINGS, plan, told=lambda epoch, epochs, _: told.append(epochs))
     assert set(told) == {SETTINGS.epochs}  # One fit, whose adapter is kept.
     assert patient_hash(plan.split.held_back[0]) not in made.record["known_patients"]
-    assert made.check.verdict is not None
+    assert "over 2 volumes" in made.check.sentence()
 
 
 def test_a_single_volume_trains_and_stays_unverified(
@@ -161,10 +175,13 @@ def test_a_candidate_is_published_once_and_compared_with_what_is_served(
     adapter, record = read_organ_adapter(store.file("heart", "v0001"), model)
     served = ServedOrgan(adapter, record)
     plan = plan_organ_adaptation(model, "heart", given, SETTINGS, served=served)
-    assert [group for _, group in plan.split.folds] == [("patient 2",)]  # Who came since.
-    made = adapt_organ(model, "heart", given, SETTINGS, plan, served=served)
+    assert sorted(group for _, group in plan.split.folds) == [("patient 0",), ("patient 1",), ("patient 2",)]
+    made = adapt_organ(model, "heart", given, replace(SETTINGS, epochs=40), plan, served=served)
+    assert made.check.verdict is not None
+    assert made.check.verdict.count == 3
     assert made.check.against_served is not None
-    assert made.check.against_served.count == 1
+    assert made.check.against_served.count == 1  # Who came since.
+    assert made.check.status == ("passed" if made.check.against_served.gain >= 0 else "refused")
     assert len(made.record["known_patients"]) == 3
 
 
@@ -193,6 +210,16 @@ def test_a_new_organ_that_is_hardly_found_is_not_served(
 def test_nothing_to_train_on(model: OrganModel) -> None:
     with pytest.raises(InputError, match="no labels of heart"):
         plan_organ_adaptation(model, "heart", {}, SETTINGS)
+
+
+def test_sizes_of_query_volumes_are_not_for_what_sees_parts_of_them(
+    model: OrganModel, volumes: Callable[[int], VolumesByPatient]
+) -> None:
+    given, queries = volumes(2), [volumes(1)["patient 0"][0].image]
+    with pytest.raises(InputError, match="Leave the queries away"):
+        adapt_organ(model, "heart", given, OrganSettings("bias"), queries=queries)
+    made = adapt_organ(model, "heart", given, replace(SETTINGS, epochs=4), queries=queries)
+    assert len(made.record["penalties"]) == 2
 
 
 def test_a_method_that_does_not_apply(model: OrganModel, volumes: Callable[[int], VolumesByPatient]) -> None:

@@ -15,7 +15,7 @@ import fseft
 from baps.metrics import dice
 from baps.volume import Volume
 from fseft.adapters import build_adapter
-from fseft.fitting import Example, FitSettings, Query, fit
+from fseft.fitting import Example, FitSettings, fit
 from fseft.inference import read, segment
 from fseft.models import FoundationModel
 from fseft.preparation import prepare
@@ -38,7 +38,7 @@ def test_a_new_organ_is_learned_from_two_volumes(
     inputs = read(unet, adapter.reads, prepared.image, 16)
 
     before = dice(prepared.back(segment(adapter, inputs)) > 0.5, organ)
-    fit(adapter, examples, FitSettings(rate, epochs=40, crop=12), [Query(inputs)])
+    fit(adapter, examples, FitSettings(rate, epochs=40, crop=12), [inputs])
     after = dice(prepared.back(segment(adapter, inputs)) > 0.5, organ)
     assert after > 0.75
     assert after > before + 0.2

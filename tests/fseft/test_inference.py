@@ -41,3 +41,18 @@ def test_what_is_read(unet: FoundationModel, image: torch.Tensor) -> None:
     assert features.shape == (64, 24, 16, 13)
     assert not features.requires_grad
     assert not features.is_inference()
+
+
+@pytest.mark.parametrize("name", ["spatial", "spatial_pointwise", "output", "landmarks"])
+def test_slab_by_slab_is_as_the_whole_at_once(unet: FoundationModel, name: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    adapter = build_adapter(name, unet, "liver").eval()
+    for weights in adapter.trained().values():
+        torch.nn.init.normal_(weights, std=0.1, generator=generator)
+    channels = {"probabilities": 3, "landmarks": 2 * 65 + 9}.get(adapter.reads, 64)
+    inputs = torch.rand((channels, 6, 7, 37), generator=generator).half()
+    with torch.no_grad():
+        whole = adapter(inputs[None].float())[0].sigmoid()
+    found = segment(adapter, inputs)
+    torch.testing.assert_close(found, whole, rtol=0, atol=1e-5)
+    assert found.std() > 0.01

@@ -90,3 +90,22 @@ def test_only_the_owner_may_open_the_folder(model: OrganModel, tmp_path: Path) -
 def test_a_folder_that_cannot_be_written_to_is_no_hindrance(model: OrganModel, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert Readings(tmp_path / "file" / "readings").of(model, "features", image(0)).any()
+
+
+def test_what_a_killed_process_left_half_written_goes(model: OrganModel, tmp_path: Path) -> None:
+    old, new = tmp_path / ".partial-old", tmp_path / ".partial-new"
+    for left in (old, new):
+        left.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    Readings(tmp_path).of(model, "features", image(0))
+    assert new.exists()  # Somebody may be writing it.
+    assert not old.exists()
+
+
+def test_of_one_image_nothing_is_read_twice_also_where_nothing_is_kept(
+    model: OrganModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading = Readings(None).of_image(model, image(0))
+    found = reading("features")
+    monkeypatch.setattr("fseft.readings.read", None)  # The model is not asked again.
+    assert reading("features") is found

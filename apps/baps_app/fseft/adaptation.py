@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from baps.adaptation.adapt import Plan
 from baps.adaptation.checking import Check, check
-from baps.adaptation.splitting import patient_hash, split_patients
+from baps.adaptation.splitting import FEW, FEW_SINGLE, patient_hash, split_patients
+from baps.blackbox.local import enough_memory
 from baps.errors import InputError
 
 from .adapter_file import adapter_record
 from .adapters import FewShotAdapter, build_adapter, method_named, why_not
 from .choices import METHOD_NAMES, MOST_EPOCHS
-from .fitting import Checkpoint, Example, FitSettings, Fitted, Query, fit
+from .fitting import Checkpoint, Example, FitSettings, Fitted, fit
 from .inference import segment
 from .models import OrganModel
 from .readings import Readings
@@ -34,7 +35,7 @@ _LEAST = 0.5
 _DRAWS = 4
 """Of single voxels, instead of one cube."""
 
-_VERSION = 2
+_VERSION = 3
 """To be raised whenever the same data, settings and seeds come to another result than before."""
 
 
@@ -118,7 +119,7 @@ class OrganAdaptation:
 
 
 Report = Callable[[int, int, float], None]
-"""Told epochs done and in all, of all fits together, and the last Dice: 1 - loss, or that of the check."""
+"""Told epochs done and in all, of all fits together, and the last soft Dice."""
 
 
 def plan_organ_adaptation(
@@ -142,7 +143,10 @@ def plan_organ_adaptation(
         raise InputError(f"There are no labels of {organ} to train on. Segment a volume, save it, and train again.")
     if reason := why_not(settings.method, model.network):
         raise InputError(reason)
-    split = split_patients(volumes, split_memory, served.trained_on if served else frozenset())
+    most_few = FEW_SINGLE if all(len(of_patient) == 1 for of_patient in volumes.values()) else FEW
+    # Of few patients everybody judges, also whom the served adapter knows: no fit begins from it.
+    known = served.trained_on if served and len(volumes) > most_few else frozenset[str]()
+    split = split_patients(volumes, split_memory, known, most_few)
     content = hashlib.sha256()
     for patient in sorted(volumes):
         content.update(patient_hash(patient).encode())
@@ -162,6 +166,7 @@ def plan_organ_adaptation(
     return Plan(split, facts)
 
 
+@enough_memory
 def adapt_organ(
     model: OrganModel,
     organ: str,
@@ -177,10 +182,10 @@ def adapt_organ(
 ) -> OrganAdaptation:
     """Adapt an organ model and check the candidate on patients that it was not trained on.
 
-    With five patients or more, some are held back for the check. With two to four, it leaves each out in turn, and the
-    candidate is then trained on all of them. With one there is no check. Dice is of whole volumes, at the voxels of the
-    model. Compared with the model's own answer; that is empty for an organ that it does not know, of which half must be
-    found.
+    With five patients or more, some are held back for the check. With two to four (of one volume each, two to twelve),
+    it leaves each, or a quarter of them, out in turn, and the candidate is then trained on all of them. With one there
+    is no check. Dice is of all slices that were labelled, at the voxels of the model. Compared with the model's own
+    answer; that is empty for an organ that it does not know, of which half must be found.
 
     Args:
         model: left as it is.
@@ -189,15 +194,16 @@ def adapt_organ(
         settings: see there.
         plan: of these volumes and settings, or None to make one.
         readings: where the model's features are kept.
-        queries: images (1, H, W, D) of unlabelled volumes, whose organ is to be about as large.
+        queries: images (1, H, W, D) of unlabelled volumes, whose organ is to be about as large; for a method that reads
+            what the frozen model says.
         served: what is served now; the candidate is compared with it on patients that are new to both.
         told: of the progress.
         pause: called before every step, see ``fit``.
         unfinished: folder where a run is kept until it is whole, and goes on from if it was broken off.
 
     Raises:
-        InputError: if there is nothing to train on, or the method does not apply to the model.
-        BapsError: if the folder cannot be written to.
+        InputError: if there is nothing to train on, or the method does not apply to the model, or not to queries.
+        BapsError: if the folder cannot be written to, or the GPU has not enough memory.
     """
     begun = time.monotonic()
     plan = plan or plan_organ_adaptation(model, organ, volumes, settings, served=served)
@@ -211,6 +217,11 @@ def adapt_organ(
         adapter = build_adapter(settings.method, model.network, organ, decoder=settings.decoder, seed=settings.seed).to(
             model.device
         )
+        if queries and adapter.reads == "images":
+            raise InputError(
+                f"The method {settings.method} changes the model itself, which sees parts of a volume, so that "
+                "sizes of whole organs cannot be held. Leave the queries away, or train spatial or landmarks."
+            )
 
         def reading(image: torch.Tensor) -> torch.Tensor:
             return readings.of(model, adapter.reads, image)
@@ -218,10 +229,10 @@ def adapt_organ(
         examples = [Example(reading(v.image), v.truth, v.labelled) for p in patients for v in volumes[p]]
         checkpoint = Checkpoint(unfinished / f"run-{number + 1}.pt", about) if unfinished else None
 
-        def report(epoch: int, loss: float) -> None:
-            told(number * settings.epochs + epoch, runs * settings.epochs, 1 - loss)
+        def report(epoch: int, dice: float) -> None:
+            told(number * settings.epochs + epoch, runs * settings.epochs, dice)
 
-        wanted = [Query(reading(image)) for image in queries]
+        wanted = [reading(image) for image in queries]
         return adapter, fit(adapter, examples, settings.fit_settings(), wanted, report, pause, checkpoint)
 
     def score(adapter: FewShotAdapter | None, patient: str) -> NDArray[np.float64]:
@@ -241,7 +252,7 @@ def adapt_organ(
     if trained is None or not checked_is_kept:
         trained = run(split.training, runs - 1)
     least = _LEAST if model.network.index(organ) is None else 0.0
-    checked = check(before, after, now, served.record["verdict"] if served else None, least)
+    checked = check(before, after, now, served.record["verdict"] if served else None, least, "volume")
     adapter, fitted = trained
     known = {*map(patient_hash, split.training), *(served.trained_on if served else ())}
     record = {
@@ -251,7 +262,8 @@ def adapt_organ(
         "known_patients": sorted(known),
         "check": "held back" if split.held_back else "leave some out" if folds else "none, one patient only",
         **checked.record(),
-        "curve": [[epoch, round(1 - loss, 4)] for epoch, loss in enumerate(fitted.losses, 1)],
+        "curve": [[epoch, round(dice, 4)] for epoch, dice in enumerate(fitted.dices, 1)],
+        "penalties": [round(penalty, 4) for penalty in fitted.penalties],
         "parameters": sum(value.numel() for value in adapter.trained().values()),
         "queries": len(queries),
         "seconds": round(time.monotonic() - begun, 1),

@@ -45,9 +45,10 @@ def evaluate_organ(
     """Score an adapter on labelled volumes; one broken file does not stop the others.
 
     Args:
-        model, readings: see ``ask``.
+        model: the foundation model.
+        readings: where its features are kept.
         adapter: of the organ; None for one that answers with nothing, as a model does that does not know it.
-        cases: of the organ. Slices that nobody has labelled do not count.
+        cases: of the organ, labelled on all slices.
 
     Returns:
         Scores by the image's name, and for each image that was left out the reason.
@@ -58,13 +59,11 @@ def evaluate_organ(
     for case in cases:
         try:
             volume, truth, _ = reader.read(case)
-            mask = ask(model, adapter, readings, prepare(volume, model.spacing, model.side)) > 0.5
+            prepared = prepare(volume, model.spacing, model.side)
+            mask = ask(adapter, prepared, readings.of_image(model, prepared.image), model.side) > 0.5
         except InputError as error:
             left_out[case.image.name] = str(error)
             continue
-        if case.covered is not None:
-            slices = sorted(k for k in case.covered if k < volume.shape[2])
-            mask, truth = mask[:, :, slices], truth[:, :, slices]
         spacing = np.linalg.norm(volume.affine[:3, :3], axis=0)
         distances = surface_distances(mask, truth, spacing)
         scored[case.image.name] = Scored(case.patient, dice(mask, truth), *distances)

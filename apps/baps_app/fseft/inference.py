@@ -42,18 +42,22 @@ def segment(adapter: FewShotAdapter, inputs: torch.Tensor, side: int = 96) -> to
     Args:
         adapter: on its device.
         inputs: what ``read`` gave.
-        side: of the windows of an adapter that reads images, voxels; others take the whole at once.
+        side: of the windows of an adapter that reads images, voxels.
     """
     adapter.eval()
     device = next(adapter.parameters()).device
     if adapter.reads == "images":
         logits = _windows(adapter, inputs, side, device)
-    elif adapter.reads == "landmarks":  # Each voxel alone: slab by slab needs less memory.
-        slabs = [adapter(slab[None].to(device).float())[0].cpu() for slab in inputs.split(_SLAB, 3)]
-        logits = torch.cat(slabs, 3)
     else:
-        logits = adapter(inputs[None].to(device).float())[0].cpu()
+        logits = torch.cat([_slab(adapter, inputs, start, device) for start in range(0, inputs.shape[3], _SLAB)], 3)
     return logits.sigmoid()
+
+
+def _slab(adapter: FewShotAdapter, inputs: torch.Tensor, start: int, device: torch.device) -> torch.Tensor:
+    """Logits of some of the last axis; the whole at once would need far more memory."""
+    first, last = max(0, start - adapter.reach), start + _SLAB + adapter.reach
+    logits = adapter(inputs[None, ..., first:last].to(device).float())[0].cpu()
+    return logits[..., start - first : start - first + _SLAB]
 
 
 def _windows(

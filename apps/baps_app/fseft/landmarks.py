@@ -37,13 +37,16 @@ def add_landmarks(model: FoundationModel, image: torch.Tensor, features: torch.T
     looks = torch.cat([image, features.float()])
     around = functional.avg_pool3d(looks[None], _AROUND, 1, _AROUND // 2, count_include_pad=False)[0]
     places = torch.stack(torch.meshgrid(*(torch.arange(float(side)) for side in image.shape[1:]), indexing="ij"))
-    parts = [looks.half(), around.half()]
+    seen, classes = 2 * len(looks), 0 if model.head is None else model.head.out_channels
+    made = torch.empty((seen + 3 * classes, *image.shape[1:]), dtype=torch.half)  # The one large thing in memory.
+    made[:seen] = torch.cat([looks, around])
     if model.head is not None:
         assert model.head.bias is not None
-        for weights, bias in zip(model.head.weight.flatten(1).cpu(), model.head.bias.cpu(), strict=True):
+        ways = made[seen:].unflatten(0, (classes, 3))
+        for way, weights, bias in zip(ways, model.head.weight.flatten(1).cpu(), model.head.bias.cpu(), strict=True):
             organ = torch.tensordot(weights, looks[1:], 1) + bias > 0
-            parts.append((_from_middle(organ, places) * spacing / _DECIMETRE).half())
-    return torch.cat(parts)
+            way.copy_(_from_middle(organ, places) * spacing / _DECIMETRE)
+    return made
 
 
 def _from_middle(organ: torch.Tensor, places: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from baps.adaptation.publishing import keep_and_publish
-from baps.blackbox.local import enough_memory
 from baps.errors import BapsError
 from baps.store import AdapterStore
 
@@ -22,7 +21,6 @@ from .volumes import VolumesByPatient
 logger = logging.getLogger(__name__)
 
 
-@enough_memory
 def adapt_and_publish_organ(
     segmenter: OrganSegmenter,
     organ: str,

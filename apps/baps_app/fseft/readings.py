@@ -9,18 +9,27 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
+from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from baps.replacing import replacing
+from baps.replacing import PARTIAL, replacing
 
 from .adapters import Reads
 from .inference import read
 from .landmarks import add_landmarks
 from .models import OrganModel
+
+Reading = Callable[[Reads], torch.Tensor]
+"""What adapters read of one image."""
+
+_WRITTEN = 3600.0
+"""Seconds after which a file that is not whole is nobody's any more."""
 
 
 class Readings:
@@ -44,14 +53,19 @@ class Readings:
         kept = self._file(model, reads, image)
         if kept is not None:
             with suppress(OSError, ValueError, EOFError):  # A broken file is made again.
-                found = torch.from_numpy(np.load(kept, mmap_mode="c"))
+                found = _mapped(kept)
                 os.utime(kept)
                 return found
         made = self._made(model, reads, image).half()
         if kept is not None:
             with suppress(OSError):  # A full disk: it is made again the next time.
                 self._keep(kept, made)
+                return _mapped(kept)  # So that memory does not hold those of a whole training.
         return made
+
+    def of_image(self, model: OrganModel, image: torch.Tensor) -> Reading:
+        """``of`` one image; what could not be kept is not made twice."""
+        return cache(lambda reads: self.of(model, reads, image))
 
     def _made(self, model: OrganModel, reads: Reads, image: torch.Tensor) -> torch.Tensor:
         if reads == "landmarks":  # Features are often kept, and take far longer.
@@ -70,6 +84,10 @@ class Readings:
         if size > self._most:
             return
         file.parent.mkdir(0o700, parents=True, exist_ok=True)
+        for left in file.parent.glob(f"{PARTIAL}*"):  # By a process that was killed.
+            with suppress(FileNotFoundError):
+                if time.time() - left.stat().st_mtime > _WRITTEN:
+                    left.unlink()
         found = []
         for other in file.parent.glob("*.npy"):
             with suppress(FileNotFoundError):  # Another process made room too.
@@ -83,3 +101,7 @@ class Readings:
             taken -= length
         with replacing(file) as partial, partial.open("wb") as out:
             np.save(out, made.numpy())
+
+
+def _mapped(file: Path) -> torch.Tensor:
+    return torch.from_numpy(np.load(file, mmap_mode="c"))

@@ -20,7 +20,7 @@ from .adapters import FewShotAdapter, build_adapter
 from .inference import segment
 from .models import OrganModel
 from .preparation import Prepared, prepare
-from .readings import Readings
+from .readings import Reading, Readings
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +92,7 @@ class OrganSegmenter:
             )
         with self._turn:
             prepared = prepare(volume, self.model.spacing, self.model.side)
+            reading = self.readings.of_image(self.model, prepared.image)
             surest = np.full(volume.shape, 0.5, np.float32)
             labelmap = np.zeros(volume.shape, np.uint8)
             served: dict[str, str] = {}
@@ -102,7 +103,7 @@ class OrganSegmenter:
                     stopped.append(organ)
                     continue
                 try:
-                    probability = self._probability(prepared, organ, version)
+                    probability = ask(self._adapter(organ, version), prepared, reading, self.model.side)
                 except BapsError as error:  # A broken adapter: the other organs are answered all the same.
                     logger.warning("%s", error)
                     continue
@@ -112,23 +113,6 @@ class OrganSegmenter:
                 surest[mine] = probability[mine]
         unknown = tuple(organ for organ in labels if organ not in {*served, *stopped})
         return OrganMasks(labelmap, served, unknown, tuple(stopped))
-
-    @enough_memory
-    def probability(self, volume: Volume, organ: str) -> NDArray[np.float32]:
-        """Of an organ that is known, at each voxel of a volume, (I, J, K).
-
-        Raises:
-            InputError: if it is not known, or the volume is in colour.
-            BapsError: if the GPU has not enough memory, or the adapter is broken.
-        """
-        version = self.served(organ)
-        if version is None:
-            raise InputError(f"The organ model {self.model.name} does not know {organ}. Label it, and train `organs`.")
-        with self._turn:
-            return self._probability(prepare(volume, self.model.spacing, self.model.side), organ, version)
-
-    def _probability(self, prepared: Prepared, organ: str, version: str) -> NDArray[np.float32]:
-        return ask(self.model, self._adapter(organ, version), self.readings, prepared)
 
     def _adapter(self, organ: str, version: str) -> FewShotAdapter | None:
         """Kept while it is served."""
@@ -147,10 +131,15 @@ def unadapted(model: OrganModel, organ: str) -> FewShotAdapter | None:
     return build_adapter("linear_probe", model.network, organ).to(model.device).eval()
 
 
-def ask(
-    model: OrganModel, adapter: FewShotAdapter | None, readings: Readings, prepared: Prepared
-) -> NDArray[np.float32]:
-    """Probability of an organ at each voxel of the volume, (I, J, K); 0 everywhere where nothing answers for it."""
+def ask(adapter: FewShotAdapter | None, prepared: Prepared, reading: Reading, side: int) -> NDArray[np.float32]:
+    """Probability of an organ at each voxel of the volume, (I, J, K); 0 everywhere where nothing answers for it.
+
+    Args:
+        adapter: of the organ.
+        prepared: the volume.
+        reading: of it, see ``Readings.of_image``.
+        side: of the foundation model's windows, voxels.
+    """
     if adapter is None:
         return np.zeros(prepared.volume.shape, np.float32)
-    return prepared.back(segment(adapter, readings.of(model, adapter.reads, prepared.image), model.side))
+    return prepared.back(segment(adapter, reading(adapter.reads), side))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baps.adaptation.splitting import FEW, FEW_PICTURES, Split, patient_hash, split_patients
+from baps.adaptation.splitting import FEW, FEW_SINGLE, Split, patient_hash, split_patients
 
 PATIENTS = [f"patient {number}" for number in range(40)]
 
@@ -202,9 +202,9 @@ def test_of_few_those_who_came_since_judge_in_turn(tmp_path: Path, count: int, k
     assert split.folds == [(tuple(p for p in split.training if p != out), (out,)) for (out,) in split.in_turn]
 
 
-@pytest.mark.parametrize("count", range(2, FEW_PICTURES + 1))
+@pytest.mark.parametrize("count", range(2, FEW_SINGLE + 1))
 def test_of_few_pictures_a_quarter_judges_in_turn(count: int) -> None:
-    split = split_patients(PATIENTS[:count], most_few=FEW_PICTURES)
+    split = split_patients(PATIENTS[:count], most_few=FEW_SINGLE)
     assert (set(split.training), split.held_back) == (set(PATIENTS[:count]), ())
     assert len(split.folds) == min(count, FEW)
     judging = [patient for _, judges in split.folds for patient in judges]
@@ -215,7 +215,7 @@ def test_of_few_pictures_a_quarter_judges_in_turn(count: int) -> None:
 
 
 def test_of_more_pictures_three_at_least_are_held_back() -> None:
-    split = split_patients(PATIENTS[: FEW_PICTURES + 1], most_few=FEW_PICTURES)
+    split = split_patients(PATIENTS[: FEW_SINGLE + 1], most_few=FEW_SINGLE)
     assert len(split.held_back) == 3
 
 

@@ -53,7 +53,10 @@ def test_it_learns_where_an_organ_lies(unet: FoundationModel) -> None:
 
     torch.manual_seed(0)
     adapter = LandmarkAdapter(unet, "gallbladder")
-    fit(adapter, [example(0), example(12)], FitSettings(1e-2, epochs=150, steps=2, points=1000))
+    fitted = fit(adapter, [example(0), example(12)], FitSettings(1e-2, epochs=150, steps=2, points=1000))
+    assert fitted.losses[0] > 1, "with the cross-entropy"
+    assert all(-1e-6 < told < 1 for told in fitted.dices), fitted.dices
+    assert fitted.dices[-1] > fitted.dices[0]
     unseen = example(6)
     with torch.no_grad():
         mask = adapter(unseen.inputs[None].float())[0] > 0

@@ -11,7 +11,7 @@ import torch
 
 from baps.errors import BapsError
 from fseft.adapters import FewShotAdapter, build_adapter
-from fseft.fitting import Checkpoint, Example, FitSettings, Fitted, Query, fit
+from fseft.fitting import Checkpoint, Example, FitSettings, Fitted, fit
 from fseft.models import FoundationModel
 
 SETTINGS = FitSettings(rate=0.02, epochs=8, crop=6, steps=2)
@@ -27,15 +27,15 @@ def _example(seed: int) -> Example:
 
 
 EXAMPLES = [_example(0), _example(1)]
-QUERIES = [Query(_example(2).inputs + 1), Query(_example(3).inputs + 1)]
+QUERIES = [_example(2).inputs + 1, _example(3).inputs + 1]
 
 
 def _run(
-    adapter: FewShotAdapter, settings: FitSettings, queries: Sequence[Query], file: Path | None, stop: int = 0
+    adapter: FewShotAdapter, settings: FitSettings, queries: Sequence[torch.Tensor], file: Path | None, stop: int = 0
 ) -> Fitted:
     """Every epoch is kept; after ``stop`` of them the power fails."""
 
-    def told(epoch: int, loss: float) -> None:
+    def told(epoch: int, dice: float) -> None:
         if epoch == stop:
             raise KeyboardInterrupt
 
@@ -45,7 +45,9 @@ def _run(
 
 @pytest.mark.parametrize("stop", [1, 3, 4, 6])
 @pytest.mark.parametrize("queries", [(), QUERIES], ids=["alone", "with query volumes"])
-def test_it_goes_on_bit_by_bit(unet: FoundationModel, tmp_path: Path, queries: Sequence[Query], stop: int) -> None:
+def test_it_goes_on_bit_by_bit(
+    unet: FoundationModel, tmp_path: Path, queries: Sequence[torch.Tensor], stop: int
+) -> None:
     unbroken, first, second = (build_adapter("spatial_pointwise", unet, "heart") for _ in range(3))
     expected = _run(unbroken, SETTINGS, queries, None)
     with pytest.raises(KeyboardInterrupt):
@@ -56,7 +58,7 @@ def test_it_goes_on_bit_by_bit(unet: FoundationModel, tmp_path: Path, queries: S
         EXAMPLES,
         SETTINGS,
         queries,
-        lambda epoch, loss: heard.append(epoch),
+        lambda epoch, dice: heard.append(epoch),
         checkpoint=Checkpoint(tmp_path / "run.pt", "this fit"),
     )
     assert heard == list(range(stop + 1, 9))
@@ -68,7 +70,7 @@ def test_it_goes_on_bit_by_bit(unet: FoundationModel, tmp_path: Path, queries: S
 
 @pytest.mark.parametrize(("queries", "ends"), [((), 30), (QUERIES[:1], 70)], ids=["alone", "with query volumes"])
 def test_the_plateau_is_where_it_would_have_been(
-    unet: FoundationModel, tmp_path: Path, queries: Sequence[Query], ends: int
+    unet: FoundationModel, tmp_path: Path, queries: Sequence[torch.Tensor], ends: int
 ) -> None:
     """Nothing is learned, so it ends as early as it may: with query volumes, thirty epochs after the middle."""
     settings = replace(SETTINGS, rate=1e-9, epochs=80, crop=0, steps=1)

@@ -9,7 +9,7 @@ import torch
 
 from baps.errors import InputError
 from fseft.adapters import FewShotAdapter, build_adapter
-from fseft.fitting import Example, FitSettings, Query, fit
+from fseft.fitting import Example, FitSettings, fit
 from fseft.models import FoundationModel
 
 SETTINGS = FitSettings(rate=0.1, epochs=40, crop=6)
@@ -94,7 +94,7 @@ def test_the_size_of_query_volumes_is_held(unet: FoundationModel) -> None:
     brighter = example.inputs.clone()
     brighter[0] += 3
     sizes = []
-    for queries in ([], [Query(brighter), Query(brighter)]):
+    for queries in ([], [brighter, brighter]):
         adapter = build_adapter("linear_probe", unet, "heart")
         settings = replace(SETTINGS, epochs=60, weight=1.0)
         fitted = fit(adapter, [example], settings, queries)
@@ -106,24 +106,10 @@ def test_the_size_of_query_volumes_is_held(unet: FoundationModel) -> None:
     assert fitted.penalties[-1] < fitted.penalties[0]
 
 
-def test_a_coarser_query_stands_for_more(unet: FoundationModel) -> None:
-    """Every other voxel along each axis, each counted as eight, is about as large as all."""
-    example = _example(voxels=4)
-    coarse = example.inputs[:, ::2, ::2, ::2]
-    settings = replace(SETTINGS, epochs=2, rate=1e-9)
-    adapter = build_adapter("linear_probe", unet, "heart")
-    penalty = fit(adapter, [example], settings, [Query(coarse, share=8)]).penalties[0]
-    with torch.no_grad():
-        size = 8 * float(adapter(coarse[None]).sigmoid().sum())
-    expected = int(example.truth.sum())
-    assert penalty == pytest.approx(max(0, 0.7 - size / expected, size / expected - 1.3), rel=1e-4)
-    assert penalty > 0
-
-
 def test_before_the_middle_no_plateau_is_looked_for(unet: FoundationModel) -> None:
     adapter = build_adapter("linear_probe", unet, "liver")
     settings = replace(SETTINGS, rate=1e-9, crop=0, epochs=80)
-    assert len(fit(adapter, [_example()], settings, [Query(_example(1).inputs)]).losses) == 70
+    assert len(fit(adapter, [_example()], settings, [_example(1).inputs]).losses) == 70
 
 
 def test_a_model_is_tuned_on_images(unet: FoundationModel) -> None:
@@ -169,8 +155,8 @@ def test_what_is_shown_is_varied(unet: FoundationModel, monkeypatch: pytest.Monk
 def test_progress_is_told_and_may_stop_it(unet: FoundationModel) -> None:
     heard: list[tuple[int, float]] = []
 
-    def told(epoch: int, loss: float) -> None:
-        heard.append((epoch, loss))
+    def told(epoch: int, dice: float) -> None:
+        heard.append((epoch, dice))
         if epoch == 3:
             raise KeyboardInterrupt
 

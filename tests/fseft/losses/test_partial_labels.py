@@ -28,14 +28,6 @@ def test_unlabelled_organs_count_neither_way() -> None:
     assert torch.equal(probability.grad.flatten(2).any(2), known)
 
 
-def test_unlabelled_slices_too() -> None:
-    labelled = torch.zeros(2, 1, 4, 5, 6, dtype=torch.bool)
-    labelled[:, :, :2] = True
-    everything = torch.ones(2, 3, dtype=torch.bool)
-    expected = partial_dice_loss(PROBABILITY[:, :, :2], TRUTH[:, :, :2], everything)
-    torch.testing.assert_close(partial_dice_loss(PROBABILITY, TRUTH, everything, labelled), expected)
-
-
 def test_nothing_known_is_refused() -> None:
     with pytest.raises(InputError, match="No volume of the batch has a labelled organ"):
         partial_dice_loss(PROBABILITY, TRUTH, torch.zeros(2, 3, dtype=torch.bool))

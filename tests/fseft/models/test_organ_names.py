@@ -13,6 +13,7 @@ from fseft.models import FSEFT_CLASSES, class_index
         ("right kidney", "kidney_right"),
         ("Kidney, left", "kidney_left"),
         ("oesophagus", "esophagus"),
+        ("Liver tumour", "liver_tumor"),
         ("IVC", "inferior_vena_cava"),
         ("inferior vena cava", "inferior_vena_cava"),
         ("portal and splenic vein", "portal_vein_and_splenic_vein"),

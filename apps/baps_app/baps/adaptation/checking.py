@@ -24,8 +24,8 @@ class Verdict:
         before_std, after_std: spread over the sets of clicks of the mean over slices.
         gain: mean of the paired differences.
         standard_error: of that mean, or None if there is but one unit.
-        unit: what the standard error is taken over: ``patient`` with three or more, else ``slice`` (which says less,
-            for slices of one patient are alike).
+        unit: what the standard error is taken over: ``patient`` with three or more, else ``slice`` or ``volume`` (which
+            says less, for those of one patient are alike).
         count: of units.
     """
 
@@ -111,7 +111,12 @@ class Check:
 
 
 def check(
-    before: Scores, after: Scores, served: Scores, served_verdict: Mapping[str, Any] | None, least: float = 0.0
+    before: Scores,
+    after: Scores,
+    served: Scores,
+    served_verdict: Mapping[str, Any] | None,
+    least: float = 0.0,
+    piece: str = "slice",
 ) -> Check:
     """Whether a candidate is to be served.
 
@@ -120,26 +125,28 @@ def check(
         served: likewise of the served adapter, of those patients that it was not trained on.
         served_verdict: what the check said of the served adapter when it was made, see ``Verdict.record``.
         least: see ``Check``.
+        piece: see ``compare``.
     """
-    verdict = compare(before, after) if after else None
+    verdict = compare(before, after, piece) if after else None
     if served:
-        against = compare(served, {patient: after[patient] for patient in served})
+        against = compare(served, {patient: after[patient] for patient in served}, piece)
         return Check(verdict, against, against.gain >= 0, least)
     if verdict is None or served_verdict is None:
         return Check(verdict, None, True, least)
     return Check(verdict, None, verdict.gain + (verdict.standard_error or 0) >= served_verdict["gain"], least)
 
 
-def compare(before: Scores, after: Scores) -> Verdict:
-    """Compare two scorings of the same slices with the same clicks.
+def compare(before: Scores, after: Scores, piece: str = "slice") -> Verdict:
+    """Compare two scorings of the same slices with the same clicks, or of the same volumes.
 
     Args:
         before, after: of the same patients.
+        piece: what was scored.
     """
     differences = [(after[patient] - before[patient]).mean(1) for patient in before]
     by_patient = np.array([values.mean() for values in differences])
     few = len(differences) < _ENOUGH_PATIENTS
-    unit, values = ("slice", np.concatenate(differences)) if few else ("patient", by_patient)
+    unit, values = (piece, np.concatenate(differences)) if few else ("patient", by_patient)
     error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
     first, second = np.concatenate(list(before.values())), np.concatenate([after[patient] for patient in before])
     return Verdict(

@@ -13,8 +13,8 @@ from ..replacing import replacing
 FEW = 4
 """Up to so many patients are judged by leaving one out in turn."""
 
-FEW_PICTURES = 12
-"""Up to so many, if there is but one slice of each: a fifth of them is one or two pictures, which say nothing."""
+FEW_SINGLE = 12
+"""Up to so many, if there is but one slice or volume of each: a fifth of them is one or two, which say nothing."""
 
 HELD_BACK_SHARE = 0.2
 

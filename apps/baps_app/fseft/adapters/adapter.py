@@ -25,6 +25,8 @@ class FewShotAdapter(nn.Module):
     """
 
     reads: Reads = "features"
+    reach: int = 0
+    """Voxels around one that its logit depends on, but where images are read."""
 
     def varied(self, inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """What it reads, of shape (B, C, H, W, D), changed at random for a step of training; here not at all."""

@@ -27,6 +27,7 @@ class OutputAdapter(FewShotAdapter):
     """
 
     reads = "probabilities"
+    reach = 2
 
     def __init__(self, classes: Sequence[str], organ: str) -> None:
         super().__init__()

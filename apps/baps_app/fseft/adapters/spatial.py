@@ -23,6 +23,7 @@ class SpatialAdapter(FewShotAdapter):
 
     def __init__(self, model: FoundationModel, organ: str, width: int = 3) -> None:
         super().__init__()
+        self.reach = 2 * (width // 2)
         channels = model.channels
         self.first = nn.Conv3d(channels, channels, width, padding=width // 2, bias=False)
         self.last = nn.Conv3d(channels, channels, width, padding=width // 2, bias=False)

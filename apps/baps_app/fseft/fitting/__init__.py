@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from .checkpoint import Checkpoint
-from .example import Example, Query, mean_size
+from .example import Example, mean_size
 from .fit import Fitted, fit
 from .settings import FitSettings
 
-__all__ = ["Checkpoint", "Example", "FitSettings", "Fitted", "Query", "fit", "mean_size"]
+__all__ = ["Checkpoint", "Example", "FitSettings", "Fitted", "fit", "mean_size"]

@@ -1,4 +1,4 @@
-"""Volumes to learn from, prepared: labelled ones (support), and unlabelled ones of which the size is known (query)."""
+"""Labelled volumes to learn from, prepared (support)."""
 
 from __future__ import annotations
 
@@ -41,19 +41,6 @@ class Example:
             )
         if self.labelled is not None and not self.labelled.any():
             raise InputError("A labelled volume has no labelled voxel. Leave it out.")
-
-
-@dataclass(frozen=True)
-class Query:
-    """An unlabelled volume that is to be segmented.
-
-    Attributes:
-        inputs: as ``Example.inputs``; all of it, as the size is the whole organ's.
-        share: how many voxels of the examples one of its voxels stands for; 8 where it was halved to save memory.
-    """
-
-    inputs: torch.Tensor
-    share: float = 1.0
 
 
 def mean_size(examples: Sequence[Example]) -> float:

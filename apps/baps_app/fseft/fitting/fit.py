@@ -15,7 +15,7 @@ from ..losses import dice_loss, size_penalty, soft_size
 from .checkpoint import Checkpoint
 from .crops import Crops
 from .draw import Draw
-from .example import Example, Query, mean_size
+from .example import Example, mean_size
 from .plateau import Plateau
 from .points import Points
 from .settings import FitSettings
@@ -27,10 +27,12 @@ class Fitted:
 
     Attributes:
         losses: of each epoch, the mean of its steps.
+        dices: likewise the soft Dice.
         penalties: of each epoch with query volumes, their mean penalty.
     """
 
     losses: tuple[float, ...]
+    dices: tuple[float, ...]
     penalties: tuple[float, ...]
 
 
@@ -38,8 +40,8 @@ def fit(
     adapter: FewShotAdapter,
     examples: Sequence[Example],
     settings: FitSettings,
-    queries: Sequence[Query] = (),
-    told: Callable[[int, float], None] = lambda epoch, loss: None,
+    queries: Sequence[torch.Tensor] = (),
+    told: Callable[[int, float], None] = lambda epoch, dice: None,
     pause: Callable[[], None] = lambda: None,
     checkpoint: Checkpoint | None = None,
 ) -> Fitted:
@@ -53,8 +55,8 @@ def fit(
         adapter: see ``build_adapter``.
         examples: what the adapter reads of the labelled volumes, on any device.
         settings: see there.
-        queries: what it reads of volumes that are to be segmented.
-        told: called after every epoch with how many there were, and the last one's loss; may raise, to stop.
+        queries: what it reads of volumes that are to be segmented, all of each, as the size is the whole organ's.
+        told: called after every epoch with how many there were, and the last one's soft Dice; may raise, to stop.
         pause: called before every step; the training waits as long as it takes.
         checkpoint: where the fit is kept while it runs, and goes on from if it was broken off; the result is the same,
             bit by bit on a CPU.
@@ -74,6 +76,7 @@ def fit(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.epochs)
     plateau = Plateau()
     losses: list[float] = []
+    dices: list[float] = []
     penalties: list[float] = []
     ended = False
     if checkpoint and (kept := checkpoint.read()):
@@ -81,7 +84,7 @@ def fit(
         optimiser.load_state_dict(kept["optimiser"])
         schedule.load_state_dict(kept["schedule"])
         generator.set_state(kept["generator"])
-        losses, penalties, ended = kept["losses"], kept["penalties"], kept["ended"]
+        losses, dices, penalties, ended = (kept[name] for name in ("losses", "dices", "penalties", "ended"))
         plateau = Plateau(losses[settings.epochs // 2 if queries else 0 :])
     adapter.train()
     while not ended:
@@ -92,7 +95,9 @@ def fit(
         for index in order.tolist():
             pause()
             steps.append(_step(adapter, optimiser, volumes[index].draw(generator), settings, generator))
-        losses.append(sum(steps) / len(steps))
+        mean_loss, mean_dice = (sum(values) / len(steps) for values in zip(*steps, strict=True))
+        losses.append(mean_loss)
+        dices.append(mean_dice)
         if constrained:
             penalties.append(_size_step(adapter, optimiser, queries, expected, settings))
         schedule.step()
@@ -106,13 +111,14 @@ def fit(
                     "schedule": schedule.state_dict(),
                     "generator": generator.get_state(),
                     "losses": losses,
+                    "dices": dices,
                     "penalties": penalties,
                     "ended": ended,
                 }
             )
-        told(epoch + 1, losses[-1])
+        told(epoch + 1, dices[-1])
     adapter.eval()
-    return Fitted(tuple(losses), tuple(penalties))
+    return Fitted(tuple(losses), tuple(dices), tuple(penalties))
 
 
 def _step(
@@ -121,25 +127,26 @@ def _step(
     draws: Sequence[Draw],
     settings: FitSettings,
     generator: torch.Generator,
-) -> float:
+) -> tuple[float, float]:
+    """Its loss and its soft Dice."""
     device = next(adapter.parameters()).device
     inputs = torch.stack([draw.inputs for draw in draws]).to(device).float()
     truth = torch.stack([draw.truth for draw in draws]).to(device).float()
     weights = torch.stack([draw.weights for draw in draws]).to(device)
     logits = adapter(adapter.varied(inputs, generator))
-    loss = dice_loss(logits.sigmoid(), truth, weights)
+    overlap = loss = dice_loss(logits.sigmoid(), truth, weights)
     if settings.points:
         loss = loss + functional.binary_cross_entropy_with_logits(logits, truth)
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
-    return loss.item()
+    return loss.item(), 1 - overlap.item()
 
 
 def _size_step(
     adapter: FewShotAdapter,
     optimiser: torch.optim.Optimizer,
-    queries: Sequence[Query],
+    queries: Sequence[torch.Tensor],
     expected: float,
     settings: FitSettings,
 ) -> float:
@@ -148,7 +155,7 @@ def _size_step(
     total = 0.0
     optimiser.zero_grad()
     for query in queries:
-        size = query.share * soft_size(adapter(query.inputs[None].to(device).float()).sigmoid())
+        size = soft_size(adapter(query[None].to(device).float()).sigmoid())
         penalty = size_penalty(size, expected, settings.margin) / len(queries)
         (settings.weight * penalty).backward()
         total += penalty.item()

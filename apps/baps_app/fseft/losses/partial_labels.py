@@ -13,16 +13,13 @@ from baps.errors import InputError
 from .dice import dice_loss
 
 
-def partial_dice_loss(
-    probability: torch.Tensor, truth: torch.Tensor, known: torch.Tensor, labelled: torch.Tensor | None = None
-) -> torch.Tensor:
+def partial_dice_loss(probability: torch.Tensor, truth: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
     """Mean ``dice_loss`` of the organs that are labelled in at least one volume of the batch, each over those volumes.
 
     Args:
         probability: (B, K, H, W, D).
         truth: 0 or 1, likewise.
         known: (B, K) bool, whether an organ is labelled in a volume.
-        labelled: (B, 1, H, W, D), where the truth is known at all; None for everywhere.
 
     Raises:
         InputError: if nothing is labelled.
@@ -30,12 +27,5 @@ def partial_dice_loss(
     if not known.any():
         raise InputError("No volume of the batch has a labelled organ. Leave out volumes that nobody has labelled.")
     return torch.stack(
-        [
-            dice_loss(
-                probability[known[:, k], k],
-                truth[known[:, k], k],
-                None if labelled is None else labelled[known[:, k], 0],
-            )
-            for k in known.any(0).nonzero()[:, 0].tolist()
-        ]
+        [dice_loss(probability[known[:, k], k], truth[known[:, k], k]) for k in known.any(0).nonzero()[:, 0].tolist()]
     ).mean()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-_SPELLINGS = {
-    "oesophagus": "esophagus",
+_SPELLINGS = {"oesophagus": "esophagus", "tumour": "tumor", "coeliac": "celiac"}
+_NAMES = {
     "postcava": "inferior vena cava",
     "ivc": "inferior vena cava",
     "lkidney": "left kidney",
@@ -24,5 +24,5 @@ def class_index(classes: Sequence[str], organ: str) -> int | None:
 
 
 def _words(name: str) -> frozenset[str]:
-    words = " ".join(re.findall(r"[^\W_]+", name.casefold()))
-    return frozenset(_SPELLINGS.get(words, words).split()) - {"and", "or"}
+    words = " ".join(_SPELLINGS.get(word, word) for word in re.findall(r"[^\W_]+", name.casefold()))
+    return frozenset(_NAMES.get(words, words).split()) - {"and", "or"}

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from baps.adaptation.cases import slices_showing
 from baps.adaptation.slices import evenly_spaced
-from baps.errors import BapsError
+from baps.errors import BapsError, InputError
 from baps.geometry import SLICE_AXIS, Canvas, Plane
 from baps.metrics import dice
 from baps.propagation import carried_prompt
@@ -112,8 +112,10 @@ class Disagreement(Strategy):
             looked = True
             try:
                 score = self._disagreement(segmenter, organs, Path(datastore.get_image_uri(image)), list(versions))
-            except BapsError as error:  # It is not tried again at every request.
+            except BapsError as error:
                 logger.warning("An image cannot be compared (%s).", type(error).__name__)
+                if not isinstance(error, InputError):  # A PACS that is away, say: the next request tries again.
+                    continue
                 score = None
             self._scored[image] = versions, score
         known = {image: self._scored.get(image, (None, None)) for image in images}

@@ -71,7 +71,9 @@ class OrgansInfer(SegmentingInfer["OrganSegmenter"]):
         present = {name: value for name, value in self.labels.items() if (found.labelmap == value).any()}
         if missing := [name for name in found.served if name not in present]:
             notes.append(f"Found nowhere in this volume: {', '.join(missing)}.")
-        if save_as in found.served:
+        if save_as and job.cancelled:
+            notes.append(f"It was not saved as {save_as}, for it was cancelled.")
+        elif save_as in found.served:
             mask = found.labelmap == self.labels[save_as]
             notes.append(self._keep(request, volume, save_as, mask, range(volume.shape[2])))
         elif save_as:

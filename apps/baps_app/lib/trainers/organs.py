@@ -78,6 +78,9 @@ class OrgansTrainer(SiteTrainer["OrganSettings"]):
 
             logger.info("Adapting the organ model to %s from labels of %d patients", label, len(volumes))
             memory = self._site.split_memory
-            stats.add(label, adapt_and_publish_organ(segmenter, label, volumes, settings, memory, told, pause))
+            said = adapt_and_publish_organ(segmenter, label, volumes, settings, memory, told, pause)
+            # Few fits need all their epochs.
+            stats.values.update(epoch=_STEPS * (number + 1), total_epochs=_STEPS * len(cases))
+            stats.add(label, said)
         if not stats.values["adapters"]:
             raise InputError(f"None of the saved labels can be used. {next(iter(stats.values['left_out'].values()))}")
