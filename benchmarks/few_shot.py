@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from baps.replacing import replacing
-from few_shot_cells import ARMS, Cell, Source, plan, read_all, run
+from few_shot_cells import ARMS, SEEDS, Cell, Source, plan, read_all, run
 from few_shot_tables import summarise, tables
 from fseft.models import load_organ_model
 from page import write_between_marks
@@ -81,7 +81,7 @@ def main(
     seeds: Annotated[
         int,
         typer.Option(help="Draws of patients, and fits, of each organ and shots by the first arms; by the others one."),
-    ] = 3,
+    ] = SEEDS,
     only: Annotated[str, typer.Option(help="Experiments and organs with this in it: novel, liver, novel panc.")] = "",
     arms: Annotated[str, typer.Option(help="Arms, with commas; without it, all.")] = "",
     shots: Annotated[int, typer.Option(help="Learn from so many patients alone; 0 for all numbers of them.")] = 0,
@@ -108,11 +108,12 @@ def main(
         raise SystemExit(f"There is no arm {', '.join(sorted(unknown))}. Known ones: {', '.join(ARMS)}.")
     if rate and split != "validation":
         raise SystemExit("A learning rate is chosen on the validation patients: add --split validation.")
-    if publish and (quick or split != "test"):
-        raise SystemExit("Only the whole bench on the test patients is published.")
-    if quick or split != "test":  # Neither is what the results file is for.
+    if quick or split != "test":
         runs = runs.with_name(f"{runs.name}-quick" if quick else f"{runs.name}-{split}")
-        out = runs.with_suffix(".json")
+    if quick or split != "test" or only or chosen or shots or seeds != SEEDS or model != "bundled":
+        if publish:
+            raise SystemExit("Only the whole bench on the test patients is published.")
+        out = runs.with_suffix(".json")  # A part is not what the results file is for.
     runs.mkdir(parents=True, exist_ok=True)
     # Threads that spin would slow each other down, and every process would print MONAI's warnings.
     os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE", PYTHONWARNINGS="ignore")

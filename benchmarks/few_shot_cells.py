@@ -13,9 +13,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
-from baps.adaptation.cases import Case
+from baps.adaptation.cases import Case, CaseReader
 from baps.formats import read_volume
 from fseft.adaptation import OrganSettings
 from fseft.adapters import METHODS, FewShotAdapter, Reads, build_adapter, why_not
@@ -47,6 +48,9 @@ _READ: tuple[Reads, ...] = ("features", "probabilities", "landmarks")
 QUICK_FIT: Settings = {reads: replace(settings, epochs=30) for reads, settings in FIT.items()}
 
 
+SEEDS = 3
+
+
 @dataclass(frozen=True)
 class Arm:
     """A way to come to an answer.
@@ -56,11 +60,14 @@ class Arm:
         decoder: whether its decoder is trained beside.
         queries: transductive inference on the test volumes: a fit for ``each`` of them, as published, or one for
             ``all``.
+        marked: whether labels count only on slices on which the organ is marked, as those that viewers submit do in the
+            app (unless ``whole_labels`` is set).
     """
 
     method: str
     decoder: bool = False
     queries: Literal["", "each", "all"] = ""
+    marked: bool = False
 
 
 ARMS = {
@@ -68,6 +75,7 @@ ARMS = {
     **{name: Arm(name) for name in METHODS},
     "spatial_ti_each": Arm("spatial", queries="each"),
     "spatial_ti_all": Arm("spatial", queries="all"),
+    "landmarks_marked": Arm("landmarks", marked=True),
     "lora_decoder": Arm("lora", decoder=True),
 }
 
@@ -106,7 +114,7 @@ EXPERIMENTS = {
         "Base organs under domain shift, CHAOS, T2 MR",
         _chaos(liver=1, right_kidney=2, left_kidney=3, spleen=4),
         (1, 3),
-        ("unadapted", "linear_probe", "spatial", "landmarks", "output", "lora", "bias", "full"),
+        ("unadapted", "linear_probe", "spatial", "landmarks", "landmarks_marked", "output", "lora", "bias", "full"),
         (
             "spatial_pointwise", "spatial_ti_each", "spatial_ti_all", "adaptformer", "compacter", "affine_ln",
             "decoder", "scratch",
@@ -120,7 +128,7 @@ EXPERIMENTS = {
         "Novel organs, BTCV, CT",
         _btcv(gallbladder=4, oesophagus=5, inferior_vena_cava=9, pancreas=11),
         (1, 3, 5),
-        ("linear_probe", "spatial", "landmarks", "output", "full"),
+        ("linear_probe", "spatial", "landmarks", "landmarks_marked", "output", "full"),
         ("spatial_ti_each", "lora", "lora_decoder", "decoder", "scratch"),
         {"spatial": 1e-3, "lora": 5e-3, "decoder": 3e-3, "full": 3e-3, "scratch": 3e-3},
     ),
@@ -182,7 +190,7 @@ class Cell:
 def plan(
     model: OrganModel,
     quick: bool = False,
-    seeds: int = 3,
+    seeds: int = SEEDS,
     only: str = "",
     arms: Collection[str] = (),
     split: str = "test",
@@ -278,7 +286,8 @@ def run(cell: Cell, source: Source) -> dict[str, Any]:
         return {**record, "scores": scored, "passed_over": passed_over}
     if reason := why_not(arm.method, model.network):
         return {**record, "why_not": reason}
-    volumes, left_out = load_volumes(cases(cell.domain, "train"), model)
+    labelled = cases(cell.domain, "train")
+    volumes, left_out = load_volumes(map(_where_marked, labelled) if arm.marked else labelled, model)
     drawn = draw_shots(volumes, cell.shots, cell.seed)
     fits = [([case], [case]) for case in test] if arm.queries == "each" else [(test if arm.queries else [], test)]
     adapters: list[tuple[FewShotAdapter, Sequence[Case]]] = []
@@ -311,6 +320,11 @@ def run(cell: Cell, source: Source) -> dict[str, Any]:
 
 def _image(model: OrganModel, case: Case) -> torch.Tensor:
     return prepare(read_volume(case.image), model.spacing, model.side).image
+
+
+def _where_marked(case: Case) -> Case:
+    _, organ, _ = CaseReader().read(case)
+    return replace(case, covered=frozenset(np.flatnonzero(organ.any((0, 1))).tolist()))
 
 
 def _score(

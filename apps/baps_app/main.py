@@ -182,7 +182,8 @@ class BapsApp(MONAILabelApp):
     def save_label(self, image_id: str, path: Path, tag: str, info: dict[str, Any]) -> str:
         """Check a label and store it, see ``lib.saving.save_label``."""
         with self._saving:
-            return lib.saving.save_label(self.datastore(), self.site.labels, image_id, path, tag, info)
+            site = self.site
+            return lib.saving.save_label(self.datastore(), site.labels, image_id, path, tag, info, site.whole_labels)
 
     def save_shown(
         self,

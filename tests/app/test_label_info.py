@@ -132,6 +132,13 @@ def test_unsaid_the_slices_are_those_where_a_label_is_marked(voxels: np.ndarray[
     assert covered_slices(read_label_info({}), voxels, SITE) == {"spleen": [2], "liver": [1, 2]}
 
 
+def test_an_organ_that_is_marked_wholly_was_looked_for_on_all_slices(voxels: np.ndarray[Any, Any]) -> None:
+    assert covered_slices(read_label_info({}), voxels, SITE, whole=True) == {name: [0, 1, 2, 3, 4] for name in SITE}
+    voxels[voxels == 1] = 0  # Slicer lists segments that nobody has drawn: they say nothing.
+    assert covered_slices(read_label_info({}), voxels, SITE, whole=True)["spleen"] == []
+    assert covered_slices(read_label_info({"slices": [2]}), voxels, SITE, whole=True)["liver"] == [2]
+
+
 def test_said_the_slices_hold_for_every_label(voxels: np.ndarray[Any, Any]) -> None:
     info = read_label_info({"slices": [4, 2, 1, 2]})
     assert covered_slices(info, voxels, SITE) == {"spleen": [1, 2, 4], "liver": [1, 2, 4]}

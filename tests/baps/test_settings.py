@@ -272,9 +272,9 @@ def test_what_is_neither_is_refused(tmp_path: Path, value: str) -> None:
 
 def test_a_yes_in_a_file(tmp_path: Path) -> None:
     file = tmp_path / "baps.json"
-    file.write_text('{"allow_unprotected": true, "cors_origins": ["https://a.hospital"]}')
+    file.write_text('{"allow_unprotected": true, "whole_labels": "yes", "cors_origins": ["https://a.hospital"]}')
     found = read_settings({"config": str(file)}, {})
-    assert (found.allow_unprotected, found.cors_origins) == (True, ("https://a.hospital",))
+    assert (found.allow_unprotected, found.whole_labels, found.cors_origins) == (True, True, ("https://a.hospital",))
 
 
 def test_labels_in_a_file(tmp_path: Path) -> None:

@@ -62,6 +62,8 @@ class Settings:
         remote_patience: seconds that it is waited for when it has gone.
         encoder: frozen encoder of new adapters: ``statistics``, ``clip``, ``vit_mae`` or ``dino``.
         encoder_source: its weights, a local path or a hub's name; empty: the usual ones.
+        whole_labels: whether a label that a viewer submits holds an organ wholly, so that the slices on which it is not
+            marked do not show it; else they are taken for not looked at.
         pacs_login: private JSON file of the user, the password and the ca of a PACS.
         patients: CSV file of image and patient, for images that do not say whom they show.
         adapters: folder of the adapter store.
@@ -93,6 +95,7 @@ class Settings:
     remote_patience: float = RemoteSettings.patience
     encoder: str = "statistics"
     encoder_source: str = ""
+    whole_labels: bool = False
     pacs_login: Path | None = None
     patients: Path | None = None
     adapters: Path = DEFAULT_ADAPTERS
@@ -222,7 +225,7 @@ def _parse(name: str, value: object) -> object:
         return parse_labels(value)
     if name == "cors_origins":
         return _origins(value)
-    if name == "allow_unprotected":
+    if name in ("allow_unprotected", "whole_labels"):
         return _yes(name, value)
     if name in _FILES:
         return Path(str(value)).expanduser()

@@ -34,7 +34,7 @@ class LabelInfo(BaseModel):
         author: who drew or corrected it, or "".
         model: that made the mask, or "" where a person did.
         confirmed: whether a person stands by it. A model's mask is not confirmed unless it is said.
-        slices: across K, that were labelled completely; unsaid: those on which a segment is marked.
+        slices: across K, that were labelled completely; unsaid: see ``covered_slices``.
         authors: who drew or corrected each label, where it is not all ``author``.
         covers: ``covered_slices`` as they were kept when the label was saved; of a label that is not in it, all.
     """
@@ -94,7 +94,7 @@ def label_values(info: LabelInfo, labels: Mapping[str, int]) -> dict[str, int]:
 
 
 def covered_slices(
-    info: LabelInfo, voxels: NDArray[np.integer[Any]], labels: Mapping[str, int]
+    info: LabelInfo, voxels: NDArray[np.integer[Any]], labels: Mapping[str, int], whole: bool = False
 ) -> dict[str, list[int]]:
     """For each label the slices across K on which it was looked for; elsewhere, unmarked does not mean absent.
 
@@ -102,9 +102,13 @@ def covered_slices(
         info: what was said.
         voxels: the labelmap, (I, J, K).
         labels: names and values of the site.
+        whole: whether an organ that is marked is marked wholly.
     """
     covers = {}
     for name, value in label_values(info, labels).items():
         marked = np.flatnonzero((voxels == value).any((0, 1))).tolist()
-        covers[name] = marked if info.slices is None else sorted(set(info.slices))
+        if info.slices is not None:
+            covers[name] = sorted(set(info.slices))
+        else:
+            covers[name] = list(range(voxels.shape[2])) if whole and marked else marked
     return covers

@@ -33,6 +33,7 @@ def save_label(
     path: Path,
     tag: str,
     info: dict[str, Any],
+    whole: bool = False,
 ) -> str:
     """Save a label into the datastore, and with it who made it, whether a person confirmed it, and what it covers.
 
@@ -45,6 +46,7 @@ def save_label(
             has confirmed is never final: it is kept as ``original``, so that it replaces no label and Next Sample goes
             on offering the image.
         info: what the viewer says of it, see ``LabelInfo``.
+        whole: see ``covered_slices``.
 
     Returns:
         The label's id.
@@ -62,7 +64,7 @@ def save_label(
         tag = DefaultLabelTag.ORIGINAL.value
     volume = read_volume(Path(image))
     voxels = read_labels(path, volume)
-    covers = covered_slices(said, voxels, labels)
+    covers = covered_slices(said, voxels, labels, whole)
     if not voxels.any():
         raise InputError("The label is empty: no voxel is marked. Segment the organ, then submit. Nothing was saved.")
     if said.slices and max(said.slices) >= voxels.shape[2]:

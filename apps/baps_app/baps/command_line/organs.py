@@ -120,7 +120,6 @@ def evaluate(
     adapter: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Of baps organs adapt; without it, the model as it is.")
     ] = None,
-    patients: options.Patients = None,
     model: Model = "bundled",
     weights: Weights = None,
     weights_sha256: options.WeightsSha256 = "",
@@ -146,7 +145,7 @@ def evaluate(
         raise InputError(f"The adapter was trained for {record['adapter']['organ']}, not for {organ}. Give that organ.")
     if loaded is None:
         console.print(f"The model {organs.name} does not know {organ}: it answers with nothing.", style="yellow")
-    found = find_cases(images, labels, label, patients)
+    found = find_cases(images, labels, label)
     columns = (TextColumn("evaluating"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
         cases = bar.track(found.cases, total=len(found.cases))
