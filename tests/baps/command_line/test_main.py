@@ -26,3 +26,13 @@ def test_help_needs_nothing_heavy() -> None:
     program = f"import sys, baps.command_line; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_users_are_not_told_what_libraries_say_to_programmers() -> None:
+    program = "import warnings, baps.command_line as line; line.app = lambda: warnings.warn('Old.'); line.main()"
+    told = [
+        subprocess.run([sys.executable, *options, "-c", program], capture_output=True, text=True, check=True).stderr
+        for options in ([], ["-W", "default"])
+    ]
+    assert told[0] == ""
+    assert "Old." in told[1]

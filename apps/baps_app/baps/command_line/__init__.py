@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
+
 import typer
 from rich.console import Console
 
@@ -28,6 +31,8 @@ app.add_typer(organs.app, name="organs")
 
 def main() -> None:
     """Run the command; errors that were foreseen are one sentence."""
+    if not sys.warnoptions:  # What libraries say to programmers; python -W default shows it.
+        warnings.simplefilter("ignore")
     try:
         app()
     except BapsError as error:
