@@ -108,9 +108,10 @@ def main(
         raise SystemExit(f"There is no arm {', '.join(sorted(unknown))}. Known ones: {', '.join(ARMS)}.")
     if rate and split != "validation":
         raise SystemExit("A learning rate is chosen on the validation patients: add --split validation.")
-    if quick or split != "test":
+    aside = quick or split != "test"
+    if aside:
         runs = runs.with_name(f"{runs.name}-quick" if quick else f"{runs.name}-{split}")
-    if quick or split != "test" or only or chosen or shots or seeds != SEEDS or model != "bundled":
+    if aside or only or chosen or shots or seeds != SEEDS or model != "bundled":
         if publish:
             raise SystemExit("Only the whole bench on the test patients is published.")
         out = runs.with_suffix(".json")  # A part is not what the results file is for.

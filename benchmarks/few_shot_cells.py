@@ -49,6 +49,7 @@ QUICK_FIT: Settings = {reads: replace(settings, epochs=30) for reads, settings i
 
 
 SEEDS = 3
+"""Of an experiment's arms that are not run ``once``."""
 
 
 @dataclass(frozen=True)

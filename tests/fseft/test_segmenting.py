@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from baps.errors import BapsError, InputError
 from baps.metrics import dice
 from baps.volume import Volume
-from fseft.adapter_file import adapter_record
+from fseft.adapter_file import adapter_record, read_organ_adapter
 from fseft.adapters import build_adapter
 from fseft.fitting import Example, FitSettings, fit
 from fseft.inference import read
 from fseft.preparation import prepare
-from fseft.segmenting import OrganSegmenter
+from fseft.segmenting import OrganSegmenter, ask, unadapted
 
 Phantom = Callable[..., tuple[Volume, NDArray[np.bool_]]]
 
@@ -33,6 +33,14 @@ def publish(segmenter: OrganSegmenter, organ: str, bias: float | None = None, sh
     version = segmenter.store.add(organ, adapter, record, "passed")
     segmenter.store.publish(organ, version)
     return version
+
+
+def _asked(segmenter: OrganSegmenter, volume: Volume, organ: str) -> NDArray[np.float32]:
+    """Probabilities of an organ by what serves it."""
+    model, version = segmenter.model, segmenter.served(organ)
+    adapter = read_organ_adapter(segmenter.store.file(organ, version), model)[0] if version else unadapted(model, organ)
+    prepared = prepare(volume, model.spacing, model.side)
+    return ask(adapter, prepared, segmenter.readings.of_image(model, prepared.image), model.side)
 
 
 def test_an_organ_that_was_learned_is_found_on_another_volume(segmenter: OrganSegmenter, new_phantom: Phantom) -> None:
@@ -53,6 +61,7 @@ def test_an_organ_that_was_learned_is_found_on_another_volume(segmenter: OrganSe
     assert found.labelmap.dtype == np.uint8
     assert set(np.unique(found.labelmap)) == {0, 7}
     assert dice(found.labelmap == 7, ball) > 0.75
+    np.testing.assert_array_equal(found.labelmap == 7, _asked(segmenter, volume, "heart") > 0.5)
 
 
 def test_the_surer_organ_gets_the_voxel(segmenter: OrganSegmenter, new_phantom: Phantom) -> None:
@@ -70,22 +79,25 @@ def test_what_answers_for_an_organ(segmenter: OrganSegmenter, new_phantom: Phant
     publish(segmenter, "liver", 2.0, sha256="e" * 64)  # It was made for another model.
     assert (segmenter.served("spleen"), segmenter.served("liver")) == ("v0001", "")
     volume, _ = new_phantom()
-    first = segmenter.segment(volume, {"spleen": 1}).labelmap
-    assert first.any()
+    first = _asked(segmenter, volume, "spleen")
+    mask = segmenter.segment(volume, {"spleen": 1}).labelmap
+    np.testing.assert_array_equal(mask, first > 0.5)
     publish(segmenter, "spleen", -2.0)
     assert segmenter.served("spleen") == "v0002"
-    assert segmenter.segment(volume, {"spleen": 1}).labelmap.sum() < first.sum()
+    assert (_asked(segmenter, volume, "spleen") < first)[first > 0.5].all()
+    assert segmenter.segment(volume, {"spleen": 1}).labelmap.sum() < mask.sum()
     segmenter.store.roll_back("spleen")
-    np.testing.assert_array_equal(segmenter.segment(volume, {"spleen": 1}).labelmap, first)
+    np.testing.assert_array_equal(_asked(segmenter, volume, "spleen"), first)
+    np.testing.assert_array_equal(segmenter.segment(volume, {"spleen": 1}).labelmap, mask)
 
 
 def test_an_unadapted_organ_is_answered_as_the_model_does(segmenter: OrganSegmenter, new_phantom: Phantom) -> None:
     volume, _ = new_phantom()
     prepared = prepare(volume, 2.0, 16)
     expected = read(segmenter.model.network, "probabilities", prepared.image, 16)[1:2]
-    found = segmenter.segment(volume, {"liver": 1}).labelmap == 1
-    assert (found == (prepared.back(expected) > 0.5)).mean() > 0.99
-    assert 0 < found.mean() < 1
+    asked = _asked(segmenter, volume, "liver")
+    np.testing.assert_allclose(asked, prepared.back(expected), atol=0.02)
+    np.testing.assert_array_equal(segmenter.segment(volume, {"liver": 1}).labelmap, asked > 0.5)
 
 
 def test_a_broken_adapter_leaves_the_others(segmenter: OrganSegmenter, new_phantom: Phantom) -> None:

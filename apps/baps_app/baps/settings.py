@@ -62,10 +62,10 @@ class Settings:
         remote_patience: seconds that it is waited for when it has gone.
         encoder: frozen encoder of new adapters: ``statistics``, ``clip``, ``vit_mae`` or ``dino``.
         encoder_source: its weights, a local path or a hub's name; empty: the usual ones.
-        whole_labels: whether a label that a viewer submits holds an organ wholly, so that the slices on which it is not
-            marked do not show it; else they are taken for not looked at.
         pacs_login: private JSON file of the user, the password and the ca of a PACS.
         patients: CSV file of image and patient, for images that do not say whom they show.
+        whole_labels: whether a label that a viewer submits holds an organ wholly, so that the slices on which it is not
+            marked do not show it; else they are taken for not looked at.
         adapters: folder of the adapter store.
         cache_mb: bound on decoded volumes, encodings and adapters in memory.
         ahead: neighbouring slices on either side that are encoded while the user looks.
@@ -95,9 +95,9 @@ class Settings:
     remote_patience: float = RemoteSettings.patience
     encoder: str = "statistics"
     encoder_source: str = ""
-    whole_labels: bool = False
     pacs_login: Path | None = None
     patients: Path | None = None
+    whole_labels: bool = False
     adapters: Path = DEFAULT_ADAPTERS
     cache_mb: int = 2048
     ahead: int = 2

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from baps.adaptation.adapt import Plan
 from baps.adaptation.checking import Check, check
-from baps.adaptation.splitting import FEW, FEW_SINGLE, patient_hash, split_patients
+from baps.adaptation.splitting import most_few_of, patient_hash, split_patients
 from baps.blackbox.local import enough_memory
 from baps.errors import InputError
 
@@ -143,7 +143,7 @@ def plan_organ_adaptation(
         raise InputError(f"There are no labels of {organ} to train on. Segment a volume, save it, and train again.")
     if reason := why_not(settings.method, model.network):
         raise InputError(reason)
-    most_few = FEW_SINGLE if all(len(of_patient) == 1 for of_patient in volumes.values()) else FEW
+    most_few = most_few_of(volumes)
     # Of few patients everybody judges, also whom the served adapter knows: no fit begins from it.
     known = served.trained_on if served and len(volumes) > most_few else frozenset[str]()
     split = split_patients(volumes, split_memory, known, most_few)

@@ -12,6 +12,7 @@ from monai.metrics import compute_average_surface_distance, compute_hausdorff_di
 from numpy.typing import NDArray
 
 from baps.adaptation.cases import Case, CaseReader
+from baps.blackbox.local import enough_memory
 from baps.errors import InputError
 from baps.metrics import dice
 
@@ -39,6 +40,7 @@ class Scored:
     surface: float
 
 
+@enough_memory
 def evaluate_organ(
     model: OrganModel, adapter: FewShotAdapter | None, cases: Iterable[Case], readings: Readings
 ) -> tuple[dict[str, Scored], dict[str, str]]:
@@ -52,6 +54,9 @@ def evaluate_organ(
 
     Returns:
         Scores by the image's name, and for each image that was left out the reason.
+
+    Raises:
+        BapsError: if the GPU has not enough memory.
     """
     scored: dict[str, Scored] = {}
     left_out: dict[str, str] = {}

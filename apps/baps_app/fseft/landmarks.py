@@ -39,7 +39,7 @@ def add_landmarks(model: FoundationModel, image: torch.Tensor, features: torch.T
     places = torch.stack(torch.meshgrid(*(torch.arange(float(side)) for side in image.shape[1:]), indexing="ij"))
     seen, classes = 2 * len(looks), 0 if model.head is None else model.head.out_channels
     made = torch.empty((seen + 3 * classes, *image.shape[1:]), dtype=torch.half)  # The one large thing in memory.
-    made[:seen] = torch.cat([looks, around])
+    made[: len(looks)], made[len(looks) : seen] = looks, around
     if model.head is not None:
         assert model.head.bias is not None
         ways = made[seen:].unflatten(0, (classes, 3))

@@ -22,7 +22,7 @@ from .journal import Journal
 from .scoring import score_slices
 from .settings import AdaptationSettings
 from .slices import AnySlice, SlicesByPatient, evenly_spaced
-from .splitting import FEW, FEW_SINGLE, Split, patient_hash, split_patients
+from .splitting import Split, most_few_of, patient_hash, split_patients
 from .training import CurvePoint, Watch, train
 
 _METHOD = 4
@@ -126,8 +126,7 @@ def plan_adaptation(
     if not slices:
         raise InputError("There are no labels to train on. Segment a volume, save it, and train again.")
     known = served.trained_on if served else frozenset()
-    most_few = FEW_SINGLE if all(len(pieces) == 1 for pieces in slices.values()) else FEW
-    split = split_patients(slices, split_memory, known, most_few)
+    split = split_patients(slices, split_memory, known, most_few_of(slices))
     return Plan(split, _facts(black_box, slices, settings, split))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ FEW = 4
 """Up to so many patients are judged by leaving one out in turn."""
 
 FEW_SINGLE = 12
-"""Up to so many, if there is but one slice or volume of each: a fifth of them is one or two, which say nothing."""
+"""Up to so many, if there is but one slice or volume of each, see ``most_few_of``."""
 
 HELD_BACK_SHARE = 0.2
 
@@ -45,6 +45,14 @@ class Split:
 def patient_hash(patient: str) -> str:
     """A name for a patient that says nothing of who it is, and orders patients at random but always alike."""
     return hashlib.sha256(f"baps split {patient}".encode()).hexdigest()[:16]
+
+
+def most_few_of(pieces: Mapping[str, Sized]) -> int:
+    """Up to how many patients are few, by the slices or volumes of each.
+
+    If there is but one of each, a fifth of them is one or two, which say nothing.
+    """
+    return FEW_SINGLE if all(len(of_patient) == 1 for of_patient in pieces.values()) else FEW
 
 
 def split_patients(
