@@ -28,9 +28,9 @@ from fseft.protocol import draw_shots
 from fseft.readings import Readings
 from fseft.segmenting import unadapted
 from fseft.volumes import load_volumes
-from real_data import Domain, cases
+from real_data import Domain, cases, sha256_of_set
 
-VERSION = 1
+VERSION = 2
 """To be raised whenever the same cell comes to another result than before."""
 
 Settings = Mapping[Reads, OrganSettings]
@@ -154,7 +154,7 @@ _QUICK = {
 
 @dataclass(frozen=True)
 class Cell:
-    """A run, and all that its result depends on beside the data.
+    """A run, and all that its result depends on.
 
     Attributes:
         experiment, organ, arm: by name.
@@ -163,6 +163,7 @@ class Cell:
         split: whose patients it is measured on, ``test`` or ``validation``.
         settings: of the fit; None of the model as it came.
         model_sha256: of the foundation model's weights.
+        set_sha256: of the images, see ``sha256_of_set``.
         version: of this bench.
     """
 
@@ -174,6 +175,7 @@ class Cell:
     split: str
     settings: OrganSettings | None
     model_sha256: str
+    set_sha256: str
     version: int = VERSION
 
     def file(self, folder: Path) -> Path:
@@ -212,13 +214,14 @@ def plan(
     """
     fits, found = QUICK_FIT if quick else FIT, []
     for name, experiment in EXPERIMENTS.items():
-        for organ in (domain.name for domain in experiment.organs if only in f"{name} {domain.name}"):
+        for domain in (domain for domain in experiment.organs if only in f"{name} {domain.name}"):
+            organ, which = domain.name, (model.sha256, sha256_of_set(domain))
             for title in (arm for arm in experiment.arms + experiment.once if not arms or arm in arms):
                 if quick and (organ != _QUICK[name][0] or title not in _QUICK[name][1]):
                     continue
                 arm = ARMS[title]
                 if not arm.method:
-                    found.append(Cell(name, organ, title, 0, 0, split, None, model.sha256))
+                    found.append(Cell(name, organ, title, 0, 0, split, None, *which))
                     continue
                 chosen = rate or experiment.rates.get(arm.method, 0)
                 settings = replace(fits[_reads(arm)], method=arm.method, decoder=arm.decoder, rate=chosen)
@@ -228,7 +231,7 @@ def plan(
                     epochs = settings.epochs // (count if _reads(arm) == "images" else 1)
                     for seed in range(1 if quick or title in experiment.once else seeds):
                         fit_settings = replace(settings, epochs=epochs, seed=seed)
-                        found.append(Cell(name, organ, title, count, seed, split, fit_settings, model.sha256))
+                        found.append(Cell(name, organ, title, count, seed, split, fit_settings, *which))
     order = list(ARMS)  # An arm counts when every organ of it was run: one arm after the other.
 
     def worth(cell: Cell) -> tuple[bool, int, int, int]:

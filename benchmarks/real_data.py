@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -63,6 +64,14 @@ def cases(domain: Domain, split: str) -> list[Case]:
         Case(path, folder / "labels" / path.name, domain.values[0], path.name.split(".")[0])
         for path in _files(domain, split)
     ]
+
+
+def sha256_of_set(domain: Domain) -> str:
+    """Of the names and sizes of a set's volumes and labels: other patients, or other labels, are another set."""
+    folder = ROOT / domain.folder
+    files = sorted(folder.rglob("*.nii.gz"))
+    said = [f"{path.relative_to(folder).as_posix()} {path.stat().st_size}" for path in files]
+    return hashlib.sha256("\n".join(said).encode()).hexdigest()
 
 
 def _files(domain: Domain, split: str) -> list[Path]:

@@ -65,7 +65,7 @@ def trial(
     def make(arm: str, organ: str = "pancreas", shots: int = 1, seed: int = 0, experiment: str = "novel") -> Any:
         method = ARMS[arm].method
         settings = OrganSettings(method, ARMS[arm].decoder, epochs=2, crop=16, seed=seed) if method else None
-        cell = Cell(experiment, organ, arm, shots, seed, "test", settings, model.sha256)
+        cell = Cell(experiment, organ, arm, shots, seed, "test", settings, model.sha256, "0" * 64)
         return run(cell, Source("tiny", None, tmp_path / "readings"))
 
     return make
@@ -112,14 +112,23 @@ def test_the_plan_can_be_narrowed(model: OrganModel) -> None:
         {"shots": 3},
         {"split": "validation"},
         {"model_sha256": "1" * 64},
+        {"set_sha256": "1" * 64},
         {"version": 2},
         {"settings": None},
     ],
 )
 def test_another_cell_lies_elsewhere(changed: dict[str, Any]) -> None:
-    cell = Cell("novel", "pancreas", "full", 1, 0, "test", OrganSettings("full"), "0" * 64, version=1)
+    cell = Cell("novel", "pancreas", "full", 1, 0, "test", OrganSettings("full"), "0" * 64, "0" * 64, version=1)
     assert replace(cell).file(Path()) == cell.file(Path())
     assert replace(cell, **changed).file(Path()) != cell.file(Path())
+
+
+def test_of_other_patients_everything_is_run_again(patients: Path, model: OrganModel) -> None:
+    cells = plan(model, only="novel panc")
+    assert plan(model, only="novel panc") == cells
+    (patients / "btcv_ct" / "images" / "p9.nii.gz").rename(patients / "btcv_ct" / "images" / "q9.nii.gz")
+    others = plan(model, only="novel panc")
+    assert not {cell.file(Path()) for cell in cells} & {cell.file(Path()) for cell in others}
 
 
 def test_a_run_says_who_was_learned_from_and_what_came_out(trial: Callable[..., dict[str, Any]]) -> None:
@@ -164,7 +173,7 @@ def test_where_a_method_does_not_apply_the_reason_is_kept(trial: Callable[..., d
 def test_readings_are_there_before_a_run(
     patients: Path, model: OrganModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trial: Callable[..., Any]
 ) -> None:
-    cell = Cell("novel", "pancreas", "spatial", 1, 0, "test", OrganSettings("spatial"), model.sha256)
+    cell = Cell("novel", "pancreas", "spatial", 1, 0, "test", OrganSettings("spatial"), model.sha256, "0" * 64)
     read_all(cell, Source("tiny", None, tmp_path / "readings"))
     assert len(list((tmp_path / "readings").iterdir())) == 3 * (6 + 2)
     monkeypatch.setattr("fseft.readings.read", None)
@@ -173,7 +182,7 @@ def test_readings_are_there_before_a_run(
 
 
 def _cells(count: int) -> list[Cell]:
-    return [Cell("novel", "pancreas", "full", 1, seed, "test", None, "0" * 64) for seed in range(count)]
+    return [Cell("novel", "pancreas", "full", 1, seed, "test", None, "0" * 64, "0" * 64) for seed in range(count)]
 
 
 def test_what_is_not_begun_in_time_is_left_and_what_failed_leaves_no_file(tmp_path: Path) -> None:
