@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from baps.adaptation.splitting import patient_hash
+from baps.adaptation.splitting import patient_hash, split_patients
 from baps.errors import BapsError, InputError
-from fseft.adaptation import OrganSettings
+from fseft.adaptation import OrganSettings, plan_organ_adaptation
 from fseft.publishing import adapt_and_publish_organ
 from fseft.segmenting import OrganSegmenter
 from fseft.volumes import LabelledVolume
@@ -34,7 +34,7 @@ def test_a_candidate_that_is_better_is_served(segmenter: OrganSegmenter, new_lab
     assert (said["version"], said["status"]) == ("v0001", "published"), said["reason"]
     assert said["after"] > 0.5 > said["before"]
     assert segmenter.served("heart") == "v0001"
-    assert set(json.loads(memory.read_text())) == {patient_hash(patient) for patient in given}
+    assert not memory.exists(), "of few nobody has a role, see the next test"
     assert told[-1][:2] == (4 * 15, 4 * 15)  # three that leave one out, and one of all
     assert not segmenter.store.unfinished("heart").exists()
     record = segmenter.store.record("heart", "v0001")
@@ -42,6 +42,22 @@ def test_a_candidate_that_is_better_is_served(segmenter: OrganSegmenter, new_lab
 
     again = adapt_and_publish_organ(segmenter, "heart", given, QUICK, memory)
     assert (again["version"], "Nothing has changed" in again["reason"]) == ("v0001", True)
+
+
+def test_roles_are_shared_with_the_other_method_once_patients_are_not_few(
+    segmenter: OrganSegmenter, new_labelled: New, tmp_path: Path
+) -> None:
+    memory = tmp_path / "split.json"
+    given = volumes(new_labelled, 6)
+    few = plan_organ_adaptation(segmenter.model, "heart", given, QUICK, memory)
+    assert (len(few.split.training), few.split.held_back) == (6, ())
+    held_back = split_patients(given, memory).held_back  # The other method has slices of them, several each.
+    assert len(held_back) == 1
+    more = {patient: [volume, volume] for patient, volume in zip(given, map(new_labelled, range(6)), strict=True)}
+    assert plan_organ_adaptation(segmenter.model, "heart", more, QUICK, memory).split.held_back == held_back
+    other = tmp_path / "other.json"
+    plan_organ_adaptation(segmenter.model, "heart", more, QUICK, other)
+    assert set(json.loads(other.read_text())) == {patient_hash(patient) for patient in given}
 
 
 def test_one_volume_trains_and_stays_unverified(segmenter: OrganSegmenter, new_labelled: New) -> None:

@@ -144,9 +144,11 @@ def plan_organ_adaptation(
     if reason := why_not(settings.method, model.network):
         raise InputError(reason)
     most_few = most_few_of(volumes)
-    # Of few patients everybody judges, also whom the served adapter knows: no fit begins from it.
-    known = served.trained_on if served and len(volumes) > most_few else frozenset[str]()
-    split = split_patients(volumes, split_memory, known, most_few)
+    few = len(volumes) <= most_few
+    # Of few patients everybody judges, also whom the served adapter knows: no fit begins from it. So nobody has a role
+    # to keep, and for ``baps``, to which as many may not be few, none is taken.
+    known = frozenset[str]() if few or not served else served.trained_on
+    split = split_patients(volumes, None if few else split_memory, known, most_few)
     content = hashlib.sha256()
     for patient in sorted(volumes):
         content.update(patient_hash(patient).encode())

@@ -71,6 +71,7 @@ def test_a_candidate_that_does_not_help_is_put_aside(run: Run, tmp_path: Path) -
     (tmp_path / "spleen").write_text("an older one")
     said = run("adapt", "--organ", "spleen", "--epochs", "1", "--rate", "1e-9", "--out", str(tmp_path / "spleen"))
     assert "Not better: the candidate is" in said
+    assert "is still the earlier one" in said
     assert (tmp_path / "spleen.refused").stat().st_size > 0
     assert (tmp_path / "spleen").read_text() == "an older one"
 

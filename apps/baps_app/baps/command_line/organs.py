@@ -54,7 +54,8 @@ def adapt(
     """Adapt an organ model to labelled volumes, and check the adapter on patients that it was not trained on.
 
     FILE holds the adapter if it is better than the model as it is, or if only one patient was given and nobody could
-    tell; else it is FILE.refused. If it is broken off, the same command goes on from FILE.unfinished.
+    tell; else it is FILE.refused, and FILE is not written. If it is broken off, the same command goes on from
+    FILE.unfinished.
     """
     import shutil
 
@@ -103,7 +104,8 @@ def adapt(
     write_adapter(candidate if refused else out, result.adapter, record)
     shutil.rmtree(unfinished, ignore_errors=True)
     if refused:
-        console.print(f"{result.check.sentence()} Not better: the candidate is {candidate}.", style="yellow")
+        kept = f"{out} is still the earlier one" if out.exists() else f"there is no {out}"
+        console.print(f"{result.check.sentence()} Not better: the candidate is {candidate}; {kept}.", style="yellow")
     elif result.check.verdict is None:
         console.print(f"{result.check.sentence()} The adapter is {out}. It may help or harm.", style="yellow")
     else:

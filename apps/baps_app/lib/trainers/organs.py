@@ -44,7 +44,7 @@ class OrgansTrainer(SiteTrainer["OrganSettings"]):
         patients: Path | None,
     ) -> None:
         description = "Adapts the organ model, which needs no click, to the saved labels of this site"
-        super().__init__(description, labels, patients, folder, ("method", "decoder", "epochs", "seed"))
+        super().__init__(description, labels, patients, folder, ("method", "decoder", "epochs", "rate", "seed"))
         self._segmenter, self._site = segmenter, site
 
     def config(self) -> dict[str, Any]:
@@ -53,6 +53,7 @@ class OrgansTrainer(SiteTrainer["OrganSettings"]):
             "method": list(METHOD_NAMES),
             "decoder": False,
             "epochs": MOST_EPOCHS,
+            "rate": 0.0,
             "seed": 0,
         }
 
