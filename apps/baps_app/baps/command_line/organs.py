@@ -104,8 +104,8 @@ def adapt(
     write_adapter(candidate if refused else out, result.adapter, record)
     shutil.rmtree(unfinished, ignore_errors=True)
     if refused:
-        kept = f"{out} is still the earlier one" if out.exists() else f"there is no {out}"
-        console.print(f"{result.check.sentence()} Not better: the candidate is {candidate}; {kept}.", style="yellow")
+        now = f"{out} is still the earlier one" if out.exists() else f"there is no {out}"
+        console.print(f"{result.check.sentence()} Not better: the candidate is {candidate}; {now}.", style="yellow")
     elif result.check.verdict is None:
         console.print(f"{result.check.sentence()} The adapter is {out}. It may help or harm.", style="yellow")
     else:
