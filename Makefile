@@ -41,7 +41,7 @@ demo: .venv/installed
 	@$(PY) demo/run.py --seed $(SEED)
 
 test: .venv/installed
-	@echo "==> Running the tests (some 26 minutes on two CPU cores)"
+	@echo "==> Running the tests (half an hour to an hour on two CPU cores)"
 	@$(PY) -m pytest
 
 serve: .venv/installed
