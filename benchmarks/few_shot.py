@@ -123,7 +123,7 @@ def main(
     console.print(f"{len(todo)} of {len(wanted)} runs to go, {workers} at once.")
     source = Source(model, weights, runs / "readings")
     for cell in {cell.domain.folder: cell for cell in todo}.values():
-        alone(read_all, cell, source)
+        alone(read_all, cell, source, workers)
     run_all(todo, runs, workers, minutes, lambda cell: alone(partial(run, source=source), cell))
     done = [json.loads(cell.file(runs).read_text()) for cell in wanted if cell.file(runs).exists()]
     summary = summarise(done)

@@ -269,9 +269,9 @@ class Source:
         return load_organ_model(self.model, self.weights), Readings(self.readings)
 
 
-def read_all(cell: Cell, source: Source) -> None:
+def read_all(cell: Cell, source: Source, threads: int) -> None:
     """Keep what the frozen model says of a cell's volumes, so that no run has to ask it, nor is measured doing so."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     model, readings = source.load()
     for case in [*cases(cell.domain, "train"), *cases(cell.domain, cell.split)]:
         image = _image(model, case)

@@ -174,7 +174,7 @@ def test_readings_are_there_before_a_run(
     patients: Path, model: OrganModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trial: Callable[..., Any]
 ) -> None:
     cell = Cell("novel", "pancreas", "spatial", 1, 0, "test", OrganSettings("spatial"), model.sha256, "0" * 64)
-    read_all(cell, Source("tiny", None, tmp_path / "readings"))
+    read_all(cell, Source("tiny", None, tmp_path / "readings"), 1)
     assert len(list((tmp_path / "readings").iterdir())) == 3 * (6 + 2)
     monkeypatch.setattr("fseft.readings.read", None)
     assert trial("spatial")["scores"]
