@@ -90,11 +90,11 @@ def _dicom(folder: Path) -> Path:
 
 
 def _dicom_series(folder: Path) -> Path:
-    """Slices that are small each, of many frames together."""
+    """Slices that are small enough each, and together are not."""
     (folder / "bomb").mkdir()
     for number in range(3):
         image = pydicom.dcmread(ROOT / "sample-data" / "dicom" / "ct_01" / f"00{number + 1}.dcm")
-        image.NumberOfFrames = 200
+        image.Rows = image.Columns = 4000
         image.save_as(folder / "bomb" / f"{number}.dcm")
     return folder / "bomb"
 
@@ -119,11 +119,27 @@ def test_a_labelmap_that_hides_how_large_it_is_is_not_unpacked(tmp_path: Path) -
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
 
 
-def test_a_deflated_dicom_is_not_opened(tmp_path: Path) -> None:
+def test_a_deflated_dicom_is_not_inflated_beyond_what_is_allowed(tmp_path: Path) -> None:
     image = pydicom.dcmread(ROOT / "sample-data" / "dicom" / "ct_01" / "001.dcm")
     image.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
     image.save_as(tmp_path / "a.dcm")
-    with pytest.raises(InputError, match="another transfer syntax"):
+    assert read_volume(tmp_path / "a.dcm").shape == (128, 128, 1)
+    image.add_new(0x00091002, "OB", bytes(1 << 30))
+    image.save_as(tmp_path / "bomb.dcm")
+    del image
+    assert (tmp_path / "bomb.dcm").stat().st_size < 4 << 20
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError, match="MB are allowed"):
+        read_volume(tmp_path / "bomb.dcm")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # Kilobytes.
+
+
+def test_an_object_of_many_frames_says_how_many_are_too_many(tmp_path: Path) -> None:
+    image = pydicom.dcmread(ROOT / "sample-data" / "dicom" / "ct_01" / "001.dcm")
+    image.Rows = image.Columns = 1
+    image.NumberOfFrames = 30_000_000
+    image.save_as(tmp_path / "a.dcm")
+    with pytest.raises(InputError, match="30000000 frames .NumberOfFrames."):
         read_volume(tmp_path / "a.dcm")
 
 

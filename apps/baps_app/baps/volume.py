@@ -19,10 +19,12 @@ class Volume:
         voxels: (I, J, K) grey values of any numeric type, or (I, J, K, 3) uint8 colour (red, green, blue); in the order
             of the file, as the viewers index it.
         affine: (4, 4), voxel index to patient position, mm, RAS.
+        notes: sentences on what the file does not say, or what was changed to show it.
     """
 
     voxels: NDArray[np.generic]
     affine: NDArray[np.float64]
+    notes: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:
