@@ -137,7 +137,7 @@ def test_every_voxel_lies_where_its_header_says(
     positions = _positions(volume)
     write_nifti(folder / "shown.nii.gz", volume)
     shown = SimpleITK.ReadImage(str(folder / "shown.nii.gz"))  # It opens no other grid than one of boxes.
-    for number, file in enumerate(files):
+    for file in files:
         header = pydicom.dcmread(file)
         row, column = np.reshape(np.array(header.ImageOrientationPatient, float), (2, 3))
         between_rows, between_columns = (float(value) for value in header.PixelSpacing)

@@ -20,7 +20,7 @@ from ..errors import InputError
 from ..size import check_size
 from ..volume import Volume
 from .dicom_frames import HEADER, Frame, frames_of
-from .dicom_pixels import broken, decode, is_dicom, read_dataset
+from .dicom_pixels import broken, decode, read_dataset
 from .dicom_stacks import Stack, list_volumes, split_volumes, stack_frames
 
 DICOM_SUFFIX = ".dcm"
@@ -38,8 +38,8 @@ class SeveralVolumesError(InputError):
 
     def __init__(self, name: str, titles: Sequence[str]) -> None:
         super().__init__(
-            f"{name} holds {len(titles)} volumes ({list_volumes(titles)}); an image is one. Choose one of them, or write "
-            "each into a file of its own: baps convert."
+            f"{name} holds {len(titles)} volumes ({list_volumes(titles)}); an image is one. Choose one of them, or "
+            "write each into a file of its own: baps convert."
         )
         self.titles = tuple(titles)
 

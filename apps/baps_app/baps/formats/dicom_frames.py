@@ -214,6 +214,7 @@ def _frame(
     header: Dataset, shared: Dataset, group: Dataset | None, file: str, source: int, index: int, count: int
 ) -> Frame:
     name = file if count == 1 else f"frame {index + 1} of {file}"
+    channels, itemsize = _whole(header, "SamplesPerPixel", file, 1), -(-_whole(header, "BitsAllocated", file, 16) // 8)
     where: tuple[Dataset, ...] = (header,)
     if group is not None:
         where = (*_groups(group), *_groups(shared), header)
@@ -241,8 +242,8 @@ def _frame(
         series=str(header.get("SeriesInstanceUID", "")),
         number=_whole(header, "InstanceNumber", file, 0, strict=False),
         size=(int(header.Columns), int(header.Rows)),
-        channels=_whole(header, "SamplesPerPixel", file, 1),
-        itemsize=-(-_whole(header, "BitsAllocated", file, 16) // 8),
+        channels=channels,
+        itemsize=itemsize,
         position=position,
         orientation=orientation,
         spacing=spacing,

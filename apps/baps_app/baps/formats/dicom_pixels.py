@@ -285,8 +285,8 @@ def _by_numpy(dataset: Dataset, name: str) -> NDArray[np.generic]:
 
 def _undecodable(name: str, syntax: str) -> InputError:
     return InputError(
-        f"The pixels of {name} cannot be decoded; its transfer syntax is {syntax_name(syntax)}. Either this kind is not "
-        "supported or the file is damaged. Export it again, uncompressed."
+        f"The pixels of {name} cannot be decoded; its transfer syntax is {syntax_name(syntax)}. Either this kind is "
+        "not supported or the file is damaged. Export it again, uncompressed."
     )
 
 

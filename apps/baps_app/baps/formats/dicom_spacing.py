@@ -68,8 +68,8 @@ def _pair(where: Sequence[Dataset], keyword: str, name: str) -> tuple[float, flo
         if found is not None:
             if (found <= 0).any():
                 raise InputError(
-                    f"The {keyword} of {name} is {found[0]:g}\\{found[1]:g}; numbers above 0 must stand there. Export it "
-                    "again."
+                    f"The {keyword} of {name} is {found[0]:g}\\{found[1]:g}; numbers above 0 must stand there. Export "
+                    "it again."
                 )
             return float(found[1]), float(found[0])
     return None
@@ -91,7 +91,7 @@ def _ultrasound(where: Sequence[Dataset]) -> tuple[float, float] | None:
             units = region.get("PhysicalUnitsXDirection"), region.get("PhysicalUnitsYDirection")
             if region.get("RegionSpatialFormat") != _TISSUE or units != (_CENTIMETRES, _CENTIMETRES):
                 continue
-            step = 10 * np.abs([float(region.get("PhysicalDeltaX") or 0), float(region.get("PhysicalDeltaY") or 0)])
+            step = 10 * np.array([abs(float(region.get(f"PhysicalDelta{axis}") or 0)) for axis in "XY"], np.float64)
             corners = [
                 int(region.get(f"RegionLocation{corner}") or 0) for corner in ("MinX0", "MaxX1", "MinY0", "MaxY1")
             ]

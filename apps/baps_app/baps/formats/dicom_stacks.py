@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset
 
 from ..errors import InputError
-from .dicom_frames import DISTINCTIONS, Frame
+from ..volume import Volume
+from .dicom_frames import DISTINCTIONS, Frame, frames_of
 
 LPS_TO_RAS = np.diag([-1.0, -1, 1, 1])
 
@@ -110,9 +113,9 @@ def _groups_by_grid(frames: Sequence[Frame]) -> list[list[Frame]]:
 def _same_grid(one: Frame, other: Frame) -> bool:
     if one.size != other.size or one.channels != other.channels or one.stack != other.stack:
         return False
-    if one.orientation is not None and other.orientation is not None:
-        if not np.allclose(one.orientation, other.orientation, rtol=0, atol=1e-3):
-            return False
+    placed = one.orientation is not None and other.orientation is not None
+    if placed and not np.allclose(one.orientation, other.orientation, rtol=0, atol=1e-3):  # type: ignore[arg-type]
+        return False
     if one.spacing is None or other.spacing is None:
         return one.spacing is other.spacing
     return bool(np.allclose(one.spacing, other.spacing, rtol=1e-3))
@@ -283,6 +286,38 @@ def _straighten(
         notes.append("The header does not say how large a pixel is; 1 mm is taken.")
     shape = (int(size[0]), int(size[1]), len(frames))
     return Stack(tuple(frames), LPS_TO_RAS @ affine, shape, offsets, tuple(notes))
+
+
+def find_stack(headers: Sequence[Dataset], image: Volume, number: int | None = None) -> Stack:
+    """Find the frames that a volume was read from.
+
+    Args:
+        headers: of the objects of its series, without pixels, in any order.
+        image: the volume.
+        number: of the volume, from 1, where the series holds several; None to go by where it lies.
+
+    Raises:
+        InputError: if the series holds no such volume, or does not say where its frames lie.
+    """
+    frames = [
+        frame for source, header in enumerate(headers) for frame in frames_of(header, _object_name(header), source)
+    ]
+    if not frames or any(frame.position is None or frame.orientation is None for frame in frames):
+        raise InputError("The images of the series do not say where they lie: no DICOM segmentation fits.")
+    volumes = list(split_volumes("The series", frames).values())
+    for volume in volumes if number is None else volumes[number - 1 : number]:
+        with suppress(InputError):
+            stack = stack_frames("The series", volume)
+            if image.same_geometry(Volume(np.empty(stack.shape, bool), stack.affine)):
+                return stack
+    raise InputError(
+        f"The series has {len(frames)} slices that make {len(volumes)} volumes, none of which lies where the image "
+        f"does ({image.shape[2]} slices). Fetch the series again."
+    )
+
+
+def _object_name(header: Dataset) -> str:
+    return f"image {header.get('InstanceNumber') or ''}".strip()
 
 
 def round_half_up(values: NDArray[np.float64]) -> NDArray[np.intp]:
