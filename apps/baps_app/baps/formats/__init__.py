@@ -1,6 +1,6 @@
 """Images and labels on disk: NIfTI, NRRD, DICOM, and pictures (PNG, JPEG, TIFF, NPZ)."""
 
-from .dicom import is_dicom_folder, read_patient
+from .dicom import SeveralVolumesError, is_dicom_folder, read_dicom, read_patient, read_stack, read_volumes
 from .listing import images_folder, list_images
 from .nifti import write_nifti
 from .nrrd import write_nrrd
@@ -8,13 +8,17 @@ from .reading import IMAGE_SUFFIXES, file_stem, read_labels, read_volume
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "SeveralVolumesError",
     "file_stem",
     "images_folder",
     "is_dicom_folder",
     "list_images",
+    "read_dicom",
     "read_labels",
     "read_patient",
+    "read_stack",
     "read_volume",
+    "read_volumes",
     "write_nifti",
     "write_nrrd",
 ]
