@@ -92,12 +92,12 @@ def is_dicom(path: Path) -> bool:
 
 def _starts_with_attribute(start: bytes) -> bool:
     """Whether bytes begin as a data set without preamble does: with an attribute of group 2 or 8."""
-    if len(start) < 16:
-        return False
-    group, element = int.from_bytes(start[:2], "little"), int.from_bytes(start[2:4], "little")
-    known = group in (0x0002, 0x0008) and dictionary_has_tag(group << 16 | element)
-    explicit = known and start[4:6] == dictionary_VR(group << 16 | element).encode()
-    return explicit or (known and int.from_bytes(start[4:8], "little") < 256)
+    for order in ("little", "big"):
+        tag = int.from_bytes(start[:2], order) << 16 | int.from_bytes(start[2:4], order)  # type: ignore[arg-type]
+        if len(start) >= 16 and tag >> 16 in (0x0002, 0x0008) and dictionary_has_tag(tag):
+            implicit = order == "little" and int.from_bytes(start[4:8], "little") < 256
+            return implicit or start[4:6] == dictionary_VR(tag).encode()
+    return False
 
 
 def read_dataset(path: Path, pixels: bool = False, tags: tuple[str, ...] | None = None) -> FileDataset:
@@ -236,12 +236,13 @@ def _by_itk(dataset: Dataset, syntax: str, name: str) -> NDArray[np.generic]:
     native = syntax in _UNCOMPRESSED
     if int(pixels.BitsAllocated) in (1, 64):  # SimpleITK reads neither.
         return _by_numpy(dataset, name)
-    pixels["PixelData"].VR = "OW" if native and int(pixels.BitsAllocated) > 8 else "OB"
+    big = native and syntax == ExplicitVRBigEndian
+    # Of big-endian pixels it says whether bytes are swapped.
+    pixels["PixelData"].VR = dataset["PixelData"].VR if big else "OW" if native and pixels.BitsAllocated > 8 else "OB"
     pixels["PixelData"].is_undefined_length = not native
     pixels.SOPClassUID = _SECONDARY_CAPTURE
     pixels.SOPInstanceUID = generate_uid()
     pixels.file_meta = FileMetaDataset()
-    big = native and syntax == ExplicitVRBigEndian
     pixels.file_meta.TransferSyntaxUID = UID(syntax) if big or not native else ExplicitVRLittleEndian
     pixels.file_meta.MediaStorageSOPClassUID = _SECONDARY_CAPTURE
     pixels.file_meta.MediaStorageSOPInstanceUID = pixels.SOPInstanceUID

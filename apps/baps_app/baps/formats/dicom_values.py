@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableSequence
 from typing import Any
 
 import numpy as np
@@ -46,10 +47,12 @@ def raw_text(dataset: Dataset, keyword: str) -> str:
     """What stands in an attribute that cannot be converted."""
     raw: Any = dataset.get_item(keyword)
     value = getattr(raw, "value", "")
-    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
+    return "\\".join(map(str, value)) if isinstance(value, MutableSequence) else str(value)
 
 
 def shown(value: Any) -> str:
     """The value of an attribute for a message, shortened."""
     text = "\\".join(f"{one:g}" if isinstance(one, float) else str(one) for one in np.ravel(np.asarray(value, object)))
-    return repr(text[:60])
+    return f"'{text[:60]}'"
