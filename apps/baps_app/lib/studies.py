@@ -18,10 +18,10 @@ from baps.formats import (
     file_stem,
     images_folder,
     list_images,
+    opens_in_viewers,
     read_labels,
     read_patient,
 )
-from baps.formats.dicom import DICOM_SUFFIX
 from baps.volume import Volume
 from lib.conversions import FOLDER as CONVERTED
 from lib.conversions import Conversions, several_images, volume_id
@@ -93,7 +93,7 @@ class StudiesDatastore(WholeList, LocalDatastore):
         if not uri:
             return uri
         source, number = self._source(image_id)
-        if number is None and not source.is_dir() and source.suffix.lower() != DICOM_SUFFIX:
+        if number is None and opens_in_viewers(source):
             return uri
         try:
             return str(self._conversions.convert(source, image_id, number))

@@ -1,10 +1,11 @@
-"""Images and labels on disk: NIfTI, NRRD, DICOM, and pictures (PNG, JPEG, TIFF, NPZ)."""
+"""Images and labels on disk: NIfTI, NRRD, MetaImage, DICOM, and pictures (PNG, JPEG, TIFF, NPZ)."""
 
 from .dicom import SeveralVolumesError, is_dicom_folder, read_dicom, read_patient, read_stack, read_volumes
 from .listing import images_folder, list_images
 from .nifti import write_nifti
 from .nrrd import write_nrrd
 from .reading import IMAGE_SUFFIXES, file_stem, read_labels, read_volume
+from .viewers import opens_in_viewers
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -13,6 +14,7 @@ __all__ = [
     "images_folder",
     "is_dicom_folder",
     "list_images",
+    "opens_in_viewers",
     "read_dicom",
     "read_labels",
     "read_patient",
