@@ -14,6 +14,9 @@ from baps.replacing import replacing
 FOLDER = ".converted"
 _INDEX = "volumes.json"
 
+_VERSION = "2"
+"""Of where voxels are put: what another version converted is converted again."""
+
 
 class Conversions:
     """Converts images when they are first asked for, and again when they have changed.
@@ -28,6 +31,7 @@ class Conversions:
         self._folder = folder
         self._index: dict[str, tuple[int, list[str]]] = {}
         self._stamp = 0
+        self._prepared = False
         self._changing = threading.Lock()
 
     def titles(self, source: Path) -> list[str]:
@@ -54,9 +58,9 @@ class Conversions:
         """
         target = self._folder / f"{image_id}.nii.gz"
         try:
+            self._prepare()
             if target.exists() and target.stat().st_mtime_ns > _newest(source):
                 return target
-            self._folder.mkdir(exist_ok=True)
             try:
                 write_nifti(target, read_volume(source) if number is None else read_dicom(source, number))
             except SeveralVolumesError as error:
@@ -68,6 +72,20 @@ class Conversions:
                 f"{FOLDER} in the folder of the studies."
             ) from error
         return target
+
+    def _prepare(self) -> None:
+        """Make the folder, and empty it of what another version converted."""
+        if self._prepared:
+            return
+        with self._changing:
+            self._folder.mkdir(exist_ok=True)
+            version = self._folder / "version"
+            if not version.exists() or version.read_text() != _VERSION:
+                for old in self._folder.glob("*.nii.gz"):
+                    old.unlink(missing_ok=True)
+                with replacing(version, ".txt") as partial:
+                    partial.write_text(_VERSION)
+            self._prepared = True
 
     def _note(self, source: Path, titles: Sequence[str]) -> None:
         with self._changing:

@@ -1,14 +1,16 @@
 """Images and labels on disk: NIfTI, NRRD, MetaImage, DICOM, and pictures (PNG, JPEG, TIFF, NPZ)."""
 
 from .dicom import SeveralVolumesError, is_dicom_folder, read_dicom, read_patient, read_stack, read_volumes
+from .dicom_stacks import STRAIGHTENED
 from .listing import images_folder, list_images
-from .nifti import write_nifti
+from .nifti import read_nifti_notes, write_nifti
 from .nrrd import write_nrrd
 from .reading import IMAGE_SUFFIXES, file_stem, read_labels, read_volume
 from .viewers import opens_in_viewers
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "STRAIGHTENED",
     "SeveralVolumesError",
     "file_stem",
     "images_folder",
@@ -17,6 +19,7 @@ __all__ = [
     "opens_in_viewers",
     "read_dicom",
     "read_labels",
+    "read_nifti_notes",
     "read_patient",
     "read_stack",
     "read_volume",

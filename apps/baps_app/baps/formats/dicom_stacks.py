@@ -23,6 +23,12 @@ from .dicom_frames import DISTINCTIONS, Frame, frames_of
 
 LPS_TO_RAS = np.diag([-1.0, -1, 1, 1])
 
+STRAIGHTENED = (
+    "The slices are shifted against each other (a tilted gantry); they are shown straightened, each moved by whole "
+    "pixels to where it lies."
+)
+"""The note of a stack that was straightened: its slices have other pixels than those of the files."""
+
 _SAME_PLANE = 0.01
 """Frames nearer to each other than this along their normal lie in the same plane, mm."""
 
@@ -278,10 +284,7 @@ def _straighten(
     affine[:3, 3] = positions[0] + (start * spacing) @ axes[:2]
     notes = [first.spacing_note] if first.spacing_note else []
     if offsets.any():
-        notes.append(
-            "The slices are shifted against each other (a tilted gantry); they are shown straightened, each moved by "
-            "whole pixels to where it lies."
-        )
+        notes.append(STRAIGHTENED)
     if first.spacing is None:
         notes.append("The header does not say how large a pixel is; 1 mm is taken.")
     shape = (int(size[0]), int(size[1]), len(frames))

@@ -71,8 +71,12 @@ def read_nifti(path: Path) -> Volume:
     return Volume(three_dimensional(voxels, path.name), affine, notes)
 
 
+def read_nifti_notes(path: Path) -> tuple[str, ...]:
+    """Read the notes of a volume that ``write_nifti`` wrote, and no voxels; none of another file."""
+    return _read_notes(nibabel.load(path)) if path.name.lower().endswith((".nii", ".nii.gz")) else ()
+
+
 def _read_notes(image: nibabel.Nifti1Pair) -> tuple[str, ...]:
-    """The notes of a volume that ``write_nifti`` wrote."""
     for extension in image.header.extensions:
         content = extension.get_content()
         if extension.get_code() == _COMMENT and isinstance(content, bytes) and content.startswith(_NOTES):
