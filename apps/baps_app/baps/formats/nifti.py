@@ -123,8 +123,8 @@ def _affine(path: Path, image: nibabel.Nifti1Pair) -> NDArray[np.float64]:
     affine = _affine_by_itk(header)
     if affine is None:
         raise InputError(
-            f"{path.name} has no geometry that viewers can show: its sform (code {codes['sform']}) is sheared or flat, "
-            f"and its qform (code {codes['qform']}) says nothing else. Resample it to a grid of right angles."
+            f"{path.name} has no geometry that viewers can show: its sform (code {codes['sform']}) is sheared, flat or "
+            f"not finite, and its qform (code {codes['qform']}) says nothing else. Resample it to a grid of right angles."
         )
     return affine
 
