@@ -16,6 +16,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+import tifffile
 
 from baps.errors import InputError
 from baps.formats import read_labels, read_volume
@@ -55,6 +56,31 @@ def _nrrd(folder: Path, sizes: str, zeros: int) -> Path:
         for _ in range(zeros >> 20):
             file.write(packer.compress(bytes(1 << 20)))
         file.write(packer.flush())
+    return path
+
+
+def _pair(folder: Path) -> Path:
+    """NIfTI in two files."""
+    _nifti(folder)
+    header = bytearray(gzip.decompress((folder / "bomb.nii.gz").read_bytes())[:348])
+    header[344:348] = b"ni1\0"
+    (folder / "bomb.hdr").write_bytes(header)
+    (folder / "bomb.img").write_bytes(bytes(1 << 20))
+    return folder / "bomb.hdr"
+
+
+def _metaimage(folder: Path, sizes: str = "4096 4096 512", zeros: int = 1 << 20) -> Path:
+    packer = zlib.compressobj(9)
+    packed = b"".join(packer.compress(bytes(1 << 20)) for _ in range(zeros >> 20)) + packer.flush()
+    header = f"NDims = 3\nCompressedData = True\nDimSize = {sizes}\nElementType = MET_UCHAR\nElementDataFile = LOCAL\n"
+    path = folder / "bomb.mha"
+    path.write_bytes(header.encode() + packed)
+    return path
+
+
+def _tiff(folder: Path) -> Path:
+    path = folder / "bomb.tif"
+    tifffile.imwrite(path, np.zeros((5000, 5000), np.uint8), compression="zlib")
     return path
 
 
@@ -99,10 +125,13 @@ def _dicom_series(folder: Path) -> Path:
     return folder / "bomb"
 
 
-BOMBS = [_nifti, lambda folder: _nrrd(folder, "4096 4096 512", 1 << 20), _png, _npz, _dicom, _dicom_series]
+BOMBS = {
+    "nifti": _nifti, "pair": _pair, "nrrd": lambda folder: _nrrd(folder, "4096 4096 512", 1 << 20),
+    "metaimage": _metaimage, "png": _png, "tiff": _tiff, "npz": _npz, "dicom": _dicom, "series": _dicom_series,
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("make", BOMBS, ids=["nifti", "nrrd", "png", "npz", "dicom", "series"])
+@pytest.mark.parametrize("make", BOMBS.values(), ids=BOMBS.keys())
 def test_what_says_that_it_is_too_large_is_refused(tmp_path: Path, make: Callable[[Path], Path]) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(InputError, match="MB are allowed"):
@@ -116,6 +145,15 @@ def test_a_labelmap_that_hides_how_large_it_is_is_not_unpacked(tmp_path: Path) -
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(InputError, match="more than its header says"):
         read_labels(path, Volume(np.zeros((16, 16, 4), np.int16), np.diag([-1.0, -1, 1, 1])))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+
+
+def test_a_metaimage_that_hides_how_large_it_is_is_not_unpacked(tmp_path: Path) -> None:
+    path = _metaimage(tmp_path, "16 16 4", 2 << 30)
+    assert path.stat().st_size < 4 << 20
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError, match="more voxels than its header says"):
+        read_volume(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
 
 

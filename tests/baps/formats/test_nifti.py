@@ -155,7 +155,7 @@ def test_two_dimensions_without_a_thickness_are_1_mm_thick(tmp_path: Path, thick
         nibabel.save(image, tmp_path / name)
     expected = np.diag([-0.5, -0.6, thickness or 1, 1])
     np.testing.assert_allclose(read_volume(tmp_path / "a.nii").affine, expected, atol=1e-6)
-    with pytest.raises(InputError, match=r"sform \(code 1\) is sheared or flat"):
+    with pytest.raises(InputError, match=r"sform \(code 1\) is sheared, flat or not finite"):
         read_volume(tmp_path / "b.nii")
 
 
@@ -220,7 +220,7 @@ def test_a_file_lies_where_itk_puts_it(
     try:
         seen = _seen_by_itk(path)
     except RuntimeError:
-        with pytest.raises(InputError, match=r"sform \(code \d\) is sheared or flat.* qform \(code 0\)"):
+        with pytest.raises(InputError, match=r"sform \(code \d\) is sheared, flat or not finite.* qform \(code 0\)"):
             read_volume(path)
         return
     volume = read_volume(path)
@@ -291,3 +291,36 @@ def test_the_case_of_two_geometries() -> None:
     seen, volume = _seen_by_itk(path), read_volume(path)
     np.testing.assert_allclose(volume.affine, seen.affine, atol=1e-6)
     np.testing.assert_array_equal(volume.voxels, seen.voxels)
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Pair, nibabel.Nifti2Pair])
+def test_a_pair_of_files(tmp_path: Path, kind: type[nibabel.Nifti1Pair], placed_volume: Volume) -> None:
+    nibabel.save(kind(placed_volume.voxels, placed_volume.affine), tmp_path / "a.hdr")
+    volume = read_volume(tmp_path / "a.hdr")
+    np.testing.assert_array_equal(volume.voxels, placed_volume.voxels)
+    np.testing.assert_allclose(volume.affine, placed_volume.affine, atol=1e-6)
+    if kind is nibabel.Nifti1Pair:
+        assert _seen_by_itk(tmp_path / "a.hdr").same_geometry(volume)
+    (tmp_path / "a.img").unlink()
+    with pytest.raises(InputError, match=r"^a\.hdr comes without a\.img, which holds its voxels"):
+        read_volume(tmp_path / "a.hdr")
+
+
+def test_analyze_does_not_say_which_side_is_left(tmp_path: Path) -> None:
+    nibabel.save(nibabel.Spm2AnalyzeImage(np.zeros((3, 4, 5), np.int16), np.eye(4)), tmp_path / "a.hdr")
+    with pytest.raises(InputError, match=r"^a\.hdr is an Analyze 7\.5 file, .* convert it to NIfTI"):
+        read_volume(tmp_path / "a.hdr")
+
+
+def test_nifti_2(tmp_path: Path, placed_volume: Volume) -> None:
+    nibabel.save(nibabel.Nifti2Image(placed_volume.voxels, placed_volume.affine), tmp_path / "a.nii.gz")
+    assert read_volume(tmp_path / "a.nii.gz").same_geometry(placed_volume)
+
+
+def test_a_geometry_that_is_not_finite(tmp_path: Path, placed_volume: Volume) -> None:
+    image = nibabel.Nifti1Image(placed_volume.voxels, placed_volume.affine)
+    content = bytearray(image.to_bytes())
+    content[292:296] = np.float32(np.nan).tobytes()  # The last number of srow_x.
+    (tmp_path / "a.nii").write_bytes(content)
+    with pytest.raises(InputError, match=r"^a\.nii has no geometry that viewers can show: .*not finite"):
+        read_volume(tmp_path / "a.nii")

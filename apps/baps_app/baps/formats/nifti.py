@@ -26,11 +26,11 @@ from .itk import affine_of, read_information
 _VECTORS = (1007, 2003)
 """Intent codes of a vector and of a colour at each voxel (NIFTI_INTENT_VECTOR, NIFTI_INTENT_RGB_VECTOR)."""
 
-_GEOMETRY = (
-    "xyzt_units", "pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y",
-    "qoffset_z", "srow_x", "srow_y", "srow_z",
-)  # fmt: skip
-"""The fields of a header that say where the voxels lie."""
+_GEOMETRY = {
+    "qform": ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+    "sform": ("srow_x", "srow_y", "srow_z"),
+}
+"""The fields of a header that say where the voxels lie, in two ways; each counts if its code is not 0."""
 
 _COMMENT = 6
 """The code of an extension that holds text (NIFTI_ECODE_COMMENT)."""
@@ -143,8 +143,9 @@ def _affine(path: Path, image: nibabel.Nifti1Pair) -> NDArray[np.float64]:
     affine = _affine_by_itk(header)
     if affine is None:
         raise InputError(
-            f"{path.name} has no geometry that viewers can show: its sform (code {codes['sform']}) is sheared or flat, "
-            f"and its qform (code {codes['qform']}) says nothing else. Resample it to a grid of right angles."
+            f"{path.name} has no geometry that viewers can show: its sform (code {codes['sform']}) is sheared, flat or "
+            f"not finite, and its qform (code {codes['qform']}) says nothing else. Resample it to a grid of right "
+            "angles."
         )
     return affine
 
@@ -155,10 +156,13 @@ def _affine_by_itk(header: nibabel.Nifti1Header) -> NDArray[np.float64] | None:
     bare.set_data_dtype(np.uint8)
     bare.set_data_shape((1, 1, 1))
     bare["magic"], bare["vox_offset"] = b"n+1", 352
+    forms = [form for form in _GEOMETRY if header[f"{form}_code"]]
+    fields = ["xyzt_units", "pixdim", *[f"{form}_code" for form in forms]]
+    fields += [field for form in forms for field in _GEOMETRY[form]]
     with np.errstate(all="ignore"):
-        for field in _GEOMETRY:
+        for field in fields:
             bare[field] = header[field]
-    if not all(np.isfinite(bare[field]).all() for field in _GEOMETRY):
+    if not all(np.isfinite(bare[field]).all() for field in fields):
         return None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "header.nii"

@@ -78,7 +78,9 @@ def read_tiff(path: Path) -> tuple[NDArray[Any], tuple[float, float, float]] | N
         if page.dtype is None or page.dtype.kind not in "biuf" or (pages > 1 and colour):
             raise InputError(_unread(path.name, page))
         check_size(path.name, series.shape, page.dtype.itemsize)
-        for part in filter(None, series.pages):  # Some decoders fill up what is missing.
+        for part in series.pages:  # Some decoders fill up what is missing.
+            if not isinstance(part, (tifffile.TiffPage, tifffile.TiffFrame)):
+                continue
             ends = map(sum, zip(part.dataoffsets, part.databytecounts, strict=True))
             if max(ends, default=0) > file.filehandle.size:
                 raise ValueError("it ends before its pixels do")
@@ -91,7 +93,7 @@ def read_tiff(path: Path) -> tuple[NDArray[Any], tuple[float, float, float]] | N
     return stack.astype(kind).T, spacing or (1.0, 1.0, 1.0)
 
 
-def _unread(name: str, page: tifffile.TiffPage | tifffile.TiffFrame) -> str:
+def _unread(name: str, page: tifffile.TiffPage) -> str:
     """Say what a sound file holds that is not read."""
     compression, photometric = (getattr(field, "name", field) for field in (page.compression, page.photometric))
     return (
@@ -119,10 +121,8 @@ def _spacing(file: tifffile.TiffFile) -> tuple[float, float, float] | None:
         scales = [_MM.get(named.get(f"PhysicalSize{axis}Unit", "\u00b5m")) for axis in "XYZ"]
     else:
         return None
-    if not all(size and scale for size, scale in zip(sizes, scales, strict=True)):
-        return None
-    x, y, z = (float(size) * scale for size, scale in zip(sizes, scales, strict=True))
-    return x, y, z
+    x, y, z = (float(size) * scale if size and scale else 0.0 for size, scale in zip(sizes, scales, strict=True))
+    return (x, y, z) if x and y and z else None
 
 
 def _inverse(resolution: tuple[int, int] | None) -> float | None:
