@@ -35,7 +35,8 @@ class RootPath:
         root = parse_root_path(given) or self._root
         path = scope["path"].removeprefix(given)  # uvicorn has put it in front.
         if path == root or path.startswith(f"{root}/"):
-            path = path[len(root) :] or "/"
+            path = path[len(root) :]
+        path = path or "/"
         if scope["type"] == "http" and not path.startswith("/"):  # ``OPTIONS *``; the path below would be none.
             await JSONResponse({"detail": "The path of a request begins with a slash."}, 400)(scope, receive, send)
             return
