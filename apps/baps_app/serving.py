@@ -78,7 +78,8 @@ async def _lifespan(application: FastAPI) -> AsyncIterator[None]:
 
 def _replace(path: str, method: str, endpoint: Any) -> None:
     """Put a route of ours before the host's."""
-    app.add_api_route(path, endpoint, methods=[method], response_model=None)
+    summary = (endpoint.__doc__ or "").partition("\n")[0]
+    app.add_api_route(path, endpoint, methods=[method], response_model=None, summary=summary)
     app.router.routes.insert(0, app.router.routes.pop())
 
 

@@ -81,6 +81,7 @@ document.cookie = `MONAILABEL_SERVER_URL=${escape(location.origin + server)}`;
 (() => {
   const check = async () => {
     const reply = await fetch(`${server}auth/token/valid`, { cache: 'no-store' });
+    await reply.text(); // Over HTTP/2 an answer that is not read stays open.
     if (reply.status === 401) {
       location.assign(`${server}login?next=${encodeURIComponent(location.pathname + location.search)}`);
     }

@@ -73,14 +73,16 @@ def start_page(request: Request) -> Response:
 
 
 def docs_page(request: Request) -> Response:
-    """The requests that are answered, from the OpenAPI description."""
+    """The requests that are answered, from the OpenAPI description; MONAI Label's ``token`` counts for nothing here."""
     described = request.app.openapi()["paths"]
     found = [
         Operation(
             method.upper(),
             path,
             about.get("summary", ""),
-            tuple(one["name"] for one in about.get("parameters", []) if one["in"] == "query"),
+            tuple(
+                one["name"] for one in about.get("parameters", []) if one["in"] == "query" and one["name"] != "token"
+            ),
             kind.role.value if kind.role else "",
         )
         for path, methods in sorted(described.items())
