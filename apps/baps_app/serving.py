@@ -22,7 +22,7 @@ from typing import Any
 
 os.environ["BAPS_SERVING"] = "protected"
 
-from fastapi import FastAPI
+from fastapi import FastAPI, HTTPException
 from fastapi.exceptions import RequestValidationError
 from monailabel.app import app as _host
 from monailabel.config import settings as _host_settings
@@ -34,7 +34,7 @@ from baps.errors import BapsError
 from baps.serving_command import check_listening
 from baps.settings import check_settings, parse_root_path, read_settings
 from web.audit import Audit
-from web.errors import misfit, said
+from web.errors import misfit, no_room, refused, said
 from web.guard import Guard, Rules
 from web.images import (
     add_image,
@@ -132,3 +132,5 @@ app.add_middleware(RootPath, root=_root)
 for kind in (BapsError, MONAILabelException):
     app.add_exception_handler(kind, said)
 app.add_exception_handler(RequestValidationError, misfit)
+app.add_exception_handler(HTTPException, refused)
+app.add_exception_handler(OSError, no_room)
