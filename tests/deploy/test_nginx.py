@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import oidc_provider_mock
 import pytest
 import requests
 from monailabel.client import MONAILabelClient
@@ -61,12 +62,19 @@ def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
 
 @pytest.fixture(scope="module")
 def site_below(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, str]]:
-    """A server that is told the path /baps, and anna's token."""
+    """A server that is told the path /baps and lets in anna and a provider's rita, and anna's token."""
     folder = tmp_path_factory.mktemp("below")
     users = Users(folder / "users.json")
     token = users.add("anna", Role.ANNOTATOR)
-    for running_site in site(folder, cases=2, others={"users": str(users.file), "root_path": "/baps"}):
-        yield running_site, token
+    known = [oidc_provider_mock.User(sub="rita", claims={"roles": ["radiologist"]})]
+    with oidc_provider_mock.run_server_in_thread(user_claims=known, require_nonce=True) as provider:
+        openid = folder / "openid.json"
+        ours = {"client_id": "baps", "client_secret": "hush", "roles": {"radiologist": "annotator"}}
+        openid.write_text(json.dumps({"issuer": f"http://localhost:{provider.server_port}", **ours}))
+        openid.chmod(0o600)
+        others = {"users": str(users.file), "openid": str(openid), "root_path": "/baps"}
+        for running_site in site(folder, cases=2, others=others):
+            yield running_site, token
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["path left on", "path taken off"])
@@ -188,6 +196,21 @@ def test_a_browser_stays_below_the_path(below: Proxied) -> None:
     out = below.ask("POST", "/baps/logout", headers={**cookie, **origin})
     assert (out.headers["Location"], "Path=/baps" in out.headers["Set-Cookie"]) == ("/baps/login", True)
     assert below.ask("GET", "/baps/info/", headers=cookie).status_code == 401
+
+
+def test_the_hospitals_login_leads_back_below_the_path(below: Proxied) -> None:
+    browser = requests.Session()
+    browser.verify, browser.trust_env = str(below.nginx.certificate), False
+    home = f"{below.nginx.address}/baps"
+    sent = browser.get(f"{home}/login/openid?next=/baps/docs", allow_redirects=False, timeout=60)
+    (cookie,) = browser.cookies
+    assert (cookie.path, cookie.secure) == ("/baps/login", True)
+    back = browser.post(sent.headers["Location"], data={"sub": "rita"}, allow_redirects=False, timeout=60)
+    assert back.headers["Location"].startswith(f"{home}/login/openid/return?")
+    page = browser.get(back.headers["Location"], timeout=60)
+    assert "Signed in as rita" in page.text
+    assert 'content="0;url=/baps/docs"' in page.text
+    assert "Signed in as rita" in browser.get(f"{home}/", timeout=60).text
 
 
 @pytest.mark.parametrize(
