@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from baps.errors import BapsError, InputError
+from baps.errors import InputError, StorageError
 from baps.formats import SeveralVolumesError, read_dicom, read_volume, write_nifti
 from baps.replacing import replacing
 
@@ -54,7 +54,7 @@ class Conversions:
         Raises:
             SeveralVolumesError: if there are several and none was chosen; they are in the index then.
             InputError: if the source cannot be read.
-            BapsError: if the disk is full, or the folder cannot be written.
+            StorageError: if the disk is full, or the folder cannot be written.
         """
         target = self._folder / f"{image_id}.nii.gz"
         try:
@@ -67,7 +67,7 @@ class Conversions:
                 self._note(source, error.titles)
                 raise
         except OSError as error:
-            raise BapsError(
+            raise StorageError(
                 f"The image {image_id} cannot be converted ({error.strerror}). Make room, and let the server write to "
                 f"{FOLDER} in the folder of the studies."
             ) from error

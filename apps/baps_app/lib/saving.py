@@ -17,7 +17,7 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from numpy.typing import NDArray
 
 from baps.collected import notes
-from baps.errors import BapsError, InputError, NotFoundError
+from baps.errors import InputError, NotFoundError, StorageError
 from baps.formats import read_labels, read_volume, write_nifti
 from baps.volume import Volume
 from lib.label_info import MOST_LETTERS, LabelInfo, covered_slices, label_values, read_label_info
@@ -54,7 +54,8 @@ def save_label(
     Raises:
         NotFoundError: if there is no such image.
         InputError: if the file cannot be read, is empty, or does not lie where the image does.
-        BapsError: if the disk is full; or if the PACS does not take it, the sentence says whether it is kept.
+        StorageError: if the disk is full.
+        BapsError: if the PACS does not take it, the sentence says whether it is kept.
     """
     image = datastore.get_image_uri(image_id) if image_id else ""
     if not image:
@@ -185,7 +186,7 @@ def _saving(datastore: Datastore) -> Iterator[None]:
         with datastore.saving if ours else nullcontext():
             yield
     except OSError as error:
-        raise BapsError(
+        raise StorageError(
             f"The label could not be saved ({error.strerror}). The earlier one, if any, is as it was. Make room on the "
             "server's disk and submit again."
         ) from error

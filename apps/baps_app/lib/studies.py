@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monailabel.datastore.local import LocalDatastore
+from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
 from monailabel.interfaces.datastore import DefaultLabelTag
 from numpy.typing import NDArray
 
-from baps.errors import BapsError
+from baps.errors import BapsError, StorageError
 from baps.formats import (
     IMAGE_SUFFIXES,
     SeveralVolumesError,
@@ -22,6 +24,7 @@ from baps.formats import (
     read_labels,
     read_patient,
 )
+from baps.replacing import replacing
 from baps.volume import Volume
 from lib.conversions import FOLDER as CONVERTED
 from lib.conversions import Conversions, several_images, volume_id
@@ -43,11 +46,16 @@ class StudiesDatastore(WholeList, LocalDatastore):
 
     def __init__(self, folder: str, auto_reload: bool, read_only: bool) -> None:
         kinds = [f"*{suffix}" for suffix in IMAGE_SUFFIXES]
-        images = str(images_folder(Path(folder)).relative_to(folder))
         self._conversions = Conversions(Path(folder) / CONVERTED)
-        super().__init__(folder, images, extensions=kinds, auto_reload=auto_reload, read_only=read_only)
+        super().__init__(
+            folder, self.images_dir(Path(folder)), extensions=kinds, auto_reload=auto_reload, read_only=read_only
+        )
         if not read_only:
             self.history.repair()
+
+    def images_dir(self, folder: Path) -> str:
+        """Where the images lie, as MONAI Label's list says it: below the folder, or an absolute path."""
+        return str(images_folder(folder).relative_to(folder))
 
     def _list_files(self, path: str, patterns: list[str]) -> dict[str, str]:
         images = Path(path) == Path(self._datastore.image_path())  # A label is a file, and one alone.
@@ -100,6 +108,29 @@ class StudiesDatastore(WholeList, LocalDatastore):
         except SeveralVolumesError as error:
             self._reconcile_datastore()
             raise several_images(image_id, error.titles) from None
+
+    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
+        """As the host's, but the image gets its name when it is whole.
+
+        Raises:
+            StorageError: if it cannot be written; nothing is stored then.
+        """
+        suffix = self._to_id(Path(image_filename).name)[1]
+        target = Path(self._datastore.image_path()) / f"{image_id}{suffix}"
+        info = {**image_info, "ts": int(time.time()), "name": target.name}
+        try:
+            with self.changing:
+                with replacing(target, suffix) as partial:
+                    shutil.copyfile(image_filename, partial)
+                self._datastore.objects[image_id] = ImageLabelModel(image=DataModel(info=info, ext=suffix))
+                self._update_datastore_file(lock=False)
+        except OSError as error:
+            target.unlink(missing_ok=True)
+            raise StorageError(
+                f"The image could not be saved ({error.strerror}); nothing was stored. Make room on the server's disk "
+                "and send it again."
+            ) from error
+        return image_id
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """As the host's, but a label is replaced when the new one is whole, and the earlier one is kept.
