@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,7 +63,8 @@ def show(studies: Studies, image: Image, version: Name, tag: Tag = "final") -> N
 @app.command()
 def restore(studies: Studies, image: Image, version: Name, tag: Tag = "final") -> None:
     """Serve an earlier version again, also in a server that runs; the one that it replaces is kept too."""
-    name = _history(studies).restore(image, tag, version)
+    history = _history(studies)
+    name = history.restore(image, tag, version, partial(history.check_fits, image))
     console.print(f"The label {tag} of {image} is that of {version} again, as version {name}.", markup=False)
 
 

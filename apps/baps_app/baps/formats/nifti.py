@@ -20,10 +20,14 @@ _VECTORS = (1007, 2003)
 """Intent codes of a vector and of a colour at each voxel (NIFTI_INTENT_VECTOR, NIFTI_INTENT_RGB_VECTOR)."""
 
 
-def read_nifti(path: Path) -> Volume:
+def read_nifti(path: Path, channels: bool = False) -> Volume:
     """Read a NIfTI file (.nii, .nii.gz), of grey values or of colour (RGB24, or bytes with the intent of a vector).
 
     One of two dimensions is one slice, 1 mm thick if the file does not say.
+
+    Args:
+        path: the file.
+        channels: whether several values a voxel are kept as they are, (I, J, K, C).
 
     Raises:
         InputError: if it has other than two or three dimensions, has no affine, or holds no grey values and no colour.
@@ -43,8 +47,14 @@ def read_nifti(path: Path) -> Volume:
     affine = np.asarray(image.affine, np.float64)
     if voxels.ndim == 2 and not affine[:3, 2].any():  # Nothing says how thick the slice is.
         affine[:3, 2] = _unit_normal(affine)
+    if channels and voxels.dtype.names:
+        raise InputError(f"The label {path.name} holds colour where grey values are needed. Save a labelmap.")
     if voxels.dtype.names in (("R", "G", "B"), ("R", "G", "B", "A")):
         return Volume(_channels([voxels[channel] for channel in "RGB"], path.name), affine)
+    if voxels.ndim == 5 and voxels.shape[3] == 1:  # The channels of a vector come fifth, after the time.
+        voxels = voxels[..., 0, :]
+    if channels and voxels.ndim == 4 and voxels.shape[3] > 1 and voxels.dtype.kind in "iuf":
+        return Volume(voxels, affine)
     if voxels.dtype == np.uint8 and voxels.shape[-1] == 3 and int(image.header["intent_code"]) in _VECTORS:
         return Volume(_channels([voxels[..., channel] for channel in range(3)], path.name), affine)
     if voxels.dtype == np.float64:

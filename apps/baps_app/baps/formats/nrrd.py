@@ -33,8 +33,12 @@ _COLOURS = ("rgb-color", "3-color", "vector", "3-vector")
 """Kinds of the axis along which a file keeps red, green and blue."""
 
 
-def read_nrrd(path: Path) -> Volume:
+def read_nrrd(path: Path, channels: bool = False) -> Volume:
     """Read an NRRD file, of grey values or of colour (bytes; the axis of the channels may come first or last).
+
+    Args:
+        path: the file.
+        channels: whether several values a voxel are kept as they are, (I, J, K, C).
 
     Raises:
         InputError: if it is not three-dimensional, has no affine, or keeps its voxels in another file: that may be any
@@ -65,11 +69,13 @@ def read_nrrd(path: Path) -> Volume:
     affine[:3, :3] = rows[spatial].T
     affine[:3, 3] = origin
     affine[:3] *= np.array(_TO_RAS[space])[:, None]
+    if channels and voxels.ndim == 4:
+        return Volume(np.moveaxis(voxels, int(np.flatnonzero(~spatial)[0]), -1), affine)
     if voxels.dtype == np.uint8 and voxels.ndim == 4:
-        channels = int(np.flatnonzero(~spatial)[0])
-        kind = str(header.get("kinds", [""] * 4)[channels]).lower()
-        if voxels.shape[channels] == 3 and kind in _COLOURS:
-            return Volume(np.moveaxis(voxels, channels, -1), affine)
+        axis = int(np.flatnonzero(~spatial)[0])
+        kind = str(header.get("kinds", [""] * 4)[axis]).lower()
+        if voxels.shape[axis] == 3 and kind in _COLOURS:
+            return Volume(np.moveaxis(voxels, axis, -1), affine)
     return Volume(three_dimensional(voxels, path.name), affine)
 
 
