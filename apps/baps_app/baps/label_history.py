@@ -102,6 +102,27 @@ class LabelHistory:
                 found.append(Version(name, place / name, "", {"damaged": str(error)}))
         return found
 
+    def served(self, image: str, tag: str) -> tuple[Path, dict[str, Any]]:
+        """The file of a label that is served, and what is known of it.
+
+        Raises:
+            NotFoundError: if there is no such image, or it has no such label.
+        """
+        known = self._known(image).get(tag)
+        file = self._served(self._folder / tag / image, known["ext"]) if known else None
+        if known is None or file is None or not file.is_file():
+            raise NotFoundError(f"There is no label {tag} of {image}. See `baps labels list`.")
+        return file, known["info"]
+
+    def image_file(self, image: str) -> Path:
+        """The file of an image, or the folder of its series.
+
+        Raises:
+            NotFoundError: if there is no such image.
+        """
+        self._known(image)
+        return images_folder(self._studies) / f"{image}{self._list()['objects'][image]['image']['ext']}"
+
     def version(self, image: str, tag: str, name: str) -> Version:
         """One of them.
 
@@ -176,7 +197,7 @@ class LabelHistory:
         Raises:
             InputError: if it does not fit its image any more, or marks nothing.
         """
-        source = images_folder(self._studies) / f"{image}{self._list()['objects'][image]['image']['ext']}"
+        source = self.image_file(image)
         as_it_was = "The label was not restored; the one that is served is as it was."
         try:
             marked = read_label_map(version.file, read_volume(source), source).marked().any()
@@ -335,7 +356,7 @@ class LabelHistory:
         try:
             known: dict[str, Any] = self._list()["objects"][image]["labels"]
         except KeyError:
-            raise NotFoundError(f"There is no image {image!r} among the studies; its label was not saved.") from None
+            raise NotFoundError(f"There is no image {image!r} among the studies. Nothing was saved.") from None
         return known
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
 from baps.errors import BapsError, InputError
@@ -40,16 +41,20 @@ class LabelChecks:
 
     Args:
         folder: of the studies.
+        read_only: keep nothing on disk.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._file = folder / FILE
+    def __init__(self, folder: Path, read_only: bool = False) -> None:
+        self._file = None if read_only else folder / FILE
         self._lock = threading.Lock()
         self._known: dict[str, Checked] = {}
-        with suppress(OSError, ValueError, TypeError, AttributeError):  # A broken list is made anew.
-            for name, kept in json.loads(self._file.read_text()).items():
-                names = {int(value): str(called) for value, called in kept["names"].items()}
-                self._known[name] = Checked(kept["stamp"], kept["error"], names)
+        # What another version of the program found need not hold; a broken file is made anew.
+        with suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
+            kept = json.loads((folder / FILE).read_text())
+            if kept["program"] == version("baps-monailabel"):
+                for name, one in kept["labels"].items():
+                    names = {int(value): str(called) for value, called in one["names"].items()}
+                    self._known[name] = Checked(one["stamp"], one["error"], names)
 
     def check(
         self,
@@ -89,8 +94,11 @@ class LabelChecks:
             self._keep()
 
     def _keep(self) -> None:
-        with suppress(OSError), replacing(self._file, ".json") as partial:  # A folder that cannot be written to.
-            partial.write_text(json.dumps({name: asdict(known) for name, known in self._known.items()}))
+        if self._file is None:
+            return
+        labels = {name: asdict(known) for name, known in self._known.items()}
+        with suppress(OSError), replacing(self._file, ".json") as partly:  # Where the folder cannot be written to.
+            partly.write_text(json.dumps({"program": version("baps-monailabel"), "labels": labels}))
 
 
 def _read(stamp: list[int], name: str, read: Callable[[str], LabelMap]) -> Checked:

@@ -47,7 +47,7 @@ class StudiesDatastore(WholeList, LocalDatastore):
     def __init__(self, folder: str, auto_reload: bool, read_only: bool) -> None:
         kinds = [f"*{suffix}" for suffix in IMAGE_SUFFIXES]
         images = str(images_folder(Path(folder)).relative_to(folder))
-        self._checks = LabelChecks(Path(folder))
+        self._checks = LabelChecks(Path(folder), read_only)
         super().__init__(folder, images, extensions=kinds, auto_reload=auto_reload, read_only=read_only)
         if not read_only:
             self.history.repair()

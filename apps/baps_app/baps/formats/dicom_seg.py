@@ -180,7 +180,13 @@ def _one_by_one(dataset: Dataset) -> tuple[NDArray[Any], list[set[int]]]:
 
 def _label_map(dataset: Dataset, said: Mapping[int, object]) -> tuple[NDArray[Any], list[set[int]]]:
     """As ``_one_by_one``; a pixel is the number of its segment, and every frame shows every segment."""
-    pixels = np.atleast_3d(dataset.pixel_array.T).T
+    try:
+        pixels = np.atleast_3d(dataset.pixel_array.T).T
+    except (NotImplementedError, RuntimeError) as error:  # No decoder.
+        syntax = dataset.file_meta.TransferSyntaxUID.name
+        raise InputError(
+            f"The DICOM segmentation is packed as {syntax}, which cannot be decoded here. Export it uncompressed."
+        ) from error
     if unnamed := {int(number) for number in np.unique(pixels)} - {0, *said, dataset.get("PixelPaddingValue", 0)}:
         raise InputError(
             f"The DICOM segmentation has pixels of the segments {sorted(unnamed)}, which its SegmentSequence does not "

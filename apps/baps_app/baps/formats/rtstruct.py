@@ -1,9 +1,9 @@
 """DICOM RT Structure Sets (RTSTRUCT): contours in patient millimetres, read into masks and made from masks.
 
-A contour encloses the centres of the voxels that it marks. Contours of one structure on one slice are combined by the
-even-odd rule, so that holes are read both where a file draws them as contours of their own and where it joins them to
-the outer contour by a narrow channel ("keyhole"), as DICOM says. Holes are written as keyholes, which every reader
-understands.
+A contour encloses the centres of the voxels that it marks, or runs through them. Contours of one structure on one slice
+are combined by the even-odd rule, so that holes are read both where a file draws them as contours of their own and
+where it joins them to the outer contour by a narrow channel ("keyhole"), as DICOM says. Holes are written as keyholes,
+which every reader understands.
 """
 
 from __future__ import annotations
@@ -35,10 +35,36 @@ _AREAS = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 _SAME_PLACE = 0.1
 """Share of the step between slices by which a contour may lie off its slice: planning systems round positions."""
 
+_ON = 1e-3
+"""Share of a voxel within which a centre lies on a contour: positions in mm are rounded."""
+
 _NAME = "BAPS"
 _TAKEN_OVER = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyID", "StudyDate",
                "StudyTime", "AccessionNumber", "ReferringPhysicianName", "StudyDescription")  # fmt: skip
 """What a structure set takes over from its images."""
+
+
+def structures_said(dataset: Dataset) -> dict[int, tuple[str, bool]]:
+    """What a structure set, or its metadata alone, says of the structures that enclose an area: by number the name, and
+    whether a person drew or corrected it (one that is ``AUTOMATIC`` was seen by none)."""
+    said = {
+        int(one.ROINumber): (
+            str(one.get("ROIName") or "").strip() or f"ROI {one.ROINumber}",
+            str(one.get("ROIGenerationAlgorithm", "")) != "AUTOMATIC",
+        )
+        for one in dataset.get("StructureSetROISequence") or []
+    }
+    drawn = {
+        int(one.ReferencedROINumber)
+        for one in dataset.get("ROIContourSequence") or []
+        if any(_encloses(contour) for contour in one.get("ContourSequence") or [])
+    }
+    return {number: said[number] for number in said if number in drawn}
+
+
+def _encloses(contour: Dataset) -> bool:
+    """Whether a contour encloses an area."""
+    return str(contour.get("ContourGeometricType", "")) in _AREAS
 
 
 def read_structures(dataset: Dataset, image: Volume, depths: NDArray[np.float64] | None = None) -> Iterator[Segment]:
@@ -57,38 +83,41 @@ def read_structures(dataset: Dataset, image: Volume, depths: NDArray[np.float64]
     check_size("The RTSTRUCT", image.shape, 1)
     depths = even_depths(image) if depths is None else depths
     try:
-        contours = _contours(dataset)
+        said, contours = structures_said(dataset), _contours(dataset)
     except Exception as error:  # pydicom raises many kinds; each means a broken or foreign object.
         raise InputError(f"The RTSTRUCT cannot be read ({type(error).__name__}). Export it again.") from error
-    for name, found in contours.items():
-        edges: dict[int, list[NDArray[np.float64]]] = {}
-        for points in found:
-            index, placed = _place(name, points, image, depths)
-            edges.setdefault(index, []).append(placed)
-        mask = np.zeros(image.shape, bool)
-        for index, placed_contours in edges.items():
-            mask[:, :, index] = enclosed(placed_contours, image.shape[:2])
-        yield Segment(name, mask, frozenset(edges))
+    for name in dict.fromkeys(name for name, _ in said.values()):
+        mask, slices, beyond = np.zeros(image.shape, bool), set[int](), False
+        for number in (number for number, (called, _) in said.items() if called == name):
+            by_slice: dict[int, list[NDArray[np.float64]]] = {}
+            for points in contours.get(number, ()):
+                index, placed = _place(name, points, image, depths)
+                by_slice.setdefault(index, []).append(placed)
+                beyond |= bool((placed < -0.5 - _ON).any() or (placed > np.array(image.shape[:2]) - 0.5 + _ON).any())
+            for index, placed_contours in by_slice.items():
+                mask[:, :, index] |= enclosed(placed_contours, image.shape[:2])
+            slices.update(by_slice)
+        if beyond:
+            notes.give(f"{name} reaches beyond the image; what lies outside was left out.")
+        yield Segment(name, mask, frozenset(slices))
 
 
-def _contours(dataset: Dataset) -> dict[str, list[NDArray[np.float64]]]:
-    """By the name of each structure its contours, (N, 3) mm, RAS."""
-    numbers = {
-        int(one.ROINumber): str(one.get("ROIName") or "").strip() or f"ROI {one.ROINumber}"
-        for one in dataset.get("StructureSetROISequence") or []
-    }
-    found: dict[str, list[NDArray[np.float64]]] = {name: [] for name in numbers.values()}
-    left_out: dict[str, int] = {}
+def _contours(dataset: Dataset) -> dict[int, list[NDArray[np.float64]]]:
+    """By the number of each structure its contours, (N, 3) mm, RAS."""
+    names = {int(one.ROINumber): str(one.get("ROIName", "")) for one in dataset.StructureSetROISequence}
+    found: dict[int, list[NDArray[np.float64]]] = {}
     for structure in dataset.get("ROIContourSequence") or []:
-        name = numbers[int(structure.ReferencedROINumber)]
+        number, left_out = int(structure.ReferencedROINumber), 0
         for contour in structure.get("ContourSequence") or []:
             points = np.asarray(contour.get("ContourData") or [], float).reshape(-1, 3)
-            if str(contour.ContourGeometricType) not in _AREAS or len(points) < 3:
-                left_out[name] = left_out.get(name, 0) + 1
+            if not _encloses(contour) or not len(points):
+                left_out += 1
                 continue
-            found[name].append(points * _LPS_TO_RAS)
-    for name, count in left_out.items():
-        notes.give(f"{count} contours of {name} enclose no area (points or open lines) and were left out.")
+            if not np.isfinite(points).all():
+                raise ValueError("ContourData")
+            found.setdefault(number, []).append(points * _LPS_TO_RAS)
+        if left_out:
+            notes.give(f"{left_out} contours of {names[number]} enclose no area (points, open lines): left out.")
     return found
 
 
@@ -102,7 +131,7 @@ def _place(
     if away[index] >= _SAME_PLACE * step:
         raise InputError(
             f"A contour of {name} lies {away[index]:.2f} mm off the nearest slice of the image. The RTSTRUCT was drawn "
-            "on another series, or between its slices. Export it from the series that it shows."
+            "on another series, or between slices, or slices are missing here. Export both from one series."
         )
     affine = image.affine.copy()
     affine[:3, 3] += affine[:3, 2] * index
@@ -112,31 +141,49 @@ def _place(
 
 
 def enclosed(contours: Sequence[NDArray[np.float64]], shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return which voxels of a slice have their centre inside closed contours, by the even-odd rule.
+    """Return which voxels of a slice have their centre inside closed contours, by the even-odd rule, or on one.
+
+    Programs that draw contours from centre to centre of the outermost voxels mean these too.
 
     Args:
         contours: (N, 2) each, voxel indices along I and J; the last point is joined to the first.
         shape: voxels along I and J.
 
     Returns:
-        (I, J). A centre on a contour belongs to the side of the greater index.
+        (I, J).
     """
     starts = np.concatenate(contours)
     ends = np.concatenate([np.roll(points, -1, 0) for points in contours])
+    crossing, row = _crossings(starts, ends, shape[1])
+    crossed = np.zeros((shape[0] + 1, shape[1]), np.int64)
+    np.add.at(crossed, (np.clip(np.ceil(crossing), 0, shape[0]).astype(int), row), 1)
+    inside = np.asarray(np.cumsum(crossed[:-1], axis=0) % 2 == 1)
+    on = [starts]
+    for axes in (slice(None), slice(None, None, -1)):  # Where the contours cross rows along I, and along J.
+        at, line = _crossings(starts[:, axes], ends[:, axes], shape[1] if axes.step is None else shape[0])
+        on.append(np.stack([at, line], 1)[:, axes])
+    points = np.concatenate(on)
+    centres = np.rint(points)
+    near = (np.abs(points - centres) < _ON).all(1) & (centres >= 0).all(1) & (centres < shape).all(1)
+    inside[tuple(centres[near].astype(int).T)] = True
+    return inside
+
+
+def _crossings(
+    starts: NDArray[np.float64], ends: NDArray[np.float64], rows: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Where edges, (N, 2) from and to, cross the centres of rows: the index along the row, and the row.
+
+    An edge crosses the row that it begins on if it goes up, not the one that it ends on: of two edges that meet on a
+    row one crosses it, or both or none where they turn back.
+    """
     (x0, y0), (x1, y1) = starts.T, ends.T
-    first, last = (
-        np.ceil(np.minimum(y0, y1)),
-        np.ceil(np.maximum(y0, y1)),
-    )  # Rows that an edge crosses: first to last-1.
-    first, last = (np.clip(rows, 0, shape[1]).astype(int) for rows in (first, last))
+    first, last = np.clip(np.ceil(np.sort([y0, y1], axis=0)), 0, rows).astype(int)  # The last is not crossed.
     counts = last - first
     edge = np.repeat(np.arange(len(counts)), counts)
     row = np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts, counts) + first[edge]
     along = (row - y0[edge]) / (y1[edge] - y0[edge])
-    crossing = np.clip(np.ceil(x0[edge] + along * (x1[edge] - x0[edge])), 0, shape[0]).astype(int)
-    crossings = np.zeros((shape[0] + 1, shape[1]), np.int64)
-    np.add.at(crossings, (crossing, row), 1)
-    return np.asarray(np.cumsum(crossings[:-1], axis=0) % 2 == 1)
+    return x0[edge] + along * (x1[edge] - x0[edge]), row
 
 
 def write_structures(
