@@ -169,30 +169,33 @@ def _is_label_map(dataset: Dataset) -> bool:
 def _one_by_one(dataset: Dataset) -> tuple[NDArray[Any], list[set[int]]]:
     """The frames of a SEG, (F, rows, columns), and of each the number of its segment."""
     groups = _groups(dataset, "SegmentIdentificationSequence")
-    for frame, group in zip(dataset.PerFrameFunctionalGroupsSequence, groups, strict=True):
-        frame.SegmentIdentificationSequence = [group]  # highdicom looks for it there alone.
-    segmentation = Segmentation.from_dataset(dataset, copy=False)
-    pixels = np.atleast_3d(segmentation.pixel_array.T).T  # One frame comes without its axis.
-    if segmentation.segmentation_type != SegmentationTypeValues.BINARY:
-        pixels = pixels > segmentation.MaximumFractionalValue / 2
+    pixels = _pixels(dataset)
+    if dataset.SegmentationType != SegmentationTypeValues.BINARY.value:
+        pixels = pixels > dataset.MaximumFractionalValue / 2
     return pixels, [{int(group.ReferencedSegmentNumber)} for group in groups]
 
 
 def _label_map(dataset: Dataset, said: Mapping[int, object]) -> tuple[NDArray[Any], list[set[int]]]:
     """As ``_one_by_one``; a pixel is the number of its segment, and every frame shows every segment."""
-    try:
-        pixels = np.atleast_3d(dataset.pixel_array.T).T
-    except (NotImplementedError, RuntimeError) as error:  # No decoder.
-        syntax = dataset.file_meta.TransferSyntaxUID.name
-        raise InputError(
-            f"The DICOM segmentation is packed as {syntax}, which cannot be decoded here. Export it uncompressed."
-        ) from error
+    pixels = _pixels(dataset)
     if unnamed := {int(number) for number in np.unique(pixels)} - {0, *said, dataset.get("PixelPaddingValue", 0)}:
         raise InputError(
             f"The DICOM segmentation has pixels of the segments {sorted(unnamed)}, which its SegmentSequence does not "
             "name. Export it again."
         )
     return pixels, [set(said)] * len(pixels)
+
+
+def _pixels(dataset: Dataset) -> NDArray[Any]:
+    """(F, rows, columns)."""
+    try:
+        pixels = dataset.pixel_array
+    except (NotImplementedError, RuntimeError) as error:  # No decoder.
+        syntax = dataset.file_meta.TransferSyntaxUID.name
+        raise InputError(
+            f"The DICOM segmentation is packed as {syntax}, which cannot be decoded here. Export it uncompressed."
+        ) from error
+    return pixels if pixels.ndim == 3 else pixels[None]  # One frame comes without its axis.
 
 
 def write_segmentation(
