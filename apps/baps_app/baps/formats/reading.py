@@ -57,7 +57,7 @@ def file_stem(path: Path) -> str:
 
 
 def read_volume(path: Path) -> Volume:
-    """Read an image: NIfTI, NRRD, a DICOM series (a folder) or file (.dcm), PNG, JPEG, TIFF, or NPZ.
+    """Read an image: NIfTI, NRRD, MetaImage, a DICOM series (a folder) or file (.dcm), PNG, JPEG, TIFF, or NPZ.
 
     Raises:
         NotFoundError: if there is no such file.
