@@ -324,3 +324,20 @@ def test_a_geometry_that_is_not_finite(tmp_path: Path, placed_volume: Volume) ->
     (tmp_path / "a.nii").write_bytes(content)
     with pytest.raises(InputError, match=r"^a\.nii has no geometry that viewers can show: .*not finite"):
         read_volume(tmp_path / "a.nii")
+
+
+def test_it_is_said_that_other_programs_put_a_file_elsewhere(tmp_path: Path, placed_volume: Volume) -> None:
+    image = nibabel.Nifti1Image(placed_volume.voxels, placed_volume.affine)
+    image.set_qform(placed_volume.affine, code=1)
+    nibabel.save(image, tmp_path / "same.nii")
+    assert read_volume(tmp_path / "same.nii").notes == ()
+    moved = placed_volume.affine.copy()
+    moved[0, 3] += 9
+    image.set_qform(moved, code=1)
+    nibabel.save(image, tmp_path / "moved.nii")
+    (note,) = read_volume(tmp_path / "moved.nii").notes
+    assert note.startswith("moved.nii lies where ITK and 3D Slicer put it (qform code 1, sform code 2);")
+    image.set_qform(placed_volume.affine, code=1)
+    image.header.set_xyzt_units("micron")
+    nibabel.save(image, tmp_path / "small.nii")
+    assert len(read_volume(tmp_path / "small.nii").notes) == 1
