@@ -16,7 +16,7 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
+from ..errors import InputError, StorageError
 from ..replacing import replacing
 from ..size import check_size
 from ..volume import Volume
@@ -176,14 +176,18 @@ def _affine_by_itk(header: nibabel.Nifti1Header) -> NDArray[np.float64] | None:
             bare[field] = header[field]
     if not all(np.isfinite(bare[field]).all() for field in fields):
         return None
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "header.nii"
-        path.write_bytes(bare.binaryblock + bytes(4))
-        try:
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "header.nii"
+            path.write_bytes(bare.binaryblock + bytes(4))
             information = read_information(path, "NiftiImageIO")
-        except RuntimeError:
-            return None
-        return None if information.GetMetaData("ITK_sform_corrected") == "YES" else affine_of(information)
+    except RuntimeError:
+        return None
+    except OSError as error:
+        raise StorageError(
+            f"No temporary file can be written ({error.strerror}). Make room in the folder that TMPDIR names, or /tmp."
+        ) from error
+    return None if information.GetMetaData("ITK_sform_corrected") == "YES" else affine_of(information)
 
 
 def _channels(channels: Sequence[NDArray[Any]], name: str) -> NDArray[Any]:

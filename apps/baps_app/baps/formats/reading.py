@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, NotFoundError
+from ..errors import BapsError, InputError, NotFoundError
 from ..volume import Volume
 from .dicom import DICOM_SUFFIX, read_dicom
 from .metaimage import read_metaimage
@@ -154,7 +154,7 @@ def _reader(path: Path) -> Callable[[Path], Volume]:
 def _read(reader: Callable[[Path], Read], path: Path) -> Read:
     try:
         return reader(path)
-    except InputError:
+    except BapsError:
         raise
     except Exception as error:  # The readers raise many kinds; each means a broken or foreign file.
         raise InputError(
