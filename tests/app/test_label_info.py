@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from baps.collected import notes
 from baps.errors import InputError
-from lib.label_info import LabelInfo, covered_slices, label_values, read_label_info
+from baps.label_map import LabelMap
+from lib.label_info import LabelInfo, covered_slices, label_values, name_values, read_label_info
 
 SITE = {"spleen": 1, "liver": 6}
 SAID = {"label_info": [{"name": "liver", "idx": 1}, {"name": "spleen", "idx": 2}]}
@@ -128,24 +130,74 @@ def voxels() -> np.ndarray[Any, Any]:
     return made
 
 
+def _covered(said: dict[str, Any], voxels: np.ndarray[Any, Any], whole: bool = False) -> dict[str, list[int]]:
+    info, found = read_label_info(said), LabelMap((voxels,))
+    return covered_slices(info, found, name_values(info, found, SITE), whole)
+
+
 def test_unsaid_the_slices_are_those_where_a_label_is_marked(voxels: np.ndarray[Any, Any]) -> None:
-    assert covered_slices(read_label_info({}), voxels, SITE) == {"spleen": [2], "liver": [1, 2]}
+    assert _covered({}, voxels) == {"spleen": [2], "liver": [1, 2]}
 
 
 def test_an_organ_that_is_marked_wholly_was_looked_for_on_all_slices(voxels: np.ndarray[Any, Any]) -> None:
-    assert covered_slices(read_label_info({}), voxels, SITE, whole=True) == {name: [0, 1, 2, 3, 4] for name in SITE}
+    assert _covered({}, voxels, whole=True) == {name: [0, 1, 2, 3, 4] for name in SITE}
     voxels[voxels == 1] = 0  # Slicer lists segments that nobody has drawn: they say nothing.
-    assert covered_slices(read_label_info({}), voxels, SITE, whole=True)["spleen"] == []
-    assert covered_slices(read_label_info({"slices": [2]}), voxels, SITE, whole=True)["liver"] == [2]
+    assert _covered({}, voxels, whole=True)["spleen"] == []
+    assert _covered({"slices": [2]}, voxels, whole=True)["liver"] == [2]
 
 
 def test_said_the_slices_hold_for_every_label(voxels: np.ndarray[Any, Any]) -> None:
-    info = read_label_info({"slices": [4, 2, 1, 2]})
-    assert covered_slices(info, voxels, SITE) == {"spleen": [1, 2, 4], "liver": [1, 2, 4]}
-    assert covered_slices(read_label_info({"slices": []}), voxels, SITE) == {"spleen": [], "liver": []}
+    assert _covered({"slices": [4, 2, 1, 2]}, voxels) == {"spleen": [1, 2, 4], "liver": [1, 2, 4]}
+    assert _covered({"slices": []}, voxels) == {"spleen": [], "liver": []}
 
 
 def test_slices_are_those_of_the_values_that_were_said(voxels: np.ndarray[Any, Any]) -> None:
-    info = read_label_info({"label_info": [{"name": "liver", "idx": 1}, {"name": "kidney", "idx": 9}]})
-    assert covered_slices(info, voxels, SITE) == {"liver": [2], "kidney": []}
-    assert all(type(index) is int for index in covered_slices(info, voxels, SITE)["liver"])  # They become JSON.
+    said = {"label_info": [{"name": "liver", "idx": 1}, {"name": "spleen", "idx": 6}, {"name": "kidney", "idx": 9}]}
+    assert _covered(said, voxels) == {"liver": [2], "spleen": [1, 2], "kidney": []}
+    assert all(type(index) is int for index in _covered(said, voxels)["liver"])  # They become JSON.
+
+
+@pytest.mark.parametrize(
+    ("said", "of_file", "renumbered", "wanted"),
+    [
+        ({}, {}, False, {"spleen": 1, "liver": 6}),
+        ({}, {1: "aorta", 6: "heart"}, False, {"aorta": 1, "heart": 6}),
+        ({"aorta": 1}, {1: "heart", 6: "lung"}, False, {"aorta": 1, "lung": 6}),
+        ({"aorta": 1, "bone": 9}, {1: "heart", 6: "lung"}, False, {"aorta": 1, "lung": 6, "bone": 9}),
+        ({"heart": 6, "lung": 1}, {1: "heart", 6: "lung"}, True, {"heart": 1, "lung": 6}),
+    ],
+    ids=["the site", "the file", "said by value", "said of what is not there", "a value used twice in the file"],
+)
+def test_whose_names_hold(
+    voxels: np.ndarray[Any, Any],
+    said: dict[str, int],
+    of_file: dict[int, str],
+    renumbered: bool,
+    wanted: dict[str, int],
+) -> None:
+    info = read_label_info({"label_info": [{"name": name, "idx": idx} for name, idx in said.items()]})
+    assert name_values(info, LabelMap((voxels,), of_file, renumbered), SITE) == wanted
+
+
+@pytest.mark.parametrize(
+    ("said", "of_file", "words"),
+    [
+        ({"spleen": 1}, {}, r"The values \[6\] of the label have no name \(1 is spleen\)"),
+        ({}, {1: "spleen"}, r"The values \[6\] of the label have no name"),
+        ({"lung": 1}, {1: "heart", 6: "lung"}, "Two segments of the label are called 'lung'"),
+    ],
+)
+def test_every_value_needs_a_name_of_its_own(
+    voxels: np.ndarray[Any, Any], said: dict[str, int], of_file: dict[int, str], words: str
+) -> None:
+    info = read_label_info({"label_info": [{"name": name, "idx": idx} for name, idx in said.items()]})
+    with pytest.raises(InputError, match=words):
+        name_values(info, LabelMap((voxels,), of_file), SITE)
+
+
+def test_where_nothing_was_said_other_values_are_kept_and_one_must_be_known(voxels: np.ndarray[Any, Any]) -> None:
+    with notes.collecting() as said:
+        assert name_values(read_label_info({}), LabelMap((voxels,)), {"spleen": 1}) == {"spleen": 1}
+    assert said == ["The values [6] are no labels of this site. They were kept; nothing is trained on them."]
+    with pytest.raises(InputError, match=r"The values \[1, 6\] of the label have no name"):
+        name_values(read_label_info({}), LabelMap((voxels,)), {"kidney": 3})

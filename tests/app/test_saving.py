@@ -84,10 +84,9 @@ def test_the_same_is_not_saved_twice(studies: Path) -> None:
 
 
 def test_a_label_that_a_person_submitted_is_added_to(studies: Path) -> None:
-    """With its own numbers, and one that it has no name for."""
+    """With its own numbers."""
     found, image = _open(studies)
     submitted = np.where(truth("ct_01") == 1, 5, 0).astype(np.uint8)
-    submitted[0, 0, 0] = 6
     path = studies.parent / "submitted.nii.gz"
     write_nifti(path, Volume(submitted, image.affine))
     save_label(found, LABELS, "ct_01", path, "final", {"label_info": [{"name": "liver", "idx": 5}]})
@@ -102,6 +101,26 @@ def test_a_label_that_a_person_submitted_is_added_to(studies: Path) -> None:
         "liver": np.flatnonzero((submitted == 5).any((0, 1))).tolist(),
         "spleen": [0],
     }
+
+
+def test_a_value_that_label_info_does_not_name_is_refused(studies: Path) -> None:
+    found, image = _open(studies)
+    path = studies.parent / "submitted.nii.gz"
+    write_nifti(path, Volume(_disc(image, 3).astype(np.uint8) * 6 + _disc(image, 5), image.affine))
+    said = {"label_info": [{"name": "liver", "idx": 1}]}
+    with pytest.raises(InputError, match=r"values \[6\] of the label have no name \(1 is liver\).*Nothing was saved"):
+        save_label(found, LABELS, "ct_01", path, "final", said)
+    assert found.get_labeled_images() == []
+    assert LabelHistory(studies).versions("ct_01", "final") == []
+
+
+def test_a_value_without_a_name_that_was_laid_there_by_hand_is_kept(studies: Path) -> None:
+    _, image = _open(studies)
+    (studies / "labels" / "final").mkdir(parents=True, exist_ok=True)
+    voxels = np.where(_disc(image, 3), 1, np.where(_disc(image, 7), 6, 0)).astype(np.uint8)
+    write_nifti(studies / "labels" / "final" / "ct_01.nii.gz", Volume(voxels, image.affine))
+    _save(studies, "spleen", _disc(image, 0), [0])
+    np.testing.assert_array_equal(_saved(studies), np.where(_disc(image, 0), 2, voxels))
 
 
 def test_what_cannot_be_saved_changes_nothing(studies: Path) -> None:

@@ -19,7 +19,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -28,8 +28,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from .errors import BapsError, NotFoundError
-from .formats import file_stem
+from .errors import BapsError, InputError, NotFoundError
+from .formats import file_stem, images_folder, label_stem, read_label_map, read_volume
 from .replacing import PARTIAL, replacing, to_disk
 
 FOLDER = "labels-history"
@@ -41,6 +41,10 @@ logger = logging.getLogger(__name__)
 _NAME = "%Y%m%dT%H%M%S.%fZ"
 _NAMED = re.compile(r"(\d{8}T\d{6}\.\d{6}Z)(\.saving)?")
 _SAVING = ".saving"
+_DIFFERS = (
+    "The label was not saved: what was written differs from what was sent. The earlier label, if there is one, is as "
+    "it was. Ask who runs the server to check its disk."
+)
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,27 @@ class LabelHistory:
                 found.append(Version(name, place / name, "", {"damaged": str(error)}))
         return found
 
+    def served(self, image: str, tag: str) -> tuple[Path, dict[str, Any]]:
+        """The file of a label that is served, and what is known of it.
+
+        Raises:
+            NotFoundError: if there is no such image, or it has no such label.
+        """
+        known = self._known(image).get(tag)
+        file = self._served(self._folder / tag / image, known["ext"]) if known else None
+        if known is None or file is None or not file.is_file():
+            raise NotFoundError(f"There is no label {tag} of {image}. See `baps labels list`.")
+        return file, known["info"]
+
+    def image_file(self, image: str) -> Path:
+        """The file of an image, or the folder of its series.
+
+        Raises:
+            NotFoundError: if there is no such image.
+        """
+        self._known(image)
+        return images_folder(self._studies) / f"{image}{self._list()['objects'][image]['image']['ext']}"
+
     def version(self, image: str, tag: str, name: str) -> Version:
         """One of them.
 
@@ -125,7 +150,15 @@ class LabelHistory:
                 return newest.file
         return None
 
-    def save(self, image: str, tag: str, file: Path, suffix: str, info: Mapping[str, Any]) -> str:
+    def save(
+        self,
+        image: str,
+        tag: str,
+        file: Path,
+        suffix: str,
+        info: Mapping[str, Any],
+        check: Callable[[Version], None] | None = None,
+    ) -> str:
         """Save a label and serve it; what was served before, however it came there, is kept as a version.
 
         Args:
@@ -133,6 +166,7 @@ class LabelHistory:
             file: the new one.
             suffix: what its name ends in: ``.nii.gz``.
             info: what is known of it.
+            check: reads what was written, before it is served; what it raises ends the save.
 
         Returns:
             The version's name.
@@ -140,6 +174,7 @@ class LabelHistory:
         Raises:
             NotFoundError: if there is no such image.
             OSError: if it cannot be written; the earlier label is as it was.
+            BapsError: if what was written is not what was given, or as ``check``; the earlier label is as it was.
         """
         with self.changing:
             place = self._folder / tag / image
@@ -147,19 +182,47 @@ class LabelHistory:
             served = self._known(image).get(tag)
             if served:
                 self._keep_found(place, served)
-            return self._serve(self._write(place, file, suffix, info), self._next_name(place))
+            written = self._write(place, file, suffix, info)
+            try:
+                if check:
+                    check(_read(written))
+            except BaseException:
+                shutil.rmtree(written, ignore_errors=True)
+                raise
+            return self._serve(written, self._next_name(place))
 
-    def restore(self, image: str, tag: str, name: str) -> str:
+    def check_fits(self, image: str, version: Version) -> None:
+        """Read a version as trainings do; to be given to ``restore``.
+
+        Raises:
+            InputError: if it does not fit its image any more, or marks nothing.
+        """
+        source = self.image_file(image)
+        as_it_was = "The label was not restored; the one that is served is as it was."
+        try:
+            marked = read_label_map(version.file, read_volume(source), source).marked().any()
+        except InputError as error:
+            raise InputError(f"{error} {as_it_was}") from error
+        if not marked:
+            raise InputError(f"This version marks nothing. {as_it_was}")
+
+    def restore(self, image: str, tag: str, name: str, check: Callable[[Version], None] | None = None) -> str:
         """Save an earlier version again, as the newest.
+
+        Args:
+            image, tag: which label.
+            name: of the version.
+            check: as in ``save``.
 
         Raises:
             NotFoundError: if there is no such image or version.
-            BapsError: if the version is damaged, or the disk is full; nothing was changed then.
+            BapsError: if the version is damaged, or the disk is full, or as ``check``; nothing was changed then.
         """
         try:
             with self.changing:
                 version = self.version(image, tag, name)
-                return self.save(image, tag, version.file, version.suffix, {**version.info, "restored": name})
+                info = {**version.info, "restored": name}
+                return self.save(image, tag, version.file, version.suffix, info, check)
         except OSError as error:
             raise BapsError(f"The label could not be restored ({error.strerror}). It is as it was.") from error
 
@@ -233,6 +296,8 @@ class LabelHistory:
             version.chmod(0o755)  # As for the labels: others may read it.
             copy, said = version / f"label{suffix}", version / "version.json"
             shutil.copyfile(file, copy)
+            if _sha256(copy) != _sha256(file):
+                raise BapsError(_DIFFERS)
             said.write_text(json.dumps({"sha256": _sha256(copy), "info": dict(info)}, indent=2))
             for path in (copy, said, version, place, place.parent, self._folder):
                 to_disk(path)
@@ -252,6 +317,8 @@ class LabelHistory:
             # The list comes last: it must not name a file that is not there, or another process strikes it out.
             with replacing(self._studies / LIST, ".json") as listed, replacing(target, ".label") as label:
                 shutil.copyfile(version.file, label)
+                if _sha256(label) != version.sha256:
+                    raise BapsError(_DIFFERS)
                 whole = self._list()
                 info = {**version.info, "ts": int(time.time()), "name": target.name, "version": name}
                 whole["objects"][image]["labels"][tag] = {"ext": version.suffix, "info": info}
@@ -265,11 +332,17 @@ class LabelHistory:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
         for other in target.parent.iterdir():
-            if other != target and not other.name.startswith(".") and file_stem(other) == image:
+            if other != target and not other.name.startswith(".") and self._belongs(other, image, whole):
                 other.unlink()
         saved.rename(place / name)
         to_disk(place)
         return name
+
+    @staticmethod
+    def _belongs(label: Path, image: str, listed: Mapping[str, Any]) -> bool:
+        """Whether a file is a label of an image: a.seg.nrrd is one of a, unless there is an image a.seg."""
+        stem = file_stem(label)
+        return (stem if stem in listed["objects"] else label_stem(label)) == image
 
     def _list(self) -> dict[str, Any]:
         try:
@@ -283,7 +356,7 @@ class LabelHistory:
         try:
             known: dict[str, Any] = self._list()["objects"][image]["labels"]
         except KeyError:
-            raise NotFoundError(f"There is no image {image!r} among the studies; its label was not saved.") from None
+            raise NotFoundError(f"There is no image {image!r} among the studies. Nothing was saved.") from None
         return known
 
 

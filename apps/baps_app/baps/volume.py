@@ -43,6 +43,12 @@ class Volume:
         i, j, k = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(i), float(j), float(k)
 
+    @property
+    def slice_normal(self) -> NDArray[np.float64]:
+        """Unit vector across the slices in the direction of K, (3,), RAS; on a tilted gantry it is not that of K."""
+        normal = np.cross(self.affine[:3, 0], self.affine[:3, 1])
+        return np.asarray(normal * np.sign(normal @ self.affine[:3, 2]) / np.linalg.norm(normal))
+
     def same_geometry(self, other: Volume) -> bool:
         """Whether both have the same shape, and each voxel lies where that of the other does, within a tenth of one.
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from baps.collected import notes
 from baps.errors import InputError
+from baps.label_map import LabelMap
 
 MOST_LETTERS = 200
 """Of the name of an author or a model."""
@@ -85,30 +86,72 @@ def read_label_info(given: Mapping[str, Any]) -> LabelInfo:
         ) from None
 
 
-def label_values(info: LabelInfo, labels: Mapping[str, int]) -> dict[str, int]:
-    """Which value means which label in one labelmap: what was said when it was saved, else the site's own numbers.
+def label_values(info: LabelInfo, labels: Mapping[str, int], names: Mapping[int, str] | None = None) -> dict[str, int]:
+    """Which value means which label in one label map: what was said when it was saved, else what its file says, else
+    the site's own numbers.
 
     0 is what is marked as nothing, whatever it is called.
+
+    Args:
+        info: what was said.
+        labels: names and values of the site.
+        names: of the file, by value.
     """
-    return {segment.name: segment.idx for segment in info.label_info if segment.idx} or dict(labels)
+    said = {segment.name: segment.idx for segment in info.label_info if segment.idx}
+    return said or {name: value for value, name in (names or {}).items()} or dict(labels)
+
+
+def name_values(info: LabelInfo, found: LabelMap, labels: Mapping[str, int]) -> dict[str, int]:
+    """Name every segment of a label map that is to be saved, and keep the names of those that are marked nowhere.
+
+    What was said decides by value, then what the file says; where the file uses a value for several segments, it alone
+    decides. The site's own numbers hold where neither says anything; values that are none of them are kept without a
+    name then, which a note says.
+
+    Raises:
+        InputError: if a marked value is not among the names that were said, no marked value has a name, or two have
+            the same.
+    """
+    said = {} if found.renumbered else {segment.idx: segment.name for segment in info.label_info if segment.idx}
+    marked, own = found.values(), {value: name for name, value in labels.items()}
+    names = {**found.names, **said} or own
+    nameless = [value for value in marked if value not in names]
+    if nameless and (names is not own or len(nameless) == len(marked)):
+        known = ", ".join(f"{value} is {name}" for value, name in names.items())
+        raise InputError(
+            f"The values {nameless} of the label have no name ({known}). Name every segment in label_info, as in "
+            '[{"name": "spleen", "idx": 1}]. Nothing was saved.'
+        )
+    if nameless:
+        notes.give(f"The values {nameless} are no labels of this site. They were kept; nothing is trained on them.")
+        marked = [value for value in marked if value in names]
+    values: dict[str, int] = {}
+    for value in marked:
+        if names[value] in values:
+            raise InputError(f"Two segments of the label are called {names[value]!r}. Rename one. Nothing was saved.")
+        values[names[value]] = value
+    for value, name in names.items():
+        if name not in values and value not in marked:
+            values[name] = value
+    return values
 
 
 def covered_slices(
-    info: LabelInfo, voxels: NDArray[np.integer[Any]], labels: Mapping[str, int], whole: bool = False
+    info: LabelInfo, found: LabelMap, values: Mapping[str, int], whole: bool = False
 ) -> dict[str, list[int]]:
     """For each label the slices across K on which it was looked for; elsewhere, unmarked does not mean absent.
 
     Args:
         info: what was said.
-        voxels: the labelmap, (I, J, K).
-        labels: names and values of the site.
+        found: the label map.
+        values: which value means which label.
         whole: whether an organ that is marked is marked wholly.
     """
     covers = {}
-    for name, value in label_values(info, labels).items():
-        marked = np.flatnonzero((voxels == value).any((0, 1))).tolist()
+    for name, value in values.items():
+        marked = np.flatnonzero(found.mask(value).any((0, 1))).tolist()
         if info.slices is not None:
             covers[name] = sorted(set(info.slices))
         else:
-            covers[name] = list(range(voxels.shape[2])) if whole and marked else marked
+            covers[name] = list(range(found.shape[2])) if whole and marked else marked
     return covers

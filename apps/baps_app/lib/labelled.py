@@ -19,7 +19,8 @@ def labelled_cases(
 ) -> tuple[dict[str, list[Case]], dict[str, str]]:
     """The cases of each of the site's labels, from the final labels that a person confirmed.
 
-    A file that lies in ``labels/final`` without having been submitted counts as confirmed by who laid it there. A
+    A file that lies in ``labels/final`` without having been submitted counts as confirmed by who laid it there; its
+    values mean what it says itself, else the site's numbers. A
     patient is the DICOM PatientID, else what the site's table says, else the image's name. In a PACS the newest DICOM
     SEG that names a label holds.
 
@@ -35,27 +36,32 @@ def labelled_cases(
         return _of_pacs(datastore, labels, patients)
     tag = DefaultLabelTag.FINAL.value
     cases: dict[str, list[Case]] = {name: [] for name in labels}
-    left_out: dict[str, str] = {}
+    checked = datastore.read_final_labels() if isinstance(datastore, StudiesDatastore) else {}
+    left_out = {image_id: found.error for image_id, found in sorted(checked.items()) if found.error}
     for image_id in sorted(datastore.get_labeled_images()):
         label_id = datastore.get_label_by_image_id(image_id, tag)
         try:
             info = read_label_info(datastore.get_label_info(label_id, tag) or {})
             image = Path(datastore.get_image_uri(image_id))
-            known = datastore.patient(image_id) if isinstance(datastore, StudiesDatastore) else None
+            ours = isinstance(datastore, StudiesDatastore)
+            known, source = (datastore.patient(image_id), datastore.source(image_id)) if ours else (None, None)
         except BapsError as error:  # Written by an older server or by hand, or of a series that cannot be read.
             left_out[image_id] = str(error)
             continue
         if not info.confirmed:
             left_out[image_id] = f"The label of {image_id} was not confirmed by a person. Check it and submit it."
             continue
-        values, covers = label_values(info, labels), info.covers or {}
+        names = checked[image_id].names if image_id in checked else {}
+        values, covers = label_values(info, labels, names), info.covers or {}
+        if not set(values) & set(labels):
+            left_out[image_id] = f"Its segments {', '.join(values)} are no labels of this site: {', '.join(labels)}."
         mask = Path(datastore.get_label_uri(label_id, tag))
         if isinstance(datastore, StudiesDatastore):  # What is submitted while the training runs has other values, say.
             mask = datastore.history.unchanging(image_id, tag, mask) or mask
         patient = known or patients.get(image_id) or image_id
         for name in labels:
             if name in values:
-                cases[name].append(Case(image, mask, values[name], patient, covers.get(name)))
+                cases[name].append(Case(image, mask, values[name], patient, covers.get(name), source))
     return cases, left_out
 
 

@@ -21,18 +21,18 @@ from monailabel.config import settings
 from monailabel.datastore.dicom import DICOMwebClientX, DICOMWebDatastore
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
 from monailabel.interfaces.datastore import DefaultLabelTag
-from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from requests.adapters import HTTPAdapter
 
 from baps.errors import BapsError, InputError, NotFoundError
-from baps.formats import read_labels, read_patient, read_volume, write_nifti
+from baps.formats import read_label_map, read_labels, read_patient, read_volume, write_nifti
 from baps.formats.dicom_seg import slice_depths, write_segmentation
+from baps.label_map import LabelMap
 from baps.pacs_login import Login, read_login
 from baps.replacing import replacing
 from baps.volume import Volume
-from lib.label_info import LabelInfo, label_values, read_label_info
+from lib.label_info import LabelInfo, name_values, read_label_info
 from lib.pacs_labels import OrganLabel, StoredSegment, keep_segments, kept_segment, stored_segments
 from lib.unsent import Unsent
 from lib.whole_list import WholeList
@@ -223,7 +223,7 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
             told = self._client.retrieve_series_metadata(str(self._series()[image_id].StudyInstanceUID), image_id)
             return [Dataset.from_json(header) for header in told]
 
-    def label_to_change(self, image_id: str, organ: str, image: Volume) -> tuple[NDArray[np.integer[Any]], LabelInfo]:
+    def label_to_change(self, image_id: str, organ: str, image: Volume) -> tuple[LabelMap, LabelInfo]:
         """The newest label of one organ, (I, J, K), for every SEG holds what was saved with it alone; zeros where none
         can be used.
 
@@ -244,9 +244,9 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
             logger.warning("Earlier labels of an image were passed over (%s).", type(error).__name__)
             found = None
         if found is None:
-            return np.zeros(image.shape, np.uint8), read_label_info({})
+            return LabelMap((np.zeros(image.shape, np.uint8),)), read_label_info({})
         info = {"label_info": [{"name": organ, "idx": 1}], "covers": {organ: sorted(found.slices)}}
-        return read_labels(found.file, image), read_label_info(info)
+        return read_label_map(found.file, image), read_label_info(info)
 
     def save_label(
         self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any], label_id: str = ""
@@ -262,11 +262,9 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
             self.history.save(image_id, label_tag, file, self._to_id(file.name)[1], label_info)
             return image_id
         image = read_volume(Path(self.get_image_uri(image_id)))
-        voxels, info = read_labels(Path(label_filename), image), read_label_info(label_info)
-        values = label_values(info, {})
-        if nameless := sorted(set(np.unique(voxels).tolist()) - {0, *values.values()}):
-            raise InputError(f"The values {nameless} of the label have no name. Name every segment. Nothing was saved.")
-        masks = {name: mask for name, value in values.items() if (mask := voxels == value).any()}
+        found, info = read_label_map(Path(label_filename), image), read_label_info(label_info)
+        values = name_values(info, found, {})
+        masks = {name: mask for name, value in values.items() if (mask := found.mask(value)).any()}
         slices = {name: (info.covers or {}).get(name, frozenset()) for name in masks}
         self.forget_list()
         known = self.newest_segments().get(image_id, {})

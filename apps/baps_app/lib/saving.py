@@ -1,4 +1,4 @@
-"""Saving a label, or what a model shows: checked against its image first, and nobody's work is lost.
+"""Saving a label, or what a model shows: checked against its image first, read back, and nobody's work is lost.
 
 Whoever saves holds the datastore's lock from reading the earlier label to storing the new one; other threads, other
 processes and the command line wait. What is kept of earlier labels: ``baps.label_history``, or the PACS.
@@ -7,7 +7,7 @@ processes and the command line wait. What is kept of earlier labels: ``baps.labe
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,14 @@ from numpy.typing import NDArray
 
 from baps.collected import notes
 from baps.errors import InputError, NotFoundError, StorageError
-from baps.formats import read_labels, read_volume, write_nifti
+from baps.formats import read_label_map, read_volume, write_label_map
+from baps.label_history import Version
+from baps.label_map import LabelMap
 from baps.volume import Volume
-from lib.label_info import MOST_LETTERS, LabelInfo, covered_slices, label_values, read_label_info
+from lib.label_info import MOST_LETTERS, LabelInfo, covered_slices, label_values, name_values, read_label_info
 from lib.others_work import keep_others
 from lib.pacs import PacsDatastore
+from lib.read_back import check_version
 from lib.studies import StudiesDatastore
 
 
@@ -53,9 +56,11 @@ def save_label(
 
     Raises:
         NotFoundError: if there is no such image.
-        InputError: if the file cannot be read, is empty, or does not lie where the image does.
+        InputError: if the file cannot be read, is empty, does not lie where the image does, or marks a value that has
+            no name.
         StorageError: if the disk is full.
-        BapsError: if the PACS does not take it, the sentence says whether it is kept.
+        BapsError: if what was stored is not what was sent; or if the PACS does not take it, the sentence says whether
+            it is kept.
     """
     image = datastore.get_image_uri(image_id) if image_id else ""
     if not image:
@@ -63,40 +68,41 @@ def save_label(
     said = read_label_info({**info, "covers": None, "authors": {}})  # Worked out below, whatever is said.
     if tag == DefaultLabelTag.FINAL.value and not said.confirmed:
         tag = DefaultLabelTag.ORIGINAL.value
-    volume = read_volume(Path(image))
-    voxels = read_labels(path, volume)
-    covers = covered_slices(said, voxels, labels, whole)
-    if not voxels.any():
+    volume, source = read_volume(Path(image)), source_of(datastore, image_id)
+    found = read_label_map(path, volume, source)
+    marked = set(found.values())
+    if not marked:
         raise InputError("The label is empty: no voxel is marked. Segment the organ, then submit. Nothing was saved.")
-    if said.slices and max(said.slices) >= voxels.shape[2]:
-        raise InputError(f"The label has slices 0 to {voxels.shape[2] - 1}, not {max(said.slices)}. Nothing was saved.")
+    if said.slices and max(said.slices) >= found.shape[2]:
+        raise InputError(f"The label has slices 0 to {found.shape[2] - 1}, not {max(said.slices)}. Nothing was saved.")
     author = (said.author or str(info.get("client_id") or ""))[:MOST_LETTERS]
-    values = label_values(said, labels)
+    values = name_values(said, found, labels)
+    covers = covered_slices(said, found, values, whole)
     info = {
         **info,
         # Said by name and value, whatever the site's own values will be one day.
-        "label_info": info.get("label_info") or _segments(labels),
+        "label_info": _segments(values, info),
         "author": author,
-        "authors": {name: author for name, value in values.items() if (voxels == value).any()},
+        "authors": {name: author for name, value in values.items() if value in marked},
         "confirmed": said.confirmed,
         "covers": covers,
     }
     with _saving(datastore), tempfile.TemporaryDirectory() as folder:
         earlier = _earlier(datastore, image_id, tag, volume) if said.confirmed else None
         if earlier and earlier[1].confirmed:
-            kept = keep_others(voxels, said, author, *earlier, labels)
+            kept = keep_others(found, values, said, author, *earlier, labels)
             notes.give(*kept.notes)
             if kept.organs:
-                path = Path(folder) / "label.nii.gz"
-                _write(path, kept.voxels, volume)
-                info["label_info"] = _segments(kept.values)
+                found, values = kept.label_map, kept.values
+                path = write_label_map(Path(folder) / "label", found, volume)
+                info["label_info"] = _segments(values, info)
                 for name in kept.organs:
                     info["authors"][name] = earlier[1].author_of(name)
                     covers.pop(name, None)  # A label that does not say what it covers, covers all.
-                    if name in (found := earlier[1].covers or {}):
-                        covers[name] = sorted(found[name])
-        saved: str = datastore.save_label(image_id, str(path), tag, info)
-    return saved
+                    if name in (covered := earlier[1].covers or {}):
+                        covers[name] = sorted(covered[name])
+        _store(datastore, image_id, path, tag, info, check_version(found, values, volume, source))
+    return image_id
 
 
 def save_shown(
@@ -112,7 +118,7 @@ def save_shown(
 ) -> str:
     """Save what a model shows and a person chose to keep; the organ's other slices and other organs stay as they are.
 
-    A labelmap holds one label a voxel: in a folder of studies, voxels of other organs are left out of the mask.
+    In a folder of studies, voxels of other organs are left out of the mask.
 
     Args:
         datastore, labels, image_id: as in ``save_label``.
@@ -138,30 +144,32 @@ def save_shown(
     if not isinstance(datastore, (StudiesDatastore, PacsDatastore)):
         raise InputError("Masks are saved to a folder of studies or a PACS only. Submit the label from the viewer.")
     with _saving(datastore):
-        voxels, info = datastore.label_to_change(image_id, organ, image)
-        if voxels.any() and not info.confirmed:
+        found, info = datastore.label_to_change(image_id, organ, image)
+        present = found.values()
+        if present and not info.confirmed:
             raise InputError(
                 "The label of this image was confirmed by nobody. Check and submit it before you add to it."
             )
-        values = label_values(info, labels) if voxels.any() else {}
-        taken = {0, *values.values(), *np.unique(voxels).tolist()}
+        values = label_values(info, labels, found.names) if present else {}
+        taken = {0, *values.values(), *present}
         value = values.setdefault(organ, max(taken) + 1 if labels[organ] in taken else labels[organ])
-        before, where = voxels == value, sorted(slices)
+        before, where = found.mask(value), sorted(slices)
+        others = found.without(value)
         wanted = before.copy()
         wanted[:, :, where] = mask[:, :, where]
-        after = wanted & ((voxels == 0) | before)
+        after = wanted & (before | ~others.marked())
         if not after.any():
             raise InputError(f"The mask of {organ} is empty, or lies in other organs. Nothing was saved.")
         left_out = int(wanted.sum() - after.sum())
         but = f", but for {left_out} voxels that are marked as other organs" if left_out else ""
         if np.array_equal(before, after):
             return f"It was saved as {organ} before{but}."
-        voxels = np.where(after, value, np.where(before, 0, voxels))
+        changed = others.with_masks({value: after}, {value: name for name, value in values.items()})
         covers = {name: sorted(found) for name, found in (info.covers or {}).items()}
         if organ in covers or not before.any():  # A label that does not say what it covers, covers all.
             covers[organ] = sorted({*covers.get(organ, []), *where})
         said = {
-            "label_info": _segments(values),
+            "label_info": _segments(values, {}),
             "author": author[:MOST_LETTERS],
             "authors": {**{name: info.author_of(name) for name in values}, organ: author[:MOST_LETTERS]},
             "model": model,
@@ -169,9 +177,9 @@ def save_shown(
             "covers": covers,
         }
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "label.nii.gz"
-            _write(path, voxels, image)
-            datastore.save_label(image_id, str(path), DefaultLabelTag.FINAL.value, said)
+            path = write_label_map(Path(folder) / "label", changed, image)
+            check = check_version(changed, values, image, source_of(datastore, image_id))
+            _store(datastore, image_id, path, DefaultLabelTag.FINAL.value, said, check)
         return f"Saved as {organ}{but}."
 
 
@@ -192,25 +200,36 @@ def _saving(datastore: Datastore) -> Iterator[None]:
         ) from error
 
 
-def _earlier(
-    datastore: Datastore, image_id: str, tag: str, image: Volume
-) -> tuple[NDArray[np.integer[Any]], LabelInfo] | None:
-    """The labelmap that is about to be replaced and what is known of it; a PACS keeps each organ for itself."""
+def source_of(datastore: Datastore, image_id: str) -> Path | None:
+    """Return the DICOM series or file of an image of a folder of studies; none of other images."""
+    return datastore.source(image_id) if isinstance(datastore, StudiesDatastore) else None
+
+
+def _store(
+    datastore: Datastore, image_id: str, path: Path, tag: str, info: dict[str, Any], check: Callable[[Version], None]
+) -> None:
+    """Store a label, in a folder of studies after the check. The PACS store reads back what it sends by itself."""
+    if isinstance(datastore, StudiesDatastore):
+        datastore.save_label(image_id, str(path), tag, info, check)
+    else:
+        datastore.save_label(image_id, str(path), tag, info)
+
+
+def _earlier(datastore: Datastore, image_id: str, tag: str, image: Volume) -> tuple[LabelMap, LabelInfo] | None:
+    """The label map that is about to be replaced and what is known of it; a PACS keeps each organ for itself."""
     if isinstance(datastore, PacsDatastore) and tag == DefaultLabelTag.FINAL.value:
         return None
     file = datastore.get_label_uri(image_id, tag)
     if not file or not Path(file).is_file():
         return None
     try:
-        return read_labels(Path(file), image), read_label_info(datastore.get_label_info(image_id, tag) or {})
+        found = read_label_map(Path(file), image, source_of(datastore, image_id))
+        return found, read_label_info(datastore.get_label_info(image_id, tag) or {})
     except InputError:  # Laid there by hand, say. It is kept as it is.
         return None
 
 
-def _segments(values: Mapping[str, int]) -> list[dict[str, Any]]:
-    return [{"name": name, "idx": value} for name, value in values.items()]
-
-
-def _write(path: Path, voxels: NDArray[np.integer[Any]], image: Volume) -> None:
-    kind = np.uint8 if voxels.min() >= 0 and voxels.max() <= 255 else np.int32
-    write_nifti(path, Volume(voxels.astype(kind), image.affine))
+def _segments(values: Mapping[str, int], info: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Names and values, with what else was said of a segment."""
+    said = {(one["name"], one["idx"]): one for one in info.get("label_info") or []}
+    return [{**said.get((name, value), {}), "name": name, "idx": value} for name, value in values.items()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ from typing import Any
 import numpy as np
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
 from monailabel.interfaces.datastore import DefaultLabelTag
-from numpy.typing import NDArray
 
 from baps.errors import BapsError, StorageError
 from baps.formats import (
@@ -19,15 +19,20 @@ from baps.formats import (
     SeveralVolumesError,
     file_stem,
     images_folder,
+    label_stem,
     list_images,
     opens_in_viewers,
-    read_labels,
+    read_label_map,
     read_patient,
+    read_volume,
 )
+from baps.label_history import Version
+from baps.label_map import LabelMap
 from baps.replacing import replacing
 from baps.volume import Volume
 from lib.conversions import FOLDER as CONVERTED
 from lib.conversions import Conversions, several_images, volume_id
+from lib.label_checks import Checked, LabelChecks
 from lib.label_info import LabelInfo, read_label_info
 from lib.whole_list import WholeList
 
@@ -47,6 +52,7 @@ class StudiesDatastore(WholeList, LocalDatastore):
     def __init__(self, folder: str, auto_reload: bool, read_only: bool) -> None:
         kinds = [f"*{suffix}" for suffix in IMAGE_SUFFIXES]
         self._conversions = Conversions(Path(folder) / CONVERTED)
+        self._checks = LabelChecks(Path(folder), read_only)
         super().__init__(
             folder, self.images_dir(Path(folder)), extensions=kinds, auto_reload=auto_reload, read_only=read_only
         )
@@ -88,6 +94,8 @@ class StudiesDatastore(WholeList, LocalDatastore):
 
     def _to_id(self, file: str) -> tuple[str, str]:
         stem = file_stem(Path(file))
+        if (short := label_stem(Path(file))) != stem and not Path(self._datastore.image_path(), file).exists():
+            stem = short  # 3D Slicer's a.seg.nrrd is a label of a.
         return stem, file[len(stem) :]
 
     def get_image_uri(self, image_id: str) -> str:
@@ -132,20 +140,68 @@ class StudiesDatastore(WholeList, LocalDatastore):
             ) from error
         return image_id
 
-    def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
+    def save_label(
+        self,
+        image_id: str,
+        label_filename: str,
+        label_tag: str,
+        label_info: dict[str, Any],
+        check: Callable[[Version], None] | None = None,
+    ) -> str:
         """As the host's, but a label is replaced when the new one is whole, and the earlier one is kept.
+
+        Args:
+            image_id, label_filename, label_tag, label_info: as the host's.
+            check: reads what was written, before it is served; what it raises ends the save.
 
         Raises:
             NotFoundError: if there is no such image.
             OSError: if it cannot be written; an earlier one is as it was.
+            BapsError: as ``check``; an earlier one is as it was.
         """
-        self.history.save(
-            image_id, label_tag, Path(label_filename), self._to_id(Path(label_filename).name)[1], label_info
-        )
+        file = Path(label_filename)
+        self.history.save(image_id, label_tag, file, self._to_id(file.name)[1], label_info, check)
+        if check and label_tag == DefaultLabelTag.FINAL.value:
+            self._checks.note(image_id, self._files(image_id), {})
         return image_id
 
-    def label_to_change(self, image_id: str, organ: str, image: Volume) -> tuple[NDArray[np.integer[Any]], LabelInfo]:
-        """The image's final labelmap, (I, J, K), with every organ in it; zeros where there is none.
+    def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
+        """The images with a final label that can be read on them.
+
+        A label that somebody laid into the folder is read once. Where there are many, a call reads some of them, and
+        the others count as neither labelled nor unlabelled until a later call has read them.
+        """
+        return [image for image, checked in self._checked().items() if not checked.error]
+
+    def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
+        """The images without a final label, or with one that cannot be read on them."""
+        unlabelled: list[str] = super().get_unlabeled_images(label_tag, labels)
+        unusable = {image for image, checked in self._checked().items() if checked.error}
+        return [image for image in self.list_images() if image in unusable or image in set(unlabelled)]
+
+    def read_final_labels(self) -> dict[str, Checked]:
+        """What is known of each final label, by image, when all have been read."""
+        return self._checked(patience=float("inf"))
+
+    def _checked(self, **patience: float) -> dict[str, Checked]:
+        files = {image: self._files(image) for image in super().get_labeled_images()}
+        return self._checks.check(files, self._read_final, **patience)
+
+    def _files(self, image_id: str) -> tuple[Path, Path]:
+        """Of the final label and the image."""
+        return Path(self.get_label_uri(image_id, DefaultLabelTag.FINAL.value)), self._source(image_id)[0]
+
+    def _read_final(self, image_id: str) -> LabelMap:
+        label, _ = self._files(image_id)
+        return read_label_map(label, read_volume(Path(self.get_image_uri(image_id))), self.source(image_id))
+
+    def source(self, image_id: str) -> Path | None:
+        """The DICOM series or file of an image, against which DICOM labels are checked; none of other images."""
+        path, _ = self._source(image_id)
+        return path if path.is_dir() or path.suffix.lower() == ".dcm" else None
+
+    def label_to_change(self, image_id: str, organ: str, image: Volume) -> tuple[LabelMap, LabelInfo]:
+        """The image's final label map with every organ in it; zeros where there is none.
 
         Raises:
             InputError: if it cannot be used.
@@ -153,8 +209,9 @@ class StudiesDatastore(WholeList, LocalDatastore):
         tag = DefaultLabelTag.FINAL.value
         earlier = self.get_label_uri(image_id, tag)
         if not earlier or not Path(earlier).is_file():
-            return np.zeros(image.shape, np.uint8), read_label_info({})
-        return read_labels(Path(earlier), image), read_label_info(self.get_label_info(image_id, tag) or {})
+            return LabelMap((np.zeros(image.shape, np.uint8),)), read_label_info({})
+        found = read_label_map(Path(earlier), image, self.source(image_id))
+        return found, read_label_info(self.get_label_info(image_id, tag) or {})
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         """As the host's. Of a series it is the NIfTI file that the viewers are told to load."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..formats import read_labels, read_volume
+from ..formats import read_label_map, read_volume
 from ..geometry import SLICE_AXIS, Canvas, Plane
 from ..intensity import Window, choose_window
+from ..label_map import LabelMap
 from ..slice_image import canvas_image
 from ..volume import Volume
 from .slices import AnySlice, LabelledSlice, SliceFile, SlicesByPatient, evenly_spaced
@@ -31,6 +31,7 @@ class Case:
         patient: whom it shows; volumes of one patient are never on both sides of a split.
         covered: slices across K on which the organ was labelled, or None for all. The others are ignored: what is not
             marked there is not background.
+        source: the DICOM series or file that the image was read from, if it is another one.
     """
 
     image: Path
@@ -38,13 +39,14 @@ class Case:
     value: int
     patient: str
     covered: frozenset[int] | None = None
+    source: Path | None = None
 
 
 class CaseReader:
     """Reads cases; the last volume and its labels are kept, for the next case is often another label of the same."""
 
     def __init__(self) -> None:
-        self._last: tuple[Path, Path, Volume, NDArray[np.integer[Any]], Window] | None = None
+        self._last: tuple[Path, Path, Volume, LabelMap, Window] | None = None
 
     def read(self, case: Case) -> tuple[Volume, NDArray[np.bool_], Window]:
         """The volume, where the organ is, (I, J, K), and the volume's own window.
@@ -55,9 +57,10 @@ class CaseReader:
         if self._last is None or self._last[:2] != (case.image, case.labels):
             self._last = None  # One volume is in memory at a time.
             volume = read_volume(case.image)
-            self._last = case.image, case.labels, volume, read_labels(case.labels, volume), choose_window(volume)
+            labels = read_label_map(case.labels, volume, case.source or case.image)
+            self._last = case.image, case.labels, volume, labels, choose_window(volume)
         _, _, volume, labels, window = self._last
-        organ = labels == case.value
+        organ = labels.mask(case.value)
         if not organ.any():
             raise InputError(
                 f"The label {case.labels.name} holds no voxel of value {case.value}. Segment the organ before you "

@@ -14,7 +14,10 @@ from . import options, outputs
 console = Console(soft_wrap=True, highlight=False)
 
 Label = Annotated[
-    int | None, typer.Option(metavar="N", help="Value of the label; without it, every label is a target.")
+    str | None,
+    typer.Option(
+        metavar="N", help="Value of the label, or the name of its segment; without it, every label is a target."
+    ),
 ]
 Prompt = Annotated[str, typer.Option(help="How users prompt: click or box.")]
 
@@ -89,9 +92,10 @@ def adapt(
         remote=remote,
         config=config,
     )
-    found = find_cases(images, labels, label, patients)
+    found = find_cases(images, labels, options.read_label(label), patients)
     folder = out.parent
     slices, left_out = load_cases(found.cases, model.capabilities.input_side, settings.slices_per_volume, folder)
+    options.print_notes(found.notes)
     options.print_left_out({**found.left_out, **left_out})
     if not slices:
         raise InputError(f"None of the labels can be used. {next(iter(left_out.values()), '')}")

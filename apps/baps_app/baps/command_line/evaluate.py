@@ -61,7 +61,8 @@ def evaluate(
     )
     if record is not None:
         check_fits(record, model.capabilities.name, model.capabilities.weights_sha256)
-    found = find_cases(images, labels, label)
+    found = find_cases(images, labels, options.read_label(label))
+    options.print_notes(found.notes)
     options.print_left_out(found.left_out)
     columns = (TextColumn("evaluating"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:

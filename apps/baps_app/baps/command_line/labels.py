@@ -1,8 +1,9 @@
-"""``baps labels``: the versions of labels that were saved, and back to one of them."""
+"""``baps labels``: the versions of labels that were saved, back to one of them, and out to other programs."""
 
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,7 @@ from rich.table import Column, Table
 if TYPE_CHECKING:
     from ..label_history import LabelHistory, Version
 
-app = typer.Typer(no_args_is_help=True, help="List, show and restore the versions of labels that were saved.")
+app = typer.Typer(no_args_is_help=True, help="List, show, restore and export labels that were saved.")
 
 Studies = Annotated[Path, typer.Argument(help="Folder of images that is served, or was.")]
 Image = Annotated[str, typer.Argument(help="The image's name.")]
@@ -62,8 +63,32 @@ def show(studies: Studies, image: Image, version: Name, tag: Tag = "final") -> N
 @app.command()
 def restore(studies: Studies, image: Image, version: Name, tag: Tag = "final") -> None:
     """Serve an earlier version again, also in a server that runs; the one that it replaces is kept too."""
-    name = _history(studies).restore(image, tag, version)
+    history = _history(studies)
+    name = history.restore(image, tag, version, partial(history.check_fits, image))
     console.print(f"The label {tag} of {image} is that of {version} again, as version {name}.", markup=False)
+
+
+@app.command()
+def export(
+    studies: Studies,
+    image: Image,
+    rtstruct: Annotated[Path, typer.Option(metavar="FILE", help="For radiotherapy: a DICOM RTSTRUCT.")],
+    tag: Tag = "final",
+) -> None:
+    """Write the label of a DICOM series as FILE, which is not there yet; it belongs to the study of the series."""
+    from ..errors import InputError
+    from ..label_export import label_as_rtstruct
+    from ..replacing import replacing
+
+    if rtstruct.exists():
+        raise InputError(f"There is a file {rtstruct} already. Give another name.")
+    if not rtstruct.parent.is_dir():
+        raise InputError(f"There is no folder {rtstruct.parent}. Make it first.")
+    made = label_as_rtstruct(_history(studies), image, tag)
+    with replacing(rtstruct) as partly:
+        made.save_as(partly, write_like_original=False)
+    names = ", ".join(str(one.ROIName) for one in made.StructureSetROISequence)
+    console.print(f"The label {tag} of {image} is in {rtstruct}: {names}.", markup=False)
 
 
 def _authors(said: dict[str, object]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,3 +65,15 @@ def print_left_out(reasons: Mapping[str, str]) -> None:
         console.print(f"Left out: {name}. {reason}", style="yellow", markup=False)
     if len(reasons) > _MOST_REASONS:
         console.print(f"Left out: {len(reasons) - _MOST_REASONS} more.", style="yellow")
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Say how something was read that could be read otherwise."""
+    console = Console(soft_wrap=True, highlight=False)
+    for note in notes:
+        console.print(note, markup=False)
+
+
+def read_label(given: str | None) -> int | str | None:
+    """Read which label is meant: a value, the name of a segment, or none."""
+    return int(given) if given and given.removeprefix("-").isdecimal() else given

@@ -21,7 +21,7 @@ from . import options, outputs
 app = typer.Typer(no_args_is_help=True, help="Organs of whole volumes without a click, adapted to a few labels.")
 console = Console(soft_wrap=True, highlight=False)
 
-Label = Annotated[int, typer.Option(metavar="N", help="Value of the organ in the labels.")]
+Label = Annotated[str, typer.Option(metavar="N", help="Value of the organ in the labels, or the name of its segment.")]
 Organ = Annotated[str, typer.Option(metavar="NAME", help="The organ; one that the model knows begins at its answer.")]
 Model = Annotated[str, typer.Option(help="The organ model: bundled, or the name of a published checkpoint.")]
 Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="Checkpoint of a published model.")]
@@ -71,8 +71,9 @@ def adapt(
     settings = OrganSettings(method=method, decoder=decoder, rate=rate, epochs=epochs, seed=seed)
     outputs.make_room(out)
     organs = load_organ_model(model, weights, weights_sha256, device)
-    found = find_cases(images, labels, label, patients)
+    found = find_cases(images, labels, options.read_label(label), patients)
     volumes, left_out = load_volumes(found.cases, organs)
+    options.print_notes(found.notes)
     options.print_left_out({**found.left_out, **left_out})
     if not volumes:
         raise InputError(f"None of the labels can be used. {next(iter(left_out.values()), '')}")
@@ -147,12 +148,13 @@ def evaluate(
         raise InputError(f"The adapter was trained for {record['adapter']['organ']}, not for {organ}. Give that organ.")
     if loaded is None:
         console.print(f"The model {organs.name} does not know {organ}: it answers with nothing.", style="yellow")
-    found = find_cases(images, labels, label)
+    found = find_cases(images, labels, options.read_label(label))
     columns = (TextColumn("evaluating"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
         cases = bar.track(found.cases, total=len(found.cases))
         scored, unusable = evaluate_organ(organs, loaded, cases, Readings(None))
     left_out = {**found.left_out, **unusable}
+    options.print_notes(found.notes)
     options.print_left_out(left_out)
     if not scored:
         raise InputError(f"None of the volumes can be measured. {next(iter(left_out.values()), '')}")

@@ -1,7 +1,8 @@
 """DICOM Segmentation objects (SEG), read and written with highdicom.
 
-A frame of the object is one segment on one slice. Slices without a frame say nothing of the segment: nobody looked
-there; a frame in which nothing is marked says that it is not there.
+A frame of the object is one segment on one slice; of a Label Map Segmentation, which highdicom 0.22 does not know, it
+is all segments on one slice, and a pixel holds the number of its segment. Slices without a frame say nothing of the
+segment: nobody looked there; a frame in which nothing is marked says that it is not there.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -23,6 +25,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from ..errors import InputError
+from ..size import check_size
 from ..volume import Volume
 from .dicom_frames import Frame
 from .dicom_stacks import Stack, find_stack, round_half_up
@@ -62,13 +65,14 @@ class Segment:
 
 def segments_said(dataset: Dataset) -> dict[int, tuple[str, bool]]:
     """What a SEG, or its metadata alone, says of its segments: by number the label, and whether a person drew or
-    corrected it (a segment that is ``AUTOMATIC`` was seen by none)."""
+    corrected it (a segment that is ``AUTOMATIC`` was seen by none). 0 is the background of a Label Map Segmentation."""
     return {
         int(segment.SegmentNumber): (
             str(segment.get("SegmentLabel", "")).strip(),
             str(segment.get("SegmentAlgorithmType", "")) != SegmentAlgorithmTypeValues.AUTOMATIC.value,
         )
         for segment in dataset.get("SegmentSequence", [])
+        if int(segment.SegmentNumber)
     }
 
 
@@ -86,6 +90,34 @@ def slice_depths(headers: Sequence[Dataset], image: Volume) -> NDArray[np.float6
     return np.array([frame.position for frame in stack.frames]) @ stack.frames[0].normal
 
 
+def even_depths(image: Volume) -> NDArray[np.float64]:
+    """How far along the normal each slice of a volume lies, mm, taken to lie evenly."""
+    return np.array([_depth(image.affine @ _step(k), image) for k in range(image.shape[2])])
+
+
+def source_frames(headers: Sequence[Dataset], image: Volume) -> dict[int, tuple[Dataset, int, NDArray[np.float64]]]:
+    """Find the image that each slice of a volume was read from.
+
+    Args:
+        headers, image: as in ``slice_depths``.
+
+    Returns:
+        For each index across K the header, the number of its frame from 1 on, and the (4, 4) from [i, j, 0] of the
+        volume to where that frame's pixels lie, mm, RAS: in a straightened volume up to half a pixel beside its voxels.
+
+    Raises:
+        InputError: as ``slice_depths``.
+    """
+    found = {}
+    stack = find_stack(headers, image)
+    for k, (frame, offset) in enumerate(zip(stack.frames, stack.offsets, strict=True)):
+        assert frame.position is not None and frame.orientation is not None and frame.spacing is not None
+        affine = _affine(frame.position, frame.orientation.ravel(), frame.spacing[::-1])
+        affine[:3, 3] -= affine[:3, :2] @ offset
+        found[k] = headers[frame.source], frame.index + 1, affine
+    return found
+
+
 def read_segmentation(dataset: Dataset, image: Volume, depths: NDArray[np.float64] | None = None) -> Iterator[Segment]:
     """Read a SEG, label by label; segments of one label are one.
 
@@ -98,27 +130,67 @@ def read_segmentation(dataset: Dataset, image: Volume, depths: NDArray[np.float6
         InputError: if it cannot be read, or its frames do not lie on the image's voxels.
     """
     if depths is None:
-        depths = np.array([_depth(image.affine @ _step(k), image) for k in range(image.shape[2])])
+        depths = even_depths(image)
     try:
-        groups = _groups(dataset, "SegmentIdentificationSequence")
-        for frame, group in zip(dataset.PerFrameFunctionalGroupsSequence, groups, strict=True):
-            frame.SegmentIdentificationSequence = [group]  # highdicom looks for it there alone.
-        segmentation = Segmentation.from_dataset(dataset, copy=False)
-        pixels = np.atleast_3d(segmentation.pixel_array.T).T  # One frame comes without its axis.
-        if segmentation.segmentation_type != SegmentationTypeValues.BINARY:
-            pixels = pixels > segmentation.MaximumFractionalValue / 2
-        affines, said = _frame_affines(segmentation), segments_said(segmentation)
-        names = [said[int(group.ReferencedSegmentNumber)][0] for group in groups]
+        check_size(
+            "The DICOM segmentation", (dataset.Rows, dataset.Columns, int(dataset.get("NumberOfFrames") or 1)), 1
+        )
+        said, affines = segments_said(dataset), _frame_affines(dataset)
+        pixels, numbers = _label_map(dataset, said) if _is_label_map(dataset) else _one_by_one(dataset)
+        named: dict[str, list[int]] = {}
+        for number in said:
+            if any(number in frame for frame in numbers):
+                named.setdefault(said[number][0], []).append(number)
+    except InputError:
+        raise
     except Exception as error:  # highdicom and pydicom raise many kinds; each means a broken or foreign object.
         raise InputError(f"The DICOM segmentation cannot be read ({type(error).__name__}). Export it again.") from error
-    for name in dict.fromkeys(names):
+    for name, own in named.items():
         mask, slices = np.zeros(image.shape, bool), set()
-        for frame, affine, named in zip(pixels, affines, names, strict=True):
-            if named == name:
-                index, placed = _place(frame.astype(bool), affine, image, depths)
-                mask[:, :, index] |= placed
-                slices.add(index)
+        for frame, affine, there in zip(pixels, affines, numbers, strict=True):
+            if there.isdisjoint(own):
+                continue
+            marked = np.isin(frame, own) if _is_label_map(dataset) else frame.astype(bool)
+            index, placed = _place(marked, affine, image, depths)
+            mask[:, :, index] |= placed
+            slices.add(index)
         yield Segment(name, mask, frozenset(slices))
+
+
+def _is_label_map(dataset: Dataset) -> bool:
+    return str(dataset.get("SegmentationType", "")) == "LABELMAP"
+
+
+def _one_by_one(dataset: Dataset) -> tuple[NDArray[Any], list[set[int]]]:
+    """The frames of a SEG, (F, rows, columns), and of each the number of its segment."""
+    groups = _groups(dataset, "SegmentIdentificationSequence")
+    pixels = _pixels(dataset)
+    if dataset.SegmentationType != SegmentationTypeValues.BINARY.value:
+        pixels = pixels > dataset.MaximumFractionalValue / 2
+    return pixels, [{int(group.ReferencedSegmentNumber)} for group in groups]
+
+
+def _label_map(dataset: Dataset, said: Mapping[int, object]) -> tuple[NDArray[Any], list[set[int]]]:
+    """As ``_one_by_one``; a pixel is the number of its segment, and every frame shows every segment."""
+    pixels = _pixels(dataset)
+    if unnamed := {int(number) for number in np.unique(pixels)} - {0, *said, dataset.get("PixelPaddingValue", 0)}:
+        raise InputError(
+            f"The DICOM segmentation has pixels of the segments {sorted(unnamed)}, which its SegmentSequence does not "
+            "name. Export it again."
+        )
+    return pixels, [set(said)] * len(pixels)
+
+
+def _pixels(dataset: Dataset) -> NDArray[Any]:
+    """(F, rows, columns)."""
+    try:
+        pixels = dataset.pixel_array
+    except (NotImplementedError, RuntimeError) as error:  # No decoder.
+        syntax = dataset.file_meta.TransferSyntaxUID.name
+        raise InputError(
+            f"The DICOM segmentation is packed as {syntax}, which cannot be decoded here. Export it uncompressed."
+        ) from error
+    return pixels if pixels.ndim == 3 else pixels[None]  # One frame comes without its axis.
 
 
 def write_segmentation(
@@ -280,7 +352,11 @@ def _frame_affines(dataset: Dataset) -> list[NDArray[np.float64]]:
     ]
 
 
-def _affine(position: Sequence[float], orientation: Sequence[float], spacing: Sequence[float]) -> NDArray[np.float64]:
+def _affine(
+    position: Sequence[float] | NDArray[np.float64],
+    orientation: Sequence[float] | NDArray[np.float64],
+    spacing: Sequence[float],
+) -> NDArray[np.float64]:
     affine = np.eye(4)
     along = np.array(orientation, float).reshape(2, 3)
     affine[:3, 0], affine[:3, 1] = along[0] * float(spacing[1]), along[1] * float(spacing[0])
@@ -298,9 +374,7 @@ def _step(k: int) -> NDArray[np.float64]:
 
 def _depth(affine: NDArray[np.float64], image: Volume) -> float:
     """How far along the normal of the image's slices, in the direction of K, the first pixel of a frame lies, mm."""
-    normal = np.cross(image.affine[:3, 0], image.affine[:3, 1])
-    normal *= np.sign(normal @ image.affine[:3, 2]) / np.linalg.norm(normal)
-    return float(normal @ affine[:3, 3])
+    return float(image.slice_normal @ affine[:3, 3])
 
 
 def _place(

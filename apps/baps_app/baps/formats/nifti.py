@@ -43,11 +43,15 @@ _BEGINNINGS = tuple(size.to_bytes(4, order) for size in (348, 540) for order in 
 """What a file begins with that is not compressed: the size of its header."""
 
 
-def read_nifti(path: Path) -> Volume:
+def read_nifti(path: Path, channels: bool = False) -> Volume:
     """Read a NIfTI file (.nii, .nii.gz, or .hdr with .img), of grey values or of colour (RGB24, or bytes with the
     intent of a vector).
 
     One of two dimensions is one slice, 1 mm thick if the file does not say.
+
+    Args:
+        path: the file.
+        channels: whether several values a voxel are kept as they are, (I, J, K, C).
 
     Raises:
         InputError: if it has other than two or three dimensions, has no affine or one that ITK does not open, or holds
@@ -60,8 +64,14 @@ def read_nifti(path: Path) -> Volume:
     slope = image.dataobj.slope, image.dataobj.inter
     # A copy: an uncompressed file would be mapped, and change under whoever keeps the volume.
     voxels: NDArray[Any] = np.array(image.dataobj.get_unscaled() if slope == (1, 0) else image.dataobj)
+    if channels and voxels.dtype.names:
+        raise InputError(f"The label {path.name} holds colour where grey values are needed. Save a labelmap.")
     if voxels.dtype.names in (("R", "G", "B"), ("R", "G", "B", "A")):
         return Volume(_channels([voxels[channel] for channel in "RGB"], path.name), affine, notes)
+    if voxels.ndim == 5 and voxels.shape[3] == 1:  # The channels of a vector come fifth, after the time.
+        voxels = voxels[..., 0, :]
+    if channels and voxels.ndim == 4 and voxels.shape[3] > 1 and voxels.dtype.kind in "iuf":
+        return Volume(voxels, affine, notes)
     if voxels.dtype == np.uint8 and voxels.shape[-1] == 3 and int(image.header["intent_code"]) in _VECTORS:
         return Volume(_channels([voxels[..., channel] for channel in range(3)], path.name), affine, notes)
     if voxels.dtype.kind == "f" and voxels.dtype != np.float32:

@@ -43,10 +43,14 @@ _COLOURS = ("rgb-color", "3-color", "vector", "3-vector")
 """Kinds of the axis along which a file keeps red, green and blue."""
 
 
-def read_nrrd(path: Path) -> Volume:
+def read_nrrd(path: Path, channels: bool = False) -> Volume:
     """Read an NRRD file, of grey values or of colour (bytes; the axis of the channels may come first or last).
 
     One of two dimensions is one slice, 1 mm thick.
+
+    Args:
+        path: the file.
+        channels: whether several values a voxel are kept as they are, (I, J, K, C).
 
     Raises:
         InputError: if it has other than two or three dimensions, has no affine, or keeps its voxels in another file:
@@ -67,13 +71,15 @@ def read_nrrd(path: Path) -> Volume:
             _check_packed(file, encoding, path.name, size)
         voxels = nrrd.read_data(header, file)
     affine, spatial = _geometry(header, path.name)
-    channels = np.flatnonzero(~spatial)
-    if voxels.dtype == np.uint8 and len(channels) == 1:
-        kind = str(header.get("kinds", [""] * voxels.ndim)[channels[0]]).lower()
-        if voxels.shape[channels[0]] == 3 and kind in _COLOURS:
-            red_green_blue = np.moveaxis(voxels, channels[0], 0)
+    others = np.flatnonzero(~spatial)
+    if channels and voxels.ndim == 4 and len(others) == 1:
+        return Volume(np.moveaxis(voxels, others[0], -1), affine)
+    if voxels.dtype == np.uint8 and len(others) == 1:
+        kind = str(header.get("kinds", [""] * voxels.ndim)[others[0]]).lower()
+        if voxels.shape[others[0]] == 3 and kind in _COLOURS:
+            red_green_blue = np.moveaxis(voxels, others[0], 0)
             return Volume(np.stack([three_dimensional(channel, path.name) for channel in red_green_blue], -1), affine)
-    return Volume(three_dimensional(np.moveaxis(voxels, channels, range(-len(channels), 0)), path.name), affine)
+    return Volume(three_dimensional(np.moveaxis(voxels, others, range(-len(others), 0)), path.name), affine)
 
 
 def read_nrrd_affine(path: Path) -> NDArray[np.float64]:

@@ -1,12 +1,11 @@
-"""Reading an image or its labels, whatever the format."""
+"""Reading an image, whatever the format."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,7 +15,7 @@ from .dicom import DICOM_SUFFIX, read_dicom
 from .metaimage import read_metaimage
 from .nifti import read_nifti
 from .nrrd import read_nrrd
-from .picture import read_array_labels, read_arrays, read_picture, read_picture_labels
+from .picture import read_arrays, read_picture
 
 _READERS: dict[str, Callable[[Path], Volume]] = {
     ".nii.gz": read_nifti,
@@ -35,10 +34,6 @@ _READERS: dict[str, Callable[[Path], Volume]] = {
 IMAGE_SUFFIXES = tuple(_READERS)
 """What the names of images end in; a DICOM series is a folder of any name."""
 
-_PICTURE_LABELS: dict[Callable[[Path], Volume], Callable[[Path], NDArray[np.generic]]] = {
-    read_picture: read_picture_labels,
-    read_arrays: read_array_labels,
-}
 _INSTEAD = {
     ".nhdr": "keeps its voxels in another file; save it as one file (.nrrd)",
     ".mhd": "keeps its voxels in another file; save it as one file (.mha)",
@@ -47,7 +42,6 @@ _INSTEAD = {
 }
 """What to do with files that lie beside images."""
 
-_MOST_LABELS = 256
 Read = TypeVar("Read")
 
 
@@ -63,62 +57,32 @@ def read_volume(path: Path) -> Volume:
         NotFoundError: if there is no such file.
         InputError: if it cannot be read, is not three-dimensional, has no affine, or holds values that are not finite.
     """
-    volume = _read(_reader(path), path)
-    if 0 in volume.shape:
-        raise InputError(f"{path.name} has no voxels: its shape is {volume.shape}.")
+    volume = read_with(reader_of(path), path)
     if volume.colour and volume.voxels.dtype != np.uint8:
         raise InputError(
             f"{path.name} holds colours of type {volume.voxels.dtype}; 8 bits a channel are needed. Export it again "
             "with 8 bits, or as grey values."
         )
+    return check_volume(path.name, volume)
+
+
+def check_volume(name: str, volume: Volume) -> Volume:
+    """Refuse a volume without voxels or place, or with values that are not finite.
+
+    Raises:
+        InputError: if it is one; it names the file.
+    """
+    if 0 in volume.shape:
+        raise InputError(f"{name} has no voxels: its shape is {volume.shape}.")
     if not _is_place(volume.affine):
-        raise InputError(f"{path.name} has an affine that cannot be inverted. Export it again with its geometry.")
+        raise InputError(f"{name} has an affine that cannot be inverted. Export it again with its geometry.")
     if np.issubdtype(volume.voxels.dtype, np.floating):
         bad = int(volume.voxels.size - np.isfinite(volume.voxels).sum())
         if bad:
             raise InputError(
-                f"{path.name} holds {bad} voxels that are NaN or infinite. Replace them, by the value of air say."
+                f"{name} holds {bad} voxels that are NaN or infinite. Replace them, by the value of air say."
             )
     return volume
-
-
-def read_labels(path: Path, image: Volume) -> NDArray[np.integer[Any]]:
-    """Read the labels of an image, (I, J, K) integers in the voxel order of the image.
-
-    Labels at the same place that are stored along other axes, or mirrored, are brought into that order. Labels without
-    a place (PNG, TIFF, JPEG, or ``seg`` of an NPZ file) fit an image of one slice with as many columns and rows.
-
-    Raises:
-        NotFoundError: if there is no such file.
-        InputError: if they cannot be read, lie elsewhere than the image, are no whole numbers, or are of more than 256
-            different values.
-    """
-    reader = _reader(path)
-    if reader in _PICTURE_LABELS:
-        labels = Volume(_read(_PICTURE_LABELS[reader], path), image.affine)
-    else:
-        labels = _in_order_of(image, read_volume(path))
-    if labels.colour:
-        raise InputError(f"The label {path.name} holds colour where grey values are needed. Save a labelmap.")
-    if not labels.same_geometry(image):
-        raise InputError(
-            f"The label {path.name} has shape {labels.shape} and does not lie where its image does (shape "
-            f"{image.shape}). Save the segmentation with the geometry of the image."
-        )
-    voxels = labels.voxels
-    if np.issubdtype(voxels.dtype, np.floating):
-        whole = np.rint(voxels)
-        if not np.array_equal(whole, voxels):
-            raise InputError(f"The label {path.name} holds fractions. Save a labelmap of whole numbers.")
-        voxels = whole.astype(np.int32)
-    if int(voxels.max()) - int(voxels.min()) >= _MOST_LABELS:  # Counting them is slow.
-        different = len(np.unique(voxels))
-        if different > _MOST_LABELS:
-            raise InputError(
-                f"The label {path.name} holds {different} different values; that is an image, not a labelmap. Give the "
-                "segmentation, one whole number for each object."
-            )
-    return np.asarray(voxels)  # type: ignore[return-value]
 
 
 def _is_place(affine: NDArray[np.float64]) -> bool:
@@ -135,7 +99,13 @@ def _suffix(path: Path) -> str:
     return next((suffix for suffix in IMAGE_SUFFIXES if path.name.lower().endswith(suffix)), "")
 
 
-def _reader(path: Path) -> Callable[[Path], Volume]:
+def reader_of(path: Path) -> Callable[[Path], Volume]:
+    """Return what reads a file or folder.
+
+    Raises:
+        NotFoundError: if there is none.
+        InputError: if it is of a kind that cannot be read.
+    """
     if not path.exists():
         raise NotFoundError(f"There is no image {path.name}.")
     if path.is_dir():
@@ -151,7 +121,12 @@ def _reader(path: Path) -> Callable[[Path], Volume]:
     return _READERS[suffix]
 
 
-def _read(reader: Callable[[Path], Read], path: Path) -> Read:
+def read_with(reader: Callable[[Path], Read], path: Path) -> Read:
+    """Read a file, so that whatever is wrong with it becomes a sentence.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
     try:
         return reader(path)
     except BapsError:
@@ -161,10 +136,3 @@ def _read(reader: Callable[[Path], Read], path: Path) -> Read:
             f"{path.name} cannot be read ({type(error).__name__}: {error}). The file is broken or of another kind; "
             "export it again."
         ) from error
-
-
-def _in_order_of(image: Volume, labels: Volume) -> Volume:
-    """Labels with their axes permuted and flipped to run as nearly as they can along those of the image."""
-    to_image = nibabel.orientations.io_orientation(np.linalg.inv(image.affine) @ labels.affine)
-    order = nibabel.orientations.inv_ornt_aff(to_image, labels.shape)
-    return Volume(nibabel.orientations.apply_orientation(labels.voxels, to_image), labels.affine @ order)
