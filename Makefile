@@ -11,6 +11,7 @@ REMOTE ?=
 ADAPTERS ?=
 USERS ?=
 CONFIG ?=
+ROOT_PATH ?=
 
 PY := .venv/bin/python
 # torch comes first: sam2, which MONAI Label needs, asks for it while it is built. It has no GPU code that we use.
@@ -49,7 +50,7 @@ serve: .venv/installed
 	  echo "Say which images: make serve STUDIES=<folder or DICOMweb URL> [PORT=8000] [LABELS=liver,spleen]"; exit 1; fi
 	@exec .venv/bin/baps serve "$(STUDIES)" --host "$(HOST)" --port "$(PORT)" --labels "$(LABELS)" \
 	  --black-box "$(BLACK_BOX)" --weights "$(WEIGHTS)" --remote "$(REMOTE)" --adapters "$(ADAPTERS)" \
-	  --users "$(USERS)" --config "$(CONFIG)"
+	  --users "$(USERS)" --config "$(CONFIG)" --root-path "$(ROOT_PATH)"
 
 pacs: .venv/installed
 	@exec $(PY) demo/pacs.py --port $(PORT)

@@ -6,7 +6,8 @@
 
 * load: sixteen clients click on eight volumes while trainings run (``trust_load.py``).
 * soak: the same for longer; ``--soak 60`` is an hour.
-* fuzz: odd requests and broken files, 10,000 at least (``trust_fuzz_http.py``, ``trust_fuzz_files.py``).
+* fuzz: odd requests and broken files, 10,000 at least (``trust_fuzz_http.py``, ``trust_fuzz_files.py``), and images
+  whose geometry was changed (``trust_displacements.py``).
 * kills: of servers, trainings, and whoever saves (``trust_kills.py``).
 * attacks: those of ``tests/security/attacks.py``.
 """
@@ -32,11 +33,14 @@ PARTS = ("load", "soak", "fuzz", "kills", "attacks")
 
 MUST_BE_0 = (
     "errors_5xx", "dropped", "failures", "strays", "attacks_succeeded", "labels_lost", "adapters_lost",
-    "resume_mismatches", "orphans",
+    "resume_mismatches", "orphans", "displaced",
 )  # fmt: skip
 
 _FILES, _REQUESTS = 8000, 4000
 """Broken files that are read directly, and odd requests."""
+
+_DISPLACEMENTS = 2400
+"""Images with changed geometry."""
 
 _FUZZ_SECONDS, _KILL_SECONDS = 480.0, 600.0
 
@@ -50,7 +54,7 @@ def summarise(parts: dict[str, dict[str, Any]]) -> dict[str, Any]:
         found = [part[name] for part in parts.values() if name in part]
         return sum(found) if found else None
 
-    names = ("requests", "inputs", *MUST_BE_0, "attacks_tried", "kills", "unfinished")
+    names = ("requests", "inputs", "displacement_inputs", *MUST_BE_0, "attacks_tried", "kills", "unfinished")
     deliberate: dict[str, int] = {}
     for part in parts.values():
         for code, count in part.get("deliberate", {}).items():
@@ -73,17 +77,22 @@ def faults(figures: dict[str, Any]) -> list[str]:
 
 def fuzz(folder: Path, seed: int, share: float) -> dict[str, Any]:
     """Broken files and odd requests; the figures of both, and their sums."""
+    from trust_displacements import fuzz_displacements
     from trust_fuzz_files import fuzz_files
     from trust_fuzz_http import fuzz_http
 
     files = fuzz_files(round(share * _FILES), seed, share * _FUZZ_SECONDS / 3)
+    moved = fuzz_displacements(round(share * _DISPLACEMENTS), seed)
     asked = fuzz_http(folder, round(share * _REQUESTS), seed, share * 2 * _FUZZ_SECONDS / 3)
     return {
         **{key: asked[key] for key in ("requests", "errors_5xx", "dropped", "deliberate")},
-        "inputs": files["inputs"] + asked["requests"],
-        "failures": files["failures"] + asked["failures"] + (not asked["alive"]),
+        "inputs": files["inputs"] + moved["displacement_inputs"] + asked["requests"],
+        "displacement_inputs": moved["displacement_inputs"],
+        "displaced": moved["displaced"],
+        "failures": files["failures"] + moved["failures"] + asked["failures"] + (not asked["alive"]),
         "strays": files["strays"] + len(asked["strays"]),
         "files": files,
+        "geometry": moved,
         "http": asked,
     }
 
@@ -151,7 +160,7 @@ def _rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
     deliberate = ", ".join(f"{code}: {count}" for code, count in figures["deliberate"].items() if count) or "none"
     rows = [
         (name.replace("_", " "), f"{figures[name]:,}")
-        for name in ("requests", "inputs", "kills", "attacks_tried", *MUST_BE_0)
+        for name in ("requests", "inputs", "displacement_inputs", "kills", "attacks_tried", *MUST_BE_0)
         if figures[name] is not None
     ]
     rows.append(("said faults (502, 503, 504, 507)", deliberate))

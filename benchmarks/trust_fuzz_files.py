@@ -27,7 +27,10 @@ SECONDS = 20
 MEGABYTES = 600
 """That one file may take more than any before it; volumes of 64 MB are allowed."""
 
-KINDS = ("nifti", "nifti_gz", "nifti_label", "nrrd", "nrrd_gz", "dicom", "safetensors")
+KINDS = (
+    "nifti", "nifti_gz", "nifti_label", "nrrd", "nrrd_gz", "metaimage", "metaimage_gz", "tiff", "tiff_gz", "dicom",
+    "safetensors",
+)  # fmt: skip
 _STALLED = 180
 
 

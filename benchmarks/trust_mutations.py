@@ -14,6 +14,9 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pydicom
+import SimpleITK
+import tifffile
+from numpy.typing import NDArray
 
 from baps.adapter import Adapter
 from baps.adapter_file import write_adapter
@@ -75,6 +78,10 @@ def seeds() -> dict[str, tuple[str, bytes]]:
         "nifti_label": (".nii.gz", _written(".nii.gz", lambda path: write_nifti(path, labels))),
         "nrrd": (".nrrd", _written(".nrrd", lambda path: write_nrrd(path, cut, compress=False))),
         "nrrd_gz": (".nrrd", _written(".nrrd", lambda path: write_nrrd(path, labels))),
+        "metaimage": (".mha", _written(".mha", lambda path: _write_metaimage(path, cut, False))),
+        "metaimage_gz": (".mha", _written(".mha", lambda path: _write_metaimage(path, cut, True))),
+        "tiff": (".tif", _written(".tif", lambda path: _write_tiff(path, cut.voxels[..., 0]))),
+        "tiff_gz": (".tif", _written(".tif", lambda path: _write_tiff(path, cut.voxels, compression="zlib"))),
         "dicom": (".dcm", _small_dicom()),
         "safetensors": (
             ".safetensors", _written(".safetensors", lambda path: write_adapter(path, adapter, record))
@@ -102,7 +109,7 @@ def mutant(kind: str, seed: tuple[str, bytes], random: Random) -> Mutant:
     if packed:
         content = gzip.compress(content, 1)
     if random.random() < 0.02:  # Of another kind than its name says.
-        suffix = str(random.choice((".nii", ".nii.gz", ".nrrd", ".dcm", ".png", ".npz", ".tif")))
+        suffix = str(random.choice((".nii", ".nii.gz", ".nrrd", ".mha", ".hdr", ".dcm", ".png", ".npz", ".tif")))
         done.append(f"as {suffix}")
     return Mutant(kind, ", ".join(done), suffix, content)
 
@@ -214,6 +221,27 @@ def _nrrd_line(content: bytes, random: Random) -> bytes:
     return b"\n".join(lines) + mark + rest
 
 
+def _metaimage_line(content: bytes, random: Random) -> bytes:
+    """A line of the header is another one, is missing, or comes twice."""
+    head, mark, rest = content.partition(b"ElementDataFile = ")
+    lines = head.split(b"\n")
+    place = int(random.integers(len(lines)))
+    way = int(random.integers(5))
+    if way == 0:
+        del lines[place]
+    elif way == 1:
+        lines.insert(place, lines[place])
+    elif way == 2:
+        rest = rest.replace(b"LOCAL", str(random.choice(("/etc/passwd", "LIST", "local", ""))).encode())
+    else:
+        lines[place] = lines[place].partition(b"=")[0] + b"= " + str(random.choice(WORDS)).encode()
+    return b"\n".join(lines) + mark + rest
+
+
+def _tiff_number(content: bytes, random: Random) -> bytes:
+    return _number(content, random, 300)
+
+
 def _dicom_value(content: bytes, random: Random) -> bytes:
     """A value of the header is another one, or is missing."""
     try:
@@ -244,13 +272,13 @@ def _safetensors_header(content: bytes, random: Random) -> bytes:
     (size,) = struct.unpack("<Q", content[:8])
     try:
         header = json.loads(content[8 : 8 + size])
-    except ValueError:
+        record = json.loads(header.get("__metadata__", {}).get("record", "{}"))
+    except (AttributeError, TypeError, ValueError):  # It is broken already.
         return content
     way = random.random()
     if way < 0.15:
         return struct.pack("<Q", int(random.choice((0, 1, size - 1, size + 1, 2**32, 2**62, 2**63)))) + content[8:]
     if way < 0.6:
-        record = json.loads(header.get("__metadata__", {}).get("record", "{}"))
         header["__metadata__"] = {"record": json.dumps(_other(record, random))}
     else:
         header = _other(header, random)
@@ -293,6 +321,8 @@ def _other(value: object, random: Random) -> object:
 OF_KIND: Mapping[str, Mapping[str, Callable[[bytes, Random], bytes]]] = {
     "nifti": {"field": _nifti_field, "another field": _nifti_field},
     "nrrd": {"line": _nrrd_line, "another line": _nrrd_line},
+    "metaimage": {"line": _metaimage_line, "another line": _metaimage_line},
+    "tiff": {"another number": _tiff_number},
     "dicom": {"value": _dicom_value, "another value": _dicom_value},
     "safetensors": {"header": _safetensors_header, "another header": _safetensors_header},
 }
@@ -304,6 +334,19 @@ def _written(suffix: str, write: Callable[[Path], None]) -> bytes:
         path = Path(folder) / f"seed{suffix}"
         write(path)
         return path.read_bytes()
+
+
+def _write_metaimage(path: Path, volume: Volume, compress: bool) -> None:
+    image = SimpleITK.GetImageFromArray(volume.voxels.swapaxes(0, 2))
+    image.SetSpacing(volume.spacing)
+    SimpleITK.WriteImage(image, str(path), compress)
+
+
+def _write_tiff(path: Path, voxels: NDArray[np.generic], compression: str | None = None) -> None:
+    """A picture, or a stack of ImageJ."""
+    said = {"axes": "ZYX", "spacing": 2.5, "unit": "mm"} if voxels.ndim == 3 else {}
+    pixels = np.ascontiguousarray(voxels.T.astype(np.uint16))
+    tifffile.imwrite(path, pixels, imagej=bool(said), metadata=said, resolution=(2, 2), compression=compression)
 
 
 def _small_dicom() -> bytes:

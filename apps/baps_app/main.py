@@ -42,6 +42,7 @@ from lib.infers.scribbles import ScribblesInfer
 from lib.infers.segmenting import IMAGE_ID
 from lib.infers.whole_organ import WholeOrganInfer
 from lib.pacs import open_pacs
+from lib.read_only import ReadOnlyStudies, can_write
 from lib.studies import StudiesDatastore
 from lib.trainers.adaptation import AdaptationTrainer
 from lib.trainers.organs import OrgansTrainer
@@ -93,6 +94,8 @@ class BapsApp(MONAILabelApp):
                 return super().init_datastore()
             return open_pacs(self.studies.strip().rstrip("/"), read_login(self.site.pacs_login))
         reload, read_only = settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD, settings.MONAI_LABEL_DATASTORE_READ_ONLY
+        if not can_write(self.studies):
+            return ReadOnlyStudies(self.studies, reload)
         return StudiesDatastore(self.studies, reload, read_only)
 
     @property

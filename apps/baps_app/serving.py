@@ -22,7 +22,7 @@ from typing import Any
 
 os.environ["BAPS_SERVING"] = "protected"
 
-from fastapi import FastAPI
+from fastapi import FastAPI, HTTPException
 from fastapi.exceptions import RequestValidationError
 from monailabel.app import app as _host
 from monailabel.config import settings as _host_settings
@@ -32,15 +32,27 @@ from starlette.middleware.cors import CORSMiddleware
 
 from baps.errors import BapsError
 from baps.serving_command import check_listening
-from baps.settings import check_settings, read_settings
+from baps.settings import check_settings, parse_root_path, read_settings
 from web.audit import Audit
-from web.errors import misfit, said
+from web.errors import misfit, no_room, refused, said
 from web.guard import Guard, Rules
-from web.images import add_image, all_labelled, check_image, open_session, read_session, save_label
+from web.images import (
+    add_image,
+    all_labelled,
+    check_image,
+    image_for_viewer,
+    label_for_viewer,
+    open_session,
+    read_session,
+    save_label,
+)
 from web.inference import cancel, progress, run_infer
-from web.listening import told_host
+from web.listening import told_host, told_root_path
 from web.login import Login
-from web.pacs import configure_ohif, forward_to_pacs, ohif_file
+from web.ohif import configure_ohif, ohif_file
+from web.pacs import forward_to_pacs
+from web.pages import docs_page, start_page
+from web.root_path import RootPath
 from web.signing_in import SigningIn
 from web.training import next_sample, start_all_training, start_training
 
@@ -50,6 +62,7 @@ try:
     _site = read_settings(_host_settings.MONAI_LABEL_APP_CONF)
     check_settings(_site)
     check_listening(told_host(sys.argv), _site.closed)
+    _root = parse_root_path(told_root_path(sys.argv)) or _site.root_path
     _signing_in, _audit = SigningIn.of(_site), Audit(_site.audit_file)
     _audit.check()
 except BapsError as error:
@@ -65,18 +78,24 @@ async def _lifespan(application: FastAPI) -> AsyncIterator[None]:
 
 def _replace(path: str, method: str, endpoint: Any) -> None:
     """Put a route of ours before the host's."""
-    app.add_api_route(path, endpoint, methods=[method], response_model=None)
+    summary = (endpoint.__doc__ or "").partition("\n")[0]
+    app.add_api_route(path, endpoint, methods=[method], response_model=None, summary=summary)
     app.router.routes.insert(0, app.router.routes.pop())
 
 
 _host_lifespan = app.router.lifespan_context
 app.router.lifespan_context = _lifespan
+_replace("/", "GET", start_page)
+_replace("/docs", "GET", docs_page)
 _replace("/infer/{model}", "POST", run_infer)
 _replace("/activelearning/{strategy}", "POST", next_sample)
 _replace("/datastore/label", "PUT", save_label)
 _replace("/datastore/image", "PUT", add_image)
 _replace("/datastore/", "PUT", add_image)
+_replace("/datastore/image", "GET", image_for_viewer)
 _replace("/datastore/image", "HEAD", check_image)
+for method in ("GET", "HEAD"):
+    _replace("/datastore/label", method, label_for_viewer)
 _replace("/datastore/dataset", "GET", all_labelled)
 _replace("/session/", "PUT", open_session)
 _replace("/session/{session_id}", "GET", read_session)
@@ -109,6 +128,9 @@ if _site.cors_origins:  # Outermost: browsers ask for leave without a token. Coo
         allow_headers=["Authorization", "Content-Type"],
         expose_headers=["Server-Timing", "X-BAPS-Notes"],
     )
+app.add_middleware(RootPath, root=_root)
 for kind in (BapsError, MONAILabelException):
     app.add_exception_handler(kind, said)
 app.add_exception_handler(RequestValidationError, misfit)
+app.add_exception_handler(HTTPException, refused)
+app.add_exception_handler(OSError, no_room)

@@ -11,6 +11,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK
 from PIL import Image
 
 from baps.errors import BapsError, InputError
@@ -20,6 +21,7 @@ from lib.saving import save_label
 from lib.studies import StudiesDatastore
 from server import ROOT
 from sites import SAMPLES
+from trust_displacements import Slice, misplaced, write_enhanced
 
 SERIES = ROOT / "sample-data" / "dicom" / "ct_01"
 
@@ -105,7 +107,7 @@ def test_a_broken_series_is_listed_and_refused_with_a_sentence(mixed: Path) -> N
     assert "path" in found.get_image_info("1.2.840.113.7")
     with pytest.raises(InputError, match=f"{slices[3].name} cannot be read"):
         found.get_image_uri("1.2.840.113.7")
-    assert not list((mixed / ".converted").glob("*"))
+    assert not list((mixed / ".converted").glob("*.nii*"))
 
 
 def test_suffixes_in_capitals_are_listed(tmp_path: Path) -> None:
@@ -180,3 +182,53 @@ def test_what_was_saved_when_the_machine_stopped_is_there_after_the_start(mixed:
     assert label.read_bytes() == samples[1].read_bytes()
     assert (again.get_label_info("ct_01", "final")["author"], newest.is_dir()) == ("ben", True)
     assert again.get_labeled_images() == ["ct_01"]
+
+
+def _two_echoes(path: Path) -> list[Slice]:
+    """An object with two volumes, its frames out of order."""
+    values = np.arange(1, 1 + 8 * 30, dtype=np.int16).reshape(8, 5, 6)
+    slices = [
+        Slice(values[k], np.array([-4.0, 3, 2.0 * (k % 4)]), np.eye(3)[:2], (1, 1), 1, (("EchoTime", 10.0 + k // 4),))
+        for k in range(8)
+    ]
+    write_enhanced(path, [slices[k] for k in (0, 2, 4, 1, 3, 5, 7, 6)], np.random.default_rng(0))
+    return slices
+
+
+def test_volumes_of_one_object_become_images_of_their_own(tmp_path: Path) -> None:
+    slices = _two_echoes(tmp_path / "mr.dcm")
+    shutil.copytree(SERIES, tmp_path / "ct")
+    found = store(tmp_path)
+    assert sorted(found.list_images()) == ["ct", "mr"]
+    with pytest.raises(InputError, match="mr holds 2 volumes, which are images of their own now .mr-volume1: .*Choose"):
+        found.get_image_uri("mr")
+    for again in (found, store(tmp_path)):
+        assert sorted(again.list_images()) == ["ct", "mr-volume1", "mr-volume2"]
+        for number in (1, 2):
+            volume = read_volume(Path(again.get_image_uri(f"mr-volume{number}")))
+            assert misplaced([volume], slices[4 * number - 4 : 4 * number]) == ""
+        assert again.patient("mr-volume2") == "fuzz"
+    label = np.zeros((6, 5, 4), np.uint8)
+    label[2:4, 1:3, 1] = 1
+    (tmp_path / "sent").mkdir()
+    write_nrrd(tmp_path / "sent" / "label.nrrd", Volume(label, volume.affine))
+    save_label(found, {"a": 1}, "mr-volume2", tmp_path / "sent" / "label.nrrd", "final", {})
+    assert store(tmp_path).get_labeled_images() == ["mr-volume2"]
+    (tmp_path / "mr.dcm").unlink()
+    assert store(tmp_path).list_images() == ["ct"]
+
+
+def test_a_single_dicom_file_is_handed_out_where_the_server_sees_it(tmp_path: Path) -> None:
+    slices = [piece for piece in _two_echoes(tmp_path / "mr.dcm") if piece.marks[0][1] == 10]
+    write_enhanced(tmp_path / "mr.dcm", [slices[k] for k in (2, 0, 3, 1)], np.random.default_rng(0))
+    shown = SimpleITK.ReadImage(store(tmp_path).get_image_uri("mr"))
+    for piece in slices:
+        assert shown[shown.TransformPhysicalPointToIndex(piece.position)] == piece.values[0, 0]
+
+
+def test_what_another_version_converted_is_converted_again(mixed: Path) -> None:
+    old = mixed / ".converted" / "1.2.840.113.7.nii.gz"
+    old.parent.mkdir()
+    old.write_bytes(b"of another geometry")
+    os.utime(old, (4e9, 4e9))
+    assert read_volume(Path(store(mixed).get_image_uri("1.2.840.113.7"))).shape == (128, 128, 24)

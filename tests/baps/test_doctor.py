@@ -187,11 +187,34 @@ def test_folders_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="no folder"):
         doctor.folder(str(tmp_path / "file"))
-    for denied in (os.R_OK, os.W_OK):  # Root may do all, so the answer of the system is played.
-        monkeypatch.setattr("os.access", lambda path, mode, denied=denied: not mode & denied)
-        found = doctor.folder(str(tmp_path))
-        assert found.status is FAILED
-        assert "chown" in found.remedy
+    monkeypatch.setattr(
+        "os.access", lambda _, mode: not mode & os.R_OK
+    )  # Root may do all: the system's answer is played.
+    found = doctor.folder(str(tmp_path))
+    assert found.status is FAILED
+    assert "chown" in found.remedy
+
+
+def test_a_folder_that_cannot_be_written_to_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.nii").touch()
+    monkeypatch.setattr("os.access", lambda _, mode: not mode & os.W_OK)
+    found = doctor.folder(str(tmp_path))
+    assert found.status is WARNING
+    assert found.found == (
+        "1 .nii; the folder cannot be written to: clicks are answered, labels and images are not saved"
+    )
+    assert "Mount it with leave to write" in found.remedy
+
+
+@pytest.mark.parametrize("images", [".", "images"])
+def test_series_in_folders_of_folders_are_not_served(tmp_path: Path, images: str) -> None:
+    for place in ("served", "patient/study/one", "patient/study/two", ".converted/no", "served/below"):
+        (tmp_path / images / place).mkdir(parents=True)
+        (tmp_path / images / place / "IM0001").write_bytes(bytes(128) + b"DICM")
+    found = doctor.folder(str(tmp_path))
+    assert found.status is WARNING
+    assert found.found == "1 DICOM series; 2 DICOM series in folders of folders, which are not served"
+    assert f"directly into {tmp_path / images}" in found.remedy
 
 
 @pytest.mark.parametrize(

@@ -1,30 +1,28 @@
-"""deploy/nginx.conf with Debian's nginx: TLS, a login, an image and a click, through to the real server."""
+"""The recipes of deploy/ with Debian's nginx: TLS, a login, an image and a click, through to the real server."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import oidc_provider_mock
 import pytest
 import requests
+from monailabel.client import MONAILabelClient
+from monailabel.client.client import MONAILabelClientException
 
+import nginx
 from baps.roles import Role
 from baps.users import Users
-from server import ROOT, free_port
+from nginx import Nginx, running_nginx
 from sites import SAMPLES, Site, site, spleen_click
 
-NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-RECIPE = ROOT / "deploy" / "nginx.conf"
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not (NGINX and shutil.which("openssl")), reason="nginx or openssl is not installed"),
+    pytest.mark.skipif(bool(nginx.missing()), reason=nginx.missing()),
 ]
 
 
@@ -34,89 +32,60 @@ class Proxied:
 
     Attributes:
         site: the server, as the other tests have it.
-        address: of nginx.
-        plain: of nginx without TLS.
-        certificate: that a client trusts.
+        nginx: before it.
         token: of an annotator.
-        folder: of nginx's logs and other files.
+        root: path of the server behind nginx, or "".
     """
 
     site: Site
-    address: str
-    plain: str
-    certificate: Path
+    nginx: Nginx
     token: str
-    folder: Path
+    root: str = ""
 
     def ask(self, method: str, path: str, token: str = "", **sent: object) -> requests.Response:
         headers = {**({"Authorization": f"Bearer {token}"} if token else {}), **sent.pop("headers", {})}  # type: ignore[dict-item]
         return requests.request(
-            method, self.address + path, headers=headers, timeout=60, allow_redirects=False,
-            verify=str(self.certificate), **sent,  # type: ignore[arg-type]
+            method, self.nginx.address + path, headers=headers, timeout=60, allow_redirects=False,
+            verify=str(self.nginx.certificate), **sent,  # type: ignore[arg-type]
         )  # fmt: skip
-
-    def written(self) -> str:
-        """All that nginx left in files."""
-        return "".join(path.read_text(errors="replace") for path in self.folder.rglob("*") if path.is_file())
-
-
-def _configured(folder: Path, server: str, port: int, plain: int) -> Path:
-    """nginx's main file around the recipe, with ports, certificate and files of its own; nothing else is changed."""
-    recipe = RECIPE.read_text()
-    for stands, takes in {
-        "listen 80;": f"listen 127.0.0.1:{plain};",
-        "listen 443 ssl": f"listen 127.0.0.1:{port} ssl",
-        "server_name baps.hospital;": "server_name localhost;",
-        "/etc/ssl/certs/baps.pem": f"{folder}/cert.pem",
-        "/etc/ssl/private/baps.key": f"{folder}/key.pem",
-        "/var/log/nginx/": f"{folder}/",
-        "http://127.0.0.1:8000": server,
-    }.items():
-        assert stands in recipe
-        recipe = recipe.replace(stands, takes)
-    kept = "".join(
-        f"{kind}_temp_path {folder}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    file = folder / "nginx.conf"
-    user = "user root;\n" if os.geteuid() == 0 else ""  # Only root reads the folder of a test.
-    file.write_text(f"{user}pid {folder}/pid;\nerror_log stderr;\nevents {{}}\nhttp {{\n{kept}{recipe}\n}}\n")
-    return file
 
 
 @pytest.fixture(scope="module")
 def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
-    assert NGINX
     folder = tmp_path_factory.mktemp("proxied")
-    users, own = Users(folder / "users.json"), folder / "nginx"
+    users = Users(folder / "users.json")
     token = users.add("anna", Role.ANNOTATOR)
-    own.mkdir()
-    made = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    made += ["-addext", "subjectAltName=DNS:localhost", "-keyout", f"{own}/key.pem", "-out", f"{own}/cert.pem"]
-    subprocess.run(["openssl", *made], check=True, capture_output=True)  # noqa: S607
-    for running_site in site(folder, cases=1, others={"users": str(folder / "users.json")}):
-        port, plain = free_port(), free_port()
-        file = _configured(own, running_site.address, port, plain)
-        checked = subprocess.run([NGINX, "-t", "-c", str(file)], capture_output=True, text=True)
-        assert "test is successful" in checked.stderr, checked.stderr
-        with (own / "said.log").open("w") as said:
-            process = subprocess.Popen([NGINX, "-c", str(file), "-g", "daemon off;"], stderr=said)
-        try:
-            _wait(port)
-            yield Proxied(
-                running_site, f"https://localhost:{port}", f"http://localhost:{plain}", own / "cert.pem", token, own
-            )
-        finally:
-            process.terminate()
-            process.wait(30)
+    for running_site in site(folder, cases=1, others={"users": str(users.file)}):
+        with running_nginx(folder / "nginx", nginx.HOST, running_site.address) as running:
+            yield Proxied(running_site, running, token)
 
 
-def _wait(port: int) -> None:
-    for _ in range(100):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
-    raise RuntimeError("nginx does not listen")
+@pytest.fixture(scope="module")
+def site_below(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, str]]:
+    """A server that is told the path /baps and lets in anna and a provider's rita, and anna's token."""
+    folder = tmp_path_factory.mktemp("below")
+    users = Users(folder / "users.json")
+    token = users.add("anna", Role.ANNOTATOR)
+    known = [oidc_provider_mock.User(sub="rita", claims={"roles": ["radiologist"]})]
+    with oidc_provider_mock.run_server_in_thread(user_claims=known, require_nonce=True) as provider:
+        openid = folder / "openid.json"
+        ours = {"client_id": "baps", "client_secret": "hush", "roles": {"radiologist": "annotator"}}
+        openid.write_text(json.dumps({"issuer": f"http://localhost:{provider.server_port}", **ours}))
+        openid.chmod(0o600)
+        others = {"users": str(users.file), "openid": str(openid), "root_path": "/baps"}
+        for running_site in site(folder, cases=2, others=others):
+            yield running_site, token
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["path left on", "path taken off"])
+def below(
+    site_below: tuple[Site, str], tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Proxied]:
+    """The server behind nginx, at /baps/."""
+    running_site, token = site_below
+    folder = tmp_path_factory.mktemp("nginx") / "nginx"
+    with running_nginx(folder, nginx.PATH, running_site.address, takes_off=request.param) as running:
+        yield Proxied(running_site, running, token, "/baps")
 
 
 def test_slicer_signs_in_uploads_an_image_and_clicks(proxied: Proxied) -> None:
@@ -133,14 +102,14 @@ def test_slicer_signs_in_uploads_an_image_and_clicks(proxied: Proxied) -> None:
     mask = proxied.ask("POST", "/infer/baps?image=QZEBRA&output=image", bearer, data=asked)
     assert (mask.status_code, mask.headers["Cache-Control"]) == (200, "no-store")
     assert mask.content
-    assert "QZEBRA" not in proxied.written()
-    assert " PUT 200 " in (proxied.folder / "baps.log").read_text()
+    assert "QZEBRA" not in proxied.nginx.written()
+    assert " PUT 200 " in (proxied.nginx.folder / "baps.log").read_text()
 
 
 def test_a_browser_gets_a_cookie_for_tls_alone(proxied: Proxied) -> None:
     page = proxied.ask("GET", "/ohif/", headers={"Accept": "text/html"})
     assert (page.status_code, page.headers["Location"]) == (303, "/login?next=%2Fohif%2F")
-    form, origin = {"username": "anna", "password": proxied.token, "next": "/ohif/"}, {"Origin": proxied.address}
+    form, origin = {"username": "anna", "password": proxied.token, "next": "/ohif/"}, {"Origin": proxied.nginx.address}
     reply = proxied.ask("POST", "/login", data=form, headers={**origin, "Sec-Fetch-Site": "same-origin"})
     assert (reply.status_code, reply.headers["Location"]) == (303, "/ohif/")
     cookie = reply.headers["Set-Cookie"]
@@ -157,13 +126,13 @@ def test_what_nginx_says_of_its_own(proxied: Proxied) -> None:
     assert reply.headers["Strict-Transport-Security"] == "max-age=31536000"
     assert reply.headers["X-Content-Type-Options"] == "nosniff"
     assert reply.headers["Server"] == "nginx"
-    plain = requests.get(f"{proxied.plain}/info/?image=a", allow_redirects=False, timeout=30)
+    plain = requests.get(f"{proxied.nginx.plain}/info/?image=a", allow_redirects=False, timeout=30)
     assert (plain.status_code, plain.headers["Location"]) == (308, "https://localhost/info/?image=a")
 
 
 @pytest.mark.parametrize("version", ["-tls1", "-tls1_1"])
 def test_old_tls_is_refused(proxied: Proxied, version: str) -> None:
-    where = proxied.address.removeprefix("https://")
+    where = proxied.nginx.address.removeprefix("https://")
     words = ["s_client", "-connect", where, version, "-cipher", "ALL:@SECLEVEL=0"]
     done = subprocess.run(["openssl", *words], input="", capture_output=True, text=True)  # noqa: S607
     assert done.returncode != 0
@@ -173,6 +142,105 @@ def test_old_tls_is_refused(proxied: Proxied, version: str) -> None:
 def test_paths_that_lead_elsewhere_are_refused_behind_it_too(proxied: Proxied) -> None:
     reply = proxied.ask("GET", "/proxy/dicom/wado/..%2fsystem", proxied.token)
     assert 400 <= reply.status_code < 500
+
+
+def test_slicers_client_works_below_a_path(below: Proxied, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(below.nginx.certificate))  # The client trusts all but in a session.
+    client = MONAILabelClient(f"{below.nginx.address}/baps/", tmpdir=str(tmp_path))
+    assert client.auth_enabled()
+    with pytest.raises(MONAILabelClientException, match="401"):
+        client.info()
+    client.update_auth(client.auth_token("anna", below.token))
+    assert client.auth_valid_token()
+    assert client.info()["labels"] == ["spleen", "liver"]
+    assert client.next_sample("first", {})["id"] == "ct_01"
+    file, said = client.infer("baps", "ct_01", {"foreground": [spleen_click("ct_01")], "label": "spleen"})
+    assert said["slice"] == spleen_click("ct_01")[2]
+    assert Path(file).stat().st_size
+    name = f"new_{'off' if 'off' in str(below.nginx.folder) else len(list(below.site.studies.iterdir()))}"
+    assert client.upload_image(str(SAMPLES / "images" / "ct_03.nii.gz"), name)["image"] == name
+    client._headers.pop("content-length")  # Of the request before, which a session would send again.
+    client._headers.pop("content-type")
+    session = client.create_session(str(SAMPLES / "images" / "ct_04.nii.gz"))["session_id"]
+    file, _ = client.infer("baps", "", {"foreground": [spleen_click("ct_04")]}, session_id=session)
+    assert Path(file).stat().st_size
+    saved = client.save_label(name, str(SAMPLES / "labels" / "ct_03.nii.gz"), params={"label_info": []})
+    assert saved["label"] == name
+    assert Path(client.download_label(name, "final")).stat().st_size
+
+
+def test_a_browser_stays_below_the_path(below: Proxied) -> None:
+    assert below.ask("GET", "/baps").headers["Location"].endswith("/baps/")
+    html = {"Accept": "text/html"}
+    sent = below.ask("GET", "/baps/", headers=html)
+    assert (sent.status_code, sent.headers["Location"]) == (303, "/baps/login?next=%2Fbaps%2F")
+    assert 'action="/baps/login"' in below.ask("GET", "/baps/login?next=/baps/", headers=html).text
+    form, origin = {"username": "anna", "password": below.token}, {"Origin": below.nginx.address}
+    for wanted, target in (("/baps/docs", "/baps/docs"), ("/info/", "/baps/ohif/"), ("/baps/../x", "/baps/ohif/")):
+        reply = below.ask("POST", "/baps/login", data={**form, "next": wanted}, headers=origin)
+        assert (reply.status_code, reply.headers["Location"]) == (303, target)
+    words = reply.headers["Set-Cookie"].split("; ")
+    assert words[0].startswith("__Secure-baps=")
+    assert {"Secure", "HttpOnly", "Path=/baps", "SameSite=strict"} <= set(words)
+    cookie = {"Cookie": f"{words[0]}; __Secure-baps=of-a-shorter-path"}
+    assert below.ask("GET", "/baps/info", headers=cookie).headers["Location"] == f"{below.nginx.address}/baps/info/"
+    assert below.ask("GET", "/baps/info/", headers=cookie).ok
+    page = below.ask("GET", "/baps/", headers=cookie).text
+    assert f"<code>{below.nginx.address}/baps</code>" in page
+    assert "Signed in as anna" in page
+    assert "/baps/openapi.json" in below.ask("GET", "/baps/docs", headers=cookie).text
+    assert below.ask("GET", "/baps/openapi.json", headers=cookie).json()["servers"] == [{"url": "/baps"}]
+    script = below.ask("GET", "/baps/ohif/app-config.js", headers=cookie)
+    assert script.headers["Cache-Control"] == "private, no-cache"
+    assert "'/baps/proxy/dicom/wado'" in script.text
+    out = below.ask("POST", "/baps/logout", headers={**cookie, **origin})
+    assert (out.headers["Location"], "Path=/baps" in out.headers["Set-Cookie"]) == ("/baps/login", True)
+    assert below.ask("GET", "/baps/info/", headers=cookie).status_code == 401
+
+
+def test_the_hospitals_login_leads_back_below_the_path(below: Proxied) -> None:
+    browser = requests.Session()
+    browser.verify, browser.trust_env = str(below.nginx.certificate), False
+    home = f"{below.nginx.address}/baps"
+    sent = browser.get(f"{home}/login/openid?next=/baps/docs", allow_redirects=False, timeout=60)
+    (cookie,) = browser.cookies
+    assert (cookie.path, cookie.secure) == ("/baps/login", True)
+    back = browser.post(sent.headers["Location"], data={"sub": "rita"}, allow_redirects=False, timeout=60)
+    assert back.headers["Location"].startswith(f"{home}/login/openid/return?")
+    page = browser.get(back.headers["Location"], timeout=60)
+    assert "Signed in as rita" in page.text
+    assert 'content="0;url=/baps/docs"' in page.text
+    assert "Signed in as rita" in browser.get(f"{home}/", timeout=60).text
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/baps/baps/baps/audit",
+        "/baps/%62aps/%61udit",
+        "/baps/..%2faudit",
+        "/baps/%2e%2e%2faudit",
+        "/baps//audit",
+        "/baps/login/../audit",
+        "/baps/login%2f..%2faudit",
+        "/baps/auth/%2e%2e/audit",
+        "/%62aps/audit",
+        "/baps/audit/",
+        "/baps/audit%00",
+        "/baps/login;/audit",
+        "/baps\\audit",
+        "//baps/audit",
+    ],
+)
+def test_no_path_opens_what_needs_a_role(below: Proxied, path: str) -> None:
+    """Neither to nobody nor to an annotator, through nginx and past it; the path goes out as it is written."""
+    for address in (below.nginx.address, below.site.address):
+        for token in ("", below.token):
+            session, headers = requests.Session(), {"Authorization": f"Bearer {token}"} if token else {}
+            request = session.prepare_request(requests.Request("GET", address, headers=headers))
+            request.url = address + path
+            reply = session.send(request, timeout=60, allow_redirects=False, verify=str(below.nginx.certificate))
+            assert reply.status_code != 200, path
 
 
 def test_who_says_to_be_somebody_else_is_not_believed(proxied: Proxied) -> None:

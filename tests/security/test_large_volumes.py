@@ -16,6 +16,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+import tifffile
 
 from baps.errors import InputError
 from baps.formats import read_labels, read_volume
@@ -58,6 +59,31 @@ def _nrrd(folder: Path, sizes: str, zeros: int) -> Path:
     return path
 
 
+def _pair(folder: Path) -> Path:
+    """NIfTI in two files."""
+    _nifti(folder)
+    header = bytearray(gzip.decompress((folder / "bomb.nii.gz").read_bytes())[:348])
+    header[344:348] = b"ni1\0"
+    (folder / "bomb.hdr").write_bytes(header)
+    (folder / "bomb.img").write_bytes(bytes(1 << 20))
+    return folder / "bomb.hdr"
+
+
+def _metaimage(folder: Path, sizes: str = "4096 4096 512", zeros: int = 1 << 20) -> Path:
+    packer = zlib.compressobj(9)
+    packed = b"".join(packer.compress(bytes(1 << 20)) for _ in range(zeros >> 20)) + packer.flush()
+    header = f"NDims = 3\nCompressedData = True\nDimSize = {sizes}\nElementType = MET_UCHAR\nElementDataFile = LOCAL\n"
+    path = folder / "bomb.mha"
+    path.write_bytes(header.encode() + packed)
+    return path
+
+
+def _tiff(folder: Path) -> Path:
+    path = folder / "bomb.tif"
+    tifffile.imwrite(path, np.zeros((5000, 5000), np.uint8), compression="zlib")
+    return path
+
+
 def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -90,19 +116,22 @@ def _dicom(folder: Path) -> Path:
 
 
 def _dicom_series(folder: Path) -> Path:
-    """Slices that are small each, of many frames together."""
+    """Slices that are small enough each, and together are not."""
     (folder / "bomb").mkdir()
     for number in range(3):
         image = pydicom.dcmread(ROOT / "sample-data" / "dicom" / "ct_01" / f"00{number + 1}.dcm")
-        image.NumberOfFrames = 200
+        image.Rows = image.Columns = 4000
         image.save_as(folder / "bomb" / f"{number}.dcm")
     return folder / "bomb"
 
 
-BOMBS = [_nifti, lambda folder: _nrrd(folder, "4096 4096 512", 1 << 20), _png, _npz, _dicom, _dicom_series]
+BOMBS = {
+    "nifti": _nifti, "pair": _pair, "nrrd": lambda folder: _nrrd(folder, "4096 4096 512", 1 << 20),
+    "metaimage": _metaimage, "png": _png, "tiff": _tiff, "npz": _npz, "dicom": _dicom, "series": _dicom_series,
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("make", BOMBS, ids=["nifti", "nrrd", "png", "npz", "dicom", "series"])
+@pytest.mark.parametrize("make", BOMBS.values(), ids=BOMBS.keys())
 def test_what_says_that_it_is_too_large_is_refused(tmp_path: Path, make: Callable[[Path], Path]) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(InputError, match="MB are allowed"):
@@ -119,11 +148,36 @@ def test_a_labelmap_that_hides_how_large_it_is_is_not_unpacked(tmp_path: Path) -
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
 
 
-def test_a_deflated_dicom_is_not_opened(tmp_path: Path) -> None:
+def test_a_metaimage_that_hides_how_large_it_is_is_not_unpacked(tmp_path: Path) -> None:
+    path = _metaimage(tmp_path, "16 16 4", 2 << 30)
+    assert path.stat().st_size < 4 << 20
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError, match="more voxels than its header says"):
+        read_volume(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+
+
+def test_a_deflated_dicom_is_not_inflated_beyond_what_is_allowed(tmp_path: Path) -> None:
     image = pydicom.dcmread(ROOT / "sample-data" / "dicom" / "ct_01" / "001.dcm")
     image.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
     image.save_as(tmp_path / "a.dcm")
-    with pytest.raises(InputError, match="another transfer syntax"):
+    assert read_volume(tmp_path / "a.dcm").shape == (128, 128, 1)
+    image.add_new(0x00091002, "OB", bytes(1 << 30))
+    image.save_as(tmp_path / "bomb.dcm")
+    del image
+    assert (tmp_path / "bomb.dcm").stat().st_size < 4 << 20
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError, match="MB are allowed"):
+        read_volume(tmp_path / "bomb.dcm")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # Kilobytes.
+
+
+def test_an_object_of_many_frames_says_how_many_are_too_many(tmp_path: Path) -> None:
+    image = pydicom.dcmread(ROOT / "sample-data" / "dicom" / "ct_01" / "001.dcm")
+    image.Rows = image.Columns = 1
+    image.NumberOfFrames = 30_000_000
+    image.save_as(tmp_path / "a.dcm")
+    with pytest.raises(InputError, match="30000000 frames .NumberOfFrames."):
         read_volume(tmp_path / "a.dcm")
 
 

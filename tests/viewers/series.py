@@ -41,6 +41,16 @@ class Series:
     labels: NDArray[np.uint8]
 
 
+def inside(series: Series, value: int = 2) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """A voxel well inside an organ, on the slice that shows it best, and where it is, mm, LPS; 2 is the spleen."""
+    organ = series.labels == value
+    k = int(organ.sum((0, 1)).argmax())
+    inside = np.argwhere(organ[:, :, k])
+    i, j = inside[((inside - inside.mean(0)) ** 2).sum(1).argmin()]
+    voxel = np.array([i, j, k])
+    return voxel, series.affine[:3, :3] @ voxel + series.affine[:3, 3]
+
+
 def write_series(folder: Path, orientation: str, case: str = "ct_01", patient: str = "", skip: int = -1) -> Series:
     """A sample volume as a series, cut anew along a plane, a file a slice; one slice may be missing."""
     first = pydicom.dcmread(ROOT / "sample-data" / "dicom" / "ct_01" / "001.dcm")

@@ -25,7 +25,7 @@ from lib.labelled import labelled_cases
 from lib.pacs import open_pacs
 from ohif import Inference, Ohif, coloured
 from pacs_site import CASES, Pacs
-from series import ORIENTATIONS, Series
+from series import ORIENTATIONS, Series, inside
 
 pytestmark = pytest.mark.slow
 LIVER, SPLEEN = 1, 2
@@ -37,16 +37,6 @@ def viewer(pacs: Pacs, browser: Browser) -> Iterator[Ohif]:
     page.set_default_timeout(60_000)
     yield Ohif(page, pacs.server)
     page.close()
-
-
-def _inside(series: Series, value: int = SPLEEN) -> tuple[np.ndarray, np.ndarray]:
-    """A voxel well inside an organ, on the slice that shows it best, and where it is, mm, LPS."""
-    organ = series.labels == value
-    k = int(organ.sum((0, 1)).argmax())
-    inside = np.argwhere(organ[:, :, k])
-    i, j = inside[((inside - inside.mean(0)) ** 2).sum(1).argmin()]
-    voxel = np.array([i, j, k])
-    return voxel, series.affine[:3, :3] @ voxel + series.affine[:3, 3]
 
 
 def test_the_list_of_studies(viewer: Ohif, pacs: Pacs) -> None:
@@ -63,7 +53,7 @@ def test_a_click_shows_a_mask_under_it(viewer: Ohif, pacs: Pacs, name: str, orie
     if name not in pacs.series:
         pytest.skip("There are no real images beside the repository; set BAPS_REAL_DATA.")
     series = pacs.series[name]
-    voxel, world = _inside(series, organ)
+    voxel, world = inside(series, organ)
     viewer.open(series.study)
     viewer.connect()
     viewer.prompt_for("zero_shot", "spleen")
@@ -100,7 +90,7 @@ def _click(viewer: Ohif, series: Series, model: str, orientation: str = "axial")
     viewer.open(series.study)
     viewer.connect()
     viewer.prompt_for(model, "spleen")
-    viewer.click(viewer.scroll_to(orientation, _inside(series)[1]))
+    viewer.click(viewer.scroll_to(orientation, inside(series)[1]))
     return viewer.run()
 
 
@@ -172,7 +162,7 @@ def test_a_mask_is_saved_under_a_name_and_an_export_takes_its_place(
 
 def test_a_whole_organ_is_shown_on_slices_that_were_not_clicked(viewer: Ohif, pacs: Pacs, tmp_path: Path) -> None:
     series = pacs.series["axial"]
-    voxel, world = _inside(series)
+    voxel, world = inside(series)
     viewer.open(series.study)
     viewer.connect()
     viewer.choose("infer", "whole_organ", save_as="spleen")
@@ -193,7 +183,7 @@ def test_organs_without_a_click(viewer: Ohif, pacs: Pacs) -> None:
     series = pacs.series["axial"]
     viewer.open(series.study)
     viewer.connect()
-    place = viewer.scroll_to("axial", _inside(series)[1])
+    place = viewer.scroll_to("axial", inside(series)[1])
     before = int(coloured(viewer.look("organs-before"), place).sum())
     voxels = _shown(viewer.segment_all("organs"))
     assert voxels.shape == series.labels.shape
@@ -240,11 +230,11 @@ def test_training_from_the_viewer_and_a_click_by_the_new_adapter(viewer: Ohif, p
     viewer.connect()
     viewer.choose("infer", "baps", adapter="spleen")
     viewer.prompt_for("baps", "spleen")
-    place = viewer.scroll_to("axial", _inside(series)[1])
+    place = viewer.scroll_to("axial", inside(series)[1])
     viewer.click(place)
     adapted = _shown(viewer.run())
     viewer.look("adapted")
-    k = _inside(series)[0][2]
+    k = inside(series)[0][2]
     truth = series.labels[:, :, k] == SPLEEN
     before, after = (dice(mask[:, :, k] > 0, truth) for mask in (zero_shot, adapted))
     assert after > before

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from importlib import import_module, metadata
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,9 @@ _TIMEOUT = (5, 15)
 
 _SERIES = 100
 """That the PACS is asked for, to see what it holds."""
+
+_FOLDERS = 1000
+"""That are searched for series that are not served."""
 
 _OWN = "Let the user of the server read and write there (chown, chmod)."
 
@@ -279,17 +283,26 @@ def disk(places: list[Path]) -> Finding:
 
 def folder(studies: str) -> Finding:
     """Whether the folder of studies can be used, and what lies in it."""
+    from .formats import images_folder
+
     check_studies(studies)
     root = Path(studies)
     if not os.access(root, os.R_OK | os.X_OK):
         return Finding(Status.FAILED, f"{root} cannot be read", _OWN)
     kinds = _kinds_of_images(root)
     found = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "no images"
+    warnings = []
+    if deeper := _series_too_deep(root):
+        found += f"; {deeper} DICOM series in folders of folders, which are not served"
+        warnings.append(
+            f"Lay the folder of each series directly into {images_folder(root)}, or serve them from a PACS."
+        )
+    elif not kinds:
+        warnings.append("Put NIfTI or NRRD volumes into it, or into a folder images in it.")
     if not os.access(root, os.W_OK):
-        return Finding(Status.FAILED, f"{found}; labels cannot be saved there", _OWN)
-    if not kinds:
-        return Finding(Status.WARNING, found, "Put NIfTI or NRRD volumes into it, or into a folder images in it.")
-    return Finding(Status.OK, found)
+        found += "; the folder cannot be written to: clicks are answered, labels and images are not saved"
+        warnings.append(f"To save labels: {_OWN} Mount it with leave to write.")
+    return Finding(Status.WARNING if warnings else Status.OK, found, " ".join(warnings))
 
 
 def pacs(studies: str, login_file: Path | None = None) -> Finding:
@@ -353,9 +366,26 @@ def _kinds_of_images(studies: Path) -> Counter[str]:
     return Counter(path.name[len(file_stem(path)) :].lower() or "DICOM series" for path in found)
 
 
+def _series_too_deep(studies: Path) -> int:
+    """How many DICOM series lie in folders of folders, where the server does not look; among the first folders."""
+    from .formats import images_folder, is_dicom_folder, list_images
+
+    images = images_folder(studies)
+    served = {path.name for path in list_images(images)}
+    below = (Path(place) for place, _, _ in islice(os.walk(images), _FOLDERS))
+    ways = {place: place.relative_to(images).parts for place in below}
+    return sum(
+        len(parts) > 1
+        and parts[0] not in served
+        and not any(part.startswith(".") for part in parts)
+        and is_dicom_folder(place)
+        for place, parts in ways.items()
+    )
+
+
 def _written(studies: str) -> list[Path]:
-    """Where the server writes labels, or what it fetches from the PACS."""
-    if is_pacs(studies):
+    """Where the server writes labels; or what it fetches from the PACS, or makes of studies that stay as they are."""
+    if is_pacs(studies) or (studies and not os.access(studies, os.W_OK)):
         named = (os.environ.get(f"MONAI_LABEL_{kind}_CACHE_PATH") for kind in ("DICOMWEB", "DATASTORE"))
         return [Path(next(filter(None, named), Path.home() / ".cache" / "monailabel"))]
     return [Path(studies)] if studies else []

@@ -18,5 +18,9 @@ class NotFoundError(InputError):
     """The caller asked for something that does not exist (HTTP 404)."""
 
 
+class StorageError(BapsError):
+    """The disk is full, or cannot be written to (HTTP 507)."""
+
+
 class BudgetSpentError(BapsError):
     """The black box may be asked no more images."""

@@ -76,6 +76,7 @@ class Settings:
         users: private JSON file of those who may use the server, see ``baps.users``.
         openid: private JSON file of the OpenID provider whose users may, see ``baps.openid_settings``.
         cors_origins: other origins whose pages may ask the server, as in https://viewer.hospital, or ``*``.
+        root_path: path that a proxy serves the server below: ``/baps`` for https://hospital/baps/; "" for none.
         audit: file of who did what; None: ``audit.jsonl`` in the folder of adapters.
         most_upload_mb: of one request.
         most_volume_mb: that an image or labels may have when they are unpacked.
@@ -108,6 +109,7 @@ class Settings:
     users: Path | None = None
     openid: Path | None = None
     cors_origins: tuple[str, ...] = ()
+    root_path: str = ""
     audit: Path | None = None
     most_upload_mb: int = 4096
     most_volume_mb: int = MOST_MB
@@ -225,6 +227,8 @@ def _parse(name: str, value: object) -> object:
         return parse_labels(value)
     if name == "cors_origins":
         return _origins(value)
+    if name == "root_path":
+        return parse_root_path(str(value))
     if name in ("allow_unprotected", "whole_labels"):
         return _yes(name, value)
     if name in _FILES:
@@ -249,6 +253,20 @@ def _origins(value: object) -> tuple[str, ...]:
                 f"cors_origins are origins such as https://viewer.hospital, without a path; got {origin!r}."
             )
     return tuple(found)
+
+
+def parse_root_path(value: str) -> str:
+    """``/baps``, ``baps`` or ``/baps/`` to ``/baps``; ``/`` to "".
+
+    Raises:
+        InputError: if it is no plain path.
+    """
+    parts = [part for part in value.strip("/").split("/") if value.strip("/")]
+    if not all(re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._~-]*", part) for part in parts):
+        raise InputError(
+            f"The root path is a path such as /baps, of letters, digits, dots, dashes and slashes; got {value!r}."
+        )
+    return "".join(f"/{part}" for part in parts)
 
 
 def _yes(name: str, value: object) -> bool:

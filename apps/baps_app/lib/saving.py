@@ -17,7 +17,7 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from numpy.typing import NDArray
 
 from baps.collected import notes
-from baps.errors import BapsError, InputError, NotFoundError
+from baps.errors import InputError, NotFoundError, StorageError
 from baps.formats import read_label_map, read_volume, write_label_map
 from baps.label_history import Version
 from baps.label_map import LabelMap
@@ -58,8 +58,9 @@ def save_label(
         NotFoundError: if there is no such image.
         InputError: if the file cannot be read, is empty, does not lie where the image does, or marks a value that has
             no name.
-        BapsError: if the disk is full, or what was stored is not what was sent; or if the PACS does not take it, the
-            sentence says whether it is kept.
+        StorageError: if the disk is full.
+        BapsError: if what was stored is not what was sent; or if the PACS does not take it, the sentence says whether
+            it is kept.
     """
     image = datastore.get_image_uri(image_id) if image_id else ""
     if not image:
@@ -193,7 +194,7 @@ def _saving(datastore: Datastore) -> Iterator[None]:
         with datastore.saving if ours else nullcontext():
             yield
     except OSError as error:
-        raise BapsError(
+        raise StorageError(
             f"The label could not be saved ({error.strerror}). The earlier one, if any, is as it was. Make room on the "
             "server's disk and submit again."
         ) from error

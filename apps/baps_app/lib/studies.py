@@ -2,41 +2,46 @@
 
 from __future__ import annotations
 
+import shutil
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monailabel.datastore.local import LocalDatastore
+from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
 from monailabel.interfaces.datastore import DefaultLabelTag
 
-from baps.errors import BapsError
+from baps.errors import BapsError, StorageError
 from baps.formats import (
     IMAGE_SUFFIXES,
+    SeveralVolumesError,
     file_stem,
     images_folder,
     label_stem,
     list_images,
+    opens_in_viewers,
     read_label_map,
     read_patient,
     read_volume,
-    write_nifti,
 )
 from baps.label_history import Version
 from baps.label_map import LabelMap
+from baps.replacing import replacing
 from baps.volume import Volume
+from lib.conversions import FOLDER as CONVERTED
+from lib.conversions import Conversions, several_images, volume_id
 from lib.label_checks import Checked, LabelChecks
 from lib.label_info import LabelInfo, read_label_info
 from lib.whole_list import WholeList
-
-CONVERTED = ".converted"
 
 
 class StudiesDatastore(WholeList, LocalDatastore):
     """MONAI Label's own, which knows files alone. A DICOM series is handed out as NIfTI, as the host does for a PACS.
 
-    The NIfTI file lies in ``.converted`` and is made when the series is first asked for, and again when it has changed.
+    The NIfTI file lies in ``.converted``, see ``Conversions``. A series or an object that turns out to hold several
+    volumes becomes as many images.
 
     Args:
         folder: the studies; images may lie in it or in ``images/`` below it.
@@ -46,15 +51,46 @@ class StudiesDatastore(WholeList, LocalDatastore):
 
     def __init__(self, folder: str, auto_reload: bool, read_only: bool) -> None:
         kinds = [f"*{suffix}" for suffix in IMAGE_SUFFIXES]
-        images = str(images_folder(Path(folder)).relative_to(folder))
+        self._conversions = Conversions(Path(folder) / CONVERTED)
         self._checks = LabelChecks(Path(folder), read_only)
-        super().__init__(folder, images, extensions=kinds, auto_reload=auto_reload, read_only=read_only)
+        super().__init__(
+            folder, self.images_dir(Path(folder)), extensions=kinds, auto_reload=auto_reload, read_only=read_only
+        )
         if not read_only:
             self.history.repair()
 
+    def images_dir(self, folder: Path) -> str:
+        """Where the images lie, as MONAI Label's list says it: below the folder, or an absolute path."""
+        return str(images_folder(folder).relative_to(folder))
+
     def _list_files(self, path: str, patterns: list[str]) -> dict[str, str]:
-        series_too = Path(path) == Path(self._datastore.image_path())  # A label is a file.
-        return {found.name: found.name for found in list_images(Path(path)) if series_too or found.is_file()}
+        images = Path(path) == Path(self._datastore.image_path())  # A label is a file, and one alone.
+        found: dict[str, str] = {}
+        for file in list_images(Path(path)):
+            titles = self._conversions.titles(file) if images else []
+            names = [f"{volume_id(file_stem(file), n)}.nii.gz" for n in range(1, len(titles) + 1)]
+            if images or file.is_file():
+                found |= {name: name for name in names or [file.name]}
+        return found
+
+    def _source(self, image_id: str) -> tuple[Path, int | None]:
+        """The file or the folder of an image, and the number of its volume where that holds several.
+
+        A path of an image that is not there is empty.
+        """
+        file = str(super().get_image_uri(image_id))
+        if file and Path(file).exists():
+            return Path(file), None
+        folder = Path(self._datastore.image_path())
+        for name in self._conversions.sources():
+            for number, _ in enumerate(self._conversions.titles(folder / name), start=1):
+                if volume_id(file_stem(folder / name), number) == image_id:
+                    return folder / name, number
+        return Path(file), None
+
+    def _image_exists(self, image_id: str, extension: str) -> bool:
+        source, number = self._source(image_id)
+        return number is not None or (source.exists() and not self._conversions.titles(source))
 
     def _to_id(self, file: str) -> tuple[str, str]:
         stem = file_stem(Path(file))
@@ -63,22 +99,46 @@ class StudiesDatastore(WholeList, LocalDatastore):
         return stem, file[len(stem) :]
 
     def get_image_uri(self, image_id: str) -> str:
+        """The image as a file that the viewers open and show where the server sees it.
+
+        Raises:
+            InputError: if it cannot be read, or holds several volumes: they are images of their own from then on.
+            BapsError: if it cannot be converted.
+        """
         uri: str = super().get_image_uri(image_id)
-        if not Path(uri).is_dir() or not uri:
+        if not uri:
             return uri
-        series = Path(uri)
-        converted = Path(self._datastore_path) / CONVERTED / f"{image_id}.nii.gz"
+        source, number = self._source(image_id)
+        if number is None and opens_in_viewers(source):
+            return uri
         try:
-            newest = max(path.lstat().st_mtime_ns for path in (series, *series.iterdir()))
-            if not converted.exists() or converted.stat().st_mtime_ns <= newest:
-                converted.parent.mkdir(exist_ok=True)
-                write_nifti(converted, read_volume(series))
+            return str(self._conversions.convert(source, image_id, number))
+        except SeveralVolumesError as error:
+            self._reconcile_datastore()
+            raise several_images(image_id, error.titles) from None
+
+    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
+        """As the host's, but the image gets its name when it is whole.
+
+        Raises:
+            StorageError: if it cannot be written; nothing is stored then.
+        """
+        suffix = self._to_id(Path(image_filename).name)[1]
+        target = Path(self._datastore.image_path()) / f"{image_id}{suffix}"
+        info = {**image_info, "ts": int(time.time()), "name": target.name}
+        try:
+            with self.changing:
+                with replacing(target, suffix) as partial:
+                    shutil.copyfile(image_filename, partial)
+                self._datastore.objects[image_id] = ImageLabelModel(image=DataModel(info=info, ext=suffix))
+                self._update_datastore_file(lock=False)
         except OSError as error:
-            raise BapsError(
-                f"The series {image_id} cannot be converted ({error.strerror}). Make room, and let the server write to "
-                f"{CONVERTED} in the folder of the studies."
+            target.unlink(missing_ok=True)
+            raise StorageError(
+                f"The image could not be saved ({error.strerror}); nothing was stored. Make room on the server's disk "
+                "and send it again."
             ) from error
-        return str(converted)
+        return image_id
 
     def save_label(
         self,
@@ -129,7 +189,7 @@ class StudiesDatastore(WholeList, LocalDatastore):
 
     def _files(self, image_id: str) -> tuple[Path, Path]:
         """Of the final label and the image."""
-        return Path(self.get_label_uri(image_id, DefaultLabelTag.FINAL.value)), Path(super().get_image_uri(image_id))
+        return Path(self.get_label_uri(image_id, DefaultLabelTag.FINAL.value)), self._source(image_id)[0]
 
     def _read_final(self, image_id: str) -> LabelMap:
         label, _ = self._files(image_id)
@@ -137,7 +197,7 @@ class StudiesDatastore(WholeList, LocalDatastore):
 
     def source(self, image_id: str) -> Path | None:
         """The DICOM series or file of an image, against which DICOM labels are checked; none of other images."""
-        path = Path(super().get_image_uri(image_id))
+        path, _ = self._source(image_id)
         return path if path.is_dir() or path.suffix.lower() == ".dcm" else None
 
     def label_to_change(self, image_id: str, organ: str, image: Volume) -> tuple[LabelMap, LabelInfo]:
@@ -156,7 +216,7 @@ class StudiesDatastore(WholeList, LocalDatastore):
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         """As the host's. Of a series it is the NIfTI file that the viewers are told to load."""
         info: dict[str, Any] = super().get_image_info(image_id)
-        if info and Path(info["path"]).is_dir():
+        if info:
             with suppress(BapsError):  # A broken series is refused where its voxels are wanted.
                 info["path"] = self.get_image_uri(image_id)
                 info["name"] = Path(info["path"]).name
@@ -168,5 +228,5 @@ class StudiesDatastore(WholeList, LocalDatastore):
         Raises:
             InputError: if the series is broken.
         """
-        path = super().get_image_uri(image_id)
-        return read_patient(Path(path)) if path else None
+        source, _ = self._source(image_id)
+        return read_patient(source) if source.exists() else None

@@ -84,11 +84,14 @@ class WholeList(LocalDatastore):
         with self.changing:  # What is saved meanwhile would be lost.
             super()._reconcile_datastore()
 
+    def _image_exists(self, image_id: str, extension: str) -> bool:
+        return Path(self._datastore.image_path(), f"{image_id}{extension}").exists()
+
     def _remove_non_existing(self) -> int:
         """As the host's, which empties the list for a moment, while others look at it."""
         listed, gone = self._datastore, 0
         for image_id, known in list(listed.objects.items()):
-            if not Path(listed.image_path(), f"{image_id}{known.image.ext}").exists():
+            if not self._image_exists(image_id, known.image.ext):
                 del listed.objects[image_id]
                 gone += 1
             for tag, label in list(known.labels.items()):

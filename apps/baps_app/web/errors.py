@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from fastapi import Request
+import errno
+
+from fastapi import HTTPException, Request
+from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelException
 
 from baps.discreet import without_paths
-from baps.errors import InputError, NotFoundError
+from baps.errors import InputError, NotFoundError, StorageError
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""A disk that is full, a quota that is used up, a disk that is read only."""
 
 
 async def said(_: Request, error: Exception) -> JSONResponse:
@@ -17,9 +23,31 @@ async def said(_: Request, error: Exception) -> JSONResponse:
         code = 404
     elif isinstance(error, (InputError, MONAILabelException)):
         code = 400
+    elif isinstance(error, StorageError):
+        code = 507
     else:
         code = 503
     return _reply(without_paths(getattr(error, "msg", None) or str(error)), code)
+
+
+async def no_room(_: Request, error: Exception) -> JSONResponse:
+    """A sentence for a disk that cannot be written to; of other errors of the system the server knows nothing.
+
+    Raises:
+        OSError: if it is another one.
+    """
+    if not isinstance(error, OSError) or error.errno not in _NO_ROOM:
+        raise error
+    return _reply(f"The server cannot write to its disk ({error.strerror}). Tell its operator, then try again.", 507)
+
+
+async def refused(request: Request, error: Exception) -> Response:
+    """The host's framework says of an upload for which the disk has no room that it could not be parsed."""
+    assert isinstance(error, HTTPException)  # noqa: S101 (it is the handler of these)
+    cause = error.__cause__
+    if isinstance(cause, OSError) and cause.errno in _NO_ROOM:
+        return await no_room(request, cause)
+    return await http_exception_handler(request, error)
 
 
 async def misfit(_: Request, error: Exception) -> JSONResponse:

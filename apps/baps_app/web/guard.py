@@ -19,7 +19,8 @@ from web.asking import THE_MACHINE, Asked, Asker
 from web.audit import Audit
 from web.kinds import kind_of_request
 from web.names import checked_name
-from web.signing_in import SigningIn, cookies_count, is_foreign
+from web.root_path import path_below, root_path
+from web.signing_in import SigningIn, cookie_of, cookies_count, is_foreign
 
 _NAMED = ("image", "id", "label", "tag", "session_id")
 _PAGE = re.compile(r"/|/docs|/ohif(/.*)?")
@@ -65,7 +66,7 @@ class Guard:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
-        asked = scope["baps.asked"] = Asked(kind_of_request(scope["method"], scope["path"]))
+        asked = scope["baps.asked"] = Asked(kind_of_request(scope["method"], path_below(scope)))
         status = 500
 
         async def counted(message: Message) -> None:
@@ -96,10 +97,10 @@ class Guard:
             self._check_length(headers, asked)
         except HTTPException as refusal:
             navigates = scope["method"] == "GET" and "text/html" in headers.get("accept", "")
-            if refusal.status_code == 401 and navigates and _PAGE.fullmatch(scope["path"]):
+            if refusal.status_code == 401 and navigates and _PAGE.fullmatch(path_below(scope)):
                 query = scope["query_string"].decode("latin-1")
                 wanted = scope["path"] + (f"?{query}" if query else "")
-                return RedirectResponse(f"/login?next={quote(wanted, safe='')}", 303)
+                return RedirectResponse(f"{root_path(scope)}/login?next={quote(wanted, safe='')}", 303)
             return JSONResponse({"detail": refusal.detail}, refusal.status_code, refusal.headers)
         except InputError as error:
             return JSONResponse({"detail": str(error)}, 400)
@@ -124,19 +125,21 @@ class Guard:
             if kind.lower() == "bearer":
                 return signing_in.with_token(token.strip(), address_of(scope))
             if not kind and cookies_count(scope["method"], headers):
-                asker = signing_in.with_cookie(headers.get("cookie", ""), scope["scheme"] == "https")
+                asker = signing_in.with_cookie(cookie_of(scope).value(headers.get("cookie", "")))
                 if asker:
                     return asker
         except BapsError as error:
             raise HTTPException(503, _operators(error)) from error
         raise HTTPException(
-            401, "Sign in first: with a token (Authorization: Bearer), or at /login.", {"WWW-Authenticate": "Bearer"}
+            401,
+            f"Sign in first: with a token (Authorization: Bearer), or at {root_path(scope)}/login.",
+            {"WWW-Authenticate": "Bearer"},
         )
 
     @staticmethod
     def _check_path(scope: Scope) -> str:
         """Refuse names and paths that lead elsewhere; the image that a request names, or ""."""
-        path, raw = scope["path"], scope.get("raw_path", scope["path"].encode()).decode("latin-1")
+        path, raw = path_below(scope), scope.get("raw_path", scope["path"].encode()).decode("latin-1")
         query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
         decoded = unquote(unquote(raw))
         if ".." in decoded.split("/") or "\\" in decoded or "%2f" in raw.lower():
@@ -152,7 +155,9 @@ class Guard:
     @staticmethod
     def _check_role(scope: Scope, asked: Asked) -> None:
         if asked.kind is None:
-            raise HTTPException(403, f"{scope['method']} {scope['path']} is not served here; no viewer asks for it.")
+            raise HTTPException(
+                403, f"{scope['method']} {path_below(scope)} is not served here; no viewer asks for it."
+            )
         needed, asker = asked.kind.role, asked.asker
         if needed is not None and asker is not None and not asker.role.may(needed):
             raise HTTPException(

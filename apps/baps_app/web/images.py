@@ -12,9 +12,9 @@ from typing import Any
 
 from fastapi import BackgroundTasks, File, Form, Request, UploadFile
 from fastapi.responses import FileResponse
-from monailabel.endpoints import datastore as host_datastore
 from monailabel.endpoints import session as host_session
 from monailabel.interfaces.utils.app import app_instance
+from monailabel.utils.others.generic import file_checksum, get_mime_type
 
 from baps.collected import notes
 from baps.errors import InputError, NotFoundError
@@ -73,12 +73,49 @@ def add_image(image: str = "", params: str = Form("{}"), file: UploadFile = File
     return {"image": added}
 
 
-def check_image(image: str, check_sum: str = "") -> None:
-    """Whether there is an image, and whether it is the one that a viewer has."""
+def image_for_viewer(image: str) -> FileResponse:
+    """The file of an image; a HEAD request gets its length and kind.
+
+    Raises:
+        NotFoundError: if there is no such image.
+    """
+    return _sent(image_file(image))
+
+
+def check_image(image: str, check_sum: str = "") -> FileResponse:
+    """As ``image_for_viewer``, if it is the image that a viewer has.
+
+    Raises:
+        NotFoundError: if there is no such image, or it is another one.
+        InputError: if the checksum is of another kind.
+    """
+    file = image_file(image)
+    algorithm, _, digest = check_sum.rpartition(":")
+    algorithm = algorithm or "SHA256"
     try:
-        host_datastore.download_image(image, check_only=True, check_sum=check_sum or None)
+        same = not check_sum or file_checksum(file, algo=algorithm) == f"{algorithm}:{digest.lower()}"
     except ValueError:
         raise InputError("The checksum must be of SHA256, SHA512 or MD5, as in SHA256:<hexadecimal digits>.") from None
+    if not same:
+        raise NotFoundError(f"The image {image!r} has another checksum. Fetch it again.")
+    return _sent(file)
+
+
+def label_for_viewer(tag: str, label: str = "", image: str = "") -> FileResponse:
+    """The file of a label, named by its own id or, as in MONAI Label's HEAD request, by that of its image.
+
+    Raises:
+        NotFoundError: if there is no such label.
+    """
+    with _fetching:
+        file = app_instance().datastore().get_label_uri(label or image, tag)
+    if not file or not Path(file).is_file():
+        raise NotFoundError(f"There is no label {tag!r} of {label or image!r} in the datastore.")
+    return _sent(Path(file))
+
+
+def _sent(file: Path) -> FileResponse:
+    return FileResponse(file, media_type=get_mime_type(str(file)), filename=file.name)
 
 
 def all_labelled(background_tasks: BackgroundTasks, limit_cases: int | None = None) -> FileResponse:

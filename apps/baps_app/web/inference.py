@@ -19,6 +19,7 @@ from baps.blackbox import model_seconds
 from baps.click import PACKED
 from baps.collected import notes, served
 from baps.errors import InputError, NotFoundError
+from baps.formats import STRAIGHTENED, read_nifti_notes
 from baps.jobs import asked_by
 from web.asking import asked
 from web.images import file_name, image_file, kind_of
@@ -67,7 +68,7 @@ def run_infer(
     if instance._infers[model].type == InferType.SCRIBBLES:
         wanted.pop("label", None)  # There it is the uploaded labelmap; a request must not name another file.
     if image and not session_id:  # With a session Slicer names an image of its own.
-        image_file(image)
+        check_grid(image_file(image), output)
     if session_id and not (instance.sessions() and instance.sessions().get_session(session_id)):
         raise NotFoundError(f"There is no session {session_id!r}, or it has expired. Open the image again.")
     # OHIF wants raw voxels, 79 MB of a CT, nearly all zeros: they travel packed.
@@ -91,6 +92,19 @@ def run_infer(
         answer.headers["Server-Timing"] = f"model;dur={1000 * sum(spent):.1f}, total;dur={1000 * whole:.1f}"
         answer.headers[NOTES] = quote(" ".join(said)[:400])  # Proxies take headers of some kilobytes.
     return answer
+
+
+def check_grid(file: Path, output: host_infer.ResultType | None) -> None:
+    """Refuse to give OHIF, which takes voxels without their place, those of another grid than it shows.
+
+    Raises:
+        InputError: if the slices were straightened.
+    """
+    if output == host_infer.ResultType.image and STRAIGHTENED in read_nifti_notes(file):
+        raise InputError(
+            "The slices of this series are shifted against each other (a tilted gantry). OHIF shows them unshifted, so "
+            "a mask would lie beside the organ. Open the series in 3D Slicer."
+        )
 
 
 def _is_gzip(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Where the server was told to listen, as far as its command line says."""
+"""Where the server was told to listen, and below which path, as far as its command line says."""
 
 from __future__ import annotations
 
@@ -14,9 +14,24 @@ def told_host(words: Sequence[str]) -> str:
     Args:
         words: the command line, the program first.
     """
-    reader = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
-    reader.add_argument("-i", "--host")
-    told = reader.parse_known_args(list(words[1:]))[0].host
+    told = _told(words, "-i", "--host")
     if told is not None:
-        return str(told)
+        return told
     return "0.0.0.0" if "start_server" in words else "127.0.0.1"  # noqa: S104 (what MONAI Label takes)
+
+
+def told_root_path(words: Sequence[str]) -> str:
+    """The root path in the command line of MONAI Label or uvicorn, or "".
+
+    Args:
+        words: the command line, the program first.
+    """
+    return _told(words, "--root_path", "--root-path") or ""
+
+
+def _told(words: Sequence[str], *names: str) -> str | None:
+    """The value of an option, which has several names."""
+    reader = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
+    reader.add_argument(*names, dest="told")
+    told = reader.parse_known_args(list(words[1:]))[0].told
+    return None if told is None else str(told)

@@ -11,19 +11,18 @@ import threading
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from fastapi import Form, HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
-from jinja2 import Environment
 
 from baps.errors import BapsError
 from web.asking import Asker, asked
 from web.guard import address_of
-from web.signing_in import SigningIn, cookie_name, cookies_count
+from web.pages import page
+from web.root_path import root_path
+from web.signing_in import SigningIn, cookie_of, cookies_count
 
-_PAGE = Environment(autoescape=True).from_string(Path(__file__).with_name("login.html").read_text())
 _HOME = "/ohif/"
 _ON_THE_WAY = "baps-openid"
 _MOST_ON_THE_WAY = 1024
@@ -88,7 +87,7 @@ class Login:
     def page(self, request: Request, next: str = "") -> Response:  # noqa: A002 (its name in the address)
         """The login page; for who is signed in, the way out."""
         if not self._in.needed:
-            return RedirectResponse(_inside(next), 303)
+            return RedirectResponse(_inside(request, next), 303)
         return self._page(request, next, asker=self._signed_in(request))
 
     def sign_in(
@@ -100,7 +99,7 @@ class Login:
     ) -> Response:
         """What the page posts."""
         if not self._in.needed:
-            return RedirectResponse(_inside(next), 303)
+            return RedirectResponse(_inside(request, next), 303)
         try:
             _, asker = self._in.with_password(username, password, address_of(request.scope))
         except HTTPException as refusal:
@@ -108,24 +107,26 @@ class Login:
         except BapsError:
             return self._page(request, next, "Nobody can sign in now. Tell the operator of the server.", 503)
         asked(request).asker = asker
-        return self._begun(request, asker, RedirectResponse(_inside(next), 303))
+        return self._begun(request, asker, RedirectResponse(_inside(request, next), 303))
 
     def sign_out(self, request: Request) -> Response:
         """End the session; a page of another origin cannot have it ended."""
-        reply = RedirectResponse("/login", 303)
+        reply = RedirectResponse(f"{root_path(request.scope)}/login", 303)
         if cookies_count(request.method, request.headers):
             asked(request).asker = self._signed_in(request)
-            reply.headers["Clear-Site-Data"] = '"cache", "storage"'  # OHIF's service worker keeps its page, at least.
-            self._in.sessions.end(self._in.cookie(request.headers.get("cookie", ""), _secure(request)))
-            reply.delete_cookie(
-                cookie_name(_secure(request)), secure=_secure(request), httponly=True, samesite="strict"
-            )
+            # OHIF keeps what was chosen. Below a root path, what other servers of the host have stored stays.
+            reply.headers["Clear-Site-Data"] = '"cache"' if root_path(request.scope) else '"cache", "storage"'
+            cookie = cookie_of(request.scope)
+            self._in.sessions.end(cookie.value(request.headers.get("cookie", "")))
+            reply.delete_cookie(cookie.name, cookie.path, secure=cookie.secure, httponly=True, samesite="strict")
         return reply
 
     def to_provider(self, request: Request, next: str = "") -> Response:  # noqa: A002
         """Send the browser to the provider."""
         if self._in.openid is None:
-            raise HTTPException(404, "This server has no OpenID provider. Sign in at /login.")
+            raise HTTPException(
+                404, f"This server has no OpenID provider. Sign in at {root_path(request.scope)}/login."
+            )
         state, browser, nonce = (secrets.token_urlsafe(32) for _ in range(3))
         verifier = secrets.token_urlsafe(64)
         try:
@@ -133,7 +134,7 @@ class Login:
         except BapsError as error:
             return self._page(request, next, str(error), 503)
         with self._lock:
-            self._ways[state] = _Way(browser, nonce, verifier, _inside(next), time.monotonic())
+            self._ways[state] = _Way(browser, nonce, verifier, _inside(request, next), time.monotonic())
             if len(self._ways) > _MOST_ON_THE_WAY:
                 self._ways.popitem(last=False)
         reply = RedirectResponse(address, 303)
@@ -142,8 +143,8 @@ class Login:
             _ON_THE_WAY,
             browser,
             int(_WAY_SECONDS),
-            path="/login",
-            secure=_secure(request),
+            path=f"{root_path(request.scope)}/login",
+            secure=request.url.scheme == "https",
             httponly=True,
             samesite="lax",
         )
@@ -176,14 +177,14 @@ class Login:
 
     def _begun(self, request: Request, asker: Asker, reply: Response) -> Response:
         """The reply, with the cookie of a new session."""
-        value, secure = self._in.begin(asker), _secure(request)
-        reply.set_cookie(cookie_name(secure), value, secure=secure, httponly=True, samesite="strict")
+        value, cookie = self._in.begin(asker), cookie_of(request.scope)
+        reply.set_cookie(cookie.name, value, path=cookie.path, secure=cookie.secure, httponly=True, samesite="strict")
         return reply
 
     def _signed_in(self, request: Request) -> Asker | None:
         if not cookies_count(request.method, request.headers):
             return None
-        return self._in.with_cookie(request.headers.get("cookie", ""), _secure(request))
+        return self._in.with_cookie(cookie_of(request.scope).value(request.headers.get("cookie", "")))
 
     def _page(
         self,
@@ -195,37 +196,30 @@ class Login:
         asker: Asker | None = None,
         go: str = "",
     ) -> Response:
-        nonce = secrets.token_urlsafe(16)
-        content = _PAGE.render(
-            nonce=nonce,
-            next=_inside(target),
+        return page(
+            request,
+            "login.html",
+            status,
+            headers or {},
+            next=_inside(request, target),
             sentence=sentence,
             users=self._in.users is not None,
             openid=self._in.openid is not None,
             name=asker.name if asker else "",
             go=go,
         )
-        policy = f"default-src 'none'; style-src 'nonce-{nonce}'; form-action 'self'; frame-ancestors 'none'; "
-        policy += "base-uri 'none'"
-        safe = {
-            "Content-Security-Policy": policy,
-            "X-Frame-Options": "DENY",
-            "X-Content-Type-Options": "nosniff",
-            "Referrer-Policy": "same-origin",
-            "Cache-Control": "no-store",
-        }
-        return Response(content, status, {**safe, **(headers or {})}, "text/html")
 
 
-def _inside(target: str) -> str:
+def _inside(request: Request, target: str) -> str:
     """A path of this server, or its home if the target leads elsewhere."""
-    odd = not target.startswith("/") or target.startswith(("//", "/\\")) or not target.isprintable() or "\\" in target
-    return _HOME if odd or target.startswith(("/login", "/logout")) else target
-
-
-def _secure(request: Request) -> bool:
-    return request.url.scheme == "https"
+    root = root_path(request.scope)
+    below = target.removeprefix(root)
+    odd = not target.startswith(f"{root}/") or below.startswith(("//", "/\\")) or "\\" in below
+    odd = odd or not target.isprintable() or ".." in target.partition("?")[0].split("/")
+    return f"{root}{_HOME}" if odd or below.startswith(("/login", "/logout")) else target
 
 
 def _back(request: Request) -> str:
-    return f"{request.url.scheme}://{request.headers.get('host', '')}/login/openid/return"
+    """The address that the provider sends a browser back to."""
+    host, root = request.headers.get("host", ""), root_path(request.scope)
+    return f"{request.url.scheme}://{host}{root}/login/openid/return"

@@ -73,12 +73,17 @@ window.config.extensions.push({
   },
 });
 
-// OHIF's service worker shows its page from a cache: whoever is not signed in, or no longer, is sent to the login page.
+// The address of this server, for MONAI Label's panel, which would suggest port 8000 of this host.
+const server = window.config.routerBasename.replace(/ohif\/$/, '');
+document.cookie = `MONAILABEL_SERVER_URL=${escape(location.origin + server)}`;
+
+// OHIF's page stays open: whoever is no longer signed in is sent to the login page.
 (() => {
   const check = async () => {
-    const reply = await fetch('/auth/token/valid', { cache: 'no-store' });
+    const reply = await fetch(`${server}auth/token/valid`, { cache: 'no-store' });
+    await reply.text(); // Over HTTP/2 an answer that is not read stays open.
     if (reply.status === 401) {
-      location.assign(`/login?next=${encodeURIComponent(location.pathname + location.search)}`);
+      location.assign(`${server}login?next=${encodeURIComponent(location.pathname + location.search)}`);
     }
   };
   check();

@@ -1,13 +1,11 @@
-"""OHIF, and its way to the PACS."""
+"""OHIF's way to the PACS."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from fastapi import Depends, Request
 from fastapi.responses import Response, StreamingResponse
-from monailabel.endpoints import ohif as host_ohif
 from monailabel.interfaces.utils.app import app_instance
 
 from baps.errors import InputError, NotFoundError
@@ -23,19 +21,6 @@ _DICOMWEB = {
 
 _MOST_BYTES = 512 << 20
 """That a viewer may store in the PACS at once."""
-
-
-def ohif_file(path: str) -> Response:
-    """A file of OHIF; its page for all that is none. The host's stumbles over folders."""
-    found = host_ohif.get_ohif(path)
-    return found if Path(found.path).is_file() else host_ohif.get_ohif("")
-
-
-def configure_ohif() -> Response:
-    """OHIF's configuration, and an extension of ours that mends its export."""
-    theirs = Path(host_ohif.get_ohif("app-config.js").path).read_text()
-    ours = Path(__file__).with_name("ohif-extension.js").read_text()
-    return Response(f"{theirs}\n{ours}", media_type="text/javascript")
 
 
 async def _body(request: Request) -> bytes:

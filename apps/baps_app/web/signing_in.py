@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from http.cookies import CookieError, SimpleCookie
+from dataclasses import dataclass
+from typing import Any
 
 from fastapi import HTTPException
 
@@ -13,12 +14,35 @@ from baps.users import User, Users
 from web.asking import Asker
 from web.attempts import Attempts
 from web.openid import OpenId
+from web.root_path import root_path
 from web.sessions import Sessions
 
-_SECURE_COOKIE = "__Host-baps"
-"""A browser takes a cookie of this kind over https alone, and from nobody but this host."""
 
-_COOKIE = "baps"
+@dataclass(frozen=True)
+class Cookie:
+    """The cookie of a session, as browsers know it.
+
+    Attributes:
+        name: over https one that no other host and no plain http can set.
+        path: that it is sent to. Below a root path, the host's other servers do not get it.
+        secure: whether it goes over https alone.
+    """
+
+    name: str
+    path: str
+    secure: bool
+
+    def value(self, header: str) -> str:
+        """Its value in a Cookie header, or ""; of several with its name, the one with the longest path comes first."""
+        pairs = (pair.strip().partition("=") for pair in header.split(";"))
+        return next((value for name, _, value in pairs if name == self.name), "")
+
+
+def cookie_of(scope: Mapping[str, Any]) -> Cookie:
+    """The cookie for the scheme and the root path of a request."""
+    root, secure = root_path(scope), scope["scheme"] == "https"
+    prefix = ("__Secure-" if root else "__Host-") if secure else ""  # __Host- wants the path /.
+    return Cookie(f"{prefix}baps", root or "/", secure)
 
 
 class SigningIn:
@@ -94,13 +118,16 @@ class SigningIn:
         user = self._user(asker)
         return self.sessions.begin(asker, user.sha256 if user else "")
 
-    def with_cookie(self, header: str, secure: bool) -> Asker | None:
-        """Whose session the cookies of a request name, or None.
+    def with_cookie(self, value: str) -> Asker | None:
+        """Whose session a cookie names, or None.
+
+        Args:
+            value: of the cookie, or "".
 
         Raises:
             BapsError: if the users cannot be read.
         """
-        found = self.sessions.find(self.cookie(header, secure))
+        found = self.sessions.find(value)
         if found is None:
             return None
         asker, token = found
@@ -113,25 +140,11 @@ class SigningIn:
         return self.users.all().get(asker.name) if self.users and asker.by == "token" else None
 
     @staticmethod
-    def cookie(header: str, secure: bool) -> str:
-        """The value of our cookie in a header, or ""."""
-        try:
-            found = SimpleCookie(header).get(cookie_name(secure))
-        except CookieError:
-            return ""
-        return found.value if found else ""
-
-    @staticmethod
     def _check(attempts: Attempts, address: str) -> None:
         if seconds := attempts.wait(address):
             raise HTTPException(
                 429, f"Too many sign-ins failed. Try again in {seconds} seconds.", {"Retry-After": str(seconds)}
             )
-
-
-def cookie_name(secure: bool) -> str:
-    """Of our cookie."""
-    return _SECURE_COOKIE if secure else _COOKIE
 
 
 def is_foreign(headers: Mapping[str, str]) -> bool:

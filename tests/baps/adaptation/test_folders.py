@@ -319,7 +319,7 @@ def test_what_is_left_out_has_a_reason(
         "spoiled": "spoiled.nii.gz cannot be read",
         "elsewhere": "does not lie where its image does",
         "empty": "Its label is empty",
-        "torn": "cannot be read",
+        "torn": "does not say how many Rows",
     }
     assert made.left_out.keys() == reasons.keys()
     for name, reason in reasons.items():

@@ -135,17 +135,21 @@ def test_every_voxel_lies_where_its_header_says(
     files = _write_series(folder, axes[:2], step, count, spacing, descending)
     volume = read_volume(folder)
     positions = _positions(volume)
-    assert volume.shape == (4, 3, count)
-    for number, file in enumerate(files):
+    write_nifti(folder / "shown.nii.gz", volume)
+    shown = SimpleITK.ReadImage(str(folder / "shown.nii.gz"))  # It opens no other grid than one of boxes.
+    for file in files:
         header = pydicom.dcmread(file)
         row, column = np.reshape(np.array(header.ImageOrientationPatient, float), (2, 3))
         between_rows, between_columns = (float(value) for value in header.PixelSpacing)
         for j in range(3):
             for i in range(4):
-                assert volume.voxels[i, j, number] == header.pixel_array[j, i]
                 here = np.array(header.ImagePositionPatient, float)
                 here += row * between_columns * i + column * between_rows * j
-                np.testing.assert_allclose(positions[i, j, number], here, atol=1e-3)
+                found = shown.TransformPhysicalPointToIndex(here)
+                assert volume.voxels[found] == shown[found] == header.pixel_array[j, i]
+                away = (positions[found] - here) @ axes[:2].T / (between_columns, between_rows)
+                assert np.abs(away).max() < 0.502
+                assert abs((positions[found] - here) @ axes[2]) < 1e-3
 
 
 @pytest.mark.parametrize("descending", [False, True])
@@ -181,13 +185,12 @@ def test_what_is_no_image_of_the_series_is_ignored(tmp_path: Path) -> None:
     assert read_volume(tmp_path).shape == (4, 3, 4)
 
 
-def test_what_a_vendor_keeps_beside_its_images_is_ignored_but_not_images_of_its_own(tmp_path: Path) -> None:
+def test_what_a_vendor_keeps_beside_its_images_is_ignored_but_images_of_its_own_are_read(tmp_path: Path) -> None:
     file = _write_series(tmp_path, count=5)[4]
     image = pydicom.dcmread(file)
     image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = "1.3.12.2.1107.5.99.1"
     image.save_as(file)
-    with pytest.raises(InputError, match=r"The pixels of 004\.dcm cannot be decoded"):
-        read_volume(tmp_path)
+    assert read_volume(tmp_path).shape == (4, 3, 5)
     del image.Rows, image.Columns, image.PixelData
     image.save_as(file)
     assert read_volume(tmp_path).shape == (4, 3, 4)
@@ -258,12 +261,15 @@ def test_mixed_series(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keyword", "value", "sentence"),
     [
-        ("ImageOrientationPatient", _numbers(CORONAL), "003.dcm and 000.dcm differ in orientation"),
-        ("PixelSpacing", ["0.5", "0.9"], "003.dcm and 000.dcm differ in the size of a pixel"),
-        ("Rows", 2, "003.dcm has 4 columns and 2 rows, 000.dcm 4 and 3"),
+        ("ImageOrientationPatient", _numbers(CORONAL), "2 volumes .1: axial, 3 of 4 x 3; 2: coronal, 1 of 4 x 3."),
+        ("PixelSpacing", ["0.5", "0.9"], "holds 2 volumes"),
+        ("PixelSpacing", ["0.5", "0"], r"The PixelSpacing of 003.dcm is 0.5\\0; numbers above 0 must stand there"),
+        ("PixelSpacing", None, r"003.dcm does not say how large its pixels are .PixelSpacing."),
+        ("ImageOrientationPatient", _numbers(((1, 0, 0), (1, 0, 0))), "003.dcm .* is not two perpendicular directions"),
+        ("Rows", 2, "2 volumes .1: axial, 3 of 4 x 3; 2: axial, 1 of 4 x 2."),
         ("ImagePositionPatient", None, "003.dcm does not say where it lies"),
         ("ImageOrientationPatient", None, "003.dcm does not say where it lies"),
-        ("NumberOfFrames", 2, "003.dcm has 2 frames. Give that file alone"),
+        ("NumberOfFrames", 2, "frame 1 of 003.dcm does not say where it lies"),
     ],
 )
 def test_slices_that_cannot_be_stacked(tmp_path: Path, keyword: str, value: object, sentence: str) -> None:
@@ -298,7 +304,7 @@ def test_a_truncated_header_without_a_suffix(tmp_path: Path) -> None:
     file = _write_series(tmp_path)[3]
     file.rename(tmp_path / "IM3")
     (tmp_path / "IM3").write_bytes((tmp_path / "IM3").read_bytes()[:160])
-    with pytest.raises(InputError, match="IM3 cannot be read"):
+    with pytest.raises(InputError, match="IM3 does not say how many Rows"):
         read_volume(tmp_path)
 
 
@@ -315,7 +321,7 @@ def test_no_pixels(tmp_path: Path) -> None:
     image = pydicom.dcmread(file)
     del image.PixelData
     image.save_as(file)
-    with pytest.raises(InputError, match=r"a\.dcm cannot be read"):
+    with pytest.raises(InputError, match=r"a\.dcm holds no pixels .PixelData.; its transfer syntax is Explicit"):
         read_volume(file)
 
 
@@ -385,8 +391,8 @@ def test_frames_of_an_enhanced_image_keep_their_place(tmp_path: Path, step: floa
         PerFrameFunctionalGroupsSequence=DicomSequence(each),
     )
     volume = read_volume(file)
-    np.testing.assert_array_equal(volume.voxels, frames.swapaxes(0, 2))
-    np.testing.assert_allclose(_positions(volume)[1, 2, 2], (1.8, 3, 3 + 2 * step))
+    np.testing.assert_array_equal(volume.voxels, frames.swapaxes(0, 2)[:, :, :: 1 if step > 0 else -1])
+    np.testing.assert_allclose(_positions(volume)[1, 2, 2 if step > 0 else 0], (1.8, 3, 3 + 2 * step))
 
 
 @pytest.mark.parametrize("slope", ["1", "0.5"])
@@ -503,7 +509,7 @@ def test_a_value_that_is_longer_than_its_file(tmp_path: Path, nested: bool) -> N
     content = (tmp_path / "a.dcm").read_bytes()
     value = content.index(b"a value in")
     (tmp_path / "a.dcm").write_bytes(content[: value - 4] + (0x70000000).to_bytes(4, "little") + content[value:])
-    with pytest.raises(InputError, match="broken or cut off"):
+    with pytest.raises(InputError, match="cut off"):
         read_volume(tmp_path / "a.dcm")
 
 

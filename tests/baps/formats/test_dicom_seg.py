@@ -247,7 +247,9 @@ def test_what_is_no_segmentation_is_refused(ct: tuple[Path, list[Dataset], Volum
 def test_slices_that_do_not_make_the_volume_are_refused(ct: tuple[Path, list[Dataset], Volume]) -> None:
     _, headers, image = ct
     masks = _balls(image)
-    with pytest.raises(InputError, match="has 23 slices, its volume 24"):
+    with pytest.raises(
+        InputError, match="has 23 slices that make 1 volumes, none of which lies where the image does .24 slices."
+    ):
         write_segmentation(headers[1:], image, masks, _marked(masks), WHEN)
 
 
@@ -290,9 +292,8 @@ def test_images_without_a_place_have_no_segmentation(ct: tuple[Path, list[Datase
     film = _multi_frame(headers)
     del film.SharedFunctionalGroupsSequence
     masks = _balls(image)
-    for sources in ([film], [Dataset()] * image.shape[2]):
-        with pytest.raises(InputError, match="do not say where they lie"):
-            write_segmentation(sources, image, masks, _marked(masks), WHEN)
+    with pytest.raises(InputError, match="do not say where they lie"):
+        write_segmentation([film], image, masks, _marked(masks), WHEN)
 
 
 def test_a_mask_goes_with_its_own_slice_where_the_step_varies(ct: tuple[Path, list[Dataset], Volume]) -> None:
@@ -301,7 +302,7 @@ def test_a_mask_goes_with_its_own_slice_where_the_step_varies(ct: tuple[Path, li
     along = sorted((deepcopy(header) for header in headers), key=lambda header: float(header.ImagePositionPatient[2]))
     for k, header in enumerate(along):
         x, y, _ = header.ImagePositionPatient
-        header.ImagePositionPatient = [x, y, 6 * k if k < 12 else 6 * 12 + 6.9 * (k - 12)]
+        header.ImagePositionPatient = [x, y, 6 * k if k < 12 else 6 * 12 + 6.3 * (k - 12)]
     affine = image.affine.copy()
     affine[2, 2] = float(along[-1].ImagePositionPatient[2]) / 23
     uneven, mask = Volume(image.voxels, affine), np.zeros(image.shape, bool)

@@ -24,6 +24,12 @@ def test_files_of_every_kind_are_images(tmp_path: Path, suffix: str) -> None:
     assert _names(tmp_path) == [f"a{suffix.upper()}", f"b{suffix}"]
 
 
+def test_a_pair_of_files_is_one_image(tmp_path: Path) -> None:
+    for name in ("a.hdr", "a.img", "b.nhdr", "b.raw", "c.mhd"):
+        (tmp_path / name).touch()
+    assert _names(tmp_path) == ["a.hdr"]
+
+
 def test_a_dicom_series_is_one_image(tmp_path: Path) -> None:
     _series(tmp_path / "1.2.840")
     (tmp_path / "0.nii").touch()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -8,10 +9,17 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK
+from hypothesis import example, given
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 from baps.errors import InputError
-from baps.formats import read_volume, write_nifti
+from baps.formats import read_labels, read_volume, write_nifti, write_nrrd
+from baps.formats.nifti import read_nifti_affine
 from baps.volume import Volume
+from real_data import ROOT
+
+CASE = ROOT.parent / "cases" / "nifti_qform_sform"
 
 
 def test_scaled_values_are_read_scaled_and_doubles_made_single(tmp_path: Path) -> None:
@@ -143,8 +151,176 @@ def test_two_dimensions_without_a_thickness_are_1_mm_thick(tmp_path: Path, thick
     for name, height in (("a.nii", 0.6), ("b.nii", 0)):
         image = nibabel.Nifti1Image(np.zeros((4, 5), np.int16), None)
         image.set_sform(np.diag([-0.5, -height, thickness, 1]), code=1, update_affine=False)
+        image.header["pixdim"][1:3] = 0.5, height
         nibabel.save(image, tmp_path / name)
     expected = np.diag([-0.5, -0.6, thickness or 1, 1])
     np.testing.assert_allclose(read_volume(tmp_path / "a.nii").affine, expected, atol=1e-6)
-    with pytest.raises(InputError, match="inverted"):
+    with pytest.raises(InputError, match=r"sform \(code 1\) is sheared, flat or not finite"):
         read_volume(tmp_path / "b.nii")
+
+
+def _seen_by_itk(path: Path) -> Volume:
+    """A file as ITK reads it: each voxel at the position that ITK itself gives for its index."""
+    image = SimpleITK.ReadImage(str(path))
+    here = np.array(image.TransformContinuousIndexToPhysicalPoint((0.0, 0.0, 0.0)))
+    steps = [
+        np.array(image.TransformContinuousIndexToPhysicalPoint(tuple(map(float, axis)))) - here for axis in np.eye(3)
+    ]
+    affine = np.eye(4)
+    affine[:3] = np.stack([*steps, here], axis=1)
+    return Volume(SimpleITK.GetArrayFromImage(image).swapaxes(0, 2), np.diag([-1.0, -1, 1, 1]) @ affine)
+
+
+def _affine(angles: tuple[float, ...], sizes: tuple[float, ...], shear: float, hand: int) -> np.ndarray:
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("xyz", angles).as_matrix() @ [[hand, shear, 0], [0, 1, 0], [0, 0, 1]] * sizes
+    affine[:3, 3] = 30.5, -20.25, 10
+    return affine
+
+
+ANGLES = st.tuples(*[st.floats(-3, 3)] * 3)
+SIZES = st.tuples(*[st.floats(0.3, 6)] * 3)
+HANDS = st.sampled_from([-1, 1])
+
+
+@given(
+    angles=ANGLES,
+    turn=st.sampled_from([0.0, 1e-6, 1e-3, 0.2]),
+    sizes=SIZES,
+    hands=st.tuples(HANDS, HANDS),
+    shear=st.sampled_from([0.0, 0.0, 1e-5, 0.01, 0.4]),
+    codes=st.tuples(st.integers(0, 4), st.integers(0, 4)),
+    units=st.sampled_from([0, 1, 2, 3, 10, 11]),
+    pixdim=st.sampled_from([None, None, None, 0.0, -1.0, 0.9]),
+    suffix=st.sampled_from([".nii", ".nii.gz"]),
+    order=st.sampled_from("<>"),
+)
+def test_a_file_lies_where_itk_puts_it(
+    tmp_path_factory: pytest.TempPathFactory, angles: tuple[float, ...], turn: float, sizes: tuple[float, ...],
+    hands: tuple[int, int], shear: float, codes: tuple[int, int], units: int, pixdim: float | None, suffix: str,
+    order: str,
+) -> None:  # fmt: skip
+    voxels = np.random.default_rng(0).integers(-99, 99, (3, 4, 5)).astype(np.int16)
+    header = nibabel.Nifti1Header(endianness=order)
+    header.set_data_dtype(np.int16)
+    header.set_data_shape(voxels.shape)
+    header.set_qform(_affine(angles, sizes, 0, hands[0]), code=0)
+    header.set_sform(_affine((angles[0] + turn, *angles[1:]), sizes, shear, hands[1]), code=0)
+    header["qform_code"], header["sform_code"], header["xyzt_units"] = *codes, units
+    if pixdim is not None:
+        header["pixdim"][2] *= pixdim
+    path = tmp_path_factory.mktemp("nifti") / f"a{suffix}"
+    header["magic"], header["vox_offset"] = b"n+1", 352  # nibabel would have mended what is odd.
+    content = bytes(header.binaryblock) + bytes(4) + voxels.astype(f"{order}i2").tobytes("F")
+    path.write_bytes(gzip.compress(content) if suffix == ".nii.gz" else content)
+    if codes == (0, 0):
+        with pytest.raises(InputError, match=r"no affine \(its sform and qform codes are 0\)"):
+            read_volume(path)
+        return
+    try:
+        seen = _seen_by_itk(path)
+    except RuntimeError:
+        with pytest.raises(InputError, match=r"sform \(code \d\) is sheared, flat or not finite.* qform \(code 0\)"):
+            read_volume(path)
+        return
+    volume = read_volume(path)
+    np.testing.assert_array_equal(volume.voxels, voxels)
+    np.testing.assert_array_equal(seen.voxels, voxels)
+    np.testing.assert_allclose(volume.affine, seen.affine, rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(volume.affine, read_nifti_affine(path))
+    label = SimpleITK.ReadImage(str(path)) > 0
+    for name in ("label.nii.gz", "label.nrrd"):  # As 3D Slicer saves it.
+        SimpleITK.WriteImage(label, str(path.with_name(name)))
+        np.testing.assert_array_equal(read_labels(path.with_name(name), volume), voxels > 0)
+
+
+@given(angles=ANGLES, sizes=SIZES, hand=HANDS, far=st.floats(-1500, 1500), suffix=st.sampled_from([".nii", ".nii.gz"]))
+@example(angles=(0.0039, 0.0, 0.5), sizes=(1.0, 1.0, 1.0), hand=-1, far=0.0, suffix=".nii")  # Turned by nearly 180.
+@example(angles=(0.0, 0.0, 0.0), sizes=(1e-3, 2e-3, 3e-3), hand=-1, far=1.0, suffix=".nii")
+def test_itk_and_nibabel_see_what_is_written_where_it_lies(
+    tmp_path_factory: pytest.TempPathFactory, angles: tuple[float, ...], sizes: tuple[float, ...], hand: int,
+    far: float, suffix: str,
+) -> None:  # fmt: skip
+    affine = _affine(angles, sizes, 0, hand)
+    affine[2, 3] = far
+    voxels = np.random.default_rng(0).integers(0, 99, (7, 3, 500)).astype(np.int16)
+    volume = Volume(voxels, affine)
+    path = tmp_path_factory.mktemp("nifti") / f"a{suffix}"
+    write_nifti(path, volume)
+    nibabels = nibabel.load(path)
+    assert nibabels.get_qform(coded=True)[0] is None or volume.same_geometry(Volume(voxels, nibabels.get_qform()))
+    for seen in (_seen_by_itk(path), Volume(np.asarray(nibabels.dataobj), nibabels.get_sform())):
+        np.testing.assert_array_equal(seen.voxels, volume.voxels)
+        np.testing.assert_allclose(seen.affine, affine, rtol=1e-5, atol=2e-4)
+    assert read_volume(path).same_geometry(volume)
+    write_nrrd(path.with_name("mask.nrrd"), volume)  # The mask that answers a click.
+    np.testing.assert_allclose(_seen_by_itk(path.with_name("mask.nrrd")).affine, affine, rtol=1e-6, atol=1e-6)
+
+
+def test_axes_that_are_not_at_right_angles_are_not_written(tmp_path: Path) -> None:
+    volume = Volume(np.zeros((3, 4, 5), np.int16), _affine((0, 0, 0), (1, 1, 1), 0.4, 1))
+    with pytest.raises(InputError, match=r"axes of a\.nii\.gz are not at right angles"):
+        write_nifti(tmp_path / "a.nii.gz", volume)
+    assert not list(tmp_path.iterdir())
+    rounded = volume.affine.copy()
+    rounded[0, 1] = 0.01  # Positions that a scanner rounded.
+    write_nifti(tmp_path / "a.nii.gz", Volume(volume.voxels, rounded))
+    assert _seen_by_itk(tmp_path / "a.nii.gz").same_geometry(Volume(volume.voxels, rounded))
+
+
+def test_a_slice_of_two_dimensions_keeps_its_place_in_space(tmp_path: Path) -> None:
+    affine = _affine((0.3, -1.2, 0.7), (0.5, 0.6, 3), 0, 1)
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5), np.int16), affine), tmp_path / "a.nii")
+    np.testing.assert_allclose(read_volume(tmp_path / "a.nii").affine, affine, atol=1e-5)
+
+
+def test_names_that_do_not_say_whether_a_file_is_compressed(tmp_path: Path, placed_volume: Volume) -> None:
+    write_nifti(tmp_path / "a.nii", placed_volume)
+    write_nifti(tmp_path / "b.nii.gz", placed_volume)
+    (tmp_path / "a.nii").rename(tmp_path / "a.nii.gz")
+    (tmp_path / "b.nii.gz").rename(tmp_path / "b.nii")
+    with pytest.raises(InputError, match=r"a\.nii\.gz is not compressed, .* rename it to end in \.nii\.$"):
+        read_volume(tmp_path / "a.nii.gz")
+    with pytest.raises(InputError, match=r"b\.nii is compressed, .* rename it to end in \.nii\.gz\.$"):
+        read_volume(tmp_path / "b.nii")
+
+
+@pytest.mark.skipif(not CASE.is_dir(), reason=f"no case at {CASE}")
+def test_the_case_of_two_geometries() -> None:
+    path = CASE / "a.nii.gz"
+    seen, volume = _seen_by_itk(path), read_volume(path)
+    np.testing.assert_allclose(volume.affine, seen.affine, atol=1e-6)
+    np.testing.assert_array_equal(volume.voxels, seen.voxels)
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Pair, nibabel.Nifti2Pair])
+def test_a_pair_of_files(tmp_path: Path, kind: type[nibabel.Nifti1Pair], placed_volume: Volume) -> None:
+    nibabel.save(kind(placed_volume.voxels, placed_volume.affine), tmp_path / "a.hdr")
+    volume = read_volume(tmp_path / "a.hdr")
+    np.testing.assert_array_equal(volume.voxels, placed_volume.voxels)
+    np.testing.assert_allclose(volume.affine, placed_volume.affine, atol=1e-6)
+    if kind is nibabel.Nifti1Pair:
+        assert _seen_by_itk(tmp_path / "a.hdr").same_geometry(volume)
+    (tmp_path / "a.img").unlink()
+    with pytest.raises(InputError, match=r"^a\.hdr comes without a\.img, which holds its voxels"):
+        read_volume(tmp_path / "a.hdr")
+
+
+def test_analyze_does_not_say_which_side_is_left(tmp_path: Path) -> None:
+    nibabel.save(nibabel.Spm2AnalyzeImage(np.zeros((3, 4, 5), np.int16), np.eye(4)), tmp_path / "a.hdr")
+    with pytest.raises(InputError, match=r"^a\.hdr is an Analyze 7\.5 file, .* convert it to NIfTI"):
+        read_volume(tmp_path / "a.hdr")
+
+
+def test_nifti_2(tmp_path: Path, placed_volume: Volume) -> None:
+    nibabel.save(nibabel.Nifti2Image(placed_volume.voxels, placed_volume.affine), tmp_path / "a.nii.gz")
+    assert read_volume(tmp_path / "a.nii.gz").same_geometry(placed_volume)
+
+
+def test_a_geometry_that_is_not_finite(tmp_path: Path, placed_volume: Volume) -> None:
+    image = nibabel.Nifti1Image(placed_volume.voxels, placed_volume.affine)
+    content = bytearray(image.to_bytes())
+    content[292:296] = np.float32(np.nan).tobytes()  # The last number of srow_x.
+    (tmp_path / "a.nii").write_bytes(content)
+    with pytest.raises(InputError, match=r"^a\.nii has no geometry that viewers can show: .*not finite"):
+        read_volume(tmp_path / "a.nii")

@@ -6,6 +6,10 @@ from pathlib import Path
 import nrrd
 import numpy as np
 import pytest
+import SimpleITK
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 from baps.errors import InputError
 from baps.formats import read_volume, write_nrrd
@@ -75,12 +79,73 @@ def test_four_dimensions_in_nrrd(tmp_path: Path) -> None:
         read_volume(tmp_path / "a.nrrd")
 
 
-@pytest.mark.parametrize(
-    "header", [{}, {"space": "scanner-xyz", "space directions": np.eye(3), "space origin": [0] * 3}]
-)
+@pytest.mark.parametrize("header", [{}, {"spacings": [1, 2, 3]}, {"space": "LPS", "space directions": np.eye(3)}])
 def test_nrrd_without_an_affine(tmp_path: Path, header: dict[str, object]) -> None:
     nrrd.write(str(tmp_path / "a.nrrd"), np.zeros((3, 4, 5), np.int16), header)
-    with pytest.raises(InputError, match="no affine"):
+    with pytest.raises(InputError, match=r"a\.nrrd has no affine \(space, space directions and space origin\)"):
+        read_volume(tmp_path / "a.nrrd")
+
+
+@pytest.mark.parametrize("space", ["right-anterior-superior-time", "scanner-xyz-time"])
+def test_a_space_that_no_viewer_places(tmp_path: Path, space: str) -> None:
+    header = {"space": space, "space directions": np.eye(3, 4), "space origin": np.zeros(4)}
+    nrrd.write(str(tmp_path / "a.nrrd"), np.zeros((3, 4, 5), np.int16), header)
+    with pytest.raises(InputError, match=f"a.nrrd lies in the space '{space}', which viewers do not place"):
+        read_volume(tmp_path / "a.nrrd")
+
+
+@given(
+    space=st.sampled_from(
+        ["right-anterior-superior", "RAS", "left-anterior-superior", "LAS", "left-posterior-superior", "LPS",
+         "scanner-xyz", "3D-right-handed", "3D-left-handed", 3, 2]
+    ),
+    angles=st.tuples(*[st.floats(-3, 3)] * 3),
+    steps=st.tuples(*[st.floats(0.3, 6)] * 3),
+    sign=st.sampled_from([-1, 1]),
+    kind=st.sampled_from(["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"]),
+    encoding=st.sampled_from(["raw", "gzip", "ascii"]),
+)  # fmt: skip
+def test_a_file_lies_where_itk_puts_it(
+    tmp_path_factory: pytest.TempPathFactory, space: str | int, angles: tuple[float, ...], steps: tuple[float, ...],
+    sign: int, kind: str, encoding: str,
+) -> None:  # fmt: skip
+    path = tmp_path_factory.mktemp("nrrd") / "a.nrrd"
+    dimensions = 2 if space == 2 else 3
+    directions = (Rotation.from_euler("xyz", (0, 0, angles[2]) if space == 2 else angles).as_matrix() * steps * sign).T
+    header = {
+        "space" if isinstance(space, str) else "space dimension": space,
+        "space directions": directions[:dimensions, :dimensions],
+        "space origin": np.array([10.5, -20, 30])[:dimensions],
+        "encoding": encoding,
+    }
+    voxels = np.random.default_rng(0).integers(0, 99, (4, 5, 6)[:dimensions]).astype(kind)
+    nrrd.write(str(path), voxels, header)
+    volume, seen = read_volume(path), SimpleITK.ReadImage(str(path))
+    np.testing.assert_array_equal(volume.voxels, voxels.reshape(volume.shape))
+    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(seen).T, voxels)
+    for index in ((0, 0, 0), (3, 4, 5), (0, 4, 0)):
+        x, y, *z = seen.TransformIndexToPhysicalPoint(index[:dimensions])
+        expected = (-x, -y, *z) if z else (-x, -y, index[2])
+        np.testing.assert_allclose((volume.affine @ (*index, 1))[:3], expected, atol=1e-6)
+
+
+def test_a_slice_in_space_is_1_mm_thick(tmp_path: Path, placed_volume: Volume) -> None:
+    directions = placed_volume.affine[:3, :2].T
+    header = {"space": "RAS", "space directions": directions, "space origin": placed_volume.affine[:3, 3]}
+    nrrd.write(str(tmp_path / "a.nrrd"), placed_volume.voxels[..., 0], header)
+    volume = read_volume(tmp_path / "a.nrrd")
+    np.testing.assert_array_equal(volume.voxels, placed_volume.voxels[..., :1])
+    np.testing.assert_allclose(volume.affine[:, [0, 1, 3]], placed_volume.affine[:, [0, 1, 3]])
+    assert volume.spacing == pytest.approx((0.7, 0.8, 1))
+
+
+@pytest.mark.parametrize(("field", "said"), [("encoding", "hex"), ("type", "block")])
+def test_what_is_not_read_is_named(tmp_path: Path, field: str, said: str, placed_volume: Volume) -> None:
+    write_nrrd(tmp_path / "a.nrrd", placed_volume, compress=False)
+    header, _, voxels = (tmp_path / "a.nrrd").read_bytes().partition(b"\n\n")
+    lines = [f"{field}: {said}".encode() if line.startswith(field.encode()) else line for line in header.split(b"\n")]
+    (tmp_path / "a.nrrd").write_bytes(b"\n".join(lines) + b"\n\n" + voxels)
+    with pytest.raises(InputError, match=f"^a.nrrd holds .*{said}.*; save numbers, as raw or gzip"):
         read_volume(tmp_path / "a.nrrd")
 
 

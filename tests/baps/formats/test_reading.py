@@ -131,6 +131,17 @@ def test_text_under_the_name_of_an_image(tmp_path: Path, suffix: str) -> None:
         read_volume(tmp_path / f"a{suffix}")
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("a.nhdr", r"one file \(\.nrrd\)"), ("a.MHD", r"one file \(\.mha\)"), ("a.img", r"the \.hdr beside it"),
+     ("a.hdr.gz", "unpack it")],
+)  # fmt: skip
+def test_files_that_are_a_part_of_an_image(tmp_path: Path, name: str, said: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(InputError, match=f"^{name} .*{said}"):
+        read_volume(tmp_path / name)
+
+
 def test_another_kind_of_file(tmp_path: Path) -> None:
     (tmp_path / "letter.pdf").write_bytes(b"x")
     with pytest.raises(InputError, match=r"letter\.pdf is of a kind that cannot be read\. Give NIfTI.*\.npz"):

@@ -11,6 +11,7 @@ from rich.console import Console
 from ..errors import BapsError
 from . import adapters, blackbox, labels, organs, users
 from .adapt import adapt
+from .convert import convert
 from .doctor import doctor
 from .evaluate import evaluate
 from .segment import segment
@@ -20,6 +21,7 @@ app = typer.Typer(no_args_is_help=True, help="Promptable segmentation that adapt
 app.command()(serve)
 app.command()(doctor)
 app.command()(segment)
+app.command()(convert)
 app.command()(adapt)
 app.command()(evaluate)
 app.add_typer(adapters.app, name="adapters")

@@ -129,7 +129,7 @@ def _one_slice(
         "window": f"{found.window.low:g} to {found.window.high:g} ({found.window.source})",
         "time": f"{found.seconds:.2f} s",
     }
-    return Volume(mask, volume.affine), list(asked.notes), lines
+    return Volume(mask, volume.affine), [*asked.notes, *volume.notes], lines
 
 
 def _whole_organ(
@@ -159,7 +159,7 @@ def _whole_organ(
             go_on=lambda: time.monotonic() < deadline,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    notes = [*clicks.notes, *found.notes]
+    notes = [*clicks.notes, *found.notes, *volume.notes]
     if found.stopped:
         notes.append(f"The {seconds:g} seconds were spent: what was found so far ends at {name_slices(found.stopped)}.")
     lines = {

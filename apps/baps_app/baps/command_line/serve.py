@@ -25,6 +25,7 @@ def serve(
     cache_mb: options.CacheMb = "",
     users: options.Users = "",
     openid: options.OpenId = "",
+    root_path: options.RootPath = "",
     config: options.Config = "",
 ) -> None:
     """Serve a folder of images or a PACS to 3D Slicer and OHIF.
@@ -46,6 +47,7 @@ def serve(
         cache_mb=cache_mb,
         users=users,
         openid=openid,
+        root_path=root_path,
         config=config,
     )
     site = read_settings(settings)
@@ -54,6 +56,7 @@ def serve(
     check_listening(host, site.closed)
     check_port(host, port)
     command, environment = serving_command(studies, host, port, settings)
-    print(f"==> Serving {studies} at http://{host}:{port}/ (stop with Ctrl+C)")
+    below = f", below {site.root_path}/ of a proxy" if site.root_path else ""
+    print(f"==> Serving {studies} at http://{host}:{port}/{below} (stop with Ctrl+C)")
     sys.stdout.flush()  # Nothing of this process is left after the next line.
     os.execve(command[0], command, environment)  # noqa: S606 (no shell; a process of its own would not get the signals)

@@ -1,23 +1,32 @@
-"""Images and labels on disk: NIfTI, NRRD, DICOM, and pictures (PNG, JPEG, TIFF, NPZ)."""
+"""Images and labels on disk: NIfTI, NRRD, MetaImage, DICOM, and pictures (PNG, JPEG, TIFF, NPZ)."""
 
-from .dicom import is_dicom_folder, read_patient
+from .dicom import SeveralVolumesError, is_dicom_folder, read_dicom, read_patient, read_stack, read_volumes
+from .dicom_stacks import STRAIGHTENED
 from .labels import label_stem, read_label_map, read_labels, write_label_map
 from .listing import images_folder, list_images
-from .nifti import write_nifti
+from .nifti import read_nifti_notes, write_nifti
 from .nrrd import write_nrrd
 from .reading import IMAGE_SUFFIXES, file_stem, read_volume
+from .viewers import opens_in_viewers
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "STRAIGHTENED",
+    "SeveralVolumesError",
     "file_stem",
     "images_folder",
     "is_dicom_folder",
     "label_stem",
     "list_images",
+    "opens_in_viewers",
+    "read_dicom",
     "read_label_map",
     "read_labels",
+    "read_nifti_notes",
     "read_patient",
+    "read_stack",
     "read_volume",
+    "read_volumes",
     "write_label_map",
     "write_nifti",
     "write_nrrd",

@@ -15,6 +15,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from ..errors import InputError
 from ..label_map import LabelMap
 from ..volume import Volume
+from .dicom_frames import HEADER
 from .dicom_seg import Segment, read_segmentation, slice_depths
 from .rtstruct import RTSTRUCT_CLASS, read_structures
 
@@ -26,9 +27,7 @@ _READERS: dict[str, Callable[[Dataset, Volume, NDArray[np.float64] | None], Iter
     RTSTRUCT_CLASS: read_structures,
 }
 
-_PLACES = ["SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "NumberOfFrames", "Rows",
-           "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SharedFunctionalGroupsSequence",
-           "PerFrameFunctionalGroupsSequence"]  # fmt: skip
+_PLACES = [*HEADER, "FrameOfReferenceUID"]
 """What of a header says which image it is, and where it lies."""
 
 

@@ -27,6 +27,8 @@ from pydicom.sr.coding import Code
 from ..errors import InputError
 from ..size import check_size
 from ..volume import Volume
+from .dicom_frames import Frame
+from .dicom_stacks import Stack, find_stack, round_half_up
 
 # Of names that are not in DICOM's form: they would stand in the log.
 warnings.filterwarnings("ignore", module=r"highdicom\.valuerep")
@@ -84,18 +86,8 @@ def slice_depths(headers: Sequence[Dataset], image: Volume) -> NDArray[np.float6
     Raises:
         InputError: if they do not make it, or say nothing of where they lie.
     """
-    return np.sort(_depths(headers, image))
-
-
-def _depths(headers: Sequence[Dataset], image: Volume) -> list[float]:
-    """As ``slice_depths``, in the order of the headers and their frames."""
-    try:
-        depths = [_depth(affine, image) for header in headers for affine in _frame_affines(header)]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError("The images of the series do not say where they lie: no DICOM segmentation fits.") from error
-    if len(depths) != image.shape[2]:
-        raise InputError(f"The series has {len(depths)} slices, its volume {image.shape[2]}. Fetch the series again.")
-    return depths
+    stack = find_stack(headers, image)
+    return np.array([frame.position for frame in stack.frames]) @ stack.frames[0].normal
 
 
 def even_depths(image: Volume) -> NDArray[np.float64]:
@@ -110,17 +102,20 @@ def source_frames(headers: Sequence[Dataset], image: Volume) -> dict[int, tuple[
         headers, image: as in ``slice_depths``.
 
     Returns:
-        For each index across K the header, the number of its frame from 1 on, and the (4, 4) from [column, row, 0] of
-        that frame to mm, RAS.
+        For each index across K the header, the number of its frame from 1 on, and the (4, 4) from [i, j, 0] of the
+        volume to where that frame's pixels lie, mm, RAS: in a straightened volume up to half a pixel beside its voxels.
 
     Raises:
         InputError: as ``slice_depths``.
     """
-    order = np.argsort(_depths(headers, image), kind="stable")
-    frames = [
-        (header, number, affine) for header in headers for number, affine in enumerate(_frame_affines(header), start=1)
-    ]
-    return {k: frames[place] for k, place in enumerate(order.tolist())}
+    found = {}
+    stack = find_stack(headers, image)
+    for k, (frame, offset) in enumerate(zip(stack.frames, stack.offsets, strict=True)):
+        assert frame.position is not None and frame.orientation is not None and frame.spacing is not None
+        affine = _affine(frame.position, frame.orientation.ravel(), frame.spacing[::-1])
+        affine[:3, 3] -= affine[:3, :2] @ offset
+        found[k] = headers[frame.source], frame.index + 1, affine
+    return found
 
 
 def read_segmentation(dataset: Dataset, image: Volume, depths: NDArray[np.float64] | None = None) -> Iterator[Segment]:
@@ -220,21 +215,18 @@ def write_segmentation(
         by_model: whether a model made the masks, and a person confirmed them.
 
     Raises:
-        InputError: if the images do not make the volume, or lack what a SEG needs.
+        InputError: if the images do not make the volume, or lack what a SEG needs; if something is marked where the
+            slices of a straightened volume have no pixels.
     """
-    indices = np.argsort(np.argsort(_depths(sources, image))).tolist()
+    stack = find_stack(sources, image)
     shown = {name: slices[name] | set(np.flatnonzero(mask.any((0, 1))).tolist()) for name, mask in masks.items()}
     same = len(set(map(frozenset, shown.values()))) == 1
-    wanted = set().union(*shown.values())
+    wanted = sorted(set().union(*shown.values()))
     try:
-        if len(sources) > 1:
-            chosen = [(source, k) for source, k in zip(sources, indices, strict=True) if k in wanted]
-            sources, indices = [source for source, _ in chosen], [k for _, k in chosen]
-        else:
-            same = same and wanted == set(indices)
-        pixels = np.stack([mask[:, :, indices].transpose(2, 1, 0) for mask in masks.values()], -1)
+        pixels = np.stack([_source_pixels(name, mask, stack, wanted) for name, mask in masks.items()], -1)
+        frames = [stack.frames[k] for k in wanted]
         segmentation = Segmentation(
-            source_images=[_complete(source, image) for source in sources],
+            source_images=[_complete(source, image) for source in _source_images(sources, frames)],
             pixel_array=pixels.view(np.uint8),
             segmentation_type=SegmentationTypeValues.BINARY,
             segment_descriptions=[_description(n, name, by_model) for n, name in enumerate(masks, start=1)],
@@ -256,12 +248,58 @@ def write_segmentation(
             "No DICOM segmentation can be made for this series: its header lacks what one needs "
             f"({type(error).__name__}). Save the label as a file instead."
         ) from error
+    if frames[0].count > 1:
+        _number_source_frames(segmentation, frames)
     segmentation.SpecificCharacterSet = "ISO_IR 192"  # Unicode, for names of patients and labels.
     segmentation.SeriesDescription = f"{_NAME}: {', '.join(masks)}"[:64]
     segmentation.ContentDate = segmentation.SeriesDate = when.strftime("%Y%m%d")
     segmentation.ContentTime = segmentation.SeriesTime = when.strftime("%H%M%S.%f")
     segmentation.TimezoneOffsetFromUTC = when.strftime("%z")
     return segmentation
+
+
+def _source_pixels(name: str, mask: NDArray[np.bool_], stack: Stack, wanted: Sequence[int]) -> NDArray[np.bool_]:
+    """The pixels (frames, rows, columns) of the source frames under a mask (I, J, K) of the volume."""
+    columns, rows = stack.frames[0].size
+    found = np.stack([mask[i : i + columns, j : j + rows, k].T for k in wanted for i, j in [stack.offsets[k]]])
+    if outside := int(mask.sum() - found.sum()):
+        raise InputError(
+            f"{outside} voxels of {name} lie beside the slices as they were scanned, where the straightened volume was "
+            "filled up. Erase them there. Nothing was saved."
+        )
+    return found
+
+
+def _source_images(sources: Sequence[Dataset], frames: Sequence[Frame]) -> list[Dataset]:
+    """The headers of some frames: one each, or one multi-frame header that is cut down to them."""
+    if frames[0].count == 1:
+        return [sources[frame.source] for frame in frames]
+    objects = {frame.source for frame in frames}
+    header = sources[frames[0].source]
+    if len(objects) > 1 or "PerFrameFunctionalGroupsSequence" not in header:
+        raise InputError(
+            "No DICOM segmentation can be made for this series: a volume of it is spread over several objects of many "
+            "frames, or its frames have no PerFrameFunctionalGroupsSequence. Save the label as a file instead."
+        )
+    reduced, shared = Dataset(), Dataset()
+    reduced.update(header)
+    shared.update((header.get("SharedFunctionalGroupsSequence") or [Dataset()])[0])
+    groups = [header.PerFrameFunctionalGroupsSequence[frame.index] for frame in frames]
+    for name in ("PlaneOrientationSequence", "PixelMeasuresSequence"):  # Of one volume all frames have the same.
+        if name not in shared and name in groups[0]:
+            setattr(shared, name, groups[0][name].value)
+    reduced.SharedFunctionalGroupsSequence, reduced.PerFrameFunctionalGroupsSequence = [shared], groups
+    reduced.NumberOfFrames = len(groups)
+    return [reduced]
+
+
+def _number_source_frames(segmentation: Dataset, frames: Sequence[Frame]) -> None:
+    """Let a SEG refer to frames by their numbers in the whole object."""
+    for group in segmentation.PerFrameFunctionalGroupsSequence:
+        for derivation in group.get("DerivationImageSequence") or []:
+            for source in derivation.SourceImageSequence:
+                if "ReferencedFrameNumber" in source:
+                    source.ReferencedFrameNumber = frames[int(source.ReferencedFrameNumber) - 1].index + 1
 
 
 def _description(number: int, name: str, by_model: bool) -> SegmentDescription:
@@ -314,7 +352,11 @@ def _frame_affines(dataset: Dataset) -> list[NDArray[np.float64]]:
     ]
 
 
-def _affine(position: Sequence[float], orientation: Sequence[float], spacing: Sequence[float]) -> NDArray[np.float64]:
+def _affine(
+    position: Sequence[float] | NDArray[np.float64],
+    orientation: Sequence[float] | NDArray[np.float64],
+    spacing: Sequence[float],
+) -> NDArray[np.float64]:
     affine = np.eye(4)
     along = np.array(orientation, float).reshape(2, 3)
     affine[:3, 0], affine[:3, 1] = along[0] * float(spacing[1]), along[1] * float(spacing[0])
@@ -356,11 +398,26 @@ def _place(
     if fits:
         backwards = np.diag(whole[:2]) < 0
         placed = np.flip(placed, np.flatnonzero(backwards))
-        corner = np.where(backwards, np.array(image.shape[:2]) - 1, 0)
-        fits = placed.shape == image.shape[:2] and bool((np.abs(start - corner) < _SAME_PLACE).all())
+        # Of a straightened volume the frames are moved by whole pixels, and smaller than it is.
+        first = start - np.where(backwards, np.array(placed.shape) - 1, 0)
+        straight = bool((np.abs(first - np.rint(first)) < _SAME_PLACE).all())
+        corner = np.rint(first).astype(int) if straight else round_half_up(first)
+        fits = straight or placed.shape != image.shape[:2]
+        placed, cut_off = _put(placed, corner, image.shape[:2])
+        fits = fits and not cut_off
     if not fits:
         raise InputError(
             "The DICOM segmentation does not lie on the slices of its series: it belongs to another series, or was "
             "made at another resolution. Export it from the series that it shows."
         )
     return index, placed
+
+
+def _put(pixels: NDArray[np.bool_], corner: NDArray[np.intp], shape: tuple[int, int]) -> tuple[NDArray[np.bool_], bool]:
+    """Pixels at a corner of a slice of some shape, and whether some that are marked fall beside it."""
+    placed = np.zeros(shape, bool)
+    low, high = np.maximum(corner, 0), np.minimum(corner + pixels.shape, shape)
+    if (high > low).all():
+        (i0, j0), (i1, j1) = low - corner, high - corner
+        placed[low[0] : high[0], low[1] : high[1]] = pixels[i0:i1, j0:j1]
+    return placed, int(placed.sum()) != int(pixels.sum())

@@ -1,16 +1,18 @@
-"""NRRD files."""
+"""NRRD files: where ITK, and so every viewer that is built on it, puts their voxels."""
 
 from __future__ import annotations
 
 import bz2
 import gzip
 import zlib
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import nrrd
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..size import check_size
@@ -24,7 +26,15 @@ _TO_RAS = {
     "ras": (1, 1, 1),
     "left-anterior-superior": (-1, 1, 1),
     "las": (-1, 1, 1),
+    # Spaces that do not say where the patient's left is; ITK takes them for LPS, and so the viewers show them.
+    "scanner-xyz": (-1, -1, 1),
+    "3d-right-handed": (-1, -1, 1),
+    "3d-left-handed": (-1, -1, 1),
+    "space dimension 3": (-1, -1, 1),
+    "space dimension 2": (-1, -1),
 }
+
+_ENCODINGS = ("raw", "gzip", "gz", "bzip2", "bz2", "ascii", "text", "txt")
 
 _PIECE = 1 << 20
 """Bytes that are unpacked at once."""
@@ -36,47 +46,73 @@ _COLOURS = ("rgb-color", "3-color", "vector", "3-vector")
 def read_nrrd(path: Path, channels: bool = False) -> Volume:
     """Read an NRRD file, of grey values or of colour (bytes; the axis of the channels may come first or last).
 
+    One of two dimensions is one slice, 1 mm thick.
+
     Args:
         path: the file.
         channels: whether several values a voxel are kept as they are, (I, J, K, C).
 
     Raises:
-        InputError: if it is not three-dimensional, has no affine, or keeps its voxels in another file: that may be any
-            file of this computer.
+        InputError: if it has other than two or three dimensions, has no affine, or keeps its voxels in another file:
+            that may be any file of this computer.
     """
     with path.open("rb") as file:
         header = nrrd.read_header(file)
         if "data file" in header or "datafile" in header:
             raise InputError(f"{path.name} keeps its voxels in another file; save it as one file.")
-        kind = str(header.get("type", "")).lower()
+        encoding, kind = (str(header.get(field, "raw")).lower() for field in ("encoding", "type"))
+        if encoding not in _ENCODINGS or kind == "block":
+            raise InputError(f"{path.name} holds {kind} voxels, encoded as {encoding}; save numbers, as raw or gzip.")
         itemsize = (
             1 if "char" in kind or "8" in kind else 8 if kind == "double" or "64" in kind or "long" in kind else 4
         )
         size = check_size(path.name, header.get("sizes", ()), itemsize)
-        encoding = str(header.get("encoding", "raw")).lower()
         if encoding in ("gzip", "gz", "bzip2", "bz2"):
             _check_packed(file, encoding, path.name, size)
         voxels = nrrd.read_data(header, file)
-    space = str(header.get("space", "")).lower()
+    affine, spatial = _geometry(header, path.name)
+    others = np.flatnonzero(~spatial)
+    if channels and voxels.ndim == 4 and len(others) == 1:
+        return Volume(np.moveaxis(voxels, others[0], -1), affine)
+    if voxels.dtype == np.uint8 and len(others) == 1:
+        kind = str(header.get("kinds", [""] * voxels.ndim)[others[0]]).lower()
+        if voxels.shape[others[0]] == 3 and kind in _COLOURS:
+            red_green_blue = np.moveaxis(voxels, others[0], 0)
+            return Volume(np.stack([three_dimensional(channel, path.name) for channel in red_green_blue], -1), affine)
+    return Volume(three_dimensional(np.moveaxis(voxels, others, range(-len(others), 0)), path.name), affine)
+
+
+def read_nrrd_affine(path: Path) -> NDArray[np.float64]:
+    """Read the affine of an NRRD file, and no voxels.
+
+    Raises:
+        InputError: if it has none.
+    """
+    with path.open("rb") as file:
+        return _geometry(nrrd.read_header(file), path.name)[0]
+
+
+def _geometry(header: Mapping[str, Any], name: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The affine, and which axes of the file run through space."""
+    space = str(header.get("space", f"space dimension {header.get('space dimension')}")).lower()
     directions, origin = header.get("space directions"), header.get("space origin")
-    if space not in _TO_RAS or directions is None or origin is None:
-        raise InputError(f"{path.name} has no affine (space, space directions and space origin). Export it again.")
+    if directions is None or origin is None:
+        raise InputError(f"{name} has no affine (space, space directions and space origin). Export it again.")
+    if space not in _TO_RAS:
+        raise InputError(f"{name} lies in the space {space!r}, which viewers do not place; export it in LPS.")
     rows = np.asarray(directions, float)
     spatial = np.isfinite(rows).all(1)  # An axis that is no direction in space, of channels say, has none.
-    if spatial.sum() != 3:
-        raise InputError(f"{path.name} has {spatial.sum()} directions in space; a volume has three. Export one alone.")
+    steps = rows[spatial]
+    if len(steps) not in (2, 3) or len(steps) > len(_TO_RAS[space]):
+        raise InputError(f"{name} has {len(steps)} directions in space; a volume has three. Export one alone.")
     affine = np.eye(4)
-    affine[:3, :3] = rows[spatial].T
-    affine[:3, 3] = origin
-    affine[:3] *= np.array(_TO_RAS[space])[:, None]
-    if channels and voxels.ndim == 4:
-        return Volume(np.moveaxis(voxels, int(np.flatnonzero(~spatial)[0]), -1), affine)
-    if voxels.dtype == np.uint8 and voxels.ndim == 4:
-        axis = int(np.flatnonzero(~spatial)[0])
-        kind = str(header.get("kinds", [""] * 4)[axis]).lower()
-        if voxels.shape[axis] == 3 and kind in _COLOURS:
-            return Volume(np.moveaxis(voxels, axis, -1), affine)
-    return Volume(three_dimensional(voxels, path.name), affine)
+    affine[: steps.shape[1], : len(steps)] = steps.T
+    affine[: steps.shape[1], 3] = origin
+    if steps.shape == (2, 3):  # A slice in space, 1 mm thick.
+        normal = np.cross(*steps)
+        affine[:3, 2] = normal / (np.linalg.norm(normal) or 1)
+    affine[: len(_TO_RAS[space])] *= np.array(_TO_RAS[space])[:, None]
+    return affine, spatial
 
 
 def _check_packed(file: BinaryIO, encoding: str, name: str, size: int) -> None:

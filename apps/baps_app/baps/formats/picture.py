@@ -19,25 +19,29 @@ from PIL import Image
 from ..errors import InputError
 from ..size import check_size
 from ..volume import Volume
+from .tiff import is_tiff, read_tiff
 
 _GREY = ("1", "L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _GREY_AND_ALPHA = ("LA", "La")
 _JPEGS = ("JPEG", "MPO")
 _SHADES = 16
 """Grey labelmaps of one slice rarely have more values."""
-_ORIENTATION = 0x0112
-"""The EXIF tag that says how a picture is to be turned."""
 
 
 def read_picture(path: Path) -> Volume:
     """Read a PNG, JPEG or TIFF file, (columns, rows, 1) grey or (columns, rows, 1, 3) colour.
 
     Palettes become colours, transparency is dropped, and colours that are all grey become grey values. The EXIF
-    orientation is ignored: labels are drawn over the pixels as they are stored. A TIFF that has one is refused.
+    orientation is ignored: labels are drawn over the pixels as they are stored. A TIFF that has one is refused. A TIFF
+    whose pages are a stack, by its ImageJ or OME metadata, is a volume, (columns, rows, slices) grey.
 
     Raises:
-        InputError: if it is broken, too large for memory, holds several pages, or is a TIFF that has to be turned.
+        InputError: if it is broken, too large for memory, holds several pages that are no stack, or is a TIFF that has
+            to be turned.
     """
+    if is_tiff(path) and (read := read_tiff(path)):
+        voxels, (x, y, z) = read
+        return Volume(_grey_if_equal(voxels) if voxels.ndim == 4 else voxels, np.diag([-x, -y, z, 1]))
     with _open(path) as picture:
         if picture.mode in _GREY:
             return _volume(np.array(picture))
@@ -57,6 +61,9 @@ def read_picture_labels(path: Path) -> NDArray[np.generic]:
     Raises:
         InputError: if it is broken, too large for memory, holds several pages, or is of colour.
     """
+    if is_tiff(path) and (read := read_tiff(path)):
+        labels = read[0]
+        return _hardened(_one_grey(labels, path.name) if labels.ndim == 4 else labels)
     with _open(path) as picture:
         if picture.format in _JPEGS:
             return _volume(_black_and_white(np.array(picture.convert("L")), 255)).voxels
@@ -68,13 +75,8 @@ def read_picture_labels(path: Path) -> NDArray[np.generic]:
             return _volume(_hardened(np.array(picture))).voxels
         if picture.mode in _GREY_AND_ALPHA:
             return _volume(_hardened(np.array(picture.convert("L")))).voxels
-        pixels = _grey_if_equal(np.array(picture.convert("RGB")))
-    if pixels.ndim == 3:
-        raise InputError(
-            f"The label {path.name} holds colour where grey values are needed, one for each object. Save it as grey or "
-            "with a palette."
-        )
-    return _volume(_hardened(pixels)).voxels
+        pixels = np.array(picture.convert("RGB"))
+    return _volume(_hardened(_one_grey(pixels, path.name))).voxels
 
 
 def read_arrays(path: Path) -> Volume:
@@ -122,8 +124,6 @@ def _open(path: Path) -> Iterator[Image.Image]:
                 raise InputError(
                     f"{path.name} holds {pages} pages; a picture is one. Save each page as a file of its own."
                 )
-            if picture.format == "TIFF" and picture.getexif().get(_ORIENTATION, 1) != 1:  # Pillow would turn it.
-                raise InputError(f"{path.name} is to be turned before it is shown (EXIF orientation). Save it upright.")
             check_size(path.name, (*picture.size, len(picture.getbands())), 4 if picture.mode in ("I", "F") else 2)
             picture.load()
             yield picture
@@ -164,8 +164,19 @@ def _hardened(pixels: NDArray[Any]) -> NDArray[Any]:
     return _black_and_white(pixels, white) if sharp.mean() >= 0.9 else pixels
 
 
+def _one_grey(pixels: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
+    """Labels (..., 3) as (...), if they are all grey."""
+    grey = _grey_if_equal(pixels)
+    if grey.ndim == pixels.ndim:
+        raise InputError(
+            f"The label {name} holds colour where grey values are needed, one for each object. Save it as grey or "
+            "with a palette."
+        )
+    return grey
+
+
 def _grey_if_equal(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(rows, columns, 3) as (rows, columns) where red, green and blue are the same everywhere."""
+    """(..., 3) as (...) where red, green and blue are the same everywhere."""
     return pixels[..., 0] if (pixels == pixels[..., :1]).all() else pixels
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..errors import InputError, NotFoundError
 from ..volume import Volume
 from .dicom import DICOM_SUFFIX, read_dicom
+from .metaimage import read_metaimage
 from .nifti import read_nifti
 from .nrrd import read_nrrd
 from .picture import read_arrays, read_picture
@@ -19,7 +20,9 @@ from .picture import read_arrays, read_picture
 _READERS: dict[str, Callable[[Path], Volume]] = {
     ".nii.gz": read_nifti,
     ".nii": read_nifti,
+    ".hdr": read_nifti,
     ".nrrd": read_nrrd,
+    ".mha": read_metaimage,
     DICOM_SUFFIX: read_dicom,
     ".png": read_picture,
     ".jpg": read_picture,
@@ -30,6 +33,14 @@ _READERS: dict[str, Callable[[Path], Volume]] = {
 }
 IMAGE_SUFFIXES = tuple(_READERS)
 """What the names of images end in; a DICOM series is a folder of any name."""
+
+_INSTEAD = {
+    ".nhdr": "keeps its voxels in another file; save it as one file (.nrrd)",
+    ".mhd": "keeps its voxels in another file; save it as one file (.mha)",
+    ".img": "holds the voxels of an image without their place; give the .hdr beside it, or save as .nii",
+    ".gz": "is no compressed kind that can be read; give .nii.gz, or unpack it",
+}
+"""What to do with files that lie beside images."""
 
 Read = TypeVar("Read")
 
@@ -100,6 +111,8 @@ def reader_of(path: Path) -> Callable[[Path], Volume]:
     if path.is_dir():
         return read_dicom
     suffix = _suffix(path)
+    if not suffix and (instead := _INSTEAD.get(path.suffix.lower())):
+        raise InputError(f"{path.name} {instead}.")
     if not suffix:
         raise InputError(
             f"{path.name} is of a kind that cannot be read. Give NIfTI, NRRD, a folder with a DICOM series, or a "

@@ -78,6 +78,7 @@ class OrgansInfer(SegmentingInfer["OrganSegmenter"]):
             notes.append(self._keep(request, volume, save_as, mask, range(volume.shape[2])))
         elif save_as:
             notes.append(f"It was not saved as {save_as}, for there is no mask of it.")
+        notes += volume.notes
         name = self._new_reply()
         compress = bool(request.get("result_compress", True))
         write_nrrd(Path(name), Volume(found.labelmap, volume.affine), compress, bool(request.get(PACKED)))

@@ -62,6 +62,7 @@ class PromptedInfer(SegmentingInfer[Segmenter]):
             mask = np.zeros(volume.shape, bool)
             click.plane.put(mask, found.mask)
             notes.append(self._keep(request, volume, save_as, mask, [click.plane.index]))
+        notes += volume.notes
         name = self._new_reply()
         compress = bool(request.get("result_compress", True))
         write_slice_nrrd(Path(name), volume, click.plane, found.mask, compress, bool(request.get(PACKED)))

@@ -81,6 +81,7 @@ class ScribblesInfer(SegmentingInfer[Segmenter]):
             notes.append(f"The adapted answer went against strokes on {name_slices(gave_way)}, given with less of it.")
         if save_as and len(done) == len(prompted):
             notes.append(self._keep(request, volume, save_as, mask, done))
+        notes += volume.notes
         name = self._new_reply()
         reply = Volume(mask.view(np.uint8), volume.affine)
         write_nrrd(Path(name), reply, compress=bool(request.get("result_compress", True)))

@@ -70,6 +70,7 @@ class WholeOrganInfer(SegmentingInfer[Segmenter]):
         elif save_as:
             slices = found.slices if found.stopped else range(clicks.first, clicks.last + 1)
             notes.append(self._keep(request, volume, save_as, found.mask > 0, slices))
+        notes += volume.notes
         name = self._new_reply()
         compress = bool(request.get("result_compress", True))
         write_nrrd(Path(name), Volume(found.mask, volume.affine), compress, bool(request.get(PACKED)))

@@ -1,0 +1,324 @@
+"""The stored values of DICOM images.
+
+pydicom reads a file, and SimpleITK decodes what pydicom read: the pixels go to it in a file of their own with the
+attributes that describe them and no others, so that both see the same, and no rescaling comes between. It turns
+MONOCHROME1, where less is brighter, and YBR colour into what is shown.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import zlib
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import SimpleITK
+from numpy.typing import NDArray
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.encaps import generate_pixel_data_frame
+from pydicom.errors import InvalidDicomError
+from pydicom.filebase import DicomFileLike
+from pydicom.pixel_data_handlers.util import get_expected_length, pixel_dtype, reshape_pixel_array
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    generate_uid,
+)
+
+from ..errors import InputError
+from ..size import check_size
+
+_PIXEL_DESCRIPTION = (
+    "Rows",
+    "Columns",
+    "NumberOfFrames",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "PlanarConfiguration",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "RedPaletteColorLookupTableDescriptor",
+    "GreenPaletteColorLookupTableDescriptor",
+    "BluePaletteColorLookupTableDescriptor",
+    "RedPaletteColorLookupTableData",
+    "GreenPaletteColorLookupTableData",
+    "BluePaletteColorLookupTableData",
+    "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths",
+)
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+"""A class of images whose values are not rescaled."""
+
+_UNCOMPRESSED = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
+_DEFLATED_FRAMES = "1.2.840.10008.1.2.8.1"
+_NEWER_SYNTAXES = {
+    "1.2.840.10008.1.2.4.110": "JPEG XL Lossless",
+    "1.2.840.10008.1.2.4.111": "JPEG XL JPEG Recompression",
+    "1.2.840.10008.1.2.4.112": "JPEG XL",
+    "1.2.840.10008.1.2.4.201": "High-Throughput JPEG 2000 Lossless",
+    "1.2.840.10008.1.2.4.202": "High-Throughput JPEG 2000 with RPCL Options Lossless",
+    "1.2.840.10008.1.2.4.203": "High-Throughput JPEG 2000",
+    "1.2.840.10008.1.2.4.204": "JPIP HTJ2K Referenced",
+    "1.2.840.10008.1.2.4.205": "JPIP HTJ2K Referenced Deflate",
+    _DEFLATED_FRAMES: "Deflated Image Frame Compression",
+}
+"""Names of transfer syntaxes that this pydicom does not know."""
+
+_UNDEFINED_LENGTH = 0xFFFFFFFF
+"""The length of a value that ends with a mark."""
+
+_FIRST_GROUP = 0x0008
+"""Of what an image holds; those before it are the file's own, or commands."""
+
+_PIECE = 1 << 20
+"""Bytes that are inflated at once."""
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM by its first bytes, also one that lacks the preamble."""
+    with path.open("rb") as file:
+        start = file.read(132)
+    return start[128:] == b"DICM" or _starts_with_attribute(start)
+
+
+def _starts_with_attribute(start: bytes) -> bool:
+    """Whether bytes begin as a data set without preamble does: with an attribute of group 2 or 8."""
+    for order in ("little", "big"):
+        tag = int.from_bytes(start[:2], order) << 16 | int.from_bytes(start[2:4], order)  # type: ignore[arg-type]
+        if len(start) >= 16 and tag >> 16 in (0x0002, 0x0008) and dictionary_has_tag(tag):
+            implicit = order == "little" and int.from_bytes(start[4:8], "little") < 256
+            return implicit or start[4:6] == dictionary_VR(tag).encode()
+    return False
+
+
+def read_dataset(path: Path, pixels: bool = False, tags: tuple[str, ...] | None = None) -> FileDataset:
+    """Read a DICOM file, with or without preamble, deflated or not.
+
+    Args:
+        path: the file.
+        pixels: with the pixels.
+        tags: keywords of the attributes that are read; None for all.
+
+    Raises:
+        InvalidDicomError: if it is no DICOM.
+        InputError: if it inflates to more than is allowed.
+    """
+    wanted = None if tags is None else list(tags)
+    force = not _has_preamble(path)
+    if force and not is_dicom(path):
+        raise InvalidDicomError
+    meta = FileMetaDataset() if force else pydicom.filereader.read_file_meta_info(path)
+    source: Path | BytesIO = path
+    if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        source = _inflated(path)
+    found: FileDataset = pydicom.dcmread(source, stop_before_pixels=not pixels, specific_tags=wanted, force=force)
+    return found
+
+
+def _has_preamble(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def _inflated(path: Path) -> BytesIO:
+    """The file with its data set inflated, piece by piece and not beyond what is allowed."""
+    with path.open("rb") as file:
+        file.seek(132)
+        meta = pydicom.filereader._read_file_meta_info(file)
+        unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+        whole, packed = bytearray(), file.read()
+    while packed and not unpacker.eof:
+        whole += unpacker.decompress(packed, _PIECE)
+        check_size(path.name, (len(whole),), 1)
+        packed = unpacker.unconsumed_tail
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    target = BytesIO()
+    target.write(b"\0" * 128 + b"DICM")
+    pydicom.filewriter.write_file_meta_info(target, meta, enforce_standard=False)
+    target.write(whole)
+    target.seek(0)
+    return target
+
+
+def broken(name: str) -> InputError:
+    """The error of a file that ends too early, or holds what is no DICOM."""
+    return InputError(f"{name} cannot be read. The file is broken or cut off; export it again.")
+
+
+def syntax_name(uid: str) -> str:
+    """Name and UID of a transfer syntax, for a message."""
+    name = _NEWER_SYNTAXES.get(uid) or UID(uid).name
+    return f"{name} ({uid})" if name != uid else f"an unknown way ({uid})"
+
+
+def decode(path: Path) -> NDArray[np.generic]:
+    """Decode the stored values of a DICOM file.
+
+    Returns:
+        (frames, rows, columns) or (frames, rows, columns, 3); integers, or floats of an object that stores them.
+
+    Raises:
+        InputError: if the file is cut off, or its transfer syntax cannot be decoded; the sentence names it.
+    """
+    try:
+        dataset = read_dataset(path, pixels=True)
+    except InputError:
+        raise
+    except Exception as error:  # pydicom raises many kinds.
+        raise broken(path.name) from error
+    _check_whole(dataset, path)
+    syntax = str(dataset.file_meta.get("TransferSyntaxUID") or _guessed_syntax(dataset))
+    count, rows, columns = int(dataset.get("NumberOfFrames") or 1), int(dataset.Rows), int(dataset.Columns)
+    samples = int(dataset.get("SamplesPerPixel") or 1)
+    floats = next((one for one in ("FloatPixelData", "DoubleFloatPixelData") if one in dataset), None)
+    try:
+        if floats:
+            values = np.frombuffer(dataset[floats].value, "<f4" if floats == "FloatPixelData" else "<f8")
+            if values.size < count * rows * columns:
+                raise broken(path.name)
+            return values[: count * rows * columns].reshape(count, rows, columns)
+        if "PixelData" not in dataset:
+            raise InputError(
+                f"{path.name} holds no pixels (PixelData); its transfer syntax is {syntax_name(syntax)}. Export the "
+                "image with its pixels."
+            )
+        if syntax == _DEFLATED_FRAMES:
+            _inflate_frames(dataset, count)
+            syntax = ExplicitVRLittleEndian
+        if syntax in _UNCOMPRESSED and len(dataset.PixelData) < get_expected_length(dataset):
+            raise broken(path.name)
+        decoded = _by_itk(dataset, syntax, path.name)
+    except InputError:
+        raise
+    except (AttributeError, KeyError, NotImplementedError, TypeError, ValueError, zlib.error) as error:
+        raise _undecodable(path.name, syntax) from error
+    wanted = (count, rows, columns) if samples == 1 and decoded.ndim == 3 else (count, rows, columns, 3)
+    if decoded.shape != wanted:
+        raise InputError(
+            f"{path.name} says that it has {count} frames of {rows} rows and {columns} columns, but its pixels are "
+            f"{' x '.join(map(str, decoded.shape))}. Export it again."
+        )
+    return decoded
+
+
+def _guessed_syntax(dataset: FileDataset) -> str:
+    """Of a file without the header that says it: pydicom found it out."""
+    if not dataset.is_little_endian:
+        return str(ExplicitVRBigEndian)
+    return str(ImplicitVRLittleEndian if dataset.is_implicit_VR else ExplicitVRLittleEndian)
+
+
+def _inflate_frames(dataset: Dataset, count: int) -> None:
+    """Unpack frames that were deflated one by one (DICOM PS3.5, A.4.12)."""
+    size = get_expected_length(dataset) // count
+    frames = []
+    for packed in generate_pixel_data_frame(dataset.PixelData, count):
+        frames.append(zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, size + 1))
+    dataset.PixelData = b"".join(frame[:size] for frame in frames)
+    dataset["PixelData"].is_undefined_length = False
+
+
+def _by_itk(dataset: Dataset, syntax: str, name: str) -> NDArray[np.generic]:
+    pixels = Dataset()
+    for keyword in _PIXEL_DESCRIPTION:
+        if keyword in dataset:
+            pixels[keyword] = dataset[keyword]
+    pixels.PixelData = dataset.PixelData
+    native = syntax in _UNCOMPRESSED
+    if int(pixels.BitsAllocated) in (1, 64):  # SimpleITK reads neither.
+        return _by_numpy(dataset, name)
+    big = native and syntax == ExplicitVRBigEndian
+    # Of big-endian pixels it says whether bytes are swapped.
+    pixels["PixelData"].VR = dataset["PixelData"].VR if big else "OW" if native and pixels.BitsAllocated > 8 else "OB"
+    pixels["PixelData"].is_undefined_length = not native
+    pixels.SOPClassUID = _SECONDARY_CAPTURE
+    pixels.SOPInstanceUID = generate_uid()
+    pixels.file_meta = FileMetaDataset()
+    pixels.file_meta.TransferSyntaxUID = UID(syntax) if big or not native else ExplicitVRLittleEndian
+    pixels.file_meta.MediaStorageSOPClassUID = _SECONDARY_CAPTURE
+    pixels.file_meta.MediaStorageSOPInstanceUID = pixels.SOPInstanceUID
+    pixels.is_little_endian, pixels.is_implicit_VR = not big, False
+    with tempfile.TemporaryDirectory(prefix="baps-pixels-") as folder:
+        file = Path(folder) / "pixels.dcm"
+        _write(file, pixels)
+        reader = SimpleITK.ImageFileReader()
+        reader.SetImageIO("GDCMImageIO")
+        reader.SetFileName(str(file))
+        try:
+            found: NDArray[np.generic] = SimpleITK.GetArrayFromImage(reader.Execute())
+        except RuntimeError as error:
+            raise _undecodable(name, syntax) from error
+    return found
+
+
+def _write(path: Path, dataset: Dataset) -> None:
+    """Write a dataset with its header; pydicom's own way refuses transfer syntaxes that it does not know."""
+    with path.open("wb") as file:
+        file.write(b"\0" * 128 + b"DICM")
+        pydicom.filewriter.write_file_meta_info(file, dataset.file_meta, enforce_standard=True)
+        target = DicomFileLike(file)
+        target.is_little_endian, target.is_implicit_VR = dataset.is_little_endian, dataset.is_implicit_VR
+        pydicom.filewriter.write_dataset(target, dataset)
+
+
+def _by_numpy(dataset: Dataset, name: str) -> NDArray[np.generic]:
+    """Single bits, or integers of 64 bits, uncompressed."""
+    bits = int(dataset.BitsAllocated)
+    if bits == 1:
+        values = np.unpackbits(np.frombuffer(dataset.PixelData, np.uint8), bitorder="little")
+    else:
+        values = np.frombuffer(dataset.PixelData, pixel_dtype(dataset))
+    count = int(dataset.get("NumberOfFrames") or 1)
+    shape = (count, int(dataset.Rows), int(dataset.Columns))
+    if int(dataset.get("SamplesPerPixel") or 1) != 1:
+        raise InputError(f"{name} holds colour of {bits} bits (BitsAllocated); 8 are needed. Export it again.")
+    return reshape_pixel_array(dataset, values[: int(np.prod(shape))]).reshape(shape)
+
+
+def _undecodable(name: str, syntax: str) -> InputError:
+    return InputError(
+        f"The pixels of {name} cannot be decoded; its transfer syntax is {syntax_name(syntax)}. Either this kind is "
+        "not supported or the file is damaged. Export it again, uncompressed."
+    )
+
+
+def _check_whole(dataset: FileDataset, path: Path) -> None:
+    """Refuse a file with values longer than itself, and one whose compressed pixels are cut off."""
+    size = path.stat().st_size
+    deflated = dataset.file_meta.get("TransferSyntaxUID") == ExplicitVRLittleEndian and dataset.filename is None
+    if deflated:
+        size = 1 << 62
+    for part in (dataset.file_meta, dataset):
+        if not _is_whole(part, size):
+            raise broken(path.name)
+    if any(tag.group < _FIRST_GROUP for tag in dataset.keys()):  # noqa: SIM118  # it is no dict
+        raise broken(path.name)
+    if "PixelData" in dataset and dataset["PixelData"].is_undefined_length:
+        packed, place = dataset.PixelData, 0
+        while place + 8 <= len(packed):
+            place += 8 + int.from_bytes(packed[place + 4 : place + 8], "little")
+        if place > len(packed):
+            raise broken(path.name)
+
+
+def _is_whole(dataset: Dataset, size: int) -> bool:
+    """Whether no value of a dataset, or of the sequences in it, goes on behind the end."""
+    for raw in list(dataset.values()):
+        if isinstance(raw, RawDataElement):
+            end = raw.value_tell + raw.length if raw.value is None else raw.length - len(raw.value) + size
+            if raw.length != _UNDEFINED_LENGTH and end > size:
+                return False
+        if raw.VR == "SQ" or (raw.VR is None and dictionary_has_tag(raw.tag) and dictionary_VR(raw.tag) == "SQ"):
+            items = dataset[raw.tag].value or ()
+            if not all(_is_whole(item, size) for item in items):
+                return False
+    return True

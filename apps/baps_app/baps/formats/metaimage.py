@@ -1,0 +1,128 @@
+"""MetaImage files (.mha): where ITK, and so every viewer that is built on it, puts their voxels.
+
+They are read here rather than by SimpleITK, which opens any file that a header names, and fills up voxels that are
+missing from compressed data.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from ..size import check_size
+from ..volume import Volume
+from .dimensions import three_dimensional
+
+_TYPES = {
+    "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4",
+    "MET_LONG": "i4", "MET_ULONG": "u4", "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8", "MET_FLOAT": "f4",
+    "MET_DOUBLE": "f8",
+}  # fmt: skip
+
+_MOST_HEADER = 1 << 20
+"""Bytes that a header may have."""
+
+_ZLIB_OR_GZIP = zlib.MAX_WBITS | 32
+
+
+def read_metaimage(path: Path) -> Volume:
+    """Read a MetaImage file, of grey values or of colour (bytes; transparency is dropped).
+
+    One of two dimensions is one slice, 1 mm thick.
+
+    Raises:
+        InputError: if it has other than two or three dimensions, holds neither grey values nor colour, or keeps its
+            voxels in another file: that may be any file of this computer.
+    """
+    with path.open("rb") as file:
+        header = _read_header(file)
+        if header["ElementDataFile"].upper() != "LOCAL":
+            raise InputError(f"{path.name} keeps its voxels in another file; save it as one file (.mha).")
+        kind = header["ElementType"]
+        if kind not in _TYPES or not _is_true(header.get("BinaryData", "True")) or int(header.get("HeaderSize", 0)):
+            raise InputError(
+                f"{path.name} holds voxels of type {kind}, as text, or after a gap; save it with binary voxels, one "
+                "number each."
+            )
+        channels = int(header.get("ElementNumberOfChannels", 1))
+        shape = [int(size) for size in header["DimSize"].split()]
+        if len(shape) != int(header["NDims"]):
+            raise ValueError(f"DimSize must be {header['NDims']} numbers")
+        order = header.get("BinaryDataByteOrderMSB", header.get("ElementByteOrderMSB", "False"))
+        dtype = np.dtype(_TYPES[kind]).newbyteorder(">" if _is_true(order) else "<")
+        size = check_size(path.name, (channels, *shape), dtype.itemsize)
+        content = _read_voxels(file, size, _is_true(header.get("CompressedData", "False")))
+    voxels = np.frombuffer(content, dtype).reshape((channels, *shape), order="F")
+    affine = _affine(header, len(shape))
+    if channels == 1:
+        return Volume(three_dimensional(voxels[0].astype(dtype.newbyteorder("=")), path.name), affine)
+    if channels not in (3, 4):
+        raise InputError(f"{path.name} holds {channels} values for each voxel; export one channel alone, or colour.")
+    return Volume(np.stack([three_dimensional(channel, path.name) for channel in voxels[:3]], axis=-1), affine)
+
+
+def read_metaimage_affine(path: Path) -> NDArray[np.float64]:
+    """Read the affine of a MetaImage file, and no voxels."""
+    with path.open("rb") as file:
+        header = _read_header(file)
+    return _affine(header, len(header["DimSize"].split()))
+
+
+def _read_header(file: BinaryIO) -> dict[str, str]:
+    """Read the fields; the file is then at its voxels."""
+    header: dict[str, str] = {}
+    while "ElementDataFile" not in header:
+        line = file.readline(_MOST_HEADER)
+        if not line.endswith(b"\n") or file.tell() > _MOST_HEADER:
+            raise ValueError("the header has no ElementDataFile")
+        name, _, value = line.decode("latin-1").partition("=")
+        header[name.strip()] = value.strip()
+    return header
+
+
+def _read_voxels(file: BinaryIO, size: int, compressed: bool) -> bytes:
+    """Read so many bytes and no more."""
+    if compressed:
+        stream = zlib.decompressobj(_ZLIB_OR_GZIP)
+        content = stream.decompress(file.read(), size + 1)
+        if len(content) == size and not stream.eof:
+            raise ValueError("its compressed voxels have no end")
+    else:
+        content = file.read(size)
+    if len(content) != size:
+        raise ValueError(f"it holds {'fewer' if len(content) < size else 'more'} voxels than its header says")
+    return content
+
+
+def _affine(header: Mapping[str, str], dimensions: int) -> NDArray[np.float64]:
+    """The affine, RAS; of two dimensions, the slice lies at z = 0."""
+    directions = _numbers(header, ("TransformMatrix", "Rotation", "Orientation"), np.eye(dimensions).ravel())
+    origin = _numbers(header, ("Offset", "Position", "Origin"), np.zeros(dimensions))
+    spacing = _numbers(header, ("ElementSpacing", "ElementSize"), np.ones(dimensions))
+    kept = min(dimensions, 3)
+    affine = np.eye(4)
+    affine[:kept, :kept] = (directions.reshape(dimensions, dimensions).T * spacing)[:kept, :kept]
+    affine[:kept, 3] = origin[:kept]
+    affine[:2] *= -1  # LPS to RAS.
+    return affine
+
+
+def _numbers(header: Mapping[str, str], names: tuple[str, ...], default: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The numbers of the first of these fields that is there."""
+    said = next((header[name] for name in names if name in header), None)
+    if said is None:
+        return default
+    numbers = np.array([float(number) for number in said.split()])
+    if numbers.shape != default.shape:
+        raise ValueError(f"{names[0]} must be {len(default)} numbers")
+    return numbers
+
+
+def _is_true(said: str) -> bool:
+    return said[:1] in ("T", "t", "1")

@@ -1,0 +1,97 @@
+"""The pages of this server: the start page, the list of requests, and how any page is made.
+
+They need no script, load nothing from another host, and show nothing of patients.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import Response
+from jinja2 import Environment, FileSystemLoader
+from monailabel.config import settings
+
+from baps.serving_command import is_pacs
+from web.asking import asked
+from web.kinds import kind_of_request
+from web.root_path import root_path
+
+_TEMPLATES = Environment(autoescape=True, loader=FileSystemLoader(Path(__file__).parent))
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A kind of request, for the list.
+
+    Attributes:
+        method, path: of HTTP; names in braces stand for values.
+        summary: what it does.
+        parameters: names of those in the query.
+        role: that is needed, or "".
+    """
+
+    method: str
+    path: str
+    summary: str
+    parameters: tuple[str, ...]
+    role: str
+
+
+def page(
+    request: Request,
+    template: str,
+    status: int = 200,
+    headers: Mapping[str, str] = MappingProxyType({}),
+    **values: Any,
+) -> Response:
+    """A page made from a template of this folder, which no other page may frame and no cache keeps."""
+    nonce = secrets.token_urlsafe(16)
+    content = _TEMPLATES.get_template(template).render(nonce=nonce, root=root_path(request.scope), **values)
+    policy = f"default-src 'none'; style-src 'nonce-{nonce}'; img-src 'self'; form-action 'self'; "
+    policy += "frame-ancestors 'none'; base-uri 'none'"
+    safe = {
+        "Content-Security-Policy": policy,
+        "X-Frame-Options": "DENY",
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "same-origin",
+        "Cache-Control": "no-store",
+    }
+    return Response(content, status, {**safe, **headers}, "text/html")
+
+
+def start_page(request: Request) -> Response:
+    """What this server is, how the viewers connect to it, and who is signed in."""
+    pacs = is_pacs(settings.MONAI_LABEL_STUDIES)
+    return page(request, "start.html", address=_address(request), pacs=pacs, asker=asked(request).asker)
+
+
+def docs_page(request: Request) -> Response:
+    """The requests that are answered, from the OpenAPI description; MONAI Label's ``token`` counts for nothing here."""
+    described = request.app.openapi()["paths"]
+    found = [
+        Operation(
+            method.upper(),
+            path,
+            about.get("summary", ""),
+            tuple(
+                one["name"] for one in about.get("parameters", []) if one["in"] == "query" and one["name"] != "token"
+            ),
+            kind.role.value if kind.role else "",
+        )
+        for path, methods in sorted(described.items())
+        for method, about in methods.items()
+        if (kind := kind_of_request(method.upper(), re.sub(r"{\w+}", "x", path)))
+    ]
+    return page(request, "docs.html", address=_address(request), operations=found)
+
+
+def _address(request: Request) -> str:
+    """This server's, as the browser knows it."""
+    return f"{request.url.scheme}://{request.headers.get('host', '')}{root_path(request.scope)}"

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pydicom.data
+import pytest
+import SimpleITK
+from pydicom.encaps import encapsulate
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
+
+from baps.errors import InputError
+from baps.formats import read_dicom, read_volume
+
+CASES = Path(__file__).parents[4] / "shared" / "cases"
+SAMPLE = Path(__file__).parents[3] / "sample-data" / "dicom" / "ct_01" / "001.dcm"
+CORPUS = Path(pydicom.data.__file__).parent
+
+
+def _sample() -> tuple[pydicom.FileDataset, np.ndarray]:
+    image = pydicom.dcmread(SAMPLE)
+    return image, read_volume(SAMPLE).voxels
+
+
+def test_a_deflated_file(tmp_path: Path) -> None:
+    image, voxels = _sample()
+    image.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    image.save_as(tmp_path / "a.dcm")
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.dcm").voxels, voxels)
+    content = (tmp_path / "a.dcm").read_bytes()
+    (tmp_path / "cut.dcm").write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match="cut.dcm"):
+        read_volume(tmp_path / "cut.dcm")
+
+
+def test_deflated_frames(tmp_path: Path) -> None:
+    image, voxels = _sample()
+    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    packed = packer.compress(image.PixelData) + packer.flush()
+    image.PixelData = encapsulate([packed + b"\0" * (len(packed) % 2)])
+    image["PixelData"].VR = "OB"
+    image["PixelData"].is_undefined_length = True
+    image.save_as(tmp_path / "a.dcm")
+    content = (tmp_path / "a.dcm").read_bytes()
+    old, new = ExplicitVRLittleEndian.encode(), b"1.2.840.10008.1.2.8.1"
+    at = content.index(old + b"\0")
+    padded = new + b"\0"
+    content = content[: at - 2] + len(padded).to_bytes(2, "little") + padded + content[at + len(old) + 1 :]
+    length = content.index(b"\2\0\0\0UL\4\0") + 8
+    size = int.from_bytes(content[length : length + 4], "little") + len(padded) - len(old) - 1
+    (tmp_path / "a.dcm").write_bytes(content[:length] + size.to_bytes(4, "little") + content[length + 4 :])
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.dcm").voxels, voxels)
+
+
+@pytest.mark.parametrize("meta", [True, False])
+def test_a_file_without_preamble(tmp_path: Path, meta: bool) -> None:
+    image, voxels = _sample()
+    if meta:
+        image.save_as(tmp_path / "whole.dcm")
+        content = (tmp_path / "whole.dcm").read_bytes()[132:]
+    else:
+        image.file_meta = pydicom.dataset.FileMetaDataset()
+        image.preamble = None
+        image.save_as(tmp_path / "whole.dcm", write_like_original=True)
+        content = (tmp_path / "whole.dcm").read_bytes()
+    for name in ("a.dcm", "IM0001"):
+        (tmp_path / "series").mkdir(exist_ok=True)
+        (tmp_path / "series" / name).write_bytes(content)
+        np.testing.assert_array_equal(read_dicom(tmp_path / "series" / name).voxels, voxels)
+        (tmp_path / "series" / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("uid", "name"),
+    [
+        ("1.2.840.10008.1.2.4.110", "JPEG XL Lossless"),
+        ("1.2.840.10008.1.2.4.202", "High-Throughput JPEG 2000 with RPCL"),
+        ("1.2.840.10008.1.2.4.102", "MPEG-4 AVC/H.264 High Profile / Level 4.1"),
+        ("1.2.3.4.5", "an unknown way"),
+    ],
+)
+def test_what_cannot_be_decoded_is_named(tmp_path: Path, uid: str, name: str) -> None:
+    image, _ = _sample()
+    image.PixelData = encapsulate([b"\xff\x0a" + bytes(98)])
+    image["PixelData"].is_undefined_length = True
+    image["PixelData"].VR = "OB"
+    image.file_meta.TransferSyntaxUID = UID(uid)
+    with (tmp_path / "a.dcm").open("wb") as file:
+        file.write(b"\0" * 128 + b"DICM")
+        pydicom.filewriter.write_file_meta_info(file, image.file_meta)
+        target = pydicom.filebase.DicomFileLike(file)
+        target.is_little_endian, target.is_implicit_VR = True, False
+        pydicom.filewriter.write_dataset(target, image)
+    with pytest.raises(InputError, match=rf"transfer syntax is {name}.* \({uid.replace('.', '[.]')}\)") as raised:
+        read_volume(tmp_path / "a.dcm")
+    assert "cut off" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("keyword", "kind"), [("FloatPixelData", np.float32), ("DoubleFloatPixelData", np.float64)])
+def test_float_pixels(tmp_path: Path, keyword: str, kind: type) -> None:
+    image, _ = _sample()
+    values = np.random.default_rng(0).normal(size=(image.Rows, image.Columns)).astype(kind)
+    image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.30"
+    image.BitsAllocated = 8 * values.itemsize
+    del image.PixelData, image.BitsStored, image.HighBit, image.PixelRepresentation
+    image.RescaleSlope, image.RescaleIntercept = 1, 0
+    setattr(image, keyword, values.tobytes())
+    image.save_as(tmp_path / "a.dcm")
+    np.testing.assert_allclose(read_volume(tmp_path / "a.dcm").voxels[:, :, 0], values.T, rtol=1e-6)
+
+
+def test_pixels_of_another_size_than_the_header_says(tmp_path: Path) -> None:
+    image = pydicom.dcmread(CORPUS / "test_files" / "MR_small_jp2klossless.dcm")
+    image.Rows, image.Columns = 32, 32
+    image.save_as(tmp_path / "a.dcm")
+    with pytest.raises(InputError, match="a.dcm"):
+        read_volume(tmp_path / "a.dcm")
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="needs the cases beside the repository (shared/cases)")
+def test_high_throughput_jpeg_2000() -> None:
+    volume = read_volume(CASES / "dicom_htj2k" / "a.dcm")
+    judge = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(CASES / "dicom_htj2k" / "a.dcm")))
+    np.testing.assert_array_equal(volume.voxels, judge.swapaxes(0, 2))
+    assert (volume.voxels.min(), volume.voxels.max()) == (150, 267)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_files_that_pydicom_ships_are_read_as_simpleitk_does_or_refused_with_a_true_sentence() -> None:
+    files = [path for path in sorted(CORPUS.rglob("*")) if path.is_file() and path.suffix not in (".py", ".pyc")]
+    read, refused = 0, {}
+    for file in files:
+        try:
+            volume = read_dicom(file)
+        except InputError as error:
+            refused[file.name] = str(error)
+            continue
+        reader = SimpleITK.ImageFileReader()
+        reader.SetImageIO("GDCMImageIO")
+        reader.SetFileName(str(file))
+        judge = SimpleITK.GetArrayFromImage(reader.Execute()).swapaxes(0, 2)
+        np.testing.assert_allclose(volume.voxels, judge, atol=1e-3, err_msg=file.name)
+        assert volume.spacing[:2] == pytest.approx(reader.GetSpacing()[:2], rel=1e-3), file.name
+        read += 1
+    assert read > 60
+    true = {
+        "MR_truncated.dcm": "broken or cut off",
+        "JPEG2000-embedded-sequence-delimiter.dcm": "transfer syntax is JPEG 2000",  # GDCM cannot either.
+        "chrJapMulti.dcm": "holds no pixels",
+        "rtdose.dcm": "holds no DICOM images",
+        "rtstruct.dcm": "holds no DICOM images",
+        "liver_1frame.dcm": "holds no DICOM images",  # A segmentation.
+        "DICOMDIR": "holds no DICOM images",
+        "ExplVR_BigEndNoMeta.dcm": "holds no DICOM images",  # A treatment plan.
+        "IM000000": "how many Rows and Columns",  # Its pixels were taken out.
+    }
+    for name, sentence in true.items():
+        assert sentence in refused[name]
+    assert [name for name, said in refused.items() if "broken or cut off" in said] == ["MR_truncated.dcm"]

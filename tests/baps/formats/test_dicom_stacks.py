@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK
+from pydicom.dataset import Dataset
+
+from baps.errors import InputError
+from baps.formats import SeveralVolumesError, read_dicom, read_stack, read_volume, read_volumes, write_nifti
+from trust_displacements import Slice, misplaced, write_enhanced, write_series
+
+CASES = Path(__file__).parents[4] / "shared" / "cases"
+RANDOM = np.random.default_rng(0)
+
+
+def _slices(count: int = 6, first: int = 0, step: tuple[float, float, float] = (0, 0, 3)) -> list[Slice]:
+    values = (1 + 30 * first + np.arange(30 * count)).astype(np.int16).reshape(count, 5, 6)
+    start = np.array([-20.0, 5, -20])
+    return [Slice(values[k], start + k * np.array(step), np.eye(3)[:2], (1.5, 0.9)) for k in range(count)]
+
+
+def test_frames_out_of_order_are_sorted_by_position(tmp_path: Path) -> None:
+    slices = _slices()
+    write_enhanced(tmp_path / "a.dcm", [slices[k] for k in (0, 2, 4, 1, 5, 3)], RANDOM)
+    volume = read_volume(tmp_path / "a.dcm")
+    np.testing.assert_array_equal(volume.voxels, np.stack([piece.values.T for piece in slices], -1))
+    np.testing.assert_allclose(volume.affine @ (1, 1, 2, 1), (20 - 0.9, -5 - 1.5, -14, 1), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kept", "sentence"),
+    [
+        (
+            (0, 1, 2, 4, 5),
+            r"missing slices or uneven gaps \(1\): frame 3 of a.dcm and frame 4 of a.dcm lie 6.00 mm apart",
+        ),
+        ((0, 1, 1, 2, 3), r"doubled slices \(1\): frame 2 of a.dcm and frame 3 of a.dcm lie in the same plane"),
+    ],
+)
+def test_frames_that_are_missing_or_doubled_are_refused(tmp_path: Path, kept: tuple[int, ...], sentence: str) -> None:
+    slices = _slices()
+    write_enhanced(tmp_path / "a.dcm", [slices[k] for k in kept], RANDOM)
+    with pytest.raises(InputError, match=sentence):
+        read_volume(tmp_path / "a.dcm")
+
+
+def test_each_frame_has_its_own_slope(tmp_path: Path) -> None:
+    slices = [replace(piece, slope=(1.0, 0.5, 2.0)[k % 3]) for k, piece in enumerate(_slices())]
+    write_enhanced(tmp_path / "a.dcm", slices, RANDOM)
+    wanted = np.stack([piece.values.T * piece.slope for piece in slices], -1)
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.dcm").voxels, wanted)
+
+
+@pytest.mark.parametrize("mark", ["TemporalPositionIndex", "EchoTime"])
+@pytest.mark.parametrize("enhanced", [True, False])
+def test_time_points_and_echoes_are_volumes_of_their_own(tmp_path: Path, mark: str, enhanced: bool) -> None:
+    slices = [replace(piece, marks=((mark, value),)) for n, value in enumerate((4, 9)) for piece in _slices(4, 4 * n)]
+    mixed = [slices[place] for place in np.random.default_rng(1).permutation(8)]
+    path = tmp_path / ("a.dcm" if enhanced else "a")
+    if enhanced:
+        write_enhanced(path, mixed, RANDOM)
+    else:
+        write_series(path, mixed)
+    with pytest.raises(SeveralVolumesError, match="holds 2 volumes .*an image is one. Choose one of them") as raised:
+        read_volume(path)
+    assert sorted(float(title.split()[-1]) for title in raised.value.titles) == [4, 9]
+    assert read_volumes(path) == list(raised.value.titles)
+    for number, title in enumerate(raised.value.titles, start=1):
+        own = [piece for piece in slices if piece.marks[0][1] == float(title.split()[-1])]
+        assert misplaced([read_dicom(path, number)], own) == ""
+    with pytest.raises(InputError, match="holds 2 volumes, so there is no volume 3"):
+        read_dicom(path, 3)
+
+
+def test_stacks_of_several_orientations_are_volumes_of_their_own(tmp_path: Path) -> None:
+    turned = np.eye(3)[[1, 2, 0]]
+    scout = [replace(_slices(1, 6)[0], orientation=turned[:2], position=np.array([7.0, 8, 9]))]
+    write_enhanced(tmp_path / "a.dcm", _slices() + scout, RANDOM)
+    assert read_volumes(tmp_path / "a.dcm") == ["axial, 6 of 6 x 5", "sagittal, 1 of 6 x 5"]
+    assert misplaced([read_dicom(tmp_path / "a.dcm", 1)], _slices()) == ""
+    assert misplaced([read_dicom(tmp_path / "a.dcm", 2)], scout) == ""
+
+
+def test_an_object_whose_frames_say_nothing_of_their_place_is_refused_if_others_do(tmp_path: Path) -> None:
+    slices = _slices()
+    write_enhanced(tmp_path / "a.dcm", [*slices[:3], replace(slices[3], position=None), *slices[4:]], RANDOM)
+    with pytest.raises(InputError, match="frame 4 of a.dcm does not say where it lies"):
+        read_volume(tmp_path / "a.dcm")
+
+
+def test_a_count_of_frames_that_is_wrong_is_named(tmp_path: Path) -> None:
+    write_enhanced(tmp_path / "a.dcm", _slices(), RANDOM)
+    image = pydicom.dcmread(tmp_path / "a.dcm")
+    image.PerFrameFunctionalGroupsSequence = image.PerFrameFunctionalGroupsSequence[:4]
+    image.save_as(tmp_path / "a.dcm")
+    with pytest.raises(InputError, match=r"6 frames \(NumberOfFrames\), and describes 4 of them"):
+        read_volume(tmp_path / "a.dcm")
+
+
+def test_an_object_in_several_files_is_one_volume(tmp_path: Path) -> None:
+    """A concatenation."""
+    slices = _slices()
+    (tmp_path / "a").mkdir()
+    write_enhanced(tmp_path / "a" / "1.dcm", slices[3:], RANDOM)
+    write_enhanced(tmp_path / "a" / "2.dcm", slices[:3], RANDOM)
+    assert misplaced([read_volume(tmp_path / "a")], slices) == ""
+
+
+@pytest.mark.parametrize("step", [(0.8, 0, 3), (0, -1.4, 3), (0.5, 0.7, 2)])
+def test_a_tilted_stack_is_straightened_by_whole_pixels(tmp_path: Path, step: tuple[float, float, float]) -> None:
+    slices = _slices(9, step=step)
+    write_series(tmp_path / "a", slices)
+    volume, stack = read_volume(tmp_path / "a"), read_stack(tmp_path / "a")
+    assert stack.straightened
+    assert any("straightened" in note for note in volume.notes)
+    assert misplaced([volume], slices) == ""
+    write_nifti(tmp_path / "a.nii.gz", volume)
+    shown = SimpleITK.ReadImage(str(tmp_path / "a.nii.gz"))
+    for piece in slices:
+        for j, i in np.ndindex(5, 6):
+            there = (
+                piece.position
+                + i * piece.spacing[1] * piece.orientation[0]
+                + j * piece.spacing[0] * piece.orientation[1]
+            )
+            assert shown[shown.TransformPhysicalPointToIndex(there)] == piece.values[j, i]
+
+
+def test_rounded_positions_change_nothing_but_open_in_itk(tmp_path: Path) -> None:
+    rotated = np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))[0]
+    normal = np.cross(rotated[0], rotated[1])
+    slices = [
+        replace(piece, orientation=rotated[:2], position=(np.array([1.0, 2, 3]) + k * 1.3 * normal).round(2))
+        for k, piece in enumerate(_slices(40))
+    ]
+    write_series(tmp_path / "a", slices)
+    volume = read_volume(tmp_path / "a")
+    assert volume.shape == (6, 5, 40)
+    assert misplaced([volume], slices) == ""
+    write_nifti(tmp_path / "a.nii.gz", volume)
+    assert SimpleITK.ReadImage(str(tmp_path / "a.nii.gz")).GetSize() == (6, 5, 40)
+
+
+def test_small_differences_of_steps_that_add_up_are_refused(tmp_path: Path) -> None:
+    slices = _slices(40)
+    moved = [
+        replace(piece, position=np.array([0, 0, 3.0 * k + 0.2 * max(0, k - 20)])) for k, piece in enumerate(slices)
+    ]
+    write_series(tmp_path / "a", moved[:24])
+    assert read_volume(tmp_path / "a").shape == (6, 5, 24)
+    write_series(tmp_path / "b", moved)
+    with pytest.raises(InputError, match="missing slices or uneven gaps"):
+        read_volume(tmp_path / "b")
+
+
+def _nuclear(path: Path, kind: str, vectors: dict[str, list[int]]) -> Path:
+    """An NM image of 6 frames, of which SliceVector and others say what they are."""
+    write_enhanced(path, _slices(), RANDOM)
+    image = pydicom.dcmread(path)
+    image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.20"
+    image.Modality, image.ImageType = "NM", ["ORIGINAL", "PRIMARY", kind, "EMISSION"]
+    del image.PerFrameFunctionalGroupsSequence, image.SharedFunctionalGroupsSequence
+    detector = Dataset()
+    detector.ImagePositionPatient, detector.ImageOrientationPatient = [-20, 5, -20], [1, 0, 0, 0, 1, 0]
+    image.DetectorInformationSequence = [detector]
+    image.PixelSpacing, image.SliceThickness, image.SpacingBetweenSlices = [1.5, 0.9], 3, 3
+    for name, numbers in vectors.items():
+        setattr(image, name, numbers)
+    image.save_as(path)
+    return path
+
+
+def test_reconstructed_slices_of_nuclear_medicine(tmp_path: Path) -> None:
+    order = [2, 1, 3, 6, 5, 4]
+    volume = read_volume(_nuclear(tmp_path / "a.dcm", "RECON TOMO", {"SliceVector": order}))
+    slices = _slices()
+    wanted = np.stack([slices[order.index(k)].values.T for k in range(1, 7)], -1)
+    np.testing.assert_array_equal(volume.voxels, wanted)
+    assert volume.spacing == pytest.approx((0.9, 1.5, 3))
+    path = _nuclear(
+        tmp_path / "b.dcm",
+        "RECON GATED TOMO",
+        {"SliceVector": [1, 2, 3, 1, 2, 3], "TimeSlotVector": [1, 1, 1, 2, 2, 2]},
+    )
+    assert read_volumes(path) == ["TimeSlotVector 1", "TimeSlotVector 2"]
+    assert read_dicom(path, 2).shape == (6, 5, 3)
+    flat = read_volume(_nuclear(tmp_path / "c.dcm", "STATIC", {"DetectorVector": [1, 1, 1, 2, 2, 2]}))
+    assert flat.spacing == pytest.approx((0.9, 1.5, 1))
+    assert any("do not say where they lie" in note for note in flat.notes)
+
+
+def test_films_of_one_series_are_images_of_their_own(tmp_path: Path) -> None:
+    write_series(tmp_path / "a", [replace(piece, position=None) for piece in _slices(3)])
+    assert read_volumes(tmp_path / "a") == [f"InstanceNumber {number}" for number in (1, 2, 3)]
+    assert read_dicom(tmp_path / "a", 2).shape == (6, 5, 1)
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="needs the cases beside the repository (shared/cases)")
+def test_cases_from_hospitals() -> None:
+    for case in ("enhanced_interleaved", "enhanced_slopes"):
+        volume = read_volume(CASES / case / "a.dcm")
+        np.testing.assert_array_equal(volume.voxels, np.load(CASES / case / "truth.npy"))
+        assert volume.spacing == pytest.approx((1.5, 1.5, 3))
+    with pytest.raises(InputError, match="missing slices"):
+        read_volume(CASES / "enhanced_missing_frames" / "a.dcm")

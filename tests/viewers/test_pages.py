@@ -1,0 +1,171 @@
+"""Every page in Chromium: below a path of nginx and without one, nothing is fetched from another host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, Page, Request
+
+import nginx
+import orthanc
+from baps.roles import Role
+from baps.users import Users
+from nginx import running_nginx
+from ohif import SCREENSHOTS, Ohif
+from pacs_site import Pacs
+from series import Series, inside, write_series
+from server import running_server
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True)
+class Below:
+    """A server below /baps of nginx, with a PACS.
+
+    Attributes:
+        address: of the server as a browser knows it, without a slash at the end.
+        token: of anna.
+        series: in the PACS.
+    """
+
+    address: str
+    token: str
+    series: Series
+
+
+@dataclass
+class Watched:
+    """A page of a browser and the hosts that it asked.
+
+    Attributes:
+        page: of Playwright.
+        asked: addresses of all requests.
+        failed: addresses that were answered with a status of 400 or more.
+    """
+
+    page: Page
+    asked: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+    def hosts(self) -> set[str]:
+        return {urlsplit(url).netloc for url in self.asked if url.startswith(("http", "ws"))}
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["path left on", "path taken off"])
+def below(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Below]:
+    if orthanc.missing() or nginx.missing():
+        pytest.skip(orthanc.missing() or nginx.missing())
+    folder = tmp_path_factory.mktemp("below")
+    series = write_series(folder / "dicom" / "axial", "axial")
+    users = Users(folder / "users.json")
+    token = users.add("anna", Role.ANNOTATOR)
+    settings = {"labels": "spleen=2,liver=1", "adapters": str(folder / "adapters"), "users": str(users.file),
+                "root_path": "/baps"}  # fmt: skip
+    with pytest.MonkeyPatch.context() as patched, orthanc.running_orthanc(folder) as pacs:
+        orthanc.store(pacs, folder / "dicom")
+        patched.setenv("MONAI_LABEL_DATASTORE_CACHE_PATH", str(folder / "cache"))
+        with (
+            running_server(f"{pacs}/dicom-web", folder / "server.log", settings) as (server, _),
+            running_nginx(folder / "nginx", nginx.PATH, server, takes_off=request.param) as proxy,
+        ):
+            yield Below(f"{proxy.address}/baps", token, series)
+
+
+@pytest.fixture
+def watched(browser: Browser) -> Iterator[Watched]:
+    context = browser.new_context(viewport={"width": 1400, "height": 900}, ignore_https_errors=True)
+    context.set_default_timeout(120_000)
+    found = Watched(context.new_page())
+
+    def seen(request: Request) -> None:
+        found.asked.append(request.url)
+
+    context.on("request", seen)
+    context.on("response", lambda reply: found.failed.append(reply.url) if reply.status >= 400 else None)
+    yield found
+    context.close()
+
+
+def test_a_day_in_ohif_below_a_path(watched: Watched, below: Below, request: pytest.FixtureRequest) -> None:
+    page = watched.page
+    page.goto(f"{below.address}/", wait_until="networkidle")
+    assert page.url.startswith(f"{below.address}/login?next=")
+    _look(page, "below-login")
+    page.get_by_label("User").fill("anna")
+    page.get_by_label("Token").fill(below.token)
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_text("Signed in as anna").wait_for()
+    assert page.get_by_text(below.address, exact=True).is_visible()  # For 3D Slicer.
+    _look(page, "below-start")
+    page.get_by_role("link", name="Requests that this server answers").click()
+    page.get_by_text("POST /infer/{model}", exact=True).wait_for()
+    _look(page, "below-docs")
+    page.get_by_role("link", name="Start page").click()
+    page.get_by_role("link", name="Open OHIF").click()
+    page.get_by_text(below.series.patient, exact=True).first.wait_for()
+    assert page.url.startswith(f"{below.address}/ohif/")
+    viewer = Ohif(page, below.address)
+    viewer.open(below.series.study)
+    address = page.locator("input[value^='http']").first
+    assert address.input_value() == f"{below.address}/"
+    address.locator("xpath=following::button[1]").click()
+    page.get_by_text("Active Learning").wait_for()
+    viewer.prompt_for("zero_shot", "spleen")
+    place = viewer.scroll_to("axial", inside(below.series)[1])
+    viewer.click(place)
+    answer = viewer.run()
+    assert (answer.status, len(answer.body) > 100) == (200, True)
+    _look(page, "below-ohif")
+    page.goto(f"{below.address}/login", wait_until="networkidle")
+    page.get_by_role("button", name="Sign out").click()
+    page.get_by_label("Token").wait_for()
+    assert page.url == f"{below.address}/login"
+    assert watched.hosts() == {urlsplit(below.address).netloc}
+    assert all(urlsplit(url).path.startswith("/baps/") for url in watched.asked if url.startswith("http"))
+    # The panel asks whether a training runs, and is told that none does.
+    assert not [url for url in watched.failed if not url.endswith("/train/?check_if_running=true")]
+
+
+def test_who_is_signed_out_elsewhere_is_sent_to_the_login_page(watched: Watched, below: Below) -> None:
+    page = watched.page
+    page.goto(f"{below.address}/login?next=/baps/ohif/")
+    page.get_by_label("User").fill("anna")
+    page.get_by_label("Token").fill(below.token)
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_text(below.series.patient, exact=True).first.wait_for()
+    page.context.clear_cookies()
+    page.evaluate("window.dispatchEvent(new Event('focus'))")
+    page.get_by_label("Token").wait_for()
+    assert page.url.startswith(f"{below.address}/login?next=%2Fbaps%2Fohif%2F")
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/login", "/ohif/"])
+def test_no_page_asks_another_host(watched: Watched, pacs: Pacs, path: str) -> None:
+    watched.page.goto(f"{pacs.server}{path}", wait_until="networkidle")
+    watched.page.wait_for_function("() => document.body.innerText.length > 100")
+    watched.page.wait_for_load_state("networkidle")
+    assert watched.hosts() == {urlsplit(pacs.server).netloc}
+    assert not watched.failed
+
+
+def test_no_script_is_needed(browser: Browser, pacs: Pacs) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{pacs.server}/")
+    assert page.get_by_text(pacs.server, exact=True).is_visible()
+    page.get_by_role("link", name="Requests that this server answers").click()
+    assert page.get_by_text("PUT /datastore/label", exact=True).is_visible()
+    context.close()
+
+
+def _look(page: Page, name: str) -> Path:
+    """Keep a picture of what is on the screen."""
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    file = SCREENSHOTS / f"{name}.png"
+    page.screenshot(path=file)
+    return file
