@@ -16,8 +16,9 @@ import requests
 from monailabel.client import MONAILabelClient
 from numpy.typing import NDArray
 
-from baps.formats import read_labels, read_volume, write_nifti
+from baps.formats import read_label_map, read_labels, read_volume, write_label_map, write_nifti
 from baps.label_history import LabelHistory
+from baps.label_map import LabelMap
 from baps.volume import Volume
 from server import ROOT, running_server
 from sites import Site, site, spleen_click, truth
@@ -129,6 +130,35 @@ def test_a_version_is_restored_while_the_server_runs(place: Site) -> None:
     assert info["restored"] == oldest.name
     _save(place, "ct_04", second, "anna")  # The server goes on from there.
     assert len(LabelHistory(place.studies).versions("ct_04", "final")) == 4
+
+
+def test_segments_of_3d_slicer_that_overlap_are_kept_whole(place: Site) -> None:
+    """A file of two layers, as it is uploaded; the reply comes after it was read back."""
+    image = read_volume(place.studies / "ct_05.nii.gz")
+    masks = {2: _disc("ct_05", 1, 3) > 0, 1: np.zeros(image.shape, bool)}
+    masks[1][8:18, 20:40, 2:5] = True
+    file = write_label_map(place.studies.parent / "ct_05", LabelMap.of_masks(masks.items()), image)
+    said = {"label_info": [{"name": name, "idx": idx} for name, idx in ORGANS.items()], "author": "anna"}
+    before = place.client.info()["datastore"]["completed"]
+    MONAILabelClient(place.address).save_label("ct_05", str(file), "final", said)
+    served = read_label_map(next((place.studies / "labels" / "final").glob("ct_05*")), image)
+    for value, mask in masks.items():
+        np.testing.assert_array_equal(served.mask(value), mask)
+    assert place.client.info()["datastore"]["completed"] == before + 1
+
+
+def test_a_value_without_a_name_is_refused_in_a_sentence(place: Site) -> None:
+    file = _write(place.studies.parent, "ct_06", _disc("ct_06", 2, 3), "nameless")
+    with file.open("rb") as sent:
+        reply = requests.put(
+            f"{place.address}/datastore/label?image=ct_06",
+            data={"params": json.dumps({"label_info": [{"name": "spleen", "idx": 1}]})},
+            files={"label": ("label.nii.gz", sent)},
+            timeout=30,
+        )
+    assert reply.status_code == 400
+    assert "The values [2] of the label have no name (1 is spleen)" in reply.json()["detail"]
+    assert LabelHistory(place.studies).versions("ct_06", "final") == []
 
 
 @pytest.mark.slow

@@ -117,7 +117,7 @@ def name_values(info: LabelInfo, found: LabelMap, labels: Mapping[str, int]) -> 
     names = {**found.names, **said} or own
     nameless = [value for value in marked if value not in names]
     if nameless and (names is not own or len(nameless) == len(marked)):
-        known = ", ".join(f"{value} is {name}" for value, name in names.items())
+        known = ", ".join(f"{value} is {name}" for value, name in names.items()) or "nothing was said"
         raise InputError(
             f"The values {nameless} of the label have no name ({known}). Name every segment in label_info, as in "
             '[{"name": "spleen", "idx": 1}]. Nothing was saved.'

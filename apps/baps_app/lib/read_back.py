@@ -66,6 +66,9 @@ def check_version(
     def check(version: Version) -> None:
         found = read_label_map(version.file, image, source)
         said = label_values(read_label_info(version.info), {}, found.names)
+        same_layers = len(found.layers) == len(sent.layers) and all(map(np.array_equal, found.layers, sent.layers))
+        if same_layers and said == values:  # Which is quicker than one segment after another.
+            return
         names = {value: name for name, value in values.items()}
         segments = {
             names.get(value, f"the value {value}"): value for value in {*names, *sent.values(), *found.values()}

@@ -175,9 +175,9 @@ class StudiesDatastore(WholeList, LocalDatastore):
 
     def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
         """The images without a final label, or with one that cannot be read on them."""
-        unlabelled: list[str] = super().get_unlabeled_images(label_tag, labels)
-        unusable = {image for image, checked in self._checked().items() if checked.error}
-        return [image for image in self.list_images() if image in unusable or image in set(unlabelled)]
+        unlabelled = {*super().get_unlabeled_images(label_tag, labels)}
+        unlabelled |= {image for image, checked in self._checked().items() if checked.error}
+        return [image for image in self.list_images() if image in unlabelled]
 
     def read_final_labels(self) -> dict[str, Checked]:
         """What is known of each final label, by image, when all have been read."""

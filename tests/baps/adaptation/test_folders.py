@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pydicom
 import pytest
@@ -15,8 +18,12 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from baps.adaptation.cases import CaseReader, load_cases
 from baps.adaptation.folders import find_cases
 from baps.errors import InputError
-from baps.formats import read_volume, write_nifti, write_nrrd
+from baps.formats import read_volume, write_label_map, write_nifti, write_nrrd
+from baps.formats.dicom_labels import series_headers
+from baps.formats.rtstruct import write_structures
+from baps.label_map import LabelMap
 from baps.volume import Volume
+from little_series import random_segments, write_little_series
 
 Phantom = tuple[Volume, NDArray[np.bool_]]
 SHAPE = (20, 18, 6)
@@ -382,3 +389,70 @@ def test_series_that_lie_too_deep(folders: tuple[Path, Path], add_dicom: Callabl
     sentence = r"No image lies directly in .*images, but DICOM further down, in P1/series\. Each series needs a folder"
     with pytest.raises(InputError, match=sentence):
         find_cases(images, labels)
+
+
+@pytest.fixture
+def named(tmp_path: Path) -> tuple[Path, Path]:
+    """A series with an RTSTRUCT, and a volume with a segmentation of 3D Slicer in two layers and a plain labelmap."""
+    images, labels = tmp_path / "images", tmp_path / "labels"
+    images.mkdir()
+    labels.mkdir()
+    write_little_series(images / "p1")
+    image, masks = read_volume(images / "p1"), {"liver": random_segments(3)[0], "spleen": random_segments(8)[0]}
+    when = datetime(2026, 3, 1, tzinfo=timezone.utc)
+    made = write_structures(series_headers(images / "p1"), image, {"spleen": masks["spleen"]}, when)
+    made.save_as(labels / "p1.dcm", write_like_original=False)
+    for name in ("a", "b"):
+        write_nifti(images / f"{name}.nii.gz", image)
+    layers = LabelMap((masks["liver"] * np.uint8(1), masks["spleen"] * np.uint8(2)), {1: "liver", 2: "spleen"})
+    write_label_map(labels / "a", layers, image)
+    write_nifti(labels / "b.nii.gz", Volume(masks["spleen"] * np.uint8(2), image.affine))
+    return images, labels
+
+
+def test_a_label_may_be_meant_by_its_name(named: tuple[Path, Path]) -> None:
+    found = find_cases(*named, "spleen")
+    assert [(case.image.name, case.labels.name, case.value) for case in found.cases] == [
+        ("a.nii.gz", "a.seg.nrrd", 2),
+        ("p1", "p1.dcm", 1),
+    ]
+    assert found.left_out.keys() == {"b"}
+    assert "does not name its segments, so 'spleen' is unknown" in found.left_out["b"]
+    for case in found.cases:
+        np.testing.assert_array_equal(CaseReader().read(case)[1], random_segments(8)[0])
+    with pytest.raises(InputError, match="Its label has no segment 'heart', but liver, spleen"):
+        find_cases(*named, "heart")
+
+
+def test_every_segment_of_every_layer_is_a_case(named: tuple[Path, Path]) -> None:
+    cases = find_cases(*named).cases
+    assert [(case.labels.name, case.value) for case in cases] == [
+        ("a.seg.nrrd", 1),
+        ("a.seg.nrrd", 2),
+        ("b.nii.gz", 2),
+        ("p1.dcm", 1),
+    ]
+    assert [case.value for case in find_cases(*named, 2).cases] == [2, 2]
+
+
+def test_a_label_of_another_series_is_left_out(named: tuple[Path, Path]) -> None:
+    images, _ = named
+    shutil.rmtree(images / "p1")
+    write_little_series(images / "p1")
+    assert "belongs to another series" in find_cases(*named).left_out["p1"]
+
+
+def test_how_channels_were_read_is_said(named: tuple[Path, Path]) -> None:
+    images, labels = named
+    image, mask = read_volume(images / "b.nii.gz"), random_segments(3)[0]
+    channels = np.stack([~mask, mask], -1).astype(np.uint8)
+    nibabel.save(nibabel.Nifti1Image(channels, image.affine), labels / "b.nii.gz")
+    (note,) = find_cases(*named, 1).notes
+    assert note == "The first channel of b.nii.gz was taken as the background, the second as label 1."
+
+
+def test_two_labels_of_one_image_are_refused(named: tuple[Path, Path]) -> None:
+    _, labels = named
+    shutil.copy(labels / "b.nii.gz", labels / "a.nii.gz")
+    with pytest.raises(InputError, match=r"a\.(seg\.nrrd|nii\.gz) and a\.(seg\.nrrd|nii\.gz) are labels of the same"):
+        find_cases(*named)

@@ -3,23 +3,30 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from baps.command_line import app
 from baps.errors import InputError, NotFoundError
+from baps.formats import read_label_map, read_volume, write_nifti
 from baps.label_history import LabelHistory
+from baps.volume import Volume
+from little_series import SHAPE, random_segments, write_little_series
 
 
 @pytest.fixture
 def studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An image with two versions of its label, and a draft."""
+    """An image with two versions of its label, and a draft; and a series."""
     monkeypatch.setenv("COLUMNS", "200")
-    listed = {"objects": {"ct_01": {"image": {}, "labels": {}}}}
+    images = {"ct_01": ".nii.gz", "p1": ""}
+    listed = {"objects": {name: {"image": {"ext": ext}, "labels": {}} for name, ext in images.items()}}
     (tmp_path / "datastore_v2.json").write_text(json.dumps(listed))
+    write_nifti(tmp_path / "ct_01.nii.gz", Volume(np.zeros(SHAPE, np.int16), np.eye(4)))
+    write_little_series(tmp_path / "p1")
     for number, tag in enumerate(("final", "final", "draft")):
-        file = tmp_path / "new"
-        file.write_text(f"label {number}")
+        file = tmp_path.parent / "new.nii.gz"
+        write_nifti(file, Volume(np.full(SHAPE, number + 1, np.uint8), np.eye(4)))
         info = {"author": "ben", "authors": {"liver": "anna", "spleen": "ben"}, "covers": {"liver": [3, 4]}}
         LabelHistory(tmp_path).save("ct_01", tag, file, ".nii.gz", {**info, "model": "sam" if number else ""})
     return tmp_path
@@ -60,16 +67,43 @@ def test_a_version_can_be_copied_from_a_narrow_terminal(studies: Path, monkeypat
 
 def test_show(studies: Path) -> None:
     said = json.loads(_run("show", str(studies), "ct_01", _names(studies)[0]))
-    assert (said["author"], Path(said["file"]).read_text()) == ("ben", "label 0")
+    assert (said["author"], read_volume(Path(said["file"])).voxels.max()) == ("ben", 1)
 
 
 def test_restore(studies: Path) -> None:
     first, second = _names(studies)
     assert f"that of {first} again" in _run("restore", str(studies), "ct_01", first)
-    assert (studies / "labels" / "final" / "ct_01.nii.gz").read_text() == "label 0"
+    assert read_volume(studies / "labels" / "final" / "ct_01.nii.gz").voxels.max() == 1
     assert _names(studies)[:2] == [first, second]
     assert len(_names(studies)) == 3
     assert f"that of {first} again" in _run("list", str(studies))
+
+
+def test_a_version_that_trainings_cannot_read_is_not_restored(studies: Path) -> None:
+    write_nifti(studies / "ct_01.nii.gz", Volume(np.zeros((5, 5, 5), np.int16), np.eye(4)))
+    with pytest.raises(InputError, match="does not lie where its image does.*The label was not restored"):
+        _run("restore", str(studies), "ct_01", _names(studies)[0])
+    assert read_volume(studies / "labels" / "final" / "ct_01.nii.gz").voxels.max() == 2
+    assert len(_names(studies)) == 2
+
+
+def test_export_as_rtstruct(studies: Path, tmp_path: Path) -> None:
+    image, (mask, *_) = read_volume(studies / "p1"), random_segments(3)
+    write_nifti(tmp_path / "new.nii.gz", Volume(mask.astype(np.uint8), image.affine))
+    info = {"label_info": [{"name": "liver", "idx": 1}], "author": "anna"}
+    LabelHistory(studies).save("p1", "final", tmp_path / "new.nii.gz", ".nii.gz", info)
+    out = tmp_path / "rt.dcm"
+    assert "The label final of p1 is in" in _run("export", str(studies), "p1", "--rtstruct", str(out))
+    found = read_label_map(out, image, studies / "p1")
+    assert found.names == {1: "liver"}
+    np.testing.assert_array_equal(found.mask(1), mask)
+    with pytest.raises(InputError, match="There is a file .*rt.dcm already"):
+        _run("export", str(studies), "p1", "--rtstruct", str(out))
+    with pytest.raises(InputError, match="The image ct_01 is no DICOM series"):
+        _run("export", str(studies), "ct_01", "--rtstruct", str(tmp_path / "b.dcm"))
+    with pytest.raises(NotFoundError, match="There is no label draft of p1"):
+        _run("export", str(studies), "p1", "--rtstruct", str(tmp_path / "b.dcm"), "--tag", "draft")
+    assert not (tmp_path / "b.dcm").exists()
 
 
 def test_what_is_not_there(studies: Path) -> None:
