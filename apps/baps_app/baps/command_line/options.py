@@ -27,6 +27,9 @@ Adapters = Annotated[str, typer.Option(metavar="FOLDER", help="Where adapters ar
 CacheMb = Annotated[str, typer.Option(metavar="MB", help="Memory for volumes and encodings.")]
 Users = Annotated[str, typer.Option(metavar="FILE", help="Those who may use the server, see baps users.")]
 OpenId = Annotated[str, typer.Option("--openid", metavar="FILE", help="The OpenID provider whose users may.")]
+Worklist = Annotated[
+    str, typer.Option(metavar="FILE", help="The only studies of the PACS to serve, a StudyInstanceUID a line.")
+]
 Config = Annotated[str, typer.Option(metavar="FILE", help="JSON file of settings, which the options overrule.")]
 
 Images = Annotated[Path, typer.Option(metavar="DIR", help="Folder of images: files, or a folder for a DICOM series.")]
