@@ -64,8 +64,11 @@ def well_formed(header: Dataset) -> Dataset:
             if element.VR == "SQ":
                 kept.add(DataElement(tag, "SQ", Sequence([well_formed(item) for item in element.value or []])))
                 continue
+            values = element.value if element.VM > 1 else [element.value]
+            if element.VR == "IS" and any(value != int(value) for value in values if value not in (None, "")):
+                continue
             if keyword_for_tag(tag) not in IDENTITY and element.VR not in _NUMBERS:
-                for value in element.value if element.VM > 1 else [element.value]:
+                for value in values:
                     validate_value(element.VR, str(value) if element.VR in _TEXTS else value, config.RAISE)
             kept.add(DataElement(tag, element.VR, element.value))
         except Exception:  # noqa: S112  # pydicom raises many kinds; each means a malformed value.

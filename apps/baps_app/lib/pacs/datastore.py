@@ -283,7 +283,8 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
 
     def _headers(self, image_id: str) -> list[Dataset]:
         """Of all images of a series, without pixels."""
-        return fetch_headers(self._client, self._found(image_id), self.patient(image_id))
+        series = self._found(image_id)
+        return fetch_headers(self._client, series.study, series.uid, self.patient(image_id))
 
     # Labels.
 

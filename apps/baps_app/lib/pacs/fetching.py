@@ -41,7 +41,7 @@ def no_volume(what: str) -> InputError:
     return InputError(f"The series is {what}, which is no volume to segment. Choose another series.")
 
 
-def fetch_headers(client: DICOMwebClient, series: Series, patient: str | None) -> list[Dataset]:
+def fetch_headers(client: DICOMwebClient, study: str, series: str, patient: str | None = None) -> list[Dataset]:
     """Fetch the headers of all objects of a series, without pixels.
 
     They come as the PACS's metadata; where that fails, or does not say whose images they are as the objects do, from
@@ -49,7 +49,7 @@ def fetch_headers(client: DICOMwebClient, series: Series, patient: str | None) -
 
     Args:
         client: of the PACS.
-        series: which.
+        study, series: its UIDs.
         patient: the PatientID that the objects have, or None where it is not known.
 
     Raises:
@@ -57,23 +57,21 @@ def fetch_headers(client: DICOMwebClient, series: Series, patient: str | None) -
     """
     try:
         with pacs_answers():
-            headers = [read_json_header(one) for one in client.retrieve_series_metadata(series.study, series.uid)]
-        if headers and all(_is_whose(header, series, patient) for header in headers):
+            headers = [read_json_header(one) for one in client.retrieve_series_metadata(study, series)]
+        if headers and all(_is_whose(header, study, patient) for header in headers):
             return headers
     except BapsError as error:
         if status_code(error) is None and not isinstance(error.__cause__, ValueError):
             raise
     with pacs_answers():
-        return list(_without_pixels(client.iter_series(series.study, series.uid, AS_STORED)))
+        return list(_without_pixels(client.iter_series(study, series, AS_STORED)))
 
 
-def _is_whose(header: Dataset, series: Series, patient: str | None) -> bool:
+def _is_whose(header: Dataset, study: str, patient: str | None) -> bool:
     told = [str(header.get(keyword) or "") for keyword in IDENTITY]
     same = patient is None or str(header.get("PatientID") or "").strip() == patient
     return (
-        same
-        and header.get("StudyInstanceUID") == series.study
-        and not any("\N{REPLACEMENT CHARACTER}" in one for one in told)
+        same and header.get("StudyInstanceUID") == study and not any("\N{REPLACEMENT CHARACTER}" in one for one in told)
     )
 
 

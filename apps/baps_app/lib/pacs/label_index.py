@@ -8,12 +8,12 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import requests
 from dicomweb_client import DICOMwebClient
 
-from baps.formats.dicom_header import read_json_header
+from baps.errors import BapsError
 from baps.pacs_studies import PacsStudies, json_values
-from lib.pacs.client import pacs_answers
+from lib.pacs.client import pacs_answers, status_code
+from lib.pacs.fetching import fetch_headers
 from lib.pacs.register import Register
 from lib.pacs.series import FRESH, SHORT_PAGE, SeriesList, is_uid
 from lib.pacs.stored_segments import StoredSegment, stored_segments
@@ -86,7 +86,11 @@ class LabelIndex:
         for page in self._pages(study):
             for of_study, series, count in page:
                 if self._images.is_listed(of_study) and not self.register.is_known(series, count, sweep):
-                    self.register.describe(of_study, series, count, sweep, self._described(of_study, series))
+                    found = self._described(of_study, series)
+                    if found is None:
+                        self.register.keep(series, sweep)
+                    else:
+                        self.register.describe(of_study, series, count, sweep, found)
         self.register.end_sweep(sweep, study)
         self.find_images()
 
@@ -115,17 +119,18 @@ class LabelIndex:
                 return
             before, offset = uids, offset + len(page)
 
-    def _described(self, study: str, series: str) -> list[StoredSegment]:
-        """What a series of label objects holds. A broken one holds nothing."""
-        with pacs_answers():
-            try:
-                told = self._client.retrieve_series_metadata(study, series)
-                return [one for header in told for one in stored_segments(read_json_header(header))]
-            except requests.RequestException:
+    def _described(self, study: str, series: str) -> list[StoredSegment] | None:
+        """What a series of label objects holds; a broken one nothing. None where the PACS does not give it."""
+        try:
+            return [one for header in fetch_headers(self._client, study, series) for one in stored_segments(header)]
+        except BapsError as error:
+            if status_code(error) is None and not isinstance(error.__cause__, ValueError):
                 raise
-            except Exception as error:  # Of one object among many: gone meanwhile, or malformed.
-                logger.warning("A DICOM SEG series was passed over (%s).", type(error).__name__)
-                return []
+            logger.warning("A DICOM SEG series was passed over (%s).", type(error.__cause__).__name__)
+            return None
+        except Exception as error:  # Of one object among many: malformed.
+            logger.warning("A DICOM SEG series was passed over (%s).", type(error).__name__)
+            return []
 
     def newest(self, image: str | None = None) -> dict[str, dict[str, list[StoredSegment]]]:
         """By image and label what a person drew or confirmed, the newest first; of one image or all."""

@@ -103,6 +103,11 @@ class Register:
                     self._sql.execute("DELETE FROM segments WHERE instance = ?", (instance,))
             self._insert(found)
 
+    def keep(self, series: str, sweep: int) -> None:
+        """Note that a series of labels is there, of which nothing new is known."""
+        with self._changing():
+            self._sql.execute("UPDATE series SET sweep = ? WHERE uid = ?", (sweep, series))
+
     def add(self, found: Sequence[StoredSegment], counts: bool) -> None:
         """Note an object that was stored just now: not every PACS lists at once what it has."""
         with self._changing():
