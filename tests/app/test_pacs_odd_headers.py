@@ -81,7 +81,7 @@ def _junk(image: Dataset) -> None:
 
 def _missing(image: Dataset) -> None:
     for keyword in ("PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
-                    "Manufacturer", "AccessionNumber", "ReferringPhysicianName", "SliceThickness", "SeriesNumber"):  # fmt: skip
+                    "AccessionNumber", "ReferringPhysicianName", "SliceThickness", "SeriesNumber"):  # fmt: skip
         image.pop(keyword, None)
 
 
@@ -178,6 +178,29 @@ def test_a_label_is_saved_and_found_again(
         assert label.pixel_array.sum() == mask.sum()
     assert len({label.FrameOfReferenceUID for label in labels}) == 1
     assert labels[0].FrameOfReferenceUID.is_valid
+
+
+CASES = ROOT.parent / "shared" / "cases"
+
+
+@needs_orthanc
+@pytest.mark.parametrize("case", ["pacs_no_frame_of_reference", "pacs_study_uid_zero"])
+def test_the_cases_that_were_reported(address: str, cache: Path, tmp_path: Path, case: str) -> None:
+    folder = CASES / case / "in"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there")
+    orthanc.store(address, folder)
+    store, uid = open_pacs(f"{address}/dicom-web"), str(pydicom.dcmread(folder / "000.dcm").SeriesInstanceUID)
+    image = read_volume(Path(store.get_image_uri(uid)))
+    mask = np.zeros(image.shape, np.uint8)
+    mask[8:12, 9:14, 3:5] = 1
+    write_nifti(tmp_path / "label.nii.gz", Volume(mask, image.affine))
+    named = {"label_info": [{"name": "spleen", "idx": 1}]}
+    save_label(store, {"spleen": 1}, uid, tmp_path / "label.nii.gz", "final", named)
+    assert uid in store.get_labeled_images()
+    np.testing.assert_array_equal(read_labels(Path(store.get_label_uri(uid, "final")), image), mask)
+    cases, _ = labelled_cases(open_pacs(f"{address}/dicom-web"), {"spleen": 1}, {})
+    assert uid in {one.image.name.removesuffix(".nii.gz") for one in cases["spleen"]}
 
 
 @needs_orthanc

@@ -19,8 +19,6 @@ from monailabel.interfaces.utils.app import app_instance
 from baps.collected import notes
 from baps.errors import InputError, NotFoundError
 from baps.formats import IMAGE_SUFFIXES, read_volume
-from lib.pacs import PacsDatastore
-from lib.whole_list import WholeList
 from web.asking import asked
 from web.names import checked_name, json_object
 
@@ -37,8 +35,11 @@ def image_file(image: str) -> Path:
         NotFoundError: if there is no such image.
     """
     datastore = app_instance().datastore()
-    known = datastore.has_image(image) if isinstance(datastore, WholeList) else image in datastore.list_images()
-    if not known and not isinstance(datastore, PacsDatastore):  # Which says by itself what it is instead.
+    if hasattr(
+        datastore, "forward"
+    ):  # Of a PACS: it says by itself what it has not, and waits for the same series alone.
+        return Path(datastore.get_image_uri(image))
+    if image not in datastore.list_images():
         raise NotFoundError(f"There is no image {image!r} in the datastore. Choose one that Next Sample offers.")
     with _fetching:  # A second thread would find the series half written.
         return Path(datastore.get_image_uri(image))

@@ -53,8 +53,14 @@ logger = logging.getLogger(__name__)
 _FIRST_LOOK = 10.0
 """Seconds that the first answer to how many labels there are is waited for."""
 
+_FETCHED_AT_ONCE = 64
+"""Series, at most; one series is fetched by one thread."""
+
 _TRIED_AT_ONCE = 5
 """Labels that were not read back yet and are tried when the PACS is asked for labels."""
+
+_TRIED_AGAIN = 600.0
+"""Seconds after which an image is tried again of which the PACS does not say whether it has grown."""
 
 _MOST_UNUSABLE = 1000
 """Images that are told of as unusable."""
@@ -81,7 +87,8 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
     ) -> None:
         studies = studies or PacsStudies(client.base_url)
         self._list = SeriesList(client, studies, worklist)
-        self._unusable: dict[str, tuple[str, str]] = {}
+        self._unusable: dict[str, tuple[str, str, float]] = {}
+        self._fetching = [threading.Lock() for _ in range(_FETCHED_AT_ONCE)]
         self._looking: threading.Thread | None = None
         self._look_failed: BapsError | None = None
         super().__init__(client=client, search_filter={}, cache_path=cache)
@@ -182,7 +189,7 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
     def json(self) -> Any:
         """Return what was fetched from the PACS and, by image, why some cannot be used."""
         fetched: dict[str, Any] = super().json()
-        return fetched | {"unusable": {image: reason for image, (_, reason) in self._unusable.items()}}
+        return fetched | {"unusable": {image: reason for image, (_, reason, _) in self._unusable.items()}}
 
     def _look_again(self) -> threading.Thread:
         """Count in a thread, one at a time."""
@@ -230,17 +237,19 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         folder = Path(self._datastore.image_path())
         target = folder / f"{image_id}.nii.gz"
         # It grows while the series is still being sent.
-        if target.exists() and str(self.get_image_info(image_id).get("instances", series.count)) == series.count:
+        if self._is_fetched(series, target):
             return str(target)
         if self._is_unusable(series):
             raise InputError(self._unusable[image_id][1])
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._fetch(series, folder, target)
+            with self._fetching[hash(image_id) % len(self._fetching)]:
+                if not self._is_fetched(series, target):  # By another thread meanwhile.
+                    self._fetch(series, folder, target)
         except InputError as error:
             while len(self._unusable) >= _MOST_UNUSABLE:
                 self._unusable.pop(next(iter(self._unusable)))
-            self._unusable[image_id] = series.count, str(error)
+            self._unusable[image_id] = series.count, str(error), time.monotonic()
             raise
         except OSError as error:
             raise _disk_full(error) from error
@@ -256,8 +265,14 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
             raise no_volume(f"of Modality {series.modality}")
         return series
 
+    def _is_fetched(self, series: Series, target: Path) -> bool:
+        info = self.get_image_info(target.name.removesuffix(".nii.gz"))
+        return target.exists() and str(info.get("instances", series.count)) == series.count
+
     def _is_unusable(self, series: Series) -> bool:
-        return self._unusable.get(series.uid, (None,))[0] == series.count
+        count, _, when = self._unusable.get(series.uid, (None, "", 0.0))
+        # Of a series without a count nobody knows whether it has grown.
+        return count == series.count and (count != "" or time.monotonic() - when < _TRIED_AGAIN)
 
     def _fetch(self, series: Series, folder: Path, target: Path) -> None:
         # Beside the target, and renamed when it is whole.
@@ -505,12 +520,11 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
                 raise InputError("Its header does not say what it is a label of.")
             register.add(segments, counts=False)
             self._labels.find_images()
-            images = {image for image, one in register.segments() if one.instance == segments[0].instance}
-            if not images and any(segment.confirmed for segment in segments):
+            image_id = register.image_of(segments[0].instance)
+            if not image_id:
                 raise InputError("The PACS has no image that it refers to.")
-            for image_id in images:
-                for segment in segments:
-                    self._organ(image_id, segment)
+            for segment in segments:
+                self._organ(image_id, segment)
         except BapsError as error:
             notes.give(
                 f"The PACS stored the label, but it does not count and is not trained on until it can be read. {error}"

@@ -16,6 +16,7 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
+from baps.errors import BapsError
 from lib.pacs.stored_segments import StoredSegment
 
 _TABLES = """
@@ -49,7 +50,7 @@ class Register:
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._open()
-        except sqlite3.DatabaseError:
+        except (sqlite3.DatabaseError, BapsError):
             file.unlink(missing_ok=True)
             self._open()
 
@@ -65,18 +66,29 @@ class Register:
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        with self._lock:
+        with self._lock, self._told():
             self._sql.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self._sql.execute("COMMIT")
             except BaseException:
-                self._sql.execute("ROLLBACK")
+                if self._sql.in_transaction:
+                    self._sql.execute("ROLLBACK")
                 raise
-            self._sql.execute("COMMIT")
             self.changes += 1
 
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise BapsError(
+                f"What is known of the labels in the PACS cannot be kept ({error}). Make room on the disk of the "
+                f"cache. If that is no help, stop the server and delete {self._file.name} there."
+            ) from error
+
     def _all(self, question: str, *given: object) -> list[tuple]:  # type: ignore[type-arg]
-        with self._lock:
+        with self._lock, self._told():
             return self._sql.execute(question, given).fetchall()
 
     def next_sweep(self) -> int:
@@ -158,6 +170,11 @@ class Register:
             self._sql.execute(
                 "UPDATE segments SET image = ?, looked = ? WHERE instance = ?", (image, time.time(), instance)
             )
+
+    def image_of(self, instance: str) -> str:
+        """Return the image that an object belongs to, or "" if it is not there or was not looked for."""
+        found = self._all("SELECT image FROM segments WHERE instance = ? LIMIT 1", instance)
+        return str(found[0][0]) if found else ""
 
     def segments(self, image: str | None = None) -> Iterator[tuple[str, StoredSegment]]:
         """Yield the image and the segment of all that a person drew or confirmed, the newest first."""

@@ -11,7 +11,7 @@ from filelock import FileLock
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
-from baps.errors import BapsError, InputError
+from baps.errors import BapsError, InputError, NotFoundError
 from lib.pacs.client import pacs_answers, status_code
 from lib.pacs.stored_segments import stored_segments
 from lib.pacs.unsent import Unsent
@@ -110,18 +110,20 @@ class Outbox:
             return
         try:
             self._read_back(label)
-        except InputError as error:
-            self._unsent.set_aside(file)
-            logger.warning("The PACS has something else than a label that it took, which is kept as *.refused.")
-            if own:
-                raise BapsError(
-                    f"The PACS took the label, but it does not read back as it was sent. {error} It does not count as "
-                    f"a label; it is kept on this server too (as *.refused in {folder} of its cache). Ask who runs "
-                    "the PACS why, then submit again."
-                ) from error
-            return
         except BapsError as error:
-            if own or status_code(error) is None:
+            if isinstance(error, InputError) and not isinstance(error, NotFoundError):
+                self._unsent.set_aside(file)
+                logger.warning("The PACS has something else than a label that it took, which is kept as *.refused.")
+                if own:
+                    raise BapsError(
+                        f"The PACS took the label, but it does not read back as it was sent. {error} It does not count "
+                        f"as a label; it is kept on this server too (as *.refused in {folder} of its cache). Ask who "
+                        "runs the PACS why, then submit again."
+                    ) from error
+                return
+            logger.warning("A label that the PACS took waits to be read back (%s).", type(error).__name__)
+            # Without an answer the others would fare no better; an image that is not served is this one's alone.
+            if own or not (isinstance(error, NotFoundError) or status_code(error)):
                 raise BapsError(
                     f"The PACS took the label, but did not give it back to be checked. {error} The label is kept on "
                     f"this server (in {folder} of its cache), which sends and checks it again when the PACS answers. "
