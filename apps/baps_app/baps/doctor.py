@@ -338,7 +338,7 @@ def _answered(code: int, kind: str, content: bytes, served: PacsStudies, listed:
             Status.FAILED, f"no DICOMweb answer ({code}, {kind or 'of no type'})", f"{root} Else see the PACS's log."
         )
     if not modalities:
-        remedy = "Check the query in STUDIES, or send images to the PACS."
+        remedy = "Send images to the PACS" + (", or check the query in STUDIES." if served.filters else ".")
         return Finding(Status.WARNING, f"reachable, without series{listed}", remedy)
     shown = ", ".join(f"{count} {name}" for name, count in modalities.most_common())
     found = f"{len(modalities)} modalities in the first {modalities.total()} series: {shown}{listed}"
