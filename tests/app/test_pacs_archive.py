@@ -265,6 +265,9 @@ def test_a_label_that_the_pacs_changes_is_not_called_saved(pacs: _Pacs, tmp_path
         _submit(store, 0, tmp_path, _ball() & (np.indices((SIDE, SIDE, SLICES))[0] > 30))
     assert not isinstance(caught.value, InputError)
     assert [file.suffix for file in (tmp_path / "cache").rglob("unsent/*")] == [".refused"]
+    store.forget_list()
+    assert store.status()["completed"] == 0
+    assert store.get_labeled_images() == []
 
 
 def test_a_label_that_the_pacs_files_under_another_patient_is_not_called_saved(pacs: _Pacs, tmp_path: Path) -> None:

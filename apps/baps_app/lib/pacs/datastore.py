@@ -62,6 +62,9 @@ _TRIED_AT_ONCE = 5
 _TRIED_AGAIN = 600.0
 """Seconds after which an image is tried again of which the PACS does not say whether it has grown."""
 
+_MOST_DEPTHS = 256
+"""Images whose slices' places are remembered."""
+
 _MOST_UNUSABLE = 1000
 """Images that are told of as unusable."""
 
@@ -89,6 +92,7 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         self._list = SeriesList(client, studies, worklist)
         self._unusable: dict[str, tuple[str, str, float]] = {}
         self._fetching = [threading.Lock() for _ in range(_FETCHED_AT_ONCE)]
+        self._known_depths: dict[tuple[str, str], NDArray[np.float64]] = {}
         self._looking: threading.Thread | None = None
         self._look_failed: BapsError | None = None
         super().__init__(client=client, search_filter={}, cache_path=cache)
@@ -301,6 +305,19 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         series = self._found(image_id)
         return fetch_headers(self._client, series.study, series.uid, self.patient(image_id))
 
+    def _depths(self, image_id: str, image: Volume, headers: Sequence[Dataset] | None = None) -> NDArray[np.float64]:
+        """How far along the normal the slices of an image lie, see ``slice_depths``; its headers are asked for once."""
+        key = image_id, self._reader(image_id)
+        if key not in self._known_depths:
+            while len(self._known_depths) >= _MOST_DEPTHS:
+                self._known_depths.pop(next(iter(self._known_depths)), None)
+            self._known_depths[key] = slice_depths(headers or self._headers(image_id), image)
+        return self._known_depths[key]
+
+    def _reader(self, image_id: str) -> str:
+        """What labels of an image are read with: an image that has grown is another one."""
+        return self._found(image_id).count or "all"
+
     # Labels.
 
     def organ(self, image_id: str, segments: Sequence[StoredSegment]) -> OrganLabel:
@@ -323,7 +340,7 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         """One segment. What cannot be read is remembered: it does not count, and is not fetched again."""
         image = Path(self.get_image_uri(image_id))
         # An object never changes; its image does while it is still being sent.
-        reader = self._found(image_id).count or "all"
+        reader = self._reader(image_id)
         folder = Path(self._datastore_path) / "segments" / f"{segment.instance}-{reader}"
         if stored is None and (reason := self._labels.register.reason(segment, reader)):
             raise InputError(reason)
@@ -333,7 +350,7 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
             if not folder.exists():
                 dataset = stored or fetch_object(self._client, segment.study, segment.series, segment.instance)
                 volume = read_volume(image)
-                keep_segments(folder, dataset, volume, slice_depths(self._headers(image_id), volume))
+                keep_segments(folder, dataset, volume, self._depths(image_id, volume))
             found = kept_segment(folder, segment.name)
         except OSError as error:
             raise _disk_full(error) from error
@@ -399,7 +416,7 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         when = max([now, *(made.astimezone() + timedelta(seconds=1) for made in earlier)])
         sources = self._headers(image_id)
         made = write_segmentation(sources, image, masks, slices, when, info.author, bool(info.model))
-        depths = slice_depths(sources, image)
+        depths = self._depths(image_id, image, sources)
         self._outbox.send(self._outbox.keep(made, lambda label: check_same_masks(label, masks, image, depths)))
         return image_id
 
@@ -418,12 +435,16 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         self._labels.register.add(segments, counts=False)
         self._labels.register.set_image(first.instance, image_id)
         stored = fetch_object(self._client, first.study, first.series, first.instance, stored_now=True)
-        check_same_owner(label, stored)
         image = read_volume(Path(self.get_image_uri(image_id)))
-        masks = {
-            segment.name: read_labels(self._organ(image_id, segment, stored).file, image) > 0 for segment in segments
-        }
-        check_same_masks(label, masks, image, slice_depths(self._headers(image_id), image))
+        try:
+            check_same_owner(label, stored)
+            self._organ(image_id, first, stored)
+            masks = {one.name: read_labels(self._organ(image_id, one).file, image) > 0 for one in segments}
+            check_same_masks(label, masks, image, self._depths(image_id, image))
+        except InputError as error:
+            for segment in segments:
+                self._labels.register.note(segment, self._reader(image_id), str(error))
+            raise
 
     def get_label_by_image_id(self, image_id: str, tag: str) -> str:
         """Return the image's own name where it has a label."""
