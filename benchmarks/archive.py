@@ -10,7 +10,7 @@ clicks on the same series in a folder. It prints a table and writes ``benchmarks
 * ``folder_click_overhead_ms_p50``: the same of the series in a folder.
 * ``pacs_requests_per_click``: of clicks after a pause, the most that one led to, counted by the PACS and with what the
   server asks in the background; ``..._in_a_row`` is the mean of clicks without pauses.
-* ``rss_mb_start``, ``rss_mb_end``: memory of the server after the first click, and after everything.
+* ``rss_mb_start``, ``rss_mb_end``: memory of the server after a click and some next samples, and after everything.
 * ``rss_growth_mb_1000_series``: what it grew by where the PACS has 1,000 series.
 
 Run it with nothing else on the machine.
@@ -103,6 +103,9 @@ def measure(series: int, clicks: int, pauses: int, samples: int, folder: Path) -
         begun = time.perf_counter()
         client.click(image, 32, 32, SLICES // 2)
         first = time.perf_counter() - begun
+        theirs, saves, nexts = MONAILabelClient(address, tmpdir=str(folder)), [], []
+        for _ in range(samples):  # What is made at the first use of everything is no growth.
+            theirs.next_sample("random", {})
         time.sleep(5)  # What was begun in the background is done.
         start, before = _rss_mb(process), asked(pacs)
         in_a_row = click_in_a_row(client, image, clicks)
@@ -114,7 +117,6 @@ def measure(series: int, clicks: int, pauses: int, samples: int, folder: Path) -
             paused.add(client.click(image, 25 + number, 32, SLICES // 2))
             time.sleep(2)
             each.append(asked(pacs) - before)
-        theirs, saves, nexts = MONAILabelClient(address, tmpdir=str(folder)), [], []
         for number in range(5):
             begun = time.perf_counter()
             info = {"label_info": [{"name": "ball", "idx": 1}]}
