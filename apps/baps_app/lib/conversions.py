@@ -14,6 +14,9 @@ from baps.replacing import replacing
 FOLDER = ".converted"
 _INDEX = "volumes.json"
 
+VOLUME = "-volume"
+"""What stands between the name of a source and the number of a volume in the name of an image."""
+
 _VERSION = "2"
 """Of where voxels are put: what another version converted is converted again."""
 
@@ -109,7 +112,13 @@ class Conversions:
 
 def volume_id(stem: str, number: int) -> str:
     """The name of the image that is one volume of several."""
-    return f"{stem}-volume{number}"
+    return f"{stem}{VOLUME}{number}"
+
+
+def volume_number(image_id: str) -> int | None:
+    """The number of the volume that an image is, from its name; None of an image that is all of its source."""
+    number = image_id.partition(VOLUME)[2]
+    return int(number) if number.isdecimal() else None
 
 
 def several_images(image_id: str, titles: Sequence[str]) -> InputError:

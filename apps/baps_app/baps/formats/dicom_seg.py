@@ -84,17 +84,18 @@ def segments_said(dataset: Dataset) -> dict[int, tuple[str, bool]]:
     }
 
 
-def slice_depths(headers: Sequence[Dataset], image: Volume) -> NDArray[np.float64]:
+def slice_depths(headers: Sequence[Dataset], image: Volume, number: int | None = None) -> NDArray[np.float64]:
     """How far along the normal each slice lies, mm, in the order of K; the step between slices may vary a little.
 
     Args:
         headers: of the images of a series, one a slice, or one multi-frame image; in any order.
         image: the volume that they make.
+        number: of the volume, from 1, where they make several.
 
     Raises:
         InputError: if they do not make it, or say nothing of where they lie.
     """
-    stack = find_stack(headers, image)
+    stack = find_stack(headers, image, number)
     return np.array([frame.position for frame in stack.frames]) @ stack.frames[0].normal
 
 
@@ -124,6 +125,27 @@ def source_frames(headers: Sequence[Dataset], image: Volume) -> dict[int, tuple[
         affine[:3, 3] -= affine[:3, :2] @ offset
         found[k] = headers[frame.source], frame.index + 1, affine
     return found
+
+
+def source_references(dataset: Dataset) -> set[tuple[str, int]]:
+    """Read which images a SEG was drawn on: SOPInstanceUIDs, and numbers of frames from 1 on (0 of images of one)."""
+    return {
+        (str(source.ReferencedSOPInstanceUID), int(frame))
+        for group in dataset.get("PerFrameFunctionalGroupsSequence") or []
+        for derivation in group.get("DerivationImageSequence") or []
+        for source in derivation.get("SourceImageSequence") or []
+        for frame in np.atleast_1d(source.get("ReferencedFrameNumber") or 0)
+    }
+
+
+def stack_references(headers: Sequence[Dataset], image: Volume, number: int) -> set[tuple[str, int]]:
+    """Find the images that a volume of several was read from, in the form of ``source_references``.
+
+    Args:
+        headers, image, number: as in ``slice_depths``.
+    """
+    frames = find_stack(headers, image, number).frames
+    return {(str(headers[one.source].SOPInstanceUID), one.index + 1 if one.count > 1 else 0) for one in frames}
 
 
 def read_segmentation(dataset: Dataset, image: Volume, depths: NDArray[np.float64] | None = None) -> Iterator[Segment]:
@@ -209,6 +231,7 @@ def write_segmentation(
     when: datetime,
     author: str = "",
     by_model: bool = False,
+    number: int | None = None,
 ) -> Dataset:
     """A SEG with one segment for each mask, in a new series of the same study.
 
@@ -221,6 +244,7 @@ def write_segmentation(
         when: the time that it says it was made at, with a time zone.
         author: who stands by it.
         by_model: whether a model made the masks, and a person confirmed them.
+        number: of the volume, from 1, where the images make several.
 
     What is malformed in the headers is left out. Patient and study are taken over exactly. Where the images name no
     frame of reference, the SEG gets one that is always the same for the series.
@@ -230,7 +254,7 @@ def write_segmentation(
             something is marked where the slices of a straightened volume have no pixels.
     """
     _check_names(masks)
-    stack = find_stack(sources, image)
+    stack = find_stack(sources, image, number)
     sources = _complete(sources, image)
     shown = {name: slices[name] | set(np.flatnonzero(mask.any((0, 1))).tolist()) for name, mask in masks.items()}
     same = len(set(map(frozenset, shown.values()))) == 1

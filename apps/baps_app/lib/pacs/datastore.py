@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -29,14 +29,15 @@ from pydicom.dataset import Dataset
 
 from baps.collected import notes
 from baps.errors import BapsError, InputError, NotFoundError, StorageError
-from baps.formats import read_label_map, read_labels, read_patient, read_volume, write_nifti
-from baps.formats.dicom_seg import slice_depths, write_segmentation
+from baps.formats import read_dicom, read_label_map, read_labels, read_patient, read_volume, read_volumes, write_nifti
+from baps.formats.dicom_seg import slice_depths, source_references, stack_references, write_segmentation
 from baps.label_map import LabelMap
 from baps.pacs_login import Login, read_login
 from baps.pacs_studies import PacsStudies, Worklist, read_pacs_studies
 from baps.replacing import replacing
 from baps.volume import Volume
 from lib.candidates import Candidates
+from lib.conversions import several_images, volume_id, volume_number
 from lib.label_info import LabelInfo, name_values, read_label_info
 from lib.pacs.client import connect, pacs_answers
 from lib.pacs.exported import exported_objects
@@ -65,6 +66,9 @@ _TRIED_AGAIN = 600.0
 
 _MOST_DEPTHS = 256
 """Images whose slices' places are remembered."""
+
+_CONVERTED = 2
+"""A version of where voxels are put: what another one converted is fetched again."""
 
 _MOST_UNUSABLE = 1000
 """Images that are told of as unusable."""
@@ -98,7 +102,7 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         self._look_failed: BapsError | None = None
         super().__init__(client=client, search_filter={}, cache_path=cache)
         register = Register(Path(self._datastore_path) / "labels.sqlite", repr(sorted(studies.filters.items())))
-        self._labels = LabelIndex(client, studies, self._list, register)
+        self._labels = LabelIndex(client, studies, self._list, register, self._image_of_label)
         self._outbox = Outbox(Path(self._datastore_path) / "unsent", client, self._read_back, self.saving)
         self.history.repair()
 
@@ -112,11 +116,24 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
     def has_image(self, image_id: str) -> bool:
         """Return whether the PACS has an image that is served; the PACS is asked for this one series."""
         found = self._list.find(series_of(image_id))
-        return found is not None and found.is_image
+        volumes = self._volumes(series_of(image_id))
+        return found is not None and found.is_image and (image_id in volumes if volumes else image_id == found.uid)
 
     def list_images(self) -> list[str]:
         """Return the series that are images: all of them, page by page. Requests of viewers do without."""
-        return list(dict.fromkeys(one.uid for page in self._list.pages() for one in page if one.is_image))
+        series = dict.fromkeys(one.uid for page in self._list.pages() for one in page if one.is_image)
+        return [image for uid in series for image in self._images(uid)]
+
+    def _volumes(self, uid: str) -> list[str]:
+        """The images that a series turned out to be, if they are several."""
+        known, found = self._datastore.objects, list[str]()
+        while volume_id(uid, len(found) + 1) in known:
+            found.append(volume_id(uid, len(found) + 1))
+        return found
+
+    def _images(self, uid: str) -> list[str]:
+        """The images of a series, as far as is known."""
+        return self._volumes(uid) or [uid]
 
     def candidates(self, at_random: bool, least: int = 1) -> Candidates:
         """Return images without a label that can be used, from as few pages of the PACS as will do.
@@ -132,9 +149,10 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         start = random.randrange(places) if at_random and places and not whole else 0  # noqa: S311 (no secret)
         found: dict[str, None] = {}
         for page in self._list.pages(start):
-            images = [one for one in page if one.is_image and not self._is_unusable(one)]
-            labelled = self._labels.register.labelled_among([one.uid for one in images])
-            found |= dict.fromkeys(one.uid for one in images if one.uid not in labelled)
+            usable = [one.uid for one in page if one.is_image and not self._is_unusable(one)]
+            images = [image for uid in usable for image in self._images(uid)]
+            labelled = self._labels.register.labelled_among(images)
+            found |= dict.fromkeys(image for image in images if image not in labelled)
             if len(found) >= least and not whole:
                 break
         return Candidates(list(found), None if whole else total)
@@ -148,10 +166,12 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         """Return the others, but for those that turned out to be no volume: all of them, page by page."""
         labelled = set(self.get_labeled_images())
         return [
-            one.uid
+            image
             for page in self._list.pages()
             for one in page
-            if one.is_image and one.uid not in labelled and not self._is_unusable(one)
+            if one.is_image and not self._is_unusable(one)
+            for image in self._images(one.uid)
+            if image not in labelled
         ]
 
     def newest_segments(self, image_id: str | None = None) -> dict[str, dict[str, list[StoredSegment]]]:
@@ -244,6 +264,8 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         # It grows while the series is still being sent.
         if self._is_fetched(series, target):
             return str(target)
+        if image_id == series.uid and (volumes := self._volumes(series.uid)):
+            raise several_images(image_id, [str(self.get_image_info(one).get("volume", "")) for one in volumes])
         if self._is_unusable(series):
             raise InputError(self._unusable[image_id][1])
         try:
@@ -252,6 +274,8 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
                 if not self._is_fetched(series, target):  # By another thread meanwhile.
                     self._fetch(series, folder, target)
         except InputError as error:
+            if self._volumes(series.uid):
+                raise
             while len(self._unusable) >= _MOST_UNUSABLE:
                 self._unusable.pop(next(iter(self._unusable)))
             self._unusable[image_id] = series.count, str(error), time.monotonic()
@@ -272,7 +296,8 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
 
     def _is_fetched(self, series: Series, target: Path) -> bool:
         info = self.get_image_info(target.name.removesuffix(".nii.gz"))
-        return target.exists() and str(info.get("instances", series.count)) == series.count
+        same = str(info.get("instances", series.count)) == series.count and info.get("converted") == _CONVERTED
+        return target.exists() and same
 
     def _is_unusable(self, series: Series) -> bool:
         count, _, when = self._unusable.get(series.uid, (None, "", 0.0))
@@ -285,16 +310,28 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
             fetched, whole = Path(parts) / "The series", Path(parts) / "volume.nii.gz"
             fetched.mkdir()
             fetch_series(self._client, series, fetched)
-            write_nifti(whole, read_volume(fetched))
             info: dict[str, Any] = dict(series.shown)
-            info |= {"SeriesInstanceUID": series.uid, "ts": int(time.time()), "name": target.name}
-            info["instances"] = series.count
+            info |= {"SeriesInstanceUID": series.uid, "instances": series.count, "converted": _CONVERTED}
             info["PatientID"] = read_patient(fetched) or info["PatientID"]  # Not every PACS lists it.
-            with FileLock(self._lock_file):
-                whole.replace(target)
-                image_id = target.name.removesuffix(".nii.gz")
-                self._datastore.objects[image_id] = ImageLabelModel(image=DataModel(info=info, ext=".nii.gz"))
-                self._update_datastore_file(lock=False)
+            titles = read_volumes(fetched)
+            if len(titles) == 1:
+                write_nifti(whole, read_volume(fetched))
+                self._keep_image(series.uid, whole, info)
+                return
+            for number, title in enumerate(titles, start=1):
+                write_nifti(whole, read_dicom(fetched, number))
+                self._keep_image(volume_id(series.uid, number), whole, {**info, "volume": title})
+        if not target.exists():
+            raise several_images(series.uid, titles)
+
+    def _keep_image(self, image_id: str, whole: Path, info: Mapping[str, Any]) -> None:
+        """Give a converted volume its name, and list it."""
+        target = whole.parents[1] / f"{image_id}.nii.gz"
+        listed = DataModel(info={**info, "ts": int(time.time()), "name": target.name}, ext=".nii.gz")
+        with FileLock(self._lock_file):
+            whole.replace(target)
+            self._datastore.objects[image_id] = ImageLabelModel(image=listed)
+            self._update_datastore_file(lock=False)
 
     def patient(self, image_id: str) -> str | None:
         """Return the PatientID of an image that was fetched."""
@@ -312,7 +349,7 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         if key not in self._known_depths:
             while len(self._known_depths) >= _MOST_DEPTHS:
                 self._known_depths.pop(next(iter(self._known_depths)), None)
-            self._known_depths[key] = slice_depths(headers or self._headers(image_id), image)
+            self._known_depths[key] = slice_depths(headers or self._headers(image_id), image, volume_number(image_id))
         return self._known_depths[key]
 
     def _reader(self, image_id: str) -> str:
@@ -414,7 +451,8 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         # A clock that runs ahead, the browser's say, must not hide what is saved now.
         when = max([now, *(made.astimezone() + timedelta(seconds=1) for made in earlier)])
         sources = self._headers(image_id)
-        made = write_segmentation(sources, image, masks, slices, when, info.author, bool(info.model))
+        number = volume_number(image_id)
+        made = write_segmentation(sources, image, masks, slices, when, info.author, bool(info.model), number)
         depths = self._depths(image_id, image, sources)
         self._outbox.send(self._outbox.keep(made, lambda label: check_same_masks(label, masks, image, depths)))
         return image_id
@@ -430,7 +468,7 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         if not segments:
             raise InputError("Its header does not say what it belongs to (ReferencedSeriesSequence).")
         first = segments[0]
-        image_id = first.images[0]
+        image_id = self._image_of_label(first.images[0], lambda: label)
         self._labels.register.add(segments, counts=False)
         self._labels.register.set_image(first.instance, image_id)
         stored = fetch_object(self._client, first.study, first.series, first.instance, stored_now=True)
@@ -444,6 +482,18 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
             for segment in segments:
                 self._labels.register.note(segment, self._reader(image_id), str(error))
             raise
+
+    def _image_of_label(self, uid: str, fetch_label: Callable[[], Dataset]) -> str:
+        """The image that a label object belongs to: a series, or the volume of it whose frames the label refers to."""
+        volumes = self._volumes(uid)
+        if not volumes:
+            return uid
+        headers, referred = self._headers(uid), source_references(fetch_label())
+        held = [
+            len(referred & stack_references(headers, read_volume(Path(self.get_image_uri(image))), number))
+            for number, image in enumerate(volumes, start=1)
+        ]
+        return volumes[int(np.argmax(held))] if any(held) else uid
 
     def get_label_by_image_id(self, image_id: str, tag: str) -> str:
         """Return the image's own name where it has a label."""

@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from dicomweb_client import DICOMwebClient
+from pydicom.dataset import Dataset
 
 from baps.errors import BapsError
 from baps.pacs_studies import PacsStudies, json_values
 from lib.pacs.client import pacs_answers, status_code
-from lib.pacs.fetching import fetch_headers
+from lib.pacs.fetching import fetch_headers, fetch_object
 from lib.pacs.register import Register
 from lib.pacs.series import FRESH, SHORT_PAGE, SeriesList, is_uid
 from lib.pacs.stored_segments import StoredSegment, stored_segments
@@ -37,9 +39,18 @@ class LabelIndex:
         studies: the query; what it says of studies holds for labels too.
         images: the series that are served.
         register: what is known.
+        which_volume: tells the image that a label belongs to, of a series and of what fetches the label.
     """
 
-    def __init__(self, client: DICOMwebClient, studies: PacsStudies, images: SeriesList, register: Register) -> None:
+    def __init__(
+        self,
+        client: DICOMwebClient,
+        studies: PacsStudies,
+        images: SeriesList,
+        register: Register,
+        which_volume: Callable[[str, Callable[[], Dataset]], str],
+    ) -> None:
+        self._which_volume = which_volume
         self._client, self._filters, self._images = client, {**studies.study_filters, "Modality": "SEG"}, images
         self.register = register
         self._looking = threading.Lock()
@@ -96,9 +107,12 @@ class LabelIndex:
 
     def find_images(self) -> None:
         """Look for the images that new labels refer to."""
-        for instance, _, images in self.register.without_image():
-            found = (image for image in images if (series := self._images.find(image)) and series.is_image)
-            self.register.set_image(instance, next(found, ""))
+        for instance, study, series, images in self.register.without_image():
+            found = (image for image in images if (one := self._images.find(image)) and one.is_image)
+            image = next(found, "")
+            if image:
+                image = self._which_volume(image, partial(fetch_object, self._client, study, series, instance))
+            self.register.set_image(instance, image)
 
     def _pages(self, study: str | None) -> Iterator[list[tuple[str, str, str]]]:
         """Study, UID and number of objects of each series of labels, page by page."""

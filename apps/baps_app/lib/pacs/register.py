@@ -156,13 +156,13 @@ class Register:
             self._sql.execute(f"DELETE FROM segments WHERE series IN ({gone})", (sweep, study, study))  # noqa: S608
             self._sql.execute(f"DELETE FROM series WHERE uid IN ({gone})", (sweep, study, study))  # noqa: S608
 
-    def without_image(self) -> list[tuple[str, str, tuple[str, ...]]]:
-        """Return instance, study and referenced series of the objects whose image is to be looked for."""
+    def without_image(self) -> list[tuple[str, str, str, tuple[str, ...]]]:
+        """Return instance, study, series and referenced series of the objects whose image is to be looked for."""
         found = self._all(
-            "SELECT DISTINCT instance, study, images FROM segments WHERE image = '' AND looked < ?",
+            "SELECT DISTINCT instance, study, series, images FROM segments WHERE image = '' AND looked < ?",
             time.time() - _LOOK_AGAIN,
         )
-        return [(instance, study, tuple(json.loads(images))) for instance, study, images in found]
+        return [(instance, study, series, tuple(json.loads(images))) for instance, study, series, images in found]
 
     def set_image(self, instance: str, image: str) -> None:
         """Note which image an object belongs to, or "" for none that is there."""

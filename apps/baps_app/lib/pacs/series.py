@@ -14,6 +14,7 @@ from dicomweb_client import DICOMwebClient
 
 from baps.errors import BapsError
 from baps.pacs_studies import PacsStudies, Worklist, json_values
+from lib.conversions import VOLUME
 from lib.pacs.client import pacs_answers, status_code
 
 NO_IMAGES = frozenset(
@@ -75,8 +76,8 @@ class Series:
 
 
 def series_of(image_id: str) -> str:
-    """Return the SeriesInstanceUID of an image of the datastore: its name."""
-    return image_id
+    """Return the SeriesInstanceUID of an image of the datastore: its name, without the number of a volume."""
+    return image_id.partition(VOLUME)[0]
 
 
 def is_uid(text: str) -> bool:
