@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from monailabel.interfaces.datastore import Datastore
 
 from baps.errors import InputError
+from lib.conversions import SeveralImagesError
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ def first_usable(images: Iterable[str], datastore: Datastore) -> str | None:
             if datastore.get_image_uri(image):
                 return image
             continue  # It is gone.
+        except SeveralImagesError as error:
+            return first_usable(error.images, datastore)
         except InputError as error:
             logger.warning("Next Sample passed over an image that cannot be used.")
             tried += 1
