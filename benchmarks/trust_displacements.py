@@ -83,7 +83,8 @@ def draw_slices(random: np.random.Generator) -> tuple[list[Slice], list[str]]:
             marks += (("EchoTime", 10.0 * (1 + repeat)),)
         for k in range(count):
             number = repeat * count + k
-            values = 1 + number * _ROWS * _COLUMNS + np.arange(_ROWS * _COLUMNS).reshape(_ROWS, _COLUMNS)
+            # Odd, so that no two are the same when they are halved or doubled.
+            values = 1 + 2 * (number * _ROWS * _COLUMNS + np.arange(_ROWS * _COLUMNS).reshape(_ROWS, _COLUMNS))
             direction = along if repeat == 0 or "stacks" not in changes else np.cross(turned[0], turned[1])
             position = origin + k * step * direction
             slices.append(Slice(values.astype(np.int16), position, turned[:2], spacing, 1.0, marks))
