@@ -1,4 +1,4 @@
-# make demo | make test | make serve STUDIES=<folder or DICOMweb URL> | make pacs | make bench-adapt [QUICK=1] | make bench-clicks | make bench-organs | make bench-fseft [QUICK=1] | make bench-trust [SOAK=minutes] | make lint | make advisories | make sbom | make clean
+# make demo | make test | make serve STUDIES=<folder or DICOMweb URL> | make pacs | make bench-adapt [QUICK=1] | make bench-clicks | make bench-organs | make bench-fseft [QUICK=1] | make bench-trust [SOAK=minutes] | make bench-archive | make lint | make advisories | make sbom | make clean
 SHELL := /bin/sh
 STUDIES ?=
 HOST ?= 127.0.0.1
@@ -10,6 +10,7 @@ WEIGHTS ?=
 REMOTE ?=
 ADAPTERS ?=
 USERS ?=
+WORKLIST ?=
 CONFIG ?=
 ROOT_PATH ?=
 
@@ -17,7 +18,7 @@ PY := .venv/bin/python
 # torch comes first: sam2, which MONAI Label needs, asks for it while it is built. It has no GPU code that we use.
 PIP := SAM2_BUILD_CUDA=0 PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) -m pip install -c constraints.txt
 
-.PHONY: help demo test serve pacs bench-adapt bench-clicks bench-organs bench-fseft bench-throughput bench-trust lint advisories sbom sample-data clean
+.PHONY: help demo test serve pacs bench-adapt bench-clicks bench-organs bench-fseft bench-throughput bench-trust bench-archive lint advisories sbom sample-data clean
 
 help:
 	@sed -n 1p Makefile
@@ -50,7 +51,7 @@ serve: .venv/installed
 	  echo "Say which images: make serve STUDIES=<folder or DICOMweb URL> [PORT=8000] [LABELS=liver,spleen]"; exit 1; fi
 	@exec .venv/bin/baps serve "$(STUDIES)" --host "$(HOST)" --port "$(PORT)" --labels "$(LABELS)" \
 	  --black-box "$(BLACK_BOX)" --weights "$(WEIGHTS)" --remote "$(REMOTE)" --adapters "$(ADAPTERS)" \
-	  --users "$(USERS)" --config "$(CONFIG)" --root-path "$(ROOT_PATH)"
+	  --users "$(USERS)" --worklist "$(WORKLIST)" --config "$(CONFIG)" --root-path "$(ROOT_PATH)"
 
 pacs: .venv/installed
 	@exec $(PY) demo/pacs.py --port $(PORT)
@@ -75,6 +76,10 @@ bench-throughput: .venv/installed
 # Half an hour; SOAK=60 soaks for an hour instead of three minutes.
 bench-trust: .venv/installed
 	@$(PY) benchmarks/trust.py --publish $(if $(SOAK),--soak $(SOAK))
+
+# A stand-in PACS of 100,000 series; ten minutes.
+bench-archive: .venv/installed
+	@$(PY) benchmarks/archive.py
 
 lint: .venv/installed
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy

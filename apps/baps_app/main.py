@@ -18,7 +18,6 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
-from monailabel.tasks.activelearning.first import First
 from numpy.typing import NDArray
 
 import lib.saving
@@ -35,6 +34,7 @@ from baps.store import AdapterStore
 from baps.volume import Volume
 from lib.activelearning.chance import Chance
 from lib.activelearning.disagreement import Disagreement
+from lib.activelearning.first import First
 from lib.discreet_logs import be_discreet
 from lib.infers.organs import OrgansInfer
 from lib.infers.prompted import PromptedInfer
@@ -92,7 +92,7 @@ class BapsApp(MONAILabelApp):
         if self.remote:
             if settings.MONAI_LABEL_DATASTORE or "googleapis.com" in self.studies:
                 return super().init_datastore()
-            return open_pacs(self.studies.strip().rstrip("/"), read_login(self.site.pacs_login))
+            return open_pacs(self.studies, read_login(self.site.pacs_login), self.site.worklist)
         reload, read_only = settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD, settings.MONAI_LABEL_DATASTORE_READ_ONLY
         if not can_write(self.studies):
             return ReadOnlyStudies(self.studies, reload)

@@ -22,12 +22,13 @@ from typing import Any
 
 os.environ["BAPS_SERVING"] = "protected"
 
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from monailabel.app import app as _host
 from monailabel.config import settings as _host_settings
 from monailabel.interfaces.exception import MONAILabelException
 from monailabel.utils.async_tasks.utils import stop_background_task
+from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from baps.errors import BapsError

@@ -18,6 +18,9 @@ class _Images:
     def get_unlabeled_images(self) -> list[str]:
         return list(self.ago)
 
+    def get_image_uri(self, image: str) -> str:
+        return f"{image}.nii.gz"
+
     def get_image_info(self, image: str) -> dict[str, Any]:
         ago = self.ago[image]
         return {} if ago is None else {"strategy": {"random": {"ts": int(time.time() - ago)}}}

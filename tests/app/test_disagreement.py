@@ -156,7 +156,8 @@ def test_a_volume_that_could_not_be_had_is_tried_again(
         raise BapsError("The PACS cannot be reached.")
 
     monkeypatch.setattr(ward.studies, "get_image_uri", away)
-    assert "disagreement" not in ward.propose(strategy)
+    with pytest.raises(BapsError, match="cannot be reached"):
+        ward.propose(strategy)
     monkeypatch.setattr(ward.studies, "get_image_uri", there)
     assert ward.propose(strategy)["id"] == "2"
 

@@ -267,7 +267,7 @@ def test_a_pacs_that_is_down(cache: Path) -> None:
 
 
 def test_a_pacs_that_is_slow(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lib.pacs._TIMEOUT", (1.0, 0.3))
+    monkeypatch.setattr("lib.pacs.client._TIMEOUT", (1.0, 0.3))
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
         deaf.listen()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from monailabel.client.client import MONAILabelClientException
 from monailabel.config import settings
 
 from baps.errors import StorageError
+from lib.labelled import labelled_cases
 from lib.read_only import ReadOnlyStudies
 from lib.studies import StudiesDatastore
 from server import ROOT, running_server
@@ -178,6 +180,9 @@ def test_what_is_known_of_labels_is_kept_at_each_start(tmp_path: Path, monkeypat
         served.update_image_info("ct_02", {"strategy": {"random": {"ts": 1}}})
         with pytest.raises(StorageError, match="so the label was not saved"):
             served.save_label("ct_02", str(label), "final", {})
+        cases, left_out = labelled_cases(served, {"spleen": 2}, {})
+        assert [case.labels for case in cases["spleen"]] == [studies / "labels" / "final" / "ct_01.nii.gz"]
+        assert not left_out
     assert contents(studies) == before
     (studies / "labels" / "draft").mkdir()
     shutil.copy(label, studies / "labels" / "draft")
@@ -192,3 +197,34 @@ def test_a_cache_that_cannot_be_written_to_is_done_without(tmp_path: Path, monke
     shutil.copy(SAMPLES / "images" / "ct_01.nii.gz", tmp_path / "studies")
     assert list(ReadOnlyStudies(str(tmp_path / "studies"), False).list_images()) == ["ct_01"]
     assert list(tmp_path.glob("baps-studies-*/datastore_v2.json"))
+
+
+@pytest.mark.slow
+def test_a_full_disk_for_temporary_files_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uploads and answers pass through them."""
+    studies, temporary = tmp_path / "studies", tmp_path / "tmp"
+    studies.mkdir()
+    temporary.mkdir()
+    shutil.copy(SAMPLES / "images" / "ct_01.nii.gz", studies)
+    big = tmp_path / "big.nii.gz"
+    big.write_bytes(bytes(4 << 20))  # More than is held in memory.
+    with mounted(temporary, "-t", "tmpfs", "-o", "size=1m", "tmpfs"):
+        monkeypatch.setenv("TMPDIR", str(temporary))
+        monkeypatch.setenv("MONAI_LABEL_SESSION_PATH", str(temporary / "sessions"))
+        with running_server(studies, tmp_path / "server.log", {**SETTINGS, "adapters": str(tmp_path / "a")}) as found:
+            (temporary / "filling").write_bytes(bytes(shutil.disk_usage(temporary).free))
+            params = json.dumps({"foreground": [spleen_click("ct_01")], "result_compress": False})
+            for method, path, sent in (
+                ("PUT", "/datastore/image?image=new", {"files": {"file": ("a.nii.gz", big.read_bytes())}}),
+                ("PUT", "/datastore/label?image=ct_01", {"files": {"label": ("a.nii.gz", big.read_bytes())}}),
+                ("PUT", "/session/", {"files": {"files": ("a.nii.gz", big.read_bytes())}}),
+                ("POST", "/infer/baps?image=ct_01&output=image", {"data": {"params": params}}),
+            ):
+                reply = requests.request(method, found[0] + path, timeout=60, **sent)
+                assert reply.status_code == 507, (path, reply.status_code, reply.text)
+                assert "(No space left on device)" in reply.json()["detail"]
+            assert requests.get(f"{found[0]}/info/", timeout=60).ok
+            (temporary / "filling").unlink()
+            reply = requests.post(f"{found[0]}/infer/baps?image=ct_01", data={"params": params}, timeout=60)
+            assert reply.ok
+    assert [path.name for path in studies.glob("*.nii.gz")] == ["ct_01.nii.gz"]

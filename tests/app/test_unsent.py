@@ -166,11 +166,14 @@ def test_a_label_that_the_pacs_refuses_is_kept_and_holds_up_no_other(
         patched.setattr(store._client, "store_instances", lambda _: refused)
         with pytest.raises(BapsError, match=r"did not take the label.*as \*.refused"):
             _submit(store, series, "spleen", tmp_path)
-        reason.FailureReason = 0x0111  # It has the same one: its answer to the first attempt was lost.
+    send = store._client.store_instances
+    reason.FailureReason = 0x0111  # It has the same one: its answer to the first attempt was lost.
+    with monkeypatch.context() as patched:
+        patched.setattr(store._client, "store_instances", lambda labels: (send(labels), refused)[1])
         _submit(store, series, "spleen", tmp_path)
     _submit(store, series, "liver", tmp_path)
     assert [file.suffix for file in (tmp_path / "cache").rglob("unsent/*")] == [".refused"]
-    assert len(_labels(way)) == 1
+    assert len(_labels(way)) == 2
 
 
 def test_a_label_that_the_pacs_stumbles_over_holds_up_no_other(

@@ -89,6 +89,20 @@ def test_a_pacs_says_what_it_holds(fake_pacs: FakePacs) -> None:
     assert account == ""
 
 
+def test_a_query_is_sent_and_a_pacs_that_ignores_it_is_told_of(fake_pacs: FakePacs, tmp_path: Path) -> None:
+    fake_pacs.answer = (200, "application/dicom+json", _series("CT", "MR", "CT"))
+    (tmp_path / "worklist").write_text("1.2.3\n1.2.4\n")
+    found = doctor.pacs(f"{fake_pacs.url}/?Modality=CT", None, tmp_path / "worklist")
+    assert fake_pacs.asked[0][0] == "/dicom-web/series?limit=100&Modality=CT"
+    assert found.status is WARNING
+    assert "1 do not match STUDIES" in found.found
+    assert "worklist has 2 studies" in found.found
+    fake_pacs.answer = (200, "application/dicom+json", _series("CT", "CT"))
+    assert doctor.pacs(f"{fake_pacs.url}?Modality=CT").status is OK
+    with pytest.raises(InputError, match="'Modalty'"):
+        doctor.pacs(f"{fake_pacs.url}?Modalty=CT")
+
+
 def test_the_account_is_taken_from_the_environment(fake_pacs: FakePacs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MONAI_LABEL_DICOMWEB_USERNAME", "reader")
     monkeypatch.setenv("MONAI_LABEL_DICOMWEB_PASSWORD", "geheim")

@@ -72,9 +72,9 @@ def _pair(folder: Path) -> Path:
 def _metaimage(folder: Path, sizes: str = "4096 4096 512", zeros: int = 1 << 20) -> Path:
     packer = zlib.compressobj(9)
     packed = b"".join(packer.compress(bytes(1 << 20)) for _ in range(zeros >> 20)) + packer.flush()
-    header = f"NDims = 3\nCompressedData = True\nDimSize = {sizes}\nElementType = MET_UCHAR\nElementDataFile = LOCAL\n"
+    header = f"NDims = 3\nDimSize = {sizes}\nCompressedData = True\nCompressedDataSize = {len(packed)}\n"
     path = folder / "bomb.mha"
-    path.write_bytes(header.encode() + packed)
+    path.write_bytes(header.encode() + b"ElementType = MET_UCHAR\nElementDataFile = LOCAL\n" + packed)
     return path
 
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from .errors import BapsError
 from .pacs_login import ACCOUNT, read_login
+from .pacs_studies import PacsStudies, Worklist, read_pacs_studies
 from .serving_command import check_listening, check_port, check_studies, is_pacs, server_environment
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def examine(
     findings["settings"] = Finding(Status.OK, ", ".join(f"{name}={value}" for name, value in site.labels.items()))
     written = [site.adapters, *_written(studies), Path(tempfile.gettempdir())]
     later: dict[str, Callable[[], Finding]] = {
-        **({"PACS": partial(pacs, studies, site.pacs_login)} if is_pacs(studies) else {}),
+        **({"PACS": partial(pacs, studies, site.pacs_login, site.worklist)} if is_pacs(studies) else {}),
         "users": partial(access, site, host),
         "memory, CPUs": partial(memory, site.cache_mb),
         "device": partial(device, site.device),
@@ -305,18 +306,19 @@ def folder(studies: str) -> Finding:
     return Finding(Status.WARNING if warnings else Status.OK, found, " ".join(warnings))
 
 
-def pacs(studies: str, login_file: Path | None = None) -> Finding:
-    """Whether the PACS answers as DICOMweb, and what its first series are."""
+def pacs(studies: str, login_file: Path | None = None, worklist: Path | None = None) -> Finding:
+    """Whether the PACS answers as DICOMweb, and what the first series are that the query finds."""
     import requests
 
-    check_studies(studies)
+    check_studies(studies, worklist)
+    served = read_pacs_studies(studies)
     prefix = os.environ.get("MONAI_LABEL_QIDO_PREFIX", "").strip("/")
-    root = "/".join(part for part in (studies.rstrip("/"), prefix) if part)
+    root = "/".join(part for part in (served.address, prefix) if part)
     login = read_login(login_file)
     try:
         answer = requests.get(
             f"{root}/series",
-            params={"limit": str(_SERIES)},
+            params={"limit": str(_SERIES), **served.filters},
             headers={"Accept": "application/dicom+json"},
             auth=login.account,
             verify=str(login.ca) if login.ca else True,
@@ -328,10 +330,11 @@ def pacs(studies: str, login_file: Path | None = None) -> Finding:
     except requests.exceptions.RequestException as error:
         remedy = "Check the address, that the PACS runs, the firewall and the proxy (NO_PROXY)."
         return Finding(Status.FAILED, f"not reachable: {_innermost(error)}", remedy)
-    return _answered(answer.status_code, answer.headers.get("Content-Type", ""), answer.content)
+    listed = f"; the worklist has {len(Worklist(worklist).studies())} studies" if worklist else ""
+    return _answered(answer.status_code, answer.headers.get("Content-Type", ""), answer.content, served, listed)
 
 
-def _answered(code: int, kind: str, content: bytes) -> Finding:
+def _answered(code: int, kind: str, content: bytes, served: PacsStudies, listed: str) -> Finding:
     """What the answer of a PACS to the search for series means."""
     root = "Give the root of its DICOMweb service; Orthanc's ends in /dicom-web."
     if code in (401, 403):
@@ -342,14 +345,20 @@ def _answered(code: int, kind: str, content: bytes) -> Finding:
     try:
         series = json.loads({200: content, 204: b"[]"}[code])  # 204 says that nothing was found
         modalities = Counter(str(one.get("00080060", {}).get("Value", ["none"])[0]) for one in series)
+        others = sum(not served.matches(one) for one in series)
     except (ValueError, TypeError, AttributeError, LookupError):
         return Finding(
             Status.FAILED, f"no DICOMweb answer ({code}, {kind or 'of no type'})", f"{root} Else see the PACS's log."
         )
     if not modalities:
-        return Finding(Status.WARNING, "reachable, without series", "Send images to the PACS.")
+        remedy = "Send images to the PACS" + (", or check the query in STUDIES." if served.filters else ".")
+        return Finding(Status.WARNING, f"reachable, without series{listed}", remedy)
     shown = ", ".join(f"{count} {name}" for name, count in modalities.most_common())
-    return Finding(Status.OK, f"{len(modalities)} modalities in the first {modalities.total()} series: {shown}")
+    found = f"{len(modalities)} modalities in the first {modalities.total()} series: {shown}{listed}"
+    if others:
+        remedy = f"It searches without {' or '.join(served.filters)}: use other attributes, or a worklist."
+        return Finding(Status.WARNING, f"{found}; {others} do not match STUDIES and are not served", remedy)
+    return Finding(Status.OK, found)
 
 
 def _innermost(error: Exception) -> str:

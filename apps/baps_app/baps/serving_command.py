@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from .errors import BapsError, InputError
+from .pacs_studies import Worklist, read_pacs_studies
 
 APP = Path(__file__).resolve().parents[1]
 """Folder of the MONAI Label app."""
@@ -64,13 +65,20 @@ def is_pacs(studies: str) -> bool:
     return studies.startswith(("http://", "https://"))
 
 
-def check_studies(studies: str) -> None:
+def check_studies(studies: str, worklist: Path | None = None) -> None:
     """Refuse studies that cannot be served; a PACS is not asked.
 
+    Args:
+        studies: folder of images, or the DICOMweb address of a PACS and a query.
+        worklist: the studies of the PACS that are served, or None for all.
+
     Raises:
-        InputError: if there is no such folder, or the address names no host or holds a password.
+        InputError: if there is no such folder; if the address names no host or holds a password; or if the query or the
+            worklist cannot be used.
     """
     if not is_pacs(studies):
+        if worklist is not None:
+            raise InputError("A worklist chooses studies of a PACS. Omit it for a folder of images.")
         if not Path(studies).is_dir():
             raise InputError(f"There is no folder {studies}. Give a folder of images, or the DICOMweb URL of a PACS.")
         return
@@ -82,6 +90,9 @@ def check_studies(studies: str) -> None:
             "The address of the PACS holds a user or a password, which other users of this machine could read. Set "
             "MONAI_LABEL_DICOMWEB_USERNAME and MONAI_LABEL_DICOMWEB_PASSWORD in the environment instead."
         )
+    read_pacs_studies(studies)
+    if worklist is not None:
+        Worklist(worklist).studies()
 
 
 def check_listening(host: str, closed: bool) -> None:

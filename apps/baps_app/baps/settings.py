@@ -27,7 +27,7 @@ _MOST_LETTERS = 64
 _HOST_KEYS = {"server_mode", "models", "preload"}
 """What MONAI Label itself puts among the --conf pairs; not ours."""
 
-_FILES = ("adapters", "audit", "openid", "organ_weights", "pacs_login", "patients", "users", "weights")
+_FILES = ("adapters", "audit", "openid", "organ_weights", "pacs_login", "patients", "users", "weights", "worklist")
 
 _NUMBERS: dict[str, tuple[type[int] | type[float], str]] = {
     "cache_mb": (int, "a whole number of megabytes"),
@@ -63,6 +63,7 @@ class Settings:
         encoder: frozen encoder of new adapters: ``statistics``, ``clip``, ``vit_mae`` or ``dino``.
         encoder_source: its weights, a local path or a hub's name; empty: the usual ones.
         pacs_login: private JSON file of the user, the password and the ca of a PACS.
+        worklist: file of the studies of a PACS that are served, a StudyInstanceUID a line; None: all.
         patients: CSV file of image and patient, for images that do not say whom they show.
         whole_labels: whether a label that a viewer submits holds an organ wholly, so that the slices on which it is not
             marked do not show it; else they are taken for not looked at.
@@ -97,6 +98,7 @@ class Settings:
     encoder: str = "statistics"
     encoder_source: str = ""
     pacs_login: Path | None = None
+    worklist: Path | None = None
     patients: Path | None = None
     whole_labels: bool = False
     adapters: Path = DEFAULT_ADAPTERS

@@ -16,6 +16,7 @@ from monailabel.config import settings
 from baps.errors import StorageError
 from baps.formats import images_folder
 from baps.label_history import LIST
+from baps.replacing import replacing
 from lib.studies import StudiesDatastore
 
 logger = logging.getLogger(__name__)
@@ -81,23 +82,34 @@ def _own_folder(studies: Path) -> Path:
         own.joinpath(".lock").touch()
     except OSError:
         own = Path(tempfile.mkdtemp(prefix="baps-studies-"))
-    (own / "labels").mkdir(exist_ok=True)
-    for link in (own / "labels").iterdir():
-        link.unlink() if link.is_symlink() else link.rmdir()  # What MONAI Label made; nothing is saved there.
-    if (studies / "labels").is_dir():
-        for tag in (studies / "labels").iterdir():
-            if tag.is_dir():
-                (own / "labels" / tag.name).symlink_to(tag)
+    _link_labels(studies / "labels", own / "labels")
     _copy_list(studies, own)
     return own
 
 
+def _link_labels(labels: Path, own: Path) -> None:
+    """Link the folders of labels; what is right stays, for a training starts while the server runs."""
+    own.mkdir(exist_ok=True)
+    tags = {tag.name: tag for tag in labels.iterdir() if tag.is_dir()} if labels.is_dir() else {}
+    for link in own.iterdir():
+        if link.is_symlink() and link.readlink() != tags.get(link.name):
+            link.unlink()
+        elif not link.is_symlink() and link.name in tags:
+            link.rmdir()  # MONAI Label made it before there was one.
+    for name in tags.keys() - {link.name for link in own.iterdir()}:
+        (own / name).symlink_to(tags[name])
+
+
 def _copy_list(studies: Path, own: Path) -> None:
-    """Copy MONAI Label's list, which says who confirmed which label; a list that is broken or absent is made anew."""
+    """Copy MONAI Label's list, which says who confirmed which label, when it is another one than was copied before."""
     try:
-        listed = json.loads((studies / LIST).read_bytes())
-        listed |= {"images_dir": str(images_folder(studies)), "labels_dir": "labels"}
+        content = (studies / LIST).read_bytes()
+        listed = {**json.loads(content), "images_dir": str(images_folder(studies)), "labels_dir": "labels"}
     except (OSError, ValueError, TypeError):
-        (own / LIST).unlink(missing_ok=True)
+        return  # The server makes one.
+    copied, digest = own / "copied.sha256", hashlib.sha256(content).hexdigest()
+    if copied.is_file() and copied.read_text() == digest:
         return
-    (own / LIST).write_text(json.dumps(listed))
+    with replacing(own / LIST, ".json") as partial:
+        partial.write_text(json.dumps(listed))
+    copied.write_text(digest)

@@ -27,6 +27,7 @@ from lib.others_work import keep_others
 from lib.pacs import PacsDatastore
 from lib.read_back import check_version
 from lib.studies import StudiesDatastore
+from lib.whole_list import WholeList
 
 
 def save_label(
@@ -137,7 +138,8 @@ def save_shown(
         InputError: if the organ is no label of the site, nothing is marked, or the datastore or its earlier label
             cannot be used.
     """
-    if image_id not in datastore.list_images():
+    known = datastore.has_image(image_id) if isinstance(datastore, WholeList) else image_id in datastore.list_images()
+    if not known:
         raise NotFoundError("The image is not in the datastore, so its mask cannot be saved there. Open one that is.")
     if organ not in labels:
         raise InputError(f"A mask is saved under the name of a label: {', '.join(labels)}. {organ!r} is none of them.")

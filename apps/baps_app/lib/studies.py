@@ -31,7 +31,7 @@ from baps.label_map import LabelMap
 from baps.replacing import replacing
 from baps.volume import Volume
 from lib.conversions import FOLDER as CONVERTED
-from lib.conversions import Conversions, several_images, volume_id
+from lib.conversions import Conversions, SeveralImagesError, volume_id
 from lib.label_checks import Checked, LabelChecks
 from lib.label_info import LabelInfo, read_label_info
 from lib.whole_list import WholeList
@@ -115,7 +115,7 @@ class StudiesDatastore(WholeList, LocalDatastore):
             return str(self._conversions.convert(source, image_id, number))
         except SeveralVolumesError as error:
             self._reconcile_datastore()
-            raise several_images(image_id, error.titles) from None
+            raise SeveralImagesError(image_id, error.titles) from None
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """As the host's, but the image gets its name when it is whole.

@@ -35,6 +35,10 @@ class WholeList(LocalDatastore):
         """The lock of whoever reads a label, to store a changed one."""
         return self.changing
 
+    def has_image(self, image_id: str) -> bool:
+        """Return whether there is an image of the name."""
+        return image_id in self.list_images()
+
     @cached_property
     def history(self) -> LabelHistory:
         """The labels that are kept on this machine."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 
-from fastapi import HTTPException, Request
+from fastapi import Request
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelException
+from starlette.exceptions import HTTPException
 
 from baps.discreet import without_paths
 from baps.errors import InputError, NotFoundError, StorageError
@@ -31,10 +32,10 @@ async def said(_: Request, error: Exception) -> JSONResponse:
 
 
 async def no_room(_: Request, error: Exception) -> JSONResponse:
-    """A sentence for a disk that cannot be written to; of other errors of the system the server knows nothing.
+    """Answer with a sentence for a disk that cannot be written to.
 
     Raises:
-        OSError: if it is another one.
+        OSError: if it is another error of the system, of which the server knows nothing.
     """
     if not isinstance(error, OSError) or error.errno not in _NO_ROOM:
         raise error
@@ -42,7 +43,10 @@ async def no_room(_: Request, error: Exception) -> JSONResponse:
 
 
 async def refused(request: Request, error: Exception) -> Response:
-    """The host's framework says of an upload for which the disk has no room that it could not be parsed."""
+    """Answer as FastAPI does, which says of an upload that the disk has no room for that it cannot be parsed.
+
+    That one gets what ``no_room`` says.
+    """
     assert isinstance(error, HTTPException)  # noqa: S101 (it is the handler of these)
     cause = error.__cause__
     if isinstance(cause, OSError) and cause.errno in _NO_ROOM:

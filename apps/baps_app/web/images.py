@@ -35,6 +35,10 @@ def image_file(image: str) -> Path:
         NotFoundError: if there is no such image.
     """
     datastore = app_instance().datastore()
+    if hasattr(
+        datastore, "forward"
+    ):  # Of a PACS: it says by itself what it has not, and waits for the same series alone.
+        return Path(datastore.get_image_uri(image))
     if image not in datastore.list_images():
         raise NotFoundError(f"There is no image {image!r} in the datastore. Choose one that Next Sample offers.")
     with _fetching:  # A second thread would find the series half written.

@@ -38,11 +38,11 @@ function onAnswer(tell) {
   XMLHttpRequest.prototype.open = function (method, ...given) {
     this.addEventListener('load', () => {
       // The panel looks by itself whether a training runs: by GET, and an error where none does.
-      if (method.toUpperCase() === 'GET' || !/\/(infer|train|activelearning|datastore)\//.test(this.responseURL)) {
+      if (method.toUpperCase() === 'GET' || !/\/(infer|train|activelearning|datastore|proxy\/dicom)\//.test(this.responseURL)) {
         return;
       }
       const notes = this.getResponseHeader('X-BAPS-Notes');
-      if (this.status >= 400) {
+      if (this.status >= 400 && !/\/proxy\/dicom\//.test(this.responseURL)) {
         const text = this.responseType === 'arraybuffer' ? new TextDecoder().decode(this.response) : this.response;
         const { detail } = typeof text === 'string' ? JSON.parse(text) : text;
         tell(typeof detail === 'string' ? detail : JSON.stringify(detail), 'error');

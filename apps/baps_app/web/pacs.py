@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import quote
 
 from fastapi import Depends, Request
 from fastapi.responses import Response, StreamingResponse
 from monailabel.interfaces.utils.app import app_instance
 
+from baps.collected import notes
 from baps.errors import InputError, NotFoundError
+from web.inference import NOTES
 
 _FROM_PACS = ("content-type", "content-length", "content-encoding")
 """Headers of the PACS that a viewer needs."""
@@ -44,6 +47,10 @@ def forward_to_pacs(request: Request, path: str, body: bytes = Depends(_body)) -
     kind = "wado" if rest.endswith("metadata") else kind  # OHIF asks for metadata where it searches.
     query = f"?{request.url.query}" if request.url.query else ""
     headers = {name: value for name in ("accept", "content-type") if (value := request.headers.get(name))}
-    found = forward(request.method, kind, rest + query, headers, body)
+    with notes.collecting() as said:
+        found = forward(request.method, kind, rest + query, headers, body)
     passed = {name: value for name in _FROM_PACS if (value := found.headers.get(name))}
+    if said:  # The PACS's own status is passed on: it did store what it says.
+        passed[NOTES] = quote(" ".join(said)[:400])
+        passed["Warning"] = '299 - "The label was stored, but cannot be read: see X-BAPS-Notes"'
     return StreamingResponse(found.raw.stream(1 << 16, decode_content=False), found.status_code, passed)

@@ -107,6 +107,15 @@ def test_voxels_that_are_too_few_or_too_many(tmp_path: Path, compress: bool, siz
         read_volume(tmp_path / "a.mha")
 
 
+@pytest.mark.parametrize("said", [b"0", b"5", b"99999999999", b"-1"])
+def test_a_wrong_size_of_compressed_voxels(tmp_path: Path, said: bytes) -> None:
+    """ITK takes what happens to be in memory for voxels if it is too small."""
+    content = _written(tmp_path / "a.mha", VOXELS, compress=True)
+    (tmp_path / "a.mha").write_bytes(re.sub(rb"CompressedDataSize = \d+", b"CompressedDataSize = " + said, content))
+    with pytest.raises(InputError, match="its CompressedDataSize is not that of its voxels"):
+        read_volume(tmp_path / "a.mha")
+
+
 def test_a_file_that_is_cut_off(tmp_path: Path) -> None:
     for compress in (False, True):
         content = _written(tmp_path / "a.mha", VOXELS, compress)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from baps.errors import InputError
+from baps.errors import InputError, StorageError
 from baps.formats import read_labels, read_volume, write_nifti, write_nrrd
 from baps.formats.nifti import read_nifti_affine
 from baps.volume import Volume
@@ -229,7 +230,7 @@ def test_a_file_lies_where_itk_puts_it(
     np.testing.assert_allclose(volume.affine, seen.affine, rtol=1e-6, atol=1e-6)
     np.testing.assert_array_equal(volume.affine, read_nifti_affine(path))
     label = SimpleITK.ReadImage(str(path)) > 0
-    for name in ("label.nii.gz", "label.nrrd"):  # As 3D Slicer saves it.
+    for name in ("label.nii.gz", "label.nrrd", "label.mha"):  # As 3D Slicer saves it.
         SimpleITK.WriteImage(label, str(path.with_name(name)))
         np.testing.assert_array_equal(read_labels(path.with_name(name), volume), voxels > 0)
 
@@ -323,4 +324,30 @@ def test_a_geometry_that_is_not_finite(tmp_path: Path, placed_volume: Volume) ->
     content[292:296] = np.float32(np.nan).tobytes()  # The last number of srow_x.
     (tmp_path / "a.nii").write_bytes(content)
     with pytest.raises(InputError, match=r"^a\.nii has no geometry that viewers can show: .*not finite"):
+        read_volume(tmp_path / "a.nii")
+
+
+def test_it_is_said_that_other_programs_put_a_file_elsewhere(tmp_path: Path, placed_volume: Volume) -> None:
+    image = nibabel.Nifti1Image(placed_volume.voxels, placed_volume.affine)
+    image.set_qform(placed_volume.affine, code=1)
+    nibabel.save(image, tmp_path / "same.nii")
+    assert read_volume(tmp_path / "same.nii").notes == ()
+    moved = placed_volume.affine.copy()
+    moved[0, 3] += 9
+    image.set_qform(moved, code=1)
+    nibabel.save(image, tmp_path / "moved.nii")
+    (note,) = read_volume(tmp_path / "moved.nii").notes
+    assert note.startswith("moved.nii lies where ITK and 3D Slicer put it (qform code 1, sform code 2);")
+    image.set_qform(placed_volume.affine, code=1)
+    image.header.set_xyzt_units("micron")
+    nibabel.save(image, tmp_path / "small.nii")
+    assert len(read_volume(tmp_path / "small.nii").notes) == 1
+
+
+def test_without_room_for_a_temporary_file_no_image_is_called_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, placed_volume: Volume
+) -> None:
+    write_nifti(tmp_path / "a.nii", placed_volume)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    with pytest.raises(StorageError, match=r"^No temporary file can be written \(No such file or directory\)"):
         read_volume(tmp_path / "a.nii")

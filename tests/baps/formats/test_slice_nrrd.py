@@ -9,8 +9,10 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 from baps.formats import read_volume
+from baps.formats.itk import affine_of
 from baps.formats.slice_nrrd import write_slice_nrrd
 from baps.geometry import Plane
 from baps.volume import Volume
@@ -21,7 +23,10 @@ def _masks(draw: st.DrawFn) -> tuple[Volume, Plane, np.ndarray]:
     shape = draw(st.tuples(*[st.integers(1, 12)] * 3))
     axis = draw(st.integers(0, 2))
     plane = Plane(axis, draw(st.integers(0, shape[axis] - 1)))
-    volume = Volume(np.zeros(shape, np.int16), np.diag([-0.7, 1.3, -2.5, 1.0]))
+    affine = np.diag([-0.7, 1.3, -2.5, 1.0])
+    affine[:3, :3] = Rotation.from_euler("xyz", draw(st.tuples(*[st.floats(-3, 3)] * 3))).as_matrix() @ affine[:3, :3]
+    affine[:3, 3] = -30.5, 20.25, 1000
+    volume = Volume(np.zeros(shape, np.int16), affine)
     random = np.random.default_rng(draw(st.integers(0, 99)))
     mask = random.random(plane.of(volume.voxels).shape) < draw(st.sampled_from([0.0, 0.1, 0.7]))
     return volume, plane, mask
@@ -41,8 +46,9 @@ def test_it_reads_as_the_whole_volume_in_its_frame(
     assert again.voxels.dtype == np.uint8
     np.testing.assert_array_equal(again.voxels, expected)
     assert again.same_geometry(volume)
-    # The readers of 3D Slicer check the sum over all bytes.
-    np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path))).T, expected)
+    seen = sitk.ReadImage(str(path))  # The readers of 3D Slicer check the sum over all bytes.
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(seen).T, expected)
+    np.testing.assert_allclose(affine_of(seen), volume.affine, atol=1e-6)
     assert nrrd.read_header(str(path))["encoding"] == ("gzip" if compress else "raw")
 
 

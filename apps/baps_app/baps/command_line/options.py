@@ -30,6 +30,9 @@ OpenId = Annotated[str, typer.Option("--openid", metavar="FILE", help="The OpenI
 RootPath = Annotated[
     str, typer.Option(metavar="PATH", help="Path that a proxy serves it below: /baps for https://hospital/baps/.")
 ]
+Worklist = Annotated[
+    str, typer.Option(metavar="FILE", help="The only studies of the PACS to serve, a StudyInstanceUID a line.")
+]
 Config = Annotated[str, typer.Option(metavar="FILE", help="JSON file of settings, which the options overrule.")]
 
 Images = Annotated[Path, typer.Option(metavar="DIR", help="Folder of images: files, or a folder for a DICOM series.")]

@@ -12,7 +12,12 @@ from . import options
 
 
 def serve(
-    studies: Annotated[str, typer.Argument(help="Folder of images, or the DICOMweb URL of a PACS.")],
+    studies: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of images, or the DICOMweb URL of a PACS and a query: 'https://pacs/dicom-web?Modality=CT'."
+        ),
+    ],
     labels: options.Labels = "",
     host: Annotated[str, typer.Option(help="Address to listen on; others than 127.0.0.1 need users.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
@@ -26,6 +31,7 @@ def serve(
     users: options.Users = "",
     openid: options.OpenId = "",
     root_path: options.RootPath = "",
+    worklist: options.Worklist = "",
     config: options.Config = "",
 ) -> None:
     """Serve a folder of images or a PACS to 3D Slicer and OHIF.
@@ -48,11 +54,12 @@ def serve(
         users=users,
         openid=openid,
         root_path=root_path,
+        worklist=worklist,
         config=config,
     )
     site = read_settings(settings)
     check_settings(site)
-    check_studies(studies)
+    check_studies(studies, site.worklist)
     check_listening(host, site.closed)
     check_port(host, port)
     command, environment = serving_command(studies, host, port, settings)

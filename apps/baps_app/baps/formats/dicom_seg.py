@@ -23,11 +23,13 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
+from pydicom.uid import generate_uid
 
 from ..errors import InputError
 from ..size import check_size
 from ..volume import Volume
 from .dicom_frames import Frame
+from .dicom_header import IDENTITY, well_formed
 from .dicom_stacks import Stack, find_stack, round_half_up
 
 # Of names that are not in DICOM's form: they would stand in the log.
@@ -40,6 +42,12 @@ _LPS_TO_RAS = np.diag([-1.0, -1, 1, 1])
 _TAKEN_OVER = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime",
                "AccessionNumber", "ReferringPhysicianName", "PositionReferenceIndicator")  # fmt: skip
 """What a SEG takes over from its images."""
+
+_NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "Rows", "Columns")
+"""What an image must say, or no SEG can refer to it."""
+
+_MOST_LETTERS = 64
+"""Of a segment's name."""
 
 _SAME_STEP = 0.02
 """Share of a voxel by which the steps within a frame may differ from those of the image."""
@@ -76,17 +84,18 @@ def segments_said(dataset: Dataset) -> dict[int, tuple[str, bool]]:
     }
 
 
-def slice_depths(headers: Sequence[Dataset], image: Volume) -> NDArray[np.float64]:
+def slice_depths(headers: Sequence[Dataset], image: Volume, number: int | None = None) -> NDArray[np.float64]:
     """How far along the normal each slice lies, mm, in the order of K; the step between slices may vary a little.
 
     Args:
         headers: of the images of a series, one a slice, or one multi-frame image; in any order.
         image: the volume that they make.
+        number: of the volume, from 1, where they make several.
 
     Raises:
         InputError: if they do not make it, or say nothing of where they lie.
     """
-    stack = find_stack(headers, image)
+    stack = find_stack(headers, image, number)
     return np.array([frame.position for frame in stack.frames]) @ stack.frames[0].normal
 
 
@@ -116,6 +125,27 @@ def source_frames(headers: Sequence[Dataset], image: Volume) -> dict[int, tuple[
         affine[:3, 3] -= affine[:3, :2] @ offset
         found[k] = headers[frame.source], frame.index + 1, affine
     return found
+
+
+def source_references(dataset: Dataset) -> set[tuple[str, int]]:
+    """Read which images a SEG was drawn on: SOPInstanceUIDs, and numbers of frames from 1 on (0 of images of one)."""
+    return {
+        (str(source.ReferencedSOPInstanceUID), int(frame))
+        for group in dataset.get("PerFrameFunctionalGroupsSequence") or []
+        for derivation in group.get("DerivationImageSequence") or []
+        for source in derivation.get("SourceImageSequence") or []
+        for frame in np.atleast_1d(source.get("ReferencedFrameNumber") or 0)
+    }
+
+
+def stack_references(headers: Sequence[Dataset], image: Volume, number: int) -> set[tuple[str, int]]:
+    """Find the images that a volume of several was read from, in the form of ``source_references``.
+
+    Args:
+        headers, image, number: as in ``slice_depths``.
+    """
+    frames = find_stack(headers, image, number).frames
+    return {(str(headers[one.source].SOPInstanceUID), one.index + 1 if one.count > 1 else 0) for one in frames}
 
 
 def read_segmentation(dataset: Dataset, image: Volume, depths: NDArray[np.float64] | None = None) -> Iterator[Segment]:
@@ -201,6 +231,7 @@ def write_segmentation(
     when: datetime,
     author: str = "",
     by_model: bool = False,
+    number: int | None = None,
 ) -> Dataset:
     """A SEG with one segment for each mask, in a new series of the same study.
 
@@ -213,12 +244,18 @@ def write_segmentation(
         when: the time that it says it was made at, with a time zone.
         author: who stands by it.
         by_model: whether a model made the masks, and a person confirmed them.
+        number: of the volume, from 1, where the images make several.
+
+    What is malformed in the headers is left out. Patient and study are taken over exactly. Where the images name no
+    frame of reference, the SEG gets one that is always the same for the series.
 
     Raises:
-        InputError: if the images do not make the volume, or lack what a SEG needs; if something is marked where the
-            slices of a straightened volume have no pixels.
+        InputError: if the images do not make the volume or lack what a SEG needs, or if DICOM cannot hold a name; if
+            something is marked where the slices of a straightened volume have no pixels.
     """
-    stack = find_stack(sources, image)
+    _check_names(masks)
+    stack = find_stack(sources, image, number)
+    sources = _complete(sources, image)
     shown = {name: slices[name] | set(np.flatnonzero(mask.any((0, 1))).tolist()) for name, mask in masks.items()}
     same = len(set(map(frozenset, shown.values()))) == 1
     wanted = sorted(set().union(*shown.values()))
@@ -226,7 +263,7 @@ def write_segmentation(
         pixels = np.stack([_source_pixels(name, mask, stack, wanted) for name, mask in masks.items()], -1)
         frames = [stack.frames[k] for k in wanted]
         segmentation = Segmentation(
-            source_images=[_complete(source, image) for source in _source_images(sources, frames)],
+            source_images=_source_images(sources, frames),
             pixel_array=pixels.view(np.uint8),
             segmentation_type=SegmentationTypeValues.BINARY,
             segment_descriptions=[_description(n, name, by_model) for n, name in enumerate(masks, start=1)],
@@ -243,6 +280,8 @@ def write_segmentation(
             content_creator_name=author.replace("\\", " ").replace("=", " ")[:64] or None,
             omit_empty_frames=not same,
         )
+    except InputError:
+        raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # Which may quote what nobody should read.
         raise InputError(
             "No DICOM segmentation can be made for this series: its header lacks what one needs "
@@ -312,21 +351,68 @@ def _description(number: int, name: str, by_model: bool) -> SegmentDescription:
     if by_model:
         kind = SegmentAlgorithmTypeValues.SEMIAUTOMATIC
         algorithm = AlgorithmIdentificationSequence(_NAME, codes.DCM.ArtificialIntelligence, version("baps-monailabel"))
-    description = SegmentDescription(number, name[:64], _STRUCTURE, code, kind, algorithm)
+    description = SegmentDescription(number, name, _STRUCTURE, code, kind, algorithm)
     hue = crc32(name.encode()) / (1 << 32) * 2 * np.pi  # The same colour whenever the organ is saved.
     description.RecommendedDisplayCIELabValue = list(CIELabColor(65, 60 * np.cos(hue), 60 * np.sin(hue)).value)
     return description
 
 
-def _complete(source: Dataset, image: Volume) -> Dataset:
-    """A copy of a header with what a SEG takes over from it, empty where it was taken out to make it anonymous."""
-    whole = Dataset()
-    whole.update(source)
-    for keyword in _TAKEN_OVER:
+def _check_names(masks: Mapping[str, object]) -> None:
+    """Refuse names that DICOM would shorten, split or trim: the label would come back under another one.
+
+    Raises:
+        InputError: if there is one.
+    """
+    for name in masks:
+        if not 0 < len(name) <= _MOST_LETTERS or "\\" in name or name != name.strip() or not name.isprintable():
+            raise InputError(
+                f"The segment {name!r} cannot be stored in a PACS: DICOM keeps {_MOST_LETTERS} letters without "
+                "backslashes, line breaks or spaces at the ends (SegmentLabel). Rename the segment. Nothing was saved."
+            )
+
+
+def _complete(sources: Sequence[Dataset], image: Volume) -> list[Dataset]:
+    """Copies of headers with what a SEG takes over from them, empty where it was taken out to make it anonymous.
+
+    Raises:
+        InputError: if an attribute is missing that nothing can stand for, or says whose image it is and is unreadable.
+    """
+    whole = [_complete_one(source, image) for source in sources]
+    first = whole[0]
+    stated = next((one.FrameOfReferenceUID for one in whole if one.get("FrameOfReferenceUID")), None)
+    # highdicom asks for one. It must not change from save to save: viewers lay over each other what has the same.
+    frame = stated or generate_uid(entropy_srcs=["frame of reference", first.StudyInstanceUID, first.SeriesInstanceUID])
+    for one in whole:
+        one.FrameOfReferenceUID = one.get("FrameOfReferenceUID") or frame
+        for keyword in ("StudyInstanceUID", "PatientID"):
+            if str(one[keyword].value) != str(first[keyword].value):
+                raise InputError(
+                    f"The images of the series differ in {keyword}: no DICOM segmentation belongs to both. Correct the "
+                    "series in the PACS. Nothing was saved."
+                )
+    return whole
+
+
+def _complete_one(source: Dataset, image: Volume) -> Dataset:
+    whole = well_formed(source)
+    for keyword in _NEEDED:
+        if not whole.get(keyword):
+            raise InputError(
+                f"The images of the series have no {keyword} that can be read: no DICOM segmentation can refer to "
+                "them. Correct the series in the PACS. Nothing was saved."
+            )
+    for keyword in (*_TAKEN_OVER, *IDENTITY):
         if keyword not in whole:
             setattr(whole, keyword, "")
+        if keyword in IDENTITY and "\N{REPLACEMENT CHARACTER}" in str(whole[keyword].value):
+            raise InputError(
+                f"{keyword} of the series cannot be read: its characters are not of the set that SpecificCharacterSet "
+                "names. Correct the series in the PACS. Nothing was saved."
+            )
     if whole.PatientSex not in ("M", "F", "O"):
         whole.PatientSex = ""
+    if not (whole.get("LossyImageCompressionRatio") and whole.get("LossyImageCompressionMethod")):
+        whole.pop("LossyImageCompression", None)
     if "PerFrameFunctionalGroupsSequence" not in whole and not whole.get("SliceThickness"):
         whole.SliceThickness = f"{image.spacing[2]:.6g}"
     return whole

@@ -57,7 +57,12 @@ def read_metaimage(path: Path) -> Volume:
         order = header.get("BinaryDataByteOrderMSB", header.get("ElementByteOrderMSB", "False"))
         dtype = np.dtype(_TYPES[kind]).newbyteorder(">" if _is_true(order) else "<")
         size = check_size(path.name, (channels, *shape), dtype.itemsize)
-        content = _read_voxels(file, size, _is_true(header.get("CompressedData", "False")))
+        if _is_true(header.get("CompressedData", "False")):
+            content = _read_compressed(file, size, int(header.get("CompressedDataSize", 0)))
+        else:
+            content = file.read(size)
+        if len(content) != size:
+            raise ValueError(f"it holds {'fewer' if len(content) < size else 'more'} voxels than its header says")
     voxels = np.frombuffer(content, dtype).reshape((channels, *shape), order="F")
     affine = _affine(header, len(shape))
     if channels == 1:
@@ -86,17 +91,15 @@ def _read_header(file: BinaryIO) -> dict[str, str]:
     return header
 
 
-def _read_voxels(file: BinaryIO, size: int, compressed: bool) -> bytes:
-    """Read so many bytes and no more."""
-    if compressed:
-        stream = zlib.decompressobj(_ZLIB_OR_GZIP)
-        content = stream.decompress(file.read(), size + 1)
-        if len(content) == size and not stream.eof:
-            raise ValueError("its compressed voxels have no end")
-    else:
-        content = file.read(size)
-    if len(content) != size:
-        raise ValueError(f"it holds {'fewer' if len(content) < size else 'more'} voxels than its header says")
+def _read_compressed(file: BinaryIO, size: int, packed: int) -> bytes:
+    """Unpack so many bytes, or one more if there are more, from so many that are packed."""
+    stream = zlib.decompressobj(_ZLIB_OR_GZIP)
+    rest = file.read()
+    content = stream.decompress(rest, size + 1)
+    if len(content) <= size and not stream.eof:
+        raise ValueError("its compressed voxels have no end")
+    if stream.eof and packed != len(rest) - len(stream.unused_data):  # ITK would read other voxels.
+        raise ValueError("its CompressedDataSize is not that of its voxels")
     return content
 
 

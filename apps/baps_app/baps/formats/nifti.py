@@ -16,7 +16,7 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
+from ..errors import InputError, StorageError
 from ..replacing import replacing
 from ..size import check_size
 from ..volume import Volume
@@ -60,7 +60,7 @@ def read_nifti(path: Path, channels: bool = False) -> Volume:
     image = _open(path)
     affine = _affine(path, image)
     check_size(path.name, image.shape, image.header.get_data_dtype().itemsize)
-    notes = _read_notes(image)
+    notes = _read_notes(image) + _on_geometry(path, image, affine)
     slope = image.dataobj.slope, image.dataobj.inter
     # A copy: an uncompressed file would be mapped, and change under whoever keeps the volume.
     voxels: NDArray[Any] = np.array(image.dataobj.get_unscaled() if slope == (1, 0) else image.dataobj)
@@ -92,6 +92,18 @@ def _read_notes(image: nibabel.Nifti1Pair) -> tuple[str, ...]:
         if extension.get_code() == _COMMENT and isinstance(content, bytes) and content.startswith(_NOTES):
             return tuple(content[len(_NOTES) :].decode(errors="replace").rstrip("\0").splitlines()[:_MOST_NOTES])
     return ()
+
+
+def _on_geometry(path: Path, image: nibabel.Nifti1Pair, affine: NDArray[np.float64]) -> tuple[str, ...]:
+    """Say that other programs put the file elsewhere, if nibabel does: it goes by the sform and knows no units."""
+    voxels = np.broadcast_to(np.uint8(0), (*image.shape, 1, 1)[:3])
+    if Volume(voxels, affine).same_geometry(Volume(voxels, np.asarray(image.affine))):
+        return ()
+    codes = [int(image.header[f"{form}_code"]) for form in _GEOMETRY]
+    return (
+        f"{path.name} lies where ITK and 3D Slicer put it (qform code {codes[0]}, sform code {codes[1]}); programs "
+        "that go by the sform alone, or take every unit for millimetres, put it elsewhere.",
+    )
 
 
 def read_nifti_affine(path: Path) -> NDArray[np.float64]:
@@ -185,14 +197,18 @@ def _affine_by_itk(header: nibabel.Nifti1Header) -> NDArray[np.float64] | None:
             bare[field] = header[field]
     if not all(np.isfinite(bare[field]).all() for field in fields):
         return None
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "header.nii"
-        path.write_bytes(bare.binaryblock + bytes(4))
-        try:
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "header.nii"
+            path.write_bytes(bare.binaryblock + bytes(4))
             information = read_information(path, "NiftiImageIO")
-        except RuntimeError:
-            return None
-        return None if information.GetMetaData("ITK_sform_corrected") == "YES" else affine_of(information)
+    except RuntimeError:
+        return None
+    except OSError as error:
+        raise StorageError(
+            f"No temporary file can be written ({error.strerror}). Make room in the folder that TMPDIR names, or /tmp."
+        ) from error
+    return None if information.GetMetaData("ITK_sform_corrected") == "YES" else affine_of(information)
 
 
 def _channels(channels: Sequence[NDArray[Any]], name: str) -> NDArray[Any]:

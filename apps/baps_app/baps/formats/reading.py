@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, NotFoundError
+from ..errors import BapsError, InputError, NotFoundError
 from ..volume import Volume
 from .dicom import DICOM_SUFFIX, read_dicom
 from .metaimage import read_metaimage
@@ -51,7 +51,7 @@ def file_stem(path: Path) -> str:
 
 
 def read_volume(path: Path) -> Volume:
-    """Read an image: NIfTI, NRRD, a DICOM series (a folder) or file (.dcm), PNG, JPEG, TIFF, or NPZ.
+    """Read an image: NIfTI, NRRD, MetaImage, a DICOM series (a folder) or file (.dcm), PNG, JPEG, TIFF, or NPZ.
 
     Raises:
         NotFoundError: if there is no such file.
@@ -140,7 +140,7 @@ def read_with(reader: Callable[[Path], Read], path: Path) -> Read:
     """
     try:
         return reader(path)
-    except InputError:
+    except BapsError:
         raise
     except Exception as error:  # The readers raise many kinds; each means a broken or foreign file.
         raise InputError(

@@ -23,6 +23,8 @@ from baps.metrics import dice
 from baps.propagation import carried_prompt
 from baps.segmenter import Segmenter
 from baps.yielding import clicking
+from lib.activelearning.usable import first_usable
+from lib.candidates import candidates
 
 if TYPE_CHECKING:
     from fseft.segmenting import OrganSegmenter
@@ -34,6 +36,9 @@ _SECONDS = 20.0
 
 _SLICES = 5
 """Of each organ that are compared."""
+
+_LEAST = 100
+"""Images of an archive that are chosen among, if there are as many."""
 
 Versions = Mapping[str, tuple[str, tuple[str, str] | None]]
 """For each organ that can be compared, what serves it in the organ model, and its adapter for clicks."""
@@ -72,7 +77,8 @@ class Disagreement(Strategy):
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
         """The image's ``id``, its ``disagreement`` if it was found, and the ``reason`` as a sentence; None for none."""
-        images = sorted(datastore.get_unlabeled_images())
+        among = candidates(datastore, at_random=False, least=_LEAST)
+        images = sorted(among.images)
         if not images:
             return None
         random.Random(0).shuffle(images)  # noqa: S311 (nothing is kept secret by it)
@@ -84,13 +90,15 @@ class Disagreement(Strategy):
         except BapsError as error:  # A model cannot be loaded.
             why = str(error).rstrip(".")
         if not found:
-            return {"id": random.choice(images), "reason": f"It was drawn by chance: {why}."}  # noqa: S311
+            drawn = random.sample(images, len(images))
+            image = first_usable(drawn, datastore)
+            return {"id": image, "reason": f"It was drawn by chance: {why}."} if image else None
         image = max(found, key=lambda name: found[name])
         return {
             "id": image,
             "disagreement": round(found[image], 4),
             "reason": f"The two methods disagree most here (1 - Dice {found[image]:.2f}), of {len(found)} volumes that "
-            f"were compared; {len(images)} have no label.",
+            f"were compared; {len(images)}{among.where and ' ' + among.where} have no label.",
         }
 
     def _look(self, images: list[str], datastore: Datastore) -> dict[str, float]:

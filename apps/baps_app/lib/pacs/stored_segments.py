@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
 from pydicom.valuerep import DT
 
 from baps.errors import InputError
 from baps.formats import write_nifti
 from baps.formats.dicom_seg import read_segmentation, segments_said
 from baps.volume import Volume
+from lib.pacs.series import is_uid
 
 _LONG_AGO = datetime(1900, 1, 1, tzinfo=timezone.utc)
 
@@ -65,7 +65,7 @@ def stored_segments(header: Dataset) -> list[StoredSegment]:
         str(header.get(name, "")) for name in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
     )
     belongs = tuple(str(one.get("SeriesInstanceUID", "")) for one in header.get("ReferencedSeriesSequence") or [])
-    if not belongs or not all(UID(uid).is_valid for uid in (study, series, instance)):  # Folders are named after them.
+    if not belongs or not all(map(is_uid, (study, series, instance))):  # Folders are named after them.
         return []
     confirmed: dict[str, bool] = {}
     for name, by_person in segments_said(header).values():

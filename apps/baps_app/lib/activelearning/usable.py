@@ -1,0 +1,49 @@
+"""Next Sample goes on to the next image where one turns out to be unusable."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+
+from monailabel.interfaces.datastore import Datastore
+
+from baps.errors import InputError
+from lib.conversions import SeveralImagesError
+
+logger = logging.getLogger(__name__)
+
+_SECONDS = 20.0
+"""After which no further image is tried."""
+
+
+def first_usable(images: Iterable[str], datastore: Datastore) -> str | None:
+    """Return the first image whose file can be had; of a PACS it is fetched.
+
+    Args:
+        images: names, the preferred first.
+        datastore: that has them.
+
+    Raises:
+        InputError: if none of those that were tried can be used; it says why the last one cannot.
+        BapsError: if the PACS does not answer.
+    """
+    end, tried = time.monotonic() + _SECONDS, 0
+    for image in images:
+        try:
+            if datastore.get_image_uri(image):
+                return image
+            continue  # It is gone.
+        except SeveralImagesError as error:
+            return first_usable(error.images, datastore)
+        except InputError as error:
+            logger.warning("Next Sample passed over an image that cannot be used.")
+            tried += 1
+            last = error
+        if time.monotonic() >= end:
+            break
+    if tried:
+        raise InputError(
+            f"None of {tried} images that were tried can be used. Ask for another one. Of the last one: {last}"
+        )
+    return None

@@ -1,0 +1,148 @@
+"""Sending labels to a PACS: each is kept until the PACS has taken it and gives it back as it was."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from dicomweb_client import DICOMwebClient
+from filelock import FileLock
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+
+from baps.errors import BapsError, InputError, NotFoundError
+from lib.pacs.client import pacs_answers, status_code
+from lib.pacs.stored_segments import stored_segments
+from lib.pacs.unsent import Unsent
+
+logger = logging.getLogger(__name__)
+
+_REFUSALS = (400, 409, 413, 415, 422)
+"""Answers of HTTP to a label that would be no others if it was sent again."""
+
+_STORED_BEFORE = 0x0111
+"""A reason not to store an object: the same one is there, and its answer was lost on the way."""
+
+
+class Outbox:
+    """Labels on their way to a PACS.
+
+    Args:
+        folder: for those that wait.
+        client: of the PACS.
+        read_back: raises an InputError if the PACS has something else than a label that it took, another BapsError if
+            it does not answer.
+        saving: the lock of whoever saves.
+    """
+
+    def __init__(
+        self, folder: Path, client: DICOMwebClient, read_back: Callable[[Dataset], None], saving: FileLock
+    ) -> None:
+        self._unsent, self._client, self._read_back, self._saving = Unsent(folder), client, read_back, saving
+
+    def keep(self, label: Dataset, check: Callable[[Dataset], None]) -> Path:
+        """Keep a label that is to be sent, and return its file.
+
+        Args:
+            label: the object.
+            check: raises an InputError if the object, read from the file, is not what it should be.
+
+        Raises:
+            InputError: as ``check``; nothing is kept then.
+        """
+        file = self._unsent.keep(label)
+        try:
+            check(self._unsent.read(file))
+        except InputError as error:
+            self._unsent.remove(file)
+            raise InputError(
+                f"The label cannot be stored as a DICOM segmentation. {error} Nothing was saved."
+            ) from error
+        return file
+
+    def holds(self, image_id: str, organ: str) -> bool:
+        """Return whether a label of an organ of an image waits."""
+        waiting = [segment for file in self._unsent.files() for segment in stored_segments(self._unsent.read(file))]
+        return any(image_id in segment.images and segment.name == organ for segment in waiting)
+
+    def send(self, own: Path | None = None) -> None:
+        """Send what waits, the oldest first. What the PACS refuses is kept, and not sent again.
+
+        Args:
+            own: the file of who asks.
+
+        Raises:
+            BapsError: if the PACS does not answer, or refuses that one, or has something else of it.
+        """
+        with self._saving:
+            for file in self._unsent.files():
+                try:
+                    label = self._unsent.read(file)
+                except InvalidDicomError:  # Changed by hand, or by a disk that fails.
+                    self._unsent.set_aside(file)
+                    continue
+                self._send(file, label, file == own)
+
+    def _send(self, file: Path, label: Dataset, own: bool) -> None:
+        folder = self._unsent.folder.name
+        try:
+            with pacs_answers():
+                refused = _refused(self._client.store_instances([label]))
+        except BapsError as error:
+            code = status_code(error)
+            refused = code in _REFUSALS
+            if not refused and (code is None or own):
+                raise BapsError(
+                    f"{error} The label is kept on this server (in {folder} of its cache), which sends it when the "
+                    "PACS answers again. You need not submit it again."
+                ) from error
+            if not refused:
+                return  # It may be this one alone that the PACS stumbles over.
+        if refused:
+            self._unsent.set_aside(file)
+            logger.warning("The PACS did not take a label; it is kept in the cache, as *.refused.")
+            if own:
+                raise BapsError(
+                    "The PACS did not take the label, which is kept on this server alone (as *.refused in "
+                    f"{folder} of its cache). Ask who runs the PACS why, then submit again."
+                )
+            return
+        try:
+            self._read_back(label)
+        except BapsError as error:
+            if isinstance(error, InputError) and not isinstance(error, NotFoundError):
+                self._unsent.set_aside(file)
+                logger.warning("The PACS has something else than a label that it took, which is kept as *.refused.")
+                if own:
+                    raise BapsError(
+                        f"The PACS took the label, but it does not read back as it was sent. {error} It does not count "
+                        f"as a label; it is kept on this server too (as *.refused in {folder} of its cache). Ask who "
+                        "runs the PACS why, then submit again."
+                    ) from error
+                return
+            logger.warning("A label that the PACS took waits to be read back (%s).", type(error).__name__)
+            # Without an answer the others would fare no better; an image that is not served is this one's alone.
+            if own or not (isinstance(error, NotFoundError) or status_code(error)):
+                raise BapsError(
+                    f"The PACS took the label, but did not give it back to be checked. {error} The label is kept on "
+                    f"this server (in {folder} of its cache), which sends and checks it again when the PACS answers. "
+                    "You need not submit it again."
+                ) from error
+            return
+        self._unsent.remove(file)
+
+    def send_in_passing(self) -> None:
+        """Send what waits, now that the PACS answers; unless somebody is saving, who does so first."""
+        if not self._unsent.files():
+            return
+        try:
+            with self._saving.acquire(timeout=0):
+                self.send()
+        except (BapsError, OSError) as error:  # OSError: also a Timeout of the lock.
+            logger.warning("A label still waits to be sent to the PACS (%s).", type(error).__name__)
+
+
+def _refused(reply: Dataset) -> bool:
+    """Whether an object was not stored, by the answer to storing it."""
+    return any(one.get("FailureReason") != _STORED_BEFORE for one in reply.get("FailedSOPSequence") or [])
