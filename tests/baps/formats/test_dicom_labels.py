@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,6 +21,7 @@ from baps.formats.dicom_seg import segments_said, write_segmentation
 from baps.formats.dicom_stacks import find_stack
 from baps.formats.rtstruct import write_structures
 from baps.volume import Volume
+from label_map_segmentation import make_label_map
 from little_series import SHAPE, random_segments, write_little_series
 
 WHEN = datetime(2026, 3, 1, 12, 30, 5, tzinfo=timezone.utc)
@@ -48,34 +50,10 @@ def _structures(headers: list[Dataset], image: Volume, masks: Masks) -> Dataset:
     return write_structures(headers, image, masks, WHEN)
 
 
-def _label_map(headers: list[Dataset], image: Volume, masks: Masks) -> Dataset:
-    """As highdicom 0.28 writes it: one frame a slice, the background as segment 0."""
-    everywhere = frozenset(range(image.shape[2]))
-    made = write_segmentation(headers, image, masks, dict.fromkeys(masks, everywhere), WHEN)
-    frames = {}
-    for frame in made.PerFrameFunctionalGroupsSequence:
-        frames.setdefault(tuple(frame.PlanePositionSequence[0].ImagePositionPatient), frame)
-        del frame.SegmentIdentificationSequence
-    values = np.zeros(image.shape, np.uint8)
-    for number, mask in enumerate(masks.values(), start=1):
-        values[mask] = number
-    places = [np.array(place, float) * [-1, -1, 1] for place in frames]
-    slices = [int(np.rint((np.linalg.inv(image.affine) @ [*place, 1])[2])) for place in places]
-    background = Dataset()
-    background.SegmentNumber, background.SegmentLabel, background.SegmentAlgorithmType = 0, "Background", "MANUAL"
-    made.SegmentSequence = [background, *made.SegmentSequence]
-    made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.66.7"
-    made.SegmentationType, made.PhotometricInterpretation, made.PixelPaddingValue = "LABELMAP", "MONOCHROME2", 0
-    made.BitsAllocated, made.BitsStored, made.HighBit = 8, 8, 7
-    made.PerFrameFunctionalGroupsSequence, made.NumberOfFrames = list(frames.values()), len(frames)
-    made.PixelData = np.stack([values[:, :, k].T for k in slices]).tobytes()
-    return made
-
-
 MAKERS: dict[str, Make] = {
     "binary SEG": _seg,
     "fractional SEG": _fractional,
-    "Label Map": _label_map,
+    "Label Map": make_label_map,
     "RTSTRUCT": _structures,
 }
 
@@ -160,7 +138,7 @@ def test_an_object_without_references_goes_by_its_frame_of_reference(series: Ser
 def test_a_label_map_in_run_lengths_and_in_colour(series: Series, tmp_path: Path) -> None:
     folder, headers, image = series
     masks = _masks("Label Map")
-    made = _label_map(headers, image, masks)
+    made = make_label_map(headers, image, masks)
     assert segments_said(made) == {1: ("spleen", True), 2: ("liver", True)}
     made.PhotometricInterpretation = "PALETTE COLOR"  # The pixels are the numbers of segments all the same.
     made.compress(RLELossless, encoding_plugin="pydicom")
@@ -176,7 +154,7 @@ def test_a_label_map_in_run_lengths_and_in_colour(series: Series, tmp_path: Path
 
 def test_a_label_map_with_a_segment_that_it_does_not_describe_is_refused(series: Series, tmp_path: Path) -> None:
     folder, headers, image = series
-    made = _label_map(headers, image, _masks("Label Map"))
+    made = make_label_map(headers, image, _masks("Label Map"))
     made.SegmentSequence = made.SegmentSequence[:2]
     made.save_as(tmp_path / "p1.dcm", write_like_original=False)
     with pytest.raises(InputError, match=r"pixels of the segments \[2\], which its SegmentSequence does not name"):
@@ -235,3 +213,14 @@ def test_labels_of_a_tilted_gantry_survive(tmp_path: Path, kind: str, tilt: floa
     found = read_label_map(tmp_path / "p1.dcm", image, folder)
     for value, name in found.names.items():
         np.testing.assert_array_equal(found.mask(value), masks[name])
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_a_label_among_the_slices_is_no_image(series: Series, tmp_path: Path, kind: str) -> None:
+    folder, headers, image = series
+    shutil.copytree(folder, tmp_path / "p1")
+    MAKERS[kind](headers, image, _masks(kind)).save_as(tmp_path / "p1" / "label.dcm", write_like_original=False)
+    found = read_volume(tmp_path / "p1")
+    np.testing.assert_array_equal(found.voxels, image.voxels)
+    np.testing.assert_allclose(found.affine, image.affine)
+    assert len(series_headers(tmp_path / "p1")) == len(headers)

@@ -21,8 +21,16 @@ from baps.collected import notes
 from baps.errors import InputError
 from baps.formats import read_label_map, read_volume
 from baps.formats.dicom_labels import series_headers
-from baps.formats.dicom_seg import slice_depths
-from baps.formats.rtstruct import enclosed, outlines, read_structures, structures_said, write_structures
+from baps.formats.dicom_seg import slice_depths, source_frames
+from baps.formats.rtstruct import (
+    enclosed,
+    outlines,
+    read_structures,
+    structure_references,
+    structure_series,
+    structures_said,
+    write_structures,
+)
 from baps.volume import Volume
 from little_series import OBLIQUE, random_segments, write_little_series
 
@@ -233,3 +241,36 @@ def test_the_file_is_whole_dicom(oblique: Case, tmp_path: Path) -> None:
     assert read.SOPClassUID.name == "RT Structure Set Storage"
     assert read.StructureSetROISequence[0].ROIName == "Milz – groß"
     assert all(len(str(value)) <= 16 for one in read.ROIContourSequence[0].ContourSequence for value in one.ContourData)
+
+
+def test_a_structure_that_cannot_be_read_does_not_hide_the_others(oblique: Case) -> None:
+    _, headers, image = oblique
+    masks = {name: random_segments(5)[n] for n, name in enumerate(("moved", "elsewhere", "good"))}
+    made = write_structures(headers, image, masks, WHEN)
+    for contour in made.ROIContourSequence[0].ContourSequence:
+        points = np.array(contour.ContourData, float).reshape(-1, 3) + 1.4 * image.slice_normal * [-1, -1, 1]
+        contour.ContourData = [f"{value:.10g}" for value in points.ravel()]
+    made.StructureSetROISequence[1].ReferencedFrameOfReferenceUID = "1.2.3"
+    unreadable: dict[str, str] = {}
+    frame = headers[0].FrameOfReferenceUID
+    (found,) = read_structures(made, image, frame_of_reference=frame, unreadable=unreadable)
+    assert found.name == "good"
+    np.testing.assert_array_equal(found.mask, masks["good"])
+    assert "off the nearest slice" in unreadable["moved"]
+    assert "another frame of reference" in unreadable["elsewhere"]
+    with pytest.raises(InputError, match="off the nearest slice"):
+        list(read_structures(made, image))
+
+
+def test_references_are_those_of_the_contours_or_of_the_whole(oblique: Case) -> None:
+    _, headers, image = oblique
+    mask = np.zeros(image.shape, bool)
+    mask[3:7, 3:7, 2:4] = True
+    made = write_structures(headers, image, {"a": mask}, WHEN)
+    assert structure_series(made) == (headers[0].SeriesInstanceUID,)
+    frames = source_frames(headers, image)
+    assert structure_references(made) == {(frames[k][0].SOPInstanceUID, 0) for k in (2, 3)}
+    for contour in made.ROIContourSequence[0].ContourSequence:
+        del contour.ContourImageSequence
+    assert structure_references(made) == {(header.SOPInstanceUID, 0) for header in headers}
+    assert structure_references(Dataset()) == set()

@@ -105,6 +105,8 @@ _MOST_FRAMES = 65_536
 
 _WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 _PARAMETRIC_MAP = "1.2.840.10008.5.1.4.1.1.30"
+_NO_IMAGES = "1.2.840.10008.5.1.4.1.1.66."
+"""Where the SOP classes of raw data, registrations, segmentations and surfaces begin; pydicom 2 does not know all."""
 
 
 @dataclass(frozen=True)
@@ -204,6 +206,8 @@ def frames_of(header: Dataset, file: str, source: int = 0) -> list[Frame]:
 
 def _is_image(header: Dataset) -> bool:
     kind = UID(header.get("SOPClassUID") or "")
+    if kind.startswith(_NO_IMAGES):
+        return False
     if kind.name != kind:
         return "Image Storage" in kind.name or kind == _PARAMETRIC_MAP
     # What a vendor keeps beside its images has no Rows.

@@ -104,11 +104,13 @@ def even_depths(image: Volume) -> NDArray[np.float64]:
     return np.array([_depth(image.affine @ _step(k), image) for k in range(image.shape[2])])
 
 
-def source_frames(headers: Sequence[Dataset], image: Volume) -> dict[int, tuple[Dataset, int, NDArray[np.float64]]]:
+def source_frames(
+    headers: Sequence[Dataset], image: Volume, number: int | None = None
+) -> dict[int, tuple[Dataset, int, NDArray[np.float64]]]:
     """Find the image that each slice of a volume was read from.
 
     Args:
-        headers, image: as in ``slice_depths``.
+        headers, image, number: as in ``slice_depths``.
 
     Returns:
         For each index across K the header, the number of its frame from 1 on, and the (4, 4) from [i, j, 0] of the
@@ -118,7 +120,7 @@ def source_frames(headers: Sequence[Dataset], image: Volume) -> dict[int, tuple[
         InputError: as ``slice_depths``.
     """
     found = {}
-    stack = find_stack(headers, image)
+    stack = find_stack(headers, image, number)
     for k, (frame, offset) in enumerate(zip(stack.frames, stack.offsets, strict=True)):
         assert frame.position is not None and frame.orientation is not None and frame.spacing is not None
         affine = _affine(frame.position, frame.orientation.ravel(), frame.spacing[::-1])
@@ -255,7 +257,7 @@ def write_segmentation(
     """
     _check_names(masks)
     stack = find_stack(sources, image, number)
-    sources = _complete(sources, image)
+    sources = complete_headers(sources, image)
     shown = {name: slices[name] | set(np.flatnonzero(mask.any((0, 1))).tolist()) for name, mask in masks.items()}
     same = len(set(map(frozenset, shown.values()))) == 1
     wanted = sorted(set().union(*shown.values()))
@@ -371,8 +373,8 @@ def _check_names(masks: Mapping[str, object]) -> None:
             )
 
 
-def _complete(sources: Sequence[Dataset], image: Volume) -> list[Dataset]:
-    """Copies of headers with what a SEG takes over from them, empty where it was taken out to make it anonymous.
+def complete_headers(sources: Sequence[Dataset], image: Volume) -> list[Dataset]:
+    """Copy headers with what a label object takes over from them, empty where it was taken out to make it anonymous.
 
     Raises:
         InputError: if an attribute is missing that nothing can stand for, or says whose image it is and is unreadable.

@@ -22,7 +22,7 @@ from ..collected import notes
 from ..errors import InputError
 from ..size import check_size
 from ..volume import Volume
-from .dicom_seg import Segment, even_depths, source_frames
+from .dicom_seg import Segment, complete_headers, even_depths, source_frames
 
 RTSTRUCT_CLASS = UID("1.2.840.10008.5.1.4.1.1.481.3")
 _STUDY_CLASS = UID("1.2.840.10008.3.1.2.3.1")
@@ -37,6 +37,9 @@ _SAME_PLACE = 0.1
 
 _ON = 1e-3
 """Share of a voxel within which a centre lies on a contour: positions in mm are rounded."""
+
+_ALGORITHMS = {True: "SEMIAUTOMATIC", False: "MANUAL", None: ""}
+"""By whether a model made a mask."""
 
 _NAME = "BAPS"
 _TAKEN_OVER = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyID", "StudyDate",
@@ -72,6 +75,8 @@ def read_structures(
     image: Volume,
     depths: NDArray[np.float64] | None = None,
     frames: Sequence[NDArray[np.float64]] | None = None,
+    frame_of_reference: str = "",
+    unreadable: dict[str, str] | None = None,
 ) -> Iterator[Segment]:
     """Read a structure set, structure by structure; structures of one name are one.
 
@@ -82,9 +87,12 @@ def read_structures(
         image: the volume that it belongs to.
         depths: of its slices, see ``slice_depths``; without them they are taken to lie evenly.
         frames: for each slice the (4, 4) of ``source_frames``, where pixels may lie beside the voxels of the volume.
+        frame_of_reference: FrameOfReferenceUID of the image; without it, it is not compared.
+        unreadable: gets the name of each structure that cannot be read and why, and the others are read.
 
     Raises:
-        InputError: if it cannot be read, or a contour does not lie on a slice of the image.
+        InputError: if it cannot be read; without ``unreadable`` also if a contour does not lie on a slice of the image,
+            or a structure lies in another frame of reference.
     """
     check_size("The RTSTRUCT", image.shape, 1)
     depths = even_depths(image) if depths is None else depths
@@ -93,20 +101,78 @@ def read_structures(
         said, contours = structures_said(dataset), _contours(dataset)
     except Exception as error:  # pydicom raises many kinds; each means a broken or foreign object.
         raise InputError(f"The RTSTRUCT cannot be read ({type(error).__name__}). Export it again.") from error
+    lies_in = {int(one.ROINumber): one.get("ReferencedFrameOfReferenceUID") for one in dataset.StructureSetROISequence}
     for name in dict.fromkeys(name for name, _ in said.values()):
-        mask, slices, beyond = np.zeros(image.shape, bool), set[int](), False
-        for number in (number for number, (called, _) in said.items() if called == name):
-            by_slice: dict[int, list[NDArray[np.float64]]] = {}
-            for points in contours.get(number, ()):
-                index, placed = _place(name, points, image, depths, frames)
-                by_slice.setdefault(index, []).append(placed)
-                beyond |= bool((placed < -0.5 - _ON).any() or (placed > np.array(image.shape[:2]) - 0.5 + _ON).any())
-            for index, placed_contours in by_slice.items():
-                mask[:, :, index] |= enclosed(placed_contours, image.shape[:2])
-            slices.update(by_slice)
-        if beyond:
-            notes.give(f"{name} reaches beyond the image; what lies outside was left out.")
-        yield Segment(name, mask, frozenset(slices))
+        own = [number for number, (called, _) in said.items() if called == name]
+        try:
+            if frame_of_reference and {lies_in[number] or frame_of_reference for number in own} != {frame_of_reference}:
+                raise InputError(
+                    f"{name} lies in another frame of reference than the image (ReferencedFrameOfReferenceUID). Draw "
+                    "it on this series."
+                )
+            found = _read_structure(name, [contours.get(number, []) for number in own], image, depths, frames)
+        except InputError as error:
+            if unreadable is None:
+                raise
+            unreadable[name] = str(error)
+        else:
+            yield found
+
+
+def _read_structure(
+    name: str,
+    parts: Sequence[Sequence[NDArray[np.float64]]],
+    image: Volume,
+    depths: NDArray[np.float64],
+    frames: Sequence[NDArray[np.float64]],
+) -> Segment:
+    """A structure, whose parts are contours that are combined among themselves alone."""
+    mask, slices, beyond = np.zeros(image.shape, bool), set[int](), False
+    for part in parts:
+        by_slice: dict[int, list[NDArray[np.float64]]] = {}
+        for points in part:
+            index, placed = _place(name, points, image, depths, frames)
+            by_slice.setdefault(index, []).append(placed)
+            beyond |= bool((placed < -0.5 - _ON).any() or (placed > np.array(image.shape[:2]) - 0.5 + _ON).any())
+        for index, placed_contours in by_slice.items():
+            mask[:, :, index] |= enclosed(placed_contours, image.shape[:2])
+        slices.update(by_slice)
+    if beyond:
+        notes.give(f"{name} reaches beyond the image; what lies outside was left out.")
+    return Segment(name, mask, frozenset(slices))
+
+
+def structure_references(dataset: Dataset) -> set[tuple[str, int]]:
+    """Read which images the contours of a structure set were drawn on, in the form of ``source_references``.
+
+    Where the contours do not say, it is the images that the structure set as a whole refers to.
+    """
+    contours = [
+        contour
+        for structure in dataset.get("ROIContourSequence") or []
+        for contour in structure.get("ContourSequence") or []
+    ]
+    for holders in (contours, list(_referenced_series(dataset))):
+        found = {
+            (str(one.get("ReferencedSOPInstanceUID", "")), int(frame))
+            for holder in holders
+            for one in holder.get("ContourImageSequence") or []
+            for frame in np.atleast_1d(one.get("ReferencedFrameNumber") or 0)
+        }
+        if found:
+            return found
+    return set()
+
+
+def structure_series(dataset: Dataset) -> tuple[str, ...]:
+    """Read the SeriesInstanceUIDs of the images that a structure set refers to."""
+    return tuple(dict.fromkeys(str(one.get("SeriesInstanceUID", "")) for one in _referenced_series(dataset)))
+
+
+def _referenced_series(dataset: Dataset) -> Iterator[Dataset]:
+    for frame in dataset.get("ReferencedFrameOfReferenceSequence") or []:
+        for study in frame.get("RTReferencedStudySequence") or []:
+            yield from study.get("RTReferencedSeriesSequence") or []
 
 
 def _contours(dataset: Dataset) -> dict[int, list[NDArray[np.float64]]]:
@@ -209,7 +275,8 @@ def write_structures(
     masks: Mapping[str, NDArray[np.bool_]],
     when: datetime,
     author: str = "",
-    by_model: bool = False,
+    by_model: bool | None = False,
+    number: int | None = None,
 ) -> FileDataset:
     """Make a structure set with one structure for each mask, in a new series of the same study.
 
@@ -219,25 +286,31 @@ def write_structures(
         masks: by name, (I, J, K); they may overlap.
         when: the time that it says it was made at, with a time zone.
         author: who stands by it.
-        by_model: whether a model made the masks, and a person confirmed them.
+        by_model: whether a model made the masks, and a person confirmed them; None where that is not known.
+        number: of the volume, from 1, where the images make several.
+
+    What is malformed in the headers is left out.
 
     Raises:
-        InputError: if the images do not make the volume, or do not name their study, series and frame of reference.
+        InputError: if the images do not make the volume, or do not name their study, series and frame of reference; if
+            they say in no readable way whose they are.
     """
-    frames, first = source_frames(sources, image), sources[0]
+    frames = source_frames(sources, image, number)
+    drawn_on = {str(source.get("SOPInstanceUID")): source for source, _, _ in frames.values()}
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "FrameOfReferenceUID"):
         if not all(source.get(keyword) for source in sources):
             raise InputError(
                 f"No RTSTRUCT can be made for this series: its header has no {keyword}. Save the label as a file."
             )
+    first = complete_headers(sources, image)[0]
     made = _empty(first, when, author)
-    made.ReferencedFrameOfReferenceSequence = [_references(sources)]
+    made.ReferencedFrameOfReferenceSequence = [_references(list(drawn_on.values()))]
     for number, (name, mask) in enumerate(masks.items(), start=1):
         structure, contours, observation = Dataset(), Dataset(), Dataset()
         structure.ROINumber = contours.ReferencedROINumber = observation.ReferencedROINumber = number
         structure.ReferencedFrameOfReferenceUID = first.FrameOfReferenceUID
         structure.ROIName = name[:64]
-        structure.ROIGenerationAlgorithm = "SEMIAUTOMATIC" if by_model else "MANUAL"
+        structure.ROIGenerationAlgorithm = _ALGORITHMS[by_model]
         hue = crc32(name.encode())  # The same colour whenever the structure is written.
         contours.ROIDisplayColor = [64 + (hue >> shift) % 192 for shift in (0, 8, 16)]
         drawn = [
@@ -300,7 +373,7 @@ def _joined(outer: NDArray[np.float64], hole: NDArray[np.float64]) -> NDArray[np
 def _contour(points: NDArray[np.float64], source: Dataset, frame: int, affine: NDArray[np.float64]) -> Dataset:
     contour = Dataset()
     contour.ContourImageSequence = [_reference(source)]
-    if source.get("NumberOfFrames"):
+    if int(source.get("NumberOfFrames") or 1) > 1:
         contour.ContourImageSequence[0].ReferencedFrameNumber = frame
     contour.ContourGeometricType = "CLOSED_PLANAR"
     contour.NumberOfContourPoints = len(points)
