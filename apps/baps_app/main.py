@@ -92,7 +92,8 @@ class BapsApp(MONAILabelApp):
         if self.remote:
             if settings.MONAI_LABEL_DATASTORE or "googleapis.com" in self.studies:
                 return super().init_datastore()
-            return open_pacs(self.studies, read_login(self.site.pacs_login), self.site.worklist)
+            site = self.site
+            return open_pacs(self.studies, read_login(site.pacs_login), site.worklist, site.pacs_label_format)
         reload, read_only = settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD, settings.MONAI_LABEL_DATASTORE_READ_ONLY
         if not can_write(self.studies):
             return ReadOnlyStudies(self.studies, reload)

@@ -29,6 +29,8 @@ _HOST_KEYS = {"server_mode", "models", "preload"}
 
 _FILES = ("adapters", "audit", "openid", "organ_weights", "pacs_login", "patients", "users", "weights", "worklist")
 
+_CHOICES = {"pacs_label_format": ("seg", "rtstruct", "both")}
+
 _NUMBERS: dict[str, tuple[type[int] | type[float], str]] = {
     "cache_mb": (int, "a whole number of megabytes"),
     "ahead": (int, "a whole number of slices"),
@@ -63,6 +65,7 @@ class Settings:
         encoder: frozen encoder of new adapters: ``statistics``, ``clip``, ``vit_mae`` or ``dino``.
         encoder_source: its weights, a local path or a hub's name; empty: the usual ones.
         pacs_login: private JSON file of the user, the password and the ca of a PACS.
+        pacs_label_format: in which form final labels are stored in a PACS: ``seg``, ``rtstruct`` or ``both``.
         worklist: file of the studies of a PACS that are served, a StudyInstanceUID a line; None: all.
         patients: CSV file of image and patient, for images that do not say whom they show.
         whole_labels: whether a label that a viewer submits holds an organ wholly, so that the slices on which it is not
@@ -98,6 +101,7 @@ class Settings:
     encoder: str = "statistics"
     encoder_source: str = ""
     pacs_login: Path | None = None
+    pacs_label_format: str = "seg"
     worklist: Path | None = None
     patients: Path | None = None
     whole_labels: bool = False
@@ -233,6 +237,8 @@ def _parse(name: str, value: object) -> object:
         return parse_root_path(str(value))
     if name in ("allow_unprotected", "whole_labels"):
         return _yes(name, value)
+    if name in _CHOICES and value not in _CHOICES[name]:
+        raise InputError(f"{name} must be one of {', '.join(_CHOICES[name])}, not {value!r}.")
     if name in _FILES:
         return Path(str(value)).expanduser()
     if name in _NUMBERS:

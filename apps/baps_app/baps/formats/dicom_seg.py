@@ -122,8 +122,8 @@ def source_frames(
     found = {}
     stack = find_stack(headers, image, number)
     for k, (frame, offset) in enumerate(zip(stack.frames, stack.offsets, strict=True)):
-        assert frame.position is not None and frame.orientation is not None and frame.spacing is not None
-        affine = _affine(frame.position, frame.orientation.ravel(), frame.spacing[::-1])
+        assert frame.position is not None and frame.orientation is not None
+        affine = _affine(frame.position, frame.orientation.ravel(), (frame.spacing or (1.0, 1.0))[::-1])
         affine[:3, 3] -= affine[:3, :2] @ offset
         found[k] = headers[frame.source], frame.index + 1, affine
     return found

@@ -8,7 +8,7 @@ which every reader understands.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
 from zlib import crc32
@@ -147,26 +147,28 @@ def structure_references(dataset: Dataset) -> set[tuple[str, int]]:
 
     Where the contours do not say, it is the images that the structure set as a whole refers to.
     """
-    contours = [
+    contours = (
         contour
         for structure in dataset.get("ROIContourSequence") or []
         for contour in structure.get("ContourSequence") or []
-    ]
-    for holders in (contours, list(_referenced_series(dataset))):
-        found = {
-            (str(one.get("ReferencedSOPInstanceUID", "")), int(frame))
-            for holder in holders
-            for one in holder.get("ContourImageSequence") or []
-            for frame in np.atleast_1d(one.get("ReferencedFrameNumber") or 0)
-        }
-        if found:
-            return found
-    return set()
+    )
+    return _images_of(contours) or _images_of(_referenced_series(dataset))
 
 
 def structure_series(dataset: Dataset) -> tuple[str, ...]:
-    """Read the SeriesInstanceUIDs of the images that a structure set refers to."""
-    return tuple(dict.fromkeys(str(one.get("SeriesInstanceUID", "")) for one in _referenced_series(dataset)))
+    """Read the SeriesInstanceUIDs of the images that a structure set refers to, first those that it was drawn on."""
+    drawn_on = {(instance, 0) for instance, _ in structure_references(dataset)}
+    series = sorted(_referenced_series(dataset), key=lambda one: _images_of([one]).isdisjoint(drawn_on))
+    return tuple(dict.fromkeys(str(one.get("SeriesInstanceUID", "")) for one in series))
+
+
+def _images_of(holders: Iterable[Dataset]) -> set[tuple[str, int]]:
+    return {
+        (str(one.get("ReferencedSOPInstanceUID", "")), int(frame))
+        for holder in holders
+        for one in holder.get("ContourImageSequence") or []
+        for frame in np.atleast_1d(one.get("ReferencedFrameNumber") or 0)
+    }
 
 
 def _referenced_series(dataset: Dataset) -> Iterator[Dataset]:

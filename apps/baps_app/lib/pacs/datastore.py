@@ -1,4 +1,4 @@
-"""The datastore of a PACS: images that are fetched when they are asked for, labels that are stored as DICOM SEG."""
+"""The datastore of a PACS: images that are fetched when they are asked for, labels that are stored as DICOM objects."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
 from monailabel.interfaces.datastore import DefaultLabelTag
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileDataset
 
 from baps.collected import notes
 from baps.errors import BapsError, InputError, NotFoundError, StorageError
 from baps.formats import read_dicom, read_label_map, read_labels, read_patient, read_volume, read_volumes, write_nifti
-from baps.formats.dicom_seg import slice_depths, source_references, stack_references, write_segmentation
+from baps.formats.dicom_seg import stack_references, write_segmentation
+from baps.formats.rtstruct import write_structures
 from baps.label_map import LabelMap
 from baps.pacs_login import Login, read_login
 from baps.pacs_studies import PacsStudies, Worklist, read_pacs_studies
@@ -47,7 +48,16 @@ from lib.pacs.read_back import check_same_masks, check_same_owner
 from lib.pacs.register import Register
 from lib.pacs.sending import Outbox
 from lib.pacs.series import Series, SeriesList, series_of
-from lib.pacs.stored_segments import OrganLabel, StoredSegment, keep_segments, kept_segment, stored_segments
+from lib.pacs.stored_segments import (
+    MODALITIES,
+    OrganLabel,
+    Slices,
+    StoredSegment,
+    keep_segments,
+    kept_segment,
+    label_references,
+    stored_segments,
+)
 from lib.whole_list import WholeList
 
 logger = logging.getLogger(__name__)
@@ -64,7 +74,7 @@ _TRIED_AT_ONCE = 5
 _TRIED_AGAIN = 600.0
 """Seconds after which an image is tried again of which the PACS does not say whether it has grown."""
 
-_MOST_DEPTHS = 256
+_MOST_SLICES = 256
 """Images whose slices' places are remembered."""
 
 _CONVERTED = 2
@@ -84,6 +94,7 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         cache: folder for what is fetched; None for the host's own.
         studies: which of its series are served; all without it.
         worklist: the studies that are served, or None for all.
+        label_format: of the final labels that are stored there: ``seg``, ``rtstruct`` or ``both``.
     """
 
     def __init__(
@@ -92,12 +103,14 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         cache: str | None,
         studies: PacsStudies | None = None,
         worklist: Worklist | None = None,
+        label_format: str = "seg",
     ) -> None:
+        self._label_format = label_format
         studies = studies or PacsStudies(client.base_url)
         self._list = SeriesList(client, studies, worklist)
         self._unusable: dict[str, tuple[str, str, float]] = {}
         self._fetching = [threading.Lock() for _ in range(_FETCHED_AT_ONCE)]
-        self._known_depths: dict[tuple[str, str], NDArray[np.float64]] = {}
+        self._known_slices: dict[tuple[str, str], Slices] = {}
         self._looking: threading.Thread | None = None
         self._look_failed: BapsError | None = None
         super().__init__(client=client, search_filter={}, cache_path=cache)
@@ -343,14 +356,14 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         series = self._found(image_id)
         return fetch_headers(self._client, series.study, series.uid, self.patient(image_id))
 
-    def _depths(self, image_id: str, image: Volume, headers: Sequence[Dataset] | None = None) -> NDArray[np.float64]:
-        """How far along the normal the slices of an image lie, see ``slice_depths``; its headers are asked for once."""
+    def _slices(self, image_id: str, image: Volume, headers: Sequence[Dataset] | None = None) -> Slices:
+        """Where the slices of an image lie; its headers are asked for once."""
         key = image_id, self._reader(image_id)
-        if key not in self._known_depths:
-            while len(self._known_depths) >= _MOST_DEPTHS:
-                self._known_depths.pop(next(iter(self._known_depths)), None)
-            self._known_depths[key] = slice_depths(headers or self._headers(image_id), image, volume_number(image_id))
-        return self._known_depths[key]
+        if key not in self._known_slices:
+            while len(self._known_slices) >= _MOST_SLICES:
+                self._known_slices.pop(next(iter(self._known_slices)), None)
+            self._known_slices[key] = Slices.of(headers or self._headers(image_id), image, volume_number(image_id))
+        return self._known_slices[key]
 
     def _reader(self, image_id: str) -> str:
         """What labels of an image are read with: an image that has grown is another one."""
@@ -388,7 +401,7 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
             if not folder.exists():
                 dataset = stored or fetch_object(self._client, segment.study, segment.series, segment.instance)
                 volume = read_volume(image)
-                keep_segments(folder, dataset, volume, self._depths(image_id, volume))
+                keep_segments(folder, dataset, volume, self._slices(image_id, volume))
             found = kept_segment(folder, segment.name)
         except OSError as error:
             raise _disk_full(error) from error
@@ -407,7 +420,7 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
             BapsError: as ``organ``; or if a label waits to be sent, without which a part of it would be hidden.
         """
         self._outbox.send()
-        if self._outbox.holds(image_id, organ):
+        if self._outbox.holds(series_of(image_id), organ):
             raise BapsError(
                 f"A part of {organ} still waits to be sent to the PACS. Ask who runs the PACS, then try again."
             )
@@ -426,12 +439,12 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
     def save_label(
         self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any], label_id: str = ""
     ) -> str:
-        """Store a final label in the PACS, as one SEG with what is marked; others are kept here.
+        """Store a final label in the PACS, as one SEG or RTSTRUCT with what is marked, or both; others are kept here.
 
         It is read back before it is called saved: by our reader before it is sent, and from the PACS afterwards.
 
         Raises:
-            InputError: if a value has no name, or no SEG can be made for the image.
+            InputError: if a value has no name, or no such object can be made for the image.
             BapsError: if the PACS refuses it or gives something else back; or does not answer, then it is kept and sent
                 later.
         """
@@ -452,9 +465,15 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         when = max([now, *(made.astimezone() + timedelta(seconds=1) for made in earlier)])
         sources = self._headers(image_id)
         number = volume_number(image_id)
-        made = write_segmentation(sources, image, masks, slices, when, info.author, bool(info.model), number)
-        depths = self._depths(image_id, image, sources)
-        self._outbox.send(self._outbox.keep(made, lambda label: check_same_masks(label, masks, image, depths)))
+        by_model, made = bool(info.model), list[Dataset]()
+        if self._label_format in ("rtstruct", "both"):
+            # A little older than the SEG, which holds more: also on which slices nothing is marked.
+            before = when - timedelta(milliseconds=1)
+            made.append(write_structures(sources, image, masks, before, info.author, by_model, number))
+        if self._label_format in ("seg", "both"):
+            made.append(write_segmentation(sources, image, masks, slices, when, info.author, by_model, number))
+        places = self._slices(image_id, image, sources)
+        self._outbox.send(self._outbox.keep(made, lambda label: check_same_masks(label, masks, image, places)))
         return image_id
 
     def _read_back(self, label: Dataset) -> None:
@@ -477,18 +496,44 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
             check_same_owner(label, stored)
             self._organ(image_id, first, stored)
             masks = {one.name: read_labels(self._organ(image_id, one).file, image) > 0 for one in segments}
-            check_same_masks(label, masks, image, self._depths(image_id, image))
+            check_same_masks(label, masks, image, self._slices(image_id, image))
         except InputError as error:
             for segment in segments:
                 self._labels.register.note(segment, self._reader(image_id), str(error))
             raise
+
+    def label_as_rtstruct(self, image_id: str) -> FileDataset:
+        """Make an RTSTRUCT of the newest segments of an image that can be read.
+
+        Raises:
+            NotFoundError: if there is no such image, or it has no label.
+            InputError: if no label can be read, or the headers lack what an RTSTRUCT needs.
+            BapsError: if the PACS does not answer, or the disk is full.
+        """
+        image = read_volume(Path(self.get_image_uri(image_id)))
+        masks, errors = dict[str, NDArray[np.bool_]](), list[InputError]()
+        for name, segments in sorted(self.newest_segments(image_id).get(image_id, {}).items()):
+            try:
+                masks[name] = read_labels(self.organ(image_id, segments).file, image) > 0
+            except InputError as error:
+                errors.append(error)
+        if errors and not masks:
+            raise errors[0]
+        if not masks:
+            raise NotFoundError(f"There is no label of {image_id}. Save one first.")
+        for error in errors:
+            notes.give(f"A label was left out. {error}")
+        now = datetime.now().astimezone()
+        return write_structures(
+            self._headers(image_id), image, masks, now, by_model=None, number=volume_number(image_id)
+        )
 
     def _image_of_label(self, uid: str, fetch_label: Callable[[], Dataset]) -> str:
         """The image that a label object belongs to: a series, or the volume of it whose frames the label refers to."""
         volumes = self._volumes(uid)
         if not volumes:
             return uid
-        headers, referred = self._headers(uid), source_references(fetch_label())
+        headers, referred = self._headers(uid), label_references(fetch_label())
         held = [
             len(referred & stack_references(headers, read_volume(Path(self.get_image_uri(image))), number))
             for number, image in enumerate(volumes, start=1)
@@ -512,7 +557,7 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         if not segments:
             return ""
         image = read_volume(Path(self.get_image_uri(label_id)))
-        voxels = np.zeros(image.shape, np.uint8)
+        voxels = np.zeros(image.shape, np.min_scalar_type(len(segments)))  # Structure sets may hold hundreds.
         errors: list[InputError] = []
         for value, name in enumerate(sorted(segments), start=1):
             try:
@@ -581,7 +626,7 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
 
     def _check_export(self, label: Dataset) -> None:
         """Read back a label that a viewer stored; a note says what is wrong with it."""
-        if label.get("Modality") != "SEG":
+        if label.get("Modality") not in MODALITIES:
             return
         segments = stored_segments(label)
         register = self._labels.register
@@ -593,21 +638,30 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
             image_id = register.image_of(segments[0].instance)
             if not image_id:
                 raise InputError("The PACS has no image that it refers to.")
+            errors = list[str]()
             for segment in segments:
-                self._organ(image_id, segment)
+                try:
+                    self._organ(image_id, segment)
+                except InputError as error:
+                    errors.append(str(error))
+            if errors:
+                raise InputError(" ".join(dict.fromkeys(errors)))
         except BapsError as error:
             notes.give(
                 f"The PACS stored the label, but it does not count and is not trained on until it can be read. {error}"
             )
 
 
-def open_pacs(address: str, login: Login | None = None, worklist: Path | None = None) -> PacsDatastore:
+def open_pacs(
+    address: str, login: Login | None = None, worklist: Path | None = None, label_format: str = "seg"
+) -> PacsDatastore:
     """Make the datastore of a DICOMweb address. The cache comes from MONAI Label's own settings.
 
     Args:
         address: of the PACS, which a query may follow, see ``read_pacs_studies``.
         login: who we are to it; None for what the environment says.
         worklist: file of the studies that are served, or None for all.
+        label_format: see ``PacsDatastore``.
 
     Raises:
         InputError: if the query cannot be used.
@@ -618,7 +672,8 @@ def open_pacs(address: str, login: Login | None = None, worklist: Path | None = 
     if listed:
         listed.studies()
     cache = settings.MONAI_LABEL_DICOMWEB_CACHE_PATH or settings.MONAI_LABEL_DATASTORE_CACHE_PATH
-    return PacsDatastore(connect(studies.address, login or read_login(None)), cache.strip() or None, studies, listed)
+    client = connect(studies.address, login or read_login(None))
+    return PacsDatastore(client, cache.strip() or None, studies, listed, label_format)
 
 
 def _disk_full(error: OSError) -> StorageError:

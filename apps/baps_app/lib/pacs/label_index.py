@@ -18,10 +18,11 @@ from lib.pacs.client import pacs_answers, status_code
 from lib.pacs.fetching import fetch_headers, fetch_object
 from lib.pacs.register import Register
 from lib.pacs.series import FRESH, SHORT_PAGE, SeriesList, is_uid
-from lib.pacs.stored_segments import StoredSegment, stored_segments
+from lib.pacs.stored_segments import MODALITIES, StoredSegment, is_structure_set, stored_segments
 
 logger = logging.getLogger(__name__)
 
+_WHERE = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 _TOLD = ("StudyInstanceUID", "SeriesInstanceUID", "NumberOfSeriesRelatedInstances")
 
 _COUNTED_FOR = 5.0
@@ -32,7 +33,10 @@ _PAGE = 1000
 
 
 class LabelIndex:
-    """The labels of a PACS. A look at all of them costs a request for each thousand, and one or two for each new one.
+    """The labels of a PACS.
+
+    A look at all of them costs a request for each thousand of each modality, for not every PACS takes several
+    modalities at once, and one or two for each new one.
 
     Args:
         client: of the PACS.
@@ -51,7 +55,7 @@ class LabelIndex:
         which_volume: Callable[[str, Callable[[], Dataset]], str],
     ) -> None:
         self._which_volume = which_volume
-        self._client, self._filters, self._images = client, {**studies.study_filters, "Modality": "SEG"}, images
+        self._client, self._filters, self._images = client, studies.study_filters, images
         self.register = register
         self._looking = threading.Lock()
         self._looked: float | None = None
@@ -94,8 +98,8 @@ class LabelIndex:
 
     def _look(self, study: str | None) -> None:
         sweep = self.register.next_sweep()
-        for page in self._pages(study):
-            for of_study, series, count in page:
+        for modality in MODALITIES:
+            for of_study, series, count in self._listed(modality, study):
                 if self._images.is_listed(of_study) and not self.register.is_known(series, count, sweep):
                     found = self._described(of_study, series)
                     if found is None:
@@ -114,11 +118,11 @@ class LabelIndex:
                 image = self._which_volume(image, partial(fetch_object, self._client, study, series, instance))
             self.register.set_image(instance, image)
 
-    def _pages(self, study: str | None) -> Iterator[list[tuple[str, str, str]]]:
-        """Study, UID and number of objects of each series of labels, page by page."""
+    def _listed(self, modality: str, study: str | None) -> Iterator[tuple[str, str, str]]:
+        """Study, UID and number of objects of each series of labels of a modality; they are asked for page by page."""
         offset, before = 0, set[str]()
         given: dict[str, Any] = {} if study is None else {"study_instance_uid": study}
-        filters = self._filters if study is None else {"Modality": "SEG"}
+        filters = {**(self._filters if study is None else {}), "Modality": modality}
         while True:
             with pacs_answers():
                 page = self._client.search_for_series(search_filters=filters, limit=_PAGE, offset=offset, **given)
@@ -127,8 +131,8 @@ class LabelIndex:
             if uids <= before:
                 return
             # Some servers ignore what they are asked for.
-            found = [(of or study or "", uid, count) for of, uid, count, kind in told if kind in ("", "SEG")]
-            yield [one for one in found if is_uid(one[0]) and is_uid(one[1])]
+            found = [(of or study or "", uid, count) for of, uid, count, kind in told if kind in ("", modality)]
+            yield from (one for one in found if is_uid(one[0]) and is_uid(one[1]))
             if len(page) < SHORT_PAGE:
                 return
             before, offset = uids, offset + len(page)
@@ -136,15 +140,24 @@ class LabelIndex:
     def _described(self, study: str, series: str) -> list[StoredSegment] | None:
         """What a series of label objects holds; a broken one nothing. None where the PACS does not give it."""
         try:
-            return [one for header in fetch_headers(self._client, study, series) for one in stored_segments(header)]
+            return [one for header in fetch_headers(self._client, study, series) for one in self._segments(header)]
         except BapsError as error:
             if status_code(error) is None and not isinstance(error.__cause__, ValueError):
                 raise
-            logger.warning("A DICOM SEG series was passed over (%s).", type(error.__cause__).__name__)
+            logger.warning("A series of labels was passed over (%s).", type(error.__cause__).__name__)
             return None
         except Exception as error:  # Of one object among many: malformed.
-            logger.warning("A DICOM SEG series was passed over (%s).", type(error).__name__)
+            logger.warning("A series of labels was passed over (%s).", type(error).__name__)
             return []
+
+    def _segments(self, header: Dataset) -> list[StoredSegment]:
+        """What a header says. Metadata of a structure set may leave out its contours; then the object says it."""
+        found = stored_segments(header)
+        if not found and is_structure_set(header):
+            study, series, instance = (str(header.get(name) or "") for name in _WHERE)
+            if all(map(is_uid, (study, series, instance))):
+                found = stored_segments(fetch_object(self._client, study, series, instance))
+        return found
 
     def newest(self, image: str | None = None) -> dict[str, dict[str, list[StoredSegment]]]:
         """By image and label what a person drew or confirmed, the newest first; of one image or all."""

@@ -9,30 +9,28 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from baps.errors import InputError
-from baps.formats.dicom_seg import read_segmentation
 from baps.volume import Volume
+from lib.pacs.stored_segments import Slices, read_label
 
 _WHOSE = ("PatientID", "StudyInstanceUID")
 
 
-def check_same_masks(
-    label: Dataset, masks: Mapping[str, NDArray[np.bool_]], image: Volume, depths: NDArray[np.float64]
-) -> None:
+def check_same_masks(label: Dataset, masks: Mapping[str, NDArray[np.bool_]], image: Volume, slices: Slices) -> None:
     """Refuse an object that does not read as the masks that it was made of.
 
     Args:
         label: the object; it is changed by reading.
         masks: by label, (I, J, K).
         image: the volume that it belongs to.
-        depths: of its slices, see ``slice_depths``.
+        slices: of the image.
 
     Raises:
         InputError: if it reads otherwise.
     """
-    found = {segment.name: segment.mask for segment in read_segmentation(label, image, depths)}
+    found = {segment.name: segment.mask for segment in read_label(label, image, slices)}
     for name in masks.keys() | found.keys():
         if name not in found or name not in masks:
-            raise InputError(f"The segment {name!r} is not found again under its name (SegmentLabel).")
+            raise InputError(f"The segment {name!r} is not found again under its name (SegmentLabel, ROIName).")
         if not np.array_equal(found[name], masks[name]):
             different = int((found[name] != masks[name]).sum())
             raise InputError(f"{different} voxels of {name!r} come back at other places than they were marked.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from dicomweb_client import DICOMwebClient
@@ -41,39 +41,42 @@ class Outbox:
     ) -> None:
         self._unsent, self._client, self._read_back, self._saving = Unsent(folder), client, read_back, saving
 
-    def keep(self, label: Dataset, check: Callable[[Dataset], None]) -> Path:
-        """Keep a label that is to be sent, and return its file.
+    def keep(self, labels: Iterable[Dataset], check: Callable[[Dataset], None]) -> list[Path]:
+        """Keep labels that are to be sent, and return their files.
 
         Args:
-            label: the object.
-            check: raises an InputError if the object, read from the file, is not what it should be.
+            labels: the objects.
+            check: raises an InputError if an object, read from its file, is not what it should be.
 
         Raises:
             InputError: as ``check``; nothing is kept then.
         """
-        file = self._unsent.keep(label)
+        files: list[Path] = []
         try:
-            check(self._unsent.read(file))
-        except InputError as error:
-            self._unsent.remove(file)
-            raise InputError(
-                f"The label cannot be stored as a DICOM segmentation. {error} Nothing was saved."
-            ) from error
-        return file
+            for label in labels:
+                files.append(self._unsent.keep(label))
+                check(self._unsent.read(files[-1]))
+        except BaseException as error:
+            for file in files:
+                self._unsent.remove(file)
+            if not isinstance(error, InputError):
+                raise
+            raise InputError(f"The label cannot be stored as a DICOM object. {error} Nothing was saved.") from error
+        return files
 
     def holds(self, image_id: str, organ: str) -> bool:
         """Return whether a label of an organ of an image waits."""
         waiting = [segment for file in self._unsent.files() for segment in stored_segments(self._unsent.read(file))]
         return any(image_id in segment.images and segment.name == organ for segment in waiting)
 
-    def send(self, own: Path | None = None) -> None:
+    def send(self, own: Collection[Path] = ()) -> None:
         """Send what waits, the oldest first. What the PACS refuses is kept, and not sent again.
 
         Args:
-            own: the file of who asks.
+            own: the files of who asks.
 
         Raises:
-            BapsError: if the PACS does not answer, or refuses that one, or has something else of it.
+            BapsError: if the PACS does not answer, or refuses one of those, or has something else of it.
         """
         with self._saving:
             for file in self._unsent.files():
@@ -82,7 +85,7 @@ class Outbox:
                 except InvalidDicomError:  # Changed by hand, or by a disk that fails.
                     self._unsent.set_aside(file)
                     continue
-                self._send(file, label, file == own)
+                self._send(file, label, file in own)
 
     def _send(self, file: Path, label: Dataset, own: bool) -> None:
         folder = self._unsent.folder.name

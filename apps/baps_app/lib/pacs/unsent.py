@@ -27,7 +27,7 @@ class Unsent:
             OSError: if the disk is full.
         """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        made = f"{label.ContentDate}{label.ContentTime}"
+        made = f"{label.SeriesDate}{label.SeriesTime}"
         file = self.folder / f"{made}-{label.SOPInstanceUID}.dcm"
         with replacing(file, mode=0o600) as partial:
             label.save_as(partial, write_like_original=False)
