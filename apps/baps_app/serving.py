@@ -36,6 +36,7 @@ from baps.serving_command import check_listening
 from baps.settings import check_settings, parse_root_path, read_settings
 from web.audit import Audit
 from web.errors import misfit, no_room, refused, said
+from web.exports import label_for_radiotherapy
 from web.guard import Guard, Rules
 from web.images import (
     add_image,
@@ -97,6 +98,7 @@ _replace("/datastore/image", "GET", image_for_viewer)
 _replace("/datastore/image", "HEAD", check_image)
 for method in ("GET", "HEAD"):
     _replace("/datastore/label", method, label_for_viewer)
+_replace("/datastore/label/rtstruct", "GET", label_for_radiotherapy)
 _replace("/datastore/dataset", "GET", all_labelled)
 _replace("/session/", "PUT", open_session)
 _replace("/session/{session_id}", "GET", read_session)

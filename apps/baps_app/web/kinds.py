@@ -50,6 +50,7 @@ KINDS = (
     # What the viewers do.
     _kind(_READ, r"/|/info/?|/openapi\.json|/docs|/favicon\.ico|/static/.*|/ohif(/.*)?", "look", ANNOTATOR),
     _kind(_READ, r"/datastore/(image|label)", "fetch an image or a label", ANNOTATOR, noted=True),
+    _kind("GET", r"/datastore/label/rtstruct", "fetch an image or a label", ANNOTATOR, noted=True),
     _kind(_READ, r"/datastore/.*|/train/.*|/session/.*|/progress/.*|/proxy/dicom/.*", "look", ANNOTATOR),
     _kind("POST", r"/infer/[^/]+", "segment", ANNOTATOR, noted=True, large=True),
     _kind("POST", r"/activelearning/[^/]+", "next sample", ANNOTATOR, noted=True),
