@@ -18,6 +18,7 @@ from archive_pacs import SIDE, SLICES, Archive, make_image, modality, series_uid
 from baps.errors import BapsError, InputError, NotFoundError
 from baps.formats import read_labels, read_volume, write_nifti
 from baps.formats.dicom_seg import write_segmentation
+from baps.formats.rtstruct import write_structures
 from baps.volume import Volume
 from lib.activelearning.chance import Chance
 from lib.activelearning.first import First
@@ -333,6 +334,71 @@ def test_an_export_that_cannot_be_read_gets_a_note_and_does_not_count(pacs: _Pac
     np.testing.assert_array_equal(
         read_labels(cases["ball"][0].labels, read_volume(cases["ball"][0].image)) > 0, _ball()
     )
+
+
+def _structures(number: int, mask: NDArray[np.bool_]) -> Any:
+    sources = [make_image(number, k) for k in range(SLICES)]
+    affine = np.diag([-2.0, -2.0, 3.0, 1.0])
+    affine[:2, 3] = 64.0
+    image = Volume(np.zeros(mask.shape, np.int16), affine)
+    return write_structures(sources, image, {"ball": mask}, datetime.now(timezone.utc))
+
+
+def test_a_structure_set_counts_where_metadata_leave_out_its_contours(
+    pacs: _Pacs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    label, whole = _structures(0, _ball()), archive_pacs._header
+    pacs.archive.stored[label.SOPInstanceUID] = label
+
+    def bare(image: Any) -> Any:
+        return {tag: value for tag, value in whole(image).items() if tag != "30060039"}  # ROIContourSequence
+
+    monkeypatch.setattr(archive_pacs, "_header", bare)
+    store = open_pacs(pacs.address)
+    assert store.get_labeled_images() == [series_uid(0)]
+    asked = pacs.asked
+    assert (asked["metadata"], asked["objects"]) == (1, 1)
+    store.forget_list()
+    assert store.get_labeled_images() == [series_uid(0)]
+    assert pacs.asked == {"search": 2}
+
+
+def test_a_structure_set_that_a_viewer_stores_is_read_back(pacs: _Pacs, tmp_path: Path) -> None:
+    from baps.collected import notes
+
+    store, moved = open_pacs(pacs.address), _structures(0, _ball())
+    for contour in moved.ROIContourSequence[0].ContourSequence:
+        contour.ContourData = [float(value) + 0.9 for value in contour.ContourData]
+    with notes.collecting() as said:
+        assert _post(store, moved, tmp_path).status_code == 200
+    assert "does not count" in said[0]
+    assert "off the nearest slice" in said[0]
+    assert store.get_labeled_images() == []
+    with notes.collecting() as said:
+        _post(store, _structures(0, _ball()), tmp_path)
+    assert said == []
+    assert store.get_labeled_images() == [series_uid(0)]
+
+
+def test_both_forms_are_kept_and_sent_later_when_the_pacs_is_away(
+    pacs: _Pacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_pacs(pacs.address, label_format="both")
+    store.get_image_uri(series_uid(0))
+    with monkeypatch.context() as patched:
+        patched.setattr(store._client, "store_instances", _unreachable)
+        with pytest.raises(BapsError, match="need not submit it again"):
+            _submit(store, 0, tmp_path)
+    assert len(list((tmp_path / "cache").rglob("unsent/*.dcm"))) == 2
+    assert not pacs.archive.stored
+    store.forget_list()
+    store.get_labeled_images()  # Whatever asks for labels has them sent.
+    assert sorted(str(one.Modality) for one in pacs.archive.stored.values()) == ["RTSTRUCT", "SEG"]
+    assert store.get_labeled_images() == [series_uid(0)]
+
+
+def _unreachable(_: Any) -> Any:
+    raise requests.ConnectionError
 
 
 def test_what_cannot_be_read_stops_counting_when_it_is_tried(pacs: _Pacs, tmp_path: Path) -> None:

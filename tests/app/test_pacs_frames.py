@@ -52,10 +52,11 @@ def _slices(count: int, first: int = 0, tilt: float = 0.0, echo: float = 10.0) -
 
 def _store(address: str, path: Path) -> str:
     """Store the files of a folder as a series; its SeriesInstanceUID."""
-    series, study = generate_uid(), generate_uid()
+    series, study, frame = generate_uid(), generate_uid(), generate_uid()
     for file in path.iterdir():
         image = pydicom.dcmread(file)
         image.SeriesInstanceUID, image.StudyInstanceUID, image.Modality = series, study, "MR"
+        image.FrameOfReferenceUID = frame
         image.PatientName, image.PatientBirthDate, image.PatientSex, image.StudyDate = "A^B", "", "O", "20260101"
         image.save_as(file)
     orthanc.store(address, path)
@@ -155,3 +156,31 @@ def test_each_volume_of_an_object_has_labels_of_its_own(address: str, store: Pac
         (case,) = [one for one in cases["spleen"] if series in one.image.name]
         trained = read_volume(case.image).voxels[read_volume(case.labels).voxels > 0]
         assert sorted(trained.tolist()) == [121, 150, 200]
+
+
+def test_a_structure_set_belongs_to_the_volume_that_it_was_drawn_on(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "MONAI_LABEL_DICOMWEB_CACHE_PATH", str(tmp_path / "cache"))
+    store = open_pacs(f"{address}/dicom-web", label_format="rtstruct")
+    mixed = [*_slices(4), *_slices(4, first=4, echo=20.0)]
+    (tmp_path / "a").mkdir()
+    write_enhanced(tmp_path / "a" / "a.dcm", [mixed[k] for k in (0, 4, 1, 5, 7, 3, 6, 2)], np.random.default_rng(0))
+    series = _store(address, tmp_path / "a")
+    with pytest.raises(InputError, match="holds 2 volumes"):
+        store.get_image_uri(series)
+    image = f"{series}-volume2"
+    _save(store, image, tmp_path, [121, 150, 200])
+    label = _stored(store, image)
+    assert label.Modality == "RTSTRUCT"
+    referred = {
+        int(contour.ContourImageSequence[0].ReferencedFrameNumber)
+        for contour in label.ROIContourSequence[0].ContourSequence
+    }
+    assert referred <= {2, 4, 5, 7}
+    again = open_pacs(f"{address}/dicom-web")
+    assert [one for one in again.get_labeled_images() if series in one] == [image]
+    cases, _ = labelled_cases(again, {"spleen": 1}, {})
+    (case,) = [one for one in cases["spleen"] if series in one.image.name]
+    trained = read_volume(case.image).voxels[read_volume(case.labels).voxels > 0]
+    assert sorted(trained.tolist()) == [121, 150, 200]

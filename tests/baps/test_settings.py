@@ -123,6 +123,13 @@ def test_paths_and_numbers_are_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.cache_mb == 64
 
 
+def test_the_form_of_labels_in_a_pacs_is_one_of_three() -> None:
+    assert Settings().pacs_label_format == "seg"
+    assert read_settings({}, {"BAPS_PACS_LABEL_FORMAT": "both"}).pacs_label_format == "both"
+    with pytest.raises(InputError, match="pacs_label_format must be one of seg, rtstruct, both, not 'RT'"):
+        read_settings({"pacs_label_format": "RT"}, {})
+
+
 def test_a_cache_that_is_no_number_is_refused() -> None:
     with pytest.raises(InputError, match="cache_mb"):
         read_settings({"cache_mb": "plenty"}, {})

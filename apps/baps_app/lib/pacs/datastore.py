@@ -521,8 +521,8 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
             raise errors[0]
         if not masks:
             raise NotFoundError(f"There is no label of {image_id}. Save one first.")
-        for error in errors:
-            notes.give(f"A label was left out. {error}")
+        for left_out in errors:
+            notes.give(f"A label was left out. {left_out}")
         now = datetime.now().astimezone()
         return write_structures(
             self._headers(image_id), image, masks, now, by_model=None, number=volume_number(image_id)
