@@ -145,7 +145,7 @@ def _changed(change: str, slices: list[Slice], random: np.random.Generator) -> l
     return slices  # Drawn already: tilted, times, echoes, stacks.
 
 
-def _header(sop_class: str) -> Dataset:
+def _header(sop_class: str, shape: tuple[int, ...]) -> Dataset:
     image = Dataset()
     image.file_meta = FileMetaDataset()
     image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -153,7 +153,7 @@ def _header(sop_class: str) -> Dataset:
     image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID = pydicom.uid.generate_uid()
     image.is_little_endian, image.is_implicit_VR = True, False
     image.StudyInstanceUID, image.SeriesInstanceUID, image.PatientID = "1.2.3", "1.2.3.4", "fuzz"
-    image.Rows, image.Columns, image.SamplesPerPixel = _ROWS, _COLUMNS, 1
+    (image.Rows, image.Columns), image.SamplesPerPixel = shape, 1
     image.PhotometricInterpretation, image.PixelRepresentation = "MONOCHROME2", 1
     image.BitsAllocated, image.BitsStored, image.HighBit = 16, 16, 15
     return image
@@ -167,7 +167,7 @@ def write_series(folder: Path, slices: Sequence[Slice]) -> None:
     """Write a file for each slice."""
     folder.mkdir(parents=True)
     for number, piece in enumerate(slices, start=1):
-        image = _header(_CT)
+        image = _header(_CT, piece.values.shape)
         image.InstanceNumber = number
         if piece.position is not None:
             image.ImagePositionPatient = _text(piece.position)
@@ -181,7 +181,7 @@ def write_series(folder: Path, slices: Sequence[Slice]) -> None:
 
 def write_enhanced(path: Path, slices: Sequence[Slice], random: np.random.Generator) -> None:
     """Write one object with a frame for each slice; what all frames share may stand once."""
-    image = _header(str(random.choice([_ENHANCED_CT, _ENHANCED_MR])))
+    image = _header(str(random.choice([_ENHANCED_CT, _ENHANCED_MR])), slices[0].values.shape)
     image.InstanceNumber, image.NumberOfFrames = 1, len(slices)
     image.PixelData = b"".join(piece.values.tobytes() for piece in slices)
     shared, groups = Dataset(), []

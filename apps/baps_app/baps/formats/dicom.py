@@ -20,7 +20,7 @@ from ..errors import InputError
 from ..size import check_size
 from ..volume import Volume
 from .dicom_frames import HEADER, Frame, frames_of
-from .dicom_pixels import broken, decode, read_dataset
+from .dicom_pixels import broken, decode, is_dicom, read_dataset
 from .dicom_stacks import Stack, list_volumes, split_volumes, stack_frames
 
 DICOM_SUFFIX = ".dcm"
@@ -48,7 +48,7 @@ def is_dicom_folder(path: Path) -> bool:
     """Whether a path is a folder that holds DICOM files, by the first few of its files."""
     if not path.is_dir():
         return False
-    return any(file.suffix.lower() == DICOM_SUFFIX or _has_mark(file) for file in islice(_files(path), _LOOKED_AT))
+    return any(file.suffix.lower() == DICOM_SUFFIX or is_dicom(file) for file in islice(_files(path), _LOOKED_AT))
 
 
 def read_patient(path: Path) -> str | None:
@@ -169,11 +169,6 @@ def _sorted_files(path: Path) -> list[Path]:
 def _files(folder: Path) -> Iterator[Path]:
     """The files of a folder; not the hidden ones, which macOS lays beside others, nor links that lead nowhere."""
     return (file for file in folder.iterdir() if not file.name.startswith(".") and file.is_file())
-
-
-def _has_mark(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
 
 
 def _header(path: Path, tags: tuple[str, ...]) -> Dataset | None:
