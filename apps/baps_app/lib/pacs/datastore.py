@@ -514,13 +514,16 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         masks, errors = dict[str, NDArray[np.bool_]](), list[InputError]()
         for name, segments in sorted(self.newest_segments(image_id).get(image_id, {}).items()):
             try:
-                masks[name] = read_labels(self.organ(image_id, segments).file, image) > 0
+                mask = read_labels(self.organ(image_id, segments).file, image) > 0
             except InputError as error:
                 errors.append(error)
+                continue
+            if mask.any():
+                masks[name] = mask
         if errors and not masks:
             raise errors[0]
         if not masks:
-            raise NotFoundError(f"There is no label of {image_id}. Save one first.")
+            raise NotFoundError(f"There is no label of {image_id} that marks anything. Save one first.")
         for left_out in errors:
             notes.give(f"A label was left out. {left_out}")
         now = datetime.now().astimezone()
