@@ -10,11 +10,12 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK
 from PIL import Image
 
-from baps.errors import BapsError, InputError
+from baps.errors import BapsError, InputError, NotFoundError
 from baps.formats import read_labels, read_volume, write_nrrd
 from baps.volume import Volume
 from lib.activelearning.usable import first_usable
@@ -219,6 +220,29 @@ def test_volumes_of_one_object_become_images_of_their_own(tmp_path: Path) -> Non
     assert store(tmp_path).get_labeled_images() == ["mr-volume2"]
     (tmp_path / "mr.dcm").unlink()
     assert store(tmp_path).list_images() == ["ct"]
+
+
+def test_the_label_of_one_volume_of_several_is_handed_out_as_rtstruct(tmp_path: Path) -> None:
+    _two_echoes(tmp_path / "mr.dcm")
+    image = pydicom.dcmread(tmp_path / "mr.dcm")
+    image.FrameOfReferenceUID, image.StudyInstanceUID = "1.2.3.4", "1.2.3.5"
+    image.save_as(tmp_path / "mr.dcm")
+    found = store(tmp_path)
+    with pytest.raises(InputError, match="holds 2 volumes"):
+        found.get_image_uri("mr")
+    volume = read_volume(Path(found.get_image_uri("mr-volume2")))
+    label = np.zeros(volume.shape, np.uint8)
+    label[2:4, 1:3, 1] = 1
+    (tmp_path / "sent").mkdir()
+    write_nrrd(tmp_path / "sent" / "label.nrrd", Volume(label, volume.affine))
+    with pytest.raises(NotFoundError, match="no label final"):
+        found.label_as_rtstruct("mr-volume2")
+    named = {"label_info": [{"name": "a", "idx": 1}]}
+    save_label(found, {"a": 1}, "mr-volume2", tmp_path / "sent" / "label.nrrd", "final", named)
+    (contour,) = found.label_as_rtstruct("mr-volume2").ROIContourSequence[0].ContourSequence
+    assert contour.ContourImageSequence[0].ReferencedFrameNumber == 6  # Where the second slice of that echo lies.
+    points = np.array(contour.ContourData, float).reshape(-1, 3)
+    np.testing.assert_allclose([points.min(0), points.max(0)], [[-2.5, 3.5, 2], [-0.5, 5.5, 2]])
 
 
 def test_a_single_dicom_file_is_handed_out_where_the_server_sees_it(tmp_path: Path) -> None:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
+from pathlib import Path
 
 from pydicom.dataset import FileDataset
 
 from .errors import InputError
-from .formats import read_label_map, read_volume
+from .formats import read_dicom, read_label_map, read_volume
 from .formats.dicom_labels import series_headers
 from .formats.rtstruct import write_structures
 from .label_history import LabelHistory
 
 
-def label_as_rtstruct(history: LabelHistory, image: str, tag: str = "final") -> FileDataset:
+def label_as_rtstruct(
+    history: LabelHistory, image: str, tag: str = "final", source: Path | None = None, number: int | None = None
+) -> FileDataset:
     """Make an RTSTRUCT of the label of a DICOM series, with a structure for each segment that is marked.
 
     Args:
         history: of the folder of studies.
         image: the name of the series.
         tag: which of its labels.
+        source: the DICOM series or file that the image is of; by default the one of its name.
+        number: of the volume in the source, from 1, where it holds several.
 
     Returns:
         The object, of the study of the series.
@@ -30,15 +35,15 @@ def label_as_rtstruct(history: LabelHistory, image: str, tag: str = "final") -> 
             series lacks what an RTSTRUCT needs.
     """
     file, info = history.served(image, tag)
-    source = history.image_file(image)
+    source = source or history.image_file(image)
     headers = series_headers(source)
     if not headers:
         raise InputError(f"The image {image} is no DICOM series, which an RTSTRUCT refers to. Give one that is.")
-    volume = read_volume(source)
+    volume = read_volume(source) if number is None else read_dicom(source, number)
     labels = read_label_map(file, volume, source)
     names = {one["idx"]: one["name"] for one in info.get("label_info") or []} or labels.names
     masks = {names.get(value, f"label {value}"): labels.mask(value) for value in labels.values()}
     if not masks:
         raise InputError(f"The label {tag} of {image} marks nothing. Segment the organ first.")
     author, by_model = str(info.get("author") or ""), bool(info.get("model"))
-    return write_structures(headers, volume, masks, datetime.now(timezone.utc), author, by_model)
+    return write_structures(headers, volume, masks, datetime.now(timezone.utc), author, by_model, number)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
 from monailabel.interfaces.datastore import DefaultLabelTag
+from pydicom.dataset import FileDataset
 
 from baps.errors import BapsError, StorageError
 from baps.formats import (
@@ -26,6 +27,7 @@ from baps.formats import (
     read_patient,
     read_place,
 )
+from baps.label_export import label_as_rtstruct
 from baps.label_history import Version
 from baps.label_map import LabelMap
 from baps.replacing import replacing
@@ -205,6 +207,15 @@ class StudiesDatastore(WholeList, LocalDatastore):
         """The DICOM series or file of an image, against which DICOM labels are checked; none of other images."""
         path, _ = self._source(image_id)
         return path if path.is_dir() or path.suffix.lower() == ".dcm" else None
+
+    def label_as_rtstruct(self, image_id: str) -> FileDataset:
+        """Make an RTSTRUCT of the image's final label, see ``baps.label_export``.
+
+        Raises:
+            NotFoundError: if there is no such label.
+            InputError: if the image is no DICOM series, or no RTSTRUCT can be made of its label.
+        """
+        return label_as_rtstruct(self.history, image_id, DefaultLabelTag.FINAL.value, *self._source(image_id))
 
     def label_to_change(self, image_id: str, organ: str, image: Volume) -> tuple[LabelMap, LabelInfo]:
         """The image's final label map with every organ in it; zeros where there is none.

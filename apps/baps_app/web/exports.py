@@ -9,7 +9,6 @@ from fastapi import Response
 from monailabel.interfaces.utils.app import app_instance
 
 from baps.collected import notes
-from baps.label_export import label_as_rtstruct
 from web.images import image_file
 from web.inference import NOTES
 
@@ -21,12 +20,10 @@ def label_for_radiotherapy(image: str) -> Response:
         NotFoundError: if there is no such image, or it has no final label.
         InputError: if the image is no DICOM series, or no RTSTRUCT can be made of its label.
     """
-    datastore, content = app_instance().datastore(), BytesIO()
+    content = BytesIO()
     image_file(image)
     with notes.collecting() as said:
-        from_pacs = getattr(datastore, "label_as_rtstruct", None)
-        made = from_pacs(image) if from_pacs else label_as_rtstruct(datastore.history, image)
-        made.save_as(content, write_like_original=False)
+        app_instance().datastore().label_as_rtstruct(image).save_as(content, write_like_original=False)
     headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(image)}-rtstruct.dcm"}
     if said:
         headers[NOTES] = quote(" ".join(said)[:400])
