@@ -76,6 +76,38 @@ def test_time_points_and_echoes_are_volumes_of_their_own(tmp_path: Path, mark: s
         read_dicom(path, 3)
 
 
+def test_frames_that_only_three_attributes_tell_apart(tmp_path: Path) -> None:
+    marks = [
+        (("TemporalPositionIndex", time), ("EchoTime", echo), ("FlipAngle", angle))
+        for time in (1, 2)
+        for echo in (4, 9)
+        for angle in (10, 20)
+    ]
+    volumes = [[replace(piece, marks=mark) for piece in _slices(3, 3 * n)] for n, mark in enumerate(marks)]
+    slices = [piece for volume in volumes for piece in volume]
+    write_enhanced(tmp_path / "a.dcm", [slices[place] for place in RANDOM.permutation(len(slices))], RANDOM)
+    found = [read_dicom(tmp_path / "a.dcm", number) for number in range(1, 9)]
+    assert len(read_volumes(tmp_path / "a.dcm")) == 8
+    for volume in volumes:
+        assert any(misplaced([one], volume) == "" for one in found)
+
+
+def test_positions_rounded_to_a_third_of_the_step_are_no_gaps_and_a_missing_slice_is(tmp_path: Path) -> None:
+    slices = _slices(40, step=(0, 0, 0.3125))
+    rounded = [replace(piece, position=np.round(piece.position, 1)) for piece in slices]
+    write_enhanced(tmp_path / "a.dcm", rounded, RANDOM)
+    assert misplaced([read_volume(tmp_path / "a.dcm")], rounded) == ""
+    write_enhanced(tmp_path / "b.dcm", rounded[:20] + rounded[21:], RANDOM)
+    with pytest.raises(InputError, match="missing slices"):
+        read_volume(tmp_path / "b.dcm")
+
+
+def test_slices_of_a_few_micrometres(tmp_path: Path) -> None:
+    slices = [replace(piece, spacing=(0.005, 0.005)) for piece in _slices(step=(0, 0, 0.005))]
+    write_enhanced(tmp_path / "a.dcm", slices, RANDOM)
+    assert read_volume(tmp_path / "a.dcm").spacing == pytest.approx((0.005, 0.005, 0.005))
+
+
 def test_stacks_of_several_orientations_are_volumes_of_their_own(tmp_path: Path) -> None:
     turned = np.eye(3)[[1, 2, 0]]
     scout = [replace(_slices(1, 6)[0], orientation=turned[:2], position=np.array([7.0, 8, 9]))]
@@ -191,6 +223,34 @@ def test_reconstructed_slices_of_nuclear_medicine(tmp_path: Path) -> None:
     flat = read_volume(_nuclear(tmp_path / "c.dcm", "STATIC", {"DetectorVector": [1, 1, 1, 2, 2, 2]}))
     assert flat.spacing == pytest.approx((0.9, 1.5, 1))
     assert any("do not say where they lie" in note for note in flat.notes)
+
+
+def test_one_slice_of_nuclear_medicine_lies_where_its_detector_says(tmp_path: Path) -> None:
+    path = _nuclear(tmp_path / "a.dcm", "RECON TOMO", {})
+    image = pydicom.dcmread(path)
+    image.NumberOfFrames, image.PixelData = 1, image.PixelData[: 2 * image.Rows * image.Columns]
+    image.save_as(path)
+    judge = SimpleITK.ReadImage(str(path))
+    assert judge.GetOrigin() == (-20, 5, -20)
+    np.testing.assert_allclose(read_volume(path).affine[:3, 3], (20, -5, -20))
+
+
+def test_an_ultrasound_volume(tmp_path: Path) -> None:
+    """Enhanced US Volume Storage, whose name does not say that it is an image, has attributes of its own."""
+    slices = _slices()
+    write_enhanced(tmp_path / "a.dcm", [slices[k] for k in (5, 0, 3, 1, 4, 2)], RANDOM)
+    image = pydicom.dcmread(tmp_path / "a.dcm")
+    image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.6.2"
+    for group in (*image.SharedFunctionalGroupsSequence, *image.PerFrameFunctionalGroupsSequence):
+        for place, kind in (("PlanePosition", "ImagePosition"), ("PlaneOrientation", "ImageOrientation")):
+            if f"{place}Sequence" in group:
+                item = Dataset()
+                values = group[f"{place}Sequence"].value[0][f"{kind}Patient"].value
+                setattr(item, f"{kind}Volume", list(map(float, values)))
+                setattr(group, f"{place}VolumeSequence", [item])
+                delattr(group, f"{place}Sequence")
+    image.save_as(tmp_path / "a.dcm")
+    assert misplaced([read_volume(tmp_path / "a.dcm")], slices) == ""
 
 
 def test_films_of_one_series_are_images_of_their_own(tmp_path: Path) -> None:

@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
+from pydicom.uid import UID
 
 from ..errors import InputError
 from ..size import check_size
 from ..volume import Volume
 from .dicom_frames import HEADER, Frame, frames_of
-from .dicom_pixels import broken, decode, read_dataset
+from .dicom_pixels import broken, decode, is_dicom, read_dataset
 from .dicom_stacks import Stack, list_volumes, split_volumes, stack_frames
 
 DICOM_SUFFIX = ".dcm"
@@ -48,7 +49,7 @@ def is_dicom_folder(path: Path) -> bool:
     """Whether a path is a folder that holds DICOM files, by the first few of its files."""
     if not path.is_dir():
         return False
-    return any(file.suffix.lower() == DICOM_SUFFIX or _has_mark(file) for file in islice(_files(path), _LOOKED_AT))
+    return any(file.suffix.lower() == DICOM_SUFFIX or is_dicom(file) for file in islice(_files(path), _LOOKED_AT))
 
 
 def read_patient(path: Path) -> str | None:
@@ -137,6 +138,7 @@ def _frames(path: Path) -> tuple[list[Frame], list[Path]]:
     """The frames of the images of a folder by file name, or those of a file; and the files."""
     frames: list[Frame] = []
     files: list[Path] = []
+    header = None
     for file in _sorted_files(path):
         header = _header(file, HEADER)
         if header is None:
@@ -150,6 +152,11 @@ def _frames(path: Path) -> tuple[list[Frame], list[Path]]:
         if found:
             frames += found
             files.append(file)
+    if not frames and header is not None and not path.is_dir():
+        raise InputError(
+            f"{path.name} is no image: it is {_kind(header)}. Give an image, or the folder in which the files of one "
+            "image series lie."
+        )
     if not frames:
         raise InputError(
             f"{path.name} holds no DICOM images. Give the folder in which the files of one image series lie."
@@ -162,6 +169,11 @@ def _frames(path: Path) -> tuple[list[Frame], list[Path]]:
     return frames, files
 
 
+def _kind(header: Dataset) -> str:
+    uid = UID(header.get("SOPClassUID") or "")
+    return f"{uid.name} (SOPClassUID {uid})" if uid.is_valid and uid.name != uid else "of an unknown SOPClassUID"
+
+
 def _sorted_files(path: Path) -> list[Path]:
     return sorted(_files(path)) if path.is_dir() else [path]
 
@@ -169,11 +181,6 @@ def _sorted_files(path: Path) -> list[Path]:
 def _files(folder: Path) -> Iterator[Path]:
     """The files of a folder; not the hidden ones, which macOS lays beside others, nor links that lead nowhere."""
     return (file for file in folder.iterdir() if not file.name.startswith(".") and file.is_file())
-
-
-def _has_mark(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
 
 
 def _header(path: Path, tags: tuple[str, ...]) -> Dataset | None:

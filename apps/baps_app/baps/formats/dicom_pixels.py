@@ -1,8 +1,8 @@
 """The stored values of DICOM images.
 
 pydicom reads a file, and SimpleITK decodes what pydicom read: the pixels go to it in a file of their own with the
-attributes that describe them and no others, so that both see the same, and no rescaling comes between. It turns
-MONOCHROME1, where less is brighter, and YBR colour into what is shown.
+attributes that describe them and no others, so that both see the same, and no rescaling comes between. It turns YBR
+colour into what is shown. MONOCHROME1, where less is brighter, is turned here: SimpleITK fails on signed values.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.encaps import generate_pixel_data_frame
+from pydicom.encaps import encapsulate, generate_pixel_data_frame, get_nr_fragments
 from pydicom.errors import InvalidDicomError
-from pydicom.filebase import DicomFileLike
+from pydicom.filebase import DicomBytesIO, DicomFileLike
 from pydicom.pixel_data_handlers.util import get_expected_length, pixel_dtype, reshape_pixel_array
 from pydicom.uid import (
     UID,
@@ -52,9 +52,9 @@ _PIXEL_DESCRIPTION = (
     "RedPaletteColorLookupTableData",
     "GreenPaletteColorLookupTableData",
     "BluePaletteColorLookupTableData",
-    "ExtendedOffsetTable",
-    "ExtendedOffsetTableLengths",
 )
+_NEEDED = ("PhotometricInterpretation", "BitsAllocated")
+
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 """A class of images whose values are not rescaled."""
 
@@ -191,6 +191,11 @@ def decode(path: Path) -> NDArray[np.generic]:
                 f"{path.name} holds no pixels (PixelData); its transfer syntax is {syntax_name(syntax)}. Export the "
                 "image with its pixels."
             )
+        missing = [keyword for keyword in _NEEDED if dataset.get(keyword) in (None, "")]
+        if missing:
+            raise InputError(
+                f"{path.name} does not say how its pixels are stored ({', '.join(missing)}). Export it again."
+            )
         if syntax == _DEFLATED_FRAMES:
             _inflate_frames(dataset, count)
             syntax = ExplicitVRLittleEndian
@@ -232,10 +237,15 @@ def _by_itk(dataset: Dataset, syntax: str, name: str) -> NDArray[np.generic]:
     for keyword in _PIXEL_DESCRIPTION:
         if keyword in dataset:
             pixels[keyword] = dataset[keyword]
-    pixels.PixelData = dataset.PixelData
     native = syntax in _UNCOMPRESSED
+    pixels.PixelData = dataset.PixelData if native else _one_fragment_a_frame(dataset)
+    darker = pixels.PhotometricInterpretation == "MONOCHROME1"
+    if darker:
+        pixels.PhotometricInterpretation = "MONOCHROME2"
     if int(pixels.BitsAllocated) in (1, 64):  # SimpleITK reads neither.
-        return _by_numpy(dataset, name)
+        found = _by_numpy(dataset, name)
+        return _turned(found, pixels) if darker else found
+    pixels.SamplesPerPixel = pixels.get("SamplesPerPixel") or 1
     big = native and syntax == ExplicitVRBigEndian
     # Of big-endian pixels it says whether bytes are swapped.
     pixels["PixelData"].VR = dataset["PixelData"].VR if big else "OW" if native and pixels.BitsAllocated > 8 else "OB"
@@ -254,10 +264,36 @@ def _by_itk(dataset: Dataset, syntax: str, name: str) -> NDArray[np.generic]:
         reader.SetImageIO("GDCMImageIO")
         reader.SetFileName(str(file))
         try:
-            found: NDArray[np.generic] = SimpleITK.GetArrayFromImage(reader.Execute())
+            found = SimpleITK.GetArrayFromImage(reader.Execute())
         except RuntimeError as error:
             raise _undecodable(name, syntax) from error
-    return found
+    return _turned(found, pixels) if darker else found
+
+
+def _one_fragment_a_frame(dataset: Dataset) -> bytes:
+    """Compressed pixels with each frame in one piece, and a basic table of where they begin: ITK knows no other."""
+    count = int(dataset.get("NumberOfFrames") or 1)
+    if "ExtendedOffsetTable" not in dataset and _fragments(dataset.PixelData) == count:
+        whole: bytes = dataset.PixelData
+        return whole
+    packed: bytes = encapsulate(list(generate_pixel_data_frame(dataset.PixelData, count)))
+    return packed
+
+
+def _fragments(packed: bytes) -> int:
+    source = DicomBytesIO(packed)
+    source.is_little_endian = True
+    source.seek(8 + int.from_bytes(packed[4:8], "little"))  # Behind the table.
+    count: int = get_nr_fragments(source)
+    return count
+
+
+def _turned(values: NDArray[np.generic], pixels: Dataset) -> NDArray[np.generic]:
+    """Grey values of which less was brighter, so that more is: the least becomes the greatest."""
+    if pixels.get("PixelRepresentation"):
+        return ~values  # type: ignore[operator,no-any-return]
+    bits = int(pixels.get("BitsStored") or pixels.BitsAllocated)
+    return values.dtype.type(2**bits - 1) - values  # type: ignore[operator,no-any-return]
 
 
 def _write(path: Path, dataset: Dataset) -> None:

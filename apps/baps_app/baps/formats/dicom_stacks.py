@@ -30,10 +30,13 @@ STRAIGHTENED = (
 """The note of a stack that was straightened: its slices have other pixels than those of the files."""
 
 _SAME_PLANE = 0.01
-"""Frames nearer to each other than this along their normal lie in the same plane, mm."""
+"""Frames nearer to each other than this along their normal lie in the same plane, mm; or a tenth of a smaller pixel."""
 
 _UNEVEN = 0.2
-"""Share of the usual step by which a step between slices may differ: headers round positions, to 0.1 mm at worst."""
+"""Share of the usual step by which a step between slices may differ."""
+
+_ROUNDED, _ROUNDED_SHARE = 0.15, 0.45
+"""What a step may differ by in any case, mm, for headers round positions, to 0.1 mm at worst; at most this share."""
 
 _OUT_OF_PLACE = 0.5
 """Share of a step by which a slice may lie beside its place in the grid."""
@@ -138,10 +141,10 @@ def _tell_apart(frames: list[Frame]) -> list[tuple[list[tuple[str, str]], list[F
     if len(set(planes)) == len(planes):
         return [([], frames)]
     names = dict.fromkeys([*DISTINCTIONS, *(name for frame in frames for name in frame.distinctions)])
-    useful = [name for name in names if len({frame.distinctions.get(name) for frame in frames}) > 1]
+    useful = _distinct(frames, list(names))
     uneven: list[tuple[list[tuple[str, str]], list[Frame]]] | None = None
-    for count in (1, 2):
-        for chosen in combinations(useful[:24], count):
+    for count, most in ((1, 24), (2, 24), (3, 12), (4, 8)):
+        for chosen in combinations(useful[:most], count):
             groups: dict[tuple[str, ...], list[int]] = {}
             for index, frame in enumerate(frames):
                 groups.setdefault(tuple(frame.distinctions.get(name, "") for name in chosen), []).append(index)
@@ -159,16 +162,31 @@ def _tell_apart(frames: list[Frame]) -> list[tuple[list[tuple[str, str]], list[F
     return uneven or [([], frames)]
 
 
+def _distinct(frames: Sequence[Frame], names: Sequence[str]) -> list[str]:
+    """The attributes that split frames, without those that split them as one before does."""
+    splits: dict[tuple[int, ...], str] = {}
+    for name in names:
+        numbers: dict[str | None, int] = {}
+        split = tuple(numbers.setdefault(frame.distinctions.get(name), len(numbers)) for frame in frames)
+        if len(numbers) > 1:
+            splits.setdefault(split, name)
+    return list(splits.values())
+
+
 def _planes(frames: Sequence[Frame]) -> list[int] | None:
     """A number for the plane of each frame; None where one does not say where it lies."""
     if any(frame.position is None or frame.orientation is None for frame in frames):
         return None
     depths = np.array([frame.position for frame in frames]) @ frames[0].normal
     order = np.argsort(depths, kind="stable")
-    steps = np.diff(depths[order]) >= _SAME_PLANE
+    steps = np.diff(depths[order]) >= _least_step(frames[0])
     planes = np.empty(len(frames), int)
     planes[order] = np.concatenate([[0], np.cumsum(steps)])
     return planes.tolist()
+
+
+def _least_step(frame: Frame) -> float:
+    return min([_SAME_PLANE, *(0.1 * size for size in frame.spacing or ())])
 
 
 def _title(values: Sequence[tuple[str, str]], frames: Sequence[Frame], several_grids: bool) -> str:
@@ -238,7 +256,7 @@ def _step(name: str, frames: Sequence[Frame], positions: NDArray[np.float64], no
     if len(frames) == 1:
         return frames[0].thickness or 1.0
     steps = np.diff(positions, axis=0)
-    doubled = np.flatnonzero(steps @ normal < _SAME_PLANE)
+    doubled = np.flatnonzero(steps @ normal < _least_step(frames[0]))
     if len(doubled):
         here = doubled[0]
         raise InputError(
@@ -247,7 +265,9 @@ def _step(name: str, frames: Sequence[Frame], positions: NDArray[np.float64], no
             "alone."
         )
     usual = np.median(steps, axis=0)
-    uneven = np.flatnonzero(np.linalg.norm(steps - usual, axis=1) > _UNEVEN * np.linalg.norm(usual))
+    length = np.linalg.norm(usual)
+    allowed = max(_UNEVEN * length, min(_ROUNDED, _ROUNDED_SHARE * length))
+    uneven = np.flatnonzero(np.linalg.norm(steps - usual, axis=1) > allowed)
     depths = positions @ normal
     step = float(depths[-1] - depths[0]) / (len(frames) - 1)
     places = depths[0] + step * np.arange(len(frames))
@@ -258,7 +278,7 @@ def _step(name: str, frames: Sequence[Frame], positions: NDArray[np.float64], no
         raise InputError(
             f"{name} has missing slices or uneven gaps ({len(uneven)}): {frames[here].name} and "
             f"{frames[here + 1].name} lie {np.linalg.norm(steps[here]):.2f} mm apart where "
-            f"{np.linalg.norm(usual):.2f} mm are usual. Export the whole series again, or resample it to even slices."
+            f"{length:.2f} mm are usual. Export the whole series again, or resample it to even slices."
         )
     return step
 
