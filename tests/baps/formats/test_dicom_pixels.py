@@ -139,6 +139,25 @@ def test_less_is_brighter(tmp_path: Path, signed: int, stored: int) -> None:
     np.testing.assert_array_equal(read_volume(tmp_path / "a.dcm").voxels[:, :, 0], greatest - values.T)
 
 
+@pytest.mark.parametrize("signed", [0, 1])
+@pytest.mark.parametrize(("stored", "high"), [(12, 11), (12, 13), (12, 15), (16, 15), (10, 9)])
+def test_bits_beside_the_values_are_none(tmp_path: Path, signed: int, stored: int, high: int) -> None:
+    image, _ = _sample()
+    image.PixelRepresentation, image.BitsStored, image.HighBit, image.RescaleIntercept = signed, stored, high, 0
+    random = np.random.default_rng(stored + high)
+    least = -(2 ** (stored - 1)) * signed
+    values = random.integers(least, least + 2**stored, (image.Rows, image.Columns))
+    low = high + 1 - stored
+    mask = (2**stored - 1) << low
+    beside = random.integers(0, 2**16, values.shape) & ~mask  # An overlay.
+    image.PixelData = (((values << low) & mask) | beside).astype("<u2").tobytes()
+    image.save_as(tmp_path / "a.dcm")
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.dcm").voxels[:, :, 0], values.T)
+    if low == 0:
+        judge = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(tmp_path / "a.dcm")))
+        np.testing.assert_array_equal(judge[0], values)
+
+
 def test_what_does_not_say_how_its_pixels_are_stored_is_named(tmp_path: Path) -> None:
     image, _ = _sample()
     del image.PhotometricInterpretation

@@ -1,8 +1,9 @@
 """The stored values of DICOM images.
 
-pydicom reads a file, and SimpleITK decodes what pydicom read: the pixels go to it in a file of their own with the
-attributes that describe them and no others, so that both see the same, and no rescaling comes between. It turns YBR
-colour into what is shown. MONOCHROME1, where less is brighter, is turned here: SimpleITK fails on signed values.
+pydicom reads a file, and SimpleITK decodes what is compressed or coloured: the pixels go to it in a file of their own
+with the attributes that describe them and no others, so that both see the same, and no rescaling comes between. It
+turns YBR colour into what is shown. MONOCHROME1, where less is brighter, is turned here: SimpleITK fails on signed
+values.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate, generate_pixel_data_frame, get_nr_fragments
 from pydicom.errors import InvalidDicomError
 from pydicom.filebase import DicomBytesIO, DicomFileLike
-from pydicom.pixel_data_handlers.util import get_expected_length, pixel_dtype, reshape_pixel_array
+from pydicom.pixel_data_handlers.util import get_expected_length
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -242,13 +243,15 @@ def _by_itk(dataset: Dataset, syntax: str, name: str) -> NDArray[np.generic]:
     darker = pixels.PhotometricInterpretation == "MONOCHROME1"
     if darker:
         pixels.PhotometricInterpretation = "MONOCHROME2"
-    if int(pixels.BitsAllocated) in (1, 64):  # SimpleITK reads neither.
-        found = _by_numpy(dataset, name)
+    bits = int(pixels.BitsAllocated)
+    plain = native and dataset.is_little_endian and pixels.PhotometricInterpretation == "MONOCHROME2"
+    if bits in (1, 64) or (plain and bits in (8, 16, 32)):  # SimpleITK does not read the former.
+        found = _by_numpy(dataset, bits, name)
         return _turned(found, pixels) if darker else found
     pixels.SamplesPerPixel = pixels.get("SamplesPerPixel") or 1
     big = native and syntax == ExplicitVRBigEndian
     # Of big-endian pixels it says whether bytes are swapped.
-    pixels["PixelData"].VR = dataset["PixelData"].VR if big else "OW" if native and pixels.BitsAllocated > 8 else "OB"
+    pixels["PixelData"].VR = dataset["PixelData"].VR if big else "OW" if native and bits > 8 else "OB"
     pixels["PixelData"].is_undefined_length = not native
     pixels.SOPClassUID = _SECONDARY_CAPTURE
     pixels.SOPInstanceUID = generate_uid()
@@ -257,12 +260,11 @@ def _by_itk(dataset: Dataset, syntax: str, name: str) -> NDArray[np.generic]:
     pixels.file_meta.MediaStorageSOPClassUID = _SECONDARY_CAPTURE
     pixels.file_meta.MediaStorageSOPInstanceUID = pixels.SOPInstanceUID
     pixels.is_little_endian, pixels.is_implicit_VR = not big, False
-    with tempfile.TemporaryDirectory(prefix="baps-pixels-") as folder:
-        file = Path(folder) / "pixels.dcm"
-        _write(file, pixels)
+    with tempfile.NamedTemporaryFile(prefix="baps-pixels-", suffix=".dcm") as file:
+        _write(Path(file.name), pixels)
         reader = SimpleITK.ImageFileReader()
         reader.SetImageIO("GDCMImageIO")
-        reader.SetFileName(str(file))
+        reader.SetFileName(file.name)
         try:
             found = SimpleITK.GetArrayFromImage(reader.Execute())
         except RuntimeError as error:
@@ -306,18 +308,23 @@ def _write(path: Path, dataset: Dataset) -> None:
         pydicom.filewriter.write_dataset(target, dataset)
 
 
-def _by_numpy(dataset: Dataset, name: str) -> NDArray[np.generic]:
-    """Single bits, or integers of 64 bits, uncompressed."""
-    bits = int(dataset.BitsAllocated)
-    if bits == 1:
-        values = np.unpackbits(np.frombuffer(dataset.PixelData, np.uint8), bitorder="little")
-    else:
-        values = np.frombuffer(dataset.PixelData, pixel_dtype(dataset))
-    count = int(dataset.get("NumberOfFrames") or 1)
-    shape = (count, int(dataset.Rows), int(dataset.Columns))
+def _by_numpy(dataset: Dataset, bits: int, name: str) -> NDArray[np.generic]:
+    """Uncompressed grey values as they are, without the bits beside them, which hold overlays in old files."""
     if int(dataset.get("SamplesPerPixel") or 1) != 1:
         raise InputError(f"{name} holds colour of {bits} bits (BitsAllocated); 8 are needed. Export it again.")
-    return reshape_pixel_array(dataset, values[: int(np.prod(shape))]).reshape(shape)
+    shape = (int(dataset.get("NumberOfFrames") or 1), int(dataset.Rows), int(dataset.Columns))
+    if bits == 1:
+        packed = np.frombuffer(dataset.PixelData, np.uint8)
+        return np.unpackbits(packed, count=int(np.prod(shape)), bitorder="little").reshape(shape)
+    order, kind = "<" if dataset.is_little_endian else ">", "i" if dataset.get("PixelRepresentation") else "u"
+    values = np.frombuffer(dataset.PixelData, f"{order}{kind}{bits // 8}", count=int(np.prod(shape))).reshape(shape)
+    stored = int(dataset.get("BitsStored") or bits)
+    if stored >= bits:
+        return values
+    high = int(dataset.get("HighBit") or 0)
+    above = bits - 1 - high if stored - 1 <= high < bits else bits - stored
+    shifted: NDArray[np.generic] = (values << above) >> (bits - stored)  # The sign comes with it.
+    return shifted
 
 
 def _undecodable(name: str, syntax: str) -> InputError:
