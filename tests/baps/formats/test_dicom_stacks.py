@@ -10,7 +10,17 @@ import SimpleITK
 from pydicom.dataset import Dataset
 
 from baps.errors import InputError
-from baps.formats import SeveralVolumesError, read_dicom, read_stack, read_volume, read_volumes, write_nifti
+from baps.formats import (
+    SeveralVolumesError,
+    dicom,
+    read_dicom,
+    read_each_volume,
+    read_stack,
+    read_volume,
+    read_volumes,
+    write_nifti,
+)
+from baps.formats.dicom_pixels import decode
 from trust_displacements import Slice, misplaced, write_enhanced, write_series
 
 CASES = Path(__file__).parents[4] / "shared" / "cases"
@@ -74,6 +84,23 @@ def test_time_points_and_echoes_are_volumes_of_their_own(tmp_path: Path, mark: s
         assert misplaced([read_dicom(path, number)], own) == ""
     with pytest.raises(InputError, match="holds 2 volumes, so there is no volume 3"):
         read_dicom(path, 3)
+
+
+def test_each_file_is_decoded_once_for_all_its_volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = [[replace(piece, marks=(("EchoTime", n),)) for piece in _slices(4, 4 * n)] for n in range(4)]
+    del times[2][1]
+    slices = [piece for time in times for piece in time]
+    write_enhanced(tmp_path / "a.dcm", [slices[place] for place in RANDOM.permutation(len(slices))], RANDOM)
+    decoded = []
+    monkeypatch.setattr(dicom, "decode", lambda path: decoded.append(path) or decode(path))
+    found = dict(read_each_volume(tmp_path / "a.dcm"))
+    assert len(decoded) == 1
+    for n, time in enumerate(times):
+        (volume,) = [one for title, one in found.items() if float(title.split()[-1]) == n]
+        if n == 2:
+            assert isinstance(volume, InputError)
+        else:
+            assert misplaced([volume], time) == ""
 
 
 def test_frames_that_only_three_attributes_tell_apart(tmp_path: Path) -> None:
