@@ -261,7 +261,7 @@ def _by_itk(dataset: Dataset, syntax: str, name: str) -> NDArray[np.generic]:
     pixels.file_meta.MediaStorageSOPInstanceUID = pixels.SOPInstanceUID
     pixels.is_little_endian, pixels.is_implicit_VR = not big, False
     with tempfile.NamedTemporaryFile(prefix="baps-pixels-", suffix=".dcm") as file:
-        _write(Path(file.name), pixels)
+        write_dataset(Path(file.name), pixels)
         reader = SimpleITK.ImageFileReader()
         reader.SetImageIO("GDCMImageIO")
         reader.SetFileName(file.name)
@@ -298,11 +298,14 @@ def _turned(values: NDArray[np.generic], pixels: Dataset) -> NDArray[np.generic]
     return values.dtype.type(2**bits - 1) - values  # type: ignore[operator,no-any-return]
 
 
-def _write(path: Path, dataset: Dataset) -> None:
-    """Write a dataset with its header; pydicom's own way refuses transfer syntaxes that it does not know."""
+def write_dataset(path: Path, dataset: Dataset) -> None:
+    """Write a data set as a file, also one of a transfer syntax that pydicom does not know and refuses to write."""
+    if UID(dataset.file_meta.get("TransferSyntaxUID", "")).is_transfer_syntax:
+        pydicom.dcmwrite(path, dataset, write_like_original=False)
+        return
     with path.open("wb") as file:
         file.write(b"\0" * 128 + b"DICM")
-        pydicom.filewriter.write_file_meta_info(file, dataset.file_meta, enforce_standard=True)
+        pydicom.filewriter.write_file_meta_info(file, dataset.file_meta, enforce_standard=False)
         target = DicomFileLike(file)
         target.is_little_endian, target.is_implicit_VR = dataset.is_little_endian, dataset.is_implicit_VR
         pydicom.filewriter.write_dataset(target, dataset)

@@ -8,12 +8,15 @@ from collections.abc import Iterable
 
 from monailabel.interfaces.datastore import Datastore
 
-from baps.errors import InputError
+from baps.errors import BapsError, InputError, StorageError
 
 logger = logging.getLogger(__name__)
 
 _SECONDS = 20.0
 """After which no further image is tried."""
+
+_FAILURES = 3
+"""Images that the PACS does not give before it is said that it fails; one alone must not hold up the others."""
 
 
 def first_usable(images: Iterable[str], datastore: Datastore) -> str | None:
@@ -25,9 +28,9 @@ def first_usable(images: Iterable[str], datastore: Datastore) -> str | None:
 
     Raises:
         InputError: if none of those that were tried can be used; it says why the last one cannot.
-        BapsError: if the PACS does not answer.
+        BapsError: if the PACS does not answer, or the disk is full.
     """
-    end, tried = time.monotonic() + _SECONDS, 0
+    end, tried, failures = time.monotonic() + _SECONDS, 0, 0
     for image in images:
         try:
             if datastore.get_image_uri(image):
@@ -37,8 +40,18 @@ def first_usable(images: Iterable[str], datastore: Datastore) -> str | None:
             logger.warning("Next Sample passed over an image that cannot be used.")
             tried += 1
             last = error
+        except StorageError:
+            raise
+        except BapsError as error:
+            logger.warning("Next Sample passed over an image that the PACS does not give.")
+            failures += 1
+            if failures == _FAILURES:
+                raise
+            failed = error
         if time.monotonic() >= end:
             break
+    if failures:
+        raise failed
     if tried:
         raise InputError(
             f"None of {tried} images that were tried can be used. Ask for another one. Of the last one: {last}"
