@@ -83,7 +83,8 @@ def draw_slices(random: np.random.Generator) -> tuple[list[Slice], list[str]]:
             marks += (("EchoTime", 10.0 * (1 + repeat)),)
         for k in range(count):
             number = repeat * count + k
-            values = 1 + number * _ROWS * _COLUMNS + np.arange(_ROWS * _COLUMNS).reshape(_ROWS, _COLUMNS)
+            # Odd, so that no two are the same when they are halved or doubled.
+            values = 1 + 2 * (number * _ROWS * _COLUMNS + np.arange(_ROWS * _COLUMNS).reshape(_ROWS, _COLUMNS))
             direction = along if repeat == 0 or "stacks" not in changes else np.cross(turned[0], turned[1])
             position = origin + k * step * direction
             slices.append(Slice(values.astype(np.int16), position, turned[:2], spacing, 1.0, marks))
@@ -144,7 +145,7 @@ def _changed(change: str, slices: list[Slice], random: np.random.Generator) -> l
     return slices  # Drawn already: tilted, times, echoes, stacks.
 
 
-def _header(sop_class: str) -> Dataset:
+def _header(sop_class: str, shape: tuple[int, ...]) -> Dataset:
     image = Dataset()
     image.file_meta = FileMetaDataset()
     image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -152,7 +153,7 @@ def _header(sop_class: str) -> Dataset:
     image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID = pydicom.uid.generate_uid()
     image.is_little_endian, image.is_implicit_VR = True, False
     image.StudyInstanceUID, image.SeriesInstanceUID, image.PatientID = "1.2.3", "1.2.3.4", "fuzz"
-    image.Rows, image.Columns, image.SamplesPerPixel = _ROWS, _COLUMNS, 1
+    (image.Rows, image.Columns), image.SamplesPerPixel = shape, 1
     image.PhotometricInterpretation, image.PixelRepresentation = "MONOCHROME2", 1
     image.BitsAllocated, image.BitsStored, image.HighBit = 16, 16, 15
     return image
@@ -166,7 +167,7 @@ def write_series(folder: Path, slices: Sequence[Slice]) -> None:
     """Write a file for each slice."""
     folder.mkdir(parents=True)
     for number, piece in enumerate(slices, start=1):
-        image = _header(_CT)
+        image = _header(_CT, piece.values.shape)
         image.InstanceNumber = number
         if piece.position is not None:
             image.ImagePositionPatient = _text(piece.position)
@@ -180,7 +181,7 @@ def write_series(folder: Path, slices: Sequence[Slice]) -> None:
 
 def write_enhanced(path: Path, slices: Sequence[Slice], random: np.random.Generator) -> None:
     """Write one object with a frame for each slice; what all frames share may stand once."""
-    image = _header(str(random.choice([_ENHANCED_CT, _ENHANCED_MR])))
+    image = _header(str(random.choice([_ENHANCED_CT, _ENHANCED_MR])), slices[0].values.shape)
     image.InstanceNumber, image.NumberOfFrames = 1, len(slices)
     image.PixelData = b"".join(piece.values.tobytes() for piece in slices)
     shared, groups = Dataset(), []

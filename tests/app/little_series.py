@@ -20,6 +20,7 @@ def write_little_series(
     directions: tuple[tuple[float, ...], tuple[float, ...]] = OBLIQUE,
     shape: tuple[int, int, int] = SHAPE,
     uneven: float = 0.0,
+    tilt: float = 0.0,
 ) -> NDArray[np.int16]:
     """Write a series, a file a slice, in no order of names.
 
@@ -27,6 +28,7 @@ def write_little_series(
         folder: is made.
         directions: of the columns and the rows, LPS.
         shape: columns, rows, slices.
+        tilt: mm by which each slice is shifted along the rows against the one before, as by a tilted gantry.
         uneven: mm by which the slices from the third on lie further apart than 3 mm.
 
     Returns:
@@ -49,6 +51,7 @@ def write_little_series(
         image.ReferringPhysicianName, image.PositionReferenceIndicator, image.Modality = "", "", "CT"
         image.InstanceNumber, image.SliceThickness, image.PixelSpacing = k + 1, 3.0, [1.25, 0.75]
         place = np.array([-31.5, 12.25, 40.0]) + normal * (3.0 * k + uneven * max(0, k - 2))
+        place = place + tilt * k * np.array(directions[0])
         image.ImagePositionPatient = [f"{value:.6f}" for value in place]
         image.ImageOrientationPatient = [f"{value:.6f}" for direction in directions for value in direction]
         image.Columns, image.Rows = shape[:2]

@@ -262,8 +262,11 @@ def test_a_tilted_gantry_leaves_every_slice_and_its_label_where_it_was(
     orthanc.store(address.removesuffix("/dicom-web"), tmp_path / "bad")
     store = open_pacs(address)
     volume = read_volume(Path(store.get_image_uri(uid)))
-    np.testing.assert_array_equal(volume.voxels, read_volume(SAMPLE).voxels)
-    np.testing.assert_allclose(volume.affine[:3, 2], [0, -1, 6], atol=1e-4)
+    stored = read_volume(SAMPLE).voxels
+    for k in range(24):  # Straightened, by 1 mm a slice.
+        j = int(k / 2.8 + 0.5)
+        np.testing.assert_array_equal(volume.voxels[:, j : j + 128, k], stored[:, :, k])
+    np.testing.assert_allclose(volume.affine[:3, 2], [0, 0, 6], atol=1e-4)
     mask = volume.voxels > 100
     write_nifti(tmp_path / "label.nii.gz", Volume(mask.astype(np.uint8), volume.affine))
     named = {"label_info": [{"name": "bone", "idx": 1}]}

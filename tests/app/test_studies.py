@@ -17,6 +17,7 @@ from PIL import Image
 from baps.errors import BapsError, InputError
 from baps.formats import read_labels, read_volume, write_nrrd
 from baps.volume import Volume
+from lib.activelearning.usable import first_usable
 from lib.saving import save_label
 from lib.studies import StudiesDatastore
 from server import ROOT
@@ -200,6 +201,8 @@ def test_volumes_of_one_object_become_images_of_their_own(tmp_path: Path) -> Non
     shutil.copytree(SERIES, tmp_path / "ct")
     found = store(tmp_path)
     assert sorted(found.list_images()) == ["ct", "mr"]
+    assert first_usable(["mr", "ct"], store(shutil.copytree(tmp_path, tmp_path / "again"))) == "mr-volume1"
+    shutil.rmtree(tmp_path / "again")
     with pytest.raises(InputError, match="mr holds 2 volumes, which are images of their own now .mr-volume1: .*Choose"):
         found.get_image_uri("mr")
     for again in (found, store(tmp_path)):

@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 _NAME = "%Y%m%dT%H%M%S.%fZ"
 _NAMED = re.compile(r"(\d{8}T\d{6}\.\d{6}Z)(\.saving)?")
 _SAVING = ".saving"
+_CONVERTED = ".converted"
+"""Where a folder of studies keeps images that the viewers cannot open themselves."""
 _DIFFERS = (
     "The label was not saved: what was written differs from what was sent. The earlier label, if there is one, is as "
     "it was. Ask who runs the server to check its disk."
@@ -115,13 +117,16 @@ class LabelHistory:
         return file, known["info"]
 
     def image_file(self, image: str) -> Path:
-        """The file of an image, or the folder of its series.
+        """The file of an image, or the folder of its series; of one volume of several, what it was converted to.
 
         Raises:
             NotFoundError: if there is no such image.
         """
         self._known(image)
-        return images_folder(self._studies) / f"{image}{self._list()['objects'][image]['image']['ext']}"
+        listed = self._list()
+        folder = self._studies / listed["images_dir"] if "images_dir" in listed else images_folder(self._studies)
+        file = folder / f"{image}{listed['objects'][image]['image']['ext']}"
+        return file if file.exists() else self._studies / _CONVERTED / f"{image}.nii.gz"
 
     def version(self, image: str, tag: str, name: str) -> Version:
         """One of them.

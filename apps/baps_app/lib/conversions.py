@@ -121,14 +121,20 @@ def volume_number(image_id: str) -> int | None:
     return int(number) if number.isdecimal() else None
 
 
-def several_images(image_id: str, titles: Sequence[str]) -> InputError:
-    """The error for who asks for an image that turned out to be several."""
-    names = "; ".join(f"{volume_id(image_id, number)}: {title}" for number, title in enumerate(titles[:12], start=1))
-    more = "; ..." if len(titles) > 12 else ""
-    return InputError(
-        f"{image_id} holds {len(titles)} volumes, which are images of their own now ({names}{more}). Choose one of "
-        "them."
-    )
+class SeveralImagesError(InputError):
+    """An image turned out to hold several volumes, which are images of their own from then on.
+
+    Attributes:
+        images: their names.
+    """
+
+    def __init__(self, image_id: str, titles: Sequence[str]) -> None:
+        self.images = tuple(volume_id(image_id, number) for number in range(1, len(titles) + 1))
+        told = [f"{name}: {title}" for name, title in zip(self.images, titles, strict=True)]
+        super().__init__(
+            f"{image_id} holds {len(titles)} volumes, which are images of their own now "
+            f"({'; '.join(told[:12])}{'; ...' if len(told) > 12 else ''}). Choose one of them."
+        )
 
 
 def _newest(source: Path) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ from baps.replacing import replacing
 
 FILE = ".label-checks.json"
 
-_PATIENCE = 2.0
+_PATIENCE = 1.0
 """Seconds that a call reads labels which nobody has read; the next call goes on."""
 
 
@@ -58,7 +59,7 @@ class LabelChecks:
 
     def check(
         self,
-        files: Mapping[str, tuple[Path, Path]],
+        files: Mapping[str, tuple[str, str]],
         read: Callable[[str], LabelMap],
         patience: float = _PATIENCE,
     ) -> dict[str, Checked]:
@@ -87,7 +88,7 @@ class LabelChecks:
                 self._keep()
         return found
 
-    def note(self, name: str, files: tuple[Path, Path], names: Mapping[int, str]) -> None:
+    def note(self, name: str, files: tuple[str, str], names: Mapping[int, str]) -> None:
         """Note a label that has just been read, and can be used."""
         with self._lock:
             self._known[name] = Checked(_stamp(files), "", dict(names))
@@ -111,12 +112,12 @@ def _read(stamp: list[int], name: str, read: Callable[[str], LabelMap]) -> Check
         return Checked(stamp, str(error))
 
 
-def _stamp(files: tuple[Path, Path]) -> list[int]:
+def _stamp(files: tuple[str, str]) -> list[int]:
     """What tells files from others of the same names; of a series the folder, which changes when a file is added."""
     stamp = []
     for file in files:
         try:
-            found = file.stat()
+            found = os.stat(file)  # noqa: PTH116  # Of thousands of files; a Path takes longer than the call.
             stamp += [found.st_mtime_ns, found.st_size, found.st_ino]
         except OSError:
             stamp += [0, 0, 0]

@@ -24,14 +24,14 @@ from baps.formats import (
     opens_in_viewers,
     read_label_map,
     read_patient,
-    read_volume,
+    read_place,
 )
 from baps.label_history import Version
 from baps.label_map import LabelMap
 from baps.replacing import replacing
 from baps.volume import Volume
 from lib.conversions import FOLDER as CONVERTED
-from lib.conversions import Conversions, several_images, volume_id
+from lib.conversions import Conversions, SeveralImagesError, volume_id
 from lib.label_checks import Checked, LabelChecks
 from lib.label_info import LabelInfo, read_label_info
 from lib.whole_list import WholeList
@@ -115,7 +115,7 @@ class StudiesDatastore(WholeList, LocalDatastore):
             return str(self._conversions.convert(source, image_id, number))
         except SeveralVolumesError as error:
             self._reconcile_datastore()
-            raise several_images(image_id, error.titles) from None
+            raise SeveralImagesError(image_id, error.titles) from None
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """As the host's, but the image gets its name when it is whole.
@@ -162,7 +162,7 @@ class StudiesDatastore(WholeList, LocalDatastore):
         file = Path(label_filename)
         self.history.save(image_id, label_tag, file, self._to_id(file.name)[1], label_info, check)
         if check and label_tag == DefaultLabelTag.FINAL.value:
-            self._checks.note(image_id, self._files(image_id), {})
+            self._checks.note(image_id, self._labelled_files()[image_id], {})
         return image_id
 
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
@@ -184,16 +184,22 @@ class StudiesDatastore(WholeList, LocalDatastore):
         return self._checked(patience=float("inf"))
 
     def _checked(self, **patience: float) -> dict[str, Checked]:
-        files = {image: self._files(image) for image in super().get_labeled_images()}
-        return self._checks.check(files, self._read_final, **patience)
+        return self._checks.check(self._labelled_files(), self._read_final, **patience)
 
-    def _files(self, image_id: str) -> tuple[Path, Path]:
-        """Of the final label and the image."""
-        return Path(self.get_label_uri(image_id, DefaultLabelTag.FINAL.value)), self._source(image_id)[0]
+    def _labelled_files(self) -> dict[str, tuple[str, str]]:
+        """The files of the final label and of the image, by image; quick, for it is asked with each count."""
+        listed, tag = self._datastore, DefaultLabelTag.FINAL.value
+        images, labels, several = listed.image_path(), listed.label_path(tag), self._conversions.sources()
+        files = {}
+        for name, known in listed.objects.items():
+            if tag in known.labels:
+                image = str(self._source(name)[0]) if several else f"{images}/{name}{known.image.ext}"
+                files[name] = f"{labels}/{name}{known.labels[tag].ext}", image
+        return files
 
     def _read_final(self, image_id: str) -> LabelMap:
-        label, _ = self._files(image_id)
-        return read_label_map(label, read_volume(Path(self.get_image_uri(image_id))), self.source(image_id))
+        label = Path(self.get_label_uri(image_id, DefaultLabelTag.FINAL.value))
+        return read_label_map(label, read_place(Path(self.get_image_uri(image_id))), self.source(image_id))
 
     def source(self, image_id: str) -> Path | None:
         """The DICOM series or file of an image, against which DICOM labels are checked; none of other images."""

@@ -17,9 +17,10 @@ from baps.errors import InputError
 from baps.formats import read_label_map, read_labels, read_volume
 from baps.formats.dicom_labels import series_headers
 from baps.formats.dicom_seg import segments_said, write_segmentation
+from baps.formats.dicom_stacks import find_stack
 from baps.formats.rtstruct import write_structures
 from baps.volume import Volume
-from little_series import random_segments, write_little_series
+from little_series import SHAPE, random_segments, write_little_series
 
 WHEN = datetime(2026, 3, 1, 12, 30, 5, tzinfo=timezone.utc)
 
@@ -215,3 +216,22 @@ def test_an_ordinary_dicom_image_is_a_labelmap_still(series: Series, tmp_path: P
         (tmp_path / "labels").mkdir(exist_ok=True)
         one.save_as(tmp_path / "labels" / file.name)
     np.testing.assert_array_equal(read_labels(tmp_path / "labels", image, folder), labels)
+
+
+@pytest.mark.parametrize("kind", ["binary SEG", "fractional SEG", "RTSTRUCT"])
+@pytest.mark.parametrize("tilt", [0.9, 1.1, -1.6])
+def test_labels_of_a_tilted_gantry_survive(tmp_path: Path, kind: str, tilt: float) -> None:
+    """The volume is straightened; a label lies on the slices as they were scanned."""
+    folder = tmp_path / "p1"
+    write_little_series(folder, tilt=tilt)
+    headers, image = series_headers(folder), read_volume(folder)
+    frames = find_stack(headers, image)
+    assert frames.straightened
+    scanned = np.zeros(image.shape, bool)  # Elsewhere there are no pixels.
+    for k, (i, j) in enumerate(frames.offsets):
+        scanned[i : i + SHAPE[0], j : j + SHAPE[1], k] = True
+    masks = {name: mask & scanned for name, mask in zip("ab", random_segments(8, image.shape), strict=False)}
+    MAKERS[kind](headers, image, masks).save_as(tmp_path / "p1.dcm", write_like_original=False)
+    found = read_label_map(tmp_path / "p1.dcm", image, folder)
+    for value, name in found.names.items():
+        np.testing.assert_array_equal(found.mask(value), masks[name])

@@ -12,7 +12,7 @@ from pydicom.encaps import encapsulate, encapsulate_extended, generate_pixel_dat
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from baps.errors import InputError
-from baps.formats import read_dicom, read_volume
+from baps.formats import is_dicom_folder, read_dicom, read_volume
 
 CASES = Path(__file__).parents[4] / "shared" / "cases"
 SAMPLE = Path(__file__).parents[3] / "sample-data" / "dicom" / "ct_01" / "001.dcm"
@@ -69,6 +69,8 @@ def test_a_file_without_preamble(tmp_path: Path, meta: bool) -> None:
         (tmp_path / "series").mkdir(exist_ok=True)
         (tmp_path / "series" / name).write_bytes(content)
         np.testing.assert_array_equal(read_dicom(tmp_path / "series" / name).voxels, voxels)
+        np.testing.assert_array_equal(read_volume(tmp_path / "series").voxels, voxels)
+        assert is_dicom_folder(tmp_path / "series")
         (tmp_path / "series" / name).unlink()
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pydicom
 import pytest
 import SimpleITK
 from pydicom.dataset import Dataset
+from scipy.spatial.transform import Rotation
 
 from baps.errors import InputError
 from baps.formats import (
@@ -294,3 +297,19 @@ def test_cases_from_hospitals() -> None:
         assert volume.spacing == pytest.approx((1.5, 1.5, 3))
     with pytest.raises(InputError, match="missing slices"):
         read_volume(CASES / "enhanced_missing_frames" / "a.dcm")
+
+
+@pytest.mark.skipif(not shutil.which("dcm2niix"), reason="dcm2niix is not installed: apt-get install dcm2niix")
+def test_dcm2niix_puts_a_series_where_we_do(tmp_path: Path) -> None:
+    axes = Rotation.from_euler("xyz", (20, -30, 40), degrees=True).as_matrix().T
+    slices = [
+        replace(piece, orientation=axes[:2], position=np.array([-20.0, 5, 9]) + 3 * k * axes[2])
+        for k, piece in enumerate(_slices(8))
+    ]
+    write_series(tmp_path / "a", [slices[k] for k in (0, 2, 4, 6, 1, 3, 5, 7)])
+    command = ["dcm2niix", "-z", "n", "-f", "judge", "-o", str(tmp_path), str(tmp_path / "a")]
+    subprocess.run(command, check=True, capture_output=True)
+    judge, volume = SimpleITK.ReadImage(str(tmp_path / "judge.nii")), read_volume(tmp_path / "a")
+    for index in np.ndindex(volume.shape):
+        there = (volume.affine @ (*index, 1))[:3] * (-1, -1, 1)
+        assert judge[judge.TransformPhysicalPointToIndex(there)] == volume.voxels[index]

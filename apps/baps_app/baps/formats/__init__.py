@@ -14,7 +14,7 @@ from .labels import label_stem, read_label_map, read_labels, write_label_map
 from .listing import images_folder, list_images
 from .nifti import read_nifti_notes, write_nifti
 from .nrrd import write_nrrd
-from .reading import IMAGE_SUFFIXES, file_stem, read_volume
+from .reading import IMAGE_SUFFIXES, file_stem, read_place, read_volume
 from .viewers import opens_in_viewers
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "read_labels",
     "read_nifti_notes",
     "read_patient",
+    "read_place",
     "read_stack",
     "read_volume",
     "read_volumes",

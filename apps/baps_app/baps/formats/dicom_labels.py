@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,12 @@ from ..errors import InputError
 from ..label_map import LabelMap
 from ..volume import Volume
 from .dicom_frames import HEADER
-from .dicom_seg import Segment, read_segmentation, slice_depths
+from .dicom_seg import Segment, read_segmentation, slice_depths, source_frames
 from .rtstruct import RTSTRUCT_CLASS, read_structures
 
 DICOM_SUFFIX = ".dcm"
 
-_READERS: dict[str, Callable[[Dataset, Volume, NDArray[np.float64] | None], Iterator[Segment]]] = {
+_READERS: dict[str, Callable[..., Iterator[Segment]]] = {
     "1.2.840.10008.5.1.4.1.1.66.4": read_segmentation,  # Segmentation Storage
     "1.2.840.10008.5.1.4.1.1.66.7": read_segmentation,  # Label Map Segmentation Storage
     RTSTRUCT_CLASS: read_structures,
@@ -54,17 +56,18 @@ def read_label_object(path: Path, image: Volume, source: Path | None = None) -> 
     """
     dataset = _read_object(path)
     headers = series_headers(source, _PLACES) if source else []
-    depths = None
+    read = partial(_READERS[dataset.SOPClassUID], dataset, image)
     if headers:
         _check_belongs(path.name, dataset, headers)
-        try:
-            depths = slice_depths(headers, image)
-        except InputError:  # A part of the series, say: its slices are taken to lie evenly.
-            depths = None
+        with suppress(InputError):  # A part of the series, say: its slices are taken to lie evenly.
+            read = partial(read, depths=slice_depths(headers, image))
+            if dataset.SOPClassUID == RTSTRUCT_CLASS:
+                frames = source_frames(headers, image)
+                read = partial(read, frames=[frames[k][2] for k in range(image.shape[2])])
     names: dict[int, str] = {}
 
     def masks() -> Iterator[tuple[int, NDArray[np.bool_]]]:
-        for value, segment in enumerate(_READERS[dataset.SOPClassUID](dataset, image, depths), start=1):
+        for value, segment in enumerate(read(), start=1):
             names[value] = segment.name or f"segment {value}"
             yield value, segment.mask
 

@@ -115,6 +115,17 @@ def read_nifti_affine(path: Path) -> NDArray[np.float64]:
     return _affine(path, _open(path))
 
 
+def read_nifti_place(path: Path) -> Volume:
+    """Read where the voxels of a NIfTI file lie: a volume whose voxels are all 0 and take no memory.
+
+    Raises:
+        InputError: as ``read_nifti``.
+    """
+    image = _open(path)
+    shape = (*image.shape, 1)[:3] if image.ndim == 2 else image.shape[:3]
+    return Volume(np.broadcast_to(np.uint8(0), shape), _affine(path, image))
+
+
 def _open(path: Path) -> nibabel.Nifti1Pair:
     """Open a file that nibabel knows and that holds a NIfTI image."""
     with path.open("rb") as file:

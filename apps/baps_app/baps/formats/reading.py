@@ -13,7 +13,7 @@ from ..errors import BapsError, InputError, NotFoundError
 from ..volume import Volume
 from .dicom import DICOM_SUFFIX, read_dicom
 from .metaimage import read_metaimage
-from .nifti import read_nifti
+from .nifti import read_nifti, read_nifti_place
 from .nrrd import read_nrrd
 from .picture import read_arrays, read_picture
 
@@ -64,6 +64,17 @@ def read_volume(path: Path) -> Volume:
             "with 8 bits, or as grey values."
         )
     return check_volume(path.name, volume)
+
+
+def read_place(path: Path) -> Volume:
+    """Read where the voxels of an image lie; what they hold need not be read, and may be 0 everywhere.
+
+    Raises:
+        NotFoundError, InputError: as ``read_volume``.
+    """
+    if reader_of(path) is read_nifti:
+        return check_volume(path.name, read_with(read_nifti_place, path))
+    return read_volume(path)
 
 
 def check_volume(name: str, volume: Volume) -> Volume:

@@ -67,7 +67,12 @@ def _encloses(contour: Dataset) -> bool:
     return str(contour.get("ContourGeometricType", "")) in _AREAS
 
 
-def read_structures(dataset: Dataset, image: Volume, depths: NDArray[np.float64] | None = None) -> Iterator[Segment]:
+def read_structures(
+    dataset: Dataset,
+    image: Volume,
+    depths: NDArray[np.float64] | None = None,
+    frames: Sequence[NDArray[np.float64]] | None = None,
+) -> Iterator[Segment]:
     """Read a structure set, structure by structure; structures of one name are one.
 
     Points and open contours enclose nothing. They are left out, which a note says.
@@ -76,12 +81,14 @@ def read_structures(dataset: Dataset, image: Volume, depths: NDArray[np.float64]
         dataset: the object.
         image: the volume that it belongs to.
         depths: of its slices, see ``slice_depths``; without them they are taken to lie evenly.
+        frames: for each slice the (4, 4) of ``source_frames``, where pixels may lie beside the voxels of the volume.
 
     Raises:
         InputError: if it cannot be read, or a contour does not lie on a slice of the image.
     """
     check_size("The RTSTRUCT", image.shape, 1)
     depths = even_depths(image) if depths is None else depths
+    frames = frames or [image.affine @ _step(k) for k in range(image.shape[2])]
     try:
         said, contours = structures_said(dataset), _contours(dataset)
     except Exception as error:  # pydicom raises many kinds; each means a broken or foreign object.
@@ -91,7 +98,7 @@ def read_structures(dataset: Dataset, image: Volume, depths: NDArray[np.float64]
         for number in (number for number, (called, _) in said.items() if called == name):
             by_slice: dict[int, list[NDArray[np.float64]]] = {}
             for points in contours.get(number, ()):
-                index, placed = _place(name, points, image, depths)
+                index, placed = _place(name, points, image, depths, frames)
                 by_slice.setdefault(index, []).append(placed)
                 beyond |= bool((placed < -0.5 - _ON).any() or (placed > np.array(image.shape[:2]) - 0.5 + _ON).any())
             for index, placed_contours in by_slice.items():
@@ -122,7 +129,11 @@ def _contours(dataset: Dataset) -> dict[int, list[NDArray[np.float64]]]:
 
 
 def _place(
-    name: str, points: NDArray[np.float64], image: Volume, depths: NDArray[np.float64]
+    name: str,
+    points: NDArray[np.float64],
+    image: Volume,
+    depths: NDArray[np.float64],
+    frames: Sequence[NDArray[np.float64]],
 ) -> tuple[int, NDArray[np.float64]]:
     """The slice across K that a contour lies on, and its points as voxel indices, (N, 2), along I and J."""
     away = np.abs((points @ image.slice_normal)[:, None] - depths).max(0)  # Of the farthest point of the contour.
@@ -133,11 +144,17 @@ def _place(
             f"A contour of {name} lies {away[index]:.2f} mm off the nearest slice of the image. The RTSTRUCT was drawn "
             "on another series, or between slices, or slices are missing here. Export both from one series."
         )
-    affine = image.affine.copy()
-    affine[:3, 3] += affine[:3, 2] * index
+    affine = frames[index]
     # Along the normal the slices may lie a little unevenly; within the slice they do not.
     placed = (points - affine[:3, 3]) @ np.linalg.pinv(affine[:3, :2]).T
     return index, np.asarray(placed, np.float64)
+
+
+def _step(k: int) -> NDArray[np.float64]:
+    """From a voxel to the one so many slices on, (4, 4)."""
+    step = np.eye(4)
+    step[2, 3] = k
+    return step
 
 
 def enclosed(contours: Sequence[NDArray[np.float64]], shape: tuple[int, int]) -> NDArray[np.bool_]:

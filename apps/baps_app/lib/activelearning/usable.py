@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import chain
 
 from monailabel.interfaces.datastore import Datastore
 
 from baps.errors import BapsError, InputError, StorageError
+from lib.conversions import SeveralImagesError
 
 logger = logging.getLogger(__name__)
 
@@ -31,11 +33,14 @@ def first_usable(images: Iterable[str], datastore: Datastore) -> str | None:
         BapsError: if the PACS does not answer, or the disk is full.
     """
     end, tried, failures = time.monotonic() + _SECONDS, 0, 0
-    for image in images:
+    waiting: Iterator[str] = iter(images)
+    while (image := next(waiting, None)) is not None:
         try:
             if datastore.get_image_uri(image):
                 return image
             continue  # It is gone.
+        except SeveralImagesError as error:
+            waiting = chain(error.images, waiting)
         except InputError as error:
             logger.warning("Next Sample passed over an image that cannot be used.")
             tried += 1

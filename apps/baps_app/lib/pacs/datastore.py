@@ -45,7 +45,7 @@ from baps.pacs_studies import PacsStudies, Worklist, read_pacs_studies
 from baps.replacing import replacing
 from baps.volume import Volume
 from lib.candidates import Candidates
-from lib.conversions import several_images, volume_id, volume_number
+from lib.conversions import SeveralImagesError, volume_id, volume_number
 from lib.label_info import LabelInfo, name_values, read_label_info
 from lib.pacs.client import connect, pacs_answers
 from lib.pacs.exported import exported_objects
@@ -280,7 +280,7 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         if self._is_fetched(series, target):
             return str(target)
         if image_id == series.uid and (volumes := self._volumes(series.uid)):
-            raise several_images(image_id, [str(self.get_image_info(one).get("volume", "")) for one in volumes])
+            raise SeveralImagesError(image_id, [str(self.get_image_info(one).get("volume", "")) for one in volumes])
         if self._is_unusable(series, image_id):
             raise InputError(self._unusable[image_id][1])
         try:
@@ -348,7 +348,7 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         if target in refused:
             raise refused[target]
         if not target.exists():
-            raise several_images(series.uid, titles)
+            raise SeveralImagesError(series.uid, titles)
 
     def _keep_image(self, image_id: str, whole: Path, info: Mapping[str, Any]) -> None:
         """Give a converted volume its name, and list it; also one that cannot be used: all keep their numbers."""
