@@ -122,6 +122,21 @@ def test_frames_that_only_three_attributes_tell_apart(tmp_path: Path) -> None:
         assert any(misplaced([one], volume) == "" for one in found)
 
 
+def test_phases_whose_times_differ_from_slice_to_slice(tmp_path: Path) -> None:
+    phases = [
+        [replace(piece, marks=(("TriggerTime", 37 * n + 1.3 * k),)) for k, piece in enumerate(_slices(4, 4 * n))]
+        for n in range(3)
+    ]
+    slices = [piece for phase in phases for piece in phase]
+    write_series(tmp_path / "a", [slices[place] for place in RANDOM.permutation(len(slices))])
+    assert sorted(read_volumes(tmp_path / "a")) == [f"TriggerTime {number} of 3" for number in (1, 2, 3)]
+    for title, volume in read_each_volume(tmp_path / "a"):
+        assert misplaced([volume], phases[int(title.split()[1]) - 1]) == ""
+    write_series(tmp_path / "b", slices[:-1])
+    with pytest.raises(InputError, match="doubled slices"):
+        read_volume(tmp_path / "b")
+
+
 def test_positions_rounded_to_a_third_of_the_step_are_no_gaps_and_a_missing_slice_is(tmp_path: Path) -> None:
     slices = _slices(40, step=(0, 0, 0.3125))
     rounded = [replace(piece, position=np.round(piece.position, 1)) for piece in slices]

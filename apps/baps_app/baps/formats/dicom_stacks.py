@@ -41,6 +41,19 @@ _ROUNDED, _ROUNDED_SHARE = 0.15, 0.45
 _OUT_OF_PLACE = 0.5
 """Share of a step by which a slice may lie beside its place in the grid."""
 
+_TIMES = (
+    "TriggerTime",
+    "NominalCardiacTriggerDelayTime",
+    "TemporalPositionTimeOffset",
+    "FrameReferenceTime",
+    "FrameReferenceDateTime",
+    "FrameAcquisitionDateTime",
+    "AcquisitionDateTime",
+    "AcquisitionTime",
+    "ContentTime",
+)
+"""Attributes by which frames of a plane are put into order where every plane has times of its own, as in a cine."""
+
 _MOST_TOLD = 12
 """Volumes that a message lists."""
 
@@ -73,8 +86,8 @@ def split_volumes(name: str, frames: Sequence[Frame]) -> dict[str, list[Frame]]:
     """Sort the frames of one series into volumes.
 
     Frames of other size, orientation, spacing or StackID belong to other volumes. Where frames of one orientation
-    lie in the same plane, they are told apart by the fewest attributes that do it, such as the echo or the time point.
-    Files that do not say where they lie are an image each.
+    lie in the same plane, they are told apart by the fewest attributes that do it, such as the echo or the time point;
+    or else by the order of their times. Files that do not say where they lie are an image each.
 
     Args:
         name: of the file or folder, for messages.
@@ -159,7 +172,32 @@ def _tell_apart(frames: list[Frame]) -> list[tuple[list[tuple[str, str]], list[F
                 return found
             if uneven is None and all(len(group) > 1 for group in groups.values()):
                 uneven = found
-    return uneven or [([], frames)]
+    return uneven or _by_time(frames, planes) or [([], frames)]
+
+
+def _by_time(frames: Sequence[Frame], planes: Sequence[int]) -> list[tuple[list[tuple[str, str]], list[Frame]]]:
+    """The first of each plane, the second of each, and so on, by a time that differs from plane to plane.
+
+    Returns:
+        As ``_tell_apart``; none if planes have other numbers of frames, or there is no such time.
+    """
+    held = Counter(planes)
+    if len(set(held.values())) > 1:
+        return []
+    for name in _TIMES:
+        try:
+            times = [float(frame.distinctions[name]) for frame in frames]
+        except (KeyError, ValueError):
+            continue
+        if len(set(zip(planes, times, strict=True))) < len(frames):
+            continue
+        found: dict[int, list[Frame]] = {}
+        seen: Counter[int] = Counter()
+        for index in sorted(range(len(frames)), key=lambda index: times[index]):
+            seen[planes[index]] += 1
+            found.setdefault(seen[planes[index]], []).append(frames[index])
+        return [([(name, f"{number} of {len(found)}")], group) for number, group in found.items()]
+    return []
 
 
 def _distinct(frames: Sequence[Frame], names: Sequence[str]) -> list[str]:
