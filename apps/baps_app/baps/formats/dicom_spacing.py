@@ -93,13 +93,13 @@ def _ultrasound(where: Sequence[Dataset], name: str) -> tuple[float, float] | No
                 continue
             steps = [_one(region, f"PhysicalDelta{axis}", name) for axis in "XY"]
             corners = [_one(region, f"RegionLocation{corner}", name) for corner in ("MinX0", "MaxX1", "MinY0", "MaxY1")]
-            step = 10 * np.abs(np.array(steps, np.float64))
+            step: NDArray[np.float64] = 10 * np.abs(np.array(steps, np.float64))
             if (step > 0).all():
                 regions.append(((corners[1] - corners[0]) * (corners[3] - corners[2]), step))
     if not regions:
         return None
-    step = max(regions, key=lambda region: region[0])[1]
-    return float(step[0]), float(step[1])
+    across, down = max(regions, key=lambda region: region[0])[1]
+    return float(across), float(down)
 
 
 def _one(region: Dataset, keyword: str, name: str) -> float:
