@@ -270,6 +270,7 @@ def test_mixed_series(tmp_path: Path) -> None:
         ("ImagePositionPatient", None, "003.dcm does not say where it lies"),
         ("ImageOrientationPatient", None, "003.dcm does not say where it lies"),
         ("RescaleSlope", 0, "The RescaleSlope of 003.dcm is 0"),
+        ("NumberOfFrames", "1.5", "The NumberOfFrames of 003.dcm is '1.5'; a whole number must stand there"),
         ("NumberOfFrames", 2, "frame 1 of 003.dcm does not say where it lies"),
     ],
 )

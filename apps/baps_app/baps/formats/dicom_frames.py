@@ -349,17 +349,19 @@ def _first(where: Sequence[Dataset], keywords: Sequence[str], count: int, name: 
 def _whole(header: Dataset, keyword: str, file: str, default: int = 0, strict: bool = True) -> int:
     try:
         value = header.get(keyword)
-        return default if value in (None, "") else int(value)
     except (TypeError, ValueError, OverflowError):
-        try:
-            number = float(raw_text(header, keyword))
-            if strict and number != int(number):
-                raise ValueError
-            return int(number)
-        except (ValueError, OverflowError):
-            if not strict:
-                return default
-            raise InputError(
-                f"The {keyword} of {file} is {shown(raw_text(header, keyword))}; a whole number must stand there. "
-                "Export it again."
-            ) from None
+        value = raw_text(header, keyword)
+    if value in (None, ""):
+        return default
+    try:
+        number = float(value)
+        if strict and number != int(number):
+            raise ValueError
+        return int(number)
+    except (TypeError, ValueError, OverflowError):
+        if not strict:
+            return default
+        raise InputError(
+            f"The {keyword} of {file} is {shown(raw_text(header, keyword))}; a whole number must stand there. "
+            "Export it again."
+        ) from None

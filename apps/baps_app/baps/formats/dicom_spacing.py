@@ -93,7 +93,7 @@ def _ultrasound(where: Sequence[Dataset], name: str) -> tuple[float, float] | No
                 continue
             steps = [_one(region, f"PhysicalDelta{axis}", name) for axis in "XY"]
             corners = [_one(region, f"RegionLocation{corner}", name) for corner in ("MinX0", "MaxX1", "MinY0", "MaxY1")]
-            step: NDArray[np.float64] = 10 * np.abs(np.array(steps, np.float64))
+            step = np.array([10 * abs(one) for one in steps], np.float64)
             if (step > 0).all():
                 regions.append(((corners[1] - corners[0]) * (corners[3] - corners[2]), step))
     if not regions:
