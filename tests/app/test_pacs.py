@@ -14,11 +14,13 @@ import numpy as np
 import pydicom
 import pytest
 import requests
-from pydicom.uid import UltrasoundMultiFrameImageStorage, generate_uid
+from pydicom.encaps import encapsulate
+from pydicom.uid import UID, UltrasoundMultiFrameImageStorage, VLWholeSlideMicroscopyImageStorage, generate_uid
 
 import orthanc
 from baps.errors import BapsError, InputError, NotFoundError
 from baps.formats import read_labels, read_volume, write_nifti
+from baps.formats.dicom_pixels import write_dataset
 from baps.volume import Volume
 from lib.labelled import labelled_cases
 from lib.pacs import open_pacs
@@ -27,6 +29,7 @@ from server import ROOT, running_server
 
 SAMPLE = ROOT / "sample-data" / "dicom" / "ct_01"
 FILES = sorted(SAMPLE.glob("*.dcm"))
+HTJ2K = ROOT.parent / "shared" / "cases" / "dicom_htj2k" / "a.dcm"
 needs_orthanc = pytest.mark.skipif(bool(orthanc.missing()), reason=orthanc.missing())
 
 
@@ -138,6 +141,50 @@ def test_a_pacs_that_stops_half_way_leaves_nothing(
 def test_what_is_no_image_of_the_pacs(pacs: tuple[str, dict[str, str]], cache: Path) -> None:
     with pytest.raises(NotFoundError, match="no series 1.2.3"):
         open_pacs(pacs[0]).get_image_uri("1.2.3")
+
+
+@needs_orthanc
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("jpeg xl", r"transfer syntax is JPEG XL Lossless \(1.2.840.10008.1.2.4.110\)"),
+        ("slide", "is a whole-slide image"),
+    ],
+)
+def test_what_pydicom_does_not_know_and_what_is_no_volume_is_named_and_holds_up_nothing(
+    pacs: tuple[str, dict[str, str]], cache: Path, tmp_path: Path, kind: str, said: str
+) -> None:
+    address, _ = pacs
+    uid = _copy(tmp_path / "bad", "CT")
+    first, *others = sorted((tmp_path / "bad").glob("*.dcm"))
+    for file in others:
+        file.unlink()
+    image = pydicom.dcmread(first)
+    if kind == "slide":
+        image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = VLWholeSlideMicroscopyImageStorage
+    else:
+        image.PixelData = encapsulate([b"\xff\x0a" + bytes(98)])
+        image["PixelData"].is_undefined_length = True
+        image.file_meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.4.110")
+    write_dataset(first, image)
+    orthanc.store(address.removesuffix("/dicom-web"), tmp_path / "bad")
+    store = open_pacs(address)
+    with pytest.raises(InputError, match=said):
+        store.get_image_uri(uid)
+    assert uid not in store.get_unlabeled_images()
+    assert store.get_unlabeled_images()
+
+
+@needs_orthanc
+@pytest.mark.skipif(not HTJ2K.exists(), reason="needs the cases beside the repository (shared/cases)")
+def test_high_throughput_jpeg_2000(pacs: tuple[str, dict[str, str]], cache: Path) -> None:
+    address, _ = pacs
+    orthanc.store(address.removesuffix("/dicom-web"), HTJ2K.parent)
+    uid = str(pydicom.dcmread(HTJ2K, stop_before_pixels=True).SeriesInstanceUID)
+    wanted = read_volume(HTJ2K)
+    found = read_volume(Path(open_pacs(address).get_image_uri(uid)))
+    assert np.array_equal(found.voxels, wanted.voxels)
+    assert found.same_geometry(wanted)
 
 
 def _bad(kind: str, folder: Path) -> str:

@@ -184,3 +184,21 @@ def test_a_structure_set_belongs_to_the_volume_that_it_was_drawn_on(
     (case,) = [one for one in cases["spleen"] if series in one.image.name]
     trained = read_volume(case.image).voxels[read_volume(case.labels).voxels > 0]
     assert sorted(trained.tolist()) == [121, 150, 200]
+
+
+def test_a_volume_that_lacks_slices_is_refused_and_the_others_are_served(
+    address: str, store: PacsDatastore, tmp_path: Path
+) -> None:
+    whole = [_slices(5, first=5 * n, echo=10.0 * n) for n in range(3)]
+    write_series(tmp_path / "a", [*whole[0][:2], *whole[0][3:], *whole[1], *whole[2]])
+    series = _store(address, tmp_path / "a")
+    with pytest.raises(InputError, match="holds 3 volumes"):
+        store.get_image_uri(series)
+    for again in (store, open_pacs(f"{address}/dicom-web")):
+        with pytest.raises(InputError, match="missing slices"):
+            again.get_image_uri(f"{series}-volume1")
+        found = [image for image in again.candidates(at_random=False, least=10**6).images if series in image]
+        assert found == [f"{series}-volume2", f"{series}-volume3"]
+    _save(store, f"{series}-volume3", tmp_path, [310, 420])
+    labelled = open_pacs(f"{address}/dicom-web").get_labeled_images()
+    assert [image for image in labelled if series in image] == [f"{series}-volume3"]

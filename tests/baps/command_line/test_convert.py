@@ -38,3 +38,13 @@ def test_what_was_changed_is_said(tmp_path: Path) -> None:
     made = CliRunner().invoke(app, ["convert", str(tmp_path / "ct"), str(tmp_path)])
     assert "straightened" in made.output
     assert SimpleITK.ReadImage(str(tmp_path / "ct.nii.gz")).GetSize()[0] > 6
+
+
+def test_a_volume_that_lacks_slices_holds_up_no_other(tmp_path: Path) -> None:
+    slices = _slices(0, 3)
+    write_enhanced(tmp_path / "mr.dcm", slices[:1] + slices[2:], np.random.default_rng(0))
+    made = CliRunner().invoke(app, ["convert", str(tmp_path / "mr.dcm"), str(tmp_path / "out")])
+    assert made.exit_code == 1
+    assert "missing slices" in str(made.exception)
+    assert "mr-volume1.nii.gz is not written" in made.output
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"mr-volume2.nii.gz", "mr-volume3.nii.gz"}

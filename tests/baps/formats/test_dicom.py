@@ -269,6 +269,8 @@ def test_mixed_series(tmp_path: Path) -> None:
         ("Rows", 2, "2 volumes .1: axial, 3 of 4 x 3; 2: axial, 1 of 4 x 2."),
         ("ImagePositionPatient", None, "003.dcm does not say where it lies"),
         ("ImageOrientationPatient", None, "003.dcm does not say where it lies"),
+        ("RescaleSlope", 0, "The RescaleSlope of 003.dcm is 0"),
+        ("NumberOfFrames", "1.5", "The NumberOfFrames of 003.dcm is '1.5'; a whole number must stand there"),
         ("NumberOfFrames", 2, "frame 1 of 003.dcm does not say where it lies"),
     ],
 )
@@ -329,9 +331,10 @@ def test_a_folder_without_images(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no DICOM images. Give the folder"):
         read_volume(tmp_path)
     _write(tmp_path / "seg.dcm", _pixels(0), SEGMENTATION)
-    for path in (tmp_path, tmp_path / "seg.dcm"):
-        with pytest.raises(InputError, match="holds no DICOM images. Give the folder"):
-            read_volume(path)
+    with pytest.raises(InputError, match="holds no DICOM images. Give the folder"):
+        read_volume(tmp_path)
+    with pytest.raises(InputError, match=r"seg.dcm is no image: it is Segmentation Storage \(SOPClassUID 1.2.840"):
+        read_volume(tmp_path / "seg.dcm")
     with pytest.raises(NotFoundError, match="absent"):
         read_volume(tmp_path / "absent")
 
@@ -441,16 +444,18 @@ def test_the_patient(tmp_path: Path) -> None:
 
 
 def test_folders_of_dicom_are_told_by_the_mark_or_the_suffix(tmp_path: Path) -> None:
-    for name in ("marked", "suffixed", "pictures", "empty", "nested"):
+    for name in ("marked", "unmarked", "suffixed", "pictures", "empty", "nested"):
         (tmp_path / name).mkdir()
     (tmp_path / "marked" / "a").mkdir()
     (tmp_path / "marked" / "notes.txt").write_text("x")
     _write(tmp_path / "marked" / "IM0", _pixels(0))
+    content = (tmp_path / "marked" / "IM0").read_bytes()
+    (tmp_path / "unmarked" / "IM0").write_bytes(content[132:])  # Without preamble.
     (tmp_path / "suffixed" / "a.DCM").touch()
     (tmp_path / "pictures" / "a.png").write_bytes(b"x" * 200)
     _write_series(tmp_path / "nested" / "series")
     found = {path.name for path in tmp_path.iterdir() if is_dicom_folder(path)}
-    assert found == {"marked", "suffixed"}
+    assert found == {"marked", "unmarked", "suffixed"}
     assert not is_dicom_folder(tmp_path / "marked" / "IM0")
     assert not is_dicom_folder(tmp_path / "absent")
 

@@ -8,7 +8,7 @@ import pydicom
 import pydicom.data
 import pytest
 import SimpleITK
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, encapsulate_extended, generate_pixel_data_frame
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from baps.errors import InputError
@@ -113,6 +113,61 @@ def test_float_pixels(tmp_path: Path, keyword: str, kind: type) -> None:
     np.testing.assert_allclose(read_volume(tmp_path / "a.dcm").voxels[:, :, 0], values.T, rtol=1e-6)
 
 
+@pytest.mark.parametrize("sample", ["MR_small_jp2klossless.dcm", "MR_small_RLE.dcm", "MR_small_jpeg_ls_lossless.dcm"])
+@pytest.mark.parametrize("how", ["no table", "fragments", "extended table"])
+def test_compressed_frames_however_they_are_packed(tmp_path: Path, sample: str, how: str) -> None:
+    wanted = pydicom.dcmread(CORPUS / "test_files" / "MR_small.dcm").pixel_array.T
+    image = pydicom.dcmread(CORPUS / "test_files" / sample)
+    frames = 3 * list(generate_pixel_data_frame(image.PixelData, 1))
+    if how == "extended table":
+        image.PixelData, image.ExtendedOffsetTable, image.ExtendedOffsetTableLengths = encapsulate_extended(frames)
+    else:
+        pieces = 2 if how == "fragments" else 1
+        image.PixelData = encapsulate(frames, fragments_per_frame=pieces, has_bot=how != "no table")
+    image.NumberOfFrames, image["PixelData"].is_undefined_length = 3, True
+    image.save_as(tmp_path / "a.dcm")
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.dcm").voxels, np.stack(3 * [wanted], -1))
+
+
+@pytest.mark.parametrize(("signed", "stored"), [(0, 12), (0, 16), (1, 12), (1, 16)])
+def test_less_is_brighter(tmp_path: Path, signed: int, stored: int) -> None:
+    image, _ = _sample()
+    image.PhotometricInterpretation, image.PixelRepresentation = "MONOCHROME1", signed
+    image.BitsStored, image.HighBit, image.RescaleIntercept = stored, stored - 1, 0
+    values = np.random.default_rng(0).integers(-2000 * signed, 2000, (image.Rows, image.Columns))
+    image.PixelData = values.astype("<i2").tobytes()
+    image.save_as(tmp_path / "a.dcm")
+    greatest = -1 if signed else 2**stored - 1
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.dcm").voxels[:, :, 0], greatest - values.T)
+
+
+@pytest.mark.parametrize("signed", [0, 1])
+@pytest.mark.parametrize(("stored", "high"), [(12, 11), (12, 13), (12, 15), (16, 15), (10, 9)])
+def test_bits_beside_the_values_are_none(tmp_path: Path, signed: int, stored: int, high: int) -> None:
+    image, _ = _sample()
+    image.PixelRepresentation, image.BitsStored, image.HighBit, image.RescaleIntercept = signed, stored, high, 0
+    random = np.random.default_rng(stored + high)
+    least = -(2 ** (stored - 1)) * signed
+    values = random.integers(least, least + 2**stored, (image.Rows, image.Columns))
+    low = high + 1 - stored
+    mask = (2**stored - 1) << low
+    beside = random.integers(0, 2**16, values.shape) & ~mask  # An overlay.
+    image.PixelData = (((values << low) & mask) | beside).astype("<u2").tobytes()
+    image.save_as(tmp_path / "a.dcm")
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.dcm").voxels[:, :, 0], values.T)
+    if low == 0:
+        judge = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(tmp_path / "a.dcm")))
+        np.testing.assert_array_equal(judge[0], values)
+
+
+def test_what_does_not_say_how_its_pixels_are_stored_is_named(tmp_path: Path) -> None:
+    image, _ = _sample()
+    del image.PhotometricInterpretation
+    image.save_as(tmp_path / "a.dcm")
+    with pytest.raises(InputError, match=r"does not say how its pixels are stored \(PhotometricInterpretation\)"):
+        read_volume(tmp_path / "a.dcm")
+
+
 def test_pixels_of_another_size_than_the_header_says(tmp_path: Path) -> None:
     image = pydicom.dcmread(CORPUS / "test_files" / "MR_small_jp2klossless.dcm")
     image.Rows, image.Columns = 32, 32
@@ -151,11 +206,11 @@ def test_the_files_that_pydicom_ships_are_read_as_simpleitk_does_or_refused_with
         "MR_truncated.dcm": "broken or cut off",
         "JPEG2000-embedded-sequence-delimiter.dcm": "transfer syntax is JPEG 2000",  # GDCM cannot either.
         "chrJapMulti.dcm": "holds no pixels",
-        "rtdose.dcm": "holds no DICOM images",
-        "rtstruct.dcm": "holds no DICOM images",
-        "liver_1frame.dcm": "holds no DICOM images",  # A segmentation.
-        "DICOMDIR": "holds no DICOM images",
-        "ExplVR_BigEndNoMeta.dcm": "holds no DICOM images",  # A treatment plan.
+        "rtdose.dcm": "is no image: it is RT",
+        "rtstruct.dcm": "is no image: it is RT",
+        "liver_1frame.dcm": "is no image: it is Segmentation",  # A segmentation.
+        "DICOMDIR": "is no image: it is Media Storage Directory",
+        "ExplVR_BigEndNoMeta.dcm": "is no image: it is RT Ion Plan",  # A treatment plan.
         "IM000000": "how many Rows and Columns",  # Its pixels were taken out.
     }
     for name, sentence in true.items():

@@ -76,3 +76,16 @@ def test_a_value_that_is_no_number_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"0.51\\0.52", b"0.51\\x.52"))
     with pytest.raises(InputError, match=r"The PixelSpacing of a.dcm is '0.51\\x.52'; 2 finite numbers must stand"):
         read_volume(path)
+
+
+def test_a_magnification_that_is_no_number_is_named(tmp_path: Path) -> None:
+    path = _film(tmp_path / "a.dcm", ImagerPixelSpacing=[0.3, 0.15], EstimatedRadiographicMagnificationFactor="1.2345")
+    path.write_bytes(path.read_bytes().replace(b"1.2345", b"a.bcde"))
+    with pytest.raises(InputError, match="The EstimatedRadiographicMagnificationFactor of a.dcm is 'a.bcde'; a finite"):
+        read_volume(path)
+
+
+def test_a_calibration_that_is_no_number_is_named(tmp_path: Path) -> None:
+    path = _film(tmp_path / "a.dcm", SequenceOfUltrasoundRegions=[_region(1, 3, (float("nan"), 0.1), 60)])
+    with pytest.raises(InputError, match="The PhysicalDeltaX of a.dcm is 'nan'; a finite number must stand there"):
+        read_volume(path)

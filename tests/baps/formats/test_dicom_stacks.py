@@ -13,7 +13,17 @@ from pydicom.dataset import Dataset
 from scipy.spatial.transform import Rotation
 
 from baps.errors import InputError
-from baps.formats import SeveralVolumesError, read_dicom, read_stack, read_volume, read_volumes, write_nifti
+from baps.formats import (
+    SeveralVolumesError,
+    dicom,
+    read_dicom,
+    read_each_volume,
+    read_stack,
+    read_volume,
+    read_volumes,
+    write_nifti,
+)
+from baps.formats.dicom_pixels import decode
 from trust_displacements import Slice, misplaced, write_enhanced, write_series
 
 CASES = Path(__file__).parents[4] / "shared" / "cases"
@@ -77,6 +87,70 @@ def test_time_points_and_echoes_are_volumes_of_their_own(tmp_path: Path, mark: s
         assert misplaced([read_dicom(path, number)], own) == ""
     with pytest.raises(InputError, match="holds 2 volumes, so there is no volume 3"):
         read_dicom(path, 3)
+
+
+def test_each_file_is_decoded_once_for_all_its_volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = [[replace(piece, marks=(("EchoTime", n),)) for piece in _slices(4, 4 * n)] for n in range(4)]
+    del times[2][1]
+    slices = [piece for time in times for piece in time]
+    write_enhanced(tmp_path / "a.dcm", [slices[place] for place in RANDOM.permutation(len(slices))], RANDOM)
+    decoded = []
+    monkeypatch.setattr(dicom, "decode", lambda path: decoded.append(path) or decode(path))
+    found = dict(read_each_volume(tmp_path / "a.dcm"))
+    assert len(decoded) == 1
+    for n, time in enumerate(times):
+        (volume,) = [one for title, one in found.items() if float(title.split()[-1]) == n]
+        if n == 2:
+            assert isinstance(volume, InputError)
+        else:
+            assert misplaced([volume], time) == ""
+
+
+def test_frames_that_only_three_attributes_tell_apart(tmp_path: Path) -> None:
+    marks = [
+        (("TemporalPositionIndex", time), ("EchoTime", echo), ("FlipAngle", angle))
+        for time in (1, 2)
+        for echo in (4, 9)
+        for angle in (10, 20)
+    ]
+    volumes = [[replace(piece, marks=mark) for piece in _slices(3, 3 * n)] for n, mark in enumerate(marks)]
+    slices = [piece for volume in volumes for piece in volume]
+    write_enhanced(tmp_path / "a.dcm", [slices[place] for place in RANDOM.permutation(len(slices))], RANDOM)
+    found = [read_dicom(tmp_path / "a.dcm", number) for number in range(1, 9)]
+    assert len(read_volumes(tmp_path / "a.dcm")) == 8
+    for volume in volumes:
+        assert any(misplaced([one], volume) == "" for one in found)
+
+
+def test_phases_whose_times_differ_from_slice_to_slice(tmp_path: Path) -> None:
+    phases = [
+        [replace(piece, marks=(("TriggerTime", 37 * n + 1.3 * k),)) for k, piece in enumerate(_slices(4, 4 * n))]
+        for n in range(3)
+    ]
+    slices = [piece for phase in phases for piece in phase]
+    write_series(tmp_path / "a", [slices[place] for place in RANDOM.permutation(len(slices))])
+    assert sorted(read_volumes(tmp_path / "a")) == [f"TriggerTime {number} of 3" for number in (1, 2, 3)]
+    for title, volume in read_each_volume(tmp_path / "a"):
+        assert misplaced([volume], phases[int(title.split()[1]) - 1]) == ""
+    write_series(tmp_path / "b", slices[:-1])
+    with pytest.raises(InputError, match="doubled slices"):
+        read_volume(tmp_path / "b")
+
+
+def test_positions_rounded_to_a_third_of_the_step_are_no_gaps_and_a_missing_slice_is(tmp_path: Path) -> None:
+    slices = _slices(40, step=(0, 0, 0.3125))
+    rounded = [replace(piece, position=np.round(piece.position, 1)) for piece in slices]
+    write_enhanced(tmp_path / "a.dcm", rounded, RANDOM)
+    assert misplaced([read_volume(tmp_path / "a.dcm")], rounded) == ""
+    write_enhanced(tmp_path / "b.dcm", rounded[:20] + rounded[21:], RANDOM)
+    with pytest.raises(InputError, match="missing slices"):
+        read_volume(tmp_path / "b.dcm")
+
+
+def test_slices_of_a_few_micrometres(tmp_path: Path) -> None:
+    slices = [replace(piece, spacing=(0.005, 0.005)) for piece in _slices(step=(0, 0, 0.005))]
+    write_enhanced(tmp_path / "a.dcm", slices, RANDOM)
+    assert read_volume(tmp_path / "a.dcm").spacing == pytest.approx((0.005, 0.005, 0.005))
 
 
 def test_stacks_of_several_orientations_are_volumes_of_their_own(tmp_path: Path) -> None:
@@ -194,6 +268,34 @@ def test_reconstructed_slices_of_nuclear_medicine(tmp_path: Path) -> None:
     flat = read_volume(_nuclear(tmp_path / "c.dcm", "STATIC", {"DetectorVector": [1, 1, 1, 2, 2, 2]}))
     assert flat.spacing == pytest.approx((0.9, 1.5, 1))
     assert any("do not say where they lie" in note for note in flat.notes)
+
+
+def test_one_slice_of_nuclear_medicine_lies_where_its_detector_says(tmp_path: Path) -> None:
+    path = _nuclear(tmp_path / "a.dcm", "RECON TOMO", {})
+    image = pydicom.dcmread(path)
+    image.NumberOfFrames, image.PixelData = 1, image.PixelData[: 2 * image.Rows * image.Columns]
+    image.save_as(path)
+    judge = SimpleITK.ReadImage(str(path))
+    assert judge.GetOrigin() == (-20, 5, -20)
+    np.testing.assert_allclose(read_volume(path).affine[:3, 3], (20, -5, -20))
+
+
+def test_an_ultrasound_volume(tmp_path: Path) -> None:
+    """Enhanced US Volume Storage, whose name does not say that it is an image, has attributes of its own."""
+    slices = _slices()
+    write_enhanced(tmp_path / "a.dcm", [slices[k] for k in (5, 0, 3, 1, 4, 2)], RANDOM)
+    image = pydicom.dcmread(tmp_path / "a.dcm")
+    image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.6.2"
+    for group in (*image.SharedFunctionalGroupsSequence, *image.PerFrameFunctionalGroupsSequence):
+        for place, kind in (("PlanePosition", "ImagePosition"), ("PlaneOrientation", "ImageOrientation")):
+            if f"{place}Sequence" in group:
+                item = Dataset()
+                values = group[f"{place}Sequence"].value[0][f"{kind}Patient"].value
+                setattr(item, f"{kind}Volume", list(map(float, values)))
+                setattr(group, f"{place}VolumeSequence", [item])
+                delattr(group, f"{place}Sequence")
+    image.save_as(tmp_path / "a.dcm")
+    assert misplaced([read_volume(tmp_path / "a.dcm")], slices) == ""
 
 
 def test_films_of_one_series_are_images_of_their_own(tmp_path: Path) -> None:

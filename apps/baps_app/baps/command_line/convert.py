@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 from rich.console import Console
 
 from ..errors import InputError
+from ..volume import Volume
 
 console = Console(soft_wrap=True, highlight=False)
 
@@ -20,27 +22,34 @@ def convert(
     """Write the volumes of an image as NIfTI files that every viewer opens.
 
     A DICOM series or object may hold several volumes: time points, echoes, stacks. Each gets a file of its own. A
-    tilted stack is straightened: its slices are moved by whole pixels to where they lie.
+    tilted stack is straightened: its slices are moved by whole pixels to where they lie. One that cannot be read, as it
+    lacks slices, holds up no other.
     """
-    from ..formats import SeveralVolumesError, file_stem, read_dicom, read_volume, write_nifti
+    from ..formats import SeveralVolumesError, file_stem, read_each_volume, read_volume, write_nifti
 
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file. Give a folder for the NIfTI files.")
-    stem = file_stem(image)
+    stem, refused = file_stem(image), None
+    names = [f"{stem}.nii.gz"]
+    volumes: Iterable[tuple[str, Volume | InputError]]
     try:
-        found: dict[str, tuple[int | None, str]] = {f"{stem}.nii.gz": (None, "")}
-        volume = read_volume(image)
+        volumes = [("", read_volume(image))]
     except SeveralVolumesError as error:
-        found = {f"{stem}-volume{n}.nii.gz": (n, title) for n, title in enumerate(error.titles, start=1)}
-    for name in found:
+        names = [f"{stem}-volume{number}.nii.gz" for number, _ in enumerate(error.titles, start=1)]
+        volumes = read_each_volume(image)
+    for name in names:
         if (out / name).exists():
             raise InputError(f"{out / name} is there already. Give another folder, or remove it.")
     out.mkdir(parents=True, exist_ok=True)
-    for name, (number, title) in found.items():
-        if number is not None:
-            volume = read_dicom(image, number)
+    for name, (title, volume) in zip(names, volumes, strict=True):
+        if isinstance(volume, InputError):
+            refused = volume
+            console.print(f"{out / name} is not written: {volume}", markup=False)
+            continue
         write_nifti(out / name, volume)
         size = " x ".join(map(str, volume.shape))
         console.print(f"{out / name}: {size}{f', {title}' if title else ''}", markup=False)
         for note in volume.notes:
             console.print(f"  {note}", markup=False)
+    if refused:
+        raise refused

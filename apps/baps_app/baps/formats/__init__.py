@@ -1,6 +1,14 @@
 """Images and labels on disk: NIfTI, NRRD, MetaImage, DICOM, and pictures (PNG, JPEG, TIFF, NPZ)."""
 
-from .dicom import SeveralVolumesError, is_dicom_folder, read_dicom, read_patient, read_stack, read_volumes
+from .dicom import (
+    SeveralVolumesError,
+    is_dicom_folder,
+    read_dicom,
+    read_each_volume,
+    read_patient,
+    read_stack,
+    read_volumes,
+)
 from .dicom_stacks import STRAIGHTENED
 from .labels import label_stem, read_label_map, read_labels, write_label_map
 from .listing import images_folder, list_images
@@ -20,6 +28,7 @@ __all__ = [
     "list_images",
     "opens_in_viewers",
     "read_dicom",
+    "read_each_volume",
     "read_label_map",
     "read_labels",
     "read_nifti_notes",

@@ -7,6 +7,7 @@ column), as MONAI Label's own conversion has them: the viewers send clicks in th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
+from pydicom.uid import UID
 
 from ..errors import InputError
 from ..size import check_size
@@ -106,14 +108,48 @@ def read_dicom(path: Path, number: int | None = None) -> Volume:
             spacing or orientation; if a file is broken or cannot be decoded.
     """
     stack, files = _stack(path, number)
+    return _read(stack, files, {}, Counter(frame.source for frame in stack.frames))
+
+
+def read_each_volume(path: Path) -> Iterator[tuple[str, Volume | InputError]]:
+    """Read the volumes of a series or an object one after another; each file is decoded once.
+
+    Args:
+        path: as in ``read_dicom``.
+
+    Yields:
+        What tells each volume from the others, and the volume, or why it is none: missing slices, say.
+
+    Raises:
+        InputError: if there is none at all, or a header cannot be used.
+    """
+    frames, files = _frames(path)
+    volumes = split_volumes(path.name, frames)
     decoded: dict[int, NDArray[np.generic]] = {}
+    left = Counter(frame.source for frame in frames)
+    for title, chosen in volumes.items():
+        try:
+            yield title, _read(_stack_checked(path.name, chosen), files, decoded, left)
+        except InputError as error:
+            yield title, error
+
+
+def _read(stack: Stack, files: Sequence[Path], decoded: dict[int, NDArray[np.generic]], left: Counter[int]) -> Volume:
+    """Read the pixels of a stack.
+
+    Args:
+        stack: where they lie.
+        files: by source.
+        decoded: what is decoded already and needed again, by source.
+        left: how many frames of each source are needed, of this stack and of later ones.
+    """
     planes = []
-    last = {frame.source: place for place, frame in enumerate(stack.frames)}
-    for place, frame in enumerate(stack.frames):
+    for frame in stack.frames:
         if frame.source not in decoded:
             decoded[frame.source] = decode(files[frame.source])
         planes.append(_rescaled(decoded[frame.source][frame.index], frame.scale))
-        if last[frame.source] == place:
+        left[frame.source] -= 1
+        if not left[frame.source]:
             del decoded[frame.source]
     return Volume(_voxels(planes, stack), stack.affine, stack.notes)
 
@@ -126,17 +162,23 @@ def _stack(path: Path, number: int | None) -> tuple[Stack, list[Path]]:
     if number is not None and not 1 <= number <= len(volumes):
         raise InputError(f"{path.name} holds {len(volumes)} volumes, so there is no volume {number}.")
     chosen = list(volumes.values())[(number or 1) - 1]
-    largest = max(chosen, key=lambda frame: frame.size[0] * frame.size[1])
-    check_size(path.name, (*largest.size, len(chosen), largest.channels), largest.itemsize)
-    stack = stack_frames(path.name, chosen)
-    check_size(path.name, (*stack.shape, largest.channels), largest.itemsize)
-    return stack, files
+    return _stack_checked(path.name, chosen), files
+
+
+def _stack_checked(name: str, frames: Sequence[Frame]) -> Stack:
+    """Stack frames, if their voxels are not more than is allowed."""
+    largest = max(frames, key=lambda frame: frame.size[0] * frame.size[1])
+    check_size(name, (*largest.size, len(frames), largest.channels), largest.itemsize)
+    stack = stack_frames(name, frames)
+    check_size(name, (*stack.shape, largest.channels), largest.itemsize)
+    return stack
 
 
 def _frames(path: Path) -> tuple[list[Frame], list[Path]]:
     """The frames of the images of a folder by file name, or those of a file; and the files."""
     frames: list[Frame] = []
     files: list[Path] = []
+    header = None
     for file in _sorted_files(path):
         header = _header(file, HEADER)
         if header is None:
@@ -150,6 +192,11 @@ def _frames(path: Path) -> tuple[list[Frame], list[Path]]:
         if found:
             frames += found
             files.append(file)
+    if not frames and header is not None and not path.is_dir():
+        raise InputError(
+            f"{path.name} is no image: it is {_kind(header)}. Give an image, or the folder in which the files of one "
+            "image series lie."
+        )
     if not frames:
         raise InputError(
             f"{path.name} holds no DICOM images. Give the folder in which the files of one image series lie."
@@ -160,6 +207,11 @@ def _frames(path: Path) -> tuple[list[Frame], list[Path]]:
             f"{path.name} holds {series} series of images; a volume is one. Put each series into a folder of its own."
         )
     return frames, files
+
+
+def _kind(header: Dataset) -> str:
+    uid = UID(header.get("SOPClassUID") or "")
+    return f"{uid.name} (SOPClassUID {uid})" if uid.is_valid and uid.name != uid else "of an unknown SOPClassUID"
 
 
 def _sorted_files(path: Path) -> list[Path]:

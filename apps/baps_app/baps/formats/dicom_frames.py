@@ -104,7 +104,10 @@ _MOST_FRAMES = 65_536
 """Of one object."""
 
 _WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
-_PARAMETRIC_MAP = "1.2.840.10008.5.1.4.1.1.30"
+_IMAGES_BY_OTHER_NAMES = (
+    "1.2.840.10008.5.1.4.1.1.30",  # Parametric Map Storage
+    "1.2.840.10008.5.1.4.1.1.6.2",  # Enhanced US Volume Storage
+)
 _NO_IMAGES = "1.2.840.10008.5.1.4.1.1.66."
 """Where the SOP classes of raw data, registrations, segmentations and surfaces begin; pydicom 2 does not know all."""
 
@@ -209,7 +212,7 @@ def _is_image(header: Dataset) -> bool:
     if kind.startswith(_NO_IMAGES):
         return False
     if kind.name != kind:
-        return "Image Storage" in kind.name or kind == _PARAMETRIC_MAP
+        return "Image Storage" in kind.name or kind in _IMAGES_BY_OTHER_NAMES
     # What a vendor keeps beside its images has no Rows.
     return "Rows" in header or "SeriesInstanceUID" not in header
 
@@ -219,14 +222,12 @@ def _frame(
 ) -> Frame:
     name = file if count == 1 else f"frame {index + 1} of {file}"
     channels, itemsize = _whole(header, "SamplesPerPixel", file, 1), -(-_whole(header, "BitsAllocated", file, 16) // 8)
-    where: tuple[Dataset, ...] = (header,)
-    if group is not None:
-        where = (*_groups(group), *_groups(shared), header)
+    where = (*_groups(group or Dataset()), *_groups(shared), header)
     position = _first(where, ("ImagePositionPatient", "ImagePositionVolume"), 3, name)
     orientation = _first(where, ("ImageOrientationPatient", "ImageOrientationVolume"), 6, name)
     thickness = _first(where, ("SpacingBetweenSlices", "SliceThickness"), 1, name)
-    if group is None and count > 1:
-        position, orientation = _nuclear_place(header, index, file)
+    if group is None and (count > 1 or position is None):
+        position, orientation = _nuclear_place(header, index, count, file)
     if orientation is not None:
         orientation = orientation.reshape(2, 3)
         lengths = np.linalg.norm(orientation, axis=1)
@@ -237,6 +238,8 @@ def _frame(
             )
     spacing, note = pixel_spacing(where, name)
     slope = _first(where, ("RescaleSlope",), 1, name)
+    if slope is not None and slope[0] == 0:
+        raise InputError(f"The RescaleSlope of {name} is 0, which makes all its values one. Export it again.")
     intercept = _first(where, ("RescaleIntercept",), 1, name)
     return Frame(
         file=file,
@@ -260,18 +263,18 @@ def _frame(
 
 
 def _nuclear_place(
-    header: Dataset, index: int, file: str
+    header: Dataset, index: int, count: int, file: str
 ) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]:
     """Position and orientation of a frame of an NM image of reconstructed slices; of other images neither.
 
     DICOM PS3.3, C.8.4.8 and C.8.4.11: the detector says where the first slice lies, SliceVector which slice it is.
     """
-    numbers = header.get("SliceVector")
-    detectors = _items(header, "DetectorInformationSequence")
+    numbers = header.get("SliceVector") or ([1] if count == 1 else None)
+    where = (*_items(header, "DetectorInformationSequence")[:1], header)
     kind = header.get("ImageType") or []
-    if numbers is None or not detectors or len(kind) < 3 or not str(kind[2]).startswith("RECON"):
+    said = any("ImagePositionPatient" in one for one in where)
+    if numbers is None or not said or len(kind) < 3 or not str(kind[2]).startswith("RECON"):
         return None, None
-    where = (detectors[0], header)
     position = _first(where, ("ImagePositionPatient",), 3, file)
     orientation = _first(where, ("ImageOrientationPatient",), 6, file)
     step = _first((header,), ("SpacingBetweenSlices", "SliceThickness"), 1, file)
@@ -346,14 +349,19 @@ def _first(where: Sequence[Dataset], keywords: Sequence[str], count: int, name: 
 def _whole(header: Dataset, keyword: str, file: str, default: int = 0, strict: bool = True) -> int:
     try:
         value = header.get(keyword)
-        return default if value in (None, "") else int(value)
     except (TypeError, ValueError, OverflowError):
-        try:
-            return int(float(raw_text(header, keyword)))
-        except ValueError:
-            if not strict:
-                return default
-            raise InputError(
-                f"The {keyword} of {file} is {shown(raw_text(header, keyword))}; a whole number must stand there. "
-                "Export it again."
-            ) from None
+        value = raw_text(header, keyword)
+    if value in (None, ""):
+        return default
+    try:
+        number = float(value)
+        if strict and number != int(number):
+            raise ValueError
+        return int(number)
+    except (TypeError, ValueError, OverflowError):
+        if not strict:
+            return default
+        raise InputError(
+            f"The {keyword} of {file} is {shown(raw_text(header, keyword))}; a whole number must stand there. "
+            "Export it again."
+        ) from None

@@ -1,8 +1,9 @@
 """The stored values of DICOM images.
 
-pydicom reads a file, and SimpleITK decodes what pydicom read: the pixels go to it in a file of their own with the
-attributes that describe them and no others, so that both see the same, and no rescaling comes between. It turns
-MONOCHROME1, where less is brighter, and YBR colour into what is shown.
+pydicom reads a file, and SimpleITK decodes what is compressed or coloured: the pixels go to it in a file of their own
+with the attributes that describe them and no others, so that both see the same, and no rescaling comes between. It
+turns YBR colour into what is shown. MONOCHROME1, where less is brighter, is turned here: SimpleITK fails on signed
+values.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from numpy.typing import NDArray
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.encaps import generate_pixel_data_frame
+from pydicom.encaps import encapsulate, generate_pixel_data_frame, get_nr_fragments
 from pydicom.errors import InvalidDicomError
-from pydicom.filebase import DicomFileLike
-from pydicom.pixel_data_handlers.util import get_expected_length, pixel_dtype, reshape_pixel_array
+from pydicom.filebase import DicomBytesIO, DicomFileLike
+from pydicom.pixel_data_handlers.util import get_expected_length
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -52,9 +53,9 @@ _PIXEL_DESCRIPTION = (
     "RedPaletteColorLookupTableData",
     "GreenPaletteColorLookupTableData",
     "BluePaletteColorLookupTableData",
-    "ExtendedOffsetTable",
-    "ExtendedOffsetTableLengths",
 )
+_NEEDED = ("PhotometricInterpretation", "BitsAllocated")
+
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 """A class of images whose values are not rescaled."""
 
@@ -191,6 +192,11 @@ def decode(path: Path) -> NDArray[np.generic]:
                 f"{path.name} holds no pixels (PixelData); its transfer syntax is {syntax_name(syntax)}. Export the "
                 "image with its pixels."
             )
+        missing = [keyword for keyword in _NEEDED if dataset.get(keyword) in (None, "")]
+        if missing:
+            raise InputError(
+                f"{path.name} does not say how its pixels are stored ({', '.join(missing)}). Export it again."
+            )
         if syntax == _DEFLATED_FRAMES:
             _inflate_frames(dataset, count)
             syntax = ExplicitVRLittleEndian
@@ -232,13 +238,20 @@ def _by_itk(dataset: Dataset, syntax: str, name: str) -> NDArray[np.generic]:
     for keyword in _PIXEL_DESCRIPTION:
         if keyword in dataset:
             pixels[keyword] = dataset[keyword]
-    pixels.PixelData = dataset.PixelData
     native = syntax in _UNCOMPRESSED
-    if int(pixels.BitsAllocated) in (1, 64):  # SimpleITK reads neither.
-        return _by_numpy(dataset, name)
+    pixels.PixelData = dataset.PixelData if native else _one_fragment_a_frame(dataset)
+    darker = pixels.PhotometricInterpretation == "MONOCHROME1"
+    if darker:
+        pixels.PhotometricInterpretation = "MONOCHROME2"
+    bits = int(pixels.BitsAllocated)
+    plain = native and dataset.is_little_endian and pixels.PhotometricInterpretation == "MONOCHROME2"
+    if bits in (1, 64) or (plain and bits in (8, 16, 32)):  # SimpleITK does not read the former.
+        found = _by_numpy(dataset, bits, name)
+        return _turned(found, pixels) if darker else found
+    pixels.SamplesPerPixel = pixels.get("SamplesPerPixel") or 1
     big = native and syntax == ExplicitVRBigEndian
     # Of big-endian pixels it says whether bytes are swapped.
-    pixels["PixelData"].VR = dataset["PixelData"].VR if big else "OW" if native and pixels.BitsAllocated > 8 else "OB"
+    pixels["PixelData"].VR = dataset["PixelData"].VR if big else "OW" if native and bits > 8 else "OB"
     pixels["PixelData"].is_undefined_length = not native
     pixels.SOPClassUID = _SECONDARY_CAPTURE
     pixels.SOPInstanceUID = generate_uid()
@@ -247,41 +260,74 @@ def _by_itk(dataset: Dataset, syntax: str, name: str) -> NDArray[np.generic]:
     pixels.file_meta.MediaStorageSOPClassUID = _SECONDARY_CAPTURE
     pixels.file_meta.MediaStorageSOPInstanceUID = pixels.SOPInstanceUID
     pixels.is_little_endian, pixels.is_implicit_VR = not big, False
-    with tempfile.TemporaryDirectory(prefix="baps-pixels-") as folder:
-        file = Path(folder) / "pixels.dcm"
-        _write(file, pixels)
+    with tempfile.NamedTemporaryFile(prefix="baps-pixels-", suffix=".dcm") as file:
+        write_dataset(Path(file.name), pixels)
         reader = SimpleITK.ImageFileReader()
         reader.SetImageIO("GDCMImageIO")
-        reader.SetFileName(str(file))
+        reader.SetFileName(file.name)
         try:
-            found: NDArray[np.generic] = SimpleITK.GetArrayFromImage(reader.Execute())
+            found = SimpleITK.GetArrayFromImage(reader.Execute())
         except RuntimeError as error:
             raise _undecodable(name, syntax) from error
-    return found
+    return _turned(found, pixels) if darker else found
 
 
-def _write(path: Path, dataset: Dataset) -> None:
-    """Write a dataset with its header; pydicom's own way refuses transfer syntaxes that it does not know."""
+def _one_fragment_a_frame(dataset: Dataset) -> bytes:
+    """Compressed pixels with each frame in one piece, and a basic table of where they begin: ITK knows no other."""
+    count = int(dataset.get("NumberOfFrames") or 1)
+    if "ExtendedOffsetTable" not in dataset and _fragments(dataset.PixelData) == count:
+        whole: bytes = dataset.PixelData
+        return whole
+    packed: bytes = encapsulate(list(generate_pixel_data_frame(dataset.PixelData, count)))
+    return packed
+
+
+def _fragments(packed: bytes) -> int:
+    source = DicomBytesIO(packed)
+    source.is_little_endian = True
+    source.seek(8 + int.from_bytes(packed[4:8], "little"))  # Behind the table.
+    count: int = get_nr_fragments(source)
+    return count
+
+
+def _turned(values: NDArray[np.generic], pixels: Dataset) -> NDArray[np.generic]:
+    """Grey values of which less was brighter, so that more is: the least becomes the greatest."""
+    if pixels.get("PixelRepresentation"):
+        return ~values  # type: ignore[operator,no-any-return]
+    bits = int(pixels.get("BitsStored") or pixels.BitsAllocated)
+    return values.dtype.type(2**bits - 1) - values  # type: ignore[operator,no-any-return]
+
+
+def write_dataset(path: Path, dataset: Dataset) -> None:
+    """Write a data set as a file, also one of a transfer syntax that pydicom does not know and refuses to write."""
+    if UID(dataset.file_meta.get("TransferSyntaxUID", "")).is_transfer_syntax:
+        pydicom.dcmwrite(path, dataset, write_like_original=False)
+        return
     with path.open("wb") as file:
         file.write(b"\0" * 128 + b"DICM")
-        pydicom.filewriter.write_file_meta_info(file, dataset.file_meta, enforce_standard=True)
+        pydicom.filewriter.write_file_meta_info(file, dataset.file_meta, enforce_standard=False)
         target = DicomFileLike(file)
         target.is_little_endian, target.is_implicit_VR = dataset.is_little_endian, dataset.is_implicit_VR
         pydicom.filewriter.write_dataset(target, dataset)
 
 
-def _by_numpy(dataset: Dataset, name: str) -> NDArray[np.generic]:
-    """Single bits, or integers of 64 bits, uncompressed."""
-    bits = int(dataset.BitsAllocated)
-    if bits == 1:
-        values = np.unpackbits(np.frombuffer(dataset.PixelData, np.uint8), bitorder="little")
-    else:
-        values = np.frombuffer(dataset.PixelData, pixel_dtype(dataset))
-    count = int(dataset.get("NumberOfFrames") or 1)
-    shape = (count, int(dataset.Rows), int(dataset.Columns))
+def _by_numpy(dataset: Dataset, bits: int, name: str) -> NDArray[np.generic]:
+    """Uncompressed grey values as they are, without the bits beside them, which hold overlays in old files."""
     if int(dataset.get("SamplesPerPixel") or 1) != 1:
         raise InputError(f"{name} holds colour of {bits} bits (BitsAllocated); 8 are needed. Export it again.")
-    return reshape_pixel_array(dataset, values[: int(np.prod(shape))]).reshape(shape)
+    shape = (int(dataset.get("NumberOfFrames") or 1), int(dataset.Rows), int(dataset.Columns))
+    if bits == 1:
+        packed = np.frombuffer(dataset.PixelData, np.uint8)
+        return np.unpackbits(packed, count=int(np.prod(shape)), bitorder="little").reshape(shape)
+    order, kind = "<" if dataset.is_little_endian else ">", "i" if dataset.get("PixelRepresentation") else "u"
+    values = np.frombuffer(dataset.PixelData, f"{order}{kind}{bits // 8}", count=int(np.prod(shape))).reshape(shape)
+    stored = int(dataset.get("BitsStored") or bits)
+    if stored >= bits:
+        return values
+    high = int(dataset.get("HighBit") or 0)
+    above = bits - 1 - high if stored - 1 <= high < bits else bits - stored
+    shifted: NDArray[np.generic] = (values << above) >> (bits - stored)  # The sign comes with it.
+    return shifted
 
 
 def _undecodable(name: str, syntax: str) -> InputError:

@@ -20,6 +20,7 @@ from highdicom import UID, AlgorithmIdentificationSequence
 from highdicom.color import CIELabColor
 from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
 from numpy.typing import NDArray
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
@@ -225,6 +226,12 @@ def _pixels(dataset: Dataset) -> NDArray[Any]:
     return pixels if pixels.ndim == 3 else pixels[None]  # One frame comes without its axis.
 
 
+def _lacking(error: Exception) -> str:
+    """The attribute that an error is about, or its kind; not its text, which may quote a patient's."""
+    name = str(getattr(error, "name", ""))
+    return name if tag_for_keyword(name) else type(error).__name__
+
+
 def write_segmentation(
     sources: Sequence[Dataset],
     image: Volume,
@@ -287,7 +294,7 @@ def write_segmentation(
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # Which may quote what nobody should read.
         raise InputError(
             "No DICOM segmentation can be made for this series: its header lacks what one needs "
-            f"({type(error).__name__}). Save the label as a file instead."
+            f"({_lacking(error)}). Save the label as a file instead."
         ) from error
     if frames[0].count > 1:
         _number_source_frames(segmentation, frames)

@@ -40,7 +40,7 @@ def pixel_spacing(where: Sequence[Dataset], name: str) -> tuple[tuple[float, flo
         return found, ""
     found = _pair(where, "ImagerPixelSpacing", name)
     if found is not None:
-        factor = _magnification(where)
+        factor = _magnification(where, name)
         if factor != 1:
             return (found[0] / factor, found[1] / factor), (
                 f"Spacing from ImagerPixelSpacing and EstimatedRadiographicMagnificationFactor ({factor:g})."
@@ -49,7 +49,7 @@ def pixel_spacing(where: Sequence[Dataset], name: str) -> tuple[tuple[float, flo
     found = _pair(where, "NominalScannedPixelSpacing", name)
     if found is not None:
         return found, "Spacing from NominalScannedPixelSpacing."
-    found = _ultrasound(where)
+    found = _ultrasound(where, name)
     if found is not None:
         return found, "Spacing from the calibration of the ultrasound region (SequenceOfUltrasoundRegions)."
     found = _pair(where, "PixelAspectRatio", name)
@@ -75,29 +75,33 @@ def _pair(where: Sequence[Dataset], keyword: str, name: str) -> tuple[float, flo
     return None
 
 
-def _magnification(where: Sequence[Dataset]) -> float:
+def _magnification(where: Sequence[Dataset], name: str) -> float:
     for dataset in where:
-        value = dataset.get("EstimatedRadiographicMagnificationFactor")
-        if value:
-            return float(value) if float(value) > 0 else 1.0
+        found = numbers(dataset, "EstimatedRadiographicMagnificationFactor", 1, name)
+        if found is not None:
+            return float(found[0]) if found[0] > 0 else 1.0
     return 1.0
 
 
-def _ultrasound(where: Sequence[Dataset]) -> tuple[float, float] | None:
+def _ultrasound(where: Sequence[Dataset], name: str) -> tuple[float, float] | None:
     """Of the largest calibrated region of tissue."""
-    regions: list[tuple[int, NDArray[np.float64]]] = []
+    regions: list[tuple[float, NDArray[np.float64]]] = []
     for dataset in where:
         for region in dataset.get("SequenceOfUltrasoundRegions") or []:
             units = region.get("PhysicalUnitsXDirection"), region.get("PhysicalUnitsYDirection")
             if region.get("RegionSpatialFormat") != _TISSUE or units != (_CENTIMETRES, _CENTIMETRES):
                 continue
-            step = 10 * np.array([abs(float(region.get(f"PhysicalDelta{axis}") or 0)) for axis in "XY"], np.float64)
-            corners = [
-                int(region.get(f"RegionLocation{corner}") or 0) for corner in ("MinX0", "MaxX1", "MinY0", "MaxY1")
-            ]
-            if np.isfinite(step).all() and (step > 0).all():
+            steps = [_one(region, f"PhysicalDelta{axis}", name) for axis in "XY"]
+            corners = [_one(region, f"RegionLocation{corner}", name) for corner in ("MinX0", "MaxX1", "MinY0", "MaxY1")]
+            step = np.array([10 * abs(one) for one in steps], np.float64)
+            if (step > 0).all():
                 regions.append(((corners[1] - corners[0]) * (corners[3] - corners[2]), step))
     if not regions:
         return None
-    step = max(regions, key=lambda region: region[0])[1]
-    return float(step[0]), float(step[1])
+    across, down = max(regions, key=lambda region: region[0])[1]
+    return float(across), float(down)
+
+
+def _one(region: Dataset, keyword: str, name: str) -> float:
+    found = numbers(region, keyword, 1, name)
+    return 0.0 if found is None else float(found[0])

@@ -30,13 +30,29 @@ STRAIGHTENED = (
 """The note of a stack that was straightened: its slices have other pixels than those of the files."""
 
 _SAME_PLANE = 0.01
-"""Frames nearer to each other than this along their normal lie in the same plane, mm."""
+"""Frames nearer to each other than this along their normal lie in the same plane, mm; or a tenth of a smaller pixel."""
 
 _UNEVEN = 0.2
-"""Share of the usual step by which a step between slices may differ: headers round positions, to 0.1 mm at worst."""
+"""Share of the usual step by which a step between slices may differ."""
+
+_ROUNDED, _ROUNDED_SHARE = 0.15, 0.45
+"""What a step may differ by in any case, mm, for headers round positions, to 0.1 mm at worst; at most this share."""
 
 _OUT_OF_PLACE = 0.5
 """Share of a step by which a slice may lie beside its place in the grid."""
+
+_TIMES = (
+    "TriggerTime",
+    "NominalCardiacTriggerDelayTime",
+    "TemporalPositionTimeOffset",
+    "FrameReferenceTime",
+    "FrameReferenceDateTime",
+    "FrameAcquisitionDateTime",
+    "AcquisitionDateTime",
+    "AcquisitionTime",
+    "ContentTime",
+)
+"""Attributes by which frames of a plane are put into order where every plane has times of its own, as in a cine."""
 
 _MOST_TOLD = 12
 """Volumes that a message lists."""
@@ -70,8 +86,8 @@ def split_volumes(name: str, frames: Sequence[Frame]) -> dict[str, list[Frame]]:
     """Sort the frames of one series into volumes.
 
     Frames of other size, orientation, spacing or StackID belong to other volumes. Where frames of one orientation
-    lie in the same plane, they are told apart by the fewest attributes that do it, such as the echo or the time point.
-    Files that do not say where they lie are an image each.
+    lie in the same plane, they are told apart by the fewest attributes that do it, such as the echo or the time point;
+    or else by the order of their times. Files that do not say where they lie are an image each.
 
     Args:
         name: of the file or folder, for messages.
@@ -138,10 +154,10 @@ def _tell_apart(frames: list[Frame]) -> list[tuple[list[tuple[str, str]], list[F
     if len(set(planes)) == len(planes):
         return [([], frames)]
     names = dict.fromkeys([*DISTINCTIONS, *(name for frame in frames for name in frame.distinctions)])
-    useful = [name for name in names if len({frame.distinctions.get(name) for frame in frames}) > 1]
+    useful = _distinct(frames, list(names))
     uneven: list[tuple[list[tuple[str, str]], list[Frame]]] | None = None
-    for count in (1, 2):
-        for chosen in combinations(useful[:24], count):
+    for count, most in ((1, 24), (2, 24), (3, 12), (4, 8)):
+        for chosen in combinations(useful[:most], count):
             groups: dict[tuple[str, ...], list[int]] = {}
             for index, frame in enumerate(frames):
                 groups.setdefault(tuple(frame.distinctions.get(name, "") for name in chosen), []).append(index)
@@ -156,7 +172,43 @@ def _tell_apart(frames: list[Frame]) -> list[tuple[list[tuple[str, str]], list[F
                 return found
             if uneven is None and all(len(group) > 1 for group in groups.values()):
                 uneven = found
-    return uneven or [([], frames)]
+    return uneven or _by_time(frames, planes) or [([], frames)]
+
+
+def _by_time(frames: Sequence[Frame], planes: Sequence[int]) -> list[tuple[list[tuple[str, str]], list[Frame]]]:
+    """The first of each plane, the second of each, and so on, by a time that differs from plane to plane.
+
+    Returns:
+        As ``_tell_apart``; none if planes have other numbers of frames, or there is no such time.
+    """
+    held = Counter(planes)
+    if len(set(held.values())) > 1:
+        return []
+    for name in _TIMES:
+        try:
+            times = [float(frame.distinctions[name]) for frame in frames]
+        except (KeyError, ValueError):
+            continue
+        if len(set(zip(planes, times, strict=True))) < len(frames):
+            continue
+        found: dict[int, list[Frame]] = {}
+        seen: Counter[int] = Counter()
+        for index in sorted(range(len(frames)), key=lambda index: times[index]):
+            seen[planes[index]] += 1
+            found.setdefault(seen[planes[index]], []).append(frames[index])
+        return [([(name, f"{number} of {len(found)}")], group) for number, group in found.items()]
+    return []
+
+
+def _distinct(frames: Sequence[Frame], names: Sequence[str]) -> list[str]:
+    """The attributes that split frames, without those that split them as one before does."""
+    splits: dict[tuple[int, ...], str] = {}
+    for name in names:
+        numbers: dict[str | None, int] = {}
+        split = tuple(numbers.setdefault(frame.distinctions.get(name), len(numbers)) for frame in frames)
+        if len(numbers) > 1:
+            splits.setdefault(split, name)
+    return list(splits.values())
 
 
 def _planes(frames: Sequence[Frame]) -> list[int] | None:
@@ -165,10 +217,14 @@ def _planes(frames: Sequence[Frame]) -> list[int] | None:
         return None
     depths = np.array([frame.position for frame in frames]) @ frames[0].normal
     order = np.argsort(depths, kind="stable")
-    steps = np.diff(depths[order]) >= _SAME_PLANE
+    steps = np.diff(depths[order]) >= _least_step(frames[0])
     planes = np.empty(len(frames), int)
     planes[order] = np.concatenate([[0], np.cumsum(steps)])
     return planes.tolist()
+
+
+def _least_step(frame: Frame) -> float:
+    return min([_SAME_PLANE, *(0.1 * size for size in frame.spacing or ())])
 
 
 def _title(values: Sequence[tuple[str, str]], frames: Sequence[Frame], several_grids: bool) -> str:
@@ -238,7 +294,7 @@ def _step(name: str, frames: Sequence[Frame], positions: NDArray[np.float64], no
     if len(frames) == 1:
         return frames[0].thickness or 1.0
     steps = np.diff(positions, axis=0)
-    doubled = np.flatnonzero(steps @ normal < _SAME_PLANE)
+    doubled = np.flatnonzero(steps @ normal < _least_step(frames[0]))
     if len(doubled):
         here = doubled[0]
         raise InputError(
@@ -247,7 +303,9 @@ def _step(name: str, frames: Sequence[Frame], positions: NDArray[np.float64], no
             "alone."
         )
     usual = np.median(steps, axis=0)
-    uneven = np.flatnonzero(np.linalg.norm(steps - usual, axis=1) > _UNEVEN * np.linalg.norm(usual))
+    length = np.linalg.norm(usual)
+    allowed = max(_UNEVEN * length, min(_ROUNDED, _ROUNDED_SHARE * length))
+    uneven = np.flatnonzero(np.linalg.norm(steps - usual, axis=1) > allowed)
     depths = positions @ normal
     step = float(depths[-1] - depths[0]) / (len(frames) - 1)
     places = depths[0] + step * np.arange(len(frames))
@@ -258,7 +316,7 @@ def _step(name: str, frames: Sequence[Frame], positions: NDArray[np.float64], no
         raise InputError(
             f"{name} has missing slices or uneven gaps ({len(uneven)}): {frames[here].name} and "
             f"{frames[here + 1].name} lie {np.linalg.norm(steps[here]):.2f} mm apart where "
-            f"{np.linalg.norm(usual):.2f} mm are usual. Export the whole series again, or resample it to even slices."
+            f"{length:.2f} mm are usual. Export the whole series again, or resample it to even slices."
         )
     return step
 

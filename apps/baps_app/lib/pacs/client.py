@@ -76,6 +76,8 @@ def pacs_answers() -> Iterator[None]:
     """Turn what goes wrong with the PACS into a sentence; its address may hold what is nobody's business."""
     try:
         yield
+    except BapsError:  # Some are ValueErrors, and none of them is of the PACS.
+        raise
     except requests.exceptions.SSLError as error:
         raise BapsError(
             "The certificate of the PACS cannot be checked. Name its authority's as ca in the login of the PACS."

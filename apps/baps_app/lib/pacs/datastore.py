@@ -29,7 +29,15 @@ from pydicom.dataset import Dataset, FileDataset
 
 from baps.collected import notes
 from baps.errors import BapsError, InputError, NotFoundError, StorageError
-from baps.formats import read_dicom, read_label_map, read_labels, read_patient, read_volume, read_volumes, write_nifti
+from baps.formats import (
+    read_each_volume,
+    read_label_map,
+    read_labels,
+    read_patient,
+    read_volume,
+    read_volumes,
+    write_nifti,
+)
 from baps.formats.dicom_seg import stack_references, write_segmentation
 from baps.formats.rtstruct import write_structures
 from baps.label_map import LabelMap
@@ -144,9 +152,17 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
             found.append(volume_id(uid, len(found) + 1))
         return found
 
+    def _image_exists(self, image_id: str, extension: str) -> bool:
+        # One that cannot be used has no file, and keeps its number.
+        return volume_number(image_id) is not None or super()._image_exists(image_id, extension)
+
     def _images(self, uid: str) -> list[str]:
         """The images of a series, as far as is known."""
         return self._volumes(uid) or [uid]
+
+    def _usable_images(self, series: Series) -> list[str]:
+        """The images of a series but for those that turned out to be no volume."""
+        return [image for image in self._images(series.uid) if not self._is_unusable(series, image)]
 
     def candidates(self, at_random: bool, least: int = 1) -> Candidates:
         """Return images without a label that can be used, from as few pages of the PACS as will do.
@@ -162,8 +178,7 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         start = random.randrange(places) if at_random and places and not whole else 0  # noqa: S311 (no secret)
         found: dict[str, None] = {}
         for page in self._list.pages(start):
-            usable = [one.uid for one in page if one.is_image and not self._is_unusable(one)]
-            images = [image for uid in usable for image in self._images(uid)]
+            images = [image for one in page if one.is_image for image in self._usable_images(one)]
             labelled = self._labels.register.labelled_among(images)
             found |= dict.fromkeys(image for image in images if image not in labelled)
             if len(found) >= least and not whole:
@@ -182,8 +197,8 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
             image
             for page in self._list.pages()
             for one in page
-            if one.is_image and not self._is_unusable(one)
-            for image in self._images(one.uid)
+            if one.is_image
+            for image in self._usable_images(one)
             if image not in labelled
         ]
 
@@ -279,7 +294,7 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
             return str(target)
         if image_id == series.uid and (volumes := self._volumes(series.uid)):
             raise SeveralImagesError(image_id, [str(self.get_image_info(one).get("volume", "")) for one in volumes])
-        if self._is_unusable(series):
+        if self._is_unusable(series, image_id):
             raise InputError(self._unusable[image_id][1])
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -287,11 +302,8 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
                 if not self._is_fetched(series, target):  # By another thread meanwhile.
                     self._fetch(series, folder, target)
         except InputError as error:
-            if self._volumes(series.uid):
-                raise
-            while len(self._unusable) >= _MOST_UNUSABLE:
-                self._unusable.pop(next(iter(self._unusable)))
-            self._unusable[image_id] = series.count, str(error), time.monotonic()
+            if not self._volumes(series.uid):
+                self._note_unusable(image_id, series, error)
             raise
         except OSError as error:
             raise _disk_full(error) from error
@@ -312,8 +324,13 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         same = str(info.get("instances", series.count)) == series.count and info.get("converted") == _CONVERTED
         return target.exists() and same
 
-    def _is_unusable(self, series: Series) -> bool:
-        count, _, when = self._unusable.get(series.uid, (None, "", 0.0))
+    def _note_unusable(self, image_id: str, series: Series, error: InputError) -> None:
+        while len(self._unusable) >= _MOST_UNUSABLE:
+            self._unusable.pop(next(iter(self._unusable)))
+        self._unusable[image_id] = series.count, str(error), time.monotonic()
+
+    def _is_unusable(self, series: Series, image_id: str) -> bool:
+        count, _, when = self._unusable.get(image_id, (None, "", 0.0))
         # Of a series without a count nobody knows whether it has grown.
         return count == series.count and (count != "" or time.monotonic() - when < _TRIED_AGAIN)
 
@@ -331,18 +348,30 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
                 write_nifti(whole, read_volume(fetched))
                 self._keep_image(series.uid, whole, info)
                 return
-            for number, title in enumerate(titles, start=1):
-                write_nifti(whole, read_dicom(fetched, number))
-                self._keep_image(volume_id(series.uid, number), whole, {**info, "volume": title})
+            refused: dict[Path, InputError] = {}
+            for number, (title, volume) in enumerate(read_each_volume(fetched), start=1):
+                image_id = volume_id(series.uid, number)
+                if isinstance(volume, InputError):
+                    refused[folder / f"{image_id}.nii.gz"] = volume
+                    self._note_unusable(image_id, series, volume)
+                else:
+                    self._unusable.pop(image_id, None)
+                    write_nifti(whole, volume)
+                self._keep_image(image_id, whole, {**info, "volume": title})
+        if target in refused:
+            raise refused[target]
         if not target.exists():
             raise SeveralImagesError(series.uid, titles)
 
     def _keep_image(self, image_id: str, whole: Path, info: Mapping[str, Any]) -> None:
-        """Give a converted volume its name, and list it."""
+        """Give a converted volume its name, and list it; also one that cannot be used: all keep their numbers."""
         target = whole.parents[1] / f"{image_id}.nii.gz"
         listed = DataModel(info={**info, "ts": int(time.time()), "name": target.name}, ext=".nii.gz")
         with FileLock(self._lock_file):
-            whole.replace(target)
+            if whole.exists():
+                whole.replace(target)
+            else:
+                target.unlink(missing_ok=True)
             self._datastore.objects[image_id] = ImageLabelModel(image=listed)
             self._update_datastore_file(lock=False)
 
@@ -537,10 +566,11 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         if not volumes:
             return uid
         headers, referred = self._headers(uid), label_references(fetch_label())
-        held = [
-            len(referred & stack_references(headers, read_volume(Path(self.get_image_uri(image))), number))
-            for number, image in enumerate(volumes, start=1)
-        ]
+        held = [0] * len(volumes)
+        for place, image in enumerate(volumes):
+            with suppress(InputError):  # A volume that cannot be used has no label.
+                volume = read_volume(Path(self.get_image_uri(image)))
+                held[place] = len(referred & stack_references(headers, volume, place + 1))
         return volumes[int(np.argmax(held))] if any(held) else uid
 
     def get_label_by_image_id(self, image_id: str, tag: str) -> str:

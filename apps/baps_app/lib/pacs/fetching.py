@@ -12,6 +12,7 @@ from pydicom.uid import VLWholeSlideMicroscopyImageStorage
 
 from baps.errors import BapsError, InputError
 from baps.formats.dicom_header import IDENTITY, read_json_header
+from baps.formats.dicom_pixels import write_dataset
 from lib.pacs.client import AS_STORED, pacs_answers, status_code
 from lib.pacs.series import Series
 
@@ -33,7 +34,7 @@ def fetch_series(client: DICOMwebClient, series: Series, folder: Path) -> None:
                 raise no_volume("a whole-slide image")
             name = f"image {image.get('InstanceNumber', '')}.dcm"
             name = f"{number} {name}" if (folder / name).exists() else name
-            image.save_as(folder / name, write_like_original=False)
+            write_dataset(folder / name, image)
 
 
 def no_volume(what: str) -> InputError:
