@@ -265,7 +265,8 @@ def stack_frames(name: str, frames: Sequence[Frame]) -> Stack:
 def _check_placed(name: str, frames: Sequence[Frame]) -> None:
     """Refuse frames of which some do not say where they lie."""
     placed = [frame.position is not None and frame.orientation is not None for frame in frames]
-    if any(placed) and not all(placed):
+    half = [frame.position is not None or frame.orientation is not None for frame in frames]
+    if (any(placed) or (any(half) and len(frames) > 1)) and not all(placed):
         frame = frames[placed.index(False)]
         raise InputError(
             f"{name} holds {len(frames)} images, but {frame.name} does not say where it lies (ImagePositionPatient, "
