@@ -288,7 +288,7 @@ class _Trap:
 
 def test_pickled_objects_are_never_loaded(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", img=np.array([_Trap(tmp_path / "sprung")], dtype=object))
-    with pytest.raises(InputError, match=r"a\.npz cannot be read .*allow_pickle=False"):
+    with pytest.raises(InputError, match=r"img of a\.npz is of type object; numbers are needed"):
         read_volume(tmp_path / "a.npz")
     assert not (tmp_path / "sprung").exists()
 

@@ -34,6 +34,7 @@ from pydicom.uid import (
 
 from ..errors import InputError
 from ..size import check_size
+from .codestream import check_frames
 
 _PIXEL_DESCRIPTION = (
     "Rows",
@@ -135,16 +136,15 @@ def _inflated(path: Path) -> BytesIO:
         file.seek(132)
         meta = pydicom.filereader._read_file_meta_info(file)
         unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
-        whole, packed = bytearray(), file.read()
-    while packed and not unpacker.eof:
-        whole += unpacker.decompress(packed, _PIECE)
-        check_size(path.name, (len(whole),), 1)
-        packed = unpacker.unconsumed_tail
+        packed = file.read()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     target = BytesIO()
     target.write(b"\0" * 128 + b"DICM")
     pydicom.filewriter.write_file_meta_info(target, meta, enforce_standard=False)
-    target.write(whole)
+    while packed and not unpacker.eof:
+        target.write(unpacker.decompress(packed, _PIECE))
+        check_size(path.name, (target.tell(),), 1)
+        packed = unpacker.unconsumed_tail
     target.seek(0)
     return target
 
@@ -179,6 +179,8 @@ def decode(path: Path) -> NDArray[np.generic]:
     syntax = str(dataset.file_meta.get("TransferSyntaxUID") or _guessed_syntax(dataset))
     count, rows, columns = int(dataset.get("NumberOfFrames") or 1), int(dataset.Rows), int(dataset.Columns)
     samples = int(dataset.get("SamplesPerPixel") or 1)
+    # What stands behind the pixels is not in the header that was read before.
+    check_size(path.name, (count, rows, columns, samples), -(-int(dataset.get("BitsAllocated") or 16) // 8))
     floats = next((one for one in ("FloatPixelData", "DoubleFloatPixelData") if one in dataset), None)
     try:
         if floats:
@@ -196,6 +198,8 @@ def decode(path: Path) -> NDArray[np.generic]:
             syntax = ExplicitVRLittleEndian
         if syntax in _UNCOMPRESSED and len(dataset.PixelData) < get_expected_length(dataset):
             raise broken(path.name)
+        if syntax not in _UNCOMPRESSED:
+            check_frames(path.name, dataset.PixelData, syntax, count, (rows, columns, samples))
         decoded = _by_itk(dataset, syntax, path.name)
     except InputError:
         raise
