@@ -85,7 +85,7 @@ def _npz(
 
 def _npz_lying(folder: Path) -> Path:
     """The directory says that the member is small."""
-    path = _npz(folder, [("img.npy", _npy((16, 16)), 512)])
+    path = _npz(folder, [("img.npy", _npy((16, 16)), 160)])
     content = bytearray(path.read_bytes())
     entry = content.rindex(b"PK\1\2")
     content[entry + 24 : entry + 28] = struct.pack("<I", 384)
@@ -110,9 +110,9 @@ def _nifti(folder: Path, header: bytes, begin: bytes = bytes(4), megabytes: int 
 
 
 def _nifti_extension(folder: Path) -> Path:
-    size = 512 << 20
+    size = 160 << 20
     begin = b"\1\0\0\0" + struct.pack("<ii", size, 6)
-    return _nifti(folder, _nifti_header((4, 4, 4), offset=352 + size), begin, 513)
+    return _nifti(folder, _nifti_header((4, 4, 4), offset=352 + size), begin, 161)
 
 
 def _nrrd(folder: Path, sizes: str, packed: bytes, encoding: str = "gzip", more: str = "") -> Path:
@@ -146,9 +146,9 @@ def _picture(folder: Path, suffix: str, mode: str = "L", side: int = _SIDE, **ho
 
 
 def _png_with(folder: Path, kind: bytes, begin: bytes) -> Path:
-    """A small picture, and beside it a chunk that unpacks to half a gigabyte."""
+    """A small picture, and beside it a chunk that unpacks to much."""
     path = _picture(folder, "png", side=16)
-    chunk = begin + _zeros(512, zlib.compressobj(9))
+    chunk = begin + _zeros(160, zlib.compressobj(9))
     framed = struct.pack(">I", len(chunk)) + kind + chunk + struct.pack(">I", zlib.crc32(kind + chunk))
     content = path.read_bytes()
     path.write_bytes(content[:33] + framed + content[33:])
@@ -235,6 +235,7 @@ def _dicom(folder: Path, syntax: str = "", frames: Sequence[bytes] = (), **attri
     image.PixelData = bytes(64 * 64)
     for keyword, value in attributes.items():
         setattr(image, keyword, value)
+    image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID
     if frames:
         image.PixelData = encapsulate(list(frames))
         image["PixelData"].is_undefined_length = True
@@ -246,10 +247,10 @@ def _saved(folder: Path, image: Any, syntax: str) -> Path:
     path = folder / "bomb.dcm"
     if syntax:
         image.file_meta.TransferSyntaxUID = UID(syntax)
-    if syntax != _DEFLATED_FRAMES:
+    if syntax not in (_DEFLATED_FRAMES, _HTJ2K):
         image.save_as(path)
         return path
-    with path.open("wb") as file:  # pydicom does not know it, and would not write it.
+    with path.open("wb") as file:  # pydicom knows neither, and would not write them.
         file.write(b"\0" * 128 + b"DICM")
         pydicom.filewriter.write_file_meta_info(file, image.file_meta)
         target = pydicom.filebase.DicomFileLike(file)
@@ -260,7 +261,7 @@ def _saved(folder: Path, image: Any, syntax: str) -> Path:
 
 def _dicom_deflated(folder: Path) -> Path:
     image = pydicom.dcmread(_SAMPLE)
-    image.add_new(0x00091002, "OB", bytes(256 << 20))
+    image.add_new(0x00091002, "OB", bytes(160 << 20))
     return _saved(folder, image, _DEFLATED)
 
 
@@ -339,34 +340,34 @@ _FRAME = (_SIDE, _SIDE)
 BOMBS: dict[str, Callable[[Path], Path]] = {
     "npz header": lambda to: _npz(to, [("img.npy", _npy((60_000, 60_000)), 1)]),
     "npz name": lambda to: _npz(to, [("img", _npy(_FRAME), 62)]),
-    "npz both names": lambda to: _npz(to, [("img.npy", _npy((4, 4)), 0), ("img", _npy((32_000, 16_000)), 512)]),
-    "npz doubled": lambda to: _npz(to, [("img.npy", _npy((4, 4)), 0), ("img.npy", _npy((32_000, 16_000)), 512)]),
-    "npz more data": lambda to: _npz(to, [("img.npy", _npy((16, 16)), 512)]),
-    "npz header version 2": lambda to: _npz(to, [("img.npy", _npy((60_000, 60_000), version=2), 512)]),
-    "npz zip64": lambda to: _npz(to, [("img.npy", _npy((32_000, 16_000)), 512)], zip64=True),
-    "npz lzma": lambda to: _npz(to, [("img.npy", _npy((32_000, 16_000)), 512)], zipfile.ZIP_LZMA),
-    "npz bzip2": lambda to: _npz(to, [("img.npy", _npy((32_000, 16_000)), 512)], zipfile.ZIP_BZIP2),
+    "npz both names": lambda to: _npz(to, [("img.npy", _npy((4, 4)), 0), ("img", _npy((16_000, 10_000)), 160)]),
+    "npz doubled": lambda to: _npz(to, [("img.npy", _npy((4, 4)), 0), ("img.npy", _npy((16_000, 10_000)), 160)]),
+    "npz more data": lambda to: _npz(to, [("img.npy", _npy((16, 16)), 160)]),
+    "npz header version 2": lambda to: _npz(to, [("img.npy", _npy((60_000, 60_000), version=2), 160)]),
+    "npz zip64": lambda to: _npz(to, [("img.npy", _npy((16_000, 10_000)), 160)], zip64=True),
+    "npz lzma": lambda to: _npz(to, [("img.npy", _npy((16_000, 10_000)), 160)], zipfile.ZIP_LZMA),
+    "npz bzip2": lambda to: _npz(to, [("img.npy", _npy((16_000, 10_000)), 160)], zipfile.ZIP_BZIP2),
     "npz lying directory": _npz_lying,
-    "npz no shape": lambda to: _npz(to, [("img.npy", _npy((0, 1 << 40)), 512)]),
+    "npz no shape": lambda to: _npz(to, [("img.npy", _npy((0, 1 << 40)), 160)]),
     "npz largest": lambda to: _npz(to, [("img.npy", _npy((4096, 8192)), MOST_MB)]),
     "nifti header": lambda to: _nifti(to, _nifti_header((4096, 4096, 512))),
     "nifti extension": _nifti_extension,
-    "nifti offset": lambda to: _nifti(to, _nifti_header((4, 4, 4), offset=352 + (1 << 40)), megabytes=512),
+    "nifti offset": lambda to: _nifti(to, _nifti_header((4, 4, 4), offset=352 + (1 << 40)), megabytes=160),
     "nifti scaled": lambda to: _nifti(to, _nifti_header((512, 512, 126), np.uint8, slope=0.5), megabytes=32),
-    "nifti more data": lambda to: _nifti(to, _nifti_header((16, 16, 4)), megabytes=512),
+    "nifti more data": lambda to: _nifti(to, _nifti_header((16, 16, 4)), megabytes=160),
     "nifti largest": lambda to: _nifti(to, _nifti_header((512, 512, 64)), megabytes=32),
     "nifti largest, scaled": lambda to: _nifti(to, _nifti_header((512, 512, 32), np.int32, slope=0.5), megabytes=32),
     "nifti largest, fractions": lambda to: _nifti(to, _nifti_header((512, 512, 16), np.float64), megabytes=32),
     "nrrd header": lambda to: _nrrd(to, "4096 4096 512", _zeros(1)),
-    "nrrd more data": lambda to: _nrrd(to, "16 16 4", _zeros(512)),
-    "nrrd line skip": lambda to: _nrrd(to, "16 16 4", b"\n" + _zeros(512), more="line skip: 1\n"),
-    "nrrd byte skip": lambda to: _nrrd(to, "16 16 4", _zeros(512), more=f"byte skip: {512 << 20}\n"),
-    "nrrd byte skip from the end": lambda to: _nrrd(to, "16 16 4", _zeros(512), more="byte skip: -1\n"),
-    "nrrd bzip2": lambda to: _nrrd(to, "16 16 4", _bzip2(512), "bzip2"),
+    "nrrd more data": lambda to: _nrrd(to, "16 16 4", _zeros(160)),
+    "nrrd line skip": lambda to: _nrrd(to, "16 16 4", b"\n" + _zeros(160), more="line skip: 1\n"),
+    "nrrd byte skip": lambda to: _nrrd(to, "16 16 4", _zeros(160), more=f"byte skip: {160 << 20}\n"),
+    "nrrd byte skip from the end": lambda to: _nrrd(to, "16 16 4", _zeros(160), more="byte skip: -1\n"),
+    "nrrd bzip2": lambda to: _nrrd(to, "16 16 4", _bzip2(160), "bzip2"),
     "nrrd text": lambda to: _nrrd(to, "16 16 4", b"0 " * (24 << 20), "ascii"),
     "nrrd largest": lambda to: _nrrd(to, "512 512 128", _zeros(32)),
     "metaimage header": lambda to: _metaimage(to, "4096 4096 512", 1),
-    "metaimage more data": lambda to: _metaimage(to, "16 16 4", 512),
+    "metaimage more data": lambda to: _metaimage(to, "16 16 4", 160),
     "metaimage largest": lambda to: _metaimage(to, "512 512 128", 32),
     "png": lambda to: _picture(to, "png", compress_level=9),
     "png colours": lambda to: _picture(to, "png", "RGB"),
@@ -380,10 +381,10 @@ BOMBS: dict[str, Callable[[Path], Path]] = {
     "jpeg progressive": lambda to: _picture(to, "jpg", "RGB", progressive=True),
     "jpeg largest": lambda to: _picture(to, "jpg", "RGB", 2300),
     "tiff": lambda to: _tiff(to, compression="zlib"),
-    "tiff strip, zlib": lambda to: _tiff(to, _zeros(512, zlib.compressobj(9)), 16, compression="zlib"),
-    "tiff strip, lzma": lambda to: _tiff(to, imagecodecs.lzma_encode(bytes(512 << 20)), 16, compression="lzma"),
-    "tiff strip, zstd": lambda to: _tiff(to, imagecodecs.zstd_encode(bytes(512 << 20)), 16, compression="zstd"),
-    "tiff strip, lzw": lambda to: _tiff(to, imagecodecs.lzw_encode(bytes(128 << 20)), 16, compression="lzw"),
+    "tiff strip, zlib": lambda to: _tiff(to, _zeros(160, zlib.compressobj(9)), 16, compression="zlib"),
+    "tiff strip, lzma": lambda to: _tiff(to, imagecodecs.lzma_encode(bytes(160 << 20)), 16, compression="lzma"),
+    "tiff strip, zstd": lambda to: _tiff(to, imagecodecs.zstd_encode(bytes(160 << 20)), 16, compression="zstd"),
+    "tiff strip, lzw": lambda to: _tiff(to, imagecodecs.lzw_encode(bytes(80 << 20)), 16, compression="lzw"),
     "tiff strip, packbits": lambda to: _tiff(to, b"\x81\0" * (2 << 20), 16, compression="packbits"),
     "tiff strip, jpeg": lambda to: _tiff(to, imagecodecs.jpeg8_encode(np.zeros(_FRAME, np.uint8)), 16,
                                          compression="jpeg"),
@@ -395,7 +396,7 @@ BOMBS: dict[str, Callable[[Path], Path]] = {
     "dicom many frames": lambda to: _dicom(to, Rows=1, Columns=1, NumberOfFrames=30_000_000),
     "dicom jpeg": lambda to: _dicom(to, _JPEG_BASELINE, [imagecodecs.jpeg8_encode(np.zeros(_FRAME, np.uint8))]),
     "dicom jpeg lossless": lambda to: _dicom(to, _JPEG_LOSSLESS,
-                                             [imagecodecs.jpegsof3_encode(np.zeros(_FRAME, np.uint8))]),
+                                             [imagecodecs.ljpeg_encode(np.zeros(_FRAME, np.uint8))]),
     "dicom jpeg-ls": lambda to: _dicom(to, _JPEG_LS, [imagecodecs.jpegls_encode(np.zeros(_FRAME, np.uint8))]),
     "dicom jpeg 2000": lambda to: _dicom(to, _JPEG_2000, [_jpeg_2000()]),
     "dicom jpeg 2000 in boxes": lambda to: _dicom(to, _JPEG_2000, [_jpeg_2000(form="jp2")]),
@@ -406,10 +407,10 @@ BOMBS: dict[str, Callable[[Path], Path]] = {
     "dicom more frames": lambda to: _dicom(to, _JPEG_BASELINE, [imagecodecs.jpeg8_encode(
         np.zeros((512, 512), np.uint8))] * 2000, Rows=512, Columns=512),
     "dicom htj2k": lambda to: _dicom(to, _HTJ2K, [_high_throughput()]),
-    "dicom rle": lambda to: _dicom(to, _RLE, [_rle(512)]),
-    "dicom rle frames": lambda to: _dicom(to, _RLE, [_rle(1)] * 500),
+    "dicom rle": lambda to: _dicom(to, _RLE, [_rle(160)]),
+    "dicom rle frames": lambda to: _dicom(to, _RLE, [_rle(1)] * 160),
     "dicom deflated": _dicom_deflated,
-    "dicom deflated frame": lambda to: _dicom(to, _DEFLATED_FRAMES, [_zeros(512, zlib.compressobj(
+    "dicom deflated frame": lambda to: _dicom(to, _DEFLATED_FRAMES, [_zeros(160, zlib.compressobj(
         9, zlib.DEFLATED, -zlib.MAX_WBITS))]),
     "dicom late rows": _dicom_late_rows,
     "dicom largest": lambda to: _largest_dicom(to, "", None),
@@ -417,12 +418,12 @@ BOMBS: dict[str, Callable[[Path], Path]] = {
         to, _JPEG_2000, lambda frame: bytes(imagecodecs.jpeg2k_encode(frame, codecformat="j2k", reversible=True))),
     "dicom largest, jpeg-ls": lambda to: _largest_dicom(to, _JPEG_LS, lambda frame: bytes(
         imagecodecs.jpegls_encode(frame))),
-    "label nrrd more data": lambda to: _nrrd(to, "16 16 4", _zeros(512)),
+    "label nrrd more data": lambda to: _nrrd(to, "16 16 4", _zeros(160)),
     "label npz name": lambda to: _npz(to, [("seg", _npy(_FRAME), 62)]),
     "label seg header": lambda to: _segmentation(to, Rows=60_000, Columns=60_000),
     "label seg frames": lambda to: _segmentation(to, NumberOfFrames=1_000_000_000),
     "label seg jpeg 2000": lambda to: _segmentation(to, _JPEG_2000, [_jpeg_2000()]),
-    "label seg rle": lambda to: _segmentation(to, _RLE, [_rle(512)]),
+    "label seg rle": lambda to: _segmentation(to, _RLE, [_rle(160)]),
     "label seg more frames": lambda to: _segmentation(to, _JPEG_2000, [_jpeg_2000(64)] * 20_000),
     "label structures of many edges": lambda to: _structures(to, [_zigzag(40_000, 500)]),
     "label structures that overlap": lambda to: _structures(to, [_square(400)] * 400),
