@@ -30,7 +30,7 @@ def _pillow(kind: str, **how: object) -> Callable[[NDArray[np.uint8]], bytes]:
 ENCODERS: dict[str, Callable[[NDArray[np.uint8]], bytes]] = {
     "jpeg": imagecodecs.jpeg8_encode,
     "jpeg by Pillow": _pillow("JPEG"),
-    "progressive": _pillow("JPEG", progressive=True),
+    "progressive": _pillow("JPEG", progressive=True, optimize=False),
     "with much before the size": _pillow("JPEG", exif=b"Exif\0\0" + bytes(4000), comment=b"\xff\xc0" * 99),
     "jpeg-ls": imagecodecs.jpegls_encode,
     "jpeg 2000": lambda pixels: imagecodecs.jpeg2k_encode(pixels, codecformat="j2k", reversible=True),

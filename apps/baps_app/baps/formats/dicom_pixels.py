@@ -29,6 +29,7 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    RLELossless,
     generate_uid,
 )
 
@@ -231,6 +232,20 @@ def _inflate_frames(dataset: Dataset, count: int) -> None:
     dataset["PixelData"].is_undefined_length = False
 
 
+def decode_run_lengths(dataset: Dataset, name: str) -> NDArray[np.generic]:
+    """Decode the grey values of a dataset that is packed as RLE, (frames, rows, columns), and drop its PixelData.
+
+    pydicom would unpack all that a frame holds.
+
+    Raises:
+        InputError: if they cannot be decoded.
+    """
+    grey = Dataset()
+    grey.update(dataset)
+    grey.PhotometricInterpretation = "MONOCHROME2"  # Colours are of no interest.
+    return _by_itk(grey, str(RLELossless), name)
+
+
 def _by_itk(dataset: Dataset, syntax: str, name: str) -> NDArray[np.generic]:
     pixels = Dataset()
     for keyword in _PIXEL_DESCRIPTION:
@@ -254,6 +269,7 @@ def _by_itk(dataset: Dataset, syntax: str, name: str) -> NDArray[np.generic]:
     with tempfile.TemporaryDirectory(prefix="baps-pixels-") as folder:
         file = Path(folder) / "pixels.dcm"
         _write(file, pixels)
+        del dataset.PixelData, pixels.PixelData  # The decoder has its own.
         reader = SimpleITK.ImageFileReader()
         reader.SetImageIO("GDCMImageIO")
         reader.SetFileName(str(file))

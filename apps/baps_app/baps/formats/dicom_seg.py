@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
-from pydicom.uid import DeflatedExplicitVRLittleEndian, generate_uid
+from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless, generate_uid
 
 from ..errors import InputError
 from ..size import check_size
@@ -31,6 +31,7 @@ from ..volume import Volume
 from .codestream import check_frames
 from .dicom_frames import Frame
 from .dicom_header import IDENTITY, well_formed
+from .dicom_pixels import decode_run_lengths
 from .dicom_stacks import Stack, find_stack, round_half_up
 
 # Of names that are not in DICOM's form: they would stand in the log.
@@ -221,6 +222,8 @@ def _label_map(dataset: Dataset, said: Mapping[int, object]) -> tuple[NDArray[An
 
 def _pixels(dataset: Dataset) -> NDArray[Any]:
     """(F, rows, columns)."""
+    if dataset.file_meta.TransferSyntaxUID == RLELossless:
+        return decode_run_lengths(dataset, "The DICOM segmentation")
     try:
         pixels = dataset.pixel_array
     except (NotImplementedError, RuntimeError) as error:  # No decoder.

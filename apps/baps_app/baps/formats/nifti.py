@@ -21,6 +21,7 @@ from ..replacing import replacing
 from ..size import check_size
 from ..volume import Volume
 from .dimensions import three_dimensional
+from .exactly import read_exactly
 from .itk import affine_of, read_information
 
 _VECTORS = (1007, 2003)
@@ -70,11 +71,9 @@ def read_nifti(path: Path, channels: bool = False) -> Volume:
     if scale != (1, 0):
         check_size(path.name, image.shape, np.dtype(np.float32).itemsize)
     notes = _read_notes(image) + _on_geometry(path, image, affine)
-    voxels: NDArray[Any] = image.dataobj.get_unscaled()
+    voxels = _stored(image)
     if scale != (1, 0) and voxels.dtype.kind in "iuf":
         voxels = _scaled(voxels, *scale)
-    elif isinstance(voxels, np.memmap):  # An uncompressed file, which may change under whoever keeps the volume.
-        voxels = np.array(voxels)
     if channels and voxels.dtype.names:
         raise InputError(f"The label {path.name} holds colour where grey values are needed. Save a labelmap.")
     if voxels.dtype.names in (("R", "G", "B"), ("R", "G", "B", "A")):
@@ -90,6 +89,14 @@ def read_nifti(path: Path, channels: bool = False) -> Volume:
     if voxels.dtype.kind not in "iuf":
         raise InputError(f"{path.name} holds values of type {voxels.dtype}; grey values are needed.")
     return Volume(three_dimensional(voxels, path.name), affine, notes)
+
+
+def _stored(image: nibabel.Nifti1Pair) -> NDArray[Any]:
+    """The voxels as they are in the file; nibabel would hold them twice, or map a file that may change."""
+    path, stored = Path(image.file_map["image"].filename), image.dataobj
+    with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as file:
+        file.seek(stored.offset)
+        return read_exactly(file, stored.shape, stored.dtype, stored.order)
 
 
 def _scaled(voxels: NDArray[Any], slope: float, intercept: float) -> NDArray[np.float32]:

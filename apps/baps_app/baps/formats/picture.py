@@ -19,6 +19,7 @@ from PIL import Image
 from ..errors import InputError
 from ..size import check_size
 from ..volume import Volume
+from .exactly import read_exactly
 from .tiff import is_tiff, read_tiff
 
 _GREY = ("1", "L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
@@ -27,11 +28,11 @@ _JPEGS = ("JPEG", "MPO")
 _SHADES = 16
 """Grey labelmaps of one slice rarely have more values."""
 
+_BYTES = {"1": 2, "L": 2}
+"""What Pillow takes for a pixel while it is read; colours take more, and palettes become colours."""
+
 _NPZ_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """Those that numpy writes; others, LZMA say, ask for memory by what the file says."""
-
-_PIECE = 1 << 20
-"""Bytes that are unpacked at once."""
 
 
 def read_picture(path: Path) -> Volume:
@@ -53,7 +54,7 @@ def read_picture(path: Path) -> Volume:
             return _volume(np.array(picture))
         if picture.mode in _GREY_AND_ALPHA:
             return _volume(np.array(picture.convert("L")))
-        return _volume(_grey_if_equal(np.array(picture.convert("RGB"))))
+        return _volume(_grey_if_equal(np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))))
 
 
 def read_picture_labels(path: Path) -> NDArray[np.generic]:
@@ -130,7 +131,7 @@ def _open(path: Path) -> Iterator[Image.Image]:
                 raise InputError(
                     f"{path.name} holds {pages} pages; a picture is one. Save each page as a file of its own."
                 )
-            check_size(path.name, (*picture.size, len(picture.getbands())), 4 if picture.mode in ("I", "F") else 2)
+            check_size(path.name, picture.size, _BYTES.get(picture.mode, 4 if "I;16" in picture.mode else 8))
             picture.load()
             yield picture
     except Image.DecompressionBombError as error:
@@ -170,15 +171,10 @@ def _read_array(packed: IO[bytes], name: str, key: str) -> NDArray[Any]:
     shape, by_columns, kind = versions[version](packed)
     if kind.kind not in "biuf":
         raise InputError(f"The array {key} of {name} is of type {kind}; numbers are needed.")
-    size = check_size(name, shape, kind.itemsize)
-    array: NDArray[Any] = np.empty(shape, kind, order="F" if by_columns else "C")
-    room = memoryview(array.reshape(-1, order="A").view(np.uint8)) if size else memoryview(bytearray())
-    filled = 0
-    while filled < size and (piece := packed.read(min(_PIECE, size - filled))):
-        room[filled : filled + len(piece)] = piece
-        filled += len(piece)
-    if filled < size or packed.read(1):
-        raise ValueError(f"the array {key} holds {'fewer' if filled < size else 'more'} bytes than its header says")
+    check_size(name, shape, kind.itemsize)
+    array = read_exactly(packed, shape, kind, "F" if by_columns else "C")
+    if packed.read(1):
+        raise ValueError(f"the array {key} holds more bytes than its header says")
     return array
 
 
