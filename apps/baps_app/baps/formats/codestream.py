@@ -51,7 +51,7 @@ def check_frames(name: str, pixels: bytes, syntax: str, count: int, size: tuple[
     """
     check_size(name, size, _WORKING_BYTES)
     found = 0
-    for frame in _frames(pixels, syntax == RLELossless):
+    for frame in split_frames(pixels, syntax):
         found += 1
         if syntax == RLELossless or found > count:
             continue
@@ -140,9 +140,18 @@ def _boxes(stream: bytes) -> Iterator[tuple[bytes, bytes]]:
         place = end
 
 
-def _frames(pixels: bytes, one_each: bool) -> Iterator[bytes]:
-    """Frames of encapsulated pixels: one fragment each, or several of which only the first begins as an image does."""
-    frame = b""
+def split_frames(pixels: bytes, syntax: str) -> Iterator[bytes]:
+    """Split encapsulated pixels into frames.
+
+    A frame is one fragment, or several of which only the first begins as an image does.
+
+    Args:
+        pixels, syntax: as in ``check_frames``.
+
+    Raises:
+        ValueError: if the pixels are no items.
+    """
+    frame, one_each = b"", syntax == RLELossless
     for number, fragment in enumerate(_fragments(pixels)):
         if number and (one_each or fragment.startswith(_BEGINNINGS)):
             yield frame

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.encaps import generate_pixel_data_frame
+from pydicom.encaps import encapsulate, generate_pixel_data_frame
 from pydicom.errors import InvalidDicomError
 from pydicom.filebase import DicomFileLike
 from pydicom.pixel_data_handlers.util import get_expected_length, pixel_dtype, reshape_pixel_array
@@ -35,7 +35,7 @@ from pydicom.uid import (
 
 from ..errors import InputError
 from ..size import check_size
-from .codestream import check_frames
+from .codestream import check_frames, split_frames
 
 _PIXEL_DESCRIPTION = (
     "Rows",
@@ -54,8 +54,6 @@ _PIXEL_DESCRIPTION = (
     "RedPaletteColorLookupTableData",
     "GreenPaletteColorLookupTableData",
     "BluePaletteColorLookupTableData",
-    "ExtendedOffsetTable",
-    "ExtendedOffsetTableLengths",
 )
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 """A class of images whose values are not rescaled."""
@@ -80,6 +78,9 @@ _UNDEFINED_LENGTH = 0xFFFFFFFF
 
 _FIRST_GROUP = 0x0008
 """Of what an image holds; those before it are the file's own, or commands."""
+
+_PART = 8 << 20
+"""Bytes of the frames that are decoded at once."""
 
 _PIECE = 1 << 20
 """Bytes that are inflated at once."""
@@ -201,7 +202,7 @@ def decode(path: Path) -> NDArray[np.generic]:
             raise broken(path.name)
         if syntax not in _UNCOMPRESSED:
             check_frames(path.name, dataset.PixelData, syntax, count, (rows, columns, samples))
-        decoded = _by_itk(dataset, syntax, path.name)
+        decoded = _by_parts(dataset, syntax, path.name, count)
     except InputError:
         raise
     except (AttributeError, KeyError, NotImplementedError, TypeError, ValueError, zlib.error) as error:
@@ -240,10 +241,31 @@ def decode_run_lengths(dataset: Dataset, name: str) -> NDArray[np.generic]:
     Raises:
         InputError: if they cannot be decoded.
     """
-    grey = Dataset()
-    grey.update(dataset)
-    grey.PhotometricInterpretation = "MONOCHROME2"  # Colours are of no interest.
-    return _by_itk(grey, str(RLELossless), name)
+    dataset.add_new("PhotometricInterpretation", "CS", "MONOCHROME2")  # Colours are of no interest.
+    return _by_parts(dataset, str(RLELossless), name, int(dataset.get("NumberOfFrames") or 1))
+
+
+def _by_parts(dataset: Dataset, syntax: str, name: str, count: int) -> NDArray[np.generic]:
+    """Decode a few frames at a time: a decoder holds them three times. The dataset loses its PixelData."""
+    if count == 1 or int(dataset.BitsAllocated) in (1, 64):
+        return _by_itk(dataset, syntax, name)
+    native, whole = syntax in _UNCOMPRESSED, dataset["PixelData"]
+    frames = [] if native else list(split_frames(whole.value, syntax))
+    size = get_expected_length(dataset) // count
+    step = max(1, _PART // max(size, 1))
+    del dataset.PixelData
+    found: NDArray[np.generic] | None = None
+    for begin in range(0, count, step):
+        end = min(begin + step, count)
+        packed = whole.value[begin * size : end * size] if native else encapsulate(frames[begin:end])
+        dataset.add_new("PixelData", whole.VR, packed)
+        dataset.add_new("NumberOfFrames", "IS", end - begin)
+        part = _by_itk(dataset, syntax, name)
+        if found is None:
+            found = np.empty((count, *part.shape[1:]), part.dtype)
+        found[begin:end] = part
+    assert found is not None
+    return found
 
 
 def _by_itk(dataset: Dataset, syntax: str, name: str) -> NDArray[np.generic]:
