@@ -41,8 +41,8 @@ MOST_MB = 32
 _TIMES = 2
 """What a reader may hold, in volumes."""
 
-_SLACK_MB = 8
-"""What reading takes beside them, of any file; Pillow has 64 MB for texts."""
+_SLACK_MB = 16
+"""What decoders and the interpreter take beside them, of any file."""
 
 _SECONDS, _ROOM = 60, 4 << 30
 """What one file may take before the process is stopped."""

@@ -79,7 +79,7 @@ _UNDEFINED_LENGTH = 0xFFFFFFFF
 _FIRST_GROUP = 0x0008
 """Of what an image holds; those before it are the file's own, or commands."""
 
-_PART = 8 << 20
+_PART = 1 << 20
 """Bytes of the frames that are decoded at once."""
 
 _PIECE = 1 << 20
