@@ -165,7 +165,7 @@ def _png_texts(folder: Path) -> Path:
     return _picture(folder, "png", side=16, pnginfo=texts)
 
 
-def _tiff(folder: Path, packed: bytes | None = None, side: int = _SIDE, **how: Any) -> Path:
+def _tiff(folder: Path, packed: bytes | bytearray | None = None, side: int = _SIDE, **how: Any) -> Path:
     """A page; its only strip may be replaced by another, appended to the file."""
     path = folder / "bomb.tif"
     tifffile.imwrite(path, np.zeros((side, side), np.uint8), **how)
@@ -228,7 +228,7 @@ def _rle(megabytes: int) -> bytes:
     return struct.pack("<16I", 1, 64, *[0] * 14) + b"\x81\0" * (megabytes << 13)
 
 
-def _dicom(folder: Path, syntax: str = "", frames: Sequence[bytes] = (), **attributes: Any) -> Path:
+def _dicom(folder: Path, syntax: str = "", frames: Sequence[bytes | bytearray] = (), **attributes: Any) -> Path:
     """A slice of 64 x 64 bytes, and other attributes; its pixels are compressed frames."""
     image = pydicom.dcmread(_SAMPLE)
     image.Rows = image.Columns = 64
@@ -240,7 +240,7 @@ def _dicom(folder: Path, syntax: str = "", frames: Sequence[bytes] = (), **attri
         setattr(image, keyword, value)
     image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID
     if frames:
-        image.PixelData = encapsulate(list(frames))
+        image.PixelData = encapsulate([bytes(frame) for frame in frames])
         image["PixelData"].is_undefined_length = True
         image["PixelData"].VR = "OB"
     return _saved(folder, image, syntax)
@@ -280,7 +280,7 @@ def _dicom_late_rows(folder: Path) -> Path:
     return path
 
 
-def _segmentation(folder: Path, syntax: str = "", frames: Sequence[bytes] = (), **attributes: Any) -> Path:
+def _segmentation(folder: Path, syntax: str = "", frames: Sequence[bytes | bytearray] = (), **attributes: Any) -> Path:
     """A segmentation of one frame on the image that labels are read for, if it were sound."""
     group, position = Dataset(), Dataset()
     position.ImagePositionPatient = [0, 0, 0]
@@ -461,7 +461,7 @@ def main(folder: Path) -> None:
     warnings.simplefilter("ignore")
     os.environ["BAPS_MOST_VOLUME_MB"] = str(MOST_MB)
     image = Volume(np.broadcast_to(np.uint8(0), (512, 512, 1)), np.diag([-1.0, -1, 1, 1]))
-    small = {"a": _dicom, "b": lambda to: _picture(to, "png", side=16), "c": lambda to: _tiff(to, side=16),
+    small: dict[str, Callable[[Path], Path]] = {"a": _dicom, "b": lambda to: _picture(to, "png", side=16), "c": lambda to: _tiff(to, side=16),
              "d": lambda to: _dicom(to, _JPEG_2000, [_jpeg_2000(64)]), "label e": lambda to: _structures(
                  to, [_square(9)])}  # fmt: skip
     for name, make in small.items():  # Imports are no part of what a file takes.

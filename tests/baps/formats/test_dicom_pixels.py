@@ -13,6 +13,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEnd
 
 from baps.errors import InputError
 from baps.formats import read_dicom, read_volume
+from baps.formats.dicom_pixels import decode
 
 CASES = Path(__file__).parents[4] / "shared" / "cases"
 SAMPLE = Path(__file__).parents[3] / "sample-data" / "dicom" / "ct_01" / "001.dcm"
@@ -119,6 +120,21 @@ def test_pixels_of_another_size_than_the_header_says(tmp_path: Path) -> None:
         read_volume(tmp_path / "a.dcm")
 
 
+@pytest.mark.parametrize("name", ["emri_small.dcm", "emri_small_jpeg_2k_lossless.dcm", "emri_small_RLE.dcm",
+                                  "emri_small_big_endian.dcm", "rtdose.dcm", "SC_rgb_rle_2frame.dcm",
+                                  "JPGExtended.dcm", "examples_ybr_color.dcm"])  # fmt: skip
+def test_frames_are_decoded_in_parts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = list(CORPUS.rglob(name))
+    if not found:
+        pytest.skip(f"This pydicom ships no {name}.")
+    whole = decode(found[0])
+    monkeypatch.setattr("baps.formats.dicom_pixels._PART", 1)
+    np.testing.assert_array_equal(decode(found[0]), whole)
+    judge = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(found[0])))
+    if "RescaleSlope" not in pydicom.dcmread(found[0]) and "DoseGridScaling" not in pydicom.dcmread(found[0]):
+        np.testing.assert_array_equal(whole, judge)
+
+
 @pytest.mark.skipif(not CASES.is_dir(), reason="needs the cases beside the repository (shared/cases)")
 def test_high_throughput_jpeg_2000() -> None:
     volume = read_volume(CASES / "dicom_htj2k" / "a.dcm")
@@ -147,7 +163,7 @@ def test_the_files_that_pydicom_ships_are_read_as_simpleitk_does_or_refused_with
     assert read > 60
     true = {
         "MR_truncated.dcm": "broken or cut off",
-        "JPEG2000-embedded-sequence-delimiter.dcm": "its compressed pixels has 1024 rows, 3722445056 columns",  # So it has.
+        "JPEG2000-embedded-sequence-delimiter.dcm": "compressed pixels has 1024 rows, 3722445056 columns",  # It has.
         "chrJapMulti.dcm": "holds no pixels",
         "rtdose.dcm": "holds no DICOM images",
         "rtstruct.dcm": "holds no DICOM images",

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import IO, Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+
+
+class Readable(Protocol):
+    """A file, packed or not."""
+
+    def read(self, size: int, /) -> bytes:
+        """Read as many bytes, or what is left."""
+        ...
+
 
 _PIECE = 1 << 20
 """Bytes that are unpacked at once."""
 
 
-def read_exactly(file: IO[bytes], shape: Sequence[int], dtype: DTypeLike, order: Literal["C", "F"]) -> NDArray[Any]:
+def read_exactly(file: Readable, shape: Sequence[int], dtype: DTypeLike, order: Literal["C", "F"]) -> NDArray[Any]:
     """Read an array piece by piece, so that it lies in memory once however it is packed.
 
     Args:
@@ -27,7 +36,7 @@ def read_exactly(file: IO[bytes], shape: Sequence[int], dtype: DTypeLike, order:
     array: NDArray[Any] = np.empty(tuple(shape), dtype, order)
     if not array.size:
         return array
-    room = memoryview(array.reshape(-1, order="A").view(np.uint8))
+    room = array.reshape(-1, order="A").view(np.uint8).data
     filled = 0
     while filled < len(room):
         piece = file.read(min(_PIECE, len(room) - filled))
