@@ -461,9 +461,13 @@ def main(folder: Path) -> None:
     warnings.simplefilter("ignore")
     os.environ["BAPS_MOST_VOLUME_MB"] = str(MOST_MB)
     image = Volume(np.broadcast_to(np.uint8(0), (512, 512, 1)), np.diag([-1.0, -1, 1, 1]))
-    small: dict[str, Callable[[Path], Path]] = {"a": _dicom, "b": lambda to: _picture(to, "png", side=16), "c": lambda to: _tiff(to, side=16),
-             "d": lambda to: _dicom(to, _JPEG_2000, [_jpeg_2000(64)]), "label e": lambda to: _structures(
-                 to, [_square(9)])}  # fmt: skip
+    small: dict[str, Callable[[Path], Path]] = {
+        "a": _dicom,
+        "b": lambda to: _picture(to, "png", side=16),
+        "c": lambda to: _tiff(to, side=16),
+        "d": lambda to: _dicom(to, _JPEG_2000, [_jpeg_2000(64)]),
+        "label e": lambda to: _structures(to, [_square(9)]),
+    }
     for name, make in small.items():  # Imports are no part of what a file takes.
         _read(name, make(folder), image)
     resource.setrlimit(resource.RLIMIT_AS, (int(_memory_mb("VmSize") * 2**20) + _ROOM,) * 2)
