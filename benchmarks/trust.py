@@ -1,4 +1,4 @@
-"""Can a site rely on the server? Load, a soak, odd input, kills and attacks, one after the other.
+"""Can a site rely on the server? Load, a soak, odd input, kills, attacks and bombs, one after the other.
 
 ``make bench-trust`` runs all of it on the sample data in less than half an hour, prints the figures, and writes
 ``benchmarks/results/trust.json``; ``--publish`` also puts them into docs/results.md. It fails if a figure that must be
@@ -10,6 +10,7 @@
   whose geometry was changed (``trust_displacements.py``).
 * kills: of servers, trainings, and whoever saves (``trust_kills.py``).
 * attacks: those of ``tests/security/attacks.py``.
+* bombs: small files that unpack to much, by the memory that reading them takes (``trust_bombs.py``).
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ from rich.table import Table
 from page import write_between_marks
 
 HERE = Path(__file__).resolve().parent
-PARTS = ("load", "soak", "fuzz", "kills", "attacks")
+PARTS = ("load", "soak", "fuzz", "kills", "attacks", "bombs")
 
 MUST_BE_0 = (
     "errors_5xx", "dropped", "failures", "strays", "attacks_succeeded", "labels_lost", "adapters_lost",
-    "resume_mismatches", "orphans", "displaced",
+    "resume_mismatches", "orphans", "displaced", "bombs_over_bound",
 )  # fmt: skip
 
 _FILES, _REQUESTS = 8000, 4000
@@ -54,7 +55,7 @@ def summarise(parts: dict[str, dict[str, Any]]) -> dict[str, Any]:
         found = [part[name] for part in parts.values() if name in part]
         return sum(found) if found else None
 
-    names = ("requests", "inputs", "displacement_inputs", *MUST_BE_0, "attacks_tried", "kills", "unfinished")
+    names = ("requests", "inputs", "displacement_inputs", *MUST_BE_0, "attacks_tried", "bombs", "kills", "unfinished")
     deliberate: dict[str, int] = {}
     for part in parts.values():
         for code, count in part.get("deliberate", {}).items():
@@ -110,6 +111,7 @@ def main(
 ) -> None:
     """Run the parts, print the figures and write them."""
     from trust_attacks import try_attacks
+    from trust_bombs import read_bombs
     from trust_kills import kill_all
     from trust_load import load
 
@@ -122,6 +124,7 @@ def main(
         "fuzz": lambda folder: fuzz(folder, seed, share),
         "kills": lambda folder: kill_all(folder, seed, share * _KILL_SECONDS, share),
         "attacks": try_attacks,
+        "bombs": lambda _: read_bombs(),
     }
     before: dict[str, Any] = json.loads(out.read_text())["parts"] if only and out.exists() else {}
     parts = {name: before[name] for name in PARTS if name in before}
@@ -160,7 +163,7 @@ def _rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
     deliberate = ", ".join(f"{code}: {count}" for code, count in figures["deliberate"].items() if count) or "none"
     rows = [
         (name.replace("_", " "), f"{figures[name]:,}")
-        for name in ("requests", "inputs", "displacement_inputs", "kills", "attacks_tried", *MUST_BE_0)
+        for name in ("requests", "inputs", "displacement_inputs", "kills", "attacks_tried", "bombs", *MUST_BE_0)
         if figures[name] is not None
     ]
     rows.append(("said faults (502, 503, 504, 507)", deliberate))

@@ -23,6 +23,7 @@ from baps.formats import read_labels, read_volume
 from baps.size import VARIABLE, check_size
 from baps.volume import Volume
 from server import ROOT
+from trust_bombs import read_bombs
 
 
 @pytest.fixture(autouse=True)
@@ -179,6 +180,28 @@ def test_an_object_of_many_frames_says_how_many_are_too_many(tmp_path: Path) -> 
     image.save_as(tmp_path / "a.dcm")
     with pytest.raises(InputError, match="30000000 frames .NumberOfFrames."):
         read_volume(tmp_path / "a.dcm")
+
+
+def test_no_bomb_takes_more_than_twice_the_volume_that_is_allowed() -> None:
+    """One of each kind, in a process of its own; ``make bench-trust`` reads all of them."""
+    found = read_bombs([
+        "npz name", "npz both names", "npz more data", "npz lying directory", "nifti extension", "nifti largest",
+        "nrrd line skip", "metaimage largest", "png texts", "tiff tile", "tiff pages", "dicom jpeg", "dicom jpeg-ls",
+        "dicom jpeg 2000", "dicom jpeg 2000 in boxes", "dicom jpeg 2000 components", "dicom jpeg 2000, second frame",
+        "dicom htj2k", "dicom rle", "dicom late rows", "dicom more frames", "dicom largest, jpeg 2000", "label seg rle",
+        "label seg jpeg 2000", "label structures of many edges", "label structures that overlap",
+    ])  # fmt: skip
+    assert found["over_bound"] == []
+    said = {name: row["said"] for name, row in found["by_name"].items()}
+    for name in ("dicom jpeg", "dicom jpeg-ls", "dicom jpeg 2000", "dicom htj2k", "label seg jpeg 2000"):
+        assert "64 rows, 64 columns and 1 samples" in said[name], name
+        assert "of its compressed pixels has 8000 rows, 8000 columns" in said[name], name
+    assert "but its compressed pixels are 2000" in said["dicom more frames"]
+    assert "has 64 rows, 64 columns and 12000 samples" in said["dicom jpeg 2000 components"]
+    assert "unpacks to 61 MB (8000 x 8000 voxels)" in said["npz name"]
+    assert {name for name, row in found["by_name"].items() if row["verdict"] == "answered"} <= {
+        "nifti largest", "metaimage largest", "dicom largest, jpeg 2000", "dicom rle", "label seg rle",
+    }  # fmt: skip
 
 
 def test_what_is_within_the_limit_is_read_as_before(tmp_path: Path) -> None:

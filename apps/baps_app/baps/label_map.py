@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .size import check_size
+
 _MOST_COUNTED = 1 << 16
 """Values up to this are found by counting, which is faster than sorting."""
 
@@ -37,6 +39,9 @@ class LabelMap:
         Args:
             masks: values other than 0, and where they are, (I, J, K).
             names: by value.
+
+        Raises:
+            InputError: if the layers take more memory than is allowed.
         """
         return cls((), names or {})._with(masks, names or {})
 
@@ -60,6 +65,7 @@ class LabelMap:
         for value, mask in masks:
             place = next((n for n, layer in enumerate(layers) if not layer[mask].any()), len(layers))
             if place == len(layers):
+                check_size("The label", (place + 1, *mask.shape), 1)
                 layers.append(np.zeros(mask.shape, np.uint8))
             fits = np.can_cast(np.min_scalar_type(value), layers[place].dtype)
             layers[place] = layers[place].astype(layers[place].dtype if fits else np.int32, copy=place in shared)

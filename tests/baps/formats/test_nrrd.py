@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import bz2
 import gzip
 from pathlib import Path
 
@@ -233,3 +234,16 @@ def test_packed_is_the_raw_file_in_gzip(tmp_path: Path, placed_volume: Volume) -
     write_nrrd(tmp_path / "raw.nrrd", placed_volume, compress=False)
     write_nrrd(tmp_path / "packed.nrrd", placed_volume, compress=False, packed=True)
     assert gzip.decompress((tmp_path / "packed.nrrd").read_bytes()) == (tmp_path / "raw.nrrd").read_bytes()
+
+
+@pytest.mark.parametrize("encoding", ["raw", "gzip", "bzip2", "ascii"])
+def test_lines_are_skipped_in_the_file_and_bytes_in_what_is_unpacked(tmp_path: Path, encoding: str) -> None:
+    voxels = np.arange(24, dtype=np.uint8).reshape(4, 3, 2)
+    header = (
+        f"NRRD0004\ntype: uint8\ndimension: 3\nspace: left-posterior-superior\nsizes: 2 3 4\nencoding: {encoding}\n"
+        "space directions: (1,0,0) (0,1,0) (0,0,1)\nspace origin: (0,0,0)\nline skip: 1\nbyte skip: 5\n\n"
+    )
+    content = b"12345" + (" ".join(map(str, voxels.ravel())).encode() if encoding == "ascii" else voxels.tobytes())
+    packed = {"gzip": gzip.compress, "bzip2": bz2.compress}.get(encoding, bytes)(content)
+    (tmp_path / "a.nrrd").write_bytes(header.encode() + b"a line\n" + packed)
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.nrrd").voxels, voxels.T)

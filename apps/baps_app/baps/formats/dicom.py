@@ -170,7 +170,9 @@ def _stack_checked(name: str, frames: Sequence[Frame]) -> Stack:
     largest = max(frames, key=lambda frame: frame.size[0] * frame.size[1])
     check_size(name, (*largest.size, len(frames), largest.channels), largest.itemsize)
     stack = stack_frames(name, frames)
-    check_size(name, (*stack.shape, largest.channels), largest.itemsize)
+    whole = all(float(number).is_integer() for frame in frames for number in frame.scale)
+    itemsize = largest.itemsize if whole else max(largest.itemsize, np.dtype(np.float32).itemsize)
+    check_size(name, (*stack.shape, largest.channels), itemsize)
     return stack
 
 
@@ -255,12 +257,15 @@ def _rescaled(pixels: NDArray[np.generic], scale: tuple[float, float]) -> NDArra
     return (pixels.astype(np.float64) * slope + intercept).astype(np.float32)
 
 
-def _voxels(planes: Sequence[NDArray[np.generic]], stack: Stack) -> NDArray[np.generic]:
+def _voxels(planes: list[NDArray[np.generic]], stack: Stack) -> NDArray[np.generic]:
     """(I, J, K) or (I, J, K, 3): planes (rows, columns[, 3]) stacked along K; air beside those that were moved."""
     kind = np.result_type(*planes)
     channels = planes[0].shape[2:]
     lowest = min(plane.min() for plane in planes) if stack.straightened else 0
-    voxels = np.full((len(planes), stack.shape[1], stack.shape[0], *channels), lowest, kind)
-    for plane, place, (i, j) in zip(planes, voxels, stack.offsets, strict=True):
+    voxels = np.empty((len(planes), stack.shape[1], stack.shape[0], *channels), kind)
+    for place, (i, j) in zip(reversed(voxels), reversed(stack.offsets), strict=True):
+        plane = planes.pop()  # No longer needed; all of them take as much memory as the voxels.
+        if stack.straightened:
+            place[:] = lowest
         place[j : j + plane.shape[0], i : i + plane.shape[1]] = plane
     return np.swapaxes(voxels, 0, 2)

@@ -18,6 +18,7 @@ from ..errors import InputError
 from ..label_map import LabelMap
 from ..volume import Volume
 from .dicom_frames import HEADER
+from .dicom_pixels import read_dataset
 from .dicom_seg import Segment, read_segmentation, slice_depths, source_frames
 from .rtstruct import RTSTRUCT_CLASS, read_structures
 
@@ -97,7 +98,7 @@ def series_headers(source: Path, keywords: list[str] | None = None) -> list[Data
 def _header(file: Path, keywords: list[str] | None) -> Dataset:
     """A header; an empty one of a file that is no DICOM, which whoever reads the voxels says."""
     try:
-        return pydicom.dcmread(file, stop_before_pixels=True, specific_tags=keywords)
+        return read_dataset(file, tags=None if keywords is None else tuple(keywords))
     except Exception:  # pydicom raises many kinds.
         return Dataset()
 

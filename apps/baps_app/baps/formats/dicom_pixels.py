@@ -30,11 +30,13 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    RLELossless,
     generate_uid,
 )
 
 from ..errors import InputError
 from ..size import check_size
+from .codestream import check_frames, split_frames
 
 _PIXEL_DESCRIPTION = (
     "Rows",
@@ -79,6 +81,9 @@ _UNDEFINED_LENGTH = 0xFFFFFFFF
 
 _FIRST_GROUP = 0x0008
 """Of what an image holds; those before it are the file's own, or commands."""
+
+_PART = 1 << 20
+"""Bytes of the frames that are decoded at once."""
 
 _PIECE = 1 << 20
 """Bytes that are inflated at once."""
@@ -136,16 +141,15 @@ def _inflated(path: Path) -> BytesIO:
         file.seek(132)
         meta = pydicom.filereader._read_file_meta_info(file)
         unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
-        whole, packed = bytearray(), file.read()
-    while packed and not unpacker.eof:
-        whole += unpacker.decompress(packed, _PIECE)
-        check_size(path.name, (len(whole),), 1)
-        packed = unpacker.unconsumed_tail
+        packed = file.read()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     target = BytesIO()
     target.write(b"\0" * 128 + b"DICM")
     pydicom.filewriter.write_file_meta_info(target, meta, enforce_standard=False)
-    target.write(whole)
+    while packed and not unpacker.eof:
+        target.write(unpacker.decompress(packed, _PIECE))
+        check_size(path.name, (target.tell(),), 1)
+        packed = unpacker.unconsumed_tail
     target.seek(0)
     return target
 
@@ -180,6 +184,8 @@ def decode(path: Path) -> NDArray[np.generic]:
     syntax = str(dataset.file_meta.get("TransferSyntaxUID") or _guessed_syntax(dataset))
     count, rows, columns = int(dataset.get("NumberOfFrames") or 1), int(dataset.Rows), int(dataset.Columns)
     samples = int(dataset.get("SamplesPerPixel") or 1)
+    # What stands behind the pixels is not in the header that was read before.
+    check_size(path.name, (count, rows, columns, samples), -(-int(dataset.get("BitsAllocated") or 16) // 8))
     floats = next((one for one in ("FloatPixelData", "DoubleFloatPixelData") if one in dataset), None)
     try:
         if floats:
@@ -202,7 +208,13 @@ def decode(path: Path) -> NDArray[np.generic]:
             syntax = ExplicitVRLittleEndian
         if syntax in _UNCOMPRESSED and len(dataset.PixelData) < get_expected_length(dataset):
             raise broken(path.name)
-        decoded = _by_itk(dataset, syntax, path.name)
+        if syntax not in _UNCOMPRESSED:
+            whole = dataset["PixelData"]
+            dataset.add_new("PixelData", whole.VR, _one_fragment_a_frame(dataset))
+            for table in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
+                dataset.pop(table, None)
+            check_frames(path.name, dataset.PixelData, syntax, count, (rows, columns, samples))
+        decoded = _by_parts(dataset, syntax, path.name, count)
     except InputError:
         raise
     except (AttributeError, KeyError, NotImplementedError, TypeError, ValueError, zlib.error) as error:
@@ -231,6 +243,41 @@ def _inflate_frames(dataset: Dataset, count: int) -> None:
         frames.append(zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, size + 1))
     dataset.PixelData = b"".join(frame[:size] for frame in frames)
     dataset["PixelData"].is_undefined_length = False
+
+
+def decode_run_lengths(dataset: Dataset, name: str) -> NDArray[np.generic]:
+    """Decode the grey values of a dataset that is packed as RLE, (frames, rows, columns), and drop its PixelData.
+
+    pydicom would unpack all that a frame holds.
+
+    Raises:
+        InputError: if they cannot be decoded.
+    """
+    dataset.add_new("PhotometricInterpretation", "CS", "MONOCHROME2")  # Colours are of no interest.
+    return _by_parts(dataset, str(RLELossless), name, int(dataset.get("NumberOfFrames") or 1))
+
+
+def _by_parts(dataset: Dataset, syntax: str, name: str, count: int) -> NDArray[np.generic]:
+    """Decode a few frames at a time: a decoder holds them three times. The dataset loses its PixelData."""
+    if count == 1 or int(dataset.BitsAllocated) in (1, 64):
+        return _by_itk(dataset, syntax, name)
+    native, whole = syntax in _UNCOMPRESSED, dataset["PixelData"]
+    frames = [] if native else list(split_frames(whole.value, syntax))
+    size = get_expected_length(dataset) // count
+    step = max(1, _PART // max(size, 1))
+    del dataset.PixelData
+    found: NDArray[np.generic] | None = None
+    for begin in range(0, count, step):
+        end = min(begin + step, count)
+        packed = whole.value[begin * size : end * size] if native else encapsulate(frames[begin:end])
+        dataset.add_new("PixelData", whole.VR, packed)
+        dataset.add_new("NumberOfFrames", "IS", end - begin)
+        part = _by_itk(dataset, syntax, name)
+        if found is None:
+            found = np.empty((count, *part.shape[1:]), part.dtype)
+        found[begin:end] = part
+    assert found is not None
+    return found
 
 
 def _by_itk(dataset: Dataset, syntax: str, name: str) -> NDArray[np.generic]:
@@ -262,6 +309,7 @@ def _by_itk(dataset: Dataset, syntax: str, name: str) -> NDArray[np.generic]:
     pixels.is_little_endian, pixels.is_implicit_VR = not big, False
     with tempfile.NamedTemporaryFile(prefix="baps-pixels-", suffix=".dcm") as file:
         write_dataset(Path(file.name), pixels)
+        del dataset.PixelData, pixels.PixelData  # The decoder has its own.
         reader = SimpleITK.ImageFileReader()
         reader.SetImageIO("GDCMImageIO")
         reader.SetFileName(file.name)

@@ -24,13 +24,15 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
-from pydicom.uid import generate_uid
+from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless, generate_uid
 
 from ..errors import InputError
 from ..size import check_size
 from ..volume import Volume
+from .codestream import check_frames
 from .dicom_frames import Frame
 from .dicom_header import IDENTITY, well_formed
+from .dicom_pixels import decode_run_lengths
 from .dicom_stacks import Stack, find_stack, round_half_up
 
 # Of names that are not in DICOM's form: they would stand in the log.
@@ -165,9 +167,7 @@ def read_segmentation(dataset: Dataset, image: Volume, depths: NDArray[np.float6
     if depths is None:
         depths = even_depths(image)
     try:
-        check_size(
-            "The DICOM segmentation", (dataset.Rows, dataset.Columns, int(dataset.get("NumberOfFrames") or 1)), 1
-        )
+        _check_pixels(dataset)
         said, affines = segments_said(dataset), _frame_affines(dataset)
         pixels, numbers = _label_map(dataset, said) if _is_label_map(dataset) else _one_by_one(dataset)
         named: dict[str, list[int]] = {}
@@ -188,6 +188,15 @@ def read_segmentation(dataset: Dataset, image: Volume, depths: NDArray[np.float6
             mask[:, :, index] |= placed
             slices.add(index)
         yield Segment(name, mask, frozenset(slices))
+
+
+def _check_pixels(dataset: Dataset) -> None:
+    """Refuse frames that unpack to more than is allowed, or to others than the header says."""
+    count, size = int(dataset.get("NumberOfFrames") or 1), (int(dataset.Rows), int(dataset.Columns), 1)
+    check_size("The DICOM segmentation", (count, *size), -(-int(dataset.BitsAllocated) // 8))
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax.is_compressed and syntax != DeflatedExplicitVRLittleEndian:
+        check_frames("The DICOM segmentation", dataset.PixelData, str(syntax), count, size)
 
 
 def _is_label_map(dataset: Dataset) -> bool:
@@ -216,6 +225,8 @@ def _label_map(dataset: Dataset, said: Mapping[int, object]) -> tuple[NDArray[An
 
 def _pixels(dataset: Dataset) -> NDArray[Any]:
     """(F, rows, columns)."""
+    if dataset.file_meta.TransferSyntaxUID == RLELossless:
+        return decode_run_lengths(dataset, "The DICOM segmentation")
     try:
         pixels = dataset.pixel_array
     except (NotImplementedError, RuntimeError) as error:  # No decoder.

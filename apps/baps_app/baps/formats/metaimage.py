@@ -18,6 +18,7 @@ from ..errors import InputError
 from ..size import check_size
 from ..volume import Volume
 from .dimensions import three_dimensional
+from .exactly import read_exactly
 
 _TYPES = {
     "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4",
@@ -27,6 +28,9 @@ _TYPES = {
 
 _MOST_HEADER = 1 << 20
 """Bytes that a header may have."""
+
+_PIECE = 1 << 18
+"""Bytes that are read, or unpacked, at once."""
 
 _ZLIB_OR_GZIP = zlib.MAX_WBITS | 32
 
@@ -60,13 +64,11 @@ def read_metaimage(path: Path) -> Volume:
         if _is_true(header.get("CompressedData", "False")):
             content = _read_compressed(file, size, int(header.get("CompressedDataSize", 0)))
         else:
-            content = file.read(size)
-        if len(content) != size:
-            raise ValueError(f"it holds {'fewer' if len(content) < size else 'more'} voxels than its header says")
-    voxels = np.frombuffer(content, dtype).reshape((channels, *shape), order="F")
+            content = read_exactly(file, (size,), np.uint8, "C")
+    voxels = content.view(dtype).reshape((channels, *shape), order="F")
     affine = _affine(header, len(shape))
     if channels == 1:
-        return Volume(three_dimensional(voxels[0].astype(dtype.newbyteorder("=")), path.name), affine)
+        return Volume(three_dimensional(voxels[0].astype(dtype.newbyteorder("="), copy=False), path.name), affine)
     if channels not in (3, 4):
         raise InputError(f"{path.name} holds {channels} values for each voxel; export one channel alone, or colour.")
     return Volume(np.stack([three_dimensional(channel, path.name) for channel in voxels[:3]], axis=-1), affine)
@@ -91,15 +93,22 @@ def _read_header(file: BinaryIO) -> dict[str, str]:
     return header
 
 
-def _read_compressed(file: BinaryIO, size: int, packed: int) -> bytes:
-    """Unpack so many bytes, or one more if there are more, from so many that are packed."""
-    stream = zlib.decompressobj(_ZLIB_OR_GZIP)
-    rest = file.read()
-    content = stream.decompress(rest, size + 1)
-    if len(content) <= size and not stream.eof:
-        raise ValueError("its compressed voxels have no end")
-    if stream.eof and packed != len(rest) - len(stream.unused_data):  # ITK would read other voxels.
+def _read_compressed(file: BinaryIO, size: int, packed: int) -> NDArray[np.uint8]:
+    """Unpack so many bytes from so many that are packed, piece by piece."""
+    stream, content, filled, taken = zlib.decompressobj(_ZLIB_OR_GZIP), np.empty(size, np.uint8), 0, 0
+    while not stream.eof:
+        taken += len(fed := stream.unconsumed_tail or file.read(_PIECE)) - len(stream.unconsumed_tail)
+        piece = stream.decompress(fed, _PIECE)
+        if not fed and not piece:
+            raise ValueError("its compressed voxels have no end")
+        if filled + len(piece) > size:
+            raise ValueError("it holds more voxels than its header says")
+        content[filled : filled + len(piece)] = np.frombuffer(piece, np.uint8)
+        filled += len(piece)
+    if packed != taken - len(stream.unused_data):  # ITK would read other voxels.
         raise ValueError("its CompressedDataSize is not that of its voxels")
+    if filled < size:
+        raise ValueError("it holds fewer voxels than its header says")
     return content
 
 

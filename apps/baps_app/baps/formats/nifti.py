@@ -21,6 +21,7 @@ from ..replacing import replacing
 from ..size import check_size
 from ..volume import Volume
 from .dimensions import three_dimensional
+from .exactly import read_exactly
 from .itk import affine_of, read_information
 
 _VECTORS = (1007, 2003)
@@ -37,6 +38,12 @@ _COMMENT = 6
 
 _NOTES = b"BAPS notes:\n"
 _MOST_NOTES = 20
+
+_MOST_EXTENSIONS = 16 << 20
+"""Bytes that a packed file may hold before its voxels."""
+
+_LONGEST_HEADER = 540
+"""Bytes; that of NIfTI-2."""
 
 _GZIP = b"\x1f\x8b"
 _BEGINNINGS = tuple(size.to_bytes(4, order) for size in (348, 540) for order in ("little", "big"))
@@ -60,10 +67,13 @@ def read_nifti(path: Path, channels: bool = False) -> Volume:
     image = _open(path)
     affine = _affine(path, image)
     check_size(path.name, image.shape, image.header.get_data_dtype().itemsize)
+    scale = float(image.dataobj.slope), float(image.dataobj.inter)
+    if scale != (1, 0):
+        check_size(path.name, image.shape, np.dtype(np.float32).itemsize)
     notes = _read_notes(image) + _on_geometry(path, image, affine)
-    slope = image.dataobj.slope, image.dataobj.inter
-    # A copy: an uncompressed file would be mapped, and change under whoever keeps the volume.
-    voxels: NDArray[Any] = np.array(image.dataobj.get_unscaled() if slope == (1, 0) else image.dataobj)
+    voxels = _stored(image)
+    if scale != (1, 0) and voxels.dtype.kind in "iuf":
+        voxels = _scaled(voxels, *scale)
     if channels and voxels.dtype.names:
         raise InputError(f"The label {path.name} holds colour where grey values are needed. Save a labelmap.")
     if voxels.dtype.names in (("R", "G", "B"), ("R", "G", "B", "A")):
@@ -81,9 +91,25 @@ def read_nifti(path: Path, channels: bool = False) -> Volume:
     return Volume(three_dimensional(voxels, path.name), affine, notes)
 
 
+def _stored(image: nibabel.Nifti1Pair) -> NDArray[Any]:
+    """The voxels as they are in the file; nibabel would hold them twice, or map a file that may change."""
+    path, stored = Path(image.file_map["image"].filename), image.dataobj
+    with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as file:
+        file.seek(stored.offset)
+        return read_exactly(file, stored.shape, stored.dtype, stored.order)
+
+
+def _scaled(voxels: NDArray[Any], slope: float, intercept: float) -> NDArray[np.float32]:
+    """Voxels times slope plus intercept, slice by slice: all at once would take eight bytes a voxel, several times."""
+    found = np.empty(voxels.shape, np.float32, order="F")
+    for place in range(voxels.shape[-1]):
+        found[..., place] = voxels[..., place].astype(np.float64) * slope + intercept
+    return found
+
+
 def read_nifti_notes(path: Path) -> tuple[str, ...]:
     """Read the notes of a volume that ``write_nifti`` wrote, and no voxels; none of another file."""
-    return _read_notes(nibabel.load(path)) if path.name.lower().endswith((".nii", ".nii.gz")) else ()
+    return _read_notes(_open(path)) if path.name.lower().endswith((".nii", ".nii.gz")) else ()
 
 
 def _read_notes(image: nibabel.Nifti1Pair) -> tuple[str, ...]:
@@ -135,6 +161,8 @@ def _open(path: Path) -> nibabel.Nifti1Pair:
         raise InputError(f"{path.name} is compressed, but its name does not say so; rename it to end in .nii.gz.")
     if named and begin in _BEGINNINGS:
         raise InputError(f"{path.name} is not compressed, though its name says so; rename it to end in .nii.")
+    if named:
+        _check_extensions(path)
     image = nibabel.load(path)
     if isinstance(image, nibabel.Cifti2Image):
         raise InputError(
@@ -154,6 +182,20 @@ def _open(path: Path) -> nibabel.Nifti1Pair:
             f"{path.name} comes without {voxels.name}, which holds its voxels; put it there, or save as .nii."
         )
     return image
+
+
+def _check_extensions(path: Path) -> None:
+    """Refuse a packed file whose extensions, between header and voxels, unpack to much: nibabel reads them first."""
+    with gzip.open(path, "rb") as file:
+        begin = file.read(_LONGEST_HEADER)
+    for kind in (nibabel.Nifti1Header, nibabel.Nifti2Header):
+        if len(begin) >= kind.template_dtype.itemsize and kind.may_contain_header(begin):
+            header = kind(begin[: kind.template_dtype.itemsize], check=False)
+            if not header["vox_offset"] <= _MOST_EXTENSIONS:  # Nor is it a number.
+                raise InputError(
+                    f"The voxels of {path.name} begin {header['vox_offset']:g} bytes behind its header (vox_offset); "
+                    f"{_MOST_EXTENSIONS} are read. Export it again without extensions."
+                )
 
 
 def _affine(path: Path, image: nibabel.Nifti1Pair) -> NDArray[np.float64]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
+import math
+import os
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
@@ -36,6 +39,8 @@ _TO_RAS = {
 
 _ENCODINGS = ("raw", "gzip", "gz", "bzip2", "bz2", "ascii", "text", "txt")
 
+_PACKED = ("gzip", "gz", "bzip2", "bz2")
+
 _PIECE = 1 << 20
 """Bytes that are unpacked at once."""
 
@@ -63,13 +68,7 @@ def read_nrrd(path: Path, channels: bool = False) -> Volume:
         encoding, kind = (str(header.get(field, "raw")).lower() for field in ("encoding", "type"))
         if encoding not in _ENCODINGS or kind == "block":
             raise InputError(f"{path.name} holds {kind} voxels, encoded as {encoding}; save numbers, as raw or gzip.")
-        itemsize = (
-            1 if "char" in kind or "8" in kind else 8 if kind == "double" or "64" in kind or "long" in kind else 4
-        )
-        size = check_size(path.name, header.get("sizes", ()), itemsize)
-        if encoding in ("gzip", "gz", "bzip2", "bz2"):
-            _check_packed(file, encoding, path.name, size)
-        voxels = nrrd.read_data(header, file)
+        voxels = _read_voxels(header, file, encoding, path.name)
     affine, spatial = _geometry(header, path.name)
     others = np.flatnonzero(~spatial)
     if channels and voxels.ndim == 4 and len(others) == 1:
@@ -115,16 +114,48 @@ def _geometry(header: Mapping[str, Any], name: str) -> tuple[NDArray[np.float64]
     return affine, spatial
 
 
-def _check_packed(file: BinaryIO, encoding: str, name: str, size: int) -> None:
-    """Refuse packed voxels that unpack to more than the header says; pynrrd would unpack them all, and then count."""
-    begun, unpacked = file.tell(), 0
-    opened = (bz2.open if encoding.startswith("b") else gzip.open)(file)
-    with suppress(EOFError, OSError, zlib.error):  # Whether it is whole, pynrrd tells.
-        while unpacked <= size + _PIECE and (piece := opened.read(_PIECE)):
-            unpacked += len(piece)
-    file.seek(begun)
-    if unpacked > size + _PIECE:
+def _read_voxels(header: Mapping[str, Any], file: BinaryIO, encoding: str, name: str) -> NDArray[Any]:
+    """Read the voxels, as many bytes as the header says; pynrrd would unpack all that there is, and then count.
+
+    Lines are skipped in the file, bytes in what is unpacked.
+    """
+    # Of no voxels, pynrrd says the type; text has no byte order.
+    order = {} if encoding in (*_PACKED, "raw") else {"endian": "little"}
+    none = {**header, "encoding": "raw", "dimension": 1, "sizes": np.zeros(1, int), **order}
+    for unit in ("line", "byte"):
+        none |= {f"{unit} skip": 0, f"{unit}skip": 0}
+    dtype = nrrd.read_data(none, io.BytesIO()).dtype
+    sizes = [int(size) for size in header["sizes"]]
+    if len(sizes) != header["dimension"]:
+        raise ValueError(f"sizes must be {header['dimension']} numbers")
+    size = check_size(name, sizes, dtype.itemsize)
+    lines, skip = (int(header.get(f"{unit} skip", header.get(f"{unit}skip", 0))) for unit in ("line", "byte"))
+    if lines < 0 or skip < -1:
+        raise ValueError("line skip and byte skip must be whole numbers from 0 on (byte skip: or -1)")
+    for _ in range(lines):
+        if not file.readline():
+            break
+    if encoding in _PACKED:
+        content = _unpacked(file, encoding, name, size)
+        begin = len(content) - size if skip < 0 else skip
+        voxels = np.frombuffer(memoryview(content)[begin:] if 0 <= begin <= len(content) else b"", dtype)
+    else:
+        file.seek(*((-size, os.SEEK_END) if skip < 0 else (skip, os.SEEK_CUR)))
+        voxels = np.fromfile(file, dtype, math.prod(sizes) + 1, "" if encoding == "raw" else " ")
+    if voxels.size != math.prod(sizes):
+        raise ValueError(f"it holds {voxels.size} voxels, not {math.prod(sizes)} as its header says")
+    return voxels.reshape(sizes[::-1]).T
+
+
+def _unpacked(file: BinaryIO, encoding: str, name: str, size: int) -> bytearray:
+    """Unpack so many bytes, and a few more that may be skipped."""
+    opened, content = (bz2.open if encoding.startswith("b") else gzip.open)(file), bytearray()
+    with suppress(EOFError, OSError, zlib.error):  # Their number tells whether they are whole.
+        while len(content) <= size + _PIECE and (piece := opened.read(_PIECE)):
+            content += piece
+    if len(content) > size + _PIECE:
         raise InputError(f"{name} unpacks to more than its header says. It is broken; export it again.")
+    return content
 
 
 def write_nrrd(path: Path, volume: Volume, compress: bool = True, packed: bool = False) -> None:

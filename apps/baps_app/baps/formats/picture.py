@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from PIL import Image
 from ..errors import InputError
 from ..size import check_size
 from ..volume import Volume
+from .exactly import read_exactly
 from .tiff import is_tiff, read_tiff
 
 _GREY = ("1", "L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
@@ -26,6 +27,12 @@ _GREY_AND_ALPHA = ("LA", "La")
 _JPEGS = ("JPEG", "MPO")
 _SHADES = 16
 """Grey labelmaps of one slice rarely have more values."""
+
+_BYTES = {"1": 2, "L": 2}
+"""What Pillow takes for a pixel while it is read; colours take more, and palettes become colours."""
+
+_NPZ_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""Those that numpy writes; others, LZMA say, ask for memory by what the file says."""
 
 
 def read_picture(path: Path) -> Volume:
@@ -47,7 +54,7 @@ def read_picture(path: Path) -> Volume:
             return _volume(np.array(picture))
         if picture.mode in _GREY_AND_ALPHA:
             return _volume(np.array(picture.convert("L")))
-        return _volume(_grey_if_equal(np.array(picture.convert("RGB"))))
+        return _volume(_grey_if_equal(np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))))
 
 
 def read_picture_labels(path: Path) -> NDArray[np.generic]:
@@ -124,7 +131,7 @@ def _open(path: Path) -> Iterator[Image.Image]:
                 raise InputError(
                     f"{path.name} holds {pages} pages; a picture is one. Save each page as a file of its own."
                 )
-            check_size(path.name, (*picture.size, len(picture.getbands())), 4 if picture.mode in ("I", "F") else 2)
+            check_size(path.name, picture.size, _BYTES.get(picture.mode, 4 if "I;16" in picture.mode else 8))
             picture.load()
             yield picture
     except Image.DecompressionBombError as error:
@@ -132,21 +139,43 @@ def _open(path: Path) -> Iterator[Image.Image]:
 
 
 def _array(path: Path, key: str) -> NDArray[Any]:
-    with zipfile.ZipFile(path) as archive, suppress(KeyError), archive.open(f"{key}.npy") as packed:
-        read = np.lib.format.read_array_header_1_0 if np.lib.format.read_magic(packed) == (1, 0) else None
-        shape, _, kind = (read or np.lib.format.read_array_header_2_0)(packed)
-        check_size(path.name, shape, kind.itemsize)
-    with np.load(path, allow_pickle=False) as arrays:
-        if key not in arrays:
+    with zipfile.ZipFile(path) as archive:
+        members = [one for one in archive.infolist() if one.filename in (key, f"{key}.npy")]  # numpy opens either.
+        if not members:
             raise InputError(
                 f"{path.name} holds no array {key}. Save the image as img and its labels as seg (numpy.savez)."
             )
-        array: NDArray[Any] = arrays[key]
-    if array.dtype.kind not in "biuf":
-        raise InputError(f"The array {key} of {path.name} is of type {array.dtype}; numbers are needed.")
+        if len(members) > 1:
+            raise InputError(
+                f"{path.name} holds the array {key} {len(members)} times, so that it is unclear which one counts. "
+                "Save it once (numpy.savez)."
+            )
+        if members[0].compress_type not in _NPZ_COMPRESSIONS:
+            raise InputError(
+                f"{path.name} is compressed in a way that numpy.savez does not write (zip method "
+                f"{members[0].compress_type}). Save it with numpy.savez or numpy.savez_compressed."
+            )
+        with archive.open(members[0]) as packed:
+            array = _read_array(packed, path.name, key)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     return array.astype(np.uint8) if array.dtype.kind == "b" else array
+
+
+def _read_array(packed: IO[bytes], name: str, key: str) -> NDArray[Any]:
+    """The array of a member; its header says how many bytes are read, and there must be as many."""
+    versions = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    version = np.lib.format.read_magic(packed)
+    if version not in versions:  # The third is that of names in Unicode.
+        raise InputError(f"The array {key} of {name} has fields with names; numbers are needed.")
+    shape, by_columns, kind = versions[version](packed)
+    if kind.kind not in "biuf":
+        raise InputError(f"The array {key} of {name} is of type {kind}; numbers are needed.")
+    check_size(name, shape, kind.itemsize)
+    array = read_exactly(packed, shape, kind, "F" if by_columns else "C")
+    if packed.read(1):
+        raise ValueError(f"the array {key} holds more bytes than its header says")
+    return array
 
 
 def _black_and_white(pixels: NDArray[Any], white: int) -> NDArray[Any]:

@@ -40,6 +40,8 @@ _ON = 1e-3
 
 _ALGORITHMS = {True: "SEMIAUTOMATIC", False: "MANUAL", None: ""}
 """By whether a model made a mask."""
+_EDGES = 4096
+"""Edges of contours that are looked at in one go."""
 
 _NAME = "BAPS"
 _TAKEN_OVER = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyID", "StudyDate",
@@ -237,21 +239,24 @@ def enclosed(contours: Sequence[NDArray[np.float64]], shape: tuple[int, int]) ->
     Returns:
         (I, J).
     """
-    starts = np.concatenate(contours)
-    ends = np.concatenate([np.roll(points, -1, 0) for points in contours])
-    crossing, row = _crossings(starts, ends, shape[1])
     crossed = np.zeros((shape[0] + 1, shape[1]), np.int64)
-    np.add.at(crossed, (np.clip(np.ceil(crossing), 0, shape[0]).astype(int), row), 1)
+    on_one = np.zeros(shape, bool)
+    all_starts = np.concatenate(contours)
+    all_ends = np.concatenate([np.roll(points, -1, 0) for points in contours])
+    for begin in range(0, len(all_starts), _EDGES):  # Each may cross every row.
+        starts, ends = all_starts[begin : begin + _EDGES], all_ends[begin : begin + _EDGES]
+        crossing, row = _crossings(starts, ends, shape[1])
+        np.add.at(crossed, (np.clip(np.ceil(crossing), 0, shape[0]).astype(int), row), 1)
+        on = [starts]
+        for axes in (slice(None), slice(None, None, -1)):  # Where the contours cross rows along I, and along J.
+            at, line = _crossings(starts[:, axes], ends[:, axes], shape[1] if axes.step is None else shape[0])
+            on.append(np.stack([at, line], 1)[:, axes])
+        points = np.concatenate(on)
+        centres = np.rint(points)
+        near = (np.abs(points - centres) < _ON).all(1) & (centres >= 0).all(1) & (centres < shape).all(1)
+        on_one[tuple(centres[near].astype(int).T)] = True
     inside = np.asarray(np.cumsum(crossed[:-1], axis=0) % 2 == 1)
-    on = [starts]
-    for axes in (slice(None), slice(None, None, -1)):  # Where the contours cross rows along I, and along J.
-        at, line = _crossings(starts[:, axes], ends[:, axes], shape[1] if axes.step is None else shape[0])
-        on.append(np.stack([at, line], 1)[:, axes])
-    points = np.concatenate(on)
-    centres = np.rint(points)
-    near = (np.abs(points - centres) < _ON).all(1) & (centres >= 0).all(1) & (centres < shape).all(1)
-    inside[tuple(centres[near].astype(int).T)] = True
-    return inside
+    return inside | on_one
 
 
 def _crossings(

@@ -7,7 +7,7 @@ reads what is left: palettes, black and white, and what cameras and printers use
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tifffile
@@ -25,6 +25,8 @@ _UNPACKED = {
 _GREY, _COLOUR = tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB
 _PILLOW = (bool, np.uint8)
 """Types of values that Pillow reads right, whatever the byte order."""
+
+_MOST_PAGES = 16_384
 
 _ORIENTATION = "Orientation"
 
@@ -55,6 +57,7 @@ def read_tiff(path: Path) -> tuple[NDArray[Any], tuple[float, float, float]] | N
         InputError: if it holds several pages and does not say that they are a stack, nor how far apart; or values that
             cannot be read.
     """
+    _check_pages(path)
     # Not those of other files, which OME may name.
     with tifffile.TiffFile(path, _multifile=False) as file:
         series = file.series[0]
@@ -78,6 +81,8 @@ def read_tiff(path: Path) -> tuple[NDArray[Any], tuple[float, float, float]] | N
         if page.dtype is None or page.dtype.kind not in "biuf" or (pages > 1 and colour):
             raise InputError(_unread(path.name, page))
         check_size(path.name, series.shape, page.dtype.itemsize)
+        if page.is_tiled:
+            check_size(path.name, page.chunks, page.dtype.itemsize)
         for part in series.pages:  # Some decoders fill up what is missing.
             if not isinstance(part, (tifffile.TiffPage, tifffile.TiffFrame)):
                 continue
@@ -91,6 +96,22 @@ def read_tiff(path: Path) -> tuple[NDArray[Any], tuple[float, float, float]] | N
     stack = pixels.reshape(-1, *pixels.shape[-2:])
     kind = {"b": np.uint8, "f": np.float32}.get(stack.dtype.kind, stack.dtype.newbyteorder("="))
     return stack.astype(kind).T, spacing or (1.0, 1.0, 1.0)
+
+
+def _check_pages(path: Path) -> None:
+    """Refuse a file of very many pages, each of which tifffile and Pillow would look at."""
+    with path.open("rb") as file:
+        begin = file.read(16)
+        order: Literal["little", "big"] = "little" if begin[:1] == b"I" else "big"
+        count, tag, link = (2, 12, 4) if 42 in begin[2:4] else (8, 20, 8)
+        next_page = int.from_bytes(begin[4:8] if link == 4 else begin[8:16], order)
+        for _ in range(_MOST_PAGES):
+            if not next_page:
+                return
+            file.seek(next_page)
+            file.seek(next_page + count + tag * int.from_bytes(file.read(count), order))
+            next_page = int.from_bytes(file.read(link), order)
+    raise InputError(f"{path.name} holds more than {_MOST_PAGES} pages. Save the stack as NRRD.")
 
 
 def _unread(name: str, page: tifffile.TiffPage) -> str:
