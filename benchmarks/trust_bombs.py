@@ -41,8 +41,8 @@ MOST_MB = 32
 _TIMES = 2
 """What a reader may hold, in volumes."""
 
-_SLACK_MB = 16
-"""What decoders and the interpreter take beside them, of any file."""
+_SLACK_MB = 24
+"""What decoders and the interpreter take beside them, however large the volume."""
 
 _SECONDS, _ROOM = 60, 4 << 30
 """What one file may take before the process is stopped."""
@@ -382,7 +382,7 @@ BOMBS: dict[str, Callable[[Path], Path]] = {
     "png international text": lambda to: _png_with(to, b"iTXt", b"t\0\1\0\0\0"),
     "jpeg": lambda to: _picture(to, "jpg"),
     "jpeg progressive": lambda to: _picture(to, "jpg", "RGB", progressive=True),
-    "jpeg largest": lambda to: _picture(to, "jpg", "RGB", 2300),
+    "jpeg largest": lambda to: _picture(to, "jpg", "RGB", 2000),
     "tiff": lambda to: _tiff(to, compression="zlib"),
     "tiff strip, zlib": lambda to: _tiff(to, _zeros(160, zlib.compressobj(9)), 16, compression="zlib"),
     "tiff strip, lzma": lambda to: _tiff(to, imagecodecs.lzma_encode(bytes(160 << 20)), 16, compression="lzma"),
