@@ -38,7 +38,7 @@ _SAME_PLACE = 0.1
 _ON = 1e-3
 """Share of a voxel within which a centre lies on a contour: positions in mm are rounded."""
 
-_EDGES = 4096
+_EDGES = 256
 """Edges of contours that are looked at in one go."""
 
 _NAME = "BAPS"
