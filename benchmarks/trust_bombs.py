@@ -55,6 +55,7 @@ _SAMPLE = Path(__file__).resolve().parents[1] / "sample-data" / "dicom" / "ct_01
 _JPEG_BASELINE, _JPEG_LOSSLESS, _JPEG_LS = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.80"
 _JPEG_2000, _HTJ2K, _RLE = "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.5"
 _DEFLATED, _DEFLATED_FRAMES = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.8.1"
+_IMPLICIT = "1.2.840.10008.1.2"
 _SEG, _RTSTRUCT = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.481.3"
 
 
@@ -250,6 +251,7 @@ def _saved(folder: Path, image: Any, syntax: str) -> Path:
     path = folder / "bomb.dcm"
     if syntax:
         image.file_meta.TransferSyntaxUID = UID(syntax)
+        image.is_implicit_VR = syntax == _IMPLICIT  # Whose values may be long.
     if syntax not in (_DEFLATED_FRAMES, _HTJ2K):
         image.save_as(path)
         return path
@@ -308,7 +310,7 @@ def _structures(folder: Path, contours: Sequence[NDArray[np.float64]]) -> Path:
         roi.ContourSequence = [contour]
         said.append(structure)
         drawn.append(roi)
-    return _dicom(folder, SOPClassUID=_RTSTRUCT, StructureSetROISequence=said, ROIContourSequence=drawn)
+    return _dicom(folder, _IMPLICIT, SOPClassUID=_RTSTRUCT, StructureSetROISequence=said, ROIContourSequence=drawn)
 
 
 def _zigzag(points: int, side: float) -> NDArray[np.float64]:

@@ -40,7 +40,7 @@ _ON = 1e-3
 
 _ALGORITHMS = {True: "SEMIAUTOMATIC", False: "MANUAL", None: ""}
 """By whether a model made a mask."""
-_EDGES = 4096
+_EDGES = 256
 """Edges of contours that are looked at in one go."""
 
 _NAME = "BAPS"
