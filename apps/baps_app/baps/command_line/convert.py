@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from ..errors import InputError
-from ..volume import Volume
+
+if TYPE_CHECKING:
+    from ..volume import Volume
 
 console = Console(soft_wrap=True, highlight=False)
 
