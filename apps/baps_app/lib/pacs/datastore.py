@@ -122,6 +122,11 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         self._looking: threading.Thread | None = None
         self._look_failed: BapsError | None = None
         super().__init__(client=client, search_filter={}, cache_path=cache)
+        # The host watches the cache for files that come or go, which only this server changes. A watch takes one of the
+        # 128 that a user of Linux has.
+        if self._observer.is_alive():
+            self._observer.stop()
+            self._observer.join()
         register = Register(Path(self._datastore_path) / "labels.sqlite", repr(sorted(studies.filters.items())))
         self._labels = LabelIndex(client, studies, self._list, register, self._image_of_label)
         self._outbox = Outbox(Path(self._datastore_path) / "unsent", client, self._read_back, self.saving)
