@@ -8,14 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from baps.errors import InputError, StorageError
-from baps.formats import SeveralVolumesError, read_dicom, read_volume, write_nifti
+from baps.formats import VOLUME, SeveralVolumesError, read_dicom, read_volume, volume_id, write_nifti
 from baps.replacing import replacing
 
 FOLDER = ".converted"
 _INDEX = "volumes.json"
-
-VOLUME = "-volume"
-"""What stands between the name of a source and the number of a volume in the name of an image."""
 
 _VERSION = "2"
 """Of where voxels are put: what another version converted is converted again."""
@@ -108,11 +105,6 @@ class Conversions:
         except (OSError, ValueError, TypeError, AttributeError):
             self._index, self._stamp = {}, 0
         return self._index
-
-
-def volume_id(stem: str, number: int) -> str:
-    """The name of the image that is one volume of several."""
-    return f"{stem}{VOLUME}{number}"
 
 
 def volume_number(image_id: str) -> int | None:

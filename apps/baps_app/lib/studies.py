@@ -26,6 +26,7 @@ from baps.formats import (
     read_label_map,
     read_patient,
     read_place,
+    volume_id,
 )
 from baps.label_export import label_as_rtstruct
 from baps.label_history import Version
@@ -33,7 +34,7 @@ from baps.label_map import LabelMap
 from baps.replacing import replacing
 from baps.volume import Volume
 from lib.conversions import FOLDER as CONVERTED
-from lib.conversions import Conversions, SeveralImagesError, volume_id
+from lib.conversions import Conversions, SeveralImagesError
 from lib.label_checks import Checked, LabelChecks
 from lib.label_info import LabelInfo, read_label_info
 from lib.whole_list import WholeList

@@ -14,13 +14,12 @@ from scipy.spatial.transform import Rotation
 
 from baps.errors import InputError
 from baps.formats import (
+    STRAIGHTENED,
     SeveralVolumesError,
     dicom,
     read_dicom,
     read_each_volume,
-    read_stack,
     read_volume,
-    read_volumes,
     write_nifti,
 )
 from baps.formats.dicom_pixels import decode
@@ -28,6 +27,10 @@ from trust_displacements import Slice, misplaced, write_enhanced, write_series
 
 CASES = Path(__file__).parents[4] / "shared" / "cases"
 RANDOM = np.random.default_rng(0)
+
+
+def _titles(path: Path) -> list[str]:
+    return [title for title, _ in read_each_volume(path)]
 
 
 def _slices(count: int = 6, first: int = 0, step: tuple[float, float, float] = (0, 0, 3)) -> list[Slice]:
@@ -81,7 +84,7 @@ def test_time_points_and_echoes_are_volumes_of_their_own(tmp_path: Path, mark: s
     with pytest.raises(SeveralVolumesError, match="holds 2 volumes .*an image is one. Choose one of them") as raised:
         read_volume(path)
     assert sorted(float(title.split()[-1]) for title in raised.value.titles) == [4, 9]
-    assert read_volumes(path) == list(raised.value.titles)
+    assert _titles(path) == list(raised.value.titles)
     for number, title in enumerate(raised.value.titles, start=1):
         own = [piece for piece in slices if piece.marks[0][1] == float(title.split()[-1])]
         assert misplaced([read_dicom(path, number)], own) == ""
@@ -117,7 +120,7 @@ def test_frames_that_only_three_attributes_tell_apart(tmp_path: Path) -> None:
     slices = [piece for volume in volumes for piece in volume]
     write_enhanced(tmp_path / "a.dcm", [slices[place] for place in RANDOM.permutation(len(slices))], RANDOM)
     found = [read_dicom(tmp_path / "a.dcm", number) for number in range(1, 9)]
-    assert len(read_volumes(tmp_path / "a.dcm")) == 8
+    assert len(_titles(tmp_path / "a.dcm")) == 8
     for volume in volumes:
         assert any(misplaced([one], volume) == "" for one in found)
 
@@ -129,7 +132,7 @@ def test_phases_whose_times_differ_from_slice_to_slice(tmp_path: Path) -> None:
     ]
     slices = [piece for phase in phases for piece in phase]
     write_series(tmp_path / "a", [slices[place] for place in RANDOM.permutation(len(slices))])
-    assert sorted(read_volumes(tmp_path / "a")) == [f"TriggerTime {number} of 3" for number in (1, 2, 3)]
+    assert sorted(_titles(tmp_path / "a")) == [f"TriggerTime {number} of 3" for number in (1, 2, 3)]
     for title, volume in read_each_volume(tmp_path / "a"):
         assert misplaced([volume], phases[int(title.split()[1]) - 1]) == ""
     write_series(tmp_path / "b", slices[:-1])
@@ -157,7 +160,7 @@ def test_stacks_of_several_orientations_are_volumes_of_their_own(tmp_path: Path)
     turned = np.eye(3)[[1, 2, 0]]
     scout = [replace(_slices(1, 6)[0], orientation=turned[:2], position=np.array([7.0, 8, 9]))]
     write_enhanced(tmp_path / "a.dcm", _slices() + scout, RANDOM)
-    assert read_volumes(tmp_path / "a.dcm") == ["axial, 6 of 6 x 5", "sagittal, 1 of 6 x 5"]
+    assert _titles(tmp_path / "a.dcm") == ["axial, 6 of 6 x 5", "sagittal, 1 of 6 x 5"]
     assert misplaced([read_dicom(tmp_path / "a.dcm", 1)], _slices()) == ""
     assert misplaced([read_dicom(tmp_path / "a.dcm", 2)], scout) == ""
 
@@ -191,8 +194,8 @@ def test_an_object_in_several_files_is_one_volume(tmp_path: Path) -> None:
 def test_a_tilted_stack_is_straightened_by_whole_pixels(tmp_path: Path, step: tuple[float, float, float]) -> None:
     slices = _slices(9, step=step)
     write_series(tmp_path / "a", slices)
-    volume, stack = read_volume(tmp_path / "a"), read_stack(tmp_path / "a")
-    assert stack.straightened
+    volume = read_volume(tmp_path / "a")
+    assert STRAIGHTENED in volume.notes
     assert any("straightened" in note for note in volume.notes)
     assert misplaced([volume], slices) == ""
     write_nifti(tmp_path / "a.nii.gz", volume)
@@ -263,7 +266,7 @@ def test_reconstructed_slices_of_nuclear_medicine(tmp_path: Path) -> None:
         "RECON GATED TOMO",
         {"SliceVector": [1, 2, 3, 1, 2, 3], "TimeSlotVector": [1, 1, 1, 2, 2, 2]},
     )
-    assert read_volumes(path) == ["TimeSlotVector 1", "TimeSlotVector 2"]
+    assert _titles(path) == ["TimeSlotVector 1", "TimeSlotVector 2"]
     assert read_dicom(path, 2).shape == (6, 5, 3)
     flat = read_volume(_nuclear(tmp_path / "c.dcm", "STATIC", {"DetectorVector": [1, 1, 1, 2, 2, 2]}))
     assert flat.spacing == pytest.approx((0.9, 1.5, 1))
@@ -300,7 +303,7 @@ def test_an_ultrasound_volume(tmp_path: Path) -> None:
 
 def test_films_of_one_series_are_images_of_their_own(tmp_path: Path) -> None:
     write_series(tmp_path / "a", [replace(piece, position=None) for piece in _slices(3)])
-    assert read_volumes(tmp_path / "a") == [f"InstanceNumber {number}" for number in (1, 2, 3)]
+    assert _titles(tmp_path / "a") == [f"InstanceNumber {number}" for number in (1, 2, 3)]
     assert read_dicom(tmp_path / "a", 2).shape == (6, 5, 1)
 
 

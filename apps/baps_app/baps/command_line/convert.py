@@ -27,7 +27,7 @@ def convert(
     tilted stack is straightened: its slices are moved by whole pixels to where they lie. One that cannot be read, as it
     lacks slices, holds up no other.
     """
-    from ..formats import SeveralVolumesError, file_stem, read_each_volume, read_volume, write_nifti
+    from ..formats import SeveralVolumesError, file_stem, read_each_volume, read_volume, volume_id, write_nifti
 
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file. Give a folder for the NIfTI files.")
@@ -37,7 +37,7 @@ def convert(
     try:
         volumes = [("", read_volume(image))]
     except SeveralVolumesError as error:
-        names = [f"{stem}-volume{number}.nii.gz" for number, _ in enumerate(error.titles, start=1)]
+        names = [f"{volume_id(stem, number)}.nii.gz" for number, _ in enumerate(error.titles, start=1)]
         volumes = read_each_volume(image)
     for name in names:
         if (out / name).exists():

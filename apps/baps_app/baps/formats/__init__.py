@@ -1,13 +1,13 @@
 """Images and labels on disk: NIfTI, NRRD, MetaImage, DICOM, and pictures (PNG, JPEG, TIFF, NPZ)."""
 
 from .dicom import (
+    VOLUME,
     SeveralVolumesError,
     is_dicom_folder,
     read_dicom,
     read_each_volume,
     read_patient,
-    read_stack,
-    read_volumes,
+    volume_id,
 )
 from .dicom_stacks import STRAIGHTENED
 from .labels import label_stem, read_label_map, read_labels, write_label_map
@@ -20,6 +20,7 @@ from .viewers import opens_in_viewers
 __all__ = [
     "IMAGE_SUFFIXES",
     "STRAIGHTENED",
+    "VOLUME",
     "SeveralVolumesError",
     "file_stem",
     "images_folder",
@@ -34,9 +35,8 @@ __all__ = [
     "read_nifti_notes",
     "read_patient",
     "read_place",
-    "read_stack",
     "read_volume",
-    "read_volumes",
+    "volume_id",
     "write_label_map",
     "write_nifti",
     "write_nrrd",

@@ -27,6 +27,9 @@ from .dicom_stacks import Stack, list_volumes, split_volumes, stack_frames
 
 DICOM_SUFFIX = ".dcm"
 
+VOLUME = "-volume"
+"""What stands between the name of a source and the number of a volume in the name of an image."""
+
 _LOOKED_AT = 16
 """Files of a folder that are opened to tell whether it holds DICOM."""
 
@@ -44,6 +47,11 @@ class SeveralVolumesError(InputError):
             "write each into a file of its own: baps convert."
         )
         self.titles = tuple(titles)
+
+
+def volume_id(stem: str, number: int) -> str:
+    """Name the image that is one volume of several, counted from 1."""
+    return f"{stem}{VOLUME}{number}"
 
 
 def is_dicom_folder(path: Path) -> bool:
@@ -68,30 +76,6 @@ def read_patient(path: Path) -> str | None:
     return None
 
 
-def read_volumes(path: Path) -> list[str]:
-    """Read how many volumes a DICOM folder or file holds, from its headers.
-
-    Returns:
-        What tells each volume from the others; [""] if there is one.
-
-    Raises:
-        InputError: as ``read_dicom``.
-    """
-    return list(split_volumes(path.name, _frames(path)[0]))
-
-
-def read_stack(path: Path, number: int | None = None) -> Stack:
-    """Read where the voxels of a volume lie, from the headers of a DICOM folder or file.
-
-    Args:
-        path, number: as in ``read_dicom``.
-
-    Raises:
-        InputError: as ``read_dicom``.
-    """
-    return _stack(path, number)[0]
-
-
 def read_dicom(path: Path, number: int | None = None) -> Volume:
     """Read a volume of the series in a folder, or of a single file.
 
@@ -100,7 +84,7 @@ def read_dicom(path: Path, number: int | None = None) -> Volume:
 
     Args:
         path: the folder or the file.
-        number: of the volume, from 1, in the order of ``read_volumes``, where there are several.
+        number: of the volume, from 1, in the order of ``read_each_volume``, where there are several.
 
     Raises:
         SeveralVolumesError: if there are several volumes and none was chosen.

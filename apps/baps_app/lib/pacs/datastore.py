@@ -30,12 +30,13 @@ from pydicom.dataset import Dataset, FileDataset
 from baps.collected import notes
 from baps.errors import BapsError, InputError, NotFoundError, StorageError
 from baps.formats import (
+    SeveralVolumesError,
     read_each_volume,
     read_label_map,
     read_labels,
     read_patient,
     read_volume,
-    read_volumes,
+    volume_id,
     write_nifti,
 )
 from baps.formats.dicom_seg import stack_references, write_segmentation
@@ -46,7 +47,7 @@ from baps.pacs_studies import PacsStudies, Worklist, read_pacs_studies
 from baps.replacing import replacing
 from baps.volume import Volume
 from lib.candidates import Candidates
-from lib.conversions import SeveralImagesError, volume_id, volume_number
+from lib.conversions import SeveralImagesError, volume_number
 from lib.label_info import LabelInfo, name_values, read_label_info
 from lib.pacs.client import connect, pacs_answers
 from lib.pacs.exported import exported_objects
@@ -348,20 +349,23 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
             info: dict[str, Any] = dict(series.shown)
             info |= {"SeriesInstanceUID": series.uid, "instances": series.count, "converted": _CONVERTED}
             info["PatientID"] = read_patient(fetched) or info["PatientID"]  # Not every PACS lists it.
-            titles = read_volumes(fetched)
-            if len(titles) == 1:
-                write_nifti(whole, read_volume(fetched))
+            try:
+                volume = read_volume(fetched)
+            except SeveralVolumesError as error:
+                titles = error.titles
+            else:
+                write_nifti(whole, volume)
                 self._keep_image(series.uid, whole, info)
                 return
             refused: dict[Path, InputError] = {}
-            for number, (title, volume) in enumerate(read_each_volume(fetched), start=1):
+            for number, (title, found) in enumerate(read_each_volume(fetched), start=1):
                 image_id = volume_id(series.uid, number)
-                if isinstance(volume, InputError):
-                    refused[folder / f"{image_id}.nii.gz"] = volume
-                    self._note_unusable(image_id, series, volume)
+                if isinstance(found, InputError):
+                    refused[folder / f"{image_id}.nii.gz"] = found
+                    self._note_unusable(image_id, series, found)
                 else:
                     self._unusable.pop(image_id, None)
-                    write_nifti(whole, volume)
+                    write_nifti(whole, found)
                 self._keep_image(image_id, whole, {**info, "volume": title})
         if target in refused:
             raise refused[target]

@@ -13,8 +13,8 @@ from typing import Any
 from dicomweb_client import DICOMwebClient
 
 from baps.errors import BapsError
+from baps.formats import VOLUME
 from baps.pacs_studies import PacsStudies, Worklist, json_values
-from lib.conversions import VOLUME
 from lib.pacs.client import pacs_answers, status_code
 
 NO_IMAGES = frozenset(
