@@ -20,13 +20,14 @@ def try_attacks(folder: Path) -> dict[str, Any]:
         return {"attacks_tried": 0, "attacks_succeeded": 0, "succeeded": [], "missing": True}
     sys.path.insert(0, str(_TESTS))
     attacks: Any = importlib.import_module("attacks")
+    every: Any = importlib.import_module("all_attacks").ATTACKS
     attacked: Any = importlib.import_module("attacked")
     tried, succeeded = 0, []
     for number, kind in enumerate(attacks.Site):
         own = folder / str(number)
         own.mkdir(parents=True)
         with attacked.attacked(own, kind, False) as target:
-            for attack in attacks.ATTACKS:
+            for attack in every:
                 if attack.site is kind:
                     tried += 1
                     if attacks.tried(attack, target).succeeded:

@@ -24,7 +24,7 @@ def attacked(folder: Path, site: Site, stock: bool) -> Iterator[Target]:
     """Start a server below a folder; what lies in ``outside`` there is none of its business.
 
     Ours beside a PACS has users, as every server that more than one machine reaches; on a folder of studies it is as
-    ``make serve`` starts it, open to its own machine.
+    ``make serve`` starts it, open to its own machine, but for ``Site.USERS``.
 
     Args:
         folder: an empty one.
@@ -36,7 +36,7 @@ def attacked(folder: Path, site: Site, stock: bool) -> Iterator[Target]:
         made.mkdir()
     for image in _IMAGES:
         shutil.copy(_SAMPLES / "images" / f"{image}.nii.gz", studies)
-    if site is Site.FOLDER:
+    if site is not Site.PACS:
         (studies / "labels" / "final").mkdir(parents=True)
         shutil.copy(_SAMPLES / "labels" / f"{_IMAGES[1]}.nii.gz", studies / "labels" / "final")
     _lay_out(outside)
@@ -49,9 +49,10 @@ def attacked(folder: Path, site: Site, stock: bool) -> Iterator[Target]:
         weights, models, click = app / "bright.ts", ("liver", "spleen"), {}
     else:
         settings = {"labels": "spleen=2,liver=1", "adapters": str(folder / "adapters"), "weights": str(weights)}
-        if site is Site.PACS:
+        if site is not Site.FOLDER:
             users = Users(folder / "users.json")
-            tokens = {role.value: users.add(role.value, role) for role in (Role.ADMIN, Role.ANNOTATOR)}
+            tokens = {role.value: users.add(role.value, role) for role in Role}
+            tokens["other"] = users.add("other", Role.ANNOTATOR)
             settings["users"] = str(users.file)
     with ExitStack() as stack:
         served = f"{stack.enter_context(little_pacs())}/dicom-web" if site is Site.PACS else str(studies)
@@ -63,7 +64,7 @@ def attacked(folder: Path, site: Site, stock: bool) -> Iterator[Target]:
         }
         address = f"http://127.0.0.1:{port}"
         page = f"{address}/{'info' if stock else 'auth'}/"
-        stack.enter_context(running(command, environment, page, folder / "server.log"))
+        process = stack.enter_context(running(command, environment, page, folder / "server.log"))
         yield Target(
             address=address,
             images=cache if site is Site.PACS else studies,
@@ -76,6 +77,9 @@ def attacked(folder: Path, site: Site, stock: bool) -> Iterator[Target]:
             click=click,
             token=tokens["admin"],
             annotator=tokens["annotator"],
+            users={name: token for name, token in tokens.items() if token},
+            folder=folder,
+            process_id=process.pid,
         )
 
 

@@ -37,6 +37,7 @@ class Site(Enum):
 
     FOLDER = "a folder of studies"
     PACS = "a PACS"
+    USERS = "a folder of studies, for users who sign in"
 
 
 @dataclass
@@ -55,6 +56,9 @@ class Target:
         token: of somebody who may do everything, or "" where nobody has to sign in.
         annotator: of somebody who may only annotate, or "".
         replies: to what the attacks sent.
+        users: tokens by name, where users sign in: ``admin``, ``trainer``, ``annotator`` and ``other``, an annotator.
+        folder: holds everything that the server writes; below it ``adapters``, ``studies`` and ``server.log``.
+        process_id: of the server.
     """
 
     address: str
@@ -69,6 +73,9 @@ class Target:
     token: str = ""
     annotator: str = ""
     replies: list[requests.Response] = field(default_factory=list)
+    users: Mapping[str, str] = field(default_factory=dict)
+    folder: Path = Path()
+    process_id: int = 0
 
     def ask(self, method: str, path: str, query: Mapping[str, str] | None = None, **sent: object) -> requests.Response:
         """Send what belongs to an attack; dots and escapes of the path stay as they are."""
@@ -142,7 +149,7 @@ def tried(attack: Attack, target: Target) -> Result:
     return Result(attack.attempt(target), tuple(target.replies))
 
 
-def _attack(
+def attack(
     site: Site, not_on_stock: str = "", passed_over: bool = False
 ) -> Callable[[Callable[[Target], bool]], Callable[[Target], bool]]:
     def listed(attempt: Callable[[Target], bool]) -> Callable[[Target], bool]:
@@ -156,7 +163,7 @@ def _attack(
 # What is written where it must not be.
 
 
-@_attack(Site.FOLDER)
+@attack(Site.FOLDER)
 def image_outside(target: Target) -> bool:
     """Upload an image under a name that leads out of the studies."""
     content = _new_content()
@@ -167,7 +174,7 @@ def image_outside(target: Target) -> bool:
     return target.has_outside(content)
 
 
-@_attack(Site.FOLDER)
+@attack(Site.FOLDER)
 def label_outside(target: Target) -> bool:
     """Upload a label with a tag that leads out of the studies."""
     content = _new_content()
@@ -178,7 +185,7 @@ def label_outside(target: Target) -> bool:
     return target.has_outside(content)
 
 
-@_attack(Site.FOLDER)
+@attack(Site.FOLDER)
 def archive_outside(target: Target) -> bool:
     """Open a session with an archive whose files leave the folder that it is unpacked into."""
     content = _new_content()
@@ -194,7 +201,7 @@ def archive_outside(target: Target) -> bool:
     return target.has_outside(content)
 
 
-@_attack(Site.FOLDER, passed_over=True)
+@attack(Site.FOLDER, passed_over=True)
 def answer_outside(target: Target) -> bool:
     """Have an answer saved as a label, with a tag that leads out of the studies."""
     place = target.outside / _new_name()
@@ -204,7 +211,7 @@ def answer_outside(target: Target) -> bool:
     return place.exists()
 
 
-@_attack(
+@attack(
     Site.FOLDER,
     not_on_stock="The extension follows a random name, so it begins in a folder that is not there.",
     passed_over=True,
@@ -216,7 +223,7 @@ def extension_outside(target: Target) -> bool:
     return place.exists()
 
 
-@_attack(Site.FOLDER)
+@attack(Site.FOLDER)
 def code_through_training(target: Target) -> bool:
     """Upload a program as an image, and have the training's process load it."""
     name = _new_name()
@@ -232,7 +239,7 @@ def code_through_training(target: Target) -> bool:
     return done
 
 
-@_attack(Site.FOLDER)
+@attack(Site.FOLDER)
 def folder_removed(target: Target) -> bool:
     """Have a folder taken for a session that has lost its image, which is then removed."""
     prey = target.outside / _new_name()
@@ -253,21 +260,21 @@ def folder_removed(target: Target) -> bool:
 # What is read that must not be.
 
 
-@_attack(Site.FOLDER)
+@attack(Site.FOLDER)
 def infer_on_a_path(target: Target) -> bool:
     """Have a file segmented that is no image of the studies, by its path."""
     paths = (str(target.secret), os.path.relpath(target.secret, target.images), f"file://{target.secret}")
     return any(_is_of_secret(target.infer({"image": path})) for path in paths)
 
 
-@_attack(Site.FOLDER, passed_over=True)
+@attack(Site.FOLDER, passed_over=True)
 def params_name_another_image(target: Target) -> bool:
     """Ask about one image, and name the path of another in the params."""
     secret = str(target.secret)
     return any(_is_of_secret(target.infer({"image": target.image}, image=named)) for named in (secret, [secret]))
 
 
-@_attack(Site.FOLDER, passed_over=True)
+@attack(Site.FOLDER, passed_over=True)
 def params_name_another_model(target: Target) -> bool:
     """Ask one model, and name another in the params."""
 
@@ -281,7 +288,7 @@ def params_name_another_model(target: Target) -> bool:
     return one != other and answered(target.model, {"model": target.other_model}) == other
 
 
-@_attack(
+@attack(
     Site.FOLDER, not_on_stock="The store of a folder looks names up in its list, which only those have that it took."
 )
 def image_by_path(target: Target) -> bool:
@@ -289,7 +296,7 @@ def image_by_path(target: Target) -> bool:
     return _fetched(target, "image", {})
 
 
-@_attack(
+@attack(
     Site.FOLDER, not_on_stock="The store of a folder looks names up in its list, which only those have that it took."
 )
 def label_by_path(target: Target) -> bool:
@@ -303,13 +310,13 @@ def label_by_path(target: Target) -> bool:
     return any([*with_tags, *by_tag])
 
 
-@_attack(Site.PACS)
+@attack(Site.PACS)
 def image_of_another_cache(target: Target) -> bool:
     """Fetch an image that the server did not fetch from its PACS, by its path."""
     return _fetched(target, "image", {})
 
 
-@_attack(Site.FOLDER, not_on_stock="A slip: slashes of the path become colons. The other pages are a library's.")
+@attack(Site.FOLDER, not_on_stock="A slip: slashes of the path become colons. The other pages are a library's.")
 def file_through_the_pages(target: Target) -> bool:
     """Fetch a file from where the viewers' pages are fetched."""
     steps = ("..%2f", "%2e%2e/", "..%252f", "..%5c", "../")
@@ -318,20 +325,20 @@ def file_through_the_pages(target: Target) -> bool:
     return any(_is_secret(target, target.ask("GET", path)) for path in paths)
 
 
-@_attack(Site.FOLDER)
+@attack(Site.FOLDER)
 def weights_taken(target: Target) -> bool:
     """Carry the model's weights away."""
     return target.ask("GET", f"/model/{target.model}").content == target.weights.read_bytes()
 
 
-@_attack(Site.FOLDER)
+@attack(Site.FOLDER)
 def logs_read(target: Target) -> bool:
     """Read the server's log, which names images."""
     replies = [target.ask("GET", path, {"text": "true"}) for path in ("/logs/", "/logs")]
     return any(reply.ok and target.image in reply.text for reply in replies)
 
 
-@_attack(Site.FOLDER, not_on_stock="The readers of images open files and no addresses.")
+@attack(Site.FOLDER, not_on_stock="The readers of images open files and no addresses.")
 def server_asks_an_address(target: Target) -> bool:
     """Have the server fetch an image from an address that only it may reach."""
     with _listening() as (address, heard):
@@ -345,7 +352,7 @@ def server_asks_an_address(target: Target) -> bool:
 # What is changed or removed that must not be.
 
 
-@_attack(Site.FOLDER)
+@attack(Site.FOLDER)
 def weights_replaced(target: Target) -> bool:
     """Replace the model's weights."""
     before, content = target.weights.read_bytes(), _new_content()
@@ -355,13 +362,13 @@ def weights_replaced(target: Target) -> bool:
     return done
 
 
-@_attack(Site.FOLDER)
+@attack(Site.FOLDER)
 def weights_removed(target: Target) -> bool:
     """Remove the model's weights."""
     return _removed(target, target.weights, f"/model/{target.model}", {})
 
 
-@_attack(Site.FOLDER)
+@attack(Site.FOLDER)
 def label_replaced_by_junk(target: Target) -> bool:
     """Upload what is no label in place of one."""
     before, content = _label(target).read_bytes(), _new_content()
@@ -373,13 +380,13 @@ def label_replaced_by_junk(target: Target) -> bool:
     return done
 
 
-@_attack(Site.FOLDER)
+@attack(Site.FOLDER)
 def label_removed(target: Target) -> bool:
     """Remove a label."""
     return _removed(target, _label(target), "/datastore/label", {"id": target.other_image, "tag": "final"})
 
 
-@_attack(Site.FOLDER)
+@attack(Site.FOLDER)
 def image_replaced(target: Target) -> bool:
     """Upload other voxels under the name of an image that is there."""
     file = target.images / f"{target.other_image}.nii.gz"
@@ -392,7 +399,7 @@ def image_replaced(target: Target) -> bool:
     return done
 
 
-@_attack(Site.FOLDER)
+@attack(Site.FOLDER)
 def image_removed(target: Target) -> bool:
     """Remove an image of the studies."""
     label = _label(target).read_bytes()
@@ -403,7 +410,7 @@ def image_removed(target: Target) -> bool:
     return done
 
 
-@_attack(Site.FOLDER)
+@attack(Site.FOLDER)
 def reload_without_a_role(target: Target) -> bool:
     """Have the application dropped, and built anew at the next request."""
     return target.ask("POST", "/reload").ok
@@ -412,7 +419,7 @@ def reload_without_a_role(target: Target) -> bool:
 # What pages of the web make a browser do.
 
 
-@_attack(Site.FOLDER)
+@attack(Site.FOLDER)
 def foreign_page_reads(target: Target) -> bool:
     """Have a browser show a page of another origin what the server answers, with the user's credentials."""
     return any(
@@ -421,14 +428,14 @@ def foreign_page_reads(target: Target) -> bool:
     )
 
 
-@_attack(Site.FOLDER)
+@attack(Site.FOLDER)
 def foreign_page_may_remove(target: Target) -> bool:
     """Ask, as browsers do for a page of another origin, whether it may remove images."""
     headers = {"Origin": EVIL, "Access-Control-Request-Method": "DELETE"}
     return _lets_in(target.ask("OPTIONS", "/datastore/image", {"id": target.image}, headers=headers), EVIL)
 
 
-@_attack(Site.FOLDER)
+@attack(Site.FOLDER)
 def foreign_page_starts_training(target: Target) -> bool:
     """Start a training from a page of another origin; browsers do not ask for leave to send such a form."""
     reply = target.ask("POST", f"/train/{target.model}", headers={"Origin": EVIL, "Content-Type": "text/plain"})
@@ -437,7 +444,7 @@ def foreign_page_starts_training(target: Target) -> bool:
     return done
 
 
-@_attack(Site.FOLDER)
+@attack(Site.FOLDER)
 def name_that_means_this_machine(target: Target) -> bool:
     """Read from a page whose own name was made to mean this machine (DNS rebinding), so that its origin is the same."""
     headers = {"Host": "evil.example:8000", "Origin": f"{EVIL}:8000"}
@@ -451,7 +458,7 @@ def name_that_means_this_machine(target: Target) -> bool:
 _OUT_OF_DICOMWEB = ("..%2f", "%2e%2e/", "../", "studies/..%2f..%2f", "..%252f", "studies/%2e%2e/%2e%2e/")
 
 
-@_attack(Site.PACS)
+@attack(Site.PACS)
 def pacs_own_api(target: Target) -> bool:
     """Ask for the PACS's own API through the way to its DICOMweb."""
     paths = [
@@ -460,7 +467,7 @@ def pacs_own_api(target: Target) -> bool:
     return any("DicomAet" in target.ask("GET", path).text for path in paths)
 
 
-@_attack(Site.PACS)
+@attack(Site.PACS)
 def pacs_own_api_by_post(target: Target) -> bool:
     """List all patients with the PACS's own API, which needs a POST."""
     said = json.dumps({"Level": "Patient", "Query": {}}).encode()
@@ -468,20 +475,20 @@ def pacs_own_api_by_post(target: Target) -> bool:
     return any(_is_list(target.ask("POST", path, data=said)) for path in paths)
 
 
-@_attack(Site.PACS)
+@attack(Site.PACS)
 def pacs_other_servers(target: Target) -> bool:
     """Reach the part of the PACS's DICOMweb that sends images to other hospitals."""
     return any(_is_list(target.ask("GET", f"/proxy/dicom/{kind}servers")) for kind in ("", "wado/", "qido/"))
 
 
-@_attack(Site.PACS)
+@attack(Site.PACS)
 def without_signing_in(target: Target) -> bool:
     """Read the PACS's list of patients without a login."""
     paths = ("/proxy/dicom/studies", "/proxy/dicom/qido/studies")
     return any(_is_list(target.ask("GET", path, token="")) for path in paths)
 
 
-@_attack(Site.PACS)
+@attack(Site.PACS)
 def training_without_a_role(target: Target) -> bool:
     """Start a training as one who may only annotate, and as nobody."""
     done = False

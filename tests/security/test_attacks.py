@@ -1,4 +1,4 @@
-"""Every attack succeeds on MONAI Label as it comes, and fails here."""
+"""Every attack of the first round succeeds on MONAI Label as it comes; every attack fails here."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from all_attacks import ATTACKS
 from attacked import attacked
-from attacks import ATTACKS, Attack, Site, Target, tried
+from attacks import Attack, Site, Target, tried
 
 pytestmark = pytest.mark.slow
 
@@ -47,6 +48,7 @@ def _contents(target: Target) -> dict[Path, str]:
         pytest.param(site, stock, attack, id=f"{'stock' if stock else 'ours'}-{attack.name}")
         for site in Site
         for stock in (True, False)
+        if not (stock and site is Site.USERS)
         for attack in ATTACKS
         if attack.site is site
     ],
@@ -60,6 +62,9 @@ def test_it_succeeds_as_it_comes_and_fails_here(start: Start, site: Site, stock:
         assert result.succeeded == (not attack.not_on_stock), said
         return
     assert not result.succeeded, said
+    if site is Site.USERS:  # Much of what these send is allowed, once; each says by its effect whether it succeeded.
+        assert all(reply.status_code < 500 or reply.status_code in (503, 507) for reply in result.replies), said
+        return
     assert _contents(target) == before
     for reply in result.replies:
         if attack.passed_over and reply.ok:

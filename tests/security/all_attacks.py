@@ -1,0 +1,7 @@
+"""All attacks: those that MONAI Label as it comes falls to, and those of the second round, of users with a role."""
+
+from __future__ import annotations
+
+from attacks import ATTACKS
+
+__all__ = ["ATTACKS"]
