@@ -55,6 +55,7 @@ from web.login import Login
 from web.ohif import configure_ohif, ohif_file
 from web.pacs import forward_to_pacs
 from web.pages import docs_page, start_page
+from web.pathless import close_session, image_info, list_datastore, stop_training, training_status, without_folders
 from web.root_path import RootPath
 from web.signing_in import SigningIn
 from web.training import next_sample, start_all_training, start_training
@@ -103,14 +104,19 @@ for method in ("GET", "HEAD"):
     _replace("/datastore/label", method, label_for_viewer)
 _replace("/datastore/label/rtstruct", "GET", label_for_radiotherapy)
 _replace("/datastore/dataset", "GET", all_labelled)
-_replace("/session/", "PUT", open_session)
-_replace("/session/{session_id}", "GET", read_session)
+_replace("/session/", "PUT", without_folders(open_session))
+_replace("/session/{session_id}", "GET", without_folders(read_session))
+_replace("/session/{session_id}", "DELETE", close_session)
+_replace("/datastore/", "GET", list_datastore)
+_replace("/datastore/image/info", "GET", image_info)
 _replace("/ohif/{path:path}", "GET", ohif_file)
 _replace("/ohif/app-config.js", "GET", configure_ohif)
 _replace("/progress/", "GET", progress)
 _replace("/progress/{job}", "DELETE", cancel)
 _replace("/train/{model}", "POST", start_training)
 _replace("/train/", "POST", start_all_training)
+_replace("/train/", "GET", training_status)
+_replace("/train/", "DELETE", stop_training)
 for method in ("GET", "POST"):
     _replace("/proxy/dicom/{path:path}", method, forward_to_pacs)
 _replace("/audit", "GET", _audit.read)
