@@ -20,11 +20,14 @@ from web.audit import Audit
 from web.kinds import kind_of_request
 from web.names import checked_name
 from web.root_path import path_below, root_path
-from web.signing_in import SigningIn, cookie_of, cookies_count, is_foreign
+from web.signing_in import SigningIn, cookie_of, cookies_count, is_foreign, is_framed, is_link
 
 _NAMED = ("image", "id", "label", "tag", "session_id")
 _PAGE = re.compile(r"/|/docs|/ohif(/.*)?")
 """What a person opens in a browser, who is sent to the login page."""
+
+_LINKED = re.compile(rf"{_PAGE.pattern}|/login(/openid/return)?")
+"""Pages that a link on a page of another origin may lead to."""
 
 _UIDS = re.compile(r"/(studies|series)/([\d.]+)")
 _IN_QUERY = {
@@ -99,7 +102,7 @@ class Guard:
     async def _refusal(self, scope: Scope, asked: Asked) -> Response | None:
         headers = _headers(scope)
         try:
-            self._check_origin(headers)
+            self._check_origin(scope, headers)
             if asked.kind is None or asked.kind.role is not None:
                 asked.asker = await to_thread.run_sync(self._asker, scope, headers)
             asked.image = self._check_path(scope)
@@ -116,9 +119,21 @@ class Guard:
             return JSONResponse({"detail": str(error)}, 400)
         return None
 
-    def _check_origin(self, headers: Mapping[str, str]) -> None:
+    def _check_origin(self, scope: Scope, headers: Mapping[str, str]) -> None:
+        """Refuse what pages of other origins have a browser ask, but for links to the pages of this server.
+
+        Browsers say so of what they ask of https and of their own machine (Sec-Fetch-Site); programs say nothing.
+
+        Raises:
+            HTTPException: 403.
+        """
+        if is_framed(headers):
+            raise HTTPException(403, "The pages of this server cannot be shown within those of others.")
         origins = self.rules.origins
-        if is_foreign(headers) and "*" not in origins and headers.get("origin") not in origins:
+        if "*" in origins or headers.get("origin") in origins:
+            return
+        link = scope["method"] in ("GET", "HEAD") and is_link(headers) and _LINKED.fullmatch(path_below(scope))
+        if is_foreign(headers) and not link:
             raise HTTPException(403, "Requests from pages of other origins are refused.")
 
     def _asker(self, scope: Scope, headers: Mapping[str, str]) -> Asker:
@@ -135,7 +150,7 @@ class Guard:
             if kind.lower() == "bearer":
                 return signing_in.with_token(token.strip(), address_of(scope))
             if not kind and cookies_count(scope["method"], headers):
-                asker = signing_in.with_cookie(cookie_of(scope).value(headers.get("cookie", "")))
+                asker = signing_in.with_cookies(cookie_of(scope).values(headers.get("cookie", "")))
                 if asker:
                     return asker
         except BapsError as error:
