@@ -31,6 +31,7 @@ from monailabel.utils.async_tasks.utils import stop_background_task
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
+from baps.audit import AuditFile
 from baps.errors import BapsError
 from baps.serving_command import check_listening
 from baps.settings import check_settings, parse_root_path, read_settings
@@ -67,8 +68,9 @@ try:
     check_settings(_site)
     check_listening(told_host(sys.argv), _site.closed)
     _root = parse_root_path(told_root_path(sys.argv)) or _site.root_path
-    _signing_in, _audit = SigningIn.of(_site), Audit(_site.audit_file)
-    _audit.check()
+    _signing_in = SigningIn.of(_site)
+    _audit = Audit(AuditFile(_site.audit_file, _site.audit_max_mb, _site.audit_keep))
+    _audit.file.check()
 except BapsError as error:
     raise SystemExit(str(error)) from None
 
@@ -78,6 +80,7 @@ async def _lifespan(application: FastAPI) -> AsyncIterator[None]:
     async with _host_lifespan(application):
         yield
         stop_background_task("train")
+    _audit.end()
 
 
 def _replace(path: str, method: str, endpoint: Any) -> None:

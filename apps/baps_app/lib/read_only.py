@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -38,9 +37,6 @@ class ReadOnlyStudies(StudiesDatastore):
         logger.warning("The folder of the studies cannot be written to: no label is saved, no image added.")
         super().__init__(str(own), auto_reload, read_only=True)
         self._reconcile_datastore()
-        if auto_reload:
-            with suppress(OSError):  # Too many folders to watch; they are looked at when the server starts.
-                self._observer.schedule(self._handler, self._datastore.image_path(), recursive=True)
 
     def images_dir(self, folder: Path) -> str:
         return str(images_folder(self._studies))

@@ -33,6 +33,7 @@ from baps.label_history import Version
 from baps.label_map import LabelMap
 from baps.replacing import replacing
 from baps.volume import Volume
+from lib.arrivals import Arrivals
 from lib.conversions import FOLDER as CONVERTED
 from lib.conversions import Conversions, SeveralImagesError
 from lib.label_checks import Checked, LabelChecks
@@ -48,7 +49,7 @@ class StudiesDatastore(WholeList, LocalDatastore):
 
     Args:
         folder: the studies; images may lie in it or in ``images/`` below it.
-        auto_reload: notice files that come or go.
+        auto_reload: notice files that come or go, see ``Arrivals``.
         read_only: write nothing at the start.
     """
 
@@ -56,9 +57,13 @@ class StudiesDatastore(WholeList, LocalDatastore):
         kinds = [f"*{suffix}" for suffix in IMAGE_SUFFIXES]
         self._conversions = Conversions(Path(folder) / CONVERTED)
         self._checks = LabelChecks(Path(folder), read_only)
+        self._lock_file = str(Path(folder) / ".lock")  # The host's, which sets it later.
+        self._arrivals = Arrivals(self._looked_at, self._reconcile_datastore, self.changing)
+        self._no_series: list[Path] = []
         super().__init__(
-            folder, self.images_dir(Path(folder)), extensions=kinds, auto_reload=auto_reload, read_only=read_only
+            folder, self.images_dir(Path(folder)), extensions=kinds, auto_reload=False, read_only=read_only
         )
+        self._reloads = auto_reload
         if not read_only:
             self.history.repair()
 
@@ -66,10 +71,52 @@ class StudiesDatastore(WholeList, LocalDatastore):
         """Where the images lie, as MONAI Label's list says it: below the folder, or an absolute path."""
         return str(images_folder(folder).relative_to(folder))
 
+    def _look(self) -> None:
+        if self._reloads:
+            self._arrivals.look()
+
+    def list_images(self) -> list[str]:
+        """As the host's, with what has come since, and without what has gone."""
+        self._look()
+        listed: list[str] = super().list_images()
+        return listed
+
+    def json(self) -> dict[str, Any]:
+        """As the host's, likewise."""
+        self._look()
+        described: dict[str, Any] = super().json()
+        return described
+
+    def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
+        """As the host's, likewise."""
+        self._look()
+        pairs: list[dict[str, Any]] = super().datalist(full_path)
+        return pairs
+
+    def _reconcile_datastore(self) -> None:
+        with self.changing:
+            if not self._datastore.objects:  # A folder ``images`` may have come to an empty one.
+                self._datastore.images_dir = self.images_dir(Path(self._datastore_path))
+            super()._reconcile_datastore()
+
+    def _looked_at(self) -> list[Path]:
+        """The folders whose times of change tell of images and labels that come or go."""
+        labels = Path(self._datastore.label_path(None))
+        tags = [tag for tag in labels.iterdir() if tag.is_dir()] if labels.is_dir() else []
+        return [Path(self._datastore.image_path()), labels, *tags, *self._no_series]
+
     def _list_files(self, path: str, patterns: list[str]) -> dict[str, str]:
         images = Path(path) == Path(self._datastore.image_path())  # A label is a file, and one alone.
         found: dict[str, str] = {}
-        for file in list_images(Path(path)):
+        there = list_images(Path(path))
+        if images:  # A folder may become a series when the first of its files comes.
+            series = set(there)
+            self._no_series = [one for one in Path(path).iterdir() if one not in series and one.is_dir()]
+        listed, tag = self._datastore.objects, Path(path).name
+        for file in there:
+            known = listed.get(self._to_id(file.name)[0])
+            if (known is None or not (images or tag in known.labels)) and not self._arrivals.is_whole(file):
+                continue
             titles = self._conversions.titles(file) if images else []
             names = [f"{volume_id(file_stem(file), n)}.nii.gz" for n in range(1, len(titles) + 1)]
             if images or file.is_file():
@@ -187,6 +234,7 @@ class StudiesDatastore(WholeList, LocalDatastore):
         return self._checked(patience=float("inf"))
 
     def _checked(self, **patience: float) -> dict[str, Checked]:
+        self._look()
         return self._checks.check(self._labelled_files(), self._read_final, **patience)
 
     def _labelled_files(self) -> dict[str, tuple[str, str]]:

@@ -29,7 +29,15 @@ _PAGE = re.compile(r"/|/docs|/ohif(/.*)?")
 _LINKED = re.compile(rf"{_PAGE.pattern}|/login(/openid/return)?")
 """Pages that a link on a page of another origin may lead to."""
 
-_UID = re.compile(r".*/(?:series|studies)/([\d.]+)")
+_UIDS = re.compile(r"/(studies|series)/([\d.]+)")
+_IN_QUERY = {
+    "StudyInstanceUID": "studies",
+    "0020000D": "studies",
+    "SeriesInstanceUID": "series",
+    "0020000E": "series",
+}
+"""What a search in a PACS may name, by keyword or tag."""
+
 _SMALL = 1 << 20
 """Bytes of a request that brings no image."""
 
@@ -69,7 +77,9 @@ class Guard:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
-        asked = scope["baps.asked"] = Asked(kind_of_request(scope["method"], path_below(scope)))
+        asked = scope["baps.asked"] = Asked(
+            kind_of_request(scope["method"], path_below(scope), scope["query_string"].decode("latin-1"))
+        )
         status = 500
 
         async def counted(message: Message) -> None:
@@ -164,8 +174,7 @@ class Guard:
         for name in _NAMED:
             if query.get(name):
                 checked_name(query[name], name)
-        series = _UID.match(path)
-        return query.get("image") or query.get("label") or query.get("id") or (series[1] if series else "")
+        return _image_named(path, query)
 
     @staticmethod
     def _check_role(scope: Scope, asked: Asked) -> None:
@@ -216,16 +225,23 @@ def _too_large(most: int) -> HTTPException:
     )
 
 
-def _is_noted(asked: Asked, status: int, with_token: bool) -> bool:
-    """Whether a request gets a line: those that change or answer something, and tokens that are refused.
+def _image_named(path: str, query: Mapping[str, str]) -> str:
+    """The image that a request names: an image of the datastore, a session, or a series or study of the PACS; or ""."""
+    if session := re.match(r"/session/([^/]+)", path):
+        return session[1]
+    if path.startswith("/proxy/dicom/"):
+        uids = dict(_UIDS.findall(path)) | {kind: query[name] for name, kind in _IN_QUERY.items() if query.get(name)}
+        return uids.get("series") or uids.get("studies") or ""
+    return query.get("session_id") or query.get("image") or query.get("label") or query.get("id") or ""
 
-    Nothing is noted of requests without a token, nor of those whose sender has to wait after too many that failed: they
-    could fill the disk.
+
+def _is_noted(asked: Asked, status: int, with_token: bool) -> bool:
+    """Whether a request is noted: those that read, change or answer something, and tokens that are refused.
+
+    Of requests without a token only those to sign in or out are; ``Audit`` counts them.
     """
-    if status == 429 and asked.asker is None:
-        return False
     if asked.asker is None and (asked.kind is None or asked.kind.role is not None):
-        return with_token and status in (401, 403)
+        return with_token and status in (401, 403, 429)
     return status == 403 or (asked.kind is not None and asked.kind.noted)
 
 
