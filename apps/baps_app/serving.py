@@ -26,6 +26,8 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from monailabel.app import app as _host
 from monailabel.config import settings as _host_settings
+from monailabel.endpoints import datastore as host_datastore
+from monailabel.endpoints import session as host_session
 from monailabel.interfaces.exception import MONAILabelException
 from monailabel.utils.async_tasks.utils import stop_background_task
 from starlette.exceptions import HTTPException
@@ -56,7 +58,7 @@ from web.login import Login
 from web.ohif import configure_ohif, ohif_file
 from web.pacs import forward_to_pacs
 from web.pages import docs_page, start_page
-from web.pathless import close_session, image_info, list_datastore, stop_training, training_status, without_folders
+from web.pathless import stop_training, training_status, without_folders
 from web.root_path import RootPath
 from web.signing_in import SigningIn
 from web.training import next_sample, start_all_training, start_training
@@ -109,9 +111,9 @@ _replace("/datastore/label/rtstruct", "GET", label_for_radiotherapy)
 _replace("/datastore/dataset", "GET", all_labelled)
 _replace("/session/", "PUT", without_folders(open_session))
 _replace("/session/{session_id}", "GET", without_folders(read_session))
-_replace("/session/{session_id}", "DELETE", close_session)
-_replace("/datastore/", "GET", list_datastore)
-_replace("/datastore/image/info", "GET", image_info)
+_replace("/session/{session_id}", "DELETE", without_folders(host_session.remove_session))
+_replace("/datastore/", "GET", without_folders(host_datastore.datastore))
+_replace("/datastore/image/info", "GET", without_folders(host_datastore.get_image_info))
 _replace("/ohif/{path:path}", "GET", ohif_file)
 _replace("/ohif/app-config.js", "GET", configure_ohif)
 _replace("/progress/", "GET", progress)

@@ -9,6 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from urllib.parse import urlsplit
 
+from odd_pacs import odd
+
 PATIENT = "ZEBRA^QUENTIN"
 
 _STUDY = {"0020000D": {"vr": "UI", "Value": ["1.2.3"]}, "00100010": {"vr": "PN", "Value": [{"Alphabetic": PATIENT}]}}
@@ -42,7 +44,7 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def little_pacs() -> Iterator[str]:
     """Run it on this machine; yields its address."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), odd(_Handler))
     thread = Thread(target=server.serve_forever)
     thread.start()
     try:
