@@ -9,6 +9,9 @@ from pydantic import BaseModel, ValidationError
 
 from .errors import InputError
 
+DO_NOT_SAVE = "do not save"
+"""The choice of the option ``save_as`` that saves nothing."""
+
 Form = TypeVar("Form", bound=BaseModel)
 
 

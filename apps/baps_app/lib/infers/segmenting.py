@@ -16,14 +16,12 @@ from numpy.typing import NDArray
 
 from baps.collected import notes, served
 from baps.errors import InputError, NotFoundError
+from baps.request_form import DO_NOT_SAVE
 from baps.volume import Volume
 from baps.yielding import clicking
 
 NO_LABEL = "as clicked"
 """The choice of the option ``adapter`` that leaves the label to the click."""
-
-DO_NOT_SAVE = "do not save"
-"""The choice of the option ``save_as`` that saves nothing."""
 
 IMAGE_ID = "image_id"
 """A field that the app itself puts into a request: the image's name, for ``image`` becomes its file."""

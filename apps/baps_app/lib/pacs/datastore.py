@@ -14,7 +14,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import requests
@@ -41,6 +41,7 @@ from baps.formats import (
 )
 from baps.formats.dicom_seg import stack_references, write_segmentation
 from baps.formats.rtstruct import write_structures
+from baps.keyed_locks import KeyedLocks
 from baps.label_map import LabelMap
 from baps.pacs_login import Login, read_login
 from baps.pacs_studies import PacsStudies, Worklist, read_pacs_studies
@@ -73,9 +74,6 @@ logger = logging.getLogger(__name__)
 
 _FIRST_LOOK = 10.0
 """Seconds that the first answer to how many labels there are is waited for."""
-
-_FETCHED_AT_ONCE = 64
-"""Series, at most; one series is fetched by one thread."""
 
 _TRIED_AT_ONCE = 5
 """Labels that were not read back yet and are tried when the PACS is asked for labels."""
@@ -118,7 +116,7 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         studies = studies or PacsStudies(client.base_url)
         self._list = SeriesList(client, studies, worklist)
         self._unusable: dict[str, tuple[str, str, float]] = {}
-        self._fetching = [threading.Lock() for _ in range(_FETCHED_AT_ONCE)]
+        self._fetching = KeyedLocks()
         self._known_slices: dict[tuple[str, str], Slices] = {}
         self._looking: threading.Thread | None = None
         self._look_failed: BapsError | None = None
@@ -304,7 +302,7 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
             raise InputError(self._unusable[image_id][1])
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with self._fetching[hash(image_id) % len(self._fetching)]:
+            with self._fetching.holding(series.uid):
                 if not self._is_fetched(series, target):  # By another thread meanwhile.
                     self._fetch(series, folder, target)
         except InputError as error:
@@ -637,7 +635,9 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
 
     # What viewers ask of the PACS themselves.
 
-    def forward(self, method: str, kind: str, path: str, headers: Mapping[str, str], body: bytes) -> requests.Response:
+    def forward(
+        self, method: str, kind: str, path: str, headers: Mapping[str, str], body: BinaryIO | None
+    ) -> requests.Response:
         """Pass on a viewer's own request, with the user and the password of the PACS.
 
         A label that is stored so is read back. What is wrong with it is given as a note; it does not count then.
@@ -647,7 +647,7 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
             kind: ``wado``, ``qido`` or ``stow``, whose prefix the address gets, or "".
             path: below the address of the PACS, with its query.
             headers: what it wants, and what it brings.
-            body: what it brings.
+            body: what it brings, a file, or None.
 
         Raises:
             BapsError: if the PACS does not answer.
@@ -657,13 +657,15 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         address = "/".join(part for part in (client.base_url, prefixes.get(kind), path) if part)
         try:
             with pacs_answers():
+                if body:
+                    body.seek(0)
                 answer = client._session.request(
                     method, address, headers=dict(headers), data=body, stream=True, allow_redirects=False
                 )
         finally:
             if method == "POST":
                 self.forget_list()
-        if method == "POST" and answer.ok:
+        if method == "POST" and body and answer.ok:
             for label in exported_objects(headers.get("content-type", ""), body):
                 self._check_export(label)
         return answer

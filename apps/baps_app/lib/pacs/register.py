@@ -100,7 +100,7 @@ class Register:
         """Return whether a series of labels was described when it had as many objects, and note that it is there."""
         with self._changing():
             found = self._sql.execute(
-                "UPDATE series SET listed = 1, sweep = ? WHERE uid = ? AND count = ? AND count != ''",
+                "UPDATE series SET listed = 1, sweep = MAX(sweep, ?) WHERE uid = ? AND count = ? AND count != ''",
                 (sweep, series, count),
             )
             return bool(found.rowcount)
@@ -108,7 +108,11 @@ class Register:
     def describe(self, study: str, series: str, count: str, sweep: int, found: Sequence[StoredSegment]) -> None:
         """Note all that a listed series holds; what is known of its segments stays."""
         with self._changing():
-            self._sql.execute("REPLACE INTO series VALUES (?, ?, ?, 1, ?)", (series, study, count, sweep))
+            known = "SELECT MAX(?, COALESCE((SELECT sweep FROM series WHERE uid = ?), 0))"  # Two looks may meet.
+            self._sql.execute(
+                f"REPLACE INTO series VALUES (?, ?, ?, 1, ({known}))",  # noqa: S608
+                (series, study, count, sweep, series),
+            )
             there = {segment.instance for segment in found}
             for (instance,) in self._sql.execute("SELECT DISTINCT instance FROM segments WHERE series = ?", (series,)):
                 if instance not in there:
@@ -118,7 +122,7 @@ class Register:
     def keep(self, series: str, sweep: int) -> None:
         """Note that a series of labels is there, of which nothing new is known."""
         with self._changing():
-            self._sql.execute("UPDATE series SET sweep = ? WHERE uid = ?", (sweep, series))
+            self._sql.execute("UPDATE series SET sweep = MAX(sweep, ?) WHERE uid = ?", (sweep, series))
 
     def add(self, found: Sequence[StoredSegment], counts: bool) -> None:
         """Note an object that was stored just now: not every PACS lists at once what it has."""
