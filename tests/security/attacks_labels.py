@@ -154,7 +154,7 @@ def others_organ_erased_by_a_shown_mask(target: Target) -> bool:
 def role_claimed_in_params(target: Target) -> bool:
     """Say in the params of a label that a trainer made it and confirms it."""
     _draw_others_liver(target)
-    claims = {key: True for key in ("trusted", "confirms", "confirmed_by", "role")}
+    claims = dict.fromkeys(("trusted", "confirms", "confirmed_by", "role"), True)
     said = {**claims, "author": "other", "authors": {"liver": "trainer"}, "disputed": {}, "basis": {}}
     content = _blocks(target, target.image, spleen=_SPLEEN)
     return _liver_is_hurt(target, _save(target, "annotator", content, slices=list(range(24)), **said))
@@ -167,7 +167,10 @@ def thousands_of_names(target: Target) -> bool:
     large = _upload(target, volume)
     voxels = np.zeros(volume.shape, np.uint8)
     voxels[_SPLEEN] = 2
-    content, named = _packed(target, Volume(voxels, volume.affine)), [{"name": f"n{n}", "idx": n} for n in range(1, 6001)]
+    content, named = (
+        _packed(target, Volume(voxels, volume.affine)),
+        [{"name": f"n{n}", "idx": n} for n in range(1, 6001)],
+    )
     with ThreadPoolExecutor(1) as pool:
         begun = time.monotonic()
         slow = pool.submit(_save, target, "annotator", content, large, label_info=named)
@@ -267,7 +270,7 @@ def remarks_forged(target: Target) -> bool:
 
 def _labels_list(target: Target) -> str:
     program = "from baps.command_line import main; main()"
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         [sys.executable, "-c", program, "labels", "list", str(target.folder / "studies")],
         capture_output=True,
         check=True,
@@ -354,7 +357,6 @@ def _stored(target: Target, parts: Collection[bytes], kind: str = "application/d
     return list(little_pacs.RECEIVED)
 
 
-
 @attack(Site.PACS, passed_over=True)
 def stored_in_anothers_name(target: Target) -> bool:
     """Store an object in the PACS in another's name."""
@@ -362,16 +364,12 @@ def stored_in_anothers_name(target: Target) -> bool:
     person, author = Dataset(), Dataset()
     person.VerifyingObserverName, author.PersonName = GHOST, GHOST
     author.ObserverType = "PSN"
-    verified = _report(
-        VerifyingObserverSequence=[person], AuthorObserverSequence=[author], VerificationFlag="VERIFIED"
-    )
+    verified = _report(VerifyingObserverSequence=[person], AuthorObserverSequence=[author], VerificationFlag="VERIFIED")
     content = Dataset()
     content.RelationshipType, content.ValueType, content.PersonName = "HAS OBS CONTEXT", "PNAME", GHOST
     inside = _report(ContentSequence=[content])
     return any(
-        GHOST.encode() in body
-        for made in (operator, verified, inside)
-        for body in _stored(target, [_written(made)])
+        GHOST.encode() in body for made in (operator, verified, inside) for body in _stored(target, [_written(made)])
     )
 
 
@@ -413,4 +411,3 @@ def thousands_of_objects(target: Target) -> bool:
     """Store thousands of objects in the PACS with one request."""
     content = _written(_report())
     return any(_stored(target, [content] * 2000))
-

@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from baps.errors import BapsError, InputError
+from baps.label_history import check_tag
 from web.asking import THE_MACHINE, Asked, Asker
 from web.audit import Audit
 from web.kinds import kind_of_request
@@ -149,6 +150,8 @@ class Guard:
         for name in _NAMED:
             if query.get(name):
                 checked_name(query[name], name)
+        if query.get("tag"):
+            check_tag(query["tag"])
         series = _UID.match(path)
         return query.get("image") or query.get("label") or query.get("id") or (series[1] if series else "")
 

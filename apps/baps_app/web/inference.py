@@ -21,6 +21,7 @@ from baps.collected import notes, served
 from baps.errors import InputError, NotFoundError
 from baps.formats import STRAIGHTENED, read_nifti_notes
 from baps.jobs import asked_by
+from lib.infers.segmenting import CONFIRMS
 from web.asking import asked
 from web.images import file_name, image_file, kind_of
 from web.names import checked_name, json_object
@@ -57,6 +58,7 @@ def run_infer(
     wanted = {k: v for k, v in given.items() if k not in _NOT_FOR_REQUESTS}
     if asker := asked(request).name:
         wanted["client_id"] = asker  # Who is known signs with their own name.
+    wanted[CONFIRMS] = asked(request).confirms
     if output == host_infer.ResultType.dicom_seg:
         raise InputError("Masks are given as NRRD. To store one as DICOM SEG, give save_as, a label of the site.")
     for uploaded in (file, label):
