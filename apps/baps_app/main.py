@@ -67,7 +67,7 @@ class BapsApp(MONAILabelApp):
             _check_unprotected(studies, self.site)
         self.store, self.organ_store = AdapterStore(self.site.adapters), AdapterStore(self.site.adapters / "organs")
         self.jobs = Jobs()
-        self._loading, self._loading_organs, self._saving = threading.Lock(), threading.Lock(), threading.Lock()
+        self._loading, self._loading_organs = threading.Lock(), threading.Lock()
         self._black_box: BlackBox | None = None
         self._segmenter: Segmenter | None = None
         self._organs: OrganSegmenter | None = None
@@ -183,11 +183,12 @@ class BapsApp(MONAILabelApp):
         # The first click must not wait for the model, nor the start of the server.
         threading.Thread(target=self.segmenter, name="load-model", daemon=True).start()
 
-    def save_label(self, image_id: str, path: Path, tag: str, info: dict[str, Any]) -> str:
+    def save_label(self, image_id: str, path: Path, tag: str, info: dict[str, Any], confirms: bool = False) -> str:
         """Check a label and store it, see ``lib.saving.save_label``."""
-        with self._saving:
-            site = self.site
-            return lib.saving.save_label(self.datastore(), site.labels, image_id, path, tag, info, site.whole_labels)
+        site = self.site
+        return lib.saving.save_label(
+            self.datastore(), site.labels, image_id, path, tag, info, site.whole_labels, confirms
+        )
 
     def save_shown(
         self,
@@ -198,12 +199,12 @@ class BapsApp(MONAILabelApp):
         mask: NDArray[np.bool_],
         slices: Collection[int],
         author: str,
+        confirms: bool = False,
     ) -> str:
         """Save what a model shows, see ``lib.saving.save_shown``."""
-        with self._saving:
-            return lib.saving.save_shown(
-                self.datastore(), self.site.labels, image_id, image, organ, mask, slices, model, author
-            )
+        return lib.saving.save_shown(
+            self.datastore(), self.site.labels, image_id, image, organ, mask, slices, model, author, confirms
+        )
 
 
 def _check_unprotected(studies: str, site: Settings) -> None:

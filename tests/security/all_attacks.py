@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attacks_labels as _labels  # noqa: F401
 from attacks import ATTACKS
 
 __all__ = ["ATTACKS"]

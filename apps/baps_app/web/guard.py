@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from baps.errors import BapsError, InputError
+from baps.label_history import check_tag
 from web.asking import THE_MACHINE, Asked, Asker
 from web.audit import Audit
 from web.bodies import most_bytes, too_large
@@ -174,6 +175,8 @@ class Guard:
         for name in _NAMED:
             if query.get(name):
                 checked_name(query[name], name)
+        if query.get("tag"):
+            check_tag(query["tag"])
         return _image_named(path, query)
 
     @staticmethod

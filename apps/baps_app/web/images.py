@@ -19,12 +19,16 @@ from baps.collected import notes
 from baps.errors import InputError, NotFoundError
 from baps.formats import IMAGE_SUFFIXES, file_stem, read_volume
 from baps.keyed_locks import KeyedLocks
+from baps.label_history import check_tag
+from baps.printable import printable_values
+from lib.label_info import check_extra
+from lib.new_images import check_new_name
 from web.asking import asked
 from web.names import checked_name, json_object
 
 _reading_image, _reading_label = KeyedLocks(), KeyedLocks()
 
-_HOST_KEEPS = ("strategy", "ts", "name", "checksum")
+_HOST_KEEPS = ("strategy", "ts", "name", "checksum", "path")
 """What the host itself notes of an image, and relies on."""
 
 
@@ -52,12 +56,14 @@ def save_label(
 
     ``notes`` says what became of the work of others.
     """
+    tag = tag or "final"
+    check_tag(tag)
     info = json_object(params, "params")
     if name := asked(request).name:
         info["author"] = name  # Who is known signs with their own name.
     image_file(image)
     with _received(label) as path, notes.collecting() as said:
-        saved = app_instance().save_label(image, path, tag or "final", info)
+        saved = app_instance().save_label(image, path, tag, info, asked(request).confirms)
     return {"image": image, "label": saved, "notes": said}
 
 
@@ -65,15 +71,16 @@ def add_image(
     request: Request, image: str = "", params: str = Form("{}"), file: UploadFile = File(...)
 ) -> dict[str, Any]:
     """Add an image to a local datastore; one that is there is never replaced."""
-    info = {key: value for key, value in json_object(params, "params").items() if key not in _HOST_KEEPS}
+    given = {key: value for key, value in json_object(params, "params").items() if key not in _HOST_KEEPS}
+    check_extra(given, "What is said of the image")
+    info = printable_values(given)
     datastore = app_instance().datastore()
     if hasattr(datastore, "forward"):
         raise InputError("The images of this server are those of its PACS. Send yours to the PACS.")
     with _received(file) as path:
         suffix = kind_of(file)
         name = checked_name(image or Path(file.filename or "").name.removesuffix(suffix), "image")
-        if name in datastore.list_images():
-            raise InputError(f"There is an image {name!r} already, and its labels; give the new one another name.")
+        check_new_name(name, datastore.list_images())  # Which is quicker than to read it; it is asked again when added.
         read_volume(path)
         asked(request).image = name
         added = datastore.add_image(name, str(path), info)
@@ -113,7 +120,9 @@ def label_for_viewer(tag: str, label: str = "", image: str = "") -> FileResponse
 
     Raises:
         NotFoundError: if there is no such label.
+        InputError: if there is no such tag.
     """
+    check_tag(tag)
     with _reading_label.holding(label or image):
         file = app_instance().datastore().get_label_uri(label or image, tag)
     if not file or not Path(file).is_file():

@@ -21,7 +21,7 @@ from baps.collected import notes, served
 from baps.errors import InputError, NotFoundError
 from baps.formats import STRAIGHTENED, read_nifti_notes
 from baps.jobs import asked_by
-from baps.request_form import DO_NOT_SAVE
+from baps.request_form import CONFIRMS, DO_NOT_SAVE
 from baps.roles import Role
 from web.asking import asked
 from web.image_sessions import find_session
@@ -60,6 +60,7 @@ def run_infer(
     wanted = {k: v for k, v in given.items() if k not in _NOT_FOR_REQUESTS}
     if asker := asked(request).name:
         wanted["client_id"] = asker  # Who is known signs with their own name.
+    wanted[CONFIRMS] = asked(request).confirms
     if output == host_infer.ResultType.dicom_seg:
         raise InputError("Masks are given as NRRD. To store one as DICOM SEG, give save_as, a label of the site.")
     for uploaded in (file, label):

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
+
+from .console import Console
 
 if TYPE_CHECKING:
     from ..label_history import LabelHistory, Version
 
-app = typer.Typer(no_args_is_help=True, help="List, show, restore and export labels that were saved.")
+app = typer.Typer(no_args_is_help=True, help="List, show, restore, confirm and export labels that were saved.")
 
 Studies = Annotated[Path, typer.Argument(help="Folder of images that is served, or was.")]
 Image = Annotated[str, typer.Argument(help="The image's name.")]
@@ -69,6 +70,18 @@ def restore(studies: Studies, image: Image, version: Name, tag: Tag = "final") -
 
 
 @app.command()
+def confirm(
+    studies: Studies,
+    image: Image,
+    organ: Annotated[list[str] | None, typer.Option(help="One organ alone; may be given again.")] = None,
+    tag: Tag = "final",
+) -> None:
+    """Have organs count in trainings that were taken away from another annotator, as the newest version has them."""
+    confirmed = _history(studies).confirm(image, tag, organ or [], by="the command line")
+    console.print(f"Of the label {tag} of {image} {', '.join(confirmed)} counts now.", markup=False)
+
+
+@app.command()
 def export(
     studies: Studies,
     image: Image,
@@ -111,4 +124,9 @@ def _remarks(version: Version) -> str:
     remarks += ["not confirmed"] if said.get("confirmed") is False else []
     remarks += ["found in the folder"] if said.get("found") else []
     remarks += [f"that of {said['restored']} again"] if said.get("restored") else []
+    for organ, standing in (said.get("disputed") or {}).items():
+        before = f"that by {standing['author'] or 'nobody named'} ({standing['version']})"
+        remarks.append(f"{organ} is disputed: trainings take {before} until `baps labels confirm`")
+    confirmed = said.get("confirmed_by") or {}
+    remarks += [f"{organ} confirmed by {who}" for organ, who in confirmed.items()]
     return ", ".join(remarks)
