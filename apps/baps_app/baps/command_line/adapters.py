@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from .noting import note
 from .options import Adapters, given
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def show(label: Label, version: str, adapters: Adapters = "") -> None:
 def publish(label: Label, version: str, adapters: Adapters = "") -> None:
     """Serve a version from the next click on: any one that was kept, also one that nobody could check."""
     _store(adapters).publish(_label(label), version)
+    note("publish an adapter", adapter=f"{label}/{version}", adapters=adapters)
     console.print(f"{label} is served by {version} now.", markup=False)
 
 
@@ -65,6 +67,7 @@ def publish(label: Label, version: str, adapters: Adapters = "") -> None:
 def rollback(label: Label, adapters: Adapters = "") -> None:
     """Serve what was served before from the next click on; twice goes back twice."""
     before = _store(adapters).roll_back(_label(label))
+    note("roll back an adapter", adapter=f"{label}/{before or 'none'}", adapters=adapters)
     console.print(f"{label} is served by {before or 'the model as it is'} now.", markup=False)
 
 
@@ -72,4 +75,5 @@ def rollback(label: Label, adapters: Adapters = "") -> None:
 def withdraw(label: Label, adapters: Adapters = "") -> None:
     """Serve the model as it is from the next click on; all versions are kept."""
     _store(adapters).withdraw(_label(label))
+    note("withdraw an adapter", adapter=label, adapters=adapters)
     console.print(f"{label} is served by the model as it is now.", markup=False)
