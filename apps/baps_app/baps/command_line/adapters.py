@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .noting import note
+from .noting import note, private_files
 from .options import Adapters, given
 
 if TYPE_CHECKING:
     from ..store import AdapterStore
 
-app = typer.Typer(no_args_is_help=True, help="List, show, publish and roll back adapters.")
+app = typer.Typer(no_args_is_help=True, callback=private_files, help="List, show, publish and roll back adapters.")
 
 Label = Annotated[str, typer.Argument(help="The organ; 'shared' for the adapter of clicks without a label.")]
 console = Console()

@@ -12,13 +12,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from .noting import note
+from .noting import note, private_files
 from .options import Adapters
 
 if TYPE_CHECKING:
     from ..label_history import LabelHistory, Version
 
-app = typer.Typer(no_args_is_help=True, help="List, show, restore and export labels that were saved.")
+app = typer.Typer(
+    no_args_is_help=True, callback=private_files, help="List, show, restore and export labels that were saved."
+)
 
 Studies = Annotated[Path, typer.Argument(help="Folder of images that is served, or was.")]
 Image = Annotated[str, typer.Argument(help="The image's name.")]

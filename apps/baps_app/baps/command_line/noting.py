@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from typing import Any
 
+import typer
 from rich.console import Console
 
 
@@ -52,3 +54,10 @@ def note(
             style="yellow",
             markup=False,
         )
+
+
+def private_files(context: typer.Context) -> None:
+    """Keep what a command writes for its user alone, as the server does, unless it is an export."""
+    if context.invoked_subcommand != "export":
+        before = os.umask(0o077)
+        context.call_on_close(lambda: os.umask(before))

@@ -11,13 +11,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..roles import Role
-from .noting import note
+from .noting import note, private_files
 from .options import Adapters as Noted
 
 if TYPE_CHECKING:
     from ..users import Users
 
-app = typer.Typer(no_args_is_help=True, help="Add, list, renew and remove those who may use the server.")
+app = typer.Typer(
+    no_args_is_help=True, callback=private_files, help="Add, list, renew and remove those who may use the server."
+)
 
 Name = Annotated[str, typer.Argument(help="Of the user: letters, digits and . @ + - _")]
 File = Annotated[str, typer.Option(metavar="FILE", help="The file of users; by default that of the settings.")]
