@@ -62,7 +62,7 @@ serve: .venv/installed
 	  --users "$(USERS)" --worklist "$(WORKLIST)" --config "$(CONFIG)" --root-path "$(ROOT_PATH)"
 
 pacs: .venv/installed
-	@exec $(PY) demo/pacs.py --port $(PORT)
+	@exec $(PY) demo/pacs.py --port $(PORT) $(if $(OPEN),--open)
 
 # Needs the real images beside the repository, see benchmarks/real_data.py.
 bench-adapt: .venv/installed
