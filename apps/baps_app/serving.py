@@ -1,6 +1,7 @@
 """The server for real use: MONAI Label's own application with its faults mended.
 
-``python -m monailabel.main start_server --app apps/baps_app --uvicorn_app serving:app ...`` (what ``make serve`` runs).
+``python apps/baps_app/launch.py start_server --app apps/baps_app --uvicorn_app serving:app ...`` (what ``make serve``
+runs).
 
 * Who asks must be known, where users or an OpenID provider are named; else only this machine is answered.
 * Inference, Next Sample, label upload and training run in threads, so that /info/ and other users are answered
@@ -67,6 +68,7 @@ from web.root_path import RootPath
 from web.signing_in import SigningIn
 from web.training import next_sample, start_all_training, start_training
 
+os.umask(0o077)  # As launch.py, also where MONAI Label's own command starts it.
 app: FastAPI = _host
 
 _SPARE_THREADS = 16

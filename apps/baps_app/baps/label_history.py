@@ -386,7 +386,6 @@ class LabelHistory:
         place.mkdir(parents=True, exist_ok=True)
         version = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=place))
         try:
-            version.chmod(0o755)  # As for the labels: others may read it.
             copy, said = version / f"label{suffix}", version / "version.json"
             shutil.copyfile(file, copy)
             if _sha256(copy) != _sha256(file):

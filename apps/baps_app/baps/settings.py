@@ -183,6 +183,24 @@ def read_settings(given: Mapping[str, str], environment: Mapping[str, str] = os.
     return Settings(**{name: _parse(name, value) for name, value in merged.items() if value not in ("", None)})  # type: ignore[arg-type]
 
 
+def absolute_paths(given: Mapping[str, str], environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The settings whose paths begin at the folder one is in, wherever they were given, for a process in another one.
+
+    Args:
+        given, environment: as for ``read_settings``.
+
+    Raises:
+        InputError: as there.
+    """
+    settings = read_settings(given, environment)
+    paths = {name: getattr(settings, name) for name in _FILES}
+    if settings.encoder_source and Path(settings.encoder_source).exists():  # Else it is a hub's name.
+        paths["encoder_source"] = Path(settings.encoder_source)
+    if file := given.get("config"):
+        paths["config"] = Path(file)
+    return {name: str(path.absolute()) for name, path in paths.items() if path and not path.is_absolute()}
+
+
 def check_settings(settings: Settings) -> None:
     """Find at start what would otherwise be found at the first click; nothing is loaded.
 

@@ -70,13 +70,15 @@ def test_show(studies: Path) -> None:
     assert (said["author"], read_volume(Path(said["file"])).voxels.max()) == ("ben", 1)
 
 
-def test_restore(studies: Path) -> None:
+def test_restore(studies: Path, audit: Path) -> None:
     first, second = _names(studies)
     assert f"that of {first} again" in _run("restore", str(studies), "ct_01", first)
     assert read_volume(studies / "labels" / "final" / "ct_01.nii.gz").voxels.max() == 1
     assert _names(studies)[:2] == [first, second]
     assert len(_names(studies)) == 3
     assert f"that of {first} again" in _run("list", str(studies))
+    (line,) = [json.loads(line) for line in audit.read_text().splitlines()]
+    assert (line["what"], line["by"], line["version"]) == ("restore a label", "command", first)
 
 
 def test_a_version_that_trainings_cannot_read_is_not_restored(studies: Path) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import sys
 import warnings
 
+from . import here as _here  # noqa: F401
+
+# isort: split
 import typer
 
 from ..errors import BapsError

@@ -10,12 +10,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from .console import Console
+from .noting import note, private_files
 from .options import Adapters, given
 
 if TYPE_CHECKING:
     from ..store import AdapterStore
 
-app = typer.Typer(no_args_is_help=True, help="List, show, publish and roll back adapters.")
+app = typer.Typer(no_args_is_help=True, callback=private_files, help="List, show, publish and roll back adapters.")
 
 Label = Annotated[str, typer.Argument(help="The organ; 'shared' for the adapter of clicks without a label.")]
 console = Console()
@@ -58,6 +59,7 @@ def show(label: Label, version: str, adapters: Adapters = "") -> None:
 def publish(label: Label, version: str, adapters: Adapters = "") -> None:
     """Serve a version from the next click on: any one that was kept, also one that nobody could check."""
     _store(adapters).publish(_label(label), version)
+    note("publish an adapter", adapter=f"{label}/{version}", adapters=adapters)
     console.print(f"{label} is served by {version} now.", markup=False)
 
 
@@ -65,6 +67,7 @@ def publish(label: Label, version: str, adapters: Adapters = "") -> None:
 def rollback(label: Label, adapters: Adapters = "") -> None:
     """Serve what was served before from the next click on; twice goes back twice."""
     before = _store(adapters).roll_back(_label(label))
+    note("roll back an adapter", adapter=f"{label}/{before or 'none'}", adapters=adapters)
     console.print(f"{label} is served by {before or 'the model as it is'} now.", markup=False)
 
 
@@ -72,4 +75,5 @@ def rollback(label: Label, adapters: Adapters = "") -> None:
 def withdraw(label: Label, adapters: Adapters = "") -> None:
     """Serve the model as it is from the next click on; all versions are kept."""
     _store(adapters).withdraw(_label(label))
+    note("withdraw an adapter", adapter=label, adapters=adapters)
     console.print(f"{label} is served by the model as it is now.", markup=False)

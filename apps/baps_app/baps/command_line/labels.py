@@ -12,11 +12,17 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from .console import Console
+from .noting import note, private_files
+from .options import Adapters
 
 if TYPE_CHECKING:
     from ..label_history import LabelHistory, Version
 
-app = typer.Typer(no_args_is_help=True, help="List, show, restore, confirm and export labels that were saved.")
+app = typer.Typer(
+    no_args_is_help=True,
+    callback=private_files,
+    help="List, show, restore, confirm and export labels that were saved.",
+)
 
 Studies = Annotated[Path, typer.Argument(help="Folder of images that is served, or was.")]
 Image = Annotated[str, typer.Argument(help="The image's name.")]
@@ -62,10 +68,11 @@ def show(studies: Studies, image: Image, version: Name, tag: Tag = "final") -> N
 
 
 @app.command()
-def restore(studies: Studies, image: Image, version: Name, tag: Tag = "final") -> None:
+def restore(studies: Studies, image: Image, version: Name, tag: Tag = "final", adapters: Adapters = "") -> None:
     """Serve an earlier version again, also in a server that runs; the one that it replaces is kept too."""
     history = _history(studies)
     name = history.restore(image, tag, version, partial(history.check_fits, image))
+    note("restore a label", image, adapters=adapters, version=version)
     console.print(f"The label {tag} of {image} is that of {version} again, as version {name}.", markup=False)
 
 
@@ -87,6 +94,7 @@ def export(
     image: Image,
     rtstruct: Annotated[Path, typer.Option(metavar="FILE", help="For radiotherapy: a DICOM RTSTRUCT.")],
     tag: Tag = "final",
+    adapters: Adapters = "",
 ) -> None:
     """Write the label of a DICOM series as FILE, which is not there yet; it belongs to the study of the series."""
     from ..errors import InputError
@@ -100,6 +108,7 @@ def export(
     made = label_as_rtstruct(_history(studies), image, tag)
     with replacing(rtstruct) as partly:
         made.save_as(partly, write_like_original=False)
+    note("export a label", image, adapters=adapters)
     names = ", ".join(str(one.ROIName) for one in made.StructureSetROISequence)
     console.print(f"The label {tag} of {image} is in {rtstruct}: {names}.", markup=False)
 
