@@ -30,7 +30,6 @@ from monailabel.app import app as _host
 from monailabel.config import settings as _host_settings
 from monailabel.endpoints import datastore as host_datastore
 from monailabel.endpoints import info as host_info
-from monailabel.endpoints import train as host_train
 from monailabel.interfaces.exception import MONAILabelException
 from monailabel.utils.async_tasks.utils import stop_background_task
 from starlette.exceptions import HTTPException
@@ -63,6 +62,7 @@ from web.login import Login
 from web.ohif import configure_ohif, ohif_file
 from web.pacs import forward_to_pacs
 from web.pages import docs_page, start_page
+from web.pathless import image_info, list_datastore, stop_training, training_status, without_folders
 from web.quotas import THREADS, Quotas
 from web.root_path import RootPath
 from web.signing_in import SigningIn
@@ -122,22 +122,22 @@ for method in ("GET", "HEAD"):
     _replace("/datastore/label", method, label_for_viewer)
 _replace("/datastore/label/rtstruct", "GET", label_for_radiotherapy)
 _replace("/datastore/dataset", "GET", all_labelled)
-_replace("/session/", "PUT", open_session)
-_replace("/session/{session_id}", "GET", read_session)
-_replace("/session/{session_id}", "DELETE", close_session)
+_replace("/session/", "PUT", without_folders(open_session))
+_replace("/session/{session_id}", "GET", without_folders(read_session))
+_replace("/session/{session_id}", "DELETE", without_folders(close_session))
 # The host's own hold up everybody: they read files, or ask the PACS, where all connections are served.
 _replace("/info/", "GET", host_info.app_info)
-_replace("/datastore/", "GET", host_datastore.datastore)
-_replace("/datastore/image/info", "GET", host_datastore.get_image_info)
+_replace("/datastore/", "GET", list_datastore)
+_replace("/datastore/image/info", "GET", image_info)
 _replace("/datastore/label/info", "GET", host_datastore.get_label_info)
-_replace("/train/", "GET", host_train.status)
-_replace("/train/", "DELETE", host_train.stop)
 _replace("/ohif/{path:path}", "GET", ohif_file)
 _replace("/ohif/app-config.js", "GET", configure_ohif)
 _replace("/progress/", "GET", progress)
 _replace("/progress/{job}", "DELETE", cancel)
 _replace("/train/{model}", "POST", start_training)
 _replace("/train/", "POST", start_all_training)
+_replace("/train/", "GET", training_status)
+_replace("/train/", "DELETE", stop_training)
 for method in ("GET", "POST"):
     _replace("/proxy/dicom/{path:path}", method, forward_to_pacs)
 _replace("/audit", "GET", _audit.read)

@@ -13,6 +13,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from baps.adaptation.cases import Case
 from baps.adaptation.folders import read_patient_table
+from baps.discreet import pathless
 from baps.errors import BapsError, InputError
 from baps.yielding import step_back
 from lib.labelled import labelled_cases
@@ -61,7 +62,8 @@ class SiteTrainer(TrainTask, Generic[Settings]):
         """
 
     def stats(self) -> dict[str, Any]:
-        return read_stats(self._stats_file)
+        stats: dict[str, Any] = pathless(read_stats(self._stats_file))
+        return stats
 
     def read_options(self, request: dict[str, Any]) -> dict[str, Any]:
         """The options of a request that are ours.
