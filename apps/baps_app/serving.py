@@ -31,6 +31,7 @@ from monailabel.utils.async_tasks.utils import stop_background_task
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
+from baps.audit import AuditFile
 from baps.errors import BapsError
 from baps.serving_command import check_listening
 from baps.settings import check_settings, parse_root_path, read_settings
@@ -38,6 +39,7 @@ from web.audit import Audit
 from web.errors import misfit, no_room, refused, said
 from web.exports import label_for_radiotherapy
 from web.guard import Guard, Rules
+from web.headers import SecurityHeaders
 from web.images import (
     add_image,
     all_labelled,
@@ -65,8 +67,9 @@ try:
     check_settings(_site)
     check_listening(told_host(sys.argv), _site.closed)
     _root = parse_root_path(told_root_path(sys.argv)) or _site.root_path
-    _signing_in, _audit = SigningIn.of(_site), Audit(_site.audit_file)
-    _audit.check()
+    _signing_in = SigningIn.of(_site)
+    _audit = Audit(AuditFile(_site.audit_file, _site.audit_max_mb, _site.audit_keep))
+    _audit.file.check()
 except BapsError as error:
     raise SystemExit(str(error)) from None
 
@@ -76,6 +79,7 @@ async def _lifespan(application: FastAPI) -> AsyncIterator[None]:
     async with _host_lifespan(application):
         yield
         stop_background_task("train")
+    _audit.end()
 
 
 def _replace(path: str, method: str, endpoint: Any) -> None:
@@ -85,6 +89,8 @@ def _replace(path: str, method: str, endpoint: Any) -> None:
     app.router.routes.insert(0, app.router.routes.pop())
 
 
+# The host's files as they are, OHIF's among them, which load scripts and fonts from other hosts: see web/ohif.py.
+app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", "") != "/static"]
 _host_lifespan = app.router.lifespan_context
 app.router.lifespan_context = _lifespan
 _replace("/", "GET", start_page)
@@ -119,8 +125,8 @@ _replace("/login", "GET", _login.page)
 _replace("/login", "POST", _login.sign_in)
 _replace("/login/openid", "GET", _login.to_provider)
 _replace("/login/openid/return", "GET", _login.from_provider)
-for method in ("GET", "POST"):
-    _replace("/logout", method, _login.sign_out)
+_replace("/logout", "GET", _login.before_sign_out)
+_replace("/logout", "POST", _login.sign_out)
 app.user_middleware.clear()  # The host's only middleware lets every origin in, with credentials.
 app.add_middleware(Guard, rules=Rules(_signing_in, _audit, _site.cors_origins, _site.most_upload_mb << 20))
 if _site.cors_origins:  # Outermost: browsers ask for leave without a token. Cookies never count for other origins.
@@ -132,6 +138,9 @@ if _site.cors_origins:  # Outermost: browsers ask for leave without a token. Coo
         expose_headers=["Server-Timing", "X-BAPS-Notes"],
     )
 app.add_middleware(RootPath, root=_root)
+_build_middlewares = app.build_middleware_stack
+# Outside all of it: the framework answers what fails itself.
+app.build_middleware_stack = lambda: SecurityHeaders(_build_middlewares())  # type: ignore[method-assign]
 for kind in (BapsError, MONAILabelException):
     app.add_exception_handler(kind, said)
 app.add_exception_handler(RequestValidationError, misfit)

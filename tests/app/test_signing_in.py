@@ -326,9 +326,7 @@ def test_who_fails_too_often_has_to_wait_but_whoever_has_a_token_need_not(closed
     ]
     assert set(seen) == {401, 429}
     assert seen == sorted(seen)
-    assert (
-        len(closed.audit()) - before == seen.count(401) <= 10
-    )  # And no line for the others, which could fill the disk.
+    assert len(closed.audit()) - before <= 2  # One of each status: the others are counted.
     right = closed.ask("POST", "/auth/token", data={"username": "anna", "password": closed.tokens["anna"]})
     assert (right.status_code, int(right.headers["Retry-After"]) <= 300) == (429, True)
     assert "Too many sign-ins failed" in closed.ask("POST", "/login", data={"username": "a", "password": "b"}).text

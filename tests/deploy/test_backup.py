@@ -12,6 +12,7 @@ import pytest
 
 from advisories import ROOT
 from baps.adapter import Adapter
+from baps.audit import AuditFile
 from baps.blackbox import BlackBox
 from baps.label_history import LabelHistory
 from baps.output_head import OutputHead
@@ -19,7 +20,6 @@ from baps.roles import Role
 from baps.store import AdapterStore
 from baps.users import Users
 from baps.visual_prompt import build_visual_prompt
-from web.audit import Audit
 
 BACKUP = ROOT / "deploy" / "backup.sh"
 
@@ -57,7 +57,7 @@ def test_a_site_that_is_lost_comes_back_whole(tmp_path: Path, new_black_box: Cal
     for _ in range(2):
         store.publish("spleen", store.add("spleen", made, record, "passed"))
     token = Users(etc / "users.json").add("anna", Role.ANNOTATOR)
-    audit = Audit(state / "adapters" / "audit.jsonl")
+    audit = AuditFile(state / "adapters" / "audit.jsonl")
     audit.check()
     hashed = audit.hashed("ct_01")
     (state / "cache" / "unsent" / "20261122-1.2.3.dcm").write_bytes(b"a label")
@@ -83,7 +83,7 @@ def test_a_site_that_is_lost_comes_back_whole(tmp_path: Path, new_black_box: Cal
     known = Users(etc / "users.json").find(token)
     assert known is not None
     assert known.name == "anna"
-    assert Audit(state / "adapters" / "audit.jsonl").hashed("ct_01") == hashed
+    assert AuditFile(state / "adapters" / "audit.jsonl").hashed("ct_01") == hashed
 
 
 def test_a_folder_that_is_a_link_is_kept_with_what_it_holds(tmp_path: Path) -> None:

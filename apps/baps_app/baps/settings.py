@@ -39,6 +39,8 @@ _NUMBERS: dict[str, tuple[type[int] | type[float], str]] = {
     "remote_batch": (int, "a whole number of images"),
     "remote_timeout": (float, "a number of seconds"),
     "remote_patience": (float, "a number of seconds"),
+    "audit_max_mb": (int, "a whole number of megabytes"),
+    "audit_keep": (int, "a whole number of files"),
     "most_upload_mb": (int, "a whole number of megabytes"),
     "most_volume_mb": (int, "a whole number of megabytes"),
 }
@@ -82,6 +84,8 @@ class Settings:
         cors_origins: other origins whose pages may ask the server, as in https://viewer.hospital, or ``*``.
         root_path: path that a proxy serves the server below: ``/baps`` for https://hospital/baps/; "" for none.
         audit: file of who did what; None: ``audit.jsonl`` in the folder of adapters.
+        audit_max_mb: size at which the audit file is full and another one begins; 0 for never.
+        audit_keep: full audit files that are kept; 0 for all.
         most_upload_mb: of one request.
         most_volume_mb: that an image or labels may have when they are unpacked.
         allow_unprotected: whether MONAI Label's stock server, which checks nothing, may serve a PACS.
@@ -117,6 +121,8 @@ class Settings:
     cors_origins: tuple[str, ...] = ()
     root_path: str = ""
     audit: Path | None = None
+    audit_max_mb: int = 100
+    audit_keep: int = 0
     most_upload_mb: int = 4096
     most_volume_mb: int = MOST_MB
     allow_unprotected: bool = False

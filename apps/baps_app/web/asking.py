@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fastapi import Request
 
@@ -38,12 +38,16 @@ class Asked:
         asker: or None while nobody is known.
         image: name of the image that it is about, or "".
         adapter: that answered, or "".
+        images: names of several that it is about: those of an archive, or that objects belong to.
+        also: what it did beside, each with a line of its own.
     """
 
     kind: Kind | None
     asker: Asker | None = None
     image: str = ""
     adapter: str = ""
+    images: list[str] = field(default_factory=list)
+    also: list[str] = field(default_factory=list)
 
     @property
     def name(self) -> str:

@@ -1,110 +1,164 @@
-"""Who did what to which image: a file that only grows, one JSON object a line.
+"""What of the requests goes into the audit file, and how often.
 
-Images and studies stand in it as keyed hashes (HMAC-SHA-256): the same image has the same hash, and only who has the
-key, a private file beside, can tell which image that is. Lines are written whole, by any number of threads and
-processes (O_APPEND), and not forced onto the disk one by one: a power cut may take the last seconds.
+Each request of somebody who is known that reads or changes what is of patients has a line. Viewers fetch a series from
+a PACS in hundreds of requests: of those that are alike, one line in ten minutes. Requests of nobody who is known are
+counted, so that nobody can fill the disk: a line for the first of a kind, and then one a minute with their number.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import json
 import logging
-import os
-import secrets
 import threading
-from datetime import datetime, timezone
-from pathlib import Path
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
 
-from fastapi.responses import FileResponse
+from fastapi.responses import StreamingResponse
 
+from baps.audit import AuditFile
 from baps.errors import BapsError
 from web.asking import Asked
 
 logger = logging.getLogger(__name__)
 
+_ALIKE_SECONDS = 600.0
+_COUNTED_SECONDS = 60.0
+_MOST_ALIKE = 4096
+_IMAGES_A_LINE = 500
+_BLOCK = 1 << 16
 
-class Audit:
-    """The audit file, which is made with its first line.
 
-    Args:
-        file: its place; the key is kept beside it, as ``<name>.key``.
+@dataclass
+class _Count:
+    """Requests of one kind, of nobody who is known.
+
+    Attributes:
+        written: when a line was written last, in seconds.
+        waiting: requests since then.
     """
 
-    def __init__(self, file: Path) -> None:
-        self._file, self._key_file = file, file.with_name(f"{file.name}.key")
-        self._lock = threading.Lock()
-        self._key: bytes | None = None
+    written: float
+    waiting: int = 0
+
+
+class Audit:
+    """Notes requests in an audit file.
+
+    Args:
+        file: the file.
+        clock: of seconds.
+    """
+
+    def __init__(self, file: AuditFile, clock: Callable[[], float] = time.monotonic) -> None:
+        self.file, self._clock, self._lock = file, clock, threading.Lock()
+        self._alike: OrderedDict[tuple[object, ...], float] = OrderedDict()
+        self._counts: dict[tuple[str, int], _Count] = {}
 
     def note(self, asked: Asked, status: int) -> None:
-        """Add a line on a request that was answered; where that fails, the log says so and the answer stands."""
-        asker = asked.asker
+        """Note a request that was answered; where that fails, the log says so and the answer stands."""
         try:
-            line = {
-                "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
-                "user": asker.name if asker else None,
-                "role": asker.role.value if asker else None,
-                "by": asker.by if asker else None,
-                "what": asked.kind.meaning if asked.kind else "what is not served",
-                "image": self.hashed(asked.image) if asked.image else None,
-                "adapter": asked.adapter or None,
-                "status": status,
-            }
-            self._append(json.dumps(line, ensure_ascii=True).encode() + b"\n")
+            lines = [*self._waiting(at_least=_COUNTED_SECONDS), *self._lines(asked, status)]
+            for line in lines:
+                self.file.add(line)
         except (OSError, BapsError) as error:
-            logger.error("A line of the audit file %s could not be written (%s).", self._file, type(error).__name__)
+            logger.error("A line of the audit file %s could not be written (%s).", self.file.file, type(error).__name__)
 
-    def hashed(self, image: str) -> str:
-        """The keyed hash of an image's name.
-
-        Raises:
-            OSError: if the key can neither be read nor made.
-        """
-        with self._lock:
-            if self._key is None:
-                self._key = self._read_key()
-        return hmac.new(self._key, image.encode(errors="replace"), hashlib.sha256).hexdigest()[:32]
-
-    def read(self) -> FileResponse:
-        """The whole file, for an admin."""
-        return FileResponse(self._file, media_type="application/jsonl")
-
-    def check(self) -> None:
-        """Make the file and its key, if they are not there.
-
-        Raises:
-            BapsError: if they cannot be written to.
-        """
+    def end(self) -> None:
+        """Write the numbers that wait for their minute, and all lines onto the disk."""
         try:
-            self._append(b"")
-            self.hashed("")
-        except OSError as error:
-            raise BapsError(
-                f"The audit file {self._file} cannot be written ({error.strerror}). Give another place (audit), or let "
-                "the server's user write there."
-            ) from error
+            for line in self._waiting(at_least=0):
+                self.file.add(line)
+            self.file.sync()
+        except (OSError, BapsError) as error:
+            logger.error("The audit file %s could not be ended (%s).", self.file.file, type(error).__name__)
 
-    def _append(self, line: bytes) -> None:
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        try:
-            os.write(handle, line)
-        finally:
-            os.close(handle)
+    def read(self) -> StreamingResponse:
+        """Send the whole file, with those that were full before, for an admin."""
+        opened = self.file.opened()
+        files, _ = opened.__enter__()
 
-    def _read_key(self) -> bytes:
-        """The key; of two processes that make one, the first one's is kept."""
-        if not self._key_file.exists():
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            made = self._key_file.with_name(f".{self._key_file.name}-{secrets.token_hex(8)}")
-            handle = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        def content() -> Iterator[bytes]:
             try:
-                os.write(handle, secrets.token_hex(32).encode())
-                os.link(made, self._key_file)
-            except FileExistsError:
-                pass
+                for file, size in files:
+                    yield from _beginning(file, size)
             finally:
-                os.close(handle)
-                made.unlink()
-        return bytes.fromhex(self._key_file.read_text())
+                opened.__exit__(None, None, None)
+
+        length = str(sum(size for _, size in files))
+        return StreamingResponse(content(), media_type="application/jsonl", headers={"Content-Length": length})
+
+    def _lines(self, asked: Asked, status: int) -> Iterator[dict[str, Any]]:
+        what, asker, now = _meaning(asked), asked.asker, self._clock()
+        if asker is None:
+            if self._counts_alone(what, status, now):
+                return
+        elif asked.kind is not None and asked.kind.repeats and self._is_alike(asked, status, now):
+            return
+        line = {
+            "user": asker.name if asker else None,
+            "role": asker.role.value if asker else None,
+            "by": asker.by if asker else None,
+            "what": what,
+            "image": self.file.hashed(asked.image) if asked.image else None,
+            "adapter": asked.adapter or None,
+            "status": status,
+        }
+        images = [self.file.hashed(image) for image in asked.images]
+        for start in range(0, max(len(images), 1), _IMAGES_A_LINE):
+            several = {"images": images[start : start + _IMAGES_A_LINE], "count": len(images)} if images else {}
+            yield {**line, **several}
+        for also in asked.also:
+            yield {**line, "what": also}
+
+    def _counts_alone(self, what: str, status: int, now: float) -> bool:
+        """Count a request of nobody who is known; whether that is all, or it is the first of its kind."""
+        with self._lock:
+            count = self._counts.get((what, status))
+            if count is None:
+                self._counts[what, status] = _Count(now)
+                return False
+            count.waiting += 1
+            return True
+
+    def _waiting(self, at_least: float) -> Iterator[dict[str, Any]]:
+        """The lines of what was counted, if the last ones are so many seconds ago."""
+        now, due = self._clock(), []
+        with self._lock:
+            for kind, count in list(self._counts.items()):
+                if now - count.written < at_least:
+                    continue
+                if count.waiting:
+                    due.append((kind, count.waiting))
+                    self._counts[kind] = _Count(now)
+                else:
+                    del self._counts[kind]
+        nobody = {"user": None, "role": None, "by": None}
+        for (what, status), number in due:
+            yield {**nobody, "what": what, "image": None, "adapter": None, "status": status, "count": number}
+
+    def _is_alike(self, asked: Asked, status: int, now: float) -> bool:
+        """Whether a request like this one has a line of the last ten minutes."""
+        key = (asked.name, _meaning(asked), asked.image, status >= 400)
+        with self._lock:
+            written = self._alike.get(key)
+            if written is not None and now - written < _ALIKE_SECONDS:
+                return True
+            self._alike[key] = now
+            self._alike.move_to_end(key)
+            while len(self._alike) > _MOST_ALIKE:
+                self._alike.popitem(last=False)
+            return False
+
+
+def _meaning(asked: Asked) -> str:
+    return asked.kind.meaning if asked.kind else "what is not served"
+
+
+def _beginning(file: BinaryIO, size: int) -> Iterator[bytes]:
+    """The first bytes of a file, in blocks."""
+    file.seek(0)
+    while size and (block := file.read(min(size, _BLOCK))):
+        size -= len(block)
+        yield block

@@ -20,13 +20,24 @@ from web.audit import Audit
 from web.kinds import kind_of_request
 from web.names import checked_name
 from web.root_path import path_below, root_path
-from web.signing_in import SigningIn, cookie_of, cookies_count, is_foreign
+from web.signing_in import SigningIn, cookie_of, cookies_count, is_foreign, is_framed, is_link
 
 _NAMED = ("image", "id", "label", "tag", "session_id")
 _PAGE = re.compile(r"/|/docs|/ohif(/.*)?")
 """What a person opens in a browser, who is sent to the login page."""
 
-_UID = re.compile(r".*/(?:series|studies)/([\d.]+)")
+_LINKED = re.compile(rf"{_PAGE.pattern}|/login(/openid/return)?")
+"""Pages that a link on a page of another origin may lead to."""
+
+_UIDS = re.compile(r"/(studies|series)/([\d.]+)")
+_IN_QUERY = {
+    "StudyInstanceUID": "studies",
+    "0020000D": "studies",
+    "SeriesInstanceUID": "series",
+    "0020000E": "series",
+}
+"""What a search in a PACS may name, by keyword or tag."""
+
 _SMALL = 1 << 20
 """Bytes of a request that brings no image."""
 
@@ -66,7 +77,9 @@ class Guard:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
-        asked = scope["baps.asked"] = Asked(kind_of_request(scope["method"], path_below(scope)))
+        asked = scope["baps.asked"] = Asked(
+            kind_of_request(scope["method"], path_below(scope), scope["query_string"].decode("latin-1"))
+        )
         status = 500
 
         async def counted(message: Message) -> None:
@@ -89,7 +102,7 @@ class Guard:
     async def _refusal(self, scope: Scope, asked: Asked) -> Response | None:
         headers = _headers(scope)
         try:
-            self._check_origin(headers)
+            self._check_origin(scope, headers)
             if asked.kind is None or asked.kind.role is not None:
                 asked.asker = await to_thread.run_sync(self._asker, scope, headers)
             asked.image = self._check_path(scope)
@@ -106,9 +119,21 @@ class Guard:
             return JSONResponse({"detail": str(error)}, 400)
         return None
 
-    def _check_origin(self, headers: Mapping[str, str]) -> None:
+    def _check_origin(self, scope: Scope, headers: Mapping[str, str]) -> None:
+        """Refuse what pages of other origins have a browser ask, but for links to the pages of this server.
+
+        Browsers say so of what they ask of https and of their own machine (Sec-Fetch-Site); programs say nothing.
+
+        Raises:
+            HTTPException: 403.
+        """
+        if is_framed(headers):
+            raise HTTPException(403, "The pages of this server cannot be shown within those of others.")
         origins = self.rules.origins
-        if is_foreign(headers) and "*" not in origins and headers.get("origin") not in origins:
+        if "*" in origins or headers.get("origin") in origins:
+            return
+        link = scope["method"] in ("GET", "HEAD") and is_link(headers) and _LINKED.fullmatch(path_below(scope))
+        if is_foreign(headers) and not link:
             raise HTTPException(403, "Requests from pages of other origins are refused.")
 
     def _asker(self, scope: Scope, headers: Mapping[str, str]) -> Asker:
@@ -125,7 +150,7 @@ class Guard:
             if kind.lower() == "bearer":
                 return signing_in.with_token(token.strip(), address_of(scope))
             if not kind and cookies_count(scope["method"], headers):
-                asker = signing_in.with_cookie(cookie_of(scope).value(headers.get("cookie", "")))
+                asker = signing_in.with_cookies(cookie_of(scope).values(headers.get("cookie", "")))
                 if asker:
                     return asker
         except BapsError as error:
@@ -149,8 +174,7 @@ class Guard:
         for name in _NAMED:
             if query.get(name):
                 checked_name(query[name], name)
-        series = _UID.match(path)
-        return query.get("image") or query.get("label") or query.get("id") or (series[1] if series else "")
+        return _image_named(path, query)
 
     @staticmethod
     def _check_role(scope: Scope, asked: Asked) -> None:
@@ -201,16 +225,23 @@ def _too_large(most: int) -> HTTPException:
     )
 
 
-def _is_noted(asked: Asked, status: int, with_token: bool) -> bool:
-    """Whether a request gets a line: those that change or answer something, and tokens that are refused.
+def _image_named(path: str, query: Mapping[str, str]) -> str:
+    """The image that a request names: an image of the datastore, a session, or a series or study of the PACS; or ""."""
+    if session := re.match(r"/session/([^/]+)", path):
+        return session[1]
+    if path.startswith("/proxy/dicom/"):
+        uids = dict(_UIDS.findall(path)) | {kind: query[name] for name, kind in _IN_QUERY.items() if query.get(name)}
+        return uids.get("series") or uids.get("studies") or ""
+    return query.get("session_id") or query.get("image") or query.get("label") or query.get("id") or ""
 
-    Nothing is noted of requests without a token, nor of those whose sender has to wait after too many that failed: they
-    could fill the disk.
+
+def _is_noted(asked: Asked, status: int, with_token: bool) -> bool:
+    """Whether a request is noted: those that read, change or answer something, and tokens that are refused.
+
+    Of requests without a token only those to sign in or out are; ``Audit`` counts them.
     """
-    if status == 429 and asked.asker is None:
-        return False
     if asked.asker is None and (asked.kind is None or asked.kind.role is not None):
-        return with_token and status in (401, 403)
+        return with_token and status in (401, 403, 429)
     return status == 403 or (asked.kind is not None and asked.kind.noted)
 
 

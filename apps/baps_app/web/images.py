@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import threading
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from monailabel.utils.others.generic import file_checksum, get_mime_type
 
 from baps.collected import notes
 from baps.errors import InputError, NotFoundError
-from baps.formats import IMAGE_SUFFIXES, read_volume
+from baps.formats import IMAGE_SUFFIXES, file_stem, read_volume
 from web.asking import asked
 from web.names import checked_name, json_object
 
@@ -61,7 +62,9 @@ def save_label(
     return {"image": image, "label": saved, "notes": said}
 
 
-def add_image(image: str = "", params: str = Form("{}"), file: UploadFile = File(...)) -> dict[str, Any]:
+def add_image(
+    request: Request, image: str = "", params: str = Form("{}"), file: UploadFile = File(...)
+) -> dict[str, Any]:
     """Add an image to a local datastore; one that is there is never replaced."""
     info = {key: value for key, value in json_object(params, "params").items() if key not in _HOST_KEEPS}
     datastore = app_instance().datastore()
@@ -73,6 +76,7 @@ def add_image(image: str = "", params: str = Form("{}"), file: UploadFile = File
         if name in datastore.list_images():
             raise InputError(f"There is an image {name!r} already, and its labels; give the new one another name.")
         read_volume(path)
+        asked(request).image = name
         added = datastore.add_image(name, str(path), info)
     return {"image": added}
 
@@ -122,13 +126,16 @@ def _sent(file: Path) -> FileResponse:
     return FileResponse(file, media_type=get_mime_type(str(file)), filename=file.name)
 
 
-def all_labelled(background_tasks: BackgroundTasks, limit_cases: int | None = None) -> FileResponse:
+def all_labelled(request: Request, background_tasks: BackgroundTasks, limit_cases: int | None = None) -> FileResponse:
     """The images that have a final label and these labels, as one ZIP file; it is removed when it was sent."""
     datastore = app_instance().datastore()
     if not datastore.datalist():
         raise NotFoundError("No image has a final label yet, so there is nothing to download.")
     archive = Path(datastore.get_dataset_archive(limit_cases))
     background_tasks.add_task(archive.unlink, missing_ok=True)
+    with zipfile.ZipFile(archive) as packed:
+        names = [name for name in packed.namelist() if name.startswith("image/")]
+    asked(request).images = [file_stem(Path(name)) for name in names]
     return FileResponse(archive, media_type="application/zip", filename="dataset.zip")
 
 
@@ -143,7 +150,7 @@ def read_session(session_id: str, update_ts: bool = False, image: bool = False) 
 
 
 def open_session(
-    background_tasks: BackgroundTasks, expiry: int = 0, files: list[UploadFile] = File(...)
+    request: Request, background_tasks: BackgroundTasks, expiry: int = 0, files: list[UploadFile] = File(...)
 ) -> dict[str, Any]:
     """Keep an image, or the files of a series, for who asks about it; the host writes them under their own names.
 
@@ -154,6 +161,7 @@ def open_session(
         if checked_name(file_name(file), "file") == "meta.info":
             raise InputError("The name meta.info is taken. Send the image under its own.")
     session: dict[str, Any] = host_session.create_session(background_tasks, False, expiry, files)
+    asked(request).image = str(session["session_id"])
     return session
 
 

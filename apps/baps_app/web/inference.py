@@ -21,6 +21,7 @@ from baps.collected import notes, served
 from baps.errors import InputError, NotFoundError
 from baps.formats import STRAIGHTENED, read_nifti_notes
 from baps.jobs import asked_by
+from lib.infers.segmenting import DO_NOT_SAVE
 from web.asking import asked
 from web.images import file_name, image_file, kind_of
 from web.names import checked_name, json_object
@@ -85,6 +86,8 @@ def run_infer(
             task.func(*task.args, **task.kwargs)
         raise
     asked(request).adapter = ", ".join(filter(None, used))
+    if _saves(wanted.get("save_as")):
+        asked(request).also.append("save a label")
     if isinstance(answer, FileResponse) and _is_gzip(Path(answer.path)):
         answer.headers["Content-Encoding"] = "gzip"
     if isinstance(answer, Response):
@@ -92,6 +95,12 @@ def run_infer(
         answer.headers["Server-Timing"] = f"model;dur={1000 * sum(spent):.1f}, total;dur={1000 * whole:.1f}"
         answer.headers[NOTES] = quote(" ".join(said)[:400])  # Proxies take headers of some kilobytes.
     return answer
+
+
+def _saves(save_as: object) -> bool:
+    """Whether the option ``save_as`` was given; Slicer sends the list of choices when the user chose none."""
+    chosen = save_as[0] if isinstance(save_as, list) and save_as else save_as
+    return bool(chosen) and str(chosen) not in ("None", DO_NOT_SAVE)
 
 
 def check_grid(file: Path, output: host_infer.ResultType | None) -> None:

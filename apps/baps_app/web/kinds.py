@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from urllib.parse import parse_qs
 
 from baps.roles import Role
 
@@ -21,6 +23,8 @@ class Kind:
         role: that is needed, or None where nobody need be known.
         noted: whether each one gets a line in the audit file.
         large: whether it brings images.
+        repeats: whether viewers ask so often that only one in ten minutes gets a line, of each user and image.
+        option: a name of the query that makes it this kind, and with which values; "" for any but a false one.
     """
 
     methods: tuple[str, ...]
@@ -29,10 +33,35 @@ class Kind:
     role: Role | None
     noted: bool = False
     large: bool = False
+    repeats: bool = False
+    option: tuple[str, str] | None = None
+
+    def fits(self, method: str, path: str, query: Mapping[str, Sequence[str]]) -> bool:
+        """Whether a request is of this kind."""
+        if method not in self.methods or not self.path.fullmatch(path):
+            return False
+        if self.option is None:
+            return True
+        name, values = self.option
+        given = [value.strip().lower() for value in query.get(name, ())]
+        return any(value in values.split() if values else value not in _FALSE for value in given)
 
 
-def _kind(methods: str, path: str, meaning: str, role: Role | None, noted: bool = False, large: bool = False) -> Kind:
-    return Kind(tuple(methods.split()), re.compile(path), meaning, role, noted, large)
+_FALSE = ("", "0", "f", "false", "n", "no", "off")
+"""What FastAPI takes for False."""
+
+
+def _kind(
+    methods: str,
+    path: str,
+    meaning: str,
+    role: Role | None,
+    noted: bool = False,
+    large: bool = False,
+    repeats: bool = False,
+    option: tuple[str, str] | None = None,
+) -> Kind:
+    return Kind(tuple(methods.split()), re.compile(path), meaning, role, noted, large, repeats, option)
 
 
 _READ = "GET HEAD"
@@ -45,13 +74,17 @@ KINDS = (
     _kind("POST", r"/login", "sign in", None, noted=True),
     _kind("GET", r"/login/openid", "go to the OpenID provider", None),
     _kind("GET", r"/login/openid/return", "sign in", None, noted=True),
-    _kind("GET POST", r"/logout", "sign out", None, noted=True),
+    _kind("GET", r"/logout", "see the login page", None),
+    _kind("POST", r"/logout", "sign out", None, noted=True),
     _kind(_READ, r"/auth/token/valid/?", "check a token", ANNOTATOR),
     # What the viewers do.
     _kind(_READ, r"/|/info/?|/openapi\.json|/docs|/favicon\.ico|/static/.*|/ohif(/.*)?", "look", ANNOTATOR),
-    _kind(_READ, r"/datastore/(image|label)", "fetch an image or a label", ANNOTATOR, noted=True),
-    _kind("GET", r"/datastore/label/rtstruct", "fetch an image or a label", ANNOTATOR, noted=True),
-    _kind(_READ, r"/datastore/.*|/train/.*|/session/.*|/progress/.*|/proxy/dicom/.*", "look", ANNOTATOR),
+    _kind(_READ, r"/datastore/(image|label)(/.*)?", "fetch an image or a label", ANNOTATOR, noted=True),
+    _kind(_READ, r"/datastore/dataset/?", "fetch all labelled images", ANNOTATOR, noted=True),
+    _kind(_READ, r"/datastore/?", "list the images", ANNOTATOR, noted=True, option=("output", "all train")),
+    _kind(_READ, r"/session/.*", "fetch the image of a session", ANNOTATOR, noted=True, option=("image", "")),
+    _kind(_READ, r"/proxy/dicom/.*", "read from the PACS", ANNOTATOR, noted=True, repeats=True),
+    _kind(_READ, r"/datastore/.*|/train/.*|/session/.*|/progress/.*", "look", ANNOTATOR),
     _kind("POST", r"/infer/[^/]+", "segment", ANNOTATOR, noted=True, large=True),
     _kind("POST", r"/activelearning/[^/]+", "next sample", ANNOTATOR, noted=True),
     _kind("PUT", r"/datastore/label", "save a label", ANNOTATOR, noted=True, large=True),
@@ -68,6 +101,12 @@ KINDS = (
 )
 
 
-def kind_of_request(method: str, path: str) -> Kind | None:
-    """The kind of a request, or None if nothing of the kind is served."""
-    return next((kind for kind in KINDS if method in kind.methods and kind.path.fullmatch(path)), None)
+def kind_of_request(method: str, path: str, query: str = "") -> Kind | None:
+    """The kind of a request, or None if nothing of the kind is served.
+
+    Args:
+        method, path: of the request.
+        query: as it was sent.
+    """
+    given = parse_qs(query, keep_blank_values=True)
+    return next((kind for kind in KINDS if kind.fits(method, path, given)), None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from pathlib import Path
 
@@ -20,6 +22,17 @@ _FONTS = re.compile(rb"<link [^>]*https://fonts\.[^>]*>|@import url\(https://fon
 
 _SERVICE_WORKER = re.compile(rb'<script [^>]*init-service-worker\.js"></script>')
 
+_INLINE = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
+
+_WORKER = (
+    "default-src 'self'; script-src 'self' 'unsafe-eval'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""The Content-Security-Policy of a script, which counts where a worker runs it. The decoders of compressed images make
+functions of text ('unsafe-eval'); a worker has no page and no cookies that they could touch."""
+
+_KEPT = "private, max-age=3600"
+"""How long a browser keeps a file of OHIF, in which there is nothing of patients."""
+
 
 def ohif_file(request: Request, path: str) -> Response:
     """A file of OHIF; its page for all that is none. The host's stumbles over folders.
@@ -33,12 +46,36 @@ def ohif_file(request: Request, path: str) -> Response:
     if not Path(found.path).is_file():
         found = host_ohif.get_ohif("")
     kind, root = Path(found.path).suffix, root_path(request.scope)
+    headers = {"Cache-Control": _KEPT} | ({"Content-Security-Policy": _WORKER} if kind == ".js" else {})
     if kind not in (".html", ".css") and not (kind == ".js" and root):
+        found.headers.update(headers)
         return found
     content = Path(found.path).read_bytes()
     if kind != ".js":
         content = _SERVICE_WORKER.sub(b"", _FONTS.sub(b"", content))
-    return Response(content.replace(b"/ohif/", f"{root}/ohif/".encode()), media_type=found.media_type)
+    content = content.replace(b"/ohif/", f"{root}/ohif/".encode())
+    if kind == ".html":  # Not kept: it names the files of the version that is installed.
+        headers = {"Content-Security-Policy": page_policy(content)}
+    return Response(content, headers=headers, media_type=found.media_type)
+
+
+def page_policy(page: bytes) -> str:
+    """Make the Content-Security-Policy under which OHIF works.
+
+    Scripts come from this server, but for those that stand in the page, of which the hashes are named. Styles are
+    written by scripts ('unsafe-inline'), as are images and workers (blob:).
+
+    Args:
+        page: its HTML, as it is sent.
+    """
+    inline = (hashlib.sha256(script.replace(b"\r\n", b"\n")).digest() for script in _INLINE.findall(page))
+    hashes = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in inline)
+    return (
+        f"default-src 'self'; script-src 'self' {hashes} 'wasm-unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+        "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; worker-src 'self' blob:; "
+        "media-src 'self' blob:; object-src 'self' blob:; frame-src 'none'; base-uri 'none'; form-action 'self'; "
+        "frame-ancestors 'none'"
+    )
 
 
 def configure_ohif(request: Request) -> Response:

@@ -6,15 +6,17 @@ import re
 from urllib.parse import quote
 
 from fastapi import Depends, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 from monailabel.interfaces.utils.app import app_instance
 
 from baps.collected import notes
 from baps.errors import InputError, NotFoundError
+from lib.pacs.exported import exported_objects
+from lib.pacs.stored_segments import labelled_series
+from web.asking import asked
 from web.inference import NOTES
-
-_FROM_PACS = ("content-type", "content-length", "content-encoding")
-"""Headers of the PACS that a viewer needs."""
+from web.pacs_answers import answer_for_viewer
+from web.root_path import own_address
 
 _DICOMWEB = {
     "GET": re.compile(r"((wado|qido|stow)/)?(studies|series|instances)(/[\w.,:-]+)*/?"),
@@ -47,10 +49,20 @@ def forward_to_pacs(request: Request, path: str, body: bytes = Depends(_body)) -
     kind = "wado" if rest.endswith("metadata") else kind  # OHIF asks for metadata where it searches.
     query = f"?{request.url.query}" if request.url.query else ""
     headers = {name: value for name in ("accept", "content-type") if (value := request.headers.get(name))}
+    if request.method == "POST" and body:
+        asked(request).images = _images_of(headers.get("content-type", ""), body)
     with notes.collecting() as said:
         found = forward(request.method, kind, rest + query, headers, body)
-    passed = {name: value for name in _FROM_PACS if (value := found.headers.get(name))}
+    ours = {}
     if said:  # The PACS's own status is passed on: it did store what it says.
-        passed[NOTES] = quote(" ".join(said)[:400])
-        passed["Warning"] = '299 - "The label was stored, but cannot be read: see X-BAPS-Notes"'
-    return StreamingResponse(found.raw.stream(1 << 16, decode_content=False), found.status_code, passed)
+        ours[NOTES] = quote(" ".join(said)[:400])
+        ours["Warning"] = '299 - "The label was stored, but cannot be read: see X-BAPS-Notes"'
+    return answer_for_viewer(found, f"{own_address(request)}/proxy/dicom/wado", ours)
+
+
+def _images_of(content_type: str, body: bytes) -> list[str]:
+    """The series that objects belong to: of a label those that it was drawn on, else their own."""
+    images: dict[str, None] = {}
+    for found in exported_objects(content_type, body):
+        images |= dict.fromkeys(filter(None, labelled_series(found) or (str(found.get("SeriesInstanceUID", "")),)))
+    return list(images)

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from ..errors import BapsError
-from . import adapters, blackbox, labels, organs, users
+from . import adapters, audit, blackbox, labels, organs, users
 from .adapt import adapt
 from .convert import convert
 from .doctor import doctor
@@ -25,6 +25,7 @@ app.command()(convert)
 app.command()(adapt)
 app.command()(evaluate)
 app.add_typer(adapters.app, name="adapters")
+app.add_typer(audit.app, name="audit")
 app.add_typer(blackbox.app, name="blackbox")
 app.add_typer(labels.app, name="labels")
 app.add_typer(users.app, name="users")

@@ -657,7 +657,9 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         address = "/".join(part for part in (client.base_url, prefixes.get(kind), path) if part)
         try:
             with pacs_answers():
-                answer = client._session.request(method, address, headers=dict(headers), data=body, stream=True)
+                answer = client._session.request(
+                    method, address, headers=dict(headers), data=body, stream=True, allow_redirects=False
+                )
         finally:
             if method == "POST":
                 self.forget_list()

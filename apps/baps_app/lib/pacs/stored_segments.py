@@ -123,16 +123,20 @@ def read_label(
     return read_segmentation(label, image, slices.depths)
 
 
+def labelled_series(header: Dataset) -> tuple[str, ...]:
+    """Read the SeriesInstanceUIDs of the images that a label object was drawn on; none of another object."""
+    if is_structure_set(header):
+        return structure_series(header)
+    return tuple(str(one.get("SeriesInstanceUID", "")) for one in header.get("ReferencedSeriesSequence") or [])
+
+
 def stored_segments(header: Dataset) -> list[StoredSegment]:
     """Read what the header of a label object says; nothing if it is of none, or says not what it belongs to."""
     study, series, instance = (
         str(header.get(name, "")) for name in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
     )
-    if is_structure_set(header):
-        belongs, said = structure_series(header), structures_said(header)
-    else:
-        referred = header.get("ReferencedSeriesSequence") or []
-        belongs, said = tuple(str(one.get("SeriesInstanceUID", "")) for one in referred), segments_said(header)
+    belongs = labelled_series(header)
+    said = structures_said(header) if is_structure_set(header) else segments_said(header)
     if not belongs or not all(map(is_uid, (study, series, instance))):  # Folders are named after them.
         return []
     confirmed: dict[str, bool] = {}
