@@ -13,7 +13,7 @@ from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastor
 from monailabel.interfaces.datastore import DefaultLabelTag
 from pydicom.dataset import FileDataset
 
-from baps.errors import BapsError, StorageError
+from baps.errors import BapsError, InputError, StorageError
 from baps.formats import (
     IMAGE_SUFFIXES,
     SeveralVolumesError,

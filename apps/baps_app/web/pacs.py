@@ -11,6 +11,7 @@ from monailabel.interfaces.utils.app import app_instance
 
 from baps.collected import notes
 from baps.errors import InputError, NotFoundError
+from web.asking import asked
 from web.inference import NOTES
 
 _FROM_PACS = ("content-type", "content-length", "content-encoding")
@@ -37,8 +38,8 @@ async def _body(request: Request) -> bytes:
 
 def forward_to_pacs(request: Request, path: str, body: bytes = Depends(_body)) -> Response:
     """OHIF's way to the PACS; the host's own holds up everybody while the PACS works, and drops the query."""
-    forward = getattr(app_instance().datastore(), "forward", None)
-    if forward is None:
+    datastore = app_instance().datastore()
+    if not hasattr(datastore, "forward"):
         raise NotFoundError("This server serves a folder of studies; there is no PACS behind it.")
     if not _DICOMWEB[request.method].fullmatch(path):
         raise InputError("That is no request that OHIF makes of a PACS; it is not passed on.")
@@ -48,7 +49,11 @@ def forward_to_pacs(request: Request, path: str, body: bytes = Depends(_body)) -
     query = f"?{request.url.query}" if request.url.query else ""
     headers = {name: value for name in ("accept", "content-type") if (value := request.headers.get(name))}
     with notes.collecting() as said:
-        found = forward(request.method, kind, rest + query, headers, body)
+        if request.method == "POST":
+            who = asked(request)
+            found = datastore.store_objects(kind, rest + query, headers, body, who.name, who.confirms)
+        else:
+            found = datastore.forward(request.method, kind, rest + query, headers, body)
     passed = {name: value for name in _FROM_PACS if (value := found.headers.get(name))}
     if said:  # The PACS's own status is passed on: it did store what it says.
         passed[NOTES] = quote(" ".join(said)[:400])
