@@ -271,7 +271,7 @@ def remarks_forged(target: Target) -> bool:
 def _labels_list(target: Target) -> str:
     program = "from baps.command_line import main; main()"
     done = subprocess.run(
-        [sys.executable, "-c", program, "labels", "list", str(target.folder / "studies")],
+        [sys.executable, "-c", program, "labels", "list", str(target.folder / "studies"), "--image", target.image],
         capture_output=True,
         check=True,
         cwd=ROOT / "apps" / "baps_app",

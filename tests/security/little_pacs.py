@@ -15,10 +15,13 @@ STUDY, SERIES, INSTANCE = "1.2.3", "1.2.3.1", "1.2.3.1.1"
 RECEIVED: list[bytes] = []
 """Bodies of the requests to store objects, which it takes all."""
 
-_STUDY = {"0020000D": {"vr": "UI", "Value": [STUDY]}, "00100010": {"vr": "PN", "Value": [{"Alphabetic": PATIENT}]}}
+_STUDY = {
+    "0020000D": {"vr": "UI", "Value": [STUDY]},
+    "00100010": {"vr": "PN", "Value": [{"Alphabetic": PATIENT}]},
+    "00100020": {"vr": "LO", "Value": [PATIENT_ID]},
+}
 _SERIES = {
     **_STUDY,
-    "00100020": {"vr": "LO", "Value": [PATIENT_ID]},
     "00080060": {"vr": "CS", "Value": ["CT"]},
     "0020000E": {"vr": "UI", "Value": [SERIES]},
     "00201209": {"vr": "IS", "Value": [1]},

@@ -156,7 +156,8 @@ class _Compared:
 
     def is_same(self, organ: str) -> bool:
         """Whether an organ is where it was."""
-        old, new, both = (counts[:, self._columns[organ]] for counts in self._counts())
+        column = self._columns[organ]
+        old, new, both = (counts[:, column] for counts in (self._voxels.old, self._voxels.new, self._voxels.both))
         return bool((old == new).all() and (old == both).all())
 
     def shares_less(self, organ: str, covered: Collection[int] | None) -> bool:
@@ -166,14 +167,23 @@ class _Compared:
             organ: which.
             covered: slices that the new one looked at; on others it says nothing. None for all.
         """
-        old, new, both = (counts[:, self._columns[organ]] for counts in self._counts())
-        theirs = _chosen((self._info.covers or {}).get(organ), len(old))
-        ours = theirs & _chosen(covered, len(old))
-        before = int(old[theirs].sum())
-        return before > 0 and 2 * int(both[ours].sum()) < SHARED * (before + int(new[ours].sum()))
+        return shares_less(self._voxels, self._columns[organ], (self._info.covers or {}).get(organ), covered)
 
-    def _counts(self) -> tuple[NDArray[np.int64], ...]:
-        return self._voxels.old, self._voxels.new, self._voxels.both
+
+def shares_less(voxels: Overlaps, pair: int, before: Collection[int] | None, after: Collection[int] | None) -> bool:
+    """Return whether too little of an organ is left, on the slices that the earlier label looked at.
+
+    Args:
+        voxels: counted of the earlier and the new one.
+        pair: the organ's.
+        before: slices that the earlier one looked at; None for all.
+        after: slices that the new one looked at; on others it says nothing. None for all.
+    """
+    old, new, both = voxels.old[:, pair], voxels.new[:, pair], voxels.both[:, pair]
+    theirs = _chosen(before, len(old))
+    ours = theirs & _chosen(after, len(old))
+    marked = int(old[theirs].sum())
+    return marked > 0 and 2 * int(both[ours].sum()) < SHARED * (marked + int(new[ours].sum()))
 
 
 def _chosen(slices: Collection[int] | None, depth: int) -> NDArray[np.bool_]:

@@ -1,8 +1,8 @@
 """Saving a label, or what a model shows: checked against its image first, read back, and nobody's work is lost.
 
-A label is read, checked and merged with the earlier one while others save; where one of them was faster, it is merged with
-theirs again. Only to store it, the lock of this label is held, against other threads, other processes and the command
-line. What is kept of earlier labels: ``baps.label_history``, or the PACS.
+A label is read, checked and merged with the earlier one while others save; where one of them was faster, it is merged
+with theirs again. Only to store it, the lock of this label is held, against other threads, other processes and the
+command line. What is kept of earlier labels: ``baps.label_history``, or the PACS.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ def save_label(
         labels: of the site.
         image_id: which image.
         path: the uploaded file.
-        tag: ``final``; or ``draft``, which no training takes and Next Sample does not heed. What nobody has confirmed is
-            never final: it is kept as ``original``, so that it replaces no label and Next Sample goes on offering the
-            image.
+        tag: ``final``; or ``draft``, which no training takes and Next Sample does not heed. What nobody has confirmed
+            is never final: it is kept as ``original``, so that it replaces no label and Next Sample goes on offering
+            the image.
         info: what the viewer says of it, see ``read_request``.
         whole: see ``covered_slices``.
         confirms: whether who saves is a trainer, whose word on the work of others counts, see ``lib.disputes``.
@@ -126,7 +126,7 @@ def save_label(
             judged = judge(new, earlier, partial(_read_version, datastore, image_id, tag, volume), labels)
         more = {"label_info": _segments(names, info), "authors": authors, "covers": covered, **judged.record()}
         check = check_version(merged, names, volume, source)
-        _store(datastore, image_id, file, tag, {**kept, **more}, check, after)
+        _store(datastore, image_id, file, tag, {**kept, **more}, check, after, confirms)
         notes.give(*told, *judged.notes)
 
     _save(datastore, image_id, tag, volume, store)
@@ -223,7 +223,7 @@ def save_shown(
         }
         path = write_label_map(folder / "label", changed, image)
         check = check_version(changed, values, image, source_of(datastore, image_id))
-        _store(datastore, image_id, path, tag, said, check, after)
+        _store(datastore, image_id, path, tag, said, check, after, confirms)
         sentence = " ".join([f"Saved as {organ}{but}.", *judged.notes])
 
     _save(datastore, image_id, tag, image, store, must_read=True)
@@ -247,7 +247,7 @@ def _save(
     Args:
         datastore, image_id, tag: which label.
         image: the volume.
-        store: is given an empty folder, the earlier label, or None, and its version's name; it may be called again.
+        store: is given an empty folder, the earlier label, or None, and the name of its version; may be called again.
         must_read: whether an earlier label that cannot be read is an error.
 
     Raises:
@@ -292,10 +292,13 @@ def _store(
     info: dict[str, Any],
     check: Callable[[Version], None],
     after: str | None,
+    confirms: bool,
 ) -> None:
     """Store a label, in a folder of studies after the check. The PACS store reads back what it sends by itself."""
     if isinstance(datastore, StudiesDatastore):
         datastore.save_label(image_id, str(path), tag, info, check, after)
+    elif isinstance(datastore, PacsDatastore):
+        datastore.save_label(image_id, str(path), tag, info, confirms=confirms)
     else:
         datastore.save_label(image_id, str(path), tag, info)
 
@@ -340,16 +343,16 @@ def _cover_unchanged(
     author: str,
     labels: Mapping[str, int],
 ) -> None:
-    """Keep unchanged slices of an organ of others as looked at: who corrects one slice says of that one alone that it was
-    looked at."""
-    organs = [
-        name for name in covers if earlier.info.author_of(name) != author and (earlier.info.covers or {}).get(name)
-    ]
+    """Have slices of an organ of others stay looked at that were so, and are as they were.
+
+    Who corrects one slice says of that one alone that it was looked at.
+    """
+    known = earlier.info.covers or {}
+    organs = [name for name in covers if earlier.info.author_of(name) != author and known.get(name)]
     pair = Overlaps.of(earlier.label_map, new, [(earlier.value(name, labels), values[name]) for name in organs])
     same = (pair.old == pair.new) & (pair.old == pair.both) & (pair.old > 0)
     for n, name in enumerate(organs):
-        before = (earlier.info.covers or {})[name]
-        covers[name] = sorted({*covers[name], *(k for k in np.flatnonzero(same[:, n]).tolist() if k in before)})
+        covers[name] = sorted({*covers[name], *(k for k in np.flatnonzero(same[:, n]).tolist() if k in known[name])})
 
 
 def _segments(values: Mapping[str, int], info: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE IF NOT EXISTS series (uid TEXT PRIMARY KEY, study TEXT, count TEXT, listed INTEGER, sweep INTEGER);
 CREATE TABLE IF NOT EXISTS segments (
     instance TEXT, name TEXT, series TEXT, study TEXT, images TEXT, made REAL, confirmed INTEGER,
+    author TEXT DEFAULT '',
     image TEXT DEFAULT '', looked REAL DEFAULT 0,
     counts INTEGER DEFAULT 1, reason TEXT DEFAULT '', reader TEXT DEFAULT '',
     PRIMARY KEY (instance, name)
@@ -58,6 +59,7 @@ class Register:
         self._sql = sqlite3.connect(self._file, timeout=30, check_same_thread=False, isolation_level=None)
         self._file.chmod(0o600)
         self._sql.executescript(_TABLES)
+        self._sql.execute("SELECT author FROM segments LIMIT 1")  # A file of an older server is made anew.
         facts = {"query": self._query, "version": version("baps-monailabel")}
         if dict(self._sql.execute("SELECT name, value FROM facts")) != facts:
             with self._changing():
@@ -137,8 +139,8 @@ class Register:
 
     def _insert(self, found: Sequence[StoredSegment]) -> None:
         self._sql.executemany(
-            "INSERT OR IGNORE INTO segments (instance, name, series, study, images, made, confirmed) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO segments (instance, name, series, study, images, made, confirmed, author) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             [
                 (
                     one.instance,
@@ -148,6 +150,7 @@ class Register:
                     json.dumps(one.images),
                     one.when.timestamp(),
                     one.confirmed,
+                    one.author,
                 )
                 for one in found
             ],
@@ -183,14 +186,14 @@ class Register:
     def segments(self, image: str | None = None) -> Iterator[tuple[str, StoredSegment]]:
         """Yield the image and the segment of all that a person drew or confirmed, the newest first."""
         for row in self._all(
-            "SELECT image, study, series, instance, images, made, name FROM segments WHERE image != '' AND confirmed "
-            "AND (? IS NULL OR image = ?) ORDER BY made DESC",
+            "SELECT image, study, series, instance, images, made, name, author FROM segments WHERE image != '' "
+            "AND confirmed AND (? IS NULL OR image = ?) ORDER BY made DESC",
             image,
             image,
         ):
-            where, study, series, instance, images, made, name = row
+            where, study, series, instance, images, made, name, author = row
             when = datetime.fromtimestamp(made, timezone.utc)
-            yield where, StoredSegment(study, series, instance, tuple(json.loads(images)), when, name, True)
+            yield where, StoredSegment(study, series, instance, tuple(json.loads(images)), when, name, True, author)
 
     def labelled(self) -> Iterator[tuple[str, str]]:
         """Yield study and image of those that have a label that counts, by image."""
