@@ -28,6 +28,7 @@ from fastapi.exceptions import RequestValidationError
 from monailabel.app import app as _host
 from monailabel.config import settings as _host_settings
 from monailabel.interfaces.exception import MONAILabelException
+from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.utils import stop_background_task
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -36,6 +37,7 @@ from baps.audit import AuditFile
 from baps.errors import BapsError
 from baps.serving_command import check_listening
 from baps.settings import check_settings, parse_root_path, read_settings
+from lib.retention import Retention
 from web.audit import Audit
 from web.errors import misfit, no_room, refused, said
 from web.exports import label_for_radiotherapy
@@ -78,7 +80,10 @@ except BapsError as error:
 @asynccontextmanager
 async def _lifespan(application: FastAPI) -> AsyncIterator[None]:
     async with _host_lifespan(application):
+        retention = Retention(app_instance().datastore(), _site, _audit.file)
+        retention.start()
         yield
+        retention.end()
         stop_background_task("train")
     _audit.end()
 
