@@ -81,9 +81,9 @@ def _check_addresses(process: psutil.Process) -> None:
     addresses = {one.laddr for one in process.connections("tcp") if one.status == psutil.CONN_LISTEN}
     if open_ones := sorted(f"{ip} port {port}" for ip, port in addresses if not is_loopback(ip)):
         raise BapsError(
-            f"Orthanc listens on {', '.join(open_ones)}, where other machines may reach it, and this system "
-            "lets no user keep it apart (unshare -rn true). It was stopped. Allow user namespaces, take a newer Orthanc, close "
-            "the port in the firewall, or say that others may reach it: make pacs OPEN=1."
+            f"Orthanc listens on {', '.join(open_ones)}, where others may reach it, and this system lets no user "
+            "keep it apart (unshare -rn true). It was stopped. Allow user namespaces, take a newer one, or say that "
+            "others may reach it: make pacs OPEN=1."
         )
 
 

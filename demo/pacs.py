@@ -15,6 +15,7 @@ from rich.console import Console
 import orthanc
 from baps.errors import BapsError, InputError
 from baps.serving_command import check_port, serving_command
+from baps.temporary import temporary_folder
 from server import ROOT, running
 
 _SAMPLES = ROOT / "sample-data" / "dicom"

@@ -36,6 +36,7 @@ from lib.activelearning.chance import Chance
 from lib.activelearning.disagreement import Disagreement
 from lib.activelearning.first import First
 from lib.discreet_logs import be_discreet
+from lib.expired_sessions import remove_expired
 from lib.infers.organs import OrgansInfer
 from lib.infers.prompted import PromptedInfer
 from lib.infers.scribbles import ScribblesInfer
@@ -182,6 +183,11 @@ class BapsApp(MONAILabelApp):
         be_discreet()  # The host's clock has brought a log of its own.
         # The first click must not wait for the model, nor the start of the server.
         threading.Thread(target=self.segmenter, name="load-model", daemon=True).start()
+
+    def cleanup_sessions(self) -> None:
+        """Remove the sessions that have expired; the host calls it at the start and every five minutes."""
+        if self._sessions is not None:
+            remove_expired(self._sessions)
 
     def save_label(self, image_id: str, path: Path, tag: str, info: dict[str, Any], confirms: bool = False) -> str:
         """Check a label and store it, see ``lib.saving.save_label``."""

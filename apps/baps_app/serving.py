@@ -31,6 +31,7 @@ from monailabel.config import settings as _host_settings
 from monailabel.endpoints import datastore as host_datastore
 from monailabel.endpoints import info as host_info
 from monailabel.interfaces.exception import MONAILabelException
+from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.utils import stop_background_task
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -39,6 +40,7 @@ from baps.audit import AuditFile
 from baps.errors import BapsError
 from baps.serving_command import check_listening
 from baps.settings import check_settings, parse_root_path, read_settings
+from lib.retention import Retention
 from web.audit import Audit
 from web.bodies import Bodies, BoundedRoute, CloseUnread
 from web.connections import bound_connections
@@ -90,7 +92,10 @@ except BapsError as error:
 async def _lifespan(application: FastAPI) -> AsyncIterator[None]:
     to_thread.current_default_thread_limiter().total_tokens = THREADS + _SPARE_THREADS
     async with _host_lifespan(application):
+        retention = Retention(app_instance().datastore(), _site, _audit.file)
+        retention.start()
         yield
+        retention.end()
         stop_background_task("train")
     _audit.end()
 

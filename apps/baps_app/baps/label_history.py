@@ -20,7 +20,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -46,6 +46,10 @@ logger = logging.getLogger(__name__)
 _NAME = "%Y%m%dT%H%M%S.%fZ"
 _NAMED = re.compile(r"(\d{8}T\d{6}\.\d{6}Z)(\.saving)?")
 _SAVING = ".saving"
+_USED = "used"
+"""A file in the folder of a version that a training has used."""
+_REMOVED = "removed.jsonl"
+"""What is known of the versions of a label that were removed."""
 _CONVERTED = ".converted"
 """Where a folder of studies keeps images that the viewers cannot open themselves."""
 _DIFFERS = (
@@ -75,6 +79,11 @@ class Version:
     file: Path
     sha256: str
     info: dict[str, Any]
+
+    @property
+    def is_evidence(self) -> bool:
+        """Whether a training has used it, or may have: one that was found in the folder was there before."""
+        return self.file.with_name(_USED).exists() or bool(self.info.get("found"))
 
     @property
     def suffix(self) -> str:
@@ -108,14 +117,19 @@ class LabelHistory:
             NotFoundError: if there is no such image.
         """
         self._known(image)
-        place = self._folder / tag / image
-        place.mkdir(parents=True, exist_ok=True)
-        with _lock(place):
+        with self.lock(image, tag):
             yield
 
+    def lock(self, image: str, tag: str) -> FileLock:
+        """Return the lock of a label, also of an image that is gone. It is taken before ``changing``."""
+        place = self._folder / tag / image
+        place.mkdir(parents=True, exist_ok=True)
+        return _lock(place)
+
     def labels(self) -> list[tuple[str, str]]:
-        """Image and tag of all labels that have versions."""
-        return sorted((place.name, place.parent.name) for place in self._folder.glob("*/*") if self._names(place))
+        """Image and tag of all labels that have versions, or had some."""
+        places = self._folder.glob("*/*")
+        return sorted((one.name, one.parent.name) for one in places if self._names(one) or (one / _REMOVED).exists())
 
     def versions(self, image: str, tag: str) -> list[Version]:
         """Those of a label, the oldest first; of a damaged one ``info`` says nothing but ``damaged``."""
@@ -307,6 +321,69 @@ class LabelHistory:
                 return confirmed
         except OSError as error:
             raise BapsError(f"The label could not be confirmed ({error.strerror}). It is as it was.") from error
+
+    def note_used(self, files: Iterable[Path]) -> None:
+        """Note that a training uses labels, so that no rule removes them; files that are no versions are passed over.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        with self.changing:
+            for file in files:
+                if self._folder in file.parents and file.exists():
+                    file.with_name(_USED).touch()
+
+    def removed(self, image: str, tag: str) -> list[dict[str, str]]:
+        """What is known of the versions of a label that were removed: ``version``, ``removed`` (time) and ``why``."""
+        file = self._folder / tag / image / _REMOVED
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def remove(self, image: str, tag: str, names: Sequence[str], why: str, served: bool = False) -> None:
+        """Remove versions of a label for good. That they were there, and why they are gone, is kept.
+
+        Args:
+            image, tag: which label.
+            names: of the versions.
+            why: a few words.
+            served: remove the label that is served, too; else the newest version must stay.
+
+        Raises:
+            NotFoundError: if there is no such version.
+            InputError: if it is the newest, which is served.
+            BapsError: if they cannot be removed.
+        """
+        place = self._folder / tag / image
+        try:
+            with self.lock(image, tag), self.changing:
+                self._finish(place)
+                known = self._names(place)
+                if unknown := [name for name in names if name not in known]:
+                    raise NotFoundError(f"The label {tag} of {image} has no version {unknown[0]}.")
+                if not served and known and known[-1] in names:
+                    raise InputError(
+                        f"The version {known[-1]} is the newest, which is served. Restore another one first."
+                    )
+                if served:
+                    self._withdraw(image, tag)
+                now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+                with (place / _REMOVED).open("a") as tombs:
+                    tombs.writelines(json.dumps({"version": name, "removed": now, "why": why}) + "\n" for name in names)
+                to_disk(place / _REMOVED)
+                for name in names:  # Hidden first: what a kill leaves of it is removed at the next start.
+                    hidden = (place / name).rename(place / f"{PARTIAL}{name}")
+                    shutil.rmtree(hidden)
+                to_disk(place)
+        except OSError as error:
+            raise BapsError(f"The versions could not all be removed ({error.strerror}). Try again.") from error
+
+    def _withdraw(self, image: str, tag: str) -> None:
+        """Serve no label of an image any more."""
+        listed = self._list()
+        known = listed["objects"].get(image, {}).get("labels", {}).pop(tag, None)
+        if known:
+            self._served(self._folder / tag / image, known["ext"]).unlink(missing_ok=True)
+            with replacing(self._studies / LIST, ".json") as partial:
+                partial.write_text(json.dumps(listed, indent=2))
 
     def repair(self) -> None:
         """Finish what was saved when the machine stopped, remove what was not, and list what the list has lost."""

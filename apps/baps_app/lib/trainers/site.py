@@ -18,6 +18,7 @@ from baps.errors import BapsError, InputError
 from baps.yielding import step_back
 from lib.labelled import labelled_cases
 from lib.trainers.stats import Stats, read_stats
+from lib.whole_list import WholeList
 
 Settings = TypeVar("Settings")
 """A frozen dataclass, whose fields are the options."""
@@ -122,6 +123,8 @@ class SiteTrainer(TrainTask, Generic[Settings]):
         try:
             cases, settings, left_out = self.read_request(request, datastore)
             stats.leave_out(left_out)
+            if isinstance(datastore, WholeList):
+                datastore.history.note_used(case.labels for found in cases.values() for case in found)
             self._train(cases, settings, stats)
         except BapsError as error:
             stats.values["error"] = str(error)
