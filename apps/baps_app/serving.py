@@ -64,7 +64,7 @@ from web.login import Login
 from web.ohif import configure_ohif, ohif_file
 from web.pacs import forward_to_pacs
 from web.pages import docs_page, start_page
-from web.pathless import image_info, list_datastore, stop_training, training_status, without_folders
+from web.pathless import stop_training, training_status, without_folders
 from web.quotas import THREADS, Quotas
 from web.root_path import RootPath
 from web.signing_in import SigningIn
@@ -132,8 +132,8 @@ _replace("/session/{session_id}", "GET", without_folders(read_session))
 _replace("/session/{session_id}", "DELETE", without_folders(close_session))
 # The host's own hold up everybody: they read files, or ask the PACS, where all connections are served.
 _replace("/info/", "GET", host_info.app_info)
-_replace("/datastore/", "GET", list_datastore)
-_replace("/datastore/image/info", "GET", image_info)
+_replace("/datastore/", "GET", without_folders(host_datastore.datastore))
+_replace("/datastore/image/info", "GET", without_folders(host_datastore.get_image_info))
 _replace("/datastore/label/info", "GET", host_datastore.get_label_info)
 _replace("/ohif/{path:path}", "GET", ohif_file)
 _replace("/ohif/app-config.js", "GET", configure_ohif)

@@ -9,6 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from urllib.parse import parse_qs, urlsplit
 
+from odd_pacs import odd
+
 PATIENT, PATIENT_ID = "ZEBRA^QUENTIN", "Z1"
 STUDY, SERIES, INSTANCE = "1.2.3", "1.2.3.1", "1.2.3.1.1"
 
@@ -72,7 +74,7 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def little_pacs() -> Iterator[str]:
     """Run it on this machine; yields its address."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), odd(_Handler))
     thread = Thread(target=server.serve_forever)
     thread.start()
     try:

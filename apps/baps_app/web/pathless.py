@@ -10,7 +10,6 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from monailabel.endpoints import datastore as host_datastore
 from monailabel.endpoints import train as host_train
 
 from baps.discreet import pathless, without_names
@@ -44,15 +43,3 @@ def training_status(all: bool = False, check_if_running: bool = False) -> Any:  
 def stop_training() -> Any:
     """Stop the training."""
     return task_for_viewer(host_train.stop())
-
-
-@without_folders
-def list_datastore(output: host_datastore.ResultType | None = None) -> Any:
-    """How many images and labels there are (stats), all of them (all), or those to train on (train)."""
-    return host_datastore.datastore(output)
-
-
-@without_folders
-def image_info(image: str) -> Any:
-    """What is noted of an image."""
-    return host_datastore.get_image_info(image)
