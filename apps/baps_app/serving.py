@@ -24,9 +24,9 @@ os.environ["BAPS_SERVING"] = "protected"
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from monailabel.app import app as _host
 from monailabel.config import settings as _host_settings
 from monailabel.interfaces.exception import MONAILabelException
+from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.utils import stop_background_task
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -35,11 +35,13 @@ from baps.audit import AuditFile
 from baps.errors import BapsError
 from baps.serving_command import check_listening
 from baps.settings import check_settings, parse_root_path, read_settings
+from web.announcing import announce, server_lines
 from web.audit import Audit
 from web.errors import misfit, no_room, refused, said
 from web.exports import label_for_radiotherapy
 from web.guard import Guard, Rules
 from web.headers import SecurityHeaders
+from web.host import app as _host
 from web.images import (
     add_image,
     all_labelled,
@@ -77,6 +79,11 @@ except BapsError as error:
 @asynccontextmanager
 async def _lifespan(application: FastAPI) -> AsyncIterator[None]:
     async with _host_lifespan(application):
+        if "start_server" in sys.argv:
+            where = told_host(sys.argv), _host_settings.MONAI_LABEL_SERVER_PORT
+            announce(
+                *where, "/login" if _signing_in.needed else "/", lambda: server_lines(*where, _root, app_instance())
+            )
         yield
         stop_background_task("train")
     _audit.end()
