@@ -55,6 +55,7 @@ logger = logging.getLogger(__name__)
 
 for chatty in ("monailabel.endpoints.activelearning", "dicomweb_client"):
     logging.getLogger(chatty).setLevel(logging.WARNING)  # They log patients and studies.
+logging.getLogger("timeloop").addFilter(lambda record: record.levelno >= logging.WARNING)  # It sets its own level.
 
 
 class BapsApp(MONAILabelApp):
@@ -182,7 +183,18 @@ class BapsApp(MONAILabelApp):
         super().on_init_complete()
         be_discreet()  # The host's clock has brought a log of its own.
         # The first click must not wait for the model, nor the start of the server.
-        threading.Thread(target=self.segmenter, name="load-model", daemon=True).start()
+        threading.Thread(target=self._load_first, name="load-model", daemon=True).start()
+
+    def _load_first(self) -> None:
+        try:
+            self.segmenter()
+        except BapsError as error:  # Whoever clicks is told the same.
+            logger.error("%s", error)
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the model that answers clicks is there."""
+        return self._segmenter is not None
 
     def cleanup_sessions(self) -> None:
         """Remove the sessions that have expired; the host calls it at the start and every five minutes."""

@@ -26,7 +26,6 @@ os.environ["BAPS_SERVING"] = "protected"
 from anyio import to_thread
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from monailabel.app import app as _host
 from monailabel.config import settings as _host_settings
 from monailabel.endpoints import datastore as host_datastore
 from monailabel.endpoints import info as host_info
@@ -40,7 +39,7 @@ from baps.audit import AuditFile
 from baps.errors import BapsError
 from baps.serving_command import check_listening
 from baps.settings import check_settings, parse_root_path, read_settings
-from lib.retention import Retention
+from web.announcing import announce, server_lines
 from web.audit import Audit
 from web.bodies import Bodies, BoundedRoute, CloseUnread
 from web.connections import bound_connections
@@ -49,6 +48,7 @@ from web.existing import missing
 from web.exports import label_for_radiotherapy
 from web.guard import Guard, Rules
 from web.headers import SecurityHeaders
+from web.host import app as _host
 from web.image_sessions import close_session, open_session, read_session
 from web.images import (
     add_image,
@@ -92,10 +92,12 @@ except BapsError as error:
 async def _lifespan(application: FastAPI) -> AsyncIterator[None]:
     to_thread.current_default_thread_limiter().total_tokens = THREADS + _SPARE_THREADS
     async with _host_lifespan(application):
-        retention = Retention(app_instance().datastore(), _site, _audit.file)
-        retention.start()
+        if "start_server" in sys.argv:
+            where = told_host(sys.argv), _host_settings.MONAI_LABEL_SERVER_PORT
+            announce(
+                *where, "/login" if _signing_in.needed else "/", lambda: server_lines(*where, _root, app_instance())
+            )
         yield
-        retention.end()
         stop_background_task("train")
     _audit.end()
 

@@ -57,10 +57,10 @@ class StudiesDatastore(WholeList, LocalDatastore):
         self._lock_file = str(Path(folder) / ".lock")  # The host's, which sets it later.
         self._arrivals = Arrivals(self._looked_at, self._reconcile_datastore, self.changing)
         self._no_series: list[Path] = []
+        self._reloads = auto_reload
         super().__init__(
             folder, self.images_dir(Path(folder)), extensions=kinds, auto_reload=False, read_only=read_only
         )
-        self._reloads = auto_reload
         if not read_only:
             self.history.repair()
 
@@ -112,7 +112,8 @@ class StudiesDatastore(WholeList, LocalDatastore):
         listed, tag = self._datastore.objects, Path(path).name
         for file in there:
             known = listed.get(self._to_id(file.name)[0])
-            if (known is None or not (images or tag in known.labels)) and not self._arrivals.is_whole(file):
+            is_new = known is None or not (images or tag in known.labels)
+            if is_new and self._reloads and not self._arrivals.is_whole(file):
                 continue
             titles = self._conversions.titles(file) if images else []
             names = [f"{volume_id(file_stem(file), n)}.nii.gz" for n in range(1, len(titles) + 1)]
