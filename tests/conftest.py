@@ -58,12 +58,6 @@ class BrightnessBlackBox(BlackBox):
         return answer
 
 
-@pytest.fixture(autouse=True)
-def _new_files_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test has just written is listed at once."""
-    monkeypatch.setattr("lib.arrivals.SETTLED", 0.0)
-
-
 @pytest.fixture(scope="session")
 def bundled() -> BlackBox:
     return load_black_box("bundled", device="cpu")

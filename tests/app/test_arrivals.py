@@ -18,6 +18,11 @@ SERIES = ROOT / "sample-data" / "dicom" / "ct_01"
 IMAGE = SAMPLES / "images" / "ct_01.nii.gz"
 
 
+@pytest.fixture(autouse=True)
+def _new_files_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrivals, "SETTLED", 0.0)
+
+
 @pytest.fixture
 def served(tmp_path: Path) -> StudiesDatastore:
     (tmp_path / "studies").mkdir()

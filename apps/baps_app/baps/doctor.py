@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from .errors import BapsError
 from .pacs_login import ACCOUNT, read_login
 from .pacs_studies import PacsStudies, Worklist, read_pacs_studies
-from .serving_command import check_listening, check_port, check_studies, is_pacs, server_environment
+from .serving_command import APP, check_listening, check_port, check_studies, is_pacs, server_environment
 
 if TYPE_CHECKING:
     from .settings import Settings
@@ -167,7 +167,7 @@ def host_framework() -> Finding:
     """Whether MONAI Label imports, in a process of its own."""
     command = [sys.executable, "-c", "import monailabel.interfaces.app"]
     done = subprocess.run(  # noqa: S603 (a fixed command)
-        command, env=server_environment(), capture_output=True, text=True, timeout=300
+        command, env=server_environment(), cwd=APP, capture_output=True, text=True, timeout=300
     )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
@@ -285,6 +285,7 @@ def disk(places: list[Path]) -> Finding:
 def folder(studies: str) -> Finding:
     """Whether the folder of studies can be used, and what lies in it."""
     from .formats import images_folder
+    from .label_import import unused_labels
 
     check_studies(studies)
     root = Path(studies)
@@ -300,6 +301,10 @@ def folder(studies: str) -> Finding:
         )
     elif not kinds:
         warnings.append("Put NIfTI or NRRD volumes into it, or into a folder images in it.")
+    for said in unused_labels(root):
+        found_labels, _, remedy = said.partition("; they are not used. ")
+        found += f"; {found_labels}, and are not used"
+        warnings.append(remedy)
     if not os.access(root, os.W_OK):
         found += "; the folder cannot be written to: clicks are answered, labels and images are not saved"
         warnings.append(f"To save labels: {_OWN} Mount it with leave to write.")

@@ -20,11 +20,10 @@ from baps.errors import BapsError
 from web.asking import Asker, asked
 from web.guard import address_of
 from web.openid import OpenId
-from web.pages import page
+from web.pages import has_pacs, page
 from web.root_path import root_path
 from web.signing_in import Cookie, SigningIn, cookie_of, cookies_count
 
-_HOME = "/ohif/"
 _WAY_SECONDS = 600
 _LONGEST_TARGET = 1500
 """Bytes of the address to go on to: browsers take no cookie of more than 4096."""
@@ -220,7 +219,8 @@ def _inside(request: Request, target: str) -> str:
     below = target.removeprefix(root)
     odd = not target.startswith(f"{root}/") or below.startswith(("//", "/\\")) or "\\" in below
     odd = odd or not target.isprintable() or ".." in target.partition("?")[0].split("/")
-    return f"{root}{_HOME}" if odd or below.startswith(("/login", "/logout")) else target
+    home = "/ohif/" if has_pacs() else "/"
+    return f"{root}{home}" if odd or below.startswith(("/login", "/logout")) else target
 
 
 def _way_cookie(request: Request) -> Cookie:

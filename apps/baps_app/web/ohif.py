@@ -12,6 +12,7 @@ from fastapi.responses import Response
 from monailabel.endpoints import ohif as host_ohif
 
 from baps.errors import NotFoundError
+from web.pages import has_pacs, no_ohif_page
 from web.root_path import root_path
 
 _OF_OTHER_HOSTS = {"google.js", "init-service-worker.js", "silent-refresh.html", "sw.js"}
@@ -24,6 +25,14 @@ _SERVICE_WORKER = re.compile(rb'<script [^>]*init-service-worker\.js"></script>'
 
 _INLINE = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 
+_MENDED = {
+    "'Orthanc Server'": "'PACS'",
+    "'Orthanc'": "'PACS'",
+    "dicomUploadEnabled: true": "dicomUploadEnabled: false",
+    "supportsReject: true": "supportsReject: false",
+}
+"""In OHIF's configuration: names that it shows, and what only other PACS can do."""
+
 _WORKER = (
     "default-src 'self'; script-src 'self' 'unsafe-eval'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
@@ -35,7 +44,7 @@ _KEPT = "private, max-age=3600"
 
 
 def ohif_file(request: Request, path: str) -> Response:
-    """A file of OHIF; its page for all that is none. The host's stumbles over folders.
+    """A file of OHIF; its page for all that is none, or what to do without a PACS. The host's stumbles over folders.
 
     Raises:
         NotFoundError: if it is a file that would load others from another host.
@@ -46,6 +55,8 @@ def ohif_file(request: Request, path: str) -> Response:
     if not Path(found.path).is_file():
         found = host_ohif.get_ohif("")
     kind, root = Path(found.path).suffix, root_path(request.scope)
+    if kind == ".html" and not has_pacs():
+        return no_ohif_page(request)
     headers = {"Cache-Control": _KEPT} | ({"Content-Security-Policy": _WORKER} if kind == ".js" else {})
     if kind not in (".html", ".css") and not (kind == ".js" and root):
         found.headers.update(headers)
@@ -79,10 +90,15 @@ def page_policy(page: bytes) -> str:
 
 
 def configure_ohif(request: Request) -> Response:
-    """OHIF's configuration, and an extension of ours that mends its export."""
+    """OHIF's configuration, and an extension of ours that mends its export.
+
+    The PACS need not be Orthanc; images are sent to it, not through this server.
+    """
     root = root_path(request.scope)
     theirs = Path(host_ohif.get_ohif("app-config.js").path).read_text()
+    for given, ours in _MENDED.items():
+        theirs = theirs.replace(given, ours)
     for address in ("/ohif/", "/proxy/dicom/"):
         theirs = theirs.replace(f"'{address}", f"'{root}{address}")
-    ours = Path(__file__).with_name("ohif-extension.js").read_text()
-    return Response(f"{theirs}\n{ours}", media_type="text/javascript")
+    extension = Path(__file__).with_name("ohif-extension.js").read_text()
+    return Response(f"{theirs}\n{extension}", media_type="text/javascript")

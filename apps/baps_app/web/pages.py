@@ -61,8 +61,18 @@ def page(
 
 def start_page(request: Request) -> Response:
     """What this server is, how the viewers connect to it, and who is signed in."""
-    pacs = is_pacs(settings.MONAI_LABEL_STUDIES)
-    return page(request, "start.html", address=own_address(request), pacs=pacs, asker=asked(request).asker)
+    asker = asked(request).asker
+    return page(request, "start.html", address=own_address(request), pacs=has_pacs(), asker=asker)
+
+
+def has_pacs() -> bool:
+    """Return whether the images lie in a PACS, so that OHIF shows them."""
+    return is_pacs(settings.MONAI_LABEL_STUDIES)
+
+
+def no_ohif_page(request: Request) -> Response:
+    """What is shown in place of OHIF where there is no PACS."""
+    return page(request, "no-ohif.html", address=own_address(request))
 
 
 def docs_page(request: Request) -> Response:

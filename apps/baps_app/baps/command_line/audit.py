@@ -8,16 +8,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from .noting import private_files
 from .options import Adapters, given
 
-app = typer.Typer(no_args_is_help=True, help="Check the file of who did what.")
+app = typer.Typer(no_args_is_help=True, callback=private_files, help="Check the file of who did what.")
 
 console = Console(soft_wrap=True, highlight=False)
-
-
-@app.callback()
-def _audit() -> None:
-    """Check the file of who did what."""  # With a callback, one command is still named.
 
 
 @app.command()

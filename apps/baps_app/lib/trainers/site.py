@@ -18,6 +18,7 @@ from baps.errors import BapsError, InputError
 from baps.yielding import step_back
 from lib.labelled import labelled_cases
 from lib.trainers.stats import Stats, read_stats
+from lib.whole_list import WholeList
 
 Settings = TypeVar("Settings")
 """A frozen dataclass, whose fields are the options."""
@@ -61,6 +62,14 @@ class SiteTrainer(TrainTask, Generic[Settings]):
             BapsError: if it cannot go on; what was published before stays so.
         """
 
+    @abstractmethod
+    def _check(self, cases: dict[str, list[Case]], settings: Settings) -> None:
+        """Refuse settings that the model or the number of cases rules out.
+
+        Raises:
+            InputError: if they do.
+        """
+
     def stats(self) -> dict[str, Any]:
         stats: dict[str, Any] = pathless(read_stats(self._stats_file))
         return stats
@@ -81,9 +90,10 @@ class SiteTrainer(TrainTask, Generic[Settings]):
         """Refuse what cannot be trained, before a process is started for it, and forget the last run's stats.
 
         Raises:
-            InputError: as ``read_request``.
+            InputError: as ``read_request``, or if no training with these settings can succeed.
         """
-        self.read_request(request, datastore)
+        cases, settings, _ = self.read_request(request, datastore)
+        self._check(cases, settings)
         Stats(self._stats_file)
 
     def read_request(
@@ -113,6 +123,8 @@ class SiteTrainer(TrainTask, Generic[Settings]):
         try:
             cases, settings, left_out = self.read_request(request, datastore)
             stats.leave_out(left_out)
+            if isinstance(datastore, WholeList):
+                datastore.history.note_used(case.labels for found in cases.values() for case in found)
             self._train(cases, settings, stats)
         except BapsError as error:
             stats.values["error"] = str(error)
@@ -135,6 +147,8 @@ class SiteTrainer(TrainTask, Generic[Settings]):
                 continue
             kind = type(getattr(defaults, name))
             try:
+                if kind is int and (isinstance(value, bool) or (isinstance(value, float) and value % 1)):
+                    raise ValueError
                 chosen[name] = _flag(value) if kind is bool else kind(value)
             except (TypeError, ValueError, OverflowError):
                 said = f"The training option {name} must be of type {kind.__name__}, not {value!r}."
