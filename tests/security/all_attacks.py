@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attacks_files as _files  # noqa: F401
 from attacks import ATTACKS
 
 __all__ = ["ATTACKS"]
