@@ -45,15 +45,16 @@ from web.errors import misfit, no_room, refused, said
 from web.existing import missing
 from web.exports import label_for_radiotherapy
 from web.guard import Guard, Rules
+from web.image_sessions import close_session, open_session, read_session
 from web.images import (
     add_image,
+    all_images,
     all_labelled,
     check_image,
     image_for_viewer,
     label_for_viewer,
     save_label,
 )
-from web.image_sessions import close_session, open_session, read_session
 from web.inference import cancel, progress, run_infer
 from web.listening import told_host, told_root_path
 from web.login import Login
@@ -119,7 +120,7 @@ _replace("/session/{session_id}", "GET", read_session)
 _replace("/session/{session_id}", "DELETE", close_session)
 # The host's own hold up everybody: they read files, or ask the PACS, where all connections are served.
 _replace("/info/", "GET", host_info.app_info)
-_replace("/datastore/", "GET", host_datastore.datastore)
+_replace("/datastore/", "GET", all_images)
 _replace("/datastore/image/info", "GET", host_datastore.get_image_info)
 _replace("/datastore/label/info", "GET", host_datastore.get_label_info)
 _replace("/train/", "GET", host_train.status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attacks_load as _attacks_load  # noqa: F401
 from attacks import ATTACKS
 
 __all__ = ["ATTACKS"]
