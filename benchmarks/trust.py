@@ -36,6 +36,11 @@ from page import write_between_marks
 HERE = Path(__file__).resolve().parent
 PARTS = ("load", "soak", "fuzz", "kills", "savers", "floods", "attacks", "headers", "bombs")
 
+COUNTED = (
+    "requests", "inputs", "displacement_inputs", "kills", "attacks_tried", "headers_checked", "floods", "bombs",
+)  # fmt: skip
+"""How much was tried."""
+
 MUST_BE_0 = (
     "errors_5xx", "dropped", "failures", "strays", "attacks_succeeded", "labels_lost", "adapters_lost",
     "resume_mismatches", "orphans", "displaced", "headers_missing", "floods_refused_others", "bombs_over_bound",
@@ -59,17 +64,7 @@ def summarise(parts: dict[str, dict[str, Any]]) -> dict[str, Any]:
         found = [part[name] for part in parts.values() if name in part]
         return sum(found) if found else None
 
-    names = (
-        "requests",
-        "inputs",
-        "displacement_inputs",
-        *MUST_BE_0,
-        "attacks_tried",
-        "headers_checked",
-        "bombs",
-        "kills",
-        "unfinished",
-    )
+    names = (*COUNTED, *MUST_BE_0, "unfinished")
     deliberate: dict[str, int] = {}
     for part in parts.values():
         for code, count in part.get("deliberate", {}).items():
@@ -194,18 +189,7 @@ def page_lines(figures: dict[str, Any]) -> list[str]:
 def _rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
     deliberate = ", ".join(f"{code}: {count}" for code, count in figures["deliberate"].items() if count) or "none"
     rows = [
-        (name.replace("_", " "), f"{figures[name]:,}")
-        for name in (
-            "requests",
-            "inputs",
-            "displacement_inputs",
-            "kills",
-            "attacks_tried",
-            "headers_checked",
-            "bombs",
-            *MUST_BE_0,
-        )
-        if figures[name] is not None
+        (name.replace("_", " "), f"{figures[name]:,}") for name in (*COUNTED, *MUST_BE_0) if figures[name] is not None
     ]
     rows.append(("said faults (502, 503, 504, 507)", deliberate))
     for name, row in figures["memory"].items():
