@@ -791,12 +791,25 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         for label in labels:
             with pacs_answers():
                 series_found = client.search_for_series(search_filters={"SeriesInstanceUID": label.SeriesInstanceUID})
-                there = client.search_for_instances(search_filters={"SOPInstanceUID": label.SOPInstanceUID})
+            there = self._instances(label)
             same = [one for one in series_found if json_values(one, "SeriesInstanceUID") == [label.SeriesInstanceUID]]
             for one in same:
                 check_new_series(label, json_values(one, "StudyInstanceUID"), json_values(one, "Modality"))
             if any(json_values(one, "SOPInstanceUID") == [label.SOPInstanceUID] for one in there):
                 raise InputError("There is an object of this SOPInstanceUID already, which stays. Nothing was stored.")
+
+    def _instances(self, label: Dataset) -> list[dict[str, Any]]:
+        """What the PACS answers of objects with the UID of one; in its study alone, if it looks no further."""
+        wanted, answer = {"SOPInstanceUID": label.SOPInstanceUID}, list[dict[str, Any]]()
+        try:
+            with pacs_answers():
+                answer = self._client.search_for_instances(search_filters=wanted)
+        except BapsError as error:
+            if status_code(error) is None:
+                raise
+            with pacs_answers():
+                answer = self._client.search_for_instances(label.StudyInstanceUID, search_filters=wanted)
+        return answer
 
     @staticmethod
     def _is_no_image(listed: Sequence[Mapping[str, Any]], uid: str) -> bool:
