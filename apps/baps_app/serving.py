@@ -52,6 +52,7 @@ from web.host import app as _host
 from web.image_sessions import close_session, open_session, read_session
 from web.images import (
     add_image,
+    all_images,
     all_labelled,
     check_image,
     image_for_viewer,
@@ -134,7 +135,7 @@ _replace("/session/{session_id}", "GET", without_folders(read_session))
 _replace("/session/{session_id}", "DELETE", without_folders(close_session))
 # The host's own hold up everybody: they read files, or ask the PACS, where all connections are served.
 _replace("/info/", "GET", host_info.app_info)
-_replace("/datastore/", "GET", without_folders(host_datastore.datastore))
+_replace("/datastore/", "GET", all_images)
 _replace("/datastore/image/info", "GET", without_folders(host_datastore.get_image_info))
 _replace("/datastore/label/info", "GET", host_datastore.get_label_info)
 _replace("/ohif/{path:path}", "GET", ohif_file)

@@ -13,7 +13,7 @@ from collections import Counter, OrderedDict
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-HEADER_SECONDS = 20.0
+HEADER_SECONDS = 10.0
 """That a client has for the headers of a request; they are one packet or two."""
 
 MOST_UNFINISHED = 256

@@ -1,4 +1,4 @@
-"""Sessions of MONAI Label: images that a viewer sends for a while, outside the studies. Each has an owner."""
+"""Sessions of MONAI Label: images that a viewer sends for a while, each of which belongs to who opened it."""
 
 from __future__ import annotations
 

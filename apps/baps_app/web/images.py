@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 import zipfile
@@ -11,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import BackgroundTasks, File, Form, Request, UploadFile
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, Response
+from monailabel.endpoints import datastore as host_datastore
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.others.generic import file_checksum, get_mime_type
 
 from baps.collected import notes
+from baps.discreet import pathless
 from baps.errors import InputError, NotFoundError
 from baps.formats import IMAGE_SUFFIXES, file_stem, read_volume
 from baps.keyed_locks import KeyedLocks
@@ -132,6 +135,12 @@ def label_for_viewer(tag: str, label: str = "", image: str = "") -> FileResponse
 
 def _sent(file: Path) -> FileResponse:
     return FileResponse(file, media_type=get_mime_type(str(file)), filename=file.name)
+
+
+def all_images(output: host_datastore.ResultType | None = None) -> Response:
+    """Return the host's counts, or its list of images and labels; it is put into JSON by a thread of the pool."""
+    found = pathless(host_datastore.datastore(output))
+    return Response(json.dumps(found, default=str), media_type="application/json")
 
 
 def all_labelled(request: Request, background_tasks: BackgroundTasks, limit_cases: int | None = None) -> FileResponse:

@@ -59,7 +59,9 @@ GROUPS = (
     _group("changes", r"(PUT|POST|DELETE) /(datastore|session|train|proxy|progress)(/.*)?", 8, 2, 32),
     # By address, and many users may share one: nobody who has a right to come in is refused.
     _group("sign-ins", r"(GET|HEAD|POST) /(auth|login|logout)(/.*)?", 8, 8, 2000),
-    # Lists, pages and their files, of which a browser asks for a hundred at once.
+    # Of thousands of images: each takes the interpreter for a while.
+    _group("lists", "GET /datastore/?", 2, 1, 500),
+    # And their files, of which a browser asks for a hundred at once.
     _group("pages", ".*", 12, 6, 500),
 )
 """The first that matches counts."""

@@ -31,9 +31,13 @@ def verify(
     """
     from ..audit_check import check_audit
     from ..errors import BapsError, InputError
-    from ..settings import read_settings
 
-    place = Path(file).expanduser() if file else read_settings(given(adapters=adapters)).audit_file
+    if file:
+        place = Path(file).expanduser()
+    else:
+        from ..settings import read_settings  # Which imports what takes seconds.
+
+        place = read_settings(given(adapters=adapters)).audit_file
     if not place.is_file():
         raise InputError(f"There is no audit file {place}. Name it with --file.")
     try:
