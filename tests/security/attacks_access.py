@@ -18,6 +18,8 @@ from odd_pacs import SCRIPT, STUDY
 _LINK = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document", "Accept": "text/html"}
 _FRAME = {**_LINK, "Sec-Fetch-Dest": "iframe"}
 _PICTURE = {"Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image", "Accept": "image/*"}
+_WEBSOCKET = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
+              "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}  # fmt: skip
 _FOREIGN = ("cross-site", "same-site")
 """A page of another site, and one of another port or name of this one."""
 
@@ -63,6 +65,7 @@ def kept_or_run_by_a_browser(target: Target) -> bool:
         ("POST", "/infer/nothing", None, {}),
         ("DELETE", "/datastore/image", {"id": "nothing"}, {}),
         ("GET", "/info/", None, {"Host": "evil.example"}),
+        ("GET", "/info/", None, _WEBSOCKET),
     ]
     replies = [target.ask(method, path, query, headers=headers) for method, path, query, headers in asked]
     replies.append(target.ask("POST", "/train/nothing", data=bytes((1 << 20) + 1)))

@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, urljoin, urlsplit
 
 import pytest
 from fastapi.testclient import TestClient
+from starlette.testclient import WebSocketDenialResponse
 
 from login_site import LoginSite
 from provider import Provider, running_provider
@@ -201,6 +202,16 @@ def test_the_login_leads_nowhere_else(tmp_path: Path, place: str, root: str) -> 
         assert urlsplit(urljoin("http://hospital/", location.replace("\\", "/"))).netloc == "hospital"
         assert location.startswith(f"{root}/")
         assert "logout" not in location
+
+
+def test_a_websocket_is_refused(tmp_path: Path) -> None:
+    site = LoginSite(tmp_path)
+    with (
+        pytest.raises(WebSocketDenialResponse) as refused,
+        site.browser().websocket_connect("/info/", headers={"Authorization": f"Bearer {site.tokens['anna']}"}),
+    ):
+        pass
+    assert refused.value.status_code == 403
 
 
 # Who fails too often.

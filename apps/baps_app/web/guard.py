@@ -76,8 +76,8 @@ class Guard:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
-        if scope["type"] != "http":
-            await send({"type": "websocket.close", "code": 1008})
+        if scope["type"] != "http":  # A WebSocket; uvicorn answers it with a response.
+            await JSONResponse({"detail": "WebSockets are not served here."}, 403)(scope, receive, send)
             return
         asked = scope["baps.asked"] = Asked(
             kind_of_request(scope["method"], path_below(scope), scope["query_string"].decode("latin-1"))
