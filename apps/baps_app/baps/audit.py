@@ -149,7 +149,7 @@ class AuditFile:
         """
         with ExitStack() as stack:
             with self._locked():
-                files = [stack.enter_context(file.open("rb")) for file in self._files()]
+                files: list[BinaryIO] = [stack.enter_context(file.open("rb")) for file in self._files()]
                 found, head = [(file, os.fstat(file.fileno()).st_size) for file in files], self._head()
             yield found, head
 
