@@ -499,6 +499,11 @@ def _reset_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
+def bound_mb() -> int:
+    """Return the memory that one file may take."""
+    return _TIMES * MOST_MB + _SLACK_MB
+
+
 def read_bombs(names: Sequence[str] = tuple(BOMBS)) -> dict[str, Any]:
     """Have bombs read, one after the other.
 
@@ -529,7 +534,7 @@ def read_bombs(names: Sequence[str] = tuple(BOMBS)) -> dict[str, Any]:
     over = [
         name
         for name, row in rows.items()
-        if row["took_mb"] > _TIMES * MOST_MB + _SLACK_MB or row["verdict"] not in ("answered", "refused")
+        if row["took_mb"] > bound_mb() or row["verdict"] not in ("answered", "refused")
     ]
     return {
         "bombs": len(rows),

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,13 +73,16 @@ class Site:
 
 
 @contextmanager
-def site(folder: Path, cases: tuple[str, ...] = CASES, kept: bool = False) -> Iterator[Site]:
+def site(
+    folder: Path, cases: tuple[str, ...] = CASES, kept: bool = False, settings: Mapping[str, str] | None = None
+) -> Iterator[Site]:
     """Start a server on copies of sample volumes, and stop it in the end, with all that it started.
 
     Args:
         folder: for all that it writes.
         cases: the volumes.
         kept: go on with what is in the folder.
+        settings: of the server, others than usual.
     """
     users = folder / "users.json"
     if not kept:
@@ -88,14 +91,15 @@ def site(folder: Path, cases: tuple[str, ...] = CASES, kept: bool = False) -> It
         for case in cases:
             (folder / "studies" / f"{case}.nii.gz").write_bytes((SAMPLES / "images" / f"{case}.nii.gz").read_bytes())
     token = Users(users).renew("bench") if kept else Users(users).add("bench", Role.ADMIN)
-    settings = {
+    chosen = {
         "labels": ",".join(f"{name}={value}" for name, value in LABELS.items()), "device": "cpu",
         "adapters": str(folder / "adapters"), "users": str(users), "most_upload_mb": "64", "most_volume_mb": "256",
+        **(settings or {}),
     }  # fmt: skip
     own = {"HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp"), "OMP_WAIT_POLICY": "PASSIVE"}
     with ExitStack() as stack:
         with patch.dict(os.environ, own):  # The server's alone.
-            started = stack.enter_context(running_server(folder / "studies", folder / "server.log", settings))
+            started = stack.enter_context(running_server(folder / "studies", folder / "server.log", chosen))
         yield Site(folder, *started, token)
 
 

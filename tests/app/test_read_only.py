@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -125,11 +126,9 @@ def test_saving_is_refused_with_one_sentence(scanner: tuple[Path, Path, MONAILab
 @pytest.mark.slow
 def test_files_that_come_are_noticed(scanner: tuple[Path, Path, MONAILabelClient]) -> None:
     source, _, client = scanner
-    shutil.copy(SAMPLES / "images" / "ct_04.nii.gz", source)
-    for _ in range(100):
-        if "ct_04" in client.datastore()["objects"]:
-            break
-        requests.get(f"{client.get_server_url()}/info/", timeout=60)
+    shutil.copy(SAMPLES / "images" / "ct_04.nii.gz", source.parent)
+    os.utime(source.parent / "ct_04.nii.gz", (0, 0))
+    (source.parent / "ct_04.nii.gz").rename(source / "ct_04.nii.gz")
     assert "ct_04" in client.datastore()["objects"]
     (source / "ct_04.nii.gz").unlink()
 

@@ -197,6 +197,16 @@ def test_a_folder_that_keeps_its_images_in_images(tmp_path: Path) -> None:
     assert doctor.folder(str(tmp_path)).found == "1 .nii"
 
 
+def test_labels_that_are_not_used_are_a_warning(tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / "labels"):
+        place.mkdir(exist_ok=True)
+        (place / "a.nii.gz").touch()
+    found = doctor.folder(str(tmp_path))
+    assert found.status is Status.WARNING
+    assert found.found == f"1 .nii.gz; 1 files in {tmp_path}/labels look like labels, and are not used"
+    assert found.remedy == f"Import them: baps labels import {tmp_path}/labels {tmp_path} --dry-run"
+
+
 def test_folders_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="no folder"):

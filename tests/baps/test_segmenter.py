@@ -77,6 +77,16 @@ def test_a_ball_is_found_on_every_axis(segmenter: Segmenter, path: Path, phantom
     assert dice(found.mask, truth) > 0.8
 
 
+def test_a_slice_that_takes_too_much_memory_is_refused(
+    segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BAPS_MOST_VOLUME_MB", "1")
+    large = tmp_path / "large.nii.gz"
+    write_nifti(large, Volume(np.zeros((400, 400, 2), np.uint8), np.eye(4)))
+    with pytest.raises(InputError, match=r"A slice of large.nii.gz .* 1 MB are allowed"):
+        segmenter.segment(large, Plane(2, 0), Prompt(((5.0, 5.0),)), "")
+
+
 def test_a_box_finds_it_too(segmenter: Segmenter, path: Path, phantom: Phantom) -> None:
     truth = MIDDLE.of(phantom[1])
     rows, columns = np.nonzero(truth)

@@ -286,7 +286,7 @@ def test_rolling_back_goes_the_way_of_publishing_backwards(store: AdapterStore, 
     assert store.published("spleen") is None
     assert [store.roll_back("spleen") for _ in range(4)] == [two, three, one, None]
     assert store.served("spleen", able.weights_sha256) is None
-    with pytest.raises(NotFoundError, match="nothing to roll back"):
+    with pytest.raises(NotFoundError, match="nothing was served before that"):
         store.roll_back("spleen")
     assert store.versions("spleen") == [one, two, three]
 
@@ -360,7 +360,7 @@ def test_what_was_rolled_back_was_served(store: AdapterStore, able: Capabilities
     store.publish("spleen", one)
     assert [store.roll_back("spleen") for _ in range(2)] == [three, None]
     assert [store.was_served("spleen", version) for version in (one, two, three)] == [True] * 3
-    with pytest.raises(NotFoundError, match="nothing to roll back"):
+    with pytest.raises(NotFoundError, match="nothing was served before that"):
         store.roll_back("spleen")
 
 

@@ -52,11 +52,32 @@ def test_a_session_ends_after_a_day_s_work_however_much_it_is_used() -> None:
     assert sessions.find(value) is None
 
 
-def test_memory_is_bounded_and_those_in_use_stay() -> None:
+def _asker(name: str) -> Asker:
+    return Asker(name, Role.ANNOTATOR, "token")
+
+
+def test_a_user_who_signs_in_too_often_ends_their_own_sessions_alone() -> None:
     sessions = Sessions()
+    others = [sessions.begin(_asker(f"user {number}")) for number in range(20)]
+    at_the_provider = sessions.begin(Asker("anna", Role.ANNOTATOR, "openid"))
     used, unused = sessions.begin(ANNA), sessions.begin(ANNA)
-    for _ in range(4095):
-        sessions.begin(ANNA)
+    for _ in range(4097):
+        last = sessions.begin(ANNA)
         assert sessions.find(used) is not None
     assert sessions.find(unused) is None
+    assert sessions.find(last) is not None
+    assert all(sessions.find(value) for value in (*others, at_the_provider))
+    assert len(sessions._sessions) == 16 + 21
+
+
+def test_memory_is_bounded_whoever_signs_in() -> None:
+    sessions = Sessions()
+    many = [sessions.begin(ANNA) for _ in range(16)]
+    alone = [sessions.begin(_asker(str(number))) for number in range(4096)]
     assert len(sessions._sessions) == 4096
+    assert not any(map(sessions.find, many))  # Who has most loses first.
+    assert all(map(sessions.find, alone))
+    for value in alone:
+        sessions.end(value)
+    assert not sessions._sessions
+    assert not sessions._by_user

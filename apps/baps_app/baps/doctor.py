@@ -285,6 +285,7 @@ def disk(places: list[Path]) -> Finding:
 def folder(studies: str) -> Finding:
     """Whether the folder of studies can be used, and what lies in it."""
     from .formats import images_folder
+    from .label_import import unused_labels
 
     check_studies(studies)
     root = Path(studies)
@@ -300,6 +301,10 @@ def folder(studies: str) -> Finding:
         )
     elif not kinds:
         warnings.append("Put NIfTI or NRRD volumes into it, or into a folder images in it.")
+    for said in unused_labels(root):
+        found_labels, _, remedy = said.partition("; they are not used. ")
+        found += f"; {found_labels}, and are not used"
+        warnings.append(remedy)
     if not os.access(root, os.W_OK):
         found += "; the folder cannot be written to: clicks are answered, labels and images are not saved"
         warnings.append(f"To save labels: {_OWN} Mount it with leave to write.")

@@ -59,7 +59,7 @@ def prune(
     now, times = now or datetime.now(timezone.utc), list(_adapter_times(adapters))
     for name, tag in history.labels():
         if image in ("", name):
-            with history.changing:
+            with history.lock(name, tag):
                 gone = [one.name for one in _beyond(history.versions(name, tag), rule, times, now)]
                 if gone and not dry_run:
                     history.remove(name, tag, gone, "pruned")
@@ -70,12 +70,15 @@ def prune(
 def _beyond(versions: Sequence[Version], rule: Rule, times: Sequence[datetime], now: datetime) -> list[Version]:
     """The versions, oldest first, that a rule does not keep."""
     replaced = {one.name: following.when for one, following in pairwise(versions)}
+    newest = versions[-1].info if versions else {}
+    judged_by = {one["version"] for key in ("disputed", "basis") for one in (newest.get(key) or {}).values()}
     return [
         one
         for one in versions[: -max(rule.keep, 1)]
         if replaced[one.name] <= now - timedelta(days=rule.days)
         and not one.is_evidence
         and not one.info.get("damaged")
+        and one.name not in judged_by  # By which changes of a label are judged, see ``lib.disputes``.
         and not any(one.when <= time and time - _BEFORE <= replaced[one.name] for time in times)
     ]
 

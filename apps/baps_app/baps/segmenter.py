@@ -25,11 +25,15 @@ from .heeding import heed_clicks
 from .intensity import Window, choose_window
 from .looking_ahead import LookingAhead
 from .propagation import deepest
+from .size import check_size
 from .slice_image import canvas_image
 from .store import AdapterStore
 from .volume import Volume
 
 Identity = tuple[str, int, int]
+
+_PIXEL_BYTES = 8
+"""What segmenting takes per pixel of a slice: its probability and the resized one. A picture is one large slice."""
 
 
 @dataclass(frozen=True)
@@ -232,6 +236,7 @@ class Segmenter:
     def _show(self, path: Path, plane: Plane, label: str, adapted: bool, window: Window | None) -> _Shown:
         identity = _identity(path)  # Once: the file may be replaced meanwhile.
         volume, own_window = self._volume(path, identity)
+        check_size(f"A slice of {path.name}", plane.of(volume.voxels).shape[:2], _PIXEL_BYTES)
         window = window or own_window
         canvas = Canvas.fit(volume, plane, self.black_box.capabilities.input_side)
         place = (identity, plane, window)

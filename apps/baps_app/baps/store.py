@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -151,8 +152,14 @@ class AdapterStore:
             BapsError: if its record is broken.
         """
         path = self._folder(label) / version / "record.json"
-        if version not in self.versions(label):
-            raise NotFoundError(f"There is no version {version!r} of the adapter {label or 'shared'!r}.")
+        versions = self.versions(label)
+        if versions and version not in versions:
+            raise NotFoundError(
+                f"There is no version {version!r} of the adapter {label or 'shared'!r}. "
+                f"There are {', '.join(versions)}."
+            )
+        if not versions:
+            raise NotFoundError(self._nothing_before(label))
         try:
             record: dict[str, Any] = json.loads(path.read_text())
         except (OSError, ValueError) as error:
@@ -266,21 +273,37 @@ class AdapterStore:
             The version that is served now, or None for the model as it is.
 
         Raises:
-            NotFoundError: if nothing was served yet.
+            NotFoundError: if the model as it is serves, and nothing was served before.
             BapsError: as ``publish``.
         """
         served = self._served(label)
         if not served:
-            raise NotFoundError(f"No adapter of {label or 'shared'} was ever served, so there is nothing to roll back.")
+            raise NotFoundError(self._nothing_before(label))
         self._serve(label, [*self._history(label)[1:], *(f"-{version}" for version in served[:1] if version)])
         return self.published(label)
+
+    def _nothing_before(self, label: str) -> str:
+        """Why there is nothing to roll back to, and what can be done."""
+        name, versions = label or "shared", self.versions(label)
+        if not versions:
+            known = ", ".join(one or "shared" for one in self.labels()) or "none"
+            return f"There is no adapter of {name}. Adapters are there of: {known}."
+        back = [line.removeprefix("-") for line in self._history(label) if line.startswith("-")]
+        before = f"version {back[-1]} was rolled back" if back else "no version was ever published"
+        return (
+            f"{name} is served by the model as it is, and nothing was served before that: {before}. To serve a "
+            f"version: baps adapters publish {shlex.quote(name)} VERSION ({', '.join(versions)})."
+        )
 
     def withdraw(self, label: str) -> None:
         """Serve no version of a label any more; all are kept.
 
         Raises:
+            NotFoundError: if there is no version of the label.
             BapsError: as ``publish``.
         """
+        if not self.versions(label):
+            raise NotFoundError(self._nothing_before(label))
         if self.published(label):
             self._serve(label, ["", *self._history(label)])
 

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -38,9 +37,6 @@ class ReadOnlyStudies(StudiesDatastore):
         logger.warning("The folder of the studies cannot be written to: no label is saved, no image added.")
         super().__init__(str(own), auto_reload, read_only=True)
         self._reconcile_datastore()
-        if auto_reload:
-            with suppress(OSError):  # Too many folders to watch; they are looked at when the server starts.
-                self._observer.schedule(self._handler, self._datastore.image_path(), recursive=True)
 
     def images_dir(self, folder: Path) -> str:
         return str(images_folder(self._studies))
@@ -51,7 +47,7 @@ class ReadOnlyStudies(StudiesDatastore):
         Raises:
             StorageError: always.
         """
-        self._refuse("label")
+        self.check_writable("label")
 
     def add_image(self, *_: Any, **__: Any) -> NoReturn:
         """Refuse it.
@@ -59,9 +55,14 @@ class ReadOnlyStudies(StudiesDatastore):
         Raises:
             StorageError: always.
         """
-        self._refuse("image")
+        self.check_writable("image")
 
-    def _refuse(self, what: str) -> NoReturn:
+    def check_writable(self, what: str) -> NoReturn:
+        """Refuse it.
+
+        Raises:
+            StorageError: always.
+        """
         raise StorageError(
             f"The folder of the studies cannot be written to, so the {what} was not saved. Ask the operator of the "
             "server to let it write there (baps doctor says what it finds)."

@@ -9,12 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
 from monailabel.interfaces.datastore import DefaultLabelTag
 from pydicom.dataset import FileDataset
 
-from baps.errors import BapsError, StorageError
+from baps.errors import BapsError, InputError, StorageError
 from baps.formats import (
     IMAGE_SUFFIXES,
     SeveralVolumesError,
@@ -31,12 +30,11 @@ from baps.formats import (
 from baps.label_export import label_as_rtstruct
 from baps.label_history import Version
 from baps.label_map import LabelMap
-from baps.replacing import replacing
-from baps.volume import Volume
+from lib.arrivals import Arrivals
 from lib.conversions import FOLDER as CONVERTED
 from lib.conversions import Conversions, SeveralImagesError
 from lib.label_checks import Checked, LabelChecks
-from lib.label_info import LabelInfo, read_label_info
+from lib.new_images import adding, check_new_name, names_in
 from lib.whole_list import WholeList
 
 
@@ -48,7 +46,7 @@ class StudiesDatastore(WholeList, LocalDatastore):
 
     Args:
         folder: the studies; images may lie in it or in ``images/`` below it.
-        auto_reload: notice files that come or go.
+        auto_reload: notice files that come or go, see ``Arrivals``.
         read_only: write nothing at the start.
     """
 
@@ -56,8 +54,12 @@ class StudiesDatastore(WholeList, LocalDatastore):
         kinds = [f"*{suffix}" for suffix in IMAGE_SUFFIXES]
         self._conversions = Conversions(Path(folder) / CONVERTED)
         self._checks = LabelChecks(Path(folder), read_only)
+        self._lock_file = str(Path(folder) / ".lock")  # The host's, which sets it later.
+        self._arrivals = Arrivals(self._looked_at, self._reconcile_datastore, self.changing)
+        self._no_series: list[Path] = []
+        self._reloads = auto_reload
         super().__init__(
-            folder, self.images_dir(Path(folder)), extensions=kinds, auto_reload=auto_reload, read_only=read_only
+            folder, self.images_dir(Path(folder)), extensions=kinds, auto_reload=False, read_only=read_only
         )
         if not read_only:
             self.history.repair()
@@ -66,10 +68,53 @@ class StudiesDatastore(WholeList, LocalDatastore):
         """Where the images lie, as MONAI Label's list says it: below the folder, or an absolute path."""
         return str(images_folder(folder).relative_to(folder))
 
+    def _look(self) -> None:
+        if self._reloads:
+            self._arrivals.look()
+
+    def list_images(self) -> list[str]:
+        """As the host's, with what has come since, and without what has gone."""
+        self._look()
+        listed: list[str] = super().list_images()
+        return listed
+
+    def json(self) -> dict[str, Any]:
+        """As the host's, likewise."""
+        self._look()
+        described: dict[str, Any] = super().json()
+        return described
+
+    def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
+        """As the host's, likewise."""
+        self._look()
+        pairs: list[dict[str, Any]] = super().datalist(full_path)
+        return pairs
+
+    def _reconcile_datastore(self) -> None:
+        with self.changing:
+            if not self._datastore.objects:  # A folder ``images`` may have come to an empty one.
+                self._datastore.images_dir = self.images_dir(Path(self._datastore_path))
+            super()._reconcile_datastore()
+
+    def _looked_at(self) -> list[Path]:
+        """The folders whose times of change tell of images and labels that come or go."""
+        labels = Path(self._datastore.label_path(None))
+        tags = [tag for tag in labels.iterdir() if tag.is_dir()] if labels.is_dir() else []
+        return [Path(self._datastore.image_path()), labels, *tags, *self._no_series]
+
     def _list_files(self, path: str, patterns: list[str]) -> dict[str, str]:
         images = Path(path) == Path(self._datastore.image_path())  # A label is a file, and one alone.
         found: dict[str, str] = {}
-        for file in list_images(Path(path)):
+        there = list_images(Path(path))
+        if images:  # A folder may become a series when the first of its files comes.
+            series = set(there)
+            self._no_series = [one for one in Path(path).iterdir() if one not in series and one.is_dir()]
+        listed, tag = self._datastore.objects, Path(path).name
+        for file in there:
+            known = listed.get(self._to_id(file.name)[0])
+            is_new = known is None or not (images or tag in known.labels)
+            if is_new and self._reloads and not self._arrivals.is_whole(file):
+                continue
             titles = self._conversions.titles(file) if images else []
             names = [f"{volume_id(file_stem(file), n)}.nii.gz" for n in range(1, len(titles) + 1)]
             if images or file.is_file():
@@ -121,22 +166,28 @@ class StudiesDatastore(WholeList, LocalDatastore):
             raise SeveralImagesError(image_id, error.titles) from None
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
-        """As the host's, but the image gets its name when it is whole.
+        """As the host's, but the image gets its name when it is whole, and takes nobody else's.
 
         Raises:
+            InputError: if there is an image, or a series, of that name already, or of one that some file systems take
+                for the same; nothing is stored then.
             StorageError: if it cannot be written; nothing is stored then.
         """
         suffix = self._to_id(Path(image_filename).name)[1]
-        target = Path(self._datastore.image_path()) / f"{image_id}{suffix}"
+        folder = Path(self._datastore.image_path())
+        target = folder / f"{image_id}{suffix}"
         info = {**image_info, "ts": int(time.time()), "name": target.name}
         try:
-            with self.changing:
-                with replacing(target, suffix) as partial:
-                    shutil.copyfile(image_filename, partial)
-                self._datastore.objects[image_id] = ImageLabelModel(image=DataModel(info=info, ext=suffix))
-                self._update_datastore_file(lock=False)
+            with adding(folder, suffix) as (partial, add):
+                shutil.copyfile(image_filename, partial)
+                with self.changing:  # Also the command line and other processes hold it to add one.
+                    check_new_name(image_id, [*self._datastore.objects, *names_in(folder)])
+                    add(target)
+                    self._datastore.objects[image_id] = ImageLabelModel(image=DataModel(info=info, ext=suffix))
+                    self._update_datastore_file(lock=False)
+        except FileExistsError:
+            raise InputError(f"There is a file {target.name} already; give the new image another name.") from None
         except OSError as error:
-            target.unlink(missing_ok=True)
             raise StorageError(
                 f"The image could not be saved ({error.strerror}); nothing was stored. Make room on the server's disk "
                 "and send it again."
@@ -150,20 +201,23 @@ class StudiesDatastore(WholeList, LocalDatastore):
         label_tag: str,
         label_info: dict[str, Any],
         check: Callable[[Version], None] | None = None,
+        after: str | None = None,
     ) -> str:
         """As the host's, but a label is replaced when the new one is whole, and the earlier one is kept.
 
         Args:
             image_id, label_filename, label_tag, label_info: as the host's.
             check: reads what was written, before it is served; what it raises ends the save.
+            after: the newest version that it takes account of, see ``LabelHistory.save``.
 
         Raises:
             NotFoundError: if there is no such image.
+            OutdatedError: if another version is the newest.
             OSError: if it cannot be written; an earlier one is as it was.
             BapsError: as ``check``; an earlier one is as it was.
         """
         file = Path(label_filename)
-        self.history.save(image_id, label_tag, file, self._to_id(file.name)[1], label_info, check)
+        self.history.save(image_id, label_tag, file, self._to_id(file.name)[1], label_info, check, after)
         if check and label_tag == DefaultLabelTag.FINAL.value:
             self._checks.note(image_id, self._labelled_files()[image_id], {})
         return image_id
@@ -187,6 +241,7 @@ class StudiesDatastore(WholeList, LocalDatastore):
         return self._checked(patience=float("inf"))
 
     def _checked(self, **patience: float) -> dict[str, Checked]:
+        self._look()
         return self._checks.check(self._labelled_files(), self._read_final, **patience)
 
     def _labelled_files(self) -> dict[str, tuple[str, str]]:
@@ -218,18 +273,8 @@ class StudiesDatastore(WholeList, LocalDatastore):
         """
         return label_as_rtstruct(self.history, image_id, DefaultLabelTag.FINAL.value, *self._source(image_id))
 
-    def label_to_change(self, image_id: str, organ: str, image: Volume) -> tuple[LabelMap, LabelInfo]:
-        """The image's final label map with every organ in it; zeros where there is none.
-
-        Raises:
-            InputError: if it cannot be used.
-        """
-        tag = DefaultLabelTag.FINAL.value
-        earlier = self.get_label_uri(image_id, tag)
-        if not earlier or not Path(earlier).is_file():
-            return LabelMap((np.zeros(image.shape, np.uint8),)), read_label_info({})
-        found = read_label_map(Path(earlier), image, self.source(image_id))
-        return found, read_label_info(self.get_label_info(image_id, tag) or {})
+    def check_writable(self, what: str) -> None:
+        """Refuse to save where that is not possible; see ``ReadOnlyStudies``."""
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         """As the host's. Of a series it is the NIfTI file that the viewers are told to load."""

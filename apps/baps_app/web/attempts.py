@@ -1,4 +1,4 @@
-"""Logins that failed: whoever fails too often has to wait. A provider's password might be guessed."""
+"""Rate limit of logins that failed: whoever fails too often has to wait. A provider's password might be guessed."""
 
 from __future__ import annotations
 
@@ -8,42 +8,46 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 
-_MOST = 10
 _SECONDS = 300.0
-_ADDRESSES = 4096
+_KEYS = 4096
 
 
 class Attempts:
-    """Failures of the last minutes by address, in bounded memory.
+    """Failures of the last minutes by a key, such as an address, in bounded memory.
 
     Args:
+        most: failures after which one has to wait.
         clock: of seconds.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock, self._lock = clock, threading.Lock()
+    def __init__(self, most: int = 10, clock: Callable[[], float] = time.monotonic) -> None:
+        self._most, self._clock, self._lock = most, clock, threading.Lock()
         self._failed: OrderedDict[str, deque[float]] = OrderedDict()
 
-    def wait(self, address: str) -> int:
-        """Seconds until an address may try again, 0 if it may now."""
-        with self._lock:
-            times = self._failed.get(_network(address))
-            if times is None or len(times) < _MOST:
-                return 0
-            return max(0, round(times[0] + _SECONDS - self._clock()))
+    def count(self, key: str) -> int:
+        """Count an attempt as failed, or give the seconds until there may be one, of which none is counted.
 
-    def failed(self, address: str) -> None:
-        """Count a failure; the address that failed longest ago is forgotten where there are too many."""
+        The key that failed longest ago is forgotten where there are too many.
+        """
         with self._lock:
-            times = self._failed.setdefault(_network(address), deque(maxlen=_MOST))
-            times.append(self._clock())
-            self._failed.move_to_end(_network(address))
-            if len(self._failed) > _ADDRESSES:
+            now, times = self._clock(), self._failed.setdefault(key, deque(maxlen=self._most))
+            if len(times) == self._most and (seconds := round(times[0] + _SECONDS - now)) > 0:
+                return seconds
+            times.append(now)
+            self._failed.move_to_end(key)
+            if len(self._failed) > _KEYS:
                 self._failed.popitem(last=False)
+            return 0
+
+    def take_back(self, key: str) -> None:
+        """Count one failure less: an attempt that was counted and did not fail."""
+        with self._lock:
+            if times := self._failed.get(key):
+                times.pop()
 
 
-def _network(address: str) -> str:
-    """An IPv6 address counts with its network: whoever has one has all of it."""
+def network_of(address: str) -> str:
+    """An address as a key; one of IPv6 counts with its network, for whoever has one has all of it."""
     try:
         parsed = ip_address(address.partition("%")[0])
     except ValueError:

@@ -9,22 +9,27 @@ from ipaddress import ip_address
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from fastapi import HTTPException
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from baps.errors import BapsError, InputError
+from baps.label_history import check_tag
 from web.asking import THE_MACHINE, Asked, Asker
 from web.audit import Audit
+from web.bodies import most_bytes, too_large
 from web.kinds import kind_of_request
 from web.names import checked_name
 from web.root_path import path_below, root_path
-from web.signing_in import SigningIn, cookie_of, cookies_count, is_foreign
+from web.signing_in import SigningIn, cookie_of, cookies_count, is_foreign, is_framed, is_link
 
 _NAMED = ("image", "id", "label", "tag", "session_id")
 _PAGE = re.compile(r"/|/docs|/ohif(/.*)?")
 """What a person opens in a browser, who is sent to the login page."""
+
+_LINKED = re.compile(rf"{_PAGE.pattern}|/login(/openid/return)?")
+"""Pages that a link on a page of another origin may lead to."""
 
 _UIDS = re.compile(r"/(studies|series)/([\d.]+)")
 _IN_QUERY = {
@@ -35,8 +40,8 @@ _IN_QUERY = {
 }
 """What a search in a PACS may name, by keyword or tag."""
 
-_SMALL = 1 << 20
-"""Bytes of a request that brings no image."""
+_ASKERS = CapacityLimiter(4)
+"""Threads that find out who asks; those of the pool are for answers."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +95,7 @@ class Guard:
             if refusal:
                 await refusal(scope, receive, counted)
             else:
-                large = asked.kind is not None and asked.kind.large
-                await self.app(scope, _limited(receive, self.rules.most_bytes if large else _SMALL), counted)
+                await self.app(scope, receive, counted)
         finally:
             if _is_noted(asked, status, "authorization" in _headers(scope)):
                 self.rules.audit.note(asked, status)
@@ -99,9 +103,9 @@ class Guard:
     async def _refusal(self, scope: Scope, asked: Asked) -> Response | None:
         headers = _headers(scope)
         try:
-            self._check_origin(headers)
+            self._check_origin(scope, headers)
             if asked.kind is None or asked.kind.role is not None:
-                asked.asker = await to_thread.run_sync(self._asker, scope, headers)
+                asked.asker = await to_thread.run_sync(self._asker, scope, headers, limiter=_ASKERS)
             asked.image = self._check_path(scope)
             self._check_role(scope, asked)
             self._check_length(headers, asked)
@@ -116,9 +120,21 @@ class Guard:
             return JSONResponse({"detail": str(error)}, 400)
         return None
 
-    def _check_origin(self, headers: Mapping[str, str]) -> None:
+    def _check_origin(self, scope: Scope, headers: Mapping[str, str]) -> None:
+        """Refuse what pages of other origins have a browser ask, but for links to the pages of this server.
+
+        Browsers say so of what they ask of https and of their own machine (Sec-Fetch-Site); programs say nothing.
+
+        Raises:
+            HTTPException: 403.
+        """
+        if is_framed(headers):
+            raise HTTPException(403, "The pages of this server cannot be shown within those of others.")
         origins = self.rules.origins
-        if is_foreign(headers) and "*" not in origins and headers.get("origin") not in origins:
+        if "*" in origins or headers.get("origin") in origins:
+            return
+        link = scope["method"] in ("GET", "HEAD") and is_link(headers) and _LINKED.fullmatch(path_below(scope))
+        if is_foreign(headers) and not link:
             raise HTTPException(403, "Requests from pages of other origins are refused.")
 
     def _asker(self, scope: Scope, headers: Mapping[str, str]) -> Asker:
@@ -135,7 +151,7 @@ class Guard:
             if kind.lower() == "bearer":
                 return signing_in.with_token(token.strip(), address_of(scope))
             if not kind and cookies_count(scope["method"], headers):
-                asker = signing_in.with_cookie(cookie_of(scope).value(headers.get("cookie", "")))
+                asker = signing_in.with_cookies(cookie_of(scope).values(headers.get("cookie", "")))
                 if asker:
                     return asker
         except BapsError as error:
@@ -159,6 +175,8 @@ class Guard:
         for name in _NAMED:
             if query.get(name):
                 checked_name(query[name], name)
+        if query.get("tag"):
+            check_tag(query["tag"])
         return _image_named(path, query)
 
     @staticmethod
@@ -176,38 +194,14 @@ class Guard:
             )
 
     def _check_length(self, headers: Mapping[str, str], asked: Asked) -> None:
-        most = self.rules.most_bytes if asked.kind and asked.kind.large else _SMALL
+        most = most_bytes(asked, self.rules.most_bytes)
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > most:
-            raise _too_large(most)
+            raise too_large(most)
 
 
 def _headers(scope: Scope) -> dict[str, str]:
     return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-
-
-def _limited(receive: Receive, most: int) -> Receive:
-    """The parts of a request until there are too many."""
-    seen = 0
-
-    async def limited() -> Message:
-        nonlocal seen
-        message = await receive()
-        seen += len(message.get("body", b""))
-        if seen > most:
-            raise _too_large(most)
-        return message
-
-    return limited
-
-
-def _too_large(most: int) -> HTTPException:
-    return HTTPException(
-        413,
-        f"The request is larger than the {most >> 20:,} MB that are taken. Send less, or have the operator raise "
-        "most_upload_mb.",
-        {"Connection": "close"},
-    )
 
 
 def _image_named(path: str, query: Mapping[str, str]) -> str:

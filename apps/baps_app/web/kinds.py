@@ -74,7 +74,8 @@ KINDS = (
     _kind("POST", r"/login", "sign in", None, noted=True),
     _kind("GET", r"/login/openid", "go to the OpenID provider", None),
     _kind("GET", r"/login/openid/return", "sign in", None, noted=True),
-    _kind("GET POST", r"/logout", "sign out", None, noted=True),
+    _kind("GET", r"/logout", "see the login page", None),
+    _kind("POST", r"/logout", "sign out", None, noted=True),
     _kind(_READ, r"/auth/token/valid/?", "check a token", ANNOTATOR),
     # What the viewers do.
     _kind(_READ, r"/|/info/?|/openapi\.json|/docs|/favicon\.ico|/static/.*|/ohif(/.*)?", "look", ANNOTATOR),

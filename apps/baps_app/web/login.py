@@ -1,32 +1,32 @@
 """The login page, for browsers, and the three routes under /auth, for 3D Slicer.
 
 Nothing of this needs a script. The page posts a user and a token; with an OpenID provider the browser goes there and
-comes back with a code (with PKCE, a state and a nonce), which is tied to the browser by a cookie of its own.
+comes back with a code (with PKCE, a state and a nonce). What belongs to that way is kept in a cookie of the browser,
+sealed with a key that this process alone has; nothing is kept here of who has not signed in.
 """
 
 from __future__ import annotations
 
+import json
 import secrets
-import threading
-import time
-from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from cryptography.fernet import Fernet, InvalidToken
 from fastapi import Form, HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
 
 from baps.errors import BapsError
 from web.asking import Asker, asked
 from web.guard import address_of
-from web.pages import page
+from web.openid import OpenId
+from web.pages import has_pacs, page
 from web.root_path import root_path
-from web.signing_in import SigningIn, cookie_of, cookies_count
+from web.signing_in import Cookie, SigningIn, cookie_of, cookies_count
 
-_HOME = "/ohif/"
-_ON_THE_WAY = "baps-openid"
-_MOST_ON_THE_WAY = 1024
-_WAY_SECONDS = 600.0
+_WAY_SECONDS = 600
+_LONGEST_TARGET = 1500
+"""Bytes of the address to go on to: browsers take no cookie of more than 4096."""
 
 
 @dataclass(frozen=True)
@@ -34,17 +34,15 @@ class _Way:
     """Of a browser to the provider and back.
 
     Attributes:
-        browser: the value of its cookie.
+        state: that it must come back with.
         nonce, verifier: that the token and the code belong to.
         target: where it goes then.
-        begun: seconds.
     """
 
-    browser: str
+    state: str
     nonce: str
     verifier: str
     target: str
-    begun: float
 
 
 class Login:
@@ -55,8 +53,7 @@ class Login:
     """
 
     def __init__(self, signing_in: SigningIn) -> None:
-        self._in, self._lock = signing_in, threading.Lock()
-        self._ways: OrderedDict[str, _Way] = OrderedDict()
+        self._in, self._seal = signing_in, Fernet(Fernet.generate_key())
 
     # 3D Slicer's.
 
@@ -109,6 +106,10 @@ class Login:
         asked(request).asker = asker
         return self._begun(request, asker, RedirectResponse(_inside(request, next), 303))
 
+    def before_sign_out(self, request: Request) -> Response:
+        """Send a browser to the login page, where the button is: no link and no picture ends a session."""
+        return RedirectResponse(f"{root_path(request.scope)}/login", 303)
+
     def sign_out(self, request: Request) -> Response:
         """End the session; a page of another origin cannot have it ended."""
         reply = RedirectResponse(f"{root_path(request.scope)}/login", 303)
@@ -117,7 +118,8 @@ class Login:
             # OHIF keeps what was chosen. Below a root path, what other servers of the host have stored stays.
             reply.headers["Clear-Site-Data"] = '"cache"' if root_path(request.scope) else '"cache", "storage"'
             cookie = cookie_of(request.scope)
-            self._in.sessions.end(cookie.value(request.headers.get("cookie", "")))
+            for value in cookie.values(request.headers.get("cookie", "")):
+                self._in.sessions.end(value)
             reply.delete_cookie(cookie.name, cookie.path, secure=cookie.secure, httponly=True, samesite="strict")
         return reply
 
@@ -127,42 +129,32 @@ class Login:
             raise HTTPException(
                 404, f"This server has no OpenID provider. Sign in at {root_path(request.scope)}/login."
             )
-        state, browser, nonce = (secrets.token_urlsafe(32) for _ in range(3))
-        verifier = secrets.token_urlsafe(64)
+        state, nonce, verifier = secrets.token_urlsafe(32), secrets.token_urlsafe(32), secrets.token_urlsafe(64)
         try:
             address = self._in.openid.address_to_sign_in(_back(request), state, nonce, verifier)
         except BapsError as error:
             return self._page(request, next, str(error), 503)
-        with self._lock:
-            self._ways[state] = _Way(browser, nonce, verifier, _inside(request, next), time.monotonic())
-            if len(self._ways) > _MOST_ON_THE_WAY:
-                self._ways.popitem(last=False)
-        reply = RedirectResponse(address, 303)
+        target = _inside(request, next)
+        target = target if len(target.encode()) <= _LONGEST_TARGET else _inside(request, "")
+        way = _Way(state, nonce, verifier, target)
+        sealed = self._seal.encrypt(json.dumps(asdict(way), ensure_ascii=False).encode()).decode()
+        reply, cookie = RedirectResponse(address, 303), _way_cookie(request)
         # Lax: it must come along from the provider's page. It opens nothing by itself.
         reply.set_cookie(
-            _ON_THE_WAY,
-            browser,
-            int(_WAY_SECONDS),
-            path=f"{root_path(request.scope)}/login",
-            secure=request.url.scheme == "https",
-            httponly=True,
-            samesite="lax",
+            cookie.name, sealed, _WAY_SECONDS, path=cookie.path, secure=cookie.secure, httponly=True, samesite="lax"
         )
         return reply
 
     def from_provider(self, request: Request, state: str = "", code: str = "", iss: str = "") -> Response:
-        """The browser is back; nothing counts that it did not set out for."""
-        with self._lock:
-            way = self._ways.pop(state, None)
-        openid, browser = self._in.openid, request.cookies.get(_ON_THE_WAY, "")
-        if (
-            openid is None
-            or way is None
-            or time.monotonic() - way.begun > _WAY_SECONDS
-            or not secrets.compare_digest(way.browser.encode(), browser.encode())
-            or (iss and iss != openid.settings.issuer)
-        ):
+        """The browser is back; nothing counts that it did not set out for. It can come back once."""
+        openid, way = self._in.openid, self._way(request, state)
+        if openid is None or way is None or (iss and iss != openid.settings.issuer):
             return self._page(request, "", "This sign-in was not begun here, or took too long. Begin again.", 400)
+        reply, cookie = self._returned(request, openid, way, code), _way_cookie(request)
+        reply.delete_cookie(cookie.name, cookie.path, secure=cookie.secure, httponly=True, samesite="lax")
+        return reply
+
+    def _returned(self, request: Request, openid: OpenId, way: _Way, code: str) -> Response:
         if not code:
             return self._page(request, way.target, "The hospital's login did not let you in. Try again.", 401)
         try:
@@ -175,6 +167,17 @@ class Login:
         # A page, and no redirection: one that begins at the provider would not take the strict cookie along.
         return self._begun(request, asker, self._page(request, way.target, asker=asker, go=way.target))
 
+    def _way(self, request: Request, state: str) -> _Way | None:
+        """The way that the browser's cookie holds, if it belongs to a state; the provider takes each code once."""
+        for sealed in _way_cookie(request).values(request.headers.get("cookie", "")):
+            try:
+                way = _Way(**json.loads(self._seal.decrypt(sealed.encode(errors="replace"), _WAY_SECONDS)))
+            except InvalidToken:
+                continue
+            if secrets.compare_digest(way.state.encode(), state.encode(errors="replace")):
+                return way
+        return None
+
     def _begun(self, request: Request, asker: Asker, reply: Response) -> Response:
         """The reply, with the cookie of a new session."""
         value, cookie = self._in.begin(asker), cookie_of(request.scope)
@@ -184,7 +187,7 @@ class Login:
     def _signed_in(self, request: Request) -> Asker | None:
         if not cookies_count(request.method, request.headers):
             return None
-        return self._in.with_cookie(cookie_of(request.scope).value(request.headers.get("cookie", "")))
+        return self._in.with_cookies(cookie_of(request.scope).values(request.headers.get("cookie", "")))
 
     def _page(
         self,
@@ -216,7 +219,12 @@ def _inside(request: Request, target: str) -> str:
     below = target.removeprefix(root)
     odd = not target.startswith(f"{root}/") or below.startswith(("//", "/\\")) or "\\" in below
     odd = odd or not target.isprintable() or ".." in target.partition("?")[0].split("/")
-    return f"{root}{_HOME}" if odd or below.startswith(("/login", "/logout")) else target
+    home = "/ohif/" if has_pacs() else "/"
+    return f"{root}{home}" if odd or below.startswith(("/login", "/logout")) else target
+
+
+def _way_cookie(request: Request) -> Cookie:
+    return cookie_of(request.scope, "baps-openid")
 
 
 def _back(request: Request) -> str:

@@ -2,6 +2,9 @@
 //
 // What the server says beside a mask, or of a request that it refuses, is shown; MONAI Label's panel drops it.
 //
+// Links of the panel that lead nowhere are hidden: to the server's log, which is its operator's, and to the PACS's own
+// address, which browsers need not reach.
+//
 // "Export DICOM SEG" is mended, which
 // - fails: of two commands of one name, the one that is run is not told where to store;
 // - mirrors the mask along the slices of a series that is numbered the way its normal points: it lays the masks, which are
@@ -53,6 +56,13 @@ function onAnswer(tell) {
     return open.call(this, method, ...given);
   };
 }
+
+const style = document.createElement('style');
+style.textContent = `
+  a[href$="logs/?lines=100"], b:has(+ a[href$="logs/?lines=100"]) { display: none; }
+  .nextSampleForm a { color: inherit; pointer-events: none; }
+`;
+document.head.append(style);
 
 window.config.extensions.push({
   id: 'baps',

@@ -21,7 +21,7 @@ from monailabel.config import settings
 from baps.serving_command import is_pacs
 from web.asking import asked
 from web.kinds import kind_of_request
-from web.root_path import root_path
+from web.root_path import own_address, root_path
 
 _TEMPLATES = Environment(autoescape=True, loader=FileSystemLoader(Path(__file__).parent))
 
@@ -51,25 +51,28 @@ def page(
     headers: Mapping[str, str] = MappingProxyType({}),
     **values: Any,
 ) -> Response:
-    """A page made from a template of this folder, which no other page may frame and no cache keeps."""
+    """A page made from a template of this folder, which loads nothing and which no other page may frame."""
     nonce = secrets.token_urlsafe(16)
     content = _TEMPLATES.get_template(template).render(nonce=nonce, root=root_path(request.scope), **values)
     policy = f"default-src 'none'; style-src 'nonce-{nonce}'; img-src 'self'; form-action 'self'; "
     policy += "frame-ancestors 'none'; base-uri 'none'"
-    safe = {
-        "Content-Security-Policy": policy,
-        "X-Frame-Options": "DENY",
-        "X-Content-Type-Options": "nosniff",
-        "Referrer-Policy": "same-origin",
-        "Cache-Control": "no-store",
-    }
-    return Response(content, status, {**safe, **headers}, "text/html")
+    return Response(content, status, {"Content-Security-Policy": policy, **headers}, "text/html")
 
 
 def start_page(request: Request) -> Response:
     """What this server is, how the viewers connect to it, and who is signed in."""
-    pacs = is_pacs(settings.MONAI_LABEL_STUDIES)
-    return page(request, "start.html", address=_address(request), pacs=pacs, asker=asked(request).asker)
+    asker = asked(request).asker
+    return page(request, "start.html", address=own_address(request), pacs=has_pacs(), asker=asker)
+
+
+def has_pacs() -> bool:
+    """Return whether the images lie in a PACS, so that OHIF shows them."""
+    return is_pacs(settings.MONAI_LABEL_STUDIES)
+
+
+def no_ohif_page(request: Request) -> Response:
+    """What is shown in place of OHIF where there is no PACS."""
+    return page(request, "no-ohif.html", address=own_address(request))
 
 
 def docs_page(request: Request) -> Response:
@@ -89,9 +92,4 @@ def docs_page(request: Request) -> Response:
         for method, about in methods.items()
         if (kind := kind_of_request(method.upper(), re.sub(r"{\w+}", "x", path)))
     ]
-    return page(request, "docs.html", address=_address(request), operations=found)
-
-
-def _address(request: Request) -> str:
-    """This server's, as the browser knows it."""
-    return f"{request.url.scheme}://{request.headers.get('host', '')}{root_path(request.scope)}"
+    return page(request, "docs.html", address=own_address(request), operations=found)

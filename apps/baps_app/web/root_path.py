@@ -7,9 +7,11 @@ that the guard and the routes see the same path, and redirects and links lead ba
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from fastapi import Request
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -51,3 +53,10 @@ def root_path(scope: Mapping[str, Any]) -> str:
 def path_below(scope: Mapping[str, Any]) -> str:
     """The path of a request below the root path: what the routes match."""
     return str(scope["path"]).removeprefix(root_path(scope))
+
+
+def own_address(request: Request) -> str:
+    """This server's address as who asks knows it, with the root path; without a host if they gave a strange one."""
+    host = request.headers.get("host", "")
+    near = f"{request.url.scheme}://{host}" if re.fullmatch(r"[\w.:\[\]-]+", host) else ""
+    return near + root_path(request.scope)

@@ -91,6 +91,46 @@ def test_before_the_first_version_the_model_was_served_as_it_is(store: AdapterSt
 
 
 def test_what_is_not_served_cannot_be_rolled_back(store: AdapterStore) -> None:
-    with pytest.raises(NotFoundError, match="nothing to roll back"):
+    with pytest.raises(NotFoundError, match="shared is served by the model as it is, .*no version was ever published"):
         _run("rollback", "shared")
     assert store.published(SHARED) is None
+
+
+def test_a_second_roll_back_says_what_is_served_and_what_to_do(store: AdapterStore) -> None:
+    assert "no longer by v0001" in _run("rollback", "spleen")
+    with pytest.raises(NotFoundError) as refused:
+        _run("rollback", "spleen")
+    assert str(refused.value) == (
+        "spleen is served by the model as it is, and nothing was served before that: version v0001 was rolled back. To "
+        "serve a version: baps adapters publish spleen VERSION (v0001, v0002)."
+    )
+    assert store.published("spleen") is None
+
+
+@pytest.mark.parametrize(
+    "words", [("rollback", "x"), ("withdraw", "x"), ("publish", "x", "v0001"), ("show", "x", "v0001")]
+)
+def test_a_label_without_adapters_is_said(store: AdapterStore, words: tuple[str, ...]) -> None:
+    with pytest.raises(NotFoundError, match="There is no adapter of x. Adapters are there of: shared, spleen."):
+        _run(*words)
+
+
+def test_the_versions_that_there_are_are_said(store: AdapterStore) -> None:
+    with pytest.raises(NotFoundError, match="no version 'v0009' .* There are v0001, v0002."):
+        _run("publish", "spleen", "v0009")
+
+
+def test_what_changes_nothing_is_said(store: AdapterStore) -> None:
+    assert "spleen is served by v0001, as before." in _run("publish", "spleen", "v0001")
+    assert "spleen is served by the model as it is now, no longer by v0001." in _run("withdraw", "spleen")
+    assert "spleen is served by the model as it is, as before." in _run("withdraw", "spleen")
+
+
+def test_no_adapters_are_said(tmp_path: Path) -> None:
+    assert "There are no adapters in" in _run("list", "--adapters", str(tmp_path))
+
+
+def test_a_damaged_version_does_not_hide_the_others(store: AdapterStore, tmp_path: Path) -> None:
+    (tmp_path / "label-spleen" / "v0001" / "record.json").write_text("{")
+    assert "damaged" in _run("list")
+    assert "refused" in _run("list")

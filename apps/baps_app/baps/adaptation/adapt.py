@@ -17,6 +17,7 @@ from ..adapter import Adapter
 from ..blackbox import BlackBox
 from ..errors import BapsError, InputError
 from ..visual_prompt import load_encoder
+from .budget import share_judging, share_runs
 from .checking import Check, check
 from .journal import Journal
 from .scoring import score_slices
@@ -27,9 +28,6 @@ from .training import CurvePoint, Watch, train
 
 _METHOD = 4
 """To be raised whenever the same data, settings and seeds come to another result than before."""
-
-_SPARE = 50
-"""One image in so many is kept for what has to be sent again."""
 
 _SAME = 0.02
 """Dice; how much a model's answer to the same question may differ."""
@@ -169,13 +167,11 @@ def adapt(
     judged = _judged(split, slices, settings, arms=3 if served else 2)
     fair = [patient for patient in judged if served and patient_hash(patient) not in trained_on]
     asked_to_judge = sum(len(pieces) * (3 if patient in fair else 2) for patient, pieces in judged.items())
-    spare = settings.max_images // _SPARE if black_box.capabilities.resends else 0
-    left = settings.max_images - spare - settings.click_sets * asked_to_judge
     folds = [(training, judging) for training, judging in split.folds if set(judging) & set(judged)]
-    # Where patients are left out in turn, half of the rest is for the last run, on all of them, which is kept.
     checked_is_kept = bool(split.held_back)
-    last_run = left - left // 2 if folds else left
-    per_fold = left if checked_is_kept else left // 2 // max(1, len(folds))
+    shares = share_runs(
+        settings.max_images, asked_to_judge, len(folds), checked_is_kept, settings, black_box.capabilities.resends
+    )
     runs = len(folds) + (not checked_is_kept)
     about = {**plan.facts, "started_from": served.record.get("fingerprint") if served else None}
     journal = Journal(log, about, black_box)
@@ -216,14 +212,14 @@ def adapt(
         after: dict[str, NDArray[np.float64]] = {}
         trained: tuple[Adapter, list[CurvePoint]] | None = None
         for training, judging in folds:
-            trained = run(training, judging, per_fold)
+            trained = run(training, judging, shares.per_fold)
             for patient in (p for p in judging if p in judged):
                 before[patient] = judge(patient, "as it is", None)
                 after[patient] = judge(patient, "adapted", trained[0])
                 if served and patient in fair:
                     now[patient] = judge(patient, "served", served.adapter)
         if trained is None or not checked_is_kept:
-            trained = run(split.training, (), last_run)
+            trained = run(split.training, (), shares.last_run)
         if before and black_box.capabilities.resends:
             patient, kept = next(iter(before.items()))
             with journal.counting():
@@ -282,9 +278,7 @@ def _facts(black_box: BlackBox, slices: SlicesByPatient, settings: AdaptationSet
 def _judged(
     split: Split, slices: SlicesByPatient, settings: AdaptationSettings, arms: int
 ) -> dict[str, list[AnySlice]]:
-    """The slices of each patient that judges. The check takes a third of the images at the most, however many judge."""
+    """The slices of each patient that judges."""
     judges = [patient for _, judging in split.folds for patient in judging]
-    affordable = settings.max_images // 3 // (arms * settings.click_sets)
-    judges = judges[: max(1, affordable)]
-    each = max(1, min(settings.check_slices, affordable // max(1, len(judges))))
-    return {patient: evenly_spaced(slices[patient], each) for patient in judges}
+    count, each = share_judging(settings.max_images, len(judges), settings, arms)
+    return {patient: evenly_spaced(slices[patient], each) for patient in judges[:count]}

@@ -61,7 +61,7 @@ def build_stepper(settings: AdaptationSettings) -> Stepper:
 
 
 @dataclass(frozen=True)
-class _Shares:
+class Shares:
     """Images for choosing the zoom and for the head, slices that the curve is measured on, and steps."""
 
     zoom: int
@@ -70,7 +70,7 @@ class _Shares:
     steps: int
 
 
-def _share_out(max_images: int, slices: int, points: int, stepper: Stepper, settings: AdaptationSettings) -> _Shares:
+def share_out(max_images: int, slices: int, points: int, stepper: Stepper, settings: AdaptationSettings) -> Shares:
     """What a run's images are spent on.
 
     Raises:
@@ -88,7 +88,7 @@ def _share_out(max_images: int, slices: int, points: int, stepper: Stepper, sett
             f"Of max_images, {left - head} are left for a training run beside its zoom, curve and head, but one step "
             f"takes {per_step}. Raise max_images."
         )
-    return _Shares(zoom, head, curve_slices, steps)
+    return Shares(zoom, head, curve_slices, steps)
 
 
 def train(
@@ -136,7 +136,7 @@ def train(
         visual_prompt.load_state_dict(start.visual_prompt.state_dict())
     stepper = stepper or build_stepper(settings)
     points = settings.curve_points if curve_points is None else curve_points
-    shares = _share_out(max_images, len(slices), points, stepper, settings)
+    shares = share_out(max_images, len(slices), points, stepper, settings)
     zoom = choose_zoom(black_box, visual_prompt, slices, settings, shares.zoom, journal, run)
     batches = Batches(slices, encoder, zoom)
     curve_slices = evenly_spaced(slices, shares.curve_slices)

@@ -9,11 +9,11 @@ from . import here as _here  # noqa: F401
 
 # isort: split
 import typer
-from rich.console import Console
 
 from ..errors import BapsError
 from . import adapters, audit, blackbox, labels, organs, users
 from .adapt import adapt
+from .console import Console
 from .convert import convert
 from .doctor import doctor
 from .evaluate import evaluate

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..errors import InputError
 from . import options, outputs
+from .console import Console
 from .noting import note
 
 console = Console(soft_wrap=True, highlight=False)
@@ -65,6 +65,7 @@ def adapt(
     """
     from ..adaptation.adapt import ProgressReport
     from ..adaptation.adapt import adapt as adapt_to
+    from ..adaptation.budget import check_images
     from ..adaptation.cases import load_cases
     from ..adaptation.folders import find_cases
     from ..adaptation.settings import AdaptationSettings
@@ -95,6 +96,7 @@ def adapt(
         config=config,
     )
     found = find_cases(images, labels, options.read_label(label), patients)
+    check_images(found.cases, settings, resends=model.capabilities.resends)
     folder = out.parent
     note("adapt to labels", images=sorted({file_stem(case.image) for case in found.cases}), config=config)
     slices, left_out = load_cases(found.cases, model.capabilities.input_side, settings.slices_per_volume, folder)

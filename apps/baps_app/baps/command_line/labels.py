@@ -1,17 +1,20 @@
-"""``baps labels``: the versions of labels that were saved, back to one of them, and out to other programs."""
+"""``baps labels``: the versions of labels that were saved, back to one of them; from other programs, and to them."""
 
 from __future__ import annotations
 
 import json
+import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from ..label_import import USED
+from . import options
+from .console import Console
 from .noting import note, private_files
 from .options import Adapters
 
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True,
     callback=private_files,
-    help="List, show, restore, export, prune and remove labels that were saved.",
+    help="List, show, restore, confirm, import, export, prune and remove labels.",
 )
 
 Studies = Annotated[Path, typer.Argument(help="Folder of images that is served, or was.")]
@@ -76,6 +79,18 @@ def restore(studies: Studies, image: Image, version: Name, tag: Tag = "final", a
     name = history.restore(image, tag, version, partial(history.check_fits, image))
     note("restore a label", image, adapters=adapters, version=version)
     console.print(f"The label {tag} of {image} is that of {version} again, as version {name}.", markup=False)
+
+
+@app.command()
+def confirm(
+    studies: Studies,
+    image: Image,
+    organ: Annotated[list[str] | None, typer.Option(help="One organ alone; may be given again.")] = None,
+    tag: Tag = "final",
+) -> None:
+    """Have organs count in trainings that were taken away from another annotator, as the newest version has them."""
+    confirmed = _history(studies).confirm(image, tag, organ or [], by="the command line")
+    console.print(f"Of the label {tag} of {image} {', '.join(confirmed)} counts now.", markup=False)
 
 
 @app.command()
@@ -170,6 +185,66 @@ def export(
     console.print(f"The label {tag} of {image} is in {rtstruct}: {names}.", markup=False)
 
 
+@app.command("import")
+def import_labels(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of labels, named as their images.")],
+    studies: Annotated[Path, typer.Argument(help="Folder of images that is served, or will be.")],
+    labels: options.Labels = "",
+    author: Annotated[str, typer.Option(help="Who drew them.")] = "",
+    confirmed: Annotated[
+        bool, typer.Option(help="Whether a person stands by them; no training takes the others.")
+    ] = True,
+    replace: Annotated[bool, typer.Option(help="Also where there is a label already; that one is kept.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Read and check all, and save nothing.")] = False,
+    config: options.Config = "",
+) -> None:
+    """Have labels of other programs served and trained on, as if they had been submitted; DIR stays as it is.
+
+    A label is called as its image, or as nnU-Net and 3D Slicer call it: a_0000.nii.gz has the label a.nii.gz; a.nrrd
+    has a.seg.nrrd or a-label.nrrd. Each is read on its image and refused where it cannot be used. Where a file does not
+    name its segments, --labels (or the settings file) says what their values mean, as for the server.
+
+    Ends with 1 if a label was refused.
+    """
+    from ..errors import InputError
+    from ..formats import list_images
+    from ..label_import import match_labels
+    from ..settings import Settings, read_settings
+
+    site = read_settings(options.given(labels=labels, config=config))
+    for place in (folder, studies):
+        if not place.is_dir():
+            raise InputError(f"There is no folder {place}.")
+    files = [path for path in list_images(folder) if not (path.is_dir() and path.name in USED)]
+    if not files:
+        raise InputError(f"There are no labels directly in {folder}.")
+    if not os.access(studies, os.W_OK):
+        raise InputError(f"The folder {studies} cannot be written to, so no label can be saved there.")
+    from lib.importing import Import, Imported, import_labels  # MONAI Label's datastore, which takes seconds.
+    from lib.studies import StudiesDatastore
+
+    datastore = StudiesDatastore(str(studies.absolute()), auto_reload=False, read_only=False)
+    known = {} if site.labels == Settings().labels else site.labels
+    done = "can be imported" if dry_run else "imported"
+
+    def told(one: Imported) -> None:
+        if one.why_not:
+            console.print(f"refused: {one.file.name}. {one.why_not}", style="yellow", markup=False)
+            return
+        console.print(f"{done}: {one.file.name} as the label of {one.image}, {', '.join(one.organs)}", markup=False)
+        if not dry_run:
+            note("import a label", one.image)
+
+    how = Import(known, author, confirmed, replace, dry_run)
+    results = import_labels(datastore, match_labels(files, datastore.list_images()), how, told)
+    options.print_notes(dict.fromkeys(sentence for one in results for sentence in one.notes))
+    refused = sum(bool(one.why_not) for one in results)
+    after = "can be imported; nothing was saved" if dry_run else "were imported"
+    console.print(f"{len(results) - refused} of {len(results)} labels {after}.")
+    if refused:
+        raise typer.Exit(1)
+
+
 def _authors(said: dict[str, object]) -> str:
     authors = said.get("authors")
     names = [str(said.get("author") or ""), *(authors.values() if isinstance(authors, dict) else ())]
@@ -190,4 +265,9 @@ def _remarks(version: Version) -> str:
     remarks += ["not confirmed"] if said.get("confirmed") is False else []
     remarks += ["found in the folder"] if said.get("found") else []
     remarks += [f"that of {said['restored']} again"] if said.get("restored") else []
+    for organ, standing in (said.get("disputed") or {}).items():
+        before = f"that by {standing['author'] or 'nobody named'} ({standing['version']})"
+        remarks.append(f"{organ} is disputed: trainings take {before} until `baps labels confirm`")
+    confirmed = said.get("confirmed_by") or {}
+    remarks += [f"{organ} confirmed by {who}" for organ, who in confirmed.items()]
     return ", ".join(remarks)

@@ -9,7 +9,6 @@ from statistics import fmean, pstdev
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -17,6 +16,7 @@ from fseft.choices import METHOD_NAMES
 
 from ..errors import InputError
 from . import options, outputs
+from .console import Console
 from .noting import note
 
 app = typer.Typer(no_args_is_help=True, help="Organs of whole volumes without a click, adapted to a few labels.")

@@ -63,7 +63,6 @@ def serve(
     check_listening(host, site.closed)
     check_port(host, port)
     command, environment = serving_command(studies, host, port, settings)
-    below = f", below {site.root_path}/ of a proxy" if site.root_path else ""
-    print(f"==> Serving {studies} at http://{host}:{port}/{below} (stop with Ctrl+C)")
+    print(f"==> Starting the server on {studies}. It says when it answers, in half a minute or so; stop with Ctrl+C.")
     sys.stdout.flush()  # Nothing of this process is left after the next line.
     os.execve(command[0], command, environment)  # noqa: S606 (no shell; a process of its own would not get the signals)

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from ..roles import Role
+from .console import Console
 from .noting import note, private_files
 from .options import Adapters as Noted
 

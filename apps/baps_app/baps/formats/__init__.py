@@ -14,7 +14,7 @@ from .labels import label_stem, read_label_map, read_labels, write_label_map
 from .listing import images_folder, list_images
 from .nifti import read_nifti_notes, write_nifti
 from .nrrd import write_nrrd
-from .reading import IMAGE_SUFFIXES, file_stem, read_place, read_volume
+from .reading import IMAGE_SUFFIXES, file_stem, is_picture, read_place, read_volume
 from .viewers import opens_in_viewers
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "file_stem",
     "images_folder",
     "is_dicom_folder",
+    "is_picture",
     "label_stem",
     "list_images",
     "opens_in_viewers",

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import tempfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pydicom
@@ -89,11 +92,17 @@ _PIECE = 1 << 20
 """Bytes that are inflated at once."""
 
 
-def is_dicom(path: Path) -> bool:
+def is_dicom(source: Path | BytesIO) -> bool:
     """Whether a file is DICOM by its first bytes, also one that lacks the preamble."""
-    with path.open("rb") as file:
-        start = file.read(132)
+    start = _start(source)
     return start[128:] == b"DICM" or _starts_with_attribute(start)
+
+
+def _start(source: Path | BytesIO) -> bytes:
+    if isinstance(source, BytesIO):
+        return source.getbuffer()[:132].tobytes()
+    with source.open("rb") as file:
+        return file.read(132)
 
 
 def _starts_with_attribute(start: bytes) -> bool:
@@ -106,11 +115,11 @@ def _starts_with_attribute(start: bytes) -> bool:
     return False
 
 
-def read_dataset(path: Path, pixels: bool = False, tags: tuple[str, ...] | None = None) -> FileDataset:
+def read_dataset(source: Path | BytesIO, pixels: bool = False, tags: tuple[str, ...] | None = None) -> FileDataset:
     """Read a DICOM file, with or without preamble, deflated or not.
 
     Args:
-        path: the file.
+        source: the file, or its content.
         pixels: with the pixels.
         tags: keywords of the attributes that are read; None for all.
 
@@ -119,25 +128,36 @@ def read_dataset(path: Path, pixels: bool = False, tags: tuple[str, ...] | None 
         InputError: if it inflates to more than is allowed.
     """
     wanted = None if tags is None else list(tags)
-    force = not _has_preamble(path)
-    if force and not is_dicom(path):
+    force = _start(source)[128:] != b"DICM"
+    if force and not is_dicom(source):
         raise InvalidDicomError
-    meta = FileMetaDataset() if force else pydicom.filereader.read_file_meta_info(path)
-    source: Path | BytesIO = path
-    if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-        source = _inflated(path)
+    if not force and _syntax(source) == DeflatedExplicitVRLittleEndian:
+        source = _inflated(source)
     found: FileDataset = pydicom.dcmread(source, stop_before_pixels=not pixels, specific_tags=wanted, force=force)
     return found
 
 
-def _has_preamble(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+def _syntax(source: Path | BytesIO) -> str:
+    with _opened(source) as file:
+        file.seek(132)
+        return str(pydicom.filereader._read_file_meta_info(file).get("TransferSyntaxUID") or "")
 
 
-def _inflated(path: Path) -> BytesIO:
+@contextmanager
+def _opened(source: Path | BytesIO) -> Iterator[BinaryIO]:
+    """The file at its beginning, where it is again at the end."""
+    if isinstance(source, BytesIO):
+        yield source
+        source.seek(0)
+    else:
+        with source.open("rb") as file:
+            yield file
+
+
+def _inflated(source: Path | BytesIO) -> BytesIO:
     """The file with its data set inflated, piece by piece and not beyond what is allowed."""
-    with path.open("rb") as file:
+    name = source.name if isinstance(source, Path) else "The DICOM object"
+    with _opened(source) as file:
         file.seek(132)
         meta = pydicom.filereader._read_file_meta_info(file)
         unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
@@ -148,7 +168,7 @@ def _inflated(path: Path) -> BytesIO:
     pydicom.filewriter.write_file_meta_info(target, meta, enforce_standard=False)
     while packed and not unpacker.eof:
         target.write(unpacker.decompress(packed, _PIECE))
-        check_size(path.name, (target.tell(),), 1)
+        check_size(name, (target.tell(),), 1)
         packed = unpacker.unconsumed_tail
     target.seek(0)
     return target

@@ -50,6 +50,11 @@ def file_stem(path: Path) -> str:
     return path.name if path.is_dir() else path.name[: len(path.name) - len(_suffix(path))]
 
 
+def is_picture(path: Path) -> bool:
+    """Return whether a file is of a kind that holds one slice."""
+    return not path.is_dir() and _READERS.get(_suffix(path)) in (read_picture, read_arrays)
+
+
 def read_volume(path: Path) -> Volume:
     """Read an image: NIfTI, NRRD, MetaImage, a DICOM series (a folder) or file (.dcm), PNG, JPEG, TIFF, or NPZ.
 

@@ -13,7 +13,7 @@ from pydicom.uid import VLWholeSlideMicroscopyImageStorage
 from baps.errors import BapsError, InputError
 from baps.formats.dicom_header import IDENTITY, read_json_header
 from baps.formats.dicom_pixels import write_dataset
-from lib.pacs.client import AS_STORED, pacs_answers, status_code
+from lib.pacs.client import pacs_answers, status_code
 from lib.pacs.series import Series
 
 _STORING_SECONDS = (0.2, 0.5, 1.0)
@@ -29,7 +29,7 @@ def fetch_series(client: DICOMwebClient, series: Series, folder: Path) -> None:
         OSError: if the disk is full.
     """
     with pacs_answers():
-        for number, image in enumerate(client.iter_series(series.study, series.uid, AS_STORED)):
+        for number, image in enumerate(client.iter_series(series.study, series.uid)):
             if image.get("SOPClassUID") == VLWholeSlideMicroscopyImageStorage:
                 raise no_volume("a whole-slide image")
             name = f"image {image.get('InstanceNumber', '')}.dcm"
@@ -65,7 +65,7 @@ def fetch_headers(client: DICOMwebClient, study: str, series: str, patient: str 
         if status_code(error) is None and not isinstance(error.__cause__, ValueError):
             raise
     with pacs_answers():
-        return list(_without_pixels(client.iter_series(study, series, AS_STORED)))
+        return list(_without_pixels(client.iter_series(study, series)))
 
 
 def _is_whose(header: Dataset, study: str, patient: str | None) -> bool:
@@ -97,7 +97,7 @@ def fetch_object(client: DICOMwebClient, study: str, series: str, instance: str,
     for wait in (*(_STORING_SECONDS if stored_now else ()), None):
         try:
             with pacs_answers():
-                return client.retrieve_instance(study, series, instance, media_types=AS_STORED)
+                return client.retrieve_instance(study, series, instance)
         except BapsError as error:
             if wait is None or status_code(error) not in (404, 503):
                 raise

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from baps.adaptation.adapt import ProgressReport
+from baps.adaptation.budget import check_images
 from baps.adaptation.cases import Case, load_cases
 from baps.adaptation.publishing import adapt_and_publish
 from baps.adaptation.settings import HEADS, OPTIMISERS, ZOOMS, AdaptationSettings
@@ -65,6 +66,17 @@ class AdaptationTrainer(SiteTrainer[AdaptationSettings]):
 
     def _defaults(self) -> AdaptationSettings:
         return self._site_defaults
+
+    def _check(self, cases: dict[str, list[Case]], settings: AdaptationSettings) -> None:
+        able = self._black_box().capabilities
+        if not (able.boxes if settings.prompt == "box" else able.clicks):
+            raise InputError(f"{able.name} does not understand the prompt {settings.prompt!r}. Choose the other one.")
+        jobs = dict(cases)
+        if len(jobs) > 1:
+            jobs[SHARED] = [case for found in cases.values() for case in found]
+        for label, found in jobs.items():
+            arms = 3 if self._store.served(label, able.weights_sha256) else 2
+            check_images(found, settings, arms, able.resends)
 
     def _train(self, cases: dict[str, list[Case]], settings: AdaptationSettings, stats: Stats) -> None:
         black_box = self._black_box()

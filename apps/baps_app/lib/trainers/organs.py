@@ -62,6 +62,12 @@ class OrgansTrainer(SiteTrainer["OrganSettings"]):
 
         return OrganSettings()
 
+    def _check(self, cases: dict[str, list[Case]], settings: OrganSettings) -> None:
+        from fseft.adapters import why_not
+
+        if reason := why_not(settings.method, self._segmenter().model.network):
+            raise InputError(reason)
+
     def _train(self, cases: dict[str, list[Case]], settings: OrganSettings, stats: Stats) -> None:
         from fseft.publishing import adapt_and_publish_organ
         from fseft.volumes import load_volumes

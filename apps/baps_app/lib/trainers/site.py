@@ -13,6 +13,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from baps.adaptation.cases import Case
 from baps.adaptation.folders import read_patient_table
+from baps.discreet import pathless
 from baps.errors import BapsError, InputError
 from baps.yielding import step_back
 from lib.labelled import labelled_cases
@@ -61,8 +62,17 @@ class SiteTrainer(TrainTask, Generic[Settings]):
             BapsError: if it cannot go on; what was published before stays so.
         """
 
+    @abstractmethod
+    def _check(self, cases: dict[str, list[Case]], settings: Settings) -> None:
+        """Refuse settings that the model or the number of cases rules out.
+
+        Raises:
+            InputError: if they do.
+        """
+
     def stats(self) -> dict[str, Any]:
-        return read_stats(self._stats_file)
+        stats: dict[str, Any] = pathless(read_stats(self._stats_file))
+        return stats
 
     def read_options(self, request: dict[str, Any]) -> dict[str, Any]:
         """The options of a request that are ours.
@@ -80,9 +90,10 @@ class SiteTrainer(TrainTask, Generic[Settings]):
         """Refuse what cannot be trained, before a process is started for it, and forget the last run's stats.
 
         Raises:
-            InputError: as ``read_request``.
+            InputError: as ``read_request``, or if no training with these settings can succeed.
         """
-        self.read_request(request, datastore)
+        cases, settings, _ = self.read_request(request, datastore)
+        self._check(cases, settings)
         Stats(self._stats_file)
 
     def read_request(
@@ -136,6 +147,8 @@ class SiteTrainer(TrainTask, Generic[Settings]):
                 continue
             kind = type(getattr(defaults, name))
             try:
+                if kind is int and (isinstance(value, bool) or (isinstance(value, float) and value % 1)):
+                    raise ValueError
                 chosen[name] = _flag(value) if kind is bool else kind(value)
             except (TypeError, ValueError, OverflowError):
                 said = f"The training option {name} must be of type {kind.__name__}, not {value!r}."
