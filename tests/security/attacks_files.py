@@ -181,7 +181,7 @@ def files_that_a_neighbour_reads(target: Target) -> bool:
     _save(target, 1)
     target.ask("PUT", "/datastore/image", {"image": f"new-{secrets.token_hex(4)}"}, files={"file": ("x.nii.gz", image)})
     opened = target.ask("PUT", "/session/", files={"files": ("x.nii.gz", image)}, token=token)
-    target.ask("POST", "/train/baps", json={"max_images": 200, "label": "spleen"}, token=token)
+    target.ask("POST", "/train/baps", json={"label": "spleen"}, token=token)
     time.sleep(5)
     begun = psutil.Process(target.process_id).create_time()
     places = [target.folder / name for name in ("adapters", "sessions")]
