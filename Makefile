@@ -14,6 +14,9 @@ WORKLIST ?=
 CONFIG ?=
 ROOT_PATH ?=
 
+# An empty entry of it would have Python import modules from the folder that one is in.
+unexport PYTHONPATH
+
 PY := .venv/bin/python
 SERVER_TESTS := tests/app tests/security tests/deploy tests/web tests/demo tests/benchmarks tests/sample_data
 # torch comes first: sam2, which MONAI Label needs, asks for it while it is built. It has no GPU code that we use.
@@ -59,7 +62,7 @@ serve: .venv/installed
 	  --users "$(USERS)" --worklist "$(WORKLIST)" --config "$(CONFIG)" --root-path "$(ROOT_PATH)"
 
 pacs: .venv/installed
-	@exec $(PY) demo/pacs.py --port $(PORT)
+	@exec $(PY) demo/pacs.py --port $(PORT) $(if $(OPEN),--open)
 
 # Needs the real images beside the repository, see benchmarks/real_data.py.
 bench-adapt: .venv/installed

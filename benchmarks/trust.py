@@ -9,6 +9,7 @@
 * fuzz: odd requests and broken files, 10,000 at least (``trust_fuzz_http.py``, ``trust_fuzz_files.py``), and images
   whose geometry was changed (``trust_displacements.py``).
 * kills: of servers, trainings, and whoever saves (``trust_kills.py``).
+* floods: one user, or nobody, asks for far too much while another user clicks (``trust_floods.py``).
 * savers: many users save labels of the same images at once (``trust_savers.py``).
 * attacks: those of ``tests/security/all_attacks.py``.
 * headers: of the answers of every route, to each role (``trust_headers.py``).
@@ -33,11 +34,16 @@ from rich.table import Table
 from page import write_between_marks
 
 HERE = Path(__file__).resolve().parent
-PARTS = ("load", "soak", "fuzz", "kills", "savers", "attacks", "headers", "bombs")
+PARTS = ("load", "soak", "fuzz", "kills", "savers", "floods", "attacks", "headers", "bombs")
+
+COUNTED = (
+    "requests", "inputs", "displacement_inputs", "kills", "attacks_tried", "headers_checked", "floods", "bombs",
+)  # fmt: skip
+"""How much was tried."""
 
 MUST_BE_0 = (
     "errors_5xx", "dropped", "failures", "strays", "attacks_succeeded", "labels_lost", "adapters_lost",
-    "resume_mismatches", "orphans", "displaced", "headers_missing", "bombs_over_bound",
+    "resume_mismatches", "orphans", "displaced", "headers_missing", "floods_refused_others", "bombs_over_bound",
 )  # fmt: skip
 
 _FILES, _REQUESTS = 8000, 4000
@@ -58,17 +64,7 @@ def summarise(parts: dict[str, dict[str, Any]]) -> dict[str, Any]:
         found = [part[name] for part in parts.values() if name in part]
         return sum(found) if found else None
 
-    names = (
-        "requests",
-        "inputs",
-        "displacement_inputs",
-        *MUST_BE_0,
-        "attacks_tried",
-        "headers_checked",
-        "bombs",
-        "kills",
-        "unfinished",
-    )
+    names = (*COUNTED, *MUST_BE_0, "unfinished")
     deliberate: dict[str, int] = {}
     for part in parts.values():
         for code, count in part.get("deliberate", {}).items():
@@ -137,6 +133,7 @@ def main(
 ) -> None:
     """Run the parts, print the figures and write them."""
     from trust_attacks import try_attacks
+    from trust_floods import flood
     from trust_headers import check_headers
     from trust_kills import kill_all
     from trust_load import load
@@ -151,6 +148,7 @@ def main(
         "fuzz": lambda folder: fuzz(folder, seed, share),
         "kills": lambda folder: kill_all(folder, seed, share * _KILL_SECONDS, share),
         "savers": lambda folder: save_at_once(folder, seed),
+        "floods": lambda folder: flood(folder, seed, share),
         "attacks": try_attacks,
         "headers": check_headers,
         "bombs": bombs,
@@ -191,18 +189,7 @@ def page_lines(figures: dict[str, Any]) -> list[str]:
 def _rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
     deliberate = ", ".join(f"{code}: {count}" for code, count in figures["deliberate"].items() if count) or "none"
     rows = [
-        (name.replace("_", " "), f"{figures[name]:,}")
-        for name in (
-            "requests",
-            "inputs",
-            "displacement_inputs",
-            "kills",
-            "attacks_tried",
-            "headers_checked",
-            "bombs",
-            *MUST_BE_0,
-        )
-        if figures[name] is not None
+        (name.replace("_", " "), f"{figures[name]:,}") for name in (*COUNTED, *MUST_BE_0) if figures[name] is not None
     ]
     rows.append(("said faults (502, 503, 504, 507)", deliberate))
     for name, row in figures["memory"].items():

@@ -82,7 +82,7 @@ def _saver(
 
 def _kept(place: Site, user: str, case: str, mask: NDArray[np.bool_]) -> bool:
     """Whether a version holds an organ as a user has sent it."""
-    for version in (place.studies / "labels-history" / "final" / case).iterdir():
+    for version in (place.studies / "labels-history" / "final" / case).glob("[0-9]*"):
         info = json.loads((version / "version.json").read_text())["info"]
         if info["author"] != user:
             continue

@@ -7,23 +7,27 @@ study and the mode MONAI Label. Ctrl-C ends both; adapters stay in ``demo-output
 from __future__ import annotations
 
 import signal
-import tempfile
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
 import orthanc
-from baps.errors import InputError
+from baps.errors import BapsError, InputError
 from baps.serving_command import check_port, serving_command
+from baps.temporary import temporary_folder
 from server import ROOT, running
 
 _SAMPLES = ROOT / "sample-data" / "dicom"
 _OUT = ROOT / "demo-output" / "pacs"
 
 
-def main(port: Annotated[int, typer.Option(help="Of the server.")] = 8000) -> None:
+def main(
+    port: Annotated[int, typer.Option(help="Of the server.")] = 8000,
+    reachable: Annotated[
+        bool, typer.Option("--open", help="Others may reach the PACS, where that cannot be prevented.")
+    ] = False,
+) -> None:
     """Start both and wait."""
     console = Console(soft_wrap=True, highlight=False)
     if said := orthanc.missing():
@@ -37,7 +41,10 @@ def main(port: Annotated[int, typer.Option(help="Of the server.")] = 8000) -> No
     settings = {"labels": "spleen=2,liver=1", "adapters": str(_OUT / "adapters")}
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Both programs are stopped then, too.
     try:
-        with tempfile.TemporaryDirectory() as folder, orthanc.running_orthanc(Path(folder)) as address:
+        with (
+            temporary_folder() as folder,
+            orthanc.running_orthanc(folder, reachable=reachable) as address,
+        ):
             orthanc.store(address, _SAMPLES)
             console.print(f"==> The PACS (Orthanc) is at {address}. Its store is gone when this ends.")
             command, environment = serving_command(f"{address}/dicom-web", "127.0.0.1", port, settings)
@@ -46,6 +53,8 @@ def main(port: Annotated[int, typer.Option(help="Of the server.")] = 8000) -> No
             with running(command, environment, f"{server}/info/", log) as process:
                 console.print(f"==> Open {server}/ohif/ . Ctrl-C ends both.")
                 process.wait()
+    except BapsError as error:
+        raise SystemExit(str(error)) from None
     except KeyboardInterrupt:
         console.print("==> Stopped.")
 

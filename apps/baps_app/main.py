@@ -36,6 +36,7 @@ from lib.activelearning.chance import Chance
 from lib.activelearning.disagreement import Disagreement
 from lib.activelearning.first import First
 from lib.discreet_logs import be_discreet
+from lib.expired_sessions import remove_expired
 from lib.infers.organs import OrgansInfer
 from lib.infers.prompted import PromptedInfer
 from lib.infers.scribbles import ScribblesInfer
@@ -68,7 +69,7 @@ class BapsApp(MONAILabelApp):
             _check_unprotected(studies, self.site)
         self.store, self.organ_store = AdapterStore(self.site.adapters), AdapterStore(self.site.adapters / "organs")
         self.jobs = Jobs()
-        self._loading, self._loading_organs, self._saving = threading.Lock(), threading.Lock(), threading.Lock()
+        self._loading, self._loading_organs = threading.Lock(), threading.Lock()
         self._black_box: BlackBox | None = None
         self._segmenter: Segmenter | None = None
         self._organs: OrganSegmenter | None = None
@@ -195,11 +196,17 @@ class BapsApp(MONAILabelApp):
         """Whether the model that answers clicks is there."""
         return self._segmenter is not None
 
-    def save_label(self, image_id: str, path: Path, tag: str, info: dict[str, Any]) -> str:
+    def cleanup_sessions(self) -> None:
+        """Remove the sessions that have expired; the host calls it at the start and every five minutes."""
+        if self._sessions is not None:
+            remove_expired(self._sessions)
+
+    def save_label(self, image_id: str, path: Path, tag: str, info: dict[str, Any], confirms: bool = False) -> str:
         """Check a label and store it, see ``lib.saving.save_label``."""
-        with self._saving:
-            site = self.site
-            return lib.saving.save_label(self.datastore(), site.labels, image_id, path, tag, info, site.whole_labels)
+        site = self.site
+        return lib.saving.save_label(
+            self.datastore(), site.labels, image_id, path, tag, info, site.whole_labels, confirms
+        )
 
     def save_shown(
         self,
@@ -210,12 +217,12 @@ class BapsApp(MONAILabelApp):
         mask: NDArray[np.bool_],
         slices: Collection[int],
         author: str,
+        confirms: bool = False,
     ) -> str:
         """Save what a model shows, see ``lib.saving.save_shown``."""
-        with self._saving:
-            return lib.saving.save_shown(
-                self.datastore(), self.site.labels, image_id, image, organ, mask, slices, model, author
-            )
+        return lib.saving.save_shown(
+            self.datastore(), self.site.labels, image_id, image, organ, mask, slices, model, author, confirms
+        )
 
 
 def _check_unprotected(studies: str, site: Settings) -> None:

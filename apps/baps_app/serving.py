@@ -1,6 +1,7 @@
 """The server for real use: MONAI Label's own application with its faults mended.
 
-``python -m monailabel.main start_server --app apps/baps_app --uvicorn_app serving:app ...`` (what ``make serve`` runs).
+``python apps/baps_app/launch.py start_server --app apps/baps_app --uvicorn_app serving:app ...`` (what ``make serve``
+runs).
 
 * Who asks must be known, where users or an OpenID provider are named; else only this machine is answered.
 * Inference, Next Sample, label upload and training run in threads, so that /info/ and other users are answered
@@ -22,9 +23,12 @@ from typing import Any
 
 os.environ["BAPS_SERVING"] = "protected"
 
+from anyio import to_thread
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from monailabel.config import settings as _host_settings
+from monailabel.endpoints import datastore as host_datastore
+from monailabel.endpoints import info as host_info
 from monailabel.interfaces.exception import MONAILabelException
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.utils import stop_background_task
@@ -37,19 +41,22 @@ from baps.serving_command import check_listening
 from baps.settings import check_settings, parse_root_path, read_settings
 from web.announcing import announce, server_lines
 from web.audit import Audit
+from web.bodies import Bodies, BoundedRoute, CloseUnread
+from web.connections import bound_connections
 from web.errors import misfit, no_room, refused, said
+from web.existing import missing
 from web.exports import label_for_radiotherapy
 from web.guard import Guard, Rules
 from web.headers import SecurityHeaders
 from web.host import app as _host
+from web.image_sessions import close_session, open_session, read_session
 from web.images import (
     add_image,
+    all_images,
     all_labelled,
     check_image,
     image_for_viewer,
     label_for_viewer,
-    open_session,
-    read_session,
     save_label,
 )
 from web.inference import cancel, progress, run_infer
@@ -58,11 +65,17 @@ from web.login import Login
 from web.ohif import configure_ohif, ohif_file
 from web.pacs import forward_to_pacs
 from web.pages import docs_page, start_page
+from web.pathless import stop_training, training_status, without_folders
+from web.quotas import THREADS, Quotas
 from web.root_path import RootPath
 from web.signing_in import SigningIn
 from web.training import next_sample, start_all_training, start_training
 
+os.umask(0o077)  # As launch.py, also where MONAI Label's own command starts it.
 app: FastAPI = _host
+
+_SPARE_THREADS = 16
+"""Threads beside those of the quotas, which read the files of answers in small parts."""
 
 try:
     _site = read_settings(_host_settings.MONAI_LABEL_APP_CONF)
@@ -78,6 +91,7 @@ except BapsError as error:
 
 @asynccontextmanager
 async def _lifespan(application: FastAPI) -> AsyncIterator[None]:
+    to_thread.current_default_thread_limiter().total_tokens = THREADS + _SPARE_THREADS
     async with _host_lifespan(application):
         if "start_server" in sys.argv:
             where = told_host(sys.argv), _host_settings.MONAI_LABEL_SERVER_PORT
@@ -92,12 +106,15 @@ async def _lifespan(application: FastAPI) -> AsyncIterator[None]:
 def _replace(path: str, method: str, endpoint: Any) -> None:
     """Put a route of ours before the host's."""
     summary = (endpoint.__doc__ or "").partition("\n")[0]
-    app.add_api_route(path, endpoint, methods=[method], response_model=None, summary=summary)
+    app.router.add_api_route(
+        path, endpoint, methods=[method], response_model=None, summary=summary, route_class_override=BoundedRoute
+    )
     app.router.routes.insert(0, app.router.routes.pop())
 
 
 # The host's files as they are, OHIF's among them, which load scripts and fonts from other hosts: see web/ohif.py.
 app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", "") != "/static"]
+bound_connections()
 _host_lifespan = app.router.lifespan_context
 app.router.lifespan_context = _lifespan
 _replace("/", "GET", start_page)
@@ -113,14 +130,22 @@ for method in ("GET", "HEAD"):
     _replace("/datastore/label", method, label_for_viewer)
 _replace("/datastore/label/rtstruct", "GET", label_for_radiotherapy)
 _replace("/datastore/dataset", "GET", all_labelled)
-_replace("/session/", "PUT", open_session)
-_replace("/session/{session_id}", "GET", read_session)
+_replace("/session/", "PUT", without_folders(open_session))
+_replace("/session/{session_id}", "GET", without_folders(read_session))
+_replace("/session/{session_id}", "DELETE", without_folders(close_session))
+# The host's own hold up everybody: they read files, or ask the PACS, where all connections are served.
+_replace("/info/", "GET", host_info.app_info)
+_replace("/datastore/", "GET", all_images)
+_replace("/datastore/image/info", "GET", without_folders(host_datastore.get_image_info))
+_replace("/datastore/label/info", "GET", host_datastore.get_label_info)
 _replace("/ohif/{path:path}", "GET", ohif_file)
 _replace("/ohif/app-config.js", "GET", configure_ohif)
 _replace("/progress/", "GET", progress)
 _replace("/progress/{job}", "DELETE", cancel)
 _replace("/train/{model}", "POST", start_training)
 _replace("/train/", "POST", start_all_training)
+_replace("/train/", "GET", training_status)
+_replace("/train/", "DELETE", stop_training)
 for method in ("GET", "POST"):
     _replace("/proxy/dicom/{path:path}", method, forward_to_pacs)
 _replace("/audit", "GET", _audit.read)
@@ -135,7 +160,10 @@ _replace("/login/openid/return", "GET", _login.from_provider)
 _replace("/logout", "GET", _login.before_sign_out)
 _replace("/logout", "POST", _login.sign_out)
 app.user_middleware.clear()  # The host's only middleware lets every origin in, with credentials.
-app.add_middleware(Guard, rules=Rules(_signing_in, _audit, _site.cors_origins, _site.most_upload_mb << 20))
+_most_bytes = _site.most_upload_mb << 20
+app.add_middleware(Quotas, users=_signing_in.needed)
+app.add_middleware(Bodies, most_bytes=_most_bytes, missing=missing)
+app.add_middleware(Guard, rules=Rules(_signing_in, _audit, _site.cors_origins, _most_bytes))
 if _site.cors_origins:  # Outermost: browsers ask for leave without a token. Cookies never count for other origins.
     app.add_middleware(
         CORSMiddleware,
@@ -147,7 +175,7 @@ if _site.cors_origins:  # Outermost: browsers ask for leave without a token. Coo
 app.add_middleware(RootPath, root=_root)
 _build_middlewares = app.build_middleware_stack
 # Outside all of it: the framework answers what fails itself.
-app.build_middleware_stack = lambda: SecurityHeaders(_build_middlewares())  # type: ignore[method-assign]
+app.build_middleware_stack = lambda: CloseUnread(SecurityHeaders(_build_middlewares()))  # type: ignore[method-assign]
 for kind in (BapsError, MONAILabelException):
     app.add_exception_handler(kind, said)
 app.add_exception_handler(RequestValidationError, misfit)

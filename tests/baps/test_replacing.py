@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -72,10 +73,17 @@ def test_two_who_write_at_once_do_not_share_a_file(target: Path) -> None:
     assert target.read_text() == "first"
 
 
-def test_the_file_can_be_read_by_other_users(target: Path) -> None:
-    with replacing(target):
-        pass
-    assert target.stat().st_mode & 0o777 == 0o644
+@pytest.mark.parametrize(
+    ("umask", "mode", "found"), [(0o022, 0o666, 0o644), (0o077, 0o666, 0o600), (0o002, 0o666, 0o664), (0, 0o600, 0o600)]
+)
+def test_who_may_read_the_file_is_what_the_umask_says(target: Path, umask: int, mode: int, found: int) -> None:
+    before = os.umask(umask)
+    try:
+        with replacing(target, mode=mode) as partial:
+            partial.write_text("new")
+    finally:
+        os.umask(before)
+    assert target.stat().st_mode & 0o777 == found
 
 
 @pytest.mark.parametrize("suffix", ["", ".nii.gz"])

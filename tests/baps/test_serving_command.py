@@ -14,11 +14,37 @@ from baps.serving_command import APP, check_port, check_studies, serving_command
 
 def test_the_protected_server_and_the_stock_one() -> None:
     command, _ = serving_command("/data", "0.0.0.0", 8123, {"labels": "spleen", "cache_mb": "8"})  # noqa: S104
-    assert command[:4] == [sys.executable, "-m", "monailabel.main", "start_server"]
+    assert command[:3] == [sys.executable, str(APP / "launch.py"), "start_server"]
     assert " ".join(command).endswith("--uvicorn_app serving:app --conf labels spleen --conf cache_mb 8")
     assert "--studies /data --host 0.0.0.0 --port 8123" in " ".join(command)
     stock, _ = serving_command("/data", "127.0.0.1", 8123, {}, stock=True)
     assert "--uvicorn_app" not in stock
+    assert stock[:4] == [sys.executable, "-m", "monailabel.main", "start_server"]
+
+
+def test_paths_begin_at_the_root_for_the_server_leaves_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BAPS_WEIGHTS", "w.pt")
+    monkeypatch.setenv("MONAI_LABEL_SESSION_PATH", "sessions")
+    monkeypatch.setenv("BAPS_CONFIG", "site.json")
+    Path("site.json").write_text('{"users": "users.json", "audit": "/var/audit.jsonl"}')
+    Path("encoder").mkdir()
+    given = {"adapters": "a", "labels": "spleen", "encoder_source": "encoder"}
+    command, environment = serving_command(".", "127.0.0.1", 8123, given)
+    assert command[command.index("--studies") + 1] == str(tmp_path)
+    said = dict(zip(command[command.index("--conf") + 1 :: 3], command[command.index("--conf") + 2 :: 3], strict=False))
+    assert said == {
+        "adapters": str(tmp_path / "a"),
+        "labels": "spleen",
+        "weights": str(tmp_path / "w.pt"),
+        "users": str(tmp_path / "users.json"),
+        "encoder_source": str(tmp_path / "encoder"),
+    }
+    assert environment["MONAI_LABEL_SESSION_PATH"] == str(tmp_path / "sessions")
+    assert environment["BAPS_CONFIG"] == str(tmp_path / "site.json")
+    assert "sessions" not in str(serving_command("https://pacs/dicom-web", "127.0.0.1", 8123, {})[0])
 
 
 def test_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

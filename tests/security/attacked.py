@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,6 +14,7 @@ from baps.roles import Role
 from baps.serving_command import serving_command
 from baps.users import Users
 from little_pacs import little_pacs
+from provider import running_provider
 from server import ROOT, free_port, running
 
 _SAMPLES = ROOT / "sample-data" / "ct"
@@ -55,6 +57,8 @@ def attacked(folder: Path, site: Site, stock: bool) -> Iterator[Target]:
             tokens["other"] = users.add("other", Role.ANNOTATOR)
             settings["users"] = str(users.file)
     with ExitStack() as stack:
+        if site is Site.USERS and not stock:
+            settings["openid"] = str(_openid(folder, stack.enter_context(running_provider()).issuer))
         served = f"{stack.enter_context(little_pacs())}/dicom-web" if site is Site.PACS else str(studies)
         port = free_port()
         command, environment = serving_command(served, "127.0.0.1", port, settings, stock, app if stock else None)
@@ -81,6 +85,14 @@ def attacked(folder: Path, site: Site, stock: bool) -> Iterator[Target]:
             folder=folder,
             process_id=process.pid,
         )
+
+
+def _openid(folder: Path, issuer: str) -> Path:
+    """The file that names an OpenID provider, whose users may sign in too."""
+    file = folder / "openid.json"
+    file.write_text(json.dumps({"issuer": issuer, "client_id": "baps", "roles": {"radiologist": "annotator"}}))
+    file.chmod(0o600)
+    return file
 
 
 def _lay_out(outside: Path) -> None:

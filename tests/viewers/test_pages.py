@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import numpy as np
+import pydicom
 import pytest
-from playwright.sync_api import Browser, Page, Request
+from imagecodecs import jpeg2k_encode, jpegls_encode
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEG2000Lossless, JPEGLSLossless
 
 import nginx
 import orthanc
@@ -46,11 +52,13 @@ class Watched:
         page: of Playwright.
         asked: addresses of all requests.
         failed: addresses that were answered with a status of 400 or more.
+        blocked: what the browser said of what a Content-Security-Policy did not let it do.
     """
 
     page: Page
     asked: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+    blocked: list[str] = field(default_factory=list)
 
     def hosts(self) -> set[str]:
         return {urlsplit(url).netloc for url in self.asked if url.startswith(("http", "ws"))}
@@ -85,6 +93,11 @@ def watched(browser: Browser) -> Iterator[Watched]:
     def seen(request: Request) -> None:
         found.asked.append(request.url)
 
+    def told(message: ConsoleMessage) -> None:
+        if re.search("Content Security Policy|EvalError", message.text):
+            found.blocked.append(message.text)
+
+    context.on("console", told)
     context.on("request", seen)
     context.on("response", lambda reply: found.failed.append(reply.url) if reply.status >= 400 else None)
     yield found
@@ -127,6 +140,7 @@ def test_a_day_in_ohif_below_a_path(watched: Watched, below: Below, request: pyt
     assert page.url == f"{below.address}/login"
     assert watched.hosts() == {urlsplit(below.address).netloc}
     assert all(urlsplit(url).path.startswith("/baps/") for url in watched.asked if url.startswith("http"))
+    assert not watched.blocked
     # The panel asks whether a training runs, and is told that none does.
     assert not [url for url in watched.failed if not url.endswith("/train/?check_if_running=true")]
 
@@ -151,6 +165,60 @@ def test_no_page_asks_another_host(watched: Watched, pacs: Pacs, path: str) -> N
     watched.page.wait_for_load_state("networkidle")
     assert watched.hosts() == {urlsplit(pacs.server).netloc}
     assert not watched.failed
+    assert not watched.blocked
+
+
+@pytest.mark.parametrize("kind", [JPEG2000Lossless, JPEGLSLossless])
+def test_ohif_unpacks_compressed_images(watched: Watched, pacs: Pacs, tmp_path: Path, kind: str) -> None:
+    """The decoders run in workers, under a policy of their own."""
+    series = write_series(tmp_path / "dicom", "axial", patient=f"packed-{kind}")
+    brightest = _compress(tmp_path / "dicom", kind)
+    orthanc.store(pacs.orthanc, tmp_path / "dicom")
+    Ohif(watched.page, pacs.server).open(series.study)
+    shown = watched.page.wait_for_function(
+        """() => {
+          const found = [...cornerstone.cache._imageCache.values()].filter(({image}) => image && image.getPixelData);
+          return found.length > 5 && found.map(({image}) => Math.max(...image.getPixelData()));
+        }"""
+    ).json_value()
+    assert set(shown) <= brightest, (shown, brightest)
+    assert not watched.blocked
+
+
+def test_a_page_of_another_origin_neither_frames_nor_loads_ours(watched: Watched, pacs: Pacs) -> None:
+    page, uid = watched.page, pacs.series["axial"].uid
+    page.goto(f"{pacs.orthanc}/app/explorer.html")
+    answered = []
+    page.on("response", lambda reply: answered.append(reply.url) if reply.status < 400 else None)
+    said = page.evaluate(
+        """async addresses => {
+          const tried = (kind, name, address) => new Promise(done => {
+            const part = document.createElement(kind);
+            part.onload = () => done(kind === 'iframe' ? 'a frame' : 'loaded');
+            part.onerror = () => done('refused');
+            part[name] = address;
+            document.body.append(part);
+          });
+          const found = [];
+          for (const address of addresses) {
+            for (const [kind, name] of [['iframe', 'src'], ['img', 'src'], ['script', 'src'], ['object', 'data']]) {
+              found.push(await tried(kind, name, address));
+            }
+          }
+          return found;
+        }""",
+        [f"{pacs.server}/ohif/", f"{pacs.server}/datastore/image?image={uid}", f"{pacs.server}/login"],
+    )
+    assert "loaded" not in said
+    assert not [url for url in answered if url.startswith(pacs.server)]
+    assert not [frame.url for frame in page.frames[1:] if frame.url.startswith("http")]  # But the browser's own page.
+
+
+def test_a_link_of_another_origin_opens_our_pages(watched: Watched, pacs: Pacs) -> None:
+    page = watched.page
+    page.goto(f"{pacs.orthanc}/app/explorer.html")
+    page.evaluate("address => { location.href = address }", f"{pacs.server}/ohif/")
+    page.get_by_text(pacs.series["axial"].patient, exact=True).first.wait_for()
 
 
 def test_no_script_is_needed(browser: Browser, pacs: Pacs) -> None:
@@ -161,6 +229,22 @@ def test_no_script_is_needed(browser: Browser, pacs: Pacs) -> None:
     page.get_by_role("link", name="Requests that this server answers").click()
     assert page.get_by_text("PUT /datastore/label", exact=True).is_visible()
     context.close()
+
+
+def _compress(folder: Path, kind: str) -> set[int]:
+    """Compress the images of a folder without loss; the brightest value of each, rescaled."""
+    brightest = set()
+    for file in folder.iterdir():
+        image = pydicom.dcmread(file)
+        pixels = (image.pixel_array.astype(np.int32) + 2000).astype(np.uint16)  # No signs: codecs differ on them.
+        image.RescaleIntercept = float(image.RescaleIntercept) - 2000
+        brightest.add(int(pixels.max() + image.RescaleIntercept))
+        packed = jpegls_encode(pixels) if kind == JPEGLSLossless else jpeg2k_encode(pixels, level=0, codecformat="J2K")
+        image.PixelData, image.PixelRepresentation = encapsulate([packed]), 0
+        image["PixelData"].is_undefined_length = True
+        image.file_meta.TransferSyntaxUID = kind
+        image.save_as(file)
+    return brightest
 
 
 def _look(page: Page, name: str) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import threading
 import time
@@ -10,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -28,6 +30,8 @@ class Provider:
         about: what its discovery document says beside the usual.
         asked: the paths that were fetched.
         password: of every user, where it takes passwords.
+        codes: that it gave, with the nonce and the code challenge of each; it takes each once.
+        tried: the passwords that were tried.
     """
 
     issuer: str
@@ -35,6 +39,15 @@ class Provider:
     about: dict[str, Any] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     password: str = ""
+    codes: dict[str, tuple[str, str]] = field(default_factory=dict)
+    tried: list[str] = field(default_factory=list)
+
+    def code(self, address: str) -> str:
+        """What it gives a browser that it was sent to: a code and the state, for the query of the way back."""
+        query = parse_qs(urlsplit(address).query)
+        code = f"code-{len(self.asked)}-{query['state'][0][:8]}"
+        self.codes[code] = query["nonce"][0], query["code_challenge"][0]
+        return urlencode({"code": code, "state": query["state"][0]})
 
     def rotate(self, kid: str, algorithm: str = "RS256") -> None:
         """Have one new key, and forget the others."""
@@ -87,9 +100,16 @@ def running_provider() -> Iterator[Provider]:
 
         def do_POST(self) -> None:
             form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
-            good = provider.password and form.get("password") == [provider.password]
-            token = provider.token(preferred_username=form["username"][0]) if good else ""
-            self._answer({"access_token": token} if good else {"error": "invalid_grant"}, 200 if good else 400)
+            if "code" in form:
+                nonce, challenge = provider.codes.pop(form["code"][0], ("", ""))
+                hashed = hashlib.sha256(form["code_verifier"][0].encode()).digest()
+                good = bool(nonce) and challenge == base64.urlsafe_b64encode(hashed).rstrip(b"=").decode()
+                token = {"id_token": provider.token(nonce=nonce)}
+            else:
+                provider.tried += form.get("password", [])
+                good = bool(provider.password) and form.get("password") == [provider.password]
+                token = {"access_token": provider.token(preferred_username=form["username"][0])}
+            self._answer(token if good else {"error": "invalid_grant"}, 200 if good else 400)
 
         def _answer(self, content: object, status: int = 200) -> None:
             body = json.dumps(content).encode()

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from urllib3 import HTTPResponse
 
-from baps.errors import BapsError
+from baps.errors import BapsError, NotFoundError
 from web.pacs_answers import _in_whole_addresses, _readdressed, answer_for_viewer
 
 INNER = "http://pacs.inner:8042/dicom-web"
@@ -119,7 +119,13 @@ def test_what_could_not_be_stored_is_told() -> None:
     assert "inner" not in reply.text
 
 
-@pytest.mark.parametrize("status", [301, 302, 307, 401, 403, 407])
+@pytest.mark.parametrize("status", [301, 302, 307])
+def test_where_the_pacs_refers_to_is_not_asked(status: int) -> None:
+    with pytest.raises(NotFoundError, match=f"HTTP {status}"):
+        answer_for_viewer(_found(b"", "text/html", status), OWN, {})
+
+
+@pytest.mark.parametrize("status", [401, 403, 407])
 def test_a_pacs_that_lets_this_server_not_in_is_the_operators_to_mend(status: int) -> None:
     with pytest.raises(BapsError, match=f"HTTP {status}"):
         answer_for_viewer(_found(b"", "text/html", status), OWN, {})

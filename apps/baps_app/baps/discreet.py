@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 _PATH = re.compile(r"(?<![\w:/.])(?:/[^\s/'\",;:()]+){2,}/?")
 _UID = re.compile(r"\b[0-2](?:\.\d+){5,}\b")
@@ -16,3 +17,12 @@ def without_names(text: str) -> str:
 def without_paths(text: str) -> str:
     """A text with the name of a file in place of its path."""
     return _PATH.sub(lambda found: found[0].rstrip("/").rpartition("/")[2], text)
+
+
+def pathless(value: Any) -> Any:
+    """A value of JSON with the name of a file in place of each path."""
+    if isinstance(value, str):
+        return value.rstrip("/").rpartition("/")[2] if value.startswith("/") else without_paths(value)
+    if isinstance(value, dict):
+        return {key: pathless(one) for key, one in dict(value).items()}  # Others may add to it meanwhile.
+    return [pathless(one) for one in value] if isinstance(value, list) else value

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from .errors import BapsError
 from .pacs_login import ACCOUNT, read_login
 from .pacs_studies import PacsStudies, Worklist, read_pacs_studies
-from .serving_command import check_listening, check_port, check_studies, is_pacs, server_environment
+from .serving_command import APP, check_listening, check_port, check_studies, is_pacs, server_environment
 
 if TYPE_CHECKING:
     from .settings import Settings
@@ -167,7 +167,7 @@ def host_framework() -> Finding:
     """Whether MONAI Label imports, in a process of its own."""
     command = [sys.executable, "-c", "import monailabel.interfaces.app"]
     done = subprocess.run(  # noqa: S603 (a fixed command)
-        command, env=server_environment(), capture_output=True, text=True, timeout=300
+        command, env=server_environment(), cwd=APP, capture_output=True, text=True, timeout=300
     )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]

@@ -11,18 +11,24 @@ from contextvars import ContextVar
 from typing import Any
 
 from .errors import NotFoundError
+from .turns import long_answer
 
-_gone: ContextVar[Callable[[], bool] | None] = ContextVar("client_gone", default=None)
+_asker: ContextVar[tuple[Callable[[], bool] | None, str]] = ContextVar("asker", default=(None, ""))
 
 
 @contextmanager
-def asked_by(gone: Callable[[], bool]) -> Iterator[None]:
-    """Who asks may leave: jobs of this context end when ``gone`` says so."""
-    token = _gone.set(gone)
+def asked_by(gone: Callable[[], bool], name: str = "") -> Iterator[None]:
+    """Say who asks for the jobs of this context.
+
+    Args:
+        gone: whether they have left; their jobs end then.
+        name: theirs, or "" where nobody signs in. Their jobs are their own.
+    """
+    token = _asker.set((gone, name))
     try:
         yield
     finally:
-        _gone.reset(token)
+        _asker.reset(token)
 
 
 class Job:
@@ -35,7 +41,8 @@ class Job:
     def __init__(self, model: str) -> None:
         self.id, self.model = uuid.uuid4().hex, model
         self.done = self.total = 0
-        self._begun, self._cancelled, self._client_gone = time.monotonic(), threading.Event(), _gone.get()
+        self._client_gone, self.owner = _asker.get()
+        self._begun, self._cancelled = time.monotonic(), threading.Event()
 
     @property
     def seconds(self) -> float:
@@ -77,29 +84,34 @@ class Jobs:
 
     @contextmanager
     def running(self, model: str) -> Iterator[Job]:
-        """A new job, which is listed as long as the context lasts."""
+        """A new job, which is listed as long as the context lasts, and lets clicks go before it."""
         job = Job(model)
         with self._lock:
             self._running[job.id] = job
         try:
-            yield job
+            with long_answer():
+                yield job
         finally:
             with self._lock:
                 del self._running[job.id]
 
-    def records(self) -> list[dict[str, Any]]:
-        """Records of all, the oldest first."""
+    def records(self, owner: str | None = None) -> list[dict[str, Any]]:
+        """Return the records of one user's jobs, or of all, the oldest first."""
         with self._lock:
-            return [job.record() for job in self._running.values()]
+            return [job.record() for job in self._running.values() if owner in (None, job.owner)]
 
-    def cancel(self, name: str) -> None:
+    def cancel(self, name: str, owner: str | None = None) -> None:
         """Have one end.
 
+        Args:
+            name: its id.
+            owner: whose jobs may be ended, or None for everybody's.
+
         Raises:
-            NotFoundError: if there is none of this id.
+            NotFoundError: if there is none of this id, or it is somebody else's.
         """
         with self._lock:
             job = self._running.get(name)
-        if job is None:
+        if job is None or owner not in (None, job.owner):
             raise NotFoundError(f"There is no job {name!r}, or it has ended. GET /progress/ lists those that run.")
         job.cancel()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,6 +96,104 @@ class LabelMap:
     def values(self) -> list[int]:
         """Return the values other than 0 that occur, in ascending order."""
         return sorted({value for layer in self.layers for value in values_of(layer)} - {0})
+
+    def slices(self) -> dict[int, list[int]]:
+        """Return the slices across K on which each value other than 0 occurs, found in one pass."""
+        found: dict[int, set[int]] = {}
+        for layer in self.layers:
+            for k in range(layer.shape[2]):
+                for value in values_of(layer[:, :, k : k + 1]) - {0}:
+                    found.setdefault(value, set()).add(k)
+        return {value: sorted(found[value]) for value in sorted(found)}
+
+    def filled(self, other: LabelMap, numbers: Mapping[int, int], names: Mapping[int, str]) -> LabelMap:
+        """Return the label map with segments of another one where it marks nothing, in one pass.
+
+        Args:
+            other: of the same shape. Its layers stay layers.
+            numbers: by value of ``other`` the value that a segment gets.
+            names: of all segments, by value.
+        """
+        free, largest = ~self.marked(), max(numbers.values(), default=0)
+        layers = list(self.layers)
+        for n, theirs in enumerate(other.layers):
+            taken = _renumbered(theirs, numbers)
+            taken[~free] = 0
+            if not taken.any():
+                continue
+            if n >= len(layers):
+                check_size("The label", (len(layers) + 1, *self.shape), 1)
+                layers.append(taken)
+                continue
+            fits = np.can_cast(np.min_scalar_type(largest), layers[n].dtype)
+            layers[n] = np.where(taken != 0, taken, layers[n].astype(layers[n].dtype if fits else np.int32))
+        return LabelMap(tuple(layers), dict(names))
+
+
+def _renumbered(voxels: NDArray[np.integer[Any]], numbers: Mapping[int, int]) -> NDArray[np.integer[Any]]:
+    """(I, J, K) integers with other values; those without one become 0."""
+    kind = np.uint8 if max(numbers.values(), default=0) <= 255 else np.int32
+    found = np.zeros(voxels.shape, kind)
+    present = np.array(sorted(values_of(voxels)))
+    new = np.array([numbers.get(int(value), 0) for value in present], kind)
+    for k in range(voxels.shape[2]):
+        found[:, :, k] = new[np.searchsorted(present, voxels[:, :, k])]
+    return found
+
+
+@dataclass(frozen=True)
+class Overlaps:
+    """How pairs of segments of two label maps lie to each other, slice by slice.
+
+    Attributes:
+        old, new, both: voxels of the old segment, of the new one, and of both; (K, pairs).
+    """
+
+    old: NDArray[np.int64]
+    new: NDArray[np.int64]
+    both: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, old: LabelMap, new: LabelMap, pairs: Sequence[tuple[int, int]]) -> Overlaps:
+        """Count them in one pass over each pair of layers.
+
+        Args:
+            old, new: of the same shape; a value lies in one layer of each.
+            pairs: a value of the old one and one of the new one; 0 for a segment that one of them has not.
+        """
+        depth = old.shape[2]
+        old_values, new_values = (np.array([0, *(v for v in one.values() if v > 0)]) for one in (old, new))
+        counts = np.zeros((3, depth, len(pairs)), np.int64)
+        if not pairs:
+            return cls(*counts)
+        rows = _places(old_values, [one for one, _ in pairs])
+        columns = _places(new_values, [other for _, other in pairs])
+        size = len(old_values), len(new_values)
+        for k in range(depth):
+            old_planes = [_indexed(old_values, layer[:, :, k]) for layer in old.layers]
+            new_planes = [_indexed(new_values, layer[:, :, k]) for layer in new.layers]
+            olds = sum(np.bincount(plane, minlength=size[0]) for plane in old_planes)
+            news = sum(np.bincount(plane, minlength=size[1]) for plane in new_planes)
+            both = np.zeros(size[0] * size[1], np.int64)
+            for one in old_planes:
+                for other in new_planes:
+                    both += np.bincount(one * size[1] + other, minlength=both.size)
+            counts[0, k] = np.where(rows > 0, olds[rows], 0)
+            counts[1, k] = np.where(columns > 0, news[columns], 0)
+            counts[2, k] = np.where((rows > 0) & (columns > 0), both.reshape(size)[rows, columns], 0)
+        return cls(*counts)
+
+
+def _indexed(values: NDArray[np.int64], plane: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """The place of each voxel's value among sorted ones, 0 for what is not above 0; column by column."""
+    flat = plane.ravel("F")
+    return np.searchsorted(values, flat) if flat.any() else np.zeros(flat.size, np.int64)
+
+
+def _places(values: NDArray[np.int64], wanted: Sequence[int]) -> NDArray[np.int64]:
+    """The places of values among others; 0 for those that are not there."""
+    found = np.minimum(np.searchsorted(values, wanted), len(values) - 1)
+    return np.where(values[found] == np.array(wanted), found, 0)
 
 
 def values_of(voxels: NDArray[np.integer[Any]]) -> set[int]:

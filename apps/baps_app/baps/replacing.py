@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,7 +13,7 @@ PARTIAL = ".partial-"
 
 
 @contextmanager
-def replacing(target: Path, suffix: str = "", mode: int = 0o644) -> Iterator[Path]:
+def replacing(target: Path, suffix: str = "", mode: int = 0o666) -> Iterator[Path]:
     """A path beside the target to write to; it becomes the target when all went well, and is gone when not.
 
     Its name is hidden, and nobody else's: of two who write at once, the last one's file is kept, whole. What became the
@@ -22,17 +22,15 @@ def replacing(target: Path, suffix: str = "", mode: int = 0o644) -> Iterator[Pat
     Args:
         target: the file, which need not be there; its folder must.
         suffix: what the path ends in, where a library tells the format by it.
-        mode: who may read and write the file.
+        mode: who may read and write the file, but for those whom the umask keeps out.
 
     Raises:
         OSError: if the folder cannot be written to, say; the target is as it was.
     """
-    handle, name = tempfile.mkstemp(prefix=PARTIAL, suffix=suffix, dir=target.parent)
-    os.close(handle)
-    partial = Path(name)
+    partial = target.parent / f"{PARTIAL}{secrets.token_hex(8)}{suffix}"
+    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode))
     try:
         yield partial
-        partial.chmod(mode)  # mkstemp's own mode would keep the server's other users out
         to_disk(partial)
         os.replace(partial, target)
         to_disk(target.parent)

@@ -9,6 +9,12 @@ from pydantic import BaseModel, ValidationError
 
 from .errors import InputError
 
+CONFIRMS = "confirms"
+"""A field that the server itself puts into a request: whether who asks is a trainer, see ``lib.disputes``."""
+
+DO_NOT_SAVE = "do not save"
+"""The choice of the option ``save_as`` that saves nothing."""
+
 Form = TypeVar("Form", bound=BaseModel)
 
 

@@ -12,9 +12,23 @@ from urllib.parse import urlsplit
 
 from .errors import BapsError, InputError
 from .pacs_studies import Worklist, read_pacs_studies
+from .settings import absolute_paths
 
 APP = Path(__file__).resolve().parents[1]
 """Folder of the MONAI Label app."""
+
+_PATHS = (
+    "BAPS_CONFIG",
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+    "MONAI_LABEL_DATASTORE_CACHE_PATH",
+    "MONAI_LABEL_DICOMWEB_CACHE_PATH",
+    "MONAI_LABEL_SESSION_PATH",
+    "REQUESTS_CA_BUNDLE",
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
+    "TMPDIR",
+)
+"""Variables that name a file or a folder."""
 
 
 def serving_command(
@@ -36,10 +50,14 @@ def serving_command(
     app = app or APP
     if not (app / "main.py").is_file():
         raise BapsError(f"There is no MONAI Label app in {app}. Start the server from a checkout of the repository.")
-    command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app), "--studies", studies]
+    # Neither the folder that one is in nor one that the environment names by an empty word is a place of modules.
+    program = ["-m", "monailabel.main"] if stock else [str(APP / "launch.py")]
+    studies = studies if is_pacs(studies) else str(Path(studies).absolute())
+    command = [sys.executable, *program, "start_server", "--app", str(app), "--studies", studies]
     command += ["--host", host, "--port", str(port)]
     if not stock:
         command += ["--uvicorn_app", "serving:app"]
+        settings = {**settings, **absolute_paths(settings)}
     for name, value in settings.items():
         command += ["--conf", name, value]
     return command, server_environment()
@@ -47,8 +65,10 @@ def serving_command(
 
 def server_environment() -> dict[str, str]:
     """The environment of the server: this process's, and what MONAI Label needs."""
+    paths = {name: str(Path(value).absolute()) for name in _PATHS if (value := os.environ.get(name))}
     return {
         **os.environ,
+        **paths,  # The server leaves the folder that it is started in.
         # MONAI Label looks for dcmqi's programs and for python there.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "PYTHONPATH": str(APP),

@@ -39,6 +39,9 @@ _NUMBERS: dict[str, tuple[type[int] | type[float], str]] = {
     "remote_batch": (int, "a whole number of images"),
     "remote_timeout": (float, "a number of seconds"),
     "remote_patience": (float, "a number of seconds"),
+    "label_versions_keep": (int, "a whole number of versions"),
+    "label_versions_days": (int, "a whole number of days"),
+    "cache_days": (int, "a whole number of days"),
     "audit_max_mb": (int, "a whole number of megabytes"),
     "audit_keep": (int, "a whole number of files"),
     "most_upload_mb": (int, "a whole number of megabytes"),
@@ -84,6 +87,10 @@ class Settings:
         cors_origins: other origins whose pages may ask the server, as in https://viewer.hospital, or ``*``.
         root_path: path that a proxy serves the server below: ``/baps`` for https://hospital/baps/; "" for none.
         audit: file of who did what; None: ``audit.jsonl`` in the folder of adapters.
+        label_versions_keep: earlier versions of labels are removed beyond so many; 0 for no bound.
+        label_versions_days: likewise when they were replaced so many days ago; with both, where both hold; 0 for none.
+        cache_days: days after which series are removed that were fetched from a PACS or converted and not used since; 0
+            for never.
         audit_max_mb: size at which the audit file is full and another one begins; 0 for never.
         audit_keep: full audit files that are kept; 0 for all.
         most_upload_mb: of one request.
@@ -121,6 +128,9 @@ class Settings:
     cors_origins: tuple[str, ...] = ()
     root_path: str = ""
     audit: Path | None = None
+    label_versions_keep: int = 0
+    label_versions_days: int = 0
+    cache_days: int = 0
     audit_max_mb: int = 100
     audit_keep: int = 0
     most_upload_mb: int = 4096
@@ -181,6 +191,24 @@ def read_settings(given: Mapping[str, str], environment: Mapping[str, str] = os.
         )
     # An empty value means the default; an empty variable, as the Makefile sets it, does not hide the file's.
     return Settings(**{name: _parse(name, value) for name, value in merged.items() if value not in ("", None)})  # type: ignore[arg-type]
+
+
+def absolute_paths(given: Mapping[str, str], environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The settings whose paths begin at the folder one is in, wherever they were given, for a process in another one.
+
+    Args:
+        given, environment: as for ``read_settings``.
+
+    Raises:
+        InputError: as there.
+    """
+    settings = read_settings(given, environment)
+    paths = {name: getattr(settings, name) for name in _FILES}
+    if settings.encoder_source and Path(settings.encoder_source).exists():  # Else it is a hub's name.
+        paths["encoder_source"] = Path(settings.encoder_source)
+    if file := given.get("config"):
+        paths["config"] = Path(file)
+    return {name: str(path.absolute()) for name, path in paths.items() if path and not path.is_absolute()}
 
 
 def check_settings(settings: Settings) -> None:

@@ -230,7 +230,6 @@ class AdapterStore:
             if log:
                 shutil.copyfile(log, partial / LOG)
             write_adapter(partial / "adapter.safetensors", adapter, record)
-            partial.chmod(0o755)  # mkdtemp's own mode would keep the server's other users out
             full = {
                 "label": label,
                 "status": status,

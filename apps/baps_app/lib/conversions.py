@@ -9,6 +9,7 @@ from pathlib import Path
 
 from baps.errors import InputError, StorageError
 from baps.formats import VOLUME, SeveralVolumesError, read_dicom, read_volume, volume_id, write_nifti
+from baps.keyed_locks import KeyedLocks
 from baps.replacing import replacing
 
 FOLDER = ".converted"
@@ -32,7 +33,7 @@ class Conversions:
         self._index: dict[str, tuple[int, list[str]]] = {}
         self._stamp = 0
         self._prepared = False
-        self._changing = threading.Lock()
+        self._changing, self._converting = threading.Lock(), KeyedLocks()
 
     def titles(self, source: Path) -> list[str]:
         """What tells the volumes of a source from each other, as far as it is known that there are several."""
@@ -59,13 +60,14 @@ class Conversions:
         target = self._folder / f"{image_id}.nii.gz"
         try:
             self._prepare()
-            if target.exists() and target.stat().st_mtime_ns > _newest(source):
-                return target
-            try:
-                write_nifti(target, read_volume(source) if number is None else read_dicom(source, number))
-            except SeveralVolumesError as error:
-                self._note(source, error.titles)
-                raise
+            with self._converting.holding(image_id):  # A second thread would find it half written.
+                if target.exists() and target.stat().st_mtime_ns > _newest(source):
+                    return target
+                try:
+                    write_nifti(target, read_volume(source) if number is None else read_dicom(source, number))
+                except SeveralVolumesError as error:
+                    self._note(source, error.titles)
+                    raise
         except OSError as error:
             raise StorageError(
                 f"The image {image_id} cannot be converted ({error.strerror}). Make room, and let the server write to "

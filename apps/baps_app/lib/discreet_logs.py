@@ -14,6 +14,7 @@ import traceback
 from types import TracebackType
 
 from baps.discreet import without_names
+from baps.printable import printable
 
 _CAREFUL = re.compile(r"(baps|fseft|lib|main|web|serving|task_train)(\.|$)|uvicorn\.error$")
 """Loggers of ours, that of what a training printed (which went through here before), and that of starts and stops."""
@@ -30,7 +31,8 @@ class _Discreet(logging.Filter):
             client, method, path, version, status = record.args
             record.args = client, method, f"/{str(path).split('?')[0].split('/')[1]}", version, status
         elif _CAREFUL.match(record.name):
-            record.msg, record.args = without_names(record.getMessage()), None
+            said = without_names(record.getMessage())
+            record.msg, record.args = "\n".join(map(printable, said.split("\n"))), None
         elif record.levelno < logging.WARNING:
             return False
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import threading
 import time
@@ -40,6 +41,8 @@ class Checked:
 class LabelChecks:
     """What reading each label said, kept on disk where that can be written; only a file that changed is read again.
 
+    One thread at a time reads labels. Who comes meanwhile gets what is known, and does not wait.
+
     Args:
         folder: of the studies.
         read_only: keep nothing on disk.
@@ -47,7 +50,7 @@ class LabelChecks:
 
     def __init__(self, folder: Path, read_only: bool = False) -> None:
         self._file = None if read_only else folder / FILE
-        self._lock = threading.Lock()
+        self._lock, self._reading = threading.Lock(), threading.Lock()
         self._known: dict[str, Checked] = {}
         # What another version of the program found need not hold; a broken file is made anew.
         with suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
@@ -73,19 +76,37 @@ class LabelChecks:
         Returns:
             By name what is known; a label that there was no time to read yet is missing.
         """
-        found, news, end = {}, False, time.monotonic() + patience
+        found, changed = {}, {}
         with self._lock:
             for name, pair in files.items():
-                stamp = _stamp(pair)
-                known = self._known.get(name)
+                stamp, known = _stamp(pair), self._known.get(name)
                 if known is None or known.stamp != stamp:
-                    if time.monotonic() > end:
-                        continue
-                    known, news = _read(stamp, name, read), True
+                    changed[name] = stamp
+                else:
+                    found[name] = known
+        if changed and self._reading.acquire(blocking=patience == math.inf):
+            try:
+                found |= self._read_changed(changed, read, patience)
+            finally:
+                self._reading.release()
+        return {name: found[name] for name in files if name in found}
+
+    def _read_changed(
+        self, changed: Mapping[str, list[int]], read: Callable[[str], LabelMap], patience: float
+    ) -> dict[str, Checked]:
+        """Read labels until ``patience`` is spent, of those that no other thread has read meanwhile."""
+        found, end = {}, time.monotonic() + patience
+        for name, stamp in changed.items():
+            known = self._known.get(name)
+            if known is None or known.stamp != stamp:
+                if time.monotonic() > end:
+                    continue
+                known = _read(stamp, name, read)
+                with self._lock:
                     self._known[name] = known
-                found[name] = known
-            if news:
-                self._keep()
+            found[name] = known
+        with self._lock:
+            self._keep()
         return found
 
     def note(self, name: str, files: tuple[str, str], names: Mapping[int, str]) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from baps.adaptation.cases import Case
 from baps.errors import BapsError
-from lib.label_info import label_values, read_label_info
+from baps.formats import read_label_map, read_place
+from lib.label_info import LabelInfo, label_values, read_label_info
 from lib.pacs import PacsDatastore
 from lib.studies import StudiesDatastore
 
@@ -19,6 +21,7 @@ def labelled_cases(
 ) -> tuple[dict[str, list[Case]], dict[str, str]]:
     """The cases of each of the site's labels, from the final labels that a person confirmed.
 
+    Of an organ that was taken away from another annotator and that no trainer has confirmed, the version before counts.
     A file that lies in ``labels/final`` without having been submitted counts as confirmed by who laid it there; its
     values mean what it says itself, else the site's numbers. A
     patient is the DICOM PatientID, else what the site's table says, else the image's name. In a PACS the newest DICOM
@@ -60,9 +63,38 @@ def labelled_cases(
             mask = datastore.history.unchanging(image_id, tag, mask) or mask
         patient = known or patients.get(image_id) or image_id
         for name in labels:
-            if name in values:
+            if name in info.disputed:
+                left_out[f"{image_id}, {name}"], standing = _standing(datastore, image_id, name, info, labels, source)
+                cases[name] += [replace(one, patient=patient) for one in standing]
+            elif name in values:
                 cases[name].append(Case(image, mask, values[name], patient, covers.get(name), source))
     return cases, left_out
+
+
+def _standing(
+    datastore: StudiesDatastore,
+    image_id: str,
+    organ: str,
+    info: LabelInfo,
+    labels: Mapping[str, int],
+    source: Path | None,
+) -> tuple[str, list[Case]]:
+    """What is taken of an organ that is disputed: the version before it, see ``lib.disputes``; and a sentence."""
+    standing = info.disputed[organ]
+    said = (
+        f"The newest {organ} of {image_id} took it away from what {standing.author or 'nobody named'} drew, and no "
+        "trainer has confirmed that."
+    )
+    try:
+        image = Path(datastore.get_image_uri(image_id))
+        version = datastore.history.version(image_id, DefaultLabelTag.FINAL.value, standing.version)
+        before = read_label_info(version.info)
+        names = {} if before.label_info else read_label_map(version.file, read_place(image), source).names
+        value = label_values(before, labels, names)[organ]
+    except (BapsError, KeyError):
+        return f"{said} The one before it is not there any more; none was taken.", []
+    covered = (before.covers or {}).get(organ)
+    return f"{said} The one before it was taken.", [Case(image, version.file, value, image_id, covered, source)]
 
 
 def _of_pacs(

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from baps.label_map import LabelMap
+from baps.label_map import LabelMap, Overlaps
 from lib.label_info import LabelInfo, label_values
 
 
@@ -54,30 +53,40 @@ def keep_others(
         labels: names and values of the site.
     """
     values, organs, notes = dict(new_values), list[str](), list[str]()
-    free, taken = ~new.marked(), {0, *new.values(), *new_values.values()}
-    kept: dict[int, NDArray[np.bool_]] = {}
-    for organ, value in label_values(earlier, labels, old.names).items():
-        marked, other = old.mask(value), earlier.author_of(organ)
-        if not marked.any() or (other and other == author):
-            continue
-        name = other or "nobody named"
-        if organ in values and (again := new.mask(values[organ])).any():
-            if not np.array_equal(marked, again):
+    taken, present = {0, *new.values(), *new_values.values()}, set(new.values())
+    before = set(old.values())
+    theirs = {organ: value for organ, value in label_values(earlier, labels, old.names).items() if value in before}
+    others = [organ for organ in theirs if not (author and earlier.author_of(organ) == author)]
+    pairs = Overlaps.of(old, new, [(theirs[organ], new_values.get(organ, 0)) for organ in others])
+    covered = Overlaps.of(old, _any_of(new), [(theirs[organ], 1) for organ in others]).both.sum(0)
+    numbers: dict[int, int] = {}
+    for n, organ in enumerate(others):
+        name = earlier.author_of(organ) or "nobody named"
+        voxels = int(pairs.old[:, n].sum())
+        if new_values.get(organ) in present:
+            if not voxels == pairs.new[:, n].sum() == pairs.both[:, n].sum():
                 notes.append(f"{organ} by {name} was replaced; the earlier one is kept on the server.")
             continue
         if organ in values and said.slices is not None:
+            notes.append(f"{organ} by {name} was erased; the earlier one is kept on the server.")
             continue
-        lost = int((marked & ~free).sum())
-        if (marked & free).any():
+        lost = int(covered[n])
+        if lost < voxels:
             if organ not in values:
                 wanted = labels.get(organ, max(taken) + 1)
                 values[organ] = max(taken) + 1 if wanted in taken else wanted
             taken.add(values[organ])
-            kept[values[organ]] = marked & free
+            numbers[theirs[organ]] = values[organ]
             organs.append(organ)
         but = f", but for {lost} voxels that are marked otherwise now" if lost else ""
         notes.append(f"{organ} by {name} was kept{but}.")
-    return Kept(new.with_masks(kept, names_by_value(values)), values, tuple(organs), tuple(notes))
+    merged = new.filled(old, numbers, names_by_value(values)) if numbers else new
+    return Kept(LabelMap(merged.layers, names_by_value(values)), values, tuple(organs), tuple(notes))
+
+
+def _any_of(labels: LabelMap) -> LabelMap:
+    """One segment, of the value 1, with all that is marked."""
+    return LabelMap((labels.marked().view(np.uint8),))
 
 
 def names_by_value(values: Mapping[str, int]) -> dict[int, str]:

@@ -47,7 +47,7 @@ class ReadOnlyStudies(StudiesDatastore):
         Raises:
             StorageError: always.
         """
-        self._refuse("label")
+        self.check_writable("label")
 
     def add_image(self, *_: Any, **__: Any) -> NoReturn:
         """Refuse it.
@@ -55,9 +55,14 @@ class ReadOnlyStudies(StudiesDatastore):
         Raises:
             StorageError: always.
         """
-        self._refuse("image")
+        self.check_writable("image")
 
-    def _refuse(self, what: str) -> NoReturn:
+    def check_writable(self, what: str) -> NoReturn:
+        """Refuse it.
+
+        Raises:
+            StorageError: always.
+        """
         raise StorageError(
             f"The folder of the studies cannot be written to, so the {what} was not saved. Ask the operator of the "
             "server to let it write there (baps doctor says what it finds)."

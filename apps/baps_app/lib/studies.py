@@ -9,12 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
 from monailabel.interfaces.datastore import DefaultLabelTag
 from pydicom.dataset import FileDataset
 
-from baps.errors import BapsError, StorageError
+from baps.errors import BapsError, InputError, StorageError
 from baps.formats import (
     IMAGE_SUFFIXES,
     SeveralVolumesError,
@@ -31,13 +30,11 @@ from baps.formats import (
 from baps.label_export import label_as_rtstruct
 from baps.label_history import Version
 from baps.label_map import LabelMap
-from baps.replacing import replacing
-from baps.volume import Volume
 from lib.arrivals import Arrivals
 from lib.conversions import FOLDER as CONVERTED
 from lib.conversions import Conversions, SeveralImagesError
 from lib.label_checks import Checked, LabelChecks
-from lib.label_info import LabelInfo, read_label_info
+from lib.new_images import adding, check_new_name, names_in
 from lib.whole_list import WholeList
 
 
@@ -169,22 +166,28 @@ class StudiesDatastore(WholeList, LocalDatastore):
             raise SeveralImagesError(image_id, error.titles) from None
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
-        """As the host's, but the image gets its name when it is whole.
+        """As the host's, but the image gets its name when it is whole, and takes nobody else's.
 
         Raises:
+            InputError: if there is an image, or a series, of that name already, or of one that some file systems take
+                for the same; nothing is stored then.
             StorageError: if it cannot be written; nothing is stored then.
         """
         suffix = self._to_id(Path(image_filename).name)[1]
-        target = Path(self._datastore.image_path()) / f"{image_id}{suffix}"
+        folder = Path(self._datastore.image_path())
+        target = folder / f"{image_id}{suffix}"
         info = {**image_info, "ts": int(time.time()), "name": target.name}
         try:
-            with self.changing:
-                with replacing(target, suffix) as partial:
-                    shutil.copyfile(image_filename, partial)
-                self._datastore.objects[image_id] = ImageLabelModel(image=DataModel(info=info, ext=suffix))
-                self._update_datastore_file(lock=False)
+            with adding(folder, suffix) as (partial, add):
+                shutil.copyfile(image_filename, partial)
+                with self.changing:  # Also the command line and other processes hold it to add one.
+                    check_new_name(image_id, [*self._datastore.objects, *names_in(folder)])
+                    add(target)
+                    self._datastore.objects[image_id] = ImageLabelModel(image=DataModel(info=info, ext=suffix))
+                    self._update_datastore_file(lock=False)
+        except FileExistsError:
+            raise InputError(f"There is a file {target.name} already; give the new image another name.") from None
         except OSError as error:
-            target.unlink(missing_ok=True)
             raise StorageError(
                 f"The image could not be saved ({error.strerror}); nothing was stored. Make room on the server's disk "
                 "and send it again."
@@ -198,20 +201,23 @@ class StudiesDatastore(WholeList, LocalDatastore):
         label_tag: str,
         label_info: dict[str, Any],
         check: Callable[[Version], None] | None = None,
+        after: str | None = None,
     ) -> str:
         """As the host's, but a label is replaced when the new one is whole, and the earlier one is kept.
 
         Args:
             image_id, label_filename, label_tag, label_info: as the host's.
             check: reads what was written, before it is served; what it raises ends the save.
+            after: the newest version that it takes account of, see ``LabelHistory.save``.
 
         Raises:
             NotFoundError: if there is no such image.
+            OutdatedError: if another version is the newest.
             OSError: if it cannot be written; an earlier one is as it was.
             BapsError: as ``check``; an earlier one is as it was.
         """
         file = Path(label_filename)
-        self.history.save(image_id, label_tag, file, self._to_id(file.name)[1], label_info, check)
+        self.history.save(image_id, label_tag, file, self._to_id(file.name)[1], label_info, check, after)
         if check and label_tag == DefaultLabelTag.FINAL.value:
             self._checks.note(image_id, self._labelled_files()[image_id], {})
         return image_id
@@ -267,18 +273,8 @@ class StudiesDatastore(WholeList, LocalDatastore):
         """
         return label_as_rtstruct(self.history, image_id, DefaultLabelTag.FINAL.value, *self._source(image_id))
 
-    def label_to_change(self, image_id: str, organ: str, image: Volume) -> tuple[LabelMap, LabelInfo]:
-        """The image's final label map with every organ in it; zeros where there is none.
-
-        Raises:
-            InputError: if it cannot be used.
-        """
-        tag = DefaultLabelTag.FINAL.value
-        earlier = self.get_label_uri(image_id, tag)
-        if not earlier or not Path(earlier).is_file():
-            return LabelMap((np.zeros(image.shape, np.uint8),)), read_label_info({})
-        found = read_label_map(Path(earlier), image, self.source(image_id))
-        return found, read_label_info(self.get_label_info(image_id, tag) or {})
+    def check_writable(self, what: str) -> None:
+        """Refuse to save where that is not possible; see ``ReadOnlyStudies``."""
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         """As the host's. Of a series it is the NIfTI file that the viewers are told to load."""

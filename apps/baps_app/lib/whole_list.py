@@ -19,7 +19,8 @@ class WholeList(LocalDatastore):
     """A datastore whose list is replaced when the new one is whole; the host cannot start with a broken one.
 
     The list on disk holds: what another process changed there is read when the list is next looked at. That needs no
-    lock. Who changes the list holds ``changing``, which a thread may take twice.
+    lock. Who changes the list holds ``changing``, which a thread may take twice. Who saves a label holds a lock of that
+    label (``LabelHistory.saving``), and the list's only while the list is replaced.
     """
 
     _reading = threading.RLock()
@@ -29,11 +30,6 @@ class WholeList(LocalDatastore):
     def changing(self) -> FileLock:
         """The lock of the list."""
         return FileLock(self._lock_file)
-
-    @property
-    def saving(self) -> FileLock:
-        """The lock of whoever reads a label, to store a changed one."""
-        return self.changing
 
     def has_image(self, image_id: str) -> bool:
         """Return whether there is an image of the name."""

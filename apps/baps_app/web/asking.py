@@ -54,6 +54,12 @@ class Asked:
         """Of who asks, or "" where nobody has to say it."""
         return self.asker.name if self.asker else ""
 
+    @property
+    def confirms(self) -> bool:
+        """Whether their word on the labels of others counts: of a trainer or an admin who has signed in."""
+        asker = self.asker
+        return asker is not None and asker.by != "machine" and asker.role.may(Role.TRAINER)
+
 
 def asked(request: Request) -> Asked:
     """What the guard knows of a request."""

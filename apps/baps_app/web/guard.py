@@ -9,14 +9,16 @@ from ipaddress import ip_address
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from fastapi import HTTPException
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from baps.errors import BapsError, InputError
+from baps.label_history import check_tag
 from web.asking import THE_MACHINE, Asked, Asker
 from web.audit import Audit
+from web.bodies import most_bytes, too_large
 from web.kinds import kind_of_request
 from web.names import checked_name
 from web.root_path import path_below, root_path
@@ -38,8 +40,8 @@ _IN_QUERY = {
 }
 """What a search in a PACS may name, by keyword or tag."""
 
-_SMALL = 1 << 20
-"""Bytes of a request that brings no image."""
+_ASKERS = CapacityLimiter(4)
+"""Threads that find out who asks; those of the pool are for answers."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,7 @@ class Guard:
             if refusal:
                 await refusal(scope, receive, counted)
             else:
-                large = asked.kind is not None and asked.kind.large
-                await self.app(scope, _limited(receive, self.rules.most_bytes if large else _SMALL), counted)
+                await self.app(scope, receive, counted)
         finally:
             if _is_noted(asked, status, "authorization" in _headers(scope)):
                 self.rules.audit.note(asked, status)
@@ -104,7 +105,7 @@ class Guard:
         try:
             self._check_origin(scope, headers)
             if asked.kind is None or asked.kind.role is not None:
-                asked.asker = await to_thread.run_sync(self._asker, scope, headers)
+                asked.asker = await to_thread.run_sync(self._asker, scope, headers, limiter=_ASKERS)
             asked.image = self._check_path(scope)
             self._check_role(scope, asked)
             self._check_length(headers, asked)
@@ -174,6 +175,8 @@ class Guard:
         for name in _NAMED:
             if query.get(name):
                 checked_name(query[name], name)
+        if query.get("tag"):
+            check_tag(query["tag"])
         return _image_named(path, query)
 
     @staticmethod
@@ -191,38 +194,14 @@ class Guard:
             )
 
     def _check_length(self, headers: Mapping[str, str], asked: Asked) -> None:
-        most = self.rules.most_bytes if asked.kind and asked.kind.large else _SMALL
+        most = most_bytes(asked, self.rules.most_bytes)
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > most:
-            raise _too_large(most)
+            raise too_large(most)
 
 
 def _headers(scope: Scope) -> dict[str, str]:
     return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-
-
-def _limited(receive: Receive, most: int) -> Receive:
-    """The parts of a request until there are too many."""
-    seen = 0
-
-    async def limited() -> Message:
-        nonlocal seen
-        message = await receive()
-        seen += len(message.get("body", b""))
-        if seen > most:
-            raise _too_large(most)
-        return message
-
-    return limited
-
-
-def _too_large(most: int) -> HTTPException:
-    return HTTPException(
-        413,
-        f"The request is larger than the {most >> 20:,} MB that are taken. Send less, or have the operator raise "
-        "most_upload_mb.",
-        {"Connection": "close"},
-    )
 
 
 def _image_named(path: str, query: Mapping[str, str]) -> str:

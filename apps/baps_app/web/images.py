@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
-import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,25 +12,31 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import BackgroundTasks, File, Form, Request, UploadFile
-from fastapi.responses import FileResponse
-from monailabel.endpoints import session as host_session
+from fastapi.responses import FileResponse, Response
+from monailabel.endpoints import datastore as host_datastore
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.others.generic import file_checksum, get_mime_type
 
 from baps.collected import notes
+from baps.discreet import pathless
 from baps.errors import InputError, NotFoundError
 from baps.formats import IMAGE_SUFFIXES, file_stem, read_volume
+from baps.keyed_locks import KeyedLocks
+from baps.label_history import check_tag
+from baps.printable import printable_values
+from lib.label_info import check_extra
+from lib.new_images import check_new_name
 from web.asking import asked
 from web.names import checked_name, json_object
 
-_fetching = threading.Lock()
+_reading_image, _reading_label = KeyedLocks(), KeyedLocks()
 
-_HOST_KEEPS = ("strategy", "ts", "name", "checksum")
+_HOST_KEEPS = ("strategy", "ts", "name", "checksum", "path")
 """What the host itself notes of an image, and relies on."""
 
 
 def image_file(image: str) -> Path:
-    """The file of an image of the datastore; fetched from the PACS first, by one thread at a time.
+    """The file of an image of the datastore; fetched from the PACS or converted first, by one thread at a time.
 
     Raises:
         NotFoundError: if there is no such image.
@@ -42,7 +48,7 @@ def image_file(image: str) -> Path:
         return Path(datastore.get_image_uri(image))
     if image not in datastore.list_images():
         raise NotFoundError(f"There is no image {image!r} in the datastore. Choose one that Next Sample offers.")
-    with _fetching:  # A second thread would find the series half written.
+    with _reading_image.holding(image):  # A second thread would find the series half written.
         return Path(datastore.get_image_uri(image))
 
 
@@ -53,12 +59,14 @@ def save_label(
 
     ``notes`` says what became of the work of others.
     """
+    tag = tag or "final"
+    check_tag(tag)
     info = json_object(params, "params")
     if name := asked(request).name:
         info["author"] = name  # Who is known signs with their own name.
     image_file(image)
     with _received(label) as path, notes.collecting() as said:
-        saved = app_instance().save_label(image, path, tag or "final", info)
+        saved = app_instance().save_label(image, path, tag, info, asked(request).confirms)
     return {"image": image, "label": saved, "notes": said}
 
 
@@ -66,15 +74,16 @@ def add_image(
     request: Request, image: str = "", params: str = Form("{}"), file: UploadFile = File(...)
 ) -> dict[str, Any]:
     """Add an image to a local datastore; one that is there is never replaced."""
-    info = {key: value for key, value in json_object(params, "params").items() if key not in _HOST_KEEPS}
+    given = {key: value for key, value in json_object(params, "params").items() if key not in _HOST_KEEPS}
+    check_extra(given, "What is said of the image")
+    info = printable_values(given)
     datastore = app_instance().datastore()
     if hasattr(datastore, "forward"):
         raise InputError("The images of this server are those of its PACS. Send yours to the PACS.")
     with _received(file) as path:
         suffix = kind_of(file)
         name = checked_name(image or Path(file.filename or "").name.removesuffix(suffix), "image")
-        if name in datastore.list_images():
-            raise InputError(f"There is an image {name!r} already, and its labels; give the new one another name.")
+        check_new_name(name, datastore.list_images())  # Which is quicker than to read it; it is asked again when added.
         read_volume(path)
         asked(request).image = name
         added = datastore.add_image(name, str(path), info)
@@ -114,8 +123,10 @@ def label_for_viewer(tag: str, label: str = "", image: str = "") -> FileResponse
 
     Raises:
         NotFoundError: if there is no such label.
+        InputError: if there is no such tag.
     """
-    with _fetching:
+    check_tag(tag)
+    with _reading_label.holding(label or image):
         file = app_instance().datastore().get_label_uri(label or image, tag)
     if not file or not Path(file).is_file():
         raise NotFoundError(f"There is no label {tag!r} of {label or image!r} in the datastore.")
@@ -124,6 +135,12 @@ def label_for_viewer(tag: str, label: str = "", image: str = "") -> FileResponse
 
 def _sent(file: Path) -> FileResponse:
     return FileResponse(file, media_type=get_mime_type(str(file)), filename=file.name)
+
+
+def all_images(output: host_datastore.ResultType | None = None) -> Response:
+    """Return the host's counts, or its list of images and labels; it is put into JSON by a thread of the pool."""
+    found = pathless(host_datastore.datastore(output))
+    return Response(json.dumps(found, default=str), media_type="application/json")
 
 
 def all_labelled(request: Request, background_tasks: BackgroundTasks, limit_cases: int | None = None) -> FileResponse:
@@ -137,32 +154,6 @@ def all_labelled(request: Request, background_tasks: BackgroundTasks, limit_case
         names = [name for name in packed.namelist() if name.startswith("image/")]
     asked(request).images = [file_stem(Path(name)) for name in names]
     return FileResponse(archive, media_type="application/zip", filename="dataset.zip")
-
-
-def read_session(session_id: str, update_ts: bool = False, image: bool = False) -> Any:
-    """The host's; several files cannot be sent as one."""
-    checked_name(session_id, "session_id")
-    sessions = app_instance().sessions()
-    known = sessions.get_session(session_id) if image and sessions is not None else None
-    if known and not Path(known.image).is_file():
-        raise InputError("The session holds several files, which cannot be sent as one image.")
-    return host_session.get_session(session_id, update_ts, image)
-
-
-def open_session(
-    request: Request, background_tasks: BackgroundTasks, expiry: int = 0, files: list[UploadFile] = File(...)
-) -> dict[str, Any]:
-    """Keep an image, or the files of a series, for who asks about it; the host writes them under their own names.
-
-    Raises:
-        InputError: if a name could mean another file, or the host's own.
-    """
-    for file in files:
-        if checked_name(file_name(file), "file") == "meta.info":
-            raise InputError("The name meta.info is taken. Send the image under its own.")
-    session: dict[str, Any] = host_session.create_session(background_tasks, False, expiry, files)
-    asked(request).image = str(session["session_id"])
-    return session
 
 
 def file_name(file: UploadFile) -> str:

@@ -21,8 +21,10 @@ from baps.collected import notes, served
 from baps.errors import InputError, NotFoundError
 from baps.formats import STRAIGHTENED, read_nifti_notes
 from baps.jobs import asked_by
-from lib.infers.segmenting import DO_NOT_SAVE
+from baps.request_form import CONFIRMS, DO_NOT_SAVE
+from baps.roles import Role
 from web.asking import asked
+from web.image_sessions import find_session
 from web.images import file_name, image_file, kind_of
 from web.names import checked_name, json_object
 
@@ -58,6 +60,7 @@ def run_infer(
     wanted = {k: v for k, v in given.items() if k not in _NOT_FOR_REQUESTS}
     if asker := asked(request).name:
         wanted["client_id"] = asker  # Who is known signs with their own name.
+    wanted[CONFIRMS] = asked(request).confirms
     if output == host_infer.ResultType.dicom_seg:
         raise InputError("Masks are given as NRRD. To store one as DICOM SEG, give save_as, a label of the site.")
     for uploaded in (file, label):
@@ -70,12 +73,12 @@ def run_infer(
         wanted.pop("label", None)  # There it is the uploaded labelmap; a request must not name another file.
     if image and not session_id:  # With a session Slicer names an image of its own.
         check_grid(image_file(image), output)
-    if session_id and not (instance.sessions() and instance.sessions().get_session(session_id)):
-        raise NotFoundError(f"There is no session {session_id!r}, or it has expired. Open the image again.")
+    if session_id:
+        find_session(request, session_id)
     # OHIF wants raw voxels, 79 MB of a CT, nearly all zeros: they travel packed.
     raw = output == host_infer.ResultType.image and wanted.get("result_compress") is False
     wanted[PACKED] = raw and "gzip" in request.headers.get("accept-encoding", "")
-    gone = asked_by(lambda: from_thread.run(request.is_disconnected))
+    gone = asked_by(lambda: from_thread.run(request.is_disconnected), asked(request).name)
     try:
         with model_seconds() as spent, notes.collecting() as said, served.collecting() as used, gone:
             answer: Response | dict[str, Any] | None = host_infer.run_inference(
@@ -121,13 +124,23 @@ def _is_gzip(path: Path) -> bool:
         return file.read(2) == b"\x1f\x8b"
 
 
-def progress() -> list[dict[str, Any]]:
-    """The long answers that are being made now; nothing of their images."""
-    jobs: list[dict[str, Any]] = app_instance().jobs.records()
+def progress(request: Request) -> list[dict[str, Any]]:
+    """List the long answers that are being made now, nothing of their images: one's own, or for a trainer all."""
+    jobs: list[dict[str, Any]] = app_instance().jobs.records(_owner(request))
     return jobs
 
 
-def cancel(job: str) -> dict[str, str]:
-    """Have a long answer end: who waits for it gets what was found so far."""
-    app_instance().jobs.cancel(job)
+def cancel(request: Request, job: str) -> dict[str, str]:
+    """Have a long answer end: who waits for it gets what was found so far.
+
+    Raises:
+        NotFoundError: if there is none, or it is somebody else's and one is no trainer.
+    """
+    app_instance().jobs.cancel(job, _owner(request))
     return {"cancelled": job}
+
+
+def _owner(request: Request) -> str | None:
+    """Whose jobs one may see and end; None for everybody's."""
+    asker = asked(request).asker
+    return None if asker is not None and asker.role.may(Role.TRAINER) else asked(request).name

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import requests
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from baps.errors import BapsError
+from baps.errors import BapsError, NotFoundError
 
 _TEXTS = re.compile(r"(application/(dicom\+json|dicom\+xml|json)|text/plain)(?=;|$)")
 _OTHERS = re.compile(
@@ -50,12 +50,16 @@ def answer_for_viewer(found: requests.Response, own: str, headers: Mapping[str, 
         headers: to add.
 
     Raises:
-        BapsError: if the PACS lets this server not in, or sends it elsewhere.
+        BapsError: if the PACS does not let this server in.
+        NotFoundError: if the PACS refers to another address.
     """
     kind, status = found.headers.get("content-type", "").strip().lower(), found.status_code
-    if status in (401, 403, 407) or 300 <= status < 400:
+    if status in (401, 403, 407):
         found.close()
-        raise BapsError(f"The PACS refused the request (HTTP {status}). Check its address, user and password.")
+        raise BapsError(f"The PACS refused the request (HTTP {status}). Check its user and password.")
+    if 300 <= status < 400:
+        found.close()
+        raise NotFoundError(f"The PACS refers to another address (HTTP {status}), where this server does not ask.")
     if status >= 400 and not _DICOM.match(kind):
         found.close()
         return JSONResponse({"detail": f"The PACS refused the request (HTTP {status})."}, status)

@@ -12,8 +12,9 @@ from monailabel.utils.async_tasks.task import AsyncTask
 from monailabel.utils.async_tasks.utils import processes, tasks
 
 from baps.errors import InputError, NotFoundError
-from web.asking import asked
+from web.asking import THE_MACHINE, asked
 from web.names import printable
+from web.pathless import task_for_viewer
 
 
 def start_training(model: str, params: dict[str, Any] | None = Body(None)) -> Any:
@@ -35,7 +36,7 @@ def start_training(model: str, params: dict[str, Any] | None = Body(None)) -> An
     result, detail = AsyncTask.run("train", request={"model": model}, params=wanted)
     if result is None:
         raise HTTPException(429, detail)
-    return result
+    return task_for_viewer(result)
 
 
 def _training() -> bool:
@@ -60,6 +61,8 @@ def start_all_training(params: dict[str, Any] | None = Body(None)) -> dict[str, 
 def next_sample(request: Request, strategy: str, params: dict[str, Any] | None = Body(None)) -> dict[str, Any]:
     """The host's, in a thread: a strategy may look at volumes first.
 
+    Its ``path`` is for a viewer on this machine, and is given where nobody else is answered.
+
     Raises:
         NotFoundError: if there is no such strategy.
     """
@@ -71,4 +74,6 @@ def next_sample(request: Request, strategy: str, params: dict[str, Any] | None =
     wanted["client_id"] = asked(request).name or printable(wanted.get("client_id"))
     sample: dict[str, Any] = host_activelearning.sample(strategy, wanted)
     asked(request).image = str(sample.get("id") or "")
+    if asked(request).asker is not THE_MACHINE:
+        sample.pop("path", None)
     return sample

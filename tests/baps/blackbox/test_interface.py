@@ -204,15 +204,14 @@ def test_waiting_for_a_turn_is_not_the_models_time() -> None:
             black_box.encode(IMAGE)
         return spent
 
-    with ThreadPoolExecutor(1) as pool, black_box._lock:
-        waiting = pool.submit(ask)
-        assert asked.wait(10)
-        begun = time.perf_counter()
-        time.sleep(0.5)
-        held = time.perf_counter() - begun
-        black_box._lock.release()
+    with ThreadPoolExecutor(1) as pool:
+        with black_box._turns:
+            waiting = pool.submit(ask)
+            assert asked.wait(10)
+            begun = time.perf_counter()
+            time.sleep(0.5)
+            held = time.perf_counter() - begun
         (seconds,) = waiting.result(10)
-        black_box._lock.acquire()
     assert seconds < held
 
 

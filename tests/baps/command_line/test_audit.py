@@ -8,14 +8,18 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from baps.adapter import unchanging
 from baps.audit import AuditFile
+from baps.audit_check import check_audit
 from baps.command_line import app
 from baps.command_line.noting import note
+from baps.store import AdapterStore
 
 _run = CliRunner()
 
 
-def test_it_says_whole_or_where_the_chain_breaks(tmp_path: Path) -> None:
+def test_it_says_whole_or_where_the_chain_breaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BAPS_AUDIT")
     file = tmp_path / "audit.jsonl"
     audit = AuditFile(file)
     audit.check()
@@ -34,15 +38,51 @@ def test_it_says_whole_or_where_the_chain_breaks(tmp_path: Path) -> None:
 
 def test_a_command_leaves_a_line_in_the_file_of_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BAPS_AUDIT", str(tmp_path / "elsewhere" / "audit.jsonl"))
-    note("restore a label", image="Doe^Jane", version="x")
+    note("restore a label", image="Doe^Jane", images=["a", "b"], version="x")
     text = (tmp_path / "elsewhere" / "audit.jsonl").read_text()
     line = json.loads(text)
     assert (line["what"], line["by"], line["version"]) == ("restore a label", "command", "x")
     assert len(line["image"]) == 32
+    assert (line["count"], len(line["images"])) == (2, 2)
     assert "Doe" not in text
 
 
-def test_where_nothing_can_be_noted_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_where_nothing_can_be_noted_it_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("BAPS_AUDIT")
     (tmp_path / "file").touch()
     note("restore a label", adapters=str(tmp_path / "file" / "adapters"))
     assert "was not noted in the audit file" in capsys.readouterr().err
+
+
+def test_every_command_that_changes_something_leaves_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BAPS_AUDIT")
+    users, adapters = str(tmp_path / "users.json"), str(tmp_path / "adapters")
+    store, record = AdapterStore(tmp_path / "adapters"), {"adapter": unchanging().record(), "verdict": None}
+    for _ in range(2):
+        store.add("spleen", unchanging(), record, "passed")
+    for words in (
+        ("users", "add", "anna", "--role", "annotator", "--file", users),
+        ("users", "renew", "anna", "--file", users),
+        ("users", "remove", "anna", "--file", users),
+        ("adapters", "publish", "spleen", "v0001"),
+        ("adapters", "publish", "spleen", "v0002"),
+        ("adapters", "rollback", "spleen"),
+        ("adapters", "withdraw", "spleen"),
+    ):
+        said = _run.invoke(app, [*words, "--adapters", adapters])
+        assert said.exit_code == 0, said.output
+    file = tmp_path / "adapters" / "audit.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [(line["what"], line["adapter"] or line["about"]) for line in lines] == [
+        ("add a user", "anna"),
+        ("renew a user's token", "anna"),
+        ("remove a user", "anna"),
+        ("publish an adapter", "spleen/v0001"),
+        ("publish an adapter", "spleen/v0002"),
+        ("roll back an adapter", "spleen/v0001"),
+        ("withdraw an adapter", "spleen"),
+    ]
+    assert {line["by"] for line in lines} == {"command"}
+    assert not check_audit(file).breaks

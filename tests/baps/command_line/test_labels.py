@@ -70,13 +70,15 @@ def test_show(studies: Path) -> None:
     assert (said["author"], read_volume(Path(said["file"])).voxels.max()) == ("ben", 1)
 
 
-def test_restore(studies: Path) -> None:
+def test_restore(studies: Path, audit: Path) -> None:
     first, second = _names(studies)
     assert f"that of {first} again" in _run("restore", str(studies), "ct_01", first)
     assert read_volume(studies / "labels" / "final" / "ct_01.nii.gz").voxels.max() == 1
     assert _names(studies)[:2] == [first, second]
     assert len(_names(studies)) == 3
     assert f"that of {first} again" in _run("list", str(studies))
+    (line,) = [json.loads(line) for line in audit.read_text().splitlines()]
+    assert (line["what"], line["by"], line["version"]) == ("restore a label", "command", first)
 
 
 def test_a_version_that_trainings_cannot_read_is_not_restored(studies: Path) -> None:
@@ -111,3 +113,39 @@ def test_what_is_not_there(studies: Path) -> None:
         _run("restore", str(studies), "ct_01", "20200101T000000.000000Z")
     with pytest.raises(InputError, match="There is no folder http:/pacs"):
         _run("list", "http://pacs")
+
+
+def test_prune_removes_what_is_not_kept_and_leaves_a_line_and_a_remark(studies: Path, audit: Path) -> None:
+    first, second = _names(studies)
+    assert f"{first}" in _run("prune", str(studies), "--all", "--keep", "1", "--dry-run")
+    assert "1 versions would be removed" in _run("prune", str(studies), "ct_01", "--keep", "1", "--dry-run")
+    assert _names(studies) == [first, second]
+    assert "0 versions were removed" in _run("prune", str(studies), "--all", "--older-than", "30")
+    assert "1 versions were removed" in _run("prune", str(studies), "--all", "--keep", "1")
+    assert _names(studies) == [second]
+    assert f"{first} " in _run("list", str(studies))
+    assert "removed: pruned" in _run("list", str(studies))
+    (line,) = [json.loads(line) for line in audit.read_text().splitlines()]
+    assert (line["what"], line["versions"], line["tag"]) == ("prune a label", [first], "final")
+    assert "ct_01" not in audit.read_text()
+    for words in (("--all",), ("--keep", "1"), ("ct_01", "--all", "--keep", "1")):
+        with pytest.raises(InputError):
+            _run("prune", str(studies), *words)
+
+
+def test_remove_a_version_or_the_whole_label(studies: Path, audit: Path) -> None:
+    first, second = _names(studies)
+    with pytest.raises(InputError, match="is the newest"):
+        _run("remove", str(studies), "ct_01", second)
+    history = LabelHistory(studies)
+    history.note_used([history.version("ct_01", "final", first).file])
+    with pytest.raises(InputError, match="A training has used the version.*--although-used"):
+        _run("remove", str(studies), "ct_01", first)
+    assert first in _run("remove", str(studies), "ct_01", first, "--although-used")
+    assert _names(studies) == [second]
+    _run("remove", str(studies), "ct_01", "--all")
+    assert not _names(studies)
+    assert not list((studies / "labels" / "final").iterdir())
+    with pytest.raises(NotFoundError):
+        _run("remove", str(studies), "ct_01", first)
+    assert [json.loads(line)["what"] for line in audit.read_text().splitlines()] == ["remove a label"] * 2

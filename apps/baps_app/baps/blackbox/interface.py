@@ -6,7 +6,6 @@ declared here. The expensive call and the cheap call are apart: ``encode`` once 
 
 from __future__ import annotations
 
-import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..collected import Collected
 from ..errors import BapsError, BudgetSpentError, InputError
+from ..turns import Turns
 from .prompt import Point, Prompt
 
 _spent: Collected[float] = Collected("model_seconds")
@@ -73,8 +73,7 @@ class BlackBox(ABC):
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._lock_ahead = threading.Lock()
+        self._turns, self._turns_ahead = Turns(), Turns()
         self._images_asked = 0
         self.budget: int | None = None
         """Images that may be asked in all, or None for any number."""
@@ -190,7 +189,7 @@ class BlackBox(ABC):
 
     @contextmanager
     def _turn(self, ahead: bool = False) -> Iterator[None]:
-        with self._lock_ahead if ahead else self._lock:
+        with self._turns_ahead if ahead else self._turns:
             begun = time.perf_counter()
             try:
                 yield

@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 import warnings
 
+from . import here as _here  # noqa: F401
+
+# isort: split
 import typer
-from rich.console import Console
 
 from ..errors import BapsError
 from . import adapters, audit, blackbox, labels, organs, users
 from .adapt import adapt
+from .console import Console
 from .convert import convert
 from .doctor import doctor
 from .evaluate import evaluate

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..errors import InputError
 from . import options, outputs
+from .console import Console
+from .noting import note
 
 console = Console(soft_wrap=True, highlight=False)
 
@@ -70,6 +71,7 @@ def adapt(
     from ..adaptation.settings import AdaptationSettings
     from ..adapter import unchanging
     from ..adapter_file import write_adapter
+    from ..formats import file_stem
 
     settings = AdaptationSettings(
         visual_prompt=visual_prompt,
@@ -96,6 +98,7 @@ def adapt(
     found = find_cases(images, labels, options.read_label(label), patients)
     check_images(found.cases, settings, resends=model.capabilities.resends)
     folder = out.parent
+    note("adapt to labels", images=sorted({file_stem(case.image) for case in found.cases}), config=config)
     slices, left_out = load_cases(found.cases, model.capabilities.input_side, settings.slices_per_volume, folder)
     options.print_notes(found.notes)
     options.print_left_out({**found.left_out, **left_out})

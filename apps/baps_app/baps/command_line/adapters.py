@@ -6,17 +6,18 @@ import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from ..errors import BapsError
+from .console import Console
+from .noting import note, private_files
 from .options import Adapters, given
 
 if TYPE_CHECKING:
     from ..store import AdapterStore
 
-app = typer.Typer(no_args_is_help=True, help="List, show, publish and roll back adapters.")
+app = typer.Typer(no_args_is_help=True, callback=private_files, help="List, show, publish and roll back adapters.")
 
 Label = Annotated[str, typer.Argument(help="The organ; 'shared' for the adapter of clicks without a label.")]
 console = Console(soft_wrap=True, highlight=False)
@@ -68,6 +69,7 @@ def publish(label: Label, version: str, adapters: Adapters = "") -> None:
     store = _store(adapters)
     before = store.published(_label(label))
     store.publish(_label(label), version)
+    note("publish an adapter", adapter=f"{label}/{version}", adapters=adapters)
     console.print(_served_now(label, before, version), markup=False)
 
 
@@ -75,8 +77,9 @@ def publish(label: Label, version: str, adapters: Adapters = "") -> None:
 def rollback(label: Label, adapters: Adapters = "") -> None:
     """Serve what was served before from the next click on; twice goes back twice."""
     store = _store(adapters)
-    before = store.published(_label(label))
-    console.print(_served_now(label, before, store.roll_back(_label(label))), markup=False)
+    before, now = store.published(_label(label)), store.roll_back(_label(label))
+    note("roll back an adapter", adapter=f"{label}/{now or 'none'}", adapters=adapters)
+    console.print(_served_now(label, before, now), markup=False)
 
 
 @app.command()
@@ -85,6 +88,7 @@ def withdraw(label: Label, adapters: Adapters = "") -> None:
     store = _store(adapters)
     before = store.published(_label(label))
     store.withdraw(_label(label))
+    note("withdraw an adapter", adapter=label, adapters=adapters)
     console.print(_served_now(label, before, None), markup=False)
 
 

@@ -8,16 +8,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from .noting import private_files
 from .options import Adapters, given
 
-app = typer.Typer(no_args_is_help=True, help="Check the file of who did what.")
+app = typer.Typer(no_args_is_help=True, callback=private_files, help="Check the file of who did what.")
 
 console = Console(soft_wrap=True, highlight=False)
-
-
-@app.callback()
-def _audit() -> None:
-    """Check the file of who did what."""  # With a callback, one command is still named.
 
 
 @app.command()
@@ -35,9 +31,13 @@ def verify(
     """
     from ..audit_check import check_audit
     from ..errors import BapsError, InputError
-    from ..settings import read_settings
 
-    place = Path(file).expanduser() if file else read_settings(given(adapters=adapters)).audit_file
+    if file:
+        place = Path(file).expanduser()
+    else:
+        from ..settings import read_settings  # Which imports what takes seconds.
+
+        place = read_settings(given(adapters=adapters)).audit_file
     if not place.is_file():
         raise InputError(f"There is no audit file {place}. Name it with --file.")
     try:

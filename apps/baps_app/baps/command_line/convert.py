@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from ..errors import InputError
+from .console import Console
 
 if TYPE_CHECKING:
     from ..volume import Volume

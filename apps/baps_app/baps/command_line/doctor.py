@@ -7,11 +7,11 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from . import options
+from .console import Console
 
 _STYLES = {"ok": "green", "warning": "yellow", "FAILED": "bold red"}
 

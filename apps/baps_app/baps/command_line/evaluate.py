@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from . import options, outputs
 from .adapt import Label, Prompt
+from .console import Console
 
 console = Console(soft_wrap=True, highlight=False)
 

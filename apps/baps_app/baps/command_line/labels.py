@@ -9,18 +9,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
 from ..label_import import USED
 from . import options
-from .noting import note
+from .console import Console
+from .noting import note, private_files
+from .options import Adapters
 
 if TYPE_CHECKING:
     from ..label_history import LabelHistory, Version
 
-app = typer.Typer(no_args_is_help=True, help="List, show, restore, import and export labels.")
+app = typer.Typer(
+    no_args_is_help=True,
+    callback=private_files,
+    help="List, show, restore, confirm, import, export, prune and remove labels.",
+)
 
 Studies = Annotated[Path, typer.Argument(help="Folder of images that is served, or was.")]
 Image = Annotated[str, typer.Argument(help="The image's name.")]
@@ -55,6 +60,8 @@ def list_labels(
             served = "yes" if version is versions[-1] else ""
             cells = (name, tag, version.name, served, _authors(said), _organs(said), _remarks(version))
             table.add_row(*map(escape, cells))
+        for gone in history.removed(name, tag):
+            table.add_row(*map(escape, (name, tag, gone["version"], "", "", "", f"removed: {gone['why']}")))
     console.print(table)
 
 
@@ -66,11 +73,91 @@ def show(studies: Studies, image: Image, version: Name, tag: Tag = "final") -> N
 
 
 @app.command()
-def restore(studies: Studies, image: Image, version: Name, tag: Tag = "final") -> None:
+def restore(studies: Studies, image: Image, version: Name, tag: Tag = "final", adapters: Adapters = "") -> None:
     """Serve an earlier version again, also in a server that runs; the one that it replaces is kept too."""
     history = _history(studies)
     name = history.restore(image, tag, version, partial(history.check_fits, image))
+    note("restore a label", image, adapters=adapters, version=version)
     console.print(f"The label {tag} of {image} is that of {version} again, as version {name}.", markup=False)
+
+
+@app.command()
+def confirm(
+    studies: Studies,
+    image: Image,
+    organ: Annotated[list[str] | None, typer.Option(help="One organ alone; may be given again.")] = None,
+    tag: Tag = "final",
+) -> None:
+    """Have organs count in trainings that were taken away from another annotator, as the newest version has them."""
+    confirmed = _history(studies).confirm(image, tag, organ or [], by="the command line")
+    console.print(f"Of the label {tag} of {image} {', '.join(confirmed)} counts now.", markup=False)
+
+
+@app.command()
+def prune(
+    studies: Studies,
+    image: Annotated[str, typer.Argument(help="The image's name; without it, --all.")] = "",
+    all_images: Annotated[bool, typer.Option("--all", help="Of all images.")] = False,
+    keep: Annotated[int, typer.Option(min=0, help="So many of the newest of each label stay.")] = 0,
+    older_than: Annotated[
+        int, typer.Option(min=0, metavar="DAYS", help="What was replaced less than so many days ago stays.")
+    ] = 0,
+    dry_run: Annotated[bool, typer.Option(help="Remove nothing; say what would be.")] = False,
+    adapters: Adapters = "",
+) -> None:
+    """Remove old versions of labels for good. What is served stays, and so does what a training has used.
+
+    What trainings of earlier releases have used is told from the adapters: name their folder as for the server.
+    """
+    from ..errors import InputError
+    from ..label_retention import Rule
+    from ..label_retention import prune as prune_versions
+    from ..settings import read_settings
+    from .options import given
+
+    if bool(image) == all_images:
+        raise InputError("Name an image, or say --all.")
+    if not keep and not older_than:
+        raise InputError("Say which versions stay: --keep, with how many of each label, or --older-than, or both.")
+    history, folder = _history(studies), read_settings(given(adapters=adapters)).adapters
+    count = 0
+    for name, tag, versions in prune_versions(history, Rule(keep, older_than), folder, image, dry_run):
+        count += len(versions)
+        if not dry_run:
+            note("prune a label", name, adapters=adapters, tag=tag, versions=versions)
+        console.print(f"{name}, {tag}: {', '.join(versions)}", markup=False)
+    console.print(f"{count} versions {'would be' if dry_run else 'were'} removed.")
+
+
+@app.command()
+def remove(
+    studies: Studies,
+    image: Image,
+    version: Annotated[str, typer.Argument(help="As `baps labels list` shows it; without it, --all.")] = "",
+    tag: Tag = "final",
+    all_versions: Annotated[bool, typer.Option("--all", help="Every version, and the label that is served.")] = False,
+    although_used: Annotated[
+        bool, typer.Option(help="Also what a training has used: the adapter cannot be checked by it any more.")
+    ] = False,
+    adapters: Adapters = "",
+) -> None:
+    """Remove a version of a label for good, as where a patient wants to be forgotten. Backups keep theirs."""
+    from ..errors import InputError, NotFoundError
+
+    history = _history(studies)
+    if bool(version) == all_versions:
+        raise InputError("Name a version, or say --all.")
+    versions = [one for one in history.versions(image, tag) if all_versions or one.name == version]
+    if not versions:
+        raise NotFoundError(f"The label {tag} of {image} has no version {version}. See `baps labels list`.")
+    if not although_used and (used := [one.name for one in versions if one.is_evidence]):
+        raise InputError(
+            f"A training has used the version {used[0]}, or may have. Nothing was removed. To remove it nevertheless, "
+            "say --although-used."
+        )
+    history.remove(image, tag, [one.name for one in versions], "on request", served=all_versions)
+    note("remove a label", image, adapters=adapters, tag=tag, versions=[one.name for one in versions])
+    console.print(f"Removed: {', '.join(one.name for one in versions)}", markup=False)
 
 
 @app.command()
@@ -79,6 +166,7 @@ def export(
     image: Image,
     rtstruct: Annotated[Path, typer.Option(metavar="FILE", help="For radiotherapy: a DICOM RTSTRUCT.")],
     tag: Tag = "final",
+    adapters: Adapters = "",
 ) -> None:
     """Write the label of a DICOM series as FILE, which is not there yet; it belongs to the study of the series."""
     from ..errors import InputError
@@ -92,6 +180,7 @@ def export(
     made = label_as_rtstruct(_history(studies), image, tag)
     with replacing(rtstruct) as partly:
         made.save_as(partly, write_like_original=False)
+    note("export a label", image, adapters=adapters)
     names = ", ".join(str(one.ROIName) for one in made.StructureSetROISequence)
     console.print(f"The label {tag} of {image} is in {rtstruct}: {names}.", markup=False)
 
@@ -176,4 +265,9 @@ def _remarks(version: Version) -> str:
     remarks += ["not confirmed"] if said.get("confirmed") is False else []
     remarks += ["found in the folder"] if said.get("found") else []
     remarks += [f"that of {said['restored']} again"] if said.get("restored") else []
+    for organ, standing in (said.get("disputed") or {}).items():
+        before = f"that by {standing['author'] or 'nobody named'} ({standing['version']})"
+        remarks.append(f"{organ} is disputed: trainings take {before} until `baps labels confirm`")
+    confirmed = said.get("confirmed_by") or {}
+    remarks += [f"{organ} confirmed by {who}" for organ, who in confirmed.items()]
     return ", ".join(remarks)

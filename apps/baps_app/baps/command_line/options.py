@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
+
+from .console import Console
 
 if TYPE_CHECKING:
     from ..blackbox import BlackBox as BlackBoxModel

@@ -9,7 +9,6 @@ from statistics import fmean, pstdev
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -17,6 +16,8 @@ from fseft.choices import METHOD_NAMES
 
 from ..errors import InputError
 from . import options, outputs
+from .console import Console
+from .noting import note
 
 app = typer.Typer(no_args_is_help=True, help="Organs of whole volumes without a click, adapted to a few labels.")
 console = Console(soft_wrap=True, highlight=False)
@@ -66,12 +67,13 @@ def adapt(
 
     from ..adaptation.folders import find_cases
     from ..adapter_file import write_adapter
-    from ..formats import list_images, read_volume
+    from ..formats import file_stem, list_images, read_volume
 
     settings = OrganSettings(method=method, decoder=decoder, rate=rate, epochs=epochs, seed=seed)
     outputs.make_room(out)
     organs = load_organ_model(model, weights, weights_sha256, device)
     found = find_cases(images, labels, options.read_label(label), patients)
+    note("adapt to labels", images=sorted({file_stem(case.image) for case in found.cases}))
     volumes, left_out = load_volumes(found.cases, organs)
     options.print_notes(found.notes)
     options.print_left_out({**found.left_out, **left_out})

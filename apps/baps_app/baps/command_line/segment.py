@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..errors import BapsError, InputError
 from ..replacing import replacing
 from . import options
+from .console import Console
 
 if TYPE_CHECKING:
     from ..segmenter import Segmenter

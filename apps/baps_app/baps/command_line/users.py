@@ -6,16 +6,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from ..roles import Role
+from .console import Console
+from .noting import note, private_files
+from .options import Adapters as Noted
 
 if TYPE_CHECKING:
     from ..users import Users
 
-app = typer.Typer(no_args_is_help=True, help="Add, list, renew and remove those who may use the server.")
+app = typer.Typer(
+    no_args_is_help=True, callback=private_files, help="Add, list, renew and remove those who may use the server."
+)
 
 Name = Annotated[str, typer.Argument(help="Of the user: letters, digits and . @ + - _")]
 File = Annotated[str, typer.Option(metavar="FILE", help="The file of users; by default that of the settings.")]
@@ -36,10 +40,16 @@ def _users(file: str) -> Users:
 
 @app.command()
 def add(
-    name: Name, role: Annotated[Role, typer.Option(help="What they may do.")], file: File = "", days: Days = None
+    name: Name,
+    role: Annotated[Role, typer.Option(help="What they may do.")],
+    file: File = "",
+    days: Days = None,
+    adapters: Noted = "",
 ) -> None:
     """Add a user and show their token, once."""
-    _show(name, _users(file).add(name, role, days))
+    token = _users(file).add(name, role, days)
+    note("add a user", adapters=adapters, about=name, as_role=role.value)
+    _show(name, token)
 
 
 @app.command("list")
@@ -55,15 +65,18 @@ def list_users(file: File = "") -> None:
 
 
 @app.command()
-def renew(name: Name, file: File = "", days: Days = None) -> None:
+def renew(name: Name, file: File = "", days: Days = None, adapters: Noted = "") -> None:
     """Give a user a new token and show it, once; the old one ends at once."""
-    _show(name, _users(file).renew(name, days))
+    token = _users(file).renew(name, days)
+    note("renew a user's token", adapters=adapters, about=name)
+    _show(name, token)
 
 
 @app.command()
-def remove(name: Name, file: File = "") -> None:
+def remove(name: Name, file: File = "", adapters: Noted = "") -> None:
     """Remove a user, whose token ends at once, also in a server that runs."""
     _users(file).remove(name)
+    note("remove a user", adapters=adapters, about=name)
     console.print(f"{name} is removed.", markup=False)
 
 

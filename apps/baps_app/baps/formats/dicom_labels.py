@@ -24,6 +24,9 @@ from .rtstruct import RTSTRUCT_CLASS, read_structures
 
 DICOM_SUFFIX = ".dcm"
 
+MOST_SEGMENTS = 256
+"""Of one label; they are compared with each other."""
+
 _READERS: dict[str, Callable[..., Iterator[Segment]]] = {
     "1.2.840.10008.5.1.4.1.1.66.4": read_segmentation,  # Segmentation Storage
     "1.2.840.10008.5.1.4.1.1.66.7": read_segmentation,  # Label Map Segmentation Storage
@@ -56,6 +59,9 @@ def read_label_object(path: Path, image: Volume, source: Path | None = None) -> 
             no segment.
     """
     dataset = _read_object(path)
+    count = max(len(dataset.get(name) or []) for name in ("SegmentSequence", "StructureSetROISequence"))
+    if count > MOST_SEGMENTS:
+        raise InputError(f"The label {path.name} has {count} segments; {MOST_SEGMENTS} are read. Export fewer.")
     headers = series_headers(source, _PLACES) if source else []
     read = partial(_READERS[dataset.SOPClassUID], dataset, image)
     if headers:

@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..label_map import LabelMap, values_of
 from ..replacing import replacing
 from ..volume import Volume
-from .dicom_labels import find_label_object, read_label_object
+from .dicom_labels import MOST_SEGMENTS, find_label_object, read_label_object
 from .nifti import read_nifti, write_nifti
 from .nrrd import nrrd_header, read_nrrd
 from .picture import read_array_labels, read_arrays, read_picture, read_picture_labels
@@ -30,8 +30,6 @@ _PICTURE_LABELS: dict[Callable[[Path], Volume], Callable[[Path], NDArray[np.gene
 }
 _SEGMENTATION = ".seg"
 """What 3D Slicer puts before the suffix of a segmentation: a.seg.nrrd."""
-
-_MOST_LABELS = 256
 
 _WHOLE = 1e-3
 """By how much a value may differ from a whole number: a scaled header makes 1 into 1.00001526."""
@@ -86,7 +84,7 @@ def read_label_map(path: Path, image: Volume, source: Path | None = None) -> Lab
     Raises:
         NotFoundError: if there is no such file.
         InputError: if they cannot be read, lie elsewhere than the image, are no whole numbers, or are of more than 256
-            different values.
+            different values, segments or layers.
     """
     if path.exists() and (found := find_label_object(path)):
         return read_with(partial(read_label_object, image=image, source=source), found)
@@ -101,6 +99,10 @@ def read_label_map(path: Path, image: Volume, source: Path | None = None) -> Lab
         labels = check_volume(path.name, read_with(reader, path))
         _check_grey(path.name, labels)
     labels = _in_order_of(image, labels)
+    if labels.voxels.ndim == 4 and labels.voxels.shape[3] > MOST_SEGMENTS:
+        raise InputError(
+            f"The label {path.name} has {labels.voxels.shape[3]} layers; {MOST_SEGMENTS} are read. Save a labelmap."
+        )
     layers = [labels.voxels] if labels.voxels.ndim == 3 else list(np.moveaxis(labels.voxels, 3, 0))
     segments, cropped = read_with(partial(_segments, layers=len(layers)), path) if reader is read_nrrd else ([], False)
     channels = [_placed(path.name, Volume(layer, labels.affine), image, cropped) for layer in layers]
@@ -216,9 +218,9 @@ def _whole(name: str, voxels: NDArray[np.generic]) -> NDArray[np.integer[Any]]:
         if not bool((np.abs(whole - voxels) <= _WHOLE).all()):
             raise InputError(f"The label {name} holds fractions. Save a labelmap of whole numbers.")
         voxels = whole.astype(np.int32)
-    if int(voxels.max()) - int(voxels.min()) >= _MOST_LABELS:  # Counting them is slow.
+    if int(voxels.max()) - int(voxels.min()) >= MOST_SEGMENTS:  # Counting them is slow.
         different = len(np.unique(voxels))
-        if different > _MOST_LABELS:
+        if different > MOST_SEGMENTS:
             raise InputError(
                 f"The label {name} holds {different} different values; that is an image, not a labelmap. Give the "
                 "segmentation, one whole number for each object."

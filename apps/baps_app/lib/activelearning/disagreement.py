@@ -85,8 +85,14 @@ class Disagreement(Strategy):
         why = "nothing that the organ model finds could be compared"
         found: dict[str, float] = {}
         try:
-            with self._turn, clicking(self._clicks):
-                found = self._look(images, datastore)
+            # Who comes while another request looks gets what is known: a volume may be slow to come from a PACS.
+            looks = self._turn.acquire(timeout=self._seconds)
+            try:
+                with clicking(self._clicks):
+                    found = self._look(images if looks else [], images, datastore)
+            finally:
+                if looks:
+                    self._turn.release()
         except BapsError as error:  # A model cannot be loaded.
             why = str(error).rstrip(".")
         if not found:
@@ -101,8 +107,8 @@ class Disagreement(Strategy):
             f"were compared; {len(images)}{among.where and ' ' + among.where} have no label.",
         }
 
-    def _look(self, images: list[str], datastore: Datastore) -> dict[str, float]:
-        """Compare until the time is up; the disagreement on each of the images that was compared, now or before."""
+    def _look(self, wanted: list[str], images: list[str], datastore: Datastore) -> dict[str, float]:
+        """Compare wanted images until the time is up; the disagreement on each image compared, now or before."""
         segmenter, organs = self._segmenter(), self._organs()
         weights = segmenter.black_box.capabilities.weights_sha256
         versions = {
@@ -112,7 +118,7 @@ class Disagreement(Strategy):
         }
         end = time.monotonic() + self._seconds
         looked = False
-        for image in images if versions else ():
+        for image in wanted if versions else ():
             if self._scored.get(image, (None,))[0] == versions:
                 continue
             if looked and time.monotonic() >= end:

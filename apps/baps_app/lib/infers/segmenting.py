@@ -16,20 +16,19 @@ from numpy.typing import NDArray
 
 from baps.collected import notes, served
 from baps.errors import InputError, NotFoundError
+from baps.request_form import CONFIRMS, DO_NOT_SAVE
 from baps.volume import Volume
 from baps.yielding import clicking
 
 NO_LABEL = "as clicked"
 """The choice of the option ``adapter`` that leaves the label to the click."""
 
-DO_NOT_SAVE = "do not save"
-"""The choice of the option ``save_as`` that saves nothing."""
-
 IMAGE_ID = "image_id"
 """A field that the app itself puts into a request: the image's name, for ``image`` becomes its file."""
 
-Save = Callable[[str, Volume, str, NDArray[np.bool_], Collection[int], str], str]
-"""As ``lib.saving.save_shown``, of image, volume, label, mask (I, J, K), slices across K, and author."""
+Save = Callable[[str, Volume, str, NDArray[np.bool_], Collection[int], str, bool], str]
+"""As ``lib.saving.save_shown``, of image, volume, label, mask (I, J, K), slices across K, author, and whether who asks
+confirms."""
 
 Answering = TypeVar("Answering")
 """What finds the masks: ``baps.segmenter.Segmenter``, or ``fseft.segmenting.OrganSegmenter``."""
@@ -132,7 +131,8 @@ class SegmentingInfer(InferTask, Generic[Answering]):
             BapsError: as ``lib.saving.save_shown``.
         """
         author = str(request.get("client_id") or "")
-        return self._save(str(request.get(IMAGE_ID)), volume, name, mask, slices, author)
+        confirms = request.get(CONFIRMS) is True
+        return self._save(str(request.get(IMAGE_ID)), volume, name, mask, slices, author, confirms)
 
 
 def named(adapter: tuple[str, str] | None) -> str | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import random
+import secrets
 import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -39,24 +41,28 @@ from baps.formats import (
     volume_id,
     write_nifti,
 )
-from baps.formats.dicom_seg import stack_references, write_segmentation
+from baps.formats.dicom_seg import Segment, stack_references, write_segmentation
 from baps.formats.rtstruct import write_structures
-from baps.label_map import LabelMap
+from baps.keyed_locks import KeyedLocks
+from baps.label_map import LabelMap, Overlaps
 from baps.pacs_login import Login, read_login
-from baps.pacs_studies import PacsStudies, Worklist, read_pacs_studies
+from baps.pacs_studies import PacsStudies, Worklist, json_values, read_pacs_studies
 from baps.replacing import replacing
 from baps.volume import Volume
 from lib.candidates import Candidates
 from lib.conversions import SeveralImagesError, volume_number
+from lib.disputes import shares_less
 from lib.label_info import LabelInfo, name_values, read_label_info
-from lib.pacs.client import connect, pacs_answers
-from lib.pacs.exported import exported_objects
+from lib.pacs.client import connect, pacs_answers, status_code
+from lib.pacs.disputed import author_of, mark
 from lib.pacs.fetching import fetch_headers, fetch_object, fetch_series, no_volume
+from lib.pacs.inspection import check_belongs, check_new_series, read_object, sign, written
 from lib.pacs.label_index import LabelIndex
+from lib.pacs.multipart import join_objects, split_objects
 from lib.pacs.read_back import check_same_masks, check_same_owner
 from lib.pacs.register import Register
 from lib.pacs.sending import Outbox
-from lib.pacs.series import Series, SeriesList, series_of
+from lib.pacs.series import NO_IMAGES, Series, SeriesList, series_of
 from lib.pacs.stored_segments import (
     MODALITIES,
     OrganLabel,
@@ -65,6 +71,8 @@ from lib.pacs.stored_segments import (
     keep_segments,
     kept_segment,
     label_references,
+    labelled_series,
+    read_label,
     stored_segments,
 )
 from lib.whole_list import WholeList
@@ -73,9 +81,6 @@ logger = logging.getLogger(__name__)
 
 _FIRST_LOOK = 10.0
 """Seconds that the first answer to how many labels there are is waited for."""
-
-_FETCHED_AT_ONCE = 64
-"""Series, at most; one series is fetched by one thread."""
 
 _TRIED_AT_ONCE = 5
 """Labels that were not read back yet and are tried when the PACS is asked for labels."""
@@ -118,7 +123,7 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         studies = studies or PacsStudies(client.base_url)
         self._list = SeriesList(client, studies, worklist)
         self._unusable: dict[str, tuple[str, str, float]] = {}
-        self._fetching = [threading.Lock() for _ in range(_FETCHED_AT_ONCE)]
+        self._fetching = KeyedLocks()
         self._known_slices: dict[tuple[str, str], Slices] = {}
         self._looking: threading.Thread | None = None
         self._look_failed: BapsError | None = None
@@ -304,7 +309,7 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
             raise InputError(self._unusable[image_id][1])
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with self._fetching[hash(image_id) % len(self._fetching)]:
+            with self._fetching.holding(series.uid):
                 if not self._is_fetched(series, target):  # By another thread meanwhile.
                     self._fetch(series, folder, target)
         except InputError as error:
@@ -475,11 +480,18 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         return read_label_map(found.file, image), read_label_info(info)
 
     def save_label(
-        self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any], label_id: str = ""
+        self,
+        image_id: str,
+        label_filename: str,
+        label_tag: str,
+        label_info: dict[str, Any],
+        label_id: str = "",
+        confirms: bool = False,
     ) -> str:
         """Store a final label in the PACS, as one SEG or RTSTRUCT with what is marked, or both; others are kept here.
 
-        It is read back before it is called saved: by our reader before it is sent, and from the PACS afterwards.
+        It is read back before it is called saved: by our reader before it is sent, and from the PACS afterwards. An organ
+        that it takes away from another annotator is marked, see ``lib.pacs.disputed``.
 
         Raises:
             InputError: if a value has no name, or no such object can be made for the image.
@@ -511,8 +523,64 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         if self._label_format in ("seg", "both"):
             made.append(write_segmentation(sources, image, masks, slices, when, info.author, by_model, number))
         places = self._slices(image_id, image, sources)
+        segments = [Segment(name, mask, slices[name]) for name, mask in masks.items()]
+        disputed = [] if confirms else self._taken_away(image_id, image, segments, info.author)
+        for label in made:
+            mark(label, disputed)
         self._outbox.send(self._outbox.keep(made, lambda label: check_same_masks(label, masks, image, places)))
         return image_id
+
+    def _taken_away(self, image_id: str, image: Volume, segments: Iterable[Segment], author: str) -> list[str]:
+        """The organs that share too little with what another annotator drew; notes say which.
+
+        Args:
+            image_id, image: that they belong to.
+            segments: that are about to be stored.
+            author: who stores them.
+        """
+        known, found = self._labels.newest(image_id).get(image_id, {}), []
+        for segment in segments:
+            others = [one for one in known.get(segment.name, []) if one.author != author]
+            for one in others:
+                try:
+                    before = self._organ(image_id, one)
+                except InputError:  # One that cannot be read hides no good one.
+                    continue
+                mask = LabelMap(((read_labels(before.file, image) > 0).view(np.uint8),))
+                ours = segment.slices | set(np.flatnonzero(segment.mask.any((0, 1))).tolist())
+                new = LabelMap((segment.mask.view(np.uint8),))
+                if shares_less(Overlaps.of(mask, new, [(1, 1)]), 0, before.slices, ours):
+                    found.append(segment.name)
+                    notes.give(
+                        f"This takes {segment.name} away from what {one.author or 'nobody named'} drew. Trainings take the "
+                        f"earlier {segment.name} until a trainer saves the label."
+                    )
+                break
+        return found
+
+    def _judge_export(self, label: Dataset, user: str, confirms: bool) -> None:
+        """Mark what a label that a viewer stores takes away from another annotator.
+
+        One that cannot be read is stored as it is, and does not count until it can be: a note says so afterwards.
+        """
+        if label.get("Modality") not in MODALITIES:
+            return
+        mark(label, ())
+        segments = stored_segments(label)
+        if confirms or not segments:
+            return
+        try:
+            images = [one for one in segments[0].images if (known := self._list.find(one)) and known.is_image]
+            image_id = self._image_of_label(images[0], lambda: label)
+            image = read_volume(Path(self.get_image_uri(image_id)))
+            self._labels.refresh_study(str(label.StudyInstanceUID))
+            if not self._labels.newest(image_id).get(image_id, {}).keys() & {one.name for one in segments}:
+                return
+            read = list(read_label(copy.deepcopy(label), image, self._slices(image_id, image), {}))
+        except (InputError, IndexError):
+            mark(label, [one.name for one in segments])
+            return
+        mark(label, self._taken_away(image_id, image, read, author_of(label)))
 
     def _read_back(self, label: Dataset) -> None:
         """Fetch what the PACS has of a label that it took, and note that it counts.
@@ -637,17 +705,17 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
 
     # What viewers ask of the PACS themselves.
 
-    def forward(self, method: str, kind: str, path: str, headers: Mapping[str, str], body: bytes) -> requests.Response:
+    def forward(
+        self, method: str, kind: str, path: str, headers: Mapping[str, str], body: bytes | None
+    ) -> requests.Response:
         """Pass on a viewer's own request, with the user and the password of the PACS.
-
-        A label that is stored so is read back. What is wrong with it is given as a note; it does not count then.
 
         Args:
             method: ``GET`` or ``POST``.
             kind: ``wado``, ``qido`` or ``stow``, whose prefix the address gets, or "".
             path: below the address of the PACS, with its query.
             headers: what it wants, and what it brings.
-            body: what it brings.
+            body: what it brings, a file, or None.
 
         Raises:
             BapsError: if the PACS does not answer.
@@ -655,18 +723,106 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         client = self._client
         prefixes = {"wado": client.wado_url_prefix, "qido": client.qido_url_prefix, "stow": client.stow_url_prefix}
         address = "/".join(part for part in (client.base_url, prefixes.get(kind), path) if part)
+        with pacs_answers():
+            return client._session.request(
+                method, address, headers=dict(headers), data=body, stream=True, allow_redirects=False
+            )
+
+    def store_objects(
+        self,
+        kind: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        user: str = "",
+        confirms: bool = False,
+        tell: Callable[[Sequence[str]], object] = lambda _: None,
+    ) -> requests.Response:
+        """Store what a viewer exports, when it was looked into and signed with the name of who exports it.
+
+        A label that is stored so is read back. What is wrong with it is given as a note; it does not count then.
+
+        Args:
+            kind, path, headers, body: as for ``forward``.
+            user: who exports it, or "" where nobody has to sign in.
+            confirms: whether their word on the work of others counts, see ``lib.disputes``.
+            tell: is given the series that the objects are about, before anything is stored.
+
+        Returns:
+            The answer of the PACS.
+
+        Raises:
+            InputError: if something of it may not be stored; nothing is stored then.
+            BapsError: if the PACS does not answer.
+        """
+        labels = [read_object(content) for content in split_objects(headers.get("content-type", ""), body)]
+        about = [labelled_series(label) or (str(label.get("SeriesInstanceUID", "")),) for label in labels]
+        tell(list(dict.fromkeys(uid for series in about for uid in series)))
+        self._check_stored(labels, path.partition("?")[0].strip("/").removeprefix("studies").strip("/"))
+        for label in labels:
+            sign(label, user, confirms, datetime.now().astimezone())
+            self._judge_export(label, user, confirms)
+        boundary = secrets.token_hex(16)
+        kept = {name: value for name, value in headers.items() if name != "content-type"}
+        kept["content-type"] = f'multipart/related; type="application/dicom"; boundary={boundary}'
         try:
-            with pacs_answers():
-                answer = client._session.request(
-                    method, address, headers=dict(headers), data=body, stream=True, allow_redirects=False
-                )
+            answer = self.forward("POST", kind, path, kept, join_objects([written(one) for one in labels], boundary))
         finally:
-            if method == "POST":
-                self.forget_list()
-        if method == "POST" and answer.ok:
-            for label in exported_objects(headers.get("content-type", ""), body):
+            self.forget_list()
+        if answer.ok:
+            for label in labels:
                 self._check_export(label)
         return answer
+
+    def _check_stored(self, labels: Sequence[Dataset], study: str) -> None:
+        """Refuse objects that do not belong into a study that is served, or that are there.
+
+        Args:
+            labels: the objects.
+            study: that the address names, or "".
+
+        Raises:
+            InputError: if there is one.
+        """
+        instances, client = [str(label.SOPInstanceUID) for label in labels], self._client
+        if len(set(instances)) < len(instances):
+            raise InputError("Two objects have the same SOPInstanceUID. Nothing was stored.")
+        for uid in {str(label.StudyInstanceUID) for label in labels}:
+            found, listed = list[dict[str, Any]](), list[dict[str, Any]]()
+            try:
+                with pacs_answers():
+                    found = client.search_for_studies(search_filters={"StudyInstanceUID": uid})
+                    listed = client.search_for_series(study_instance_uid=uid) if found else []
+            except BapsError as error:
+                if status_code(error) != 404:  # Of a study that it does not have.
+                    raise
+            told = [one for one in found if json_values(one, "StudyInstanceUID") == [uid]]
+            series = {value for one in listed for value in json_values(one, "SeriesInstanceUID")}
+            images = {
+                one for one in series if (known := self._list.find(one)) and known.study == uid and known.is_image
+            }
+            if not told or not images or uid != (study or uid):
+                raise InputError("The object belongs to a study that is not served here. Nothing was stored.")
+            others = {one for one in series if one not in images and self._is_no_image(listed, one)}
+            for label in labels:
+                if label.StudyInstanceUID == uid:
+                    check_belongs(label, told[0], others, images)
+        for label in labels:
+            with pacs_answers():
+                series_found = client.search_for_series(search_filters={"SeriesInstanceUID": label.SeriesInstanceUID})
+                there = client.search_for_instances(search_filters={"SOPInstanceUID": label.SOPInstanceUID})
+            same = [one for one in series_found if json_values(one, "SeriesInstanceUID") == [label.SeriesInstanceUID]]
+            check_new_series(
+                label, [(*json_values(one, "StudyInstanceUID"), *json_values(one, "Modality")) for one in same]
+            )
+            if any(json_values(one, "SOPInstanceUID") == [label.SOPInstanceUID] for one in there):
+                raise InputError("There is an object of this SOPInstanceUID already, which stays. Nothing was stored.")
+
+    @staticmethod
+    def _is_no_image(listed: Sequence[Mapping[str, Any]], uid: str) -> bool:
+        """Whether a series holds labels, reports and the like, to which others may refer."""
+        kinds = [json_values(one, "Modality") for one in listed if json_values(one, "SeriesInstanceUID") == [uid]]
+        return all(kind and kind[0] in NO_IMAGES for kind in kinds)
 
     def _check_export(self, label: Dataset) -> None:
         """Read back a label that a viewer stored; a note says what is wrong with it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -13,6 +12,7 @@ from dicomweb_client import DICOMwebClient
 from pydicom.dataset import Dataset
 
 from baps.errors import BapsError
+from baps.keyed_locks import KeyedLocks
 from baps.pacs_studies import PacsStudies, json_values
 from lib.pacs.client import pacs_answers, status_code
 from lib.pacs.fetching import fetch_headers, fetch_object
@@ -57,7 +57,7 @@ class LabelIndex:
         self._which_volume = which_volume
         self._client, self._filters, self._images = client, studies.study_filters, images
         self.register = register
-        self._looking = threading.Lock()
+        self._looking = KeyedLocks()  # Of a study, or of all of them: one does not wait for the other.
         self._looked: float | None = None
         self._counted: tuple[int, float, int] | None = None
 
@@ -81,7 +81,7 @@ class LabelIndex:
         Raises:
             BapsError: if it does not answer.
         """
-        with self._looking:
+        with self._looking.holding(None):
             if not self.is_fresh:
                 begun = time.monotonic()
                 self._look(None)
@@ -93,7 +93,7 @@ class LabelIndex:
         Raises:
             BapsError: if it does not answer.
         """
-        with self._looking:
+        with self._looking.holding(study):
             self._look(study)
 
     def _look(self, study: str | None) -> None:
@@ -107,11 +107,13 @@ class LabelIndex:
                     else:
                         self.register.describe(of_study, series, count, sweep, found)
         self.register.end_sweep(sweep, study)
-        self.find_images()
+        self.find_images(study)
 
-    def find_images(self) -> None:
-        """Look for the images that new labels refer to."""
+    def find_images(self, among: str | None = None) -> None:
+        """Look for the images that new labels refer to: the labels of one study, or all."""
         for instance, study, series, images in self.register.without_image():
+            if among not in (None, study):
+                continue
             found = (image for image in images if (one := self._images.find(image)) and one.is_image)
             image = next(found, "")
             if image:

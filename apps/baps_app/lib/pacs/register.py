@@ -24,6 +24,7 @@ CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE IF NOT EXISTS series (uid TEXT PRIMARY KEY, study TEXT, count TEXT, listed INTEGER, sweep INTEGER);
 CREATE TABLE IF NOT EXISTS segments (
     instance TEXT, name TEXT, series TEXT, study TEXT, images TEXT, made REAL, confirmed INTEGER,
+    author TEXT DEFAULT '',
     image TEXT DEFAULT '', looked REAL DEFAULT 0,
     counts INTEGER DEFAULT 1, reason TEXT DEFAULT '', reader TEXT DEFAULT '',
     PRIMARY KEY (instance, name)
@@ -58,6 +59,7 @@ class Register:
         self._sql = sqlite3.connect(self._file, timeout=30, check_same_thread=False, isolation_level=None)
         self._file.chmod(0o600)
         self._sql.executescript(_TABLES)
+        self._sql.execute("SELECT author FROM segments LIMIT 1")  # A file of an older server is made anew.
         facts = {"query": self._query, "version": version("baps-monailabel")}
         if dict(self._sql.execute("SELECT name, value FROM facts")) != facts:
             with self._changing():
@@ -100,7 +102,7 @@ class Register:
         """Return whether a series of labels was described when it had as many objects, and note that it is there."""
         with self._changing():
             found = self._sql.execute(
-                "UPDATE series SET listed = 1, sweep = ? WHERE uid = ? AND count = ? AND count != ''",
+                "UPDATE series SET listed = 1, sweep = MAX(sweep, ?) WHERE uid = ? AND count = ? AND count != ''",
                 (sweep, series, count),
             )
             return bool(found.rowcount)
@@ -108,7 +110,11 @@ class Register:
     def describe(self, study: str, series: str, count: str, sweep: int, found: Sequence[StoredSegment]) -> None:
         """Note all that a listed series holds; what is known of its segments stays."""
         with self._changing():
-            self._sql.execute("REPLACE INTO series VALUES (?, ?, ?, 1, ?)", (series, study, count, sweep))
+            known = "SELECT MAX(?, COALESCE((SELECT sweep FROM series WHERE uid = ?), 0))"  # Two looks may meet.
+            self._sql.execute(
+                f"REPLACE INTO series VALUES (?, ?, ?, 1, ({known}))",  # noqa: S608
+                (series, study, count, sweep, series),
+            )
             there = {segment.instance for segment in found}
             for (instance,) in self._sql.execute("SELECT DISTINCT instance FROM segments WHERE series = ?", (series,)):
                 if instance not in there:
@@ -118,7 +124,7 @@ class Register:
     def keep(self, series: str, sweep: int) -> None:
         """Note that a series of labels is there, of which nothing new is known."""
         with self._changing():
-            self._sql.execute("UPDATE series SET sweep = ? WHERE uid = ?", (sweep, series))
+            self._sql.execute("UPDATE series SET sweep = MAX(sweep, ?) WHERE uid = ?", (sweep, series))
 
     def add(self, found: Sequence[StoredSegment], counts: bool) -> None:
         """Note an object that was stored just now: not every PACS lists at once what it has."""
@@ -133,8 +139,8 @@ class Register:
 
     def _insert(self, found: Sequence[StoredSegment]) -> None:
         self._sql.executemany(
-            "INSERT OR IGNORE INTO segments (instance, name, series, study, images, made, confirmed) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO segments (instance, name, series, study, images, made, confirmed, author) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             [
                 (
                     one.instance,
@@ -144,6 +150,7 @@ class Register:
                     json.dumps(one.images),
                     one.when.timestamp(),
                     one.confirmed,
+                    one.author,
                 )
                 for one in found
             ],
@@ -179,14 +186,14 @@ class Register:
     def segments(self, image: str | None = None) -> Iterator[tuple[str, StoredSegment]]:
         """Yield the image and the segment of all that a person drew or confirmed, the newest first."""
         for row in self._all(
-            "SELECT image, study, series, instance, images, made, name FROM segments WHERE image != '' AND confirmed "
-            "AND (? IS NULL OR image = ?) ORDER BY made DESC",
+            "SELECT image, study, series, instance, images, made, name, author FROM segments WHERE image != '' "
+            "AND confirmed AND (? IS NULL OR image = ?) ORDER BY made DESC",
             image,
             image,
         ):
-            where, study, series, instance, images, made, name = row
+            where, study, series, instance, images, made, name, author = row
             when = datetime.fromtimestamp(made, timezone.utc)
-            yield where, StoredSegment(study, series, instance, tuple(json.loads(images)), when, name, True)
+            yield where, StoredSegment(study, series, instance, tuple(json.loads(images)), when, name, True, author)
 
     def labelled(self) -> Iterator[tuple[str, str]]:
         """Yield study and image of those that have a label that counts, by image."""

@@ -26,6 +26,7 @@ from baps.formats.rtstruct import (
     structures_said,
 )
 from baps.volume import Volume
+from lib.pacs.disputed import author_of, marked
 from lib.pacs.series import is_uid
 
 MODALITIES = ("SEG", "RTSTRUCT")
@@ -43,7 +44,8 @@ class StoredSegment:
         images: SeriesInstanceUIDs that it refers to.
         when: the object was made; a time without a zone is taken for this server's own.
         name: the label.
-        confirmed: whether a person drew or corrected it.
+        confirmed: whether a person drew or corrected it, and it is not disputed, see ``lib.pacs.disputed``.
+        author: who made the object, or "".
     """
 
     study: str
@@ -53,6 +55,7 @@ class StoredSegment:
     when: datetime
     name: str
     confirmed: bool
+    author: str = ""
 
 
 @dataclass(frozen=True)
@@ -142,9 +145,9 @@ def stored_segments(header: Dataset) -> list[StoredSegment]:
     confirmed: dict[str, bool] = {}
     for name, by_person in said.values():
         confirmed[name] = confirmed.get(name, False) or by_person
-    when = _made(header)
+    when, disputed, author = _made(header), marked(header), author_of(header)
     return [
-        StoredSegment(study, series, instance, belongs, when, name, by_person)
+        StoredSegment(study, series, instance, belongs, when, name, by_person and name not in disputed, author)
         for name, by_person in confirmed.items()
         if name
     ]

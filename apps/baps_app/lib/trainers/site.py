@@ -13,10 +13,12 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from baps.adaptation.cases import Case
 from baps.adaptation.folders import read_patient_table
+from baps.discreet import pathless
 from baps.errors import BapsError, InputError
 from baps.yielding import step_back
 from lib.labelled import labelled_cases
 from lib.trainers.stats import Stats, read_stats
+from lib.whole_list import WholeList
 
 Settings = TypeVar("Settings")
 """A frozen dataclass, whose fields are the options."""
@@ -69,7 +71,8 @@ class SiteTrainer(TrainTask, Generic[Settings]):
         """
 
     def stats(self) -> dict[str, Any]:
-        return read_stats(self._stats_file)
+        stats: dict[str, Any] = pathless(read_stats(self._stats_file))
+        return stats
 
     def read_options(self, request: dict[str, Any]) -> dict[str, Any]:
         """The options of a request that are ours.
@@ -120,6 +123,8 @@ class SiteTrainer(TrainTask, Generic[Settings]):
         try:
             cases, settings, left_out = self.read_request(request, datastore)
             stats.leave_out(left_out)
+            if isinstance(datastore, WholeList):
+                datastore.history.note_used(case.labels for found in cases.values() for case in found)
             self._train(cases, settings, stats)
         except BapsError as error:
             stats.values["error"] = str(error)
