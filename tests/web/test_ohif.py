@@ -36,6 +36,11 @@ class _Inline(HTMLParser):
             self._inside = False
 
 
+@pytest.fixture(autouse=True)
+def _with_a_pacs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("web.ohif.has_pacs", lambda: True)
+
+
 def _client(root: str) -> TestClient:
     app = FastAPI()
     app.get("/ohif/{path:path}")(ohif_file)
