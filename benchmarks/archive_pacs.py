@@ -205,6 +205,9 @@ class _Handler(BaseHTTPRequestHandler):
             if search["study"]:
                 wanted["StudyInstanceUID"] = search["study"]
             self._tell(self.archive.search(wanted, offset, limit))
+        elif where.path in ("/dicom-web/studies", "/dicom-web/instances"):
+            self._count("search")
+            self._tell(self._studies_or_instances(where.path, parse_qs(where.query)))
         elif found := _OBJECTS.fullmatch(where.path):
             objects = self.archive.objects(found["series"], found["instance"] or "")
             self._count("metadata" if found["metadata"] else "objects")
@@ -220,6 +223,14 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer(200, kind, b"".join(parts) + b"--part--\r\n")
         else:
             self._answer(404, "text/plain", b"")
+
+    def _studies_or_instances(self, path: str, query: dict[str, list[str]]) -> list[dict[str, Any]]:
+        """The study of a StudyInstanceUID, or the stored object of a SOPInstanceUID."""
+        if path.endswith("studies"):
+            return self.archive.search({"StudyInstanceUID": query["StudyInstanceUID"][0]}, 0, 1)
+        with self.archive.lock:
+            found = self.archive.stored.get(query["SOPInstanceUID"][0])
+        return [_header(found)] if found else []
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))

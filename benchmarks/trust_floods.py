@@ -85,7 +85,7 @@ class Flooder:
         where, held = urlsplit(self.address), []
         for _ in range(self.count):
             with suppress(OSError):
-                one = socket.create_connection((where.hostname, where.port), timeout=5)
+                one = socket.create_connection((where.hostname or "", where.port or 0), timeout=5)
                 one.settimeout(0.05)
                 held.append(one)
                 one.sendall(beginning)

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from baps.collected import notes
 from baps.errors import InputError
 from baps.label_map import LabelMap
-from lib.label_info import LabelInfo, covered_slices, label_values, name_values, read_label_info
+from lib.label_info import LabelInfo, covered_slices, label_values, name_values, read_label_info, read_request
 
 SITE = {"spleen": 1, "liver": 6}
 SAID = {"label_info": [{"name": "liver", "idx": 1}, {"name": "spleen", "idx": 2}]}
@@ -201,3 +202,59 @@ def test_where_nothing_was_said_other_values_are_kept_and_one_must_be_known(voxe
     assert said == ["The values [6] are no labels of this site. They were kept; nothing is trained on them."]
     with pytest.raises(InputError, match=r"The values \[1, 6\] of the label have no name"):
         name_values(read_label_info({}), LabelMap((voxels,)), {"kidney": 3})
+
+
+def test_a_request_says_what_a_viewer_may_say_and_the_rest_is_kept_beside() -> None:
+    said = {**SAID, "author": "anna", "model": "baps", "confirmed": True, "slices": [1], "client": "Slicer"}
+    ours = {"covers": {"a": [1]}, "authors": {"a": "b"}, "restored": "x", "found": True, "version": "v", "ts": 1}
+    info, extra = read_request({**said, **ours, "note\x1b": "\x1b[2J", "basis": {}, "disputed": {}})
+    assert (info.author, info.model, info.confirmed, info.slices) == ("anna", "baps", True, [1])
+    assert (info.covers, info.authors, info.basis, info.disputed) == (None, {}, {}, {})
+    assert extra == {"client": "Slicer", "note": "[2J"}
+
+
+def test_authors_and_models_are_fit_for_a_terminal() -> None:
+    info, _ = read_request({"client_id": "\x1b[31manna\u202e", "model": "ba\x9bps", "confirmed": True})
+    assert (info.author, info.model) == ("[31manna", "baps")
+    assert read_request({"client_id": 5})[0].author == ""
+
+
+def _nested(depth: int) -> Any:
+    found: Any = 1
+    for _ in range(depth):
+        found = [found]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"label_info": [{"name": "spleen\x1b", "idx": 1}]}, "cannot be shown"),
+        ({"label_info": [{"name": " ", "idx": 1}]}, "cannot be shown"),
+        ({"label_info": [{"name": "a\nb", "idx": 1}]}, "cannot be shown"),
+        ({"label_info": [{"name": f"n{n}", "idx": n} for n in range(1025)]}, "label_info"),
+        ({"slices": list(range(65537))}, "slices"),
+        ({"note": "x" * 20000}, "bytes of JSON"),
+        ({f"n{n}": 1 for n in range(5000)}, "bytes of JSON"),
+        ({"deep": _nested(40)}, "levels"),
+        ({"label_info": [{"name": "spleen", "idx": 1, "note": "x" * 20000}]}, "bytes of JSON"),
+        ({"label_info": [{"name": "spleen", "idx": 1, "deep": _nested(40)}]}, "levels"),
+    ],
+)
+def test_what_a_request_says_has_bounds(said: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words) as error:
+        read_request(said)
+    assert len(str(error.value)) < 1000
+
+
+def test_many_names_cost_no_look_at_the_volume_each(monkeypatch: pytest.MonkeyPatch, voxels: NDArray[np.uint8]) -> None:
+    """One mask for each name took 46 seconds of a CT."""
+    monkeypatch.setattr(LabelMap, "mask", None)
+    said = {"label_info": [{"name": f"n{n}", "idx": n} for n in range(1, 1001)]}
+    assert _covered(said, voxels)["n6"] == [1, 2]
+
+
+def test_what_is_covered_has_bounds(voxels: NDArray[np.uint8]) -> None:
+    info = read_label_info({"label_info": [{"name": f"n{n}", "idx": n} for n in range(1, 1001)], "slices": range(200)})
+    with pytest.raises(InputError, match="Name fewer segments"):
+        covered_slices(info, LabelMap((voxels,)), {f"n{n}": n for n in range(1, 1001)})

@@ -235,3 +235,12 @@ def test_a_place_that_cannot_be_written_to_and_a_damaged_key_are_sentences(tmp_p
     (tmp_path / "audit.jsonl.key").write_text("no key")
     with pytest.raises(BapsError, match="is damaged"):
         AuditFile(tmp_path / "audit.jsonl").check()
+
+
+def test_no_other_key_is_made_for_lines_that_are_there(tmp_path: Path) -> None:
+    audit = _filled(tmp_path)
+    (tmp_path / "audit.jsonl.key").unlink()
+    for act in (AuditFile(audit.file).check, lambda: check_audit(audit.file)):
+        with pytest.raises(BapsError, match="is gone. Take it from your backup"):
+            act()
+    assert not (tmp_path / "audit.jsonl.key").exists()

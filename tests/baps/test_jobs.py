@@ -46,3 +46,20 @@ def test_a_job_ends_when_who_asked_has_left() -> None:
         assert job.cancelled  # For good.
     with jobs.running("a") as other:
         assert not other.cancelled
+
+
+def test_a_user_sees_and_ends_their_own_jobs_alone() -> None:
+    jobs = Jobs()
+    with (
+        asked_by(lambda: False, "anna"), jobs.running("a") as hers, asked_by(lambda: False, "bert"),
+        jobs.running("a") as his,
+    ):  # fmt: skip
+        assert [one["id"] for one in jobs.records("anna")] == [hers.id]
+        assert [one["id"] for one in jobs.records()] == [hers.id, his.id]
+        with pytest.raises(NotFoundError, match="There is no job"):
+            jobs.cancel(his.id, "anna")
+        assert not his.cancelled
+        jobs.cancel(hers.id, "anna")
+        jobs.cancel(his.id)
+        assert hers.cancelled
+        assert his.cancelled

@@ -21,6 +21,8 @@ import nibabel
 import numpy as np
 import psutil
 import requests
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage, generate_uid
 
 import orthanc
 from attacks import EVIL, Site, Target, attack
@@ -76,6 +78,44 @@ def label_saved_as_if_only_asked(target: Target) -> bool:
         ),
         lambda line: line["what"] == "save a label",
     )  # fmt: skip
+
+
+@attack(Site.PACS, passed_over=True)
+def study_read_without_a_line(target: Target) -> bool:
+    """Fetch a study, a series and a list of studies of the PACS, and leave no line that names them."""
+    uids = (f"1.2.3.{secrets.randbelow(10**9)}", f"1.2.3.{secrets.randbelow(10**9)}")
+    paths = (f"studies/{uids[0]}/metadata", f"wado/studies/{uids[0]}/series/{uids[1]}/instances/1.2/frames/1")
+    return any(
+        _leaves_no_line(
+            target,
+            lambda path=path: target.look("GET", f"/proxy/dicom/{path}", token=target.annotator),  # type: ignore[misc]
+            lambda line: bool(line.get("image")),
+        )
+        for path in paths
+    )
+
+
+@attack(Site.PACS, passed_over=True)
+def object_stored_without_its_image(target: Target) -> bool:
+    """Store a label in the PACS, and leave no line that says of which image."""
+    label, meta = Dataset(), FileMetaDataset()
+    meta.MediaStorageSOPClassUID = label.SOPClassUID = SegmentationStorage
+    meta.MediaStorageSOPInstanceUID = label.SOPInstanceUID = generate_uid()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    label.StudyInstanceUID, label.SeriesInstanceUID, label.Modality = generate_uid(), generate_uid(), "SEG"
+    series = Dataset()
+    series.SeriesInstanceUID = generate_uid()
+    label.ReferencedSeriesSequence = [series]
+    file, content = FileDataset("", label, file_meta=meta, preamble=bytes(128)), io.BytesIO()
+    file.is_little_endian, file.is_implicit_VR = True, False
+    file.save_as(content, write_like_original=False)
+    body = b"--x\r\nContent-Type: application/dicom\r\n\r\n" + content.getvalue() + b"\r\n--x--\r\n"
+    headers = {"Content-Type": 'multipart/related; type="application/dicom"; boundary=x'}
+    return _leaves_no_line(
+        target,
+        lambda: target.look("POST", "/proxy/dicom/stow/studies", data=body, headers=headers, token=target.annotator),
+        lambda line: bool(line.get("image") or line.get("images")),
+    )
 
 
 @attack(Site.USERS)
@@ -141,7 +181,7 @@ def files_that_a_neighbour_reads(target: Target) -> bool:
     _save(target, 1)
     target.ask("PUT", "/datastore/image", {"image": f"new-{secrets.token_hex(4)}"}, files={"file": ("x.nii.gz", image)})
     opened = target.ask("PUT", "/session/", files={"files": ("x.nii.gz", image)}, token=token)
-    target.ask("POST", "/train/baps", json={"max_images": 200, "label": "spleen"}, token=token)
+    target.ask("POST", "/train/baps", json={"label": "spleen"}, token=token)
     time.sleep(5)
     begun = psutil.Process(target.process_id).create_time()
     places = [target.folder / name for name in ("adapters", "sessions")]

@@ -44,6 +44,20 @@ def test_the_list_of_studies(viewer: Ohif, pacs: Pacs) -> None:
     viewer.look("studies")
 
 
+def test_nothing_that_is_shown_leads_nowhere(viewer: Ohif, pacs: Pacs) -> None:
+    viewer.wait_for_studies([pacs.series["axial"].patient])
+    assert viewer.page.get_by_text("Upload").count() == 0
+    viewer.open(pacs.series["axial"].study)
+    viewer.connect()
+    links = viewer.page.locator(".monaiLabelPanel a:visible")
+    led = {str(one.evaluate("link => link.href")): one.inner_text() for one in links.all()}
+    assert {"Info", "Options / Configurations"} <= set(led.values())
+    assert "Logs" not in led.values()
+    for address in filter(None, led):
+        assert requests.get(address, timeout=60).ok
+    assert "Orthanc" not in viewer.page.inner_text("body")
+
+
 @pytest.mark.parametrize(
     ("name", "orientation", "organ"),
     [*((orientation, orientation, SPLEEN) for orientation in ORIENTATIONS), ("real", "axial", LIVER)],

@@ -84,14 +84,15 @@ def test_requests_of_nobody_who_is_known_are_counted(tmp_path: Path) -> None:
     out = Asked(kind_of_request("POST", "/logout"))
     for _ in range(300):
         audit.note(out, 303)
-    audit.note(Asked(None), 401)
-    assert [(line["what"], line.get("count")) for line in _lines(tmp_path)] == [
-        ("sign out", None), ("what is not served", None)
-    ]  # fmt: skip
+    for path in ("/nothing", "/infer/baps", "/info/"):
+        audit.note(Asked(kind_of_request("GET", path)), 401)
+    said = [(line["what"], line.get("count")) for line in _lines(tmp_path)]
+    assert said == [("sign out", None), ("ask without leave", None)]
     clock.now = 61
     audit.note(_asked(), 200)
     assert [(line["what"], line.get("count")) for line in _lines(tmp_path)][2:] == [
         ("sign out", 299),
+        ("ask without leave", 2),
         ("segment", None),
     ]
     for _ in range(5):
@@ -99,7 +100,7 @@ def test_requests_of_nobody_who_is_known_are_counted(tmp_path: Path) -> None:
     audit.end()
     assert (_lines(tmp_path)[-1]["what"], _lines(tmp_path)[-1]["count"]) == ("sign out", 5)
     audit.end()
-    assert len(_lines(tmp_path)) == 5
+    assert len(_lines(tmp_path)) == 6
 
 
 def test_of_requests_for_frames_one_in_ten_minutes_has_a_line_for_each_user_and_series(tmp_path: Path) -> None:
@@ -114,6 +115,14 @@ def test_of_requests_for_frames_one_in_ten_minutes_has_a_line_for_each_user_and_
     clock.now = 601
     audit.note(Asked(kind, ANNA, "1.2.3"), 200)
     assert len(_lines(tmp_path)) == 9
+
+
+def test_what_is_refused_to_a_user_has_one_line_in_ten_minutes(tmp_path: Path) -> None:
+    audit = _audit(tmp_path)
+    for _ in range(50):
+        audit.note(Asked(None, ANNA), 403)
+        audit.note(Asked(kind_of_request("POST", "/train/baps"), ANNA), 403)
+    assert [line["what"] for line in _lines(tmp_path)] == ["what is not served", "start a training"]
 
 
 def test_many_images_are_hashes_in_as_many_lines_as_need_be(tmp_path: Path) -> None:

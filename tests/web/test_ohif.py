@@ -1,78 +1,44 @@
-"""The files of OHIF, and what they may do in a browser."""
+"""OHIF where there is a PACS, and what is said where there is none."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from html.parser import HTMLParser
+import re
 
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from monailabel.config import settings
 
-from web.errors import said
-from web.headers import SecurityHeaders
-from web.ohif import ohif_file
-from web.root_path import RootPath
+from web.ohif import configure_ohif, ohif_file
 
 
-class _Inline(HTMLParser):
-    """The scripts that stand in a page, and the addresses of those that do not."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scripts: list[str] = []
-        self.addresses: list[str] = []
-        self._inside = False
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = dict(attrs)
-        self._inside = tag == "script" and "src" not in found
-        self.addresses += [found[name] or "" for name in ("src", "href") if name in found]
-
-    def handle_data(self, data: str) -> None:
-        if self._inside:
-            self.scripts.append(data)
-            self._inside = False
-
-
-@pytest.fixture(autouse=True)
-def _with_a_pacs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("web.ohif.has_pacs", lambda: True)
-
-
-def _client(root: str) -> TestClient:
+@pytest.fixture
+def client() -> TestClient:
     app = FastAPI()
+    app.get("/ohif/app-config.js")(configure_ohif)
     app.get("/ohif/{path:path}")(ohif_file)
-    app.add_exception_handler(Exception, said)
-    return TestClient(SecurityHeaders(RootPath(app, root)), raise_server_exceptions=False)
+    return TestClient(app, base_url="http://127.0.0.1:8000")
 
 
-@pytest.mark.parametrize("root", ["", "/baps"])
-@pytest.mark.parametrize("path", ["", "viewer", "index.html"])
-def test_the_page_runs_its_own_scripts_alone(root: str, path: str) -> None:
-    reply = _client(root).get(f"{root}/ohif/{path}")
-    page = _Inline()
-    page.feed(reply.text)
-    policy = dict(part.strip().split(" ", 1) for part in reply.headers["Content-Security-Policy"].split(";"))
-    hashes = {f"'sha256-{base64.b64encode(hashlib.sha256(one.encode()).digest()).decode()}'" for one in page.scripts}
-    assert len(hashes) == 2
-    assert set(policy["script-src"].split()) == {"'self'", "'unsafe-eval'", *hashes}
-    assert not any(word.startswith(("http", "*")) for words in policy.values() for word in words.split())
-    assert (policy["default-src"], policy["frame-ancestors"]) == ("'self'", "'none'")
-    assert all(address.startswith(f"{root}/ohif/") for address in page.addresses)
-    assert reply.headers["Cache-Control"] == "no-store"
+@pytest.mark.parametrize("path", ["", "index.html", "monai-label", "viewer?StudyInstanceUIDs=1.2"])
+def test_a_folder_of_files_says_what_to_use(client: TestClient, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    monkeypatch.setattr(settings, "MONAI_LABEL_STUDIES", "/data/studies")
+    reply = client.get(f"/ohif/{path}")
+    assert reply.status_code == 200
+    assert "OHIF shows the images of a PACS; files are shown by 3D Slicer." in reply.text
+    assert "<code>http://127.0.0.1:8000</code>" in reply.text
+    assert "<script" not in reply.text
+    assert "Orthanc" not in reply.text
 
 
-@pytest.mark.parametrize("root", ["", "/baps"])
-def test_scripts_and_styles_are_kept_for_a_while(root: str) -> None:
-    client = _client(root)
-    page = _Inline()
-    page.feed(client.get(f"{root}/ohif/").text)
-    found = [address for address in page.addresses if "bundle" in address]
-    assert len(found) == 2
-    for address in found:
-        reply = client.get(address)
-        assert reply.headers["Cache-Control"] == "private, max-age=3600"
-        assert "fonts.googleapis.com" not in reply.text or address.endswith(".js")
-        assert "frame-ancestors 'none'" in reply.headers["Content-Security-Policy"]
+def test_a_pacs_is_shown_in_ohif(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "MONAI_LABEL_STUDIES", "http://pacs/dicom-web")
+    assert "app-config.js" in client.get("/ohif/").text
+    assert "app-config.js" in client.get("/ohif/monai-label").text
+
+
+def test_the_configuration_names_no_product_and_offers_nothing_that_is_refused(client: TestClient) -> None:
+    theirs = client.get("/ohif/app-config.js").text.partition("// Added to the configuration")[0]
+    assert "Orthanc" not in theirs
+    assert re.search(r"dicomUploadEnabled: false", theirs)
+    assert re.search(r"supportsReject: false", theirs)

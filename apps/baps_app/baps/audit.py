@@ -149,7 +149,7 @@ class AuditFile:
         """
         with ExitStack() as stack:
             with self._locked():
-                files = [stack.enter_context(file.open("rb")) for file in self._files()]
+                files: list[BinaryIO] = [stack.enter_context(file.open("rb")) for file in self._files()]
                 found, head = [(file, os.fstat(file.fileno()).st_size) for file in files], self._head()
             yield found, head
 
@@ -254,9 +254,17 @@ class AuditFile:
 
     @cached_property
     def _key(self) -> bytes:
-        """The key; of two processes that make one, the first one's is kept."""
+        """The key; of two processes that make one, the first one's is kept.
+
+        None is made for lines that were written with another one: they could not be checked, nor images be found.
+        """
         file = self.file.with_name(f"{self.file.name}.key")
         if not file.exists():
+            if self._last().n:
+                raise BapsError(
+                    f"The key of the audit file, {file}, is gone. Take it from your backup; or, where it is lost, move "
+                    "the audit file and those that begin with its name away: another one begins."
+                )
             self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             made = file.with_name(f".{file.name}-{secrets.token_hex(8)}")
             handle = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -133,7 +133,7 @@ class LabelMap:
 def _renumbered(voxels: NDArray[np.integer[Any]], numbers: Mapping[int, int]) -> NDArray[np.integer[Any]]:
     """(I, J, K) integers with other values; those without one become 0."""
     kind = np.uint8 if max(numbers.values(), default=0) <= 255 else np.int32
-    found = np.zeros(voxels.shape, kind)
+    found: NDArray[np.integer[Any]] = np.zeros(voxels.shape, kind)
     present = np.array(sorted(values_of(voxels)))
     new = np.array([numbers.get(int(value), 0) for value in present], kind)
     for k in range(voxels.shape[2]):
@@ -172,8 +172,8 @@ class Overlaps:
         for k in range(depth):
             old_planes = [_indexed(old_values, layer[:, :, k]) for layer in old.layers]
             new_planes = [_indexed(new_values, layer[:, :, k]) for layer in new.layers]
-            olds = sum(np.bincount(plane, minlength=size[0]) for plane in old_planes)
-            news = sum(np.bincount(plane, minlength=size[1]) for plane in new_planes)
+            olds = np.sum([np.bincount(plane, minlength=size[0]) for plane in old_planes], axis=0)
+            news = np.sum([np.bincount(plane, minlength=size[1]) for plane in new_planes], axis=0)
             both = np.zeros(size[0] * size[1], np.int64)
             for one in old_planes:
                 for other in new_planes:

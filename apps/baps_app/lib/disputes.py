@@ -113,7 +113,7 @@ def judge(
                 continue
             if rival.version not in known:
                 saved = read_version(rival.version)
-                known[rival.version] = saved and _Compared(new.label_map, new.values, saved, organs, labels)
+                known[rival.version] = _Compared(new.label_map, new.values, saved, organs, labels) if saved else None
             compared = known[rival.version]
             if compared is None:  # Removed meanwhile. What was disputed stays so.
                 lost = disputed

@@ -1,8 +1,9 @@
 """What of the requests goes into the audit file, and how often.
 
 Each request of somebody who is known that reads or changes what is of patients has a line. Viewers fetch a series from
-a PACS in hundreds of requests: of those that are alike, one line in ten minutes. Requests of nobody who is known are
-counted, so that nobody can fill the disk: a line for the first of a kind, and then one a minute with their number.
+a PACS in hundreds of requests: of those that are alike, one line in ten minutes, and so of what is refused. Requests of
+nobody who is known are counted, so that nobody can fill the disk: a line for the first of a kind, and then one a minute
+with their number.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ class Audit:
         if asker is None:
             if self._counts_alone(what, status, now):
                 return
-        elif asked.kind is not None and asked.kind.repeats and self._is_alike(asked, status, now):
+        elif (asked.kind is None or asked.kind.repeats or status == 403) and self._is_alike(asked, status, now):
             return
         line = {
             "user": asker.name if asker else None,
@@ -153,6 +154,8 @@ class Audit:
 
 
 def _meaning(asked: Asked) -> str:
+    if asked.asker is None and (asked.kind is None or asked.kind.role is not None):
+        return "ask without leave"  # Whatever for: else there were as many kinds to count as paths.
     return asked.kind.meaning if asked.kind else "what is not served"
 
 

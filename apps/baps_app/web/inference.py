@@ -79,6 +79,8 @@ def run_infer(
     raw = output == host_infer.ResultType.image and wanted.get("result_compress") is False
     wanted[PACKED] = raw and "gzip" in request.headers.get("accept-encoding", "")
     gone = asked_by(lambda: from_thread.run(request.is_disconnected), asked(request).name)
+    if _saves(wanted.get("save_as")):  # Noted also where something fails after it was saved.
+        asked(request).also.append("save a label")
     try:
         with model_seconds() as spent, notes.collecting() as said, served.collecting() as used, gone:
             answer: Response | dict[str, Any] | None = host_infer.run_inference(
@@ -89,8 +91,6 @@ def run_infer(
             task.func(*task.args, **task.kwargs)
         raise
     asked(request).adapter = ", ".join(filter(None, used))
-    if _saves(wanted.get("save_as")):
-        asked(request).also.append("save a label")
     if isinstance(answer, FileResponse) and _is_gzip(Path(answer.path)):
         answer.headers["Content-Encoding"] = "gzip"
     if isinstance(answer, Response):

@@ -86,7 +86,7 @@ class FairQueue:
     def __init__(self, slots: int, each: int, waiting: int) -> None:
         self._free, self._each, self._most = slots, each, waiting
         self._held: Counter[str] = Counter()
-        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        self._waiting: OrderedDict[str, deque[asyncio.Event]] = OrderedDict()
 
     @asynccontextmanager
     async def slot(self, user: str) -> AsyncIterator[None]:
@@ -109,12 +109,12 @@ class FairQueue:
         queue = self._waiting.setdefault(user, deque())
         if len(queue) >= self._most:
             raise QueueFullError
-        turn = asyncio.get_running_loop().create_future()
+        turn = asyncio.Event()
         queue.append(turn)
         try:
-            await turn
+            await turn.wait()
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
+            if turn.is_set():
                 self._give_back(user)
             else:
                 queue.remove(turn)
@@ -132,7 +132,7 @@ class FairQueue:
                 self._waiting.move_to_end(other)
                 self._free -= 1
                 self._held[other] += 1
-                queue.popleft().set_result(None)
+                queue.popleft().set()
 
 
 class Quotas:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -135,13 +134,8 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
             self._observer.join()
         register = Register(Path(self._datastore_path) / "labels.sqlite", repr(sorted(studies.filters.items())))
         self._labels = LabelIndex(client, studies, self._list, register, self._image_of_label)
-        self._outbox = Outbox(Path(self._datastore_path) / "unsent", client, self._read_back, self.saving)
+        self._outbox = Outbox(Path(self._datastore_path) / "unsent", client, self._read_back)
         self.history.repair()
-
-    @cached_property
-    def saving(self) -> FileLock:
-        """The lock of whoever saves; the list has its own, for fetching must not wait for storing."""
-        return FileLock(Path(self._datastore_path) / ".saving.lock")
 
     # What there is.
 
@@ -490,8 +484,8 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
     ) -> str:
         """Store a final label in the PACS, as one SEG or RTSTRUCT with what is marked, or both; others are kept here.
 
-        It is read back before it is called saved: by our reader before it is sent, and from the PACS afterwards. An organ
-        that it takes away from another annotator is marked, see ``lib.pacs.disputed``.
+        It is read back before it is called saved: by our reader before it is sent, and from the PACS afterwards. An
+        organ that it takes away from another annotator is marked, see ``lib.pacs.disputed``.
 
         Raises:
             InputError: if a value has no name, or no such object can be made for the image.
@@ -552,8 +546,8 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
                 if shares_less(Overlaps.of(mask, new, [(1, 1)]), 0, before.slices, ours):
                     found.append(segment.name)
                     notes.give(
-                        f"This takes {segment.name} away from what {one.author or 'nobody named'} drew. Trainings take the "
-                        f"earlier {segment.name} until a trainer saves the label."
+                        f"This takes {segment.name} away from what {one.author or 'nobody named'} drew. Trainings take "
+                        f"the earlier {segment.name} until a trainer saves the label."
                     )
                 break
         return found
@@ -810,13 +804,25 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         for label in labels:
             with pacs_answers():
                 series_found = client.search_for_series(search_filters={"SeriesInstanceUID": label.SeriesInstanceUID})
-                there = client.search_for_instances(search_filters={"SOPInstanceUID": label.SOPInstanceUID})
+            there = self._instances(label)
             same = [one for one in series_found if json_values(one, "SeriesInstanceUID") == [label.SeriesInstanceUID]]
-            check_new_series(
-                label, [(*json_values(one, "StudyInstanceUID"), *json_values(one, "Modality")) for one in same]
-            )
+            for one in same:
+                check_new_series(label, json_values(one, "StudyInstanceUID"), json_values(one, "Modality"))
             if any(json_values(one, "SOPInstanceUID") == [label.SOPInstanceUID] for one in there):
                 raise InputError("There is an object of this SOPInstanceUID already, which stays. Nothing was stored.")
+
+    def _instances(self, label: Dataset) -> list[dict[str, Any]]:
+        """What the PACS answers of objects with the UID of one; in its study alone, if it looks no further."""
+        wanted, answer = {"SOPInstanceUID": label.SOPInstanceUID}, list[dict[str, Any]]()
+        try:
+            with pacs_answers():
+                answer = self._client.search_for_instances(search_filters=wanted)
+        except BapsError as error:
+            if status_code(error) is None:
+                raise
+            with pacs_answers():
+                answer = self._client.search_for_instances(label.StudyInstanceUID, search_filters=wanted)
+        return answer
 
     @staticmethod
     def _is_no_image(listed: Sequence[Mapping[str, Any]], uid: str) -> bool:

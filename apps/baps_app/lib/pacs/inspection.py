@@ -191,21 +191,18 @@ def _plain(name: str) -> str:
     return " ".join(name.rstrip("^ ").casefold().replace("^", " ").split())
 
 
-def check_new_series(label: Dataset, found: Collection[tuple[str, str]]) -> None:
-    """Refuse an object whose series is there already and is something else.
+def check_new_series(label: Dataset, study: list[str], modality: list[str]) -> None:
+    """Refuse an object that would become part of a series of something else.
 
     Args:
         label: the object.
-        found: study and Modality of the series of its SeriesInstanceUID that the PACS has.
+        study, modality: StudyInstanceUID and Modality of the series of its SeriesInstanceUID that the PACS has.
 
     Raises:
-        InputError: if there is one.
+        InputError: if it would.
     """
-    for study, modality in found:
-        if study != label.StudyInstanceUID or modality != label.Modality or modality not in NO_IMAGES:
-            raise InputError(
-                "There is a series of this SeriesInstanceUID already, of other objects. Nothing was stored."
-            )
+    if study != [label.StudyInstanceUID] or modality != [label.Modality] or label.Modality not in NO_IMAGES:
+        raise InputError("There is a series of this SeriesInstanceUID already, of other objects. Nothing was stored.")
 
 
 def written(label: FileDataset) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
@@ -33,13 +34,12 @@ class Outbox:
         client: of the PACS.
         read_back: raises an InputError if the PACS has something else than a label that it took, another BapsError if
             it does not answer.
-        saving: the lock of whoever saves.
     """
 
-    def __init__(
-        self, folder: Path, client: DICOMwebClient, read_back: Callable[[Dataset], None], saving: FileLock
-    ) -> None:
-        self._unsent, self._client, self._read_back, self._saving = Unsent(folder), client, read_back, saving
+    def __init__(self, folder: Path, client: DICOMwebClient, read_back: Callable[[Dataset], None]) -> None:
+        self._unsent, self._client, self._read_back = Unsent(folder), client, read_back
+        self._sending = FileLock(folder.with_name(f".{folder.name}.lock"), mode=0o600)
+        self._changing, self._claimed = threading.Lock(), set[Path]()
 
     def keep(self, labels: Iterable[Dataset], check: Callable[[Dataset], None]) -> list[Path]:
         """Keep labels that are to be sent, and return their files.
@@ -54,11 +54,14 @@ class Outbox:
         files: list[Path] = []
         try:
             for label in labels:
-                files.append(self._unsent.keep(label))
+                with self._changing:  # Nobody else sends what is checked here, and sent next.
+                    files.append(self._unsent.keep(label))
+                    self._claimed.add(files[-1])
                 check(self._unsent.read(files[-1]))
         except BaseException as error:
             for file in files:
                 self._unsent.remove(file)
+            self._give_up(files)
             if not isinstance(error, InputError):
                 raise
             raise InputError(f"The label cannot be stored as a DICOM object. {error} Nothing was saved.") from error
@@ -70,22 +73,46 @@ class Outbox:
         return any(image_id in segment.images and segment.name == organ for segment in waiting)
 
     def send(self, own: Collection[Path] = ()) -> None:
-        """Send what waits, the oldest first. What the PACS refuses is kept, and not sent again.
+        """Send labels that were just kept, or all that wait, the oldest first.
+
+        What the PACS refuses is kept, and not sent again. Labels of others do not hold up those that were just kept.
 
         Args:
-            own: the files of who asks.
+            own: the files of who asks; all that wait, if there are none.
 
         Raises:
             BapsError: if the PACS does not answer, or refuses one of those, or has something else of it.
         """
-        with self._saving:
+        if own:
+            try:
+                for file in own:
+                    self._send(file, self._unsent.read(file), own=True)
+            finally:
+                self._give_up(own)
+            self.send_in_passing()
+            return
+        with self._sending:
             for file in self._unsent.files():
+                if not self._claim(file):
+                    continue
                 try:
-                    label = self._unsent.read(file)
+                    self._send(file, self._unsent.read(file), own=False)
                 except InvalidDicomError:  # Changed by hand, or by a disk that fails.
                     self._unsent.set_aside(file)
-                    continue
-                self._send(file, label, file in own)
+                finally:
+                    self._give_up([file])
+
+    def _claim(self, file: Path) -> bool:
+        """Take a file to send it, unless somebody else has."""
+        with self._changing:
+            if file in self._claimed or not file.exists():
+                return False
+            self._claimed.add(file)
+            return True
+
+    def _give_up(self, files: Iterable[Path]) -> None:
+        with self._changing:
+            self._claimed.difference_update(files)
 
     def _send(self, file: Path, label: Dataset, own: bool) -> None:
         folder = self._unsent.folder.name
@@ -136,11 +163,11 @@ class Outbox:
         self._unsent.remove(file)
 
     def send_in_passing(self) -> None:
-        """Send what waits, now that the PACS answers; unless somebody is saving, who does so first."""
+        """Send what waits, now that the PACS answers; unless somebody does so."""
         if not self._unsent.files():
             return
         try:
-            with self._saving.acquire(timeout=0):
+            with self._sending.acquire(timeout=0):
                 self.send()
         except (BapsError, OSError) as error:  # OSError: also a Timeout of the lock.
             logger.warning("A label still waits to be sent to the PACS (%s).", type(error).__name__)
