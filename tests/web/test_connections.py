@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from http.client import HTTPResponse
 
 import pytest
 import requests
@@ -12,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 import web.connections
 from web.connections import Connection, Unfinished
+from web.headers import ALWAYS, NOTHING
 
 _ANSWER = 64 << 20
 
@@ -116,3 +118,15 @@ def test_who_does_not_read_an_answer_is_let_go(port: int) -> None:
             pass
         assert got < _ANSWER
     assert len(requests.get(f"http://127.0.0.1:{port}/large", timeout=30).content) == _ANSWER
+
+
+@pytest.mark.parametrize("beginning", [b"GET / HT", b"junk\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nX: \x00\r\n\r\n"])
+def test_refusals_of_connections_have_the_headers_of_all_answers(port: int, beginning: bytes) -> None:
+    with _connect(port) as one:
+        one.sendall(beginning)
+        answer = HTTPResponse(one)
+        answer.begin()
+        assert answer.status in (400, 408)
+        assert {name: answer.getheader(name) for name in ALWAYS} == dict(ALWAYS)
+        assert answer.getheader("Content-Security-Policy") == NOTHING
+        assert answer.read().endswith(b".")

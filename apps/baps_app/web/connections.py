@@ -13,6 +13,8 @@ from collections import Counter, OrderedDict
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from web.headers import RAW
+
 HEADER_SECONDS = 10.0
 """That a client has for the headers of a request; they are one packet or two."""
 
@@ -107,6 +109,9 @@ class Connection(HttpToolsProtocol):
         self._have_written()
         super().resume_writing()
 
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, msg)
+
     def give_up(self) -> None:
         """Close the connection, for its headers have not come in time."""
         self._refuse(408, "The headers of the request did not come in time.")
@@ -131,8 +136,8 @@ class Connection(HttpToolsProtocol):
         self._have_headers()
         if not self.transport.is_closing():
             body = sentence.encode()
-            head = b"content-type: text/plain\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
-            self.transport.write(STATUS_LINE[status] + head + body)
+            head = b"content-type: text/plain\r\ncontent-length: %d\r\nconnection: close\r\n" % len(body)
+            self.transport.write(STATUS_LINE[status] + head + RAW + b"\r\n" + body)
             self.transport.close()
 
 
