@@ -214,3 +214,16 @@ def test_a_form_has_so_many_fields() -> None:
         assert client.post("/", data=many, files=files).status_code == 400
         assert client.post("/", data=many).status_code == 400
         assert client.post("/", data={"params": "x" * (2 << 20)}, files=files).status_code == 400
+
+
+def test_nobody_waits_for_the_body_of_a_get() -> None:
+    """MONAI Label's client announces with it the one that it sent before."""
+    asked: list[Scope] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        asked.append(scope)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    status, _ = asyncio.run(_ask(Bodies(app, 1 << 30), _scope(1000, "/datastore/label", "GET"), [], hangs=True))
+    assert (status, len(asked)) == (200, 1)
