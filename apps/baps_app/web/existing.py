@@ -16,7 +16,8 @@ def missing(scope: Scope) -> str:
     A PACS is not asked: of its images the route says that they are missing.
     """
     method, path = scope["method"], path_below(scope)
-    image = parse_qs(scope["query_string"].decode("latin-1")).get("image", [""])[0]
+    query = parse_qs(scope["query_string"].decode("latin-1"))
+    image = "" if "session_id" in query else query.get("image", [""])[0]  # With a session Slicer names one of its own.
     instance = app_instance()
     of_pacs = hasattr(instance.datastore(), "forward")
     if path.startswith("/infer/"):
