@@ -194,6 +194,17 @@ def test_what_names_something_missing_is_refused_unread() -> None:
     asyncio.run(run())
 
 
+def test_a_length_that_means_nothing_is_not_waited_for() -> None:
+    """As 3D Slicer's client sends it, with a GET after an upload."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    scope = _scope(1000, "/datastore/label", "GET")
+    assert asyncio.run(asyncio.wait_for(_ask(Bodies(answer, 2 << 20), scope, [], hangs=True), 10)) == (200, "")
+
+
 def test_a_disk_without_room_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web.bodies, "_KEPT_FREE", 1 << 60)
     status, said = asyncio.run(_ask(Bodies(_Echo(), 4 << 20), _scope(2 << 20), [bytes(2 << 20)]))
