@@ -17,7 +17,7 @@ def missing(scope: Scope) -> str:
     """
     method, path = scope["method"], path_below(scope)
     query = parse_qs(scope["query_string"].decode("latin-1"))
-    image = "" if "session_id" in query else query.get("image", [""])[0]  # With a session Slicer names one of its own.
+    image = query.get("image", [""])[0]
     instance = app_instance()
     of_pacs = hasattr(instance.datastore(), "forward")
     if path.startswith("/infer/"):
