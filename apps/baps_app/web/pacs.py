@@ -57,5 +57,5 @@ def forward_to_pacs(request: Request, path: str, body: bytes = Depends(_body)) -
     passed = {name: value for name in _FROM_PACS if (value := found.headers.get(name))}
     if said:  # The PACS's own status is passed on: it did store what it says.
         passed[NOTES] = quote(" ".join(said)[:400])
-        passed["Warning"] = '299 - "The label was stored, but cannot be read: see X-BAPS-Notes"'
+        passed["Warning"] = '299 - "The label was stored, but it does not count: see X-BAPS-Notes"'
     return StreamingResponse(found.raw.stream(1 << 16, decode_content=False), found.status_code, passed)
