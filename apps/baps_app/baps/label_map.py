@@ -136,7 +136,7 @@ class LabelMap:
 def _first_free(layers: Sequence[NDArray[np.integer[Any]]], mask: NDArray[np.bool_]) -> int:
     """The place of the first layer that marks nothing of a mask, or the number of layers.
 
-    Layers are left as soon as they mark some of it: else hundreds of masks that overlap are compared whole, each with all.
+    Layers are left as soon as they mark some of it: else hundreds that overlap are compared whole, each with all.
     """
     free, step = list(range(len(layers))), max(1, _LOOKED_AT // max(1, mask.shape[0] * mask.shape[1]))
     for k in range(0, mask.shape[2] if free else 0, step):
