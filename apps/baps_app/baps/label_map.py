@@ -14,6 +14,9 @@ from .size import check_size
 _MOST_COUNTED = 1 << 16
 """Values up to this are found by counting, which is faster than sorting."""
 
+_LOOKED_AT = 1 << 22
+"""Voxels in one go."""
+
 
 @dataclass(frozen=True)
 class LabelMap:
@@ -63,7 +66,7 @@ class LabelMap:
     def _with(self, masks: Iterable[tuple[int, NDArray[np.bool_]]], names: Mapping[int, str]) -> LabelMap:
         layers, shared = list(self.layers), set(range(len(self.layers)))
         for value, mask in masks:
-            place = next((n for n, layer in enumerate(layers) if not layer[mask].any()), len(layers))
+            place = _first_free(layers, mask)
             if place == len(layers):
                 check_size("The label", (place + 1, *mask.shape), 1)
                 layers.append(np.zeros(mask.shape, np.uint8))
@@ -128,6 +131,19 @@ class LabelMap:
             fits = np.can_cast(np.min_scalar_type(largest), layers[n].dtype)
             layers[n] = np.where(taken != 0, taken, layers[n].astype(layers[n].dtype if fits else np.int32))
         return LabelMap(tuple(layers), dict(names))
+
+
+def _first_free(layers: Sequence[NDArray[np.integer[Any]]], mask: NDArray[np.bool_]) -> int:
+    """The place of the first layer that marks nothing of a mask, or the number of layers.
+
+    Layers are left as soon as they mark some of it: else hundreds that overlap are compared whole, each with all.
+    """
+    free, step = list(range(len(layers))), max(1, _LOOKED_AT // max(1, mask.shape[0] * mask.shape[1]))
+    for k in range(0, mask.shape[2] if free else 0, step):
+        i, j, at = np.nonzero(mask[:, :, k : k + step])
+        if i.size:
+            free = [n for n in free if not layers[n][i, j, k + at].any()]
+    return free[0] if free else len(layers)
 
 
 def _renumbered(voxels: NDArray[np.integer[Any]], numbers: Mapping[int, int]) -> NDArray[np.integer[Any]]:

@@ -94,7 +94,8 @@ def save_label(
     values = name_values(said, found, labels)
     for name in values:
         check_segment_name(name)
-    covers = covered_slices(said, found, values, whole)
+    wanted = {name: value for name, value in values.items() if value in marked or name in labels}
+    covers = covered_slices(said, found, wanted, whole)  # Of others nobody asks, and the list would grow.
     drawn = {name for name, value in values.items() if value in marked or said.slices is not None}
     kept = {
         **({"extra": extra} if extra else {}),
