@@ -116,3 +116,22 @@ def test_who_does_not_read_an_answer_is_let_go(port: int) -> None:
             pass
         assert got < _ANSWER
     assert len(requests.get(f"http://127.0.0.1:{port}/large", timeout=30).content) == _ANSWER
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"NONSENSE\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n", 403),
+        (b"GET / HT", 408),
+    ],
+)
+def test_what_is_refused_here_has_the_headers_of_every_answer(port: int, request_: bytes, status: int) -> None:
+    with _connect(port) as one:
+        one.sendall(request_)
+        answer = b""
+        while part := one.recv(1000):
+            answer += part
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    for header in (b"content-security-policy: default-src 'none'", b"x-content-type-options: nosniff", b"no-store"):
+        assert header in answer

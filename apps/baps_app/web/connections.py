@@ -13,6 +13,8 @@ from collections import Counter, OrderedDict
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from web.headers import ALWAYS, DEFAULTS
+
 HEADER_SECONDS = 10.0
 """That a client has for the headers of a request; they are one packet or two."""
 
@@ -111,6 +113,14 @@ class Connection(HttpToolsProtocol):
         """Close the connection, for its headers have not come in time."""
         self._refuse(408, "The headers of the request did not come in time.")
 
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, as every other answer."""
+        self._refuse(400, msg)
+
+    def handle_websocket_upgrade(self) -> None:
+        """Refuse a WebSocket before uvicorn makes one, which has none of the limits here."""
+        self._refuse(403, "WebSockets are not served here.")
+
     def _wait_for_headers(self) -> None:
         self._waiting = self.loop.call_later(HEADER_SECONDS, self.give_up)
         _unfinished.add(self, self.client[0] if self.client else "")
@@ -131,8 +141,15 @@ class Connection(HttpToolsProtocol):
         self._have_headers()
         if not self.transport.is_closing():
             body = sentence.encode()
-            head = b"content-type: text/plain\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
-            self.transport.write(STATUS_LINE[status] + head + body)
+            headers = {
+                "Content-Type": "text/plain; charset=utf-8",
+                "Content-Length": len(body),
+                "Connection": "close",
+                **DEFAULTS,
+                **ALWAYS,
+            }
+            head = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers.items())
+            self.transport.write(STATUS_LINE[status] + head.encode() + b"\r\n" + body)
             self.transport.close()
 
 
