@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -142,6 +143,15 @@ def test_small_steps_add_up(place: Place, annotators: list[str], way: str) -> No
     assert place.disputed["liver"]
 
 
+@pytest.mark.parametrize("attack", ["erased by slices", "elsewhere", "painted over"])
+def test_who_submits_an_organ_as_it_was_has_not_drawn_it(place: Place, attack: str) -> None:
+    place.save("ben", liver=_block(0))
+    info = LabelHistory(place.studies).versions("a", "final")[-1].info
+    assert info["authors"] == {"liver": "anna"}
+    assert any("This takes liver away from what anna drew" in note for note in place.save("ben", **ATTACKS[attack]))
+    np.testing.assert_array_equal(place.trained(), _block(0))
+
+
 def test_who_drew_it_gets_it_back_and_who_draws_something_else_changes_nothing(place: Place) -> None:
     place.save("ben", liver=_block(15))
     told = place.save("anna", spleen=_block(7, size=3))
@@ -178,7 +188,11 @@ def test_the_command_confirms(place: Place) -> None:
 
     assert "liver is disputed: trainings take that by anna" in baps("list", str(place.studies))
     assert "is not disputed there" in baps("confirm", str(place.studies), "a", "--organ", "spleen")
-    assert "liver counts now" in baps("confirm", str(place.studies), "a")
+    audit = place.studies.parent / "adapters"
+    assert "liver counts now" in baps("confirm", str(place.studies), "a", "--adapters", str(audit))
+    (line,) = map(json.loads, (audit / "audit.jsonl").read_text().splitlines())
+    assert (line["what"], line["organs"]) == ("confirm a label", ["liver"])
+    assert line["image"]
     assert place.disputed == {}
     np.testing.assert_array_equal(place.trained(), _block(15))
     with pytest.raises(InputError, match="Nothing of it is"):

@@ -132,6 +132,15 @@ def others_organ_erased_in_steps(target: Target) -> bool:
 
 
 @attack(Site.USERS)
+def others_organ_taken_for_ones_own(target: Target) -> bool:
+    """Submit an organ of another annotator's as it is, to be its author, and erase it then as one's own."""
+    _draw_others_liver(target)
+    _save(target, "annotator", _blocks(target, target.image, liver=_LIVER))
+    reply = _save(target, "annotator", _blocks(target, target.image, spleen=_SPLEEN), slices=list(range(24)))
+    return _liver_is_hurt(target, reply)
+
+
+@attack(Site.USERS)
 def others_organ_erased_by_a_shown_mask(target: Target) -> bool:
     """Have a mask that lies elsewhere saved over an organ of another annotator's, slice by slice."""
     _draw_others_liver(target)

@@ -12,6 +12,7 @@ from typing import Any
 
 import jwt
 import pytest
+import requests
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fastapi import HTTPException
 
@@ -214,3 +215,34 @@ def test_the_helper_signs_as_pyjwt_reads(provider: Provider) -> None:
     public = provider.keys["first"].public_key()  # type: ignore[union-attr]
     claims = jwt.decode(provider.token(), public, algorithms=["RS256"], audience="baps")  # type: ignore[arg-type]
     assert claims["iss"] == provider.issuer
+
+
+def test_a_provider_that_does_not_answer_is_not_asked_for_each_token(provider: Provider) -> None:
+    openid = _openid(provider)
+    good, key = provider.token(), provider.keys.popitem()
+    provider.about = {"issuer": "https://elsewhere.example"}  # A failure as good as any other.
+    for _ in range(5):
+        with pytest.raises(BapsError):
+            openid.asker(good)
+    assert len(provider.asked) == 1
+    provider.about, provider.keys = {}, dict([key])
+    openid._failed = (time.monotonic() - module._PAUSE, BapsError(""))
+    assert openid.asker(good).name == "rita"
+
+
+def test_an_answer_without_end_is_given_up(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dribbling:
+        parts = 0
+
+        def read1(self, *_: object, **__: object) -> bytes:
+            self.parts += 1
+            return b" "
+
+    monkeypatch.setattr(module, "_READING", 0.05)
+    reply, raw = requests.Response(), Dribbling()
+    reply.status_code, reply.raw = 200, raw
+    monkeypatch.setattr(OpenId, "_ask", lambda *_, **__: reply)
+    monkeypatch.setattr(requests.Response, "close", lambda _: None)
+    with pytest.raises(BapsError, match="no usable answer"):
+        _openid(provider).asker(provider.token())
+    assert raw.parts > 1

@@ -105,6 +105,7 @@ def test_who_has_left_holds_nothing() -> None:
         ("POST /train/baps", "changes"),
         ("DELETE /progress/a", "changes"),
         ("POST /login", "sign-ins"),
+        ("GET /login/openid", "sign-ins at the provider"),
         ("GET /ohif/app.js", "pages"),
         ("GET /ohif/a\nb", "pages"),
     ],

@@ -94,7 +94,8 @@ def save_label(
     values = name_values(said, found, labels)
     for name in values:
         check_segment_name(name)
-    covers = covered_slices(said, found, values, whole)
+    wanted = {name: value for name, value in values.items() if value in marked or name in labels}
+    covers = covered_slices(said, found, wanted, whole)  # Of others nobody asks, and the list would grow.
     drawn = {name for name, value in values.items() if value in marked or said.slices is not None}
     kept = {
         **({"extra": extra} if extra else {}),
@@ -119,6 +120,8 @@ def save_label(
                     covered.pop(name, None)  # A label that does not say what it covers, covers all.
                     if name in (before := earlier.info.covers or {}):
                         covered[name] = sorted(before[name])
+            if not confirms:
+                authors |= _authors_unchanged(authors, merged, names, earlier, labels)
             _cover_unchanged(covered, merged, names, earlier, said.author, labels)
             again = confirms and is_same(found, values, earlier, labels)
             looked_at = drawn | set(earlier.info.disputed) if again else drawn
@@ -354,6 +357,20 @@ def _cover_unchanged(
     same = (pair.old == pair.new) & (pair.old == pair.both) & (pair.old > 0)
     for n, name in enumerate(organs):
         covers[name] = sorted({*covers[name], *(k for k in np.flatnonzero(same[:, n]).tolist() if k in known[name])})
+
+
+def _authors_unchanged(
+    organs: Collection[str], new: LabelMap, values: Mapping[str, int], earlier: Saved, labels: Mapping[str, int]
+) -> dict[str, str]:
+    """Return who drew the organs that are as they were.
+
+    Who submits a colleague's organ unchanged, as viewers do with the whole label, has not drawn it. Were they its
+    author, they could erase it afterwards as their own.
+    """
+    names = sorted(organs)
+    pair = Overlaps.of(earlier.label_map, new, [(earlier.value(name, labels), values[name]) for name in names])
+    same = ((pair.old == pair.new) & (pair.old == pair.both)).all(0)
+    return {name: earlier.info.author_of(name) for name, unchanged in zip(names, same, strict=True) if unchanged}
 
 
 def _segments(values: Mapping[str, int], info: Mapping[str, Any]) -> list[dict[str, Any]]:

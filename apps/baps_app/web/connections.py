@@ -109,12 +109,17 @@ class Connection(HttpToolsProtocol):
         self._have_written()
         super().resume_writing()
 
-    def send_400_response(self, msg: str) -> None:
-        self._refuse(400, msg)
-
     def give_up(self) -> None:
         """Close the connection, for its headers have not come in time."""
         self._refuse(408, "The headers of the request did not come in time.")
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, as every other answer."""
+        self._refuse(400, msg)
+
+    def handle_websocket_upgrade(self) -> None:
+        """Refuse a WebSocket before uvicorn makes one, which has none of the limits here."""
+        self._refuse(403, "WebSockets are not served here.")
 
     def _wait_for_headers(self) -> None:
         self._waiting = self.loop.call_later(HEADER_SECONDS, self.give_up)

@@ -43,6 +43,9 @@ _IN_QUERY = {
 _ASKERS = CapacityLimiter(4)
 """Threads that find out who asks; those of the pool are for answers."""
 
+_PROVIDER_ASKERS = CapacityLimiter(4)
+"""The same for tokens of an OpenID provider, which may not answer: others need not wait for that."""
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -105,7 +108,8 @@ class Guard:
         try:
             self._check_origin(scope, headers)
             if asked.kind is None or asked.kind.role is not None:
-                asked.asker = await to_thread.run_sync(self._asker, scope, headers, limiter=_ASKERS)
+                limiter = _PROVIDER_ASKERS if headers.get("authorization", "").count(".") == 2 else _ASKERS
+                asked.asker = await to_thread.run_sync(self._asker, scope, headers, limiter=limiter)
             asked.image = self._check_path(scope)
             self._check_role(scope, asked)
             self._check_length(headers, asked)

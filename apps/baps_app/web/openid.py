@@ -19,6 +19,7 @@ from urllib.parse import quote, urlencode
 import jwt
 import requests
 from fastapi import HTTPException
+from urllib3.exceptions import HTTPError
 
 from baps.errors import BapsError
 from baps.openid_settings import OpenIdSettings, is_safe
@@ -31,6 +32,9 @@ _LEEWAY = 30
 
 _FRESH = 600.0
 _PAUSE = 10.0
+_READING = 15.0
+"""Seconds in which an answer must be read."""
+
 _MOST_BYTES = 1 << 20
 _SCOPE = "openid profile"
 
@@ -47,6 +51,7 @@ class OpenId:
         self._lock = threading.Lock()
         self._metadata: tuple[float, dict[str, Any]] | None = None
         self._keys: tuple[float, Sequence[jwt.PyJWK]] | None = None
+        self._failed: tuple[float, BapsError] | None = None
 
     def asker(self, token: str) -> Asker:
         """Whom an access or id token names.
@@ -172,12 +177,15 @@ class OpenId:
     def _signing_keys(self, fresh: bool, kid: object, algorithm: str) -> list[jwt.PyJWK]:
         with self._lock:
             age = time.monotonic() - self._keys[0] if self._keys else None
-            if age is None or age > _FRESH or (fresh and age > _PAUSE):
+            failed = self._failed is not None and time.monotonic() - self._failed[0] < _PAUSE
+            if (age is None or age > _FRESH or (fresh and age > _PAUSE)) and not failed:
                 try:
                     self._keys = time.monotonic(), _parsed(self._fetch(self._endpoint("jwks_uri")))
-                except BapsError:
-                    if self._keys is None or (age is not None and age > 6 * _FRESH):
-                        raise  # Until then the known ones do.
+                    age, self._failed = 0.0, None
+                except BapsError as error:
+                    self._failed = time.monotonic(), error
+            if self._failed and (age is None or age > 6 * _FRESH):
+                raise self._failed[1]  # Until then the known ones do.
             keys = self._keys[1] if self._keys else []
         return [key for key in keys if key.algorithm_name == algorithm and (kid is None or key.key_id == kid)]
 
@@ -230,13 +238,27 @@ class OpenId:
     def _object(reply: requests.Response) -> dict[str, Any]:
         try:
             with reply:
-                content = reply.raw.read(_MOST_BYTES, decode_content=True)
+                content = _content(reply)
                 found = requests.compat.json.loads(content) if reply.status_code == 200 else None
-        except (ValueError, OSError, requests.RequestException):
+        except (ValueError, OSError, HTTPError, requests.RequestException):
             found = None
         if not isinstance(found, dict):
             raise BapsError(f"The OpenID provider gave no usable answer (status {reply.status_code}). Try again later.")
         return found
+
+
+def _content(reply: requests.Response) -> bytes:
+    """Read an answer, which a provider may send byte by byte, for ever.
+
+    Raises:
+        OSError: if it is too long or comes too slowly.
+    """
+    content, end = bytearray(), time.monotonic() + _READING
+    while part := reply.raw.read1(_MOST_BYTES, decode_content=True):
+        content += part
+        if len(content) > _MOST_BYTES or time.monotonic() > end:
+            raise OSError
+    return bytes(content)
 
 
 def _parsed(keys: Mapping[str, Any]) -> list[jwt.PyJWK]:

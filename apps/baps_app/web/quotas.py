@@ -57,6 +57,8 @@ GROUPS = (
         "images", r"(GET|HEAD) /(datastore/(image|label|dataset|label/rtstruct)|proxy/dicom/.*|session/.*)", 16, 6, 1000
     ),
     _group("changes", r"(PUT|POST|DELETE) /(datastore|session|train|proxy|progress)(/.*)?", 8, 2, 32),
+    # An OpenID provider that does not answer must not keep out those who have a token of this server.
+    _group("sign-ins at the provider", "GET /login/openid(/return)?", 8, 8, 2000),
     # By address, and many users may share one: nobody who has a right to come in is refused.
     _group("sign-ins", r"(GET|HEAD|POST) /(auth|login|logout)(/.*)?", 8, 8, 2000),
     # Of thousands of images: each takes the interpreter for a while.

@@ -86,9 +86,11 @@ def confirm(
     image: Image,
     organ: Annotated[list[str] | None, typer.Option(help="One organ alone; may be given again.")] = None,
     tag: Tag = "final",
+    adapters: Adapters = "",
 ) -> None:
     """Have organs count in trainings that were taken away from another annotator, as the newest version has them."""
     confirmed = _history(studies).confirm(image, tag, organ or [], by="the command line")
+    note("confirm a label", image, adapters=adapters, tag=tag, organs=confirmed)
     console.print(f"Of the label {tag} of {image} {', '.join(confirmed)} counts now.", markup=False)
 
 
@@ -196,6 +198,7 @@ def import_labels(
     replace: Annotated[bool, typer.Option(help="Also where there is a label already; that one is kept.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Read and check all, and save nothing.")] = False,
     config: options.Config = "",
+    adapters: Adapters = "",
 ) -> None:
     """Have labels of other programs served and trained on, as if they had been submitted; DIR stays as it is.
 
@@ -232,7 +235,7 @@ def import_labels(
             return
         console.print(f"{done}: {one.file.name} as the label of {one.image}, {', '.join(one.organs)}", markup=False)
         if not dry_run:
-            note("import a label", one.image)
+            note("import a label", one.image, adapters=adapters, config=config)
 
     how = Import(known, author, confirmed, replace, dry_run)
     results = import_labels(datastore, match_labels(files, datastore.list_images()), how, told)
