@@ -6,6 +6,7 @@ use ``Connection`` instead of its own class, however it was started.
 
 from __future__ import annotations
 
+import json
 import resource
 from asyncio import TimerHandle, Transport
 from collections import Counter, OrderedDict
@@ -140,8 +141,8 @@ class Connection(HttpToolsProtocol):
     def _refuse(self, status: int, sentence: str) -> None:
         self._have_headers()
         if not self.transport.is_closing():
-            body = sentence.encode()
-            head = b"content-type: text/plain\r\ncontent-length: %d\r\nconnection: close\r\n" % len(body)
+            body = json.dumps({"detail": sentence}).encode()
+            head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n" % len(body)
             self.transport.write(STATUS_LINE[status] + head + RAW + b"\r\n" + body)
             self.transport.close()
 
