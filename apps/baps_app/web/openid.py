@@ -180,8 +180,8 @@ class OpenId:
             failed = self._failed is not None and time.monotonic() - self._failed[0] < _PAUSE
             if (age is None or age > _FRESH or (fresh and age > _PAUSE)) and not failed:
                 try:
-                    self._keys, self._failed = (time.monotonic(), _parsed(self._fetch(self._endpoint("jwks_uri")))), None
-                    age = 0.0
+                    self._keys = time.monotonic(), _parsed(self._fetch(self._endpoint("jwks_uri")))
+                    age, self._failed = 0.0, None
                 except BapsError as error:
                     self._failed = time.monotonic(), error
             if self._failed and (age is None or age > 6 * _FRESH):
