@@ -115,9 +115,10 @@ def voxels_of(case: str, name: str = "spleen") -> NDArray[np.int64]:
 
 
 def write_labels(file: Path, case: str, shift: int = 0) -> Path:
-    """The true labels of a sample volume as a file; shifted along I, they are others."""
+    """The true labels of a sample volume as a file, of the site's organs; shifted along I, they are others."""
     image = read_volume(SAMPLES / "images" / f"{case}.nii.gz")
     labels = read_labels(SAMPLES / "labels" / f"{case}.nii.gz", image).astype(np.uint8)
+    labels[~np.isin(labels, list(LABELS.values()))] = 0  # What has no name is refused.
     write_nifti(file, Volume(np.roll(labels, shift, axis=0), image.affine))
     return file
 

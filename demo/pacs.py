@@ -1,7 +1,8 @@
 """A PACS and the server beside it, to try in a browser: ``make pacs``.
 
 Orthanc with the sample study, on loopback, and the server on its DICOMweb. Open the address that is printed, choose the
-study and the mode MONAI Label. Ctrl-C ends both; adapters stay in ``demo-output/pacs``.
+study and the mode MONAI Label. Ctrl-C ends both; adapters stay in ``demo-output/pacs``. Where the system does not let
+Orthanc be kept on loopback, nothing is started, unless others may reach it: ``make pacs OPEN=1``.
 """
 
 from __future__ import annotations

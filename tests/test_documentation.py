@@ -29,7 +29,7 @@ def lines(page: Path) -> Iterator[str]:
     for kind, block in BLOCK.findall(page.read_text()):
         if kind in ("", "sh", "bash"):
             for line in block.replace("\\\n", " ").splitlines():
-                yield re.sub(r"\s#\s.*", "", line)
+                yield re.sub(r"<[^<>]*>", "PLACEHOLDER", re.sub(r"\s#\s.*", "", line))
 
 
 def told(page: Path) -> list[str]:

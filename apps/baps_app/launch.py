@@ -10,6 +10,7 @@ The arguments are those of ``python -m monailabel.main``; paths in them, and in 
 
 from __future__ import annotations
 
+import logging
 import os
 import runpy
 import signal
@@ -32,6 +33,7 @@ def main() -> None:
     os.chdir(app)
     with suppress(OSError):  # Not there yet, or another user's.
         (app / "logs").chmod(0o700)  # Releases before wrote logs that others may read.
+    logging.getLogger("__main__").setLevel(logging.WARNING)  # MONAI Label's command, which lists its arguments.
     signal.signal(signal.SIGTERM, _end)
     ended = False
     try:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 import lib.saving
 from baps.adaptation.settings import AdaptationSettings
+from baps.audit import AuditFile
 from baps.blackbox import BlackBox, load_black_box
 from baps.errors import BapsError, InputError
 from baps.jobs import Jobs
@@ -44,6 +45,7 @@ from lib.infers.segmenting import IMAGE_ID
 from lib.infers.whole_organ import WholeOrganInfer
 from lib.pacs import open_pacs
 from lib.read_only import ReadOnlyStudies, can_write
+from lib.retention import Retention
 from lib.studies import StudiesDatastore
 from lib.trainers.adaptation import AdaptationTrainer
 from lib.trainers.organs import OrgansTrainer
@@ -184,6 +186,8 @@ class BapsApp(MONAILabelApp):
         be_discreet()  # The host's clock has brought a log of its own.
         # The first click must not wait for the model, nor the start of the server.
         threading.Thread(target=self._load_first, name="load-model", daemon=True).start()
+        audit = AuditFile(self.site.audit_file, self.site.audit_max_mb, self.site.audit_keep)
+        Retention(self.datastore(), self.site, audit).start()
 
     def _load_first(self) -> None:
         try:

@@ -6,6 +6,8 @@ runs).
 * Who asks must be known, where users or an OpenID provider are named; else only this machine is answered.
 * Inference, Next Sample, label upload and training run in threads, so that /info/ and other users are answered
   meanwhile. The tasks are thread-safe; the black box locks itself.
+* Bodies are read to disk within bounds (``web/bodies.py``), requests wait in fair queues by kind and user
+  (``web/quotas.py``), and connections that do nothing are closed (``web/connections.py``).
 * What a request names must exist: no path is built from a request, and ``params`` cannot override image or model.
 * A caller's fault is a 4xx with a sentence, not a 500.
 * Only what the viewers ask for is served (``web/kinds.py``): nothing deletes, replaces an image or weights, or unpacks
@@ -60,7 +62,7 @@ from web.images import (
     save_label,
 )
 from web.inference import cancel, progress, run_infer
-from web.listening import told_host, told_root_path
+from web.listening import say_what_a_proxy_does, told_host, told_root_path
 from web.login import Login
 from web.ohif import configure_ohif, ohif_file
 from web.pacs import forward_to_pacs
@@ -85,6 +87,7 @@ try:
     _signing_in = SigningIn.of(_site)
     _audit = Audit(AuditFile(_site.audit_file, _site.audit_max_mb, _site.audit_keep))
     _audit.file.check()
+    say_what_a_proxy_does(told_host(sys.argv))
 except BapsError as error:
     raise SystemExit(str(error)) from None
 

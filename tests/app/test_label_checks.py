@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,10 @@ import pytest
 
 import lib.studies
 from baps.formats import read_volume, write_nifti
+from baps.label_map import LabelMap
 from baps.volume import Volume
 from lib import label_checks
+from lib.label_checks import LabelChecks
 from lib.labelled import labelled_cases
 from lib.saving import save_label
 from lib.studies import StudiesDatastore
@@ -131,3 +135,27 @@ def test_what_another_version_kept_or_is_broken_does_not_count(studies: Path, re
     assert _open(studies).get_labeled_images() == ["ct_01"]
     assert read == ["ct_01.nii.gz"]
     assert json.loads((studies / label_checks.FILE).read_text())["labels"].keys() == {"ct_01"}
+
+
+def test_a_label_that_is_slow_to_read_holds_up_nobody_else(tmp_path: Path) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def read(name: str) -> LabelMap:
+        begun.set()
+        assert go_on.wait(60)
+        return LabelMap((np.ones((2, 2, 2), np.uint8),))
+
+    for name in ("known", "slow"):
+        (tmp_path / name).write_bytes(b"x")
+    checks, files = LabelChecks(tmp_path), {name: (str(tmp_path / name), "") for name in ("known", "slow")}
+    checks.note("known", files["known"], {})
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(checks.check, files, read)
+        try:
+            assert begun.wait(60)
+            assert list(checks.check(files, read)) == ["known"]
+            checks.note("known", files["known"], {})
+        finally:
+            go_on.set()
+        assert list(slow.result(60)) == ["known", "slow"]
+    assert list(checks.check(files, read)) == ["known", "slow"]

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from baps.audit import AuditFile
+from baps.label_history import LabelHistory
 from baps.settings import Settings
 from lib.retention import Retention
 from lib.studies import StudiesDatastore
-from sites import SAMPLES
+from sites import SAMPLES, site
 
 DAY = 86_400
 
@@ -81,3 +82,25 @@ def test_what_a_kill_left_half_written_goes_after_a_day(studies: StudiesDatastor
     link.symlink_to(kept)
     _retention(studies, tmp_path).remove_unfinished(time.time())
     assert [file.exists() for file in (old, folder, new, kept)] == [False, False, True, True]
+
+
+@pytest.mark.slow
+def test_the_server_cuts_back_when_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    studies, sessions = tmp_path / "studies", tmp_path / "sessions"
+    monkeypatch.setenv("MONAI_LABEL_SESSION_PATH", str(sessions))
+    (sessions / "expired").mkdir(parents=True)
+    (sessions / "expired" / "meta.info").write_text(json.dumps({"last_access_ts": 1, "expiry": 60, "image": "x"}))
+
+    def add() -> None:
+        store = StudiesDatastore(str(studies), False, False)
+        for _ in range(3):
+            store.save_label("ct_01", str(SAMPLES / "labels" / "ct_01.nii.gz"), "final", {})
+
+    for running in site(tmp_path, cases=1, extra=add, others={"label_versions_keep": "1"}):
+        end = time.monotonic() + 30
+        while len(LabelHistory(studies).versions("ct_01", "final")) > 1 and time.monotonic() < end:
+            time.sleep(0.2)
+        history = LabelHistory(studies)
+        assert (len(history.versions("ct_01", "final")), len(history.removed("ct_01", "final"))) == (1, 2)
+        assert not list(sessions.iterdir())
+        assert running.client.info()["datastore"]["completed"] == 1

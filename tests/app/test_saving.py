@@ -238,3 +238,14 @@ def test_a_training_reads_the_label_that_was_there_when_it_began(studies: Path) 
     write_nifti(by_hand, Volume(np.where(_disc(image, 5), 2, 0).astype(np.uint8), image.affine))
     (case,) = labelled_cases(found, LABELS, {})[0]["spleen"]
     assert case.labels == by_hand.resolve()
+
+
+def test_other_tags_than_those_that_mean_something_are_refused(studies: Path) -> None:
+    found, image = _open(studies)
+    path = studies.parent / "submitted.nii.gz"
+    write_nifti(path, Volume(_disc(image, 3).astype(np.uint8), image.affine))
+    for tag in ("mine", "../x", "FINAL", "final\x1b", ""):
+        with pytest.raises(InputError, match="labels of the tags final, draft, original"):
+            save_label(found, LABELS, "ct_01", path, tag, {})
+    assert not (studies / "labels" / "mine").exists()
+    assert LabelHistory(studies).labels() == []

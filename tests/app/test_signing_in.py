@@ -10,14 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import numpy as np
 import oidc_provider_mock
 import pytest
 import requests
 from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelClientException
+from numpy.typing import NDArray
 
+from baps.formats import read_volume, write_nifti
+from baps.label_history import LabelHistory
 from baps.roles import Role
 from baps.users import Users
+from baps.volume import Volume
 from sites import Site, site, spleen_click
 
 pytestmark = pytest.mark.slow
@@ -339,3 +344,40 @@ def test_who_fails_too_often_has_to_wait_but_whoever_has_a_token_need_not(closed
     begun = time.perf_counter()
     assert closed.ask("GET", "/info/", "invented").status_code == 429
     assert time.perf_counter() - begun < 5
+
+
+def test_a_trainers_word_on_the_label_of_an_annotator_counts(closed: Closed, tmp_path: Path) -> None:
+    """That of an annotator does not, whatever their request says."""
+    image = read_volume(closed.site.studies / "ct_02.nii.gz")
+    there = np.zeros(image.shape, bool)
+    there[20:30, 20:30, 4:8] = True
+
+    def save(user: str, mask: NDArray[np.bool_], **said: object) -> list[str]:
+        write_nifti(tmp_path / "label.nii.gz", Volume(mask.astype(np.uint8), image.affine))
+        params = {"label_info": [{"name": "liver", "idx": 1}], "author": "theo", **said}
+        reply = closed.ask(
+            "PUT",
+            "/datastore/label?image=ct_02",
+            closed.tokens[user],
+            data={"params": json.dumps(params)},
+            files={"label": ("label.nii.gz", (tmp_path / "label.nii.gz").read_bytes())},
+        )
+        assert reply.status_code == 200, reply.text
+        notes: list[str] = reply.json()["notes"]
+        return notes
+
+    def counts() -> bool:
+        """Whether trainings take what is served."""
+        info = LabelHistory(closed.site.studies).versions("ct_02", "final")[-1].info
+        return "disputed" not in info
+
+    save("theo", there)
+    (note,) = [one for one in save("anna", np.roll(there, 40, 0), confirms=True) if "takes liver away" in one]
+    assert "what theo drew" in note
+    assert not counts()
+    click = {"foreground": [[60, 60, 5]], "label": "liver", "save_as": "liver", "confirms": True, "client_id": "theo"}
+    form = {"data": {"params": json.dumps(click)}}
+    closed.ask("POST", "/infer/zero_shot?image=ct_02&output=json", closed.tokens["anna"], **form)
+    assert not counts()
+    save("theo", np.roll(there, 40, 0))
+    assert counts()

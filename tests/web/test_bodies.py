@@ -194,6 +194,17 @@ def test_what_names_something_missing_is_refused_unread() -> None:
     asyncio.run(run())
 
 
+def test_a_length_that_means_nothing_is_not_waited_for() -> None:
+    """As 3D Slicer's client sends it, with a GET after an upload."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    scope = _scope(1000, "/datastore/label", "GET")
+    assert asyncio.run(asyncio.wait_for(_ask(Bodies(answer, 2 << 20), scope, [], hangs=True), 10)) == (200, "")
+
+
 def test_a_disk_without_room_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web.bodies, "_KEPT_FREE", 1 << 60)
     status, said = asyncio.run(_ask(Bodies(_Echo(), 4 << 20), _scope(2 << 20), [bytes(2 << 20)]))
@@ -214,3 +225,16 @@ def test_a_form_has_so_many_fields() -> None:
         assert client.post("/", data=many, files=files).status_code == 400
         assert client.post("/", data=many).status_code == 400
         assert client.post("/", data={"params": "x" * (2 << 20)}, files=files).status_code == 400
+
+
+def test_nobody_waits_for_the_body_of_a_get() -> None:
+    """MONAI Label's client announces with it the one that it sent before."""
+    asked: list[Scope] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        asked.append(scope)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    status, _ = asyncio.run(_ask(Bodies(app, 1 << 30), _scope(1000, "/datastore/label", "GET"), [], hangs=True))
+    assert (status, len(asked)) == (200, 1)

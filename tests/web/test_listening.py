@@ -4,7 +4,7 @@ import pytest
 
 from baps.errors import InputError
 from baps.serving_command import check_listening
-from web.listening import told_host
+from web.listening import say_what_a_proxy_does, told_host
 
 MONAI = ["monailabel/main.py", "start_server", "--app", "a", "--studies", "s"]
 
@@ -34,3 +34,11 @@ def test_wide_is_for_those_who_are_known(host: str) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.3.2.1", "localhost", "::1"])
 def test_the_machine_itself_is_for_all(host: str) -> None:
     check_listening(host, closed=False)
+
+
+def test_what_a_proxy_is_for_is_said_where_others_reach_the_server(caplog: pytest.LogCaptureFixture) -> None:
+    say_what_a_proxy_does("127.0.0.1")
+    assert not caplog.messages
+    say_what_a_proxy_does("0.0.0.0")  # noqa: S104
+    (said,) = caplog.messages
+    assert "deploy/nginx.conf" in said

@@ -492,7 +492,7 @@ class LabelHistory:
                     whole = self._list()
                     info = {**version.info, "ts": int(time.time()), "name": target.name, "version": name}
                     whole["objects"][image]["labels"][tag] = {"ext": version.suffix, "info": info}
-                    listed.write_text(json.dumps(whole, indent=2))
+                    listed.write_text(json.dumps(whole))
                     for path in (label, listed):
                         to_disk(path)  # All that needs room has been written now; only names are changed from here on.
                     folder.rename(saved)

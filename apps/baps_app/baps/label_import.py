@@ -71,13 +71,18 @@ def _image_of(file: Path, images: Collection[str]) -> str:
     return next((name for name in names if name in images), "")
 
 
-def unused_labels(studies: Path) -> list[str]:
-    """Say which files look like labels of the images of a folder that have none, and how to have them used."""
+def unused_labels(studies: Path, discreet: bool = False) -> list[str]:
+    """Say which files look like labels of the images of a folder that have none, and how to have them used.
+
+    Args:
+        studies: the folder.
+        discreet: pass over folders in ``labels`` whose names may be those of patients.
+    """
     images = [file_stem(path) for path in list_images(images_folder(studies))]
     final = studies / "labels" / "final"
     labelled = {match.image for match in match_labels(_files(final), images)}
     said = []
-    for folder in _folders(studies):
+    for folder in _folders(studies, discreet):
         files = _files(folder)
         matches = match_labels(files, images)
         new = [match for match in matches if match.image and match.image not in labelled]
@@ -92,7 +97,7 @@ def unused_labels(studies: Path) -> list[str]:
     return said
 
 
-def _folders(studies: Path) -> list[Path]:
+def _folders(studies: Path, discreet: bool) -> list[Path]:
     """Folders that may hold labels which are not used: in the studies, and beside a folder of images."""
     images = images_folder(studies)
     places = {studies, images.parent} if images != studies else {studies}
@@ -100,7 +105,7 @@ def _folders(studies: Path) -> list[Path]:
         places.add(studies.absolute().parent)
     own = studies / "labels"
     found = [place / name for place in sorted(places) for name in _BESIDE]
-    found += sorted(one for one in own.iterdir() if one.name not in USED) if own.is_dir() else []
+    found += sorted(one for one in own.iterdir() if one.name not in USED) if own.is_dir() and not discreet else []
     return [folder for folder in found if folder.is_dir() and folder != images]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,9 @@ from .size import check_size
 
 _MOST_COUNTED = 1 << 16
 """Values up to this are found by counting, which is faster than sorting."""
+
+_LOOKED_AT = 1 << 22
+"""Voxels in one go."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class LabelMap:
     def _with(self, masks: Iterable[tuple[int, NDArray[np.bool_]]], names: Mapping[int, str]) -> LabelMap:
         layers, shared = list(self.layers), set(range(len(self.layers)))
         for value, mask in masks:
-            place = next((n for n, layer in enumerate(layers) if not layer[mask].any()), len(layers))
+            place = _first_free(layers, mask)
             if place == len(layers):
                 check_size("The label", (place + 1, *mask.shape), 1)
                 layers.append(np.zeros(mask.shape, np.uint8))
@@ -130,14 +133,27 @@ class LabelMap:
         return LabelMap(tuple(layers), dict(names))
 
 
+def _first_free(layers: Sequence[NDArray[np.integer[Any]]], mask: NDArray[np.bool_]) -> int:
+    """The place of the first layer that marks nothing of a mask, or the number of layers.
+
+    Layers are left as soon as they mark some of it: else hundreds that overlap are compared whole, each with all.
+    """
+    free, step = list(range(len(layers))), max(1, _LOOKED_AT // max(1, mask.shape[0] * mask.shape[1]))
+    for k in range(0, mask.shape[2] if free else 0, step):
+        i, j, at = np.nonzero(mask[:, :, k : k + step])
+        if i.size:
+            free = [n for n in free if not layers[n][i, j, k + at].any()]
+    return free[0] if free else len(layers)
+
+
 def _renumbered(voxels: NDArray[np.integer[Any]], numbers: Mapping[int, int]) -> NDArray[np.integer[Any]]:
     """(I, J, K) integers with other values; those without one become 0."""
     kind = np.uint8 if max(numbers.values(), default=0) <= 255 else np.int32
     found: NDArray[np.integer[Any]] = np.zeros(voxels.shape, kind)
-    present = np.array(sorted(values_of(voxels)))
-    new = np.array([numbers.get(int(value), 0) for value in present], kind)
+    present = np.array([0, *sorted(value for value in values_of(voxels) if value > 0)])
+    new, places = np.array([numbers.get(int(value), 0) for value in present], kind), _index_by(present, voxels)
     for k in range(voxels.shape[2]):
-        found[:, :, k] = new[np.searchsorted(present, voxels[:, :, k])]
+        found[:, :, k] = new[places(k)].reshape(voxels.shape[:2], order="F")
     return found
 
 
@@ -169,25 +185,35 @@ class Overlaps:
         rows = _places(old_values, [one for one, _ in pairs])
         columns = _places(new_values, [other for _, other in pairs])
         size = len(old_values), len(new_values)
+        old_planes = [_index_by(old_values, layer) for layer in old.layers]
+        new_planes = [_index_by(new_values, layer) for layer in new.layers]
         for k in range(depth):
-            old_planes = [_indexed(old_values, layer[:, :, k]) for layer in old.layers]
-            new_planes = [_indexed(new_values, layer[:, :, k]) for layer in new.layers]
-            olds = np.sum([np.bincount(plane, minlength=size[0]) for plane in old_planes], axis=0)
-            news = np.sum([np.bincount(plane, minlength=size[1]) for plane in new_planes], axis=0)
+            olds, news = [plane(k) for plane in old_planes], [plane(k) for plane in new_planes]
             both = np.zeros(size[0] * size[1], np.int64)
-            for one in old_planes:
-                for other in new_planes:
+            for one in olds:
+                for other in news:
                     both += np.bincount(one * size[1] + other, minlength=both.size)
-            counts[0, k] = np.where(rows > 0, olds[rows], 0)
-            counts[1, k] = np.where(columns > 0, news[columns], 0)
-            counts[2, k] = np.where((rows > 0) & (columns > 0), both.reshape(size)[rows, columns], 0)
+            together = both.reshape(size)
+            if len(olds) == len(news) == 1:
+                before, after = together.sum(1), together.sum(0)
+            else:
+                before = np.sum([np.bincount(plane, minlength=size[0]) for plane in olds], axis=0)
+                after = np.sum([np.bincount(plane, minlength=size[1]) for plane in news], axis=0)
+            counts[0, k] = np.where(rows > 0, before[rows], 0)
+            counts[1, k] = np.where(columns > 0, after[columns], 0)
+            counts[2, k] = np.where((rows > 0) & (columns > 0), together[rows, columns], 0)
         return cls(*counts)
 
 
-def _indexed(values: NDArray[np.int64], plane: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
-    """The place of each voxel's value among sorted ones, 0 for what is not above 0; column by column."""
-    flat = plane.ravel("F")
-    return np.searchsorted(values, flat) if flat.any() else np.zeros(flat.size, np.int64)
+def _index_by(values: NDArray[np.int64], layer: NDArray[np.integer[Any]]) -> Callable[[int], NDArray[np.int64]]:
+    """Return what gives, of a slice across K, each voxel's place among sorted values; 0 for those up to 0."""
+    largest = int(layer.max(initial=0))
+    if int(layer.min(initial=0)) < 0 or largest >= _MOST_COUNTED:
+        return lambda k: np.searchsorted(values, layer[:, :, k].ravel("F"))
+    places = np.zeros(largest + 1, np.int64)
+    known = values[values <= largest]
+    places[known] = np.arange(len(known))
+    return lambda k: places[layer[:, :, k].ravel("F")]
 
 
 def _places(values: NDArray[np.int64], wanted: Sequence[int]) -> NDArray[np.int64]:

@@ -43,15 +43,10 @@ class Retention:
 
     def __init__(self, datastore: Datastore, site: Settings, audit: AuditFile) -> None:
         self._datastore, self._site, self._audit = datastore, site, audit
-        self._ended = threading.Event()
 
     def start(self) -> None:
         """Begin, in a thread."""
         threading.Thread(target=self._run, name="retention", daemon=True).start()
-
-    def end(self) -> None:
-        """Begin no other day."""
-        self._ended.set()
 
     def _run(self) -> None:
         while True:
@@ -60,8 +55,7 @@ class Retention:
                     step()
                 except (BapsError, OSError) as error:
                     logger.warning("Old files could not be removed (%s).", type(error).__name__)
-            if self._ended.wait(_DAY):
-                return
+            time.sleep(_DAY)
 
     def remove_unfinished(self, now: float | None = None) -> None:
         """Remove what was being written a day ago or earlier: its writer was killed."""

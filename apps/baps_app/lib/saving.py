@@ -94,7 +94,8 @@ def save_label(
     values = name_values(said, found, labels)
     for name in values:
         check_segment_name(name)
-    covers = covered_slices(said, found, values, whole)
+    wanted = {name: value for name, value in values.items() if value in marked or name in labels}
+    covers = covered_slices(said, found, wanted, whole)  # Of others nobody asks, and the list would grow.
     drawn = {name for name, value in values.items() if value in marked or said.slices is not None}
     kept = {
         **({"extra": extra} if extra else {}),
@@ -125,7 +126,8 @@ def save_label(
             again = confirms and is_same(found, values, earlier, labels)
             looked_at = drawn | set(earlier.info.disputed) if again else drawn
             new = New(merged, names, covered, said.author, looked_at, confirms)
-            judged = judge(new, earlier, partial(_read_version, datastore, image_id, tag, volume), labels)
+            if tag == DefaultLabelTag.FINAL.value:  # No training takes the others.
+                judged = judge(new, earlier, partial(_read_version, datastore, image_id, tag, volume), labels)
         more = {"label_info": _segments(names, info), "authors": authors, "covers": covered, **judged.record()}
         check = check_version(merged, names, volume, source)
         _store(datastore, image_id, file, tag, {**kept, **more}, check, after, confirms)

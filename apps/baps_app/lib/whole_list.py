@@ -77,7 +77,7 @@ class WholeList(LocalDatastore):
         """Write the list, replaced when the new one is whole."""
         with self.changing if lock else nullcontext(), self._reading:
             with replacing(Path(self._datastore_config_path), ".json") as partial:
-                partial.write_text(json.dumps(self._listed.model_dump(exclude={"base_path"}), indent=2, default=str))
+                partial.write_text(json.dumps(self._listed.model_dump(exclude={"base_path"}), default=str))
             self._config_ts = self._stamp()
 
     def _reconcile_datastore(self) -> None:

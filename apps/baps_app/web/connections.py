@@ -13,7 +13,7 @@ from collections import Counter, OrderedDict
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from web.headers import ALWAYS, DEFAULTS
+from web.headers import RAW
 
 HEADER_SECONDS = 10.0
 """That a client has for the headers of a request; they are one packet or two."""
@@ -141,15 +141,8 @@ class Connection(HttpToolsProtocol):
         self._have_headers()
         if not self.transport.is_closing():
             body = sentence.encode()
-            headers = {
-                "Content-Type": "text/plain; charset=utf-8",
-                "Content-Length": len(body),
-                "Connection": "close",
-                **DEFAULTS,
-                **ALWAYS,
-            }
-            head = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers.items())
-            self.transport.write(STATUS_LINE[status] + head.encode() + b"\r\n" + body)
+            head = b"content-type: text/plain\r\ncontent-length: %d\r\nconnection: close\r\n" % len(body)
+            self.transport.write(STATUS_LINE[status] + head + RAW + b"\r\n" + body)
             self.transport.close()
 
 

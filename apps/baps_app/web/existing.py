@@ -16,13 +16,16 @@ def missing(scope: Scope) -> str:
     A PACS is not asked: of its images the route says that they are missing.
     """
     method, path = scope["method"], path_below(scope)
-    image = parse_qs(scope["query_string"].decode("latin-1")).get("image", [""])[0]
+    query = parse_qs(scope["query_string"].decode("latin-1"))
+    image = query.get("image", [""])[0]
     instance = app_instance()
     of_pacs = hasattr(instance.datastore(), "forward")
     if path.startswith("/infer/"):
         model = path.removeprefix("/infer/")
         if model not in instance._infers:
             return f"There is no model {model!r}. Known ones: {', '.join(instance._infers)}."
+        if query.get("session_id"):  # Beside it 3D Slicer names the volume as it does itself.
+            return ""
     elif path.startswith("/proxy/") and not of_pacs:
         return "This server serves a folder of studies; there is no PACS behind it."
     elif (method, path) != ("PUT", "/datastore/label"):

@@ -29,6 +29,9 @@ ALWAYS = MappingProxyType(
 )
 """Headers of all answers."""
 
+RAW = b"".join(f"{name}: {value}\r\n".encode() for name, value in {**DEFAULTS, **ALWAYS}.items())
+"""All of them as bytes, for what is answered before there is a request for the application."""
+
 
 class SecurityHeaders:
     """Adds the headers to every answer.

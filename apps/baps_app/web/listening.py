@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Sequence
+
+from baps.serving_command import is_loopback
+
+logger = logging.getLogger(__name__)
 
 
 def told_host(words: Sequence[str]) -> str:
@@ -18,6 +23,15 @@ def told_host(words: Sequence[str]) -> str:
     if told is not None:
         return told
     return "0.0.0.0" if "start_server" in words else "127.0.0.1"  # noqa: S104 (what MONAI Label takes)
+
+
+def say_what_a_proxy_does(host: str) -> None:
+    """Log what this server cannot do alone, if other machines reach it."""
+    if not is_loopback(host):
+        logger.warning(
+            "Other machines reach this server directly. TLS, and bounds on slow connections from many addresses, are "
+            "the work of a proxy: put nginx before the server (deploy/nginx.conf), and listen on 127.0.0.1."
+        )
 
 
 def told_root_path(words: Sequence[str]) -> str:

@@ -36,8 +36,7 @@ _MENDED = {
 _WORKER = (
     "default-src 'self'; script-src 'self' 'unsafe-eval'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""The Content-Security-Policy of a script, which counts where a worker runs it. The decoders of compressed images make
-functions of text ('unsafe-eval'); a worker has no page and no cookies that they could touch."""
+"""The Content-Security-Policy of a script, which counts where a worker runs it."""
 
 _KEPT = "private, max-age=3600"
 """How long a browser keeps a file of OHIF, in which there is nothing of patients."""
@@ -73,8 +72,9 @@ def ohif_file(request: Request, path: str) -> Response:
 def page_policy(page: bytes) -> str:
     """Make the Content-Security-Policy under which OHIF works.
 
-    Scripts come from this server, but for those that stand in the page, of which the hashes are named. Styles are
-    written by scripts ('unsafe-inline'), as are images and workers (blob:).
+    Scripts come from this server, but for those that stand in the page, of which the hashes are named. Two of OHIF's
+    libraries make functions of their own text ('unsafe-eval'): that which reads segmentations (ndarray), and in workers
+    those which unpack images (emscripten). Styles are written by scripts ('unsafe-inline'), as are images (blob:).
 
     Args:
         page: its HTML, as it is sent.
@@ -82,7 +82,7 @@ def page_policy(page: bytes) -> str:
     inline = (hashlib.sha256(script.replace(b"\r\n", b"\n")).digest() for script in _INLINE.findall(page))
     hashes = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in inline)
     return (
-        f"default-src 'self'; script-src 'self' {hashes} 'wasm-unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+        f"default-src 'self'; script-src 'self' {hashes} 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
         "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; worker-src 'self' blob:; "
         "media-src 'self' blob:; object-src 'self' blob:; frame-src 'none'; base-uri 'none'; form-action 'self'; "
         "frame-ancestors 'none'"

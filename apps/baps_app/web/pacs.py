@@ -58,5 +58,5 @@ def forward_to_pacs(request: Request, path: str) -> Response:
     ours = {}
     if said:  # The PACS's own status is passed on: it did store what it says.
         ours[NOTES] = quote(" ".join(said)[:400])
-        ours["Warning"] = '299 - "The label was stored, but cannot be read: see X-BAPS-Notes"'
+        ours["Warning"] = '299 - "The label was stored, but it does not count: see X-BAPS-Notes"'
     return answer_for_viewer(found, f"{own_address(request)}/proxy/dicom/wado", ours)

@@ -149,3 +149,13 @@ def test_remove_a_version_or_the_whole_label(studies: Path, audit: Path) -> None
     with pytest.raises(NotFoundError):
         _run("remove", str(studies), "ct_01", first)
     assert [json.loads(line)["what"] for line in audit.read_text().splitlines()] == ["remove a label"] * 2
+
+
+def test_confirm_leaves_a_line(studies: Path, audit: Path) -> None:
+    history = LabelHistory(studies)
+    newest = history.versions("ct_01", "final")[-1]
+    info = {**newest.info, "disputed": {"liver": _names(studies)[0]}}
+    history.save("ct_01", "final", newest.file, newest.suffix, info)
+    assert "liver counts now" in _run("confirm", str(studies), "ct_01")
+    (line,) = [json.loads(line) for line in audit.read_text().splitlines()]
+    assert (line["what"], line["organs"], line["by"]) == ("confirm a label", ["liver"], "command")

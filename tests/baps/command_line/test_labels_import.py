@@ -57,7 +57,7 @@ def served(studies: Path, name: str, tag: str = "final") -> np.ndarray:
     return np.asarray(nibabel.load(file).dataobj)
 
 
-def test_labels_of_other_programs_are_saved_with_a_version(studies: Path) -> None:
+def test_labels_of_other_programs_are_saved_with_a_version(studies: Path, audit: Path) -> None:
     folder = studies / "labels"
     image(folder / "a.nii.gz", mask(1, 2))
     image(folder / "b-label.nii.gz", mask(2))
@@ -71,7 +71,7 @@ def test_labels_of_other_programs_are_saved_with_a_version(studies: Path) -> Non
     assert (version.info["authors"], version.info["confirmed"]) == ({"liver": "anna"}, True)
     assert version.info["covers"]["liver"] == [4]
     assert {path.name: path.read_bytes() for path in folder.glob("*.nii.gz")} == before
-    lines = (studies.parent / "adapters" / "audit.jsonl").read_text().splitlines()
+    lines = audit.read_text().splitlines()
     assert sum("import a label" in line for line in lines) == 3
 
 
@@ -125,14 +125,14 @@ def test_a_label_is_replaced_only_where_that_is_said(studies: Path, tmp_path: Pa
     assert 2 in served(studies, "a")
 
 
-def test_a_dry_run_saves_nothing(studies: Path, tmp_path: Path) -> None:
+def test_a_dry_run_saves_nothing(studies: Path, tmp_path: Path, audit: Path) -> None:
     image(tmp_path / "one" / "a.nii.gz", mask(1))
     image(tmp_path / "one" / "b.nii.gz", mask(9))
     code, said = run(tmp_path / "one", studies, "--dry-run")
     assert (code, "1 of 2 labels can be imported; nothing was saved." in said) == (1, True)
     assert LabelHistory(studies).labels() == []
     assert not list((studies / "labels" / "final").iterdir())
-    assert not (tmp_path / "adapters").exists()
+    assert not audit.exists()
 
 
 def test_what_nobody_stands_by_is_no_final_label(studies: Path, tmp_path: Path) -> None:

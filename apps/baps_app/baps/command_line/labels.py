@@ -12,7 +12,6 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from ..label_import import USED
 from . import options
 from .console import Console
 from .noting import note, private_files
@@ -211,7 +210,7 @@ def import_labels(
     """
     from ..errors import InputError
     from ..formats import list_images
-    from ..label_import import match_labels
+    from ..label_import import USED, match_labels
     from ..settings import Settings, read_settings
 
     site = read_settings(options.given(labels=labels, config=config))

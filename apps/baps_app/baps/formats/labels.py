@@ -166,6 +166,8 @@ def _segments(path: Path, layers: int) -> tuple[list[tuple[int, int, str]], bool
         own = {key: header.get(f"Segment{number}_{key}") for key in ("ID", "Name", "Layer", "LabelValue")}
         if not any(value is not None for value in own.values()):
             break
+        if number == MOST_SEGMENTS:
+            raise InputError(f"The label {path.name} has more than {MOST_SEGMENTS} segments. Save fewer of them.")
         layer = int(own["Layer"] or 0) if own["Layer"] is not None or layers == 1 else number
         value = int(own["LabelValue"] if own["LabelValue"] is not None else number + 1 if layers == 1 else 1)
         name = str(own["Name"] or "").strip()
