@@ -270,6 +270,33 @@ def _dicom_deflated(folder: Path) -> Path:
     return _saved(folder, image, _DEFLATED)
 
 
+def _dicom_items(folder: Path, tag: tuple[int, int] = (0x5200, 0x9230), items: int = 1 << 20) -> Path:
+    """Behind the pixels a sequence of a million items of eight bytes, each of which becomes an object."""
+    path = _dicom(folder)
+    body = struct.pack("<HHI", 0xFFFE, 0xE000, 0) * items
+    path.write_bytes(path.read_bytes() + struct.pack("<HH2sHI", *tag, b"SQ", 0, len(body)) + body)
+    return path
+
+
+def _dicom_elements(folder: Path) -> Path:
+    """A million empty elements before the pixels."""
+    path = _dicom(folder)
+    begin, pixels, end = path.read_bytes().partition(struct.pack("<HH", 0x7FE0, 0x0010))
+    groups, elements = range(0x6001, 0x6001 + 32, 2), range(0x1000, 0x1000 + 0xE000)
+    more = b"".join(struct.pack("<HH2sH", group, element, b"LO", 0) for group in groups for element in elements)
+    path.write_bytes(begin + more + pixels + end)
+    return path
+
+
+def _dicom_long_value(folder: Path, tag: tuple[int, int]) -> Path:
+    """Millions of numbers where one belongs: implicit values may be long."""
+    path, value = _dicom(folder, _IMPLICIT), b"1\\" * (4 << 20) + b"1 "
+    begin, found, end = path.read_bytes().rpartition(struct.pack("<HH", *tag))
+    length = struct.unpack("<I", end[:4])[0]
+    path.write_bytes(begin + found + struct.pack("<I", len(value)) + value + end[4 + length :])
+    return path
+
+
 def _dicom_late_rows(folder: Path) -> Path:
     """Behind the pixels it says once more how large it is."""
     path = _dicom(folder, _JPEG_2000, [_jpeg_2000()])
@@ -418,6 +445,10 @@ BOMBS: dict[str, Callable[[Path], Path]] = {
     "dicom deflated frame": lambda to: _dicom(to, _DEFLATED_FRAMES, [_zeros(160, zlib.compressobj(
         9, zlib.DEFLATED, -zlib.MAX_WBITS))]),
     "dicom late rows": _dicom_late_rows,
+    "dicom items": _dicom_items,
+    "dicom elements": _dicom_elements,
+    "dicom long position": lambda to: _dicom_long_value(to, (0x0020, 0x0032)),
+    "dicom long slope": lambda to: _dicom_long_value(to, (0x0028, 0x1053)),
     "dicom largest": lambda to: _largest_dicom(to, "", None),
     "dicom largest, jpeg 2000": lambda to: _largest_dicom(
         to, _JPEG_2000, lambda frame: bytes(imagecodecs.jpeg2k_encode(frame, codecformat="j2k", reversible=True))),
@@ -425,6 +456,7 @@ BOMBS: dict[str, Callable[[Path], Path]] = {
         imagecodecs.jpegls_encode(frame))),
     "label nrrd more data": lambda to: _nrrd(to, "16 16 4", _zeros(160)),
     "label npz name": lambda to: _npz(to, [("seg", _npy(_FRAME), 62)]),
+    "label seg items": lambda to: _dicom_items(to, (0x7FE1, 0x1010)),
     "label seg header": lambda to: _segmentation(to, Rows=60_000, Columns=60_000),
     "label seg frames": lambda to: _segmentation(to, NumberOfFrames=1_000_000_000),
     "label seg jpeg 2000": lambda to: _segmentation(to, _JPEG_2000, [_jpeg_2000()]),

@@ -244,3 +244,10 @@ def test_no_other_key_is_made_for_lines_that_are_there(tmp_path: Path) -> None:
         with pytest.raises(BapsError, match="is gone. Take it from your backup"):
             act()
     assert not (tmp_path / "audit.jsonl.key").exists()
+
+
+def test_it_is_found_that_all_lines_and_the_head_are_gone(tmp_path: Path) -> None:
+    audit = _filled(tmp_path)
+    audit.file.unlink()
+    audit.file.with_name("audit.jsonl.head").unlink()
+    assert "all lines were removed" in check_audit(audit.file).breaks[0]

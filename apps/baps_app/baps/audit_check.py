@@ -53,9 +53,12 @@ def check_audit(file: Path, chain: str = "") -> AuditCheck:
         BapsError: if its key is damaged.
     """
     audit, check = AuditFile(file), AuditCheck()
+    had_lines = file.with_name(f"{file.name}.key").exists()  # It is made with the head.
     with audit.opened() as (files, head):
         before = digest_before(line for one, size in files for _, line in _lines(one, size))
         _follow(audit, files, head, Link(0, before), check, chain)
+    if had_lines and head is None and not check.chained and not check.unchained:
+        check.note("There is a key, but no line and no head file: all lines were removed.")
     return check
 
 

@@ -10,13 +10,14 @@ import pydicom
 import pydicom.data
 import pytest
 import SimpleITK
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, encapsulate_extended, generate_pixel_data_frame
 from pydicom.pixel_data_handlers.rle_handler import rle_encode_frame
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from baps.errors import InputError
 from baps.formats import is_dicom_folder, read_dicom, read_volume
-from baps.formats.dicom_pixels import decode
+from baps.formats.dicom_pixels import decode, read_dataset
 
 CASES = Path(__file__).parents[4] / "shared" / "cases"
 SAMPLE = Path(__file__).parents[3] / "sample-data" / "dicom" / "ct_01" / "001.dcm"
@@ -245,3 +246,30 @@ def test_the_files_that_pydicom_ships_are_read_as_simpleitk_does_or_refused_with
     for name, sentence in true.items():
         assert sentence in refused[name]
     assert [name for name, said in refused.items() if "broken or cut off" in said] == ["MR_truncated.dcm"]
+
+
+@pytest.mark.parametrize("what", ["items", "elements", "value", "values in a sequence"])
+def test_more_elements_or_values_than_memory_has_room_for_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setenv("BAPS_MOST_VOLUME_MB", "1")
+    dataset = Dataset()
+    dataset.PatientID = "1"
+    if what == "items":
+        dataset.ReferencedImageSequence = [Dataset() for _ in range(100_001)]
+    elif what == "elements":
+        for number in range(100_001):
+            dataset.add_new((0x6001 + 2 * (number // 50_000), 0x1000 + number % 50_000), "LO", "")
+    elif what == "value":
+        dataset.ImagePositionPatient = [1] * 600_000
+    else:
+        item = Dataset()
+        item.ContourData = [1] * 150_000
+        dataset.ROIContourSequence = [item]
+    dataset.is_little_endian, dataset.is_implicit_VR = True, True
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    dataset.SOPClassUID, dataset.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.2", "1.2"
+    dataset.save_as(tmp_path / "a.dcm", write_like_original=False)
+    with pytest.raises(InputError, match=r"a\.dcm has a value of more than 1 MB, or more than"):
+        read_dataset(tmp_path / "a.dcm")

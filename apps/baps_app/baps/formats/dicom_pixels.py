@@ -8,11 +8,13 @@ values.
 
 from __future__ import annotations
 
+import os
 import tempfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,6 +29,7 @@ from pydicom.encaps import encapsulate, generate_pixel_data_frame, get_nr_fragme
 from pydicom.errors import InvalidDicomError
 from pydicom.filebase import DicomBytesIO, DicomFileLike
 from pydicom.pixel_data_handlers.util import get_expected_length
+from pydicom.tag import BaseTag
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -38,7 +41,7 @@ from pydicom.uid import (
 )
 
 from ..errors import InputError
-from ..size import check_size
+from ..size import check_size, max_volume_bytes
 from .codestream import check_frames, split_frames
 
 _PIXEL_DESCRIPTION = (
@@ -91,6 +94,43 @@ _PART = 1 << 20
 _PIECE = 1 << 20
 """Bytes that are inflated at once."""
 
+_ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
+"""What each item of a sequence begins with, little and big endian."""
+
+_MOST_ITEMS, _LEAST_ITEMS = 1_000_000, 100_000
+"""Items of sequences, or elements beside them, of one object. An enhanced object of 20,000 frames has 200,000."""
+
+_BYTES_EACH, _BYTES_EACH_VALUE = 1 << 12, 1 << 8
+"""Of a volume as large as is allowed, for each item, which takes 500 in memory, and for each value of many."""
+
+_LONGEST_VALUE = 1 << 20
+_SHORT = frozenset(
+    [
+        "AE",
+        "AS",
+        "AT",
+        "CS",
+        "DA",
+        "DS",
+        "DT",
+        "FD",
+        "FL",
+        "IS",
+        "LO",
+        "PN",
+        "SH",
+        "SL",
+        "SS",
+        "SV",
+        "TM",
+        "UI",
+        "UL",
+        "US",
+        "UV",
+    ]
+)
+"""Kinds of values of which each becomes an object. Implicit ones may be long; none that is needed is."""
+
 
 def is_dicom(source: Path | BytesIO) -> bool:
     """Whether a file is DICOM by its first bytes, also one that lacks the preamble."""
@@ -133,8 +173,59 @@ def read_dataset(source: Path | BytesIO, pixels: bool = False, tags: tuple[str, 
         raise InvalidDicomError
     if not force and _syntax(source) == DeflatedExplicitVRLittleEndian:
         source = _inflated(source)
+    check_elements(source)
     found: FileDataset = pydicom.dcmread(source, stop_before_pixels=not pixels, specific_tags=wanted, force=force)
     return found
+
+
+def check_elements(source: Path | BytesIO) -> None:
+    """Refuse an object whose elements and values take more memory than voxels: two to eight bytes each become 500.
+
+    Raises:
+        InputError: if it has too many.
+    """
+    bound = max_volume_bytes()
+    most, most_values = min(max(bound // _BYTES_EACH, _LEAST_ITEMS), _MOST_ITEMS), bound // _BYTES_EACH_VALUE
+    name = source.name if isinstance(source, Path) else "The DICOM object"
+    with _opened(source) as file:
+        size = file.seek(0, os.SEEK_END)
+        if size < 2 * min(most, most_values):  # No value is shorter.
+            return
+        file.seek(0)
+        enough = sum(sum(map(part.count, _ITEMS)) for part in _parts(file, size)) > most
+        places: list[tuple[int, str]] = []
+
+        def is_enough(tag: BaseTag, vr: str | None, length: int) -> bool:
+            nonlocal enough
+            known = vr or (dictionary_VR(tag) if dictionary_has_tag(tag) else "UN")
+            places.append((file.tell(), known))
+            enough = len(places) > most or (known in _SHORT and length > _LONGEST_VALUE)
+            return enough
+
+        if not enough:
+            file.seek(0)
+            with suppress(Exception):  # What cannot be read is said when it is.
+                pydicom.filereader.read_partial(file, stop_when=is_enough, specific_tags=["SOPClassUID"], force=True)
+        values = 0
+        for (start, vr), (end, _) in pairwise([*places, (size, "")]):
+            if vr == "SQ" and not enough:
+                file.seek(start)
+                values += sum(part.count(b"\\") for part in _parts(file, end - start))
+        enough = enough or values > most_values
+    if enough:
+        raise InputError(
+            f"{name} has a value of more than {_LONGEST_VALUE >> 20} MB, or more than {most:,} elements or "
+            f"{most_values:,} values in sequences, which no image or label needs. It is broken; export it again."
+        )
+
+
+def _parts(file: BinaryIO, size: int) -> Iterator[bytes]:
+    """Read so many bytes part by part; each part begins with the last three of the one before, for what is cut."""
+    kept = b""
+    while size > 0 and (part := file.read(min(size, _PIECE))):
+        size -= len(part)
+        yield kept + part
+        kept = part[-3:]
 
 
 def _syntax(source: Path | BytesIO) -> str:
