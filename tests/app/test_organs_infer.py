@@ -95,9 +95,10 @@ def test_the_reply_names_what_is_there_in_the_order_of_the_values(site: Site) ->
 def test_an_organ_is_saved_on_all_slices(site: Site) -> None:
     _, said = site.ask(save_as="ball", client_id="Dr. Who")
     assert said["notes"][-1] == "Saved."
-    ((image_id, volume, organ, mask, slices, author),) = site.saved
+    ((image_id, volume, organ, mask, slices, author, confirms),) = site.saved
     assert (image_id, organ, author, list(slices)) == ("image", "ball", "Dr. Who", list(range(volume.shape[2])))
     np.testing.assert_array_equal(mask, site.ball)
+    assert not confirms
 
 
 def test_one_that_nothing_answers_for_is_not_saved(site: Site) -> None:

@@ -8,6 +8,7 @@ import hmac
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jwt
@@ -19,9 +20,11 @@ from fastapi import HTTPException
 from baps.errors import BapsError
 from baps.openid_settings import OpenIdSettings
 from baps.roles import Role
+from baps.users import Users
 from provider import Provider, new_key, running_provider
 from web import openid as module
 from web.openid import OpenId
+from web.signing_in import SigningIn
 
 
 @pytest.fixture
@@ -47,6 +50,17 @@ def test_a_good_token_says_who_it_is_and_what_they_may(provider: Provider, algor
     provider.rotate("a", algorithm)
     asker = _openid(provider).asker(provider.token())
     assert (asker.name, asker.role, asker.by) == ("rita", Role.ANNOTATOR, "openid")
+
+
+def test_a_user_of_the_provider_is_never_taken_for_one_of_this_server(provider: Provider, tmp_path: Path) -> None:
+    users = Users(tmp_path / "users.json")
+    users.add("rita", Role.TRAINER)
+    signing_in = SigningIn(users, _openid(provider))
+    asker = signing_in.with_token(provider.token(), "127.0.0.1")
+    assert (asker.name, asker.role, asker.by) == ("rita (openid)", Role.ANNOTATOR, "openid")
+    named_so = signing_in.with_token(provider.token(preferred_username="rita (openid)"), "127.0.0.1")
+    assert named_so.name == "rita (openid) (openid)"
+    assert signing_in.with_token(provider.token(preferred_username="anna"), "127.0.0.1").name == "anna"
 
 
 NOW = int(time.time())

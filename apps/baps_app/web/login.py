@@ -158,7 +158,7 @@ class Login:
         if not code:
             return self._page(request, way.target, "The hospital's login did not let you in. Try again.", 401)
         try:
-            asker = openid.with_code(code, _back(request), way.nonce, way.verifier)
+            asker = self._in.of_provider(openid.with_code(code, _back(request), way.nonce, way.verifier))
         except HTTPException as refusal:
             return self._page(request, way.target, str(refusal.detail), refusal.status_code)
         except BapsError as error:

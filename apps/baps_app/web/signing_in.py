@@ -6,7 +6,7 @@ import threading
 import unicodedata
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import HTTPException
@@ -31,6 +31,9 @@ _MOST_OF_ADDRESS = 100
 """Failures of one address under all names: many people may sit behind it."""
 
 _MOST_KNOWN = 4096
+
+_OPENID = " (openid)"
+"""What a user of the provider is called beside their name, where this server has a user of that name."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ class SigningIn:
             if self.users and (user := self.users.find(token)):
                 return _asker(user)
             if self.openid and token.count(".") == 2:
-                return self.openid.asker(token)
+                return self.of_provider(self.openid.asker(token))
             raise HTTPException(
                 401, "The token is not known here, or has ended. Sign in again.", {"WWW-Authenticate": "Bearer"}
             )
@@ -136,14 +139,25 @@ class SigningIn:
                 raise HTTPException(
                     401, "User or token is wrong, or the token has ended.", {"WWW-Authenticate": "Bearer"}
                 )
-            found = self.openid.with_password(name, secret)
+            given, asker = self.openid.with_password(name, secret)
         except (HTTPException, BapsError) as error:
             if not (isinstance(error, HTTPException) and error.status_code == 401):
                 _take_back(counted)
             raise
         _take_back(counted)
         self._know(who)
-        return found
+        return given, self.of_provider(asker)
+
+    def of_provider(self, asker: Asker) -> Asker:
+        """Return a user of the provider under a name that no user of this server has.
+
+        Providers let users choose their names: one must not count as the author of another's labels.
+
+        Raises:
+            BapsError: if the users cannot be read.
+        """
+        taken = self.users is not None and asker.name in self.users.all()
+        return replace(asker, name=f"{asker.name}{_OPENID}") if taken or asker.name.endswith(_OPENID) else asker
 
     def _know(self, who: str) -> None:
         """Remember a name and an address that the provider's password was right for; the oldest is forgotten."""
