@@ -188,8 +188,8 @@ def test_what_is_shown_is_saved_where_it_was_painted(painting: Painting) -> None
     painting.ask()
     assert painting.saved == []
     mask, said = painting.ask(save_as="ball", image_id="case 1", client_id="anna")
-    [(image, volume, organ, saved, slices, author)] = painting.saved
-    assert (image, organ, slices, author) == ("case 1", "ball", [5, 6], "anna")
+    [(image, volume, organ, saved, slices, author, confirms)] = painting.saved
+    assert (image, organ, slices, author, confirms) == ("case 1", "ball", [5, 6], "anna", False)
     assert volume.shape == painting.volume.shape
     np.testing.assert_array_equal(saved, mask > 0)
     assert "Saved as ball." in said["notes"]

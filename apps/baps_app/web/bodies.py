@@ -52,8 +52,8 @@ _LARGE, _LARGE_EACH, _LARGE_WAITING = 64, 8, 64
 _IMAGES_EACH, _IMAGES = 2, 8
 """Bytes that bodies take on disk, of one user and in all, as multiples of the largest image."""
 
-_KEPT_FREE = 1 << 30
-"""Bytes of the disk that are left for others."""
+_KEPT_FREE, _KEPT_SHARE = 1 << 30, 10
+"""Bytes of the disk that are left for others, but of a small one, as in a container, a tenth at most."""
 
 _FIELDS, _FILES = 64, 1000
 """Of a form: nobody sends more fields, and a session may bring a series, a file for each slice."""
@@ -221,7 +221,8 @@ def _check_room(size: int) -> None:
     Raises:
         HTTPException: 507.
     """
-    if shutil.disk_usage(tempfile.gettempdir()).free - size < _KEPT_FREE:
+    disk = shutil.disk_usage(tempfile.gettempdir())
+    if disk.free - size < min(_KEPT_FREE, disk.total // _KEPT_SHARE):
         raise _no_room()
 
 
