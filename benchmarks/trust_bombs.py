@@ -531,11 +531,6 @@ def _reset_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def bound_mb() -> int:
-    """Return the memory that one file may take."""
-    return _TIMES * MOST_MB + _SLACK_MB
-
-
 def read_bombs(names: Sequence[str] = tuple(BOMBS)) -> dict[str, Any]:
     """Have bombs read, one after the other.
 
@@ -563,11 +558,21 @@ def read_bombs(names: Sequence[str] = tuple(BOMBS)) -> dict[str, Any]:
             path.unlink()
         if child is not None:
             child.communicate()
-    over = [
-        name
-        for name, row in rows.items()
-        if row["took_mb"] > bound_mb() or row["verdict"] not in ("answered", "refused")
-    ]
+    return judge_bombs(rows)
+
+
+def judge_bombs(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Count the bombs that took too much memory, or were answered with an error.
+
+    Args:
+        rows: what happened, by name: ``verdict`` and ``took_mb``.
+
+    Returns:
+        As ``read_bombs``.
+    """
+    most = _TIMES * MOST_MB + _SLACK_MB
+    good = ("answered", "refused")
+    over = [name for name, row in rows.items() if row["took_mb"] > most or row["verdict"] not in good]
     return {
         "bombs": len(rows),
         "bombs_over_bound": len(over),

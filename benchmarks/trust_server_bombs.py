@@ -17,7 +17,7 @@ import nibabel
 import numpy as np
 import requests
 
-from trust_bombs import BOMBS, MOST_MB, bound_mb
+from trust_bombs import BOMBS, MOST_MB, judge_bombs
 from trust_site import Site, site
 from trust_tally import judge
 
@@ -87,18 +87,8 @@ def send_bombs(folder: Path, names: Sequence[str] = tuple(BOMBS)) -> dict[str, A
                 rows[f"{way}: {name}"] = _sent(place, session, bomb, send)
             bomb.unlink()
         alive = place.process.is_running()
-    over = [
-        name
-        for name, row in rows.items()
-        if row["took_mb"] > bound_mb() or row["verdict"] not in ("answered", "refused")
-    ]
-    return {
-        "bombs": len(rows),
-        "bombs_over_bound": len(over) + (not alive),
-        "over_bound": over,
-        "most_mb": max(row["took_mb"] for row in rows.values()),
-        "by_name": rows,
-    }
+    found = judge_bombs(rows)
+    return {**found, "bombs_over_bound": found["bombs_over_bound"] + (not alive)}
 
 
 def _add_flat(place: Site, session: requests.Session, folder: Path) -> None:

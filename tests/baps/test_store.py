@@ -56,7 +56,7 @@ def test_an_empty_store(store: AdapterStore, able: Capabilities) -> None:
     assert store.versions("spleen") == []
     assert store.published("spleen") is None
     assert store.served("spleen", able.weights_sha256) is None
-    with pytest.raises(NotFoundError, match="'v0001'.*'spleen'"):
+    with pytest.raises(NotFoundError, match="no adapter of spleen.*none"):
         store.load("spleen", "v0001")
     with pytest.raises(NotFoundError):
         store.publish("spleen", "v0001")
@@ -159,7 +159,8 @@ def test_withdraw_keeps_the_versions(store: AdapterStore, able: Capabilities) ->
     assert store.served("spleen", able.weights_sha256) is None
     assert store.versions("spleen") == ["v0001"]
     store.withdraw("spleen")
-    store.withdraw("liver")
+    with pytest.raises(NotFoundError, match=r"no adapter of liver.*adapters of: spleen\."):
+        store.withdraw("liver")
     store.publish("spleen", "v0001")
     assert store.served("spleen", able.weights_sha256) == ("spleen", "v0001")
 
@@ -336,7 +337,7 @@ def test_a_broken_version_is_passed_over(store: AdapterStore, able: Capabilities
         (folder / "record.json").write_text("" if damage == "empty" else "not JSON")
     assert store.served("spleen", able.weights_sha256) is None
     assert store.find("spleen", "a") is None
-    with pytest.raises(BapsError, match="There is no version|cannot be read"):
+    with pytest.raises(BapsError, match="There is no adapter|cannot be read"):
         store.record("spleen", version)
 
 

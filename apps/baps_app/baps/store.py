@@ -286,8 +286,8 @@ class AdapterStore:
         """Why there is nothing to roll back to, and what can be done."""
         name, versions = label or "shared", self.versions(label)
         if not versions:
-            known = ", ".join(one or "shared" for one in self.labels()) or "none"
-            return f"There is no adapter of {name}. Adapters are there of: {known}."
+            known = ", ".join(one or "shared" for one in self.labels() if self.versions(one)) or "none"
+            return f"There is no adapter of {name}. There are adapters of: {known}."
         back = [line.removeprefix("-") for line in self._history(label) if line.startswith("-")]
         before = f"version {back[-1]} was rolled back" if back else "no version was ever published"
         return (
