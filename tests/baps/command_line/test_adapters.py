@@ -111,7 +111,7 @@ def test_a_second_roll_back_says_what_is_served_and_what_to_do(store: AdapterSto
     "words", [("rollback", "x"), ("withdraw", "x"), ("publish", "x", "v0001"), ("show", "x", "v0001")]
 )
 def test_a_label_without_adapters_is_said(store: AdapterStore, words: tuple[str, ...]) -> None:
-    with pytest.raises(NotFoundError, match="There is no adapter of x. Adapters are there of: shared, spleen."):
+    with pytest.raises(NotFoundError, match="There is no adapter of x. There are adapters of: shared, spleen."):
         _run(*words)
 
 

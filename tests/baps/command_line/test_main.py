@@ -18,7 +18,7 @@ def test_an_error_is_one_sentence(
     with pytest.raises(SystemExit) as caught:
         main()
     assert caught.value.code == 1
-    assert capsys.readouterr().err == f"There is no adapter of {label}. Adapters are there of: none.\n"
+    assert capsys.readouterr().err == f"There is no adapter of {label}. There are adapters of: none.\n"
 
 
 def test_help_needs_nothing_heavy() -> None:
