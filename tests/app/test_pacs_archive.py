@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from copy import deepcopy
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -176,7 +177,7 @@ def test_next_sample_passes_over_what_is_labelled_or_unusable(pacs: _Pacs, monke
     whole = archive_pacs.make_image
 
     def torn(number: int, k: int) -> Any:
-        image = whole(number, k)
+        image = deepcopy(whole(number, k))  # The stand-in keeps what it has made.
         if number == 3:
             image.ImagePositionPatient = [0.0, 0.0, 0.0]
         return image
