@@ -32,8 +32,9 @@ CASES = tuple(f"ct_{number:02d}" for number in range(1, 12))
 Voxel = tuple[int, int, int]
 
 _PLACES = re.compile(
-    r"studies(/(images|labels|labels-history|\.converted)(/.*)?|/[^/]+\.(nii|nii\.gz|nrrd|dcm|png|jpe?g|tiff?|npz)|"
-    r"/datastore_v2\.json|/\.lock|/\.partial-.*)?|adapters(/.*)?|tmp(/.*)?|home(/.*)?|server\.log|\.?users\.json.*"
+    r"studies(/(images|labels|labels-history|\.converted)(/.*)?|/[^/]+\.(nii|nii\.gz|nrrd|mha|dcm|png|jpe?g|tiff?|npz)|"
+    r"/datastore_v2\.json|/\.label-checks\.json|/\.lock|/\.partial-.*)?|adapters(/.*)?|tmp(/.*)?|home(/.*)?|"
+    r"server\.log|\.?users\.json.*"
 )
 """What the server may write below its folder."""
 
