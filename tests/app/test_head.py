@@ -50,7 +50,7 @@ def test_of_a_series_that_the_server_has_not_fetched(tmp_path: Path, monkeypatch
     monkeypatch.setenv("MONAI_LABEL_DATASTORE_CACHE_PATH", str(tmp_path / "cache"))
     uid = pydicom.dcmread(next(SAMPLE.glob("*.dcm"))).SeriesInstanceUID
     settings = {"labels": "spleen=2,liver=1", "adapters": str(tmp_path / "adapters")}
-    with orthanc.running_orthanc(tmp_path) as pacs:
+    with orthanc.running_orthanc(tmp_path, reachable=True) as pacs:
         orthanc.store(pacs, SAMPLE)
         with running_server(f"{pacs}/dicom-web", tmp_path / "server.log", settings) as (address, _):
             assert not list((tmp_path / "cache").rglob("*.nii.gz"))

@@ -59,7 +59,7 @@ def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[s
         "gap": _copy(folder / "gap", "CT", skip=(7, 8)),
         "SR": _copy(folder / "sr", "SR"),
     }
-    with orthanc.running_orthanc(folder) as address:
+    with orthanc.running_orthanc(folder, reachable=True) as address:
         orthanc.store(address, SAMPLE)
         orthanc.store(address, folder)
         yield f"{address}/dicom-web", series
@@ -333,7 +333,7 @@ def test_the_server_outlives_its_pacs(tmp_path: Path, monkeypatch: pytest.Monkey
     uid = str(pydicom.dcmread(FILES[0]).SeriesInstanceUID)
     settings = {"labels": "spleen=2", "adapters": str(tmp_path / "adapters")}
     with ExitStack() as running:
-        with orthanc.running_orthanc(tmp_path) as address:
+        with orthanc.running_orthanc(tmp_path, reachable=True) as address:
             orthanc.store(address, SAMPLE)
             log = tmp_path / "server.log"
             server, _ = running.enter_context(running_server(f"{address}/dicom-web", log, settings))

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(bool(orthanc.missing()), reason=orthanc.missing(
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with orthanc.running_orthanc(tmp_path_factory.mktemp("pacs")) as found:
+    with orthanc.running_orthanc(tmp_path_factory.mktemp("pacs"), reachable=True) as found:
         yield found
 
 

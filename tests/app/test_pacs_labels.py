@@ -36,7 +36,7 @@ def pacs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str,
 
     monkeypatch.setattr(settings, "MONAI_LABEL_DICOMWEB_CACHE_PATH", str(tmp_path / "cache"))
     series = write_series(tmp_path / "dicom", "coronal")
-    with orthanc.running_orthanc(tmp_path) as address:
+    with orthanc.running_orthanc(tmp_path, reachable=True) as address:
         orthanc.store(address, tmp_path / "dicom")
         yield f"{address}/dicom-web", replace(series, labels=np.where(series.labels > 2, 0, series.labels))
 

@@ -112,7 +112,7 @@ def test_the_server_logs_in_and_so_do_viewers_through_it(tmp_path: Path, monkeyp
     monkeypatch.setenv("MONAI_LABEL_DATASTORE_CACHE_PATH", str(tmp_path / "server-cache"))
     uid = str(pydicom.dcmread(next(SAMPLE.glob("*.dcm"))).SeriesInstanceUID)
     login = _file(tmp_path, json.dumps({"user": "baps", "password": SECRET}))
-    with orthanc.running_orthanc(tmp_path, {"baps": SECRET}) as address:
+    with orthanc.running_orthanc(tmp_path, {"baps": SECRET}, reachable=True) as address:
         assert requests.get(f"{address}/dicom-web/studies", timeout=30).status_code == 401
         with pytest.raises(BapsError, match=r"HTTP 401.*user and password"):
             open_pacs(f"{address}/dicom-web").list_images()

@@ -103,7 +103,7 @@ def _store(folder: Path, change: Callable[[Dataset], None]) -> str:
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with orthanc.running_orthanc(tmp_path_factory.mktemp("pacs")) as found:
+    with orthanc.running_orthanc(tmp_path_factory.mktemp("pacs"), reachable=True) as found:
         yield found
 
 

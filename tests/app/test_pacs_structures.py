@@ -41,7 +41,7 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with orthanc.running_orthanc(tmp_path_factory.mktemp("pacs")) as found:
+    with orthanc.running_orthanc(tmp_path_factory.mktemp("pacs"), reachable=True) as found:
         yield found
 
 

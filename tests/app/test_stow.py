@@ -117,7 +117,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     if orthanc.missing():
         pytest.skip(orthanc.missing())
     folder = tmp_path_factory.mktemp("stow")
-    with pytest.MonkeyPatch.context() as patched, orthanc.running_orthanc(folder) as address:
+    with pytest.MonkeyPatch.context() as patched, orthanc.running_orthanc(folder, reachable=True) as address:
         patched.setattr(settings, "MONAI_LABEL_DICOMWEB_CACHE_PATH", str(folder / "cache"))
         series = write_series(folder / "dicom", "axial")
         orthanc.store(address, folder / "dicom")

@@ -87,7 +87,7 @@ def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Line
 
     monkeypatch.setattr(settings, "MONAI_LABEL_DICOMWEB_CACHE_PATH", str(tmp_path / "cache"))
     series = write_series(tmp_path / "dicom", "axial")
-    with orthanc.running_orthanc(tmp_path) as address:
+    with orthanc.running_orthanc(tmp_path, reachable=True) as address:
         orthanc.store(address, tmp_path / "dicom")
         line = Line(address)
         threading.Thread(target=line.run, daemon=True).start()

@@ -14,6 +14,7 @@ import psutil
 import pytest
 import requests
 
+import loopback
 import orthanc
 import pacs
 from server import ROOT, free_port
@@ -25,6 +26,7 @@ from server import ROOT, free_port
 def test_a_pacs_and_the_server_beside_it(tmp_path: Path, end: signal.Signals) -> None:
     port, log = free_port(), tmp_path / "pacs.txt"
     command = [sys.executable, str(ROOT / "demo" / "pacs.py"), "--port", str(port)]
+    command += [] if loopback.possible() else ["--open"]  # As a container may be, where tests run too.
     with log.open("w") as output:
         # Where the tests run in the background they ignore SIGINT, and would hand that on.
         child = subprocess.Popen(

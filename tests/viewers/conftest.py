@@ -49,7 +49,7 @@ def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pacs]:
         "adapters": str(folder / "adapters"),
         "organ_weights": str(small_organ_model(folder)),
     }
-    with pytest.MonkeyPatch.context() as patched, orthanc.running_orthanc(folder) as address:
+    with pytest.MonkeyPatch.context() as patched, orthanc.running_orthanc(folder, reachable=True) as address:
         orthanc.store(address, folder / "dicom")
         patched.setenv("MONAI_LABEL_DATASTORE_CACHE_PATH", str(folder / "cache"))
         with running_server(f"{address}/dicom-web", folder / "server.log", settings) as (server, _):

@@ -50,7 +50,7 @@ def hospital(closed_folder: Path, token: str, issuer: str) -> Iterator[Pacs]:
     openid.chmod(0o600)
     settings = {"labels": "spleen=2,liver=1", "adapters": str(closed_folder / "adapters"),
                 "users": str(closed_folder / "users.json"), "openid": str(openid)}  # fmt: skip
-    with pytest.MonkeyPatch.context() as patched, orthanc.running_orthanc(closed_folder) as address:
+    with pytest.MonkeyPatch.context() as patched, orthanc.running_orthanc(closed_folder, reachable=True) as address:
         orthanc.store(address, closed_folder / "dicom")
         patched.setenv("MONAI_LABEL_DATASTORE_CACHE_PATH", str(closed_folder / "cache"))
         log = closed_folder / "server.log"

@@ -74,7 +74,7 @@ def below(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
     token = users.add("anna", Role.ANNOTATOR)
     settings = {"labels": "spleen=2,liver=1", "adapters": str(folder / "adapters"), "users": str(users.file),
                 "root_path": "/baps"}  # fmt: skip
-    with pytest.MonkeyPatch.context() as patched, orthanc.running_orthanc(folder) as pacs:
+    with pytest.MonkeyPatch.context() as patched, orthanc.running_orthanc(folder, reachable=True) as pacs:
         orthanc.store(pacs, folder / "dicom")
         patched.setenv("MONAI_LABEL_DATASTORE_CACHE_PATH", str(folder / "cache"))
         with (
