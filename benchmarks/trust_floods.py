@@ -24,11 +24,9 @@ from urllib.parse import urlsplit
 import numpy as np
 import requests
 
-from baps.formats import read_labels, read_volume, write_nifti
 from baps.roles import Role
 from baps.users import Users
-from baps.volume import Volume
-from trust_site import CASES, LABELS, SAMPLES, Memory, Site, site, voxels_of
+from trust_site import CASES, SAMPLES, Memory, Site, site, voxels_of, write_labels
 
 SECONDS = 1.0
 """That clicks of others may take, at the 95th percentile."""
@@ -275,7 +273,7 @@ def flood(folder: Path, seed: int = 0, share: float = 1.0, only: tuple[str, ...]
     with site(folder, _CASES) as place:
         users = Users(folder / "users.json")
         tokens = {name: users.add(name, Role.ANNOTATOR) for name in ("flooder", "other")}
-        _write_label(folder / "tmp" / "label.nii.gz")
+        write_labels(folder / "tmp" / "label.nii.gz", _CASES[0])
         (folder / "tmp" / "image.nii.gz").write_bytes((SAMPLES / "images" / f"{_CASES[0]}.nii.gz").read_bytes())
         for case in _CASES:  # All are open in a viewer.
             Flooder(place.address, tokens["other"], folder / "tmp", {case: voxel[case]}, 1, time.time() + 60).ask(
@@ -308,13 +306,6 @@ def flood(folder: Path, seed: int = 0, share: float = 1.0, only: tuple[str, ...]
         "floods_refused_others": sum(len(row["faults"]) for name, row in found.items() if name != "nothing"),
         "by_name": found,
     }
-
-
-def _write_label(file: Path) -> None:
-    """Write the labels of the first case that the site has names for."""
-    image = read_volume(SAMPLES / "images" / f"{_CASES[0]}.nii.gz")
-    labels = read_labels(SAMPLES / "labels" / f"{_CASES[0]}.nii.gz", image).astype(np.uint8)
-    write_nifti(file, Volume(np.where(labels <= max(LABELS.values()), labels, 0), image.affine))
 
 
 def _from_another_process(name: str, by: Flooder) -> dict[str, int]:

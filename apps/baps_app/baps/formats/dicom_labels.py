@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..label_map import LabelMap
 from ..volume import Volume
 from .dicom_frames import HEADER
-from .dicom_pixels import check_elements, read_dataset
+from .dicom_pixels import read_dataset
 from .dicom_seg import Segment, read_segmentation, slice_depths, source_frames
 from .rtstruct import RTSTRUCT_CLASS, read_structures
 
@@ -119,8 +119,7 @@ def _kind(path: Path) -> str:
         meta = pydicom.filereader.read_file_meta_info(path)
         if kind := meta.get("MediaStorageSOPClassUID") or _is_deflated(meta):
             return str(kind)
-        check_elements(path)
-        return str(pydicom.dcmread(path, specific_tags=["SOPClassUID"]).get("SOPClassUID", ""))
+        return str(read_dataset(path, tags=("SOPClassUID",)).get("SOPClassUID", ""))
     except Exception:  # pydicom raises many kinds; whoever reads the file as an image says what is wrong with it.
         return ""
 
@@ -128,9 +127,7 @@ def _kind(path: Path) -> str:
 def _read_object(path: Path) -> Dataset:
     if _is_deflated(pydicom.filereader.read_file_meta_info(path)):
         raise InputError(f"{path.name} is packed as a whole (Deflated). Export it again in another transfer syntax.")
-    check_elements(path)
-    dataset: Dataset = pydicom.dcmread(path)
-    return dataset
+    return read_dataset(path, pixels=True)
 
 
 def _is_deflated(meta: Dataset) -> bool:

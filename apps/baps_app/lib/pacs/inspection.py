@@ -15,7 +15,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from pydicom.valuerep import DT
 
 from baps.errors import InputError
-from baps.formats.dicom_pixels import check_elements
+from baps.formats.dicom_pixels import read_dataset
 from baps.formats.rtstruct import RTSTRUCT_CLASS
 from baps.pacs_studies import json_values
 from lib.pacs.series import NO_IMAGES, is_uid
@@ -72,8 +72,7 @@ def read_object(content: bytes) -> FileDataset:
             packed = pydicom.filereader.read_file_meta_info(file).get("TransferSyntaxUID")
             if packed == DeflatedExplicitVRLittleEndian:  # It unpacks to any size when it is opened.
                 raise InputError("The object is packed as a whole (Deflated). Export it in another transfer syntax.")
-            check_elements(file)
-            found: FileDataset = pydicom.dcmread(file)
+            found = read_dataset(file, pixels=True)
             for _ in found.iterall():  # What cannot be read at all is told here.
                 pass
         except InputError:
