@@ -77,7 +77,7 @@ def test_a_click_lands_inside_the_drawn_square(scene: tuple[Volume, tuple[int, i
     plane = Plane(axis, voxel[axis])
     canvas = Canvas.fit(volume, plane, side)
     drawn = canvas.draw(plane.of(_square_around(volume, voxel, plane, canvas)))
-    ((x, y),) = canvas.place(Prompt((plane.flatten(voxel),))).positive
+    x, y = canvas.place(plane.flatten(voxel))
     assert -0.5 <= x <= canvas.width - 0.5
     assert -0.5 <= y <= canvas.height - 0.5
     column, row = min(max(round(x), 0), canvas.width - 1), min(max(round(y), 0), canvas.height - 1)
@@ -199,7 +199,7 @@ def test_the_canvas_does_not_depend_on_how_the_file_stores_the_image(
         corner = plane.flatten(tuple(max(0, v - 1) for v in voxel))  # type: ignore[arg-type]
         x, y = plane.flatten(voxel)
         box = (min(x, corner[0]), min(y, corner[1]), x, y)
-        shown.append((canvas.draw(plane.of(volume.voxels)), canvas.place(Prompt(((x, y),), box=box))))
+        shown.append((canvas.draw(plane.of(volume.voxels)), Prompt(((x, y),), box=box).mapped(canvas.place)))
     np.testing.assert_allclose(shown[0][0], shown[1][0], atol=0.02)
     np.testing.assert_allclose(shown[0][1].positive, shown[1][1].positive, atol=1e-3)
 

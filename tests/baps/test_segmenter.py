@@ -173,7 +173,7 @@ def test_the_head_corrects_the_answer_to_every_click(
     pixels = canvas_image(phantom[0], MIDDLE, canvas, choose_window(phantom[0]))[None]
     masks: list[NDArray[np.bool_]] = []
     for prompt in (CLICK, Prompt(((3, 3),)), Prompt((*CLICK.positive, (3, 3)), ((30, 30),)), CLICK):
-        placed = [canvas.place(prompt)]
+        placed = [prompt.mapped(canvas.place)]
         answer = black_box.segment(adapter.change(pixels, placed), placed)
         expected = canvas.restore(adapter.refine(pixels, placed, answer)[0]) > 0.5
         found = segmenter.segment(path, MIDDLE, prompt, "spleen")

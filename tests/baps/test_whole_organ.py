@@ -208,7 +208,7 @@ def test_a_memory_carries_from_each_clicked_slice_and_knows_the_other_end(path: 
     assert {((13,), 14, False), ((10,), 9, True), ((10, 13), 11, False), ((13, 10), 12, True)} <= known
     ((x, y),) = next(background for _, index, _, background in black_box.carried if index == 8)
     canvas = Canvas.fit(segmenter.volume(path)[0], Plane(2, 8), 64)
-    assert (x, y) == canvas.place(Prompt(((1.0, 2.0),))).positive[0]
+    assert (x, y) == canvas.place((1.0, 2.0))
 
 
 @pytest.mark.parametrize("with_head", [False, True])

@@ -150,7 +150,7 @@ def _score(
         ask = asker(black_box, adapter, canvas_image(volume, plane, canvas, window))
 
         def masks(prompts: Sequence[Prompt], ask: Ask = ask, canvas: Canvas = canvas) -> list[NDArray[np.bool_]]:
-            return [canvas.restore(one) > 0.5 for one in ask([canvas.place(prompt) for prompt in prompts])]
+            return [canvas.restore(one) > 0.5 for one in ask([prompt.mapped(canvas.place) for prompt in prompts])]
 
         scores.append(go_on_clicking(masks, truth, kind, clicks, randoms))
     if not scores:

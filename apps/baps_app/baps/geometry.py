@@ -17,8 +17,6 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from .blackbox import Prompt
-from .blackbox.prompt import Point
 from .errors import InputError
 from .volume import Volume
 
@@ -145,20 +143,19 @@ class Canvas:
         turned = turned[:: -1 if self.upended else 1, :: -1 if self.mirrored else 1]
         return _resize(turned.T if self.transposed else turned, self.rows, self.columns)
 
-    def place(self, prompt: Prompt) -> Prompt:
-        """A prompt in pixels of the slice, in pixels of the canvas."""
+    def place(self, point: tuple[float, float]) -> tuple[float, float]:
+        """Map a point of the slice to the canvas.
 
-        def move(point: Point) -> Point:
-            x, y = ((value + 0.5) * factor - 0.5 for value, factor in zip(point, self.scale, strict=True))
-            if self.transposed:
-                x, y = y, x
-            return (self.width - 1 - x if self.mirrored else x, self.height - 1 - y if self.upended else y)
+        Args:
+            point: (X, Y) in pixels of the slice; (0, 0) is the centre of the first pixel.
 
-        box = prompt.box
-        if box is not None:
-            (x0, y0), (x1, y1) = move(box[:2]), move(box[2:])
-            box = (min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
-        return Prompt(tuple(map(move, prompt.positive)), tuple(map(move, prompt.negative)), box)
+        Returns:
+            (X, Y) in pixels of the canvas.
+        """
+        x, y = ((value + 0.5) * factor - 0.5 for value, factor in zip(point, self.scale, strict=True))
+        if self.transposed:
+            x, y = y, x
+        return (self.width - 1 - x if self.mirrored else x, self.height - 1 - y if self.upended else y)
 
 
 def _resize(pixels: NDArray[np.generic], height: int, width: int) -> NDArray[np.float32]:

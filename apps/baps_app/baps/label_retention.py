@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from itertools import pairwise
-from pathlib import Path
 
-from .errors import BapsError
 from .label_history import LabelHistory, Version
-from .store import AdapterStore
 
 _BEFORE = timedelta(days=1)
 """A training may have read its labels so long before its adapter was kept."""
@@ -33,7 +29,7 @@ class Rule:
 def prune(
     history: LabelHistory,
     rule: Rule,
-    adapters: Path,
+    adapter_times: Iterable[datetime],
     image: str = "",
     dry_run: bool = False,
     now: datetime | None = None,
@@ -45,7 +41,7 @@ def prune(
     Args:
         history: of the folder of studies.
         rule: says which.
-        adapters: folder of adapters; those of the organ model lie below.
+        adapter_times: when each adapter of the site was made, see ``AdapterStore.times``.
         image: one alone, or "" for all.
         dry_run: remove nothing.
         now: the time.
@@ -56,7 +52,7 @@ def prune(
     Raises:
         BapsError: if they cannot be removed.
     """
-    now, times = now or datetime.now(timezone.utc), list(_adapter_times(adapters))
+    now, times = now or datetime.now(timezone.utc), list(adapter_times)
     for name, tag in history.labels():
         if image in ("", name):
             with history.lock(name, tag):
@@ -81,12 +77,3 @@ def _beyond(versions: Sequence[Version], rule: Rule, times: Sequence[datetime], 
         and one.name not in judged_by  # By which changes of a label are judged, see ``lib.disputes``.
         and not any(one.when <= time and time - _BEFORE <= replaced[one.name] for time in times)
     ]
-
-
-def _adapter_times(adapters: Path) -> Iterator[datetime]:
-    """When the adapters of a site were kept."""
-    for store in (AdapterStore(adapters), AdapterStore(adapters / "organs")):
-        for label in store.labels():
-            for version in store.versions(label):
-                with suppress(BapsError, KeyError, ValueError):  # A damaged record says nothing.
-                    yield datetime.fromisoformat(store.record(label, version)["created"])

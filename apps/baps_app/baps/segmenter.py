@@ -151,7 +151,7 @@ class Segmenter:
         with self.looking_ahead.answering():
             begun = time.perf_counter()
             shown = show(plane)
-            drawn = shown.canvas.place(prompt)
+            drawn = prompt.mapped(shown.canvas.place)
             kept: list[bool] = []
 
             def ask(one: Adapter | None) -> NDArray[np.float32]:
@@ -205,7 +205,7 @@ class Segmenter:
             return adapter.change(pixels(index)[None], [Prompt(((0.0, 0.0),))])[0] if adapter else pixels(index)
 
         drawn = {index: canvas.draw(mask) > 0.5 for index, mask in masks.items()}
-        placed = {index: canvas.place(Prompt(points)).positive for index, points in (background or {}).items()}
+        placed = {index: tuple(map(canvas.place, points)) for index, points in (background or {}).items()}
         carried = self.black_box.carry(seen, drawn, start, end, placed)
         while True:
             with self.looking_ahead.answering():
@@ -262,7 +262,9 @@ class Segmenter:
         def encode(index: int) -> None:
             shown = show(Plane(plane.axis, index))
             keep = self._keep(shown, shown.adapter, [])
-            encode_keeping(self.black_box, shown.adapter, shown.pixels, shown.canvas.place(prompt), keep, ahead=True)
+            encode_keeping(
+                self.black_box, shown.adapter, shown.pixels, prompt.mapped(shown.canvas.place), keep, ahead=True
+            )
 
         near = [plane.index + step for far in range(1, self._ahead + 1) for step in (far, -far)]
         self.looking_ahead.plan([partial(encode, index) for index in near if index in range(slices)])

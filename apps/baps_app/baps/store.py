@@ -311,6 +311,13 @@ class AdapterStore:
         with _sentence("published"), replacing(self._folder(label) / "published") as partial:
             partial.write_text("".join(f"{version}\n" for version in versions))
 
+    def times(self) -> Iterator[datetime]:
+        """When each adapter was made; one whose record is damaged is passed over."""
+        for label in self.labels():
+            for version in self.versions(label):
+                with suppress(BapsError, KeyError, ValueError):
+                    yield datetime.fromisoformat(self.record(label, version)["created"])
+
     def labels(self) -> list[str]:
         """Labels that have versions; the shared adapter's comes first."""
         found = sorted(unquote(p.name.removeprefix("label-")) for p in self.root.glob("label-*") if p.is_dir())
@@ -324,3 +331,12 @@ class AdapterStore:
         if len(label) > 100 or size > 200 or not label.isprintable():
             raise InputError("A label is at most 100 printing characters long, and 200 bytes.")
         return self.root / (f"label-{escaped}" if label else "shared")
+
+
+def adapter_times(adapters: Path) -> list[datetime]:
+    """List when the adapters of a site were made.
+
+    Args:
+        adapters: folder of adapters; those of the organ model lie below, in ``organs``.
+    """
+    return [*AdapterStore(adapters).times(), *AdapterStore(adapters / "organs").times()]

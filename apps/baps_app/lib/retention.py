@@ -21,6 +21,7 @@ from baps.errors import BapsError
 from baps.label_retention import Rule, prune
 from baps.replacing import PARTIAL
 from baps.settings import Settings
+from baps.store import adapter_times
 from lib.conversions import FOLDER as CONVERTED
 from lib.pacs import PacsDatastore
 from lib.whole_list import WholeList
@@ -73,7 +74,9 @@ class Retention:
         if not (keep or days) or not isinstance(self._datastore, WholeList):
             return
         by_itself = {"user": None, "role": None, "by": "server", "what": "prune a label"}
-        for image, tag, versions in prune(self._datastore.history, Rule(keep or 1, days), self._site.adapters):
+        for image, tag, versions in prune(
+            self._datastore.history, Rule(keep or 1, days), adapter_times(self._site.adapters)
+        ):
             self._audit.add({**by_itself, "image": self._audit.hashed(image), "tag": tag, "versions": versions})
 
     def remove_unused(self, now: float | None = None) -> None:

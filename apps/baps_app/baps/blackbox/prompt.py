@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..errors import InputError
@@ -32,11 +33,21 @@ class Prompt:
         if self.box is not None and (self.box[2] < self.box[0] or self.box[3] < self.box[1]):
             raise InputError(f"The box {self.box} ends before it starts. Give it as x0, y0, x1, y1.")
 
+    def mapped(self, move: Callable[[Point], Point]) -> Prompt:
+        """Map every point, and the corners of the box, to another frame.
+
+        Args:
+            move: maps (X, Y) in pixels of this image to (X, Y) of another one. It may mirror or swap the axes.
+
+        Returns:
+            The same prompt in pixels of the other image.
+        """
+        box = self.box
+        if box is not None:
+            (x0, y0), (x1, y1) = move(box[:2]), move(box[2:])
+            box = (min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
+        return Prompt(tuple(map(move, self.positive)), tuple(map(move, self.negative)), box)
+
     def scaled(self, scale_x: float, scale_y: float) -> Prompt:
         """The same prompt on the image resized by these factors, pixel centres kept."""
-
-        def move(point: Point) -> Point:
-            return ((point[0] + 0.5) * scale_x - 0.5, (point[1] + 0.5) * scale_y - 0.5)
-
-        box = self.box and (*move(self.box[:2]), *move(self.box[2:]))
-        return Prompt(tuple(map(move, self.positive)), tuple(map(move, self.negative)), box)
+        return self.mapped(lambda point: ((point[0] + 0.5) * scale_x - 0.5, (point[1] + 0.5) * scale_y - 0.5))

@@ -114,6 +114,7 @@ def prune(
     from ..label_retention import Rule
     from ..label_retention import prune as prune_versions
     from ..settings import read_settings
+    from ..store import adapter_times
     from .options import given
 
     if bool(image) == all_images:
@@ -122,7 +123,7 @@ def prune(
         raise InputError("Say which versions stay: --keep, with how many of each label, or --older-than, or both.")
     history, folder = _history(studies), read_settings(given(adapters=adapters)).adapters
     count = 0
-    for name, tag, versions in prune_versions(history, Rule(keep, older_than), folder, image, dry_run):
+    for name, tag, versions in prune_versions(history, Rule(keep, older_than), adapter_times(folder), image, dry_run):
         count += len(versions)
         if not dry_run:
             note("prune a label", name, adapters=adapters, tag=tag, versions=versions)

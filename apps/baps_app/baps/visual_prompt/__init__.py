@@ -5,10 +5,11 @@ from __future__ import annotations
 from .basis import BasisVisualPrompt
 from .building import KINDS, build_visual_prompt, visual_prompt_from_record
 from .concat import ConcatVisualPrompt
-from .encoder import ENCODERS, Encoder, ImageStatistics, load_encoder
+from .encoder import Encoder
 from .interface import CONDITIONS, VisualPrompt
+from .loading import ENCODERS, load_encoder
 from .pixels import to_pixels, to_tensor
-from .statistics import STATISTICS, image_statistics
+from .statistics import STATISTICS, ImageStatistics, image_statistics
 
 __all__ = [
     "CONDITIONS",

@@ -8,8 +8,10 @@ from typing import Any
 from ..errors import BapsError, InputError
 from .basis import BasisVisualPrompt
 from .concat import ConcatVisualPrompt
-from .encoder import Encoder, ImageStatistics, load_encoder
+from .encoder import Encoder
 from .interface import VisualPrompt
+from .loading import load_encoder
+from .statistics import ImageStatistics
 
 KINDS = ("basis", "concat")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+from .encoder import Encoder
+
 _GRID = 8
 _COLOUR_GRID = 4
 _QUANTILES = 32
@@ -36,3 +38,17 @@ def image_statistics(images: torch.Tensor) -> torch.Tensor:
     edge_levels = edges.quantile(torch.linspace(0.1, 0.99, _EDGE_QUANTILES, device=x.device), dim=1).T
     parts = [(mean - 0.35) * 4, (spread - 0.08) * 10, (colour - 0.35) * 4, (levels - 0.35) * 4, edge_levels * 6 - 0.5]
     return torch.cat([part.flatten(1) for part in parts], 1)
+
+
+class ImageStatistics(Encoder):
+    """The default: ``image_statistics``."""
+
+    name = "statistics"
+    length = STATISTICS
+
+    def record(self) -> dict[str, str]:
+        return {"name": self.name, "source": "", "sha256": ""}
+
+    @torch.no_grad()
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        return image_statistics(images)
