@@ -4,17 +4,17 @@
 ``benchmarks/results/trust.json``; ``--publish`` also puts them into docs/results.md. It fails if a figure that must be
 0 is not. Run it with nothing else on the machine.
 
-* load: sixteen clients click on eight volumes while trainings run (``trust_load.py``).
+* load: sixteen clients click on eight volumes while trainings run (``load/mixed.py``).
 * soak: the same for longer; ``--soak 60`` is an hour.
-* fuzz: odd requests and broken files, 10,000 at least (``trust_fuzz_http.py``, ``trust_fuzz_files.py``), and images
-  whose geometry was changed (``trust_displacements.py``).
-* kills: of servers, trainings, and whoever saves (``trust_kills.py``).
-* floods: one user, or nobody, asks for far too much while another user clicks (``trust_floods.py``).
-* savers: many users save labels of the same images at once (``trust_savers.py``).
-* attacks: those of ``tests/security/all_attacks.py``.
-* headers: of the answers of every route, to each role (``trust_headers.py``).
-* bombs: small files that unpack to much, by the memory that reading them takes (``trust_bombs.py``), and that the
-  server takes to which they are sent (``trust_server_bombs.py``).
+* fuzz: odd requests and broken files, 10,000 at least (``fuzz/http_requests.py``, ``fuzz/odd_files.py``), and images
+  whose geometry was changed (``fuzz/displacements.py``).
+* kills: of servers, trainings, and whoever saves (``kill/kills.py``).
+* floods: one user, or nobody, asks for far too much while another user clicks (``load/floods.py``).
+* savers: many users save labels of the same images at once (``kill/savers.py``).
+* attacks: those of ``stress/attack/all_attacks.py``.
+* headers: of the answers of every route, to each role (``attack/headers.py``).
+* bombs: small files that unpack to much, by the memory that reading them takes (``fuzz/bombs.py``), and that the
+  server takes to which they are sent (``fuzz/server_bombs.py``).
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from page import write_between_marks
+from benchmarks.page import write_between_marks
+from benchmarks.paths import RESULTS, RESULTS_PAGE
 
-HERE = Path(__file__).resolve().parent
 PARTS = ("load", "soak", "fuzz", "kills", "savers", "floods", "attacks", "headers", "bombs")
 
 COUNTED = (
@@ -87,9 +87,9 @@ def faults(figures: dict[str, Any]) -> list[str]:
 
 def fuzz(folder: Path, seed: int, share: float) -> dict[str, Any]:
     """Broken files and odd requests; the figures of both, and their sums."""
-    from trust_displacements import fuzz_displacements
-    from trust_fuzz_files import fuzz_files
-    from trust_fuzz_http import fuzz_http
+    from stress.fuzz.displacements import fuzz_displacements
+    from stress.fuzz.http_requests import fuzz_http
+    from stress.fuzz.odd_files import fuzz_files
 
     files = fuzz_files(round(share * _FILES), seed, share * _FUZZ_SECONDS / 3)
     moved = fuzz_displacements(round(share * _DISPLACEMENTS), seed)
@@ -109,8 +109,8 @@ def fuzz(folder: Path, seed: int, share: float) -> dict[str, Any]:
 
 def bombs(folder: Path) -> dict[str, Any]:
     """Read bombs and send them; the figures of both, and their sums."""
-    from trust_bombs import read_bombs
-    from trust_server_bombs import send_bombs
+    from stress.fuzz.bombs import read_bombs
+    from stress.fuzz.server_bombs import send_bombs
 
     read, sent = read_bombs(), send_bombs(folder)
     return {
@@ -126,18 +126,17 @@ def main(
     only: Annotated[str, typer.Option(help=f"Parts, with commas: {', '.join(PARTS)}.")] = "",
     share: Annotated[float, typer.Option(help="Of the usual number of odd inputs and kills.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 0,
-    out: Annotated[Path, typer.Option(help="The JSON file; parts that do not run now stay as they are in it.")] = HERE
-    / "results"
+    out: Annotated[Path, typer.Option(help="The JSON file; parts that do not run stay as they are.")] = RESULTS
     / "trust.json",
     publish: Annotated[bool, typer.Option(help="Put the figures into docs/results.md.")] = False,
 ) -> None:
     """Run the parts, print the figures and write them."""
-    from trust_attacks import try_attacks
-    from trust_floods import flood
-    from trust_headers import check_headers
-    from trust_kills import kill_all
-    from trust_load import load
-    from trust_savers import save_at_once
+    from stress.attack.headers import check_headers
+    from stress.attack.run_attacks import try_attacks
+    from stress.kill.kills import kill_all
+    from stress.kill.savers import save_at_once
+    from stress.load.floods import flood
+    from stress.load.mixed import load
 
     wanted = [name.strip() for name in only.split(",")] if only else list(PARTS)
     if unknown := sorted(set(wanted) - set(PARTS)):
@@ -168,7 +167,7 @@ def main(
         out.write_text(json.dumps(figures, indent=1))
     _print(figures)
     if publish:
-        write_between_marks(page_lines(figures), HERE.parent / "docs" / "results.md", "bench-trust")
+        write_between_marks(page_lines(figures), RESULTS_PAGE, "bench-trust")
     if wrong := faults(figures):
         console.print("[bold red]" + "; ".join(wrong) + ".[/]")
         raise typer.Exit(1)

@@ -1,10 +1,9 @@
-"""A server with users on the sample volumes, for the parts of ``benchmarks/trust.py``."""
+"""A server with users on the sample volumes, for the parts of ``stress/run.py``."""
 
 from __future__ import annotations
 
 import os
 import re
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -17,13 +16,11 @@ import psutil
 import requests
 from numpy.typing import NDArray
 
-from baps.formats import read_labels, read_volume, write_nifti
-from baps.roles import Role
-from baps.users import Users
-from baps.volume import Volume
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo"))
-from server import ROOT, running_server
+from baps.imaging.volume import Volume
+from baps.io import read_labels, read_volume, write_nifti
+from baps.site.roles import Role
+from baps.site.users import Users
+from demo.server import ROOT, running_server
 
 SAMPLES = ROOT / "sample-data" / "ct"
 LABELS = {"liver": 1, "spleen": 2}

@@ -24,15 +24,15 @@ import torch
 import typer
 from rich.console import Console
 
-from arms import CORE as CORE_ARMS
-from arms import EVERYWHERE, ONCE, Arena, score, score_corrections
 from baps.blackbox import load_black_box
-from baps.replacing import replacing
-from page import write_between_marks
-from real_data import DOMAINS, ROOT, Domain, slices
-from summary import all_tables, draw, headline, summarise
+from baps.utils.atomic_write import replacing
+from benchmarks.adaptation.arms import CORE as CORE_ARMS
+from benchmarks.adaptation.arms import EVERYWHERE, ONCE, Arena, score, score_corrections
+from benchmarks.adaptation.summary import all_tables, draw, headline, summarise
+from benchmarks.page import write_between_marks
+from benchmarks.paths import PICTURES, README, RESULTS, RESULTS_PAGE, RUNS
+from benchmarks.real_data import DOMAINS, ROOT, Domain, slices
 
-HERE = Path(__file__).resolve().parent
 CORE = (
     "BTCV spleen, CT",
     "BTCV liver, CT",
@@ -149,16 +149,12 @@ def main(
     only: Annotated[str, typer.Option(help="Domains whose name has this in it.")] = "",
     arms: Annotated[str, typer.Option(help="Arms, with commas; without it, all.")] = "",
     workers: Annotated[int, typer.Option(help="Runs at once, a core each.")] = max(1, (os.cpu_count() or 2)),
-    runs: Annotated[Path, typer.Option(help="Where each run's file lies; what is there is not run again.")] = HERE
-    / "runs"
+    runs: Annotated[Path, typer.Option(help="Where each run's file lies; what is there is not run again.")] = RUNS
     / "adapt",
-    out: Annotated[Path, typer.Option(help="The JSON of all.")] = HERE / "results" / "adapt.json",
+    out: Annotated[Path, typer.Option(help="The JSON of all.")] = RESULTS / "adapt.json",
     report_only: Annotated[bool, typer.Option(help="Run nothing; say what the files that are there say.")] = False,
     publish: Annotated[bool, typer.Option(help="Write the tables into docs/results.md and the README.")] = False,
-    figure: Annotated[Path, typer.Option(help="Dice against images.")] = HERE.parent
-    / "docs"
-    / "pictures"
-    / "adapt.png",
+    figure: Annotated[Path, typer.Option(help="Dice against images.")] = PICTURES / "adapt.png",
 ) -> None:
     """Run the bench."""
     if not ROOT.is_dir():
@@ -192,8 +188,8 @@ def main(
     out.write_text(json.dumps({"summary": summary, "runs": done}, indent=1))
     draw(done, figure)
     if publish:
-        write_between_marks(all_tables(summary), HERE.parent / "docs" / "results.md", "bench-adapt")
-        write_between_marks(headline(summary), HERE.parent / "README.md", "bench-adapt")
+        write_between_marks(all_tables(summary), RESULTS_PAGE, "bench-adapt")
+        write_between_marks(headline(summary), README, "bench-adapt")
     console.print(f"{out}, {figure}")
 
 

@@ -1,4 +1,4 @@
-"""The ways to adapt that ``benchmarks/adapt.py`` compares. Each is a function of an ``Arena``."""
+"""The ways to adapt that ``benchmarks/adaptation/adapt.py`` compares. Each is a function of an ``Arena``."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from baps.adaptation.adapt import adapt
-from baps.adaptation.scoring import score_slices
-from baps.adaptation.settings import AdaptationSettings
-from baps.adaptation.slices import LabelledSlice, evenly_spaced
-from baps.adaptation.splitting import split_patients
-from baps.adaptation.steps import SLOWER, PromptSpaceStepper, SpsaGcStepper, Stepper
-from baps.adaptation.training import train
-from baps.adapter import Adapter
-from baps.blackbox import BlackBox, Prompt
+from baps.adapters.adapter import Adapter
+from baps.adapters.visual_prompt import BasisVisualPrompt, ImageStatistics, VisualPrompt
+from baps.blackbox import BlackBox
 from baps.blackbox.loading import bundled_network
 from baps.blackbox.sam import SamBlackBox
-from baps.corrections import Ask, asker, go_on_clicking, summarise
-from baps.simulated_prompts import MOST_CLICKS
-from baps.visual_prompt import BasisVisualPrompt, ImageStatistics, VisualPrompt
-from steppers import CmaEsStepper, WhiteBoxStepper
-from wrapped import CropAroundClick, HardMasks
+from baps.evaluation.interactive import Ask, asker, go_on_clicking, summarise
+from baps.evaluation.scoring import score_slices
+from baps.evaluation.slices import LabelledSlice, evenly_spaced
+from baps.evaluation.splits import split_patients
+from baps.prompts import Prompt
+from baps.prompts.simulated import MOST_CLICKS
+from baps.training.adapt import adapt
+from baps.training.settings import AdaptationSettings
+from baps.training.steps import SLOWER, PromptSpaceStepper, SpsaGcStepper, Stepper
+from baps.training.training import train
+from benchmarks.adaptation.steppers import CmaEsStepper, WhiteBoxStepper
+from benchmarks.adaptation.wrapped import CropAroundClick, HardMasks
 
 CLICK_SETS = 5
 _WATCHED_SLICES = 4

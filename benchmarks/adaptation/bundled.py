@@ -1,6 +1,6 @@
 """How good is the bundled model as it is? Dice on real images of kinds it never saw, by click and by box.
 
-``python benchmarks/bundled.py`` prints a table and writes ``benchmarks/results/bundled.json``.
+``python -m benchmarks.adaptation.bundled`` prints a table and writes ``benchmarks/results/bundled.json``.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from baps.adaptation.scoring import score_slices
 from baps.blackbox import load_black_box
-from real_data import DOMAINS, ROOT, slices
+from baps.evaluation.scoring import score_slices
+from benchmarks.paths import RESULTS
+from benchmarks.real_data import DOMAINS, ROOT, slices
 
 
 def main(
     split: Annotated[str, typer.Option(help="train, validation or test")] = "test",
     weights: Annotated[Path | None, typer.Option(help="Other weights than the bundled ones.")] = None,
-    out: Annotated[Path | None, typer.Option()] = Path(__file__).parent / "results" / "bundled.json",
+    out: Annotated[Path | None, typer.Option()] = RESULTS / "bundled.json",
     most: Annotated[int, typer.Option(help="Slices of a volume at the most.")] = 12,
     patients: Annotated[int, typer.Option(help="Patients of a domain at the most.")] = 1000,
     click_sets: int = 5,

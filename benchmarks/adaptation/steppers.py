@@ -10,14 +10,15 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from baps.adaptation.batches import Batch
-from baps.adaptation.losses import image_losses
-from baps.adaptation.settings import AdaptationSettings
-from baps.adaptation.steps import PromptSpaceStepper, Recall, Stepper, ask
-from baps.blackbox import BlackBox, Prompt
+from baps.adapters.visual_prompt import VisualPrompt
+from baps.blackbox import BlackBox
 from baps.blackbox.decoding import decode_masks
 from baps.blackbox.loading import bundled_network
-from baps.visual_prompt import VisualPrompt
+from baps.prompts import Prompt
+from baps.training.batches import Batch
+from baps.training.losses import image_losses
+from baps.training.settings import AdaptationSettings
+from baps.training.steps import PromptSpaceStepper, Recall, Stepper, ask
 
 
 def trained(visual_prompt: VisualPrompt) -> list[torch.nn.Parameter]:

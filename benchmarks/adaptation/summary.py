@@ -1,4 +1,4 @@
-"""From the runs of ``benchmarks/adapt.py`` to its tables and its figure."""
+"""From the runs of ``benchmarks/adaptation/adapt.py`` to its tables and its figure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from arms import EVERYWHERE
+from benchmarks.adaptation.arms import EVERYWHERE
 
 Run = Mapping[str, Any]
 

@@ -1,9 +1,10 @@
 """On-site learning over weeks: patients arrive one by one, another organ and another scanner with them.
 
-``python benchmarks/weeks.py`` lets the patients of two real sets arrive in order. Before a patient's labels are learned
-from, the adapter that is served then is measured on it (one click), beside the model as it is; then all labels so far
-are adapted to, from what is served, with 1,000 black-box images an organ, and the candidate is published only if the
-check says so. It prints the course and writes ``benchmarks/results/weeks.json`` and ``docs/pictures/weeks.png``.
+``python -m benchmarks.adaptation.weeks`` lets the patients of two real sets arrive in order. Before a patient's labels
+are learned from, the adapter that is served then is measured on it (one click), beside the model as it is; then all
+labels so far are adapted to, from what is served, with 1,000 black-box images an organ, and the candidate is published
+only if the check says so. It prints the course and writes ``benchmarks/results/weeks.json`` and
+``docs/pictures/weeks.png``.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from arms import score
-from baps.adaptation.publishing import adapt_and_publish
-from baps.adaptation.settings import AdaptationSettings
-from baps.adaptation.slices import AnySlice
 from baps.blackbox import load_black_box
-from baps.store import SHARED, AdapterStore
-from real_data import DOMAINS, ROOT, slices
+from baps.evaluation.slices import AnySlice
+from baps.registry.store import SHARED, AdapterStore
+from baps.training.publishing import adapt_and_publish
+from baps.training.settings import AdaptationSettings
+from benchmarks.adaptation.arms import score
+from benchmarks.paths import PICTURES, RESULTS
+from benchmarks.real_data import DOMAINS, ROOT, slices
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -58,8 +60,8 @@ def _patients(side: int) -> dict[tuple[str, int, str], list[Any]]:
 def main(
     max_images: Annotated[int, typer.Option(help="Black-box images of each training.")] = 1000,
     most: Annotated[int, typer.Option(help="Arrivals.")] = len(ARRIVALS),
-    out: Annotated[Path, typer.Option()] = Path(__file__).parent / "results" / "weeks.json",
-    figure: Annotated[Path, typer.Option()] = Path(__file__).parents[1] / "docs" / "pictures" / "weeks.png",
+    out: Annotated[Path, typer.Option()] = RESULTS / "weeks.json",
+    figure: Annotated[Path, typer.Option()] = PICTURES / "weeks.png",
 ) -> None:
     """Let the patients arrive."""
     if not ROOT.is_dir():

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from baps.blackbox import BlackBox, Capabilities, Prompt
+from baps.blackbox import BlackBox, Capabilities
+from baps.prompts import Prompt
 
 
 class Wrapped(BlackBox):

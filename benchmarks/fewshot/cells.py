@@ -1,4 +1,4 @@
-"""What ``benchmarks/few_shot.py`` compares: experiments, arms, and one run of an arm on an organ."""
+"""What ``benchmarks/fewshot/few_shot.py`` compares: experiments, arms, and one run of an arm on an organ."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from baps.adaptation.cases import Case, CaseReader
-from baps.formats import read_volume
-from fseft.adaptation import OrganSettings
-from fseft.adapters import METHODS, FewShotAdapter, Reads, build_adapter, why_not
-from fseft.evaluation import Scored, evaluate_organ
-from fseft.fitting import Example, fit
-from fseft.models import OrganModel, load_organ_model
-from fseft.preparation import prepare
-from fseft.protocol import draw_shots
-from fseft.readings import Readings
-from fseft.segmenting import unadapted
-from fseft.volumes import load_volumes
-from real_data import Domain, cases, sha256_of_set
+from baps.evaluation.cases import Case, CaseReader
+from baps.fseft.adaptation import OrganSettings
+from baps.fseft.adapters import METHODS, FewShotAdapter, Reads, build_adapter, why_not
+from baps.fseft.evaluation import Scored, evaluate_organ
+from baps.fseft.feature_cache import Readings
+from baps.fseft.fitting import Example, fit
+from baps.fseft.models import OrganModel, load_organ_model
+from baps.fseft.predictor import unadapted
+from baps.fseft.preprocessing import prepare
+from baps.fseft.protocol import draw_shots
+from baps.fseft.volumes import load_volumes
+from baps.io import read_volume
+from benchmarks.real_data import Domain, cases, sha256_of_set
 
 VERSION = 2
 """To be raised whenever the same cell comes to another result than before."""

@@ -24,14 +24,14 @@ import typer
 from rich.console import Console
 from rich.markdown import Markdown
 
-from baps.replacing import replacing
-from few_shot_cells import ARMS, SEEDS, Cell, Source, plan, read_all, run
-from few_shot_tables import summarise, tables
-from fseft.models import load_organ_model
-from page import write_between_marks
-from real_data import ROOT
+from baps.fseft.models import load_organ_model
+from baps.utils.atomic_write import replacing
+from benchmarks.fewshot.cells import ARMS, SEEDS, Cell, Source, plan, read_all, run
+from benchmarks.fewshot.tables import summarise, tables
+from benchmarks.page import write_between_marks
+from benchmarks.paths import RESULTS, RESULTS_PAGE, RUNS
+from benchmarks.real_data import ROOT
 
-HERE = Path(__file__).resolve().parent
 T = TypeVar("T")
 
 _LEAST_WIDTH = 150
@@ -91,10 +91,9 @@ def main(
     workers: Annotated[int, typer.Option(help="Runs at once, a core each.")] = max(1, (os.cpu_count() or 2)),
     model: Annotated[str, typer.Option(help="The foundation model, see ORGAN_MODELS.")] = "bundled",
     weights: Annotated[Path | None, typer.Option(help="Its checkpoint, which all but the bundled one need.")] = None,
-    runs: Annotated[Path, typer.Option(help="Where each run's file lies; what is there is not run again.")] = HERE
-    / "runs"
+    runs: Annotated[Path, typer.Option(help="Where each run's file lies; what is there is not run again.")] = RUNS
     / "fseft",
-    out: Annotated[Path, typer.Option(help="The JSON of all.")] = HERE / "results" / "fseft.json",
+    out: Annotated[Path, typer.Option(help="The JSON of all.")] = RESULTS / "fseft.json",
     report_only: Annotated[bool, typer.Option(help="Run nothing; say what the files that are there say.")] = False,
     publish: Annotated[bool, typer.Option(help="Write the tables into docs/results.md.")] = False,
 ) -> None:
@@ -131,7 +130,7 @@ def main(
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps({"summary": summary, "runs": done}, indent=1) + "\n")
     if publish:
-        write_between_marks(tables(summary), HERE.parent / "docs" / "results.md", "bench-fseft")
+        write_between_marks(tables(summary), RESULTS_PAGE, "bench-fseft")
     console.print(str(out))
 
 

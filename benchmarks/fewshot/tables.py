@@ -1,4 +1,4 @@
-"""From the runs of ``benchmarks/few_shot.py`` to its tables."""
+"""From the runs of ``benchmarks/fewshot/few_shot.py`` to its tables."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from few_shot_cells import EXPERIMENTS
+from benchmarks.fewshot.cells import EXPERIMENTS
 
 Run = Mapping[str, Any]
 _MEASURES = ("dice", "hd95", "surface")

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -32,15 +31,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from baps.adapter import Adapter
+from baps.adapters.adapter import Adapter
+from baps.adapters.visual_prompt import build_visual_prompt
 from baps.blackbox import load_black_box
 from baps.blackbox.sam2 import build_sam2_model
-from baps.serving_command import serving_command
-from baps.store import AdapterStore
-from baps.visual_prompt import build_visual_prompt
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo"))
-from server import free_port, running, running_server
+from baps.registry.store import AdapterStore
+from baps.site.server_command import serving_command
+from benchmarks.paths import RESULTS
+from demo.server import free_port, running, running_server
 
 HERE = Path(__file__).resolve().parent
 SHAPE = (512, 512, 300)
@@ -196,7 +194,7 @@ def main(
     slices: Annotated[int, typer.Option(help="That are clicked on.")] = 5,
     repeats: Annotated[int, typer.Option(help="Clicks on each beside the first.")] = 4,
     volumes: Annotated[int, typer.Option(help="Opened one after the other, for the bound on memory.")] = 8,
-    out: Annotated[Path, typer.Option()] = HERE / "results" / "clicks.json",
+    out: Annotated[Path, typer.Option()] = RESULTS / "clicks.json",
 ) -> None:
     """Measure, print and write."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

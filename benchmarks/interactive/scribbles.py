@@ -1,6 +1,6 @@
 """How should strokes become prompts? Ways of choosing clicks on scribbles that people drew, with the bundled model.
 
-``python benchmarks/scribbles.py`` needs the real images beside the repository (see ``real_data.py``), of them
+``python -m benchmarks.interactive.scribbles`` needs the real images beside the repository (see ``real_data``), of them
 MedScribble: 2D images of twelve tasks, each scribbled on by three people. It prints tables and writes
 ``benchmarks/results/scribbles.json``. The default is chosen on every second image and reported on the others. People in
 a hurry paint less than these did, so each way is measured on whole strokes, and on the half and the quarter of their
@@ -25,14 +25,15 @@ from scipy import ndimage
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import dijkstra
 
-from baps.blackbox import Prompt, load_black_box
-from baps.blackbox.prompt import Point
-from baps.geometry import Plane
-from baps.metrics import dice
-from baps.scribbles import NEGATIVE, POSITIVE, choose_clicks, keep_strokes
-from baps.segmenter import Segmenter
-from baps.store import AdapterStore
-from real_data import ROOT
+from baps.blackbox import load_black_box
+from baps.imaging.canvas import Plane
+from baps.imaging.metrics import dice
+from baps.inference.scribbles import NEGATIVE, POSITIVE, choose_clicks, keep_strokes
+from baps.inference.segmenter import Segmenter
+from baps.prompts import Point, Prompt
+from baps.registry.store import AdapterStore
+from benchmarks.paths import RESULTS
+from benchmarks.real_data import ROOT
 
 Strokes = NDArray[np.bool_]
 Points = tuple[Point, ...]
@@ -261,7 +262,7 @@ def table(title: str, rows: list[dict[str, Any]]) -> Table:
     return shown
 
 
-def main(out: Annotated[Path, typer.Option()] = Path(__file__).parent / "results" / "scribbles.json") -> None:
+def main(out: Annotated[Path, typer.Option()] = RESULTS / "scribbles.json") -> None:
     """Measure all ways on all images."""
     images = sorted((ROOT / "medscribble").glob("*/*.npz"))
     if not images:

@@ -24,22 +24,22 @@ import typer
 from numpy.typing import NDArray
 from rich.console import Console
 
-from baps.adaptation.adapt import adapt
-from baps.adaptation.cases import Case, CaseReader
-from baps.adaptation.settings import AdaptationSettings
 from baps.blackbox import BlackBox, load_black_box
-from baps.click import OrganClicks
 from baps.errors import InputError
-from baps.geometry import SLICE_AXIS, Plane
-from baps.metrics import dice
-from baps.propagation import deepest, shape_between
-from baps.segmenter import Segmenter
-from baps.simulated_prompts import draw_correction, draw_prompt
-from baps.store import AdapterStore
-from baps.whole_organ import segment_organ
-from real_data import DOMAINS, ROOT, Domain, cases, slices
+from baps.evaluation.cases import Case, CaseReader
+from baps.imaging.canvas import SLICE_AXIS, Plane
+from baps.imaging.metrics import dice
+from baps.inference.propagation import deepest, shape_between
+from baps.inference.requests.click import OrganClicks
+from baps.inference.segmenter import Segmenter
+from baps.inference.whole_organ import segment_organ
+from baps.prompts.simulated import draw_correction, draw_prompt
+from baps.registry.store import AdapterStore
+from baps.training.adapt import adapt
+from baps.training.settings import AdaptationSettings
+from benchmarks.paths import RESULTS, RUNS
+from benchmarks.real_data import DOMAINS, ROOT, Domain, cases, slices
 
-HERE = Path(__file__).resolve().parent
 ORGANS = ("BTCV spleen, CT", "BTCV liver, CT", "CHAOS liver, MR")
 COUNTS = (1, 2, 3, 5)
 ORDERS = ("spread", "worst")
@@ -205,8 +205,8 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="The JSON of all.")] = HERE / "results" / "whole_organs.json",
-    runs: Annotated[Path, typer.Option(help="Where the adapters are kept.")] = HERE / "runs" / "whole_organs",
+    out: Annotated[Path, typer.Option(help="The JSON of all.")] = RESULTS / "whole_organs.json",
+    runs: Annotated[Path, typer.Option(help="Where the adapters are kept.")] = RUNS / "whole_organs",
 ) -> None:
     """Run the bench."""
     if not ROOT.is_dir():

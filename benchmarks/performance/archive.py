@@ -37,13 +37,11 @@ from monailabel.client import MONAILabelClient
 from rich.console import Console
 from rich.table import Table
 
-from archive_pacs import SIDE, SLICES, make_image, modality, series_uid
-from clicks import Clicked, Client
+from benchmarks.interactive.clicks import Clicked, Client
+from benchmarks.paths import RESULTS
+from benchmarks.performance.archive_pacs import SIDE, SLICES, make_image, modality, series_uid
+from demo.server import free_port, running, running_server
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo"))
-from server import free_port, running, running_server
-
-HERE = Path(__file__).resolve().parent
 LABELS = "ball=1,other=2"
 _PAUSE = 32.0
 """Seconds, more than the server relies on what it knows of a series."""
@@ -55,7 +53,7 @@ console = Console(soft_wrap=True, highlight=False)
 def running_pacs(series: int, log: Path) -> Iterator[str]:
     """Run the stand-in in a process of its own; yields its DICOMweb address."""
     port = free_port()
-    command = [sys.executable, str(HERE / "archive_pacs.py"), str(port), str(series)]
+    command = [sys.executable, "-m", "benchmarks.performance.archive_pacs", str(port), str(series)]
     with running(command, os.environ, f"http://127.0.0.1:{port}/requests", log):
         yield f"http://127.0.0.1:{port}/dicom-web"
 
@@ -173,7 +171,7 @@ def main(
     clicks: Annotated[int, typer.Option(help="In a row.")] = 200,
     pauses: Annotated[int, typer.Option(help="Clicks after a pause.")] = 4,
     samples: Annotated[int, typer.Option(help="Next samples.")] = 30,
-    out: Annotated[Path, typer.Option()] = HERE / "results" / "archive.json",
+    out: Annotated[Path, typer.Option()] = RESULTS / "archive.json",
 ) -> None:
     """Measure, print and write."""
     with tempfile.TemporaryDirectory() as parent:

@@ -2,7 +2,7 @@
 
 It answers searches for series (QIDO-RS: filters, ``limit`` and ``offset``), their metadata and objects (WADO-RS), and
 keeps in memory what is stored (STOW-RS). ``/requests`` says how often it was asked for what. Run it in a process of its
-own: ``python benchmarks/archive_pacs.py PORT SERIES``.
+own: ``python -m benchmarks.performance.archive_pacs PORT SERIES``.
 """
 
 from __future__ import annotations

@@ -2,13 +2,12 @@
 
 ``make bench-throughput`` adapts the bundled model to the phantoms, then asks it the same batches again with nothing
 around it; where there is a GPU also SAM ViT-B with random weights, whose answers mean nothing and whose time does.
-Reading volumes is not counted. ``benchmarks/training_load.py`` measures memory against the number of volumes.
+Reading volumes is not counted. ``training_load.py`` measures memory against the number of volumes.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,15 +21,15 @@ from rich.console import Console
 from rich.table import Table
 from segment_anything import sam_model_registry
 
-from baps.adaptation.adapt import adapt
-from baps.adaptation.cases import Case, load_cases
-from baps.adaptation.settings import AdaptationSettings
-from baps.blackbox import BlackBox, Prompt, load_black_box
+from baps.blackbox import BlackBox, load_black_box
 from baps.blackbox.sam import SamBlackBox
-from wrapped import Wrapped
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo"))
-from run import SAMPLES, VALUE
+from baps.evaluation.cases import Case, load_cases
+from baps.prompts import Prompt
+from baps.training.adapt import adapt
+from baps.training.settings import AdaptationSettings
+from benchmarks.adaptation.wrapped import Wrapped
+from benchmarks.paths import RESULTS
+from demo.run import SAMPLES, VALUE
 
 
 class _Recorded(Wrapped):
@@ -74,7 +73,7 @@ def measure(black_box: BlackBox, max_images: int, head: str) -> dict[str, float 
 
 def main(
     max_images: Annotated[int, typer.Option(help="Of each adaptation.")] = 1500,
-    out: Annotated[Path, typer.Option()] = Path(__file__).parent / "results" / "throughput.json",
+    out: Annotated[Path, typer.Option()] = RESULTS / "throughput.json",
 ) -> None:
     """Measure, print and write."""
     rows = [measure(load_black_box(device="cpu"), max_images, head) for head in ("none", "convolutional")]

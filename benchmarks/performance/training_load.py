@@ -1,6 +1,6 @@
 """What does a training cost others? Time of clicks while it runs, and its memory against the number of volumes.
 
-``python benchmarks/training_load.py`` uses the phantoms of the repository, prints a table and writes
+``python -m benchmarks.performance.training_load`` uses the phantoms of the repository, prints a table and writes
 ``benchmarks/results/training_load.json``. Run it with nothing else on the machine.
 """
 
@@ -21,14 +21,13 @@ from monailabel.client import MONAILabelClient
 from rich.console import Console
 from rich.table import Table
 
-from baps.adaptation.adapt import adapt
-from baps.adaptation.cases import Case, load_cases
-from baps.adaptation.settings import AdaptationSettings
 from baps.blackbox import load_black_box
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo"))
-from run import SAMPLES, VALUE, organ_of, save_labels
-from server import running_server
+from baps.evaluation.cases import Case, load_cases
+from baps.training.adapt import adapt
+from baps.training.settings import AdaptationSettings
+from benchmarks.paths import RESULTS
+from demo.run import SAMPLES, VALUE, organ_of, save_labels
+from demo.server import running_server
 
 VOLUMES = (10, 100, 1000)
 app = typer.Typer()
@@ -71,7 +70,7 @@ def clicks(client: MONAILabelClient, case: str, voxels: list[tuple[int, int, int
 @app.callback(invoke_without_command=True)
 def main(
     context: typer.Context,
-    out: Annotated[Path, typer.Option()] = Path(__file__).parent / "results" / "training_load.json",
+    out: Annotated[Path, typer.Option()] = RESULTS / "training_load.json",
 ) -> None:
     """Run the bench."""
     if context.invoked_subcommand:
@@ -95,7 +94,7 @@ def main(
                 time.sleep(0.2)
             figures["training"] = clicks(client, cases[-1], places[cases[-1]])
             client.train_stop()
-    command = [sys.executable, __file__, "memory"]
+    command = [sys.executable, "-m", "benchmarks.performance.training_load", "memory"]
     peaks = {
         count: int(subprocess.run([*command, str(count)], capture_output=True, text=True, check=True).stdout)  # noqa: S603
         for count in VOLUMES

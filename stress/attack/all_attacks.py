@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import attacks_access as _access  # noqa: F401
-import attacks_files as _files  # noqa: F401
-import attacks_labels as _labels  # noqa: F401
-import attacks_load as _load  # noqa: F401
-from attacks import ATTACKS
+from stress.attack import attacks_access as _access  # noqa: F401
+from stress.attack import attacks_files as _files  # noqa: F401
+from stress.attack import attacks_labels as _labels  # noqa: F401
+from stress.attack import attacks_load as _load  # noqa: F401
+from stress.attack.attacks import ATTACKS
 
 __all__ = ["ATTACKS"]

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from attacks import Site, Target, write_volume
 from baps.blackbox.loading import BUNDLED_WEIGHTS
-from baps.roles import Role
-from baps.serving_command import serving_command
-from baps.users import Users
-from little_pacs import little_pacs
-from provider import running_provider
-from server import ROOT, free_port, running
+from baps.site.roles import Role
+from baps.site.server_command import serving_command
+from baps.site.users import Users
+from demo.server import ROOT, free_port, running
+from stress.attack.attacks import Site, Target, write_volume
+from stress.attack.little_pacs import little_pacs
+from tests.support.provider import running_provider
 
 _SAMPLES = ROOT / "sample-data" / "ct"
 _IMAGES = ("ct_01", "ct_02")

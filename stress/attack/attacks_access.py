@@ -12,8 +12,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import requests
 
-from attacks import Site, Target, attack
-from odd_pacs import SCRIPT, STUDY
+from stress.attack.attacks import Site, Target, attack
+from stress.attack.odd_pacs import SCRIPT, STUDY
 
 _LINK = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document", "Accept": "text/html"}
 _FRAME = {**_LINK, "Sec-Fetch-Dest": "iframe"}

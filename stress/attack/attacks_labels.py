@@ -12,6 +12,7 @@ import time
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
+from typing import Any
 
 import numpy as np
 import requests
@@ -19,14 +20,14 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-import little_pacs
-from attacks import Site, Target, attack
-from baps.formats import read_label_map, read_volume, write_nifti
-from baps.label_history import LIST
-from baps.volume import Volume
-from lib.labelled import labelled_cases
-from lib.studies import StudiesDatastore
-from server import ROOT
+from baps.annotations.history import LIST
+from baps.imaging.volume import Volume
+from baps.io import read_label_map, read_volume, write_nifti
+from baps.server.datastores.folder import StudiesDatastore
+from baps.server.training_cases import labelled_cases
+from demo.server import ROOT
+from stress.attack import little_pacs
+from stress.attack.attacks import Site, Target, attack
 
 LABELS = {"spleen": 2, "liver": 1}
 GHOST = "GHOST^WRITER"
@@ -164,7 +165,7 @@ def role_claimed_in_params(target: Target) -> bool:
     """Say in the params of a label that a trainer made it and confirms it."""
     _draw_others_liver(target)
     claims = dict.fromkeys(("trusted", "confirms", "confirmed_by", "role"), True)
-    said = {**claims, "author": "other", "authors": {"liver": "trainer"}, "disputed": {}, "basis": {}}
+    said: dict[str, Any] = {**claims, "author": "other", "authors": {"liver": "trainer"}, "disputed": {}, "basis": {}}
     content = _blocks(target, target.image, spleen=_SPLEEN)
     return _liver_is_hurt(target, _save(target, "annotator", content, slices=list(range(24)), **said))
 
@@ -244,11 +245,14 @@ def fields_without_end(target: Target) -> bool:
     """Send much beside a label and an image, so that the list of the studies grows."""
     listed = target.folder / "studies" / LIST
     before = listed.stat().st_size if listed.exists() else 0
-    junk: dict[str, object] = {f"field-{n}": "x" * 1000 for n in range(400)}
+    junk: dict[str, Any] = {f"field-{n}": "x" * 1000 for n in range(400)}
     _save(target, "annotator", _blocks(target, target.image, spleen=_SPLEEN), query={"tag": "draft"}, **junk)
-    deep = {"deep": json.loads("[" * 200 + "]" * 200)}
+    deep: dict[str, Any] = {"deep": json.loads("[" * 200 + "]" * 200)}
     _save(target, "annotator", _blocks(target, target.image, spleen=_SPLEEN), query={"tag": "draft"}, **deep)
-    many = {"slices": list(range(24)), "label_info": [{"name": f"n{n}", "idx": n} for n in range(1, 2001)]}
+    many: dict[str, Any] = {
+        "slices": list(range(24)),
+        "label_info": [{"name": f"n{n}", "idx": n} for n in range(1, 2001)],
+    }
     _save(target, "annotator", _blocks(target, target.image, spleen=_SPLEEN), query={"tag": "draft"}, **many)
     content = _packed(target, Volume(np.zeros((16, 16, 8), np.int16), np.eye(4)))
     query, sent = {"image": f"junk-{secrets.token_hex(4)}"}, {"file": ("x.nii.gz", content)}
@@ -260,8 +264,8 @@ def fields_without_end(target: Target) -> bool:
 @attack(Site.USERS)
 def terminal_taken(target: Target) -> bool:
     """Put escape sequences and characters that turn a line round into the name of a segment, for a terminal to obey."""
-    named = [{"name": "spleen\x1b[2J\x9b31m\u202e", "idx": 2}, {"name": "liver", "idx": 1}]
-    extra = {"note": "\x1b]0;pwned\x07", "client_id": "\x1b[31m"}
+    named: list[dict[str, Any]] = [{"name": "spleen\x1b[2J\x9b31m\u202e", "idx": 2}, {"name": "liver", "idx": 1}]
+    extra: dict[str, Any] = {"note": "\x1b]0;pwned\x07", "client_id": "\x1b[31m"}
     content = _blocks(target, target.image, spleen=_SPLEEN)
     _save(target, "annotator", content, label_info=named, query={"tag": "draft"}, **extra)
     shown = _labels_list(target)
@@ -271,14 +275,20 @@ def terminal_taken(target: Target) -> bool:
 @attack(Site.USERS)
 def remarks_forged(target: Target) -> bool:
     """Say in the params of a label that it is a restored one, or was found in the folder, or what its version is."""
-    said = {"restored": "20200101T000000.000000Z", "found": True, "version": "x", "ts": 1, "erased": {"a": "b"}}
+    said: dict[str, Any] = {
+        "restored": "20200101T000000.000000Z",
+        "found": True,
+        "version": "x",
+        "ts": 1,
+        "erased": {"a": "b"},
+    }
     _save(target, "annotator", _blocks(target, target.image, spleen=_SPLEEN), query={"tag": "original"}, **said)
     shown = _labels_list(target)
     return "20200101T000000" in shown or "found in the folder" in shown
 
 
 def _labels_list(target: Target) -> str:
-    program = "from baps.command_line import main; main()"
+    program = "from baps.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", program, "labels", "list", str(target.folder / "studies"), "--image", target.image],
         capture_output=True,

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import psutil
 import requests
 
-from attacks import Site, Target, attack
+from stress.attack.attacks import Site, Target, attack
 
 _MB = 1 << 20
 

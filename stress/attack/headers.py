@@ -12,9 +12,9 @@ from typing import Any
 
 import requests
 
-from baps.roles import Role
-from baps.users import Users
-from trust_site import CASES, site
+from baps.site.roles import Role
+from baps.site.users import Users
+from stress.served_site import CASES, site
 
 _NAMES = {"model": "baps", "strategy": "first", "session_id": "none", "job": "none", "path": "studies", "tag": "final"}
 """What stands for a part of a path."""

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from urllib.parse import parse_qs, urlsplit
 
-from odd_pacs import odd
+from stress.attack.odd_pacs import odd
 
 PATIENT, PATIENT_ID = "ZEBRA^QUENTIN", "Z1"
 STUDY, SERIES, INSTANCE = "1.2.3", "1.2.3.1", "1.2.3.1.1"

@@ -2,7 +2,7 @@
 
 Each is read by the reader itself in a process of its own kind, which may hold twice the volume that is allowed and no
 more; it is refused, or read within that. The largest files that are allowed are among them.
-``python benchmarks/trust_bombs.py`` is that process.
+``python -m stress.fuzz.bombs`` is that process.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID
 
+from benchmarks.paths import ROOT, SAMPLE_DATA
+
 MOST_MB = 32
 """What a volume may have."""
 
@@ -50,7 +52,7 @@ _SECONDS, _ROOM = 60, 4 << 30
 _SIDE = 8000
 """Of a picture of 64 MB."""
 
-_SAMPLE = Path(__file__).resolve().parents[1] / "sample-data" / "dicom" / "ct_01" / "001.dcm"
+_SAMPLE = SAMPLE_DATA / "dicom" / "ct_01" / "001.dcm"
 
 _JPEG_BASELINE, _JPEG_LOSSLESS, _JPEG_LS = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.80"
 _JPEG_2000, _HTJ2K, _RLE = "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.5"
@@ -470,8 +472,8 @@ BOMBS: dict[str, Callable[[Path], Path]] = {
 
 
 def _read(name: str, path: Path, image: Any) -> None:
-    from baps.adapter_file import read_adapter
-    from baps.formats import read_label_map, read_volume
+    from baps.adapters.adapter_file import read_adapter
+    from baps.io import read_label_map, read_volume
 
     if name.startswith("adapter"):
         read_adapter(path)
@@ -490,7 +492,7 @@ def _memory_mb(field: str) -> float:
 def main(folder: Path) -> None:
     """Read the bomb of each name that comes in; print a JSON object for each: what happened, what it took."""
     from baps.errors import BapsError
-    from baps.volume import Volume
+    from baps.imaging.volume import Volume
 
     warnings.simplefilter("ignore")
     os.environ["BAPS_MOST_VOLUME_MB"] = str(MOST_MB)
@@ -546,7 +548,7 @@ def read_bombs(names: Sequence[str] = tuple(BOMBS)) -> dict[str, Any]:
             path = BOMBS[name](own)
             if child is None:
                 child = _started(Path(tempfile.mkdtemp(dir=folder)))
-            assert child.stdin is not None and child.stdout is not None  # noqa: S101
+            assert child.stdin is not None and child.stdout is not None
             child.stdin.write(f"{name}\t{path}\n")
             child.stdin.flush()
             size = path.stat().st_size
@@ -584,11 +586,11 @@ def judge_bombs(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 def _started(folder: Path) -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    child = subprocess.Popen(  # noqa: S603
-        [sys.executable, str(Path(__file__).resolve()), str(folder)],
-        env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    child = subprocess.Popen(
+        [sys.executable, "-m", "stress.fuzz.bombs", str(folder)],
+        env=environment, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
-    assert child.stdout is not None  # noqa: S101
+    assert child.stdout is not None
     if child.stdout.readline() != "ready\n":
         raise RuntimeError(f"The process that reads bombs cannot be started (exit status {child.wait()}).")
     return child

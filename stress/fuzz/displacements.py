@@ -4,7 +4,7 @@ Frames are permuted, doubled and dropped, signs are flipped, units changed, slop
 object of many frames, and as NIfTI. Each image is refused with a sentence, or every voxel lies within half a voxel of
 where the header puts it. The header is the judge, read by pydicom and by SimpleITK, not our own reader.
 
-``python benchmarks/trust_displacements.py --inputs 2000`` runs this alone.
+``python -m stress.fuzz.displacements --inputs 2000`` runs this alone.
 """
 
 from __future__ import annotations
@@ -258,7 +258,7 @@ def misplaced(volumes: Sequence[Any], slices: Sequence[Slice]) -> str:
 def check_dicom(folder: Path, random: np.random.Generator) -> tuple[str, str]:
     """Write and read one image; the verdict (``placed``, ``refused``, ``displaced`` or ``error``) and what was said."""
     from baps.errors import InputError
-    from baps.formats import SeveralVolumesError, read_dicom, read_volume
+    from baps.io import SeveralVolumesError, read_dicom, read_volume
 
     slices, changes = draw_slices(random)
     if not slices:
@@ -297,7 +297,7 @@ def check_dicom(folder: Path, random: np.random.Generator) -> tuple[str, str]:
 def check_nifti(folder: Path, random: np.random.Generator) -> tuple[str, str]:
     """As ``check_dicom``, of a NIfTI file with other codes, units and signs; SimpleITK is the judge."""
     from baps.errors import InputError
-    from baps.formats import read_volume
+    from baps.io import read_volume
 
     values = np.arange(3 * 4 * 5, dtype=np.int16).reshape(3, 4, 5)
     spacing = random.uniform(0.4, 4, 3)

@@ -19,10 +19,11 @@ from hypothesis import settings as how
 from hypothesis import strategies as st
 from hypothesis.errors import HypothesisException
 
-from trust_mutations import mutant, seeds
-from trust_site import CASES, Site, files_of, site, strays, write_labels
-from trust_tally import Tally
-from web.kinds import kind_of_request
+from baps.server.access_policy import kind_of_request
+from benchmarks.paths import ROOT
+from stress.fuzz.mutations import mutant, seeds
+from stress.served_site import CASES, Site, files_of, site, strays, write_labels
+from stress.tally import Tally
 
 SMALL = "small"
 """An image that the small labels fit."""
@@ -39,8 +40,7 @@ def fuzz_http(folder: Path, count: int, seed: int, seconds: float) -> dict[str, 
         The tally's record, ``by_kind``, ``strays`` (files outside their place), whether the server is ``alive``, and
         ``skipped``: operations of the OpenAPI for which nothing could be drawn.
     """
-    repository = Path(__file__).resolve().parents[1]
-    before, tally = files_of(repository), Tally()
+    before, tally = files_of(ROOT), Tally()
     warnings.simplefilter("ignore")  # Of pydicom, on the files that are made here.
     with site(folder, CASES[:3]) as place:
         client = _Client(place, tally, time.monotonic() + seconds)
@@ -55,7 +55,7 @@ def fuzz_http(folder: Path, count: int, seed: int, seconds: float) -> dict[str, 
     return {
         **tally.record(),
         "by_kind": client.by_kind,
-        "strays": strays(folder) + sorted(files_of(repository) - before),
+        "strays": strays(folder) + sorted(files_of(ROOT) - before),
         "alive": alive and sample.ok,
         "skipped": skipped,
     }

@@ -18,13 +18,13 @@ import SimpleITK
 import tifffile
 from numpy.typing import NDArray
 
-from baps.adapter import Adapter
-from baps.adapter_file import write_adapter
-from baps.formats import read_volume, write_nifti, write_nrrd
-from baps.output_head import OutputHead
-from baps.visual_prompt import build_visual_prompt
-from baps.volume import Volume
-from trust_site import SAMPLES
+from baps.adapters.adapter import Adapter
+from baps.adapters.adapter_file import write_adapter
+from baps.adapters.output_head import OutputHead
+from baps.adapters.visual_prompt import build_visual_prompt
+from baps.imaging.volume import Volume
+from baps.io import read_volume, write_nifti, write_nrrd
+from stress.served_site import SAMPLES
 
 SIDE, SLICES = 16, 6
 NUMBERS = (0, 1, -1, 2, 3, 7, 127, 128, 255, 256, 32767, -32768, 65535, 2**31 - 1, -(2**31), 2**32 - 1)

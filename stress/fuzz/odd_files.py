@@ -1,7 +1,7 @@
 """Broken files, read by the readers themselves: each is answered or refused with a sentence, or it is a failure.
 
 They are read in a process of their own, which is started anew after a file that it did not survive.
-``python benchmarks/trust_fuzz_files.py`` is that process.
+``python -m stress.fuzz.odd_files`` is that process.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from baps.site.server_command import PACKAGES
+from benchmarks.paths import ROOT
 
 SECONDS = 20
 """That one file may take."""
@@ -49,9 +52,9 @@ def read_one(kind: str, path: Path, image: Any) -> None:
     Raises:
         BapsError: if it is refused.
     """
-    from baps.adapter_file import read_adapter
-    from baps.blackbox import Prompt
-    from baps.formats import read_labels, read_volume
+    from baps.adapters.adapter_file import read_adapter
+    from baps.io import read_labels, read_volume
+    from baps.prompts import Prompt
 
     if kind == "safetensors":
         adapter, _ = read_adapter(path)
@@ -65,9 +68,9 @@ def read_one(kind: str, path: Path, image: Any) -> None:
 def main(seed: int, begin: int, end: int) -> None:
     """Read the files of these numbers; print ``<number>`` before each one and ``<number> <verdict> ...`` after it."""
     from baps.errors import BapsError
-    from baps.formats import read_volume
-    from trust_mutations import mutant, seeds
-    from trust_tally import is_sentence
+    from baps.io import read_volume
+    from stress.fuzz.mutations import mutant, seeds
+    from stress.tally import is_sentence
 
     warnings.simplefilter("ignore")
     np.seterr(all="ignore")
@@ -132,15 +135,16 @@ def fuzz_files(count: int, seed: int, seconds: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         environment = {
             **os.environ, "HF_HUB_OFFLINE": "1", "BAPS_MOST_VOLUME_MB": "64", "OMP_NUM_THREADS": "1", "TMPDIR": folder,
+            "PYTHONPATH": os.pathsep.join((str(PACKAGES), str(ROOT))),
         }  # fmt: skip
         while number < count and time.monotonic() < deadline:
             own = Path(tempfile.mkdtemp(dir=folder))
-            command = [sys.executable, str(Path(__file__).resolve()), str(seed), str(number), str(count)]
-            child = subprocess.Popen(  # noqa: S603
+            command = [sys.executable, "-m", "stress.fuzz.odd_files", str(seed), str(number), str(count)]
+            child = subprocess.Popen(
                 command, cwd=own, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
             )
             begun = None
-            assert child.stdout is not None  # noqa: S101
+            assert child.stdout is not None
             guard = _Guard(child, deadline)
             for line in child.stdout:
                 guard.heard()

@@ -1,4 +1,4 @@
-"""The bombs of ``trust_bombs.py`` sent to a running server, by every way in: how much memory does it take?
+"""The bombs of ``fuzz/bombs.py`` sent to a running server, by every way in: how much memory does it take?
 
 An image is sent to be segmented, added to the studies and opened as a session; a label is sent to be saved. The peak is
 the server's own, as the kernel counts it, above what it held before.
@@ -17,9 +17,9 @@ import nibabel
 import numpy as np
 import requests
 
-from trust_bombs import BOMBS, MOST_MB, judge_bombs
-from trust_site import Site, site
-from trust_tally import judge
+from stress.fuzz.bombs import BOMBS, MOST_MB, judge_bombs
+from stress.served_site import Site, site
+from stress.tally import judge
 
 _TIMEOUT = 120
 _FLAT = "flat"

@@ -1,4 +1,4 @@
-"""Processes that ``benchmarks/trust_kills.py`` kills: each says on standard output what it has done, and goes on.
+"""Processes that ``stress/kill/kills.py`` kills: each says on standard output what it has done, and goes on.
 
 ``labels STUDIES FOLDER`` saves a label of the first image again and again; ``adapters ROOT`` adds and publishes
 adapters; ``training FOLDER SEED IMAGES`` trains one adapter to the end.
@@ -9,14 +9,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from trust_site import CASES, LABELS, SAMPLES
+from stress.served_site import CASES, LABELS, SAMPLES
 
 CASE, LABEL = CASES[0], "spleen"
 
 
 def labels(studies: Path, files: Path) -> None:
     """Save the two labels in turn; print the number of each after it was saved."""
-    from baps.label_history import LabelHistory
+    from baps.annotations.history import LabelHistory
 
     history, number = LabelHistory(studies), 0
     history.repair()
@@ -31,10 +31,10 @@ def adapters(root: Path) -> None:
     """Add and publish one adapter after the other; print each version after it was published."""
     import torch
 
-    from baps.adapter import Adapter
-    from baps.output_head import OutputHead
-    from baps.store import AdapterStore
-    from baps.visual_prompt import build_visual_prompt
+    from baps.adapters.adapter import Adapter
+    from baps.adapters.output_head import OutputHead
+    from baps.adapters.visual_prompt import build_visual_prompt
+    from baps.registry.store import AdapterStore
 
     torch.set_num_threads(1)
     store, number = AdapterStore(root), 0
@@ -50,12 +50,12 @@ def adapters(root: Path) -> None:
 
 def training(folder: Path, seed: int, images: int) -> None:
     """Train on three sample volumes and publish, as a server's training does; print each step."""
-    from baps.adaptation.adapt import ProgressReport
-    from baps.adaptation.cases import Case, load_cases
-    from baps.adaptation.publishing import adapt_and_publish
-    from baps.adaptation.settings import AdaptationSettings
     from baps.blackbox import load_black_box
-    from baps.store import AdapterStore
+    from baps.evaluation.cases import Case, load_cases
+    from baps.registry.store import AdapterStore
+    from baps.training.adapt import ProgressReport
+    from baps.training.publishing import adapt_and_publish
+    from baps.training.settings import AdaptationSettings
 
     black_box = load_black_box(device="cpu")
     store = AdapterStore(folder)

@@ -19,12 +19,13 @@ import numpy as np
 import psutil
 import requests
 
-from baps.adapter_file import read_adapter
+from baps.adapters.adapter_file import read_adapter
+from baps.annotations.history import LabelHistory
 from baps.errors import BapsError
-from baps.label_history import LabelHistory
-from baps.store import AdapterStore
-from trust_children import CASE, LABEL
-from trust_site import CASES, SAMPLES, Site, site, write_labels
+from baps.registry.store import AdapterStore
+from benchmarks.paths import ROOT
+from stress.kill.children import CASE, LABEL
+from stress.served_site import CASES, SAMPLES, Site, site, write_labels
 
 IMAGES = 900
 """That a training may ask."""
@@ -98,15 +99,18 @@ def kill_all(folder: Path, seed: int, seconds: float, share: float = 1.0) -> dic
 
 
 def _started(*words: str) -> subprocess.Popen[str]:
-    program = str(Path(__file__).with_name("trust_children.py"))
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}  # As the server's trainings have it.
-    return subprocess.Popen(  # noqa: S603
-        [sys.executable, program, *words], stdout=subprocess.PIPE, text=True, env=environment
+    return subprocess.Popen(
+        [sys.executable, "-m", "stress.kill.children", *words],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        cwd=ROOT,
     )
 
 
 def _said(child: subprocess.Popen[str]) -> str:
-    assert child.stdout is not None  # noqa: S101
+    assert child.stdout is not None
     return child.stdout.readline().strip()
 
 

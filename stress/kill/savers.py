@@ -15,10 +15,10 @@ import numpy as np
 import requests
 from numpy.typing import NDArray
 
-from baps.roles import Role
-from baps.users import Users
-from trust_site import CASES, LABELS, Site, organ, site
-from trust_tally import Tally
+from baps.site.roles import Role
+from baps.site.users import Users
+from stress.served_site import CASES, LABELS, Site, organ, site
+from stress.tally import Tally
 
 SAVERS = 8
 IMAGES = CASES[:4]

@@ -24,9 +24,9 @@ from urllib.parse import urlsplit
 import numpy as np
 import requests
 
-from baps.roles import Role
-from baps.users import Users
-from trust_site import CASES, SAMPLES, Memory, Site, site, voxels_of, write_labels
+from baps.site.roles import Role
+from baps.site.users import Users
+from stress.served_site import CASES, SAMPLES, Memory, Site, site, voxels_of, write_labels
 
 SECONDS = 1.0
 """That clicks of others may take, at the 95th percentile."""

@@ -13,8 +13,8 @@ import numpy as np
 import requests
 from numpy.typing import NDArray
 
-from trust_site import CASES, Memory, Site, site, voxels_of, write_labels
-from trust_tally import Tally
+from stress.served_site import CASES, Memory, Site, site, voxels_of, write_labels
+from stress.tally import Tally
 
 CLIENTS = 16
 VOLUMES = CASES[:8]

@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from baps.adapter import Adapter, adapter_from_record, segment_adapted, unchanging
-from baps.adapter_file import read_adapter, write_adapter
-from baps.blackbox import Prompt
-from baps.output_head import OutputHead
-from baps.visual_prompt import CONDITIONS, KINDS, build_visual_prompt
+from baps.adapters.adapter import Adapter, adapter_from_record, segment_adapted, unchanging
+from baps.adapters.adapter_file import read_adapter, write_adapter
+from baps.adapters.output_head import OutputHead
+from baps.adapters.visual_prompt import CONDITIONS, KINDS, build_visual_prompt
+from baps.prompts import Prompt
 
 PROMPTS = [Prompt(((3.0, 4.0),)), Prompt(box=(1.0, 2.0, 30.0, 28.0)), Prompt(((8.0, 9.0),), ((20.0, 3.0),))]
 LEAST, MOST = 0.002, 0.998

@@ -14,12 +14,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from baps.adapter import Adapter
-from baps.adapter_file import check_fits, read_adapter, write_adapter
-from baps.blackbox import BlackBox, Prompt
+from baps.adapters.adapter import Adapter
+from baps.adapters.adapter_file import check_fits, read_adapter, write_adapter
+from baps.adapters.output_head import OutputHead
+from baps.adapters.visual_prompt import KINDS, build_visual_prompt
+from baps.blackbox import BlackBox
 from baps.errors import BapsError, InputError
-from baps.output_head import OutputHead
-from baps.visual_prompt import KINDS, build_visual_prompt
+from baps.prompts import Prompt
+from tests.support.paths import ROOT
 
 PROMPTS = [Prompt(((3.0, 4.0),)), Prompt(((20.0, 9.0),))]
 STATISTICS = {"name": "statistics", "source": "", "sha256": ""}
@@ -169,11 +171,11 @@ def test_a_record_that_is_no_json_leaves_the_older_file(adapter: Path) -> None:
 _FULL = """
 import resource, sys
 from pathlib import Path
-from baps.adapter import Adapter
-from baps.adapter_file import write_adapter
+from baps.adapters.adapter import Adapter
+from baps.adapters.adapter_file import write_adapter
 from baps.errors import BapsError
-from baps.adapter import Adapter
-from baps.visual_prompt import build_visual_prompt
+from baps.adapters.adapter import Adapter
+from baps.adapters.visual_prompt import build_visual_prompt
 made = Adapter(build_visual_prompt("concat", 9))
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
 try:
@@ -188,7 +190,7 @@ except BapsError as error:
 def test_a_full_disk_leaves_the_older_file_whole(adapter: Path, room: int) -> None:
     """A process may write so many bytes and no more, as on a disk that is full."""
     before = adapter.read_bytes()
-    paths = {"PYTHONPATH": str(Path(__file__).parents[2] / "apps" / "baps_app")}
+    paths = {"PYTHONPATH": str(ROOT / "apps" / "baps_app")}
     done = subprocess.run(
         [sys.executable, "-c", _FULL, str(adapter), str(room)],
         env={**os.environ, **paths},

@@ -8,13 +8,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from baps.adapter import Adapter, segment_adapted, segment_keeping
-from baps.blackbox import BlackBox, Prompt
-from baps.corrections import asker
-from baps.heeding import contradicted, heed_clicks
-from baps.output_head import OutputHead
-from baps.visual_prompt import VisualPrompt, build_visual_prompt
-from baps.visual_prompt.basis import BasisVisualPrompt
+from baps.adapters.adapter import Adapter, segment_adapted, segment_keeping
+from baps.adapters.click_consistency import contradicted, heed_clicks
+from baps.adapters.output_head import OutputHead
+from baps.adapters.visual_prompt import VisualPrompt, build_visual_prompt
+from baps.adapters.visual_prompt.basis import BasisVisualPrompt
+from baps.blackbox import BlackBox
+from baps.evaluation.interactive import asker
+from baps.prompts import Prompt
 
 CLICKS = Prompt(((20.0, 10.0), (30.0, 10.0)), ((50.0, 40.0),))
 LEFT, RIGHT, FALSE = (20, 10), (30, 10), (50, 40)

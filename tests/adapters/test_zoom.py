@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baps.blackbox import Prompt
-from baps.zoom import View, crop, move, paste, view_of
+from baps.adapters.zoom import View, crop, move, paste, view_of
+from baps.prompts import Prompt
 
 SIDES = [32, 192, 1024]
 SHARES = [0.75, 0.5, 0.35]

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from baps.annotations.export import label_as_rtstruct
+from baps.annotations.history import LabelHistory
 from baps.errors import InputError
-from baps.formats import read_volume, write_label_map
-from baps.formats.rtstruct import read_structures
-from baps.label_export import label_as_rtstruct
-from baps.label_history import LabelHistory
-from baps.label_map import LabelMap
-from little_series import random_segments, write_little_series
+from baps.imaging.label_map import LabelMap
+from baps.io import read_volume, write_label_map
+from baps.io.dicom.rtstruct import read_structures
+from tests.support.little_series import random_segments, write_little_series
 
 
 @pytest.fixture

@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from baps.annotations.history import LabelHistory
 from baps.errors import BapsError, NotFoundError
-from baps.label_history import LabelHistory
 
 SAVER = """
 import sys
 from pathlib import Path
-from baps.label_history import LabelHistory
+from baps.annotations.history import LabelHistory
 history = LabelHistory(Path(sys.argv[1]))
 print("ready", flush=True)
 for number in range(int(sys.argv[3])):
@@ -212,7 +212,7 @@ def test_a_kill_at_any_instant_leaves_the_old_or_the_new_label_whole(studies: Pa
 KILLED_AT = """
 import os, shutil, signal, sys, tempfile
 from pathlib import Path
-from baps.label_history import LabelHistory
+from baps.annotations.history import LabelHistory
 studies, left = Path(sys.argv[1]), int(sys.argv[2])
 def dying(call):
     def wrapped(*given, **named):

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from baps.formats import write_nifti
-from baps.label_import import match_labels, unused_labels
-from baps.volume import Volume
+from baps.annotations.label_files import match_labels, unused_labels
+from baps.imaging.volume import Volume
+from baps.io import write_nifti
 
 
 def write(*files: Path) -> None:

@@ -8,10 +8,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from baps.collected import notes
+from baps.annotations.label_info import (
+    LabelInfo,
+    covered_slices,
+    label_values,
+    name_values,
+    read_label_info,
+    read_request,
+)
 from baps.errors import InputError
-from baps.label_map import LabelMap
-from lib.label_info import LabelInfo, covered_slices, label_values, name_values, read_label_info, read_request
+from baps.imaging.label_map import LabelMap
+from baps.utils.context_collector import notes
 
 SITE = {"spleen": 1, "liver": 6}
 SAID = {"label_info": [{"name": "liver", "idx": 1}, {"name": "spleen", "idx": 2}]}

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from baps.label_map import LabelMap
-from lib.label_info import LabelInfo, name_values, read_label_info
-from lib.others_work import Kept, keep_others
+from baps.annotations.label_info import LabelInfo, name_values, read_label_info
+from baps.annotations.merge import Kept, keep_others
+from baps.imaging.label_map import LabelMap
 
 LABELS = {"liver": 1, "spleen": 2, "kidney": 3}
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baps.adapter import unchanging
+from baps.adapters.adapter import unchanging
+from baps.annotations.history import LabelHistory, Version
+from baps.annotations.retention import Rule, _beyond, prune
 from baps.errors import InputError
-from baps.label_history import LabelHistory, Version
-from baps.label_retention import Rule, _beyond, prune
-from baps.store import AdapterStore, adapter_times
+from baps.registry.store import AdapterStore, adapter_times
 
 NOW = datetime(2026, 11, 29, 12, tzinfo=timezone.utc)
 

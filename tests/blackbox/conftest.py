@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hosts import BRIGHTNESS, BUNDLED, Host, hosted
+from tests.support.hosts import BRIGHTNESS, BUNDLED, Host, hosted
 
 
 @pytest.fixture(scope="session")

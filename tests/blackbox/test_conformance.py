@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from segment_anything import SamPredictor, sam_model_registry
 
-from baps.blackbox import BlackBox, Encoding, Prompt, RemoteSettings, load_black_box
+from baps.blackbox import BlackBox, Encoding, RemoteSettings, load_black_box
 from baps.blackbox.bundled_model import build_bundled_model
 from baps.blackbox.sam2 import build_sam2_model
 from baps.errors import BudgetSpentError, InputError
+from baps.prompts import Prompt
 
 PROMPTS = [
     Prompt(((12.0, 20.0),)),

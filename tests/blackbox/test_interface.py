@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from baps.blackbox import BlackBox, Capabilities, Encoding, Prompt, model_seconds
-from baps.blackbox.prompt import Point
+from baps.blackbox import BlackBox, Capabilities, Encoding, model_seconds
 from baps.errors import BapsError, BudgetSpentError, InputError
+from baps.prompts import Point, Prompt
 
 IMAGE = np.zeros((8, 8, 3), np.uint8)
 CLICK, BOX = Prompt(((1.0, 1.0),)), Prompt(box=(0.0, 0.0, 3.0, 3.0))

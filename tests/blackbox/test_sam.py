@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from baps.blackbox import Prompt
 from baps.blackbox.bundled_model import build_bundled_model
 from baps.blackbox.sam import SamBlackBox
 from baps.errors import BapsError, InputError
+from baps.prompts import Prompt
 
 IMAGE = np.zeros((64, 64, 3), np.uint8)
 CLICK = Prompt(((9.0, 9.0),))

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from sam2.sam2_image_predictor import SAM2ImagePredictor
 
-from baps.blackbox import Prompt, load_black_box
+from baps.blackbox import load_black_box
 from baps.blackbox.sam2 import Sam2BlackBox, build_sam2_model, sam2_of
 from baps.blackbox.sam2_memory import Sam2Memory
 from baps.errors import InputError
+from baps.prompts import Prompt
 
 pytestmark = pytest.mark.slow
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from baps.adapter import unchanging
-from baps.command_line import app
+from baps.adapters.adapter import unchanging
+from baps.cli import app
 from baps.errors import NotFoundError
-from baps.store import SHARED, AdapterStore
+from baps.registry.store import SHARED, AdapterStore
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from baps.adapter import unchanging
-from baps.audit import AuditFile
-from baps.audit_check import check_audit
-from baps.command_line import app
-from baps.command_line.noting import note
-from baps.store import AdapterStore
+from baps.adapters.adapter import unchanging
+from baps.cli import app
+from baps.cli.audit_log import note
+from baps.registry.store import AdapterStore
+from baps.site.audit import AuditFile
+from baps.site.audit_check import check_audit
 
 _run = CliRunner()
 

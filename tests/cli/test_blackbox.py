@@ -9,10 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from baps.blackbox import RemoteSettings, load_black_box
-from baps.command_line import app
+from baps.cli import app
 from baps.errors import BapsError, InputError
-from hosts import BUNDLED, hosted
-from server import free_port
+from demo.server import free_port
+from tests.support.hosts import BUNDLED, hosted
 
 
 def _serve(*words: str) -> None:

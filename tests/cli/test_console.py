@@ -8,7 +8,7 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from baps.command_line.console import Console
+from baps.cli.console import Console
 
 EVIL = "spleen\x1b[2J\x9b31m\u202e"
 

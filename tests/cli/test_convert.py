@@ -6,8 +6,8 @@ import numpy as np
 import SimpleITK
 from typer.testing import CliRunner
 
-from baps.command_line import app
-from trust_displacements import Slice, write_enhanced, write_series
+from baps.cli import app
+from stress.fuzz.displacements import Slice, write_enhanced, write_series
 
 
 def _slices(tilt: float, echoes: int) -> list[Slice]:

@@ -5,9 +5,9 @@ import json
 import pytest
 from typer.testing import CliRunner, Result
 
-from baps import doctor
-from baps.command_line import app
-from baps.doctor import Finding, Status
+from baps.cli import app
+from baps.site import doctor
+from baps.site.doctor import Finding, Status
 
 FINDINGS = {
     "fine": Finding(Status.OK, "all of it"),

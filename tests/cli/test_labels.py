@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from baps.command_line import app
+from baps.annotations.history import LabelHistory
+from baps.cli import app
 from baps.errors import InputError, NotFoundError
-from baps.formats import read_label_map, read_volume, write_nifti
-from baps.label_history import LabelHistory
-from baps.volume import Volume
-from little_series import SHAPE, random_segments, write_little_series
+from baps.imaging.volume import Volume
+from baps.io import read_label_map, read_volume, write_nifti
+from tests.support.little_series import SHAPE, random_segments, write_little_series
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 from typer.testing import CliRunner
 
-from baps.command_line import app
+from baps.annotations.history import LabelHistory
+from baps.cli import app
 from baps.errors import InputError
-from baps.label_history import LabelHistory
 
 SHAPE = (20, 16, 12)
 
@@ -157,7 +157,7 @@ def test_what_the_values_mean_must_be_said(studies: Path, tmp_path: Path) -> Non
 
 def test_a_dicom_seg_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BAPS_ADAPTERS", str(tmp_path / "adapters"))
-    from little_series import write_little_series
+    from tests.support.little_series import write_little_series
 
     series = tmp_path / "studies" / "p1"
     write_little_series(series)
@@ -189,7 +189,7 @@ def test_folders_that_are_not_there_are_said(studies: Path, tmp_path: Path, what
 
 def test_a_running_servers_list_takes_it(studies: Path, tmp_path: Path) -> None:
     """The list that the server holds is read again."""
-    from lib.studies import StudiesDatastore
+    from baps.server.datastores.folder import StudiesDatastore
 
     running = StudiesDatastore(str(studies), auto_reload=True, read_only=False)
     image(tmp_path / "one" / "a.nii.gz", mask(1))

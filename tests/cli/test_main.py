@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from baps.command_line import main
+from baps.cli import main
 
 
 @pytest.mark.parametrize("label", ["liver", "[/x]"])
@@ -23,13 +23,13 @@ def test_an_error_is_one_sentence(
 
 def test_help_needs_nothing_heavy() -> None:
     heavy = "{'torch', 'monailabel', 'numpy', 'nibabel', 'requests', 'pydantic'}"
-    program = f"import sys, baps.command_line; print({heavy} & set(sys.modules))"
+    program = f"import sys, baps.cli; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
 
 def test_users_are_not_told_what_libraries_say_to_programmers() -> None:
-    program = "import warnings, baps.command_line as line; line.app = lambda: warnings.warn('Old.'); line.main()"
+    program = "import warnings, baps.cli as line; line.app = lambda: warnings.warn('Old.'); line.main()"
     told = [
         subprocess.run([sys.executable, *options, "-c", program], capture_output=True, text=True, check=True).stderr
         for options in ([], ["-W", "default"])

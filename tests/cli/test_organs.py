@@ -9,10 +9,10 @@ import pytest
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
-from baps.command_line import app
+from baps.cli import app
 from baps.errors import InputError
-from baps.formats import write_nifti
-from baps.volume import Volume
+from baps.imaging.volume import Volume
+from baps.io import write_nifti
 
 Run = Callable[..., str]
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from baps.adapter import unchanging
+from baps.adapters.adapter import unchanging
 from baps.blackbox import BlackBox
-from baps.command_line import app
+from baps.cli import app
 from baps.errors import BapsError, InputError, NotFoundError
-from baps.formats import read_volume, write_nifti
-from baps.store import AdapterStore
-from baps.volume import Volume
+from baps.imaging.volume import Volume
+from baps.io import read_volume, write_nifti
+from baps.registry.store import AdapterStore
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def test_control_c_leaves_nothing_and_an_older_mask_as_it_was(
         raise KeyboardInterrupt
 
     (tmp_path / "mask.nrrd").write_text("an older one")
-    monkeypatch.setattr("baps.whole_organ.propagate", pressed)
+    monkeypatch.setattr("baps.inference.whole_organ.propagate", pressed)
     before = sorted(tmp_path.iterdir())
     with pytest.raises(BapsError, match="Given up; nothing was written"):
         _segment(image, tmp_path / "mask.nrrd", "--click", "20,18,6", "--whole-organ")

@@ -11,9 +11,9 @@ import pytest
 import requests
 from typer.testing import CliRunner
 
-from baps.command_line import app
+from baps.cli import app
 from baps.errors import InputError
-from server import free_port
+from demo.server import free_port
 
 
 class ExecutedError(Exception):
@@ -64,7 +64,7 @@ def test_options_reach_the_server(tmp_path: Path) -> None:
     assert command[command.index("--studies") + 1] == str(tmp_path)
     assert command[command.index("--host") + 1] == "127.0.0.1"
     assert command[command.index("--port") + 1] == port
-    assert command[command.index("--uvicorn_app") + 1] == "serving:app"
+    assert command[command.index("--uvicorn_app") + 1] == "baps.server.asgi:app"
     assert environment["MONAI_LABEL_TRACKING_ENABLED"] == "false"
 
 
@@ -102,7 +102,7 @@ def test_studies_that_are_not_there_are_not_made(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_server_itself_gets_the_signal(tmp_path: Path) -> None:
     port = free_port()
-    program = "from baps.command_line import main; main()"
+    program = "from baps.cli import main; main()"
     words = ["serve", str(tmp_path), "--port", str(port), "--labels", "spleen", "--adapters", str(tmp_path / "a")]
     log = (tmp_path / "log").open("w")
     child = subprocess.Popen([sys.executable, "-c", program, *words], stdout=log, stderr=log, env=dict(os.environ))

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from baps.command_line import app
+from baps.cli import app
 from baps.errors import BapsError, InputError
-from baps.users import Users
+from baps.site.users import Users
 
 
 def _run(*words: object) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from baps.adaptation.checking import Verdict, compare
+from baps.evaluation.acceptance import Verdict, compare
 
 
 def _of(owners: Sequence[str], scores: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import baps.adaptation.cases
-from baps.adaptation.cases import Case, CaseReader, labelled_slices, load_cases
+import baps.evaluation.cases
 from baps.errors import InputError, NotFoundError
-from baps.formats import read_volume, write_nifti
-from baps.intensity import Window
-from baps.volume import Volume
+from baps.evaluation.cases import Case, CaseReader, labelled_slices, load_cases
+from baps.imaging.volume import Volume
+from baps.imaging.windowing import Window
+from baps.io import read_volume, write_nifti
 
 Phantom = tuple[Volume, NDArray[np.bool_]]
 
@@ -170,7 +170,7 @@ def files_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(path.name)
         return read_volume(path)
 
-    monkeypatch.setattr(baps.adaptation.cases, "read_volume", read)
+    monkeypatch.setattr(baps.evaluation.cases, "read_volume", read)
     return names
 
 

@@ -11,20 +11,21 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from baps import heeding
-from baps.adaptation.cases import Case
-from baps.adapter import Adapter
-from baps.blackbox import BlackBox, Encoding, Prompt
+from baps.adapters import click_consistency
+from baps.adapters.adapter import Adapter
+from baps.adapters.output_head import OutputHead
+from baps.adapters.visual_prompt import build_visual_prompt
+from baps.blackbox import BlackBox, Encoding
 from baps.errors import InputError
-from baps.evaluation import CLICK_SEEDS, Corrections, Evaluation, evaluate
-from baps.formats import read_volume, write_nifti
-from baps.geometry import AXES, Canvas, Plane
-from baps.intensity import choose_window
-from baps.metrics import dice
-from baps.output_head import OutputHead
-from baps.slice_image import canvas_image
-from baps.visual_prompt import build_visual_prompt
-from baps.volume import Volume
+from baps.evaluation.cases import Case
+from baps.evaluation.evaluate import CLICK_SEEDS, Corrections, Evaluation, evaluate
+from baps.imaging.canvas import AXES, Canvas, Plane
+from baps.imaging.metrics import dice
+from baps.imaging.slice_image import canvas_image
+from baps.imaging.volume import Volume
+from baps.imaging.windowing import choose_window
+from baps.io import read_volume, write_nifti
+from baps.prompts import Prompt
 
 Phantom = tuple[Volume, NDArray[np.bool_]]
 NewBox = Callable[..., Any]
@@ -222,7 +223,7 @@ class _Encoding(BlackBox):
         return self.inner._segment(encoding._content[None], [prompt])[0]
 
 
-@pytest.mark.parametrize("near", [heeding._NEAR, 9.0], ids=["heeding", "contradicting nothing"])
+@pytest.mark.parametrize("near", [click_consistency._NEAR, 9.0], ids=["heeding", "contradicting nothing"])
 @pytest.mark.parametrize("clicks", [1, 3])
 @pytest.mark.parametrize("head", [False, True])
 @pytest.mark.parametrize("visual_prompt", [None, ("basis", "label"), ("concat", "label"), ("concat", "click")], ids=str)
@@ -236,7 +237,7 @@ def test_with_encodings_it_comes_to_the_same(
     near: float,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(heeding, "_NEAR", near)
+    monkeypatch.setattr(click_consistency, "_NEAR", near)
     cases = new_cases()
     made = visual_prompt and _moved(*visual_prompt, lively_head if head else None)
     plain, encoding = new_black_box(), _Encoding(new_black_box())

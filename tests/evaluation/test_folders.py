@@ -15,15 +15,15 @@ from PIL import Image
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from baps.adaptation.cases import CaseReader, load_cases
-from baps.adaptation.folders import find_cases
 from baps.errors import InputError
-from baps.formats import read_volume, write_label_map, write_nifti, write_nrrd
-from baps.formats.dicom_labels import series_headers
-from baps.formats.rtstruct import write_structures
-from baps.label_map import LabelMap
-from baps.volume import Volume
-from little_series import random_segments, write_little_series
+from baps.evaluation.cases import CaseReader, load_cases
+from baps.evaluation.folders import find_cases
+from baps.imaging.label_map import LabelMap
+from baps.imaging.volume import Volume
+from baps.io import read_volume, write_label_map, write_nifti, write_nrrd
+from baps.io.dicom.labels import series_headers
+from baps.io.dicom.rtstruct import write_structures
+from tests.support.little_series import random_segments, write_little_series
 
 Phantom = tuple[Volume, NDArray[np.bool_]]
 SHAPE = (20, 18, 6)

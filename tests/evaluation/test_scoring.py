@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from baps.adaptation.cases import LabelledSlice
-from baps.adaptation.scoring import score_slices
-from baps.adapter import Adapter
-from baps.metrics import dice
-from baps.output_head import OutputHead
-from baps.visual_prompt import build_visual_prompt
+from baps.adapters.adapter import Adapter
+from baps.adapters.output_head import OutputHead
+from baps.adapters.visual_prompt import build_visual_prompt
+from baps.evaluation.cases import LabelledSlice
+from baps.evaluation.scoring import score_slices
+from baps.imaging.metrics import dice
 
 Slices = Callable[..., dict[str, list[LabelledSlice]]]
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baps.adaptation.slices import LabelledSlice, SliceFile, StoredSlice, evenly_spaced
 from baps.errors import BapsError
-from baps.intensity import Window
+from baps.evaluation.slices import LabelledSlice, SliceFile, StoredSlice, evenly_spaced
+from baps.imaging.windowing import Window
 
 
 def _piece(seed: int = 0, side: int = 16, colour: bool = False) -> LabelledSlice:

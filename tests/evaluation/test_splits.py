@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baps.adaptation.splitting import FEW, FEW_SINGLE, Split, patient_hash, split_patients
+from baps.evaluation.splits import FEW, FEW_SINGLE, Split, patient_hash, split_patients
 
 PATIENTS = [f"patient {number}" for number in range(40)]
 

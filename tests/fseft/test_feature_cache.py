@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fseft.models import OrganModel
-from fseft.readings import Readings
-from fseft.segmenting import OrganSegmenter
+from baps.fseft.feature_cache import Readings
+from baps.fseft.models import OrganModel
+from baps.fseft.predictor import OrganSegmenter
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_kept_or_not_the_numbers_are_the_same(
     model: OrganModel, tmp_path: Path, reads: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, unkept = (Readings(folder).of(model, reads, image(0)) for folder in (tmp_path, None))  # type: ignore[arg-type]
-    monkeypatch.setattr("fseft.readings.read", None)  # The model is not asked again.
+    monkeypatch.setattr("baps.fseft.feature_cache.read", None)  # The model is not asked again.
     kept = Readings(tmp_path).of(model, reads, image(0))  # type: ignore[arg-type]
     assert kept.dtype == torch.half
     torch.testing.assert_close(kept, made, rtol=0, atol=0)
@@ -107,5 +107,5 @@ def test_of_one_image_nothing_is_read_twice_also_where_nothing_is_kept(
 ) -> None:
     reading = Readings(None).of_image(model, image(0))
     found = reading("features")
-    monkeypatch.setattr("fseft.readings.read", None)  # The model is not asked again.
+    monkeypatch.setattr("baps.fseft.feature_cache.read", None)  # The model is not asked again.
     assert reading("features") is found

@@ -8,14 +8,14 @@ import torch
 from numpy.typing import NDArray
 
 from baps.errors import BapsError, InputError
-from baps.metrics import dice
-from baps.volume import Volume
-from fseft.adapter_file import adapter_record, read_organ_adapter
-from fseft.adapters import build_adapter
-from fseft.fitting import Example, FitSettings, fit
-from fseft.inference import read
-from fseft.preparation import prepare
-from fseft.segmenting import OrganSegmenter, ask, unadapted
+from baps.fseft.adapter_file import adapter_record, read_organ_adapter
+from baps.fseft.adapters import build_adapter
+from baps.fseft.fitting import Example, FitSettings, fit
+from baps.fseft.inference import read
+from baps.fseft.predictor import OrganSegmenter, ask, unadapted
+from baps.fseft.preprocessing import prepare
+from baps.imaging.metrics import dice
+from baps.imaging.volume import Volume
 
 Phantom = Callable[..., tuple[Volume, NDArray[np.bool_]]]
 
@@ -135,6 +135,6 @@ def test_a_gpu_without_enough_memory_is_said_so(
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr("fseft.readings.read", full)
+    monkeypatch.setattr("baps.fseft.feature_cache.read", full)
     with pytest.raises(BapsError, match="not enough memory"):
         segmenter.segment(new_phantom()[0], {"spleen": 1, "liver": 2})

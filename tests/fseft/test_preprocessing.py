@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from baps.errors import InputError
-from baps.volume import Volume
-from fseft.preparation import Prepared, prepare
+from baps.fseft.preprocessing import Prepared, prepare
+from baps.imaging.volume import Volume
 
 Phantom = Callable[..., tuple[Volume, NDArray[np.bool_]]]
 

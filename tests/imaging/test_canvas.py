@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from baps.blackbox import Prompt
 from baps.errors import InputError
-from baps.geometry import AXES, Canvas, Plane, axis_across
-from baps.volume import Volume
+from baps.imaging.canvas import AXES, Canvas, Plane, axis_across
+from baps.imaging.volume import Volume
+from baps.prompts import Prompt
 
 ORIENTATIONS = [
     np.array(signs)[:, None] * np.eye(3)[list(order)]

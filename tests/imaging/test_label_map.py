@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from baps.label_map import LabelMap, Overlaps, values_of
+from baps.imaging.label_map import LabelMap, Overlaps, values_of
 
 Masks = dict[int, NDArray[np.bool_]]
 

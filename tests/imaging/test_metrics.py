@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baps.metrics import dice
+from baps.imaging.metrics import dice
 
 
 @pytest.mark.parametrize(

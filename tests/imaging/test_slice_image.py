@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from baps.geometry import Canvas, Plane
-from baps.intensity import Window, choose_window
-from baps.slice_image import canvas_image
-from baps.volume import Volume
+from baps.imaging.canvas import Canvas, Plane
+from baps.imaging.slice_image import canvas_image
+from baps.imaging.volume import Volume
+from baps.imaging.windowing import Window, choose_window
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from baps.volume import Volume
+from baps.imaging.volume import Volume
 
 AFFINE = np.diag([-0.7, 0.8, 2.5, 1.0])
 

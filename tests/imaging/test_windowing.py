@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from baps.intensity import CT_WINDOW, Window, choose_window
-from baps.volume import Volume
+from baps.imaging.volume import Volume
+from baps.imaging.windowing import CT_WINDOW, Window, choose_window
 
 
 def _volume(values: np.ndarray) -> Volume:

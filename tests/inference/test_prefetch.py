@@ -4,7 +4,7 @@ import os
 import threading
 from functools import partial
 
-from baps.looking_ahead import _MOST, LookingAhead
+from baps.inference.prefetch import _MOST, LookingAhead
 
 
 def test_jobs_are_done_in_order_and_those_of_the_last_call_first() -> None:

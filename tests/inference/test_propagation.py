@@ -5,8 +5,8 @@ import pytest
 from numpy.typing import NDArray
 
 from baps.blackbox import Capabilities
-from baps.metrics import dice
-from baps.propagation import Slices, Step, carried_prompt, deepest, propagate, shape_between
+from baps.imaging.metrics import dice
+from baps.inference.propagation import Slices, Step, carried_prompt, deepest, propagate, shape_between
 
 SIDE, COUNT = 40, 31
 CLICKS = Capabilities("clicks", "", True, True, True, False, 1, SIDE)

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from baps.blackbox import Capabilities, Prompt
+from baps.blackbox import Capabilities
 from baps.errors import InputError
-from baps.scribbles import NEGATIVE, POSITIVE, choose_clicks, keep_strokes, strokes_to_prompt
+from baps.inference.scribbles import NEGATIVE, POSITIVE, choose_clicks, keep_strokes, strokes_to_prompt
+from baps.prompts import Prompt
 
 
 def _strokes(seed: int) -> NDArray[np.bool_]:

@@ -9,20 +9,21 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from baps import heeding
-from baps.adapter import Adapter
-from baps.blackbox import BlackBox, Prompt
+from baps.adapters import click_consistency
+from baps.adapters.adapter import Adapter
+from baps.adapters.output_head import OutputHead
+from baps.adapters.visual_prompt import build_visual_prompt
+from baps.blackbox import BlackBox
 from baps.errors import InputError, NotFoundError
-from baps.formats import write_nifti
-from baps.geometry import Canvas, Plane
-from baps.intensity import Window, choose_window
-from baps.metrics import dice
-from baps.output_head import OutputHead
-from baps.segmenter import Segmenter
-from baps.slice_image import canvas_image
-from baps.store import SHARED, AdapterStore
-from baps.visual_prompt import build_visual_prompt
-from baps.volume import Volume
+from baps.imaging.canvas import Canvas, Plane
+from baps.imaging.metrics import dice
+from baps.imaging.slice_image import canvas_image
+from baps.imaging.volume import Volume
+from baps.imaging.windowing import Window, choose_window
+from baps.inference.segmenter import Segmenter
+from baps.io import write_nifti
+from baps.prompts import Prompt
+from baps.registry.store import SHARED, AdapterStore
 
 Phantom = tuple[Volume, NDArray[np.bool_]]
 CENTRE = (20, 18, 6)
@@ -164,7 +165,7 @@ def test_the_head_corrects_the_answer_to_every_click(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Of the first click on a slice and of the next ones, which meet its kept encoding: each for its own place."""
-    monkeypatch.setattr(heeding, "_NEAR", 9.0)  # No answer contradicts its clicks.
+    monkeypatch.setattr(click_consistency, "_NEAR", 9.0)  # No answer contradicts its clicks.
     segmenter = segmenter if side is None else Segmenter(new_black_box(side=side), segmenter.store)
     _publish(segmenter, "spleen", shift=0.1, head=lively_head)
     adapter = segmenter.store.load("spleen", "v0001").adapter
@@ -306,7 +307,7 @@ def test_nothing_is_encoded_beyond_the_ends(
 ) -> None:
     looking, drawn = _ahead(segmenter), []
     monkeypatch.setattr(
-        "baps.segmenter.canvas_image", lambda *given: drawn.append(given[1].index) or canvas_image(*given)
+        "baps.inference.segmenter.canvas_image", lambda *given: drawn.append(given[1].index) or canvas_image(*given)
     )
     looking.segment(path, Plane(2, index), CLICK, "")
     looking.looking_ahead.wait()

@@ -10,19 +10,19 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from baps.adapter import Adapter
-from baps.blackbox import BlackBox, Capabilities, Prompt
-from baps.blackbox.prompt import Point
-from baps.click import OrganClicks
-from baps.formats import write_nifti
-from baps.geometry import Canvas, Plane
-from baps.metrics import dice
-from baps.output_head import OutputHead
-from baps.segmenter import Segmenter
-from baps.store import AdapterStore
-from baps.visual_prompt import build_visual_prompt
-from baps.volume import Volume
-from baps.whole_organ import segment_organ
+from baps.adapters.adapter import Adapter
+from baps.adapters.output_head import OutputHead
+from baps.adapters.visual_prompt import build_visual_prompt
+from baps.blackbox import BlackBox, Capabilities
+from baps.imaging.canvas import Canvas, Plane
+from baps.imaging.metrics import dice
+from baps.imaging.volume import Volume
+from baps.inference.requests.click import OrganClicks
+from baps.inference.segmenter import Segmenter
+from baps.inference.whole_organ import segment_organ
+from baps.io import write_nifti
+from baps.prompts import Point, Prompt
+from baps.registry.store import AdapterStore
 
 Phantom = tuple[Volume, NDArray[np.bool_]]
 CENTRE = (20.0, 18.0)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from baps.volume import Volume
+from baps.imaging.volume import Volume
 
 
 @pytest.fixture

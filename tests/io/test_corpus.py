@@ -13,9 +13,9 @@ import SimpleITK
 import skimage
 
 from baps.errors import InputError
-from baps.formats import IMAGE_SUFFIXES, opens_in_viewers, read_volume, write_nifti
-from baps.formats.itk import affine_of
-from baps.volume import Volume
+from baps.imaging.volume import Volume
+from baps.io import IMAGE_SUFFIXES, opens_in_viewers, read_volume, write_nifti
+from baps.io.itk_geometry import affine_of
 
 _NOT_DICOM = tuple(suffix for suffix in IMAGE_SUFFIXES if suffix != ".dcm")
 _FOLDERS = (

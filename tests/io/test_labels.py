@@ -15,15 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from baps.collected import notes
 from baps.errors import InputError
-from baps.formats import label_stem, read_label_map, read_labels, write_label_map
-from baps.formats.nrrd import nrrd_header
-from baps.label_map import LabelMap
-from baps.volume import Volume
-from little_series import random_segments
+from baps.imaging.label_map import LabelMap
+from baps.imaging.volume import Volume
+from baps.io import label_stem, read_label_map, read_labels, write_label_map
+from baps.io.nrrd import nrrd_header
+from baps.utils.context_collector import notes
+from tests.support.little_series import random_segments
+from tests.support.paths import ROOT
 
-CASES = Path(__file__).parents[4] / "shared" / "cases"
+CASES = ROOT.parent / "shared" / "cases"
 
 IMAGE = Volume(
     np.zeros((18, 15, 6), np.int16),
@@ -275,7 +276,7 @@ def test_a_segmentation_is_called_after_its_image() -> None:
     ],
 )
 def test_files_that_were_refused_once(image: str, label: str, values: list[int]) -> None:
-    from baps.formats import read_volume
+    from baps.io import read_volume
 
     if not CASES.is_dir():
         pytest.skip(f"no cases at {CASES}")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from baps.formats import IMAGE_SUFFIXES, images_folder, list_images
+from baps.io import IMAGE_SUFFIXES, images_folder, list_images
 
 
 def _series(path: Path) -> Path:

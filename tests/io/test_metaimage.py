@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from baps.errors import InputError
-from baps.formats import read_volume
-from baps.formats.metaimage import read_metaimage_affine
-from baps.volume import Volume
+from baps.imaging.volume import Volume
+from baps.io import read_volume
+from baps.io.metaimage import read_metaimage_affine
 
 
 def _written(path: Path, voxels: np.ndarray, compress: bool = False, colour: bool = False) -> bytes:

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from baps.errors import InputError, StorageError
-from baps.formats import read_labels, read_volume, write_nifti, write_nrrd
-from baps.formats.nifti import read_nifti_affine
-from baps.volume import Volume
-from real_data import ROOT
+from baps.imaging.volume import Volume
+from baps.io import read_labels, read_volume, write_nifti, write_nrrd
+from baps.io.nifti import read_nifti_affine
+from benchmarks.real_data import ROOT
 
 CASE = ROOT.parent / "cases" / "nifti_qform_sform"
 

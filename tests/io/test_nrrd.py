@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from baps.errors import InputError
-from baps.formats import read_volume, write_nrrd
-from baps.volume import Volume
+from baps.imaging.volume import Volume
+from baps.io import read_volume, write_nrrd
 
 
 def test_nrrd_is_written_in_lps(tmp_path: Path, placed_volume: Volume) -> None:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from baps.errors import InputError
-from baps.formats import read_labels, read_volume
-from baps.volume import Volume
+from baps.imaging.volume import Volume
+from baps.io import read_labels, read_volume
 
 RANDOM = np.random.default_rng(0)
 GREY = RANDOM.integers(0, 256, (4, 5)).astype(np.uint8)

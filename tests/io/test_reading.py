@@ -13,8 +13,8 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from baps.errors import InputError, NotFoundError
-from baps.formats import IMAGE_SUFFIXES, file_stem, read_labels, read_volume, write_nifti, write_nrrd
-from baps.volume import Volume
+from baps.imaging.volume import Volume
+from baps.io import IMAGE_SUFFIXES, file_stem, read_labels, read_volume, write_nifti, write_nrrd
 
 WRITERS: dict[str, Callable[[Path, Volume], None]] = {
     ".nii": write_nifti,

@@ -13,9 +13,9 @@ import pydicom
 import pytest
 import SimpleITK
 
-from baps.formats import is_dicom_folder, read_labels, read_volume
-from baps.formats.dicom_seg import read_segmentation, write_segmentation
-from real_data import ROOT
+from baps.io import is_dicom_folder, read_labels, read_volume
+from baps.io.dicom.seg import read_segmentation, write_segmentation
+from benchmarks.real_data import ROOT
 
 pytestmark = [
     pytest.mark.real_data,

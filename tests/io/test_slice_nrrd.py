@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from baps.formats import read_volume
-from baps.formats.itk import affine_of
-from baps.formats.slice_nrrd import write_slice_nrrd
-from baps.geometry import Plane
-from baps.volume import Volume
+from baps.imaging.canvas import Plane
+from baps.imaging.volume import Volume
+from baps.io import read_volume
+from baps.io.itk_geometry import affine_of
+from baps.io.slice_nrrd import write_slice_nrrd
 
 
 @st.composite

@@ -12,9 +12,9 @@ import tifffile
 from PIL import Image
 
 from baps.errors import InputError
-from baps.formats import read_labels, read_volume
-from baps.size import VARIABLE
-from baps.volume import Volume
+from baps.imaging.volume import Volume
+from baps.io import read_labels, read_volume
+from baps.utils.limits import VARIABLE
 
 RANDOM = np.random.default_rng(0)
 GREY = RANDOM.integers(0, 256, (4, 5))

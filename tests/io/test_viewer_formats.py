@@ -12,8 +12,8 @@ import SimpleITK
 import tifffile
 from PIL import Image
 
-from baps.formats import opens_in_viewers, read_volume, write_nifti, write_nrrd
-from baps.volume import Volume
+from baps.imaging.volume import Volume
+from baps.io import opens_in_viewers, read_volume, write_nifti, write_nrrd
 
 GREY = np.random.default_rng(0).integers(0, 256, (4, 5)).astype(np.uint8)
 VOXELS = np.random.default_rng(0).integers(0, 99, (3, 4, 5)).astype(np.int16)

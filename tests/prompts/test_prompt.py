@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from baps.blackbox import Prompt
 from baps.errors import InputError
+from baps.prompts import Prompt
 
 
 def test_scaling_keeps_the_centres_of_pixels() -> None:

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from baps.blackbox import Prompt
 from baps.errors import InputError
-from baps.simulated_prompts import check_prompts, draw_corrected, draw_correction, draw_prompt
+from baps.prompts import Prompt
+from baps.prompts.simulated import check_prompts, draw_corrected, draw_correction, draw_prompt
 
 FIRST = Prompt(positive=((0.0, 0.0),))
 

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-import baps.adapter_file
-from baps.adapter import Adapter
-from baps.blackbox import BlackBox, Capabilities, Prompt
+import baps.adapters.adapter_file
+from baps.adapters.adapter import Adapter
+from baps.adapters.output_head import OutputHead
+from baps.adapters.visual_prompt import build_visual_prompt
+from baps.blackbox import BlackBox, Capabilities
 from baps.errors import BapsError, InputError, NotFoundError
-from baps.output_head import OutputHead
-from baps.store import SHARED, AdapterStore
-from baps.visual_prompt import build_visual_prompt
+from baps.prompts import Prompt
+from baps.registry.store import SHARED, AdapterStore
 
 NAMES = ["spleen", "", "..", ".", "a/b", "../../up", "/etc", "a\\b", "left kidney", "Milz %2F", "è", "published"]
 
@@ -222,7 +223,7 @@ def test_a_crash_in_saving_leaves_nothing(
         path.write_bytes(b"half of it")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(baps.adapter_file, "save_file", fail)
+    monkeypatch.setattr(baps.adapters.adapter_file, "save_file", fail)
     with pytest.raises(BapsError, match="No space"):
         _add(store, "spleen", able)
     assert _files(store.root) == before
@@ -302,7 +303,7 @@ def test_a_disk_that_is_full_while_publishing_changes_nothing(
     def full(source: object, target: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("baps.replacing.os.replace", full)
+    monkeypatch.setattr("baps.utils.atomic_write.os.replace", full)
     with pytest.raises(BapsError, match="No space left.*served as before"):
         store.publish("spleen", second)
     with pytest.raises(BapsError, match="No space left"):

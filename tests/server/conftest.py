@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sites import Site, site
+from tests.support.sites import Site, site
 
 
 @pytest.fixture(scope="session")

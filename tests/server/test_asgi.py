@@ -17,10 +17,10 @@ from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelClientException
 from PIL import Image
 
-from baps.label_history import LabelHistory
-from baps.metrics import dice
-from server import ROOT
-from sites import Site, site, spleen_click, truth
+from baps.annotations.history import LabelHistory
+from baps.imaging.metrics import dice
+from demo.server import ROOT
+from tests.support.sites import Site, site, spleen_click, truth
 
 
 def infer(server: Site, case: str, **request: object) -> tuple[np.ndarray, dict[str, object]]:

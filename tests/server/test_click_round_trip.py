@@ -18,15 +18,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from baps.adaptation.cases import CaseReader
 from baps.blackbox import load_black_box
-from baps.segmenter import Segmenter
-from baps.store import AdapterStore
-from lib.infers.prompted import PromptedInfer
-from lib.labelled import labelled_cases
-from lib.saving import save_label
-from lib.studies import StudiesDatastore
-from trust_displacements import Slice, write_enhanced, write_series
+from baps.evaluation.cases import CaseReader
+from baps.inference.segmenter import Segmenter
+from baps.registry.store import AdapterStore
+from baps.server.datastores.folder import StudiesDatastore
+from baps.server.infer.prompted import PromptedInfer
+from baps.server.labels.save_labels import save_label
+from baps.server.training_cases import labelled_cases
+from stress.fuzz.displacements import Slice, write_enhanced, write_series
 
 SITE = {"ball": 1}
 KINDS = ("series", "enhanced", "nifti")

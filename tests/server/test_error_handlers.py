@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 
 from baps.errors import BapsError, InputError, NotFoundError, StorageError
-from web.errors import misfit, no_room, refused, said
+from baps.server.error_handlers import misfit, no_room, refused, said
 
 REQUEST = Request({"type": "http"})
 

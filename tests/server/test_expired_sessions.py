@@ -9,7 +9,7 @@ from pathlib import Path
 
 from monailabel.utils.sessions import Sessions
 
-from lib.expired_sessions import remove_expired
+from baps.server.expired_sessions import remove_expired
 
 
 def test_expired_ones_go_and_others_stay(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from baps.errors import NotFoundError
-from baps.jobs import Jobs, asked_by
+from baps.server.jobs import Jobs, asked_by
 
 
 def test_a_job_is_listed_as_long_as_it_runs() -> None:

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from baps.errors import InputError
-from baps.serving_command import check_listening
-from web.listening import say_what_a_proxy_does, told_host
+from baps.server.listening import say_what_a_proxy_does, told_host
+from baps.site.server_command import check_listening
 
 MONAI = ["monailabel/main.py", "start_server", "--app", "a", "--studies", "s"]
 
@@ -16,8 +16,8 @@ MONAI = ["monailabel/main.py", "start_server", "--app", "a", "--studies", "s"]
         ([*MONAI, "--host", "127.0.0.1", "--conf", "labels", "spleen"], "127.0.0.1"),
         ([*MONAI, "-i", "10.0.0.1"], "10.0.0.1"),
         ([*MONAI, "--host=::"], "::"),
-        (["uvicorn", "serving:app"], "127.0.0.1"),
-        (["uvicorn", "serving:app", "--host", "0.0.0.0"], "0.0.0.0"),  # noqa: S104
+        (["uvicorn", "baps.server.asgi:app"], "127.0.0.1"),
+        (["uvicorn", "baps.server.asgi:app", "--host", "0.0.0.0"], "0.0.0.0"),  # noqa: S104
     ],
 )
 def test_what_the_command_line_says(words: list[str], host: str) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from web import announcing
-from web.announcing import address, announce, answers, server_lines
+from baps.server import startup_message
+from baps.server.startup_message import address, announce, answers, server_lines
 
 
 class Page(BaseHTTPRequestHandler):
@@ -37,7 +37,7 @@ def test_nothing_is_said_before_it_answers(capsys: pytest.CaptureFixture[str], m
         said.set()
         return ["served"]
 
-    monkeypatch.setattr(announcing, "answers", ask)
+    monkeypatch.setattr(startup_message, "answers", ask)
     server = HTTPServer(("127.0.0.1", 0), Page, bind_and_activate=False)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

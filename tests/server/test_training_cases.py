@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lib.labelled import labelled_cases
-from lib.saving import save_label
-from lib.studies import StudiesDatastore
-from sites import SAMPLES, truth
+from baps.server.datastores.folder import StudiesDatastore
+from baps.server.labels.save_labels import save_label
+from baps.server.training_cases import labelled_cases
+from tests.support.sites import SAMPLES, truth
 
 SITE = {"liver": 1, "spleen": 2}
 

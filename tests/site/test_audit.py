@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from baps.audit import AuditFile, command
-from baps.audit_check import check_audit
 from baps.errors import BapsError
+from baps.site.audit import AuditFile, command
+from baps.site.audit_check import check_audit
 
 
 def _filled(folder: Path, count: int = 12, **settings: int) -> AuditFile:
@@ -185,7 +185,7 @@ def test_lines_of_many_threads_and_files_are_one_chain(tmp_path: Path) -> None:
 _WRITER = """
 import sys
 from pathlib import Path
-from baps.audit import AuditFile
+from baps.site.audit import AuditFile
 audit = AuditFile(Path(sys.argv[1]), max_mb=1)
 number = 0
 while True:

@@ -20,17 +20,17 @@ import numpy as np
 import psutil
 import pytest
 
-from baps import doctor
 from baps.blackbox.loading import BUNDLED_WEIGHTS
-from baps.doctor import Status, examine
 from baps.errors import BapsError, InputError
-from baps.roles import Role
-from baps.settings import Settings
-from baps.users import Users
-from faulty_server import FaultyServer
+from baps.site import doctor
+from baps.site.doctor import Status, examine
+from baps.site.roles import Role
+from baps.site.settings import Settings
+from baps.site.users import Users
+from tests.support.faulty_server import FaultyServer
+from tests.support.paths import ROOT
 
 FAILED, OK, WARNING = Status.FAILED, Status.OK, Status.WARNING
-ROOT = Path(__file__).resolve().parents[2]
 
 Answer = tuple[int, str, bytes]
 
@@ -498,7 +498,7 @@ def test_the_pacs_is_checked(quick: dict[str, str], fake_pacs: FakePacs) -> None
 
 @pytest.mark.slow
 def test_baps_does_not_import_monai_label() -> None:
-    program = "import sys; from baps.doctor import examine; examine({}); print('monailabel' in sys.modules)"
+    program = "import sys; from baps.site.doctor import examine; examine({}); print('monailabel' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "False"
 

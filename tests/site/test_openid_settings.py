@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from baps.errors import InputError
-from baps.openid_settings import SECRET, read_openid
-from baps.roles import Role
+from baps.site.openid_settings import SECRET, read_openid
+from baps.site.roles import Role
 
 GOOD = {"issuer": "https://login.hospital/realms/main", "client_id": "baps", "roles": {"radiologist": "annotator"}}
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from baps.errors import BapsError, InputError
-from baps.pacs_studies import PacsStudies, Worklist, read_pacs_studies
-from baps.serving_command import check_studies
+from baps.site.pacs_studies import PacsStudies, Worklist, read_pacs_studies
+from baps.site.server_command import check_studies
 
 
 def test_an_address_alone_serves_all() -> None:

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from baps import serving_command as module
 from baps.errors import BapsError, InputError
-from baps.serving_command import APP, check_port, check_studies, serving_command
+from baps.site import server_command as module
+from baps.site.server_command import APP, check_port, check_studies, serving_command
 
 
 def test_the_protected_server_and_the_stock_one() -> None:
     command, _ = serving_command("/data", "0.0.0.0", 8123, {"labels": "spleen", "cache_mb": "8"})  # noqa: S104
-    assert command[:3] == [sys.executable, str(APP / "launch.py"), "start_server"]
-    assert " ".join(command).endswith("--uvicorn_app serving:app --conf labels spleen --conf cache_mb 8")
+    assert command[:3] == [sys.executable, str(APP / "baps" / "server" / "launch.py"), "start_server"]
+    assert " ".join(command).endswith("--uvicorn_app baps.server.asgi:app --conf labels spleen --conf cache_mb 8")
     assert "--studies /data --host 0.0.0.0 --port 8123" in " ".join(command)
     stock, _ = serving_command("/data", "127.0.0.1", 8123, {}, stock=True)
     assert "--uvicorn_app" not in stock
@@ -53,7 +53,7 @@ def test_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     _, environment = serving_command("/data", "127.0.0.1", 8123, {})
     assert environment["PATH"].split(os.pathsep) == [str(Path(sys.executable).parent), "/bin"]
     assert environment["PYTHONPATH"] == str(APP)
-    assert (APP / "serving.py").is_file()
+    assert (APP / "baps" / "server" / "asgi.py").is_file()
     assert environment["MONAI_LABEL_DICOMWEB_USERNAME"] == "somebody"
     assert environment["MONAI_LABEL_TRACKING_ENABLED"] == environment["MONAI_LABEL_AUTO_UPDATE_SCORING"] == "false"
 

@@ -7,7 +7,7 @@ import pytest
 
 from baps.blackbox import RemoteSettings
 from baps.errors import InputError
-from baps.settings import Settings, check_settings, parse_labels, read_settings
+from baps.site.settings import Settings, check_settings, parse_labels, read_settings
 
 
 def test_defaults() -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from baps.errors import InputError, NotFoundError
-from baps.roles import Role
-from baps.users import Users
+from baps.site.roles import Role
+from baps.site.users import Users
 
 
 @pytest.fixture

@@ -8,15 +8,14 @@ import psutil
 import pytest
 import requests
 
-from page import write_between_marks
-from trust import MUST_BE_0, faults, page_lines, summarise
-from trust_attacks import try_attacks
-from trust_bombs import read_bombs
-from trust_fuzz_files import KINDS, fuzz_files
-from trust_kills import Kills, kill_publishers, kill_savers
-from trust_mutations import mutant, seeds
-from trust_site import Memory, files_of, strays
-from trust_tally import Tally, judge
+from benchmarks.page import write_between_marks
+from stress.fuzz.bombs import read_bombs
+from stress.fuzz.mutations import mutant, seeds
+from stress.fuzz.odd_files import KINDS, fuzz_files
+from stress.kill.kills import Kills, kill_publishers, kill_savers
+from stress.run import MUST_BE_0, faults, page_lines, summarise
+from stress.served_site import Memory, files_of, strays
+from stress.tally import Tally, judge
 
 MEMORY = {"server_middle_peak_mb": 900.0, "server_last_peak_mb": 901.5, "bounded": True}
 
@@ -153,16 +152,11 @@ def test_figures_go_into_the_page(tmp_path: Path) -> None:
 
 
 def test_what_takes_too_much_memory_is_over_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trust_bombs._TIMES", 0)
-    monkeypatch.setattr("trust_bombs._SLACK_MB", 20)
+    monkeypatch.setattr("stress.fuzz.bombs._TIMES", 0)
+    monkeypatch.setattr("stress.fuzz.bombs._SLACK_MB", 20)
     found = read_bombs(["npz header", "npz largest"])
     assert (found["bombs"], found["bombs_over_bound"], found["over_bound"]) == (2, 1, ["npz largest"])
     assert 30 < found["most_mb"] < 60
     assert found["by_name"]["npz header"]["verdict"] == "refused"
     figures = summarise({"bombs": found})
     assert (figures["bombs"], faults(figures)) == (2, ["bombs_over_bound is 1, not 0"])
-
-
-def test_without_attacks_none_are_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trust_attacks._TESTS", tmp_path)
-    assert try_attacks(tmp_path) == {"attacks_tried": 0, "attacks_succeeded": 0, "succeeded": [], "missing": True}

@@ -9,10 +9,10 @@ import nibabel
 import numpy as np
 import pytest
 
-from trust_headers import missing_headers
-from trust_savers import _kept
-from trust_server_bombs import send_bombs
-from trust_site import Site
+from stress.attack.headers import missing_headers
+from stress.fuzz.server_bombs import send_bombs
+from stress.kill.savers import _kept
+from stress.served_site import Site
 
 _GOOD = {
     "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'",

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import replace
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from baps.blackbox.hosting import host
-from conftest import BrightnessBlackBox
+from baps.blackbox.remote.hosting import host
+from tests.support.brightness import BrightnessBlackBox
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--port", type=int)

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import requests
 
-from server import free_port
+from demo.server import free_port
 
-BUNDLED = ("-c", "from baps.command_line import main; main()", "blackbox", "serve", "--device", "cpu")
+BUNDLED = ("-c", "from baps.cli import main; main()", "blackbox", "serve", "--device", "cpu")
 """``baps blackbox serve``."""
-BRIGHTNESS = (str(Path(__file__).with_name("brightness_host.py")),)
+BRIGHTNESS = ("-m", "tests.support.brightness_host")
 """The cheap black box of the tests; takes ``--weights <letter>`` as another hash."""
 _START_SECONDS = 180
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sites import Site
+from tests.support.sites import Site
 
 NAME, PATIENT = "ZEBRA^QUENTIN", "PID-98765"
 IMAGE, BROKEN = "QZEBRA_1944", "QZEBRA_1945"

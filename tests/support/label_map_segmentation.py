@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from baps.formats.dicom_seg import write_segmentation
-from baps.volume import Volume
+from baps.imaging.volume import Volume
+from baps.io.dicom.seg import write_segmentation
 
 
 def make_label_map(headers: list[Dataset], image: Volume, masks: dict[str, NDArray[np.bool_]]) -> Dataset:

@@ -9,15 +9,15 @@ from types import SimpleNamespace
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from baps.openid_settings import OpenIdSettings
-from baps.roles import Role
-from baps.users import Users
-from provider import Provider
-from web.guard import Guard, Rules
-from web.login import Login
-from web.openid import OpenId
-from web.root_path import RootPath
-from web.signing_in import SigningIn
+from baps.server.auth.authenticator import SigningIn
+from baps.server.auth.guard import Guard, Rules
+from baps.server.auth.openid import OpenId
+from baps.server.middleware.root_path import RootPath
+from baps.server.routes.login import Login
+from baps.site.openid_settings import OpenIdSettings
+from baps.site.roles import Role
+from baps.site.users import Users
+from tests.support.provider import Provider
 
 
 class LoginSite:

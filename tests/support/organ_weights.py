@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from fseft.models import build_swin_unetr
+from baps.fseft.models import build_swin_unetr
 
 
 def small_organ_model(folder: Path) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from series import Series
+from tests.support.series import Series
 
 CASES = ("ct_02", "ct_03", "ct_04", "ct_05", "ct_06", "ct_07", "ct_08")
 """Sample volumes of further patients."""

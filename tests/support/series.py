@@ -11,9 +11,9 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 
-from baps.formats import read_labels, read_volume
-from real_data import ROOT as ROOT_OF_REAL
-from server import ROOT
+from baps.io import read_labels, read_volume
+from benchmarks.real_data import ROOT as ROOT_OF_REAL
+from demo.server import ROOT
 
 ORIENTATIONS = {
     "axial": ((1, 0, 0), (0, 1, 0)),

@@ -14,7 +14,7 @@ import psutil
 from monailabel.client import MONAILabelClient
 from numpy.typing import NDArray
 
-from server import ROOT, running_server
+from demo.server import ROOT, running_server
 
 SAMPLES = ROOT / "sample-data" / "ct"
 

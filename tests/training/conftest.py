@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from baps.adaptation.batches import Batches
-from baps.adaptation.head_training import Answers
+from baps.adapters.output_head import OutputHead
 from baps.errors import BudgetSpentError
-from baps.output_head import OutputHead
+from baps.training.batches import Batches
+from baps.training.head_training import Answers
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def short_head(monkeypatch: pytest.MonkeyPatch) -> None:
             head.last.weight += 0.2 * (told / 255).mean() + 0.01 * sum(clicks) / len(clicks)
         return head.eval()
 
-    monkeypatch.setattr("baps.adaptation.training.train_head", made_of)
+    monkeypatch.setattr("baps.training.training.train_head", made_of)
 
 
 @pytest.fixture

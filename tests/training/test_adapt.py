@@ -16,15 +16,16 @@ import numpy as np
 import pytest
 import torch
 
-from baps.adaptation.adapt import Adaptation, ProgressReport, Served, adapt, plan_adaptation
-from baps.adaptation.cases import LabelledSlice
-from baps.adaptation.scoring import score_slices
-from baps.adaptation.settings import AdaptationSettings
-from baps.adaptation.splitting import patient_hash, split_patients
-from baps.adapter import Adapter, unchanging
+from baps.adapters.adapter import Adapter, unchanging
+from baps.adapters.output_head import OutputHead
 from baps.blackbox import BlackBox
 from baps.errors import BapsError, BudgetSpentError, InputError
-from baps.output_head import OutputHead
+from baps.evaluation.cases import LabelledSlice
+from baps.evaluation.scoring import score_slices
+from baps.evaluation.splits import patient_hash, split_patients
+from baps.training.adapt import Adaptation, ProgressReport, Served, adapt, plan_adaptation
+from baps.training.settings import AdaptationSettings
+from tests.support.paths import APP, ROOT
 
 Slices = Callable[..., dict[str, list[LabelledSlice]]]
 SETTINGS = AdaptationSettings(
@@ -422,8 +423,8 @@ import json, os, pickle, signal, sys, threading, time
 from pathlib import Path
 import torch
 from conftest import BrightnessBlackBox
-from baps.adaptation import head_training
-from baps.adaptation.adapt import adapt
+from baps.training import head_training
+from baps.training.adapt import adapt
 folder, moment, left, delay = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
 slices, settings = pickle.loads((folder / "job").read_bytes())
 log, image_losses = folder / "log.jsonl", head_training.image_losses
@@ -467,8 +468,8 @@ def test_an_adaptation_survives_kill_9(
     slices, headed = dim_slices(patients), settings.head == "convolutional"
     unbroken = adapt(new_black_box(), slices, settings)
     (tmp_path / "job").write_bytes(pickle.dumps((slices, settings)))
-    log, tests = tmp_path / "log.jsonl", Path(__file__).parents[2]
-    paths = os.pathsep.join(map(str, (tests, tests.parent / "apps" / "baps_app")))
+    log = tmp_path / "log.jsonl"
+    paths = os.pathsep.join(map(str, (ROOT, APP)))
     random = np.random.default_rng(0)
 
     def start(moment: str, number: int) -> int:

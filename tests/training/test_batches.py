@@ -9,11 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baps.adaptation.batches import Batches
-from baps.adaptation.slices import LabelledSlice
-from baps.blackbox import Prompt
-from baps.simulated_prompts import draw_prompt
-from baps.visual_prompt import ImageStatistics, image_statistics, to_tensor
+from baps.adapters.visual_prompt import ImageStatistics, image_statistics, to_tensor
+from baps.evaluation.slices import LabelledSlice
+from baps.prompts import Prompt
+from baps.prompts.simulated import draw_prompt
+from baps.training.batches import Batches
 
 Slices = Callable[..., dict[str, list[LabelledSlice]]]
 

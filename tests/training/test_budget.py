@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from baps.adaptation.adapt import adapt
-from baps.adaptation.budget import check_images
-from baps.adaptation.cases import Case, LabelledSlice
-from baps.adaptation.settings import AdaptationSettings
 from baps.errors import InputError
+from baps.evaluation.cases import Case, LabelledSlice
+from baps.training.adapt import adapt
+from baps.training.budget import check_images
+from baps.training.settings import AdaptationSettings
 
 SETTINGS = AdaptationSettings(batch=4, click_sets=2, check_slices=3, curve_points=2, curve_slices=4)
 

@@ -12,18 +12,19 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from baps.adaptation.batches import Batches
-from baps.adaptation.head_training import Answers, _at_grid, collect_answers, train_head
-from baps.adaptation.journal import Journal
-from baps.adaptation.scoring import score_slices
-from baps.adaptation.slices import LabelledSlice
-from baps.adapter import Adapter
-from baps.blackbox import BlackBox, Capabilities, Prompt
+from baps.adapters.adapter import Adapter
+from baps.adapters.output_head import GRID, OutputHead
+from baps.adapters.visual_prompt import build_visual_prompt, load_encoder
+from baps.blackbox import BlackBox, Capabilities
 from baps.errors import BudgetSpentError
-from baps.intensity import Window
-from baps.metrics import dice
-from baps.output_head import GRID, OutputHead
-from baps.visual_prompt import build_visual_prompt, load_encoder
+from baps.evaluation.scoring import score_slices
+from baps.evaluation.slices import LabelledSlice
+from baps.imaging.metrics import dice
+from baps.imaging.windowing import Window
+from baps.prompts import Prompt
+from baps.training.batches import Batches
+from baps.training.head_training import Answers, _at_grid, collect_answers, train_head
+from baps.training.query_log import Journal
 
 Slices = Callable[..., dict[str, list[LabelledSlice]]]
 Mistake = Callable[[NDArray[np.bool_], Prompt], NDArray[np.bool_]]
@@ -162,7 +163,7 @@ def test_of_several_patients_some_judge_and_a_head_that_helps_them_is_kept(dim_s
 
 def test_where_no_head_helps_there_is_none(dim_slices: Slices, monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers that are the truth cannot be bettered, whatever a head has learned."""
-    monkeypatch.setattr("baps.adaptation.head_training._STEPS", 15)
+    monkeypatch.setattr("baps.training.head_training._STEPS", 15)
     batches = _batches(dim_slices, patients=2)
     answers = _collect(MistakenBlackBox(right), batches, 40)
     truths = _at_grid(torch.from_numpy(np.stack([batches.slices[row].truth for row in answers.rows])).float())
@@ -303,7 +304,7 @@ def _state(head: OutputHead | None) -> dict[str, torch.Tensor]:
 
 
 def test_a_head_depends_on_the_answers_and_the_seed_alone(dim_slices: Slices, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("baps.adaptation.head_training._STEPS", 5)
+    monkeypatch.setattr("baps.training.head_training._STEPS", 5)
     batches = _batches(dim_slices)
     answers = _collect(MistakenBlackBox(too_wide), batches, 40)
     heads = []
@@ -316,7 +317,7 @@ def test_a_head_depends_on_the_answers_and_the_seed_alone(dim_slices: Slices, mo
 
 @pytest.mark.parametrize("count", [1, 2, 9])
 def test_few_answers_are_enough_to_run(dim_slices: Slices, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("baps.adaptation.head_training._STEPS", 5)
+    monkeypatch.setattr("baps.training.head_training._STEPS", 5)
     batches = _batches(dim_slices, 1)
     head = train_head(batches, _collect(MistakenBlackBox(too_wide), batches, count), 0)
     assert head is not None
@@ -329,7 +330,7 @@ def test_from_the_journal_it_comes_out_bit_by_bit(
     dim_slices: Slices, tmp_path: Path, budget: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However far the answers had come when it was broken off; those that are there are not asked again."""
-    monkeypatch.setattr("baps.adaptation.head_training._STEPS", 8)
+    monkeypatch.setattr("baps.training.head_training._STEPS", 8)
     batches, log = _batches(dim_slices), tmp_path / "log.jsonl"
     unbroken = _collect(MistakenBlackBox(deaf), batches, 150)
     broken, rest = MistakenBlackBox(deaf), MistakenBlackBox(deaf)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from baps.adaptation.losses import batch_loss, image_losses
+from baps.training.losses import batch_loss, image_losses
 
 PROBABILITY = torch.tensor([[[0.9, 0.2]], [[0.5, 0.5]]])
 TRUTH = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])

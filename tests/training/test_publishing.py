@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from baps.adaptation.publishing import adapt_and_publish
-from baps.adaptation.scoring import score_slices
-from baps.adaptation.settings import AdaptationSettings
-from baps.adaptation.slices import LabelledSlice
-from baps.adaptation.splitting import patient_hash
-from baps.adapter import Adapter
+from baps.adapters.adapter import Adapter
+from baps.adapters.visual_prompt import build_visual_prompt
 from baps.errors import BudgetSpentError
-from baps.store import SHARED, AdapterStore
-from baps.visual_prompt import build_visual_prompt
+from baps.evaluation.scoring import score_slices
+from baps.evaluation.slices import LabelledSlice
+from baps.evaluation.splits import patient_hash
+from baps.registry.store import SHARED, AdapterStore
+from baps.training.publishing import adapt_and_publish
+from baps.training.settings import AdaptationSettings
 
 Slices = Callable[..., dict[str, list[LabelledSlice]]]
 NewBox = Callable[..., Any]

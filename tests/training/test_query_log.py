@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
-from baps.adaptation.journal import Journal
-from baps.blackbox import BlackBox, Prompt
+from baps.blackbox import BlackBox
 from baps.errors import BapsError, BudgetSpentError
+from baps.prompts import Prompt
+from baps.training.query_log import Journal
 
 NewBox = Callable[..., BlackBox]
 ABOUT = {"slices": 3, "settings": {"seed": 0, "rate": 0.03}}

@@ -4,8 +4,8 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from baps.adaptation.settings import AdaptationSettings
 from baps.errors import InputError
+from baps.training.settings import AdaptationSettings
 
 
 @pytest.mark.parametrize(

@@ -8,15 +8,8 @@ import pytest
 import torch
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from baps.adaptation.batches import Batch, Batches
-from baps.adaptation.losses import batch_loss, image_losses
-from baps.adaptation.settings import AdaptationSettings
-from baps.adaptation.slices import LabelledSlice
-from baps.adaptation.steps import PromptSpaceStepper, SpsaGcStepper, ask
-from baps.adaptation.training import build_stepper
-from baps.blackbox import Prompt
-from baps.optimisers.spsa_gc import SpsaGc
-from baps.visual_prompt import (
+from baps.adapters.optimisers.spsa_gc import SpsaGc
+from baps.adapters.visual_prompt import (
     KINDS,
     BasisVisualPrompt,
     VisualPrompt,
@@ -25,6 +18,13 @@ from baps.visual_prompt import (
     to_pixels,
     to_tensor,
 )
+from baps.evaluation.slices import LabelledSlice
+from baps.prompts import Prompt
+from baps.training.batches import Batch, Batches
+from baps.training.losses import batch_loss, image_losses
+from baps.training.settings import AdaptationSettings
+from baps.training.steps import PromptSpaceStepper, SpsaGcStepper, ask
+from baps.training.training import build_stepper
 
 Slices = Callable[..., dict[str, list[LabelledSlice]]]
 SETTINGS = AdaptationSettings()

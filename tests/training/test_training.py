@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from baps.adaptation.cases import LabelledSlice
-from baps.adaptation.scoring import score_slices
-from baps.adaptation.settings import AdaptationSettings
-from baps.adaptation.steps import PromptSpaceStepper
-from baps.adaptation.training import train
-from baps.adapter import Adapter
-from baps.blackbox import Prompt
+from baps.adapters.adapter import Adapter
+from baps.adapters.visual_prompt import build_visual_prompt
 from baps.errors import BudgetSpentError, InputError
-from baps.visual_prompt import build_visual_prompt
+from baps.evaluation.cases import LabelledSlice
+from baps.evaluation.scoring import score_slices
+from baps.prompts import Prompt
+from baps.training.settings import AdaptationSettings
+from baps.training.steps import PromptSpaceStepper
+from baps.training.training import train
 
 Slices = Callable[..., dict[str, list[LabelledSlice]]]
 SETTINGS = AdaptationSettings(batch=8, curve_points=2, curve_slices=4, zoom="none", head="none")

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from baps.adaptation.journal import Journal
-from baps.adaptation.settings import AdaptationSettings
-from baps.adaptation.slices import LabelledSlice
-from baps.adaptation.zooming import ZOOM_SHARES, choose_zoom
-from baps.blackbox import Prompt
-from baps.intensity import Window
-from baps.visual_prompt import build_visual_prompt
+from baps.adapters.visual_prompt import build_visual_prompt
+from baps.evaluation.slices import LabelledSlice
+from baps.imaging.windowing import Window
+from baps.prompts import Prompt
+from baps.training.query_log import Journal
+from baps.training.settings import AdaptationSettings
+from baps.training.zooming import ZOOM_SHARES, choose_zoom
 
 SIDE = 64
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from baps.replacing import replacing
+from baps.utils.atomic_write import replacing
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_a_failure_to_replace_leaves_the_old_one(target: Path, monkeypatch: pyte
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("baps.replacing.os.replace", full)
+    monkeypatch.setattr("baps.utils.atomic_write.os.replace", full)
     with pytest.raises(OSError, match="No space left"), replacing(target) as partial:
         partial.write_text("new")
     assert target.read_text() == "old"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baps.cache import Cache
+from baps.utils.cache import Cache
 
 
 def test_made_once_and_kept() -> None:

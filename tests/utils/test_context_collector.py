@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from baps.collected import notes
+from baps.utils.context_collector import notes
 
 
 def test_what_is_told_is_heard_in_its_own_context() -> None:

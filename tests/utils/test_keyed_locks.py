@@ -3,7 +3,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from baps.keyed_locks import KeyedLocks
+from baps.utils.keyed_locks import KeyedLocks
 
 
 def test_one_key_is_held_by_one_thread_and_others_do_not_wait() -> None:

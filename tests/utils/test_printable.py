@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from baps.printable import printable, printable_values
+from baps.utils.printable import printable, printable_values
 
 
 @pytest.mark.parametrize("letter", ["\x1b", "\x07", "\x9b", "\n", "\r", "\u202e", "\u2066", "\u2028", "\x7f", "\ud800"])

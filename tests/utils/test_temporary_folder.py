@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from baps.temporary import temporary_folder
+from baps.utils.temporary_folder import temporary_folder
 
 _SERVER = """
 import tempfile, time
-from baps.temporary import temporary_folder
+from baps.utils.temporary_folder import temporary_folder
 with temporary_folder():
     print(tempfile.mkstemp()[1], flush=True)
     time.sleep(600)

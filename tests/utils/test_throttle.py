@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from baps.yielding import barrier, clicking
+from baps.utils.throttle import barrier, clicking
+from tests.support.paths import ROOT
 
 _LONG = 600.0
 """A patience that no test waits for."""
 
-_PATHS = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "apps" / "baps_app")}
+_PATHS = {**os.environ, "PYTHONPATH": str(ROOT / "apps" / "baps_app")}
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def _process(source: str, *arguments: object) -> Iterator[subprocess.Popen[str]]
 _CLICKS = """
 import sys
 from pathlib import Path
-from baps.yielding import clicking
+from baps.utils.throttle import clicking
 with clicking(Path(sys.argv[1])):
     print("ready", flush=True)
     sys.stdin.readline()
@@ -162,7 +163,7 @@ def test_where_the_file_cannot_be_made_nobody_waits(tmp_path: Path) -> None:
 _STEPS_BACK = """
 import os, sys, threading, time
 from pathlib import Path
-from baps.yielding import step_back
+from baps.utils.throttle import step_back
 for _ in range(3):
     threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
 step_back()
@@ -240,7 +241,7 @@ print(child.stdout.read(), flush=True)
 
 _SERVED_BY_1 = """
 import os
-from baps.yielding import step_back
+from baps.utils.throttle import step_back
 assert os.getppid() == 1
 step_back()
 print("trains", os.getpriority(os.PRIO_PROCESS, 0))
@@ -248,7 +249,7 @@ print("trains", os.getpriority(os.PRIO_PROCESS, 0))
 
 _ORPHAN = """
 import os, time
-from baps.yielding import step_back
+from baps.utils.throttle import step_back
 while os.getppid() != 1:
     time.sleep(0.01)
 step_back()

@@ -3,7 +3,7 @@ from __future__ import annotations
 import threading
 import time
 
-from baps.turns import Turns, long_answer
+from baps.utils.turns import Turns, long_answer
 
 
 def _order(asked: str) -> str:

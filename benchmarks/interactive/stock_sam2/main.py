@@ -1,4 +1,4 @@
-"""MONAI Label's own SAM2, as its sample apps serve it: what ``benchmarks/clicks.py`` compares with.
+"""MONAI Label's own SAM2, as its sample apps serve it: what ``benchmarks/interactive/clicks.py`` compares with.
 
 The files that ``MONAI_SAM_MODEL_PT`` and ``MONAI_SAM_MODEL_CFG`` name must lie in the folder of ``--conf model_dir``.
 """

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from baps.optimisers.prompt_space import code_gradient
+from baps.adapters.optimisers.prompt_space import code_gradient
 
 
 def _randn(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from baps.optimisers.spsa_gc import SpsaGc, SpsaGcSettings, perturbation, spsa_gradient
+from baps.adapters.optimisers.spsa_gc import SpsaGc, SpsaGcSettings, perturbation, spsa_gradient
 
 MATRIX = torch.diag(torch.tensor([1.0, 2.0, 3.0, 0.5])) + 0.2
 OPTIMUM = torch.tensor([0.5, -1.0, 2.0, 0.0])

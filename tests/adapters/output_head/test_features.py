@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from baps.blackbox import Prompt
-from baps.output_head import FEATURES, GRID, head_features
-from baps.output_head.features import as_logit
+from baps.adapters.output_head import FEATURES, GRID, head_features
+from baps.adapters.output_head.features import as_logit
+from baps.prompts import Prompt
 
 CLICK = Prompt(((20.0, 30.0),))
 ODDS, GREY, NEAR, FAR, DISTANCE, NEAR_NOT, FAR_NOT, BOX, AREA = 0, slice(5, 8), 23, 24, 25, 26, 27, 28, 29

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from baps.blackbox import Prompt
-from baps.output_head import FEATURES, GRID, OutputHead, head_features
+from baps.adapters.output_head import FEATURES, GRID, OutputHead, head_features
+from baps.prompts import Prompt
 
 PROMPTS = [Prompt(((3.0, 4.0),)), Prompt(box=(1.0, 2.0, 30.0, 28.0)), Prompt(((8.0, 9.0),), ((20.0, 3.0),))]
 

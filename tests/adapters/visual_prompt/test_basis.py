@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from baps.blackbox import Prompt
-from baps.visual_prompt import STATISTICS, BasisVisualPrompt, ImageStatistics, image_statistics
-from baps.visual_prompt.basis import FUNCTIONS, basis_functions
+from baps.adapters.visual_prompt import STATISTICS, BasisVisualPrompt, ImageStatistics, image_statistics
+from baps.adapters.visual_prompt.basis import FUNCTIONS, basis_functions
+from baps.prompts import Prompt
 
 CLICKS = [Prompt(((10.0, 20.0),)), Prompt(((30.0, 3.0),))]
 

@@ -5,9 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from baps.blackbox import Prompt
-from baps.errors import BapsError, InputError
-from baps.visual_prompt import (
+from baps.adapters.visual_prompt import (
     CONDITIONS,
     KINDS,
     STATISTICS,
@@ -18,6 +16,8 @@ from baps.visual_prompt import (
     image_statistics,
     visual_prompt_from_record,
 )
+from baps.errors import BapsError, InputError
+from baps.prompts import Prompt
 
 IMAGES = torch.randint(0, 256, (2, 3, 128, 128), generator=torch.Generator().manual_seed(0)).float()
 PROMPTS = [Prompt(((3.0, 4.0),)), Prompt(box=(1.0, 2.0, 30.0, 40.0))]

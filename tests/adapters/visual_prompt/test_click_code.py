@@ -5,8 +5,8 @@ import math
 import numpy as np
 import torch
 
-from baps.blackbox import Prompt
-from baps.visual_prompt.click_code import CLICK_LENGTH, click_code, fourier_matrix
+from baps.adapters.visual_prompt.click_code import CLICK_LENGTH, click_code, fourier_matrix
+from baps.prompts import Prompt
 
 CLICKS = [Prompt(((10.0, 20.0),)), Prompt(((200.0, 3.0), (50.0, 60.0)), ((0.0, 0.0),))]
 FOURIER = torch.randn((2, CLICK_LENGTH // 2), generator=torch.Generator().manual_seed(0))

@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from baps.blackbox import Prompt
+from baps.adapters.visual_prompt import ConcatVisualPrompt, Encoder
+from baps.adapters.visual_prompt.concat import choose_channels
 from baps.errors import InputError
-from baps.visual_prompt import ConcatVisualPrompt, Encoder
-from baps.visual_prompt.concat import choose_channels
+from baps.prompts import Prompt
 
 CLICKS = [Prompt(((10.0, 20.0),)), Prompt(((200.0, 3.0), (50.0, 60.0)), ((0.0, 0.0),))]
 

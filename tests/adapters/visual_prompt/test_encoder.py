@@ -5,8 +5,8 @@ import sys
 import pytest
 import torch
 
+from baps.adapters.visual_prompt import STATISTICS, image_statistics, load_encoder
 from baps.errors import BapsError, InputError
-from baps.visual_prompt import STATISTICS, image_statistics, load_encoder
 
 
 def test_statistics_are_the_default() -> None:

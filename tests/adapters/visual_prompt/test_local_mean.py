@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from baps.visual_prompt.local_mean import local_mean
+from baps.adapters.visual_prompt.local_mean import local_mean
 
 
 def _pooled(x: torch.Tensor, width: int) -> torch.Tensor:

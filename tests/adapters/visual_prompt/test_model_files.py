@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from baps.adapters.visual_prompt.model_files import model_file
 from baps.errors import BapsError
-from baps.visual_prompt.model_files import model_file
 
 huggingface_hub = pytest.importorskip("huggingface_hub", reason="the extra 'encoders' is not installed")
 

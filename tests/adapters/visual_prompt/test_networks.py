@@ -10,17 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from baps.adapter import Adapter
-from baps.blackbox import Prompt
+from baps.adapters.adapter import Adapter
+from baps.adapters.visual_prompt import KINDS, build_visual_prompt, load_encoder, to_pixels, visual_prompt_from_record
 from baps.blackbox.weights import sha256
 from baps.errors import BapsError
-from baps.visual_prompt import (
-    KINDS,
-    build_visual_prompt,
-    load_encoder,
-    to_pixels,
-    visual_prompt_from_record,
-)
+from baps.prompts import Prompt
 
 transformers = pytest.importorskip("transformers", reason="the extra 'encoders' is not installed")
 timm = pytest.importorskip("timm", reason="the extra 'encoders' is not installed")

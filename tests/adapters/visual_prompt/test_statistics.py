@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from baps.visual_prompt import STATISTICS, image_statistics
+from baps.adapters.visual_prompt import STATISTICS, image_statistics
 
 
 def _images(count: int = 3, side: int = 96) -> torch.Tensor:

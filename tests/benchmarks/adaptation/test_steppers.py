@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from arms import CORE, EVERYWHERE, WINDOWS, _constant, _window
-from baps.adaptation.scoring import score_slices
-from baps.adaptation.settings import AdaptationSettings
-from baps.adaptation.training import train
-from baps.blackbox import BlackBox, Prompt
-from baps.visual_prompt import build_visual_prompt, to_pixels
-from steppers import CmaEsStepper, WhiteBoxStepper
+from baps.adapters.visual_prompt import build_visual_prompt, to_pixels
+from baps.blackbox import BlackBox
+from baps.evaluation.scoring import score_slices
+from baps.prompts import Prompt
+from baps.training.settings import AdaptationSettings
+from baps.training.training import train
+from benchmarks.adaptation.arms import CORE, EVERYWHERE, WINDOWS, _constant, _window
+from benchmarks.adaptation.steppers import CmaEsStepper, WhiteBoxStepper
 
 
 def test_every_arm_of_the_other_domains_is_one_of_the_core() -> None:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from page import write_between_marks
-from summary import all_tables, draw, headline, summarise
+from benchmarks.adaptation.summary import all_tables, draw, headline, summarise
+from benchmarks.page import write_between_marks
 
 CORRECTED = {"click": {"by_clicks": [0.5] * 10, "clicks_to_85": 9.0, "not_reached": 0.5}}
 

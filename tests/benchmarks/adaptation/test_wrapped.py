@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from baps.blackbox import Prompt
-from wrapped import CropAroundClick, HardMasks
+from baps.prompts import Prompt
+from benchmarks.adaptation.wrapped import CropAroundClick, HardMasks
 
 
 def test_a_crop_answers_in_its_place_and_counts(new_black_box: Callable[..., Any]) -> None:

@@ -15,16 +15,16 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-import few_shot
-import few_shot_cells
-import real_data
-from baps.formats import write_nifti
-from baps.volume import Volume
-from few_shot import alone, run_all
-from few_shot_cells import ARMS, EXPERIMENTS, Cell, Source, plan, read_all, run
-from fseft.adaptation import OrganSettings
-from fseft.models import OrganModel, build_swin_unetr, build_unet
-from fseft.protocol import draw_shots
+from baps.fseft.adaptation import OrganSettings
+from baps.fseft.models import OrganModel, build_swin_unetr, build_unet
+from baps.fseft.protocol import draw_shots
+from baps.imaging.volume import Volume
+from baps.io import write_nifti
+from benchmarks import real_data
+from benchmarks.fewshot import cells as few_shot_cells
+from benchmarks.fewshot.cells import ARMS, EXPERIMENTS, Cell, Source, plan, read_all, run
+from benchmarks.fewshot.few_shot import alone, run_all
+from tests.support.paths import APP, ROOT
 
 Phantom = Callable[..., tuple[Volume, NDArray[np.bool_]]]
 VALUES = {"gallbladder": 4, "oesophagus": 5, "spleen": 1, "pancreas": 11}
@@ -176,7 +176,7 @@ def test_readings_are_there_before_a_run(
     cell = Cell("novel", "pancreas", "spatial", 1, 0, "test", OrganSettings("spatial"), model.sha256, "0" * 64)
     read_all(cell, Source("tiny", None, tmp_path / "readings"), 1)
     assert len(list((tmp_path / "readings").iterdir())) == 3 * (6 + 2)
-    monkeypatch.setattr("fseft.readings.read", None)
+    monkeypatch.setattr("baps.fseft.feature_cache.read", None)
     assert trial("spatial")["scores"]
     assert trial("output")["scores"]
 
@@ -216,13 +216,19 @@ def test_the_quick_form_is_resumed(patients: Path, tmp_path: Path) -> None:
     weights.with_suffix(".json").write_text(json.dumps(about))
 
     def bench() -> str:
-        command = [sys.executable, few_shot.__file__, "--quick", "--only", "pancreas", "--arms", "linear_probe,spatial"]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.fewshot.few_shot",
+            "--quick",
+            "--only",
+            "pancreas",
+            "--arms",
+            "linear_probe,spatial",
+        ]
         command += ["--weights", str(weights), "--runs", str(tmp_path / "runs" / "fseft"), "--workers", "1"]
-        apps = (
-            Path(few_shot_cells.__file__).parents[1] / "apps" / "baps_app"
-        )  # Importable from there, installed or not.
-        environment = {**os.environ, "BAPS_REAL_DATA": str(patients), "PYTHONPATH": str(apps)}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        environment = {**os.environ, "BAPS_REAL_DATA": str(patients), "PYTHONPATH": str(APP)}
+        return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
     folder = tmp_path / "runs" / "fseft-quick"
     said = bench()

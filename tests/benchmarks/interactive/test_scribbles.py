@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from scribbles import CANDIDATES, DEFAULT, KEPT, ONE_CLICK, SHARES, WAYS, Choice, around, rows_of, share_of
+from benchmarks.interactive.scribbles import (
+    CANDIDATES,
+    DEFAULT,
+    KEPT,
+    ONE_CLICK,
+    SHARES,
+    WAYS,
+    Choice,
+    around,
+    rows_of,
+    share_of,
+)
 
 
 @pytest.fixture

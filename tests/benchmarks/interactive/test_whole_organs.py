@@ -4,10 +4,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from baps.blackbox import Prompt
-from baps.click import OrganClicks
-from baps.metrics import dice
-from whole_organs import COUNTS, ORGANS, Run, click_where_worst, interpolate, spread_slices, table
+from baps.imaging.metrics import dice
+from baps.inference.requests.click import OrganClicks
+from baps.prompts import Prompt
+from benchmarks.interactive.whole_organs import (
+    COUNTS,
+    ORGANS,
+    Run,
+    click_where_worst,
+    interpolate,
+    spread_slices,
+    table,
+)
 
 SHAPE = (40, 40, 30)
 

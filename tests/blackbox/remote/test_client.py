@@ -17,13 +17,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from baps.adaptation.adapt import Adaptation, ProgressReport, adapt
-from baps.adaptation.cases import LabelledSlice
-from baps.adaptation.settings import AdaptationSettings
-from baps.blackbox import BlackBox, Prompt, RemoteSettings, load_black_box
+from baps.blackbox import BlackBox, RemoteSettings, load_black_box
 from baps.errors import BapsError, BudgetSpentError, InputError
-from faulty_server import SIDE, FaultyServer, metadata, reply, said
-from hosts import Host
+from baps.evaluation.cases import LabelledSlice
+from baps.prompts import Prompt
+from baps.training.adapt import Adaptation, ProgressReport, adapt
+from baps.training.settings import AdaptationSettings
+from tests.support.faulty_server import SIDE, FaultyServer, metadata, reply, said
+from tests.support.hosts import Host
 
 WIRES = ("http", "grpc")
 PROMPTS = [
@@ -232,8 +233,8 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     def sleep(seconds: float) -> None:
         pauses.append(seconds)
 
-    monkeypatch.setattr("baps.blackbox.remote.time.sleep", sleep)
-    monkeypatch.setattr("baps.blackbox.remote.time.monotonic", lambda: clock + sum(pauses))
+    monkeypatch.setattr("baps.blackbox.remote.client.time.sleep", sleep)
+    monkeypatch.setattr("baps.blackbox.remote.client.time.monotonic", lambda: clock + sum(pauses))
     return pauses
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from baps.blackbox.inference_protocol import (
+from baps.blackbox.remote.inference_protocol import (
     TOKEN_VARIABLE,
     Address,
     Description,
@@ -19,7 +19,7 @@ from baps.blackbox.inference_protocol import (
     connect,
 )
 from baps.errors import BapsError, InputError
-from faulty_server import SIDE, FaultyServer, reply, said
+from tests.support.faulty_server import SIDE, FaultyServer, reply, said
 
 INPUTS = {"image": np.zeros((2, SIDE, SIDE, 3), np.uint8), "points": np.zeros((2, 1, 2), np.float32)}
 

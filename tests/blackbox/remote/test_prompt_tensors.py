@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baps.blackbox import Prompt
-from baps.blackbox.prompt_tensors import to_prompts, to_tensors
+from baps.blackbox.remote.prompt_tensors import to_prompts, to_tensors
 from baps.errors import InputError
+from baps.prompts import Prompt
 
 number = st.floats(-50, 2000, width=32)
 point = st.tuples(number, number)

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from baps.blackbox.inference_protocol import Description, Tensor
-from baps.blackbox.remote_tensors import Form, check_answer, check_description
+from baps.blackbox.remote.inference_protocol import Description, Tensor
+from baps.blackbox.remote.remote_tensors import Form, check_answer, check_description
 from baps.errors import BapsError, InputError
 
 INPUTS = {

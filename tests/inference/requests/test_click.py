@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from baps.blackbox import Prompt
-from baps.click import read_click, read_organ_clicks
 from baps.errors import InputError
-from baps.geometry import Plane
-from baps.volume import Volume
+from baps.imaging.canvas import Plane
+from baps.imaging.volume import Volume
+from baps.inference.requests.click import read_click, read_organ_clicks
+from baps.prompts import Prompt
 
 VOLUME = Volume(np.zeros((40, 50, 30), np.int16), np.diag([-1.0, -1.0, 2.0, 1.0]))
 LABELS = ["spleen", "liver"]

@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from baps.errors import InputError, NotFoundError
-from baps.formats import write_nifti, write_nrrd
-from baps.scribble_request import read_scribbles
-from baps.volume import Volume
+from baps.imaging.volume import Volume
+from baps.inference.requests.scribbles import read_scribbles
+from baps.io import write_nifti, write_nrrd
 
 VOLUME = Volume(np.zeros((20, 16, 6), np.int16), np.diag([-1.0, -1.0, 2.0, 1.0]))
 INFO = [

@@ -14,7 +14,7 @@ from PIL import Image
 from pydicom.encaps import encapsulate
 
 from baps.errors import InputError
-from baps.formats.codestream import check_frames, image_size
+from baps.io.dicom.codestream import check_frames, image_size
 
 _BASELINE, _RLE = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.5"
 

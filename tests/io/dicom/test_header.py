@@ -8,7 +8,7 @@ import pydicom
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
-from baps.formats.dicom_header import read_json_header, well_formed
+from baps.io.dicom.header import read_json_header, well_formed
 
 _ODD = {
     "00200011": {"vr": "IS", "Value": ["1.5"]},

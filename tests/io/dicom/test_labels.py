@@ -15,14 +15,14 @@ from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGLSLossless, RLELossless, generate_uid
 
 from baps.errors import InputError
-from baps.formats import read_label_map, read_labels, read_volume
-from baps.formats.dicom_labels import series_headers
-from baps.formats.dicom_seg import segments_said, write_segmentation
-from baps.formats.dicom_stacks import find_stack
-from baps.formats.rtstruct import write_structures
-from baps.volume import Volume
-from label_map_segmentation import make_label_map
-from little_series import SHAPE, random_segments, write_little_series
+from baps.imaging.volume import Volume
+from baps.io import read_label_map, read_labels, read_volume
+from baps.io.dicom.labels import series_headers
+from baps.io.dicom.rtstruct import write_structures
+from baps.io.dicom.seg import segments_said, write_segmentation
+from baps.io.dicom.stacks import find_stack
+from tests.support.label_map_segmentation import make_label_map
+from tests.support.little_series import SHAPE, random_segments, write_little_series
 
 WHEN = datetime(2026, 3, 1, 12, 30, 5, tzinfo=timezone.utc)
 

@@ -16,11 +16,12 @@ from pydicom.pixel_data_handlers.rle_handler import rle_encode_frame
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from baps.errors import InputError
-from baps.formats import is_dicom_folder, read_dicom, read_volume
-from baps.formats.dicom_pixels import decode, read_dataset
+from baps.io import is_dicom_folder, read_dicom, read_volume
+from baps.io.dicom.pixels import decode, read_dataset
+from tests.support.paths import ROOT
 
-CASES = Path(__file__).parents[4] / "shared" / "cases"
-SAMPLE = Path(__file__).parents[3] / "sample-data" / "dicom" / "ct_01" / "001.dcm"
+CASES = ROOT.parent / "shared" / "cases"
+SAMPLE = ROOT / "sample-data" / "dicom" / "ct_01" / "001.dcm"
 CORPUS = Path(pydicom.data.__file__).parent
 
 
@@ -202,7 +203,7 @@ def test_frames_are_decoded_in_parts(tmp_path: Path, syntax: str, monkeypatch: p
     image.is_little_endian, image.is_implicit_VR = syntax != "1.2.840.10008.1.2.2", False
     image.save_as(tmp_path / "a.dcm")
     for part in (1, 2 * frames[0].nbytes, 1 << 20):
-        monkeypatch.setattr("baps.formats.dicom_pixels._PART", part)
+        monkeypatch.setattr("baps.io.dicom.pixels._PART", part)
         np.testing.assert_array_equal(decode(tmp_path / "a.dcm"), frames)
 
 

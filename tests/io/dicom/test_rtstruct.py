@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from skimage.draw import polygon2mask
 
-from baps.collected import notes
 from baps.errors import InputError
-from baps.formats import read_label_map, read_volume
-from baps.formats.dicom_labels import series_headers
-from baps.formats.dicom_seg import slice_depths, source_frames
-from baps.formats.rtstruct import (
+from baps.imaging.volume import Volume
+from baps.io import read_label_map, read_volume
+from baps.io.dicom.labels import series_headers
+from baps.io.dicom.rtstruct import (
     enclosed,
     outlines,
     read_structures,
@@ -31,8 +30,9 @@ from baps.formats.rtstruct import (
     structures_said,
     write_structures,
 )
-from baps.volume import Volume
-from little_series import OBLIQUE, random_segments, write_little_series
+from baps.io.dicom.seg import slice_depths, source_frames
+from baps.utils.context_collector import notes
+from tests.support.little_series import OBLIQUE, random_segments, write_little_series
 
 WHEN = datetime(2026, 3, 1, 12, 30, 5, tzinfo=timezone.utc)
 AXIAL = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))

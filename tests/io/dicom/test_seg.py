@@ -23,15 +23,16 @@ from pydicom.tag import Tag
 from pydicom.uid import EnhancedCTImageStorage
 
 from baps.errors import InputError
-from baps.formats import dicom_seg, read_volume
-from baps.formats.dicom_seg import Segment, segments_said, slice_depths, write_segmentation
-from baps.volume import Volume
-from series import ORIENTATIONS, write_series
+from baps.imaging.volume import Volume
+from baps.io import read_volume
+from baps.io.dicom import seg
+from baps.io.dicom.seg import Segment, segments_said, slice_depths, write_segmentation
+from tests.support.series import ORIENTATIONS, write_series
 
 
 def read_segmentation(dataset: Dataset, image: Volume) -> dict[str, Segment]:
     """By label."""
-    return {segment.name: segment for segment in dicom_seg.read_segmentation(dataset, image)}
+    return {segment.name: segment for segment in seg.read_segmentation(dataset, image)}
 
 
 WHEN = datetime(2026, 3, 1, 12, 30, 5, tzinfo=timezone.utc)
@@ -311,7 +312,7 @@ def test_a_mask_goes_with_its_own_slice_where_the_step_varies(ct: tuple[Path, li
     (frame,) = made.PerFrameFunctionalGroupsSequence
     source = frame.DerivationImageSequence[0].SourceImageSequence[0]
     assert source.ReferencedSOPInstanceUID == along[14].SOPInstanceUID
-    (read,) = dicom_seg.read_segmentation(made, uneven, slice_depths(along, uneven))
+    (read,) = seg.read_segmentation(made, uneven, slice_depths(along, uneven))
     np.testing.assert_array_equal(read.mask, mask)
 
 

@@ -8,9 +8,10 @@ import pytest
 from pydicom.dataset import Dataset
 
 from baps.errors import InputError
-from baps.formats import read_volume
+from baps.io import read_volume
+from tests.support.paths import ROOT
 
-SAMPLE = Path(__file__).parents[3] / "sample-data" / "dicom" / "ct_01" / "001.dcm"
+SAMPLE = ROOT / "sample-data" / "dicom" / "ct_01" / "001.dcm"
 
 
 def _film(path: Path, **tags: Any) -> Path:

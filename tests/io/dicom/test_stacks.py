@@ -13,19 +13,13 @@ from pydicom.dataset import Dataset
 from scipy.spatial.transform import Rotation
 
 from baps.errors import InputError
-from baps.formats import (
-    STRAIGHTENED,
-    SeveralVolumesError,
-    dicom,
-    read_dicom,
-    read_each_volume,
-    read_volume,
-    write_nifti,
-)
-from baps.formats.dicom_pixels import decode
-from trust_displacements import Slice, misplaced, write_enhanced, write_series
+from baps.io import STRAIGHTENED, SeveralVolumesError, read_dicom, read_each_volume, read_volume, write_nifti
+from baps.io.dicom import volumes
+from baps.io.dicom.pixels import decode
+from stress.fuzz.displacements import Slice, misplaced, write_enhanced, write_series
+from tests.support.paths import ROOT
 
-CASES = Path(__file__).parents[4] / "shared" / "cases"
+CASES = ROOT.parent / "shared" / "cases"
 RANDOM = np.random.default_rng(0)
 
 
@@ -98,7 +92,7 @@ def test_each_file_is_decoded_once_for_all_its_volumes(tmp_path: Path, monkeypat
     slices = [piece for time in times for piece in time]
     write_enhanced(tmp_path / "a.dcm", [slices[place] for place in RANDOM.permutation(len(slices))], RANDOM)
     decoded = []
-    monkeypatch.setattr(dicom, "decode", lambda path: decoded.append(path) or decode(path))
+    monkeypatch.setattr(volumes, "decode", lambda path: decoded.append(path) or decode(path))
     found = dict(read_each_volume(tmp_path / "a.dcm"))
     assert len(decoded) == 1
     for n, time in enumerate(times):

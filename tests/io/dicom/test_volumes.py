@@ -18,8 +18,9 @@ from pydicom.valuerep import format_number_as_ds
 from scipy.spatial.transform import Rotation
 
 from baps.errors import InputError, NotFoundError
-from baps.formats import is_dicom_folder, read_patient, read_volume, write_nifti
-from baps.volume import Volume
+from baps.imaging.volume import Volume
+from baps.io import is_dicom_folder, read_patient, read_volume, write_nifti
+from tests.support.paths import ROOT
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
@@ -503,7 +504,7 @@ def test_hidden_files_and_links_that_lead_nowhere_are_ignored(tmp_path: Path) ->
 @pytest.mark.parametrize("nested", [False, True])
 def test_a_value_that_is_longer_than_its_file(tmp_path: Path, nested: bool) -> None:
     """GDCM makes room for it, up to 4 GB, before it reads it."""
-    made = pydicom.dcmread(Path(__file__).parents[3] / "sample-data" / "dicom" / "ct_01" / "001.dcm")
+    made = pydicom.dcmread(ROOT / "sample-data" / "dicom" / "ct_01" / "001.dcm")
     holder = Dataset() if nested else made
     holder.add_new(0x00091002, "UN", b"a value in its file.")
     if nested:
@@ -519,7 +520,7 @@ def test_a_value_that_is_longer_than_its_file(tmp_path: Path, nested: bool) -> N
 
 
 def test_elements_that_belong_into_no_image(tmp_path: Path) -> None:
-    content = (Path(__file__).parents[3] / "sample-data" / "dicom" / "ct_01" / "001.dcm").read_bytes()
+    content = (ROOT / "sample-data" / "dicom" / "ct_01" / "001.dcm").read_bytes()
     place = content.index(b"\x20\x00\x0d\x00UI")
     (tmp_path / "a.dcm").write_bytes(content[:place] + b"\0\0\1\0UL\4\0\0\0\0\0" + content[place:])
     with pytest.raises(InputError, match="broken or cut off"):

@@ -18,12 +18,12 @@ from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelClientException
 from numpy.typing import NDArray
 
-from baps.formats import read_volume, write_nifti
-from baps.label_history import LabelHistory
-from baps.roles import Role
-from baps.users import Users
-from baps.volume import Volume
-from sites import Site, site, spleen_click
+from baps.annotations.history import LabelHistory
+from baps.imaging.volume import Volume
+from baps.io import read_volume, write_nifti
+from baps.site.roles import Role
+from baps.site.users import Users
+from tests.support.sites import Site, site, spleen_click
 
 pytestmark = pytest.mark.slow
 

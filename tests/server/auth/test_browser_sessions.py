@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from baps.roles import Role
-from web.asking import Asker
-from web.sessions import Sessions
+from baps.server.auth.browser_sessions import Sessions
+from baps.server.request_context import Asker
+from baps.site.roles import Role
 
 ANNA = Asker("anna", Role.ANNOTATOR, "token")
 

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from web.attempts import Attempts, network_of
+from baps.server.auth.login_throttle import Attempts, network_of
 
 
 class Clock:

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from baps.audit import AuditFile
-from baps.audit_check import check_audit
-from baps.roles import Role
-from web.asking import Asked, Asker
-from web.audit import Audit
-from web.kinds import kind_of_request
+from baps.server.access_policy import kind_of_request
+from baps.server.auth.request_audit import Audit
+from baps.server.request_context import Asked, Asker
+from baps.site.audit import AuditFile
+from baps.site.audit_check import check_audit
+from baps.site.roles import Role
 
 ANNA = Asker("anna", Role.ANNOTATOR, "token")
 

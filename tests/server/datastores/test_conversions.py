@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-import lib.conversions
-from baps.formats import read_volume
-from baps.volume import Volume
-from lib.conversions import Conversions
-from server import ROOT
+import baps.server.datastores.conversions
+from baps.imaging.volume import Volume
+from baps.io import read_volume
+from baps.server.datastores.conversions import Conversions
+from demo.server import ROOT
 
 SERIES = ROOT / "sample-data" / "dicom" / "ct_01"
 
@@ -28,7 +28,7 @@ def test_a_slow_series_holds_up_no_other_and_is_converted_once(tmp_path: Path, m
             assert go_on.wait(60)
         return read_volume(source)
 
-    monkeypatch.setattr(lib.conversions, "read_volume", reading)
+    monkeypatch.setattr(baps.server.datastores.conversions, "read_volume", reading)
     with ThreadPoolExecutor(3) as pool:
         try:
             slow = [pool.submit(conversions.convert, tmp_path / "slow", "slow") for _ in range(2)]

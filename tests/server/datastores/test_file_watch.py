@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from lib import arrivals
-from lib.studies import StudiesDatastore
-from server import ROOT
-from sites import SAMPLES
+from baps.server.datastores import file_watch
+from baps.server.datastores.folder import StudiesDatastore
+from demo.server import ROOT
+from tests.support.sites import SAMPLES
 
 SERIES = ROOT / "sample-data" / "dicom" / "ct_01"
 IMAGE = SAMPLES / "images" / "ct_01.nii.gz"
@@ -20,7 +20,7 @@ IMAGE = SAMPLES / "images" / "ct_01.nii.gz"
 
 @pytest.fixture(autouse=True)
 def _new_files_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arrivals, "SETTLED", 0.0)
+    monkeypatch.setattr(file_watch, "SETTLED", 0.0)
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_a_label_that_is_moved_in_is_noticed(served: StudiesDatastore, tmp_path:
 def test_what_is_being_written_is_listed_when_it_is_whole(
     served: StudiesDatastore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(arrivals, "SETTLED", 0.4)
+    monkeypatch.setattr(file_watch, "SETTLED", 0.4)
     series, slices = folder(served) / "series", sorted(SERIES.iterdir())
     series.mkdir()
     assert served.list_images() == ["first"]
@@ -80,7 +80,7 @@ def test_what_is_being_written_is_listed_when_it_is_whole(
 
 
 def test_a_file_of_a_clock_that_is_ahead_is_listed(served: StudiesDatastore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arrivals, "SETTLED", 0.2)
+    monkeypatch.setattr(file_watch, "SETTLED", 0.2)
     shutil.copy(IMAGE, folder(served) / "ahead.nii.gz")
     os.utime(folder(served) / "ahead.nii.gz", (time.time() + 3600,) * 2)
     assert served.list_images() == ["first"]

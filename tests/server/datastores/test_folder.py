@@ -16,14 +16,14 @@ import SimpleITK
 from PIL import Image
 
 from baps.errors import BapsError, InputError, NotFoundError
-from baps.formats import read_labels, read_volume, write_nrrd
-from baps.volume import Volume
-from lib.activelearning.usable import first_usable
-from lib.saving import save_label
-from lib.studies import StudiesDatastore
-from server import ROOT
-from sites import SAMPLES
-from trust_displacements import Slice, misplaced, write_enhanced
+from baps.imaging.volume import Volume
+from baps.io import read_labels, read_volume, write_nrrd
+from baps.server.datastores.folder import StudiesDatastore
+from baps.server.labels.save_labels import save_label
+from baps.server.strategies.usable import first_usable
+from demo.server import ROOT
+from stress.fuzz.displacements import Slice, misplaced, write_enhanced
+from tests.support.sites import SAMPLES
 
 SERIES = ROOT / "sample-data" / "dicom" / "ct_01"
 
@@ -132,7 +132,7 @@ def test_a_label_is_replaced_whole_or_not_at_all(mixed: Path, monkeypatch: pytes
         save_label(found, {"spleen": 2}, "ct_01", first, "final", {})
 
     with monkeypatch.context() as patched:
-        patched.setattr("baps.label_history.shutil.copyfile", full)
+        patched.setattr("baps.annotations.history.shutil.copyfile", full)
         with pytest.raises(BapsError, match="could not be saved .No space left on device.*submit again"):
             save()
     assert found.get_labeled_images() == []
@@ -142,7 +142,7 @@ def test_a_label_is_replaced_whole_or_not_at_all(mixed: Path, monkeypatch: pytes
     kept = (mixed / "labels" / "final" / "ct_01.nii.gz").read_bytes()
     listed = (mixed / "datastore_v2.json").read_text()
     with monkeypatch.context() as patched:
-        patched.setattr("baps.replacing.os.replace", lambda *_: full(_[0], mixed.parent / "nowhere"))
+        patched.setattr("baps.utils.atomic_write.os.replace", lambda *_: full(_[0], mixed.parent / "nowhere"))
         with pytest.raises(BapsError, match="No space left"):
             save()
     assert (mixed / "labels" / "final" / "ct_01.nii.gz").read_bytes() == kept

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from baps.errors import InputError
-from baps.formats import read_volume, write_nifti
-from baps.volume import Volume
-from lib.new_images import adding, check_new_name
-from lib.studies import StudiesDatastore
+from baps.imaging.volume import Volume
+from baps.io import read_volume, write_nifti
+from baps.server.datastores.folder import StudiesDatastore
+from baps.server.datastores.new_images import adding, check_new_name
 
 
 def _write(file: Path, value: int) -> Path:

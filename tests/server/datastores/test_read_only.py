@@ -22,11 +22,11 @@ from monailabel.client.client import MONAILabelClientException
 from monailabel.config import settings
 
 from baps.errors import StorageError
-from lib.labelled import labelled_cases
-from lib.read_only import ReadOnlyStudies
-from lib.studies import StudiesDatastore
-from server import ROOT, running_server
-from sites import SAMPLES, spleen_click, truth
+from baps.server.datastores.folder import StudiesDatastore
+from baps.server.datastores.read_only import ReadOnlyStudies
+from baps.server.training_cases import labelled_cases
+from demo.server import ROOT, running_server
+from tests.support.sites import SAMPLES, spleen_click, truth
 
 SETTINGS = {"labels": "spleen=2,liver=1"}
 

@@ -9,9 +9,9 @@ import pydicom
 import pytest
 import requests
 
-import orthanc
-from server import ROOT, running_server
-from sites import SAMPLES, Site
+from demo import orthanc
+from demo.server import ROOT, running_server
+from tests.support.sites import SAMPLES, Site
 
 SAMPLE = ROOT / "sample-data" / "dicom" / "ct_01"
 SAID = ("Content-Length", "Content-Type", "ETag", "Last-Modified", "Content-Disposition")

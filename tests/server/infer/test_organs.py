@@ -12,11 +12,11 @@ import pytest
 from numpy.typing import NDArray
 
 from baps.errors import BapsError, InputError, NotFoundError
-from baps.formats import write_nifti
-from baps.jobs import Jobs
-from baps.volume import Volume
-from fseft.segmenting import OrganMasks
-from lib.infers.organs import OrgansInfer
+from baps.fseft.predictor import OrganMasks
+from baps.imaging.volume import Volume
+from baps.io import write_nifti
+from baps.server.infer.organs import OrgansInfer
+from baps.server.jobs import Jobs
 
 LABELS = {"ball": 5, "shell": 2, "nowhere": 1, "heart": 4}
 """The organ model knows all but the heart, and finds all but one of them."""
@@ -108,7 +108,7 @@ def test_one_that_nothing_answers_for_is_not_saved(site: Site) -> None:
 
 
 def test_a_cancelled_answer_has_what_was_found_so_far(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("baps.jobs.Job.cancelled", True)
+    monkeypatch.setattr("baps.server.jobs.Job.cancelled", True)
     voxels, said = site.ask(save_as="shell")
     assert said["label_names"] == {"ball": 5}
     assert set(np.unique(voxels)) == {0, 5}

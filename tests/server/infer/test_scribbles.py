@@ -13,19 +13,19 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from baps.adapter import Adapter
+from baps.adapters.adapter import Adapter
+from baps.adapters.output_head import OutputHead
+from baps.adapters.visual_prompt import build_visual_prompt
 from baps.blackbox import BlackBox
 from baps.errors import InputError, NotFoundError
-from baps.formats import write_nifti, write_nrrd
-from baps.geometry import Plane
-from baps.jobs import Jobs
-from baps.output_head import OutputHead
-from baps.scribbles import keep_strokes, strokes_to_prompt
-from baps.segmenter import Segmenter
-from baps.store import AdapterStore
-from baps.visual_prompt import build_visual_prompt
-from baps.volume import Volume
-from lib.infers.scribbles import ScribblesInfer
+from baps.imaging.canvas import Plane
+from baps.imaging.volume import Volume
+from baps.inference.scribbles import keep_strokes, strokes_to_prompt
+from baps.inference.segmenter import Segmenter
+from baps.io import write_nifti, write_nrrd
+from baps.registry.store import AdapterStore
+from baps.server.infer.scribbles import ScribblesInfer
+from baps.server.jobs import Jobs
 
 INFO = [
     {"name": "ball", "id": 1},

@@ -16,8 +16,8 @@ import pytest
 import requests
 from requests_toolbelt.multipart import decoder
 
-from baps.metrics import dice
-from sites import Site, site, spleen_click, truth
+from baps.imaging.metrics import dice
+from tests.support.sites import Site, site, spleen_click, truth
 
 SLICER = {"result_extension": ".nrrd", "result_dtype": "uint8"}
 OHIF = {**SLICER, "result_compress": False, "restore_label_idx": False}

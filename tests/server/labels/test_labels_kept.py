@@ -16,12 +16,12 @@ import requests
 from monailabel.client import MONAILabelClient
 from numpy.typing import NDArray
 
-from baps.formats import read_label_map, read_labels, read_volume, write_label_map, write_nifti
-from baps.label_history import LabelHistory
-from baps.label_map import LabelMap
-from baps.volume import Volume
-from server import ROOT, running_server
-from sites import Site, site, spleen_click, truth
+from baps.annotations.history import LabelHistory
+from baps.imaging.label_map import LabelMap
+from baps.imaging.volume import Volume
+from baps.io import read_label_map, read_labels, read_volume, write_label_map, write_nifti
+from demo.server import ROOT, running_server
+from tests.support.sites import Site, site, spleen_click, truth
 
 ORGANS = {"spleen": 2, "liver": 1}
 
@@ -58,7 +58,7 @@ def _served(place: Site, case: str) -> NDArray[np.integer]:
 
 def _baps(*words: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", "from baps.command_line import main; main()", "labels", *words],
+        [sys.executable, "-c", "from baps.cli import main; main()", "labels", *words],
         capture_output=True, text=True, check=True, cwd=ROOT / "apps" / "baps_app",
     )  # fmt: skip
     return done.stdout

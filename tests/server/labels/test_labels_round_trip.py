@@ -20,16 +20,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from baps.adaptation.cases import CaseReader
 from baps.errors import InputError
-from baps.formats import read_volume
-from baps.formats.dicom_labels import series_headers
-from baps.formats.dicom_seg import write_segmentation
-from baps.formats.rtstruct import write_structures
-from lib.labelled import labelled_cases
-from lib.saving import save_label, save_shown
-from lib.studies import StudiesDatastore
-from little_series import random_segments, write_little_series
+from baps.evaluation.cases import CaseReader
+from baps.io import read_volume
+from baps.io.dicom.labels import series_headers
+from baps.io.dicom.rtstruct import write_structures
+from baps.io.dicom.seg import write_segmentation
+from baps.server.datastores.folder import StudiesDatastore
+from baps.server.labels.save_labels import save_label, save_shown
+from baps.server.training_cases import labelled_cases
+from tests.support.little_series import random_segments, write_little_series
 
 SITE = {"liver": 1, "spleen": 2, "kidney": 3, "aorta": 4}
 WHEN = datetime(2026, 3, 1, tzinfo=timezone.utc)

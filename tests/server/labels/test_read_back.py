@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-import lib.saving
-from baps import label_history
+import baps.server.labels.save_labels
+from baps.annotations import history
+from baps.annotations.history import LabelHistory
 from baps.errors import BapsError
-from baps.formats import read_volume, write_nifti
-from baps.label_history import LabelHistory
-from baps.label_map import LabelMap
-from baps.volume import Volume
-from lib.labelled import labelled_cases
-from lib.read_back import check_same
-from lib.saving import save_label, save_shown
-from lib.studies import StudiesDatastore
-from sites import SAMPLES
+from baps.imaging.label_map import LabelMap
+from baps.imaging.volume import Volume
+from baps.io import read_volume, write_nifti
+from baps.server.datastores.folder import StudiesDatastore
+from baps.server.labels.read_back import check_same
+from baps.server.labels.save_labels import save_label, save_shown
+from baps.server.training_cases import labelled_cases
+from tests.support.sites import SAMPLES
 
 SITE = {"liver": 1, "spleen": 2}
 
@@ -56,7 +56,7 @@ def _one_voxel_less(path: Path, labels: LabelMap, image: Volume) -> Path:
     return written
 
 
-_write_label_map = lib.saving.write_label_map
+_write_label_map = baps.server.labels.save_labels.write_label_map
 
 
 def _save(studies: Path) -> None:
@@ -93,11 +93,11 @@ ROUTES = [_save, _merge, _shown, _restore]
 
 
 def _copies_badly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(label_history.shutil, "copyfile", _cut_off)
+    monkeypatch.setattr(history.shutil, "copyfile", _cut_off)
 
 
 def _writes_badly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lib.saving, "write_label_map", _one_voxel_less)
+    monkeypatch.setattr(baps.server.labels.save_labels, "write_label_map", _one_voxel_less)
 
 
 @pytest.mark.parametrize(

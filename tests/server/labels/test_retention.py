@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from baps.audit import AuditFile
-from baps.label_history import LabelHistory
-from baps.settings import Settings
-from lib.retention import Retention
-from lib.studies import StudiesDatastore
-from sites import SAMPLES, site
+from baps.annotations.history import LabelHistory
+from baps.server.datastores.folder import StudiesDatastore
+from baps.server.labels.retention import Retention
+from baps.site.audit import AuditFile
+from baps.site.settings import Settings
+from tests.support.sites import SAMPLES, site
 
 DAY = 86_400
 

@@ -11,14 +11,14 @@ import pytest
 import requests
 from numpy.typing import NDArray
 
+from baps.annotations.history import LabelHistory
 from baps.errors import InputError, NotFoundError
-from baps.formats import read_labels, read_volume, write_nifti
-from baps.label_history import LabelHistory
-from baps.volume import Volume
-from lib.labelled import labelled_cases
-from lib.saving import save_label, save_shown
-from lib.studies import StudiesDatastore
-from sites import SAMPLES, Site, spleen_click, truth
+from baps.imaging.volume import Volume
+from baps.io import read_labels, read_volume, write_nifti
+from baps.server.datastores.folder import StudiesDatastore
+from baps.server.labels.save_labels import save_label, save_shown
+from baps.server.training_cases import labelled_cases
+from tests.support.sites import SAMPLES, Site, spleen_click, truth
 
 LABELS = {"liver": 1, "spleen": 2, "kidney": 9}
 

@@ -11,11 +11,11 @@ from fastapi import FastAPI, Form, UploadFile
 from starlette.testclient import TestClient
 from starlette.types import Message, Receive, Scope, Send
 
-import web.bodies
-from baps.roles import Role
-from web.asking import Asked, Asker
-from web.bodies import Bodies, BoundedRoute, CloseUnread
-from web.kinds import kind_of_request
+import baps.server.middleware.bodies
+from baps.server.access_policy import kind_of_request
+from baps.server.middleware.bodies import Bodies, BoundedRoute, CloseUnread
+from baps.server.request_context import Asked, Asker
+from baps.site.roles import Role
 
 ANNA = Asker("anna", Role.ANNOTATOR, "token")
 
@@ -94,12 +94,12 @@ def test_what_is_too_large_is_refused_while_it_comes() -> None:
 
 @pytest.mark.parametrize("length", [1000, None])
 def test_a_body_that_stops_is_given_up(monkeypatch: pytest.MonkeyPatch, length: int | None) -> None:
-    monkeypatch.setattr(web.bodies, "_IDLE_SECONDS", 0.05)
+    monkeypatch.setattr(baps.server.middleware.bodies, "_IDLE_SECONDS", 0.05)
     assert asyncio.run(_ask(Bodies(_Echo(), 2 << 20), _scope(length), [b"x"], hangs=True))[0] == 408
 
 
 def test_a_body_that_trickles_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web.bodies, "_GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(baps.server.middleware.bodies, "_GRACE_SECONDS", 0.2)
 
     async def ask() -> int:
         async def receive() -> Message:
@@ -118,7 +118,7 @@ def test_a_body_that_trickles_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_oldest_of_too_many_small_ones_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web.bodies, "_SMALL_EACH", 2)
+    monkeypatch.setattr(baps.server.middleware.bodies, "_SMALL_EACH", 2)
 
     async def run() -> None:
         bodies = Bodies(_Echo(), 2 << 20)
@@ -139,8 +139,8 @@ def test_the_oldest_of_too_many_small_ones_is_ended(monkeypatch: pytest.MonkeyPa
 
 
 def test_large_ones_wait_and_then_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web.bodies, "_LARGE_EACH", 1)
-    monkeypatch.setattr(web.bodies, "_LARGE_WAITING", 1)
+    monkeypatch.setattr(baps.server.middleware.bodies, "_LARGE_EACH", 1)
+    monkeypatch.setattr(baps.server.middleware.bodies, "_LARGE_WAITING", 1)
 
     async def run() -> None:
         bodies, other = Bodies(_Echo(), 4 << 20), Asker("bert", Role.ANNOTATOR, "token")
@@ -158,7 +158,7 @@ def test_large_ones_wait_and_then_are_refused(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_user_may_have_so_many_bytes_on_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web.bodies, "_IMAGES_EACH", 1)
+    monkeypatch.setattr(baps.server.middleware.bodies, "_IMAGES_EACH", 1)
 
     async def run() -> None:
         bodies = Bodies(_Echo(), 4 << 20)
@@ -206,8 +206,8 @@ def test_a_length_that_means_nothing_is_not_waited_for() -> None:
 
 
 def test_a_disk_without_room_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web.bodies, "_KEPT_FREE", 1 << 60)
-    monkeypatch.setattr(web.bodies, "_KEPT_SHARE", 1)
+    monkeypatch.setattr(baps.server.middleware.bodies, "_KEPT_FREE", 1 << 60)
+    monkeypatch.setattr(baps.server.middleware.bodies, "_KEPT_SHARE", 1)
     status, said = asyncio.run(_ask(Bodies(_Echo(), 4 << 20), _scope(2 << 20), [bytes(2 << 20)]))
     assert (status, "no room" in said) == (507, True)
 

@@ -12,9 +12,9 @@ import requests
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-import web.connections
-from web.connections import Connection, Unfinished
-from web.headers import ALWAYS, NOTHING
+import baps.server.middleware.connections
+from baps.server.middleware.connections import Connection, Unfinished
+from baps.server.middleware.security_headers import ALWAYS, NOTHING
 
 _ANSWER = 64 << 20
 
@@ -33,9 +33,9 @@ async def _app(scope: Scope, receive: Receive, send: Send) -> None:
 @pytest.fixture
 def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """A server whose limits are low."""
-    monkeypatch.setattr(web.connections, "HEADER_SECONDS", 0.5)
-    monkeypatch.setattr(web.connections, "READ_SECONDS", 0.5)
-    monkeypatch.setattr(web.connections, "_unfinished", Unfinished(5))
+    monkeypatch.setattr(baps.server.middleware.connections, "HEADER_SECONDS", 0.5)
+    monkeypatch.setattr(baps.server.middleware.connections, "READ_SECONDS", 0.5)
+    monkeypatch.setattr(baps.server.middleware.connections, "_unfinished", Unfinished(5))
     config = uvicorn.Config(_app, http=Connection, log_level="warning", lifespan="off")
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:

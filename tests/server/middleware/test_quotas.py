@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from web.quotas import GROUPS, FairQueue, QueueFullError
+from baps.server.middleware.quotas import GROUPS, FairQueue, QueueFullError
 
 
 def test_a_free_slot_goes_to_the_users_in_turn() -> None:

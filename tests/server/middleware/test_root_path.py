@@ -14,9 +14,9 @@ from starlette._utils import get_route_path
 from starlette.types import Message, Receive, Scope, Send
 
 from baps.errors import InputError
-from baps.settings import parse_root_path
-from web.kinds import kind_of_request
-from web.root_path import RootPath, path_below
+from baps.server.access_policy import kind_of_request
+from baps.server.middleware.root_path import RootPath, path_below
+from baps.site.settings import parse_root_path
 
 ROOT = "/baps"
 PARTS = ["/baps", "baps", "/", "//", "", "/info/", "/audit", "/%2e%2e", "..", "/login", "/bapsx", "\\", "%2f", "é"]

@@ -7,7 +7,7 @@ from fastapi import FastAPI, HTTPException
 from fastapi.responses import FileResponse, RedirectResponse, Response, StreamingResponse
 from fastapi.testclient import TestClient
 
-from web.headers import ALWAYS, NOTHING, SecurityHeaders
+from baps.server.middleware.security_headers import ALWAYS, NOTHING, SecurityHeaders
 
 
 def _client() -> TestClient:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from urllib3 import HTTPResponse
 
 from baps.errors import BapsError, NotFoundError
-from web.pacs_answers import _in_whole_addresses, _readdressed, answer_for_viewer
+from baps.server.routes.dicomweb_answers import _in_whole_addresses, _readdressed, answer_for_viewer
 
 INNER = "http://pacs.inner:8042/dicom-web"
 OWN = "https://hospital/baps/proxy/dicom/wado"

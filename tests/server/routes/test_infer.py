@@ -11,12 +11,12 @@ import requests
 import torch
 from requests_toolbelt.multipart import decoder
 
-from baps.adapter import Adapter
+from baps.adapters.adapter import Adapter
+from baps.adapters.output_head import OutputHead
+from baps.adapters.visual_prompt import build_visual_prompt
 from baps.blackbox import BlackBox
-from baps.output_head import OutputHead
-from baps.store import AdapterStore
-from baps.visual_prompt import build_visual_prompt
-from sites import Site, spleen_click, truth
+from baps.registry.store import AdapterStore
+from tests.support.sites import Site, spleen_click, truth
 
 SLICER = {"result_extension": ".nrrd", "result_dtype": "uint8"}
 """What Slicer's client adds to every request."""

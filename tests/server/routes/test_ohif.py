@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from monailabel.config import settings
 
-from web.ohif import configure_ohif, ohif_file
+from baps.server.routes.ohif import configure_ohif, ohif_file
 
 
 @pytest.fixture

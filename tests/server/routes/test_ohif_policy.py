@@ -10,10 +10,10 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from web.errors import said
-from web.headers import SecurityHeaders
-from web.ohif import ohif_file
-from web.root_path import RootPath
+from baps.server.error_handlers import said
+from baps.server.middleware.root_path import RootPath
+from baps.server.middleware.security_headers import SecurityHeaders
+from baps.server.routes.ohif import ohif_file
 
 
 class _Inline(HTMLParser):
@@ -38,7 +38,7 @@ class _Inline(HTMLParser):
 
 @pytest.fixture(autouse=True)
 def _with_a_pacs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("web.ohif.has_pacs", lambda: True)
+    monkeypatch.setattr("baps.server.routes.ohif.has_pacs", lambda: True)
 
 
 def _client(root: str) -> TestClient:

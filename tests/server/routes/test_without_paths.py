@@ -5,7 +5,7 @@ from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse, Response
 from fastapi.testclient import TestClient
 
-from web.pathless import task_for_viewer, without_folders
+from baps.server.routes.without_paths import task_for_viewer, without_folders
 
 
 def test_an_answer_has_names_of_files_in_place_of_paths() -> None:

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from baps.blackbox import BlackBox
 from baps.errors import BapsError
-from baps.formats import write_nifti
-from baps.segmenter import Segmenter
-from baps.store import AdapterStore
-from baps.volume import Volume
-from fseft.segmenting import OrganMasks
-from lib.activelearning.disagreement import Disagreement
+from baps.fseft.predictor import OrganMasks
+from baps.imaging.volume import Volume
+from baps.inference.segmenter import Segmenter
+from baps.io import write_nifti
+from baps.registry.store import AdapterStore
+from baps.server.strategies.disagreement import Disagreement
 
 
 class Organs:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lib.activelearning.chance import Chance
+from baps.server.strategies.random import Chance
 
 
 class _Images:

@@ -5,8 +5,8 @@ from typing import ClassVar
 import pytest
 
 from baps.errors import BapsError, InputError, StorageError
-from lib.activelearning.usable import first_usable
-from lib.conversions import SeveralImagesError
+from baps.server.datastores.conversions import SeveralImagesError
+from baps.server.strategies.usable import first_usable
 
 
 class _Images:

@@ -12,9 +12,9 @@ import psutil
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from baps.adaptation.splitting import patient_hash
-from baps.store import AdapterStore
-from sites import Site, site, truth
+from baps.evaluation.splits import patient_hash
+from baps.registry.store import AdapterStore
+from tests.support.sites import Site, site, truth
 
 
 def save(server: Site, case: str, values: tuple[int, ...] = (2,), **said: object) -> None:

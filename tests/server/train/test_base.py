@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from baps.adaptation.settings import AdaptationSettings
 from baps.blackbox import BlackBox
 from baps.errors import InputError
-from baps.store import AdapterStore
-from lib.saving import save_label
-from lib.studies import StudiesDatastore
-from lib.trainers.adaptation import AdaptationTrainer
-from lib.trainers.organs import OrgansTrainer
-from lib.trainers.site import SiteTrainer
-from sites import SAMPLES
+from baps.registry.store import AdapterStore
+from baps.server.datastores.folder import StudiesDatastore
+from baps.server.labels.save_labels import save_label
+from baps.server.train.adaptation import AdaptationTrainer
+from baps.server.train.base import SiteTrainer
+from baps.server.train.organs import OrgansTrainer
+from baps.training.settings import AdaptationSettings
+from tests.support.sites import SAMPLES
 
 LABELS = {"liver": 1, "spleen": 2}
 
@@ -83,9 +83,9 @@ def test_a_prompt_that_the_model_does_not_understand(
 def test_options_that_the_organ_model_cannot_use(
     studies: StudiesDatastore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fseft.models import load_organ_model
-    from fseft.readings import Readings
-    from fseft.segmenting import OrganSegmenter
+    from baps.fseft.feature_cache import Readings
+    from baps.fseft.models import load_organ_model
+    from baps.fseft.predictor import OrganSegmenter
 
     store = AdapterStore(tmp_path / "adapters")
     segmenter = OrganSegmenter(load_organ_model(), store, Readings(None))
@@ -98,6 +98,8 @@ def test_options_that_the_organ_model_cannot_use(
         with pytest.raises(InputError, match=said):
             asked.prepare(options, studies)
     asked.prepare({"method": "bias"}, studies)
-    monkeypatch.setattr("fseft.adapters.methods.transformer_blocks", lambda _: [])  # As in a network of convolutions.
+    monkeypatch.setattr(
+        "baps.fseft.adapters.methods.transformer_blocks", lambda _: []
+    )  # As in a network of convolutions.
     with pytest.raises(InputError, match="changes transformer blocks, and this model has none"):
         asked.prepare({"method": "lora"}, studies)

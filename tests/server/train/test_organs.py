@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 import requests
 
-from baps.serving_command import APP
-from baps.store import AdapterStore
-from organ_weights import small_organ_model
-from sites import Site, site, spleen_click, truth
+from baps.registry.store import AdapterStore
+from baps.site.server_command import APP
+from tests.support.organ_weights import small_organ_model
+from tests.support.sites import Site, site, spleen_click, truth
 
 QUICK = {"method": "linear_probe", "epochs": 3, "label": "spleen"}
 
@@ -63,14 +63,15 @@ def train(server: Site, **options: Any) -> dict[str, Any]:
 
 def test_networks_are_imported_when_a_model_is_loaded() -> None:
     program = (
-        "import sys, lib.activelearning.disagreement, lib.infers.organs, lib.trainers.organs as trainers; "
-        "from pathlib import Path; from baps.store import AdapterStore; "
+        "import sys, baps.server.strategies.disagreement, baps.server.infer.organs; "
+        "import baps.server.train.organs as trainers; "
+        "from pathlib import Path; from baps.registry.store import AdapterStore; "
         "trainer = trainers.OrgansTrainer(None, {'spleen': 1}, AdapterStore(Path('x')), Path('x'), None); "
         "trainer.config(); trainer.stats(); "
-        "print([name for name in sys.modules if name.startswith('fseft')])"
+        "print([name for name in sys.modules if name.startswith('baps.fseft')])"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=APP, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "['fseft', 'fseft.choices']"
+    assert done.stdout.splitlines()[-1] == "['fseft', 'baps.fseft.choices']"
 
 
 def test_the_viewers_are_told_of_it(hospital: Site) -> None:

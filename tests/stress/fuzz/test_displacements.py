@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from baps.formats import read_volume
-from baps.volume import Volume
-from trust_displacements import Slice, fuzz_displacements, misplaced, write_enhanced, write_series
+from baps.imaging.volume import Volume
+from baps.io import read_volume
+from stress.fuzz.displacements import Slice, fuzz_displacements, misplaced, write_enhanced, write_series
 
 
 def _slices(count: int = 4) -> list[Slice]:

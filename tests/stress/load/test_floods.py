@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from trust_floods import flood
+from stress.load.floods import flood
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Train the bundled promptable model: ``python -m baps.pretraining.bundled --photographs DIR --out FILE``.
+"""Train the bundled promptable model: ``python -m tools.pretraining.blackbox.bundled --photographs DIR --out FILE``.
 
 Warm-up, constant step size, then a linear decay to zero; the weights kept are an exponential moving average. The run
 checkpoints every few minutes and resumes by itself, and more pictures or a larger input can be asked for later.
@@ -18,13 +18,13 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
-from ..blackbox.bundled_model import build_bundled_model
-from ..blackbox.decoding import decode_masks
-from ..replacing import replacing
-from .averaging import follow, halved
-from .photographs import Photographs
-from .prompts import Targets, draw_targets
-from .scenes import Scenes, draw_scenes
+from baps.blackbox.bundled_model import build_bundled_model
+from baps.blackbox.decoding import decode_masks
+from baps.utils.atomic_write import replacing
+from tools.pretraining.blackbox.averaging import follow, halved
+from tools.pretraining.blackbox.photographs import Photographs
+from tools.pretraining.blackbox.prompts import Targets, draw_targets
+from tools.pretraining.blackbox.scenes import Scenes, draw_scenes
 
 BATCH = 16
 TARGETS_EACH = 3

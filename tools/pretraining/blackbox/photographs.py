@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch.nn import functional as F
 
-from .scenes import Scenes
+from tools.pretraining.blackbox.scenes import Scenes
 
 SIDE = 320
 """Photographs are kept at this side, pixels, cut square around the middle."""

@@ -9,7 +9,7 @@ import torch
 from scipy import ndimage
 from torch.nn import functional as F
 
-from .scenes import Scenes
+from tools.pretraining.blackbox.scenes import Scenes
 
 SMALLEST = 1 / 1200
 """An object smaller than this share of the picture is no target."""

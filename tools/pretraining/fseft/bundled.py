@@ -1,4 +1,4 @@
-"""Train the bundled organ model: ``python -m fseft.pretraining.bundled --data DIR --out FILE --checkpoint FILE``.
+"""Train the bundled organ model: ``python -m tools.pretraining.fseft.bundled --data DIR --out FILE --checkpoint FILE``.
 
 Partial-label Dice on random views of labelled CT volumes. Warm-up, constant step size, then a linear decay to zero; the
 weights kept are an exponential moving average. The run checkpoints every few minutes and resumes by itself.
@@ -18,14 +18,13 @@ import typer
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader, IterableDataset
 
-from baps.formats import read_labels, read_volume
-from baps.pretraining.averaging import follow, halved
-from baps.replacing import replacing
-
-from ..losses import partial_dice_loss
-from ..models import build_swin_unetr
-from ..preparation import prepare
-from .augmentation import random_view
+from baps.fseft.losses import partial_dice_loss
+from baps.fseft.models import build_swin_unetr
+from baps.fseft.preprocessing import prepare
+from baps.io import read_labels, read_volume
+from baps.utils.atomic_write import replacing
+from tools.pretraining.blackbox.averaging import follow, halved
+from tools.pretraining.fseft.augmentation import random_view
 
 ORGANS = {"spleen": 1, "kidney_right": 2, "kidney_left": 3, "liver": 6, "stomach": 7, "aorta": 8}
 """Values in the labels of BTCV. Its other organs stay unknown, so that adapting to them can be measured."""

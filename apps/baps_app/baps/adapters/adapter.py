@@ -15,10 +15,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .blackbox import BlackBox, Encoding, Prompt
-from .output_head import OutputHead
-from .visual_prompt import VisualPrompt, build_visual_prompt, to_pixels, to_tensor, visual_prompt_from_record
-from .zoom import View, crop, move, paste, view_of
+from baps.adapters.output_head import OutputHead
+from baps.adapters.visual_prompt import (
+    VisualPrompt,
+    build_visual_prompt,
+    to_pixels,
+    to_tensor,
+    visual_prompt_from_record,
+)
+from baps.adapters.zoom import View, crop, move, paste, view_of
+from baps.blackbox import BlackBox, Encoding
+from baps.prompts import Prompt
 
 Keep = Callable[[Hashable, Callable[[], Encoding]], Encoding]
 """Gives the encoding that is kept for what an adapter shows of an image, see ``Adapter.shown``, or makes it."""

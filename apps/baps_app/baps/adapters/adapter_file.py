@@ -11,9 +11,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .adapter import Adapter, adapter_from_record
-from .errors import BapsError, InputError
-from .replacing import replacing
+from baps.adapters.adapter import Adapter, adapter_from_record
+from baps.errors import BapsError, InputError
+from baps.utils.atomic_write import replacing
 
 Built = TypeVar("Built")
 

@@ -11,9 +11,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .adapter import Adapter
-from .blackbox import Prompt
-from .blackbox.prompt import Point
+from baps.adapters.adapter import Adapter
+from baps.prompts import Point, Prompt
 
 _NEAR = 1 / 48
 """Of the image's side: a click is heeded by an answer that is right so near to it, for borders differ by a little."""

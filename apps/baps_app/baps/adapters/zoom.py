@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from .blackbox import Prompt
+from baps.prompts import Prompt
 
 _RASTER = 16
 """Parts begin at so many places along a side: near clicks see the same one, whose encoding can be kept."""

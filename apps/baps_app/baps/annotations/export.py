@@ -7,11 +7,11 @@ from pathlib import Path
 
 from pydicom.dataset import FileDataset
 
-from .errors import InputError
-from .formats import read_dicom, read_label_map, read_volume
-from .formats.dicom_labels import series_headers
-from .formats.rtstruct import write_structures
-from .label_history import LabelHistory
+from baps.annotations.history import LabelHistory
+from baps.errors import InputError
+from baps.io import read_dicom, read_label_map, read_volume
+from baps.io.dicom.labels import series_headers
+from baps.io.dicom.rtstruct import write_structures
 
 
 def label_as_rtstruct(

@@ -29,10 +29,10 @@ from typing import Any
 
 from filelock import FileLock
 
-from .errors import BapsError, InputError, NotFoundError
-from .formats import file_stem, images_folder, label_stem, read_label_map, read_volume
-from .printable import printable
-from .replacing import PARTIAL, replacing, to_disk
+from baps.errors import BapsError, InputError, NotFoundError
+from baps.io import file_stem, images_folder, label_stem, read_label_map, read_volume
+from baps.utils.atomic_write import PARTIAL, replacing, to_disk
+from baps.utils.printable import printable
 
 FOLDER = "labels-history"
 LIST = "datastore_v2.json"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
-from .formats import file_stem, images_folder, label_stem, list_images
+from baps.io import file_stem, images_folder, label_stem, list_images
 
 USED = ("final", "draft", "original")
 """Folders in ``labels`` whose files the server knows."""

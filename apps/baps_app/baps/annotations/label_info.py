@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from baps.collected import notes
 from baps.errors import InputError
-from baps.label_map import LabelMap
-from baps.printable import is_control, printable, printable_values
+from baps.imaging.label_map import LabelMap
+from baps.utils.context_collector import notes
+from baps.utils.printable import is_control, printable, printable_values
 
 MOST_LETTERS = 200
 """Of the name of an author or a model."""
@@ -67,7 +67,7 @@ class LabelInfo(BaseModel):
         covers: ``covered_slices`` as they were kept when the label was saved; of a label that is not in it, all.
         basis: by label the version that its changes are judged by, where that is an earlier one.
         disputed: by label the version that counts for it, where this one took it from another annotator and no trainer
-            has confirmed that, see ``lib.disputes``.
+            has confirmed that, see ``baps.annotations.disputes``.
     """
 
     model_config = ConfigDict(extra="allow")

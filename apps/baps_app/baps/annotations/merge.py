@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from baps.label_map import LabelMap, Overlaps
-from lib.label_info import LabelInfo, label_values
+from baps.annotations.label_info import LabelInfo, label_values
+from baps.imaging.label_map import LabelMap, Overlaps
 
 
 @dataclass(frozen=True)

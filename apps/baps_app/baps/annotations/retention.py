@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from itertools import pairwise
 
-from .label_history import LabelHistory, Version
+from baps.annotations.history import LabelHistory, Version
 
 _BEFORE = timedelta(days=1)
 """A training may have read its labels so long before its adapter was kept."""
@@ -74,6 +74,6 @@ def _beyond(versions: Sequence[Version], rule: Rule, times: Sequence[datetime], 
         if replaced[one.name] <= now - timedelta(days=rule.days)
         and not one.is_evidence
         and not one.info.get("damaged")
-        and one.name not in judged_by  # By which changes of a label are judged, see ``lib.disputes``.
+        and one.name not in judged_by  # By which changes of a label are judged, see ``baps.annotations.disputes``.
         and not any(one.when <= time and time - _BEFORE <= replaced[one.name] for time in times)
     ]

@@ -5,20 +5,20 @@ from __future__ import annotations
 import sys
 import warnings
 
-from . import here as _here  # noqa: F401
+from baps.cli import safe_path as _here  # noqa: F401
 
 # isort: split
 import typer
 
-from ..errors import BapsError
-from . import adapters, audit, blackbox, labels, organs, users
-from .adapt import adapt
-from .console import Console
-from .convert import convert
-from .doctor import doctor
-from .evaluate import evaluate
-from .segment import segment
-from .serve import serve
+from baps.cli import adapters, audit, blackbox, labels, organs, users
+from baps.cli.adapt import adapt
+from baps.cli.console import Console
+from baps.cli.convert import convert
+from baps.cli.doctor import doctor
+from baps.cli.evaluate import evaluate
+from baps.cli.segment import segment
+from baps.cli.serve import serve
+from baps.errors import BapsError
 
 app = typer.Typer(no_args_is_help=True, help="Promptable segmentation that adapts to your images.")
 app.command()(serve)

@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ..errors import InputError
-from . import options, outputs
-from .console import Console
-from .noting import note
+from baps.cli import options, outputs
+from baps.cli.audit_log import note
+from baps.cli.console import Console
+from baps.errors import InputError
 
 console = Console(soft_wrap=True, highlight=False)
 
@@ -63,15 +63,15 @@ def adapt(
     nothing (the candidate is then beside it, as FILE.refused). If it is broken off, the same command goes on from
     FILE.training.jsonl.
     """
-    from ..adaptation.adapt import ProgressReport
-    from ..adaptation.adapt import adapt as adapt_to
-    from ..adaptation.budget import check_images
-    from ..adaptation.cases import load_cases
-    from ..adaptation.folders import find_cases
-    from ..adaptation.settings import AdaptationSettings
-    from ..adapter import unchanging
-    from ..adapter_file import write_adapter
-    from ..formats import file_stem
+    from baps.adapters.adapter import unchanging
+    from baps.adapters.adapter_file import write_adapter
+    from baps.evaluation.cases import load_cases
+    from baps.evaluation.folders import find_cases
+    from baps.io import file_stem
+    from baps.training.adapt import ProgressReport
+    from baps.training.adapt import adapt as adapt_to
+    from baps.training.budget import check_images
+    from baps.training.settings import AdaptationSettings
 
     settings = AdaptationSettings(
         visual_prompt=visual_prompt,

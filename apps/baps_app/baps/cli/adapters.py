@@ -9,13 +9,13 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from ..errors import BapsError
-from .console import Console
-from .noting import note, private_files
-from .options import Adapters, given
+from baps.cli.audit_log import note, private_files
+from baps.cli.console import Console
+from baps.cli.options import Adapters, given
+from baps.errors import BapsError
 
 if TYPE_CHECKING:
-    from ..store import AdapterStore
+    from baps.registry.store import AdapterStore
 
 app = typer.Typer(no_args_is_help=True, callback=private_files, help="List, show, publish and roll back adapters.")
 
@@ -24,8 +24,8 @@ console = Console(soft_wrap=True, highlight=False)
 
 
 def _store(root: str) -> AdapterStore:
-    from ..settings import read_settings
-    from ..store import AdapterStore
+    from baps.registry.store import AdapterStore
+    from baps.site.settings import read_settings
 
     return AdapterStore(read_settings(given(adapters=root)).adapters)
 

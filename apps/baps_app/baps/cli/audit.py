@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from .noting import private_files
-from .options import Adapters, given
+from baps.cli.audit_log import private_files
+from baps.cli.options import Adapters, given
 
 app = typer.Typer(no_args_is_help=True, callback=private_files, help="Check the file of who did what.")
 
@@ -29,13 +29,13 @@ def verify(
     Keep the last line's chain elsewhere, and give it with --chain the next time: who can write to the folder could
     otherwise put an earlier state of all its files back unseen.
     """
-    from ..audit_check import check_audit
-    from ..errors import BapsError, InputError
+    from baps.errors import BapsError, InputError
+    from baps.site.audit_check import check_audit
 
     if file:
         place = Path(file).expanduser()
     else:
-        from ..settings import read_settings  # Which imports what takes seconds.
+        from baps.site.settings import read_settings  # Which imports what takes seconds.
 
         place = read_settings(given(adapters=adapters)).audit_file
     if not place.is_file():

@@ -31,10 +31,10 @@ def note(
         adapters, config: the options of these names, if they were given.
         more: what else the line says; no names of patients or images.
     """
-    from ..audit import AuditFile, command
-    from ..errors import BapsError
-    from ..settings import read_settings
-    from .options import given
+    from baps.cli.options import given
+    from baps.errors import BapsError
+    from baps.site.audit import AuditFile, command
+    from baps.site.settings import read_settings
 
     site = read_settings(given(adapters=adapters, config=config))
     file = site.audit_file

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ..errors import InputError
-from . import options
+from baps.cli import options
+from baps.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, help="Offer a model of this machine to others.")
 
@@ -35,8 +35,8 @@ def serve(
 
     There is no login: put a reverse proxy with TLS and a login before it, before you let other machines in.
     """
-    from ..serving_command import check_port
-    from ..settings import read_settings
+    from baps.site.server_command import check_port
+    from baps.site.settings import read_settings
 
     settings = options.given(
         black_box=black_box, weights=weights, weights_sha256=weights_sha256, device=device, config=config
@@ -46,7 +46,7 @@ def serve(
     check_port(host, port)
     check_port(host, grpc_port)
     try:
-        from ..blackbox.hosting import host as serve_until_stopped
+        from baps.blackbox.remote.hosting import host as serve_until_stopped
     except ImportError as error:
         raise InputError(
             f"A model is served by KServe, which is not here ({error}). Install it: "

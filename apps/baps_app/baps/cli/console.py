@@ -8,7 +8,7 @@ from typing import Any
 import rich.console
 from rich.segment import Segment
 
-from ..printable import printable
+from baps.utils.printable import printable
 
 
 class Console(rich.console.Console):

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import InputError
-from .console import Console
+from baps.cli.console import Console
+from baps.errors import InputError
 
 if TYPE_CHECKING:
-    from ..volume import Volume
+    from baps.imaging.volume import Volume
 
 console = Console(soft_wrap=True, highlight=False)
 
@@ -27,7 +27,7 @@ def convert(
     tilted stack is straightened: its slices are moved by whole pixels to where they lie. One that cannot be read, as it
     lacks slices, holds up no other.
     """
-    from ..formats import SeveralVolumesError, file_stem, read_each_volume, read_volume, volume_id, write_nifti
+    from baps.io import SeveralVolumesError, file_stem, read_each_volume, read_volume, volume_id, write_nifti
 
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file. Give a folder for the NIfTI files.")

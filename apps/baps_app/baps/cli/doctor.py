@@ -10,8 +10,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from . import options
-from .console import Console
+from baps.cli import options
+from baps.cli.console import Console
 
 _STYLES = {"ok": "green", "warning": "yellow", "FAILED": "bold red"}
 
@@ -38,7 +38,7 @@ def doctor(
     Ends with 1 if something failed. A PACS is asked with MONAI_LABEL_DICOMWEB_USERNAME and
     MONAI_LABEL_DICOMWEB_PASSWORD from the environment.
     """
-    from ..doctor import Status, examine
+    from baps.site.doctor import Status, examine
 
     settings = options.given(
         labels=labels,

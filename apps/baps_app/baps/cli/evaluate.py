@@ -9,9 +9,9 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from . import options, outputs
-from .adapt import Label, Prompt
-from .console import Console
+from baps.cli import options, outputs
+from baps.cli.adapt import Label, Prompt
+from baps.cli.console import Console
 
 console = Console(soft_wrap=True, highlight=False)
 
@@ -43,10 +43,10 @@ def evaluate(
     (or box), and it gets ``by_clicks``, ``by_clicks_std``, ``clicks_to_85`` (ten where Dice 0.85 is not reached) and
     ``not_reached`` (the share of such slices).
     """
-    from ..adaptation.folders import find_cases
-    from ..adapter_file import check_fits, read_adapter
-    from ..evaluation import evaluate as measure
-    from ..simulated_prompts import check_prompts
+    from baps.adapters.adapter_file import check_fits, read_adapter
+    from baps.evaluation.evaluate import evaluate as measure
+    from baps.evaluation.folders import find_cases
+    from baps.prompts.simulated import check_prompts
 
     check_prompts(prompt, seed, clicks)
     outputs.check_figures_file(json_file)

@@ -12,13 +12,13 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from . import options
-from .console import Console
-from .noting import note, private_files
-from .options import Adapters
+from baps.cli import options
+from baps.cli.audit_log import note, private_files
+from baps.cli.console import Console
+from baps.cli.options import Adapters
 
 if TYPE_CHECKING:
-    from ..label_history import LabelHistory, Version
+    from baps.annotations.history import LabelHistory, Version
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -34,8 +34,8 @@ console = Console(soft_wrap=True, highlight=False)
 
 
 def _history(studies: Path) -> LabelHistory:
-    from ..errors import InputError
-    from ..label_history import LabelHistory
+    from baps.annotations.history import LabelHistory
+    from baps.errors import InputError
 
     if not studies.is_dir():
         raise InputError(f"There is no folder {studies}. A PACS keeps the versions of its labels itself.")
@@ -110,12 +110,12 @@ def prune(
 
     What trainings of earlier releases have used is told from the adapters: name their folder as for the server.
     """
-    from ..errors import InputError
-    from ..label_retention import Rule
-    from ..label_retention import prune as prune_versions
-    from ..settings import read_settings
-    from ..store import adapter_times
-    from .options import given
+    from baps.annotations.retention import Rule
+    from baps.annotations.retention import prune as prune_versions
+    from baps.cli.options import given
+    from baps.errors import InputError
+    from baps.registry.store import adapter_times
+    from baps.site.settings import read_settings
 
     if bool(image) == all_images:
         raise InputError("Name an image, or say --all.")
@@ -144,7 +144,7 @@ def remove(
     adapters: Adapters = "",
 ) -> None:
     """Remove a version of a label for good, as where a patient wants to be forgotten. Backups keep theirs."""
-    from ..errors import InputError, NotFoundError
+    from baps.errors import InputError, NotFoundError
 
     history = _history(studies)
     if bool(version) == all_versions:
@@ -171,9 +171,9 @@ def export(
     adapters: Adapters = "",
 ) -> None:
     """Write the label of a DICOM series as FILE, which is not there yet; it belongs to the study of the series."""
-    from ..errors import InputError
-    from ..label_export import label_as_rtstruct
-    from ..replacing import replacing
+    from baps.annotations.export import label_as_rtstruct
+    from baps.errors import InputError
+    from baps.utils.atomic_write import replacing
 
     if rtstruct.exists():
         raise InputError(f"There is a file {rtstruct} already. Give another name.")
@@ -209,10 +209,10 @@ def import_labels(
 
     Ends with 1 if a label was refused.
     """
-    from ..errors import InputError
-    from ..formats import list_images
-    from ..label_import import USED, match_labels
-    from ..settings import Settings, read_settings
+    from baps.annotations.label_files import USED, match_labels
+    from baps.errors import InputError
+    from baps.io import list_images
+    from baps.site.settings import Settings, read_settings
 
     site = read_settings(options.given(labels=labels, config=config))
     for place in (folder, studies):
@@ -223,8 +223,12 @@ def import_labels(
         raise InputError(f"There are no labels directly in {folder}.")
     if not os.access(studies, os.W_OK):
         raise InputError(f"The folder {studies} cannot be written to, so no label can be saved there.")
-    from lib.importing import Import, Imported, import_labels  # MONAI Label's datastore, which takes seconds.
-    from lib.studies import StudiesDatastore
+    from baps.server.datastores.folder import StudiesDatastore
+    from baps.server.labels.import_labels import (  # MONAI Label's datastore, which takes seconds.
+        Import,
+        Imported,
+        import_labels,
+    )
 
     datastore = StudiesDatastore(str(studies.absolute()), auto_reload=False, read_only=False)
     known = {} if site.labels == Settings().labels else site.labels

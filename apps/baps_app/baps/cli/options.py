@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import Console
+from baps.cli.console import Console
 
 if TYPE_CHECKING:
-    from ..blackbox import BlackBox as BlackBoxModel
-    from ..settings import Settings
+    from baps.blackbox import BlackBox as BlackBoxModel
+    from baps.site.settings import Settings
 
 _MOST_REASONS = 10
 
@@ -55,8 +55,8 @@ def load_site(**settings: str) -> tuple[Settings, BlackBoxModel]:
     Raises:
         InputError: if they or the weights cannot be used.
     """
-    from ..blackbox import load_black_box
-    from ..settings import read_settings
+    from baps.blackbox import load_black_box
+    from baps.site.settings import read_settings
 
     site = read_settings(given(**settings))
     return site, load_black_box(site.black_box, site.weights, site.weights_sha256, site.device, site.remote_model)

@@ -12,12 +12,11 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from fseft.choices import METHOD_NAMES
-
-from ..errors import InputError
-from . import options, outputs
-from .console import Console
-from .noting import note
+from baps.cli import options, outputs
+from baps.cli.audit_log import note
+from baps.cli.console import Console
+from baps.errors import InputError
+from baps.fseft.choices import METHOD_NAMES
 
 app = typer.Typer(no_args_is_help=True, help="Organs of whole volumes without a click, adapted to a few labels.")
 console = Console(soft_wrap=True, highlight=False)
@@ -60,14 +59,13 @@ def adapt(
     """
     import shutil
 
-    from fseft.adaptation import OrganSettings, adapt_organ
-    from fseft.models import load_organ_model
-    from fseft.readings import Readings
-    from fseft.volumes import load_volumes
-
-    from ..adaptation.folders import find_cases
-    from ..adapter_file import write_adapter
-    from ..formats import file_stem, list_images, read_volume
+    from baps.adapters.adapter_file import write_adapter
+    from baps.evaluation.folders import find_cases
+    from baps.fseft.adaptation import OrganSettings, adapt_organ
+    from baps.fseft.feature_cache import Readings
+    from baps.fseft.models import load_organ_model
+    from baps.fseft.volumes import load_volumes
+    from baps.io import file_stem, list_images, read_volume
 
     settings = OrganSettings(method=method, decoder=decoder, rate=rate, epochs=epochs, seed=seed)
     outputs.make_room(out)
@@ -81,7 +79,7 @@ def adapt(
         raise InputError(f"None of the labels can be used. {next(iter(left_out.values()), '')}")
     wanted = []
     if queries is not None:
-        from fseft.preparation import prepare
+        from baps.fseft.preprocessing import prepare
 
         wanted = [prepare(read_volume(path), organs.spacing, organs.side).image for path in list_images(queries)]
         if not wanted:
@@ -135,13 +133,12 @@ def evaluate(
     FILE gets the figures of each volume, and their mean and spread over volumes. A distance is null where the mask is
     empty, and such volumes do not count in its mean.
     """
-    from fseft.adapter_file import read_organ_adapter
-    from fseft.evaluation import evaluate_organ
-    from fseft.models import load_organ_model
-    from fseft.readings import Readings
-    from fseft.segmenting import unadapted
-
-    from ..adaptation.folders import find_cases
+    from baps.evaluation.folders import find_cases
+    from baps.fseft.adapter_file import read_organ_adapter
+    from baps.fseft.evaluation import evaluate_organ
+    from baps.fseft.feature_cache import Readings
+    from baps.fseft.models import load_organ_model
+    from baps.fseft.predictor import unadapted
 
     outputs.check_figures_file(json_file)
     organs = load_organ_model(model, weights, weights_sha256, device)

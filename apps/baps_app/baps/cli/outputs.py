@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import BapsError, InputError
+from baps.errors import BapsError, InputError
 
 AdapterFile = Annotated[Path, typer.Option(metavar="FILE", help="Where the adapter goes.")]
 FiguresFile = Annotated[Path, typer.Option("--json", metavar="FILE", help="Where the figures go.")]

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ..errors import BapsError, InputError
-from ..replacing import replacing
-from . import options
-from .console import Console
+from baps.cli import options
+from baps.cli.console import Console
+from baps.errors import BapsError, InputError
+from baps.utils.atomic_write import replacing
 
 if TYPE_CHECKING:
-    from ..segmenter import Segmenter
-    from ..volume import Volume
+    from baps.imaging.volume import Volume
+    from baps.inference.segmenter import Segmenter
 
 _KINDS = (".nii.gz", ".nii", ".nrrd")
 console = Console(soft_wrap=True, highlight=False)
@@ -71,9 +71,9 @@ def segment(
         "label": label,
     }
 
-    from ..formats import write_nifti, write_nrrd
-    from ..segmenter import Segmenter
-    from ..store import AdapterStore
+    from baps.inference.segmenter import Segmenter
+    from baps.io import write_nifti, write_nrrd
+    from baps.registry.store import AdapterStore
 
     site, model = options.load_site(
         black_box=black_box,
@@ -114,8 +114,8 @@ def _one_slice(
 ) -> Found:
     import numpy as np
 
-    from ..click import read_click
-    from ..volume import Volume
+    from baps.imaging.volume import Volume
+    from baps.inference.requests.click import read_click
 
     volume, _ = segmenter.volume(image)
     asked = read_click(request, volume, labels)
@@ -140,9 +140,9 @@ def _whole_organ(
     adapted: bool,
     seconds: float | None,
 ) -> Found:
-    from ..click import read_organ_clicks
-    from ..volume import Volume
-    from ..whole_organ import name_slices, segment_organ
+    from baps.imaging.volume import Volume
+    from baps.inference.requests.click import read_organ_clicks
+    from baps.inference.whole_organ import name_slices, segment_organ
 
     volume, _ = segmenter.volume(image)
     clicks = read_organ_clicks(request, volume, labels)

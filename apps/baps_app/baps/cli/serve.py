@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from . import options
+from baps.cli import options
 
 
 def serve(
@@ -39,8 +39,8 @@ def serve(
     The user and the password of a PACS are taken from MONAI_LABEL_DICOMWEB_USERNAME and MONAI_LABEL_DICOMWEB_PASSWORD
     in the environment, never from the command line, which other users can read.
     """
-    from ..serving_command import check_listening, check_port, check_studies, serving_command
-    from ..settings import check_settings, read_settings
+    from baps.site.server_command import check_listening, check_port, check_studies, serving_command
+    from baps.site.settings import check_settings, read_settings
 
     settings = options.given(
         labels=labels,

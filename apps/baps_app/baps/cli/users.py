@@ -9,13 +9,13 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from ..roles import Role
-from .console import Console
-from .noting import note, private_files
-from .options import Adapters as Noted
+from baps.cli.audit_log import note, private_files
+from baps.cli.console import Console
+from baps.cli.options import Adapters as Noted
+from baps.site.roles import Role
 
 if TYPE_CHECKING:
-    from ..users import Users
+    from baps.site.users import Users
 
 app = typer.Typer(
     no_args_is_help=True, callback=private_files, help="Add, list, renew and remove those who may use the server."
@@ -28,9 +28,9 @@ console = Console(soft_wrap=True, highlight=False)
 
 
 def _users(file: str) -> Users:
-    from ..errors import InputError
-    from ..settings import read_settings
-    from ..users import Users
+    from baps.errors import InputError
+    from baps.site.settings import read_settings
+    from baps.site.users import Users
 
     path = Path(file).expanduser() if file else read_settings({}).users
     if path is None:

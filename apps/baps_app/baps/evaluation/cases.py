@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
-from ..formats import read_label_map, read_volume
-from ..geometry import SLICE_AXIS, Canvas, Plane
-from ..intensity import Window, choose_window
-from ..label_map import LabelMap
-from ..slice_image import canvas_image
-from ..volume import Volume
-from .slices import AnySlice, LabelledSlice, SliceFile, SlicesByPatient, evenly_spaced
+from baps.errors import InputError
+from baps.evaluation.slices import AnySlice, LabelledSlice, SliceFile, SlicesByPatient, evenly_spaced
+from baps.imaging.canvas import SLICE_AXIS, Canvas, Plane
+from baps.imaging.label_map import LabelMap
+from baps.imaging.slice_image import canvas_image
+from baps.imaging.volume import Volume
+from baps.imaging.windowing import Window, choose_window
+from baps.io import read_label_map, read_volume
 
 _LEAST_PIXELS = 10
 

@@ -9,15 +9,16 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from .adaptation.cases import Case, CaseReader, slices_showing
-from .adaptation.slices import evenly_spaced
-from .adapter import Adapter
-from .blackbox import BlackBox, Prompt
-from .corrections import Ask, Corrections, asker, go_on_clicking, summarise
-from .errors import InputError
-from .geometry import SLICE_AXIS, Canvas, Plane
-from .simulated_prompts import check_prompts
-from .slice_image import canvas_image
+from baps.adapters.adapter import Adapter
+from baps.blackbox import BlackBox
+from baps.errors import InputError
+from baps.evaluation.cases import Case, CaseReader, slices_showing
+from baps.evaluation.interactive import Ask, Corrections, asker, go_on_clicking, summarise
+from baps.evaluation.slices import evenly_spaced
+from baps.imaging.canvas import SLICE_AXIS, Canvas, Plane
+from baps.imaging.slice_image import canvas_image
+from baps.prompts import Prompt
+from baps.prompts.simulated import check_prompts
 
 CLICK_SEEDS = 5
 _SLICES = 12

@@ -7,19 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..collected import notes
-from ..errors import InputError
-from ..formats import (
-    file_stem,
-    is_dicom_folder,
-    label_stem,
-    list_images,
-    read_label_map,
-    read_patient,
-    read_volume,
-)
-from ..label_map import LabelMap
-from .cases import Case
+from baps.errors import InputError
+from baps.evaluation.cases import Case
+from baps.imaging.label_map import LabelMap
+from baps.io import file_stem, is_dicom_folder, label_stem, list_images, read_label_map, read_patient, read_volume
+from baps.utils.context_collector import notes
 
 _WHITES = {1, 255, 65535}
 """What white is in masks of black and white, of 1, 8 and 16 bit."""

@@ -9,11 +9,12 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from .adapter import Adapter, segment_adapted, segment_keeping
-from .blackbox import BlackBox, Encoding, Prompt
-from .heeding import heed_clicks
-from .metrics import dice
-from .simulated_prompts import MOST_CLICKS, draw_correction, draw_prompt
+from baps.adapters.adapter import Adapter, segment_adapted, segment_keeping
+from baps.adapters.click_consistency import heed_clicks
+from baps.blackbox import BlackBox, Encoding
+from baps.imaging.metrics import dice
+from baps.prompts import Prompt
+from baps.prompts.simulated import MOST_CLICKS, draw_correction, draw_prompt
 
 _GOOD = 0.85
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..adapter import Adapter, segment_adapted
-from ..blackbox import BlackBox
-from ..metrics import dice
-from ..simulated_prompts import draw_prompt
-from .slices import AnySlice
+from baps.adapters.adapter import Adapter, segment_adapted
+from baps.blackbox import BlackBox
+from baps.evaluation.slices import AnySlice
+from baps.imaging.metrics import dice
+from baps.prompts.simulated import draw_prompt
 
 _BATCH = 16
 

@@ -12,8 +12,8 @@ from typing import IO, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BapsError
-from ..intensity import Window
+from baps.errors import BapsError
+from baps.imaging.windowing import Window
 
 Item = TypeVar("Item")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Set, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..replacing import replacing
+from baps.utils.atomic_write import replacing
 
 FEW = 4
 """Up to so many patients are judged by leaving one out in turn."""

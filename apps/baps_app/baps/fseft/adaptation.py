@@ -13,21 +13,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from baps.adaptation.adapt import Plan
-from baps.adaptation.checking import Check, check
-from baps.adaptation.splitting import most_few_of, patient_hash, split_patients
 from baps.blackbox.local import enough_memory
 from baps.errors import InputError
-
-from .adapter_file import adapter_record
-from .adapters import FewShotAdapter, build_adapter, method_named, why_not
-from .choices import METHOD_NAMES, MOST_EPOCHS
-from .fitting import Checkpoint, Example, FitSettings, Fitted, fit
-from .inference import segment
-from .models import OrganModel
-from .readings import Readings
-from .segmenting import unadapted
-from .volumes import LabelledVolume, VolumesByPatient
+from baps.evaluation.acceptance import Check, check
+from baps.evaluation.splits import most_few_of, patient_hash, split_patients
+from baps.fseft.adapter_file import adapter_record
+from baps.fseft.adapters import FewShotAdapter, build_adapter, method_named, why_not
+from baps.fseft.choices import METHOD_NAMES, MOST_EPOCHS
+from baps.fseft.feature_cache import Readings
+from baps.fseft.fitting import Checkpoint, Example, FitSettings, Fitted, fit
+from baps.fseft.inference import segment
+from baps.fseft.models import OrganModel
+from baps.fseft.predictor import unadapted
+from baps.fseft.volumes import LabelledVolume, VolumesByPatient
+from baps.training.adapt import Plan
 
 _LEAST = 0.5
 """Dice that an adapter must reach where the model answers with nothing: any mask at all is better than that."""

@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 
-from baps.adapter_file import check_fits, read_built
-
-from .adapters import FewShotAdapter, build_adapter
-from .models import OrganModel
+from baps.adapters.adapter_file import check_fits, read_built
+from baps.fseft.adapters import FewShotAdapter, build_adapter
+from baps.fseft.models import OrganModel
 
 
 def adapter_record(method: str, organ: str, decoder: bool, seed: int) -> dict[str, Any]:

@@ -11,16 +11,15 @@ import torch
 from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
 from numpy.typing import NDArray
 
-from baps.adaptation.cases import Case, CaseReader
 from baps.blackbox.local import enough_memory
 from baps.errors import InputError
-from baps.metrics import dice
-
-from .adapters import FewShotAdapter
-from .models import OrganModel
-from .preparation import prepare
-from .readings import Readings
-from .segmenting import ask
+from baps.evaluation.cases import Case, CaseReader
+from baps.fseft.adapters import FewShotAdapter
+from baps.fseft.feature_cache import Readings
+from baps.fseft.models import OrganModel
+from baps.fseft.predictor import ask
+from baps.fseft.preprocessing import prepare
+from baps.imaging.metrics import dice
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from baps.replacing import PARTIAL, replacing
-
-from .adapters import Reads
-from .inference import read
-from .landmarks import add_landmarks
-from .models import OrganModel
+from baps.fseft.adapters import Reads
+from baps.fseft.inference import read
+from baps.fseft.landmarks import add_landmarks
+from baps.fseft.models import OrganModel
+from baps.utils.atomic_write import PARTIAL, replacing
 
 Reading = Callable[[Reads], torch.Tensor]
 """What adapters read of one image."""

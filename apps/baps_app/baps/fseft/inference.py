@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from monai.inferers import sliding_window_inference
 
-from .adapters import Answer, FewShotAdapter
-from .models import FoundationModel
+from baps.fseft.adapters import Answer, FewShotAdapter
+from baps.fseft.models import FoundationModel
 
 _SLAB = 16
 _OVERLAP = 0.25

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from .models import FoundationModel
+from baps.fseft.models import FoundationModel
 
 _LEAST = 50
 """Voxels; of an organ of which fewer are found, nothing is said."""

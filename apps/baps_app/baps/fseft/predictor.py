@@ -12,15 +12,14 @@ from numpy.typing import NDArray
 
 from baps.blackbox.local import enough_memory
 from baps.errors import BapsError, InputError
-from baps.store import AdapterStore
-from baps.volume import Volume
-
-from .adapter_file import read_organ_adapter
-from .adapters import FewShotAdapter, build_adapter
-from .inference import segment
-from .models import OrganModel
-from .preparation import Prepared, prepare
-from .readings import Reading, Readings
+from baps.fseft.adapter_file import read_organ_adapter
+from baps.fseft.adapters import FewShotAdapter, build_adapter
+from baps.fseft.feature_cache import Reading, Readings
+from baps.fseft.inference import segment
+from baps.fseft.models import OrganModel
+from baps.fseft.preprocessing import Prepared, prepare
+from baps.imaging.volume import Volume
+from baps.registry.store import AdapterStore
 
 logger = logging.getLogger(__name__)
 

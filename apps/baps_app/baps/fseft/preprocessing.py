@@ -15,8 +15,8 @@ from monai.transforms import CropForeground, Orientation, ScaleIntensityRange, S
 from numpy.typing import NDArray
 
 from baps.errors import InputError
-from baps.intensity import choose_window
-from baps.volume import Volume
+from baps.imaging.volume import Volume
+from baps.imaging.windowing import choose_window
 
 _HOUNSFIELD = (-175.0, 250.0)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from baps.adaptation.splitting import patient_hash
 from baps.errors import InputError
+from baps.evaluation.splits import patient_hash
 
 
 def draw_shots(patients: Iterable[str], shots: int, seed: int) -> tuple[str, ...]:

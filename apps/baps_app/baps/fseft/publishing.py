@@ -8,15 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from baps.adaptation.publishing import keep_and_publish
 from baps.errors import BapsError
-from baps.store import AdapterStore
-
-from .adaptation import OrganSettings, Report, ServedOrgan, adapt_organ, plan_organ_adaptation
-from .adapter_file import read_organ_adapter
-from .models import OrganModel
-from .segmenting import OrganSegmenter
-from .volumes import VolumesByPatient
+from baps.fseft.adaptation import OrganSettings, Report, ServedOrgan, adapt_organ, plan_organ_adaptation
+from baps.fseft.adapter_file import read_organ_adapter
+from baps.fseft.models import OrganModel
+from baps.fseft.predictor import OrganSegmenter
+from baps.fseft.volumes import VolumesByPatient
+from baps.registry.store import AdapterStore
+from baps.training.publishing import keep_and_publish
 
 logger = logging.getLogger(__name__)
 

@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from baps.adaptation.cases import Case, CaseReader
 from baps.errors import InputError
-from baps.metrics import dice
-
-from .models import OrganModel
-from .preparation import prepare
+from baps.evaluation.cases import Case, CaseReader
+from baps.fseft.models import OrganModel
+from baps.fseft.preprocessing import prepare
+from baps.imaging.metrics import dice
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from .errors import InputError
-from .volume import Volume
+from baps.errors import InputError
+from baps.imaging.volume import Volume
 
 AXES = {"I": 0, "J": 1, "K": 2}
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .size import check_size
+from baps.utils.limits import check_size
 
 _MOST_COUNTED = 1 << 16
 """Values up to this are found by counting, which is faster than sorting."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .geometry import Canvas, Plane
-from .intensity import Window
-from .volume import Volume
+from baps.imaging.canvas import Canvas, Plane
+from baps.imaging.volume import Volume
+from baps.imaging.windowing import Window
 
 
 def canvas_image(volume: Volume, plane: Plane, canvas: Canvas, window: Window) -> NDArray[np.uint8]:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .volume import Volume
+from baps.imaging.volume import Volume
 
 CT_WINDOW = (-160.0, 240.0)
 """Soft tissue, Hounsfield units: level 40, width 400."""

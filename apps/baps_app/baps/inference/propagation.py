@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from .blackbox import Capabilities, Prompt
-from .blackbox.prompt import Point
+from baps.blackbox import Capabilities
+from baps.prompts import Point, Prompt
 
-# Chosen on the training patients of benchmarks/whole_organs.py, by trials from one clicked slice.
+# Chosen on the training patients of benchmarks/interactive/whole_organs.py, by trials from one clicked slice.
 
 _MOST_GROWTH = 1.7
 """A mask so many times as large as the last one has spilled into something else: the organ has ended."""

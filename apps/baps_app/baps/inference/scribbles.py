@@ -1,6 +1,6 @@
 """Scribbles as a prompt: a few clicks along the strokes.
 
-How many, and chosen how, was measured on strokes that people drew: ``benchmarks/scribbles.py``.
+How many, and chosen how, was measured on strokes that people drew: ``benchmarks/interactive/scribbles.py``.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from .blackbox import Capabilities, Prompt
-from .blackbox.prompt import Point
-from .errors import InputError
+from baps.blackbox import Capabilities
+from baps.errors import InputError
+from baps.prompts import Point, Prompt
 
 POSITIVE, NEGATIVE = 3, 2
 """Clicks at the most that the strokes of a slice become, on the organ and beside it. Many spoil the mask."""

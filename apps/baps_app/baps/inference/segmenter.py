@@ -15,20 +15,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .adapter import Adapter, Keep, encode_keeping, segment_keeping
-from .blackbox import BlackBox, Encoding, Prompt
-from .blackbox.prompt import Point
-from .cache import Cache
-from .formats import read_volume
-from .geometry import SLICE_AXIS, Canvas, Plane
-from .heeding import heed_clicks
-from .intensity import Window, choose_window
-from .looking_ahead import LookingAhead
-from .propagation import deepest
-from .size import check_size
-from .slice_image import canvas_image
-from .store import AdapterStore
-from .volume import Volume
+from baps.adapters.adapter import Adapter, Keep, encode_keeping, segment_keeping
+from baps.adapters.click_consistency import heed_clicks
+from baps.blackbox import BlackBox, Encoding
+from baps.imaging.canvas import SLICE_AXIS, Canvas, Plane
+from baps.imaging.slice_image import canvas_image
+from baps.imaging.volume import Volume
+from baps.imaging.windowing import Window, choose_window
+from baps.inference.prefetch import LookingAhead
+from baps.inference.propagation import deepest
+from baps.io import read_volume
+from baps.prompts import Point, Prompt
+from baps.registry.store import AdapterStore
+from baps.utils.cache import Cache
+from baps.utils.limits import check_size
 
 Identity = tuple[str, int, int]
 

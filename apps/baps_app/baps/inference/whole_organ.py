@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .click import OrganClicks
-from .geometry import SLICE_AXIS, Plane
-from .intensity import Window
-from .propagation import Slices, Step, carried_prompt, propagate
-from .segmenter import Segmentation, Segmenter
-from .volume import Volume
+from baps.imaging.canvas import SLICE_AXIS, Plane
+from baps.imaging.volume import Volume
+from baps.imaging.windowing import Window
+from baps.inference.propagation import Slices, Step, carried_prompt, propagate
+from baps.inference.requests.click import OrganClicks
+from baps.inference.segmenter import Segmentation, Segmenter
 
 _BY_PROMPTS = (
     "The adapter enlarges a part or looks at the click, which the model's memory of slices cannot; each slice was "

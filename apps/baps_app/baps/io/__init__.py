@@ -1,6 +1,7 @@
 """Images and labels on disk: NIfTI, NRRD, MetaImage, DICOM, and pictures (PNG, JPEG, TIFF, NPZ)."""
 
-from .dicom import (
+from baps.io.dicom.stacks import STRAIGHTENED
+from baps.io.dicom.volumes import (
     VOLUME,
     SeveralVolumesError,
     is_dicom_folder,
@@ -9,13 +10,12 @@ from .dicom import (
     read_patient,
     volume_id,
 )
-from .dicom_stacks import STRAIGHTENED
-from .labels import label_stem, read_label_map, read_labels, write_label_map
-from .listing import images_folder, list_images
-from .nifti import read_nifti_notes, write_nifti
-from .nrrd import write_nrrd
-from .reading import IMAGE_SUFFIXES, file_stem, is_picture, read_place, read_volume
-from .viewers import opens_in_viewers
+from baps.io.labels import label_stem, read_label_map, read_labels, write_label_map
+from baps.io.listing import images_folder, list_images
+from baps.io.nifti import read_nifti_notes, write_nifti
+from baps.io.nrrd import write_nrrd
+from baps.io.reading import IMAGE_SUFFIXES, file_stem, is_picture, read_place, read_volume
+from baps.io.viewer_formats import opens_in_viewers
 
 __all__ = [
     "IMAGE_SUFFIXES",

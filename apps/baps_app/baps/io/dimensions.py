@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
+from baps.errors import InputError
 
 
 def three_dimensional(voxels: NDArray[np.generic], name: str) -> NDArray[np.generic]:

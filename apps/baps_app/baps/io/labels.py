@@ -13,16 +13,16 @@ import nrrd
 import numpy as np
 from numpy.typing import NDArray
 
-from ..collected import notes
-from ..errors import InputError
-from ..label_map import LabelMap, values_of
-from ..replacing import replacing
-from ..volume import Volume
-from .dicom_labels import MOST_SEGMENTS, find_label_object, read_label_object
-from .nifti import read_nifti, write_nifti
-from .nrrd import nrrd_header, read_nrrd
-from .picture import read_array_labels, read_arrays, read_picture, read_picture_labels
-from .reading import check_volume, file_stem, read_with, reader_of
+from baps.errors import InputError
+from baps.imaging.label_map import LabelMap, values_of
+from baps.imaging.volume import Volume
+from baps.io.dicom.labels import MOST_SEGMENTS, find_label_object, read_label_object
+from baps.io.nifti import read_nifti, write_nifti
+from baps.io.nrrd import nrrd_header, read_nrrd
+from baps.io.pictures import read_array_labels, read_arrays, read_picture, read_picture_labels
+from baps.io.reading import check_volume, file_stem, read_with, reader_of
+from baps.utils.atomic_write import replacing
+from baps.utils.context_collector import notes
 
 _PICTURE_LABELS: dict[Callable[[Path], Volume], Callable[[Path], NDArray[np.generic]]] = {
     read_picture: read_picture_labels,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .dicom import is_dicom_folder
-from .reading import IMAGE_SUFFIXES
+from baps.io.dicom.volumes import is_dicom_folder
+from baps.io.reading import IMAGE_SUFFIXES
 
 
 def list_images(folder: Path) -> list[Path]:

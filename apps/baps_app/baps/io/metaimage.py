@@ -14,11 +14,11 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
-from ..size import check_size
-from ..volume import Volume
-from .dimensions import three_dimensional
-from .exactly import read_exactly
+from baps.errors import InputError
+from baps.imaging.volume import Volume
+from baps.io.dimensions import three_dimensional
+from baps.io.read_exactly import read_exactly
+from baps.utils.limits import check_size
 
 _TYPES = {
     "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4",

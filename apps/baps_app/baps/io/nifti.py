@@ -16,13 +16,13 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, StorageError
-from ..replacing import replacing
-from ..size import check_size
-from ..volume import Volume
-from .dimensions import three_dimensional
-from .exactly import read_exactly
-from .itk import affine_of, read_information
+from baps.errors import InputError, StorageError
+from baps.imaging.volume import Volume
+from baps.io.dimensions import three_dimensional
+from baps.io.itk_geometry import affine_of, read_information
+from baps.io.read_exactly import read_exactly
+from baps.utils.atomic_write import replacing
+from baps.utils.limits import check_size
 
 _VECTORS = (1007, 2003)
 """Intent codes of a vector and of a colour at each voxel (NIFTI_INTENT_VECTOR, NIFTI_INTENT_RGB_VECTOR)."""

@@ -17,10 +17,10 @@ import nrrd
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
-from ..size import check_size
-from ..volume import Volume
-from .dimensions import three_dimensional
+from baps.errors import InputError
+from baps.imaging.volume import Volume
+from baps.io.dimensions import three_dimensional
+from baps.utils.limits import check_size
 
 _TO_RAS = {
     "left-posterior-superior": (-1, -1, 1),

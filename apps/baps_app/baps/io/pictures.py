@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..errors import InputError
-from ..size import check_size
-from ..volume import Volume
-from .exactly import read_exactly
-from .tiff import is_tiff, read_tiff
+from baps.errors import InputError
+from baps.imaging.volume import Volume
+from baps.io.read_exactly import read_exactly
+from baps.io.tiff import is_tiff, read_tiff
+from baps.utils.limits import check_size
 
 _GREY = ("1", "L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _GREY_AND_ALPHA = ("LA", "La")

@@ -9,13 +9,13 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BapsError, InputError, NotFoundError
-from ..volume import Volume
-from .dicom import DICOM_SUFFIX, read_dicom
-from .metaimage import read_metaimage
-from .nifti import read_nifti, read_nifti_place
-from .nrrd import read_nrrd
-from .picture import read_arrays, read_picture
+from baps.errors import BapsError, InputError, NotFoundError
+from baps.imaging.volume import Volume
+from baps.io.dicom.volumes import DICOM_SUFFIX, read_dicom
+from baps.io.metaimage import read_metaimage
+from baps.io.nifti import read_nifti, read_nifti_place
+from baps.io.nrrd import read_nrrd
+from baps.io.pictures import read_arrays, read_picture
 
 _READERS: dict[str, Callable[[Path], Volume]] = {
     ".nii.gz": read_nifti,

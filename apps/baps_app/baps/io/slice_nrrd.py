@@ -16,9 +16,9 @@ import nrrd
 import numpy as np
 from numpy.typing import NDArray
 
-from ..geometry import Plane
-from ..volume import Volume
-from .nrrd import nrrd_header
+from baps.imaging.canvas import Plane
+from baps.imaging.volume import Volume
+from baps.io.nrrd import nrrd_header
 
 _GZIP = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 _LAST_BLOCK = b"\x03\x00"

@@ -13,8 +13,8 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from ..errors import InputError
-from ..size import check_size
+from baps.errors import InputError
+from baps.utils.limits import check_size
 
 _UNPACKED = {
     tifffile.COMPRESSION.NONE, tifffile.COMPRESSION.LZW, tifffile.COMPRESSION.ADOBE_DEFLATE,

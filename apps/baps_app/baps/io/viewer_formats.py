@@ -9,12 +9,12 @@ import nrrd
 import numpy as np
 from numpy.typing import NDArray
 
-from ..volume import Volume
-from .itk import affine_of, read_information
-from .metaimage import read_metaimage_affine
-from .nifti import read_nifti_affine
-from .nrrd import read_nrrd_affine
-from .tiff import is_tiff
+from baps.imaging.volume import Volume
+from baps.io.itk_geometry import affine_of, read_information
+from baps.io.metaimage import read_metaimage_affine
+from baps.io.nifti import read_nifti_affine
+from baps.io.nrrd import read_nrrd_affine
+from baps.io.tiff import is_tiff
 
 _PICTURES = (".png", ".jpg", ".jpeg")
 

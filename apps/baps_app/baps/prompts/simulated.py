@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from .blackbox import Prompt
-from .blackbox.prompt import Point
-from .errors import InputError
+from baps.errors import InputError
+from baps.prompts import Point, Prompt
 
 PROMPTS = ("click", "box")
 """Kinds of prompt that ``draw_prompt`` knows."""

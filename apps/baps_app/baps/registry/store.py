@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from .adapter import Adapter
-from .adapter_file import HasState, read_adapter, write_adapter
-from .blackbox.weights import sha256
-from .errors import BapsError, InputError, NotFoundError
-from .replacing import replacing
+from baps.adapters.adapter import Adapter
+from baps.adapters.adapter_file import HasState, read_adapter, write_adapter
+from baps.blackbox.weights import sha256
+from baps.errors import BapsError, InputError, NotFoundError
+from baps.utils.atomic_write import replacing
 
 logger = logging.getLogger(__name__)
 

@@ -20,38 +20,38 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 from numpy.typing import NDArray
 
-import lib.saving
-from baps.adaptation.settings import AdaptationSettings
-from baps.audit import AuditFile
+import baps.server.labels.save_labels
 from baps.blackbox import BlackBox, load_black_box
 from baps.errors import BapsError, InputError
-from baps.jobs import Jobs
-from baps.pacs_login import read_login
-from baps.segmenter import Segmenter
-from baps.serving_command import is_pacs
-from baps.settings import Settings, check_settings, read_settings
-from baps.size import VARIABLE as SIZE_VARIABLE
-from baps.store import AdapterStore
-from baps.volume import Volume
-from lib.activelearning.chance import Chance
-from lib.activelearning.disagreement import Disagreement
-from lib.activelearning.first import First
-from lib.discreet_logs import be_discreet
-from lib.expired_sessions import remove_expired
-from lib.infers.organs import OrgansInfer
-from lib.infers.prompted import PromptedInfer
-from lib.infers.scribbles import ScribblesInfer
-from lib.infers.segmenting import IMAGE_ID
-from lib.infers.whole_organ import WholeOrganInfer
-from lib.pacs import open_pacs
-from lib.read_only import ReadOnlyStudies, can_write
-from lib.retention import Retention
-from lib.studies import StudiesDatastore
-from lib.trainers.adaptation import AdaptationTrainer
-from lib.trainers.organs import OrgansTrainer
+from baps.imaging.volume import Volume
+from baps.inference.segmenter import Segmenter
+from baps.registry.store import AdapterStore
+from baps.server.datastores.dicomweb import open_pacs
+from baps.server.datastores.folder import StudiesDatastore
+from baps.server.datastores.read_only import ReadOnlyStudies, can_write
+from baps.server.expired_sessions import remove_expired
+from baps.server.infer.base import IMAGE_ID
+from baps.server.infer.organs import OrgansInfer
+from baps.server.infer.prompted import PromptedInfer
+from baps.server.infer.scribbles import ScribblesInfer
+from baps.server.infer.whole_organ import WholeOrganInfer
+from baps.server.jobs import Jobs
+from baps.server.labels.retention import Retention
+from baps.server.log_redaction import be_discreet
+from baps.server.strategies.disagreement import Disagreement
+from baps.server.strategies.first import First
+from baps.server.strategies.random import Chance
+from baps.server.train.adaptation import AdaptationTrainer
+from baps.server.train.organs import OrgansTrainer
+from baps.site.audit import AuditFile
+from baps.site.pacs_credentials import read_login
+from baps.site.server_command import is_pacs
+from baps.site.settings import Settings, check_settings, read_settings
+from baps.training.settings import AdaptationSettings
+from baps.utils.limits import VARIABLE as SIZE_VARIABLE
 
 if TYPE_CHECKING:
-    from fseft.segmenting import OrganSegmenter
+    from baps.fseft.predictor import OrganSegmenter
 
 logger = logging.getLogger(__name__)
 
@@ -165,9 +165,9 @@ class BapsApp(MONAILabelApp):
         """What answers without a click, made when it is first asked for; clicks do not wait for it."""
         with self._loading_organs:
             if self._organs is None:
-                from fseft.models import load_organ_model  # Networks, which take seconds to import.
-                from fseft.readings import Readings
-                from fseft.segmenting import OrganSegmenter
+                from baps.fseft.feature_cache import Readings
+                from baps.fseft.models import load_organ_model  # Networks, which take seconds to import.
+                from baps.fseft.predictor import OrganSegmenter
 
                 site, root = self.site, self.organ_store.root
                 try:
@@ -206,9 +206,9 @@ class BapsApp(MONAILabelApp):
             remove_expired(self._sessions)
 
     def save_label(self, image_id: str, path: Path, tag: str, info: dict[str, Any], confirms: bool = False) -> str:
-        """Check a label and store it, see ``lib.saving.save_label``."""
+        """Check a label and store it, see ``baps.server.labels.save_labels.save_label``."""
         site = self.site
-        return lib.saving.save_label(
+        return baps.server.labels.save_labels.save_label(
             self.datastore(), site.labels, image_id, path, tag, info, site.whole_labels, confirms
         )
 
@@ -223,8 +223,8 @@ class BapsApp(MONAILabelApp):
         author: str,
         confirms: bool = False,
     ) -> str:
-        """Save what a model shows, see ``lib.saving.save_shown``."""
-        return lib.saving.save_shown(
+        """Save what a model shows, see ``baps.server.labels.save_labels.save_shown``."""
+        return baps.server.labels.save_labels.save_shown(
             self.datastore(), self.site.labels, image_id, image, organ, mask, slices, model, author, confirms
         )
 
@@ -238,7 +238,7 @@ def _check_unprotected(studies: str, site: Settings) -> None:
     if site.closed:
         raise InputError(
             "Users are named, but MONAI Label's stock server lets everybody in. Start it with `make serve`, or with "
-            "--uvicorn_app serving:app."
+            "--uvicorn_app baps.server.asgi:app."
         )
     if is_pacs(studies) and not site.allow_unprotected:
         raise InputError(

@@ -1,17 +1,17 @@
 """The server for real use: MONAI Label's own application with its faults mended.
 
-``python apps/baps_app/launch.py start_server --app apps/baps_app --uvicorn_app serving:app ...`` (what ``make serve``
-runs).
+``python .../baps/server/launch.py start_server --app apps/baps_app --uvicorn_app baps.server.asgi:app ...`` (what
+``baps serve`` runs).
 
 * Who asks must be known, where users or an OpenID provider are named; else only this machine is answered.
 * Inference, Next Sample, label upload and training run in threads, so that /info/ and other users are answered
   meanwhile. The tasks are thread-safe; the black box locks itself.
-* Bodies are read to disk within bounds (``web/bodies.py``), requests wait in fair queues by kind and user
-  (``web/quotas.py``), and connections that do nothing are closed (``web/connections.py``).
+* Bodies are read to disk within bounds (``middleware/bodies.py``), requests wait in fair queues by kind and user
+  (``middleware/quotas.py``), and connections that do nothing are closed (``middleware/connections.py``).
 * What a request names must exist: no path is built from a request, and ``params`` cannot override image or model.
 * A caller's fault is a 4xx with a sentence, not a 500.
-* Only what the viewers ask for is served (``web/kinds.py``): nothing deletes, replaces an image or weights, or unpacks
-  an archive. Other origins get no leave unless they are named, and the proxy reaches DICOMweb alone.
+* Only what the viewers ask for is served (``auth/access_policy.py``): nothing deletes, replaces an image or weights,
+  or unpacks an archive. Other origins get no leave unless they are named, and the proxy reaches DICOMweb alone.
 * The training process ends with the server.
 """
 
@@ -37,22 +37,19 @@ from monailabel.utils.async_tasks.utils import stop_background_task
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from baps.audit import AuditFile
 from baps.errors import BapsError
-from baps.serving_command import check_listening
-from baps.settings import check_settings, parse_root_path, read_settings
-from web.announcing import announce, server_lines
-from web.audit import Audit
-from web.bodies import Bodies, BoundedRoute, CloseUnread
-from web.connections import bound_connections
-from web.errors import misfit, no_room, refused, said
-from web.existing import missing
-from web.exports import label_for_radiotherapy
-from web.guard import Guard, Rules
-from web.headers import SecurityHeaders
-from web.host import app as _host
-from web.image_sessions import close_session, open_session, read_session
-from web.images import (
+from baps.server.auth.authenticator import SigningIn
+from baps.server.auth.guard import Guard, Rules
+from baps.server.auth.request_audit import Audit
+from baps.server.error_handlers import misfit, no_room, refused, said
+from baps.server.host import app as _host
+from baps.server.listening import say_what_a_proxy_does, told_host, told_root_path
+from baps.server.middleware.bodies import Bodies, BoundedRoute, CloseUnread
+from baps.server.middleware.connections import bound_connections
+from baps.server.middleware.quotas import THREADS, Quotas
+from baps.server.middleware.root_path import RootPath
+from baps.server.middleware.security_headers import SecurityHeaders
+from baps.server.routes.datastore import (
     add_image,
     all_images,
     all_labelled,
@@ -61,19 +58,22 @@ from web.images import (
     label_for_viewer,
     save_label,
 )
-from web.inference import cancel, progress, run_infer
-from web.listening import say_what_a_proxy_does, told_host, told_root_path
-from web.login import Login
-from web.ohif import configure_ohif, ohif_file
-from web.pacs import forward_to_pacs
-from web.pages import docs_page, start_page
-from web.pathless import stop_training, training_status, without_folders
-from web.quotas import THREADS, Quotas
-from web.root_path import RootPath
-from web.signing_in import SigningIn
-from web.training import next_sample, start_all_training, start_training
+from baps.server.routes.dicomweb_proxy import forward_to_pacs
+from baps.server.routes.existing import missing
+from baps.server.routes.exports import label_for_radiotherapy
+from baps.server.routes.infer import cancel, progress, run_infer
+from baps.server.routes.login import Login
+from baps.server.routes.ohif import configure_ohif, ohif_file
+from baps.server.routes.pages import docs_page, start_page
+from baps.server.routes.sessions import close_session, open_session, read_session
+from baps.server.routes.train import next_sample, start_all_training, start_training
+from baps.server.routes.without_paths import stop_training, training_status, without_folders
+from baps.server.startup_message import announce, server_lines
+from baps.site.audit import AuditFile
+from baps.site.server_command import check_listening
+from baps.site.settings import check_settings, parse_root_path, read_settings
 
-os.umask(0o077)  # As launch.py, also where MONAI Label's own command starts it.
+os.umask(0o077)  # As launch.py does, also where MONAI Label's own command starts it.
 app: FastAPI = _host
 
 _SPARE_THREADS = 16
@@ -115,7 +115,7 @@ def _replace(path: str, method: str, endpoint: Any) -> None:
     app.router.routes.insert(0, app.router.routes.pop())
 
 
-# The host's files as they are, OHIF's among them, which load scripts and fonts from other hosts: see web/ohif.py.
+# The host's files as they are, OHIF's among them, which load scripts and fonts from other hosts: see routes/ohif.py.
 app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", "") != "/static"]
 bound_connections()
 _host_lifespan = app.router.lifespan_context

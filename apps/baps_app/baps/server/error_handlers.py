@@ -11,8 +11,8 @@ from fastapi.responses import JSONResponse, Response
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelException
 from starlette.exceptions import HTTPException
 
-from baps.discreet import without_paths
 from baps.errors import InputError, NotFoundError, StorageError
+from baps.utils.redaction import without_paths
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """A disk that is full, a quota that is used up, a disk that is read only."""
@@ -47,7 +47,7 @@ async def refused(request: Request, error: Exception) -> Response:
 
     That one gets what ``no_room`` says.
     """
-    assert isinstance(error, HTTPException)  # noqa: S101 (it is the handler of these)
+    assert isinstance(error, HTTPException)
     cause = error.__cause__
     if isinstance(cause, OSError) and cause.errno in _NO_ROOM:
         return await no_room(request, cause)
@@ -59,7 +59,7 @@ async def misfit(_: Request, error: Exception) -> JSONResponse:
 
     The host's framework repeats what was sent, which need not be text or JSON.
     """
-    assert isinstance(error, RequestValidationError)  # noqa: S101 (it is the handler of these)
+    assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     where = " ".join(map(str, first["loc"]))
     return _reply(f"The request's {where[:200]} cannot be used: {first['msg']}.", 422)

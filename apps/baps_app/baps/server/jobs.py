@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from .errors import NotFoundError
-from .turns import long_answer
+from baps.errors import NotFoundError
+from baps.utils.turns import long_answer
 
 _asker: ContextVar[tuple[Callable[[], bool] | None, str]] = ContextVar("asker", default=(None, ""))
 

@@ -5,7 +5,8 @@
 * What the server and its trainings write is their user's alone.
 * Temporary files go to a folder that is removed in the end.
 
-The arguments are those of ``python -m monailabel.main``; paths in them, and in the environment, begin at the root.
+The arguments are those of ``python -m monailabel.main``; paths in them, and in the environment, begin at the root. Run
+it by its path: with ``-m``, Python would import modules from the folder that it is started in.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-from baps.temporary import temporary_folder
+_HERE = str(Path(__file__).resolve().parent)
+sys.path[:] = [place for place in sys.path if place != _HERE]  # Its modules are found as ``baps.server`` alone.
 
 
 def _end(number: int, _: FrameType | None) -> None:
@@ -28,7 +30,9 @@ def _end(number: int, _: FrameType | None) -> None:
 
 def main() -> None:
     """Become MONAI Label's server."""
-    app = Path(__file__).resolve().parent
+    from baps.utils.temporary_folder import temporary_folder
+
+    app = Path(sys.argv[sys.argv.index("--app") + 1])
     os.umask(0o077)
     os.chdir(app)
     with suppress(OSError):  # Not there yet, or another user's.

@@ -6,7 +6,7 @@ import argparse
 import logging
 from collections.abc import Sequence
 
-from baps.serving_command import is_loopback
+from baps.site.server_command import is_loopback
 
 logger = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ import threading
 import traceback
 from types import TracebackType
 
-from baps.discreet import without_names
-from baps.printable import printable
+from baps.utils.printable import printable
+from baps.utils.redaction import without_names
 
-_CAREFUL = re.compile(r"(baps|fseft|lib|main|web|serving|task_train)(\.|$)|uvicorn\.error$")
+_CAREFUL = re.compile(r"(baps|main|task_train)(\.|$)|uvicorn\.error$")
 """Loggers of ours, that of what a training printed (which went through here before), and that of starts and stops."""
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from socket import gethostname
 from typing import TYPE_CHECKING
 
-from baps.label_import import unused_labels
+from baps.annotations.label_files import unused_labels
 
 if TYPE_CHECKING:
-    from main import BapsApp
+    from baps.server.app import BapsApp
 
 _PATIENCE = 600.0
 """Seconds after which nobody waits for the server to answer."""

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
-from baps.adaptation.cases import Case
+from baps.annotations.label_info import LabelInfo, label_values, read_label_info
 from baps.errors import BapsError
-from baps.formats import read_label_map, read_place
-from lib.label_info import LabelInfo, label_values, read_label_info
-from lib.pacs import PacsDatastore
-from lib.studies import StudiesDatastore
+from baps.evaluation.cases import Case
+from baps.io import read_label_map, read_place
+from baps.server.datastores.dicomweb import PacsDatastore
+from baps.server.datastores.folder import StudiesDatastore
 
 
 def labelled_cases(
@@ -79,7 +79,7 @@ def _standing(
     labels: Mapping[str, int],
     source: Path | None,
 ) -> tuple[str, list[Case]]:
-    """What is taken of an organ that is disputed: the version before it, see ``lib.disputes``; and a sentence."""
+    """What is taken of a disputed organ: the version before it, see ``baps.annotations.disputes``; and a sentence."""
     standing = info.disputed[organ]
     said = (
         f"The newest {organ} of {image_id} took it away from what {standing.author or 'nobody named'} drew, and no "

@@ -3,8 +3,8 @@
 Images and studies stand in it as keyed hashes (HMAC-SHA-256): the same image has the same hash, and only who has the
 key, a private file beside, can tell which image that is. Each line has a number, ``n``, and a ``chain``: the HMAC of
 the line and of the chain of the line before, under the same key. ``<name>.head`` holds the last line's number and
-chain. So lines that were changed, removed, moved or cut off are found (``baps.audit_check``), unless by somebody who
-has the key.
+chain. So lines that were changed, removed, moved or cut off are found (``audit_check``), unless by somebody who has the
+key.
 
 Threads and processes take turns by a lock beside the file. A file that is large enough is renamed to ``<name>.0001``
 and so on, and the chain goes on in the next. Lines are not forced onto the disk one by one, only when a file is full
@@ -30,8 +30,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .errors import BapsError
-from .replacing import to_disk
+from baps.errors import BapsError
+from baps.utils.atomic_write import to_disk
 
 _CHAINED = re.compile(rb'(\{.*, "n": (\d+)), "chain": "([0-9a-f]{64})"\}')
 _BLOCK = 1 << 16

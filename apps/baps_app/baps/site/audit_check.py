@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from .audit import AuditFile, Head, Link, digest_before, parse_line
+from baps.site.audit import AuditFile, Head, Link, digest_before, parse_line
 
 _MOST_BREAKS = 20
 

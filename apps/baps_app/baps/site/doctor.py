@@ -23,13 +23,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import BapsError
-from .pacs_login import ACCOUNT, read_login
-from .pacs_studies import PacsStudies, Worklist, read_pacs_studies
-from .serving_command import APP, check_listening, check_port, check_studies, is_pacs, server_environment
+from baps.errors import BapsError
+from baps.site.pacs_credentials import ACCOUNT, read_login
+from baps.site.pacs_studies import PacsStudies, Worklist, read_pacs_studies
+from baps.site.server_command import APP, check_listening, check_port, check_studies, is_pacs, server_environment
 
 if TYPE_CHECKING:
-    from .settings import Settings
+    from baps.site.settings import Settings
 
 _LEAST_DISK = 1 << 30
 _LEAST_MEMORY = 3 << 30
@@ -97,7 +97,7 @@ def examine(
         checks["studies"] = partial(folder, studies)
     findings = {name: _made(check) for name, check in checks.items()}
     try:  # The settings name the model, whose module imports torch.
-        from .settings import read_settings
+        from baps.site.settings import read_settings
 
         site = read_settings(given)
     except Exception as error:  # as in _made
@@ -193,9 +193,9 @@ def port_free(host: str, port: int) -> Finding:
 
 def access(site: Settings, host: str) -> Finding:
     """Whether the server would be closed, to all but those who are known or to all but this machine."""
-    from .openid_settings import read_openid
-    from .settings import check_access
-    from .users import Users
+    from baps.site.openid_settings import read_openid
+    from baps.site.settings import check_access
+    from baps.site.users import Users
 
     check_access(site)
     check_listening(host, site.closed)
@@ -246,7 +246,8 @@ def model(site: Settings) -> Finding:
     """Whether the model is there and the right one, and answers a prompt on a black image."""
     import numpy as np
 
-    from .blackbox import Prompt, load_black_box
+    from baps.blackbox import load_black_box
+    from baps.prompts import Prompt
 
     begun = time.perf_counter()
     black_box = load_black_box(site.black_box, site.weights, site.weights_sha256, site.device, site.remote_model)
@@ -284,8 +285,8 @@ def disk(places: list[Path]) -> Finding:
 
 def folder(studies: str) -> Finding:
     """Whether the folder of studies can be used, and what lies in it."""
-    from .formats import images_folder
-    from .label_import import unused_labels
+    from baps.annotations.label_files import unused_labels
+    from baps.io import images_folder
 
     check_studies(studies)
     root = Path(studies)
@@ -374,7 +375,7 @@ def _innermost(error: Exception) -> str:
 
 def _kinds_of_images(studies: Path) -> Counter[str]:
     """How many images of which kind the server would find."""
-    from .formats import file_stem, images_folder, list_images
+    from baps.io import file_stem, images_folder, list_images
 
     found = list_images(images_folder(studies))
     return Counter(path.name[len(file_stem(path)) :].lower() or "DICOM series" for path in found)
@@ -382,7 +383,7 @@ def _kinds_of_images(studies: Path) -> Counter[str]:
 
 def _series_too_deep(studies: Path) -> int:
     """How many DICOM series lie in folders of folders, where the server does not look; among the first folders."""
-    from .formats import images_folder, is_dicom_folder, list_images
+    from baps.io import images_folder, is_dicom_folder, list_images
 
     images = images_folder(studies)
     served = {path.name for path in list_images(images)}

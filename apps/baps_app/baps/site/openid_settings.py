@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, FilePath, ValidationError, field_validator
 
-from .errors import InputError
-from .private_file import read_private
-from .roles import Role
+from baps.errors import InputError
+from baps.site.roles import Role
+from baps.site.secret_file import read_private
 
 SECRET = "BAPS_OPENID_SECRET"  # noqa: S105
 """Variable of the client's secret, for those who keep it out of the file."""

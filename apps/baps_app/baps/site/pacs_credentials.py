@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, FilePath, ValidationError
 
-from .errors import InputError
-from .private_file import read_private
+from baps.errors import InputError
+from baps.site.secret_file import read_private
 
 ACCOUNT = ("MONAI_LABEL_DICOMWEB_USERNAME", "MONAI_LABEL_DICOMWEB_PASSWORD")
 """Variables of the user and the password."""

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from pydicom.datadict import tag_for_keyword
 
-from .errors import BapsError, InputError
+from baps.errors import BapsError, InputError
 
 _OF_STUDIES = ("StudyDate", "StudyTime", "AccessionNumber", "ModalitiesInStudy", "ReferringPhysicianName",
                "StudyInstanceUID", "StudyID", "StudyDescription")  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .errors import InputError
+from baps.errors import InputError
 
 
 def read_private(file: Path, what: str) -> bytes:

@@ -10,11 +10,14 @@ from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from .errors import BapsError, InputError
-from .pacs_studies import Worklist, read_pacs_studies
-from .settings import absolute_paths
+from baps.errors import BapsError, InputError
+from baps.site.pacs_studies import Worklist, read_pacs_studies
+from baps.site.settings import absolute_paths
 
-APP = Path(__file__).resolve().parents[1]
+PACKAGES = Path(__file__).resolve().parents[2]
+"""Folder that Python finds the package in."""
+
+APP = PACKAGES
 """Folder of the MONAI Label app."""
 
 _PATHS = (
@@ -51,12 +54,12 @@ def serving_command(
     if not (app / "main.py").is_file():
         raise BapsError(f"There is no MONAI Label app in {app}. Start the server from a checkout of the repository.")
     # Neither the folder that one is in nor one that the environment names by an empty word is a place of modules.
-    program = ["-m", "monailabel.main"] if stock else [str(APP / "launch.py")]
+    program = ["-m", "monailabel.main"] if stock else [str(PACKAGES / "baps" / "server" / "launch.py")]
     studies = studies if is_pacs(studies) else str(Path(studies).absolute())
     command = [sys.executable, *program, "start_server", "--app", str(app), "--studies", studies]
     command += ["--host", host, "--port", str(port)]
     if not stock:
-        command += ["--uvicorn_app", "serving:app"]
+        command += ["--uvicorn_app", "baps.server.asgi:app"]
         settings = {**settings, **absolute_paths(settings)}
     for name, value in settings.items():
         command += ["--conf", name, value]
@@ -71,7 +74,7 @@ def server_environment() -> dict[str, str]:
         **paths,  # The server leaves the folder that it is started in.
         # MONAI Label looks for dcmqi's programs and for python there.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
-        "PYTHONPATH": str(APP),
+        "PYTHONPATH": str(PACKAGES),
         "MONAI_LABEL_TRACKING_ENABLED": "false",
         "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
         # MLflow would tell its makers that it is used.

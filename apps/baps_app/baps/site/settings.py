@@ -13,13 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from .blackbox import BLACK_BOXES, RemoteSettings
-from .errors import InputError
-from .openid_settings import read_openid
-from .size import MOST_MB
-from .users import Users
+from baps.blackbox import BLACK_BOXES, RemoteSettings
+from baps.errors import InputError
+from baps.site.openid_settings import read_openid
+from baps.site.users import Users
+from baps.utils.limits import MOST_MB
 
-DEFAULT_ADAPTERS = Path(__file__).resolve().parents[1] / "model" / "adapters"
+DEFAULT_ADAPTERS = Path(__file__).resolve().parents[2] / "model" / "adapters"
 
 _MOST_LETTERS = 64
 """Of a label: what DICOM keeps of it."""
@@ -82,8 +82,8 @@ class Settings:
         organ_weights: its checkpoint; needed for all but ``bundled``.
         organ_weights_sha256: what its hash must be, or "".
         organ_cache_gb: bound on what the organ model read of volumes, which is kept on disk; 0 keeps nothing.
-        users: private JSON file of those who may use the server, see ``baps.users``.
-        openid: private JSON file of the OpenID provider whose users may, see ``baps.openid_settings``.
+        users: private JSON file of those who may use the server, see ``baps.site.users``.
+        openid: private JSON file of the OpenID provider whose users may, see ``baps.site.openid_settings``.
         cors_origins: other origins whose pages may ask the server, as in https://viewer.hospital, or ``*``.
         root_path: path that a proxy serves the server below: ``/baps`` for https://hospital/baps/; "" for none.
         audit: file of who did what; None: ``audit.jsonl`` in the folder of adapters.

@@ -22,10 +22,10 @@ from pathlib import Path
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from .errors import InputError, NotFoundError
-from .private_file import read_private
-from .replacing import replacing
-from .roles import Role
+from baps.errors import InputError, NotFoundError
+from baps.site.roles import Role
+from baps.site.secret_file import read_private
+from baps.utils.atomic_write import replacing
 
 _NAME = re.compile(r"[\w.@+-]{1,64}")
 _TOKEN = "baps_"  # noqa: S105 (what a token begins with, so that one in the wrong place is noticed)

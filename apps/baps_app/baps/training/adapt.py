@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..adapter import Adapter
-from ..blackbox import BlackBox
-from ..errors import BapsError, InputError
-from ..visual_prompt import load_encoder
-from .budget import share_judging, share_runs
-from .checking import Check, check
-from .journal import Journal
-from .scoring import score_slices
-from .settings import AdaptationSettings
-from .slices import AnySlice, SlicesByPatient, evenly_spaced
-from .splitting import Split, most_few_of, patient_hash, split_patients
-from .training import CurvePoint, Watch, train
+from baps.adapters.adapter import Adapter
+from baps.adapters.visual_prompt import load_encoder
+from baps.blackbox import BlackBox
+from baps.errors import BapsError, InputError
+from baps.evaluation.acceptance import Check, check
+from baps.evaluation.scoring import score_slices
+from baps.evaluation.slices import AnySlice, SlicesByPatient, evenly_spaced
+from baps.evaluation.splits import Split, most_few_of, patient_hash, split_patients
+from baps.training.budget import share_judging, share_runs
+from baps.training.query_log import Journal
+from baps.training.settings import AdaptationSettings
+from baps.training.training import CurvePoint, Watch, train
 
 _METHOD = 4
 """To be raised whenever the same data, settings and seeds come to another result than before."""

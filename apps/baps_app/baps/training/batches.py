@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..blackbox import Prompt
-from ..simulated_prompts import draw_corrected, draw_prompt
-from ..visual_prompt import Encoder, to_tensor
-from ..zoom import crop, move, view_of
-from .slices import AnySlice
+from baps.adapters.visual_prompt import Encoder, to_tensor
+from baps.adapters.zoom import crop, move, view_of
+from baps.evaluation.slices import AnySlice
+from baps.prompts import Prompt
+from baps.prompts.simulated import draw_corrected, draw_prompt
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..errors import InputError
-from ..formats import is_picture
-from .cases import Case
-from .settings import AdaptationSettings
-from .splitting import most_few_of, split_patients
-from .training import build_stepper, share_out
+from baps.errors import InputError
+from baps.evaluation.cases import Case
+from baps.evaluation.splits import most_few_of, split_patients
+from baps.io import is_picture
+from baps.training.settings import AdaptationSettings
+from baps.training.training import build_stepper, share_out
 
 _SPARE = 50
 """One image in so many is kept for what has to be sent again."""

@@ -11,16 +11,17 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from ..blackbox import BlackBox, Prompt
-from ..metrics import dice
-from ..output_head import GRID, OutputHead, head_features
-from ..simulated_prompts import PROMPTS, draw_correction, draw_prompt
-from ..visual_prompt import VisualPrompt
-from ..zoom import paste, view_of
-from .batches import Batch, Batches
-from .journal import Journal
-from .losses import image_losses
-from .steps import ask
+from baps.adapters.output_head import GRID, OutputHead, head_features
+from baps.adapters.visual_prompt import VisualPrompt
+from baps.adapters.zoom import paste, view_of
+from baps.blackbox import BlackBox
+from baps.imaging.metrics import dice
+from baps.prompts import Prompt
+from baps.prompts.simulated import PROMPTS, draw_correction, draw_prompt
+from baps.training.batches import Batch, Batches
+from baps.training.losses import image_losses
+from baps.training.query_log import Journal
+from baps.training.steps import ask
 
 _BATCH = 8
 _STEPS = 150

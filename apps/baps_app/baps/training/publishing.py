@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..adapter_file import HasState
-from ..blackbox import BlackBox
-from ..errors import BapsError
-from ..store import AdapterStore
-from .adapt import ProgressReport, Served, adapt, plan_adaptation
-from .checking import Check
-from .settings import AdaptationSettings
-from .slices import SlicesByPatient
+from baps.adapters.adapter_file import HasState
+from baps.blackbox import BlackBox
+from baps.errors import BapsError
+from baps.evaluation.acceptance import Check
+from baps.evaluation.slices import SlicesByPatient
+from baps.registry.store import AdapterStore
+from baps.training.adapt import ProgressReport, Served, adapt, plan_adaptation
+from baps.training.settings import AdaptationSettings
 
 logger = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..blackbox import BlackBox
-from ..errors import BapsError
+from baps.blackbox import BlackBox
+from baps.errors import BapsError
 
 
 class Journal:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..errors import InputError
-from ..simulated_prompts import check_prompts
-from ..visual_prompt import CONDITIONS, ENCODERS, KINDS
+from baps.adapters.visual_prompt import CONDITIONS, ENCODERS, KINDS
+from baps.errors import InputError
+from baps.prompts.simulated import check_prompts
 
 OPTIMISERS = ("prompt_space", "spsa_gc")
 

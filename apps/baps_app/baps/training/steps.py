@@ -9,13 +9,14 @@ import torch
 from torch.func import functional_call, vmap
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from ..blackbox import BlackBox, Prompt
-from ..optimisers.prompt_space import code_gradient
-from ..optimisers.spsa_gc import SpsaGc
-from ..visual_prompt import VisualPrompt, to_pixels
-from .batches import Batch
-from .losses import batch_loss, image_losses
-from .settings import AdaptationSettings
+from baps.adapters.optimisers.prompt_space import code_gradient
+from baps.adapters.optimisers.spsa_gc import SpsaGc
+from baps.adapters.visual_prompt import VisualPrompt, to_pixels
+from baps.blackbox import BlackBox
+from baps.prompts import Prompt
+from baps.training.batches import Batch
+from baps.training.losses import batch_loss, image_losses
+from baps.training.settings import AdaptationSettings
 
 SLOWER = 30
 """How much slower than its constant part the visual prompt learns what depends on the image: that part harms images of

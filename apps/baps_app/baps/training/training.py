@@ -14,18 +14,18 @@ from functools import partial
 import numpy as np
 import torch
 
-from ..adapter import Adapter
-from ..blackbox import BlackBox
-from ..errors import InputError
-from ..visual_prompt import VisualPrompt, build_visual_prompt, load_encoder
-from .batches import Batch, Batches
-from .head_training import collect_answers, train_head
-from .journal import Journal
-from .scoring import score_slices
-from .settings import AdaptationSettings
-from .slices import AnySlice, evenly_spaced
-from .steps import PromptSpaceStepper, SpsaGcStepper, Stepper
-from .zooming import choose_zoom
+from baps.adapters.adapter import Adapter
+from baps.adapters.visual_prompt import VisualPrompt, build_visual_prompt, load_encoder
+from baps.blackbox import BlackBox
+from baps.errors import InputError
+from baps.evaluation.scoring import score_slices
+from baps.evaluation.slices import AnySlice, evenly_spaced
+from baps.training.batches import Batch, Batches
+from baps.training.head_training import collect_answers, train_head
+from baps.training.query_log import Journal
+from baps.training.settings import AdaptationSettings
+from baps.training.steps import PromptSpaceStepper, SpsaGcStepper, Stepper
+from baps.training.zooming import choose_zoom
 
 _CURVE_SHARE = 5
 """The training curve takes one in so many of a run's images at the most."""

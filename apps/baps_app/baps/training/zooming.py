@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..adapter import Adapter
-from ..blackbox import BlackBox
-from ..visual_prompt import VisualPrompt
-from .journal import Journal
-from .scoring import score_slices
-from .settings import AdaptationSettings
-from .slices import AnySlice, evenly_spaced
+from baps.adapters.adapter import Adapter
+from baps.adapters.visual_prompt import VisualPrompt
+from baps.blackbox import BlackBox
+from baps.evaluation.scoring import score_slices
+from baps.evaluation.slices import AnySlice, evenly_spaced
+from baps.training.query_log import Journal
+from baps.training.settings import AdaptationSettings
 
 ZOOM_SHARES = (1.0, 0.75, 0.5)
 _WORTH = 0.01

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Sequence
 
-from .errors import InputError
+from baps.errors import InputError
 
 VARIABLE = "BAPS_MOST_VOLUME_MB"
 """What the server sets for itself and its trainings, so that every reader knows it."""

@@ -14,19 +14,28 @@ import pytest
 import requests
 from numpy.typing import NDArray
 
-import archive_pacs
-from archive_pacs import SIDE, SLICES, Archive, make_image, modality, series_uid, serve, study_uid
 from baps.errors import BapsError, InputError, NotFoundError
-from baps.formats import read_labels, read_volume, write_nifti
-from baps.formats.dicom_seg import write_segmentation
-from baps.formats.rtstruct import write_structures
-from baps.volume import Volume
-from lib.activelearning.chance import Chance
-from lib.activelearning.first import First
-from lib.labelled import labelled_cases
-from lib.pacs import PacsDatastore, open_pacs
-from lib.pacs.series import FRESH
-from lib.saving import save_label
+from baps.imaging.volume import Volume
+from baps.io import read_labels, read_volume, write_nifti
+from baps.io.dicom.rtstruct import write_structures
+from baps.io.dicom.seg import write_segmentation
+from baps.server.datastores.dicomweb import PacsDatastore, open_pacs
+from baps.server.datastores.dicomweb.series import FRESH
+from baps.server.labels.save_labels import save_label
+from baps.server.strategies.first import First
+from baps.server.strategies.random import Chance
+from baps.server.training_cases import labelled_cases
+from benchmarks.performance import archive_pacs
+from benchmarks.performance.archive_pacs import (
+    SIDE,
+    SLICES,
+    Archive,
+    make_image,
+    modality,
+    series_uid,
+    serve,
+    study_uid,
+)
 
 SERIES = 1000
 LABELS = {"ball": 1}
@@ -99,7 +108,7 @@ def test_a_known_series_costs_one_request_in_a_while(pacs: _Pacs, monkeypatch: p
         assert store.has_image(uid)
         store.get_image_uri(uid)
     assert pacs.asked == {}
-    monkeypatch.setattr("lib.pacs.series.FRESH", -1.0)
+    monkeypatch.setattr("baps.server.datastores.dicomweb.series.FRESH", -1.0)
     store.get_image_uri(uid)
     assert pacs.asked == {"search": 1}
 
@@ -291,7 +300,7 @@ def test_a_label_that_the_pacs_files_under_another_patient_is_not_called_saved(p
 def test_a_label_that_cannot_be_asked_for_again_is_kept_and_counts_when_it_was_checked(
     pacs: _Pacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lib.pacs.fetching._STORING_SECONDS", (0.0,))
+    monkeypatch.setattr("baps.server.datastores.dicomweb.fetching._STORING_SECONDS", (0.0,))
     store = open_pacs(pacs.address)
     store.get_image_uri(series_uid(0))
     with monkeypatch.context() as patched:
@@ -312,7 +321,7 @@ def test_a_label_that_cannot_be_asked_for_again_is_kept_and_counts_when_it_was_c
 
 
 def test_an_export_that_cannot_be_read_gets_a_note_and_does_not_count(pacs: _Pacs, tmp_path: Path) -> None:
-    from baps.collected import notes
+    from baps.utils.context_collector import notes
 
     store = open_pacs(pacs.address)
     moved = _seg(0, _ball())
@@ -365,7 +374,7 @@ def test_a_structure_set_counts_where_metadata_leave_out_its_contours(
 
 
 def test_a_structure_set_that_a_viewer_stores_is_read_back(pacs: _Pacs, tmp_path: Path) -> None:
-    from baps.collected import notes
+    from baps.utils.context_collector import notes
 
     store, moved = open_pacs(pacs.address), _structures(0, _ball())
     for contour in moved.ROIContourSequence[0].ContourSequence:

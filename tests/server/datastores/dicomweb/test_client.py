@@ -15,10 +15,10 @@ import pytest
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from baps.errors import BapsError
-from baps.pacs_login import Login
-from lib.pacs import client as pacs_client
-from lib.pacs.client import connect, pacs_answers
-from server import ROOT
+from baps.server.datastores.dicomweb import client as pacs_client
+from baps.server.datastores.dicomweb.client import connect, pacs_answers
+from baps.site.pacs_credentials import Login
+from demo.server import ROOT
 
 _OBJECT = ROOT / "sample-data" / "dicom" / "ct_01" / "001.dcm"
 

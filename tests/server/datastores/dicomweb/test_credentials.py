@@ -14,12 +14,12 @@ import pydicom
 import pytest
 import requests
 
-import orthanc
-from baps import doctor
 from baps.errors import BapsError, InputError
-from baps.pacs_login import ACCOUNT, Login, read_login
-from lib.pacs import open_pacs
-from server import ROOT, running_server
+from baps.server.datastores.dicomweb import open_pacs
+from baps.site import doctor
+from baps.site.pacs_credentials import ACCOUNT, Login, read_login
+from demo import orthanc
+from demo.server import ROOT, running_server
 
 SAMPLE = ROOT / "sample-data" / "dicom" / "ct_01"
 SECRET = "open sesame"  # noqa: S105

@@ -17,15 +17,15 @@ import requests
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID, UltrasoundMultiFrameImageStorage, VLWholeSlideMicroscopyImageStorage, generate_uid
 
-import orthanc
 from baps.errors import BapsError, InputError, NotFoundError
-from baps.formats import read_labels, read_volume, write_nifti
-from baps.formats.dicom_pixels import write_dataset
-from baps.volume import Volume
-from lib.labelled import labelled_cases
-from lib.pacs import open_pacs
-from lib.saving import save_label
-from server import ROOT, running_server
+from baps.imaging.volume import Volume
+from baps.io import read_labels, read_volume, write_nifti
+from baps.io.dicom.pixels import write_dataset
+from baps.server.datastores.dicomweb import open_pacs
+from baps.server.labels.save_labels import save_label
+from baps.server.training_cases import labelled_cases
+from demo import orthanc
+from demo.server import ROOT, running_server
 
 SAMPLE = ROOT / "sample-data" / "dicom" / "ct_01"
 FILES = sorted(SAMPLE.glob("*.dcm"))
@@ -317,7 +317,7 @@ def test_a_pacs_that_is_down(cache: Path) -> None:
 
 
 def test_a_pacs_that_is_slow(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lib.pacs.client._TIMEOUT", (1.0, 0.3))
+    monkeypatch.setattr("baps.server.datastores.dicomweb.client._TIMEOUT", (1.0, 0.3))
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
         deaf.listen()

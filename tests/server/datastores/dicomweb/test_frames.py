@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
-import orthanc
 from baps.errors import InputError
-from baps.formats import read_volume, write_nifti
-from baps.volume import Volume
-from lib.labelled import labelled_cases
-from lib.pacs import PacsDatastore, open_pacs
-from lib.saving import save_label
-from trust_displacements import Slice, write_enhanced, write_series
+from baps.imaging.volume import Volume
+from baps.io import read_volume, write_nifti
+from baps.server.datastores.dicomweb import PacsDatastore, open_pacs
+from baps.server.labels.save_labels import save_label
+from baps.server.training_cases import labelled_cases
+from demo import orthanc
+from stress.fuzz.displacements import Slice, write_enhanced, write_series
 
 pytestmark = pytest.mark.skipif(bool(orthanc.missing()), reason=orthanc.missing())
 

@@ -17,15 +17,15 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import generate_uid
 
-import orthanc
 from baps.errors import InputError
-from baps.formats import read_labels, read_volume, write_nifti
-from baps.formats.dicom_seg import write_segmentation
-from baps.volume import Volume
-from lib.labelled import labelled_cases
-from lib.pacs import PacsDatastore, open_pacs
-from lib.saving import save_label
-from server import ROOT
+from baps.imaging.volume import Volume
+from baps.io import read_labels, read_volume, write_nifti
+from baps.io.dicom.seg import write_segmentation
+from baps.server.datastores.dicomweb import PacsDatastore, open_pacs
+from baps.server.labels.save_labels import save_label
+from baps.server.training_cases import labelled_cases
+from demo import orthanc
+from demo.server import ROOT
 
 FILES = sorted((ROOT / "sample-data" / "dicom" / "ct_01").glob("*.dcm"))[:8]
 needs_orthanc = pytest.mark.skipif(bool(orthanc.missing()), reason=orthanc.missing())

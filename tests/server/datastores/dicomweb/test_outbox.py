@@ -15,14 +15,14 @@ import pytest
 import requests
 from pydicom.dataset import Dataset
 
-import orthanc
 from baps.errors import BapsError
-from baps.formats import read_labels, read_volume, write_nifti
-from baps.volume import Volume
-from lib.labelled import labelled_cases
-from lib.pacs import PacsDatastore, open_pacs
-from lib.saving import save_label, save_shown
-from series import Series, write_series
+from baps.imaging.volume import Volume
+from baps.io import read_labels, read_volume, write_nifti
+from baps.server.datastores.dicomweb import PacsDatastore, open_pacs
+from baps.server.labels.save_labels import save_label, save_shown
+from baps.server.training_cases import labelled_cases
+from demo import orthanc
+from tests.support.series import Series, write_series
 
 LABELS = {"liver": 1, "spleen": 2}
 pytestmark = pytest.mark.skipif(bool(orthanc.missing()), reason=orthanc.missing())

@@ -16,19 +16,19 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
-import orthanc
-from baps.collected import notes
 from baps.errors import InputError
-from baps.formats import read_labels, read_volume
-from baps.formats.dicom_seg import write_segmentation
-from baps.formats.rtstruct import write_structures
-from baps.volume import Volume
-from lib.labelled import labelled_cases
-from lib.pacs import PacsDatastore, open_pacs
-from lib.pacs.inspection import read_object, sign, written
-from lib.pacs.multipart import MOST_OBJECTS, join_objects, split_objects
-from lib.saving import save_label
-from series import Series, write_series
+from baps.imaging.volume import Volume
+from baps.io import read_labels, read_volume
+from baps.io.dicom.rtstruct import write_structures
+from baps.io.dicom.seg import write_segmentation
+from baps.server.datastores.dicomweb import PacsDatastore, open_pacs
+from baps.server.datastores.dicomweb.multipart import MOST_OBJECTS, join_objects, split_objects
+from baps.server.datastores.dicomweb.stow_check import read_object, sign, written
+from baps.server.labels.save_labels import save_label
+from baps.server.training_cases import labelled_cases
+from baps.utils.context_collector import notes
+from demo import orthanc
+from tests.support.series import Series, write_series
 
 KIND = 'multipart/related; type="application/dicom"; boundary=part'
 LABELS = {"liver": 1, "spleen": 2}
@@ -247,7 +247,7 @@ def test_an_export_that_takes_an_organ_away_does_not_count(place: Place, kind: s
 
 
 def test_so_it_is_with_a_label_that_is_saved(place: Place, tmp_path: Path) -> None:
-    from baps.formats import write_nifti
+    from baps.io import write_nifti
 
     whole = _spleen(place)
     less = whole & (np.cumsum(whole.ravel()).reshape(whole.shape) < whole.sum() // 5)

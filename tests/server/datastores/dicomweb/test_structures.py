@@ -22,18 +22,18 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import generate_uid
 from skimage.draw import polygon2mask
 
-import orthanc
 from baps.errors import InputError
-from baps.formats import read_volume, write_nifti
-from baps.formats.dicom_labels import series_headers
-from baps.formats.rtstruct import write_structures
-from baps.volume import Volume
-from label_map_segmentation import make_label_map
-from lib.labelled import labelled_cases
-from lib.pacs import PacsDatastore, open_pacs
-from lib.saving import save_label
-from little_series import write_little_series
-from server import running_server
+from baps.imaging.volume import Volume
+from baps.io import read_volume, write_nifti
+from baps.io.dicom.labels import series_headers
+from baps.io.dicom.rtstruct import write_structures
+from baps.server.datastores.dicomweb import PacsDatastore, open_pacs
+from baps.server.labels.save_labels import save_label
+from baps.server.training_cases import labelled_cases
+from demo import orthanc
+from demo.server import running_server
+from tests.support.label_map_segmentation import make_label_map
+from tests.support.little_series import write_little_series
 
 pytestmark = pytest.mark.skipif(bool(orthanc.missing()), reason=orthanc.missing())
 NOON = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)

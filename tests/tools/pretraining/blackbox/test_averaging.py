@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import nn
 
-from baps.pretraining.averaging import follow, halved
+from tools.pretraining.blackbox.averaging import follow, halved
 
 
 def test_the_average_moves_by_the_rest_of_its_weight() -> None:

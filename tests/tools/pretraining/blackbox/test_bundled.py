@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from baps.blackbox.bundled_model import build_bundled_model
-from baps.pretraining.bundled import mask_loss, train
+from tools.pretraining.blackbox.bundled import mask_loss, train
 
 
 def test_mask_loss_by_hand() -> None:

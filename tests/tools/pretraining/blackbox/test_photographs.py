@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from baps.pretraining.photographs import SIDE, Photographs
+from tools.pretraining.blackbox.photographs import SIDE, Photographs
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from baps.pretraining.prompts import SMALLEST, Targets, draw_targets
-from baps.pretraining.scenes import Scenes, draw_scenes
+from tools.pretraining.blackbox.prompts import SMALLEST, Targets, draw_targets
+from tools.pretraining.blackbox.scenes import Scenes, draw_scenes
 
 SEEDS = range(12)
 

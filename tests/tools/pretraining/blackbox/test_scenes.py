@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from baps.pretraining.scenes import Scenes, draw_scenes, smooth_noise
+from tools.pretraining.blackbox.scenes import Scenes, draw_scenes, smooth_noise
 
 
 def _draw(seed: int, size: int = 64, photographs: torch.Tensor | None = None) -> Scenes:

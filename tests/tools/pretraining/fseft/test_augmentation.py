@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from fseft.pretraining.augmentation import random_view
+from tools.pretraining.fseft.augmentation import random_view
 
 
 def _volume() -> tuple[torch.Tensor, torch.Tensor]:

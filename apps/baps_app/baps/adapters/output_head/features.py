@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
-from ..blackbox import Prompt
-from ..blackbox.prompt import Point
-from ..visual_prompt.local_mean import local_mean
+from baps.adapters.visual_prompt.local_mean import local_mean
+from baps.prompts import Point, Prompt
 
 GRID = 64
 """The head looks at every image on a grid of so many cells along each side."""

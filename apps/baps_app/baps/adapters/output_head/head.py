@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..blackbox import Prompt
-from .features import FEATURES, as_logit, head_features
+from baps.adapters.output_head.features import FEATURES, as_logit, head_features
+from baps.prompts import Prompt
 
 _WIDTH = 8
 _REACH = 3.0

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from .basis import BasisVisualPrompt
-from .building import KINDS, build_visual_prompt, visual_prompt_from_record
-from .concat import ConcatVisualPrompt
-from .encoder import Encoder
-from .interface import CONDITIONS, VisualPrompt
-from .loading import ENCODERS, load_encoder
-from .pixels import to_pixels, to_tensor
-from .statistics import STATISTICS, ImageStatistics, image_statistics
+from baps.adapters.visual_prompt.basis import BasisVisualPrompt
+from baps.adapters.visual_prompt.building import KINDS, build_visual_prompt, visual_prompt_from_record
+from baps.adapters.visual_prompt.concat import ConcatVisualPrompt
+from baps.adapters.visual_prompt.encoder import Encoder
+from baps.adapters.visual_prompt.interface import CONDITIONS, VisualPrompt
+from baps.adapters.visual_prompt.loading import ENCODERS, load_encoder
+from baps.adapters.visual_prompt.pixels import to_pixels, to_tensor
+from baps.adapters.visual_prompt.statistics import STATISTICS, ImageStatistics, image_statistics
 
 __all__ = [
     "CONDITIONS",

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import BapsError, InputError
-from .basis import BasisVisualPrompt
-from .concat import ConcatVisualPrompt
-from .encoder import Encoder
-from .interface import VisualPrompt
-from .loading import load_encoder
-from .statistics import ImageStatistics
+from baps.adapters.visual_prompt.basis import BasisVisualPrompt
+from baps.adapters.visual_prompt.concat import ConcatVisualPrompt
+from baps.adapters.visual_prompt.encoder import Encoder
+from baps.adapters.visual_prompt.interface import VisualPrompt
+from baps.adapters.visual_prompt.loading import load_encoder
+from baps.adapters.visual_prompt.statistics import ImageStatistics
+from baps.errors import BapsError, InputError
 
 KINDS = ("basis", "concat")
 

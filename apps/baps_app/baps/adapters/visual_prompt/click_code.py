@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ..blackbox import Prompt
+from baps.prompts import Prompt
 
 CLICK_LENGTH = 512
 

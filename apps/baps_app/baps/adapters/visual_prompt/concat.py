@@ -15,11 +15,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..blackbox import Prompt
-from ..errors import InputError
-from .click_code import CLICK_LENGTH, click_code, fourier_matrix
-from .encoder import Encoder
-from .interface import VisualPrompt
+from baps.adapters.visual_prompt.click_code import CLICK_LENGTH, click_code, fourier_matrix
+from baps.adapters.visual_prompt.encoder import Encoder
+from baps.adapters.visual_prompt.interface import VisualPrompt
+from baps.errors import InputError
+from baps.prompts import Prompt
 
 SIDE = 224
 _CELLS = 7 * 7

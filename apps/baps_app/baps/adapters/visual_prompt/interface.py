@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from ..blackbox import Prompt
-from ..errors import InputError
-from .encoder import Encoder
+from baps.adapters.visual_prompt.encoder import Encoder
+from baps.errors import InputError
+from baps.prompts import Prompt
 
 CONDITIONS = ("label", "click")
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..errors import InputError
-from .encoder import Encoder
-from .statistics import ImageStatistics
+from baps.adapters.visual_prompt.encoder import Encoder
+from baps.adapters.visual_prompt.statistics import ImageStatistics
+from baps.errors import InputError
 
 ENCODERS = ("statistics", "clip", "vit_mae", "dino")
 
@@ -27,6 +27,6 @@ def load_encoder(name: str = "statistics", source: str = "") -> Encoder:
         if source:
             raise InputError(f"The encoder 'statistics' has no weights; leave out its source {source!r}.")
         return ImageStatistics()
-    from .networks import load_network
+    from baps.adapters.visual_prompt.networks import load_network
 
     return load_network(name, source)

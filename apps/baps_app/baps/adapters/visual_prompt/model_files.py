@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ..errors import BapsError
+from baps.errors import BapsError
 
 
 def model_file(source: str, name: str) -> Path:

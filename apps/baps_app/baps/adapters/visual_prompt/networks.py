@@ -15,10 +15,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..blackbox.weights import load_weights, sha256
-from ..errors import BapsError, InputError
-from .encoder import Encoder
-from .model_files import model_file
+from baps.adapters.visual_prompt.encoder import Encoder
+from baps.adapters.visual_prompt.model_files import model_file
+from baps.blackbox.weights import load_weights, sha256
+from baps.errors import BapsError, InputError
 
 SIDE = 224
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from .encoder import Encoder
+from baps.adapters.visual_prompt.encoder import Encoder
 
 _GRID = 8
 _COLOUR_GRID = 4

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BapsError, InputError
-from .inference_protocol import Address, Description, UnreachableError, connect
-from .interface import BlackBox, Capabilities
-from .prompt import Prompt
-from .prompt_tensors import to_tensors
-from .remote_tensors import check_answer, check_description
+from baps.blackbox.interface import BlackBox, Capabilities
+from baps.blackbox.remote.inference_protocol import Address, Description, UnreachableError, connect
+from baps.blackbox.remote.prompt_tensors import to_tensors
+from baps.blackbox.remote.remote_tensors import check_answer, check_description
+from baps.errors import BapsError, InputError
+from baps.prompts import Prompt
 
 logger = logging.getLogger(__name__)
 

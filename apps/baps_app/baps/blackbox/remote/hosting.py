@@ -22,9 +22,9 @@ from kserve.protocol.infer_type import InferOutput
 from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 from kserve.protocol.rest.server import RESTServer
 
-from ..errors import BapsError, InputError
-from .interface import BlackBox
-from .prompt_tensors import to_prompts
+from baps.blackbox.interface import BlackBox
+from baps.blackbox.remote.prompt_tensors import to_prompts
+from baps.errors import BapsError, InputError
 
 _GRACE_SECONDS = 10
 

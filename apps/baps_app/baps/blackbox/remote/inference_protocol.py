@@ -20,7 +20,7 @@ from urllib.parse import quote, urlsplit
 
 from numpy.typing import NDArray
 
-from ..errors import BapsError, InputError
+from baps.errors import BapsError, InputError
 
 TOKEN_VARIABLE = "BAPS_REMOTE_TOKEN"  # noqa: S105 (the name of a variable)
 """Environment variable of the token that is sent as ``Authorization: Bearer``."""

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
-from .prompt import Prompt
+from baps.errors import InputError
+from baps.prompts import Prompt
 
 _POSITIVE, _NEGATIVE, _FIRST_CORNER, _LAST_CORNER, _PADDING = 1, 0, 2, 3, -1
 

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BapsError, InputError
-from .inference_protocol import Description, Tensor
+from baps.blackbox.remote.inference_protocol import Description, Tensor
+from baps.errors import BapsError, InputError
 
 PROBABILITIES, MASKS = "probabilities", "masks"
 _Form = tuple[tuple[str, ...], tuple[str, ...]]

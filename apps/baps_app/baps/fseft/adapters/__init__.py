@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .adapter import Answer, FewShotAdapter, Reads
-from .methods import METHODS, Method, build_adapter, method_named, why_not
+from baps.fseft.adapters.adapter import Answer, FewShotAdapter, Reads
+from baps.fseft.adapters.methods import METHODS, Method, build_adapter, method_named, why_not
 
 __all__ = ["METHODS", "Answer", "FewShotAdapter", "Method", "Reads", "build_adapter", "method_named", "why_not"]

@@ -6,7 +6,7 @@ from typing import Any
 
 from monai.networks.nets.swin_unetr import SwinTransformerBlock
 
-from ..models import FoundationModel
+from baps.fseft.models import FoundationModel
 
 
 def transformer_blocks(model: FoundationModel) -> list[Any]:

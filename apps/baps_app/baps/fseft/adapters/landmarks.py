@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..models import FoundationModel
-from .adapter import FewShotAdapter
-from .organ_head import organ_head
+from baps.fseft.adapters.adapter import FewShotAdapter
+from baps.fseft.adapters.organ_head import organ_head
+from baps.fseft.models import FoundationModel
 
 _WIDTH = 32
 _BODIES = 16

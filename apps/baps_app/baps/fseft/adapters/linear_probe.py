@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from ..models import FoundationModel
-from .adapter import FewShotAdapter
-from .organ_head import organ_head
+from baps.fseft.adapters.adapter import FewShotAdapter
+from baps.fseft.adapters.organ_head import organ_head
+from baps.fseft.models import FoundationModel
 
 
 class LinearProbe(FewShotAdapter):

@@ -7,8 +7,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .blocks import transformer_blocks
-from .tuned import TunedModel
+from baps.fseft.adapters.blocks import transformer_blocks
+from baps.fseft.adapters.tuned import TunedModel
 
 _RANK = 4
 """Of each of query, key and value."""

@@ -9,19 +9,18 @@ from functools import partial
 import torch
 
 from baps.errors import InputError
-
-from ..models import FoundationModel
-from .adapter import FewShotAdapter
-from .adaptformer import add_adaptformer
-from .blocks import transformer_blocks
-from .compacter import add_compacter
-from .landmarks import LandmarkAdapter
-from .linear_probe import LinearProbe
-from .lora import add_lora
-from .output import OutputAdapter
-from .selective import start_anew, tune_all, tune_biases, tune_decoder, tune_layer_norms
-from .spatial import SpatialAdapter
-from .tuned import TunedModel
+from baps.fseft.adapters.adapter import FewShotAdapter
+from baps.fseft.adapters.adaptformer import add_adaptformer
+from baps.fseft.adapters.blocks import transformer_blocks
+from baps.fseft.adapters.compacter import add_compacter
+from baps.fseft.adapters.landmarks import LandmarkAdapter
+from baps.fseft.adapters.linear_probe import LinearProbe
+from baps.fseft.adapters.lora import add_lora
+from baps.fseft.adapters.output import OutputAdapter
+from baps.fseft.adapters.selective import start_anew, tune_all, tune_biases, tune_decoder, tune_layer_norms
+from baps.fseft.adapters.spatial import SpatialAdapter
+from baps.fseft.adapters.tuned import TunedModel
+from baps.fseft.models import FoundationModel
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..models import FoundationModel
+from baps.fseft.models import FoundationModel
 
 
 def organ_head(model: FoundationModel, organ: str) -> nn.Conv3d:

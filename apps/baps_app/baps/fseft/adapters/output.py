@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from ..models import class_index
-from .adapter import FewShotAdapter
+from baps.fseft.adapters.adapter import FewShotAdapter
+from baps.fseft.models import class_index
 
 _SMALL = 1e-6
 _WIDTH = 8

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from .tuned import TunedModel
+from baps.fseft.adapters.tuned import TunedModel
 
 
 def tune_layer_norms(tuned: TunedModel) -> None:

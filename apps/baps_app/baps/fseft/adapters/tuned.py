@@ -6,9 +6,9 @@ from copy import deepcopy
 
 import torch
 
-from ..models import FoundationModel
-from .adapter import FewShotAdapter
-from .organ_head import organ_head
+from baps.fseft.adapters.adapter import FewShotAdapter
+from baps.fseft.adapters.organ_head import organ_head
+from baps.fseft.models import FoundationModel
 
 _SHIFT = 0.1
 """Of images in [0, 1], at the most."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .checkpoint import Checkpoint
-from .example import Example, mean_size
-from .fit import Fitted, fit
-from .settings import FitSettings
+from baps.fseft.fitting.checkpoint import Checkpoint
+from baps.fseft.fitting.example import Example, mean_size
+from baps.fseft.fitting.fit import Fitted, fit
+from baps.fseft.fitting.settings import FitSettings
 
 __all__ = ["Checkpoint", "Example", "FitSettings", "Fitted", "fit", "mean_size"]

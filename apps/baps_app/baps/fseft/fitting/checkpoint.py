@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from baps.errors import BapsError
-from baps.replacing import replacing
+from baps.utils.atomic_write import replacing
 
 
 class Checkpoint:

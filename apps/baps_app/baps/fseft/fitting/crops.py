@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from .draw import Draw
-from .example import Example
+from baps.fseft.fitting.draw import Draw
+from baps.fseft.fitting.example import Example
 
 
 class Crops:

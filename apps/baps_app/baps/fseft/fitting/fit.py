@@ -9,16 +9,15 @@ import torch
 from torch.nn import functional
 
 from baps.errors import InputError
-
-from ..adapters import FewShotAdapter
-from ..losses import dice_loss, size_penalty, soft_size
-from .checkpoint import Checkpoint
-from .crops import Crops
-from .draw import Draw
-from .example import Example, mean_size
-from .plateau import Plateau
-from .points import Points
-from .settings import FitSettings
+from baps.fseft.adapters import FewShotAdapter
+from baps.fseft.fitting.checkpoint import Checkpoint
+from baps.fseft.fitting.crops import Crops
+from baps.fseft.fitting.draw import Draw
+from baps.fseft.fitting.example import Example, mean_size
+from baps.fseft.fitting.plateau import Plateau
+from baps.fseft.fitting.points import Points
+from baps.fseft.fitting.settings import FitSettings
+from baps.fseft.losses import dice_loss, size_penalty, soft_size
 
 
 @dataclass(frozen=True)

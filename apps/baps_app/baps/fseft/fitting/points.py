@@ -11,8 +11,8 @@ import math
 
 import torch
 
-from .draw import Draw
-from .example import Example
+from baps.fseft.fitting.draw import Draw
+from baps.fseft.fitting.example import Example
 
 _MARGIN = 12
 """Of the surroundings, voxels on each side of the box that holds the organ."""

@@ -9,8 +9,7 @@ from __future__ import annotations
 import torch
 
 from baps.errors import InputError
-
-from .dice import dice_loss
+from baps.fseft.losses.dice import dice_loss
 
 
 def partial_dice_loss(probability: torch.Tensor, truth: torch.Tensor, known: torch.Tensor) -> torch.Tensor:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from .foundation import FoundationModel
-from .organ_model import ORGAN_MODELS, OrganModel, load_organ_model
-from .organ_names import class_index
-from .published import FSEFT_CLASSES, PUBLISHED, foundation_model_of, load_foundation_model
-from .swin_unetr import build_swin_unetr
-from .unet import build_unet
+from baps.fseft.models.foundation import FoundationModel
+from baps.fseft.models.organ_model import ORGAN_MODELS, OrganModel, load_organ_model
+from baps.fseft.models.organ_names import class_index
+from baps.fseft.models.published import FSEFT_CLASSES, PUBLISHED, foundation_model_of, load_foundation_model
+from baps.fseft.models.swin_unetr import build_swin_unetr
+from baps.fseft.models.unet import build_unet
 
 __all__ = [
     "FSEFT_CLASSES",

@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from baps.errors import InputError
-
-from .organ_names import class_index
+from baps.fseft.models.organ_names import class_index
 
 
 class FoundationModel(nn.Module):

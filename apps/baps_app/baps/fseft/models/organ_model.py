@@ -11,10 +11,9 @@ import torch
 from baps.blackbox.device import usable_device
 from baps.blackbox.weights import load_weights
 from baps.errors import InputError
-
-from .foundation import FoundationModel
-from .published import PUBLISHED, load_foundation_model
-from .swin_unetr import build_swin_unetr
+from baps.fseft.models.foundation import FoundationModel
+from baps.fseft.models.published import PUBLISHED, load_foundation_model
+from baps.fseft.models.swin_unetr import build_swin_unetr
 
 BUNDLED_WEIGHTS = Path(__file__).parent / "bundled" / "organs.safetensors"
 

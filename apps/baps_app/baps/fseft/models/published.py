@@ -26,10 +26,9 @@ import torch
 
 from baps.blackbox.weights import load_weights
 from baps.errors import InputError
-
-from .foundation import FoundationModel
-from .swin_unetr import build_swin_unetr
-from .unet import build_unet
+from baps.fseft.models.foundation import FoundationModel
+from baps.fseft.models.swin_unetr import build_swin_unetr
+from baps.fseft.models.unet import build_unet
 
 _ABDOMEN = (
     "spleen", "kidney_right", "kidney_left", "gallbladder", "esophagus", "liver", "stomach", "aorta",

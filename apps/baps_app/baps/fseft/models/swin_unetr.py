@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from monai.networks.nets import SwinUNETR
 from torch import nn
 
-from .foundation import FoundationModel
+from baps.fseft.models.foundation import FoundationModel
 
 
 def build_swin_unetr(classes: Sequence[str], feature_size: int = 48, window: int = 7) -> FoundationModel:

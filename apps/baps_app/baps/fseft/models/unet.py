@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .foundation import FoundationModel
+from baps.fseft.models.foundation import FoundationModel
 
 _CHANNELS = 64
 

@@ -12,12 +12,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from .blackbox import Prompt
-from .blackbox.prompt import Point
-from .errors import InputError
-from .geometry import AS_STORED, AXES, SLICE_AXIS, Plane, axis_across
-from .request_form import read_form
-from .volume import Volume
+from baps.errors import InputError
+from baps.imaging.canvas import AS_STORED, AXES, SLICE_AXIS, Plane, axis_across
+from baps.imaging.volume import Volume
+from baps.inference.requests.form import read_form
+from baps.prompts import Point, Prompt
 
 Voxel = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
 

@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from .errors import InputError
+from baps.errors import InputError
 
 CONFIRMS = "confirms"
-"""A field that the server itself puts into a request: whether who asks is a trainer, see ``lib.disputes``."""
+"""A field that the server itself adds to a request: whether a trainer sent it, see ``baps.annotations.disputes``."""
 
 DO_NOT_SAVE = "do not save"
 """The choice of the option ``save_as`` that saves nothing."""

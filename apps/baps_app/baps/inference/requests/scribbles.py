@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from .errors import InputError
-from .formats import read_labels
-from .request_form import read_form
-from .scribbles import Box
-from .volume import Volume
+from baps.errors import InputError
+from baps.imaging.volume import Volume
+from baps.inference.requests.form import read_form
+from baps.inference.scribbles import Box
+from baps.io import read_labels
 
 FOREGROUND, BACKGROUND = "foreground_scribbles", "background_scribbles"
 """Slicer's names of the two segments of strokes."""

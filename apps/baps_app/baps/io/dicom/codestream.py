@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 from pydicom.uid import RLELossless
 
-from ..errors import InputError
-from ..size import check_size
+from baps.errors import InputError
+from baps.utils.limits import check_size
 
 _JPEG = b"\xff\xd8"
 _JPEG_2000 = b"\xff\x4f\xff\x51"

@@ -15,10 +15,10 @@ from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-from ..errors import InputError
-from ..size import check_size
-from .dicom_spacing import pixel_spacing
-from .dicom_values import numbers, raw_text, shown
+from baps.errors import InputError
+from baps.io.dicom.spacing import pixel_spacing
+from baps.io.dicom.values import numbers, raw_text, shown
+from baps.utils.limits import check_size
 
 DISTINCTIONS = (
     "TemporalPositionIndex",

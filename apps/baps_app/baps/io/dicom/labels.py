@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from ..errors import InputError
-from ..label_map import LabelMap
-from ..volume import Volume
-from .dicom_frames import HEADER
-from .dicom_pixels import read_dataset
-from .dicom_seg import Segment, read_segmentation, slice_depths, source_frames
-from .rtstruct import RTSTRUCT_CLASS, read_structures
+from baps.errors import InputError
+from baps.imaging.label_map import LabelMap
+from baps.imaging.volume import Volume
+from baps.io.dicom.frames import HEADER
+from baps.io.dicom.pixels import read_dataset
+from baps.io.dicom.rtstruct import RTSTRUCT_CLASS, read_structures
+from baps.io.dicom.seg import Segment, read_segmentation, slice_depths, source_frames
 
 DICOM_SUFFIX = ".dcm"
 

@@ -40,9 +40,9 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from ..errors import InputError
-from ..size import check_size, max_volume_bytes
-from .codestream import check_frames, split_frames
+from baps.errors import InputError
+from baps.io.dicom.codestream import check_frames, split_frames
+from baps.utils.limits import check_size, max_volume_bytes
 
 _PIXEL_DESCRIPTION = (
     "Rows",

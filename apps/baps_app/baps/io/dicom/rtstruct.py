@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, UID, ExplicitVRLittleEndian, generate_uid
 
-from ..collected import notes
-from ..errors import InputError
-from ..size import check_size
-from ..volume import Volume
-from .dicom_seg import Segment, complete_headers, even_depths, source_frames
+from baps.errors import InputError
+from baps.imaging.volume import Volume
+from baps.io.dicom.seg import Segment, complete_headers, even_depths, source_frames
+from baps.utils.context_collector import notes
+from baps.utils.limits import check_size
 
 RTSTRUCT_CLASS = UID("1.2.840.10008.5.1.4.1.1.481.3")
 _STUDY_CLASS = UID("1.2.840.10008.3.1.2.3.1")

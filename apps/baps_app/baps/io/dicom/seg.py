@@ -26,14 +26,14 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless, generate_uid
 
-from ..errors import InputError
-from ..size import check_size
-from ..volume import Volume
-from .codestream import check_frames
-from .dicom_frames import Frame
-from .dicom_header import IDENTITY, well_formed
-from .dicom_pixels import decode_run_lengths
-from .dicom_stacks import Stack, find_stack, round_half_up
+from baps.errors import InputError
+from baps.imaging.volume import Volume
+from baps.io.dicom.codestream import check_frames
+from baps.io.dicom.frames import Frame
+from baps.io.dicom.header import IDENTITY, well_formed
+from baps.io.dicom.pixels import decode_run_lengths
+from baps.io.dicom.stacks import Stack, find_stack, round_half_up
+from baps.utils.limits import check_size
 
 # Of names that are not in DICOM's form: they would stand in the log.
 warnings.filterwarnings("ignore", module=r"highdicom\.valuerep")

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from ..errors import InputError
-from .dicom_values import numbers
+from baps.errors import InputError
+from baps.io.dicom.values import numbers
 
 _CENTIMETRES = 3
 """Of PhysicalUnitsXDirection (DICOM PS3.3, C.8.5.5.1.15)."""

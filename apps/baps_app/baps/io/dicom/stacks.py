@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from ..errors import InputError
-from ..volume import Volume
-from .dicom_frames import DISTINCTIONS, Frame, frames_of
+from baps.errors import InputError
+from baps.imaging.volume import Volume
+from baps.io.dicom.frames import DISTINCTIONS, Frame, frames_of
 
 LPS_TO_RAS = np.diag([-1.0, -1, 1, 1])
 

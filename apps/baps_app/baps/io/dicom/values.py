@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from ..errors import InputError
+from baps.errors import InputError
 
 
 def numbers(dataset: Dataset, keyword: str, count: int, name: str) -> NDArray[np.float64] | None:

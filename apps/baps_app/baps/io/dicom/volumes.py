@@ -18,12 +18,12 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
 
-from ..errors import InputError
-from ..size import check_size
-from ..volume import Volume
-from .dicom_frames import HEADER, Frame, frames_of
-from .dicom_pixels import broken, decode, is_dicom, read_dataset
-from .dicom_stacks import Stack, list_volumes, split_volumes, stack_frames
+from baps.errors import InputError
+from baps.imaging.volume import Volume
+from baps.io.dicom.frames import HEADER, Frame, frames_of
+from baps.io.dicom.pixels import broken, decode, is_dicom, read_dataset
+from baps.io.dicom.stacks import Stack, list_volumes, split_volumes, stack_frames
+from baps.utils.limits import check_size
 
 DICOM_SUFFIX = ".dcm"
 

@@ -12,14 +12,14 @@ from typing import Any
 from fastapi import HTTPException
 
 from baps.errors import BapsError
-from baps.openid_settings import read_openid
-from baps.settings import Settings
-from baps.users import User, Users
-from web.asking import Asker
-from web.attempts import Attempts, network_of
-from web.openid import OpenId
-from web.root_path import root_path
-from web.sessions import Sessions
+from baps.server.auth.browser_sessions import Sessions
+from baps.server.auth.login_throttle import Attempts, network_of
+from baps.server.auth.openid import OpenId
+from baps.server.middleware.root_path import root_path
+from baps.server.request_context import Asker
+from baps.site.openid_settings import read_openid
+from baps.site.settings import Settings
+from baps.site.users import User, Users
 
 _OURS = (None, "same-origin", "none")
 """Values of Sec-Fetch-Site: of a browser that says nothing, a page of this server, and what a user typed."""

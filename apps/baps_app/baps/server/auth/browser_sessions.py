@@ -10,7 +10,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from web.asking import Asker
+from baps.server.request_context import Asker
 
 _IDLE = 2 * 3600.0
 _LONGEST = 12 * 3600.0

@@ -14,15 +14,15 @@ from fastapi import HTTPException
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from baps.annotations.history import check_tag
 from baps.errors import BapsError, InputError
-from baps.label_history import check_tag
-from web.asking import THE_MACHINE, Asked, Asker
-from web.audit import Audit
-from web.bodies import most_bytes, too_large
-from web.kinds import kind_of_request
-from web.names import checked_name
-from web.root_path import path_below, root_path
-from web.signing_in import SigningIn, cookie_of, cookies_count, is_foreign, is_framed, is_link
+from baps.server.access_policy import kind_of_request
+from baps.server.auth.authenticator import SigningIn, cookie_of, cookies_count, is_foreign, is_framed, is_link
+from baps.server.auth.request_audit import Audit
+from baps.server.middleware.bodies import most_bytes, too_large
+from baps.server.middleware.root_path import path_below, root_path
+from baps.server.request_context import THE_MACHINE, Asked, Asker
+from baps.server.request_names import checked_name
 
 _NAMED = ("image", "id", "label", "tag", "session_id")
 _PAGE = re.compile(r"/|/docs|/ohif(/.*)?")

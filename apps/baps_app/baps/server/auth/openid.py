@@ -22,9 +22,9 @@ from fastapi import HTTPException
 from urllib3.exceptions import HTTPError
 
 from baps.errors import BapsError
-from baps.openid_settings import OpenIdSettings, is_safe
-from baps.roles import Role
-from web.asking import Asker
+from baps.server.request_context import Asker
+from baps.site.openid_settings import OpenIdSettings, is_safe
+from baps.site.roles import Role
 
 _TIMEOUT = (5, 15)
 _LEEWAY = 30

@@ -18,9 +18,9 @@ from typing import Any, BinaryIO
 
 from fastapi.responses import StreamingResponse
 
-from baps.audit import AuditFile
 from baps.errors import BapsError
-from web.asking import Asked
+from baps.server.request_context import Asked
+from baps.site.audit import AuditFile
 
 logger = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from baps.errors import InputError, StorageError
-from baps.formats import VOLUME, SeveralVolumesError, read_dicom, read_volume, volume_id, write_nifti
-from baps.keyed_locks import KeyedLocks
-from baps.replacing import replacing
+from baps.io import VOLUME, SeveralVolumesError, read_dicom, read_volume, volume_id, write_nifti
+from baps.utils.atomic_write import replacing
+from baps.utils.keyed_locks import KeyedLocks
 
 FOLDER = ".converted"
 _INDEX = "volumes.json"

@@ -1,4 +1,4 @@
-"""A folder of studies: files of every kind that ``baps.formats`` reads, and DICOM series, a folder each."""
+"""A folder of studies: files of every kind that ``baps.io`` reads, and DICOM series, a folder each."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastor
 from monailabel.interfaces.datastore import DefaultLabelTag
 from pydicom.dataset import FileDataset
 
+from baps.annotations.export import label_as_rtstruct
+from baps.annotations.history import Version
 from baps.errors import BapsError, InputError, StorageError
-from baps.formats import (
+from baps.imaging.label_map import LabelMap
+from baps.io import (
     IMAGE_SUFFIXES,
     SeveralVolumesError,
     file_stem,
@@ -27,15 +30,12 @@ from baps.formats import (
     read_place,
     volume_id,
 )
-from baps.label_export import label_as_rtstruct
-from baps.label_history import Version
-from baps.label_map import LabelMap
-from lib.arrivals import Arrivals
-from lib.conversions import FOLDER as CONVERTED
-from lib.conversions import Conversions, SeveralImagesError
-from lib.label_checks import Checked, LabelChecks
-from lib.new_images import adding, check_new_name, names_in
-from lib.whole_list import WholeList
+from baps.server.datastores.conversions import FOLDER as CONVERTED
+from baps.server.datastores.conversions import Conversions, SeveralImagesError
+from baps.server.datastores.file_watch import Arrivals
+from baps.server.datastores.index import WholeList
+from baps.server.datastores.label_checks import Checked, LabelChecks
+from baps.server.datastores.new_images import adding, check_new_name, names_in
 
 
 class StudiesDatastore(WholeList, LocalDatastore):
@@ -265,7 +265,7 @@ class StudiesDatastore(WholeList, LocalDatastore):
         return path if path.is_dir() or path.suffix.lower() == ".dcm" else None
 
     def label_as_rtstruct(self, image_id: str) -> FileDataset:
-        """Make an RTSTRUCT of the image's final label, see ``baps.label_export``.
+        """Make an RTSTRUCT of the image's final label, see ``baps.annotations.export``.
 
         Raises:
             NotFoundError: if there is no such label.

@@ -11,8 +11,8 @@ from pathlib import Path
 from filelock import FileLock
 from monailabel.datastore.local import LocalDatastore, LocalDatastoreModel
 
-from baps.label_history import LabelHistory
-from baps.replacing import replacing
+from baps.annotations.history import LabelHistory
+from baps.utils.atomic_write import replacing
 
 
 class WholeList(LocalDatastore):

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from baps.errors import InputError
-from baps.formats import VOLUME, file_stem, label_stem
-from baps.replacing import PARTIAL, to_disk
+from baps.io import VOLUME, file_stem, label_stem
+from baps.utils.atomic_write import PARTIAL, to_disk
 
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV, errno.EACCES)
 """Errors of file systems that know no second name of a file."""

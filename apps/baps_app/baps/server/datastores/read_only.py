@@ -12,11 +12,11 @@ from typing import Any, NoReturn
 
 from monailabel.config import settings
 
+from baps.annotations.history import LIST
 from baps.errors import StorageError
-from baps.formats import images_folder
-from baps.label_history import LIST
-from baps.replacing import replacing
-from lib.studies import StudiesDatastore
+from baps.io import images_folder
+from baps.server.datastores.folder import StudiesDatastore
+from baps.utils.atomic_write import replacing
 
 logger = logging.getLogger(__name__)
 

@@ -14,11 +14,11 @@ import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from numpy.typing import NDArray
 
-from baps.collected import notes, served
 from baps.errors import InputError, NotFoundError
-from baps.request_form import CONFIRMS, DO_NOT_SAVE
-from baps.volume import Volume
-from baps.yielding import clicking
+from baps.imaging.volume import Volume
+from baps.inference.requests.form import CONFIRMS, DO_NOT_SAVE
+from baps.utils.context_collector import notes, served
+from baps.utils.throttle import clicking
 
 NO_LABEL = "as clicked"
 """The choice of the option ``adapter`` that leaves the label to the click."""
@@ -27,11 +27,11 @@ IMAGE_ID = "image_id"
 """A field that the app itself puts into a request: the image's name, for ``image`` becomes its file."""
 
 Save = Callable[[str, Volume, str, NDArray[np.bool_], Collection[int], str, bool], str]
-"""As ``lib.saving.save_shown``, of image, volume, label, mask (I, J, K), slices across K, author, and whether who asks
+"""As ``save_labels.save_shown``, of image, volume, label, mask (I, J, K), slices across K, author, and whether who asks
 confirms."""
 
 Answering = TypeVar("Answering")
-"""What finds the masks: ``baps.segmenter.Segmenter``, or ``fseft.segmenting.OrganSegmenter``."""
+"""What finds the masks: ``baps.inference.segmenter.Segmenter``, or ``baps.fseft.predictor.OrganSegmenter``."""
 
 
 class SegmentingInfer(InferTask, Generic[Answering]):
@@ -43,7 +43,7 @@ class SegmentingInfer(InferTask, Generic[Answering]):
         description: for the viewers.
         config: options that the viewers offer beside ``save_as``; lists are choices.
         segmenter: made when the first request comes, for every training process builds this task too.
-        clicks: the lock of those who click, see ``baps.yielding``.
+        clicks: the lock of those who click, see ``baps.utils.throttle``.
         labels: of the site.
         save: what the option ``save_as`` does.
     """
@@ -128,7 +128,7 @@ class SegmentingInfer(InferTask, Generic[Answering]):
         """Save a mask (I, J, K) as the label that ``save_as`` names, on these slices across K; a note for the reply.
 
         Raises:
-            BapsError: as ``lib.saving.save_shown``.
+            BapsError: as ``save_labels.save_shown``.
         """
         author = str(request.get("client_id") or "")
         confirms = request.get(CONFIRMS) is True

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from monailabel.interfaces.tasks.infer_v2 import InferType
 
-from baps.click import PACKED
 from baps.errors import InputError
-from baps.formats import read_volume, write_nrrd
-from baps.jobs import Jobs
-from baps.volume import Volume
-from lib.infers.segmenting import Save, SegmentingInfer
+from baps.imaging.volume import Volume
+from baps.inference.requests.click import PACKED
+from baps.io import read_volume, write_nrrd
+from baps.server.infer.base import Save, SegmentingInfer
+from baps.server.jobs import Jobs
 
 if TYPE_CHECKING:
-    from fseft.segmenting import OrganSegmenter
+    from baps.fseft.predictor import OrganSegmenter
 
 AS_IT_IS = "as it is"
 """What stands for a version where the organ model answers as it came."""

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferType
 
-from baps.click import PACKED, read_click
 from baps.errors import InputError
-from baps.formats.slice_nrrd import write_slice_nrrd
-from baps.geometry import AS_STORED, SLICE_AXIS
-from baps.segmenter import Segmenter
-from lib.infers.segmenting import NO_LABEL, Save, SegmentingInfer, named
+from baps.imaging.canvas import AS_STORED, SLICE_AXIS
+from baps.inference.requests.click import PACKED, read_click
+from baps.inference.segmenter import Segmenter
+from baps.io.slice_nrrd import write_slice_nrrd
+from baps.server.infer.base import NO_LABEL, Save, SegmentingInfer, named
 
 _PLANES = (AS_STORED, "axial", "coronal", "sagittal")
 

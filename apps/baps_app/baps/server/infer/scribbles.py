@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferType
 
-from baps.formats import write_nrrd
-from baps.geometry import SLICE_AXIS, Plane
-from baps.jobs import Jobs
-from baps.scribble_request import read_scribbles
-from baps.scribbles import keep_strokes, strokes_to_prompt
-from baps.segmenter import Segmenter
-from baps.volume import Volume
-from baps.whole_organ import name_slices
-from lib.infers.segmenting import Save, SegmentingInfer, named
+from baps.imaging.canvas import SLICE_AXIS, Plane
+from baps.imaging.volume import Volume
+from baps.inference.requests.scribbles import read_scribbles
+from baps.inference.scribbles import keep_strokes, strokes_to_prompt
+from baps.inference.segmenter import Segmenter
+from baps.inference.whole_organ import name_slices
+from baps.io import write_nrrd
+from baps.server.infer.base import Save, SegmentingInfer, named
+from baps.server.jobs import Jobs
 
 
 class ScribblesInfer(SegmentingInfer[Segmenter]):

@@ -10,14 +10,14 @@ from typing import Any
 
 from monailabel.interfaces.tasks.infer_v2 import InferType
 
-from baps.click import PACKED, read_organ_clicks
 from baps.errors import InputError
-from baps.formats import write_nrrd
-from baps.jobs import Jobs
-from baps.segmenter import Segmenter
-from baps.volume import Volume
-from baps.whole_organ import name_slices, segment_organ
-from lib.infers.segmenting import NO_LABEL, Save, SegmentingInfer, named
+from baps.imaging.volume import Volume
+from baps.inference.requests.click import PACKED, read_organ_clicks
+from baps.inference.segmenter import Segmenter
+from baps.inference.whole_organ import name_slices, segment_organ
+from baps.io import write_nrrd
+from baps.server.infer.base import NO_LABEL, Save, SegmentingInfer, named
+from baps.server.jobs import Jobs
 
 SECONDS = 60
 """That an answer takes at the most, unless the request says otherwise."""

@@ -12,14 +12,14 @@ from typing import Any
 
 from monailabel.interfaces.datastore import DefaultLabelTag
 
-from baps.collected import notes
+from baps.annotations.label_files import Match
+from baps.annotations.label_info import name_values, read_label_info
 from baps.errors import BapsError, InputError
-from baps.formats import read_label_map, read_volume
-from baps.formats.dicom_labels import find_label_object
-from baps.label_import import Match
-from lib.label_info import name_values, read_label_info
-from lib.saving import save_label
-from lib.studies import StudiesDatastore
+from baps.io import read_label_map, read_volume
+from baps.io.dicom.labels import find_label_object
+from baps.server.datastores.folder import StudiesDatastore
+from baps.server.labels.save_labels import save_label
+from baps.utils.context_collector import notes
 
 _WHITES = {1, 255, 65535}
 """What white is in masks of black and white, of 1, 8 and 16 bit."""

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from baps.annotations.history import Version
+from baps.annotations.label_info import label_values, read_label_info
 from baps.errors import BapsError
-from baps.formats import read_label_map
-from baps.label_history import Version
-from baps.label_map import LabelMap
-from baps.volume import Volume
-from lib.label_info import label_values, read_label_info
+from baps.imaging.label_map import LabelMap
+from baps.imaging.volume import Volume
+from baps.io import read_label_map
 
 _KEPT = (
     "Nothing of it is kept; the earlier label, if there is one, is as it was. Submit it again, or ask who runs the "

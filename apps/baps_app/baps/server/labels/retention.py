@@ -16,15 +16,15 @@ from pathlib import Path
 from monailabel.interfaces.datastore import Datastore
 from monailabel.utils.async_tasks.utils import processes
 
-from baps.audit import AuditFile
+from baps.annotations.retention import Rule, prune
 from baps.errors import BapsError
-from baps.label_retention import Rule, prune
-from baps.replacing import PARTIAL
-from baps.settings import Settings
-from baps.store import adapter_times
-from lib.conversions import FOLDER as CONVERTED
-from lib.pacs import PacsDatastore
-from lib.whole_list import WholeList
+from baps.registry.store import adapter_times
+from baps.server.datastores.conversions import FOLDER as CONVERTED
+from baps.server.datastores.dicomweb import PacsDatastore
+from baps.server.datastores.index import WholeList
+from baps.site.audit import AuditFile
+from baps.site.settings import Settings
+from baps.utils.atomic_write import PARTIAL
 
 logger = logging.getLogger(__name__)
 

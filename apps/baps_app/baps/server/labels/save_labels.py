@@ -2,7 +2,7 @@
 
 A label is read, checked and merged with the earlier one while others save; where one of them was faster, it is merged
 with theirs again. Only to store it, the lock of this label is held, against other threads, other processes and the
-command line. What is kept of earlier labels: ``baps.label_history``, or the PACS.
+command line. What is kept of earlier labels: ``baps.annotations.history``, or the PACS.
 """
 
 from __future__ import annotations
@@ -18,15 +18,9 @@ import numpy as np
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from numpy.typing import NDArray
 
-from baps.collected import notes
-from baps.errors import BapsError, InputError, NotFoundError, StorageError
-from baps.formats import read_label_map, read_volume, write_label_map
-from baps.label_history import OutdatedError, Version, check_tag
-from baps.label_map import LabelMap, Overlaps
-from baps.printable import printable
-from baps.volume import Volume
-from lib.disputes import Judgement, New, Saved, is_same, judge
-from lib.label_info import (
+from baps.annotations.disputes import Judgement, New, Saved, is_same, judge
+from baps.annotations.history import OutdatedError, Version, check_tag
+from baps.annotations.label_info import (
     MOST_LETTERS,
     check_segment_name,
     covered_slices,
@@ -35,11 +29,17 @@ from lib.label_info import (
     read_label_info,
     read_request,
 )
-from lib.others_work import keep_others
-from lib.pacs import PacsDatastore
-from lib.read_back import check_version
-from lib.studies import StudiesDatastore
-from lib.whole_list import WholeList
+from baps.annotations.merge import keep_others
+from baps.errors import BapsError, InputError, NotFoundError, StorageError
+from baps.imaging.label_map import LabelMap, Overlaps
+from baps.imaging.volume import Volume
+from baps.io import read_label_map, read_volume, write_label_map
+from baps.server.datastores.dicomweb import PacsDatastore
+from baps.server.datastores.folder import StudiesDatastore
+from baps.server.datastores.index import WholeList
+from baps.server.labels.read_back import check_version
+from baps.utils.context_collector import notes
+from baps.utils.printable import printable
 
 
 def save_label(
@@ -64,7 +64,7 @@ def save_label(
             the image.
         info: what the viewer says of it, see ``read_request``.
         whole: see ``covered_slices``.
-        confirms: whether who saves is a trainer, whose word on the work of others counts, see ``lib.disputes``.
+        confirms: whether who saves is a trainer, whose word on the work of others counts, see ``disputes``.
 
     Returns:
         The label's id.

@@ -25,8 +25,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from web.asking import Asked
-from web.quotas import FairQueue, QueueFullError, user_of
+from baps.server.middleware.quotas import FairQueue, QueueFullError, user_of
+from baps.server.request_context import Asked
 
 SMALL = 1 << 20
 """Bytes of a request that brings no image."""

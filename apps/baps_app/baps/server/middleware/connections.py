@@ -14,7 +14,7 @@ from collections import Counter, OrderedDict
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from web.headers import RAW
+from baps.server.middleware.security_headers import RAW
 
 HEADER_SECONDS = 10.0
 """That a client has for the headers of a request; they are one packet or two."""

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from web.asking import Asked
-from web.root_path import path_below
+from baps.server.middleware.root_path import path_below
+from baps.server.request_context import Asked
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from baps.settings import parse_root_path
+from baps.site.settings import parse_root_path
 
 
 class RootPath:

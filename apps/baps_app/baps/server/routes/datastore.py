@@ -17,17 +17,17 @@ from monailabel.endpoints import datastore as host_datastore
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.others.generic import file_checksum, get_mime_type
 
-from baps.collected import notes
-from baps.discreet import pathless
+from baps.annotations.history import check_tag
+from baps.annotations.label_info import check_extra
 from baps.errors import InputError, NotFoundError
-from baps.formats import IMAGE_SUFFIXES, file_stem, read_volume
-from baps.keyed_locks import KeyedLocks
-from baps.label_history import check_tag
-from baps.printable import printable_values
-from lib.label_info import check_extra
-from lib.new_images import check_new_name
-from web.asking import asked
-from web.names import checked_name, json_object
+from baps.io import IMAGE_SUFFIXES, file_stem, read_volume
+from baps.server.datastores.new_images import check_new_name
+from baps.server.request_context import asked
+from baps.server.request_names import checked_name, json_object
+from baps.utils.context_collector import notes
+from baps.utils.keyed_locks import KeyedLocks
+from baps.utils.printable import printable_values
+from baps.utils.redaction import pathless
 
 _reading_image, _reading_label = KeyedLocks(), KeyedLocks()
 

@@ -11,13 +11,13 @@ from fastapi import Request
 from fastapi.responses import Response
 from monailabel.interfaces.utils.app import app_instance
 
-from baps.collected import notes
 from baps.errors import InputError, NotFoundError
-from web.asking import asked
-from web.bodies import BODY
-from web.inference import NOTES
-from web.pacs_answers import answer_for_viewer
-from web.root_path import own_address
+from baps.server.middleware.bodies import BODY
+from baps.server.middleware.root_path import own_address
+from baps.server.request_context import asked
+from baps.server.routes.dicomweb_answers import answer_for_viewer
+from baps.server.routes.infer import NOTES
+from baps.utils.context_collector import notes
 
 _DICOMWEB = {
     "GET": re.compile(r"((wado|qido|stow)/)?(studies|series|instances)(/[\w.,:-]+)*/?"),

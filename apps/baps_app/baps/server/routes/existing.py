@@ -7,7 +7,7 @@ from urllib.parse import parse_qs
 from monailabel.interfaces.utils.app import app_instance
 from starlette.types import Scope
 
-from web.root_path import path_below
+from baps.server.middleware.root_path import path_below
 
 
 def missing(scope: Scope) -> str:

@@ -8,9 +8,9 @@ from urllib.parse import quote
 from fastapi import Response
 from monailabel.interfaces.utils.app import app_instance
 
-from baps.collected import notes
-from web.images import image_file
-from web.inference import NOTES
+from baps.server.routes.datastore import image_file
+from baps.server.routes.infer import NOTES
+from baps.utils.context_collector import notes
 
 
 def label_for_radiotherapy(image: str) -> Response:

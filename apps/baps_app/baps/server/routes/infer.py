@@ -16,17 +16,17 @@ from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.interfaces.utils.app import app_instance
 
 from baps.blackbox import model_seconds
-from baps.click import PACKED
-from baps.collected import notes, served
 from baps.errors import InputError, NotFoundError
-from baps.formats import STRAIGHTENED, read_nifti_notes
-from baps.jobs import asked_by
-from baps.request_form import CONFIRMS, DO_NOT_SAVE
-from baps.roles import Role
-from web.asking import asked
-from web.image_sessions import find_session
-from web.images import file_name, image_file, kind_of
-from web.names import checked_name, json_object
+from baps.inference.requests.click import PACKED
+from baps.inference.requests.form import CONFIRMS, DO_NOT_SAVE
+from baps.io import STRAIGHTENED, read_nifti_notes
+from baps.server.jobs import asked_by
+from baps.server.request_context import asked
+from baps.server.request_names import checked_name, json_object
+from baps.server.routes.datastore import file_name, image_file, kind_of
+from baps.server.routes.sessions import find_session
+from baps.site.roles import Role
+from baps.utils.context_collector import notes, served
 
 NOTES = "X-BAPS-Notes"
 """A header of an answer to a click: what was left out of it or saved, percent-encoded. OHIF gets nothing but voxels."""

@@ -12,8 +12,8 @@ from fastapi.responses import Response
 from monailabel.endpoints import ohif as host_ohif
 
 from baps.errors import NotFoundError
-from web.pages import has_pacs, no_ohif_page
-from web.root_path import root_path
+from baps.server.middleware.root_path import root_path
+from baps.server.routes.pages import has_pacs, no_ohif_page
 
 _OF_OTHER_HOSTS = {"google.js", "init-service-worker.js", "silent-refresh.html", "sw.js"}
 """Files for logins at Google and for a cache in the browser, which load scripts from elsewhere; OHIF works without."""
@@ -100,5 +100,5 @@ def configure_ohif(request: Request) -> Response:
         theirs = theirs.replace(given, ours)
     for address in ("/ohif/", "/proxy/dicom/"):
         theirs = theirs.replace(f"'{address}", f"'{root}{address}")
-    extension = Path(__file__).with_name("ohif-extension.js").read_text()
+    extension = (Path(__file__).parents[1] / "static" / "ohif-extension.js").read_text()
     return Response(f"{theirs}\n{extension}", media_type="text/javascript")

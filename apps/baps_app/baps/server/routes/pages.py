@@ -18,12 +18,12 @@ from fastapi.responses import Response
 from jinja2 import Environment, FileSystemLoader
 from monailabel.config import settings
 
-from baps.serving_command import is_pacs
-from web.asking import asked
-from web.kinds import kind_of_request
-from web.root_path import own_address, root_path
+from baps.server.access_policy import kind_of_request
+from baps.server.middleware.root_path import own_address, root_path
+from baps.server.request_context import asked
+from baps.site.server_command import is_pacs
 
-_TEMPLATES = Environment(autoescape=True, loader=FileSystemLoader(Path(__file__).parent))
+_TEMPLATES = Environment(autoescape=True, loader=FileSystemLoader(Path(__file__).parents[1] / "templates"))
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from monailabel.utils.others.generic import get_mime_type
 from monailabel.utils.sessions import SessionInfo, Sessions
 
 from baps.errors import InputError, NotFoundError
-from baps.roles import Role
-from web.asking import asked
-from web.images import file_name
-from web.names import checked_name
+from baps.server.request_context import asked
+from baps.server.request_names import checked_name
+from baps.server.routes.datastore import file_name
+from baps.site.roles import Role
 
 _MOST = 64
 """Open sessions of one user; they end after an hour without use."""

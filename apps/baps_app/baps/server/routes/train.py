@@ -12,9 +12,9 @@ from monailabel.utils.async_tasks.task import AsyncTask
 from monailabel.utils.async_tasks.utils import processes, tasks
 
 from baps.errors import InputError, NotFoundError
-from web.asking import THE_MACHINE, asked
-from web.names import printable
-from web.pathless import task_for_viewer
+from baps.server.request_context import THE_MACHINE, asked
+from baps.server.request_names import printable
+from baps.server.routes.without_paths import task_for_viewer
 
 
 def start_training(model: str, params: dict[str, Any] | None = Body(None)) -> Any:

@@ -1,7 +1,7 @@
 """Answers of routes without the paths of this machine, which no viewer needs.
 
 One is needed: 3D Slicer opens the image of a next sample by its path where it runs on the same machine, see
-``web.training.next_sample``.
+``baps.server.routes.train.next_sample``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from monailabel.endpoints import train as host_train
 
-from baps.discreet import pathless, without_names
+from baps.utils.redaction import pathless, without_names
 
 
 def without_folders(route: Callable[..., Any]) -> Callable[..., Any]:

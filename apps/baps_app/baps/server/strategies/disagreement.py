@@ -15,19 +15,19 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 from numpy.typing import NDArray
 
-from baps.adaptation.cases import slices_showing
-from baps.adaptation.slices import evenly_spaced
 from baps.errors import BapsError, InputError
-from baps.geometry import SLICE_AXIS, Canvas, Plane
-from baps.metrics import dice
-from baps.propagation import carried_prompt
-from baps.segmenter import Segmenter
-from baps.yielding import clicking
-from lib.activelearning.usable import first_usable
-from lib.candidates import candidates
+from baps.evaluation.cases import slices_showing
+from baps.evaluation.slices import evenly_spaced
+from baps.imaging.canvas import SLICE_AXIS, Canvas, Plane
+from baps.imaging.metrics import dice
+from baps.inference.propagation import carried_prompt
+from baps.inference.segmenter import Segmenter
+from baps.server.datastores.candidates import candidates
+from baps.server.strategies.usable import first_usable
+from baps.utils.throttle import clicking
 
 if TYPE_CHECKING:
-    from fseft.segmenting import OrganSegmenter
+    from baps.fseft.predictor import OrganSegmenter
 
 logger = logging.getLogger(__name__)
 

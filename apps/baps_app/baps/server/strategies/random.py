@@ -14,8 +14,8 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.tasks.activelearning.random import Random
 
-from lib.activelearning.usable import first_usable
-from lib.candidates import candidates
+from baps.server.datastores.candidates import candidates
+from baps.server.strategies.usable import first_usable
 
 
 class Chance(Random):

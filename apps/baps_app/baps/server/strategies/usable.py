@@ -10,7 +10,7 @@ from itertools import chain
 from monailabel.interfaces.datastore import Datastore
 
 from baps.errors import BapsError, InputError, StorageError
-from lib.conversions import SeveralImagesError
+from baps.server.datastores.conversions import SeveralImagesError
 
 logger = logging.getLogger(__name__)
 

@@ -8,20 +8,20 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from baps.adaptation.adapt import ProgressReport
-from baps.adaptation.budget import check_images
-from baps.adaptation.cases import Case, load_cases
-from baps.adaptation.publishing import adapt_and_publish
-from baps.adaptation.settings import HEADS, OPTIMISERS, ZOOMS, AdaptationSettings
-from baps.adaptation.slices import AnySlice, SlicesByPatient
+from baps.adapters.visual_prompt import CONDITIONS
 from baps.blackbox import BlackBox
 from baps.errors import InputError
-from baps.simulated_prompts import PROMPTS
-from baps.store import SHARED, AdapterStore
-from baps.visual_prompt import CONDITIONS
-from baps.yielding import barrier
-from lib.trainers.site import ALL_LABELS, SiteTrainer
-from lib.trainers.stats import Stats
+from baps.evaluation.cases import Case, load_cases
+from baps.evaluation.slices import AnySlice, SlicesByPatient
+from baps.prompts.simulated import PROMPTS
+from baps.registry.store import SHARED, AdapterStore
+from baps.server.train.base import ALL_LABELS, SiteTrainer
+from baps.server.train.stats import Stats
+from baps.training.adapt import ProgressReport
+from baps.training.budget import check_images
+from baps.training.publishing import adapt_and_publish
+from baps.training.settings import HEADS, OPTIMISERS, ZOOMS, AdaptationSettings
+from baps.utils.throttle import barrier
 
 logger = logging.getLogger(__name__)
 

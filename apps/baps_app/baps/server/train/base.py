@@ -11,14 +11,14 @@ from typing import Any, Generic, TypeVar
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 
-from baps.adaptation.cases import Case
-from baps.adaptation.folders import read_patient_table
-from baps.discreet import pathless
 from baps.errors import BapsError, InputError
-from baps.yielding import step_back
-from lib.labelled import labelled_cases
-from lib.trainers.stats import Stats, read_stats
-from lib.whole_list import WholeList
+from baps.evaluation.cases import Case
+from baps.evaluation.folders import read_patient_table
+from baps.server.datastores.index import WholeList
+from baps.server.train.stats import Stats, read_stats
+from baps.server.training_cases import labelled_cases
+from baps.utils.redaction import pathless
+from baps.utils.throttle import step_back
 
 Settings = TypeVar("Settings")
 """A frozen dataclass, whose fields are the options."""

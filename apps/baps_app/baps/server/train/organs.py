@@ -7,17 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from baps.adaptation.cases import Case
 from baps.errors import InputError
-from baps.store import AdapterStore
-from baps.yielding import barrier
-from fseft.choices import METHOD_NAMES, MOST_EPOCHS
-from lib.trainers.site import ALL_LABELS, SiteTrainer
-from lib.trainers.stats import Stats
+from baps.evaluation.cases import Case
+from baps.fseft.choices import METHOD_NAMES, MOST_EPOCHS
+from baps.registry.store import AdapterStore
+from baps.server.train.base import ALL_LABELS, SiteTrainer
+from baps.server.train.stats import Stats
+from baps.utils.throttle import barrier
 
 if TYPE_CHECKING:
-    from fseft.adaptation import OrganSettings
-    from fseft.segmenting import OrganSegmenter
+    from baps.fseft.adaptation import OrganSettings
+    from baps.fseft.predictor import OrganSegmenter
 
 logger = logging.getLogger(__name__)
 
@@ -58,19 +58,19 @@ class OrgansTrainer(SiteTrainer["OrganSettings"]):
         }
 
     def _defaults(self) -> OrganSettings:
-        from fseft.adaptation import OrganSettings
+        from baps.fseft.adaptation import OrganSettings
 
         return OrganSettings()
 
     def _check(self, cases: dict[str, list[Case]], settings: OrganSettings) -> None:
-        from fseft.adapters import why_not
+        from baps.fseft.adapters import why_not
 
         if reason := why_not(settings.method, self._segmenter().model.network):
             raise InputError(reason)
 
     def _train(self, cases: dict[str, list[Case]], settings: OrganSettings, stats: Stats) -> None:
-        from fseft.publishing import adapt_and_publish_organ
-        from fseft.volumes import load_volumes
+        from baps.fseft.publishing import adapt_and_publish_organ
+        from baps.fseft.volumes import load_volumes
 
         segmenter, pause = self._segmenter(), barrier(self._site.clicks)
         for number, (label, found) in enumerate(cases.items()):

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from baps.replacing import replacing
+from baps.utils.atomic_write import replacing
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -18,9 +18,9 @@ from pydicom.errors import InvalidDicomError
 from requests.adapters import HTTPAdapter
 
 from baps.errors import BapsError
-from baps.formats.dicom_pixels import read_dataset
-from baps.pacs_login import Login
-from baps.size import max_volume_bytes
+from baps.io.dicom.pixels import read_dataset
+from baps.site.pacs_credentials import Login
+from baps.utils.limits import max_volume_bytes
 
 _ACCEPTED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 """Compressed as it is: not every PACS can unpack all kinds, and those that cannot answer with an error."""

@@ -28,9 +28,12 @@ from monailabel.interfaces.datastore import DefaultLabelTag
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
 
-from baps.collected import notes
+from baps.annotations.disputes import shares_less
+from baps.annotations.label_info import LabelInfo, name_values, read_label_info
 from baps.errors import BapsError, InputError, NotFoundError, StorageError
-from baps.formats import (
+from baps.imaging.label_map import LabelMap, Overlaps
+from baps.imaging.volume import Volume
+from baps.io import (
     SeveralVolumesError,
     read_each_volume,
     read_label_map,
@@ -40,29 +43,20 @@ from baps.formats import (
     volume_id,
     write_nifti,
 )
-from baps.formats.dicom_seg import Segment, stack_references, write_segmentation
-from baps.formats.rtstruct import write_structures
-from baps.keyed_locks import KeyedLocks
-from baps.label_map import LabelMap, Overlaps
-from baps.pacs_login import Login, read_login
-from baps.pacs_studies import PacsStudies, Worklist, json_values, read_pacs_studies
-from baps.replacing import replacing
-from baps.volume import Volume
-from lib.candidates import Candidates
-from lib.conversions import SeveralImagesError, volume_number
-from lib.disputes import shares_less
-from lib.label_info import LabelInfo, name_values, read_label_info
-from lib.pacs.client import connect, pacs_answers, status_code
-from lib.pacs.disputed import author_of, mark
-from lib.pacs.fetching import fetch_headers, fetch_object, fetch_series, no_volume
-from lib.pacs.inspection import check_belongs, check_new_series, read_object, sign, written
-from lib.pacs.label_index import LabelIndex
-from lib.pacs.multipart import join_objects, split_objects
-from lib.pacs.read_back import check_same_masks, check_same_owner
-from lib.pacs.register import Register
-from lib.pacs.sending import Outbox
-from lib.pacs.series import NO_IMAGES, Series, SeriesList, series_of
-from lib.pacs.stored_segments import (
+from baps.io.dicom.rtstruct import write_structures
+from baps.io.dicom.seg import Segment, stack_references, write_segmentation
+from baps.server.datastores.candidates import Candidates
+from baps.server.datastores.conversions import SeveralImagesError, volume_number
+from baps.server.datastores.dicomweb.client import connect, pacs_answers, status_code
+from baps.server.datastores.dicomweb.disputed import author_of, mark
+from baps.server.datastores.dicomweb.fetching import fetch_headers, fetch_object, fetch_series, no_volume
+from baps.server.datastores.dicomweb.label_index import LabelIndex
+from baps.server.datastores.dicomweb.multipart import join_objects, split_objects
+from baps.server.datastores.dicomweb.read_back import check_same_masks, check_same_owner
+from baps.server.datastores.dicomweb.register import Register
+from baps.server.datastores.dicomweb.sending import Outbox
+from baps.server.datastores.dicomweb.series import NO_IMAGES, Series, SeriesList, series_of
+from baps.server.datastores.dicomweb.stored_segments import (
     MODALITIES,
     OrganLabel,
     Slices,
@@ -74,7 +68,13 @@ from lib.pacs.stored_segments import (
     read_label,
     stored_segments,
 )
-from lib.whole_list import WholeList
+from baps.server.datastores.dicomweb.stow_check import check_belongs, check_new_series, read_object, sign, written
+from baps.server.datastores.index import WholeList
+from baps.site.pacs_credentials import Login, read_login
+from baps.site.pacs_studies import PacsStudies, Worklist, json_values, read_pacs_studies
+from baps.utils.atomic_write import replacing
+from baps.utils.context_collector import notes
+from baps.utils.keyed_locks import KeyedLocks
 
 logger = logging.getLogger(__name__)
 
@@ -485,7 +485,7 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         """Store a final label in the PACS, as one SEG or RTSTRUCT with what is marked, or both; others are kept here.
 
         It is read back before it is called saved: by our reader before it is sent, and from the PACS afterwards. An
-        organ that it takes away from another annotator is marked, see ``lib.pacs.disputed``.
+        organ that it takes away from another annotator is marked, see ``baps.server.datastores.dicomweb.disputed``.
 
         Raises:
             InputError: if a value has no name, or no such object can be made for the image.
@@ -739,7 +739,7 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         Args:
             kind, path, headers, body: as for ``forward``.
             user: who exports it, or "" where nobody has to sign in.
-            confirms: whether their word on the work of others counts, see ``lib.disputes``.
+            confirms: whether their word on the work of others counts, see ``baps.annotations.disputes``.
             tell: is given the series that the objects are about, before anything is stored.
 
         Returns:

@@ -1,7 +1,7 @@
 """Labels in a PACS that take an organ away from another annotator: marked in the object itself, and not counted.
 
-See ``lib.disputes``. Objects are never changed, so the earlier one stays, and counts. The mark stands in the
-description of the segment or structure, where other programs show it.
+See ``baps.annotations.disputes``. Objects are never changed, so the earlier one stays, and counts. The mark stands in
+the description of the segment or structure, where other programs show it.
 """
 
 from __future__ import annotations

@@ -11,10 +11,10 @@ from pydicom.dataset import Dataset
 from pydicom.uid import VLWholeSlideMicroscopyImageStorage
 
 from baps.errors import BapsError, InputError
-from baps.formats.dicom_header import IDENTITY, read_json_header
-from baps.formats.dicom_pixels import write_dataset
-from lib.pacs.client import pacs_answers, status_code
-from lib.pacs.series import Series
+from baps.io.dicom.header import IDENTITY, read_json_header
+from baps.io.dicom.pixels import write_dataset
+from baps.server.datastores.dicomweb.client import pacs_answers, status_code
+from baps.server.datastores.dicomweb.series import Series
 
 _STORING_SECONDS = (0.2, 0.5, 1.0)
 """That are waited for an object that was stored just now: not every PACS has it at once."""

@@ -12,13 +12,13 @@ from dicomweb_client import DICOMwebClient
 from pydicom.dataset import Dataset
 
 from baps.errors import BapsError
-from baps.keyed_locks import KeyedLocks
-from baps.pacs_studies import PacsStudies, json_values
-from lib.pacs.client import pacs_answers, status_code
-from lib.pacs.fetching import fetch_headers, fetch_object
-from lib.pacs.register import Register
-from lib.pacs.series import FRESH, SHORT_PAGE, SeriesList, is_uid
-from lib.pacs.stored_segments import MODALITIES, StoredSegment, is_structure_set, stored_segments
+from baps.server.datastores.dicomweb.client import pacs_answers, status_code
+from baps.server.datastores.dicomweb.fetching import fetch_headers, fetch_object
+from baps.server.datastores.dicomweb.register import Register
+from baps.server.datastores.dicomweb.series import FRESH, SHORT_PAGE, SeriesList, is_uid
+from baps.server.datastores.dicomweb.stored_segments import MODALITIES, StoredSegment, is_structure_set, stored_segments
+from baps.site.pacs_studies import PacsStudies, json_values
+from baps.utils.keyed_locks import KeyedLocks
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pydicom
 from pydicom.dataset import Dataset
 
-from baps.replacing import replacing
+from baps.utils.atomic_write import replacing
 
 
 class Unsent:

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from baps.errors import InputError
-from baps.volume import Volume
-from lib.pacs.stored_segments import Slices, read_label
+from baps.imaging.volume import Volume
+from baps.server.datastores.dicomweb.stored_segments import Slices, read_label
 
 _WHOSE = ("PatientID", "StudyInstanceUID")
 

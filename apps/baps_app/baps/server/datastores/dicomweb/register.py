@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from baps.errors import BapsError
-from lib.pacs.stored_segments import StoredSegment
+from baps.server.datastores.dicomweb.stored_segments import StoredSegment
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT);

@@ -13,9 +13,9 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
 from baps.errors import BapsError, InputError, NotFoundError
-from lib.pacs.client import pacs_answers, status_code
-from lib.pacs.stored_segments import stored_segments
-from lib.pacs.unsent import Unsent
+from baps.server.datastores.dicomweb.client import pacs_answers, status_code
+from baps.server.datastores.dicomweb.outbox import Unsent
+from baps.server.datastores.dicomweb.stored_segments import stored_segments
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from typing import Any
 from dicomweb_client import DICOMwebClient
 
 from baps.errors import BapsError
-from baps.formats import VOLUME
-from baps.pacs_studies import PacsStudies, Worklist, json_values
-from lib.pacs.client import pacs_answers, status_code
+from baps.io import VOLUME
+from baps.server.datastores.dicomweb.client import pacs_answers, status_code
+from baps.site.pacs_studies import PacsStudies, Worklist, json_values
 
 NO_IMAGES = frozenset(
     ("SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "REG", "FID", "AU", "DOC", "ECG", "HD", "EPS",
@@ -158,7 +158,7 @@ class SeriesList:
         """
         if self._total is None or time.monotonic() > self._total[0]:
             self._count()
-        assert self._total is not None  # noqa: S101
+        assert self._total is not None
         return self._total[1]
 
     @property

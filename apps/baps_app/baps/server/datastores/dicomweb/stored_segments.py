@@ -16,18 +16,18 @@ from pydicom.dataset import Dataset
 from pydicom.valuerep import DT
 
 from baps.errors import InputError
-from baps.formats import write_nifti
-from baps.formats.dicom_seg import Segment, read_segmentation, segments_said, source_frames, source_references
-from baps.formats.rtstruct import (
+from baps.imaging.volume import Volume
+from baps.io import write_nifti
+from baps.io.dicom.rtstruct import (
     RTSTRUCT_CLASS,
     read_structures,
     structure_references,
     structure_series,
     structures_said,
 )
-from baps.volume import Volume
-from lib.pacs.disputed import author_of, marked
-from lib.pacs.series import is_uid
+from baps.io.dicom.seg import Segment, read_segmentation, segments_said, source_frames, source_references
+from baps.server.datastores.dicomweb.disputed import author_of, marked
+from baps.server.datastores.dicomweb.series import is_uid
 
 MODALITIES = ("SEG", "RTSTRUCT")
 """Of the objects that are labels: segmentations, label maps among them, and structure sets."""
@@ -44,7 +44,7 @@ class StoredSegment:
         images: SeriesInstanceUIDs that it refers to.
         when: the object was made; a time without a zone is taken for this server's own.
         name: the label.
-        confirmed: whether a person drew or corrected it, and it is not disputed, see ``lib.pacs.disputed``.
+        confirmed: whether a person drew or corrected it, and it is not disputed, see ``disputed``.
         author: who made the object, or "".
     """
 

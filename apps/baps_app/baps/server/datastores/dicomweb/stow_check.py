@@ -15,10 +15,10 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from pydicom.valuerep import DT
 
 from baps.errors import InputError
-from baps.formats.dicom_pixels import read_dataset
-from baps.formats.rtstruct import RTSTRUCT_CLASS
-from baps.pacs_studies import json_values
-from lib.pacs.series import NO_IMAGES, is_uid
+from baps.io.dicom.pixels import read_dataset
+from baps.io.dicom.rtstruct import RTSTRUCT_CLASS
+from baps.server.datastores.dicomweb.series import NO_IMAGES, is_uid
+from baps.site.pacs_studies import json_values
 
 _SR, _PRESENTATION = "1.2.840.10008.5.1.4.1.1.88.", "1.2.840.10008.5.1.4.1.1.11."
 

@@ -8,8 +8,8 @@ import numpy as np
 import pydicom
 import pytest
 
-from baps.formats import read_labels, read_volume
-from generate import HERE, LABELS, generate
+from baps.io import read_labels, read_volume
+from tools.sample_data import HERE, LABELS, generate
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ import pytest
 from fastapi.testclient import TestClient
 from starlette.testclient import WebSocketDenialResponse
 
-from login_site import LoginSite
-from provider import Provider, running_provider
+from tests.support.login_site import LoginSite
+from tests.support.provider import Provider, running_provider
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from baps.label_map import LabelMap, Overlaps
-from lib.label_info import LabelInfo, Standing, label_values
+from baps.annotations.label_info import LabelInfo, Standing, label_values
+from baps.imaging.label_map import LabelMap, Overlaps
 
 SHARED = 0.5
 """Dice from which on a change is a correction."""

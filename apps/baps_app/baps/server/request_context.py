@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from fastapi import Request
 
-from baps.roles import Role
-from web.kinds import Kind
+from baps.server.access_policy import Kind
+from baps.site.roles import Role
 
 
 @dataclass(frozen=True)

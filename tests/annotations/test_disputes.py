@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from baps.collected import notes
+from baps.annotations.history import LabelHistory
 from baps.errors import InputError, NotFoundError
-from baps.formats import read_label_map, write_nifti
-from baps.label_history import LabelHistory
-from baps.volume import Volume
-from lib.labelled import labelled_cases
-from lib.saving import save_label, save_shown
-from lib.studies import StudiesDatastore
-from server import ROOT
+from baps.imaging.volume import Volume
+from baps.io import read_label_map, write_nifti
+from baps.server.datastores.folder import StudiesDatastore
+from baps.server.labels.save_labels import save_label, save_shown
+from baps.server.training_cases import labelled_cases
+from baps.utils.context_collector import notes
+from demo.server import ROOT
 
 LABELS = {"liver": 1, "spleen": 2, "kidney": 3}
 SHAPE = (24, 24, 10)
@@ -180,7 +180,7 @@ def test_the_command_confirms(place: Place) -> None:
     place.save("ben", liver=_block(15), spleen=_block(0))
 
     def baps(*words: str) -> str:
-        program = "from baps.command_line import main; main()"
+        program = "from baps.cli import main; main()"
         command = [sys.executable, "-c", program, "labels", *words]
         given = {"cwd": ROOT / "apps" / "baps_app", "env": {**os.environ, "COLUMNS": "300"}}
         done = subprocess.run(command, capture_output=True, text=True, check=False, **given)

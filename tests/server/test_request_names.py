@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from baps.errors import InputError
-from web.names import json_object, printable
+from baps.server.request_names import json_object, printable
 
 
 @pytest.mark.parametrize(

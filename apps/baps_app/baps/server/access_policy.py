@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qs
 
-from baps.roles import Role
+from baps.site.roles import Role
 
 ANNOTATOR, TRAINER, ADMIN = Role
 

@@ -17,12 +17,12 @@ from fastapi import Form, HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
 
 from baps.errors import BapsError
-from web.asking import Asker, asked
-from web.guard import address_of
-from web.openid import OpenId
-from web.pages import has_pacs, page
-from web.root_path import root_path
-from web.signing_in import Cookie, SigningIn, cookie_of, cookies_count
+from baps.server.auth.authenticator import Cookie, SigningIn, cookie_of, cookies_count
+from baps.server.auth.guard import address_of
+from baps.server.auth.openid import OpenId
+from baps.server.middleware.root_path import root_path
+from baps.server.request_context import Asker, asked
+from baps.server.routes.pages import has_pacs, page
 
 _WAY_SECONDS = 600
 _LONGEST_TARGET = 1500
@@ -76,7 +76,7 @@ class Login:
     def is_valid(self, request: Request) -> dict[str, Any]:
         """Whose the token is that came with the request."""
         asker = asked(request).asker
-        assert asker is not None  # noqa: S101 (the guard lets nobody else through)
+        assert asker is not None
         return {"username": asker.name or "local", "email": None, "name": asker.name, "roles": [asker.role.value]}
 
     # The browser's.

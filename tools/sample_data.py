@@ -1,7 +1,7 @@
 """Make the sample data: phantom volumes of an abdomen, CT-like and MR-like, with labels, and one DICOM series.
 
-``python sample-data/generate.py`` writes ``ct/``, ``mr/`` and ``dicom/`` beside this file. Nothing in them comes from a
-patient. What is modelled, so that the phantoms are hard in the way real images are:
+``python -m tools.sample_data`` writes ``ct/``, ``mr/`` and ``dicom/`` into ``sample-data/``. Nothing in them comes from
+a patient. What is modelled, so that the phantoms are hard in the way real images are:
 
 * anatomy: a body with fat, bowel, muscle, spine, ribs, lungs' bases, liver, spleen, kidneys, stomach and aorta, mostly
   warped ellipsoids, different for every patient;
@@ -23,10 +23,10 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from scipy import ndimage
 
-from baps.formats import write_nifti
-from baps.volume import Volume
+from baps.imaging.volume import Volume
+from baps.io import write_nifti
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parents[1] / "sample-data"
 SHAPE = (128, 128, 24)
 SPACING = (2.8, 2.8, 6.0)
 LABELS = {"liver": 1, "spleen": 2, "kidneys": 3, "stomach": 4, "aorta": 5}

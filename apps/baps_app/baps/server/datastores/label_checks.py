@@ -14,8 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from baps.errors import BapsError, InputError
-from baps.label_map import LabelMap
-from baps.replacing import replacing
+from baps.imaging.label_map import LabelMap
+from baps.utils.atomic_write import replacing
 
 FILE = ".label-checks.json"
 

@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import lib.studies
-from baps.formats import read_volume, write_nifti
-from baps.label_map import LabelMap
-from baps.volume import Volume
-from lib import label_checks
-from lib.label_checks import LabelChecks
-from lib.labelled import labelled_cases
-from lib.saving import save_label
-from lib.studies import StudiesDatastore
-from sites import SAMPLES
+import baps.server.datastores.folder
+from baps.imaging.label_map import LabelMap
+from baps.imaging.volume import Volume
+from baps.io import read_volume, write_nifti
+from baps.server.datastores import label_checks
+from baps.server.datastores.folder import StudiesDatastore
+from baps.server.datastores.label_checks import LabelChecks
+from baps.server.labels.save_labels import save_label
+from baps.server.training_cases import labelled_cases
+from tests.support.sites import SAMPLES
 
 SITE = {"liver": 1, "spleen": 2}
 CASES = ("ct_01", "ct_02", "ct_03")
@@ -42,13 +42,13 @@ def _open(studies: Path, read_only: bool = False) -> StudiesDatastore:
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the labels that are read."""
     names: list[str] = []
-    reader = lib.studies.read_label_map
+    reader = baps.server.datastores.folder.read_label_map
 
     def noting(path: Path, *given: object) -> object:
         names.append(path.name)
         return reader(path, *given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(lib.studies, "read_label_map", noting)
+    monkeypatch.setattr(baps.server.datastores.folder, "read_label_map", noting)
     return names
 
 
