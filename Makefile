@@ -89,8 +89,13 @@ bench-trust: .venv/installed
 bench-archive: .venv/installed
 	@$(PY) -m benchmarks.performance.archive
 
+# Layers whose public functions have complete docstrings.
+DOCUMENTED := $(addprefix apps/baps_app/baps/,utils)
+
 lint: .venv/installed
-	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy && .venv/bin/lint-imports
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy && .venv/bin/lint-imports && \
+	.venv/bin/pydoclint -q $(DOCUMENTED) && \
+	$(PY) -m ruff check --preview --select D,DOC501 --ignore D105,D107 $(DOCUMENTED)
 
 .venv-tools/installed: deploy/tools.txt | .venv/installed
 	@$(PY) -m venv .venv-tools && .venv-tools/bin/python -m pip install -q --disable-pip-version-check -r deploy/tools.txt

@@ -116,7 +116,7 @@ class Segmenter:
             volume = read_volume(path)
             return volume, choose_window(volume)
 
-        return self._cache.get(("volume", identity), read)[0]
+        return self._cache.get_or_compute(("volume", identity), read)[0]
 
     def segment(
         self,
@@ -231,7 +231,7 @@ class Segmenter:
         if served is None:
             return None, None, None
         made = (*served, _identity(self.store.file(*served)))
-        return served, made, self._cache.get(("adapter", made), lambda: self.store.load(*served).adapter)[0]
+        return served, made, self._cache.get_or_compute(("adapter", made), lambda: self.store.load(*served).adapter)[0]
 
     def _show(self, path: Path, plane: Plane, label: str, adapted: bool, window: Window | None) -> _Shown:
         identity = _identity(path)  # Once: the file may be replaced meanwhile.
@@ -240,7 +240,7 @@ class Segmenter:
         window = window or own_window
         canvas = Canvas.fit(volume, plane, self.black_box.capabilities.input_side)
         place = (identity, plane, window)
-        pixels, _ = self._cache.get(("canvas", *place), lambda: canvas_image(volume, plane, canvas, window))
+        pixels, _ = self._cache.get_or_compute(("canvas", *place), lambda: canvas_image(volume, plane, canvas, window))
         adapted = adapted and plane.axis == SLICE_AXIS
         served, made, adapter = self._adapter(label) if adapted else (None, None, None)
         return _Shown(volume, window, canvas, pixels, served, adapter, ("encoding", *place), made)
@@ -250,7 +250,7 @@ class Segmenter:
 
         def keep(seen: Hashable, encode: Callable[[], Encoding]) -> Encoding:
             through = (shown.made, one is shown.adapter) if one else None  # The model as it is: one for all labels.
-            encoding, there = self._cache.get((*shown.key, through, seen), encode)
+            encoding, there = self._cache.get_or_compute((*shown.key, through, seen), encode)
             kept.append(there)
             return encoding
 

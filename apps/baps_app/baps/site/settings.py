@@ -17,7 +17,7 @@ from baps.blackbox import BLACK_BOXES, RemoteSettings
 from baps.errors import InputError
 from baps.site.openid_settings import read_openid
 from baps.site.users import Users
-from baps.utils.limits import MOST_MB
+from baps.utils.limits import DEFAULT_MAX_VOLUME_MB
 
 DEFAULT_ADAPTERS = Path(__file__).resolve().parents[2] / "model" / "adapters"
 
@@ -134,7 +134,7 @@ class Settings:
     audit_max_mb: int = 100
     audit_keep: int = 0
     most_upload_mb: int = 4096
-    most_volume_mb: int = MOST_MB
+    most_volume_mb: int = DEFAULT_MAX_VOLUME_MB
     allow_unprotected: bool = False
 
     @property
