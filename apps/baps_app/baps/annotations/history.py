@@ -260,7 +260,7 @@ class LabelHistory:
         source = self.image_file(image)
         as_it_was = "The label was not restored; the one that is served is as it was."
         try:
-            marked = read_label_map(version.file, read_volume(source), source).marked().any()
+            marked = read_label_map(version.file, read_volume(source), source).foreground().any()
         except InputError as error:
             raise InputError(f"{error} {as_it_was}") from error
         if not marked:

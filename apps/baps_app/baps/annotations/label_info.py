@@ -252,7 +252,7 @@ def covered_slices(
     Raises:
         InputError: if that is more than can be kept.
     """
-    covers, marked = {}, found.slices()
+    covers, marked = {}, found.slices_by_value()
     for name, value in values.items():
         if info.slices is not None:
             covers[name] = sorted(set(info.slices))

@@ -151,7 +151,7 @@ class Segmenter:
         with self.looking_ahead.answering():
             begun = time.perf_counter()
             shown = show(plane)
-            drawn = prompt.mapped(shown.canvas.place)
+            drawn = prompt.mapped(shown.canvas.to_canvas)
             kept: list[bool] = []
 
             def ask(one: Adapter | None) -> NDArray[np.float32]:
@@ -205,7 +205,7 @@ class Segmenter:
             return adapter.change(pixels(index)[None], [Prompt(((0.0, 0.0),))])[0] if adapter else pixels(index)
 
         drawn = {index: canvas.draw(mask) > 0.5 for index, mask in masks.items()}
-        placed = {index: tuple(map(canvas.place, points)) for index, points in (background or {}).items()}
+        placed = {index: tuple(map(canvas.to_canvas, points)) for index, points in (background or {}).items()}
         carried = self.black_box.carry(seen, drawn, start, end, placed)
         while True:
             with self.looking_ahead.answering():
@@ -236,7 +236,7 @@ class Segmenter:
     def _show(self, path: Path, plane: Plane, label: str, adapted: bool, window: Window | None) -> _Shown:
         identity = _identity(path)  # Once: the file may be replaced meanwhile.
         volume, own_window = self._volume(path, identity)
-        check_size(f"A slice of {path.name}", plane.of(volume.voxels).shape[:2], _PIXEL_BYTES)
+        check_size(f"A slice of {path.name}", plane.extract(volume.voxels).shape[:2], _PIXEL_BYTES)
         window = window or own_window
         canvas = Canvas.fit(volume, plane, self.black_box.capabilities.input_side)
         place = (identity, plane, window)
@@ -263,7 +263,7 @@ class Segmenter:
             shown = show(Plane(plane.axis, index))
             keep = self._keep(shown, shown.adapter, [])
             encode_cached(
-                self.black_box, shown.adapter, shown.pixels, prompt.mapped(shown.canvas.place), keep, ahead=True
+                self.black_box, shown.adapter, shown.pixels, prompt.mapped(shown.canvas.to_canvas), keep, ahead=True
             )
 
         near = [plane.index + step for far in range(1, self._ahead + 1) for step in (far, -far)]
