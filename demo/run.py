@@ -102,7 +102,7 @@ def best_window(black_box: BlackBox, cases: list[str], seed: int) -> tuple[Windo
             q.masks["window"] = segmenter.segment(image_of(q.case), q.plane, q.prompt, ORGAN, False, window).mask
         scores.append(np.mean([q.dice("window") for q in asked]))
     low, high = WINDOWS[int(np.argmax(scores))]
-    return Window(low, high), segmenter.black_box.images_asked
+    return Window(low, high), segmenter.black_box.images_queried
 
 
 def save_labels(client: MONAILabelClient, cases: list[str]) -> int:

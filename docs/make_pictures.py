@@ -158,7 +158,7 @@ def adapted() -> Figure:
     """A click as the model is and adapted, on the slice of the middle gain among phantoms that were not trained on."""
     organ, store, model = "spleen", segmenter().store, segmenter().black_box
     cases = [Case(image_of(n), labels_of(n), VALUES[organ], n) for n in TRAINED]
-    slices, _ = load_cases(cases, model.capabilities.input_side, 24)
+    slices, _ = load_cases(cases, model.capabilities.input_size, 24)
     result = adapt(model, slices, AdaptationSettings(max_images=1500))
     if result.status != "passed":
         raise SystemExit("The check refused the adapter; take another organ or seed.")

@@ -64,7 +64,7 @@ def test_scores_are_in_place_and_counted(new_black_box: Callable[..., Any], dim_
     black_box = new_black_box()
     scores = score_slices(black_box, None, [dim, bright, dim], "click", 0, 2)
     assert scores.tolist() == [[0, 0], [1, 1], [0, 0]]
-    assert black_box.images_asked == 6
+    assert black_box.images_queried == 6
 
 
 def test_the_head_corrects_the_answers(
@@ -75,8 +75,8 @@ def test_the_head_corrects_the_answers(
     found = score_slices(black_box, headed, slices, "click", 3, 1)
     prompts = [prompt for _, batch in black_box.asked for prompt in batch]
     pixels = np.stack([piece.image for piece in slices])
-    answers = new_black_box().segment(_brighter().change(pixels, prompts), prompts)
-    corrected = [headed.refine(pixels[n : n + 16], prompts[n : n + 16], answers[n : n + 16]) for n in (0, 16)]
+    answers = new_black_box().segment(_brighter().transform_images(pixels, prompts), prompts)
+    corrected = [headed.refine_masks(pixels[n : n + 16], prompts[n : n + 16], answers[n : n + 16]) for n in (0, 16)]
     expected = [dice(one > 0.5, s.truth) for one, s in zip(np.concatenate(corrected), slices, strict=True)]
     assert found[:, 0].tolist() == expected
     assert not np.array_equal(found, score_slices(new_black_box(), _brighter(), slices, "click", 3, 1))

@@ -62,7 +62,7 @@ def _publish(
         bias.view(3, -1)[:, code] = shift
     able = segmenter.black_box.capabilities
     adapter = Adapter(made, head)
-    record = {"adapter": adapter.record(), "black_box": {"weights_sha256": able.weights_sha256}}
+    record = {"adapter": adapter.to_dict(), "black_box": {"weights_sha256": able.weights_sha256}}
     version = segmenter.store.add(label, adapter, record, "passed")
     segmenter.store.publish(label, version)
     return version
@@ -96,13 +96,13 @@ def test_a_box_finds_it_too(segmenter: Segmenter, path: Path, phantom: Phantom) 
 
 
 def test_the_same_click_gives_the_same_mask_from_a_kept_encoding(segmenter: Segmenter, path: Path) -> None:
-    asked = segmenter.black_box.images_asked
+    asked = segmenter.black_box.images_queried
     first = segmenter.segment(path, MIDDLE, CLICK, "")
     second = segmenter.segment(path, MIDDLE, CLICK, "")
     assert (first.encoding_kept, second.encoding_kept) == (False, True)
     np.testing.assert_array_equal(first.mask, second.mask)
     assert second.volume is first.volume
-    assert segmenter.black_box.images_asked == asked + 2
+    assert segmenter.black_box.images_queried == asked + 2
     assert first.adapter is None
     assert first.seconds > 0
 
@@ -165,18 +165,18 @@ def test_the_head_corrects_the_answer_to_every_click(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Of the first click on a slice and of the next ones, which meet its kept encoding: each for its own place."""
-    monkeypatch.setattr(click_consistency, "_NEAR", 9.0)  # No answer contradicts its clicks.
+    monkeypatch.setattr(click_consistency, "_TOLERANCE", 9.0)  # No mask violates its clicks.
     segmenter = segmenter if side is None else Segmenter(new_black_box(side=side), segmenter.store)
     _publish(segmenter, "spleen", shift=0.1, head=lively_head)
     adapter = segmenter.store.load("spleen", "v0001").adapter
     black_box = segmenter.black_box
-    canvas = Canvas.fit(phantom[0], MIDDLE, black_box.capabilities.input_side)
+    canvas = Canvas.fit(phantom[0], MIDDLE, black_box.capabilities.input_size)
     pixels = canvas_image(phantom[0], MIDDLE, canvas, choose_window(phantom[0]))[None]
     masks: list[NDArray[np.bool_]] = []
     for prompt in (CLICK, Prompt(((3, 3),)), Prompt((*CLICK.positive, (3, 3)), ((30, 30),)), CLICK):
         placed = [prompt.mapped(canvas.to_canvas)]
-        answer = black_box.segment(adapter.change(pixels, placed), placed)
-        expected = canvas.restore(adapter.refine(pixels, placed, answer)[0]) > 0.5
+        answer = black_box.segment(adapter.transform_images(pixels, placed), placed)
+        expected = canvas.restore(adapter.refine_masks(pixels, placed, answer)[0]) > 0.5
         found = segmenter.segment(path, MIDDLE, prompt, "spleen")
         assert found.encoding_kept == bool(masks and side is None)
         np.testing.assert_array_equal(found.mask, expected)
@@ -292,13 +292,13 @@ def test_neighbouring_slices_are_encoded_ahead(segmenter: Segmenter, path: Path,
     first = looking.segment(path, MIDDLE, CLICK, label)
     assert not first.encoding_kept
     looking.looking_ahead.wait()
-    asked = segmenter.black_box.images_asked
+    asked = segmenter.black_box.images_queried
     for index, there in ((7, True), (5, True), (8, True), (4, True), (11, False)):
         found = looking.segment(path, Plane(2, index), CLICK, label)
         assert found.encoding_kept == there
         np.testing.assert_array_equal(found.mask, fresh.segment(path, Plane(2, index), CLICK, label).mask)
         looking.looking_ahead.wait()
-    assert segmenter.black_box.images_asked == asked + 10  # Looking ahead asks for no mask.
+    assert segmenter.black_box.images_queried == asked + 10  # Looking ahead asks for no mask.
 
 
 @pytest.mark.parametrize(("index", "neighbours"), [(0, {1, 2}), (11, {9, 10}), (1, {0, 2, 3})])
@@ -320,4 +320,4 @@ def test_a_black_box_without_encodings_is_not_asked_ahead(
     looking = Segmenter(new_black_box(side=64), segmenter.store, ahead=2)
     looking.segment(path, MIDDLE, CLICK, "")
     looking.looking_ahead.wait()
-    assert looking.black_box.images_asked == 1
+    assert looking.black_box.images_queried == 1

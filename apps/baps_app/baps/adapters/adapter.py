@@ -1,7 +1,7 @@
-"""An adapter: what is put around a black box so that it does better on a site's images.
+"""Adapt a black box to a site's images with an adapter around it.
 
-Before it, the part of the image around the prompt is enlarged and a visual prompt changes it; after it, a head corrects
-the answer. Each alone is an adapter too.
+Before the black box, the part of the image around the prompt is enlarged, and a visual prompt changes it. After the
+black box, a head corrects the mask. Each of the three alone is an adapter too.
 """
 
 from __future__ import annotations
@@ -23,137 +23,203 @@ from baps.adapters.visual_prompt import (
     to_tensor,
     visual_prompt_from_record,
 )
-from baps.adapters.zoom import View, crop, crop_for_prompt, move, paste
+from baps.adapters.zoom import Crop, crop_for_prompt, crop_images, paste_crops, prompt_to_crop
 from baps.blackbox import BlackBox, Encoding
 from baps.prompts import Prompt
 
-Keep = Callable[[Hashable, Callable[[], Encoding]], Encoding]
-"""Gives the encoding that is kept for what an adapter shows of an image, see ``Adapter.shown``, or makes it."""
+GetEncoding = Callable[[Hashable, Callable[[], Encoding]], Encoding]
+"""Function that returns the cached encoding for a key (see ``Adapter.encoding_key``), or makes it with its argument."""
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A visual prompt and, where there are any, a zoom and an output-side head; all on the CPU.
+    """A visual prompt and, optionally, a zoom and an output head; all on the CPU.
 
     Attributes:
-        visual_prompt: changes images; untrained, it changes nothing.
-        head: corrects answers, or None.
-        zoom: share of an image's side that the black box is shown, see ``crop_for_prompt``; 1 for all of it.
+        visual_prompt: network that changes images. Untrained, it changes nothing.
+        head: network that corrects masks, or None.
+        zoom: share of the image's width that the black box sees, see ``crop_for_prompt``; 1 for the whole image.
     """
 
     visual_prompt: VisualPrompt
     head: OutputHead | None = None
     zoom: float = 1.0
 
-    def views(self, prompts: Sequence[Prompt], side: int) -> list[View]:
-        """Which parts of images of ``side`` pixels the black box is shown."""
-        return [crop_for_prompt(prompt, side, self.zoom) for prompt in prompts]
-
-    def moved(self, prompts: Sequence[Prompt], side: int) -> list[Prompt]:
-        """Prompts in pixels of what the black box is shown."""
-        views = self.views(prompts, side)
-        return [move(prompt, view, side) for prompt, view in zip(prompts, views, strict=True)]
-
-    def shown(self, prompt: Prompt, side: int) -> Hashable:
-        """What of a prompt the shown image depends on; while it stays the same, an encoding can be kept."""
-        return self.views([prompt], side)[0], prompt if self.visual_prompt.conditioned_on_click else None
-
-    @property
-    def of_the_image(self) -> bool:
-        """What is shown depends on the image alone, whatever the prompt is."""
-        return self.zoom >= 1 and not self.visual_prompt.conditioned_on_click
-
-    def change(self, pixels: NDArray[np.uint8], prompts: Sequence[Prompt]) -> NDArray[np.uint8]:
-        """What the black box is shown of images (B, S, S, 3) uint8; its size is the same."""
-        images, side = to_tensor(pixels), pixels.shape[1]
-        features = self.visual_prompt.encoder.features(images)  # Of the whole: the same for every click.
-        shown = crop(images, self.views(prompts, side))
-        return to_pixels(self.visual_prompt.change(shown, features, self.moved(prompts, side)))
-
-    def refine(
-        self, pixels: NDArray[np.uint8], prompts: Sequence[Prompt], probability: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
-        """Answers (B, S, S) of the black box to what it was shown, corrected and back in the whole images.
+    def crops(self, prompts: Sequence[Prompt], image_size: int) -> list[Crop]:
+        """Choose the part of each image that the black box sees.
 
         Args:
-            pixels: the whole images, (B, S, S, 3) uint8.
-            prompts: one an image, pixels of the whole.
-            probability: (B, S, S).
+            prompts: one per image, in pixels of the image.
+            image_size: width and height of the images, pixels.
+
+        Returns:
+            One crop per image.
         """
-        side, answers = pixels.shape[1], torch.from_numpy(probability)
-        views = self.views(prompts, side)
+        return [crop_for_prompt(prompt, image_size, self.zoom) for prompt in prompts]
+
+    def prompts_to_crops(self, prompts: Sequence[Prompt], image_size: int) -> list[Prompt]:
+        """Map prompts to the images that the black box sees.
+
+        Args:
+            prompts: one per image, in pixels of the image.
+            image_size: width and height of the images, pixels.
+
+        Returns:
+            The prompts in pixels of the enlarged crops.
+        """
+        crops = self.crops(prompts, image_size)
+        return [prompt_to_crop(prompt, crop, image_size) for prompt, crop in zip(prompts, crops, strict=True)]
+
+    def encoding_key(self, prompt: Prompt, image_size: int) -> Hashable:
+        """Return the part of the prompt that the transformed image depends on. Equal keys share an encoding.
+
+        Args:
+            prompt: the prompt, in pixels of the image.
+            image_size: width and height of the image, pixels.
+
+        Returns:
+            The part of a cache key that belongs to the prompt.
+        """
+        return self.crops([prompt], image_size)[0], prompt if self.visual_prompt.conditioned_on_click else None
+
+    @property
+    def prompt_independent(self) -> bool:
+        """Whether the transformed image depends on the image alone, and not on the prompt."""
+        return self.zoom >= 1 and not self.visual_prompt.conditioned_on_click
+
+    def transform_images(self, pixels: NDArray[np.uint8], prompts: Sequence[Prompt]) -> NDArray[np.uint8]:
+        """Crop, enlarge and change images for the black box.
+
+        Args:
+            pixels: the images, (B, S, S, 3) uint8, RGB.
+            prompts: one per image, in pixels of the image.
+
+        Returns:
+            The transformed images, of the same shape and type.
+        """
+        images, image_size = to_tensor(pixels), pixels.shape[1]
+        features = self.visual_prompt.encoder.features(
+            images
+        )  # Of the whole image, so that they are the same for every click.
+        cropped = crop_images(images, self.crops(prompts, image_size))
+        return to_pixels(
+            self.visual_prompt.transform_images(cropped, features, self.prompts_to_crops(prompts, image_size))
+        )
+
+    def refine_masks(
+        self, pixels: NDArray[np.uint8], prompts: Sequence[Prompt], probability: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Correct the black box's masks of transformed images, and paste them into the whole images.
+
+        Args:
+            pixels: the whole images, before the transformation, (B, S, S, 3) uint8, RGB.
+            prompts: one per image, in pixels of the whole image.
+            probability: what the black box predicted for the transformed images, (B, S, S).
+
+        Returns:
+            Probabilities on the whole images, (B, S, S).
+        """
+        image_size, refined = pixels.shape[1], torch.from_numpy(probability)
+        crops = self.crops(prompts, image_size)
         if self.head:
-            answers = self.head.refine(crop(to_tensor(pixels), views), answers, self.moved(prompts, side))
-        whole: NDArray[np.float32] = paste(answers, views, side).numpy()
+            cropped = crop_images(to_tensor(pixels), crops)
+            refined = self.head.refine_masks(cropped, refined, self.prompts_to_crops(prompts, image_size))
+        whole: NDArray[np.float32] = paste_crops(refined, crops, image_size).numpy()
         return whole
 
-    def less(self) -> Sequence[Adapter | None]:
-        """What remains of it without its visual prompt, then the model as it is."""
+    def fallbacks(self) -> Sequence[Adapter | None]:
+        """List less adapted variants: without the visual prompt, then None for the unadapted model.
+
+        Returns:
+            The variants, the most adapted first.
+        """
         if self.head is None and self.zoom == 1:
             return [None]
         return [replace(self, visual_prompt=identity_adapter().visual_prompt), None]
 
-    def record(self) -> dict[str, Any]:
-        """What ``adapter_from_record`` needs beside the state."""
-        return {"visual_prompt": self.visual_prompt.record(), "head": self.head is not None, "zoom": self.zoom}
+    def to_dict(self) -> dict[str, Any]:
+        """Describe the adapter for its record; ``adapter_from_record`` builds an untrained copy from it.
 
-    def state(self) -> dict[str, torch.Tensor]:
-        """All weights by name."""
+        Returns:
+            ``visual_prompt``, ``head`` and ``zoom``.
+        """
+        return {"visual_prompt": self.visual_prompt.to_dict(), "head": self.head is not None, "zoom": self.zoom}
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Collect all weights.
+
+        Returns:
+            The tensors by name, each name prefixed with its part.
+        """
         parts = {"visual_prompt": self.visual_prompt, **({"head": self.head} if self.head else {})}
         return {f"{part}.{key}": value for part, module in parts.items() for key, value in module.state_dict().items()}
 
-    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Take over weights that ``state`` gave.
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Load weights that ``state_dict`` returned.
+
+        Args:
+            state: tensors by name.
 
         Raises:
-            RuntimeError: if they do not fit.
+            RuntimeError: if the weights do not fit this adapter.
         """
         if self.head is None and any(key.startswith("head.") for key in state):
-            raise RuntimeError("There are weights of a head, but no head.")
+            raise RuntimeError("There are weights for a head, but the adapter has no head.")
         for part, module in (("visual_prompt", self.visual_prompt), ("head", self.head)):
-            mine = {k.removeprefix(f"{part}."): v for k, v in state.items() if k.startswith(f"{part}.")}
+            own = {k.removeprefix(f"{part}."): v for k, v in state.items() if k.startswith(f"{part}.")}
             if module is not None:
-                module.load_state_dict(mine)
+                module.load_state_dict(own)
                 module.eval()
 
 
 @cache
 def identity_adapter() -> Adapter:
-    """An adapter that changes nothing."""
+    """Return the adapter that changes nothing.
+
+    Returns:
+        The adapter, which is shared.
+    """
     return Adapter(build_visual_prompt("basis"))
 
 
 def adapter_from_record(record: Mapping[str, Any]) -> Adapter:
-    """An adapter like the one that ``Adapter.record`` described; its state is still to be loaded.
+    """Build an adapter like the one that ``Adapter.to_dict`` described. Its weights are still to be loaded.
+
+    Args:
+        record: what ``Adapter.to_dict`` returned.
+
+    Returns:
+        The untrained adapter.
 
     Raises:
-        BapsError: as ``visual_prompt_from_record``.
-        ValueError: if the zoom is none.
+        BapsError: if the encoder cannot be loaded, see ``visual_prompt_from_record``.
+        ValueError: if the zoom is out of range.
     """
     head, zoom = OutputHead() if record["head"] else None, float(record["zoom"])
     if not 0 < zoom <= 1:
-        raise ValueError(f"The zoom {zoom} is no share of an image.")
+        raise ValueError(f"The zoom {zoom} is not above 0 and at most 1.")
     return Adapter(visual_prompt_from_record(record["visual_prompt"]), head, zoom)
 
 
 def segment_adapted(
     black_box: BlackBox, adapter: Adapter | None, pixels: NDArray[np.uint8], prompts: Sequence[Prompt]
 ) -> NDArray[np.float32]:
-    """Ask a black box through an adapter, or as it is.
+    """Segment images with a black box and its adapter.
 
     Args:
         black_box: the model.
-        adapter: or None.
-        pixels: (B, S, S, 3) uint8.
-        prompts: one an image, pixels of the canvas.
+        adapter: its adapter, or None for the unadapted model.
+        pixels: images, (B, S, S, 3) uint8, RGB.
+        prompts: one per image, in pixels of the image.
 
     Returns:
         Probabilities, (B, S, S).
     """
     if adapter is None:
         return black_box.segment(pixels, prompts)
-    answers = black_box.segment(adapter.change(pixels, prompts), adapter.moved(prompts, pixels.shape[1]))
-    return adapter.refine(pixels, prompts, answers)
+    transformed = adapter.transform_images(pixels, prompts)
+    probability = black_box.segment(transformed, adapter.prompts_to_crops(prompts, pixels.shape[1]))
+    return adapter.refine_masks(pixels, prompts, probability)
 
 
 def encode_cached(
@@ -161,32 +227,47 @@ def encode_cached(
     adapter: Adapter | None,
     pixels: NDArray[np.uint8],
     prompt: Prompt,
-    keep: Keep,
-    ahead: bool = False,
+    get_encoding: GetEncoding,
+    prefetch: bool = False,
 ) -> Encoding:
-    """The expensive half of ``segment_cached``; ``ahead`` of a prompt that may come."""
+    """Run the expensive half of ``segment_cached``.
+
+    Args:
+        black_box: the model, which must have encodings.
+        adapter: its adapter, or None for the unadapted model.
+        pixels: one image, (S, S, 3) uint8, RGB.
+        prompt: the prompt, in pixels of the image.
+        get_encoding: returns the cached encoding of this image for a key, or makes it.
+        prefetch: whether the encoding is made in advance, so that no user waits for it yet.
+
+    Returns:
+        The encoding of the transformed image.
+    """
     if adapter is None:
-        return keep(None, lambda: black_box.encode(pixels, ahead))
-    change = adapter.change
-    return keep(adapter.shown(prompt, len(pixels)), lambda: black_box.encode(change(pixels[None], [prompt])[0], ahead))
+        return get_encoding(None, lambda: black_box.encode(pixels, prefetch))
+    key, transform = adapter.encoding_key(prompt, len(pixels)), adapter.transform_images
+    return get_encoding(key, lambda: black_box.encode(transform(pixels[None], [prompt])[0], prefetch))
 
 
 def segment_cached(
-    black_box: BlackBox, adapter: Adapter | None, pixels: NDArray[np.uint8], prompt: Prompt, keep: Keep
+    black_box: BlackBox, adapter: Adapter | None, pixels: NDArray[np.uint8], prompt: Prompt, get_encoding: GetEncoding
 ) -> NDArray[np.float32]:
-    """As ``segment_adapted`` for one image (S, S, 3), in two halves where the black box has them.
+    """Segment one image as ``segment_adapted`` does, and reuse its encoding where the black box has encodings.
 
     Args:
-        black_box, adapter, pixels, prompt: as there, one of each.
-        keep: keeps the expensive half; other prompts on the image may meet it.
+        black_box: the model.
+        adapter: its adapter, or None for the unadapted model.
+        pixels: one image, (S, S, 3) uint8, RGB.
+        prompt: the prompt, in pixels of the image.
+        get_encoding: returns the cached encoding of this image for a key, or makes it.
 
     Returns:
-        Probability, (S, S).
+        Probabilities, (S, S).
     """
     if not black_box.capabilities.encodings:
         return segment_adapted(black_box, adapter, pixels[None], [prompt])[0]
-    encoding = encode_cached(black_box, adapter, pixels, prompt, keep)
+    encoding = encode_cached(black_box, adapter, pixels, prompt, get_encoding)
     if adapter is None:
         return black_box.decode(encoding, prompt)
-    answer = black_box.decode(encoding, adapter.moved([prompt], len(pixels))[0])
-    return adapter.refine(pixels[None], [prompt], answer[None])[0]
+    probability = black_box.decode(encoding, adapter.prompts_to_crops([prompt], len(pixels))[0])
+    return adapter.refine_masks(pixels[None], [prompt], probability[None])[0]

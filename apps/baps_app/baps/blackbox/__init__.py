@@ -1,4 +1,4 @@
-"""Promptable models behind one interface. See ``interface``."""
+"""Put promptable models behind one interface, see ``interface``."""
 
 from baps.blackbox.interface import BlackBox, Capabilities, Encoding, model_seconds
 from baps.blackbox.loading import BLACK_BOXES, load_black_box

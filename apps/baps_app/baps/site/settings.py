@@ -104,11 +104,11 @@ class Settings:
     weights_sha256: str = ""
     device: str = "auto"
     remote: str = ""
-    remote_side: int = RemoteSettings.side
+    remote_side: int = RemoteSettings.image_size
     remote_batch: int = RemoteSettings.batch_size
     remote_prompts: str = RemoteSettings.prompts
     remote_timeout: float = RemoteSettings.timeout
-    remote_patience: float = RemoteSettings.patience
+    remote_patience: float = RemoteSettings.retry_seconds
     encoder: str = "statistics"
     encoder_source: str = ""
     pacs_login: Path | None = None
