@@ -1,7 +1,7 @@
 """Does adaptation help on real images, which way best, and at how many images? By domain, arm and seed.
 
 ``make bench-adapt`` runs every cell (domain, arm, seed) that has no file yet in ``benchmarks/runs/adapt``, prints
-tables and writes ``benchmarks/results/adapt.json``, the tables in ``docs/results.md`` and the figure beside it. Each
+tables and writes ``benchmarks/results/adapt.json``, the tables in ``docs/results/adaptation.md`` and the figure beside it. Each
 arm learns from the training and validation patients (it holds some of them back itself) and is measured on the test
 patients, by one click, with five sets of clicks. ``make bench-adapt QUICK=1`` is a form of ten minutes at most.
 """
@@ -154,7 +154,7 @@ def main(
     / "adapt",
     out: Annotated[Path, typer.Option(help="The JSON of all.")] = HERE / "results" / "adapt.json",
     report_only: Annotated[bool, typer.Option(help="Run nothing; say what the files that are there say.")] = False,
-    publish: Annotated[bool, typer.Option(help="Write the tables into docs/results.md and the README.")] = False,
+    publish: Annotated[bool, typer.Option(help="Write the tables into docs/results/adaptation.md and the README.")] = False,
     figure: Annotated[Path, typer.Option(help="Dice against images.")] = HERE.parent
     / "docs"
     / "pictures"
@@ -192,7 +192,7 @@ def main(
     out.write_text(json.dumps({"summary": summary, "runs": done}, indent=1))
     draw(done, figure)
     if publish:
-        write_between_marks(all_tables(summary), HERE.parent / "docs" / "results.md", "bench-adapt")
+        write_between_marks(all_tables(summary), HERE.parent / "docs" / "results" / "adaptation.md", "bench-adapt")
         write_between_marks(headline(summary), HERE.parent / "README.md", "bench-adapt")
     console.print(f"{out}, {figure}")
 

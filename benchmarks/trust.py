@@ -1,7 +1,7 @@
 """Can a site rely on the server? Load, a soak, odd input, kills, attacks and bombs, one after the other.
 
 ``make bench-trust`` runs all of it on the sample data in less than half an hour, prints the figures, and writes
-``benchmarks/results/trust.json``; ``--publish`` also puts them into docs/results.md. It fails if a figure that must be
+``benchmarks/results/trust.json``; ``--publish`` also puts them into docs/results/trust.md. It fails if a figure that must be
 0 is not. Run it with nothing else on the machine.
 
 * load: sixteen clients click on eight volumes while trainings run (``trust_load.py``).
@@ -129,7 +129,7 @@ def main(
     out: Annotated[Path, typer.Option(help="The JSON file; parts that do not run now stay as they are in it.")] = HERE
     / "results"
     / "trust.json",
-    publish: Annotated[bool, typer.Option(help="Put the figures into docs/results.md.")] = False,
+    publish: Annotated[bool, typer.Option(help="Put the figures into docs/results/trust.md.")] = False,
 ) -> None:
     """Run the parts, print the figures and write them."""
     from trust_attacks import try_attacks
@@ -168,7 +168,7 @@ def main(
         out.write_text(json.dumps(figures, indent=1))
     _print(figures)
     if publish:
-        write_between_marks(page_lines(figures), HERE.parent / "docs" / "results.md", "bench-trust")
+        write_between_marks(page_lines(figures), HERE.parent / "docs" / "results" / "trust.md", "bench-trust")
     if wrong := faults(figures):
         console.print("[bold red]" + "; ".join(wrong) + ".[/]")
         raise typer.Exit(1)
