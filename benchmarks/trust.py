@@ -191,7 +191,7 @@ def _rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [
         (name.replace("_", " "), f"{figures[name]:,}") for name in (*COUNTED, *MUST_BE_0) if figures[name] is not None
     ]
-    rows.append(("said faults (502, 503, 504, 507)", deliberate))
+    rows.append(("reported faults (502, 503, 504, 507)", deliberate))
     for name, row in figures["memory"].items():
         said = f"{row['server_middle_peak_mb']:,.0f} MB, then {row['server_last_peak_mb']:,.0f} MB"
         rows.append((f"peak memory of the server, {name}, second and last third", said))
