@@ -18,7 +18,7 @@ ROOT_PATH ?=
 unexport PYTHONPATH
 
 PY := .venv/bin/python
-SERVER_TESTS := tests/app tests/security tests/deploy tests/web tests/demo tests/benchmarks tests/sample_data
+SERVER_TESTS := tests/server tests/security tests/deploy tests/demo tests/benchmarks tests/stress tests/sample_data
 # torch comes first: sam2, which MONAI Label needs, asks for it while it is built. It has no GPU code that we use.
 PIP := SAM2_BUILD_CUDA=0 PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) -m pip install -c constraints.txt
 
@@ -44,7 +44,7 @@ help:
 	@echo "==> Installed."
 
 demo: .venv/installed
-	@$(PY) demo/run.py --seed $(SEED)
+	@$(PY) -m demo.run --seed $(SEED)
 
 # In two halves at once, one thread each: together they take two CPU cores some 45 minutes.
 test: .venv/installed
@@ -62,35 +62,35 @@ serve: .venv/installed
 	  --users "$(USERS)" --worklist "$(WORKLIST)" --config "$(CONFIG)" --root-path "$(ROOT_PATH)"
 
 pacs: .venv/installed
-	@exec $(PY) demo/pacs.py --port $(PORT) $(if $(OPEN),--open)
+	@exec $(PY) -m demo.pacs --port $(PORT) $(if $(OPEN),--open)
 
 # Needs the real images beside the repository, see benchmarks/real_data.py.
 bench-adapt: .venv/installed
-	@$(PY) benchmarks/adapt.py $(if $(QUICK),--quick,--publish)
-	@$(if $(QUICK),,$(PY) benchmarks/weeks.py)
+	@$(PY) -m benchmarks.adaptation.adapt $(if $(QUICK),--quick,--publish)
+	@$(if $(QUICK),,$(PY) -m benchmarks.adaptation.weeks)
 
 bench-clicks: .venv/installed
-	@$(PY) benchmarks/clicks.py
+	@$(PY) -m benchmarks.interactive.clicks
 
 bench-organs: .venv/installed
-	@$(PY) benchmarks/whole_organs.py
+	@$(PY) -m benchmarks.interactive.whole_organs
 
 bench-fseft: .venv/installed
-	@$(PY) benchmarks/few_shot.py $(if $(QUICK),--quick,--publish)
+	@$(PY) -m benchmarks.fewshot.few_shot $(if $(QUICK),--quick,--publish)
 
 bench-throughput: .venv/installed
-	@$(PY) benchmarks/throughput.py
+	@$(PY) -m benchmarks.performance.throughput
 
 # Half an hour; SOAK=60 soaks for an hour instead of three minutes.
 bench-trust: .venv/installed
-	@$(PY) benchmarks/trust.py --publish $(if $(SOAK),--soak $(SOAK))
+	@$(PY) -m stress.run --publish $(if $(SOAK),--soak $(SOAK))
 
 # A stand-in PACS of 100,000 series; ten minutes.
 bench-archive: .venv/installed
-	@$(PY) benchmarks/archive.py
+	@$(PY) -m benchmarks.performance.archive
 
 lint: .venv/installed
-	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy && .venv/bin/lint-imports
 
 .venv-tools/installed: deploy/tools.txt | .venv/installed
 	@$(PY) -m venv .venv-tools && .venv-tools/bin/python -m pip install -q --disable-pip-version-check -r deploy/tools.txt
@@ -107,7 +107,7 @@ sbom: .venv-tools/installed
 	@echo "==> build/sbom.json"
 
 sample-data: .venv/installed
-	@$(PY) sample-data/generate.py
+	@$(PY) -m tools.sample_data
 
 clean:
 	rm -rf .venv .venv-tools build demo-output

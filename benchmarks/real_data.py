@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from baps.adaptation.cases import Case, labelled_slices
-from baps.adaptation.slices import LabelledSlice
 from baps.errors import InputError
-from baps.formats import read_labels, read_volume
-from baps.geometry import Canvas, Plane
-from baps.intensity import choose_window
-from baps.slice_image import canvas_image
+from baps.evaluation.cases import Case, labelled_slices
+from baps.evaluation.slices import LabelledSlice
+from baps.imaging.canvas import Canvas, Plane
+from baps.imaging.slice_image import canvas_image
+from baps.imaging.windowing import choose_window
+from baps.io import read_labels, read_volume
 
 ROOT = Path(os.environ.get("BAPS_REAL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 

@@ -13,11 +13,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-import orthanc
 from baps.errors import BapsError, InputError
-from baps.serving_command import check_port, serving_command
-from baps.temporary import temporary_folder
-from server import ROOT, running
+from baps.site.server_command import check_port, serving_command
+from baps.utils.temporary_folder import temporary_folder
+from demo import orthanc
+from demo.server import ROOT, running
 
 _SAMPLES = ROOT / "sample-data" / "dicom"
 _OUT = ROOT / "demo-output" / "pacs"

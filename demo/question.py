@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from baps.blackbox import Prompt
-from baps.geometry import Plane
-from baps.metrics import dice
+from baps.imaging.canvas import Plane
+from baps.imaging.metrics import dice
+from baps.prompts import Prompt
 
 
 @dataclass

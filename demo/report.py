@@ -12,11 +12,11 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from baps.formats import read_volume
-from baps.intensity import choose_window
+from baps.imaging.windowing import choose_window
+from baps.io import read_volume
 
 if TYPE_CHECKING:
-    from question import Question
+    from demo.question import Question
 
 mpl.use("Agg")
 _HERE = Path(__file__).resolve().parent

@@ -25,16 +25,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from baps.blackbox import BlackBox, RemoteSettings, load_black_box
-from baps.formats import read_labels, read_volume, write_nifti
-from baps.geometry import Plane
-from baps.intensity import CT_WINDOW, Window
-from baps.segmenter import Segmenter
-from baps.simulated_prompts import draw_prompt
-from baps.store import AdapterStore
-from baps.volume import Volume
-from question import Question
-from report import write_report
-from server import ROOT, running_server
+from baps.imaging.canvas import Plane
+from baps.imaging.volume import Volume
+from baps.imaging.windowing import CT_WINDOW, Window
+from baps.inference.segmenter import Segmenter
+from baps.io import read_labels, read_volume, write_nifti
+from baps.prompts.simulated import draw_prompt
+from baps.registry.store import AdapterStore
+from demo.question import Question
+from demo.report import write_report
+from demo.server import ROOT, running_server
 
 SAMPLES = ROOT / "sample-data" / "ct"
 ORGAN, VALUE = "spleen", 2
@@ -156,7 +156,7 @@ def main(
     labelled, unseen = sorted(order[:LABELLED]), sorted(order[LABELLED:])
     asked = [q for case in unseen for q in questions_about(case, random, SLICES, CLICKS)]
 
-    console.print("[bold]1. Start the server[/] on the sample data (phantoms; see sample-data/generate.py)")
+    console.print("[bold]1. Start the server[/] on the sample data (phantoms; see tools/sample_data.py)")
     settings = {"labels": f"{ORGAN}=1", "adapters": str(out / "adapters")}
     settings |= {"black_box": "remote", "remote": remote} if remote else {}
     first: list[float] = []

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import requests
 
-from baps.serving_command import serving_command
+from baps.site.server_command import serving_command
 
 ROOT = Path(__file__).resolve().parents[1]
 _START_SECONDS = 180

@@ -20,16 +20,16 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyBboxPatch, Rectangle
 from numpy.typing import NDArray
 
-from baps.adaptation.adapt import adapt
-from baps.adaptation.cases import Case, load_cases
-from baps.adaptation.settings import AdaptationSettings
 from baps.blackbox import load_black_box
-from baps.click import Click, read_click
-from baps.formats import read_labels
-from baps.metrics import dice
-from baps.segmenter import Segmenter
-from baps.simulated_prompts import draw_prompt
-from baps.store import AdapterStore
+from baps.evaluation.cases import Case, load_cases
+from baps.imaging.metrics import dice
+from baps.inference.requests.click import Click, read_click
+from baps.inference.segmenter import Segmenter
+from baps.io import read_labels
+from baps.prompts.simulated import draw_prompt
+from baps.registry.store import AdapterStore
+from baps.training.adapt import adapt
+from baps.training.settings import AdaptationSettings
 
 mpl.use("Agg")
 HERE = Path(__file__).resolve().parent
@@ -155,7 +155,7 @@ def box() -> Figure:
 
 
 def adapted() -> Figure:
-    """Unadapted and adapted masks of the same clicks, where the gain is at its quartiles, on phantoms not trained on."""
+    """Unadapted and adapted masks of the same clicks, at the quartiles of the gain, on phantoms not trained on."""
     organ, store, model = "spleen", segmenter().store, segmenter().black_box
     cases = [Case(image_of(n), labels_of(n), VALUES[organ], n) for n in TRAINED]
     slices, _ = load_cases(cases, model.capabilities.input_side, 24)

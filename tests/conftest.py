@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -10,11 +10,13 @@ import torch
 from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 
-from baps.adaptation.cases import LabelledSlice
-from baps.blackbox import BlackBox, Capabilities, Prompt, load_black_box
-from baps.intensity import Window
-from baps.output_head import OutputHead
-from baps.volume import Volume
+from baps.adapters.output_head import OutputHead
+from baps.blackbox import BlackBox, load_black_box
+from baps.evaluation.cases import LabelledSlice
+from baps.imaging.volume import Volume
+from baps.imaging.windowing import Window
+from tests.support.brightness import BrightnessBlackBox
+from tests.support.faulty_server import FaultyServer, faulty_server
 
 settings.register_profile(
     "baps",
@@ -25,37 +27,6 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 settings.load_profile("baps")
-
-
-class BrightnessBlackBox(BlackBox):
-    """Segments whatever is brighter than 60 % of white, softly; a brighter image helps it on dim organs.
-
-    ``asked`` keeps the images and prompts of every call.
-    """
-
-    def __init__(self, batch_size: int = 16, side: int = 32) -> None:
-        super().__init__()
-        self._capabilities = Capabilities(
-            name="brightness",
-            weights_sha256="b" * 64,
-            clicks=True,
-            negative_clicks=True,
-            boxes=True,
-            encodings=False,
-            batch_size=batch_size,
-            input_side=side,
-        )
-        self.asked: list[tuple[NDArray[np.uint8], list[Prompt]]] = []
-
-    @property
-    def capabilities(self) -> Capabilities:
-        return self._capabilities
-
-    def _segment(self, images: NDArray[np.uint8], prompts: Sequence[Prompt]) -> NDArray[np.float32]:
-        self.asked.append((images.copy(), list(prompts)))
-        grey = images.astype(np.float32).mean(-1) / 255
-        answer: NDArray[np.float32] = (1 / (1 + np.exp(-12 * (grey - 0.6)))).astype(np.float32)
-        return answer
 
 
 @pytest.fixture(scope="session")
@@ -125,3 +96,10 @@ def dim_slices() -> Callable[..., dict[str, list[LabelledSlice]]]:
         return found
 
     return make
+
+
+@pytest.fixture
+def faulty() -> Iterator[FaultyServer]:
+    """A server of a remote model that answers as a test wants it to."""
+    with faulty_server() as server:
+        yield server

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import typer
 
-from baps.command_line import app
-from baps.settings import Settings
-from server import ROOT
+from baps.cli import app
+from baps.site.settings import Settings
+from demo.server import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)

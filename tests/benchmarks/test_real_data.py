@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from baps.adaptation.scoring import score_slices
 from baps.blackbox import BlackBox
-from real_data import DOMAINS, ROOT, Domain, slices
+from baps.evaluation.scoring import score_slices
+from benchmarks.real_data import DOMAINS, ROOT, Domain, slices
 
 pytestmark = [
     pytest.mark.real_data,

@@ -12,10 +12,9 @@ import psutil
 import pytest
 import requests
 
-import loopback
-import orthanc
 from baps.errors import BapsError
-from server import free_port, running
+from demo import loopback, orthanc
+from demo.server import free_port, running
 
 _WIDE = """
 import http.server, sys

@@ -14,10 +14,8 @@ import psutil
 import pytest
 import requests
 
-import loopback
-import orthanc
-import pacs
-from server import ROOT, free_port
+from demo import loopback, orthanc, pacs
+from demo.server import free_port
 
 
 @pytest.mark.slow
@@ -25,7 +23,7 @@ from server import ROOT, free_port
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 def test_a_pacs_and_the_server_beside_it(tmp_path: Path, end: signal.Signals) -> None:
     port, log = free_port(), tmp_path / "pacs.txt"
-    command = [sys.executable, str(ROOT / "demo" / "pacs.py"), "--port", str(port)]
+    command = [sys.executable, "-m", "demo.pacs", "--port", str(port)]
     command += [] if loopback.possible() else ["--open"]  # As a container may be, where tests run too.
     with log.open("w") as output:
         # Where the tests run in the background they ignore SIGINT, and would hand that on.

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from baps.blackbox import RemoteSettings, load_black_box
-from hosts import BUNDLED, hosted
-from server import ROOT
+from demo.server import ROOT
+from tests.support.hosts import BUNDLED, hosted
 
 
 @pytest.mark.slow
@@ -23,14 +23,17 @@ def test_the_demo_adapts_a_model_that_it_does_not_have(tmp_path: Path) -> None:
     left_out = shutil.ignore_patterns("bundled", "logs", "model", "__pycache__")
     for name in ("apps", "demo", "sample-data"):
         shutil.copytree(ROOT / name, copy / name, ignore=left_out)
-    out, environment = tmp_path / "out", {**os.environ, "PYTHONPATH": str(copy / "apps" / "baps_app")}
+    out, environment = (
+        tmp_path / "out",
+        {**os.environ, "PYTHONPATH": os.pathsep.join((str(copy / "apps" / "baps_app"), str(copy)))},
+    )
     program = "from baps.blackbox.loading import BUNDLED_WEIGHTS; print(BUNDLED_WEIGHTS, BUNDLED_WEIGHTS.exists())"
     weights = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
     assert weights.stdout.split() == [str(copy / "apps/baps_app/baps/blackbox/bundled/bundled.safetensors"), "False"]
     with hosted(tmp_path, BUNDLED, "bundled") as host:
         address = host.addresses["grpc"]
         able = load_black_box("remote", remote=RemoteSettings(address)).capabilities
-        command = [copy / "demo" / "run.py", "--remote", address, "--max-images", "600", "--out", out]
+        command = ["-m", "demo.run", "--remote", address, "--max-images", "600", "--out", out]
         done = subprocess.run(
             [sys.executable, *command], capture_output=True, text=True, check=False, env=environment, cwd=tmp_path
         )

@@ -10,14 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from server import ROOT
-
 
 @pytest.mark.slow
 def test_the_demo_adapts_and_reports(tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = subprocess.run(
-        [sys.executable, ROOT / "demo" / "run.py", "--seed", "3", "--out", out],
+        [sys.executable, "-m", "demo.run", "--seed", "3", "--out", out],
         capture_output=True,
         text=True,
         check=False,

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from advisories import ROOT
-from baps.adapter import Adapter
-from baps.audit import AuditFile
+from baps.adapters.adapter import Adapter
+from baps.adapters.output_head import OutputHead
+from baps.adapters.visual_prompt import build_visual_prompt
+from baps.annotations.history import LabelHistory
 from baps.blackbox import BlackBox
-from baps.label_history import LabelHistory
-from baps.output_head import OutputHead
-from baps.roles import Role
-from baps.store import AdapterStore
-from baps.users import Users
-from baps.visual_prompt import build_visual_prompt
+from baps.registry.store import AdapterStore
+from baps.site.audit import AuditFile
+from baps.site.roles import Role
+from baps.site.users import Users
+from deploy.advisories import ROOT
 
 BACKUP = ROOT / "deploy" / "backup.sh"
 

@@ -12,9 +12,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from advisories import ROOT
-from baps.command_line import app
-from baps.settings import read_settings
+from baps.cli import app
+from baps.site.settings import read_settings
+from deploy.advisories import ROOT
 
 CONTAINER, COMPOSE = ROOT / "deploy" / "Containerfile", ROOT / "deploy" / "compose.yaml"
 

@@ -14,11 +14,11 @@ import requests
 from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelClientException
 
-import nginx
-from baps.roles import Role
-from baps.users import Users
-from nginx import Nginx, running_nginx
-from sites import SAMPLES, Site, site, spleen_click
+from baps.site.roles import Role
+from baps.site.users import Users
+from tests.support import nginx
+from tests.support.nginx import Nginx, running_nginx
+from tests.support.sites import SAMPLES, Site, site, spleen_click
 
 pytestmark = [
     pytest.mark.slow,

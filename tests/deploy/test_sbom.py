@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from advisories import PIP_AUDIT, ROOT, pins
+from deploy.advisories import PIP_AUDIT, ROOT, pins
 
 CYCLONEDX = PIP_AUDIT.with_name("cyclonedx-py")
 

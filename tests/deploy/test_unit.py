@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from advisories import ROOT
-from baps.settings import read_settings
+from baps.site.settings import read_settings
+from deploy.advisories import ROOT
 
 UNIT, ENVIRONMENT = ROOT / "deploy" / "baps.service", ROOT / "deploy" / "baps.env"
 needs_systemd = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")

@@ -10,13 +10,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from baps.store import AdapterStore
-from baps.volume import Volume
-from fseft.models import FoundationModel, OrganModel, build_swin_unetr, build_unet
-from fseft.preparation import prepare
-from fseft.readings import Readings
-from fseft.segmenting import OrganSegmenter
-from fseft.volumes import LabelledVolume
+from baps.fseft.feature_cache import Readings
+from baps.fseft.models import FoundationModel, OrganModel, build_swin_unetr, build_unet
+from baps.fseft.predictor import OrganSegmenter
+from baps.fseft.preprocessing import prepare
+from baps.fseft.volumes import LabelledVolume
+from baps.imaging.volume import Volume
+from baps.registry.store import AdapterStore
 
 CLASSES = ("spleen", "liver", "aorta")
 

@@ -11,19 +11,19 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from baps.adaptation.publishing import keep_and_publish
-from baps.adaptation.splitting import patient_hash
-from baps.adapter_file import write_adapter
+from baps.adapters.adapter_file import write_adapter
 from baps.errors import InputError
-from baps.store import AdapterStore
-from baps.volume import Volume
-from fseft.adaptation import OrganAdaptation, OrganSettings, ServedOrgan, adapt_organ, plan_organ_adaptation
-from fseft.adapter_file import read_organ_adapter
-from fseft.adapters import FewShotAdapter
-from fseft.models import FoundationModel, OrganModel
-from fseft.preparation import prepare
-from fseft.readings import Readings
-from fseft.volumes import LabelledVolume, VolumesByPatient
+from baps.evaluation.splits import patient_hash
+from baps.fseft.adaptation import OrganAdaptation, OrganSettings, ServedOrgan, adapt_organ, plan_organ_adaptation
+from baps.fseft.adapter_file import read_organ_adapter
+from baps.fseft.adapters import FewShotAdapter
+from baps.fseft.feature_cache import Readings
+from baps.fseft.models import FoundationModel, OrganModel
+from baps.fseft.preprocessing import prepare
+from baps.fseft.volumes import LabelledVolume, VolumesByPatient
+from baps.imaging.volume import Volume
+from baps.registry.store import AdapterStore
+from baps.training.publishing import keep_and_publish
 
 Phantom = Callable[..., tuple[Volume, NDArray[np.bool_]]]
 
@@ -131,7 +131,7 @@ def test_the_same_settings_give_the_same_weights(
 def test_a_run_that_was_broken_off_comes_to_the_same(
     model: OrganModel, volumes: Callable[[int], VolumesByPatient], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fseft.fitting.checkpoint.Checkpoint.due", True)
+    monkeypatch.setattr("baps.fseft.fitting.checkpoint.Checkpoint.due", True)
     unbroken = adapt_organ(model, "heart", volumes(2), SETTINGS)
 
     def stop(epoch: int, epochs: int, dice: float) -> None:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import fseft
-from baps.metrics import dice
-from baps.volume import Volume
-from fseft.adapters import build_adapter
-from fseft.fitting import Example, FitSettings, fit
-from fseft.inference import read, segment
-from fseft.models import FoundationModel
-from fseft.preparation import prepare
+from baps.fseft.adapters import build_adapter
+from baps.fseft.fitting import Example, FitSettings, fit
+from baps.fseft.inference import read, segment
+from baps.fseft.models import FoundationModel
+from baps.fseft.preprocessing import prepare
+from baps.imaging.metrics import dice
+from baps.imaging.volume import Volume
+from tests.support.paths import APP
 
 Phantom = Callable[..., tuple[Volume, NDArray[np.bool_]]]
 
@@ -46,9 +45,9 @@ def test_a_new_organ_is_learned_from_two_volumes(
 
 def test_the_server_is_never_imported() -> None:
     program = (
-        "import sys, fseft.adapters, fseft.fitting, fseft.inference, fseft.losses, fseft.models, fseft.preparation; "
+        "import sys, baps.fseft.adapters, baps.fseft.fitting, baps.fseft.inference, baps.fseft.losses; "
+        "import baps.fseft.models, baps.fseft.preprocessing; "
         "print(any(name.startswith('monailabel') for name in sys.modules))"
     )
-    root = Path(fseft.__file__).parents[1]  # Importable from there, installed or not.
-    found = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
+    found = subprocess.run([sys.executable, "-c", program], cwd=APP, capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["False"]

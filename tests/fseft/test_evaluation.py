@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from baps.adaptation.cases import Case
-from baps.formats import write_nifti
-from baps.metrics import dice
-from baps.volume import Volume
-from fseft.adapters import build_adapter
-from fseft.evaluation import evaluate_organ, surface_distances
-from fseft.inference import read, segment
-from fseft.models import FoundationModel, OrganModel
-from fseft.preparation import prepare
-from fseft.readings import Readings
+from baps.evaluation.cases import Case
+from baps.fseft.adapters import build_adapter
+from baps.fseft.evaluation import evaluate_organ, surface_distances
+from baps.fseft.feature_cache import Readings
+from baps.fseft.inference import read, segment
+from baps.fseft.models import FoundationModel, OrganModel
+from baps.fseft.preprocessing import prepare
+from baps.imaging.metrics import dice
+from baps.imaging.volume import Volume
+from baps.io import write_nifti
 
 Phantom = Callable[..., tuple[Volume, NDArray[np.bool_]]]
 SPACING = np.array([1.0, 2.0, 5.0])

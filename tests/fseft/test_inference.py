@@ -4,9 +4,9 @@ import pytest
 import torch
 from monai.inferers import sliding_window_inference
 
-from fseft.adapters import build_adapter
-from fseft.inference import read, segment
-from fseft.models import FoundationModel
+from baps.fseft.adapters import build_adapter
+from baps.fseft.inference import read, segment
+from baps.fseft.models import FoundationModel
 
 
 @pytest.fixture(scope="module")

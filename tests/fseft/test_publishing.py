@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from baps.adaptation.splitting import patient_hash, split_patients
 from baps.errors import BapsError, InputError
-from fseft.adaptation import OrganSettings, plan_organ_adaptation
-from fseft.publishing import adapt_and_publish_organ
-from fseft.segmenting import OrganSegmenter
-from fseft.volumes import LabelledVolume
+from baps.evaluation.splits import patient_hash, split_patients
+from baps.fseft.adaptation import OrganSettings, plan_organ_adaptation
+from baps.fseft.predictor import OrganSegmenter
+from baps.fseft.publishing import adapt_and_publish_organ
+from baps.fseft.volumes import LabelledVolume
 
 New = Callable[[int], LabelledVolume]
 
@@ -136,7 +136,7 @@ def test_a_full_disk_ends_it_with_a_sentence(
     def full(*_: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("fseft.fitting.checkpoint.torch.save", full)
+    monkeypatch.setattr("baps.fseft.fitting.checkpoint.torch.save", full)
     with pytest.raises(BapsError, match="Free some space and train again"):
         adapt_and_publish_organ(segmenter, "heart", volumes(new_labelled, 1), QUICK)
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from baps.adaptation.cases import Case
-from baps.formats import write_nifti
-from baps.volume import Volume
-from fseft.models import FoundationModel, OrganModel
-from fseft.volumes import LabelledVolume, load_volumes
+from baps.evaluation.cases import Case
+from baps.fseft.models import FoundationModel, OrganModel
+from baps.fseft.volumes import LabelledVolume, load_volumes
+from baps.imaging.volume import Volume
+from baps.io import write_nifti
 
 Phantom = Callable[..., tuple[Volume, NDArray[np.bool_]]]
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pydicom
 import pytest
 
-from known import BROKEN, IMAGE, NAME, ORIGIN, PATIENT, Known
-from server import ROOT
-from sites import site
+from demo.server import ROOT
+from tests.support.known import BROKEN, IMAGE, NAME, ORIGIN, PATIENT, Known
+from tests.support.sites import site
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-import advisories
-from advisories import PIP_AUDIT, ROOT, Found, UnreachableError, ask, pins, reviewed, unseen
+from deploy import advisories
+from deploy.advisories import PIP_AUDIT, ROOT, Found, UnreachableError, ask, pins, reviewed, unseen
 
 LISTED = reviewed()
 

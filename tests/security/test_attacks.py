@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from all_attacks import ATTACKS
-from attacked import attacked
-from attacks import Attack, Site, Target, tried
+from stress.attack.all_attacks import ATTACKS
+from stress.attack.attacked import attacked
+from stress.attack.attacks import Attack, Site, Target, tried
 
 pytestmark = pytest.mark.slow
 

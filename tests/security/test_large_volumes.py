@@ -19,11 +19,11 @@ import pytest
 import tifffile
 
 from baps.errors import InputError
-from baps.formats import read_labels, read_volume
-from baps.size import VARIABLE, check_size
-from baps.volume import Volume
-from server import ROOT
-from trust_bombs import read_bombs
+from baps.imaging.volume import Volume
+from baps.io import read_labels, read_volume
+from baps.utils.limits import VARIABLE, check_size
+from demo.server import ROOT
+from stress.fuzz.bombs import read_bombs
 
 
 @pytest.fixture(autouse=True)

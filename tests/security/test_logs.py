@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import requests
 
-from baps.discreet import without_names, without_paths
-from known import BROKEN, IMAGE, Known
-from lib.discreet_logs import _Discreet
-from server import ROOT
-from sites import spleen_click
+from baps.server.log_redaction import _Discreet
+from baps.utils.redaction import without_names, without_paths
+from demo.server import ROOT
+from tests.support.known import BROKEN, IMAGE, Known
+from tests.support.sites import spleen_click
 
 pytestmark = pytest.mark.slow
 
@@ -104,7 +104,7 @@ def test_others_words_are_left_out(name: str) -> None:
 
 def test_our_own_words_stay_but_for_paths_and_uids() -> None:
     record = _record(
-        "baps.store", logging.WARNING, "The adapter /data/a/b.safetensors of 1.2.840.113619.2.55 is broken."
+        "baps.registry.store", logging.WARNING, "The adapter /data/a/b.safetensors of 1.2.840.113619.2.55 is broken."
     )
     assert _Discreet().filter(record)
     assert record.getMessage() == "The adapter <path> of <uid> is broken."

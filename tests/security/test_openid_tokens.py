@@ -18,13 +18,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fastapi import HTTPException
 
 from baps.errors import BapsError
-from baps.openid_settings import OpenIdSettings
-from baps.roles import Role
-from baps.users import Users
-from provider import Provider, new_key, running_provider
-from web import openid as module
-from web.openid import OpenId
-from web.signing_in import SigningIn
+from baps.server.auth import openid as module
+from baps.server.auth.authenticator import SigningIn
+from baps.server.auth.openid import OpenId
+from baps.site.openid_settings import OpenIdSettings
+from baps.site.roles import Role
+from baps.site.users import Users
+from tests.support.provider import Provider, new_key, running_provider
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from known import ORIGIN, Known
+from tests.support.known import ORIGIN, Known
 
 pytestmark = pytest.mark.slow
 

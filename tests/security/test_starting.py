@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from baps.command_line import app
+from baps.cli import app
 from baps.errors import InputError
-from baps.roles import Role
-from baps.serving_command import serving_command
-from baps.users import Users
-from server import free_port
+from baps.site.roles import Role
+from baps.site.server_command import serving_command
+from baps.site.users import Users
+from demo.server import free_port
 
 pytestmark = pytest.mark.slow
 

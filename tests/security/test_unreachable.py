@@ -19,10 +19,10 @@ import psutil
 import pytest
 import requests
 
-from baps.serving_command import serving_command
-from known import Known
-from server import ROOT
-from web.kinds import kind_of_request
+from baps.server.access_policy import kind_of_request
+from baps.site.server_command import serving_command
+from demo.server import ROOT
+from tests.support.known import Known
 
 APP, HOST = ROOT / "apps" / "baps_app", Path(monailabel.__file__).parent
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 
-import orthanc
-from frames import FRAMES, SUFFIXES, write_volume
-from organ_weights import small_organ_model
-from pacs_site import CASES, Pacs
-from series import ORIENTATIONS, copy_real_series, write_series
-from server import running_server
-from sites import Site, site
+from demo import orthanc
+from demo.server import running_server
+from tests.support.frames import FRAMES, SUFFIXES, write_volume
+from tests.support.organ_weights import small_organ_model
+from tests.support.pacs_site import CASES, Pacs
+from tests.support.series import ORIENTATIONS, copy_real_series, write_series
+from tests.support.sites import Site, site
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +64,7 @@ def browser() -> Iterator[object]:
         pytest.skip("Chromium is not installed: apt-get install chromium fonts-dejavu-core")
     from playwright.sync_api import sync_playwright
 
-    from ohif import FLAGS
+    from tests.support.ohif import FLAGS
 
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=chromium, args=FLAGS)

@@ -10,13 +10,13 @@ import oidc_provider_mock
 import pytest
 from playwright.sync_api import Browser, Page
 
-import orthanc
-from baps.roles import Role
-from baps.users import Users
-from ohif import Ohif
-from pacs_site import Pacs
-from series import write_series
-from server import running_server
+from baps.site.roles import Role
+from baps.site.users import Users
+from demo import orthanc
+from demo.server import running_server
+from tests.support.ohif import Ohif
+from tests.support.pacs_site import Pacs
+from tests.support.series import write_series
 
 pytestmark = pytest.mark.slow
 

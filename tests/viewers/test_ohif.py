@@ -19,13 +19,13 @@ from dicomweb_client import DICOMwebClient
 from numpy.typing import NDArray
 from playwright.sync_api import Browser
 
-from baps.formats import read_labels, read_volume
-from baps.metrics import dice
-from lib.labelled import labelled_cases
-from lib.pacs import open_pacs
-from ohif import Inference, Ohif, coloured
-from pacs_site import CASES, Pacs
-from series import ORIENTATIONS, Series, inside
+from baps.imaging.metrics import dice
+from baps.io import read_labels, read_volume
+from baps.server.datastores.dicomweb import open_pacs
+from baps.server.training_cases import labelled_cases
+from tests.support.ohif import Inference, Ohif, coloured
+from tests.support.pacs_site import CASES, Pacs
+from tests.support.series import ORIENTATIONS, Series, inside
 
 pytestmark = pytest.mark.slow
 LIVER, SPLEEN = 1, 2

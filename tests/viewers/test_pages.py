@@ -16,15 +16,15 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, Request
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless
 
-import nginx
-import orthanc
-from baps.roles import Role
-from baps.users import Users
-from nginx import running_nginx
-from ohif import SCREENSHOTS, Ohif
-from pacs_site import Pacs
-from series import Series, inside, write_series
-from server import running_server
+from baps.site.roles import Role
+from baps.site.users import Users
+from demo import orthanc
+from demo.server import running_server
+from tests.support import nginx
+from tests.support.nginx import running_nginx
+from tests.support.ohif import SCREENSHOTS, Ohif
+from tests.support.pacs_site import Pacs
+from tests.support.series import Series, inside, write_series
 
 pytestmark = pytest.mark.slow
 

@@ -18,10 +18,10 @@ from monailabel.client.client import MONAILabelClientException
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from baps.metrics import dice
-from frames import CENTRE, FRAMES, SHAPE, SUFFIXES, ball, write_volume
-from sites import Site, spleen_click, truth
-from slicer import Reply, Slicer
+from baps.imaging.metrics import dice
+from tests.support.frames import CENTRE, FRAMES, SHAPE, SUFFIXES, ball, write_volume
+from tests.support.sites import Site, spleen_click, truth
+from tests.support.slicer import Reply, Slicer
 
 SPLEEN = 2
 CASE = "ct_01"

@@ -1,8 +1,5 @@
-from .adaptation.adapt import Adaptation
-from .adaptation.cases import Case
-from .adaptation.settings import AdaptationSettings
-from .adapter import Adapter
-from .adapter_file import read_adapter, write_adapter
+from .adapters.adapter import Adapter
+from .adapters.adapter_file import read_adapter, write_adapter
 from .api import (
     adapt,
     adapt_organ,
@@ -13,11 +10,15 @@ from .api import (
     segment,
     write_volume,
 )
-from .blackbox import BlackBox, Prompt, RemoteSettings
+from .blackbox import BlackBox, RemoteSettings
 from .errors import BapsError, InputError, NotFoundError
-from .evaluation import Evaluation
-from .metrics import dice
-from .volume import Volume
+from .evaluation.cases import Case
+from .evaluation.evaluate import Evaluation
+from .imaging.metrics import dice
+from .imaging.volume import Volume
+from .prompts import Prompt
+from .training.adapt import Adaptation
+from .training.settings import AdaptationSettings
 
 __all__ = [
     "Adaptation",

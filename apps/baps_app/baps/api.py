@@ -13,35 +13,33 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .adaptation import adapt as adaptation
-from .adaptation.adapt import Adaptation, ProgressReport
-from .adaptation.cases import load_cases
-from .adaptation.folders import find_cases
-from .adaptation.settings import AdaptationSettings
-from .adapter import Adapter, segment_adapted
-from .blackbox import BlackBox, Prompt, RemoteSettings
-from .blackbox import load_black_box as load_black_box_from
-from .click import read_click
-from .errors import InputError
-from .evaluation import Evaluation
-from .evaluation import evaluate as evaluate_cases
-from .formats import read_volume as read_volume_from
-from .formats import write_nifti, write_nrrd
-from .geometry import SLICE_AXIS, Canvas
-from .heeding import heed_clicks
-from .intensity import choose_window
-from .replacing import replacing
-from .slice_image import canvas_image
-from .volume import Volume
+from baps import blackbox, io
+from baps.adapters.adapter import Adapter, segment_adapted
+from baps.adapters.click_consistency import heed_clicks
+from baps.blackbox import BlackBox, RemoteSettings
+from baps.errors import InputError
+from baps.evaluation.cases import load_cases
+from baps.evaluation.evaluate import Evaluation
+from baps.evaluation.evaluate import evaluate as evaluate_cases
+from baps.evaluation.folders import find_cases
+from baps.imaging.canvas import SLICE_AXIS, Canvas
+from baps.imaging.slice_image import canvas_image
+from baps.imaging.volume import Volume
+from baps.imaging.windowing import choose_window
+from baps.inference.requests.click import read_click
+from baps.training import adapt as training
+from baps.training.adapt import Adaptation, ProgressReport
+from baps.training.settings import AdaptationSettings
+from baps.utils.atomic_write import replacing
 
 if TYPE_CHECKING:
-    from fseft.adaptation import OrganAdaptation, OrganSettings
-    from fseft.models import OrganModel
+    from baps.fseft.adaptation import OrganAdaptation, OrganSettings
+    from baps.fseft.models import OrganModel
 
 AnyPath = str | Path
 Voxel = tuple[float, float, float]
 
-_WRITERS = {".nii.gz": write_nifti, ".nii": write_nifti, ".nrrd": write_nrrd}
+_WRITERS = {".nii.gz": io.write_nifti, ".nii": io.write_nifti, ".nrrd": io.write_nrrd}
 
 
 def load_black_box(
@@ -68,7 +66,7 @@ def load_black_box(
         InputError: if the name or the device is unknown, or the weights or the remote model cannot be used.
         BapsError: if a remote model does not answer.
     """
-    return load_black_box_from(name, Path(weights) if weights else None, sha256, device, remote)
+    return blackbox.load_black_box(name, Path(weights) if weights else None, sha256, device, remote)
 
 
 def load_organ_model(
@@ -85,7 +83,7 @@ def load_organ_model(
     Raises:
         InputError: if the name or the device is unknown, or the weights cannot be used.
     """
-    from fseft.models import load_organ_model as load
+    from baps.fseft.models import load_organ_model as load
 
     return load(name, Path(weights) if weights else None, sha256, device)
 
@@ -102,7 +100,7 @@ def read_volume(path: AnyPath) -> Volume:
     Raises:
         InputError: if it is missing, broken, too large, or not one volume.
     """
-    return read_volume_from(Path(path))
+    return io.read_volume(Path(path))
 
 
 def write_volume(path: AnyPath, volume: Volume) -> None:
@@ -211,7 +209,7 @@ def adapt(
     slices, skipped = load_cases(found.cases, black_box.capabilities.input_side, settings.slices_per_volume)
     if not slices:
         raise InputError(f"None of the labels can be used. {next(iter(skipped.values()), '')}")
-    return adaptation.adapt(black_box, slices, settings, progress=progress, log=Path(log) if log else None)
+    return training.adapt(black_box, slices, settings, progress=progress, log=Path(log) if log else None)
 
 
 def adapt_organ(
@@ -243,9 +241,9 @@ def adapt_organ(
     Raises:
         InputError: if the folders hold nothing to train on, or a setting cannot be used.
     """
-    from fseft.adaptation import OrganSettings
-    from fseft.adaptation import adapt_organ as adapt_model
-    from fseft.volumes import load_volumes
+    from baps.fseft.adaptation import OrganSettings
+    from baps.fseft.adaptation import adapt_organ as adapt_model
+    from baps.fseft.volumes import load_volumes
 
     model = model or load_organ_model()
     found = find_cases(Path(images), Path(labels), label, Path(patients) if patients else None)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from fseft.adapters.compacter import _Hypercomplex
+from baps.fseft.adapters.compacter import _Hypercomplex
 
 
 def test_weights_are_sums_of_kronecker_products() -> None:

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import torch
 
-from fseft.adapters.landmarks import LandmarkAdapter
-from fseft.fitting import Example, FitSettings, fit
-from fseft.landmarks import add_landmarks
-from fseft.models import FoundationModel
+from baps.fseft.adapters.landmarks import LandmarkAdapter
+from baps.fseft.fitting import Example, FitSettings, fit
+from baps.fseft.landmarks import add_landmarks
+from baps.fseft.models import FoundationModel
 
 SHAPE = (40, 30, 30)
 

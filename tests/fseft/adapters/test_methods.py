@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from baps.errors import InputError
-from fseft.adapters import METHODS, FewShotAdapter, build_adapter, why_not
-from fseft.landmarks import add_landmarks
-from fseft.models import FoundationModel, build_swin_unetr, build_unet
+from baps.fseft.adapters import METHODS, FewShotAdapter, build_adapter, why_not
+from baps.fseft.landmarks import add_landmarks
+from baps.fseft.models import FoundationModel, build_swin_unetr, build_unet
 
 BLOCK_CHANNELS = 2 * (48 + 96 + 192 + 384)
 """Of all eight blocks of the published Swin UNETR together."""

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from fseft.adapters.output import OutputAdapter
+from baps.fseft.adapters.output import OutputAdapter
 
 CLASSES = ("spleen", "liver", "aorta")
 

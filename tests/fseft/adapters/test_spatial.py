@@ -3,8 +3,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from fseft.adapters.spatial import SpatialAdapter
-from fseft.models import FoundationModel
+from baps.fseft.adapters.spatial import SpatialAdapter
+from baps.fseft.models import FoundationModel
 
 
 def test_by_its_formula(unet: FoundationModel) -> None:

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from baps.errors import BapsError
-from fseft.adapters import FewShotAdapter, build_adapter
-from fseft.fitting import Checkpoint, Example, FitSettings, Fitted, fit
-from fseft.models import FoundationModel
+from baps.fseft.adapters import FewShotAdapter, build_adapter
+from baps.fseft.fitting import Checkpoint, Example, FitSettings, Fitted, fit
+from baps.fseft.models import FoundationModel
 
 SETTINGS = FitSettings(rate=0.02, epochs=8, crop=6, steps=2)
 
@@ -103,7 +103,7 @@ def test_what_is_kept_of_another_fit_or_broken_is_not_gone_on_from(tmp_path: Pat
 
 def test_it_is_due_after_a_while_and_no_more_once_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("fseft.fitting.checkpoint.time.monotonic", lambda: now)
+    monkeypatch.setattr("baps.fseft.fitting.checkpoint.time.monotonic", lambda: now)
     checkpoint = Checkpoint(tmp_path / "run.pt", "this fit", seconds=20)
     assert not checkpoint.due
     now = 120.0

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fseft.fitting import Example
-from fseft.fitting.crops import Crops
+from baps.fseft.fitting import Example
+from baps.fseft.fitting.crops import Crops
 
 
 def _example(labelled: torch.Tensor | None = None) -> Example:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from baps.errors import InputError
-from fseft.fitting import Example, mean_size
+from baps.fseft.fitting import Example, mean_size
 
 
 def _example(voxels: int, labelled_slices: int = 4) -> Example:

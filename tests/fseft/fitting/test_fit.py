@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from baps.errors import InputError
-from fseft.adapters import FewShotAdapter, build_adapter
-from fseft.fitting import Example, FitSettings, fit
-from fseft.models import FoundationModel
+from baps.fseft.adapters import FewShotAdapter, build_adapter
+from baps.fseft.fitting import Example, FitSettings, fit
+from baps.fseft.models import FoundationModel
 
 SETTINGS = FitSettings(rate=0.1, epochs=40, crop=6)
 

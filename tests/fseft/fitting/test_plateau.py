@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from fseft.fitting.plateau import Plateau
+from baps.fseft.fitting.plateau import Plateau
 
 
 def _epochs(losses: list[float]) -> int | None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from baps.errors import InputError
-from fseft.fitting import FitSettings
+from baps.fseft.fitting import FitSettings
 
 
 @pytest.mark.parametrize(

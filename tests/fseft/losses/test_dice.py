@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fseft.losses import dice_loss
+from baps.fseft.losses import dice_loss
 
 PROBABILITY = torch.tensor([0.9, 0.2, 0.5, 0.4]).view(1, 1, 2, 2, 1)
 TRUTH = torch.tensor([1.0, 0.0, 1.0, 0.0]).view(1, 1, 2, 2, 1)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fseft.losses import size_penalty, soft_size
+from baps.fseft.losses import size_penalty, soft_size
 
 
 @pytest.mark.parametrize(

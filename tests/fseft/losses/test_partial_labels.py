@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from baps.errors import InputError
-from fseft.losses import dice_loss, partial_dice_loss
+from baps.fseft.losses import dice_loss, partial_dice_loss
 
 GENERATOR = torch.Generator().manual_seed(0)
 PROBABILITY = torch.rand((2, 3, 4, 5, 6), generator=GENERATOR)

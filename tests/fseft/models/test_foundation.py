@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from baps.errors import InputError
-from fseft.models import FoundationModel, build_swin_unetr, build_unet
+from baps.fseft.models import FoundationModel, build_swin_unetr, build_unet
 
 
 @pytest.mark.parametrize("name", ["swin", "unet"])

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from fseft.models import FSEFT_CLASSES, class_index
+from baps.fseft.models import FSEFT_CLASSES, class_index
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from baps.errors import InputError
-from fseft.adapters import build_adapter
-from fseft.models import (
+from baps.fseft.adapters import build_adapter
+from baps.fseft.models import (
     FSEFT_CLASSES,
     PUBLISHED,
     FoundationModel,

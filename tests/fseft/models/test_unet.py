@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from fseft.models import FoundationModel
+from baps.fseft.models import FoundationModel
 
 
 def test_an_image_does_not_depend_on_those_beside_it(unet: FoundationModel, small_images: torch.Tensor) -> None:

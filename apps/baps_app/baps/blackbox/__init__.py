@@ -1,9 +1,9 @@
 """Promptable models behind one interface. See ``interface``."""
 
-from .interface import BlackBox, Capabilities, Encoding, model_seconds
-from .loading import BLACK_BOXES, load_black_box
-from .prompt import Prompt
-from .remote import RemoteSettings
+from baps.blackbox.interface import BlackBox, Capabilities, Encoding, model_seconds
+from baps.blackbox.loading import BLACK_BOXES, load_black_box
+from baps.blackbox.remote.client import RemoteSettings
+from baps.prompts import Prompt
 
 __all__ = [
     "BLACK_BOXES",

@@ -6,7 +6,7 @@ import re
 
 import torch
 
-from ..errors import InputError
+from baps.errors import InputError
 
 
 def usable_device(device: str) -> str:

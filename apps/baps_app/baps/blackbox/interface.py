@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..collected import Collected
-from ..errors import BapsError, BudgetSpentError, InputError
-from ..turns import Turns
-from .prompt import Point, Prompt
+from baps.errors import BapsError, BudgetSpentError, InputError
+from baps.prompts import Point, Prompt
+from baps.utils.context_collector import Collected
+from baps.utils.turns import Turns
 
 _spent: Collected[float] = Collected("model_seconds")
 

@@ -9,14 +9,14 @@ import torch
 from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
 
-from ..errors import InputError
-from .bundled_model import build_bundled_model
-from .device import usable_device
-from .interface import BlackBox
-from .remote import RemoteBlackBox, RemoteSettings
-from .sam import SamBlackBox
-from .sam2 import Sam2BlackBox, sam2_of
-from .weights import load_weights
+from baps.blackbox.bundled_model import build_bundled_model
+from baps.blackbox.device import usable_device
+from baps.blackbox.interface import BlackBox
+from baps.blackbox.remote.client import RemoteBlackBox, RemoteSettings
+from baps.blackbox.sam import SamBlackBox
+from baps.blackbox.sam2 import Sam2BlackBox, sam2_of
+from baps.blackbox.weights import load_weights
+from baps.errors import InputError
 
 BUNDLED_WEIGHTS = Path(__file__).parent / "bundled" / "bundled.safetensors"
 _SAM_WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}

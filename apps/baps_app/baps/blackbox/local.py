@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
-from ..errors import BapsError
-from .interface import BlackBox, Capabilities, Encoding
-from .prompt import Prompt
+from baps.blackbox.interface import BlackBox, Capabilities, Encoding
+from baps.errors import BapsError
+from baps.prompts import Prompt
 
 Given = ParamSpec("Given")
 Answer = TypeVar("Answer")

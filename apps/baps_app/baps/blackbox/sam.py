@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from segment_anything.modeling import Sam
 
-from .decoding import decode_masks
-from .local import Clicks, Embedded, LocalBlackBox
+from baps.blackbox.decoding import decode_masks
+from baps.blackbox.local import Clicks, Embedded, LocalBlackBox
 
 
 class SamBlackBox(LocalBlackBox):

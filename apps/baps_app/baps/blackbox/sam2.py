@@ -17,10 +17,10 @@ from omegaconf import OmegaConf
 from sam2.sam2_video_predictor import SAM2VideoPredictor
 from torch.nn import functional as F
 
-from ..errors import InputError
-from .local import Clicks, Embedded, LocalBlackBox, enough_memory
-from .prompt import Point
-from .sam2_memory import Sam2Memory
+from baps.blackbox.local import Clicks, Embedded, LocalBlackBox, enough_memory
+from baps.blackbox.sam2_memory import Sam2Memory
+from baps.errors import InputError
+from baps.prompts import Point
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of the pictures that the encoder was trained with (ImageNet's), in [0, 1]."""

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from sam2.sam2_video_predictor import SAM2VideoPredictor
 
-from .prompt import Point
+from baps.prompts import Point
 
 _OBJECT = 0
 """There is but one."""

@@ -1,0 +1,30 @@
+"""The local networks that adapt an image to the black box, and the frozen encoder that they read."""
+
+from __future__ import annotations
+
+from baps.adapters.visual_prompt.basis import BasisVisualPrompt
+from baps.adapters.visual_prompt.building import KINDS, build_visual_prompt, visual_prompt_from_record
+from baps.adapters.visual_prompt.concat import ConcatVisualPrompt
+from baps.adapters.visual_prompt.encoder import Encoder
+from baps.adapters.visual_prompt.interface import CONDITIONS, VisualPrompt
+from baps.adapters.visual_prompt.loading import ENCODERS, load_encoder
+from baps.adapters.visual_prompt.pixels import to_pixels, to_tensor
+from baps.adapters.visual_prompt.statistics import STATISTICS, ImageStatistics, image_statistics
+
+__all__ = [
+    "CONDITIONS",
+    "ENCODERS",
+    "KINDS",
+    "STATISTICS",
+    "BasisVisualPrompt",
+    "ConcatVisualPrompt",
+    "Encoder",
+    "ImageStatistics",
+    "VisualPrompt",
+    "build_visual_prompt",
+    "image_statistics",
+    "load_encoder",
+    "to_pixels",
+    "to_tensor",
+    "visual_prompt_from_record",
+]

@@ -1,0 +1,1 @@
+"""Labels on disk: their versions, who drew them, merging and export."""

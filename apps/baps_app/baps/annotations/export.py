@@ -1,0 +1,49 @@
+"""Saved labels of a folder of studies for other programs: as an RTSTRUCT, for radiotherapy."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from pathlib import Path
+
+from pydicom.dataset import FileDataset
+
+from baps.annotations.history import LabelHistory
+from baps.errors import InputError
+from baps.io import read_dicom, read_label_map, read_volume
+from baps.io.dicom.labels import series_headers
+from baps.io.dicom.rtstruct import write_structures
+
+
+def label_as_rtstruct(
+    history: LabelHistory, image: str, tag: str = "final", source: Path | None = None, number: int | None = None
+) -> FileDataset:
+    """Make an RTSTRUCT of the label of a DICOM series, with a structure for each segment that is marked.
+
+    Args:
+        history: of the folder of studies.
+        image: the name of the series.
+        tag: which of its labels.
+        source: the DICOM series or file that the image is of; by default the one of its name.
+        number: of the volume in the source, from 1, where it holds several.
+
+    Returns:
+        The object, of the study of the series.
+
+    Raises:
+        NotFoundError: if there is no such image or label.
+        InputError: if the image is no DICOM series, the label cannot be read or marks nothing, or the header of the
+            series lacks what an RTSTRUCT needs.
+    """
+    file, info = history.served(image, tag)
+    source = source or history.image_file(image)
+    headers = series_headers(source)
+    if not headers:
+        raise InputError(f"The image {image} is no DICOM series, which an RTSTRUCT refers to. Give one that is.")
+    volume = read_volume(source) if number is None else read_dicom(source, number)
+    labels = read_label_map(file, volume, source)
+    names = {one["idx"]: one["name"] for one in info.get("label_info") or []} or labels.names
+    masks = {names.get(value, f"label {value}"): labels.mask(value) for value in labels.values()}
+    if not masks:
+        raise InputError(f"The label {tag} of {image} marks nothing. Segment the organ first.")
+    author, by_model = str(info.get("author") or ""), bool(info.get("model"))
+    return write_structures(headers, volume, masks, datetime.now(timezone.utc), author, by_model, number)

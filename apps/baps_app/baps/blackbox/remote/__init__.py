@@ -1,0 +1,1 @@
+"""Promptable models on other machines, asked through the Open Inference Protocol."""

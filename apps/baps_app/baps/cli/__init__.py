@@ -1,0 +1,46 @@
+"""The command ``baps``. One file a command; what is heavy is imported when a command runs."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+from baps.cli import safe_path as _here  # noqa: F401
+
+# isort: split
+import typer
+
+from baps.cli import adapters, audit, blackbox, labels, organs, users
+from baps.cli.adapt import adapt
+from baps.cli.console import Console
+from baps.cli.convert import convert
+from baps.cli.doctor import doctor
+from baps.cli.evaluate import evaluate
+from baps.cli.segment import segment
+from baps.cli.serve import serve
+from baps.errors import BapsError
+
+app = typer.Typer(no_args_is_help=True, help="Promptable segmentation that adapts to your images.")
+app.command()(serve)
+app.command()(doctor)
+app.command()(segment)
+app.command()(convert)
+app.command()(adapt)
+app.command()(evaluate)
+app.add_typer(adapters.app, name="adapters")
+app.add_typer(audit.app, name="audit")
+app.add_typer(blackbox.app, name="blackbox")
+app.add_typer(labels.app, name="labels")
+app.add_typer(users.app, name="users")
+app.add_typer(organs.app, name="organs")
+
+
+def main() -> None:
+    """Run the command; errors that were foreseen are one sentence."""
+    if not sys.warnoptions:  # What libraries say to programmers; python -W default shows it.
+        warnings.simplefilter("ignore")
+    try:
+        app()
+    except BapsError as error:
+        Console(stderr=True, soft_wrap=True).print(str(error), style="red", markup=False, highlight=False)
+        raise SystemExit(1) from None

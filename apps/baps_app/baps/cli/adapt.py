@@ -1,0 +1,141 @@
+"""``baps adapt``: labelled folders in, one adapter file out."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from baps.cli import options, outputs
+from baps.cli.audit_log import note
+from baps.cli.console import Console
+from baps.errors import InputError
+
+console = Console(soft_wrap=True, highlight=False)
+
+Label = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N", help="Value of the label, or the name of its segment; without it, every label is a target."
+    ),
+]
+Prompt = Annotated[str, typer.Option(help="How users prompt: click or box.")]
+
+
+def adapt(
+    images: options.Images,
+    labels: options.LabelFolder,
+    out: outputs.AdapterFile,
+    label: Label = None,
+    black_box: options.BlackBox = "",
+    optimizer: Annotated[
+        str, typer.Option("--optimizer", "--optimiser", help="prompt_space (ours) or spsa_gc (as published).")
+    ] = "prompt_space",
+    prompt: Prompt = "click",
+    max_images: Annotated[
+        int, typer.Option(help="Images that the model is asked in all: training, validation and the check.")
+    ] = 4000,
+    patients: options.Patients = None,
+    seed: options.Seed = 0,
+    zoom: Annotated[
+        str, typer.Option(help="Enlarge the part around the prompt: chosen (ours) or none (as published).")
+    ] = "chosen",
+    head: Annotated[
+        str, typer.Option(help="What corrects the answers: convolutional (ours) or none (as published).")
+    ] = "convolutional",
+    visual_prompt: Annotated[str, typer.Option(help="basis (ours) or concat (as published).")] = "basis",
+    condition: Annotated[str, typer.Option(help="What it depends on beside the image: label, or click.")] = "label",
+    corrected: Annotated[
+        float, typer.Option(help="Share of training prompts with corrective clicks: 0.5 (ours) or 0 (as published).")
+    ] = 0.5,
+    encoder: Annotated[str, typer.Option(help="Frozen encoder: statistics, clip, vit_mae or dino.")] = "statistics",
+    encoder_source: Annotated[str, typer.Option(help="Its weights: a local path or a hub's name.")] = "",
+    weights: options.Weights = "",
+    weights_sha256: options.WeightsSha256 = "",
+    device: options.Device = "",
+    remote: options.Remote = "",
+    config: options.Config = "",
+) -> None:
+    """Adapt a model to labelled images, and check the adapter on patients that it was not trained on.
+
+    FILE holds what should be served: the adapter, or, if the check found that it does not help, one that changes
+    nothing (the candidate is then beside it, as FILE.refused). If it is broken off, the same command goes on from
+    FILE.training.jsonl.
+    """
+    from baps.adapters.adapter import unchanging
+    from baps.adapters.adapter_file import write_adapter
+    from baps.evaluation.cases import load_cases
+    from baps.evaluation.folders import find_cases
+    from baps.io import file_stem
+    from baps.training.adapt import ProgressReport
+    from baps.training.adapt import adapt as adapt_to
+    from baps.training.budget import check_images
+    from baps.training.settings import AdaptationSettings
+
+    settings = AdaptationSettings(
+        visual_prompt=visual_prompt,
+        condition=condition,
+        corrected=corrected,
+        encoder=encoder,
+        encoder_source=encoder_source,
+        optimiser=optimizer,
+        zoom=zoom,
+        head=head,
+        prompt=prompt,
+        max_images=max_images,
+        seed=seed,
+    )
+    outputs.make_room(out)
+    _, model = options.load_site(
+        black_box=black_box,
+        weights=weights,
+        weights_sha256=weights_sha256,
+        device=device,
+        remote=remote,
+        config=config,
+    )
+    found = find_cases(images, labels, options.read_label(label), patients)
+    check_images(found.cases, settings, resends=model.capabilities.resends)
+    folder = out.parent
+    note("adapt to labels", images=sorted({file_stem(case.image) for case in found.cases}), config=config)
+    slices, left_out = load_cases(found.cases, model.capabilities.input_side, settings.slices_per_volume, folder)
+    options.print_notes(found.notes)
+    options.print_left_out({**found.left_out, **left_out})
+    if not slices:
+        raise InputError(f"None of the labels can be used. {next(iter(left_out.values()), '')}")
+    count = sum(map(len, slices.values()))
+    console.print(f"{count} labelled slices of {len(slices)} patients; {model.capabilities.name} as the model")
+
+    log = out.with_name(f"{out.name}.training.jsonl")
+    columns = (TextColumn("adapting"), BarColumn(), TextColumn("{task.fields[said]}"), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=1000, said="")
+
+        def report(now: ProgressReport) -> None:
+            said = f"{now.images} of {max_images} images, training Dice {now.dice:.3f}"
+            bar.update(task, total=now.steps, completed=now.step, said=said)
+
+        result = adapt_to(model, slices, settings, progress=report, log=log)
+
+    record = dict(result.record)
+    if recalled := record["recalled_images"]:
+        console.print(f"The answers for {recalled} images came from {log}, which an earlier run of the same had left.")
+    candidate = out.with_name(f"{out.name}.refused")
+    candidate.unlink(missing_ok=True)
+    record["status"] = result.check.status
+    if result.check.verdict is None:
+        write_adapter(out, result.adapter, record)
+        console.print("Only one patient: nobody was left to check the adapter on. It may help or harm.", style="yellow")
+    elif result.check.status == "passed":
+        write_adapter(out, result.adapter, record)
+        console.print(f"{result.check.sentence()} Better.", style="green")
+    else:
+        write_adapter(candidate, result.adapter, record)
+        unchanged = unchanging()
+        write_adapter(out, unchanged, {**record, "adapter": unchanged.record()})
+        console.print(
+            f"{result.check.sentence()} Not better. {out.name} changes nothing; the candidate is {candidate.name}.",
+            style="yellow",
+        )
+    console.print(f"{record['black_box_images']} images asked. The adapter is {out}.")

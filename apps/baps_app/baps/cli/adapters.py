@@ -1,0 +1,100 @@
+"""``baps adapters``: list, show, publish, roll back, withdraw."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from baps.cli.audit_log import note, private_files
+from baps.cli.console import Console
+from baps.cli.options import Adapters, given
+from baps.errors import BapsError
+
+if TYPE_CHECKING:
+    from baps.registry.store import AdapterStore
+
+app = typer.Typer(no_args_is_help=True, callback=private_files, help="List, show, publish and roll back adapters.")
+
+Label = Annotated[str, typer.Argument(help="The organ; 'shared' for the adapter of clicks without a label.")]
+console = Console(soft_wrap=True, highlight=False)
+
+
+def _store(root: str) -> AdapterStore:
+    from baps.registry.store import AdapterStore
+    from baps.site.settings import read_settings
+
+    return AdapterStore(read_settings(given(adapters=root)).adapters)
+
+
+def _label(name: str) -> str:
+    return "" if name == "shared" else name
+
+
+@app.command("list")
+def list_adapters(adapters: Adapters = "") -> None:
+    """Every version, what its check said (Dice on held-back patients), and which one is served."""
+    store = _store(adapters)
+    if not store.labels():
+        console.print(f"There are no adapters in {store.root} yet: a training makes them.", markup=False)
+        return
+    table = Table("label", "version", "served", "status", "before", "after", "gain", "images")
+    for label in store.labels():
+        for version in store.versions(label):
+            served = "yes" if store.published(label) == version else ""
+            try:
+                record = store.record(label, version)
+            except BapsError:  # The others are shown; `show` says what to do.
+                table.add_row(escape(label or "shared"), version, served, "damaged", "", "", "", "")
+                continue
+            verdict = record["verdict"] or {}
+            numbers = [f"{verdict[key]:.3f}" if verdict else "" for key in ("before", "after", "gain")]
+            images = str(record.get("black_box_images", ""))  # An adapter of the organ model asks no black box.
+            table.add_row(escape(label or "shared"), version, served, record["status"], *numbers, images)
+    console.print(table)
+
+
+@app.command()
+def show(label: Label, version: str, adapters: Adapters = "") -> None:
+    """The record of one version."""
+    console.print_json(json.dumps(_store(adapters).record(_label(label), version)))
+
+
+@app.command()
+def publish(label: Label, version: str, adapters: Adapters = "") -> None:
+    """Serve a version from the next click on: any one that was kept, also one that nobody could check."""
+    store = _store(adapters)
+    before = store.published(_label(label))
+    store.publish(_label(label), version)
+    note("publish an adapter", adapter=f"{label}/{version}", adapters=adapters)
+    console.print(_served_now(label, before, version), markup=False)
+
+
+@app.command()
+def rollback(label: Label, adapters: Adapters = "") -> None:
+    """Serve what was served before from the next click on; twice goes back twice."""
+    store = _store(adapters)
+    before, now = store.published(_label(label)), store.roll_back(_label(label))
+    note("roll back an adapter", adapter=f"{label}/{now or 'none'}", adapters=adapters)
+    console.print(_served_now(label, before, now), markup=False)
+
+
+@app.command()
+def withdraw(label: Label, adapters: Adapters = "") -> None:
+    """Serve the model as it is from the next click on; all versions are kept."""
+    store = _store(adapters)
+    before = store.published(_label(label))
+    store.withdraw(_label(label))
+    note("withdraw an adapter", adapter=label, adapters=adapters)
+    console.print(_served_now(label, before, None), markup=False)
+
+
+def _served_now(label: str, before: str | None, now: str | None) -> str:
+    """What serves a label now, and what did before."""
+    names = [name or "the model as it is" for name in (before, now)]
+    if before == now:
+        return f"{label} is served by {names[1]}, as before."
+    return f"{label} is served by {names[1]} now, no longer by {names[0]}."

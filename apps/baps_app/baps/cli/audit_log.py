@@ -1,0 +1,63 @@
+"""What commands change is noted in the audit file, as what the server does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from typing import Any
+
+import typer
+from rich.console import Console
+
+
+def note(
+    what: str,
+    image: str = "",
+    adapter: str = "",
+    images: Collection[str] = (),
+    adapters: str = "",
+    config: str = "",
+    **more: Any,
+) -> None:
+    """Add a line to the audit file of the site; where that fails, say so: what was done stays done.
+
+    The file is that of the settings: ``BAPS_AUDIT``, or ``audit.jsonl`` in the folder of adapters.
+
+    Args:
+        what: was done, as in ``restore a label``.
+        image: to which image, or "".
+        adapter: to which adapter, as in ``spleen/v0002``, or "".
+        images: to which images, if there are several.
+        adapters, config: the options of these names, if they were given.
+        more: what else the line says; no names of patients or images.
+    """
+    from baps.cli.options import given
+    from baps.errors import BapsError
+    from baps.site.audit import AuditFile, command
+    from baps.site.settings import read_settings
+
+    site = read_settings(given(adapters=adapters, config=config))
+    file = site.audit_file
+    if site.audit is None and site.adapters.name == "organs" and (above := site.adapters.parent / file.name).exists():
+        file = above  # The organ model's adapters lie in a folder of the others'.
+    audit = AuditFile(file, site.audit_max_mb, site.audit_keep)
+    try:
+        audit.check()
+        said = {"image": audit.hashed(image) if image else None, "adapter": adapter or None, "status": None, **more}
+        if images:
+            said |= {"images": [audit.hashed(one) for one in images], "count": len(images)}
+        audit.add({**command(what), **said})
+    except (OSError, BapsError) as error:
+        why = str(error) if isinstance(error, BapsError) else f"{error.strerror}."
+        Console(stderr=True, soft_wrap=True, highlight=False).print(
+            f"This was not noted in the audit file {file}. {why} Name the server's one (BAPS_AUDIT).",
+            style="yellow",
+            markup=False,
+        )
+
+
+def private_files(context: typer.Context) -> None:
+    """Keep what a command writes for its user alone, as the server does, unless it is an export."""
+    if context.invoked_subcommand != "export":
+        before = os.umask(0o077)
+        context.call_on_close(lambda: os.umask(before))

@@ -1,0 +1,67 @@
+"""``baps doctor``: the checks as a table."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from baps.cli import options
+from baps.cli.console import Console
+
+_STYLES = {"ok": "green", "warning": "yellow", "FAILED": "bold red"}
+
+
+def doctor(
+    studies: Annotated[str, typer.Argument(help="Folder of images, or the DICOMweb URL of a PACS.")] = "",
+    labels: options.Labels = "",
+    host: Annotated[str, typer.Option(help="Address that the server will listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    black_box: options.BlackBox = "",
+    weights: options.Weights = "",
+    weights_sha256: options.WeightsSha256 = "",
+    device: options.Device = "",
+    remote: options.Remote = "",
+    adapters: options.Adapters = "",
+    cache_mb: options.CacheMb = "",
+    users: options.Users = "",
+    openid: options.OpenId = "",
+    config: options.Config = "",
+    as_json: Annotated[bool, typer.Option("--json", help="The findings as JSON, for programs.")] = False,
+) -> None:
+    """Check this machine, the settings and the studies, and say what to do about each fault.
+
+    Ends with 1 if something failed. A PACS is asked with MONAI_LABEL_DICOMWEB_USERNAME and
+    MONAI_LABEL_DICOMWEB_PASSWORD from the environment.
+    """
+    from baps.site.doctor import Status, examine
+
+    settings = options.given(
+        labels=labels,
+        black_box=black_box,
+        weights=weights,
+        weights_sha256=weights_sha256,
+        device=device,
+        remote=remote,
+        adapters=adapters,
+        cache_mb=cache_mb,
+        users=users,
+        openid=openid,
+        config=config,
+    )
+    with Console(stderr=True).status("Checking; this takes some 10 seconds"):
+        findings = examine(settings, studies, host, port)
+    if as_json:
+        print(json.dumps([{"check": check, **asdict(finding)} for check, finding in findings.items()], indent=1))
+    else:
+        table = Table("check", "", "found", "remedy")
+        for check, finding in findings.items():
+            status = Text(finding.status.value, _STYLES[finding.status.value])
+            table.add_row(check, status, Text(finding.found), Text(finding.remedy))
+        Console().print(table)
+    if any(finding.status is Status.FAILED for finding in findings.values()):
+        raise typer.Exit(1)

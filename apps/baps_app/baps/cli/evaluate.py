@@ -1,0 +1,90 @@
+"""``baps evaluate``: how good are the masks on labelled folders?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from baps.cli import options, outputs
+from baps.cli.adapt import Label, Prompt
+from baps.cli.console import Console
+
+console = Console(soft_wrap=True, highlight=False)
+
+
+def evaluate(
+    images: options.Images,
+    labels: options.LabelFolder,
+    json_file: outputs.FiguresFile,
+    adapter: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of baps adapt; without it, the model as it is.")
+    ] = None,
+    label: Label = None,
+    prompt: Prompt = "click",
+    seed: options.Seed = 0,
+    clicks: Annotated[
+        int, typer.Option(metavar="N", help="On a slice, up to 10: each further one where the mask is most wrong.")
+    ] = 1,
+    black_box: options.BlackBox = "",
+    weights: options.Weights = "",
+    weights_sha256: options.WeightsSha256 = "",
+    device: options.Device = "",
+    remote: options.Remote = "",
+    config: options.Config = "",
+) -> None:
+    """Measure Dice by one click (or box) on up to 12 slices of each image, five times with other clicks.
+
+    FILE gets ``mean`` (over labels, then cases), ``std`` (of the mean over the five sets of clicks), ``cases`` (how
+    many) and ``black_box_images``, and the figures of each case. With more clicks these stay those of the first click
+    (or box), and it gets ``by_clicks``, ``by_clicks_std``, ``clicks_to_85`` (ten where Dice 0.85 is not reached) and
+    ``not_reached`` (the share of such slices).
+    """
+    from baps.adapters.adapter_file import check_fits, read_adapter
+    from baps.evaluation.evaluate import evaluate as measure
+    from baps.evaluation.folders import find_cases
+    from baps.prompts.simulated import check_prompts
+
+    check_prompts(prompt, seed, clicks)
+    outputs.check_figures_file(json_file)
+    loaded, record = read_adapter(adapter) if adapter else (None, None)
+    _, model = options.load_site(
+        black_box=black_box,
+        weights=weights,
+        weights_sha256=weights_sha256,
+        device=device,
+        remote=remote,
+        config=config,
+    )
+    if record is not None:
+        check_fits(record, model.capabilities.name, model.capabilities.weights_sha256)
+    found = find_cases(images, labels, options.read_label(label))
+    options.print_notes(found.notes)
+    options.print_left_out(found.left_out)
+    columns = (TextColumn("evaluating"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=len(found.cases))
+        result = measure(
+            model, found.cases, loaded, prompt, seed, lambda done, _: bar.update(task, completed=done), clicks
+        )
+    options.print_left_out(result.left_out)
+    outputs.write_figures(json_file, result.record())
+    table = Table("case", "Dice")
+    for name, value in result.by_case.items():
+        table.add_row(name, f"{value:.3f}")
+    table.add_section()
+    table.add_row("mean", f"{result.mean:.3f} ± {result.std:.3f}")
+    console.print(table)
+    if more := result.corrections:
+        table = Table("clicks" if prompt == "click" else "box and clicks", "Dice")
+        for number, (mean, std) in enumerate(zip(more.by_clicks, more.by_clicks_std, strict=True), start=1):
+            table.add_row(str(number), f"{mean:.3f} ± {std:.3f}")
+        console.print(table)
+        console.print(
+            f"Clicks to Dice 0.85: {more.clicks_to_85:.1f}, counting ten where it is not reached "
+            f"({more.not_reached:.0%} of the slices)."
+        )
+    console.print(f"{result.black_box_images} images asked. Figures: {json_file}")

@@ -1,0 +1,83 @@
+"""Options that several commands have: the settings of a site, of which empty means not given, and labelled folders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from baps.cli.console import Console
+
+if TYPE_CHECKING:
+    from baps.blackbox import BlackBox as BlackBoxModel
+    from baps.site.settings import Settings
+
+_MOST_REASONS = 10
+
+Labels = Annotated[str, typer.Option(help="Organs, as in spleen,liver, or with their values: spleen=1,liver=6.")]
+BlackBox = Annotated[str, typer.Option(help="The model: bundled, sam, or remote, one on another machine.")]
+Weights = Annotated[str, typer.Option(metavar="FILE", help="Checkpoint of the model; needed for sam.")]
+WeightsSha256 = Annotated[str, typer.Option("--weights-sha256", help="The hash that the checkpoint must have.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
+Remote = Annotated[
+    str, typer.Option(metavar="ADDRESS", help="Of the model remote: http://host:8000/model, or https, grpc, grpcs.")
+]
+Adapters = Annotated[str, typer.Option(metavar="FOLDER", help="Where adapters are kept; the app's own by default.")]
+CacheMb = Annotated[str, typer.Option(metavar="MB", help="Memory for volumes and encodings.")]
+Users = Annotated[str, typer.Option(metavar="FILE", help="Those who may use the server, see baps users.")]
+OpenId = Annotated[str, typer.Option("--openid", metavar="FILE", help="The OpenID provider whose users may.")]
+RootPath = Annotated[
+    str, typer.Option(metavar="PATH", help="Path that a proxy serves it below: /baps for https://hospital/baps/.")
+]
+Worklist = Annotated[
+    str, typer.Option(metavar="FILE", help="The only studies of the PACS to serve, a StudyInstanceUID a line.")
+]
+Config = Annotated[str, typer.Option(metavar="FILE", help="JSON file of settings, which the options overrule.")]
+
+Images = Annotated[Path, typer.Option(metavar="DIR", help="Folder of images: files, or a folder for a DICOM series.")]
+LabelFolder = Annotated[Path, typer.Option(metavar="DIR", help="Folder of labels with the same names.")]
+Patients = Annotated[
+    Path | None, typer.Option(metavar="CSV", help="Table of image and patient, for images that do not say.")
+]
+Seed = Annotated[int, typer.Option(help="Of everything random.")]
+
+
+def given(**options: str) -> dict[str, str]:
+    """The options that were given, by the name of the setting, as ``read_settings`` takes them."""
+    return {name: value for name, value in options.items() if value}
+
+
+def load_site(**settings: str) -> tuple[Settings, BlackBoxModel]:
+    """The settings that were given, and their black box.
+
+    Raises:
+        InputError: if they or the weights cannot be used.
+    """
+    from baps.blackbox import load_black_box
+    from baps.site.settings import read_settings
+
+    site = read_settings(given(**settings))
+    return site, load_black_box(site.black_box, site.weights, site.weights_sha256, site.device, site.remote_model)
+
+
+def print_left_out(reasons: Mapping[str, str]) -> None:
+    """Say what was left out and why, ten at the most."""
+    console = Console(soft_wrap=True, highlight=False)
+    for name, reason in list(reasons.items())[:_MOST_REASONS]:
+        console.print(f"Left out: {name}. {reason}", style="yellow", markup=False)
+    if len(reasons) > _MOST_REASONS:
+        console.print(f"Left out: {len(reasons) - _MOST_REASONS} more.", style="yellow")
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Say how something was read that could be read otherwise."""
+    console = Console(soft_wrap=True, highlight=False)
+    for note in notes:
+        console.print(note, markup=False)
+
+
+def read_label(given: str | None) -> int | str | None:
+    """Read which label is meant: a value, the name of a segment, or none."""
+    return int(given) if given and given.removeprefix("-").isdecimal() else given

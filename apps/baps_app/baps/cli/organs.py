@@ -1,0 +1,178 @@
+"""``baps organs``: a volumetric organ model, adapted to a few labelled volumes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean, pstdev
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from baps.cli import options, outputs
+from baps.cli.audit_log import note
+from baps.cli.console import Console
+from baps.errors import InputError
+from baps.fseft.choices import METHOD_NAMES
+
+app = typer.Typer(no_args_is_help=True, help="Organs of whole volumes without a click, adapted to a few labels.")
+console = Console(soft_wrap=True, highlight=False)
+
+Label = Annotated[str, typer.Option(metavar="N", help="Value of the organ in the labels, or the name of its segment.")]
+Organ = Annotated[str, typer.Option(metavar="NAME", help="The organ; one that the model knows begins at its answer.")]
+Model = Annotated[str, typer.Option(help="The organ model: bundled, or the name of a published checkpoint.")]
+Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="Checkpoint of a published model.")]
+
+
+@app.command()
+def adapt(
+    images: options.Images,
+    labels: options.LabelFolder,
+    label: Label,
+    organ: Organ,
+    out: outputs.AdapterFile,
+    method: Annotated[str, typer.Option(help="What is trained, as in spatial, lora, full; a wrong one lists all.")] = (
+        METHOD_NAMES[0]
+    ),
+    decoder: Annotated[bool, typer.Option(help="Train the decoder beside a method that changes the encoder.")] = False,
+    epochs: Annotated[int, typer.Option(help="At the most; it ends when the loss falls no more.")] = 200,
+    rate: Annotated[float, typer.Option(help="Learning rate to begin with; 0 for the method's own.")] = 0.0,
+    queries: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Unlabelled volumes to do well on: the organ is to be about as large there."),
+    ] = None,
+    patients: options.Patients = None,
+    seed: options.Seed = 0,
+    model: Model = "bundled",
+    weights: Weights = None,
+    weights_sha256: options.WeightsSha256 = "",
+    device: options.Device = "auto",
+) -> None:
+    """Adapt an organ model to labelled volumes, and check the adapter on patients that it was not trained on.
+
+    FILE holds the adapter if it is better than the model as it is, or if only one patient was given and nobody could
+    tell; else it is FILE.refused, and FILE is not written. If it is broken off, the same command goes on from
+    FILE.unfinished.
+    """
+    import shutil
+
+    from baps.adapters.adapter_file import write_adapter
+    from baps.evaluation.folders import find_cases
+    from baps.fseft.adaptation import OrganSettings, adapt_organ
+    from baps.fseft.feature_cache import Readings
+    from baps.fseft.models import load_organ_model
+    from baps.fseft.volumes import load_volumes
+    from baps.io import file_stem, list_images, read_volume
+
+    settings = OrganSettings(method=method, decoder=decoder, rate=rate, epochs=epochs, seed=seed)
+    outputs.make_room(out)
+    organs = load_organ_model(model, weights, weights_sha256, device)
+    found = find_cases(images, labels, options.read_label(label), patients)
+    note("adapt to labels", images=sorted({file_stem(case.image) for case in found.cases}))
+    volumes, left_out = load_volumes(found.cases, organs)
+    options.print_notes(found.notes)
+    options.print_left_out({**found.left_out, **left_out})
+    if not volumes:
+        raise InputError(f"None of the labels can be used. {next(iter(left_out.values()), '')}")
+    wanted = []
+    if queries is not None:
+        from baps.fseft.preprocessing import prepare
+
+        wanted = [prepare(read_volume(path), organs.spacing, organs.side).image for path in list_images(queries)]
+        if not wanted:
+            raise InputError(f"There is no image in {queries}. Give --queries a folder of volumes, or leave it away.")
+    count = sum(map(len, volumes.values()))
+    knows = "knows" if organs.network.index(organ) is not None else "does not know"
+    console.print(f"{count} labelled volumes of {len(volumes)} patients; the model {organs.name} {knows} {organ}")
+    unfinished = out.with_name(f"{out.name}.unfinished")
+    columns = (TextColumn("adapting"), BarColumn(), TextColumn("{task.fields[said]}"), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=None, said="")
+
+        def report(epoch: int, total: int, dice: float) -> None:
+            bar.update(task, total=total, completed=epoch, said=f"training Dice {dice:.3f}")
+
+        kept = Readings(unfinished / "readings")
+        result = adapt_organ(organs, organ, volumes, settings, None, kept, wanted, told=report, unfinished=unfinished)
+        bar.update(task, total=1, completed=1)
+    record: dict[str, Any] = {**result.record, "status": result.check.status}
+    candidate = out.with_name(f"{out.name}.refused")
+    refused = result.check.status == "refused"
+    candidate.unlink(missing_ok=True)
+    write_adapter(candidate if refused else out, result.adapter, record)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    if refused:
+        now = f"{out} is still the earlier one" if out.exists() else f"there is no {out}"
+        console.print(f"{result.check.sentence()} Not better: the candidate is {candidate}; {now}.", style="yellow")
+    elif result.check.verdict is None:
+        console.print(f"{result.check.sentence()} The adapter is {out}. It may help or harm.", style="yellow")
+    else:
+        console.print(f"{result.check.sentence()} Better: the adapter is {out}.", style="green")
+
+
+@app.command()
+def evaluate(
+    images: options.Images,
+    labels: options.LabelFolder,
+    label: Label,
+    organ: Organ,
+    json_file: outputs.FiguresFile,
+    adapter: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of baps organs adapt; without it, the model as it is.")
+    ] = None,
+    model: Model = "bundled",
+    weights: Weights = None,
+    weights_sha256: options.WeightsSha256 = "",
+    device: options.Device = "auto",
+) -> None:
+    """Measure Dice, the 95th percentile of the Hausdorff distance and the average surface distance of whole volumes.
+
+    FILE gets the figures of each volume, and their mean and spread over volumes. A distance is null where the mask is
+    empty, and such volumes do not count in its mean.
+    """
+    from baps.evaluation.folders import find_cases
+    from baps.fseft.adapter_file import read_organ_adapter
+    from baps.fseft.evaluation import evaluate_organ
+    from baps.fseft.feature_cache import Readings
+    from baps.fseft.models import load_organ_model
+    from baps.fseft.predictor import unadapted
+
+    outputs.check_figures_file(json_file)
+    organs = load_organ_model(model, weights, weights_sha256, device)
+    loaded, record = read_organ_adapter(adapter, organs) if adapter else (unadapted(organs, organ), None)
+    if record is not None and record["adapter"]["organ"] != organ:
+        raise InputError(f"The adapter was trained for {record['adapter']['organ']}, not for {organ}. Give that organ.")
+    if loaded is None:
+        console.print(f"The model {organs.name} does not know {organ}: it answers with nothing.", style="yellow")
+    found = find_cases(images, labels, options.read_label(label))
+    columns = (TextColumn("evaluating"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bar:
+        cases = bar.track(found.cases, total=len(found.cases))
+        scored, unusable = evaluate_organ(organs, loaded, cases, Readings(None))
+    left_out = {**found.left_out, **unusable}
+    options.print_notes(found.notes)
+    options.print_left_out(left_out)
+    if not scored:
+        raise InputError(f"None of the volumes can be measured. {next(iter(left_out.values()), '')}")
+    figures: dict[str, Any] = {"organ": organ, "model": organs.record(), "cases": {}, "left_out": left_out}
+    for name, one in scored.items():
+        figures["cases"][name] = {
+            key: value if math.isfinite(value) else None for key, value in asdict(one).items() if key != "patient"
+        }
+    table = Table("volume", "Dice", "HD95, mm", "surface distance, mm")
+    for name, one in figures["cases"].items():
+        table.add_row(name, *(f"{value:.3f}" if value is not None else "none" for value in one.values()))
+    table.add_section()
+    cells = []
+    for key in ("dice", "hd95", "surface"):
+        values = [one[key] for one in figures["cases"].values() if one[key] is not None]
+        figures[key] = fmean(values) if values else None
+        figures[f"{key}_std"] = pstdev(values) if values else None
+        cells.append(f"{fmean(values):.3f} ± {pstdev(values):.3f}" if values else "none")
+    table.add_row("mean", *cells)
+    outputs.write_figures(json_file, figures)
+    console.print(table)
+    console.print(f"Figures: {json_file}")

@@ -1,0 +1,189 @@
+"""``baps segment``: clicks in, one mask out, without a server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from baps.cli import options
+from baps.cli.console import Console
+from baps.errors import BapsError, InputError
+from baps.utils.atomic_write import replacing
+
+if TYPE_CHECKING:
+    from baps.imaging.volume import Volume
+    from baps.inference.segmenter import Segmenter
+
+_KINDS = (".nii.gz", ".nii", ".nrrd")
+console = Console(soft_wrap=True, highlight=False)
+
+
+def segment(
+    image: Annotated[Path, typer.Argument(help="The volume.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help=f"Where the mask goes: {', '.join(_KINDS)}.")],
+    click: Annotated[list[str] | None, typer.Option(metavar="I,J,K", help="In the organ; may be repeated.")] = None,
+    background: Annotated[list[str] | None, typer.Option(metavar="I,J,K", help="Beside it; may be repeated.")] = None,
+    box: Annotated[str, typer.Option(metavar="I0,I1,J0,J1,K0,K1", help="First and last voxels of the organ.")] = "",
+    plane: Annotated[
+        str, typer.Option(help="How to cut: as-stored (across K), axial, coronal, sagittal, or across I, J or K.")
+    ] = "as-stored",
+    label: Annotated[str, typer.Option(help="The organ, whose adapter is used; without it, the shared one.")] = "",
+    zero_shot: Annotated[bool, typer.Option("--zero-shot", help="With the model as it is, without adapters.")] = False,
+    whole_organ: Annotated[
+        bool, typer.Option("--whole-organ", help="On all slices, carried on from the clicked ones.")
+    ] = False,
+    seconds: Annotated[
+        float | None, typer.Option(help="With --whole-organ: give what was found after so long.", show_default="no end")
+    ] = None,
+    black_box: options.BlackBox = "",
+    weights: options.Weights = "",
+    weights_sha256: options.WeightsSha256 = "",
+    device: options.Device = "",
+    remote: options.Remote = "",
+    adapters: options.Adapters = "",
+    config: options.Config = "",
+) -> None:
+    """Segment the clicked slice of a volume: a mask of the whole volume, zero outside that slice.
+
+    Points are voxel indices, as the file has them. The last click says which slice is meant. With --whole-organ clicks
+    on any number of slices across K count, and the mask is of the organ on all of them; a box says where it ends.
+    """
+    if not out.name.endswith(_KINDS):
+        raise InputError(f"A mask cannot be written as {out.name}. Give --out a name that ends in {', '.join(_KINDS)}.")
+    if not out.parent.is_dir():
+        raise InputError(f"There is no folder {out.parent} for the mask. Make it, or give another --out.")
+    if out.exists() and image.exists() and out.samefile(image):
+        raise InputError(f"The mask would replace the image {image}. Give another --out.")
+    if seconds is not None and not (whole_organ and seconds > 0):
+        raise InputError("--seconds goes with --whole-organ, and must be positive.")
+    if whole_organ and plane != "as-stored":
+        raise InputError("--whole-organ works on the slices as they are stored. Leave --plane out.")
+    request = {
+        "foreground": [_numbers("--click", text, 3) for text in click or []],
+        "background": [_numbers("--background", text, 3) for text in background or []],
+        "roi": _numbers("--box", box, 6) if box else [],
+        "plane": plane.replace("-", " "),
+        "label": label,
+    }
+
+    from baps.inference.segmenter import Segmenter
+    from baps.io import write_nifti, write_nrrd
+    from baps.registry.store import AdapterStore
+
+    site, model = options.load_site(
+        black_box=black_box,
+        weights=weights,
+        weights_sha256=weights_sha256,
+        device=device,
+        remote=remote,
+        adapters=adapters,
+        config=config,
+    )
+    segmenter, labels = Segmenter(model, AdapterStore(site.adapters)), list(site.labels)
+    if whole_organ:
+        try:
+            mask, notes, lines = _whole_organ(segmenter, image, request, labels, not zero_shot, seconds)
+        except KeyboardInterrupt:
+            raise BapsError("Given up; nothing was written.") from None
+    else:
+        mask, notes, lines = _one_slice(segmenter, image, request, labels, not zero_shot)
+    suffix = next(kind for kind in _KINDS if out.name.endswith(kind))
+    try:
+        with replacing(out, suffix) as partial:
+            (write_nrrd if suffix == ".nrrd" else write_nifti)(partial, mask)
+    except OSError as error:
+        raise BapsError(f"The mask cannot be written to {out}: {error.strerror}. Give another --out.") from error
+
+    for note in notes:
+        console.print(note, style="yellow", markup=False)
+    for name, value in {"mask": f"{out}, {int(mask.voxels.sum())} voxels", **lines}.items():
+        console.print(f"{name:<8}{value}", markup=False)
+
+
+Found = tuple["Volume", list[str], dict[str, str]]
+"""The mask, notes, and what else there is to say, by name."""
+
+
+def _one_slice(
+    segmenter: Segmenter, image: Path, request: Mapping[str, Any], labels: list[str], adapted: bool
+) -> Found:
+    import numpy as np
+
+    from baps.imaging.volume import Volume
+    from baps.inference.requests.click import read_click
+
+    volume, _ = segmenter.volume(image)
+    asked = read_click(request, volume, labels)
+    found = segmenter.segment(image, asked.plane, asked.prompt, asked.label, adapted=adapted)
+    mask = np.zeros(volume.shape, np.uint8)
+    asked.plane.put(mask, found.mask)
+    lines = {
+        "label": asked.label or "none",
+        "slice": f"{asked.plane.index} across {'IJK'[asked.plane.axis]}",
+        "adapter": _served(found.adapter),
+        "window": f"{found.window.low:g} to {found.window.high:g} ({found.window.source})",
+        "time": f"{found.seconds:.2f} s",
+    }
+    return Volume(mask, volume.affine), [*asked.notes, *volume.notes], lines
+
+
+def _whole_organ(
+    segmenter: Segmenter,
+    image: Path,
+    request: Mapping[str, Any],
+    labels: list[str],
+    adapted: bool,
+    seconds: float | None,
+) -> Found:
+    from baps.imaging.volume import Volume
+    from baps.inference.requests.click import read_organ_clicks
+    from baps.inference.whole_organ import name_slices, segment_organ
+
+    volume, _ = segmenter.volume(image)
+    clicks = read_organ_clicks(request, volume, labels)
+    deadline = time.monotonic() + seconds if seconds else float("inf")
+    columns = (TextColumn("slices"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("slices", total=None)
+        found = segment_organ(
+            segmenter,
+            image,
+            clicks,
+            clicks.label,
+            adapted,
+            go_on=lambda: time.monotonic() < deadline,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    notes = [*clicks.notes, *found.notes, *volume.notes]
+    if found.stopped:
+        notes.append(f"The {seconds:g} seconds were spent: what was found so far ends at {name_slices(found.stopped)}.")
+    lines = {
+        "label": clicks.label or "none",
+        "slices": f"{found.slices[0]} to {found.slices[-1]} across K, {len(found.slices)} of them"
+        if found.slices
+        else "none",
+        "adapter": _served(found.adapter),
+        "window": f"{found.window.low:g} to {found.window.high:g} ({found.window.source})",
+        "time": f"{found.seconds:.2f} s",
+    }
+    return Volume(found.mask, volume.affine), notes, lines
+
+
+def _served(adapter: tuple[str, str] | None) -> str:
+    return f"{adapter[0] or 'shared'} {adapter[1]}" if adapter else "none, the model as it is"
+
+
+def _numbers(option: str, text: str, count: int) -> list[float]:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != count:
+        form = "i,j,k" if count == 3 else "i0,i1,j0,j1,k0,k1"
+        raise InputError(f"{option} takes {count} numbers, {form}, with commas and no spaces between; got {text!r}.")
+    return numbers

@@ -1,0 +1,68 @@
+"""``baps serve``: become the server."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from baps.cli import options
+
+
+def serve(
+    studies: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of images, or the DICOMweb URL of a PACS and a query: 'https://pacs/dicom-web?Modality=CT'."
+        ),
+    ],
+    labels: options.Labels = "",
+    host: Annotated[str, typer.Option(help="Address to listen on; others than 127.0.0.1 need users.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    black_box: options.BlackBox = "",
+    weights: options.Weights = "",
+    weights_sha256: options.WeightsSha256 = "",
+    device: options.Device = "",
+    remote: options.Remote = "",
+    adapters: options.Adapters = "",
+    cache_mb: options.CacheMb = "",
+    users: options.Users = "",
+    openid: options.OpenId = "",
+    root_path: options.RootPath = "",
+    worklist: options.Worklist = "",
+    config: options.Config = "",
+) -> None:
+    """Serve a folder of images or a PACS to 3D Slicer and OHIF.
+
+    The user and the password of a PACS are taken from MONAI_LABEL_DICOMWEB_USERNAME and MONAI_LABEL_DICOMWEB_PASSWORD
+    in the environment, never from the command line, which other users can read.
+    """
+    from baps.site.server_command import check_listening, check_port, check_studies, serving_command
+    from baps.site.settings import check_settings, read_settings
+
+    settings = options.given(
+        labels=labels,
+        black_box=black_box,
+        weights=weights,
+        weights_sha256=weights_sha256,
+        device=device,
+        remote=remote,
+        adapters=adapters,
+        cache_mb=cache_mb,
+        users=users,
+        openid=openid,
+        root_path=root_path,
+        worklist=worklist,
+        config=config,
+    )
+    site = read_settings(settings)
+    check_settings(site)
+    check_studies(studies, site.worklist)
+    check_listening(host, site.closed)
+    check_port(host, port)
+    command, environment = serving_command(studies, host, port, settings)
+    print(f"==> Starting the server on {studies}. It says when it answers, in half a minute or so; stop with Ctrl+C.")
+    sys.stdout.flush()  # Nothing of this process is left after the next line.
+    os.execve(command[0], command, environment)  # noqa: S606 (no shell; a process of its own would not get the signals)

@@ -1,0 +1,36 @@
+"""A few-shot adapter from its file; it is written as any adapter is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from baps.adapters.adapter_file import check_fits, read_built
+from baps.fseft.adapters import FewShotAdapter, build_adapter
+from baps.fseft.models import OrganModel
+
+
+def adapter_record(method: str, organ: str, decoder: bool, seed: int) -> dict[str, Any]:
+    """What has to be known to build an adapter like it, as JSON."""
+    return {"method": method, "organ": organ, "decoder": decoder, "seed": seed}
+
+
+def read_organ_adapter(path: Path, model: OrganModel) -> tuple[FewShotAdapter, dict[str, Any]]:
+    """Read an adapter back, on the model's device, and its record.
+
+    Raises:
+        InputError: if the file is missing, broken or no few-shot adapter, or was trained for another model.
+    """
+
+    def build(record: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> FewShotAdapter:
+        about = record["adapter"]
+        method, organ = about["method"], about["organ"]
+        check_fits(record, model.name, model.sha256)
+        adapter = build_adapter(method, model.network, organ, decoder=about["decoder"], seed=about["seed"])
+        adapter.load_state(state)
+        return adapter.to(model.device).eval()
+
+    return read_built(path, build)

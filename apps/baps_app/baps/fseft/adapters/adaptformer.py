@@ -1,0 +1,38 @@
+"""AdaptFormer (Chen et al., *AdaptFormer: Adapting Vision Transformers for Scalable Visual Recognition*, NeurIPS 2022):
+a bottleneck beside the multilayer perceptron of each block.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from baps.fseft.adapters.blocks import transformer_blocks
+from baps.fseft.adapters.tuned import TunedModel
+
+_RANK = 16
+_SCALE = 0.1
+"""Of what the bottleneck adds."""
+
+
+class _Beside(nn.Module):
+    """``mlp(norm(x)) + 0.1 up(ReLU(down(x)))``. Untrained, it adds nothing."""
+
+    def __init__(self, channels: int, norm: nn.Module, mlp: nn.Module) -> None:
+        super().__init__()
+        self.norm, self.mlp = norm, mlp
+        self.down = nn.Linear(channels, _RANK)
+        self.up = nn.Linear(_RANK, channels)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.mlp(self.norm(x)) + _SCALE * self.up(torch.relu(self.down(x)))
+        return found
+
+
+def add_adaptformer(tuned: TunedModel) -> None:
+    """Put it on every block, trainable."""
+    for block in transformer_blocks(tuned.model):
+        block.mlp = _Beside(block.dim, block.norm2, block.mlp)
+        block.norm2 = nn.Identity()  # The bottleneck reads what is not yet normalised.

@@ -1,0 +1,17 @@
+"""The transformer blocks of a foundation model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from monai.networks.nets.swin_unetr import SwinTransformerBlock
+
+from baps.fseft.models import FoundationModel
+
+
+def transformer_blocks(model: FoundationModel) -> list[Any]:
+    """MONAI's Swin transformer blocks, from the finest to the coarsest; none in a U-Net.
+
+    Of each: ``norm1``, ``attn`` (with the fused ``qkv``), ``norm2``, ``mlp``, and its channels, ``dim``.
+    """
+    return [module for module in model.body.modules() if isinstance(module, SwinTransformerBlock)]

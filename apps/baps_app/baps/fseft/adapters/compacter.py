@@ -1,0 +1,59 @@
+"""Compacter (Karimi Mahabadi et al., *Compacter: Efficient Low-Rank Hypercomplex Adapter Layers*, NeurIPS 2021):
+bottlenecks after the attention and the perceptron of each block, their weights sums of Kronecker products.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from baps.fseft.adapters.blocks import transformer_blocks
+from baps.fseft.adapters.tuned import TunedModel
+
+_TERMS = 4
+"""Kronecker products a weight."""
+_WIDTH = 16
+"""Of the bottleneck, as AdaptFormer's here; FSEFT does not give it."""
+
+
+class _Hypercomplex(nn.Module):
+    """``x W + b`` with ``W = sum_i A_i kron (s_i t_i)``; the A_i are shared by all layers, s_i and t_i of rank one."""
+
+    def __init__(self, shared: nn.Parameter, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.shared = shared
+        # The variance of W's entries is then 1 / inputs.
+        self.left = nn.Parameter(torch.randn(_TERMS, inputs // _TERMS, 1) / inputs**0.5)
+        self.right = nn.Parameter(torch.randn(_TERMS, 1, outputs // _TERMS))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def weight(self) -> torch.Tensor:
+        """W, (inputs, outputs)."""
+        return torch.einsum("nab,ncd->acbd", self.shared, self.left @ self.right).flatten(2).flatten(0, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weight() + self.bias
+
+
+class _After(nn.Module):
+    """``y + up(GELU(down(y)))`` of what a module answers. Untrained, it adds nothing."""
+
+    def __init__(self, shared: nn.Parameter, channels: int, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self.down = _Hypercomplex(shared, channels, _WIDTH)
+        self.up = _Hypercomplex(shared, _WIDTH, channels)
+        nn.init.zeros_(self.up.right)
+
+    def forward(self, x: torch.Tensor, **beside: torch.Tensor | None) -> torch.Tensor:
+        y: torch.Tensor = self.module(x, **beside)
+        added: torch.Tensor = self.up(nn.functional.gelu(self.down(y)))
+        return y + added
+
+
+def add_compacter(tuned: TunedModel) -> None:
+    """Put it on every block, trainable."""
+    shared = nn.Parameter(torch.randn(_TERMS, _TERMS, _TERMS) / _TERMS**0.5)
+    for block in transformer_blocks(tuned.model):
+        block.attn = _After(shared, block.dim, block.attn)
+        block.mlp = _After(shared, block.dim, block.mlp)

@@ -1,0 +1,24 @@
+"""Foundation models: networks behind one interface, and their published weights."""
+
+from __future__ import annotations
+
+from baps.fseft.models.foundation import FoundationModel
+from baps.fseft.models.organ_model import ORGAN_MODELS, OrganModel, load_organ_model
+from baps.fseft.models.organ_names import class_index
+from baps.fseft.models.published import FSEFT_CLASSES, PUBLISHED, foundation_model_of, load_foundation_model
+from baps.fseft.models.swin_unetr import build_swin_unetr
+from baps.fseft.models.unet import build_unet
+
+__all__ = [
+    "FSEFT_CLASSES",
+    "ORGAN_MODELS",
+    "PUBLISHED",
+    "FoundationModel",
+    "OrganModel",
+    "build_swin_unetr",
+    "build_unet",
+    "class_index",
+    "foundation_model_of",
+    "load_foundation_model",
+    "load_organ_model",
+]

@@ -1,0 +1,82 @@
+"""A foundation model: a network that gives features of every voxel, and a linear head on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import nn
+
+from baps.errors import InputError
+from baps.fseft.models.organ_names import class_index
+
+
+class FoundationModel(nn.Module):
+    """A segmentation network in two parts; each class has a sigmoid of its own, as the classes may overlap.
+
+    Args:
+        new_body: makes the network of images (B, 1, H, W, D) to penultimate features (B, C, H, W, D), with random
+            weights.
+        channels: C.
+        classes: what the head's outputs are called, in their order; none for weights without a linear head.
+        multiple: the sides of an image must be multiples of it, and at least twice as long: below that, nothing is left
+            to normalise in the coarsest features.
+        encoder: names of the modules of the body that make up the encoder.
+        decoder: likewise, from the coarsest features up to the penultimate ones.
+    """
+
+    def __init__(
+        self,
+        new_body: Callable[[], nn.Module],
+        channels: int,
+        classes: Sequence[str],
+        multiple: int,
+        encoder: Sequence[str],
+        decoder: Sequence[str],
+    ) -> None:
+        super().__init__()
+        self.new_body = new_body
+        self.body = new_body()
+        self.channels = channels
+        self.classes = tuple(classes)
+        self.multiple = multiple
+        self.head = nn.Conv3d(channels, len(self.classes), 1) if self.classes else None
+        self._encoder, self._decoder = tuple(encoder), tuple(decoder)
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Penultimate features, the input of the head: (B, 1, H, W, D) in [0, 1] to (B, C, H, W, D).
+
+        Raises:
+            InputError: if the images have another shape.
+        """
+        sides = images.shape[2:]
+        if images.ndim != 5 or images.shape[1] != 1 or any(n % self.multiple or n < 2 * self.multiple for n in sides):
+            raise InputError(
+                f"The model takes images (B, 1, H, W, D) whose sides are multiples of {self.multiple} and at least "
+                f"{2 * self.multiple}, not {tuple(images.shape)}. Crop or pad them, or use a sliding window."
+            )
+        found: torch.Tensor = self.body(images)
+        return found
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits of each class, (B, 1, H, W, D) to (B, K, H, W, D).
+
+        Raises:
+            InputError: if the images have another shape, or the weights came without a linear head.
+        """
+        if self.head is None:
+            raise InputError("These weights have no linear head, so no class of theirs can be asked for. Adapt them.")
+        logits: torch.Tensor = self.head(self.features(images))
+        return logits
+
+    def index(self, organ: str) -> int | None:
+        """The place of an organ among the classes, or None if the model does not know it; see ``class_index``."""
+        return class_index(self.classes, organ)
+
+    def encoder(self) -> Iterator[nn.Module]:
+        """The modules of the encoder."""
+        return (self.body.get_submodule(name) for name in self._encoder)
+
+    def decoder(self) -> Iterator[nn.Module]:
+        """The modules of the decoder, without the head."""
+        return (self.body.get_submodule(name) for name in self._decoder)

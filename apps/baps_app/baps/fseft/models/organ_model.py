@@ -1,0 +1,90 @@
+"""A foundation model that volumes can be given to: its network, and what it wants them to be like."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from baps.blackbox.device import usable_device
+from baps.blackbox.weights import load_weights
+from baps.errors import InputError
+from baps.fseft.models.foundation import FoundationModel
+from baps.fseft.models.published import PUBLISHED, load_foundation_model
+from baps.fseft.models.swin_unetr import build_swin_unetr
+
+BUNDLED_WEIGHTS = Path(__file__).parent / "bundled" / "organs.safetensors"
+
+ORGAN_MODELS = ("bundled", *PUBLISHED)
+"""Names that ``load_organ_model`` knows."""
+
+
+@dataclass(frozen=True)
+class OrganModel:
+    """A foundation model on its device.
+
+    Attributes:
+        name: one of ``ORGAN_MODELS``.
+        network: it.
+        sha256: of its weights.
+        spacing: of the voxels that it was trained on, mm.
+        side: of its sliding window, voxels.
+    """
+
+    name: str
+    network: FoundationModel
+    sha256: str
+    spacing: float = 1.5
+    side: int = 96
+
+    @property
+    def device(self) -> torch.device:
+        """That it is on."""
+        return next(self.network.parameters()).device
+
+    def record(self) -> dict[str, str]:
+        """Which model it is, for the record of what was adapted."""
+        return {"name": self.name, "weights_sha256": self.sha256}
+
+
+def load_organ_model(
+    name: str = "bundled", weights: Path | None = None, sha256: str = "", device: str = "auto"
+) -> OrganModel:
+    """Load a foundation model.
+
+    Args:
+        name: ``bundled``, or the name of a published checkpoint.
+        weights: the checkpoint, which all but the bundled model need.
+        sha256: the hash that it must have, or "".
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+
+    Raises:
+        InputError: if there is no such name, or the weights or the device cannot be used.
+    """
+    if name not in ORGAN_MODELS:
+        raise InputError(f"There is no organ model named {name!r}. Known ones: {', '.join(ORGAN_MODELS)}.")
+    device = usable_device(device)
+    if name == "bundled":
+        model = _bundled(weights or BUNDLED_WEIGHTS, sha256)
+    elif weights is None:
+        raise InputError(f"The organ model {name} needs weights: give the path of its checkpoint.")
+    else:
+        model = OrganModel(name, *load_foundation_model(name, weights, sha256))
+    model.network.to(device)
+    return model
+
+
+def _bundled(weights: Path, sha256: str) -> OrganModel:
+    state, digest = load_weights(weights, sha256)
+    try:
+        record = json.loads(weights.with_suffix(".json").read_text())
+        network = build_swin_unetr(record["classes"], record["features"], record["window"])
+        network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+        model = OrganModel("bundled", network.eval(), digest, float(record["spacing"]), int(record["side"]))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise InputError(
+            f"{weights} does not hold the bundled organ model with its record ({weights.stem}.json) beside it: {error}"
+        ) from error
+    return model

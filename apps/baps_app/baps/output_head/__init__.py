@@ -1,8 +1,0 @@
-"""The output-side head: a small local network that corrects what comes back from the black box."""
-
-from __future__ import annotations
-
-from .features import FEATURES, GRID, head_features
-from .head import OutputHead
-
-__all__ = ["FEATURES", "GRID", "OutputHead", "head_features"]

@@ -1,0 +1,1 @@
+"""Adapters on disk: versions by label, one of them published."""

@@ -1,0 +1,252 @@
+"""The MONAI Label app: wiring only."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Collection
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from monailabel.config import settings
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.infer_v2 import InferTask
+from monailabel.interfaces.tasks.strategy import Strategy
+from monailabel.interfaces.tasks.train import TrainTask
+from numpy.typing import NDArray
+
+import baps.server.labels.save_labels
+from baps.blackbox import BlackBox, load_black_box
+from baps.errors import BapsError, InputError
+from baps.imaging.volume import Volume
+from baps.inference.segmenter import Segmenter
+from baps.registry.store import AdapterStore
+from baps.server.datastores.dicomweb import open_pacs
+from baps.server.datastores.folder import StudiesDatastore
+from baps.server.datastores.read_only import ReadOnlyStudies, can_write
+from baps.server.expired_sessions import remove_expired
+from baps.server.infer.base import IMAGE_ID
+from baps.server.infer.organs import OrgansInfer
+from baps.server.infer.prompted import PromptedInfer
+from baps.server.infer.scribbles import ScribblesInfer
+from baps.server.infer.whole_organ import WholeOrganInfer
+from baps.server.jobs import Jobs
+from baps.server.labels.retention import Retention
+from baps.server.log_redaction import be_discreet
+from baps.server.strategies.disagreement import Disagreement
+from baps.server.strategies.first import First
+from baps.server.strategies.random import Chance
+from baps.server.train.adaptation import AdaptationTrainer
+from baps.server.train.organs import OrgansTrainer
+from baps.site.audit import AuditFile
+from baps.site.pacs_credentials import read_login
+from baps.site.server_command import is_pacs
+from baps.site.settings import Settings, check_settings, read_settings
+from baps.training.settings import AdaptationSettings
+from baps.utils.limits import VARIABLE as SIZE_VARIABLE
+
+if TYPE_CHECKING:
+    from baps.fseft.predictor import OrganSegmenter
+
+logger = logging.getLogger(__name__)
+
+for chatty in ("monailabel.endpoints.activelearning", "dicomweb_client"):
+    logging.getLogger(chatty).setLevel(logging.WARNING)  # They log patients and studies.
+logging.getLogger("timeloop").addFilter(lambda record: record.levelno >= logging.WARNING)  # It sets its own level.
+
+
+class BapsApp(MONAILabelApp):
+    """Promptable segmentation, adapted on site."""
+
+    def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
+        be_discreet()
+        self.site = read_settings(conf or {})
+        check_settings(self.site)
+        if os.environ.get("BAPS_SERVING") != "protected":
+            _check_unprotected(studies, self.site)
+        self.store, self.organ_store = AdapterStore(self.site.adapters), AdapterStore(self.site.adapters / "organs")
+        self.jobs = Jobs()
+        self._loading, self._loading_organs = threading.Lock(), threading.Lock()
+        self._black_box: BlackBox | None = None
+        self._segmenter: Segmenter | None = None
+        self._organs: OrganSegmenter | None = None
+        # The training process gets this from us: its threads must not spin while they wait for each other.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        os.environ[SIZE_VARIABLE] = str(self.site.most_volume_mb)
+        # Where dcmqi's programs lie, which MONAI Label would download otherwise.
+        os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+        super().__init__(
+            app_dir=app_dir,
+            studies=studies,
+            conf=conf,
+            name="BAPS",
+            description="Promptable segmentation that adapts to your images, without the model's weights or gradients",
+            labels=list(self.site.labels),
+        )
+        # Slicer disables its Train button while a scoring job is queued; there are no scoring methods here.
+        self._auto_update_scoring = False
+
+    def init_datastore(self) -> Datastore:
+        """Ours for a folder and for a PACS; MONAI Label's own for its other stores."""
+        if self.remote:
+            if settings.MONAI_LABEL_DATASTORE or "googleapis.com" in self.studies:
+                return super().init_datastore()
+            site = self.site
+            return open_pacs(self.studies, read_login(site.pacs_login), site.worklist, site.pacs_label_format)
+        reload, read_only = settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD, settings.MONAI_LABEL_DATASTORE_READ_ONLY
+        if not can_write(self.studies):
+            return ReadOnlyStudies(self.studies, reload)
+        return StudiesDatastore(self.studies, reload, read_only)
+
+    @property
+    def remote(self) -> bool:
+        """Whether the images lie in a PACS."""
+        return self.studies.startswith(("http://", "https://"))
+
+    def init_infers(self) -> dict[str, InferTask]:
+        labels = dict(self.site.labels)
+        clicks, asked = self.store.clicks, self.segmenter
+        names = ("baps", "zero_shot", "whole_organ", "scribbles", "organs")
+        save = {name: partial(self.save_shown, name) for name in names}
+        return {
+            "baps": PromptedInfer(asked, clicks, labels, save["baps"], adapted=True),
+            "zero_shot": PromptedInfer(asked, clicks, labels, save["zero_shot"], adapted=False),
+            "whole_organ": WholeOrganInfer(asked, clicks, labels, save["whole_organ"], self.jobs),
+            "scribbles": ScribblesInfer(asked, clicks, labels, save["scribbles"], self.jobs),
+            "organs": OrgansInfer(self.organs, clicks, labels, save["organs"], self.jobs),
+        }
+
+    def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> Any:
+        """As the host's; the task is told the image's name too, which the host replaces by its file."""
+        return super().infer({**request, IMAGE_ID: request.get("image")}, datastore)
+
+    def init_trainers(self) -> dict[str, TrainTask]:
+        labels = dict(self.site.labels)
+        defaults = AdaptationSettings(encoder=self.site.encoder, encoder_source=self.site.encoder_source)
+        patients = self.site.patients
+        return {
+            "baps": AdaptationTrainer(self.black_box, labels, self.store, patients, defaults),
+            "organs": OrgansTrainer(self.organs, labels, self.store, self.organ_store.root, patients),
+        }
+
+    def init_strategies(self) -> dict[str, Strategy]:
+        disagreement = Disagreement(self.segmenter, self.organs, dict(self.site.labels), self.store.clicks)
+        return {"random": Chance(), "first": First(), "disagreement": disagreement}
+
+    def black_box(self) -> BlackBox:
+        """The model, loaded when it is first needed."""
+        with self._loading:
+            if self._black_box is None:
+                site = self.site
+                try:
+                    self._black_box = load_black_box(
+                        site.black_box, site.weights, site.weights_sha256, site.device, site.remote_model
+                    )
+                except InputError as error:  # The operator's to mend, not the fault of who clicked.
+                    raise BapsError(f"The model cannot be loaded. {error}") from error
+                able = self._black_box.capabilities
+                logger.info("Black box %s, weights SHA-256 %s", able.name, able.weights_sha256)
+            return self._black_box
+
+    def segmenter(self) -> Segmenter:
+        """What answers clicks, made when the first comes."""
+        black_box = self.black_box()
+        with self._loading:
+            if self._segmenter is None:
+                self._segmenter = Segmenter(black_box, self.store, self.site.cache_mb << 20, self.site.ahead)
+            return self._segmenter
+
+    def organs(self) -> OrganSegmenter:
+        """What answers without a click, made when it is first asked for; clicks do not wait for it."""
+        with self._loading_organs:
+            if self._organs is None:
+                from baps.fseft.feature_cache import Readings
+                from baps.fseft.models import load_organ_model  # Networks, which take seconds to import.
+                from baps.fseft.predictor import OrganSegmenter
+
+                site, root = self.site, self.organ_store.root
+                try:
+                    model = load_organ_model(
+                        site.organ_model, site.organ_weights, site.organ_weights_sha256, site.device
+                    )
+                except InputError as error:  # As for the black box.
+                    raise BapsError(f"The organ model cannot be loaded; clicks are answered. {error}") from error
+                logger.info("Organ model %s, weights SHA-256 %s", model.name, model.sha256)
+                readings = Readings(root / "readings", site.organ_cache_gb << 30)
+                self._organs = OrganSegmenter(model, self.organ_store, readings)
+            return self._organs
+
+    def on_init_complete(self) -> None:
+        super().on_init_complete()
+        be_discreet()  # The host's clock has brought a log of its own.
+        # The first click must not wait for the model, nor the start of the server.
+        threading.Thread(target=self._load_first, name="load-model", daemon=True).start()
+        audit = AuditFile(self.site.audit_file, self.site.audit_max_mb, self.site.audit_keep)
+        Retention(self.datastore(), self.site, audit).start()
+
+    def _load_first(self) -> None:
+        try:
+            self.segmenter()
+        except BapsError as error:  # Whoever clicks is told the same.
+            logger.error("%s", error)
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the model that answers clicks is there."""
+        return self._segmenter is not None
+
+    def cleanup_sessions(self) -> None:
+        """Remove the sessions that have expired; the host calls it at the start and every five minutes."""
+        if self._sessions is not None:
+            remove_expired(self._sessions)
+
+    def save_label(self, image_id: str, path: Path, tag: str, info: dict[str, Any], confirms: bool = False) -> str:
+        """Check a label and store it, see ``baps.server.labels.save_labels.save_label``."""
+        site = self.site
+        return baps.server.labels.save_labels.save_label(
+            self.datastore(), site.labels, image_id, path, tag, info, site.whole_labels, confirms
+        )
+
+    def save_shown(
+        self,
+        model: str,
+        image_id: str,
+        image: Volume,
+        organ: str,
+        mask: NDArray[np.bool_],
+        slices: Collection[int],
+        author: str,
+        confirms: bool = False,
+    ) -> str:
+        """Save what a model shows, see ``baps.server.labels.save_labels.save_shown``."""
+        return baps.server.labels.save_labels.save_shown(
+            self.datastore(), self.site.labels, image_id, image, organ, mask, slices, model, author, confirms
+        )
+
+
+def _check_unprotected(studies: str, site: Settings) -> None:
+    """Say that MONAI Label's stock server protects nothing, and refuse what must not be left to it.
+
+    Raises:
+        InputError: if users are named, whom it would not ask for, or the studies lie on a PACS.
+    """
+    if site.closed:
+        raise InputError(
+            "Users are named, but MONAI Label's stock server lets everybody in. Start it with `make serve`, or with "
+            "--uvicorn_app baps.server.asgi:app."
+        )
+    if is_pacs(studies) and not site.allow_unprotected:
+        raise InputError(
+            "MONAI Label's stock server would open the PACS to everybody who reaches it. Start it with `make serve "
+            "STUDIES=...`, or say that you want that: --conf allow_unprotected yes."
+        )
+    logger.warning(
+        "This server is UNPROTECTED: it is MONAI Label's stock server, which lets everybody in, takes paths from "
+        "requests unchecked and answers one request at a time. Start it with `make serve STUDIES=...` on any machine "
+        "that others can reach."
+    )

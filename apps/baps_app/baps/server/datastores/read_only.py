@@ -1,0 +1,116 @@
+"""Studies that cannot be written to, as on a mount of a scanner's export: served, and saving is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, NoReturn
+
+from monailabel.config import settings
+
+from baps.annotations.history import LIST
+from baps.errors import StorageError
+from baps.io import images_folder
+from baps.server.datastores.folder import StudiesDatastore
+from baps.utils.atomic_write import replacing
+
+logger = logging.getLogger(__name__)
+
+
+class ReadOnlyStudies(StudiesDatastore):
+    """The images and labels of a folder that stays as it is.
+
+    What the server itself writes, its list of images and the series that it converts, lies in a folder of its own.
+
+    Args:
+        folder: the studies.
+        auto_reload: notice files that come or go.
+    """
+
+    def __init__(self, folder: str, auto_reload: bool) -> None:
+        self._studies = Path(folder).resolve()
+        own = _own_folder(self._studies)
+        logger.warning("The folder of the studies cannot be written to: no label is saved, no image added.")
+        super().__init__(str(own), auto_reload, read_only=True)
+        self._reconcile_datastore()
+
+    def images_dir(self, folder: Path) -> str:
+        return str(images_folder(self._studies))
+
+    def save_label(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse it.
+
+        Raises:
+            StorageError: always.
+        """
+        self.check_writable("label")
+
+    def add_image(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse it.
+
+        Raises:
+            StorageError: always.
+        """
+        self.check_writable("image")
+
+    def check_writable(self, what: str) -> NoReturn:
+        """Refuse it.
+
+        Raises:
+            StorageError: always.
+        """
+        raise StorageError(
+            f"The folder of the studies cannot be written to, so the {what} was not saved. Ask the operator of the "
+            "server to let it write there (baps doctor says what it finds)."
+        )
+
+
+def can_write(folder: str) -> bool:
+    """Return whether the server may write into a folder; for root too, a mount may forbid it."""
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
+def _own_folder(studies: Path) -> Path:
+    """Make the folder for what the server writes, with a list and with links to the labels of the studies."""
+    root = Path(settings.MONAI_LABEL_DATASTORE_CACHE_PATH or Path.home() / ".cache" / "monailabel")
+    own = root / "read-only" / hashlib.sha256(str(studies).encode()).hexdigest()[:16]
+    try:
+        own.mkdir(mode=0o700, parents=True, exist_ok=True)
+        own.joinpath(".lock").touch()
+    except OSError:
+        own = Path(tempfile.mkdtemp(prefix="baps-studies-"))
+    _link_labels(studies / "labels", own / "labels")
+    _copy_list(studies, own)
+    return own
+
+
+def _link_labels(labels: Path, own: Path) -> None:
+    """Link the folders of labels; what is right stays, for a training starts while the server runs."""
+    own.mkdir(exist_ok=True)
+    tags = {tag.name: tag for tag in labels.iterdir() if tag.is_dir()} if labels.is_dir() else {}
+    for link in own.iterdir():
+        if link.is_symlink() and link.readlink() != tags.get(link.name):
+            link.unlink()
+        elif not link.is_symlink() and link.name in tags:
+            link.rmdir()  # MONAI Label made it before there was one.
+    for name in tags.keys() - {link.name for link in own.iterdir()}:
+        (own / name).symlink_to(tags[name])
+
+
+def _copy_list(studies: Path, own: Path) -> None:
+    """Copy MONAI Label's list, which says who confirmed which label, when it is another one than was copied before."""
+    try:
+        content = (studies / LIST).read_bytes()
+        listed = {**json.loads(content), "images_dir": str(images_folder(studies)), "labels_dir": "labels"}
+    except (OSError, ValueError, TypeError):
+        return  # The server makes one.
+    copied, digest = own / "copied.sha256", hashlib.sha256(content).hexdigest()
+    if copied.is_file() and copied.read_text() == digest:
+        return
+    with replacing(own / LIST, ".json") as partial:
+        partial.write_text(json.dumps(listed))
+    copied.write_text(digest)

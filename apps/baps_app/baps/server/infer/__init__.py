@@ -1,0 +1,1 @@
+"""The infer tasks of MONAI Label: clicks, scribbles and whole organs."""

@@ -1,0 +1,81 @@
+"""The infer task: a click in, a mask of the volume out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monailabel.interfaces.tasks.infer_v2 import InferType
+
+from baps.errors import InputError
+from baps.imaging.canvas import AS_STORED, SLICE_AXIS
+from baps.inference.requests.click import PACKED, read_click
+from baps.inference.segmenter import Segmenter
+from baps.io.slice_nrrd import write_slice_nrrd
+from baps.server.infer.base import NO_LABEL, Save, SegmentingInfer, named
+
+_PLANES = (AS_STORED, "axial", "coronal", "sagittal")
+
+
+class PromptedInfer(SegmentingInfer[Segmenter]):
+    """Clicks or a box on one slice, answered with a mask of that slice in the volume's frame.
+
+    Args:
+        segmenter, clicks, labels, save: see ``SegmentingInfer``.
+        adapted: with the published adapters, or the black box as it is.
+    """
+
+    def __init__(
+        self, segmenter: Callable[[], Segmenter], clicks: Path, labels: dict[str, int], save: Save, adapted: bool
+    ) -> None:
+        super().__init__(
+            InferType.DEEPGROW,
+            dimension=2,
+            description=("Promptable segmentation, adapted to this site" if adapted else "The same model, not adapted"),
+            config={"plane": list(_PLANES), **({"adapter": [NO_LABEL, *labels]} if adapted else {})},
+            segmenter=segmenter,
+            clicks=clicks,
+            labels=labels,
+            save=save,
+        )
+        self._adapted = adapted
+
+    def _answer(
+        self, segmenter: Segmenter, path: Path, request: dict[str, Any], begun: float
+    ) -> tuple[str, dict[str, Any]]:
+        volume, _ = segmenter.volume(path)
+        click = read_click(request, volume, self._names)
+        label = click.label or self._chosen(request, "adapter", NO_LABEL)
+        save_as = self._save_as(request)
+        if save_as and click.plane.axis != SLICE_AXIS:
+            raise InputError("A mask across another axis than K is no slice of the label. Save one on a stored slice.")
+        found = segmenter.segment(path, click.plane, click.prompt, label, self._adapted)
+        notes = list(click.notes)
+        if self._adapted and click.plane.axis != SLICE_AXIS:
+            notes.append("Adapters are made for the slices as they are stored; this one was answered without.")
+        if found.gave_way:
+            notes.append("The adapted answer went against a click; this one was given with less of the adapter.")
+        if save_as:
+            mask = np.zeros(volume.shape, bool)
+            click.plane.put(mask, found.mask)
+            notes.append(self._keep(request, volume, save_as, mask, [click.plane.index]))
+        notes += volume.notes
+        name = self._new_reply()
+        compress = bool(request.get("result_compress", True))
+        write_slice_nrrd(Path(name), volume, click.plane, found.mask, compress, bool(request.get(PACKED)))
+        return name, {
+            "label": label,
+            "slice": click.plane.index,
+            "axis": "IJK"[click.plane.axis],
+            "notes": notes,
+            "adapter": named(found.adapter),
+            "window": found.window.record(),
+            "encoding_kept": found.encoding_kept,
+            "latencies": {
+                "segment_ms": round(found.seconds * 1000, 1),
+                "total_ms": round((time.perf_counter() - begun) * 1000, 1),
+            },
+        }

@@ -1,0 +1,1 @@
+"""Labels that come in: checked, saved, read back, disputed, imported and pruned."""

@@ -1,0 +1,177 @@
+"""Quotas: how many requests of a kind run at once, for one user and in all, before they take a thread.
+
+Requests that wait hold no thread. Each group has slots of its own, so that no group takes the threads of another, and a
+free slot goes to the users in turn, so that nobody waits behind the queue of somebody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import Counter, OrderedDict, deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from fastapi.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from baps.server.middleware.root_path import path_below
+from baps.server.request_context import Asked
+
+
+@dataclass(frozen=True)
+class Group:
+    """Requests that share slots.
+
+    Attributes:
+        name: for the sentence to who has to wait.
+        requests: matches the method and the path of its requests.
+        slots: requests that run at once.
+        each: of one user. Where nobody signs in, one user has all slots.
+        waiting: requests of one user that wait; more are refused.
+        retry: seconds after which a refused request may be sent again.
+    """
+
+    name: str
+    requests: re.Pattern[str]
+    slots: int
+    each: int
+    waiting: int
+    retry: int
+
+
+def _group(name: str, requests: str, slots: int, each: int, waiting: int, retry: int = 5) -> Group:
+    return Group(name, re.compile(requests, re.DOTALL), slots, each, waiting, retry)
+
+
+GROUPS = (
+    # Each takes a core for up to a minute; who waits longer than for some of them has left.
+    _group("whole organs", "POST /infer/(whole_organ|organs|scribbles)", 4, 2, 16, retry=30),
+    # The model answers one at a time: more threads would only wait for it. A script may send some dozens.
+    _group("clicks", "POST /infer/.*", 8, 4, 64),
+    # Some strategies look at volumes, one request at a time.
+    _group("next samples", "POST /activelearning/.*", 4, 1, 16),
+    # OHIF asks for hundreds of frames at once, and must get all of them.
+    _group(
+        "images", r"(GET|HEAD) /(datastore/(image|label|dataset|label/rtstruct)|proxy/dicom/.*|session/.*)", 16, 6, 1000
+    ),
+    _group("changes", r"(PUT|POST|DELETE) /(datastore|session|train|proxy|progress)(/.*)?", 8, 2, 32),
+    # An OpenID provider that does not answer must not keep out those who have a token of this server.
+    _group("sign-ins at the provider", "GET /login/openid(/return)?", 8, 8, 2000),
+    # By address, and many users may share one: nobody who has a right to come in is refused.
+    _group("sign-ins", r"(GET|HEAD|POST) /(auth|login|logout)(/.*)?", 8, 8, 2000),
+    # Of thousands of images: each takes the interpreter for a while.
+    _group("lists", "GET /datastore/?", 2, 1, 500),
+    # And their files, of which a browser asks for a hundred at once.
+    _group("pages", ".*", 12, 6, 500),
+)
+"""The first that matches counts."""
+
+THREADS = sum(group.slots for group in GROUPS)
+"""Threads that all slots together take."""
+
+
+class QueueFullError(Exception):
+    """A user has as many requests waiting as may wait."""
+
+
+class FairQueue:
+    """Slots that go to the users in turn. For the tasks of one event loop.
+
+    Args:
+        slots: in all.
+        each: that one user may hold.
+        waiting: requests of one user that may wait.
+    """
+
+    def __init__(self, slots: int, each: int, waiting: int) -> None:
+        self._free, self._each, self._most = slots, each, waiting
+        self._held: Counter[str] = Counter()
+        self._waiting: OrderedDict[str, deque[asyncio.Event]] = OrderedDict()
+
+    @asynccontextmanager
+    async def slot(self, user: str) -> AsyncIterator[None]:
+        """Hold a slot as long as the context lasts.
+
+        Raises:
+            QueueFullError: if too many requests of the user wait.
+        """
+        await self._take(user)
+        try:
+            yield
+        finally:
+            self._give_back(user)
+
+    async def _take(self, user: str) -> None:
+        if self._free and self._held[user] < self._each:
+            self._free -= 1
+            self._held[user] += 1
+            return
+        queue = self._waiting.setdefault(user, deque())
+        if len(queue) >= self._most:
+            raise QueueFullError
+        turn = asyncio.Event()
+        queue.append(turn)
+        try:
+            await turn.wait()
+        except asyncio.CancelledError:
+            if turn.is_set():
+                self._give_back(user)
+            else:
+                queue.remove(turn)
+            raise
+
+    def _give_back(self, user: str) -> None:
+        self._free += 1
+        self._held[user] -= 1
+        if not self._held[user]:
+            del self._held[user]
+        for other, queue in list(self._waiting.items()):
+            if not queue:
+                del self._waiting[other]
+            elif self._free and self._held[other] < self._each:
+                self._waiting.move_to_end(other)
+                self._free -= 1
+                self._held[other] += 1
+                queue.popleft().set()
+
+
+class Quotas:
+    """Lets requests through when a slot of their group is free.
+
+    Args:
+        app: behind it.
+        users: whether users sign in. Without them all requests are one user's, who may use every slot.
+    """
+
+    def __init__(self, app: ASGIApp, users: bool) -> None:
+        self.app = app
+        self._queues = [
+            (group, FairQueue(group.slots, group.each if users else group.slots, group.waiting)) for group in GROUPS
+        ]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request = f"{scope['method']} {path_below(scope)}"
+        group, queue = next(one for one in self._queues if one[0].requests.fullmatch(request))
+        try:
+            async with queue.slot(user_of(scope)):
+                await self.app(scope, receive, send)
+        except QueueFullError:
+            await _refusal(group)(scope, receive, send)
+
+
+def user_of(scope: Scope) -> str:
+    """Whose quota a request counts for: the user who signed in, or the address of one who has not."""
+    asked: Asked = scope["baps.asked"]
+    if asked.asker is not None:
+        return asked.asker.name
+    return f"address {(scope.get('client') or ('',))[0]}"
+
+
+def _refusal(group: Group) -> JSONResponse:
+    sentence = f"You have {group.waiting} requests for {group.name} waiting. Send more when some were answered."
+    return JSONResponse({"detail": sentence}, 429, {"Retry-After": str(group.retry)})

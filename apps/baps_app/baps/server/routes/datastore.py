@@ -1,0 +1,179 @@
+"""Images and labels that come in, and files of those that are there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fastapi import BackgroundTasks, File, Form, Request, UploadFile
+from fastapi.responses import FileResponse, Response
+from monailabel.endpoints import datastore as host_datastore
+from monailabel.interfaces.utils.app import app_instance
+from monailabel.utils.others.generic import file_checksum, get_mime_type
+
+from baps.annotations.history import check_tag
+from baps.annotations.label_info import check_extra
+from baps.errors import InputError, NotFoundError
+from baps.io import IMAGE_SUFFIXES, file_stem, read_volume
+from baps.server.datastores.new_images import check_new_name
+from baps.server.request_context import asked
+from baps.server.request_names import checked_name, json_object
+from baps.utils.context_collector import notes
+from baps.utils.keyed_locks import KeyedLocks
+from baps.utils.printable import printable_values
+from baps.utils.redaction import pathless
+
+_reading_image, _reading_label = KeyedLocks(), KeyedLocks()
+
+_HOST_KEEPS = ("strategy", "ts", "name", "checksum", "path")
+"""What the host itself notes of an image, and relies on."""
+
+
+def image_file(image: str) -> Path:
+    """The file of an image of the datastore; fetched from the PACS or converted first, by one thread at a time.
+
+    Raises:
+        NotFoundError: if there is no such image.
+    """
+    datastore = app_instance().datastore()
+    if hasattr(
+        datastore, "forward"
+    ):  # Of a PACS: it says by itself what it has not, and waits for the same series alone.
+        return Path(datastore.get_image_uri(image))
+    if image not in datastore.list_images():
+        raise NotFoundError(f"There is no image {image!r} in the datastore. Choose one that Next Sample offers.")
+    with _reading_image.holding(image):  # A second thread would find the series half written.
+        return Path(datastore.get_image_uri(image))
+
+
+def save_label(
+    request: Request, image: str, tag: str = "final", params: str = Form("{}"), label: UploadFile = File(...)
+) -> dict[str, Any]:
+    """Save a label, checked first; nothing is changed if it cannot be used.
+
+    ``notes`` says what became of the work of others.
+    """
+    tag = tag or "final"
+    check_tag(tag)
+    info = json_object(params, "params")
+    if name := asked(request).name:
+        info["author"] = name  # Who is known signs with their own name.
+    image_file(image)
+    with _received(label) as path, notes.collecting() as said:
+        saved = app_instance().save_label(image, path, tag, info, asked(request).confirms)
+    return {"image": image, "label": saved, "notes": said}
+
+
+def add_image(
+    request: Request, image: str = "", params: str = Form("{}"), file: UploadFile = File(...)
+) -> dict[str, Any]:
+    """Add an image to a local datastore; one that is there is never replaced."""
+    given = {key: value for key, value in json_object(params, "params").items() if key not in _HOST_KEEPS}
+    check_extra(given, "What is said of the image")
+    info = printable_values(given)
+    datastore = app_instance().datastore()
+    if hasattr(datastore, "forward"):
+        raise InputError("The images of this server are those of its PACS. Send yours to the PACS.")
+    with _received(file) as path:
+        suffix = kind_of(file)
+        name = checked_name(image or Path(file.filename or "").name.removesuffix(suffix), "image")
+        check_new_name(name, datastore.list_images())  # Which is quicker than to read it; it is asked again when added.
+        read_volume(path)
+        asked(request).image = name
+        added = datastore.add_image(name, str(path), info)
+    return {"image": added}
+
+
+def image_for_viewer(image: str) -> FileResponse:
+    """The file of an image; a HEAD request gets its length and kind.
+
+    Raises:
+        NotFoundError: if there is no such image.
+    """
+    return _sent(image_file(image))
+
+
+def check_image(image: str, check_sum: str = "") -> FileResponse:
+    """As ``image_for_viewer``, if it is the image that a viewer has.
+
+    Raises:
+        NotFoundError: if there is no such image, or it is another one.
+        InputError: if the checksum is of another kind.
+    """
+    file = image_file(image)
+    algorithm, _, digest = check_sum.rpartition(":")
+    algorithm = algorithm or "SHA256"
+    try:
+        same = not check_sum or file_checksum(file, algo=algorithm) == f"{algorithm}:{digest.lower()}"
+    except ValueError:
+        raise InputError("The checksum must be of SHA256, SHA512 or MD5, as in SHA256:<hexadecimal digits>.") from None
+    if not same:
+        raise NotFoundError(f"The image {image!r} has another checksum. Fetch it again.")
+    return _sent(file)
+
+
+def label_for_viewer(tag: str, label: str = "", image: str = "") -> FileResponse:
+    """The file of a label, named by its own id or, as in MONAI Label's HEAD request, by that of its image.
+
+    Raises:
+        NotFoundError: if there is no such label.
+        InputError: if there is no such tag.
+    """
+    check_tag(tag)
+    with _reading_label.holding(label or image):
+        file = app_instance().datastore().get_label_uri(label or image, tag)
+    if not file or not Path(file).is_file():
+        raise NotFoundError(f"There is no label {tag!r} of {label or image!r} in the datastore.")
+    return _sent(Path(file))
+
+
+def _sent(file: Path) -> FileResponse:
+    return FileResponse(file, media_type=get_mime_type(str(file)), filename=file.name)
+
+
+def all_images(output: host_datastore.ResultType | None = None) -> Response:
+    """Return the host's counts, or its list of images and labels; it is put into JSON by a thread of the pool."""
+    found = pathless(host_datastore.datastore(output))
+    return Response(json.dumps(found, default=str), media_type="application/json")
+
+
+def all_labelled(request: Request, background_tasks: BackgroundTasks, limit_cases: int | None = None) -> FileResponse:
+    """The images that have a final label and these labels, as one ZIP file; it is removed when it was sent."""
+    datastore = app_instance().datastore()
+    if not datastore.datalist():
+        raise NotFoundError("No image has a final label yet, so there is nothing to download.")
+    archive = Path(datastore.get_dataset_archive(limit_cases))
+    background_tasks.add_task(archive.unlink, missing_ok=True)
+    with zipfile.ZipFile(archive) as packed:
+        names = [name for name in packed.namelist() if name.startswith("image/")]
+    asked(request).images = [file_stem(Path(name)) for name in names]
+    return FileResponse(archive, media_type="application/zip", filename="dataset.zip")
+
+
+def file_name(file: UploadFile) -> str:
+    """The last part of the name that a file was sent under."""
+    return (file.filename or "").rpartition("/")[2]
+
+
+def kind_of(file: UploadFile) -> str:
+    name = (file.filename or "").lower()
+    suffix = next((kind for kind in IMAGE_SUFFIXES if name.endswith(kind)), "")
+    if not suffix:
+        raise InputError(f"The file must be of one of the kinds {', '.join(IMAGE_SUFFIXES)}. Nothing was saved.")
+    return suffix
+
+
+@contextmanager
+def _received(file: UploadFile) -> Iterator[Path]:
+    """An uploaded file on disk, under a name of ours."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"upload{kind_of(file)}"
+        with path.open("wb") as target:
+            shutil.copyfileobj(file.file, target)
+        yield path

@@ -1,0 +1,30 @@
+"""Labels for other programs, made when they are asked for."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from urllib.parse import quote
+
+from fastapi import Response
+from monailabel.interfaces.utils.app import app_instance
+
+from baps.server.routes.datastore import image_file
+from baps.server.routes.infer import NOTES
+from baps.utils.context_collector import notes
+
+
+def label_for_radiotherapy(image: str) -> Response:
+    """Send the final label of a DICOM series as an RTSTRUCT.
+
+    Raises:
+        NotFoundError: if there is no such image, or it has no final label.
+        InputError: if the image is no DICOM series, or no RTSTRUCT can be made of its label.
+    """
+    content = BytesIO()
+    image_file(image)
+    with notes.collecting() as said:
+        app_instance().datastore().label_as_rtstruct(image).save_as(content, write_like_original=False)
+    headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(image)}-rtstruct.dcm"}
+    if said:
+        headers[NOTES] = quote(" ".join(said)[:400])
+    return Response(content.getvalue(), media_type="application/dicom", headers=headers)

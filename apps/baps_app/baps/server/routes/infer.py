@@ -1,0 +1,146 @@
+"""Answers to prompts, and those that take long."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from anyio import from_thread
+from fastapi import BackgroundTasks, File, Form, Request, UploadFile
+from fastapi.responses import FileResponse, Response
+from monailabel.endpoints import infer as host_infer
+from monailabel.interfaces.tasks.infer_v2 import InferType
+from monailabel.interfaces.utils.app import app_instance
+
+from baps.blackbox import model_seconds
+from baps.errors import InputError, NotFoundError
+from baps.inference.requests.click import PACKED
+from baps.inference.requests.form import CONFIRMS, DO_NOT_SAVE
+from baps.io import STRAIGHTENED, read_nifti_notes
+from baps.server.jobs import asked_by
+from baps.server.request_context import asked
+from baps.server.request_names import checked_name, json_object
+from baps.server.routes.datastore import file_name, image_file, kind_of
+from baps.server.routes.sessions import find_session
+from baps.site.roles import Role
+from baps.utils.context_collector import notes, served
+
+NOTES = "X-BAPS-Notes"
+"""A header of an answer to a click: what was left out of it or saved, percent-encoded. OHIF gets nothing but voxels."""
+
+_NOT_FOR_REQUESTS = ("image", "image_id", "model", "session", "save_label", "label_tag")
+"""What ``params`` may not say: which file is read, and where the answer is written."""
+
+
+def run_infer(
+    request: Request,
+    background_tasks: BackgroundTasks,
+    model: str,
+    image: str = "",
+    session_id: str = "",
+    params: str = Form("{}"),
+    file: UploadFile = File(None),
+    label: UploadFile = File(None),
+    output: host_infer.ResultType | None = None,
+) -> Response | dict[str, Any] | None:
+    """Segment; a synchronous route, so it runs in a thread of the pool.
+
+    The reply's header Server-Timing says, in milliseconds, what the model took and what all of it took.
+    """
+    begun = time.perf_counter()
+    instance = app_instance()
+    if model not in instance._infers:
+        raise NotFoundError(f"There is no model {model!r}. Known ones: {', '.join(instance._infers)}.")
+    given = json_object(params, "params")
+    if given.get("save_label"):
+        raise InputError("A mask is saved under a name: give save_as, one of the site's labels, instead of save_label.")
+    wanted = {k: v for k, v in given.items() if k not in _NOT_FOR_REQUESTS}
+    if asker := asked(request).name:
+        wanted["client_id"] = asker  # Who is known signs with their own name.
+    wanted[CONFIRMS] = asked(request).confirms
+    if output == host_infer.ResultType.dicom_seg:
+        raise InputError("Masks are given as NRRD. To store one as DICOM SEG, give save_as, a label of the site.")
+    for uploaded in (file, label):
+        if uploaded is not None:
+            kind_of(uploaded)
+            checked_name(file_name(uploaded), "file")  # The host makes a name of its own of its suffixes.
+    if not (image or session_id or file):
+        raise InputError("The request names no image. Give image, session_id or a file.")
+    if instance._infers[model].type == InferType.SCRIBBLES:
+        wanted.pop("label", None)  # There it is the uploaded labelmap; a request must not name another file.
+    if image and not session_id:  # With a session Slicer names an image of its own.
+        check_grid(image_file(image), output)
+    if session_id:
+        find_session(request, session_id)
+    # OHIF wants raw voxels, 79 MB of a CT, nearly all zeros: they travel packed.
+    raw = output == host_infer.ResultType.image and wanted.get("result_compress") is False
+    wanted[PACKED] = raw and "gzip" in request.headers.get("accept-encoding", "")
+    gone = asked_by(lambda: from_thread.run(request.is_disconnected), asked(request).name)
+    if _saves(wanted.get("save_as")):  # Noted also where something fails after it was saved.
+        asked(request).also.append("save a label")
+    try:
+        with model_seconds() as spent, notes.collecting() as said, served.collecting() as used, gone:
+            answer: Response | dict[str, Any] | None = host_infer.run_inference(
+                background_tasks, model, image, session_id, json.dumps(wanted), file, label, output
+            )
+    except Exception:
+        for task in background_tasks.tasks:  # They remove what was uploaded, but only after an answer.
+            task.func(*task.args, **task.kwargs)
+        raise
+    asked(request).adapter = ", ".join(filter(None, used))
+    if isinstance(answer, FileResponse) and _is_gzip(Path(answer.path)):
+        answer.headers["Content-Encoding"] = "gzip"
+    if isinstance(answer, Response):
+        whole = time.perf_counter() - begun
+        answer.headers["Server-Timing"] = f"model;dur={1000 * sum(spent):.1f}, total;dur={1000 * whole:.1f}"
+        answer.headers[NOTES] = quote(" ".join(said)[:400])  # Proxies take headers of some kilobytes.
+    return answer
+
+
+def _saves(save_as: object) -> bool:
+    """Whether the option ``save_as`` was given; Slicer sends the list of choices when the user chose none."""
+    chosen = save_as[0] if isinstance(save_as, list) and save_as else save_as
+    return bool(chosen) and str(chosen) not in ("None", DO_NOT_SAVE)
+
+
+def check_grid(file: Path, output: host_infer.ResultType | None) -> None:
+    """Refuse to give OHIF, which takes voxels without their place, those of another grid than it shows.
+
+    Raises:
+        InputError: if the slices were straightened.
+    """
+    if output == host_infer.ResultType.image and STRAIGHTENED in read_nifti_notes(file):
+        raise InputError(
+            "The slices of this series are shifted against each other (a tilted gantry). OHIF shows them unshifted, so "
+            "a mask would lie beside the organ. Open the series in 3D Slicer."
+        )
+
+
+def _is_gzip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
+
+
+def progress(request: Request) -> list[dict[str, Any]]:
+    """List the long answers that are being made now, nothing of their images: one's own, or for a trainer all."""
+    jobs: list[dict[str, Any]] = app_instance().jobs.records(_owner(request))
+    return jobs
+
+
+def cancel(request: Request, job: str) -> dict[str, str]:
+    """Have a long answer end: who waits for it gets what was found so far.
+
+    Raises:
+        NotFoundError: if there is none, or it is somebody else's and one is no trainer.
+    """
+    app_instance().jobs.cancel(job, _owner(request))
+    return {"cancelled": job}
+
+
+def _owner(request: Request) -> str | None:
+    """Whose jobs one may see and end; None for everybody's."""
+    asker = asked(request).asker
+    return None if asker is not None and asker.role.may(Role.TRAINER) else asked(request).name

@@ -1,0 +1,122 @@
+"""Sessions of MONAI Label: images that a viewer sends for a while, each of which belongs to who opened it."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fastapi import File, HTTPException, Request, UploadFile
+from fastapi.responses import FileResponse
+from monailabel.interfaces.utils.app import app_instance
+from monailabel.utils.others.generic import get_mime_type
+from monailabel.utils.sessions import SessionInfo, Sessions
+
+from baps.errors import InputError, NotFoundError
+from baps.server.request_context import asked
+from baps.server.request_names import checked_name
+from baps.server.routes.datastore import file_name
+from baps.site.roles import Role
+
+_MOST = 64
+"""Open sessions of one user; they end after an hour without use."""
+
+_OWNER = "owner"
+
+
+def open_session(request: Request, expiry: int = 0, files: list[UploadFile] = File(...)) -> dict[str, Any]:
+    """Keep an image, or the files of a series, for who asks about it, under their own names.
+
+    Raises:
+        InputError: if a name could mean another file, or the host's own.
+        HTTPException: 406 if the server keeps no sessions, 429 if the user has too many.
+    """
+    names = [checked_name(file_name(file), "file") for file in files]
+    if "meta.info" in names:
+        raise InputError("The name meta.info is taken. Send the image under its own.")
+    sessions, owner = _sessions(), asked(request).name
+    if _count(sessions, owner) >= _MOST:
+        raise HTTPException(429, f"You have {_MOST} sessions open. Close one that you no longer need.")
+    with _received(files, names) as received:
+        # The host's own ids follow from the time and the machine's address.
+        name, info = sessions.add_session(str(received), expiry, session_id=secrets.token_hex(16))
+    info.meta = {_OWNER: owner}
+    sessions._write_meta_info(name, info)
+    asked(request).image = name
+    return {"session_id": name, "session_info": info.to_json()}
+
+
+def read_session(request: Request, session_id: str, update_ts: bool = False, image: bool = False) -> Any:
+    """Return what is known of a session, or its image.
+
+    Raises:
+        NotFoundError: if there is no such session, or it is somebody else's.
+        InputError: if the image is several files, which cannot be sent as one.
+    """
+    known = find_session(request, session_id, update_ts)
+    if not image:
+        return known.to_json()
+    file = Path(known.image)
+    if not file.is_file():
+        raise InputError("The session holds several files, which cannot be sent as one image.")
+    return FileResponse(file, media_type=get_mime_type(str(file)), filename=file.name)
+
+
+def close_session(request: Request, session_id: str) -> Any:
+    """Remove a session and its image.
+
+    Raises:
+        NotFoundError: as ``read_session``.
+    """
+    known = find_session(request, session_id)
+    _sessions().remove_session(session_id)
+    return known.to_json()
+
+
+def find_session(request: Request, session_id: str, update_ts: bool = True) -> SessionInfo:
+    """Return a session of who asks; a trainer finds those of others too.
+
+    Raises:
+        NotFoundError: if there is none.
+    """
+    checked_name(session_id, "session_id")
+    known = _sessions().get_session(session_id, update_ts=update_ts)
+    asker = asked(request).asker
+    if known is None or asker is None or not (asker.role.may(Role.TRAINER) or _owner(known) == asker.name):
+        raise NotFoundError(f"There is no session {session_id!r}, or it has expired. Open the image again.")
+    return known
+
+
+def _sessions() -> Sessions:
+    sessions = app_instance().sessions()
+    if sessions is None:
+        raise HTTPException(406, "This server keeps no sessions. Its operator has set MONAI_LABEL_SESSIONS to false.")
+    return sessions
+
+
+def _owner(session: SessionInfo) -> object:
+    return (session.meta or {}).get(_OWNER)
+
+
+def _count(sessions: Sessions, owner: str) -> int:
+    """The number of sessions of a user on the disk: another process of the server may have opened some."""
+    folder = Path(sessions.store_path)
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    known = (sessions.get_session(name, update_ts=False) for name in names)
+    return sum(one is not None and _owner(one) == owner for one in known)
+
+
+@contextmanager
+def _received(files: list[UploadFile], names: list[str]) -> Iterator[Path]:
+    """A file that was sent, or the folder of several, for as long as nobody has moved it."""
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent) / "series"
+        folder.mkdir()
+        for file, name in zip(files, names, strict=True):
+            with (folder / name).open("wb") as target:
+                shutil.copyfileobj(file.file, target)
+        yield folder if len(files) > 1 else folder / names[0]

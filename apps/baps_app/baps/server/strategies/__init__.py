@@ -1,0 +1,1 @@
+"""The strategies of Next Sample: which image to label next."""

@@ -1,0 +1,167 @@
+"""What the train tasks have in common: labels of the site in, options read, stats and errors told."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.train import TrainTask
+
+from baps.errors import BapsError, InputError
+from baps.evaluation.cases import Case
+from baps.evaluation.folders import read_patient_table
+from baps.server.datastores.index import WholeList
+from baps.server.train.stats import Stats, read_stats
+from baps.server.training_cases import labelled_cases
+from baps.utils.redaction import pathless
+from baps.utils.throttle import step_back
+
+Settings = TypeVar("Settings")
+"""A frozen dataclass, whose fields are the options."""
+
+ALL_LABELS = "all"
+
+_HOST_OPTIONS = frozenset(
+    ("model", "client_id", "name", "device", "gpus", "multi_gpu", "local_rank", "logging", "pretrained", "max_epochs",
+     "dataset", "train_batch_size", "val_batch_size", "early_stop_patience", "val_split")
+)  # fmt: skip
+"""What MONAI Label or a viewer's own settings add to any training request; it means nothing here."""
+
+
+class SiteTrainer(TrainTask, Generic[Settings]):
+    """Trains on the saved labels of a site; runs in a process of its own.
+
+    Args:
+        description: for the viewers.
+        labels: of the site.
+        patients: CSV file of image and patient, or None.
+        folder: where the stats go, beside the adapters.
+        options: fields of the settings that a request may choose.
+    """
+
+    def __init__(
+        self, description: str, labels: Mapping[str, int], patients: Path | None, folder: Path, options: Sequence[str]
+    ) -> None:
+        super().__init__(description)
+        self._labels, self._patients, self._options = labels, patients, tuple(options)
+        self._stats_file = folder / "train_stats.json"
+
+    @abstractmethod
+    def _defaults(self) -> Settings:
+        """What holds unless a request says otherwise."""
+
+    @abstractmethod
+    def _train(self, cases: dict[str, list[Case]], settings: Settings, stats: Stats) -> None:
+        """Train on the cases of each label, one or more, and note in the stats how far it is and what came out.
+
+        Raises:
+            BapsError: if it cannot go on; what was published before stays so.
+        """
+
+    @abstractmethod
+    def _check(self, cases: dict[str, list[Case]], settings: Settings) -> None:
+        """Refuse settings that the model or the number of cases rules out.
+
+        Raises:
+            InputError: if they do.
+        """
+
+    def stats(self) -> dict[str, Any]:
+        stats: dict[str, Any] = pathless(read_stats(self._stats_file))
+        return stats
+
+    def read_options(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The options of a request that are ours.
+
+        Raises:
+            InputError: on one that is neither ours nor the host's; the message lists ours.
+        """
+        known = {"label", *self._options}
+        unknown = sorted(set(request) - known - _HOST_OPTIONS)
+        if unknown:
+            raise InputError(f"Unknown training options: {', '.join(unknown)}. Known ones: {', '.join(sorted(known))}.")
+        return {name: value for name, value in request.items() if name in known}
+
+    def prepare(self, request: dict[str, Any], datastore: Datastore) -> None:
+        """Refuse what cannot be trained, before a process is started for it, and forget the last run's stats.
+
+        Raises:
+            InputError: as ``read_request``, or if no training with these settings can succeed.
+        """
+        cases, settings, _ = self.read_request(request, datastore)
+        self._check(cases, settings)
+        Stats(self._stats_file)
+
+    def read_request(
+        self, request: dict[str, Any], datastore: Datastore
+    ) -> tuple[dict[str, list[Case]], Settings, dict[str, str]]:
+        """What a request asks for: cases by label, settings, and the images that are left out, with reasons.
+
+        Raises:
+            InputError: on a value that cannot be used, an unknown label, or if there is nothing to train on.
+        """
+        settings = self._settings(request)
+        chosen = str(_first(request.get("label")) or ALL_LABELS)
+        if chosen != ALL_LABELS and chosen not in self._labels:
+            raise InputError(f"There is no label {chosen!r}. Known ones: {', '.join(self._labels)}.")
+        by_label, left_out = labelled_cases(datastore, self._labels, read_patient_table(self._patients))
+        cases = {name: found for name, found in by_label.items() if found and chosen in (ALL_LABELS, name)}
+        if not cases:
+            raise InputError(
+                f"There are no saved labels of {'any organ' if chosen == ALL_LABELS else chosen} to train on. Segment "
+                f"a volume, submit the label, and train again. {next(iter(left_out.values()), '')}".rstrip()
+            )
+        return cases, settings, left_out
+
+    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
+        step_back()
+        stats = Stats(self._stats_file)
+        try:
+            cases, settings, left_out = self.read_request(request, datastore)
+            stats.leave_out(left_out)
+            if isinstance(datastore, WholeList):
+                datastore.history.note_used(case.labels for found in cases.values() for case in found)
+            self._train(cases, settings, stats)
+        except BapsError as error:
+            stats.values["error"] = str(error)
+            raise
+        except Exception as error:
+            stats.values["error"] = (
+                f"The training broke off ({type(error).__name__}: {error}). The log of the server has more."
+            )
+            raise
+        finally:
+            stats.end()
+        return stats.values
+
+    def _settings(self, request: dict[str, Any]) -> Settings:
+        defaults: Any = self._defaults()
+        chosen = {}
+        for name in self._options:
+            value = _first(request.get(name))
+            if value in (None, ""):
+                continue
+            kind = type(getattr(defaults, name))
+            try:
+                if kind is int and (isinstance(value, bool) or (isinstance(value, float) and value % 1)):
+                    raise ValueError
+                chosen[name] = _flag(value) if kind is bool else kind(value)
+            except (TypeError, ValueError, OverflowError):
+                said = f"The training option {name} must be of type {kind.__name__}, not {value!r}."
+                raise InputError(said) from None
+        settings: Settings = replace(defaults, **chosen)
+        return settings
+
+
+def _first(value: Any) -> Any:
+    """Slicer sends the list of choices when the user chose none."""
+    return value[0] if isinstance(value, list) and value else value
+
+
+def _flag(value: Any) -> bool:
+    """A check box, or what is written for one."""
+    return bool(("false", "true").index(str(value).lower()))

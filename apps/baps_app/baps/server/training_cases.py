@@ -1,0 +1,121 @@
+"""Labelled volumes of the datastore, as cases to train on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
+
+from baps.annotations.label_info import LabelInfo, label_values, read_label_info
+from baps.errors import BapsError
+from baps.evaluation.cases import Case
+from baps.io import read_label_map, read_place
+from baps.server.datastores.dicomweb import PacsDatastore
+from baps.server.datastores.folder import StudiesDatastore
+
+
+def labelled_cases(
+    datastore: Datastore, labels: Mapping[str, int], patients: Mapping[str, str]
+) -> tuple[dict[str, list[Case]], dict[str, str]]:
+    """The cases of each of the site's labels, from the final labels that a person confirmed.
+
+    Of an organ that was taken away from another annotator and that no trainer has confirmed, the version before counts.
+    A file that lies in ``labels/final`` without having been submitted counts as confirmed by who laid it there; its
+    values mean what it says itself, else the site's numbers. A
+    patient is the DICOM PatientID, else what the site's table says, else the image's name. In a PACS the newest DICOM
+    SEG that names a label holds.
+
+    Args:
+        datastore: of the server.
+        labels: names and values of the site.
+        patients: by the name of the image.
+
+    Returns:
+        Cases by label, and for each image that was left out the reason.
+    """
+    if isinstance(datastore, PacsDatastore):
+        return _of_pacs(datastore, labels, patients)
+    tag = DefaultLabelTag.FINAL.value
+    cases: dict[str, list[Case]] = {name: [] for name in labels}
+    checked = datastore.read_final_labels() if isinstance(datastore, StudiesDatastore) else {}
+    left_out = {image_id: found.error for image_id, found in sorted(checked.items()) if found.error}
+    for image_id in sorted(datastore.get_labeled_images()):
+        label_id = datastore.get_label_by_image_id(image_id, tag)
+        try:
+            info = read_label_info(datastore.get_label_info(label_id, tag) or {})
+            image = Path(datastore.get_image_uri(image_id))
+            ours = isinstance(datastore, StudiesDatastore)
+            known, source = (datastore.patient(image_id), datastore.source(image_id)) if ours else (None, None)
+        except BapsError as error:  # Written by an older server or by hand, or of a series that cannot be read.
+            left_out[image_id] = str(error)
+            continue
+        if not info.confirmed:
+            left_out[image_id] = f"The label of {image_id} was not confirmed by a person. Check it and submit it."
+            continue
+        names = checked[image_id].names if image_id in checked else {}
+        values, covers = label_values(info, labels, names), info.covers or {}
+        if not set(values) & set(labels):
+            left_out[image_id] = f"Its segments {', '.join(values)} are no labels of this site: {', '.join(labels)}."
+        mask = Path(datastore.get_label_uri(label_id, tag))
+        if isinstance(datastore, StudiesDatastore):  # What is submitted while the training runs has other values, say.
+            mask = datastore.history.unchanging(image_id, tag, mask) or mask
+        patient = known or patients.get(image_id) or image_id
+        for name in labels:
+            if name in info.disputed:
+                left_out[f"{image_id}, {name}"], standing = _standing(datastore, image_id, name, info, labels, source)
+                cases[name] += [replace(one, patient=patient) for one in standing]
+            elif name in values:
+                cases[name].append(Case(image, mask, values[name], patient, covers.get(name), source))
+    return cases, left_out
+
+
+def _standing(
+    datastore: StudiesDatastore,
+    image_id: str,
+    organ: str,
+    info: LabelInfo,
+    labels: Mapping[str, int],
+    source: Path | None,
+) -> tuple[str, list[Case]]:
+    """What is taken of a disputed organ: the version before it, see ``baps.annotations.disputes``; and a sentence."""
+    standing = info.disputed[organ]
+    said = (
+        f"The newest {organ} of {image_id} took it away from what {standing.author or 'nobody named'} drew, and no "
+        "trainer has confirmed that."
+    )
+    try:
+        image = Path(datastore.get_image_uri(image_id))
+        version = datastore.history.version(image_id, DefaultLabelTag.FINAL.value, standing.version)
+        before = read_label_info(version.info)
+        names = {} if before.label_info else read_label_map(version.file, read_place(image), source).names
+        value = label_values(before, labels, names)[organ]
+    except (BapsError, KeyError):
+        return f"{said} The one before it is not there any more; none was taken.", []
+    covered = (before.covers or {}).get(organ)
+    return f"{said} The one before it was taken.", [Case(image, version.file, value, image_id, covered, source)]
+
+
+def _of_pacs(
+    datastore: PacsDatastore, labels: Mapping[str, int], patients: Mapping[str, str]
+) -> tuple[dict[str, list[Case]], dict[str, str]]:
+    """As ``labelled_cases``; each organ of an image has a file of its own."""
+    cases: dict[str, list[Case]] = {name: [] for name in labels}
+    left_out: dict[str, str] = {}
+    datastore.forget_list()
+    for image_id, segments in sorted(datastore.newest_segments().items()):
+        if not set(segments) & set(labels):
+            left_out[image_id] = f"Its segments {', '.join(segments)} are no labels of this site: {', '.join(labels)}."
+        for name in sorted(set(segments) & set(labels)):
+            try:
+                image = Path(datastore.get_image_uri(image_id))
+                organ = datastore.organ(image_id, segments[name])
+            except BapsError as error:
+                left_out[f"{image_id}, {name}"] = str(error)
+                continue
+            if organ.passed_over:
+                left_out[f"{image_id}, {name}, newer"] = f"{organ.passed_over[0]} An older label was taken."
+            patient = datastore.patient(image_id) or patients.get(image_id) or image_id
+            cases[name].append(Case(image, organ.file, 1, patient, organ.slices))
+    return cases, left_out

@@ -1,0 +1,1 @@
+"""What a site sets: settings, users, roles, OpenID, PACS credentials, the audit file and the doctor."""

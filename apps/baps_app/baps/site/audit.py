@@ -1,0 +1,334 @@
+"""The audit file: who did what to which image, one JSON object a line, each chained to the one before.
+
+Images and studies stand in it as keyed hashes (HMAC-SHA-256): the same image has the same hash, and only who has the
+key, a private file beside, can tell which image that is. Each line has a number, ``n``, and a ``chain``: the HMAC of
+the line and of the chain of the line before, under the same key. ``<name>.head`` holds the last line's number and
+chain. So lines that were changed, removed, moved or cut off are found (``audit_check``), unless by somebody who has the
+key.
+
+Threads and processes take turns by a lock beside the file. A file that is large enough is renamed to ``<name>.0001``
+and so on, and the chain goes on in the next. Lines are not forced onto the disk one by one, only when a file is full
+and when the server stops: a kill takes none, a power cut may take the last seconds.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import hmac
+import json
+import os
+import pwd
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from baps.errors import BapsError
+from baps.utils.atomic_write import to_disk
+
+_CHAINED = re.compile(rb'(\{.*, "n": (\d+)), "chain": "([0-9a-f]{64})"\}')
+_BLOCK = 1 << 16
+
+
+@dataclass(frozen=True)
+class Link:
+    """A place in the chain.
+
+    Attributes:
+        n: number of the line; 0 before the first.
+        chain: of the line; before the first, a hash of the lines that have no chain, or "" if there are none.
+    """
+
+    n: int = 0
+    chain: str = ""
+
+
+@dataclass(frozen=True)
+class Head:
+    """What the head file says.
+
+    Attributes:
+        last: the last line.
+        removed: the last one of the lines that were removed because only some full files are kept.
+    """
+
+    last: Link = Link()
+    removed: Link = Link()
+
+
+class AuditFile:
+    """A chained file of JSON lines, which is made with its first line.
+
+    Args:
+        file: its place; the key is kept beside it, as ``<name>.key``, full files as ``<name>.0001`` and so on.
+        max_mb: size at which a file is full; 0 for never.
+        keep: full files that are kept; 0 for all.
+    """
+
+    def __init__(self, file: Path, max_mb: int = 100, keep: int = 0) -> None:
+        self.file, self._max_bytes, self._keep = file, max_mb << 20, keep
+        self._head_file = file.with_name(f"{file.name}.head")
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Add a line: the time, and a record.
+
+        Raises:
+            OSError: if it cannot be written; nothing of it is in the file then.
+            BapsError: if the key is damaged.
+        """
+        with self._locked():
+            last, removed, marks = self._place()
+            if self._max_bytes and self._size() >= self._max_bytes:
+                removed, count = self._rotate(last, removed)
+                if count:
+                    by_itself = {"user": None, "role": None, "by": "server"}
+                    last = self._write(last, {**by_itself, "what": "remove old audit lines", "count": count})
+            self._write_head(Head(self._write(last, {**record, **marks}), removed))
+
+    def hashed(self, image: str) -> str:
+        """Return the keyed hash of an image's name.
+
+        Raises:
+            OSError: if the key can neither be read nor made.
+            BapsError: if it is damaged.
+        """
+        return hmac.new(self._key, image.encode(errors="replace"), hashlib.sha256).hexdigest()[:32]
+
+    def chain(self, before: str, body: bytes) -> str:
+        """Return the chain of a line.
+
+        Args:
+            before: the chain of the line before.
+            body: the line up to its chain.
+        """
+        return hmac.new(self._key, b"line\n%s\n%s" % (before.encode(), body), hashlib.sha256).hexdigest()
+
+    def check(self) -> None:
+        """Make the file, its key and its head, if they are not there.
+
+        Raises:
+            BapsError: if they cannot be written to.
+        """
+        try:
+            with self._locked():
+                self._append(b"")
+                self.hashed("")
+                if not self._head_file.exists() and not self._last().n:
+                    self._write_head(Head(self._last()))
+        except OSError as error:
+            raise BapsError(
+                f"The audit file {self.file} cannot be written ({error.strerror}). Give another place (audit), or let "
+                "the server's user write there."
+            ) from error
+
+    def sync(self) -> None:
+        """Wait until the disk has all lines.
+
+        Raises:
+            OSError: if it cannot take them.
+        """
+        with self._locked():
+            if self.file.exists():
+                to_disk(self.file)
+
+    @contextmanager
+    def opened(self) -> Iterator[tuple[list[tuple[BinaryIO, int]], Head | None]]:
+        """Give all files as they are now, oldest first, each open and with its length, and the head if it is whole.
+
+        Lines are added meanwhile.
+
+        Raises:
+            OSError: if they cannot be read.
+        """
+        with ExitStack() as stack:
+            with self._locked():
+                files: list[BinaryIO] = [stack.enter_context(file.open("rb")) for file in self._files()]
+                found, head = [(file, os.fstat(file.fileno()).st_size) for file in files], self._head()
+            yield found, head
+
+    # The rest is called by who holds the lock.
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        place = self.file.with_name(f".{self.file.name}.lock")
+        handle = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+    def _files(self) -> list[Path]:
+        full = [file for file in self.file.parent.glob(f"{self.file.name}.*") if file.suffix[1:].isdecimal()]
+        full.sort(key=lambda file: int(file.suffix[1:]))
+        return [*full, self.file] if self.file.exists() else full
+
+    def _size(self) -> int:
+        return self.file.stat().st_size if self.file.exists() else 0
+
+    def _place(self) -> tuple[Link, Link, dict[str, Any]]:
+        """Where the next line goes on, the last line that was removed, and what the line says of a damaged chain."""
+        last, head = self._last(), self._head()
+        if head is None:
+            return last, Link(), {"head": "missing"} if last.n else {}
+        if head.last.n > last.n:
+            return head.last, head.removed, {"missing": head.last.n - last.n}
+        # A line may be ahead of the head, where a kill came between the two.
+        return (last if last.n > head.last.n else head.last), head.removed, {}
+
+    def _last(self) -> Link:
+        """The last line that has a chain. Half a line, as a full disk or a power cut leaves it, is passed over."""
+        for file in reversed(self._files()):
+            for line in _backwards(file):
+                if found := parse_line(line):
+                    return found[0]
+        return Link(0, digest_before(line for file in self._files() for line in _lines(file)))
+
+    def _write(self, last: Link, record: Mapping[str, Any]) -> Link:
+        said = {"time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), **record, "n": last.n + 1}
+        body = json.dumps(said, ensure_ascii=True).encode()[:-1]
+        link = Link(last.n + 1, self.chain(last.chain, body))
+        self._append(b'%s, "chain": "%s"}\n' % (body, link.chain.encode()))
+        return link
+
+    def _append(self, line: bytes) -> None:
+        handle = os.open(self.file, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            size = os.fstat(handle).st_size
+            if line and size and os.pread(handle, 1, size - 1) != b"\n":
+                line = b"\n" + line  # Half a line stays as it is, and this one begins a line of its own.
+            if os.write(handle, line) != len(line):
+                os.ftruncate(handle, size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            os.close(handle)
+
+    def _rotate(self, last: Link, removed: Link) -> tuple[Link, int]:
+        """Give the full file its name, and remove the oldest if only some are kept.
+
+        Returns:
+            The last line that was removed now or earlier, and how many were removed now.
+        """
+        to_disk(self.file)
+        full = self._files()[:-1]
+        number = int(full[-1].suffix[1:]) + 1 if full else 1
+        self.file.rename(self.file.with_name(f"{self.file.name}.{number:04d}"))
+        to_disk(self.file.parent)
+        gone = self._files()[: -self._keep] if self._keep else []
+        before = removed
+        for file in gone:
+            found = next(filter(None, map(parse_line, _backwards(file))), None)
+            removed = found[0] if found else Link(0, digest_before(_lines(file)))
+            # Were it written after the file is gone, a kill between the two would look like lines cut off.
+            self._write_head(Head(last, removed))
+            file.unlink()
+        return removed, removed.n - before.n
+
+    def _head(self) -> Head | None:
+        """What the head file says, or None if it is not there or was changed."""
+        try:
+            said = json.loads(self._head_file.read_bytes())
+            head = Head(Link(**said["last"]), Link(**said["removed"]))
+            return head if hmac.compare_digest(said["mac"], self._mac(head)) else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _write_head(self, head: Head) -> None:
+        partial = self._head_file.with_name(f".{self._head_file.name}-new")
+        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(handle, "w") as file:
+            json.dump({**asdict(head), "mac": self._mac(head)}, file)
+        partial.replace(self._head_file)
+
+    def _mac(self, head: Head) -> str:
+        said = json.dumps(asdict(head), sort_keys=True).encode()
+        return hmac.new(self._key, b"head\n" + said, hashlib.sha256).hexdigest()
+
+    @cached_property
+    def _key(self) -> bytes:
+        """The key; of two processes that make one, the first one's is kept.
+
+        None is made for lines that were written with another one: they could not be checked, nor images be found.
+        """
+        file = self.file.with_name(f"{self.file.name}.key")
+        if not file.exists():
+            if self._last().n:
+                raise BapsError(
+                    f"The key of the audit file, {file}, is gone. Take it from your backup; or, where it is lost, move "
+                    "the audit file and those that begin with its name away: another one begins."
+                )
+            self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            made = file.with_name(f".{file.name}-{secrets.token_hex(8)}")
+            handle = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                os.write(handle, secrets.token_hex(32).encode())
+                os.link(made, file)
+            except FileExistsError:
+                pass
+            finally:
+                os.close(handle)
+                made.unlink()
+        try:
+            return bytes.fromhex(file.read_text())
+        except ValueError as error:
+            raise BapsError(
+                f"The key of the audit file, {file}, is damaged. Take it from your backup; without it no image and no "
+                "change is found in the lines that are there."
+            ) from error
+
+
+def command(what: str) -> dict[str, Any]:
+    """Return what the line of a command begins with: the user is that of the operating system.
+
+    Args:
+        what: was done, as in ``restore a label``.
+    """
+    try:
+        name = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # As in a container.
+        name = str(os.getuid())
+    return {"user": name, "role": None, "by": "command", "what": what}
+
+
+def parse_line(line: bytes) -> tuple[Link, bytes] | None:
+    """Return number and chain of a line, and what is before its chain, or None if it has none."""
+    found = _CHAINED.fullmatch(line)
+    return (Link(int(found[2]), found[3].decode()), found[1]) if found else None
+
+
+def digest_before(lines: Iterator[bytes]) -> str:
+    """Return the hash of the lines before the first that has a chain, or "" if there are none."""
+    digest, empty = hashlib.sha256(), True
+    for line in lines:
+        if parse_line(line):
+            break
+        digest.update(line + b"\n")
+        empty = False
+    return "" if empty else digest.hexdigest()
+
+
+def _lines(file: Path) -> Iterator[bytes]:
+    with file.open("rb") as lines:
+        for line in lines:
+            yield line.rstrip(b"\n")
+
+
+def _backwards(file: Path) -> Iterator[bytes]:
+    """The lines of a file, the last one first; a last one without its end too."""
+    with file.open("rb") as content:
+        place, rest = content.seek(0, os.SEEK_END), b""
+        while place:
+            size = min(_BLOCK, place)
+            place -= size
+            content.seek(place)
+            rest, *whole = (content.read(size) + rest).split(b"\n")
+            yield from reversed(whole)
+        yield rest

@@ -1,0 +1,134 @@
+"""Whether an audit file is whole: each line as it was written, and none removed, moved, added or cut off."""
+
+from __future__ import annotations
+
+import hmac
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from baps.site.audit import AuditFile, Head, Link, digest_before, parse_line
+
+_MOST_BREAKS = 20
+
+
+@dataclass
+class AuditCheck:
+    """What was found.
+
+    Attributes:
+        last: the last line that has a chain.
+        chained: lines that have one.
+        unchained: lines before them, of an older release, which nothing protects but that they are unchanged since.
+        halves: lines that a full disk or a power cut left half written.
+        breaks: sentences that say where the chain breaks, the first twenty.
+    """
+
+    last: Link = field(default_factory=Link)
+    chained: int = 0
+    unchained: int = 0
+    halves: int = 0
+    breaks: list[str] = field(default_factory=list)
+
+    def note(self, sentence: str) -> None:
+        """Note a break."""
+        if len(self.breaks) < _MOST_BREAKS:
+            self.breaks.append(sentence)
+
+
+def check_audit(file: Path, chain: str = "") -> AuditCheck:
+    """Read an audit file, and the full ones beside it, and follow the chain.
+
+    Who has the key can write another chain, and who can write to the folder can put an earlier state of all its files
+    back. Both are found only by the chain of a line that was kept elsewhere.
+
+    Args:
+        file: the one that is written to.
+        chain: of a line that must be there, or "".
+
+    Raises:
+        OSError: if it cannot be read.
+        BapsError: if its key is damaged.
+    """
+    audit, check = AuditFile(file), AuditCheck()
+    had_lines = file.with_name(f"{file.name}.key").exists()  # It is made with the head.
+    with audit.opened() as (files, head):
+        before = digest_before(line for one, size in files for _, line in _lines(one, size))
+        _follow(audit, files, head, Link(0, before), check, chain)
+    if had_lines and head is None and not check.chained and not check.unchained:
+        check.note("There is a key, but no line and no head file: all lines were removed.")
+    return check
+
+
+def _follow(
+    audit: AuditFile, files: list[tuple[BinaryIO, int]], head: Head | None, start: Link, check: AuditCheck, chain: str
+) -> None:
+    last = start
+    if head and (head.removed.n or not start.chain):
+        last = head.removed
+    wanted = not chain
+    for file, size in files:
+        name = Path(file.name).name
+        for row, line in _lines(file, size):
+            found = parse_line(line)
+            if found is None:
+                _take_odd(line, f"Row {row} of {name}", check)
+                continue
+            link, body = found
+            if head and link.n <= head.removed.n and not check.chained:
+                continue  # Of a file that a kill left, when it should have been removed.
+            check.chained += 1
+            wanted = wanted or link.chain == chain
+            where = f"line {link.n} (row {row} of {name})"
+            said = json.loads(body + b"}")
+            missing = said.get("missing", 0)
+            if said.get("head"):
+                check.note(f"Before {where} the head file was gone: whether lines were cut off there is not known.")
+            if missing:
+                check.note(f"Before {where} {_lines_are(missing)} missing: they were cut off.")
+            if link.n <= last.n:
+                check.note(f"After line {last.n} comes {where}: lines were moved or doubled.")
+            elif link.n > last.n + 1 + missing:
+                check.note(f"Before {where} {_lines_are(link.n - last.n - 1)} missing.")
+            elif not missing and not hmac.compare_digest(audit.chain(last.chain, body), link.chain):
+                what = "Line" if last.n or not last.chain else "The lines before, or line"
+                check.note(f"{what} {link.n} (row {row} of {name}) was changed.")
+            last = max(last, link, key=lambda one: one.n)
+    check.last = last
+    if head is None:
+        if check.chained:
+            check.note("The head file is missing, or was changed: whether lines were cut off at the end is not known.")
+    elif head.last.n > last.n:
+        check.note(f"At the end {_lines_are(head.last.n - last.n)} missing.")
+    elif head.last.n == last.n and head.last.chain != last.chain:
+        check.note("The last line is another one than the head file says.")
+    if not wanted:
+        check.note(f"No line has the chain {chain}.")
+
+
+def _take_odd(line: bytes, where: str, check: AuditCheck) -> None:
+    """Take a line that has no chain."""
+    try:
+        json.loads(line)
+    except ValueError:
+        check.halves += 1
+        return
+    if check.chained:
+        check.note(f"{where} has no chain: it was added or changed.")
+    else:
+        check.unchained += 1
+
+
+def _lines_are(count: int) -> str:
+    return "1 line is" if count == 1 else f"{count} lines are"
+
+
+def _lines(file: BinaryIO, size: int) -> Iterator[tuple[int, bytes]]:
+    """The lines of the beginning of a file, with their numbers."""
+    file.seek(0)
+    row = 0
+    while (place := file.tell()) < size:
+        row += 1
+        yield row, file.readline(size - place).rstrip(b"\n")

@@ -1,0 +1,168 @@
+"""Which series of a PACS are served: the query after its address, and a worklist of studies.
+
+The query has the form of DICOMweb's own search (QIDO-RS): ``https://pacs/dicom-web?Modality=CT&StudyDate=20260101-``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from pydicom.datadict import tag_for_keyword
+
+from baps.errors import BapsError, InputError
+
+_OF_STUDIES = ("StudyDate", "StudyTime", "AccessionNumber", "ModalitiesInStudy", "ReferringPhysicianName",
+               "StudyInstanceUID", "StudyID", "StudyDescription")  # fmt: skip
+_OF_SERIES = ("Modality", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "SeriesDate", "BodyPartExamined",
+              "ProtocolName", "Manufacturer", "ManufacturerModelName", "StationName", "InstitutionName",
+              "PerformedProcedureStepStartDate")  # fmt: skip
+_ATTRIBUTES = _OF_STUDIES + _OF_SERIES
+_UID = re.compile(r"[0-9.]{1,64}")
+_MOST_BYTES = 8 << 20
+"""Of a worklist: 100,000 studies."""
+
+
+@dataclass(frozen=True)
+class PacsStudies:
+    """A PACS, and which of its series are served.
+
+    Attributes:
+        address: of its DICOMweb service, without a query.
+        filters: attributes by keyword, and what they must match.
+    """
+
+    address: str
+    filters: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def study_filters(self) -> dict[str, str]:
+        """The filters that hold for a whole study, and so for the labels in it."""
+        return {keyword: wanted for keyword, wanted in self.filters.items() if keyword in _OF_STUDIES}
+
+    def matches(self, answer: Mapping[str, Any]) -> bool:
+        """Return whether a series is served, by what the PACS answers of it; what it leaves out is taken to match.
+
+        Some servers ignore the filters that they do not know.
+        """
+        for keyword, wanted in self.filters.items():
+            values = json_values(answer, keyword)
+            if values and not any(_is_match(keyword, wanted, value) for value in values):
+                return False
+        return True
+
+
+class Worklist:
+    """A file with one StudyInstanceUID a line. It is read again when it changes.
+
+    Empty lines, and what follows a ``#``, are ignored.
+
+    Args:
+        file: the worklist.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._stamp: tuple[int, int, int] | None = None
+        self._studies: dict[str, None] = {}
+
+    def studies(self) -> Mapping[str, None]:
+        """Return the studies in the order of the file, each once, as the keys of a mapping.
+
+        Raises:
+            BapsError: if the file cannot be read, or a line is no UID.
+        """
+        try:
+            found = self._file.stat()
+            stamp = found.st_mtime_ns, found.st_size, found.st_ino
+            if stamp != self._stamp:
+                if found.st_size > _MOST_BYTES:
+                    raise BapsError(f"The worklist {self._file} has more than {_MOST_BYTES >> 20} MB. Make it shorter.")
+                self._studies = self._read()
+                self._stamp = stamp
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is no text"
+            raise BapsError(f"The worklist {self._file} cannot be read ({reason}). Give a text file.") from error
+        return self._studies
+
+    def _read(self) -> dict[str, None]:
+        studies: dict[str, None] = {}
+        for number, line in enumerate(self._file.read_text(encoding="utf-8-sig").splitlines(), start=1):
+            uid = line.partition("#")[0].strip()
+            if uid and not _UID.fullmatch(uid):
+                raise BapsError(
+                    f"Line {number} of the worklist {self._file} is no StudyInstanceUID. Write one UID on each line, "
+                    "of digits and dots."
+                )
+            if uid:
+                studies[uid] = None
+        return studies
+
+
+def read_pacs_studies(studies: str) -> PacsStudies:
+    """Read the address of a PACS and the query after it.
+
+    Raises:
+        InputError: if the query names an attribute that is unknown or given twice, or a value that cannot match.
+    """
+    address = urlsplit(studies.strip())
+    if address.fragment:
+        raise InputError("The address of the PACS holds a #. Write it as %23 where it belongs to a value.")
+    filters: dict[str, str] = {}
+    for keyword, wanted in parse_qsl(address.query, keep_blank_values=True):
+        if keyword not in _ATTRIBUTES:
+            raise InputError(
+                f"STUDIES cannot choose series by {keyword[:64]!r}. Known attributes: {', '.join(_ATTRIBUTES)}. List "
+                "the studies of patients in a worklist."
+            )
+        if keyword in filters:
+            raise InputError(f"STUDIES names {keyword} twice. Give one value, with * or ? for what may differ.")
+        _check(keyword, wanted)
+        filters[keyword] = wanted
+    return PacsStudies(address._replace(query="").geturl().rstrip("/?"), filters)
+
+
+def json_values(answer: Mapping[str, Any], keyword: str) -> list[str]:
+    """Return the values of an attribute of a data set in DICOM's JSON form, or none."""
+    element = answer.get(f"{tag_for_keyword(keyword):08X}")
+    values = (element.get("Value") if isinstance(element, dict) else None) or []
+    named = (value.get("Alphabetic", "") if isinstance(value, dict) else value for value in values)
+    return [str(value).strip() for value in named if value is not None]
+
+
+def _check(keyword: str, wanted: str) -> None:
+    if not wanted:
+        raise InputError(f"STUDIES gives no value for {keyword}. Leave the attribute out, or give a value.")
+    if keyword.endswith("Date"):
+        days = wanted.split("-")
+        if len(days) > 2 or not any(days) or not all(not day or _is_day(day) for day in days):
+            raise InputError(
+                f"{keyword} in STUDIES must be a day such as 20260131, or days such as 20260101-20260131 or 20260101-, "
+                f"not {wanted[:64]!r}."
+            )
+    if keyword.endswith("UID") and not _UID.fullmatch(wanted):
+        raise InputError(f"{keyword} in STUDIES must be one UID. List several studies in a worklist.")
+    if keyword in ("Modality", "ModalitiesInStudy") and not re.fullmatch(r"[A-Z*?]{1,16}", wanted):
+        raise InputError(f"{keyword} in STUDIES must be one modality such as CT, not {wanted[:64]!r}.")
+
+
+def _is_day(text: str) -> bool:
+    try:
+        return bool(re.fullmatch(r"\d{8}", text)) and bool(datetime.strptime(text, "%Y%m%d"))
+    except ValueError:
+        return False
+
+
+def _is_match(keyword: str, wanted: str, value: str) -> bool:
+    if keyword.endswith("Date"):
+        first, dash, last = wanted.partition("-")
+        return value == wanted if not dash else (first or "") <= value <= (last or "99999999")
+    if keyword.endswith("Time"):  # Ranges and precisions of times are the PACS's own.
+        return True
+    pattern = re.escape(wanted).replace(r"\*", ".*").replace(r"\?", ".")
+    return bool(re.fullmatch(pattern, value, re.IGNORECASE | re.DOTALL))

@@ -1,0 +1,194 @@
+"""Who may use the server: users, each with a role and a token, in a private JSON file.
+
+The file holds hashes of the tokens, never the tokens. A token is 256 random bits, so one round of SHA-256 keeps it:
+there is nothing to guess. Those who change the file take turns (a lock beside it), and replace it as a whole, so that a
+server that reads it meanwhile sees the old or the new one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import hmac
+import json
+import re
+import secrets
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from baps.errors import InputError, NotFoundError
+from baps.site.roles import Role
+from baps.site.secret_file import read_private
+from baps.utils.atomic_write import replacing
+
+_NAME = re.compile(r"[\w.@+-]{1,64}")
+_TOKEN = "baps_"  # noqa: S105 (what a token begins with, so that one in the wrong place is noticed)
+
+
+@dataclass(frozen=True)
+class User:
+    """One who may use the server.
+
+    Attributes:
+        name: by which the audit file knows them.
+        role: what they may do.
+        sha256: of their token.
+        created: when the token was made.
+        expires: when it ends, or None.
+    """
+
+    name: str
+    role: Role
+    sha256: str
+    created: datetime
+    expires: datetime | None = None
+
+    @property
+    def expired(self) -> bool:
+        return self.expires is not None and self.expires <= datetime.now(timezone.utc)
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    role: Role
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    created: AwareDatetime
+    expires: AwareDatetime | None = None
+
+
+class _Content(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    users: dict[str, _Record]
+
+
+class Users:
+    """The users of a file, which is read again when it has changed.
+
+    Args:
+        file: which ``add`` makes if it is not there.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._reading = threading.Lock()
+        self._seen: tuple[int, int, int] | None = None
+        self._users: Mapping[str, User] = {}
+
+    def all(self) -> Mapping[str, User]:
+        """The users by name.
+
+        Raises:
+            InputError: if the file is not there, is open to others, or holds something else.
+        """
+        with self._reading:
+            try:
+                now = self.file.stat()
+                seen = (now.st_ino, now.st_mtime_ns, now.st_ctime_ns)
+            except OSError:
+                seen = None
+            if seen is None or seen != self._seen:
+                self._users, self._seen = self._read(), seen
+            return self._users
+
+    def find(self, token: str) -> User | None:
+        """The user whose token it is, unless it has expired; every user is compared, in constant time."""
+        given, found = _hash(token), None
+        for user in self.all().values():
+            if hmac.compare_digest(given, user.sha256) and not user.expired:
+                found = user
+        return found
+
+    def add(self, name: str, role: Role, days: int | None = None) -> str:
+        """Add a user; their token, which is kept nowhere.
+
+        Raises:
+            InputError: if there is one of that name, or the name or the days cannot be used.
+        """
+        if not _NAME.fullmatch(name):
+            raise InputError(f"{name!r} is no name of a user: up to 64 letters, digits and . @ + - _, as in a.smith.")
+        with self._changing(new=True) as users:
+            if name in users:
+                raise InputError(f"There is a user {name} already. Give them a new token with baps users renew {name}.")
+            users[name], token = _with_new_token(name, role, days)
+        return token
+
+    def renew(self, name: str, days: int | None = None) -> str:
+        """Give a user a new token; the old one ends at once.
+
+        Raises:
+            NotFoundError: if there is no such user.
+        """
+        with self._changing() as users:
+            users[name], token = _with_new_token(name, self._known(users, name).role, days)
+        return token
+
+    def remove(self, name: str) -> None:
+        """Remove a user, whose token ends at once.
+
+        Raises:
+            NotFoundError: if there is no such user.
+        """
+        with self._changing() as users:
+            del users[self._known(users, name).name]
+
+    @staticmethod
+    def _known(users: Mapping[str, User], name: str) -> User:
+        if name not in users:
+            raise NotFoundError(f"There is no user {name}. Known ones: {', '.join(sorted(users)) or 'none'}.")
+        return users[name]
+
+    def _read(self) -> dict[str, User]:
+        try:
+            content = _Content.model_validate_json(read_private(self.file, "The users"))
+        except ValidationError as error:
+            where = ".".join(map(str, error.errors()[0]["loc"])) or "the file"
+            raise InputError(
+                f"{self.file} is no file of users ({where}). Take a copy that you trust, or make "
+                "another one with baps users add."
+            ) from None
+        return {name: User(name, one.role, one.sha256, one.created, one.expires) for name, one in content.users.items()}
+
+    @contextmanager
+    def _changing(self, new: bool = False) -> Iterator[dict[str, User]]:
+        """The users of the file, to change; what they then are is written."""
+        try:
+            with self.file.with_name(f".{self.file.name}.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                users = {} if new and not self.file.exists() else self._read()
+                yield users
+                content = {"users": {name: _said(users[name]) for name in sorted(users)}}
+                with replacing(self.file, mode=0o600) as partial:
+                    partial.write_text(json.dumps(content, indent=2) + "\n")
+        except OSError as error:
+            raise InputError(
+                f"{self.file} cannot be written: {error.strerror}. Give another --file, in a folder that is there."
+            ) from error
+
+
+def _with_new_token(name: str, role: Role, days: int | None) -> tuple[User, str]:
+    if days is not None and not 0 < days <= 36_500:
+        raise InputError(f"A token ends after 1 to 36500 days, not {days}.")
+    token, now = _TOKEN + secrets.token_urlsafe(32), datetime.now(timezone.utc).replace(microsecond=0)
+    user = User(name, role, _hash(token), now)
+    return (user if days is None else replace(user, expires=now + timedelta(days=days))), token
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _said(user: User) -> dict[str, str | None]:
+    return {
+        "role": user.role.value,
+        "sha256": user.sha256,
+        "created": user.created.isoformat(),
+        "expires": user.expires.isoformat() if user.expires else None,
+    }

@@ -1,0 +1,197 @@
+"""Does adaptation help on real images, which way best, and at how many images? By domain, arm and seed.
+
+``make bench-adapt`` runs every cell (domain, arm, seed) that has no file yet in ``benchmarks/runs/adapt``, prints
+tables and writes ``benchmarks/results/adapt.json``, the tables in ``docs/results/adaptation.md`` and
+the figure beside it. Each arm learns from the training and validation patients (it holds some of them back itself) and is measured on the test
+patients, by one click, with five sets of clicks. ``make bench-adapt QUICK=1`` is a form of ten minutes at most.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import pickle
+import tempfile
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+
+from baps.blackbox import load_black_box
+from baps.utils.atomic_write import replacing
+from benchmarks.adaptation.arms import CORE as CORE_ARMS
+from benchmarks.adaptation.arms import EVERYWHERE, ONCE, Arena, score, score_corrections
+from benchmarks.adaptation.summary import all_tables, draw, headline, summarise
+from benchmarks.page import write_between_marks
+from benchmarks.paths import PAGES, PICTURES, README, RESULTS, RUNS
+from benchmarks.real_data import DOMAINS, ROOT, Domain, slices
+
+CORE = (
+    "BTCV spleen, CT",
+    "BTCV liver, CT",
+    "CHAOS liver, MR",
+    "hippocampus, MR",
+    "white blood cell, microscopy",
+)
+MAX_IMAGES = 4000
+_SECONDS = {
+    "zero_shot": 10,
+    "crop": 30,
+    "best_of_several": 10,
+    "white_box": 170,
+    "zoom_and_white_box": 170,
+    "zoom": 20,
+    "spsa_gc_80000": 1400,
+}
+"""A cell's time on one core, where it is not about ``_USUAL``; for the estimate alone."""
+_USUAL = 90
+_QUICK_ARMS = ("zero_shot", "window", "spsa_gc_mended", "default", "zoom_and_white_box")
+
+_CORRECTED = ("zero_shot", "default", "prompt_space")
+"""Arms that are also measured by box and by corrective clicks."""
+
+console = Console(soft_wrap=True, highlight=False)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run."""
+
+    domain: str
+    arm: str
+    seed: int
+    max_images: int
+
+    def file(self, folder: Path) -> Path:
+        """Where its result lies."""
+        name = "".join(c if c.isalnum() else "_" for c in self.domain)
+        return folder / f"{name}-{self.arm}-{self.seed}-{self.max_images}.json"
+
+
+def cells(quick: bool, seeds: int, only: str, arms: str) -> list[Cell]:
+    """What there is to run, seed by seed and arm by arm, so that what is not finished says something too.
+
+    The core domains with all arms and seeds, the others with few arms and one seed.
+    """
+    wanted = set(arms.split(",")) if arms else {*CORE_ARMS, *ONCE}
+    images = 1200 if quick else MAX_IMAGES
+    named = [domain.name for domain in DOMAINS if only in domain.name]
+    core, others = [n for n in named if n in CORE], [n for n in named if n not in CORE]
+    if quick:
+        core, others = [n for n in core if n in (CORE[0], CORE[2])], []
+        wanted &= set(_QUICK_ARMS)
+    found = [
+        Cell(domain, arm, seed, images)
+        for seed in range(1 if quick else seeds)
+        for group, known in ((core, CORE_ARMS), ([] if seed else others, EVERYWHERE))
+        for arm in known
+        for domain in group
+        if arm in wanted
+    ]
+    return found + [Cell(CORE[0], arm, 0, images) for arm in ONCE if arm in wanted and not quick and CORE[0] in core]
+
+
+def run(cell: Cell, kept: Path) -> tuple[Cell, dict[str, Any]]:
+    """One cell, in a process of its own."""
+    torch.set_num_threads(1)
+    domain = next(d for d in DOMAINS if d.name == cell.domain)
+    examiner = load_black_box()
+    side = examiner.capabilities.input_side
+    training, test = _patients(domain, side, cell.seed, kept)
+    arena = Arena(load_black_box(), examiner, training, test, cell.seed, cell.max_images)
+    begun = time.monotonic()
+    black_box, adapter = {**CORE_ARMS, **ONCE}[cell.arm](arena)
+    seconds = time.monotonic() - begun
+    kinds = ("click", "box") if cell.arm in _CORRECTED else ()
+    return cell, {
+        "domain": cell.domain,
+        "arm": cell.arm,
+        "seed": cell.seed,
+        "max_images": cell.max_images,
+        "weights_sha256": examiner.capabilities.weights_sha256,
+        "by_patient": score(black_box, adapter, test),
+        "black_box_images": arena.black_box.images_asked,
+        "seconds": round(seconds, 1),
+        "curve": arena.curve,
+        "corrected": {kind: score_corrections(black_box, adapter, test, kind) for kind in kinds},
+        **arena.notes,
+    }
+
+
+def _patients(domain: Domain, side: int, seed: int, kept: Path) -> tuple[dict[str, Any], list[Any]]:
+    """Those to learn from and those to be tested on; slices are drawn once and kept for the other runs.
+
+    A set of a few images without a split is split here: two thirds to learn from, by the seed.
+    """
+    file = kept / f"{DOMAINS.index(domain)}.pickle"
+    if not file.exists():
+        training = {p[0].patient: p for part in ("train", "validation") for p in slices(domain, part, side, 24)}
+        with replacing(file) as partial_file:
+            partial_file.write_bytes(pickle.dumps((training, list(slices(domain, "test", side, 12)))))
+    training, test = pickle.loads(file.read_bytes())  # noqa: S301  # Written a moment ago, by this very program.
+    if training:
+        return training, test
+    order = np.random.default_rng([seed, 5]).permutation(len(test)).tolist()
+    first = order[: max(1, len(order) * 2 // 3)]
+    return {test[n][0].patient: test[n] for n in first}, [test[n] for n in order if n not in first]
+
+
+def main(
+    quick: Annotated[bool, typer.Option(help="Two domains, five arms, one seed, 1,200 images.")] = False,
+    seeds: Annotated[int, typer.Option(help="Runs of each domain and arm.")] = 3,
+    only: Annotated[str, typer.Option(help="Domains whose name has this in it.")] = "",
+    arms: Annotated[str, typer.Option(help="Arms, with commas; without it, all.")] = "",
+    workers: Annotated[int, typer.Option(help="Runs at once, a core each.")] = max(1, (os.cpu_count() or 2)),
+    runs: Annotated[Path, typer.Option(help="Where each run's file lies; what is there is not run again.")] = RUNS
+    / "adapt",
+    out: Annotated[Path, typer.Option(help="The JSON of all.")] = RESULTS / "adapt.json",
+    report_only: Annotated[bool, typer.Option(help="Run nothing; say what the files that are there say.")] = False,
+    publish: Annotated[bool, typer.Option(help="Write the tables into docs/results and the README.")] = False,
+    figure: Annotated[Path, typer.Option(help="Dice against images.")] = PICTURES / "adapt.png",
+) -> None:
+    """Run the bench."""
+    if not ROOT.is_dir():
+        raise SystemExit(f"There are no real images at {ROOT}. Set BAPS_REAL_DATA to the folder that holds them.")
+    if quick:
+        runs, out, figure = (
+            runs.with_name("adapt-quick"),
+            runs.with_name("adapt-quick.json"),
+            runs.with_name("quick.png"),
+        )
+    runs.mkdir(parents=True, exist_ok=True)
+    wanted = cells(quick, seeds, only, arms)
+    todo = [] if report_only else [cell for cell in wanted if not cell.file(runs).exists()]
+    share = 0.4 if quick else 1.0
+    estimate = share * sum(_SECONDS.get(cell.arm, _USUAL) for cell in todo) / workers
+    console.print(f"{len(todo)} of {len(wanted)} runs to go, {workers} at once: some {estimate / 60:.0f} minutes.")
+    # A process for each run: nothing of one is left to the next. Threads that spin would slow each other down.
+    os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as kept, context.Pool(workers, maxtasksperchild=1) as pool:
+        for number, (cell, found) in enumerate(pool.imap_unordered(partial(run, kept=Path(kept)), todo), start=1):
+            with replacing(cell.file(runs)) as file:
+                file.write_text(json.dumps(found, indent=1))
+            dice = sum(found["by_patient"]) / len(found["by_patient"])
+            console.print(f"{number}/{len(todo)} {cell.domain}, {cell.arm}, seed {cell.seed}: {dice:.3f}")
+    done = [json.loads(cell.file(runs).read_text()) for cell in wanted if cell.file(runs).exists()]
+    summary = summarise(done)
+    for line in all_tables(summary):
+        print(line)
+    out.parent.mkdir(exist_ok=True)
+    out.write_text(json.dumps({"summary": summary, "runs": done}, indent=1))
+    draw(done, figure)
+    if publish:
+        write_between_marks(all_tables(summary), PAGES / "adaptation.md", "bench-adapt")
+        write_between_marks(headline(summary), README, "bench-adapt")
+    console.print(f"{out}, {figure}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,337 @@
+"""The ways to adapt that ``benchmarks/adaptation/adapt.py`` compares. Each is a function of an ``Arena``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from baps.adapters.adapter import Adapter
+from baps.adapters.visual_prompt import BasisVisualPrompt, ImageStatistics, VisualPrompt
+from baps.blackbox import BlackBox
+from baps.blackbox.loading import bundled_network
+from baps.blackbox.sam import SamBlackBox
+from baps.evaluation.interactive import Ask, asker, go_on_clicking, summarise
+from baps.evaluation.scoring import score_slices
+from baps.evaluation.slices import LabelledSlice, evenly_spaced
+from baps.evaluation.splits import split_patients
+from baps.prompts import Prompt
+from baps.prompts.simulated import MOST_CLICKS
+from baps.training.adapt import adapt
+from baps.training.settings import AdaptationSettings
+from baps.training.steps import SLOWER, PromptSpaceStepper, SpsaGcStepper, Stepper
+from baps.training.training import train
+from benchmarks.adaptation.steppers import CmaEsStepper, WhiteBoxStepper
+from benchmarks.adaptation.wrapped import CropAroundClick, HardMasks
+
+CLICK_SETS = 5
+_WATCHED_SLICES = 4
+_WATCHED_SETS = 2
+_CORRECTED_SLICES = 6
+_SEED = 1000
+WINDOWS = [(low, high) for low in (0.0, 0.15, 0.3) for high in (0.6, 0.8, 1.0)]
+"""Of the range of grey levels."""
+
+
+@dataclass
+class Arena:
+    """What an arm works on, and what it leaves.
+
+    Attributes:
+        black_box: asked by the arm alone.
+        examiner: the same model, asked on the test patients; those images are nobody's cost.
+        training: slices of each patient to learn from and to hold back.
+        test: slices of each test patient.
+        seed: of the run.
+        max_images: black-box images in all.
+        curve: (images, Dice on a part of the test slices) while it trained.
+        notes: what else it says.
+    """
+
+    black_box: BlackBox
+    examiner: BlackBox
+    training: dict[str, list[LabelledSlice]]
+    test: list[list[LabelledSlice]]
+    seed: int
+    max_images: int
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    notes: dict[str, object] = field(default_factory=dict)
+
+    def watch(self, images: int, adapter: Adapter) -> None:
+        """Note how good an adapter is after so many images."""
+        shown = [evenly_spaced(patient, _WATCHED_SLICES) for patient in self.test]
+        self.curve.append((images, float(np.mean(score(self.examiner, adapter, shown, _WATCHED_SETS)))))
+
+    @property
+    def labelled(self) -> list[LabelledSlice]:
+        """All slices of those who are trained on where some are held back."""
+        return [piece for patient in split_patients(self.training).training for piece in self.training[patient]]
+
+
+def score(
+    black_box: BlackBox, adapter: Adapter | None, patients: Sequence[Sequence[LabelledSlice]], sets: int = CLICK_SETS
+) -> list[float]:
+    """Dice of each patient by one click."""
+    return [float(score_slices(black_box, adapter, pieces, "click", _SEED, sets).mean()) for pieces in patients]
+
+
+def score_corrections(
+    black_box: BlackBox, adapter: Adapter | None, patients: Sequence[Sequence[LabelledSlice]], kind: str
+) -> dict[str, object]:
+    """Dice by number of prompts, on up to six slices a patient, with two sets of clicks: see ``Corrections``."""
+    found = []
+    for pieces in patients:
+        scores = []
+        for row, piece in enumerate(evenly_spaced(pieces, _CORRECTED_SLICES)):
+            ask = asker(black_box, adapter, piece.image)
+            randoms = [np.random.default_rng([_SEED, 31, n, row]) for n in range(_WATCHED_SETS)]
+
+            def masks(prompts: Sequence[Prompt], ask: Ask = ask) -> list[NDArray[np.bool_]]:
+                return [probability > 0.5 for probability in ask(prompts)]
+
+            scores.append(go_on_clicking(masks, piece.truth, kind, MOST_CLICKS, randoms))
+        found.append([np.array(scores)])
+    return asdict(summarise(found))
+
+
+Found = tuple[BlackBox, Adapter | None]
+"""What to ask on the test patients, and through which adapter."""
+
+
+def zero_shot(arena: Arena) -> Found:
+    return arena.examiner, None
+
+
+def window(arena: Arena) -> Found:
+    """The best of nine windows, chosen on the labelled slices."""
+    pieces = evenly_spaced(arena.labelled, arena.max_images // len(WINDOWS))
+    scores = [
+        score_slices(arena.black_box, _window(*limits), pieces, "click", arena.seed, 1).mean() for limits in WINDOWS
+    ]
+    best = WINDOWS[int(np.argmax(scores))]
+    arena.notes["window"] = best
+    return arena.examiner, _window(*best)
+
+
+def crop(arena: Arena) -> Found:
+    """A crop around the click, of the best of three sizes."""
+    pieces = evenly_spaced(arena.labelled, arena.max_images // 3)
+    shares = (0.4, 0.6, 0.8)
+    scores = [
+        score_slices(CropAroundClick(arena.black_box, share), None, pieces, "click", arena.seed, 1).mean()
+        for share in shares
+    ]
+    best = shares[int(np.argmax(scores))]
+    arena.notes["share"] = best
+    return CropAroundClick(arena.examiner, best), None
+
+
+def best_of_several(arena: Arena) -> Found:
+    """The best of the model's three masks by its own predicted IoU."""
+    return SamBlackBox(bundled_network()[0], "bundled", best_of_several=True), None
+
+
+def constant_1(arena: Arena) -> Found:
+    """Brightness: one number for all images."""
+    settings = _settings(arena, zoom="none", head="none", corrected=0)
+    stepper = PromptSpaceStepper(replace(settings, rate=SLOWER * settings.rate))
+    return _train(arena, settings, _Brightness(), stepper)
+
+
+def constant_12(arena: Arena) -> Found:
+    """One set of 12 coefficients for all images, learned from first clicks alone, as it is measured."""
+    return _train(arena, _settings(arena, zoom="none", head="none", corrected=0), _constant())
+
+
+def cma_es(arena: Arena) -> Found:
+    """The same 12 by CMA-ES."""
+    return _train(arena, _settings(arena, zoom="none", head="none", corrected=0), _constant(), CmaEsStepper(arena.seed))
+
+
+def spsa_gc_published(arena: Arena) -> Found:
+    """The published decoder, click and optimiser, changes of less than a grey level included."""
+    return _train(arena, _published(arena), stepper=SpsaGcStepper(visible=False))
+
+
+def spsa_gc_mended(arena: Arena) -> Found:
+    """The same with changes that can be seen."""
+    return _train(arena, _published(arena))
+
+
+def spsa_gc_80000(arena: Arena) -> Found:
+    """The same at its published number of images."""
+    return spsa_gc_mended(replace(arena, max_images=80_000, curve=arena.curve, notes=arena.notes))
+
+
+def prompt_space(arena: Arena) -> Found:
+    """Our visual prompt alone."""
+    return _train(arena, _settings(arena, zoom="none", head="none"))
+
+
+def prompt_space_by_click(arena: Arena) -> Found:
+    """Our visual prompt alone, depending on the click."""
+    return _train(arena, _settings(arena, zoom="none", head="none", condition="click"))
+
+
+def zoom(arena: Arena) -> Found:
+    """The chosen zoom alone."""
+    return _train(arena, _settings(arena, head="none"), _constant(), _Still())
+
+
+def zoom_and_prompt_space(arena: Arena) -> Found:
+    """The zoom and our visual prompt, without a head."""
+    return _train(arena, _settings(arena, head="none"))
+
+
+def zoom_and_white_box(arena: Arena) -> Found:
+    """The same by exact gradients."""
+    settings = _settings(arena, head="none")
+    return _train(arena, settings, stepper=WhiteBoxStepper(settings))
+
+
+def head_without_zoom(arena: Arena) -> Found:
+    """Our visual prompt and the head, without a zoom: one encoding serves every click of a slice."""
+    return _adapt(arena, _settings(arena, zoom="none"))
+
+
+def white_box(arena: Arena) -> Found:
+    """The same decoder by exact gradients: the bound that no black box reaches."""
+    settings = _settings(arena, zoom="none", head="none")
+    return _train(arena, settings, stepper=WhiteBoxStepper(settings))
+
+
+def head_alone(arena: Arena) -> Found:
+    """The output-side head without a visual prompt."""
+    return _train(arena, _settings(arena, zoom="none"), _constant(), _Still())
+
+
+def default(arena: Arena) -> Found:
+    """What ``baps adapt`` does, check included."""
+    return _adapt(arena, _settings(arena))
+
+
+def default_hard_masks(arena: Arena) -> Found:
+    """The same with a model that answers masks alone."""
+    poorer = replace(arena, black_box=HardMasks(arena.black_box), examiner=HardMasks(arena.examiner))
+    return _adapt(poorer, _settings(arena))
+
+
+def _volumes(count: int) -> Callable[[Arena], Found]:
+    def from_few(arena: Arena) -> Found:
+        order = np.random.default_rng([arena.seed, 77]).permutation(sorted(arena.training))
+        few = {str(patient): arena.training[str(patient)] for patient in order[:count]}
+        return _adapt(replace(arena, training=few, curve=arena.curve, notes=arena.notes), _settings(arena))
+
+    from_few.__doc__ = f"The default, from {count} labelled patients."
+    return from_few
+
+
+CHEAP = {"zero_shot": zero_shot, "window": window, "crop": crop, "best_of_several": best_of_several}
+EVERYWHERE = {"zero_shot": zero_shot, "zoom_and_white_box": zoom_and_white_box, "default": default}
+CORE: dict[str, Callable[[Arena], Found]] = {
+    **CHEAP,
+    "zoom": zoom,
+    "default": default,
+    "zoom_and_white_box": zoom_and_white_box,
+    "spsa_gc_mended": spsa_gc_mended,
+    "spsa_gc_published": spsa_gc_published,
+    "default_1_volume": _volumes(1),
+    "default_3_volumes": _volumes(3),
+    "default_5_volumes": _volumes(5),
+    "zoom_and_prompt_space": zoom_and_prompt_space,
+    "prompt_space": prompt_space,
+    "cma_es": cma_es,
+    "constant_12": constant_12,
+    "head_without_zoom": head_without_zoom,
+    "default_hard_masks": default_hard_masks,
+    "prompt_space_by_click": prompt_space_by_click,
+    "constant_1": constant_1,
+    "head_alone": head_alone,
+    "white_box": white_box,
+}
+"""The most telling first: the bench runs them in this order."""
+
+ONCE = {"spsa_gc_80000": spsa_gc_80000}
+
+
+def _published(arena: Arena) -> AdaptationSettings:
+    return _settings(
+        arena, zoom="none", head="none", visual_prompt="concat", condition="click", optimiser="spsa_gc", corrected=0
+    )
+
+
+def _settings(arena: Arena, **other: object) -> AdaptationSettings:
+    return replace(AdaptationSettings(max_images=arena.max_images, seed=arena.seed), **other)  # type: ignore[arg-type]
+
+
+def _adapt(arena: Arena, settings: AdaptationSettings) -> Found:
+    made = adapt(arena.black_box, arena.training, settings, watch=arena.watch)
+    arena.notes["zoom"] = made.adapter.zoom
+    arena.notes["without_head"] = float(np.mean(score(arena.examiner, replace(made.adapter, head=None), arena.test)))
+    arena.notes["status"] = made.check.status
+    arena.notes["verdict"] = made.check.verdict.record() if made.check.verdict else None
+    if made.check.status == "refused":  # Then the model as it is goes on serving.
+        arena.notes["refused"] = float(np.mean(score(arena.examiner, made.adapter, arena.test)))
+        return arena.examiner, None
+    return arena.examiner, made.adapter
+
+
+def _train(
+    arena: Arena,
+    settings: AdaptationSettings,
+    visual_prompt: VisualPrompt | None = None,
+    stepper: Stepper | None = None,
+) -> Found:
+    adapter, _ = train(
+        arena.black_box, arena.labelled, settings, arena.max_images,
+        watch=arena.watch, visual_prompt=visual_prompt, stepper=stepper,
+    )  # fmt: skip
+    arena.notes["zoom"] = adapter.zoom
+    return arena.examiner, adapter
+
+
+def _window(low: float, high: float) -> Adapter:
+    """(I - low) / (high - low) in our basis."""
+    slope = 1 / (high - low)
+    made = _constant()
+    with torch.no_grad():
+        code = made.head.bias.view(3, 4)
+        code[:, 0], code[:, 1] = (slope - 1) / 2 - slope * low, (slope - 1) / 2
+    return Adapter(made)
+
+
+def _constant() -> BasisVisualPrompt:
+    """One set of 12 coefficients: the body is cut off."""
+    made = BasisVisualPrompt(ImageStatistics())
+    for name, value in made.named_parameters():
+        value.requires_grad_(name == "head.bias")
+    return made
+
+
+class _Brightness(BasisVisualPrompt):
+    """One coefficient, of the function 1, for all images and colours."""
+
+    def __init__(self) -> None:
+        super().__init__(ImageStatistics())
+        for value in self.parameters():
+            value.requires_grad_(False)
+        self.brightness = nn.Parameter(torch.zeros(1))
+
+    def code(self, features: torch.Tensor, prompts: Sequence[Prompt], side: int) -> torch.Tensor:
+        code = features.new_zeros(len(features), 3, 4, 1, 1)
+        code[:, :, 0] = self.brightness.view(1, 1, 1, 1)
+        return code
+
+
+class _Still(Stepper):
+    """Asks nothing and moves nothing."""
+
+    batch, asked_each = 1000, 1
+
+    def start(self, visual_prompt: VisualPrompt, steps: int) -> None: ...
+
+    def step(self, black_box: object, batch: object, generator: object, recall: object) -> None: ...

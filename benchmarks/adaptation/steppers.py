@@ -1,0 +1,96 @@
+"""Ways to train a visual prompt that are only compared with: CMA-ES, and backpropagation through the model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cma
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from baps.adapters.visual_prompt import VisualPrompt
+from baps.blackbox import BlackBox
+from baps.blackbox.decoding import decode_masks
+from baps.blackbox.loading import bundled_network
+from baps.prompts import Prompt
+from baps.training.batches import Batch
+from baps.training.losses import image_losses
+from baps.training.settings import AdaptationSettings
+from baps.training.steps import PromptSpaceStepper, Recall, Stepper, ask
+
+
+def trained(visual_prompt: VisualPrompt) -> list[torch.nn.Parameter]:
+    """The weights that may move."""
+    return [value for value in visual_prompt.parameters() if value.requires_grad]
+
+
+class CmaEsStepper(Stepper):
+    """CMA-ES (Hansen; the package ``cma``) on the weights that may move: a generation a step, on the same slices."""
+
+    batch = 8
+
+    def __init__(self, seed: int, population: int = 10, spread: float = 0.1) -> None:
+        self.seed, self.asked_each, self.spread = seed, population, spread
+
+    def start(self, visual_prompt: VisualPrompt, steps: int) -> None:
+        self.visual_prompt = visual_prompt
+        first = parameters_to_vector(trained(visual_prompt)).detach().numpy()
+        options = {"popsize": self.asked_each, "seed": self.seed + 1, "verbose": -9, "maxiter": steps + 1}
+        self.search = cma.CMAEvolutionStrategy(first, self.spread, options)
+
+    @torch.no_grad()
+    def step(self, black_box: BlackBox, batch: Batch, generator: torch.Generator, recall: Recall) -> None:
+        candidates = self.search.ask()
+
+        def asked() -> list[float]:
+            codes = []
+            for candidate in candidates:
+                self._take(candidate)
+                codes.append(self.visual_prompt(batch.features, batch.prompts, batch.images.shape[-1]))
+            changed = self.visual_prompt.apply_code(batch.images, torch.cat(codes))
+            answers = ask(black_box, changed, batch.prompts * len(candidates))
+            truth = batch.truth.repeat(len(candidates), 1, 1)
+            found: list[float] = image_losses(answers, truth).view(len(candidates), -1).mean(1).tolist()
+            return found
+
+        self.search.tell(candidates, recall(asked))
+        self._take(self.search.result.xfavorite)  # The mean of the distribution.
+
+    def _take(self, weights: NDArray[np.float64]) -> None:
+        vector_to_parameters(torch.from_numpy(weights).float(), trained(self.visual_prompt))
+
+
+class WhiteBoxStepper(PromptSpaceStepper):
+    """Exact gradients through the bundled model: what no black box allows, as a bound. Rounding is left out.
+
+    It asks nothing, and makes as many steps as prompt-space optimisation does.
+    """
+
+    def __init__(self, settings: AdaptationSettings) -> None:
+        super().__init__(settings)
+        self.model = bundled_network()[0].eval().requires_grad_(False)
+
+    def step(self, black_box: BlackBox, batch: Batch, generator: torch.Generator, recall: Recall) -> None:
+        code = self.visual_prompt(batch.features, batch.prompts, batch.images.shape[-1])
+        changed = self.visual_prompt.unrounded(batch.images, code).clamp(0, 255)
+        self.descend(image_losses(self._answer(changed, batch.prompts), batch.truth).mean())
+
+    def _answer(self, images: torch.Tensor, prompts: Sequence[Prompt]) -> torch.Tensor:
+        """Probabilities (B, S, S) with a graph, for images of the model's own size and clicks; as many as one another
+        are decoded together, as ``SamBlackBox`` does."""
+        embeddings = self.model.image_encoder(self.model.preprocess(images))
+        position = self.model.prompt_encoder.get_dense_pe()
+        clicks = [[*prompt.positive, *prompt.negative] for prompt in prompts]
+        found: dict[int, torch.Tensor] = {}
+        for count in {len(places) for places in clicks}:
+            rows = [row for row, places in enumerate(clicks) if len(places) == count]
+            where = torch.tensor([clicks[row] for row in rows])
+            signs = torch.tensor([[n < len(prompts[row].positive) for n in range(count)] for row in rows]).int()
+            sparse, dense = self.model.prompt_encoder((where, signs), None, None)
+            masks, _ = decode_masks(self.model.mask_decoder, embeddings[rows], position, sparse, dense)
+            found.update(zip(rows, masks[:, :1], strict=True))
+        size = (images.shape[-2], images.shape[-1])
+        low = torch.stack([found[row] for row in range(len(prompts))])
+        return self.model.postprocess_masks(low, size, size)[:, 0].sigmoid()

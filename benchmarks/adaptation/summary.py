@@ -1,0 +1,225 @@
+"""From the runs of ``benchmarks/adaptation/adapt.py`` to its tables and its figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from benchmarks.adaptation.arms import EVERYWHERE
+
+Run = Mapping[str, Any]
+
+_DRAWN = ("cma_es", "spsa_gc_published", "spsa_gc_mended", "prompt_space", "default", "zoom_and_white_box")
+
+
+def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Of each domain and arm, over seeds.
+
+    ``gain`` is over zero-shot on the same test patients with the same clicks, ``gain_std`` its spread over seeds and
+    ``gain_std_patients`` over test patients (mean of the seeds). ``images_to_90`` is after how many images an arm first
+    has nine tenths of the best gain of any arm of its domain that asks the black box 4,000 images at the most, on the
+    watched test slices; None where it never has. ``white_box_share`` is its gain over that of the same zoom and decoder
+    trained by exact gradients. ``refused`` are the Dices of candidates that the check kept from being served; the row
+    then counts the model as it is.
+    """
+    rows = []
+    for domain in dict.fromkeys(run["domain"] for run in runs):
+        here = [run for run in runs if run["domain"] == domain]
+        zero = {run["seed"]: np.array(run["by_patient"]) for run in here if run["arm"] == "zero_shot"}
+        here = [run for run in here if run["seed"] in zero]
+        bound = [_gain(run, zero).mean() for run in here if run["arm"] == "zoom_and_white_box"]
+        target = _target(here)
+        for arm in dict.fromkeys(run["arm"] for run in here):
+            of_arm = [run for run in here if run["arm"] == arm]
+            gains = [_gain(run, zero) for run in of_arm]
+            means = [float(gain.mean()) for gain in gains]
+            reached = [images for run in of_arm if (images := _reached(run["curve"], target)) is not None]
+            rows.append(
+                {
+                    "domain": domain,
+                    "arm": arm,
+                    "seeds": len(of_arm),
+                    "test_patients": len(gains[0]),
+                    "dice": float(np.mean([np.mean(run["by_patient"]) for run in of_arm])),
+                    "gain": float(np.mean(means)),
+                    "gain_std": float(np.std(means)),
+                    "gain_std_patients": float(np.mean(gains, axis=0).std()),
+                    "images": float(np.mean([run["black_box_images"] for run in of_arm])),
+                    "images_to_90": float(np.median(reached)) if len(reached) * 2 > len(of_arm) else None,
+                    "white_box_share": float(np.mean(means) / np.mean(bound)) if bound and np.mean(bound) > 0 else None,
+                    "seconds": float(np.mean([run["seconds"] for run in of_arm])),
+                    "refused": [run["refused"] for run in of_arm if "refused" in run],
+                    "corrected": _corrected(of_arm),
+                }
+            )
+    return rows
+
+
+def _gain(run: Run, zero: Mapping[int, NDArray[np.float64]]) -> NDArray[np.float64]:
+    return np.array(run["by_patient"]) - zero[run["seed"]]
+
+
+def _corrected(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
+    """Means over seeds of what ``score_corrections`` gave, by the kind of first prompt."""
+    return {
+        kind: {
+            name: np.mean([run["corrected"][kind][name] for run in runs], axis=0).tolist()
+            for name in ("by_clicks", "clicks_to_85", "not_reached")
+        }
+        for kind in runs[0].get("corrected", {})
+    }
+
+
+def _target(runs: Sequence[Run]) -> float:
+    """Nine tenths of the way from the first to the best watched Dice of a black-box arm."""
+    curves = [
+        run["curve"] for run in runs if run["curve"] and run["max_images"] <= 4000 and "white_box" not in run["arm"]
+    ]
+    if not curves:
+        return float("inf")
+    start = float(np.mean([curve[0][1] for curve in curves]))
+    by_arm: dict[str, list[float]] = {}
+    for run in runs:
+        if run["curve"] in curves:
+            by_arm.setdefault(run["arm"], []).append(run["curve"][-1][1])
+    return start + 0.9 * (max(float(np.mean(values)) for values in by_arm.values()) - start)
+
+
+def _reached(curve: Sequence[tuple[int, float]], target: float) -> int | None:
+    return next((images for images, dice in curve if dice >= target), None)
+
+
+def all_tables(summary: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Lines of Markdown: a table of each domain with many arms, one of the other domains, and of corrective clicks."""
+    lines, others, many = [], [], []
+    for domain in dict.fromkeys(row["domain"] for row in summary):
+        rows = [row for row in summary if row["domain"] == domain]
+        if {row["arm"] for row in rows} <= set(EVERYWHERE):
+            others.append({row["arm"]: row for row in rows})
+        else:
+            lines += [*_of_domain(rows), ""]
+            many += rows
+    return [*lines, *_of_others(others), "", *_of_corrections(many)]
+
+
+def _of_domain(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = [
+        f"**{rows[0]['domain']}** ({rows[0]['test_patients']} test patients)",
+        "",
+        "| arm | seeds | Dice | gain ± over seeds | ± over patients | images | images to 90 % | of white box "
+        "| seconds |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in sorted(rows, key=lambda row: -row["gain"]):
+        reached = "" if row["images_to_90"] is None else f"{row['images_to_90']:,.0f}"
+        share = "" if row["white_box_share"] is None else f"{100 * row['white_box_share']:.0f} %"
+        lines.append(
+            f"| {row['arm']}{_refused(row)} | {row['seeds']} | {row['dice']:.3f} | "
+            f"{row['gain']:+.3f} ± {row['gain_std']:.3f} | {row['gain_std_patients']:.3f} | "
+            f"{row['images']:,.0f} | {reached} | {share} | {row['seconds']:.0f} |"
+        )
+    return lines
+
+
+def _of_others(domains: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[str]:
+    lines = [
+        "Other domains (those with few images only check the transfer):",
+        "",
+        "| domain | test patients | seeds | unadapted | default | gain ± over patients | white box | share of it |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for arms in domains:
+        if "default" not in arms:
+            continue
+        zero, row, bound = arms["zero_shot"], arms["default"], arms.get("zoom_and_white_box")
+        white, gain = f"{bound['dice']:.3f}" if bound else "", f"{row['gain']:+.3f} ± {row['gain_std_patients']:.3f}"
+        share = "" if row["white_box_share"] is None else f"{100 * row['white_box_share']:.0f} %"
+        lines.append(
+            f"| {row['domain']} | {row['test_patients']} | {row['seeds']} | {zero['dice']:.3f} | "
+            f"{row['dice']:.3f}{_refused(row)} | {gain} | {white} | {share} |"
+        )
+    return lines
+
+
+def _refused(row: Mapping[str, Any]) -> str:
+    """What the check kept from being served, with its Dice on the test patients."""
+    dice = ", ".join(f"{value:.3f}" for value in row["refused"])
+    return f" (refused: {dice})" if dice else ""
+
+
+def _of_corrections(summary: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = [
+        "Corrective clicks (Dice after this many prompts; prompts until Dice 0.85, ten where it is never reached):",
+        "",
+        "| domain | arm | first prompt | 1 | 2 | 3 | 5 | 10 | prompts to .85 | not reached |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in summary:
+        for kind, found in row["corrected"].items():
+            dice = " | ".join(f"{found['by_clicks'][n - 1]:.3f}" for n in (1, 2, 3, 5, 10))
+            needed = f"{found['clicks_to_85']:.1f} | {100 * found['not_reached']:.0f} %"
+            lines.append(f"| {row['domain']} | {row['arm']} | {kind} | {dice} | {needed} |")
+    return lines
+
+
+def headline(summary: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Lines of Markdown: the default against the model as it is, where corrective clicks were measured too."""
+    lines = [
+        "| images | test patients | one click: unadapted | best window | adapted | gain (± over patients) | "
+        "five clicks: unadapted | adapted | clicks to Dice .85: unadapted | adapted |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    known = {(row["domain"], row["arm"]): row for row in summary}
+    for row in summary:
+        zero, window = known.get((row["domain"], "zero_shot")), known.get((row["domain"], "window"))
+        if row["arm"] != "default" or zero is None or window is None:
+            continue
+        before, after = zero["corrected"]["click"], row["corrected"]["click"]
+        lines.append(
+            f"| {row['domain']} | {row['test_patients']} | {zero['dice']:.3f} | {window['dice']:.3f} | "
+            f"{row['dice']:.3f} | {row['gain']:+.3f} ± {row['gain_std_patients']:.3f} | {before['by_clicks'][4]:.3f} | "
+            f"{after['by_clicks'][4]:.3f} | {before['clicks_to_85']:.1f} | {after['clicks_to_85']:.1f} |"
+        )
+    return lines
+
+
+def draw(runs: Sequence[Run], file: Path) -> None:
+    """Dice on the watched test slices against black-box images, mean and spread over seeds, a panel a domain."""
+    domains = [d for d in dict.fromkeys(run["domain"] for run in runs) if len(_curves(runs, d)) > 2]
+    if not domains:
+        return
+    figure, axes = plt.subplots(1, len(domains), figsize=(4.2 * len(domains), 3.6), squeeze=False)
+    for axis, domain in zip(axes[0], domains, strict=True):
+        for arm, curves in _curves(runs, domain).items():
+            images = np.mean([[point[0] for point in curve] for curve in curves], axis=0)
+            dice = np.array([[point[1] for point in curve] for curve in curves])
+            if "white_box" in arm:  # It asks nothing: a bound, and no curve over images.
+                axis.axhline(dice[:, -1].mean(), color="gray", linestyle="--", label=arm)
+                continue
+            axis.plot(images, dice.mean(0), marker=".", label=arm)
+            axis.fill_between(images, dice.mean(0) - dice.std(0), dice.mean(0) + dice.std(0), alpha=0.15)
+        axis.set_title(domain, fontsize=10)
+        axis.set_xlabel("black-box images")
+        axis.grid(alpha=0.3)
+    axes[0][0].set_ylabel("Dice on test patients")
+    axes[0][0].legend(fontsize=7)
+    figure.tight_layout()
+    file.parent.mkdir(exist_ok=True)
+    figure.savefig(file, dpi=110)
+    plt.close(figure)
+
+
+def _curves(runs: Sequence[Run], domain: str) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    for run in runs:
+        if run["domain"] == domain and run["arm"] in _DRAWN and run["curve"]:
+            found.setdefault(run["arm"], []).append(run["curve"])
+    return {arm: [c for c in curves if len(c) == len(curves[0])] for arm, curves in found.items()}

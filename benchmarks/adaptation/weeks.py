@@ -1,0 +1,136 @@
+"""On-site learning over weeks: patients arrive one by one, another organ and another scanner with them.
+
+``python -m benchmarks.adaptation.weeks`` lets the patients of two real sets arrive in order. Before a patient's labels
+are learned from, the adapter that is served then is measured on it (one click), beside the model as it is; then all
+labels so far are adapted to, from what is served, with 1,000 black-box images an organ, and the candidate is published
+only if the check says so. It prints the course and writes ``benchmarks/results/weeks.json`` and
+``docs/pictures/weeks.png``.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import matplotlib
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from baps.blackbox import load_black_box
+from baps.evaluation.slices import AnySlice
+from baps.registry.store import SHARED, AdapterStore
+from baps.training.publishing import adapt_and_publish
+from baps.training.settings import AdaptationSettings
+from benchmarks.adaptation.arms import score
+from benchmarks.paths import PICTURES, RESULTS
+from benchmarks.real_data import DOMAINS, ROOT, slices
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+ARRIVALS = (
+    *(("BTCV", number, ("spleen",)) for number in range(3)),
+    *(("BTCV", number, ("spleen", "liver")) for number in range(3, 8)),
+    *(("CHAOS", number, ("spleen", "liver")) for number in range(4)),
+    ("BTCV", 8, ("spleen", "liver")),
+    ("CHAOS", 4, ("spleen", "liver")),
+    ("BTCV", 9, ("spleen", "liver")),
+    ("CHAOS", 5, ("spleen", "liver")),
+)
+"""Set, place in it, and the organs that are labelled: CT first, a second organ from the fourth patient on, then MR."""
+
+_MODALITY = {"BTCV": "CT", "CHAOS": "MR"}
+_CLICK_SETS = 3
+
+
+def _patients(side: int) -> dict[tuple[str, int, str], list[Any]]:
+    found = {}
+    for collection, modality in _MODALITY.items():
+        for organ in ("spleen", "liver"):
+            domain = next(d for d in DOMAINS if d.name == f"{collection} {organ}, {modality}")
+            parts = [p for split in ("train", "validation", "test") for p in slices(domain, split, side, 16)]
+            found.update({(collection, number, organ): pieces for number, pieces in enumerate(parts)})
+    return found
+
+
+def main(
+    max_images: Annotated[int, typer.Option(help="Black-box images of each training.")] = 1000,
+    most: Annotated[int, typer.Option(help="Arrivals.")] = len(ARRIVALS),
+    out: Annotated[Path, typer.Option()] = RESULTS / "weeks.json",
+    figure: Annotated[Path, typer.Option()] = PICTURES / "weeks.png",
+) -> None:
+    """Let the patients arrive."""
+    if not ROOT.is_dir():
+        raise SystemExit(f"There are no real images at {ROOT}. Set BAPS_REAL_DATA to the folder that holds them.")
+    console = Console(soft_wrap=True, highlight=False)
+    black_box, examiner = load_black_box(), load_black_box()
+    known = _patients(black_box.capabilities.input_side)
+    labelled: dict[str, dict[str, list[AnySlice]]] = {}
+    course: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        store = AdapterStore(Path(folder))
+        for week, (collection, number, organs) in enumerate(ARRIVALS[:most], start=1):
+            for organ in organs:
+                pieces = known[collection, number, organ]
+                served = store.served(organ, black_box.capabilities.weights_sha256)
+                adapter = store.load(*served).adapter if served else None
+                row: dict[str, Any] = {
+                    "week": week, "patient": f"{collection} {number}", "organ": organ,
+                    "served": "/".join(served) if served else None,
+                    "as_it_is": score(examiner, None, [pieces], _CLICK_SETS)[0],
+                    "adapted": score(examiner, adapter, [pieces], _CLICK_SETS)[0],
+                }  # fmt: skip
+                labelled.setdefault(organ, {})[f"{collection} {number}"] = pieces
+                settings = AdaptationSettings(max_images=max_images, seed=week)
+                said = adapt_and_publish(store, (organ,), black_box, labelled[organ], settings)
+                row.update(version=said["version"], status=said["status"], reason=said["reason"])
+                course.append(row)
+                console.print(
+                    f"week {week}, {row['patient']}, {organ}: as it is {row['as_it_is']:.3f}, served "
+                    f"{row['adapted']:.3f}; then {row['version']} {row['status']}"
+                )
+            if len(labelled) > 1:
+                shared: dict[str, list[AnySlice]] = {}
+                for patients in labelled.values():
+                    for patient, pieces in patients.items():
+                        shared.setdefault(patient, []).extend(pieces)
+                said = adapt_and_publish(
+                    store, (SHARED,), black_box, shared, AdaptationSettings(max_images=max_images, seed=week)
+                )
+                console.print(f"week {week}, shared adapter: {said['version']} {said['status']}")
+        history = {label or "shared": store.versions(label) for label in store.labels()}
+    table = Table("organ", "patients met", "as it is", "served", "worse than as it is", "versions")
+    for organ in labelled:
+        rows = [row for row in course if row["organ"] == organ]
+        worse = sum(row["adapted"] < row["as_it_is"] - 0.02 for row in rows)
+        means = [f"{np.mean([row[arm] for row in rows]):.3f}" for arm in ("as_it_is", "adapted")]
+        table.add_row(organ, str(len(rows)), *means, str(worse), str(len(history[organ])))
+    console.print(table)
+    out.write_text(json.dumps({"max_images": max_images, "course": course}, indent=1))
+    _draw(course, figure)
+
+
+def _draw(course: list[dict[str, Any]], file: Path) -> None:
+    organs = list(dict.fromkeys(row["organ"] for row in course))
+    drawn, axes = plt.subplots(1, len(organs), figsize=(5 * len(organs), 3.4), squeeze=False)
+    for axis, organ in zip(axes[0], organs, strict=True):
+        rows = [row for row in course if row["organ"] == organ]
+        places = range(len(rows))
+        axis.plot(places, [row["as_it_is"] for row in rows], marker=".", color="gray", label="as it is")
+        axis.plot(places, [row["adapted"] for row in rows], marker="o", label="served then")
+        axis.set_xticks(list(places), [row["patient"] for row in rows], rotation=70, fontsize=7)
+        axis.set_title(f"{organ}: Dice on each patient before it is learned from", fontsize=9)
+        axis.set_ylim(0, 1)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    drawn.tight_layout()
+    drawn.savefig(file, dpi=110)
+    plt.close(drawn)
+
+
+if __name__ == "__main__":
+    typer.run(main)

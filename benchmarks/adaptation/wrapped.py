@@ -1,0 +1,65 @@
+"""Black boxes around a black box: cheap baselines that ask the same model in another way, and poorer answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from baps.blackbox import BlackBox, Capabilities
+from baps.prompts import Prompt
+
+
+class Wrapped(BlackBox):
+    """Asks another black box, whose images are counted too."""
+
+    def __init__(self, inner: BlackBox) -> None:
+        super().__init__()
+        self.inner = inner
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return replace(self.inner.capabilities, encodings=False)
+
+
+class CropAroundClick(Wrapped):
+    """Shows the model a part of the image around the click, enlarged; outside of it there is nothing.
+
+    Args:
+        inner: the model.
+        share: of the image's side.
+    """
+
+    def __init__(self, inner: BlackBox, share: float) -> None:
+        super().__init__(inner)
+        self.share = share
+
+    def _segment(self, images: NDArray[np.uint8], prompts: Sequence[Prompt]) -> NDArray[np.float32]:
+        side = images.shape[1]
+        part = round(self.share * side)
+        cropped, moved, corners = [], [], []
+        for image, prompt in zip(images, prompts, strict=True):
+            x, y = prompt.positive[0]
+            left, top = (int(np.clip(round(c) - part // 2, 0, side - part)) for c in (x, y))
+            tensor = torch.from_numpy(image[top : top + part, left : left + part].copy()).permute(2, 0, 1)[None].float()
+            enlarged = F.interpolate(tensor, (side, side), mode="bilinear", align_corners=False)[0]
+            cropped.append(enlarged.round().to(torch.uint8).permute(1, 2, 0).numpy())
+            moved.append(Prompt(((x - left, y - top),)).scaled(side / part, side / part))
+            corners.append((left, top))
+        found = np.zeros(images.shape[:3], np.float32)
+        answers = self.inner.segment(np.stack(cropped), moved)
+        for row, (answer, (left, top)) in enumerate(zip(answers, corners, strict=True)):
+            small = F.interpolate(torch.from_numpy(answer)[None, None], (part, part), mode="area")[0, 0]
+            found[row, top : top + part, left : left + part] = small.numpy()
+        return found
+
+
+class HardMasks(Wrapped):
+    """Answers masks alone, as many services do."""
+
+    def _segment(self, images: NDArray[np.uint8], prompts: Sequence[Prompt]) -> NDArray[np.float32]:
+        return (self.inner.segment(images, prompts) > 0.5).astype(np.float32)

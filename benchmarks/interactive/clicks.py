@@ -1,0 +1,297 @@
+"""How long does a click take? This server against MONAI Label's own SAM2, with the same random weights.
+
+``make bench-clicks`` makes a volume of 512 x 512 x 300 voxels, int16, starts both servers one after the other on this
+machine, and clicks with the same client over HTTP: the first click on a slice, a repeated one, one on the next slice
+after a look at this one, and eight users at once. Our server says in its replies what the model took, so what is left
+is what is put around it. Random weights answer nonsense in the time of real ones. It prints a table and writes
+``benchmarks/results/clicks.json``. Run it with nothing else on the machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import nibabel
+import numpy as np
+import psutil
+import requests
+import sam2
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from baps.adapters.adapter import Adapter
+from baps.adapters.visual_prompt import build_visual_prompt
+from baps.blackbox import load_black_box
+from baps.blackbox.sam2 import build_sam2_model
+from baps.registry.store import AdapterStore
+from baps.site.server_command import serving_command
+from benchmarks.paths import RESULTS
+from demo.server import free_port, running, running_server
+
+HERE = Path(__file__).resolve().parent
+SHAPE = (512, 512, 300)
+_USERS = 8
+_LOOK_SECONDS = 8.0
+"""How long the user looks at a slice before the next one."""
+
+console = Console(soft_wrap=True, highlight=False)
+
+
+@dataclass
+class Clicked:
+    """Milliseconds of replies.
+
+    Attributes:
+        whole: from the request's first byte to the reply's last.
+        server: of those, between the parsed request and the reply's first byte, where the server says it.
+        model: of those, in the model.
+    """
+
+    whole: list[float] = field(default_factory=list)
+    server: list[float] = field(default_factory=list)
+    model: list[float] = field(default_factory=list)
+
+    def add(self, other: Clicked) -> None:
+        """Take over the replies of another one."""
+        self.whole += other.whole
+        self.server += other.server
+        self.model += other.model
+
+    def percentile(self, share: float) -> float:
+        """Of the whole."""
+        return float(np.percentile(self.whole, share))
+
+    @property
+    def overhead(self) -> float:
+        """Median of what the server took beside the model."""
+        return float(np.median(np.subtract(self.server, self.model)))
+
+    @property
+    def transfer(self) -> float:
+        """Median of what was neither the server nor the model."""
+        return float(np.median(np.subtract(self.whole, self.server)))
+
+
+@dataclass(frozen=True)
+class Client:
+    """Clicks on one model of a server.
+
+    Attributes:
+        address: of the server.
+        model: of its models.
+        options: more fields of every request.
+    """
+
+    address: str
+    model: str
+    options: dict[str, Any]
+
+    def click(self, image: str, i: int, j: int, k: int, compress: bool = True) -> Clicked:
+        """One foreground click, as 3D Slicer sends it; the whole reply is read."""
+        params = {
+            "foreground": [[i, j, k]], "background": [], "slice": k, "result_extension": ".nrrd",
+            "result_dtype": "uint8", "result_compress": compress, **self.options,
+        }  # fmt: skip
+        begun = time.perf_counter()
+        address = f"{self.address}/infer/{self.model}?image={image}&output=image"
+        reply = requests.post(address, data={"params": json.dumps(params)}, timeout=600)
+        whole = 1000 * (time.perf_counter() - begun)
+        reply.raise_for_status()
+        said = dict(part.strip().split(";dur=") for part in reply.headers.get("Server-Timing", "").split(",") if part)
+        return Clicked([whole], [float(said["total"])] if said else [], [float(said["model"])] if said else [])
+
+
+def measure(client: Client, slices: int, repeats: int) -> dict[str, Clicked]:
+    """All kinds of click on a volume that is opened first."""
+    found = {name: Clicked() for name in ("opening", "first", "repeated", "repeated, raw", "next slice", "eight users")}
+    found["opening"].add(client.click("volume_0", 250, 250, 5))
+    for number in range(slices):
+        k = 20 + 12 * number
+        found["first"].add(client.click("volume_0", 240, 250, k))
+        for repeat in range(repeats):
+            found["repeated"].add(client.click("volume_0", 200 + 7 * repeat, 260, k))
+        found["repeated, raw"].add(client.click("volume_0", 230, 230, k, compress=False))
+    k = 200
+    client.click("volume_0", 240, 250, k)
+    for _ in range(slices):
+        time.sleep(_LOOK_SECONDS)
+        k += 1
+        found["next slice"].add(client.click("volume_0", 240, 250, k))
+    time.sleep(_LOOK_SECONDS)
+
+    def user(number: int) -> list[Clicked]:
+        return [client.click("volume_0", 150 + 20 * n, 250, 90 + 10 * number) for n in range(3)]
+
+    with ThreadPoolExecutor(_USERS) as pool:
+        for clicks in pool.map(user, range(_USERS)):
+            for one in clicks:
+                found["eight users"].add(one)
+    return found
+
+
+def write_volume(file: Path) -> None:
+    """Noise with a bright ball; the values are a CT's."""
+    random = np.random.default_rng(0)
+    slab = random.normal(0, 40, SHAPE[:2])
+    i, j = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    voxels = np.empty(SHAPE, np.int16)
+    for k in range(SHAPE[2]):
+        ball = (i - 250) ** 2 + (j - 250) ** 2 + (k - 150) ** 2 < 140**2
+        voxels[:, :, k] = np.roll(slab, 7 * k, axis=0) + 90 * ball
+    nibabel.save(nibabel.Nifti1Image(voxels, np.diag([0.8, 0.8, 1.5, 1])), file)
+
+
+def publish(weights: Path, folder: Path) -> None:
+    """Adapters conditioned on the label and on the click, for labels of these names, with weights that do something."""
+    black_box = load_black_box("sam2", weights, device="cpu")
+    able = black_box.capabilities
+    store = AdapterStore(folder)
+    for label, kind in (("label", "basis"), ("click", "concat")):
+        made = build_visual_prompt(kind, condition=label)
+        with torch.no_grad():
+            for value in made.parameters():
+                value.add_(0.01)
+        adapter = Adapter(made)
+        record = {"adapter": adapter.record(), "black_box": {"weights_sha256": able.weights_sha256}}
+        store.publish(label, store.add(label, adapter, record, "passed"))
+
+
+@contextmanager
+def stock_server(studies: Path, models: Path, weights: Path, log: Path) -> Iterator[tuple[str, psutil.Process]]:
+    """MONAI Label's own start command with its own SAM2."""
+    config = "sam2.1_hiera_t.yaml"
+    shutil.copy(Path(sam2.__file__).parent / "configs" / "sam2.1" / config, models / config)
+    port, own = free_port(), {"model_dir": str(models)}
+    command, environment = serving_command(str(studies), "127.0.0.1", port, own, stock=True, app=HERE / "stock_sam2")
+    address = f"http://127.0.0.1:{port}"
+    named = {
+        "MONAI_SAM_MODEL_PT": f"http://127.0.0.1/{weights.name}",
+        "MONAI_SAM_MODEL_CFG": f"http://127.0.0.1/{config}",
+    }
+    with running(command, {**environment, **named}, f"{address}/info/", log) as process:
+        yield address, process
+
+
+def peak_mb(process: psutil.Process) -> float:
+    """The most memory that a process has held."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def main(
+    slices: Annotated[int, typer.Option(help="That are clicked on.")] = 5,
+    repeats: Annotated[int, typer.Option(help="Clicks on each beside the first.")] = 4,
+    volumes: Annotated[int, typer.Option(help="Opened one after the other, for the bound on memory.")] = 8,
+    out: Annotated[Path, typer.Option()] = RESULTS / "clicks.json",
+) -> None:
+    """Measure, print and write."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        studies, models = folder / "studies", folder / "models"
+        studies.mkdir()
+        models.mkdir()
+        write_volume(studies / "volume_0.nii.gz")
+        for number in range(1, volumes):
+            (studies / f"volume_{number}.nii.gz").symlink_to("volume_0.nii.gz")
+        weights = models / "random_tiny.pt"
+        torch.manual_seed(0)
+        torch.save({"model": build_sam2_model("t").state_dict()}, weights)
+        publish(weights, folder / "adapters")
+        settings = {
+            "labels": "label,click", "black_box": "sam2", "weights": str(weights), "device": "cpu",
+            "adapters": str(folder / "adapters"),
+        }  # fmt: skip
+        console.print("MONAI Label's own SAM2 ...")
+        with stock_server(studies, models, weights, folder / "stock.log") as (address, process):
+            stock = measure(Client(address, "sam2", {"device": "cpu"}), slices, repeats)
+            stock_peak = peak_mb(process)
+        console.print("This server ...")
+        ours: dict[str, dict[str, Clicked]] = {}
+        with running_server(studies, folder / "ours.log", settings) as (address, process):
+            ours["model as it is"] = measure(Client(address, "zero_shot", {}), slices, repeats)
+            our_peak = peak_mb(process)
+            for label in ("label", "click"):
+                ours[f"adapter by {label}"] = measure(Client(address, "baps", {"label": label}), slices, repeats)
+        bounded = _bounded(studies, folder, {**settings, "cache_mb": "512"}, volumes)
+    figures = _figures(stock, ours)
+    figures |= {"peak_rss_mb": our_peak, "stock_peak_rss_mb": stock_peak, "peak_rss_mb_cache_512": bounded}
+    _print(stock, ours, figures)
+    out.write_text(json.dumps(figures, indent=1))
+
+
+def _bounded(studies: Path, folder: Path, settings: dict[str, str], volumes: int) -> dict[int, float]:
+    """Peak memory after so many volumes, each with three slices clicked."""
+    found = {}
+    with running_server(studies, folder / "bounded.log", settings) as (address, process):
+        client = Client(address, "zero_shot", {})
+        for number in range(volumes):
+            for k in (50, 150, 250):
+                client.click(f"volume_{number}", 250, 250, k)
+            found[number + 1] = round(peak_mb(process), 1)
+    return found
+
+
+def _figures(stock: dict[str, Clicked], ours: dict[str, dict[str, Clicked]]) -> dict[str, Any]:
+    plain = ours["model as it is"]
+
+    def ratio(kind: str) -> float:
+        return stock[kind].percentile(50) / plain[kind].percentile(50)
+
+    return {
+        "volume": SHAPE,
+        "cpus": os.cpu_count(),
+        "repeat_click_ratio": ratio("repeated"),
+        "first_click_ratio": ratio("first"),
+        "next_slice_ratio": ratio("next slice"),
+        "eight_users_ratio": ratio("eight users"),
+        "overhead_ms_p50": plain["repeated"].overhead,
+        "first_click_overhead_ms_p50": plain["first"].overhead,
+        "overhead_ms_p50_by_adapter": {name: found["repeated"].overhead for name, found in ours.items()},
+        "transfer_ms": {"compressed": plain["repeated"].transfer, "raw": plain["repeated, raw"].transfer},
+        "stock_ms": {kind: _row(clicked) for kind, clicked in stock.items()},
+        "ours_ms": {name: {kind: _row(clicked) for kind, clicked in found.items()} for name, found in ours.items()},
+    }
+
+
+def _row(clicked: Clicked) -> dict[str, float]:
+    said = {"p50": clicked.percentile(50), "p95": clicked.percentile(95), "count": len(clicked.whole)}
+    if clicked.model:
+        said |= {"model_p50": float(np.median(clicked.model)), "overhead_p50": clicked.overhead}
+    return {name: round(value, 1) for name, value in said.items()}
+
+
+def _print(stock: dict[str, Clicked], ours: dict[str, dict[str, Clicked]], figures: dict[str, Any]) -> None:
+    table = Table("click", "server", "p50, ms", "p95, ms", "stock / ours", "model, ms", "beside it, ms")
+    show: Callable[[float], str] = "{:.0f}".format
+    for kind, theirs in stock.items():
+        table.add_row(kind, "MONAI Label's SAM2", show(theirs.percentile(50)), show(theirs.percentile(95)), "1", "", "")
+        for name, found in ours.items():
+            mine = found[kind]
+            table.add_row(
+                "", name, show(mine.percentile(50)), show(mine.percentile(95)),
+                f"{theirs.percentile(50) / mine.percentile(50):.1f}", show(float(np.median(mine.model))),
+                f"{mine.overhead:.1f}",
+            )  # fmt: skip
+    console.print(table)
+    transfer, bounded = figures["transfer_ms"], figures["peak_rss_mb_cache_512"]
+    console.print(f"Transfer of a reply: {transfer['compressed']:.1f} ms compressed, {transfer['raw']:.0f} ms raw.")
+    console.print(f"Peak memory: {figures['stock_peak_rss_mb']:.0f} MB theirs, {figures['peak_rss_mb']:.0f} MB ours.")
+    said = ", ".join(f"{megabytes:.0f} after {count}" for count, megabytes in bounded.items())
+    console.print(f"Peak memory with cache_mb=512, MB by volumes opened: {said}.")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,235 @@
+"""How good is a whole organ from a few clicked slices? By number of clicked slices, as it is and adapted.
+
+``make bench-organs`` adapts the bundled model to each organ on the training and validation patients, with the default
+settings, once (the adapter is kept in ``benchmarks/runs/whole_organs``), and measures on the test patients: 1, 2, 3 and
+5 clicks, each on another slice, their masks carried on through the volume; against the same clicked slices with
+shape-based interpolation between them, and alone. And the same numbers of clicks with each where the mask is worst. It
+prints a table and writes ``benchmarks/results/whole_organs.json``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated
+from zlib import crc32
+
+import numpy as np
+import torch
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+
+from baps.blackbox import BlackBox, load_black_box
+from baps.errors import InputError
+from baps.evaluation.cases import Case, CaseReader
+from baps.imaging.canvas import SLICE_AXIS, Plane
+from baps.imaging.metrics import dice
+from baps.inference.propagation import deepest, shape_between
+from baps.inference.requests.click import OrganClicks
+from baps.inference.segmenter import Segmenter
+from baps.inference.whole_organ import segment_organ
+from baps.prompts.simulated import draw_correction, draw_prompt
+from baps.registry.store import AdapterStore
+from baps.training.adapt import adapt
+from baps.training.settings import AdaptationSettings
+from benchmarks.paths import RESULTS, RUNS
+from benchmarks.real_data import DOMAINS, ROOT, Domain, cases, slices
+
+ORGANS = ("BTCV spleen, CT", "BTCV liver, CT", "CHAOS liver, MR")
+COUNTS = (1, 2, 3, 5)
+ORDERS = ("spread", "worst")
+_LEAST_SHARE = 0.1
+"""Of the largest cross-section: nobody clicks on less."""
+
+console = Console(soft_wrap=True, highlight=False)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One patient with one set of clicks.
+
+    Attributes:
+        organ, patient: whose.
+        adapted: or the model as it is.
+        order: of the clicks: on slices ``spread`` over the organ, or each on the slice where the mask is ``worst``.
+        clicks: given.
+        dice: of the volume, carried on.
+        interpolated, alone: of the volume, with the same clicked slices and shapes between them, and with nothing.
+        images: black-box images.
+        seconds: that an answer took.
+    """
+
+    organ: str
+    patient: str
+    adapted: bool
+    order: str
+    clicks: int
+    dice: float
+    interpolated: float
+    alone: float
+    images: int
+    seconds: float
+
+
+def spread_slices(areas: NDArray[np.int64], count: int) -> list[int]:
+    """The slice of the largest area, and others spread over the extent; of each part of it the middle slice."""
+    shown = np.flatnonzero(areas >= _LEAST_SHARE * areas.max())
+    first, extent, best = shown[0], shown[-1] - shown[0] + 1, int(areas.argmax())
+    spread = [int(first + extent * (2 * part + 1) // (2 * count)) for part in range(count)]
+    spread[int(np.argmin([abs(index - best) for index in spread]))] = best
+    return sorted(set(spread))
+
+
+def click_where_worst(
+    clicks: OrganClicks, mask: NDArray[np.bool_], organ: NDArray[np.bool_], random: np.random.Generator
+) -> OrganClicks:
+    """The clicks with one more, on the slice with most wrong voxels, as a person goes on.
+
+    Its first one, if it has none; on a clicked slice where its mask is most wrong; on one without the organ, a
+    background click where the mask is deepest.
+    """
+    index = int((mask ^ organ).sum((0, 1)).argmax())
+    found, truth = Plane(SLICE_AXIS, index).of(mask), Plane(SLICE_AXIS, index).of(organ)
+    if not truth.any():
+        points = (*clicks.background.get(index, ()), deepest(found))
+        return replace(clicks, background={**clicks.background, index: points})
+    if index in clicks.prompts:
+        prompt = draw_correction(clicks.prompts[index], found, truth, random) or clicks.prompts[index]
+    else:
+        prompt = draw_prompt(truth, "click", random)
+    return replace(clicks, prompts=dict(sorted({**clicks.prompts, index: prompt}.items())))
+
+
+def interpolate(masks: dict[int, NDArray[np.bool_]], shape: tuple[int, int, int]) -> NDArray[np.bool_]:
+    """Between clicked slices the shapes in between, by signed distance; beyond them nothing. (I, J, K)."""
+    whole = np.zeros(shape, bool)
+    for index, mask in masks.items():
+        Plane(SLICE_AXIS, index).put(whole, mask)
+    for lower, upper in itertools.pairwise(sorted(masks)):
+        for index in range(lower + 1, upper):
+            between = shape_between(masks[lower], masks[upper], (index - lower) / (upper - lower))
+            Plane(SLICE_AXIS, index).put(whole, between)
+    return whole
+
+
+def measure(black_box: BlackBox, store: AdapterStore, case: Case, label: str, adapted: bool) -> list[Run]:
+    """All orders and numbers of clicks on one patient."""
+    volume, organ, _ = CaseReader().read(case)
+    areas, last = organ.sum((0, 1)), volume.shape[SLICE_AXIS] - 1
+    random = np.random.default_rng([crc32(case.patient.encode()), case.value])
+    first_clicks = {  # The same on a slice in every run.
+        index: draw_prompt(Plane(SLICE_AXIS, index).of(organ), "click", random)
+        for count in COUNTS
+        for index in spread_slices(areas, count)
+    }
+
+    def run(order: str, count: int, clicks: OrganClicks) -> tuple[Run, NDArray[np.bool_]]:
+        segmenter = Segmenter(black_box, store)  # A new one: nothing is encoded that another answer needed.
+        segmenter.volume(case.image)
+        asked, begun = black_box.images_asked, time.perf_counter()
+        mask = segment_organ(segmenter, case.image, clicks, label, adapted).mask.astype(bool)
+        seconds, images = time.perf_counter() - begun, black_box.images_asked - asked
+        masks = {index: Plane(SLICE_AXIS, index).of(mask) for index in clicks.prompts}
+        between, alone = interpolate(masks, volume.shape), np.zeros(volume.shape, bool)
+        for index, one in masks.items():
+            Plane(SLICE_AXIS, index).put(alone, one)
+        scores = dice(mask, organ), dice(between, organ), dice(alone, organ)
+        return Run(label, case.patient, adapted, order, count, *scores, images, seconds), mask
+
+    found = []
+    for count in COUNTS:
+        prompts = {index: first_clicks[index] for index in spread_slices(areas, count)}
+        found.append(run("spread", count, OrganClicks(label, prompts, {}, 0, last))[0])
+    clicks = OrganClicks(label, {int(areas.argmax()): first_clicks[int(areas.argmax())]}, {}, 0, last)
+    for count in range(1, max(COUNTS) + 1):
+        answer, mask = run("worst", count, clicks)
+        if count in COUNTS:
+            found.append(answer)
+        clicks = click_where_worst(clicks, mask, organ, random)
+    return found
+
+
+def train(domain: Domain, black_box: BlackBox, store: AdapterStore) -> None:
+    """Make an adapter of the training and validation patients, if there is none, and publish it if it passed."""
+    if store.versions(domain.name):
+        return
+    side = black_box.capabilities.input_side
+    training = {p[0].patient: p for part in ("train", "validation") for p in slices(domain, part, side, 24)}
+    made = adapt(black_box, training, AdaptationSettings())
+    record = {
+        "adapter": made.adapter.record(),
+        "black_box": {"weights_sha256": black_box.capabilities.weights_sha256},
+        "status": made.check.status,
+    }
+    version = store.add(domain.name, made.adapter, record, made.check.status)
+    if made.check.status == "passed":  # Else the model as it is goes on serving.
+        store.publish(domain.name, version)
+    console.print(f"{domain.name}: the adapter is {made.check.status}, zoom {made.adapter.zoom:g}.")
+
+
+def table(runs: Sequence[Run]) -> list[str]:
+    """Lines of Markdown."""
+    lines = [
+        "| organ | patients | model | clicks | Dice, spread | interpolated | alone | Dice, each where worst | "
+        "images | seconds |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for organ, adapted, count in itertools.product(ORGANS, (False, True), COUNTS):
+        here = [run for run in runs if (run.organ, run.adapted, run.clicks) == (organ, adapted, count)]
+        spread, worst = ([run for run in here if run.order == order] for order in ORDERS)
+        if not spread:
+            continue
+        cells = [
+            organ,
+            str(len(spread)),
+            "adapted" if adapted else "as it is",
+            str(count),
+            _spread([run.dice for run in spread]),
+            f"{np.mean([run.interpolated for run in spread]):.3f}",
+            f"{np.mean([run.alone for run in spread]):.3f}",
+            _spread([run.dice for run in worst]),
+            f"{np.mean([run.images for run in spread]):.0f}",
+            f"{np.mean([run.seconds for run in spread]):.1f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{np.mean(values):.3f} ± {np.std(values):.3f}"
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="The JSON of all.")] = RESULTS / "whole_organs.json",
+    runs: Annotated[Path, typer.Option(help="Where the adapters are kept.")] = RUNS / "whole_organs",
+) -> None:
+    """Run the bench."""
+    if not ROOT.is_dir():
+        raise SystemExit(f"There are no real images at {ROOT}. Set BAPS_REAL_DATA to the folder that holds them.")
+    torch.set_num_threads(1)
+    black_box, store = load_black_box(), AdapterStore(runs)
+    found: list[Run] = []
+    for domain in (domain for domain in DOMAINS if domain.name in ORGANS):
+        train(domain, black_box, store)
+        for case, adapted in itertools.product(cases(domain, "test"), (False, True)):
+            try:
+                found += measure(black_box, store, case, domain.name, adapted)
+            except InputError as error:  # This patient has no such organ.
+                console.print(f"{case.image.name} is left out: {error}")
+                continue
+            best = max(run.dice for run in found[-len(COUNTS) :])
+            console.print(f"{domain.name}, {case.patient}, {'adapted' if adapted else 'as it is'}: up to {best:.3f}")
+    for line in table(found):
+        print(line)
+    out.parent.mkdir(exist_ok=True)
+    out.write_text(json.dumps([asdict(run) for run in found], indent=1))
+    console.print(str(out))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,95 @@
+"""How much of an adaptation is the black box? Images a second of the whole, against the bare model on the same batches.
+
+``make bench-throughput`` adapts the bundled model to the phantoms, then asks it the same batches again with nothing
+around it; where there is a GPU also SAM ViT-B with random weights, whose answers mean nothing and whose time does.
+Reading volumes is not counted. ``training_load.py`` measures memory against the number of volumes.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from segment_anything import sam_model_registry
+
+from baps.blackbox import BlackBox, load_black_box
+from baps.blackbox.sam import SamBlackBox
+from baps.evaluation.cases import Case, load_cases
+from baps.prompts import Prompt
+from baps.training.adapt import adapt
+from baps.training.settings import AdaptationSettings
+from benchmarks.adaptation.wrapped import Wrapped
+from benchmarks.paths import RESULTS
+from demo.run import SAMPLES, VALUE
+
+
+class _Recorded(Wrapped):
+    """Remembers the batches that it is asked."""
+
+    def __init__(self, inner: BlackBox) -> None:
+        super().__init__(inner)
+        self.batches: list[tuple[NDArray[np.uint8], Sequence[Prompt]]] = []
+
+    def _segment(self, images: NDArray[np.uint8], prompts: Sequence[Prompt]) -> NDArray[np.float32]:
+        self.batches.append((images, prompts))
+        return self.inner.segment(images, prompts)
+
+
+def measure(black_box: BlackBox, max_images: int, head: str) -> dict[str, float | str]:
+    """Seconds of an adaptation, and of its batches alone."""
+    able = black_box.capabilities
+    files = sorted((SAMPLES / "images").glob("*.nii.gz"))
+    cases = [Case(file, SAMPLES / "labels" / file.name, VALUE, file.name) for file in files]
+    slices, _ = load_cases(cases, able.input_side, 24)
+    kept = {patient: list(pieces) for patient, pieces in slices.items()}
+    recorded = _Recorded(black_box)
+    black_box.segment(np.zeros((2, able.input_side, able.input_side, 3), np.uint8), [Prompt(((9.0, 9.0),))] * 2)
+    begun = time.perf_counter()
+    made = adapt(recorded, kept, AdaptationSettings(max_images=max_images, head=head))
+    whole = time.perf_counter() - begun
+    begun = time.perf_counter()
+    for images, prompts in recorded.batches:
+        black_box.segment(images, prompts)
+    bare = time.perf_counter() - begun
+    images = made.record["black_box_images"]
+    return {
+        "black_box": able.name,
+        "head": head,
+        "images": images,
+        "whole_images_per_second": images / whole,
+        "bare_images_per_second": images / bare,
+        "overhead": whole / bare - 1,
+    }
+
+
+def main(
+    max_images: Annotated[int, typer.Option(help="Of each adaptation.")] = 1500,
+    out: Annotated[Path, typer.Option()] = RESULTS / "throughput.json",
+) -> None:
+    """Measure, print and write."""
+    rows = [measure(load_black_box(device="cpu"), max_images, head) for head in ("none", "convolutional")]
+    if torch.cuda.is_available():
+        torch.manual_seed(0)
+        sam = SamBlackBox(sam_model_registry["vit_b"]().cuda(), "sam_vit_b, random weights, GPU", batch_size=8)
+        rows += [measure(sam, max_images, head) for head in ("none", "convolutional")]
+    table = Table("black box", "head", "images", "whole, images/s", "bare, images/s", "overhead")
+    for row in rows:
+        table.add_row(
+            str(row["black_box"]), str(row["head"]), str(row["images"]), f"{row['whole_images_per_second']:.1f}",
+            f"{row['bare_images_per_second']:.1f}", f"{100 * float(row['overhead']):.0f} %",
+        )  # fmt: skip
+    Console().print(table)
+    out.write_text(json.dumps({"threads": torch.get_num_threads(), "rows": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,343 @@
+"""Attacks on what is written where, and on what is noted: of users, of nobody, and of neighbours on the machine."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import psutil
+import requests
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage, generate_uid
+
+from baps.site.server_command import APP
+from demo import orthanc
+from demo.server import free_port
+from stress.attack.attacks import EVIL, Site, Target, attack
+
+_FLOOD = 300
+
+
+# What is noted.
+
+
+@attack(Site.USERS)
+def all_labels_read_without_a_line(target: Target) -> bool:
+    """Fetch all labelled images, or the list of them, as an annotator, and leave no line in the audit file."""
+    return _leaves_no_line(
+        target,
+        lambda: target.ask("GET", "/datastore/dataset", token=target.users["annotator"]),
+        lambda line: line.get("count", 0) >= 1,
+    ) or _leaves_no_line(
+        target,
+        lambda: target.ask("GET", "/datastore/", {"output": "all"}, token=target.users["annotator"]),
+        lambda line: True,
+    )
+
+
+@attack(Site.USERS)
+def session_read_without_a_line(target: Target) -> bool:
+    """Fetch the image of a session, and leave no line that names the session."""
+    token = target.users["annotator"]
+    sent = {"files": ("x.nii.gz", target.secret.read_bytes())}
+    opened = target.ask("PUT", "/session/", files=sent, token=token)
+    session = opened.json()["session_id"] if opened.ok else "none"
+    fetched = f"/session/{session}"
+    done = _leaves_no_line(
+        target,
+        lambda: target.ask("GET", fetched, {"image": "true"}, token=token),
+        lambda line: bool(line.get("image")),
+    )
+    target.look("DELETE", fetched, token=token)
+    return done
+
+
+@attack(Site.USERS)
+def label_saved_as_if_only_asked(target: Target) -> bool:
+    """Save a label by the option of a click, so that the audit file says nothing but that somebody segmented."""
+    params = {**target.click, "save_as": "spleen", "result_extension": ".nrrd"}
+    return _leaves_no_line(
+        target,
+        lambda: target.ask(
+            "POST", f"/infer/{target.model}", {"image": target.image, "output": "image"},
+            data={"params": json.dumps(params)}, token=target.users["annotator"],
+        ),
+        lambda line: line["what"] == "save a label",
+    )  # fmt: skip
+
+
+@attack(Site.PACS, passed_over=True)
+def study_read_without_a_line(target: Target) -> bool:
+    """Fetch a study, a series and a list of studies of the PACS, and leave no line that names them."""
+    uids = (f"1.2.3.{secrets.randbelow(10**9)}", f"1.2.3.{secrets.randbelow(10**9)}")
+    paths = (f"studies/{uids[0]}/metadata", f"wado/studies/{uids[0]}/series/{uids[1]}/instances/1.2/frames/1")
+    return any(
+        _leaves_no_line(
+            target,
+            lambda path=path: target.look("GET", f"/proxy/dicom/{path}", token=target.annotator),  # type: ignore[misc]
+            lambda line: bool(line.get("image")),
+        )
+        for path in paths
+    )
+
+
+@attack(Site.PACS, passed_over=True)
+def object_stored_without_its_image(target: Target) -> bool:
+    """Store a label in the PACS, and leave no line that says of which image."""
+    label, meta = Dataset(), FileMetaDataset()
+    meta.MediaStorageSOPClassUID = label.SOPClassUID = SegmentationStorage
+    meta.MediaStorageSOPInstanceUID = label.SOPInstanceUID = generate_uid()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    label.StudyInstanceUID, label.SeriesInstanceUID, label.Modality = generate_uid(), generate_uid(), "SEG"
+    series = Dataset()
+    series.SeriesInstanceUID = generate_uid()
+    label.ReferencedSeriesSequence = [series]
+    file, content = FileDataset("", label, file_meta=meta, preamble=bytes(128)), io.BytesIO()
+    file.is_little_endian, file.is_implicit_VR = True, False
+    file.save_as(content, write_like_original=False)
+    body = b"--x\r\nContent-Type: application/dicom\r\n\r\n" + content.getvalue() + b"\r\n--x--\r\n"
+    headers = {"Content-Type": 'multipart/related; type="application/dicom"; boundary=x'}
+    return _leaves_no_line(
+        target,
+        lambda: target.look("POST", "/proxy/dicom/stow/studies", data=body, headers=headers, token=target.annotator),
+        lambda line: bool(line.get("image") or line.get("images")),
+    )
+
+
+@attack(Site.USERS)
+def command_without_a_line(target: Target) -> bool:
+    """Restore an earlier version of a label by the command line, and leave no line in the audit file."""
+    history = target.images / "labels-history" / "final" / target.other_image
+    for value in (1, 2):
+        _save(target, value)
+    versions = sorted(path.name for path in history.iterdir() if path.is_dir())
+    done = _leaves_no_line(
+        target,
+        lambda: _baps(target, "labels", "restore", str(target.images), target.other_image, versions[-1]),
+        lambda line: bool(line.get("image")),
+    )
+    _save(target, 3)
+    return done
+
+
+@attack(Site.USERS)
+def audit_file_filled_by_nobody(target: Target) -> bool:
+    """Fill the audit file without being known: by signing out, by returns from a provider, and by wrong tokens."""
+    before = len(_lines(target))
+    with requests.Session() as session:
+        for number in range(_FLOOD):
+            session.post(f"{target.address}/logout", timeout=60, allow_redirects=False)
+            session.get(f"{target.address}/login/openid/return?state={number}", timeout=60)
+            headers = {"Authorization": f"Bearer x{number}", "Origin": EVIL}
+            session.get(f"{target.address}/nothing/{number}", headers=headers, timeout=60)
+    time.sleep(0.5)
+    return len(_lines(target)) - before > _FLOOD // 10
+
+
+@attack(Site.USERS)
+def audit_line_changed_unseen(target: Target) -> bool:
+    """Change, remove, swap and cut off lines of the audit file, as who may write to it but has no key, unseen."""
+    file = target.folder / "adapters" / "audit.jsonl"
+    for _ in range(4):
+        target.ask("GET", "/datastore/image", {"image": target.image}, token=target.users["annotator"])
+    time.sleep(0.5)
+    whole = file.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    changed = (
+        [*lines[:-2], lines[-2].replace(b"annotator", b"trainer"), lines[-1]],
+        [*lines[:-3], *lines[-2:]],
+        [*lines[:-2], lines[-1], lines[-2]],
+        lines[:-2],
+    )
+    unseen = False
+    for content in changed:
+        file.write_bytes(b"".join(content))
+        unseen = unseen or _baps(target, "audit", "verify", "--file", str(file)).returncode != 1
+        file.write_bytes(whole)
+    return unseen or _baps(target, "audit", "verify", "--file", str(file)).returncode != 0
+
+
+# What neighbours on the machine read.
+
+
+@attack(Site.USERS)
+def files_that_a_neighbour_reads(target: Target) -> bool:
+    """Read, as another user of the machine, what a click, a save, an upload, a session and a training have written."""
+    token, image = target.users["trainer"], target.secret.read_bytes()
+    _save(target, 1)
+    target.ask("PUT", "/datastore/image", {"image": f"new-{secrets.token_hex(4)}"}, files={"file": ("x.nii.gz", image)})
+    opened = target.ask("PUT", "/session/", files={"files": ("x.nii.gz", image)}, token=token)
+    target.ask("POST", "/train/baps", json={"label": "spleen"}, token=token)
+    time.sleep(5)
+    begun = psutil.Process(target.process_id).create_time()
+    places = [target.folder / name for name in ("adapters", "sessions")]
+    places += [target.images / name for name in ("labels", "labels-history", "datastore_v2.json", ".converted")]
+    places += list(target.images.glob("new-*"))
+    files = [file for place in places for file in (place, *place.rglob("*")) if file.exists() and not file.is_symlink()]
+    new = [file for file in files if file.stat().st_ctime > begun and file.parent != target.folder]
+    made_by_us = {target.images / "labels", target.images / "labels" / "final"}
+    done = any(file.stat().st_mode & 0o077 for file in new if file not in made_by_us)
+    _stop_training(target, token)
+    if opened.ok:
+        target.look("DELETE", f"/session/{opened.json()['session_id']}", token=token)
+    for file in target.images.glob("new-*"):
+        file.unlink()
+    return done
+
+
+# What the folder is that a server is started in.
+
+
+@attack(Site.USERS)
+def module_of_the_current_folder(target: Target) -> bool:
+    """Have whoever starts a server in a folder of ours run the modules that lie there."""
+    return bool(_started_in_a_folder_of_ours(None)["ran"])
+
+
+@attack(Site.USERS)
+def module_by_an_empty_python_path(target: Target) -> bool:
+    """Have them run, where the user's PYTHONPATH has an empty entry."""
+    return bool(_started_in_a_folder_of_ours(os.pathsep)["ran"])
+
+
+@attack(Site.USERS)
+def settings_of_the_current_folder(target: Target) -> bool:
+    """Have whoever starts a server in a folder of ours get the settings that lie there in ``.env``."""
+    return bool(_started_in_a_folder_of_ours(None)["settings"])
+
+
+@attack(Site.USERS)
+def replies_left_in_the_temporary_folder(target: Target) -> bool:
+    """Find folders of a server among the temporary files after it was stopped, or, killed, after the next start."""
+    return bool(_started_in_a_folder_of_ours(None)["left"])
+
+
+@attack(Site.USERS)
+def pacs_open_to_the_network(target: Target) -> bool:
+    """Reach the PACS that ``make pacs`` starts at an address that it should not listen on."""
+    if orthanc.missing():
+        return False
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            with orthanc.running_orthanc(Path(folder)) as address:
+                socket.create_connection(("127.0.0.2", int(address.rpartition(":")[2])), 5).close()
+                return True  # Only a socket of every address answers there.
+        except Exception:
+            return False
+
+
+_EVIL_MODULE = """
+import importlib, sys
+open({ran!r}, "w").close()
+sys.path[:] = [entry for entry in sys.path if entry not in ("", {folder!r})]
+mine = sys.modules.pop(__name__)
+try:
+    sys.modules[__name__] = importlib.import_module(__name__)
+except ImportError:
+    sys.modules[__name__] = mine
+"""
+"""Notes that it ran, and gives way to the one that was meant."""
+
+
+@functools.cache
+def _started_in_a_folder_of_ours(python_path: str | None) -> Mapping[str, Any]:
+    """What came of ``baps serve .`` in a folder with modules and settings: whether they were used, and what was left.
+
+    With a PYTHONPATH that names the current folder Python itself imports sitecustomize before any program can refuse,
+    so there is none then.
+    """
+    with tempfile.TemporaryDirectory() as made:
+        folder, temporary = Path(made) / "studies", Path(made) / "tmp"
+        folder.mkdir()
+        temporary.mkdir()
+        names = ("yaml", "numpy", "uvicorn", "schedule")
+        for name in (*names, *(("sitecustomize", "usercustomize") if python_path is None else ())):
+            (folder / f"{name}.py").write_text(_EVIL_MODULE.format(ran=str(Path(made) / "ran"), folder=str(folder)))
+        (folder / ".env").write_text(f"MONAI_LABEL_PROJECT_NAME=evil\nMONAI_LABEL_SESSION_PATH={made}/sessions\n")
+        environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "BAPS_AUDIT")}
+        environment |= {"TMPDIR": str(temporary), "BAPS_ADAPTERS": f"{made}/adapters"}
+        program = f"import sys; sys.path[:0] = [{str(APP)!r}]; from baps.cli import main; main()"
+        start = [sys.executable, "-c", program]
+        if python_path is None:
+            start = [sys.executable, "-I", "-c", program]
+        else:
+            environment["PYTHONPATH"] = python_path
+        settings = False
+        for end in (signal.SIGKILL, signal.SIGTERM):
+            port = free_port()
+            with (Path(made) / "log").open("w") as log:
+                command = [*start, "serve", ".", "--port", str(port), "--labels", "spleen"]
+                server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+            try:
+                if _answers(server, port):
+                    page = requests.get(f"http://127.0.0.1:{port}/openapi.json", timeout=30).json()
+                    settings = settings or page["info"]["title"] == "evil"
+            finally:
+                server.send_signal(end)
+                server.wait(60)
+            if python_path is not None:
+                break
+        left = [path for path in temporary.rglob("*") if path.is_dir() and path.name != f"baps-{os.getuid()}"]
+        return {"ran": (Path(made) / "ran").exists(), "settings": settings, "left": left}
+
+
+def _answers(server: subprocess.Popen[bytes], port: int) -> bool:
+    end = time.monotonic() + 120
+    while server.poll() is None and time.monotonic() < end:
+        try:
+            return requests.get(f"http://127.0.0.1:{port}/auth/", timeout=10).ok
+        except requests.ConnectionError:
+            time.sleep(0.3)
+    return False
+
+
+def _lines(target: Target) -> Sequence[dict[str, Any]]:
+    file = target.folder / "adapters" / "audit.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def _leaves_no_line(target: Target, act: Callable[[], object], fits: Callable[[dict[str, Any]], bool]) -> bool:
+    """Whether something that is done leaves no line that says what it should."""
+    before = len(_lines(target))
+    act()
+    time.sleep(0.5)  # A line comes after its answer.
+    return not any(fits(line) for line in _lines(target)[before:])
+
+
+def _baps(target: Target, *words: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a command, for the site of the target."""
+    environment = {**os.environ, "PYTHONPATH": str(APP), "BAPS_ADAPTERS": str(target.folder / "adapters")}
+    command = [sys.executable, "-c", "from baps.cli import main; main()", *words]
+    return subprocess.run(command, env=environment, capture_output=True)
+
+
+def _save(target: Target, value: int) -> None:
+    """Save a label of the other image as an annotator; each value is another label."""
+    image = nibabel.load(target.images / f"{target.other_image}.nii.gz")
+    voxels = np.zeros(image.shape, np.uint8)
+    voxels[10 : 20 + value, 10:20, 5] = 2
+    content = nibabel.Nifti1Image(voxels, image.affine).to_bytes()
+    query = {"image": target.other_image, "tag": "final"}
+    sent = {"label": ("x.nii", io.BytesIO(content))}
+    target.ask("PUT", "/datastore/label", query, files=sent, token=target.users["annotator"])
+
+
+def _stop_training(target: Target, token: str) -> None:
+    end = time.monotonic() + 30
+    while target.look("GET", "/train/", {"check_if_running": "true"}, token=token).ok and time.monotonic() < end:
+        target.look("DELETE", "/train/", token=token)
+        time.sleep(0.5)

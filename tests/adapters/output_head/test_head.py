@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from baps.adapters.output_head import FEATURES, GRID, OutputHead, head_features
+from baps.prompts import Prompt
+
+PROMPTS = [Prompt(((3.0, 4.0),)), Prompt(box=(1.0, 2.0, 30.0, 28.0)), Prompt(((8.0, 9.0),), ((20.0, 3.0),))]
+
+
+def _images(side: int) -> torch.Tensor:
+    return torch.randint(0, 256, (3, 3, side, side), generator=torch.Generator().manual_seed(0)).float()
+
+
+def _answers(side: int) -> torch.Tensor:
+    return torch.rand((3, side, side), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("side", [32, 64, 100, 256])
+def test_untrained_it_adds_nothing(side: int) -> None:
+    head = OutputHead().eval()
+    assert not head(head_features(_images(side), _answers(side), PROMPTS)).any()
+    refined = head.refine(_images(side), _answers(side), PROMPTS)
+    torch.testing.assert_close(refined, _answers(side).clamp(0.002, 0.998), atol=1e-5, rtol=0)
+
+
+def test_untrained_its_body_is_alive() -> None:
+    """Every weight gets a gradient once the last layer has moved."""
+    head = OutputHead()
+    torch.nn.init.ones_(head.last.weight)
+    head(head_features(_images(64), _answers(64), PROMPTS)).square().sum().backward()
+    for name, parameter in head.named_parameters():
+        assert parameter.grad is not None, name
+        assert float(parameter.grad.abs().max()) > 0, name
+
+
+@pytest.mark.parametrize("side", [32, 64, 100, 256, 1024])
+def test_a_correction_is_added_to_the_log_odds_at_every_size(side: int) -> None:
+    head = OutputHead().eval()
+    assert head.last.bias is not None
+    with torch.no_grad():
+        head.last.bias.fill_(0.5)
+    correction = float(head(torch.zeros(1, FEATURES, GRID, GRID)).detach().mean())
+    assert correction == pytest.approx(1.5)
+    refined = head.refine(_images(side), _answers(side), PROMPTS)
+    expected = (torch.logit(_answers(side).clamp(0.002, 0.998)) + correction).sigmoid()
+    torch.testing.assert_close(refined, expected)
+
+
+@pytest.mark.parametrize("side", [64, 100, 1024])
+def test_rows_of_a_batch_do_not_mix(lively_head: OutputHead, side: int) -> None:
+    images, answers = _images(side), _answers(side)
+    batch = lively_head.refine(images, answers, PROMPTS)
+    assert not torch.allclose(batch, answers, atol=0.1)
+    for row in range(3):
+        one = slice(row, row + 1)
+        alone = lively_head.refine(images[one], answers[one], PROMPTS[one])
+        torch.testing.assert_close(alone[0], batch[row], atol=1e-4, rtol=1e-4)
+
+
+def test_what_is_far_from_all_that_was_seen_stays_finite(lively_head: OutputHead) -> None:
+    features = torch.cat([torch.full((1, FEATURES, GRID, GRID), value) for value in (1e6, -1e6)])
+    assert bool(torch.isfinite(lively_head(features)).all())
+
+
+def test_seeds() -> None:
+    before = torch.get_rng_state()
+    one, same, other = (OutputHead(seed).state_dict() for seed in (4, 4, 5))
+    assert all(torch.equal(one[key], same[key]) for key in one)
+    assert not torch.equal(one["fine.0.weight"], other["fine.0.weight"])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_asking_it_changes_nothing_of_it(lively_head: OutputHead) -> None:
+    before = {key: value.clone() for key, value in lively_head.state_dict().items()}
+    lively_head.refine(_images(64), _answers(64), PROMPTS)
+    assert all(torch.equal(value, before[key]) for key, value in lively_head.state_dict().items())
+
+
+def test_it_is_small() -> None:
+    """It travels in the file of the adapter, and is asked at every click."""
+    assert sum(parameter.numel() for parameter in OutputHead().parameters()) < 60_000

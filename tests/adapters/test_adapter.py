@@ -1,0 +1,156 @@
+"""What is put around a black box, on a cheap one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from baps.adapters.adapter import Adapter, adapter_from_record, segment_adapted, unchanging
+from baps.adapters.adapter_file import read_adapter, write_adapter
+from baps.adapters.output_head import OutputHead
+from baps.adapters.visual_prompt import CONDITIONS, KINDS, build_visual_prompt
+from baps.prompts import Prompt
+
+PROMPTS = [Prompt(((3.0, 4.0),)), Prompt(box=(1.0, 2.0, 30.0, 28.0)), Prompt(((8.0, 9.0),), ((20.0, 3.0),))]
+LEAST, MOST = 0.002, 0.998
+"""What an answer is bounded to when a head takes its log odds."""
+
+
+def _pixels(side: int = 32) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (3, side, side, 3)).astype(np.uint8)
+
+
+def _moved(kind: str, condition: str, head: bool, zoom: float = 1.0) -> Adapter:
+    made = Adapter(build_visual_prompt(kind, 1, condition), OutputHead(1).eval() if head else None, zoom)
+    generator = torch.Generator().manual_seed(0)
+    for value in made.state().values():
+        if value.is_floating_point():
+            value.add_(0.3 * torch.rand(value.shape, generator=generator))
+    return made
+
+
+@pytest.mark.parametrize("zoom", [1.0, 0.5])
+@pytest.mark.parametrize("head", [False, True])
+@pytest.mark.parametrize("condition", CONDITIONS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_brings_it_back_bit_by_bit(
+    new_black_box: Callable[..., Any], tmp_path: Path, kind: str, condition: str, head: bool, zoom: float
+) -> None:
+    made, pixels = _moved(kind, condition, head, zoom), _pixels()
+    write_adapter(tmp_path / "a", made, {"adapter": made.record()})
+    back, record = read_adapter(tmp_path / "a")
+    assert record == {"adapter": json.loads(json.dumps(made.record()))}
+    assert back.record() == made.record()
+    assert back.state().keys() == made.state().keys()
+    for key, value in made.state().items():
+        assert back.state()[key].numpy().tobytes() == value.numpy().tobytes(), key
+    boxes = [new_black_box(), new_black_box()]
+    answers = [segment_adapted(box, one, pixels, PROMPTS) for box, one in zip(boxes, (made, back), strict=True)]
+    assert answers[0].tobytes() == answers[1].tobytes()
+    assert boxes[0].asked[0][0].tobytes() == boxes[1].asked[0][0].tobytes()
+    assert (boxes[0].asked[0][0] != pixels).any()
+
+
+@pytest.mark.parametrize("side", [32, 64, 100, 224])
+@pytest.mark.parametrize("kind", KINDS)
+def test_untrained_it_changes_neither_image_nor_answer(new_black_box: Callable[..., Any], kind: str, side: int) -> None:
+    """Not by one grey level; the head leaves answers as they are but for the bound of the log odds."""
+    pixels, black_box = _pixels(side), new_black_box(side=side)
+    plain = segment_adapted(black_box, None, pixels, PROMPTS)
+    np.testing.assert_array_equal(plain, new_black_box(side=side).segment(pixels, PROMPTS))
+    bare = Adapter(build_visual_prompt(kind))
+    np.testing.assert_array_equal(segment_adapted(black_box, bare, pixels, PROMPTS), plain)
+    headed = Adapter(build_visual_prompt(kind), OutputHead().eval())
+    np.testing.assert_allclose(
+        segment_adapted(black_box, headed, pixels, PROMPTS), plain.clip(LEAST, MOST), atol=1e-5, rtol=0
+    )
+    assert [prompts for _, prompts in black_box.asked] == [PROMPTS] * 3
+    for images, _ in black_box.asked:
+        np.testing.assert_array_equal(images, pixels)
+
+
+@given(st.lists(st.floats(0, 1, width=32), min_size=9, max_size=9), st.sampled_from([32, 64, 96, 100]))
+def test_an_untrained_head_keeps_any_probability_up_to_the_bound(values: list[float], side: int) -> None:
+    answers = np.resize(np.array(values, np.float32), (3, side, side))
+    refined = Adapter(build_visual_prompt("basis"), OutputHead().eval()).refine(_pixels(side), PROMPTS, answers)
+    np.testing.assert_allclose(refined, answers.clip(LEAST, MOST), atol=1e-5, rtol=0)
+    np.testing.assert_array_equal(refined > 0.5, answers.clip(LEAST, MOST) > 0.5)
+
+
+def test_what_serves_where_a_candidate_was_refused_changes_nothing(new_black_box: Callable[..., Any]) -> None:
+    pixels = _pixels()
+    np.testing.assert_array_equal(unchanging().change(pixels, PROMPTS), pixels)
+    answers = np.random.default_rng(1).random((3, 32, 32)).astype(np.float32)
+    np.testing.assert_array_equal(unchanging().refine(pixels, PROMPTS, answers), answers)
+    assert unchanging().head is None
+
+
+def test_the_head_sees_the_image_as_it_was_and_the_answer_to_the_changed_one(
+    new_black_box: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[torch.Tensor, torch.Tensor, Sequence[Prompt]]] = []
+
+    def refine(images: torch.Tensor, probability: torch.Tensor, prompts: Sequence[Prompt]) -> torch.Tensor:
+        seen.append((images, probability, prompts))
+        return 1 - probability
+
+    made, pixels, black_box = _moved("basis", "label", True), _pixels(), new_black_box()
+    assert made.head is not None
+    monkeypatch.setattr(made.head, "refine", refine)
+    found = segment_adapted(black_box, made, pixels, PROMPTS)
+    ((images, probability, prompts),) = seen
+    changed = made.change(pixels, PROMPTS)
+    assert (changed != pixels).any()
+    np.testing.assert_array_equal(images.permute(0, 2, 3, 1).numpy(), pixels)
+    np.testing.assert_array_equal(black_box.asked[0][0], changed)
+    np.testing.assert_array_equal(probability.numpy(), new_black_box().segment(changed, PROMPTS))
+    np.testing.assert_array_equal(found, 1 - probability.numpy())
+    assert list(prompts) == PROMPTS
+
+
+def test_images_and_answers_are_not_changed_in_place(new_black_box: Callable[..., Any]) -> None:
+    made, pixels = _moved("basis", "label", True), _pixels()
+    answers = new_black_box().segment(pixels, PROMPTS)
+    before = pixels.copy(), answers.copy()
+    made.change(pixels, PROMPTS)
+    made.refine(pixels, PROMPTS, answers)
+    np.testing.assert_array_equal(pixels, before[0])
+    np.testing.assert_array_equal(answers, before[1])
+
+
+@pytest.mark.parametrize("head", [False, True])
+def test_the_record_tells_what_it_is_made_of(head: bool) -> None:
+    made = _moved("concat", "click", head, 0.5)
+    record = json.loads(json.dumps(made.record()))
+    back = adapter_from_record(record)
+    assert back.record() == made.record()
+    assert (back.visual_prompt.kind, back.visual_prompt.condition, back.zoom) == ("concat", "click", 0.5)
+    assert (back.head is not None) == head
+    back.load_state(made.state())
+    assert all(torch.equal(back.state()[key], value) for key, value in made.state().items())
+    assert not back.visual_prompt.training
+    assert back.head is None or not back.head.training
+
+
+def test_a_state_that_does_not_fit_is_refused() -> None:
+    made = _moved("basis", "label", True)
+    state = made.state()
+    for missing in ("visual_prompt.head.bias", "head.last.bias", "head.normalise.running_mean"):
+        with pytest.raises(RuntimeError, match=missing.partition(".")[2]):
+            made.load_state({key: value for key, value in state.items() if key != missing})
+    with pytest.raises(RuntimeError):
+        made.load_state({**state, "head.more": torch.zeros(1)})
+    with pytest.raises(RuntimeError):
+        Adapter(build_visual_prompt("concat"), OutputHead()).load_state(state)
+    with pytest.raises(RuntimeError):
+        replace(made, head=OutputHead()).load_state(Adapter(made.visual_prompt).state())

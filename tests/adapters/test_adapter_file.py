@@ -1,0 +1,273 @@
+from __future__ import annotations
+
+import json
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from baps.adapters.adapter import Adapter
+from baps.adapters.adapter_file import check_fits, read_adapter, write_adapter
+from baps.adapters.output_head import OutputHead
+from baps.adapters.visual_prompt import KINDS, build_visual_prompt
+from baps.blackbox import BlackBox
+from baps.errors import BapsError, InputError
+from baps.prompts import Prompt
+from tests.support.paths import ROOT
+
+PROMPTS = [Prompt(((3.0, 4.0),)), Prompt(((20.0, 9.0),))]
+STATISTICS = {"name": "statistics", "source": "", "sha256": ""}
+
+
+def _adapter(kind: str = "basis", condition: str = "label", seed: int = 0, head: bool = True) -> Adapter:
+    made = Adapter(build_visual_prompt(kind, seed, condition), OutputHead(seed) if head else None)
+    generator = torch.Generator().manual_seed(seed)
+    for value in made.state().values():
+        if value.is_floating_point():
+            value.add_(torch.rand(value.shape, generator=generator))
+    return made
+
+
+def _record(adapter: Adapter) -> dict[str, Any]:
+    black_box = {"name": "brightness", "weights_sha256": "b" * 64, "input_side": 32}
+    return {"adapter": adapter.record(), "black_box": black_box, "settings": {"seed": 3, "rate": 0.03}}
+
+
+def _same(one: Adapter, other: Adapter) -> bool:
+    first, second = one.state(), other.state()
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    path = tmp_path / "spleen.safetensors"
+    write_adapter(path, _adapter(), _record(_adapter()))
+    return path
+
+
+@pytest.mark.parametrize("head", [False, True])
+@pytest.mark.parametrize("condition", ["label", "click"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_adapter_comes_back_as_it_was(tmp_path: Path, kind: str, condition: str, head: bool) -> None:
+    path = tmp_path / "new" / "folder" / "adapter.safetensors"
+    made = _adapter(kind, condition, 3, head)
+    record = {**_record(made), "author": "Anna Müller", "verdict": None, "curve": [[0, 0.25]]}
+    write_adapter(path, made, record)
+    back, kept = read_adapter(path)
+    assert _same(back, made)
+    assert (back.visual_prompt.kind, back.visual_prompt.condition) == (kind, condition)
+    assert not back.visual_prompt.training
+    assert (back.head is not None) == head
+    assert back.head is None or not back.head.training
+    assert kept == record
+    assert os.listdir(path.parent) == ["adapter.safetensors"]  # noqa: PTH208  # names alone
+
+
+def test_an_adapter_changes_images_as_it_did(adapter: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
+    made, (back, _) = _adapter(), read_adapter(adapter)
+    changed = made.change(pixels, PROMPTS)
+    np.testing.assert_array_equal(back.change(pixels, PROMPTS), changed)
+    assert (changed != pixels).any()
+
+
+def test_a_newer_adapter_takes_the_place_of_an_older(adapter: Path) -> None:
+    newer = _adapter("concat", seed=5)
+    write_adapter(adapter, newer, _record(newer))
+    assert _same(read_adapter(adapter)[0], newer)
+    assert len(list(adapter.parent.iterdir())) == 1
+
+
+def test_a_missing_file_is_told_with_the_way_to_make_one(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.safetensors", tmp_path):
+        with pytest.raises(InputError, match=r"There is no adapter file .*`baps adapt --out FILE` makes one"):
+            read_adapter(path)
+
+
+def test_a_file_that_was_cut_off_anywhere_is_refused(adapter: Path) -> None:
+    whole = adapter.read_bytes()
+    header = struct.unpack("<Q", whole[:8])[0]
+    for cut in {0, 1, 7, 8, 9, 8 + header // 2, 8 + header - 1, 8 + header, len(whole) // 2, len(whole) - 1}:
+        adapter.write_bytes(whole[:cut])
+        with pytest.raises(InputError, match=r"spleen\.safetensors is no adapter of this project, or it is broken"):
+            read_adapter(adapter)
+
+
+@pytest.mark.parametrize("content", [b"rubbish" * 100, b"\xff" * 100, b"{}", b"\0" * 64, b"PK\x03\x04" + b"\0" * 50])
+def test_another_kind_of_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "foreign.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="is no adapter of this project"):
+        read_adapter(path)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        None,
+        {},
+        {"format": "pt"},
+        {"record": "no JSON"},
+        {"record": "[]"},
+        {"record": "5"},
+        {"record": "null"},
+        {"record": "{}"},
+        {"record": '{"adapter": null}'},
+        {"record": '{"adapter": 5}'},
+        {"record": '{"adapter": {}}'},
+        {"record": '{"adapter": {"visual_prompt": null, "head": false}}'},
+        {"record": '{"adapter": {"visual_prompt": 5, "head": false}}'},
+        {"record": '{"adapter": {"visual_prompt": {}, "head": false}}'},
+        {"record": '{"adapter": {"visual_prompt": {"encoder": []}, "head": false}}'},
+        {"record": json.dumps({"adapter": {"visual_prompt": {"encoder": STATISTICS}, "head": False}})},
+        {"record": json.dumps({"adapter": {"visual_prompt": build_visual_prompt("basis").record()}})},
+    ],
+    ids=str,
+)
+def test_safetensors_without_our_record_are_refused(tmp_path: Path, metadata: dict[str, str] | None) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file(_adapter().state(), path, metadata)
+    with pytest.raises(InputError, match="is no adapter of this project"):
+        read_adapter(path)
+
+
+@pytest.mark.parametrize("kind", ["unknown", "concat"])
+def test_weights_of_another_kind_than_the_record_says_are_refused(tmp_path: Path, kind: str) -> None:
+    made = _adapter("basis")
+    record = _record(made)
+    record["adapter"]["visual_prompt"]["kind"] = kind
+    write_adapter(tmp_path / "a", made, record)
+    with pytest.raises(InputError):
+        read_adapter(tmp_path / "a")
+
+
+def test_an_encoder_with_other_weights_is_told(tmp_path: Path) -> None:
+    made = _adapter()
+    record = _record(made)
+    record["adapter"]["visual_prompt"]["encoder"]["sha256"] = "f" * 64
+    write_adapter(tmp_path / "a", made, record)
+    with pytest.raises(BapsError, match="trained with weights of the encoder 'statistics'") as told:
+        read_adapter(tmp_path / "a")
+    assert not isinstance(told.value, InputError)
+
+
+def test_a_record_that_is_no_json_leaves_the_older_file(adapter: Path) -> None:
+    before = adapter.read_bytes()
+    for odd in (float("nan"), object()):
+        with pytest.raises((TypeError, ValueError)):
+            write_adapter(adapter, _adapter(), {**_record(_adapter()), "odd": odd})
+    assert adapter.read_bytes() == before
+    assert len(list(adapter.parent.iterdir())) == 1
+
+
+_FULL = """
+import resource, sys
+from pathlib import Path
+from baps.adapters.adapter import Adapter
+from baps.adapters.adapter_file import write_adapter
+from baps.errors import BapsError
+from baps.adapters.adapter import Adapter
+from baps.adapters.visual_prompt import build_visual_prompt
+made = Adapter(build_visual_prompt("concat", 9))
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+try:
+    write_adapter(Path(sys.argv[1]), made, {"adapter": made.record()})
+except BapsError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits of file sizes")
+@pytest.mark.parametrize("room", [0, 100, 5000])
+def test_a_full_disk_leaves_the_older_file_whole(adapter: Path, room: int) -> None:
+    """A process may write so many bytes and no more, as on a disk that is full."""
+    before = adapter.read_bytes()
+    paths = {"PYTHONPATH": str(ROOT / "apps" / "baps_app")}
+    done = subprocess.run(
+        [sys.executable, "-c", _FULL, str(adapter), str(room)],
+        env={**os.environ, **paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"The adapter could not be written to {adapter} (" in done.stdout
+    assert "Free some space or choose another place." in done.stdout
+    assert adapter.read_bytes() == before
+    assert list(adapter.parent.iterdir()) == [adapter]
+
+
+def test_a_place_where_no_file_can_be(adapter: Path) -> None:
+    before = adapter.read_bytes()
+    (adapter.parent / "folder").mkdir()
+    (adapter.parent / "folder" / "full").write_text("")
+    for path in (adapter / "below", adapter / "far" / "below", adapter.parent / "folder"):
+        with pytest.raises(BapsError, match="could not be written to"):
+            write_adapter(path, _adapter(), _record(_adapter()))
+    assert adapter.read_bytes() == before
+    assert sorted(path.name for path in adapter.parent.iterdir()) == ["folder", "spleen.safetensors"]
+
+
+def test_an_adapter_fits_the_weights_that_it_was_trained_for(
+    adapter: Path, new_black_box: Callable[..., BlackBox]
+) -> None:
+    (_, record), able = read_adapter(adapter), new_black_box().capabilities
+    check_fits(record, able.name, able.weights_sha256)
+    renamed = {**record["black_box"], "name": "renamed"}
+    check_fits({**record, "black_box": renamed}, able.name, able.weights_sha256)
+
+
+def test_an_adapter_for_other_weights_is_refused(adapter: Path, new_black_box: Callable[..., BlackBox]) -> None:
+    (_, record), able = read_adapter(adapter), new_black_box().capabilities
+    record["black_box"] = {"name": "medsam", "weights_sha256": "a" * 64}
+    with pytest.raises(InputError, match=r"trained for medsam with weights a{12}\.\.\., not for brightness with b{12}"):
+        check_fits(record, able.name, able.weights_sha256)
+
+
+def test_the_record_stands_in_the_header_of_the_file(adapter: Path) -> None:
+    """Other tools read it without this project."""
+    whole = adapter.read_bytes()
+    header = json.loads(whole[8 : 8 + struct.unpack("<Q", whole[:8])[0]])
+    assert json.loads(header["__metadata__"]["record"]) == _record(_adapter())
+
+
+def test_two_runs_to_the_same_adapter_give_the_same_file(tmp_path: Path) -> None:
+    made = _adapter()
+    for name, seconds, recalled in (("one", 12.5, 0), ("two", 3.0, 400)):
+        write_adapter(tmp_path / name, made, {**_record(made), "seconds": seconds, "recalled_images": recalled})
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"zoom": "1e999"},
+        {"zoom": 0},
+        {"zoom": [1]},
+        {"visual_prompt": None},
+        {"visual_prompt": {"encoder": [], "kind": "basis"}},
+        {"visual_prompt": {"encoder": {"name": [], "source": {}, "sha256": 1}}},
+    ],
+)
+def test_a_record_that_describes_no_adapter(tmp_path: Path, changed: dict[str, Any]) -> None:
+    made = _adapter()
+    record = _record(made)
+    record["adapter"] = {**record["adapter"], **changed}
+    write_adapter(tmp_path / "a.safetensors", made, record)
+    with pytest.raises(BapsError, match=r"\."):
+        read_adapter(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("record", ["null", "[]", "5", '"adapter"', '{"adapter": []}', "[" * 50_000])
+def test_a_record_that_is_none(tmp_path: Path, record: str) -> None:
+    save_file(_adapter().state(), tmp_path / "a.safetensors", {"record": record})
+    with pytest.raises(InputError, match="is no adapter"):
+        read_adapter(tmp_path / "a.safetensors")

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from baps.adapters.adapter import Adapter, segment_adapted, segment_keeping
+from baps.adapters.click_consistency import contradicted, heed_clicks
+from baps.adapters.output_head import OutputHead
+from baps.adapters.visual_prompt import VisualPrompt, build_visual_prompt
+from baps.adapters.visual_prompt.basis import BasisVisualPrompt
+from baps.blackbox import BlackBox
+from baps.evaluation.interactive import asker
+from baps.prompts import Prompt
+
+CLICKS = Prompt(((20.0, 10.0), (30.0, 10.0)), ((50.0, 40.0),))
+LEFT, RIGHT, FALSE = (20, 10), (30, 10), (50, 40)
+
+
+def _answer(*inside: tuple[int, int]) -> NDArray[np.float32]:
+    """Sure of squares of 7 around some (X, Y) of 96 x 72 pixels; two pixels are near."""
+    answer = np.full((72, 96), 0.1, np.float32)
+    for x, y in inside:
+        answer[max(0, y - 3) : y + 4, max(0, x - 3) : x + 4] = 0.9
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("inside", "wrong"),
+    [
+        ([LEFT, RIGHT], 0),
+        ([LEFT], 1),
+        ([], 2),
+        ([FALSE], 3),
+        ([LEFT, FALSE], 2),
+        ([(25, 10)], 0),  # Two pixels off both.
+        ([(20, 5), RIGHT], 0),
+        ([(20, 4), RIGHT], 1),
+        ([LEFT, RIGHT, (52, 40)], 0),  # Two pixels from its left edge.
+        ([LEFT, RIGHT, (51, 40)], 1),
+    ],
+)
+def test_clicks_that_an_answer_contradicts_are_counted(inside: list[tuple[int, int]], wrong: int) -> None:
+    assert contradicted(_answer(*inside), CLICKS) == wrong
+
+
+def test_a_click_at_the_very_edge_is_on_the_image() -> None:
+    corners = Prompt(((-0.5, -0.5), (95.5, 71.5)))
+    assert contradicted(_answer((0, 0), (95, 71)), corners) == 0
+    assert contradicted(_answer(), corners) == 2
+    assert contradicted(_answer(), Prompt(box=(1.0, 1.0, 3.0, 3.0))) == 0
+
+
+def _dark() -> VisualPrompt:
+    """Turns every image black."""
+    made = build_visual_prompt("basis")
+    assert isinstance(made, BasisVisualPrompt)
+    with torch.no_grad():
+        made.head.bias.view(3, 4)[:, 0] = -2.0
+    return made
+
+
+@pytest.fixture
+def through() -> Callable[..., tuple[Callable[[Adapter | None], NDArray[np.float32]], list[Adapter | None]]]:
+    """Makes what answers in turn, and a list of what it was asked through."""
+
+    def make(*answers: NDArray[np.float32]) -> Any:
+        left: Iterator[NDArray[np.float32]] = iter(answers)
+        asked: list[Adapter | None] = []
+
+        def ask(one: Adapter | None) -> NDArray[np.float32]:
+            asked.append(one)
+            return next(left)
+
+        return ask, asked
+
+    return make
+
+
+GOOD, HALF, OTHER_HALF, BAD, WORSE = (_answer(*places) for places in ([LEFT, RIGHT], [LEFT], [RIGHT], [], [FALSE]))
+
+
+@pytest.mark.parametrize(
+    ("first", "others", "expected", "asked"),
+    [
+        (GOOD, [], GOOD, 0),
+        (HALF, [GOOD], GOOD, 1),
+        (HALF, [OTHER_HALF, GOOD], GOOD, 2),
+        (BAD, [HALF, GOOD], GOOD, 2),
+        (BAD, [HALF, OTHER_HALF], HALF, 2),
+        (BAD, [BAD.copy(), WORSE], BAD, 2),
+        (WORSE, [GOOD], GOOD, 1),
+    ],
+)
+def test_what_contradicts_more_clicks_gives_way(
+    through: Callable[..., Any],
+    first: NDArray[np.float32],
+    others: list[NDArray[np.float32]],
+    expected: NDArray[np.float32],
+    asked: int,
+) -> None:
+    adapter = Adapter(_dark(), zoom=0.5)
+    ask, seen = through(*others)
+    answer, used = heed_clicks(first, adapter, CLICKS, ask)
+    np.testing.assert_array_equal(answer, expected)
+    assert len(seen) == asked
+    assert all(one is not adapter for one in seen)
+    assert (used is adapter) == (answer is first)
+
+
+def test_without_an_adapter_nothing_else_is_asked(through: Callable[..., Any]) -> None:
+    ask, asked = through()
+    answer, used = heed_clicks(BAD, None, CLICKS, ask)
+    assert answer is BAD
+    assert used is None
+    assert asked == []
+
+
+@pytest.mark.parametrize("first", [Prompt(((20.0, 10.0),)), Prompt(box=(10.0, 5.0, 40.0, 15.0))])
+def test_the_answer_to_a_first_prompt_stays(through: Callable[..., Any], first: Prompt) -> None:
+    ask, asked = through()
+    assert heed_clicks(BAD, Adapter(_dark()), first, ask)[0] is BAD
+    assert asked == []
+
+
+def test_a_bare_visual_prompt_gives_way_to_the_model_as_it_is(through: Callable[..., Any]) -> None:
+    ask, asked = through(GOOD)
+    assert heed_clicks(BAD, Adapter(_dark()), CLICKS, ask)[1] is None
+    assert asked == [None]
+
+
+def test_the_head_and_the_zoom_stay_where_the_visual_prompt_goes(lively_head: OutputHead) -> None:
+    adapter = Adapter(_dark(), lively_head, 0.5)
+    plain, nothing = adapter.less()
+    assert nothing is None
+    assert plain is not None
+    assert plain.head is lively_head
+    assert plain.zoom == 0.5
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8)
+    prompts = [Prompt(((16.0, 16.0),))]
+    np.testing.assert_array_equal(
+        plain.change(pixels, prompts), Adapter(plain.visual_prompt, zoom=0.5).change(pixels, prompts)
+    )
+    assert (adapter.change(pixels, prompts) == 0).all()
+    assert (plain.change(pixels, prompts) > 0).any()
+
+
+def test_going_on_clicking_gets_through_to_the_model(new_black_box: Callable[..., Any]) -> None:
+    """A visual prompt that hides everything; the model itself finds what is bright."""
+    image = np.full((32, 32, 3), 40, np.uint8)
+    image[8:24, 8:24] = 220
+    ask = asker(new_black_box(), Adapter(_dark()), image)
+    box, clicked = Prompt(box=(8.0, 8.0, 23.0, 23.0)), Prompt(((10.0, 10.0),), box=(8.0, 8.0, 23.0, 23.0))
+    dark, heeded = ask([box, clicked])
+    assert not (dark > 0.5).any()
+    np.testing.assert_array_equal(heeded > 0.5, image[..., 0] > 128)
+
+
+def test_both_halves_come_to_what_is_asked_at_once(bundled: BlackBox, lively_head: OutputHead) -> None:
+    image = np.random.default_rng(1).integers(0, 256, (192, 192, 3), np.uint8)
+    prompt = Prompt(((60.0, 90.0),), ((150.0, 40.0),))
+    for adapter in (None, Adapter(build_visual_prompt("basis"), lively_head, 0.5)):
+        halves = segment_keeping(bundled, adapter, image, prompt, lambda _, encode: encode())
+        whole = segment_adapted(bundled, adapter, image[None], [prompt])[0]
+        np.testing.assert_allclose(halves, whole, atol=1e-4)

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from baps.adapters.visual_prompt import (
+    CONDITIONS,
+    KINDS,
+    STATISTICS,
+    BasisVisualPrompt,
+    ImageStatistics,
+    VisualPrompt,
+    build_visual_prompt,
+    image_statistics,
+    visual_prompt_from_record,
+)
+from baps.errors import BapsError, InputError
+from baps.prompts import Prompt
+
+IMAGES = torch.randint(0, 256, (2, 3, 128, 128), generator=torch.Generator().manual_seed(0)).float()
+PROMPTS = [Prompt(((3.0, 4.0),)), Prompt(box=(1.0, 2.0, 30.0, 40.0))]
+
+
+def _wake(made: VisualPrompt) -> None:
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            if name.startswith(("head", "last")):
+                parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_an_identity_until_it_is_trained(kind: str, condition: str) -> None:
+    made = build_visual_prompt(kind, 2, condition)
+    assert (made.kind, made.condition) == (kind, condition)
+    assert torch.equal(made.change(IMAGES, made.encoder.features(IMAGES), PROMPTS), IMAGES)
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_condition_decides_whether_the_click_matters(kind: str, condition: str) -> None:
+    made = build_visual_prompt(kind, condition=condition)
+    _wake(made)
+    features = image_statistics(IMAGES)
+    here, there = (made.change(IMAGES, features, prompts) for prompts in (PROMPTS, PROMPTS[::-1]))
+    assert not torch.equal(here, IMAGES)
+    assert torch.equal(here, there) == (condition == "label")
+    assert made.conditioned_on_click == (condition == "click")
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_record_and_state_give_the_same_change(kind: str, condition: str) -> None:
+    made = build_visual_prompt(kind, 7, condition)
+    _wake(made)
+    found = visual_prompt_from_record(made.record())
+    found.load_state_dict(made.state_dict())
+    assert found.record() == made.record()
+    features = image_statistics(IMAGES)
+    assert torch.equal(found.change(IMAGES, features, PROMPTS), made.change(IMAGES, features, PROMPTS))
+
+
+def test_defaults() -> None:
+    made = build_visual_prompt("basis")
+    assert (made.condition, made.encoder.name, made.encoder.length) == ("label", "statistics", STATISTICS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_code_can_be_differentiated_and_change_keeps_no_graph(kind: str) -> None:
+    made = build_visual_prompt(kind)
+    features = image_statistics(IMAGES)
+    assert made.code(features, PROMPTS, 128).requires_grad
+    assert not made.change(IMAGES, features, PROMPTS).requires_grad
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [({"kind": "vp"}, "'vp'.*basis, concat"), ({"kind": "basis", "condition": "organ"}, "'organ'.*label, click")],
+)
+def test_unknown_names_list_the_known_ones(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build_visual_prompt(**wrong)
+
+
+def test_an_encoder_with_other_weights_is_refused() -> None:
+    record = build_visual_prompt("basis").record()
+    record["encoder"]["sha256"] = "abc"
+    with pytest.raises(BapsError, match="SHA-256 is abc.*train anew"):
+        visual_prompt_from_record(record)
+
+
+def test_grey_levels_are_rounded_not_truncated() -> None:
+    class Given(BasisVisualPrompt):
+        def unrounded(self, images: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
+            return code
+
+    levels = Given(ImageStatistics()).apply_code(IMAGES, torch.tensor([-3.0, 0.4, 0.6, 99.5001, 254.7, 300.0]))
+    assert levels.tolist() == [0, 0, 1, 100, 255, 255]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_several_codes_an_image_give_what_each_gives_alone(kind: str) -> None:
+    """The first of every image first: D codes for B images are (D * B, ...)."""
+    made = build_visual_prompt(kind)
+    like = made.code(image_statistics(IMAGES), PROMPTS, 128)
+    codes = 0.2 * torch.randn((3, *like.shape), generator=torch.Generator().manual_seed(2))
+    together = made.apply_code(IMAGES, codes.flatten(0, 1)).view(3, *IMAGES.shape)
+    alone = torch.stack([made.apply_code(IMAGES, code) for code in codes])
+    assert torch.equal(together, alone)
+    assert not torch.equal(together[0], together[1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_not_rounded_can_be_differentiated(kind: str) -> None:
+    made = build_visual_prompt(kind)
+    code = made.code(image_statistics(IMAGES), PROMPTS, 128)
+    smooth = made.unrounded(IMAGES, code)
+    slope = torch.autograd.grad(smooth.sum(), code)[0]
+    assert bool(torch.isfinite(slope).all())
+    assert float(slope.abs().max()) > 0
+    torch.testing.assert_close(smooth.round(), made.apply_code(IMAGES, code))
+
+
+def test_a_forward_pass_is_the_code() -> None:
+    made = build_visual_prompt("basis")
+    _wake(made)
+    features = image_statistics(IMAGES)
+    assert torch.equal(made(features, PROMPTS, 128), made.code(features, PROMPTS, 128))

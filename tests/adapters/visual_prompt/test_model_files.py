@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from baps.adapters.visual_prompt.model_files import model_file
+from baps.errors import BapsError
+
+huggingface_hub = pytest.importorskip("huggingface_hub", reason="the extra 'encoders' is not installed")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the hub, and no network."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    return tmp_path / "cache"
+
+
+def _keep(cache: Path, revision: str, commit: str) -> Path:
+    """A file as the hub's client keeps it."""
+    model = cache / "models--owner--name"
+    (model / "refs" / revision).parent.mkdir(parents=True, exist_ok=True)
+    (model / "refs" / revision).write_text(commit)
+    (model / "snapshots" / commit).mkdir(parents=True)
+    path = model / "snapshots" / commit / "config.json"
+    path.write_text("{}")
+    return path
+
+
+def test_a_folder_on_this_machine(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    assert model_file(str(tmp_path), "config.json") == tmp_path / "config.json"
+
+
+@pytest.mark.parametrize("source", ["owner/name", "hf-hub:owner/name", "owner/name@main"])
+def test_the_cache_serves_without_the_network(cache: Path, source: str) -> None:
+    expected = _keep(cache, "main", "a" * 40)
+    _keep(cache, "refs/pr/3", "b" * 40)
+    assert model_file(source, "config.json") == expected
+
+
+def test_a_revision(cache: Path) -> None:
+    _keep(cache, "main", "a" * 40)
+    expected = _keep(cache, "refs/pr/3", "b" * 40)
+    assert model_file("owner/name@refs/pr/3", "config.json") == expected
+
+
+def test_what_is_not_in_the_cache_is_fetched(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def download(
+        repository: str, name: str, revision: str | None = None, local_files_only: bool = False
+    ) -> str:  # as the hub's client
+        asked.append((repository, name, revision, local_files_only))
+        if local_files_only:
+            raise huggingface_hub.errors.LocalEntryNotFoundError("not kept")
+        return "/fetched/config.json"
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert model_file("owner/name@v2", "config.json") == Path("/fetched/config.json")
+    assert asked == [("owner/name", "config.json", "v2", True), ("owner/name", "config.json", "v2", False)]
+
+
+def test_a_hub_that_cannot_be_reached(cache: Path) -> None:
+    with pytest.raises(BapsError, match="config.json.*'owner/name' is not on this machine.*copy it here, and give its"):
+        model_file("owner/name", "config.json")
+
+
+@pytest.mark.parametrize("source", ["/no/such/folder", "./owner/name", "nowhere.pth", "a/b/c", ""])
+def test_a_path_that_does_not_exist_is_not_looked_for_in_the_hub(
+    source: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def download(*arguments: object, **more: object) -> str:
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BapsError, match=r"does not exist. Give a folder|no folder that holds config.json"):
+        model_file(source, "config.json")
+
+
+def test_a_folder_without_the_file(tmp_path: Path) -> None:
+    with pytest.raises(BapsError, match="is no folder that holds model.safetensors. Give the encoder's folder"):
+        model_file(str(tmp_path), "model.safetensors")

@@ -1,0 +1,267 @@
+"""What is said of a label when it is saved."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from baps.annotations.label_info import (
+    LabelInfo,
+    covered_slices,
+    label_values,
+    name_values,
+    read_label_info,
+    read_request,
+)
+from baps.errors import InputError
+from baps.imaging.label_map import LabelMap
+from baps.utils.context_collector import notes
+
+SITE = {"spleen": 1, "liver": 6}
+SAID = {"label_info": [{"name": "liver", "idx": 1}, {"name": "spleen", "idx": 2}]}
+
+
+def test_what_was_said_at_saving_wins_over_the_sites_numbers() -> None:
+    assert label_values(read_label_info(SAID), SITE) == {"liver": 1, "spleen": 2}
+
+
+@pytest.mark.parametrize("said", [{}, {"label_info": []}, {"label_info": None}, {"ts": 1}], ids=str)
+def test_without_it_the_sites_numbers_hold(said: dict[str, Any]) -> None:
+    values = label_values(read_label_info(said), SITE)
+    assert values == SITE
+    values["more"] = 3
+    assert "more" not in SITE
+
+
+def test_nothing_said_means_a_person_drew_it() -> None:
+    info = read_label_info({})
+    assert (info.author, info.model, info.confirmed, info.slices) == ("", "", True, None)
+
+
+@pytest.mark.parametrize(
+    ("said", "confirmed"),
+    [
+        ({"model": "baps"}, False),
+        ({"model": "baps", "confirmed": True}, True),
+        ({"model": "baps", "confirmed": False}, False),
+        ({"model": ""}, True),
+        ({"author": "anna"}, True),
+        ({"author": "anna", "confirmed": False}, False),
+    ],
+    ids=str,
+)
+def test_a_models_mask_is_not_confirmed_unless_it_is_said(said: dict[str, Any], confirmed: bool) -> None:
+    kept = dict(said)
+    assert read_label_info(said).confirmed is confirmed
+    assert said == kept  # What was given is as it was.
+
+
+def test_what_else_was_said_is_kept() -> None:
+    segment = {"name": "spleen", "idx": 1}
+    said = {"label_info": [segment], "author": "anna", "client": "Slicer", "params": {"a": [1, 2]}}
+    kept = read_label_info(said).model_dump(mode="json")
+    assert kept.items() >= said.items()
+    assert read_label_info(kept) == read_label_info(said)
+
+
+def test_what_was_kept_reads_back_the_same() -> None:
+    said = {**SAID, "model": "baps", "slices": [3, 4]}
+    info = read_label_info(said)
+    assert not info.confirmed
+    assert LabelInfo.model_validate_json(info.model_dump_json()) == info
+
+
+def test_what_a_label_covers_reads_back_as_it_was_kept() -> None:
+    said = {"covers": {"spleen": [3, 4], "liver": []}}
+    info = read_label_info(said)
+    assert info.covers == {"spleen": {3, 4}, "liver": set()}
+    assert read_label_info(info.model_dump(mode="json")) == info
+    assert read_label_info({}).covers is None
+
+
+def _told(said: dict[str, Any]) -> str:
+    with pytest.raises(InputError) as error:
+        read_label_info(said)
+    assert str(error.value).endswith("Nothing was saved.")
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    "segments",
+    [
+        [{"name": "spleen", "idx": 1}, {"name": "spleen", "idx": 2}],
+        [{"name": "spleen", "idx": 1}, {"name": "liver", "idx": 1}],
+    ],
+    ids=["names", "values"],
+)
+def test_a_name_or_a_value_that_comes_twice_is_refused(segments: list[dict[str, Any]]) -> None:
+    assert "names a label or a value twice" in _told({"label_info": segments})
+
+
+@pytest.mark.parametrize(
+    ("said", "where"),
+    [
+        ({"label_info": [{"name": "", "idx": 1}]}, "label_info.0.name"),
+        ({"label_info": [{"name": "x" * 101, "idx": 1}]}, "label_info.0.name"),
+        ({"label_info": [{"name": "spleen", "idx": 1}, {"name": "liver", "idx": -1}]}, "label_info.1.idx"),
+        ({"label_info": [{"name": "spleen", "idx": 1.5}]}, "label_info.0.idx"),
+        ({"label_info": [{"name": "spleen"}]}, "label_info.0.idx"),
+        ({"label_info": ["spleen"]}, "label_info.0"),
+        ({"label_info": {"spleen": 1}}, "label_info"),
+        ({"label_info": "spleen"}, "label_info"),
+        ({"author": "x" * 201}, "author"),
+        ({"author": 5}, "author"),
+        ({"model": "x" * 201}, "model"),
+        ({"confirmed": "perhaps"}, "confirmed"),
+        ({"slices": [1, -1]}, "slices.1"),
+        ({"slices": 4}, "slices"),
+        ({"slices": ["first"]}, "slices.0"),
+        ({"covers": [1, 2]}, "covers"),
+        ({"covers": {"spleen": "all"}}, "covers.spleen"),
+        ({"covers": {"spleen": ["first"]}}, "covers.spleen.0"),
+    ],
+    ids=str,
+)
+def test_what_has_another_form_is_refused_and_the_place_named(said: dict[str, Any], where: str) -> None:
+    assert f"({where}: " in _told(said)
+
+
+@pytest.fixture
+def voxels() -> np.ndarray[Any, Any]:
+    """Liver (6) on slices 1 and 2, spleen (1) on slice 2."""
+    made = np.zeros((4, 4, 5), np.uint8)
+    made[0, 0, 1:3] = 6
+    made[3, 3, 2] = 1
+    return made
+
+
+def _covered(said: dict[str, Any], voxels: np.ndarray[Any, Any], whole: bool = False) -> dict[str, list[int]]:
+    info, found = read_label_info(said), LabelMap((voxels,))
+    return covered_slices(info, found, name_values(info, found, SITE), whole)
+
+
+def test_unsaid_the_slices_are_those_where_a_label_is_marked(voxels: np.ndarray[Any, Any]) -> None:
+    assert _covered({}, voxels) == {"spleen": [2], "liver": [1, 2]}
+
+
+def test_an_organ_that_is_marked_wholly_was_looked_for_on_all_slices(voxels: np.ndarray[Any, Any]) -> None:
+    assert _covered({}, voxels, whole=True) == {name: [0, 1, 2, 3, 4] for name in SITE}
+    voxels[voxels == 1] = 0  # Slicer lists segments that nobody has drawn: they say nothing.
+    assert _covered({}, voxels, whole=True)["spleen"] == []
+    assert _covered({"slices": [2]}, voxels, whole=True)["liver"] == [2]
+
+
+def test_said_the_slices_hold_for_every_label(voxels: np.ndarray[Any, Any]) -> None:
+    assert _covered({"slices": [4, 2, 1, 2]}, voxels) == {"spleen": [1, 2, 4], "liver": [1, 2, 4]}
+    assert _covered({"slices": []}, voxels) == {"spleen": [], "liver": []}
+
+
+def test_slices_are_those_of_the_values_that_were_said(voxels: np.ndarray[Any, Any]) -> None:
+    said = {"label_info": [{"name": "liver", "idx": 1}, {"name": "spleen", "idx": 6}, {"name": "kidney", "idx": 9}]}
+    assert _covered(said, voxels) == {"liver": [2], "spleen": [1, 2], "kidney": []}
+    assert all(type(index) is int for index in _covered(said, voxels)["liver"])  # They become JSON.
+
+
+@pytest.mark.parametrize(
+    ("said", "of_file", "renumbered", "wanted"),
+    [
+        ({}, {}, False, {"spleen": 1, "liver": 6}),
+        ({}, {1: "aorta", 6: "heart"}, False, {"aorta": 1, "heart": 6}),
+        ({"aorta": 1}, {1: "heart", 6: "lung"}, False, {"aorta": 1, "lung": 6}),
+        ({"aorta": 1, "bone": 9}, {1: "heart", 6: "lung"}, False, {"aorta": 1, "lung": 6, "bone": 9}),
+        ({"heart": 6, "lung": 1}, {1: "heart", 6: "lung"}, True, {"heart": 1, "lung": 6}),
+    ],
+    ids=["the site", "the file", "said by value", "said of what is not there", "a value used twice in the file"],
+)
+def test_whose_names_hold(
+    voxels: np.ndarray[Any, Any],
+    said: dict[str, int],
+    of_file: dict[int, str],
+    renumbered: bool,
+    wanted: dict[str, int],
+) -> None:
+    info = read_label_info({"label_info": [{"name": name, "idx": idx} for name, idx in said.items()]})
+    assert name_values(info, LabelMap((voxels,), of_file, renumbered), SITE) == wanted
+
+
+@pytest.mark.parametrize(
+    ("said", "of_file", "words"),
+    [
+        ({"spleen": 1}, {}, r"The values \[6\] of the label have no name \(1 is spleen\)"),
+        ({}, {1: "spleen"}, r"The values \[6\] of the label have no name"),
+        ({"lung": 1}, {1: "heart", 6: "lung"}, "Two segments of the label are called 'lung'"),
+    ],
+)
+def test_every_value_needs_a_name_of_its_own(
+    voxels: np.ndarray[Any, Any], said: dict[str, int], of_file: dict[int, str], words: str
+) -> None:
+    info = read_label_info({"label_info": [{"name": name, "idx": idx} for name, idx in said.items()]})
+    with pytest.raises(InputError, match=words):
+        name_values(info, LabelMap((voxels,), of_file), SITE)
+
+
+def test_where_nothing_was_said_other_values_are_kept_and_one_must_be_known(voxels: np.ndarray[Any, Any]) -> None:
+    with notes.collecting() as said:
+        assert name_values(read_label_info({}), LabelMap((voxels,)), {"spleen": 1}) == {"spleen": 1}
+    assert said == ["The values [6] are no labels of this site. They were kept; nothing is trained on them."]
+    with pytest.raises(InputError, match=r"The values \[1, 6\] of the label have no name"):
+        name_values(read_label_info({}), LabelMap((voxels,)), {"kidney": 3})
+
+
+def test_a_request_says_what_a_viewer_may_say_and_the_rest_is_kept_beside() -> None:
+    said = {**SAID, "author": "anna", "model": "baps", "confirmed": True, "slices": [1], "client": "Slicer"}
+    ours = {"covers": {"a": [1]}, "authors": {"a": "b"}, "restored": "x", "found": True, "version": "v", "ts": 1}
+    info, extra = read_request({**said, **ours, "note\x1b": "\x1b[2J", "basis": {}, "disputed": {}})
+    assert (info.author, info.model, info.confirmed, info.slices) == ("anna", "baps", True, [1])
+    assert (info.covers, info.authors, info.basis, info.disputed) == (None, {}, {}, {})
+    assert extra == {"client": "Slicer", "note": "[2J"}
+
+
+def test_authors_and_models_are_fit_for_a_terminal() -> None:
+    info, _ = read_request({"client_id": "\x1b[31manna\u202e", "model": "ba\x9bps", "confirmed": True})
+    assert (info.author, info.model) == ("[31manna", "baps")
+    assert read_request({"client_id": 5})[0].author == ""
+
+
+def _nested(depth: int) -> Any:
+    found: Any = 1
+    for _ in range(depth):
+        found = [found]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"label_info": [{"name": "spleen\x1b", "idx": 1}]}, "cannot be shown"),
+        ({"label_info": [{"name": " ", "idx": 1}]}, "cannot be shown"),
+        ({"label_info": [{"name": "a\nb", "idx": 1}]}, "cannot be shown"),
+        ({"label_info": [{"name": f"n{n}", "idx": n} for n in range(1025)]}, "label_info"),
+        ({"slices": list(range(65537))}, "slices"),
+        ({"note": "x" * 20000}, "bytes of JSON"),
+        ({f"n{n}": 1 for n in range(5000)}, "bytes of JSON"),
+        ({"deep": _nested(40)}, "levels"),
+        ({"label_info": [{"name": "spleen", "idx": 1, "note": "x" * 20000}]}, "bytes of JSON"),
+        ({"label_info": [{"name": "spleen", "idx": 1, "deep": _nested(40)}]}, "levels"),
+    ],
+)
+def test_what_a_request_says_has_bounds(said: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words) as error:
+        read_request(said)
+    assert len(str(error.value)) < 1000
+
+
+def test_many_names_cost_no_look_at_the_volume_each(monkeypatch: pytest.MonkeyPatch, voxels: NDArray[np.uint8]) -> None:
+    """One mask for each name took 46 seconds of a CT."""
+    monkeypatch.setattr(LabelMap, "mask", None)
+    said = {"label_info": [{"name": f"n{n}", "idx": n} for n in range(1, 1001)]}
+    assert _covered(said, voxels)["n6"] == [1, 2]
+
+
+def test_what_is_covered_has_bounds(voxels: NDArray[np.uint8]) -> None:
+    info = read_label_info({"label_info": [{"name": f"n{n}", "idx": n} for n in range(1, 1001)], "slices": range(200)})
+    with pytest.raises(InputError, match="Name fewer segments"):
+        covered_slices(info, LabelMap((voxels,)), {f"n{n}": n for n in range(1, 1001)})

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.adaptation.summary import all_tables, draw, headline, summarise
+from benchmarks.page import write_between_marks
+
+CORRECTED = {"click": {"by_clicks": [0.5] * 10, "clicks_to_85": 9.0, "not_reached": 0.5}}
+
+
+def _run(arm: str, dice: list[float], seed: int = 0, curve: list[Any] | None = None, **more: Any) -> dict[str, Any]:
+    return {
+        "domain": "organ", "arm": arm, "seed": seed, "max_images": 4000, "by_patient": dice, "black_box_images": 4000,
+        "seconds": 10.0, "curve": curve or [], **more,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def runs() -> list[dict[str, Any]]:
+    slow = [[0, 0.5], [2000, 0.6], [4000, 0.7]]
+    fast = [[0, 0.5], [2000, 0.69], [4000, 0.7]]
+    return [
+        _run("zero_shot", [0.4, 0.6], corrected=CORRECTED),
+        _run("zero_shot", [0.4, 0.6], seed=1, corrected=CORRECTED),
+        _run("window", [0.5, 0.6]),
+        _run("default", [0.6, 0.8], curve=fast, status="passed", corrected=CORRECTED),
+        _run("default", [0.7, 0.7], seed=1, curve=slow, status="refused", refused=0.456, corrected=CORRECTED),
+        _run("zoom_and_white_box", [0.65, 0.85], curve=[[0, 0.5], [4000, 0.99]]),
+    ]
+
+
+def test_gains_are_over_zero_shot_on_the_same_patients(runs: list[dict[str, Any]]) -> None:
+    rows = {row["arm"]: row for row in summarise(runs)}
+    assert rows["default"]["gain"] == pytest.approx(0.2)
+    assert rows["default"]["gain_std"] == pytest.approx(0.0)
+    assert rows["default"]["gain_std_patients"] == pytest.approx(0.05)
+    assert rows["default"]["white_box_share"] == pytest.approx(0.2 / 0.25)
+    assert (rows["default"]["seeds"], rows["default"]["refused"]) == (2, [0.456])
+    assert rows["window"]["images_to_90"] is None
+
+
+def test_images_to_nine_tenths_of_the_best_gain(runs: list[dict[str, Any]]) -> None:
+    """0.68 is nine tenths of the way from 0.5 to 0.7; the bound of the white box does not count."""
+    rows = {row["arm"]: row for row in summarise(runs)}
+    assert rows["default"]["images_to_90"] == 3000
+
+
+def test_what_was_not_run_without_an_adapter_is_left_out(runs: list[dict[str, Any]]) -> None:
+    alone = [_run("default", [0.6], seed=7)]
+    assert summarise([*runs, *alone])[2]["seeds"] == 2
+
+
+def test_tables_go_between_the_marks(runs: list[dict[str, Any]], tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- bench-adapt begins -->\nold\n<!-- bench-adapt ends -->\nafter\n")
+    summary = summarise(runs)
+    write_between_marks([*all_tables(summary), *headline(summary)], page, "bench-adapt")
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old" not in text
+    assert "| default (refused: 0.456) | 2 | 0.700 | +0.200 ± 0.000 | 0.050 |" in text
+    assert "| organ | 2 | 0.500 | 0.550 | 0.700 |" in text
+
+
+def test_domains_of_few_arms_stand_together(runs: list[dict[str, Any]]) -> None:
+    few = [
+        {**_run("zero_shot", [0.3, 0.5], corrected=CORRECTED), "domain": "other"},
+        {**_run("default", [0.4, 0.7], corrected=CORRECTED), "domain": "other"},
+        {**_run("zero_shot", [0.3], corrected=CORRECTED), "domain": "not yet"},
+    ]
+    lines = all_tables(summarise([*runs, *few]))
+    assert "| other | 2 | 1 | 0.400 | 0.550 | +0.150 ± 0.050 |  |  |" in lines
+    assert sum("other" in line for line in lines) == 1
+    assert not any("not yet" in line for line in lines)
+
+
+def test_the_figure_is_drawn(runs: list[dict[str, Any]], tmp_path: Path) -> None:
+    more = [_run(arm, [0.5], curve=[[0, 0.5], [4000, 0.6]]) for arm in ("cma_es", "prompt_space")]
+    draw([*runs, *more], tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 5000

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from benchmarks.interactive.scribbles import (
+    CANDIDATES,
+    DEFAULT,
+    KEPT,
+    ONE_CLICK,
+    SHARES,
+    WAYS,
+    Choice,
+    around,
+    rows_of,
+    share_of,
+)
+
+
+@pytest.fixture
+def strokes() -> NDArray[np.bool_]:
+    """A thick line and a thin one that turns, (40, 60)."""
+    drawn = np.zeros((40, 60), bool)
+    drawn[8:13, 10:40] = True
+    drawn[20:35, 50] = drawn[34, 30:51] = True
+    return drawn
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_puts_its_clicks_on_the_strokes(way: str, strokes: NDArray[np.bool_]) -> None:
+    for most in (1, 3, 6):
+        clicks = WAYS[way](strokes, most, np.random.default_rng(0))
+        assert 1 <= len(clicks) == len(set(clicks)) <= most
+        assert all(strokes[int(y), int(x)] for x, y in clicks)
+        assert WAYS[way](np.zeros_like(strokes), most, np.random.default_rng(0)) == ()
+
+
+def test_along_a_line_that_turns_clicks_are_as_far_from_each_other_as_from_the_ends() -> None:
+    drawn = np.zeros((40, 60), bool)
+    drawn[4:34, 50] = drawn[34, 20:51] = True
+    first, second = sorted(WAYS["along"](drawn, 2, np.random.default_rng(0)))
+    assert first == pytest.approx((35, 34), abs=3)
+    assert second == pytest.approx((50, 19), abs=3)
+
+
+def test_the_longest_stroke_alone_may_be_clicked(strokes: NDArray[np.bool_]) -> None:
+    choice = Choice("deepest", 1, longest=True)
+    ((x, y),) = choice.prompt(strokes, strokes, strokes, np.random.default_rng(0)).positive
+    assert (12 <= x <= 37, y) == (True, 10)
+
+
+def test_a_box_is_made_wider_and_clipped_to_the_image(strokes: NDArray[np.bool_]) -> None:
+    assert around(strokes, 0) == (10, 8, 50, 34)
+    assert around(strokes, 1.0) == (0, 0, 59, 39)
+
+
+@pytest.mark.parametrize("share", SHARES)
+def test_a_share_of_strokes_is_what_lies_nearest_to_their_deepest_pixel(
+    strokes: NDArray[np.bool_], share: float
+) -> None:
+    part = share_of(strokes, share)
+    assert part.sum() == round(share * strokes.sum())
+    assert not (part & ~strokes).any()
+    assert part[10, 12:15].any()
+
+
+def test_every_second_image_is_reported() -> None:
+    cases = [
+        {
+            (choice, share, what): [dice + 0.1 * (choice == DEFAULT)]
+            for choice in (DEFAULT, ONE_CLICK)
+            for share in SHARES
+            for what in ("as it is", KEPT)
+        }
+        for dice in (0.1, 0.2, 0.3, 0.6)
+    ]
+    row = next(rows_of(cases))
+    assert row["chosen_by"]["dice"] == pytest.approx([0.3] * len(SHARES))
+    assert row["reported"]["dice"] == pytest.approx([0.5] * len(SHARES))
+    assert row["reported"]["gain"] == pytest.approx([0.1] * len(SHARES))
+    assert row["reported"]["gain_std"] == pytest.approx([0.0] * len(SHARES))
+    assert row["reported"]["std"] == pytest.approx([0.2] * len(SHARES))
+
+
+def test_no_candidate_is_told_where_the_organ_is() -> None:
+    assert not [choice for choice in CANDIDATES if choice.box == "organ"]

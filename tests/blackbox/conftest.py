@@ -1,0 +1,32 @@
+"""Models that are served, shared by the tests that leave them as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.hosts import BRIGHTNESS, BUNDLED, Host, hosted
+
+
+@pytest.fixture(scope="session")
+def bundled_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """``baps blackbox serve`` of the bundled model."""
+    with hosted(tmp_path_factory.mktemp("bundled"), BUNDLED, "bundled") as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
+def hard_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """The same with masks in place of probabilities."""
+    command = (*BUNDLED, "--hard-masks", "--name", "hard")
+    with hosted(tmp_path_factory.mktemp("hard"), command, "hard") as host:
+        yield host
+
+
+@pytest.fixture
+def own_host(tmp_path: Path) -> Iterator[Host]:
+    """A cheap model for one test alone, which may kill it."""
+    with hosted(tmp_path, BRIGHTNESS, "brightness") as host:
+        yield host

@@ -1,0 +1,422 @@
+"""A model in another process, and servers that fail."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from baps.blackbox import BlackBox, RemoteSettings, load_black_box
+from baps.errors import BapsError, BudgetSpentError, InputError
+from baps.evaluation.cases import LabelledSlice
+from baps.prompts import Prompt
+from baps.training.adapt import Adaptation, ProgressReport, adapt
+from baps.training.settings import AdaptationSettings
+from tests.support.faulty_server import SIDE, FaultyServer, metadata, reply, said
+from tests.support.hosts import Host
+
+WIRES = ("http", "grpc")
+PROMPTS = [
+    Prompt(((60.5, 70.0),)),
+    Prompt(((90.0, 80.0), (75.5, 110.0)), ((20.0, 30.0),)),
+    Prompt(box=(40.0, 44.0, 140.0, 128.0)),
+    Prompt(((90.0, 80.0),), ((20.0, 30.0), (100.0, 20.0)), (40.0, 44.0, 140.0, 128.0)),
+]
+CLICK = Prompt(((3.0, 3.0),))
+
+
+def _remote(address: str, **settings: Any) -> BlackBox:
+    return load_black_box("remote", remote=RemoteSettings(address, **settings))
+
+
+def _images(count: int, side: int) -> NDArray[np.uint8]:
+    """Blobs on noise."""
+    random = np.random.default_rng(0)
+    rows, columns = np.mgrid[:side, :side]
+    grey = random.normal(70, 10, (count, side, side))
+    for image in grey:
+        x, y, radius = random.uniform(0.3, 0.7, 3) * side
+        image[(rows - y) ** 2 + (columns - x) ** 2 < (radius / 2) ** 2] += 90
+    return np.repeat(grey.clip(0, 255).astype(np.uint8)[..., None], 3, axis=-1)
+
+
+def _black(count: int) -> NDArray[np.uint8]:
+    return np.zeros((count, SIDE, SIDE, 3), np.uint8)
+
+
+# A model that is served.
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_clicks_negatives_and_boxes_are_answered_as_here(bundled_host: Host, bundled: BlackBox, wire: str) -> None:
+    remote = _remote(bundled_host.addresses[wire], batch_size=4)
+    side = bundled.capabilities.input_side
+    images, prompts = _images(11, side), [PROMPTS[n % 4] for n in range(11)]  # three requests
+    np.testing.assert_allclose(remote.segment(images, prompts), bundled.segment(images, prompts), atol=1e-5)
+    assert remote.images_asked == 11
+    able = remote.capabilities
+    assert (able.name, able.input_side, able.batch_size, able.encodings) == ("bundled", side, 4, False)
+
+
+def test_both_wires_name_one_model(bundled_host: Host) -> None:
+    http, grpc = (_remote(bundled_host.addresses[wire]).capabilities for wire in WIRES)
+    assert http == grpc
+    assert len(http.weights_sha256) == 64
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_model_of_hard_masks(hard_host: Host, bundled_host: Host, bundled: BlackBox, wire: str) -> None:
+    remote = _remote(hard_host.addresses[wire])
+    images = _images(4, bundled.capabilities.input_side)
+    found = remote.segment(images, PROMPTS)
+    assert set(np.unique(found)) == {0, 1}
+    assert np.mean(found != (bundled.segment(images, PROMPTS) > 0.5)) < 1e-4  # Nothing but a rounding on the edge.
+    # An adapter for the one is none for the other.
+    soft = _remote(bundled_host.addresses[wire])
+    assert remote.capabilities.weights_sha256 != soft.capabilities.weights_sha256
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_threads_that_come_and_go(bundled_host: Host, bundled: BlackBox, wire: str) -> None:
+    """As a server has them: one connection is used by all, also after the thread that made it has ended."""
+    side = bundled.capabilities.input_side
+    images = _images(4, side)
+    expected = bundled.segment(images, PROMPTS)
+    with ThreadPoolExecutor(1) as pool:
+        remote = pool.submit(_remote, bundled_host.addresses[wire]).result()
+    for _ in range(2):
+        with ThreadPoolExecutor(4) as pool:
+            for found in pool.map(lambda _: remote.segment(images, PROMPTS), range(6)):
+                np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(remote.segment(images, PROMPTS), expected, atol=1e-5)
+    assert remote.images_asked == 13 * 4
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_process_of_its_own_loads_its_own(bundled_host: Host, wire: str) -> None:
+    """As a training does, while the server that started it has a connection of its own."""
+    address = bundled_host.addresses[wire]
+    here = _remote(address)
+    here.segment(_images(1, here.capabilities.input_side), PROMPTS[:1])
+    program = (
+        "import sys, numpy as np; from baps.blackbox import *; "
+        "box = load_black_box('remote', remote=RemoteSettings(sys.argv[1])); side = box.capabilities.input_side; "
+        "print(box.segment(np.zeros((1, side, side, 3), np.uint8), [Prompt(((5, 5),))]).shape[1] == side)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, address], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"
+    here.segment(_images(1, here.capabilities.input_side), PROMPTS[:1])
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_model_that_is_not_there(bundled_host: Host, wire: str) -> None:
+    with pytest.raises(BapsError, match=r"bundled2 refused .*Model with name bundled2 does not exist"):
+        _remote(f"{bundled_host.addresses[wire]}2")
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_images_of_another_size_are_not_sent(bundled_host: Host, wire: str) -> None:
+    remote = _remote(bundled_host.addresses[wire])
+    side = remote.capabilities.input_side
+    with pytest.raises(InputError, match=rf"takes images of {side} x {side} pixels, not 36 x 50"):
+        remote.segment(np.zeros((1, 36, 50, 3), np.uint8), [CLICK])
+
+
+# A model that goes.
+
+SETTINGS = AdaptationSettings(
+    max_images=500, batch=8, curve_points=2, curve_slices=4, click_sets=2, check_slices=3, rate=0.05
+)
+Slices = Callable[..., dict[str, list[LabelledSlice]]]
+
+
+def _same(one: Adaptation, other: Adaptation) -> None:
+    first, second = one.adapter.state(), other.adapter.state()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert one.check.verdict == other.check.verdict
+    assert [point.dice for point in one.curve] == [point.dice for point in other.curve]
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_server_that_restarts_is_waited_for(own_host: Host, wire: str) -> None:
+    remote = _remote(own_host.addresses[wire])
+    images, prompts = _images(3, 32), [CLICK] * 3
+    before = remote.segment(images, prompts)
+    own_host.kill()
+    Thread(target=own_host.start).start()
+    np.testing.assert_array_equal(remote.segment(images, prompts), before)
+    assert remote.images_asked == 3 + 3 + 3  # What was sent again counts again.
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_server_that_stays_away_is_told(own_host: Host, wire: str) -> None:
+    remote = _remote(own_host.addresses[wire], patience=1)
+    own_host.kill()
+    with pytest.raises(BapsError, match=r"cannot be reached .* It was waited for 1 s\. Start its server") as caught:
+        remote.segment(_images(1, 32), [CLICK])
+    assert not isinstance(caught.value, InputError)
+
+
+def test_a_server_that_comes_back_with_other_weights_is_refused(own_host: Host) -> None:
+    remote = _remote(own_host.addresses["grpc"])
+    before = remote.capabilities.weights_sha256
+    own_host.kill()
+    own_host.start("--weights", "c")
+    with pytest.raises(BapsError, match="was exchanged while it was asked"):
+        remote.segment(_images(1, 32), [CLICK])
+    assert remote.images_asked == 1
+    assert _remote(own_host.addresses["http"]).capabilities.weights_sha256 != before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_training_that_lost_its_server_goes_on_from_its_log(
+    own_host: Host, dim_slices: Slices, tmp_path: Path, wire: str
+) -> None:
+    slices, log, address = dim_slices(5), tmp_path / "log.jsonl", own_host.addresses[wire]
+    unbroken = adapt(_remote(address), slices, SETTINGS)
+
+    def switch_off(now: ProgressReport) -> None:
+        if now.images > SETTINGS.max_images // 2:
+            own_host.kill()
+
+    with pytest.raises(BapsError, match="goes on from its log"):
+        adapt(_remote(address, patience=0), slices, SETTINGS, progress=switch_off, log=log)
+    own_host.start()
+    own_host.wait()
+    rest = _remote(address)
+    result = adapt(rest, slices, SETTINGS, log=log)
+    _same(result, unbroken)
+    assert result.record["recalled_images"] > SETTINGS.max_images // 2  # type: ignore[operator]
+    asked = result.record["black_box_images"]
+    assert asked == unbroken.record["black_box_images"] == rest.images_asked + result.record["recalled_images"]  # type: ignore[operator]
+
+
+@pytest.mark.slow
+def test_a_training_outlives_its_servers_restart(own_host: Host, dim_slices: Slices) -> None:
+    slices, address = dim_slices(5), own_host.addresses["grpc"]
+    unbroken = adapt(_remote(address), slices, SETTINGS)
+    restarted: list[int] = []
+
+    def restart(now: ProgressReport) -> None:
+        if now.images > SETTINGS.max_images // 2 and not restarted:
+            restarted.append(now.images)
+            own_host.kill()
+            Thread(target=own_host.start).start()
+
+    result = adapt(_remote(address), slices, SETTINGS, progress=restart)
+    _same(result, unbroken)
+    assert restarted
+    assert result.record["black_box_images"] == unbroken.record["black_box_images"] + 8  # type: ignore[operator]
+
+
+# A server that fails.
+
+
+@pytest.fixture
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+    """The waiting between attempts is written down instead."""
+    pauses: list[float] = []
+    clock = time.monotonic()
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr("baps.blackbox.remote.client.time.sleep", sleep)
+    monkeypatch.setattr("baps.blackbox.remote.client.time.monotonic", lambda: clock + sum(pauses))
+    return pauses
+
+
+def _failing(answers: list[Any]) -> Callable[[int], Any]:
+    """Gives these one after the other; a number is the status of an error, None a right answer."""
+
+    def answer(count: int) -> Any:
+        now = answers.pop(0) if answers else None
+        return reply(np.full((count, SIDE, SIDE), 0.25, np.float32)) if now is None else said(now, error="busy")
+
+    return answer
+
+
+def test_what_is_sent_again_counts_again(faulty: FaultyServer, _no_pauses: list[float]) -> None:
+    remote = _remote(faulty.address, batch_size=4)
+    faulty.infer = _failing([None, 503, 502, None])
+    np.testing.assert_array_equal(remote.segment(_black(6), [CLICK] * 6), np.full((6, SIDE, SIDE), 0.25))
+    assert faulty.asked == [4, 2, 2, 2]
+    assert remote.images_asked == sum(faulty.asked)
+    assert _no_pauses == [0.5, 1]
+
+
+def test_the_waiting_grows_and_ends(faulty: FaultyServer, _no_pauses: list[float]) -> None:
+    remote = _remote(faulty.address, patience=30)
+    faulty.infer = lambda _: said(503)
+    faulty.ready = 503
+    with pytest.raises(BapsError, match=r"HTTP 503.*waited for 30 s"):
+        remote.segment(_black(2), [CLICK] * 2)
+    assert _no_pauses == [0.5, 1, 2, 4, 8, 8, 6.5]
+    assert faulty.asked == [2]  # Nothing is sent to a server that is not ready.
+    assert remote.images_asked == 2
+
+
+def test_a_server_that_is_ready_and_fails_is_given_up_too(faulty: FaultyServer, _no_pauses: list[float]) -> None:
+    remote = _remote(faulty.address, patience=5)
+    faulty.infer = lambda _: said(503)
+    with pytest.raises(BapsError, match="waited for 5 s"):
+        remote.segment(_black(2), [CLICK] * 2)
+    assert remote.images_asked == sum(faulty.asked)
+    assert sum(_no_pauses) == 5
+
+
+def test_the_budget_stops_what_is_sent_again(faulty: FaultyServer, _no_pauses: list[float]) -> None:
+    remote = _remote(faulty.address)
+    remote.budget = 5
+    faulty.infer = _failing([503])
+    with pytest.raises(BudgetSpentError, match="asked 3 images and may be asked 5: 3 more do not fit"):
+        remote.segment(_black(3), [CLICK] * 3)
+    assert remote.images_asked == sum(faulty.asked) == 3
+    remote.segment(_black(2), [CLICK] * 2)
+    with pytest.raises(BudgetSpentError):
+        remote.segment(_black(1), [CLICK])
+    assert sum(faulty.asked) == 5
+
+
+def test_a_slow_server(faulty: FaultyServer) -> None:
+    remote = _remote(faulty.address, timeout=0.2, patience=0)
+
+    def slowly(count: int) -> Any:
+        time.sleep(1)
+        return _failing([])(count)
+
+    faulty.infer = slowly
+    with pytest.raises(BapsError, match=r"does not answer in time \(ReadTimeout\)"):
+        remote.segment(_black(1), [CLICK])
+    assert remote.images_asked == 1
+
+
+def test_a_refusal_is_not_repeated(faulty: FaultyServer) -> None:
+    remote = _remote(faulty.address)
+    faulty.infer = _failing([500])
+    with pytest.raises(BapsError, match="HTTP 500.: busy"):
+        remote.segment(_black(1), [CLICK])
+    assert faulty.asked == [1]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.zeros((2, SIDE, SIDE - 1), np.float32), "shape"),
+        (np.zeros((1, SIDE, SIDE), np.float32), "shape"),
+        (np.full((2, SIDE, SIDE), np.nan, np.float32), "not finite"),
+        (np.full((2, SIDE, SIDE), 2, np.float32), "reach from 2 to 2"),
+    ],
+)
+def test_a_wrong_answer(faulty: FaultyServer, values: NDArray[np.float32], message: str) -> None:
+    remote = _remote(faulty.address)
+    faulty.infer = lambda _: reply(values)
+    with pytest.raises(BapsError, match=f"{message}.*Mend the model on its server"):
+        remote.segment(_black(2), [CLICK] * 2)
+
+
+def test_masks_of_truth_values(faulty: FaultyServer) -> None:
+    faulty.metadata = metadata(probabilities=None, masks=("BOOL", [-1, SIDE, SIDE]))
+    faulty.infer = lambda count: reply(np.ones((count, SIDE, SIDE), np.bool_), "BOOL", "masks")
+    found = _remote(faulty.address).segment(_black(2), [CLICK] * 2)
+    np.testing.assert_array_equal(found, np.ones((2, SIDE, SIDE), np.float32))
+
+
+def test_a_model_of_any_size(faulty: FaultyServer) -> None:
+    faulty.metadata = metadata(image=("UINT8", [-1, -1, -1, 3]), probabilities=("FP32", [-1, -1, -1]))
+    assert _remote(faulty.address).capabilities.input_side == 1024
+    remote = _remote(faulty.address, side=SIDE)
+    assert remote.capabilities.input_side == SIDE
+    assert remote.segment(_black(1), [CLICK]).shape == (1, SIDE, SIDE)
+
+
+def test_a_model_of_one_image(faulty: FaultyServer) -> None:
+    faulty.metadata = metadata(image=("UINT8", [1, SIDE, SIDE, 3]))
+    remote = _remote(faulty.address)
+    assert remote.capabilities.batch_size == 1
+    remote.segment(_black(3), [CLICK] * 3)
+    assert faulty.asked == [1, 1, 1]
+
+
+def test_a_model_that_does_not_fit_is_refused_at_the_start(faulty: FaultyServer) -> None:
+    faulty.metadata = metadata(points=("FP64", [-1, -1, 2]))
+    with pytest.raises(InputError, match=r"points is FP64 \[-1, -1, 2\], but FP32 \[-1, -1, 2\] is expected"):
+        _remote(faulty.address)
+
+
+def test_a_model_that_is_not_ready(faulty: FaultyServer) -> None:
+    faulty.ready = 400
+    with pytest.raises(BapsError, match="is not ready. Wait until"):
+        _remote(faulty.address)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"name": "other"}, {"versions": ["1", "2"]}, {"platform": "onnx"}, {"labels": ("INT32", [1, -1])}]
+)
+def test_the_identity_follows_what_is_declared(faulty: FaultyServer, changed: dict[str, Any]) -> None:
+    first = _remote(faulty.address).capabilities.weights_sha256
+    faulty.metadata["inputs"].reverse()
+    faulty.metadata["versions"] = None
+    assert _remote(faulty.address).capabilities.weights_sha256 == first
+    faulty.metadata = metadata(**changed)
+    assert _remote(faulty.address).capabilities.weights_sha256 != first
+
+
+def test_an_identity_may_be_demanded(faulty: FaultyServer) -> None:
+    found = _remote(faulty.address).capabilities.weights_sha256
+    load_black_box("remote", None, found.upper(), remote=RemoteSettings(faulty.address))
+    with pytest.raises(InputError, match=f"has the identity {found}, but {'0' * 64} was expected"):
+        load_black_box("remote", None, "0" * 64, remote=RemoteSettings(faulty.address))
+
+
+def test_a_version_that_is_loaded_meanwhile_is_noticed_by_its_answer(faulty: FaultyServer) -> None:
+    """Triton serves the newest version; nobody has to be gone for that."""
+    remote = _remote(faulty.address)
+    values = np.zeros((1, SIDE, SIDE), np.float32)
+    for version in ("1", "1"):
+        faulty.infer = lambda _, version=version: reply(values, model_version=version)  # type: ignore[misc]
+        remote.segment(_black(1), [CLICK])
+    faulty.infer = lambda _: reply(values, model_version="2")
+    with pytest.raises(BapsError, match="was exchanged"):
+        remote.segment(_black(1), [CLICK])
+
+
+@pytest.mark.parametrize(
+    ("prompts", "able"),
+    [("clicks,boxes", (True, True, True)), ("clicks", (True, True, False)), ("boxes", (False, False, True))],
+)
+def test_what_it_understands_is_said_by_the_operator(
+    faulty: FaultyServer, prompts: str, able: tuple[bool, bool, bool]
+) -> None:
+    found = _remote(faulty.address, prompts=prompts).capabilities
+    assert (found.clicks, found.negative_clicks, found.boxes) == able
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"address": "model"}, "is no address"),
+        ({"side": 0}, "remote_side"),
+        ({"batch_size": 0}, "remote_batch"),
+        ({"timeout": 0.0}, "remote_timeout"),
+        ({"timeout": float("nan")}, "remote_timeout"),
+        ({"patience": -1.0}, "remote_patience"),
+        ({"patience": float("inf")}, "remote_patience"),
+        ({"prompts": "masks"}, "remote_prompts.*clicks,boxes"),
+    ],
+)
+def test_settings_that_cannot_be_used(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        replace(RemoteSettings("http://h:8000/m"), **changed)

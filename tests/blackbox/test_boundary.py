@@ -1,0 +1,98 @@
+"""The black box stays black: nothing outside its package reaches into it, and the package knows no host."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import baps
+
+ROOT = Path(baps.__file__).parent
+MODULES = sorted(ROOT.rglob("*.py"))
+INSIDE = {"blackbox", "pretraining"}
+OUTSIDE = [path for path in MODULES if path.relative_to(ROOT).parts[0] not in INSIDE]
+HIDDEN = {
+    "_model",
+    "_content",
+    "_segment",
+    "_encode",
+    "_decode",
+    "_embed",
+    "_answer",
+    "_capabilities",
+    "_images_asked",
+    "_remember",
+    "_carry_on",
+}
+HIDDEN_MODULES = {"segment_anything", "sam", "sam2_memory", "decoding", "bundled_model"}
+
+
+def _imports(tree: ast.AST) -> set[str]:
+    """Every part of every dotted name that is imported."""
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names += [node.module or "", *(alias.name for alias in node.names)]
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "import_module":
+            names += [
+                part.value for part in node.args if isinstance(part, ast.Constant) and isinstance(part.value, str)
+            ]
+    return {part for name in names for part in name.split(".")}
+
+
+def _reaches_in(tree: ast.AST) -> set[str]:
+    """Hidden attributes that are accessed, by a dot or by name (getattr)."""
+    dotted = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    named = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return (dotted | named) & HIDDEN
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("black_box._model.parameters()", {"_model"}),
+        ("getattr(encoding, '_content')", {"_content"}),
+        ("self._segment = 1", {"_segment"}),
+        ("model = black_box.segment(images, prompts)", set()),
+    ],
+)
+def test_the_walk_sees_what_reaches_in(code: str, found: set[str]) -> None:
+    assert _reaches_in(ast.parse(code)) == found
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import segment_anything",
+        "import segment_anything.modeling as m",
+        "from segment_anything.modeling import Sam",
+        "def f():\n    from segment_anything import SamPredictor",
+        "importlib.import_module('segment_anything')",
+    ],
+)
+def test_the_walk_sees_imports(code: str) -> None:
+    assert "segment_anything" in _imports(ast.parse(code))
+
+
+def test_the_package_was_found() -> None:
+    assert {"segmenter.py", "training.py", "sam.py", "scenes.py"} <= {path.name for path in MODULES}
+    assert len(OUTSIDE) > 15
+    assert "segment_anything" in _imports(ast.parse((ROOT / "blackbox" / "sam.py").read_text()))
+
+
+@pytest.mark.parametrize("path", OUTSIDE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_outside_reaches_into_the_black_box(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    assert not _imports(tree) & HIDDEN_MODULES
+    assert not _reaches_in(tree)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_module_knows_the_host(path: Path) -> None:
+    # The command that imports labels saves them as the server does.
+    known: set[str] = set()
+    assert not _imports(ast.parse(path.read_text())) & ({"monailabel", "lib", "fastapi"} - known)

@@ -1,0 +1,294 @@
+"""What the base class sees to, whatever the model."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from baps.blackbox import BlackBox, Capabilities, Encoding, model_seconds
+from baps.errors import BapsError, BudgetSpentError, InputError
+from baps.prompts import Point, Prompt
+
+IMAGE = np.zeros((8, 8, 3), np.uint8)
+CLICK, BOX = Prompt(((1.0, 1.0),)), Prompt(box=(0.0, 0.0, 3.0, 3.0))
+BOTH = Prompt(((1.0, 1.0),), (), (0.0, 0.0, 3.0, 3.0))
+
+
+class _Alone(BlackBox):
+    """Keeps how many calls were in the model at once, at the most."""
+
+    def __init__(self, **able: object) -> None:
+        super().__init__()
+        self._able = replace(Capabilities("alone", "", True, True, True, True, 4, 8), **able)  # type: ignore[arg-type]
+        self._now, self._guard = 0, threading.Lock()
+        self.most = 0
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._able
+
+    def _work(self) -> None:
+        with self._guard:
+            self._now += 1
+            self.most = max(self.most, self._now)
+        time.sleep(0.002)
+        with self._guard:
+            self._now -= 1
+
+    def _segment(self, images: NDArray[np.uint8], prompts: Sequence[Prompt]) -> NDArray[np.float32]:
+        assert len(images) == len(prompts) <= self._able.batch_size
+        self._work()
+        return np.full(images.shape[:3], len(images), np.float32)
+
+    def _encode(self, image: NDArray[np.uint8]) -> Encoding:
+        self._work()
+        return Encoding(image, image.nbytes)
+
+    def _decode(self, encoding: Encoding, prompt: Prompt) -> NDArray[np.float32]:
+        self._work()
+        return np.zeros((8, 8), np.float32)
+
+    def _remember(self, memory: object, index: int, image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> object:
+        self._work()
+        return [*(memory if isinstance(memory, list) else []), index]
+
+    def _carry_on(
+        self, memory: object, index: int, image: NDArray[np.uint8], downwards: bool, background: Sequence[Point]
+    ) -> NDArray[np.float32]:
+        self._work()
+        assert isinstance(memory, list)
+        memory.append((index, downwards, tuple(background)))
+        return np.full(image.shape[:2], image[0, 0, 0] / 255, np.float32)
+
+
+@pytest.mark.parametrize("call", ["segment", "encode", "decode", "all"])
+def test_one_call_at_a_time_reaches_the_model(call: str) -> None:
+    black_box = _Alone()
+    encoding = black_box.encode(IMAGE)
+    calls: dict[str, Callable[[], object]] = {
+        "segment": lambda: black_box.segment(IMAGE[None], [CLICK]),
+        "encode": lambda: black_box.encode(IMAGE),
+        "decode": lambda: black_box.decode(encoding, CLICK),
+    }
+    chosen = list(calls.values()) if call == "all" else [calls[call]]
+    with ThreadPoolExecutor(6) as pool:
+        for future in [pool.submit(chosen[number % len(chosen)]) for number in range(30)]:
+            future.result()
+    assert black_box.most == 1
+
+
+def test_threads_do_not_overdraw_the_budget() -> None:
+    black_box = _Alone()
+    black_box.budget = 7
+
+    def ask(_: int) -> bool:
+        try:
+            black_box.segment(np.stack([IMAGE] * 2), [CLICK] * 2)
+        except BudgetSpentError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(6) as pool:
+        answered = list(pool.map(ask, range(20)))
+    assert sum(answered) == 3
+    assert black_box.images_asked == 6
+
+
+def test_a_large_batch_reaches_the_model_in_parts() -> None:
+    answer = _Alone().segment(np.stack([IMAGE] * 10), [CLICK] * 10)
+    assert answer[:, 0, 0].tolist() == [4] * 8 + [2] * 2
+
+
+def test_a_model_that_failed_lets_the_next_call_in(
+    new_black_box: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    black_box = new_black_box()
+    with monkeypatch.context() as patched:
+        patched.setattr(black_box, "_segment", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            black_box.segment(IMAGE[None], [CLICK])
+    assert black_box.segment(IMAGE[None], [CLICK]).shape == (1, 8, 8)
+
+
+def test_a_black_box_without_encodings_says_so(new_black_box: Callable[..., Any]) -> None:
+    with pytest.raises(InputError, match="brightness keeps no encodings; use segment"):
+        new_black_box().encode(IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("able", "refused", "accepted", "reason"),
+    [
+        ({"clicks": False}, CLICK, (BOX, BOTH), "understands boxes only"),
+        ({"boxes": False}, BOX, (CLICK, BOTH), "understands clicks only"),
+    ],
+)
+def test_prompts_that_it_does_not_understand_are_refused(
+    able: dict[str, bool], refused: Prompt, accepted: tuple[Prompt, ...], reason: str
+) -> None:
+    black_box = _Alone(**able)
+    encoding = black_box.encode(IMAGE)
+    for prompt in accepted:
+        black_box.segment(IMAGE[None], [prompt])
+        black_box.decode(encoding, prompt)
+    asked = black_box.images_asked
+    with pytest.raises(InputError, match=f"alone {reason}"):
+        black_box.segment(np.stack([IMAGE] * 2), [accepted[0], refused])
+    with pytest.raises(InputError, match=reason):
+        black_box.decode(encoding, refused)
+    assert black_box.images_asked == asked
+
+
+def test_long_work_waits_before_each_batch_and_clicks_do_not() -> None:
+    black_box = _Alone()
+    waited: list[int] = []
+    black_box.wait = lambda: waited.append(1)
+    black_box.segment(np.zeros((9, 8, 8, 3), np.uint8), [CLICK] * 9)
+    assert len(waited) == 3  # in batches of four
+    black_box.decode(black_box.encode(IMAGE), CLICK)
+    assert len(waited) == 3
+
+
+def test_an_encoding_that_is_made_ahead_holds_nobody_up() -> None:
+    black_box, inside, finish = _Alone(), threading.Event(), threading.Event()
+    encoding = black_box.encode(IMAGE)
+    work = black_box._work
+
+    def slow() -> None:
+        inside.set()
+        assert finish.wait(10)
+        work()
+
+    with ThreadPoolExecutor(2) as pool:
+        black_box._work = slow  # type: ignore[method-assign]
+        ahead = pool.submit(black_box.encode, IMAGE, True)
+        assert inside.wait(10)
+        black_box._work = work  # type: ignore[method-assign]
+        black_box.decode(encoding, CLICK)
+        black_box.encode(IMAGE)
+        assert not ahead.done()
+        other = pool.submit(black_box.encode, IMAGE, True)  # Another one ahead waits for the first.
+        time.sleep(0.05)
+        assert not other.done()
+        finish.set()
+        assert ahead.result(10).nbytes == other.result(10).nbytes
+
+
+def test_the_time_of_the_model_is_told_to_whoever_asked() -> None:
+    black_box = _Alone()
+    with model_seconds() as spent:
+        encoding = black_box.encode(IMAGE)
+        black_box.decode(encoding, CLICK)
+        with ThreadPoolExecutor(1) as pool:  # Somebody else's.
+            pool.submit(black_box.encode, IMAGE).result()
+        black_box.segment(np.zeros((9, 8, 8, 3), np.uint8), [CLICK] * 9)
+    black_box.encode(IMAGE)
+    assert len(spent) == 3
+    assert all(seconds >= 0.002 for seconds in spent)
+    assert spent[2] >= 0.006  # Three batches.
+
+
+def test_waiting_for_a_turn_is_not_the_models_time() -> None:
+    black_box, asked = _Alone(), threading.Event()
+
+    def ask() -> list[float]:
+        with model_seconds() as spent:
+            asked.set()
+            black_box.encode(IMAGE)
+        return spent
+
+    with ThreadPoolExecutor(1) as pool:
+        with black_box._turns:
+            waiting = pool.submit(ask)
+            assert asked.wait(10)
+            begun = time.perf_counter()
+            time.sleep(0.5)
+            held = time.perf_counter() - begun
+        (seconds,) = waiting.result(10)
+    assert seconds < held
+
+
+MASK = np.ones((8, 8), bool)
+
+
+def test_slices_are_carried_to_in_order_in_both_directions() -> None:
+    black_box, drawn = _Alone(video=True), list[int]()
+
+    def slices(index: int) -> NDArray[np.uint8]:
+        drawn.append(index)
+        return np.full((8, 8, 3), index, np.uint8)
+
+    up = list(black_box.carry(slices, {5: MASK, 9: MASK}, 5, 9))
+    assert [index for index, _ in up] == [6, 7, 8]
+    assert drawn == [5, 9, 6, 7, 8]
+    np.testing.assert_allclose([answer[0, 0] for _, answer in up], np.array([6, 7, 8]) / 255, rtol=1e-6)
+    assert black_box.images_asked == 3
+    assert [index for index, _ in black_box.carry(slices, {5: MASK}, 5, 2)] == [4, 3]
+    assert list(black_box.carry(slices, {5: MASK}, 5, 6)) == []
+
+
+def test_a_slice_is_drawn_and_asked_only_when_the_answer_is_wanted() -> None:
+    black_box, drawn = _Alone(video=True), list[int]()
+    carried = black_box.carry(lambda index: drawn.append(index) or IMAGE, {0: MASK}, 0, 100)
+    next(carried)
+    next(carried)
+    assert drawn == [0, 1, 2]
+    assert black_box.images_asked == 2
+
+
+def test_others_are_answered_between_two_slices() -> None:
+    """From the same thread: a lock that were held would stay so for good."""
+    black_box = _Alone(video=True)
+    encoding = black_box.encode(IMAGE)
+    carried = black_box.carry(lambda index: IMAGE, {0: MASK}, 0, 4)
+    for _ in carried:
+        black_box.decode(encoding, CLICK)
+    assert black_box.most == 1
+    assert black_box.images_asked == 6
+
+
+def test_carrying_on_keeps_to_the_budget_and_waits_for_whoever_goes_first() -> None:
+    black_box = _Alone(video=True)
+    waited: list[int] = []
+    black_box.budget, black_box.wait = 2, lambda: waited.append(1)
+    carried = black_box.carry(lambda index: IMAGE, {0: MASK}, 0, 9)
+    next(carried)
+    next(carried)
+    with pytest.raises(BudgetSpentError):
+        next(carried)
+    assert black_box.images_asked == 2
+    assert len(waited) == 3
+
+
+def test_what_cannot_be_carried_is_refused() -> None:
+    with pytest.raises(InputError, match="alone has no memory of slices"):
+        next(_Alone().carry(lambda index: IMAGE, {0: MASK}, 0, 4))
+    with pytest.raises(InputError, match="no mask of slice 1"):
+        next(_Alone(video=True).carry(lambda index: IMAGE, {0: MASK}, 1, 4))
+    with pytest.raises(InputError, match="uint8"):
+        next(_Alone(video=True).carry(lambda index: IMAGE.astype(np.float32), {0: MASK}, 0, 4))
+
+
+@pytest.mark.parametrize("fault", [np.full((8, 8), np.nan, np.float32), np.zeros((4, 4), np.float32)])
+def test_nonsense_is_no_answer(fault: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch) -> None:
+    black_box = _Alone()
+    monkeypatch.setattr(black_box, "_segment", lambda images, _: np.stack([fault] * len(images)))
+    monkeypatch.setattr(black_box, "_decode", lambda *_: np.full((8, 8), np.inf, np.float32))
+    monkeypatch.setattr(black_box, "_carry_on", lambda *_: fault)
+    monkeypatch.setattr(_Alone, "capabilities", property(lambda self: replace(self._able, video=True)))
+    encoding = black_box.encode(IMAGE)
+    masks = {0: np.ones((8, 8), np.bool_)}
+    for ask in (
+        lambda: black_box.segment(IMAGE[None], [CLICK]),
+        lambda: black_box.decode(encoding, CLICK),
+        lambda: list(black_box.carry(lambda _: IMAGE, masks, 0, 2)),
+    ):
+        with pytest.raises(BapsError, match="no probabilities"):
+            ask()

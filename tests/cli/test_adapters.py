@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from baps.adapters.adapter import unchanging
+from baps.cli import app
+from baps.errors import NotFoundError
+from baps.registry.store import SHARED, AdapterStore
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AdapterStore:
+    """Two versions of the spleen, the first of them served, and a shared adapter that nobody checked."""
+    monkeypatch.setenv("BAPS_ADAPTERS", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "200")
+    made = AdapterStore(tmp_path)
+    verdict = {"before": 0.5, "after": 0.625, "gain": 0.125}
+    record = {"adapter": unchanging().record(), "black_box": {"weights_sha256": "a"}, "black_box_images": 3987}
+    for label, found, status in (
+        ("spleen", verdict, "passed"),
+        ("spleen", verdict, "refused"),
+        ("", None, "unverified"),
+    ):
+        made.add(label, unchanging(), {**record, "verdict": found}, status)
+    made.publish("spleen", "v0001")
+    return made
+
+
+def _run(*words: str) -> str:
+    result = CliRunner().invoke(app, ["adapters", *words], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_list(store: AdapterStore) -> None:
+    rows = [
+        [cell.strip() for cell in line.strip("│").split("│")] for line in _run("list").splitlines() if line[:1] == "│"
+    ]
+    assert rows == [
+        ["shared", "v0001", "", "unverified", "", "", "", "3987"],
+        ["spleen", "v0001", "yes", "passed", "0.500", "0.625", "0.125", "3987"],
+        ["spleen", "v0002", "", "refused", "0.500", "0.625", "0.125", "3987"],
+    ]
+
+
+def test_adapters_of_the_organ_model_are_listed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They ask no black box."""
+    monkeypatch.setenv("COLUMNS", "200")
+    AdapterStore(tmp_path).add("liver", unchanging(), {"verdict": None}, "unverified")
+    assert "liver" in _run("list", "--adapters", str(tmp_path))
+
+
+def test_show(store: AdapterStore) -> None:
+    assert json.loads(_run("show", "spleen", "v0002")) == store.record("spleen", "v0002")
+    assert json.loads(_run("show", "shared", "v0001")) == store.record(SHARED, "v0001")
+
+
+def test_publish_and_withdraw(store: AdapterStore) -> None:
+    _run("publish", "spleen", "v0002")
+    _run("publish", "shared", "v0001")
+    assert (store.published("spleen"), store.published(SHARED)) == ("v0002", "v0001")
+    _run("withdraw", "spleen")
+    assert (store.published("spleen"), store.published(SHARED)) == (None, "v0001")
+
+
+@pytest.mark.parametrize("words", [("publish", "[/x]", "v0001"), ("withdraw", "[/x]"), ("list",)])
+def test_brackets_in_a_label_are_no_markup(store: AdapterStore, words: tuple[str, ...]) -> None:
+    store.add("[/x]", unchanging(), store.record("spleen", "v0001"), "passed")
+    assert "[/x]" in _run(*words)
+
+
+def test_another_folder(store: AdapterStore, tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError):
+        _run("publish", "spleen", "v0001", "--adapters", str(tmp_path / "other"))
+
+
+def test_roll_back_to_the_version_served_before_past_a_refused_one(store: AdapterStore) -> None:
+    third = store.add("spleen", unchanging(), {}, "passed")
+    store.publish("spleen", third)
+    assert "v0001" in _run("rollback", "spleen")
+    assert store.published("spleen") == "v0001"
+
+
+def test_before_the_first_version_the_model_was_served_as_it_is(store: AdapterStore) -> None:
+    assert "the model as it is" in _run("rollback", "spleen")
+    assert store.published("spleen") is None
+
+
+def test_what_is_not_served_cannot_be_rolled_back(store: AdapterStore) -> None:
+    with pytest.raises(NotFoundError, match="shared is served by the model as it is, .*no version was ever published"):
+        _run("rollback", "shared")
+    assert store.published(SHARED) is None
+
+
+def test_a_second_roll_back_says_what_is_served_and_what_to_do(store: AdapterStore) -> None:
+    assert "no longer by v0001" in _run("rollback", "spleen")
+    with pytest.raises(NotFoundError) as refused:
+        _run("rollback", "spleen")
+    assert str(refused.value) == (
+        "spleen is served by the model as it is, and nothing was served before that: version v0001 was rolled back. To "
+        "serve a version: baps adapters publish spleen VERSION (v0001, v0002)."
+    )
+    assert store.published("spleen") is None
+
+
+@pytest.mark.parametrize(
+    "words", [("rollback", "x"), ("withdraw", "x"), ("publish", "x", "v0001"), ("show", "x", "v0001")]
+)
+def test_a_label_without_adapters_is_said(store: AdapterStore, words: tuple[str, ...]) -> None:
+    with pytest.raises(NotFoundError, match="There is no adapter of x. There are adapters of: shared, spleen."):
+        _run(*words)
+
+
+def test_the_versions_that_there_are_are_said(store: AdapterStore) -> None:
+    with pytest.raises(NotFoundError, match="no version 'v0009' .* There are v0001, v0002."):
+        _run("publish", "spleen", "v0009")
+
+
+def test_what_changes_nothing_is_said(store: AdapterStore) -> None:
+    assert "spleen is served by v0001, as before." in _run("publish", "spleen", "v0001")
+    assert "spleen is served by the model as it is now, no longer by v0001." in _run("withdraw", "spleen")
+    assert "spleen is served by the model as it is, as before." in _run("withdraw", "spleen")
+
+
+def test_no_adapters_are_said(tmp_path: Path) -> None:
+    assert "There are no adapters in" in _run("list", "--adapters", str(tmp_path))
+
+
+def test_a_damaged_version_does_not_hide_the_others(store: AdapterStore, tmp_path: Path) -> None:
+    (tmp_path / "label-spleen" / "v0001" / "record.json").write_text("{")
+    assert "damaged" in _run("list")
+    assert "refused" in _run("list")

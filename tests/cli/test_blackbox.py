@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from baps.blackbox import RemoteSettings, load_black_box
+from baps.cli import app
+from baps.errors import BapsError, InputError
+from demo.server import free_port
+from tests.support.hosts import BUNDLED, hosted
+
+
+def _serve(*words: str) -> None:
+    CliRunner().invoke(app, ["blackbox", "serve", *words], catch_exceptions=False)
+
+
+def test_it_listens_on_this_machine_alone_and_ends_when_it_is_told_to(tmp_path: Path) -> None:
+    with hosted(tmp_path, (*BUNDLED, "--name", "mine"), "mine") as host:
+        assert host.process
+        for address in host.addresses.values():
+            load_black_box("remote", remote=RemoteSettings(address))
+            with pytest.raises(BapsError, match="cannot be reached"):  # by another address of this machine
+                load_black_box("remote", remote=RemoteSettings(address.replace("127.0.0.1", "127.0.0.2")))
+        said = (tmp_path / "host.log").read_text().splitlines()[0]
+        assert all(address in said for address in host.addresses.values())
+        host.process.send_signal(signal.SIGTERM)
+        host.process.wait(60)
+        with pytest.raises(BapsError, match="cannot be reached"):
+            load_black_box("remote", remote=RemoteSettings(host.addresses["http"]))
+
+
+def test_without_kserve_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "kserve", None)
+    with pytest.raises(InputError, match=r"pip install -c constraints\.txt -e '\.\[hosting\]'"):
+        _serve("--port", str(free_port()), "--grpc-port", str(free_port()))
+
+
+@pytest.mark.parametrize("option", ["--port", "--grpc-port"])
+def test_a_port_that_is_taken(option: str) -> None:
+    ports = {"--port": free_port(), "--grpc-port": free_port()}
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        ports[option] = busy.getsockname()[1]
+        words = [str(word) for pair in ports.items() for word in pair]
+        with pytest.raises(InputError, match=f"Port {ports[option]} of 127.0.0.1 cannot be used"):
+            _serve(*words)
+
+
+def test_a_remote_model_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BAPS_BLACK_BOX", "remote")
+    with pytest.raises(InputError, match="is served already"):
+        _serve()

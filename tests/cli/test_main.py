@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from baps.cli import main
+
+
+@pytest.mark.parametrize("label", ["liver", "[/x]"])
+def test_an_error_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], label: str
+) -> None:
+    words = ["baps", "adapters", "publish", label, "v0001", "--adapters", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 1
+    assert capsys.readouterr().err == f"There is no adapter of {label}. There are adapters of: none.\n"
+
+
+def test_help_needs_nothing_heavy() -> None:
+    heavy = "{'torch', 'monailabel', 'numpy', 'nibabel', 'requests', 'pydantic'}"
+    program = f"import sys, baps.cli; print({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_users_are_not_told_what_libraries_say_to_programmers() -> None:
+    program = "import warnings, baps.cli as line; line.app = lambda: warnings.warn('Old.'); line.main()"
+    told = [
+        subprocess.run([sys.executable, *options, "-c", program], capture_output=True, text=True, check=True).stderr
+        for options in ([], ["-W", "default"])
+    ]
+    assert told[0] == ""
+    assert "Old." in told[1]

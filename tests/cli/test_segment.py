@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from baps.adapters.adapter import unchanging
+from baps.blackbox import BlackBox
+from baps.cli import app
+from baps.errors import BapsError, InputError, NotFoundError
+from baps.imaging.volume import Volume
+from baps.io import read_volume, write_nifti
+from baps.registry.store import AdapterStore
+
+
+@pytest.fixture
+def image(
+    tmp_path: Path, new_phantom: Callable[..., tuple[Volume, np.ndarray]], monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A bright ball in a volume of 40 x 36 x 12 voxels, and no adapters."""
+    monkeypatch.setenv("BAPS_ADAPTERS", str(tmp_path / "adapters"))
+    path = tmp_path / "ball.nii.gz"
+    write_nifti(path, new_phantom()[0])
+    return path
+
+
+def _segment(image: Path, out: Path, *words: str) -> str:
+    result = CliRunner().invoke(
+        app, ["segment", str(image), "--out", str(out), "--device", "cpu", *words], catch_exceptions=False
+    )
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.mark.parametrize("name", ["mask.nii.gz", "mask.nii", "mask.nrrd"])
+def test_a_click_gives_a_mask_of_its_slice_in_the_images_frame(image: Path, tmp_path: Path, name: str) -> None:
+    said = _segment(image, tmp_path / name, "--click", "20,18,6", "--label", "ball")
+    mask, volume = read_volume(tmp_path / name), read_volume(image)
+    assert mask.voxels.dtype == np.uint8
+    assert mask.same_geometry(volume)
+    assert mask.voxels[20, 18, 6] == 1
+    assert set(np.unique(mask.voxels)) == {0, 1}
+    assert mask.voxels.any((0, 1)).nonzero()[0].tolist() == [6]
+    lines = dict(line.split(None, 1) for line in said.splitlines())
+    assert lines["label"] == "ball"
+    assert lines["slice"] == "6 across K"
+    assert lines["adapter"].startswith("none")
+    assert f"{mask.voxels.sum()} voxels" in lines["mask"]
+    assert {"window", "time"} <= set(lines)
+
+
+@pytest.mark.parametrize(("plane", "axis", "index"), [("J", 1, 18), ("sagittal", 0, 20), ("axial", 2, 6)])
+def test_other_planes(image: Path, tmp_path: Path, plane: str, axis: int, index: int) -> None:
+    _segment(image, tmp_path / "mask.nrrd", "--click", "20,18,6", "--plane", plane)
+    found = read_volume(tmp_path / "mask.nrrd").voxels
+    assert np.unique(np.nonzero(found)[axis]).tolist() == [index]
+
+
+def test_a_box_alone(image: Path, tmp_path: Path) -> None:
+    _segment(image, tmp_path / "mask.nrrd", "--box", "10,30,8,28,4,8")
+    assert read_volume(tmp_path / "mask.nrrd").voxels.any((0, 1)).nonzero()[0].tolist() == [6]
+
+
+def test_what_is_left_out_is_said(image: Path, tmp_path: Path) -> None:
+    words = ("--click", "20,18,5", "--click", "20,18,6", "--background", "2,2,6")
+    assert "1 foreground point of other slices left out" in _segment(image, tmp_path / "mask.nrrd", *words)
+
+
+def test_the_labels_adapter_is_used_unless_told_otherwise(image: Path, tmp_path: Path, bundled: BlackBox) -> None:
+    store = AdapterStore(tmp_path / "adapters")
+    made_for = {"weights_sha256": bundled.capabilities.weights_sha256}
+    store.add("ball", unchanging(), {"black_box": made_for, "adapter": unchanging().record()}, "passed")
+    store.publish("ball", "v0001")
+    click = ("--click", "20,18,6", "--label", "ball")
+    assert "ball v0001" in _segment(image, tmp_path / "mask.nrrd", *click)
+    assert "ball v0001" not in _segment(image, tmp_path / "mask.nrrd", *click, "--zero-shot")
+    elsewhere = ("--adapters", str(tmp_path / "other"))
+    assert "ball v0001" not in _segment(image, tmp_path / "mask.nrrd", *click, *elsewhere)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "no click and no box"),
+        (("--click", "20,18"), "--click takes 3 numbers"),
+        (("--click", "20,18,x"), "--click takes 3 numbers"),
+        (("--click", "20,18,nan"), "foreground"),
+        (("--click", "20,18,6", "--background", "1"), "--background takes 3 numbers"),
+        (("--box", "1,2,3"), "--box takes 6 numbers"),
+        (("--click", "20,18,60"), "60"),
+        (("--click", "20,18,6", "--plane", "diagonal"), "diagonal"),
+        (("--click", "20,18,6", "--black-box", "sam"), "sam needs weights"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_and_nothing_is_written(
+    image: Path, tmp_path: Path, words: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        _segment(image, tmp_path / "mask.nrrd", *words)
+    assert not (tmp_path / "mask.nrrd").exists()
+
+
+def test_places_where_no_mask_goes(image: Path, tmp_path: Path) -> None:
+    before = image.read_bytes()
+    for out, message in (("mask.png", "nrrd"), ("absent/mask.nrrd", "absent"), (image.name, "replace the image")):
+        with pytest.raises(InputError, match=message):
+            _segment(image, tmp_path / out, "--click", "20,18,6")
+    (tmp_path / "folder.nrrd").mkdir()
+    with pytest.raises(BapsError, match=r"folder\.nrrd"):
+        _segment(image, tmp_path / "folder.nrrd", "--click", "20,18,6")
+    assert image.read_bytes() == before
+
+
+def test_an_image_that_is_not_there(image: Path, tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="absent"):
+        _segment(tmp_path / "absent.nii.gz", tmp_path / "mask.nrrd", "--click", "1,1,1")
+
+
+def test_a_whole_organ(image: Path, tmp_path: Path) -> None:
+    words = ("--click", "20,18,6", "--background", "2,2,6", "--whole-organ")
+    said = _segment(image, tmp_path / "mask.nii.gz", *words)
+    mask = read_volume(tmp_path / "mask.nii.gz")
+    assert mask.same_geometry(read_volume(image))
+    assert set(np.unique(mask.voxels)) == {0, 1}
+    shown = mask.voxels.any((0, 1)).nonzero()[0].tolist()
+    assert len(shown) > 3
+    assert f"{shown[0]} to {shown[-1]} across K, {len(shown)} of them" in said
+    assert f"{mask.voxels.sum()} voxels" in said
+    _segment(image, tmp_path / "slice.nii.gz", "--click", "20,18,6", "--background", "2,2,6")
+    np.testing.assert_array_equal(mask.voxels[..., 6], read_volume(tmp_path / "slice.nii.gz").voxels[..., 6])
+
+
+def test_a_whole_organ_in_too_short_a_time(image: Path, tmp_path: Path) -> None:
+    words = ("--click", "20,18,6", "--whole-organ", "--seconds", "1e-6")
+    assert "what was found so far ends at slices 5, 7" in _segment(image, tmp_path / "mask.nrrd", *words)
+    assert read_volume(tmp_path / "mask.nrrd").voxels.any((0, 1)).nonzero()[0].tolist() == [6]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--click", "20,18,6", "--seconds", "5"), "goes with --whole-organ"),
+        (("--click", "20,18,6", "--whole-organ", "--seconds", "0"), "must be positive"),
+        (("--click", "20,18,6", "--whole-organ", "--plane", "coronal"), "Leave --plane out"),
+        (("--background", "20,18,6", "--whole-organ"), "on one slice or more"),
+    ],
+)
+def test_what_goes_with_no_whole_organ(image: Path, tmp_path: Path, words: tuple[str, ...], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        _segment(image, tmp_path / "mask.nrrd", *words)
+
+
+def test_control_c_leaves_nothing_and_an_older_mask_as_it_was(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pressed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "mask.nrrd").write_text("an older one")
+    monkeypatch.setattr("baps.inference.whole_organ.propagate", pressed)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(BapsError, match="Given up; nothing was written"):
+        _segment(image, tmp_path / "mask.nrrd", "--click", "20,18,6", "--whole-organ")
+    assert sorted(tmp_path.iterdir()) == before
+    assert (tmp_path / "mask.nrrd").read_text() == "an older one"

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from baps.evaluation.acceptance import Verdict, compare
+
+
+def _of(owners: Sequence[str], scores: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Scores (N, click sets) of slices by the patients that they show."""
+    return {name: scores[[owner == name for owner in owners]] for name in dict.fromkeys(owners)}
+
+
+def test_three_patients_by_hand() -> None:
+    before = _of("aabc", np.array([[0.5, 0.7], [0.4, 0.4], [0.6, 0.8], [0.2, 0.4]]))
+    after = _of("aabc", np.array([[0.6, 0.8], [0.5, 0.7], [0.6, 0.8], [0.5, 0.7]]))
+    verdict = compare(before, after)
+    # Slices gain 0.1, 0.2, 0, 0.3; patients 0.15, 0, 0.3: mean 0.15, deviation 0.15.
+    assert verdict.before == pytest.approx(0.5)
+    assert verdict.after == pytest.approx(0.65)
+    assert verdict.gain == pytest.approx(0.15)
+    assert verdict.standard_error == pytest.approx(0.15 / math.sqrt(3))
+    # Means of the sets of clicks: 0.425 and 0.575 before, 0.55 and 0.75 after.
+    assert verdict.before_std == pytest.approx(0.075)
+    assert verdict.after_std == pytest.approx(0.1)
+    assert (verdict.unit, verdict.count) == ("patient", 3)
+    assert verdict.better
+
+
+def test_two_patients_are_judged_by_slices() -> None:
+    before, after = np.zeros((4, 1)), np.array([[0.1], [0.2], [0.3], [0.6]])
+    verdict = compare(_of("bbba", before), _of("bbba", after))
+    assert (verdict.unit, verdict.count) == ("slice", 4)
+    assert verdict.gain == pytest.approx((0.2 + 0.6) / 2)  # Each patient counts the same.
+    assert verdict.standard_error == pytest.approx(np.std([0.1, 0.2, 0.3, 0.6], ddof=1) / 2)
+
+
+def test_the_order_of_patients_does_not_matter() -> None:
+    random = np.random.default_rng(0)
+    before, after = random.random((6, 3)), random.random((6, 3))
+    order = [5, 2, 0, 1, 4, 3]
+    shuffled = [_of(["abcabc"[row] for row in order], scores[order]) for scores in (before, after)]
+    assert list(shuffled[0]) != list("abc")
+    in_order = compare(_of("abcabc", before), _of("abcabc", after)).record()
+    assert compare(*shuffled).record() == pytest.approx(in_order)
+    assert compare(shuffled[0], _of("abcabc", after)).record() == pytest.approx(in_order)
+
+
+def test_one_slice_is_never_enough() -> None:
+    verdict = compare({"a": np.array([[0.1]])}, {"a": np.array([[0.9]])})
+    assert verdict.standard_error is None
+    assert not verdict.better
+    assert verdict.sentence().endswith("with standard error unknown over 1 slice")
+
+
+@pytest.mark.parametrize(
+    ("gain", "error", "better"),
+    [(0.02, 0.01, True), (0.02, 0.03, False), (0.02, 0.02, False), (0.0, 0.0, False), (-0.1, 0.01, False)],
+)
+def test_better_is_more_than_zero_and_than_the_error(gain: float, error: float, better: bool) -> None:
+    assert Verdict(0.5, 0.5 + gain, 0, 0, gain, error, "patient", 3).better is better
+
+
+def test_what_did_not_change_is_not_better() -> None:
+    same = _of("aaabbbccc", np.random.default_rng(0).random((9, 2)))
+    assert not compare(same, same).better
+
+
+def test_the_sentence() -> None:
+    said = Verdict(0.5, 0.625, 0.01, 0.02, 0.125, 0.03125, "patient", 3).sentence()
+    assert said == (
+        "Dice 0.500 before and 0.625 after on held-back patients: gain +0.125 with standard error 0.031 over 3 patients"
+    )
+    assert (
+        Verdict(0.5, 0.4, 0, 0, -0.1, 0.1, "slice", 1)
+        .sentence()
+        .endswith("gain -0.100 with standard error 0.100 over 1 slice")
+    )

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from baps.adapters.adapter import Adapter
+from baps.adapters.output_head import OutputHead
+from baps.adapters.visual_prompt import build_visual_prompt
+from baps.evaluation.cases import LabelledSlice
+from baps.evaluation.scoring import score_slices
+from baps.imaging.metrics import dice
+
+Slices = Callable[..., dict[str, list[LabelledSlice]]]
+
+
+def _brighter() -> Adapter:
+    """Adds a third of white: dim organs come above the black box's threshold and the ground stays below."""
+    made = build_visual_prompt("basis")
+    with torch.no_grad():
+        dict(made.named_parameters())["head.bias"].view(3, 4)[:, 0] = 1 / 3
+    return Adapter(made)
+
+
+@pytest.mark.parametrize("kind", ["click", "box"])
+def test_both_arms_get_the_same_prompts(new_black_box: Callable[..., Any], dim_slices: Slices, kind: str) -> None:
+    slices = dim_slices(5)["patient 1"] * 5  # More than one batch.
+    plain, adapted = new_black_box(), new_black_box()
+    before = score_slices(plain, None, slices, kind, 3, 2)
+    after = score_slices(adapted, _brighter(), slices, kind, 3, 2)
+    assert [prompts for _, prompts in plain.asked] == [prompts for _, prompts in adapted.asked]
+    assert before.shape == after.shape == (20, 2)
+    assert after.min() > 0.9
+    assert before.max() < 0.1
+
+
+def test_prompts_differ_between_slices_sets_and_seeds(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    slices = dim_slices(1)["patient 0"][:1] * 4
+    found = []
+    for seed in (1, 2):
+        black_box = new_black_box()
+        score_slices(black_box, None, slices, "click", seed, 3)
+        found += [prompt for _, prompts in black_box.asked for prompt in prompts]
+    assert len(found) == 24
+    assert len(set(found)) > 12
+
+
+def test_prompts_do_not_depend_on_the_batch(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    slices = [piece for pieces in dim_slices(5).values() for piece in pieces]
+    whole, first = new_black_box(), new_black_box()
+    score_slices(whole, None, slices, "click", 0, 1)
+    score_slices(first, None, slices[:3], "click", 0, 1)
+    assert first.asked[0][1] == whole.asked[0][1][:3]
+
+
+def test_scores_are_in_place_and_counted(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    dim, bright = dim_slices(1)["patient 0"][:2]
+    bright = LabelledSlice(
+        "b", (bright.truth[..., None] * np.full(3, 255)).astype(np.uint8), bright.truth, bright.window
+    )
+    black_box = new_black_box()
+    scores = score_slices(black_box, None, [dim, bright, dim], "click", 0, 2)
+    assert scores.tolist() == [[0, 0], [1, 1], [0, 0]]
+    assert black_box.images_asked == 6
+
+
+def test_the_head_corrects_the_answers(
+    new_black_box: Callable[..., Any], dim_slices: Slices, lively_head: OutputHead
+) -> None:
+    slices = dim_slices(5)["patient 1"] * 5
+    black_box, headed = new_black_box(), Adapter(_brighter().visual_prompt, lively_head)
+    found = score_slices(black_box, headed, slices, "click", 3, 1)
+    prompts = [prompt for _, batch in black_box.asked for prompt in batch]
+    pixels = np.stack([piece.image for piece in slices])
+    answers = new_black_box().segment(_brighter().change(pixels, prompts), prompts)
+    corrected = [headed.refine(pixels[n : n + 16], prompts[n : n + 16], answers[n : n + 16]) for n in (0, 16)]
+    expected = [dice(one > 0.5, s.truth) for one, s in zip(np.concatenate(corrected), slices, strict=True)]
+    assert found[:, 0].tolist() == expected
+    assert not np.array_equal(found, score_slices(new_black_box(), _brighter(), slices, "click", 3, 1))
+
+
+def test_images_are_not_changed_in_place(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    slices = dim_slices(1)["patient 0"]
+    before = [piece.image.copy() for piece in slices]
+    score_slices(new_black_box(), _brighter(), slices, "click", 0, 1)
+    for piece, image in zip(slices, before, strict=True):
+        np.testing.assert_array_equal(piece.image, image)

@@ -1,0 +1,247 @@
+"""Properties of slices and canvases over axes, shapes, spacings and orientations."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import tracemalloc
+
+import nibabel
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from baps.errors import InputError
+from baps.imaging.canvas import AXES, Canvas, Plane, axis_across
+from baps.imaging.volume import Volume
+from baps.prompts import Prompt
+
+ORIENTATIONS = [
+    np.array(signs)[:, None] * np.eye(3)[list(order)]
+    for order in itertools.permutations(range(3))
+    for signs in itertools.product((-1, 1), repeat=3)
+]
+
+
+@st.composite
+def _scenes(draw: st.DrawFn) -> tuple[Volume, tuple[int, int, int], int]:
+    """A volume at any of the 48 orientations, a voxel of it, and an axis."""
+    shape = draw(st.tuples(*[st.integers(2, 70)] * 3))
+    spacing = np.array(draw(st.tuples(*[st.floats(0.4, 6.0)] * 3)))
+    affine = np.eye(4)
+    affine[:3, :3] = draw(st.sampled_from(ORIENTATIONS)) * spacing
+    affine[:3, 3] = draw(st.tuples(*[st.floats(-300, 300)] * 3))
+    voxel = tuple(draw(st.integers(0, size - 1)) for size in shape)
+    return Volume(np.zeros(shape, np.uint8), affine), voxel, draw(st.sampled_from(sorted(AXES.values())))  # type: ignore[return-value]
+
+
+_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+SIDES = st.sampled_from([32, 100, 128, 256])
+
+
+def _square_around(volume: Volume, voxel: tuple[int, int, int], plane: Plane, canvas: Canvas) -> np.ndarray:
+    """A square of voxels around one, at least two pixels of the canvas to either side."""
+    painted = np.zeros(volume.voxels.shape, bool)
+    reach = dict.fromkeys(range(3), 0)
+    in_plane = [axis for axis in range(3) if axis != plane.axis]
+    for axis, factor in zip(in_plane, canvas.scale, strict=True):
+        reach[axis] = math.ceil(2 / factor) + 1
+    where = tuple(slice(max(0, v - reach[axis]), v + reach[axis] + 1) for axis, v in enumerate(voxel))
+    painted[where] = True
+    return painted
+
+
+@given(scene=_scenes(), side=SIDES)
+def test_a_square_drawn_and_restored_contains_its_voxel(
+    scene: tuple[Volume, tuple[int, int, int], int], side: int
+) -> None:
+    volume, voxel, axis = scene
+    plane = Plane(axis, voxel[axis])
+    canvas = Canvas.fit(volume, plane, side)
+    painted = _square_around(volume, voxel, plane, canvas)
+    restored = np.zeros(volume.voxels.shape, bool)
+    drawn = canvas.draw(plane.of(painted))
+    plane.put(restored, canvas.restore(drawn) > 0.5)
+    assert drawn.shape == (side, side)
+    assert restored[voxel]
+    others = np.delete(restored, voxel[axis], axis)
+    assert not others.any()
+
+
+@given(scene=_scenes(), side=SIDES)
+def test_a_click_lands_inside_the_drawn_square(scene: tuple[Volume, tuple[int, int, int], int], side: int) -> None:
+    volume, voxel, axis = scene
+    plane = Plane(axis, voxel[axis])
+    canvas = Canvas.fit(volume, plane, side)
+    drawn = canvas.draw(plane.of(_square_around(volume, voxel, plane, canvas)))
+    x, y = canvas.place(plane.flatten(voxel))
+    assert -0.5 <= x <= canvas.width - 0.5
+    assert -0.5 <= y <= canvas.height - 0.5
+    column, row = min(max(round(x), 0), canvas.width - 1), min(max(round(y), 0), canvas.height - 1)
+    assert drawn[row, column] > 0.5
+
+
+@given(scene=_scenes(), side=SIDES)
+def test_the_canvas_keeps_proportions_in_millimetres(
+    scene: tuple[Volume, tuple[int, int, int], int], side: int
+) -> None:
+    volume, voxel, axis = scene
+    canvas = Canvas.fit(volume, Plane(axis, voxel[axis]), side)
+    # Of the patient's axes that remain, the first (left-right, else back-front) runs across.
+    towards = [int(np.abs(volume.affine[:3, other]).argmax()) for other in range(3)]
+    first, second = sorted((other for other in range(3) if other != axis), key=lambda other: towards[other])
+    across, down = (volume.shape[other] * volume.spacing[other] for other in (first, second))
+    assert max(canvas.width, canvas.height) == side
+    assert min(canvas.width, canvas.height) >= 1
+    scale = side / max(across, down)
+    assert abs(canvas.width - across * scale) <= 1
+    assert abs(canvas.height - down * scale) <= 1
+
+
+@given(scene=_scenes())
+def test_put_writes_back_what_of_took(scene: tuple[Volume, tuple[int, int, int], int]) -> None:
+    volume, voxel, axis = scene
+    plane = Plane(axis, voxel[axis])
+    voxels = np.random.default_rng(0).integers(0, 255, volume.voxels.shape)
+    copy = np.zeros_like(voxels)
+    for index in range(voxels.shape[axis]):
+        taken = Plane(axis, index).of(voxels)
+        Plane(axis, index).put(copy, taken)
+    np.testing.assert_array_equal(copy, voxels)
+    x, y = plane.flatten(voxel)
+    assert plane.of(voxels)[int(y), int(x)] == voxels[voxel]
+
+
+@pytest.mark.parametrize(("axis", "expected"), [("I", (5, 6)), ("J", (4, 6)), ("K", (4, 5))])
+def test_the_first_remaining_axis_runs_along_x(axis: str, expected: tuple[int, int]) -> None:
+    assert Plane(AXES[axis], 0).flatten((4, 5, 6)) == expected
+    rows, columns = Plane(AXES[axis], 0).of(np.zeros((4, 5, 6))).shape
+    assert (columns, rows) == expected
+
+
+@pytest.mark.parametrize("index", [-1, 3, 100])
+def test_a_slice_outside_the_volume_is_refused(index: int) -> None:
+    with pytest.raises(InputError, match=f"Slice {index} lies outside .* 0 to 2"):
+        Plane(2, index).of(np.zeros((5, 4, 3)))
+
+
+def test_the_slice_lies_in_the_upper_left_corner_and_the_rest_is_black() -> None:
+    volume = Volume(np.full((20, 10, 1), 7, np.int16), _LPS)
+    canvas = Canvas.fit(volume, Plane(2, 0), 40)
+    assert (canvas.width, canvas.height, canvas.scale) == (40, 20, (2.0, 2.0))
+    drawn = canvas.draw(Plane(2, 0).of(volume.voxels))
+    np.testing.assert_allclose(drawn[:20], 7)
+    assert not drawn[20:].any()
+
+
+def test_a_slice_of_the_same_size_is_drawn_unchanged() -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (16, 16)).astype(np.int16)
+    canvas = Canvas(16, 16, 16, 16, 16)
+    np.testing.assert_array_equal(canvas.draw(pixels), pixels)
+    np.testing.assert_array_equal(canvas.restore(pixels.astype(np.float32)), pixels)
+
+
+def test_drawing_leaves_the_volume_alone() -> None:
+    voxels = np.random.default_rng(0).random((16, 16, 2)).astype(np.float32)
+    before = voxels.copy()
+    plane = Plane(2, 1)
+    canvas = Canvas.fit(Volume(voxels, np.eye(4)), plane, 16)
+    canvas.draw(plane.of(voxels))[:] = 9
+    canvas.restore(canvas.draw(plane.of(voxels)))[:] = 9
+    np.testing.assert_array_equal(voxels, before)
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_a_canvas_one_pixel_wide(columns: int) -> None:
+    """A slice of one column, or one far longer than wide; PyTorch's antialiased resize fails on it."""
+    volume = Volume(np.zeros((columns, 8, 1), np.int16), np.diag([1.0, 6.0 * columns, 1.0, 1.0]))
+    canvas = Canvas.fit(volume, Plane(2, 0), 32)
+    assert (canvas.width, canvas.height) == (1, 32)
+    pixels = np.zeros((8, columns), np.int16)
+    pixels[1:6] = 1
+    drawn = canvas.draw(pixels)
+    assert drawn[14, 0] > 0.5
+    assert canvas.restore(drawn)[3, 0] > 0.5
+
+
+@st.composite
+def _stored_ways(draw: st.DrawFn) -> tuple[Volume, Volume, tuple[int, int, int], tuple[int, int, int], str]:
+    """One image, up to 20 degrees oblique, stored in two orders of axes and directions; one voxel in both; a plane."""
+    shape = draw(st.tuples(*[st.integers(2, 24)] * 3))
+    affine = np.eye(4)
+    angles = draw(st.tuples(*[st.floats(-20, 20)] * 3))
+    spacing = np.array(draw(st.tuples(*[st.floats(0.5, 5.0)] * 3)))
+    affine[:3, :3] = Rotation.from_euler("xyz", angles, degrees=True).as_matrix() * spacing
+    voxels = np.random.default_rng(draw(st.integers(0, 9))).integers(0, 200, shape).astype(np.int16)
+    voxel = tuple(draw(st.integers(0, size - 1)) for size in shape)
+    marked = np.zeros(shape, bool)
+    marked[voxel] = True
+    order = draw(st.permutations(range(3)))
+    turn = np.stack([order, draw(st.tuples(*[st.sampled_from([-1, 1])] * 3))], 1)
+    other = Volume(nibabel.apply_orientation(voxels, turn), affine @ nibabel.orientations.inv_ornt_aff(turn, shape))
+    (there,) = np.argwhere(nibabel.apply_orientation(marked, turn))
+    plane = draw(st.sampled_from(["axial", "coronal", "sagittal"]))
+    return Volume(voxels, affine), other, voxel, tuple(map(int, there)), plane  # type: ignore[return-value]
+
+
+@given(scene=_stored_ways(), side=SIDES)
+def test_the_canvas_does_not_depend_on_how_the_file_stores_the_image(
+    scene: tuple[Volume, Volume, tuple[int, int, int], tuple[int, int, int], str], side: int
+) -> None:
+    one, other, here, there, name = scene
+    shown = []
+    for volume, voxel in ((one, here), (other, there)):
+        plane = Plane(axis := axis_across(volume.affine, name), voxel[axis])
+        canvas = Canvas.fit(volume, plane, side)
+        corner = plane.flatten(tuple(max(0, v - 1) for v in voxel))  # type: ignore[arg-type]
+        x, y = plane.flatten(voxel)
+        box = (min(x, corner[0]), min(y, corner[1]), x, y)
+        shown.append((canvas.draw(plane.of(volume.voxels)), Prompt(((x, y),), box=box).mapped(canvas.place)))
+    np.testing.assert_allclose(shown[0][0], shown[1][0], atol=0.02)
+    np.testing.assert_allclose(shown[0][1].positive, shown[1][1].positive, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("plane", "right", "top"), [("axial", "left", "front"), ("coronal", "left", "head"), ("sagittal", "back", "head")]
+)
+@pytest.mark.parametrize("number", range(48))
+def test_a_slice_is_shown_as_a_radiologist_sees_it(number: int, plane: str, right: str, top: str) -> None:
+    """The patient's left is brightest on the right of the canvas, and so on, in each of the 48 orders of storage."""
+    affine = np.eye(4)
+    affine[:3, :3] = ORIENTATIONS[number]
+    shape = (9, 9, 9)
+    index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
+    r, a, s = np.moveaxis(index @ affine[:3, :3].T, -1, 0)
+    sides = {"left": -r, "back": -a, "front": a, "head": s}
+    for direction, (bright, dim) in {right: ((8, 16), (8, 0)), top: ((0, 8), (16, 8))}.items():
+        volume = Volume(sides[direction], affine)
+        cut = Plane(axis_across(affine, plane), 4)
+        canvas = Canvas.fit(volume, cut, 17)
+        drawn = canvas.draw(cut.of(volume.voxels))
+        assert drawn[bright] > drawn[dim]
+
+
+def test_planes_by_name() -> None:
+    assert [axis_across(_LPS, name) for name in ("", "as stored", "I", "J", "K")] == [2, 2, 0, 1, 2]
+    turned = np.eye(4)
+    turned[:3, :3] = [[0, 0, 1], [1, 0, 0], [0, 1, 0]]  # I to the front, J to the head, K to the right
+    assert [axis_across(turned, name) for name in ("coronal", "axial", "sagittal")] == [0, 1, 2]
+    with pytest.raises(InputError, match="no plane 'frontal'.*sagittal"):
+        axis_across(turned, "frontal")
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_slice_is_had_without_a_copy_of_the_volume(axis: int, order: str) -> None:
+    voxels = np.zeros((200, 180, 90), np.int16, order=order)  # type: ignore[call-overload]
+    tracemalloc.start()
+    try:
+        found = Plane(axis, 50).of(voxels)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2 * found.nbytes < voxels.nbytes / 10
+    assert not np.shares_memory(found, voxels)

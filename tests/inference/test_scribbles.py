@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from baps.blackbox import Capabilities
+from baps.errors import InputError
+from baps.inference.scribbles import NEGATIVE, POSITIVE, choose_clicks, keep_strokes, strokes_to_prompt
+from baps.prompts import Prompt
+
+
+def _strokes(seed: int) -> NDArray[np.bool_]:
+    """Some lines of a brush, (30, 45)."""
+    random = np.random.default_rng(seed)
+    strokes = np.zeros((30, 45), bool)
+    for _ in range(random.integers(1, 4)):
+        start, end = random.uniform((0, 0), (29, 44), (2, 2))
+        for t in np.linspace(0, 1, 50):
+            strokes[tuple(np.rint(start + t * (end - start)).astype(int))] = True
+    wide: NDArray[np.bool_] = ndimage.binary_dilation(strokes, iterations=int(random.integers(0, 3)) or 1)
+    return wide
+
+
+@given(st.integers(0, 10_000), st.integers(0, 12))
+def test_clicks_lie_on_strokes_and_are_no_more_than_asked(seed: int, most: int) -> None:
+    strokes = _strokes(seed)
+    clicks = choose_clicks(strokes, most)
+    assert min(most, 1) <= len(clicks) == len(set(clicks)) <= most
+    assert all(strokes[int(y), int(x)] and (x, y) == (int(x), int(y)) for x, y in clicks)
+
+
+@given(st.integers(0, 10_000))
+def test_the_same_strokes_give_the_same_clicks_wherever_they_lie(seed: int) -> None:
+    strokes = _strokes(seed)
+    moved = np.pad(strokes, ((7, 2), (3, 5)))
+    clicks = choose_clicks(strokes, 4)
+    assert choose_clicks(strokes.copy(), 4) == clicks
+    assert choose_clicks(moved, 4) == tuple((x + 3, y + 7) for x, y in clicks)
+
+
+@pytest.mark.parametrize("most", [1, 2, 4, 5])
+def test_clicks_lie_in_the_middle_of_equal_parts_of_a_stroke(most: int) -> None:
+    strokes = np.zeros((9, 140), bool)
+    strokes[3:6, 10:130] = True
+    clicks = sorted(choose_clicks(strokes, most))
+    expected = 10 + 120 * (np.arange(most) + 0.5) / most
+    assert [y for _, y in clicks] == [4.0] * most
+    np.testing.assert_allclose([x for x, _ in clicks], expected, atol=5)
+
+
+def test_every_stroke_gets_a_click_where_there_are_clicks_enough() -> None:
+    strokes = np.zeros((30, 60), bool)
+    for column in (5, 30, 55):
+        strokes[10:20, column - 1 : column + 2] = True
+    nearest = {min((5, 30, 55), key=lambda column: abs(column - x)) for x, _ in choose_clicks(strokes, 3)}
+    assert nearest == {5, 30, 55}
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 4])
+def test_a_stroke_of_few_pixels_gives_as_many_clicks(most: int) -> None:
+    strokes = np.zeros((5, 5), bool)
+    strokes[2, 1:3] = True
+    assert len(choose_clicks(strokes, most)) == min(most, 2)
+
+
+ALL = Capabilities("all", "", True, True, True, True, 1, 64)
+
+
+@given(st.integers(0, 10_000))
+def test_a_prompt_has_both_kinds_of_clicks_and_no_box(seed: int) -> None:
+    foreground, background = _strokes(seed), _strokes(seed + 1)
+    expected = Prompt(choose_clicks(foreground, POSITIVE), choose_clicks(background, NEGATIVE))
+    assert strokes_to_prompt(foreground, background, ALL) == expected
+    assert strokes_to_prompt(foreground, background, ALL, (1, 2, 30, 20)) == expected
+
+
+@given(st.integers(0, 10_000))
+def test_a_black_box_that_understands_boxes_only_gets_the_one_around_the_strokes(seed: int) -> None:
+    foreground = _strokes(seed)
+    able = replace(ALL, clicks=False)
+    box = strokes_to_prompt(foreground, np.zeros_like(foreground), able).box
+    assert box is not None
+    x0, y0, x1, y1 = (int(edge) for edge in box)
+    assert foreground[y0 : y1 + 1, x0 : x1 + 1].sum() == foreground.sum()
+    for edge in (foreground[y0], foreground[y1], foreground[:, x0], foreground[:, x1]):
+        assert edge.any()
+    assert strokes_to_prompt(foreground, foreground, able, (1, 2, 30, 20)).box == (1, 2, 30, 20)
+
+
+def test_without_a_foreground_stroke_it_is_said() -> None:
+    background = np.ones((8, 8), bool)
+    with pytest.raises(InputError, match="no foreground stroke. Paint over the organ"):
+        strokes_to_prompt(np.zeros_like(background), background, ALL)
+
+
+def test_strokes_of_two_slices_are_refused() -> None:
+    with pytest.raises(InputError, match="one shape"):
+        strokes_to_prompt(np.ones((8, 8), bool), np.ones((8, 9), bool), ALL)
+
+
+def test_strokes_are_kept_whatever_is_answered() -> None:
+    answer, foreground, background = np.array([[1, 1, 0, 0], [1, 0, 1, 0], [0, 1, 0, 0]], bool)
+    assert keep_strokes(answer, foreground, background).tolist() == [True, False, True, False]

@@ -1,0 +1,323 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from baps.adapters import click_consistency
+from baps.adapters.adapter import Adapter
+from baps.adapters.output_head import OutputHead
+from baps.adapters.visual_prompt import build_visual_prompt
+from baps.blackbox import BlackBox
+from baps.errors import InputError, NotFoundError
+from baps.imaging.canvas import Canvas, Plane
+from baps.imaging.metrics import dice
+from baps.imaging.slice_image import canvas_image
+from baps.imaging.volume import Volume
+from baps.imaging.windowing import Window, choose_window
+from baps.inference.segmenter import Segmenter
+from baps.io import write_nifti
+from baps.prompts import Prompt
+from baps.registry.store import SHARED, AdapterStore
+
+Phantom = tuple[Volume, NDArray[np.bool_]]
+CENTRE = (20, 18, 6)
+MIDDLE = Plane(2, CENTRE[2])
+CLICK = Prompt((MIDDLE.flatten(CENTRE),))
+
+
+@pytest.fixture
+def phantom(new_phantom: Callable[..., Phantom]) -> Phantom:
+    return new_phantom()
+
+
+@pytest.fixture
+def path(tmp_path: Path, phantom: Phantom) -> Path:
+    write_nifti(tmp_path / "phantom.nii.gz", phantom[0])
+    return tmp_path / "phantom.nii.gz"
+
+
+@pytest.fixture
+def segmenter(bundled: BlackBox, tmp_path: Path) -> Segmenter:
+    return Segmenter(bundled, AdapterStore(tmp_path / "adapters"))
+
+
+def _publish(
+    segmenter: Segmenter,
+    label: str,
+    kind: str = "basis",
+    shift: float = 0.0,
+    code: int = 0,
+    head: OutputHead | None = None,
+) -> str:
+    """An adapter that adds ``shift`` (of white for ``basis``) to every pixel."""
+    made = build_visual_prompt(kind, condition="click" if kind == "concat" else "label")
+    bias = dict(made.named_parameters())["head.bias" if kind == "basis" else "last.bias"]
+    with torch.no_grad():
+        bias.view(3, -1)[:, code] = shift
+    able = segmenter.black_box.capabilities
+    adapter = Adapter(made, head)
+    record = {"adapter": adapter.record(), "black_box": {"weights_sha256": able.weights_sha256}}
+    version = segmenter.store.add(label, adapter, record, "passed")
+    segmenter.store.publish(label, version)
+    return version
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_ball_is_found_on_every_axis(segmenter: Segmenter, path: Path, phantom: Phantom, axis: int) -> None:
+    plane = Plane(axis, CENTRE[axis])
+    found = segmenter.segment(path, plane, Prompt((plane.flatten(CENTRE),)), "")
+    truth = plane.of(phantom[1])
+    assert found.mask.shape == truth.shape
+    assert found.mask.dtype == bool
+    assert dice(found.mask, truth) > 0.8
+
+
+def test_a_slice_that_takes_too_much_memory_is_refused(
+    segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BAPS_MOST_VOLUME_MB", "1")
+    large = tmp_path / "large.nii.gz"
+    write_nifti(large, Volume(np.zeros((400, 400, 2), np.uint8), np.eye(4)))
+    with pytest.raises(InputError, match=r"A slice of large.nii.gz .* 1 MB are allowed"):
+        segmenter.segment(large, Plane(2, 0), Prompt(((5.0, 5.0),)), "")
+
+
+def test_a_box_finds_it_too(segmenter: Segmenter, path: Path, phantom: Phantom) -> None:
+    truth = MIDDLE.of(phantom[1])
+    rows, columns = np.nonzero(truth)
+    box = (float(columns.min()), float(rows.min()), float(columns.max()), float(rows.max()))
+    assert dice(segmenter.segment(path, MIDDLE, Prompt(box=box), "").mask, truth) > 0.8
+
+
+def test_the_same_click_gives_the_same_mask_from_a_kept_encoding(segmenter: Segmenter, path: Path) -> None:
+    asked = segmenter.black_box.images_asked
+    first = segmenter.segment(path, MIDDLE, CLICK, "")
+    second = segmenter.segment(path, MIDDLE, CLICK, "")
+    assert (first.encoding_kept, second.encoding_kept) == (False, True)
+    np.testing.assert_array_equal(first.mask, second.mask)
+    assert second.volume is first.volume
+    assert segmenter.black_box.images_asked == asked + 2
+    assert first.adapter is None
+    assert first.seconds > 0
+
+
+def test_other_slices_and_windows_are_encoded_anew(segmenter: Segmenter, path: Path) -> None:
+    segmenter.segment(path, MIDDLE, CLICK, "")
+    assert segmenter.segment(path, MIDDLE, Prompt(((3, 3),)), "").encoding_kept
+    assert not segmenter.segment(path, Plane(2, 5), CLICK, "").encoding_kept
+    assert not segmenter.segment(path, Plane(1, 6), CLICK, "").encoding_kept
+    other = segmenter.segment(path, MIDDLE, CLICK, "", window=Window(0, 400))
+    assert not other.encoding_kept
+    assert other.window == Window(0, 400)
+    assert segmenter.segment(path, MIDDLE, CLICK, "").window.source == "percentiles"
+
+
+def test_without_a_cache_the_answers_are_the_same(segmenter: Segmenter, path: Path, tmp_path: Path) -> None:
+    bare = Segmenter(segmenter.black_box, AdapterStore(tmp_path / "adapters"), cache_bytes=0)
+    expected = segmenter.segment(path, MIDDLE, CLICK, "").mask
+    for _ in range(2):
+        found = bare.segment(path, MIDDLE, CLICK, "")
+        assert not found.encoding_kept
+        np.testing.assert_array_equal(found.mask, expected)
+
+
+@pytest.mark.parametrize("head", [False, True])
+def test_an_untrained_adapter_changes_nothing(segmenter: Segmenter, path: Path, head: bool) -> None:
+    plain = segmenter.segment(path, MIDDLE, CLICK, "spleen")
+    for kind in ("basis", "concat"):
+        version = _publish(segmenter, "spleen", kind, head=OutputHead() if head else None)
+        adapted = segmenter.segment(path, MIDDLE, CLICK, "spleen")
+        assert adapted.adapter == ("spleen", version)
+        np.testing.assert_array_equal(adapted.mask, plain.mask)
+
+
+def test_publishing_serves_at_once(segmenter: Segmenter, path: Path) -> None:
+    plain = segmenter.segment(path, MIDDLE, CLICK, "spleen")
+    _publish(segmenter, "spleen", shift=-2.0)  # A black image: the answer must change.
+    black = segmenter.segment(path, MIDDLE, CLICK, "spleen")
+    assert not np.array_equal(black.mask, plain.mask)
+    assert not black.encoding_kept
+    as_it_is = segmenter.segment(path, MIDDLE, CLICK, "spleen", adapted=False)
+    assert as_it_is.adapter is None
+    np.testing.assert_array_equal(as_it_is.mask, plain.mask)
+    _publish(segmenter, "spleen", shift=0.0)
+    np.testing.assert_array_equal(segmenter.segment(path, MIDDLE, CLICK, "spleen").mask, plain.mask)
+    segmenter.store.publish("spleen", "v0001")
+    rolled_back = segmenter.segment(path, MIDDLE, CLICK, "spleen")
+    assert rolled_back.adapter == ("spleen", "v0001")
+    np.testing.assert_array_equal(rolled_back.mask, black.mask)
+
+
+@pytest.mark.parametrize("side", [None, 64], ids=["encodings", "none"])
+def test_the_head_corrects_the_answer_to_every_click(
+    segmenter: Segmenter,
+    new_black_box: Callable[..., BlackBox],
+    path: Path,
+    phantom: Phantom,
+    lively_head: OutputHead,
+    side: int | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of the first click on a slice and of the next ones, which meet its kept encoding: each for its own place."""
+    monkeypatch.setattr(click_consistency, "_NEAR", 9.0)  # No answer contradicts its clicks.
+    segmenter = segmenter if side is None else Segmenter(new_black_box(side=side), segmenter.store)
+    _publish(segmenter, "spleen", shift=0.1, head=lively_head)
+    adapter = segmenter.store.load("spleen", "v0001").adapter
+    black_box = segmenter.black_box
+    canvas = Canvas.fit(phantom[0], MIDDLE, black_box.capabilities.input_side)
+    pixels = canvas_image(phantom[0], MIDDLE, canvas, choose_window(phantom[0]))[None]
+    masks: list[NDArray[np.bool_]] = []
+    for prompt in (CLICK, Prompt(((3, 3),)), Prompt((*CLICK.positive, (3, 3)), ((30, 30),)), CLICK):
+        placed = [prompt.mapped(canvas.place)]
+        answer = black_box.segment(adapter.change(pixels, placed), placed)
+        expected = canvas.restore(adapter.refine(pixels, placed, answer)[0]) > 0.5
+        found = segmenter.segment(path, MIDDLE, prompt, "spleen")
+        assert found.encoding_kept == bool(masks and side is None)
+        np.testing.assert_array_equal(found.mask, expected)
+        assert not np.array_equal(found.mask, canvas.restore(answer[0]) > 0.5)
+        masks.append(found.mask)
+    np.testing.assert_array_equal(masks[0], masks[3])
+    assert not np.array_equal(masks[0], masks[1])
+
+
+def test_the_shared_adapter_serves_other_labels(segmenter: Segmenter, path: Path) -> None:
+    _publish(segmenter, SHARED, shift=0.1)
+    assert segmenter.segment(path, MIDDLE, CLICK, "liver").adapter == (SHARED, "v0001")
+    assert segmenter.segment(path, MIDDLE, CLICK, "").adapter == (SHARED, "v0001")
+
+
+@pytest.mark.parametrize(("kind", "kept"), [("basis", True), ("concat", False)])
+def test_an_encoding_serves_other_clicks_unless_the_change_depends_on_them(
+    segmenter: Segmenter, path: Path, kind: str, kept: bool
+) -> None:
+    _publish(segmenter, "spleen", kind)
+    segmenter.segment(path, MIDDLE, CLICK, "spleen")
+    assert segmenter.segment(path, MIDDLE, CLICK, "spleen").encoding_kept
+    assert segmenter.segment(path, MIDDLE, Prompt(((3, 3),)), "spleen").encoding_kept is kept
+
+
+def test_a_file_that_changed_is_read_again(
+    segmenter: Segmenter, path: Path, new_phantom: Callable[..., Phantom]
+) -> None:
+    window = Window(0, 255)
+    first = segmenter.segment(path, MIDDLE, CLICK, "", window=window)
+    write_nifti(path, new_phantom(inside=10, outside=10, seed=1)[0])
+    second = segmenter.segment(path, MIDDLE, CLICK, "", window=window)
+    assert not np.array_equal(first.mask, second.mask)
+    assert second.volume is not first.volume
+    assert not second.encoding_kept
+
+
+def test_a_black_box_without_encodings(
+    new_black_box: Callable[..., BlackBox], tmp_path: Path, path: Path, phantom: Phantom
+) -> None:
+    segmenter = Segmenter(new_black_box(side=64), AdapterStore(tmp_path / "adapters"))
+    found = segmenter.segment(path, MIDDLE, CLICK, "")
+    assert not found.encoding_kept
+    assert dice(found.mask, MIDDLE.of(phantom[1])) > 0.9
+    _publish(segmenter, "spleen", shift=-2.0)
+    assert not segmenter.segment(path, MIDDLE, CLICK, "spleen").mask.any()
+
+
+def test_the_prompt_that_the_black_box_gets_lies_on_the_same_spot(
+    new_black_box: Callable[..., BlackBox], tmp_path: Path, new_phantom: Callable[..., Phantom]
+) -> None:
+    volume, _ = new_phantom(shape=(40, 20, 4), spacing=(1.0, 3.0, 1.0))
+    write_nifti(tmp_path / "a.nii", volume)
+    black_box = new_black_box(side=60)
+    Segmenter(black_box, AdapterStore(tmp_path / "adapters")).segment(
+        tmp_path / "a.nii", Plane(2, 1), Prompt(((39, 19),), ((0, 0),), (0, 0, 39, 19)), ""
+    )
+    ((images, (prompt,)),) = black_box.asked  # type: ignore[attr-defined]
+    # 40 x 60 mm on 60 pixels: 40 across and 60 down, so a factor of 1 and of 3.
+    assert images.shape == (1, 60, 60, 3)
+    assert prompt.positive == ((39.0, 58.0),)
+    assert prompt.negative == ((0.0, 1.0),)
+    assert prompt.box == (0.0, 1.0, 39.0, 58.0)
+    assert not images[0, :, 40:].any()
+    assert images[0, :, :40].any()
+
+
+def test_errors(segmenter: Segmenter, path: Path, tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="absent"):
+        segmenter.segment(tmp_path / "absent.nii", MIDDLE, CLICK, "")
+    with pytest.raises(InputError, match="Slice 12 lies outside"):
+        segmenter.segment(path, Plane(2, 12), CLICK, "")
+    with pytest.raises(InputError, match="Slice -1 lies outside"):
+        segmenter.segment(path, Plane(2, -1), CLICK, "")
+
+
+def test_threads_get_the_answers_that_one_gets(segmenter: Segmenter, path: Path) -> None:
+    asked = [(Plane(2, index), Prompt(((x, 18.0),))) for index in (5, 6, 7) for x in (10.0, 20.0)]
+    expected = [segmenter.segment(path, plane, prompt, "").mask for plane, prompt in asked]
+    fresh = Segmenter(segmenter.black_box, segmenter.store)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda pair: fresh.segment(path, *pair, "").mask, asked * 3))
+    for number, mask in enumerate(found):
+        np.testing.assert_array_equal(mask, expected[number % len(asked)])
+
+
+def test_a_correction_gets_through_to_the_model(
+    segmenter: Segmenter, new_black_box: Callable[..., BlackBox], path: Path
+) -> None:
+    """A visual prompt that hides everything, and a correction that says where the ball is."""
+    segmenter = Segmenter(new_black_box(side=64), segmenter.store)
+    _publish(segmenter, "spleen", shift=-2.0)
+    corrected = Prompt((*CLICK.positive, (CLICK.positive[0][0] + 3, CLICK.positive[0][1])))
+    as_it_is = segmenter.segment(path, MIDDLE, corrected, "spleen", adapted=False)
+    first = segmenter.segment(path, MIDDLE, CLICK, "spleen")
+    assert first.adapter == ("spleen", "v0001")
+    assert not first.gave_way
+    found = segmenter.segment(path, MIDDLE, corrected, "spleen")
+    assert found.gave_way
+    assert found.adapter is None
+    np.testing.assert_array_equal(found.mask, as_it_is.mask)
+    assert found.mask.any()
+
+
+def _ahead(segmenter: Segmenter, ahead: int = 2) -> Segmenter:
+    return Segmenter(segmenter.black_box, segmenter.store, ahead=ahead)
+
+
+@pytest.mark.parametrize("label", ["", "spleen"])
+def test_neighbouring_slices_are_encoded_ahead(segmenter: Segmenter, path: Path, label: str) -> None:
+    _publish(segmenter, "spleen", shift=0.1)
+    fresh, looking = _ahead(segmenter, 0), _ahead(segmenter)
+    first = looking.segment(path, MIDDLE, CLICK, label)
+    assert not first.encoding_kept
+    looking.looking_ahead.wait()
+    asked = segmenter.black_box.images_asked
+    for index, there in ((7, True), (5, True), (8, True), (4, True), (11, False)):
+        found = looking.segment(path, Plane(2, index), CLICK, label)
+        assert found.encoding_kept == there
+        np.testing.assert_array_equal(found.mask, fresh.segment(path, Plane(2, index), CLICK, label).mask)
+        looking.looking_ahead.wait()
+    assert segmenter.black_box.images_asked == asked + 10  # Looking ahead asks for no mask.
+
+
+@pytest.mark.parametrize(("index", "neighbours"), [(0, {1, 2}), (11, {9, 10}), (1, {0, 2, 3})])
+def test_nothing_is_encoded_beyond_the_ends(
+    segmenter: Segmenter, path: Path, monkeypatch: pytest.MonkeyPatch, index: int, neighbours: set[int]
+) -> None:
+    looking, drawn = _ahead(segmenter), []
+    monkeypatch.setattr(
+        "baps.inference.segmenter.canvas_image", lambda *given: drawn.append(given[1].index) or canvas_image(*given)
+    )
+    looking.segment(path, Plane(2, index), CLICK, "")
+    looking.looking_ahead.wait()
+    assert set(drawn) == {index, *neighbours}
+
+
+def test_a_black_box_without_encodings_is_not_asked_ahead(
+    segmenter: Segmenter, new_black_box: Callable[..., BlackBox], path: Path
+) -> None:
+    looking = Segmenter(new_black_box(side=64), segmenter.store, ahead=2)
+    looking.segment(path, MIDDLE, CLICK, "")
+    looking.looking_ahead.wait()
+    assert looking.black_box.images_asked == 1

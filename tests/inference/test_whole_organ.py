@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from baps.adapters.adapter import Adapter
+from baps.adapters.output_head import OutputHead
+from baps.adapters.visual_prompt import build_visual_prompt
+from baps.blackbox import BlackBox, Capabilities
+from baps.imaging.canvas import Canvas, Plane
+from baps.imaging.metrics import dice
+from baps.imaging.volume import Volume
+from baps.inference.requests.click import OrganClicks
+from baps.inference.segmenter import Segmenter
+from baps.inference.whole_organ import segment_organ
+from baps.io import write_nifti
+from baps.prompts import Point, Prompt
+from baps.registry.store import AdapterStore
+
+Phantom = tuple[Volume, NDArray[np.bool_]]
+CENTRE = (20.0, 18.0)
+LAST = 23
+
+
+class Remembering(BlackBox):
+    """Segments what is bright, and remembers the masks that it was given: on a slice it finds what is bright there.
+
+    ``carried`` keeps (slices known, index, downwards, background) of every answer from memory.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prompted = 0
+        self.carried: list[tuple[tuple[int, ...], int, bool, tuple[Point, ...]]] = []
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities("remembering", "b" * 64, True, True, True, False, 16, 64, video=True)
+
+    def _segment(self, images: NDArray[np.uint8], prompts: Sequence[Prompt]) -> NDArray[np.float32]:
+        self.prompted += len(prompts)
+        return (images.mean(-1) / 255).astype(np.float32)
+
+    def _remember(
+        self, memory: object, index: int, image: NDArray[np.uint8], mask: NDArray[np.bool_]
+    ) -> dict[int, NDArray[np.bool_]]:
+        kept = memory if isinstance(memory, dict) else {}
+        return {**kept, index: mask}
+
+    def _carry_on(
+        self, memory: object, index: int, image: NDArray[np.uint8], downwards: bool, background: Sequence[Point]
+    ) -> NDArray[np.float32]:
+        assert isinstance(memory, dict)
+        self.carried.append((tuple(memory), index, downwards, tuple(background)))
+        answer = (image.mean(-1) / 255).astype(np.float32) * np.any(list(memory.values()), axis=0)
+        return np.asarray(answer, np.float32)
+
+
+@pytest.fixture
+def phantom(new_phantom: Callable[..., Phantom]) -> Phantom:
+    return new_phantom(shape=(40, 36, LAST + 1), spacing=(1.0, 1.0, 1.0))
+
+
+@pytest.fixture
+def path(tmp_path: Path, phantom: Phantom) -> Path:
+    write_nifti(tmp_path / "phantom.nii.gz", phantom[0])
+    return tmp_path / "phantom.nii.gz"
+
+
+def clicks(*indices: int, **other: object) -> OrganClicks:
+    prompts = {index: Prompt((CENTRE,)) for index in indices}
+    return replace(OrganClicks("spleen", prompts, {}, 0, LAST), **other)  # type: ignore[arg-type]
+
+
+def publish(segmenter: Segmenter, adapter: Adapter) -> None:
+    record = {
+        "adapter": adapter.record(),
+        "black_box": {"weights_sha256": segmenter.black_box.capabilities.weights_sha256},
+    }
+    segmenter.store.publish("spleen", segmenter.store.add("spleen", adapter, record, "passed"))
+
+
+def brighter(zoom: float = 1.0, head: OutputHead | None = None) -> Adapter:
+    """Adds a little of white to every pixel."""
+    made = build_visual_prompt("basis")
+    with torch.no_grad():
+        dict(made.named_parameters())["head.bias"].view(3, -1)[:, 0] = 0.1
+    return Adapter(made, head, zoom)
+
+
+@pytest.fixture(params=["bundled", "brightness", "memory"])
+def segmenter(
+    request: pytest.FixtureRequest, bundled: BlackBox, new_black_box: Callable[..., BlackBox], tmp_path: Path
+) -> Segmenter:
+    made = {"bundled": bundled, "brightness": new_black_box(side=64), "memory": Remembering()}
+    return Segmenter(made[request.param], AdapterStore(tmp_path / "adapters"))
+
+
+@pytest.mark.parametrize("indices", [(12,), (9, 14)])
+def test_a_ball_is_found_whole(segmenter: Segmenter, path: Path, phantom: Phantom, indices: tuple[int, ...]) -> None:
+    volume, ball = phantom
+    found = segment_organ(segmenter, path, clicks(*indices), "")
+    assert found.mask.shape == volume.shape
+    assert found.mask.dtype == np.uint8
+    assert dice(found.mask > 0, ball) > 0.8
+    assert found.slices == tuple(np.flatnonzero(found.mask.any((0, 1))))
+    assert set(indices) < set(found.slices) < set(range(LAST + 1))
+    assert (found.stopped, found.notes, found.adapter) == ((), (), None)
+
+
+def test_a_clicked_slice_has_the_mask_that_the_click_alone_gives(segmenter: Segmenter, path: Path) -> None:
+    prompts = {9: Prompt((CENTRE,)), 13: Prompt((CENTRE, (22.0, 18.0)), ((3.0, 3.0),))}
+    found = segment_organ(segmenter, path, clicks(prompts=prompts), "")
+    for index, prompt in prompts.items():
+        alone = segmenter.segment(path, Plane(2, index), prompt, "").mask
+        np.testing.assert_array_equal(Plane(2, index).of(found.mask), alone)
+
+
+def test_the_same_clicks_give_the_same_organ(segmenter: Segmenter, path: Path) -> None:
+    first, again = (segment_organ(segmenter, path, clicks(11), "").mask for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+
+
+def test_it_stays_between_the_slices_of_a_box(segmenter: Segmenter, path: Path) -> None:
+    assert segment_organ(segmenter, path, clicks(12, first=10, last=13), "").slices == (10, 11, 12, 13)
+
+
+def test_a_background_click_inside_ends_it_there(segmenter: Segmenter, path: Path) -> None:
+    inside = tuple((x, y) for x in (14.0, 17.0, 20.0, 23.0) for y in (12.0, 15.0, 18.0, 21.0))
+    whole = segment_organ(segmenter, path, clicks(12), "")
+    found = segment_organ(segmenter, path, clicks(12, background={15: inside}), "")
+    assert max(whole.slices) > 15
+    held = Plane(2, 15).of(found.mask)
+    assert not any(held[int(y), int(x)] for x, y in inside)
+    assert [k for k in found.slices if k < 15] == [k for k in whole.slices if k < 15]
+
+
+def test_it_gives_what_it_has_when_it_is_told_to_stop(segmenter: Segmenter, path: Path) -> None:
+    found = segment_organ(segmenter, path, clicks(12), "", go_on=lambda: False)
+    assert (found.slices, found.stopped) == ((12,), (11, 13))
+    found = segment_organ(segmenter, path, clicks(9, 14), "", go_on=lambda: False)
+    assert (found.slices, found.stopped) == ((9,), (8, 10, 14))
+
+
+def test_images_are_asked_once_a_slice_and_direction(
+    new_black_box: Callable[..., BlackBox], path: Path, tmp_path: Path
+) -> None:
+    black_box = new_black_box(side=64)
+    told: list[tuple[int, int]] = []
+    segment_organ(
+        Segmenter(black_box, AdapterStore(tmp_path / "a")), path, clicks(12), "", progress=lambda *n: told.append(n)
+    )
+    assert black_box.images_asked == 1 + told[-1][0]
+
+
+def test_the_adapter_is_asked_on_every_slice(new_black_box: Callable[..., Any], path: Path, tmp_path: Path) -> None:
+    black_box = new_black_box(side=64)
+    segmenter = Segmenter(black_box, AdapterStore(tmp_path / "adapters"))
+
+    def darkest(adapted: bool) -> list[int]:
+        """Of every image that is asked; the canvas is black beside the slice."""
+        black_box.asked.clear()
+        found = segment_organ(segmenter, path, clicks(12), "spleen", adapted)
+        assert found.adapter == (("spleen", "v0001") if adapted else None)
+        return [int(images.min()) for images, _ in black_box.asked]
+
+    publish(segmenter, brighter())
+    assert set(darkest(adapted=False)) == {0}
+    assert min(darkest(adapted=True)) > 15
+
+
+def test_nothing_found_is_said(new_black_box: Callable[..., BlackBox], path: Path, tmp_path: Path) -> None:
+    segmenter = Segmenter(new_black_box(side=64), AdapterStore(tmp_path / "adapters"))
+    found = segment_organ(segmenter, path, clicks(0, 23), "")
+    assert (found.slices, found.mask.any()) == ((), False)
+    assert found.notes == ("Nothing was found on slices 0, 23; click deeper inside the organ there.",)
+
+
+def test_a_shape_between_is_said(
+    new_black_box: Callable[..., BlackBox], path: Path, tmp_path: Path, new_phantom: Callable[..., Phantom]
+) -> None:
+    """The organ is dark on two slices between the clicked ones."""
+    volume, _ = new_phantom(shape=(40, 36, LAST + 1), spacing=(1.0, 1.0, 1.0))
+    voxels = volume.voxels.copy()
+    voxels[..., 11:13] = 0
+    write_nifti(path, Volume(voxels, volume.affine))
+    segmenter = Segmenter(new_black_box(side=64), AdapterStore(tmp_path / "adapters"))
+    found = segment_organ(segmenter, path, clicks(9, 14), "")
+    assert found.notes == (
+        "On slices 11, 12 the organ was lost; the shape between the clicked slices was taken. Click there.",
+    )
+    assert {11, 12} < set(found.slices)
+
+
+def test_a_memory_carries_from_each_clicked_slice_and_knows_the_other_end(path: Path, tmp_path: Path) -> None:
+    black_box = Remembering()
+    segmenter = Segmenter(black_box, AdapterStore(tmp_path / "adapters"))
+    assert segment_organ(segmenter, path, clicks(10, 13, background={8: ((1.0, 2.0),)}), "").notes == ()
+    assert black_box.prompted == 2  # The clicked slices alone are prompted.
+    known = {(memory, index, downwards) for memory, index, downwards, _ in black_box.carried}
+    assert {((13,), 14, False), ((10,), 9, True), ((10, 13), 11, False), ((13, 10), 12, True)} <= known
+    ((x, y),) = next(background for _, index, _, background in black_box.carried if index == 8)
+    canvas = Canvas.fit(segmenter.volume(path)[0], Plane(2, 8), 64)
+    assert (x, y) == canvas.place((1.0, 2.0))
+
+
+@pytest.mark.parametrize("with_head", [False, True])
+def test_a_memory_sees_the_slices_as_the_adapter_changes_them(
+    path: Path, tmp_path: Path, with_head: bool, lively_head: OutputHead
+) -> None:
+    black_box = Remembering()
+    segmenter = Segmenter(black_box, AdapterStore(tmp_path / "adapters"))
+    plain = dict(segmenter.carry(path, {12: np.ones((36, 40), bool)}, 12, 15, "spleen"))
+    publish(segmenter, brighter(head=lively_head if with_head else None))
+    assert segmenter.can_carry("spleen")
+    adapted = dict(segmenter.carry(path, {12: np.ones((36, 40), bool)}, 12, 15, "spleen"))
+    assert list(adapted) == [13, 14]
+    difference = np.abs(adapted[13] - plain[13])
+    assert difference.mean() > 0.02
+    if not with_head:
+        assert (adapted[13] - plain[13]).min() > -0.01  # A little more of white everywhere.
+
+
+def test_an_adapter_that_enlarges_is_not_for_a_memory_and_that_is_said(path: Path, tmp_path: Path) -> None:
+    black_box = Remembering()
+    segmenter = Segmenter(black_box, AdapterStore(tmp_path / "adapters"))
+    publish(segmenter, brighter(zoom=0.75))
+    found = segment_organ(segmenter, path, clicks(12), "spleen")
+    assert "prompted from the last" in found.notes[0]
+    assert not black_box.carried
+    assert len(found.slices) > 5
+    assert segment_organ(segmenter, path, clicks(12), "spleen", adapted=False).notes == ()
+    assert black_box.carried

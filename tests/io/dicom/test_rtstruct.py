@@ -1,0 +1,276 @@
+"""RTSTRUCT: contours in patient mm, by our own reader and by others."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from skimage.draw import polygon2mask
+
+from baps.errors import InputError
+from baps.imaging.volume import Volume
+from baps.io import read_label_map, read_volume
+from baps.io.dicom.labels import series_headers
+from baps.io.dicom.rtstruct import (
+    enclosed,
+    outlines,
+    read_structures,
+    structure_references,
+    structure_series,
+    structures_said,
+    write_structures,
+)
+from baps.io.dicom.seg import slice_depths, source_frames
+from baps.utils.context_collector import notes
+from tests.support.little_series import OBLIQUE, random_segments, write_little_series
+
+WHEN = datetime(2026, 3, 1, 12, 30, 5, tzinfo=timezone.utc)
+AXIAL = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
+
+Case = tuple[Path, list[Dataset], Volume]
+
+
+@pytest.fixture(scope="module")
+def oblique(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return _case(tmp_path_factory.mktemp("oblique") / "p1")
+
+
+def _case(folder: Path, *args: object, **kwargs: object) -> Case:
+    write_little_series(folder, *args, **kwargs)  # type: ignore[arg-type]
+    return folder, series_headers(folder), read_volume(folder)
+
+
+def _read(dataset: Dataset, image: Volume) -> dict[str, NDArray[np.bool_]]:
+    return {segment.name: segment.mask for segment in read_structures(dataset, image)}
+
+
+@given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=14)))
+def test_outlines_enclose_the_mask_by_every_rule(mask: NDArray[np.bool_]) -> None:
+    """By the even-odd rule, and as the union of contours, by which some programs fill them."""
+    found = outlines(mask)
+    if not mask.any():
+        assert found == []
+        return
+    np.testing.assert_array_equal(enclosed(found, mask.shape), mask)
+    union = np.logical_or.reduce([polygon2mask(mask.shape, points) for points in found])
+    np.testing.assert_array_equal(union, mask)
+
+
+@given(
+    st.lists(st.tuples(st.floats(-3, 15), st.floats(-3, 15)), min_size=3, max_size=12),
+    st.tuples(st.integers(1, 12), st.integers(1, 12)),
+)
+def test_any_polygon_encloses_what_scikit_image_says(points: list[tuple[float, float]], shape: tuple[int, int]) -> None:
+    polygon = np.array(points) + 1e-4 * np.pi  # No centre lies on an edge by design.
+    ours, theirs = enclosed([polygon], shape), polygon2mask(shape, polygon)
+    edges = np.roll(polygon, -1, 0) - polygon
+    for i, j in np.argwhere(ours != theirs):  # They may differ at centres that lie on an edge.
+        along = ((([i, j] - polygon) * edges).sum(1) / np.maximum((edges**2).sum(1), 1e-12)).clip(0, 1)
+        away = np.linalg.norm(polygon + along[:, None] * edges - [i, j], axis=1)
+        assert away.min() < 2e-3
+
+
+def test_a_contour_through_the_centres_of_voxels_marks_them() -> None:
+    """As programs built on OpenCV draw them; a hole of such a contour runs through marked voxels too."""
+    mask = np.zeros((12, 12), bool)
+    mask[2:9, 3:11] = True
+    outer = np.array([(2, 3), (8, 3), (8, 10), (2, 10)], float) + 2e-4
+    np.testing.assert_array_equal(enclosed([outer], mask.shape), mask)
+    mask[5:7, 6:8] = False
+    hole = np.array([(4, 5), (7, 5), (7, 8), (4, 8)], float)
+    np.testing.assert_array_equal(enclosed([outer, hole], mask.shape), mask)
+
+
+@pytest.mark.parametrize("directions", [OBLIQUE, AXIAL, ((0.0, 1.0, 0.0), (0.0, 0.0, -1.0))])
+def test_masks_survive_in_every_orientation(tmp_path: Path, directions: tuple[tuple[float, ...], ...]) -> None:
+    folder, headers, image = _case(tmp_path / "p1", directions)
+    for seed in range(12):
+        masks = {f"organ {n}": mask for n, mask in enumerate(random_segments(seed))}
+        write_structures(headers, image, masks, WHEN).save_as(tmp_path / "rt.dcm", write_like_original=False)
+        found = read_label_map(tmp_path / "rt.dcm", image, folder)
+        assert list(found.names.values()) == list(masks)
+        for value, name in found.names.items():
+            np.testing.assert_array_equal(found.mask(value), masks[name])
+
+
+def test_plastimatch_reads_the_same_voxels(tmp_path: Path) -> None:
+    program = shutil.which("plastimatch")
+    if not program:
+        pytest.skip("plastimatch is not installed: apt-get install plastimatch")
+    folder, headers, image = _case(tmp_path / "p1", AXIAL, (40, 30, 8))
+    masks = {f"organ{n}": mask for seed in (1, 2, 3) for n, mask in enumerate(random_segments(seed, image.shape))}
+    write_structures(headers, image, masks, WHEN).save_as(tmp_path / "rt.dcm", write_like_original=False)
+    command = [program, "convert", "--input", tmp_path / "rt.dcm", "--referenced-ct", folder, "--output-prefix"]
+    subprocess.run([*command, tmp_path / "masks", "--prefix-format", "nrrd"], check=True, capture_output=True)
+    for name, mask in masks.items():
+        read = read_volume(tmp_path / "masks" / f"{name}.nrrd")
+        assert read.same_geometry(image)
+        np.testing.assert_array_equal(read.voxels > 0, mask)
+
+
+def test_what_plastimatch_wrote_is_read(tmp_path: Path) -> None:
+    program = shutil.which("plastimatch")
+    if not program:
+        pytest.skip("plastimatch is not installed: apt-get install plastimatch")
+    folder, headers, image = _case(tmp_path / "p1", AXIAL, (40, 30, 8))
+    mask = random_segments(3, image.shape)[0]
+    write_structures(headers, image, {"organ": mask}, WHEN).save_as(tmp_path / "rt.dcm", write_like_original=False)
+    command = [program, "convert", "--input", tmp_path / "rt.dcm", "--referenced-ct", folder]
+    subprocess.run([*command, "--output-dicom", tmp_path / "theirs"], check=True, capture_output=True)
+    (file,) = (tmp_path / "theirs").glob("rtss*")
+    file.rename(tmp_path / "theirs.dcm")
+    found = read_label_map(tmp_path / "theirs.dcm", image, folder)
+    np.testing.assert_array_equal(found.mask(1), mask)
+
+
+def test_positions_are_in_patient_mm_and_references_are_those_of_the_series(oblique: Case) -> None:
+    _, headers, image = oblique
+    mask = np.zeros(image.shape, bool)
+    mask[4:7, 5:9, 2] = True
+    made = write_structures(headers, image, {"liver": mask}, WHEN, "Anna=B", by_model=True)
+    (structure,) = made.ROIContourSequence
+    (contour,) = structure.ContourSequence
+    points = np.array(contour.ContourData, float).reshape(-1, 3)
+    assert contour.NumberOfContourPoints == len(points)
+    ras = image.affine @ [5, 6.5, 2, 1]  # The middle of the mask.
+    np.testing.assert_allclose(points.mean(0), ras[:3] * [-1, -1, 1], atol=0.2)
+    source = next(
+        one for one in headers if one.SOPInstanceUID == contour.ContourImageSequence[0].ReferencedSOPInstanceUID
+    )
+    normal = np.cross(*np.reshape(source.ImageOrientationPatient, (2, 3)))
+    np.testing.assert_allclose((points - source.ImagePositionPatient) @ normal, 0, atol=1e-3)
+    (frame,) = made.ReferencedFrameOfReferenceSequence
+    (series,) = frame.RTReferencedStudySequence[0].RTReferencedSeriesSequence
+    assert series.SeriesInstanceUID == headers[0].SeriesInstanceUID
+    assert {one.ReferencedSOPInstanceUID for one in series.ContourImageSequence} == {h.SOPInstanceUID for h in headers}
+    assert (made.StudyInstanceUID, made.PatientID, made.FrameOfReferenceUID) == (
+        headers[0].StudyInstanceUID,
+        "p1",
+        headers[0].FrameOfReferenceUID,
+    )
+    assert made.SeriesInstanceUID != headers[0].SeriesInstanceUID
+    assert structures_said(made) == {1: ("liver", True)}
+    made.StructureSetROISequence[0].ROIGenerationAlgorithm = "AUTOMATIC"
+    assert structures_said(made) == {1: ("liver", False)}
+
+
+def test_slices_that_lie_a_little_unevenly_keep_their_contours(tmp_path: Path) -> None:
+    folder, headers, image = _case(tmp_path / "p1", OBLIQUE, uneven=0.5)
+    mask = random_segments(5)[0]
+    made = write_structures(headers, image, {"a": mask}, WHEN)
+    (found,) = read_structures(made, image, slice_depths(headers, image))
+    np.testing.assert_array_equal(found.mask, mask)
+    made.save_as(tmp_path / "rt.dcm", write_like_original=False)
+    np.testing.assert_array_equal(read_label_map(tmp_path / "rt.dcm", image, folder).mask(1), mask)
+    with pytest.raises(InputError, match="off the nearest slice"):
+        list(read_structures(made, image))
+
+
+def test_contours_of_other_slices_are_refused(oblique: Case) -> None:
+    _, headers, image = oblique
+    made = write_structures(headers, image, {"a": random_segments(5)[0]}, WHEN)
+    moved = image.affine.copy()
+    moved[:3, 3] += 1.2 * image.slice_normal
+    with pytest.raises(InputError, match=r"A contour of a lies .* mm off the nearest slice"):
+        _read(made, Volume(image.voxels, moved))
+
+
+def test_points_are_left_out_and_named(oblique: Case) -> None:
+    _, headers, image = oblique
+    masks = {"isocentre": random_segments(5)[0], "liver": random_segments(6)[0]}
+    made = write_structures(headers, image, masks, WHEN)
+    for contour in made.ROIContourSequence[0].ContourSequence:
+        contour.ContourGeometricType, contour.ContourData, contour.NumberOfContourPoints = "POINT", ["1", "2", "3"], 1
+    count = len(made.ROIContourSequence[0].ContourSequence)
+    assert structures_said(made) == {2: ("liver", True)}
+    with notes.collecting() as said:
+        found = _read(made, image)
+    assert said == [f"{count} contours of isocentre enclose no area (points, open lines): left out."]
+    np.testing.assert_array_equal(found["liver"], masks["liver"])
+    assert found.keys() == {"liver"}
+
+
+def test_structures_of_one_name_are_one_and_what_lies_outside_is_named(oblique: Case) -> None:
+    _, headers, image = oblique
+    one, other = np.zeros(image.shape, bool), np.zeros(image.shape, bool)
+    one[2:6, 2:6, 2], other[4:9, 4:9, 2] = True, True
+    made = write_structures(headers, image, {"a": one, "b": other}, WHEN)
+    made.StructureSetROISequence[1].ROIName = "a"
+    np.testing.assert_array_equal(_read(made, image)["a"], one | other)
+    with notes.collecting() as said:
+        found = _read(made, Volume(image.voxels[:5], image.affine))
+    np.testing.assert_array_equal(found["a"], (one | other)[:5])
+    assert said == ["a reaches beyond the image; what lies outside was left out."]
+
+
+@pytest.mark.parametrize("broken", [["1", "2"], ["nan"] * 9])
+def test_what_is_broken_is_refused(oblique: Case, broken: list[str]) -> None:
+    _, headers, image = oblique
+    made = write_structures(headers, image, {"a": random_segments(5)[0]}, WHEN)
+    made.ROIContourSequence[0].ContourSequence[0].ContourData = broken
+    with pytest.raises(InputError, match="The RTSTRUCT cannot be read"):
+        _read(made, image)
+
+
+@pytest.mark.parametrize("keyword", ["FrameOfReferenceUID", "StudyInstanceUID"])
+def test_a_series_without_identity_has_no_structures(oblique: Case, keyword: str) -> None:
+    folder, _, image = oblique
+    headers = series_headers(folder)
+    for header in headers:
+        delattr(header, keyword)
+    with pytest.raises(InputError, match=f"has no {keyword}"):
+        write_structures(headers, image, {"a": random_segments(5)[0]}, WHEN)
+
+
+def test_the_file_is_whole_dicom(oblique: Case, tmp_path: Path) -> None:
+    _, headers, image = oblique
+    write_structures(headers, image, {"Milz – groß": random_segments(5)[0]}, WHEN).save_as(
+        tmp_path / "rt.dcm", write_like_original=False
+    )
+    read = pydicom.dcmread(tmp_path / "rt.dcm")
+    assert read.SOPClassUID.name == "RT Structure Set Storage"
+    assert read.StructureSetROISequence[0].ROIName == "Milz – groß"
+    assert all(len(str(value)) <= 16 for one in read.ROIContourSequence[0].ContourSequence for value in one.ContourData)
+
+
+def test_a_structure_that_cannot_be_read_does_not_hide_the_others(oblique: Case) -> None:
+    _, headers, image = oblique
+    masks = {name: random_segments(5)[n] for n, name in enumerate(("moved", "elsewhere", "good"))}
+    made = write_structures(headers, image, masks, WHEN)
+    for contour in made.ROIContourSequence[0].ContourSequence:
+        points = np.array(contour.ContourData, float).reshape(-1, 3) + 1.4 * image.slice_normal * [-1, -1, 1]
+        contour.ContourData = [f"{value:.10g}" for value in points.ravel()]
+    made.StructureSetROISequence[1].ReferencedFrameOfReferenceUID = "1.2.3"
+    unreadable: dict[str, str] = {}
+    frame = headers[0].FrameOfReferenceUID
+    (found,) = read_structures(made, image, frame_of_reference=frame, unreadable=unreadable)
+    assert found.name == "good"
+    np.testing.assert_array_equal(found.mask, masks["good"])
+    assert "off the nearest slice" in unreadable["moved"]
+    assert "another frame of reference" in unreadable["elsewhere"]
+    with pytest.raises(InputError, match="off the nearest slice"):
+        list(read_structures(made, image))
+
+
+def test_references_are_those_of_the_contours_or_of_the_whole(oblique: Case) -> None:
+    _, headers, image = oblique
+    mask = np.zeros(image.shape, bool)
+    mask[3:7, 3:7, 2:4] = True
+    made = write_structures(headers, image, {"a": mask}, WHEN)
+    assert structure_series(made) == (headers[0].SeriesInstanceUID,)
+    frames = source_frames(headers, image)
+    assert structure_references(made) == {(frames[k][0].SOPInstanceUID, 0) for k in (2, 3)}
+    for contour in made.ROIContourSequence[0].ContourSequence:
+        del contour.ContourImageSequence
+    assert structure_references(made) == {(header.SOPInstanceUID, 0) for header in headers}
+    assert structure_references(Dataset()) == set()

@@ -1,0 +1,383 @@
+"""Who is let in, and to what: the real client, a real OpenID provider, and plain HTTP, against the real server."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+import oidc_provider_mock
+import pytest
+import requests
+from monailabel.client import MONAILabelClient
+from monailabel.client.client import MONAILabelClientException
+from numpy.typing import NDArray
+
+from baps.annotations.history import LabelHistory
+from baps.imaging.volume import Volume
+from baps.io import read_volume, write_nifti
+from baps.site.roles import Role
+from baps.site.users import Users
+from tests.support.sites import Site, site, spleen_click
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True)
+class Closed:
+    """A server that lets in whom it knows.
+
+    Attributes:
+        site: as the other tests have it.
+        users: its file.
+        tokens: of the users ``anna``, ``theo`` and ``root``, an annotator, a trainer and an admin.
+        issuer: address of the OpenID provider.
+    """
+
+    site: Site
+    users: Users
+    tokens: Mapping[str, str]
+    issuer: str
+
+    def ask(self, method: str, path: str, token: str = "", **sent: object) -> requests.Response:
+        headers = {**({"Authorization": f"Bearer {token}"} if token else {}), **sent.pop("headers", {})}  # type: ignore[dict-item]
+        return requests.request(
+            method, self.site.address + path, headers=headers, timeout=60, allow_redirects=False, **sent  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    def audit(self) -> list[dict[str, object]]:
+        time.sleep(0.5)  # A line comes after its answer.
+        return [json.loads(line) for line in (self.site.adapters / "audit.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Closed]:
+    folder = tmp_path_factory.mktemp("closed")
+    users = Users(folder / "users.json")
+    roles = {"anna": Role.ANNOTATOR, "theo": Role.TRAINER, "root": Role.ADMIN}
+    tokens = {name: users.add(name, role) for name, role in roles.items()}
+    known = [
+        oidc_provider_mock.User(sub="rita", claims={"roles": ["radiologist"], "preferred_username": "Rita R"}),
+        oidc_provider_mock.User(sub="nobody", claims={"roles": ["cook"]}),
+    ]
+    with oidc_provider_mock.run_server_in_thread(user_claims=known, require_nonce=True) as provider:
+        issuer = f"http://localhost:{provider.server_port}"
+        openid = folder / "openid.json"
+        openid.write_text(
+            json.dumps(
+                {"issuer": issuer, "client_id": "baps", "client_secret": "hush", "roles": {"radiologist": "annotator"}}
+            )
+        )
+        openid.chmod(0o600)
+        others = {"users": str(users.file), "openid": str(openid)}
+        for running in site(folder, cases=2, others=others):
+            yield Closed(running, users, tokens, issuer)
+
+
+# 3D Slicer.
+
+
+def test_slicers_client_signs_in_and_works(closed: Closed, tmp_path: Path) -> None:
+    client = MONAILabelClient(closed.site.address, tmpdir=str(tmp_path))
+    assert client.auth_enabled()
+    assert not client.auth_valid_token()
+    with pytest.raises(MONAILabelClientException, match="401"):
+        client.info()
+    client.update_auth(client.auth_token("anna", closed.tokens["anna"]))
+    assert client.auth_valid_token()
+    assert client.info()["labels"] == ["spleen", "liver"]
+    _, said = client.infer("baps", "ct_01", {"foreground": [spleen_click("ct_01")]})
+    assert said["slice"] == spleen_click("ct_01")[2]
+    with pytest.raises(MONAILabelClientException, match="you need the role trainer; yours is annotator"):
+        client.train_start("baps", {})
+    lines = {(line["user"], line["what"], line["status"], line["by"]) for line in closed.audit()}
+    assert {("anna", "segment", 200, "token"), ("anna", "start a training", 403, "token")} <= lines
+    assert "ct_01" not in json.dumps(closed.audit())
+
+
+@pytest.mark.parametrize(
+    ("name", "secret"), [("anna", "wrong"), ("anna", ""), ("theo", "anna's"), ("", "anna's"), ("root", "' or 1=1")]
+)
+def test_a_wrong_password_is_refused(closed: Closed, name: str, secret: str) -> None:
+    secret = closed.tokens["anna"] if secret == "anna's" else secret  # noqa: S105
+    reply = closed.ask("POST", "/auth/token", data={"username": name, "password": secret})
+    # Whom this server does not know the provider might, but it takes no passwords.
+    assert reply.status_code == (401 if name else 400), reply.text
+    assert reply.json()["detail"]
+
+
+def test_a_removed_user_is_out_at_once(closed: Closed) -> None:
+    token = closed.users.add("bert", Role.ANNOTATOR)
+    browser = requests.Session()
+    assert browser.post(f"{closed.site.address}/login", data={"username": "bert", "password": token}).ok
+    assert browser.get(f"{closed.site.address}/info/").ok
+    assert closed.ask("GET", "/info/", token).ok
+    closed.users.remove("bert")
+    assert closed.ask("GET", "/info/", token).status_code == 401
+    assert browser.get(f"{closed.site.address}/info/").status_code == 401
+
+
+# What needs which role.
+
+
+def test_every_endpoint_without_a_token_answers_401(closed: Closed) -> None:
+    """All that the host and we have, and some that nobody has."""
+    described = closed.ask("GET", "/openapi.json", closed.tokens["anna"]).json()["paths"]
+    found = [(method.upper(), path) for path, methods in described.items() for method in methods]
+    found += [("GET", "/ohif/"), ("GET", "/static/x"), ("GET", "/"), ("GET", "/docs"), ("GET", "/nothing")]
+    found += [("GET", "/proxy/dicom/studies"), ("POST", "/proxy/dicom/studies"), ("OPTIONS", "/info/")]
+    public = {("GET", "/auth/"), ("POST", "/auth/token"), ("GET", "/login"), ("POST", "/login"), ("GET", "/logout"),
+              ("POST", "/logout"), ("GET", "/login/openid"), ("GET", "/login/openid/return")}  # fmt: skip
+    assert len(found) > 30
+    for method, path in set(found) - public:
+        path = re.sub(r"{\w+(:path)?}", "x", path)
+        reply = closed.ask(method, path)
+        assert reply.status_code == 401, (method, path, reply.status_code)
+        assert "Sign in first" in reply.text or method == "HEAD"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "needed"),
+    [
+        ("POST", "/train/nothing", "trainer"),
+        ("POST", "/train/", "trainer"),
+        ("DELETE", "/train/", "trainer"),
+        ("PUT", "/datastore/image?image=x", "annotator"),
+        ("PUT", "/datastore/?image=x", "annotator"),
+        ("GET", "/audit", "admin"),
+    ],
+)
+def test_a_role_is_needed(closed: Closed, method: str, path: str, needed: str) -> None:
+    order = ["annotator", "trainer", "admin"]
+    for name, role in zip(("anna", "theo", "root"), order, strict=True):
+        reply = closed.ask(method, path, closed.tokens[name])
+        if order.index(role) < order.index(needed):
+            assert (reply.status_code, f"you need the role {needed}" in reply.text) == (403, True)
+        else:
+            assert reply.status_code not in (401, 403), reply.text
+
+
+def test_what_is_not_served_is_served_to_nobody(closed: Closed) -> None:
+    for method, path in (("DELETE", "/datastore/image?id=ct_01"), ("PUT", "/model/baps"), ("POST", "/reload")):
+        assert closed.ask(method, path, closed.tokens["root"]).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "header", ["Bearer", "Bearer ", "Basic YTpi", "bearer x", "Bearer a.b.c", "Token x", "Bearer \xff"]
+)
+def test_odd_authorizations_are_refused(closed: Closed, header: str) -> None:
+    reply = closed.ask("GET", "/info/", headers={"Authorization": header.encode("latin-1")})
+    assert reply.status_code in (401, 429)
+
+
+# A browser.
+
+
+def _signed_in(closed: Closed, name: str = "anna", **headers: str) -> requests.Response:
+    form = {"username": name, "password": closed.tokens[name], "next": "/info/"}
+    return closed.ask("POST", "/login", data=form, headers=headers)
+
+
+def test_a_browser_is_sent_to_the_login_page_and_back(closed: Closed) -> None:
+    page = "/ohif/viewer?StudyInstanceUIDs=1.2.3"
+    sent = closed.ask("GET", page, headers={"Accept": "text/html,*/*"})
+    assert sent.status_code == 303
+    reply = closed.ask("GET", sent.headers["Location"])
+    assert 'value="/ohif/viewer?StudyInstanceUIDs=1.2.3"' in reply.text
+    policy = reply.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "http" not in re.sub(r"http-equiv", "", reply.text)  # Nothing is fetched from elsewhere.
+    assert "<script" not in reply.text
+
+
+def test_the_cookie_is_for_this_server_alone(closed: Closed) -> None:
+    reply = _signed_in(closed)
+    assert (reply.status_code, reply.headers["Location"]) == (303, "/info/")
+    cookie = reply.headers["Set-Cookie"]
+    assert {"HttpOnly", "Path=/", "SameSite=strict"} <= set(cookie.split("; "))
+    assert closed.tokens["anna"] not in cookie
+    assert "Domain" not in cookie
+    secure = _signed_in(closed, **{"X-Forwarded-Proto": "https"}).headers[
+        "Set-Cookie"
+    ]  # A proxy on this machine says so.
+    assert "Secure" in secure
+    assert secure.startswith("__Host-")
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "//evil.example",
+        "https://evil.example",
+        "/\\evil.example",
+        "javascript:alert(1)",
+        "/a\r\nX: y",
+        "",
+        "\\\\e",
+        "/login",
+    ],
+)
+def test_the_login_page_leads_nowhere_else(closed: Closed, target: str) -> None:
+    form = {"username": "anna", "password": closed.tokens["anna"], "next": target}
+    reply = closed.ask("POST", "/login", data=form)
+    assert (reply.status_code, reply.headers["Location"]) == (303, "/")
+
+
+def test_what_is_typed_stays_text(closed: Closed) -> None:
+    for attack in ('"><script>alert(1)</script>', "{{ 7*7 }}"):
+        reply = closed.ask("GET", "/login", params={"next": f"/{attack}"})
+        assert "<script" not in reply.text
+        assert "49" not in re.sub(r"nonce[^>]*>", "", reply.text).split("<main>")[1]
+
+
+def test_a_cookie_counts_for_our_own_pages_alone(closed: Closed) -> None:
+    cookie = {"Cookie": _signed_in(closed, "theo").headers["Set-Cookie"].split(";")[0]}
+    own = {"Origin": closed.site.address}
+    assert closed.ask("GET", "/info/", headers=cookie).ok
+    assert closed.ask("GET", "/info/", headers={**cookie, "Sec-Fetch-Site": "same-origin"}).ok
+    for foreign in ("cross-site", "same-site"):
+        assert closed.ask("GET", "/info/", headers={**cookie, "Sec-Fetch-Site": foreign}).status_code == 403
+    change = ("POST", "/train/nothing")
+    assert closed.ask(*change, headers=cookie).status_code == 401  # It does not say where it comes from.
+    assert closed.ask(*change, headers={**cookie, "Sec-Fetch-Site": "cross-site", **own}).status_code == 403
+    assert closed.ask(*change, headers={**cookie, "Origin": "http://evil.example"}).status_code == 403
+    assert closed.ask(*change, headers={**cookie, "Origin": "null"}).status_code == 403
+    assert closed.ask(*change, headers={**cookie, **own}).status_code == 404  # There is no such trainer.
+
+
+def test_after_signing_out_the_cookie_is_worth_nothing(closed: Closed) -> None:
+    cookie = {"Cookie": _signed_in(closed).headers["Set-Cookie"].split(";")[0]}
+    closed.ask("GET", "/logout", headers={**cookie, "Sec-Fetch-Site": "cross-site"})
+    assert closed.ask("GET", "/info/", headers=cookie).ok
+    reply = closed.ask("POST", "/logout", headers={**cookie, "Origin": closed.site.address})
+    assert (reply.status_code, reply.headers["Location"]) == (303, "/login")
+    assert closed.ask("GET", "/info/", headers=cookie).status_code == 401
+    assert closed.audit()[-1]["what"] == "sign out"
+
+
+# The OpenID provider.
+
+
+def _at_provider(closed: Closed, browser: requests.Session, user: str) -> str:
+    """Sign in at the provider; the address that it sends the browser back to."""
+    sent = browser.get(f"{closed.site.address}/login/openid?next=/info/", allow_redirects=False, timeout=60)
+    assert sent.status_code == 303
+    address = sent.headers["Location"]
+    asked = parse_qs(urlsplit(address).query)
+    assert (asked["code_challenge_method"], len(asked["code_challenge"][0])) == (["S256"], 43)
+    assert address.startswith(closed.issuer)
+    return browser.post(address, data={"sub": user}, allow_redirects=False, timeout=60).headers["Location"]
+
+
+def test_who_comes_from_the_provider_is_let_in(closed: Closed) -> None:
+    browser = requests.Session()
+    back = _at_provider(closed, browser, "rita")
+    page = browser.get(back, timeout=60)
+    assert "Signed in as Rita R" in page.text
+    assert 'content="0;url=/info/"' in page.text
+    assert browser.get(f"{closed.site.address}/info/", timeout=60).ok
+    valid = browser.get(f"{closed.site.address}/auth/token/valid", timeout=60).json()
+    assert (valid["username"], valid["roles"]) == ("Rita R", ["annotator"])
+    line = [line for line in closed.audit() if line["what"] == "sign in"][-1]
+    assert (line["user"], line["by"], line["status"]) == ("Rita R", "openid", 200)
+    again = browser.get(back, timeout=60)
+    assert (again.status_code, "not begun here" in again.text) == (400, True)
+
+
+def test_who_has_no_role_at_the_provider_is_not(closed: Closed) -> None:
+    browser = requests.Session()
+    reply = browser.get(_at_provider(closed, browser, "nobody"), timeout=60)
+    assert (reply.status_code, "no role" in reply.text) == (403, True)
+    assert browser.get(f"{closed.site.address}/info/", timeout=60).status_code == 401
+
+
+def test_a_sign_in_of_another_browser_is_not_taken_over(closed: Closed) -> None:
+    """An attacker's code, slipped to a victim, and a victim's code with another state."""
+    attacker, victim = requests.Session(), requests.Session()
+    back = _at_provider(closed, attacker, "rita")
+    assert victim.get(back, timeout=60).status_code == 400
+    one, other = (_at_provider(closed, browser, "rita") for browser in (victim, requests.Session()))
+    mixed = one.replace(parse_qs(urlsplit(one).query)["state"][0], parse_qs(urlsplit(other).query)["state"][0])
+    assert victim.get(mixed, timeout=60).status_code == 400
+    assert victim.get(f"{closed.site.address}/info/", timeout=60).status_code == 401
+
+
+def test_a_code_that_is_not_the_providers_is_refused(closed: Closed) -> None:
+    browser = requests.Session()
+    back = _at_provider(closed, browser, "rita")
+    code = parse_qs(urlsplit(back).query)["code"][0]
+    reply = browser.get(back.replace(code, "invented"), timeout=60)
+    assert (reply.status_code, "refused the sign-in" in reply.text) == (401, True)
+
+
+def test_slicers_password_is_not_taken_by_this_provider(closed: Closed) -> None:
+    reply = closed.ask("POST", "/auth/token", data={"username": "rita", "password": "open sesame"})
+    assert (reply.status_code, "baps users add" in reply.json()["detail"]) == (400, True)
+
+
+# At the end, for who gives wrong ones from this machine's address has to wait.
+
+
+def test_who_fails_too_often_has_to_wait_but_whoever_has_a_token_need_not(closed: Closed) -> None:
+    before = len(closed.audit())
+    seen = [
+        closed.ask("POST", "/auth/token", data={"username": "anna", "password": f"{n}"}).status_code for n in range(25)
+    ]
+    assert set(seen) == {401, 429}
+    assert seen == sorted(seen)
+    assert len(closed.audit()) - before <= 2  # One of each status: the others are counted.
+    wrong = closed.ask("POST", "/login", data={"username": "Anna", "password": "b"})
+    assert (wrong.status_code, int(wrong.headers["Retry-After"]) <= 300) == (429, True)
+    assert "Too many sign-ins failed" in wrong.text
+    for name in ("anna", "theo"):
+        assert closed.ask("POST", "/auth/token", data={"username": name, "password": closed.tokens[name]}).ok
+    assert _signed_in(closed).status_code == 303
+    for number in range(15):
+        closed.ask("GET", "/info/", f"invented {number}")
+    assert closed.ask("GET", "/info/", closed.tokens["anna"]).ok
+    begun = time.perf_counter()
+    assert closed.ask("GET", "/info/", "invented").status_code == 429
+    assert time.perf_counter() - begun < 5
+
+
+def test_a_trainers_word_on_the_label_of_an_annotator_counts(closed: Closed, tmp_path: Path) -> None:
+    """That of an annotator does not, whatever their request says."""
+    image = read_volume(closed.site.studies / "ct_02.nii.gz")
+    there = np.zeros(image.shape, bool)
+    there[20:30, 20:30, 4:8] = True
+
+    def save(user: str, mask: NDArray[np.bool_], **said: object) -> list[str]:
+        write_nifti(tmp_path / "label.nii.gz", Volume(mask.astype(np.uint8), image.affine))
+        params = {"label_info": [{"name": "liver", "idx": 1}], "author": "theo", **said}
+        reply = closed.ask(
+            "PUT",
+            "/datastore/label?image=ct_02",
+            closed.tokens[user],
+            data={"params": json.dumps(params)},
+            files={"label": ("label.nii.gz", (tmp_path / "label.nii.gz").read_bytes())},
+        )
+        assert reply.status_code == 200, reply.text
+        notes: list[str] = reply.json()["notes"]
+        return notes
+
+    def counts() -> bool:
+        """Whether trainings take what is served."""
+        info = LabelHistory(closed.site.studies).versions("ct_02", "final")[-1].info
+        return "disputed" not in info
+
+    save("theo", there)
+    (note,) = [one for one in save("anna", np.roll(there, 40, 0), confirms=True) if "takes liver away" in one]
+    assert "what theo drew" in note
+    assert not counts()
+    click = {"foreground": [[60, 60, 5]], "label": "liver", "save_as": "liver", "confirms": True, "client_id": "theo"}
+    form = {"data": {"params": json.dumps(click)}}
+    closed.ask("POST", "/infer/zero_shot?image=ct_02&output=json", closed.tokens["anna"], **form)
+    assert not counts()
+    save("theo", np.roll(there, 40, 0))
+    assert counts()

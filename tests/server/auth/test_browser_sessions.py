@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from baps.server.auth.browser_sessions import Sessions
+from baps.server.request_context import Asker
+from baps.site.roles import Role
+
+ANNA = Asker("anna", Role.ANNOTATOR, "token")
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_session_is_found_by_its_cookie_until_it_is_ended() -> None:
+    sessions = Sessions()
+    one, other = sessions.begin(ANNA, "hash"), sessions.begin(ANNA)
+    assert one != other
+    assert len(one) >= 43
+    assert one not in repr(sessions.__dict__)  # What is kept opens nothing.
+    assert sessions.find(one) == (ANNA, "hash")
+    for guess in ("", one[:-1], "\udc80"):
+        assert sessions.find(guess) is None
+    sessions.end(one)
+    assert sessions.find(one) is None
+    assert sessions.find(other) is not None
+
+
+def test_a_session_that_nobody_uses_ends() -> None:
+    clock = Clock()
+    sessions = Sessions(clock)
+    value = sessions.begin(ANNA)
+    for _ in range(3):
+        clock.now += 2 * 3600
+        assert sessions.find(value) is not None
+    clock.now += 2 * 3600 + 1
+    assert sessions.find(value) is None
+    clock.now -= 3600
+    assert sessions.find(value) is None
+
+
+def test_a_session_ends_after_a_day_s_work_however_much_it_is_used() -> None:
+    clock = Clock()
+    sessions = Sessions(clock)
+    value = sessions.begin(ANNA)
+    for _ in range(12):
+        clock.now += 3600
+        assert sessions.find(value) is not None
+    clock.now += 1
+    assert sessions.find(value) is None
+
+
+def _asker(name: str) -> Asker:
+    return Asker(name, Role.ANNOTATOR, "token")
+
+
+def test_a_user_who_signs_in_too_often_ends_their_own_sessions_alone() -> None:
+    sessions = Sessions()
+    others = [sessions.begin(_asker(f"user {number}")) for number in range(20)]
+    at_the_provider = sessions.begin(Asker("anna", Role.ANNOTATOR, "openid"))
+    used, unused = sessions.begin(ANNA), sessions.begin(ANNA)
+    for _ in range(4097):
+        last = sessions.begin(ANNA)
+        assert sessions.find(used) is not None
+    assert sessions.find(unused) is None
+    assert sessions.find(last) is not None
+    assert all(sessions.find(value) for value in (*others, at_the_provider))
+    assert len(sessions._sessions) == 16 + 21
+
+
+def test_memory_is_bounded_whoever_signs_in() -> None:
+    sessions = Sessions()
+    many = [sessions.begin(ANNA) for _ in range(16)]
+    alone = [sessions.begin(_asker(str(number))) for number in range(4096)]
+    assert len(sessions._sessions) == 4096
+    assert not any(map(sessions.find, many))  # Who has most loses first.
+    assert all(map(sessions.find, alone))
+    for value in alone:
+        sessions.end(value)
+    assert not sessions._sessions
+    assert not sessions._by_user

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from baps.server.access_policy import kind_of_request
+from baps.server.auth.request_audit import Audit
+from baps.server.request_context import Asked, Asker
+from baps.site.audit import AuditFile
+from baps.site.audit_check import check_audit
+from baps.site.roles import Role
+
+ANNA = Asker("anna", Role.ANNOTATOR, "token")
+
+
+class _Clock:
+    """Seconds that a test sets."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def _audit(folder: Path, clock: _Clock | None = None) -> Audit:
+    audit = Audit(AuditFile(folder / "audit.jsonl"), clock or _Clock())
+    audit.file.check()
+    return audit
+
+
+def _asked(image: str = "Doe^Jane") -> Asked:
+    return Asked(kind_of_request("POST", "/infer/baps"), ANNA, image, "spleen/v0002")
+
+
+def _lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "audit.jsonl").read_text().splitlines()]
+
+
+def test_a_line_says_who_did_what_and_not_to_whom(tmp_path: Path) -> None:
+    _audit(tmp_path).note(_asked(), 200)
+    text = (tmp_path / "audit.jsonl").read_text()
+    line = json.loads(text)
+    assert re.fullmatch(r"[0-9a-f]{32}", line.pop("image"))
+    assert line.pop("time").endswith("+00:00")
+    assert len(line.pop("chain")) == 64
+    assert line == {
+        "user": "anna", "role": "annotator", "by": "token", "what": "segment", "adapter": "spleen/v0002", "status": 200,
+        "n": 1,
+    }  # fmt: skip
+    assert "Doe" not in text
+
+
+def test_lines_of_many_threads_stay_whole_and_nothing_is_overwritten(tmp_path: Path) -> None:
+    audits = [_audit(tmp_path) for _ in range(8)]
+    threads = [threading.Thread(target=lambda a=a: [a.note(_asked(), 200) for _ in range(100)]) for a in audits]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    lines = _lines(tmp_path)
+    assert len(lines) == 800
+    assert len({line["image"] for line in lines}) == 1  # All made one key.
+    assert not check_audit(tmp_path / "audit.jsonl").breaks
+
+
+def test_words_of_others_stay_within_their_line(tmp_path: Path) -> None:
+    asked = Asked(None, Asker('x"}\n{"user": "root\u2028', Role.ADMIN, "openid"))
+    _audit(tmp_path).note(asked, 403)
+    (line,) = _lines(tmp_path)
+    assert line["user"].startswith('x"}\n')
+    assert not check_audit(tmp_path / "audit.jsonl").breaks
+
+
+def test_requests_of_nobody_who_is_known_are_counted(tmp_path: Path) -> None:
+    clock = _Clock()
+    audit = _audit(tmp_path, clock)
+    out = Asked(kind_of_request("POST", "/logout"))
+    for _ in range(300):
+        audit.note(out, 303)
+    for path in ("/nothing", "/infer/baps", "/info/"):
+        audit.note(Asked(kind_of_request("GET", path)), 401)
+    said = [(line["what"], line.get("count")) for line in _lines(tmp_path)]
+    assert said == [("sign out", None), ("ask without leave", None)]
+    clock.now = 61
+    audit.note(_asked(), 200)
+    assert [(line["what"], line.get("count")) for line in _lines(tmp_path)][2:] == [
+        ("sign out", 299),
+        ("ask without leave", 2),
+        ("segment", None),
+    ]
+    for _ in range(5):
+        audit.note(out, 303)
+    audit.end()
+    assert (_lines(tmp_path)[-1]["what"], _lines(tmp_path)[-1]["count"]) == ("sign out", 5)
+    audit.end()
+    assert len(_lines(tmp_path)) == 6
+
+
+def test_of_requests_for_frames_one_in_ten_minutes_has_a_line_for_each_user_and_series(tmp_path: Path) -> None:
+    clock = _Clock()
+    audit = _audit(tmp_path, clock)
+    kind = kind_of_request("GET", "/proxy/dicom/studies/1.2/series/1.2.3/instances/1.2.3.4/frames/1")
+    for asker in (ANNA, Asker("bert", Role.TRAINER, "token")):
+        for series in ("1.2.3", "1.2.4"):
+            for status in (200, 206, 404):
+                audit.note(Asked(kind, asker, series), status)
+    assert len(_lines(tmp_path)) == 2 * 2 * 2  # What was refused has a line of its own.
+    clock.now = 601
+    audit.note(Asked(kind, ANNA, "1.2.3"), 200)
+    assert len(_lines(tmp_path)) == 9
+
+
+def test_what_is_refused_to_a_user_has_one_line_in_ten_minutes(tmp_path: Path) -> None:
+    audit = _audit(tmp_path)
+    for _ in range(50):
+        audit.note(Asked(None, ANNA), 403)
+        audit.note(Asked(kind_of_request("POST", "/train/baps"), ANNA), 403)
+    assert [line["what"] for line in _lines(tmp_path)] == ["what is not served", "start a training"]
+
+
+def test_many_images_are_hashes_in_as_many_lines_as_need_be(tmp_path: Path) -> None:
+    asked = _asked("")
+    asked.images = [f"image {number}" for number in range(1200)]
+    audit = _audit(tmp_path)
+    audit.note(asked, 200)
+    lines = _lines(tmp_path)
+    assert [len(line["images"]) for line in lines] == [500, 500, 200]
+    assert {line["count"] for line in lines} == {1200}
+    assert lines[0]["images"][0] == audit.file.hashed("image 0")
+
+
+def test_what_is_done_beside_has_a_line_of_its_own(tmp_path: Path) -> None:
+    asked = _asked()
+    asked.also.append("save a label")
+    _audit(tmp_path).note(asked, 200)
+    assert [line["what"] for line in _lines(tmp_path)] == ["segment", "save a label"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "query", "noted"),
+    [
+        ("GET", "/datastore/", "", False),
+        ("GET", "/datastore/", "output=stats", False),
+        ("GET", "/datastore/", "output=all", True),
+        ("GET", "/datastore/", "output=%61ll", True),
+        ("GET", "/datastore/", "output=stats&output=train", True),
+        ("GET", "/datastore/dataset", "", True),
+        ("GET", "/datastore/label/info", "label=x&tag=final", True),
+        ("HEAD", "/datastore/image", "image=x", True),
+        ("GET", "/session/x", "", False),
+        ("GET", "/session/x", "image=false", False),
+        ("GET", "/session/x", "image=true", True),
+        ("GET", "/session/x", "image=On", True),
+        ("GET", "/proxy/dicom/studies/1.2", "", True),
+        ("GET", "/proxy/dicom/qido/studies", "PatientID=1", True),
+        ("GET", "/train/", "", False),
+    ],
+)
+def test_what_reads_of_patients_is_noted(method: str, path: str, query: str, noted: bool) -> None:
+    kind = kind_of_request(method, path, query)
+    assert kind is not None
+    assert kind.noted == noted
+
+
+def test_an_image_is_found_with_the_key_as_the_guide_says(tmp_path: Path) -> None:
+    audit = _audit(tmp_path)
+    hashed = audit.file.hashed("CT 1")
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not installed")
+    key = (tmp_path / "audit.jsonl.key").read_text()
+    command = [openssl, "dgst", "-sha256", "-mac", "HMAC", "-macopt", f"hexkey:{key}"]
+    said = subprocess.run(command, input=b"CT 1", capture_output=True, check=True).stdout.decode()
+    assert said.split()[-1].startswith(hashed)
+
+
+def test_all_files_are_sent_to_an_admin_oldest_first(tmp_path: Path) -> None:
+    from fastapi import FastAPI
+    from fastapi.testclient import TestClient
+
+    audit = Audit(AuditFile(tmp_path / "audit.jsonl", max_mb=1))
+    audit.file.check()
+    for number in range(4):
+        audit.file.add({"what": "x" * (1 << 19), "number": number})
+    app = FastAPI()
+    app.add_api_route("/audit", audit.read, response_model=None)
+    sent = TestClient(app).get("/audit")
+    assert [json.loads(line)["n"] for line in sent.text.splitlines()] == [1, 2, 3, 4]
+    assert int(sent.headers["Content-Length"]) == len(sent.content)

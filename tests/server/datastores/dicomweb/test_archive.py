@@ -1,0 +1,427 @@
+"""A PACS with many series: asked for what a request is about, and no more."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from copy import deepcopy
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+from numpy.typing import NDArray
+
+from baps.errors import BapsError, InputError, NotFoundError
+from baps.imaging.volume import Volume
+from baps.io import read_labels, read_volume, write_nifti
+from baps.io.dicom.rtstruct import write_structures
+from baps.io.dicom.seg import write_segmentation
+from baps.server.datastores.dicomweb import PacsDatastore, open_pacs
+from baps.server.datastores.dicomweb.series import FRESH
+from baps.server.labels.save_labels import save_label
+from baps.server.strategies.first import First
+from baps.server.strategies.random import Chance
+from baps.server.training_cases import labelled_cases
+from benchmarks.performance import archive_pacs
+from benchmarks.performance.archive_pacs import (
+    SIDE,
+    SLICES,
+    Archive,
+    make_image,
+    modality,
+    series_uid,
+    serve,
+    study_uid,
+)
+
+SERIES = 1000
+LABELS = {"ball": 1}
+
+
+class _Pacs:
+    """A stand-in that runs, and its address."""
+
+    def __init__(self, archive: Archive) -> None:
+        self.archive, self.server = archive, serve(archive)
+        self.address = f"http://127.0.0.1:{self.server.server_port}/dicom-web"
+
+    @property
+    def asked(self) -> dict[str, int]:
+        """How often it was asked for what since this was last looked at."""
+        found = dict(self.archive.asked)
+        self.archive.asked.clear()
+        return found
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def pacs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Pacs]:
+    from monailabel.config import settings
+
+    monkeypatch.setattr(settings, "MONAI_LABEL_DICOMWEB_CACHE_PATH", str(tmp_path / "cache"))
+    found = _Pacs(Archive(SERIES, most=100))
+    yield found
+    found.close()
+
+
+def _ball(radius: int = 12) -> NDArray[np.bool_]:
+    i, j, k = np.indices((SIDE, SIDE, SLICES))
+    return np.asarray((i - 32) ** 2 + (j - 32) ** 2 + ((k - 12) * 1.5) ** 2 < radius**2)
+
+
+def _submit(store: PacsDatastore, number: int, folder: Path, mask: NDArray[np.bool_] | None = None) -> None:
+    image = read_volume(Path(store.get_image_uri(series_uid(number))))
+    write_nifti(folder / "label.nii.gz", Volume((_ball() if mask is None else mask).astype(np.uint8), image.affine))
+    named = {"label_info": [{"name": "ball", "idx": 1}]}
+    save_label(store, LABELS, series_uid(number), folder / "label.nii.gz", "final", named)
+
+
+def _seg(number: int, mask: NDArray[np.bool_]) -> Any:
+    """A label as another program would make it."""
+    sources = [make_image(number, k) for k in range(SLICES)]
+    affine = np.diag([-2.0, -2.0, 3.0, 1.0])
+    affine[:2, 3] = 64.0
+    image = Volume(np.zeros(mask.shape, np.int16), affine)
+    return write_segmentation(sources, image, {"ball": mask}, {"ball": frozenset()}, datetime.now(timezone.utc))
+
+
+def _post(store: PacsDatastore, label: Any, folder: Path) -> requests.Response:
+    """Store a label as OHIF does, through the server."""
+    label.save_as(folder / "seg.dcm", write_like_original=False)
+    content = (folder / "seg.dcm").read_bytes()
+    body = b"--part\r\nContent-Type: application/dicom\r\n\r\n" + content + b"\r\n--part--\r\n"
+    headers = {"content-type": 'multipart/related; type="application/dicom"; boundary=part'}
+    return store.store_objects("", "studies", headers, body)
+
+
+def test_a_known_series_costs_one_request_in_a_while(pacs: _Pacs, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, uid = open_pacs(pacs.address), series_uid(700)
+    store.get_image_uri(uid)
+    assert pacs.asked == {"search": 1, "objects": 1}
+    for _ in range(20):
+        assert store.has_image(uid)
+        store.get_image_uri(uid)
+    assert pacs.asked == {}
+    monkeypatch.setattr("baps.server.datastores.dicomweb.series.FRESH", -1.0)
+    store.get_image_uri(uid)
+    assert pacs.asked == {"search": 1}
+
+
+def test_the_series_are_counted_without_being_listed(pacs: _Pacs) -> None:
+    store = open_pacs(pacs.address)
+    assert store.status() == {"total": SERIES, "completed": 0, "label_tags": {}}
+    asked = pacs.asked
+    assert asked["search"] < 25
+    assert store.status()["total"] == SERIES
+    assert pacs.asked == {}
+
+
+@pytest.mark.parametrize("series", [1, 49, 50, 199, 200, 201])
+def test_any_number_of_series_is_counted_and_listed_whole(pacs: _Pacs, series: int) -> None:
+    pacs.archive.series = series
+    store = open_pacs(pacs.address)
+    images = [series_uid(n) for n in range(series) if modality(n) in ("CT", "MR")]
+    assert store.list_images() == images
+    assert store.status()["total"] in (len(images), series)
+
+
+def test_labels_are_counted_as_they_come(pacs: _Pacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = [n for n in range(100) if modality(n) == "CT"][:6]
+    for number in numbers[:5]:
+        label = _seg(number, _ball())
+        pacs.archive.stored[label.SOPInstanceUID] = label
+    store = open_pacs(pacs.address)
+    assert store.get_labeled_images() == sorted(map(series_uid, numbers[:5]))
+    assert pacs.asked["metadata"] == 5
+    label = _seg(numbers[5], _ball())
+    pacs.archive.stored[label.SOPInstanceUID] = label
+    store.forget_list()
+    assert len(store.get_labeled_images()) == 6
+    assert pacs.asked == {"search": 3, "metadata": 1}
+    again = open_pacs(pacs.address)  # What is known outlives the server.
+    assert len(again.get_labeled_images()) == 6
+    assert pacs.asked == {"search": 2}
+    del pacs.archive.stored[label.SOPInstanceUID]
+    again.forget_list()
+    assert series_uid(numbers[5]) not in again.get_labeled_images()
+
+
+def test_a_register_that_is_broken_is_made_anew(pacs: _Pacs, tmp_path: Path) -> None:
+    store = open_pacs(pacs.address)
+    _submit(store, 0, tmp_path)
+    (file,) = (tmp_path / "cache").rglob("labels.sqlite")
+    file.write_bytes(b"junk" * 4096)
+    assert open_pacs(pacs.address).get_labeled_images() == [series_uid(0)]
+
+
+def test_next_sample_looks_at_a_page_and_says_so(pacs: _Pacs) -> None:
+    store = open_pacs(pacs.address)
+    store.status()
+    pacs.asked  # noqa: B018
+    drawn = set()
+    for _ in range(12):
+        found = Chance()({"strategy": "random"}, store)
+        assert found is not None
+        assert f"a part of the {SERIES} series" in found["reason"]
+        drawn.add(int(found["id"].rpartition(".")[2]) // 100)
+    assert len(drawn) > 3  # Not from the first page alone.
+    assert pacs.asked["search"] <= 12 * 3
+    assert all(modality(int(image.rpartition(".")[2]) - 1) in ("CT", "MR") for image in store.candidates(True).images)
+    assert First()({}, store)["id"] == series_uid(0)  # type: ignore[index]
+
+
+def test_next_sample_passes_over_what_is_labelled_or_unusable(pacs: _Pacs, monkeypatch: pytest.MonkeyPatch) -> None:
+    pacs.archive.series = 3  # Two images and a report.
+    label = _seg(0, _ball())
+    pacs.archive.stored[label.SOPInstanceUID] = label
+    store = open_pacs(pacs.address)
+    assert {Chance()({"strategy": "random"}, store)["id"] for _ in range(5)} == {series_uid(1)}  # type: ignore[index]
+    pacs.archive.series = 5
+    whole = archive_pacs.make_image
+
+    def torn(number: int, k: int) -> Any:
+        image = deepcopy(whole(number, k))  # The stand-in keeps what it has made.
+        if number == 3:
+            image.ImagePositionPatient = [0.0, 0.0, 0.0]
+        return image
+
+    monkeypatch.setattr(archive_pacs, "make_image", torn)
+    store = open_pacs(pacs.address)
+    for _ in range(8):
+        assert First()({}, store)["id"] in (series_uid(1), series_uid(4))  # type: ignore[index]
+        assert Chance()({"strategy": "random"}, store)["id"] != series_uid(3)  # type: ignore[index]
+    assert store.json()["unusable"].keys() <= {series_uid(3)}
+    with pytest.raises(InputError, match="doubled slices"):
+        store.get_image_uri(series_uid(3))
+    assert pacs.asked["objects"] <= 4  # It is fetched once, and then remembered.
+    assert store.status()["unusable"] == 1
+
+
+def test_where_no_image_can_be_used_a_sentence_says_why(pacs: _Pacs, monkeypatch: pytest.MonkeyPatch) -> None:
+    pacs.archive.series = 2
+    store = open_pacs(pacs.address)
+
+    def broken(_: str) -> str:
+        raise InputError("The slices are doubled.")
+
+    monkeypatch.setattr(store, "get_image_uri", broken)
+    with pytest.raises(InputError, match="None of 2 images.*doubled"):
+        Chance()({"strategy": "random"}, store)
+
+
+def test_a_whole_slide_is_not_offered_and_refused_in_a_sentence(pacs: _Pacs) -> None:
+    store, slide = open_pacs(pacs.address), next(n for n in range(10) if modality(n) == "SM")
+    assert not store.has_image(series_uid(slide))
+    with pytest.raises(InputError, match="whole-slide image"):
+        store.get_image_uri(series_uid(slide))
+    with pytest.raises(NotFoundError, match="no series"):
+        store.get_image_uri("1.2.3")
+    with pytest.raises(NotFoundError, match="no series"):
+        store.get_image_uri("../../etc/passwd")
+    assert "objects" not in pacs.asked
+
+
+def test_a_query_holds_for_what_is_listed_and_for_what_is_clicked_on(pacs: _Pacs) -> None:
+    store = open_pacs(f"{pacs.address}?Modality=MR&StudyDate=20220101-20221231")
+    images = store.list_images()
+    assert images
+    told = {tag: value for one in images for tag, value in [(one, int(one.rpartition(".")[2]) - 1)]}
+    assert all(modality(number) == "MR" and 2020 + number % 7 == 2022 for number in told.values())
+    assert store.has_image(images[0])
+    with pytest.raises(NotFoundError):
+        store.get_image_uri(series_uid(0))
+
+
+def test_a_worklist_holds_for_images_and_labels(pacs: _Pacs, tmp_path: Path) -> None:
+    file = tmp_path / "worklist.txt"
+    file.write_text(f"{study_uid(8)}\n{study_uid(400)}\n")
+    store = open_pacs(pacs.address, worklist=file)
+    images = [series_uid(n) for n in (8, 9, 11, 400, 401, 403) if modality(n) in ("CT", "MR")]
+    assert sorted(store.list_images()) == sorted(images)
+    assert store.status()["total"] == len(images)
+    assert Chance()({"strategy": "random"}, store)["id"] in images  # type: ignore[index]
+    with pytest.raises(NotFoundError):
+        store.get_image_uri(series_uid(0))
+    for number in (0, 8):
+        label = _seg(number, _ball())
+        pacs.archive.stored[label.SOPInstanceUID] = label
+    store.forget_list()
+    assert store.get_labeled_images() == [series_uid(8)]
+    file.write_text(f"{study_uid(0)}\n")
+    os.utime(file, ns=(1, 1))
+    store.forget_list()
+    assert store.get_labeled_images() == [series_uid(0)]
+    assert store.has_image(series_uid(0))
+    assert not store.has_image(series_uid(8))
+
+
+def test_a_label_that_the_pacs_changes_is_not_called_saved(pacs: _Pacs, tmp_path: Path) -> None:
+    store = open_pacs(pacs.address)
+    keep = pacs.archive.store
+
+    def flipping(kind: str, body: bytes) -> Any:
+        kept = keep(kind, body)
+        for label in kept:
+            label.PixelData = bytes(label.PixelData)[::-1]
+        return kept
+
+    pacs.archive.store = flipping  # type: ignore[method-assign]
+    with pytest.raises(BapsError, match=r"does not read back as it was sent.*\*\.refused") as caught:
+        _submit(store, 0, tmp_path, _ball() & (np.indices((SIDE, SIDE, SLICES))[0] > 30))
+    assert not isinstance(caught.value, InputError)
+    assert [file.suffix for file in (tmp_path / "cache").rglob("unsent/*")] == [".refused"]
+    store.forget_list()
+    assert store.status()["completed"] == 0
+    assert store.get_labeled_images() == []
+
+
+def test_a_label_that_the_pacs_files_under_another_patient_is_not_called_saved(pacs: _Pacs, tmp_path: Path) -> None:
+    store = open_pacs(pacs.address)
+    keep = pacs.archive.store
+
+    def coercing(kind: str, body: bytes) -> Any:
+        kept = keep(kind, body)
+        for label in kept:
+            label.PatientID = "another"
+        return kept
+
+    pacs.archive.store = coercing  # type: ignore[method-assign]
+    with pytest.raises(BapsError, match="another PatientID"):
+        _submit(store, 0, tmp_path)
+    assert store.get_labeled_images() == []
+
+
+def test_a_label_that_cannot_be_asked_for_again_is_kept_and_counts_when_it_was_checked(
+    pacs: _Pacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("baps.server.datastores.dicomweb.fetching._STORING_SECONDS", (0.0,))
+    store = open_pacs(pacs.address)
+    store.get_image_uri(series_uid(0))
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            pacs.archive,
+            "objects",
+            lambda uid, instance="": [] if instance else archive_pacs.Archive.objects(pacs.archive, uid),
+        )
+        with pytest.raises(BapsError, match=r"did not give it back to be checked.*need not submit it again"):
+            _submit(store, 0, tmp_path)
+        assert len(list((tmp_path / "cache").rglob("unsent/*.dcm"))) == 1
+        assert len(pacs.archive.stored) == 1
+    store.forget_list()
+    store.get_labeled_images()  # Whatever asks for labels has it sent and checked again.
+    assert store.get_labeled_images() == [series_uid(0)]
+    assert len(pacs.archive.stored) == 1
+    assert not list((tmp_path / "cache").rglob("unsent/*"))
+
+
+def test_an_export_that_cannot_be_read_gets_a_note_and_does_not_count(pacs: _Pacs, tmp_path: Path) -> None:
+    from baps.utils.context_collector import notes
+
+    store = open_pacs(pacs.address)
+    moved = _seg(0, _ball())
+    for frame in moved.PerFrameFunctionalGroupsSequence:
+        x, y, z = frame.PlanePositionSequence[0].ImagePositionPatient
+        frame.PlanePositionSequence[0].ImagePositionPatient = [x + 0.7, y, z]
+    with notes.collecting() as said:
+        assert _post(store, moved, tmp_path).status_code == 200
+    assert "does not count" in said[0]
+    assert "does not lie on the slices" in said[0]
+    assert store.get_labeled_images() == []
+    assert open_pacs(pacs.address).get_labeled_images() == []  # It is remembered.
+    with notes.collecting() as said:
+        _post(store, _seg(0, _ball()), tmp_path)
+    assert said == []
+    assert store.get_labeled_images() == [series_uid(0)]
+    cases, left_out = labelled_cases(store, LABELS, {})
+    assert len(cases["ball"]) == 1
+    assert not left_out
+    np.testing.assert_array_equal(
+        read_labels(cases["ball"][0].labels, read_volume(cases["ball"][0].image)) > 0, _ball()
+    )
+
+
+def _structures(number: int, mask: NDArray[np.bool_]) -> Any:
+    sources = [make_image(number, k) for k in range(SLICES)]
+    affine = np.diag([-2.0, -2.0, 3.0, 1.0])
+    affine[:2, 3] = 64.0
+    image = Volume(np.zeros(mask.shape, np.int16), affine)
+    return write_structures(sources, image, {"ball": mask}, datetime.now(timezone.utc))
+
+
+def test_a_structure_set_counts_where_metadata_leave_out_its_contours(
+    pacs: _Pacs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    label, whole = _structures(0, _ball()), archive_pacs._header
+    pacs.archive.stored[label.SOPInstanceUID] = label
+
+    def bare(image: Any) -> Any:
+        return {tag: value for tag, value in whole(image).items() if tag != "30060039"}  # ROIContourSequence
+
+    monkeypatch.setattr(archive_pacs, "_header", bare)
+    store = open_pacs(pacs.address)
+    assert store.get_labeled_images() == [series_uid(0)]
+    asked = pacs.asked
+    assert (asked["metadata"], asked["objects"]) == (1, 1)
+    store.forget_list()
+    assert store.get_labeled_images() == [series_uid(0)]
+    assert pacs.asked == {"search": 2}
+
+
+def test_a_structure_set_that_a_viewer_stores_is_read_back(pacs: _Pacs, tmp_path: Path) -> None:
+    from baps.utils.context_collector import notes
+
+    store, moved = open_pacs(pacs.address), _structures(0, _ball())
+    for contour in moved.ROIContourSequence[0].ContourSequence:
+        contour.ContourData = [float(value) + 0.9 for value in contour.ContourData]
+    with notes.collecting() as said:
+        assert _post(store, moved, tmp_path).status_code == 200
+    assert "does not count" in said[0]
+    assert "off the nearest slice" in said[0]
+    assert store.get_labeled_images() == []
+    with notes.collecting() as said:
+        _post(store, _structures(0, _ball()), tmp_path)
+    assert said == []
+    assert store.get_labeled_images() == [series_uid(0)]
+
+
+def test_both_forms_are_kept_and_sent_later_when_the_pacs_is_away(
+    pacs: _Pacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_pacs(pacs.address, label_format="both")
+    store.get_image_uri(series_uid(0))
+    with monkeypatch.context() as patched:
+        patched.setattr(store._client, "store_instances", _unreachable)
+        with pytest.raises(BapsError, match="need not submit it again"):
+            _submit(store, 0, tmp_path)
+    assert len(list((tmp_path / "cache").rglob("unsent/*.dcm"))) == 2
+    assert not pacs.archive.stored
+    store.forget_list()
+    store.get_labeled_images()  # Whatever asks for labels has them sent.
+    assert sorted(str(one.Modality) for one in pacs.archive.stored.values()) == ["RTSTRUCT", "SEG"]
+    assert store.get_labeled_images() == [series_uid(0)]
+
+
+def _unreachable(_: Any) -> Any:
+    raise requests.ConnectionError
+
+
+def test_what_cannot_be_read_stops_counting_when_it_is_tried(pacs: _Pacs, tmp_path: Path) -> None:
+    label = _seg(0, _ball())
+    label.PixelData = b"\x00"
+    pacs.archive.stored[label.SOPInstanceUID] = label
+    store = open_pacs(pacs.address)
+    assert store.get_labeled_images() == [series_uid(0)]  # By its header.
+    with pytest.raises(InputError, match="cannot be read"):
+        store.get_label_uri(series_uid(0), "final")
+    assert store.get_labeled_images() == []
+    pacs.asked  # noqa: B018
+    with pytest.raises(InputError, match="cannot be read"):
+        store.get_label_uri(series_uid(0), "final")
+    assert "objects" not in pacs.asked
+    assert FRESH > 5

@@ -1,0 +1,154 @@
+"""What a PACS answers is bounded: in size, in speed, in what its objects inflate to, and in where it sends us."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from io import BytesIO
+
+import pydicom
+import pytest
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+from baps.errors import BapsError
+from baps.server.datastores.dicomweb import client as pacs_client
+from baps.server.datastores.dicomweb.client import connect, pacs_answers
+from baps.site.pacs_credentials import Login
+from demo.server import ROOT
+
+_OBJECT = ROOT / "sample-data" / "dicom" / "ct_01" / "001.dcm"
+
+
+@contextmanager
+def _pacs(answer: Callable[[http.server.BaseHTTPRequestHandler], None]) -> Iterator[str]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            with suppress(ConnectionError):
+                answer(self)
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/dicom-web"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def _begin(handler: http.server.BaseHTTPRequestHandler, kind: str) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Type", kind)
+    handler.end_headers()
+
+
+def _multipart(content: bytes) -> Callable[[http.server.BaseHTTPRequestHandler], None]:
+    def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+        _begin(handler, 'multipart/related; type="application/dicom"; boundary=part')
+        handler.wfile.write(b"--part\r\nContent-Type: application/dicom\r\n\r\n" + content + b"\r\n--part--\r\n")
+
+    return answer
+
+
+def _deflated(megabytes: int) -> bytes:
+    """An object whose data set is deflated, with a private element of zeros behind it."""
+    image = pydicom.dcmread(_OBJECT)
+    image.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    image.add_new(0x7FE10010, "OB", bytes(megabytes << 20))
+    content = BytesIO()
+    image.save_as(content)
+    return content.getvalue()
+
+
+def test_a_list_without_end_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pacs_client, "_MOST_JSON", 1 << 20)
+    sent = 0
+
+    def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+        nonlocal sent
+        _begin(handler, "application/dicom+json")
+        while sent < 1 << 30:
+            sent += handler.wfile.write(bytes(1 << 16))
+
+    with _pacs(answer) as address, pacs_answers(), pytest.raises(BapsError, match="more than 1 MB"):
+        connect(address, Login()).search_for_series()
+    assert sent < 1 << 27
+
+
+def test_a_series_without_end_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BAPS_MOST_VOLUME_MB", "1")
+
+    def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+        _begin(handler, 'multipart/related; type="application/dicom"; boundary=part')
+        while True:
+            handler.wfile.write(b"--part\r\nContent-Type: application/dicom\r\n\r\n" + _OBJECT.read_bytes() + b"\r\n")
+
+    with _pacs(answer) as address, pacs_answers(), pytest.raises(BapsError, match="more than 2 MB"):
+        for _ in connect(address, Login()).iter_series("1.2.3", "1.2.4"):
+            pass
+
+
+def test_an_answer_that_dribbles_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pacs_client, "_PATIENCE", 0.2)
+
+    def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+        _begin(handler, "application/dicom+json")
+        while True:  # A whole part of what is read at once, now and then.
+            handler.wfile.write(bytes(10))
+            time.sleep(0.05)
+
+    monkeypatch.setattr("requests.models.CONTENT_CHUNK_SIZE", 10)
+    with _pacs(answer) as address, pacs_answers(), pytest.raises(BapsError, match="too slowly"):
+        connect(address, Login()).search_for_series()
+
+
+def test_an_object_that_inflates_to_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BAPS_MOST_VOLUME_MB", "16")
+    bomb = _deflated(64)
+    assert len(bomb) < 1 << 20
+    with _pacs(_multipart(bomb)) as address, pacs_answers():
+        with pytest.raises(BapsError, match="16 MB are allowed"):
+            list(connect(address, Login()).iter_series("1.2.3", "1.2.4"))
+        with pytest.raises(BapsError, match="16 MB are allowed"):
+            connect(address, Login()).retrieve_instance("1.2.3", "1.2.4", "1.2.5")
+
+
+def test_a_deflated_object_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    with _pacs(_multipart(_deflated(1))) as address, pacs_answers():
+        (found,) = connect(address, Login()).iter_series("1.2.3", "1.2.4")
+    assert found.PixelData == pydicom.dcmread(_OBJECT).PixelData
+
+
+def test_what_is_no_dicom_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        _pacs(_multipart(zlib.compress(b"no DICOM"))) as address,
+        pytest.raises(BapsError, match="half an answer"),
+        pacs_answers(),
+    ):
+        list(connect(address, Login()).iter_series("1.2.3", "1.2.4"))
+
+
+def test_a_redirection_to_another_host_is_not_followed() -> None:
+    asked = []
+
+    def elsewhere(handler: http.server.BaseHTTPRequestHandler) -> None:
+        asked.append(handler.path)
+        _begin(handler, "application/dicom+json")
+        handler.wfile.write(b"[]")
+
+    with _pacs(elsewhere) as other:
+
+        def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+            handler.send_response(302)
+            handler.send_header("Location", other.replace("127.0.0.1", "localhost"))
+            handler.end_headers()
+
+        with _pacs(answer) as address, pacs_answers(), pytest.raises(BapsError, match="another host"):
+            connect(address, Login()).search_for_series()
+    assert not asked

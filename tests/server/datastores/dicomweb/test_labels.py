@@ -1,0 +1,299 @@
+"""Labels of a real PACS: saved as DICOM SEG, read back, trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+import requests
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from baps.errors import BapsError, InputError
+from baps.imaging.volume import Volume
+from baps.io import read_labels, read_volume, write_nifti
+from baps.io.dicom.seg import write_segmentation
+from baps.server.datastores.dicomweb import PacsDatastore, open_pacs
+from baps.server.labels.save_labels import save_label, save_shown
+from baps.server.training_cases import labelled_cases
+from demo import orthanc
+from tests.support.series import Series, write_series
+
+LABELS = {"liver": 1, "spleen": 2}
+pytestmark = pytest.mark.skipif(bool(orthanc.missing()), reason=orthanc.missing())
+
+
+@pytest.fixture
+def pacs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Series]]:
+    """Orthanc with one series that was cut coronally, so that no axis is as it was."""
+    from monailabel.config import settings
+
+    monkeypatch.setattr(settings, "MONAI_LABEL_DICOMWEB_CACHE_PATH", str(tmp_path / "cache"))
+    series = write_series(tmp_path / "dicom", "coronal")
+    with orthanc.running_orthanc(tmp_path, reachable=True) as address:
+        orthanc.store(address, tmp_path / "dicom")
+        yield f"{address}/dicom-web", replace(series, labels=np.where(series.labels > 2, 0, series.labels))
+
+
+def _submit(store: PacsDatastore, series: Series, voxels: NDArray[np.uint8], folder: Path, **said: object) -> None:
+    image = read_volume(Path(store.get_image_uri(series.uid)))
+    write_nifti(folder / "label.nii.gz", Volume(voxels, image.affine))
+    save_label(store, LABELS, series.uid, folder / "label.nii.gz", "final", said)
+
+
+def _stored(store: PacsDatastore) -> list[dict[str, object]]:
+    """The series of labels in the PACS."""
+    found: list[dict[str, object]] = store._client.search_for_series(search_filters={"Modality": "SEG"})
+    return found
+
+
+def _headers(folder: Path) -> list[Dataset]:
+    return [pydicom.dcmread(file, stop_before_pixels=True) for file in (folder / "dicom").glob("*.dcm")]
+
+
+def test_a_submitted_label_is_read_back_and_counts_at_once(pacs: tuple[str, Series], tmp_path: Path) -> None:
+    address, series = pacs
+    store = open_pacs(address)
+    assert store.status()["completed"] == 0
+    _submit(store, series, series.labels, tmp_path)
+    assert store.status()["completed"] == 1
+    assert (store.get_labeled_images(), store.get_unlabeled_images()) == ([series.uid], [])
+    other = open_pacs(address)  # As the training process opens it.
+    cases, left_out = labelled_cases(other, LABELS, {})
+    assert left_out == {}
+    for name, value in LABELS.items():
+        (case,) = cases[name]
+        assert case.patient == "phantom-coronal"
+        image = read_volume(case.image)
+        np.testing.assert_array_equal(read_labels(case.labels, image) == case.value, series.labels == value)
+        assert case.covered == set(np.flatnonzero((series.labels == value).any((0, 1))).tolist())
+    labelmap = read_labels(Path(other.get_label_uri(series.uid, "final")), image)
+    assert other.get_label_info(series.uid, "final")["label_info"] == [
+        {"name": "liver", "idx": 1},
+        {"name": "spleen", "idx": 2},
+    ]
+    np.testing.assert_array_equal(labelmap, series.labels)
+    assert [Path(pair["image"]).name for pair in other.datalist()] == [f"{series.uid}.nii.gz"]
+
+
+def test_the_newest_of_each_organ_wins_whatever_the_clocks_say(pacs: tuple[str, Series], tmp_path: Path) -> None:
+    address, series = pacs
+    store = open_pacs(address)
+    image = read_volume(Path(store.get_image_uri(series.uid)))
+    ahead = datetime.now(timezone.utc) + timedelta(hours=3)
+    half = (series.labels == 2) & (np.indices(image.shape)[0] > image.shape[0] // 2)
+    masks = {"liver": series.labels == 1, "spleen": half}
+    slices = {name: frozenset(np.flatnonzero(mask.any((0, 1))).tolist()) for name, mask in masks.items()}
+    store._client.store_instances([write_segmentation(_headers(tmp_path), image, masks, slices, ahead)])
+    _submit(store, series, (2 * (series.labels == 2)).astype(np.uint8), tmp_path)
+    cases, _ = labelled_cases(open_pacs(address), LABELS, {})
+    np.testing.assert_array_equal(read_labels(cases["spleen"][0].labels, image) > 0, series.labels == 2)
+    np.testing.assert_array_equal(read_labels(cases["liver"][0].labels, image) > 0, series.labels == 1)
+
+
+def test_a_mask_that_is_shown_is_saved_slice_by_slice(pacs: tuple[str, Series]) -> None:
+    address, series = pacs
+    store = open_pacs(address)
+    image, spleen = read_volume(Path(store.get_image_uri(series.uid))), series.labels == 2
+    first, second = np.flatnonzero(spleen.any((0, 1)))[:2].tolist()
+    for number, k in enumerate((first, second, second)):
+        new = save_shown(store, LABELS, series.uid, image, "spleen", spleen, [k], "baps")
+        assert new == ("Saved as spleen." if number < 2 else "It was saved as spleen before.")
+    (case,) = labelled_cases(open_pacs(address), LABELS, {})[0]["spleen"]
+    wanted = np.zeros(image.shape, bool)
+    wanted[:, :, [first, second]] = spleen[:, :, [first, second]]
+    np.testing.assert_array_equal(read_labels(case.labels, image) > 0, wanted)
+    assert case.covered == {first, second}
+    assert len(_stored(store)) == 2
+
+
+def test_what_no_person_has_seen_is_not_counted(pacs: tuple[str, Series], tmp_path: Path) -> None:
+    address, series = pacs
+    store = open_pacs(address)
+    image, spleen = read_volume(Path(store.get_image_uri(series.uid))), series.labels == 2
+    made = write_segmentation(
+        _headers(tmp_path), image, {"spleen": spleen}, {"spleen": frozenset({60})}, datetime.now(timezone.utc)
+    )
+    made.SegmentSequence[0].SegmentAlgorithmType = "AUTOMATIC"
+    made.SegmentSequence[0].SegmentAlgorithmName = "another program"
+    store._client.store_instances([made])
+    assert store.status()["completed"] == 0
+    assert labelled_cases(store, LABELS, {})[0]["spleen"] == []
+
+
+def test_a_segmentation_that_does_not_fit_is_left_out_with_a_sentence(pacs: tuple[str, Series], tmp_path: Path) -> None:
+    address, series = pacs
+    store = open_pacs(address)
+    image = read_volume(Path(store.get_image_uri(series.uid)))
+    masks = {"liver": series.labels == 1, "spleen": series.labels == 2, "Segment 1": series.labels == 1}
+    slices = {name: frozenset(np.flatnonzero(mask.any((0, 1))).tolist()) for name, mask in masks.items()}
+    made = write_segmentation(_headers(tmp_path), image, masks, slices, datetime.now(timezone.utc))
+    for frame in made.PerFrameFunctionalGroupsSequence:
+        x, y, z = frame.PlanePositionSequence[0].ImagePositionPatient
+        frame.PlanePositionSequence[0].ImagePositionPatient = [x + 1.4, y, z]
+    store._client.store_instances([made])
+    cases, left_out = labelled_cases(store, LABELS, {})
+    assert cases == {"liver": [], "spleen": []}
+    assert left_out.keys() == {f"{series.uid}, liver", f"{series.uid}, spleen"}
+    assert "does not lie on the slices of its series" in left_out[f"{series.uid}, liver"]
+    assert not list(tmp_path.rglob(".partial-*"))
+    _, left_out = labelled_cases(store, {"heart": 1}, {})
+    assert "no labels of this site: heart" in left_out[series.uid]
+
+
+def test_a_label_without_names_is_refused_and_nothing_is_stored(pacs: tuple[str, Series], tmp_path: Path) -> None:
+    address, series = pacs
+    store = open_pacs(address)
+    with pytest.raises(InputError, match=r"The values \[1\] of the label have no name"):
+        _submit(store, series, series.labels, tmp_path, label_info=[{"name": "spleen", "idx": 2}])
+    assert store.status()["completed"] == 0
+
+
+def test_a_pacs_that_does_not_take_the_label(
+    pacs: tuple[str, Series], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, series = pacs
+    store = open_pacs(address)
+
+    def broken(*_: object, **__: object) -> None:
+        raise requests.ConnectionError("gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store._client, "store_instances", broken)
+        with pytest.raises(BapsError, match="cannot be reached"):
+            _submit(store, series, series.labels, tmp_path)
+        assert store.status()["completed"] == 0
+    refused = Dataset()
+    refused.FailedSOPSequence = [Dataset()]
+    with monkeypatch.context() as patched:
+        patched.setattr(store._client, "store_instances", lambda _: refused)
+        with pytest.raises(BapsError, match="did not take the label"):
+            _submit(store, series, series.labels, tmp_path)
+    _submit(store, series, series.labels, tmp_path)
+    assert store.status()["completed"] == 1
+
+
+def test_drafts_stay_on_this_machine(pacs: tuple[str, Series], tmp_path: Path) -> None:
+    address, series = pacs
+    store = open_pacs(address)
+    _submit(store, series, series.labels, tmp_path, model="baps")  # A model's, and nobody said that it is right.
+    assert store.status()["completed"] == 0
+    kept = store.get_label_uri(series.uid, "original")
+    np.testing.assert_array_equal(np.asarray(nibabel.load(kept).dataobj), series.labels)
+    assert _stored(store) == []
+
+
+def test_clicks_do_not_ask_the_pacs_each_time_and_a_viewers_export_counts_at_once(
+    pacs: tuple[str, Series], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, series = pacs
+    store = open_pacs(address)
+    store.status()
+    assert store.has_image(series.uid)
+    with monkeypatch.context() as patched:
+        patched.setattr(store._client, "search_for_series", None)
+        store.status()
+        assert store.has_image(series.uid)
+    image, spleen = read_volume(Path(store.get_image_uri(series.uid))), series.labels == 2
+    slices = {"spleen": frozenset(np.flatnonzero(spleen.any((0, 1))).tolist())}
+    made = write_segmentation(_headers(tmp_path), image, {"spleen": spleen}, slices, datetime.now(timezone.utc))
+    made.save_as(tmp_path / "seg.dcm")
+    body = (
+        b"--part\r\nContent-Type: application/dicom\r\n\r\n" + (tmp_path / "seg.dcm").read_bytes() + b"\r\n--part--\r\n"
+    )
+    headers = {"content-type": 'multipart/related; type="application/dicom"; boundary=part'}
+    assert store.store_objects("wado", "studies", headers, body).status_code == 200
+    assert store.status()["completed"] == 1
+
+
+def _store(
+    store: PacsDatastore, folder: Path, image: Volume, masks: dict[str, NDArray[np.bool_]], **changes: str
+) -> None:
+    """Put a SEG into the PACS as another program would; ``changes`` of its first segment or of itself."""
+    slices = dict.fromkeys(masks, frozenset[int]())
+    made = write_segmentation(_headers(folder), image, masks, slices, datetime.now(timezone.utc))
+    for keyword, value in changes.items():
+        setattr(made.SegmentSequence[0] if keyword.startswith("Segment") else made, keyword, value)
+    store._client.store_instances([made])
+    store.forget_list()
+
+
+def test_a_newer_object_that_is_of_no_use_hides_no_good_one(pacs: tuple[str, Series], tmp_path: Path) -> None:
+    """Nor does it keep anybody from saving."""
+    address, series = pacs
+    store = open_pacs(address)
+    image, spleen = read_volume(Path(store.get_image_uri(series.uid))), series.labels == 2
+    _store(store, tmp_path, image, {"spleen": spleen})
+    shifted = Volume(image.voxels, image.affine)
+    moved = write_segmentation(
+        _headers(tmp_path), shifted, {"spleen": spleen}, {"spleen": frozenset()}, datetime.now(timezone.utc)
+    )
+    for frame in moved.PerFrameFunctionalGroupsSequence:
+        x, y, z = frame.PlanePositionSequence[0].ImagePositionPatient
+        frame.PlanePositionSequence[0].ImagePositionPatient = [x + 1.4, y, z]
+    store._client.store_instances([moved])
+    cases, left_out = labelled_cases(open_pacs(address), LABELS, {})
+    np.testing.assert_array_equal(read_labels(cases["spleen"][0].labels, image) > 0, spleen)
+    assert "An older label was taken" in left_out[f"{series.uid}, spleen, newer"]
+    k = int(np.flatnonzero(spleen.any((0, 1)))[0])
+    less = spleen & (np.indices(spleen.shape)[0] % 2 == 0)
+    assert save_shown(store, LABELS, series.uid, image, "spleen", less, [k], "baps") == "Saved as spleen."
+
+
+def test_one_broken_object_does_not_stop_the_others(pacs: tuple[str, Series], tmp_path: Path) -> None:
+    address, series = pacs
+    store = open_pacs(address)
+    image = read_volume(Path(store.get_image_uri(series.uid)))
+    _store(store, tmp_path, image, {"spleen": series.labels == 2})
+    _store(store, tmp_path, image, {"liver": series.labels == 1}, SegmentNumber="")
+    _store(store, tmp_path, image, {"liver": series.labels == 1}, ContentDate="99991231")
+    cases, _ = labelled_cases(open_pacs(address), LABELS, {})
+    assert {name: len(found) for name, found in cases.items()} == {"liver": 1, "spleen": 1}
+    _submit(store, series, series.labels, tmp_path)
+
+
+def test_a_pacs_that_lists_late_loses_no_slice(pacs: tuple[str, Series], monkeypatch: pytest.MonkeyPatch) -> None:
+    address, series = pacs
+    store = open_pacs(address)
+    image, spleen = read_volume(Path(store.get_image_uri(series.uid))), series.labels == 2
+    search = store._client.search_for_series
+
+    def late(**given: int) -> list[dict[str, object]]:
+        return [one for one in search(**given) if one["00080060"]["Value"] != ["SEG"]]
+
+    monkeypatch.setattr(store._client, "search_for_series", late)
+    first, second = np.flatnonzero(spleen.any((0, 1)))[:2].tolist()
+    for k in (first, second):
+        save_shown(store, LABELS, series.uid, image, "spleen", spleen, [k], "baps")
+    (case,) = labelled_cases(open_pacs(address), LABELS, {})[0]["spleen"]
+    assert case.covered == {first, second}
+
+
+def test_a_pacs_that_knows_no_pages_is_listed_once(pacs: tuple[str, Series], monkeypatch: pytest.MonkeyPatch) -> None:
+    address, series = pacs
+    store = open_pacs(address)
+    whole = store._client.search_for_series()
+    monkeypatch.setattr(store._client, "search_for_series", lambda **_: whole)
+    assert store.list_images() == [series.uid]
+
+
+def test_a_series_that_was_still_being_sent_is_fetched_again(pacs: tuple[str, Series], tmp_path: Path) -> None:
+    address, _ = pacs
+    other = write_series(tmp_path / "later", "axial", patient="later")
+    files = sorted((tmp_path / "later").glob("*.dcm"))
+    instances = address.removesuffix("/dicom-web") + "/instances"
+    for file in files[:10]:
+        requests.post(instances, data=file.read_bytes(), timeout=30)
+    store = open_pacs(address)
+    assert read_volume(Path(store.get_image_uri(other.uid))).shape[2] == 10
+    for file in files[10:]:
+        requests.post(instances, data=file.read_bytes(), timeout=30)
+    store.forget_list()
+    assert read_volume(Path(store.get_image_uri(other.uid))).shape[2] == 24
+    _submit(store, other, np.where(other.labels > 2, 0, other.labels), tmp_path)

@@ -1,0 +1,203 @@
+"""A PACS that drops the connection: what was to be sent is kept, and sent once."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+import requests
+from pydicom.dataset import Dataset
+
+from baps.errors import BapsError
+from baps.imaging.volume import Volume
+from baps.io import read_labels, read_volume, write_nifti
+from baps.server.datastores.dicomweb import PacsDatastore, open_pacs
+from baps.server.labels.save_labels import save_label, save_shown
+from baps.server.training_cases import labelled_cases
+from demo import orthanc
+from tests.support.series import Series, write_series
+
+LABELS = {"liver": 1, "spleen": 2}
+pytestmark = pytest.mark.skipif(bool(orthanc.missing()), reason=orthanc.missing())
+
+
+@dataclass
+class Line:
+    """A line to a PACS, which may be cut while something is stored.
+
+    Attributes:
+        pacs: address of the PACS.
+        address: of this end.
+        cut: ``request`` lets half of what is stored through, ``reply`` all of it and no answer; "" cuts nothing.
+        cuts: how often it was cut.
+    """
+
+    pacs: str
+    cut: str = ""
+    cuts: int = 0
+    _listening: socket.socket = field(default_factory=lambda: socket.create_server(("127.0.0.1", 0)))
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self._listening.getsockname()[1]}/dicom-web"
+
+    def run(self) -> None:
+        while True:
+            try:
+                near, _ = self._listening.accept()
+            except OSError:
+                return
+            parts = urlsplit(self.pacs)
+            far = socket.create_connection((str(parts.hostname), int(parts.port or 0)))
+            cut = threading.Event()
+            threading.Thread(target=self._pass, args=(near, far, cut, True), daemon=True).start()
+            threading.Thread(target=self._pass, args=(far, near, cut, False), daemon=True).start()
+
+    def close(self) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+
+    def _pass(self, source: socket.socket, target: socket.socket, cut: threading.Event, there: bool) -> None:
+        with suppress(OSError):
+            while data := source.recv(4096):
+                if there and data.startswith(b"POST") and self.cut:
+                    cut.set()
+                if cut.is_set() and (not there or self.cut == "request"):
+                    self.cuts += 1
+                    if there:
+                        target.sendall(data[: len(data) // 2])
+                    break
+                target.sendall(data)
+        for end in (source, target):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Line, Series]]:
+    """A line to Orthanc with one series."""
+    from monailabel.config import settings
+
+    monkeypatch.setattr(settings, "MONAI_LABEL_DICOMWEB_CACHE_PATH", str(tmp_path / "cache"))
+    series = write_series(tmp_path / "dicom", "axial")
+    with orthanc.running_orthanc(tmp_path, reachable=True) as address:
+        orthanc.store(address, tmp_path / "dicom")
+        line = Line(address)
+        threading.Thread(target=line.run, daemon=True).start()
+        yield line, replace(series, labels=np.where(series.labels > 2, 0, series.labels))
+        line.close()
+
+
+def _submit(store: PacsDatastore, series: Series, organ: str, folder: Path) -> None:
+    image = read_volume(Path(store.get_image_uri(series.uid)))
+    voxels = np.where(series.labels == LABELS[organ], LABELS[organ], 0).astype(np.uint8)
+    write_nifti(folder / "label.nii.gz", Volume(voxels, image.affine))
+    save_label(store, LABELS, series.uid, folder / "label.nii.gz", "final", {"author": "anna"})
+
+
+def _labels(line: Line) -> list[str]:
+    """The labels that the PACS has, asked past the line and without sending anything."""
+    wanted = {"Level": "Instance", "Query": {"Modality": "SEG"}}
+    found: list[str] = requests.post(f"{line.pacs}/tools/find", json=wanted, timeout=30).json()
+    return found
+
+
+@pytest.mark.parametrize(("cut", "arrived"), [("request", 0), ("reply", 1)])
+def test_a_line_that_is_cut_while_a_label_is_sent(
+    line: tuple[Line, Series], tmp_path: Path, cut: str, arrived: int
+) -> None:
+    way, series = line
+    store = open_pacs(way.address)
+    _submit(store, series, "liver", tmp_path)
+    way.cut = cut
+    with pytest.raises(BapsError, match=r"PACS.*is kept on this server.*need not submit it again"):
+        _submit(store, series, "spleen", tmp_path)
+    assert way.cuts > 0
+    (kept,) = (tmp_path / "cache").rglob("unsent/*.dcm")
+    assert (kept.stat().st_mode & 0o777, kept.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    assert len(_labels(way)) == 1 + arrived
+    way.cut = ""
+    again = open_pacs(way.address)  # As after a restart; whatever asks for the list first has it sent.
+    again.status()
+    assert not list(kept.parent.iterdir())
+    assert len(_labels(way)) == 2
+    cases, left_out = labelled_cases(open_pacs(way.address), LABELS, {})
+    assert left_out == {}
+    for name, value in LABELS.items():
+        image = read_volume(cases[name][0].image)
+        np.testing.assert_array_equal(read_labels(cases[name][0].labels, image) > 0, series.labels == value)
+
+
+def test_what_is_added_to_a_label_waits_for_the_part_that_was_not_sent(
+    line: tuple[Line, Series], tmp_path: Path
+) -> None:
+    way, series = line
+    store = open_pacs(way.address)
+    image, spleen = read_volume(Path(store.get_image_uri(series.uid))), series.labels == 2
+    first, second = np.flatnonzero(spleen.any((0, 1)))[:2].tolist()
+    way.cut = "request"
+    with pytest.raises(BapsError, match="is kept on this server"):
+        save_shown(store, LABELS, series.uid, image, "spleen", spleen, [first], "baps")
+    with pytest.raises(BapsError, match="is kept on this server"):
+        save_shown(store, LABELS, series.uid, image, "spleen", spleen, [second], "baps")
+    way.cut = ""
+    save_shown(store, LABELS, series.uid, image, "spleen", spleen, [second], "baps")
+    (case,) = labelled_cases(open_pacs(way.address), LABELS, {})[0]["spleen"]
+    assert case.covered == {first, second}
+    assert len(_labels(way)) == 2
+
+
+def test_a_label_that_the_pacs_refuses_is_kept_and_holds_up_no_other(
+    line: tuple[Line, Series], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    way, series = line
+    store = open_pacs(way.address)
+    refused, reason = Dataset(), Dataset()
+    reason.FailureReason = 0xA900
+    refused.FailedSOPSequence = [reason]
+    with monkeypatch.context() as patched:
+        patched.setattr(store._client, "store_instances", lambda _: refused)
+        with pytest.raises(BapsError, match=r"did not take the label.*as \*.refused"):
+            _submit(store, series, "spleen", tmp_path)
+    send = store._client.store_instances
+    reason.FailureReason = 0x0111  # It has the same one: its answer to the first attempt was lost.
+    with monkeypatch.context() as patched:
+        patched.setattr(store._client, "store_instances", lambda labels: (send(labels), refused)[1])
+        _submit(store, series, "spleen", tmp_path)
+    _submit(store, series, "liver", tmp_path)
+    assert [file.suffix for file in (tmp_path / "cache").rglob("unsent/*")] == [".refused"]
+    assert len(_labels(way)) == 2
+
+
+def test_a_label_that_the_pacs_stumbles_over_holds_up_no_other(
+    line: tuple[Line, Series], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    way, series = line
+    store = open_pacs(way.address)
+    send, stumbling = store._client.store_instances, requests.Response()
+    stumbling.status_code = 500
+
+    def stumble(labels: list[Dataset]) -> Dataset:
+        if labels[0].SegmentSequence[0].SegmentLabel == "spleen":
+            raise requests.HTTPError(response=stumbling)
+        return send(labels)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store._client, "store_instances", stumble)
+        with pytest.raises(BapsError, match=r"HTTP 500.*is kept on this server"):
+            _submit(store, series, "spleen", tmp_path)
+        _submit(store, series, "liver", tmp_path)
+        assert len(_labels(way)) == 1
+        image = read_volume(Path(store.get_image_uri(series.uid)))
+        with pytest.raises(BapsError, match="A part of spleen still waits"):
+            save_shown(store, LABELS, series.uid, image, "spleen", series.labels == 2, [3], "baps")
+    store.forget_list()
+    assert set(store.newest_segments()[series.uid]) == set(LABELS)
+    assert len(_labels(way)) == 2

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import baps.server.datastores.conversions
+from baps.imaging.volume import Volume
+from baps.io import read_volume
+from baps.server.datastores.conversions import Conversions
+from demo.server import ROOT
+
+SERIES = ROOT / "sample-data" / "dicom" / "ct_01"
+
+
+def test_a_slow_series_holds_up_no_other_and_is_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("slow", "other"):
+        shutil.copytree(SERIES, tmp_path / name)
+    conversions, begun, go_on, read = Conversions(tmp_path / ".converted"), threading.Event(), threading.Event(), []
+
+    def reading(source: Path) -> Volume:
+        read.append(source.name)
+        if source.name == "slow":
+            begun.set()
+            assert go_on.wait(60)
+        return read_volume(source)
+
+    monkeypatch.setattr(baps.server.datastores.conversions, "read_volume", reading)
+    with ThreadPoolExecutor(3) as pool:
+        try:
+            slow = [pool.submit(conversions.convert, tmp_path / "slow", "slow") for _ in range(2)]
+            assert begun.wait(60)
+            other = pool.submit(conversions.convert, tmp_path / "other", "other").result(60)
+            assert read_volume(other).shape == (128, 128, 24)
+            assert not any(one.done() for one in slow)
+        finally:
+            go_on.set()
+        assert {one.result(60) for one in slow} == {tmp_path / ".converted" / "slow.nii.gz"}
+    assert sorted(read) == ["other", "slow"]

@@ -1,0 +1,161 @@
+"""What counts as labelled: labels that can be read on their images, each read once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import baps.server.datastores.folder
+from baps.imaging.label_map import LabelMap
+from baps.imaging.volume import Volume
+from baps.io import read_volume, write_nifti
+from baps.server.datastores import label_checks
+from baps.server.datastores.folder import StudiesDatastore
+from baps.server.datastores.label_checks import LabelChecks
+from baps.server.labels.save_labels import save_label
+from baps.server.training_cases import labelled_cases
+from tests.support.sites import SAMPLES
+
+SITE = {"liver": 1, "spleen": 2}
+CASES = ("ct_01", "ct_02", "ct_03")
+
+
+@pytest.fixture
+def studies(tmp_path: Path) -> Path:
+    for case in CASES:
+        shutil.copy(SAMPLES / "images" / f"{case}.nii.gz", tmp_path)
+    (tmp_path / "labels" / "final").mkdir(parents=True)
+    return tmp_path
+
+
+def _open(studies: Path, read_only: bool = False) -> StudiesDatastore:
+    return StudiesDatastore(str(studies), auto_reload=False, read_only=read_only)
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the labels that are read."""
+    names: list[str] = []
+    reader = baps.server.datastores.folder.read_label_map
+
+    def noting(path: Path, *given: object) -> object:
+        names.append(path.name)
+        return reader(path, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(baps.server.datastores.folder, "read_label_map", noting)
+    return names
+
+
+def _by_hand(studies: Path, case: str, voxels: Volume | None = None) -> Path:
+    path = studies / "labels" / "final" / f"{case}.nii.gz"
+    if voxels is None:
+        shutil.copy(SAMPLES / "labels" / path.name, path)
+    else:
+        write_nifti(path, voxels)
+    return path
+
+
+def test_what_cannot_be_read_does_not_count_and_the_reason_is_said(studies: Path) -> None:
+    image = read_volume(studies / "ct_02.nii.gz")
+    _by_hand(studies, "ct_01")
+    _by_hand(studies, "ct_02", Volume(np.ones((5, 5, 5), np.uint8), image.affine @ np.diag([2, 2, 2, 1])))
+    _by_hand(studies, "ct_03", Volume(np.zeros(image.shape, np.uint8), image.affine))
+    found = _open(studies)
+    assert found.get_labeled_images() == ["ct_01"]
+    assert sorted(found.get_unlabeled_images()) == ["ct_02", "ct_03"]
+    assert found.status()["completed"] == 1
+    cases, left_out = labelled_cases(found, SITE, {})
+    assert [case.image.name for case in cases["liver"]] == ["ct_01.nii.gz"]
+    assert left_out.keys() == {"ct_02", "ct_03"}
+    assert "does not lie where its image does" in left_out["ct_02"]
+    assert left_out["ct_03"] == "The label of ct_03 is empty: no voxel is marked."
+
+
+def test_a_label_is_read_once_and_again_when_it_or_its_image_changes(studies: Path, read: list[str]) -> None:
+    file = _by_hand(studies, "ct_01")
+    found = _open(studies)
+    for _ in range(5):
+        assert found.get_labeled_images() == ["ct_01"]
+        assert found.status()["completed"] == 1
+    assert read == ["ct_01.nii.gz"]
+    assert _open(studies).get_labeled_images() == ["ct_01"]  # After a new start.
+    assert read == ["ct_01.nii.gz"]
+    file.write_bytes(b"no label")
+    assert found.get_labeled_images() == []
+    assert len(read) == 2
+    _by_hand(studies, "ct_01")
+    assert found.get_labeled_images() == ["ct_01"]
+    image = read_volume(studies / "ct_01.nii.gz")
+    write_nifti(studies / "ct_01.nii.gz", Volume(image.voxels[:, :, :9], image.affine))
+    assert found.get_labeled_images() == []
+    assert len(read) == 4
+
+
+def test_what_was_saved_is_not_read_to_be_counted(studies: Path, read: list[str]) -> None:
+    found = _open(studies)
+    save_label(found, SITE, "ct_01", SAMPLES / "labels" / "ct_01.nii.gz", "final", {})
+    assert found.get_labeled_images() == ["ct_01"]
+    assert read == []
+
+
+def test_of_many_labels_a_call_reads_some(studies: Path, read: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that nobody has read yet are neither labelled nor to be labelled; a training waits for all."""
+    clock = iter(range(1000))
+    monkeypatch.setattr(label_checks.time, "monotonic", lambda: float(next(clock)))
+    for case in CASES:
+        _by_hand(studies, case)
+    found = _open(studies)
+    assert found.get_labeled_images() == ["ct_01"]
+    assert found.get_unlabeled_images() == []
+    assert found.get_labeled_images() == list(CASES)
+    assert len(read) == 3
+    again = _open(studies)
+    (studies / label_checks.FILE).unlink()
+    assert len(labelled_cases(again, SITE, {})[0]["liver"]) == 3
+
+
+def test_a_folder_that_cannot_be_written_to_is_counted_too(studies: Path) -> None:
+    _by_hand(studies, "ct_01")
+    _open(studies)
+    found = _open(studies, read_only=True)
+    assert found.get_labeled_images() == ["ct_01"]
+    assert not (studies / label_checks.FILE).exists()
+
+
+@pytest.mark.parametrize("kept", ["", "[]", '{"program": "0.0.1", "labels": {}}', '{"labels": 3}'])
+def test_what_another_version_kept_or_is_broken_does_not_count(studies: Path, read: list[str], kept: str) -> None:
+    _by_hand(studies, "ct_01")
+    (studies / label_checks.FILE).write_text(kept)
+    assert _open(studies).get_labeled_images() == ["ct_01"]
+    assert read == ["ct_01.nii.gz"]
+    assert json.loads((studies / label_checks.FILE).read_text())["labels"].keys() == {"ct_01"}
+
+
+def test_a_label_that_is_slow_to_read_holds_up_nobody_else(tmp_path: Path) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def read(name: str) -> LabelMap:
+        begun.set()
+        assert go_on.wait(60)
+        return LabelMap((np.ones((2, 2, 2), np.uint8),))
+
+    for name in ("known", "slow"):
+        (tmp_path / name).write_bytes(b"x")
+    checks, files = LabelChecks(tmp_path), {name: (str(tmp_path / name), "") for name in ("known", "slow")}
+    checks.note("known", files["known"], {})
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(checks.check, files, read)
+        try:
+            assert begun.wait(60)
+            assert list(checks.check(files, read)) == ["known"]
+            checks.note("known", files["known"], {})
+        finally:
+            go_on.set()
+        assert list(slow.result(60)) == ["known", "slow"]
+    assert list(checks.check(files, read)) == ["known", "slow"]

@@ -1,0 +1,261 @@
+"""Whole organs by the real server: what the viewers send and get, progress, cancelling and leaving."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import nrrd
+import numpy as np
+import pytest
+import requests
+from requests_toolbelt.multipart import decoder
+
+from baps.imaging.metrics import dice
+from tests.support.sites import Site, site, spleen_click, truth
+
+SLICER = {"result_extension": ".nrrd", "result_dtype": "uint8"}
+OHIF = {**SLICER, "result_compress": False, "restore_label_idx": False}
+TALL = 4000
+"""Slices of a spleen that nobody waits for to the end."""
+
+
+def ask(server: Site, params: dict[str, Any], image: str = "ct_01", **other: Any) -> requests.Response:
+    url = f"{server.address}/infer/whole_organ?image={image}&output=all"
+    return requests.post(url, data={"params": json.dumps(params)}, timeout=other.pop("timeout", 120), **other)
+
+
+def said_and_mask(answer: requests.Response, folder: Path) -> tuple[dict[str, Any], np.ndarray, dict[str, Any]]:
+    """The reply's words, its voxels, and their header."""
+    assert answer.status_code == 200, answer.text
+    parts = {
+        part.headers[b"Content-Disposition"].decode().split('name="')[1].split('"')[0]: part.content
+        for part in decoder.MultipartDecoder.from_response(answer).parts
+    }
+    (folder / "reply.nrrd").write_bytes(parts["image"])
+    voxels, header = nrrd.read(str(folder / "reply.nrrd"))
+    return json.loads(parts["params"]), voxels, header
+
+
+def test_the_viewers_take_it_for_a_model_of_clicks_whose_reply_is_the_whole_segment(server: Site) -> None:
+    model = requests.get(f"{server.address}/info/", timeout=60).json()["models"]["whole_organ"]
+    assert (model["type"], model["dimension"], model["labels"]) == ("deepgrow", 3, [])
+    assert model["config"] == {
+        "seconds": 60,
+        "adapter": ["as clicked", "spleen", "liver"],
+        "save_as": ["do not save", "spleen", "liver"],
+    }
+
+
+def test_slicer_sends_points_without_a_slice_and_gets_the_organ_in_the_images_frame(
+    server: Site, tmp_path: Path
+) -> None:
+    i, j, k = spleen_click("ct_01")
+    params = {**SLICER, "label": "spleen", "foreground": [[i, j, k]], "background": []}
+    said, voxels, header = said_and_mask(ask(server, params), tmp_path)
+    image = nibabel.load(server.studies / "ct_01.nii.gz")
+    assert voxels.shape == image.shape
+    assert voxels.dtype == np.uint8
+    assert set(np.unique(voxels)) == {0, 1}
+    assert header["encoding"] == "gzip"
+    lps = np.diag([-1, -1, 1.0]) @ image.affine[:3]
+    assert np.allclose(header["space directions"].T, lps[:, :3], atol=1e-5)
+    assert np.allclose(header["space origin"], lps[:, 3], atol=1e-4)
+    assert said["label"] == "spleen"
+    assert said["slices"] == np.flatnonzero(voxels.any((0, 1))).tolist()
+    assert len(said["slices"]) > 3
+    assert k in said["slices"]
+    assert (said["stopped"], said["notes"], said["adapter"]) == ([], [], None)
+    assert said["latencies"]["total_ms"] >= said["latencies"]["segment_ms"] > 0
+    alone = np.zeros_like(voxels)
+    alone[..., k] = voxels[..., k]
+    organ = truth("ct_01") == 2
+    assert dice(voxels > 0, organ) > dice(alone > 0, organ)
+
+
+def test_clicks_on_several_slices_all_count(server: Site, tmp_path: Path) -> None:
+    i, j, k = spleen_click("ct_01")
+    params = {**SLICER, "foreground": [[i, j, k - 2], [i, j, k + 1], [i + 1, j, k]], "background": [[2, 2, k]]}
+    said, voxels, _ = said_and_mask(ask(server, params), tmp_path)
+    assert {k - 2, k + 1, k} <= set(said["slices"])
+    assert said["notes"] == []
+    for index, extra in ((k - 2, {}), (k, {"background": [[2, 2, k]]})):
+        point = [i + (index == k), j, index]
+        url = f"{server.address}/infer/baps?image=ct_01&output=image"
+        one = {**OHIF, "foreground": [point], "background": [], "slice": index, **extra}
+        alone = requests.post(url, data={"params": json.dumps(one)}, timeout=60).content.partition(b"\n\n")[2]
+        mask = np.frombuffer(alone, np.uint8).reshape(voxels.shape, order="F")
+        np.testing.assert_array_equal(voxels[..., index], mask[..., index])
+
+
+def test_a_box_alone_prompts_its_middle_slice_and_the_organ_stays_between_its_ends(
+    server: Site, tmp_path: Path
+) -> None:
+    organ, k = truth("ct_01") == 2, spleen_click("ct_01")[2]
+    i, j = np.nonzero(organ[:, :, k])
+    box = [int(i.max()), int(i.min()), int(j.max()), int(j.min()), k + 1, k - 1]
+    said, _, _ = said_and_mask(ask(server, {**SLICER, "label": "spleen", "roi": box}), tmp_path)
+    assert k in said["slices"]
+    assert set(said["slices"]) <= {k - 1, k, k + 1}
+
+
+@pytest.mark.parametrize("accepted", ["gzip, deflate", "identity"])
+def test_ohif_gets_raw_voxels_packed_on_the_way_where_it_unpacks(server: Site, accepted: str) -> None:
+    params = {**OHIF, "foreground": [spleen_click("ct_01")], "background": []}
+    url, sent = f"{server.address}/infer/whole_organ?image=ct_01&output=image", {"params": json.dumps(params)}
+    answer = requests.post(url, data=sent, timeout=120, headers={"Accept-Encoding": accepted})
+    assert answer.headers.get("Content-Encoding") == ("gzip" if "gzip" in accepted else None)
+    header, _, data = answer.content.partition(b"\n\n")
+    assert b"encoding: raw" in header
+    mask = np.frombuffer(data, np.uint8).reshape(truth("ct_01").shape, order="F")
+    assert mask[tuple(spleen_click("ct_01"))] == 1
+    assert mask.any((0, 1)).sum() > 3
+
+
+@pytest.mark.parametrize("seconds", [0.000001, "1e-6"])
+def test_when_the_time_is_spent_the_reply_holds_what_was_found(server: Site, tmp_path: Path, seconds: object) -> None:
+    i, j, k = spleen_click("ct_01")
+    said, voxels, _ = said_and_mask(ask(server, {**SLICER, "foreground": [[i, j, k]], "seconds": seconds}), tmp_path)
+    assert said["slices"] == [k]
+    assert voxels[i, j, k] == 1
+    assert said["stopped"] == [k - 1, k + 1]
+    assert said["notes"] == [
+        f"The 1e-06 seconds (option seconds) were spent: what was found so far ends at slices {k - 1}, {k + 1}."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("params", "sentence"),
+    [
+        ({}, "There is no positive click and no box. Click on the organ on one slice or more"),
+        ({"background": [[60, 60, 5]]}, "There is no positive click and no box."),
+        ({"foreground": [[60, 60, 24]]}, "outside the volume"),
+        ({"foreground": [[60, 60, 5]], "seconds": "soon"}, "seconds must be a positive number"),
+        ({"foreground": [[60, 60, 5]], "seconds": -1}, "seconds must be a positive number"),
+        ({"foreground": [[60, 60, 5]], "adapter": "heart"}, "There is no adapter 'heart'"),
+        ({"roi": [0, 9, 0, 9]}, "The box must be"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_with_a_sentence(
+    server: Site, params: dict[str, Any], sentence: str
+) -> None:
+    answer = ask(server, {**SLICER, **params})
+    assert answer.status_code == 400
+    assert sentence in answer.json()["detail"]
+
+
+def test_slicer_merges_the_options_into_the_request(server: Site, tmp_path: Path) -> None:
+    config = requests.get(f"{server.address}/info/", timeout=60).json()["models"]["whole_organ"]["config"]
+    params = {**SLICER, "label": "spleen", "foreground": [spleen_click("ct_01")], **config}
+    said, _, _ = said_and_mask(ask(server, params), tmp_path)
+    assert said["stopped"] == []
+
+
+@pytest.fixture(scope="module")
+def tall(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A server with a volume of one slice, again and again."""
+    folder = tmp_path_factory.mktemp("tall")
+
+    def add() -> None:
+        image = nibabel.load(folder / "studies" / "ct_01.nii.gz")
+        slab = np.asarray(image.dataobj)[..., spleen_click("ct_01")[2], None].astype(np.int16)
+        nibabel.save(nibabel.Nifti1Image(np.repeat(slab, TALL, axis=2), image.affine), folder / "studies" / "tall.nii")
+
+    yield from site(folder, cases=1, extra=add)
+
+
+def _middle() -> list[int]:
+    """A click on the spleen in the middle of them."""
+    return [*spleen_click("ct_01")[:2], TALL // 2]
+
+
+def _jobs(server: Site) -> list[dict[str, Any]]:
+    return requests.get(f"{server.address}/progress/", timeout=30).json()
+
+
+def _wait(server: Site, running: bool) -> list[dict[str, Any]]:
+    """Until a job has begun to carry on, or none is left; not so long that it would have come to its end."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        jobs = _jobs(server)
+        if bool(jobs) == running and all(job["done"] > 0 for job in jobs):
+            return jobs
+        time.sleep(0.05)
+    raise AssertionError(f"There are still {jobs}.")
+
+
+def test_a_job_can_be_watched_and_cancelled_while_others_click(tall: Site, tmp_path: Path) -> None:
+    assert _jobs(tall) == []
+    params = {**SLICER, "foreground": [_middle()], "seconds": 3600}
+    with ThreadPoolExecutor(1) as pool:
+        reply: Future[requests.Response] = pool.submit(ask, tall, params, "tall")
+        (job,) = _wait(tall, running=True)
+        assert set(job) == {"id", "model", "done", "total", "seconds"}
+        assert job["model"] == "whole_organ"
+        assert 0 < job["done"] < job["total"] == TALL - 1
+        assert job["seconds"] > 0
+        url = f"{tall.address}/infer/baps?image=ct_01&output=image"
+        click = {**OHIF, "foreground": [spleen_click("ct_01")]}
+        assert requests.post(url, data={"params": json.dumps(click)}, timeout=60).status_code == 200
+        assert not reply.done()
+        assert requests.delete(f"{tall.address}/progress/none", timeout=30).status_code == 404
+        answer = requests.delete(f"{tall.address}/progress/{job['id']}", timeout=30)
+        assert (answer.status_code, answer.json()) == (200, {"cancelled": job["id"]})
+        said, voxels, _ = said_and_mask(reply.result(60), tmp_path)
+    low, high = said["stopped"]
+    assert said["slices"] == list(range(low + 1, high))
+    assert voxels.any((0, 1)).nonzero()[0].tolist() == said["slices"]
+    assert said["notes"] == [f"It was cancelled: what was found so far ends at slices {low}, {high}."]
+    assert _jobs(tall) == []
+
+
+def test_a_job_ends_when_the_client_leaves(tall: Site) -> None:
+    params = {**SLICER, "foreground": [_middle()], "seconds": 3600}
+    with pytest.raises(requests.exceptions.ReadTimeout):
+        ask(tall, params, "tall", timeout=1.5)
+    _wait(tall, running=False)
+
+
+def test_other_pages_may_not_cancel(tall: Site) -> None:
+    answer = requests.delete(f"{tall.address}/progress/any", headers={"Origin": "http://elsewhere"}, timeout=30)
+    assert answer.status_code == 403
+
+
+def test_the_organ_is_saved_whole_and_replaced_whole(own_server: Site) -> None:
+    """What was cut short by the time replaces no slice that it did not come to."""
+    click = {"foreground": [spleen_click("ct_01")], "label": "spleen", "save_as": "spleen"}
+    address = f"{own_server.address}/infer/whole_organ?image=ct_01&output=json"
+
+    def saved(**others: object) -> tuple[list[str], set[int]]:
+        reply = requests.post(address, data={"params": json.dumps({**click, **others})}, timeout=120).json()
+        label = nibabel.load(own_server.studies / "labels" / "final" / "ct_01.nii.gz")
+        return reply["notes"], set(np.flatnonzero(np.asarray(label.dataobj).any((0, 1))).tolist())
+
+    notes, slices = saved()
+    assert "Saved as spleen." in notes
+    assert len(slices) > 1
+    notes, again = saved(seconds=1e-6)
+    assert any("were spent" in note for note in notes)
+    assert "It was saved as spleen before." in notes
+    assert again == slices
+
+
+def test_what_lies_outside_a_box_keeps_its_label(own_server: Site) -> None:
+    i, j, k = spleen_click("ct_01")
+    address = f"{own_server.address}/infer/{{}}?image=ct_01&output=json"
+
+    def save(model: str, **params: object) -> set[int]:
+        said = {"params": json.dumps({"label": "spleen", "save_as": "spleen", **params})}
+        assert requests.post(address.format(model), data=said, timeout=120).status_code == 200
+        label = nibabel.load(own_server.studies / "labels" / "final" / "ct_01.nii.gz")
+        return set(np.flatnonzero(np.asarray(label.dataobj).any((0, 1))).tolist())
+
+    assert save("zero_shot", foreground=[[i, j, k + 4]]) == {k + 4}
+    saved = save("whole_organ", foreground=[[i, j, k]], roi=[0, 127, 0, 127, k - 1, k + 1])
+    assert k + 4 in saved
+    assert saved - {k + 4} <= {k - 1, k, k + 1}

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from typing import ClassVar
+
+import pytest
+
+from baps.errors import BapsError, InputError, StorageError
+from baps.server.datastores.conversions import SeveralImagesError
+from baps.server.strategies.usable import first_usable
+
+
+class _Images:
+    """A datastore that fails with an image as its first letter says."""
+
+    _ERRORS: ClassVar[dict[str, Exception]] = {
+        "i": InputError("It has missing slices."),
+        "p": BapsError("The PACS."),
+        "s": StorageError("The disk."),
+    }
+
+    def get_image_uri(self, image: str) -> str:
+        if image == "several":
+            raise SeveralImagesError(image, ["one", "other"])
+        if "-volume" in image:
+            image = "i"
+        if image[0] in self._ERRORS:
+            raise self._ERRORS[image[0]]
+        return f"{image}.nii.gz"
+
+
+def test_an_image_that_cannot_be_used_or_fetched_holds_up_no_other() -> None:
+    assert first_usable(["i1", "p1", "i2", "p2", "a", "b"], _Images()) == "a"
+    assert first_usable(["several", "a"], _Images()) == "a"
+    assert first_usable([], _Images()) is None
+
+
+def test_why_none_is_left_is_said() -> None:
+    with pytest.raises(InputError, match="None of 2 images .* missing slices"):
+        first_usable(["i1", "i2"], _Images())
+    with pytest.raises(BapsError, match="The PACS"):
+        first_usable(["i1", "p1", "i2"], _Images())
+
+
+def test_a_pacs_or_a_disk_that_fails_again_and_again_is_said() -> None:
+    with pytest.raises(BapsError, match="The PACS"):
+        first_usable(["p1", "p2", "p3", "a"], _Images())
+    with pytest.raises(StorageError, match="The disk"):
+        first_usable(["s1", "a"], _Images())

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import pytest
+
+from baps.errors import InputError
+from baps.server.listening import say_what_a_proxy_does, told_host
+from baps.site.server_command import check_listening
+
+MONAI = ["monailabel/main.py", "start_server", "--app", "a", "--studies", "s"]
+
+
+@pytest.mark.parametrize(
+    ("words", "host"),
+    [
+        (MONAI, "0.0.0.0"),  # noqa: S104
+        ([*MONAI, "--host", "127.0.0.1", "--conf", "labels", "spleen"], "127.0.0.1"),
+        ([*MONAI, "-i", "10.0.0.1"], "10.0.0.1"),
+        ([*MONAI, "--host=::"], "::"),
+        (["uvicorn", "baps.server.asgi:app"], "127.0.0.1"),
+        (["uvicorn", "baps.server.asgi:app", "--host", "0.0.0.0"], "0.0.0.0"),  # noqa: S104
+    ],
+)
+def test_what_the_command_line_says(words: list[str], host: str) -> None:
+    assert told_host(words) == host
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "", "::", "10.1.2.3", "no.such.host.invalid"])  # noqa: S104
+def test_wide_is_for_those_who_are_known(host: str) -> None:
+    check_listening(host, closed=True)
+    with pytest.raises(InputError, match="baps users add NAME"):
+        check_listening(host, closed=False)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.3.2.1", "localhost", "::1"])
+def test_the_machine_itself_is_for_all(host: str) -> None:
+    check_listening(host, closed=False)
+
+
+def test_what_a_proxy_is_for_is_said_where_others_reach_the_server(caplog: pytest.LogCaptureFixture) -> None:
+    say_what_a_proxy_does("127.0.0.1")
+    assert not caplog.messages
+    say_what_a_proxy_does("0.0.0.0")  # noqa: S104
+    (said,) = caplog.messages
+    assert "deploy/nginx.conf" in said

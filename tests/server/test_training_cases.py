@@ -1,0 +1,47 @@
+"""Labelled volumes of the datastore, as cases."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from baps.server.datastores.folder import StudiesDatastore
+from baps.server.labels.save_labels import save_label
+from baps.server.training_cases import labelled_cases
+from tests.support.sites import SAMPLES, truth
+
+SITE = {"liver": 1, "spleen": 2}
+
+
+@pytest.fixture
+def studies(tmp_path: Path) -> Path:
+    for case in ("ct_01", "ct_02"):
+        shutil.copy(SAMPLES / "images" / f"{case}.nii.gz", tmp_path)
+    return tmp_path
+
+
+def _save(datastore: StudiesDatastore, case: str, **said: object) -> None:
+    save_label(datastore, SITE, case, SAMPLES / "labels" / f"{case}.nii.gz", "final", said)
+
+
+def test_a_label_covers_what_was_kept_and_not_what_a_client_says_it_covers(studies: Path) -> None:
+    datastore = StudiesDatastore(str(studies), auto_reload=False, read_only=False)
+    _save(datastore, "ct_01", slices=[8, 9])
+    _save(datastore, "ct_02", covers="everything")
+    cases, left_out = labelled_cases(datastore, SITE, {})
+    assert left_out == {}
+    assert [case.covered for case in cases["liver"]] == [{8, 9}, set((truth("ct_02") == 1).any((0, 1)).nonzero()[0])]
+
+
+def test_what_a_label_covers_may_be_unsaid_or_unreadable(studies: Path) -> None:
+    datastore = StudiesDatastore(str(studies), auto_reload=False, read_only=False)
+    for case in ("ct_01", "ct_02"):
+        _save(datastore, case)
+    datastore.update_label_info("ct_01", "final", {"covers": None})
+    datastore.update_label_info("ct_02", "final", {"covers": {"spleen": "everywhere"}})
+    cases, left_out = labelled_cases(datastore, SITE, {})
+    assert [(case.patient, case.covered) for case in cases["spleen"]] == [("ct_01", None)]
+    assert left_out.keys() == {"ct_02"}
+    assert "covers.spleen" in left_out["ct_02"]

@@ -1,0 +1,156 @@
+"""Training that lasts: it goes on after a kill, ends with the server, and takes only what a person confirmed."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import psutil
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from baps.evaluation.splits import patient_hash
+from baps.registry.store import AdapterStore
+from tests.support.sites import Site, site, truth
+
+
+def save(server: Site, case: str, values: tuple[int, ...] = (2,), **said: object) -> None:
+    """Submit the true labels of a sample volume."""
+    image = nibabel.load(server.studies / f"{case}.nii.gz")
+    voxels = np.where(np.isin(truth(case), values), truth(case), 0).astype(np.uint8)
+    path = server.studies.parent / "label.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(voxels, image.affine), path)
+    names = {1: "liver", 2: "spleen"}
+    said = {"label_info": [{"name": names[value], "idx": value} for value in values], **said}
+    server.client.save_label(case, str(path), "final", said)
+
+
+def stats(server: Site) -> dict[str, object]:
+    found: dict[str, object] = server.client.info()["train_stats"]["baps"]
+    return found
+
+
+def wait_until_trained(server: Site) -> dict[str, object]:
+    while "total_time" not in stats(server) or server.client.train_status(check_if_running=True):
+        time.sleep(0.3)
+    return stats(server)
+
+
+def course(folder: Path) -> list[tuple[int, float]]:
+    """What TensorBoard draws of the last training of the spleen: step, black-box images."""
+    events = EventAccumulator(str(max((folder / "tensorboard").iterdir())))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars("spleen/black_box_images")]
+
+
+def training_process(server: Site, images: int) -> psutil.Process:
+    """The process of the training, once it has asked so many images."""
+    while True:
+        found = [c for c in server.process.children(recursive=True) if "train" in c.cmdline()]
+        if found and int(stats(server).get("black_box_images", 0)) >= images:  # type: ignore[call-overload]
+            return found[0]
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_and_comes_to_the_same_adapter(tmp_path: Path) -> None:
+    weights, records = [], []
+    for name in ("unbroken", "killed"):
+        (tmp_path / name).mkdir()
+        running = site(tmp_path / name, cases=3)
+        server = next(running)
+        try:
+            for case in ("ct_01", "ct_02"):
+                save(server, case)
+            wanted = {"max_images": 900, "label": "spleen", "seed": 3}
+            server.client.train_start("baps", wanted)
+            if name == "killed":
+                training_process(server, 300).kill()
+                while server.client.train_status(check_if_running=True):
+                    time.sleep(0.1)
+                assert not stats(server)["adapters"]
+                server.client.train_start("baps", wanted)
+            end = wait_until_trained(server)
+            result = end["adapters"]["spleen"]  # type: ignore[index]
+            assert (result["recalled_images"] >= 300) == (name == "killed")
+            folder = server.adapters / "label-spleen"
+            assert not (folder / "training.jsonl").exists()
+            version = folder / "v0001"
+            records.append(json.loads((version / "record.json").read_text()))
+            weights.append((version / "adapter.safetensors").read_bytes())
+            log = [json.loads(line) for line in (version / "training.jsonl").read_text().splitlines()]
+            assert log[-1]["images"] == records[-1]["black_box_images"] <= 900
+            assert any("step" in line and "seed" in line for line in log)
+            assert course(server.adapters)[-1][1] == end["black_box_images"]
+        finally:
+            running.close()  # type: ignore[attr-defined]
+    skip = ("created", "seconds", "recalled_images")
+    plain = [{key: value for key, value in record.items() if key not in skip} for record in records]
+    assert plain[0] == plain[1]
+    heads = [int.from_bytes(content[:8], "little") + 8 for content in weights]
+    assert weights[0][heads[0] :] == weights[1][heads[1] :]
+
+
+@pytest.mark.slow
+def test_the_same_training_again_makes_no_second_version(tmp_path: Path) -> None:
+    running = site(tmp_path, cases=3)
+    server = next(running)
+    try:
+        for case in ("ct_01", "ct_02"):
+            save(server, case)
+        for _ in range(2):
+            server.client.train_start("baps", {"max_images": 700, "label": "spleen"})
+            result = wait_until_trained(server)["adapters"]["spleen"]  # type: ignore[index]
+            assert result["version"] == "v0001"
+        assert "Nothing has changed" in result["reason"]
+        store = AdapterStore(server.adapters)
+        store.publish("spleen", "v0001")
+        store.withdraw("spleen")
+        server.client.train_start("baps", {"max_images": 700, "label": "spleen"})
+        wait_until_trained(server)
+        assert store.published("spleen") is None  # Training again does not undo what the operator did.
+        server.client.train_start("baps", {"max_images": 700, "label": "spleen", "seed": 1})
+        assert wait_until_trained(server)["adapters"]["spleen"]["version"] == "v0002"  # type: ignore[index]
+    finally:
+        running.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["terminate", "kill"])
+def test_the_training_ends_with_the_server_and_goes_on_with_the_next(tmp_path: Path, how: str) -> None:
+    running = site(tmp_path, cases=3)
+    server = next(running)
+    for case in ("ct_01", "ct_02"):
+        save(server, case)
+    server.client.train_start("baps", {"max_images": 100_000})
+    training = training_process(server, 1)
+    assert training.nice() == 19  # Whoever clicks goes first.
+    getattr(server.process, how)()
+    _, alive = psutil.wait_procs([server.process, training], timeout=30)
+    assert not alive
+    running.close()  # type: ignore[attr-defined]
+    assert list(server.adapters.glob("*/training.jsonl"))
+
+
+@pytest.mark.slow
+def test_only_what_a_person_confirmed_trains(own_server: Site) -> None:
+    save(own_server, "ct_01")
+    save(own_server, "ct_03", model="baps")
+    save(own_server, "ct_01", model="baps")  # It must not take the place of what a person drew.
+    status = own_server.client.info()["datastore"]
+    assert (status["completed"], status["label_tags"]) == (1, {"final": 1, "original": 2})
+    save(own_server, "ct_02", author="Dr. Who", slices=[8, 9, 10, 11])
+    kept = json.loads((own_server.studies / "datastore_v2.json").read_text())["objects"]
+    first, second = kept["ct_03"]["labels"]["original"]["info"], kept["ct_02"]["labels"]["final"]["info"]
+    assert (first["confirmed"], first["model"]) == (False, "baps")
+    assert (second["confirmed"], second["author"], second["covers"]) == (True, "Dr. Who", {"spleen": [8, 9, 10, 11]})
+    own_server.client.train_start("baps", {"max_images": 900})
+    wait_until_trained(own_server)
+    record = json.loads((own_server.adapters / "label-spleen" / "v0001" / "record.json").read_text())
+    hashes = [patient_hash(case) for case in ("ct_01", "ct_02")]
+    assert sorted(record["training_patients"]) == sorted(hashes)
+    shown = int((truth("ct_01") == 2).any((0, 1)).sum())
+    assert record["slices"] <= shown + 4

@@ -1,0 +1,105 @@
+"""What no training can use is refused when a training is asked for."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from baps.blackbox import BlackBox
+from baps.errors import InputError
+from baps.registry.store import AdapterStore
+from baps.server.datastores.folder import StudiesDatastore
+from baps.server.labels.save_labels import save_label
+from baps.server.train.adaptation import AdaptationTrainer
+from baps.server.train.base import SiteTrainer
+from baps.server.train.organs import OrgansTrainer
+from baps.training.settings import AdaptationSettings
+from tests.support.sites import SAMPLES
+
+LABELS = {"liver": 1, "spleen": 2}
+
+
+@pytest.fixture
+def studies(tmp_path: Path) -> StudiesDatastore:
+    """Two labelled volumes."""
+    (tmp_path / "studies").mkdir()
+    for case in ("ct_01", "ct_02"):
+        shutil.copy(SAMPLES / "images" / f"{case}.nii.gz", tmp_path / "studies")
+    made = StudiesDatastore(str(tmp_path / "studies"), auto_reload=False, read_only=False)
+    for case in ("ct_01", "ct_02"):
+        save_label(made, LABELS, case, SAMPLES / "labels" / f"{case}.nii.gz", "final", {"author": "anna"})
+    return made
+
+
+def trainer(black_box: BlackBox, folder: Path) -> SiteTrainer[AdaptationSettings]:
+    store = AdapterStore(folder / "adapters")
+    return AdaptationTrainer(lambda: black_box, LABELS, store, None, AdaptationSettings())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"max_images": 100}, "max_images must be at least .* for labels of 2 patients .*, not 100"),
+        ({"max_images": 150, "label": "spleen"}, "max_images must be at least"),
+        ({"max_images": 0}, "max_images must be at least 1"),
+        ({"max_images": 100.5}, "must be of type int"),
+        ({"max_images": True}, "must be of type int"),
+        ({"click_sets": 10**9}, "No number of images suffices"),
+        ({"rate": "nan"}, "rate"),
+        ({"seed": -1}, "seed"),
+        ({"corrected": 2}, "corrected"),
+        ({"prompt": "poke"}, "poke"),
+    ],
+)
+def test_options_that_no_training_can_use(
+    studies: StudiesDatastore, bundled: BlackBox, tmp_path: Path, options: dict[str, Any], said: str
+) -> None:
+    asked = trainer(bundled, tmp_path)
+    with pytest.raises(InputError, match=said):
+        asked.prepare(options, studies)
+    assert asked.stats() == {}
+
+
+def test_what_can_be_trained_is_prepared(studies: StudiesDatastore, bundled: BlackBox, tmp_path: Path) -> None:
+    asked = trainer(bundled, tmp_path)
+    asked.prepare({"max_images": 1000, "seed": 2**60 + 1}, studies)
+    assert "start_time" in asked.stats()
+
+
+def test_a_prompt_that_the_model_does_not_understand(
+    studies: StudiesDatastore, new_black_box: Callable[..., Any], tmp_path: Path
+) -> None:
+    black_box = new_black_box()
+    black_box._capabilities = replace(black_box.capabilities, boxes=False)
+    with pytest.raises(InputError, match="brightness does not understand the prompt 'box'"):
+        trainer(black_box, tmp_path).prepare({"prompt": "box"}, studies)
+
+
+def test_options_that_the_organ_model_cannot_use(
+    studies: StudiesDatastore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from baps.fseft.feature_cache import Readings
+    from baps.fseft.models import load_organ_model
+    from baps.fseft.predictor import OrganSegmenter
+
+    store = AdapterStore(tmp_path / "adapters")
+    segmenter = OrganSegmenter(load_organ_model(), store, Readings(None))
+    asked = OrgansTrainer(lambda: segmenter, LABELS, store, store.root, None)
+    for options, said in (
+        ({"method": "magic"}, "magic"),
+        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"rate": -1}, "rate must be"),
+    ):
+        with pytest.raises(InputError, match=said):
+            asked.prepare(options, studies)
+    asked.prepare({"method": "bias"}, studies)
+    monkeypatch.setattr(
+        "baps.fseft.adapters.methods.transformer_blocks", lambda _: []
+    )  # As in a network of convolutions.
+    with pytest.raises(InputError, match="changes transformer blocks, and this model has none"):
+        asked.prepare({"method": "lora"}, studies)

@@ -1,0 +1,208 @@
+"""The organ model through the real server: masks without a click, training, and volumes that are proposed.
+
+Its weights are random: what is tested is what comes back, and not how good it is.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import nrrd
+import numpy as np
+import pytest
+import requests
+
+from baps.registry.store import AdapterStore
+from baps.site.server_command import APP
+from tests.support.organ_weights import small_organ_model
+from tests.support.sites import Site, site, spleen_click, truth
+
+QUICK = {"method": "linear_probe", "epochs": 3, "label": "spleen"}
+
+
+@pytest.fixture(scope="module")
+def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Leaves no label and no adapter behind."""
+    folder = tmp_path_factory.mktemp("site")
+    yield from site(folder, cases=3, others={"organ_weights": str(small_organ_model(folder))})
+
+
+@pytest.fixture
+def own_hospital(tmp_path: Path) -> Iterator[Site]:
+    yield from site(tmp_path, cases=3, others={"organ_weights": str(small_organ_model(tmp_path))})
+
+
+def post(server: Site, path: str, **given: Any) -> requests.Response:
+    return requests.post(f"{server.address}{path}", timeout=120, **given)
+
+
+def submit(server: Site, case: str) -> None:
+    """The true spleen of a sample volume."""
+    affine = nibabel.load(server.studies / f"{case}.nii.gz").affine
+    path = server.studies.parent / "label.nii.gz"
+    nibabel.save(nibabel.Nifti1Image((truth(case) == 2).astype(np.uint8), affine), path)
+    server.client.save_label(case, str(path), "final", {"label_info": [{"name": "spleen", "idx": 1}]})
+
+
+def train(server: Site, **options: Any) -> dict[str, Any]:
+    """Train ``organs`` to the end; its stats."""
+    server.client.train_start("organs", {**QUICK, **options})
+    while True:
+        stats: dict[str, Any] = server.client.info()["train_stats"]["organs"]
+        if "total_time" in stats and not server.client.train_status(check_if_running=True):
+            return stats
+        time.sleep(0.3)
+
+
+def test_networks_are_imported_when_a_model_is_loaded() -> None:
+    program = (
+        "import sys, baps.server.strategies.disagreement, baps.server.infer.organs; "
+        "import baps.server.train.organs as trainers; "
+        "from pathlib import Path; from baps.registry.store import AdapterStore; "
+        "trainer = trainers.OrgansTrainer(None, {'spleen': 1}, AdapterStore(Path('x')), Path('x'), None); "
+        "trainer.config(); trainer.stats(); "
+        "print([name for name in sys.modules if name.startswith('baps.fseft')])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=APP, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "['fseft', 'baps.fseft.choices']"
+
+
+def test_the_viewers_are_told_of_it(hospital: Site) -> None:
+    info = hospital.client.info()
+    model = info["models"]["organs"]
+    assert (model["type"], model["dimension"]) == ("segmentation", 3)
+    assert model["labels"] == {"spleen": 2, "liver": 1}
+    assert [name for name, other in info["models"].items() if other["labels"]] == ["organs"]
+    assert list(info["trainers"]) == ["baps", "organs"]  # Slicer's bars are those of the first.
+    config = info["trainers"]["organs"]["config"]
+    assert (config["label"], config["method"][0], config["decoder"]) == (["all", "spleen", "liver"], "landmarks", False)
+    assert "disagreement" in info["strategies"]
+
+
+def test_masks_come_without_a_click_in_the_images_frame(hospital: Site) -> None:
+    file, said = hospital.client.infer("organs", "ct_01", {"result_extension": ".nrrd", "result_dtype": "uint8"})
+    voxels, header = nrrd.read(file)
+    image = nibabel.load(hospital.studies / "ct_01.nii.gz")
+    assert (voxels.shape, voxels.dtype) == (image.shape, np.uint8)
+    lps = np.diag([-1, -1, 1.0]) @ image.affine[:3]
+    assert np.allclose(header["space directions"].T, lps[:, :3], atol=1e-5)
+    assert np.allclose(header["space origin"], lps[:, 3], atol=1e-4)
+    assert set(np.unique(voxels)) == {0, 2}
+    assert said["label_names"] == {"spleen": 2}  # Slicer takes the names one by one for the segments that are there.
+    assert said["adapter"] == {"spleen": "as it is"}
+    assert "Nothing answers for liver" in said["notes"][0]
+    assert said["latencies"]["total_ms"] > 0
+    readings = hospital.adapters / "organs" / "readings"
+    assert readings.stat().st_mode & 0o777 == 0o700
+    assert len(list(readings.glob("*.npy"))) == 1
+    again, _ = hospital.client.infer("organs", "ct_01", {})
+    np.testing.assert_array_equal(nrrd.read(again)[0], voxels)
+
+
+def test_ohif_gets_the_same_in_raw_voxels(hospital: Site) -> None:
+    params = {"result_extension": ".nrrd", "result_dtype": "uint8", "result_compress": False}
+    answer = post(hospital, "/infer/organs?image=ct_02&output=image", data={"params": json.dumps(params)})
+    assert answer.status_code == 200
+    assert "liver" in answer.headers["X-BAPS-Notes"]
+    header, _, data = answer.content.partition(b"\n\n")
+    assert b"encoding: raw" in header
+    file, _ = hospital.client.infer("organs", "ct_02", {})
+    np.testing.assert_array_equal(
+        np.frombuffer(data, np.uint8).reshape(truth("ct_02").shape, order="F"), nrrd.read(file)[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "sent", "status", "said"),
+    [
+        ("/infer/organs?image=ct_01", {"data": {"params": '{"save_as": "liver"}'}}, 400, "does not know liver"),
+        ("/infer/organs?image=ct_01", {"data": {"params": '{"save_as": "heart"}'}}, 400, "no save_as 'heart'"),
+        ("/train/organs", {"json": {}}, 400, "no saved labels of any organ"),
+        ("/train/organs", {"json": {"method": "magic"}}, 400, "Known ones: linear_probe"),
+        ("/train/organs", {"json": {"decoder": "perhaps"}}, 400, "must be of type bool"),
+        ("/train/organs", {"json": {"decoder": True}}, 400, "does not take the decoder"),
+        ("/train/organs", {"json": {"epochs": "many"}}, 400, "must be of type int"),
+        ("/train/organs", {"json": {"rate": -1}}, 400, "rate must be a positive number"),
+        ("/train/organs", {"json": {"max_images": 5}}, 400, "Unknown training options: max_images"),
+        ("/train/organs", {"json": {"label": "heart"}}, 400, "no label 'heart'"),
+        ("/activelearning/magic", {"json": {}}, 404, "Known ones: random, first, disagreement"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_with_a_sentence(
+    hospital: Site, path: str, sent: dict[str, Any], status: int, said: str
+) -> None:
+    answer = post(hospital, path, **sent)
+    assert (answer.status_code, said in answer.json()["detail"]) == (status, True), answer.text
+
+
+def test_the_volume_that_the_methods_disagree_on_is_proposed_with_the_reason(hospital: Site) -> None:
+    sample = hospital.client.next_sample("disagreement", {})
+    assert (hospital.studies / f"{sample['id']}.nii.gz").is_file()
+    assert 0 < sample["disagreement"] <= 1
+    assert "disagree most here" in sample["reason"]
+
+
+@pytest.mark.slow
+def test_save_train_and_ask_again(own_hospital: Site) -> None:
+    server = own_hospital
+    submit(server, "ct_01")
+    stats = train(server)
+    result = stats["adapters"]["spleen"]
+    assert (result["version"], result["status"]) == ("v0001", "unverified")
+    assert 0 < stats["best_metric"] <= 1
+    assert stats["epoch"] == stats["total_epochs"]
+    assert "error" not in stats
+    assert "total_time" not in server.client.info()["train_stats"]["baps"]
+    store = AdapterStore(server.adapters / "organs")
+    record = store.record("spleen", "v0001")
+    assert "ct_01" not in json.dumps(record)
+    assert not store.unfinished("spleen").exists()
+
+    _, said = server.client.infer("organs", "ct_03", {})
+    assert said["adapter"] == {"spleen": "as it is"}
+    store.publish("spleen", "v0001")
+    _, said = server.client.infer("organs", "ct_03", {})
+    assert said["adapter"] == {"spleen": "v0001"}
+
+    submit(server, "ct_02")
+    result = train(server)["adapters"]["spleen"]
+    assert result["version"] == "v0002"
+    assert result["status"] in ("published", "refused")
+    assert result["against_served"] is not None
+    assert server.client.next_sample("disagreement", {})["id"] == "ct_03"  # The others have labels.
+
+
+@pytest.mark.slow
+def test_one_training_runs_at_a_time_and_update_model_trains_baps(own_hospital: Site) -> None:
+    submit(own_hospital, "ct_01")
+    submit(own_hospital, "ct_02")
+    started = post(own_hospital, "/train/", json={"max_images": 100_000})
+    assert (started.status_code, list(started.json())) == (200, ["baps"])
+    for path in ("/train/organs", "/train/baps", "/train/"):
+        assert post(own_hospital, path, json={}).status_code == 429
+    own_hospital.client.train_stop()
+
+
+@pytest.mark.slow
+def test_without_an_organ_model_clicks_are_answered(tmp_path: Path) -> None:
+    weights = tmp_path / "organs.safetensors"
+    weights.write_bytes(b"junk")
+    running = site(tmp_path, cases=2, others={"organ_weights": str(weights)})
+    server = next(running)
+    try:
+        answer = post(server, "/infer/organs?image=ct_01", data={"params": "{}"})
+        assert answer.status_code == 503
+        assert "The organ model cannot be loaded; clicks are answered." in answer.json()["detail"]
+        file, _ = server.client.infer("baps", "ct_01", {"foreground": [spleen_click("ct_01")]})
+        assert nrrd.read(file)[0].any()
+        sample = server.client.next_sample("disagreement", {})
+        assert "drawn by chance: The organ model cannot be loaded" in sample["reason"]
+    finally:
+        running.close()  # type: ignore[attr-defined]

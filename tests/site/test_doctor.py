@@ -1,0 +1,509 @@
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+from collections import namedtuple
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from types import SimpleNamespace
+
+import numpy as np
+import psutil
+import pytest
+
+from baps.blackbox.loading import BUNDLED_WEIGHTS
+from baps.errors import BapsError, InputError
+from baps.site import doctor
+from baps.site.doctor import Status, examine
+from baps.site.roles import Role
+from baps.site.settings import Settings
+from baps.site.users import Users
+from tests.support.faulty_server import FaultyServer
+from tests.support.paths import ROOT
+
+FAILED, OK, WARNING = Status.FAILED, Status.OK, Status.WARNING
+
+Answer = tuple[int, str, bytes]
+
+
+class FakePacs:
+    """A DICOMweb root at ``/dicom-web`` that answers the search for series as it is told; keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.answer: Answer = (200, "application/dicom+json", b"[]")
+        self.asked: list[tuple[str, str]] = []
+        pacs = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                pacs.asked.append((self.path, self.headers.get("Authorization", "")))
+                code, kind, content = pacs.answer if self.path.startswith("/dicom-web/") else (404, "text/html", b"")
+                self.send_response(code)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.port = self.server.server_port
+        self.url = f"http://127.0.0.1:{self.port}/dicom-web"
+
+
+@pytest.fixture
+def fake_pacs(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakePacs]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    for name in (*doctor.ACCOUNT, "MONAI_LABEL_QIDO_PREFIX"):
+        monkeypatch.delenv(name, raising=False)
+    made = FakePacs()
+    thread = Thread(target=made.server.serve_forever)
+    thread.start()
+    yield made
+    made.server.shutdown()
+    thread.join()
+    made.server.server_close()
+
+
+def _series(*modalities: str) -> bytes:
+    return json.dumps([{"00080060": {"vr": "CS", "Value": [name]}} for name in modalities]).encode()
+
+
+def test_a_pacs_says_what_it_holds(fake_pacs: FakePacs) -> None:
+    fake_pacs.answer = (200, "application/dicom+json", _series("CT", "MR", "CT"))
+    found = doctor.pacs(fake_pacs.url + "/")
+    assert found.status is OK
+    assert found.found == "2 modalities in the first 3 series: 2 CT, 1 MR"
+    [(path, account)] = fake_pacs.asked
+    assert path.startswith("/dicom-web/series?limit=")
+    assert account == ""
+
+
+def test_a_query_is_sent_and_a_pacs_that_ignores_it_is_told_of(fake_pacs: FakePacs, tmp_path: Path) -> None:
+    fake_pacs.answer = (200, "application/dicom+json", _series("CT", "MR", "CT"))
+    (tmp_path / "worklist").write_text("1.2.3\n1.2.4\n")
+    found = doctor.pacs(f"{fake_pacs.url}/?Modality=CT", None, tmp_path / "worklist")
+    assert fake_pacs.asked[0][0] == "/dicom-web/series?limit=100&Modality=CT"
+    assert found.status is WARNING
+    assert "1 do not match STUDIES" in found.found
+    assert "worklist has 2 studies" in found.found
+    fake_pacs.answer = (200, "application/dicom+json", _series("CT", "CT"))
+    assert doctor.pacs(f"{fake_pacs.url}?Modality=CT").status is OK
+    with pytest.raises(InputError, match="'Modalty'"):
+        doctor.pacs(f"{fake_pacs.url}?Modalty=CT")
+
+
+def test_the_account_is_taken_from_the_environment(fake_pacs: FakePacs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MONAI_LABEL_DICOMWEB_USERNAME", "reader")
+    monkeypatch.setenv("MONAI_LABEL_DICOMWEB_PASSWORD", "geheim")
+    monkeypatch.setenv("MONAI_LABEL_QIDO_PREFIX", "qido")
+    fake_pacs.answer = (401, "text/plain", b"")
+    found = doctor.pacs(fake_pacs.url)
+    assert "geheim" not in repr(found)
+    [(path, account)] = fake_pacs.asked
+    assert path.startswith("/dicom-web/qido/series?")
+    assert base64.b64decode(account.removeprefix("Basic ")) == b"reader:geheim"
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "said", "remedy"),
+    [
+        ((401, "text/plain", b""), FAILED, "401", "MONAI_LABEL_DICOMWEB_USERNAME"),
+        ((403, "text/plain", b""), FAILED, "403", "MONAI_LABEL_DICOMWEB_PASSWORD"),
+        ((404, "text/plain", b""), FAILED, "404", "/dicom-web"),
+        ((500, "text/plain", b""), FAILED, "500", "log"),
+        ((200, "text/html", b"<html>Log in</html>"), FAILED, "text/html", "/dicom-web"),
+        ((200, "application/json", b'{"error": "no"}'), FAILED, "no DICOMweb", "/dicom-web"),
+        ((200, "application/json", b"null"), FAILED, "no DICOMweb", "/dicom-web"),
+        ((200, "application/json", b'[{"00080060": {"Value": []}}]'), FAILED, "no DICOMweb", "/dicom-web"),
+        ((200, "application/dicom+json", b"[]"), WARNING, "without series", "Send"),
+        ((204, "application/dicom+json", b""), WARNING, "without series", "Send"),
+        ((200, "application/dicom+json", b"[{}]"), OK, "1 none", ""),
+    ],
+)
+def test_other_answers_of_a_pacs(fake_pacs: FakePacs, answer: Answer, status: Status, said: str, remedy: str) -> None:
+    fake_pacs.answer = answer
+    found = doctor.pacs(fake_pacs.url)
+    assert (found.status, said in found.found, remedy in found.remedy) == (status, True, True), found
+
+
+def test_a_pacs_at_another_root(fake_pacs: FakePacs) -> None:
+    found = doctor.pacs(f"http://127.0.0.1:{fake_pacs.port}")
+    assert found.status is FAILED
+    assert "/dicom-web" in found.remedy
+
+
+def test_a_pacs_that_is_not_there(fake_pacs: FakePacs) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        found = doctor.pacs(f"http://127.0.0.1:{nobody.getsockname()[1]}/dicom-web")
+    assert found.status is FAILED
+    assert found.found.startswith("not reachable")
+    assert "refused" in found.found
+
+
+def test_a_pacs_that_does_not_speak_tls(fake_pacs: FakePacs) -> None:
+    found = doctor.pacs(fake_pacs.url.replace("http:", "https:"))
+    assert found.status is FAILED
+    assert found.found.startswith("TLS error")
+    assert "BAPS_PACS_LOGIN" in found.remedy
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl to make a certificate")
+def test_a_pacs_whose_certificate_nobody_vouches_for(fake_pacs: FakePacs, tmp_path: Path) -> None:
+    words = "req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=127.0.0.1 -keyout key.pem -out certificate.pem"
+    subprocess.run(["openssl", *words.split()], cwd=tmp_path, check=True, capture_output=True)  # noqa: S607
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "certificate.pem", tmp_path / "key.pem")
+    fake_pacs.server.socket = context.wrap_socket(fake_pacs.server.socket, server_side=True)
+    found = doctor.pacs(fake_pacs.url.replace("http:", "https:"))
+    assert found.status is FAILED
+    assert "TLS error" in found.found
+    assert "certificate" in found.found
+
+
+def test_a_password_in_the_address_is_refused() -> None:
+    with pytest.raises(InputError, match="environment"):
+        doctor.pacs("https://reader:geheim@pacs/dicom-web")
+
+
+def test_the_images_of_a_folder_are_counted(tmp_path: Path) -> None:
+    for name in ("a.nii.gz", "b.nii.gz", "c.NRRD", "d.png", "readme.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "labels" / "final").mkdir(parents=True)
+    (tmp_path / "labels" / "final" / "a.nii.gz").touch()
+    series = tmp_path / "series"
+    series.mkdir()
+    (series / "IM0001").write_bytes(bytes(128) + b"DICM")
+    found = doctor.folder(str(tmp_path))
+    assert found.status is OK
+    assert sorted(found.found.split(", ")) == ["1 .nrrd", "1 .png", "1 DICOM series", "2 .nii.gz"]
+
+
+def test_a_folder_that_keeps_its_images_in_images(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    assert doctor.folder(str(tmp_path)).status is WARNING
+    (tmp_path / "images" / "a.nii").touch()
+    assert doctor.folder(str(tmp_path)).found == "1 .nii"
+
+
+def test_labels_that_are_not_used_are_a_warning(tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / "labels"):
+        place.mkdir(exist_ok=True)
+        (place / "a.nii.gz").touch()
+    found = doctor.folder(str(tmp_path))
+    assert found.status is Status.WARNING
+    assert found.found == f"1 .nii.gz; 1 files in {tmp_path}/labels look like labels, and are not used"
+    assert found.remedy == f"Import them: baps labels import {tmp_path}/labels {tmp_path} --dry-run"
+
+
+def test_folders_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="no folder"):
+        doctor.folder(str(tmp_path / "file"))
+    monkeypatch.setattr(
+        "os.access", lambda _, mode: not mode & os.R_OK
+    )  # Root may do all: the system's answer is played.
+    found = doctor.folder(str(tmp_path))
+    assert found.status is FAILED
+    assert "chown" in found.remedy
+
+
+def test_a_folder_that_cannot_be_written_to_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.nii").touch()
+    monkeypatch.setattr("os.access", lambda _, mode: not mode & os.W_OK)
+    found = doctor.folder(str(tmp_path))
+    assert found.status is WARNING
+    assert found.found == (
+        "1 .nii; the folder cannot be written to: clicks are answered, labels and images are not saved"
+    )
+    assert "Mount it with leave to write" in found.remedy
+
+
+@pytest.mark.parametrize("images", [".", "images"])
+def test_series_in_folders_of_folders_are_not_served(tmp_path: Path, images: str) -> None:
+    for place in ("served", "patient/study/one", "patient/study/two", ".converted/no", "served/below"):
+        (tmp_path / images / place).mkdir(parents=True)
+        (tmp_path / images / place / "IM0001").write_bytes(bytes(128) + b"DICM")
+    found = doctor.folder(str(tmp_path))
+    assert found.status is WARNING
+    assert found.found == "1 DICOM series; 2 DICOM series in folders of folders, which are not served"
+    assert f"directly into {tmp_path / images}" in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("version", "status"),
+    [((3, 9), FAILED), ((3, 10), OK), ((3, 12), OK), ((3, 13), FAILED), ((4, 11), FAILED)],
+)
+def test_python(version: tuple[int, int], status: Status) -> None:
+    found = doctor.python_version(version)
+    assert found.status is status
+    assert bool(found.remedy) == (status is FAILED)
+
+
+def test_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor.package("pydicom", 3).status is OK
+    assert "numpy<1" in doctor.package("numpy", 1).remedy
+    assert doctor.package("no-such-package", 1).found == "not installed"
+
+
+def test_torch_and_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor.torch_pair().status is OK
+
+    def nms(*_: object) -> None:
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr("torchvision.ops.nms", nms)
+    found = doctor.torch_pair()
+    assert found.status is FAILED
+    assert "nms" in found.found
+    assert "torchvision" in found.remedy
+
+
+@pytest.mark.slow
+def test_monai_label_imports() -> None:
+    assert doctor.host_framework().status is OK
+
+
+def test_a_monai_label_that_does_not_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "monailabel").mkdir()
+    (tmp_path / "monailabel" / "__init__.py").write_text("import pydicom._storage_sopclass_uids_gone")
+    monkeypatch.setattr(doctor, "server_environment", lambda: {**os.environ, "PYTHONPATH": str(tmp_path)})
+    found = doctor.host_framework()
+    assert found.status is FAILED
+    assert "_storage_sopclass_uids_gone" in found.found
+    assert "constraints.txt" in found.remedy
+
+
+def test_dcmqi_is_needed_for_a_pacs_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor.dcmqi("http://pacs").status is OK
+    monkeypatch.setattr(doctor, "server_environment", lambda: {"PATH": "/nowhere"})
+    assert doctor.dcmqi("http://pacs").status is FAILED
+    assert doctor.dcmqi("/data").status is WARNING
+
+
+def test_a_busy_port_fails() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = busy.getsockname()[1]
+        with pytest.raises(InputError, match=f"{port}.*--port"):
+            doctor.port_free("127.0.0.1", port)
+    assert doctor.port_free("127.0.0.1", port).status is OK
+
+
+EVERY_ADDRESS = "0.0.0.0"  # noqa: S104
+
+
+def _openid(folder: Path, issuer: str = "https://login.hospital") -> Path:
+    file = folder / "openid.json"
+    file.write_text(json.dumps({"issuer": issuer, "client_id": "baps", "roles": {"radiologist": "annotator"}}))
+    file.chmod(0o600)
+    return file
+
+
+def test_a_server_without_users_is_for_this_machine(tmp_path: Path) -> None:
+    found = doctor.access(Settings(), "127.0.0.1")
+    assert (found.status, "this machine only" in found.found) == (OK, True)
+    with pytest.raises(InputError, match="let everybody in.*baps users add"):
+        doctor.access(Settings(), EVERY_ADDRESS)
+    with pytest.raises(InputError, match=r"cors_origins=\*"):
+        doctor.access(Settings(cors_origins=("*",)), "127.0.0.1")
+
+
+def test_a_server_with_users_is_closed(tmp_path: Path) -> None:
+    users = Users(tmp_path / "users.json")
+    users.add("anna", Role.ANNOTATOR)
+    found = doctor.access(Settings(users=users.file), EVERY_ADDRESS)
+    assert (found.status, found.found) == (OK, f"closed to all but 1 users of {users.file}")
+    both = doctor.access(Settings(users=users.file, openid=_openid(tmp_path)), EVERY_ADDRESS)
+    assert "and those whom https://login.hospital gives a role" in both.found
+    users.remove("anna")
+    nobody = doctor.access(Settings(users=users.file), EVERY_ADDRESS)
+    assert (nobody.status, "closed to everybody" in nobody.found) == (WARNING, True)
+    assert "baps users add" in nobody.remedy
+
+
+def test_users_that_the_server_would_not_start_with(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="No such file"):
+        doctor.access(Settings(users=tmp_path / "absent.json"), "127.0.0.1")
+    users = Users(tmp_path / "users.json")
+    users.add("anna", Role.ADMIN)
+    users.file.chmod(0o644)
+    with pytest.raises(InputError, match="chmod 600"):
+        doctor.access(Settings(users=users.file), "127.0.0.1")
+    with pytest.raises(InputError, match="issuer"):
+        doctor.access(Settings(openid=_openid(tmp_path, "http://login.hospital")), "127.0.0.1")
+
+
+def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=4 << 30, total=8 << 30))
+    assert doctor.memory(1024).status is OK
+    found = doctor.memory(1025)
+    assert found.status is WARNING
+    assert "4.0 GB of 8.0 GB" in found.found
+    assert "--cache-mb (1025)" in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "status"),
+    [
+        ("auto", 0, OK),
+        ("cpu", 0, OK),
+        ("cuda", 0, FAILED),
+        ("cuda:0", 0, FAILED),
+        ("auto", 2, OK),
+        ("cuda", 2, OK),
+        ("cuda:1", 2, OK),
+        ("cuda:2", 2, FAILED),
+        ("tpu", 2, FAILED),
+    ],
+)
+def test_devices(monkeypatch: pytest.MonkeyPatch, name: str, gpus: int, status: Status) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpus > 0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda number: f"GPU {number}")
+    found = doctor.device(name)
+    assert found.status is status
+    assert ("GPU 1" in found.found) == (gpus > 1)
+
+
+def test_the_model_answers() -> None:
+    found = doctor.model(Settings(device="cpu"))
+    assert found.status is OK
+    assert "bundled" in found.found
+
+
+def test_weights_of_another_hash(tmp_path: Path) -> None:
+    for path in (BUNDLED_WEIGHTS, BUNDLED_WEIGHTS.with_suffix(".json")):
+        shutil.copy(path, tmp_path)
+    site = Settings(weights=tmp_path / BUNDLED_WEIGHTS.name, device="cpu")
+    with pytest.raises(InputError, match="SHA-256"):
+        doctor.model(replace(site, weights_sha256="0" * 64))
+    assert doctor.model(site).status is OK
+
+
+def test_a_model_that_understands_boxes_only(
+    monkeypatch: pytest.MonkeyPatch, new_black_box: Callable[..., object]
+) -> None:
+    black_box = new_black_box()
+    able = black_box.capabilities  # type: ignore[attr-defined]
+    black_box._capabilities = type(able)(**{**vars(able), "clicks": False})  # type: ignore[attr-defined]
+    monkeypatch.setattr("baps.blackbox.load_black_box", lambda *_: black_box)
+    assert doctor.model(Settings(black_box="sam", weights=Path("medsam.pth"), device="cpu")).status is OK
+    [(images, [prompt])] = black_box.asked  # type: ignore[attr-defined]
+    assert prompt.box is not None
+    assert images.shape == (1, 32, 32, 3)
+    assert not np.any(images)
+
+
+def test_a_remote_model_that_answers_and_one_that_does_not(faulty: FaultyServer) -> None:
+    site = Settings(black_box="remote", remote=faulty.address)
+    assert "faulty" in doctor.model(site).found
+    assert faulty.asked == [1]
+    with pytest.raises(BapsError, match="cannot be reached"):
+        doctor.model(replace(site, remote=f"http://127.0.0.1:{_free()}/faulty"))
+
+
+def test_the_folder_of_adapters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor.adapters(tmp_path).status is OK
+    assert doctor.adapters(tmp_path / "a" / "b").status is OK
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "adapters"):
+        found = doctor.adapters(place)
+        assert found.status is FAILED
+        assert "--adapters" in found.remedy
+    monkeypatch.setattr("os.access", lambda *_: False)
+    assert doctor.adapters(tmp_path).status is FAILED
+
+
+def test_disk_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    small = tmp_path / "small"
+    small.mkdir()
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(0, 0, (1 << 30) - (Path(path) == small)))
+    assert doctor.disk([tmp_path, tmp_path / "absent"]).status is OK
+    found = doctor.disk([tmp_path, small])
+    assert found.status is WARNING
+    assert str(small) in found.found
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
+    """Leaves out the check that takes seconds; settings that can be used."""
+    monkeypatch.setattr(doctor, "host_framework", lambda: doctor.Finding(OK, "left out"))
+    return {"adapters": str(tmp_path / "adapters"), "device": "cpu"}
+
+
+def test_all_checks(quick: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "a.nii").touch()
+    findings = examine(quick, str(tmp_path), port=_free())
+    assert {"Python", "MONAI Label", "studies", "settings", "model", "adapters", "disk", "port"} <= set(findings)
+    assert [name for name, finding in findings.items() if finding.status is FAILED] == []
+    assert not {"studies", "PACS"} & set(examine(quick, port=_free()))
+    assert not (tmp_path / "adapters").exists()
+
+
+def test_every_fault_is_found_and_none_hides_another(
+    quick: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unforeseen(*_: object) -> doctor.Finding:
+        raise ZeroDivisionError("by nought")
+
+    monkeypatch.setattr(doctor, "dcmqi", unforeseen)
+    (tmp_path / "file").touch()
+    given = {"adapters": str(tmp_path / "file"), "weights_sha256": "0" * 64, "device": "cuda:99"}
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        findings = examine(given, str(tmp_path / "absent"), port=busy.getsockname()[1])
+    failed = {name for name, finding in findings.items() if finding.status is FAILED}
+    assert findings["users"].status is OK
+    assert failed == {"dcmqi", "studies", "port", "adapters", "model", "device"}
+    assert findings["dcmqi"].found == "ZeroDivisionError: by nought"
+    assert all(findings[name].remedy or findings[name].found.endswith(".") for name in failed)
+
+
+def test_settings_that_cannot_be_read(quick: dict[str, str]) -> None:
+    findings = examine({**quick, "black_bix": "sam"}, port=_free())
+    assert findings["settings"].status is FAILED
+    assert "black_bix" in findings["settings"].found
+    assert "model" not in findings
+
+
+def test_weights_that_are_not_there(quick: dict[str, str]) -> None:
+    findings = examine({**quick, "black_box": "sam"}, port=_free())
+    assert findings["settings"].status is OK
+    assert "needs weights" in findings["model"].found
+
+
+def test_users_who_are_not_there(quick: dict[str, str]) -> None:
+    findings = examine({**quick, "users": "/nowhere/users.json"}, port=_free())
+    assert (findings["settings"].status, findings["users"].status) == (OK, FAILED)
+
+
+def test_the_pacs_is_checked(quick: dict[str, str], fake_pacs: FakePacs) -> None:
+    fake_pacs.answer = (200, "application/dicom+json", _series("CT"))
+    findings = examine(quick, fake_pacs.url, port=_free())
+    assert findings["PACS"].status is OK
+    assert "studies" not in findings
+
+
+@pytest.mark.slow
+def test_baps_does_not_import_monai_label() -> None:
+    program = "import sys; from baps.site.doctor import examine; examine({}); print('monailabel' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "False"
+
+
+def _free() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

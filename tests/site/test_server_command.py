@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from baps.errors import BapsError, InputError
+from baps.site import server_command as module
+from baps.site.server_command import APP, check_port, check_studies, serving_command
+
+
+def test_the_protected_server_and_the_stock_one() -> None:
+    command, _ = serving_command("/data", "0.0.0.0", 8123, {"labels": "spleen", "cache_mb": "8"})  # noqa: S104
+    assert command[:3] == [sys.executable, str(APP / "baps" / "server" / "launch.py"), "start_server"]
+    assert " ".join(command).endswith("--uvicorn_app baps.server.asgi:app --conf labels spleen --conf cache_mb 8")
+    assert "--studies /data --host 0.0.0.0 --port 8123" in " ".join(command)
+    stock, _ = serving_command("/data", "127.0.0.1", 8123, {}, stock=True)
+    assert "--uvicorn_app" not in stock
+    assert stock[:4] == [sys.executable, "-m", "monailabel.main", "start_server"]
+
+
+def test_paths_begin_at_the_root_for_the_server_leaves_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BAPS_WEIGHTS", "w.pt")
+    monkeypatch.setenv("MONAI_LABEL_SESSION_PATH", "sessions")
+    monkeypatch.setenv("BAPS_CONFIG", "site.json")
+    Path("site.json").write_text('{"users": "users.json", "audit": "/var/audit.jsonl"}')
+    Path("encoder").mkdir()
+    given = {"adapters": "a", "labels": "spleen", "encoder_source": "encoder"}
+    command, environment = serving_command(".", "127.0.0.1", 8123, given)
+    assert command[command.index("--studies") + 1] == str(tmp_path)
+    said = dict(zip(command[command.index("--conf") + 1 :: 3], command[command.index("--conf") + 2 :: 3], strict=False))
+    assert said == {
+        "adapters": str(tmp_path / "a"),
+        "labels": "spleen",
+        "weights": str(tmp_path / "w.pt"),
+        "users": str(tmp_path / "users.json"),
+        "encoder_source": str(tmp_path / "encoder"),
+    }
+    assert environment["MONAI_LABEL_SESSION_PATH"] == str(tmp_path / "sessions")
+    assert environment["BAPS_CONFIG"] == str(tmp_path / "site.json")
+    assert "sessions" not in str(serving_command("https://pacs/dicom-web", "127.0.0.1", 8123, {})[0])
+
+
+def test_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/bin")
+    monkeypatch.setenv("MONAI_LABEL_DICOMWEB_USERNAME", "somebody")
+    _, environment = serving_command("/data", "127.0.0.1", 8123, {})
+    assert environment["PATH"].split(os.pathsep) == [str(Path(sys.executable).parent), "/bin"]
+    assert environment["PYTHONPATH"] == str(APP)
+    assert (APP / "baps" / "server" / "asgi.py").is_file()
+    assert environment["MONAI_LABEL_DICOMWEB_USERNAME"] == "somebody"
+    assert environment["MONAI_LABEL_TRACKING_ENABLED"] == environment["MONAI_LABEL_AUTO_UPDATE_SCORING"] == "false"
+
+
+def test_a_package_without_the_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "APP", tmp_path)
+    with pytest.raises(BapsError, match="checkout"):
+        serving_command("/data", "127.0.0.1", 8123, {})
+
+
+def test_studies(tmp_path: Path) -> None:
+    check_studies(str(tmp_path))
+    check_studies("https://pacs.example:8042/dicom-web")
+    (tmp_path / "file").touch()
+    for studies, message in (
+        (str(tmp_path / "absent"), "absent"),
+        (str(tmp_path / "file"), "There is no folder"),
+        ("ftp://pacs/", "ftp"),
+        ("http://", "no host"),
+        ("http:///dicom-web", "no host"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check_studies(studies)
+
+
+@pytest.mark.parametrize("who", ["doctor:geheim@", "doctor@", ":geheim@"])
+def test_a_password_in_the_address_is_refused_and_not_repeated(who: str) -> None:
+    with pytest.raises(InputError, match="MONAI_LABEL_DICOMWEB_PASSWORD") as caught:
+        check_studies(f"https://{who}pacs/dicom-web")
+    assert "geheim" not in str(caught.value)
+
+
+def test_a_busy_port_and_a_free_one() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = busy.getsockname()[1]
+        for host in ("127.0.0.1", "localhost", "0.0.0.0"):  # noqa: S104
+            with pytest.raises(InputError, match=rf"{port} .*--port"):
+                check_port(host, port)
+    check_port("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid", "a" * 70])
+def test_a_host_that_is_not_this_machine(host: str) -> None:
+    with pytest.raises(InputError, match="--host"):
+        check_port(host, 0)

@@ -1,0 +1,297 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from baps.blackbox import RemoteSettings
+from baps.errors import InputError
+from baps.site.settings import Settings, check_settings, parse_labels, read_settings
+
+
+def test_defaults() -> None:
+    assert read_settings({}, {}) == Settings()
+    assert dict(Settings().labels) == {"organ": 1}
+
+
+def test_order_of_precedence(tmp_path: Path) -> None:
+    file = tmp_path / "baps.json"
+    file.write_text(json.dumps({"device": "cuda:3", "cache_mb": 1, "black_box": "sam"}))
+    environment = {"BAPS_CONFIG": str(file), "BAPS_CACHE_MB": "2", "BAPS_DEVICE": "cuda:2", "PATH": "/bin"}
+    found = read_settings({"device": "cpu"}, environment)
+    assert (found.device, found.cache_mb, found.black_box) == ("cpu", 2, "sam")
+
+
+def test_config_on_the_command_line_wins_over_the_environment(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    first.write_text('{"cache_mb": 1}')
+    second.write_text('{"cache_mb": 2}')
+    assert read_settings({"config": str(second)}, {"BAPS_CONFIG": str(first)}).cache_mb == 2
+
+
+@pytest.mark.parametrize("where", ["given", "file"])
+def test_an_unknown_key_lists_the_known_ones(tmp_path: Path, where: str) -> None:
+    given = {"black_bix": "sam"}
+    if where == "file":
+        file = tmp_path / "baps.json"
+        file.write_text(json.dumps(given))
+        given = {"config": str(file)}
+    with pytest.raises(InputError) as caught:
+        read_settings(given, {})
+    message = str(caught.value)
+    assert "black_bix" in message
+    for name in Settings.__dataclass_fields__:
+        assert name in message.split("Known ones:")[1]
+    assert "config" in message.split("Known ones:")[1]
+
+
+def test_keys_of_the_host_are_left_alone() -> None:
+    assert read_settings({"server_mode": "true", "models": "all", "preload": "true"}, {}) == Settings()
+
+
+def test_an_empty_value_means_the_default() -> None:
+    assert read_settings({"weights": "", "labels": "", "cache_mb": "", "device": ""}, {}) == Settings()
+
+
+def test_an_empty_variable_does_not_hide_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "baps.json"
+    file.write_text('{"cache_mb": 7, "device": "cpu"}')
+    found = read_settings({"config": str(file)}, {"BAPS_CACHE_MB": "", "BAPS_DEVICE": "cuda"})
+    assert (found.cache_mb, found.device) == (7, "cuda")
+
+
+@pytest.mark.parametrize("name", ["sam", "sam2"])
+def test_settings_that_can_be_checked_at_start(tmp_path: Path, name: str) -> None:
+    check_settings(Settings())
+    weights = tmp_path / "sam.pth"
+    with pytest.raises(InputError, match="'medsam2'.*bundled, sam, sam2, remote"):
+        check_settings(Settings(black_box="medsam2"))
+    with pytest.raises(InputError, match=f"{name} needs weights"):
+        check_settings(Settings(black_box=name))
+    with pytest.raises(InputError, match=r"sam\.pth does not exist"):
+        check_settings(Settings(black_box=name, weights=weights))
+    weights.touch()
+    check_settings(Settings(black_box=name, weights=weights))
+
+
+def test_the_organ_model(tmp_path: Path) -> None:
+    weights = tmp_path / "organs.pth"
+    given = {"organ_model": "fseft", "organ_weights": str(weights), "organ_cache_gb": "0"}
+    found = read_settings(given, {})
+    assert (found.organ_model, found.organ_weights, found.organ_cache_gb) == ("fseft", weights, 0)
+    with pytest.raises(InputError, match="organ model fseft needs weights"):
+        check_settings(Settings(organ_model="fseft"))
+    with pytest.raises(InputError, match=r"organs\.pth does not exist"):
+        check_settings(found)
+    weights.touch()
+    check_settings(found)
+    with pytest.raises(InputError, match="organ_cache_gb must be a whole number of gigabytes"):
+        read_settings({"organ_cache_gb": "2.5"}, {})
+
+
+def test_a_remote_model() -> None:
+    assert Settings().remote_model is None
+    with pytest.raises(InputError, match=r"remote needs an address.*REMOTE="):
+        check_settings(Settings(black_box="remote"))
+    with pytest.raises(InputError, match="is no address"):
+        check_settings(Settings(black_box="remote", remote="model:8000"))
+    address = "grpc://model:8001/sam"
+    check_settings(Settings(black_box="remote", remote=address))
+    assert Settings(remote=address).remote_model == RemoteSettings(address)
+    given = {"side": "512", "batch": "4", "prompts": "boxes", "timeout": "2.5", "patience": "0"}
+    environment = {f"BAPS_REMOTE_{name.upper()}": value for name, value in given.items()}
+    found = read_settings({"remote": address}, {**environment, "BAPS_REMOTE_TOKEN": "hush"})
+    assert found.remote_model == RemoteSettings(address, 512, 4, "boxes", 2.5, 0.0)
+    assert "hush" not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "unit"), [("side", "pixels"), ("batch", "images"), ("timeout", "seconds"), ("patience", "seconds")]
+)
+@pytest.mark.parametrize("value", ["-1", "many", "nan"])
+def test_numbers_of_a_remote_model(name: str, unit: str, value: str) -> None:
+    with pytest.raises(InputError, match=f"remote_{name} must be a .*number of {unit}, not '{value}'"):
+        read_settings({f"remote_{name}": value}, {})
+
+
+def test_paths_and_numbers_are_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    found = read_settings({"weights": "~/sam.pth", "adapters": "/data/adapters", "cache_mb": "64"}, {})
+    assert found.weights == Path("/home/someone/sam.pth")
+    assert found.adapters == Path("/data/adapters")
+    assert found.cache_mb == 64
+
+
+def test_the_form_of_labels_in_a_pacs_is_one_of_three() -> None:
+    assert Settings().pacs_label_format == "seg"
+    assert read_settings({}, {"BAPS_PACS_LABEL_FORMAT": "both"}).pacs_label_format == "both"
+    with pytest.raises(InputError, match="pacs_label_format must be one of seg, rtstruct, both, not 'RT'"):
+        read_settings({"pacs_label_format": "RT"}, {})
+
+
+def test_a_cache_that_is_no_number_is_refused() -> None:
+    with pytest.raises(InputError, match="cache_mb"):
+        read_settings({"cache_mb": "plenty"}, {})
+
+
+@pytest.mark.parametrize("content", [None, "{", "[1, 2]", '"labels"'])
+def test_a_settings_file_that_cannot_be_used(tmp_path: Path, content: str | None) -> None:
+    file = tmp_path / "baps.json"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(InputError, match=r"baps\.json"):
+        read_settings({"config": str(file)}, {})
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("spleen", {"spleen": 1}),
+        ("spleen,liver", {"spleen": 1, "liver": 2}),
+        (" spleen , left kidney ", {"spleen": 1, "left kidney": 2}),
+        ("spleen=3,liver=6", {"spleen": 3, "liver": 6}),
+        ("spleen=3, liver = 6", {"spleen": 3, "liver": 6}),
+        ("liver=6,spleen", {"liver": 6, "spleen": 2}),
+        (["spleen", "liver"], {"spleen": 1, "liver": 2}),
+        (("spleen=4", "liver=2"), {"spleen": 4, "liver": 2}),
+        ({"spleen": 4, "liver": "255"}, {"spleen": 4, "liver": 255}),
+    ],
+)
+def test_forms_of_labels(value: object, expected: dict[str, int]) -> None:
+    found = parse_labels(value)
+    assert found == expected
+    assert list(found) == list(expected)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "spleen,,liver",
+        "=3",
+        "spleen,spleen",
+        "spleen, spleen ",
+        "spleen=0",
+        "spleen=-1",
+        "spleen=256",
+        "spleen=1.5",
+        "spleen=one",
+        "spleen=",
+        {"spleen": None},
+        {"spleen": 1.5},
+        "spleen=1,liver=1",
+        "spleen=2,liver",
+    ],
+)
+def test_labels_that_are_refused(value: object) -> None:
+    with pytest.raises(InputError):
+        parse_labels(value)
+
+
+def test_who_may_use_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    found = read_settings({"users": "~/users.json", "audit": "/log/audit.jsonl"}, {"BAPS_OPENID": "/etc/openid.json"})
+    assert (found.users, found.openid) == (Path("/home/someone/users.json"), Path("/etc/openid.json"))
+    assert found.audit_file == Path("/log/audit.jsonl")
+    assert Settings(adapters=Path("/data")).audit_file == Path("/data/audit.jsonl")
+    assert not Settings().closed
+    assert Settings(users=Path("u")).closed
+    assert Settings(openid=Path("o")).closed
+
+
+@pytest.mark.parametrize("name", ["users", "openid"])
+@pytest.mark.parametrize(
+    ("content", "mode", "said"),
+    [
+        (None, 0, "No such file"),
+        ("{}", 0o644, "chmod 600"),
+        ("{}", 0o600, "cannot be used|no file of users"),
+        ("{", 0o600, "cannot be used|no file of users"),
+    ],
+)
+def test_files_of_users_that_are_refused_at_start(
+    tmp_path: Path, name: str, content: str | None, mode: int, said: str
+) -> None:
+    file = tmp_path / "it.json"
+    if content is not None:
+        file.write_text(content)
+        file.chmod(mode)
+    with pytest.raises(InputError, match=said) as caught:
+        check_settings(read_settings({name: str(file)}, {}))
+    assert str(file) in str(caught.value)
+    assert str(caught.value).endswith((".", str(file)))
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("https://viewer.hospital", ("https://viewer.hospital",)),
+        ("https://a.hospital, http://b.hospital:8080", ("https://a.hospital", "http://b.hospital:8080")),
+        (["http://[::1]:8000"], ("http://[::1]:8000",)),
+        ("*", ("*",)),
+        ("", ()),
+    ],
+)
+def test_other_origins(value: str, expected: tuple[str, ...]) -> None:
+    assert read_settings({"cors_origins": value}, {}).cors_origins == expected
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["viewer.hospital", "https://viewer.hospital/", "https://*.hospital", "null", "ftp://a", "https://", "https://a,",
+     "https://a b", "https://a\nb", "javascript:alert(1)", "https://user@a"],
+)  # fmt: skip
+def test_origins_that_are_refused(value: str) -> None:
+    with pytest.raises(InputError, match=r"origins such as https://viewer\.hospital"):
+        read_settings({"cors_origins": value}, {})
+
+
+def test_every_origin_needs_users(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="name users"):
+        check_settings(Settings(cors_origins=("https://a", "*")))
+
+
+@pytest.mark.parametrize("name", ["most_upload_mb", "most_volume_mb"])
+def test_how_large_images_may_be(tmp_path: Path, name: str) -> None:
+    assert getattr(read_settings({name: "8"}, {}), name) == 8
+    assert getattr(read_settings({name: ""}, {}), name) == getattr(Settings(), name) > 0
+    file = tmp_path / "baps.json"
+    file.write_text(json.dumps({name: 16}))
+    assert getattr(read_settings({"config": str(file)}, {}), name) == 16
+    for value in ("-1", "1.5", "plenty", "nan", "1e3", "8 MB"):
+        with pytest.raises(InputError, match=f"{name} must be a whole number of megabytes, not '{value}'"):
+            read_settings({name: value}, {})
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("yes", True), ("TRUE", True), ("1", True), ("no", False), ("False", False), ("0", False), ("", False)],
+)
+def test_a_yes_and_a_no(value: str, expected: bool) -> None:
+    assert read_settings({"allow_unprotected": value}, {}).allow_unprotected is expected
+
+
+@pytest.mark.parametrize("value", ["maybe", "y", "2", " yes"])
+def test_what_is_neither_is_refused(tmp_path: Path, value: str) -> None:
+    with pytest.raises(InputError, match="allow_unprotected must be yes or no, not"):
+        read_settings({"allow_unprotected": value}, {})
+
+
+def test_a_yes_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "baps.json"
+    file.write_text('{"allow_unprotected": true, "whole_labels": "yes", "cors_origins": ["https://a.hospital"]}')
+    found = read_settings({"config": str(file)}, {})
+    assert (found.allow_unprotected, found.whole_labels, found.cors_origins) == (True, True, ("https://a.hospital",))
+
+
+def test_labels_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "baps.json"
+    file.write_text('{"labels": {"spleen": 3}}')
+    assert read_settings({"config": str(file)}, {}).labels == {"spleen": 3}
+
+
+def test_labels_of_another_kind_are_refused_with_a_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "baps.json"
+    file.write_text('{"labels": 5}')
+    with pytest.raises(InputError, match="[Ll]abels"):
+        read_settings({"config": str(file)}, {})

@@ -1,0 +1,136 @@
+"""The file of users: its hashes, who changes it, and who reads it meanwhile."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import re
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from baps.errors import InputError, NotFoundError
+from baps.site.roles import Role
+from baps.site.users import Users
+
+
+@pytest.fixture
+def users(tmp_path: Path) -> Users:
+    return Users(tmp_path / "users.json")
+
+
+def test_a_token_is_random_and_only_its_hash_is_kept(users: Users) -> None:
+    tokens = [users.add(name, Role.ANNOTATOR) for name in ("anna", "bert")]
+    assert all(re.fullmatch(r"baps_[\w-]{43}", token) for token in tokens)  # 43 letters of base 64 are 256 bits.
+    assert len(set(tokens)) == 2
+    content = users.file.read_text()
+    assert not any(token in content or token[5:] in content for token in tokens)
+    assert users.file.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_user_is_found_by_the_token_alone(users: Users) -> None:
+    anna, theo = users.add("anna", Role.ANNOTATOR), users.add("theo", Role.TRAINER)
+    for token, name, role in ((anna, "anna", Role.ANNOTATOR), (theo, "theo", Role.TRAINER)):
+        found = users.find(token)
+        assert found is not None
+        assert (found.name, found.role) == (name, role)
+    hashed = json.loads(users.file.read_text())["users"]["anna"]["sha256"]
+    for other in ("", anna[:-1], anna + "a", anna.upper(), "anna", hashed, "b\udc80"):
+        assert users.find(other) is None
+
+
+def test_another_process_s_changes_count_at_once(users: Users) -> None:
+    old = users.add("anna", Role.ANNOTATOR)
+    reader = Users(users.file)
+    assert reader.find(old) is not None
+    new = users.renew("anna")
+    assert reader.find(old) is None
+    assert reader.find(new) is not None
+    users.remove("anna")
+    assert reader.find(new) is None
+    assert reader.all() == {}
+
+
+def test_a_token_ends(users: Users) -> None:
+    token = users.add("anna", Role.ANNOTATOR, days=1)
+    found = users.find(token)
+    assert found is not None
+    assert found.expires == found.created + timedelta(days=1)
+    content = json.loads(users.file.read_text())
+    content["users"]["anna"]["expires"] = (datetime.now(timezone.utc) - timedelta(seconds=1)).isoformat()
+    users.file.write_text(json.dumps(content))
+    assert users.find(token) is None
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "x" * 65, "a\n", "[red]"])
+def test_odd_names_are_refused(users: Users, name: str) -> None:
+    with pytest.raises(InputError, match="no name of a user"):
+        users.add(name, Role.ADMIN)
+    assert not users.file.exists()
+
+
+@pytest.mark.parametrize("days", [0, -1, 10**6])
+def test_odd_ends_are_refused(users: Users, days: int) -> None:
+    with pytest.raises(InputError, match="1 to 36500 days"):
+        users.add("anna", Role.ADMIN, days)
+
+
+def test_nobody_is_there_twice_and_nobody_unknown_is_changed(users: Users) -> None:
+    token = users.add("anna", Role.ADMIN)
+    with pytest.raises(InputError, match="baps users renew anna"):
+        users.add("anna", Role.ANNOTATOR)
+    for change in (users.renew, users.remove):
+        with pytest.raises(NotFoundError, match="Known ones: anna"):
+            change("bert")
+    assert users.find(token) is not None
+
+
+def test_a_file_that_is_open_to_others_or_is_no_such_file_is_refused(users: Users) -> None:
+    with pytest.raises(InputError, match="No such file"):
+        users.all()
+    users.add("anna", Role.ADMIN)
+    users.file.chmod(0o640)
+    with pytest.raises(InputError, match="chmod 600"):
+        users.all()
+    users.file.chmod(0o600)
+    assert list(users.all()) == ["anna"]
+    for content in ("{", "[]", '{"users": {"a": {"role": "chief"}}}'):
+        users.file.write_text(content)
+        with pytest.raises(InputError, match="no file of users"):
+            users.all()
+        with pytest.raises(InputError, match="no file of users"):
+            users.add("bert", Role.ADMIN)
+        assert users.file.read_text() == content
+
+
+def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="another --file"):
+        Users(tmp_path / "absent" / "users.json").add("anna", Role.ADMIN)
+
+
+def _add_ten(file: Path, number: int) -> None:
+    for each in range(10):
+        Users(file).add(f"user-{number}-{each}", Role.ANNOTATOR)
+
+
+def test_those_who_change_it_at_once_all_count(users: Users) -> None:
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=_add_ten, args=(users.file, number)) for number in range(4)]
+    for writer in writers:
+        writer.start()
+    seen = 0
+    while any(writer.is_alive() for writer in writers):
+        if users.file.exists():
+            now = len(users.all())
+            assert now >= seen  # Never half a file, nor an older one.
+            seen = now
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    assert len(users.all()) == 40
+
+
+@pytest.mark.parametrize(("role", "may"), [("annotator", 1), ("trainer", 2), ("admin", 3)])
+def test_each_role_may_what_those_before_it_may(role: str, may: int) -> None:
+    assert [Role(role).may(needed) for needed in Role] == [place < may for place in range(3)]

@@ -1,0 +1,67 @@
+"""The login page and what it lets people in to, without the rest of the server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from baps.server.auth.authenticator import SigningIn
+from baps.server.auth.guard import Guard, Rules
+from baps.server.auth.openid import OpenId
+from baps.server.middleware.root_path import RootPath
+from baps.server.routes.login import Login
+from baps.site.openid_settings import OpenIdSettings
+from baps.site.roles import Role
+from baps.site.users import Users
+from tests.support.provider import Provider
+
+
+class LoginSite:
+    """What a browser meets.
+
+    Args:
+        folder: for the file of users.
+        provider: whose users are let in too, or None.
+        root: the path that it is served below.
+        origins: others whose pages may ask.
+
+    Attributes:
+        tokens: of the users ``anna`` and ``otto``.
+        app: to ask, by ``browser``.
+    """
+
+    def __init__(
+        self, folder: Path, provider: Provider | None = None, root: str = "", origins: Sequence[str] = ()
+    ) -> None:
+        users = Users(folder / "users.json")
+        self.tokens = {name: users.add(name, Role.ANNOTATOR) for name in ("anna", "otto")}
+        openid = None
+        if provider:
+            said = {"issuer": provider.issuer, "client_id": "baps", "roles": {"radiologist": "annotator"}}
+            openid = OpenId(OpenIdSettings.model_validate(said))
+        self.signing_in = SigningIn(users, openid)
+        login, routes = Login(self.signing_in), FastAPI()
+        routes.get("/login")(login.page)
+        routes.post("/login")(login.sign_in)
+        routes.get("/login/openid")(login.to_provider)
+        routes.get("/login/openid/return")(login.from_provider)
+        routes.get("/logout")(login.before_sign_out)
+        routes.post("/logout")(login.sign_out)
+        routes.post("/auth/token")(login.token)
+        for path in ("/info/", "/ohif/", "/datastore/image"):
+            routes.get(path)(lambda: "of patients")
+        audit = SimpleNamespace(note=lambda *_: None, count=lambda *_: None)
+        self.app = RootPath(Guard(routes, Rules(self.signing_in, audit, list(origins), 1 << 20)), root)  # type: ignore[arg-type]
+
+    def browser(self, scheme: str = "http", address: str = "10.0.0.1") -> TestClient:
+        """A browser that has not signed in."""
+        return TestClient(self.app, f"{scheme}://hospital", follow_redirects=False, client=(address, 50000))
+
+    def sign_in(self, browser: TestClient, name: str, root: str = "") -> None:
+        """Sign in with the token of a user."""
+        form = {"username": name, "password": self.tokens[name]}
+        assert browser.post(f"{root}/login", data=form).status_code == 303

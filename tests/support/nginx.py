@@ -1,0 +1,108 @@
+"""Debian's nginx with a recipe of ``deploy/``, on this machine alone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from demo.server import ROOT, free_port
+
+NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+HOST = ROOT / "deploy" / "nginx.conf"
+PATH = ROOT / "deploy" / "nginx-path.conf"
+
+
+def missing() -> str:
+    """What has to be installed first, or ""."""
+    return "" if NGINX and shutil.which("openssl") else "nginx or openssl is not installed: apt-get install nginx-light"
+
+
+@dataclass(frozen=True)
+class Nginx:
+    """A running nginx.
+
+    Attributes:
+        address: with TLS.
+        plain: without, where the recipe listens there.
+        certificate: that a client trusts.
+        folder: of its logs and other files.
+    """
+
+    address: str
+    plain: str
+    certificate: Path
+    folder: Path
+
+    def written(self) -> str:
+        """All that nginx left in files."""
+        return "".join(path.read_text(errors="replace") for path in self.folder.rglob("*") if path.is_file())
+
+
+@contextmanager
+def running_nginx(folder: Path, recipe: Path, server: str, takes_off: bool = False) -> Iterator[Nginx]:
+    """Start it before a server; of the recipe only ports, the certificate, names and places are replaced.
+
+    Args:
+        folder: made for its files.
+        recipe: of ``deploy/``.
+        server: address of the server behind.
+        takes_off: whether it takes the path off, which the recipe leaves on.
+    """
+    assert NGINX
+    folder.mkdir()
+    made = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    made += ["-addext", "subjectAltName=DNS:localhost", "-keyout", f"{folder}/key.pem", "-out", f"{folder}/cert.pem"]
+    subprocess.run(["openssl", *made], check=True, capture_output=True)  # noqa: S607
+    port, plain = free_port(), free_port()
+    file = _configured(folder, recipe, f"{server}/" if takes_off else server, port, plain)
+    checked = subprocess.run([NGINX, "-t", "-c", str(file)], capture_output=True, text=True)
+    assert "test is successful" in checked.stderr, checked.stderr
+    with (folder / "said.log").open("w") as said:
+        process = subprocess.Popen([NGINX, "-c", str(file), "-g", "daemon off;"], stderr=said)
+    try:
+        _wait(port)
+        yield Nginx(f"https://localhost:{port}", f"http://localhost:{plain}", folder / "cert.pem", folder)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _configured(folder: Path, recipe: Path, server: str, port: int, plain: int) -> Path:
+    """nginx's main file around the recipe."""
+    text = recipe.read_text()
+    name = "baps.hospital" if recipe == HOST else "hospital"
+    replaced = {
+        "listen 443 ssl": f"listen 127.0.0.1:{port} ssl",
+        f"server_name {name};": "server_name localhost;",
+        f"/etc/ssl/certs/{'baps' if recipe == HOST else name}.pem": f"{folder}/cert.pem",
+        f"/etc/ssl/private/{'baps' if recipe == HOST else name}.key": f"{folder}/key.pem",
+        "/var/log/nginx/": f"{folder}/",
+        "proxy_pass http://127.0.0.1:8000;": f"proxy_pass {server};",
+        **({"listen 80;": f"listen 127.0.0.1:{plain};"} if recipe == HOST else {}),
+    }
+    for stands, takes in replaced.items():
+        assert stands in text
+        text = text.replace(stands, takes)
+    kept = "".join(
+        f"{kind}_temp_path {folder}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    file = folder / "nginx.conf"
+    user = "user root;\n" if os.geteuid() == 0 else ""  # Only root reads the folder of a test.
+    file.write_text(f"{user}pid {folder}/pid;\nerror_log stderr;\nevents {{}}\nhttp {{\n{kept}{text}\n}}\n")
+    return file
+
+
+def _wait(port: int) -> None:
+    for _ in range(100):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise RuntimeError("nginx does not listen")

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from baps.blackbox.bundled_model import build_bundled_model
+from tools.pretraining.blackbox.bundled import mask_loss, train
+
+
+def test_mask_loss_by_hand() -> None:
+    logits = torch.tensor([[[0.0, math.log(3)]]])  # Probabilities 1/2 and 3/4.
+    targets = torch.tensor([[[0.0, 1.0]]])
+    dice = 1 - (2 * 0.75 + 1) / (1.25 + 1 + 1)
+    entropy = -(math.log(0.5) + math.log(0.75)) / 2
+    assert float(mask_loss(logits, targets)) == pytest.approx(dice + 2 * entropy, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_short_run_writes_weights_that_fit_and_can_be_resumed(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "images" / "a.jpg")
+    (tmp_path / "labels" / "a.txt").write_text("0 0.2 0.2 0.8 0.2 0.8 0.8 0.2 0.8\n")
+    out, checkpoint = tmp_path / "out.safetensors", tmp_path / "run" / "checkpoint.pt"
+    seen = []
+    for images in (16, 32):
+        train(tmp_path, out, checkpoint, images=images, decay=16, size=64)
+        state = load_file(out)
+        build_bundled_model(64).load_state_dict(
+            {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+        )
+        assert all(bool(torch.isfinite(value).all()) for value in state.values())
+        seen.append(torch.load(checkpoint, weights_only=True)["seen"])
+    assert seen == [16, 32]

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import torch
+
+from tools.pretraining.fseft.augmentation import random_view
+
+
+def _volume() -> tuple[torch.Tensor, torch.Tensor]:
+    image = torch.full((1, 40, 36, 30), 0.3)
+    labels = torch.zeros((1, 40, 36, 30), dtype=torch.uint8)
+    image[:, 12:28, 10:26, 8:22] = 0.8
+    labels[:, 12:28, 10:26, 8:22] = 3
+    return image, labels
+
+
+def test_a_view_depends_on_the_generator_alone() -> None:
+    one, same, other = (random_view(*_volume(), 24, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    assert torch.equal(one[0], same[0])
+    assert torch.equal(one[1], same[1])
+    assert not torch.equal(one[0], other[0])
+
+
+def test_image_and_labels_are_moved_alike() -> None:
+    """Whatever was done to the intensities, within the organ they are alike, and other than beside it."""
+    apart = []
+    for seed in range(20):
+        image, labels = random_view(*_volume(), 24, torch.Generator().manual_seed(seed))
+        assert image.shape == labels.shape == (1, 24, 24, 24)
+        assert labels.dtype == torch.uint8
+        assert 0 <= image.min() <= image.max() <= 1
+        inside = labels == 3
+        assert inside.any()
+        spread = (image[inside].var() + image[~inside].var()).sqrt()
+        apart.append(float((image[inside].mean() - image[~inside].mean()).abs() / spread))
+    assert sorted(apart)[4] > 1

@@ -1,0 +1,658 @@
+"""Adaptation end to end on a cheap black box that a brighter image helps."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from baps.adapters.adapter import Adapter, unchanging
+from baps.adapters.output_head import OutputHead
+from baps.blackbox import BlackBox
+from baps.errors import BapsError, BudgetSpentError, InputError
+from baps.evaluation.cases import LabelledSlice
+from baps.evaluation.scoring import score_slices
+from baps.evaluation.splits import patient_hash, split_patients
+from baps.training.adapt import Adaptation, ProgressReport, Served, adapt, plan_adaptation
+from baps.training.settings import AdaptationSettings
+from tests.support.paths import APP, ROOT
+
+Slices = Callable[..., dict[str, list[LabelledSlice]]]
+SETTINGS = AdaptationSettings(
+    max_images=1200,
+    batch=8,
+    curve_points=2,
+    curve_slices=4,
+    click_sets=2,
+    check_slices=3,
+    rate=0.05,
+    zoom="none",
+    head="none",
+)
+WITH_HEAD = replace(SETTINGS, head="convolutional")
+
+
+def _same(one: Adaptation, other: Adaptation) -> bool:
+    first, second = one.adapter.state(), other.adapter.state()
+    differ = ("seconds", "recalled_images")
+    records = [{key: value for key, value in made.record.items() if key not in differ} for made in (one, other)]
+    same = first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+    return same and records[0] == records[1]
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, replace(WITH_HEAD, max_images=300)], ids=["without", "with head"])
+def test_it_helps_patients_that_were_held_back(
+    new_black_box: Callable[..., Any], dim_slices: Slices, settings: AdaptationSettings
+) -> None:
+    slices = dim_slices(6)
+    black_box = new_black_box()
+    result = adapt(black_box, slices, settings)
+    assert (result.adapter.head is not None) == (settings.head == "convolutional")
+    assert (result.check.status, result.check.no_worse, result.check.against_served) == ("passed", True, None)
+    assert result.check.verdict is not None
+    assert result.check.verdict.better
+    assert result.check.verdict.before < 0.1
+    assert result.check.verdict.after > 0.8
+    assert result.check.verdict.gain > 0.7
+    assert result.record["check"] == "held back"
+    assert result.curve[-1].dice > result.curve[0].dice + 0.5
+
+
+@pytest.mark.usefixtures("short_head")
+@pytest.mark.parametrize("patients", [1, 3, 5])
+@pytest.mark.parametrize(("settings", "least"), [(SETTINGS, 500), (WITH_HEAD, 450)], ids=["without", "with head"])
+def test_images_asked_stay_within_the_bound(
+    new_black_box: Callable[..., Any], dim_slices: Slices, settings: AdaptationSettings, least: int, patients: int
+) -> None:
+    black_box = new_black_box()
+    result = adapt(black_box, dim_slices(patients), replace(settings, max_images=700))
+    assert least < black_box.images_asked <= 700
+    assert result.record["black_box_images"] == black_box.images_asked
+
+
+def test_a_second_adaptation_has_its_own_budget(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    black_box = new_black_box()
+    settings = replace(SETTINGS, max_images=300)
+    first = adapt(black_box, dim_slices(5), settings)
+    second = adapt(black_box, dim_slices(5), settings)
+    assert _same(first, second)
+    assert black_box.budget is None
+
+
+def test_the_budget_of_the_black_box_comes_back_after_an_error(
+    new_black_box: Callable[..., Any], dim_slices: Slices
+) -> None:
+    black_box = new_black_box()
+    black_box.budget = 5000
+    with pytest.raises(InputError, match="left for a training run"):
+        adapt(black_box, dim_slices(5), replace(SETTINGS, max_images=20))
+    assert black_box.budget == 5000
+
+
+def test_patients_held_back_are_asked_in_the_check_alone(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    """Every patient's organ lies in a cell of its own, so a click tells whose slice was asked."""
+    slices = dim_slices(6)
+    (judge,) = split_patients(slices).held_back
+    black_box = new_black_box()
+    adapt(black_box, slices, replace(SETTINGS, corrected=0))
+    judged = []
+    for _, prompts in black_box.asked:
+        for prompt in prompts:
+            ((x, y),) = prompt.positive
+            if any(piece.truth[int(y), int(x)] for piece in slices[judge]):
+                judged.append(prompt)
+    # Three slices, two sets of clicks, with and without the adapter; other clicks than the training curve has.
+    again = new_black_box()
+    for _ in range(2):
+        score_slices(again, None, [slices[judge][row] for row in (0, 2, 3)], "click", SETTINGS.seed + 1, 2)
+    assert judged == [prompt for _, prompts in again.asked for prompt in prompts]
+    assert len(judged) == 3 * 2 * 2
+
+
+@pytest.mark.parametrize("pictures", [5, 7])
+def test_a_few_pictures_judge_in_turn(new_black_box: Callable[..., Any], dim_slices: Slices, pictures: int) -> None:
+    """One picture that is held back says nothing: each is left out once."""
+    black_box = new_black_box()
+    result = adapt(black_box, dim_slices(pictures, each=1), SETTINGS)
+    assert result.record["check"] == "leave some out"
+    assert result.check.verdict is not None
+    assert (result.check.verdict.unit, result.check.verdict.count) == ("patient", pictures)
+    assert result.check.status == "passed"
+    assert result.record["held_back_patients"] == []
+    assert black_box.images_asked <= SETTINGS.max_images
+
+
+def test_three_patients_are_left_out_in_turn(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    told: list[ProgressReport] = []
+    result = adapt(new_black_box(), dim_slices(3), replace(SETTINGS, max_images=2500), progress=told.append)
+    assert result.record["check"] == "leave some out"
+    assert result.check.verdict is not None
+    assert (result.check.verdict.unit, result.check.verdict.count) == ("patient", 3)
+    assert result.check.verdict.better
+    assert result.record["held_back_patients"] == []
+    assert len(result.record["training_patients"]) == 3  # type: ignore[arg-type]
+    # Three runs for the check and one on everyone.
+    shares = [now.step / now.steps for now in told]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+    assert [now.images for now in told] == sorted(now.images for now in told)
+    assert 0 <= told[0].dice <= 1
+
+
+def test_the_candidate_of_few_patients_is_trained_on_all(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    """The curve is that of the last run, whose slices are those of both patients."""
+    slices = dim_slices(2, each=2)
+    black_box = new_black_box()
+    result = adapt(black_box, slices, replace(SETTINGS, max_images=600, curve_slices=100))
+    assert result.curve[0].images == 4
+
+
+def test_one_patient_is_not_judged(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    result = adapt(new_black_box(), dim_slices(1), replace(SETTINGS, max_images=500))
+    assert result.check.verdict is None
+    assert result.check.status == "unverified"
+    assert "nobody is left to check" in result.check.sentence()
+    assert result.record["verdict"] is None
+    assert result.record["check"] == "none, one patient only"
+    assert result.curve[-1].dice > 0.8
+
+
+@pytest.mark.parametrize("patients", [3, 5])
+def test_the_same_seed_gives_the_same_to_the_last_bit(
+    new_black_box: Callable[..., Any], dim_slices: Slices, patients: int
+) -> None:
+    settings = replace(SETTINGS, max_images=500)
+    one, same = (adapt(new_black_box(), dim_slices(patients), settings) for _ in range(2))
+    other = adapt(new_black_box(), dim_slices(patients), replace(settings, seed=1))
+    assert _same(one, same)
+    assert not _same(one, other)
+    assert one.check.verdict == same.check.verdict
+    assert one.curve == same.curve
+
+
+def test_the_published_method(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    settings = replace(SETTINGS, visual_prompt="concat", condition="click", optimiser="spsa_gc", max_images=300)
+    one, same = (adapt(new_black_box(), dim_slices(5), settings) for _ in range(2))
+    assert _same(one, same)
+    made = one.adapter.visual_prompt
+    assert (made.kind, made.conditioned_on_click, one.adapter.head) == ("concat", True, None)
+    assert one.check.verdict is not None
+
+
+def test_the_record_can_be_kept_and_names_nobody(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    slices = dim_slices(6)
+    black_box = new_black_box()
+    result = adapt(black_box, slices, SETTINGS)
+    text = json.dumps(result.record)
+    assert json.loads(text) == result.record
+    assert "patient 1" not in text
+    split = split_patients(slices)
+    assert result.record["training_patients"] == [patient_hash(p) for p in split.training]
+    assert result.record["held_back_patients"] == [patient_hash(p) for p in split.held_back]
+    assert result.record["black_box"] == {"name": "brightness", "weights_sha256": "b" * 64, "input_side": 32}
+    assert result.record["settings"]["seed"] == 0  # type: ignore[index]
+    assert result.record["slices"] == 24
+    assert result.record["windows"] == [{"low": 0, "high": 255, "source": "given"}]
+    assert [point.images for point in result.curve] == [pair[0] for pair in result.record["curve"]]  # type: ignore[attr-defined]
+
+
+def test_the_record_of_a_single_judged_slice_is_json(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    slices = dim_slices(5)
+    (judge,) = split_patients(slices).held_back
+    slices[judge] = slices[judge][:1]
+    result = adapt(new_black_box(), slices, replace(SETTINGS, max_images=300))
+    assert result.check.verdict is not None
+    assert result.check.verdict.count == 1
+    json.dumps(result.record, allow_nan=False)
+
+
+def test_roles_are_remembered(new_black_box: Callable[..., Any], dim_slices: Slices, tmp_path: Path) -> None:
+    memory = tmp_path / "split.json"
+    settings = replace(SETTINGS, max_images=400)
+    first, second = (
+        adapt(new_black_box(), slices, settings, plan_adaptation(new_black_box(), slices, settings, memory))
+        for slices in (dim_slices(5), dim_slices(8))
+    )
+    assert set(first.record["held_back_patients"]) <= set(second.record["held_back_patients"])  # type: ignore[call-overload]
+    assert set(first.record["training_patients"]) <= set(second.record["training_patients"])  # type: ignore[call-overload]
+
+
+def test_nothing_to_train_on(new_black_box: Callable[..., Any]) -> None:
+    with pytest.raises(InputError, match="no labels to train on"):
+        adapt(new_black_box(), {}, SETTINGS)
+
+
+def test_a_black_box_that_fails_gives_its_budget_back(failing_black_box: Any, dim_slices: Slices) -> None:
+    with pytest.raises(BudgetSpentError):
+        adapt(failing_black_box, dim_slices(5), SETTINGS)
+    assert failing_black_box.budget is None
+
+
+@pytest.mark.usefixtures("short_head")
+def test_on_the_bundled_black_box(bundled: BlackBox, dim_slices: Slices) -> None:
+    """Few steps on the real thing: it runs, counts, and changes images within their range."""
+    slices = dim_slices(2, each=2, side=bundled.capabilities.input_side)
+    before = bundled.images_asked
+    result = adapt(bundled, slices, replace(WITH_HEAD, batch=2, max_images=120, curve_slices=2))
+    assert 0 < bundled.images_asked - before <= 120
+    assert result.check.verdict is not None
+    piece = slices["patient 0"][0]
+    changed = result.adapter.change(piece.image[None], [])
+    assert (changed != piece.image[None]).any()
+    assert result.adapter.head is not None
+    assert score_slices(bundled, result.adapter, [piece], "click", 0, 1).shape == (1, 1)
+
+
+def test_a_smaller_budget_of_the_black_box_holds(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    black_box = new_black_box()
+    black_box.budget = 100
+    with pytest.raises(BudgetSpentError):
+        adapt(black_box, dim_slices(5), replace(SETTINGS, max_images=400))
+    assert black_box.images_asked <= 100
+
+
+class _PowerCutError(Exception):
+    """Stands for whatever ends a process in the middle."""
+
+
+def _cut_after(black_box: Any, batches: int) -> Any:
+    """The black box, which fails after so many batches."""
+    segment = black_box._segment
+
+    def until_then(*batch: object) -> object:
+        if len(black_box.asked) == batches:
+            raise _PowerCutError
+        return segment(*batch)
+
+    black_box._segment = until_then
+    return black_box
+
+
+OURS = replace(SETTINGS, max_images=400)
+PUBLISHED = replace(OURS, visual_prompt="concat", condition="click", optimiser="spsa_gc")
+DEFAULT = replace(OURS, zoom="chosen", head="convolutional")
+
+
+@pytest.mark.parametrize("share", ["nothing", "one batch", "a third", "most", "all but one batch"])
+@pytest.mark.parametrize("patients", [1, 3, 5])
+@pytest.mark.parametrize(
+    ("settings", "at_once"), [(OURS, 16), (PUBLISHED, 40), (DEFAULT, 32)], ids=["ours", "published", "with head"]
+)
+@pytest.mark.usefixtures("short_head")
+def test_an_adaptation_that_was_broken_off_goes_on(
+    new_black_box: Callable[..., Any],
+    dim_slices: Slices,
+    tmp_path: Path,
+    settings: AdaptationSettings,
+    at_once: int,
+    patients: int,
+    share: str,
+) -> None:
+    slices = dim_slices(patients)
+    first = new_black_box()
+    unbroken = adapt(first, slices, settings)
+    all_batches = len(first.asked)
+    batches = {"nothing": 0, "one batch": 1, "a third": all_batches // 3, "most": all_batches * 4 // 5}
+    broken, rest, log = new_black_box(), new_black_box(), tmp_path / "log.jsonl"
+    with pytest.raises(_PowerCutError):
+        adapt(_cut_after(broken, batches.get(share, all_batches - 1)), slices, settings, log=log)
+    assert broken.budget is None
+    result = adapt(rest, slices, settings, log=log)
+    assert _same(result, unbroken)
+    assert result.check.verdict == unbroken.check.verdict
+    assert result.curve == unbroken.curve
+    assert result.record["black_box_images"] == first.images_asked <= settings.max_images
+    recalled = result.record["recalled_images"]
+    assert rest.images_asked == first.images_asked - recalled  # type: ignore[operator]
+    assert 0 <= broken.images_asked - recalled <= at_once  # The answer that was cut off.
+    # What is asked is, to the pixel and the click, what an unbroken run asks from there on.
+    for (images, prompts), (same_images, same_prompts) in zip(
+        reversed(rest.asked), reversed(first.asked), strict=False
+    ):
+        np.testing.assert_array_equal(images, same_images)
+        assert prompts == same_prompts
+
+
+@pytest.mark.usefixtures("short_head")
+def test_an_adaptation_that_is_broken_off_again_and_again_ends(
+    new_black_box: Callable[..., Any], dim_slices: Slices, tmp_path: Path
+) -> None:
+    slices, settings = dim_slices(3), replace(DEFAULT, max_images=300)
+    unbroken = adapt(new_black_box(), slices, settings)
+    for _ in range(100):
+        try:
+            result = adapt(_cut_after(new_black_box(), 7), slices, settings, log=tmp_path / "log.jsonl")
+            break
+        except _PowerCutError:
+            pass
+    assert _same(result, unbroken)
+    assert result.record["black_box_images"] == unbroken.record["black_box_images"]
+
+
+def test_an_adaptation_that_is_done_already_asks_nothing(
+    new_black_box: Callable[..., Any], dim_slices: Slices, tmp_path: Path
+) -> None:
+    first, second = new_black_box(), new_black_box()
+    second.budget = 0
+    told: list[ProgressReport] = []
+    result = adapt(first, dim_slices(5), DEFAULT, log=tmp_path / "log.jsonl")
+    again = adapt(second, dim_slices(5), DEFAULT, log=tmp_path / "log.jsonl", progress=told.append)
+    assert _same(result, again)
+    assert (second.images_asked, again.record["recalled_images"]) == (0, first.images_asked)
+    assert [now.images for now in told] == sorted(now.images for now in told)
+    assert told[-1].step == told[-1].steps
+
+
+def test_keeping_a_log_changes_nothing(new_black_box: Callable[..., Any], dim_slices: Slices, tmp_path: Path) -> None:
+    kept = adapt(new_black_box(), dim_slices(5), OURS, log=tmp_path / "log.jsonl")
+    assert kept.record["recalled_images"] == 0
+    assert _same(kept, adapt(new_black_box(), dim_slices(5), OURS))
+    assert "patient 1" not in (tmp_path / "log.jsonl").read_text()
+
+
+def test_what_was_recalled_counts_towards_the_bound(
+    new_black_box: Callable[..., Any], dim_slices: Slices, tmp_path: Path
+) -> None:
+    """One black box goes on after an error; what it was asked before is no matter, what the log has is."""
+    black_box = new_black_box()
+    with pytest.raises(_PowerCutError):
+        adapt(_cut_after(black_box, 20), dim_slices(5), OURS, log=tmp_path / "log.jsonl")
+    limits = []
+    del black_box._segment
+    plain = black_box._segment
+
+    def segment(*batch: object) -> object:
+        limits.append(black_box.budget)
+        return plain(*batch)
+
+    black_box._segment = segment
+    before = black_box.images_asked
+    result = adapt(black_box, dim_slices(5), OURS, log=tmp_path / "log.jsonl")
+    assert set(limits) == {before + OURS.max_images - result.record["recalled_images"]}  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["seed", "rate", "max_images", "zoom", "head", "pixel", "truth", "patient", "owner", "served", "black box"],
+)
+@pytest.mark.usefixtures("short_head")
+def test_another_adaptation_does_not_go_on_from_the_log(
+    new_black_box: Callable[..., Any], dim_slices: Slices, tmp_path: Path, change: str
+) -> None:
+    slices, settings, log = dim_slices(3), replace(OURS, max_images=300), tmp_path / "log.jsonl"
+    with pytest.raises(_PowerCutError):
+        adapt(_cut_after(new_black_box(), 20), slices, settings, log=log)
+    black_box = new_black_box()
+    piece = slices["patient 1"][2]
+    served = None
+    if change in ("seed", "rate", "max_images", "zoom", "head"):
+        other = {"seed": 1, "rate": 0.04, "max_images": 320, "zoom": "chosen", "head": "convolutional"}[change]
+        settings = replace(settings, **{change: other})  # type: ignore[arg-type]
+    elif change == "pixel":
+        piece.image[31, 31] ^= 1
+    elif change == "truth":
+        piece.truth[31, 31] ^= True
+    elif change == "patient":
+        slices["somebody else"] = slices.pop("patient 1")
+    elif change == "owner":  # The same slices in the same order, but the last of one patient is another's.
+        one, other = sorted(slices)[:2]
+        slices[other].insert(0, slices[one].pop())
+    elif change == "served":
+        served = Served(unchanging(), {"known_patients": [], "fingerprint": "f", "verdict": None})
+    else:
+        black_box._capabilities = replace(black_box.capabilities, weights_sha256="c" * 64)
+    result = adapt(black_box, slices, settings, log=log, served=served)
+    assert result.record["recalled_images"] == 0
+    assert black_box.images_asked == result.record["black_box_images"]
+    if change != "black box":
+        assert _same(result, adapt(new_black_box(), slices, settings, served=served))
+
+
+_KILLED = """
+import json, os, pickle, signal, sys, threading, time
+from pathlib import Path
+import torch
+from conftest import BrightnessBlackBox
+from baps.training import head_training
+from baps.training.adapt import adapt
+folder, moment, left, delay = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
+slices, settings = pickle.loads((folder / "job").read_bytes())
+log, image_losses = folder / "log.jsonl", head_training.image_losses
+
+def came(now):
+    global left
+    left -= now == moment
+    if now == moment and left == 0:
+        threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+
+def asked():
+    came("answers of the head" if b'"from": ' in log.read_bytes() else "answers")
+    time.sleep(0.03)
+
+def learnt(*given):
+    came("the head learns")
+    return image_losses(*given)
+
+black_box, head_training.image_losses = BrightnessBlackBox(), learnt
+black_box.wait = asked
+made = adapt(black_box, slices, settings, log=log)
+torch.save(made.adapter.state(), folder / "state")
+(folder / "record").write_text(json.dumps(made.record))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("settings", "patients"),
+    [(OURS, 3), (PUBLISHED, 3), (replace(DEFAULT, rate=0.02), 5)],
+    ids=["ours", "published", "default"],
+)
+def test_an_adaptation_survives_kill_9(
+    new_black_box: Callable[..., Any],
+    dim_slices: Slices,
+    tmp_path: Path,
+    settings: AdaptationSettings,
+    patients: int,
+) -> None:
+    """With a head, it is killed twice among the answers that the head learns from, and once while the head learns."""
+    slices, headed = dim_slices(patients), settings.head == "convolutional"
+    unbroken = adapt(new_black_box(), slices, settings)
+    (tmp_path / "job").write_bytes(pickle.dumps((slices, settings)))
+    log = tmp_path / "log.jsonl"
+    paths = os.pathsep.join(map(str, (ROOT, APP)))
+    random = np.random.default_rng(0)
+
+    def start(moment: str, number: int) -> int:
+        command = [sys.executable, "-c", _KILLED, str(tmp_path), moment, str(number), str(random.uniform(0, 0.1))]
+        return subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, check=False).returncode
+
+    moments = ["answers", *["answers of the head"] * 2, "the head learns"] if headed else ["answers"] * 4
+    lengths = [0]
+    for moment in moments:
+        assert start(moment, int(random.integers(2, 5))) == -9
+        lengths.append(len(log.read_bytes()))
+    assert lengths == sorted(lengths)
+    assert lengths[1] > 0
+    assert lengths[-1] > lengths[1]
+    assert (b'"from": ' in log.read_bytes()) == headed == (unbroken.adapter.head is not None)
+    assert not (tmp_path / "record").exists()
+    assert start("never", 1) == 0
+    record, state = json.loads((tmp_path / "record").read_text()), torch.load(tmp_path / "state")
+    wanted = unbroken.adapter.state()
+    assert state.keys() == wanted.keys()
+    assert all(torch.equal(state[key], wanted[key]) for key in wanted)
+    assert record["recalled_images"] > 0
+    for key, value in unbroken.record.items():
+        assert key in ("seconds", "recalled_images") or record[key] == value, key
+
+
+@pytest.mark.parametrize(("max_images", "judges"), [(400, 12), (240, 12), (120, 10), (60, 5)])
+def test_many_judges_do_not_take_more_images_than_there_are(
+    new_black_box: Callable[..., Any], dim_slices: Slices, max_images: int, judges: int
+) -> None:
+    eight = [pieces[0] for pieces in dim_slices(8, each=1).values()]
+    slices = {f"patient {n}": [replace(eight[n % 8], patient=f"patient {n}")] for n in range(60)}
+    black_box = new_black_box()
+    settings = replace(SETTINGS, max_images=max_images, curve_slices=2, batch=4)
+    result = adapt(black_box, slices, settings)
+    assert black_box.images_asked <= max_images
+    assert len(result.record["held_back_patients"]) == 12  # type: ignore[arg-type]
+    assert result.check.verdict is not None
+    assert result.check.verdict.count == judges
+
+
+def _trained_on(adapter: Adapter, patients: Sequence[str], gain: float | None = None) -> Served:
+    record = {
+        "known_patients": [patient_hash(patient) for patient in patients],
+        "fingerprint": "of what is served",
+        "verdict": None if gain is None else {"gain": gain},
+    }
+    return Served(adapter, record)
+
+
+def test_a_plan_says_who_judges_and_what_the_result_depends_on(
+    new_black_box: Callable[..., Any], dim_slices: Slices
+) -> None:
+    slices, black_box = dim_slices(6), new_black_box()
+    plan = plan_adaptation(black_box, slices, OURS)
+    assert plan.split == split_patients(slices)
+    assert black_box.images_asked == 0
+    assert plan_adaptation(new_black_box(), slices, OURS).fingerprint == plan.fingerprint
+    assert plan_adaptation(new_black_box(), slices, DEFAULT).fingerprint != plan.fingerprint
+    result = adapt(black_box, slices, OURS, plan)
+    assert result.record["fingerprint"] == plan.fingerprint
+    assert {key: result.record[key] for key in plan.facts} == plan.facts
+    assert _same(result, adapt(new_black_box(), slices, OURS))
+
+
+def test_what_is_served_is_gone_on_from_and_judged_on_those_who_are_new_to_it(
+    new_black_box: Callable[..., Any], dim_slices: Slices
+) -> None:
+    slices, black_box = dim_slices(6), new_black_box()
+    first = adapt(new_black_box(), slices, SETTINGS)
+    served = Served(first.adapter, first.record)
+    settings = replace(SETTINGS, seed=1, max_images=200)
+    result = adapt(black_box, slices, settings, served=served)
+    split = split_patients(slices)
+    assert result.record["started_from"] == first.record["fingerprint"]
+    assert result.curve[0].dice > 0.8
+    assert adapt(new_black_box(), slices, settings).curve[0].dice < 0.1
+    # The same slices and clicks for all three arms.
+    judged = [slices[split.held_back[0]][row] for row in (0, 2, 3)]
+    theirs = score_slices(new_black_box(), first.adapter, judged, "click", settings.seed + 1, 2)
+    ours = score_slices(new_black_box(), result.adapter, judged, "click", settings.seed + 1, 2)
+    assert result.check.against_served is not None
+    assert result.check.verdict is not None
+    assert result.check.against_served.before == pytest.approx(theirs.mean())
+    assert result.check.against_served.after == result.check.verdict.after == pytest.approx(ours.mean())
+    assert result.check.no_worse == (ours.mean() >= theirs.mean())
+    assert result.record["against_served"] == result.check.against_served.record()
+    assert f"Against the served adapter: gain {result.check.against_served.gain:+.3f}." in result.check.sentence()
+    assert black_box.images_asked <= 200
+
+
+def test_those_whom_the_served_adapter_knows_do_not_judge_it_nor_what_went_on_from_it(
+    new_black_box: Callable[..., Any], dim_slices: Slices
+) -> None:
+    slices = dim_slices(6)
+    first = adapt(new_black_box(), slices, SETTINGS)
+    settings = replace(SETTINGS, seed=1, max_images=300)
+    alone = adapt(new_black_box(), slices, settings)
+    result = adapt(new_black_box(), slices, settings, served=_trained_on(first.adapter, list(slices)))
+    assert result.check.against_served is None
+    assert result.curve[0].dice < 0.1
+    assert result.curve[0].dice == alone.curve[0].dice
+
+
+def test_of_few_patients_only_the_new_ones_judge_what_went_on_from_the_served_adapter(
+    new_black_box: Callable[..., Any], dim_slices: Slices
+) -> None:
+    """A step is so small here that the fold's candidate is the one that it started from."""
+    slices = dim_slices(3)
+    first = adapt(new_black_box(), slices, replace(SETTINGS, max_images=2500))
+    settings = replace(SETTINGS, max_images=300, rate=1e-9, seed=1)
+    black_box = new_black_box()
+    result = adapt(black_box, slices, settings, served=_trained_on(first.adapter, ["patient 0", "patient 1"]))
+    assert result.check.verdict is not None
+    assert result.check.against_served is not None
+    assert (result.check.against_served.unit, result.check.against_served.count) == ("slice", 3)
+    assert result.check.against_served.gain == pytest.approx(0, abs=0.01)
+    assert result.check.against_served.before > 0.5
+    assert result.check.verdict.count == 3  # Nobody else judges.
+    assert result.check.verdict.gain == pytest.approx(
+        result.check.against_served.before - result.check.verdict.before, abs=0.01
+    )
+    assert result.curve[0].dice > 0.8  # The last run judges nobody.
+    assert black_box.images_asked <= 300
+
+
+@pytest.mark.parametrize(("gain", "status"), [(None, "passed"), (0.1, "passed"), (1.5, "refused")])
+def test_where_nobody_is_new_the_gains_are_compared(
+    new_black_box: Callable[..., Any], dim_slices: Slices, gain: float | None, status: str
+) -> None:
+    slices = dim_slices(6)
+    result = adapt(new_black_box(), slices, SETTINGS, served=_trained_on(unchanging(), list(slices), gain))
+    assert result.check.against_served is None
+    assert result.check.verdict is not None
+    assert result.check.verdict.better
+    assert result.check.status == status
+    assert result.check.no_worse == (status == "passed")
+    assert ("The served adapter gained more." in result.check.sentence()) == (status == "refused")
+
+
+def test_a_gain_within_the_error_of_the_check_is_no_less(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    slices = dim_slices(3)
+    plain = adapt(new_black_box(), slices, OURS)
+    assert plain.check.verdict is not None
+    assert plain.check.verdict.standard_error is not None
+    for share, no_worse in ((0.9, True), (1.1, False)):
+        gain = plain.check.verdict.gain + share * plain.check.verdict.standard_error
+        result = adapt(new_black_box(), slices, OURS, served=_trained_on(unchanging(), list(slices), gain))
+        assert result.check.verdict == plain.check.verdict
+        assert result.check.no_worse is no_worse
+
+
+@pytest.mark.usefixtures("short_head")
+def test_who_watches_is_shown_the_candidate(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    """Not the runs that only judge."""
+    shown: list[tuple[int, OutputHead | None]] = []
+    result = adapt(
+        new_black_box(),
+        dim_slices(3),
+        replace(WITH_HEAD, max_images=900),
+        watch=lambda images, adapter: shown.append((images, adapter.head)),
+    )
+    assert len(shown) == len(result.curve) == 3
+    assert [head is not None for _, head in shown] == [False, False, True]
+    assert shown[-1][1] is result.adapter.head
+    assert shown[0][0] > 300  # After the folds.
+
+
+def test_a_model_that_is_exchanged_under_its_name_is_noticed(
+    new_black_box: Callable[..., Any], dim_slices: Slices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between what it answered for the check and the end; nothing is published, and the mixed log is gone."""
+    log = tmp_path / "training.jsonl"
+    settings = replace(SETTINGS, max_images=300)
+    black_box = new_black_box()
+    able = replace(black_box.capabilities, resends=True)
+    monkeypatch.setattr(type(black_box), "capabilities", property(lambda _: able))
+    unchanged = adapt(black_box, dim_slices(5), settings, log=log)
+    assert unchanged.record["black_box_images"] == black_box.images_asked <= 300
+    assert log.exists()
+    again = new_black_box()
+    answer = again._segment
+    monkeypatch.setattr(again, "_segment", lambda images, prompts: 1 - answer(images, prompts))
+    with pytest.raises(BapsError, match="was exchanged during the training"):
+        adapt(again, dim_slices(5), settings, log=log)
+    assert not log.exists()

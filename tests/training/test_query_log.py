@@ -1,0 +1,278 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from numpy.typing import NDArray
+
+from baps.blackbox import BlackBox
+from baps.errors import BapsError, BudgetSpentError
+from baps.prompts import Prompt
+from baps.training.query_log import Journal
+
+NewBox = Callable[..., BlackBox]
+ABOUT = {"slices": 3, "settings": {"seed": 0, "rate": 0.03}}
+ANSWERS = [[0.25, 0.5], [0.125], [], [1 / 3, 2 / 3, 1e-30]]
+
+
+_open: list[Journal] = []
+
+
+def _journal(path: Path | None, about: Mapping[str, Any], black_box: BlackBox) -> Journal:
+    """A journal; the ones before are closed, as those of a process that has ended are."""
+    while _open:
+        _open.pop().close()
+    _open.append(Journal(path, about, black_box))
+    return _open[-1]
+
+
+def _asking(black_box: BlackBox, values: Sequence[float]) -> Callable[[], Sequence[float]]:
+    """Asks the black box one image a value, and brings the values back."""
+
+    def ask() -> Sequence[float]:
+        for _ in values:
+            black_box.segment(np.zeros((1, 8, 8, 3), np.uint8), [Prompt(((1.0, 1.0),))])
+        return values
+
+    return ask
+
+
+def _never() -> Sequence[float]:
+    raise AssertionError("The black box was asked again.")
+
+
+def _write(path: Path, black_box: BlackBox, answers: Sequence[Sequence[float]] = ANSWERS) -> Journal:
+    journal = _journal(path, ABOUT, black_box)
+    for step, values in enumerate(answers):
+        journal.recall({"run": "one", "step": step}, _asking(black_box, values))
+    return journal
+
+
+def test_answers_are_written_down_and_come_back_without_asking(tmp_path: Path, new_black_box: NewBox) -> None:
+    log = tmp_path / "deep" / "log.jsonl"
+    black_box = new_black_box()
+    first = _write(log, black_box)
+    assert (first.images, first.recalled_images) == (6, 0)
+    again = _journal(log, ABOUT, new_black_box())
+    assert (again.images, again.recalled_images) == (0, 6)
+    counted = []
+    for step, values in enumerate(ANSWERS):
+        assert again.recall({"run": "one", "step": step}, _never) == values
+        counted.append(again.images)
+    assert counted == [2, 3, 3, 6]
+
+
+def test_after_the_log_the_black_box_is_asked_and_the_images_count_on(tmp_path: Path, new_black_box: NewBox) -> None:
+    log = tmp_path / "log.jsonl"
+    _write(log, new_black_box(), ANSWERS[:2])
+    black_box = new_black_box()
+    _asking(black_box, [0.0] * 5)()  # What it was asked before is no part of this.
+    again = _write(log, black_box)
+    assert black_box.images_asked == 5 + 3
+    assert (again.images, again.recalled_images) == (6, 3)
+    third = _journal(log, ABOUT, new_black_box())
+    assert [third.recall({"run": "one", "step": step}, _never) for step in range(4)] == ANSWERS
+
+
+def test_an_answer_is_on_disk_before_it_is_used(tmp_path: Path, new_black_box: NewBox) -> None:
+    log = tmp_path / "log.jsonl"
+    journal = _journal(log, ABOUT, new_black_box())
+    journal.recall({"step": 0}, lambda: [0.75])
+    assert json.loads(log.read_text().splitlines()[-1]) == {"step": 0, "values": [0.75], "images": 0}
+
+
+def test_what_fails_is_not_written_down(tmp_path: Path, new_black_box: NewBox) -> None:
+    log = tmp_path / "log.jsonl"
+    journal = _write(log, new_black_box())
+    before = log.read_bytes()
+
+    def fail() -> Sequence[float]:
+        raise BudgetSpentError("no more")
+
+    with pytest.raises(BudgetSpentError):
+        journal.recall({"step": 4}, fail)
+    assert log.read_bytes() == before
+    assert journal.images == 6
+
+
+def test_a_log_cut_off_at_any_byte_is_asked_the_rest_only(tmp_path: Path, new_black_box: NewBox) -> None:
+    log = tmp_path / "log.jsonl"
+    _write(log, new_black_box())
+    whole = log.read_bytes()
+    ends = [place + 1 for place, byte in enumerate(whole) if byte == ord("\n")]
+    paid = [0, 2, 3, 3, 6]  # Black-box images up to the end of each line.
+    for cut in range(len(whole) + 1):
+        log.write_bytes(whole[:cut])
+        lines = sum(end <= cut for end in ends)
+        black_box = new_black_box()
+        again = _write(log, black_box)
+        recalled = paid[lines - 1] if lines else 0
+        assert again.recalled_images == recalled, cut
+        assert black_box.images_asked == 6 - recalled, cut
+        assert log.read_bytes() == whole, cut
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=20))
+def test_losses_in_single_precision_come_back_bit_by_bit(
+    tmp_path: Path, new_black_box: NewBox, losses: list[float]
+) -> None:
+    log = tmp_path / "log.jsonl"
+    log.unlink(missing_ok=True)
+    given_values = torch.tensor(losses, dtype=torch.float32)
+    _journal(log, ABOUT, new_black_box()).recall({"step": 1}, given_values.tolist)
+    back = torch.tensor(_journal(log, ABOUT, new_black_box()).recall({"step": 1}, _never), dtype=torch.float32)
+    assert back.numpy().tobytes() == given_values.numpy().tobytes()
+
+
+def test_masks_are_written_down_and_come_back_bit_by_bit(tmp_path: Path, new_black_box: NewBox) -> None:
+    log, random = tmp_path / "log.jsonl", np.random.default_rng(0)
+    kept = [random.integers(0, 256, shape).astype(np.uint8) for shape in ((3, 64, 64), (1, 2, 5), (0, 64, 64))]
+    black_box = new_black_box()
+    journal = _journal(log, ABOUT, black_box)
+
+    def ask(masks: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        _asking(black_box, [0.0] * len(masks))()
+        return masks
+
+    for step, masks in enumerate(kept):
+        journal.recall({"losses": step}, _asking(black_box, [0.5]))
+        np.testing.assert_array_equal(journal.recall_masks({"masks": step}, partial(ask, masks)), masks)
+    again = _journal(log, ABOUT, new_black_box())
+    assert again.recalled_images == journal.images == 3 + 4
+    for step, masks in enumerate(kept):
+        assert again.recall({"losses": step}, _never) == [0.5]
+        back = again.recall_masks({"masks": step}, _never)  # type: ignore[arg-type]
+        assert (back.dtype, back.shape) == (masks.dtype, masks.shape)
+        np.testing.assert_array_equal(back, masks)
+
+
+@given(arrays(np.uint8, array_shapes(min_dims=3, max_dims=3, min_side=0, max_side=9)))
+def test_any_masks_come_back(tmp_path: Path, new_black_box: NewBox, masks: NDArray[np.uint8]) -> None:
+    log = tmp_path / "log.jsonl"
+    log.unlink(missing_ok=True)
+    asked = _journal(log, ABOUT, new_black_box()).recall_masks({"step": 1}, lambda: masks)
+    back = _journal(log, ABOUT, new_black_box()).recall_masks({"step": 1}, _never)  # type: ignore[arg-type]
+    for found in (asked, back):
+        assert found.shape == masks.shape
+        np.testing.assert_array_equal(found, masks)
+
+
+def test_masks_cut_off_at_any_byte_are_asked_again(tmp_path: Path, new_black_box: NewBox) -> None:
+    log, masks = tmp_path / "log.jsonl", np.arange(12, dtype=np.uint8).reshape(1, 3, 4)
+    _journal(log, ABOUT, new_black_box()).recall_masks({"step": 1}, lambda: masks)
+    whole = log.read_bytes()
+    for cut in range(whole.index(b"\n") + 1, len(whole)):
+        log.write_bytes(whole[:cut])
+        found = _journal(log, ABOUT, new_black_box()).recall_masks({"step": 1}, lambda: ~masks)
+        np.testing.assert_array_equal(found, ~masks)
+    assert log.read_bytes() != whole
+
+
+def test_masks_of_another_question_are_not_used(tmp_path: Path, new_black_box: NewBox) -> None:
+    log = tmp_path / "log.jsonl"
+    _journal(log, ABOUT, new_black_box()).recall_masks({"head": 1, "from": 0}, lambda: np.zeros((1, 2, 2), np.uint8))
+    for what in ({"head": 1, "from": 32}, {"head": 2, "from": 0}):
+        with pytest.raises(BapsError, match="does not belong to this training"):
+            _journal(log, ABOUT, new_black_box()).recall_masks(what, _never)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "about", [{**ABOUT, "slices": 4}, {**ABOUT, "settings": {"seed": 1, "rate": 0.03}}, {**ABOUT, "more": "è"}, {}]
+)
+def test_a_log_of_something_else_is_begun_anew(tmp_path: Path, new_black_box: NewBox, about: dict[str, object]) -> None:
+    log = tmp_path / "log.jsonl"
+    _write(log, new_black_box())
+    other = _journal(log, about, new_black_box())
+    assert other.recalled_images == 0
+    assert other.recall({"run": "one", "step": 0}, lambda: [0.9]) == [0.9]
+    assert _journal(log, about, new_black_box()).recall({"run": "one", "step": 0}, _never) == [0.9]
+    assert _journal(log, ABOUT, new_black_box()).recalled_images == 0
+
+
+def test_the_order_of_the_facts_does_not_matter(tmp_path: Path, new_black_box: NewBox) -> None:
+    log = tmp_path / "log.jsonl"
+    _write(log, new_black_box())
+    assert _journal(log, dict(reversed(ABOUT.items())), new_black_box()).recalled_images == 6
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\n", b"\n\n{}\n", b"rubbish\n", b"\xff\xfe\0\n", '{"a": "è"}\n'.encode(), b'[1]\n{"a": 1}\n']
+)
+def test_a_file_that_is_no_log_is_begun_anew(tmp_path: Path, new_black_box: NewBox, content: bytes) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_bytes(content)
+    assert _write(log, new_black_box()).recalled_images == 0
+    assert _journal(log, ABOUT, new_black_box()).recalled_images == 6
+
+
+@pytest.mark.parametrize("line", [b"12", b'{"step": 1}', b'{"images": "x", "values": []}', '{"a": "è"}'.encode()])
+def test_a_damaged_line_and_what_follows_it_are_asked_again(tmp_path: Path, new_black_box: NewBox, line: bytes) -> None:
+    log = tmp_path / "log.jsonl"
+    _write(log, new_black_box())
+    lines = log.read_bytes().splitlines()
+    log.write_bytes(b"\n".join([*lines[:2], line, *lines[3:]]) + b"\n")
+    black_box = new_black_box()
+    again = _write(log, black_box)
+    assert (again.recalled_images, black_box.images_asked) == (2, 4)
+    assert log.read_bytes().splitlines() == lines
+
+
+def test_an_answer_to_another_question_is_not_used(tmp_path: Path, new_black_box: NewBox) -> None:
+    log = tmp_path / "log.jsonl"
+    _write(log, new_black_box())
+    for what in ({"run": "one", "step": 1}, {"run": "two", "step": 0}, {"judge": "abc"}):
+        with pytest.raises(BapsError, match=r"The log .*log\.jsonl does not belong to this training\. Delete it"):
+            _journal(log, ABOUT, new_black_box()).recall(what, _never)
+
+
+def test_without_a_path_nothing_is_kept(tmp_path: Path, new_black_box: NewBox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    black_box = new_black_box()
+    for _ in range(2):
+        journal = _journal(None, ABOUT, black_box)
+        assert journal.recall({"step": 0}, _asking(black_box, [0.5, 0.5])) == [0.5, 0.5]
+        assert (journal.images, journal.recalled_images) == (2, 0)
+    assert black_box.images_asked == 4
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_told_in_a_sentence(tmp_path: Path, new_black_box: NewBox) -> None:
+    log = tmp_path / "log.jsonl"
+    journal = _write(log, new_black_box(), ANSWERS[:1])
+    with Path("/dev/full").open("ab", buffering=0) as full:
+        kept, journal._file = journal._file, full
+        with pytest.raises(BapsError, match=r"cannot be written \(No space left on device\)\. Free some space") as told:
+            journal.recall({"run": "one", "step": 1}, lambda: [0.5])
+        journal._file = kept
+    assert isinstance(told.value.__cause__, OSError)
+    assert _journal(log, ABOUT, new_black_box()).recalled_images == 2
+
+
+def test_two_trainings_cannot_write_to_one_log(tmp_path: Path, new_black_box: NewBox) -> None:
+    log = tmp_path / "log.jsonl"
+    first = _write(log, new_black_box(), ANSWERS[:1])
+    before = log.read_bytes()
+    for about in (ABOUT, {"other": 1}):
+        with pytest.raises(BapsError, match="Another training writes to the log"):
+            Journal(log, about, new_black_box())
+    assert log.read_bytes() == before
+    first.close()
+    assert _journal(log, ABOUT, new_black_box()).recalled_images == 2
+
+
+def test_a_place_where_no_log_can_be(tmp_path: Path, new_black_box: NewBox) -> None:
+    (tmp_path / "file").write_text("mine")
+    for path in (tmp_path, tmp_path / "file" / "log.jsonl", tmp_path / "file" / "deep" / "log.jsonl"):
+        with pytest.raises(BapsError, match="its log cannot be written"):
+            _journal(path, ABOUT, new_black_box())
+    assert (tmp_path / "file").read_text() == "mine"

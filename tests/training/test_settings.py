@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+
+import pytest
+
+from baps.errors import InputError
+from baps.training.settings import AdaptationSettings
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("visual_prompt", "basis, concat"),
+        ("optimiser", "prompt_space, spsa_gc"),
+        ("zoom", "chosen, none"),
+        ("head", "convolutional, none"),
+        ("prompt", "click, box"),
+    ],
+)
+def test_unknown_names_list_the_known_ones(name: str, known: str) -> None:
+    with pytest.raises(InputError, match=f"no {name} named 'odd'. Known ones: {known}"):
+        AdaptationSettings(**{name: "odd"})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "name", ["max_images", "batch", "slices_per_volume", "check_slices", "click_sets", "curve_points", "curve_slices"]
+)
+@pytest.mark.parametrize("value", [0, -5])
+def test_numbers_below_one_are_refused(name: str, value: int) -> None:
+    with pytest.raises(InputError, match=f"{name} must be at least 1, not {value}"):
+        AdaptationSettings(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["radius", "rate"])
+@pytest.mark.parametrize("value", [0.0, -0.1])
+def test_sizes_of_steps_are_positive(name: str, value: float) -> None:
+    with pytest.raises(InputError, match="positive"):
+        AdaptationSettings(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5, float("nan")])
+def test_what_is_corrected_is_a_share(value: float) -> None:
+    with pytest.raises(InputError, match="corrected must be a share from 0 to 1"):
+        AdaptationSettings(corrected=value)
+
+
+def test_a_seed_below_zero_is_refused() -> None:
+    with pytest.raises(InputError, match="seed"):
+        AdaptationSettings(seed=-1)
+
+
+@pytest.mark.parametrize("name", ["radius", "rate"])
+def test_sizes_of_steps_are_numbers(name: str) -> None:
+    with pytest.raises(InputError, match=name):
+        AdaptationSettings(**{name: float("nan")})  # type: ignore[arg-type]
+
+
+def test_frozen() -> None:
+    with pytest.raises(FrozenInstanceError):
+        AdaptationSettings().seed = 3  # type: ignore[misc]

@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from baps.adapters.optimisers.spsa_gc import SpsaGc
+from baps.adapters.visual_prompt import (
+    KINDS,
+    BasisVisualPrompt,
+    VisualPrompt,
+    build_visual_prompt,
+    load_encoder,
+    to_pixels,
+    to_tensor,
+)
+from baps.evaluation.slices import LabelledSlice
+from baps.prompts import Prompt
+from baps.training.batches import Batch, Batches
+from baps.training.losses import batch_loss, image_losses
+from baps.training.settings import AdaptationSettings
+from baps.training.steps import PromptSpaceStepper, SpsaGcStepper, ask
+from baps.training.training import build_stepper
+
+Slices = Callable[..., dict[str, list[LabelledSlice]]]
+SETTINGS = AdaptationSettings()
+
+
+@pytest.fixture
+def batch(dim_slices: Slices) -> Batch:
+    pieces = [piece for pieces in dim_slices(3, each=1).values() for piece in pieces]
+    return Batches(pieces, load_encoder("statistics", "")).draw([0, 1, 2], "click", 0, np.random.default_rng(0))
+
+
+def _moved(kind: str, condition: str = "click", seed: int = 0) -> VisualPrompt:
+    made = build_visual_prompt(kind, seed, condition)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return made
+
+
+def _at_once(function: Callable[[], Sequence[float]]) -> list[float]:
+    """A recall that keeps nothing."""
+    return list(function())
+
+
+def _never(function: Callable[[], Sequence[float]]) -> list[float]:
+    raise AssertionError(function)
+
+
+def test_the_settings_say_which() -> None:
+    assert isinstance(build_stepper(AdaptationSettings(batch=5)), PromptSpaceStepper)
+    assert build_stepper(AdaptationSettings(batch=5)).batch == 5
+    assert isinstance(build_stepper(AdaptationSettings(optimiser="spsa_gc")), SpsaGcStepper)
+    assert (SpsaGcStepper().batch, SpsaGcStepper().asked_each) == (4, 10)  # As published: 2 * 5 * 4 images a step.
+
+
+def test_asking_keeps_places_and_levels(new_black_box: Callable[..., Any]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 9, 3)).astype(np.uint8)
+    black_box = new_black_box()
+    answer = ask(black_box, to_tensor(pixels), [Prompt(((0.0, 0.0),))] * 2)
+    np.testing.assert_array_equal(black_box.asked[0][0], pixels)
+    assert answer.shape == (2, 8, 9)
+
+
+@pytest.mark.parametrize("condition", ["label", "click"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_codes_of_many_weights_at_once_are_those_of_one_after_the_other(
+    batch: Batch, kind: str, condition: str
+) -> None:
+    made = _moved(kind, condition)
+    stepper = SpsaGcStepper()
+    stepper.start(made, 1)
+    thetas = stepper.theta + 0.1 * torch.randn((4, *stepper.theta.shape), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        together = stepper._codes(thetas, batch)
+    assert torch.equal(parameters_to_vector(made.parameters()), stepper.theta)  # It was only asked.
+    alone = []
+    for theta in thetas:
+        vector_to_parameters(theta.clone(), made.parameters())
+        with torch.no_grad():
+            alone.append(made.code(batch.features, batch.prompts, batch.images.shape[-1]))
+    assert together.shape == (4 * 3, *alone[0].shape[1:])
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(alone[0], alone[1], atol=1e-2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("optimiser", "images"), [("prompt_space", 6), ("spsa_gc", 30)])
+def test_a_step_asks_once_for_all_and_moves_the_weights(
+    new_black_box: Callable[..., Any], batch: Batch, optimiser: str, images: int, kind: str
+) -> None:
+    stepper = build_stepper(AdaptationSettings(optimiser=optimiser))
+    assert stepper.asked_each * 3 == images
+    made, black_box = _moved(kind), new_black_box(batch_size=100)
+    before = parameters_to_vector(made.parameters()).detach().clone()
+    told: list[int] = []
+
+    def recall(function: Callable[[], Sequence[float]]) -> list[float]:
+        found = list(function())
+        told.append(len(found))
+        return found
+
+    stepper.start(made, 4)
+    stepper.step(black_box, batch, torch.Generator().manual_seed(0), recall)
+    assert told == [6 if optimiser == "prompt_space" else 10]
+    ((asked, prompts),) = black_box.asked
+    assert len(asked) == images
+    assert prompts == batch.prompts * (images // 3)
+    after = parameters_to_vector(made.parameters()).detach()
+    assert not torch.equal(before, after)
+    assert bool(torch.isfinite(after).all())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("optimiser", ["prompt_space", "spsa_gc"])
+def test_a_step_depends_on_the_losses_and_the_seed_alone(
+    new_black_box: Callable[..., Any], batch: Batch, optimiser: str, kind: str
+) -> None:
+    """With the losses of the log nothing is asked, and the weights come out bit by bit."""
+    kept: list[list[float]] = []
+    states = []
+    for again in (False, True, True):
+        made, stepper = _moved(kind), build_stepper(AdaptationSettings(optimiser=optimiser))
+        stepper.start(made, 3)
+        black_box = new_black_box()
+        for step in range(3):
+
+            def recall(function: Callable[[], Sequence[float]], step: int = step, again: bool = again) -> list[float]:
+                if not again:
+                    kept.append(list(function()))
+                return kept[step]
+
+            stepper.step(black_box, batch, torch.Generator().manual_seed(step), recall)
+        assert (black_box.images_asked == 0) == again
+        states.append(made.state_dict())
+    for other in states[1:]:
+        assert all(torch.equal(states[0][key], other[key]) for key in other)
+
+
+def test_a_step_in_prompt_space_by_hand(new_black_box: Callable[..., Any], batch: Batch) -> None:
+    settings = AdaptationSettings(radius=0.2, rate=0.05)
+    made, stepper = build_visual_prompt("basis"), PromptSpaceStepper(settings)
+    stepper.start(made, 1)
+    black_box = new_black_box(batch_size=100)
+    stepper.step(black_box, batch, torch.Generator().manual_seed(5), _at_once)
+    by_hand = build_visual_prompt("basis")
+    code = by_hand.code(batch.features, batch.prompts, 32)
+    directions = by_hand.directions(code.shape, torch.Generator().manual_seed(5))
+    trials = [by_hand.apply_code(batch.images, code.detach() + sign * 0.2 * directions) for sign in (1, -1)]
+    np.testing.assert_array_equal(black_box.asked[0][0], np.concatenate([to_pixels(images) for images in trials]))
+    plus, minus = (image_losses(ask(new_black_box(), one, batch.prompts), batch.truth) for one in trials)
+    estimate = ((plus - minus) / (2 * 0.2)).view(3, 1, 1, 1, 1) * directions
+    (estimate * code).sum().div(3).backward()
+    assert isinstance(by_hand, BasisVisualPrompt)
+    assert isinstance(made, BasisVisualPrompt)
+    assert by_hand.head.bias.grad is not None
+    # The first step of Adam goes along the sign of the gradient, by the step size.
+    torch.testing.assert_close(made.head.bias.detach(), -0.05 * by_hand.head.bias.grad.sign(), atol=1e-4, rtol=0)
+    assert float(made.head.weight.detach().abs().max()) == pytest.approx(0.05 / 30, rel=1e-2)
+
+
+def test_a_step_of_spsa_by_hand(new_black_box: Callable[..., Any], batch: Batch) -> None:
+    made, stepper = _moved("concat"), SpsaGcStepper(visible=False)
+    stepper.start(made, 1)
+    theta = stepper.theta.clone()
+    stepper.step(new_black_box(), batch, torch.Generator().manual_seed(5), _at_once)
+
+    def losses(thetas: torch.Tensor) -> torch.Tensor:
+        other, found = _moved("concat"), []
+        for one in thetas:
+            vector_to_parameters(one, other.parameters())
+            changed = other.change(batch.images, batch.features, batch.prompts)
+            found.append(batch_loss(ask(new_black_box(), changed, batch.prompts), batch.truth))
+        return torch.stack(found)
+
+    expected = SpsaGc().step(theta, losses, torch.Generator().manual_seed(5))
+    found = parameters_to_vector(made.parameters()).detach()
+    assert not torch.allclose(found, theta)
+    # A code that differs in the last digit now and then rounds to another grey level.
+    assert float(torch.corrcoef(torch.stack([found - theta, expected - theta]))[0, 1]) > 0.99
+
+
+@pytest.mark.parametrize("visible", [True, False])
+def test_spsa_keeps_its_perturbations_visible_unless_told_otherwise(
+    new_black_box: Callable[..., Any], batch: Batch, visible: bool
+) -> None:
+    """As published, c = 0.01 moves an untrained image by less than a grey level, and rounding hides it."""
+    stepper, black_box = SpsaGcStepper(visible), new_black_box(batch_size=100)
+    stepper.start(build_visual_prompt("concat", 3), 1)
+    stepper.step(black_box, batch, torch.Generator().manual_seed(0), _at_once)
+    plus, minus = black_box.asked[0][0].astype(float).reshape(2, 5, -1)
+    assert (np.abs(plus - minus).mean(1).min() > 1) == visible
+
+
+def test_prompt_space_learns_nothing_where_every_answer_is_the_same(batch: Batch) -> None:
+    made = _moved("basis")
+    before = parameters_to_vector(made.parameters()).detach().clone()
+    stepper = PromptSpaceStepper(SETTINGS)
+    stepper.start(made, 2)
+    for _ in range(2):
+        stepper.step(None, batch, torch.Generator().manual_seed(0), lambda _: [0.5] * 6)  # type: ignore[arg-type]
+    assert torch.equal(parameters_to_vector(made.parameters()).detach(), before)

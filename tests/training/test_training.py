@@ -1,0 +1,308 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from baps.adapters.adapter import Adapter
+from baps.adapters.visual_prompt import build_visual_prompt
+from baps.errors import BudgetSpentError, InputError
+from baps.evaluation.cases import LabelledSlice
+from baps.evaluation.scoring import score_slices
+from baps.prompts import Prompt
+from baps.training.settings import AdaptationSettings
+from baps.training.steps import PromptSpaceStepper
+from baps.training.training import train
+
+Slices = Callable[..., dict[str, list[LabelledSlice]]]
+SETTINGS = AdaptationSettings(batch=8, curve_points=2, curve_slices=4, zoom="none", head="none")
+WITH_HEAD = replace(SETTINGS, head="convolutional")
+
+
+def _pieces(slices: dict[str, list[LabelledSlice]]) -> list[LabelledSlice]:
+    return [piece for pieces in slices.values() for piece in pieces]
+
+
+@pytest.mark.parametrize("prompt", ["click", "box"])
+def test_prompt_space_learns(new_black_box: Callable[..., Any], dim_slices: Slices, prompt: str) -> None:
+    slices = _pieces(dim_slices(3))
+    black_box = new_black_box()
+    settings = replace(SETTINGS, prompt=prompt)
+    made, curve = train(black_box, slices, settings, 1000)
+    before = score_slices(new_black_box(), None, slices, prompt, 99, 1).mean()
+    after = score_slices(new_black_box(), made, slices, prompt, 99, 1).mean()
+    assert before < 0.1
+    assert after > 0.8
+    assert curve[0].dice < 0.1
+    assert curve[-1].dice > 0.8
+
+
+def test_the_published_method_runs(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    slices = _pieces(dim_slices(2))
+    settings = replace(SETTINGS, visual_prompt="concat", optimiser="spsa_gc")
+    made, curve = train(new_black_box(), slices, settings, 12 + 40 * 6)
+    assert len(curve) == 3
+    assert bool(made.state()["visual_prompt.last.weight"].any())
+    assert all(bool(torch.isfinite(value).all()) for value in made.state().values())
+
+
+def test_the_other_pairings_run(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    slices = _pieces(dim_slices(2))
+    for visual_prompt, optimiser in (("concat", "prompt_space"), ("basis", "spsa_gc")):
+        settings = replace(SETTINGS, visual_prompt=visual_prompt, optimiser=optimiser)
+        made, _ = train(new_black_box(), slices, settings, 100)
+        assert made.visual_prompt.kind == visual_prompt
+        moved = [value for name, value in made.state().items() if name.endswith(("head.bias", "last.bias"))]
+        assert any(bool((value != 0).any()) for value in moved)
+
+
+def test_spsa_keeps_its_perturbations_visible(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    """With c = 0.01 as published, one direction of this seed moves the untrained image by nothing at all."""
+    black_box = new_black_box()
+    settings = replace(SETTINGS, visual_prompt="concat", optimiser="spsa_gc", curve_points=1, curve_slices=1, seed=3)
+    train(black_box, _pieces(dim_slices(1)), settings, 2 + 40)
+    asked = np.concatenate([images.astype(float) for images, _ in black_box.asked[1:-1]])
+    assert asked.shape == (10 * 4, 32, 32, 3)
+    plus, minus = asked.reshape(2, 5, -1)  # Both signs of five directions.
+    assert np.abs(plus - minus).mean(1).min() > 1
+
+
+@pytest.mark.parametrize(("optimiser", "per_step"), [("prompt_space", 16), ("spsa_gc", 40)])
+def test_images_asked_are_bounded(
+    new_black_box: Callable[..., Any], dim_slices: Slices, optimiser: str, per_step: int
+) -> None:
+    slices = _pieces(dim_slices(3))
+    settings = replace(SETTINGS, optimiser=optimiser)
+    curve = 3 * 4
+    for most in (curve + per_step, curve + 3 * per_step, curve + 4 * per_step - 1):
+        black_box = new_black_box()
+        black_box.segment(slices[0].image[None], [Prompt(((1.0, 1.0),))])  # What was asked before does not count.
+        train(black_box, slices, settings, most)
+        steps = (most - curve) // per_step
+        asked = sum(len(images) for images, _ in black_box.asked)
+        assert asked == black_box.images_asked
+        assert asked - 1 <= most
+        assert asked - 1 >= steps * per_step
+
+
+@pytest.mark.parametrize("most", [15, 0, -100])
+def test_too_few_images_are_refused(new_black_box: Callable[..., Any], dim_slices: Slices, most: int) -> None:
+    black_box = new_black_box()
+    with pytest.raises(
+        InputError, match="are left for a training run beside its zoom, curve and head, but one step takes 16"
+    ):
+        train(black_box, _pieces(dim_slices(3)), SETTINGS, most)
+    assert black_box.images_asked == 0
+
+
+def test_the_curve(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    slices = _pieces(dim_slices(3))
+    settings = replace(SETTINGS, curve_points=4, curve_slices=3, seed=5)
+    black_box = new_black_box()
+    made, curve = train(black_box, slices, settings, 15 + 8 * 16)
+    assert [point.images for point in curve] == [3, 38, 73, 108, 143]
+    assert black_box.images_asked == 143
+    shown = [slices[0], slices[round(11 / 2)], slices[-1]]
+    assert curve[0].dice == pytest.approx(score_slices(new_black_box(), None, shown, "click", 5, 1).mean())
+    assert curve[-1].dice == pytest.approx(score_slices(new_black_box(), made, shown, "click", 5, 1).mean())
+    curve_prompts = [tuple(prompts) for images, prompts in black_box.asked if len(images) == 3]
+    assert len(curve_prompts) == 5
+    assert len(set(curve_prompts)) == 1
+
+
+def test_progress_is_told_after_every_step(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    told: list[tuple[int, int, int, float | None]] = []
+    black_box = new_black_box()
+    _, curve = train(
+        black_box,
+        _pieces(dim_slices(3)),
+        SETTINGS,
+        12 + 4 * 16,
+        progress=lambda *now: told.append(now),  # type: ignore[arg-type]
+    )
+    assert [now[:2] for now in told] == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
+    assert [now[2] for now in told] == [4 + 16, 4 + 32 + 4, 8 + 48, 8 + 64 + 4, 8 + 64 + 4]
+    assert [now[3] for now in told] == [None, curve[1].dice, None, curve[2].dice, None]
+
+
+def test_every_slice_comes_once_before_any_comes_again(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    """Each patient has one slice, whose organ lies in a cell of its own, so a click tells which slice was asked."""
+    slices = _pieces(dim_slices(6, each=1))
+    black_box = new_black_box()
+    train(black_box, slices, replace(SETTINGS, batch=3, curve_points=1, curve_slices=1, corrected=0), 2 + 6 * 4)
+    steps = [prompts for images, prompts in black_box.asked if len(images) == 6]
+    assert len(steps) == 4
+    seen = []
+    for prompts in steps:
+        assert prompts[:3] == prompts[3:]  # The same mini-batch serves both signs.
+        for prompt in prompts[:3]:
+            ((x, y),) = prompt.positive
+            (which,) = [row for row, piece in enumerate(slices) if piece.truth[int(y), int(x)]]
+            seen.append(which)
+    assert sorted(seen[:6]) == list(range(6))
+    assert sorted(seen[6:]) == list(range(6))
+
+
+@pytest.mark.parametrize(("visual_prompt", "optimiser"), [("basis", "prompt_space"), ("concat", "spsa_gc")])
+def test_seeds(new_black_box: Callable[..., Any], dim_slices: Slices, visual_prompt: str, optimiser: str) -> None:
+    slices = _pieces(dim_slices(2))
+    states, curves = [], []
+    for seed in (1, 1, 2):
+        settings = replace(SETTINGS, visual_prompt=visual_prompt, optimiser=optimiser, seed=seed)
+        torch.manual_seed(len(states))  # The global state must play no part.
+        made, curve = train(new_black_box(), slices, settings, 12 + 2 * 40)
+        states.append(made.state())
+        curves.append(curve)
+    assert curves[0] == curves[1]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert not all(torch.equal(states[0][key], states[2][key]) for key in states[0])
+
+
+def test_the_seed_makes_the_decoder(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    """The Fourier matrix is not trained, so it shows which seed the decoder was made with."""
+    settings = replace(SETTINGS, visual_prompt="concat", seed=3)
+    made, _ = train(new_black_box(), _pieces(dim_slices(2)), settings, 12 + 16)
+    expected = build_visual_prompt("concat", 3).state_dict()["fourier"]
+    assert torch.equal(made.state()["visual_prompt.fourier"], expected)
+
+
+def test_fewer_slices_than_a_batch(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    black_box = new_black_box()
+    _, curve = train(black_box, dim_slices(1, each=1)["patient 0"], SETTINGS, 3 + 2 * 6)
+    assert (black_box.images_asked, len(curve)) == (15, 3)
+
+
+def test_a_run_whose_curve_nobody_looks_at_has_none(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    black_box = new_black_box()
+    _, curve = train(black_box, _pieces(dim_slices(3)), SETTINGS, 4 * 16, curve_points=0)
+    assert (curve, black_box.images_asked) == ([], 64)
+
+
+@pytest.mark.usefixtures("short_head")
+def test_with_a_head_the_images_are_bounded_and_shared_out(
+    new_black_box: Callable[..., Any], dim_slices: Slices
+) -> None:
+    """A third of what the curve leaves is for the head, 800 at the most, and no image is asked for nothing."""
+    slices = _pieces(dim_slices(3))
+    for most, curve, steps, head in ((100, 12, 3, 29), (400, 12, 16, 129), (2700, 12, 118, 800)):
+        black_box = new_black_box()
+        made, points = train(black_box, slices, WITH_HEAD, most)
+        assert made.head is not None
+        assert black_box.images_asked <= most
+        # Where few answers were wrong, corrections are not asked for; first prompts take half, rounded up, or more.
+        least = curve + 16 * steps + head // 2
+        assert least <= black_box.images_asked <= curve + 16 * steps + head
+        assert points[-1].images == black_box.images_asked
+
+
+@pytest.mark.usefixtures("short_head")
+def test_the_curve_ends_with_the_head_and_is_what_is_served(
+    new_black_box: Callable[..., Any], dim_slices: Slices
+) -> None:
+    slices = _pieces(dim_slices(3))
+    told: list[tuple[int, int, int, float | None]] = []
+    black_box, settings = new_black_box(), replace(WITH_HEAD, curve_points=3)
+    made, curve = train(black_box, slices, settings, 200, progress=lambda *now: told.append(now))  # type: ignore[arg-type]
+    assert made.head is not None
+    assert not made.head.training
+    shown = [slices[row] for row in (0, 4, 7, 11)]
+    scores = [
+        score_slices(new_black_box(), adapter, shown, "click", 0, 1).mean()
+        for adapter in (None, Adapter(made.visual_prompt), made)
+    ]
+    assert len(curve) == 4
+    assert [curve[0].dice, curve[2].dice, curve[3].dice] == pytest.approx(scores)
+    assert curve[3].images == black_box.images_asked
+    assert told[-1] == (told[-1][1], told[-1][1], black_box.images_asked, curve[3].dice)
+    assert [now[0] for now in told] == list(range(1, told[-1][1] + 1))
+
+
+@pytest.mark.parametrize("prompt", ["click", "box"])
+def test_by_default_a_head_is_learned_and_helps(
+    new_black_box: Callable[..., Any], dim_slices: Slices, prompt: str
+) -> None:
+    """With so few images the prompt alone leaves much to mend."""
+    slices = _pieces(dim_slices(3))
+    settings = AdaptationSettings(batch=8, prompt=prompt)
+    made, _ = train(new_black_box(), slices, settings, 90)
+    assert made.head is not None
+    plain, headed = (
+        score_slices(new_black_box(), adapter, slices, prompt, 99, 1).mean()
+        for adapter in (Adapter(made.visual_prompt), made)
+    )
+    assert headed > plain + 0.1
+    assert headed > 0.8
+
+
+def test_training_goes_on_from_another_adapter(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    slices = _pieces(dim_slices(3))
+    first, _ = train(new_black_box(), slices, SETTINGS, 1000)
+    kept = {key: value.clone() for key, value in first.state().items()}
+    warm, curve = train(new_black_box(), slices, replace(SETTINGS, seed=1), 80, start=first)
+    assert curve[0].dice == pytest.approx(
+        score_slices(new_black_box(), first, [slices[row] for row in (0, 4, 7, 11)], "click", 1, 1).mean()
+    )
+    assert curve[0].dice > 0.8
+    assert not all(torch.equal(warm.state()[key], kept[key]) for key in kept)
+    assert all(torch.equal(first.state()[key], kept[key]) for key in kept)  # What is served stays as it is.
+
+
+@pytest.mark.parametrize("other", [{"visual_prompt": "concat"}, {"condition": "click"}], ids=str)
+def test_from_an_adapter_of_another_kind_it_does_not_go_on(
+    new_black_box: Callable[..., Any], dim_slices: Slices, other: dict[str, Any]
+) -> None:
+    slices = _pieces(dim_slices(3))
+    first, _ = train(new_black_box(), slices, replace(SETTINGS, **other), 100)
+    cold, _ = train(new_black_box(), slices, SETTINGS, 100)
+    made, _ = train(new_black_box(), slices, SETTINGS, 100, start=first)
+    assert all(torch.equal(made.state()[key], value) for key, value in cold.state().items())
+
+
+@pytest.mark.usefixtures("short_head")
+def test_who_watches_is_shown_every_point_of_the_curve(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    slices, black_box = _pieces(dim_slices(3)), new_black_box()
+    shown: list[tuple[int, bool, torch.Tensor]] = []
+
+    def watch(images: int, adapter: Adapter) -> None:
+        bias = adapter.state()["visual_prompt.head.bias"].clone()
+        shown.append((images, adapter.head is not None, bias))
+        black_box.segment(slices[0].image[None], [Prompt(((1.0, 1.0),))])  # Not counted.
+
+    watched, curve = train(black_box, slices, WITH_HEAD, 200, watch=watch)
+    assert [images for images, _, _ in shown] == [point.images for point in curve]
+    assert [head for _, head, _ in shown] == [False, False, True]
+    assert not shown[0][2].any()
+    assert torch.equal(shown[2][2], watched.state()["visual_prompt.head.bias"])
+    alone, same = train(new_black_box(), slices, WITH_HEAD, 200)
+    assert same == curve
+    assert all(torch.equal(alone.state()[key], value) for key, value in watched.state().items())
+
+
+def test_a_visual_prompt_and_a_stepper_can_be_given(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    class Counting(PromptSpaceStepper):
+        steps = 0
+
+        def step(self, *what: Any) -> None:
+            self.steps += 1
+
+    given, stepper = build_visual_prompt("concat", 5), Counting(SETTINGS)
+    before = {key: value.clone() for key, value in given.state_dict().items()}
+    made, _ = train(
+        new_black_box(), _pieces(dim_slices(3)), SETTINGS, 12 + 16 * 4, visual_prompt=given, stepper=stepper
+    )
+    assert made.visual_prompt is given
+    assert stepper.steps == 4
+    assert all(torch.equal(given.state_dict()[key], before[key]) for key in before)
+
+
+def test_an_error_of_the_black_box_ends_the_training(failing_black_box: Any, dim_slices: Slices) -> None:
+    """The thread that makes batches ready does not outlive it."""
+    before = threading.active_count()
+    with pytest.raises(BudgetSpentError):
+        train(failing_black_box, _pieces(dim_slices(3)), SETTINGS, 100)
+    assert threading.active_count() == before

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from baps.utils.cache import Cache
+
+
+def test_made_once_and_kept() -> None:
+    cache = Cache(10, len)
+    made: list[int] = []
+
+    def make() -> bytes:
+        made.append(1)
+        return b"abc"
+
+    assert cache.get("a", make) == (b"abc", False)
+    assert cache.get("a", make) == (b"abc", True)
+    assert len(made) == 1
+    assert cache.nbytes == 3
+
+
+def test_least_recently_used_goes_first() -> None:
+    cache = Cache(3, len)
+    for key in "abc":
+        cache.get(key, lambda: b"x")
+    cache.get("a", lambda: b"x")
+    cache.get("d", lambda: b"x")  # b is the oldest now.
+    assert cache.get("a", lambda: b"y") == (b"x", True)
+    assert cache.get("c", lambda: b"y") == (b"x", True)
+    assert cache.get("d", lambda: b"y") == (b"x", True)
+    assert cache.get("b", lambda: b"y") == (b"y", False)
+
+
+def test_a_large_value_pushes_out_as_many_as_it_needs() -> None:
+    cache = Cache(4, len)
+    for key in "abcd":
+        cache.get(key, lambda: b"x")
+    cache.get("large", lambda: b"xxx")
+    assert cache.nbytes == 4
+    assert cache.get("d", lambda: b"y") == (b"x", True)
+
+
+def test_a_value_larger_than_the_bound_is_returned_and_not_kept() -> None:
+    cache = Cache(3, len)
+    cache.get("small", lambda: b"x")
+    assert cache.get("large", lambda: b"xxxx") == (b"xxxx", False)
+    assert cache.get("large", lambda: b"xxxx") == (b"xxxx", False)
+    assert cache.nbytes == 1
+    assert cache.get("small", lambda: b"y") == (b"x", True)
+
+
+def test_an_error_in_making_leaves_nothing() -> None:
+    cache = Cache(3, len)
+
+    def fail() -> bytes:
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError):
+        cache.get("a", fail)
+    assert cache.nbytes == 0
+    assert cache.get("a", lambda: b"x") == (b"x", False)
+
+
+@given(
+    bound=st.integers(0, 20),
+    asked=st.lists(st.tuples(st.integers(0, 8), st.integers(0, 12)), max_size=60),
+)
+def test_the_bound_is_never_exceeded(bound: int, asked: list[tuple[int, int]]) -> None:
+    cache = Cache(bound, len)
+    held: dict[int, bytes] = {}
+    for key, size in asked:
+        value, was_there = cache.get(key, lambda size=size: b"x" * size)  # type: ignore[misc]
+        if was_there:
+            assert value == held[key]
+        else:
+            assert value == b"x" * size
+            held[key] = value
+        assert 0 <= cache.nbytes <= bound
+
+
+def test_threads_see_the_right_values_within_the_bound() -> None:
+    cache = Cache(50, lambda value: value[1])
+    over = threading.Event()
+
+    def work(seed: int) -> None:
+        random = np.random.default_rng(seed)
+        for _ in range(400):
+            key = int(random.integers(30))
+            value, _ = cache.get(key, lambda key=key: (key, key % 7 + 1))  # type: ignore[misc]
+            assert value == (key, key % 7 + 1)
+            if cache.nbytes > 50 + 7:  # Read without the lock: at most one value is being put away just now.
+                over.set()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    assert not over.is_set()
+    assert 0 < cache.nbytes <= 50
+    kept = sum(key % 7 + 1 for key in range(30) if cache.get(key, lambda: (-1, 99))[1])  # 99 is never kept.
+    assert kept == cache.nbytes
+
+
+def test_who_asks_while_a_value_is_made_waits_for_it() -> None:
+    cache = Cache(10, len)
+    begun, release = threading.Event(), threading.Event()
+    made: list[int] = []
+
+    def slow() -> bytes:
+        made.append(1)
+        begun.set()
+        assert release.wait(60)
+        return b"xxx"
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(cache.get, "a", slow)
+        assert begun.wait(60)
+        second = pool.submit(cache.get, "a", slow)
+        release.set()
+        assert first.result(60) == (b"xxx", False)
+        assert second.result(60) == (b"xxx", True)
+    assert len(made) == 1
+    assert cache.nbytes == 3
+
+
+def test_who_waits_for_a_value_that_cannot_be_made_is_told_why() -> None:
+    cache = Cache(10, len)
+    begun, release = threading.Event(), threading.Event()
+
+    def fail() -> bytes:
+        begun.set()
+        assert release.wait(60)
+        raise RuntimeError("no")
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(cache.get, "a", fail)
+        assert begun.wait(60)
+        second = pool.submit(cache.get, "a", lambda: b"later")
+        release.set()
+        with pytest.raises(RuntimeError):
+            first.result(60)
+        try:
+            assert second.result(60) == (b"later", False)  # It came too late to share the failure.
+        except RuntimeError as error:
+            assert str(error) == "no"
+    assert cache.nbytes in (0, 5)
+
+
+def test_one_slow_value_does_not_block_another() -> None:
+    cache = Cache(10, len)
+    begun, release = threading.Event(), threading.Event()
+
+    def slow() -> bytes:
+        begun.set()
+        assert release.wait(60)
+        return b"slow"
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(cache.get, "slow", slow)
+        assert begun.wait(60)
+        assert cache.get("quick", lambda: b"quick") == (b"quick", False)
+        release.set()
+        assert waiting.result(60) == (b"slow", False)

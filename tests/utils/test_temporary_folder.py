@@ -1,0 +1,79 @@
+"""The folder of temporary files: gone when a server stops, after a kill at the next start, and nobody else's."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from baps.utils.temporary_folder import temporary_folder
+
+_SERVER = """
+import tempfile, time
+from baps.utils.temporary_folder import temporary_folder
+with temporary_folder():
+    print(tempfile.mkstemp()[1], flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture(autouse=True)
+def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    return tmp_path / f"baps-{os.getuid()}"
+
+
+def test_files_go_there_and_go_with_it(shared: Path) -> None:
+    with temporary_folder() as folder:
+        assert Path(tempfile.mkstemp()[1]).parent == folder == Path(os.environ["TMPDIR"])
+        assert {path.stat().st_mode & 0o077 for path in (shared, folder)} == {0}
+    assert not [path for path in shared.iterdir() if path.is_dir()]
+    assert tempfile.gettempdir() == str(shared.parent)
+
+
+def test_what_a_killed_server_left_is_removed_and_that_of_one_that_runs_is_not(shared: Path) -> None:
+    servers = [subprocess.Popen([sys.executable, "-c", _SERVER], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    files = [Path(server.stdout.readline().strip()) for server in servers if server.stdout]
+    assert all(file.exists() for file in files)
+    os.kill(servers[0].pid, signal.SIGKILL)
+    servers[0].wait()
+    with temporary_folder():
+        assert [file.exists() for file in files] == [False, True]
+    servers[1].kill()
+    servers[1].wait()
+
+
+def test_no_link_is_followed_and_no_other_folder_touched(shared: Path) -> None:
+    other = shared.parent / "other"
+    other.mkdir()
+    (other / "kept").touch()
+    shared.mkdir(mode=0o700)
+    (shared / "link").symlink_to(other)
+    (shared / "server-dead").mkdir()
+    (shared / "server-dead" / "link").symlink_to(other)
+    with temporary_folder():
+        assert not (shared / "server-dead").exists()
+    assert (other / "kept").exists()
+
+
+@pytest.mark.parametrize("taken", ["file", "link", "open"])
+def test_a_name_that_somebody_has_taken_is_not_used(shared: Path, taken: str) -> None:
+    elsewhere = shared.parent / "elsewhere"
+    elsewhere.mkdir()
+    if taken == "file":
+        shared.touch()
+    elif taken == "link":
+        shared.symlink_to(elsewhere)
+    else:
+        shared.mkdir()
+        shared.chmod(0o777)
+    with temporary_folder() as folder:
+        assert folder.parent == shared.parent
+    assert not folder.exists()
+    assert not list(elsewhere.iterdir())

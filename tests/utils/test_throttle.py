@@ -1,0 +1,282 @@
+"""Who waits for whom. Nothing here depends on how fast the machine is: what must wait is seen waiting, then let go."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from baps.utils.throttle import barrier, clicking
+from tests.support.paths import ROOT
+
+_LONG = 600.0
+"""A patience that no test waits for."""
+
+_PATHS = {**os.environ, "PYTHONPATH": str(ROOT / "apps" / "baps_app")}
+
+
+@pytest.fixture
+def lock(tmp_path: Path) -> Path:
+    return tmp_path / "adapters" / "clicks.lock"
+
+
+@contextmanager
+def _in_a_thread(wait: Callable[[], None]) -> Iterator[threading.Thread]:
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    yield thread
+
+
+@contextmanager
+def _process(source: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """A Python process, which has said "ready"; it is killed in the end."""
+    command = [sys.executable, "-c", source, *map(str, arguments)]
+    with subprocess.Popen(command, env=_PATHS, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.kill()
+
+
+_CLICKS = """
+import sys
+from pathlib import Path
+from baps.utils.throttle import clicking
+with clicking(Path(sys.argv[1])):
+    print("ready", flush=True)
+    sys.stdin.readline()
+print("done", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_the_barrier_is_open_when_nobody_clicks(lock: Path) -> None:
+    wait = barrier(lock, _LONG)
+    for _ in range(3):
+        wait()
+
+
+def test_the_barrier_is_open_after_a_click(lock: Path) -> None:
+    with clicking(lock):
+        pass
+    barrier(lock, _LONG)()
+
+
+def test_the_barrier_is_open_after_a_click_that_failed(lock: Path) -> None:
+    with pytest.raises(ZeroDivisionError), clicking(lock):
+        _ = 1 / 0
+    barrier(lock, _LONG)()
+
+
+def test_the_barrier_waits_for_a_thread_that_clicks(lock: Path) -> None:
+    with clicking(lock), _in_a_thread(barrier(lock, _LONG)) as waiting:
+        waiting.join(0.2)
+        assert waiting.is_alive()
+    waiting.join(60)
+    assert not waiting.is_alive()
+
+
+def test_the_barrier_waits_for_a_process_that_clicks(lock: Path) -> None:
+    with _process(_CLICKS, lock) as process, _in_a_thread(barrier(lock, _LONG)) as waiting:
+        waiting.join(0.2)
+        assert waiting.is_alive()
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+        waiting.join(60)
+        assert not waiting.is_alive()
+        assert process.poll() is None  # It let go; it did not end.
+
+
+def test_the_barrier_waits_for_the_last_of_several(lock: Path) -> None:
+    with ExitStack() as first, clicking(lock):
+        first.enter_context(clicking(lock))  # Several may click at once.
+        with _process(_CLICKS, lock) as process, _in_a_thread(barrier(lock, _LONG)) as waiting:
+            first.close()
+            waiting.join(0.2)
+            assert waiting.is_alive()
+            process.kill()
+            process.wait()
+            waiting.join(0.2)
+            assert waiting.is_alive()
+    waiting.join(60)
+    assert not waiting.is_alive()
+
+
+def test_a_process_that_is_killed_while_it_clicks_lets_go(lock: Path) -> None:
+    with _process(_CLICKS, lock) as process, _in_a_thread(barrier(lock, _LONG)) as waiting:
+        waiting.join(0.2)
+        assert waiting.is_alive()
+        process.send_signal(signal.SIGKILL)
+        waiting.join(60)
+        assert not waiting.is_alive()
+
+
+def test_the_barrier_gives_up_after_its_patience(lock: Path) -> None:
+    with clicking(lock):
+        begun = time.monotonic()
+        barrier(lock, 0.3)()
+        assert time.monotonic() - begun >= 0.3
+        barrier(lock, 0)()
+
+
+def test_a_barrier_that_gave_up_waits_again_the_next_time(lock: Path) -> None:
+    wait = barrier(lock, 0.2)
+    with clicking(lock):
+        for _ in range(2):
+            begun = time.monotonic()
+            wait()
+            assert time.monotonic() - begun >= 0.2
+
+
+def test_a_training_does_not_hold_up_a_click(lock: Path) -> None:
+    """The barrier holds nothing once it is passed."""
+    barrier(lock, _LONG)()
+    with clicking(lock), _in_a_thread(barrier(lock, _LONG)) as waiting, clicking(lock):
+        assert waiting.is_alive()
+    waiting.join(60)
+
+
+def test_where_the_file_cannot_be_made_nobody_waits(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for lock in (tmp_path / "file" / "clicks.lock", tmp_path):
+        entered = False
+        with clicking(lock):
+            entered = True
+            barrier(lock, _LONG)()
+        assert entered
+        with pytest.raises(OSError, match="of the click"), clicking(lock):
+            raise OSError("of the click")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+_STEPS_BACK = """
+import os, sys, threading, time
+from pathlib import Path
+from baps.utils.throttle import step_back
+for _ in range(3):
+    threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+step_back()
+threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+tasks = [int(task.name) for task in Path("/proc/self/task").iterdir()]
+values = " ".join(str(os.getpriority(os.PRIO_PROCESS, task)) for task in tasks)
+os.write(1, f"ready\\n{values}\\n".encode())  # At once: whoever reads may be gone for a second write.
+time.sleep(600)
+"""
+
+_PARENT = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE, text=True)
+assert child.stdout.readline() == "ready\\n"
+print("ready", child.pid, sep="\\n", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities of their own on Linux alone")
+def test_stepping_back_every_thread_has_the_lowest_priority() -> None:
+    with _process(_STEPS_BACK) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().split() == ["19"] * 5
+        process.stdin.close()  # type: ignore[union-attr]
+    assert os.getpriority(os.PRIO_PROCESS, 0) < 19
+
+
+def _runs(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux ends a child with its parent")
+def test_a_training_ends_with_the_server_however_that_ends() -> None:
+    with _process(_PARENT, _STEPS_BACK) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        assert _runs(child)
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+        deadline = time.monotonic() + 60
+        while _runs(child) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        alive = _runs(child)
+        if alive:
+            os.kill(child, signal.SIGKILL)
+        assert not alive
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux ends a child with its parent")
+def test_without_step_back_the_child_would_live_on() -> None:
+    """That the test above can fail."""
+    stays = 'import time; print("ready", flush=True); time.sleep(600)'
+    with _process(_PARENT, stays) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+        time.sleep(0.3)
+        alive = _runs(child)
+        if alive:
+            os.kill(child, signal.SIGKILL)
+        assert alive
+
+
+_IN_A_CONTAINER = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1], *sys.argv[2:]], stdout=subprocess.PIPE, text=True)
+print(child.stdout.read(), flush=True)
+"""
+
+_SERVED_BY_1 = """
+import os
+from baps.utils.throttle import step_back
+assert os.getppid() == 1
+step_back()
+print("trains", os.getpriority(os.PRIO_PROCESS, 0))
+"""
+
+_ORPHAN = """
+import os, time
+from baps.utils.throttle import step_back
+while os.getppid() != 1:
+    time.sleep(0.01)
+step_back()
+print("trains")
+"""
+
+_DIES = """
+import subprocess, sys
+subprocess.Popen([sys.executable, "-c", sys.argv[1]], start_new_session=True, stderr=subprocess.STDOUT)
+"""
+
+
+def _as_process_1(source: str, *arguments: str) -> str:
+    """What a child of process 1, as the server is in a container, prints until it ends."""
+    unshare = ["unshare", "--pid", "--fork", "--mount-proc"]
+    try:
+        subprocess.run([*unshare, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("needs the right to make process namespaces")
+    command = [*unshare, sys.executable, "-c", _IN_A_CONTAINER, source, *arguments]
+    done = subprocess.run(command, env=_PATHS, capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout.strip()
+
+
+def test_a_server_that_is_process_1_has_trainings() -> None:
+    assert _as_process_1(_SERVED_BY_1) == "trains 19"
+
+
+def test_a_training_whose_server_died_before_it_began_does_not_begin() -> None:
+    assert _as_process_1(_DIES, _ORPHAN) == "The server is gone; the training ends with it."

@@ -1,0 +1,107 @@
+"""Targets and prompts for training pictures: which object, clicked or boxed where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch.nn import functional as F
+
+from tools.pretraining.blackbox.scenes import Scenes
+
+SMALLEST = 1 / 1200
+"""An object smaller than this share of the picture is no target."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the model is asked on a batch.
+
+    Attributes:
+        image: (N,) the picture of each target.
+        masks: (N, S, S) float, 0 or 1.
+        points: (N, K, 2) clicks, X Y in pixels.
+        signs: (N, K) 1 positive, 0 negative, -1 none.
+        boxes: (N, 4) X Y X Y in pixels.
+    """
+
+    image: torch.Tensor
+    masks: torch.Tensor
+    points: torch.Tensor
+    signs: torch.Tensor
+    boxes: torch.Tensor
+
+
+def draw_targets(generator: torch.Generator, scenes: Scenes, each: int) -> Targets:
+    """Pick up to ``each`` objects a picture and prompt them.
+
+    Half of the batches have one click a target; the rest up to three more, some on the background beside the object.
+    """
+    images, masks = [], []
+    size = scenes.regions.shape[-1]
+    for index, region in enumerate(scenes.regions):
+        for mask in _objects(generator, region, each):
+            images.append(index)
+            masks.append(mask)
+    stacked = torch.stack(masks).float()
+    count = len(masks)
+    clicks = 1 if torch.rand(1, generator=generator) < 0.5 else int(torch.randint(2, 5, (1,), generator=generator))
+    deep = _box_blur(stacked, size // 8)
+    near = _box_blur(stacked, size // 4)
+    positive = stacked * torch.where(torch.rand((count, 1, 1), generator=generator) < 0.6, deep**4, torch.ones(1))
+    negative = (1 - stacked) * (near + 0.02)
+    signs = torch.ones((count, clicks))
+    signs[:, 1:] = (torch.rand((count, clicks - 1), generator=generator) < 0.5).float()
+    absent = torch.rand((count, clicks - 1), generator=generator) < 0.3
+    signs[:, 1:][absent] = -1
+    points = torch.stack(
+        [_sample(generator, torch.where((signs[:, k] == 0).view(-1, 1, 1), negative, positive)) for k in range(clicks)],
+        1,
+    )
+    return Targets(torch.tensor(images), stacked, points, signs, _boxes(generator, stacked))
+
+
+def _objects(generator: torch.Generator, region: torch.Tensor, each: int) -> list[torch.Tensor]:
+    """Masks (S, S) of up to ``each`` different objects, each one connected piece."""
+    size = region.shape[-1]
+    areas = torch.bincount(region.flatten())
+    areas[0] = 0
+    candidates = (areas >= size * size * SMALLEST).nonzero().flatten()
+    order = candidates[torch.randperm(len(candidates), generator=generator)][:each]
+    found = []
+    for number in order:
+        pieces, _ = ndimage.label((region == number).numpy())
+        sizes = np.bincount(pieces.ravel())
+        sizes[0] = 0
+        if sizes.max() >= size * size * SMALLEST:
+            found.append(torch.from_numpy(pieces == sizes.argmax()))
+    if not found:  # A picture with no object: the ground itself is asked for.
+        found.append(region == 0)
+    return found
+
+
+def _box_blur(masks: torch.Tensor, width: int) -> torch.Tensor:
+    width += 1 - width % 2
+    pooled = F.avg_pool2d(masks.unsqueeze(1), (1, width), 1, (0, width // 2))
+    return F.avg_pool2d(pooled, (width, 1), 1, (width // 2, 0))[:, 0]
+
+
+def _sample(generator: torch.Generator, weights: torch.Tensor) -> torch.Tensor:
+    """One pixel (X, Y) a map, drawn in proportion to the weights (N, S, S)."""
+    size = weights.shape[-1]
+    flat = torch.multinomial(weights.flatten(1) + 1e-12, 1, generator=generator)[:, 0]
+    return torch.stack([flat % size, flat // size], 1).float()
+
+
+def _boxes(generator: torch.Generator, masks: torch.Tensor) -> torch.Tensor:
+    size = masks.shape[-1]
+    columns, rows = masks.amax(1), masks.amax(2)
+    axis = torch.arange(size).float()
+    low = [torch.where(hit > 0, axis, torch.tensor(float(size))).amin(1) for hit in (columns, rows)]
+    high = [torch.where(hit > 0, axis, torch.tensor(-1.0)).amax(1) + 1 for hit in (columns, rows)]
+    box = torch.stack([*low, *high], 1)
+    side = (box[:, 2:] - box[:, :2]).repeat(1, 2)
+    jitter = torch.randn(box.shape, generator=generator).clamp(-2, 2) * 0.05
+    return (box + jitter * side).clamp(0, size)
