@@ -1,9 +1,10 @@
 """Does adaptation help on real images, which way best, and at how many images? By domain, arm and seed.
 
 ``make bench-adapt`` runs every cell (domain, arm, seed) that has no file yet in ``benchmarks/runs/adapt``, prints
-tables and writes ``benchmarks/results/adapt.json``, the tables in ``docs/results/adaptation.md`` and
-the figure beside it. Each arm learns from the training and validation patients (it holds some of them back itself) and is measured on the test
-patients, by one click, with five sets of clicks. ``make bench-adapt QUICK=1`` is a form of ten minutes at most.
+tables and writes ``benchmarks/results/adapt.json``, the tables in ``docs/results/adaptation.md`` and the figure beside
+it. Each arm learns from the training and validation patients (it holds some of them back itself) and is measured on
+the test patients, by one click, with five sets of clicks. ``make bench-adapt QUICK=1`` is a form of ten minutes at
+most.
 """
 
 from __future__ import annotations

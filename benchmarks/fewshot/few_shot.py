@@ -3,8 +3,8 @@
 ``make bench-fseft`` runs every cell (experiment, organ, arm, shots, seed) that has no file yet in
 ``benchmarks/runs/fseft``, prints tables and writes ``benchmarks/results/fseft.json`` and the tables in
 ``docs/results/organs.md``. Each arm learns from patients drawn of the training ones, and is measured on the test
-patients, or, to choose settings, on the validation patients (``--split validation``). ``make bench-fseft QUICK=1`` is a form of
-fifteen minutes at most.
+patients, or, to choose settings, on the validation patients (``--split validation``). ``make bench-fseft QUICK=1`` is
+a form of fifteen minutes at most.
 """
 
 from __future__ import annotations

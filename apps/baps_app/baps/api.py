@@ -159,7 +159,7 @@ def segment(
     click = read_click(request, volume, [])
     canvas = Canvas.fit(volume, click.plane, black_box.capabilities.input_side)
     pixels = canvas_image(volume, click.plane, canvas, choose_window(volume))[None]
-    prompt = canvas.place(click.prompt)
+    prompt = click.prompt.mapped(canvas.place)
 
     def answer(through: Adapter | None) -> NDArray[np.float32]:
         return segment_adapted(black_box, through, pixels, [prompt])[0]
@@ -221,7 +221,7 @@ def adapt_organ(
     model: OrganModel | None = None,
     settings: OrganSettings | None = None,
     patients: AnyPath | None = None,
-    most: int | None = None,
+    max_volumes: int | None = None,
 ) -> OrganAdaptation:
     """Adapt a volumetric organ model to a few labelled volumes, and compare the result with the unadapted model.
 
@@ -233,7 +233,7 @@ def adapt_organ(
         model: the organ model; None loads the bundled one.
         settings: how to adapt; None uses the defaults.
         patients: a CSV file of image and patient, for images that do not name their patient.
-        most: the number of labelled volumes to use, in the order of their names; None uses all.
+        max_volumes: the number of labelled volumes to use, in the order of their names; None uses all.
 
     Returns:
         The adapter, the result of the comparison, and a record of everything the result depends on.
@@ -247,7 +247,7 @@ def adapt_organ(
 
     model = model or load_organ_model()
     found = find_cases(Path(images), Path(labels), label, Path(patients) if patients else None)
-    volumes, skipped = load_volumes(found.cases[:most], model)
+    volumes, skipped = load_volumes(found.cases[:max_volumes], model)
     if not volumes:
         raise InputError(f"None of the labels can be used. {next(iter(skipped.values()), '')}")
     return adapt_model(model, organ, volumes, settings or OrganSettings())
