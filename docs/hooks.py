@@ -1,4 +1,4 @@
-"""Hooks of ``make docs``: pages of the repository's root, the command line from the code, and links out of ``docs/``."""
+"""Hooks of ``make docs``: pages of the repository's root, the commands from the code, and links out of ``docs/``."""
 
 from __future__ import annotations
 
