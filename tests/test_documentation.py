@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shlex
@@ -129,6 +130,9 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
             folder = places.get(words.split("/")[0], ROOT)
             kept_out_of_git = re.match(r"apps/baps_app/(model|logs)/", words)
             assert kept_out_of_git or list(folder.glob(words.rstrip("/"))), words
+    for module in re.findall(r"python -m ([\w.]+)", "\n".join([*code(page), *lines(page)])):
+        if module.split(".")[0] in ("benchmarks", "stress", "tools"):
+            assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), module
 
 
 def renamed() -> dict[str, str]:
@@ -240,6 +244,26 @@ def test_links_lead_somewhere(page: Path) -> None:
         file = (page.parent / name).resolve() if name else page
         assert file.exists(), target
         assert not anchor or anchor in anchors(file), target
+
+
+def test_the_messages_to_troubleshoot_are_those_of_the_code() -> None:
+    texts = []
+    for file in (ROOT / "apps" / "baps_app").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                texts.append(
+                    "".join(str(part.value) if isinstance(part, ast.Constant) else "\0" for part in node.values)
+                )
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    rows = re.findall(r"^\| (`.*?`) \|", (DOCS / "how-to" / "troubleshoot.md").read_text(), re.MULTILINE)
+    messages = [message for row in rows for message in re.findall(r"`([^`]+)`", row)]
+    assert len(messages) > 60
+    for message in messages:
+        parts = [part.strip(" .,") for part in message.split("...")]
+        assert [part for part in parts if len(part) > 5], message
+        for part in parts:
+            assert any(part in text for text in texts), message
 
 
 def test_pictures_are_used() -> None:
