@@ -26,7 +26,7 @@ import typer
 from rich.console import Console
 
 from baps.blackbox import load_black_box
-from baps.utils.atomic_write import replacing
+from baps.utils.atomic_write import atomic_write
 from benchmarks.adaptation.arms import CORE as CORE_ARMS
 from benchmarks.adaptation.arms import EVERYWHERE, ONCE, Arena, score, score_corrections
 from benchmarks.adaptation.summary import all_tables, draw, headline, summarise
@@ -134,7 +134,7 @@ def _patients(domain: Domain, side: int, seed: int, kept: Path) -> tuple[dict[st
     file = kept / f"{DOMAINS.index(domain)}.pickle"
     if not file.exists():
         training = {p[0].patient: p for part in ("train", "validation") for p in slices(domain, part, side, 24)}
-        with replacing(file) as partial_file:
+        with atomic_write(file) as partial_file:
             partial_file.write_bytes(pickle.dumps((training, list(slices(domain, "test", side, 12)))))
     training, test = pickle.loads(file.read_bytes())  # noqa: S301  # Written a moment ago, by this very program.
     if training:
@@ -177,7 +177,7 @@ def main(
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as kept, context.Pool(workers, maxtasksperchild=1) as pool:
         for number, (cell, found) in enumerate(pool.imap_unordered(partial(run, kept=Path(kept)), todo), start=1):
-            with replacing(cell.file(runs)) as file:
+            with atomic_write(cell.file(runs)) as file:
                 file.write_text(json.dumps(found, indent=1))
             dice = sum(found["by_patient"]) / len(found["by_patient"])
             console.print(f"{number}/{len(todo)} {cell.domain}, {cell.arm}, seed {cell.seed}: {dice:.3f}")

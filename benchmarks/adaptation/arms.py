@@ -15,7 +15,7 @@ from baps.adapters.visual_prompt import BasisVisualPrompt, ImageStatistics, Visu
 from baps.blackbox import BlackBox
 from baps.blackbox.loading import bundled_network
 from baps.blackbox.sam import SamBlackBox
-from baps.evaluation.interactive import Ask, asker, go_on_clicking, summarise
+from baps.evaluation.interactive import Ask, asker, simulate_corrections, summarise
 from baps.evaluation.scoring import score_slices
 from baps.evaluation.slices import LabelledSlice, evenly_spaced
 from baps.evaluation.splits import split_patients
@@ -93,7 +93,7 @@ def score_corrections(
             def masks(prompts: Sequence[Prompt], ask: Ask = ask) -> list[NDArray[np.bool_]]:
                 return [probability > 0.5 for probability in ask(prompts)]
 
-            scores.append(go_on_clicking(masks, piece.truth, kind, MOST_CLICKS, randoms))
+            scores.append(simulate_corrections(masks, piece.truth, kind, MOST_CLICKS, randoms))
         found.append([np.array(scores)])
     return asdict(summarise(found))
 
@@ -334,4 +334,4 @@ class _Still(Stepper):
 
     def start(self, visual_prompt: VisualPrompt, steps: int) -> None: ...
 
-    def step(self, black_box: object, batch: object, generator: object, recall: object) -> None: ...
+    def step(self, black_box: object, batch: object, generator: object, get_or_query: object) -> None: ...

@@ -41,7 +41,7 @@ class CmaEsStepper(Stepper):
         self.search = cma.CMAEvolutionStrategy(first, self.spread, options)
 
     @torch.no_grad()
-    def step(self, black_box: BlackBox, batch: Batch, generator: torch.Generator, recall: Recall) -> None:
+    def step(self, black_box: BlackBox, batch: Batch, generator: torch.Generator, get_or_query: Recall) -> None:
         candidates = self.search.ask()
 
         def asked() -> list[float]:
@@ -55,7 +55,7 @@ class CmaEsStepper(Stepper):
             found: list[float] = image_losses(answers, truth).view(len(candidates), -1).mean(1).tolist()
             return found
 
-        self.search.tell(candidates, recall(asked))
+        self.search.tell(candidates, get_or_query(asked))
         self._take(self.search.result.xfavorite)  # The mean of the distribution.
 
     def _take(self, weights: NDArray[np.float64]) -> None:
@@ -72,7 +72,7 @@ class WhiteBoxStepper(PromptSpaceStepper):
         super().__init__(settings)
         self.model = bundled_network()[0].eval().requires_grad_(False)
 
-    def step(self, black_box: BlackBox, batch: Batch, generator: torch.Generator, recall: Recall) -> None:
+    def step(self, black_box: BlackBox, batch: Batch, generator: torch.Generator, get_or_query: Recall) -> None:
         code = self.visual_prompt(batch.features, batch.prompts, batch.images.shape[-1])
         changed = self.visual_prompt.unrounded(batch.images, code).clamp(0, 255)
         self.descend(image_losses(self._answer(changed, batch.prompts), batch.truth).mean())

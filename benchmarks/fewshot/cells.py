@@ -20,7 +20,7 @@ from baps.evaluation.cases import Case, CaseReader
 from baps.fseft.adaptation import OrganSettings
 from baps.fseft.adapters import METHODS, FewShotAdapter, Reads, build_adapter, why_not
 from baps.fseft.evaluation import Scored, evaluate_organ
-from baps.fseft.feature_cache import Readings
+from baps.fseft.feature_cache import FeatureCache
 from baps.fseft.fitting import Example, fit
 from baps.fseft.models import OrganModel, load_organ_model
 from baps.fseft.predictor import unadapted
@@ -264,9 +264,9 @@ class Source:
     weights: Path | None
     readings: Path
 
-    def load(self) -> tuple[OrganModel, Readings]:
+    def load(self) -> tuple[OrganModel, FeatureCache]:
         """Both."""
-        return load_organ_model(self.model, self.weights), Readings(self.readings)
+        return load_organ_model(self.model, self.weights), FeatureCache(self.readings)
 
 
 def read_all(cell: Cell, source: Source, threads: int) -> None:
@@ -332,7 +332,7 @@ def _where_marked(case: Case) -> Case:
 
 
 def _score(
-    model: OrganModel, adapters: Sequence[tuple[FewShotAdapter | None, Sequence[Case]]], readings: Readings
+    model: OrganModel, adapters: Sequence[tuple[FewShotAdapter | None, Sequence[Case]]], readings: FeatureCache
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Of each patient who has the organ, by the adapter that is meant for them; and why the others have none."""
     found: list[Scored] = []

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from baps.fseft.models import load_organ_model
-from baps.utils.atomic_write import replacing
+from baps.utils.atomic_write import atomic_write
 from benchmarks.fewshot.cells import ARMS, SEEDS, Cell, Source, plan, read_all, run
 from benchmarks.fewshot.tables import summarise, tables
 from benchmarks.page import write_between_marks
@@ -68,7 +68,7 @@ def run_all(
         for number, (cell, found) in enumerate(pool.imap_unordered(one, todo), start=1):
             if found is None:
                 continue
-            with replacing(cell.file(runs)) as file:
+            with atomic_write(cell.file(runs)) as file:
                 file.write_text(json.dumps(found, indent=1))
             dice = [score["dice"] for score in found.get("scores", [])]
             said = f"{sum(dice) / len(dice):.3f}" if dice else found.get("why_not", "nobody has it")

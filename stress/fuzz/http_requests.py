@@ -19,7 +19,7 @@ from hypothesis import settings as how
 from hypothesis import strategies as st
 from hypothesis.errors import HypothesisException
 
-from baps.server.access_policy import kind_of_request
+from baps.server.access_policy import find_policy
 from benchmarks.paths import ROOT
 from stress.fuzz.mutations import mutant, seeds
 from stress.served_site import CASES, Site, files_of, site, strays, write_labels
@@ -123,7 +123,7 @@ def _by_openapi(client: _Client, count: int, seed: int, until: float) -> list[st
     described = client.session.get(f"{client.place.address}/openapi.json", timeout=_TIMEOUT).json()
     schema = schemathesis.openapi.from_dict(described)
     found = [each.ok() for each in schema.get_all_operations() if isinstance(each, Ok)]
-    found = [one for one in found if kind_of_request(one.method.upper(), one.path)]
+    found = [one for one in found if find_policy(one.method.upper(), one.path)]
     ways = [
         (one, mode, fixed)
         for one in found

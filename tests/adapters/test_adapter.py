@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from baps.adapters.adapter import Adapter, adapter_from_record, segment_adapted, unchanging
+from baps.adapters.adapter import Adapter, adapter_from_record, identity_adapter, segment_adapted
 from baps.adapters.adapter_file import read_adapter, write_adapter
 from baps.adapters.output_head import OutputHead
 from baps.adapters.visual_prompt import CONDITIONS, KINDS, build_visual_prompt
@@ -89,10 +89,10 @@ def test_an_untrained_head_keeps_any_probability_up_to_the_bound(values: list[fl
 
 def test_what_serves_where_a_candidate_was_refused_changes_nothing(new_black_box: Callable[..., Any]) -> None:
     pixels = _pixels()
-    np.testing.assert_array_equal(unchanging().change(pixels, PROMPTS), pixels)
+    np.testing.assert_array_equal(identity_adapter().change(pixels, PROMPTS), pixels)
     answers = np.random.default_rng(1).random((3, 32, 32)).astype(np.float32)
-    np.testing.assert_array_equal(unchanging().refine(pixels, PROMPTS, answers), answers)
-    assert unchanging().head is None
+    np.testing.assert_array_equal(identity_adapter().refine(pixels, PROMPTS, answers), answers)
+    assert identity_adapter().head is None
 
 
 def test_the_head_sees_the_image_as_it_was_and_the_answer_to_the_changed_one(

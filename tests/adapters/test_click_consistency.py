@@ -8,8 +8,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from baps.adapters.adapter import Adapter, segment_adapted, segment_keeping
-from baps.adapters.click_consistency import contradicted, heed_clicks
+from baps.adapters.adapter import Adapter, segment_adapted, segment_cached
+from baps.adapters.click_consistency import contradicted, fall_back_on_violated_clicks
 from baps.adapters.output_head import OutputHead
 from baps.adapters.visual_prompt import VisualPrompt, build_visual_prompt
 from baps.adapters.visual_prompt.basis import BasisVisualPrompt
@@ -105,7 +105,7 @@ def test_what_contradicts_more_clicks_gives_way(
 ) -> None:
     adapter = Adapter(_dark(), zoom=0.5)
     ask, seen = through(*others)
-    answer, used = heed_clicks(first, adapter, CLICKS, ask)
+    answer, used = fall_back_on_violated_clicks(first, adapter, CLICKS, ask)
     np.testing.assert_array_equal(answer, expected)
     assert len(seen) == asked
     assert all(one is not adapter for one in seen)
@@ -114,7 +114,7 @@ def test_what_contradicts_more_clicks_gives_way(
 
 def test_without_an_adapter_nothing_else_is_asked(through: Callable[..., Any]) -> None:
     ask, asked = through()
-    answer, used = heed_clicks(BAD, None, CLICKS, ask)
+    answer, used = fall_back_on_violated_clicks(BAD, None, CLICKS, ask)
     assert answer is BAD
     assert used is None
     assert asked == []
@@ -123,13 +123,13 @@ def test_without_an_adapter_nothing_else_is_asked(through: Callable[..., Any]) -
 @pytest.mark.parametrize("first", [Prompt(((20.0, 10.0),)), Prompt(box=(10.0, 5.0, 40.0, 15.0))])
 def test_the_answer_to_a_first_prompt_stays(through: Callable[..., Any], first: Prompt) -> None:
     ask, asked = through()
-    assert heed_clicks(BAD, Adapter(_dark()), first, ask)[0] is BAD
+    assert fall_back_on_violated_clicks(BAD, Adapter(_dark()), first, ask)[0] is BAD
     assert asked == []
 
 
 def test_a_bare_visual_prompt_gives_way_to_the_model_as_it_is(through: Callable[..., Any]) -> None:
     ask, asked = through(GOOD)
-    assert heed_clicks(BAD, Adapter(_dark()), CLICKS, ask)[1] is None
+    assert fall_back_on_violated_clicks(BAD, Adapter(_dark()), CLICKS, ask)[1] is None
     assert asked == [None]
 
 
@@ -164,6 +164,6 @@ def test_both_halves_come_to_what_is_asked_at_once(bundled: BlackBox, lively_hea
     image = np.random.default_rng(1).integers(0, 256, (192, 192, 3), np.uint8)
     prompt = Prompt(((60.0, 90.0),), ((150.0, 40.0),))
     for adapter in (None, Adapter(build_visual_prompt("basis"), lively_head, 0.5)):
-        halves = segment_keeping(bundled, adapter, image, prompt, lambda _, encode: encode())
+        halves = segment_cached(bundled, adapter, image, prompt, lambda _, encode: encode())
         whole = segment_adapted(bundled, adapter, image[None], [prompt])[0]
         np.testing.assert_allclose(halves, whole, atol=1e-4)

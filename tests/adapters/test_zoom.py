@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baps.adapters.zoom import View, crop, move, paste, view_of
+from baps.adapters.zoom import View, crop, crop_for_prompt, move, paste
 from baps.prompts import Prompt
 
 SIDES = [32, 192, 1024]
@@ -27,7 +27,7 @@ def _prompts(draw: st.DrawFn) -> tuple[Prompt, int]:
 @given(_prompts(), st.sampled_from(SHARES))
 def test_a_view_lies_in_the_image_and_shows_all_that_is_prompted(given: tuple[Prompt, int], share: float) -> None:
     prompt, side = given
-    view = view_of(prompt, side, share)
+    view = crop_for_prompt(prompt, side, share)
     assert min(view.left, view.top) >= 0
     assert max(view.left, view.top) + view.size <= side
     assert view.size >= round(share * side)
@@ -43,24 +43,24 @@ def test_a_view_lies_in_the_image_and_shows_all_that_is_prompted(given: tuple[Pr
 @given(_prompts())
 def test_the_whole_image_is_one_view(given: tuple[Prompt, int]) -> None:
     prompt, side = given
-    view = view_of(prompt, side, 1.0)
+    view = crop_for_prompt(prompt, side, 1.0)
     assert view == View(0, 0, side)
     assert move(prompt, view, side) is prompt
 
 
 def test_the_first_click_is_in_the_middle() -> None:
-    assert view_of(Prompt(((96.0, 96.0),)), 192, 0.5) == View(48, 48, 96)
-    assert view_of(Prompt(((0.0, 191.0),)), 192, 0.5) == View(0, 96, 96)
+    assert crop_for_prompt(Prompt(((96.0, 96.0),)), 192, 0.5) == View(48, 48, 96)
+    assert crop_for_prompt(Prompt(((0.0, 191.0),)), 192, 0.5) == View(0, 96, 96)
 
 
 def test_near_clicks_and_corrections_inside_see_the_same_part() -> None:
-    first = view_of(Prompt(((96.0, 96.0),)), 192, 0.5)
-    assert view_of(Prompt(((98.0, 95.0),)), 192, 0.5) == first
-    assert view_of(Prompt(((96.0, 96.0), (120.0, 70.0)), ((5.0, 5.0), (100.0, 100.0))), 192, 0.5) == first
+    first = crop_for_prompt(Prompt(((96.0, 96.0),)), 192, 0.5)
+    assert crop_for_prompt(Prompt(((98.0, 95.0),)), 192, 0.5) == first
+    assert crop_for_prompt(Prompt(((96.0, 96.0), (120.0, 70.0)), ((5.0, 5.0), (100.0, 100.0))), 192, 0.5) == first
 
 
 def test_a_click_outside_enlarges_the_part() -> None:
-    view = view_of(Prompt(((40.0, 40.0), (160.0, 60.0))), 192, 0.35)
+    view = crop_for_prompt(Prompt(((40.0, 40.0), (160.0, 60.0))), 192, 0.35)
     assert view.size > 120
     assert view.left <= 40
     assert view.left + view.size > 160
@@ -68,7 +68,7 @@ def test_a_click_outside_enlarges_the_part() -> None:
 
 def test_background_clicks_beside_the_part_are_left_out() -> None:
     prompt = Prompt(((96.0, 96.0),), ((5.0, 5.0), (100.0, 100.0)))
-    view = view_of(prompt, 192, 0.5)
+    view = crop_for_prompt(prompt, 192, 0.5)
     assert len(move(prompt, view, 192).negative) == 1
 
 
@@ -76,7 +76,7 @@ def test_a_moved_click_lies_on_the_same_spot() -> None:
     image = torch.zeros(1, 1, 192, 192)
     image[0, 0, 80:84, 100:104] = 1
     prompt = Prompt(((101.5, 81.5),))
-    view = view_of(prompt, 192, 0.5)
+    view = crop_for_prompt(prompt, 192, 0.5)
     ((x, y),) = move(prompt, view, 192).positive
     shown = crop(image, [view])[0, 0]
     rows, columns = (shown > 0.5).nonzero().float().mean(0).tolist()
@@ -87,7 +87,10 @@ def test_a_moved_click_lies_on_the_same_spot() -> None:
 def test_what_was_cropped_is_pasted_back_in_its_place(share: float) -> None:
     mask = torch.zeros(2, 192, 192)
     mask[0, 85:110, 90:118], mask[1, 20:50, 150:170] = 1, 1
-    views = [view_of(Prompt(((104.0, 97.0),)), 192, share), view_of(Prompt(((160.0, 35.0),)), 192, share)]
+    views = [
+        crop_for_prompt(Prompt(((104.0, 97.0),)), 192, share),
+        crop_for_prompt(Prompt(((160.0, 35.0),)), 192, share),
+    ]
     back = paste(crop(mask[:, None], views)[:, 0], views, 192)
     assert back.shape == mask.shape
     assert bool(((back > 0.5) == (mask > 0.5)).all())

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baps.annotations.label_info import LabelInfo, name_values, read_label_info
-from baps.annotations.merge import Kept, keep_others
+from baps.annotations.merge import Kept, merge_concurrent_labels
 from baps.imaging.label_map import LabelMap
 
 LABELS = {"liver": 1, "spleen": 2, "kidney": 3}
@@ -26,7 +26,7 @@ def _info(names: dict[str, int], author: str, **more: object) -> LabelInfo:
 
 def _merge(voxels: NDArray[np.uint8], said: LabelInfo, earlier_voxels: NDArray[np.uint8], earlier: LabelInfo) -> Kept:
     new = LabelMap((voxels,))
-    return keep_others(
+    return merge_concurrent_labels(
         new, name_values(said, new, LABELS), said, said.author, LabelMap((earlier_voxels,)), earlier, LABELS
     )
 
@@ -100,7 +100,7 @@ def test_overlaps_of_the_other_annotator_survive() -> None:
     """A tumour inside a liver, in two layers."""
     earlier = LabelMap((_row(1, 1, 1, 0), _row(0, 7, 0, 0)))
     said = _info({"liver": 1, "tumour": 7}, "anna")
-    kept = keep_others(
+    kept = merge_concurrent_labels(
         LabelMap((_row(0, 0, 2, 2),)), {"spleen": 2}, _info({"spleen": 2}, "ben"), "ben", earlier, said, LABELS
     )
     masks = {name: kept.label_map.mask(value).ravel().tolist() for name, value in kept.values.items()}
@@ -118,7 +118,7 @@ def test_overlaps_of_the_other_annotator_survive() -> None:
 def test_names_in_the_earlier_file_hold_where_nothing_was_said() -> None:
     """One that was laid into the folder by hand."""
     earlier = LabelMap((_row(1, 0),), {1: "tumour"})
-    kept = keep_others(
+    kept = merge_concurrent_labels(
         LabelMap((_row(0, 2),)), {"spleen": 2}, _info({"spleen": 2}, "ben"), "ben", earlier, read_label_info({}), LABELS
     )
     assert kept.values == {"spleen": 2, "tumour": 3}

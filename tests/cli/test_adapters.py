@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from baps.adapters.adapter import unchanging
+from baps.adapters.adapter import identity_adapter
 from baps.cli import app
 from baps.errors import NotFoundError
 from baps.registry.store import SHARED, AdapterStore
@@ -19,13 +19,13 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AdapterStore:
     monkeypatch.setenv("COLUMNS", "200")
     made = AdapterStore(tmp_path)
     verdict = {"before": 0.5, "after": 0.625, "gain": 0.125}
-    record = {"adapter": unchanging().record(), "black_box": {"weights_sha256": "a"}, "black_box_images": 3987}
+    record = {"adapter": identity_adapter().record(), "black_box": {"weights_sha256": "a"}, "black_box_images": 3987}
     for label, found, status in (
         ("spleen", verdict, "passed"),
         ("spleen", verdict, "refused"),
         ("", None, "unverified"),
     ):
-        made.add(label, unchanging(), {**record, "verdict": found}, status)
+        made.add(label, identity_adapter(), {**record, "verdict": found}, status)
     made.publish("spleen", "v0001")
     return made
 
@@ -50,7 +50,7 @@ def test_list(store: AdapterStore) -> None:
 def test_adapters_of_the_organ_model_are_listed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They ask no black box."""
     monkeypatch.setenv("COLUMNS", "200")
-    AdapterStore(tmp_path).add("liver", unchanging(), {"verdict": None}, "unverified")
+    AdapterStore(tmp_path).add("liver", identity_adapter(), {"verdict": None}, "unverified")
     assert "liver" in _run("list", "--adapters", str(tmp_path))
 
 
@@ -69,7 +69,7 @@ def test_publish_and_withdraw(store: AdapterStore) -> None:
 
 @pytest.mark.parametrize("words", [("publish", "[/x]", "v0001"), ("withdraw", "[/x]"), ("list",)])
 def test_brackets_in_a_label_are_no_markup(store: AdapterStore, words: tuple[str, ...]) -> None:
-    store.add("[/x]", unchanging(), store.record("spleen", "v0001"), "passed")
+    store.add("[/x]", identity_adapter(), store.record("spleen", "v0001"), "passed")
     assert "[/x]" in _run(*words)
 
 
@@ -79,7 +79,7 @@ def test_another_folder(store: AdapterStore, tmp_path: Path) -> None:
 
 
 def test_roll_back_to_the_version_served_before_past_a_refused_one(store: AdapterStore) -> None:
-    third = store.add("spleen", unchanging(), {}, "passed")
+    third = store.add("spleen", identity_adapter(), {}, "passed")
     store.publish("spleen", third)
     assert "v0001" in _run("rollback", "spleen")
     assert store.published("spleen") == "v0001"

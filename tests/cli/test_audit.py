@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from baps.adapters.adapter import unchanging
+from baps.adapters.adapter import identity_adapter
 from baps.cli import app
 from baps.cli.audit_log import note
 from baps.registry.store import AdapterStore
@@ -59,9 +59,9 @@ def test_where_nothing_can_be_noted_it_says_so(
 def test_every_command_that_changes_something_leaves_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BAPS_AUDIT")
     users, adapters = str(tmp_path / "users.json"), str(tmp_path / "adapters")
-    store, record = AdapterStore(tmp_path / "adapters"), {"adapter": unchanging().record(), "verdict": None}
+    store, record = AdapterStore(tmp_path / "adapters"), {"adapter": identity_adapter().record(), "verdict": None}
     for _ in range(2):
-        store.add("spleen", unchanging(), record, "passed")
+        store.add("spleen", identity_adapter(), record, "passed")
     for words in (
         ("users", "add", "anna", "--role", "annotator", "--file", users),
         ("users", "renew", "anna", "--file", users),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from baps.evaluation.acceptance import Verdict, compare
+from baps.evaluation.acceptance import PairedComparison, compare
 
 
 def _of(owners: Sequence[str], scores: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
@@ -62,7 +62,7 @@ def test_one_slice_is_never_enough() -> None:
     [(0.02, 0.01, True), (0.02, 0.03, False), (0.02, 0.02, False), (0.0, 0.0, False), (-0.1, 0.01, False)],
 )
 def test_better_is_more_than_zero_and_than_the_error(gain: float, error: float, better: bool) -> None:
-    assert Verdict(0.5, 0.5 + gain, 0, 0, gain, error, "patient", 3).better is better
+    assert PairedComparison(0.5, 0.5 + gain, 0, 0, gain, error, "patient", 3).better is better
 
 
 def test_what_did_not_change_is_not_better() -> None:
@@ -71,12 +71,12 @@ def test_what_did_not_change_is_not_better() -> None:
 
 
 def test_the_sentence() -> None:
-    said = Verdict(0.5, 0.625, 0.01, 0.02, 0.125, 0.03125, "patient", 3).sentence()
+    said = PairedComparison(0.5, 0.625, 0.01, 0.02, 0.125, 0.03125, "patient", 3).sentence()
     assert said == (
         "Dice 0.500 before and 0.625 after on held-back patients: gain +0.125 with standard error 0.031 over 3 patients"
     )
     assert (
-        Verdict(0.5, 0.4, 0, 0, -0.1, 0.1, "slice", 1)
+        PairedComparison(0.5, 0.4, 0, 0, -0.1, 0.1, "slice", 1)
         .sentence()
         .endswith("gain -0.100 with standard error 0.100 over 1 slice")
     )

@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from baps.fseft.feature_cache import Readings
+from baps.fseft.feature_cache import FeatureCache
 from baps.fseft.models import FoundationModel, OrganModel, build_swin_unetr, build_unet
 from baps.fseft.predictor import OrganSegmenter
 from baps.fseft.preprocessing import prepare
@@ -53,7 +53,7 @@ def small_images() -> torch.Tensor:
 def segmenter(unet: FoundationModel, tmp_path: Path) -> OrganSegmenter:
     """Of ``unet``, on voxels of 2 mm, with a store of its own and readings that are kept."""
     model = OrganModel("small", unet, "c" * 64, spacing=2.0, side=16)
-    return OrganSegmenter(model, AdapterStore(tmp_path / "organs"), Readings(tmp_path / "readings"))
+    return OrganSegmenter(model, AdapterStore(tmp_path / "organs"), FeatureCache(tmp_path / "readings"))
 
 
 @pytest.fixture

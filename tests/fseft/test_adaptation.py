@@ -17,7 +17,7 @@ from baps.evaluation.splits import patient_hash
 from baps.fseft.adaptation import OrganAdaptation, OrganSettings, ServedOrgan, adapt_organ, plan_organ_adaptation
 from baps.fseft.adapter_file import read_organ_adapter
 from baps.fseft.adapters import FewShotAdapter
-from baps.fseft.feature_cache import Readings
+from baps.fseft.feature_cache import FeatureCache
 from baps.fseft.models import FoundationModel, OrganModel
 from baps.fseft.preprocessing import prepare
 from baps.fseft.volumes import LabelledVolume, VolumesByPatient
@@ -119,8 +119,8 @@ def test_the_same_settings_give_the_same_weights(
     model: OrganModel, volumes: Callable[[int], VolumesByPatient], tmp_path: Path
 ) -> None:
     one = adapt_organ(model, "heart", volumes(1), SETTINGS)
-    same = adapt_organ(model, "heart", volumes(1), SETTINGS, readings=Readings(tmp_path / "readings"))
-    again = adapt_organ(model, "heart", volumes(1), SETTINGS, readings=Readings(tmp_path / "readings"))
+    same = adapt_organ(model, "heart", volumes(1), SETTINGS, readings=FeatureCache(tmp_path / "readings"))
+    again = adapt_organ(model, "heart", volumes(1), SETTINGS, readings=FeatureCache(tmp_path / "readings"))
     other = adapt_organ(model, "heart", volumes(1), replace(SETTINGS, seed=1))
     assert _same(one, same)
     assert _same(one, again)

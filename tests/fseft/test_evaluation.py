@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from baps.evaluation.cases import Case
 from baps.fseft.adapters import build_adapter
 from baps.fseft.evaluation import evaluate_organ, surface_distances
-from baps.fseft.feature_cache import Readings
+from baps.fseft.feature_cache import FeatureCache
 from baps.fseft.inference import read, segment
 from baps.fseft.models import FoundationModel, OrganModel
 from baps.fseft.preprocessing import prepare
@@ -86,7 +86,7 @@ def case(tmp_path: Path, new_phantom: Phantom) -> Case:
 
 
 def test_where_nothing_answers_the_organ_is_missed(model: OrganModel, case: Case) -> None:
-    scored, left_out = evaluate_organ(model, None, [case], Readings(None))
+    scored, left_out = evaluate_organ(model, None, [case], FeatureCache(None))
     found = scored["a.nii.gz"]
     assert not left_out
     assert (found.patient, found.dice, found.hd95, found.surface) == ("a", 0, math.inf, math.inf)
@@ -97,7 +97,7 @@ def test_scores_are_of_the_volumes_own_voxels(model: OrganModel, case: Case, new
     volume, organ = new_phantom()
     prepared = prepare(volume, 2.0, 16)
     mask = prepared.back(segment(adapter, read(model.network, "features", prepared.image, 16).half())) > 0.5
-    found = evaluate_organ(model, adapter, [case], Readings(None))[0]["a.nii.gz"]
+    found = evaluate_organ(model, adapter, [case], FeatureCache(None))[0]["a.nii.gz"]
     assert mask.any()
     assert found.dice == pytest.approx(dice(mask, organ))
     distances = surface_distances(mask, organ, np.array([1.0, 1.0, 2.0]))
@@ -107,6 +107,6 @@ def test_scores_are_of_the_volumes_own_voxels(model: OrganModel, case: Case, new
 def test_a_broken_file_does_not_stop_the_others(model: OrganModel, case: Case, tmp_path: Path) -> None:
     (tmp_path / "b.nii.gz").write_bytes(b"broken")
     broken = Case(tmp_path / "b.nii.gz", case.labels, 1, "b")
-    scored, left_out = evaluate_organ(model, None, [broken, case], Readings(None))
+    scored, left_out = evaluate_organ(model, None, [broken, case], FeatureCache(None))
     assert list(scored) == ["a.nii.gz"]
     assert "b.nii.gz" in left_out["b.nii.gz"]

@@ -4,11 +4,11 @@ import os
 import threading
 from functools import partial
 
-from baps.inference.prefetch import _MOST, LookingAhead
+from baps.inference.prefetch import _MOST, Prefetcher
 
 
 def test_jobs_are_done_in_order_and_those_of_the_last_call_first() -> None:
-    ahead, done = LookingAhead(), []
+    ahead, done = Prefetcher(), []
     with ahead.answering():
         for call in "ab":
             ahead.plan([partial(done.append, f"{call}{number}") for number in range(3)])
@@ -17,7 +17,7 @@ def test_jobs_are_done_in_order_and_those_of_the_last_call_first() -> None:
 
 
 def test_nothing_is_begun_while_somebody_waits() -> None:
-    ahead, done = LookingAhead(), threading.Event()
+    ahead, done = Prefetcher(), threading.Event()
     with ahead.answering():
         with ahead.answering():
             ahead.plan([done.set])
@@ -26,7 +26,7 @@ def test_nothing_is_begun_while_somebody_waits() -> None:
 
 
 def test_an_answer_does_not_wait_for_a_job_that_was_begun() -> None:
-    ahead, begun, finish = LookingAhead(), threading.Event(), threading.Event()
+    ahead, begun, finish = Prefetcher(), threading.Event(), threading.Event()
 
     def job() -> None:
         begun.set()
@@ -41,7 +41,7 @@ def test_an_answer_does_not_wait_for_a_job_that_was_begun() -> None:
 
 
 def test_what_is_old_is_dropped() -> None:
-    ahead, done = LookingAhead(), []
+    ahead, done = Prefetcher(), []
     with ahead.answering():
         for number in range(2 * _MOST):
             ahead.plan([partial(done.append, number)])
@@ -50,14 +50,14 @@ def test_what_is_old_is_dropped() -> None:
 
 
 def test_a_job_that_fails_stops_no_other() -> None:
-    ahead, done = LookingAhead(), []
+    ahead, done = Prefetcher(), []
     ahead.plan([lambda: 1 / 0, partial(done.append, 1)])
     ahead.wait()
     assert done == [1]
 
 
 def test_the_thread_has_the_lowest_priority_and_others_keep_theirs() -> None:
-    ahead, found = LookingAhead(), []
+    ahead, found = Prefetcher(), []
     before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
     ahead.plan([lambda: found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))])
     ahead.wait()
@@ -67,5 +67,5 @@ def test_the_thread_has_the_lowest_priority_and_others_keep_theirs() -> None:
 
 def test_without_jobs_there_is_no_thread() -> None:
     before = threading.active_count()
-    LookingAhead().plan([])
+    Prefetcher().plan([])
     assert threading.active_count() == before

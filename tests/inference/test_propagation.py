@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from baps.blackbox import Capabilities
 from baps.imaging.metrics import dice
-from baps.inference.propagation import Slices, Step, carried_prompt, deepest, propagate, shape_between
+from baps.inference.propagation import Slices, Step, deepest, prompt_from_mask, propagate, shape_between
 
 SIDE, COUNT = 40, 31
 CLICKS = Capabilities("clicks", "", True, True, True, False, 1, SIDE)
@@ -204,9 +204,9 @@ def test_the_deepest_point() -> None:
 def test_the_next_slice_is_prompted_with_a_click_or_where_there_are_none_a_box() -> None:
     mask = np.zeros((SIDE, SIDE), bool)
     mask[10:31, 0:21] = True
-    prompt = carried_prompt(mask, CLICKS, ((30.0, 30.0),))
+    prompt = prompt_from_mask(mask, CLICKS, ((30.0, 30.0),))
     assert (prompt.positive, prompt.negative, prompt.box) == (((10.0, 20.0),), ((30.0, 30.0),), None)
-    box = carried_prompt(mask, BOXES).box
+    box = prompt_from_mask(mask, BOXES).box
     assert box is not None
     np.testing.assert_allclose(box, (0, 8.95, 21.05, 31.05))  # Never beyond the slice.
 
@@ -214,14 +214,14 @@ def test_the_next_slice_is_prompted_with_a_click_or_where_there_are_none_a_box()
 def test_the_carried_click_keeps_away_from_a_background_click() -> None:
     mask = np.ones((SIDE, SIDE), bool)
     at = deepest(mask)
-    ((x, y),) = carried_prompt(mask, CLICKS, (at,)).positive
+    ((x, y),) = prompt_from_mask(mask, CLICKS, (at,)).positive
     assert np.hypot(x - at[0], y - at[1]) > 6
 
 
 def test_a_mask_of_one_pixel_that_was_clicked_away_still_gives_a_prompt() -> None:
     mask = np.zeros((SIDE, SIDE), bool)
     mask[3, 4] = True
-    assert carried_prompt(mask, CLICKS, ((4.0, 3.0),)).positive == ((4.0, 3.0),)
+    assert prompt_from_mask(mask, CLICKS, ((4.0, 3.0),)).positive == ((4.0, 3.0),)
 
 
 def test_both_directions_are_gone_by_turns() -> None:

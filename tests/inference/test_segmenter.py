@@ -273,9 +273,9 @@ def test_a_correction_gets_through_to_the_model(
     as_it_is = segmenter.segment(path, MIDDLE, corrected, "spleen", adapted=False)
     first = segmenter.segment(path, MIDDLE, CLICK, "spleen")
     assert first.adapter == ("spleen", "v0001")
-    assert not first.gave_way
+    assert not first.used_fallback
     found = segmenter.segment(path, MIDDLE, corrected, "spleen")
-    assert found.gave_way
+    assert found.used_fallback
     assert found.adapter is None
     np.testing.assert_array_equal(found.mask, as_it_is.mask)
     assert found.mask.any()

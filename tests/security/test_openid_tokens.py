@@ -19,7 +19,7 @@ from fastapi import HTTPException
 
 from baps.errors import BapsError
 from baps.server.auth import openid as module
-from baps.server.auth.authenticator import SigningIn
+from baps.server.auth.authenticator import Authenticator
 from baps.server.auth.openid import OpenId
 from baps.site.openid_settings import OpenIdSettings
 from baps.site.roles import Role
@@ -55,7 +55,7 @@ def test_a_good_token_says_who_it_is_and_what_they_may(provider: Provider, algor
 def test_a_user_of_the_provider_is_never_taken_for_one_of_this_server(provider: Provider, tmp_path: Path) -> None:
     users = Users(tmp_path / "users.json")
     users.add("rita", Role.TRAINER)
-    signing_in = SigningIn(users, _openid(provider))
+    signing_in = Authenticator(users, _openid(provider))
     asker = signing_in.with_token(provider.token(), "127.0.0.1")
     assert (asker.name, asker.role, asker.by) == ("rita (openid)", Role.ANNOTATOR, "openid")
     named_so = signing_in.with_token(provider.token(preferred_username="rita (openid)"), "127.0.0.1")

@@ -19,7 +19,7 @@ import psutil
 import pytest
 import requests
 
-from baps.server.access_policy import kind_of_request
+from baps.server.access_policy import find_policy
 from baps.site.server_command import serving_command
 from demo.server import ROOT
 from tests.support.known import Known
@@ -127,7 +127,7 @@ def test_monais_readers_are_not_asked_for() -> None:
     """MONAI Label's scoring would read labels with them; it is not served, nor is inference on all images."""
     assert not [path for path in _ours() if re.search(r"LoadImage|NumpyReader|ImageReader", path.read_text())]
     for path in ("/scoring/dice", "/scoring/sum", "/batch/infer/baps", "/model/baps"):
-        assert all(kind_of_request(method, path) is None for method in ("GET", "POST", "PUT"))
+        assert all(find_policy(method, path) is None for method in ("GET", "POST", "PUT"))
 
 
 def test_no_cache_of_pickles_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:

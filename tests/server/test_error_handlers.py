@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 
 from baps.errors import BapsError, InputError, NotFoundError, StorageError
-from baps.server.error_handlers import misfit, no_room, refused, said
+from baps.server.error_handlers import handle_domain_error, handle_http_error, handle_os_error, handle_validation_error
 
 REQUEST = Request({"type": "http"})
 
@@ -29,7 +29,7 @@ def _reply(answer: Coroutine[Any, Any, Response]) -> Response:
     [(NotFoundError, 404), (InputError, 400), (StorageError, 507), (BapsError, 503)],
 )
 def test_each_kind_has_its_code(error: type[Exception], code: int) -> None:
-    reply = _reply(said(REQUEST, error("The slice \ud800 is none.")))
+    reply = _reply(handle_domain_error(REQUEST, error("The slice \ud800 is none.")))
     assert (reply.status_code, json.loads(reply.body)["detail"]) == (code, "The slice \\ud800 is none.")
 
 
@@ -37,7 +37,7 @@ def test_each_kind_has_its_code(error: type[Exception], code: int) -> None:
 def test_what_was_sent_is_not_repeated(given: object) -> None:
     """It need be no JSON, and would make the refusal an error."""
     wrong = {"type": "dict_type", "loc": ("body", "\ud800"), "msg": "Input should be an object", "input": given}
-    reply = _reply(misfit(REQUEST, RequestValidationError([wrong])))
+    reply = _reply(handle_validation_error(REQUEST, RequestValidationError([wrong])))
     sentence = "The request's body \\ud800 cannot be used: Input should be an object."
     assert (reply.status_code, json.loads(reply.body)) == (422, {"detail": sentence})
 
@@ -47,12 +47,12 @@ def test_a_disk_without_room_is_said(code: int) -> None:
     full = OSError(code, "No space left on device", "/srv/baps/SMITH^JOHN.nii.gz")
     unread = HTTPException(400, "There was an error parsing the body")
     unread.__cause__ = full
-    for reply in (_reply(no_room(REQUEST, full)), _reply(refused(REQUEST, unread))):
+    for reply in (_reply(handle_os_error(REQUEST, full)), _reply(handle_http_error(REQUEST, unread))):
         assert (reply.status_code, b"(No space left on device)" in reply.body) == (507, True)
         assert b"SMITH" not in reply.body
 
 
 def test_other_errors_of_the_system_stay_what_they_are() -> None:
     with pytest.raises(PermissionError):
-        _reply(no_room(REQUEST, PermissionError(errno.EACCES, "no")))
-    assert _reply(refused(REQUEST, HTTPException(404, "none"))).status_code == 404
+        _reply(handle_os_error(REQUEST, PermissionError(errno.EACCES, "no")))
+    assert _reply(handle_http_error(REQUEST, HTTPException(404, "none"))).status_code == 404

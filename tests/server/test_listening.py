@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from baps.errors import InputError
-from baps.server.listening import say_what_a_proxy_does, told_host
+from baps.server.listening import parse_bind_host, say_what_a_proxy_does
 from baps.site.server_command import check_listening
 
 MONAI = ["monailabel/main.py", "start_server", "--app", "a", "--studies", "s"]
@@ -21,7 +21,7 @@ MONAI = ["monailabel/main.py", "start_server", "--app", "a", "--studies", "s"]
     ],
 )
 def test_what_the_command_line_says(words: list[str], host: str) -> None:
-    assert told_host(words) == host
+    assert parse_bind_host(words) == host
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "", "::", "10.1.2.3", "no.such.host.invalid"])  # noqa: S104

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from baps.server.auth.authenticator import SigningIn
+from baps.server.auth.authenticator import Authenticator
 from baps.server.auth.guard import Guard, Rules
 from baps.server.auth.openid import OpenId
 from baps.server.middleware.root_path import RootPath
@@ -43,7 +43,7 @@ class LoginSite:
         if provider:
             said = {"issuer": provider.issuer, "client_id": "baps", "roles": {"radiologist": "annotator"}}
             openid = OpenId(OpenIdSettings.model_validate(said))
-        self.signing_in = SigningIn(users, openid)
+        self.signing_in = Authenticator(users, openid)
         login, routes = Login(self.signing_in), FastAPI()
         routes.get("/login")(login.page)
         routes.post("/login")(login.sign_in)

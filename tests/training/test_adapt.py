@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from baps.adapters.adapter import Adapter, unchanging
+from baps.adapters.adapter import Adapter, identity_adapter
 from baps.adapters.output_head import OutputHead
 from baps.blackbox import BlackBox
 from baps.errors import BapsError, BudgetSpentError, InputError
@@ -408,7 +408,7 @@ def test_another_adaptation_does_not_go_on_from_the_log(
         one, other = sorted(slices)[:2]
         slices[other].insert(0, slices[one].pop())
     elif change == "served":
-        served = Served(unchanging(), {"known_patients": [], "fingerprint": "f", "verdict": None})
+        served = Served(identity_adapter(), {"known_patients": [], "fingerprint": "f", "verdict": None})
     else:
         black_box._capabilities = replace(black_box.capabilities, weights_sha256="c" * 64)
     result = adapt(black_box, slices, settings, log=log, served=served)
@@ -601,7 +601,7 @@ def test_where_nobody_is_new_the_gains_are_compared(
     new_black_box: Callable[..., Any], dim_slices: Slices, gain: float | None, status: str
 ) -> None:
     slices = dim_slices(6)
-    result = adapt(new_black_box(), slices, SETTINGS, served=_trained_on(unchanging(), list(slices), gain))
+    result = adapt(new_black_box(), slices, SETTINGS, served=_trained_on(identity_adapter(), list(slices), gain))
     assert result.check.against_served is None
     assert result.check.verdict is not None
     assert result.check.verdict.better
@@ -617,7 +617,7 @@ def test_a_gain_within_the_error_of_the_check_is_no_less(new_black_box: Callable
     assert plain.check.verdict.standard_error is not None
     for share, no_worse in ((0.9, True), (1.1, False)):
         gain = plain.check.verdict.gain + share * plain.check.verdict.standard_error
-        result = adapt(new_black_box(), slices, OURS, served=_trained_on(unchanging(), list(slices), gain))
+        result = adapt(new_black_box(), slices, OURS, served=_trained_on(identity_adapter(), list(slices), gain))
         assert result.check.verdict == plain.check.verdict
         assert result.check.no_worse is no_worse
 

@@ -24,7 +24,7 @@ from baps.imaging.windowing import Window
 from baps.prompts import Prompt
 from baps.training.batches import Batches
 from baps.training.head_training import Answers, _at_grid, collect_answers, train_head
-from baps.training.query_log import Journal
+from baps.training.query_log import QueryLog
 
 Slices = Callable[..., dict[str, list[LabelledSlice]]]
 Mistake = Callable[[NDArray[np.bool_], Prompt], NDArray[np.bool_]]
@@ -91,11 +91,11 @@ def _collect(
     images: int = 120,
     kind: str = "click",
     seed: int = 0,
-    journal: Journal | None = None,
+    query_log: QueryLog | None = None,
 ) -> Answers:
     plain = build_visual_prompt("basis")
     return collect_answers(
-        black_box, plain, batches, kind, images, seed, journal or Journal(None, {}, black_box), "run"
+        black_box, plain, batches, kind, images, seed, query_log or QueryLog(None, {}, black_box), "run"
     )
 
 
@@ -284,7 +284,7 @@ def test_the_adapted_image_is_asked_and_the_image_as_it_was_is_learned_from(dim_
     brighter = build_visual_prompt("basis")
     with torch.no_grad():
         brighter.head.bias.view(3, 4)[:, 0] = 0.1  # type: ignore[union-attr, operator]
-    answers = collect_answers(black_box, brighter, batches, "click", 8, 0, Journal(None, {}, black_box), "run")
+    answers = collect_answers(black_box, brighter, batches, "click", 8, 0, QueryLog(None, {}, black_box), "run")
     given = np.stack([batches.slices[row].image for row in answers.rows]).astype(int)
     shown = np.concatenate([images for images, _, _ in black_box.asked]).astype(int)
     assert set((shown - given).ravel().tolist()) <= {25, 26}  # A tenth of white is 25.5 grey levels.
@@ -335,14 +335,14 @@ def test_from_the_journal_it_comes_out_bit_by_bit(
     unbroken = _collect(MistakenBlackBox(deaf), batches, 150)
     broken, rest = MistakenBlackBox(deaf), MistakenBlackBox(deaf)
     broken.budget = budget
-    journal = Journal(log, {}, broken)
+    query_log = QueryLog(log, {}, broken)
     with pytest.raises(BudgetSpentError):
-        _collect(broken, batches, 150, journal=journal)
-    journal.close()
-    journal = Journal(log, {}, rest)
-    again = _collect(rest, batches, 150, journal=journal)
-    journal.close()
-    assert journal.recalled_images == broken.images_asked
+        _collect(broken, batches, 150, query_log=query_log)
+    query_log.close()
+    query_log = QueryLog(log, {}, rest)
+    again = _collect(rest, batches, 150, query_log=query_log)
+    query_log.close()
+    assert query_log.recalled_images == broken.images_asked
     assert rest.images_asked == 150 - broken.images_asked
     assert (again.rows, again.prompts) == (unbroken.rows, unbroken.prompts)
     np.testing.assert_array_equal(again.probability, unbroken.probability)

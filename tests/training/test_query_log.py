@@ -17,21 +17,21 @@ from numpy.typing import NDArray
 from baps.blackbox import BlackBox
 from baps.errors import BapsError, BudgetSpentError
 from baps.prompts import Prompt
-from baps.training.query_log import Journal
+from baps.training.query_log import QueryLog
 
 NewBox = Callable[..., BlackBox]
 ABOUT = {"slices": 3, "settings": {"seed": 0, "rate": 0.03}}
 ANSWERS = [[0.25, 0.5], [0.125], [], [1 / 3, 2 / 3, 1e-30]]
 
 
-_open: list[Journal] = []
+_open: list[QueryLog] = []
 
 
-def _journal(path: Path | None, about: Mapping[str, Any], black_box: BlackBox) -> Journal:
+def _journal(path: Path | None, about: Mapping[str, Any], black_box: BlackBox) -> QueryLog:
     """A journal; the ones before are closed, as those of a process that has ended are."""
     while _open:
         _open.pop().close()
-    _open.append(Journal(path, about, black_box))
+    _open.append(QueryLog(path, about, black_box))
     return _open[-1]
 
 
@@ -50,11 +50,11 @@ def _never() -> Sequence[float]:
     raise AssertionError("The black box was asked again.")
 
 
-def _write(path: Path, black_box: BlackBox, answers: Sequence[Sequence[float]] = ANSWERS) -> Journal:
-    journal = _journal(path, ABOUT, black_box)
+def _write(path: Path, black_box: BlackBox, answers: Sequence[Sequence[float]] = ANSWERS) -> QueryLog:
+    query_log = _journal(path, ABOUT, black_box)
     for step, values in enumerate(answers):
-        journal.recall({"run": "one", "step": step}, _asking(black_box, values))
-    return journal
+        query_log.get_or_query({"run": "one", "step": step}, _asking(black_box, values))
+    return query_log
 
 
 def test_answers_are_written_down_and_come_back_without_asking(tmp_path: Path, new_black_box: NewBox) -> None:
@@ -66,7 +66,7 @@ def test_answers_are_written_down_and_come_back_without_asking(tmp_path: Path, n
     assert (again.images, again.recalled_images) == (0, 6)
     counted = []
     for step, values in enumerate(ANSWERS):
-        assert again.recall({"run": "one", "step": step}, _never) == values
+        assert again.get_or_query({"run": "one", "step": step}, _never) == values
         counted.append(again.images)
     assert counted == [2, 3, 3, 6]
 
@@ -80,28 +80,28 @@ def test_after_the_log_the_black_box_is_asked_and_the_images_count_on(tmp_path: 
     assert black_box.images_asked == 5 + 3
     assert (again.images, again.recalled_images) == (6, 3)
     third = _journal(log, ABOUT, new_black_box())
-    assert [third.recall({"run": "one", "step": step}, _never) for step in range(4)] == ANSWERS
+    assert [third.get_or_query({"run": "one", "step": step}, _never) for step in range(4)] == ANSWERS
 
 
 def test_an_answer_is_on_disk_before_it_is_used(tmp_path: Path, new_black_box: NewBox) -> None:
     log = tmp_path / "log.jsonl"
-    journal = _journal(log, ABOUT, new_black_box())
-    journal.recall({"step": 0}, lambda: [0.75])
+    query_log = _journal(log, ABOUT, new_black_box())
+    query_log.get_or_query({"step": 0}, lambda: [0.75])
     assert json.loads(log.read_text().splitlines()[-1]) == {"step": 0, "values": [0.75], "images": 0}
 
 
 def test_what_fails_is_not_written_down(tmp_path: Path, new_black_box: NewBox) -> None:
     log = tmp_path / "log.jsonl"
-    journal = _write(log, new_black_box())
+    query_log = _write(log, new_black_box())
     before = log.read_bytes()
 
     def fail() -> Sequence[float]:
         raise BudgetSpentError("no more")
 
     with pytest.raises(BudgetSpentError):
-        journal.recall({"step": 4}, fail)
+        query_log.get_or_query({"step": 4}, fail)
     assert log.read_bytes() == before
-    assert journal.images == 6
+    assert query_log.images == 6
 
 
 def test_a_log_cut_off_at_any_byte_is_asked_the_rest_only(tmp_path: Path, new_black_box: NewBox) -> None:
@@ -128,8 +128,8 @@ def test_losses_in_single_precision_come_back_bit_by_bit(
     log = tmp_path / "log.jsonl"
     log.unlink(missing_ok=True)
     given_values = torch.tensor(losses, dtype=torch.float32)
-    _journal(log, ABOUT, new_black_box()).recall({"step": 1}, given_values.tolist)
-    back = torch.tensor(_journal(log, ABOUT, new_black_box()).recall({"step": 1}, _never), dtype=torch.float32)
+    _journal(log, ABOUT, new_black_box()).get_or_query({"step": 1}, given_values.tolist)
+    back = torch.tensor(_journal(log, ABOUT, new_black_box()).get_or_query({"step": 1}, _never), dtype=torch.float32)
     assert back.numpy().tobytes() == given_values.numpy().tobytes()
 
 
@@ -137,19 +137,19 @@ def test_masks_are_written_down_and_come_back_bit_by_bit(tmp_path: Path, new_bla
     log, random = tmp_path / "log.jsonl", np.random.default_rng(0)
     kept = [random.integers(0, 256, shape).astype(np.uint8) for shape in ((3, 64, 64), (1, 2, 5), (0, 64, 64))]
     black_box = new_black_box()
-    journal = _journal(log, ABOUT, black_box)
+    query_log = _journal(log, ABOUT, black_box)
 
     def ask(masks: NDArray[np.uint8]) -> NDArray[np.uint8]:
         _asking(black_box, [0.0] * len(masks))()
         return masks
 
     for step, masks in enumerate(kept):
-        journal.recall({"losses": step}, _asking(black_box, [0.5]))
-        np.testing.assert_array_equal(journal.recall_masks({"masks": step}, partial(ask, masks)), masks)
+        query_log.get_or_query({"losses": step}, _asking(black_box, [0.5]))
+        np.testing.assert_array_equal(query_log.recall_masks({"masks": step}, partial(ask, masks)), masks)
     again = _journal(log, ABOUT, new_black_box())
-    assert again.recalled_images == journal.images == 3 + 4
+    assert again.recalled_images == query_log.images == 3 + 4
     for step, masks in enumerate(kept):
-        assert again.recall({"losses": step}, _never) == [0.5]
+        assert again.get_or_query({"losses": step}, _never) == [0.5]
         back = again.recall_masks({"masks": step}, _never)  # type: ignore[arg-type]
         assert (back.dtype, back.shape) == (masks.dtype, masks.shape)
         np.testing.assert_array_equal(back, masks)
@@ -193,8 +193,8 @@ def test_a_log_of_something_else_is_begun_anew(tmp_path: Path, new_black_box: Ne
     _write(log, new_black_box())
     other = _journal(log, about, new_black_box())
     assert other.recalled_images == 0
-    assert other.recall({"run": "one", "step": 0}, lambda: [0.9]) == [0.9]
-    assert _journal(log, about, new_black_box()).recall({"run": "one", "step": 0}, _never) == [0.9]
+    assert other.get_or_query({"run": "one", "step": 0}, lambda: [0.9]) == [0.9]
+    assert _journal(log, about, new_black_box()).get_or_query({"run": "one", "step": 0}, _never) == [0.9]
     assert _journal(log, ABOUT, new_black_box()).recalled_images == 0
 
 
@@ -231,16 +231,16 @@ def test_an_answer_to_another_question_is_not_used(tmp_path: Path, new_black_box
     _write(log, new_black_box())
     for what in ({"run": "one", "step": 1}, {"run": "two", "step": 0}, {"judge": "abc"}):
         with pytest.raises(BapsError, match=r"The log .*log\.jsonl does not belong to this training\. Delete it"):
-            _journal(log, ABOUT, new_black_box()).recall(what, _never)
+            _journal(log, ABOUT, new_black_box()).get_or_query(what, _never)
 
 
 def test_without_a_path_nothing_is_kept(tmp_path: Path, new_black_box: NewBox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     black_box = new_black_box()
     for _ in range(2):
-        journal = _journal(None, ABOUT, black_box)
-        assert journal.recall({"step": 0}, _asking(black_box, [0.5, 0.5])) == [0.5, 0.5]
-        assert (journal.images, journal.recalled_images) == (2, 0)
+        query_log = _journal(None, ABOUT, black_box)
+        assert query_log.get_or_query({"step": 0}, _asking(black_box, [0.5, 0.5])) == [0.5, 0.5]
+        assert (query_log.images, query_log.recalled_images) == (2, 0)
     assert black_box.images_asked == 4
     assert list(tmp_path.iterdir()) == []
 
@@ -248,12 +248,12 @@ def test_without_a_path_nothing_is_kept(tmp_path: Path, new_black_box: NewBox, m
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_is_told_in_a_sentence(tmp_path: Path, new_black_box: NewBox) -> None:
     log = tmp_path / "log.jsonl"
-    journal = _write(log, new_black_box(), ANSWERS[:1])
+    query_log = _write(log, new_black_box(), ANSWERS[:1])
     with Path("/dev/full").open("ab", buffering=0) as full:
-        kept, journal._file = journal._file, full
+        kept, query_log._file = query_log._file, full
         with pytest.raises(BapsError, match=r"cannot be written \(No space left on device\)\. Free some space") as told:
-            journal.recall({"run": "one", "step": 1}, lambda: [0.5])
-        journal._file = kept
+            query_log.get_or_query({"run": "one", "step": 1}, lambda: [0.5])
+        query_log._file = kept
     assert isinstance(told.value.__cause__, OSError)
     assert _journal(log, ABOUT, new_black_box()).recalled_images == 2
 
@@ -264,7 +264,7 @@ def test_two_trainings_cannot_write_to_one_log(tmp_path: Path, new_black_box: Ne
     before = log.read_bytes()
     for about in (ABOUT, {"other": 1}):
         with pytest.raises(BapsError, match="Another training writes to the log"):
-            Journal(log, about, new_black_box())
+            QueryLog(log, about, new_black_box())
     assert log.read_bytes() == before
     first.close()
     assert _journal(log, ABOUT, new_black_box()).recalled_images == 2

@@ -102,13 +102,13 @@ def test_a_step_asks_once_for_all_and_moves_the_weights(
     before = parameters_to_vector(made.parameters()).detach().clone()
     told: list[int] = []
 
-    def recall(function: Callable[[], Sequence[float]]) -> list[float]:
+    def get_or_query(function: Callable[[], Sequence[float]]) -> list[float]:
         found = list(function())
         told.append(len(found))
         return found
 
     stepper.start(made, 4)
-    stepper.step(black_box, batch, torch.Generator().manual_seed(0), recall)
+    stepper.step(black_box, batch, torch.Generator().manual_seed(0), get_or_query)
     assert told == [6 if optimiser == "prompt_space" else 10]
     ((asked, prompts),) = black_box.asked
     assert len(asked) == images
@@ -132,12 +132,14 @@ def test_a_step_depends_on_the_losses_and_the_seed_alone(
         black_box = new_black_box()
         for step in range(3):
 
-            def recall(function: Callable[[], Sequence[float]], step: int = step, again: bool = again) -> list[float]:
+            def get_or_query(
+                function: Callable[[], Sequence[float]], step: int = step, again: bool = again
+            ) -> list[float]:
                 if not again:
                     kept.append(list(function()))
                 return kept[step]
 
-            stepper.step(black_box, batch, torch.Generator().manual_seed(step), recall)
+            stepper.step(black_box, batch, torch.Generator().manual_seed(step), get_or_query)
         assert (black_box.images_asked == 0) == again
         states.append(made.state_dict())
     for other in states[1:]:

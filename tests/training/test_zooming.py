@@ -13,7 +13,7 @@ from baps.adapters.visual_prompt import build_visual_prompt
 from baps.evaluation.slices import LabelledSlice
 from baps.imaging.windowing import Window
 from baps.prompts import Prompt
-from baps.training.query_log import Journal
+from baps.training.query_log import QueryLog
 from baps.training.settings import AdaptationSettings
 from baps.training.zooming import ZOOM_SHARES, choose_zoom
 
@@ -47,14 +47,14 @@ def short_sighted(new_black_box: Callable[..., Any], monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(("radius", "expected"), [(9, 0.5), (20, 1.0)])
 def test_the_best_share_is_chosen(short_sighted: Any, radius: int, expected: float) -> None:
     slices, settings = _slices(radius), AdaptationSettings()
-    journal = Journal(None, {}, short_sighted)
-    chosen = choose_zoom(short_sighted, build_visual_prompt("basis"), slices, settings, 24, journal, "run")
+    query_log = QueryLog(None, {}, short_sighted)
+    chosen = choose_zoom(short_sighted, build_visual_prompt("basis"), slices, settings, 24, query_log, "run")
     assert chosen == expected
     assert short_sighted.images_asked == 24 == len(ZOOM_SHARES) * 8
 
 
 def test_without_images_everything_is_shown(short_sighted: Any) -> None:
-    journal = Journal(None, {}, short_sighted)
+    query_log = QueryLog(None, {}, short_sighted)
     prompt, settings = build_visual_prompt("basis"), AdaptationSettings()
-    assert choose_zoom(short_sighted, prompt, _slices(9), settings, 2, journal, "run") == 1.0
+    assert choose_zoom(short_sighted, prompt, _slices(9), settings, 2, query_log, "run") == 1.0
     assert short_sighted.images_asked == 0

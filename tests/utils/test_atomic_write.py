@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from baps.utils.atomic_write import replacing
+from baps.utils.atomic_write import atomic_write
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def _names(folder: Path) -> list[str]:
 def test_the_target_is_the_old_one_until_the_new_one_is_whole(target: Path, there: bool) -> None:
     if not there:
         target.unlink()
-    with replacing(target) as partial:
+    with atomic_write(target) as partial:
         assert partial.parent == target.parent
         partial.write_text("half")
         assert target.exists() == there
@@ -36,7 +36,7 @@ def test_the_target_is_the_old_one_until_the_new_one_is_whole(target: Path, ther
 
 @pytest.mark.parametrize("error", [OSError, ValueError, KeyboardInterrupt])
 def test_a_failure_leaves_the_old_one_and_nothing_beside_it(target: Path, error: type[BaseException]) -> None:
-    with pytest.raises(error, match="half way"), replacing(target) as partial:
+    with pytest.raises(error, match="half way"), atomic_write(target) as partial:
         partial.write_text("half")
         raise error("half way")
     assert target.read_text() == "old"
@@ -48,25 +48,25 @@ def test_a_failure_to_replace_leaves_the_old_one(target: Path, monkeypatch: pyte
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("baps.utils.atomic_write.os.replace", full)
-    with pytest.raises(OSError, match="No space left"), replacing(target) as partial:
+    with pytest.raises(OSError, match="No space left"), atomic_write(target) as partial:
         partial.write_text("new")
     assert target.read_text() == "old"
     assert _names(target.parent) == ["a.json"]
 
 
 def test_what_failed_is_told_even_if_the_writer_took_the_partial_file_away(target: Path) -> None:
-    with pytest.raises(ValueError, match="half way"), replacing(target) as partial:
+    with pytest.raises(ValueError, match="half way"), atomic_write(target) as partial:
         partial.unlink()
         raise ValueError("half way")
-    with pytest.raises(FileNotFoundError), replacing(target) as partial:
+    with pytest.raises(FileNotFoundError), atomic_write(target) as partial:
         partial.unlink()
     assert target.read_text() == "old"
 
 
 def test_two_who_write_at_once_do_not_share_a_file(target: Path) -> None:
-    with replacing(target) as first:
+    with atomic_write(target) as first:
         first.write_text("first")
-        with replacing(target) as second:
+        with atomic_write(target) as second:
             assert first != second
             second.write_text("second")
         assert target.read_text() == "second"
@@ -79,7 +79,7 @@ def test_two_who_write_at_once_do_not_share_a_file(target: Path) -> None:
 def test_who_may_read_the_file_is_what_the_umask_says(target: Path, umask: int, mode: int, found: int) -> None:
     before = os.umask(umask)
     try:
-        with replacing(target, mode=mode) as partial:
+        with atomic_write(target, mode=mode) as partial:
             partial.write_text("new")
     finally:
         os.umask(before)
@@ -88,11 +88,11 @@ def test_who_may_read_the_file_is_what_the_umask_says(target: Path, umask: int, 
 
 @pytest.mark.parametrize("suffix", ["", ".nii.gz"])
 def test_the_partial_file_is_hidden_and_has_the_suffix(target: Path, suffix: str) -> None:
-    with replacing(target, suffix) as partial:
+    with atomic_write(target, suffix) as partial:
         assert partial.name.startswith(".partial-")
         assert partial.name.endswith(suffix)
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), replacing(tmp_path / "none" / "a.json"):
+    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "none" / "a.json"):
         pytest.fail("There is nowhere to write to.")

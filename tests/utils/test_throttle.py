@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from baps.utils.throttle import barrier, clicking
+from baps.utils.throttle import inference_lock, wait_for_idle
 from tests.support.paths import ROOT
 
 _LONG = 600.0
@@ -51,8 +51,8 @@ def _process(source: str, *arguments: object) -> Iterator[subprocess.Popen[str]]
 _CLICKS = """
 import sys
 from pathlib import Path
-from baps.utils.throttle import clicking
-with clicking(Path(sys.argv[1])):
+from baps.utils.throttle import inference_lock
+with inference_lock(Path(sys.argv[1])):
     print("ready", flush=True)
     sys.stdin.readline()
 print("done", flush=True)
@@ -61,25 +61,25 @@ sys.stdin.readline()
 
 
 def test_the_barrier_is_open_when_nobody_clicks(lock: Path) -> None:
-    wait = barrier(lock, _LONG)
+    wait = wait_for_idle(lock, _LONG)
     for _ in range(3):
         wait()
 
 
 def test_the_barrier_is_open_after_a_click(lock: Path) -> None:
-    with clicking(lock):
+    with inference_lock(lock):
         pass
-    barrier(lock, _LONG)()
+    wait_for_idle(lock, _LONG)()
 
 
 def test_the_barrier_is_open_after_a_click_that_failed(lock: Path) -> None:
-    with pytest.raises(ZeroDivisionError), clicking(lock):
+    with pytest.raises(ZeroDivisionError), inference_lock(lock):
         _ = 1 / 0
-    barrier(lock, _LONG)()
+    wait_for_idle(lock, _LONG)()
 
 
 def test_the_barrier_waits_for_a_thread_that_clicks(lock: Path) -> None:
-    with clicking(lock), _in_a_thread(barrier(lock, _LONG)) as waiting:
+    with inference_lock(lock), _in_a_thread(wait_for_idle(lock, _LONG)) as waiting:
         waiting.join(0.2)
         assert waiting.is_alive()
     waiting.join(60)
@@ -87,7 +87,7 @@ def test_the_barrier_waits_for_a_thread_that_clicks(lock: Path) -> None:
 
 
 def test_the_barrier_waits_for_a_process_that_clicks(lock: Path) -> None:
-    with _process(_CLICKS, lock) as process, _in_a_thread(barrier(lock, _LONG)) as waiting:
+    with _process(_CLICKS, lock) as process, _in_a_thread(wait_for_idle(lock, _LONG)) as waiting:
         waiting.join(0.2)
         assert waiting.is_alive()
         assert process.stdin is not None
@@ -99,9 +99,9 @@ def test_the_barrier_waits_for_a_process_that_clicks(lock: Path) -> None:
 
 
 def test_the_barrier_waits_for_the_last_of_several(lock: Path) -> None:
-    with ExitStack() as first, clicking(lock):
-        first.enter_context(clicking(lock))  # Several may click at once.
-        with _process(_CLICKS, lock) as process, _in_a_thread(barrier(lock, _LONG)) as waiting:
+    with ExitStack() as first, inference_lock(lock):
+        first.enter_context(inference_lock(lock))  # Several may click at once.
+        with _process(_CLICKS, lock) as process, _in_a_thread(wait_for_idle(lock, _LONG)) as waiting:
             first.close()
             waiting.join(0.2)
             assert waiting.is_alive()
@@ -114,7 +114,7 @@ def test_the_barrier_waits_for_the_last_of_several(lock: Path) -> None:
 
 
 def test_a_process_that_is_killed_while_it_clicks_lets_go(lock: Path) -> None:
-    with _process(_CLICKS, lock) as process, _in_a_thread(barrier(lock, _LONG)) as waiting:
+    with _process(_CLICKS, lock) as process, _in_a_thread(wait_for_idle(lock, _LONG)) as waiting:
         waiting.join(0.2)
         assert waiting.is_alive()
         process.send_signal(signal.SIGKILL)
@@ -123,16 +123,16 @@ def test_a_process_that_is_killed_while_it_clicks_lets_go(lock: Path) -> None:
 
 
 def test_the_barrier_gives_up_after_its_patience(lock: Path) -> None:
-    with clicking(lock):
+    with inference_lock(lock):
         begun = time.monotonic()
-        barrier(lock, 0.3)()
+        wait_for_idle(lock, 0.3)()
         assert time.monotonic() - begun >= 0.3
-        barrier(lock, 0)()
+        wait_for_idle(lock, 0)()
 
 
 def test_a_barrier_that_gave_up_waits_again_the_next_time(lock: Path) -> None:
-    wait = barrier(lock, 0.2)
-    with clicking(lock):
+    wait = wait_for_idle(lock, 0.2)
+    with inference_lock(lock):
         for _ in range(2):
             begun = time.monotonic()
             wait()
@@ -141,8 +141,8 @@ def test_a_barrier_that_gave_up_waits_again_the_next_time(lock: Path) -> None:
 
 def test_a_training_does_not_hold_up_a_click(lock: Path) -> None:
     """The barrier holds nothing once it is passed."""
-    barrier(lock, _LONG)()
-    with clicking(lock), _in_a_thread(barrier(lock, _LONG)) as waiting, clicking(lock):
+    wait_for_idle(lock, _LONG)()
+    with inference_lock(lock), _in_a_thread(wait_for_idle(lock, _LONG)) as waiting, inference_lock(lock):
         assert waiting.is_alive()
     waiting.join(60)
 
@@ -151,11 +151,11 @@ def test_where_the_file_cannot_be_made_nobody_waits(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for lock in (tmp_path / "file" / "clicks.lock", tmp_path):
         entered = False
-        with clicking(lock):
+        with inference_lock(lock):
             entered = True
-            barrier(lock, _LONG)()
+            wait_for_idle(lock, _LONG)()
         assert entered
-        with pytest.raises(OSError, match="of the click"), clicking(lock):
+        with pytest.raises(OSError, match="of the click"), inference_lock(lock):
             raise OSError("of the click")
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -163,10 +163,10 @@ def test_where_the_file_cannot_be_made_nobody_waits(tmp_path: Path) -> None:
 _STEPS_BACK = """
 import os, sys, threading, time
 from pathlib import Path
-from baps.utils.throttle import step_back
+from baps.utils.throttle import lower_priority
 for _ in range(3):
     threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
-step_back()
+lower_priority()
 threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
 tasks = [int(task.name) for task in Path("/proc/self/task").iterdir()]
 values = " ".join(str(os.getpriority(os.PRIO_PROCESS, task)) for task in tasks)
@@ -241,18 +241,18 @@ print(child.stdout.read(), flush=True)
 
 _SERVED_BY_1 = """
 import os
-from baps.utils.throttle import step_back
+from baps.utils.throttle import lower_priority
 assert os.getppid() == 1
-step_back()
+lower_priority()
 print("trains", os.getpriority(os.PRIO_PROCESS, 0))
 """
 
 _ORPHAN = """
 import os, time
-from baps.utils.throttle import step_back
+from baps.utils.throttle import lower_priority
 while os.getppid() != 1:
     time.sleep(0.01)
-step_back()
+lower_priority()
 print("trains")
 """
 

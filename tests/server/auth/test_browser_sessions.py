@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 from baps.server.auth.browser_sessions import Sessions
-from baps.server.request_context import Asker
+from baps.server.request_context import Principal
 from baps.site.roles import Role
 
-ANNA = Asker("anna", Role.ANNOTATOR, "token")
+ANNA = Principal("anna", Role.ANNOTATOR, "token")
 
 
 class Clock:
@@ -52,14 +52,14 @@ def test_a_session_ends_after_a_day_s_work_however_much_it_is_used() -> None:
     assert sessions.find(value) is None
 
 
-def _asker(name: str) -> Asker:
-    return Asker(name, Role.ANNOTATOR, "token")
+def _asker(name: str) -> Principal:
+    return Principal(name, Role.ANNOTATOR, "token")
 
 
 def test_a_user_who_signs_in_too_often_ends_their_own_sessions_alone() -> None:
     sessions = Sessions()
     others = [sessions.begin(_asker(f"user {number}")) for number in range(20)]
-    at_the_provider = sessions.begin(Asker("anna", Role.ANNOTATOR, "openid"))
+    at_the_provider = sessions.begin(Principal("anna", Role.ANNOTATOR, "openid"))
     used, unused = sessions.begin(ANNA), sessions.begin(ANNA)
     for _ in range(4097):
         last = sessions.begin(ANNA)

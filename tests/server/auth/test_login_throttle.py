@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from baps.server.auth.login_throttle import Attempts, network_of
+from baps.server.auth.login_throttle import LoginThrottle, network_of
 
 
 class Clock:
@@ -16,7 +16,7 @@ class Clock:
 
 def test_who_fails_ten_times_in_five_minutes_has_to_wait() -> None:
     clock = Clock()
-    attempts = Attempts(clock=clock)
+    attempts = LoginThrottle(clock=clock)
     for _ in range(10):
         assert attempts.count("10.0.0.1") == 0
         clock.now += 10
@@ -28,7 +28,7 @@ def test_who_fails_ten_times_in_five_minutes_has_to_wait() -> None:
 
 
 def test_an_attempt_that_did_not_fail_is_taken_back() -> None:
-    attempts = Attempts(most=3)
+    attempts = LoginThrottle(most=3)
     for _ in range(9):
         assert attempts.count("rita") == 0
         attempts.take_back("rita")
@@ -37,7 +37,7 @@ def test_an_attempt_that_did_not_fail_is_taken_back() -> None:
 
 
 def test_of_many_attempts_at_once_no_more_are_let_through() -> None:
-    attempts = Attempts()
+    attempts = LoginThrottle()
     with ThreadPoolExecutor(16) as pool:
         waits = list(pool.map(lambda _: attempts.count("rita"), range(200)))
     assert waits.count(0) == 10
@@ -57,7 +57,7 @@ def test_an_ipv6_address_counts_with_its_network(one: str, other: str, same: boo
 
 
 def test_memory_is_bounded_and_the_oldest_are_forgotten() -> None:
-    attempts = Attempts()
+    attempts = LoginThrottle()
     for number in range(5000):
         for _ in range(10):
             attempts.count(f"{number}")

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from baps.server.access_policy import kind_of_request
+from baps.server.access_policy import find_policy
 from baps.server.auth.request_audit import Audit
-from baps.server.request_context import Asked, Asker
+from baps.server.request_context import Principal, RequestContext
 from baps.site.audit import AuditFile
 from baps.site.audit_check import check_audit
 from baps.site.roles import Role
 
-ANNA = Asker("anna", Role.ANNOTATOR, "token")
+ANNA = Principal("anna", Role.ANNOTATOR, "token")
 
 
 class _Clock:
@@ -35,8 +35,8 @@ def _audit(folder: Path, clock: _Clock | None = None) -> Audit:
     return audit
 
 
-def _asked(image: str = "Doe^Jane") -> Asked:
-    return Asked(kind_of_request("POST", "/infer/baps"), ANNA, image, "spleen/v0002")
+def _asked(image: str = "Doe^Jane") -> RequestContext:
+    return RequestContext(find_policy("POST", "/infer/baps"), ANNA, image, "spleen/v0002")
 
 
 def _lines(folder: Path) -> list[dict[str, Any]]:
@@ -71,7 +71,7 @@ def test_lines_of_many_threads_stay_whole_and_nothing_is_overwritten(tmp_path: P
 
 
 def test_words_of_others_stay_within_their_line(tmp_path: Path) -> None:
-    asked = Asked(None, Asker('x"}\n{"user": "root\u2028', Role.ADMIN, "openid"))
+    asked = RequestContext(None, Principal('x"}\n{"user": "root\u2028', Role.ADMIN, "openid"))
     _audit(tmp_path).note(asked, 403)
     (line,) = _lines(tmp_path)
     assert line["user"].startswith('x"}\n')
@@ -81,11 +81,11 @@ def test_words_of_others_stay_within_their_line(tmp_path: Path) -> None:
 def test_requests_of_nobody_who_is_known_are_counted(tmp_path: Path) -> None:
     clock = _Clock()
     audit = _audit(tmp_path, clock)
-    out = Asked(kind_of_request("POST", "/logout"))
+    out = RequestContext(find_policy("POST", "/logout"))
     for _ in range(300):
         audit.note(out, 303)
     for path in ("/nothing", "/infer/baps", "/info/"):
-        audit.note(Asked(kind_of_request("GET", path)), 401)
+        audit.note(RequestContext(find_policy("GET", path)), 401)
     said = [(line["what"], line.get("count")) for line in _lines(tmp_path)]
     assert said == [("sign out", None), ("ask without leave", None)]
     clock.now = 61
@@ -106,22 +106,22 @@ def test_requests_of_nobody_who_is_known_are_counted(tmp_path: Path) -> None:
 def test_of_requests_for_frames_one_in_ten_minutes_has_a_line_for_each_user_and_series(tmp_path: Path) -> None:
     clock = _Clock()
     audit = _audit(tmp_path, clock)
-    kind = kind_of_request("GET", "/proxy/dicom/studies/1.2/series/1.2.3/instances/1.2.3.4/frames/1")
-    for asker in (ANNA, Asker("bert", Role.TRAINER, "token")):
+    kind = find_policy("GET", "/proxy/dicom/studies/1.2/series/1.2.3/instances/1.2.3.4/frames/1")
+    for asker in (ANNA, Principal("bert", Role.TRAINER, "token")):
         for series in ("1.2.3", "1.2.4"):
             for status in (200, 206, 404):
-                audit.note(Asked(kind, asker, series), status)
+                audit.note(RequestContext(kind, asker, series), status)
     assert len(_lines(tmp_path)) == 2 * 2 * 2  # What was refused has a line of its own.
     clock.now = 601
-    audit.note(Asked(kind, ANNA, "1.2.3"), 200)
+    audit.note(RequestContext(kind, ANNA, "1.2.3"), 200)
     assert len(_lines(tmp_path)) == 9
 
 
 def test_what_is_refused_to_a_user_has_one_line_in_ten_minutes(tmp_path: Path) -> None:
     audit = _audit(tmp_path)
     for _ in range(50):
-        audit.note(Asked(None, ANNA), 403)
-        audit.note(Asked(kind_of_request("POST", "/train/baps"), ANNA), 403)
+        audit.note(RequestContext(None, ANNA), 403)
+        audit.note(RequestContext(find_policy("POST", "/train/baps"), ANNA), 403)
     assert [line["what"] for line in _lines(tmp_path)] == ["what is not served", "start a training"]
 
 
@@ -164,7 +164,7 @@ def test_what_is_done_beside_has_a_line_of_its_own(tmp_path: Path) -> None:
     ],
 )
 def test_what_reads_of_patients_is_noted(method: str, path: str, query: str, noted: bool) -> None:
-    kind = kind_of_request(method, path, query)
+    kind = find_policy(method, path, query)
     assert kind is not None
     assert kind.noted == noted
 

@@ -12,12 +12,12 @@ from starlette.testclient import TestClient
 from starlette.types import Message, Receive, Scope, Send
 
 import baps.server.middleware.bodies
-from baps.server.access_policy import kind_of_request
+from baps.server.access_policy import find_policy
 from baps.server.middleware.bodies import Bodies, BoundedRoute, CloseUnread
-from baps.server.request_context import Asked, Asker
+from baps.server.request_context import Principal, RequestContext
 from baps.site.roles import Role
 
-ANNA = Asker("anna", Role.ANNOTATOR, "token")
+ANNA = Principal("anna", Role.ANNOTATOR, "token")
 
 
 class _Echo:
@@ -39,10 +39,10 @@ class _Echo:
 
 
 def _scope(
-    length: int | None, path: str = "/datastore/image", method: str = "PUT", asker: Asker | None = ANNA
+    length: int | None, path: str = "/datastore/image", method: str = "PUT", asker: Principal | None = ANNA
 ) -> Scope:
     headers = [(b"transfer-encoding", b"chunked")] if length is None else [(b"content-length", b"%d" % length)]
-    asked = Asked(kind_of_request(method, path), asker)
+    asked = RequestContext(find_policy(method, path), asker)
     return {
         "type": "http", "method": method, "path": path, "query_string": b"", "headers": headers,
         "client": ("10.0.0.1", 1), "baps.asked": asked,
@@ -143,7 +143,7 @@ def test_large_ones_wait_and_then_are_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(baps.server.middleware.bodies, "_LARGE_WAITING", 1)
 
     async def run() -> None:
-        bodies, other = Bodies(_Echo(), 4 << 20), Asker("bert", Role.ANNOTATOR, "token")
+        bodies, other = Bodies(_Echo(), 4 << 20), Principal("bert", Role.ANNOTATOR, "token")
         unfinished = [asyncio.create_task(_ask(bodies, _scope(2 << 20), [b"x"], hangs=True)) for _ in range(2)]
         await asyncio.sleep(0.1)
         status, said = await _ask(bodies, _scope(2 << 20), [bytes(2 << 20)])

@@ -14,7 +14,7 @@ from starlette._utils import get_route_path
 from starlette.types import Message, Receive, Scope, Send
 
 from baps.errors import InputError
-from baps.server.access_policy import kind_of_request
+from baps.server.access_policy import find_policy
 from baps.server.middleware.root_path import RootPath, path_below
 from baps.site.settings import parse_root_path
 
@@ -85,7 +85,7 @@ def test_no_path_reaches_a_route_of_another_kind(path: str) -> None:
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            kinds.append(kind_of_request(scope["method"], path_below(scope)))
+            kinds.append(find_policy(scope["method"], path_below(scope)))
         await app(scope, receive, send)
 
     client = TestClient(RootPath(guarded, ROOT), follow_redirects=False)

@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from baps.server.error_handlers import said
+from baps.server.error_handlers import handle_domain_error
 from baps.server.middleware.root_path import RootPath
 from baps.server.middleware.security_headers import SecurityHeaders
 from baps.server.routes.ohif import ohif_file
@@ -44,7 +44,7 @@ def _with_a_pacs(monkeypatch: pytest.MonkeyPatch) -> None:
 def _client(root: str) -> TestClient:
     app = FastAPI()
     app.get("/ohif/{path:path}")(ohif_file)
-    app.add_exception_handler(Exception, said)
+    app.add_exception_handler(Exception, handle_domain_error)
     return TestClient(SecurityHeaders(RootPath(app, root)), raise_server_exceptions=False)
 
 

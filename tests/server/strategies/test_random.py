@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from baps.server.strategies.random import Chance
+from baps.server.strategies.random import RandomStrategy
 
 
 class _Images:
@@ -28,7 +28,7 @@ class _Images:
 
 @pytest.mark.parametrize("ago", [0, -100, None])
 def test_images_that_were_all_offered_just_now_are_offered_again(ago: float | None) -> None:
-    found = Chance()({"strategy": "random"}, _Images({"a": ago, "b": ago}))
+    found = RandomStrategy()({"strategy": "random"}, _Images({"a": ago, "b": ago}))
     assert found is not None
     assert found["id"] in ("a", "b")
     assert found["weight"] >= 1
@@ -36,9 +36,9 @@ def test_images_that_were_all_offered_just_now_are_offered_again(ago: float | No
 
 def test_what_waited_longer_comes_first() -> None:
     images = _Images({"just now": 0, "never": None, "an hour ago": 3600})
-    drawn = Counter(Chance()({"strategy": "random"}, images)["id"] for _ in range(50))  # type: ignore[index]
+    drawn = Counter(RandomStrategy()({"strategy": "random"}, images)["id"] for _ in range(50))  # type: ignore[index]
     assert drawn.most_common(1)[0][0] == "never"
 
 
 def test_none_is_left() -> None:
-    assert Chance()({"strategy": "random"}, _Images({})) is None
+    assert RandomStrategy()({"strategy": "random"}, _Images({})) is None

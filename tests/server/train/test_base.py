@@ -83,12 +83,12 @@ def test_a_prompt_that_the_model_does_not_understand(
 def test_options_that_the_organ_model_cannot_use(
     studies: StudiesDatastore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from baps.fseft.feature_cache import Readings
+    from baps.fseft.feature_cache import FeatureCache
     from baps.fseft.models import load_organ_model
     from baps.fseft.predictor import OrganSegmenter
 
     store = AdapterStore(tmp_path / "adapters")
-    segmenter = OrganSegmenter(load_organ_model(), store, Readings(None))
+    segmenter = OrganSegmenter(load_organ_model(), store, FeatureCache(None))
     asked = OrgansTrainer(lambda: segmenter, LABELS, store, store.root, None)
     for options, said in (
         ({"method": "magic"}, "magic"),

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from baps.blackbox.bundled_model import build_bundled_model
 from baps.blackbox.decoding import decode_masks
-from baps.utils.atomic_write import replacing
+from baps.utils.atomic_write import atomic_write
 from tools.pretraining.blackbox.averaging import follow, halved
 from tools.pretraining.blackbox.photographs import Photographs
 from tools.pretraining.blackbox.prompts import Targets, draw_targets
@@ -105,7 +105,7 @@ def train(
             "optimizer": optimizer.state_dict(),
             "seen": seen,
         }
-        with replacing(checkpoint, ".pt") as partial:  # torch takes a hidden name without a suffix for no name
+        with atomic_write(checkpoint, ".pt") as partial:  # torch takes a hidden name without a suffix for no name
             torch.save(state, partial)
         save_file(halved(average), out, metadata={"pictures": str(seen), "trained_at": str(size)})
 

@@ -22,7 +22,7 @@ from baps.fseft.losses import partial_dice_loss
 from baps.fseft.models import build_swin_unetr
 from baps.fseft.preprocessing import prepare
 from baps.io import read_labels, read_volume
-from baps.utils.atomic_write import replacing
+from baps.utils.atomic_write import atomic_write
 from tools.pretraining.blackbox.averaging import follow, halved
 from tools.pretraining.fseft.augmentation import random_view
 
@@ -97,7 +97,7 @@ def train(
             "optimiser": optimiser.state_dict(),
             "done": done,
         }
-        with replacing(checkpoint, ".pt") as partial:
+        with atomic_write(checkpoint, ".pt") as partial:
             torch.save(state, partial)
         save_file(halved(average), out)
         record = {

@@ -23,7 +23,7 @@ from baps.adapters.visual_prompt import (
     to_tensor,
     visual_prompt_from_record,
 )
-from baps.adapters.zoom import View, crop, move, paste, view_of
+from baps.adapters.zoom import View, crop, crop_for_prompt, move, paste
 from baps.blackbox import BlackBox, Encoding
 from baps.prompts import Prompt
 
@@ -38,7 +38,7 @@ class Adapter:
     Attributes:
         visual_prompt: changes images; untrained, it changes nothing.
         head: corrects answers, or None.
-        zoom: share of an image's side that the black box is shown, see ``view_of``; 1 for all of it.
+        zoom: share of an image's side that the black box is shown, see ``crop_for_prompt``; 1 for all of it.
     """
 
     visual_prompt: VisualPrompt
@@ -47,7 +47,7 @@ class Adapter:
 
     def views(self, prompts: Sequence[Prompt], side: int) -> list[View]:
         """Which parts of images of ``side`` pixels the black box is shown."""
-        return [view_of(prompt, side, self.zoom) for prompt in prompts]
+        return [crop_for_prompt(prompt, side, self.zoom) for prompt in prompts]
 
     def moved(self, prompts: Sequence[Prompt], side: int) -> list[Prompt]:
         """Prompts in pixels of what the black box is shown."""
@@ -91,7 +91,7 @@ class Adapter:
         """What remains of it without its visual prompt, then the model as it is."""
         if self.head is None and self.zoom == 1:
             return [None]
-        return [replace(self, visual_prompt=unchanging().visual_prompt), None]
+        return [replace(self, visual_prompt=identity_adapter().visual_prompt), None]
 
     def record(self) -> dict[str, Any]:
         """What ``adapter_from_record`` needs beside the state."""
@@ -118,7 +118,7 @@ class Adapter:
 
 
 @cache
-def unchanging() -> Adapter:
+def identity_adapter() -> Adapter:
     """An adapter that changes nothing."""
     return Adapter(build_visual_prompt("basis"))
 
@@ -156,7 +156,7 @@ def segment_adapted(
     return adapter.refine(pixels, prompts, answers)
 
 
-def encode_keeping(
+def encode_cached(
     black_box: BlackBox,
     adapter: Adapter | None,
     pixels: NDArray[np.uint8],
@@ -164,14 +164,14 @@ def encode_keeping(
     keep: Keep,
     ahead: bool = False,
 ) -> Encoding:
-    """The expensive half of ``segment_keeping``; ``ahead`` of a prompt that may come."""
+    """The expensive half of ``segment_cached``; ``ahead`` of a prompt that may come."""
     if adapter is None:
         return keep(None, lambda: black_box.encode(pixels, ahead))
     change = adapter.change
     return keep(adapter.shown(prompt, len(pixels)), lambda: black_box.encode(change(pixels[None], [prompt])[0], ahead))
 
 
-def segment_keeping(
+def segment_cached(
     black_box: BlackBox, adapter: Adapter | None, pixels: NDArray[np.uint8], prompt: Prompt, keep: Keep
 ) -> NDArray[np.float32]:
     """As ``segment_adapted`` for one image (S, S, 3), in two halves where the black box has them.
@@ -185,7 +185,7 @@ def segment_keeping(
     """
     if not black_box.capabilities.encodings:
         return segment_adapted(black_box, adapter, pixels[None], [prompt])[0]
-    encoding = encode_keeping(black_box, adapter, pixels, prompt, keep)
+    encoding = encode_cached(black_box, adapter, pixels, prompt, keep)
     if adapter is None:
         return black_box.decode(encoding, prompt)
     answer = black_box.decode(encoding, adapter.moved([prompt], len(pixels))[0])

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from baps.adapters.adapter import Adapter, adapter_from_record
 from baps.errors import BapsError, InputError
-from baps.utils.atomic_write import replacing
+from baps.utils.atomic_write import atomic_write
 
 Built = TypeVar("Built")
 
@@ -38,7 +38,7 @@ def write_adapter(path: Path, adapter: HasState, record: Mapping[str, Any]) -> N
     tensors = {key: value.contiguous() for key, value in adapter.state().items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as partial:
+        with atomic_write(path) as partial:
             save_file(tensors, partial, {"record": json.dumps(header, allow_nan=False)})
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error

@@ -32,7 +32,7 @@ def contradicted(probability: NDArray[np.float32], prompt: Prompt) -> int:
     return wrong(inside, prompt.positive) + wrong(~inside, prompt.negative)
 
 
-def heed_clicks(
+def fall_back_on_violated_clicks(
     answer: NDArray[np.float32],
     adapter: Adapter | None,
     prompt: Prompt,

@@ -28,7 +28,7 @@ class View:
     size: int
 
 
-def view_of(prompt: Prompt, side: int, share: float) -> View:
+def crop_for_prompt(prompt: Prompt, side: int, share: float) -> View:
     """The part that goes with a prompt.
 
     It lies around the first foreground click, or around the box, and is enlarged where another click on the object

@@ -31,7 +31,7 @@ from filelock import FileLock
 
 from baps.errors import BapsError, InputError, NotFoundError
 from baps.io import file_stem, images_folder, label_stem, read_label_map, read_volume
-from baps.utils.atomic_write import PARTIAL, replacing, to_disk
+from baps.utils.atomic_write import PARTIAL, atomic_write, to_disk
 from baps.utils.printable import printable
 
 FOLDER = "labels-history"
@@ -195,7 +195,7 @@ class LabelHistory:
             is_served = bool(names) and served is not None and self._served(place, served["ext"]).is_file()
             return names[-1] if names else "", _read(place / names[-1]) if is_served else None
 
-    def unchanging(self, image: str, tag: str, served: Path) -> Path | None:
+    def fixed_copy(self, image: str, tag: str, served: Path) -> Path | None:
         """The file of the newest version, which stays what it is, if that is what is served.
 
         Args:
@@ -382,7 +382,7 @@ class LabelHistory:
         known = listed["objects"].get(image, {}).get("labels", {}).pop(tag, None)
         if known:
             self._served(self._folder / tag / image, known["ext"]).unlink(missing_ok=True)
-            with replacing(self._studies / LIST, ".json") as partial:
+            with atomic_write(self._studies / LIST, ".json") as partial:
                 partial.write_text(json.dumps(listed, indent=2))
 
     def repair(self) -> None:
@@ -485,7 +485,7 @@ class LabelHistory:
         with self.changing:
             try:
                 # The list comes last: it must not name a file that is not there, or another process strikes it out.
-                with replacing(self._studies / LIST, ".json") as listed, replacing(target, ".label") as label:
+                with atomic_write(self._studies / LIST, ".json") as listed, atomic_write(target, ".label") as label:
                     shutil.copyfile(version.file, label)
                     if _sha256(label) != version.sha256:
                         raise BapsError(_DIFFERS)

@@ -28,7 +28,7 @@ class Kept:
     notes: tuple[str, ...]
 
 
-def keep_others(
+def merge_concurrent_labels(
     new: LabelMap,
     new_values: Mapping[str, int],
     said: LabelInfo,

@@ -63,7 +63,7 @@ def adapt(
     nothing (the candidate is then beside it, as FILE.refused). If it is broken off, the same command goes on from
     FILE.training.jsonl.
     """
-    from baps.adapters.adapter import unchanging
+    from baps.adapters.adapter import identity_adapter
     from baps.adapters.adapter_file import write_adapter
     from baps.evaluation.cases import load_cases
     from baps.evaluation.folders import find_cases
@@ -132,7 +132,7 @@ def adapt(
         console.print(f"{result.check.sentence()} Better.", style="green")
     else:
         write_adapter(candidate, result.adapter, record)
-        unchanged = unchanging()
+        unchanged = identity_adapter()
         write_adapter(out, unchanged, {**record, "adapter": unchanged.record()})
         console.print(
             f"{result.check.sentence()} Not better. {out.name} changes nothing; the candidate is {candidate.name}.",

@@ -173,14 +173,14 @@ def export(
     """Write the label of a DICOM series as FILE, which is not there yet; it belongs to the study of the series."""
     from baps.annotations.export import label_as_rtstruct
     from baps.errors import InputError
-    from baps.utils.atomic_write import replacing
+    from baps.utils.atomic_write import atomic_write
 
     if rtstruct.exists():
         raise InputError(f"There is a file {rtstruct} already. Give another name.")
     if not rtstruct.parent.is_dir():
         raise InputError(f"There is no folder {rtstruct.parent}. Make it first.")
     made = label_as_rtstruct(_history(studies), image, tag)
-    with replacing(rtstruct) as partly:
+    with atomic_write(rtstruct) as partly:
         made.save_as(partly, write_like_original=False)
     note("export a label", image, adapters=adapters)
     names = ", ".join(str(one.ROIName) for one in made.StructureSetROISequence)

@@ -62,7 +62,7 @@ def adapt(
     from baps.adapters.adapter_file import write_adapter
     from baps.evaluation.folders import find_cases
     from baps.fseft.adaptation import OrganSettings, adapt_organ
-    from baps.fseft.feature_cache import Readings
+    from baps.fseft.feature_cache import FeatureCache
     from baps.fseft.models import load_organ_model
     from baps.fseft.volumes import load_volumes
     from baps.io import file_stem, list_images, read_volume
@@ -95,7 +95,7 @@ def adapt(
         def report(epoch: int, total: int, dice: float) -> None:
             bar.update(task, total=total, completed=epoch, said=f"training Dice {dice:.3f}")
 
-        kept = Readings(unfinished / "readings")
+        kept = FeatureCache(unfinished / "readings")
         result = adapt_organ(organs, organ, volumes, settings, None, kept, wanted, told=report, unfinished=unfinished)
         bar.update(task, total=1, completed=1)
     record: dict[str, Any] = {**result.record, "status": result.check.status}
@@ -136,7 +136,7 @@ def evaluate(
     from baps.evaluation.folders import find_cases
     from baps.fseft.adapter_file import read_organ_adapter
     from baps.fseft.evaluation import evaluate_organ
-    from baps.fseft.feature_cache import Readings
+    from baps.fseft.feature_cache import FeatureCache
     from baps.fseft.models import load_organ_model
     from baps.fseft.predictor import unadapted
 
@@ -151,7 +151,7 @@ def evaluate(
     columns = (TextColumn("evaluating"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
         cases = bar.track(found.cases, total=len(found.cases))
-        scored, unusable = evaluate_organ(organs, loaded, cases, Readings(None))
+        scored, unusable = evaluate_organ(organs, loaded, cases, FeatureCache(None))
     left_out = {**found.left_out, **unusable}
     options.print_notes(found.notes)
     options.print_left_out(left_out)

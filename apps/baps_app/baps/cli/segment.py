@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from baps.cli import options
 from baps.cli.console import Console
 from baps.errors import BapsError, InputError
-from baps.utils.atomic_write import replacing
+from baps.utils.atomic_write import atomic_write
 
 if TYPE_CHECKING:
     from baps.imaging.volume import Volume
@@ -94,7 +94,7 @@ def segment(
         mask, notes, lines = _one_slice(segmenter, image, request, labels, not zero_shot)
     suffix = next(kind for kind in _KINDS if out.name.endswith(kind))
     try:
-        with replacing(out, suffix) as partial:
+        with atomic_write(out, suffix) as partial:
             (write_nrrd if suffix == ".nrrd" else write_nifti)(partial, mask)
     except OSError as error:
         raise BapsError(f"The mask cannot be written to {out}: {error.strerror}. Give another --out.") from error

@@ -16,7 +16,7 @@ _ENOUGH_PATIENTS = 3
 
 
 @dataclass(frozen=True)
-class Verdict:
+class PairedComparison:
     """What the check found.
 
     Attributes:
@@ -58,7 +58,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Check:
+class Acceptance:
     """What becomes of a candidate.
 
     Attributes:
@@ -70,8 +70,8 @@ class Check:
         least: Dice that it must reach whatever it is compared with, 0 to 1.
     """
 
-    verdict: Verdict | None
-    against_served: Verdict | None
+    verdict: PairedComparison | None
+    against_served: PairedComparison | None
     no_worse: bool
     least: float = 0.0
 
@@ -117,26 +117,26 @@ def check(
     served_verdict: Mapping[str, Any] | None,
     least: float = 0.0,
     piece: str = "slice",
-) -> Check:
+) -> Acceptance:
     """Whether a candidate is to be served.
 
     Args:
         before, after: see ``compare``; empty where nobody judges.
         served: likewise of the served adapter, of those patients that it was not trained on.
-        served_verdict: what the check said of the served adapter when it was made, see ``Verdict.record``.
-        least: see ``Check``.
+        served_verdict: what the check said of the served adapter when it was made, see ``PairedComparison.record``.
+        least: see ``Acceptance``.
         piece: see ``compare``.
     """
     verdict = compare(before, after, piece) if after else None
     if served:
         against = compare(served, {patient: after[patient] for patient in served}, piece)
-        return Check(verdict, against, against.gain >= 0, least)
+        return Acceptance(verdict, against, against.gain >= 0, least)
     if verdict is None or served_verdict is None:
-        return Check(verdict, None, True, least)
-    return Check(verdict, None, verdict.gain + (verdict.standard_error or 0) >= served_verdict["gain"], least)
+        return Acceptance(verdict, None, True, least)
+    return Acceptance(verdict, None, verdict.gain + (verdict.standard_error or 0) >= served_verdict["gain"], least)
 
 
-def compare(before: Scores, after: Scores, piece: str = "slice") -> Verdict:
+def compare(before: Scores, after: Scores, piece: str = "slice") -> PairedComparison:
     """Compare two scorings of the same slices with the same clicks, or of the same volumes.
 
     Args:
@@ -149,7 +149,7 @@ def compare(before: Scores, after: Scores, piece: str = "slice") -> Verdict:
     unit, values = (piece, np.concatenate(differences)) if few else ("patient", by_patient)
     error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
     first, second = np.concatenate(list(before.values())), np.concatenate([after[patient] for patient in before])
-    return Verdict(
+    return PairedComparison(
         before=float(first.mean()),
         after=float(second.mean()),
         before_std=float(first.mean(0).std()),

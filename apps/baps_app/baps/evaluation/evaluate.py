@@ -13,7 +13,7 @@ from baps.adapters.adapter import Adapter
 from baps.blackbox import BlackBox
 from baps.errors import InputError
 from baps.evaluation.cases import Case, CaseReader, slices_showing
-from baps.evaluation.interactive import Ask, Corrections, asker, go_on_clicking, summarise
+from baps.evaluation.interactive import Ask, Corrections, asker, simulate_corrections, summarise
 from baps.evaluation.slices import evenly_spaced
 from baps.imaging.canvas import SLICE_AXIS, Canvas, Plane
 from baps.imaging.slice_image import canvas_image
@@ -153,7 +153,7 @@ def _score(
         def masks(prompts: Sequence[Prompt], ask: Ask = ask, canvas: Canvas = canvas) -> list[NDArray[np.bool_]]:
             return [canvas.restore(one) > 0.5 for one in ask([prompt.mapped(canvas.place) for prompt in prompts])]
 
-        scores.append(go_on_clicking(masks, truth, kind, clicks, randoms))
+        scores.append(simulate_corrections(masks, truth, kind, clicks, randoms))
     if not scores:
         raise InputError("The organ is on no slice that its label covers.")
     return np.array(scores)

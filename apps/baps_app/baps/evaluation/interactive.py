@@ -9,8 +9,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from baps.adapters.adapter import Adapter, segment_adapted, segment_keeping
-from baps.adapters.click_consistency import heed_clicks
+from baps.adapters.adapter import Adapter, segment_adapted, segment_cached
+from baps.adapters.click_consistency import fall_back_on_violated_clicks
 from baps.blackbox import BlackBox, Encoding
 from baps.imaging.metrics import dice
 from baps.prompts import Prompt
@@ -39,7 +39,7 @@ class Corrections:
     not_reached: float
 
 
-def go_on_clicking(
+def simulate_corrections(
     ask: Callable[[Sequence[Prompt]], Sequence[NDArray[np.bool_]]],
     truth: NDArray[np.bool_],
     kind: str,
@@ -87,7 +87,7 @@ def asker(black_box: BlackBox, adapter: Adapter | None, image: NDArray[np.uint8]
                 encodings[key] = encode()
             return encodings[key]
 
-        return segment_keeping(black_box, one, image, prompt, keep)
+        return segment_cached(black_box, one, image, prompt, keep)
 
     def ask(prompts: Sequence[Prompt]) -> NDArray[np.float32]:
         if black_box.capabilities.encodings:
@@ -96,7 +96,9 @@ def asker(black_box: BlackBox, adapter: Adapter | None, image: NDArray[np.uint8]
             images = np.repeat(image[None], len(prompts), axis=0)
             answers = list(segment_adapted(black_box, adapter, images, prompts))
         for row, prompt in enumerate(prompts):
-            answers[row], _ = heed_clicks(answers[row], adapter, prompt, partial(through, prompt=prompt))
+            answers[row], _ = fall_back_on_violated_clicks(
+                answers[row], adapter, prompt, partial(through, prompt=prompt)
+            )
         return np.stack(answers)
 
     return ask

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Set, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
-from baps.utils.atomic_write import replacing
+from baps.utils.atomic_write import atomic_write
 
 FEW = 4
 """Up to so many patients are judged by leaving one out in turn."""
@@ -87,7 +87,7 @@ def split_patients(
         held.append(ordered[0])
     if memory:
         memory.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(memory) as partial:
+        with atomic_write(memory) as partial:
             partial.write_text(json.dumps(roles, indent=1))
     new = [p for p in ordered if known and patient_hash(p) not in known]
     if few or alone:

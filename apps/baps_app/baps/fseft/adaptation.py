@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from baps.blackbox.local import enough_memory
 from baps.errors import InputError
-from baps.evaluation.acceptance import Check, check
+from baps.evaluation.acceptance import Acceptance, check
 from baps.evaluation.splits import most_few_of, patient_hash, split_patients
 from baps.fseft.adapter_file import adapter_record
 from baps.fseft.adapters import FewShotAdapter, build_adapter, method_named, why_not
 from baps.fseft.choices import METHOD_NAMES, MOST_EPOCHS
-from baps.fseft.feature_cache import Readings
+from baps.fseft.feature_cache import FeatureCache
 from baps.fseft.fitting import Checkpoint, Example, FitSettings, Fitted, fit
 from baps.fseft.inference import segment
 from baps.fseft.models import OrganModel
@@ -113,7 +113,7 @@ class OrganAdaptation:
     """
 
     adapter: FewShotAdapter
-    check: Check
+    check: Acceptance
     record: dict[str, Any]
 
 
@@ -174,7 +174,7 @@ def adapt_organ(
     volumes: VolumesByPatient,
     settings: OrganSettings,
     plan: Plan | None = None,
-    readings: Readings | None = None,
+    readings: FeatureCache | None = None,
     queries: Sequence[torch.Tensor] = (),
     served: ServedOrgan | None = None,
     told: Report = lambda epoch, epochs, dice: None,
@@ -208,7 +208,7 @@ def adapt_organ(
     """
     begun = time.monotonic()
     plan = plan or plan_organ_adaptation(model, organ, volumes, settings, served=served)
-    readings = readings or Readings(None)
+    readings = readings or FeatureCache(None)
     split, folds = plan.split, plan.split.folds
     checked_is_kept = bool(split.held_back)
     runs = len(folds) + (not checked_is_kept)
@@ -276,7 +276,7 @@ def _mask(
     model: OrganModel,
     organ: str,
     adapter: FewShotAdapter | None,
-    readings: Readings,
+    readings: FeatureCache,
     volume: LabelledVolume,
     pause: Callable[[], None],
 ) -> torch.Tensor:

@@ -15,7 +15,7 @@ from baps.blackbox.local import enough_memory
 from baps.errors import InputError
 from baps.evaluation.cases import Case, CaseReader
 from baps.fseft.adapters import FewShotAdapter
-from baps.fseft.feature_cache import Readings
+from baps.fseft.feature_cache import FeatureCache
 from baps.fseft.models import OrganModel
 from baps.fseft.predictor import ask
 from baps.fseft.preprocessing import prepare
@@ -41,7 +41,7 @@ class Scored:
 
 @enough_memory
 def evaluate_organ(
-    model: OrganModel, adapter: FewShotAdapter | None, cases: Iterable[Case], readings: Readings
+    model: OrganModel, adapter: FewShotAdapter | None, cases: Iterable[Case], readings: FeatureCache
 ) -> tuple[dict[str, Scored], dict[str, str]]:
     """Score an adapter on labelled volumes; one broken file does not stop the others.
 

@@ -22,7 +22,7 @@ from baps.fseft.adapters import Reads
 from baps.fseft.inference import read
 from baps.fseft.landmarks import add_landmarks
 from baps.fseft.models import OrganModel
-from baps.utils.atomic_write import PARTIAL, replacing
+from baps.utils.atomic_write import PARTIAL, atomic_write
 
 Reading = Callable[[Reads], torch.Tensor]
 """What adapters read of one image."""
@@ -31,7 +31,7 @@ _WRITTEN = 3600.0
 """Seconds after which a file that is not whole is nobody's any more."""
 
 
-class Readings:
+class FeatureCache:
     """A folder of them; the longest unused ones go when it is full.
 
     Args:
@@ -98,7 +98,7 @@ class Readings:
                 break
             other.unlink(missing_ok=True)
             taken -= length
-        with replacing(file) as partial, partial.open("wb") as out:
+        with atomic_write(file) as partial, partial.open("wb") as out:
             np.save(out, made.numpy())
 
 

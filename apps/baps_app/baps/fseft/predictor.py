@@ -14,7 +14,7 @@ from baps.blackbox.local import enough_memory
 from baps.errors import BapsError, InputError
 from baps.fseft.adapter_file import read_organ_adapter
 from baps.fseft.adapters import FewShotAdapter, build_adapter
-from baps.fseft.feature_cache import Reading, Readings
+from baps.fseft.feature_cache import FeatureCache, Reading
 from baps.fseft.inference import segment
 from baps.fseft.models import OrganModel
 from baps.fseft.preprocessing import Prepared, prepare
@@ -51,7 +51,7 @@ class OrganSegmenter:
         readings: where the model's features are kept.
     """
 
-    def __init__(self, model: OrganModel, store: AdapterStore, readings: Readings) -> None:
+    def __init__(self, model: OrganModel, store: AdapterStore, readings: FeatureCache) -> None:
         self.model, self.store, self.readings = model, store, readings
         self._adapters: dict[str, tuple[str, FewShotAdapter]] = {}
         self._turn = threading.Lock()
@@ -136,7 +136,7 @@ def ask(adapter: FewShotAdapter | None, prepared: Prepared, reading: Reading, si
     Args:
         adapter: of the organ.
         prepared: the volume.
-        reading: of it, see ``Readings.of_image``.
+        reading: of it, see ``FeatureCache.of_image``.
         side: of the foundation model's windows, voxels.
     """
     if adapter is None:

@@ -16,7 +16,7 @@ _MOST = 16
 """Jobs that wait; of more, those that were given first are dropped."""
 
 
-class LookingAhead:
+class Prefetcher:
     """Runs jobs in a background thread of the lowest priority, those of the last call first.
 
     No job is begun while somebody is answered. One that was begun goes on, on what the answer leaves of the processor.

@@ -82,7 +82,7 @@ def deepest(mask: NDArray[np.bool_]) -> Point:
     return float(columns.start + column), float(rows.start + row)
 
 
-def carried_prompt(mask: NDArray[np.bool_], able: Capabilities, background: tuple[Point, ...] = ()) -> Prompt:
+def prompt_from_mask(mask: NDArray[np.bool_], able: Capabilities, background: tuple[Point, ...] = ()) -> Prompt:
     """What the next slice is prompted with.
 
     A click where the mask is deepest; with several clicks, or a box around the mask, the bundled model finds less. A

@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from baps.adapters.adapter import Adapter, Keep, encode_keeping, segment_keeping
-from baps.adapters.click_consistency import heed_clicks
+from baps.adapters.adapter import Adapter, Keep, encode_cached, segment_cached
+from baps.adapters.click_consistency import fall_back_on_violated_clicks
 from baps.blackbox import BlackBox, Encoding
 from baps.imaging.canvas import SLICE_AXIS, Canvas, Plane
 from baps.imaging.slice_image import canvas_image
 from baps.imaging.volume import Volume
 from baps.imaging.windowing import Window, choose_window
-from baps.inference.prefetch import LookingAhead
+from baps.inference.prefetch import Prefetcher
 from baps.inference.propagation import deepest
 from baps.io import read_volume
 from baps.prompts import Point, Prompt
@@ -45,7 +45,7 @@ class Segmentation:
         volume: that was clicked on.
         window: that the slice was shown with.
         adapter: label and version that served, or None for the model as it is.
-        gave_way: the adapted answer went against the clicks, see ``heed_clicks``.
+        used_fallback: the adapted answer went against the clicks, see ``fall_back_on_violated_clicks``.
         encoding_kept: the expensive half was there already.
         seconds: that it took.
     """
@@ -54,7 +54,7 @@ class Segmentation:
     volume: Volume
     window: Window
     adapter: tuple[str, str] | None
-    gave_way: bool
+    used_fallback: bool
     encoding_kept: bool
     seconds: float
 
@@ -100,7 +100,7 @@ class Segmenter:
 
     def __init__(self, black_box: BlackBox, store: AdapterStore, cache_bytes: int = 2 << 30, ahead: int = 0) -> None:
         self.black_box, self.store, self._ahead = black_box, store, ahead
-        self.looking_ahead = LookingAhead()
+        self.looking_ahead = Prefetcher()
         self._cache = Cache(cache_bytes, _size)
 
     def volume(self, path: Path) -> tuple[Volume, Window]:
@@ -155,17 +155,17 @@ class Segmenter:
             kept: list[bool] = []
 
             def ask(one: Adapter | None) -> NDArray[np.float32]:
-                return segment_keeping(self.black_box, one, shown.pixels, drawn, self._keep(shown, one, kept))
+                return segment_cached(self.black_box, one, shown.pixels, drawn, self._keep(shown, one, kept))
 
             probability, used = ask(shown.adapter), shown.adapter
             if clicked:
-                probability, used = heed_clicks(probability, used, drawn, ask)
+                probability, used = fall_back_on_violated_clicks(probability, used, drawn, ask)
             answer = Segmentation(
                 probability=shown.canvas.restore(probability),
                 volume=shown.volume,
                 window=shown.window,
                 adapter=shown.served if used else None,
-                gave_way=used is not shown.adapter,
+                used_fallback=used is not shown.adapter,
                 encoding_kept=bool(kept) and all(kept),
                 seconds=time.perf_counter() - begun,
             )
@@ -262,7 +262,7 @@ class Segmenter:
         def encode(index: int) -> None:
             shown = show(Plane(plane.axis, index))
             keep = self._keep(shown, shown.adapter, [])
-            encode_keeping(
+            encode_cached(
                 self.black_box, shown.adapter, shown.pixels, prompt.mapped(shown.canvas.place), keep, ahead=True
             )
 

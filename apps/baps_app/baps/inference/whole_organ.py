@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from baps.imaging.canvas import SLICE_AXIS, Plane
 from baps.imaging.volume import Volume
 from baps.imaging.windowing import Window
-from baps.inference.propagation import Slices, Step, carried_prompt, propagate
+from baps.inference.propagation import Slices, Step, prompt_from_mask, propagate
 from baps.inference.requests.click import OrganClicks
 from baps.inference.segmenter import Segmentation, Segmenter
 
@@ -85,7 +85,7 @@ def segment_organ(
     def by_prompts(_: int, __: int) -> Step:
         def step(index: int, last: NDArray[np.bool_]) -> NDArray[np.float32]:
             background = clicks.background.get(index, ())
-            prompt = carried_prompt(last, able, background)
+            prompt = prompt_from_mask(last, able, background)
             plane = Plane(SLICE_AXIS, index)
             return segmenter.segment(path, plane, prompt, label, adapted, clicked=bool(background)).probability
 
@@ -120,10 +120,10 @@ def segment_organ(
 
 def _notes(answers: Mapping[int, Segmentation], between: Sequence[int], memory_left_out: bool) -> tuple[str, ...]:
     notes = []
-    if gave_way := [index for index, answer in answers.items() if answer.gave_way]:
+    if used_fallback := [index for index, answer in answers.items() if answer.used_fallback]:
         notes.append(
-            f"The adapted answer went against a click on {name_slices(gave_way)}; there it was given with less of the "
-            "adapter."
+            f"The adapted answer went against a click on {name_slices(used_fallback)}; there it was given with less "
+            "of the adapter."
         )
     if empty := [index for index, answer in answers.items() if not answer.mask.any()]:
         notes.append(f"Nothing was found on {name_slices(empty)}; click deeper inside the organ there.")

@@ -21,7 +21,7 @@ from baps.io.nifti import read_nifti, write_nifti
 from baps.io.nrrd import nrrd_header, read_nrrd
 from baps.io.pictures import read_array_labels, read_arrays, read_picture, read_picture_labels
 from baps.io.reading import check_volume, file_stem, read_with, reader_of
-from baps.utils.atomic_write import replacing
+from baps.utils.atomic_write import atomic_write
 from baps.utils.context_collector import notes
 
 _PICTURE_LABELS: dict[Callable[[Path], Volume], Callable[[Path], NDArray[np.generic]]] = {
@@ -150,7 +150,7 @@ def write_label_map(stem: Path, labels: LabelMap, image: Volume) -> Path:
             header[f"Segment{number}_Extent"] = " ".join(f"0 {size - 1}" for size in labels.shape)
             number += 1
     kind = np.result_type(*labels.layers)
-    with replacing(path, ".nrrd") as partly:
+    with atomic_write(path, ".nrrd") as partly:
         nrrd.write(str(partly), np.stack([layer.astype(kind) for layer in labels.layers]), header, compression_level=1)
     return path
 

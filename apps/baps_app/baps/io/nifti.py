@@ -21,7 +21,7 @@ from baps.imaging.volume import Volume
 from baps.io.dimensions import three_dimensional
 from baps.io.itk_geometry import affine_of, read_information
 from baps.io.read_exactly import read_exactly
-from baps.utils.atomic_write import replacing
+from baps.utils.atomic_write import atomic_write
 from baps.utils.limits import check_size
 
 _VECTORS = (1007, 2003)
@@ -291,5 +291,5 @@ def write_nifti(path: Path, volume: Volume) -> None:
             f"The axes of {path.name} are not at right angles, which NIfTI viewers do not show; save it as NRRD."
         )
     suffix = ".nii.gz" if path.name.endswith(".gz") else ".nii"
-    with replacing(path, suffix) as partial:
+    with atomic_write(path, suffix) as partial:
         nibabel.save(image, partial)

@@ -26,7 +26,7 @@ from baps.adapters.adapter import Adapter
 from baps.adapters.adapter_file import HasState, read_adapter, write_adapter
 from baps.blackbox.weights import sha256
 from baps.errors import BapsError, InputError, NotFoundError
-from baps.utils.atomic_write import replacing
+from baps.utils.atomic_write import atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -308,7 +308,7 @@ class AdapterStore:
             self._serve(label, ["", *self._history(label)])
 
     def _serve(self, label: str, versions: list[str]) -> None:
-        with _sentence("published"), replacing(self._folder(label) / "published") as partial:
+        with _sentence("published"), atomic_write(self._folder(label) / "published") as partial:
             partial.write_text("".join(f"{version}\n" for version in versions))
 
     def times(self) -> Iterator[datetime]:

@@ -13,7 +13,7 @@ ANNOTATOR, TRAINER, ADMIN = Role
 
 
 @dataclass(frozen=True)
-class Kind:
+class RoutePolicy:
     """A kind of request.
 
     Attributes:
@@ -60,8 +60,8 @@ def _kind(
     large: bool = False,
     repeats: bool = False,
     option: tuple[str, str] | None = None,
-) -> Kind:
-    return Kind(tuple(methods.split()), re.compile(path), meaning, role, noted, large, repeats, option)
+) -> RoutePolicy:
+    return RoutePolicy(tuple(methods.split()), re.compile(path), meaning, role, noted, large, repeats, option)
 
 
 _READ = "GET HEAD"
@@ -101,7 +101,7 @@ KINDS = (
 )
 
 
-def kind_of_request(method: str, path: str, query: str = "") -> Kind | None:
+def find_policy(method: str, path: str, query: str = "") -> RoutePolicy | None:
     """The kind of a request, or None if nothing of the kind is served.
 
     Args:

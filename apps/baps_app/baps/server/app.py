@@ -37,10 +37,10 @@ from baps.server.infer.scribbles import ScribblesInfer
 from baps.server.infer.whole_organ import WholeOrganInfer
 from baps.server.jobs import Jobs
 from baps.server.labels.retention import Retention
-from baps.server.log_redaction import be_discreet
+from baps.server.log_redaction import redact_logs
 from baps.server.strategies.disagreement import Disagreement
 from baps.server.strategies.first import First
-from baps.server.strategies.random import Chance
+from baps.server.strategies.random import RandomStrategy
 from baps.server.train.adaptation import AdaptationTrainer
 from baps.server.train.organs import OrgansTrainer
 from baps.site.audit import AuditFile
@@ -64,7 +64,7 @@ class BapsApp(MONAILabelApp):
     """Promptable segmentation, adapted on site."""
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
-        be_discreet()
+        redact_logs()
         self.site = read_settings(conf or {})
         check_settings(self.site)
         if os.environ.get("BAPS_SERVING") != "protected":
@@ -136,7 +136,7 @@ class BapsApp(MONAILabelApp):
 
     def init_strategies(self) -> dict[str, Strategy]:
         disagreement = Disagreement(self.segmenter, self.organs, dict(self.site.labels), self.store.clicks)
-        return {"random": Chance(), "first": First(), "disagreement": disagreement}
+        return {"random": RandomStrategy(), "first": First(), "disagreement": disagreement}
 
     def black_box(self) -> BlackBox:
         """The model, loaded when it is first needed."""
@@ -165,7 +165,7 @@ class BapsApp(MONAILabelApp):
         """What answers without a click, made when it is first asked for; clicks do not wait for it."""
         with self._loading_organs:
             if self._organs is None:
-                from baps.fseft.feature_cache import Readings
+                from baps.fseft.feature_cache import FeatureCache
                 from baps.fseft.models import load_organ_model  # Networks, which take seconds to import.
                 from baps.fseft.predictor import OrganSegmenter
 
@@ -177,13 +177,13 @@ class BapsApp(MONAILabelApp):
                 except InputError as error:  # As for the black box.
                     raise BapsError(f"The organ model cannot be loaded; clicks are answered. {error}") from error
                 logger.info("Organ model %s, weights SHA-256 %s", model.name, model.sha256)
-                readings = Readings(root / "readings", site.organ_cache_gb << 30)
+                readings = FeatureCache(root / "readings", site.organ_cache_gb << 30)
                 self._organs = OrganSegmenter(model, self.organ_store, readings)
             return self._organs
 
     def on_init_complete(self) -> None:
         super().on_init_complete()
-        be_discreet()  # The host's clock has brought a log of its own.
+        redact_logs()  # The host's clock has brought a log of its own.
         # The first click must not wait for the model, nor the start of the server.
         threading.Thread(target=self._load_first, name="load-model", daemon=True).start()
         audit = AuditFile(self.site.audit_file, self.site.audit_max_mb, self.site.audit_keep)

@@ -38,12 +38,12 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from baps.errors import BapsError
-from baps.server.auth.authenticator import SigningIn
+from baps.server.auth.authenticator import Authenticator
 from baps.server.auth.guard import Guard, Rules
 from baps.server.auth.request_audit import Audit
-from baps.server.error_handlers import misfit, no_room, refused, said
+from baps.server.error_handlers import handle_domain_error, handle_http_error, handle_os_error, handle_validation_error
 from baps.server.host import app as _host
-from baps.server.listening import say_what_a_proxy_does, told_host, told_root_path
+from baps.server.listening import parse_bind_host, parse_root_path_option, say_what_a_proxy_does
 from baps.server.middleware.bodies import Bodies, BoundedRoute, CloseUnread
 from baps.server.middleware.connections import bound_connections
 from baps.server.middleware.quotas import THREADS, Quotas
@@ -82,12 +82,12 @@ _SPARE_THREADS = 16
 try:
     _site = read_settings(_host_settings.MONAI_LABEL_APP_CONF)
     check_settings(_site)
-    check_listening(told_host(sys.argv), _site.closed)
-    _root = parse_root_path(told_root_path(sys.argv)) or _site.root_path
-    _signing_in = SigningIn.of(_site)
+    check_listening(parse_bind_host(sys.argv), _site.closed)
+    _root = parse_root_path(parse_root_path_option(sys.argv)) or _site.root_path
+    _signing_in = Authenticator.of(_site)
     _audit = Audit(AuditFile(_site.audit_file, _site.audit_max_mb, _site.audit_keep))
     _audit.file.check()
-    say_what_a_proxy_does(told_host(sys.argv))
+    say_what_a_proxy_does(parse_bind_host(sys.argv))
 except BapsError as error:
     raise SystemExit(str(error)) from None
 
@@ -97,7 +97,7 @@ async def _lifespan(application: FastAPI) -> AsyncIterator[None]:
     to_thread.current_default_thread_limiter().total_tokens = THREADS + _SPARE_THREADS
     async with _host_lifespan(application):
         if "start_server" in sys.argv:
-            where = told_host(sys.argv), _host_settings.MONAI_LABEL_SERVER_PORT
+            where = parse_bind_host(sys.argv), _host_settings.MONAI_LABEL_SERVER_PORT
             announce(
                 *where, "/login" if _signing_in.needed else "/", lambda: server_lines(*where, _root, app_instance())
             )
@@ -180,7 +180,7 @@ _build_middlewares = app.build_middleware_stack
 # Outside all of it: the framework answers what fails itself.
 app.build_middleware_stack = lambda: CloseUnread(SecurityHeaders(_build_middlewares()))  # type: ignore[method-assign]
 for kind in (BapsError, MONAILabelException):
-    app.add_exception_handler(kind, said)
-app.add_exception_handler(RequestValidationError, misfit)
-app.add_exception_handler(HTTPException, refused)
-app.add_exception_handler(OSError, no_room)
+    app.add_exception_handler(kind, handle_domain_error)
+app.add_exception_handler(RequestValidationError, handle_validation_error)
+app.add_exception_handler(HTTPException, handle_http_error)
+app.add_exception_handler(OSError, handle_os_error)

@@ -18,7 +18,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """A disk that is full, a quota that is used up, a disk that is read only."""
 
 
-async def said(_: Request, error: Exception) -> JSONResponse:
+async def handle_domain_error(_: Request, error: Exception) -> JSONResponse:
     """A sentence and the right status code for an error that was foreseen."""
     if isinstance(error, (NotFoundError, ImageNotFoundException, LabelNotFoundException)):
         code = 404
@@ -31,7 +31,7 @@ async def said(_: Request, error: Exception) -> JSONResponse:
     return _reply(without_paths(getattr(error, "msg", None) or str(error)), code)
 
 
-async def no_room(_: Request, error: Exception) -> JSONResponse:
+async def handle_os_error(_: Request, error: Exception) -> JSONResponse:
     """Answer with a sentence for a disk that cannot be written to.
 
     Raises:
@@ -42,19 +42,19 @@ async def no_room(_: Request, error: Exception) -> JSONResponse:
     return _reply(f"The server cannot write to its disk ({error.strerror}). Tell its operator, then try again.", 507)
 
 
-async def refused(request: Request, error: Exception) -> Response:
+async def handle_http_error(request: Request, error: Exception) -> Response:
     """Answer as FastAPI does, which says of an upload that the disk has no room for that it cannot be parsed.
 
-    That one gets what ``no_room`` says.
+    That one gets what ``handle_os_error`` says.
     """
     assert isinstance(error, HTTPException)
     cause = error.__cause__
     if isinstance(cause, OSError) and cause.errno in _NO_ROOM:
-        return await no_room(request, cause)
+        return await handle_os_error(request, cause)
     return await http_exception_handler(request, error)
 
 
-async def misfit(_: Request, error: Exception) -> JSONResponse:
+async def handle_validation_error(_: Request, error: Exception) -> JSONResponse:
     """A sentence for a request whose fields are missing or of another kind.
 
     The host's framework repeats what was sent, which need not be text or JSON.

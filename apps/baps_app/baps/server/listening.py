@@ -11,7 +11,7 @@ from baps.site.server_command import is_loopback
 logger = logging.getLogger(__name__)
 
 
-def told_host(words: Sequence[str]) -> str:
+def parse_bind_host(words: Sequence[str]) -> str:
     """The address in the command line of MONAI Label or uvicorn; without one, what they listen on then.
 
     Who starts the application in another way is not known here; the guard then sees where each request arrives.
@@ -34,7 +34,7 @@ def say_what_a_proxy_does(host: str) -> None:
         )
 
 
-def told_root_path(words: Sequence[str]) -> str:
+def parse_root_path_option(words: Sequence[str]) -> str:
     """The root path in the command line of MONAI Label or uvicorn, or "".
 
     Args:

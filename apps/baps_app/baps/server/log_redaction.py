@@ -40,7 +40,7 @@ class _Discreet(logging.Filter):
         return True
 
 
-def be_discreet() -> None:
+def redact_logs() -> None:
     """Have every log of this process, and every error that ends it, name no patient."""
     for name in ("", *logging.root.manager.loggerDict):
         for handler in logging.getLogger(name).handlers:

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 from fastapi import Request
 
-from baps.server.access_policy import Kind
+from baps.server.access_policy import RoutePolicy
 from baps.site.roles import Role
 
 
 @dataclass(frozen=True)
-class Asker:
+class Principal:
     """One who is let in.
 
     Attributes:
@@ -25,12 +25,12 @@ class Asker:
     by: str
 
 
-THE_MACHINE = Asker("", Role.ADMIN, "machine")
+LOCAL_MACHINE = Principal("", Role.ADMIN, "machine")
 """Whoever sits at a machine that nobody else reaches."""
 
 
 @dataclass
-class Asked:
+class RequestContext:
     """What becomes known of a request while it is answered, for the audit file.
 
     Attributes:
@@ -42,8 +42,8 @@ class Asked:
         also: what it did beside, each with a line of its own.
     """
 
-    kind: Kind | None
-    asker: Asker | None = None
+    kind: RoutePolicy | None
+    asker: Principal | None = None
     image: str = ""
     adapter: str = ""
     images: list[str] = field(default_factory=list)
@@ -61,7 +61,7 @@ class Asked:
         return asker is not None and asker.by != "machine" and asker.role.may(Role.TRAINER)
 
 
-def asked(request: Request) -> Asked:
+def asked(request: Request) -> RequestContext:
     """What the guard knows of a request."""
-    found: Asked = request.scope["baps.asked"]
+    found: RequestContext = request.scope["baps.asked"]
     return found

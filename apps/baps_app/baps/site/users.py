@@ -25,7 +25,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from baps.errors import InputError, NotFoundError
 from baps.site.roles import Role
 from baps.site.secret_file import read_private
-from baps.utils.atomic_write import replacing
+from baps.utils.atomic_write import atomic_write
 
 _NAME = re.compile(r"[\w.@+-]{1,64}")
 _TOKEN = "baps_"  # noqa: S105 (what a token begins with, so that one in the wrong place is noticed)
@@ -165,7 +165,7 @@ class Users:
                 users = {} if new and not self.file.exists() else self._read()
                 yield users
                 content = {"users": {name: _said(users[name]) for name in sorted(users)}}
-                with replacing(self.file, mode=0o600) as partial:
+                with atomic_write(self.file, mode=0o600) as partial:
                     partial.write_text(json.dumps(content, indent=2) + "\n")
         except OSError as error:
             raise InputError(

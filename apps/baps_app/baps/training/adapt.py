@@ -17,12 +17,12 @@ from baps.adapters.adapter import Adapter
 from baps.adapters.visual_prompt import load_encoder
 from baps.blackbox import BlackBox
 from baps.errors import BapsError, InputError
-from baps.evaluation.acceptance import Check, check
+from baps.evaluation.acceptance import Acceptance, check
 from baps.evaluation.scoring import score_slices
 from baps.evaluation.slices import AnySlice, SlicesByPatient, evenly_spaced
 from baps.evaluation.splits import Split, most_few_of, patient_hash, split_patients
 from baps.training.budget import share_judging, share_runs
-from baps.training.query_log import Journal
+from baps.training.query_log import QueryLog
 from baps.training.settings import AdaptationSettings
 from baps.training.training import CurvePoint, Watch, train
 
@@ -97,7 +97,7 @@ class Adaptation:
     """
 
     adapter: Adapter
-    check: Check
+    check: Acceptance
     curve: list[CurvePoint]
     record: dict[str, Any]
 
@@ -164,7 +164,7 @@ def adapt(
     plan = plan or plan_adaptation(black_box, slices, settings, served=served)
     split = plan.split
     trained_on = served.trained_on if served else frozenset()
-    judged = _judged(split, slices, settings, arms=3 if served else 2)
+    judged = _holdout_slices(split, slices, settings, arms=3 if served else 2)
     fair = [patient for patient in judged if served and patient_hash(patient) not in trained_on]
     asked_to_judge = sum(len(pieces) * (3 if patient in fair else 2) for patient, pieces in judged.items())
     folds = [(training, judging) for training, judging in split.folds if set(judging) & set(judged)]
@@ -174,8 +174,8 @@ def adapt(
     )
     runs = len(folds) + (not checked_is_kept)
     about = {**plan.facts, "started_from": served.record.get("fingerprint") if served else None}
-    journal = Journal(log, about, black_box)
-    budget, limit = black_box.budget, black_box.images_asked + settings.max_images - journal.recalled_images
+    query_log = QueryLog(log, about, black_box)
+    budget, limit = black_box.budget, black_box.images_asked + settings.max_images - query_log.recalled_images
     black_box.budget = limit if budget is None else min(limit, budget)
     done = 0
 
@@ -188,14 +188,14 @@ def adapt(
             last[0] = dice if dice is not None else last[0]
             if progress:
                 now = round(1000 * (number + step / steps) / runs)
-                progress(ProgressReport(now, 1000, journal.images, last[0]))
+                progress(ProgressReport(now, 1000, query_log.images, last[0]))
 
         chosen = [piece for patient in patients for piece in slices[patient]]
         # A run that only judges is not looked at: its images are better spent on steps.
         points = None if number == runs - 1 else 0
         start = served.adapter if served and not trained_on & set(map(patient_hash, judges)) else None
         name, shown = f"run {number + 1} of {runs}", watch if points is None else None
-        return train(black_box, chosen, settings, most, journal, name, points, report, start, shown)
+        return train(black_box, chosen, settings, most, query_log, name, points, report, start, shown)
 
     def judge(patient: str, arm: str, adapter: Adapter | None) -> NDArray[np.float64]:
         def asked() -> list[float]:
@@ -204,7 +204,7 @@ def adapt(
             ).ravel().tolist()  # fmt: skip
 
         what: dict[str, int | str] = {"judge": patient_hash(patient), "arm": arm, "seed": settings.seed + 1}
-        return np.array(journal.recall(what, asked)).reshape(-1, settings.click_sets)
+        return np.array(query_log.get_or_query(what, asked)).reshape(-1, settings.click_sets)
 
     try:
         before: dict[str, NDArray[np.float64]] = {}
@@ -222,19 +222,19 @@ def adapt(
             trained = run(split.training, (), shares.last_run)
         if before and black_box.capabilities.resends:
             patient, kept = next(iter(before.items()))
-            with journal.counting():
+            with query_log.counting():
                 again = score_slices(
                     black_box, None, judged[patient][:1], settings.prompt, settings.seed + 1, settings.click_sets
                 )
             if np.abs(again[0] - kept[0]).max() > _SAME:
-                journal.discard()
+                query_log.discard()
                 raise BapsError(
                     f"The model {black_box.capabilities.name} was exchanged during the training: it answers otherwise "
                     "than it did, under the same name. Nothing is served of it, and its log was removed. Train again."
                 )
     finally:
         black_box.budget = budget
-        journal.close()
+        query_log.close()
     checked = check(before, after, now, served.record["verdict"] if served else None)
     adapter, curve = trained
     windows = {piece.window for pieces in slices.values() for piece in pieces}
@@ -247,8 +247,8 @@ def adapt(
         "windows": [window.record() for window in sorted(windows, key=lambda w: (w.low, w.high, w.source))],
         **checked.record(),
         "curve": [[point.images, round(point.dice, 4)] for point in curve],
-        "black_box_images": journal.images,
-        "recalled_images": journal.recalled_images,
+        "black_box_images": query_log.images,
+        "recalled_images": query_log.recalled_images,
         "seconds": round(time.monotonic() - begun, 1),
     }
     return Adaptation(adapter, checked, curve, record)
@@ -275,7 +275,7 @@ def _facts(black_box: BlackBox, slices: SlicesByPatient, settings: AdaptationSet
     }
 
 
-def _judged(
+def _holdout_slices(
     split: Split, slices: SlicesByPatient, settings: AdaptationSettings, arms: int
 ) -> dict[str, list[AnySlice]]:
     """The slices of each patient that judges."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from baps.adapters.visual_prompt import Encoder, to_tensor
-from baps.adapters.zoom import crop, move, view_of
+from baps.adapters.zoom import crop, crop_for_prompt, move
 from baps.evaluation.slices import AnySlice
 from baps.prompts import Prompt
 from baps.prompts.simulated import draw_corrected, draw_prompt
@@ -58,7 +58,7 @@ class Batches:
                 self._features[row] = self._encoder.features(image[None])
         truth = torch.from_numpy(np.stack([self.slices[row].truth for row in rows])).float()
         side = images.shape[-1]
-        views = [view_of(prompt, side, self.zoom) for prompt in prompts]
+        views = [crop_for_prompt(prompt, side, self.zoom) for prompt in prompts]
         return Batch(
             crop(images, views),
             torch.cat([self._features[row] for row in rows]),

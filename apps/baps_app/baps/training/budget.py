@@ -12,7 +12,7 @@ from baps.io import is_picture
 from baps.training.settings import AdaptationSettings
 from baps.training.training import build_stepper, share_out
 
-_SPARE = 50
+_RESEND_RESERVE = 50
 """One image in so many is kept for what has to be sent again."""
 
 _MOST_SEARCHED = 1_000_000
@@ -58,7 +58,7 @@ def share_runs(
         settings: see there.
         resends: whether the black box may have to be asked again.
     """
-    spare = max_images // _SPARE if resends else 0
+    spare = max_images // _RESEND_RESERVE if resends else 0
     left = max_images - spare - settings.click_sets * asked_to_judge
     # Where patients are left out in turn, half of the rest is for the last run, on all of them, which is kept.
     last_run = left - left // 2 if folds else left

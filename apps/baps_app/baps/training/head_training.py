@@ -13,14 +13,14 @@ from torch.nn import functional as F
 
 from baps.adapters.output_head import GRID, OutputHead, head_features
 from baps.adapters.visual_prompt import VisualPrompt
-from baps.adapters.zoom import paste, view_of
+from baps.adapters.zoom import crop_for_prompt, paste
 from baps.blackbox import BlackBox
 from baps.imaging.metrics import dice
 from baps.prompts import Prompt
 from baps.prompts.simulated import PROMPTS, draw_correction, draw_prompt
 from baps.training.batches import Batch, Batches
 from baps.training.losses import image_losses
-from baps.training.query_log import Journal
+from baps.training.query_log import QueryLog
 from baps.training.steps import ask
 
 _BATCH = 8
@@ -59,7 +59,7 @@ def collect_answers(
     kind: str,
     images: int,
     seed: int,
-    journal: Journal,
+    query_log: QueryLog,
     run: str,
 ) -> Answers:
     """Ask for first prompts on half of the images, for one correction of half of those, and so on.
@@ -85,7 +85,7 @@ def collect_answers(
         prompts.append(draw_prompt(batches.slices[row].truth, (other or [kind])[0], random))
     found = Answers([], [], np.zeros((0, GRID, GRID), np.uint8))
     for count, most in enumerate([*corrections, 0], start=1):
-        answered = _ask(black_box, visual_prompt, batches, rows, prompts, journal, {"run": run, "head": count})
+        answered = _ask(black_box, visual_prompt, batches, rows, prompts, query_log, {"run": run, "head": count})
         found = Answers(found.rows + rows, found.prompts + prompts, np.concatenate([found.probability, answered]))
         longer = (
             (row, corrected)
@@ -105,7 +105,7 @@ def _correct(
     """The prompt with one more click where the answer is most wrong, or None where none is needed."""
     side = len(truth)
     answer = F.interpolate(torch.from_numpy(probability)[None, None].float(), (side, side), mode="bilinear")[0]
-    mask = paste(answer, [view_of(prompt, side, zoom)], side)[0].numpy() > _HALF
+    mask = paste(answer, [crop_for_prompt(prompt, side, zoom)], side)[0].numpy() > _HALF
     return draw_correction(prompt, mask, truth, random)
 
 
@@ -115,7 +115,7 @@ def _ask(
     batches: Batches,
     rows: Sequence[int],
     prompts: Sequence[Prompt],
-    journal: Journal,
+    query_log: QueryLog,
     what: Mapping[str, int | str],
 ) -> NDArray[np.uint8]:
     """Answers at the grid, (N, GRID, GRID)."""
@@ -128,7 +128,7 @@ def _ask(
             probability = ask(black_box, changed, batch.prompts)
             return (255 * _at_grid(probability)).round().to(torch.uint8).numpy()
 
-        parts.append(journal.recall_masks({**what, "from": start}, asked))
+        parts.append(query_log.recall_masks({**what, "from": start}, asked))
     return np.concatenate(parts)
 
 

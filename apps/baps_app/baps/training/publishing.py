@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from baps.adapters.adapter_file import HasState
 from baps.blackbox import BlackBox
 from baps.errors import BapsError
-from baps.evaluation.acceptance import Check
+from baps.evaluation.acceptance import Acceptance
 from baps.evaluation.slices import SlicesByPatient
 from baps.registry.store import AdapterStore
 from baps.training.adapt import ProgressReport, Served, adapt, plan_adaptation
@@ -30,7 +30,7 @@ class Candidate(Protocol):
         """Its weights."""
 
     @property
-    def check(self) -> Check:
+    def check(self) -> Acceptance:
         """Whether it is to be served."""
 
     @property

@@ -24,7 +24,7 @@ from baps.blackbox import BlackBox
 from baps.errors import BapsError
 
 
-class Journal:
+class QueryLog:
     """The log of one adaptation: a line for what it is of, then a line an answer.
 
     Args:
@@ -76,7 +76,7 @@ class Journal:
         if self._path:
             self._path.unlink(missing_ok=True)
 
-    def recall(self, what: Mapping[str, int | str], ask: Callable[[], Sequence[float]]) -> list[float]:
+    def get_or_query(self, what: Mapping[str, int | str], ask: Callable[[], Sequence[float]]) -> list[float]:
         """The numbers of the log, or new ones, which are written down before anything depends on them.
 
         Args:

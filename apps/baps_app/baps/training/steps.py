@@ -45,7 +45,7 @@ class Stepper(ABC):
         """Get ready to train a visual prompt in so many steps."""
 
     @abstractmethod
-    def step(self, black_box: BlackBox, batch: Batch, generator: torch.Generator, recall: Recall) -> None:
+    def step(self, black_box: BlackBox, batch: Batch, generator: torch.Generator, get_or_query: Recall) -> None:
         """One step."""
 
 
@@ -70,7 +70,7 @@ class PromptSpaceStepper(Stepper):
         self.adam = torch.optim.Adam([group for group in groups if group["params"]])
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.adam, steps, rate / 100)
 
-    def step(self, black_box: BlackBox, batch: Batch, generator: torch.Generator, recall: Recall) -> None:
+    def step(self, black_box: BlackBox, batch: Batch, generator: torch.Generator, get_or_query: Recall) -> None:
         code = self.visual_prompt(batch.features, batch.prompts, batch.images.shape[-1])
 
         def losses(codes: torch.Tensor) -> torch.Tensor:
@@ -78,7 +78,7 @@ class PromptSpaceStepper(Stepper):
                 changed = self.visual_prompt.apply_code(batch.images, codes)
                 return image_losses(ask(black_box, changed, batch.prompts * 2), batch.truth.repeat(2, 1, 1)).tolist()
 
-            return torch.tensor(recall(asked))
+            return torch.tensor(get_or_query(asked))
 
         directions = self.visual_prompt.directions(code.shape, generator)
         gradient = code_gradient(losses, code.detach(), directions, self.settings.radius)
@@ -111,7 +111,7 @@ class SpsaGcStepper(Stepper):
         self.theta = parameters_to_vector(visual_prompt.parameters()).detach()
 
     @torch.no_grad()
-    def step(self, black_box: BlackBox, batch: Batch, generator: torch.Generator, recall: Recall) -> None:
+    def step(self, black_box: BlackBox, batch: Batch, generator: torch.Generator, get_or_query: Recall) -> None:
         def changed(thetas: torch.Tensor) -> torch.Tensor:
             return self.visual_prompt.apply_code(batch.images, self._codes(thetas, batch))
 
@@ -120,7 +120,7 @@ class SpsaGcStepper(Stepper):
                 answers = ask(black_box, changed(thetas), batch.prompts * len(thetas))
                 return [float(batch_loss(one, batch.truth)) for one in answers.view(len(thetas), *batch.truth.shape)]
 
-            return torch.tensor(recall(asked))
+            return torch.tensor(get_or_query(asked))
 
         if self.visible:
             self._keep_visible(changed, generator)

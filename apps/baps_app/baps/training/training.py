@@ -22,7 +22,7 @@ from baps.evaluation.scoring import score_slices
 from baps.evaluation.slices import AnySlice, evenly_spaced
 from baps.training.batches import Batch, Batches
 from baps.training.head_training import collect_answers, train_head
-from baps.training.query_log import Journal
+from baps.training.query_log import QueryLog
 from baps.training.settings import AdaptationSettings
 from baps.training.steps import PromptSpaceStepper, SpsaGcStepper, Stepper
 from baps.training.zooming import choose_zoom
@@ -96,7 +96,7 @@ def train(
     slices: Sequence[AnySlice],
     settings: AdaptationSettings,
     max_images: int,
-    journal: Journal | None = None,
+    query_log: QueryLog | None = None,
     run: str = "",
     curve_points: int | None = None,
     progress: Progress | None = None,
@@ -126,8 +126,8 @@ def train(
     Raises:
         InputError: if the images do not suffice for a single step.
     """
-    journal = journal or Journal(None, {}, black_box)
-    started = journal.images
+    query_log = query_log or QueryLog(None, {}, black_box)
+    started = query_log.images
     encoder = load_encoder(settings.encoder, settings.encoder_source)
     visual_prompt = visual_prompt or build_visual_prompt(
         settings.visual_prompt, settings.seed, settings.condition, encoder
@@ -137,7 +137,7 @@ def train(
     stepper = stepper or build_stepper(settings)
     points = settings.curve_points if curve_points is None else curve_points
     shares = share_out(max_images, len(slices), points, stepper, settings)
-    zoom = choose_zoom(black_box, visual_prompt, slices, settings, shares.zoom, journal, run)
+    zoom = choose_zoom(black_box, visual_prompt, slices, settings, shares.zoom, query_log, run)
     batches = Batches(slices, encoder, zoom)
     curve_slices = evenly_spaced(slices, shares.curve_slices)
     steps, batch_size = shares.steps, min(stepper.batch, len(slices))
@@ -148,10 +148,10 @@ def train(
         def asked() -> list[float]:
             return [float(score_slices(black_box, adapter, curve_slices, settings.prompt, settings.seed, 1).mean())]
 
-        dice = journal.recall({"run": run, "curve": step, "seed": settings.seed}, asked)[0]
-        curve.append(CurvePoint(journal.images - started, dice))
+        dice = query_log.get_or_query({"run": run, "curve": step, "seed": settings.seed}, asked)[0]
+        curve.append(CurvePoint(query_log.images - started, dice))
         if watch:
-            watch(journal.images, adapter)
+            watch(query_log.images, adapter)
         return dice
 
     plain = Adapter(visual_prompt, zoom=zoom)
@@ -173,18 +173,18 @@ def train(
             batch, seed = following.result()
             if step < steps:
                 following = ahead.submit(prepare, step + 1)
-            recall = partial(journal.recall, {"run": run, "step": step, "seed": seed})
-            stepper.step(black_box, batch, torch.Generator().manual_seed(seed), recall)
+            get_or_query = partial(query_log.get_or_query, {"run": run, "step": step, "seed": seed})
+            stepper.step(black_box, batch, torch.Generator().manual_seed(seed), get_or_query)
             dice = measure(step, plain) if step in marks else None
             if progress:
-                progress(step, steps + 1, journal.images - started, dice)
+                progress(step, steps + 1, query_log.images - started, dice)
     adapter = plain
     if shares.head:
         answers = collect_answers(
-            black_box, visual_prompt, batches, settings.prompt, shares.head, settings.seed, journal, run
+            black_box, visual_prompt, batches, settings.prompt, shares.head, settings.seed, query_log, run
         )
         adapter = replace(plain, head=train_head(batches, answers, settings.seed))
     dice = measure(steps + 1, adapter) if shares.head and curve_slices else None
     if progress:
-        progress(steps + 1, steps + 1, journal.images - started, dice)
+        progress(steps + 1, steps + 1, query_log.images - started, dice)
     return adapter, curve

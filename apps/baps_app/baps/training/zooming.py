@@ -9,7 +9,7 @@ from baps.adapters.visual_prompt import VisualPrompt
 from baps.blackbox import BlackBox
 from baps.evaluation.scoring import score_slices
 from baps.evaluation.slices import AnySlice, evenly_spaced
-from baps.training.query_log import Journal
+from baps.training.query_log import QueryLog
 from baps.training.settings import AdaptationSettings
 
 ZOOM_SHARES = (1.0, 0.75, 0.5)
@@ -23,7 +23,7 @@ def choose_zoom(
     slices: Sequence[AnySlice],
     settings: AdaptationSettings,
     images: int,
-    journal: Journal,
+    query_log: QueryLog,
     run: str,
 ) -> float:
     """The share of ``ZOOM_SHARES`` with the best Dice on labelled slices.
@@ -46,7 +46,7 @@ def choose_zoom(
             adapter = Adapter(visual_prompt, zoom=share)
             return [float(score_slices(black_box, adapter, shown, settings.prompt, settings.seed, 1).mean())]
 
-        return journal.recall({"run": run, "zoom": str(share)}, asked)[0]
+        return query_log.get_or_query({"run": run, "zoom": str(share)}, asked)[0]
 
     dice = {share: score(share) for share in ZOOM_SHARES}
     best = max(dice, key=lambda share: dice[share])

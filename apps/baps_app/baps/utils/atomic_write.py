@@ -13,7 +13,7 @@ PARTIAL = ".partial-"
 
 
 @contextmanager
-def replacing(target: Path, suffix: str = "", mode: int = 0o666) -> Iterator[Path]:
+def atomic_write(target: Path, suffix: str = "", mode: int = 0o666) -> Iterator[Path]:
     """A path beside the target to write to; it becomes the target when all went well, and is gone when not.
 
     Its name is hidden, and nobody else's: of two who write at once, the last one's file is kept, whole. What became the

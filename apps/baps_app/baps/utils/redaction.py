@@ -19,10 +19,10 @@ def without_paths(text: str) -> str:
     return _PATH.sub(lambda found: found[0].rstrip("/").rpartition("/")[2], text)
 
 
-def pathless(value: Any) -> Any:
+def redact_paths(value: Any) -> Any:
     """A value of JSON with the name of a file in place of each path."""
     if isinstance(value, str):
         return value.rstrip("/").rpartition("/")[2] if value.startswith("/") else without_paths(value)
     if isinstance(value, dict):
-        return {key: pathless(one) for key, one in dict(value).items()}  # Others may add to it meanwhile.
-    return [pathless(one) for one in value] if isinstance(value, list) else value
+        return {key: redact_paths(one) for key, one in dict(value).items()}  # Others may add to it meanwhile.
+    return [redact_paths(one) for one in value] if isinstance(value, list) else value

@@ -23,7 +23,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 @contextmanager
-def clicking(file: Path) -> Iterator[None]:
+def inference_lock(file: Path) -> Iterator[None]:
     """Goes first, as long as the context lasts. Any number of users may at once.
 
     Args:
@@ -41,7 +41,7 @@ def clicking(file: Path) -> Iterator[None]:
         yield
 
 
-def barrier(file: Path, patience: float = _PATIENCE) -> Callable[[], None]:
+def wait_for_idle(file: Path, patience: float = _PATIENCE) -> Callable[[], None]:
     """A function that returns when nobody clicks, or after ``patience`` seconds."""
 
     def wait() -> None:
@@ -64,7 +64,7 @@ def barrier(file: Path, patience: float = _PATIENCE) -> Callable[[], None]:
     return wait
 
 
-def step_back() -> None:
+def lower_priority() -> None:
     """Give this process's threads the lowest priority, and end it when its parent does, however that ends."""
     if sys.platform != "linux":
         os.nice(19)

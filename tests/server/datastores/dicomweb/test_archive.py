@@ -23,7 +23,7 @@ from baps.server.datastores.dicomweb import PacsDatastore, open_pacs
 from baps.server.datastores.dicomweb.series import FRESH
 from baps.server.labels.save_labels import save_label
 from baps.server.strategies.first import First
-from baps.server.strategies.random import Chance
+from baps.server.strategies.random import RandomStrategy
 from baps.server.training_cases import labelled_cases
 from benchmarks.performance import archive_pacs
 from benchmarks.performance.archive_pacs import (
@@ -166,7 +166,7 @@ def test_next_sample_looks_at_a_page_and_says_so(pacs: _Pacs) -> None:
     pacs.asked  # noqa: B018
     drawn = set()
     for _ in range(12):
-        found = Chance()({"strategy": "random"}, store)
+        found = RandomStrategy()({"strategy": "random"}, store)
         assert found is not None
         assert f"a part of the {SERIES} series" in found["reason"]
         drawn.add(int(found["id"].rpartition(".")[2]) // 100)
@@ -181,7 +181,7 @@ def test_next_sample_passes_over_what_is_labelled_or_unusable(pacs: _Pacs, monke
     label = _seg(0, _ball())
     pacs.archive.stored[label.SOPInstanceUID] = label
     store = open_pacs(pacs.address)
-    assert {Chance()({"strategy": "random"}, store)["id"] for _ in range(5)} == {series_uid(1)}  # type: ignore[index]
+    assert {RandomStrategy()({"strategy": "random"}, store)["id"] for _ in range(5)} == {series_uid(1)}  # type: ignore[index]
     pacs.archive.series = 5
     whole = archive_pacs.make_image
 
@@ -195,7 +195,7 @@ def test_next_sample_passes_over_what_is_labelled_or_unusable(pacs: _Pacs, monke
     store = open_pacs(pacs.address)
     for _ in range(8):
         assert First()({}, store)["id"] in (series_uid(1), series_uid(4))  # type: ignore[index]
-        assert Chance()({"strategy": "random"}, store)["id"] != series_uid(3)  # type: ignore[index]
+        assert RandomStrategy()({"strategy": "random"}, store)["id"] != series_uid(3)  # type: ignore[index]
     assert store.json()["unusable"].keys() <= {series_uid(3)}
     with pytest.raises(InputError, match="doubled slices"):
         store.get_image_uri(series_uid(3))
@@ -212,7 +212,7 @@ def test_where_no_image_can_be_used_a_sentence_says_why(pacs: _Pacs, monkeypatch
 
     monkeypatch.setattr(store, "get_image_uri", broken)
     with pytest.raises(InputError, match="None of 2 images.*doubled"):
-        Chance()({"strategy": "random"}, store)
+        RandomStrategy()({"strategy": "random"}, store)
 
 
 def test_a_whole_slide_is_not_offered_and_refused_in_a_sentence(pacs: _Pacs) -> None:
@@ -245,7 +245,7 @@ def test_a_worklist_holds_for_images_and_labels(pacs: _Pacs, tmp_path: Path) -> 
     images = [series_uid(n) for n in (8, 9, 11, 400, 401, 403) if modality(n) in ("CT", "MR")]
     assert sorted(store.list_images()) == sorted(images)
     assert store.status()["total"] == len(images)
-    assert Chance()({"strategy": "random"}, store)["id"] in images  # type: ignore[index]
+    assert RandomStrategy()({"strategy": "random"}, store)["id"] in images  # type: ignore[index]
     with pytest.raises(NotFoundError):
         store.get_image_uri(series_uid(0))
     for number in (0, 8):

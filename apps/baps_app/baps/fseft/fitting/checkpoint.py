@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from baps.errors import BapsError
-from baps.utils.atomic_write import replacing
+from baps.utils.atomic_write import atomic_write
 
 
 class Checkpoint:
@@ -49,7 +49,7 @@ class Checkpoint:
         """
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(self._file, ".pt") as partial:
+            with atomic_write(self._file, ".pt") as partial:
                 torch.save({"about": self._about, **state}, partial)
         except (OSError, RuntimeError) as error:  # torch says RuntimeError where a disk is full
             raise BapsError(

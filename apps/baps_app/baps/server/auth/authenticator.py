@@ -13,10 +13,10 @@ from fastapi import HTTPException
 
 from baps.errors import BapsError
 from baps.server.auth.browser_sessions import Sessions
-from baps.server.auth.login_throttle import Attempts, network_of
+from baps.server.auth.login_throttle import LoginThrottle, network_of
 from baps.server.auth.openid import OpenId
 from baps.server.middleware.root_path import root_path
-from baps.server.request_context import Asker
+from baps.server.request_context import Principal
 from baps.site.openid_settings import read_openid
 from baps.site.settings import Settings
 from baps.site.users import User, Users
@@ -63,7 +63,7 @@ def cookie_of(scope: Mapping[str, Any], name: str = "baps") -> Cookie:
     return Cookie(f"{prefix}{name}", root or "/", secure)
 
 
-class SigningIn:
+class Authenticator:
     """What lets people in.
 
     Args:
@@ -73,12 +73,12 @@ class SigningIn:
 
     def __init__(self, users: Users | None, openid: OpenId | None) -> None:
         self.users, self.openid = users, openid
-        self.sessions, self._tokens = Sessions(), Attempts()
-        self._logins, self._logins_of_address = Attempts(), Attempts(_MOST_OF_ADDRESS)
+        self.sessions, self._tokens = Sessions(), LoginThrottle()
+        self._logins, self._logins_of_address = LoginThrottle(), LoginThrottle(_MOST_OF_ADDRESS)
         self._known, self._lock = OrderedDict[str, None](), threading.Lock()
 
     @classmethod
-    def of(cls, site: Settings) -> SigningIn:
+    def of(cls, site: Settings) -> Authenticator:
         """As the settings say.
 
         Raises:
@@ -91,7 +91,7 @@ class SigningIn:
         """Whether there is anybody to tell apart; else whoever sits at the machine is let in."""
         return self.users is not None or self.openid is not None
 
-    def with_token(self, token: str, address: str) -> Asker:
+    def with_token(self, token: str, address: str) -> Principal:
         """Whose token it is.
 
         Raises:
@@ -112,7 +112,7 @@ class SigningIn:
                 raise _too_many(seconds) from None
             raise
 
-    def with_password(self, name: str, secret: str, address: str) -> tuple[str, Asker]:
+    def with_password(self, name: str, secret: str, address: str) -> tuple[str, Principal]:
         """A token for a user and their token or password, and whose it is.
 
         A right token of this server is let in whatever happened before. A password is taken to the provider only while
@@ -148,7 +148,7 @@ class SigningIn:
         self._know(who)
         return given, self.of_provider(asker)
 
-    def of_provider(self, asker: Asker) -> Asker:
+    def of_provider(self, asker: Principal) -> Principal:
         """Return a user of the provider under a name that no user of this server has.
 
         Providers let users choose their names: one must not count as the author of another's labels.
@@ -167,12 +167,12 @@ class SigningIn:
             if len(self._known) > _MOST_KNOWN:
                 self._known.popitem(last=False)
 
-    def begin(self, asker: Asker) -> str:
+    def begin(self, asker: Principal) -> str:
         """A session; the value of its cookie."""
         user = self._user(asker)
         return self.sessions.begin(asker, user.sha256 if user else "")
 
-    def with_cookies(self, values: Iterable[str]) -> Asker | None:
+    def with_cookies(self, values: Iterable[str]) -> Principal | None:
         """Whose session the values of the cookie name, or None.
 
         Nobody's if they name sessions of several users: another server of this host may have planted one, so that a
@@ -184,7 +184,7 @@ class SigningIn:
         askers = {asker for value in values if (asker := self._with_cookie(value))}
         return askers.pop() if len(askers) == 1 else None
 
-    def _with_cookie(self, value: str) -> Asker | None:
+    def _with_cookie(self, value: str) -> Principal | None:
         found = self.sessions.find(value)
         if found is None:
             return None
@@ -194,7 +194,7 @@ class SigningIn:
         user = self._user(asker)  # Who was removed, or has a new token, is out; a new role counts at once.
         return _asker(user) if user and user.sha256 == token and not user.expired else None
 
-    def _user(self, asker: Asker) -> User | None:
+    def _user(self, asker: Principal) -> User | None:
         return self.users.all().get(asker.name) if self.users and asker.by == "token" else None
 
 
@@ -204,7 +204,7 @@ def _too_many(seconds: int) -> HTTPException:
     )
 
 
-def _take_back(counted: Iterable[tuple[Attempts, str]]) -> None:
+def _take_back(counted: Iterable[tuple[LoginThrottle, str]]) -> None:
     for attempts, key in counted:
         attempts.take_back(key)
 
@@ -245,5 +245,5 @@ def cookies_count(method: str, headers: Mapping[str, str]) -> bool:
     return method in ("GET", "HEAD") or "origin" in headers or headers.get("sec-fetch-site") == "same-origin"
 
 
-def _asker(user: User) -> Asker:
-    return Asker(user.name, user.role, "token")
+def _asker(user: User) -> Principal:
+    return Principal(user.name, user.role, "token")

@@ -10,7 +10,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from baps.server.request_context import Asker
+from baps.server.request_context import Principal
 
 _IDLE = 2 * 3600.0
 _LONGEST = 12 * 3600.0
@@ -21,7 +21,7 @@ _MOST_OF_ONE = 16
 
 @dataclass
 class _Session:
-    asker: Asker
+    asker: Principal
     token: str
     begun: float
     seen: float
@@ -46,7 +46,7 @@ class Sessions:
         self._sessions: OrderedDict[str, _Session] = OrderedDict()
         self._by_user: Counter[tuple[str, str]] = Counter()
 
-    def begin(self, asker: Asker, token: str = "") -> str:
+    def begin(self, asker: Principal, token: str = "") -> str:
         """A new session; the value of its cookie.
 
         Args:
@@ -64,7 +64,7 @@ class Sessions:
                 self._end_oldest(self._by_user.most_common(1)[0][0])
         return value
 
-    def find(self, value: str) -> tuple[Asker, str] | None:
+    def find(self, value: str) -> tuple[Principal, str] | None:
         """Whose session it is and the hash of their token, or None if there is none or it has ended."""
         now = self._clock()
         with self._lock:

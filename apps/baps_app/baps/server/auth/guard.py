@@ -16,12 +16,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from baps.annotations.history import check_tag
 from baps.errors import BapsError, InputError
-from baps.server.access_policy import kind_of_request
-from baps.server.auth.authenticator import SigningIn, cookie_of, cookies_count, is_foreign, is_framed, is_link
+from baps.server.access_policy import find_policy
+from baps.server.auth.authenticator import Authenticator, cookie_of, cookies_count, is_foreign, is_framed, is_link
 from baps.server.auth.request_audit import Audit
 from baps.server.middleware.bodies import most_bytes, too_large
 from baps.server.middleware.root_path import path_below, root_path
-from baps.server.request_context import THE_MACHINE, Asked, Asker
+from baps.server.request_context import LOCAL_MACHINE, Principal, RequestContext
 from baps.server.request_names import checked_name
 
 _NAMED = ("image", "id", "label", "tag", "session_id")
@@ -58,7 +58,7 @@ class Rules:
         most_bytes: of a request that brings images.
     """
 
-    signing_in: SigningIn
+    signing_in: Authenticator
     audit: Audit
     origins: Collection[str]
     most_bytes: int
@@ -82,8 +82,8 @@ class Guard:
         if scope["type"] != "http":  # A WebSocket; uvicorn answers it with a response.
             await JSONResponse({"detail": "WebSockets are not served here."}, 403)(scope, receive, send)
             return
-        asked = scope["baps.asked"] = Asked(
-            kind_of_request(scope["method"], path_below(scope), scope["query_string"].decode("latin-1"))
+        asked = scope["baps.asked"] = RequestContext(
+            find_policy(scope["method"], path_below(scope), scope["query_string"].decode("latin-1"))
         )
         status = 500
 
@@ -103,7 +103,7 @@ class Guard:
             if _is_noted(asked, status, "authorization" in _headers(scope)):
                 self.rules.audit.note(asked, status)
 
-    async def _refusal(self, scope: Scope, asked: Asked) -> Response | None:
+    async def _refusal(self, scope: Scope, asked: RequestContext) -> Response | None:
         headers = _headers(scope)
         try:
             self._check_origin(scope, headers)
@@ -141,11 +141,11 @@ class Guard:
         if is_foreign(headers) and not link:
             raise HTTPException(403, "Requests from pages of other origins are refused.")
 
-    def _asker(self, scope: Scope, headers: Mapping[str, str]) -> Asker:
+    def _asker(self, scope: Scope, headers: Mapping[str, str]) -> Principal:
         """Who asks.
 
         Raises:
-            HTTPException: 401 if that is not known, 503 if it cannot be found out, and as ``SigningIn``.
+            HTTPException: 401 if that is not known, 503 if it cannot be found out, and as ``Authenticator``.
         """
         signing_in = self.rules.signing_in
         if not signing_in.needed:
@@ -184,7 +184,7 @@ class Guard:
         return _image_named(path, query)
 
     @staticmethod
-    def _check_role(scope: Scope, asked: Asked) -> None:
+    def _check_role(scope: Scope, asked: RequestContext) -> None:
         if asked.kind is None:
             raise HTTPException(
                 403, f"{scope['method']} {path_below(scope)} is not served here; no viewer asks for it."
@@ -197,7 +197,7 @@ class Guard:
                 "operator of the server.",
             )
 
-    def _check_length(self, headers: Mapping[str, str], asked: Asked) -> None:
+    def _check_length(self, headers: Mapping[str, str], asked: RequestContext) -> None:
         most = most_bytes(asked, self.rules.most_bytes)
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > most:
@@ -218,7 +218,7 @@ def _image_named(path: str, query: Mapping[str, str]) -> str:
     return query.get("session_id") or query.get("image") or query.get("label") or query.get("id") or ""
 
 
-def _is_noted(asked: Asked, status: int, with_token: bool) -> bool:
+def _is_noted(asked: RequestContext, status: int, with_token: bool) -> bool:
     """Whether a request is noted: those that read, change or answer something, and tokens that are refused.
 
     Of requests without a token only those to sign in or out are; ``Audit`` counts them.
@@ -234,7 +234,7 @@ def address_of(scope: Mapping[str, Any]) -> str:
     return str(client[0]) if client else ""
 
 
-def _at_the_machine(scope: Scope, headers: Mapping[str, str]) -> Asker:
+def _at_the_machine(scope: Scope, headers: Mapping[str, str]) -> Principal:
     """Whoever sits at this machine, where nobody has to sign in.
 
     A request that comes from elsewhere is refused, also through a proxy, and so is one for another name: a page of the
@@ -252,7 +252,7 @@ def _at_the_machine(scope: Scope, headers: Mapping[str, str]) -> Asker:
             "This server lets everybody in and so answers its own machine alone, at http://127.0.0.1 or "
             "http://localhost. To let others in, its operator names users (baps users add) or an OpenID provider.",
         )
-    return THE_MACHINE
+    return LOCAL_MACHINE
 
 
 def _is_near(address: str) -> bool:

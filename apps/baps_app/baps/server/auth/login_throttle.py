@@ -12,7 +12,7 @@ _SECONDS = 300.0
 _KEYS = 4096
 
 
-class Attempts:
+class LoginThrottle:
     """Failures of the last minutes by a key, such as an address, in bounded memory.
 
     Args:

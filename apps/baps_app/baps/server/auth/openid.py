@@ -22,7 +22,7 @@ from fastapi import HTTPException
 from urllib3.exceptions import HTTPError
 
 from baps.errors import BapsError
-from baps.server.request_context import Asker
+from baps.server.request_context import Principal
 from baps.site.openid_settings import OpenIdSettings, is_safe
 from baps.site.roles import Role
 
@@ -53,7 +53,7 @@ class OpenId:
         self._keys: tuple[float, Sequence[jwt.PyJWK]] | None = None
         self._failed: tuple[float, BapsError] | None = None
 
-    def asker(self, token: str) -> Asker:
+    def asker(self, token: str) -> Principal:
         """Whom an access or id token names.
 
         Raises:
@@ -62,7 +62,7 @@ class OpenId:
         """
         return self._known(self._claims(token, [self.settings.audience, self.settings.client_id]))
 
-    def with_password(self, name: str, password: str) -> tuple[str, Asker]:
+    def with_password(self, name: str, password: str) -> tuple[str, Principal]:
         """A token of the provider for a user's password, and whom it names.
 
         Raises:
@@ -104,7 +104,7 @@ class OpenId:
         address = self._endpoint("authorization_endpoint")
         return f"{address}{'&' if '?' in address else '?'}{urlencode(query)}"
 
-    def with_code(self, code: str, back: str, nonce: str, verifier: str) -> Asker:
+    def with_code(self, code: str, back: str, nonce: str, verifier: str) -> Principal:
         """Whom a code stands for, which a browser came back with.
 
         Raises:
@@ -154,14 +154,14 @@ class OpenId:
                 return claims
         raise _invalid()
 
-    def _known(self, claims: Mapping[str, Any]) -> Asker:
+    def _known(self, claims: Mapping[str, Any]) -> Principal:
         name, role = claims.get(self.settings.name_claim), self._role(claims)
         name = name if isinstance(name, str) and name else str(claims["sub"])
         if role is None:
             raise HTTPException(
                 403, "You are signed in, but have no role on this server. Ask its operator for one (openid: roles)."
             )
-        return Asker(name[:200], role, "openid")
+        return Principal(name[:200], role, "openid")
 
     def _role(self, claims: Mapping[str, Any]) -> Role | None:
         """The highest of the roles that are named."""

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 from fastapi.responses import StreamingResponse
 
 from baps.errors import BapsError
-from baps.server.request_context import Asked
+from baps.server.request_context import RequestContext
 from baps.site.audit import AuditFile
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class Audit:
         self._alike: OrderedDict[tuple[object, ...], float] = OrderedDict()
         self._counts: dict[tuple[str, int], _Count] = {}
 
-    def note(self, asked: Asked, status: int) -> None:
+    def note(self, asked: RequestContext, status: int) -> None:
         """Note a request that was answered; where that fails, the log says so and the answer stands."""
         try:
             lines = [*self._waiting(at_least=_COUNTED_SECONDS), *self._lines(asked, status)]
@@ -90,7 +90,7 @@ class Audit:
         length = str(sum(size for _, size in files))
         return StreamingResponse(content(), media_type="application/jsonl", headers={"Content-Length": length})
 
-    def _lines(self, asked: Asked, status: int) -> Iterator[dict[str, Any]]:
+    def _lines(self, asked: RequestContext, status: int) -> Iterator[dict[str, Any]]:
         what, asker, now = _meaning(asked), asked.asker, self._clock()
         if asker is None:
             if self._counts_alone(what, status, now):
@@ -139,7 +139,7 @@ class Audit:
         for (what, status), number in due:
             yield {**nobody, "what": what, "image": None, "adapter": None, "status": status, "count": number}
 
-    def _is_alike(self, asked: Asked, status: int, now: float) -> bool:
+    def _is_alike(self, asked: RequestContext, status: int, now: float) -> bool:
         """Whether a request like this one has a line of the last ten minutes."""
         key = (asked.name, _meaning(asked), asked.image, status >= 400)
         with self._lock:
@@ -153,7 +153,7 @@ class Audit:
             return False
 
 
-def _meaning(asked: Asked) -> str:
+def _meaning(asked: RequestContext) -> str:
     if asked.asker is None and (asked.kind is None or asked.kind.role is not None):
         return "ask without leave"  # Whatever for: else there were as many kinds to count as paths.
     return asked.kind.meaning if asked.kind else "what is not served"

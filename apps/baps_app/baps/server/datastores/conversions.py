@@ -9,7 +9,7 @@ from pathlib import Path
 
 from baps.errors import InputError, StorageError
 from baps.io import VOLUME, SeveralVolumesError, read_dicom, read_volume, volume_id, write_nifti
-from baps.utils.atomic_write import replacing
+from baps.utils.atomic_write import atomic_write
 from baps.utils.keyed_locks import KeyedLocks
 
 FOLDER = ".converted"
@@ -85,14 +85,14 @@ class Conversions:
             if not version.exists() or version.read_text() != _VERSION:
                 for old in self._folder.glob("*.nii.gz"):
                     old.unlink(missing_ok=True)
-                with replacing(version, ".txt") as partial:
+                with atomic_write(version, ".txt") as partial:
                     partial.write_text(_VERSION)
             self._prepared = True
 
     def _note(self, source: Path, titles: Sequence[str]) -> None:
         with self._changing:
             index = {**self._read_index(), source.name: (_newest(source), list(titles))}
-            with replacing(self._folder / _INDEX, ".json") as partial:
+            with atomic_write(self._folder / _INDEX, ".json") as partial:
                 partial.write_text(json.dumps(index))
 
     def _read_index(self) -> dict[str, tuple[int, list[str]]]:

@@ -33,12 +33,12 @@ from baps.io import (
 from baps.server.datastores.conversions import FOLDER as CONVERTED
 from baps.server.datastores.conversions import Conversions, SeveralImagesError
 from baps.server.datastores.file_watch import Arrivals
-from baps.server.datastores.index import WholeList
+from baps.server.datastores.index import AtomicIndex
 from baps.server.datastores.label_checks import Checked, LabelChecks
 from baps.server.datastores.new_images import adding, check_new_name, names_in
 
 
-class StudiesDatastore(WholeList, LocalDatastore):
+class StudiesDatastore(AtomicIndex, LocalDatastore):
     """MONAI Label's own, which knows files alone. A DICOM series is handed out as NIfTI, as the host does for a PACS.
 
     The NIfTI file lies in ``.converted``, see ``Conversions``. A series or an object that turns out to hold several

@@ -12,10 +12,10 @@ from filelock import FileLock
 from monailabel.datastore.local import LocalDatastore, LocalDatastoreModel
 
 from baps.annotations.history import LabelHistory
-from baps.utils.atomic_write import replacing
+from baps.utils.atomic_write import atomic_write
 
 
-class WholeList(LocalDatastore):
+class AtomicIndex(LocalDatastore):
     """A datastore whose list is replaced when the new one is whole; the host cannot start with a broken one.
 
     The list on disk holds: what another process changed there is read when the list is next looked at. That needs no
@@ -76,7 +76,7 @@ class WholeList(LocalDatastore):
     def _update_datastore_file(self, lock: bool = True) -> None:
         """Write the list, replaced when the new one is whole."""
         with self.changing if lock else nullcontext(), self._reading:
-            with replacing(Path(self._datastore_config_path), ".json") as partial:
+            with atomic_write(Path(self._datastore_config_path), ".json") as partial:
                 partial.write_text(json.dumps(self._listed.model_dump(exclude={"base_path"}), default=str))
             self._config_ts = self._stamp()
 

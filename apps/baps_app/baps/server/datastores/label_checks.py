@@ -15,7 +15,7 @@ from pathlib import Path
 
 from baps.errors import BapsError, InputError
 from baps.imaging.label_map import LabelMap
-from baps.utils.atomic_write import replacing
+from baps.utils.atomic_write import atomic_write
 
 FILE = ".label-checks.json"
 
@@ -119,7 +119,7 @@ class LabelChecks:
         if self._file is None:
             return
         labels = {name: asdict(known) for name, known in self._known.items()}
-        with suppress(OSError), replacing(self._file, ".json") as partly:  # Where the folder cannot be written to.
+        with suppress(OSError), atomic_write(self._file, ".json") as partly:  # Where the folder cannot be written to.
             partly.write_text(json.dumps({"program": version("baps-monailabel"), "labels": labels}))
 
 

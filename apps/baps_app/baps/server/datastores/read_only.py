@@ -16,7 +16,7 @@ from baps.annotations.history import LIST
 from baps.errors import StorageError
 from baps.io import images_folder
 from baps.server.datastores.folder import StudiesDatastore
-from baps.utils.atomic_write import replacing
+from baps.utils.atomic_write import atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +111,6 @@ def _copy_list(studies: Path, own: Path) -> None:
     copied, digest = own / "copied.sha256", hashlib.sha256(content).hexdigest()
     if copied.is_file() and copied.read_text() == digest:
         return
-    with replacing(own / LIST, ".json") as partial:
+    with atomic_write(own / LIST, ".json") as partial:
         partial.write_text(json.dumps(listed))
     copied.write_text(digest)

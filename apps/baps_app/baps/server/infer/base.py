@@ -18,7 +18,7 @@ from baps.errors import InputError, NotFoundError
 from baps.imaging.volume import Volume
 from baps.inference.requests.form import CONFIRMS, DO_NOT_SAVE
 from baps.utils.context_collector import notes, served
-from baps.utils.throttle import clicking
+from baps.utils.throttle import inference_lock
 
 NO_LABEL = "as clicked"
 """The choice of the option ``adapter`` that leaves the label to the click."""
@@ -77,7 +77,7 @@ class SegmentingInfer(InferTask, Generic[Answering]):
         if not isinstance(image, str) or not image:
             raise NotFoundError("There is no such image in the datastore. Choose one that Next Sample offers.")
         segmenter = self._segmenter()
-        with clicking(self._clicks):
+        with inference_lock(self._clicks):
             file, said = self._answer(segmenter, Path(image), request, begun)
         notes.give(*said["notes"])
         adapter = said["adapter"]

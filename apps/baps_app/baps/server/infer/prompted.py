@@ -56,7 +56,7 @@ class PromptedInfer(SegmentingInfer[Segmenter]):
         notes = list(click.notes)
         if self._adapted and click.plane.axis != SLICE_AXIS:
             notes.append("Adapters are made for the slices as they are stored; this one was answered without.")
-        if found.gave_way:
+        if found.used_fallback:
             notes.append("The adapted answer went against a click; this one was given with less of the adapter.")
         if save_as:
             mask = np.zeros(volume.shape, bool)

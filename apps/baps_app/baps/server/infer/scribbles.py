@@ -58,7 +58,7 @@ class ScribblesInfer(SegmentingInfer[Segmenter]):
         i, j, _ = scribbles.inside
         inside = np.zeros(mask.shape[1::-1], bool)
         inside[j, i] = True
-        notes, served, gave_way, done = list(scribbles.notes), None, [], []
+        notes, served, used_fallback, done = list(scribbles.notes), None, [], []
         with self._jobs.running("scribbles") as job:
             for k in prompted.tolist():
                 if job.cancelled:
@@ -70,15 +70,17 @@ class ScribblesInfer(SegmentingInfer[Segmenter]):
                 found = segmenter.segment(path, plane, prompt, scribbles.label)
                 painted = keep_strokes(found.mask, foreground, background)
                 plane.put(mask, np.where(inside, painted, plane.of(mask)))
-                if found.gave_way:
-                    gave_way.append(k)
+                if found.used_fallback:
+                    used_fallback.append(k)
                 served = served or found.adapter
                 done.append(k)
                 job.report(len(done), len(prompted))
         if alone := sorted(set(beside.tolist()) - set(prompted.tolist())):
             notes.append(f"Only background strokes on {name_slices(alone)}: left as they were.")
-        if gave_way:
-            notes.append(f"The adapted answer went against strokes on {name_slices(gave_way)}, given with less of it.")
+        if used_fallback:
+            notes.append(
+                f"The adapted answer went against strokes on {name_slices(used_fallback)}, given with less of it."
+            )
         if save_as and len(done) == len(prompted):
             notes.append(self._keep(request, volume, save_as, mask, done))
         notes += volume.notes

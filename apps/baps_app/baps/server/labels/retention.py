@@ -21,7 +21,7 @@ from baps.errors import BapsError
 from baps.registry.store import adapter_times
 from baps.server.datastores.conversions import FOLDER as CONVERTED
 from baps.server.datastores.dicomweb import PacsDatastore
-from baps.server.datastores.index import WholeList
+from baps.server.datastores.index import AtomicIndex
 from baps.site.audit import AuditFile
 from baps.site.settings import Settings
 from baps.utils.atomic_write import PARTIAL
@@ -71,7 +71,7 @@ class Retention:
     def prune_labels(self) -> None:
         """Remove the versions of labels that the settings do not keep, each with a line in the audit file."""
         keep, days = self._site.label_versions_keep, self._site.label_versions_days
-        if not (keep or days) or not isinstance(self._datastore, WholeList):
+        if not (keep or days) or not isinstance(self._datastore, AtomicIndex):
             return
         by_itself = {"user": None, "role": None, "by": "server", "what": "prune a label"}
         for image, tag, versions in prune(
@@ -96,7 +96,7 @@ class Retention:
 
     def _caches(self) -> Iterator[Path]:
         """The folders of what is made again."""
-        if not isinstance(self._datastore, WholeList):
+        if not isinstance(self._datastore, AtomicIndex):
             return
         if isinstance(self._datastore, PacsDatastore):
             yield Path(self._datastore._datastore.image_path())

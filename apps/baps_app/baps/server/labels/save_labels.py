@@ -29,14 +29,14 @@ from baps.annotations.label_info import (
     read_label_info,
     read_request,
 )
-from baps.annotations.merge import keep_others
+from baps.annotations.merge import merge_concurrent_labels
 from baps.errors import BapsError, InputError, NotFoundError, StorageError
 from baps.imaging.label_map import LabelMap, Overlaps
 from baps.imaging.volume import Volume
 from baps.io import read_label_map, read_volume, write_label_map
 from baps.server.datastores.dicomweb import PacsDatastore
 from baps.server.datastores.folder import StudiesDatastore
-from baps.server.datastores.index import WholeList
+from baps.server.datastores.index import AtomicIndex
 from baps.server.labels.read_back import check_version
 from baps.utils.context_collector import notes
 from baps.utils.printable import printable
@@ -110,7 +110,7 @@ def save_label(
         judged = Judgement()
         told: tuple[str, ...] = ()
         if said.confirmed and earlier and earlier.info.confirmed:
-            others = keep_others(found, values, said, said.author, earlier.label_map, earlier.info, labels)
+            others = merge_concurrent_labels(found, values, said, said.author, earlier.label_map, earlier.info, labels)
             told = others.notes
             if others.organs:
                 merged, names = others.label_map, others.values
@@ -171,7 +171,7 @@ def save_shown(
         InputError: if the organ is no label of the site, nothing is marked, or the datastore or its earlier label
             cannot be used.
     """
-    known = datastore.has_image(image_id) if isinstance(datastore, WholeList) else image_id in datastore.list_images()
+    known = datastore.has_image(image_id) if isinstance(datastore, AtomicIndex) else image_id in datastore.list_images()
     if not known:
         raise NotFoundError("The image is not in the datastore, so its mask cannot be saved there. Open one that is.")
     if organ not in labels:
@@ -279,7 +279,7 @@ def _save(
 @contextmanager
 def _saving(datastore: Datastore, image_id: str, tag: str, alone: bool) -> Iterator[None]:
     """Nobody else saves this label meanwhile, if that is wanted. The host's own datastores have no such lock."""
-    with datastore.history.saving(image_id, tag) if alone and isinstance(datastore, WholeList) else nullcontext():
+    with datastore.history.saving(image_id, tag) if alone and isinstance(datastore, AtomicIndex) else nullcontext():
         yield
 
 
@@ -311,7 +311,9 @@ def _earlier(
     datastore: Datastore, image_id: str, tag: str, image: Volume, must_read: bool
 ) -> tuple[str | None, Saved | None]:
     """The label that is about to be replaced, after the name of its version; a PACS keeps each organ for itself."""
-    if not isinstance(datastore, WholeList) or (isinstance(datastore, PacsDatastore) and tag == DefaultLabelTag.FINAL):
+    if not isinstance(datastore, AtomicIndex) or (
+        isinstance(datastore, PacsDatastore) and tag == DefaultLabelTag.FINAL
+    ):
         return None, None
     if isinstance(datastore, StudiesDatastore):
         datastore.check_writable("label")

@@ -26,7 +26,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from baps.server.middleware.quotas import FairQueue, QueueFullError, user_of
-from baps.server.request_context import Asked
+from baps.server.request_context import RequestContext
 
 SMALL = 1 << 20
 """Bytes of a request that brings no image."""
@@ -94,7 +94,7 @@ class Bodies:
         if scope["type"] != "http" or scope["method"] not in ("POST", "PUT") or not has_body(scope):
             await self.app(scope, receive, send)
             return
-        asked: Asked = scope["baps.asked"]
+        asked: RequestContext = scope["baps.asked"]
         most = most_bytes(asked, self._most)
         declared = Headers(scope=scope).get("content-length")
         user = user_of(scope)
@@ -201,7 +201,7 @@ def has_body(scope: Scope) -> bool:
     return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
 
 
-def most_bytes(asked: Asked, most: int) -> int:
+def most_bytes(asked: RequestContext, most: int) -> int:
     """The most bytes that a request of a kind may have, where an image may have ``most``."""
     return most if asked.kind and asked.kind.large else SMALL
 

@@ -17,7 +17,7 @@ from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from baps.server.middleware.root_path import path_below
-from baps.server.request_context import Asked
+from baps.server.request_context import RequestContext
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ class Quotas:
 
 def user_of(scope: Scope) -> str:
     """Whose quota a request counts for: the user who signed in, or the address of one who has not."""
-    asked: Asked = scope["baps.asked"]
+    asked: RequestContext = scope["baps.asked"]
     if asked.asker is not None:
         return asked.asker.name
     return f"address {(scope.get('client') or ('',))[0]}"

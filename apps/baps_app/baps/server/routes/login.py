@@ -17,11 +17,11 @@ from fastapi import Form, HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
 
 from baps.errors import BapsError
-from baps.server.auth.authenticator import Cookie, SigningIn, cookie_of, cookies_count
+from baps.server.auth.authenticator import Authenticator, Cookie, cookie_of, cookies_count
 from baps.server.auth.guard import address_of
 from baps.server.auth.openid import OpenId
 from baps.server.middleware.root_path import root_path
-from baps.server.request_context import Asker, asked
+from baps.server.request_context import Principal, asked
 from baps.server.routes.pages import has_pacs, page
 
 _WAY_SECONDS = 600
@@ -52,7 +52,7 @@ class Login:
         signing_in: who is let in.
     """
 
-    def __init__(self, signing_in: SigningIn) -> None:
+    def __init__(self, signing_in: Authenticator) -> None:
         self._in, self._seal = signing_in, Fernet(Fernet.generate_key())
 
     # 3D Slicer's.
@@ -178,13 +178,13 @@ class Login:
                 return way
         return None
 
-    def _begun(self, request: Request, asker: Asker, reply: Response) -> Response:
+    def _begun(self, request: Request, asker: Principal, reply: Response) -> Response:
         """The reply, with the cookie of a new session."""
         value, cookie = self._in.begin(asker), cookie_of(request.scope)
         reply.set_cookie(cookie.name, value, path=cookie.path, secure=cookie.secure, httponly=True, samesite="strict")
         return reply
 
-    def _signed_in(self, request: Request) -> Asker | None:
+    def _signed_in(self, request: Request) -> Principal | None:
         if not cookies_count(request.method, request.headers):
             return None
         return self._in.with_cookies(cookie_of(request.scope).values(request.headers.get("cookie", "")))
@@ -196,7 +196,7 @@ class Login:
         sentence: str = "",
         status: int = 200,
         headers: dict[str, str] | None = None,
-        asker: Asker | None = None,
+        asker: Principal | None = None,
         go: str = "",
     ) -> Response:
         return page(

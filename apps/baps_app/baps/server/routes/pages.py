@@ -18,7 +18,7 @@ from fastapi.responses import Response
 from jinja2 import Environment, FileSystemLoader
 from monailabel.config import settings
 
-from baps.server.access_policy import kind_of_request
+from baps.server.access_policy import find_policy
 from baps.server.middleware.root_path import own_address, root_path
 from baps.server.request_context import asked
 from baps.site.server_command import is_pacs
@@ -90,6 +90,6 @@ def docs_page(request: Request) -> Response:
         )
         for path, methods in sorted(described.items())
         for method, about in methods.items()
-        if (kind := kind_of_request(method.upper(), re.sub(r"{\w+}", "x", path)))
+        if (kind := find_policy(method.upper(), re.sub(r"{\w+}", "x", path)))
     ]
     return page(request, "docs.html", address=own_address(request), operations=found)

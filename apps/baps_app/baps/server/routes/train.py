@@ -12,7 +12,7 @@ from monailabel.utils.async_tasks.task import AsyncTask
 from monailabel.utils.async_tasks.utils import processes, tasks
 
 from baps.errors import InputError, NotFoundError
-from baps.server.request_context import THE_MACHINE, asked
+from baps.server.request_context import LOCAL_MACHINE, asked
 from baps.server.request_names import printable
 from baps.server.routes.without_paths import task_for_viewer
 
@@ -74,6 +74,6 @@ def next_sample(request: Request, strategy: str, params: dict[str, Any] | None =
     wanted["client_id"] = asked(request).name or printable(wanted.get("client_id"))
     sample: dict[str, Any] = host_activelearning.sample(strategy, wanted)
     asked(request).image = str(sample.get("id") or "")
-    if asked(request).asker is not THE_MACHINE:
+    if asked(request).asker is not LOCAL_MACHINE:
         sample.pop("path", None)
     return sample

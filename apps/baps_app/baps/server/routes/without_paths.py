@@ -12,7 +12,7 @@ from typing import Any
 
 from monailabel.endpoints import train as host_train
 
-from baps.utils.redaction import pathless, without_names
+from baps.utils.redaction import redact_paths, without_names
 
 
 def without_folders(route: Callable[..., Any]) -> Callable[..., Any]:
@@ -21,7 +21,7 @@ def without_folders(route: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(route)
     def wrapped(**given: Any) -> Any:
         answer = route(**given)
-        return pathless(answer) if isinstance(answer, (dict, list)) else answer
+        return redact_paths(answer) if isinstance(answer, (dict, list)) else answer
 
     return wrapped
 

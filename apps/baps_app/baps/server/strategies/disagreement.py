@@ -20,11 +20,11 @@ from baps.evaluation.cases import slices_showing
 from baps.evaluation.slices import evenly_spaced
 from baps.imaging.canvas import SLICE_AXIS, Canvas, Plane
 from baps.imaging.metrics import dice
-from baps.inference.propagation import carried_prompt
+from baps.inference.propagation import prompt_from_mask
 from baps.inference.segmenter import Segmenter
 from baps.server.datastores.candidates import candidates
 from baps.server.strategies.usable import first_usable
-from baps.utils.throttle import clicking
+from baps.utils.throttle import inference_lock
 
 if TYPE_CHECKING:
     from baps.fseft.predictor import OrganSegmenter
@@ -88,7 +88,7 @@ class Disagreement(Strategy):
             # Who comes while another request looks gets what is known: a volume may be slow to come from a PACS.
             looks = self._turn.acquire(timeout=self._seconds)
             try:
-                with clicking(self._clicks):
+                with inference_lock(self._clicks):
                     found = self._look(images if looks else [], images, datastore)
             finally:
                 if looks:
@@ -149,7 +149,7 @@ class Disagreement(Strategy):
             for index in evenly_spaced(slices_showing(organ, canvas), _SLICES):
                 plane = Plane(SLICE_AXIS, index)
                 theirs.append(plane.of(organ))
-                prompt = carried_prompt(theirs[-1], able)
+                prompt = prompt_from_mask(theirs[-1], able)
                 ours.append(segmenter.segment(path, plane, prompt, name, clicked=False).mask)
             if theirs:
                 found.append(1 - dice(np.stack(ours), np.stack(theirs)))

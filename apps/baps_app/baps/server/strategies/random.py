@@ -18,7 +18,7 @@ from baps.server.datastores.candidates import candidates
 from baps.server.strategies.usable import first_usable
 
 
-class Chance(Random):
+class RandomStrategy(Random):
     """As the host's, which fails where all the images that are left were offered within this very second."""
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:

@@ -21,7 +21,7 @@ from baps.training.adapt import ProgressReport
 from baps.training.budget import check_images
 from baps.training.publishing import adapt_and_publish
 from baps.training.settings import HEADS, OPTIMISERS, ZOOMS, AdaptationSettings
-from baps.utils.throttle import barrier
+from baps.utils.throttle import wait_for_idle
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class AdaptationTrainer(SiteTrainer[AdaptationSettings]):
 
     def _train(self, cases: dict[str, list[Case]], settings: AdaptationSettings, stats: Stats) -> None:
         black_box = self._black_box()
-        black_box.wait = barrier(self._store.clicks)
+        black_box.wait = wait_for_idle(self._store.clicks)
         side = black_box.capabilities.input_side
         jobs, left_out = _jobs(cases, side, settings.slices_per_volume, self._store.root)
         stats.leave_out(left_out)

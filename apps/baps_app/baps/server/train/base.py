@@ -14,11 +14,11 @@ from monailabel.interfaces.tasks.train import TrainTask
 from baps.errors import BapsError, InputError
 from baps.evaluation.cases import Case
 from baps.evaluation.folders import read_patient_table
-from baps.server.datastores.index import WholeList
+from baps.server.datastores.index import AtomicIndex
 from baps.server.train.stats import Stats, read_stats
 from baps.server.training_cases import labelled_cases
-from baps.utils.redaction import pathless
-from baps.utils.throttle import step_back
+from baps.utils.redaction import redact_paths
+from baps.utils.throttle import lower_priority
 
 Settings = TypeVar("Settings")
 """A frozen dataclass, whose fields are the options."""
@@ -71,7 +71,7 @@ class SiteTrainer(TrainTask, Generic[Settings]):
         """
 
     def stats(self) -> dict[str, Any]:
-        stats: dict[str, Any] = pathless(read_stats(self._stats_file))
+        stats: dict[str, Any] = redact_paths(read_stats(self._stats_file))
         return stats
 
     def read_options(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -118,12 +118,12 @@ class SiteTrainer(TrainTask, Generic[Settings]):
         return cases, settings, left_out
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
-        step_back()
+        lower_priority()
         stats = Stats(self._stats_file)
         try:
             cases, settings, left_out = self.read_request(request, datastore)
             stats.leave_out(left_out)
-            if isinstance(datastore, WholeList):
+            if isinstance(datastore, AtomicIndex):
                 datastore.history.note_used(case.labels for found in cases.values() for case in found)
             self._train(cases, settings, stats)
         except BapsError as error:

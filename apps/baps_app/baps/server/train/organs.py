@@ -13,7 +13,7 @@ from baps.fseft.choices import METHOD_NAMES, MOST_EPOCHS
 from baps.registry.store import AdapterStore
 from baps.server.train.base import ALL_LABELS, SiteTrainer
 from baps.server.train.stats import Stats
-from baps.utils.throttle import barrier
+from baps.utils.throttle import wait_for_idle
 
 if TYPE_CHECKING:
     from baps.fseft.adaptation import OrganSettings
@@ -72,7 +72,7 @@ class OrgansTrainer(SiteTrainer["OrganSettings"]):
         from baps.fseft.publishing import adapt_and_publish_organ
         from baps.fseft.volumes import load_volumes
 
-        segmenter, pause = self._segmenter(), barrier(self._site.clicks)
+        segmenter, pause = self._segmenter(), wait_for_idle(self._site.clicks)
         for number, (label, found) in enumerate(cases.items()):
             volumes, left_out = load_volumes(found, segmenter.model)  # Those of one label are in memory at a time.
             stats.leave_out({f"{label}, {name}": reason for name, reason in left_out.items()})

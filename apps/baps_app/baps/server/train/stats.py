@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from baps.utils.atomic_write import replacing
+from baps.utils.atomic_write import atomic_write
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -78,7 +78,7 @@ class Stats:
 
     def _write(self) -> None:
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(self._file) as partial:
+        with atomic_write(self._file) as partial:
             partial.write_text(json.dumps(self.values, allow_nan=False))
 
 

@@ -54,7 +54,7 @@ from baps.server.datastores.dicomweb.label_index import LabelIndex
 from baps.server.datastores.dicomweb.multipart import join_objects, split_objects
 from baps.server.datastores.dicomweb.read_back import check_same_masks, check_same_owner
 from baps.server.datastores.dicomweb.register import Register
-from baps.server.datastores.dicomweb.sending import Outbox
+from baps.server.datastores.dicomweb.sending import LabelSender
 from baps.server.datastores.dicomweb.series import NO_IMAGES, Series, SeriesList, series_of
 from baps.server.datastores.dicomweb.stored_segments import (
     MODALITIES,
@@ -69,10 +69,10 @@ from baps.server.datastores.dicomweb.stored_segments import (
     stored_segments,
 )
 from baps.server.datastores.dicomweb.stow_check import check_belongs, check_new_series, read_object, sign, written
-from baps.server.datastores.index import WholeList
+from baps.server.datastores.index import AtomicIndex
 from baps.site.pacs_credentials import Login, read_login
 from baps.site.pacs_studies import PacsStudies, Worklist, json_values, read_pacs_studies
-from baps.utils.atomic_write import replacing
+from baps.utils.atomic_write import atomic_write
 from baps.utils.context_collector import notes
 from baps.utils.keyed_locks import KeyedLocks
 
@@ -97,7 +97,7 @@ _MOST_UNUSABLE = 1000
 """Images that are told of as unusable."""
 
 
-class PacsDatastore(WholeList, DICOMWebDatastore):
+class PacsDatastore(AtomicIndex, DICOMWebDatastore):
     """MONAI Label's own, with fixes: images of all modalities, nothing half fetched, no stale counts.
 
     The PACS is asked for what a request is about. No list of all series is kept.
@@ -134,7 +134,7 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
             self._observer.join()
         register = Register(Path(self._datastore_path) / "labels.sqlite", repr(sorted(studies.filters.items())))
         self._labels = LabelIndex(client, studies, self._list, register, self._image_of_label)
-        self._outbox = Outbox(Path(self._datastore_path) / "unsent", client, self._read_back)
+        self._sender = LabelSender(Path(self._datastore_path) / "unsent", client, self._read_back)
         self.history.repair()
 
     # What there is.
@@ -260,7 +260,7 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         """Ask the PACS for labels, unless it was asked a short while ago; and send what waits, now that it answers."""
         if not self._labels.is_fresh:
             self._labels.refresh()
-            self._outbox.send_in_passing()
+            self._sender.send_in_passing()
 
     def _look(self) -> None:
         try:
@@ -456,8 +456,8 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         Raises:
             BapsError: as ``organ``; or if a label waits to be sent, without which a part of it would be hidden.
         """
-        self._outbox.send()
-        if self._outbox.holds(series_of(image_id), organ):
+        self._sender.send()
+        if self._sender.holds(series_of(image_id), organ):
             raise BapsError(
                 f"A part of {organ} still waits to be sent to the PACS. Ask who runs the PACS, then try again."
             )
@@ -521,7 +521,7 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         disputed = [] if confirms else self._taken_away(image_id, image, segments, info.author)
         for label in made:
             mark(label, disputed)
-        self._outbox.send(self._outbox.keep(made, lambda label: check_same_masks(label, masks, image, places)))
+        self._sender.send(self._sender.keep(made, lambda label: check_same_masks(label, masks, image, places)))
         return image_id
 
     def _taken_away(self, image_id: str, image: Volume, segments: Iterable[Segment], author: str) -> list[str]:
@@ -674,7 +674,7 @@ class PacsDatastore(WholeList, DICOMWebDatastore):
         target = Path(self._datastore.label_path(label_tag)) / f"{label_id}.nii.gz"
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(target, ".nii.gz") as partial:
+            with atomic_write(target, ".nii.gz") as partial:
                 write_nifti(partial, Volume(voxels, image.affine))
         except OSError as error:
             raise _disk_full(error) from error

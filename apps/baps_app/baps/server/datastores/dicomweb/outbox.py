@@ -7,10 +7,10 @@ from pathlib import Path
 import pydicom
 from pydicom.dataset import Dataset
 
-from baps.utils.atomic_write import replacing
+from baps.utils.atomic_write import atomic_write
 
 
-class Unsent:
+class Outbox:
     """DICOM objects in a folder, a file each, by the time they were made; sent again, they are the same objects.
 
     Args:
@@ -29,7 +29,7 @@ class Unsent:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         made = f"{label.SeriesDate}{label.SeriesTime}"
         file = self.folder / f"{made}-{label.SOPInstanceUID}.dcm"
-        with replacing(file, mode=0o600) as partial:
+        with atomic_write(file, mode=0o600) as partial:
             label.save_as(partial, write_like_original=False)
         return file
 

@@ -14,7 +14,7 @@ from pydicom.errors import InvalidDicomError
 
 from baps.errors import BapsError, InputError, NotFoundError
 from baps.server.datastores.dicomweb.client import pacs_answers, status_code
-from baps.server.datastores.dicomweb.outbox import Unsent
+from baps.server.datastores.dicomweb.outbox import Outbox
 from baps.server.datastores.dicomweb.stored_segments import stored_segments
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ _STORED_BEFORE = 0x0111
 """A reason not to store an object: the same one is there, and its answer was lost on the way."""
 
 
-class Outbox:
+class LabelSender:
     """Labels on their way to a PACS.
 
     Args:
@@ -37,7 +37,7 @@ class Outbox:
     """
 
     def __init__(self, folder: Path, client: DICOMwebClient, read_back: Callable[[Dataset], None]) -> None:
-        self._unsent, self._client, self._read_back = Unsent(folder), client, read_back
+        self._unsent, self._client, self._read_back = Outbox(folder), client, read_back
         self._sending = FileLock(folder.with_name(f".{folder.name}.lock"), mode=0o600)
         self._changing, self._claimed = threading.Lock(), set[Path]()
 
