@@ -65,9 +65,9 @@ def test_an_adapter_is_used(new_phantom: NewPhantom, bundled: BlackBox, lively_h
 
 
 def _identity() -> baps.Adapter:
-    from baps.adapters.adapter import unchanging
+    from baps.adapters.adapter import identity_adapter
 
-    return unchanging()
+    return identity_adapter()
 
 
 @pytest.mark.parametrize("name", ["mask.nii.gz", "mask.nii", "mask.nrrd"])

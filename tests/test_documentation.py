@@ -18,7 +18,7 @@ import typer
 import yaml
 
 from baps.cli import app
-from baps.server.access_policy import KINDS, kind_of_request
+from baps.server.access_policy import KINDS, find_policy
 from baps.site.settings import Settings
 from tests.support.paths import ROOT
 
@@ -223,7 +223,7 @@ def routes() -> list[tuple[str, str, str]]:
 
 
 def test_the_routes_page_has_every_route() -> None:
-    kinds = [kind_of_request(*route) for route in routes()]
+    kinds = [find_policy(*route) for route in routes()]
     assert None not in kinds, [route for route, kind in zip(routes(), kinds, strict=True) if kind is None]
     missing = [kind for kind in KINDS if kind not in kinds]
     assert {kind.meaning for kind in missing} <= {"fetch the image of a session", "look"}, missing

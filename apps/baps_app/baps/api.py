@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from baps import blackbox, io
 from baps.adapters.adapter import Adapter, segment_adapted
-from baps.adapters.click_consistency import heed_clicks
+from baps.adapters.click_consistency import fall_back_on_violated_clicks
 from baps.blackbox import BlackBox, RemoteSettings
 from baps.errors import InputError
 from baps.evaluation.cases import load_cases
@@ -30,7 +30,7 @@ from baps.inference.requests.click import read_click
 from baps.training import adapt as training
 from baps.training.adapt import Adaptation, ProgressReport
 from baps.training.settings import AdaptationSettings
-from baps.utils.atomic_write import replacing
+from baps.utils.atomic_write import atomic_write
 
 if TYPE_CHECKING:
     from baps.fseft.adaptation import OrganAdaptation, OrganSettings
@@ -117,7 +117,7 @@ def write_volume(path: AnyPath, volume: Volume) -> None:
     suffix = next((suffix for suffix in _WRITERS if path.name.endswith(suffix)), None)
     if suffix is None:
         raise InputError(f"A volume cannot be written as {path.name}. Use a name that ends in {', '.join(_WRITERS)}.")
-    with replacing(path, suffix) as partial:
+    with atomic_write(path, suffix) as partial:
         _WRITERS[suffix](partial, volume)
 
 
@@ -165,7 +165,7 @@ def segment(
         return segment_adapted(black_box, through, pixels, [prompt])[0]
 
     used = adapter if click.plane.axis == SLICE_AXIS else None
-    probability, _ = heed_clicks(answer(used), used, prompt, answer)
+    probability, _ = fall_back_on_violated_clicks(answer(used), used, prompt, answer)
     mask = np.zeros(volume.shape, np.uint8)
     click.plane.put(mask, canvas.restore(probability) > 0.5)
     return Volume(mask, volume.affine)
