@@ -279,7 +279,7 @@ def test_the_citation_names_the_papers_of_the_methods() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["cff-version"] == "1.2.0"
     assert {"message", "title", "authors"} <= citation.keys()
-    method = (DOCS / "explanation" / "method.md").read_text()
+    method = " ".join((DOCS / "explanation" / "method.md").read_text().split())
     for paper in citation["references"]:
         assert paper["title"] in method
         assert paper["identifiers"][0]["value"].replace("arXiv:", "arXiv ") in method
