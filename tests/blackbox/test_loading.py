@@ -90,3 +90,20 @@ def test_weights_that_do_not_fit_the_bundled_model(tmp_path: Path) -> None:
     path.with_suffix(".json").write_text('{"input_side": 64}')
     with pytest.raises(InputError):
         load_black_box("bundled", weights=path, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "extra"), [("sam2", "sam2", "sam2"), ("remote", "tritonclient", "remote")]
+)
+def test_a_missing_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, package: str, extra: str
+) -> None:
+    weights = tmp_path / "sam2.safetensors"
+    save_file({"a": torch.zeros(1)}, weights)
+    for module in [one for one in sys.modules if one.startswith((f"{package}.", "baps.blackbox.sam2"))]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(BapsError, match=rf"The black box {name} needs .*pip install 'baps-monailabel\[{extra}\]'"):
+        load_black_box(
+            name, None if name == "remote" else weights, remote=RemoteSettings("http://127.0.0.1:9/model")
+        )

@@ -1,7 +1,6 @@
-"""Make the sample data: phantom volumes of an abdomen, CT-like and MR-like, with labels, and one DICOM series.
+"""Phantom volumes of an abdomen, CT-like and MR-like, with labels; nothing in them comes from a patient.
 
-``python -m tools.sample_data`` writes ``ct/``, ``mr/`` and ``dicom/`` into ``sample-data/``. Nothing in them comes from
-a patient. What is modelled, so that the phantoms are hard in the way real images are:
+What is modelled, so that the phantoms are hard in the way real images are:
 
 * anatomy: a body with fat, bowel, muscle, spine, ribs, lungs' bases, liver, spleen, kidneys, stomach and aorta, mostly
   warped ellipsoids, different for every patient;
@@ -13,26 +12,21 @@ a patient. What is modelled, so that the phantoms are hard in the way real image
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from scipy import ndimage
 
 from baps.imaging.volume import Volume
 from baps.io import write_nifti
 
-HERE = Path(__file__).resolve().parents[1] / "sample-data"
 SHAPE = (128, 128, 24)
 SPACING = (2.8, 2.8, 6.0)
 LABELS = {"liver": 1, "spleen": 2, "kidneys": 3, "stomach": 4, "aorta": 5}
 """Label names and their values in the labelmaps."""
-
-CT_CASES, MR_CASES = 11, 3
 
 # The phantom lies in LPS axes (I to the patient's left, J to the back, K to the head), like an axial CT.
 AFFINE = np.diag([-SPACING[0], -SPACING[1], SPACING[2], 1.0])
@@ -144,60 +138,25 @@ def render_mr(phantom: Phantom, random: np.random.Generator) -> NDArray[np.int16
     return (noisy * random.uniform(0.5, 3)).round().clip(0, 32767).astype(np.int16)
 
 
-def write_dicom(folder: Path, voxels: NDArray[np.int16], patient: str, seed: int) -> None:
-    """One CT series, a file a slice, in the phantom's geometry."""
-    folder.mkdir(parents=True, exist_ok=True)
-    entropy = [f"baps sample {patient} {seed}"]
-    study, series, frame = (
-        pydicom.uid.generate_uid(entropy_srcs=[*entropy, part]) for part in ("study", "series", "frame")
-    )
-    for index in range(voxels.shape[2]):
-        meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID = CTImageStorage
-        meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid(entropy_srcs=[*entropy, str(index)])
-        meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        image = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
-        image.is_little_endian, image.is_implicit_VR = True, False
-        image.SOPClassUID, image.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
-        image.PatientName, image.PatientID = "Phantom^Sample", patient
-        image.PatientBirthDate, image.PatientSex = "", "O"
-        image.StudyInstanceUID, image.SeriesInstanceUID, image.FrameOfReferenceUID = study, series, frame
-        image.StudyDate, image.StudyTime, image.AccessionNumber, image.StudyID = "20240101", "120000", "", "1"
-        image.ReferringPhysicianName, image.Manufacturer = "", "BAPS sample-data/generate.py"
-        image.Modality, image.SeriesNumber, image.InstanceNumber = "CT", 1, index + 1
-        image.SeriesDescription, image.PatientPosition = "Phantom abdomen", "HFS"
-        image.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
-        position = [-AFFINE[0, 3], -AFFINE[1, 3], AFFINE[2, 3] + index * SPACING[2]]
-        image.ImagePositionPatient = [f"{value:.4f}" for value in position]
-        image.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-        image.PixelSpacing, image.SliceThickness = [SPACING[1], SPACING[0]], SPACING[2]
-        image.SliceLocation = f"{position[2]:.4f}"
-        image.PositionReferenceIndicator, image.KVP, image.AcquisitionNumber = "", "120", 1
-        image.Rows, image.Columns = voxels.shape[1], voxels.shape[0]
-        image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
-        image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 16, 16, 15, 1
-        image.RescaleIntercept, image.RescaleSlope, image.RescaleType = 0, 1, "HU"
-        image.WindowCenter, image.WindowWidth = 40, 400
-        image.PixelData = np.ascontiguousarray(voxels[:, :, index].T).astype("<i2").tobytes()
-        image.save_as(folder / f"{index + 1:03d}.dcm", write_like_original=False)
+def write_cases(folder: Path, kind: str, count: int, seed: int = 0) -> Iterator[Path]:
+    """Write volumes into ``images/`` of a folder and their labels into ``labels/``, one after another.
 
+    Args:
+        folder: it is made.
+        kind: ``ct`` or ``mr``.
+        count: how many volumes.
+        seed: of the phantoms and their noise.
 
-def generate(out: Path, seed: int = 0, ct_cases: int = CT_CASES, mr_cases: int = MR_CASES) -> None:
-    """Write the volumes, their labels and the DICOM series (of the first CT case) below a folder."""
-    for kind, count, render in (("ct", ct_cases, render_ct), ("mr", mr_cases, render_mr)):
-        for part in ("images", "labels"):
-            (out / kind / part).mkdir(parents=True, exist_ok=True)
-        for number in range(1, count + 1):
-            random = np.random.default_rng([seed, {"ct": 0, "mr": 1}[kind], number])
-            phantom = draw_phantom(random)
-            voxels = render(phantom, random)
-            name = f"{kind}_{number:02d}.nii.gz"
-            write_nifti(out / kind / "images" / name, Volume(voxels, AFFINE))
-            write_nifti(out / kind / "labels" / name, Volume(phantom.labels, AFFINE))
-            if kind == "ct" and number == 1:
-                write_dicom(out / "dicom" / "ct_01", voxels, "SAMPLE-CT-01", seed)
-
-
-if __name__ == "__main__":
-    generate(HERE)
-    print(f"Wrote {CT_CASES} CT and {MR_CASES} MR phantoms and a DICOM series below {HERE}.")
+    Yields:
+        The file of each image.
+    """
+    render = {"ct": render_ct, "mr": render_mr}[kind]
+    for part in ("images", "labels"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    for number in range(1, count + 1):
+        random = np.random.default_rng([seed, {"ct": 0, "mr": 1}[kind], number])
+        phantom = draw_phantom(random)
+        name = f"{kind}_{number:02d}.nii.gz"
+        write_nifti(folder / "images" / name, Volume(render(phantom, random), AFFINE))
+        write_nifti(folder / "labels" / name, Volume(phantom.labels, AFFINE))
+        yield folder / "images" / name

@@ -430,7 +430,7 @@ def _complete_one(source: Dataset, image: Volume) -> Dataset:
                 f"{keyword} of the series cannot be read: its characters are not of the set that SpecificCharacterSet "
                 "names. Correct the series in the PACS. Nothing was saved."
             )
-    whole.SpecificCharacterSet = "ISO_IR 192"  # The label's: the texts are decoded, and highdicom takes no odd set over.
+    whole.SpecificCharacterSet = "ISO_IR 192"  # That of the label, whose texts are decoded.
     if whole.PatientSex not in ("M", "F", "O"):
         whole.PatientSex = ""
     if not (whole.get("LossyImageCompressionRatio") and whole.get("LossyImageCompressionMethod")):
