@@ -23,13 +23,13 @@ from segment_anything import sam_model_registry
 
 from baps.blackbox import BlackBox, load_black_box
 from baps.blackbox.sam import SamBlackBox
+from baps.demo.run import SAMPLES, VALUE
 from baps.evaluation.cases import Case, load_cases
 from baps.prompts import Prompt
 from baps.training.adapt import adapt
 from baps.training.settings import AdaptationSettings
 from benchmarks.adaptation.wrapped import Wrapped
 from benchmarks.paths import RESULTS
-from demo.run import SAMPLES, VALUE
 
 
 class _Recorded(Wrapped):

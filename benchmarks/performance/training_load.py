@@ -22,11 +22,11 @@ from rich.console import Console
 from rich.table import Table
 
 from baps.blackbox import load_black_box
+from baps.demo.run import SAMPLES, VALUE, organ_of, save_labels
 from baps.evaluation.cases import Case, load_cases
 from baps.training.adapt import adapt
 from baps.training.settings import AdaptationSettings
 from benchmarks.paths import RESULTS
-from demo.run import SAMPLES, VALUE, organ_of, save_labels
 from demo.server import running_server
 
 VOLUMES = (10, 100, 1000)

@@ -21,35 +21,35 @@ import pytest
 import typer
 from numpy.typing import NDArray
 
-from baps.adaptation.cases import load_cases
-from baps.adaptation.publishing import adapt_and_publish
-from baps.adaptation.settings import AdaptationSettings
-from baps.adapter_file import read_adapter
-from baps.audit import AuditFile
-from baps.audit_check import check_audit
+from baps.adapters.adapter_file import read_adapter
+from baps.annotations.history import LabelHistory
 from baps.blackbox import BlackBox
-from baps.blackbox.inference_protocol import Address, connect
-from baps.click import read_click
-from baps.command_line import app as command_line
+from baps.blackbox.remote.inference_protocol import Address, connect
+from baps.cli import app as command_line
 from baps.errors import BapsError
-from baps.formats import read_label_map, read_volume
-from baps.label_history import LabelHistory
-from baps.openid_settings import read_openid
-from baps.pacs_login import read_login
-from baps.segmenter import Segmenter
-from baps.settings import Settings, read_settings
-from baps.size import max_volume_bytes
-from baps.store import AdapterStore
-from baps.users import Users
-from fseft.adapter_file import read_organ_adapter
-from fseft.models import OrganModel, load_organ_model
-from fseft.preparation import prepare
-from fseft.readings import Readings
-from fseft.segmenting import OrganSegmenter, ask
-from lib.labelled import labelled_cases
-from lib.studies import StudiesDatastore
-from lib.trainers.adaptation import AdaptationTrainer
-from lib.trainers.organs import OrgansTrainer
+from baps.evaluation.cases import load_cases
+from baps.fseft.adapter_file import read_organ_adapter
+from baps.fseft.feature_cache import FeatureCache
+from baps.fseft.models import OrganModel, load_organ_model
+from baps.fseft.predictor import OrganSegmenter, ask
+from baps.fseft.preprocessing import prepare
+from baps.inference.requests.click import read_click
+from baps.inference.segmenter import Segmenter
+from baps.io import read_label_map, read_volume
+from baps.registry.store import AdapterStore
+from baps.server.datastores.folder import StudiesDatastore
+from baps.server.train.adaptation import AdaptationTrainer
+from baps.server.train.organs import OrgansTrainer
+from baps.server.training_cases import labelled_cases
+from baps.site.audit import AuditFile
+from baps.site.audit_check import check_audit
+from baps.site.openid_settings import read_openid
+from baps.site.pacs_credentials import read_login
+from baps.site.settings import Settings, read_settings
+from baps.site.users import Users
+from baps.training.publishing import adapt_and_publish
+from baps.training.settings import AdaptationSettings
+from baps.utils.limits import max_volume_bytes
 
 ROOT = Path(__file__).parents[2]
 FIXTURE = ROOT / "tests" / "fixtures" / "v0_1"
@@ -321,7 +321,7 @@ def test_adapters_serve_the_same_masks(site: Site, bundled: BlackBox) -> None:
 
 def organ_answers(site: Site, model: OrganModel) -> Iterator[tuple[str, NDArray[Any]]]:
     """What the site serves and what the model answers without adapters, as masks; each adapter's probabilities."""
-    store, readings = site.organ_store, Readings(site.folder / "readings")
+    store, readings = site.organ_store, FeatureCache(site.folder / "readings")
     volume = read_volume(site.image("ct_05"))
     prepared = prepare(volume, model.spacing, model.side)
     reading = readings.of_image(model, prepared.image)
