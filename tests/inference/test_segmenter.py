@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from baps.adapters import click_consistency
 from baps.adapters.adapter import Adapter
 from baps.adapters.output_head import OutputHead
-from baps.adapters.visual_prompt import build_visual_prompt
+from baps.adapters.visual_prompt import build_visual_prompt, to_pixels, to_tensor
+from baps.adapters.zoom import View, crop, crop_for_prompt, move, paste
 from baps.blackbox import BlackBox
 from baps.errors import InputError, NotFoundError
 from baps.imaging.canvas import Canvas, Plane
@@ -54,6 +55,7 @@ def _publish(
     shift: float = 0.0,
     code: int = 0,
     head: OutputHead | None = None,
+    zoom: float = 1.0,
 ) -> str:
     """An adapter that adds ``shift`` (of white for ``basis``) to every pixel."""
     made = build_visual_prompt(kind, condition="click" if kind == "concat" else "label")
@@ -61,7 +63,7 @@ def _publish(
     with torch.no_grad():
         bias.view(3, -1)[:, code] = shift
     able = segmenter.black_box.capabilities
-    adapter = Adapter(made, head)
+    adapter = Adapter(made, head, zoom)
     record = {"adapter": adapter.record(), "black_box": {"weights_sha256": able.weights_sha256}}
     version = segmenter.store.add(label, adapter, record, "passed")
     segmenter.store.publish(label, version)
@@ -175,8 +177,9 @@ def test_the_head_corrects_the_answer_to_every_click(
     masks: list[NDArray[np.bool_]] = []
     for prompt in (CLICK, Prompt(((3, 3),)), Prompt((*CLICK.positive, (3, 3)), ((30, 30),)), CLICK):
         placed = [prompt.mapped(canvas.place)]
-        answer = black_box.segment(adapter.change(pixels, placed), placed)
-        expected = canvas.restore(adapter.refine(pixels, placed, answer)[0]) > 0.5
+        crops = adapter.crop(pixels, placed)
+        answer = black_box.segment(adapter.change(crops), placed)
+        expected = canvas.restore(adapter.refine(crops, answer)[0]) > 0.5
         found = segmenter.segment(path, MIDDLE, prompt, "spleen")
         assert found.encoding_kept == bool(masks and side is None)
         np.testing.assert_array_equal(found.mask, expected)
@@ -184,6 +187,51 @@ def test_the_head_corrects_the_answer_to_every_click(
         masks.append(found.mask)
     np.testing.assert_array_equal(masks[0], masks[3])
     assert not np.array_equal(masks[0], masks[1])
+
+
+@pytest.mark.parametrize("kind", ["basis", "concat"])
+@pytest.mark.parametrize("side", [None, 64], ids=["encodings", "none"])
+def test_a_click_is_cropped_once_and_answered_as_if_step_by_step(
+    segmenter: Segmenter,
+    new_black_box: Callable[..., BlackBox],
+    path: Path,
+    phantom: Phantom,
+    lively_head: OutputHead,
+    side: int | None,
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(click_consistency, "_NEAR", 9.0)  # No answer contradicts its clicks.
+    segmenter = segmenter if side is None else Segmenter(new_black_box(side=side), segmenter.store)
+    _publish(segmenter, "spleen", kind, shift=0.1, head=lively_head, zoom=0.5)
+    adapter, black_box = segmenter.store.load("spleen", "v0001").adapter, segmenter.black_box
+    size = black_box.capabilities.input_side
+    canvas = Canvas.fit(phantom[0], MIDDLE, size)
+    pixels = canvas_image(phantom[0], MIDDLE, canvas, choose_window(phantom[0]))[None]
+    crops: list[Prompt] = []
+
+    def count(prompt: Prompt, *given: float) -> View:
+        crops.append(prompt)
+        return crop_for_prompt(prompt, *given)
+
+    monkeypatch.setattr("baps.adapters.adapter.crop_for_prompt", count)
+    for prompt in (CLICK, Prompt(((3, 3),)), Prompt((*CLICK.positive, (3, 3)), ((30, 30),)), CLICK):
+        placed = prompt.mapped(canvas.place)
+        view = crop_for_prompt(placed, size, 0.5)
+        inside, whole = [move(placed, view, size)], to_tensor(pixels)
+        part, features = crop(whole, [view]), adapter.visual_prompt.encoder.features(whole)
+        shown = to_pixels(adapter.visual_prompt.change(part, features, inside))
+        answer = torch.from_numpy(black_box.segment(shown, inside))
+        refined = lively_head.refine(part, answer, inside)
+        expected = canvas.restore(paste(refined, [view], size)[0].numpy())
+        crops.clear()
+        found = segmenter.segment(path, MIDDLE, prompt, "spleen")
+        assert crops == [placed]
+        if side is None:  # In two halves a black box need not round as it does in one.
+            np.testing.assert_allclose(found.probability, expected, atol=1e-5)
+        else:
+            np.testing.assert_array_equal(found.probability, expected)
+        np.testing.assert_array_equal(found.mask, expected > 0.5)
 
 
 def test_the_shared_adapter_serves_other_labels(segmenter: Segmenter, path: Path) -> None:

@@ -247,7 +247,7 @@ def test_on_the_bundled_black_box(bundled: BlackBox, dim_slices: Slices) -> None
     assert 0 < bundled.images_asked - before <= 120
     assert result.check.verdict is not None
     piece = slices["patient 0"][0]
-    changed = result.adapter.change(piece.image[None], [])
+    changed = result.adapter.change(result.adapter.crop(piece.image[None], []))
     assert (changed != piece.image[None]).any()
     assert result.adapter.head is not None
     assert score_slices(bundled, result.adapter, [piece], "click", 0, 1).shape == (1, 1)

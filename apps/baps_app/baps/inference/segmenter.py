@@ -202,7 +202,11 @@ class Segmenter:
 
         def seen(index: int) -> NDArray[np.uint8]:
             # Where the click lies is no matter: only adapters are used here whose change does not depend on it.
-            return adapter.change(pixels(index)[None], [Prompt(((0.0, 0.0),))])[0] if adapter else pixels(index)
+            return (
+                adapter.change(adapter.crop(pixels(index)[None], [Prompt(((0.0, 0.0),))]))[0]
+                if adapter
+                else pixels(index)
+            )
 
         drawn = {index: canvas.draw(mask) > 0.5 for index, mask in masks.items()}
         placed = {index: tuple(map(canvas.place, points)) for index, points in (background or {}).items()}
@@ -214,7 +218,7 @@ class Segmenter:
                 return
             if adapter and (answer > 0.5).any():  # A head asks for a click too.
                 click = Prompt((deepest(answer > 0.5),))
-                answer = adapter.refine(pixels(index)[None], [click], answer[None])[0]
+                answer = adapter.refine(adapter.crop(pixels(index)[None], [click]), answer[None])[0]
             yield index, canvas.restore(answer)
 
     def can_carry(self, label: str, adapted: bool = True) -> bool:
