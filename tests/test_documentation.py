@@ -8,7 +8,6 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +106,7 @@ def test_targets_and_variables_of_make_are_there(page: Path) -> None:
 
 
 def test_variables_of_the_environment_are_read() -> None:
-    known = {f"BAPS_{one.name.upper()}" for one in fields(Settings)}
+    known = {f"BAPS_{name.upper()}" for name in Settings.model_fields}
     sources = [*(ROOT / "apps" / "baps_app").rglob("*.py"), *(ROOT / "tests").rglob("*.py"), ROOT / "Makefile"]
     sources += [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "deploy").iterdir()]
     written = set(re.findall(r"BAPS_[A-Z0-9_]+", "\n".join(file.read_text(errors="ignore") for file in sources)))

@@ -62,7 +62,7 @@ class Arm:
         queries: transductive inference on the test volumes: a fit for ``each`` of them, as published, or one for
             ``all``.
         marked: whether labels count only on slices on which the organ is marked, as those that viewers submit do in the
-            app (unless ``whole_labels`` is set).
+            app (unless ``complete_labels`` is set).
     """
 
     method: str

@@ -81,7 +81,7 @@ def test_a_ball_is_found_on_every_axis(segmenter: Segmenter, path: Path, phantom
 def test_a_slice_that_takes_too_much_memory_is_refused(
     segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("BAPS_MOST_VOLUME_MB", "1")
+    monkeypatch.setenv("BAPS_MAX_VOLUME_MB", "1")
     large = tmp_path / "large.nii.gz"
     write_nifti(large, Volume(np.zeros((400, 400, 2), np.uint8), np.eye(4)))
     with pytest.raises(InputError, match=r"A slice of large.nii.gz .* 1 MB are allowed"):

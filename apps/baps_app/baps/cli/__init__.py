@@ -19,6 +19,7 @@ from baps.cli.evaluate import evaluate
 from baps.cli.segment import segment
 from baps.cli.serve import serve
 from baps.errors import BapsError
+from baps.utils.deprecation import OldNameWarning
 
 app = typer.Typer(no_args_is_help=True, help="Promptable segmentation that adapts to your images.")
 app.command()(serve)
@@ -36,9 +37,11 @@ app.add_typer(organs.app, name="organs")
 
 
 def main() -> None:
-    """Run the command; errors that were foreseen are one sentence."""
-    if not sys.warnoptions:  # What libraries say to programmers; python -W default shows it.
+    """Run the command. Expected errors and warnings are one sentence each."""
+    if not sys.warnoptions:  # Libraries warn programmers; python -W default shows that.
         warnings.simplefilter("ignore")
+        warnings.simplefilter("default", OldNameWarning)
+        warnings.formatwarning = lambda message, *_, **__: f"{message}\n"
     try:
         app()
     except BapsError as error:

@@ -70,7 +70,7 @@ from baps.server.datastores.dicomweb.stored_segments import (
 )
 from baps.server.datastores.dicomweb.stow_check import check_belongs, check_new_series, read_object, sign, written
 from baps.server.datastores.index import AtomicIndex
-from baps.site.pacs_credentials import Login, read_login
+from baps.site.pacs_credentials import PacsCredentials, read_pacs_credentials
 from baps.site.pacs_studies import PacsStudies, Worklist, json_values, read_pacs_studies
 from baps.utils.atomic_write import atomic_write
 from baps.utils.context_collector import notes
@@ -859,7 +859,7 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
 
 
 def open_pacs(
-    address: str, login: Login | None = None, worklist: Path | None = None, label_format: str = "seg"
+    address: str, login: PacsCredentials | None = None, worklist: Path | None = None, label_format: str = "seg"
 ) -> PacsDatastore:
     """Make the datastore of a DICOMweb address. The cache comes from MONAI Label's own settings.
 
@@ -878,7 +878,7 @@ def open_pacs(
     if listed:
         listed.studies()
     cache = settings.MONAI_LABEL_DICOMWEB_CACHE_PATH or settings.MONAI_LABEL_DATASTORE_CACHE_PATH
-    client = connect(studies.address, login or read_login(None))
+    client = connect(studies.address, login or read_pacs_credentials(None))
     return PacsDatastore(client, cache.strip() or None, studies, listed, label_format)
 
 
