@@ -198,7 +198,7 @@ def plan(
     arms: Collection[str] = (),
     split: str = "test",
     shots: int = 0,
-    rate: float = 0,
+    learning_rate: float = 0,
 ) -> list[Cell]:
     """What there is to run, that which tells most first.
 
@@ -210,7 +210,7 @@ def plan(
         arms: none for all.
         split: see ``Cell``.
         shots: with so many alone; 0 for all.
-        rate: instead of the experiment's and the methods' own; 0 for those.
+        learning_rate: instead of the experiment's and the methods' own; 0 for those.
     """
     fits, found = QUICK_FIT if quick else FIT, []
     for name, experiment in EXPERIMENTS.items():
@@ -223,8 +223,8 @@ def plan(
                 if not arm.method:
                     found.append(Cell(name, organ, title, 0, 0, split, None, *which))
                     continue
-                chosen = rate or experiment.rates.get(arm.method, 0)
-                settings = replace(fits[_reads(arm)], method=arm.method, decoder=arm.decoder, rate=chosen)
+                chosen = learning_rate or experiment.rates.get(arm.method, 0)
+                settings = replace(fits[_reads(arm)], method=arm.method, decoder=arm.decoder, learning_rate=chosen)
                 for count in experiment.shots[:1] if quick else experiment.shots:
                     if shots not in (0, count):
                         continue

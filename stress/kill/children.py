@@ -73,7 +73,7 @@ def training(folder: Path, seed: int, images: int) -> None:
     result = adapt_and_publish(
         store, (LABEL,), black_box, slices, AdaptationSettings(max_images=images, seed=seed), report
     )
-    print("done", result["version"], result.get("recalled_images", 0), flush=True)
+    print("done", result["version"], result.get("replayed_images", 0), flush=True)
 
 
 if __name__ == "__main__":

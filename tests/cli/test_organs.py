@@ -38,7 +38,7 @@ def run(tmp_path: Path, new_phantom: Callable[..., tuple[Volume, NDArray[np.bool
 
 
 def test_adapting_to_a_new_organ_and_measuring_it(run: Run, tmp_path: Path) -> None:
-    words = ("--organ", "tumour", "--method", "linear_probe", "--epochs", "80", "--rate", "0.05")
+    words = ("--organ", "tumour", "--method", "linear_probe", "--epochs", "80", "--learning-rate", "0.05")
     said = run("adapt", *words, "--out", str(tmp_path / "a" / "tumour"), "--queries", str(tmp_path / "images"))
     assert "does not know tumour" in said
     assert "Better: the adapter is" in said
@@ -69,7 +69,9 @@ def test_adapting_to_a_new_organ_and_measuring_it(run: Run, tmp_path: Path) -> N
 
 def test_a_candidate_that_does_not_help_is_put_aside(run: Run, tmp_path: Path) -> None:
     (tmp_path / "spleen").write_text("an older one")
-    said = run("adapt", "--organ", "spleen", "--epochs", "1", "--rate", "1e-9", "--out", str(tmp_path / "spleen"))
+    said = run(
+        "adapt", "--organ", "spleen", "--epochs", "1", "--learning-rate", "1e-9", "--out", str(tmp_path / "spleen")
+    )
     assert "Not better: the candidate is" in said
     assert "is still the earlier one" in said
     assert (tmp_path / "spleen.refused").stat().st_size > 0

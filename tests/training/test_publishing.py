@@ -25,10 +25,10 @@ from baps.training.settings import AdaptationSettings
 Slices = Callable[..., dict[str, list[LabelledSlice]]]
 NewBox = Callable[..., Any]
 SETTINGS = AdaptationSettings(
-    max_images=700, batch=8, curve_points=2, curve_slices=4, click_sets=2, check_slices=3, rate=0.05, zoom="none",
-    head="none",
+    max_images=700, batch_size=8, curve_points=2, curve_slices=4, click_sets=2, check_slices=3, learning_rate=0.05,
+    zoom="none", head="none",
 )  # fmt: skip
-WEAK = replace(SETTINGS, max_images=260, rate=0.02, condition="click")
+WEAK = replace(SETTINGS, max_images=260, learning_rate=0.02, condition="click")
 """Learns little; and of another kind than the rest, so it does not go on from what is served."""
 
 
@@ -57,7 +57,7 @@ def _serve(
     record = {
         "adapter": adapter.record(),
         "black_box": {"name": "brightness", "weights_sha256": black_box.capabilities.weights_sha256},
-        "known_patients": [patient_hash(patient) for patient in trained_on],
+        "seen_patients": [patient_hash(patient) for patient in trained_on],
         "fingerprint": "of what is served",
         "verdict": {"gain": gain},
     }
@@ -173,7 +173,7 @@ def test_over_weeks_what_is_served_never_gets_worse_for_those_who_judge(
 ) -> None:
     """Patients join; some trainings are good, some learn little, and some do harm."""
     random = np.random.default_rng(seed)
-    kinds = [SETTINGS, WEAK, replace(SETTINGS, rate=3.0, max_images=200), replace(SETTINGS, max_images=300)]
+    kinds = [SETTINGS, WEAK, replace(SETTINGS, learning_rate=3.0, max_images=200), replace(SETTINGS, max_images=300)]
     statuses = []
     for patients in (2, 3, 5, 6, 8, 8):
         settings = replace(kinds[random.integers(4)], seed=int(random.integers(100)))
@@ -191,7 +191,7 @@ def test_over_weeks_what_is_served_never_gets_worse_for_those_who_judge(
             assert record["against_served"]["gain"] >= 0
             judges = [p for p in slices if patient_hash(p) in record["held_back_patients"]]
             if before and judges:
-                knew = store.record("spleen", before)["known_patients"]
+                knew = store.record("spleen", before)["seen_patients"]
                 assert any(patient_hash(p) not in knew for p in judges)
     assert "published" in statuses
 
@@ -267,7 +267,7 @@ def test_what_was_begun_from_another_version_is_begun_anew(
     assert store.versions("spleen") == []
     _serve(store, new_black_box(), _brighter(0.28), [])
     said = adapt_and_publish(store, ("spleen",), new_black_box(), slices, SETTINGS)
-    assert said["recalled_images"] == 0
+    assert said["replayed_images"] == 0
     assert store.record("spleen", said["version"])["started_from"] == "of what is served"
 
 
@@ -277,7 +277,7 @@ def test_what_was_broken_off_goes_on(store: AdapterStore, new_black_box: NewBox,
     with pytest.raises(BudgetSpentError):
         adapt_and_publish(store, ("spleen",), black_box, dim_slices(6), SETTINGS)
     said = adapt_and_publish(store, ("spleen",), new_black_box(), dim_slices(6), SETTINGS)
-    assert said["recalled_images"] == black_box.images_asked > 200
+    assert said["replayed_images"] == black_box.images_asked > 200
     assert said["status"] == "published"
 
 

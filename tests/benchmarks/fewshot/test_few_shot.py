@@ -95,10 +95,10 @@ def test_the_plan_can_be_narrowed(model: OrganModel) -> None:
     assert [(c.organ, c.arm, c.shots, c.split) for c in cells] == [
         ("pancreas", "full", shots, "validation") for shots in (1, 3, 5)
     ]
-    (cell,) = plan(model, only="novel panc", arms=["full"], seeds=1, shots=3, rate=0.25)
+    (cell,) = plan(model, only="novel panc", arms=["full"], seeds=1, shots=3, learning_rate=0.25)
     assert cell.shots == 3
     assert cell.settings is not None
-    assert cell.settings.rate == 0.25
+    assert cell.settings.learning_rate == 0.25
     quick = plan(model, quick=True)
     assert {cell.experiment for cell in quick} == set(EXPERIMENTS)
     assert {cell.seed for cell in quick} == {0}

@@ -136,7 +136,7 @@ def test_images_of_another_size_are_not_sent(bundled_host: Host, wire: str) -> N
 # A model that goes.
 
 SETTINGS = AdaptationSettings(
-    max_images=500, batch=8, curve_points=2, curve_slices=4, click_sets=2, check_slices=3, rate=0.05
+    max_images=500, batch_size=8, curve_points=2, curve_slices=4, click_sets=2, check_slices=3, learning_rate=0.05
 )
 Slices = Callable[..., dict[str, list[LabelledSlice]]]
 
@@ -198,9 +198,9 @@ def test_a_training_that_lost_its_server_goes_on_from_its_log(
     rest = _remote(address)
     result = adapt(rest, slices, SETTINGS, log=log)
     _same(result, unbroken)
-    assert result.record["recalled_images"] > SETTINGS.max_images // 2  # type: ignore[operator]
+    assert result.record["replayed_images"] > SETTINGS.max_images // 2  # type: ignore[operator]
     asked = result.record["black_box_images"]
-    assert asked == unbroken.record["black_box_images"] == rest.images_asked + result.record["recalled_images"]  # type: ignore[operator]
+    assert asked == unbroken.record["black_box_images"] == rest.images_asked + result.record["replayed_images"]  # type: ignore[operator]
 
 
 @pytest.mark.slow

@@ -97,7 +97,7 @@ def test_a_label_that_a_person_submitted_is_added_to(studies: Path) -> None:
     assert values == {"liver": 5, "spleen": 2}
     np.testing.assert_array_equal(_saved(studies), np.where(_disc(image, 0), 2, submitted))
     assert (info["author"], info["model"], info["confirmed"]) == ("anna", "baps", True)
-    assert info["covers"] == {
+    assert info["annotated_slices"] == {
         "liver": np.flatnonzero((submitted == 5).any((0, 1))).tolist(),
         "spleen": [0],
     }

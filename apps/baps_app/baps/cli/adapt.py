@@ -46,9 +46,10 @@ def adapt(
     ] = "convolutional",
     visual_prompt: Annotated[str, typer.Option(help="basis (ours) or concat (as published).")] = "basis",
     condition: Annotated[str, typer.Option(help="What it depends on beside the image: label, or click.")] = "label",
-    corrected: Annotated[
+    correction_ratio: Annotated[
         float, typer.Option(help="Share of training prompts with corrective clicks: 0.5 (ours) or 0 (as published).")
     ] = 0.5,
+    corrected: Annotated[float | None, typer.Option(hidden=True)] = None,
     encoder: Annotated[str, typer.Option(help="Frozen encoder: statistics, clip, vit_mae or dino.")] = "statistics",
     encoder_source: Annotated[str, typer.Option(help="Its weights: a local path or a hub's name.")] = "",
     weights: options.Weights = "",
@@ -76,7 +77,7 @@ def adapt(
     settings = AdaptationSettings(
         visual_prompt=visual_prompt,
         condition=condition,
-        corrected=corrected,
+        correction_ratio=options.new_option(correction_ratio, corrected, "--correction-ratio", "--corrected"),
         encoder=encoder,
         encoder_source=encoder_source,
         optimiser=optimizer,
@@ -119,7 +120,7 @@ def adapt(
         result = adapt_to(model, slices, settings, progress=report, log=log)
 
     record = dict(result.record)
-    if recalled := record["recalled_images"]:
+    if recalled := record["replayed_images"]:
         console.print(f"The answers for {recalled} images came from {log}, which an earlier run of the same had left.")
     candidate = out.with_name(f"{out.name}.refused")
     candidate.unlink(missing_ok=True)

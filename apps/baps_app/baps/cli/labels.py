@@ -46,7 +46,7 @@ def _history(studies: Path) -> LabelHistory:
 def list_labels(
     studies: Studies, image: Annotated[str, typer.Option(help="One image alone; by default all.")] = ""
 ) -> None:
-    """Every version, who saved it, and what it covers; the newest of each label is served."""
+    """List every version, who saved it, and the slices of each organ; the newest of each label is served."""
     history = _history(studies)
     version_column = Column("version", no_wrap=True, min_width=23)  # Whole, to be copied.
     table = Table("image", "label", version_column, "served", "author", "organs and their slices", "remarks")
@@ -259,10 +259,10 @@ def _authors(said: dict[str, object]) -> str:
 
 
 def _organs(said: dict[str, object]) -> str:
-    covers = said.get("covers")
-    return (
-        ", ".join(f"{organ} {len(slices)}" for organ, slices in covers.items()) if isinstance(covers, dict) else "all"
-    )
+    annotated = said.get("annotated_slices")
+    if not isinstance(annotated, dict):
+        return "all"
+    return ", ".join(f"{organ} {len(slices)}" for organ, slices in annotated.items())
 
 
 def _remarks(version: Version) -> str:

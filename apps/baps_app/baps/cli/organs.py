@@ -39,7 +39,8 @@ def adapt(
     ),
     decoder: Annotated[bool, typer.Option(help="Train the decoder beside a method that changes the encoder.")] = False,
     epochs: Annotated[int, typer.Option(help="At the most; it ends when the loss falls no more.")] = 200,
-    rate: Annotated[float, typer.Option(help="Learning rate to begin with; 0 for the method's own.")] = 0.0,
+    learning_rate: Annotated[float, typer.Option(help="Initial learning rate; 0 for the method's own.")] = 0.0,
+    rate: Annotated[float | None, typer.Option(hidden=True)] = None,
     queries: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Unlabelled volumes to do well on: the organ is to be about as large there."),
@@ -67,7 +68,8 @@ def adapt(
     from baps.fseft.volumes import load_volumes
     from baps.io import file_stem, list_images, read_volume
 
-    settings = OrganSettings(method=method, decoder=decoder, rate=rate, epochs=epochs, seed=seed)
+    learning_rate = options.new_option(learning_rate, rate, "--learning-rate", "--rate")
+    settings = OrganSettings(method, decoder, learning_rate, epochs, seed=seed)
     outputs.make_room(out)
     organs = load_organ_model(model, weights, weights_sha256, device)
     found = find_cases(images, labels, options.read_label(label), patients)

@@ -55,7 +55,7 @@ def labelled_cases(
             left_out[image_id] = f"The label of {image_id} was not confirmed by a person. Check it and submit it."
             continue
         names = checked[image_id].names if image_id in checked else {}
-        values, covers = label_values(info, labels, names), info.covers or {}
+        values, annotated = label_values(info, labels, names), info.annotated_slices or {}
         if not set(values) & set(labels):
             left_out[image_id] = f"Its segments {', '.join(values)} are no labels of this site: {', '.join(labels)}."
         mask = Path(datastore.get_label_uri(label_id, tag))
@@ -67,7 +67,7 @@ def labelled_cases(
                 left_out[f"{image_id}, {name}"], standing = _standing(datastore, image_id, name, info, labels, source)
                 cases[name] += [replace(one, patient=patient) for one in standing]
             elif name in values:
-                cases[name].append(Case(image, mask, values[name], patient, covers.get(name), source))
+                cases[name].append(Case(image, mask, values[name], patient, annotated.get(name), source))
     return cases, left_out
 
 
@@ -93,7 +93,7 @@ def _standing(
         value = label_values(before, labels, names)[organ]
     except (BapsError, KeyError):
         return f"{said} The one before it is not there any more; none was taken.", []
-    covered = (before.covers or {}).get(organ)
+    covered = (before.annotated_slices or {}).get(organ)
     return f"{said} The one before it was taken.", [Case(image, version.file, value, image_id, covered, source)]
 
 

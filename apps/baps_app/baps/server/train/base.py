@@ -11,12 +11,14 @@ from typing import Any, Generic, TypeVar
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 
+from baps.adapters.old_records import OLD_SETTINGS
 from baps.errors import BapsError, InputError
 from baps.evaluation.cases import Case
 from baps.evaluation.folders import read_patient_table
 from baps.server.datastores.index import AtomicIndex
 from baps.server.train.stats import Stats, read_stats
 from baps.server.training_cases import labelled_cases
+from baps.utils.deprecation import rename_old_keys
 from baps.utils.redaction import redact_paths
 from baps.utils.throttle import lower_priority
 
@@ -80,6 +82,8 @@ class SiteTrainer(TrainTask, Generic[Settings]):
         Raises:
             InputError: on one that is neither ours nor the host's; the message lists ours.
         """
+        old_names = {old: new for old, new in OLD_SETTINGS.items() if new in self._options}
+        request = rename_old_keys(request, old_names, "in a training request")
         known = {"label", *self._options}
         unknown = sorted(set(request) - known - _HOST_OPTIONS)
         if unknown:

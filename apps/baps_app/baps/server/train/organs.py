@@ -44,7 +44,9 @@ class OrgansTrainer(SiteTrainer["OrganSettings"]):
         patients: Path | None,
     ) -> None:
         description = "Adapts the organ model, which needs no click, to the saved labels of this site"
-        super().__init__(description, labels, patients, folder, ("method", "decoder", "epochs", "rate", "seed"))
+        super().__init__(
+            description, labels, patients, folder, ("method", "decoder", "epochs", "learning_rate", "seed")
+        )
         self._segmenter, self._site = segmenter, site
 
     def config(self) -> dict[str, Any]:
@@ -53,7 +55,7 @@ class OrgansTrainer(SiteTrainer["OrganSettings"]):
             "method": list(METHOD_NAMES),
             "decoder": False,
             "epochs": MOST_EPOCHS,
-            "rate": 0.0,
+            "learning_rate": 0.0,
             "seed": 0,
         }
 

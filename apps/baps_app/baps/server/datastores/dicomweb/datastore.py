@@ -470,7 +470,7 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
             found = None
         if found is None:
             return LabelMap((np.zeros(image.shape, np.uint8),)), read_label_info({})
-        info = {"label_info": [{"name": organ, "idx": 1}], "covers": {organ: sorted(found.slices)}}
+        info = {"label_info": [{"name": organ, "idx": 1}], "annotated_slices": {organ: sorted(found.slices)}}
         return read_label_map(found.file, image), read_label_info(info)
 
     def save_label(
@@ -500,7 +500,7 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
         found, info = read_label_map(Path(label_filename), image), read_label_info(label_info)
         values = name_values(info, found, {})
         masks = {name: mask for name, value in values.items() if (mask := found.mask(value)).any()}
-        slices = {name: (info.covers or {}).get(name, frozenset()) for name in masks}
+        slices = {name: (info.annotated_slices or {}).get(name, frozenset()) for name in masks}
         self._labels.refresh_study(self._found(image_id).study)
         known = self._labels.newest(image_id).get(image_id, {})
         earlier = [segment.when for segments in known.values() for segment in segments]
