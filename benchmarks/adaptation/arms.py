@@ -281,8 +281,8 @@ def _adapt(arena: Arena, settings: AdaptationSettings) -> Found:
     arena.notes["without_head"] = float(np.mean(score(arena.examiner, replace(made.adapter, head=None), arena.test)))
     arena.notes["status"] = made.check.status
     arena.notes["verdict"] = made.check.verdict.record() if made.check.verdict else None
-    if made.check.status == "refused":  # Then the model as it is goes on serving.
-        arena.notes["refused"] = float(np.mean(score(arena.examiner, made.adapter, arena.test)))
+    if made.check.status == "rejected":  # Then the model as it is goes on serving.
+        arena.notes["rejected"] = float(np.mean(score(arena.examiner, made.adapter, arena.test)))
         return arena.examiner, None
     return arena.examiner, made.adapter
 

@@ -287,11 +287,11 @@ def run(cell: Cell, source: Source) -> dict[str, Any]:
     test = cases(cell.domain, cell.split)
     if cell.settings is None:
         scored, passed_over = _score(model, [(unadapted(model, cell.organ), test)], readings)
-        return {**record, "scores": scored, "passed_over": passed_over}
+        return {**record, "scores": scored, "skipped": passed_over}
     if reason := why_not(arm.method, model.network):
         return {**record, "why_not": reason}
     labelled = cases(cell.domain, "train")
-    volumes, left_out = load_volumes(map(_where_marked, labelled) if arm.marked else labelled, model)
+    volumes, skipped = load_volumes(map(_where_marked, labelled) if arm.marked else labelled, model)
     drawn = draw_shots(volumes, cell.shots, cell.seed)
     fits = [([case], [case]) for case in test] if arm.queries == "each" else [(test if arm.queries else [], test)]
     adapters: list[tuple[FewShotAdapter, Sequence[Case]]] = []
@@ -313,7 +313,7 @@ def run(cell: Cell, source: Source) -> dict[str, Any]:
     return {
         **record,
         "patients": drawn,
-        "passed_over": {**left_out, **passed_over},
+        "skipped": {**skipped, **passed_over},
         "scores": scored,
         "parameters": sum(value.numel() for value in adapters[0][0].trained().values()),
         "seconds": round(seconds, 1),
@@ -338,9 +338,9 @@ def _score(
     found: list[Scored] = []
     passed_over: dict[str, str] = {}
     for adapter, tested in adapters:
-        scored, left_out = evaluate_organ(model, adapter, tested, readings)
+        scored, skipped = evaluate_organ(model, adapter, tested, readings)
         found += scored.values()
-        passed_over |= left_out
+        passed_over |= skipped
     # JSON has no infinity, which the distance from an empty mask is.
     return [
         {key: None if value == math.inf else value for key, value in asdict(one).items()} for one in found

@@ -57,11 +57,11 @@ def test_adapting_to_a_new_organ_and_measuring_it(run: Run, tmp_path: Path) -> N
     assert set(after["cases"]) == {"ball0.nii.gz", "ball1.nii.gz"}
 
     write_nifti(tmp_path / "labels" / "ball1.nii.gz", Volume(np.ones((4, 4, 4), np.uint8), np.eye(4)))
-    assert "Left out: ball1." in run("evaluate", "--organ", "tumour", *adapter, "--json", str(tmp_path / "one.json"))
+    assert "Skipped: ball1." in run("evaluate", "--organ", "tumour", *adapter, "--json", str(tmp_path / "one.json"))
     one = json.loads((tmp_path / "one.json").read_text())
     assert list(one["cases"]) == ["ball0.nii.gz"]
     assert one["dice"] == one["cases"]["ball0.nii.gz"]["dice"]
-    assert list(one["left_out"]) == ["ball1"]
+    assert list(one["skipped"]) == ["ball1"]
 
     with pytest.raises(InputError, match="trained for tumour, not for liver"):
         run("evaluate", "--organ", "liver", *adapter, "--json", str(tmp_path / "after.json"))
@@ -74,7 +74,7 @@ def test_a_candidate_that_does_not_help_is_put_aside(run: Run, tmp_path: Path) -
     )
     assert "Not better: the candidate is" in said
     assert "is still the earlier one" in said
-    assert (tmp_path / "spleen.refused").stat().st_size > 0
+    assert (tmp_path / "spleen.rejected").stat().st_size > 0
     assert (tmp_path / "spleen").read_text() == "an older one"
 
 

@@ -20,9 +20,9 @@ from tests.support.hosts import BUNDLED, hosted
 def test_the_demo_adapts_a_model_that_it_does_not_have(tmp_path: Path) -> None:
     """Clicks, saves, trains and clicks again, from a copy of the project without the model's weights."""
     copy = tmp_path / "project"
-    left_out = shutil.ignore_patterns("bundled", "logs", "model", "__pycache__")
+    skipped = shutil.ignore_patterns("bundled", "logs", "model", "__pycache__")
     for name in ("apps", "demo", "sample-data"):
-        shutil.copytree(ROOT / name, copy / name, ignore=left_out)
+        shutil.copytree(ROOT / name, copy / name, ignore=skipped)
     out, environment = (
         tmp_path / "out",
         {**os.environ, "PYTHONPATH": os.pathsep.join((str(copy / "apps" / "baps_app"), str(copy)))},

@@ -66,7 +66,7 @@ def test_two_patients_judge_each_other(model: OrganModel, volumes: Callable[[int
     assert made.check.verdict is not None
     assert (made.check.verdict.count, made.check.verdict.before) == (2, 0.0)  # The model does not know it.
     assert made.check.verdict.after > 0.7
-    assert made.check.status == "passed"
+    assert made.check.status == "accepted"
     assert made.record["check"] == "leave some out"
     assert len(made.record["seen_patients"]) == 2
     assert "patient" not in str(made.record["seen_patients"])
@@ -82,7 +82,7 @@ def test_of_five_patients_with_a_volume_each_all_judge(
     assert set(told) == {5 * SETTINGS.epochs}  # Four that leave somebody out, and one of all.
     assert made.check.verdict is not None
     assert (made.check.verdict.unit, made.check.verdict.count) == ("patient", 5)
-    assert made.check.status == "passed"
+    assert made.check.status == "accepted"
 
 
 def test_of_five_patients_with_two_volumes_each_one_is_held_back(
@@ -182,7 +182,7 @@ def test_a_candidate_is_published_once_and_compared_with_what_is_served(
     assert made.check.against_served is not None
     assert made.check.against_served.count == 1  # Who came since.
     assert made.check.against_served.gain > 0
-    assert made.check.status == "passed"
+    assert made.check.status == "accepted"
     assert len(made.record["seen_patients"]) == 3
 
 
@@ -204,7 +204,7 @@ def test_a_new_organ_that_is_hardly_found_is_not_served(
     made = adapt_organ(model, "heart", volumes(2), replace(SETTINGS, epochs=1, learning_rate=1e-9))
     assert made.check.verdict is not None
     assert 0 < made.check.verdict.after < 0.5
-    assert made.check.status == "refused"
+    assert made.check.status == "rejected"
     assert "takes longer to correct" in made.check.sentence()
 
 

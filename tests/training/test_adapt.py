@@ -58,7 +58,7 @@ def test_it_helps_patients_that_were_held_back(
     black_box = new_black_box()
     result = adapt(black_box, slices, settings)
     assert (result.adapter.head is not None) == (settings.head == "convolutional")
-    assert (result.check.status, result.check.no_worse, result.check.against_served) == ("passed", True, None)
+    assert (result.check.status, result.check.no_worse, result.check.against_served) == ("accepted", True, None)
     assert result.check.verdict is not None
     assert result.check.verdict.better
     assert result.check.verdict.before < 0.1
@@ -127,7 +127,7 @@ def test_a_few_pictures_judge_in_turn(new_black_box: Callable[..., Any], dim_sli
     assert result.record["check"] == "leave some out"
     assert result.check.verdict is not None
     assert (result.check.verdict.unit, result.check.verdict.count) == ("patient", pictures)
-    assert result.check.status == "passed"
+    assert result.check.status == "accepted"
     assert result.record["held_back_patients"] == []
     assert black_box.images_asked <= SETTINGS.max_images
 
@@ -608,7 +608,7 @@ def test_of_few_patients_only_the_new_ones_judge_what_went_on_from_the_served_ad
     assert black_box.images_asked <= 300
 
 
-@pytest.mark.parametrize(("gain", "status"), [(None, "passed"), (0.1, "passed"), (1.5, "refused")])
+@pytest.mark.parametrize(("gain", "status"), [(None, "accepted"), (0.1, "accepted"), (1.5, "rejected")])
 def test_where_nobody_is_new_the_gains_are_compared(
     new_black_box: Callable[..., Any], dim_slices: Slices, gain: float | None, status: str
 ) -> None:
@@ -618,8 +618,8 @@ def test_where_nobody_is_new_the_gains_are_compared(
     assert result.check.verdict is not None
     assert result.check.verdict.better
     assert result.check.status == status
-    assert result.check.no_worse == (status == "passed")
-    assert ("The served adapter gained more." in result.check.sentence()) == (status == "refused")
+    assert result.check.no_worse == (status == "accepted")
+    assert ("The served adapter gained more." in result.check.sentence()) == (status == "rejected")
 
 
 def test_a_gain_within_the_error_of_the_check_is_no_less(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:

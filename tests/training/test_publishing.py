@@ -61,7 +61,7 @@ def _serve(
         "fingerprint": "of what is served",
         "verdict": {"gain": gain},
     }
-    version = store.add(label, adapter, record, "passed")
+    version = store.add(label, adapter, record, "accepted")
     store.publish(label, version)
     return version
 
@@ -76,7 +76,7 @@ def test_what_is_better_is_published(store: AdapterStore, new_black_box: NewBox,
     assert (said["version"], said["status"]) == ("v0001", "published")
     assert store.published("spleen") == "v0001"
     record = store.record("spleen", "v0001")
-    assert (record["status"], record["started_from"], record["against_served"]) == ("passed", None, None)
+    assert (record["status"], record["started_from"], record["against_served"]) == ("accepted", None, None)
     assert said["reason"] == record["reason"]
     assert said["reason"].endswith("over 3 slices.")
     assert said["gain"] == record["verdict"]["gain"] > 0.5
@@ -128,7 +128,7 @@ def test_what_is_no_better_than_the_model_as_it_is_is_kept_and_not_served(
         for patient, pieces in dim_slices(6).items()
     }
     said = adapt_and_publish(store, ("spleen",), new_black_box(), slices, SETTINGS)
-    assert (said["version"], said["status"], said["before"]) == ("v0001", "refused", 1)
+    assert (said["version"], said["status"], said["before"]) == ("v0001", "rejected", 1)
     assert store.published("spleen") is None
     assert store.served("spleen", new_black_box().capabilities) is None
 
@@ -149,7 +149,7 @@ def test_what_is_better_than_the_model_but_worse_than_what_is_served_is_refused(
     assert alone["status"] == "published"
     _serve(store, new_black_box(), _brighter(1 / 3), [])
     said = adapt_and_publish(store, ("spleen",), new_black_box(), slices, WEAK)
-    assert (said["version"], said["status"]) == ("v0002", "refused")
+    assert (said["version"], said["status"]) == ("v0002", "rejected")
     assert said["gain"] > 0.05
     assert said["against_served"]["gain"] < 0
     assert f"Against the served adapter: gain {said['against_served']['gain']:+.3f}." in said["reason"]
@@ -162,7 +162,7 @@ def test_where_nobody_is_new_to_what_is_served_a_smaller_gain_is_refused(
     slices = dim_slices(6)
     _serve(store, new_black_box(), _brighter(1 / 3), list(slices), gain=0.99)
     said = adapt_and_publish(store, ("spleen",), new_black_box(), slices, WEAK)
-    assert (said["status"], said["against_served"]) == ("refused", None)
+    assert (said["status"], said["against_served"]) == ("rejected", None)
     assert said["reason"].endswith("The served adapter gained more.")
     assert store.published("spleen") == "v0001"
 
@@ -210,7 +210,7 @@ def test_a_roll_back_is_not_undone(store: AdapterStore, new_black_box: NewBox, d
     store.roll_back("spleen")
     for settings in (SETTINGS, other):
         said = adapt_and_publish(store, ("spleen",), new_black_box(), slices, settings)
-        assert said["status"] in ("passed", "refused")
+        assert said["status"] in ("accepted", "rejected")
         assert store.published("spleen") is None
 
 
@@ -218,7 +218,7 @@ def test_a_version_that_was_withdrawn_stays_so(store: AdapterStore, new_black_bo
     adapt_and_publish(store, ("spleen",), new_black_box(), dim_slices(6), SETTINGS)
     store.withdraw("spleen")
     said = adapt_and_publish(store, ("spleen",), new_black_box(), dim_slices(6), SETTINGS)
-    assert (said["version"], said["status"], store.published("spleen")) == ("v0001", "passed", None)
+    assert (said["version"], said["status"], store.published("spleen")) == ("v0001", "accepted", None)
 
 
 def test_a_fifth_patient_judges_and_what_is_served_is_gone_on_from(

@@ -71,8 +71,8 @@ class Version:
         name: when it was saved, in UTC.
         file: the label.
         sha256: of the file.
-        info: what is known of it: ``author``, ``authors`` by organ, ``annotated_slices``, ``model``, ``confirmed``. ``found``
-            where somebody had laid the file there, ``restored`` names the version that it repeats, ``disputed`` by
+        info: what is known of it: ``author``, ``authors`` by organ, ``annotated_slices``, ``model``, ``confirmed``.
+            ``found`` where somebody had laid the file there, ``restored`` names the version that it repeats, ``disputed`` by
             organ the version that counts instead until a trainer confirms this one.
     """
 

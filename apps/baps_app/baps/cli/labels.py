@@ -204,10 +204,10 @@ def import_labels(
     """Have labels of other programs served and trained on, as if they had been submitted; DIR stays as it is.
 
     A label is called as its image, or as nnU-Net and 3D Slicer call it: a_0000.nii.gz has the label a.nii.gz; a.nrrd
-    has a.seg.nrrd or a-label.nrrd. Each is read on its image and refused where it cannot be used. Where a file does not
+    has a.seg.nrrd or a-label.nrrd. Each is read on its image and rejected if it cannot be used. Where a file does not
     name its segments, --labels (or the settings file) says what their values mean, as for the server.
 
-    Ends with 1 if a label was refused.
+    The exit status is 1 if a label was rejected.
     """
     from baps.annotations.label_files import USED, match_labels
     from baps.errors import InputError
@@ -236,7 +236,7 @@ def import_labels(
 
     def told(one: Imported) -> None:
         if one.why_not:
-            console.print(f"refused: {one.file.name}. {one.why_not}", style="yellow", markup=False)
+            console.print(f"rejected: {one.file.name}. {one.why_not}", style="yellow", markup=False)
             return
         console.print(f"{done}: {one.file.name} as the label of {one.image}, {', '.join(one.organs)}", markup=False)
         if not dry_run:
@@ -245,10 +245,10 @@ def import_labels(
     how = Import(known, author, confirmed, replace, dry_run)
     results = import_labels(datastore, match_labels(files, datastore.list_images()), how, told)
     options.print_notes(dict.fromkeys(sentence for one in results for sentence in one.notes))
-    refused = sum(bool(one.why_not) for one in results)
+    rejected = sum(bool(one.why_not) for one in results)
     after = "can be imported; nothing was saved" if dry_run else "were imported"
-    console.print(f"{len(results) - refused} of {len(results)} labels {after}.")
-    if refused:
+    console.print(f"{len(results) - rejected} of {len(results)} labels {after}.")
+    if rejected:
         raise typer.Exit(1)
 
 

@@ -205,6 +205,7 @@ def adapt(
                 black_box, adapter, judged[patient], settings.prompt, settings.seed + 1, settings.click_sets
             ).ravel().tolist()  # fmt: skip
 
+        # These words are in the logs of version 0.1 too, which a training resumes.
         what: dict[str, int | str] = {"judge": patient_hash(patient), "arm": arm, "seed": settings.seed + 1}
         return np.array(query_log.get_or_query(what, asked)).reshape(-1, settings.click_sets)
 

@@ -209,8 +209,8 @@ def save_shown(
         after_all = wanted & (before | ~others.marked())
         if not after_all.any():
             raise InputError(f"The mask of {organ} is empty, or lies in other organs. Nothing was saved.")
-        left_out = int(wanted.sum() - after_all.sum())
-        but = f", but for {left_out} voxels that are marked as other organs" if left_out else ""
+        skipped = int(wanted.sum() - after_all.sum())
+        but = f", but for {skipped} voxels that are marked as other organs" if skipped else ""
         if np.array_equal(before, after_all):
             sentence = f"It was saved as {organ} before{but}."
             return

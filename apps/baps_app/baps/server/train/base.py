@@ -112,21 +112,21 @@ class SiteTrainer(TrainTask, Generic[Settings]):
         chosen = str(_first(request.get("label")) or ALL_LABELS)
         if chosen != ALL_LABELS and chosen not in self._labels:
             raise InputError(f"There is no label {chosen!r}. Known ones: {', '.join(self._labels)}.")
-        by_label, left_out = labelled_cases(datastore, self._labels, read_patient_table(self._patients))
+        by_label, skipped = labelled_cases(datastore, self._labels, read_patient_table(self._patients))
         cases = {name: found for name, found in by_label.items() if found and chosen in (ALL_LABELS, name)}
         if not cases:
             raise InputError(
                 f"There are no saved labels of {'any organ' if chosen == ALL_LABELS else chosen} to train on. Segment "
-                f"a volume, submit the label, and train again. {next(iter(left_out.values()), '')}".rstrip()
+                f"a volume, submit the label, and train again. {next(iter(skipped.values()), '')}".rstrip()
             )
-        return cases, settings, left_out
+        return cases, settings, skipped
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         lower_priority()
         stats = Stats(self._stats_file)
         try:
-            cases, settings, left_out = self.read_request(request, datastore)
-            stats.leave_out(left_out)
+            cases, settings, skipped = self.read_request(request, datastore)
+            stats.leave_out(skipped)
             if isinstance(datastore, AtomicIndex):
                 datastore.history.note_used(case.labels for found in cases.values() for case in found)
             self._train(cases, settings, stats)

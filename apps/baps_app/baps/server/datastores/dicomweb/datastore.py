@@ -624,8 +624,8 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
             raise errors[0]
         if not masks:
             raise NotFoundError(f"There is no label of {image_id} that marks anything. Save one first.")
-        for left_out in errors:
-            notes.give(f"A label was left out. {left_out}")
+        for skipped in errors:
+            notes.give(f"A label was left out. {skipped}")
         now = datetime.now().astimezone()
         return write_structures(
             self._headers(image_id), image, masks, now, by_model=None, number=volume_number(image_id)
