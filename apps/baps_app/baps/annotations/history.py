@@ -72,8 +72,8 @@ class Version:
         file: the label.
         sha256: of the file.
         info: what is known of it: ``author``, ``authors`` by organ, ``annotated_slices``, ``model``, ``confirmed``.
-            ``found`` where somebody had laid the file there, ``restored`` names the version that it repeats, ``disputed`` by
-            organ the version that counts instead until a trainer confirms this one.
+            ``found`` where somebody had laid the file there, ``restored`` names the version that it repeats,
+            ``disputed`` by organ the version that counts instead until a trainer confirms this one.
     """
 
     name: str
