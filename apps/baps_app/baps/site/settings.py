@@ -25,12 +25,13 @@ from pydantic_settings import (
 from baps.blackbox.choices import BLACK_BOXES
 from baps.blackbox.remote.settings import RemoteSettings
 from baps.errors import InputError
+from baps.site.app_folder import app_folder
 from baps.site.openid_settings import read_openid
 from baps.site.users import Users
 from baps.utils.deprecation import rename_old_keys
 from baps.utils.limits import DEFAULT_MAX_VOLUME_MB
 
-DEFAULT_ADAPTERS = Path(__file__).resolve().parents[2] / "model" / "adapters"
+DEFAULT_ADAPTERS = app_folder() / "model" / "adapters"
 
 OLD_NAMES = {
     "ahead": "prefetch_slices",
