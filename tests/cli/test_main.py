@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -36,3 +37,12 @@ def test_users_are_not_told_what_libraries_say_to_programmers() -> None:
     ]
     assert told[0] == ""
     assert "Old." in told[1]
+
+
+def test_a_name_of_version_01_gives_one_sentence() -> None:
+    program = "import sys, baps.cli; sys.argv = ['baps', 'adapters', 'list']; baps.cli.main()"
+    environment = {**os.environ, "BAPS_AHEAD": "1", "BAPS_ADAPTERS": "/nowhere"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+    assert done.stderr == (
+        "BAPS_AHEAD in the environment is now called BAPS_PREFETCH_SLICES. The next release will not read BAPS_AHEAD.\n"
+    )

@@ -19,6 +19,15 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
+from fseft.adapter_file import read_organ_adapter
+from fseft.models import OrganModel, load_organ_model
+from fseft.preparation import prepare
+from fseft.readings import Readings
+from fseft.segmenting import OrganSegmenter, ask
+from lib.labelled import labelled_cases
+from lib.studies import StudiesDatastore
+from lib.trainers.adaptation import AdaptationTrainer
+from lib.trainers.organs import OrgansTrainer
 from numpy.typing import NDArray
 
 from baps.adapters.adapter_file import read_adapter
@@ -51,6 +60,15 @@ from baps.site.users import Users
 from baps.training.publishing import adapt_and_publish
 from baps.training.settings import AdaptationSettings
 from baps.utils.limits import max_volume_bytes
+from baps.formats import read_label_map, read_volume
+from baps.label_history import LabelHistory
+from baps.openid_settings import read_openid
+from baps.pacs_login import read_login
+from baps.segmenter import Segmenter
+from baps.settings import Settings, read_settings
+from baps.size import max_volume_bytes
+from baps.store import AdapterStore
+from baps.users import Users
 
 ROOT = Path(__file__).parents[2]
 FIXTURE = ROOT / "tests" / "fixtures" / "v0_1"

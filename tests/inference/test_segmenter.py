@@ -65,7 +65,7 @@ def _publish(
     able = segmenter.black_box.capabilities
     adapter = Adapter(made, head, zoom)
     record = {"adapter": adapter.record(), "black_box": {"weights_sha256": able.weights_sha256}}
-    version = segmenter.store.add(label, adapter, record, "passed")
+    version = segmenter.store.add(label, adapter, record, "accepted")
     segmenter.store.publish(label, version)
     return version
 
@@ -83,7 +83,7 @@ def test_a_ball_is_found_on_every_axis(segmenter: Segmenter, path: Path, phantom
 def test_a_slice_that_takes_too_much_memory_is_refused(
     segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("BAPS_MOST_VOLUME_MB", "1")
+    monkeypatch.setenv("BAPS_MAX_VOLUME_MB", "1")
     large = tmp_path / "large.nii.gz"
     write_nifti(large, Volume(np.zeros((400, 400, 2), np.uint8), np.eye(4)))
     with pytest.raises(InputError, match=r"A slice of large.nii.gz .* 1 MB are allowed"):
@@ -101,7 +101,7 @@ def test_the_same_click_gives_the_same_mask_from_a_kept_encoding(segmenter: Segm
     asked = segmenter.black_box.images_asked
     first = segmenter.segment(path, MIDDLE, CLICK, "")
     second = segmenter.segment(path, MIDDLE, CLICK, "")
-    assert (first.encoding_kept, second.encoding_kept) == (False, True)
+    assert (first.encoding_cached, second.encoding_cached) == (False, True)
     np.testing.assert_array_equal(first.mask, second.mask)
     assert second.volume is first.volume
     assert segmenter.black_box.images_asked == asked + 2
@@ -111,11 +111,11 @@ def test_the_same_click_gives_the_same_mask_from_a_kept_encoding(segmenter: Segm
 
 def test_other_slices_and_windows_are_encoded_anew(segmenter: Segmenter, path: Path) -> None:
     segmenter.segment(path, MIDDLE, CLICK, "")
-    assert segmenter.segment(path, MIDDLE, Prompt(((3, 3),)), "").encoding_kept
-    assert not segmenter.segment(path, Plane(2, 5), CLICK, "").encoding_kept
-    assert not segmenter.segment(path, Plane(1, 6), CLICK, "").encoding_kept
+    assert segmenter.segment(path, MIDDLE, Prompt(((3, 3),)), "").encoding_cached
+    assert not segmenter.segment(path, Plane(2, 5), CLICK, "").encoding_cached
+    assert not segmenter.segment(path, Plane(1, 6), CLICK, "").encoding_cached
     other = segmenter.segment(path, MIDDLE, CLICK, "", window=Window(0, 400))
-    assert not other.encoding_kept
+    assert not other.encoding_cached
     assert other.window == Window(0, 400)
     assert segmenter.segment(path, MIDDLE, CLICK, "").window.source == "percentiles"
 
@@ -125,7 +125,7 @@ def test_without_a_cache_the_answers_are_the_same(segmenter: Segmenter, path: Pa
     expected = segmenter.segment(path, MIDDLE, CLICK, "").mask
     for _ in range(2):
         found = bare.segment(path, MIDDLE, CLICK, "")
-        assert not found.encoding_kept
+        assert not found.encoding_cached
         np.testing.assert_array_equal(found.mask, expected)
 
 
@@ -144,7 +144,7 @@ def test_publishing_serves_at_once(segmenter: Segmenter, path: Path) -> None:
     _publish(segmenter, "spleen", shift=-2.0)  # A black image: the answer must change.
     black = segmenter.segment(path, MIDDLE, CLICK, "spleen")
     assert not np.array_equal(black.mask, plain.mask)
-    assert not black.encoding_kept
+    assert not black.encoding_cached
     as_it_is = segmenter.segment(path, MIDDLE, CLICK, "spleen", adapted=False)
     assert as_it_is.adapter is None
     np.testing.assert_array_equal(as_it_is.mask, plain.mask)
@@ -181,7 +181,7 @@ def test_the_head_corrects_the_answer_to_every_click(
         answer = black_box.segment(adapter.change(crops), placed)
         expected = canvas.restore(adapter.refine(crops, answer)[0]) > 0.5
         found = segmenter.segment(path, MIDDLE, prompt, "spleen")
-        assert found.encoding_kept == bool(masks and side is None)
+        assert found.encoding_cached == bool(masks and side is None)
         np.testing.assert_array_equal(found.mask, expected)
         assert not np.array_equal(found.mask, canvas.restore(answer[0]) > 0.5)
         masks.append(found.mask)
@@ -246,8 +246,8 @@ def test_an_encoding_serves_other_clicks_unless_the_change_depends_on_them(
 ) -> None:
     _publish(segmenter, "spleen", kind)
     segmenter.segment(path, MIDDLE, CLICK, "spleen")
-    assert segmenter.segment(path, MIDDLE, CLICK, "spleen").encoding_kept
-    assert segmenter.segment(path, MIDDLE, Prompt(((3, 3),)), "spleen").encoding_kept is kept
+    assert segmenter.segment(path, MIDDLE, CLICK, "spleen").encoding_cached
+    assert segmenter.segment(path, MIDDLE, Prompt(((3, 3),)), "spleen").encoding_cached is kept
 
 
 def test_a_file_that_changed_is_read_again(
@@ -259,7 +259,7 @@ def test_a_file_that_changed_is_read_again(
     second = segmenter.segment(path, MIDDLE, CLICK, "", window=window)
     assert not np.array_equal(first.mask, second.mask)
     assert second.volume is not first.volume
-    assert not second.encoding_kept
+    assert not second.encoding_cached
 
 
 def test_a_black_box_without_encodings(
@@ -267,7 +267,7 @@ def test_a_black_box_without_encodings(
 ) -> None:
     segmenter = Segmenter(new_black_box(side=64), AdapterStore(tmp_path / "adapters"))
     found = segmenter.segment(path, MIDDLE, CLICK, "")
-    assert not found.encoding_kept
+    assert not found.encoding_cached
     assert dice(found.mask, MIDDLE.of(phantom[1])) > 0.9
     _publish(segmenter, "spleen", shift=-2.0)
     assert not segmenter.segment(path, MIDDLE, CLICK, "spleen").mask.any()
@@ -338,12 +338,12 @@ def test_neighbouring_slices_are_encoded_ahead(segmenter: Segmenter, path: Path,
     _publish(segmenter, "spleen", shift=0.1)
     fresh, looking = _ahead(segmenter, 0), _ahead(segmenter)
     first = looking.segment(path, MIDDLE, CLICK, label)
-    assert not first.encoding_kept
+    assert not first.encoding_cached
     looking.looking_ahead.wait()
     asked = segmenter.black_box.images_asked
     for index, there in ((7, True), (5, True), (8, True), (4, True), (11, False)):
         found = looking.segment(path, Plane(2, index), CLICK, label)
-        assert found.encoding_kept == there
+        assert found.encoding_cached == there
         np.testing.assert_array_equal(found.mask, fresh.segment(path, Plane(2, index), CLICK, label).mask)
         looking.looking_ahead.wait()
     assert segmenter.black_box.images_asked == asked + 10  # Looking ahead asks for no mask.

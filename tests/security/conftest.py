@@ -28,5 +28,5 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Known]:
         cut = folder / "studies" / BROKEN / "004.dcm"
         cut.write_bytes(cut.read_bytes()[:-500])
 
-    for running in site(folder, cases=1, extra=add, others={"most_upload_mb": "8", "cors_origins": ORIGIN}):
+    for running in site(folder, cases=1, extra=add, others={"max_upload_mb": "8", "cors_origins": ORIGIN}):
         yield Known(running, tuple(words))

@@ -342,7 +342,7 @@ def test_from_the_journal_it_comes_out_bit_by_bit(
     query_log = QueryLog(log, {}, rest)
     again = _collect(rest, batches, 150, query_log=query_log)
     query_log.close()
-    assert query_log.recalled_images == broken.images_asked
+    assert query_log.replayed_images == broken.images_asked
     assert rest.images_asked == 150 - broken.images_asked
     assert (again.rows, again.prompts) == (unbroken.rows, unbroken.prompts)
     np.testing.assert_array_equal(again.probability, unbroken.probability)

@@ -179,9 +179,9 @@ def test_what_is_known_of_labels_is_kept_at_each_start(tmp_path: Path, monkeypat
         served.update_image_info("ct_02", {"strategy": {"random": {"ts": 1}}})
         with pytest.raises(StorageError, match="so the label was not saved"):
             served.save_label("ct_02", str(label), "final", {})
-        cases, left_out = labelled_cases(served, {"spleen": 2}, {})
+        cases, skipped = labelled_cases(served, {"spleen": 2}, {})
         assert [case.labels for case in cases["spleen"]] == [studies / "labels" / "final" / "ct_01.nii.gz"]
-        assert not left_out
+        assert not skipped
     assert contents(studies) == before
     (studies / "labels" / "draft").mkdir()
     shutil.copy(label, studies / "labels" / "draft")

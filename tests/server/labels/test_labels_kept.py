@@ -70,7 +70,10 @@ def test_two_annotators_on_one_image_both_keep_their_work(place: Site) -> None:
     assert _save(place, "ct_01", second, "ben")["notes"] == ["liver by anna was kept."]
     np.testing.assert_array_equal(_served(place, "ct_01"), first + second)
     info = requests.get(f"{place.address}/datastore/label/info?label=ct_01&tag=final", timeout=30).json()
-    assert (info["authors"], info["covers"]) == ({"liver": "anna", "spleen": "ben"}, {"liver": [3], "spleen": [3]})
+    assert (info["authors"], info["annotated_slices"]) == (
+        {"liver": "anna", "spleen": "ben"},
+        {"liver": [3], "spleen": [3]},
+    )
 
 
 def test_clients_that_save_at_once_lose_nothing(place: Site) -> None:

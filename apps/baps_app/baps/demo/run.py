@@ -182,7 +182,7 @@ def run(out: Path, seed: int, max_images: int, remote: str) -> None:
         console.print(f"[bold]2. Click[/] on {len(unseen)} volumes without labels: {len(asked)} clicks, model as it is")
         for q in asked:
             q.masks["zero_shot"], said, elapsed = click(client, "zero_shot", q)
-            (repeat if said["encoding_kept"] else first).append(elapsed)
+            (repeat if said["encoding_cached"] else first).append(elapsed)
 
         console.print(f"[bold]3. Save labels[/] of {LABELLED} other volumes")
         saved = save_labels(client, samples, labelled)
@@ -196,7 +196,7 @@ def run(out: Path, seed: int, max_images: int, remote: str) -> None:
         console.print("[bold]5. Click again[/] at the same places")
         for n, q in enumerate(asked):
             q.masks["adapted"], said, elapsed = click(client, "baps", q)
-            (repeat if said["encoding_kept"] else first).append(elapsed)
+            (repeat if said["encoding_cached"] else first).append(elapsed)
             if n == 0:
                 console.print(f"    served by adapter {said['adapter']}")
 

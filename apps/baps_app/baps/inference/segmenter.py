@@ -46,7 +46,7 @@ class Segmentation:
         window: that the slice was shown with.
         adapter: label and version that served, or None for the model as it is.
         used_fallback: the adapted answer went against the clicks, see ``fall_back_on_violated_clicks``.
-        encoding_kept: the expensive half was there already.
+        encoding_cached: the expensive half was there already.
         seconds: that it took.
     """
 
@@ -55,7 +55,7 @@ class Segmentation:
     window: Window
     adapter: tuple[str, str] | None
     used_fallback: bool
-    encoding_kept: bool
+    encoding_cached: bool
     seconds: float
 
     @property
@@ -166,7 +166,7 @@ class Segmenter:
                 window=shown.window,
                 adapter=shown.served if used else None,
                 used_fallback=used is not shown.adapter,
-                encoding_kept=bool(kept) and all(kept),
+                encoding_cached=bool(kept) and all(kept),
                 seconds=time.perf_counter() - begun,
             )
         if clicked and self.black_box.capabilities.encodings:

@@ -163,7 +163,7 @@ _replace("/login/openid/return", "GET", _login.from_provider)
 _replace("/logout", "GET", _login.before_sign_out)
 _replace("/logout", "POST", _login.sign_out)
 app.user_middleware.clear()  # The host's only middleware lets every origin in, with credentials.
-_most_bytes = _site.most_upload_mb << 20
+_most_bytes = _site.max_upload_mb << 20
 app.add_middleware(Quotas, users=_signing_in.needed)
 app.add_middleware(Bodies, most_bytes=_most_bytes, missing=missing)
 app.add_middleware(Guard, rules=Rules(_signing_in, _audit, _site.cors_origins, _most_bytes))

@@ -7,12 +7,16 @@ import os
 from collections.abc import Sequence
 
 from baps.errors import InputError
+from baps.utils.deprecation import warn_of_old_name
 
-VARIABLE = "BAPS_MOST_VOLUME_MB"
-"""What the server sets for itself and its trainings, so that every reader knows it."""
+VARIABLE = "BAPS_MAX_VOLUME_MB"
+"""Variable that the server sets for itself and its trainings, so that every reader knows the limit."""
 
-MOST_MB = 8192
-"""Where nothing else is said. A CT of 1024 x 1024 x 2000 voxels has 4000."""
+OLD_VARIABLE = "BAPS_MOST_VOLUME_MB"
+"""Its name in version 0.1."""
+
+DEFAULT_MAX_VOLUME_MB = 8192
+"""Limit where none is set. A CT of 1024 x 1024 x 2000 voxels has 4000 MB."""
 
 
 def check_size(name: str, shape: Sequence[int], itemsize: int) -> int:
@@ -27,7 +31,7 @@ def check_size(name: str, shape: Sequence[int], itemsize: int) -> int:
         Its bytes.
 
     Raises:
-        InputError: if it has more than ``most_volume_mb``, or sizes below 0.
+        InputError: if it has more than ``max_volume_mb``, or sizes below 0.
     """
     most = max_volume_bytes()
     sizes = [int(size) for size in shape]
@@ -37,7 +41,7 @@ def check_size(name: str, shape: Sequence[int], itemsize: int) -> int:
     if total > most:
         raise InputError(
             f"{name} unpacks to {total / 2**20:,.0f} MB ({said} voxels); {most >> 20:,} MB are allowed. Crop it, or "
-            "have the server's operator raise most_volume_mb."
+            "have the server's operator raise max_volume_mb."
         )
     return total
 
@@ -46,9 +50,12 @@ def max_volume_bytes() -> int:
     """Return how many bytes a volume may have when it is unpacked.
 
     Raises:
-        InputError: if the environment says something else than a number.
+        InputError: if the variable is not a whole number.
     """
-    most = os.environ.get(VARIABLE) or str(MOST_MB)
+    most = os.environ.get(VARIABLE)
+    if not most and (most := os.environ.get(OLD_VARIABLE)):
+        warn_of_old_name(OLD_VARIABLE, VARIABLE, "in the environment")
+    most = most or str(DEFAULT_MAX_VOLUME_MB)
     if not most.isdecimal():
-        raise InputError(f"most_volume_mb must be a whole number of megabytes, not {most!r}.")
+        raise InputError(f"max_volume_mb must be a whole number of megabytes, not {most!r}.")
     return int(most) << 20

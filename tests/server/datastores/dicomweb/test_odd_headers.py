@@ -165,8 +165,8 @@ def test_a_label_is_saved_and_found_again(
     np.testing.assert_array_equal(
         read_labels(Path(other.get_label_uri(uid, "final")), read_volume(Path(other.get_image_uri(uid)))) > 0, mask
     )
-    cases, left_out = labelled_cases(other, {"spleen": 1}, {})
-    assert not [name for name in left_out if name.startswith(uid)]
+    cases, skipped = labelled_cases(other, {"spleen": 1}, {})
+    assert not [name for name in skipped if name.startswith(uid)]
     assert any(uid in str(case.image) for case in cases["spleen"])
     labels = _segs(address, uid)
     assert len(labels) == 2

@@ -116,8 +116,8 @@ def _box_values(stored: Stored, file: int, left: int, right: int, top: int, bott
 
 
 def _trained(store: PacsDatastore, uid: str, organ: str) -> list[int]:
-    cases, left_out = labelled_cases(store, {organ: 1}, {})
-    assert not [reason for image, reason in left_out.items() if uid in image]
+    cases, skipped = labelled_cases(store, {organ: 1}, {})
+    assert not [reason for image, reason in skipped.items() if uid in image]
     (case,) = [one for one in cases[organ] if uid in one.image.name]
     found: list[int] = read_volume(case.image).voxels[read_volume(case.labels).voxels == case.value].tolist()
     return sorted(found)
