@@ -1,4 +1,4 @@
-# make demo | make test | make test-all | make coverage | make serve STUDIES=<folder or DICOMweb URL> | make pacs | make bench-adapt [QUICK=1] | make bench-clicks | make bench-organs | make bench-fseft [QUICK=1] | make bench-trust [SOAK=minutes] | make bench-archive | make lint | make advisories | make sbom | make clean
+# make demo | make test | make test-all | make coverage | make serve STUDIES=<folder or DICOMweb URL> | make pacs | make bench-adapt [QUICK=1] | make bench-clicks | make bench-organs | make bench-fseft [QUICK=1] | make bench-trust [SOAK=minutes] | make bench-archive | make lint | make docs | make advisories | make sbom | make clean
 SHELL := /bin/sh
 STUDIES ?=
 HOST ?= 127.0.0.1
@@ -26,7 +26,7 @@ NOT_FAST := slow or server or pacs or browser
 # torch comes first: sam2, which MONAI Label needs, asks for it while it is built. It has no GPU code that we use.
 PIP := SAM2_BUILD_CUDA=0 PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) -m pip install -c constraints.txt
 
-.PHONY: help demo test test-rest test-all coverage serve pacs bench-adapt bench-clicks bench-organs bench-fseft bench-throughput bench-trust bench-archive lint advisories sbom sample-data clean
+.PHONY: help demo test test-rest test-all coverage serve pacs bench-adapt bench-clicks bench-organs bench-fseft bench-throughput bench-trust bench-archive lint docs advisories sbom sample-data clean
 
 help:
 	@sed -n 1p Makefile
@@ -41,14 +41,14 @@ help:
 	  echo "(Where the system's Python is newer than 3.12, install python3.12 and python3.12-venv.)"; exit 1; fi; \
 	if [ ! -x $(PY) ]; then echo "==> Making .venv with $$($$found --version)"; $$found -m venv .venv; fi
 	@echo "==> Installing. PyTorch and its libraries are some 3 GB to fetch and 9 GB on disk; this takes 3 to 15 minutes."
-	@echo "==> 1 of 3: pip and setuptools"; $(PIP) -q --upgrade pip setuptools
+	@echo "==> 1 of 3: pip and setuptools"; $(PIP) -q --upgrade pip setuptools setuptools-scm
 	@echo "==> 2 of 3: PyTorch"; $(PIP) torch torchvision numpy
 	@echo "==> 3 of 3: MONAI Label, this project, and its tests"; $(PIP) --no-build-isolation -e '.[dev]'
 	@touch $@
 	@echo "==> Installed."
 
 demo: .venv/installed
-	@$(PY) -m demo.run --seed $(SEED)
+	@.venv/bin/baps demo --seed $(SEED)
 
 test: .venv/installed
 	@$(PYTEST) -m "not ($(NOT_FAST))"
@@ -101,6 +101,11 @@ bench-archive: .venv/installed
 
 lint: .venv/installed
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy && .venv/bin/lint-imports
+
+# The guides and the API reference as a site, in build/site; a broken link is an error.
+docs: .venv/installed
+	@PYTHONPATH=apps/baps_app NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	@echo "==> build/site/index.html"
 
 .venv-tools/installed: deploy/tools.txt | .venv/installed
 	@$(PY) -m venv .venv-tools && .venv-tools/bin/python -m pip install -q --disable-pip-version-check -r deploy/tools.txt

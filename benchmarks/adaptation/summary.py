@@ -131,9 +131,9 @@ def _of_domain(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _of_others(domains: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[str]:
     lines = [
-        "Other domains (those of few images are checks of transfer, no more):",
+        "Other domains (those with few images only check the transfer):",
         "",
-        "| domain | test patients | seeds | as it is | default | gain ± over patients | white box | share of it |",
+        "| domain | test patients | seeds | unadapted | default | gain ± over patients | white box | share of it |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for arms in domains:
@@ -157,7 +157,7 @@ def _refused(row: Mapping[str, Any]) -> str:
 
 def _of_corrections(summary: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [
-        "Going on with corrective clicks (Dice after so many prompts; prompts until 0.85, ten where never):",
+        "Corrective clicks (Dice after this many prompts; prompts until Dice 0.85, ten where it is never reached):",
         "",
         "| domain | arm | first prompt | 1 | 2 | 3 | 5 | 10 | prompts to .85 | not reached |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -173,8 +173,8 @@ def _of_corrections(summary: Sequence[Mapping[str, Any]]) -> list[str]:
 def headline(summary: Sequence[Mapping[str, Any]]) -> list[str]:
     """Lines of Markdown: the default against the model as it is, where corrective clicks were measured too."""
     lines = [
-        "| images | test patients | one click: as it is | best window | adapted | gain (± over patients) | "
-        "five clicks: as it is | adapted | clicks to Dice .85: as it is | adapted |",
+        "| images | test patients | one click: unadapted | best window | adapted | gain (± over patients) | "
+        "five clicks: unadapted | adapted | clicks to Dice .85: unadapted | adapted |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     known = {(row["domain"], row["arm"]): row for row in summary}

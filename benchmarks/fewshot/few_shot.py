@@ -2,9 +2,9 @@
 
 ``make bench-fseft`` runs every cell (experiment, organ, arm, shots, seed) that has no file yet in
 ``benchmarks/runs/fseft``, prints tables and writes ``benchmarks/results/fseft.json`` and the tables in
-``docs/results.md``. Each arm learns from patients drawn of the training ones, and is measured on the test patients, or,
-to choose settings, on the validation patients (``--split validation``). ``make bench-fseft QUICK=1`` is a form of
-fifteen minutes at most.
+``docs/results/organs.md``. Each arm learns from patients drawn of the training ones, and is measured on the test
+patients, or, to choose settings, on the validation patients (``--split validation``). ``make bench-fseft QUICK=1`` is
+a form of fifteen minutes at most.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from baps.utils.atomic_write import atomic_write
 from benchmarks.fewshot.cells import ARMS, SEEDS, Cell, Source, plan, read_all, run
 from benchmarks.fewshot.tables import summarise, tables
 from benchmarks.page import write_between_marks
-from benchmarks.paths import RESULTS, RESULTS_PAGE, RUNS
+from benchmarks.paths import PAGES, RESULTS, RUNS
 from benchmarks.real_data import ROOT
 
 T = TypeVar("T")
@@ -95,7 +95,7 @@ def main(
     / "fseft",
     out: Annotated[Path, typer.Option(help="The JSON of all.")] = RESULTS / "fseft.json",
     report_only: Annotated[bool, typer.Option(help="Run nothing; say what the files that are there say.")] = False,
-    publish: Annotated[bool, typer.Option(help="Write the tables into docs/results.md.")] = False,
+    publish: Annotated[bool, typer.Option(help="Write the tables into docs/results/organs.md.")] = False,
 ) -> None:
     """Run the bench."""
     if not ROOT.is_dir():
@@ -130,7 +130,7 @@ def main(
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps({"summary": summary, "runs": done}, indent=1) + "\n")
     if publish:
-        write_between_marks(tables(summary), RESULTS_PAGE, "bench-fseft")
+        write_between_marks(tables(summary), PAGES / "organs.md", "bench-fseft")
     console.print(str(out))
 
 

@@ -62,7 +62,7 @@ def test_it_starts_what_a_checkout_has() -> None:
     assert service["environmentfile"] == "/etc/baps/baps.env"
     source, target = service["bindpaths"].split(":")
     assert (source, target) == ("/var/log/baps", "/opt/baps/apps/baps_app/logs")
-    assert (ROOT / "docs" / "deployment.md").is_file()
+    assert (ROOT / "docs" / "how-to" / "deploy.md").is_file()
 
 
 def test_the_settings_in_its_environment_are_known(tmp_path: Path) -> None:
