@@ -99,8 +99,13 @@ bench-trust: .venv/installed
 bench-archive: .venv/installed
 	@$(PY) -m benchmarks.performance.archive
 
+# Layers whose public functions have complete docstrings.
+DOCUMENTED := $(addprefix apps/baps_app/baps/,imaging prompts utils)
+
 lint: .venv/installed
-	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy && .venv/bin/lint-imports
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy && .venv/bin/lint-imports && \
+	.venv/bin/pydoclint -q $(DOCUMENTED) && \
+	$(PY) -m ruff check --preview --select D,DOC501 --ignore D105,D107 $(DOCUMENTED)
 
 # The guides and the API reference as a site, in build/site; a broken link is an error.
 docs: .venv/installed

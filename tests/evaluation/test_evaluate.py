@@ -277,7 +277,7 @@ def test_the_head_corrects_each_answer_for_its_click_and_the_image_as_it_was(
         pixels = np.repeat(image[None], CLICK_SEEDS, axis=0)
         answers = new_black_box().segment(bare.change(bare.crop(pixels, prompts)), prompts)
         corrected = headed.refine(headed.crop(pixels, prompts), answers)
-        scores.append([dice(canvas.restore(one) > 0.5, plane.of(truth)) for one in corrected])
+        scores.append([dice(canvas.restore(one) > 0.5, plane.extract(truth)) for one in corrected])
     assert next(asked, None) is None
     assert found.dice["one.nii.gz"][1] == pytest.approx(np.mean(scores, axis=0))
 

@@ -48,7 +48,7 @@ from baps.site.pacs_credentials import read_pacs_credentials
 from baps.site.server_command import is_pacs
 from baps.site.settings import Settings, check_settings, read_settings
 from baps.training.settings import AdaptationSettings
-from baps.utils.limits import VARIABLE as SIZE_VARIABLE
+from baps.utils.limits import MAX_VOLUME_MB_VARIABLE
 
 if TYPE_CHECKING:
     from baps.fseft.predictor import OrganSegmenter
@@ -77,7 +77,7 @@ class BapsApp(MONAILabelApp):
         self._organs: OrganSegmenter | None = None
         # The training process gets this from us: its threads must not spin while they wait for each other.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        os.environ[SIZE_VARIABLE] = str(self.site.max_volume_mb)
+        os.environ[MAX_VOLUME_MB_VARIABLE] = str(self.site.max_volume_mb)
         # Where dcmqi's programs lie, which MONAI Label would download otherwise.
         os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         super().__init__(
