@@ -29,6 +29,7 @@ from baps.training.settings import AdaptationSettings
 from benchmarks.paths import RESULTS, SAMPLE_DATA
 from demo.server import running_server
 
+SAMPLES = SAMPLE_DATA / "ct"
 VOLUMES = (10, 100, 1000)
 app = typer.Typer()
 

@@ -136,7 +136,7 @@ def train(client: MONAILabelClient, max_images: int, seed: int) -> dict[str, Any
             bar.update(task, total=stats.get("total_epochs") or None, completed=stats.get("epoch", 0), said=said)
     stats = client.info()["train_stats"]["baps"]
     if client.train_status()["status"] != "DONE":
-        raise RuntimeError(f"The training failed: {stats.get('error', 'see {_LOG}')}")
+        raise RuntimeError(f"The training failed: {stats.get('error') or f'see {_LOG}'}")
     return stats
 
 
