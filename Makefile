@@ -37,14 +37,14 @@ help:
 	  echo "(Where the system's Python is newer than 3.12, install python3.12 and python3.12-venv.)"; exit 1; fi; \
 	if [ ! -x $(PY) ]; then echo "==> Making .venv with $$($$found --version)"; $$found -m venv .venv; fi
 	@echo "==> Installing. PyTorch and its libraries are some 3 GB to fetch and 9 GB on disk; this takes 3 to 15 minutes."
-	@echo "==> 1 of 3: pip and setuptools"; $(PIP) -q --upgrade pip setuptools
+	@echo "==> 1 of 3: pip and setuptools"; $(PIP) -q --upgrade pip setuptools setuptools-scm
 	@echo "==> 2 of 3: PyTorch"; $(PIP) torch torchvision numpy
 	@echo "==> 3 of 3: MONAI Label, this project, and its tests"; $(PIP) --no-build-isolation -e '.[dev]'
 	@touch $@
 	@echo "==> Installed."
 
 demo: .venv/installed
-	@$(PY) -m demo.run --seed $(SEED)
+	@.venv/bin/baps demo --seed $(SEED)
 
 # In two halves at once, one thread each: together they take two CPU cores some 45 minutes.
 test: .venv/installed

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from baps.site.server_command import PACKAGES
+from baps.site.app_folder import PACKAGES
 from benchmarks.paths import ROOT
 
 SECONDS = 20

@@ -20,8 +20,8 @@ import pytest
 import requests
 
 from baps.registry.store import AdapterStore
-from baps.site.server_command import APP
 from tests.support.organ_weights import small_organ_model
+from tests.support.paths import APP
 from tests.support.sites import Site, site, spleen_click, truth
 
 QUICK = {"method": "linear_probe", "epochs": 3, "label": "spleen"}

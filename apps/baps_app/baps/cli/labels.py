@@ -223,6 +223,9 @@ def import_labels(
         raise InputError(f"There are no labels directly in {folder}.")
     if not os.access(studies, os.W_OK):
         raise InputError(f"The folder {studies} cannot be written to, so no label can be saved there.")
+    from baps.site.server_command import check_installed
+
+    check_installed()
     from baps.server.datastores.folder import StudiesDatastore
     from baps.server.labels.import_labels import (  # MONAI Label's datastore, which takes seconds.
         Import,

@@ -15,11 +15,12 @@ from pathlib import Path
 
 from baps.blackbox import BLACK_BOXES, RemoteSettings
 from baps.errors import InputError
+from baps.site.app_folder import app_folder
 from baps.site.openid_settings import read_openid
 from baps.site.users import Users
 from baps.utils.limits import MOST_MB
 
-DEFAULT_ADAPTERS = Path(__file__).resolve().parents[2] / "model" / "adapters"
+DEFAULT_ADAPTERS = app_folder() / "model" / "adapters"
 
 _MOST_LETTERS = 64
 """Of a label: what DICOM keeps of it."""

@@ -1,7 +1,7 @@
-"""The main job from end to end, on the sample data, through the client that 3D Slicer uses: ``make demo [SEED=n]``.
+"""The main job from end to end, on the sample data, through the client that 3D Slicer uses: ``baps demo``.
 
 A server is started; volumes are clicked on; eight are labelled; the model is adapted to them; the volumes that were not
-trained on are clicked on again, at the same places. What comes out is in ``demo-output/``.
+trained on are clicked on again, at the same places.
 """
 
 from __future__ import annotations
@@ -13,18 +13,22 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import nrrd
 import numpy as np
-import typer
 from monailabel.client import MONAILabelClient
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, track
 from rich.table import Table
 
-from baps.blackbox import BlackBox, RemoteSettings, load_black_box
+from baps.blackbox import RemoteSettings, load_black_box
+from baps.demo.phantoms import write_cases
+from baps.demo.question import Question
+from baps.demo.report import write_report
+from baps.demo.server import running_server
+from baps.errors import InputError
 from baps.imaging.canvas import Plane
 from baps.imaging.volume import Volume
 from baps.imaging.windowing import CT_WINDOW, Window
@@ -32,34 +36,33 @@ from baps.inference.segmenter import Segmenter
 from baps.io import read_labels, read_volume, write_nifti
 from baps.prompts.simulated import draw_prompt
 from baps.registry.store import AdapterStore
-from demo.question import Question
-from demo.report import write_report
-from demo.server import ROOT, running_server
 
-SAMPLES = ROOT / "sample-data" / "ct"
 ORGAN, VALUE = "spleen", 2
-LABELLED = 8
+CASES, LABELLED = 11, 8
 SLICES, CLICKS = 8, 3
 WINDOWS = [CT_WINDOW, (-125, 225), (-75, 175), (-40, 160), (-15, 135), (0, 120), (20, 120), (40, 120), (-110, 190)]
 """Windows that the simple baseline chooses from, by Dice on the labelled volumes."""
 
+_LOG = "server.log"
+_WRITTEN = ("samples", "studies", "adapters", "summary.json", "report.html", _LOG)
+
 console = Console()
 
 
-def image_of(case: str) -> Path:
-    """The image's file."""
-    return SAMPLES / "images" / f"{case}.nii.gz"
+def image_of(samples: Path, case: str) -> Path:
+    """Return the file of an image."""
+    return samples / "images" / f"{case}.nii.gz"
 
 
-def organ_of(case: str) -> tuple[Volume, NDArray[np.bool_]]:
-    """The image, and where the organ is, (I, J, K)."""
-    image = read_volume(image_of(case))
-    return image, read_labels(SAMPLES / "labels" / f"{case}.nii.gz", image) == VALUE
+def organ_of(samples: Path, case: str) -> tuple[Volume, NDArray[np.bool_]]:
+    """Read an image, and where the organ is, (I, J, K)."""
+    image = read_volume(image_of(samples, case))
+    return image, read_labels(samples / "labels" / f"{case}.nii.gz", image) == VALUE
 
 
-def questions_about(case: str, random: np.random.Generator, slices: int, clicks: int) -> list[Question]:
-    """Clicks inside the organ on evenly spaced slices that show it well."""
-    _, organ = organ_of(case)
+def questions_about(samples: Path, case: str, random: np.random.Generator, slices: int, clicks: int) -> list[Question]:
+    """Draw clicks inside the organ, on evenly spaced slices that show it well."""
+    _, organ = organ_of(samples, case)
     areas = organ.sum((0, 1))
     shown = np.flatnonzero(areas >= areas.max() / 5)
     found = []
@@ -90,25 +93,25 @@ def click(client: MONAILabelClient, model: str, question: Question) -> tuple[NDA
     return question.plane.of(voxels) > 0, said, elapsed
 
 
-def best_window(black_box: BlackBox, cases: list[str], seed: int) -> tuple[Window, int]:
-    """The simple baseline: the window with the best Dice on the labelled volumes, and the images asked for it."""
-    segmenter = Segmenter(black_box, AdapterStore(Path("nowhere")))
+def best_window(segmenter: Segmenter, samples: Path, cases: list[str], seed: int) -> tuple[Window, int]:
+    """Find the simple baseline: the window with the best Dice on the labelled volumes, and the images that took."""
     random = np.random.default_rng([seed, 2])
-    asked = [q for case in cases for q in questions_about(case, random, SLICES, 1)]
+    asked = [q for case in cases for q in questions_about(samples, case, random, SLICES, 1)]
     scores = []
     for low, high in WINDOWS:
         window = Window(low, high)
         for q in asked:
-            q.masks["window"] = segmenter.segment(image_of(q.case), q.plane, q.prompt, ORGAN, False, window).mask
+            image = image_of(samples, q.case)
+            q.masks["window"] = segmenter.segment(image, q.plane, q.prompt, ORGAN, False, window).mask
         scores.append(np.mean([q.dice("window") for q in asked]))
     low, high = WINDOWS[int(np.argmax(scores))]
     return Window(low, high), segmenter.black_box.images_asked
 
 
-def save_labels(client: MONAILabelClient, cases: list[str]) -> int:
-    """What a radiologist does: correct the masks and submit them. Here the corrected masks are the phantom's own."""
+def save_labels(client: MONAILabelClient, samples: Path, cases: list[str]) -> int:
+    """Correct the masks and submit them, as a radiologist does; here the corrected masks are the phantom's own."""
     for case in cases:
-        image, organ = organ_of(case)
+        image, organ = organ_of(samples, case)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "label.nii.gz"
             write_nifti(path, Volume(organ.astype(np.uint8), image.affine))
@@ -133,35 +136,41 @@ def train(client: MONAILabelClient, max_images: int, seed: int) -> dict[str, Any
             bar.update(task, total=stats.get("total_epochs") or None, completed=stats.get("epoch", 0), said=said)
     stats = client.info()["train_stats"]["baps"]
     if client.train_status()["status"] != "DONE":
-        raise RuntimeError(f"The training failed: {stats.get('error', 'see demo-output/server.log')}")
+        raise RuntimeError(f"The training failed: {stats.get('error', 'see {_LOG}')}")
     return stats
 
 
-def main(
-    seed: Annotated[int, typer.Option(help="Of the clicks, the choice of volumes, and the training.")] = 0,
-    out: Annotated[Path, typer.Option(help="Folder for what comes out; an older one is replaced.")] = ROOT
-    / "demo-output",
-    max_images: Annotated[int, typer.Option(help="Black-box images that the adaptation may ask.")] = 2000,
-    remote: Annotated[str, typer.Option(help="Address of a model on another machine, in place of the bundled.")] = "",
-) -> None:
-    """Run the demo."""
+def run(out: Path, seed: int, max_images: int, remote: str) -> None:
+    """Run the demo.
+
+    Args:
+        out: folder that it writes to; an older demo in it is replaced.
+        seed: of the clicks, the choice of volumes, and the training.
+        max_images: black-box images that the adaptation may use.
+        remote: address of a model on another machine, in place of the bundled one; or "".
+
+    Raises:
+        InputError: if the folder holds something else.
+    """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is stopped then, too
     begun = time.monotonic()
-    shutil.rmtree(out, ignore_errors=True)
-    studies = out / "studies"
-    shutil.copytree(SAMPLES / "images", studies)
+    _clear(out)
+    samples, studies = out / "samples", out / "studies"
+    for _ in track(write_cases(samples, "ct", CASES), "Making volumes", CASES, console=console, transient=True):
+        pass
+    shutil.copytree(samples / "images", studies)
     random = np.random.default_rng(seed)
     cases = sorted(p.name.removesuffix(".nii.gz") for p in studies.glob("*.nii.gz"))
     order = [cases[n] for n in random.permutation(len(cases))]
     labelled, unseen = sorted(order[:LABELLED]), sorted(order[LABELLED:])
-    asked = [q for case in unseen for q in questions_about(case, random, SLICES, CLICKS)]
+    asked = [q for case in unseen for q in questions_about(samples, case, random, SLICES, CLICKS)]
 
-    console.print("[bold]1. Start the server[/] on the sample data (phantoms; see tools/sample_data.py)")
+    console.print("[bold]1. Start the server[/] on phantoms (see baps/demo/phantoms.py)")
     settings = {"labels": f"{ORGAN}=1", "adapters": str(out / "adapters")}
     settings |= {"black_box": "remote", "remote": remote} if remote else {}
     first: list[float] = []
     repeat: list[float] = []
-    with running_server(studies, out / "server.log", settings) as (address, _):
+    with running_server(studies, out / _LOG, settings) as (address, _):
         client = MONAILabelClient(address, tmpdir=tempfile.mkdtemp())
         info = client.info()
         console.print(
@@ -176,7 +185,7 @@ def main(
             (repeat if said["encoding_kept"] else first).append(elapsed)
 
         console.print(f"[bold]3. Save labels[/] of {LABELLED} other volumes")
-        saved = save_labels(client, labelled)
+        saved = save_labels(client, samples, labelled)
         console.print(f"    {saved} volumes are labelled now")
 
         console.print(f"[bold]4. Train[/] with {max_images} black-box images at the most")
@@ -193,10 +202,11 @@ def main(
 
     console.print("[bold]6. Compare[/] with the best simple window, chosen on the labelled volumes")
     black_box = load_black_box("remote", remote=RemoteSettings(remote)) if remote else load_black_box()
-    window, window_images = best_window(black_box, labelled, seed)
-    segmenter = Segmenter(black_box, AdapterStore(Path("nowhere")))
+    segmenter = Segmenter(black_box, AdapterStore(out / "no-adapters"))
+    window, window_images = best_window(segmenter, samples, labelled, seed)
     for q in asked:
-        q.masks["window"] = segmenter.segment(image_of(q.case), q.plane, q.prompt, ORGAN, False, window).mask
+        image = image_of(samples, q.case)
+        q.masks["window"] = segmenter.segment(image, q.plane, q.prompt, ORGAN, False, window).mask
 
     means = {
         arm: {case: float(np.mean([q.dice(arm) for q in asked if q.case == case])) for case in unseen}
@@ -221,8 +231,19 @@ def main(
         "seconds": round(time.monotonic() - begun, 1),
     }
     (out / "summary.json").write_text(json.dumps(summary, indent=1))
-    write_report(out / "report.html", ORGAN, asked, means, summary, result)
+    write_report(out / "report.html", studies, ORGAN, asked, means, summary, result)
     _show(means, summary, out)
+
+
+def _clear(out: Path) -> None:
+    """Remove what an older demo left in a folder, and nothing else."""
+    left = [path for name in _WRITTEN if (path := out / name).exists()]
+    if left and not (out / _LOG).is_file():
+        raise InputError(f"{left[0]} is not that of a demo. Give another folder: --out FOLDER.")
+    for path in left:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    out.mkdir(parents=True, exist_ok=True)
+    (out / _LOG).touch()  # By it a later demo knows its folder.
 
 
 def _show(means: dict[str, dict[str, float]], summary: dict[str, Any], out: Path) -> None:
@@ -244,7 +265,3 @@ def _show(means: dict[str, dict[str, float]], summary: dict[str, Any], out: Path
         f"(median, client to client). {summary['seconds']:.0f} s in all."
     )
     console.print(f"Pictures: {out / 'report.html'}   Figures: {out / 'summary.json'}")
-
-
-if __name__ == "__main__":
-    typer.run(main)

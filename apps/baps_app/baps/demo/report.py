@@ -16,7 +16,7 @@ from baps.imaging.windowing import choose_window
 from baps.io import read_volume
 
 if TYPE_CHECKING:
-    from demo.question import Question
+    from baps.demo.question import Question
 
 mpl.use("Agg")
 _HERE = Path(__file__).resolve().parent
@@ -26,6 +26,7 @@ _TITLES = {"zero_shot": "as it is", "window": "best window", "adapted": "adapted
 
 def write_report(
     path: Path,
+    images: Path,
     organ: str,
     asked: list[Question],
     means: dict[str, dict[str, float]],
@@ -36,6 +37,7 @@ def write_report(
 
     Args:
         path: the file.
+        images: folder of the volumes.
         organ: what was clicked on.
         asked: every click with its masks.
         means: Dice by arm and case.
@@ -43,7 +45,10 @@ def write_report(
         result: of the training, from its stats.
     """
     template = jinja2.Environment(loader=jinja2.FileSystemLoader(_HERE), autoescape=True).get_template("report.html.j2")
-    pictures = [(case, _png(_clicks(case, [q for q in asked if q.case == case]))) for case in means["adapted"]]
+    pictures = [
+        (case, _png(_clicks(images / f"{case}.nii.gz", [q for q in asked if q.case == case])))
+        for case in means["adapted"]
+    ]
     path.write_text(
         template.render(
             organ=organ,
@@ -62,9 +67,9 @@ def _png(figure: Figure) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def _clicks(case: str, asked: list[Question]) -> Figure:
-    """Three slices of a case: the click, and each mask's outline over the image."""
-    volume = read_volume(_HERE.parent / "sample-data" / "ct" / "images" / f"{case}.nii.gz")
+def _clicks(image: Path, asked: list[Question]) -> Figure:
+    """Three slices of a volume: the click, and each mask's outline over the image."""
+    volume = read_volume(image)
     window = choose_window(volume)
     shown = [asked[n] for n in np.linspace(len(asked) // 6, len(asked) - 1 - len(asked) // 6, 3).round().astype(int)]
     figure = Figure(figsize=(12, 7.0), facecolor="#15181c", layout="constrained")
