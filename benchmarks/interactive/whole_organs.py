@@ -167,7 +167,7 @@ def train(domain: Domain, black_box: BlackBox, store: AdapterStore) -> None:
         "status": made.check.status,
     }
     version = store.add(domain.name, made.adapter, record, made.check.status)
-    if made.check.status == "passed":  # Else the model as it is goes on serving.
+    if made.check.status == "accepted":  # Else the model as it is goes on serving.
         store.publish(domain.name, version)
     console.print(f"{domain.name}: the adapter is {made.check.status}, zoom {made.adapter.zoom:g}.")
 
@@ -187,7 +187,7 @@ def table(runs: Sequence[Run]) -> list[str]:
         cells = [
             organ,
             str(len(spread)),
-            "adapted" if adapted else "as it is",
+            "adapted" if adapted else "unadapted",
             str(count),
             _spread([run.dice for run in spread]),
             f"{np.mean([run.interpolated for run in spread]):.3f}",
@@ -223,7 +223,7 @@ def main(
                 console.print(f"{case.image.name} is left out: {error}")
                 continue
             best = max(run.dice for run in found[-len(COUNTS) :])
-            console.print(f"{domain.name}, {case.patient}, {'adapted' if adapted else 'as it is'}: up to {best:.3f}")
+            console.print(f"{domain.name}, {case.patient}, {'adapted' if adapted else 'unadapted'}: up to {best:.3f}")
     for line in table(found):
         print(line)
     out.parent.mkdir(exist_ok=True)

@@ -141,13 +141,12 @@ def test_the_head_and_the_zoom_stay_where_the_visual_prompt_goes(lively_head: Ou
     assert plain.head is lively_head
     assert plain.zoom == 0.5
     pixels = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8)
-    prompts = [Prompt(((16.0, 16.0),))]
+    crops = adapter.crop(pixels, [Prompt(((16.0, 16.0),))])
     np.testing.assert_array_equal(
-        plain.transform_images(pixels, prompts),
-        Adapter(plain.visual_prompt, zoom=0.5).transform_images(pixels, prompts),
+        plain.transform_images(crops), Adapter(plain.visual_prompt, zoom=0.5).transform_images(crops)
     )
-    assert (adapter.transform_images(pixels, prompts) == 0).all()
-    assert (plain.transform_images(pixels, prompts) > 0).any()
+    assert (adapter.transform_images(crops) == 0).all()
+    assert (plain.transform_images(crops) > 0).any()
 
 
 def test_going_on_clicking_gets_through_to_the_model(new_black_box: Callable[..., Any]) -> None:

@@ -24,3 +24,17 @@ class StorageError(BapsError):
 
 class BudgetSpentError(BapsError):
     """The query budget is spent: no more images may be sent to the black box."""
+
+
+class MissingExtraError(BapsError):
+    """A package of an optional extra is not installed.
+
+    Args:
+        feature: what needs it; the beginning of the sentence.
+        extra: name of the extra that brings it.
+    """
+
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(
+            f"{feature} needs packages that are not installed. Install them: pip install 'baps-monailabel[{extra}]'"
+        )

@@ -36,13 +36,13 @@ def test_probabilities_go_before_masks() -> None:
 
 def test_any_size() -> None:
     free = {"image": Tensor("UINT8", (-1, -1, -1, 3))}
-    assert _read(free, {"probabilities": Tensor("FP32", (-1, -1, -1))}).side is None
-    assert _read(free).side == 64
-    assert _read(outputs={"probabilities": Tensor("FP32", (-1, -1, -1))}).side == 64
+    assert _read(free, {"probabilities": Tensor("FP32", (-1, -1, -1))}).image_size is None
+    assert _read(free).image_size == 64
+    assert _read(outputs={"probabilities": Tensor("FP32", (-1, -1, -1))}).image_size == 64
 
 
 def test_one_image_in_a_request() -> None:
-    assert _read({"image": Tensor("UINT8", (1, 64, 64, 3))}).one_by_one
+    assert _read({"image": Tensor("UINT8", (1, 64, 64, 3))}).single_image
 
 
 @pytest.mark.parametrize(

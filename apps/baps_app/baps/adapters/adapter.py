@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,39 @@ GetEncoding = Callable[[Hashable, Callable[[], Encoding]], Encoding]
 
 
 @dataclass(frozen=True)
+class Crops:
+    """The parts of a batch of images that the black box sees, computed once for the image, the prompt and the mask.
+
+    Attributes:
+        pixels: the whole images, (B, S, S, 3) uint8, RGB.
+        regions: the crop of each image.
+        prompts: one per image, in pixels of its enlarged crop.
+    """
+
+    pixels: NDArray[np.uint8]
+    regions: Sequence[Crop]
+    prompts: Sequence[Prompt]
+
+    @cached_property
+    def whole(self) -> torch.Tensor:
+        """Convert the whole images to a tensor, once.
+
+        Returns:
+            The whole images, (B, 3, S, S) in [0, 255].
+        """
+        return to_tensor(self.pixels)
+
+    @cached_property
+    def images(self) -> torch.Tensor:
+        """Crop and enlarge the images, once.
+
+        Returns:
+            The enlarged crops, (B, 3, S, S) in [0, 255].
+        """
+        return crop_images(self.whole, self.regions)
+
+
+@dataclass(frozen=True)
 class Adapter:
     """A visual prompt and, optionally, a zoom and an output head; all on the CPU.
 
@@ -45,86 +78,64 @@ class Adapter:
     head: OutputHead | None = None
     zoom: float = 1.0
 
-    def crops(self, prompts: Sequence[Prompt], image_size: int) -> list[Crop]:
-        """Choose the part of each image that the black box sees.
+    def crop(self, pixels: NDArray[np.uint8], prompts: Sequence[Prompt]) -> Crops:
+        """Crop images around their prompts.
 
         Args:
+            pixels: the whole images, (B, S, S, 3) uint8, RGB.
             prompts: one per image, in pixels of the image.
-            image_size: width and height of the images, pixels.
 
         Returns:
-            One crop per image.
+            The crops, which ``transform_images``, ``encoding_key`` and ``refine_masks`` take.
         """
-        return [crop_for_prompt(prompt, image_size, self.zoom) for prompt in prompts]
+        size = pixels.shape[1]
+        regions = [crop_for_prompt(prompt, size, self.zoom) for prompt in prompts]
+        mapped = [prompt_to_crop(prompt, region, size) for prompt, region in zip(prompts, regions, strict=True)]
+        return Crops(pixels, regions, mapped)
 
-    def prompts_to_crops(self, prompts: Sequence[Prompt], image_size: int) -> list[Prompt]:
-        """Map prompts to the images that the black box sees.
+    def encoding_key(self, crops: Crops) -> Hashable:
+        """Return what the transformed image depends on beside the image. Equal keys share an encoding.
 
         Args:
-            prompts: one per image, in pixels of the image.
-            image_size: width and height of the images, pixels.
-
-        Returns:
-            The prompts in pixels of the enlarged crops.
-        """
-        crops = self.crops(prompts, image_size)
-        return [prompt_to_crop(prompt, crop, image_size) for prompt, crop in zip(prompts, crops, strict=True)]
-
-    def encoding_key(self, prompt: Prompt, image_size: int) -> Hashable:
-        """Return the part of the prompt that the transformed image depends on. Equal keys share an encoding.
-
-        Args:
-            prompt: the prompt, in pixels of the image.
-            image_size: width and height of the image, pixels.
+            crops: crop of one image, see ``crop``.
 
         Returns:
             The part of a cache key that belongs to the prompt.
         """
-        return self.crops([prompt], image_size)[0], prompt if self.visual_prompt.conditioned_on_click else None
+        return crops.regions[0], crops.prompts[0] if self.visual_prompt.conditioned_on_click else None
 
     @property
     def prompt_independent(self) -> bool:
         """Whether the transformed image depends on the image alone, and not on the prompt."""
         return self.zoom >= 1 and not self.visual_prompt.conditioned_on_click
 
-    def transform_images(self, pixels: NDArray[np.uint8], prompts: Sequence[Prompt]) -> NDArray[np.uint8]:
-        """Crop, enlarge and change images for the black box.
+    def transform_images(self, crops: Crops) -> NDArray[np.uint8]:
+        """Apply the visual prompt to images.
 
         Args:
-            pixels: the images, (B, S, S, 3) uint8, RGB.
-            prompts: one per image, in pixels of the image.
+            crops: crops of B images, see ``crop``.
 
         Returns:
-            The transformed images, of the same shape and type.
+            The images that the black box sees, (B, S, S, 3) uint8, RGB.
         """
-        images, image_size = to_tensor(pixels), pixels.shape[1]
-        features = self.visual_prompt.encoder.features(
-            images
-        )  # Of the whole image, so that they are the same for every click.
-        cropped = crop_images(images, self.crops(prompts, image_size))
-        return to_pixels(
-            self.visual_prompt.transform_images(cropped, features, self.prompts_to_crops(prompts, image_size))
-        )
+        # Of the whole images, so that they are the same for every click.
+        features = self.visual_prompt.encoder.features(crops.whole)
+        return to_pixels(self.visual_prompt.transform_images(crops.images, features, crops.prompts))
 
-    def refine_masks(
-        self, pixels: NDArray[np.uint8], prompts: Sequence[Prompt], probability: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
-        """Correct the black box's masks of transformed images, and paste them into the whole images.
+    def refine_masks(self, crops: Crops, probability: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Correct the black box's masks with the head, and paste them into the whole images.
 
         Args:
-            pixels: the whole images, before the transformation, (B, S, S, 3) uint8, RGB.
-            prompts: one per image, in pixels of the whole image.
+            crops: crops of B images, see ``crop``.
             probability: what the black box predicted for the transformed images, (B, S, S).
 
         Returns:
-            Probabilities on the whole images, (B, S, S).
+            Probabilities on the whole images, (B, S, S); 0 outside the crops.
         """
-        image_size, refined = pixels.shape[1], torch.from_numpy(probability)
-        crops = self.crops(prompts, image_size)
+        refined = torch.from_numpy(probability)
         if self.head:
-            cropped = crop_images(to_tensor(pixels), crops)
-            refined = self.head.refine_masks(cropped, refined, self.prompts_to_crops(prompts, image_size))
-        whole: NDArray[np.float32] = paste_crops(refined, crops, image_size).numpy()
+            refined = self.head.refine_masks(crops.images, refined, crops.prompts)
+        whole: NDArray[np.float32] = paste_crops(refined, crops.regions, crops.pixels.shape[1]).numpy()
         return whole
 
     def fallbacks(self) -> Sequence[Adapter | None]:
@@ -217,9 +228,8 @@ def segment_adapted(
     """
     if adapter is None:
         return black_box.segment(pixels, prompts)
-    transformed = adapter.transform_images(pixels, prompts)
-    probability = black_box.segment(transformed, adapter.prompts_to_crops(prompts, pixels.shape[1]))
-    return adapter.refine_masks(pixels, prompts, probability)
+    crops = adapter.crop(pixels, prompts)
+    return adapter.refine_masks(crops, black_box.segment(adapter.transform_images(crops), crops.prompts))
 
 
 def encode_cached(
@@ -245,8 +255,15 @@ def encode_cached(
     """
     if adapter is None:
         return get_encoding(None, lambda: black_box.encode(pixels, prefetch))
-    key, transform = adapter.encoding_key(prompt, len(pixels)), adapter.transform_images
-    return get_encoding(key, lambda: black_box.encode(transform(pixels[None], [prompt])[0], prefetch))
+    return _encode_crops(black_box, adapter, adapter.crop(pixels[None], [prompt]), get_encoding, prefetch)
+
+
+def _encode_crops(
+    black_box: BlackBox, adapter: Adapter, crops: Crops, get_encoding: GetEncoding, prefetch: bool = False
+) -> Encoding:
+    return get_encoding(
+        adapter.encoding_key(crops), lambda: black_box.encode(adapter.transform_images(crops)[0], prefetch)
+    )
 
 
 def segment_cached(
@@ -266,8 +283,8 @@ def segment_cached(
     """
     if not black_box.capabilities.encodings:
         return segment_adapted(black_box, adapter, pixels[None], [prompt])[0]
-    encoding = encode_cached(black_box, adapter, pixels, prompt, get_encoding)
     if adapter is None:
-        return black_box.decode(encoding, prompt)
-    probability = black_box.decode(encoding, adapter.prompts_to_crops([prompt], len(pixels))[0])
-    return adapter.refine_masks(pixels[None], [prompt], probability[None])[0]
+        return black_box.decode(encode_cached(black_box, None, pixels, prompt, get_encoding), prompt)
+    crops = adapter.crop(pixels[None], [prompt])
+    probability = black_box.decode(_encode_crops(black_box, adapter, crops, get_encoding), crops.prompts[0])
+    return adapter.refine_masks(crops, probability[None])[0]

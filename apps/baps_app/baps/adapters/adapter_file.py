@@ -12,12 +12,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from baps.adapters.adapter import Adapter, adapter_from_record
+from baps.adapters.old_records import rename_record
 from baps.errors import BapsError, InputError
 from baps.utils.atomic_write import atomic_write
 
 Built = TypeVar("Built")
 
-_RUN_KEYS = ("seconds", "recalled_images")
+_RUN_KEYS = ("seconds", "replayed_images")
 """Keys of the record that differ between runs with the same result. They are omitted, so that the files are equal."""
 
 
@@ -98,7 +99,7 @@ def read_with(
         raise InputError(f"There is no adapter file {path}. `baps adapt --out FILE` makes one.")
     try:
         with safe_open(path, "pt") as file:
-            record: dict[str, Any] = json.loads(file.metadata()["record"])
+            record = rename_record(json.loads(file.metadata()["record"]))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # it is not a dict
         return build(record, tensors), record
     except BapsError:

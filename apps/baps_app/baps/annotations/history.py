@@ -29,6 +29,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from baps.annotations.label_info import rename_info_keys
 from baps.errors import BapsError, InputError, NotFoundError
 from baps.io import file_stem, images_folder, label_stem, read_label_map, read_volume
 from baps.utils.atomic_write import PARTIAL, atomic_write, flush_to_disk
@@ -70,9 +71,9 @@ class Version:
         name: when it was saved, in UTC.
         file: the label.
         sha256: of the file.
-        info: what is known of it: ``author``, ``authors`` by organ, ``covers``, ``model``, ``confirmed``. ``found``
-            where somebody had laid the file there, ``restored`` names the version that it repeats, ``disputed`` by
-            organ the version that counts instead until a trainer confirms this one.
+        info: what is known of it: ``author``, ``authors`` by organ, ``annotated_slices``, ``model``, ``confirmed``.
+            ``found`` where somebody had laid the file there, ``restored`` names the version that it repeats,
+            ``disputed`` by organ the version that counts instead until a trainer confirms this one.
     """
 
     name: str
@@ -450,7 +451,7 @@ class LabelHistory:
         with suppress(BapsError):  # Damaged: then what is served is kept again.
             if names and _read(place / names[-1]).sha256 == _sha256(file):
                 return
-        found = self._write(place, file, served["ext"], {**served["info"], "found": True})
+        found = self._write(place, file, served["ext"], {**rename_info_keys(served["info"]), "found": True})
         found.rename(place / self._next_name(place))
         flush_to_disk(place)
 
@@ -557,8 +558,8 @@ def _read(folder: Path) -> Version:
     try:
         said = json.loads((folder / "version.json").read_text())
         (file,) = folder.glob("label*")
-        return Version(folder.name.removesuffix(_SAVING), file, said["sha256"], said["info"])
-    except (OSError, ValueError, KeyError) as error:
+        return Version(folder.name.removesuffix(_SAVING), file, said["sha256"], rename_info_keys(said["info"]))
+    except (OSError, ValueError, KeyError, AttributeError) as error:
         raise BapsError(
             f"The version {folder.name} of a label is damaged ({type(error).__name__}). Take it from your backup."
         ) from error

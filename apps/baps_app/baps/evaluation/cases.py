@@ -135,13 +135,13 @@ def load_cases(
         Slices by patient, and for each image and label that was left out the reason.
     """
     slices: dict[str, list[AnySlice]] = {}
-    left_out: dict[str, str] = {}
+    skipped: dict[str, str] = {}
     file, reader = SliceFile(folder), CaseReader()
     for case in cases:
         try:
             found = [file.keep(piece) for piece in labelled_slices(case, side, most, reader=reader)]
         except InputError as error:
-            left_out[f"{case.image.name}, label {case.value}"] = str(error)
+            skipped[f"{case.image.name}, label {case.value}"] = str(error)
         else:
             slices.setdefault(case.patient, []).extend(found)
-    return slices, left_out
+    return slices, skipped

@@ -29,14 +29,14 @@ class Corrections:
     Attributes:
         by_clicks: mean Dice after the first prompt, after one more click, and so on.
         by_clicks_std: its spread over the sets of clicks.
-        clicks_to_85: mean number of prompts until a slice's Dice is 0.85 for the first time; ten where it never is.
-        not_reached: share of the slices where it never is.
+        noc_85: Mean number of prompts until a slice's Dice is 0.85 for the first time; ten where it never is.
+        noc_85_failures: Share of the slices where it never is.
     """
 
     by_clicks: list[float]
     by_clicks_std: list[float]
-    clicks_to_85: float
-    not_reached: float
+    noc_85: float
+    noc_85_failures: float
 
 
 def simulate_corrections(

@@ -46,7 +46,7 @@ class Segmentation:
         window: that the slice was shown with.
         adapter: label and version that served, or None for the model as it is.
         used_fallback: the adapted answer went against the clicks, see ``fall_back_on_violated_clicks``.
-        encoding_kept: the expensive half was there already.
+        encoding_cached: the expensive half was there already.
         seconds: that it took.
     """
 
@@ -55,7 +55,7 @@ class Segmentation:
     window: Window
     adapter: tuple[str, str] | None
     used_fallback: bool
-    encoding_kept: bool
+    encoding_cached: bool
     seconds: float
 
     @property
@@ -166,7 +166,7 @@ class Segmenter:
                 window=shown.window,
                 adapter=shown.served if used else None,
                 used_fallback=used is not shown.adapter,
-                encoding_kept=bool(kept) and all(kept),
+                encoding_cached=bool(kept) and all(kept),
                 seconds=time.perf_counter() - begun,
             )
         if clicked and self.black_box.capabilities.encodings:
@@ -203,7 +203,9 @@ class Segmenter:
         def seen(index: int) -> NDArray[np.uint8]:
             # Where the click lies is no matter: only adapters are used here whose change does not depend on it.
             return (
-                adapter.transform_images(pixels(index)[None], [Prompt(((0.0, 0.0),))])[0] if adapter else pixels(index)
+                adapter.transform_images(adapter.crop(pixels(index)[None], [Prompt(((0.0, 0.0),))]))[0]
+                if adapter
+                else pixels(index)
             )
 
         drawn = {index: canvas.draw(mask) > 0.5 for index, mask in masks.items()}
@@ -216,7 +218,7 @@ class Segmenter:
                 return
             if adapter and (answer > 0.5).any():  # A head asks for a click too.
                 click = Prompt((deepest(answer > 0.5),))
-                answer = adapter.refine_masks(pixels(index)[None], [click], answer[None])[0]
+                answer = adapter.refine_masks(adapter.crop(pixels(index)[None], [click]), answer[None])[0]
             yield index, canvas.restore(answer)
 
     def can_carry(self, label: str, adapted: bool = True) -> bool:

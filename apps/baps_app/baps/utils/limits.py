@@ -7,10 +7,14 @@ import os
 from collections.abc import Sequence
 
 from baps.errors import InputError
+from baps.utils.deprecation import warn_of_old_name
 
-MAX_VOLUME_MB_VARIABLE = "BAPS_MOST_VOLUME_MB"
+MAX_VOLUME_MB_VARIABLE = "BAPS_MAX_VOLUME_MB"
 """Environment variable that the server sets for itself and its training processes, so that every reader knows the
 limit."""
+
+OLD_VARIABLE = "BAPS_MOST_VOLUME_MB"
+"""Its name in version 0.1."""
 
 DEFAULT_MAX_VOLUME_MB = 8192
 """Default limit in MB. For comparison, a CT of 1024 x 1024 x 2000 voxels has 4000 MB."""
@@ -38,7 +42,7 @@ def check_size(name: str, shape: Sequence[int], itemsize: int) -> int:
     if total > limit:
         raise InputError(
             f"{name} unpacks to {total / 2**20:,.0f} MB ({size_text} voxels); {limit >> 20:,} MB are allowed. "
-            "Crop it, or have the server's operator raise most_volume_mb."
+            "Crop it, or have the server's operator raise max_volume_mb."
         )
     return total
 
@@ -52,7 +56,10 @@ def max_volume_bytes() -> int:
     Raises:
         InputError: if the environment variable is not a whole number.
     """
-    megabytes = os.environ.get(MAX_VOLUME_MB_VARIABLE) or str(DEFAULT_MAX_VOLUME_MB)
+    megabytes = os.environ.get(MAX_VOLUME_MB_VARIABLE)
+    if not megabytes and (megabytes := os.environ.get(OLD_VARIABLE)):
+        warn_of_old_name(OLD_VARIABLE, MAX_VOLUME_MB_VARIABLE, "in the environment")
+    megabytes = megabytes or str(DEFAULT_MAX_VOLUME_MB)
     if not megabytes.isdecimal():
-        raise InputError(f"most_volume_mb must be a whole number of megabytes, not {megabytes!r}.")
+        raise InputError(f"max_volume_mb must be a whole number of megabytes, not {megabytes!r}.")
     return int(megabytes) << 20

@@ -1,8 +1,8 @@
 """Estimate the gradient with respect to the code of each image, from losses only.
 
 The black box begins after the visual prompt, so only dL/dcode has to be estimated. From there, backpropagation through
-the local network is exact (docs/method.md). Every image has a direction of its own, because the masks come back image
-by image.
+the local network is exact (docs/explanation/method.md). Every image has a direction of its own, because the masks come
+back image by image.
 """
 
 from __future__ import annotations

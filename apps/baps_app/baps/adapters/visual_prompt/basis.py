@@ -1,7 +1,7 @@
 """Define our visual prompt: local window, contrast and sharpness, in a basis that adapts to the image.
 
-What a model lacks on medical images is mostly the right window (docs/method.md). The code is a coarse grid of
-coefficients of {1, I, I^2, local detail} for each colour channel; with a grid of one cell, 12 numbers.
+What a model lacks on medical images is mostly the right window (docs/explanation/method.md). The code is a coarse grid
+of coefficients of {1, I, I^2, local detail} for each colour channel; with a grid of one cell, 12 numbers.
 """
 
 from __future__ import annotations

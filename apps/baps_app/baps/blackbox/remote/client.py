@@ -11,7 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -22,52 +22,14 @@ from baps.blackbox.interface import BlackBox, Capabilities
 from baps.blackbox.remote.inference_protocol import Address, Description, UnreachableError, connect
 from baps.blackbox.remote.prompt_tensors import to_tensors
 from baps.blackbox.remote.remote_tensors import check_description, check_output
+from baps.blackbox.remote.settings import RemoteSettings
 from baps.errors import BapsError, InputError
 from baps.prompts import Prompt
 
 logger = logging.getLogger(__name__)
 
-_PROMPTS = ("clicks,boxes", "clicks", "boxes")
 _MIN_PAUSE, _MAX_PAUSE = 0.5, 8.0
 """Seconds between attempts to reach a server that has gone. Each pause is twice the one before."""
-
-
-@dataclass(frozen=True)
-class RemoteSettings:
-    """Settings of a model on another machine.
-
-    Attributes:
-        address: ``http://host:port/model``, or ``https``, ``grpc`` or ``grpcs``.
-        image_size: width and height of its images, pixels, if its metadata leaves them open.
-        batch_size: number of images per request.
-        prompts: prompts that it understands: ``clicks,boxes``, ``clicks`` or ``boxes``. The metadata does not say.
-        timeout: seconds that a response may take.
-        retry_seconds: seconds for which a server that has gone is retried.
-
-    Raises:
-        InputError: if a value cannot be used.
-    """
-
-    address: str
-    image_size: int = 1024
-    batch_size: int = 8
-    prompts: str = "clicks,boxes"
-    timeout: float = 60
-    retry_seconds: float = 120
-
-    def __post_init__(self) -> None:
-        Address.parse(self.address)
-        if self.image_size < 1 or self.batch_size < 1:
-            raise InputError(
-                f"remote_side and remote_batch must be 1 or more, not {self.image_size} and {self.batch_size}."
-            )
-        if not 0 < self.timeout < float("inf") or not 0 <= self.retry_seconds < float("inf"):
-            raise InputError(
-                f"remote_timeout must be more than 0 seconds and remote_patience 0 or more, not {self.timeout:g} and "
-                f"{self.retry_seconds:g}."
-            )
-        if self.prompts not in _PROMPTS:
-            raise InputError(f"remote_prompts must be one of {'; '.join(_PROMPTS)}, not {self.prompts!r}.")
 
 
 class RemoteBlackBox(BlackBox):
@@ -146,8 +108,8 @@ class RemoteBlackBox(BlackBox):
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise BapsError(
-                        f"{failure} The server was retried for {self._retry_seconds:g} s. Start it, or fix what lies "
-                        "between; then try again. A training continues from its log when it is started again."
+                        f"{failure} The server stayed away for {self._retry_seconds:g} s. Start it, or fix the network "
+                        "between; then try again. A training resumes from its log when it is started again."
                     ) from failure
                 time.sleep(min(pause, left))
                 pause = min(2 * pause, _MAX_PAUSE)

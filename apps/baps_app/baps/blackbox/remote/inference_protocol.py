@@ -20,7 +20,7 @@ from urllib.parse import quote, urlsplit
 
 from numpy.typing import NDArray
 
-from baps.errors import BapsError, InputError
+from baps.errors import BapsError, InputError, MissingExtraError
 
 TOKEN_VARIABLE = "BAPS_REMOTE_TOKEN"  # noqa: S105 (the name of a variable)
 """Environment variable with the token that is sent as ``Authorization: Bearer``."""
@@ -207,7 +207,8 @@ def connect(address: Address, timeout: float) -> InferenceServer:
         The connection.
 
     Raises:
-        InputError: if a token is set and would travel unencrypted to another machine.
+        InputError: if there is a token and it would travel unencrypted to another machine.
+        MissingExtraError: if the packages of the extra ``remote`` are not installed.
     """
     token = os.environ.get(TOKEN_VARIABLE, "")
     if token and not address.tls and not _LOOPBACK.fullmatch(address.host):
@@ -215,12 +216,16 @@ def connect(address: Address, timeout: float) -> InferenceServer:
             f"{TOKEN_VARIABLE} is set, but {address} is not encrypted: everyone on the way could read the token. Use "
             "https:// or grpcs://, or remove the token from the environment."
         )
-    return (_Grpc if address.scheme.startswith("grpc") else _Http)(address, timeout, token)
+    try:
+        return (_Grpc if address.scheme.startswith("grpc") else _Http)(address, timeout, token)
+    except ImportError as error:
+        raise MissingExtraError("The black box remote", "remote") from error
 
 
 class _Http(InferenceServer):
     def __init__(self, address: Address, timeout: float, token: str) -> None:
         import requests
+        import tritonclient.http  # noqa: F401 (a missing package is reported now, not at the first click)
 
         self._address, self._timeout = address, (min(timeout, _CONNECT_SECONDS), timeout)
         self._root = f"{address.scheme}://{address.netloc}{address.prefix}/v2/models/{quote(address.model)}"
@@ -376,8 +381,8 @@ def _convert_protocol_errors(address: Address) -> Iterator[None]:
         yield
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, InferenceServerException) as error:
         raise BapsError(
-            f"The response of {address} does not follow the Open Inference Protocol, version 2 ({type(error).__name__}). "
-            "Check the address, and the log of the server."
+            f"The response of {address} does not follow the Open Inference Protocol, version 2 "
+            f"({type(error).__name__}). Check the address, and the log of the server."
         ) from error
 
 
