@@ -98,7 +98,7 @@ def test_a_file_that_was_cut_off_anywhere_is_refused(adapter: Path) -> None:
     header = struct.unpack("<Q", whole[:8])[0]
     for cut in {0, 1, 7, 8, 9, 8 + header // 2, 8 + header - 1, 8 + header, len(whole) // 2, len(whole) - 1}:
         adapter.write_bytes(whole[:cut])
-        with pytest.raises(InputError, match=r"spleen\.safetensors is no adapter of this project, or it is broken"):
+        with pytest.raises(InputError, match=r"spleen\.safetensors is not an adapter of this project, or it is broken"):
             read_adapter(adapter)
 
 
@@ -106,7 +106,7 @@ def test_a_file_that_was_cut_off_anywhere_is_refused(adapter: Path) -> None:
 def test_another_kind_of_file_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "foreign.safetensors"
     path.write_bytes(content)
-    with pytest.raises(InputError, match="is no adapter of this project"):
+    with pytest.raises(InputError, match="is not an adapter of this project"):
         read_adapter(path)
 
 
@@ -136,7 +136,7 @@ def test_another_kind_of_file_is_refused(tmp_path: Path, content: bytes) -> None
 def test_safetensors_without_our_record_are_refused(tmp_path: Path, metadata: dict[str, str] | None) -> None:
     path = tmp_path / "model.safetensors"
     save_file(_adapter().state_dict(), path, metadata)
-    with pytest.raises(InputError, match="is no adapter of this project"):
+    with pytest.raises(InputError, match="is not an adapter of this project"):
         read_adapter(path)
 
 
@@ -270,5 +270,5 @@ def test_a_record_that_describes_no_adapter(tmp_path: Path, changed: dict[str, A
 @pytest.mark.parametrize("record", ["null", "[]", "5", '"adapter"', '{"adapter": []}', "[" * 50_000])
 def test_a_record_that_is_none(tmp_path: Path, record: str) -> None:
     save_file(_adapter().state_dict(), tmp_path / "a.safetensors", {"record": record})
-    with pytest.raises(InputError, match="is no adapter"):
+    with pytest.raises(InputError, match="is not an adapter"):
         read_adapter(tmp_path / "a.safetensors")

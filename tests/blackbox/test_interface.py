@@ -119,7 +119,7 @@ def test_a_model_that_failed_lets_the_next_call_in(
 
 
 def test_a_black_box_without_encodings_says_so(new_black_box: Callable[..., Any]) -> None:
-    with pytest.raises(InputError, match="brightness keeps no encodings; use segment"):
+    with pytest.raises(InputError, match="brightness has no encodings; use segment"):
         new_black_box().encode(IMAGE)
 
 
@@ -290,5 +290,5 @@ def test_nonsense_is_no_answer(fault: NDArray[np.float32], monkeypatch: pytest.M
         lambda: black_box.decode(encoding, CLICK),
         lambda: list(black_box.propagate(lambda _: IMAGE, masks, 0, 2)),
     ):
-        with pytest.raises(BapsError, match="no probabilities"):
+        with pytest.raises(BapsError, match="not probabilities"):
             ask()

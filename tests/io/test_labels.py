@@ -159,7 +159,7 @@ def test_what_is_no_part_of_the_image_is_refused(
     affine = STRAIGHT.affine @ np.diag([spacing, spacing, 1, 1])
     affine[:3, 3] = (STRAIGHT.affine @ [*first, 1])[:3]
     nibabel.save(nibabel.Nifti1Image(np.ones(size, np.uint8), affine), tmp_path / "a.nii")
-    with pytest.raises(InputError, match="does not lie where its image does"):
+    with pytest.raises(InputError, match="does not have the geometry of its image"):
         read_label_map(tmp_path / "a.nii", STRAIGHT)
 
 
@@ -231,7 +231,7 @@ def test_channels_whose_background_is_unclear_are_refused(tmp_path: Path, order:
     voxels = _one_hot(3)[..., order]
     if order == [0, 1, 1]:
         voxels[..., 0] = 1
-    with pytest.raises(InputError, match="which is the background is unclear"):
+    with pytest.raises(InputError, match="it is unclear which is the background"):
         read_label_map(_nifti(tmp_path / "a.nii", voxels), STRAIGHT)
 
 

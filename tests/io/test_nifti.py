@@ -337,7 +337,7 @@ def test_it_is_said_that_other_programs_put_a_file_elsewhere(tmp_path: Path, pla
     image.set_qform(moved, code=1)
     nibabel.save(image, tmp_path / "moved.nii")
     (note,) = read_volume(tmp_path / "moved.nii").notes
-    assert note.startswith("moved.nii lies where ITK and 3D Slicer put it (qform code 1, sform code 2);")
+    assert note.startswith("moved.nii has the geometry that ITK and 3D Slicer read (qform code 1, sform code 2);")
     image.set_qform(placed_volume.affine, code=1)
     image.header.set_xyzt_units("micron")
     nibabel.save(image, tmp_path / "small.nii")
@@ -349,5 +349,5 @@ def test_without_room_for_a_temporary_file_no_image_is_called_broken(
 ) -> None:
     write_nifti(tmp_path / "a.nii", placed_volume)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
-    with pytest.raises(StorageError, match=r"^No temporary file can be written \(No such file or directory\)"):
+    with pytest.raises(StorageError, match=r"^A temporary file cannot be written \(No such file or directory\)"):
         read_volume(tmp_path / "a.nii")

@@ -91,7 +91,7 @@ def test_nrrd_without_an_affine(tmp_path: Path, header: dict[str, object]) -> No
 def test_a_space_that_no_viewer_places(tmp_path: Path, space: str) -> None:
     header = {"space": space, "space directions": np.eye(3, 4), "space origin": np.zeros(4)}
     nrrd.write(str(tmp_path / "a.nrrd"), np.zeros((3, 4, 5), np.int16), header)
-    with pytest.raises(InputError, match=f"a.nrrd lies in the space '{space}', which viewers do not place"):
+    with pytest.raises(InputError, match=f"a.nrrd lies in the space '{space}', which viewers do not know"):
         read_volume(tmp_path / "a.nrrd")
 
 
@@ -232,7 +232,7 @@ def test_odd_skips(tmp_path: Path, field: str, compress: bool, placed_volume: Vo
 
 def test_packed_is_the_raw_file_in_gzip(tmp_path: Path, placed_volume: Volume) -> None:
     write_nrrd(tmp_path / "raw.nrrd", placed_volume, compress=False)
-    write_nrrd(tmp_path / "packed.nrrd", placed_volume, compress=False, packed=True)
+    write_nrrd(tmp_path / "packed.nrrd", placed_volume, compress=False, gzip_file=True)
     assert gzip.decompress((tmp_path / "packed.nrrd").read_bytes()) == (tmp_path / "raw.nrrd").read_bytes()
 
 

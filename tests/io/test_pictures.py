@@ -110,7 +110,7 @@ def test_a_tiff_that_has_to_be_turned(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[EXIF_ORIENTATION] = 3
     Image.fromarray(GREY).save(tmp_path / "a.tif", exif=exif)
-    with pytest.raises(InputError, match=r"a\.tif is to be turned .* Save it upright"):
+    with pytest.raises(InputError, match=r"a\.tif has to be rotated .* Save it upright"):
         read_volume(tmp_path / "a.tif")
 
 
@@ -272,7 +272,7 @@ def test_an_empty_array(tmp_path: Path) -> None:
 
 def test_arrays_without_the_key(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", image=GREY)
-    with pytest.raises(InputError, match=r"a\.npz holds no array img\."):
+    with pytest.raises(InputError, match=r"a\.npz has no array img\."):
         read_volume(tmp_path / "a.npz")
     with pytest.raises(InputError, match=r"a\.npz holds no array seg\."):
         read_labels(tmp_path / "a.npz", ONE_SLICE)

@@ -144,7 +144,7 @@ def test_files_that_are_a_part_of_an_image(tmp_path: Path, name: str, said: str)
 
 def test_another_kind_of_file(tmp_path: Path) -> None:
     (tmp_path / "letter.pdf").write_bytes(b"x")
-    with pytest.raises(InputError, match=r"letter\.pdf is of a kind that cannot be read\. Give NIfTI.*\.npz"):
+    with pytest.raises(InputError, match=r"letter\.pdf has a format that is not supported\. Give NIfTI.*\.npz"):
         read_volume(tmp_path / "letter.pdf")
 
 
@@ -214,7 +214,7 @@ def test_labels_without_a_place_fit_any_single_slice(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", [(4, 5, 1), (5, 4, 2)])
 def test_labels_without_a_place_of_another_shape(tmp_path: Path, shape: tuple[int, int, int]) -> None:
     Image.fromarray(np.zeros((4, 5), np.uint8)).save(tmp_path / "a.png")
-    with pytest.raises(InputError, match=r"a\.png has shape \(5, 4, 1\) and does not lie where its image does"):
+    with pytest.raises(InputError, match=r"a\.png has shape \(5, 4, 1\) and does not have the geometry of its image"):
         read_labels(tmp_path / "a.png", Volume(np.zeros(shape, np.int16), np.eye(4)))
 
 

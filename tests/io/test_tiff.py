@@ -70,10 +70,10 @@ def test_colour_in_planes(tmp_path: Path, planes: str) -> None:
 
 def test_what_is_not_read_is_named(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", RANDOM.random((4, 5, 3)), photometric="rgb")
-    with pytest.raises(InputError, match=r"^a\.tif holds pixels that are not read \(3 x 64 bits of float64, RGB,"):
+    with pytest.raises(InputError, match=r"^a\.tif holds pixels that are not supported \(3 x 64 bits of float64, RGB,"):
         read_volume(tmp_path / "a.tif")
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((4, 5), np.complex64))
-    with pytest.raises(InputError, match=r"^a\.tif holds pixels that are not read \(1 x 64 bits of complex64,"):
+    with pytest.raises(InputError, match=r"^a\.tif holds pixels that are not supported \(1 x 64 bits of complex64,"):
         read_volume(tmp_path / "a.tif")
     tifffile.imwrite(tmp_path / "a.tif", GREY.astype(np.int16), compression="jpeg2000")
     with pytest.raises(InputError, match=r"int16, MINISBLACK, compression .*2000\); save grey values"):

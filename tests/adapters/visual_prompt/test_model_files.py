@@ -82,5 +82,5 @@ def test_a_path_that_does_not_exist_is_not_looked_for_in_the_hub(
 
 
 def test_a_folder_without_the_file(tmp_path: Path) -> None:
-    with pytest.raises(BapsError, match="is no folder that holds model.safetensors. Give the encoder's folder"):
+    with pytest.raises(BapsError, match="is not a folder that holds model.safetensors. Give the encoder's folder"):
         find_model_file(str(tmp_path), "model.safetensors")

@@ -232,7 +232,7 @@ def test_a_model_for_other_sizes_is_refused(tmp_path: Path, name: str, make: Any
 def test_pickles_are_not_opened(sources: dict[str, Path], tmp_path: Path, name: str) -> None:
     (tmp_path / "config.json").write_bytes((sources[name] / "config.json").read_bytes())
     torch.save(load_file(sources[name] / "model.safetensors"), tmp_path / "pytorch_model.bin")
-    with pytest.raises(BapsError, match="is no folder that holds model.safetensors"):
+    with pytest.raises(BapsError, match="is not a folder that holds model.safetensors"):
         load_encoder(name, str(tmp_path))
 
 

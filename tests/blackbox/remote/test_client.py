@@ -323,7 +323,7 @@ def test_a_refusal_is_not_repeated(faulty: FaultyServer) -> None:
 def test_a_wrong_answer(faulty: FaultyServer, values: NDArray[np.float32], message: str) -> None:
     remote = _remote(faulty.address)
     faulty.infer = lambda _: reply(values)
-    with pytest.raises(BapsError, match=f"{message}.*Mend the model on its server"):
+    with pytest.raises(BapsError, match=f"{message}.*Fix the model on its server"):
         remote.segment(_black(2), [CLICK] * 2)
 
 
@@ -407,7 +407,7 @@ def test_what_it_understands_is_said_by_the_operator(
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"address": "model"}, "is no address"),
+        ({"address": "model"}, "is not the address"),
         ({"image_size": 0}, "remote_image_size"),
         ({"batch_size": 0}, "remote_batch_size"),
         ({"timeout": 0.0}, "remote_timeout"),

@@ -45,7 +45,7 @@ def test_an_address(text: str, address: Address) -> None:
      "grpc://h/m", "grpc://h:8001/a/m", "http://h/m?side=3", "http://h/m#x", "http://[::1/m"],
 )  # fmt: skip
 def test_what_is_no_address(text: str) -> None:
-    with pytest.raises(InputError, match="is no address of a model.*http://host:8000/model"):
+    with pytest.raises(InputError, match="is not the address of a model.*http://host:8000/model"):
         Address.parse(text)
 
 
@@ -115,7 +115,7 @@ def test_numbers_as_text_are_read_too(faulty: FaultyServer) -> None:
 )
 def test_metadata_of_another_protocol(faulty: FaultyServer, content: bytes) -> None:
     faulty.metadata = (200, {}, content)
-    with pytest.raises(BapsError, match="not of the Open Inference Protocol"):
+    with pytest.raises(BapsError, match="does not follow the Open Inference Protocol"):
         _connect(faulty).describe()
 
 
@@ -136,7 +136,7 @@ _WELL = reply(np.zeros((2, SIDE, SIDE), np.float32))
 )
 def test_answers_that_cannot_be_read(faulty: FaultyServer, answer: tuple[int, dict[str, str], bytes]) -> None:
     faulty.infer = lambda _: answer
-    with pytest.raises(BapsError, match="not of the Open Inference Protocol") as caught:
+    with pytest.raises(BapsError, match="does not follow the Open Inference Protocol") as caught:
         _connect(faulty).infer(INPUTS, "probabilities")
     assert not isinstance(caught.value, UnreachableError)
 

@@ -17,9 +17,9 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGLSLossless, RLELossl
 from baps.errors import InputError
 from baps.imaging.volume import Volume
 from baps.io import read_label_map, read_labels, read_volume
-from baps.io.dicom.labels import series_headers
+from baps.io.dicom.labels import read_series_headers
 from baps.io.dicom.rtstruct import write_structures
-from baps.io.dicom.seg import segments_said, write_segmentation
+from baps.io.dicom.seg import describe_segments, write_segmentation
 from baps.io.dicom.stacks import find_stack
 from tests.support.label_map_segmentation import make_label_map
 from tests.support.little_series import SHAPE, random_segments, write_little_series
@@ -62,7 +62,7 @@ MAKERS: dict[str, Make] = {
 def series(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Dataset], Volume]:
     folder = tmp_path_factory.mktemp("series") / "p1"
     write_little_series(folder)
-    return folder, series_headers(folder), read_volume(folder)
+    return folder, read_series_headers(folder), read_volume(folder)
 
 
 Series = tuple[Path, list[Dataset], Volume]
@@ -139,7 +139,7 @@ def test_a_label_map_in_run_lengths_and_in_colour(series: Series, tmp_path: Path
     folder, headers, image = series
     masks = _masks("Label Map")
     made = make_label_map(headers, image, masks)
-    assert segments_said(made) == {1: ("spleen", True), 2: ("liver", True)}
+    assert describe_segments(made) == {1: ("spleen", True), 2: ("liver", True)}
     made.PhotometricInterpretation = "PALETTE COLOR"  # The pixels are the numbers of segments all the same.
     made.compress(RLELossless, encoding_plugin="pydicom")
     made.save_as(tmp_path / "p1.dcm", write_like_original=False)
@@ -166,7 +166,7 @@ def test_what_is_packed_as_a_whole_or_empty_is_refused(series: Series, tmp_path:
     made = _structures(headers, image, _masks("RTSTRUCT"))
     made.ROIContourSequence = []
     made.save_as(tmp_path / "p1.dcm", write_like_original=False)
-    with pytest.raises(InputError, match=r"p1\.dcm holds no segment"):
+    with pytest.raises(InputError, match=r"p1\.dcm has no segment"):
         read_label_map(tmp_path / "p1.dcm", image, folder)
     made.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     made.save_as(tmp_path / "p1.dcm", write_like_original=False)
@@ -202,7 +202,7 @@ def test_labels_of_a_tilted_gantry_survive(tmp_path: Path, kind: str, tilt: floa
     """The volume is straightened; a label lies on the slices as they were scanned."""
     folder = tmp_path / "p1"
     write_little_series(folder, tilt=tilt)
-    headers, image = series_headers(folder), read_volume(folder)
+    headers, image = read_series_headers(folder), read_volume(folder)
     frames = find_stack(headers, image)
     assert frames.straightened
     scanned = np.zeros(image.shape, bool)  # Elsewhere there are no pixels.
@@ -223,4 +223,4 @@ def test_a_label_among_the_slices_is_no_image(series: Series, tmp_path: Path, ki
     found = read_volume(tmp_path / "p1")
     np.testing.assert_array_equal(found.voxels, image.voxels)
     np.testing.assert_allclose(found.affine, image.affine)
-    assert len(series_headers(tmp_path / "p1")) == len(headers)
+    assert len(read_series_headers(tmp_path / "p1")) == len(headers)

@@ -17,7 +17,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEnd
 
 from baps.errors import InputError
 from baps.io import is_dicom_folder, read_dicom, read_volume
-from baps.io.dicom.pixels import decode, read_dataset
+from baps.io.dicom.pixels import decode_pixels, read_dataset
 from tests.support.paths import ROOT
 
 CASES = ROOT.parent / "shared" / "cases"
@@ -203,8 +203,8 @@ def test_frames_are_decoded_in_parts(tmp_path: Path, syntax: str, monkeypatch: p
     image.is_little_endian, image.is_implicit_VR = syntax != "1.2.840.10008.1.2.2", False
     image.save_as(tmp_path / "a.dcm")
     for part in (1, 2 * frames[0].nbytes, 1 << 20):
-        monkeypatch.setattr("baps.io.dicom.pixels._PART", part)
-        np.testing.assert_array_equal(decode(tmp_path / "a.dcm"), frames)
+        monkeypatch.setattr("baps.io.dicom.pixels._DECODED_BYTES", part)
+        np.testing.assert_array_equal(decode_pixels(tmp_path / "a.dcm"), frames)
 
 
 @pytest.mark.skipif(not CASES.is_dir(), reason="needs the cases beside the repository (shared/cases)")
@@ -236,12 +236,12 @@ def test_the_files_that_pydicom_ships_are_read_as_simpleitk_does_or_refused_with
     true = {
         "MR_truncated.dcm": "broken or cut off",
         "JPEG2000-embedded-sequence-delimiter.dcm": "compressed pixels has 1024 rows, 3722445056 columns",  # It has.
-        "chrJapMulti.dcm": "holds no pixels",
-        "rtdose.dcm": "is no image: it is RT",
-        "rtstruct.dcm": "is no image: it is RT",
-        "liver_1frame.dcm": "is no image: it is Segmentation",  # A segmentation.
-        "DICOMDIR": "is no image: it is Media Storage Directory",
-        "ExplVR_BigEndNoMeta.dcm": "is no image: it is RT Ion Plan",  # A treatment plan.
+        "chrJapMulti.dcm": "has no pixels",
+        "rtdose.dcm": "is not an image: it is RT",
+        "rtstruct.dcm": "is not an image: it is RT",
+        "liver_1frame.dcm": "is not an image: it is Segmentation",  # A segmentation.
+        "DICOMDIR": "is not an image: it is Media Storage Directory",
+        "ExplVR_BigEndNoMeta.dcm": "is not an image: it is RT Ion Plan",  # A treatment plan.
         "IM000000": "how many Rows and Columns",  # Its pixels were taken out.
     }
     for name, sentence in true.items():

@@ -20,14 +20,14 @@ from skimage.draw import polygon2mask
 from baps.errors import InputError
 from baps.imaging.volume import Volume
 from baps.io import read_label_map, read_volume
-from baps.io.dicom.labels import series_headers
+from baps.io.dicom.labels import read_series_headers
 from baps.io.dicom.rtstruct import (
-    enclosed,
-    outlines,
+    describe_structures,
+    fill_contours,
     read_structures,
     structure_references,
     structure_series,
-    structures_said,
+    trace_outlines,
     write_structures,
 )
 from baps.io.dicom.seg import slice_depths, source_frames
@@ -47,7 +47,7 @@ def oblique(tmp_path_factory: pytest.TempPathFactory) -> Case:
 
 def _case(folder: Path, *args: object, **kwargs: object) -> Case:
     write_little_series(folder, *args, **kwargs)  # type: ignore[arg-type]
-    return folder, series_headers(folder), read_volume(folder)
+    return folder, read_series_headers(folder), read_volume(folder)
 
 
 def _read(dataset: Dataset, image: Volume) -> dict[str, NDArray[np.bool_]]:
@@ -57,11 +57,11 @@ def _read(dataset: Dataset, image: Volume) -> dict[str, NDArray[np.bool_]]:
 @given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=14)))
 def test_outlines_enclose_the_mask_by_every_rule(mask: NDArray[np.bool_]) -> None:
     """By the even-odd rule, and as the union of contours, by which some programs fill them."""
-    found = outlines(mask)
+    found = trace_outlines(mask)
     if not mask.any():
         assert found == []
         return
-    np.testing.assert_array_equal(enclosed(found, mask.shape), mask)
+    np.testing.assert_array_equal(fill_contours(found, mask.shape), mask)
     union = np.logical_or.reduce([polygon2mask(mask.shape, points) for points in found])
     np.testing.assert_array_equal(union, mask)
 
@@ -72,7 +72,7 @@ def test_outlines_enclose_the_mask_by_every_rule(mask: NDArray[np.bool_]) -> Non
 )
 def test_any_polygon_encloses_what_scikit_image_says(points: list[tuple[float, float]], shape: tuple[int, int]) -> None:
     polygon = np.array(points) + 1e-4 * np.pi  # No centre lies on an edge by design.
-    ours, theirs = enclosed([polygon], shape), polygon2mask(shape, polygon)
+    ours, theirs = fill_contours([polygon], shape), polygon2mask(shape, polygon)
     edges = np.roll(polygon, -1, 0) - polygon
     for i, j in np.argwhere(ours != theirs):  # They may differ at centres that lie on an edge.
         along = ((([i, j] - polygon) * edges).sum(1) / np.maximum((edges**2).sum(1), 1e-12)).clip(0, 1)
@@ -85,10 +85,10 @@ def test_a_contour_through_the_centres_of_voxels_marks_them() -> None:
     mask = np.zeros((12, 12), bool)
     mask[2:9, 3:11] = True
     outer = np.array([(2, 3), (8, 3), (8, 10), (2, 10)], float) + 2e-4
-    np.testing.assert_array_equal(enclosed([outer], mask.shape), mask)
+    np.testing.assert_array_equal(fill_contours([outer], mask.shape), mask)
     mask[5:7, 6:8] = False
     hole = np.array([(4, 5), (7, 5), (7, 8), (4, 8)], float)
-    np.testing.assert_array_equal(enclosed([outer, hole], mask.shape), mask)
+    np.testing.assert_array_equal(fill_contours([outer, hole], mask.shape), mask)
 
 
 @pytest.mark.parametrize("directions", [OBLIQUE, AXIAL, ((0.0, 1.0, 0.0), (0.0, 0.0, -1.0))])
@@ -159,9 +159,9 @@ def test_positions_are_in_patient_mm_and_references_are_those_of_the_series(obli
         headers[0].FrameOfReferenceUID,
     )
     assert made.SeriesInstanceUID != headers[0].SeriesInstanceUID
-    assert structures_said(made) == {1: ("liver", True)}
+    assert describe_structures(made) == {1: ("liver", True)}
     made.StructureSetROISequence[0].ROIGenerationAlgorithm = "AUTOMATIC"
-    assert structures_said(made) == {1: ("liver", False)}
+    assert describe_structures(made) == {1: ("liver", False)}
 
 
 def test_slices_that_lie_a_little_unevenly_keep_their_contours(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_contours_of_other_slices_are_refused(oblique: Case) -> None:
     made = write_structures(headers, image, {"a": random_segments(5)[0]}, WHEN)
     moved = image.affine.copy()
     moved[:3, 3] += 1.2 * image.slice_normal
-    with pytest.raises(InputError, match=r"A contour of a lies .* mm off the nearest slice"):
+    with pytest.raises(InputError, match=r"A contour of a is .* mm off the nearest slice"):
         _read(made, Volume(image.voxels, moved))
 
 
@@ -192,10 +192,10 @@ def test_points_are_left_out_and_named(oblique: Case) -> None:
     for contour in made.ROIContourSequence[0].ContourSequence:
         contour.ContourGeometricType, contour.ContourData, contour.NumberOfContourPoints = "POINT", ["1", "2", "3"], 1
     count = len(made.ROIContourSequence[0].ContourSequence)
-    assert structures_said(made) == {2: ("liver", True)}
+    assert describe_structures(made) == {2: ("liver", True)}
     with notes.collecting() as said:
         found = _read(made, image)
-    assert said == [f"{count} contours of isocentre enclose no area (points, open lines): left out."]
+    assert said == [f"{count} contours of isocentre enclose no area (points, open lines) and were skipped."]
     np.testing.assert_array_equal(found["liver"], masks["liver"])
     assert found.keys() == {"liver"}
 
@@ -210,7 +210,7 @@ def test_structures_of_one_name_are_one_and_what_lies_outside_is_named(oblique: 
     with notes.collecting() as said:
         found = _read(made, Volume(image.voxels[:5], image.affine))
     np.testing.assert_array_equal(found["a"], (one | other)[:5])
-    assert said == ["a reaches beyond the image; what lies outside was left out."]
+    assert said == ["a extends beyond the image; the part outside was dropped."]
 
 
 @pytest.mark.parametrize("broken", [["1", "2"], ["nan"] * 9])
@@ -225,7 +225,7 @@ def test_what_is_broken_is_refused(oblique: Case, broken: list[str]) -> None:
 @pytest.mark.parametrize("keyword", ["FrameOfReferenceUID", "StudyInstanceUID"])
 def test_a_series_without_identity_has_no_structures(oblique: Case, keyword: str) -> None:
     folder, _, image = oblique
-    headers = series_headers(folder)
+    headers = read_series_headers(folder)
     for header in headers:
         delattr(header, keyword)
     with pytest.raises(InputError, match=f"has no {keyword}"):

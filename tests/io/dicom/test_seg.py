@@ -26,7 +26,7 @@ from baps.errors import InputError
 from baps.imaging.volume import Volume
 from baps.io import read_volume
 from baps.io.dicom import seg
-from baps.io.dicom.seg import Segment, segments_said, slice_depths, write_segmentation
+from baps.io.dicom.seg import Segment, describe_segments, slice_depths, write_segmentation
 from tests.support.series import ORIENTATIONS, write_series
 
 
@@ -110,10 +110,10 @@ def test_what_the_header_says(ct: tuple[Path, list[Dataset], Volume]) -> None:
     masks = _balls(image)
     for by_model, kind in ((False, "MANUAL"), (True, "SEMIAUTOMATIC")):
         made = write_segmentation(headers, image, masks, _marked(masks), WHEN, "Anna=B\\C", by_model)
-        assert segments_said(made) == {1: ("liver", True), 2: ("tumour", True)}
+        assert describe_segments(made) == {1: ("liver", True), 2: ("tumour", True)}
         assert {segment.SegmentAlgorithmType for segment in made.SegmentSequence} == {kind}
     made.SegmentSequence[1].SegmentAlgorithmType = "AUTOMATIC"
-    assert segments_said(made)[2] == ("tumour", False)
+    assert describe_segments(made)[2] == ("tumour", False)
     assert made.SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Liver"
     assert (made.ContentDate, str(made.ContentTime), made.TimezoneOffsetFromUTC) == (
         "20260301",
@@ -172,7 +172,7 @@ def test_what_dcmqi_wrote_is_read(ct: tuple[Path, list[Dataset], Volume], tmp_pa
     subprocess.run([*command, "--skip", "1"], check=True, capture_output=True)
     dataset = pydicom.dcmread(tmp_path / "seg.dcm")
     np.testing.assert_array_equal(read_segmentation(dataset, image)["liver"].mask, liver)
-    assert segments_said(dataset) == {1: ("liver", True)}
+    assert describe_segments(dataset) == {1: ("liver", True)}
 
 
 def test_frames_turned_and_mirrored_in_their_plane_are_turned_back(
@@ -249,7 +249,7 @@ def test_slices_that_do_not_make_the_volume_are_refused(ct: tuple[Path, list[Dat
     _, headers, image = ct
     masks = _balls(image)
     with pytest.raises(
-        InputError, match="has 23 slices that make 1 volumes, none of which lies where the image does .24 slices."
+        InputError, match="has 23 slices that make 1 volumes, none of which has the geometry of the image .24 slices."
     ):
         write_segmentation(headers[1:], image, masks, _marked(masks), WHEN)
 
@@ -293,7 +293,7 @@ def test_images_without_a_place_have_no_segmentation(ct: tuple[Path, list[Datase
     film = _multi_frame(headers)
     del film.SharedFunctionalGroupsSequence
     masks = _balls(image)
-    with pytest.raises(InputError, match="do not say where they lie"):
+    with pytest.raises(InputError, match="have no positions"):
         write_segmentation([film], image, masks, _marked(masks), WHEN)
 
 

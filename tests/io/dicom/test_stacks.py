@@ -13,9 +13,9 @@ from pydicom.dataset import Dataset
 from scipy.spatial.transform import Rotation
 
 from baps.errors import InputError
-from baps.io import STRAIGHTENED, SeveralVolumesError, read_dicom, read_each_volume, read_volume, write_nifti
+from baps.io import STRAIGHTENED_NOTE, SeveralVolumesError, read_dicom, read_each_volume, read_volume, write_nifti
 from baps.io.dicom import volumes
-from baps.io.dicom.pixels import decode
+from baps.io.dicom.pixels import decode_pixels
 from stress.fuzz.displacements import Slice, misplaced, write_enhanced, write_series
 from tests.support.paths import ROOT
 
@@ -46,7 +46,7 @@ def test_frames_out_of_order_are_sorted_by_position(tmp_path: Path) -> None:
     [
         (
             (0, 1, 2, 4, 5),
-            r"missing slices or uneven gaps \(1\): frame 3 of a.dcm and frame 4 of a.dcm lie 6.00 mm apart",
+            r"missing slices or uneven gaps \(1\): frame 3 of a.dcm and frame 4 of a.dcm are 6.00 mm apart",
         ),
         ((0, 1, 1, 2, 3), r"doubled slices \(1\): frame 2 of a.dcm and frame 3 of a.dcm lie in the same plane"),
     ],
@@ -75,7 +75,7 @@ def test_time_points_and_echoes_are_volumes_of_their_own(tmp_path: Path, mark: s
         write_enhanced(path, mixed, RANDOM)
     else:
         write_series(path, mixed)
-    with pytest.raises(SeveralVolumesError, match="holds 2 volumes .*an image is one. Choose one of them") as raised:
+    with pytest.raises(SeveralVolumesError, match="holds 2 volumes .*an image has one. Choose one of them") as raised:
         read_volume(path)
     assert sorted(float(title.split()[-1]) for title in raised.value.titles) == [4, 9]
     assert _titles(path) == list(raised.value.titles)
@@ -92,7 +92,7 @@ def test_each_file_is_decoded_once_for_all_its_volumes(tmp_path: Path, monkeypat
     slices = [piece for time in times for piece in time]
     write_enhanced(tmp_path / "a.dcm", [slices[place] for place in RANDOM.permutation(len(slices))], RANDOM)
     decoded = []
-    monkeypatch.setattr(volumes, "decode", lambda path: decoded.append(path) or decode(path))
+    monkeypatch.setattr(volumes, "decode_pixels", lambda path: decoded.append(path) or decode_pixels(path))
     found = dict(read_each_volume(tmp_path / "a.dcm"))
     assert len(decoded) == 1
     for n, time in enumerate(times):
@@ -162,7 +162,7 @@ def test_stacks_of_several_orientations_are_volumes_of_their_own(tmp_path: Path)
 def test_an_object_whose_frames_say_nothing_of_their_place_is_refused_if_others_do(tmp_path: Path) -> None:
     slices = _slices()
     write_enhanced(tmp_path / "a.dcm", [*slices[:3], replace(slices[3], position=None), *slices[4:]], RANDOM)
-    with pytest.raises(InputError, match="frame 4 of a.dcm does not say where it lies"):
+    with pytest.raises(InputError, match="frame 4 of a.dcm has no position"):
         read_volume(tmp_path / "a.dcm")
 
 
@@ -171,7 +171,7 @@ def test_a_count_of_frames_that_is_wrong_is_named(tmp_path: Path) -> None:
     image = pydicom.dcmread(tmp_path / "a.dcm")
     image.PerFrameFunctionalGroupsSequence = image.PerFrameFunctionalGroupsSequence[:4]
     image.save_as(tmp_path / "a.dcm")
-    with pytest.raises(InputError, match=r"6 frames \(NumberOfFrames\), and describes 4 of them"):
+    with pytest.raises(InputError, match=r"6 frames \(NumberOfFrames\), but describes 4 of them"):
         read_volume(tmp_path / "a.dcm")
 
 
@@ -189,7 +189,7 @@ def test_a_tilted_stack_is_straightened_by_whole_pixels(tmp_path: Path, step: tu
     slices = _slices(9, step=step)
     write_series(tmp_path / "a", slices)
     volume = read_volume(tmp_path / "a")
-    assert STRAIGHTENED in volume.notes
+    assert STRAIGHTENED_NOTE in volume.notes
     assert any("straightened" in note for note in volume.notes)
     assert misplaced([volume], slices) == ""
     write_nifti(tmp_path / "a.nii.gz", volume)
@@ -264,7 +264,7 @@ def test_reconstructed_slices_of_nuclear_medicine(tmp_path: Path) -> None:
     assert read_dicom(path, 2).shape == (6, 5, 3)
     flat = read_volume(_nuclear(tmp_path / "c.dcm", "STATIC", {"DetectorVector": [1, 1, 1, 2, 2, 2]}))
     assert flat.spacing == pytest.approx((0.9, 1.5, 1))
-    assert any("do not say where they lie" in note for note in flat.notes)
+    assert any("have no positions" in note for note in flat.notes)
 
 
 def test_one_slice_of_nuclear_medicine_lies_where_its_detector_says(tmp_path: Path) -> None:

@@ -231,7 +231,7 @@ def test_missing_slices(tmp_path: Path) -> None:
     files = _write_series(tmp_path, count=9)
     for number in (4, 5):
         files[number].unlink()
-    sentence = r"missing slices or uneven gaps \(1\): 003\.dcm and 006\.dcm lie 6\.00 mm apart where 2\.00 mm are usual"
+    sentence = r"missing slices or uneven gaps \(1\): 003\.dcm and 006\.dcm are 6\.00 mm apart instead of 2\.00 mm"
     with pytest.raises(InputError, match=sentence):
         read_volume(tmp_path)
 
@@ -241,7 +241,7 @@ def test_slices_that_are_shifted_sideways(tmp_path: Path) -> None:
     image = pydicom.dcmread(file)
     image.ImagePositionPatient[0] += 5
     image.save_as(file)
-    with pytest.raises(InputError, match=r"uneven gaps \(2\): 002\.dcm and 003\.dcm lie 5\.39 mm apart"):
+    with pytest.raises(InputError, match=r"uneven gaps \(2\): 002\.dcm and 003\.dcm are 5\.39 mm apart"):
         read_volume(tmp_path)
 
 
@@ -255,7 +255,9 @@ def test_doubled_slices(tmp_path: Path) -> None:
 def test_mixed_series(tmp_path: Path) -> None:
     _write_series(tmp_path)
     _write(tmp_path / "scout.dcm", _pixels(0), SeriesInstanceUID="1.2.4.2")
-    with pytest.raises(InputError, match="holds 2 series of images; a volume is one. Put each series into a folder"):
+    with pytest.raises(
+        InputError, match="holds 2 series of images; a volume has one. Put each series into a separate folder"
+    ):
         read_volume(tmp_path)
 
 
@@ -264,15 +266,15 @@ def test_mixed_series(tmp_path: Path) -> None:
     [
         ("ImageOrientationPatient", _numbers(CORONAL), "2 volumes .1: axial, 3 of 4 x 3; 2: coronal, 1 of 4 x 3."),
         ("PixelSpacing", ["0.5", "0.9"], "holds 2 volumes"),
-        ("PixelSpacing", ["0.5", "0"], r"The PixelSpacing of 003.dcm is 0.5\\0; numbers above 0 must stand there"),
-        ("PixelSpacing", None, r"003.dcm does not say how large its pixels are .PixelSpacing."),
+        ("PixelSpacing", ["0.5", "0"], r"The PixelSpacing of 003.dcm is 0.5\\0; they must be above 0"),
+        ("PixelSpacing", None, r"003.dcm has no pixel size .PixelSpacing."),
         ("ImageOrientationPatient", _numbers(((1, 0, 0), (1, 0, 0))), "003.dcm .* is not two perpendicular directions"),
         ("Rows", 2, "2 volumes .1: axial, 3 of 4 x 3; 2: axial, 1 of 4 x 2."),
-        ("ImagePositionPatient", None, "003.dcm does not say where it lies"),
-        ("ImageOrientationPatient", None, "003.dcm does not say where it lies"),
+        ("ImagePositionPatient", None, "003.dcm has no position"),
+        ("ImageOrientationPatient", None, "003.dcm has no position"),
         ("RescaleSlope", 0, "The RescaleSlope of 003.dcm is 0"),
-        ("NumberOfFrames", "1.5", "The NumberOfFrames of 003.dcm is '1.5'; a whole number must stand there"),
-        ("NumberOfFrames", 2, "frame 1 of 003.dcm does not say where it lies"),
+        ("NumberOfFrames", "1.5", "The NumberOfFrames of 003.dcm is '1.5'; it must be a whole number"),
+        ("NumberOfFrames", 2, "frame 1 of 003.dcm has no position"),
     ],
 )
 def test_slices_that_cannot_be_stacked(tmp_path: Path, keyword: str, value: object, sentence: str) -> None:
@@ -324,7 +326,7 @@ def test_no_pixels(tmp_path: Path) -> None:
     image = pydicom.dcmread(file)
     del image.PixelData
     image.save_as(file)
-    with pytest.raises(InputError, match=r"a\.dcm holds no pixels .PixelData.; its transfer syntax is Explicit"):
+    with pytest.raises(InputError, match=r"a\.dcm has no pixels .PixelData.; its transfer syntax is Explicit"):
         read_volume(file)
 
 
@@ -334,7 +336,7 @@ def test_a_folder_without_images(tmp_path: Path) -> None:
     _write(tmp_path / "seg.dcm", _pixels(0), SEGMENTATION)
     with pytest.raises(InputError, match="holds no DICOM images. Give the folder"):
         read_volume(tmp_path)
-    with pytest.raises(InputError, match=r"seg.dcm is no image: it is Segmentation Storage \(SOPClassUID 1.2.840"):
+    with pytest.raises(InputError, match=r"seg.dcm is not an image: it is Segmentation Storage \(SOPClassUID 1.2.840"):
         read_volume(tmp_path / "seg.dcm")
     with pytest.raises(NotFoundError, match="absent"):
         read_volume(tmp_path / "absent")
