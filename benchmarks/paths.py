@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 RUNS = ROOT / "benchmarks" / "runs"
-RESULTS_PAGE = ROOT / "docs" / "results.md"
+PAGES = ROOT / "docs" / "results"
 PICTURES = ROOT / "docs" / "pictures"
 README = ROOT / "README.md"
 SAMPLE_DATA = ROOT / "sample-data"

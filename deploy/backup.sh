@@ -1,6 +1,6 @@
 #!/bin/sh
 # All that cannot be made again, into one archive: deploy/backup.sh FILE [FOLDER...]
-# Folders as in docs/deployment.md, or those that are named, from the root. The server may run.
+# Folders as in docs/how-to/deploy.md, or those that are named, from the root. The server may run.
 # To restore: tar -xpf FILE -C /
 set -eu
 umask 077

@@ -1,8 +1,8 @@
-"""Make the pictures of the clinician's guide: ``PYTHONPATH=apps/baps_app .venv/bin/python docs/make_pictures.py``.
+"""Make the pictures of the guides: ``PYTHONPATH=apps/baps_app .venv/bin/python docs/make_pictures.py``.
 
-The masks are what the bundled model answers on the phantoms of ``sample-data``, through the code that serves clicks; no
-server is needed. Names of pictures make those alone, as in ``make_pictures.py clicks box``. ``adapted`` takes one to
-three minutes, for the model is adapted first.
+The masks are those of the bundled model on the phantoms of ``sample-data``, through the code that serves clicks; no
+server is needed. Arguments select pictures, as in ``make_pictures.py clicks box``. ``adapted`` takes one to three
+minutes, because it adapts the model first.
 """
 
 from __future__ import annotations
@@ -155,17 +155,17 @@ def box() -> Figure:
 
 
 def adapted() -> Figure:
-    """A click as the model is and adapted, on the slice of the middle gain among phantoms that were not trained on."""
+    """Unadapted and adapted masks of the same clicks, at the quartiles of the gain, on phantoms not trained on."""
     organ, store, model = "spleen", segmenter().store, segmenter().black_box
     cases = [Case(image_of(n), labels_of(n), VALUES[organ], n) for n in TRAINED]
     slices, _ = load_cases(cases, model.capabilities.input_side, 24)
     result = adapt(model, slices, AdaptationSettings(max_images=1500))
-    if result.status != "passed":
-        raise SystemExit("The check refused the adapter; take another organ or seed.")
-    print(result.sentence())
-    store.publish(organ, store.add(organ, result.adapter, result.record, result.status))
+    if result.check.status != "accepted":
+        raise SystemExit("The adapter was rejected; use another organ or seed.")
+    print(result.check.sentence())
+    store.publish(organ, store.add(organ, result.adapter, result.record, result.check.status))
     random = np.random.default_rng(0)
-    found: list[tuple[float, str, dict[str, object]]] = []
+    clicked: list[tuple[float, str, dict[str, object]]] = []
     for case in SHOWN:
         organ_voxels = read_labels(labels_of(case), segmenter().volume(image_of(case))[0]) == VALUES[organ]
         areas = organ_voxels.sum((0, 1))
@@ -173,14 +173,17 @@ def adapted() -> Figure:
             x, y = draw_prompt(organ_voxels[:, :, index].T, "click", random).positive[0]
             request: dict[str, object] = {"foreground": [[x, y, index]], "slice": index}
             before, after = (dice(*ask(case, organ, request, on)[1:]) for on in (False, True))
-            found.append((after - before, case, request))
-    found.sort(key=lambda one: one[0])
-    gain, case, request = found[len(found) // 2]
-    print(f"{len(found)} clicks, mean gain {np.mean([one[0] for one in found]):.3f}, shown {gain:.3f}")
-    row = blank(8.0, 3.8, 2, "dashed: the true outline    + foreground point")
-    show(row[0], case, *ask(case, organ, request), "zero_shot")
-    show(row[1], case, *ask(case, organ, request, True), "baps, adapted", ADAPTED)
-    return row[0].get_figure()
+            clicked.append((after - before, case, request))
+    clicked.sort(key=lambda one: one[0])
+    quartiles = [clicked[len(clicked) * quarter // 4] for quarter in (1, 2, 3)]
+    gains = ", ".join(f"{gain:.2f}" for gain, _, _ in quartiles)
+    print(f"{len(clicked)} clicks, mean gain {np.mean([one[0] for one in clicked]):.3f}, shown {gains}")
+    figure = Figure(figsize=(9.6, 5.6), facecolor=GROUND, layout="constrained")
+    figure.supxlabel("dashed: true outline    + click", color=TEXT, fontsize=11)
+    for column, (_, case, request) in zip(figure.subplots(2, 3).T, quartiles, strict=True):
+        show(column[0], case, *ask(case, organ, request), "unadapted")
+        show(column[1], case, *ask(case, organ, request, True), "adapted", ADAPTED)
+    return figure
 
 
 def panel() -> Figure:

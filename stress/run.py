@@ -1,8 +1,8 @@
 """Can a site rely on the server? Load, a soak, odd input, kills, attacks and bombs, one after the other.
 
 ``make bench-trust`` runs all of it on the sample data in less than half an hour, prints the figures, and writes
-``benchmarks/results/trust.json``; ``--publish`` also puts them into docs/results.md. It fails if a figure that must be
-0 is not. Run it with nothing else on the machine.
+``benchmarks/results/trust.json``; ``--publish`` also puts them into docs/results/trust.md. It fails if a figure that
+must be 0 is not. Run it with nothing else on the machine.
 
 * load: sixteen clients click on eight volumes while trainings run (``load/mixed.py``).
 * soak: the same for longer; ``--soak 60`` is an hour.
@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.page import write_between_marks
-from benchmarks.paths import RESULTS, RESULTS_PAGE
+from benchmarks.paths import PAGES, RESULTS
 
 PARTS = ("load", "soak", "fuzz", "kills", "savers", "floods", "attacks", "headers", "bombs")
 
@@ -128,7 +128,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 0,
     out: Annotated[Path, typer.Option(help="The JSON file; parts that do not run stay as they are.")] = RESULTS
     / "trust.json",
-    publish: Annotated[bool, typer.Option(help="Put the figures into docs/results.md.")] = False,
+    publish: Annotated[bool, typer.Option(help="Put the figures into docs/results/trust.md.")] = False,
 ) -> None:
     """Run the parts, print the figures and write them."""
     from stress.attack.headers import check_headers
@@ -167,7 +167,7 @@ def main(
         out.write_text(json.dumps(figures, indent=1))
     _print(figures)
     if publish:
-        write_between_marks(page_lines(figures), RESULTS_PAGE, "bench-trust")
+        write_between_marks(page_lines(figures), PAGES / "trust.md", "bench-trust")
     if wrong := faults(figures):
         console.print("[bold red]" + "; ".join(wrong) + ".[/]")
         raise typer.Exit(1)
@@ -190,7 +190,7 @@ def _rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [
         (name.replace("_", " "), f"{figures[name]:,}") for name in (*COUNTED, *MUST_BE_0) if figures[name] is not None
     ]
-    rows.append(("said faults (502, 503, 504, 507)", deliberate))
+    rows.append(("reported faults (502, 503, 504, 507)", deliberate))
     for name, row in figures["memory"].items():
         said = f"{row['server_middle_peak_mb']:,.0f} MB, then {row['server_last_peak_mb']:,.0f} MB"
         rows.append((f"peak memory of the server, {name}, second and last third", said))

@@ -1,9 +1,10 @@
 """Does adaptation help on real images, which way best, and at how many images? By domain, arm and seed.
 
 ``make bench-adapt`` runs every cell (domain, arm, seed) that has no file yet in ``benchmarks/runs/adapt``, prints
-tables and writes ``benchmarks/results/adapt.json``, the tables in ``docs/results.md`` and the figure beside it. Each
-arm learns from the training and validation patients (it holds some of them back itself) and is measured on the test
-patients, by one click, with five sets of clicks. ``make bench-adapt QUICK=1`` is a form of ten minutes at most.
+tables and writes ``benchmarks/results/adapt.json``, the tables in ``docs/results/adaptation.md`` and the figure beside
+it. Each arm learns from the training and validation patients (it holds some of them back itself) and is measured on
+the test patients, by one click, with five sets of clicks. ``make bench-adapt QUICK=1`` is a form of ten minutes at
+most.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from benchmarks.adaptation.arms import CORE as CORE_ARMS
 from benchmarks.adaptation.arms import EVERYWHERE, ONCE, Arena, score, score_corrections
 from benchmarks.adaptation.summary import all_tables, draw, headline, summarise
 from benchmarks.page import write_between_marks
-from benchmarks.paths import PICTURES, README, RESULTS, RESULTS_PAGE, RUNS
+from benchmarks.paths import PAGES, PICTURES, README, RESULTS, RUNS
 from benchmarks.real_data import DOMAINS, ROOT, Domain, slices
 
 CORE = (
@@ -153,7 +154,7 @@ def main(
     / "adapt",
     out: Annotated[Path, typer.Option(help="The JSON of all.")] = RESULTS / "adapt.json",
     report_only: Annotated[bool, typer.Option(help="Run nothing; say what the files that are there say.")] = False,
-    publish: Annotated[bool, typer.Option(help="Write the tables into docs/results.md and the README.")] = False,
+    publish: Annotated[bool, typer.Option(help="Write the tables into docs/results and the README.")] = False,
     figure: Annotated[Path, typer.Option(help="Dice against images.")] = PICTURES / "adapt.png",
 ) -> None:
     """Run the bench."""
@@ -188,7 +189,7 @@ def main(
     out.write_text(json.dumps({"summary": summary, "runs": done}, indent=1))
     draw(done, figure)
     if publish:
-        write_between_marks(all_tables(summary), RESULTS_PAGE, "bench-adapt")
+        write_between_marks(all_tables(summary), PAGES / "adaptation.md", "bench-adapt")
         write_between_marks(headline(summary), README, "bench-adapt")
     console.print(f"{out}, {figure}")
 

@@ -24,7 +24,7 @@ import requests
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage, generate_uid
 
-from baps.site.server_command import APP
+from baps.site.app_folder import PACKAGES
 from demo import orthanc
 from demo.server import free_port
 from stress.attack.attacks import EVIL, Site, Target, attack
@@ -270,7 +270,7 @@ def _started_in_a_folder_of_ours(python_path: str | None) -> Mapping[str, Any]:
         (folder / ".env").write_text(f"MONAI_LABEL_PROJECT_NAME=evil\nMONAI_LABEL_SESSION_PATH={made}/sessions\n")
         environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "BAPS_AUDIT")}
         environment |= {"TMPDIR": str(temporary), "BAPS_ADAPTERS": f"{made}/adapters"}
-        program = f"import sys; sys.path[:0] = [{str(APP)!r}]; from baps.cli import main; main()"
+        program = f"import sys; sys.path[:0] = [{str(PACKAGES)!r}]; from baps.cli import main; main()"
         start = [sys.executable, "-c", program]
         if python_path is None:
             start = [sys.executable, "-I", "-c", program]
@@ -320,7 +320,7 @@ def _leaves_no_line(target: Target, act: Callable[[], object], fits: Callable[[d
 
 def _baps(target: Target, *words: str) -> subprocess.CompletedProcess[bytes]:
     """Run a command, for the site of the target."""
-    environment = {**os.environ, "PYTHONPATH": str(APP), "BAPS_ADAPTERS": str(target.folder / "adapters")}
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGES), "BAPS_ADAPTERS": str(target.folder / "adapters")}
     command = [sys.executable, "-c", "from baps.cli import main; main()", *words]
     return subprocess.run(command, env=environment, capture_output=True)
 

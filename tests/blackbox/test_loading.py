@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from safetensors.torch import save_file
 
 from baps.blackbox import BLACK_BOXES, BlackBox, RemoteSettings, load_black_box
 from baps.blackbox.loading import BUNDLED_WEIGHTS
-from baps.errors import InputError
+from baps.errors import BapsError, InputError
 
 
 def test_the_bundled_black_box(bundled: BlackBox) -> None:
@@ -90,3 +91,16 @@ def test_weights_that_do_not_fit_the_bundled_model(tmp_path: Path) -> None:
     path.with_suffix(".json").write_text('{"input_side": 64}')
     with pytest.raises(InputError):
         load_black_box("bundled", weights=path, device="cpu")
+
+
+@pytest.mark.parametrize(("name", "package", "extra"), [("sam2", "sam2", "sam2"), ("remote", "tritonclient", "remote")])
+def test_a_missing_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, package: str, extra: str
+) -> None:
+    weights = tmp_path / "sam2.safetensors"
+    save_file({"a": torch.zeros(1)}, weights)
+    for module in [one for one in sys.modules if one.startswith((f"{package}.", "baps.blackbox.sam2"))]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(BapsError, match=rf"The black box {name} needs .*pip install 'baps-monailabel\[{extra}\]'"):
+        load_black_box(name, None if name == "remote" else weights, remote=RemoteSettings("http://127.0.0.1:9/model"))

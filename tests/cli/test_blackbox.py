@@ -19,6 +19,7 @@ def _serve(*words: str) -> None:
     CliRunner().invoke(app, ["blackbox", "serve", *words], catch_exceptions=False)
 
 
+@pytest.mark.server
 def test_it_listens_on_this_machine_alone_and_ends_when_it_is_told_to(tmp_path: Path) -> None:
     with hosted(tmp_path, (*BUNDLED, "--name", "mine"), "mine") as host:
         assert host.process
@@ -36,7 +37,7 @@ def test_it_listens_on_this_machine_alone_and_ends_when_it_is_told_to(tmp_path: 
 
 def test_without_kserve_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "kserve", None)
-    with pytest.raises(InputError, match=r"pip install -c constraints\.txt -e '\.\[hosting\]'"):
+    with pytest.raises(BapsError, match=r"pip install 'baps-monailabel\[hosting\]'"):
         _serve("--port", str(free_port()), "--grpc-port", str(free_port()))
 
 

@@ -9,13 +9,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from baps.cli import app
+from baps.errors import InputError
 
 
 @pytest.mark.slow
 def test_the_demo_adapts_and_reports(tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = subprocess.run(
-        [sys.executable, "-m", "demo.run", "--seed", "3", "--out", out],
+        [sys.executable, "-c", "from baps.cli import main; main()", "demo", "--seed", "3", "--out", out],
         capture_output=True,
         text=True,
         check=False,
@@ -31,3 +35,10 @@ def test_the_demo_adapts_and_reports(tmp_path: Path) -> None:
     assert page.count("data:image/png;base64,") == 1 + len(summary["measured_on"])
     told = re.sub('"data:[^"]*"', "", page.replace("http-equiv", ""))  # The letters of a picture may spell anything.
     assert "http" not in told  # nothing is fetched from elsewhere
+
+
+def test_what_is_not_of_a_demo_stays(tmp_path: Path) -> None:
+    (tmp_path / "studies").mkdir()
+    with pytest.raises(InputError, match=r"studies is not that of a demo.*--out"):
+        CliRunner().invoke(app, ["demo", "--out", str(tmp_path)], catch_exceptions=False)
+    assert (tmp_path / "studies").is_dir()

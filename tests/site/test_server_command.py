@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from baps.errors import BapsError, InputError
-from baps.site import server_command as module
-from baps.site.server_command import APP, check_port, check_studies, serving_command
+from baps.errors import BapsError, InputError, MissingExtraError
+from baps.site import app_folder, server_command
+from baps.site.app_folder import PACKAGES
+from baps.site.server_command import check_port, check_studies, serving_command
 
 
 def test_the_protected_server_and_the_stock_one() -> None:
     command, _ = serving_command("/data", "0.0.0.0", 8123, {"labels": "spleen", "cache_mb": "8"})  # noqa: S104
-    assert command[:3] == [sys.executable, str(APP / "baps" / "server" / "launch.py"), "start_server"]
+    assert command[:3] == [sys.executable, str(PACKAGES / "baps" / "server" / "launch.py"), "start_server"]
     assert " ".join(command).endswith("--uvicorn_app baps.server.asgi:app --conf labels spleen --conf cache_mb 8")
     assert "--studies /data --host 0.0.0.0 --port 8123" in " ".join(command)
     stock, _ = serving_command("/data", "127.0.0.1", 8123, {}, stock=True)
@@ -52,15 +53,52 @@ def test_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MONAI_LABEL_DICOMWEB_USERNAME", "somebody")
     _, environment = serving_command("/data", "127.0.0.1", 8123, {})
     assert environment["PATH"].split(os.pathsep) == [str(Path(sys.executable).parent), "/bin"]
-    assert environment["PYTHONPATH"] == str(APP)
-    assert (APP / "baps" / "server" / "asgi.py").is_file()
+    assert environment["PYTHONPATH"] == str(PACKAGES)
+    assert (PACKAGES / "baps" / "server" / "asgi.py").is_file()
     assert environment["MONAI_LABEL_DICOMWEB_USERNAME"] == "somebody"
     assert environment["MONAI_LABEL_TRACKING_ENABLED"] == environment["MONAI_LABEL_AUTO_UPDATE_SCORING"] == "false"
 
 
-def test_a_package_without_the_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "APP", tmp_path)
-    with pytest.raises(BapsError, match="checkout"):
+def test_a_package_without_monai_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_command, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'baps-monailabel\[server\]'"):
+        serving_command("/data", "127.0.0.1", 8123, {})
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """As where pip installed the package; the state folder."""
+    monkeypatch.setattr(app_folder, "IN_CHECKOUT", False)
+    monkeypatch.setattr(server_command.sysconfig, "get_path", lambda name: str(PACKAGES))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path / "state" / "baps"
+
+
+def test_an_installed_package_serves_from_the_state_folder(installed: Path) -> None:
+    command, environment = serving_command("/data", "127.0.0.1", 8123, {})
+    assert command[command.index("--app") + 1] == str(installed)
+    assert command[1] == str(PACKAGES / "baps" / "server" / "launch.py")
+    assert environment["PYTHONPATH"] == str(installed)  # Not all that pip installed.
+    assert installed.stat().st_mode & 0o777 == 0o700
+    main = installed / "main.py"
+    assert main.read_text().endswith('from baps.server.app import BapsApp\n\n__all__ = ["BapsApp"]\n')
+    assert main.stat().st_mode & 0o077 == 0
+    main.write_text("raise RuntimeError")
+    serving_command("/data", "127.0.0.1", 8123, {})
+    assert "RuntimeError" not in main.read_text()
+
+
+def test_a_state_folder_that_others_can_change_is_refused(installed: Path) -> None:
+    installed.mkdir(parents=True)
+    installed.chmod(0o777)
+    with pytest.raises(BapsError, match=f"chmod 700 {installed}"):
+        serving_command("/data", "127.0.0.1", 8123, {})
+    assert not (installed / "main.py").exists()
+
+
+def test_a_state_folder_that_cannot_be_made(installed: Path) -> None:
+    installed.parent.touch()
+    with pytest.raises(BapsError, match="XDG_STATE_HOME"):
         serving_command("/data", "127.0.0.1", 8123, {})
 
 

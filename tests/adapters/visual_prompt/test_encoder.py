@@ -32,7 +32,7 @@ def test_statistics_take_no_source() -> None:
 @pytest.mark.parametrize(("name", "package"), [("clip", "transformers"), ("vit_mae", "transformers"), ("dino", "timm")])
 def test_a_missing_extra_is_named(name: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(BapsError, match=rf"'{name}' needs {package}; install the extra: pip install .*encoders"):
+    with pytest.raises(BapsError, match=rf"The encoder '{name}' needs .*pip install 'baps-monailabel\[encoders\]'"):
         load_encoder(name, "/not/read")
 
 

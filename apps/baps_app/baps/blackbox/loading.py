@@ -10,18 +10,17 @@ from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
 
 from baps.blackbox.bundled_model import build_bundled_model
+from baps.blackbox.choices import BLACK_BOXES
 from baps.blackbox.device import usable_device
 from baps.blackbox.interface import BlackBox
-from baps.blackbox.remote.client import RemoteBlackBox, RemoteSettings
+from baps.blackbox.remote.client import RemoteBlackBox
+from baps.blackbox.remote.settings import RemoteSettings
 from baps.blackbox.sam import SamBlackBox
-from baps.blackbox.sam2 import Sam2BlackBox, sam2_of
 from baps.blackbox.weights import load_weights
-from baps.errors import InputError
+from baps.errors import InputError, MissingExtraError
 
 BUNDLED_WEIGHTS = Path(__file__).parent / "bundled" / "bundled.safetensors"
 _SAM_WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
-BLACK_BOXES = ("bundled", "sam", "sam2", "remote")
-"""Names that ``load_black_box`` knows."""
 
 
 def load_black_box(
@@ -44,7 +43,7 @@ def load_black_box(
 
     Raises:
         InputError: on an unknown name or device, or weights or a remote model that cannot be used.
-        BapsError: if a remote model is not there.
+        BapsError: if a remote model is not there, or the packages of an extra are not installed.
     """
     if name not in BLACK_BOXES:
         raise InputError(f"There is no black box named {name!r}. Known ones: {', '.join(BLACK_BOXES)}.")
@@ -107,6 +106,10 @@ def _sam(weights: Path, sha256: str, device: str) -> BlackBox:
 
 
 def _sam2(weights: Path, sha256: str, device: str) -> BlackBox:
+    try:
+        from baps.blackbox.sam2 import Sam2BlackBox, sam2_of
+    except ImportError as error:
+        raise MissingExtraError("The black box sam2", "sam2") from error
     state, digest = load_weights(weights, sha256)
     try:
         model, name = sam2_of(state)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import warnings
+from importlib.metadata import version
+from typing import Annotated
 
 from baps.cli import safe_path as _here  # noqa: F401
 
@@ -14,14 +16,17 @@ from baps.cli import adapters, audit, blackbox, labels, organs, users
 from baps.cli.adapt import adapt
 from baps.cli.console import Console
 from baps.cli.convert import convert
+from baps.cli.demo import demo
 from baps.cli.doctor import doctor
 from baps.cli.evaluate import evaluate
 from baps.cli.segment import segment
 from baps.cli.serve import serve
 from baps.errors import BapsError
+from baps.utils.deprecation import OldNameWarning
 
-app = typer.Typer(no_args_is_help=True, help="Promptable segmentation that adapts to your images.")
+app = typer.Typer(no_args_is_help=True)
 app.command()(serve)
+app.command()(demo)
 app.command()(doctor)
 app.command()(segment)
 app.command()(convert)
@@ -35,10 +40,27 @@ app.add_typer(users.app, name="users")
 app.add_typer(organs.app, name="organs")
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(version("baps-monailabel"))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Promptable segmentation that adapts to your images."""
+
+
 def main() -> None:
-    """Run the command; errors that were foreseen are one sentence."""
-    if not sys.warnoptions:  # What libraries say to programmers; python -W default shows it.
+    """Run the command. Expected errors and warnings are one sentence each."""
+    if not sys.warnoptions:  # Libraries warn programmers; python -W default shows that.
         warnings.simplefilter("ignore")
+        warnings.simplefilter("default", OldNameWarning)
+        warnings.formatwarning = lambda message, *_, **__: f"{message}\n"
     try:
         app()
     except BapsError as error:

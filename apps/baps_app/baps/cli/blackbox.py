@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from baps.cli import options
-from baps.errors import InputError
+from baps.errors import InputError, MissingExtraError
 
 app = typer.Typer(no_args_is_help=True, help="Offer a model of this machine to others.")
 
@@ -48,10 +48,7 @@ def serve(
     try:
         from baps.blackbox.remote.hosting import host as serve_until_stopped
     except ImportError as error:
-        raise InputError(
-            f"A model is served by KServe, which is not here ({error}). Install it: "
-            "pip install -c constraints.txt -e '.[hosting]'"
-        ) from error
+        raise MissingExtraError("Serving a model to other machines", "hosting") from error
     _, model = options.load_site(**settings)
     name = name or model.capabilities.name
     print(f"==> Serving {name} at http://{host}:{port}/{name} and grpc://{host}:{grpc_port}/{name} (stop with Ctrl+C)")

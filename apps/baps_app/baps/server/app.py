@@ -45,10 +45,10 @@ from baps.server.strategies.random import RandomStrategy
 from baps.server.train.adaptation import AdaptationTrainer
 from baps.server.train.organs import OrgansTrainer
 from baps.site.audit import AuditFile
-from baps.site.pacs_credentials import read_login
+from baps.site.pacs_credentials import read_pacs_credentials
 from baps.site.settings import check_settings, read_settings
 from baps.training.settings import AdaptationSettings
-from baps.utils.limits import VARIABLE as SIZE_VARIABLE
+from baps.utils.limits import MAX_VOLUME_MB_VARIABLE
 
 if TYPE_CHECKING:
     from baps.fseft.predictor import OrganSegmenter
@@ -78,7 +78,7 @@ class BapsApp(MONAILabelApp):
         self._closed = threading.Event()
         # The training process gets this from us: its threads must not spin while they wait for each other.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        os.environ[SIZE_VARIABLE] = str(self.site.most_volume_mb)
+        os.environ[MAX_VOLUME_MB_VARIABLE] = str(self.site.max_volume_mb)
         # Where dcmqi's programs lie, which MONAI Label would download otherwise.
         os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         super().__init__(
@@ -98,7 +98,9 @@ class BapsApp(MONAILabelApp):
             if settings.MONAI_LABEL_DATASTORE or "googleapis.com" in self.studies:
                 return super().init_datastore()
             site = self.site
-            return open_pacs(self.studies, read_login(site.pacs_login), site.worklist, site.pacs_label_format)
+            return open_pacs(
+                self.studies, read_pacs_credentials(site.pacs_credentials), site.worklist, site.pacs_label_format
+            )
         reload, read_only = settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD, settings.MONAI_LABEL_DATASTORE_READ_ONLY
         if not can_write(self.studies):
             return ReadOnlyStudies(self.studies, reload)
@@ -159,7 +161,7 @@ class BapsApp(MONAILabelApp):
         black_box = self.black_box()
         with self._loading:
             if self._segmenter is None:
-                self._segmenter = Segmenter(black_box, self.store, self.site.cache_mb << 20, self.site.ahead)
+                self._segmenter = Segmenter(black_box, self.store, self.site.cache_mb << 20, self.site.prefetch_slices)
             return self._segmenter
 
     def organs(self) -> OrganSegmenter:
@@ -178,7 +180,7 @@ class BapsApp(MONAILabelApp):
                 except InputError as error:  # As for the black box.
                     raise BapsError(f"The organ model cannot be loaded; clicks are answered. {error}") from error
                 logger.info("Organ model %s, weights SHA-256 %s", model.name, model.sha256)
-                readings = FeatureCache(root / "readings", site.organ_cache_gb << 30)
+                readings = FeatureCache(root / "readings", site.feature_cache_gb << 30)
                 self._organs = OrganSegmenter(model, self.organ_store, readings)
             return self._organs
 
@@ -225,7 +227,7 @@ class BapsApp(MONAILabelApp):
         """Check a label and store it, see ``baps.server.labels.save_labels.save_label``."""
         site = self.site
         return baps.server.labels.save_labels.save_label(
-            self.datastore(), site.labels, image_id, path, tag, info, site.whole_labels, confirms
+            self.datastore(), site.labels, image_id, path, tag, info, site.complete_labels, confirms
         )
 
     def save_shown(

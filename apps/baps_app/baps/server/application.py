@@ -60,8 +60,8 @@ from baps.server.routes.pages import docs_page, favicon, start_page
 from baps.server.routes.sessions import close_session, open_session, read_session
 from baps.server.routes.train import next_sample, start_all_training, start_training
 from baps.server.routes.without_paths import stop_training, training_status, without_folders
+from baps.site.app_folder import app_folder
 from baps.site.audit import AuditFile
-from baps.site.server_command import APP
 from baps.site.settings import Settings, check_settings
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Application(FastAPI):
 def create_app(
     settings: Settings,
     studies: str | Path,
-    app_dir: Path = APP,
+    app_dir: Path | None = None,
     root_path: str = "",
     on_start: Callable[[BapsApp], object] = lambda _: None,
 ) -> FastAPI:
@@ -109,7 +109,7 @@ def create_app(
     Args:
         settings: Settings of the site.
         studies: Folder of images, or the DICOMweb address of a PACS.
-        app_dir: Folder of the MONAI Label app, which holds ``main.py``.
+        app_dir: Folder of the MONAI Label app, which holds ``main.py``. Default: the one of this installation.
         root_path: Path that a proxy serves the application below, such as ``/baps``; "" for that of the settings.
         on_start: Called with the app when it is loaded, before the first request.
 
@@ -123,7 +123,7 @@ def create_app(
     authenticator = Authenticator.of(settings)
     audit = Audit(AuditFile(settings.audit_file, settings.audit_max_mb, settings.audit_keep))
     audit.file.check()
-    host = MonaiLabelHost(settings, str(studies), app_dir)
+    host = MonaiLabelHost(settings, str(studies), app_dir or app_folder())
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -214,7 +214,7 @@ def _add_routes(application: FastAPI, routes: list[Route]) -> None:
         )
         replaced.add((methods, path))
     for route in host_routes():
-        if not {(method, route.path) for method in route.methods} & replaced:
+        if not {(method, route.path) for method in route.methods or ()} & replaced:
             application.router.routes.append(route)
 
 
@@ -222,7 +222,7 @@ def _add_middleware(
     application: FastAPI, settings: Settings, authenticator: Authenticator, audit: Audit, root_path: str
 ) -> None:
     """Add the middleware, the innermost first."""
-    max_bytes = settings.most_upload_mb << 20
+    max_bytes = settings.max_upload_mb << 20
     application.add_middleware(Quotas, users=authenticator.needed)
     application.add_middleware(Bodies, most_bytes=max_bytes, missing=missing)
     application.add_middleware(Guard, rules=Rules(authenticator, audit, settings.cors_origins, max_bytes))

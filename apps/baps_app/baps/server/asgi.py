@@ -20,7 +20,8 @@ from baps.server.application import create_app
 from baps.server.listening import parse_bind_host, parse_root_path_option, warn_without_proxy
 from baps.server.middleware.connections import bound_connections
 from baps.server.startup_message import announce, server_lines
-from baps.site.server_command import APP, check_listening
+from baps.site.app_folder import app_folder
+from baps.site.server_command import check_listening
 from baps.site.settings import Settings, parse_root_path, read_settings
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def _served_application() -> FastAPI:
         application = create_app(
             settings,
             host_settings.MONAI_LABEL_STUDIES,
-            Path(host_settings.MONAI_LABEL_APP_DIR or APP),
+            Path(host_settings.MONAI_LABEL_APP_DIR or app_folder()),
             root,
             on_start=partial(_announce, settings, host, root),
         )

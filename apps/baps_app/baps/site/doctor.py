@@ -19,14 +19,16 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from importlib import import_module, metadata
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from baps.errors import BapsError
-from baps.site.pacs_credentials import ACCOUNT, read_login
+from baps.errors import BapsError, MissingExtraError
+from baps.site.app_folder import PACKAGES
+from baps.site.pacs_credentials import ACCOUNT, read_pacs_credentials
 from baps.site.pacs_studies import PacsStudies, Worklist, read_pacs_studies
-from baps.site.server_command import APP, check_listening, check_port, check_studies, is_pacs, server_environment
+from baps.site.server_command import check_listening, check_port, check_studies, is_pacs, server_environment
 
 if TYPE_CHECKING:
     from baps.site.settings import Settings
@@ -84,15 +86,18 @@ def examine(
     Returns:
         Findings by the name of the check.
     """
-    checks: dict[str, Callable[[], Finding]] = {
-        "Python": partial(python_version, sys.version_info[:2]),
-        "torch, torchvision": torch_pair,
-        "pydicom": partial(package, "pydicom", 3),
-        "numpy": partial(package, "numpy", 2),
-        "MONAI Label": host_framework,
-        "dcmqi": partial(dcmqi, studies),
-        "port": partial(port_free, host, port),
-    }
+    checks: dict[str, Callable[[], Finding]] = {"torch, torchvision": torch_pair}
+    if find_spec("monailabel") is None:
+        checks["MONAI Label"] = partial(without_server, bool(studies))
+    else:
+        checks |= {
+            "Python": partial(python_version, sys.version_info[:2]),
+            "pydicom": partial(package, "pydicom", 3),
+            "numpy": partial(package, "numpy", 2),
+            "MONAI Label": host_framework,
+            "dcmqi": partial(dcmqi, studies),
+            "port": partial(port_free, host, port),
+        }
     if studies and not is_pacs(studies):
         checks["studies"] = partial(folder, studies)
     findings = {name: _made(check) for name, check in checks.items()}
@@ -105,7 +110,7 @@ def examine(
     findings["settings"] = Finding(Status.OK, ", ".join(f"{name}={value}" for name, value in site.labels.items()))
     written = [site.adapters, *_written(studies), Path(tempfile.gettempdir())]
     later: dict[str, Callable[[], Finding]] = {
-        **({"PACS": partial(pacs, studies, site.pacs_login, site.worklist)} if is_pacs(studies) else {}),
+        **({"PACS": partial(pacs, studies, site.pacs_credentials, site.worklist)} if is_pacs(studies) else {}),
         "users": partial(access, site, host),
         "memory, CPUs": partial(memory, site.cache_mb),
         "device": partial(device, site.device),
@@ -151,6 +156,13 @@ def torch_pair() -> Finding:
     return Finding(Status.OK, f"{torch.__version__}, {torchvision.__version__}")
 
 
+def without_server(wanted: bool) -> Finding:
+    """What an installation without the extra ``server`` lacks, which is a fault where a server is wanted."""
+    status = Status.FAILED if wanted else Status.WARNING
+    found = "not installed: this machine has the commands and the Python API, but no server"
+    return Finding(status, found, "To serve: pip install 'baps-monailabel[server]'")
+
+
 def package(name: str, below: int) -> Finding:
     """Whether a package is there, of a major version below a number."""
     remedy = f"pip install -c constraints.txt '{name}<{below}'"
@@ -167,7 +179,7 @@ def host_framework() -> Finding:
     """Whether MONAI Label imports, in a process of its own."""
     command = [sys.executable, "-c", "import monailabel.interfaces.app"]
     done = subprocess.run(  # noqa: S603 (a fixed command)
-        command, env=server_environment(), cwd=APP, capture_output=True, text=True, timeout=300
+        command, env=server_environment(), cwd=PACKAGES, capture_output=True, text=True, timeout=300
     )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
@@ -314,13 +326,16 @@ def folder(studies: str) -> Finding:
 
 def pacs(studies: str, login_file: Path | None = None, worklist: Path | None = None) -> Finding:
     """Whether the PACS answers as DICOMweb, and what the first series are that the query finds."""
-    import requests
+    try:
+        import requests
+    except ImportError as error:
+        raise MissingExtraError("The check of a PACS", "server") from error
 
     check_studies(studies, worklist)
     served = read_pacs_studies(studies)
     prefix = os.environ.get("MONAI_LABEL_QIDO_PREFIX", "").strip("/")
     root = "/".join(part for part in (served.address, prefix) if part)
-    login = read_login(login_file)
+    login = read_pacs_credentials(login_file)
     try:
         answer = requests.get(
             f"{root}/series",
@@ -331,7 +346,7 @@ def pacs(studies: str, login_file: Path | None = None, worklist: Path | None = N
             timeout=_TIMEOUT,
         )
     except requests.exceptions.SSLError as error:
-        remedy = "Name a file with the certificate of the PACS's authority: ca in the file BAPS_PACS_LOGIN."
+        remedy = "Name a file with the certificate of the PACS's authority: ca in the file BAPS_PACS_CREDENTIALS."
         return Finding(Status.FAILED, f"TLS error: {_innermost(error)}", remedy)
     except requests.exceptions.RequestException as error:
         remedy = "Check the address, that the PACS runs, the firewall and the proxy (NO_PROXY)."
@@ -344,7 +359,7 @@ def _answered(code: int, kind: str, content: bytes, served: PacsStudies, listed:
     """What the answer of a PACS to the search for series means."""
     root = "Give the root of its DICOMweb service; Orthanc's ends in /dicom-web."
     if code in (401, 403):
-        remedy = f"Name an account that may read, in the file BAPS_PACS_LOGIN or in {' and '.join(ACCOUNT)}."
+        remedy = f"Name an account that may read, in the file BAPS_PACS_CREDENTIALS or in {' and '.join(ACCOUNT)}."
         return Finding(Status.FAILED, f"refused ({code})", remedy)
     if code == 404:
         return Finding(Status.FAILED, "not the root of a DICOMweb service (404)", root)

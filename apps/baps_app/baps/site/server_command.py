@@ -5,20 +5,17 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import sysconfig
 from collections.abc import Mapping
+from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from baps.errors import BapsError, InputError
+from baps.errors import InputError, MissingExtraError
+from baps.site.app_folder import PACKAGES, app_folder, prepare_app_folder
 from baps.site.pacs_studies import Worklist, read_pacs_studies
 from baps.site.settings import absolute_paths
-
-PACKAGES = Path(__file__).resolve().parents[2]
-"""Folder that Python finds the package in."""
-
-APP = PACKAGES
-"""Folder of the MONAI Label app."""
 
 _PATHS = (
     "BAPS_CONFIG",
@@ -30,6 +27,7 @@ _PATHS = (
     "SSL_CERT_DIR",
     "SSL_CERT_FILE",
     "TMPDIR",
+    "XDG_STATE_HOME",
 )
 """Variables that name a file or a folder."""
 
@@ -48,11 +46,10 @@ def serving_command(
         app: folder of another MONAI Label app than ours.
 
     Raises:
-        BapsError: if the app is not there, as where the package was installed without the repository.
+        BapsError: if MONAI Label is not installed, or the app's folder cannot be used.
     """
-    app = app or APP
-    if not (app / "main.py").is_file():
-        raise BapsError(f"There is no MONAI Label app in {app}. Start the server from a checkout of the repository.")
+    check_installed()
+    app = app or prepare_app_folder()
     # Neither the folder that one is in nor one that the environment names by an empty word is a place of modules.
     program = ["-m", "monailabel.main"] if stock else [str(PACKAGES / "baps" / "server" / "launch.py")]
     studies = studies if is_pacs(studies) else str(Path(studies).absolute())
@@ -66,15 +63,28 @@ def serving_command(
     return command, server_environment()
 
 
+def check_installed() -> None:
+    """Refuse to start a server where the package was installed without its extra.
+
+    Raises:
+        MissingExtraError: if MONAI Label is not there.
+    """
+    if find_spec("monailabel") is None:
+        raise MissingExtraError("The server", "server")
+
+
 def server_environment() -> dict[str, str]:
     """The environment of the server: this process's, and what MONAI Label needs."""
     paths = {name: str(Path(value).absolute()) for name in _PATHS if (value := os.environ.get(name))}
+    # Before Python's own modules may stand a folder of ours, but not all that pip installed.
+    installed = str(PACKAGES) in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
     return {
         **os.environ,
         **paths,  # The server leaves the folder that it is started in.
         # MONAI Label looks for dcmqi's programs and for python there.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
-        "PYTHONPATH": str(PACKAGES),
+        # MONAI Label adds to it, so that an empty one would name the folder that a program is started in.
+        "PYTHONPATH": str(app_folder() if installed else PACKAGES),
         "MONAI_LABEL_TRACKING_ENABLED": "false",
         "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
         # MLflow would tell its makers that it is used.

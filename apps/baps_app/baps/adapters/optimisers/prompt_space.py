@@ -1,8 +1,8 @@
 """Prompt-space zeroth-order estimation: the gradient with respect to the code of each image.
 
 The black box begins only after the visual prompt, so only dL/dcode has to be estimated; from there, backpropagation
-through the local decoder is exact (docs/method.md). Every image is a direction of its own, because the masks come
-back image by image.
+through the local decoder is exact (docs/explanation/method.md). Every image is a direction of its own, because the
+masks come back image by image.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A visual prompt in a low-dimensional basis that adapts to the image: local window, contrast and sharpness.
 
-Ours (docs/method.md): what a model lacks on medical images is mostly the right window. The code is a coarse
+Ours (docs/explanation/method.md): what a model lacks on medical images is mostly the right window. The code is a coarse
 grid of coefficients of {1, I, I^2, local detail} for each colour channel; with a grid of one cell, 12 numbers.
 """
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from baps.adapters.visual_prompt.encoder import Encoder
 from baps.adapters.visual_prompt.model_files import model_file
 from baps.blackbox.weights import load_weights, sha256
-from baps.errors import BapsError, InputError
+from baps.errors import BapsError, InputError, MissingExtraError
 
 SIDE = 224
 
@@ -94,7 +94,7 @@ def _clip(source: str) -> FrozenNetwork:
     try:
         from transformers import CLIPVisionModelWithProjection
     except ImportError as error:
-        raise _missing("clip", "transformers") from error
+        raise _missing("clip") from error
     model, weights = _pretrained(CLIPVisionModelWithProjection, "clip", source)
 
     def embed(model: Any, x: torch.Tensor) -> torch.Tensor:
@@ -108,7 +108,7 @@ def _vit_mae(source: str) -> FrozenNetwork:
     try:
         from transformers import ViTMAEModel
     except ImportError as error:
-        raise _missing("vit_mae", "transformers") from error
+        raise _missing("vit_mae") from error
     model, weights = _pretrained(ViTMAEModel, "vit_mae", source, mask_ratio=0.0)
 
     def embed(model: Any, x: torch.Tensor) -> torch.Tensor:
@@ -124,7 +124,7 @@ def _dino(source: str) -> FrozenNetwork:
     try:
         import timm
     except ImportError as error:
-        raise _missing("dino", "timm") from error
+        raise _missing("dino") from error
     weights = Path(source) if Path(source).is_file() else model_file(source, _WEIGHTS)
     state = {_plain(key): value for key, value in load_weights(weights)[0].items()}
     model: Any = timm.create_model("resnet50", pretrained=False, num_classes=0)
@@ -169,8 +169,8 @@ def _pretrained(model_class: Any, name: str, source: str, **settings: float) -> 
     return model, weights
 
 
-def _missing(name: str, package: str) -> BapsError:
-    return BapsError(f"The encoder {name!r} needs {package}; install the extra: pip install -e '.[encoders]'")
+def _missing(name: str) -> MissingExtraError:
+    return MissingExtraError(f"The encoder {name!r}", "encoders")
 
 
 def _other_weights(name: str, weights: Path, expected: str) -> BapsError:

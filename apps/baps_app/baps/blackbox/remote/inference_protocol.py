@@ -20,7 +20,7 @@ from urllib.parse import quote, urlsplit
 
 from numpy.typing import NDArray
 
-from baps.errors import BapsError, InputError
+from baps.errors import BapsError, InputError, MissingExtraError
 
 TOKEN_VARIABLE = "BAPS_REMOTE_TOKEN"  # noqa: S105 (the name of a variable)
 """Environment variable of the token that is sent as ``Authorization: Bearer``."""
@@ -153,6 +153,7 @@ def connect(address: Address, timeout: float) -> InferenceServer:
 
     Raises:
         InputError: if there is a token and it would travel unencrypted to another machine.
+        MissingExtraError: if the packages of the extra ``remote`` are not installed.
     """
     token = os.environ.get(TOKEN_VARIABLE, "")
     if token and not address.tls and not _LOOPBACK.fullmatch(address.host):
@@ -160,12 +161,16 @@ def connect(address: Address, timeout: float) -> InferenceServer:
             f"{TOKEN_VARIABLE} is set, but {address} is not encrypted: everybody on the way could read the token. Use "
             "https:// or grpcs://, or take the token out of the environment."
         )
-    return (_Grpc if address.scheme.startswith("grpc") else _Http)(address, timeout, token)
+    try:
+        return (_Grpc if address.scheme.startswith("grpc") else _Http)(address, timeout, token)
+    except ImportError as error:
+        raise MissingExtraError("The black box remote", "remote") from error
 
 
 class _Http(InferenceServer):
     def __init__(self, address: Address, timeout: float, token: str) -> None:
         import requests
+        import tritonclient.http  # noqa: F401 (a missing package is reported now, not at the first click)
 
         self._address, self._timeout = address, (min(timeout, _CONNECT_SECONDS), timeout)
         self._root = f"{address.scheme}://{address.netloc}{address.prefix}/v2/models/{quote(address.model)}"

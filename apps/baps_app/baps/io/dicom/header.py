@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -14,8 +15,9 @@ from pydicom.sequence import Sequence
 from pydicom.tag import Tag
 from pydicom.valuerep import validate_value
 
-# Their warnings quote the values, which may be a patient's.
-warnings.filterwarnings("ignore", module=r"pydicom\.(valuerep|jsonrep|dataset|dataelem|charset|values)")
+# Their warnings quote the values, which may be a patient's; pydicom 3 logs them too.
+warnings.filterwarnings("ignore", module=r"pydicom\.(valuerep|jsonrep|dataset|dataelem|charset|values|misc)")
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 IDENTITY = ("PatientID", "PatientName", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 """What says whose image it is, and which: kept as it is or not at all."""

@@ -354,11 +354,12 @@ def _source_images(sources: Sequence[Dataset], frames: Sequence[Frame]) -> list[
 
 def _number_source_frames(segmentation: Dataset, frames: Sequence[Frame]) -> None:
     """Let a SEG refer to frames by their numbers in the whole object."""
-    for group in segmentation.PerFrameFunctionalGroupsSequence:
-        for derivation in group.get("DerivationImageSequence") or []:
-            for source in derivation.SourceImageSequence:
-                if "ReferencedFrameNumber" in source:
-                    source.ReferencedFrameNumber = frames[int(source.ReferencedFrameNumber) - 1].index + 1
+    groups = segmentation.PerFrameFunctionalGroupsSequence
+    derivations = [one for group in groups for one in group.get("DerivationImageSequence") or []]
+    # Frames of several segments may share the item of their source.
+    for source in {id(item): item for one in derivations for item in one.SourceImageSequence}.values():
+        if "ReferencedFrameNumber" in source:
+            source.ReferencedFrameNumber = frames[int(source.ReferencedFrameNumber) - 1].index + 1
 
 
 def _description(number: int, name: str, by_model: bool) -> SegmentDescription:
@@ -429,6 +430,7 @@ def _complete_one(source: Dataset, image: Volume) -> Dataset:
                 f"{keyword} of the series cannot be read: its characters are not of the set that SpecificCharacterSet "
                 "names. Correct the series in the PACS. Nothing was saved."
             )
+    whole.SpecificCharacterSet = "ISO_IR 192"  # That of the label, whose texts are decoded.
     if whole.PatientSex not in ("M", "F", "O"):
         whole.PatientSex = ""
     if not (whole.get("LossyImageCompressionRatio") and whole.get("LossyImageCompressionMethod")):

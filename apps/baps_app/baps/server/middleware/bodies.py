@@ -211,7 +211,7 @@ def too_large(most: int) -> HTTPException:
     return HTTPException(
         413,
         f"The request is larger than the {most >> 20:,} MB that are taken. Send less, or have the operator raise "
-        "most_upload_mb.",
+        "max_upload_mb.",
     )
 
 

@@ -1,0 +1,289 @@
+"""The commands of ``baps`` as functions: segment, adapt and evaluate, without a server and without state on disk.
+
+``import baps`` offers all of them. Each function takes paths as text or ``Path``, and raises ``InputError`` with one
+sentence if it cannot use what you give it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from baps import blackbox, io
+from baps.adapters.adapter import Adapter, segment_adapted
+from baps.adapters.click_consistency import fall_back_on_violated_clicks
+from baps.blackbox import BlackBox, RemoteSettings
+from baps.errors import InputError
+from baps.evaluation.cases import load_cases
+from baps.evaluation.evaluate import Evaluation
+from baps.evaluation.evaluate import evaluate as evaluate_cases
+from baps.evaluation.folders import find_cases
+from baps.imaging.canvas import SLICE_AXIS, Canvas
+from baps.imaging.slice_image import canvas_image
+from baps.imaging.volume import Volume
+from baps.imaging.windowing import choose_window
+from baps.inference.requests.click import read_click
+from baps.training import adapt as training
+from baps.training.adapt import Adaptation, ProgressReport
+from baps.training.settings import AdaptationSettings
+from baps.utils.atomic_write import atomic_write
+
+if TYPE_CHECKING:
+    from baps.fseft.adaptation import OrganAdaptation, OrganSettings
+    from baps.fseft.models import OrganModel
+
+AnyPath = str | Path
+Voxel = tuple[float, float, float]
+
+_WRITERS = {".nii.gz": io.write_nifti, ".nii": io.write_nifti, ".nrrd": io.write_nrrd}
+
+
+def load_black_box(
+    name: str = "bundled",
+    weights: AnyPath | None = None,
+    sha256: str = "",
+    device: str = "auto",
+    remote: RemoteSettings | None = None,
+) -> BlackBox:
+    """Load a promptable model.
+
+    Args:
+        name: ``bundled``, ``sam`` (SAM and MedSAM checkpoints), ``sam2`` (SAM 2 and 2.1), or ``remote``.
+        weights: the checkpoint; ``sam`` and ``sam2`` need one.
+        sha256: the hash that the checkpoint must have, or "" for the published one if the file name is known. For
+            ``remote``: the identity that the model must have.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+        remote: the address of the model ``remote``.
+
+    Returns:
+        The model. It returns masks and nothing else; ``capabilities`` says which prompts it understands.
+
+    Raises:
+        InputError: if the name or the device is unknown, or the weights or the remote model cannot be used.
+        BapsError: if a remote model does not answer.
+    """
+    return blackbox.load_black_box(name, Path(weights) if weights else None, sha256, device, remote)
+
+
+def load_organ_model(
+    name: str = "bundled", weights: AnyPath | None = None, sha256: str = "", device: str = "auto"
+) -> OrganModel:
+    """Load a volumetric organ model, which needs no prompt.
+
+    Args:
+        name: ``bundled``, or the name of a published checkpoint.
+        weights: the checkpoint; all but the bundled model need one.
+        sha256: the hash that the checkpoint must have, or "".
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+
+    Raises:
+        InputError: if the name or the device is unknown, or the weights cannot be used.
+    """
+    from baps.fseft.models import load_organ_model as load
+
+    return load(name, Path(weights) if weights else None, sha256, device)
+
+
+def read_volume(path: AnyPath) -> Volume:
+    """Read an image: NIfTI, NRRD, MetaImage, a folder of one DICOM series, PNG, JPEG, TIFF or NPZ.
+
+    Args:
+        path: the file or folder.
+
+    Returns:
+        Voxels (I, J, K) in the order of the file, and the affine from voxel indices to patient positions, mm, RAS.
+
+    Raises:
+        InputError: if it is missing, broken, too large, or not one volume.
+    """
+    return io.read_volume(Path(path))
+
+
+def write_volume(path: AnyPath, volume: Volume) -> None:
+    """Write a volume or a mask as ``.nii.gz``, ``.nii`` or ``.nrrd``; an older file is replaced when it is complete.
+
+    Args:
+        path: the file.
+        volume: what to write; its voxels keep their type and order.
+
+    Raises:
+        InputError: if the name has another ending, or the axes are not at right angles, which NIfTI cannot store.
+    """
+    path = Path(path)
+    suffix = next((suffix for suffix in _WRITERS if path.name.endswith(suffix)), None)
+    if suffix is None:
+        raise InputError(f"A volume cannot be written as {path.name}. Use a name that ends in {', '.join(_WRITERS)}.")
+    with atomic_write(path, suffix) as partial:
+        _WRITERS[suffix](partial, volume)
+
+
+def segment(
+    image: AnyPath | Volume,
+    clicks: Sequence[Voxel] = (),
+    background: Sequence[Voxel] = (),
+    box: Sequence[float] = (),
+    *,
+    plane: str = "as stored",
+    black_box: BlackBox | None = None,
+    adapter: Adapter | None = None,
+) -> Volume:
+    """Segment one slice of a volume from clicks, a box, or both.
+
+    The last click says which slice is meant; points on other slices are ignored. If the adapted mask contradicts a
+    corrective click, a less adapted mask is returned instead, as the server does.
+
+    Args:
+        image: a volume, or its path.
+        clicks: voxel indices (i, j, k) inside the object.
+        background: voxel indices (i, j, k) outside the object, on the same slice.
+        box: first and last voxel of the object along each axis, (i0, i1, j0, j1, k0, k1); empty for no box.
+        plane: the slices to segment: ``as stored`` (across K), ``axial``, ``coronal``, ``sagittal``, or across ``I``,
+            ``J`` or ``K``.
+        black_box: the model; None loads the bundled one.
+        adapter: what was trained for this model, or None for the unadapted model. It is used on slices across K only,
+            because it was accepted on these.
+
+    Returns:
+        A mask of the whole volume: voxels (I, J, K) uint8, 1 inside the object, 0 elsewhere and on all other slices.
+
+    Raises:
+        InputError: if the image cannot be read, or the prompt lies outside it or is empty.
+    """
+    volume = image if isinstance(image, Volume) else read_volume(image)
+    black_box = black_box or load_black_box()
+    request = {"foreground": list(clicks), "background": list(background), "roi": list(box), "plane": plane}
+    click = read_click(request, volume, [])
+    canvas = Canvas.fit(volume, click.plane, black_box.capabilities.input_side)
+    pixels = canvas_image(volume, click.plane, canvas, choose_window(volume))[None]
+    prompt = click.prompt.mapped(canvas.to_canvas)
+
+    def answer(through: Adapter | None) -> NDArray[np.float32]:
+        return segment_adapted(black_box, through, pixels, [prompt])[0]
+
+    used = adapter if click.plane.axis == SLICE_AXIS else None
+    probability, _ = fall_back_on_violated_clicks(answer(used), used, prompt, answer)
+    mask = np.zeros(volume.shape, np.uint8)
+    click.plane.insert(mask, canvas.restore(probability) > 0.5)
+    return Volume(mask, volume.affine)
+
+
+def adapt(
+    images: AnyPath,
+    labels: AnyPath,
+    label: int | str | None = None,
+    *,
+    black_box: BlackBox | None = None,
+    settings: AdaptationSettings | None = None,
+    patients: AnyPath | None = None,
+    log: AnyPath | None = None,
+    progress: Callable[[ProgressReport], None] | None = None,
+) -> Adaptation:
+    """Adapt a promptable model to labelled images, and compare the result with the unadapted model.
+
+    The comparison uses patients that the adapter was not trained on. Images and labels belong together if their file
+    names agree.
+
+    Args:
+        images: the folder of images.
+        labels: the folder of labels.
+        label: the value of the object in the labels, or the name of its segment; None uses every label.
+        black_box: the model; None loads the bundled one. It is asked for ``settings.max_images`` masks at most.
+        settings: how to adapt; None uses the defaults.
+        patients: a CSV file of image and patient, for images that do not name their patient.
+        log: a file that records the answers of the model; an interrupted adaptation resumes from it.
+        progress: called with a report every few steps.
+
+    Returns:
+        The adapter, the result of the comparison, the training curve, and a record of everything the result depends on.
+
+    Raises:
+        InputError: if the folders hold nothing to train on, or a setting cannot be used.
+        BapsError: if the model fails.
+    """
+    black_box, settings = black_box or load_black_box(), settings or AdaptationSettings()
+    found = find_cases(Path(images), Path(labels), label, Path(patients) if patients else None)
+    slices, skipped = load_cases(found.cases, black_box.capabilities.input_side, settings.slices_per_volume)
+    if not slices:
+        raise InputError(f"None of the labels can be used. {next(iter(skipped.values()), '')}")
+    return training.adapt(black_box, slices, settings, progress=progress, log=Path(log) if log else None)
+
+
+def adapt_organ(
+    images: AnyPath,
+    labels: AnyPath,
+    label: int | str,
+    organ: str,
+    *,
+    model: OrganModel | None = None,
+    settings: OrganSettings | None = None,
+    patients: AnyPath | None = None,
+    max_volumes: int | None = None,
+) -> OrganAdaptation:
+    """Adapt a volumetric organ model to a few labelled volumes, and compare the result with the unadapted model.
+
+    Args:
+        images: the folder of images.
+        labels: the folder of labels.
+        label: the value of the organ in the labels, or the name of its segment.
+        organ: the organ's name; for an organ that the model knows, training starts from the model's own answer.
+        model: the organ model; None loads the bundled one.
+        settings: how to adapt; None uses the defaults.
+        patients: a CSV file of image and patient, for images that do not name their patient.
+        max_volumes: the number of labelled volumes to use, in the order of their names; None uses all.
+
+    Returns:
+        The adapter, the result of the comparison, and a record of everything the result depends on.
+
+    Raises:
+        InputError: if the folders hold nothing to train on, or a setting cannot be used.
+    """
+    from baps.fseft.adaptation import OrganSettings
+    from baps.fseft.adaptation import adapt_organ as adapt_model
+    from baps.fseft.volumes import load_volumes
+
+    model = model or load_organ_model()
+    found = find_cases(Path(images), Path(labels), label, Path(patients) if patients else None)
+    volumes, skipped = load_volumes(found.cases[:max_volumes], model)
+    if not volumes:
+        raise InputError(f"None of the labels can be used. {next(iter(skipped.values()), '')}")
+    return adapt_model(model, organ, volumes, settings or OrganSettings())
+
+
+def evaluate(
+    images: AnyPath,
+    labels: AnyPath,
+    label: int | str | None = None,
+    *,
+    black_box: BlackBox | None = None,
+    adapter: Adapter | None = None,
+    prompt: str = "click",
+    clicks: int = 1,
+    seed: int = 0,
+    patients: AnyPath | None = None,
+) -> Evaluation:
+    """Measure Dice on labelled images, from simulated clicks that are the same for every model and adapter.
+
+    Args:
+        images: the folder of images.
+        labels: the folder of labels.
+        label: the value of the object in the labels, or the name of its segment; None uses every label.
+        black_box: the model; None loads the bundled one.
+        adapter: what was trained for this model, or None for the unadapted model.
+        prompt: the first prompt, ``click`` or ``box``.
+        clicks: prompts per slice, 1 to 10; each one after the first corrects the largest error.
+        seed: of the simulated clicks.
+        patients: a CSV file of image and patient, for images that do not name their patient.
+
+    Returns:
+        Dice of each image and label, and the number of masks that the model was asked for; ``mean`` is the mean over
+        labels, then images.
+
+    Raises:
+        InputError: if no image can be used, or the model does not understand the clicks.
+    """
+    cases = find_cases(Path(images), Path(labels), label, Path(patients) if patients else None).cases
+    return evaluate_cases(black_box or load_black_box(), cases, adapter, prompt, seed, clicks=clicks)

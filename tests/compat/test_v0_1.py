@@ -1,0 +1,476 @@
+"""What version 0.1 left on disk goes on working: settings, adapters, labels, users, secrets and the audit file.
+
+``tests/fixtures/v0_1/README.md`` says how the files were made. ``expected/`` holds what version 0.1 itself made of
+them, written by the functions of this file at that commit. Every test works on a copy: nothing is written into the
+repository.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from fseft.adapter_file import read_organ_adapter
+from fseft.models import OrganModel, load_organ_model
+from fseft.preparation import prepare
+from fseft.readings import Readings
+from fseft.segmenting import OrganSegmenter, ask
+from lib.labelled import labelled_cases
+from lib.studies import StudiesDatastore
+from lib.trainers.adaptation import AdaptationTrainer
+from lib.trainers.organs import OrgansTrainer
+from numpy.typing import NDArray
+
+from baps.adaptation.cases import load_cases
+from baps.adaptation.publishing import adapt_and_publish
+from baps.adaptation.settings import AdaptationSettings
+from baps.adapter_file import read_adapter
+from baps.audit import AuditFile
+from baps.audit_check import check_audit
+from baps.blackbox import BlackBox
+from baps.blackbox.inference_protocol import Address, connect
+from baps.click import read_click
+from baps.command_line import app as command_line
+from baps.errors import BapsError
+from baps.formats import read_label_map, read_volume
+from baps.label_history import LabelHistory
+from baps.openid_settings import read_openid
+from baps.pacs_login import read_login
+from baps.segmenter import Segmenter
+from baps.settings import Settings, read_settings
+from baps.size import max_volume_bytes
+from baps.store import AdapterStore
+from baps.users import Users
+
+ROOT = Path(__file__).parents[2]
+FIXTURE = ROOT / "tests" / "fixtures" / "v0_1"
+SAMPLES = ROOT / "sample-data" / "ct" / "images"
+
+# A rename is told here, and only here: {name in version 0.1: name now}. A name that is not listed is still the same.
+SETTINGS: dict[str, str] = {}
+REMOTE: dict[str, str] = {}
+TRAINING: dict[str, str] = {}
+ORGAN_TRAINING: dict[str, str] = {}
+OPTIONS: dict[str, str] = {}
+"""Of the parameters of the commands' functions."""
+STATUSES: dict[str, str] = {}
+"""What a check said of an adapter."""
+RECORD: dict[str, str] = {}
+"""Keys of an adapter's record."""
+
+LABELS = {"spleen": 2, "left kidney": 4}
+"""Of the site."""
+
+TOKENS = {
+    "anna": "baps_n0oHvHUAWFWW4hzapl7oI6vGJYdkUrn6pnVnm6XmUOY",
+    "ben": "baps_f2JbJyMN2O-Yaj277GMM_YXv8AKfyRQymvAhkURb2M8",
+    "tess": "baps_1ajrpD5YMnjBL2AwE8BIUkdmaGhzXbxA3N2cgFKcCuY",
+}
+"""Made for this test; they open nothing else."""
+
+UNSURE = 1e-3
+"""Another processor may round a probability so near to 0.5 to the other side."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A copy of what version 0.1 left."""
+
+    folder: Path
+
+    @property
+    def studies(self) -> Path:
+        return self.folder / "studies"
+
+    @property
+    def store(self) -> AdapterStore:
+        return AdapterStore(self.folder / "adapters")
+
+    @property
+    def organ_store(self) -> AdapterStore:
+        return AdapterStore(self.folder / "adapters" / "organs")
+
+    @property
+    def datastore(self) -> StudiesDatastore:
+        return StudiesDatastore(str(self.studies), False, False)
+
+    def image(self, name: str) -> Path:
+        """A volume of the site, or one of the sample data: ``samples/ct_09``."""
+        folder, _, case = name.rpartition("/")
+        return (SAMPLES if folder else self.studies) / f"{case}.nii.gz"
+
+
+def copy_site(folder: Path) -> Site:
+    """Copy the fixture, with the permissions that git does not keep."""
+    shutil.copytree(FIXTURE, folder)
+    for path in (folder / "adapters" / "audit.jsonl.key", *(folder / "secrets").iterdir()):
+        path.chmod(0o600)
+    return Site(folder)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return copy_site(tmp_path / "site")
+
+
+@pytest.fixture(scope="module")
+def organ_model() -> OrganModel:
+    return load_organ_model("bundled", None, "", "cpu")
+
+
+def expected(name: str) -> Any:
+    """What version 0.1 made of its files."""
+    return json.loads((FIXTURE / "expected" / f"{name}.json").read_text())
+
+
+def renamed(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Values by what their names are now."""
+    return {names.get(name, name): value for name, value in values.items()}
+
+
+# Settings.
+
+
+def plain(value: Any) -> Any:
+    """A setting as JSON has it."""
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    return list(value) if isinstance(value, (tuple, list)) else value
+
+
+def environment() -> dict[str, str]:
+    lines = (FIXTURE / "environment").read_text().splitlines()
+    return {name: value for name, _, value in (line.partition("=") for line in lines)}
+
+
+def read_of(source: str) -> Settings:
+    """The settings of a file, the environment or ``--conf`` pairs."""
+    if source == "environment":
+        return read_settings({}, environment())
+    if source == "conf.json":
+        words = json.loads((FIXTURE / source).read_text())
+        return read_settings(dict(zip(words[1::3], words[2::3], strict=True)), {})
+    return read_settings({"config": str(FIXTURE / "settings" / source)}, {})
+
+
+SOURCES = [*sorted(path.name for path in (FIXTURE / "settings").glob("*.json")), "environment", "conf.json"]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_settings_are_read_as_before(source: str) -> None:
+    settings, wanted = read_of(source), expected("settings")[source]
+    found = {name: plain(getattr(settings, name)) for name in renamed(wanted, SETTINGS)}
+    assert found == renamed(wanted, SETTINGS)
+
+
+def test_every_setting_of_version_0_1_is_among_them() -> None:
+    names = set(expected("settings")["every_setting.json"])
+    assert len(names) == 38
+    assert {f"BAPS_{name.upper()}" for name in names} <= set(environment())
+    assert {SETTINGS.get(name, name) for name in names} <= set(vars(Settings()))
+    assert all(expected("settings")[source].keys() == names for source in ("environment", "conf.json"))
+
+
+def test_an_empty_value_means_the_default_as_before() -> None:
+    assert read_of("empty_values.json") == Settings()
+
+
+def test_a_remote_model_is_described_as_before() -> None:
+    remote = read_of("remote.json").remote_model
+    assert remote is not None
+    wanted = {"address": "grpc://10.0.0.5:8081/sam", "side": 768, "batch_size": 2, "prompts": "boxes"}
+    wanted |= {"timeout": 30.0, "patience": 300.0}
+    assert asdict(remote) == renamed(wanted, REMOTE)
+
+
+def test_variables_that_are_no_settings_count_as_before(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    variables = environment()
+    provider = read_openid(site.folder / "secrets" / "openid.json", variables)
+    assert provider.client_secret == variables["BAPS_OPENID_SECRET"]
+    login = read_login(None, variables)
+    assert (login.user, login.password) == ("baps", variables["MONAI_LABEL_DICOMWEB_PASSWORD"])
+    for name in ("BAPS_MOST_VOLUME_MB", "BAPS_REMOTE_TOKEN"):
+        monkeypatch.setenv(name, variables[name])
+    assert max_volume_bytes() == 2048 << 20
+    with pytest.raises(BapsError, match="token"):  # It is read: it must not travel unencrypted.
+        connect(Address.parse("http://models.hospital:8000/sam"), 1.0)
+    file = site.folder / "settings" / "folder.json"
+    assert read_settings({}, {"BAPS_CONFIG": str(file)}) == read_settings({"config": str(file)}, {})
+
+
+@pytest.mark.parametrize("line", json.loads((FIXTURE / "command_lines.json").read_text()))
+def test_command_lines_are_read_as_before(line: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    read: dict[str, str] = {}
+
+    def recording(callback: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(callback)
+        def record(**given: object) -> None:
+            read.update({name: str(getattr(value, "value", value)) for name, value in given.items()})
+
+        return record
+
+    for command in commands(command_line):
+        monkeypatch.setattr(command, "callback", recording(command.callback))
+    command_line(list(line["words"]), standalone_mode=False)
+    wanted = renamed(line["read"], OPTIONS)
+    assert {name: read.get(name) for name in wanted} == wanted
+
+
+def commands(app: typer.Typer) -> Iterator[Any]:
+    """All commands, also those of groups."""
+    yield from app.registered_commands
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        yield from commands(group.typer_instance)
+
+
+@pytest.mark.parametrize("line", json.loads((FIXTURE / "training_options.json").read_text()))
+def test_training_options_are_read_as_before(line: Mapping[str, Any], tmp_path: Path) -> None:
+    store = AdapterStore(tmp_path)
+    trainers: dict[str, Any] = {
+        "baps": AdaptationTrainer(lambda: pytest.fail("no model"), {}, store, None, AdaptationSettings()),
+        "organs": OrgansTrainer(lambda: pytest.fail("no model"), {}, store, tmp_path, None),
+    }
+    trainer = trainers[line["trainer"]]
+    settings = trainer._settings(trainer.read_options(dict(line["request"])))
+    wanted = renamed(line["settings"], TRAINING if line["trainer"] == "baps" else ORGAN_TRAINING)
+    assert {name: getattr(settings, name) for name in wanted} == wanted
+
+
+# Adapters.
+
+
+def adapter_facts(store: AdapterStore) -> dict[str, Any]:
+    """All versions of a store, in the words of version 0.1."""
+    keys = ("parent", "created", "known_patients", "fingerprint", "adapter_sha256", "verdict", "status")
+    found: dict[str, Any] = {}
+    for label in store.labels():
+        versions = {}
+        for version in store.versions(label):
+            record = store.record(label, version)
+            versions[version] = {key: record.get(RECORD.get(key, key)) for key in keys}
+            versions[version]["was_served"] = store.was_served(label, version)
+        found[label] = {"versions": versions, "published": store.published(label)}
+    return found
+
+
+@pytest.mark.parametrize("kind", ["adapters", "organs"])
+def test_versions_of_adapters_are_listed_as_before(site: Site, kind: str) -> None:
+    wanted = expected("adapters")[kind]
+    for label in wanted.values():
+        for version in label["versions"].values():
+            version["status"] = STATUSES.get(version["status"], version["status"])
+    assert adapter_facts(site.store if kind == "adapters" else site.organ_store) == wanted
+
+
+def clicks() -> list[dict[str, Any]]:
+    """Requests as viewers send them, and the image that each is about."""
+    return json.loads((FIXTURE / "expected" / "clicks.json").read_text())
+
+
+def probability(segmenter: Segmenter, site: Site, request: Mapping[str, Any], label: str, adapted: bool = True) -> Any:
+    """What is answered to a click, and by which adapter."""
+    image = site.image(request["image"])
+    volume, _ = segmenter.volume(image)
+    click = read_click({**request["click"], "label": label}, volume, list(LABELS))
+    answer = segmenter.segment(image, click.plane, click.prompt, label, adapted)
+    return answer.probability, answer.adapter
+
+
+def answers(site: Site, black_box: BlackBox) -> Iterator[tuple[str, NDArray[np.float32], Any]]:
+    """Every adapter of the store asked every click: a name, the probabilities, and which adapter answered."""
+    store = site.store
+    for file in sorted((site.folder / "adapter_files").glob("*.safetensors*")):
+        adapter, record = read_adapter(file)
+        store.publish(file.name, store.add(file.name, adapter, record, "unverified"))
+    segmenter = Segmenter(black_box, store)
+    for number, request in enumerate(clicks()):
+        yield f"unadapted {number}", *probability(segmenter, site, request, "spleen", adapted=False)
+    for label in store.labels():
+        for version in store.versions(label):
+            store.publish(label, version)
+            for number, request in enumerate(clicks()):
+                yield f"{label or 'shared'} {version} {number}", *probability(segmenter, site, request, label)
+
+
+def test_adapters_serve_the_same_masks(site: Site, bundled: BlackBox) -> None:
+    served_at_first = {label: site.store.published(label) for label in site.store.labels()}
+    wanted, answered = np.load(FIXTURE / "expected" / "masks.npz"), expected("answered_by")
+    names = []
+    for name, found, by in answers(site, bundled):
+        names.append(name)
+        mask = wanted[name]
+        assert mask.shape == found.shape, name
+        differs = ((found > 0.5) != mask) & (np.abs(found - 0.5) > UNSURE)
+        assert not differs.any(), f"{name}: {differs.sum()} of {mask.sum()} voxels"
+        assert (list(by) if by else None) == answered[name], name
+    assert sorted(names) == sorted(wanted.files)
+    assert served_at_first == {label: one["published"] for label, one in expected("adapters")["adapters"].items()}
+
+
+def organ_answers(site: Site, model: OrganModel) -> Iterator[tuple[str, NDArray[Any]]]:
+    """What the site serves and what the model answers without adapters, as masks; each adapter's probabilities."""
+    store, readings = site.organ_store, Readings(site.folder / "readings")
+    volume = read_volume(site.image("ct_05"))
+    prepared = prepare(volume, model.spacing, model.side)
+    reading = readings.of_image(model, prepared.image)
+
+    def segment() -> NDArray[np.uint8]:
+        return OrganSegmenter(model, store, readings).segment(volume, LABELS).labelmap
+
+    yield "served", segment()
+    for label in store.labels():
+        for version in store.versions(label):
+            adapter, _ = read_organ_adapter(store.file(label, version), model)
+            yield f"{label} {version}", ask(adapter, prepared, reading, model.side)[::2, ::2, ::2].astype(np.float16)
+        store.withdraw(label)
+    yield "unadapted", segment()
+
+
+def test_organ_adapters_answer_the_same(site: Site, organ_model: OrganModel) -> None:
+    wanted, names = np.load(FIXTURE / "expected" / "organs.npz"), []
+    for name, found in organ_answers(site, organ_model):
+        names.append(name)
+        if found.dtype == np.uint8:
+            assert (found != wanted[name]).sum() <= 0.002 * wanted[name].astype(bool).sum(), name
+        else:
+            np.testing.assert_allclose(found, wanted[name], atol=2e-3, err_msg=name)
+            assert wanted[name].std() > 0.005, name  # An answer that is the same everywhere would prove little.
+    assert sorted(names) == sorted(wanted.files)
+
+
+def training_slices(site: Site, black_box: BlackBox, organ: str) -> Any:
+    """Labelled slices of an organ, as the server's trainer takes them from the labels of the site."""
+    cases, _ = labelled_cases(site.datastore, LABELS, {})
+    slices, left_out = load_cases(cases[organ], black_box.capabilities.input_side, 24, site.folder)
+    assert not left_out
+    return slices
+
+
+def test_a_training_that_was_stopped_goes_on(site: Site, bundled: BlackBox) -> None:
+    store, settings = site.store, AdaptationSettings(max_images=200, seed=7)
+    kept = [json.loads(line) for line in store.log("spleen").read_text().splitlines()]
+    asked = bundled.images_asked
+    result = adapt_and_publish(store, ("spleen",), bundled, training_slices(site, bundled, "spleen"), settings)
+    assert result["recalled_images"] == kept[-1]["images"] > 0
+    assert bundled.images_asked - asked == result["black_box_images"] - kept[-1]["images"]
+    assert not store.log("spleen").exists()
+    assert store.versions("spleen")[-1] == result["version"]
+
+
+def test_a_training_that_was_done_is_not_done_again(site: Site, bundled: BlackBox) -> None:
+    wanted = expected("retrained")
+    settings, before = AdaptationSettings(**renamed(wanted["settings"], TRAINING)), bundled.images_asked
+    slices = training_slices(site, bundled, wanted["label"])
+    result = adapt_and_publish(site.store, (wanted["label"],), bundled, slices, settings)
+    assert result["version"] == wanted["version"]
+    assert bundled.images_asked == before
+
+
+# Labels.
+
+
+def digest(voxels: NDArray[Any]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(voxels, np.uint8).tobytes()).hexdigest()[:16]
+
+
+def label_facts(site: Site) -> dict[str, Any]:
+    """Every version of every label, and what is served and trained on."""
+    history, datastore = LabelHistory(site.studies), site.datastore
+    labels: dict[str, Any] = {}
+    for image, tag in history.labels():
+        volume = read_volume(history.image_file(image))
+        versions = []
+        for version in history.versions(image, tag):
+            info = {key: value for key, value in version.info.items() if key != "label_info"}
+            names = {one["name"]: one["idx"] for one in version.info["label_info"]}
+            found = read_label_map(version.file, volume)
+            masks = {name: digest(found.mask(value)) for name, value in names.items()}
+            facts = {"name": version.name, "sha256": version.sha256, "info": info, "names": names, "masks": masks}
+            versions.append({**facts, "is_evidence": version.is_evidence})
+        file, info = history.served(image, tag)
+        served = {"sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "version": info["version"]}
+        newest, _ = history.newest(image, tag)
+        labels[f"{image} {tag}"] = {
+            "versions": versions, "served": served, "newest": newest, "removed": history.removed(image, tag)
+        }  # fmt: skip
+    cases, left_out = labelled_cases(datastore, LABELS, {})
+    trained = {
+        organ: [
+            {"labels": str(case.labels.relative_to(site.studies)), "value": case.value, "patient": case.patient,
+             "covered": sorted(case.covered) if case.covered is not None else None}
+            for case in found
+        ]
+        for organ, found in cases.items()
+    }  # fmt: skip
+    lists = {"labelled": sorted(datastore.get_labeled_images()), "unlabelled": sorted(datastore.get_unlabeled_images())}
+    return {"labels": labels, "trained": trained, "left_out": sorted(left_out), "images": lists}
+
+
+def test_labels_are_what_they_were(site: Site) -> None:
+    assert label_facts(site) == expected("labels")
+
+
+def test_labels_can_be_restored_and_confirmed(site: Site) -> None:
+    history = LabelHistory(site.studies)
+    first, *_, last = history.versions("ct_01", "final")
+    assert history.restore("ct_01", "final", first.name) > last.name
+    assert history.served("ct_01", "final")[0].read_bytes() == first.file.read_bytes()
+    assert history.confirm("ct_02", "final", by="tess") == ["spleen"]
+    cases, _ = labelled_cases(site.datastore, LABELS, {})
+    (case,) = [case for case in cases["spleen"] if case.patient == "ct_02"]
+    assert case.labels.read_bytes() == history.served("ct_02", "final")[0].read_bytes()
+
+
+# Users, secrets, and who did what.
+
+
+def test_users_are_known_by_their_tokens(site: Site) -> None:
+    users = Users(site.folder / "secrets" / "users.json")
+    roles = {"anna": "annotator", "ben": "annotator", "tess": "trainer"}
+    assert {name: user.role.value for name, user in users.all().items()} == roles
+    for name, token in TOKENS.items():
+        found = users.find(token)
+        assert found is not None
+        assert (found.name, found.expires is None) == (name, name != "tess")
+    assert users.find("baps_another") is None
+
+
+def test_secrets_are_read_as_before(site: Site) -> None:
+    provider = json.loads((site.folder / "secrets" / "openid.json").read_text())
+    found = read_openid(site.folder / "secrets" / "openid.json", {}).model_dump(mode="json", exclude_none=True)
+    assert found == provider
+    login = read_login(site.folder / "secrets" / "pacs_login.json", {})
+    assert (login.user, login.password) == ("baps", "another-password-for-tests-only")
+
+
+def audit_facts(site: Site) -> dict[str, Any]:
+    check = check_audit(site.folder / "adapters" / "audit.jsonl")
+    return asdict(check)
+
+
+def test_the_audit_file_is_whole_as_before(site: Site) -> None:
+    assert audit_facts(site) == expected("audit")
+    assert check_audit(site.folder / "adapters" / "audit.jsonl", expected("audit")["last"]["chain"]).breaks == []
+
+
+def test_the_audit_file_goes_on(site: Site) -> None:
+    file = site.folder / "adapters" / "audit.jsonl"
+    before = check_audit(file)
+    AuditFile(file).add({"user": "anna", "what": "segment"})
+    after = check_audit(file)
+    assert (after.breaks, after.chained) == ([], before.chained + 1)
+    line = json.loads(file.read_text().splitlines()[1])
+    file.write_text(file.read_text().replace(line["chain"], "0" * 64, 1))
+    assert check_audit(file).breaks

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import baps
+from baps.blackbox import BlackBox
+from baps.imaging.canvas import Plane
+from baps.inference.segmenter import Segmenter
+from baps.prompts import Prompt
+from baps.registry.store import AdapterStore
+from tests.support.brightness import BrightnessBlackBox
+from tests.support.paths import ROOT
+
+SAMPLE = ROOT / "sample-data" / "ct" / "images" / "ct_01.nii.gz"
+
+NewPhantom = Callable[..., tuple[baps.Volume, NDArray[np.bool_]]]
+
+
+def test_importing_the_package_is_light_and_offers_the_public_names() -> None:
+    heavy = "{'torch', 'monailabel', 'numpy', 'nibabel', 'requests', 'pydantic'}"
+    program = f"import sys, baps; print({heavy} & set(sys.modules), 'segment' in dir(baps))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set() True"
+    for name in baps.__all__:
+        assert getattr(baps, name).__doc__, name
+
+
+def test_a_slice_is_segmented_as_the_server_segments_it(bundled: BlackBox, tmp_path: Path) -> None:
+    mask = baps.segment(str(SAMPLE), [(39, 60, 12)], [(20, 20, 12)], black_box=bundled)
+    segmenter = Segmenter(bundled, AdapterStore(tmp_path))
+    prompt = Prompt(((39.0, 60.0),), ((20.0, 20.0),))
+    expected = segmenter.segment(SAMPLE, Plane(2, 12), prompt, "").mask
+    assert expected.any()
+    assert np.array_equal(Plane(2, 12).of(mask.voxels), expected)
+    assert mask.voxels.sum() == expected.sum()
+    assert mask.same_geometry(baps.read_volume(SAMPLE))
+
+
+def test_a_box_and_another_plane(new_phantom: NewPhantom, new_black_box: Callable[..., BrightnessBlackBox]) -> None:
+    volume, ball = new_phantom()
+    box = [float(edge) for axis in np.nonzero(ball) for edge in (axis.min(), axis.max())]
+    mask = baps.segment(volume, box=box, plane="coronal", black_box=new_black_box())
+    marked = np.nonzero(mask.voxels)
+    assert len(marked[0]) > 0
+    assert 1 in [len(set(axis.tolist())) for axis in marked]  # One slice, and not across K.
+    assert len(set(marked[2].tolist())) > 1
+
+
+def test_an_adapter_is_used(new_phantom: NewPhantom, bundled: BlackBox, lively_head: object) -> None:
+    volume, ball = new_phantom()
+    click = [tuple(float(np.median(axis)) for axis in np.nonzero(ball))]
+    adapter = replace(_identity(), head=lively_head)
+    plain, adapted = (baps.segment(volume, click, black_box=bundled, adapter=one) for one in (None, adapter))
+    assert not np.array_equal(plain.voxels, adapted.voxels)
+    across_i = [baps.segment(volume, click, plane="I", black_box=bundled, adapter=one) for one in (None, adapter)]
+    assert np.array_equal(across_i[0].voxels, across_i[1].voxels)
+
+
+def _identity() -> baps.Adapter:
+    from baps.adapters.adapter import identity_adapter
+
+    return identity_adapter()
+
+
+@pytest.mark.parametrize("name", ["mask.nii.gz", "mask.nii", "mask.nrrd"])
+def test_what_is_written_is_read_back(new_phantom: NewPhantom, tmp_path: Path, name: str) -> None:
+    volume, ball = new_phantom()
+    written = baps.Volume(ball.astype(np.uint8), volume.affine)
+    baps.write_volume(tmp_path / name, written)
+    read = baps.read_volume(str(tmp_path / name))
+    assert np.array_equal(read.voxels, written.voxels)
+    assert read.same_geometry(written)
+
+
+def test_errors_are_one_sentence(new_phantom: NewPhantom, tmp_path: Path, bundled: BlackBox) -> None:
+    volume, _ = new_phantom()
+    with pytest.raises(baps.InputError, match=r"ends in \.nii\.gz"):
+        baps.write_volume(tmp_path / "mask.png", volume)
+    with pytest.raises(baps.InputError, match="There is no click and no box"):
+        baps.segment(volume, black_box=bundled)
+    with pytest.raises(baps.InputError, match="There is no black box named 'none'"):
+        baps.load_black_box("none")
+    with pytest.raises(baps.InputError, match="There is no organ model named 'none'"):
+        baps.load_organ_model("none")
+    for call in (baps.adapt, baps.evaluate):
+        with pytest.raises(baps.InputError, match="There is no folder"):
+            call(tmp_path / "images", tmp_path / "labels", black_box=bundled)
+    with pytest.raises(baps.InputError, match="There is no folder"):
+        baps.adapt_organ(tmp_path / "images", tmp_path / "labels", 1, "spleen", max_volumes=1)
