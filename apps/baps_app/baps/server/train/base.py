@@ -72,7 +72,7 @@ class SiteTrainer(TrainTask, Generic[Settings]):
             InputError: If the model rules one out.
         """
 
-    def _check_cases(self, cases: dict[str, list[Case]], settings: Settings) -> None:  # noqa: B027 (not all need it)
+    def _check_cases(self, cases: dict[str, list[Case]], settings: Settings) -> None:
         """Refuse settings with which no training on the cases can succeed, before a volume is read.
 
         Raises:
@@ -186,9 +186,10 @@ class SiteTrainer(TrainTask, Generic[Settings]):
 
 
 def _nothing_to_train_on(chosen: str, skipped: Mapping[str, str]) -> InputError:
+    organ, reason = "any organ" if chosen == ALL_LABELS else chosen, next(iter(skipped.values()), "")
     return InputError(
-        f"There are no saved labels of {'any organ' if chosen == ALL_LABELS else chosen} to train on. Segment a volume, "
-        f"submit the label, and train again. {next(iter(skipped.values()), '')}".rstrip()
+        f"There are no saved labels of {organ} to train on. Segment a volume, submit the label, and train again. "
+        f"{reason}".rstrip()
     )
 
 
