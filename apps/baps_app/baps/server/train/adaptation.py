@@ -67,10 +67,13 @@ class AdaptationTrainer(SiteTrainer[AdaptationSettings]):
     def _defaults(self) -> AdaptationSettings:
         return self._site_defaults
 
-    def _check(self, cases: dict[str, list[Case]], settings: AdaptationSettings) -> None:
+    def _check_settings(self, settings: AdaptationSettings) -> None:
         able = self._black_box().capabilities
         if not (able.boxes if settings.prompt == "box" else able.clicks):
             raise InputError(f"{able.name} does not understand the prompt {settings.prompt!r}. Choose the other one.")
+
+    def _check_cases(self, cases: dict[str, list[Case]], settings: AdaptationSettings) -> None:
+        able = self._black_box().capabilities
         jobs = dict(cases)
         if len(jobs) > 1:
             jobs[SHARED] = [case for found in cases.values() for case in found]
