@@ -268,6 +268,21 @@ def test_the_messages_to_troubleshoot_are_those_of_the_code() -> None:
             assert any(part in text for text in texts), message
 
 
+def test_the_files_on_disk_are_those_of_the_code() -> None:
+    sources = "\n".join(file.read_text() for file in (ROOT / "apps" / "baps_app").rglob("*.py"))
+    host = {"app.log", "datastore_v2.json", "labels", "final"}  # What MONAI Label writes.
+    table = (DOCS / "reference" / "files-on-disk.md").read_text().split("## How long they stay")[0]
+    cells = [line.split("|")[1] for line in table.splitlines() if re.match(r"\| .*`", line)]
+    places = [place for cell in cells for place in re.findall(r"`([^`]+)`", cell)]
+    assert len(places) > 25
+    for place in places:
+        names = [
+            name for name in place.split("/") if not re.search(r"^$|[<>~]|^STUDIES$|^v0001$|^[.]+$|^[.]0001$", name)
+        ]
+        for name in names:
+            assert name in host or re.search(rf"[\"'/}}]{re.escape(name)}[\"'/`]", sources), place
+
+
 def test_pictures_are_used() -> None:
     texts = "\n".join(page.read_text() for page in PAGES)
     assert not [picture.name for picture in (DOCS / "pictures").iterdir() if picture.name not in texts]
@@ -309,6 +324,7 @@ def test_the_site_builds_and_loads_nothing_from_other_hosts(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", ["README.md", "docs/how-to/python.md"])
 def test_the_python_of_a_page_runs_as_it_stands(tmp_path: Path, name: str) -> None:
     blocks = [block for kind, block in BLOCK.findall((ROOT / name).read_text()) if kind == "python"]
