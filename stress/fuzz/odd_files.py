@@ -58,7 +58,7 @@ def read_one(kind: str, path: Path, image: Any) -> None:
 
     if kind == "safetensors":
         adapter, _ = read_adapter(path)
-        adapter.change(np.zeros((1, 32, 32, 3), np.uint8), [Prompt(((9.0, 9.0),))])
+        adapter.change(adapter.crop(np.zeros((1, 32, 32, 3), np.uint8), [Prompt(((9.0, 9.0),))]))
     elif kind in ("nifti_label", "nrrd_gz"):
         read_labels(path, image)
     else:
@@ -134,7 +134,7 @@ def fuzz_files(count: int, seed: int, seconds: float) -> dict[str, Any]:
     peak, number, deadline = 0, 0, time.monotonic() + seconds
     with tempfile.TemporaryDirectory() as folder:
         environment = {
-            **os.environ, "HF_HUB_OFFLINE": "1", "BAPS_MOST_VOLUME_MB": "64", "OMP_NUM_THREADS": "1", "TMPDIR": folder,
+            **os.environ, "HF_HUB_OFFLINE": "1", "BAPS_MAX_VOLUME_MB": "64", "OMP_NUM_THREADS": "1", "TMPDIR": folder,
             "PYTHONPATH": os.pathsep.join((str(PACKAGES), str(ROOT))),
         }  # fmt: skip
         while number < count and time.monotonic() < deadline:

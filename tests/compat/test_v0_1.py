@@ -19,6 +19,15 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
+from fseft.adapter_file import read_organ_adapter
+from fseft.models import OrganModel, load_organ_model
+from fseft.preparation import prepare
+from fseft.readings import Readings
+from fseft.segmenting import OrganSegmenter, ask
+from lib.labelled import labelled_cases
+from lib.studies import StudiesDatastore
+from lib.trainers.adaptation import AdaptationTrainer
+from lib.trainers.organs import OrgansTrainer
 from numpy.typing import NDArray
 
 from baps.adaptation.cases import load_cases
@@ -41,15 +50,6 @@ from baps.settings import Settings, read_settings
 from baps.size import max_volume_bytes
 from baps.store import AdapterStore
 from baps.users import Users
-from fseft.adapter_file import read_organ_adapter
-from fseft.models import OrganModel, load_organ_model
-from fseft.preparation import prepare
-from fseft.readings import Readings
-from fseft.segmenting import OrganSegmenter, ask
-from lib.labelled import labelled_cases
-from lib.studies import StudiesDatastore
-from lib.trainers.adaptation import AdaptationTrainer
-from lib.trainers.organs import OrgansTrainer
 
 ROOT = Path(__file__).parents[2]
 FIXTURE = ROOT / "tests" / "fixtures" / "v0_1"

@@ -47,7 +47,7 @@ class New:
     Attributes:
         label_map: the segments.
         values: which value means which label.
-        covers: see ``covered_slices``; of a label that is not in it, all.
+        annotated_slices: see ``LabelInfo``.
         author: who saves it.
         drawn: the labels that they marked or looked for themselves; others were only kept.
         confirms: whether their word is enough: a trainer's.
@@ -55,7 +55,7 @@ class New:
 
     label_map: LabelMap
     values: Mapping[str, int]
-    covers: Mapping[str, Collection[int]]
+    annotated_slices: Mapping[str, Collection[int]]
     author: str
     drawn: Collection[str]
     confirms: bool
@@ -117,7 +117,7 @@ def judge(
             compared = known[rival.version]
             if compared is None:  # Removed meanwhile. What was disputed stays so.
                 lost = disputed
-            elif compared.shares_less(organ, new.covers.get(organ)):
+            elif compared.shares_less(organ, new.annotated_slices.get(organ)):
                 lost = rival
         if lost:
             found.disputed[organ], found.basis[organ] = lost, basis or lost
@@ -152,7 +152,7 @@ class _Compared:
         before = label_values(old.info, labels, old.label_map.names)
         pairs = [(before.get(organ, 0), values.get(organ, 0)) for organ in organs]
         self._columns, self._info = {organ: n for n, organ in enumerate(organs)}, old.info
-        self._voxels = Overlaps.of(old.label_map, new, pairs)
+        self._voxels = Overlaps.count(old.label_map, new, pairs)
 
     def is_same(self, organ: str) -> bool:
         """Whether an organ is where it was."""
@@ -167,7 +167,7 @@ class _Compared:
             organ: which.
             covered: slices that the new one looked at; on others it says nothing. None for all.
         """
-        return shares_less(self._voxels, self._columns[organ], (self._info.covers or {}).get(organ), covered)
+        return shares_less(self._voxels, self._columns[organ], (self._info.annotated_slices or {}).get(organ), covered)
 
 
 def shares_less(voxels: Overlaps, pair: int, before: Collection[int] | None, after: Collection[int] | None) -> bool:

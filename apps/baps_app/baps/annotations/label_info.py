@@ -1,4 +1,5 @@
-"""What is known of a label beside its voxels: names, who made it, whether a person confirmed it, what it covers."""
+"""What is known of a label beside its voxels: names, who made it, whether a person confirmed it, and on which
+slices."""
 
 from __future__ import annotations
 
@@ -35,6 +36,22 @@ def _none_is_empty(value: Any) -> Any:
     return [] if value is None else value
 
 
+_OLD_KEYS = {"covers": "annotated_slices"}
+"""Keys that version 0.1 kept of labels. Nobody is warned: the program wrote them, not the operator."""
+
+
+def rename_info_keys(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was kept of a label with today's keys.
+
+    Args:
+        info: As this version or 0.1 kept it. Where it has both keys, the new one is used.
+    """
+    renamed = {key: value for key, value in info.items() if key not in _OLD_KEYS}
+    for old in info.keys() & _OLD_KEYS.keys():
+        renamed.setdefault(_OLD_KEYS[old], info[old])
+    return renamed
+
+
 class Segment(BaseModel):
     """One segment of a labelmap."""
 
@@ -64,7 +81,8 @@ class LabelInfo(BaseModel):
         confirmed: whether a person stands by it. A model's mask is not confirmed unless it is said.
         slices: across K, that were labelled completely; unsaid: see ``covered_slices``.
         authors: who drew or corrected each label, where it is not all ``author``.
-        covers: ``covered_slices`` as they were kept when the label was saved; of a label that is not in it, all.
+        annotated_slices: By label the slices across K on which it was looked for, as ``covered_slices`` gave them when
+            the label was saved. A label that is not in it was looked for on all slices.
         basis: by label the version that its changes are judged by, where that is an earlier one.
         disputed: by label the version that counts for it, where this one took it from another annotator and no trainer
             has confirmed that, see ``baps.annotations.disputes``.
@@ -80,7 +98,7 @@ class LabelInfo(BaseModel):
     confirmed: bool = True
     slices: list[Annotated[int, Field(ge=0)]] | None = Field(None, max_length=_MOST_SLICES)
     authors: dict[str, str] = Field(default_factory=dict)
-    covers: dict[str, frozenset[int]] | None = None
+    annotated_slices: dict[str, frozenset[int]] | None = None
     basis: dict[str, Standing] = Field(default_factory=dict)
     disputed: dict[str, Standing] = Field(default_factory=dict)
 
@@ -91,9 +109,10 @@ class LabelInfo(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _unconfirmed_unless_said(cls, given: Any) -> Any:
-        if isinstance(given, dict) and given.get("model") and "confirmed" not in given:
-            return {**given, "confirmed": False}
-        return given
+        if not isinstance(given, dict):
+            return given
+        given = rename_info_keys(given)
+        return {**given, "confirmed": False} if given.get("model") and "confirmed" not in given else given
 
     @model_validator(mode="after")
     def _different(self) -> LabelInfo:
@@ -107,8 +126,8 @@ class LabelInfo(BaseModel):
 _SAID = ("label_info", "author", "model", "confirmed", "slices")
 """What a viewer says of a label."""
 
-_OURS = frozenset(("covers", "authors", "basis", "disputed", "erased", "confirmed_by", "found", "restored", "damaged",
-                   "version", "ts", "name", "checksum", "extra"))  # fmt: skip
+_OURS = frozenset(("annotated_slices", *_OLD_KEYS, "authors", "basis", "disputed", "erased", "confirmed_by", "found",
+                   "restored", "damaged", "version", "ts", "name", "checksum", "extra"))  # fmt: skip
 """What the server alone says; a client that sends back what it was told says it too."""
 
 _MOST_EXTRA = 16 << 10
@@ -252,15 +271,15 @@ def covered_slices(
     Raises:
         InputError: if that is more than can be kept.
     """
-    covers, marked = {}, found.slices()
+    covered, marked = {}, found.slices_by_value()
     for name, value in values.items():
         if info.slices is not None:
-            covers[name] = sorted(set(info.slices))
+            covered[name] = sorted(set(info.slices))
         else:
-            covers[name] = list(range(found.shape[2])) if whole and value in marked else marked.get(value, [])
-    if sum(map(len, covers.values())) > _MOST_COVERED:
+            covered[name] = list(range(found.shape[2])) if whole and value in marked else marked.get(value, [])
+    if sum(map(len, covered.values())) > _MOST_COVERED:
         raise InputError(
-            f"The label says of {len(covers)} segments on which slices they were looked for, more than "
+            f"The label says of {len(covered)} segments on which slices they were looked for, more than "
             f"{_MOST_COVERED:,} times a slice. Name fewer segments, or send no slices. Nothing was saved."
         )
-    return covers
+    return covered

@@ -81,13 +81,13 @@ class Acceptance:
 
     @property
     def status(self) -> str:
-        """``passed`` if it is better than the model as it is and no worse than what is served; else ``refused``.
+        """``accepted`` if it is better than the unadapted model and no worse than what is served, else ``rejected``.
 
         ``unverified`` where nobody could judge.
         """
         if self.verdict is None:
             return "unverified"
-        return "passed" if self.verdict.better and self.no_worse and self._useful else "refused"
+        return "accepted" if self.verdict.better and self.no_worse and self._useful else "rejected"
 
     def sentence(self) -> str:
         """What the check found, for people."""

@@ -110,7 +110,7 @@ def labelled_slices(
     for index in evenly_spaced(shown, most):
         plane = Plane(SLICE_AXIS, index)
         canvas = Canvas.fit(volume, plane, side)
-        truth = canvas.draw(plane.of(organ)) > 0.5
+        truth = canvas.draw(plane.extract(organ)) > 0.5
         if truth.sum() >= _LEAST_PIXELS:
             found.append(LabelledSlice(case.patient, canvas_image(volume, plane, canvas, window), truth, window))
     if not found:
@@ -135,13 +135,13 @@ def load_cases(
         Slices by patient, and for each image and label that was left out the reason.
     """
     slices: dict[str, list[AnySlice]] = {}
-    left_out: dict[str, str] = {}
+    skipped: dict[str, str] = {}
     file, reader = SliceFile(folder), CaseReader()
     for case in cases:
         try:
             found = [file.keep(piece) for piece in labelled_slices(case, side, most, reader=reader)]
         except InputError as error:
-            left_out[f"{case.image.name}, label {case.value}"] = str(error)
+            skipped[f"{case.image.name}, label {case.value}"] = str(error)
         else:
             slices.setdefault(case.patient, []).extend(found)
-    return slices, left_out
+    return slices, skipped

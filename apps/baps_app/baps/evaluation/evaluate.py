@@ -31,13 +31,13 @@ class Evaluation:
     Attributes:
         dice: of each case (an image's name) and label value, one number a set of clicks: the mean over its slices, by
             the first prompt alone.
-        left_out: images that could not be used, with reasons.
+        skipped: images that could not be used, with reasons.
         black_box_images: that were asked.
         corrections: with further clicks, or None if there was one prompt a slice.
     """
 
     dice: Mapping[str, Mapping[int, Sequence[float]]]
-    left_out: Mapping[str, str]
+    skipped: Mapping[str, str]
     black_box_images: int
     corrections: Corrections | None = None
 
@@ -69,7 +69,7 @@ class Evaluation:
                 name: {str(value): float(np.mean(sets)) for value, sets in labels.items()}
                 for name, labels in self.dice.items()
             },
-            "left_out": dict(self.left_out),
+            "skipped": dict(self.skipped),
             **(asdict(self.corrections) if self.corrections else {}),
         }
 
@@ -110,23 +110,23 @@ def evaluate(
         )
     asked, reader = black_box.images_asked, CaseReader()
     found: dict[str, dict[int, NDArray[np.float64]]] = {}
-    left_out: dict[str, str] = {}
+    skipped: dict[str, str] = {}
     for number, case in enumerate(cases):
         try:
             scores = _score(black_box, case, reader, adapter, prompt, seed, clicks)
             found.setdefault(case.image.name, {})[case.value] = scores
         except InputError as error:
-            left_out[f"{case.image.name}, label {case.value}"] = str(error)
+            skipped[f"{case.image.name}, label {case.value}"] = str(error)
         if progress:
             progress(number + 1, len(cases))
     if not found:
-        raise InputError(f"No case can be evaluated. {next(iter(left_out.values()), 'There are none.')}")
+        raise InputError(f"No case can be evaluated. {next(iter(skipped.values()), 'There are none.')}")
     dice = {
         name: {value: scores[..., 0].mean(axis=0).tolist() for value, scores in labels.items()}
         for name, labels in found.items()
     }
     corrections = summarise([labels.values() for labels in found.values()]) if clicks > 1 else None
-    return Evaluation(dice, left_out, black_box.images_asked - asked, corrections)
+    return Evaluation(dice, skipped, black_box.images_asked - asked, corrections)
 
 
 def _score(
@@ -145,13 +145,13 @@ def _score(
     scores = []
     for index in evenly_spaced(shown, _SLICES):
         plane = Plane(SLICE_AXIS, index)
-        canvas, truth = Canvas.fit(volume, plane, side), plane.of(organ)
+        canvas, truth = Canvas.fit(volume, plane, side), plane.extract(organ)
         place = [crc32(case.image.name.encode()), case.value, index]
         randoms = [np.random.default_rng([seed, n, *place]) for n in range(CLICK_SEEDS)]
         ask = asker(black_box, adapter, canvas_image(volume, plane, canvas, window))
 
         def masks(prompts: Sequence[Prompt], ask: Ask = ask, canvas: Canvas = canvas) -> list[NDArray[np.bool_]]:
-            return [canvas.restore(one) > 0.5 for one in ask([prompt.mapped(canvas.place) for prompt in prompts])]
+            return [canvas.restore(one) > 0.5 for one in ask([prompt.mapped(canvas.to_canvas) for prompt in prompts])]
 
         scores.append(simulate_corrections(masks, truth, kind, clicks, randoms))
     if not scores:

@@ -23,12 +23,12 @@ class Folders:
 
     Attributes:
         cases: in the order of the file names, then of the label values.
-        left_out: names of images and labels that have no partner or cannot be used, with reasons.
+        skipped: names of images and labels that have no partner or cannot be used, with reasons.
         notes: sentences on how labels were read.
     """
 
     cases: list[Case]
-    left_out: dict[str, str]
+    skipped: dict[str, str]
     notes: tuple[str, ...] = ()
 
 
@@ -68,8 +68,8 @@ def find_cases(images: Path, labels: Path, value: int | str | None = None, patie
             f"No image in {images} ({len(found)} found) and no label in {labels} ({len(masks)} found) have the same "
             "name. Name the labels as their images, as in images/a.nii.gz and labels/a.nii.gz."
         )
-    left_out = dict.fromkeys(sorted(found.keys() - masks.keys()), "There is no label of this name.")
-    left_out |= dict.fromkeys(sorted(masks.keys() - found.keys()), "There is no image of this name.")
+    skipped = dict.fromkeys(sorted(found.keys() - masks.keys()), "There is no label of this name.")
+    skipped |= dict.fromkeys(sorted(masks.keys() - found.keys()), "There is no image of this name.")
     cases: list[Case] = []
     with notes.collecting() as said:
         for name in common:
@@ -81,12 +81,12 @@ def find_cases(images: Path, labels: Path, value: int | str | None = None, patie
                 meant = _meant(label_map, value)
                 patient = read_patient(image) or table.get(name) or name
             except InputError as error:
-                left_out[name] = str(error)
+                skipped[name] = str(error)
                 continue
             cases += [Case(image, mask, one, patient) for one in meant]
     if not cases:
-        raise InputError(f"No label in {labels} can be used. {next(iter(left_out.values()))}")
-    return Folders(cases, left_out, tuple(dict.fromkeys(said)))
+        raise InputError(f"No label in {labels} can be used. {next(iter(skipped.values()))}")
+    return Folders(cases, skipped, tuple(dict.fromkeys(said)))
 
 
 def _meant(label_map: LabelMap, value: int | str | None) -> list[int]:

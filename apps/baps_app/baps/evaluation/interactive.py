@@ -14,7 +14,7 @@ from baps.adapters.click_consistency import fall_back_on_violated_clicks
 from baps.blackbox import BlackBox, Encoding
 from baps.imaging.metrics import dice
 from baps.prompts import Prompt
-from baps.prompts.simulated import MOST_CLICKS, draw_correction, draw_prompt
+from baps.prompts.simulated import MAX_CLICKS, draw_correction, draw_prompt
 
 _GOOD = 0.85
 
@@ -29,14 +29,14 @@ class Corrections:
     Attributes:
         by_clicks: mean Dice after the first prompt, after one more click, and so on.
         by_clicks_std: its spread over the sets of clicks.
-        clicks_to_85: mean number of prompts until a slice's Dice is 0.85 for the first time; ten where it never is.
-        not_reached: share of the slices where it never is.
+        noc_85: Mean number of prompts until a slice's Dice is 0.85 for the first time; ten where it never is.
+        noc_85_failures: Share of the slices where it never is.
     """
 
     by_clicks: list[float]
     by_clicks_std: list[float]
-    clicks_to_85: float
-    not_reached: float
+    noc_85: float
+    noc_85_failures: float
 
 
 def simulate_corrections(
@@ -111,7 +111,7 @@ def summarise(cases: Sequence[Collection[NDArray[np.float64]]]) -> Corrections:
         """Of each set of clicks: Dice after each click, clicks needed, share of slices not reached."""
         good = scores >= _GOOD
         missed = ~good.any(axis=-1, keepdims=True)
-        needed = np.where(missed, MOST_CLICKS, good.argmax(axis=-1, keepdims=True) + 1)
+        needed = np.where(missed, MAX_CLICKS, good.argmax(axis=-1, keepdims=True) + 1)
         return np.concatenate([scores, needed, missed], axis=-1).mean(axis=0)
 
     table = np.mean([np.mean([columns(scores) for scores in labels], axis=0) for labels in cases], axis=0)

@@ -45,7 +45,7 @@ class OrganSettings:
     Attributes:
         method: one of ``METHODS``.
         decoder: whether the decoder is trained too, beside a method that changes the encoder.
-        rate: learning rate to begin with; 0 for the method's own.
+        learning_rate: Learning rate to begin with; 0 for the method's own.
         epochs: at the most.
         crop, crops: sides of the cubes that are trained on, voxels, and how many a step has, half of them around the
             organ. There is a step for each volume an epoch; four where single voxels are drawn instead.
@@ -57,7 +57,7 @@ class OrganSettings:
 
     method: str = METHOD_NAMES[0]
     decoder: bool = False
-    rate: float = 0.0
+    learning_rate: float = 0.0
     epochs: int = MOST_EPOCHS
     crop: int = 64
     crops: int = 2
@@ -74,7 +74,7 @@ class OrganSettings:
         """Of the training loop."""
         method = method_named(self.method)
         return FitSettings(
-            self.rate or method.rate,
+            self.learning_rate or method.rate,
             self.epochs,
             self.crop,
             self.crops,
@@ -99,7 +99,7 @@ class ServedOrgan:
     @property
     def trained_on(self) -> frozenset[str]:
         """Hashes of the patients that it or those before it were trained on."""
-        return frozenset(self.record["known_patients"])
+        return frozenset(self.record["seen_patients"])
 
 
 @dataclass(frozen=True)
@@ -260,7 +260,7 @@ def adapt_organ(
         "adapter": adapter_record(settings.method, organ, settings.decoder, settings.seed),
         **plan.facts,
         "fingerprint": plan.fingerprint,
-        "known_patients": sorted(known),
+        "seen_patients": sorted(known),
         "check": "held back" if split.held_back else "leave some out" if folds else "none, one patient only",
         **checked.record(),
         "curve": [[epoch, round(dice, 4)] for epoch, dice in enumerate(fitted.dices, 1)],

@@ -58,7 +58,7 @@ def evaluate_organ(
         BapsError: if the GPU has not enough memory.
     """
     scored: dict[str, Scored] = {}
-    left_out: dict[str, str] = {}
+    skipped: dict[str, str] = {}
     reader = CaseReader()
     for case in cases:
         try:
@@ -66,12 +66,12 @@ def evaluate_organ(
             prepared = prepare(volume, model.spacing, model.side)
             mask = ask(adapter, prepared, readings.of_image(model, prepared.image), model.side) > 0.5
         except InputError as error:
-            left_out[case.image.name] = str(error)
+            skipped[case.image.name] = str(error)
             continue
         spacing = np.linalg.norm(volume.affine[:3, :3], axis=0)
         distances = surface_distances(mask, truth, spacing)
         scored[case.image.name] = Scored(case.patient, dice(mask, truth), *distances)
-    return scored, left_out
+    return scored, skipped
 
 
 def surface_distances(

@@ -51,7 +51,7 @@ def load_volumes(cases: Iterable[Case], model: OrganModel) -> tuple[VolumesByPat
         Volumes by patient, and for each image that was left out the reason.
     """
     volumes: dict[str, list[LabelledVolume]] = {}
-    left_out: dict[str, str] = {}
+    skipped: dict[str, str] = {}
     reader = CaseReader()
     for case in cases:
         try:
@@ -69,11 +69,11 @@ def load_volumes(cases: Iterable[Case], model: OrganModel) -> tuple[VolumesByPat
                 )
             labelled = None if case.covered is None else prepared.mask(_on(case.covered, volume.shape))
         except InputError as error:
-            left_out[f"{case.image.name}, label {case.value}"] = str(error)
+            skipped[f"{case.image.name}, label {case.value}"] = str(error)
         else:
             found = LabelledVolume(case.patient, prepared.image, truth, labelled)
             volumes.setdefault(case.patient, []).append(found)
-    return volumes, left_out
+    return volumes, skipped
 
 
 def _on(slices: Iterable[int], shape: tuple[int, ...]) -> NDArray[np.bool_]:

@@ -24,6 +24,7 @@ from urllib.parse import unquote
 
 from baps.adapters.adapter import Adapter
 from baps.adapters.adapter_file import HasState, read_adapter, write_adapter
+from baps.adapters.old_records import rename_record
 from baps.blackbox.weights import sha256
 from baps.errors import BapsError, InputError, NotFoundError
 from baps.utils.atomic_write import atomic_write
@@ -108,9 +109,9 @@ class AdapterStore:
     def served(self, label: str, weights_sha256: str) -> tuple[str, str] | None:
         """Label and version of the adapter that serves a label, or None.
 
-        Its own; the shared one only if the label was never trained, for one whose candidates were all refused is better
-        off with the model as it is. An adapter of other weights than these is passed over. In place of one that is
-        damaged, the one that was served before it serves.
+        Its own; the shared one only if the label was never trained: a label whose candidates were all rejected is
+        better off with the unadapted model. An adapter of other weights than these is skipped. If one is damaged, the
+        previous version is served.
         """
 
         def fits(record: Mapping[str, Any]) -> bool:
@@ -161,13 +162,12 @@ class AdapterStore:
         if not versions:
             raise NotFoundError(self._nothing_before(label))
         try:
-            record: dict[str, Any] = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+            return rename_record(json.loads(path.read_text()))
+        except (OSError, ValueError, AttributeError, TypeError) as error:
             raise BapsError(
                 f"The record of version {version} of the adapter {label or 'shared'!r} cannot be read. Bring it back "
                 "from the backup, or move the version out of the store and train again."
             ) from error
-        return record
 
     def file(self, label: str, version: str) -> Path:
         """The weights of a version."""
@@ -202,7 +202,7 @@ class AdapterStore:
             label: what it was trained for.
             adapter: the weights.
             record: goes beside it.
-            status: ``passed``, ``refused`` or ``unverified``: what the check said.
+            status: ``accepted``, ``rejected`` or ``unverified``, by the check.
             log: of the training; a copy is kept.
 
         Returns:

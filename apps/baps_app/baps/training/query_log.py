@@ -20,6 +20,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from baps.adapters.old_records import rename_settings
 from baps.blackbox import BlackBox
 from baps.errors import BapsError
 
@@ -42,10 +43,10 @@ class QueryLog:
         self._file = _open_alone(path) if path else None
         first = json.dumps(about, sort_keys=True)
         lines = _whole_lines(path) if path else []
-        same = lines[:1] == [first]
+        same = bool(lines) and _renamed(lines[0]) == json.loads(first)
         self._known = _answers(lines[1:]) if same else []
         self._next = 0
-        self.recalled_images = self._known[-1]["images"] if self._known else 0
+        self.replayed_images = self._known[-1]["images"] if self._known else 0
         """Black-box images whose answers were in the log at the start."""
         if self._file:
             whole = lines[: 1 + len(self._known)] if same else []
@@ -161,6 +162,14 @@ def _whole_lines(path: Path) -> list[str]:
         except ValueError:
             break
     return whole
+
+
+def _renamed(line: str) -> Any:
+    """What a line says a log is of; settings by today's names, also in a log of version 0.1."""
+    about = json.loads(line)
+    if isinstance(about, dict) and isinstance(about.get("settings"), dict):
+        about["settings"] = rename_settings(about["settings"])
+    return about
 
 
 def _answers(lines: Sequence[str]) -> list[dict[str, Any]]:

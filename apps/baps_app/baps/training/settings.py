@@ -30,12 +30,13 @@ class AdaptationSettings:
         zoom: whether the part around the prompt is enlarged: ``chosen`` on the labelled slices (ours), or ``none``.
         head: what corrects the answers: ``convolutional`` (ours) or ``none`` (as published).
         prompt: the kind of prompt trained for, ``click`` or ``box``.
-        corrected: share of the training prompts with corrective clicks; 0, as published, for first prompts alone.
+        correction_ratio: Share of the training prompts with corrective clicks; 0, as published, for first prompts only.
         max_images: black-box images in all: training, training curve and check.
         seed: of everything random.
-        batch: images a step of prompt-space optimisation; SPSA-GC takes its published 4.
-        radius: prompt-space: size of the trial change of a coefficient.
-        rate: prompt-space: step size of Adam on the constant part; a thirtieth of it on what depends on the image.
+        batch_size: Images per step of prompt-space optimisation; SPSA-GC takes its published 4.
+        perturbation_radius: Prompt-space: size of the trial change of a coefficient.
+        learning_rate: Prompt-space: step size of Adam on the constant part; a thirtieth of it on what depends on the
+            image.
         slices_per_volume: used for training at the most.
         check_slices: of each held-back patient at the most.
         click_sets: fixed sets of clicks that the check is repeated with.
@@ -53,12 +54,12 @@ class AdaptationSettings:
     zoom: str = "chosen"
     head: str = "convolutional"
     prompt: str = "click"
-    corrected: float = 0.5
+    correction_ratio: float = 0.5
     max_images: int = 4000
     seed: int = 0
-    batch: int = 16
-    radius: float = 0.15
-    rate: float = 0.03
+    batch_size: int = 16
+    perturbation_radius: float = 0.15
+    learning_rate: float = 0.03
     slices_per_volume: int = 24
     check_slices: int = 12
     click_sets: int = 5
@@ -73,12 +74,16 @@ class AdaptationSettings:
             if getattr(self, name) not in known:
                 raise InputError(f"There is no {name} named {getattr(self, name)!r}. Known ones: {', '.join(known)}.")
         for name in (
-            "max_images", "batch", "slices_per_volume", "check_slices", "click_sets", "curve_points", "curve_slices"
+            "max_images", "batch_size", "slices_per_volume", "check_slices", "click_sets", "curve_points",
+            "curve_slices",
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}.")
-        if not (0 < self.radius < math.inf and 0 < self.rate < math.inf):
-            raise InputError(f"radius and rate must be positive numbers, not {self.radius} and {self.rate}.")
-        if not 0 <= self.corrected <= 1:
-            raise InputError(f"corrected must be a share from 0 to 1, not {self.corrected}.")
+        if not (0 < self.perturbation_radius < math.inf and 0 < self.learning_rate < math.inf):
+            raise InputError(
+                "perturbation_radius and learning_rate must be positive numbers, not "
+                f"{self.perturbation_radius} and {self.learning_rate}."
+            )
+        if not 0 <= self.correction_ratio <= 1:
+            raise InputError(f"correction_ratio must be a share from 0 to 1, not {self.correction_ratio}.")
         check_prompts(self.prompt, self.seed)

@@ -165,7 +165,7 @@ def train(
         random = np.random.default_rng([settings.seed, step])
         seed = int(random.integers(2**62))
         rows = order[(step - 1) * batch_size : step * batch_size]
-        return batches.draw(rows, settings.prompt, settings.corrected, random), seed
+        return batches.draw(rows, settings.prompt, settings.correction_ratio, random), seed
 
     with ThreadPoolExecutor(1) as ahead:
         following: Future[tuple[Batch, int]] = ahead.submit(prepare, 1)

@@ -13,7 +13,7 @@ class FitSettings:
     """As published (Silva-Rodriguez et al.), but for what is said to be ours.
 
     Attributes:
-        rate: learning rate to begin with, see ``Method.rate``; it falls to 0 along a cosine.
+        learning_rate: Learning rate to begin with, see ``Method.rate``; it falls to 0 along a cosine.
         epochs: at the most.
         crop: sides of the cubes that are trained on, voxels; where a volume is shorter, all of it. 0 for whole volumes.
         crops: how many cubes a step has, all of one volume. With one only, a step without the organ drives every
@@ -27,7 +27,7 @@ class FitSettings:
         InputError: on a value out of range.
     """
 
-    rate: float
+    learning_rate: float
     epochs: int = 200
     crop: int = 96
     crops: int = 2
@@ -38,8 +38,8 @@ class FitSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.rate < math.inf:
-            raise InputError(f"rate must be a positive number, not {self.rate}.")
+        if not 0 < self.learning_rate < math.inf:
+            raise InputError(f"learning_rate must be a positive number, not {self.learning_rate}.")
         for name in ("epochs", "crops", "steps"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}.")
