@@ -162,7 +162,7 @@ def adapted() -> Figure:
     """Unadapted and adapted masks of the same clicks, at the quartiles of the gain, on phantoms not trained on."""
     organ, store, model = "spleen", segmenter().store, segmenter().black_box
     cases = [Case(image_of(n), labels_of(n), VALUES[organ], n) for n in TRAINED]
-    slices, _ = load_cases(cases, model.capabilities.input_side, 24)
+    slices, _ = load_cases(cases, model.capabilities.input_size, 24)
     result = adapt(model, slices, AdaptationSettings(max_images=1500))
     if result.check.status != "accepted":
         raise SystemExit("The adapter was rejected; use another organ or seed.")

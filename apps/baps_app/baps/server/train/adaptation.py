@@ -84,7 +84,7 @@ class AdaptationTrainer(SiteTrainer[AdaptationSettings]):
     def _train(self, cases: dict[str, list[Case]], settings: AdaptationSettings, stats: Stats) -> None:
         black_box = self._black_box()
         black_box.wait = wait_for_idle(self._store.clicks)
-        side = black_box.capabilities.input_side
+        side = black_box.capabilities.input_size
         jobs, skipped = _jobs(cases, side, settings.slices_per_volume, self._store.root)
         stats.leave_out(skipped)
         for number, (label, found) in enumerate(jobs):
