@@ -101,7 +101,7 @@ def test_the_same_click_gives_the_same_mask_from_a_kept_encoding(segmenter: Segm
     asked = segmenter.black_box.images_asked
     first = segmenter.segment(path, MIDDLE, CLICK, "")
     second = segmenter.segment(path, MIDDLE, CLICK, "")
-    assert (first.encoding_kept, second.encoding_kept) == (False, True)
+    assert (first.encoding_cached, second.encoding_cached) == (False, True)
     np.testing.assert_array_equal(first.mask, second.mask)
     assert second.volume is first.volume
     assert segmenter.black_box.images_asked == asked + 2
@@ -111,11 +111,11 @@ def test_the_same_click_gives_the_same_mask_from_a_kept_encoding(segmenter: Segm
 
 def test_other_slices_and_windows_are_encoded_anew(segmenter: Segmenter, path: Path) -> None:
     segmenter.segment(path, MIDDLE, CLICK, "")
-    assert segmenter.segment(path, MIDDLE, Prompt(((3, 3),)), "").encoding_kept
-    assert not segmenter.segment(path, Plane(2, 5), CLICK, "").encoding_kept
-    assert not segmenter.segment(path, Plane(1, 6), CLICK, "").encoding_kept
+    assert segmenter.segment(path, MIDDLE, Prompt(((3, 3),)), "").encoding_cached
+    assert not segmenter.segment(path, Plane(2, 5), CLICK, "").encoding_cached
+    assert not segmenter.segment(path, Plane(1, 6), CLICK, "").encoding_cached
     other = segmenter.segment(path, MIDDLE, CLICK, "", window=Window(0, 400))
-    assert not other.encoding_kept
+    assert not other.encoding_cached
     assert other.window == Window(0, 400)
     assert segmenter.segment(path, MIDDLE, CLICK, "").window.source == "percentiles"
 
@@ -125,7 +125,7 @@ def test_without_a_cache_the_answers_are_the_same(segmenter: Segmenter, path: Pa
     expected = segmenter.segment(path, MIDDLE, CLICK, "").mask
     for _ in range(2):
         found = bare.segment(path, MIDDLE, CLICK, "")
-        assert not found.encoding_kept
+        assert not found.encoding_cached
         np.testing.assert_array_equal(found.mask, expected)
 
 
@@ -144,10 +144,10 @@ def test_publishing_serves_at_once(segmenter: Segmenter, path: Path) -> None:
     _publish(segmenter, "spleen", shift=-2.0)  # A black image: the answer must change.
     black = segmenter.segment(path, MIDDLE, CLICK, "spleen")
     assert not np.array_equal(black.mask, plain.mask)
-    assert not black.encoding_kept
-    as_it_is = segmenter.segment(path, MIDDLE, CLICK, "spleen", adapted=False)
-    assert as_it_is.adapter is None
-    np.testing.assert_array_equal(as_it_is.mask, plain.mask)
+    assert not black.encoding_cached
+    unadapted = segmenter.segment(path, MIDDLE, CLICK, "spleen", adapted=False)
+    assert unadapted.adapter is None
+    np.testing.assert_array_equal(unadapted.mask, plain.mask)
     _publish(segmenter, "spleen", shift=0.0)
     np.testing.assert_array_equal(segmenter.segment(path, MIDDLE, CLICK, "spleen").mask, plain.mask)
     segmenter.store.publish("spleen", "v0001")
@@ -181,7 +181,7 @@ def test_the_head_corrects_the_answer_to_every_click(
         answer = black_box.segment(adapter.change(crops), placed)
         expected = canvas.restore(adapter.refine(crops, answer)[0]) > 0.5
         found = segmenter.segment(path, MIDDLE, prompt, "spleen")
-        assert found.encoding_kept == bool(masks and side is None)
+        assert found.encoding_cached == bool(masks and side is None)
         np.testing.assert_array_equal(found.mask, expected)
         assert not np.array_equal(found.mask, canvas.restore(answer[0]) > 0.5)
         masks.append(found.mask)
@@ -246,8 +246,8 @@ def test_an_encoding_serves_other_clicks_unless_the_change_depends_on_them(
 ) -> None:
     _publish(segmenter, "spleen", kind)
     segmenter.segment(path, MIDDLE, CLICK, "spleen")
-    assert segmenter.segment(path, MIDDLE, CLICK, "spleen").encoding_kept
-    assert segmenter.segment(path, MIDDLE, Prompt(((3, 3),)), "spleen").encoding_kept is kept
+    assert segmenter.segment(path, MIDDLE, CLICK, "spleen").encoding_cached
+    assert segmenter.segment(path, MIDDLE, Prompt(((3, 3),)), "spleen").encoding_cached is kept
 
 
 def test_a_file_that_changed_is_read_again(
@@ -259,7 +259,7 @@ def test_a_file_that_changed_is_read_again(
     second = segmenter.segment(path, MIDDLE, CLICK, "", window=window)
     assert not np.array_equal(first.mask, second.mask)
     assert second.volume is not first.volume
-    assert not second.encoding_kept
+    assert not second.encoding_cached
 
 
 def test_a_black_box_without_encodings(
@@ -267,7 +267,7 @@ def test_a_black_box_without_encodings(
 ) -> None:
     segmenter = Segmenter(new_black_box(side=64), AdapterStore(tmp_path / "adapters"))
     found = segmenter.segment(path, MIDDLE, CLICK, "")
-    assert not found.encoding_kept
+    assert not found.encoding_cached
     assert dice(found.mask, MIDDLE.of(phantom[1])) > 0.9
     _publish(segmenter, "spleen", shift=-2.0)
     assert not segmenter.segment(path, MIDDLE, CLICK, "spleen").mask.any()
@@ -318,34 +318,34 @@ def test_a_correction_gets_through_to_the_model(
     segmenter = Segmenter(new_black_box(side=64), segmenter.store)
     _publish(segmenter, "spleen", shift=-2.0)
     corrected = Prompt((*CLICK.positive, (CLICK.positive[0][0] + 3, CLICK.positive[0][1])))
-    as_it_is = segmenter.segment(path, MIDDLE, corrected, "spleen", adapted=False)
+    unadapted = segmenter.segment(path, MIDDLE, corrected, "spleen", adapted=False)
     first = segmenter.segment(path, MIDDLE, CLICK, "spleen")
     assert first.adapter == ("spleen", "v0001")
     assert not first.used_fallback
     found = segmenter.segment(path, MIDDLE, corrected, "spleen")
     assert found.used_fallback
     assert found.adapter is None
-    np.testing.assert_array_equal(found.mask, as_it_is.mask)
+    np.testing.assert_array_equal(found.mask, unadapted.mask)
     assert found.mask.any()
 
 
-def _ahead(segmenter: Segmenter, ahead: int = 2) -> Segmenter:
-    return Segmenter(segmenter.black_box, segmenter.store, ahead=ahead)
+def _prefetching(segmenter: Segmenter, prefetch_slices: int = 2) -> Segmenter:
+    return Segmenter(segmenter.black_box, segmenter.store, prefetch_slices=prefetch_slices)
 
 
 @pytest.mark.parametrize("label", ["", "spleen"])
 def test_neighbouring_slices_are_encoded_ahead(segmenter: Segmenter, path: Path, label: str) -> None:
     _publish(segmenter, "spleen", shift=0.1)
-    fresh, looking = _ahead(segmenter, 0), _ahead(segmenter)
-    first = looking.segment(path, MIDDLE, CLICK, label)
-    assert not first.encoding_kept
-    looking.looking_ahead.wait()
+    fresh, prefetching = _prefetching(segmenter, 0), _prefetching(segmenter)
+    first = prefetching.segment(path, MIDDLE, CLICK, label)
+    assert not first.encoding_cached
+    prefetching.prefetcher.wait()
     asked = segmenter.black_box.images_asked
     for index, there in ((7, True), (5, True), (8, True), (4, True), (11, False)):
-        found = looking.segment(path, Plane(2, index), CLICK, label)
-        assert found.encoding_kept == there
+        found = prefetching.segment(path, Plane(2, index), CLICK, label)
+        assert found.encoding_cached == there
         np.testing.assert_array_equal(found.mask, fresh.segment(path, Plane(2, index), CLICK, label).mask)
-        looking.looking_ahead.wait()
+        prefetching.prefetcher.wait()
     assert segmenter.black_box.images_asked == asked + 10  # Looking ahead asks for no mask.
 
 
@@ -353,19 +353,19 @@ def test_neighbouring_slices_are_encoded_ahead(segmenter: Segmenter, path: Path,
 def test_nothing_is_encoded_beyond_the_ends(
     segmenter: Segmenter, path: Path, monkeypatch: pytest.MonkeyPatch, index: int, neighbours: set[int]
 ) -> None:
-    looking, drawn = _ahead(segmenter), []
+    prefetching, drawn = _prefetching(segmenter), []
     monkeypatch.setattr(
         "baps.inference.segmenter.canvas_image", lambda *given: drawn.append(given[1].index) or canvas_image(*given)
     )
-    looking.segment(path, Plane(2, index), CLICK, "")
-    looking.looking_ahead.wait()
+    prefetching.segment(path, Plane(2, index), CLICK, "")
+    prefetching.prefetcher.wait()
     assert set(drawn) == {index, *neighbours}
 
 
 def test_a_black_box_without_encodings_is_not_asked_ahead(
     segmenter: Segmenter, new_black_box: Callable[..., BlackBox], path: Path
 ) -> None:
-    looking = Segmenter(new_black_box(side=64), segmenter.store, ahead=2)
-    looking.segment(path, MIDDLE, CLICK, "")
-    looking.looking_ahead.wait()
-    assert looking.black_box.images_asked == 1
+    prefetching = Segmenter(new_black_box(side=64), segmenter.store, prefetch_slices=2)
+    prefetching.segment(path, MIDDLE, CLICK, "")
+    prefetching.prefetcher.wait()
+    assert prefetching.black_box.images_asked == 1

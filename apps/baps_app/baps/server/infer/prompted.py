@@ -73,7 +73,7 @@ class PromptedInfer(SegmentingInfer[Segmenter]):
             "notes": notes,
             "adapter": named(found.adapter),
             "window": found.window.record(),
-            "encoding_kept": found.encoding_kept,
+            "encoding_kept": found.encoding_cached,
             "latencies": {
                 "segment_ms": round(found.seconds * 1000, 1),
                 "total_ms": round((time.perf_counter() - begun) * 1000, 1),
