@@ -74,14 +74,14 @@ def adapt(
     note("adapt to labels", images=sorted({file_stem(case.image) for case in found.cases}))
     volumes, left_out = load_volumes(found.cases, organs)
     options.print_notes(found.notes)
-    options.print_left_out({**found.left_out, **left_out})
+    options.print_left_out({**found.skipped, **left_out})
     if not volumes:
         raise InputError(f"None of the labels can be used. {next(iter(left_out.values()), '')}")
     wanted = []
     if queries is not None:
-        from baps.fseft.preprocessing import prepare
+        from baps.fseft.preprocessing import preprocess
 
-        wanted = [prepare(read_volume(path), organs.spacing, organs.side).image for path in list_images(queries)]
+        wanted = [preprocess(read_volume(path), organs.spacing, organs.side).image for path in list_images(queries)]
         if not wanted:
             raise InputError(f"There is no image in {queries}. Give --queries a folder of volumes, or leave it away.")
     count = sum(map(len, volumes.values()))
@@ -96,21 +96,25 @@ def adapt(
             bar.update(task, total=total, completed=epoch, said=f"training Dice {dice:.3f}")
 
         kept = FeatureCache(unfinished / "readings")
-        result = adapt_organ(organs, organ, volumes, settings, None, kept, wanted, told=report, unfinished=unfinished)
+        result = adapt_organ(
+            organs, organ, volumes, settings, None, kept, wanted, progress=report, checkpoint_folder=unfinished
+        )
         bar.update(task, total=1, completed=1)
-    record: dict[str, Any] = {**result.record, "status": result.check.status}
+    record: dict[str, Any] = {**result.record, "status": result.acceptance.status}
     candidate = out.with_name(f"{out.name}.refused")
-    refused = result.check.status == "refused"
+    refused = result.acceptance.status == "refused"
     candidate.unlink(missing_ok=True)
     write_adapter(candidate if refused else out, result.adapter, record)
     shutil.rmtree(unfinished, ignore_errors=True)
     if refused:
         now = f"{out} is still the earlier one" if out.exists() else f"there is no {out}"
-        console.print(f"{result.check.sentence()} Not better: the candidate is {candidate}; {now}.", style="yellow")
-    elif result.check.verdict is None:
-        console.print(f"{result.check.sentence()} The adapter is {out}. It may help or harm.", style="yellow")
+        console.print(
+            f"{result.acceptance.sentence()} Not better: the candidate is {candidate}; {now}.", style="yellow"
+        )
+    elif result.acceptance.comparison is None:
+        console.print(f"{result.acceptance.sentence()} The adapter is {out}. It may help or harm.", style="yellow")
     else:
-        console.print(f"{result.check.sentence()} Better: the adapter is {out}.", style="green")
+        console.print(f"{result.acceptance.sentence()} Better: the adapter is {out}.", style="green")
 
 
 @app.command()
@@ -152,7 +156,7 @@ def evaluate(
     with Progress(*columns, console=console) as bar:
         cases = bar.track(found.cases, total=len(found.cases))
         scored, unusable = evaluate_organ(organs, loaded, cases, FeatureCache(None))
-    left_out = {**found.left_out, **unusable}
+    left_out = {**found.skipped, **unusable}
     options.print_notes(found.notes)
     options.print_left_out(left_out)
     if not scored:
