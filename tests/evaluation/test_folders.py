@@ -118,8 +118,8 @@ def test_images_and_labels_of_equal_names_belong_together(
     assert [case.image for case in made.cases] == [folders[0] / name for name in ("a.x.nrrd", "b.nii.gz", "c.nii")]
     assert [case.labels for case in made.cases] == [folders[1] / name for name in ("a.x.nrrd", "b.nii.gz", "c.nii")]
     assert [case.patient for case in made.cases] == ["a.x", "b", "c"]
-    assert {case.covered for case in made.cases} == {None}
-    assert made.left_out == {}
+    assert {case.annotated_slices for case in made.cases} == {None}
+    assert made.skipped == {}
 
 
 def test_an_image_and_its_label_may_be_of_different_kinds(
@@ -141,7 +141,7 @@ def test_every_label_or_the_wanted_one(folders: tuple[Path, Path], add_nifti: Ca
     assert _found(*folders, 5) == every[1:]
     two = find_cases(*folders, 2)
     assert [case.value for case in two.cases] == [2]
-    assert two.left_out == {"b": "Its label has no voxel of value 2."}
+    assert two.skipped == {"b": "Its label has no voxel of value 2."}
     with pytest.raises(InputError, match=r"No label in .*labels can be used\. Its label has no voxel of value 7"):
         find_cases(*folders, 7)
 
@@ -182,7 +182,7 @@ def test_npz_files_hold_both(tmp_path: Path, folders: tuple[Path, Path]) -> None
         (images / "a.npz", images / "a.npz", 1),
         (images / "b.npz", images / "b.npz", 3),
     ]
-    assert "holds no array seg" in made.left_out["c"]
+    assert "holds no array seg" in made.skipped["c"]
 
 
 def test_other_images_are_not_their_own_labels(folders: tuple[Path, Path], add_nifti: Callable[..., None]) -> None:
@@ -198,7 +198,7 @@ def test_a_folder_with_a_dicom_series_is_an_image(folders: tuple[Path, Path], ad
     assert list(slices) == ["p7"]
     assert left_out == {}
     for piece in slices["p7"]:  # The label lies on the ball.
-        assert piece.image[..., 0][piece.truth].mean() > piece.image[..., 0][~piece.truth].mean() + 100
+        assert piece.image[..., 0][piece.target].mean() > piece.image[..., 0][~piece.target].mean() + 100
 
 
 def test_the_folder_of_images_may_itself_be_a_series(
@@ -321,9 +321,9 @@ def test_what_is_left_out_has_a_reason(
         "empty": "Its label is empty",
         "torn": "does not say how many Rows",
     }
-    assert made.left_out.keys() == reasons.keys()
+    assert made.skipped.keys() == reasons.keys()
     for name, reason in reasons.items():
-        assert reason in made.left_out[name]
+        assert reason in made.skipped[name]
 
 
 def test_other_files_are_ignored(folders: tuple[Path, Path], add_nifti: Callable[..., None]) -> None:
@@ -337,7 +337,7 @@ def test_other_files_are_ignored(folders: tuple[Path, Path], add_nifti: Callable
         (folder / "readme" / "file.txt").write_text("hello")
     made = find_cases(images, labels)
     assert [case.image.name for case in made.cases] == ["a.nii.gz"]
-    assert made.left_out == {}
+    assert made.skipped == {}
 
 
 def test_white_of_any_depth_is_one_label(folders: tuple[Path, Path]) -> None:
@@ -357,7 +357,7 @@ def test_white_of_any_depth_is_one_label(folders: tuple[Path, Path]) -> None:
             "one": 1,
             "short": 65535,
         }
-        assert made.left_out == {}
+        assert made.skipped == {}
         for case in made.cases:
             np.testing.assert_array_equal(CaseReader().read(case)[1][:, :, 0].T, _disc() > 0)
     slices, left_out = load_cases(made.cases, 32, 4)
@@ -386,7 +386,7 @@ def test_the_folder_of_images_may_be_where_one_stands(
 def test_series_that_lie_too_deep(folders: tuple[Path, Path], add_dicom: Callable[..., None]) -> None:
     images, labels = folders
     add_dicom("P1", "p1", folder="P1/series")
-    sentence = r"No image lies directly in .*images, but DICOM further down, in P1/series\. Each series needs a folder"
+    sentence = r"No image lies directly in .*images, but there is DICOM in P1/series\. Each series needs a folder"
     with pytest.raises(InputError, match=sentence):
         find_cases(images, labels)
 
@@ -416,8 +416,8 @@ def test_a_label_may_be_meant_by_its_name(named: tuple[Path, Path]) -> None:
         ("a.nii.gz", "a.seg.nrrd", 2),
         ("p1", "p1.dcm", 1),
     ]
-    assert found.left_out.keys() == {"b"}
-    assert "does not name its segments, so 'spleen' is unknown" in found.left_out["b"]
+    assert found.skipped.keys() == {"b"}
+    assert "does not name its segments, so 'spleen' is unknown" in found.skipped["b"]
     for case in found.cases:
         np.testing.assert_array_equal(CaseReader().read(case)[1], random_segments(8)[0])
     with pytest.raises(InputError, match="Its label has no segment 'heart', but liver, spleen"):
@@ -439,7 +439,7 @@ def test_a_label_of_another_series_is_left_out(named: tuple[Path, Path]) -> None
     images, _ = named
     shutil.rmtree(images / "p1")
     write_little_series(images / "p1")
-    assert "belongs to another series" in find_cases(*named).left_out["p1"]
+    assert "belongs to another series" in find_cases(*named).skipped["p1"]
 
 
 def test_how_channels_were_read_is_said(named: tuple[Path, Path]) -> None:

@@ -61,9 +61,9 @@ def test_answers_are_written_down_and_come_back_without_asking(tmp_path: Path, n
     log = tmp_path / "deep" / "log.jsonl"
     black_box = new_black_box()
     first = _write(log, black_box)
-    assert (first.images, first.recalled_images) == (6, 0)
+    assert (first.images, first.replayed_images) == (6, 0)
     again = _journal(log, ABOUT, new_black_box())
-    assert (again.images, again.recalled_images) == (0, 6)
+    assert (again.images, again.replayed_images) == (0, 6)
     counted = []
     for step, values in enumerate(ANSWERS):
         assert again.get_or_query({"run": "one", "step": step}, _never) == values
@@ -78,7 +78,7 @@ def test_after_the_log_the_black_box_is_asked_and_the_images_count_on(tmp_path: 
     _asking(black_box, [0.0] * 5)()  # What it was asked before is no part of this.
     again = _write(log, black_box)
     assert black_box.images_asked == 5 + 3
-    assert (again.images, again.recalled_images) == (6, 3)
+    assert (again.images, again.replayed_images) == (6, 3)
     third = _journal(log, ABOUT, new_black_box())
     assert [third.get_or_query({"run": "one", "step": step}, _never) for step in range(4)] == ANSWERS
 
@@ -116,7 +116,7 @@ def test_a_log_cut_off_at_any_byte_is_asked_the_rest_only(tmp_path: Path, new_bl
         black_box = new_black_box()
         again = _write(log, black_box)
         recalled = paid[lines - 1] if lines else 0
-        assert again.recalled_images == recalled, cut
+        assert again.replayed_images == recalled, cut
         assert black_box.images_asked == 6 - recalled, cut
         assert log.read_bytes() == whole, cut
 
@@ -145,12 +145,12 @@ def test_masks_are_written_down_and_come_back_bit_by_bit(tmp_path: Path, new_bla
 
     for step, masks in enumerate(kept):
         query_log.get_or_query({"losses": step}, _asking(black_box, [0.5]))
-        np.testing.assert_array_equal(query_log.recall_masks({"masks": step}, partial(ask, masks)), masks)
+        np.testing.assert_array_equal(query_log.get_or_query_masks({"masks": step}, partial(ask, masks)), masks)
     again = _journal(log, ABOUT, new_black_box())
-    assert again.recalled_images == query_log.images == 3 + 4
+    assert again.replayed_images == query_log.images == 3 + 4
     for step, masks in enumerate(kept):
         assert again.get_or_query({"losses": step}, _never) == [0.5]
-        back = again.recall_masks({"masks": step}, _never)  # type: ignore[arg-type]
+        back = again.get_or_query_masks({"masks": step}, _never)  # type: ignore[arg-type]
         assert (back.dtype, back.shape) == (masks.dtype, masks.shape)
         np.testing.assert_array_equal(back, masks)
 
@@ -159,8 +159,8 @@ def test_masks_are_written_down_and_come_back_bit_by_bit(tmp_path: Path, new_bla
 def test_any_masks_come_back(tmp_path: Path, new_black_box: NewBox, masks: NDArray[np.uint8]) -> None:
     log = tmp_path / "log.jsonl"
     log.unlink(missing_ok=True)
-    asked = _journal(log, ABOUT, new_black_box()).recall_masks({"step": 1}, lambda: masks)
-    back = _journal(log, ABOUT, new_black_box()).recall_masks({"step": 1}, _never)  # type: ignore[arg-type]
+    asked = _journal(log, ABOUT, new_black_box()).get_or_query_masks({"step": 1}, lambda: masks)
+    back = _journal(log, ABOUT, new_black_box()).get_or_query_masks({"step": 1}, _never)  # type: ignore[arg-type]
     for found in (asked, back):
         assert found.shape == masks.shape
         np.testing.assert_array_equal(found, masks)
@@ -168,21 +168,23 @@ def test_any_masks_come_back(tmp_path: Path, new_black_box: NewBox, masks: NDArr
 
 def test_masks_cut_off_at_any_byte_are_asked_again(tmp_path: Path, new_black_box: NewBox) -> None:
     log, masks = tmp_path / "log.jsonl", np.arange(12, dtype=np.uint8).reshape(1, 3, 4)
-    _journal(log, ABOUT, new_black_box()).recall_masks({"step": 1}, lambda: masks)
+    _journal(log, ABOUT, new_black_box()).get_or_query_masks({"step": 1}, lambda: masks)
     whole = log.read_bytes()
     for cut in range(whole.index(b"\n") + 1, len(whole)):
         log.write_bytes(whole[:cut])
-        found = _journal(log, ABOUT, new_black_box()).recall_masks({"step": 1}, lambda: ~masks)
+        found = _journal(log, ABOUT, new_black_box()).get_or_query_masks({"step": 1}, lambda: ~masks)
         np.testing.assert_array_equal(found, ~masks)
     assert log.read_bytes() != whole
 
 
 def test_masks_of_another_question_are_not_used(tmp_path: Path, new_black_box: NewBox) -> None:
     log = tmp_path / "log.jsonl"
-    _journal(log, ABOUT, new_black_box()).recall_masks({"head": 1, "from": 0}, lambda: np.zeros((1, 2, 2), np.uint8))
+    _journal(log, ABOUT, new_black_box()).get_or_query_masks(
+        {"head": 1, "from": 0}, lambda: np.zeros((1, 2, 2), np.uint8)
+    )
     for what in ({"head": 1, "from": 32}, {"head": 2, "from": 0}):
         with pytest.raises(BapsError, match="does not belong to this training"):
-            _journal(log, ABOUT, new_black_box()).recall_masks(what, _never)  # type: ignore[arg-type]
+            _journal(log, ABOUT, new_black_box()).get_or_query_masks(what, _never)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -192,16 +194,16 @@ def test_a_log_of_something_else_is_begun_anew(tmp_path: Path, new_black_box: Ne
     log = tmp_path / "log.jsonl"
     _write(log, new_black_box())
     other = _journal(log, about, new_black_box())
-    assert other.recalled_images == 0
+    assert other.replayed_images == 0
     assert other.get_or_query({"run": "one", "step": 0}, lambda: [0.9]) == [0.9]
     assert _journal(log, about, new_black_box()).get_or_query({"run": "one", "step": 0}, _never) == [0.9]
-    assert _journal(log, ABOUT, new_black_box()).recalled_images == 0
+    assert _journal(log, ABOUT, new_black_box()).replayed_images == 0
 
 
 def test_the_order_of_the_facts_does_not_matter(tmp_path: Path, new_black_box: NewBox) -> None:
     log = tmp_path / "log.jsonl"
     _write(log, new_black_box())
-    assert _journal(log, dict(reversed(ABOUT.items())), new_black_box()).recalled_images == 6
+    assert _journal(log, dict(reversed(ABOUT.items())), new_black_box()).replayed_images == 6
 
 
 @pytest.mark.parametrize(
@@ -210,8 +212,8 @@ def test_the_order_of_the_facts_does_not_matter(tmp_path: Path, new_black_box: N
 def test_a_file_that_is_no_log_is_begun_anew(tmp_path: Path, new_black_box: NewBox, content: bytes) -> None:
     log = tmp_path / "log.jsonl"
     log.write_bytes(content)
-    assert _write(log, new_black_box()).recalled_images == 0
-    assert _journal(log, ABOUT, new_black_box()).recalled_images == 6
+    assert _write(log, new_black_box()).replayed_images == 0
+    assert _journal(log, ABOUT, new_black_box()).replayed_images == 6
 
 
 @pytest.mark.parametrize("line", [b"12", b'{"step": 1}', b'{"images": "x", "values": []}', '{"a": "è"}'.encode()])
@@ -222,7 +224,7 @@ def test_a_damaged_line_and_what_follows_it_are_asked_again(tmp_path: Path, new_
     log.write_bytes(b"\n".join([*lines[:2], line, *lines[3:]]) + b"\n")
     black_box = new_black_box()
     again = _write(log, black_box)
-    assert (again.recalled_images, black_box.images_asked) == (2, 4)
+    assert (again.replayed_images, black_box.images_asked) == (2, 4)
     assert log.read_bytes().splitlines() == lines
 
 
@@ -240,7 +242,7 @@ def test_without_a_path_nothing_is_kept(tmp_path: Path, new_black_box: NewBox, m
     for _ in range(2):
         query_log = _journal(None, ABOUT, black_box)
         assert query_log.get_or_query({"step": 0}, _asking(black_box, [0.5, 0.5])) == [0.5, 0.5]
-        assert (query_log.images, query_log.recalled_images) == (2, 0)
+        assert (query_log.images, query_log.replayed_images) == (2, 0)
     assert black_box.images_asked == 4
     assert list(tmp_path.iterdir()) == []
 
@@ -255,7 +257,7 @@ def test_a_full_disk_is_told_in_a_sentence(tmp_path: Path, new_black_box: NewBox
             query_log.get_or_query({"run": "one", "step": 1}, lambda: [0.5])
         query_log._file = kept
     assert isinstance(told.value.__cause__, OSError)
-    assert _journal(log, ABOUT, new_black_box()).recalled_images == 2
+    assert _journal(log, ABOUT, new_black_box()).replayed_images == 2
 
 
 def test_two_trainings_cannot_write_to_one_log(tmp_path: Path, new_black_box: NewBox) -> None:
@@ -267,7 +269,7 @@ def test_two_trainings_cannot_write_to_one_log(tmp_path: Path, new_black_box: Ne
             QueryLog(log, about, new_black_box())
     assert log.read_bytes() == before
     first.close()
-    assert _journal(log, ABOUT, new_black_box()).recalled_images == 2
+    assert _journal(log, ABOUT, new_black_box()).replayed_images == 2
 
 
 def test_a_place_where_no_log_can_be(tmp_path: Path, new_black_box: NewBox) -> None:
