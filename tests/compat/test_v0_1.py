@@ -19,6 +19,15 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
+from fseft.adapter_file import read_organ_adapter
+from fseft.models import OrganModel, load_organ_model
+from fseft.preparation import prepare
+from fseft.readings import Readings
+from fseft.segmenting import OrganSegmenter, ask
+from lib.labelled import labelled_cases
+from lib.studies import StudiesDatastore
+from lib.trainers.adaptation import AdaptationTrainer
+from lib.trainers.organs import OrgansTrainer
 from numpy.typing import NDArray
 
 from baps.adaptation.cases import load_cases
@@ -41,15 +50,6 @@ from baps.settings import Settings, read_settings
 from baps.size import max_volume_bytes
 from baps.store import AdapterStore
 from baps.users import Users
-from fseft.adapter_file import read_organ_adapter
-from fseft.models import OrganModel, load_organ_model
-from fseft.preparation import prepare
-from fseft.readings import Readings
-from fseft.segmenting import OrganSegmenter, ask
-from lib.labelled import labelled_cases
-from lib.studies import StudiesDatastore
-from lib.trainers.adaptation import AdaptationTrainer
-from lib.trainers.organs import OrgansTrainer
 
 ROOT = Path(__file__).parents[2]
 FIXTURE = ROOT / "tests" / "fixtures" / "v0_1"
@@ -398,7 +398,7 @@ def label_facts(site: Site) -> dict[str, Any]:
             found = read_label_map(version.file, volume)
             masks = {name: digest(found.mask(value)) for name, value in names.items()}
             facts = {"name": version.name, "sha256": version.sha256, "info": info, "names": names, "masks": masks}
-            versions.append({**facts, "is_evidence": version.is_evidence})
+            versions.append({**facts, "is_evidence": version.used_in_training})
         file, info = history.served(image, tag)
         served = {"sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "version": info["version"]}
         newest, _ = history.newest(image, tag)
@@ -409,7 +409,7 @@ def label_facts(site: Site) -> dict[str, Any]:
     trained = {
         organ: [
             {"labels": str(case.labels.relative_to(site.studies)), "value": case.value, "patient": case.patient,
-             "covered": sorted(case.covered) if case.covered is not None else None}
+             "covered": sorted(case.annotated_slices) if case.annotated_slices is not None else None}
             for case in found
         ]
         for organ, found in cases.items()

@@ -63,14 +63,14 @@ def evaluate(
         check_fits(record, model.capabilities.name, model.capabilities.weights_sha256)
     found = find_cases(images, labels, options.read_label(label))
     options.print_notes(found.notes)
-    options.print_left_out(found.left_out)
+    options.print_left_out(found.skipped)
     columns = (TextColumn("evaluating"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("", total=len(found.cases))
         result = measure(
             model, found.cases, loaded, prompt, seed, lambda done, _: bar.update(task, completed=done), clicks
         )
-    options.print_left_out(result.left_out)
+    options.print_left_out(result.skipped)
     outputs.write_figures(json_file, result.record())
     table = Table("case", "Dice")
     for name, value in result.by_case.items():

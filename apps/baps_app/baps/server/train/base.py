@@ -124,7 +124,7 @@ class SiteTrainer(TrainTask, Generic[Settings]):
             cases, settings, left_out = self.read_request(request, datastore)
             stats.leave_out(left_out)
             if isinstance(datastore, AtomicIndex):
-                datastore.history.note_used(case.labels for found in cases.values() for case in found)
+                datastore.history.mark_used(case.labels for found in cases.values() for case in found)
             self._train(cases, settings, stats)
         except BapsError as error:
             stats.values["error"] = str(error)
