@@ -1,8 +1,8 @@
-"""Make the pictures of the clinician's guide: ``PYTHONPATH=apps/baps_app .venv/bin/python docs/make_pictures.py``.
+"""Make the pictures of the guides: ``PYTHONPATH=apps/baps_app .venv/bin/python docs/make_pictures.py``.
 
-The masks are what the bundled model answers on the phantoms of ``sample-data``, through the code that serves clicks; no
-server is needed. Names of pictures make those alone, as in ``make_pictures.py clicks box``. ``adapted`` takes one to
-three minutes, for the model is adapted first.
+The masks are those of the bundled model on the phantoms of ``sample-data``, through the code that serves clicks; no
+server is needed. Arguments select pictures, as in ``make_pictures.py clicks box``. ``adapted`` takes one to three
+minutes, because it adapts the model first.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def ask(
     volume, _ = segmenter().volume(image_of(case))
     click = read_click({"label": organ, **request}, volume, list(VALUES))
     mask = segmenter().segment(image_of(case), click.plane, click.prompt, click.label, adapted).mask
-    truth = click.plane.of(read_labels(labels_of(case), volume) == VALUES[organ])
+    truth = click.plane.extract(read_labels(labels_of(case), volume) == VALUES[organ])
     return click, mask, truth
 
 
@@ -83,7 +83,7 @@ def show(
     volume, window = segmenter().volume(image_of(case))
     upward = click.plane.axis != 2
     across, down = (volume.spacing[axis] for axis in range(3) if axis != click.plane.axis)
-    picture = window.apply(click.plane.of(volume.voxels))
+    picture = window.apply(click.plane.extract(volume.voxels))
     axes.imshow(picture, cmap="gray", vmin=0, vmax=255, origin="lower" if upward else "upper", aspect=down / across)
     overlay = np.zeros((*mask.shape, 4))
     overlay[..., :3] = mpl.colors.to_rgb(colour)
@@ -160,7 +160,7 @@ def adapted() -> Figure:
     cases = [Case(image_of(n), labels_of(n), VALUES[organ], n) for n in TRAINED]
     slices, _ = load_cases(cases, model.capabilities.input_side, 24)
     result = adapt(model, slices, AdaptationSettings(max_images=1500))
-    if result.acceptance.status != "passed":
+    if result.acceptance.status != "accepted":
         raise SystemExit("The adapter was rejected; use another organ or seed.")
     print(result.acceptance.sentence())
     store.publish(organ, store.add(organ, result.adapter, result.record, result.acceptance.status))

@@ -91,7 +91,7 @@ def site(
     token = Users(users).renew("bench") if kept else Users(users).add("bench", Role.ADMIN)
     chosen = {
         "labels": ",".join(f"{name}={value}" for name, value in LABELS.items()), "device": "cpu",
-        "adapters": str(folder / "adapters"), "users": str(users), "most_upload_mb": "64", "most_volume_mb": "256",
+        "adapters": str(folder / "adapters"), "users": str(users), "max_upload_mb": "64", "max_volume_mb": "256",
         **(settings or {}),
     }  # fmt: skip
     own = {"HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp"), "OMP_WAIT_POLICY": "PASSIVE"}

@@ -9,13 +9,13 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 import yaml
+from pydantic.fields import FieldInfo
 
 from baps.cli import app
 from baps.server.access_policy import KINDS, find_policy
@@ -124,11 +124,13 @@ def test_targets_and_variables_of_make_exist(page: Path) -> None:
 @each_page
 def test_files_that_a_page_names_exist(page: Path) -> None:
     """Names of files of the repository between backticks; ``*`` stands for any name."""
-    places = {"baps": ROOT / "apps" / "baps_app"}
+    package = ROOT / "apps" / "baps_app" / "baps"
+    layers = {folder.name: package for folder in package.iterdir() if folder.is_dir()}
+    places = {path.name: ROOT for path in ROOT.iterdir() if path.is_dir()} | layers | {"baps": package.parent}
     for words in code(page):
-        if re.fullmatch(r"(tests|stress|benchmarks|deploy|docs|demo|tools|sample-data|baps|apps)/[\w./*-]+", words):
-            folder = places.get(words.split("/")[0], ROOT)
-            kept_out_of_git = re.match(r"apps/baps_app/(model|logs)/", words)
+        if re.fullmatch(r"[\w-]+/[\w./*-]*", words) and words.split("/")[0] in places:
+            folder = places[words.split("/")[0]]
+            kept_out_of_git = re.match(r"(build|demo-output|apps/baps_app/(model|logs))/", words)
             assert kept_out_of_git or list(folder.glob(words.rstrip("/"))), words
     for module in re.findall(r"python -m ([\w.]+)", "\n".join([*code(page), *lines(page)])):
         if module.split(".")[0] in ("benchmarks", "stress", "tools"):
@@ -155,10 +157,9 @@ def test_former_names_are_gone(page: Path) -> None:
     assert not words & distinctive
 
 
-def settings() -> dict[str, Field[Any]]:
-    """The settings by name. A former name counts as the new one, until the code has it."""
-    new = renamed()
-    return {new.get(one.name, one.name): one for one in fields(Settings)}
+def settings() -> dict[str, FieldInfo]:
+    """The settings by name."""
+    return Settings.model_fields
 
 
 def setting_rows() -> list[list[str]]:
@@ -178,7 +179,7 @@ def test_the_settings_page_has_every_setting() -> None:
 def test_the_settings_page_has_the_defaults(row: list[str]) -> None:
     name, _, also, default = row
     one = settings()[name.strip("`")]
-    value = one.default if one.default is not MISSING else one.default_factory()  # type: ignore[misc]
+    value = one.get_default(call_default_factory=True)
     written = default.strip("`")
     if isinstance(value, dict):
         assert written == ",".join(value)

@@ -25,7 +25,7 @@ from baps.evaluation.scoring import score_slices
 from baps.evaluation.slices import LabelledSlice, evenly_spaced
 from baps.evaluation.splits import split_patients
 from baps.prompts import Prompt
-from baps.prompts.simulated import MOST_CLICKS
+from baps.prompts.simulated import MAX_CLICKS
 from baps.training.adapt import adapt
 from baps.training.settings import AdaptationSettings
 from baps.training.steps import IMAGE_LR_DIVISOR, PromptSpaceStepper, SpsaGcStepper, Stepper
@@ -98,7 +98,7 @@ def score_corrections(
             def masks(prompts: Sequence[Prompt], segment: SegmentFunction = segment) -> list[NDArray[np.bool_]]:
                 return [probability > 0.5 for probability in segment(prompts)]
 
-            scores.append(simulate_corrections(masks, piece.target, kind, MOST_CLICKS, randoms))
+            scores.append(simulate_corrections(masks, piece.target, kind, MAX_CLICKS, randoms))
         found.append([np.array(scores)])
     return asdict(summarise_corrections(found))
 
@@ -142,19 +142,20 @@ def best_of_several(arena: Arena) -> Found:
 
 def constant_1(arena: Arena) -> Found:
     """Brightness: one number for all images."""
-    settings = _settings(arena, zoom="none", head="none", corrected=0)
-    stepper = PromptSpaceStepper(replace(settings, rate=IMAGE_LR_DIVISOR * settings.rate))
+    settings = _settings(arena, zoom="none", head="none", correction_ratio=0)
+    stepper = PromptSpaceStepper(replace(settings, learning_rate=IMAGE_LR_DIVISOR * settings.learning_rate))
     return _train(arena, settings, _Brightness(), stepper)
 
 
 def constant_12(arena: Arena) -> Found:
     """One set of 12 coefficients for all images, learned from first clicks alone, as it is measured."""
-    return _train(arena, _settings(arena, zoom="none", head="none", corrected=0), _constant())
+    return _train(arena, _settings(arena, zoom="none", head="none", correction_ratio=0), _constant())
 
 
 def cma_es(arena: Arena) -> Found:
     """The same 12 by CMA-ES."""
-    return _train(arena, _settings(arena, zoom="none", head="none", corrected=0), _constant(), CmaEsStepper(arena.seed))
+    settings = _settings(arena, zoom="none", head="none", correction_ratio=0)
+    return _train(arena, settings, _constant(), CmaEsStepper(arena.seed))
 
 
 def spsa_gc_published(arena: Arena) -> Found:
@@ -265,7 +266,13 @@ ONCE = {"spsa_gc_80000": spsa_gc_80000}
 
 def _published(arena: Arena) -> AdaptationSettings:
     return _settings(
-        arena, zoom="none", head="none", visual_prompt="concat", condition="click", optimiser="spsa_gc", corrected=0
+        arena,
+        zoom="none",
+        head="none",
+        visual_prompt="concat",
+        condition="click",
+        optimiser="spsa_gc",
+        correction_ratio=0,
     )
 
 
@@ -279,8 +286,8 @@ def _adapt(arena: Arena, settings: AdaptationSettings) -> Found:
     arena.notes["without_head"] = float(np.mean(score(arena.examiner, replace(made.adapter, head=None), arena.test)))
     arena.notes["status"] = made.acceptance.status
     arena.notes["verdict"] = made.acceptance.comparison.record() if made.acceptance.comparison else None
-    if made.acceptance.status == "refused":  # Then the model as it is goes on serving.
-        arena.notes["refused"] = float(np.mean(score(arena.examiner, made.adapter, arena.test)))
+    if made.acceptance.status == "rejected":  # Then the model as it is goes on serving.
+        arena.notes["rejected"] = float(np.mean(score(arena.examiner, made.adapter, arena.test)))
         return arena.examiner, None
     return arena.examiner, made.adapter
 

@@ -56,7 +56,7 @@ def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
                     "images_to_90": float(np.median(reached)) if len(reached) * 2 > len(of_arm) else None,
                     "white_box_share": float(np.mean(means) / np.mean(bound)) if bound and np.mean(bound) > 0 else None,
                     "seconds": float(np.mean([run["seconds"] for run in of_arm])),
-                    "refused": [run["refused"] for run in of_arm if "refused" in run],
+                    "rejected": [run["rejected"] for run in of_arm if "rejected" in run],
                     "corrected": _corrected(of_arm),
                 }
             )
@@ -72,7 +72,7 @@ def _corrected(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     return {
         kind: {
             name: np.mean([run["corrected"][kind][name] for run in runs], axis=0).tolist()
-            for name in ("by_clicks", "clicks_to_85", "not_reached")
+            for name in ("by_clicks", "noc_85", "noc_85_failures")
         }
         for kind in runs[0].get("corrected", {})
     }
@@ -151,7 +151,7 @@ def _of_others(domains: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[str]:
 
 def _refused(row: Mapping[str, Any]) -> str:
     """What the check kept from being served, with its Dice on the test patients."""
-    dice = ", ".join(f"{value:.3f}" for value in row["refused"])
+    dice = ", ".join(f"{value:.3f}" for value in row["rejected"])
     return f" (refused: {dice})" if dice else ""
 
 
@@ -165,7 +165,7 @@ def _of_corrections(summary: Sequence[Mapping[str, Any]]) -> list[str]:
     for row in summary:
         for kind, found in row["corrected"].items():
             dice = " | ".join(f"{found['by_clicks'][n - 1]:.3f}" for n in (1, 2, 3, 5, 10))
-            needed = f"{found['clicks_to_85']:.1f} | {100 * found['not_reached']:.0f} %"
+            needed = f"{found['noc_85']:.1f} | {100 * found['noc_85_failures']:.0f} %"
             lines.append(f"| {row['domain']} | {row['arm']} | {kind} | {dice} | {needed} |")
     return lines
 
@@ -186,7 +186,7 @@ def headline(summary: Sequence[Mapping[str, Any]]) -> list[str]:
         lines.append(
             f"| {row['domain']} | {row['test_patients']} | {zero['dice']:.3f} | {window['dice']:.3f} | "
             f"{row['dice']:.3f} | {row['gain']:+.3f} ± {row['gain_std_patients']:.3f} | {before['by_clicks'][4]:.3f} | "
-            f"{after['by_clicks'][4]:.3f} | {before['clicks_to_85']:.1f} | {after['clicks_to_85']:.1f} |"
+            f"{after['by_clicks'][4]:.3f} | {before['noc_85']:.1f} | {after['noc_85']:.1f} |"
         )
     return lines
 

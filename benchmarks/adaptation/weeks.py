@@ -1,7 +1,7 @@
 """On-site learning over weeks: patients arrive one by one, another organ and another scanner with them.
 
 ``python -m benchmarks.adaptation.weeks`` lets the patients of two real sets arrive in order. Before a patient's labels
-are learned from, the adapter that is served then is measured on it (one click), beside the model as it is; then all
+are learned from, the adapter that is served then is measured on it (one click), beside the model unadapted; then all
 labels so far are adapted to, from what is served, with 1,000 black-box images an organ, and the candidate is published
 only if the check says so. It prints the course and writes ``benchmarks/results/weeks.json`` and
 ``docs/pictures/weeks.png``.
@@ -81,7 +81,7 @@ def main(
                 row: dict[str, Any] = {
                     "week": week, "patient": f"{collection} {number}", "organ": organ,
                     "served": "/".join(served) if served else None,
-                    "as_it_is": score(examiner, None, [pieces], _CLICK_SETS)[0],
+                    "unadapted": score(examiner, None, [pieces], _CLICK_SETS)[0],
                     "adapted": score(examiner, adapter, [pieces], _CLICK_SETS)[0],
                 }  # fmt: skip
                 labelled.setdefault(organ, {})[f"{collection} {number}"] = pieces
@@ -90,7 +90,7 @@ def main(
                 row.update(version=said["version"], status=said["status"], reason=said["reason"])
                 course.append(row)
                 console.print(
-                    f"week {week}, {row['patient']}, {organ}: as it is {row['as_it_is']:.3f}, served "
+                    f"week {week}, {row['patient']}, {organ}: unadapted {row['unadapted']:.3f}, served "
                     f"{row['adapted']:.3f}; then {row['version']} {row['status']}"
                 )
             if len(labelled) > 1:
@@ -103,11 +103,11 @@ def main(
                 )
                 console.print(f"week {week}, shared adapter: {said['version']} {said['status']}")
         history = {label or "shared": store.versions(label) for label in store.labels()}
-    table = Table("organ", "patients met", "as it is", "served", "worse than as it is", "versions")
+    table = Table("organ", "patients met", "unadapted", "served", "worse than unadapted", "versions")
     for organ in labelled:
         rows = [row for row in course if row["organ"] == organ]
-        worse = sum(row["adapted"] < row["as_it_is"] - 0.02 for row in rows)
-        means = [f"{np.mean([row[arm] for row in rows]):.3f}" for arm in ("as_it_is", "adapted")]
+        worse = sum(row["adapted"] < row["unadapted"] - 0.02 for row in rows)
+        means = [f"{np.mean([row[arm] for row in rows]):.3f}" for arm in ("unadapted", "adapted")]
         table.add_row(organ, str(len(rows)), *means, str(worse), str(len(history[organ])))
     console.print(table)
     out.write_text(json.dumps({"max_images": max_images, "course": course}, indent=1))
@@ -120,7 +120,7 @@ def _draw(course: list[dict[str, Any]], file: Path) -> None:
     for axis, organ in zip(axes[0], organs, strict=True):
         rows = [row for row in course if row["organ"] == organ]
         places = range(len(rows))
-        axis.plot(places, [row["as_it_is"] for row in rows], marker=".", color="gray", label="as it is")
+        axis.plot(places, [row["unadapted"] for row in rows], marker=".", color="gray", label="unadapted")
         axis.plot(places, [row["adapted"] for row in rows], marker="o", label="served then")
         axis.set_xticks(list(places), [row["patient"] for row in rows], rotation=70, fontsize=7)
         axis.set_title(f"{organ}: Dice on each patient before it is learned from", fontsize=9)

@@ -62,7 +62,7 @@ class Arm:
         queries: transductive inference on the test volumes: a fit for ``each`` of them, as published, or one for
             ``all``.
         marked: whether labels count only on slices on which the organ is marked, as those that viewers submit do in the
-            app (unless ``whole_labels`` is set).
+            app (unless ``complete_labels`` is set).
     """
 
     method: str
@@ -198,7 +198,7 @@ def plan(
     arms: Collection[str] = (),
     split: str = "test",
     shots: int = 0,
-    rate: float = 0,
+    learning_rate: float = 0,
 ) -> list[Cell]:
     """What there is to run, that which tells most first.
 
@@ -210,7 +210,7 @@ def plan(
         arms: none for all.
         split: see ``Cell``.
         shots: with so many alone; 0 for all.
-        rate: instead of the experiment's and the methods' own; 0 for those.
+        learning_rate: instead of the experiment's and the methods' own; 0 for those.
     """
     fits, found = QUICK_FIT if quick else FIT, []
     for name, experiment in EXPERIMENTS.items():
@@ -223,8 +223,8 @@ def plan(
                 if not arm.method:
                     found.append(Cell(name, organ, title, 0, 0, split, None, *which))
                     continue
-                chosen = rate or experiment.rates.get(arm.method, 0)
-                settings = replace(fits[_reads(arm)], method=arm.method, decoder=arm.decoder, rate=chosen)
+                chosen = learning_rate or experiment.rates.get(arm.method, 0)
+                settings = replace(fits[_reads(arm)], method=arm.method, decoder=arm.decoder, learning_rate=chosen)
                 for count in experiment.shots[:1] if quick else experiment.shots:
                     if shots not in (0, count):
                         continue
@@ -287,11 +287,11 @@ def run(cell: Cell, source: Source) -> dict[str, Any]:
     test = cases(cell.domain, cell.split)
     if cell.settings is None:
         scored, passed_over = _score(model, [(unadapted(model, cell.organ), test)], feature_cache)
-        return {**record, "scores": scored, "passed_over": passed_over}
+        return {**record, "scores": scored, "skipped": passed_over}
     if reason := unsupported_reason(arm.method, model.network):
-        return {**record, "why_not": reason}
+        return {**record, "unsupported_reason": reason}
     labelled = cases(cell.domain, "train")
-    volumes, left_out = load_volumes(map(_where_marked, labelled) if arm.marked else labelled, model)
+    volumes, skipped = load_volumes(map(_where_marked, labelled) if arm.marked else labelled, model)
     drawn = draw_shots(volumes, cell.shots, cell.seed)
     fits = [([case], [case]) for case in test] if arm.queries == "each" else [(test if arm.queries else [], test)]
     adapters: list[tuple[FewShotAdapter, Sequence[Case]]] = []
@@ -315,7 +315,7 @@ def run(cell: Cell, source: Source) -> dict[str, Any]:
     return {
         **record,
         "patients": drawn,
-        "passed_over": {**left_out, **passed_over},
+        "skipped": {**skipped, **passed_over},
         "scores": scored,
         "parameters": sum(value.numel() for value in adapters[0][0].trainable_parameters().values()),
         "seconds": round(seconds, 1),
@@ -340,9 +340,9 @@ def _score(
     found: list[OrganScores] = []
     passed_over: dict[str, str] = {}
     for adapter, tested in adapters:
-        scored, left_out = evaluate_organ(model, adapter, tested, feature_cache)
+        scored, skipped = evaluate_organ(model, adapter, tested, feature_cache)
         found += scored.values()
-        passed_over |= left_out
+        passed_over |= skipped
     # JSON has no infinity, which the distance from an empty mask is.
     return [
         {key: None if value == math.inf else value for key, value in asdict(one).items()} for one in found

@@ -86,7 +86,9 @@ def main(
     arms: Annotated[str, typer.Option(help="Arms, with commas; without it, all.")] = "",
     shots: Annotated[int, typer.Option(help="Learn from so many patients alone; 0 for all numbers of them.")] = 0,
     split: Annotated[str, typer.Option(help="Measure on test or validation patients.")] = "test",
-    rate: Annotated[float, typer.Option(help="Another learning rate, to choose it; on validation patients alone.")] = 0,
+    learning_rate: Annotated[
+        float, typer.Option(help="Another learning rate, to choose it; on validation patients alone.")
+    ] = 0,
     minutes: Annotated[float, typer.Option(help="Begin nothing after this time; it goes on the next time.")] = 6000,
     workers: Annotated[int, typer.Option(help="Runs at once, a core each.")] = max(1, (os.cpu_count() or 2)),
     model: Annotated[str, typer.Option(help="The foundation model, see ORGAN_MODELS.")] = "bundled",
@@ -105,7 +107,7 @@ def main(
     chosen = [name for name in arms.split(",") if name]
     if unknown := set(chosen) - set(ARMS):
         raise SystemExit(f"There is no arm {', '.join(sorted(unknown))}. Known ones: {', '.join(ARMS)}.")
-    if rate and split != "validation":
+    if learning_rate and split != "validation":
         raise SystemExit("A learning rate is chosen on the validation patients: add --split validation.")
     aside = quick or split != "test"
     if aside:
@@ -117,7 +119,7 @@ def main(
     runs.mkdir(parents=True, exist_ok=True)
     # Threads that spin would slow each other down, and every process would print MONAI's warnings.
     os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE", PYTHONWARNINGS="ignore")
-    wanted = plan(load_organ_model(model, weights), quick, seeds, only, chosen, split, shots, rate)
+    wanted = plan(load_organ_model(model, weights), quick, seeds, only, chosen, split, shots, learning_rate)
     todo = [] if report_only else [cell for cell in wanted if not cell.file(runs).exists()]
     console.print(f"{len(todo)} of {len(wanted)} runs to go, {workers} at once.")
     source = Source(model, weights, runs / "readings")

@@ -165,7 +165,7 @@ def publish(weights: Path, folder: Path) -> None:
                 value.add_(0.01)
         adapter = Adapter(made)
         record = {"adapter": adapter.record(), "black_box": {"weights_sha256": able.weights_sha256}}
-        store.publish(label, store.add(label, adapter, record, "passed"))
+        store.publish(label, store.add(label, adapter, record, "accepted"))
 
 
 @contextmanager
@@ -221,7 +221,7 @@ def main(
         console.print("This server ...")
         ours: dict[str, dict[str, Clicked]] = {}
         with running_server(studies, folder / "ours.log", settings) as (address, process):
-            ours["model as it is"] = measure(Client(address, "zero_shot", {}), slices, repeats)
+            ours["unadapted model"] = measure(Client(address, "zero_shot", {}), slices, repeats)
             our_peak = peak_mb(process)
             for label in ("label", "click"):
                 ours[f"adapter by {label}"] = measure(Client(address, "baps", {"label": label}), slices, repeats)
@@ -245,7 +245,7 @@ def _bounded(studies: Path, folder: Path, settings: dict[str, str], volumes: int
 
 
 def _figures(stock: dict[str, Clicked], ours: dict[str, dict[str, Clicked]]) -> dict[str, Any]:
-    plain = ours["model as it is"]
+    plain = ours["unadapted model"]
 
     def ratio(kind: str) -> float:
         return stock[kind].percentile(50) / plain[kind].percentile(50)

@@ -495,7 +495,7 @@ def main(folder: Path) -> None:
     from baps.imaging.volume import Volume
 
     warnings.simplefilter("ignore")
-    os.environ["BAPS_MOST_VOLUME_MB"] = str(MOST_MB)
+    os.environ["BAPS_MAX_VOLUME_MB"] = str(MOST_MB)
     image = Volume(np.broadcast_to(np.uint8(0), (512, 512, 1)), np.diag([-1.0, -1, 1, 1]))
     small: dict[str, Callable[[Path], Path]] = {
         "a": _dicom,

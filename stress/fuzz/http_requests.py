@@ -208,7 +208,7 @@ _LABEL_PARAMS = st.fixed_dictionaries(
     optional={
         "label_info": _odd([{"name": "spleen", "idx": 1}], [{"name": "a", "idx": 0}, {"name": "a", "idx": 1}]),
         "author": _odd("anna"), "model": _odd("baps", ""), "confirmed": _odd(True, False), "slices": _odd([0, 1], [99]),
-        "authors": _ANYTHING, "covers": _ANYTHING, "ts": _ANYTHING, "version": _ANYTHING, "name": _ANYTHING,
+        "authors": _ANYTHING, "annotated_slices": _ANYTHING, "ts": _ANYTHING, "version": _ANYTHING, "name": _ANYTHING,
         "comment": _ANYTHING,
     },
 )  # fmt: skip
@@ -217,7 +217,7 @@ _TRAINING = st.fixed_dictionaries(
     optional={
         "label": _odd("spleen", "all"), "max_images": _odd(-1, 0, 10, "many"), "seed": _odd(0, -1),
         "zoom": _odd("none", "chosen"), "head": _odd("none"), "baps": _odd({}, {"seed": 1}), "model": _ANYTHING,
-        "optimiser": _odd("spsa_gc"), "condition": _odd("click"), "prompt": _odd("box"), "rate": _NUMBERS,
+        "optimiser": _odd("spsa_gc"), "condition": _odd("click"), "prompt": _odd("box"), "learning_rate": _NUMBERS,
     },
 )  # fmt: skip
 _NAMED = st.sampled_from(

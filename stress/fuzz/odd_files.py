@@ -134,7 +134,7 @@ def fuzz_files(count: int, seed: int, seconds: float) -> dict[str, Any]:
     peak, number, deadline = 0, 0, time.monotonic() + seconds
     with tempfile.TemporaryDirectory() as folder:
         environment = {
-            **os.environ, "HF_HUB_OFFLINE": "1", "BAPS_MOST_VOLUME_MB": "64", "OMP_NUM_THREADS": "1", "TMPDIR": folder,
+            **os.environ, "HF_HUB_OFFLINE": "1", "BAPS_MAX_VOLUME_MB": "64", "OMP_NUM_THREADS": "1", "TMPDIR": folder,
             "PYTHONPATH": os.pathsep.join((str(PACKAGES), str(ROOT))),
         }  # fmt: skip
         while number < count and time.monotonic() < deadline:

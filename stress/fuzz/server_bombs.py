@@ -76,7 +76,7 @@ def send_bombs(folder: Path, names: Sequence[str] = tuple(BOMBS)) -> dict[str, A
         with an error), ``most_mb`` of any, and by name what happened.
     """
     rows: dict[str, dict[str, Any]] = {}
-    with site(folder, (), settings={"most_volume_mb": str(MOST_MB)}) as place, tempfile.TemporaryDirectory() as made:
+    with site(folder, (), settings={"max_volume_mb": str(MOST_MB)}) as place, tempfile.TemporaryDirectory() as made:
         session = place.session()
         _add_flat(place, session, Path(made))
         for name in names:

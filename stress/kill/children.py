@@ -42,7 +42,7 @@ def adapters(root: Path) -> None:
     while True:
         adapter = Adapter(build_visual_prompt("basis"), OutputHead(number))
         record = {"adapter": adapter.record(), "black_box": {"name": "none", "weights_sha256": "b" * 64}}
-        version = store.add(LABEL, adapter, record, "passed")
+        version = store.add(LABEL, adapter, record, "accepted")
         store.publish(LABEL, version)
         print(version, flush=True)
         number += 1
@@ -73,7 +73,7 @@ def training(folder: Path, seed: int, images: int) -> None:
     result = adapt_and_publish(
         store, (LABEL,), black_box, slices, AdaptationSettings(max_images=images, seed=seed), report
     )
-    print("done", result["version"], result.get("recalled_images", 0), flush=True)
+    print("done", result["version"], result.get("replayed_images", 0), flush=True)
 
 
 if __name__ == "__main__":

@@ -205,7 +205,7 @@ def _weights(root: Path) -> tuple[bytes, dict[str, Any]]:
     (version,) = store.versions(LABEL)
     content = store.file(LABEL, version).read_bytes()
     record = store.record(LABEL, version)
-    for name in ("created", "seconds", "recalled_images"):
+    for name in ("created", "seconds", "replayed_images"):
         record.pop(name, None)
     return content[int.from_bytes(content[:8], "little") + 8 :], {**record, "served": store.published(LABEL)}
 

@@ -23,7 +23,7 @@ PAUSE = 1.0
 
 KINDS = {
     "click": 0.70,
-    "click, model as it is": 0.10,
+    "click, unadapted model": 0.10,
     "click, raw reply": 0.06,
     "look": 0.05,
     "next sample": 0.05,
@@ -104,7 +104,7 @@ def _click(place: Site, session: requests.Session, kind: str, case: str, voxel: 
         "label": "spleen", "foreground": [voxel], "background": [], "slice": voxel[2], "result_extension": ".nrrd",
         "result_dtype": "uint8", "result_compress": kind != "click, raw reply",
     }  # fmt: skip
-    model = "zero_shot" if kind == "click, model as it is" else "baps"
+    model = "zero_shot" if kind == "click, unadapted model" else "baps"
     address = f"{place.address}/infer/{model}?image={case}&output=image"
     return session.post(address, data={"params": json.dumps(params)}, timeout=120)
 

@@ -38,7 +38,7 @@ def _adapter(kind: str = "basis", condition: str = "label", seed: int = 0, head:
 
 def _record(adapter: Adapter) -> dict[str, Any]:
     black_box = {"name": "brightness", "weights_sha256": "b" * 64, "input_side": 32}
-    return {"adapter": adapter.record(), "black_box": black_box, "settings": {"seed": 3, "rate": 0.03}}
+    return {"adapter": adapter.record(), "black_box": black_box, "settings": {"seed": 3, "learning_rate": 0.03}}
 
 
 def _same(one: Adapter, other: Adapter) -> bool:
@@ -243,7 +243,7 @@ def test_the_record_stands_in_the_header_of_the_file(adapter: Path) -> None:
 def test_two_runs_to_the_same_adapter_give_the_same_file(tmp_path: Path) -> None:
     made = _adapter()
     for name, seconds, recalled in (("one", 12.5, 0), ("two", 3.0, 400)):
-        write_adapter(tmp_path / name, made, {**_record(made), "seconds": seconds, "recalled_images": recalled})
+        write_adapter(tmp_path / name, made, {**_record(made), "seconds": seconds, "replayed_images": recalled})
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 

@@ -230,9 +230,9 @@ def test_a_version_that_is_gone_is_not_made_up_for(place: Place) -> None:
     place.save("ben", liver=_block(15))
     for version in LabelHistory(place.studies).versions("a", "final")[:-1]:
         version.file.unlink()
-    cases, left_out = labelled_cases(place.store, LABELS, {})
+    cases, skipped = labelled_cases(place.store, LABELS, {})
     assert cases["liver"] == []
-    assert "is not there any more; none was taken" in left_out["a, liver"]
+    assert "is not there any more; none was taken" in skipped["a, liver"]
     place.save("ben", liver=_block(15))
     assert "liver" in place.disputed
 

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from baps.annotations.label_info import (
     LabelInfo,
-    annotated_slices,
     label_values,
+    list_annotated_slices,
     name_values,
     read_label_info,
     read_request,
+    rename_info_keys,
 )
 from baps.errors import InputError
 from baps.imaging.label_map import LabelMap
@@ -75,11 +76,21 @@ def test_what_was_kept_reads_back_the_same() -> None:
 
 
 def test_what_a_label_covers_reads_back_as_it_was_kept() -> None:
-    said = {"covers": {"spleen": [3, 4], "liver": []}}
+    said = {"annotated_slices": {"spleen": [3, 4], "liver": []}}
     info = read_label_info(said)
-    assert info.covers == {"spleen": {3, 4}, "liver": set()}
+    assert info.annotated_slices == {"spleen": {3, 4}, "liver": set()}
     assert read_label_info(info.model_dump(mode="json")) == info
-    assert read_label_info({}).covers is None
+    assert read_label_info({}).annotated_slices is None
+
+
+def test_the_key_of_version_01_is_read() -> None:
+    old = {"covers": {"spleen": [3]}, "author": "anna"}
+    assert rename_info_keys(old) == {"annotated_slices": {"spleen": [3]}, "author": "anna"}
+    assert read_label_info(old).annotated_slices == {"spleen": {3}}
+    both = {"covers": {"spleen": [3]}, "annotated_slices": {"spleen": [4]}}
+    assert read_label_info(both).annotated_slices == {"spleen": {4}}
+    said, extra = read_request({"covers": {"spleen": [3]}})
+    assert (said.annotated_slices, extra) == (None, {})
 
 
 def _told(said: dict[str, Any]) -> str:
@@ -119,9 +130,9 @@ def test_a_name_or_a_value_that_comes_twice_is_refused(segments: list[dict[str, 
         ({"slices": [1, -1]}, "slices.1"),
         ({"slices": 4}, "slices"),
         ({"slices": ["first"]}, "slices.0"),
-        ({"covers": [1, 2]}, "covers"),
-        ({"covers": {"spleen": "all"}}, "covers.spleen"),
-        ({"covers": {"spleen": ["first"]}}, "covers.spleen.0"),
+        ({"annotated_slices": [1, 2]}, "annotated_slices"),
+        ({"annotated_slices": {"spleen": "all"}}, "annotated_slices.spleen"),
+        ({"annotated_slices": {"spleen": ["first"]}}, "annotated_slices.spleen.0"),
     ],
     ids=str,
 )
@@ -140,7 +151,7 @@ def voxels() -> np.ndarray[Any, Any]:
 
 def _covered(said: dict[str, Any], voxels: np.ndarray[Any, Any], whole: bool = False) -> dict[str, list[int]]:
     info, found = read_label_info(said), LabelMap((voxels,))
-    return annotated_slices(info, found, name_values(info, found, SITE), whole)
+    return list_annotated_slices(info, found, name_values(info, found, SITE), whole)
 
 
 def test_unsaid_the_slices_are_those_where_a_label_is_marked(voxels: np.ndarray[Any, Any]) -> None:
@@ -213,10 +224,17 @@ def test_where_nothing_was_said_other_values_are_kept_and_one_must_be_known(voxe
 
 def test_a_request_says_what_a_viewer_may_say_and_the_rest_is_kept_beside() -> None:
     said = {**SAID, "author": "anna", "model": "baps", "confirmed": True, "slices": [1], "client": "Slicer"}
-    ours = {"covers": {"a": [1]}, "authors": {"a": "b"}, "restored": "x", "found": True, "version": "v", "ts": 1}
+    ours = {
+        "annotated_slices": {"a": [1]},
+        "authors": {"a": "b"},
+        "restored": "x",
+        "found": True,
+        "version": "v",
+        "ts": 1,
+    }
     info, extra = read_request({**said, **ours, "note\x1b": "\x1b[2J", "basis": {}, "disputed": {}})
     assert (info.author, info.model, info.confirmed, info.slices) == ("anna", "baps", True, [1])
-    assert (info.covers, info.authors, info.basis, info.disputed) == (None, {}, {}, {})
+    assert (info.annotated_slices, info.authors, info.basis, info.disputed) == (None, {}, {}, {})
     assert extra == {"client": "Slicer", "note": "[2J"}
 
 
@@ -264,4 +282,4 @@ def test_many_names_cost_no_look_at_the_volume_each(monkeypatch: pytest.MonkeyPa
 def test_what_is_covered_has_bounds(voxels: NDArray[np.uint8]) -> None:
     info = read_label_info({"label_info": [{"name": f"n{n}", "idx": n} for n in range(1, 1001)], "slices": range(200)})
     with pytest.raises(InputError, match="Name fewer segments"):
-        annotated_slices(info, LabelMap((voxels,)), {f"n{n}": n for n in range(1, 1001)})
+        list_annotated_slices(info, LabelMap((voxels,)), {f"n{n}": n for n in range(1, 1001)})

@@ -76,7 +76,7 @@ def test_what_a_training_has_used_stays(history: LabelHistory, tmp_path: Path) -
 def test_what_was_served_when_an_adapter_was_made_stays(history: LabelHistory, tmp_path: Path) -> None:
     """Adapters of earlier releases do not say what they were trained on."""
     names = _names(history)
-    AdapterStore(tmp_path / "organs").add("spleen", identity_adapter(), {"created": _later(0).isoformat()}, "passed")
+    AdapterStore(tmp_path / "organs").add("spleen", identity_adapter(), {"created": _later(0).isoformat()}, "accepted")
     assert not list(prune(history, RetentionRule(1), adapter_times(tmp_path)))  # All were served within a day before.
     for file in (tmp_path / "organs").rglob("record.json"):
         record = json.loads(file.read_text())

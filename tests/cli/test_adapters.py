@@ -21,8 +21,8 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AdapterStore:
     verdict = {"before": 0.5, "after": 0.625, "gain": 0.125}
     record = {"adapter": identity_adapter().record(), "black_box": {"weights_sha256": "a"}, "black_box_images": 3987}
     for label, found, status in (
-        ("spleen", verdict, "passed"),
-        ("spleen", verdict, "refused"),
+        ("spleen", verdict, "accepted"),
+        ("spleen", verdict, "rejected"),
         ("", None, "unverified"),
     ):
         made.add(label, identity_adapter(), {**record, "verdict": found}, status)
@@ -42,8 +42,8 @@ def test_list(store: AdapterStore) -> None:
     ]
     assert rows == [
         ["shared", "v0001", "", "unverified", "", "", "", "3987"],
-        ["spleen", "v0001", "yes", "passed", "0.500", "0.625", "0.125", "3987"],
-        ["spleen", "v0002", "", "refused", "0.500", "0.625", "0.125", "3987"],
+        ["spleen", "v0001", "yes", "accepted", "0.500", "0.625", "0.125", "3987"],
+        ["spleen", "v0002", "", "rejected", "0.500", "0.625", "0.125", "3987"],
     ]
 
 
@@ -69,7 +69,7 @@ def test_publish_and_withdraw(store: AdapterStore) -> None:
 
 @pytest.mark.parametrize("words", [("publish", "[/x]", "v0001"), ("withdraw", "[/x]"), ("list",)])
 def test_brackets_in_a_label_are_no_markup(store: AdapterStore, words: tuple[str, ...]) -> None:
-    store.add("[/x]", identity_adapter(), store.record("spleen", "v0001"), "passed")
+    store.add("[/x]", identity_adapter(), store.record("spleen", "v0001"), "accepted")
     assert "[/x]" in _run(*words)
 
 
@@ -79,7 +79,7 @@ def test_another_folder(store: AdapterStore, tmp_path: Path) -> None:
 
 
 def test_roll_back_to_the_version_served_before_past_a_refused_one(store: AdapterStore) -> None:
-    third = store.add("spleen", identity_adapter(), {}, "passed")
+    third = store.add("spleen", identity_adapter(), {}, "accepted")
     store.publish("spleen", third)
     assert "v0001" in _run("rollback", "spleen")
     assert store.published("spleen") == "v0001"
@@ -133,4 +133,4 @@ def test_no_adapters_are_said(tmp_path: Path) -> None:
 def test_a_damaged_version_does_not_hide_the_others(store: AdapterStore, tmp_path: Path) -> None:
     (tmp_path / "label-spleen" / "v0001" / "record.json").write_text("{")
     assert "damaged" in _run("list")
-    assert "refused" in _run("list")
+    assert "rejected" in _run("list")

@@ -61,7 +61,7 @@ def test_every_command_that_changes_something_leaves_a_line(tmp_path: Path, monk
     users, adapters = str(tmp_path / "users.json"), str(tmp_path / "adapters")
     store, record = AdapterStore(tmp_path / "adapters"), {"adapter": identity_adapter().record(), "verdict": None}
     for _ in range(2):
-        store.add("spleen", identity_adapter(), record, "passed")
+        store.add("spleen", identity_adapter(), record, "accepted")
     for words in (
         ("users", "add", "anna", "--role", "annotator", "--file", users),
         ("users", "renew", "anna", "--file", users),

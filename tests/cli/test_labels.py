@@ -27,7 +27,7 @@ def studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for number, tag in enumerate(("final", "final", "draft")):
         file = tmp_path.parent / "new.nii.gz"
         write_nifti(file, Volume(np.full(SHAPE, number + 1, np.uint8), np.eye(4)))
-        info = {"author": "ben", "authors": {"liver": "anna", "spleen": "ben"}, "covers": {"liver": [3, 4]}}
+        info = {"author": "ben", "authors": {"liver": "anna", "spleen": "ben"}, "annotated_slices": {"liver": [3, 4]}}
         LabelHistory(tmp_path).save("ct_01", tag, file, ".nii.gz", {**info, "model": "sam" if number else ""})
     return tmp_path
 

@@ -69,7 +69,7 @@ def test_labels_of_other_programs_are_saved_with_a_version(studies: Path, audit:
     np.testing.assert_array_equal(served(studies, "c_0000"), mask(1))
     (version,) = LabelHistory(studies).versions("b", "final")
     assert (version.info["authors"], version.info["confirmed"]) == ({"liver": "anna"}, True)
-    assert version.info["covers"]["liver"] == [4]
+    assert version.info["annotated_slices"]["liver"] == [4]
     assert {path.name: path.read_bytes() for path in folder.glob("*.nii.gz")} == before
     lines = audit.read_text().splitlines()
     assert sum("import a label" in line for line in lines) == 3
@@ -102,11 +102,11 @@ def test_what_cannot_be_used_is_refused_and_the_rest_is_imported(studies: Path, 
     code, said = run(folder, studies)
     assert (code, "1 of 5 labels were imported." in said) == (1, True)
     for sentence in (
-        "refused: a.nii.gz. The label a.nii.gz has shape (20, 16, 12) and does not lie where its image does",
-        "refused: b.nii.gz. b.nii.gz is empty: no voxel is marked.",
-        "refused: c.nii.gz. c.nii.gz marks the values [9] and does not name all of them; labels that were given: "
+        "rejected: a.nii.gz. The label a.nii.gz has shape (20, 16, 12) and does not lie where its image does",
+        "rejected: b.nii.gz. b.nii.gz is empty: no voxel is marked.",
+        "rejected: c.nii.gz. c.nii.gz marks the values [9] and does not name all of them; labels that were given: "
         "spleen=1, liver=2.",
-        "refused: x.nii.gz. There is no image of this name.",
+        "rejected: x.nii.gz. There is no image of this name.",
         "imported: d_mask.nii.gz as the label of d, spleen",
     ):
         assert sentence in said
@@ -152,7 +152,7 @@ def test_what_the_values_mean_must_be_said(studies: Path, tmp_path: Path) -> Non
     told = ["labels", "import", str(tmp_path / "white"), str(studies), "--labels", "lesion"]
     assert CliRunner().invoke(app, told, catch_exceptions=False).exit_code == 0
     (version,) = LabelHistory(studies).versions("a", "final")
-    assert version.info["covers"] == {"lesion": [3]}
+    assert version.info["annotated_slices"] == {"lesion": [3]}
 
 
 def test_a_dicom_seg_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +177,7 @@ def test_a_dicom_seg_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert (code_, "as the label of p1, spleen" in said) == (0, True), said
     file, info = LabelHistory(tmp_path / "studies").served("p1", "final")
     assert pydicom.dcmread(file).SOPInstanceUID == made.SOPInstanceUID
-    assert list(info["covers"]) == ["spleen"]
+    assert list(info["annotated_slices"]) == ["spleen"]
 
 
 @pytest.mark.parametrize("what", ["labels", "studies"])

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,14 @@ def test_an_error_is_one_sentence(
     assert capsys.readouterr().err == f"There is no adapter of {label}. There are adapters of: none.\n"
 
 
+def test_the_version(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["baps", "--version"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert not caught.value.code
+    assert capsys.readouterr().out == f"{version('baps-monailabel')}\n"
+
+
 def test_help_needs_nothing_heavy() -> None:
     heavy = "{'torch', 'monailabel', 'numpy', 'nibabel', 'requests', 'pydantic'}"
     program = f"import sys, baps.cli; print({heavy} & set(sys.modules))"
@@ -36,3 +46,12 @@ def test_users_are_not_told_what_libraries_say_to_programmers() -> None:
     ]
     assert told[0] == ""
     assert "Old." in told[1]
+
+
+def test_a_name_of_version_01_gives_one_sentence() -> None:
+    program = "import sys, baps.cli; sys.argv = ['baps', 'adapters', 'list']; baps.cli.main()"
+    environment = {**os.environ, "BAPS_AHEAD": "1", "BAPS_ADAPTERS": "/nowhere"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+    assert done.stderr == (
+        "BAPS_AHEAD in the environment is now called BAPS_PREFETCH_SLICES. The next release will not read BAPS_AHEAD.\n"
+    )

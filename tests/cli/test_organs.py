@@ -38,7 +38,7 @@ def run(tmp_path: Path, new_phantom: Callable[..., tuple[Volume, NDArray[np.bool
 
 
 def test_adapting_to_a_new_organ_and_measuring_it(run: Run, tmp_path: Path) -> None:
-    words = ("--organ", "tumour", "--method", "linear_probe", "--epochs", "80", "--rate", "0.05")
+    words = ("--organ", "tumour", "--method", "linear_probe", "--epochs", "80", "--learning-rate", "0.05")
     said = run("adapt", *words, "--out", str(tmp_path / "a" / "tumour"), "--queries", str(tmp_path / "images"))
     assert "does not know tumour" in said
     assert "Better: the adapter is" in said
@@ -57,11 +57,11 @@ def test_adapting_to_a_new_organ_and_measuring_it(run: Run, tmp_path: Path) -> N
     assert set(after["cases"]) == {"ball0.nii.gz", "ball1.nii.gz"}
 
     write_nifti(tmp_path / "labels" / "ball1.nii.gz", Volume(np.ones((4, 4, 4), np.uint8), np.eye(4)))
-    assert "Left out: ball1." in run("evaluate", "--organ", "tumour", *adapter, "--json", str(tmp_path / "one.json"))
+    assert "Skipped: ball1." in run("evaluate", "--organ", "tumour", *adapter, "--json", str(tmp_path / "one.json"))
     one = json.loads((tmp_path / "one.json").read_text())
     assert list(one["cases"]) == ["ball0.nii.gz"]
     assert one["dice"] == one["cases"]["ball0.nii.gz"]["dice"]
-    assert list(one["left_out"]) == ["ball1"]
+    assert list(one["skipped"]) == ["ball1"]
 
     with pytest.raises(InputError, match="trained for tumour, not for liver"):
         run("evaluate", "--organ", "liver", *adapter, "--json", str(tmp_path / "after.json"))
@@ -69,10 +69,12 @@ def test_adapting_to_a_new_organ_and_measuring_it(run: Run, tmp_path: Path) -> N
 
 def test_a_candidate_that_does_not_help_is_put_aside(run: Run, tmp_path: Path) -> None:
     (tmp_path / "spleen").write_text("an older one")
-    said = run("adapt", "--organ", "spleen", "--epochs", "1", "--rate", "1e-9", "--out", str(tmp_path / "spleen"))
+    said = run(
+        "adapt", "--organ", "spleen", "--epochs", "1", "--learning-rate", "1e-9", "--out", str(tmp_path / "spleen")
+    )
     assert "Not better: the candidate is" in said
     assert "is still the earlier one" in said
-    assert (tmp_path / "spleen.refused").stat().st_size > 0
+    assert (tmp_path / "spleen.rejected").stat().st_size > 0
     assert (tmp_path / "spleen").read_text() == "an older one"
 
 

@@ -19,37 +19,37 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
-from fseft.adapter_file import read_organ_adapter
-from fseft.models import OrganModel, load_organ_model
-from fseft.preparation import prepare
-from fseft.readings import Readings
-from fseft.segmenting import OrganSegmenter, ask
-from lib.labelled import labelled_cases
-from lib.studies import StudiesDatastore
-from lib.trainers.adaptation import AdaptationTrainer
-from lib.trainers.organs import OrgansTrainer
 from numpy.typing import NDArray
 
-from baps.adaptation.cases import load_cases
-from baps.adaptation.publishing import adapt_and_publish
-from baps.adaptation.settings import AdaptationSettings
-from baps.adapter_file import read_adapter
-from baps.audit import AuditFile
-from baps.audit_check import check_audit
+from baps.adapters.adapter_file import read_adapter
+from baps.annotations.history import LabelHistory
 from baps.blackbox import BlackBox
-from baps.blackbox.inference_protocol import Address, connect
-from baps.click import read_click
-from baps.command_line import app as command_line
+from baps.blackbox.remote.inference_protocol import Address, connect
+from baps.cli import app as command_line
 from baps.errors import BapsError
-from baps.formats import read_label_map, read_volume
-from baps.label_history import LabelHistory
-from baps.openid_settings import read_openid
-from baps.pacs_login import read_login
-from baps.segmenter import Segmenter
-from baps.settings import Settings, read_settings
-from baps.size import max_volume_bytes
-from baps.store import AdapterStore
-from baps.users import Users
+from baps.evaluation.cases import load_cases
+from baps.fseft.adapter_file import read_organ_adapter
+from baps.fseft.feature_cache import FeatureCache
+from baps.fseft.models import OrganModel, load_organ_model
+from baps.fseft.predictor import OrganSegmenter, ask
+from baps.fseft.preprocessing import preprocess
+from baps.inference.requests.click import read_click
+from baps.inference.segmenter import Segmenter
+from baps.io import read_label_map, read_volume
+from baps.registry.store import AdapterStore
+from baps.server.datastores.folder import StudiesDatastore
+from baps.server.train.adaptation import AdaptationTrainer
+from baps.server.train.organs import OrgansTrainer
+from baps.server.training_cases import labelled_cases
+from baps.site.audit import AuditFile
+from baps.site.audit_check import check_audit
+from baps.site.openid_settings import read_openid
+from baps.site.pacs_credentials import read_pacs_credentials
+from baps.site.settings import Settings, read_settings
+from baps.site.users import Users
+from baps.training.publishing import adapt_and_publish
+from baps.training.settings import AdaptationSettings
+from baps.utils.limits import max_volume_bytes
 
 ROOT = Path(__file__).parents[2]
 FIXTURE = ROOT / "tests" / "fixtures" / "v0_1"
@@ -198,7 +198,7 @@ def test_variables_that_are_no_settings_count_as_before(site: Site, monkeypatch:
     variables = environment()
     provider = read_openid(site.folder / "secrets" / "openid.json", variables)
     assert provider.client_secret == variables["BAPS_OPENID_SECRET"]
-    login = read_login(None, variables)
+    login = read_pacs_credentials(None, variables)
     assert (login.user, login.password) == ("baps", variables["MONAI_LABEL_DICOMWEB_PASSWORD"])
     for name in ("BAPS_MOST_VOLUME_MB", "BAPS_REMOTE_TOKEN"):
         monkeypatch.setenv(name, variables[name])
@@ -321,10 +321,10 @@ def test_adapters_serve_the_same_masks(site: Site, bundled: BlackBox) -> None:
 
 def organ_answers(site: Site, model: OrganModel) -> Iterator[tuple[str, NDArray[Any]]]:
     """What the site serves and what the model answers without adapters, as masks; each adapter's probabilities."""
-    store, readings = site.organ_store, Readings(site.folder / "readings")
+    store, readings = site.organ_store, FeatureCache(site.folder / "readings")
     volume = read_volume(site.image("ct_05"))
-    prepared = prepare(volume, model.spacing, model.side)
-    reading = readings.of_image(model, prepared.image)
+    prepared = preprocess(volume, model.spacing, model.side)
+    reading = readings.for_image(model, prepared.image)
 
     def segment() -> NDArray[np.uint8]:
         return OrganSegmenter(model, store, readings).segment(volume, LABELS).labelmap
@@ -398,7 +398,7 @@ def label_facts(site: Site) -> dict[str, Any]:
             found = read_label_map(version.file, volume)
             masks = {name: digest(found.mask(value)) for name, value in names.items()}
             facts = {"name": version.name, "sha256": version.sha256, "info": info, "names": names, "masks": masks}
-            versions.append({**facts, "is_evidence": version.used_in_training})
+            versions.append({**facts, "is_evidence": version.is_evidence})
         file, info = history.served(image, tag)
         served = {"sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "version": info["version"]}
         newest, _ = history.newest(image, tag)
@@ -451,7 +451,7 @@ def test_secrets_are_read_as_before(site: Site) -> None:
     provider = json.loads((site.folder / "secrets" / "openid.json").read_text())
     found = read_openid(site.folder / "secrets" / "openid.json", {}).model_dump(mode="json", exclude_none=True)
     assert found == provider
-    login = read_login(site.folder / "secrets" / "pacs_login.json", {})
+    login = read_pacs_credentials(site.folder / "secrets" / "pacs_login.json", {})
     assert (login.user, login.password) == ("baps", "another-password-for-tests-only")
 
 

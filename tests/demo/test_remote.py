@@ -20,8 +20,8 @@ from tests.support.hosts import BUNDLED, hosted
 def test_the_demo_adapts_a_model_that_it_does_not_have(tmp_path: Path) -> None:
     """Clicks, saves, trains and clicks again, from a copy of the project without the model's weights."""
     copy = tmp_path / "project"
-    left_out = shutil.ignore_patterns("bundled", "logs", "model", "__pycache__")
-    shutil.copytree(ROOT / "apps", copy / "apps", ignore=left_out)
+    skipped = shutil.ignore_patterns("bundled", "logs", "model", "__pycache__")
+    shutil.copytree(ROOT / "apps", copy / "apps", ignore=skipped)
     out, environment = (
         tmp_path / "out",
         {**os.environ, "PYTHONPATH": str(copy / "apps" / "baps_app")},

@@ -55,7 +55,7 @@ def test_a_site_that_is_lost_comes_back_whole(tmp_path: Path, new_black_box: Cal
     made = Adapter(build_visual_prompt("basis", 0), OutputHead(0).eval())
     record = {"adapter": made.record(), "black_box": {"weights_sha256": able.weights_sha256}}
     for _ in range(2):
-        store.publish("spleen", store.add("spleen", made, record, "passed"))
+        store.publish("spleen", store.add("spleen", made, record, "accepted"))
     token = Users(etc / "users.json").add("anna", Role.ANNOTATOR)
     audit = AuditFile(state / "adapters" / "audit.jsonl")
     audit.check()

@@ -67,7 +67,7 @@ def test_it_starts_what_a_checkout_has() -> None:
 
 def test_the_settings_in_its_environment_are_known(tmp_path: Path) -> None:
     environment = _environment()
-    assert {"STUDIES", "BAPS_USERS", "BAPS_OPENID", "BAPS_PACS_LOGIN", "HOME"} <= environment.keys()
+    assert {"STUDIES", "BAPS_USERS", "BAPS_OPENID", "BAPS_PACS_CREDENTIALS", "HOME"} <= environment.keys()
     named = {name[5:].lower(): value for name, value in environment.items() if name.startswith("BAPS_")}
     (tmp_path / "site.json").write_text(json.dumps(named))
     read_settings({"config": str(tmp_path / "site.json")}, {})  # An unknown one is an error.

@@ -119,11 +119,11 @@ def test_one_broken_file_does_not_stop_the_others(new_case: Callable[..., Case])
     good, second, other = new_case("one", "a"), new_case("two", "a", seed=1), new_case("three", "b", seed=2)
     broken, empty = new_case("four", "c"), new_case("five", "d", change=np.zeros_like)
     broken.image.write_bytes(b"rubbish")
-    slices, left_out = load_cases([good, broken, second, empty, other], 64, 2)
+    slices, skipped = load_cases([good, broken, second, empty, other], 64, 2)
     assert {patient: len(pieces) for patient, pieces in slices.items()} == {"a": 4, "b": 2}
-    assert set(left_out) == {"four.nii.gz, label 3", "five.nii.gz, label 3"}
-    assert "cannot be read" in left_out["four.nii.gz, label 3"]
-    assert "no voxel of value 3" in left_out["five.nii.gz, label 3"]
+    assert set(skipped) == {"four.nii.gz, label 3", "five.nii.gz, label 3"}
+    assert "cannot be read" in skipped["four.nii.gz, label 3"]
+    assert "no voxel of value 3" in skipped["five.nii.gz, label 3"]
 
 
 def test_no_cases() -> None:
@@ -216,9 +216,9 @@ def test_a_reader_that_failed_reads_again(new_case: Callable[..., Case]) -> None
 
 def test_loading_reads_each_volume_once(new_case: Callable[..., Case], files_read: list[str]) -> None:
     cases = [replace(new_case(name, name, change=_halves), value=value) for name in "ab" for value in (1, 3)]
-    slices, left_out = load_cases(cases, 64, 2)
+    slices, skipped = load_cases(cases, 64, 2)
     assert {patient: len(pieces) for patient, pieces in slices.items()} == {"a": 4, "b": 4}
-    assert left_out == {}
+    assert skipped == {}
     assert files_read == ["a.nii.gz", "b.nii.gz"]
 
 

@@ -95,7 +95,7 @@ def test_the_record_can_be_kept() -> None:
         "black_box_images": 120,
         "by_case": {"a.nii.gz": pytest.approx(0.3)},
         "by_label": {"a.nii.gz": {"1": pytest.approx(0.1), "2": pytest.approx(0.5)}},
-        "left_out": {"b.nii.gz, label 1": "It is broken."},
+        "skipped": {"b.nii.gz, label 1": "It is broken."},
     }
 
 
@@ -277,7 +277,7 @@ def test_the_head_corrects_each_answer_for_its_click_and_the_image_as_it_was(
         pixels = np.repeat(image[None], CLICK_SEEDS, axis=0)
         answers = new_black_box().segment(bare.change(bare.crop(pixels, prompts)), prompts)
         corrected = headed.refine(headed.crop(pixels, prompts), answers)
-        scores.append([dice(canvas.restore(one) > 0.5, plane.of(target)) for one in corrected])
+        scores.append([dice(canvas.restore(one) > 0.5, plane.extract(target)) for one in corrected])
     assert next(asked, None) is None
     assert found.dice["one.nii.gz"][1] == pytest.approx(np.mean(scores, axis=0))
 
@@ -400,7 +400,7 @@ def test_more_clicks_leave_the_first_as_it_is(new_cases: Callable[..., list[Case
     assert three.corrections.by_clicks_std == pytest.approx([one.std] * 3)
     record = three.record()
     assert json.loads(json.dumps(record, allow_nan=False)) == record
-    assert {"by_clicks", "by_clicks_std", "clicks_to_85", "not_reached"} == set(record) - set(one.record())
+    assert {"by_clicks", "by_clicks_std", "noc_85", "noc_85_failures"} == set(record) - set(one.record())
 
 
 def test_the_same_seed_corrects_the_same(new_cases: Callable[..., list[Case]], new_black_box: NewBox) -> None:
@@ -435,8 +435,8 @@ def test_clicks_go_over_labels_and_then_over_cases(new_cases: Callable[..., list
     made = evaluate(new_listener(lambda bright, _: bright), cases, clicks=2)
     assert made.corrections is not None
     assert made.corrections.by_clicks == pytest.approx([made.mean] * 2)
-    assert made.corrections.clicks_to_85 == pytest.approx((10 + 1) / 2)
-    assert made.corrections.not_reached == pytest.approx(1 / 2)
+    assert made.corrections.noc_85 == pytest.approx((10 + 1) / 2)
+    assert made.corrections.noc_85_failures == pytest.approx(1 / 2)
 
 
 def test_corrections_lie_where_the_mask_is_wrong(new_cases: Callable[..., list[Case]], new_listener: NewBox) -> None:
@@ -460,8 +460,8 @@ def test_corrections_lie_where_the_mask_is_wrong(new_cases: Callable[..., list[C
     assert by_clicks[0] < 0.75
     assert by_clicks[-1] > 0.9
     assert {bool(one.negative) for one in _prompts(black_box)} == {True, False}
-    assert 1 < made.corrections.clicks_to_85 < 10
-    assert made.corrections.not_reached == 0
+    assert 1 < made.corrections.noc_85 < 10
+    assert made.corrections.noc_85_failures == 0
 
 
 @pytest.mark.parametrize("able", [{"clicks": False}, {"negative_clicks": False}])

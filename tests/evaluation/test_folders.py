@@ -194,9 +194,9 @@ def test_other_images_are_not_their_own_labels(folders: tuple[Path, Path], add_n
 def test_a_folder_with_a_dicom_series_is_an_image(folders: tuple[Path, Path], add_dicom: Callable[..., None]) -> None:
     add_dicom("study.1", "p7")
     assert _found(*folders) == [("study.1", "study.1.nii.gz", 1, "p7")]
-    slices, left_out = load_cases(find_cases(*folders).cases, 32, 4)
+    slices, skipped = load_cases(find_cases(*folders).cases, 32, 4)
     assert list(slices) == ["p7"]
-    assert left_out == {}
+    assert skipped == {}
     for piece in slices["p7"]:  # The label lies on the ball.
         assert piece.image[..., 0][piece.target].mean() > piece.image[..., 0][~piece.target].mean() + 100
 
@@ -360,9 +360,9 @@ def test_white_of_any_depth_is_one_label(folders: tuple[Path, Path]) -> None:
         assert made.skipped == {}
         for case in made.cases:
             np.testing.assert_array_equal(CaseReader().read(case)[1][:, :, 0].T, _disc() > 0)
-    slices, left_out = load_cases(made.cases, 32, 4)
+    slices, skipped = load_cases(made.cases, 32, 4)
     assert slices.keys() == {*masks, "npz"}
-    assert left_out == {}
+    assert skipped == {}
 
 
 def test_a_mask_of_soft_edges_is_one_label(folders: tuple[Path, Path]) -> None:

@@ -27,7 +27,7 @@ from baps.training.publishing import keep_and_publish
 
 Phantom = Callable[..., tuple[Volume, NDArray[np.bool_]]]
 
-SETTINGS = OrganSettings("linear_probe", rate=0.03, epochs=30, crop=12)
+SETTINGS = OrganSettings("linear_probe", learning_rate=0.03, epochs=30, crop=12)
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +69,10 @@ def test_two_patients_judge_each_other(model: OrganModel, volumes: Callable[[int
         0.0,
     )  # The model does not know it.
     assert made.acceptance.comparison.after > 0.7
-    assert made.acceptance.status == "passed"
+    assert made.acceptance.status == "accepted"
     assert made.record["check"] == "leave some out"
-    assert len(made.record["known_patients"]) == 2
-    assert "patient" not in str(made.record["known_patients"])
+    assert len(made.record["seen_patients"]) == 2
+    assert "patient" not in str(made.record["seen_patients"])
     assert made.record["parameters"] == sum(p.numel() for p in made.adapter.trainable_parameters().values())
 
 
@@ -85,7 +85,7 @@ def test_of_five_patients_with_a_volume_each_all_judge(
     assert set(progress) == {5 * SETTINGS.epochs}  # Four that leave somebody out, and one of all.
     assert made.acceptance.comparison is not None
     assert (made.acceptance.comparison.unit, made.acceptance.comparison.count) == ("patient", 5)
-    assert made.acceptance.status == "passed"
+    assert made.acceptance.status == "accepted"
 
 
 def test_of_five_patients_with_two_volumes_each_one_is_held_back(
@@ -97,7 +97,7 @@ def test_of_five_patients_with_two_volumes_each_one_is_held_back(
     progress: list[int] = []
     made = adapt_organ(model, "heart", given, SETTINGS, plan, progress=lambda epoch, epochs, _: progress.append(epochs))
     assert set(progress) == {SETTINGS.epochs}  # One fit, whose adapter is kept.
-    assert patient_hash(plan.split.held_back[0]) not in made.record["known_patients"]
+    assert patient_hash(plan.split.held_back[0]) not in made.record["seen_patients"]
     assert "over 2 volumes" in made.acceptance.sentence()
 
 
@@ -195,8 +195,8 @@ def test_a_candidate_is_published_once_and_compared_with_what_is_served(
     assert made.acceptance.against_served is not None
     assert made.acceptance.against_served.count == 1  # Who came since.
     assert made.acceptance.against_served.gain > 0
-    assert made.acceptance.status == "passed"
-    assert len(made.record["known_patients"]) == 3
+    assert made.acceptance.status == "accepted"
+    assert len(made.record["seen_patients"]) == 3
 
 
 def test_an_adapter_of_another_model_is_refused(
@@ -214,10 +214,10 @@ def test_a_new_organ_that_is_hardly_found_is_not_served(
     model: OrganModel, volumes: Callable[[int], VolumesByPatient]
 ) -> None:
     """Any mask is better than none, which is what the model answers; a bad one is no help all the same."""
-    made = adapt_organ(model, "heart", volumes(2), replace(SETTINGS, epochs=1, rate=1e-9))
+    made = adapt_organ(model, "heart", volumes(2), replace(SETTINGS, epochs=1, learning_rate=1e-9))
     assert made.acceptance.comparison is not None
     assert 0 < made.acceptance.comparison.after < 0.5
-    assert made.acceptance.status == "refused"
+    assert made.acceptance.status == "rejected"
     assert "takes longer to correct" in made.acceptance.sentence()
 
 
@@ -247,7 +247,7 @@ def test_a_method_that_does_not_apply(model: OrganModel, volumes: Callable[[int]
         ({"method": "magic"}, "no method 'magic'"),
         ({"decoder": True}, "does not take the decoder"),
         ({"epochs": 0}, "epochs must be at least 1"),
-        ({"rate": -1.0}, "rate must be a positive number"),
+        ({"learning_rate": -1.0}, "learning_rate must be a positive number"),
     ],
 )
 def test_settings_that_cannot_be(wrong: dict[str, str], said: str) -> None:

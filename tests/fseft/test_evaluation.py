@@ -86,9 +86,9 @@ def case(tmp_path: Path, new_phantom: Phantom) -> Case:
 
 
 def test_where_nothing_answers_the_organ_is_missed(model: OrganModel, case: Case) -> None:
-    scored, left_out = evaluate_organ(model, None, [case], FeatureCache(None))
+    scored, skipped = evaluate_organ(model, None, [case], FeatureCache(None))
     found = scored["a.nii.gz"]
-    assert not left_out
+    assert not skipped
     assert (found.patient, found.dice, found.hd95, found.surface) == ("a", 0, math.inf, math.inf)
 
 
@@ -109,6 +109,6 @@ def test_scores_are_of_the_volumes_own_voxels(model: OrganModel, case: Case, new
 def test_a_broken_file_does_not_stop_the_others(model: OrganModel, case: Case, tmp_path: Path) -> None:
     (tmp_path / "b.nii.gz").write_bytes(b"broken")
     broken = Case(tmp_path / "b.nii.gz", case.labels, 1, "b")
-    scored, left_out = evaluate_organ(model, None, [broken, case], FeatureCache(None))
+    scored, skipped = evaluate_organ(model, None, [broken, case], FeatureCache(None))
     assert list(scored) == ["a.nii.gz"]
-    assert "b.nii.gz" in left_out["b.nii.gz"]
+    assert "b.nii.gz" in skipped["b.nii.gz"]

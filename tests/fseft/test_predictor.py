@@ -30,7 +30,7 @@ def publish(segmenter: OrganSegmenter, organ: str, bias: float | None = None, sh
         "adapter": adapter_record("linear_probe", organ, False, 0),
         "black_box": {"name": "small", "weights_sha256": sha256 or segmenter.model.sha256},
     }
-    version = segmenter.store.add(organ, adapter, record, "passed")
+    version = segmenter.store.add(organ, adapter, record, "accepted")
     segmenter.store.publish(organ, version)
     return version
 
@@ -53,7 +53,7 @@ def test_an_organ_that_was_learned_is_found_on_another_volume(segmenter: OrganSe
         examples.append(Example(compute_inputs(model.network, "features", prepared.image, 16), prepared.mask(ball)))
     fit(adapter, examples, FitSettings(0.03, epochs=40, crop=12))
     record = {"adapter": adapter_record("linear_probe", "heart", False, 0), "black_box": model.record()}
-    segmenter.store.publish("heart", segmenter.store.add("heart", adapter, record, "passed"))
+    segmenter.store.publish("heart", segmenter.store.add("heart", adapter, record, "accepted"))
 
     volume, ball = new_phantom(seed=2, shape=(36, 40, 14))
     found = segmenter.segment(volume, {"heart": 7, "pancreas": 3})

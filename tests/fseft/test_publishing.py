@@ -18,7 +18,7 @@ from baps.fseft.volumes import LabelledVolume
 
 New = Callable[[int], LabelledVolume]
 
-QUICK = OrganSettings(method="linear_probe", rate=0.03, epochs=15, crop=12)
+QUICK = OrganSettings(method="linear_probe", learning_rate=0.03, epochs=15, crop=12)
 
 
 def volumes(new_labelled: New, count: int) -> dict[str, list[LabelledVolume]]:
@@ -107,7 +107,7 @@ def test_a_candidate_is_compared_with_what_is_served(segmenter: OrganSegmenter, 
     said: dict[str, Any] = adapt_and_publish_organ(segmenter, "heart", volumes(new_labelled, 3), QUICK)
     assert said["version"] == "v0002"
     assert said["against_served"] is not None  # on the patient who came since
-    assert len(segmenter.store.record("heart", "v0002")["known_patients"]) == 3
+    assert len(segmenter.store.record("heart", "v0002")["seen_patients"]) == 3
 
 
 def test_a_served_adapter_that_is_broken_is_trained_anew(segmenter: OrganSegmenter, new_labelled: New) -> None:

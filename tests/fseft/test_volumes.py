@@ -42,8 +42,8 @@ def new_case(tmp_path: Path, new_phantom: Phantom) -> Callable[..., Case]:
 
 
 def test_volumes_by_patient(model: OrganModel, new_case: Callable[..., Case]) -> None:
-    found, left_out = load_volumes([new_case("one"), new_case("two", "b"), new_case("three")], model)
-    assert left_out == {}
+    found, skipped = load_volumes([new_case("one"), new_case("two", "b"), new_case("three")], model)
+    assert skipped == {}
     assert {patient: len(volumes) for patient, volumes in found.items()} == {"a": 2, "b": 1}
     volume = found["b"][0]
     assert volume.labelled is None
@@ -94,10 +94,10 @@ def test_what_cannot_be_used_is_left_out_with_a_reason(
         new_case("speck", organ=speck),
         new_case("good", "b"),
     ]
-    found, left_out = load_volumes(cases, model)
+    found, skipped = load_volumes(cases, model)
     assert list(found) == ["b"]
-    assert list(left_out) == [f"{name}.nii.gz, label 1" for name in ("broken", "empty", "elsewhere", "speck")]
-    reasons = list(left_out.values())
+    assert list(skipped) == [f"{name}.nii.gz, label 1" for name in ("broken", "empty", "elsewhere", "speck")]
+    reasons = list(skipped.values())
     assert "broken.nii.gz" in reasons[0]
     assert "no voxel of value 1" in reasons[1]
     assert "no voxel on the slices that were labelled" in reasons[2]

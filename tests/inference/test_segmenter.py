@@ -29,7 +29,7 @@ from baps.registry.store import SHARED, AdapterStore
 Phantom = tuple[Volume, NDArray[np.bool_]]
 CENTRE = (20, 18, 6)
 MIDDLE = Plane(2, CENTRE[2])
-CLICK = Prompt((MIDDLE.flatten(CENTRE),))
+CLICK = Prompt((MIDDLE.project(CENTRE),))
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def _publish(
     able = segmenter.black_box.capabilities
     adapter = Adapter(made, head, zoom)
     record = {"adapter": adapter.record(), "black_box": {"weights_sha256": able.weights_sha256}}
-    version = segmenter.store.add(label, adapter, record, "passed")
+    version = segmenter.store.add(label, adapter, record, "accepted")
     segmenter.store.publish(label, version)
     return version
 
@@ -73,8 +73,8 @@ def _publish(
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_a_ball_is_found_on_every_axis(segmenter: Segmenter, path: Path, phantom: Phantom, axis: int) -> None:
     plane = Plane(axis, CENTRE[axis])
-    found = segmenter.segment(path, plane, Prompt((plane.flatten(CENTRE),)), "")
-    truth = plane.of(phantom[1])
+    found = segmenter.segment(path, plane, Prompt((plane.project(CENTRE),)), "")
+    truth = plane.extract(phantom[1])
     assert found.mask.shape == truth.shape
     assert found.mask.dtype == bool
     assert dice(found.mask, truth) > 0.8
@@ -83,7 +83,7 @@ def test_a_ball_is_found_on_every_axis(segmenter: Segmenter, path: Path, phantom
 def test_a_slice_that_takes_too_much_memory_is_refused(
     segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("BAPS_MOST_VOLUME_MB", "1")
+    monkeypatch.setenv("BAPS_MAX_VOLUME_MB", "1")
     large = tmp_path / "large.nii.gz"
     write_nifti(large, Volume(np.zeros((400, 400, 2), np.uint8), np.eye(4)))
     with pytest.raises(InputError, match=r"A slice of large.nii.gz .* 1 MB are allowed"):
@@ -91,7 +91,7 @@ def test_a_slice_that_takes_too_much_memory_is_refused(
 
 
 def test_a_box_finds_it_too(segmenter: Segmenter, path: Path, phantom: Phantom) -> None:
-    truth = MIDDLE.of(phantom[1])
+    truth = MIDDLE.extract(phantom[1])
     rows, columns = np.nonzero(truth)
     box = (float(columns.min()), float(rows.min()), float(columns.max()), float(rows.max()))
     assert dice(segmenter.segment(path, MIDDLE, Prompt(box=box), "").mask, truth) > 0.8
@@ -176,7 +176,7 @@ def test_the_head_corrects_the_answer_to_every_click(
     pixels = canvas_image(phantom[0], MIDDLE, canvas, choose_window(phantom[0]))[None]
     masks: list[NDArray[np.bool_]] = []
     for prompt in (CLICK, Prompt(((3, 3),)), Prompt((*CLICK.positive, (3, 3)), ((30, 30),)), CLICK):
-        placed = [prompt.mapped(canvas.place)]
+        placed = [prompt.mapped(canvas.to_canvas)]
         crops = adapter.crop(pixels, placed)
         answer = black_box.segment(adapter.change(crops), placed)
         expected = canvas.restore(adapter.refine(crops, answer)[0]) > 0.5
@@ -216,7 +216,7 @@ def test_a_click_is_cropped_once_and_answered_as_if_step_by_step(
 
     monkeypatch.setattr("baps.adapters.adapter.crop_for_prompt", count)
     for prompt in (CLICK, Prompt(((3, 3),)), Prompt((*CLICK.positive, (3, 3)), ((30, 30),)), CLICK):
-        placed = prompt.mapped(canvas.place)
+        placed = prompt.mapped(canvas.to_canvas)
         view = crop_for_prompt(placed, size, 0.5)
         inside, whole = [move(placed, view, size)], to_tensor(pixels)
         part, features = crop(whole, [view]), adapter.visual_prompt.encoder.features(whole)
@@ -268,7 +268,7 @@ def test_a_black_box_without_encodings(
     segmenter = Segmenter(new_black_box(side=64), AdapterStore(tmp_path / "adapters"))
     found = segmenter.segment(path, MIDDLE, CLICK, "")
     assert not found.encoding_cached
-    assert dice(found.mask, MIDDLE.of(phantom[1])) > 0.9
+    assert dice(found.mask, MIDDLE.extract(phantom[1])) > 0.9
     _publish(segmenter, "spleen", shift=-2.0)
     assert not segmenter.segment(path, MIDDLE, CLICK, "spleen").mask.any()
 

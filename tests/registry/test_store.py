@@ -45,7 +45,7 @@ def _record(able: Capabilities, kind: str = "basis") -> dict[str, object]:
     return {"adapter": _adapter(kind).record(), "black_box": {"weights_sha256": able.weights_sha256}}
 
 
-def _add(store: AdapterStore, label: str, able: Capabilities, status: str = "passed") -> str:
+def _add(store: AdapterStore, label: str, able: Capabilities, status: str = "accepted") -> str:
     return store.add(label, _adapter(), _record(able), status)
 
 
@@ -67,7 +67,7 @@ def test_an_empty_store(store: AdapterStore, able: Capabilities) -> None:
 @pytest.mark.parametrize("kind", ["basis", "concat"])
 def test_what_is_added_comes_back(store: AdapterStore, able: Capabilities, kind: str) -> None:
     made = _adapter(kind, seed=7)
-    version = store.add("spleen", made, _record(able, kind), "passed")
+    version = store.add("spleen", made, _record(able, kind), "accepted")
     stored = store.load("spleen", version)
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
@@ -87,10 +87,10 @@ def test_what_is_added_comes_back(store: AdapterStore, able: Capabilities, kind:
 def test_the_record(store: AdapterStore, able: Capabilities) -> None:
     first = _add(store, "spleen", able)
     store.publish("spleen", first)
-    second = store.add("spleen", _adapter(), {**_record(able), "seed": 5}, "refused")
+    second = store.add("spleen", _adapter(), {**_record(able), "seed": 5}, "rejected")
     record = store.record("spleen", second)
     assert (record["label"], record["version"], record["parent"]) == ("spleen", "v0002", "v0001")
-    assert (record["status"], record["seed"]) == ("refused", 5)
+    assert (record["status"], record["seed"]) == ("rejected", 5)
     assert record["created"].endswith("+00:00")
     assert store.record("spleen", first)["parent"] is None
 
@@ -146,7 +146,7 @@ def test_an_adapter_of_other_weights_is_not_served(store: AdapterStore, able: Ca
     assert store.served("liver", able.weights_sha256) is None
 
 
-@pytest.mark.parametrize("status", ["refused", "unverified"])
+@pytest.mark.parametrize("status", ["rejected", "unverified"])
 def test_the_shared_adapter_does_not_serve_a_label_that_has_versions_of_its_own(
     store: AdapterStore, able: Capabilities, status: str
 ) -> None:
@@ -235,7 +235,7 @@ def test_a_crash_in_saving_leaves_nothing(
 
 def test_a_record_that_cannot_be_written_leaves_nothing(store: AdapterStore, able: Capabilities) -> None:
     with pytest.raises(TypeError):
-        store.add("spleen", _adapter(), {**_record(able), "odd": object()}, "passed")
+        store.add("spleen", _adapter(), {**_record(able), "odd": object()}, "accepted")
     assert store.versions("spleen") == []
     assert _files(store.root) == []
     assert _add(store, "spleen", able) == "v0001"
@@ -270,7 +270,7 @@ def test_a_published_version_is_whole_before_it_is_seen(
 
 def test_a_number_that_json_lacks_is_refused(store: AdapterStore, able: Capabilities) -> None:
     with pytest.raises(ValueError, match="JSON"):
-        store.add("spleen", _adapter(), {**_record(able), "error": float("inf")}, "passed")
+        store.add("spleen", _adapter(), {**_record(able), "error": float("inf")}, "accepted")
     assert store.versions("spleen") == []
 
 
@@ -315,7 +315,7 @@ def test_a_disk_that_is_full_while_publishing_changes_nothing(
 
 def test_a_version_is_found_by_what_it_came_of(store: AdapterStore, able: Capabilities) -> None:
     for fingerprint in ("a", "b", "b"):
-        store.add("spleen", _adapter(), {**_record(able), "fingerprint": fingerprint}, "passed")
+        store.add("spleen", _adapter(), {**_record(able), "fingerprint": fingerprint}, "accepted")
     assert [store.find("spleen", one) for one in ("a", "b", "c")] == ["v0001", "v0003", None]
 
 
@@ -323,7 +323,7 @@ def test_the_log_is_kept_with_the_version(store: AdapterStore, able: Capabilitie
     log = store.log("spleen")
     log.parent.mkdir(parents=True)
     log.write_text("answers")
-    version = store.add("spleen", _adapter(), _record(able), "passed", log)
+    version = store.add("spleen", _adapter(), _record(able), "accepted", log)
     assert (log.parent / version / "training.jsonl").read_text() == "answers"
     assert store.versions("spleen") == ["v0001"]
 

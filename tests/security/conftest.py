@@ -9,10 +9,12 @@ import pytest
 
 from demo.server import ROOT
 from tests.support.known import BROKEN, IMAGE, NAME, ORIGIN, PATIENT, Known
+from tests.support.marks import starts
 from tests.support.sites import site
 
 
 @pytest.fixture(scope="session")
+@starts("server")
 def known(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Known]:
     folder = tmp_path_factory.mktemp("known")
     words = {"ZEBRA", "QUENTIN", PATIENT}
@@ -28,5 +30,5 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Known]:
         cut = folder / "studies" / BROKEN / "004.dcm"
         cut.write_bytes(cut.read_bytes()[:-500])
 
-    for running in site(folder, cases=1, extra=add, others={"most_upload_mb": "8", "cors_origins": ORIGIN}):
+    for running in site(folder, cases=1, extra=add, others={"max_upload_mb": "8", "cors_origins": ORIGIN}):
         yield Known(running, tuple(words))

@@ -75,7 +75,7 @@ def test_the_same_click_again_gives_the_same_mask_without_encoding_again(server:
     first, _ = infer(server, "ct_02")
     again, said = infer(server, "ct_02")
     assert np.array_equal(first, again)
-    assert said["encoding_kept"] is True
+    assert said["encoding_cached"] is True
 
 
 def test_a_client_that_keeps_its_files_in_the_servers_temporary_folder_finds_them(server: Site) -> None:

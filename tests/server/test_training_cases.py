@@ -29,9 +29,9 @@ def _save(datastore: StudiesDatastore, case: str, **said: object) -> None:
 def test_a_label_covers_what_was_kept_and_not_what_a_client_says_it_covers(studies: Path) -> None:
     datastore = StudiesDatastore(str(studies), auto_reload=False, read_only=False)
     _save(datastore, "ct_01", slices=[8, 9])
-    _save(datastore, "ct_02", covers="everything")
-    cases, left_out = labelled_cases(datastore, SITE, {})
-    assert left_out == {}
+    _save(datastore, "ct_02", annotated_slices="everything")
+    cases, skipped = labelled_cases(datastore, SITE, {})
+    assert skipped == {}
     assert [case.annotated_slices for case in cases["liver"]] == [
         {8, 9},
         set((truth("ct_02") == 1).any((0, 1)).nonzero()[0]),
@@ -42,9 +42,9 @@ def test_what_a_label_covers_may_be_unsaid_or_unreadable(studies: Path) -> None:
     datastore = StudiesDatastore(str(studies), auto_reload=False, read_only=False)
     for case in ("ct_01", "ct_02"):
         _save(datastore, case)
-    datastore.update_label_info("ct_01", "final", {"covers": None})
-    datastore.update_label_info("ct_02", "final", {"covers": {"spleen": "everywhere"}})
-    cases, left_out = labelled_cases(datastore, SITE, {})
+    datastore.update_label_info("ct_01", "final", {"annotated_slices": None})
+    datastore.update_label_info("ct_02", "final", {"annotated_slices": {"spleen": "everywhere"}})
+    cases, skipped = labelled_cases(datastore, SITE, {})
     assert [(case.patient, case.annotated_slices) for case in cases["spleen"]] == [("ct_01", None)]
-    assert left_out.keys() == {"ct_02"}
-    assert "covers.spleen" in left_out["ct_02"]
+    assert skipped.keys() == {"ct_02"}
+    assert "annotated_slices.spleen" in skipped["ct_02"]

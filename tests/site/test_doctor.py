@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections import namedtuple
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -156,7 +155,7 @@ def test_a_pacs_that_does_not_speak_tls(fake_pacs: FakePacs) -> None:
     found = doctor.pacs(fake_pacs.url.replace("http:", "https:"))
     assert found.status is FAILED
     assert found.found.startswith("TLS error")
-    assert "BAPS_PACS_LOGIN" in found.remedy
+    assert "BAPS_PACS_CREDENTIALS" in found.remedy
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl to make a certificate")
@@ -387,7 +386,7 @@ def test_weights_of_another_hash(tmp_path: Path) -> None:
         shutil.copy(path, tmp_path)
     site = Settings(weights=tmp_path / BUNDLED_WEIGHTS.name, device="cpu")
     with pytest.raises(InputError, match="SHA-256"):
-        doctor.model(replace(site, weights_sha256="0" * 64))
+        doctor.model(site.model_copy(update={"weights_sha256": "0" * 64}))
     assert doctor.model(site).status is OK
 
 
@@ -410,7 +409,7 @@ def test_a_remote_model_that_answers_and_one_that_does_not(faulty: FaultyServer)
     assert "faulty" in doctor.model(site).found
     assert faulty.asked == [1]
     with pytest.raises(BapsError, match="cannot be reached"):
-        doctor.model(replace(site, remote=f"http://127.0.0.1:{_free()}/faulty"))
+        doctor.model(site.model_copy(update={"remote": f"http://127.0.0.1:{_free()}/faulty"}))
 
 
 def test_the_folder_of_adapters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from baps.blackbox import RemoteSettings
 from baps.errors import InputError
-from baps.site.settings import Settings, check_settings, parse_labels, read_settings
+from baps.site.settings import OLD_NAMES, Settings, check_settings, parse_labels, read_settings
+from baps.utils.deprecation import OldNameWarning
 
 
 def test_defaults() -> None:
@@ -41,9 +45,91 @@ def test_an_unknown_key_lists_the_known_ones(tmp_path: Path, where: str) -> None
         read_settings(given, {})
     message = str(caught.value)
     assert "black_bix" in message
-    for name in Settings.__dataclass_fields__:
+    for name in Settings.model_fields:
         assert name in message.split("Known ones:")[1]
     assert "config" in message.split("Known ones:")[1]
+    assert "Did you mean black_box" in message
+    assert (f"the settings file {tmp_path}" if where == "file" else "the command line") in message
+
+
+def test_a_value_that_cannot_be_used_names_the_place_that_it_comes_from(tmp_path: Path) -> None:
+    file = tmp_path / "baps.json"
+    file.write_text('{"cache_mb": "plenty", "audit_keep": 1}')
+    with pytest.raises(InputError, match=r"not 'plenty'\. It was given in the settings file .*baps\.json\.$"):
+        read_settings({"config": str(file)}, {})
+    with pytest.raises(InputError, match=r"not 'lots'\. It was given in the environment, as BAPS_CACHE_MB\.$"):
+        read_settings({"config": str(file)}, {"BAPS_CACHE_MB": "lots"})
+    with pytest.raises(InputError, match=r"not 'much'\. It was given on the command line\.$"):
+        read_settings({"config": str(file), "cache_mb": "much"}, {"BAPS_CACHE_MB": "lots"})
+
+
+def test_an_empty_option_means_the_default_also_over_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "baps.json"
+    file.write_text('{"labels": {"spleen": 3}, "cache_mb": 7}')
+    found = read_settings({"config": str(file), "labels": "", "cache_mb": ""}, {"BAPS_CACHE_MB": "8"})
+    assert found == Settings()
+
+
+def test_settings_are_frozen_and_read_only_their_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BAPS_CACHE_MB", "7")
+    assert Settings().cache_mb == Settings.model_fields["cache_mb"].default
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().cache_mb = 8  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="most_volume_mb"):
+        Settings(most_volume_mb=8)  # type: ignore[call-arg]
+
+
+def test_reading_settings_needs_nothing_heavy() -> None:
+    program = "import sys, baps.site.settings; print({'torch', 'monailabel', 'nibabel'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+_OLD_VALUES = {
+    "ahead": "3",
+    "most_upload_mb": "9",
+    "most_volume_mb": "10",
+    "organ_cache_gb": "5",
+    "pacs_login": "/etc/pacs.json",
+    "remote_batch": "6",
+    "remote_patience": "7.5",
+    "remote_side": "8",
+    "whole_labels": "yes",
+}
+"""Settings by their names in version 0.1."""
+
+
+@pytest.mark.parametrize("where", ["option", "variable", "file"])
+@pytest.mark.parametrize("old", list(_OLD_VALUES))
+def test_a_name_of_version_01_is_read_with_one_warning(tmp_path: Path, where: str, old: str) -> None:
+    new, value = OLD_NAMES[old], _OLD_VALUES[old]
+    expected = read_settings({new: value}, {})
+    assert expected != Settings()
+    given, environment, words = {old: value}, {}, (old, new, "the command line")
+    if where == "variable":
+        given, environment = {}, {f"BAPS_{old.upper()}": value}
+        words = (f"BAPS_{old.upper()}", f"BAPS_{new.upper()}", "the environment")
+    elif where == "file":
+        file = tmp_path / "baps.json"
+        file.write_text(json.dumps(given))
+        given, words = {"config": str(file)}, (old, new, str(file))
+    with pytest.warns(OldNameWarning) as warned:
+        assert read_settings(given, environment) == expected
+    assert len(warned) == 1
+    for word in words:
+        assert word in str(warned[0].message)
+
+
+def test_the_new_name_wins_over_the_old_one() -> None:
+    with pytest.warns(OldNameWarning):
+        assert read_settings({"ahead": "3", "prefetch_slices": "4"}, {}).prefetch_slices == 4
+    with pytest.warns(OldNameWarning):  # The order of places stays: the command line wins over the environment.
+        assert read_settings({"ahead": "3"}, {"BAPS_PREFETCH_SLICES": "4"}).prefetch_slices == 3
+
+
+def test_new_names_give_no_warning(recwarn: pytest.WarningsRecorder) -> None:
+    read_settings({OLD_NAMES[old]: value for old, value in _OLD_VALUES.items()}, {"BAPS_AHEAD": ""})
+    assert not recwarn.list
 
 
 def test_keys_of_the_host_are_left_alone() -> None:
@@ -77,17 +163,17 @@ def test_settings_that_can_be_checked_at_start(tmp_path: Path, name: str) -> Non
 
 def test_the_organ_model(tmp_path: Path) -> None:
     weights = tmp_path / "organs.pth"
-    given = {"organ_model": "fseft", "organ_weights": str(weights), "organ_cache_gb": "0"}
+    given = {"organ_model": "fseft", "organ_weights": str(weights), "feature_cache_gb": "0"}
     found = read_settings(given, {})
-    assert (found.organ_model, found.organ_weights, found.organ_cache_gb) == ("fseft", weights, 0)
+    assert (found.organ_model, found.organ_weights, found.feature_cache_gb) == ("fseft", weights, 0)
     with pytest.raises(InputError, match="organ model fseft needs weights"):
         check_settings(Settings(organ_model="fseft"))
     with pytest.raises(InputError, match=r"organs\.pth does not exist"):
         check_settings(found)
     weights.touch()
     check_settings(found)
-    with pytest.raises(InputError, match="organ_cache_gb must be a whole number of gigabytes"):
-        read_settings({"organ_cache_gb": "2.5"}, {})
+    with pytest.raises(InputError, match="feature_cache_gb must be a whole number of gigabytes"):
+        read_settings({"feature_cache_gb": "2.5"}, {})
 
 
 def test_a_remote_model() -> None:
@@ -99,7 +185,7 @@ def test_a_remote_model() -> None:
     address = "grpc://model:8001/sam"
     check_settings(Settings(black_box="remote", remote=address))
     assert Settings(remote=address).remote_model == RemoteSettings(address)
-    given = {"side": "512", "batch": "4", "prompts": "boxes", "timeout": "2.5", "patience": "0"}
+    given = {"image_size": "512", "batch_size": "4", "prompts": "boxes", "timeout": "2.5", "retry_seconds": "0"}
     environment = {f"BAPS_REMOTE_{name.upper()}": value for name, value in given.items()}
     found = read_settings({"remote": address}, {**environment, "BAPS_REMOTE_TOKEN": "hush"})
     assert found.remote_model == RemoteSettings(address, 512, 4, "boxes", 2.5, 0.0)
@@ -107,7 +193,8 @@ def test_a_remote_model() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "unit"), [("side", "pixels"), ("batch", "images"), ("timeout", "seconds"), ("patience", "seconds")]
+    ("name", "unit"),
+    [("image_size", "pixels"), ("batch_size", "images"), ("timeout", "seconds"), ("retry_seconds", "seconds")],
 )
 @pytest.mark.parametrize("value", ["-1", "many", "nan"])
 def test_numbers_of_a_remote_model(name: str, unit: str, value: str) -> None:
@@ -251,7 +338,7 @@ def test_every_origin_needs_users(tmp_path: Path) -> None:
         check_settings(Settings(cors_origins=("https://a", "*")))
 
 
-@pytest.mark.parametrize("name", ["most_upload_mb", "most_volume_mb"])
+@pytest.mark.parametrize("name", ["max_upload_mb", "max_volume_mb"])
 def test_how_large_images_may_be(tmp_path: Path, name: str) -> None:
     assert getattr(read_settings({name: "8"}, {}), name) == 8
     assert getattr(read_settings({name: ""}, {}), name) == getattr(Settings(), name) > 0
@@ -279,9 +366,9 @@ def test_what_is_neither_is_refused(tmp_path: Path, value: str) -> None:
 
 def test_a_yes_in_a_file(tmp_path: Path) -> None:
     file = tmp_path / "baps.json"
-    file.write_text('{"allow_unprotected": true, "whole_labels": "yes", "cors_origins": ["https://a.hospital"]}')
+    file.write_text('{"allow_unprotected": true, "complete_labels": "yes", "cors_origins": ["https://a.hospital"]}')
     found = read_settings({"config": str(file)}, {})
-    assert (found.allow_unprotected, found.whole_labels, found.cors_origins) == (True, True, ("https://a.hospital",))
+    assert (found.allow_unprotected, found.complete_labels, found.cors_origins) == (True, True, ("https://a.hospital",))
 
 
 def test_labels_in_a_file(tmp_path: Path) -> None:

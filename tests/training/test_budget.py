@@ -16,7 +16,7 @@ from baps.training.adapt import adapt
 from baps.training.budget import check_max_images
 from baps.training.settings import AdaptationSettings
 
-SETTINGS = AdaptationSettings(batch=4, click_sets=2, check_slices=3, curve_points=2, curve_slices=4)
+SETTINGS = AdaptationSettings(batch_size=4, click_sets=2, check_slices=3, curve_points=2, curve_slices=4)
 
 
 def cases(patients: int, each: int) -> list[Case]:

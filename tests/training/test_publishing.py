@@ -25,10 +25,10 @@ from baps.training.settings import AdaptationSettings
 Slices = Callable[..., dict[str, list[LabelledSlice]]]
 NewBox = Callable[..., Any]
 SETTINGS = AdaptationSettings(
-    max_images=700, batch=8, curve_points=2, curve_slices=4, click_sets=2, check_slices=3, rate=0.05, zoom="none",
-    head="none",
+    max_images=700, batch_size=8, curve_points=2, curve_slices=4, click_sets=2, check_slices=3, learning_rate=0.05,
+    zoom="none", head="none",
 )  # fmt: skip
-WEAK = replace(SETTINGS, max_images=260, rate=0.02, condition="click")
+WEAK = replace(SETTINGS, max_images=260, learning_rate=0.02, condition="click")
 """Learns little; and of another kind than the rest, so it does not go on from what is served."""
 
 
@@ -57,11 +57,11 @@ def _serve(
     record = {
         "adapter": adapter.record(),
         "black_box": {"name": "brightness", "weights_sha256": black_box.capabilities.weights_sha256},
-        "known_patients": [patient_hash(patient) for patient in trained_on],
+        "seen_patients": [patient_hash(patient) for patient in trained_on],
         "fingerprint": "of what is served",
         "verdict": {"gain": gain},
     }
-    version = store.add(label, adapter, record, "passed")
+    version = store.add(label, adapter, record, "accepted")
     store.publish(label, version)
     return version
 
@@ -76,7 +76,7 @@ def test_what_is_better_is_published(store: AdapterStore, new_black_box: NewBox,
     assert (said["version"], said["status"]) == ("v0001", "published")
     assert store.published("spleen") == "v0001"
     record = store.record("spleen", "v0001")
-    assert (record["status"], record["started_from"], record["against_served"]) == ("passed", None, None)
+    assert (record["status"], record["started_from"], record["against_served"]) == ("accepted", None, None)
     assert said["reason"] == record["reason"]
     assert said["reason"].endswith("over 3 slices.")
     assert said["gain"] == record["verdict"]["gain"] > 0.5
@@ -128,7 +128,7 @@ def test_what_is_no_better_than_the_model_as_it_is_is_kept_and_not_served(
         for patient, pieces in dim_slices(6).items()
     }
     said = adapt_and_publish(store, ("spleen",), new_black_box(), slices, SETTINGS)
-    assert (said["version"], said["status"], said["before"]) == ("v0001", "refused", 1)
+    assert (said["version"], said["status"], said["before"]) == ("v0001", "rejected", 1)
     assert store.published("spleen") is None
     assert store.served("spleen", new_black_box().capabilities) is None
 
@@ -149,7 +149,7 @@ def test_what_is_better_than_the_model_but_worse_than_what_is_served_is_refused(
     assert alone["status"] == "published"
     _serve(store, new_black_box(), _brighter(1 / 3), [])
     said = adapt_and_publish(store, ("spleen",), new_black_box(), slices, WEAK)
-    assert (said["version"], said["status"]) == ("v0002", "refused")
+    assert (said["version"], said["status"]) == ("v0002", "rejected")
     assert said["gain"] > 0.05
     assert said["against_served"]["gain"] < 0
     assert f"Against the served adapter: gain {said['against_served']['gain']:+.3f}." in said["reason"]
@@ -162,7 +162,7 @@ def test_where_nobody_is_new_to_what_is_served_a_smaller_gain_is_refused(
     slices = dim_slices(6)
     _serve(store, new_black_box(), _brighter(1 / 3), list(slices), gain=0.99)
     said = adapt_and_publish(store, ("spleen",), new_black_box(), slices, WEAK)
-    assert (said["status"], said["against_served"]) == ("refused", None)
+    assert (said["status"], said["against_served"]) == ("rejected", None)
     assert said["reason"].endswith("The served adapter gained more.")
     assert store.published("spleen") == "v0001"
 
@@ -173,7 +173,7 @@ def test_over_weeks_what_is_served_never_gets_worse_for_those_who_judge(
 ) -> None:
     """Patients join; some trainings are good, some learn little, and some do harm."""
     random = np.random.default_rng(seed)
-    kinds = [SETTINGS, WEAK, replace(SETTINGS, rate=3.0, max_images=200), replace(SETTINGS, max_images=300)]
+    kinds = [SETTINGS, WEAK, replace(SETTINGS, learning_rate=3.0, max_images=200), replace(SETTINGS, max_images=300)]
     statuses = []
     for patients in (2, 3, 5, 6, 8, 8):
         settings = replace(kinds[random.integers(4)], seed=int(random.integers(100)))
@@ -191,7 +191,7 @@ def test_over_weeks_what_is_served_never_gets_worse_for_those_who_judge(
             assert record["against_served"]["gain"] >= 0
             judges = [p for p in slices if patient_hash(p) in record["held_back_patients"]]
             if before and judges:
-                knew = store.record("spleen", before)["known_patients"]
+                knew = store.record("spleen", before)["seen_patients"]
                 assert any(patient_hash(p) not in knew for p in judges)
     assert "published" in statuses
 
@@ -210,7 +210,7 @@ def test_a_roll_back_is_not_undone(store: AdapterStore, new_black_box: NewBox, d
     store.roll_back("spleen")
     for settings in (SETTINGS, other):
         said = adapt_and_publish(store, ("spleen",), new_black_box(), slices, settings)
-        assert said["status"] in ("passed", "refused")
+        assert said["status"] in ("accepted", "rejected")
         assert store.published("spleen") is None
 
 
@@ -218,7 +218,7 @@ def test_a_version_that_was_withdrawn_stays_so(store: AdapterStore, new_black_bo
     adapt_and_publish(store, ("spleen",), new_black_box(), dim_slices(6), SETTINGS)
     store.withdraw("spleen")
     said = adapt_and_publish(store, ("spleen",), new_black_box(), dim_slices(6), SETTINGS)
-    assert (said["version"], said["status"], store.published("spleen")) == ("v0001", "passed", None)
+    assert (said["version"], said["status"], store.published("spleen")) == ("v0001", "accepted", None)
 
 
 def test_a_fifth_patient_judges_and_what_is_served_is_gone_on_from(
@@ -267,7 +267,7 @@ def test_what_was_begun_from_another_version_is_begun_anew(
     assert store.versions("spleen") == []
     _serve(store, new_black_box(), _brighter(0.28), [])
     said = adapt_and_publish(store, ("spleen",), new_black_box(), slices, SETTINGS)
-    assert said["recalled_images"] == 0
+    assert said["replayed_images"] == 0
     assert store.record("spleen", said["version"])["started_from"] == "of what is served"
 
 
@@ -277,7 +277,7 @@ def test_what_was_broken_off_goes_on(store: AdapterStore, new_black_box: NewBox,
     with pytest.raises(BudgetSpentError):
         adapt_and_publish(store, ("spleen",), black_box, dim_slices(6), SETTINGS)
     said = adapt_and_publish(store, ("spleen",), new_black_box(), dim_slices(6), SETTINGS)
-    assert said["recalled_images"] == black_box.images_asked > 200
+    assert said["replayed_images"] == black_box.images_asked > 200
     assert said["status"] == "published"
 
 

@@ -20,7 +20,7 @@ from baps.prompts import Prompt
 from baps.training.query_log import QueryLog
 
 NewBox = Callable[..., BlackBox]
-ABOUT = {"slices": 3, "settings": {"seed": 0, "rate": 0.03}}
+ABOUT = {"slices": 3, "settings": {"seed": 0, "learning_rate": 0.03}}
 ANSWERS = [[0.25, 0.5], [0.125], [], [1 / 3, 2 / 3, 1e-30]]
 
 
@@ -188,7 +188,8 @@ def test_masks_of_another_question_are_not_used(tmp_path: Path, new_black_box: N
 
 
 @pytest.mark.parametrize(
-    "about", [{**ABOUT, "slices": 4}, {**ABOUT, "settings": {"seed": 1, "rate": 0.03}}, {**ABOUT, "more": "è"}, {}]
+    "about",
+    [{**ABOUT, "slices": 4}, {**ABOUT, "settings": {"seed": 1, "learning_rate": 0.03}}, {**ABOUT, "more": "è"}, {}],
 )
 def test_a_log_of_something_else_is_begun_anew(tmp_path: Path, new_black_box: NewBox, about: dict[str, object]) -> None:
     log = tmp_path / "log.jsonl"

@@ -24,7 +24,16 @@ def test_unknown_names_list_the_known_ones(name: str, known: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["max_images", "batch", "slices_per_volume", "check_slices", "click_sets", "curve_points", "curve_slices"]
+    "name",
+    [
+        "max_images",
+        "batch_size",
+        "slices_per_volume",
+        "check_slices",
+        "click_sets",
+        "curve_points",
+        "curve_slices",
+    ],
 )
 @pytest.mark.parametrize("value", [0, -5])
 def test_numbers_below_one_are_refused(name: str, value: int) -> None:
@@ -32,7 +41,7 @@ def test_numbers_below_one_are_refused(name: str, value: int) -> None:
         AdaptationSettings(**{name: value})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["radius", "rate"])
+@pytest.mark.parametrize("name", ["perturbation_radius", "learning_rate"])
 @pytest.mark.parametrize("value", [0.0, -0.1])
 def test_sizes_of_steps_are_positive(name: str, value: float) -> None:
     with pytest.raises(InputError, match="positive"):
@@ -41,8 +50,8 @@ def test_sizes_of_steps_are_positive(name: str, value: float) -> None:
 
 @pytest.mark.parametrize("value", [-0.1, 1.5, float("nan")])
 def test_what_is_corrected_is_a_share(value: float) -> None:
-    with pytest.raises(InputError, match="corrected must be a share from 0 to 1"):
-        AdaptationSettings(corrected=value)
+    with pytest.raises(InputError, match="correction_ratio must be a share from 0 to 1"):
+        AdaptationSettings(correction_ratio=value)
 
 
 def test_a_seed_below_zero_is_refused() -> None:
@@ -50,7 +59,7 @@ def test_a_seed_below_zero_is_refused() -> None:
         AdaptationSettings(seed=-1)
 
 
-@pytest.mark.parametrize("name", ["radius", "rate"])
+@pytest.mark.parametrize("name", ["perturbation_radius", "learning_rate"])
 def test_sizes_of_steps_are_numbers(name: str) -> None:
     with pytest.raises(InputError, match=name):
         AdaptationSettings(**{name: float("nan")})  # type: ignore[arg-type]

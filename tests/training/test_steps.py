@@ -55,8 +55,8 @@ def _never(function: Callable[[], Sequence[float]]) -> list[float]:
 
 
 def test_the_settings_say_which() -> None:
-    assert isinstance(build_stepper(AdaptationSettings(batch=5)), PromptSpaceStepper)
-    assert build_stepper(AdaptationSettings(batch=5)).batch_size == 5
+    assert isinstance(build_stepper(AdaptationSettings(batch_size=5)), PromptSpaceStepper)
+    assert build_stepper(AdaptationSettings(batch_size=5)).batch_size == 5
     assert isinstance(build_stepper(AdaptationSettings(optimiser="spsa_gc")), SpsaGcStepper)
     assert (SpsaGcStepper().batch_size, SpsaGcStepper().queries_per_slice) == (
         4,
@@ -150,7 +150,7 @@ def test_a_step_depends_on_the_losses_and_the_seed_alone(
 
 
 def test_a_step_in_prompt_space_by_hand(new_black_box: Callable[..., Any], batch: Batch) -> None:
-    settings = AdaptationSettings(radius=0.2, rate=0.05)
+    settings = AdaptationSettings(perturbation_radius=0.2, learning_rate=0.05)
     made, stepper = build_visual_prompt("basis"), PromptSpaceStepper(settings)
     stepper.start(made, 1)
     black_box = new_black_box(batch_size=100)

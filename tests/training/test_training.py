@@ -20,7 +20,7 @@ from baps.training.steps import PromptSpaceStepper
 from baps.training.training import train
 
 Slices = Callable[..., dict[str, list[LabelledSlice]]]
-SETTINGS = AdaptationSettings(batch=8, curve_points=2, curve_slices=4, zoom="none", head="none")
+SETTINGS = AdaptationSettings(batch_size=8, curve_points=2, curve_slices=4, zoom="none", head="none")
 WITH_HEAD = replace(SETTINGS, head="convolutional")
 
 
@@ -135,7 +135,12 @@ def test_every_slice_comes_once_before_any_comes_again(new_black_box: Callable[.
     """Each patient has one slice, whose organ lies in a cell of its own, so a click tells which slice was asked."""
     slices = _pieces(dim_slices(6, each=1))
     black_box = new_black_box()
-    train(black_box, slices, replace(SETTINGS, batch=3, curve_points=1, curve_slices=1, corrected=0), 2 + 6 * 4)
+    train(
+        black_box,
+        slices,
+        replace(SETTINGS, batch_size=3, curve_points=1, curve_slices=1, correction_ratio=0),
+        2 + 6 * 4,
+    )
     steps = [prompts for images, prompts in black_box.asked if len(images) == 6]
     assert len(steps) == 4
     seen = []
@@ -229,7 +234,7 @@ def test_by_default_a_head_is_learned_and_helps(
 ) -> None:
     """With so few images the prompt alone leaves much to mend."""
     slices = _pieces(dim_slices(3))
-    settings = AdaptationSettings(batch=8, prompt=prompt)
+    settings = AdaptationSettings(batch_size=8, prompt=prompt)
     made, _ = train(new_black_box(), slices, settings, 90)
     assert made.head is not None
     plain, headed = (

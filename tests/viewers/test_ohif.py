@@ -168,8 +168,8 @@ def test_a_mask_is_saved_under_a_name_and_an_export_takes_its_place(
     assert _completed(pacs) == before + 1
 
     monkeypatch.setattr("monailabel.config.settings.MONAI_LABEL_DICOMWEB_CACHE_PATH", str(tmp_path / "cache"))
-    cases, left_out = labelled_cases(open_pacs(f"{pacs.orthanc}/dicom-web"), {"spleen": 2}, {})
-    assert left_out == {}
+    cases, skipped = labelled_cases(open_pacs(f"{pacs.orthanc}/dicom-web"), {"spleen": 2}, {})
+    assert skipped == {}
     (case,) = (case for case in cases["spleen"] if case.patient == f"phantom-{orientation}")
     np.testing.assert_array_equal(read_labels(case.labels, read_volume(case.image)) > 0, exported["spleen"])
 

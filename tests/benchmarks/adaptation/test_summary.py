@@ -8,7 +8,7 @@ import pytest
 from benchmarks.adaptation.summary import all_tables, draw, headline, summarise
 from benchmarks.page import write_between_marks
 
-CORRECTED = {"click": {"by_clicks": [0.5] * 10, "clicks_to_85": 9.0, "not_reached": 0.5}}
+CORRECTED = {"click": {"by_clicks": [0.5] * 10, "noc_85": 9.0, "noc_85_failures": 0.5}}
 
 
 def _run(arm: str, dice: list[float], seed: int = 0, curve: list[Any] | None = None, **more: Any) -> dict[str, Any]:
@@ -26,8 +26,8 @@ def runs() -> list[dict[str, Any]]:
         _run("zero_shot", [0.4, 0.6], corrected=CORRECTED),
         _run("zero_shot", [0.4, 0.6], seed=1, corrected=CORRECTED),
         _run("window", [0.5, 0.6]),
-        _run("default", [0.6, 0.8], curve=fast, status="passed", corrected=CORRECTED),
-        _run("default", [0.7, 0.7], seed=1, curve=slow, status="refused", refused=0.456, corrected=CORRECTED),
+        _run("default", [0.6, 0.8], curve=fast, status="accepted", corrected=CORRECTED),
+        _run("default", [0.7, 0.7], seed=1, curve=slow, status="rejected", rejected=0.456, corrected=CORRECTED),
         _run("zoom_and_white_box", [0.65, 0.85], curve=[[0, 0.5], [4000, 0.99]]),
     ]
 
@@ -38,7 +38,7 @@ def test_gains_are_over_zero_shot_on_the_same_patients(runs: list[dict[str, Any]
     assert rows["default"]["gain_std"] == pytest.approx(0.0)
     assert rows["default"]["gain_std_patients"] == pytest.approx(0.05)
     assert rows["default"]["white_box_share"] == pytest.approx(0.2 / 0.25)
-    assert (rows["default"]["seeds"], rows["default"]["refused"]) == (2, [0.456])
+    assert (rows["default"]["seeds"], rows["default"]["rejected"]) == (2, [0.456])
     assert rows["window"]["images_to_90"] is None
 
 

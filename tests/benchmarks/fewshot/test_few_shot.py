@@ -95,10 +95,10 @@ def test_the_plan_can_be_narrowed(model: OrganModel) -> None:
     assert [(c.organ, c.arm, c.shots, c.split) for c in cells] == [
         ("pancreas", "full", shots, "validation") for shots in (1, 3, 5)
     ]
-    (cell,) = plan(model, only="novel panc", arms=["full"], seeds=1, shots=3, rate=0.25)
+    (cell,) = plan(model, only="novel panc", arms=["full"], seeds=1, shots=3, learning_rate=0.25)
     assert cell.shots == 3
     assert cell.settings is not None
-    assert cell.settings.rate == 0.25
+    assert cell.settings.learning_rate == 0.25
     quick = plan(model, quick=True)
     assert {cell.experiment for cell in quick} == set(EXPERIMENTS)
     assert {cell.seed for cell in quick} == {0}
@@ -138,7 +138,7 @@ def test_a_run_says_who_was_learned_from_and_what_came_out(trial: Callable[..., 
     assert found["epochs"] == [2]
     assert found["parameters"] == 65
     assert found["memory_mib"] > 100
-    assert found["passed_over"] == {}
+    assert found["skipped"] == {}
     assert json.loads(json.dumps(found, allow_nan=False))["settings"]["epochs"] == 2
     assert trial("linear_probe", shots=3, seed=1)["scores"] == found["scores"]
 
@@ -148,7 +148,7 @@ def test_patients_without_the_organ_are_passed_over(trial: Callable[..., dict[st
     for each in found:
         assert set(each["patients"]) == {"p1", "p2", "p3", "p4", "p5"}
         assert [score["patient"] for score in each["scores"]] == ["p8"]
-        assert [name.split(".")[0] for name in each["passed_over"]] == ["p0", "p9"]
+        assert [name.split(".")[0] for name in each["skipped"]] == ["p0", "p9"]
 
 
 def test_as_it_came_nothing_is_fitted(trial: Callable[..., dict[str, Any]]) -> None:

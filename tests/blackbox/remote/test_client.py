@@ -136,7 +136,7 @@ def test_images_of_another_size_are_not_sent(bundled_host: Host, wire: str) -> N
 # A model that goes.
 
 SETTINGS = AdaptationSettings(
-    max_images=500, batch=8, curve_points=2, curve_slices=4, click_sets=2, check_slices=3, rate=0.05
+    max_images=500, batch_size=8, curve_points=2, curve_slices=4, click_sets=2, check_slices=3, learning_rate=0.05
 )
 Slices = Callable[..., dict[str, list[LabelledSlice]]]
 
@@ -161,9 +161,9 @@ def test_a_server_that_restarts_is_waited_for(own_host: Host, wire: str) -> None
 
 @pytest.mark.parametrize("wire", WIRES)
 def test_a_server_that_stays_away_is_told(own_host: Host, wire: str) -> None:
-    remote = _remote(own_host.addresses[wire], patience=1)
+    remote = _remote(own_host.addresses[wire], retry_seconds=1)
     own_host.kill()
-    with pytest.raises(BapsError, match=r"cannot be reached .* It was waited for 1 s\. Start its server") as caught:
+    with pytest.raises(BapsError, match=r"cannot be reached .* The server stayed away for 1 s\. Start it") as caught:
         remote.segment(_images(1, 32), [CLICK])
     assert not isinstance(caught.value, InputError)
 
@@ -192,15 +192,15 @@ def test_a_training_that_lost_its_server_goes_on_from_its_log(
             own_host.kill()
 
     with pytest.raises(BapsError, match="goes on from its log"):
-        adapt(_remote(address, patience=0), slices, SETTINGS, progress=switch_off, log=log)
+        adapt(_remote(address, retry_seconds=0), slices, SETTINGS, progress=switch_off, log=log)
     own_host.start()
     own_host.wait()
     rest = _remote(address)
     result = adapt(rest, slices, SETTINGS, log=log)
     _same(result, unbroken)
-    assert result.record["recalled_images"] > SETTINGS.max_images // 2  # type: ignore[operator]
+    assert result.record["replayed_images"] > SETTINGS.max_images // 2  # type: ignore[operator]
     asked = result.record["black_box_images"]
-    assert asked == unbroken.record["black_box_images"] == rest.images_asked + result.record["recalled_images"]  # type: ignore[operator]
+    assert asked == unbroken.record["black_box_images"] == rest.images_asked + result.record["replayed_images"]  # type: ignore[operator]
 
 
 @pytest.mark.slow
@@ -258,10 +258,10 @@ def test_what_is_sent_again_counts_again(faulty: FaultyServer, _no_pauses: list[
 
 
 def test_the_waiting_grows_and_ends(faulty: FaultyServer, _no_pauses: list[float]) -> None:
-    remote = _remote(faulty.address, patience=30)
+    remote = _remote(faulty.address, retry_seconds=30)
     faulty.infer = lambda _: said(503)
     faulty.ready = 503
-    with pytest.raises(BapsError, match=r"HTTP 503.*waited for 30 s"):
+    with pytest.raises(BapsError, match=r"HTTP 503.*stayed away for 30 s"):
         remote.segment(_black(2), [CLICK] * 2)
     assert _no_pauses == [0.5, 1, 2, 4, 8, 8, 6.5]
     assert faulty.asked == [2]  # Nothing is sent to a server that is not ready.
@@ -269,9 +269,9 @@ def test_the_waiting_grows_and_ends(faulty: FaultyServer, _no_pauses: list[float
 
 
 def test_a_server_that_is_ready_and_fails_is_given_up_too(faulty: FaultyServer, _no_pauses: list[float]) -> None:
-    remote = _remote(faulty.address, patience=5)
+    remote = _remote(faulty.address, retry_seconds=5)
     faulty.infer = lambda _: said(503)
-    with pytest.raises(BapsError, match="waited for 5 s"):
+    with pytest.raises(BapsError, match="stayed away for 5 s"):
         remote.segment(_black(2), [CLICK] * 2)
     assert remote.images_asked == sum(faulty.asked)
     assert sum(_no_pauses) == 5
@@ -291,7 +291,7 @@ def test_the_budget_stops_what_is_sent_again(faulty: FaultyServer, _no_pauses: l
 
 
 def test_a_slow_server(faulty: FaultyServer) -> None:
-    remote = _remote(faulty.address, timeout=0.2, patience=0)
+    remote = _remote(faulty.address, timeout=0.2, retry_seconds=0)
 
     def slowly(count: int) -> Any:
         time.sleep(1)
@@ -337,7 +337,7 @@ def test_masks_of_truth_values(faulty: FaultyServer) -> None:
 def test_a_model_of_any_size(faulty: FaultyServer) -> None:
     faulty.metadata = metadata(image=("UINT8", [-1, -1, -1, 3]), probabilities=("FP32", [-1, -1, -1]))
     assert _remote(faulty.address).capabilities.input_side == 1024
-    remote = _remote(faulty.address, side=SIDE)
+    remote = _remote(faulty.address, image_size=SIDE)
     assert remote.capabilities.input_side == SIDE
     assert remote.segment(_black(1), [CLICK]).shape == (1, SIDE, SIDE)
 
@@ -408,12 +408,12 @@ def test_what_it_understands_is_said_by_the_operator(
     ("changed", "message"),
     [
         ({"address": "model"}, "is no address"),
-        ({"side": 0}, "remote_side"),
-        ({"batch_size": 0}, "remote_batch"),
+        ({"image_size": 0}, "remote_image_size"),
+        ({"batch_size": 0}, "remote_batch_size"),
         ({"timeout": 0.0}, "remote_timeout"),
         ({"timeout": float("nan")}, "remote_timeout"),
-        ({"patience": -1.0}, "remote_patience"),
-        ({"patience": float("inf")}, "remote_patience"),
+        ({"retry_seconds": -1.0}, "remote_retry_seconds"),
+        ({"retry_seconds": float("inf")}, "remote_retry_seconds"),
         ({"prompts": "masks"}, "remote_prompts.*clicks,boxes"),
     ],
 )

@@ -14,7 +14,7 @@ from baps.fseft.adapters import FewShotAdapter, build_adapter
 from baps.fseft.fitting import Checkpoint, Example, FitResult, FitSettings, fit
 from baps.fseft.models import FoundationModel
 
-SETTINGS = FitSettings(rate=0.02, epochs=8, crop=6, steps=2)
+SETTINGS = FitSettings(learning_rate=0.02, epochs=8, crop=6, steps=2)
 
 
 def _example(seed: int) -> Example:
@@ -73,7 +73,7 @@ def test_the_plateau_is_where_it_would_have_been(
     unet: FoundationModel, tmp_path: Path, queries: Sequence[torch.Tensor], ends: int
 ) -> None:
     """Nothing is learned, so it ends as early as it may: with query volumes, thirty epochs after the middle."""
-    settings = replace(SETTINGS, rate=1e-9, epochs=80, crop=0, steps=1)
+    settings = replace(SETTINGS, learning_rate=1e-9, epochs=80, crop=0, steps=1)
     unbroken, first, second = (build_adapter("linear_probe", unet, "heart") for _ in range(3))
     expected = _run(unbroken, settings, queries, None)
     with pytest.raises(KeyboardInterrupt):

@@ -12,7 +12,7 @@ from baps.fseft.adapters import FewShotAdapter, build_adapter
 from baps.fseft.fitting import Example, FitSettings, fit
 from baps.fseft.models import FoundationModel
 
-SETTINGS = FitSettings(rate=0.1, epochs=40, crop=6)
+SETTINGS = FitSettings(learning_rate=0.1, epochs=40, crop=6)
 
 
 def _example(seed: int = 0, voxels: int = 3) -> Example:
@@ -62,14 +62,16 @@ def test_the_rate_falls_along_a_cosine(unet: FoundationModel, monkeypatch: pytes
         step(self)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", watched)
-    fit(build_adapter("linear_probe", unet, "liver"), [_example()], replace(SETTINGS, epochs=8, rate=0.02))
+    fit(build_adapter("linear_probe", unet, "liver"), [_example()], replace(SETTINGS, epochs=8, learning_rate=0.02))
     expected = 0.01 * (1 + torch.cos(torch.pi * torch.arange(8) / 8))
     torch.testing.assert_close(torch.tensor(rates), expected)
 
 
 def test_it_ends_on_a_plateau(unet: FoundationModel) -> None:
     fitted = fit(
-        build_adapter("linear_probe", unet, "liver"), [_example()], replace(SETTINGS, rate=1e-9, crop=0, epochs=60)
+        build_adapter("linear_probe", unet, "liver"),
+        [_example()],
+        replace(SETTINGS, learning_rate=1e-9, crop=0, epochs=60),
     )
     assert len(fitted.losses) == 30
 
@@ -108,7 +110,7 @@ def test_the_size_of_query_volumes_is_held(unet: FoundationModel) -> None:
 
 def test_before_the_middle_no_plateau_is_looked_for(unet: FoundationModel) -> None:
     adapter = build_adapter("linear_probe", unet, "liver")
-    settings = replace(SETTINGS, rate=1e-9, crop=0, epochs=80)
+    settings = replace(SETTINGS, learning_rate=1e-9, crop=0, epochs=80)
     assert len(fit(adapter, [_example()], settings, [_example(1).inputs]).losses) == 70
 
 
@@ -119,7 +121,7 @@ def test_a_model_is_tuned_on_images(unet: FoundationModel) -> None:
     image = 0.5 * target.float() + 0.2 * torch.rand((1, 16, 16, 16), generator=torch.Generator().manual_seed(0))
     adapter = build_adapter("decoder", unet, "heart")
     frozen = {k: v.detach().clone() for k, v in adapter.named_parameters() if not v.requires_grad}
-    fitted = fit(adapter, [Example(image, target)], FitSettings(rate=1e-3, epochs=8, crop=16))
+    fitted = fit(adapter, [Example(image, target)], FitSettings(learning_rate=1e-3, epochs=8, crop=16))
     assert fitted.losses[-1] < fitted.losses[0] - 0.1
     assert frozen
     assert all(torch.equal(value, adapter.get_parameter(key)) for key, value in frozen.items())

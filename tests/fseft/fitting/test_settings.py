@@ -9,12 +9,12 @@ from baps.fseft.fitting import FitSettings
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"rate": 0}, "rate must be a positive number"),
-        ({"rate": float("nan")}, "rate must be a positive number"),
-        ({"rate": 0.1, "epochs": 0}, "epochs must be at least 1"),
-        ({"rate": 0.1, "steps": 0}, "steps must be at least 1"),
-        ({"rate": 0.1, "crop": -1}, "crop must not be negative"),
-        ({"rate": 0.1, "margin": float("nan")}, "margin must not be negative"),
+        ({"learning_rate": 0}, "learning_rate must be a positive number"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a positive number"),
+        ({"learning_rate": 0.1, "epochs": 0}, "epochs must be at least 1"),
+        ({"learning_rate": 0.1, "steps": 0}, "steps must be at least 1"),
+        ({"learning_rate": 0.1, "crop": -1}, "crop must not be negative"),
+        ({"learning_rate": 0.1, "margin": float("nan")}, "margin must not be negative"),
     ],
 )
 def test_out_of_range_is_refused(wrong: dict[str, float], said: str) -> None:

@@ -253,7 +253,7 @@ def test_the_files_that_pydicom_ships_are_read_as_simpleitk_does_or_refused_with
 def test_more_elements_or_values_than_memory_has_room_for_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    monkeypatch.setenv("BAPS_MOST_VOLUME_MB", "1")
+    monkeypatch.setenv("BAPS_MAX_VOLUME_MB", "1")
     dataset = Dataset()
     dataset.PatientID = "1"
     if what == "items":

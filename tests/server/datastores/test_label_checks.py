@@ -70,11 +70,11 @@ def test_what_cannot_be_read_does_not_count_and_the_reason_is_said(studies: Path
     assert found.get_labeled_images() == ["ct_01"]
     assert sorted(found.get_unlabeled_images()) == ["ct_02", "ct_03"]
     assert found.status()["completed"] == 1
-    cases, left_out = labelled_cases(found, SITE, {})
+    cases, skipped = labelled_cases(found, SITE, {})
     assert [case.image.name for case in cases["liver"]] == ["ct_01.nii.gz"]
-    assert left_out.keys() == {"ct_02", "ct_03"}
-    assert "does not lie where its image does" in left_out["ct_02"]
-    assert left_out["ct_03"] == "The label of ct_03 is empty: no voxel is marked."
+    assert skipped.keys() == {"ct_02", "ct_03"}
+    assert "does not lie where its image does" in skipped["ct_02"]
+    assert skipped["ct_03"] == "The label of ct_03 is empty: no voxel is marked."
 
 
 def test_a_label_is_read_once_and_again_when_it_or_its_image_changes(studies: Path, read: list[str]) -> None:

@@ -26,6 +26,7 @@ from baps.server.datastores.folder import StudiesDatastore
 from baps.server.datastores.read_only import ReadOnlyStudies
 from baps.server.training_cases import labelled_cases
 from demo.server import ROOT, running_server
+from tests.support.marks import starts
 from tests.support.sites import SAMPLES, spleen_click, truth
 
 SETTINGS = {"labels": "spleen=2,liver=1"}
@@ -44,6 +45,7 @@ def mounted(point: Path, *how: str) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
+@starts("server")
 def scanner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path, MONAILabelClient]]:
     """A read-only mount with two volumes, one of them labelled, and a series; its source, and a server on it."""
     folder = tmp_path_factory.mktemp("scanner")
@@ -179,9 +181,9 @@ def test_what_is_known_of_labels_is_kept_at_each_start(tmp_path: Path, monkeypat
         served.update_image_info("ct_02", {"strategy": {"random": {"ts": 1}}})
         with pytest.raises(StorageError, match="so the label was not saved"):
             served.save_label("ct_02", str(label), "final", {})
-        cases, left_out = labelled_cases(served, {"spleen": 2}, {})
+        cases, skipped = labelled_cases(served, {"spleen": 2}, {})
         assert [case.labels for case in cases["spleen"]] == [studies / "labels" / "final" / "ct_01.nii.gz"]
-        assert not left_out
+        assert not skipped
     assert contents(studies) == before
     (studies / "labels" / "draft").mkdir()
     shutil.copy(label, studies / "labels" / "draft")

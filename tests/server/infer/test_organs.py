@@ -82,7 +82,7 @@ def test_the_reply_names_what_is_there_in_the_order_of_the_values(site: Site) ->
     voxels, said = site.ask()
     np.testing.assert_array_equal(voxels == 5, site.ball)
     assert list(said["label_names"].items()) == [("shell", 2), ("ball", 5)]
-    assert said["adapter"] == {"ball": "v0003", "shell": "as it is", "nowhere": "as it is"}
+    assert said["adapter"] == {"ball": "v0003", "shell": "unadapted", "nowhere": "unadapted"}
     unknown, missing = said["notes"]
     assert "Nothing answers for heart:" in unknown
     assert missing == "Found nowhere in this volume: nowhere."

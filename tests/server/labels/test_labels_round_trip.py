@@ -59,9 +59,9 @@ class Place:
 
     def trained_on(self) -> tuple[Masks, dict[str, str]]:
         """What a training reads of each organ, and what it leaves out."""
-        cases, left_out = labelled_cases(self.datastore, SITE, {})
+        cases, skipped = labelled_cases(self.datastore, SITE, {})
         found = {name: CaseReader().read(case)[1] for name, of_organ in cases.items() for case in of_organ}
-        return found, left_out
+        return found, skipped
 
 
 @pytest.fixture(scope="module")
@@ -182,8 +182,8 @@ def test_what_is_saved_is_what_trainings_read(place: Place, writer: str, seed: i
         "author": "anna",
     }
     save_label(place.datastore, SITE, "p1", path, "final", said)
-    found, left_out = place.trained_on()
-    assert left_out == {}
+    found, skipped = place.trained_on()
+    assert skipped == {}
     for name, mask in masks.items():
         np.testing.assert_array_equal(found[name], mask)
     assert place.datastore.get_labeled_images() == ["p1"]
@@ -207,8 +207,8 @@ def test_overlaps_outlast_others_who_save(tmp_path: Path, writer: str) -> None:
     save_label(place.datastore, SITE, "p1", tmp_path / "ben.nii.gz", "final", ben)
     image = read_volume(Path(place.datastore.get_image_uri("p1")))
     save_shown(place.datastore, SITE, "p1", image, "aorta", aorta, range(image.shape[2]), "organs", "carl")
-    found, left_out = place.trained_on()
-    assert left_out == {}
+    found, skipped = place.trained_on()
+    assert skipped == {}
     for name, mask in {**masks, "kidney": kidney, "aorta": aorta}.items():
         np.testing.assert_array_equal(found[name], mask)
     authors = place.datastore.get_label_info("p1", "final")["authors"]
@@ -238,8 +238,8 @@ def test_a_file_that_was_laid_there_by_hand_names_its_segments(tmp_path: Path, n
     shutil.copy(path, tmp_path / "studies" / "labels" / "final" / name)
     place.datastore.refresh()
     assert place.datastore.get_labeled_images() == ["p1"]
-    found, left_out = place.trained_on()
-    assert left_out == {}
+    found, skipped = place.trained_on()
+    assert skipped == {}
     assert found.keys() == masks.keys()
     for organ, mask in masks.items():
         np.testing.assert_array_equal(found[organ], mask)

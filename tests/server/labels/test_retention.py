@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,7 +45,7 @@ def _aged(file: Path, days: float) -> Path:
 def _retention(store: StudiesDatastore, folder: Path, **settings: int) -> Retention:
     audit = AuditFile(folder / "audit.jsonl")
     audit.check()
-    return Retention(store, replace(Settings(adapters=folder / "adapters"), **settings), audit)
+    return Retention(store, Settings(adapters=folder / "adapters", **settings), audit)
 
 
 def test_nothing_goes_unless_a_setting_says_so(studies: StudiesDatastore, tmp_path: Path) -> None:

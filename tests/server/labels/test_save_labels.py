@@ -56,8 +56,8 @@ def test_slices_of_an_organ_gather_in_one_label(studies: Path) -> None:
     assert _save(studies, "liver", _disc(image, 9), [9])
     wanted = np.where(_disc(image, 3) | _disc(image, 4), 9, 0) + _disc(image, 9)
     np.testing.assert_array_equal(_saved(studies), wanted)
-    cases, left_out = labelled_cases(_open(studies)[0], LABELS, {})
-    assert left_out == {}
+    cases, skipped = labelled_cases(_open(studies)[0], LABELS, {})
+    assert skipped == {}
     assert {name: [case.annotated_slices for case in found] for name, found in cases.items()} == {
         "kidney": [{3, 4}],
         "liver": [{9}],
@@ -97,7 +97,7 @@ def test_a_label_that_a_person_submitted_is_added_to(studies: Path) -> None:
     assert values == {"liver": 5, "spleen": 2}
     np.testing.assert_array_equal(_saved(studies), np.where(_disc(image, 0), 2, submitted))
     assert (info["author"], info["model"], info["confirmed"]) == ("anna", "baps", True)
-    assert info["covers"] == {
+    assert info["annotated_slices"] == {
         "liver": np.flatnonzero((submitted == 5).any((0, 1))).tolist(),
         "spleen": [0],
     }

@@ -75,7 +75,7 @@ def test_a_killed_training_goes_on_and_comes_to_the_same_adapter(tmp_path: Path)
                 server.client.train_start("baps", wanted)
             end = wait_until_trained(server)
             result = end["adapters"]["spleen"]  # type: ignore[index]
-            assert (result["recalled_images"] >= 300) == (name == "killed")
+            assert (result["replayed_images"] >= 300) == (name == "killed")
             folder = server.adapters / "label-spleen"
             assert not (folder / "training.jsonl").exists()
             version = folder / "v0001"
@@ -87,7 +87,7 @@ def test_a_killed_training_goes_on_and_comes_to_the_same_adapter(tmp_path: Path)
             assert course(server.adapters)[-1][1] == end["black_box_images"]
         finally:
             running.close()  # type: ignore[attr-defined]
-    skip = ("created", "seconds", "recalled_images")
+    skip = ("created", "seconds", "replayed_images")
     plain = [{key: value for key, value in record.items() if key not in skip} for record in records]
     assert plain[0] == plain[1]
     heads = [int.from_bytes(content[:8], "little") + 8 for content in weights]
@@ -146,7 +146,11 @@ def test_only_what_a_person_confirmed_trains(own_server: Site) -> None:
     kept = json.loads((own_server.studies / "datastore_v2.json").read_text())["objects"]
     first, second = kept["ct_03"]["labels"]["original"]["info"], kept["ct_02"]["labels"]["final"]["info"]
     assert (first["confirmed"], first["model"]) == (False, "baps")
-    assert (second["confirmed"], second["author"], second["covers"]) == (True, "Dr. Who", {"spleen": [8, 9, 10, 11]})
+    assert (second["confirmed"], second["author"], second["annotated_slices"]) == (
+        True,
+        "Dr. Who",
+        {"spleen": [8, 9, 10, 11]},
+    )
     own_server.client.train_start("baps", {"max_images": 900})
     wait_until_trained(own_server)
     record = json.loads((own_server.adapters / "label-spleen" / "v0001" / "record.json").read_text())

@@ -50,9 +50,9 @@ def trainer(black_box: BlackBox, folder: Path) -> SiteTrainer[AdaptationSettings
         ({"max_images": 100.5}, "must be of type int"),
         ({"max_images": True}, "must be of type int"),
         ({"click_sets": 10**9}, "No number of images suffices"),
-        ({"rate": "nan"}, "rate"),
+        ({"learning_rate": "nan"}, "learning_rate"),
         ({"seed": -1}, "seed"),
-        ({"corrected": 2}, "corrected"),
+        ({"correction_ratio": 2}, "correction_ratio"),
         ({"prompt": "poke"}, "poke"),
     ],
 )
@@ -93,7 +93,7 @@ def test_options_that_the_organ_model_cannot_use(
     for options, said in (
         ({"method": "magic"}, "magic"),
         ({"epochs": 0}, "epochs must be at least 1"),
-        ({"rate": -1}, "rate must be"),
+        ({"learning_rate": -1}, "learning_rate must be"),
     ):
         with pytest.raises(InputError, match=said):
             asked.prepare(options, studies)

@@ -12,12 +12,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from baps.adapters.adapter import Adapter, adapter_from_record
+from baps.adapters.old_records import rename_record
 from baps.errors import BapsError, InputError
 from baps.utils.atomic_write import atomic_write
 
 Built = TypeVar("Built")
 
-_OF_THE_RUN = ("seconds", "recalled_images")
+_OF_THE_RUN = ("seconds", "replayed_images")
 """What differs between two runs that come to the same adapter; without it, their files are equal."""
 
 
@@ -76,7 +77,7 @@ def read_built(
         raise InputError(f"There is no adapter file {path}. `baps adapt --out FILE` makes one.")
     try:
         with safe_open(path, "pt") as file:
-            record: dict[str, Any] = json.loads(file.metadata()["record"])
+            record = rename_record(json.loads(file.metadata()["record"]))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # it is no dict
         return build(record, tensors), record
     except BapsError:

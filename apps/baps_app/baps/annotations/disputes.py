@@ -53,7 +53,7 @@ class NewLabel:
     Attributes:
         label_map: the segments.
         values: value of each label.
-        covers: slices of each label that were annotated, see ``annotated_slices``; all for a label that is missing.
+        annotated_slices: slices of each label that were annotated, see ``LabelInfo``.
         author: the annotator who saves it.
         drawn: labels that the annotator marked or searched for; the others were only kept.
         confirms: whether the annotator is a trainer, who confirms changes by saving them.
@@ -61,7 +61,7 @@ class NewLabel:
 
     label_map: LabelMap
     values: Mapping[str, int]
-    covers: Mapping[str, Collection[int]]
+    annotated_slices: Mapping[str, Collection[int]]
     author: str
     drawn: Collection[str]
     confirms: bool
@@ -130,7 +130,7 @@ def find_disputes(
             compared = comparisons[candidate.version]
             if compared is None:  # The version was removed. What was disputed stays disputed.
                 disputed_by = disputed
-            elif compared.differs_too_much(organ, new.covers.get(organ)):
+            elif compared.differs_too_much(organ, new.annotated_slices.get(organ)):
                 disputed_by = candidate
         if disputed_by:
             result.disputed[organ], result.basis[organ] = disputed_by, basis or disputed_by
@@ -177,7 +177,7 @@ class _Comparison:
         old_values = label_values(old.info, labels, old.label_map.names)
         pairs = [(old_values.get(organ, 0), values.get(organ, 0)) for organ in organs]
         self._columns, self._info = {organ: n for n, organ in enumerate(organs)}, old.info
-        self._voxels = Overlaps.of(old.label_map, new, pairs)
+        self._voxels = Overlaps.count(old.label_map, new, pairs)
 
     def is_same(self, organ: str) -> bool:
         """Return whether an organ is unchanged."""
@@ -192,7 +192,9 @@ class _Comparison:
             organ: name of the organ.
             covered: slices that the new label annotates, or None for all; it says nothing about others.
         """
-        return differs_too_much(self._voxels, self._columns[organ], (self._info.covers or {}).get(organ), covered)
+        return differs_too_much(
+            self._voxels, self._columns[organ], (self._info.annotated_slices or {}).get(organ), covered
+        )
 
 
 def differs_too_much(

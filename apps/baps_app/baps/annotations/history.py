@@ -29,9 +29,10 @@ from typing import Any
 
 from filelock import FileLock
 
+from baps.annotations.label_info import rename_info_keys
 from baps.errors import BapsError, InputError, NotFoundError
 from baps.io import file_stem, images_folder, label_stem, read_label_map, read_volume
-from baps.utils.atomic_write import PARTIAL, atomic_write, to_disk
+from baps.utils.atomic_write import PARTIAL, atomic_write, flush_to_disk
 from baps.utils.printable import printable
 
 FOLDER = "labels-history"
@@ -70,9 +71,9 @@ class Version:
         name: time at which it was saved, in UTC.
         file: the label.
         sha256: SHA-256 of the file.
-        info: information about the label: ``author``, ``authors`` by organ, ``covers``, ``model``, ``confirmed``.
-            ``found`` if somebody placed the file there, ``restored`` names the version that it repeats, and
-            ``disputed`` names, by organ, the version that trainings use until a trainer confirms this one.
+        info: information about the label: ``author``, ``authors`` by organ, ``annotated_slices``, ``model``,
+            ``confirmed``. ``found`` if somebody placed the file there, ``restored`` names the version that it repeats,
+            and ``disputed`` names, by organ, the version that trainings use until a trainer confirms this one.
     """
 
     name: str
@@ -313,7 +314,7 @@ class LabelHistory:
         source = self.image_file(image)
         unchanged = "The label was not restored; the served label is unchanged."
         try:
-            marked = read_label_map(version.file, read_volume(source), source).marked().any()
+            marked = read_label_map(version.file, read_volume(source), source).foreground().any()
         except InputError as error:
             raise InputError(f"{error} {unchanged}") from error
         if not marked:
@@ -435,11 +436,11 @@ class LabelHistory:
                 now = datetime.now(timezone.utc).isoformat(timespec="seconds")
                 with (folder / _REMOVED_LOG).open("a") as log:
                     log.writelines(json.dumps({"version": name, "removed": now, "why": why}) + "\n" for name in names)
-                to_disk(folder / _REMOVED_LOG)
+                flush_to_disk(folder / _REMOVED_LOG)
                 for name in names:  # Hide it first: what a kill leaves behind is removed at the next start.
                     hidden = (folder / name).rename(folder / f"{PARTIAL}{name}")
                     shutil.rmtree(hidden)
-                to_disk(folder)
+                flush_to_disk(folder)
         except OSError as error:
             raise BapsError(f"The versions could not all be removed ({error.strerror}). Try again.") from error
 
@@ -521,9 +522,9 @@ class LabelHistory:
         with suppress(BapsError):  # The version is damaged: keep what is served again.
             if names and _read(folder / names[-1]).sha256 == _sha256(file):
                 return
-        found = self._write(folder, file, served["ext"], {**served["info"], "found": True})
+        found = self._write(folder, file, served["ext"], {**rename_info_keys(served["info"]), "found": True})
         found.rename(folder / self._next_name(folder))
-        to_disk(folder)
+        flush_to_disk(folder)
 
     def _served_file(self, folder: Path, suffix: str) -> Path:
         return self._studies / "labels" / folder.parent.name / f"{folder.name}{suffix}"
@@ -540,7 +541,7 @@ class LabelHistory:
                 raise BapsError(_DIFFERENT_CONTENT)
             record_file.write_text(json.dumps({"sha256": _sha256(copy), "info": dict(info)}, indent=2))
             for path in (copy, record_file, version, folder, folder.parent, self._folder):
-                to_disk(path)
+                flush_to_disk(path)
         except BaseException:
             shutil.rmtree(version, ignore_errors=True)
             raise
@@ -565,9 +566,9 @@ class LabelHistory:
                     listing["objects"][image]["labels"][tag] = {"ext": version.suffix, "info": info}
                     listed.write_text(json.dumps(listing))
                     for path in (label, listed):
-                        to_disk(path)  # Everything that needs space is written; only renames follow.
+                        flush_to_disk(path)  # Everything that needs space is written; only renames follow.
                     version_folder.rename(saved)
-                    to_disk(folder)
+                    flush_to_disk(folder)
             except BaseException:
                 if version_folder.name.startswith(PARTIAL):
                     shutil.rmtree(version_folder, ignore_errors=True)
@@ -576,7 +577,7 @@ class LabelHistory:
                 if other != target and not other.name.startswith(".") and self._belongs(other, image, listing):
                     other.unlink()
         saved.rename(folder / name)
-        to_disk(folder)
+        flush_to_disk(folder)
         return name
 
     @staticmethod
@@ -629,8 +630,10 @@ def _read(folder: Path) -> Version:
     try:
         record_file = json.loads((folder / "version.json").read_text())
         (file,) = folder.glob("label*")
-        return Version(folder.name.removesuffix(_SAVING_SUFFIX), file, record_file["sha256"], record_file["info"])
-    except (OSError, ValueError, KeyError) as error:
+        return Version(
+            folder.name.removesuffix(_SAVING_SUFFIX), file, record_file["sha256"], rename_info_keys(record_file["info"])
+        )
+    except (OSError, ValueError, KeyError, AttributeError) as error:
         raise BapsError(
             f"The version {folder.name} of a label is damaged ({type(error).__name__}). Restore it from your backup."
         ) from error

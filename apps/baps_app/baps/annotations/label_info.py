@@ -35,6 +35,25 @@ def _none_to_empty(value: Any) -> Any:
     return [] if value is None else value
 
 
+_OLD_KEYS = {"covers": "annotated_slices"}
+"""Keys that version 0.1 stored with labels. There is no warning: the program wrote them, not the operator."""
+
+
+def rename_info_keys(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Rename the keys of stored information about a label to the current ones.
+
+    Args:
+        info: information that this version or version 0.1 stored. If it has both keys, the new one is used.
+
+    Returns:
+        The information with the current keys.
+    """
+    renamed = {key: value for key, value in info.items() if key not in _OLD_KEYS}
+    for old in info.keys() & _OLD_KEYS.keys():
+        renamed.setdefault(_OLD_KEYS[old], info[old])
+    return renamed
+
+
 class Segment(BaseModel):
     """One segment of a labelmap."""
 
@@ -62,9 +81,10 @@ class LabelInfo(BaseModel):
         author: annotator who drew or corrected the label, or "".
         model: model that made the mask, or "" if a person did.
         confirmed: whether a person confirmed the label. By default, a model's mask is not confirmed.
-        slices: slices across K that were annotated completely; for the default, see ``annotated_slices``.
+        slices: slices across K that were annotated completely; for the default, see ``list_annotated_slices``.
         authors: annotator of each label, if not all are by ``author``.
-        covers: ``annotated_slices`` as they were stored when the label was saved; all for a label that is missing.
+        annotated_slices: for each label, the slices across K that were annotated, as ``list_annotated_slices`` returned
+            them when the label was saved; all for a label that is missing.
         basis: for each label, the version that changes are compared with, if it is an earlier one.
         disputed: for each label, the version that trainings use instead, if this one took it from another annotator and
             no trainer has confirmed that, see ``baps.annotations.disputes``.
@@ -80,7 +100,7 @@ class LabelInfo(BaseModel):
     confirmed: bool = True
     slices: list[Annotated[int, Field(ge=0)]] | None = Field(None, max_length=_MAX_SLICES)
     authors: dict[str, str] = Field(default_factory=dict)
-    covers: dict[str, frozenset[int]] | None = None
+    annotated_slices: dict[str, frozenset[int]] | None = None
     basis: dict[str, ReferenceVersion] = Field(default_factory=dict)
     disputed: dict[str, ReferenceVersion] = Field(default_factory=dict)
 
@@ -95,9 +115,10 @@ class LabelInfo(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _default_confirmed(cls, request: Any) -> Any:
-        if isinstance(request, dict) and request.get("model") and "confirmed" not in request:
-            return {**request, "confirmed": False}
-        return request
+        if not isinstance(request, dict):
+            return request
+        request = rename_info_keys(request)
+        return {**request, "confirmed": False} if request.get("model") and "confirmed" not in request else request
 
     @model_validator(mode="after")
     def _check_unique(self) -> LabelInfo:
@@ -112,8 +133,8 @@ _CLIENT_KEYS = ("label_info", "author", "model", "confirmed", "slices")
 """Keys that a viewer may send about a label."""
 
 _SERVER_KEYS = frozenset((
-    "covers", "authors", "basis", "disputed", "erased", "confirmed_by", "found", "restored", "damaged", "version", "ts",
-    "name", "checksum", "extra",
+    "annotated_slices", *_OLD_KEYS, "authors", "basis", "disputed", "erased", "confirmed_by", "found", "restored",
+    "damaged", "version", "ts", "name", "checksum", "extra",
 ))  # fmt: skip
 """Keys that only the server sets; a client that sends back what it received sends them too."""
 
@@ -273,7 +294,7 @@ def name_values(info: LabelInfo, label_map: LabelMap, labels: Mapping[str, int])
     return values
 
 
-def annotated_slices(
+def list_annotated_slices(
     info: LabelInfo, label_map: LabelMap, values: Mapping[str, int], complete_labels: bool = False
 ) -> dict[str, list[int]]:
     """Determine the slices across K on which each label was annotated; on others, unmarked does not mean absent.
@@ -290,17 +311,17 @@ def annotated_slices(
     Raises:
         InputError: if there are more than can be stored.
     """
-    covers, marked = {}, label_map.slices()
+    annotated, marked = {}, label_map.slices_by_value()
     for name, value in values.items():
         if info.slices is not None:
-            covers[name] = sorted(set(info.slices))
+            annotated[name] = sorted(set(info.slices))
         else:
-            covers[name] = (
+            annotated[name] = (
                 list(range(label_map.shape[2])) if complete_labels and value in marked else marked.get(value, [])
             )
-    if sum(map(len, covers.values())) > _MAX_ANNOTATED_PAIRS:
+    if sum(map(len, annotated.values())) > _MAX_ANNOTATED_PAIRS:
         raise InputError(
-            f"The label lists annotated slices of {len(covers)} segments, more than {_MAX_ANNOTATED_PAIRS:,} in total. "
-            "Name fewer segments, or send no slices. Nothing was saved."
+            f"The label lists annotated slices of {len(annotated)} segments, more than {_MAX_ANNOTATED_PAIRS:,} in "
+            "total. Name fewer segments, or send no slices. Nothing was saved."
         )
-    return covers
+    return annotated

@@ -61,8 +61,8 @@ def merge_concurrent_labels(
     before = set(old.values())
     old_values = {organ: value for organ, value in label_values(old_info, labels, old.names).items() if value in before}
     others = [organ for organ in old_values if not (author and old_info.author_of(organ) == author)]
-    pairs = Overlaps.of(old, new, [(old_values[organ], new_values.get(organ, 0)) for organ in others])
-    overwritten = Overlaps.of(old, _as_one_segment(new), [(old_values[organ], 1) for organ in others]).both.sum(0)
+    pairs = Overlaps.count(old, new, [(old_values[organ], new_values.get(organ, 0)) for organ in others])
+    overwritten = Overlaps.count(old, _as_one_segment(new), [(old_values[organ], 1) for organ in others]).both.sum(0)
     value_map: dict[int, int] = {}
     for n, organ in enumerate(others):
         name = old_info.author_of(organ) or "nobody named"
@@ -86,13 +86,13 @@ def merge_concurrent_labels(
             f", except {overwritten_voxels} voxels that are marked differently now" if overwritten_voxels else ""
         )
         notes.append(f"{organ} by {name} was kept{exception}.")
-    merged = new.filled(old, value_map, names_by_value(values)) if value_map else new
+    merged = new.filled_from(old, value_map, names_by_value(values)) if value_map else new
     return MergedLabels(LabelMap(merged.layers, names_by_value(values)), values, tuple(organs), tuple(notes))
 
 
 def _as_one_segment(labels: LabelMap) -> LabelMap:
     """Merge all segments into one with the value 1."""
-    return LabelMap((labels.marked().view(np.uint8),))
+    return LabelMap((labels.foreground().view(np.uint8),))
 
 
 def names_by_value(values: Mapping[str, int]) -> dict[int, str]:

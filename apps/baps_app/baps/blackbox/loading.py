@@ -10,17 +10,17 @@ from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
 
 from baps.blackbox.bundled_model import build_bundled_model
+from baps.blackbox.choices import BLACK_BOXES
 from baps.blackbox.device import usable_device
 from baps.blackbox.interface import BlackBox
-from baps.blackbox.remote.client import RemoteBlackBox, RemoteSettings
+from baps.blackbox.remote.client import RemoteBlackBox
+from baps.blackbox.remote.settings import RemoteSettings
 from baps.blackbox.sam import SamBlackBox
 from baps.blackbox.weights import load_weights
 from baps.errors import InputError, MissingExtraError
 
 BUNDLED_WEIGHTS = Path(__file__).parent / "bundled" / "bundled.safetensors"
 _SAM_WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
-BLACK_BOXES = ("bundled", "sam", "sam2", "remote")
-"""Names that ``load_black_box`` knows."""
 
 
 def load_black_box(

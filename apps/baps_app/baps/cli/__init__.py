@@ -22,6 +22,7 @@ from baps.cli.evaluate import evaluate
 from baps.cli.segment import segment
 from baps.cli.serve import serve
 from baps.errors import BapsError
+from baps.utils.deprecation import OldNameWarning
 
 app = typer.Typer(no_args_is_help=True)
 app.command()(serve)
@@ -55,9 +56,11 @@ def _options(
 
 
 def main() -> None:
-    """Run the command; errors that were foreseen are one sentence."""
-    if not sys.warnoptions:  # What libraries say to programmers; python -W default shows it.
+    """Run the command. Expected errors and warnings are one sentence each."""
+    if not sys.warnoptions:  # Libraries warn programmers; python -W default shows that.
         warnings.simplefilter("ignore")
+        warnings.simplefilter("default", OldNameWarning)
+        warnings.formatwarning = lambda message, *_, **__: f"{message}\n"
     try:
         app()
     except BapsError as error:

@@ -46,9 +46,10 @@ def adapt(
     ] = "convolutional",
     visual_prompt: Annotated[str, typer.Option(help="basis (ours) or concat (as published).")] = "basis",
     condition: Annotated[str, typer.Option(help="What it depends on beside the image: label, or click.")] = "label",
-    corrected: Annotated[
+    correction_ratio: Annotated[
         float, typer.Option(help="Share of training prompts with corrective clicks: 0.5 (ours) or 0 (as published).")
     ] = 0.5,
+    corrected: Annotated[float | None, typer.Option(hidden=True)] = None,
     encoder: Annotated[str, typer.Option(help="Frozen encoder: statistics, clip, vit_mae or dino.")] = "statistics",
     encoder_source: Annotated[str, typer.Option(help="Its weights: a local path or a hub's name.")] = "",
     weights: options.Weights = "",
@@ -60,7 +61,7 @@ def adapt(
     """Adapt a model to labelled images, and check the adapter on patients that it was not trained on.
 
     FILE holds what should be served: the adapter, or, if the check found that it does not help, one that changes
-    nothing (the candidate is then beside it, as FILE.refused). If it is broken off, the same command goes on from
+    nothing (the candidate is then beside it, as FILE.rejected). If it is broken off, the same command goes on from
     FILE.training.jsonl.
     """
     from baps.adapters.adapter import identity_adapter
@@ -76,7 +77,7 @@ def adapt(
     settings = AdaptationSettings(
         visual_prompt=visual_prompt,
         condition=condition,
-        corrected=corrected,
+        correction_ratio=options.new_option(correction_ratio, corrected, "--correction-ratio", "--corrected"),
         encoder=encoder,
         encoder_source=encoder_source,
         optimiser=optimizer,
@@ -99,11 +100,11 @@ def adapt(
     check_max_images(found.cases, settings, resends=model.capabilities.resends)
     folder = out.parent
     note("adapt to labels", images=sorted({file_stem(case.image) for case in found.cases}), config=config)
-    slices, left_out = load_cases(found.cases, model.capabilities.input_side, settings.slices_per_volume, folder)
+    slices, skipped = load_cases(found.cases, model.capabilities.input_side, settings.slices_per_volume, folder)
     options.print_notes(found.notes)
-    options.print_left_out({**found.skipped, **left_out})
+    options.print_skipped({**found.skipped, **skipped})
     if not slices:
-        raise InputError(f"None of the labels can be used. {next(iter(left_out.values()), '')}")
+        raise InputError(f"None of the labels can be used. {next(iter(skipped.values()), '')}")
     count = sum(map(len, slices.values()))
     console.print(f"{count} labelled slices of {len(slices)} patients; {model.capabilities.name} as the model")
 
@@ -119,15 +120,15 @@ def adapt(
         result = adapt_to(model, slices, settings, progress=report, log=log)
 
     record = dict(result.record)
-    if recalled := record["recalled_images"]:
+    if recalled := record["replayed_images"]:
         console.print(f"The answers for {recalled} images came from {log}, which an earlier run of the same had left.")
-    candidate = out.with_name(f"{out.name}.refused")
+    candidate = out.with_name(f"{out.name}.rejected")
     candidate.unlink(missing_ok=True)
     record["status"] = result.acceptance.status
     if result.acceptance.comparison is None:
         write_adapter(out, result.adapter, record)
         console.print("Only one patient: nobody was left to check the adapter on. It may help or harm.", style="yellow")
-    elif result.acceptance.status == "passed":
+    elif result.acceptance.status == "accepted":
         write_adapter(out, result.adapter, record)
         console.print(f"{result.acceptance.sentence()} Better.", style="green")
     else:

@@ -40,8 +40,8 @@ def evaluate(
 
     FILE gets ``mean`` (over labels, then cases), ``std`` (of the mean over the five sets of clicks), ``cases`` (how
     many) and ``black_box_images``, and the figures of each case. With more clicks these stay those of the first click
-    (or box), and it gets ``by_clicks``, ``by_clicks_std``, ``clicks_to_85`` (ten where Dice 0.85 is not reached) and
-    ``not_reached`` (the share of such slices).
+    (or box), and it gets ``by_clicks``, ``by_clicks_std``, ``noc_85`` (ten where Dice 0.85 is not reached) and
+    ``noc_85_failures`` (the share of such slices).
     """
     from baps.adapters.adapter_file import check_fits, read_adapter
     from baps.evaluation.evaluate import evaluate as measure
@@ -63,14 +63,14 @@ def evaluate(
         check_fits(record, model.capabilities.name, model.capabilities.weights_sha256)
     found = find_cases(images, labels, options.read_label(label))
     options.print_notes(found.notes)
-    options.print_left_out(found.skipped)
+    options.print_skipped(found.skipped)
     columns = (TextColumn("evaluating"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("", total=len(found.cases))
         result = measure(
             model, found.cases, loaded, prompt, seed, lambda done, _: bar.update(task, completed=done), clicks
         )
-    options.print_left_out(result.skipped)
+    options.print_skipped(result.skipped)
     outputs.write_figures(json_file, result.record())
     table = Table("case", "Dice")
     for name, value in result.by_case.items():
@@ -84,7 +84,7 @@ def evaluate(
             table.add_row(str(number), f"{mean:.3f} ± {std:.3f}")
         console.print(table)
         console.print(
-            f"Clicks to Dice 0.85: {more.clicks_to_85:.1f}, counting ten where it is not reached "
-            f"({more.not_reached:.0%} of the slices)."
+            f"Clicks to Dice 0.85: {more.noc_85:.1f}, counting ten where it is not reached "
+            f"({more.noc_85_failures:.0%} of the slices)."
         )
     console.print(f"{result.black_box_images} images asked. Figures: {json_file}")

@@ -46,7 +46,7 @@ def _history(studies: Path) -> LabelHistory:
 def list_labels(
     studies: Studies, image: Annotated[str, typer.Option(help="One image alone; by default all.")] = ""
 ) -> None:
-    """Every version, who saved it, and what it covers; the newest of each label is served."""
+    """List every version, who saved it, and the slices of each organ; the newest of each label is served."""
     history = _history(studies)
     version_column = Column("version", no_wrap=True, min_width=23)  # Whole, to be copied.
     table = Table("image", "label", version_column, "served", "author", "organs and their slices", "remarks")
@@ -206,10 +206,10 @@ def import_labels(
     """Have labels of other programs served and trained on, as if they had been submitted; DIR stays as it is.
 
     A label is called as its image, or as nnU-Net and 3D Slicer call it: a_0000.nii.gz has the label a.nii.gz; a.nrrd
-    has a.seg.nrrd or a-label.nrrd. Each is read on its image and refused where it cannot be used. Where a file does not
+    has a.seg.nrrd or a-label.nrrd. Each is read on its image and rejected if it cannot be used. Where a file does not
     name its segments, --labels (or the settings file) says what their values mean, as for the server.
 
-    Ends with 1 if a label was refused.
+    The exit status is 1 if a label was rejected.
     """
     from baps.annotations.label_files import TAG_FOLDERS, match_labels
     from baps.errors import InputError
@@ -241,7 +241,7 @@ def import_labels(
 
     def told(one: Imported) -> None:
         if one.why_not:
-            console.print(f"refused: {one.file.name}. {one.why_not}", style="yellow", markup=False)
+            console.print(f"rejected: {one.file.name}. {one.why_not}", style="yellow", markup=False)
             return
         console.print(f"{done}: {one.file.name} as the label of {one.image}, {', '.join(one.organs)}", markup=False)
         if not dry_run:
@@ -250,10 +250,10 @@ def import_labels(
     how = Import(known, author, confirmed, replace, dry_run)
     results = import_labels(datastore, match_labels(files, datastore.list_images()), how, told)
     options.print_notes(dict.fromkeys(sentence for one in results for sentence in one.notes))
-    refused = sum(bool(one.why_not) for one in results)
+    rejected = sum(bool(one.why_not) for one in results)
     after = "can be imported; nothing was saved" if dry_run else "were imported"
-    console.print(f"{len(results) - refused} of {len(results)} labels {after}.")
-    if refused:
+    console.print(f"{len(results) - rejected} of {len(results)} labels {after}.")
+    if rejected:
         raise typer.Exit(1)
 
 
@@ -264,10 +264,10 @@ def _authors(said: dict[str, object]) -> str:
 
 
 def _organs(said: dict[str, object]) -> str:
-    covers = said.get("covers")
-    return (
-        ", ".join(f"{organ} {len(slices)}" for organ, slices in covers.items()) if isinstance(covers, dict) else "all"
-    )
+    annotated = said.get("annotated_slices")
+    if not isinstance(annotated, dict):
+        return "all"
+    return ", ".join(f"{organ} {len(slices)}" for organ, slices in annotated.items())
 
 
 def _remarks(version: Version) -> str:

@@ -1,24 +1,30 @@
-"""Options that several commands have: the settings of a site, of which empty means not given, and labelled folders."""
+"""Options that several commands share: settings of a site, where empty means not given, and labelled folders."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
+import click
 import typer
+from click.core import ParameterSource
 
+from baps.blackbox.choices import BLACK_BOXES
 from baps.cli.console import Console
+from baps.utils.deprecation import warn_of_old_name
 
 if TYPE_CHECKING:
     from baps.blackbox import BlackBox as BlackBoxModel
     from baps.site.settings import Settings
 
-_MOST_REASONS = 10
+_MAX_REASONS = 10
 
 Labels = Annotated[str, typer.Option(help="Organs, as in spleen,liver, or with their values: spleen=1,liver=6.")]
-BlackBox = Annotated[str, typer.Option(help="The model: bundled, sam, or remote, one on another machine.")]
-Weights = Annotated[str, typer.Option(metavar="FILE", help="Checkpoint of the model; needed for sam.")]
+BlackBox = Annotated[
+    str, typer.Option(help=f"The model: {', '.join(BLACK_BOXES[:-1])} or {BLACK_BOXES[-1]} (on another machine).")
+]
+Weights = Annotated[str, typer.Option(metavar="FILE", help="Checkpoint of the model; sam and sam2 need one.")]
 WeightsSha256 = Annotated[str, typer.Option("--weights-sha256", help="The hash that the checkpoint must have.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
 Remote = Annotated[
@@ -44,16 +50,43 @@ Patients = Annotated[
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
 
 
+def new_option(value: Any, old_value: Any, new: str, old: str) -> Any:
+    """Return the value of an option that version 0.1 called by another name, and warn if that name was used.
+
+    Args:
+        value: The value of the option.
+        old_value: The value of the hidden option of the old name, or None if it was not given.
+        new: The name of the option, as in ``--learning-rate``. If both are given, this one is used.
+        old: Its old name.
+    """
+    if old_value is None:
+        return value
+    warn_of_old_name(old, new)
+    parameter = new.removeprefix("--").replace("-", "_")
+    default = click.get_current_context().get_parameter_source(parameter) is ParameterSource.DEFAULT
+    return old_value if default else value
+
+
 def given(**options: str) -> dict[str, str]:
-    """The options that were given, by the name of the setting, as ``read_settings`` takes them."""
+    """Return the options that were given, by the name of the setting, as ``read_settings`` takes them.
+
+    Args:
+        options: Values by the name of the setting; "" where it was not given.
+    """
     return {name: value for name, value in options.items() if value}
 
 
 def load_site(**settings: str) -> tuple[Settings, BlackBoxModel]:
-    """The settings that were given, and their black box.
+    """Read the settings and load their black box.
+
+    Args:
+        settings: Values by the name of the setting; "" where it was not given.
+
+    Returns:
+        The settings of the site, and the black box.
 
     Raises:
-        InputError: if they or the weights cannot be used.
+        InputError: if the settings or the weights cannot be used.
     """
     from baps.blackbox import load_black_box
     from baps.site.settings import read_settings
@@ -62,22 +95,34 @@ def load_site(**settings: str) -> tuple[Settings, BlackBoxModel]:
     return site, load_black_box(site.black_box, site.weights, site.weights_sha256, site.device, site.remote_model)
 
 
-def print_left_out(reasons: Mapping[str, str]) -> None:
-    """Say what was left out and why, ten at the most."""
+def print_skipped(reasons: Mapping[str, str]) -> None:
+    """Print what was skipped and why, at most ten entries.
+
+    Args:
+        reasons: Reasons by the name of what was skipped.
+    """
     console = Console(soft_wrap=True, highlight=False)
-    for name, reason in list(reasons.items())[:_MOST_REASONS]:
-        console.print(f"Left out: {name}. {reason}", style="yellow", markup=False)
-    if len(reasons) > _MOST_REASONS:
-        console.print(f"Left out: {len(reasons) - _MOST_REASONS} more.", style="yellow")
+    for name, reason in list(reasons.items())[:_MAX_REASONS]:
+        console.print(f"Skipped: {name}. {reason}", style="yellow", markup=False)
+    if len(reasons) > _MAX_REASONS:
+        console.print(f"Skipped: {len(reasons) - _MAX_REASONS} more.", style="yellow")
 
 
 def print_notes(notes: Iterable[str]) -> None:
-    """Say how something was read that could be read otherwise."""
+    """Print how something was read that could be read in another way.
+
+    Args:
+        notes: One sentence each.
+    """
     console = Console(soft_wrap=True, highlight=False)
     for note in notes:
         console.print(note, markup=False)
 
 
 def read_label(given: str | None) -> int | str | None:
-    """Read which label is meant: a value, the name of a segment, or none."""
+    """Parse the option ``--label``.
+
+    Args:
+        given: A value of a labelmap, the name of a segment, or None for no label.
+    """
     return int(given) if given and given.removeprefix("-").isdecimal() else given

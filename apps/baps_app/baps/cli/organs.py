@@ -39,7 +39,8 @@ def adapt(
     ),
     decoder: Annotated[bool, typer.Option(help="Train the decoder beside a method that changes the encoder.")] = False,
     epochs: Annotated[int, typer.Option(help="At the most; it ends when the loss falls no more.")] = 200,
-    rate: Annotated[float, typer.Option(help="Learning rate to begin with; 0 for the method's own.")] = 0.0,
+    learning_rate: Annotated[float, typer.Option(help="Initial learning rate; 0 for the method's own.")] = 0.0,
+    rate: Annotated[float | None, typer.Option(hidden=True)] = None,
     queries: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Unlabelled volumes to do well on: the organ is to be about as large there."),
@@ -54,7 +55,7 @@ def adapt(
     """Adapt an organ model to labelled volumes, and check the adapter on patients that it was not trained on.
 
     FILE holds the adapter if it is better than the model as it is, or if only one patient was given and nobody could
-    tell; else it is FILE.refused, and FILE is not written. If it is broken off, the same command goes on from
+    tell; else it is FILE.rejected, and FILE is not written. If it is broken off, the same command goes on from
     FILE.unfinished.
     """
     import shutil
@@ -67,16 +68,17 @@ def adapt(
     from baps.fseft.volumes import load_volumes
     from baps.io import file_stem, list_images, read_volume
 
-    settings = OrganSettings(method=method, decoder=decoder, rate=rate, epochs=epochs, seed=seed)
+    learning_rate = options.new_option(learning_rate, rate, "--learning-rate", "--rate")
+    settings = OrganSettings(method, decoder, learning_rate, epochs, seed=seed)
     outputs.make_room(out)
     organs = load_organ_model(model, weights, weights_sha256, device)
     found = find_cases(images, labels, options.read_label(label), patients)
     note("adapt to labels", images=sorted({file_stem(case.image) for case in found.cases}))
-    volumes, left_out = load_volumes(found.cases, organs)
+    volumes, skipped = load_volumes(found.cases, organs)
     options.print_notes(found.notes)
-    options.print_left_out({**found.skipped, **left_out})
+    options.print_skipped({**found.skipped, **skipped})
     if not volumes:
-        raise InputError(f"None of the labels can be used. {next(iter(left_out.values()), '')}")
+        raise InputError(f"None of the labels can be used. {next(iter(skipped.values()), '')}")
     wanted = []
     if queries is not None:
         from baps.fseft.preprocessing import preprocess
@@ -101,12 +103,12 @@ def adapt(
         )
         bar.update(task, total=1, completed=1)
     record: dict[str, Any] = {**result.record, "status": result.acceptance.status}
-    candidate = out.with_name(f"{out.name}.refused")
-    refused = result.acceptance.status == "refused"
+    candidate = out.with_name(f"{out.name}.rejected")
+    rejected = result.acceptance.status == "rejected"
     candidate.unlink(missing_ok=True)
-    write_adapter(candidate if refused else out, result.adapter, record)
+    write_adapter(candidate if rejected else out, result.adapter, record)
     shutil.rmtree(unfinished, ignore_errors=True)
-    if refused:
+    if rejected:
         now = f"{out} is still the earlier one" if out.exists() else f"there is no {out}"
         console.print(
             f"{result.acceptance.sentence()} Not better: the candidate is {candidate}; {now}.", style="yellow"
@@ -156,12 +158,12 @@ def evaluate(
     with Progress(*columns, console=console) as bar:
         cases = bar.track(found.cases, total=len(found.cases))
         scored, unusable = evaluate_organ(organs, loaded, cases, FeatureCache(None))
-    left_out = {**found.skipped, **unusable}
+    skipped = {**found.skipped, **unusable}
     options.print_notes(found.notes)
-    options.print_left_out(left_out)
+    options.print_skipped(skipped)
     if not scored:
-        raise InputError(f"None of the volumes can be measured. {next(iter(left_out.values()), '')}")
-    figures: dict[str, Any] = {"organ": organ, "model": organs.record(), "cases": {}, "left_out": left_out}
+        raise InputError(f"None of the volumes can be measured. {next(iter(skipped.values()), '')}")
+    figures: dict[str, Any] = {"organ": organ, "model": organs.record(), "cases": {}, "skipped": skipped}
     for name, one in scored.items():
         figures["cases"][name] = {
             key: value if math.isfinite(value) else None for key, value in asdict(one).items() if key != "patient"

@@ -82,15 +82,17 @@ class Acceptance:
 
     @property
     def status(self) -> str:
-        """``passed`` if the candidate is better than the unadapted model and no worse than the served adapter, else
-        ``refused``.
+        """``accepted`` if the candidate beats the unadapted model and is no worse than the served adapter, else
+        ``rejected``.
 
         ``unverified`` if there was nobody to evaluate it on.
         """
         if self.comparison is None:
             return "unverified"
         return (
-            "passed" if self.comparison.better and self.no_worse_than_served and self._reaches_min_dice else "refused"
+            "accepted"
+            if self.comparison.better and self.no_worse_than_served and self._reaches_min_dice
+            else "rejected"
         )
 
     def sentence(self) -> str:

@@ -127,7 +127,7 @@ def labelled_slices(
     for index in evenly_spaced(indices, max_slices):
         plane = Plane(SLICE_AXIS, index)
         canvas = Canvas.fit(volume, plane, side)
-        target = canvas.draw(plane.of(organ)) > 0.5
+        target = canvas.draw(plane.extract(organ)) > 0.5
         if target.sum() >= _MIN_PIXELS:
             labelled.append(LabelledSlice(case.patient, canvas_image(volume, plane, canvas, window), target, window))
     if not labelled:

@@ -76,7 +76,7 @@ class Evaluation:
                 name: {str(value): float(np.mean(sets)) for value, sets in labels.items()}
                 for name, labels in self.dice.items()
             },
-            "left_out": dict(self.skipped),
+            "skipped": dict(self.skipped),
             **(asdict(self.corrections) if self.corrections else {}),
         }
 
@@ -156,7 +156,7 @@ def _score(
     scores = []
     for index in evenly_spaced(indices, _MAX_SLICES):
         plane = Plane(SLICE_AXIS, index)
-        canvas, target = Canvas.fit(volume, plane, side), plane.of(organ)
+        canvas, target = Canvas.fit(volume, plane, side), plane.extract(organ)
         seed_parts = [crc32(case.image.name.encode()), case.value, index]
         generators = [np.random.default_rng([seed, n, *seed_parts]) for n in range(CLICK_SEEDS)]
         segment = build_segment_function(black_box, adapter, canvas_image(volume, plane, canvas, window))
@@ -164,7 +164,9 @@ def _score(
         def masks(
             prompts: Sequence[Prompt], segment: SegmentFunction = segment, canvas: Canvas = canvas
         ) -> list[NDArray[np.bool_]]:
-            return [canvas.restore(one) > 0.5 for one in segment([prompt.mapped(canvas.place) for prompt in prompts])]
+            return [
+                canvas.restore(one) > 0.5 for one in segment([prompt.mapped(canvas.to_canvas) for prompt in prompts])
+            ]
 
         scores.append(simulate_corrections(masks, target, kind, clicks, generators))
     if not scores:

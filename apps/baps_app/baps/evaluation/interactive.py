@@ -14,7 +14,7 @@ from baps.adapters.click_consistency import fall_back_on_violated_clicks
 from baps.blackbox import BlackBox, Encoding
 from baps.imaging.metrics import dice
 from baps.prompts import Prompt
-from baps.prompts.simulated import MOST_CLICKS, draw_correction, draw_prompt
+from baps.prompts.simulated import MAX_CLICKS, draw_correction, draw_prompt
 
 _GOOD_DICE = 0.85
 
@@ -30,13 +30,13 @@ class InteractiveScores:
         by_clicks: mean Dice (0 to 1) after the first prompt, after one more click, and so on.
         by_clicks_std: its standard deviation over the sets of clicks.
         clicks_to_85: mean number of prompts until a slice's Dice first reaches 0.85; ten if it never does.
-        not_reached: share of the slices that never reach it.
+        noc_85_failures: share of the slices that never reach it.
     """
 
     by_clicks: list[float]
     by_clicks_std: list[float]
-    clicks_to_85: float
-    not_reached: float
+    noc_85: float
+    noc_85_failures: float
 
 
 def simulate_corrections(
@@ -127,7 +127,7 @@ def summarise_corrections(cases: Sequence[Collection[NDArray[np.float64]]]) -> I
         """Of each set of clicks: Dice after each click, clicks needed, share of slices not reached."""
         good = scores >= _GOOD_DICE
         not_reached = ~good.any(axis=-1, keepdims=True)
-        clicks_needed = np.where(not_reached, MOST_CLICKS, good.argmax(axis=-1, keepdims=True) + 1)
+        clicks_needed = np.where(not_reached, MAX_CLICKS, good.argmax(axis=-1, keepdims=True) + 1)
         return np.concatenate([scores, clicks_needed, not_reached], axis=-1).mean(axis=0)
 
     table = np.mean([np.mean([by_click_set(scores) for scores in labels], axis=0) for labels in cases], axis=0)

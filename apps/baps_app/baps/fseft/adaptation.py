@@ -46,7 +46,7 @@ class OrganSettings:
     Attributes:
         method: one of ``METHODS``.
         decoder: whether the decoder is trained too, in addition to a method that changes the encoder.
-        rate: initial learning rate; 0 for the method's own.
+        learning_rate: initial learning rate; 0 for the method's own.
         epochs: maximum number of epochs.
         crop, crops: side of the training cubes in voxels, and number of cubes per step, half of them around the organ.
             An epoch has one step per volume; four if single voxels are drawn instead.
@@ -58,7 +58,7 @@ class OrganSettings:
 
     method: str = METHOD_NAMES[0]
     decoder: bool = False
-    rate: float = 0.0
+    learning_rate: float = 0.0
     epochs: int = MAX_EPOCHS
     crop: int = 64
     crops: int = 2
@@ -75,7 +75,7 @@ class OrganSettings:
         """Return the settings of the training loop."""
         method = get_method(self.method)
         return FitSettings(
-            self.rate or method.rate,
+            self.learning_rate or method.rate,
             self.epochs,
             self.crop,
             self.crops,
@@ -100,7 +100,7 @@ class ServedOrganAdapter:
     @property
     def trained_on(self) -> frozenset[str]:
         """Hashes of the patients that it, or the adapters before it, were trained on."""
-        return frozenset(self.record["known_patients"])
+        return frozenset(self.record["seen_patients"])
 
 
 @dataclass(frozen=True)
@@ -281,7 +281,7 @@ def adapt_organ(
         "adapter": adapter_record(settings.method, organ, settings.decoder, settings.seed),
         **plan.facts,
         "fingerprint": plan.fingerprint,
-        "known_patients": sorted(trained_on),
+        "seen_patients": sorted(trained_on),
         "check": "held back" if split.held_back else "leave some out" if folds else "none, one patient only",
         **acceptance.record(),
         "curve": [[epoch, round(dice, 4)] for epoch, dice in enumerate(result.dices, 1)],

@@ -124,7 +124,7 @@ class Segmenter:
             volume = read_volume(path)
             return volume, choose_window(volume)
 
-        return self._cache.get(("volume", identity), read)[0]
+        return self._cache.get_or_compute(("volume", identity), read)[0]
 
     def segment(
         self,
@@ -162,7 +162,7 @@ class Segmenter:
         with self.prefetcher.paused():
             begun = time.perf_counter()
             prepared = prepare(plane)
-            canvas_prompt = prompt.mapped(prepared.canvas.place)
+            canvas_prompt = prompt.mapped(prepared.canvas.to_canvas)
             cache_hits: list[bool] = []
 
             def segment_through(one: Adapter | None) -> NDArray[np.float32]:
@@ -225,7 +225,7 @@ class Segmenter:
             )
 
         drawn = {index: canvas.draw(mask) > 0.5 for index, mask in masks.items()}
-        placed = {index: tuple(map(canvas.place, points)) for index, points in (background or {}).items()}
+        placed = {index: tuple(map(canvas.to_canvas, points)) for index, points in (background or {}).items()}
         propagated = self.black_box.carry(seen, drawn, start, end, placed)
         while True:
             with self.prefetcher.paused():
@@ -259,17 +259,17 @@ class Segmenter:
         return (
             served,
             adapter_key,
-            self._cache.get(("adapter", adapter_key), lambda: self.store.load(*served).adapter)[0],
+            self._cache.get_or_compute(("adapter", adapter_key), lambda: self.store.load(*served).adapter)[0],
         )
 
     def _prepare(self, path: Path, plane: Plane, label: str, adapted: bool, window: Window | None) -> _PreparedSlice:
         identity = _file_identity(path)  # Computed once: the file may be replaced meanwhile.
         volume, own_window = self._volume(path, identity)
-        check_size(f"A slice of {path.name}", plane.of(volume.voxels).shape[:2], _PIXEL_BYTES)
+        check_size(f"A slice of {path.name}", plane.extract(volume.voxels).shape[:2], _PIXEL_BYTES)
         window = window or own_window
         canvas = Canvas.fit(volume, plane, self.black_box.capabilities.input_side)
         place = (identity, plane, window)
-        pixels, _ = self._cache.get(("canvas", *place), lambda: canvas_image(volume, plane, canvas, window))
+        pixels, _ = self._cache.get_or_compute(("canvas", *place), lambda: canvas_image(volume, plane, canvas, window))
         adapted = adapted and plane.axis == SLICE_AXIS
         served, adapter_key, adapter = self._adapter(label) if adapted else (None, None, None)
         return _PreparedSlice(volume, window, canvas, pixels, served, adapter, ("encoding", *place), adapter_key)
@@ -281,7 +281,7 @@ class Segmenter:
         def keep(seen: Hashable, encode: Callable[[], Encoding]) -> Encoding:
             # Encodings of the unadapted model are shared by all labels.
             through = (prepared.adapter_key, one is prepared.adapter) if one else None
-            encoding, there = self._cache.get((*prepared.key, through, seen), encode)
+            encoding, there = self._cache.get_or_compute((*prepared.key, through, seen), encode)
             cache_hits.append(there)
             return encoding
 
@@ -297,7 +297,7 @@ class Segmenter:
                 self.black_box,
                 prepared.adapter,
                 prepared.pixels,
-                prompt.mapped(prepared.canvas.place),
+                prompt.mapped(prepared.canvas.to_canvas),
                 keep,
                 ahead=True,
             )

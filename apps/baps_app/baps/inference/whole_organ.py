@@ -103,14 +103,14 @@ def segment_organ(
         return lambda index, last: next(propagated)[1]
 
     def grey(index: int) -> NDArray[np.float32]:
-        levels = window.apply(Plane(SLICE_AXIS, index).of(volume.voxels))
+        levels = window.apply(Plane(SLICE_AXIS, index).extract(volume.voxels))
         return levels.mean(-1) if volume.colour else levels
 
     slices = VolumeSlices(clicks.first, clicks.last, grey, clicks.background)
     propagation = propagate(masks, step_by_memory if use_memory else step_by_prompt, slices, should_continue, progress)
     mask = np.zeros(volume.shape, np.uint8, order="F")  # The memory order of files.
     for index, one in propagation.masks.items():
-        Plane(SLICE_AXIS, index).put(mask, one)
+        Plane(SLICE_AXIS, index).insert(mask, one)
     skipped = [index for index in clicks.prompts if index not in answers]
     return WholeOrgan(
         mask=mask,

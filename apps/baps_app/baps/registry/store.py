@@ -24,6 +24,7 @@ from urllib.parse import unquote
 
 from baps.adapters.adapter import Adapter
 from baps.adapters.adapter_file import HasState, read_adapter, write_adapter
+from baps.adapters.old_records import rename_record
 from baps.blackbox.weights import sha256
 from baps.errors import BapsError, InputError, NotFoundError
 from baps.utils.atomic_write import atomic_write
@@ -191,13 +192,12 @@ class AdapterStore:
         if not versions:
             raise NotFoundError(self._no_rollback_reason(label))
         try:
-            record: dict[str, Any] = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+            return rename_record(json.loads(path.read_text()))
+        except (OSError, ValueError, AttributeError, TypeError) as error:
             raise BapsError(
                 f"The record of version {version} of the adapter {label or 'shared'!r} cannot be read. Restore it from "
                 "your backup, or move the version out of the store and train again."
             ) from error
-        return record
 
     def file(self, label: str, version: str) -> Path:
         """Return the file with the weights of a version.
@@ -257,7 +257,7 @@ class AdapterStore:
             label: the label that it was trained for.
             adapter: its weights.
             record: the record that is stored with it.
-            status: status of its acceptance: ``passed``, ``refused`` or ``unverified``.
+            status: status of its acceptance: ``accepted``, ``rejected`` or ``unverified``.
             log: query log of the training, of which a copy is stored, or None.
 
         Returns:

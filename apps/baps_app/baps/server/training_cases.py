@@ -40,7 +40,7 @@ def labelled_cases(
     tag = DefaultLabelTag.FINAL.value
     cases: dict[str, list[Case]] = {name: [] for name in labels}
     checked = datastore.read_final_labels() if isinstance(datastore, StudiesDatastore) else {}
-    left_out = {image_id: found.error for image_id, found in sorted(checked.items()) if found.error}
+    skipped = {image_id: found.error for image_id, found in sorted(checked.items()) if found.error}
     for image_id in sorted(datastore.get_labeled_images()):
         label_id = datastore.get_label_by_image_id(image_id, tag)
         try:
@@ -49,26 +49,26 @@ def labelled_cases(
             ours = isinstance(datastore, StudiesDatastore)
             known, source = (datastore.patient(image_id), datastore.source(image_id)) if ours else (None, None)
         except BapsError as error:  # Written by an older server or by hand, or of a series that cannot be read.
-            left_out[image_id] = str(error)
+            skipped[image_id] = str(error)
             continue
         if not info.confirmed:
-            left_out[image_id] = f"The label of {image_id} was not confirmed by a person. Check it and submit it."
+            skipped[image_id] = f"The label of {image_id} was not confirmed by a person. Check it and submit it."
             continue
         names = checked[image_id].names if image_id in checked else {}
-        values, covers = label_values(info, labels, names), info.covers or {}
+        values, annotated = label_values(info, labels, names), info.annotated_slices or {}
         if not set(values) & set(labels):
-            left_out[image_id] = f"Its segments {', '.join(values)} are no labels of this site: {', '.join(labels)}."
+            skipped[image_id] = f"Its segments {', '.join(values)} are no labels of this site: {', '.join(labels)}."
         mask = Path(datastore.get_label_uri(label_id, tag))
         if isinstance(datastore, StudiesDatastore):  # What is submitted while the training runs has other values, say.
             mask = datastore.history.immutable_file(image_id, tag, mask) or mask
         patient = known or patients.get(image_id) or image_id
         for name in labels:
             if name in info.disputed:
-                left_out[f"{image_id}, {name}"], standing = _standing(datastore, image_id, name, info, labels, source)
+                skipped[f"{image_id}, {name}"], standing = _standing(datastore, image_id, name, info, labels, source)
                 cases[name] += [replace(one, patient=patient) for one in standing]
             elif name in values:
-                cases[name].append(Case(image, mask, values[name], patient, covers.get(name), source))
-    return cases, left_out
+                cases[name].append(Case(image, mask, values[name], patient, annotated.get(name), source))
+    return cases, skipped
 
 
 def _standing(
@@ -93,7 +93,7 @@ def _standing(
         value = label_values(before, labels, names)[organ]
     except (BapsError, KeyError):
         return f"{said} The one before it is not there any more; none was taken.", []
-    covered = (before.covers or {}).get(organ)
+    covered = (before.annotated_slices or {}).get(organ)
     return f"{said} The one before it was taken.", [Case(image, version.file, value, image_id, covered, source)]
 
 
@@ -102,20 +102,20 @@ def _of_pacs(
 ) -> tuple[dict[str, list[Case]], dict[str, str]]:
     """As ``labelled_cases``; each organ of an image has a file of its own."""
     cases: dict[str, list[Case]] = {name: [] for name in labels}
-    left_out: dict[str, str] = {}
+    skipped: dict[str, str] = {}
     datastore.forget_list()
     for image_id, segments in sorted(datastore.newest_segments().items()):
         if not set(segments) & set(labels):
-            left_out[image_id] = f"Its segments {', '.join(segments)} are no labels of this site: {', '.join(labels)}."
+            skipped[image_id] = f"Its segments {', '.join(segments)} are no labels of this site: {', '.join(labels)}."
         for name in sorted(set(segments) & set(labels)):
             try:
                 image = Path(datastore.get_image_uri(image_id))
                 organ = datastore.organ(image_id, segments[name])
             except BapsError as error:
-                left_out[f"{image_id}, {name}"] = str(error)
+                skipped[f"{image_id}, {name}"] = str(error)
                 continue
             if organ.passed_over:
-                left_out[f"{image_id}, {name}, newer"] = f"{organ.passed_over[0]} An older label was taken."
+                skipped[f"{image_id}, {name}, newer"] = f"{organ.passed_over[0]} An older label was taken."
             patient = datastore.patient(image_id) or patients.get(image_id) or image_id
             cases[name].append(Case(image, organ.file, 1, patient, organ.slices))
-    return cases, left_out
+    return cases, skipped

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from baps.errors import BapsError, MissingExtraError
 from baps.site.app_folder import PACKAGES
-from baps.site.pacs_credentials import ACCOUNT, read_login
+from baps.site.pacs_credentials import ACCOUNT, read_pacs_credentials
 from baps.site.pacs_studies import PacsStudies, Worklist, read_pacs_studies
 from baps.site.server_command import check_listening, check_port, check_studies, is_pacs, server_environment
 
@@ -110,7 +110,7 @@ def examine(
     findings["settings"] = Finding(Status.OK, ", ".join(f"{name}={value}" for name, value in site.labels.items()))
     written = [site.adapters, *_written(studies), Path(tempfile.gettempdir())]
     later: dict[str, Callable[[], Finding]] = {
-        **({"PACS": partial(pacs, studies, site.pacs_login, site.worklist)} if is_pacs(studies) else {}),
+        **({"PACS": partial(pacs, studies, site.pacs_credentials, site.worklist)} if is_pacs(studies) else {}),
         "users": partial(access, site, host),
         "memory, CPUs": partial(memory, site.cache_mb),
         "device": partial(device, site.device),
@@ -335,7 +335,7 @@ def pacs(studies: str, login_file: Path | None = None, worklist: Path | None = N
     served = read_pacs_studies(studies)
     prefix = os.environ.get("MONAI_LABEL_QIDO_PREFIX", "").strip("/")
     root = "/".join(part for part in (served.address, prefix) if part)
-    login = read_login(login_file)
+    login = read_pacs_credentials(login_file)
     try:
         answer = requests.get(
             f"{root}/series",
@@ -346,7 +346,7 @@ def pacs(studies: str, login_file: Path | None = None, worklist: Path | None = N
             timeout=_TIMEOUT,
         )
     except requests.exceptions.SSLError as error:
-        remedy = "Name a file with the certificate of the PACS's authority: ca in the file BAPS_PACS_LOGIN."
+        remedy = "Name a file with the certificate of the PACS's authority: ca in the file BAPS_PACS_CREDENTIALS."
         return Finding(Status.FAILED, f"TLS error: {_innermost(error)}", remedy)
     except requests.exceptions.RequestException as error:
         remedy = "Check the address, that the PACS runs, the firewall and the proxy (NO_PROXY)."
@@ -359,7 +359,7 @@ def _answered(code: int, kind: str, content: bytes, served: PacsStudies, listed:
     """What the answer of a PACS to the search for series means."""
     root = "Give the root of its DICOMweb service; Orthanc's ends in /dicom-web."
     if code in (401, 403):
-        remedy = f"Name an account that may read, in the file BAPS_PACS_LOGIN or in {' and '.join(ACCOUNT)}."
+        remedy = f"Name an account that may read, in the file BAPS_PACS_CREDENTIALS or in {' and '.join(ACCOUNT)}."
         return Finding(Status.FAILED, f"refused ({code})", remedy)
     if code == 404:
         return Finding(Status.FAILED, "not the root of a DICOMweb service (404)", root)

@@ -1,4 +1,4 @@
-"""Who we are to a PACS: from a private file or the environment, never from arguments."""
+"""Credentials for a PACS: from a private file or the environment, never from arguments, which others can read."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ ACCOUNT = ("MONAI_LABEL_DICOMWEB_USERNAME", "MONAI_LABEL_DICOMWEB_PASSWORD")
 """Variables of the user and the password."""
 
 
-class Login(BaseModel):
-    """Who we are to the PACS, and how its certificate is checked.
+class PacsCredentials(BaseModel):
+    """The account for a PACS, and how its certificate is checked.
 
     Attributes:
-        user, password: or "" where it asks for none.
-        ca: file with the certificate of its authority, or None for the usual ones.
+        user: Name of the account, or "" where the PACS needs none.
+        password: Password of the account, or "".
+        ca: File with the certificate of the PACS's authority, or None for the usual ones.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -31,24 +32,31 @@ class Login(BaseModel):
 
     @property
     def account(self) -> tuple[bytes, bytes] | None:
-        """User and password for HTTP, or None where they are not both there."""
+        """User and password for HTTP, or None unless both are given."""
         return (self.user.encode(), self.password.encode()) if self.user and self.password else None
 
 
-def read_login(file: Path | None, environment: Mapping[str, str] = os.environ) -> Login:
-    """The login from a private JSON file; without one, from the variables that MONAI Label itself takes it from.
+def read_pacs_credentials(file: Path | None, environment: Mapping[str, str] = os.environ) -> PacsCredentials:
+    """Read the credentials from a private JSON file, or without one from the variables that MONAI Label reads.
+
+    Args:
+        file: The private file, or None.
+        environment: Variables, used without a file.
+
+    Returns:
+        The credentials, which are empty if there are none.
 
     Raises:
-        InputError: if it cannot be read, holds something else, or others may read it.
+        InputError: if the file cannot be read, does not hold credentials, or others can read it.
     """
     if file is None:
         user, password = (environment.get(name, "") for name in ACCOUNT)
-        return Login(user=user, password=password)
+        return PacsCredentials(user=user, password=password)
     try:
-        return Login.model_validate_json(read_private(file, "The login of the PACS"))
+        return PacsCredentials.model_validate_json(read_private(file, "The PACS credentials"))
     except ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"])) or "the file"
         raise InputError(
-            f'The login of the PACS in {file} cannot be used ({where}). It is a JSON object such as {{"user": "baps", '
-            '"password": "...", "ca": "/etc/ssl/hospital.pem"}, each of which may be left out.'
+            f'The PACS credentials in {file} cannot be used ({where}). Write a JSON object such as {{"user": "baps", '
+            '"password": "...", "ca": "/etc/ssl/hospital.pem"}; each of its entries may be omitted.'
         ) from None

@@ -1,7 +1,7 @@
-"""Settings of a site: one frozen dataclass, filled from a file, the environment and the command line.
+"""Settings of a site: one model, filled from a file, the environment and the command line.
 
-Later sources win: defaults, then the JSON file named by ``config``, then ``BAPS_<NAME>`` in the environment, then
-``--conf name value``.
+Later sources win: the defaults, then the JSON file that ``config`` names, then ``BAPS_<NAME>`` in the environment, then
+``--conf name value`` and the options of ``baps``.
 """
 
 from __future__ import annotations
@@ -9,138 +9,209 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Annotated
 
-from baps.blackbox import BLACK_BOXES, RemoteSettings
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from baps.blackbox.choices import BLACK_BOXES
+from baps.blackbox.remote.settings import RemoteSettings
 from baps.errors import InputError
 from baps.site.app_folder import app_folder
 from baps.site.openid_settings import read_openid
 from baps.site.users import Users
-from baps.utils.limits import MOST_MB
+from baps.utils.deprecation import rename_old_keys
+from baps.utils.limits import DEFAULT_MAX_VOLUME_MB
 
 DEFAULT_ADAPTERS = app_folder() / "model" / "adapters"
 
-_MOST_LETTERS = 64
-"""Of a label: what DICOM keeps of it."""
+OLD_NAMES = {
+    "ahead": "prefetch_slices",
+    "most_upload_mb": "max_upload_mb",
+    "most_volume_mb": "max_volume_mb",
+    "organ_cache_gb": "feature_cache_gb",
+    "pacs_login": "pacs_credentials",
+    "remote_batch": "remote_batch_size",
+    "remote_patience": "remote_retry_seconds",
+    "remote_side": "remote_image_size",
+    "whole_labels": "complete_labels",
+}
+"""Names of the settings by those of version 0.1, which this release still reads, with a warning."""
+
+_MAX_LABEL_LENGTH = 64
+"""Letters of a label that DICOM keeps."""
 
 _HOST_KEYS = {"server_mode", "models", "preload"}
-"""What MONAI Label itself puts among the --conf pairs; not ours."""
-
-_FILES = ("adapters", "audit", "openid", "organ_weights", "pacs_login", "patients", "users", "weights", "worklist")
-
-_CHOICES = {"pacs_label_format": ("seg", "rtstruct", "both")}
-
-_NUMBERS: dict[str, tuple[type[int] | type[float], str]] = {
-    "cache_mb": (int, "a whole number of megabytes"),
-    "ahead": (int, "a whole number of slices"),
-    "organ_cache_gb": (int, "a whole number of gigabytes"),
-    "remote_side": (int, "a whole number of pixels"),
-    "remote_batch": (int, "a whole number of images"),
-    "remote_timeout": (float, "a number of seconds"),
-    "remote_patience": (float, "a number of seconds"),
-    "label_versions_keep": (int, "a whole number of versions"),
-    "label_versions_days": (int, "a whole number of days"),
-    "cache_days": (int, "a whole number of days"),
-    "audit_max_mb": (int, "a whole number of megabytes"),
-    "audit_keep": (int, "a whole number of files"),
-    "most_upload_mb": (int, "a whole number of megabytes"),
-    "most_volume_mb": (int, "a whole number of megabytes"),
-}
+"""Keys that MONAI Label itself puts among the --conf pairs."""
 
 
-@dataclass(frozen=True)
-class Settings:
+def _labels(value: object) -> dict[str, int]:
+    return parse_labels(value)
+
+
+def _yes_or_no(value: object, info: ValidationInfo) -> bool:
+    text = str(value).lower()
+    if text not in ("yes", "true", "1", "no", "false", "0"):
+        raise InputError(f"{info.field_name} must be yes or no, not {value!r}.")
+    return text in ("yes", "true", "1")
+
+
+def _one_of(*choices: str) -> BeforeValidator:
+    def check(value: object, info: ValidationInfo) -> object:
+        if value not in choices:
+            raise InputError(f"{info.field_name} must be one of {', '.join(choices)}, not {value!r}.")
+        return value
+
+    return BeforeValidator(check)
+
+
+def _number(kind: Callable[[str], float], unit: str) -> BeforeValidator:
+    def check(value: object, info: ValidationInfo) -> float:
+        try:
+            number = kind(str(value))
+        except ValueError:
+            number = -1
+        if not number >= 0:
+            raise InputError(f"{info.field_name} must be {unit}, not {value!r}.")
+        return number
+
+    return BeforeValidator(check)
+
+
+def _origins(value: object) -> tuple[str, ...]:
+    origins = [str(one).strip() for one in (value if isinstance(value, (list, tuple)) else str(value).split(","))]
+    for origin in origins:
+        if origin != "*" and not re.fullmatch(r"https?://[\w.:\[\]-]+", origin):
+            raise InputError(
+                f"cors_origins are origins such as https://viewer.hospital, without a path; got {origin!r}."
+            )
+    return tuple(origins)
+
+
+Text = Annotated[str, BeforeValidator(str)]
+File = Annotated[Path, BeforeValidator(lambda value: Path(str(value)).expanduser())]
+YesOrNo = Annotated[bool, BeforeValidator(_yes_or_no)]
+Seconds = Annotated[float, _number(float, "a number of seconds")]
+
+
+def _whole(units: str) -> BeforeValidator:
+    return _number(int, f"a whole number of {units}")
+
+
+class Settings(BaseSettings):
     """What an operator decides.
 
+    ``Settings(...)`` reads its arguments only; ``read_settings`` reads the file, the environment and the command line.
+
     Attributes:
-        labels: names of the organs and their values in labelmaps that do not say (``spleen,liver`` counts from 1;
-            ``spleen=1,liver=6`` is explicit).
+        labels: Names of the organs and their values in labelmaps that do not name their segments (``spleen,liver``
+            counts from 1; ``spleen=1,liver=6`` is explicit).
         black_box: ``bundled``, ``sam``, ``sam2`` or ``remote``.
-        weights: checkpoint of the black box; needed for ``sam`` and ``sam2``.
-        weights_sha256: what its hash (of a remote model: its identity) must be; empty: the published one where the file
-            name is known.
+        weights: Checkpoint of the black box; ``sam`` and ``sam2`` need it.
+        weights_sha256: Hash that the weights (of a remote model: its identity) must have. Empty: the published one
+            where the file name is known.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
-        remote: address of the black box ``remote``; what follows is said of it in ``RemoteSettings``.
-        remote_side: pixels of its images, where it does not say.
-        remote_batch: images in one request.
+        remote: Address of the black box ``remote``. ``RemoteSettings`` documents the settings that follow.
+        remote_image_size: Side of its square images, in pixels, where the model's metadata leaves it open.
+        remote_batch_size: Images per request.
         remote_prompts: ``clicks,boxes``, ``clicks`` or ``boxes``.
-        remote_timeout: seconds that an answer may take.
-        remote_patience: seconds that it is waited for when it has gone.
-        encoder: frozen encoder of new adapters: ``statistics``, ``clip``, ``vit_mae`` or ``dino``.
-        encoder_source: its weights, a local path or a hub's name; empty: the usual ones.
-        pacs_login: private JSON file of the user, the password and the ca of a PACS.
-        pacs_label_format: in which form final labels are stored in a PACS: ``seg``, ``rtstruct`` or ``both``.
-        worklist: file of the studies of a PACS that are served, a StudyInstanceUID a line; None: all.
-        patients: CSV file of image and patient, for images that do not say whom they show.
-        whole_labels: whether a label that a viewer submits holds an organ wholly, so that the slices on which it is not
-            marked do not show it; else they are taken for not looked at.
-        adapters: folder of the adapter store.
-        cache_mb: bound on decoded volumes, encodings and adapters in memory.
-        ahead: neighbouring slices on either side that are encoded while the user looks.
-        organ_model: of the task ``organs``: ``bundled``, or the name of a published checkpoint.
-        organ_weights: its checkpoint; needed for all but ``bundled``.
-        organ_weights_sha256: what its hash must be, or "".
-        organ_cache_gb: bound on what the organ model read of volumes, which is kept on disk; 0 keeps nothing.
-        users: private JSON file of those who may use the server, see ``baps.site.users``.
-        openid: private JSON file of the OpenID provider whose users may, see ``baps.site.openid_settings``.
-        cors_origins: other origins whose pages may ask the server, as in https://viewer.hospital, or ``*``.
-        root_path: path that a proxy serves the server below: ``/baps`` for https://hospital/baps/; "" for none.
-        audit: file of who did what; None: ``audit.jsonl`` in the folder of adapters.
-        label_versions_keep: earlier versions of labels are removed beyond so many; 0 for no bound.
-        label_versions_days: likewise when they were replaced so many days ago; with both, where both hold; 0 for none.
-        cache_days: days after which series are removed that were fetched from a PACS or converted and not used since; 0
-            for never.
-        audit_max_mb: size at which the audit file is full and another one begins; 0 for never.
-        audit_keep: full audit files that are kept; 0 for all.
-        most_upload_mb: of one request.
-        most_volume_mb: that an image or labels may have when they are unpacked.
-        allow_unprotected: whether MONAI Label's stock server, which checks nothing, may serve a PACS.
+        remote_timeout: Seconds to wait for an answer.
+        remote_retry_seconds: Seconds to retry when the model's server is gone.
+        encoder: Frozen encoder of new adapters: ``statistics``, ``clip``, ``vit_mae`` or ``dino``.
+        encoder_source: Weights of the encoder, a local path or a hub's name. Empty: the usual ones.
+        pacs_credentials: Private JSON file with the user, the password and the CA certificate of a PACS.
+        pacs_label_format: Format in which final labels are stored in a PACS: ``seg``, ``rtstruct`` or ``both``.
+        worklist: File of the studies of a PACS that are served, one StudyInstanceUID per line. None: all.
+        patients: CSV file of image and patient, for images that do not name their patient.
+        complete_labels: Whether a label that a viewer submits shows the whole organ, so that the slices on which it is
+            not marked do not show the organ. Otherwise these slices count as not annotated.
+        adapters: Folder of the adapter store.
+        cache_mb: Memory for decoded volumes, encodings and adapters.
+        prefetch_slices: Neighbouring slices on either side that are encoded while the user looks.
+        organ_model: Model of the task ``organs``: ``bundled``, or the name of a published checkpoint.
+        organ_weights: Checkpoint of the organ model; all but ``bundled`` need it.
+        organ_weights_sha256: Hash that the checkpoint must have, or "".
+        feature_cache_gb: Disk space for the features that the organ model computes of volumes; 0 keeps none.
+        users: Private JSON file of the users, see ``baps.site.users``.
+        openid: Private JSON file of the OpenID provider whose users may sign in, see ``baps.site.openid_settings``.
+        cors_origins: Other origins whose pages may send requests, as in https://viewer.hospital, or ``*``.
+        root_path: Path below which a proxy serves the server: ``/baps`` for https://hospital/baps/. Empty: none.
+        audit: Audit file. None: ``audit.jsonl`` in the folder of adapters.
+        label_versions_keep: Number of earlier versions of a label to keep; 0 for no limit.
+        label_versions_days: Days to keep a version after it was replaced; 0 for no limit. With both, a version is
+            removed where both limits are exceeded.
+        cache_days: Days after which unused series that were fetched from a PACS or converted are removed; 0 for never.
+        audit_max_mb: Size at which the audit file is full and another one begins; 0 for never.
+        audit_keep: Number of full audit files to keep; 0 for all.
+        max_upload_mb: Maximum size of a request.
+        max_volume_mb: Maximum size of an unpacked image or label.
+        allow_unprotected: Whether MONAI Label's stock server, which has no access control, may serve a PACS.
     """
 
-    labels: Mapping[str, int] = field(default_factory=lambda: {"organ": 1})
-    black_box: str = "bundled"
-    weights: Path | None = None
-    weights_sha256: str = ""
-    device: str = "auto"
-    remote: str = ""
-    remote_side: int = RemoteSettings.side
-    remote_batch: int = RemoteSettings.batch_size
-    remote_prompts: str = RemoteSettings.prompts
-    remote_timeout: float = RemoteSettings.timeout
-    remote_patience: float = RemoteSettings.patience
-    encoder: str = "statistics"
-    encoder_source: str = ""
-    pacs_login: Path | None = None
-    pacs_label_format: str = "seg"
-    worklist: Path | None = None
-    patients: Path | None = None
-    whole_labels: bool = False
-    adapters: Path = DEFAULT_ADAPTERS
-    cache_mb: int = 2048
-    ahead: int = 2
-    organ_model: str = "bundled"
-    organ_weights: Path | None = None
-    organ_weights_sha256: str = ""
-    organ_cache_gb: int = 4
-    users: Path | None = None
-    openid: Path | None = None
-    cors_origins: tuple[str, ...] = ()
-    root_path: str = ""
-    audit: Path | None = None
-    label_versions_keep: int = 0
-    label_versions_days: int = 0
-    cache_days: int = 0
-    audit_max_mb: int = 100
-    audit_keep: int = 0
-    most_upload_mb: int = 4096
-    most_volume_mb: int = MOST_MB
-    allow_unprotected: bool = False
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix="BAPS_", validate_default=False)
+
+    labels: Annotated[Mapping[str, int], BeforeValidator(_labels)] = Field(default_factory=lambda: {"organ": 1})
+    black_box: Text = "bundled"
+    weights: File | None = None
+    weights_sha256: Text = ""
+    device: Text = "auto"
+    remote: Text = ""
+    remote_image_size: Annotated[int, _whole("pixels")] = RemoteSettings.image_size
+    remote_batch_size: Annotated[int, _whole("images")] = RemoteSettings.batch_size
+    remote_prompts: Text = RemoteSettings.prompts
+    remote_timeout: Seconds = RemoteSettings.timeout
+    remote_retry_seconds: Seconds = RemoteSettings.retry_seconds
+    encoder: Text = "statistics"
+    encoder_source: Text = ""
+    pacs_credentials: File | None = None
+    pacs_label_format: Annotated[str, _one_of("seg", "rtstruct", "both")] = "seg"
+    worklist: File | None = None
+    patients: File | None = None
+    complete_labels: YesOrNo = False
+    adapters: File = DEFAULT_ADAPTERS
+    cache_mb: Annotated[int, _whole("megabytes")] = 2048
+    prefetch_slices: Annotated[int, _whole("slices")] = 2
+    organ_model: Text = "bundled"
+    organ_weights: File | None = None
+    organ_weights_sha256: Text = ""
+    feature_cache_gb: Annotated[int, _whole("gigabytes")] = 4
+    users: File | None = None
+    openid: File | None = None
+    cors_origins: Annotated[tuple[str, ...], BeforeValidator(_origins)] = ()
+    root_path: Annotated[str, BeforeValidator(lambda value: parse_root_path(str(value)))] = ""
+    audit: File | None = None
+    label_versions_keep: Annotated[int, _whole("versions")] = 0
+    label_versions_days: Annotated[int, _whole("days")] = 0
+    cache_days: Annotated[int, _whole("days")] = 0
+    audit_max_mb: Annotated[int, _whole("megabytes")] = 100
+    audit_keep: Annotated[int, _whole("files")] = 0
+    max_upload_mb: Annotated[int, _whole("megabytes")] = 4096
+    max_volume_mb: Annotated[int, _whole("megabytes")] = DEFAULT_MAX_VOLUME_MB
+    allow_unprotected: YesOrNo = False
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read nothing but the arguments."""
+        return (init_settings,)
 
     @property
     def closed(self) -> bool:
-        """Whether only those who are known are let in."""
+        """Whether users must sign in."""
         return self.users is not None or self.openid is not None
 
     @property
@@ -149,63 +220,125 @@ class Settings:
 
     @property
     def remote_model(self) -> RemoteSettings | None:
-        """What is said of the black box ``remote``, or None if there is no address.
+        """Settings of the black box ``remote``, or None if there is no address.
 
         Raises:
-            InputError: if it cannot be used.
+            InputError: if they cannot be used.
         """
         if not self.remote:
             return None
         return RemoteSettings(
             self.remote,
-            self.remote_side,
-            self.remote_batch,
+            self.remote_image_size,
+            self.remote_batch_size,
             self.remote_prompts,
             self.remote_timeout,
-            self.remote_patience,
+            self.remote_retry_seconds,
         )
 
 
+_NAMES = tuple(Settings.model_fields)
+_PATH_NAMES = ("adapters", "audit", "openid", "organ_weights", "pacs_credentials", "patients", "users", "weights",
+               "worklist")  # fmt: skip
+_OPTIONS, _VARIABLES = "on the command line", "in the environment"
+
+
 def read_settings(given: Mapping[str, str], environment: Mapping[str, str] = os.environ) -> Settings:
-    """Fill the settings.
+    """Read the settings of a site from the command line, the environment and the settings file.
+
+    An empty option means the default. Empty variables, as the Makefile sets them, and empty values in the file are
+    ignored. Names of version 0.1 are read, each with a warning; where both names are given, the new one is used.
 
     Args:
-        given: name and value pairs of the command line. ``config`` names a JSON file of more.
-        environment: variables; ``BAPS_<NAME>`` counts.
+        given: Names and values of the command line. ``config`` names the settings file.
+        environment: Variables; those that are called ``BAPS_<NAME>`` count.
+
+    Returns:
+        The settings.
 
     Raises:
         InputError: on an unknown name (the message lists the known ones) or a value that cannot be used.
     """
-    known = {f.name for f in fields(Settings)}
-    file = given.get("config") or environment.get("BAPS_CONFIG", "")
-    merged: dict[str, object] = {}
-    if file:
-        merged.update(_from_file(Path(file)))
-    merged.update(
-        {name: environment[f"BAPS_{name.upper()}"] for name in known if environment.get(f"BAPS_{name.upper()}")}
-    )
-    merged.update({name: value for name, value in given.items() if name != "config" and name not in _HOST_KEYS})
-    unknown = sorted(set(merged) - known)
-    if unknown:
-        raise InputError(
-            f"Unknown settings: {', '.join(unknown)}. Known ones: {', '.join(sorted(known | {'config'}))}."
-        )
-    # An empty value means the default; an empty variable, as the Makefile sets it, does not hide the file's.
-    return Settings(**{name: _parse(name, value) for name, value in merged.items() if value not in ("", None)})  # type: ignore[arg-type]
+    places: dict[str, dict[str, object]] = {
+        _OPTIONS: {name: value for name, value in given.items() if name != "config" and name not in _HOST_KEYS},
+        _VARIABLES: _from_variables(environment),
+    }
+    if file := given.get("config") or environment.get("BAPS_CONFIG", ""):
+        places[f"in the settings file {file}"] = _from_file(Path(file))
+    places = {place: rename_old_keys(values, OLD_NAMES, place) for place, values in places.items()}
+    for place, values in places.items():
+        _check_names(values, place)
+    reset = {name for name, value in places[_OPTIONS].items() if value in ("", None)}
+    for values in places.values():
+        for name in [name for name, value in values.items() if value in ("", None) or name in reset]:
+            del values[name]
+    try:
+        sources = tuple(InitSettingsSource(Settings, values) for values in places.values())
+        return Settings(_build_sources=(sources, {}))  # type: ignore[call-arg]  # mypy sees the fields alone.
+    except ValidationError as error:
+        raise _explain(error, places) from None
+
+
+def _from_variables(environment: Mapping[str, str]) -> dict[str, object]:
+    old_variables = {_variable(old): _variable(new) for old, new in OLD_NAMES.items()}
+    known = {*map(_variable, _NAMES), *old_variables}
+    variables = {name: value for name, value in environment.items() if name in known and value}
+    renamed = rename_old_keys(variables, old_variables, _VARIABLES)
+    return {name.removeprefix("BAPS_").lower(): value for name, value in renamed.items()}
+
+
+def _variable(name: str) -> str:
+    return f"BAPS_{name.upper()}"
+
+
+def _from_file(path: Path) -> dict[str, object]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"The settings file {path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f'The settings file {path} must hold one JSON object, such as {{"labels": "spleen,liver"}}.')
+    return content
+
+
+def _check_names(values: Mapping[str, object], place: str) -> None:
+    known = sorted((*_NAMES, "config"))
+    unknown = sorted(set(values) - set(_NAMES))
+    if not unknown:
+        return
+    similar = {name: near[0] for name in unknown if (near := get_close_matches(name, known, 1))}
+    meant = "".join(f" Did you mean {near} instead of {name}?" for name, near in similar.items())
+    raise InputError(f"Unknown settings {place}: {', '.join(unknown)}.{meant} Known ones: {', '.join(known)}.")
+
+
+def _explain(error: ValidationError, places: Mapping[str, Mapping[str, object]]) -> InputError:
+    """Return the sentence of the first value that cannot be used, and the place that it comes from."""
+    first = error.errors()[0]
+    name = str(first["loc"][0])
+    sentence = first.get("ctx", {}).get("error") or f"{name} cannot be used: {first['msg']}."
+    place = next(place for place, values in places.items() if name in values)
+    variable = f", as {_variable(name)}" if place == _VARIABLES else ""
+    return InputError(f"{sentence} It was given {place}{variable}.")
 
 
 def absolute_paths(given: Mapping[str, str], environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The settings whose paths begin at the folder one is in, wherever they were given, for a process in another one.
+    """Return the settings whose paths are relative to the current folder as absolute paths.
+
+    A process that runs in another folder needs them.
 
     Args:
-        given, environment: as for ``read_settings``.
+        given: Names and values of the command line, as for ``read_settings``.
+        environment: Variables, likewise.
+
+    Returns:
+        Absolute paths by the name of the setting, wherever it was given.
 
     Raises:
-        InputError: as there.
+        InputError: as ``read_settings``.
     """
     settings = read_settings(given, environment)
-    paths = {name: getattr(settings, name) for name in _FILES}
-    if settings.encoder_source and Path(settings.encoder_source).exists():  # Else it is a hub's name.
+    paths = {name: getattr(settings, name) for name in _PATH_NAMES}
+    if settings.encoder_source and Path(settings.encoder_source).exists():  # Otherwise it is a hub's name.
         paths["encoder_source"] = Path(settings.encoder_source)
     if file := given.get("config"):
         paths["config"] = Path(file)
@@ -213,11 +346,14 @@ def absolute_paths(given: Mapping[str, str], environment: Mapping[str, str] = os
 
 
 def check_settings(settings: Settings) -> None:
-    """Find at start what would otherwise be found at the first click; nothing is loaded.
+    """Check at start what would otherwise fail at the first click. Nothing is loaded.
+
+    Args:
+        settings: The settings of the site.
 
     Raises:
-        InputError: if the black box is unknown, weights are not there, its address cannot be used, or the users, the
-            OpenID provider or the origins cannot.
+        InputError: if the black box is unknown, weights do not exist, its address cannot be used, or the users, the
+            OpenID provider or the origins cannot be used.
     """
     check_access(settings)
     if settings.black_box not in BLACK_BOXES:
@@ -238,71 +374,33 @@ def check_settings(settings: Settings) -> None:
 
 
 def check_access(settings: Settings) -> None:
-    """Find at start whether those who may use the server are known.
+    """Check at start that the users of the server are known.
+
+    Args:
+        settings: The settings of the site.
 
     Raises:
-        InputError: if the users or the OpenID provider cannot be read, or every page of the web could use the server.
+        InputError: if the users or the OpenID provider cannot be read, or if any web page could use the server.
     """
     if settings.users is not None:
         Users(settings.users).all()
     if settings.openid is not None:
         read_openid(settings.openid)
     if "*" in settings.cors_origins and not settings.closed:
-        raise InputError(
-            "Every page of the web could use this server (cors_origins=*): name users or an OpenID provider."
-        )
-
-
-def _from_file(path: Path) -> dict[str, object]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"The settings file {path} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f'The settings file {path} must hold one JSON object, such as {{"labels": "spleen,liver"}}.')
-    return content
-
-
-def _parse(name: str, value: object) -> object:
-    if name == "labels":
-        return parse_labels(value)
-    if name == "cors_origins":
-        return _origins(value)
-    if name == "root_path":
-        return parse_root_path(str(value))
-    if name in ("allow_unprotected", "whole_labels"):
-        return _yes(name, value)
-    if name in _CHOICES and value not in _CHOICES[name]:
-        raise InputError(f"{name} must be one of {', '.join(_CHOICES[name])}, not {value!r}.")
-    if name in _FILES:
-        return Path(str(value)).expanduser()
-    if name in _NUMBERS:
-        kind, unit = _NUMBERS[name]
-        try:
-            number = kind(str(value))
-        except ValueError:
-            number = -1
-        if not number >= 0:
-            raise InputError(f"{name} must be {unit}, not {value!r}.")
-        return number
-    return str(value)
-
-
-def _origins(value: object) -> tuple[str, ...]:
-    found = [str(one).strip() for one in (value if isinstance(value, (list, tuple)) else str(value).split(","))]
-    for origin in found:
-        if origin != "*" and not re.fullmatch(r"https?://[\w.:\[\]-]+", origin):
-            raise InputError(
-                f"cors_origins are origins such as https://viewer.hospital, without a path; got {origin!r}."
-            )
-    return tuple(found)
+        raise InputError("Any web page could use this server (cors_origins=*): name users or an OpenID provider.")
 
 
 def parse_root_path(value: str) -> str:
-    """``/baps``, ``baps`` or ``/baps/`` to ``/baps``; ``/`` to "".
+    """Normalise a root path: ``/baps``, ``baps`` and ``/baps/`` become ``/baps``; ``/`` becomes "".
+
+    Args:
+        value: The path below which a proxy serves the server.
+
+    Returns:
+        The path with a slash before it and none after it, or "".
 
     Raises:
-        InputError: if it is no plain path.
+        InputError: if it is not a plain path.
     """
     parts = [part for part in value.strip("/").split("/") if value.strip("/")]
     if not all(re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._~-]*", part) for part in parts):
@@ -312,18 +410,17 @@ def parse_root_path(value: str) -> str:
     return "".join(f"/{part}" for part in parts)
 
 
-def _yes(name: str, value: object) -> bool:
-    said = str(value).lower()
-    if said not in ("yes", "true", "1", "no", "false", "0"):
-        raise InputError(f"{name} must be yes or no, not {value!r}.")
-    return said in ("yes", "true", "1")
-
-
 def parse_labels(value: object) -> dict[str, int]:
-    """``"spleen,liver"``, ``"spleen=1,liver=6"``, a list of names, or a mapping, to names and values.
+    """Parse labels: ``"spleen,liver"``, ``"spleen=1,liver=6"``, a list of names, or a mapping.
+
+    Args:
+        value: The labels in one of these forms. Names without values count from 1.
+
+    Returns:
+        Values by name, in the order given.
 
     Raises:
-        InputError: on an empty or doubled name, or a value that is not a whole number above 0.
+        InputError: on an empty or repeated name, or a value that is not a whole number from 1 to 255.
     """
     items: list[tuple[str, object]]
     if isinstance(value, Mapping):
@@ -339,8 +436,10 @@ def parse_labels(value: object) -> dict[str, int]:
         name = name.strip()
         if not name or name in labels:
             raise InputError(f"Labels need different names that are not empty, as in spleen,liver; got {value!r}.")
-        if len(name) > _MOST_LETTERS or "\\" in name:
-            raise InputError(f"A label has at most {_MOST_LETTERS} letters and no backslash, for DICOM; got {name!r}.")
+        if len(name) > _MAX_LABEL_LENGTH or "\\" in name:
+            raise InputError(
+                f"A label has at most {_MAX_LABEL_LENGTH} letters and no backslash, for DICOM; got {name!r}."
+            )
         try:
             labels[name] = int(str(number))
         except ValueError:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baps.adapters.adapter import Adapter
+from baps.adapters.old_records import restore_old_settings
 from baps.adapters.visual_prompt import load_encoder
 from baps.blackbox import BlackBox
 from baps.errors import BapsError, InputError
@@ -65,7 +66,7 @@ class ServedAdapter:
     def trained_on(self) -> frozenset[str]:
         """Hashes of the patients that it, or the adapters it started from, were trained on; it cannot be evaluated on
         them."""
-        return frozenset(self.record["known_patients"])
+        return frozenset(self.record["seen_patients"])
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ class AdaptationPlan:
     @property
     def fingerprint(self) -> str:
         """The same for two adaptations of the same black box to the same data with the same settings."""
-        return hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode()).hexdigest()
+        facts = {**self.facts, "settings": restore_old_settings(self.facts["settings"])}
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -214,6 +216,7 @@ def adapt(
                 black_box, adapter, holdout_slices[patient], settings.prompt, settings.seed + 1, settings.click_sets
             ).ravel().tolist()  # fmt: skip
 
+        # These words are in the logs of version 0.1 too, which a training resumes.
         key: dict[str, int | str] = {"judge": patient_hash(patient), "arm": arm, "seed": settings.seed + 1}
         return np.array(query_log.get_or_query(key, query)).reshape(-1, settings.click_sets)
 
@@ -260,13 +263,13 @@ def adapt(
         "adapter": adapter.record(),
         **log_facts,
         "fingerprint": plan.fingerprint,
-        "known_patients": sorted({*map(patient_hash, split.training), *trained_on}),
+        "seen_patients": sorted({*map(patient_hash, split.training), *trained_on}),
         "check": "held back" if split.held_back else "leave some out" if split.folds else "none, one patient only",
-        "windows": [window.record() for window in sorted(windows, key=lambda w: (w.low, w.high, w.source))],
+        "windows": [window.to_dict() for window in sorted(windows, key=lambda w: (w.low, w.high, w.source))],
         **acceptance.record(),
         "curve": [[point.images, round(point.dice, 4)] for point in curve],
         "black_box_images": query_log.images,
-        "recalled_images": query_log.replayed_images,
+        "replayed_images": query_log.replayed_images,
         "seconds": round(time.monotonic() - begun, 1),
     }
     return Adaptation(adapter, acceptance, curve, record)

@@ -12,7 +12,7 @@ from baps.adapters.visual_prompt import Encoder, to_tensor
 from baps.adapters.zoom import crop, crop_for_prompt, move
 from baps.evaluation.slices import AnySlice
 from baps.prompts import Prompt
-from baps.prompts.simulated import draw_corrected, draw_prompt
+from baps.prompts.simulated import draw_corrected_prompt, draw_prompt
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Batches:
         Returns:
             The batch of B slices.
         """
-        draw_functions = [draw_corrected if random.random() < correction_ratio else draw_prompt for _ in rows]
+        draw_functions = [draw_corrected_prompt if random.random() < correction_ratio else draw_prompt for _ in rows]
         return self.build(
             rows,
             [

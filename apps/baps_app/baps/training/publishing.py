@@ -18,7 +18,7 @@ from baps.training.settings import AdaptationSettings
 
 logger = logging.getLogger(__name__)
 
-_REPORTED_KEYS = ("black_box_images", "recalled_images", "parameters", "curve")
+_REPORTED_KEYS = ("black_box_images", "replayed_images", "parameters", "curve")
 """Keys of a record that the reply repeats."""
 
 
@@ -110,7 +110,7 @@ def keep_and_publish(
             log.unlink(missing_ok=True)
     for name, version in versions.items():
         record = store.record(name, version)
-        if record["status"] == "passed" and not store.was_served(name, version):  # Do not undo a rollback.
+        if record["status"] == "accepted" and not store.was_served(name, version):  # Do not undo a rollback.
             store.publish(name, version)
     record = store.record(label, versions[label])
     again = " Nothing has changed since: the same labels and settings gave this version before." if repeated else ""

@@ -20,6 +20,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from baps.adapters.old_records import rename_settings
 from baps.blackbox import BlackBox
 from baps.errors import BapsError
 
@@ -43,7 +44,7 @@ class QueryLog:
         self._file = _open_exclusively(path) if path else None
         first = json.dumps(about, sort_keys=True)
         lines = _complete_lines(path) if path else []
-        same = lines[:1] == [first]
+        same = bool(lines) and _read_facts(lines[0]) == json.loads(first)
         self._replayed = _answers(lines[1:]) if same else []
         self._next = 0
         self.replayed_images = self._replayed[-1]["images"] if self._replayed else 0
@@ -178,6 +179,14 @@ def _complete_lines(path: Path) -> list[str]:
         except ValueError:
             break
     return complete
+
+
+def _read_facts(line: str) -> Any:
+    """Parse what a log is of; settings of version 0.1 get their current names."""
+    about = json.loads(line)
+    if isinstance(about, dict) and isinstance(about.get("settings"), dict):
+        about["settings"] = rename_settings(about["settings"])
+    return about
 
 
 def _answers(lines: Sequence[str]) -> list[dict[str, Any]]:

@@ -30,14 +30,14 @@ class AdaptationSettings:
         zoom: whether the part around the prompt is enlarged: ``chosen`` on the labelled slices (ours), or ``none``.
         head: output-side head that corrects the masks: ``convolutional`` (ours) or ``none`` (as published).
         prompt: kind of prompt to train for, ``click`` or ``box``.
-        corrected: share of the training prompts that have corrective clicks, 0 to 1; 0, as published, for first prompts
-            only.
+        correction_ratio: share of the training prompts that have corrective clicks, 0 to 1; 0, as published, for first
+            prompts only.
         max_images: black-box images in total: training, training curve and evaluation.
         seed: seed of everything random.
-        batch: slices per step of prompt-space optimisation; SPSA-GC uses its published 4.
-        radius: perturbation radius of a coefficient in prompt-space optimisation.
-        rate: learning rate of Adam on the constant part in prompt-space optimisation; a thirtieth of it is used for
-            what depends on the image.
+        batch_size: slices per step of prompt-space optimisation; SPSA-GC uses its published 4.
+        perturbation_radius: radius by which a coefficient is perturbed in prompt-space optimisation.
+        learning_rate: learning rate of Adam on the constant part in prompt-space optimisation; a thirtieth of it is
+            used for what depends on the image.
         slices_per_volume: maximum number of slices per volume that are trained on.
         check_slices: maximum number of slices of each held-out patient.
         click_sets: number of fixed sets of clicks that the evaluation is repeated with.
@@ -55,12 +55,12 @@ class AdaptationSettings:
     zoom: str = "chosen"
     head: str = "convolutional"
     prompt: str = "click"
-    corrected: float = 0.5
+    correction_ratio: float = 0.5
     max_images: int = 4000
     seed: int = 0
-    batch: int = 16
-    radius: float = 0.15
-    rate: float = 0.03
+    batch_size: int = 16
+    perturbation_radius: float = 0.15
+    learning_rate: float = 0.03
     slices_per_volume: int = 24
     check_slices: int = 12
     click_sets: int = 5
@@ -75,12 +75,16 @@ class AdaptationSettings:
             if getattr(self, name) not in known:
                 raise InputError(f"There is no {name} named {getattr(self, name)!r}. Known ones: {', '.join(known)}.")
         for name in (
-            "max_images", "batch", "slices_per_volume", "check_slices", "click_sets", "curve_points", "curve_slices"
+            "max_images", "batch_size", "slices_per_volume", "check_slices", "click_sets", "curve_points",
+            "curve_slices",
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}.")
-        if not (0 < self.radius < math.inf and 0 < self.rate < math.inf):
-            raise InputError(f"radius and rate must be positive numbers, not {self.radius} and {self.rate}.")
-        if not 0 <= self.corrected <= 1:
-            raise InputError(f"corrected must be a share from 0 to 1, not {self.corrected}.")
+        if not (0 < self.perturbation_radius < math.inf and 0 < self.learning_rate < math.inf):
+            raise InputError(
+                "perturbation_radius and learning_rate must be positive numbers, not "
+                f"{self.perturbation_radius} and {self.learning_rate}."
+            )
+        if not 0 <= self.correction_ratio <= 1:
+            raise InputError(f"correction_ratio must be a share from 0 to 1, not {self.correction_ratio}.")
         check_prompts(self.prompt, self.seed)

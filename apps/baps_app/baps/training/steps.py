@@ -80,10 +80,10 @@ class PromptSpaceStepper(Stepper):
     queries_per_slice = 2
 
     def __init__(self, settings: AdaptationSettings) -> None:
-        self.settings, self.batch_size = settings, settings.batch
+        self.settings, self.batch_size = settings, settings.batch_size
 
     def start(self, visual_prompt: VisualPrompt, steps: int) -> None:
-        self.visual_prompt, rate = visual_prompt, self.settings.rate
+        self.visual_prompt, rate = visual_prompt, self.settings.learning_rate
         trainable = [(name, value) for name, value in visual_prompt.named_parameters() if value.requires_grad]
         constant = [value for name, value in trainable if name == "head.bias"]
         image_dependent = [value for name, value in trainable if name != "head.bias"]
@@ -103,7 +103,7 @@ class PromptSpaceStepper(Stepper):
             return torch.tensor(get_or_query(query))
 
         directions = self.visual_prompt.directions(code.shape, generator)
-        gradient = code_gradient(losses, code.detach(), directions, self.settings.radius)
+        gradient = code_gradient(losses, code.detach(), directions, self.settings.perturbation_radius)
         self.descend((gradient * code).sum().div(len(code)))
 
     def descend(self, loss: torch.Tensor) -> None:

@@ -186,7 +186,7 @@ def train(
         random = np.random.default_rng([settings.seed, step])
         seed = int(random.integers(2**62))
         rows = row_order[(step - 1) * batch_size : step * batch_size]
-        return batches.draw(rows, settings.prompt, settings.corrected, random), seed
+        return batches.draw(rows, settings.prompt, settings.correction_ratio, random), seed
 
     with ThreadPoolExecutor(1) as executor:
         next_batch: Future[tuple[Batch, int]] = executor.submit(draw_batch, 1)

@@ -272,10 +272,10 @@ def test_a_label_that_the_pacs_changes_is_not_called_saved(pacs: _Pacs, tmp_path
         return kept
 
     pacs.archive.store = flipping  # type: ignore[method-assign]
-    with pytest.raises(BapsError, match=r"does not read back as it was sent.*\*\.refused") as caught:
+    with pytest.raises(BapsError, match=r"does not read back as it was sent.*\*\.rejected") as caught:
         _submit(store, 0, tmp_path, _ball() & (np.indices((SIDE, SIDE, SLICES))[0] > 30))
     assert not isinstance(caught.value, InputError)
-    assert [file.suffix for file in (tmp_path / "cache").rglob("unsent/*")] == [".refused"]
+    assert [file.suffix for file in (tmp_path / "cache").rglob("unsent/*")] == [".rejected"]
     store.forget_list()
     assert store.status()["completed"] == 0
     assert store.get_labeled_images() == []
@@ -338,9 +338,9 @@ def test_an_export_that_cannot_be_read_gets_a_note_and_does_not_count(pacs: _Pac
         _post(store, _seg(0, _ball()), tmp_path)
     assert said == []
     assert store.get_labeled_images() == [series_uid(0)]
-    cases, left_out = labelled_cases(store, LABELS, {})
+    cases, skipped = labelled_cases(store, LABELS, {})
     assert len(cases["ball"]) == 1
-    assert not left_out
+    assert not skipped
     np.testing.assert_array_equal(
         read_labels(cases["ball"][0].labels, read_volume(cases["ball"][0].image)) > 0, _ball()
     )

@@ -17,7 +17,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from baps.errors import BapsError
 from baps.server.datastores.dicomweb import client as pacs_client
 from baps.server.datastores.dicomweb.client import connect, pacs_answers
-from baps.site.pacs_credentials import Login
+from baps.site.pacs_credentials import PacsCredentials
 from demo.server import ROOT
 
 _OBJECT = ROOT / "sample-data" / "dicom" / "ct_01" / "001.dcm"
@@ -77,12 +77,12 @@ def test_a_list_without_end_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> No
             sent += handler.wfile.write(bytes(1 << 16))
 
     with _pacs(answer) as address, pacs_answers(), pytest.raises(BapsError, match="more than 1 MB"):
-        connect(address, Login()).search_for_series()
+        connect(address, PacsCredentials()).search_for_series()
     assert sent < 1 << 27
 
 
 def test_a_series_without_end_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BAPS_MOST_VOLUME_MB", "1")
+    monkeypatch.setenv("BAPS_MAX_VOLUME_MB", "1")
 
     def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
         _begin(handler, 'multipart/related; type="application/dicom"; boundary=part')
@@ -90,7 +90,7 @@ def test_a_series_without_end_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> 
             handler.wfile.write(b"--part\r\nContent-Type: application/dicom\r\n\r\n" + _OBJECT.read_bytes() + b"\r\n")
 
     with _pacs(answer) as address, pacs_answers(), pytest.raises(BapsError, match="more than 2 MB"):
-        for _ in connect(address, Login()).iter_series("1.2.3", "1.2.4"):
+        for _ in connect(address, PacsCredentials()).iter_series("1.2.3", "1.2.4"):
             pass
 
 
@@ -105,23 +105,23 @@ def test_an_answer_that_dribbles_is_broken_off(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr("requests.models.CONTENT_CHUNK_SIZE", 10)
     with _pacs(answer) as address, pacs_answers(), pytest.raises(BapsError, match="too slowly"):
-        connect(address, Login()).search_for_series()
+        connect(address, PacsCredentials()).search_for_series()
 
 
 def test_an_object_that_inflates_to_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BAPS_MOST_VOLUME_MB", "16")
+    monkeypatch.setenv("BAPS_MAX_VOLUME_MB", "16")
     bomb = _deflated(64)
     assert len(bomb) < 1 << 20
     with _pacs(_multipart(bomb)) as address, pacs_answers():
         with pytest.raises(BapsError, match="16 MB are allowed"):
-            list(connect(address, Login()).iter_series("1.2.3", "1.2.4"))
+            list(connect(address, PacsCredentials()).iter_series("1.2.3", "1.2.4"))
         with pytest.raises(BapsError, match="16 MB are allowed"):
-            connect(address, Login()).retrieve_instance("1.2.3", "1.2.4", "1.2.5")
+            connect(address, PacsCredentials()).retrieve_instance("1.2.3", "1.2.4", "1.2.5")
 
 
 def test_a_deflated_object_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     with _pacs(_multipart(_deflated(1))) as address, pacs_answers():
-        (found,) = connect(address, Login()).iter_series("1.2.3", "1.2.4")
+        (found,) = connect(address, PacsCredentials()).iter_series("1.2.3", "1.2.4")
     assert found.PixelData == pydicom.dcmread(_OBJECT).PixelData
 
 
@@ -131,7 +131,7 @@ def test_what_is_no_dicom_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.raises(BapsError, match="half an answer"),
         pacs_answers(),
     ):
-        list(connect(address, Login()).iter_series("1.2.3", "1.2.4"))
+        list(connect(address, PacsCredentials()).iter_series("1.2.3", "1.2.4"))
 
 
 def test_a_redirection_to_another_host_is_not_followed() -> None:
@@ -150,5 +150,5 @@ def test_a_redirection_to_another_host_is_not_followed() -> None:
             handler.end_headers()
 
         with _pacs(answer) as address, pacs_answers(), pytest.raises(BapsError, match="another host"):
-            connect(address, Login()).search_for_series()
+            connect(address, PacsCredentials()).search_for_series()
     assert not asked

@@ -17,7 +17,7 @@ import requests
 from baps.errors import BapsError, InputError
 from baps.server.datastores.dicomweb import open_pacs
 from baps.site import doctor
-from baps.site.pacs_credentials import ACCOUNT, Login, read_login
+from baps.site.pacs_credentials import ACCOUNT, PacsCredentials, read_pacs_credentials
 from demo import orthanc
 from demo.server import ROOT, running_server
 
@@ -40,15 +40,15 @@ def _file(folder: Path, content: str, mode: int = 0o600) -> Path:
 
 
 def test_the_login_is_read_from_a_private_file(tmp_path: Path) -> None:
-    login = read_login(_file(tmp_path, json.dumps({"user": "baps", "password": SECRET})))
+    login = read_pacs_credentials(_file(tmp_path, json.dumps({"user": "baps", "password": SECRET})))
     assert (login.user, login.password, login.ca) == ("baps", SECRET, None)
     assert SECRET not in repr(login)
 
 
 def test_without_a_file_it_is_that_of_the_environment() -> None:
     said = dict(zip(ACCOUNT, ("baps", SECRET), strict=True))
-    assert read_login(None, said).account == (b"baps", SECRET.encode())
-    assert read_login(None, {ACCOUNT[0]: "baps"}).account is None
+    assert read_pacs_credentials(None, said).account == (b"baps", SECRET.encode())
+    assert read_pacs_credentials(None, {ACCOUNT[0]: "baps"}).account is None
 
 
 @pytest.mark.parametrize(
@@ -62,10 +62,10 @@ def test_without_a_file_it_is_that_of_the_environment() -> None:
 )
 def test_a_file_that_is_wrong_is_refused_and_not_quoted(tmp_path: Path, content: str, mode: int, said: str) -> None:
     with pytest.raises(InputError, match=said) as caught:
-        read_login(_file(tmp_path, content, mode))
+        read_pacs_credentials(_file(tmp_path, content, mode))
     assert SECRET not in str(caught.value)
     with pytest.raises(InputError, match="No such file"):
-        read_login(tmp_path / "other.json")
+        read_pacs_credentials(tmp_path / "other.json")
 
 
 def test_a_certificate_is_checked_by_its_own_authority(tmp_path: Path) -> None:
@@ -94,12 +94,12 @@ def test_a_certificate_is_checked_by_its_own_authority(tmp_path: Path) -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"https://127.0.0.1:{server.server_port}/dicom-web"
     try:
-        assert open_pacs(address, Login(ca=certificate)).list_images() == []
+        assert open_pacs(address, PacsCredentials(ca=certificate)).list_images() == []
         with pytest.raises(BapsError, match="certificate of the PACS cannot be checked"):
             open_pacs(address).list_images()
         login = _file(tmp_path, json.dumps({"ca": str(certificate)}))
         assert doctor.pacs(address, login).found == "reachable, without series"
-        assert "ca in the file BAPS_PACS_LOGIN" in doctor.pacs(address).remedy
+        assert "ca in the file BAPS_PACS_CREDENTIALS" in doctor.pacs(address).remedy
     finally:
         server.shutdown()
         server.server_close()
@@ -118,7 +118,7 @@ def test_the_server_logs_in_and_so_do_viewers_through_it(tmp_path: Path, monkeyp
             open_pacs(f"{address}/dicom-web").list_images()
         for file in SAMPLE.glob("*.dcm"):
             requests.post(f"{address}/instances", data=file.read_bytes(), auth=("baps", SECRET), timeout=30)
-        settings = {"labels": "spleen=2", "adapters": str(tmp_path / "adapters"), "pacs_login": str(login)}
+        settings = {"labels": "spleen=2", "adapters": str(tmp_path / "adapters"), "pacs_credentials": str(login)}
         log = tmp_path / "server.log"
         with running_server(f"{address}/dicom-web", log, settings) as (server, process):
             told = requests.get(f"{server}/proxy/dicom/qido/series", {"Modality": "CT"}, timeout=30)

@@ -23,6 +23,7 @@ from baps.server.datastores.dicomweb import PacsDatastore, open_pacs
 from baps.server.labels.save_labels import save_label, save_shown
 from baps.server.training_cases import labelled_cases
 from demo import orthanc
+from tests.support.marks import starts
 from tests.support.series import Series, write_series
 
 LABELS = {"liver": 1, "spleen": 2}
@@ -30,6 +31,7 @@ pytestmark = pytest.mark.skipif(bool(orthanc.missing()), reason=orthanc.missing(
 
 
 @pytest.fixture
+@starts("pacs")
 def pacs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Series]]:
     """Orthanc with one series that was cut coronally, so that no axis is as it was."""
     from monailabel.config import settings
@@ -65,8 +67,8 @@ def test_a_submitted_label_is_read_back_and_counts_at_once(pacs: tuple[str, Seri
     assert store.status()["completed"] == 1
     assert (store.get_labeled_images(), store.get_unlabeled_images()) == ([series.uid], [])
     other = open_pacs(address)  # As the training process opens it.
-    cases, left_out = labelled_cases(other, LABELS, {})
-    assert left_out == {}
+    cases, skipped = labelled_cases(other, LABELS, {})
+    assert skipped == {}
     for name, value in LABELS.items():
         (case,) = cases[name]
         assert case.patient == "phantom-coronal"
@@ -138,13 +140,13 @@ def test_a_segmentation_that_does_not_fit_is_left_out_with_a_sentence(pacs: tupl
         x, y, z = frame.PlanePositionSequence[0].ImagePositionPatient
         frame.PlanePositionSequence[0].ImagePositionPatient = [x + 1.4, y, z]
     store._client.store_instances([made])
-    cases, left_out = labelled_cases(store, LABELS, {})
+    cases, skipped = labelled_cases(store, LABELS, {})
     assert cases == {"liver": [], "spleen": []}
-    assert left_out.keys() == {f"{series.uid}, liver", f"{series.uid}, spleen"}
-    assert "does not lie on the slices of its series" in left_out[f"{series.uid}, liver"]
+    assert skipped.keys() == {f"{series.uid}, liver", f"{series.uid}, spleen"}
+    assert "does not lie on the slices of its series" in skipped[f"{series.uid}, liver"]
     assert not list(tmp_path.rglob(".partial-*"))
-    _, left_out = labelled_cases(store, {"heart": 1}, {})
-    assert "no labels of this site: heart" in left_out[series.uid]
+    _, skipped = labelled_cases(store, {"heart": 1}, {})
+    assert "no labels of this site: heart" in skipped[series.uid]
 
 
 def test_a_label_without_names_is_refused_and_nothing_is_stored(pacs: tuple[str, Series], tmp_path: Path) -> None:
@@ -238,9 +240,9 @@ def test_a_newer_object_that_is_of_no_use_hides_no_good_one(pacs: tuple[str, Ser
         x, y, z = frame.PlanePositionSequence[0].ImagePositionPatient
         frame.PlanePositionSequence[0].ImagePositionPatient = [x + 1.4, y, z]
     store._client.store_instances([moved])
-    cases, left_out = labelled_cases(open_pacs(address), LABELS, {})
+    cases, skipped = labelled_cases(open_pacs(address), LABELS, {})
     np.testing.assert_array_equal(read_labels(cases["spleen"][0].labels, image) > 0, spleen)
-    assert "An older label was taken" in left_out[f"{series.uid}, spleen, newer"]
+    assert "An older label was taken" in skipped[f"{series.uid}, spleen, newer"]
     k = int(np.flatnonzero(spleen.any((0, 1)))[0])
     less = spleen & (np.indices(spleen.shape)[0] % 2 == 0)
     assert save_shown(store, LABELS, series.uid, image, "spleen", less, [k], "baps") == "Saved as spleen."

@@ -26,6 +26,7 @@ from baps.server.labels.save_labels import save_label
 from baps.server.training_cases import labelled_cases
 from demo import orthanc
 from demo.server import ROOT
+from tests.support.marks import starts
 
 FILES = sorted((ROOT / "sample-data" / "dicom" / "ct_01").glob("*.dcm"))[:8]
 needs_orthanc = pytest.mark.skipif(bool(orthanc.missing()), reason=orthanc.missing())
@@ -102,6 +103,7 @@ def _store(folder: Path, change: Callable[[Dataset], None]) -> str:
 
 
 @pytest.fixture(scope="module")
+@starts("pacs")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with orthanc.running_orthanc(tmp_path_factory.mktemp("pacs"), reachable=True) as found:
         yield found
@@ -165,8 +167,8 @@ def test_a_label_is_saved_and_found_again(
     np.testing.assert_array_equal(
         read_labels(Path(other.get_label_uri(uid, "final")), read_volume(Path(other.get_image_uri(uid)))) > 0, mask
     )
-    cases, left_out = labelled_cases(other, {"spleen": 1}, {})
-    assert not [name for name in left_out if name.startswith(uid)]
+    cases, skipped = labelled_cases(other, {"spleen": 1}, {})
+    assert not [name for name in skipped if name.startswith(uid)]
     assert any(uid in str(case.image) for case in cases["spleen"])
     labels = _segs(address, uid)
     assert len(labels) == 2

@@ -22,6 +22,7 @@ from baps.server.datastores.dicomweb import PacsDatastore, open_pacs
 from baps.server.labels.save_labels import save_label, save_shown
 from baps.server.training_cases import labelled_cases
 from demo import orthanc
+from tests.support.marks import starts
 from tests.support.series import Series, write_series
 
 LABELS = {"liver": 1, "spleen": 2}
@@ -81,6 +82,7 @@ class Line:
 
 
 @pytest.fixture
+@starts("pacs")
 def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Line, Series]]:
     """A line to Orthanc with one series."""
     from monailabel.config import settings
@@ -128,8 +130,8 @@ def test_a_line_that_is_cut_while_a_label_is_sent(
     again.status()
     assert not list(kept.parent.iterdir())
     assert len(_labels(way)) == 2
-    cases, left_out = labelled_cases(open_pacs(way.address), LABELS, {})
-    assert left_out == {}
+    cases, skipped = labelled_cases(open_pacs(way.address), LABELS, {})
+    assert skipped == {}
     for name, value in LABELS.items():
         image = read_volume(cases[name][0].image)
         np.testing.assert_array_equal(read_labels(cases[name][0].labels, image) > 0, series.labels == value)
@@ -164,7 +166,7 @@ def test_a_label_that_the_pacs_refuses_is_kept_and_holds_up_no_other(
     refused.FailedSOPSequence = [reason]
     with monkeypatch.context() as patched:
         patched.setattr(store._client, "store_instances", lambda _: refused)
-        with pytest.raises(BapsError, match=r"did not take the label.*as \*.refused"):
+        with pytest.raises(BapsError, match=r"did not take the label.*as \*.rejected"):
             _submit(store, series, "spleen", tmp_path)
     send = store._client.store_instances
     reason.FailureReason = 0x0111  # It has the same one: its answer to the first attempt was lost.
@@ -172,7 +174,7 @@ def test_a_label_that_the_pacs_refuses_is_kept_and_holds_up_no_other(
         patched.setattr(store._client, "store_instances", lambda labels: (send(labels), refused)[1])
         _submit(store, series, "spleen", tmp_path)
     _submit(store, series, "liver", tmp_path)
-    assert [file.suffix for file in (tmp_path / "cache").rglob("unsent/*")] == [".refused"]
+    assert [file.suffix for file in (tmp_path / "cache").rglob("unsent/*")] == [".rejected"]
     assert len(_labels(way)) == 2
 
 

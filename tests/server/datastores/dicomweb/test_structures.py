@@ -34,12 +34,14 @@ from demo import orthanc
 from demo.server import running_server
 from tests.support.label_map_segmentation import make_label_map
 from tests.support.little_series import write_little_series
+from tests.support.marks import starts
 
 pytestmark = pytest.mark.skipif(bool(orthanc.missing()), reason=orthanc.missing())
 NOON = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
 
 
 @pytest.fixture(scope="module")
+@starts("pacs")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with orthanc.running_orthanc(tmp_path_factory.mktemp("pacs"), reachable=True) as found:
         yield found
@@ -116,8 +118,8 @@ def _box_values(stored: Stored, file: int, left: int, right: int, top: int, bott
 
 
 def _trained(store: PacsDatastore, uid: str, organ: str) -> list[int]:
-    cases, left_out = labelled_cases(store, {organ: 1}, {})
-    assert not [reason for image, reason in left_out.items() if uid in image]
+    cases, skipped = labelled_cases(store, {organ: 1}, {})
+    assert not [reason for image, reason in skipped.items() if uid in image]
     (case,) = [one for one in cases[organ] if uid in one.image.name]
     found: list[int] = read_volume(case.image).voxels[read_volume(case.labels).voxels == case.value].tolist()
     return sorted(found)

@@ -10,7 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -20,50 +20,14 @@ from baps.blackbox.interface import BlackBox, Capabilities
 from baps.blackbox.remote.inference_protocol import Address, Description, UnreachableError, connect
 from baps.blackbox.remote.prompt_tensors import to_tensors
 from baps.blackbox.remote.remote_tensors import check_answer, check_description
+from baps.blackbox.remote.settings import RemoteSettings
 from baps.errors import BapsError, InputError
 from baps.prompts import Prompt
 
 logger = logging.getLogger(__name__)
 
-_PROMPTS = ("clicks,boxes", "clicks", "boxes")
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0
 """Seconds between looks at a server that has gone: each is twice the one before."""
-
-
-@dataclass(frozen=True)
-class RemoteSettings:
-    """What an operator says of a model on another machine.
-
-    Attributes:
-        address: ``http://host:port/model``, or ``https``, ``grpc`` or ``grpcs``.
-        side: of its square images, pixels, where its metadata leaves that open.
-        batch_size: images in one request.
-        prompts: what it understands: ``clicks,boxes``, ``clicks`` or ``boxes``; metadata does not tell.
-        timeout: seconds that an answer may take.
-        patience: seconds that a server which has gone is waited for.
-
-    Raises:
-        InputError: on a value that cannot be used.
-    """
-
-    address: str
-    side: int = 1024
-    batch_size: int = 8
-    prompts: str = "clicks,boxes"
-    timeout: float = 60
-    patience: float = 120
-
-    def __post_init__(self) -> None:
-        Address.parse(self.address)
-        if self.side < 1 or self.batch_size < 1:
-            raise InputError(f"remote_side and remote_batch must be 1 or more, not {self.side} and {self.batch_size}.")
-        if not 0 < self.timeout < float("inf") or not 0 <= self.patience < float("inf"):
-            raise InputError(
-                f"remote_timeout must be more than 0 seconds and remote_patience 0 or more, not {self.timeout:g} and "
-                f"{self.patience:g}."
-            )
-        if self.prompts not in _PROMPTS:
-            raise InputError(f"remote_prompts must be one of {'; '.join(_PROMPTS)}, not {self.prompts!r}.")
 
 
 class RemoteBlackBox(BlackBox):
@@ -83,7 +47,7 @@ class RemoteBlackBox(BlackBox):
 
     def __init__(self, settings: RemoteSettings, identity: str = "") -> None:
         super().__init__()
-        self._where, self._patience = settings.address, settings.patience
+        self._where, self._retry_seconds = settings.address, settings.retry_seconds
         self._server = connect(Address.parse(settings.address), settings.timeout)
         about = self._server.describe()
         if not self._server.ready():
@@ -99,7 +63,7 @@ class RemoteBlackBox(BlackBox):
             boxes="boxes" in settings.prompts,
             encodings=False,
             batch_size=1 if self._form.one_by_one else settings.batch_size,
-            input_side=self._form.side or settings.side,
+            input_side=self._form.side or settings.image_size,
             resends=True,
         )
         found = self._capabilities.weights_sha256
@@ -134,15 +98,15 @@ class RemoteBlackBox(BlackBox):
                 break
             except UnreachableError as error:
                 failure = error
-            deadline = min(deadline, time.monotonic() + self._patience)
+            deadline = min(deadline, time.monotonic() + self._retry_seconds)
             logger.warning("%s Waiting for it.", failure)
             back = False
             while not back:  # No image is sent meanwhile.
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise BapsError(
-                        f"{failure} It was waited for {self._patience:g} s. Start its server, or mend what lies "
-                        "between; then ask again. A training goes on from its log when it is started again."
+                        f"{failure} The server stayed away for {self._retry_seconds:g} s. Start it, or fix the network "
+                        "between; then try again. A training resumes from its log when it is started again."
                     ) from failure
                 time.sleep(min(pause, left))
                 pause = min(2 * pause, _LONGEST_PAUSE)

@@ -75,7 +75,7 @@ def fit(
         Points(example, settings.points) if settings.points else Crops(example, settings.crop, settings.crops)
         for example in examples
     ]
-    optimiser = torch.optim.AdamW(adapter.trainable_parameters().values(), lr=settings.rate, weight_decay=0)
+    optimiser = torch.optim.AdamW(adapter.trainable_parameters().values(), lr=settings.learning_rate, weight_decay=0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.epochs)
     plateau = Plateau()
     losses: list[float] = []

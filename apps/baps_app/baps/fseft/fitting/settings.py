@@ -13,7 +13,7 @@ class FitSettings:
     """Settings as published (Silva-Rodriguez et al.), except where they are marked as ours.
 
     Attributes:
-        rate: initial learning rate, see ``Method.rate``; it falls to 0 along a cosine.
+        learning_rate: initial learning rate, see ``Method.rate``; it falls to 0 along a cosine.
         epochs: maximum number of epochs.
         crop: side of the training cubes, voxels; a volume that is shorter is taken whole. 0 for whole volumes.
         crops: number of cubes per step, all of one volume. With a single cube, a step without the organ drives all
@@ -27,7 +27,7 @@ class FitSettings:
         InputError: if a value is out of range.
     """
 
-    rate: float
+    learning_rate: float
     epochs: int = 200
     crop: int = 96
     crops: int = 2
@@ -38,8 +38,8 @@ class FitSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.rate < math.inf:
-            raise InputError(f"rate must be a positive number, not {self.rate}.")
+        if not 0 < self.learning_rate < math.inf:
+            raise InputError(f"learning_rate must be a positive number, not {self.learning_rate}.")
         for name in ("epochs", "crops", "steps"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}.")

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from baps.errors import InputError
-from baps.imaging.canvas import AS_STORED, AXES, SLICE_AXIS, Plane, axis_across
+from baps.imaging.canvas import AS_STORED, AXES, SLICE_AXIS, Plane, plane_axis
 from baps.imaging.volume import Volume
 from baps.inference.requests.form import read_form
 from baps.prompts import Point, Prompt
@@ -98,7 +98,7 @@ def read_click(request: Mapping[str, Any], volume: Volume, labels: Sequence[str]
     """
     form, label = _read_label_form(request)
     plane_name = form.plane if isinstance(form.plane, str) else next(iter(form.plane), "")
-    axis = axis_across(volume.affine, plane_name)
+    axis = plane_axis(volume.affine, plane_name)
     foreground = form.foreground or _points_by_label(request, label, labels)
     notes: list[str] = []
     requested = form.slice if axis == AXES["K"] else None
@@ -217,7 +217,7 @@ def _group_by_slice(
     by_index: dict[int, tuple[Point, ...]] = {}
     for point in inside:
         index = _index(point, axis, shape)
-        by_index[index] = (*by_index.get(index, ()), Plane(axis, index).flatten(point))
+        by_index[index] = (*by_index.get(index, ()), Plane(axis, index).project(point))
     return by_index
 
 

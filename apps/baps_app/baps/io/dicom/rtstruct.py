@@ -184,17 +184,17 @@ def _contours(dataset: Dataset) -> dict[int, list[NDArray[np.float64]]]:
     names = {int(one.ROINumber): str(one.get("ROIName", "")) for one in dataset.StructureSetROISequence}
     found: dict[int, list[NDArray[np.float64]]] = {}
     for structure in dataset.get("ROIContourSequence") or []:
-        number, left_out = int(structure.ReferencedROINumber), 0
+        number, skipped = int(structure.ReferencedROINumber), 0
         for contour in structure.get("ContourSequence") or []:
             points = np.asarray(contour.get("ContourData") or [], float).reshape(-1, 3)
             if not _encloses(contour) or not len(points):
-                left_out += 1
+                skipped += 1
                 continue
             if not np.isfinite(points).all():
                 raise ValueError("ContourData")
             found.setdefault(number, []).append(points * _LPS_TO_RAS)
-        if left_out:
-            notes.give(f"{left_out} contours of {names[number]} enclose no area (points, open lines): left out.")
+        if skipped:
+            notes.give(f"{skipped} contours of {names[number]} enclose no area (points, open lines): left out.")
     return found
 
 

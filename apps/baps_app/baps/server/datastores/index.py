@@ -12,6 +12,7 @@ from filelock import FileLock
 from monailabel.datastore.local import LocalDatastore, LocalDatastoreModel
 
 from baps.annotations.history import LabelHistory
+from baps.annotations.label_info import rename_info_keys
 from baps.utils.atomic_write import atomic_write
 
 
@@ -71,6 +72,9 @@ class AtomicIndex(LocalDatastore):
                     raise
                 return
             listed.base_path = self._datastore_path
+            for known in listed.objects.values():
+                for label in known.labels.values():
+                    label.info = rename_info_keys(label.info)
             self._listed, self._config_ts = listed, stamp
 
     def _update_datastore_file(self, lock: bool = True) -> None:

@@ -19,7 +19,7 @@ from baps.server.jobs import Jobs
 if TYPE_CHECKING:
     from baps.fseft.predictor import OrganSegmenter
 
-AS_IT_IS = "as it is"
+UNADAPTED = "unadapted"
 """What stands for a version where the organ model answers as it came."""
 
 
@@ -85,7 +85,7 @@ class OrgansInfer(SegmentingInfer["OrganSegmenter"]):
         return name, {
             # Slicer names the segments of the reply in the order of their values, and counts those that are there.
             "label_names": dict(sorted(present.items(), key=lambda item: item[1])),
-            "adapter": {organ: version or AS_IT_IS for organ, version in found.served.items()},
+            "adapter": {organ: version or UNADAPTED for organ, version in found.served.items()},
             "notes": notes,
             "latencies": {"total_ms": round((time.perf_counter() - begun) * 1000, 1)},
         }

@@ -22,9 +22,9 @@ from baps.annotations.disputes import DisputeResult, NewLabel, SavedLabel, find_
 from baps.annotations.history import OutdatedError, Version, check_tag
 from baps.annotations.label_info import (
     MAX_NAME_LENGTH,
-    annotated_slices,
     check_segment_name,
     label_values,
+    list_annotated_slices,
     name_values,
     read_label_info,
     read_request,
@@ -52,7 +52,8 @@ def save_label(
     whole: bool = False,
     confirms: bool = False,
 ) -> str:
-    """Save a label into the datastore, and with it who made it, whether a person confirmed it, and what it covers.
+    """Save a label into the datastore, and with it who made it, whether a person confirmed it, and on which
+    slices it was looked for.
 
     Args:
         datastore: of the server.
@@ -95,7 +96,7 @@ def save_label(
     for name in values:
         check_segment_name(name)
     wanted = {name: value for name, value in values.items() if value in marked or name in labels}
-    covers = annotated_slices(said, found, wanted, whole)  # Of others nobody asks, and the list would grow.
+    annotated = list_annotated_slices(said, found, wanted, whole)  # Of others nobody asks, and the list would grow.
     drawn = {name for name, value in values.items() if value in marked or said.slices is not None}
     kept = {
         **({"extra": extra} if extra else {}),
@@ -105,7 +106,7 @@ def save_label(
     }
 
     def store(folder: Path, earlier: SavedLabel | None, after: str | None) -> None:
-        merged, names, covered, file = found, values, dict(covers), path
+        merged, names, covered, file = found, values, dict(annotated), path
         authors = {name: said.author for name, value in values.items() if value in marked}
         judged = DisputeResult()
         told: tuple[str, ...] = ()
@@ -117,8 +118,8 @@ def save_label(
                 file = write_label_map(folder / "label", merged, volume)
                 for name in others.organs:
                     authors[name] = earlier.info.author_of(name)
-                    covered.pop(name, None)  # A label that does not say what it covers, covers all.
-                    if name in (before := earlier.info.covers or {}):
+                    covered.pop(name, None)  # A label without annotated slices was looked for on all.
+                    if name in (before := earlier.info.annotated_slices or {}):
                         covered[name] = sorted(before[name])
             if not confirms:
                 authors |= _authors_unchanged(authors, merged, names, earlier, labels)
@@ -128,7 +129,12 @@ def save_label(
             new = NewLabel(merged, names, covered, said.author, looked_at, confirms)
             if tag == DefaultLabelTag.FINAL.value:  # No training takes the others.
                 judged = find_disputes(new, earlier, partial(_read_version, datastore, image_id, tag, volume), labels)
-        more = {"label_info": _segments(names, info), "authors": authors, "covers": covered, **judged.record()}
+        more = {
+            "label_info": _segments(names, info),
+            "authors": authors,
+            "annotated_slices": covered,
+            **judged.record(),
+        }
         check = check_version(merged, names, volume, source)
         _store(datastore, image_id, file, tag, {**kept, **more}, check, after, confirms)
         notes.give(*told, *judged.notes)
@@ -200,21 +206,21 @@ def save_shown(
         others = found.without(value)
         wanted = before.copy()
         wanted[:, :, where] = mask[:, :, where]
-        after_all = wanted & (before | ~others.marked())
+        after_all = wanted & (before | ~others.foreground())
         if not after_all.any():
             raise InputError(f"The mask of {organ} is empty, or lies in other organs. Nothing was saved.")
-        left_out = int(wanted.sum() - after_all.sum())
-        but = f", but for {left_out} voxels that are marked as other organs" if left_out else ""
+        skipped = int(wanted.sum() - after_all.sum())
+        but = f", but for {skipped} voxels that are marked as other organs" if skipped else ""
         if np.array_equal(before, after_all):
             sentence = f"It was saved as {organ} before{but}."
             return
         changed = others.with_masks({value: after_all}, {value: name for name, value in values.items()})
-        covers = {name: sorted(found) for name, found in (info.covers or {}).items()}
-        if organ in covers or not before.any():  # A label that does not say what it covers, covers all.
-            covers[organ] = sorted({*covers.get(organ, []), *where})
+        annotated = {name: sorted(found) for name, found in (info.annotated_slices or {}).items()}
+        if organ in annotated or not before.any():  # A label without annotated slices was looked for on all.
+            annotated[organ] = sorted({*annotated.get(organ, []), *where})
         judged = DisputeResult()
         if earlier:
-            new = NewLabel(changed, values, covers, author, {organ}, confirms)
+            new = NewLabel(changed, values, annotated, author, {organ}, confirms)
             judged = find_disputes(new, earlier, partial(_read_version, datastore, image_id, tag, image), labels)
         said = {
             "label_info": _segments(values, {}),
@@ -222,7 +228,7 @@ def save_shown(
             "authors": {**{name: info.author_of(name) for name in values}, organ: author},
             "model": model,
             "confirmed": True,
-            "covers": covers,
+            "annotated_slices": annotated,
             **judged.record(),
         }
         path = write_label_map(folder / "label", changed, image)
@@ -342,7 +348,7 @@ def _read_saved(datastore: Datastore, image_id: str, version: Version, image: Vo
 
 
 def _cover_unchanged(
-    covers: dict[str, list[int]],
+    annotated: dict[str, list[int]],
     new: LabelMap,
     values: Mapping[str, int],
     earlier: SavedLabel,
@@ -353,12 +359,14 @@ def _cover_unchanged(
 
     Who corrects one slice says of that one alone that it was looked at.
     """
-    known = earlier.info.covers or {}
-    organs = [name for name in covers if earlier.info.author_of(name) != author and known.get(name)]
-    pair = Overlaps.of(earlier.label_map, new, [(earlier.value(name, labels), values[name]) for name in organs])
+    known = earlier.info.annotated_slices or {}
+    organs = [name for name in annotated if earlier.info.author_of(name) != author and known.get(name)]
+    pair = Overlaps.count(earlier.label_map, new, [(earlier.value(name, labels), values[name]) for name in organs])
     same = (pair.old == pair.new) & (pair.old == pair.both) & (pair.old > 0)
     for n, name in enumerate(organs):
-        covers[name] = sorted({*covers[name], *(k for k in np.flatnonzero(same[:, n]).tolist() if k in known[name])})
+        annotated[name] = sorted(
+            {*annotated[name], *(k for k in np.flatnonzero(same[:, n]).tolist() if k in known[name])}
+        )
 
 
 def _authors_unchanged(
@@ -370,7 +378,7 @@ def _authors_unchanged(
     author, they could erase it afterwards as their own.
     """
     names = sorted(organs)
-    pair = Overlaps.of(earlier.label_map, new, [(earlier.value(name, labels), values[name]) for name in names])
+    pair = Overlaps.count(earlier.label_map, new, [(earlier.value(name, labels), values[name]) for name in names])
     same = ((pair.old == pair.new) & (pair.old == pair.both)).all(0)
     return {name: earlier.info.author_of(name) for name, unchanged in zip(names, same, strict=True) if unchanged}
 

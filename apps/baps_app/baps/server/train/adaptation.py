@@ -82,8 +82,8 @@ class AdaptationTrainer(SiteTrainer[AdaptationSettings]):
         black_box = self._black_box()
         black_box.wait = wait_for_idle(self._store.clicks)
         side = black_box.capabilities.input_side
-        jobs, left_out = _jobs(cases, side, settings.slices_per_volume, self._store.root)
-        stats.leave_out(left_out)
+        jobs, skipped = _jobs(cases, side, settings.slices_per_volume, self._store.root)
+        stats.leave_out(skipped)
         for number, (label, found) in enumerate(jobs):
             name = label or "shared"
 
@@ -106,17 +106,17 @@ def _jobs(
         InputError: if no volume can be used.
     """
     jobs: list[tuple[str, SlicesByPatient]] = []
-    left_out: dict[str, str] = {}
+    skipped: dict[str, str] = {}
     shared: dict[str, list[AnySlice]] = {}
     for label, found in cases.items():
         slices, refused = load_cases(found, side, most, folder)
-        left_out.update({f"{label}, {name}": reason for name, reason in refused.items()})
+        skipped.update({f"{label}, {name}": reason for name, reason in refused.items()})
         if slices:
             jobs.append((label, slices))
         for patient, pieces in slices.items():
             shared.setdefault(patient, []).extend(pieces)
     if not jobs:
-        raise InputError(f"None of the saved labels can be used. {next(iter(left_out.values()))}")
+        raise InputError(f"None of the saved labels can be used. {next(iter(skipped.values()))}")
     if len(jobs) > 1:
         jobs.append((SHARED, shared))
-    return jobs, left_out
+    return jobs, skipped

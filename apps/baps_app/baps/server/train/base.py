@@ -11,13 +11,15 @@ from typing import Any, Generic, TypeVar
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 
+from baps.adapters.old_records import OLD_SETTINGS
 from baps.errors import BapsError, InputError
 from baps.evaluation.cases import Case
 from baps.evaluation.folders import read_patient_table
 from baps.server.datastores.index import AtomicIndex
 from baps.server.train.stats import Stats, read_stats
 from baps.server.training_cases import labelled_cases
-from baps.utils.redaction import redact_paths
+from baps.utils.deprecation import rename_old_keys
+from baps.utils.redaction import shorten_paths_in_json
 from baps.utils.throttle import lower_priority
 
 Settings = TypeVar("Settings")
@@ -71,7 +73,7 @@ class SiteTrainer(TrainTask, Generic[Settings]):
         """
 
     def stats(self) -> dict[str, Any]:
-        stats: dict[str, Any] = redact_paths(read_stats(self._stats_file))
+        stats: dict[str, Any] = shorten_paths_in_json(read_stats(self._stats_file))
         return stats
 
     def read_options(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -80,6 +82,8 @@ class SiteTrainer(TrainTask, Generic[Settings]):
         Raises:
             InputError: on one that is neither ours nor the host's; the message lists ours.
         """
+        old_names = {old: new for old, new in OLD_SETTINGS.items() if new in self._options}
+        request = rename_old_keys(request, old_names, "in a training request")
         known = {"label", *self._options}
         unknown = sorted(set(request) - known - _HOST_OPTIONS)
         if unknown:
@@ -108,21 +112,21 @@ class SiteTrainer(TrainTask, Generic[Settings]):
         chosen = str(_first(request.get("label")) or ALL_LABELS)
         if chosen != ALL_LABELS and chosen not in self._labels:
             raise InputError(f"There is no label {chosen!r}. Known ones: {', '.join(self._labels)}.")
-        by_label, left_out = labelled_cases(datastore, self._labels, read_patient_table(self._patients))
+        by_label, skipped = labelled_cases(datastore, self._labels, read_patient_table(self._patients))
         cases = {name: found for name, found in by_label.items() if found and chosen in (ALL_LABELS, name)}
         if not cases:
             raise InputError(
                 f"There are no saved labels of {'any organ' if chosen == ALL_LABELS else chosen} to train on. Segment "
-                f"a volume, submit the label, and train again. {next(iter(left_out.values()), '')}".rstrip()
+                f"a volume, submit the label, and train again. {next(iter(skipped.values()), '')}".rstrip()
             )
-        return cases, settings, left_out
+        return cases, settings, skipped
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         lower_priority()
         stats = Stats(self._stats_file)
         try:
-            cases, settings, left_out = self.read_request(request, datastore)
-            stats.leave_out(left_out)
+            cases, settings, skipped = self.read_request(request, datastore)
+            stats.leave_out(skipped)
             if isinstance(datastore, AtomicIndex):
                 datastore.history.mark_used(case.labels for found in cases.values() for case in found)
             self._train(cases, settings, stats)

@@ -44,7 +44,9 @@ class OrgansTrainer(SiteTrainer["OrganSettings"]):
         patients: Path | None,
     ) -> None:
         description = "Adapts the organ model, which needs no click, to the saved labels of this site"
-        super().__init__(description, labels, patients, folder, ("method", "decoder", "epochs", "rate", "seed"))
+        super().__init__(
+            description, labels, patients, folder, ("method", "decoder", "epochs", "learning_rate", "seed")
+        )
         self._segmenter, self._site = segmenter, site
 
     def config(self) -> dict[str, Any]:
@@ -53,7 +55,7 @@ class OrgansTrainer(SiteTrainer["OrganSettings"]):
             "method": list(METHOD_NAMES),
             "decoder": False,
             "epochs": MAX_EPOCHS,
-            "rate": 0.0,
+            "learning_rate": 0.0,
             "seed": 0,
         }
 
@@ -74,8 +76,8 @@ class OrgansTrainer(SiteTrainer["OrganSettings"]):
 
         segmenter, pause = self._segmenter(), wait_for_idle(self._site.clicks)
         for number, (label, found) in enumerate(cases.items()):
-            volumes, left_out = load_volumes(found, segmenter.model)  # Those of one label are in memory at a time.
-            stats.leave_out({f"{label}, {name}": reason for name, reason in left_out.items()})
+            volumes, skipped = load_volumes(found, segmenter.model)  # Those of one label are in memory at a time.
+            stats.leave_out({f"{label}, {name}": reason for name, reason in skipped.items()})
             if not volumes:
                 continue
 
@@ -90,4 +92,4 @@ class OrgansTrainer(SiteTrainer["OrganSettings"]):
             stats.values.update(epoch=_STEPS * (number + 1), total_epochs=_STEPS * len(cases))
             stats.add(label, said)
         if not stats.values["adapters"]:
-            raise InputError(f"None of the saved labels can be used. {next(iter(stats.values['left_out'].values()))}")
+            raise InputError(f"None of the saved labels can be used. {next(iter(stats.values['skipped'].values()))}")

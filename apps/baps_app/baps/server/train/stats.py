@@ -38,15 +38,15 @@ class Stats:
             "total_epochs": 1,
             "best_metric": 0.0,
             "adapters": {},
-            "left_out": {},
+            "skipped": {},
         }
         self._write()
 
     def leave_out(self, reasons: Mapping[str, str]) -> None:
         """Note what is not trained on, and why."""
         if reasons:  # Which and why stands in the statistics: the sentences name images.
-            logger.warning("Left out: %d; see left_out in the statistics.", len(reasons))
-        self.values["left_out"].update(reasons)
+            logger.warning("Skipped: %d; see skipped in the statistics.", len(reasons))
+        self.values["skipped"].update(reasons)
 
     def report(self, name: str, epoch: int, epochs: int, dice: float, **others: float) -> None:
         """How far it is, with which adapter, the last Dice, and other numbers."""

@@ -19,7 +19,7 @@ from requests.adapters import HTTPAdapter
 
 from baps.errors import BapsError
 from baps.io.dicom.pixels import read_dataset
-from baps.site.pacs_credentials import Login
+from baps.site.pacs_credentials import PacsCredentials
 from baps.utils.limits import max_volume_bytes
 
 _ACCEPTED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
@@ -104,7 +104,7 @@ class _Client(DICOMwebClientX):
         return response
 
 
-def connect(address: str, login: Login) -> DICOMwebClientX:
+def connect(address: str, login: PacsCredentials) -> DICOMwebClientX:
     """Make the client of a DICOMweb address, with the prefixes of MONAI Label's own settings."""
     session = requests.Session()
     session.auth = login.account
@@ -138,7 +138,7 @@ def pacs_answers() -> Iterator[None]:
         raise
     except requests.exceptions.SSLError as error:
         raise BapsError(
-            "The certificate of the PACS cannot be checked. Name its authority's as ca in the login of the PACS."
+            "The certificate of the PACS cannot be checked. Name its authority's as ca in the file of pacs_credentials."
         ) from error
     except requests.ConnectionError as error:
         raise BapsError("The PACS cannot be reached. Is it running, and is its address right?") from error

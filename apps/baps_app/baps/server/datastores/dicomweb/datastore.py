@@ -70,7 +70,7 @@ from baps.server.datastores.dicomweb.stored_segments import (
 )
 from baps.server.datastores.dicomweb.stow_check import check_belongs, check_new_series, read_object, sign, written
 from baps.server.datastores.index import AtomicIndex
-from baps.site.pacs_credentials import Login, read_login
+from baps.site.pacs_credentials import PacsCredentials, read_pacs_credentials
 from baps.site.pacs_studies import PacsStudies, Worklist, json_values, read_pacs_studies
 from baps.utils.atomic_write import atomic_write
 from baps.utils.context_collector import notes
@@ -470,7 +470,7 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
             found = None
         if found is None:
             return LabelMap((np.zeros(image.shape, np.uint8),)), read_label_info({})
-        info = {"label_info": [{"name": organ, "idx": 1}], "covers": {organ: sorted(found.slices)}}
+        info = {"label_info": [{"name": organ, "idx": 1}], "annotated_slices": {organ: sorted(found.slices)}}
         return read_label_map(found.file, image), read_label_info(info)
 
     def save_label(
@@ -500,7 +500,7 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
         found, info = read_label_map(Path(label_filename), image), read_label_info(label_info)
         values = name_values(info, found, {})
         masks = {name: mask for name, value in values.items() if (mask := found.mask(value)).any()}
-        slices = {name: (info.covers or {}).get(name, frozenset()) for name in masks}
+        slices = {name: (info.annotated_slices or {}).get(name, frozenset()) for name in masks}
         self._labels.refresh_study(self._found(image_id).study)
         known = self._labels.newest(image_id).get(image_id, {})
         earlier = [segment.when for segments in known.values() for segment in segments]
@@ -543,7 +543,7 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
                 mask = LabelMap(((read_labels(before.file, image) > 0).view(np.uint8),))
                 ours = segment.slices | set(np.flatnonzero(segment.mask.any((0, 1))).tolist())
                 new = LabelMap((segment.mask.view(np.uint8),))
-                if differs_too_much(Overlaps.of(mask, new, [(1, 1)]), 0, before.slices, ours):
+                if differs_too_much(Overlaps.count(mask, new, [(1, 1)]), 0, before.slices, ours):
                     found.append(segment.name)
                     notes.give(
                         f"This takes {segment.name} away from what {one.author or 'nobody named'} drew. Trainings take "
@@ -624,8 +624,8 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
             raise errors[0]
         if not masks:
             raise NotFoundError(f"There is no label of {image_id} that marks anything. Save one first.")
-        for left_out in errors:
-            notes.give(f"A label was left out. {left_out}")
+        for skipped in errors:
+            notes.give(f"A label was left out. {skipped}")
         now = datetime.now().astimezone()
         return write_structures(
             self._headers(image_id), image, masks, now, by_model=None, number=volume_number(image_id)
@@ -859,7 +859,7 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
 
 
 def open_pacs(
-    address: str, login: Login | None = None, worklist: Path | None = None, label_format: str = "seg"
+    address: str, login: PacsCredentials | None = None, worklist: Path | None = None, label_format: str = "seg"
 ) -> PacsDatastore:
     """Make the datastore of a DICOMweb address. The cache comes from MONAI Label's own settings.
 
@@ -878,7 +878,7 @@ def open_pacs(
     if listed:
         listed.studies()
     cache = settings.MONAI_LABEL_DICOMWEB_CACHE_PATH or settings.MONAI_LABEL_DATASTORE_CACHE_PATH
-    client = connect(studies.address, login or read_login(None))
+    client = connect(studies.address, login or read_pacs_credentials(None))
     return PacsDatastore(client, cache.strip() or None, studies, listed, label_format)
 
 

@@ -39,7 +39,7 @@ class Outbox:
 
     def set_aside(self, file: Path) -> None:
         """Keep one without sending it again."""
-        file.rename(file.with_suffix(".refused"))
+        file.rename(file.with_suffix(".rejected"))
 
     def remove(self, file: Path) -> None:
         """Forget one that the PACS has."""

@@ -131,10 +131,10 @@ class LabelSender:
                 return  # It may be this one alone that the PACS stumbles over.
         if refused:
             self._unsent.set_aside(file)
-            logger.warning("The PACS did not take a label; it is kept in the cache, as *.refused.")
+            logger.warning("The PACS did not take a label; it is kept in the cache, as *.rejected.")
             if own:
                 raise BapsError(
-                    "The PACS did not take the label, which is kept on this server alone (as *.refused in "
+                    "The PACS did not take the label, which is kept on this server alone (as *.rejected in "
                     f"{folder} of its cache). Ask who runs the PACS why, then submit again."
                 )
             return
@@ -143,11 +143,11 @@ class LabelSender:
         except BapsError as error:
             if isinstance(error, InputError) and not isinstance(error, NotFoundError):
                 self._unsent.set_aside(file)
-                logger.warning("The PACS has something else than a label that it took, which is kept as *.refused.")
+                logger.warning("The PACS has something else than a label that it took, which is kept as *.rejected.")
                 if own:
                     raise BapsError(
                         f"The PACS took the label, but it does not read back as it was sent. {error} It does not count "
-                        f"as a label; it is kept on this server too (as *.refused in {folder} of its cache). Ask who "
+                        f"as a label; it is kept on this server too (as *.rejected in {folder} of its cache). Ask who "
                         "runs the PACS why, then submit again."
                     ) from error
                 return

@@ -1,0 +1,55 @@
+"""Records of adapters that version 0.1 wrote, and the settings in them, under today's names.
+
+Adapters of that version serve as they did. The program wrote these names, not the operator, so nobody is warned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+OLD_SETTINGS = {
+    "batch": "batch_size",
+    "corrected": "correction_ratio",
+    "radius": "perturbation_radius",
+    "rate": "learning_rate",
+}
+"""Settings of a training by their names in version 0.1."""
+
+_OLD_KEYS = {"known_patients": "seen_patients", "recalled_images": "replayed_images"}
+_OLD_STATUS = {"passed": "accepted", "refused": "rejected"}
+
+
+def rename_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the record of an adapter with today's keys and statuses.
+
+    Args:
+        record: The record, of this version or of 0.1.
+    """
+    renamed = {_OLD_KEYS.get(key, key): value for key, value in record.items()}
+    if isinstance(renamed.get("settings"), dict):
+        renamed["settings"] = rename_settings(renamed["settings"])
+    if "status" in renamed:
+        renamed["status"] = _OLD_STATUS.get(renamed["status"], renamed["status"])
+    return renamed
+
+
+def rename_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a training with today's names.
+
+    Args:
+        settings: By name, of this version or of 0.1.
+    """
+    return {OLD_SETTINGS.get(name, name): value for name, value in settings.items()}
+
+
+def restore_old_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a training with the names of version 0.1.
+
+    Fingerprints are made of these, so that an adapter of that version is recognised as one of the same settings.
+
+    Args:
+        settings: By today's name.
+    """
+    old_names = {new: old for old, new in OLD_SETTINGS.items()}
+    return {old_names.get(name, name): value for name, value in settings.items()}
