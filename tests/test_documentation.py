@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from pydantic.fields import FieldInfo
 
 from baps.cli import app
 from baps.server.access_policy import KINDS, find_policy

@@ -49,7 +49,6 @@ def adapt(
     correction_ratio: Annotated[
         float, typer.Option(help="Share of training prompts with corrective clicks: 0.5 (ours) or 0 (as published).")
     ] = 0.5,
-    corrected: Annotated[float | None, typer.Option(hidden=True)] = None,
     encoder: Annotated[str, typer.Option(help="Frozen encoder: statistics, clip, vit_mae or dino.")] = "statistics",
     encoder_source: Annotated[str, typer.Option(help="Its weights: a local path or a hub's name.")] = "",
     weights: options.Weights = "",
@@ -77,7 +76,7 @@ def adapt(
     settings = AdaptationSettings(
         visual_prompt=visual_prompt,
         condition=condition,
-        correction_ratio=options.new_option(correction_ratio, corrected, "--correction-ratio", "--corrected"),
+        correction_ratio=correction_ratio,
         encoder=encoder,
         encoder_source=encoder_source,
         optimiser=optimizer,

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import click
 import typer
-from click.core import ParameterSource
 
 from baps.blackbox.choices import BLACK_BOXES
 from baps.cli.console import Console
-from baps.utils.deprecation import warn_of_old_name
 
 if TYPE_CHECKING:
     from baps.blackbox import BlackBox as BlackBoxModel
@@ -48,23 +45,6 @@ Patients = Annotated[
     Path | None, typer.Option(metavar="CSV", help="Table of image and patient, for images that do not say.")
 ]
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
-
-
-def new_option(value: Any, old_value: Any, new: str, old: str) -> Any:
-    """Return the value of an option that version 0.1 called by another name, and warn if that name was used.
-
-    Args:
-        value: The value of the option.
-        old_value: The value of the hidden option of the old name, or None if it was not given.
-        new: The name of the option, as in ``--learning-rate``. If both are given, this one is used.
-        old: Its old name.
-    """
-    if old_value is None:
-        return value
-    warn_of_old_name(old, new)
-    parameter = new.removeprefix("--").replace("-", "_")
-    default = click.get_current_context().get_parameter_source(parameter) is ParameterSource.DEFAULT
-    return old_value if default else value
 
 
 def given(**options: str) -> dict[str, str]:

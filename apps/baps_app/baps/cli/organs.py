@@ -15,6 +15,7 @@ from rich.table import Table
 from baps.cli import options, outputs
 from baps.cli.audit_log import note
 from baps.cli.console import Console
+from baps.cli.old_options import CommandWithOldOptions
 from baps.errors import InputError
 from baps.fseft.choices import METHOD_NAMES
 
@@ -27,7 +28,7 @@ Model = Annotated[str, typer.Option(help="The organ model: bundled, or the name 
 Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="Checkpoint of a published model.")]
 
 
-@app.command()
+@app.command(cls=CommandWithOldOptions)
 def adapt(
     images: options.Images,
     labels: options.LabelFolder,
@@ -40,7 +41,6 @@ def adapt(
     decoder: Annotated[bool, typer.Option(help="Train the decoder beside a method that changes the encoder.")] = False,
     epochs: Annotated[int, typer.Option(help="At the most; it ends when the loss falls no more.")] = 200,
     learning_rate: Annotated[float, typer.Option(help="Initial learning rate; 0 for the method's own.")] = 0.0,
-    rate: Annotated[float | None, typer.Option(hidden=True)] = None,
     queries: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Unlabelled volumes to do well on: the organ is to be about as large there."),
@@ -68,7 +68,6 @@ def adapt(
     from baps.fseft.volumes import load_volumes
     from baps.io import file_stem, list_images, read_volume
 
-    learning_rate = options.new_option(learning_rate, rate, "--learning-rate", "--rate")
     settings = OrganSettings(method, decoder, learning_rate, epochs, seed=seed)
     outputs.make_room(out)
     organs = load_organ_model(model, weights, weights_sha256, device)

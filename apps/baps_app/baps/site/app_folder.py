@@ -12,7 +12,7 @@ from pathlib import Path
 from platformdirs import user_state_path
 
 from baps.errors import BapsError
-from baps.utils.atomic_write import replacing
+from baps.utils.atomic_write import atomic_write
 
 PACKAGES = Path(__file__).resolve().parents[2]
 """Folder that Python finds the package in."""
@@ -53,7 +53,7 @@ def prepare_app_folder() -> Path:
                 f"Other users can change {folder}, where the server runs the file main.py. Make the folder yours and "
                 f"restrict it: chown {os.getuid()} {folder}; chmod 700 {folder}"
             )
-        with replacing(folder / "main.py", mode=0o600) as partial:
+        with atomic_write(folder / "main.py", mode=0o600) as partial:
             partial.write_text(_MAIN)
     except OSError as error:
         raise BapsError(
