@@ -37,6 +37,7 @@ def serve(
     """
     from baps.site.server_command import check_port
     from baps.site.settings import read_settings
+    from baps.utils.url_host import url_host
 
     settings = options.given(
         black_box=black_box, weights=weights, weights_sha256=weights_sha256, device=device, config=config
@@ -51,6 +52,7 @@ def serve(
         raise MissingExtraError("Serving a model to other machines", "hosting") from error
     _, model = options.load_site(**settings)
     name = name or model.capabilities.name
-    print(f"==> Serving {name} at http://{host}:{port}/{name} and grpc://{host}:{grpc_port}/{name} (stop with Ctrl+C)")
+    at = url_host(host)
+    print(f"==> Serving {name} at http://{at}:{port}/{name} and grpc://{at}:{grpc_port}/{name} (stop with Ctrl+C)")
     sys.stdout.flush()
     serve_until_stopped(model, name, host, port, grpc_port, hard_masks)
