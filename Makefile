@@ -1,4 +1,4 @@
-# make demo | make test | make serve STUDIES=<folder or DICOMweb URL> | make pacs | make bench-adapt [QUICK=1] | make bench-clicks | make bench-organs | make bench-fseft [QUICK=1] | make bench-trust [SOAK=minutes] | make bench-archive | make lint | make docs | make advisories | make sbom | make clean
+# make demo | make test | make test-all | make coverage | make serve STUDIES=<folder or DICOMweb URL> | make pacs | make bench-adapt [QUICK=1] | make bench-clicks | make bench-organs | make bench-fseft [QUICK=1] | make bench-trust [SOAK=minutes] | make bench-archive | make lint | make docs | make wheel | make advisories | make sbom | make clean
 SHELL := /bin/sh
 STUDIES ?=
 HOST ?= 127.0.0.1
@@ -18,11 +18,15 @@ ROOT_PATH ?=
 unexport PYTHONPATH
 
 PY := .venv/bin/python
-SERVER_TESTS := tests/server tests/security tests/deploy tests/demo tests/benchmarks tests/stress tests/sample_data
+# One worker a core, one thread each; the tests that share a server, a PACS or a fixture go to one worker.
+WORKERS ?= $(shell getconf _NPROCESSORS_ONLN)
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadgroup
+# What tests/support/marks.py and the marks of the tests keep out of `make test`.
+NOT_FAST := slow or server or pacs or browser
 # torch comes first: sam2, which MONAI Label needs, asks for it while it is built. It has no GPU code that we use.
 PIP := SAM2_BUILD_CUDA=0 PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) -m pip install -c constraints.txt
 
-.PHONY: help demo test serve pacs bench-adapt bench-clicks bench-organs bench-fseft bench-throughput bench-trust bench-archive lint docs advisories sbom sample-data clean
+.PHONY: help demo test test-rest test-all coverage serve pacs bench-adapt bench-clicks bench-organs bench-fseft bench-throughput bench-trust bench-archive lint docs wheel advisories sbom sample-data clean
 
 help:
 	@sed -n 1p Makefile
@@ -46,13 +50,19 @@ help:
 demo: .venv/installed
 	@.venv/bin/baps demo --seed $(SEED)
 
-# In two halves at once, one thread each: together they take two CPU cores some 45 minutes.
 test: .venv/installed
-	@echo "==> Running the tests (half an hour to an hour on two CPU cores)"
-	@mkdir -p build; export OMP_NUM_THREADS=1; \
-	$(PY) -m pytest $(SERVER_TESTS) > build/server-tests.log 2>&1 & half=$$!; \
-	$(PY) -m pytest $(addprefix --ignore=,$(SERVER_TESTS)); status=$$?; \
-	echo "==> $(SERVER_TESTS)"; wait $$half || status=1; cat build/server-tests.log; exit $$status
+	@$(PYTEST) -m "not ($(NOT_FAST))"
+
+# What `make test` leaves out: servers, PACS, browsers, kills, the demo, long fits.
+test-rest: .venv/installed
+	@$(PYTEST) -m "$(NOT_FAST)"
+
+test-all: .venv/installed
+	@$(PYTEST)
+
+# Of all tests, in the processes that they start too.
+coverage: .venv/installed
+	@$(PYTEST) --cov --cov-report term:skip-covered
 
 serve: .venv/installed
 	@if [ -z "$(STUDIES)" ]; then \
@@ -89,8 +99,13 @@ bench-trust: .venv/installed
 bench-archive: .venv/installed
 	@$(PY) -m benchmarks.performance.archive
 
+# Layers whose public functions have complete docstrings.
+DOCUMENTED := $(addprefix apps/baps_app/baps/,imaging prompts utils)
+
 lint: .venv/installed
-	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy && .venv/bin/lint-imports
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy && .venv/bin/lint-imports && \
+	.venv/bin/pydoclint -q $(DOCUMENTED) && \
+	$(PY) -m ruff check --preview --select D,DOC501 --ignore D105,D107 $(DOCUMENTED)
 
 # The guides and the API reference as a site, in build/site; a broken link is an error.
 docs: .venv/installed
@@ -111,8 +126,12 @@ sbom: .venv-tools/installed
 	@.venv-tools/bin/cyclonedx-py environment --of JSON --output-reproducible -o build/sbom.json $(PY)
 	@echo "==> build/sbom.json"
 
+# Builds the wheel and tries what pip makes of it, the core and the server; some minutes.
+wheel: .venv/installed
+	@.ci/wheel
+
 sample-data: .venv/installed
 	@$(PY) -m tools.sample_data
 
 clean:
-	rm -rf .venv .venv-tools build demo-output
+	rm -rf .venv .venv-tools build demo-output .coverage .coverage.*

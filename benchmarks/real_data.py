@@ -103,4 +103,4 @@ def _flat(path: Path, folder: Path, side: int) -> LabelledSlice:
     truth, plane = read_labels(mask, volume) > 0, Plane(2, 0)
     canvas, window = Canvas.fit(volume, plane, side), choose_window(volume)
     image = canvas_image(volume, plane, canvas, window)
-    return LabelledSlice(path.stem, image, canvas.draw(plane.of(truth)) > 0.5, window)
+    return LabelledSlice(path.stem, image, canvas.draw(plane.extract(truth)) > 0.5, window)

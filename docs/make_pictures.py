@@ -1,8 +1,8 @@
-"""Make the pictures of the clinician's guide: ``PYTHONPATH=apps/baps_app .venv/bin/python docs/make_pictures.py``.
+"""Make the pictures of the guides: ``PYTHONPATH=apps/baps_app .venv/bin/python docs/make_pictures.py``.
 
-The masks are what the bundled model answers on the phantoms of ``sample-data``, through the code that serves clicks; no
-server is needed. Names of pictures make those alone, as in ``make_pictures.py clicks box``. ``adapted`` takes one to
-three minutes, for the model is adapted first.
+The masks are those of the bundled model on the phantoms of ``sample-data``, through the code that serves clicks; no
+server is needed. Arguments select pictures, as in ``make_pictures.py clicks box``. ``adapted`` takes one to three
+minutes, because it adapts the model first.
 """
 
 from __future__ import annotations

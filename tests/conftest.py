@@ -17,6 +17,7 @@ from baps.imaging.volume import Volume
 from baps.imaging.windowing import Window
 from tests.support.brightness import BrightnessBlackBox
 from tests.support.faulty_server import FaultyServer, faulty_server
+from tests.support.marks import mark_by_fixtures, slow_first
 
 settings.register_profile(
     "baps",
@@ -29,12 +30,19 @@ settings.register_profile(
 settings.load_profile("baps")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by the processes that their fixtures start, before ``-m`` selects among them."""
+    mark_by_fixtures(items)
+    slow_first(items)
+
+
 @pytest.fixture(scope="session")
 def bundled() -> BlackBox:
     return load_black_box("bundled", device="cpu")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def new_black_box() -> Callable[..., BrightnessBlackBox]:
     """Makes a cheap black box: ``new_black_box(batch_size=16, side=32)``."""
     return BrightnessBlackBox
@@ -49,7 +57,7 @@ def lively_head() -> OutputHead:
     return made.eval()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def new_phantom() -> Callable[..., tuple[Volume, NDArray[np.bool_]]]:
     """Makes a volume with a bright ball in the middle, and the ball."""
 
@@ -73,7 +81,7 @@ def new_phantom() -> Callable[..., tuple[Volume, NDArray[np.bool_]]]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def dim_slices() -> Callable[..., dict[str, list[LabelledSlice]]]:
     """Makes slices by patient; each patient's dim organ lies in a cell of its own of a grid of 2 x 4 cells."""
 

@@ -124,11 +124,13 @@ def test_targets_and_variables_of_make_exist(page: Path) -> None:
 @each_page
 def test_files_that_a_page_names_exist(page: Path) -> None:
     """Names of files of the repository between backticks; ``*`` stands for any name."""
-    places = {"baps": ROOT / "apps" / "baps_app"}
+    package = ROOT / "apps" / "baps_app" / "baps"
+    layers = {folder.name: package for folder in package.iterdir() if folder.is_dir()}
+    places = {path.name: ROOT for path in ROOT.iterdir() if path.is_dir()} | layers | {"baps": package.parent}
     for words in code(page):
-        if re.fullmatch(r"(tests|stress|benchmarks|deploy|docs|demo|tools|sample-data|baps|apps)/[\w./*-]+", words):
-            folder = places.get(words.split("/")[0], ROOT)
-            kept_out_of_git = re.match(r"apps/baps_app/(model|logs)/", words)
+        if re.fullmatch(r"[\w-]+/[\w./*-]*", words) and words.split("/")[0] in places:
+            folder = places[words.split("/")[0]]
+            kept_out_of_git = re.match(r"(build|demo-output|apps/baps_app/(model|logs))/", words)
             assert kept_out_of_git or list(folder.glob(words.rstrip("/"))), words
     for module in re.findall(r"python -m ([\w.]+)", "\n".join([*code(page), *lines(page)])):
         if module.split(".")[0] in ("benchmarks", "stress", "tools"):

@@ -20,7 +20,7 @@ from baps.evaluation.scoring import score_slices
 from baps.evaluation.slices import LabelledSlice, evenly_spaced
 from baps.evaluation.splits import split_patients
 from baps.prompts import Prompt
-from baps.prompts.simulated import MOST_CLICKS
+from baps.prompts.simulated import MAX_CLICKS
 from baps.training.adapt import adapt
 from baps.training.settings import AdaptationSettings
 from baps.training.steps import SLOWER, PromptSpaceStepper, SpsaGcStepper, Stepper
@@ -93,7 +93,7 @@ def score_corrections(
             def masks(prompts: Sequence[Prompt], ask: Ask = ask) -> list[NDArray[np.bool_]]:
                 return [probability > 0.5 for probability in ask(prompts)]
 
-            scores.append(simulate_corrections(masks, piece.truth, kind, MOST_CLICKS, randoms))
+            scores.append(simulate_corrections(masks, piece.truth, kind, MAX_CLICKS, randoms))
         found.append([np.array(scores)])
     return asdict(summarise(found))
 

@@ -94,7 +94,7 @@ def click_where_worst(
     background click where the mask is deepest.
     """
     index = int((mask ^ organ).sum((0, 1)).argmax())
-    found, truth = Plane(SLICE_AXIS, index).of(mask), Plane(SLICE_AXIS, index).of(organ)
+    found, truth = Plane(SLICE_AXIS, index).extract(mask), Plane(SLICE_AXIS, index).extract(organ)
     if not truth.any():
         points = (*clicks.background.get(index, ()), deepest(found))
         return replace(clicks, background={**clicks.background, index: points})
@@ -109,11 +109,11 @@ def interpolate(masks: dict[int, NDArray[np.bool_]], shape: tuple[int, int, int]
     """Between clicked slices the shapes in between, by signed distance; beyond them nothing. (I, J, K)."""
     whole = np.zeros(shape, bool)
     for index, mask in masks.items():
-        Plane(SLICE_AXIS, index).put(whole, mask)
+        Plane(SLICE_AXIS, index).insert(whole, mask)
     for lower, upper in itertools.pairwise(sorted(masks)):
         for index in range(lower + 1, upper):
             between = shape_between(masks[lower], masks[upper], (index - lower) / (upper - lower))
-            Plane(SLICE_AXIS, index).put(whole, between)
+            Plane(SLICE_AXIS, index).insert(whole, between)
     return whole
 
 
@@ -123,7 +123,7 @@ def measure(black_box: BlackBox, store: AdapterStore, case: Case, label: str, ad
     areas, last = organ.sum((0, 1)), volume.shape[SLICE_AXIS] - 1
     random = np.random.default_rng([crc32(case.patient.encode()), case.value])
     first_clicks = {  # The same on a slice in every run.
-        index: draw_prompt(Plane(SLICE_AXIS, index).of(organ), "click", random)
+        index: draw_prompt(Plane(SLICE_AXIS, index).extract(organ), "click", random)
         for count in COUNTS
         for index in spread_slices(areas, count)
     }
@@ -134,10 +134,10 @@ def measure(black_box: BlackBox, store: AdapterStore, case: Case, label: str, ad
         asked, begun = black_box.images_asked, time.perf_counter()
         mask = segment_organ(segmenter, case.image, clicks, label, adapted).mask.astype(bool)
         seconds, images = time.perf_counter() - begun, black_box.images_asked - asked
-        masks = {index: Plane(SLICE_AXIS, index).of(mask) for index in clicks.prompts}
+        masks = {index: Plane(SLICE_AXIS, index).extract(mask) for index in clicks.prompts}
         between, alone = interpolate(masks, volume.shape), np.zeros(volume.shape, bool)
         for index, one in masks.items():
-            Plane(SLICE_AXIS, index).put(alone, one)
+            Plane(SLICE_AXIS, index).insert(alone, one)
         scores = dice(mask, organ), dice(between, organ), dice(alone, organ)
         return Run(label, case.patient, adapted, order, count, *scores, images, seconds), mask
 

@@ -23,13 +23,15 @@ from segment_anything import sam_model_registry
 
 from baps.blackbox import BlackBox, load_black_box
 from baps.blackbox.sam import SamBlackBox
+from baps.demo.run import VALUE
 from baps.evaluation.cases import Case, load_cases
 from baps.prompts import Prompt
 from baps.training.adapt import adapt
 from baps.training.settings import AdaptationSettings
 from benchmarks.adaptation.wrapped import Wrapped
-from benchmarks.paths import RESULTS
-from demo.run import SAMPLES, VALUE
+from benchmarks.paths import RESULTS, SAMPLE_DATA
+
+SAMPLES = SAMPLE_DATA / "ct"
 
 
 class _Recorded(Wrapped):

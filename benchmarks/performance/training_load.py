@@ -22,15 +22,19 @@ from rich.console import Console
 from rich.table import Table
 
 from baps.blackbox import load_black_box
+from baps.demo.run import VALUE, organ_of, save_labels
 from baps.evaluation.cases import Case, load_cases
 from baps.training.adapt import adapt
 from baps.training.settings import AdaptationSettings
-from benchmarks.paths import RESULTS
-from demo.run import SAMPLES, VALUE, organ_of, save_labels
+from benchmarks.paths import RESULTS, SAMPLE_DATA
 from demo.server import running_server
 
+SAMPLES = SAMPLE_DATA / "ct"
 VOLUMES = (10, 100, 1000)
 app = typer.Typer()
+
+
+SAMPLES = SAMPLE_DATA / "ct"
 
 
 @app.command()
@@ -85,7 +89,7 @@ def main(
             (studies / f"{case}.nii.gz").symlink_to(SAMPLES / "images" / f"{case}.nii.gz")
         with running_server(studies, Path(folder) / "server.log", settings) as (address, _):
             client = MONAILabelClient(address, tmpdir=folder)
-            save_labels(client, cases[:-2])
+            save_labels(client, SAMPLES, cases[:-2])
             places = {case: _places(case) for case in cases[-2:]}
             click(client, cases[0], _places(cases[0])[0])  # The model is loaded now.
             figures["idle"] = clicks(client, cases[-2], places[cases[-2]])
@@ -115,7 +119,7 @@ def main(
 
 def _places(case: str) -> list[tuple[int, int, int]]:
     """A voxel of the spleen on each slice that shows it."""
-    _, organ = organ_of(case)
+    _, organ = organ_of(SAMPLES, case)
     found = []
     for k in np.flatnonzero(organ.any((0, 1))):
         inside = np.argwhere(organ[:, :, k])

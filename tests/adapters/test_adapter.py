@@ -82,16 +82,18 @@ def test_untrained_it_changes_neither_image_nor_answer(new_black_box: Callable[.
 @given(st.lists(st.floats(0, 1, width=32), min_size=9, max_size=9), st.sampled_from([32, 64, 96, 100]))
 def test_an_untrained_head_keeps_any_probability_up_to_the_bound(values: list[float], side: int) -> None:
     answers = np.resize(np.array(values, np.float32), (3, side, side))
-    refined = Adapter(build_visual_prompt("basis"), OutputHead().eval()).refine(_pixels(side), PROMPTS, answers)
+    adapter = Adapter(build_visual_prompt("basis"), OutputHead().eval())
+    refined = adapter.refine(adapter.crop(_pixels(side), PROMPTS), answers)
     np.testing.assert_allclose(refined, answers.clip(LEAST, MOST), atol=1e-5, rtol=0)
     np.testing.assert_array_equal(refined > 0.5, answers.clip(LEAST, MOST) > 0.5)
 
 
 def test_what_serves_where_a_candidate_was_refused_changes_nothing(new_black_box: Callable[..., Any]) -> None:
     pixels = _pixels()
-    np.testing.assert_array_equal(identity_adapter().change(pixels, PROMPTS), pixels)
+    crops = identity_adapter().crop(pixels, PROMPTS)
+    np.testing.assert_array_equal(identity_adapter().change(crops), pixels)
     answers = np.random.default_rng(1).random((3, 32, 32)).astype(np.float32)
-    np.testing.assert_array_equal(identity_adapter().refine(pixels, PROMPTS, answers), answers)
+    np.testing.assert_array_equal(identity_adapter().refine(crops, answers), answers)
     assert identity_adapter().head is None
 
 
@@ -109,7 +111,7 @@ def test_the_head_sees_the_image_as_it_was_and_the_answer_to_the_changed_one(
     monkeypatch.setattr(made.head, "refine", refine)
     found = segment_adapted(black_box, made, pixels, PROMPTS)
     ((images, probability, prompts),) = seen
-    changed = made.change(pixels, PROMPTS)
+    changed = made.change(made.crop(pixels, PROMPTS))
     assert (changed != pixels).any()
     np.testing.assert_array_equal(images.permute(0, 2, 3, 1).numpy(), pixels)
     np.testing.assert_array_equal(black_box.asked[0][0], changed)
@@ -122,8 +124,9 @@ def test_images_and_answers_are_not_changed_in_place(new_black_box: Callable[...
     made, pixels = _moved("basis", "label", True), _pixels()
     answers = new_black_box().segment(pixels, PROMPTS)
     before = pixels.copy(), answers.copy()
-    made.change(pixels, PROMPTS)
-    made.refine(pixels, PROMPTS, answers)
+    crops = made.crop(pixels, PROMPTS)
+    made.change(crops)
+    made.refine(crops, answers)
     np.testing.assert_array_equal(pixels, before[0])
     np.testing.assert_array_equal(answers, before[1])
 

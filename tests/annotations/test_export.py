@@ -29,7 +29,7 @@ def test_segments_that_overlap_are_structures_by_name(history: LabelHistory, tmp
     image = read_volume(tmp_path / "p1")
     masks = {"liver": random_segments(3)[0], "tumour": random_segments(3)[0].copy()}
     masks["tumour"][:6] = False
-    labels = LabelMap.of_masks(enumerate(masks.values(), start=1), {1: "a", 2: "tumour"})
+    labels = LabelMap.from_masks(enumerate(masks.values(), start=1), {1: "a", 2: "tumour"})
     file = write_label_map(tmp_path / "new", labels, image)
     for info in ({}, {"label_info": [{"name": "liver", "idx": 1}, {"name": "tumour", "idx": 2}], "model": "sam"}):
         history.save("p1", "final", file, ".seg.nrrd", info)

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.hosts import BRIGHTNESS, BUNDLED, Host, hosted
+from tests.support.marks import starts
 
 
 @pytest.fixture(scope="session")
+@starts("server")
 def bundled_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """``baps blackbox serve`` of the bundled model."""
     with hosted(tmp_path_factory.mktemp("bundled"), BUNDLED, "bundled") as host:
@@ -18,6 +20,7 @@ def bundled_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 
 
 @pytest.fixture(scope="session")
+@starts("server")
 def hard_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """The same with masks in place of probabilities."""
     command = (*BUNDLED, "--hard-masks", "--name", "hard")
@@ -26,6 +29,7 @@ def hard_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 
 
 @pytest.fixture
+@starts("server")
 def own_host(tmp_path: Path) -> Iterator[Host]:
     """A cheap model for one test alone, which may kill it."""
     with hosted(tmp_path, BRIGHTNESS, "brightness") as host:

@@ -93,10 +93,11 @@ def sam2_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     scope="session",
     params=[
         "bundled",
-        pytest.param("sam", marks=pytest.mark.slow),
-        pytest.param("sam2", marks=pytest.mark.slow),
-        "http",
-        "grpc",
+        # Each is loaded, or served, by one worker of xdist.
+        pytest.param("sam", marks=[pytest.mark.slow, pytest.mark.xdist_group("sam")]),
+        pytest.param("sam2", marks=[pytest.mark.slow, pytest.mark.xdist_group("sam2")]),
+        pytest.param("http", marks=[pytest.mark.server, pytest.mark.xdist_group("tests/blackbox::bundled_host")]),
+        pytest.param("grpc", marks=[pytest.mark.server, pytest.mark.xdist_group("tests/blackbox::bundled_host")]),
     ],
 )
 def backend(request: pytest.FixtureRequest) -> Backend:

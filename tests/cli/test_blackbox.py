@@ -21,6 +21,7 @@ def _serve(*words: str) -> None:
     CliRunner().invoke(app, ["blackbox", "serve", *words], catch_exceptions=False)
 
 
+@pytest.mark.server
 def test_it_listens_on_this_machine_alone_and_ends_when_it_is_told_to(tmp_path: Path) -> None:
     with hosted(tmp_path, (*BUNDLED, "--name", "mine"), "mine") as host:
         assert host.process

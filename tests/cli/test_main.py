@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,14 @@ def test_an_error_is_one_sentence(
         main()
     assert caught.value.code == 1
     assert capsys.readouterr().err == f"There is no adapter of {label}. There are adapters of: none.\n"
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["baps", "--version"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert not caught.value.code
+    assert capsys.readouterr().out == f"{version('baps-monailabel')}\n"
 
 
 def test_help_needs_nothing_heavy() -> None:

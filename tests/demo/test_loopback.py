@@ -15,6 +15,7 @@ import requests
 from baps.errors import BapsError
 from demo import loopback, orthanc
 from demo.server import free_port, running
+from tests.support.marks import starts
 
 _WIDE = """
 import http.server, sys
@@ -32,6 +33,7 @@ def _reached(address: str, port: int) -> bool:
 
 
 @pytest.fixture
+@starts("server")
 def wide(tmp_path: Path) -> Iterator[tuple[int, psutil.Process]]:
     port = free_port()
     command = loopback.command_within(port, [sys.executable, "-c", _WIDE, str(port)])

@@ -17,6 +17,7 @@ from monailabel.client.client import MONAILabelClientException
 from baps.site.roles import Role
 from baps.site.users import Users
 from tests.support import nginx
+from tests.support.marks import starts
 from tests.support.nginx import Nginx, running_nginx
 from tests.support.sites import SAMPLES, Site, site, spleen_click
 
@@ -51,6 +52,7 @@ class Proxied:
 
 
 @pytest.fixture(scope="module")
+@starts("server")
 def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
     folder = tmp_path_factory.mktemp("proxied")
     users = Users(folder / "users.json")
@@ -61,6 +63,7 @@ def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
 
 
 @pytest.fixture(scope="module")
+@starts("server")
 def site_below(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, str]]:
     """A server that is told the path /baps and lets in anna and a provider's rita, and anna's token."""
     folder = tmp_path_factory.mktemp("below")

@@ -275,9 +275,9 @@ def test_the_head_corrects_each_answer_for_its_click_and_the_image_as_it_was(
         prompts = [next(asked) for _ in range(CLICK_SEEDS)]
         image = canvas_image(volume, plane, canvas, choose_window(volume))
         pixels = np.repeat(image[None], CLICK_SEEDS, axis=0)
-        answers = new_black_box().segment(bare.change(pixels, prompts), prompts)
-        corrected = headed.refine(pixels, prompts, answers)
-        scores.append([dice(canvas.restore(one) > 0.5, plane.of(truth)) for one in corrected])
+        answers = new_black_box().segment(bare.change(bare.crop(pixels, prompts)), prompts)
+        corrected = headed.refine(headed.crop(pixels, prompts), answers)
+        scores.append([dice(canvas.restore(one) > 0.5, plane.extract(truth)) for one in corrected])
     assert next(asked, None) is None
     assert found.dice["one.nii.gz"][1] == pytest.approx(np.mean(scores, axis=0))
 

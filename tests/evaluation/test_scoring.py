@@ -75,8 +75,10 @@ def test_the_head_corrects_the_answers(
     found = score_slices(black_box, headed, slices, "click", 3, 1)
     prompts = [prompt for _, batch in black_box.asked for prompt in batch]
     pixels = np.stack([piece.image for piece in slices])
-    answers = new_black_box().segment(_brighter().change(pixels, prompts), prompts)
-    corrected = [headed.refine(pixels[n : n + 16], prompts[n : n + 16], answers[n : n + 16]) for n in (0, 16)]
+    brighter = _brighter()
+    answers = new_black_box().segment(brighter.change(brighter.crop(pixels, prompts)), prompts)
+    batches = (slice(0, 16), slice(16, None))
+    corrected = [headed.refine(headed.crop(pixels[part], prompts[part]), answers[part]) for part in batches]
     expected = [dice(one > 0.5, s.truth) for one, s in zip(np.concatenate(corrected), slices, strict=True)]
     assert found[:, 0].tolist() == expected
     assert not np.array_equal(found, score_slices(new_black_box(), _brighter(), slices, "click", 3, 1))

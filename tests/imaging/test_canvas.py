@@ -1,4 +1,4 @@
-"""Properties of slices and canvases over axes, shapes, spacings and orientations."""
+"""Slices and canvases keep their properties over axes, shapes, spacings and orientations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from baps.errors import InputError
-from baps.imaging.canvas import AXES, Canvas, Plane, axis_across
+from baps.imaging.canvas import AXES, Canvas, Plane, plane_axis
 from baps.imaging.volume import Volume
 from baps.prompts import Prompt
 
@@ -27,7 +27,7 @@ ORIENTATIONS = [
 
 @st.composite
 def _scenes(draw: st.DrawFn) -> tuple[Volume, tuple[int, int, int], int]:
-    """A volume at any of the 48 orientations, a voxel of it, and an axis."""
+    """Draw a volume at any of the 48 orientations, a voxel of it, and an axis."""
     shape = draw(st.tuples(*[st.integers(2, 70)] * 3))
     spacing = np.array(draw(st.tuples(*[st.floats(0.4, 6.0)] * 3)))
     affine = np.eye(4)
@@ -39,11 +39,11 @@ def _scenes(draw: st.DrawFn) -> tuple[Volume, tuple[int, int, int], int]:
 
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
-SIDES = st.sampled_from([32, 100, 128, 256])
+IMAGE_SIZES = st.sampled_from([32, 100, 128, 256])
 
 
 def _square_around(volume: Volume, voxel: tuple[int, int, int], plane: Plane, canvas: Canvas) -> np.ndarray:
-    """A square of voxels around one, at least two pixels of the canvas to either side."""
+    """Return a square of voxels around one, at least two pixels of the canvas to either side."""
     painted = np.zeros(volume.voxels.shape, bool)
     reach = dict.fromkeys(range(3), 0)
     in_plane = [axis for axis in range(3) if axis != plane.axis]
@@ -54,85 +54,87 @@ def _square_around(volume: Volume, voxel: tuple[int, int, int], plane: Plane, ca
     return painted
 
 
-@given(scene=_scenes(), side=SIDES)
+@given(scene=_scenes(), image_size=IMAGE_SIZES)
 def test_a_square_drawn_and_restored_contains_its_voxel(
-    scene: tuple[Volume, tuple[int, int, int], int], side: int
+    scene: tuple[Volume, tuple[int, int, int], int], image_size: int
 ) -> None:
     volume, voxel, axis = scene
     plane = Plane(axis, voxel[axis])
-    canvas = Canvas.fit(volume, plane, side)
+    canvas = Canvas.fit(volume, plane, image_size)
     painted = _square_around(volume, voxel, plane, canvas)
     restored = np.zeros(volume.voxels.shape, bool)
-    drawn = canvas.draw(plane.of(painted))
-    plane.put(restored, canvas.restore(drawn) > 0.5)
-    assert drawn.shape == (side, side)
+    drawn = canvas.draw(plane.extract(painted))
+    plane.insert(restored, canvas.restore(drawn) > 0.5)
+    assert drawn.shape == (image_size, image_size)
     assert restored[voxel]
     others = np.delete(restored, voxel[axis], axis)
     assert not others.any()
 
 
-@given(scene=_scenes(), side=SIDES)
-def test_a_click_lands_inside_the_drawn_square(scene: tuple[Volume, tuple[int, int, int], int], side: int) -> None:
+@given(scene=_scenes(), image_size=IMAGE_SIZES)
+def test_a_click_lands_inside_the_drawn_square(
+    scene: tuple[Volume, tuple[int, int, int], int], image_size: int
+) -> None:
     volume, voxel, axis = scene
     plane = Plane(axis, voxel[axis])
-    canvas = Canvas.fit(volume, plane, side)
-    drawn = canvas.draw(plane.of(_square_around(volume, voxel, plane, canvas)))
-    x, y = canvas.place(plane.flatten(voxel))
+    canvas = Canvas.fit(volume, plane, image_size)
+    drawn = canvas.draw(plane.extract(_square_around(volume, voxel, plane, canvas)))
+    x, y = canvas.to_canvas(plane.project(voxel))
     assert -0.5 <= x <= canvas.width - 0.5
     assert -0.5 <= y <= canvas.height - 0.5
     column, row = min(max(round(x), 0), canvas.width - 1), min(max(round(y), 0), canvas.height - 1)
     assert drawn[row, column] > 0.5
 
 
-@given(scene=_scenes(), side=SIDES)
+@given(scene=_scenes(), image_size=IMAGE_SIZES)
 def test_the_canvas_keeps_proportions_in_millimetres(
-    scene: tuple[Volume, tuple[int, int, int], int], side: int
+    scene: tuple[Volume, tuple[int, int, int], int], image_size: int
 ) -> None:
     volume, voxel, axis = scene
-    canvas = Canvas.fit(volume, Plane(axis, voxel[axis]), side)
+    canvas = Canvas.fit(volume, Plane(axis, voxel[axis]), image_size)
     # Of the patient's axes that remain, the first (left-right, else back-front) runs across.
     towards = [int(np.abs(volume.affine[:3, other]).argmax()) for other in range(3)]
     first, second = sorted((other for other in range(3) if other != axis), key=lambda other: towards[other])
     across, down = (volume.shape[other] * volume.spacing[other] for other in (first, second))
-    assert max(canvas.width, canvas.height) == side
+    assert max(canvas.width, canvas.height) == image_size
     assert min(canvas.width, canvas.height) >= 1
-    scale = side / max(across, down)
+    scale = image_size / max(across, down)
     assert abs(canvas.width - across * scale) <= 1
     assert abs(canvas.height - down * scale) <= 1
 
 
 @given(scene=_scenes())
-def test_put_writes_back_what_of_took(scene: tuple[Volume, tuple[int, int, int], int]) -> None:
+def test_insert_writes_back_what_extract_copied(scene: tuple[Volume, tuple[int, int, int], int]) -> None:
     volume, voxel, axis = scene
     plane = Plane(axis, voxel[axis])
     voxels = np.random.default_rng(0).integers(0, 255, volume.voxels.shape)
     copy = np.zeros_like(voxels)
     for index in range(voxels.shape[axis]):
-        taken = Plane(axis, index).of(voxels)
-        Plane(axis, index).put(copy, taken)
+        taken = Plane(axis, index).extract(voxels)
+        Plane(axis, index).insert(copy, taken)
     np.testing.assert_array_equal(copy, voxels)
-    x, y = plane.flatten(voxel)
-    assert plane.of(voxels)[int(y), int(x)] == voxels[voxel]
+    x, y = plane.project(voxel)
+    assert plane.extract(voxels)[int(y), int(x)] == voxels[voxel]
 
 
 @pytest.mark.parametrize(("axis", "expected"), [("I", (5, 6)), ("J", (4, 6)), ("K", (4, 5))])
 def test_the_first_remaining_axis_runs_along_x(axis: str, expected: tuple[int, int]) -> None:
-    assert Plane(AXES[axis], 0).flatten((4, 5, 6)) == expected
-    rows, columns = Plane(AXES[axis], 0).of(np.zeros((4, 5, 6))).shape
+    assert Plane(AXES[axis], 0).project((4, 5, 6)) == expected
+    rows, columns = Plane(AXES[axis], 0).extract(np.zeros((4, 5, 6))).shape
     assert (columns, rows) == expected
 
 
 @pytest.mark.parametrize("index", [-1, 3, 100])
 def test_a_slice_outside_the_volume_is_refused(index: int) -> None:
     with pytest.raises(InputError, match=f"Slice {index} lies outside .* 0 to 2"):
-        Plane(2, index).of(np.zeros((5, 4, 3)))
+        Plane(2, index).extract(np.zeros((5, 4, 3)))
 
 
 def test_the_slice_lies_in_the_upper_left_corner_and_the_rest_is_black() -> None:
     volume = Volume(np.full((20, 10, 1), 7, np.int16), _LPS)
     canvas = Canvas.fit(volume, Plane(2, 0), 40)
     assert (canvas.width, canvas.height, canvas.scale) == (40, 20, (2.0, 2.0))
-    drawn = canvas.draw(Plane(2, 0).of(volume.voxels))
+    drawn = canvas.draw(Plane(2, 0).extract(volume.voxels))
     np.testing.assert_allclose(drawn[:20], 7)
     assert not drawn[20:].any()
 
@@ -144,19 +146,19 @@ def test_a_slice_of_the_same_size_is_drawn_unchanged() -> None:
     np.testing.assert_array_equal(canvas.restore(pixels.astype(np.float32)), pixels)
 
 
-def test_drawing_leaves_the_volume_alone() -> None:
+def test_drawing_does_not_change_the_volume() -> None:
     voxels = np.random.default_rng(0).random((16, 16, 2)).astype(np.float32)
     before = voxels.copy()
     plane = Plane(2, 1)
     canvas = Canvas.fit(Volume(voxels, np.eye(4)), plane, 16)
-    canvas.draw(plane.of(voxels))[:] = 9
-    canvas.restore(canvas.draw(plane.of(voxels)))[:] = 9
+    canvas.draw(plane.extract(voxels))[:] = 9
+    canvas.restore(canvas.draw(plane.extract(voxels)))[:] = 9
     np.testing.assert_array_equal(voxels, before)
 
 
 @pytest.mark.parametrize("columns", [1, 2])
 def test_a_canvas_one_pixel_wide(columns: int) -> None:
-    """A slice of one column, or one far longer than wide; PyTorch's antialiased resize fails on it."""
+    """PyTorch's antialiased resize fails on a slice of one column, or one far longer than wide."""
     volume = Volume(np.zeros((columns, 8, 1), np.int16), np.diag([1.0, 6.0 * columns, 1.0, 1.0]))
     canvas = Canvas.fit(volume, Plane(2, 0), 32)
     assert (canvas.width, canvas.height) == (1, 32)
@@ -168,8 +170,9 @@ def test_a_canvas_one_pixel_wide(columns: int) -> None:
 
 
 @st.composite
-def _stored_ways(draw: st.DrawFn) -> tuple[Volume, Volume, tuple[int, int, int], tuple[int, int, int], str]:
-    """One image, up to 20 degrees oblique, stored in two orders of axes and directions; one voxel in both; a plane."""
+def _stored_orders(draw: st.DrawFn) -> tuple[Volume, Volume, tuple[int, int, int], tuple[int, int, int], str]:
+    """Draw one image, up to 20 degrees oblique, stored in two orders of axes and directions, one voxel in both, and a
+    plane."""
     shape = draw(st.tuples(*[st.integers(2, 24)] * 3))
     affine = np.eye(4)
     angles = draw(st.tuples(*[st.floats(-20, 20)] * 3))
@@ -187,19 +190,19 @@ def _stored_ways(draw: st.DrawFn) -> tuple[Volume, Volume, tuple[int, int, int],
     return Volume(voxels, affine), other, voxel, tuple(map(int, there)), plane  # type: ignore[return-value]
 
 
-@given(scene=_stored_ways(), side=SIDES)
+@given(scene=_stored_orders(), image_size=IMAGE_SIZES)
 def test_the_canvas_does_not_depend_on_how_the_file_stores_the_image(
-    scene: tuple[Volume, Volume, tuple[int, int, int], tuple[int, int, int], str], side: int
+    scene: tuple[Volume, Volume, tuple[int, int, int], tuple[int, int, int], str], image_size: int
 ) -> None:
     one, other, here, there, name = scene
     shown = []
     for volume, voxel in ((one, here), (other, there)):
-        plane = Plane(axis := axis_across(volume.affine, name), voxel[axis])
-        canvas = Canvas.fit(volume, plane, side)
-        corner = plane.flatten(tuple(max(0, v - 1) for v in voxel))  # type: ignore[arg-type]
-        x, y = plane.flatten(voxel)
+        plane = Plane(axis := plane_axis(volume.affine, name), voxel[axis])
+        canvas = Canvas.fit(volume, plane, image_size)
+        corner = plane.project(tuple(max(0, v - 1) for v in voxel))  # type: ignore[arg-type]
+        x, y = plane.project(voxel)
         box = (min(x, corner[0]), min(y, corner[1]), x, y)
-        shown.append((canvas.draw(plane.of(volume.voxels)), Prompt(((x, y),), box=box).mapped(canvas.place)))
+        shown.append((canvas.draw(plane.extract(volume.voxels)), Prompt(((x, y),), box=box).mapped(canvas.to_canvas)))
     np.testing.assert_allclose(shown[0][0], shown[1][0], atol=0.02)
     np.testing.assert_allclose(shown[0][1].positive, shown[1][1].positive, atol=1e-3)
 
@@ -218,28 +221,28 @@ def test_a_slice_is_shown_as_a_radiologist_sees_it(number: int, plane: str, righ
     sides = {"left": -r, "back": -a, "front": a, "head": s}
     for direction, (bright, dim) in {right: ((8, 16), (8, 0)), top: ((0, 8), (16, 8))}.items():
         volume = Volume(sides[direction], affine)
-        cut = Plane(axis_across(affine, plane), 4)
+        cut = Plane(plane_axis(affine, plane), 4)
         canvas = Canvas.fit(volume, cut, 17)
-        drawn = canvas.draw(cut.of(volume.voxels))
+        drawn = canvas.draw(cut.extract(volume.voxels))
         assert drawn[bright] > drawn[dim]
 
 
 def test_planes_by_name() -> None:
-    assert [axis_across(_LPS, name) for name in ("", "as stored", "I", "J", "K")] == [2, 2, 0, 1, 2]
+    assert [plane_axis(_LPS, name) for name in ("", "as stored", "I", "J", "K")] == [2, 2, 0, 1, 2]
     turned = np.eye(4)
     turned[:3, :3] = [[0, 0, 1], [1, 0, 0], [0, 1, 0]]  # I to the front, J to the head, K to the right
-    assert [axis_across(turned, name) for name in ("coronal", "axial", "sagittal")] == [0, 1, 2]
+    assert [plane_axis(turned, name) for name in ("coronal", "axial", "sagittal")] == [0, 1, 2]
     with pytest.raises(InputError, match="no plane 'frontal'.*sagittal"):
-        axis_across(turned, "frontal")
+        plane_axis(turned, "frontal")
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_a_slice_is_had_without_a_copy_of_the_volume(axis: int, order: str) -> None:
+def test_a_slice_is_extracted_without_a_copy_of_the_volume(axis: int, order: str) -> None:
     voxels = np.zeros((200, 180, 90), np.int16, order=order)  # type: ignore[call-overload]
     tracemalloc.start()
     try:
-        found = Plane(axis, 50).of(voxels)
+        found = Plane(axis, 50).extract(voxels)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

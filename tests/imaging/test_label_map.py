@@ -1,4 +1,4 @@
-"""Label maps: overlapping segments in as few layers as they need."""
+"""Label maps store overlapping segments in as few layers as they need."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from baps.imaging.label_map import LabelMap, Overlaps, values_of
+from baps.imaging.label_map import LabelMap, Overlaps, unique_values
 
 Masks = dict[int, NDArray[np.bool_]]
 
@@ -16,8 +16,8 @@ MASKS = st.dictionaries(st.integers(1, 400), arrays(bool, (3, 4, 2)), max_size=5
 
 
 @given(MASKS, MASKS)
-def test_masks_survive_in_layers(masks: Masks, more: Masks) -> None:
-    first = LabelMap.of_masks(masks.items())
+def test_masks_are_stored_in_layers_without_loss(masks: Masks, more: Masks) -> None:
+    first = LabelMap.from_masks(masks.items())
     kept = [layer.copy() for layer in first.layers]
     added = {value: mask for value, mask in more.items() if value not in masks}
     both = first.with_masks(added, {})
@@ -25,27 +25,27 @@ def test_masks_survive_in_layers(masks: Masks, more: Masks) -> None:
         np.testing.assert_array_equal(both.mask(value), mask)
     assert both.values() == sorted(value for value, mask in {**masks, **added}.items() if mask.any())
     for layer, before in zip(first.layers, kept, strict=True):
-        np.testing.assert_array_equal(layer, before)  # What was given does not change.
+        np.testing.assert_array_equal(layer, before)  # The original label map does not change.
     for value in masks:
         assert value not in both.without(value).values()
         assert set(both.without(value).values()) == set(both.values()) - {value}
     if masks or added:
-        np.testing.assert_array_equal(both.marked(), np.logical_or.reduce([*masks.values(), *added.values()]))
+        np.testing.assert_array_equal(both.foreground(), np.logical_or.reduce([*masks.values(), *added.values()]))
 
 
 def test_segments_that_do_not_overlap_share_a_layer() -> None:
     voxels = np.arange(24).reshape(2, 3, 4)
-    assert len(LabelMap.of_masks((value, voxels == value) for value in range(1, 24)).layers) == 1
-    assert len(LabelMap.of_masks((value, voxels > 3) for value in range(1, 4)).layers) == 3
+    assert len(LabelMap.from_masks((value, voxels == value) for value in range(1, 24)).layers) == 1
+    assert len(LabelMap.from_masks((value, voxels > 3) for value in range(1, 4)).layers) == 3
 
 
 @given(arrays(np.int32, (3, 4, 2), elements=st.integers(-5, 1 << 20)))
-def test_the_different_values_are_found(voxels: NDArray[np.int32]) -> None:
-    assert values_of(voxels) == set(np.unique(voxels).tolist())
+def test_unique_values(voxels: NDArray[np.int32]) -> None:
+    assert unique_values(voxels) == set(np.unique(voxels).tolist())
 
 
 def _random(seed: int) -> LabelMap:
-    """Some layers of some values, as 8 or 32 bits; no value in two layers."""
+    """Return a label map of some layers, of 8 or 32 bits, in which no value lies in two layers."""
     random = np.random.default_rng(seed)
     values = random.permutation(np.array([1, 2, 3, 7, 200, 255, 300, 60000]))
     layers, rest = [], values.tolist()
@@ -57,11 +57,13 @@ def _random(seed: int) -> LabelMap:
 
 
 @given(st.integers(0, 1 << 30))
-def test_what_is_found_in_one_pass_is_what_the_masks_say(seed: int) -> None:
+def test_one_pass_gives_the_same_as_the_masks(seed: int) -> None:
     old, new = _random(seed), _random(seed + 1000)
-    assert new.slices() == {value: np.flatnonzero(new.mask(value).any((0, 1))).tolist() for value in new.values()}
+    assert new.slices_by_value() == {
+        value: np.flatnonzero(new.mask(value).any((0, 1))).tolist() for value in new.values()
+    }
     pairs = [(one, other) for one in [0, *old.values()] for other in [0, 9, *new.values()]]
-    found = Overlaps.of(old, new, pairs)
+    found = Overlaps.count(old, new, pairs)
     for n, (one, other) in enumerate(pairs):
         before = old.mask(one) if one else np.zeros(old.shape, bool)
         after = new.mask(other) if other else np.zeros(old.shape, bool)
@@ -70,20 +72,22 @@ def test_what_is_found_in_one_pass_is_what_the_masks_say(seed: int) -> None:
             assert (found.old[k, n], found.new[k, n], found.both[k, n]) == wanted
     kept = old.values()[::2]
     numbers = {value: 1000 + value for value in kept}
-    filled = new.filled(old, numbers, {})
+    filled = new.filled_from(old, numbers, {})
     for value in new.values():
         np.testing.assert_array_equal(filled.mask(value), new.mask(value))
     for value in kept:
-        np.testing.assert_array_equal(filled.mask(1000 + value), old.mask(value) & ~new.marked())
-    assert filled.values() == sorted({*new.values(), *(1000 + v for v in kept if (old.mask(v) & ~new.marked()).any())})
+        np.testing.assert_array_equal(filled.mask(1000 + value), old.mask(value) & ~new.foreground())
+    assert filled.values() == sorted(
+        {*new.values(), *(1000 + v for v in kept if (old.mask(v) & ~new.foreground()).any())}
+    )
 
 
-def test_hundreds_of_masks_that_overlap_at_their_end_take_no_time() -> None:
-    """Each is in a layer of its own; compared whole, each with all before it, they took minutes."""
+def test_hundreds_of_masks_that_overlap_in_their_last_slices_are_fast() -> None:
+    """Each mask gets a layer of its own. Comparing it in full with all layers before took minutes."""
     masks = np.zeros((200, 64, 64, 32), bool)
     for n, mask in enumerate(masks):
         mask[:, n % 64, n % 32] = True
         mask[-1, -1, -1] = True
-    found = LabelMap.of_masks(enumerate(masks, start=1))
+    found = LabelMap.from_masks(enumerate(masks, start=1))
     assert len(found.layers) == 200
     assert all((layer > 0).sum() == mask.sum() for layer, mask in zip(found.layers, masks, strict=True))

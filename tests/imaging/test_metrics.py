@@ -9,7 +9,7 @@ from baps.imaging.metrics import dice
 
 
 @pytest.mark.parametrize(
-    ("mask", "truth", "expected"),
+    ("mask", "target", "expected"),
     [
         ([1, 1, 0, 0], [1, 1, 0, 0], 1.0),
         ([1, 1, 0, 0], [0, 0, 1, 1], 0.0),
@@ -19,8 +19,8 @@ from baps.imaging.metrics import dice
         ([0, 0, 0, 0], [1, 0, 0, 0], 0.0),
     ],
 )
-def test_dice_by_hand(mask: list[int], truth: list[int], expected: float) -> None:
-    assert dice(np.array(mask, bool), np.array(truth, bool)) == expected
+def test_dice_by_hand(mask: list[int], target: list[int], expected: float) -> None:
+    assert dice(np.array(mask, bool), np.array(target, bool)) == expected
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=30))

@@ -48,14 +48,14 @@ def test_the_same_geometry(shape: tuple[int, ...], shift: float, same: bool) -> 
 
 
 @pytest.mark.parametrize(("slices", "same"), [(5, True), (500, False)])
-def test_a_turn_moves_the_far_end_of_a_long_volume(slices: int, same: bool) -> None:
+def test_a_rotation_moves_the_far_end_of_a_long_volume(slices: int, same: bool) -> None:
     turned = AFFINE.copy()
     turned[:3] = Rotation.from_euler("x", 0.01, degrees=True).as_matrix() @ AFFINE[:3]
     voxels = np.zeros((3, 4, slices), np.uint8)
     assert Volume(voxels, AFFINE).same_geometry(Volume(voxels, turned)) is same
 
 
-def test_small_voxels_are_told_apart() -> None:
+def test_small_voxels_are_distinguished() -> None:
     affine = np.diag([-0.0003, 0.0003, 0.0003, 1.0])
     moved = affine.copy()
     moved[0, 3] += 0.0003
@@ -63,7 +63,7 @@ def test_small_voxels_are_told_apart() -> None:
     assert not Volume(voxels, affine).same_geometry(Volume(voxels, moved))
 
 
-def test_the_thickness_of_a_single_slice_does_not_count() -> None:
+def test_the_thickness_of_a_single_slice_is_ignored() -> None:
     voxels = np.zeros((3, 4, 1), np.uint8)
     assert Volume(voxels, AFFINE).same_geometry(Volume(voxels, AFFINE @ np.diag([1, 1, 3, 1])))
     assert not Volume(voxels, AFFINE).same_geometry(Volume(voxels, AFFINE @ np.diag([1, 3, 1, 1])))

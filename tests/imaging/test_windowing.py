@@ -22,12 +22,12 @@ def test_small_integer_types_do_not_wrap() -> None:
     np.testing.assert_allclose(levels, [0, 0, 127.5, 255, 255], atol=1e-4)
 
 
-def test_record_names_the_source() -> None:
-    assert Window(1, 2, "ct").record() == {"low": 1, "high": 2, "source": "ct"}
+def test_the_dictionary_names_the_source() -> None:
+    assert Window(1, 2, "ct").to_dict() == {"low": 1, "high": 2, "source": "ct"}
     assert Window(1, 2).source == "given"
 
 
-def test_ct_is_told_by_its_scale() -> None:
+def test_ct_is_recognised_by_its_values() -> None:
     random = np.random.default_rng(0)
     voxels = random.normal(40, 30, (20, 20, 20))
     voxels[:5] = -1000
@@ -52,16 +52,16 @@ def _thorax(*outliers: int) -> Volume:
 
 
 @pytest.mark.parametrize("outliers", [(30_000,), (-30_000, -20_000), (-30_000, 30_000)])
-def test_what_is_out_of_the_range_of_hounsfield_units_is_no_ct(outliers: tuple[int, ...]) -> None:
+def test_values_outside_the_range_of_hounsfield_units_are_not_ct(outliers: tuple[int, ...]) -> None:
     assert choose_window(_thorax(*outliers)).source == "percentiles"
 
 
 @pytest.mark.parametrize("fill", [-2001, -3024, -30_000])
-def test_one_value_that_fills_the_corners_of_ct_is_left_out(fill: int) -> None:
+def test_padding_in_the_corners_of_ct_is_ignored(fill: int) -> None:
     assert choose_window(_thorax(fill, fill, fill)).source == "ct"
 
 
-def test_the_fill_of_the_corners_does_not_stretch_the_window() -> None:
+def test_padding_does_not_widen_the_window() -> None:
     voxels = np.random.default_rng(0).uniform(300, 900, (20, 20, 20)).astype(np.float32)
     voxels[:4] = -5000
     window = choose_window(_volume(voxels))
@@ -75,7 +75,7 @@ def test_a_constant_volume_gets_a_window_with_an_extent(value: int) -> None:
     assert np.isfinite(window.apply(np.array([value]))).all()
 
 
-def test_large_volumes_are_sampled_and_stay_close() -> None:
+def test_a_large_volume_is_sampled_with_a_close_result() -> None:
     voxels = np.random.default_rng(0).uniform(0, 1000, (120, 120, 60)).astype(np.float32)
     window = choose_window(_volume(voxels))
     assert window.low == pytest.approx(5, abs=2)
@@ -91,7 +91,7 @@ def test_a_volume_of_one_value_has_a_window(value: float) -> None:
     assert np.isfinite(window.apply(voxels)).all()
 
 
-def test_values_that_are_too_far_apart_to_subtract_have_a_window() -> None:
+def test_values_whose_difference_overflows_have_a_window() -> None:
     voxels = np.linspace(-1, 1, 120).reshape(4, 5, 6).astype(np.float32) * np.float32(3e38)
     window = choose_window(_volume(voxels))
     assert np.isfinite((window.low, window.high)).all()

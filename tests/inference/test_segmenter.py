@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from baps.adapters import click_consistency
 from baps.adapters.adapter import Adapter
 from baps.adapters.output_head import OutputHead
-from baps.adapters.visual_prompt import build_visual_prompt
+from baps.adapters.visual_prompt import build_visual_prompt, to_pixels, to_tensor
+from baps.adapters.zoom import View, crop, crop_for_prompt, move, paste
 from baps.blackbox import BlackBox
 from baps.errors import InputError, NotFoundError
 from baps.imaging.canvas import Canvas, Plane
@@ -28,7 +29,7 @@ from baps.registry.store import SHARED, AdapterStore
 Phantom = tuple[Volume, NDArray[np.bool_]]
 CENTRE = (20, 18, 6)
 MIDDLE = Plane(2, CENTRE[2])
-CLICK = Prompt((MIDDLE.flatten(CENTRE),))
+CLICK = Prompt((MIDDLE.project(CENTRE),))
 
 
 @pytest.fixture
@@ -54,6 +55,7 @@ def _publish(
     shift: float = 0.0,
     code: int = 0,
     head: OutputHead | None = None,
+    zoom: float = 1.0,
 ) -> str:
     """An adapter that adds ``shift`` (of white for ``basis``) to every pixel."""
     made = build_visual_prompt(kind, condition="click" if kind == "concat" else "label")
@@ -61,7 +63,7 @@ def _publish(
     with torch.no_grad():
         bias.view(3, -1)[:, code] = shift
     able = segmenter.black_box.capabilities
-    adapter = Adapter(made, head)
+    adapter = Adapter(made, head, zoom)
     record = {"adapter": adapter.record(), "black_box": {"weights_sha256": able.weights_sha256}}
     version = segmenter.store.add(label, adapter, record, "accepted")
     segmenter.store.publish(label, version)
@@ -71,8 +73,8 @@ def _publish(
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_a_ball_is_found_on_every_axis(segmenter: Segmenter, path: Path, phantom: Phantom, axis: int) -> None:
     plane = Plane(axis, CENTRE[axis])
-    found = segmenter.segment(path, plane, Prompt((plane.flatten(CENTRE),)), "")
-    truth = plane.of(phantom[1])
+    found = segmenter.segment(path, plane, Prompt((plane.project(CENTRE),)), "")
+    truth = plane.extract(phantom[1])
     assert found.mask.shape == truth.shape
     assert found.mask.dtype == bool
     assert dice(found.mask, truth) > 0.8
@@ -89,7 +91,7 @@ def test_a_slice_that_takes_too_much_memory_is_refused(
 
 
 def test_a_box_finds_it_too(segmenter: Segmenter, path: Path, phantom: Phantom) -> None:
-    truth = MIDDLE.of(phantom[1])
+    truth = MIDDLE.extract(phantom[1])
     rows, columns = np.nonzero(truth)
     box = (float(columns.min()), float(rows.min()), float(columns.max()), float(rows.max()))
     assert dice(segmenter.segment(path, MIDDLE, Prompt(box=box), "").mask, truth) > 0.8
@@ -174,9 +176,10 @@ def test_the_head_corrects_the_answer_to_every_click(
     pixels = canvas_image(phantom[0], MIDDLE, canvas, choose_window(phantom[0]))[None]
     masks: list[NDArray[np.bool_]] = []
     for prompt in (CLICK, Prompt(((3, 3),)), Prompt((*CLICK.positive, (3, 3)), ((30, 30),)), CLICK):
-        placed = [prompt.mapped(canvas.place)]
-        answer = black_box.segment(adapter.change(pixels, placed), placed)
-        expected = canvas.restore(adapter.refine(pixels, placed, answer)[0]) > 0.5
+        placed = [prompt.mapped(canvas.to_canvas)]
+        crops = adapter.crop(pixels, placed)
+        answer = black_box.segment(adapter.change(crops), placed)
+        expected = canvas.restore(adapter.refine(crops, answer)[0]) > 0.5
         found = segmenter.segment(path, MIDDLE, prompt, "spleen")
         assert found.encoding_cached == bool(masks and side is None)
         np.testing.assert_array_equal(found.mask, expected)
@@ -184,6 +187,51 @@ def test_the_head_corrects_the_answer_to_every_click(
         masks.append(found.mask)
     np.testing.assert_array_equal(masks[0], masks[3])
     assert not np.array_equal(masks[0], masks[1])
+
+
+@pytest.mark.parametrize("kind", ["basis", "concat"])
+@pytest.mark.parametrize("side", [None, 64], ids=["encodings", "none"])
+def test_a_click_is_cropped_once_and_answered_as_if_step_by_step(
+    segmenter: Segmenter,
+    new_black_box: Callable[..., BlackBox],
+    path: Path,
+    phantom: Phantom,
+    lively_head: OutputHead,
+    side: int | None,
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(click_consistency, "_NEAR", 9.0)  # No answer contradicts its clicks.
+    segmenter = segmenter if side is None else Segmenter(new_black_box(side=side), segmenter.store)
+    _publish(segmenter, "spleen", kind, shift=0.1, head=lively_head, zoom=0.5)
+    adapter, black_box = segmenter.store.load("spleen", "v0001").adapter, segmenter.black_box
+    size = black_box.capabilities.input_side
+    canvas = Canvas.fit(phantom[0], MIDDLE, size)
+    pixels = canvas_image(phantom[0], MIDDLE, canvas, choose_window(phantom[0]))[None]
+    crops: list[Prompt] = []
+
+    def count(prompt: Prompt, *given: float) -> View:
+        crops.append(prompt)
+        return crop_for_prompt(prompt, *given)
+
+    monkeypatch.setattr("baps.adapters.adapter.crop_for_prompt", count)
+    for prompt in (CLICK, Prompt(((3, 3),)), Prompt((*CLICK.positive, (3, 3)), ((30, 30),)), CLICK):
+        placed = prompt.mapped(canvas.place)
+        view = crop_for_prompt(placed, size, 0.5)
+        inside, whole = [move(placed, view, size)], to_tensor(pixels)
+        part, features = crop(whole, [view]), adapter.visual_prompt.encoder.features(whole)
+        shown = to_pixels(adapter.visual_prompt.change(part, features, inside))
+        answer = torch.from_numpy(black_box.segment(shown, inside))
+        refined = lively_head.refine(part, answer, inside)
+        expected = canvas.restore(paste(refined, [view], size)[0].numpy())
+        crops.clear()
+        found = segmenter.segment(path, MIDDLE, prompt, "spleen")
+        assert crops == [placed]
+        if side is None:  # In two halves a black box need not round as it does in one.
+            np.testing.assert_allclose(found.probability, expected, atol=1e-5)
+        else:
+            np.testing.assert_array_equal(found.probability, expected)
+        np.testing.assert_array_equal(found.mask, expected > 0.5)
 
 
 def test_the_shared_adapter_serves_other_labels(segmenter: Segmenter, path: Path) -> None:
@@ -220,7 +268,7 @@ def test_a_black_box_without_encodings(
     segmenter = Segmenter(new_black_box(side=64), AdapterStore(tmp_path / "adapters"))
     found = segmenter.segment(path, MIDDLE, CLICK, "")
     assert not found.encoding_cached
-    assert dice(found.mask, MIDDLE.of(phantom[1])) > 0.9
+    assert dice(found.mask, MIDDLE.extract(phantom[1])) > 0.9
     _publish(segmenter, "spleen", shift=-2.0)
     assert not segmenter.segment(path, MIDDLE, CLICK, "spleen").mask.any()
 

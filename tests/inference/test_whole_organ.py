@@ -120,7 +120,7 @@ def test_a_clicked_slice_has_the_mask_that_the_click_alone_gives(segmenter: Segm
     found = segment_organ(segmenter, path, clicks(prompts=prompts), "")
     for index, prompt in prompts.items():
         alone = segmenter.segment(path, Plane(2, index), prompt, "").mask
-        np.testing.assert_array_equal(Plane(2, index).of(found.mask), alone)
+        np.testing.assert_array_equal(Plane(2, index).extract(found.mask), alone)
 
 
 def test_the_same_clicks_give_the_same_organ(segmenter: Segmenter, path: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_background_click_inside_ends_it_there(segmenter: Segmenter, path: Pat
     whole = segment_organ(segmenter, path, clicks(12), "")
     found = segment_organ(segmenter, path, clicks(12, background={15: inside}), "")
     assert max(whole.slices) > 15
-    held = Plane(2, 15).of(found.mask)
+    held = Plane(2, 15).extract(found.mask)
     assert not any(held[int(y), int(x)] for x, y in inside)
     assert [k for k in found.slices if k < 15] == [k for k in whole.slices if k < 15]
 
@@ -208,7 +208,7 @@ def test_a_memory_carries_from_each_clicked_slice_and_knows_the_other_end(path: 
     assert {((13,), 14, False), ((10,), 9, True), ((10, 13), 11, False), ((13, 10), 12, True)} <= known
     ((x, y),) = next(background for _, index, _, background in black_box.carried if index == 8)
     canvas = Canvas.fit(segmenter.volume(path)[0], Plane(2, 8), 64)
-    assert (x, y) == canvas.place((1.0, 2.0))
+    assert (x, y) == canvas.to_canvas((1.0, 2.0))
 
 
 @pytest.mark.parametrize("with_head", [False, True])

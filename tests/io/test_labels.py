@@ -244,7 +244,7 @@ def test_time_points_are_no_classes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_what_is_written_is_read_by_us_and_by_itk(tmp_path: Path, seed: int) -> None:
     masks = dict(enumerate(random_segments(seed), start=1))
-    labels = LabelMap.of_masks(masks.items(), {value: f"organ {value}" for value in masks})
+    labels = LabelMap.from_masks(masks.items(), {value: f"organ {value}" for value in masks})
     for image in (STRAIGHT, IMAGE):
         path = write_label_map(tmp_path / "label", labels, image)
         assert path.name == ("label.nii.gz" if len(labels.layers) == 1 and image is STRAIGHT else "label.seg.nrrd") or (

@@ -28,7 +28,7 @@ def _masks(draw: st.DrawFn) -> tuple[Volume, Plane, np.ndarray]:
     affine[:3, 3] = -30.5, 20.25, 1000
     volume = Volume(np.zeros(shape, np.int16), affine)
     random = np.random.default_rng(draw(st.integers(0, 99)))
-    mask = random.random(plane.of(volume.voxels).shape) < draw(st.sampled_from([0.0, 0.1, 0.7]))
+    mask = random.random(plane.extract(volume.voxels).shape) < draw(st.sampled_from([0.0, 0.1, 0.7]))
     return volume, plane, mask
 
 
@@ -41,7 +41,7 @@ def test_it_reads_as_the_whole_volume_in_its_frame(
     path = tmp_path_factory.mktemp("reply") / "mask.nrrd"
     write_slice_nrrd(path, volume, plane, mask, compress)
     expected = np.zeros(volume.shape, np.uint8)
-    plane.put(expected, mask)
+    plane.insert(expected, mask)
     again = read_volume(path)
     assert again.voxels.dtype == np.uint8
     np.testing.assert_array_equal(again.voxels, expected)

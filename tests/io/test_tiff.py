@@ -14,7 +14,7 @@ from PIL import Image
 from baps.errors import InputError
 from baps.imaging.volume import Volume
 from baps.io import read_labels, read_volume
-from baps.utils.limits import VARIABLE
+from baps.utils.limits import MAX_VOLUME_MB_VARIABLE
 
 RANDOM = np.random.default_rng(0)
 GREY = RANDOM.integers(0, 256, (4, 5))
@@ -178,7 +178,7 @@ def test_pixels_that_unpack_to_more_than_is_said(tmp_path: Path, compression: st
 
 
 def test_a_stack_that_says_it_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(VARIABLE, "16")
+    monkeypatch.setenv(MAX_VOLUME_MB_VARIABLE, "16")
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((20, 1000, 1000), np.uint8), imagej=True, metadata=MICRONS,
                      resolution=(2, 4), compression="zlib")  # fmt: skip
     with pytest.raises(InputError, match=r"a\.tif unpacks to .*16 MB are allowed"):

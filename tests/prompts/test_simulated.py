@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from baps.errors import InputError
 from baps.prompts import Prompt
-from baps.prompts.simulated import check_prompts, draw_corrected, draw_correction, draw_prompt
+from baps.prompts.simulated import check_prompts, draw_corrected_prompt, draw_correction, draw_prompt
 
 FIRST = Prompt(positive=((0.0, 0.0),))
 
@@ -102,18 +102,18 @@ def test_an_unknown_kind_is_refused_with_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("settings", "message"),
     [(("scribble",), "'scribble'.*click, box"), (("click", -1), "seed"), (("click", 2**63), "seed"),
      (("box", 0, 0), "clicks.*1 to 10, not 0"), (("box", 0, 11), "clicks.*1 to 10, not 11")],
 )  # fmt: skip
-def test_what_prompts_cannot_be_drawn_with(given: tuple[str, int, int], said: str) -> None:
-    with pytest.raises(InputError, match=said):
-        check_prompts(*given)
+def test_invalid_settings_are_refused(settings: tuple[str, int, int], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_prompts(*settings)
     check_prompts("click", 2**63 - 1, 10)
 
 
 def _new_click(before: Prompt, after: Prompt | None) -> tuple[str, int, int]:
-    """The sign, row and column of the one click by which a prompt has become longer."""
+    """Return the sign, row and column of the one click by which a prompt became longer."""
     assert after is not None
     assert after.box == before.box
     added = [("foreground", *point) for point in after.positive[len(before.positive) :]]
@@ -127,14 +127,14 @@ def _new_click(before: Prompt, after: Prompt | None) -> tuple[str, int, int]:
 
 @given(st.integers(0, 10_000), st.integers(0, 10_000))
 def test_a_correction_lies_well_inside_the_largest_error(seed: int, other: int) -> None:
-    truth, mask = _random_mask(seed), _random_mask(20_000 + other)
-    before = draw_prompt(truth, "box", np.random.default_rng(seed))
-    after = draw_correction(before, mask, truth, np.random.default_rng(seed))
+    target, mask = _random_mask(seed), _random_mask(20_000 + other)
+    before = draw_prompt(target, "box", np.random.default_rng(seed))
+    after = draw_correction(before, mask, target, np.random.default_rng(seed))
     sign, row, column = _new_click(before, after)
-    assert truth[row, column] == (sign == "foreground")
+    assert target[row, column] == (sign == "foreground")
     assert mask[row, column] == (sign == "background")
     sizes = {}
-    for name, wrong in (("foreground", truth & ~mask), ("background", mask & ~truth)):
+    for name, wrong in (("foreground", target & ~mask), ("background", mask & ~target)):
         pieces, count = ndimage.label(wrong)
         sizes[name] = max(((pieces == n + 1).sum() for n in range(count)), default=0)
         if name == sign:
@@ -146,22 +146,22 @@ def test_a_correction_lies_well_inside_the_largest_error(seed: int, other: int) 
 
 
 @given(st.integers(0, 10_000))
-def test_no_place_is_clicked_twice_and_none_is_left_out(seed: int) -> None:
-    """Whoever never gets another answer has clicked on every wrong pixel in the end."""
+def test_no_pixel_is_clicked_twice_and_none_is_missed(seed: int) -> None:
+    """If the mask never changes, every wrong pixel is clicked in the end."""
     random = np.random.default_rng(seed)
-    truth, mask = random.random((2, 5, 7)) < 0.4
-    truth[2, 3], mask[2, 3] = True, False
+    target, mask = random.random((2, 5, 7)) < 0.4
+    target[2, 3], mask[2, 3] = True, False
     prompt = Prompt(positive=((3.0, 2.0),))
     clicked = [("foreground", 2, 3)]
-    while after := draw_correction(prompt, mask, truth, random):
+    while after := draw_correction(prompt, mask, target, random):
         clicked.append(_new_click(prompt, after))
         prompt = after
-    assert len(clicked) == len(set(clicked)) == (truth != mask).sum()
+    assert len(clicked) == len(set(clicked)) == (target != mask).sum()
 
 
 def test_corrections_are_fixed_by_the_seed() -> None:
-    truth, mask = _random_mask(3), _random_mask(4)
-    drawn = [draw_correction(FIRST, mask, truth, np.random.default_rng(seed)) for seed in (5, 5, 6, 7, 8)]
+    target, mask = _random_mask(3), _random_mask(4)
+    drawn = [draw_correction(FIRST, mask, target, np.random.default_rng(seed)) for seed in (5, 5, 6, 7, 8)]
     assert drawn[0] == drawn[1]
     assert len(set(drawn)) > 2
 
@@ -171,20 +171,20 @@ def test_corrections_are_fixed_by_the_seed() -> None:
 def test_an_error_of_one_pixel_is_clicked(place: tuple[int, int], sign: str) -> None:
     mask = np.zeros((9, 12), bool)
     mask[2:6, 2:9] = True
-    truth = mask.copy()
-    truth[place] ^= True
-    if truth[place] != (sign == "foreground"):
-        truth, mask = mask, truth
-    after = draw_correction(FIRST, mask, truth, np.random.default_rng(0))
+    target = mask.copy()
+    target[place] ^= True
+    if target[place] != (sign == "foreground"):
+        target, mask = mask, target
+    after = draw_correction(FIRST, mask, target, np.random.default_rng(0))
     assert _new_click(FIRST, after) == (sign, *place)
 
 
 def test_an_error_on_the_edge_of_the_image_is_clicked_away_from_it() -> None:
-    truth = np.zeros((20, 30), bool)
-    truth[:, 20:] = True
+    target = np.zeros((20, 30), bool)
+    target[:, 20:] = True
     for seed in range(30):
         sign, row, column = _new_click(
-            FIRST, draw_correction(FIRST, np.zeros_like(truth), truth, np.random.default_rng(seed))
+            FIRST, draw_correction(FIRST, np.zeros_like(target), target, np.random.default_rng(seed))
         )
         assert sign == "foreground"
         assert 2 <= row <= 17
@@ -193,25 +193,25 @@ def test_an_error_on_the_edge_of_the_image_is_clicked_away_from_it() -> None:
 
 @given(st.integers(0, 10_000))
 def test_full_disagreement(seed: int) -> None:
-    truth = _random_mask(seed)
+    target = _random_mask(seed)
     random = np.random.default_rng(seed)
-    sign, row, column = _new_click(FIRST, draw_correction(FIRST, ~truth, truth, random))
-    assert truth[row, column] == (sign == "foreground")
-    assert _new_click(FIRST, draw_correction(FIRST, ~truth, np.zeros_like(truth), random))[0] == "background"
-    assert _new_click(FIRST, draw_correction(FIRST, np.zeros_like(truth), truth, random))[0] == "foreground"
+    sign, row, column = _new_click(FIRST, draw_correction(FIRST, ~target, target, random))
+    assert target[row, column] == (sign == "foreground")
+    assert _new_click(FIRST, draw_correction(FIRST, ~target, np.zeros_like(target), random))[0] == "background"
+    assert _new_click(FIRST, draw_correction(FIRST, np.zeros_like(target), target, random))[0] == "foreground"
 
 
 @given(st.integers(0, 10_000))
-def test_a_mask_that_is_right_needs_no_click(seed: int) -> None:
-    truth = _random_mask(seed)
-    assert draw_correction(FIRST, truth, truth.copy(), np.random.default_rng(seed)) is None
+def test_a_correct_mask_needs_no_click(seed: int) -> None:
+    target = _random_mask(seed)
+    assert draw_correction(FIRST, target, target.copy(), np.random.default_rng(seed)) is None
 
 
 @given(st.integers(0, 10_000), st.sampled_from(["click", "box"]))
-def test_made_up_corrections_are_true_to_the_object(seed: int, kind: str) -> None:
+def test_invented_corrections_agree_with_the_object(seed: int, kind: str) -> None:
     mask = _random_mask(seed)
     first = draw_prompt(mask, kind, np.random.default_rng(seed))
-    prompt = draw_corrected(mask, kind, np.random.default_rng(seed))
+    prompt = draw_corrected_prompt(mask, kind, np.random.default_rng(seed))
     assert prompt.box == first.box
     assert prompt.positive[: len(first.positive)] == first.positive
     more = len(prompt.positive) - len(first.positive) + len(prompt.negative)
@@ -221,10 +221,10 @@ def test_made_up_corrections_are_true_to_the_object(seed: int, kind: str) -> Non
     assert len({*prompt.positive, *prompt.negative}) == len(prompt.positive) + len(prompt.negative)
 
 
-def test_made_up_corrections_are_of_both_signs_and_up_to_three() -> None:
+def test_invented_corrections_are_of_both_signs_and_up_to_three() -> None:
     mask = np.zeros((40, 40), bool)
     mask[12:28, 10:26] = True
-    drawn = [draw_corrected(mask, "click", np.random.default_rng(seed)) for seed in range(60)]
+    drawn = [draw_corrected_prompt(mask, "click", np.random.default_rng(seed)) for seed in range(60)]
     assert {len(p.positive) - 1 + len(p.negative) for p in drawn} == {1, 2, 3}
     assert sum(len(p.negative) for p in drawn) > 20
     assert sum(len(p.positive) - 1 for p in drawn) > 20
@@ -234,4 +234,4 @@ def test_an_object_of_one_pixel_can_be_corrected() -> None:
     mask = np.zeros((9, 9), bool)
     mask[4, 4] = True
     for seed in range(20):
-        assert draw_corrected(mask, "click", np.random.default_rng(seed)).positive[0] == (4.0, 4.0)
+        assert draw_corrected_prompt(mask, "click", np.random.default_rng(seed)).positive[0] == (4.0, 4.0)

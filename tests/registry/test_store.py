@@ -73,11 +73,12 @@ def test_what_is_added_comes_back(store: AdapterStore, able: Capabilities, kind:
     pixels = random.integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
     answer = random.random((2, 64, 64)).astype(np.float32)
     prompts = [Prompt(((10, 20),)), Prompt(((30, 40),))]
-    changed, refined = made.change(pixels, prompts), made.refine(pixels, prompts, answer)
+    crops = made.crop(pixels, prompts)
+    changed, refined = made.change(crops), made.refine(crops, answer)
     assert (changed != pixels).any()
     assert np.abs(refined - answer).max() > 0.01
-    np.testing.assert_array_equal(stored.adapter.change(pixels, prompts), changed)
-    np.testing.assert_array_equal(stored.adapter.refine(pixels, prompts, answer), refined)
+    np.testing.assert_array_equal(stored.adapter.change(crops), changed)
+    np.testing.assert_array_equal(stored.adapter.refine(crops, answer), refined)
     assert (stored.label, stored.version) == ("spleen", "v0001")
     assert stored.adapter.head is not None
     assert not (stored.adapter.visual_prompt.training or stored.adapter.head.training)

@@ -9,10 +9,12 @@ import pytest
 
 from demo.server import ROOT
 from tests.support.known import BROKEN, IMAGE, NAME, ORIGIN, PATIENT, Known
+from tests.support.marks import starts
 from tests.support.sites import site
 
 
 @pytest.fixture(scope="session")
+@starts("server")
 def known(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Known]:
     folder = tmp_path_factory.mktemp("known")
     words = {"ZEBRA", "QUENTIN", PATIENT}

@@ -12,6 +12,7 @@ import pytest
 from stress.attack.all_attacks import ATTACKS
 from stress.attack.attacked import attacked
 from stress.attack.attacks import Attack, Site, Target, tried
+from tests.support.marks import starts
 
 pytestmark = pytest.mark.slow
 
@@ -19,6 +20,7 @@ Start = Callable[[Site, bool], Target]
 
 
 @pytest.fixture(scope="module")
+@starts("server")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     """Gives the server of a site, stock or ours; one runs at a time, for as long as it is asked for."""
     with ExitStack() as running:

@@ -21,7 +21,7 @@ import tifffile
 from baps.errors import InputError
 from baps.imaging.volume import Volume
 from baps.io import read_labels, read_volume
-from baps.utils.limits import VARIABLE, check_size
+from baps.utils.limits import MAX_VOLUME_MB_VARIABLE, check_size
 from demo.server import ROOT
 from stress.fuzz.bombs import read_bombs
 
@@ -29,7 +29,7 @@ from stress.fuzz.bombs import read_bombs
 @pytest.fixture(autouse=True)
 def little(monkeypatch: pytest.MonkeyPatch) -> None:
     """Images of 16 MB and more are too large for these tests."""
-    monkeypatch.setenv(VARIABLE, "16")
+    monkeypatch.setenv(MAX_VOLUME_MB_VARIABLE, "16")
 
 
 def _nifti(folder: Path) -> Path:
@@ -214,7 +214,7 @@ def test_what_is_within_the_limit_is_read_as_before(tmp_path: Path) -> None:
 
 
 def test_a_large_ct_passes_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(VARIABLE)
+    monkeypatch.delenv(MAX_VOLUME_MB_VARIABLE)
     assert check_size("ct.nii.gz", (1024, 1024, 2000), 2) == 4000 << 20
     with pytest.raises(InputError, match="8,192 MB are allowed"):
         check_size("ct.nii.gz", (1024, 1024, 20_000), 2)

@@ -15,7 +15,7 @@ import pytest
 import requests
 
 from baps.server.log_redaction import _Discreet
-from baps.utils.redaction import without_names, without_paths
+from baps.utils.redaction import redact_identifiers, shorten_paths
 from demo.server import ROOT
 from tests.support.known import BROKEN, IMAGE, Known
 from tests.support.sites import spleen_click
@@ -120,7 +120,7 @@ def test_an_access_log_says_no_more_than_the_kind() -> None:
 
 
 def test_texts_for_users_have_names_of_files_but_no_paths() -> None:
-    assert without_paths("The file /data/labels/a.nii.gz is broken.") == "The file a.nii.gz is broken."
+    assert shorten_paths("The file /data/labels/a.nii.gz is broken.") == "The file a.nii.gz is broken."
     address = "Give one such as http://host:8000/sam/model or grpc://host:8001/sam."
-    assert without_paths(address) == address
-    assert without_names("version 1.5.2 of 3") == "version 1.5.2 of 3"
+    assert shorten_paths(address) == address
+    assert redact_identifiers("version 1.5.2 of 3") == "version 1.5.2 of 3"

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from baps.errors import InputError
-from baps.server.listening import parse_bind_host, say_what_a_proxy_does
+from baps.server.listening import parse_bind_host, warn_without_proxy
 from baps.site.server_command import check_listening
 
 MONAI = ["monailabel/main.py", "start_server", "--app", "a", "--studies", "s"]
@@ -37,8 +37,8 @@ def test_the_machine_itself_is_for_all(host: str) -> None:
 
 
 def test_what_a_proxy_is_for_is_said_where_others_reach_the_server(caplog: pytest.LogCaptureFixture) -> None:
-    say_what_a_proxy_does("127.0.0.1")
+    warn_without_proxy("127.0.0.1")
     assert not caplog.messages
-    say_what_a_proxy_does("0.0.0.0")  # noqa: S104
+    warn_without_proxy("0.0.0.0")  # noqa: S104
     (said,) = caplog.messages
     assert "deploy/nginx.conf" in said

@@ -122,9 +122,9 @@ def test_the_account_is_taken_from_the_environment(fake_pacs: FakePacs, monkeypa
         ((404, "text/plain", b""), FAILED, "404", "/dicom-web"),
         ((500, "text/plain", b""), FAILED, "500", "log"),
         ((200, "text/html", b"<html>Log in</html>"), FAILED, "text/html", "/dicom-web"),
-        ((200, "application/json", b'{"error": "no"}'), FAILED, "no DICOMweb", "/dicom-web"),
-        ((200, "application/json", b"null"), FAILED, "no DICOMweb", "/dicom-web"),
-        ((200, "application/json", b'[{"00080060": {"Value": []}}]'), FAILED, "no DICOMweb", "/dicom-web"),
+        ((200, "application/json", b'{"error": "no"}'), FAILED, "not a DICOMweb", "/dicom-web"),
+        ((200, "application/json", b"null"), FAILED, "not a DICOMweb", "/dicom-web"),
+        ((200, "application/json", b'[{"00080060": {"Value": []}}]'), FAILED, "not a DICOMweb", "/dicom-web"),
         ((200, "application/dicom+json", b"[]"), WARNING, "without series", "Send"),
         ((204, "application/dicom+json", b""), WARNING, "without series", "Send"),
         ((200, "application/dicom+json", b"[{}]"), OK, "1 none", ""),
@@ -358,7 +358,7 @@ def test_a_server_with_users_is_closed(tmp_path: Path) -> None:
     found = doctor.access(Settings(users=users.file), EVERY_ADDRESS)
     assert (found.status, found.found) == (OK, f"open only to 1 users of {users.file}")
     both = doctor.access(Settings(users=users.file, openid=_openid(tmp_path)), EVERY_ADDRESS)
-    assert "and those whom https://login.hospital gives a role" in both.found
+    assert "and users to whom https://login.hospital gives a role" in both.found
     users.remove("anna")
     nobody = doctor.access(Settings(users=users.file), EVERY_ADDRESS)
     assert (nobody.status, "closed to everybody" in nobody.found) == (WARNING, True)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -247,7 +248,7 @@ def test_on_the_bundled_black_box(bundled: BlackBox, dim_slices: Slices) -> None
     assert 0 < bundled.images_asked - before <= 120
     assert result.check.verdict is not None
     piece = slices["patient 0"][0]
-    changed = result.adapter.change(piece.image[None], [])
+    changed = result.adapter.change(result.adapter.crop(piece.image[None], []))
     assert (changed != piece.image[None]).any()
     assert result.adapter.head is not None
     assert score_slices(bundled, result.adapter, [piece], "click", 0, 1).shape == (1, 1)
@@ -283,14 +284,38 @@ PUBLISHED = replace(OURS, visual_prompt="concat", condition="click", optimiser="
 DEFAULT = replace(OURS, zoom="chosen", head="convolutional")
 
 
+@pytest.fixture(scope="module")
+def unbroken_run(new_black_box: Callable[..., Any], dim_slices: Slices) -> Callable[..., tuple[Any, Adaptation]]:
+    """Runs without a break, each made once: ``unbroken_run(settings, patients)`` gives the black box and the result.
+
+    The tests that use it share the results, so they only read them, and all of them use ``short_head``.
+    """
+
+    @cache
+    def run(settings: AdaptationSettings, patients: int) -> tuple[Any, Adaptation]:
+        black_box = new_black_box()
+        return black_box, adapt(black_box, dim_slices(patients), settings)
+
+    return run
+
+
 @pytest.mark.parametrize("share", ["nothing", "one batch", "a third", "most", "all but one batch"])
-@pytest.mark.parametrize("patients", [1, 3, 5])
 @pytest.mark.parametrize(
-    ("settings", "at_once"), [(OURS, 16), (PUBLISHED, 40), (DEFAULT, 32)], ids=["ours", "published", "with head"]
+    ("settings", "patients", "at_once"),
+    [
+        pytest.param(OURS, 1, 16, id="ours-1"),
+        pytest.param(OURS, 3, 16, id="ours-3"),
+        pytest.param(OURS, 5, 16, id="ours-5"),
+        pytest.param(PUBLISHED, 3, 40, id="published-3", marks=pytest.mark.slow),
+        pytest.param(DEFAULT, 1, 32, id="with head-1"),
+        pytest.param(DEFAULT, 3, 32, id="with head-3"),
+        pytest.param(DEFAULT, 5, 32, id="with head-5"),
+    ],
 )
 @pytest.mark.usefixtures("short_head")
 def test_an_adaptation_that_was_broken_off_goes_on(
     new_black_box: Callable[..., Any],
+    unbroken_run: Callable[..., tuple[Any, Adaptation]],
     dim_slices: Slices,
     tmp_path: Path,
     settings: AdaptationSettings,
@@ -299,8 +324,7 @@ def test_an_adaptation_that_was_broken_off_goes_on(
     share: str,
 ) -> None:
     slices = dim_slices(patients)
-    first = new_black_box()
-    unbroken = adapt(first, slices, settings)
+    first, unbroken = unbroken_run(settings, patients)
     all_batches = len(first.asked)
     batches = {"nothing": 0, "one batch": 1, "a third": all_batches // 3, "most": all_batches * 4 // 5}
     broken, rest, log = new_black_box(), new_black_box(), tmp_path / "log.jsonl"
@@ -434,7 +458,7 @@ _KILLED = """
 import json, os, pickle, signal, sys, threading, time
 from pathlib import Path
 import torch
-from conftest import BrightnessBlackBox
+from tests.support.brightness import BrightnessBlackBox
 from baps.training import head_training
 from baps.training.adapt import adapt
 folder, moment, left, delay = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4])

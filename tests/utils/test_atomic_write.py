@@ -20,22 +20,22 @@ def _names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_the_target_is_the_old_one_until_the_new_one_is_whole(target: Path, there: bool) -> None:
-    if not there:
+@pytest.mark.parametrize("exists", [True, False])
+def test_the_target_is_the_old_file_until_the_new_one_is_complete(target: Path, exists: bool) -> None:
+    if not exists:
         target.unlink()
     with atomic_write(target) as partial:
         assert partial.parent == target.parent
         partial.write_text("half")
-        assert target.exists() == there
-        assert not there or target.read_text() == "old"
+        assert target.exists() == exists
+        assert not exists or target.read_text() == "old"
         partial.write_text("new")
     assert target.read_text() == "new"
     assert _names(target.parent) == ["a.json"]
 
 
 @pytest.mark.parametrize("error", [OSError, ValueError, KeyboardInterrupt])
-def test_a_failure_leaves_the_old_one_and_nothing_beside_it(target: Path, error: type[BaseException]) -> None:
+def test_a_failure_leaves_the_old_file_and_nothing_beside_it(target: Path, error: type[BaseException]) -> None:
     with pytest.raises(error, match="half way"), atomic_write(target) as partial:
         partial.write_text("half")
         raise error("half way")
@@ -43,7 +43,7 @@ def test_a_failure_leaves_the_old_one_and_nothing_beside_it(target: Path, error:
     assert _names(target.parent) == ["a.json"]
 
 
-def test_a_failure_to_replace_leaves_the_old_one(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_to_replace_leaves_the_old_file(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -54,7 +54,7 @@ def test_a_failure_to_replace_leaves_the_old_one(target: Path, monkeypatch: pyte
     assert _names(target.parent) == ["a.json"]
 
 
-def test_what_failed_is_told_even_if_the_writer_took_the_partial_file_away(target: Path) -> None:
+def test_the_original_error_is_raised_even_if_the_writer_deleted_the_partial_file(target: Path) -> None:
     with pytest.raises(ValueError, match="half way"), atomic_write(target) as partial:
         partial.unlink()
         raise ValueError("half way")
@@ -63,7 +63,7 @@ def test_what_failed_is_told_even_if_the_writer_took_the_partial_file_away(targe
     assert target.read_text() == "old"
 
 
-def test_two_who_write_at_once_do_not_share_a_file(target: Path) -> None:
+def test_concurrent_writers_do_not_share_a_file(target: Path) -> None:
     with atomic_write(target) as first:
         first.write_text("first")
         with atomic_write(target) as second:
@@ -74,16 +74,17 @@ def test_two_who_write_at_once_do_not_share_a_file(target: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("umask", "mode", "found"), [(0o022, 0o666, 0o644), (0o077, 0o666, 0o600), (0o002, 0o666, 0o664), (0, 0o600, 0o600)]
+    ("umask", "mode", "expected"),
+    [(0o022, 0o666, 0o644), (0o077, 0o666, 0o600), (0o002, 0o666, 0o664), (0, 0o600, 0o600)],
 )
-def test_who_may_read_the_file_is_what_the_umask_says(target: Path, umask: int, mode: int, found: int) -> None:
+def test_the_umask_limits_the_permissions(target: Path, umask: int, mode: int, expected: int) -> None:
     before = os.umask(umask)
     try:
         with atomic_write(target, mode=mode) as partial:
             partial.write_text("new")
     finally:
         os.umask(before)
-    assert target.stat().st_mode & 0o777 == found
+    assert target.stat().st_mode & 0o777 == expected
 
 
 @pytest.mark.parametrize("suffix", ["", ".nii.gz"])
@@ -93,6 +94,6 @@ def test_the_partial_file_is_hidden_and_has_the_suffix(target: Path, suffix: str
         assert partial.name.endswith(suffix)
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "none" / "a.json"):
         pytest.fail("There is nowhere to write to.")

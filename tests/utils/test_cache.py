@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from baps.utils.cache import Cache
 
 
-def test_made_once_and_kept() -> None:
+def test_a_value_is_computed_once_and_kept() -> None:
     cache = Cache(10, len)
     made: list[int] = []
 
@@ -19,8 +19,8 @@ def test_made_once_and_kept() -> None:
         made.append(1)
         return b"abc"
 
-    assert cache.get("a", make) == (b"abc", False)
-    assert cache.get("a", make) == (b"abc", True)
+    assert cache.get_or_compute("a", make) == (b"abc", False)
+    assert cache.get_or_compute("a", make) == (b"abc", True)
     assert len(made) == 1
     assert cache.nbytes == 3
 
@@ -28,54 +28,54 @@ def test_made_once_and_kept() -> None:
 def test_least_recently_used_goes_first() -> None:
     cache = Cache(3, len)
     for key in "abc":
-        cache.get(key, lambda: b"x")
-    cache.get("a", lambda: b"x")
-    cache.get("d", lambda: b"x")  # b is the oldest now.
-    assert cache.get("a", lambda: b"y") == (b"x", True)
-    assert cache.get("c", lambda: b"y") == (b"x", True)
-    assert cache.get("d", lambda: b"y") == (b"x", True)
-    assert cache.get("b", lambda: b"y") == (b"y", False)
+        cache.get_or_compute(key, lambda: b"x")
+    cache.get_or_compute("a", lambda: b"x")
+    cache.get_or_compute("d", lambda: b"x")  # b is the oldest now.
+    assert cache.get_or_compute("a", lambda: b"y") == (b"x", True)
+    assert cache.get_or_compute("c", lambda: b"y") == (b"x", True)
+    assert cache.get_or_compute("d", lambda: b"y") == (b"x", True)
+    assert cache.get_or_compute("b", lambda: b"y") == (b"y", False)
 
 
-def test_a_large_value_pushes_out_as_many_as_it_needs() -> None:
+def test_a_large_value_drops_as_many_as_it_needs() -> None:
     cache = Cache(4, len)
     for key in "abcd":
-        cache.get(key, lambda: b"x")
-    cache.get("large", lambda: b"xxx")
+        cache.get_or_compute(key, lambda: b"x")
+    cache.get_or_compute("large", lambda: b"xxx")
     assert cache.nbytes == 4
-    assert cache.get("d", lambda: b"y") == (b"x", True)
+    assert cache.get_or_compute("d", lambda: b"y") == (b"x", True)
 
 
 def test_a_value_larger_than_the_bound_is_returned_and_not_kept() -> None:
     cache = Cache(3, len)
-    cache.get("small", lambda: b"x")
-    assert cache.get("large", lambda: b"xxxx") == (b"xxxx", False)
-    assert cache.get("large", lambda: b"xxxx") == (b"xxxx", False)
+    cache.get_or_compute("small", lambda: b"x")
+    assert cache.get_or_compute("large", lambda: b"xxxx") == (b"xxxx", False)
+    assert cache.get_or_compute("large", lambda: b"xxxx") == (b"xxxx", False)
     assert cache.nbytes == 1
-    assert cache.get("small", lambda: b"y") == (b"x", True)
+    assert cache.get_or_compute("small", lambda: b"y") == (b"x", True)
 
 
-def test_an_error_in_making_leaves_nothing() -> None:
+def test_an_error_in_the_computation_leaves_nothing() -> None:
     cache = Cache(3, len)
 
     def fail() -> bytes:
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError):
-        cache.get("a", fail)
+        cache.get_or_compute("a", fail)
     assert cache.nbytes == 0
-    assert cache.get("a", lambda: b"x") == (b"x", False)
+    assert cache.get_or_compute("a", lambda: b"x") == (b"x", False)
 
 
 @given(
     bound=st.integers(0, 20),
-    asked=st.lists(st.tuples(st.integers(0, 8), st.integers(0, 12)), max_size=60),
+    requests=st.lists(st.tuples(st.integers(0, 8), st.integers(0, 12)), max_size=60),
 )
-def test_the_bound_is_never_exceeded(bound: int, asked: list[tuple[int, int]]) -> None:
+def test_the_bound_is_never_exceeded(bound: int, requests: list[tuple[int, int]]) -> None:
     cache = Cache(bound, len)
     held: dict[int, bytes] = {}
-    for key, size in asked:
-        value, was_there = cache.get(key, lambda size=size: b"x" * size)  # type: ignore[misc]
+    for key, size in requests:
+        value, was_there = cache.get_or_compute(key, lambda size=size: b"x" * size)  # type: ignore[misc]
         if was_there:
             assert value == held[key]
         else:
@@ -92,20 +92,20 @@ def test_threads_see_the_right_values_within_the_bound() -> None:
         random = np.random.default_rng(seed)
         for _ in range(400):
             key = int(random.integers(30))
-            value, _ = cache.get(key, lambda key=key: (key, key % 7 + 1))  # type: ignore[misc]
+            value, _ = cache.get_or_compute(key, lambda key=key: (key, key % 7 + 1))  # type: ignore[misc]
             assert value == (key, key % 7 + 1)
-            if cache.nbytes > 50 + 7:  # Read without the lock: at most one value is being put away just now.
+            if cache.nbytes > 50 + 7:  # Read without the lock: one value more at most.
                 over.set()
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(work, range(4)))
     assert not over.is_set()
     assert 0 < cache.nbytes <= 50
-    kept = sum(key % 7 + 1 for key in range(30) if cache.get(key, lambda: (-1, 99))[1])  # 99 is never kept.
+    kept = sum(key % 7 + 1 for key in range(30) if cache.get_or_compute(key, lambda: (-1, 99))[1])  # 99 is never kept.
     assert kept == cache.nbytes
 
 
-def test_who_asks_while_a_value_is_made_waits_for_it() -> None:
+def test_a_second_caller_waits_for_the_value_that_is_computed() -> None:
     cache = Cache(10, len)
     begun, release = threading.Event(), threading.Event()
     made: list[int] = []
@@ -117,9 +117,9 @@ def test_who_asks_while_a_value_is_made_waits_for_it() -> None:
         return b"xxx"
 
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(cache.get, "a", slow)
+        first = pool.submit(cache.get_or_compute, "a", slow)
         assert begun.wait(60)
-        second = pool.submit(cache.get, "a", slow)
+        second = pool.submit(cache.get_or_compute, "a", slow)
         release.set()
         assert first.result(60) == (b"xxx", False)
         assert second.result(60) == (b"xxx", True)
@@ -127,7 +127,7 @@ def test_who_asks_while_a_value_is_made_waits_for_it() -> None:
     assert cache.nbytes == 3
 
 
-def test_who_waits_for_a_value_that_cannot_be_made_is_told_why() -> None:
+def test_a_caller_that_waits_gets_the_error_of_the_computation() -> None:
     cache = Cache(10, len)
     begun, release = threading.Event(), threading.Event()
 
@@ -137,14 +137,14 @@ def test_who_waits_for_a_value_that_cannot_be_made_is_told_why() -> None:
         raise RuntimeError("no")
 
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(cache.get, "a", fail)
+        first = pool.submit(cache.get_or_compute, "a", fail)
         assert begun.wait(60)
-        second = pool.submit(cache.get, "a", lambda: b"later")
+        second = pool.submit(cache.get_or_compute, "a", lambda: b"later")
         release.set()
         with pytest.raises(RuntimeError):
             first.result(60)
         try:
-            assert second.result(60) == (b"later", False)  # It came too late to share the failure.
+            assert second.result(60) == (b"later", False)  # It came too late to share the error.
         except RuntimeError as error:
             assert str(error) == "no"
     assert cache.nbytes in (0, 5)
@@ -160,8 +160,8 @@ def test_one_slow_value_does_not_block_another() -> None:
         return b"slow"
 
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(cache.get, "slow", slow)
+        waiting = pool.submit(cache.get_or_compute, "slow", slow)
         assert begun.wait(60)
-        assert cache.get("quick", lambda: b"quick") == (b"quick", False)
+        assert cache.get_or_compute("quick", lambda: b"quick") == (b"quick", False)
         release.set()
         assert waiting.result(60) == (b"slow", False)

@@ -1,4 +1,4 @@
-"""What is told reaches whoever listens, and nobody else."""
+"""Collected values reach the collector of their own context, and no other one."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from baps.utils.context_collector import notes
 
 
-def test_what_is_told_is_heard_in_its_own_context() -> None:
+def test_values_are_collected_in_their_own_context() -> None:
     notes.give("to nobody")
-    with notes.collecting() as heard:
+    with notes.collecting() as outer:
         notes.give("one", "two")
         with ThreadPoolExecutor(1) as others:
             others.submit(notes.give, "of another user").result()
-        with notes.collecting() as inside:
+        with notes.collecting() as inner:
             notes.give("three")
         notes.give("four")
     notes.give("too late")
-    assert (heard, inside) == (["one", "two", "four"], ["three"])
+    assert (outer, inner) == (["one", "two", "four"], ["three"])

@@ -1,4 +1,4 @@
-"""Texts that a terminal must not obey."""
+"""Control characters are removed from texts."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from baps.utils.printable import printable, printable_values
 
 
 @pytest.mark.parametrize("letter", ["\x1b", "\x07", "\x9b", "\n", "\r", "\u202e", "\u2066", "\u2028", "\x7f", "\ud800"])
-def test_what_a_terminal_obeys_is_left_out(letter: str) -> None:
+def test_control_characters_are_removed(letter: str) -> None:
     assert printable(f"a{letter}b") == "ab"
 
 
 def test_letters_of_all_languages_stay() -> None:
-    said = "Leber, печень, 肝臓, کبد\u200cی, e\u0301, 🙂"
-    assert printable(said) == said
+    text = "Leber, печень, 肝臓, کبد\u200cی, e\u0301, 🙂"
+    assert printable(text) == text
 
 
 def test_all_texts_of_a_value_are_cleaned() -> None:

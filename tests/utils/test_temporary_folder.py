@@ -1,4 +1,4 @@
-"""The folder of temporary files: gone when a server stops, after a kill at the next start, and nobody else's."""
+"""The folder of temporary files is removed when a server stops, or at the next start after a kill."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / f"baps-{os.getuid()}"
 
 
-def test_files_go_there_and_go_with_it(shared: Path) -> None:
+def test_temporary_files_go_into_the_folder_and_are_removed_with_it(shared: Path) -> None:
     with temporary_folder() as folder:
         assert Path(tempfile.mkstemp()[1]).parent == folder == Path(os.environ["TMPDIR"])
         assert {path.stat().st_mode & 0o077 for path in (shared, folder)} == {0}
@@ -37,7 +37,7 @@ def test_files_go_there_and_go_with_it(shared: Path) -> None:
     assert tempfile.gettempdir() == str(shared.parent)
 
 
-def test_what_a_killed_server_left_is_removed_and_that_of_one_that_runs_is_not(shared: Path) -> None:
+def test_the_folder_of_a_killed_server_is_removed_and_that_of_a_running_one_is_kept(shared: Path) -> None:
     servers = [subprocess.Popen([sys.executable, "-c", _SERVER], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     files = [Path(server.stdout.readline().strip()) for server in servers if server.stdout]
     assert all(file.exists() for file in files)
@@ -49,7 +49,7 @@ def test_what_a_killed_server_left_is_removed_and_that_of_one_that_runs_is_not(s
     servers[1].wait()
 
 
-def test_no_link_is_followed_and_no_other_folder_touched(shared: Path) -> None:
+def test_no_link_is_followed_and_no_other_folder_is_touched(shared: Path) -> None:
     other = shared.parent / "other"
     other.mkdir()
     (other / "kept").touch()
@@ -63,7 +63,7 @@ def test_no_link_is_followed_and_no_other_folder_touched(shared: Path) -> None:
 
 
 @pytest.mark.parametrize("taken", ["file", "link", "open"])
-def test_a_name_that_somebody_has_taken_is_not_used(shared: Path, taken: str) -> None:
+def test_a_folder_that_another_user_could_control_is_not_used(shared: Path, taken: str) -> None:
     elsewhere = shared.parent / "elsewhere"
     elsewhere.mkdir()
     if taken == "file":

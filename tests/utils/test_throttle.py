@@ -1,4 +1,7 @@
-"""Who waits for whom. Nothing here depends on how fast the machine is: what must wait is seen waiting, then let go."""
+"""Training waits for clicks.
+
+No test depends on the speed of the machine: it sees that a thread waits, and then lets it go on.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,8 @@ import pytest
 from baps.utils.throttle import inference_lock, wait_for_idle
 from tests.support.paths import ROOT
 
-_LONG = 600.0
-"""A patience that no test waits for."""
+_UNLIMITED = 600.0
+"""A maximum wait that no test reaches."""
 
 _PATHS = {**os.environ, "PYTHONPATH": str(ROOT / "apps" / "baps_app")}
 
@@ -37,7 +40,7 @@ def _in_a_thread(wait: Callable[[], None]) -> Iterator[threading.Thread]:
 
 @contextmanager
 def _process(source: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """A Python process, which has said "ready"; it is killed in the end."""
+    """Start a Python process, wait until it has printed "ready", and kill it at the end."""
     command = [sys.executable, "-c", source, *map(str, arguments)]
     with subprocess.Popen(command, env=_PATHS, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -60,34 +63,34 @@ sys.stdin.readline()
 """
 
 
-def test_the_barrier_is_open_when_nobody_clicks(lock: Path) -> None:
-    wait = wait_for_idle(lock, _LONG)
+def test_training_does_not_wait_when_nobody_clicks(lock: Path) -> None:
+    wait = wait_for_idle(lock, _UNLIMITED)
     for _ in range(3):
         wait()
 
 
-def test_the_barrier_is_open_after_a_click(lock: Path) -> None:
+def test_training_does_not_wait_after_a_click(lock: Path) -> None:
     with inference_lock(lock):
         pass
-    wait_for_idle(lock, _LONG)()
+    wait_for_idle(lock, _UNLIMITED)()
 
 
-def test_the_barrier_is_open_after_a_click_that_failed(lock: Path) -> None:
+def test_training_does_not_wait_after_a_click_that_failed(lock: Path) -> None:
     with pytest.raises(ZeroDivisionError), inference_lock(lock):
         _ = 1 / 0
-    wait_for_idle(lock, _LONG)()
+    wait_for_idle(lock, _UNLIMITED)()
 
 
-def test_the_barrier_waits_for_a_thread_that_clicks(lock: Path) -> None:
-    with inference_lock(lock), _in_a_thread(wait_for_idle(lock, _LONG)) as waiting:
+def test_training_waits_for_a_thread_that_clicks(lock: Path) -> None:
+    with inference_lock(lock), _in_a_thread(wait_for_idle(lock, _UNLIMITED)) as waiting:
         waiting.join(0.2)
         assert waiting.is_alive()
     waiting.join(60)
     assert not waiting.is_alive()
 
 
-def test_the_barrier_waits_for_a_process_that_clicks(lock: Path) -> None:
-    with _process(_CLICKS, lock) as process, _in_a_thread(wait_for_idle(lock, _LONG)) as waiting:
+def test_training_waits_for_a_process_that_clicks(lock: Path) -> None:
+    with _process(_CLICKS, lock) as process, _in_a_thread(wait_for_idle(lock, _UNLIMITED)) as waiting:
         waiting.join(0.2)
         assert waiting.is_alive()
         assert process.stdin is not None
@@ -95,13 +98,13 @@ def test_the_barrier_waits_for_a_process_that_clicks(lock: Path) -> None:
         process.stdin.flush()
         waiting.join(60)
         assert not waiting.is_alive()
-        assert process.poll() is None  # It let go; it did not end.
+        assert process.poll() is None  # It released the lock; it did not end.
 
 
-def test_the_barrier_waits_for_the_last_of_several(lock: Path) -> None:
+def test_training_waits_for_the_last_of_several_clicks(lock: Path) -> None:
     with ExitStack() as first, inference_lock(lock):
         first.enter_context(inference_lock(lock))  # Several may click at once.
-        with _process(_CLICKS, lock) as process, _in_a_thread(wait_for_idle(lock, _LONG)) as waiting:
+        with _process(_CLICKS, lock) as process, _in_a_thread(wait_for_idle(lock, _UNLIMITED)) as waiting:
             first.close()
             waiting.join(0.2)
             assert waiting.is_alive()
@@ -113,8 +116,8 @@ def test_the_barrier_waits_for_the_last_of_several(lock: Path) -> None:
     assert not waiting.is_alive()
 
 
-def test_a_process_that_is_killed_while_it_clicks_lets_go(lock: Path) -> None:
-    with _process(_CLICKS, lock) as process, _in_a_thread(wait_for_idle(lock, _LONG)) as waiting:
+def test_a_process_that_is_killed_during_a_click_releases_the_lock(lock: Path) -> None:
+    with _process(_CLICKS, lock) as process, _in_a_thread(wait_for_idle(lock, _UNLIMITED)) as waiting:
         waiting.join(0.2)
         assert waiting.is_alive()
         process.send_signal(signal.SIGKILL)
@@ -122,7 +125,7 @@ def test_a_process_that_is_killed_while_it_clicks_lets_go(lock: Path) -> None:
         assert not waiting.is_alive()
 
 
-def test_the_barrier_gives_up_after_its_patience(lock: Path) -> None:
+def test_training_goes_on_after_the_maximum_wait(lock: Path) -> None:
     with inference_lock(lock):
         begun = time.monotonic()
         wait_for_idle(lock, 0.3)()
@@ -130,7 +133,7 @@ def test_the_barrier_gives_up_after_its_patience(lock: Path) -> None:
         wait_for_idle(lock, 0)()
 
 
-def test_a_barrier_that_gave_up_waits_again_the_next_time(lock: Path) -> None:
+def test_training_waits_again_after_a_maximum_wait(lock: Path) -> None:
     wait = wait_for_idle(lock, 0.2)
     with inference_lock(lock):
         for _ in range(2):
@@ -139,28 +142,28 @@ def test_a_barrier_that_gave_up_waits_again_the_next_time(lock: Path) -> None:
             assert time.monotonic() - begun >= 0.2
 
 
-def test_a_training_does_not_hold_up_a_click(lock: Path) -> None:
-    """The barrier holds nothing once it is passed."""
-    wait_for_idle(lock, _LONG)()
-    with inference_lock(lock), _in_a_thread(wait_for_idle(lock, _LONG)) as waiting, inference_lock(lock):
+def test_training_does_not_delay_a_click(lock: Path) -> None:
+    """``wait_for_idle`` holds nothing once it has returned."""
+    wait_for_idle(lock, _UNLIMITED)()
+    with inference_lock(lock), _in_a_thread(wait_for_idle(lock, _UNLIMITED)) as waiting, inference_lock(lock):
         assert waiting.is_alive()
     waiting.join(60)
 
 
-def test_where_the_file_cannot_be_made_nobody_waits(tmp_path: Path) -> None:
+def test_nobody_waits_if_the_lock_file_cannot_be_created(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for lock in (tmp_path / "file" / "clicks.lock", tmp_path):
         entered = False
         with inference_lock(lock):
             entered = True
-            wait_for_idle(lock, _LONG)()
+            wait_for_idle(lock, _UNLIMITED)()
         assert entered
         with pytest.raises(OSError, match="of the click"), inference_lock(lock):
             raise OSError("of the click")
     assert (tmp_path / "file").read_text() == "mine"
 
 
-_STEPS_BACK = """
+_LOWERS_PRIORITY = """
 import os, sys, threading, time
 from pathlib import Path
 from baps.utils.throttle import lower_priority
@@ -170,7 +173,7 @@ lower_priority()
 threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
 tasks = [int(task.name) for task in Path("/proc/self/task").iterdir()]
 values = " ".join(str(os.getpriority(os.PRIO_PROCESS, task)) for task in tasks)
-os.write(1, f"ready\\n{values}\\n".encode())  # At once: whoever reads may be gone for a second write.
+os.write(1, f"ready\\n{values}\\n".encode())  # In one write: the reader may be gone before a second one.
 time.sleep(600)
 """
 
@@ -184,8 +187,8 @@ time.sleep(600)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities of their own on Linux alone")
-def test_stepping_back_every_thread_has_the_lowest_priority() -> None:
-    with _process(_STEPS_BACK) as process:
+def test_every_thread_gets_the_lowest_priority() -> None:
+    with _process(_LOWERS_PRIORITY) as process:
         assert process.stdout is not None
         assert process.stdout.readline().split() == ["19"] * 5
         process.stdin.close()  # type: ignore[union-attr]
@@ -201,8 +204,8 @@ def _runs(process: int) -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux ends a child with its parent")
-def test_a_training_ends_with_the_server_however_that_ends() -> None:
-    with _process(_PARENT, _STEPS_BACK) as parent:
+def test_training_ends_with_the_server_even_if_that_is_killed() -> None:
+    with _process(_PARENT, _LOWERS_PRIORITY) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
         assert _runs(child)
@@ -218,8 +221,8 @@ def test_a_training_ends_with_the_server_however_that_ends() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux ends a child with its parent")
-def test_without_step_back_the_child_would_live_on() -> None:
-    """That the test above can fail."""
+def test_without_lower_priority_the_child_lives_on() -> None:
+    """The test above can fail."""
     stays = 'import time; print("ready", flush=True); time.sleep(600)'
     with _process(_PARENT, stays) as parent:
         assert parent.stdout is not None
@@ -263,7 +266,7 @@ subprocess.Popen([sys.executable, "-c", sys.argv[1]], start_new_session=True, st
 
 
 def _as_process_1(source: str, *arguments: str) -> str:
-    """What a child of process 1, as the server is in a container, prints until it ends."""
+    """Return what a child of process 1, which a server is in a container, prints until it ends."""
     unshare = ["unshare", "--pid", "--fork", "--mount-proc"]
     try:
         subprocess.run([*unshare, "true"], check=True, capture_output=True)
@@ -274,9 +277,9 @@ def _as_process_1(source: str, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def test_a_server_that_is_process_1_has_trainings() -> None:
+def test_a_server_that_is_process_1_can_train() -> None:
     assert _as_process_1(_SERVED_BY_1) == "trains 19"
 
 
-def test_a_training_whose_server_died_before_it_began_does_not_begin() -> None:
+def test_training_does_not_begin_if_its_server_died_before() -> None:
     assert _as_process_1(_DIES, _ORPHAN) == "The server is gone; the training ends with it."

@@ -10,6 +10,7 @@ import pytest
 from demo import orthanc
 from demo.server import running_server
 from tests.support.frames import FRAMES, SUFFIXES, write_volume
+from tests.support.marks import starts
 from tests.support.organ_weights import small_organ_model
 from tests.support.pacs_site import CASES, Pacs
 from tests.support.series import ORIENTATIONS, copy_real_series, write_series
@@ -17,6 +18,7 @@ from tests.support.sites import Site, site
 
 
 @pytest.fixture(scope="session")
+@starts("server")
 def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """The server, on two sample volumes and one in each frame and format; its temporary files lie in ``tmp``."""
     folder = tmp_path_factory.mktemp("hospital")
@@ -33,6 +35,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 @pytest.fixture(scope="session")
+@starts("server", "pacs")
 def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pacs]:
     """Orthanc with the series that ``Pacs`` names, and the server on its DICOMweb."""
     if orthanc.missing():
@@ -57,6 +60,7 @@ def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pacs]:
 
 
 @pytest.fixture(scope="session")
+@starts("browser")
 def browser() -> Iterator[object]:
     """Debian's Chromium, which draws without a GPU."""
     chromium = shutil.which("chromium")

@@ -14,6 +14,7 @@ from baps.site.roles import Role
 from baps.site.users import Users
 from demo import orthanc
 from demo.server import running_server
+from tests.support.marks import starts
 from tests.support.ohif import Ohif
 from tests.support.pacs_site import Pacs
 from tests.support.series import write_series
@@ -39,6 +40,7 @@ def closed_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+@starts("server", "pacs")
 def hospital(closed_folder: Path, token: str, issuer: str) -> Iterator[Pacs]:
     """Orthanc with one series, and a server before it that lets in anna and the provider's rita."""
     if orthanc.missing():

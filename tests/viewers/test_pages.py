@@ -21,6 +21,7 @@ from baps.site.users import Users
 from demo import orthanc
 from demo.server import running_server
 from tests.support import nginx
+from tests.support.marks import starts
 from tests.support.nginx import running_nginx
 from tests.support.ohif import SCREENSHOTS, Ohif
 from tests.support.pacs_site import Pacs
@@ -65,6 +66,7 @@ class Watched:
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["path left on", "path taken off"])
+@starts("server", "pacs")
 def below(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Below]:
     if orthanc.missing() or nginx.missing():
         pytest.skip(orthanc.missing() or nginx.missing())

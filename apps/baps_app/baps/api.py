@@ -159,7 +159,7 @@ def segment(
     click = read_click(request, volume, [])
     canvas = Canvas.fit(volume, click.plane, black_box.capabilities.input_side)
     pixels = canvas_image(volume, click.plane, canvas, choose_window(volume))[None]
-    prompt = click.prompt.mapped(canvas.place)
+    prompt = click.prompt.mapped(canvas.to_canvas)
 
     def answer(through: Adapter | None) -> NDArray[np.float32]:
         return segment_adapted(black_box, through, pixels, [prompt])[0]
@@ -167,7 +167,7 @@ def segment(
     used = adapter if click.plane.axis == SLICE_AXIS else None
     probability, _ = fall_back_on_violated_clicks(answer(used), used, prompt, answer)
     mask = np.zeros(volume.shape, np.uint8)
-    click.plane.put(mask, canvas.restore(probability) > 0.5)
+    click.plane.insert(mask, canvas.restore(probability) > 0.5)
     return Volume(mask, volume.affine)
 
 

@@ -1,17 +1,17 @@
-"""Errors whose message is meant for the person who can mend them.
+"""Define the errors whose message is meant for the person who can fix them.
 
-Every message is a full sentence: what was wrong, where, and what to do.
+Every message is a full sentence: what is wrong, where, and what to do about it.
 """
 
 from __future__ import annotations
 
 
 class BapsError(Exception):
-    """Something went wrong that the operator of the server has to mend."""
+    """Something is wrong that the operator of the server has to fix (HTTP 5xx)."""
 
 
 class InputError(BapsError, ValueError):
-    """The caller gave something that cannot be used (HTTP 400)."""
+    """The caller sent something that cannot be used (HTTP 400)."""
 
 
 class NotFoundError(InputError):
@@ -19,11 +19,11 @@ class NotFoundError(InputError):
 
 
 class StorageError(BapsError):
-    """The disk is full, or cannot be written to (HTTP 507)."""
+    """The disk is full or cannot be written to (HTTP 507)."""
 
 
 class BudgetSpentError(BapsError):
-    """The black box may be asked no more images."""
+    """The query budget is spent: no more images may be sent to the black box."""
 
 
 class MissingExtraError(BapsError):

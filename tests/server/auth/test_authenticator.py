@@ -23,6 +23,7 @@ from baps.imaging.volume import Volume
 from baps.io import read_volume, write_nifti
 from baps.site.roles import Role
 from baps.site.users import Users
+from tests.support.marks import starts
 from tests.support.sites import Site, site, spleen_click
 
 pytestmark = pytest.mark.slow
@@ -56,6 +57,7 @@ class Closed:
 
 
 @pytest.fixture(scope="module")
+@starts("server")
 def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Closed]:
     folder = tmp_path_factory.mktemp("closed")
     users = Users(folder / "users.json")

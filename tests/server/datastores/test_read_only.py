@@ -26,6 +26,7 @@ from baps.server.datastores.folder import StudiesDatastore
 from baps.server.datastores.read_only import ReadOnlyStudies
 from baps.server.training_cases import labelled_cases
 from demo.server import ROOT, running_server
+from tests.support.marks import starts
 from tests.support.sites import SAMPLES, spleen_click, truth
 
 SETTINGS = {"labels": "spleen=2,liver=1"}
@@ -44,6 +45,7 @@ def mounted(point: Path, *how: str) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
+@starts("server")
 def scanner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path, MONAILabelClient]]:
     """A read-only mount with two volumes, one of them labelled, and a series; its source, and a server on it."""
     folder = tmp_path_factory.mktemp("scanner")

@@ -82,10 +82,10 @@ def test_each_slice_with_foreground_strokes_is_answered_as_their_clicks_are(pain
     assert mask.any((0, 1)).nonzero()[0].tolist() == [5, 6]
     for k in (5, 6):
         plane = Plane(2, k)
-        foreground, background = plane.of(painting.labels == 4), plane.of(painting.labels == 3)
+        foreground, background = plane.extract(painting.labels == 4), plane.extract(painting.labels == 3)
         prompt = strokes_to_prompt(foreground, background, painting.segmenter.black_box.capabilities)
         expected = painting.segmenter.segment(painting.image, plane, prompt, "ball").mask
-        np.testing.assert_array_equal(plane.of(mask) > 0, keep_strokes(expected, foreground, background))
+        np.testing.assert_array_equal(plane.extract(mask) > 0, keep_strokes(expected, foreground, background))
         assert expected.sum() == pytest.approx(painting.ball[:, :, k].sum(), rel=0.1)
 
 

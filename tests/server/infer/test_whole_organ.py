@@ -17,6 +17,7 @@ import requests
 from requests_toolbelt.multipart import decoder
 
 from baps.imaging.metrics import dice
+from tests.support.marks import starts
 from tests.support.sites import Site, site, spleen_click, truth
 
 SLICER = {"result_extension": ".nrrd", "result_dtype": "uint8"}
@@ -157,6 +158,7 @@ def test_slicer_merges_the_options_into_the_request(server: Site, tmp_path: Path
 
 
 @pytest.fixture(scope="module")
+@starts("server")
 def tall(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A server with a volume of one slice, again and again."""
     folder = tmp_path_factory.mktemp("tall")

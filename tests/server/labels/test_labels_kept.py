@@ -21,12 +21,14 @@ from baps.imaging.label_map import LabelMap
 from baps.imaging.volume import Volume
 from baps.io import read_label_map, read_labels, read_volume, write_label_map, write_nifti
 from demo.server import ROOT, running_server
+from tests.support.marks import starts
 from tests.support.sites import Site, site, spleen_click, truth
 
 ORGANS = {"spleen": 2, "liver": 1}
 
 
 @pytest.fixture(scope="module")
+@starts("server")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A server for the tests of this file, each on images of its own."""
     yield from site(tmp_path_factory.mktemp("kept"))
@@ -140,7 +142,7 @@ def test_segments_of_3d_slicer_that_overlap_are_kept_whole(place: Site) -> None:
     image = read_volume(place.studies / "ct_05.nii.gz")
     masks = {2: _disc("ct_05", 1, 3) > 0, 1: np.zeros(image.shape, bool)}
     masks[1][8:18, 20:40, 2:5] = True
-    file = write_label_map(place.studies.parent / "ct_05", LabelMap.of_masks(masks.items()), image)
+    file = write_label_map(place.studies.parent / "ct_05", LabelMap.from_masks(masks.items()), image)
     said = {"label_info": [{"name": name, "idx": idx} for name, idx in ORGANS.items()], "author": "anna"}
     before = place.client.info()["datastore"]["completed"]
     MONAILabelClient(place.address).save_label("ct_05", str(file), "final", said)

@@ -20,6 +20,7 @@ import pytest
 import requests
 
 from baps.registry.store import AdapterStore
+from tests.support.marks import starts
 from tests.support.organ_weights import small_organ_model
 from tests.support.paths import APP
 from tests.support.sites import Site, site, spleen_click, truth
@@ -28,6 +29,7 @@ QUICK = {"method": "linear_probe", "epochs": 3, "label": "spleen"}
 
 
 @pytest.fixture(scope="module")
+@starts("server")
 def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Leaves no label and no adapter behind."""
     folder = tmp_path_factory.mktemp("site")
@@ -35,6 +37,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 @pytest.fixture
+@starts("server")
 def own_hospital(tmp_path: Path) -> Iterator[Site]:
     yield from site(tmp_path, cases=3, others={"organ_weights": str(small_organ_model(tmp_path))})
 

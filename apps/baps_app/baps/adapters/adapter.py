@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,31 @@ Keep = Callable[[Hashable, Callable[[], Encoding]], Encoding]
 
 
 @dataclass(frozen=True)
+class Crops:
+    """The parts of a batch of images that a black box is shown, computed once for the image, the prompt and the mask.
+
+    Attributes:
+        pixels: the whole images, (B, S, S, 3) uint8.
+        views: the part of each image.
+        prompts: one per image, (X, Y) in pixels of its enlarged part.
+    """
+
+    pixels: NDArray[np.uint8]
+    views: Sequence[View]
+    prompts: Sequence[Prompt]
+
+    @cached_property
+    def whole(self) -> torch.Tensor:
+        """The whole images, (B, 3, S, S) in [0, 255]."""
+        return to_tensor(self.pixels)
+
+    @cached_property
+    def images(self) -> torch.Tensor:
+        """The enlarged parts, (B, 3, S, S) in [0, 255]."""
+        return crop(self.whole, self.views)
+
+
+@dataclass(frozen=True)
 class Adapter:
     """A visual prompt and, where there are any, a zoom and an output-side head; all on the CPU.
 
@@ -45,46 +70,55 @@ class Adapter:
     head: OutputHead | None = None
     zoom: float = 1.0
 
-    def views(self, prompts: Sequence[Prompt], side: int) -> list[View]:
-        """Which parts of images of ``side`` pixels the black box is shown."""
-        return [crop_for_prompt(prompt, side, self.zoom) for prompt in prompts]
+    def crop(self, pixels: NDArray[np.uint8], prompts: Sequence[Prompt]) -> Crops:
+        """Crop images around their prompts.
 
-    def moved(self, prompts: Sequence[Prompt], side: int) -> list[Prompt]:
-        """Prompts in pixels of what the black box is shown."""
-        views = self.views(prompts, side)
-        return [move(prompt, view, side) for prompt, view in zip(prompts, views, strict=True)]
+        Args:
+            pixels: the whole images, (B, S, S, 3) uint8.
+            prompts: one per image, (X, Y) in its pixels.
 
-    def shown(self, prompt: Prompt, side: int) -> Hashable:
-        """What of a prompt the shown image depends on; while it stays the same, an encoding can be kept."""
-        return self.views([prompt], side)[0], prompt if self.visual_prompt.conditioned_on_click else None
+        Returns:
+            The parts, which ``change``, ``shown`` and ``refine`` take.
+        """
+        side = pixels.shape[1]
+        views = [crop_for_prompt(prompt, side, self.zoom) for prompt in prompts]
+        return Crops(pixels, views, [move(prompt, view, side) for prompt, view in zip(prompts, views, strict=True)])
+
+    def shown(self, crops: Crops) -> Hashable:
+        """Return the key of what is shown of one image; while it stays the same, an encoding can be kept."""
+        return crops.views[0], crops.prompts[0] if self.visual_prompt.conditioned_on_click else None
 
     @property
     def of_the_image(self) -> bool:
         """What is shown depends on the image alone, whatever the prompt is."""
         return self.zoom >= 1 and not self.visual_prompt.conditioned_on_click
 
-    def change(self, pixels: NDArray[np.uint8], prompts: Sequence[Prompt]) -> NDArray[np.uint8]:
-        """What the black box is shown of images (B, S, S, 3) uint8; its size is the same."""
-        images, side = to_tensor(pixels), pixels.shape[1]
-        features = self.visual_prompt.encoder.features(images)  # Of the whole: the same for every click.
-        shown = crop(images, self.views(prompts, side))
-        return to_pixels(self.visual_prompt.change(shown, features, self.moved(prompts, side)))
-
-    def refine(
-        self, pixels: NDArray[np.uint8], prompts: Sequence[Prompt], probability: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
-        """Answers (B, S, S) of the black box to what it was shown, corrected and back in the whole images.
+    def change(self, crops: Crops) -> NDArray[np.uint8]:
+        """Apply the visual prompt to images.
 
         Args:
-            pixels: the whole images, (B, S, S, 3) uint8.
-            prompts: one an image, pixels of the whole.
-            probability: (B, S, S).
+            crops: of B images, see ``crop``.
+
+        Returns:
+            What the black box is shown, (B, S, S, 3) uint8.
         """
-        side, answers = pixels.shape[1], torch.from_numpy(probability)
-        views = self.views(prompts, side)
+        features = self.visual_prompt.encoder.features(crops.whole)  # Of the whole: the same for every click.
+        return to_pixels(self.visual_prompt.change(crops.images, features, crops.prompts))
+
+    def refine(self, crops: Crops, probability: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Correct the black box's answers by the head, and put them back into the whole images.
+
+        Args:
+            crops: of B images, see ``crop``.
+            probability: the answers to what the black box was shown, (B, S, S).
+
+        Returns:
+            Probabilities in the frame of the whole images, (B, S, S); 0 around the parts.
+        """
+        answers = torch.from_numpy(probability)
         if self.head:
-            answers = self.head.refine(crop(to_tensor(pixels), views), answers, self.moved(prompts, side))
-        whole: NDArray[np.float32] = paste(answers, views, side).numpy()
+            answers = self.head.refine(crops.images, answers, crops.prompts)
+        whole: NDArray[np.float32] = paste(answers, crops.views, crops.pixels.shape[1]).numpy()
         return whole
 
     def less(self) -> Sequence[Adapter | None]:
@@ -152,8 +186,8 @@ def segment_adapted(
     """
     if adapter is None:
         return black_box.segment(pixels, prompts)
-    answers = black_box.segment(adapter.change(pixels, prompts), adapter.moved(prompts, pixels.shape[1]))
-    return adapter.refine(pixels, prompts, answers)
+    crops = adapter.crop(pixels, prompts)
+    return adapter.refine(crops, black_box.segment(adapter.change(crops), crops.prompts))
 
 
 def encode_cached(
@@ -167,8 +201,11 @@ def encode_cached(
     """The expensive half of ``segment_cached``; ``ahead`` of a prompt that may come."""
     if adapter is None:
         return keep(None, lambda: black_box.encode(pixels, ahead))
-    change = adapter.change
-    return keep(adapter.shown(prompt, len(pixels)), lambda: black_box.encode(change(pixels[None], [prompt])[0], ahead))
+    return _encode_crops(black_box, adapter, adapter.crop(pixels[None], [prompt]), keep, ahead)
+
+
+def _encode_crops(black_box: BlackBox, adapter: Adapter, crops: Crops, keep: Keep, ahead: bool = False) -> Encoding:
+    return keep(adapter.shown(crops), lambda: black_box.encode(adapter.change(crops)[0], ahead))
 
 
 def segment_cached(
@@ -185,8 +222,8 @@ def segment_cached(
     """
     if not black_box.capabilities.encodings:
         return segment_adapted(black_box, adapter, pixels[None], [prompt])[0]
-    encoding = encode_cached(black_box, adapter, pixels, prompt, keep)
     if adapter is None:
-        return black_box.decode(encoding, prompt)
-    answer = black_box.decode(encoding, adapter.moved([prompt], len(pixels))[0])
-    return adapter.refine(pixels[None], [prompt], answer[None])[0]
+        return black_box.decode(encode_cached(black_box, None, pixels, prompt, keep), prompt)
+    crops = adapter.crop(pixels[None], [prompt])
+    answer = black_box.decode(_encode_crops(black_box, adapter, crops, keep), crops.prompts[0])
+    return adapter.refine(crops, answer[None])[0]

@@ -152,7 +152,7 @@ class _Compared:
         before = label_values(old.info, labels, old.label_map.names)
         pairs = [(before.get(organ, 0), values.get(organ, 0)) for organ in organs]
         self._columns, self._info = {organ: n for n, organ in enumerate(organs)}, old.info
-        self._voxels = Overlaps.of(old.label_map, new, pairs)
+        self._voxels = Overlaps.count(old.label_map, new, pairs)
 
     def is_same(self, organ: str) -> bool:
         """Whether an organ is where it was."""

@@ -32,7 +32,7 @@ from filelock import FileLock
 from baps.annotations.label_info import rename_info_keys
 from baps.errors import BapsError, InputError, NotFoundError
 from baps.io import file_stem, images_folder, label_stem, read_label_map, read_volume
-from baps.utils.atomic_write import PARTIAL, atomic_write, to_disk
+from baps.utils.atomic_write import PARTIAL, atomic_write, flush_to_disk
 from baps.utils.printable import printable
 
 FOLDER = "labels-history"
@@ -261,7 +261,7 @@ class LabelHistory:
         source = self.image_file(image)
         as_it_was = "The label was not restored; the one that is served is as it was."
         try:
-            marked = read_label_map(version.file, read_volume(source), source).marked().any()
+            marked = read_label_map(version.file, read_volume(source), source).foreground().any()
         except InputError as error:
             raise InputError(f"{error} {as_it_was}") from error
         if not marked:
@@ -369,11 +369,11 @@ class LabelHistory:
                 now = datetime.now(timezone.utc).isoformat(timespec="seconds")
                 with (place / _REMOVED).open("a") as tombs:
                     tombs.writelines(json.dumps({"version": name, "removed": now, "why": why}) + "\n" for name in names)
-                to_disk(place / _REMOVED)
+                flush_to_disk(place / _REMOVED)
                 for name in names:  # Hidden first: what a kill leaves of it is removed at the next start.
                     hidden = (place / name).rename(place / f"{PARTIAL}{name}")
                     shutil.rmtree(hidden)
-                to_disk(place)
+                flush_to_disk(place)
         except OSError as error:
             raise BapsError(f"The versions could not all be removed ({error.strerror}). Try again.") from error
 
@@ -453,7 +453,7 @@ class LabelHistory:
                 return
         found = self._write(place, file, served["ext"], {**rename_info_keys(served["info"]), "found": True})
         found.rename(place / self._next_name(place))
-        to_disk(place)
+        flush_to_disk(place)
 
     def _served(self, place: Path, suffix: str) -> Path:
         return self._studies / "labels" / place.parent.name / f"{place.name}{suffix}"
@@ -470,7 +470,7 @@ class LabelHistory:
                 raise BapsError(_DIFFERS)
             said.write_text(json.dumps({"sha256": _sha256(copy), "info": dict(info)}, indent=2))
             for path in (copy, said, version, place, place.parent, self._folder):
-                to_disk(path)
+                flush_to_disk(path)
         except BaseException:
             shutil.rmtree(version, ignore_errors=True)
             raise
@@ -495,9 +495,11 @@ class LabelHistory:
                     whole["objects"][image]["labels"][tag] = {"ext": version.suffix, "info": info}
                     listed.write_text(json.dumps(whole))
                     for path in (label, listed):
-                        to_disk(path)  # All that needs room has been written now; only names are changed from here on.
+                        flush_to_disk(
+                            path
+                        )  # All that needs room has been written now; only names are changed from here on.
                     folder.rename(saved)
-                    to_disk(place)
+                    flush_to_disk(place)
             except BaseException:
                 if folder.name.startswith(PARTIAL):
                     shutil.rmtree(folder, ignore_errors=True)
@@ -506,7 +508,7 @@ class LabelHistory:
                 if other != target and not other.name.startswith(".") and self._belongs(other, image, whole):
                     other.unlink()
         saved.rename(place / name)
-        to_disk(place)
+        flush_to_disk(place)
         return name
 
     @staticmethod

@@ -13,7 +13,7 @@ from baps.io import file_stem, images_folder, label_stem, list_images
 USED = ("final", "draft", "original")
 """Folders in ``labels`` whose files the server knows."""
 
-_BESIDE = ("labels", "labelsTr", "labelsTs", "label", "masks", "mask", "segmentations", "segmentation")
+LABEL_FOLDERS = ("labels", "labelsTr", "labelsTs", "label", "masks", "mask", "segmentations", "segmentation")
 """Folders that other programs keep labels in; nnU-Net's among them."""
 
 _AFTER = re.compile(r"[-_. ](labels?|labelmap|label[-_]?map|seg|segmentations?|masks?|gt)$", re.IGNORECASE)
@@ -104,7 +104,7 @@ def _folders(studies: Path, discreet: bool) -> list[Path]:
     if studies.name.lower().startswith("image"):
         places.add(studies.absolute().parent)
     own = studies / "labels"
-    found = [place / name for place in sorted(places) for name in _BESIDE]
+    found = [place / name for place in sorted(places) for name in LABEL_FOLDERS]
     found += sorted(one for one in own.iterdir() if one.name not in USED) if own.is_dir() and not discreet else []
     return [folder for folder in found if folder.is_dir() and folder != images]
 

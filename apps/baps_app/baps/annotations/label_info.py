@@ -271,7 +271,7 @@ def covered_slices(
     Raises:
         InputError: if that is more than can be kept.
     """
-    covered, marked = {}, found.slices()
+    covered, marked = {}, found.slices_by_value()
     for name, value in values.items():
         if info.slices is not None:
             covered[name] = sorted(set(info.slices))

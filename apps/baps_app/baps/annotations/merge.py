@@ -57,8 +57,8 @@ def merge_concurrent_labels(
     before = set(old.values())
     theirs = {organ: value for organ, value in label_values(earlier, labels, old.names).items() if value in before}
     others = [organ for organ in theirs if not (author and earlier.author_of(organ) == author)]
-    pairs = Overlaps.of(old, new, [(theirs[organ], new_values.get(organ, 0)) for organ in others])
-    covered = Overlaps.of(old, _any_of(new), [(theirs[organ], 1) for organ in others]).both.sum(0)
+    pairs = Overlaps.count(old, new, [(theirs[organ], new_values.get(organ, 0)) for organ in others])
+    covered = Overlaps.count(old, _any_of(new), [(theirs[organ], 1) for organ in others]).both.sum(0)
     numbers: dict[int, int] = {}
     for n, organ in enumerate(others):
         name = earlier.author_of(organ) or "nobody named"
@@ -80,13 +80,13 @@ def merge_concurrent_labels(
             organs.append(organ)
         but = f", but for {lost} voxels that are marked otherwise now" if lost else ""
         notes.append(f"{organ} by {name} was kept{but}.")
-    merged = new.filled(old, numbers, names_by_value(values)) if numbers else new
+    merged = new.filled_from(old, numbers, names_by_value(values)) if numbers else new
     return Kept(LabelMap(merged.layers, names_by_value(values)), values, tuple(organs), tuple(notes))
 
 
 def _any_of(labels: LabelMap) -> LabelMap:
     """One segment, of the value 1, with all that is marked."""
-    return LabelMap((labels.marked().view(np.uint8),))
+    return LabelMap((labels.foreground().view(np.uint8),))
 
 
 def names_by_value(values: Mapping[str, int]) -> dict[int, str]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from baps.errors import BapsError, BudgetSpentError, InputError
 from baps.prompts import Point, Prompt
 from baps.utils.context_collector import Collected
-from baps.utils.turns import Turns
+from baps.utils.priority_lock import PriorityLock
 
 _spent: Collected[float] = Collected("model_seconds")
 
@@ -73,7 +73,7 @@ class BlackBox(ABC):
     """
 
     def __init__(self) -> None:
-        self._turns, self._turns_ahead = Turns(), Turns()
+        self._turns, self._turns_ahead = PriorityLock(), PriorityLock()
         self._images_asked = 0
         self.budget: int | None = None
         """Images that may be asked in all, or None for any number."""

@@ -121,7 +121,7 @@ def _one_slice(
     asked = read_click(request, volume, labels)
     found = segmenter.segment(image, asked.plane, asked.prompt, asked.label, adapted=adapted)
     mask = np.zeros(volume.shape, np.uint8)
-    asked.plane.put(mask, found.mask)
+    asked.plane.insert(mask, found.mask)
     lines = {
         "label": asked.label or "none",
         "slice": f"{asked.plane.index} across {'IJK'[asked.plane.axis]}",

@@ -68,7 +68,7 @@ def questions_about(samples: Path, case: str, random: np.random.Generator, slice
     found = []
     for index in shown[np.linspace(0, len(shown) - 1, slices).round().astype(int)]:
         plane = Plane(2, int(index))
-        truth = plane.of(organ)
+        truth = plane.extract(organ)
         found += [Question(case, plane, draw_prompt(truth, "click", random), truth) for _ in range(clicks)]
     return found
 
@@ -90,7 +90,7 @@ def click(client: MONAILabelClient, model: str, question: Question) -> tuple[NDA
     elapsed = (time.perf_counter() - begun) * 1000
     voxels, _ = nrrd.read(file)
     Path(file).unlink()
-    return question.plane.of(voxels) > 0, said, elapsed
+    return question.plane.extract(voxels) > 0, said, elapsed
 
 
 def best_window(segmenter: Segmenter, samples: Path, cases: list[str], seed: int) -> tuple[Window, int]:
@@ -136,7 +136,7 @@ def train(client: MONAILabelClient, max_images: int, seed: int) -> dict[str, Any
             bar.update(task, total=stats.get("total_epochs") or None, completed=stats.get("epoch", 0), said=said)
     stats = client.info()["train_stats"]["baps"]
     if client.train_status()["status"] != "DONE":
-        raise RuntimeError(f"The training failed: {stats.get('error', 'see {_LOG}')}")
+        raise RuntimeError(f"The training failed: {stats.get('error') or f'see {_LOG}'}")
     return stats
 
 

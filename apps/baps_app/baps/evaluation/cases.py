@@ -110,7 +110,7 @@ def labelled_slices(
     for index in evenly_spaced(shown, most):
         plane = Plane(SLICE_AXIS, index)
         canvas = Canvas.fit(volume, plane, side)
-        truth = canvas.draw(plane.of(organ)) > 0.5
+        truth = canvas.draw(plane.extract(organ)) > 0.5
         if truth.sum() >= _LEAST_PIXELS:
             found.append(LabelledSlice(case.patient, canvas_image(volume, plane, canvas, window), truth, window))
     if not found:

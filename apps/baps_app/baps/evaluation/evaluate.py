@@ -145,13 +145,13 @@ def _score(
     scores = []
     for index in evenly_spaced(shown, _SLICES):
         plane = Plane(SLICE_AXIS, index)
-        canvas, truth = Canvas.fit(volume, plane, side), plane.of(organ)
+        canvas, truth = Canvas.fit(volume, plane, side), plane.extract(organ)
         place = [crc32(case.image.name.encode()), case.value, index]
         randoms = [np.random.default_rng([seed, n, *place]) for n in range(CLICK_SEEDS)]
         ask = asker(black_box, adapter, canvas_image(volume, plane, canvas, window))
 
         def masks(prompts: Sequence[Prompt], ask: Ask = ask, canvas: Canvas = canvas) -> list[NDArray[np.bool_]]:
-            return [canvas.restore(one) > 0.5 for one in ask([prompt.mapped(canvas.place) for prompt in prompts])]
+            return [canvas.restore(one) > 0.5 for one in ask([prompt.mapped(canvas.to_canvas) for prompt in prompts])]
 
         scores.append(simulate_corrections(masks, truth, kind, clicks, randoms))
     if not scores:

@@ -14,7 +14,7 @@ from baps.adapters.click_consistency import fall_back_on_violated_clicks
 from baps.blackbox import BlackBox, Encoding
 from baps.imaging.metrics import dice
 from baps.prompts import Prompt
-from baps.prompts.simulated import MOST_CLICKS, draw_correction, draw_prompt
+from baps.prompts.simulated import MAX_CLICKS, draw_correction, draw_prompt
 
 _GOOD = 0.85
 
@@ -111,7 +111,7 @@ def summarise(cases: Sequence[Collection[NDArray[np.float64]]]) -> Corrections:
         """Of each set of clicks: Dice after each click, clicks needed, share of slices not reached."""
         good = scores >= _GOOD
         missed = ~good.any(axis=-1, keepdims=True)
-        needed = np.where(missed, MOST_CLICKS, good.argmax(axis=-1, keepdims=True) + 1)
+        needed = np.where(missed, MAX_CLICKS, good.argmax(axis=-1, keepdims=True) + 1)
         return np.concatenate([scores, needed, missed], axis=-1).mean(axis=0)
 
     table = np.mean([np.mean([columns(scores) for scores in labels], axis=0) for labels in cases], axis=0)

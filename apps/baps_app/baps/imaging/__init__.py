@@ -1,1 +1,1 @@
-"""Volumes in memory, the square canvas that a black box sees, intensity windows and metrics."""
+"""Represent images in memory: volumes, label maps, the canvas that a black box sees, intensity windows and metrics."""

@@ -1,4 +1,4 @@
-"""Segments of an image in memory: integers, in more than one layer where segments overlap."""
+"""Hold the segments of an image in memory: integers, in more than one layer where segments overlap."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from baps.utils.limits import check_size
 
-_MOST_COUNTED = 1 << 16
-"""Values up to this are found by counting, which is faster than sorting."""
+_MAX_COUNTED = 1 << 16
+"""Values below this are found by counting, which is faster than sorting."""
 
-_LOOKED_AT = 1 << 22
-"""Voxels in one go."""
+_CHUNK_VOXELS = 1 << 22
+"""Voxels that are compared at once."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class LabelMap:
     """Segments of an image. Nearly every label map has one layer.
 
     Attributes:
-        layers: (I, J, K) integers each, in the voxel order of the image. A value means the same segment in every layer;
-            0 means nothing.
-        names: of the segments by value, where the file says them.
-        renumbered: whether the values are not those of the file, because it uses one value for several segments.
+        layers: integers in the voxel order of the image, (I, J, K) each. A value means the same segment in every layer;
+            0 is background.
+        names: names of the segments by value, where the file has them.
+        renumbered: whether the values differ from those of the file, because it uses one value for several segments.
     """
 
     layers: tuple[NDArray[np.integer[Any]], ...]
@@ -34,31 +34,44 @@ class LabelMap:
     renumbered: bool = False
 
     @classmethod
-    def of_masks(
+    def from_masks(
         cls, masks: Iterable[tuple[int, NDArray[np.bool_]]], names: Mapping[int, str] | None = None
     ) -> LabelMap:
-        """Put masks into layers, each into the first in which it overlaps with no other.
+        """Put masks into layers, each mask into the first layer in which it overlaps no other.
 
         Args:
-            masks: values other than 0, and where they are, (I, J, K).
-            names: by value.
+            masks: value other than 0 and mask (I, J, K) of each segment.
+            names: names of the segments by value.
+
+        Returns:
+            The label map.
 
         Raises:
-            InputError: if the layers take more memory than is allowed.
+            InputError: if the layers take more memory than the limit.
         """
         return cls((), names or {})._with(masks, names or {})
 
     def with_masks(self, masks: Mapping[int, NDArray[np.bool_]], names: Mapping[int, str]) -> LabelMap:
-        """Return the label map with segments added, in layers of their own where they overlap.
+        """Add segments, in layers of their own where they overlap others.
 
         Args:
-            masks: by values that it does not hold yet, (I, J, K).
-            names: of all segments, by value.
+            masks: masks (I, J, K) by value. The values must be new to this label map.
+            names: names of all segments by value.
+
+        Returns:
+            A new label map.
         """
         return self._with(masks.items(), names)
 
     def without(self, value: int) -> LabelMap:
-        """Return the label map without one segment."""
+        """Remove one segment.
+
+        Args:
+            value: value of the segment.
+
+        Returns:
+            A new label map.
+        """
         layers = [np.where(layer == value, 0, layer) if (layer == value).any() else layer for layer in self.layers]
         names = {number: name for number, name in self.names.items() if number != value}
         return LabelMap(tuple(layers), names, self.renumbered)
@@ -66,79 +79,101 @@ class LabelMap:
     def _with(self, masks: Iterable[tuple[int, NDArray[np.bool_]]], names: Mapping[int, str]) -> LabelMap:
         layers, shared = list(self.layers), set(range(len(self.layers)))
         for value, mask in masks:
-            place = _first_free(layers, mask)
-            if place == len(layers):
-                check_size("The label", (place + 1, *mask.shape), 1)
+            n = _first_free_layer(layers, mask)
+            if n == len(layers):
+                check_size("The label", (n + 1, *mask.shape), 1)
                 layers.append(np.zeros(mask.shape, np.uint8))
-            fits = np.can_cast(np.min_scalar_type(value), layers[place].dtype)
-            layers[place] = layers[place].astype(layers[place].dtype if fits else np.int32, copy=place in shared)
-            shared.discard(place)
-            layers[place][mask] = value
+            fits = np.can_cast(np.min_scalar_type(value), layers[n].dtype)
+            layers[n] = layers[n].astype(layers[n].dtype if fits else np.int32, copy=n in shared)
+            shared.discard(n)
+            layers[n][mask] = value
         return LabelMap(tuple(layers), dict(names))
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Voxels along I, J, K."""
+        """Numbers of voxels along I, J, K."""
         i, j, k = self.layers[0].shape
         return i, j, k
 
     def mask(self, value: int) -> NDArray[np.bool_]:
-        """Return where one segment is, (I, J, K)."""
+        """Return the mask of one segment.
+
+        Args:
+            value: value of the segment.
+
+        Returns:
+            The mask, (I, J, K).
+        """
         mask: NDArray[np.bool_] = self.layers[0] == value
         for layer in self.layers[1:]:
             mask |= layer == value
         return mask
 
-    def marked(self) -> NDArray[np.bool_]:
-        """Return where any segment is, (I, J, K)."""
+    def foreground(self) -> NDArray[np.bool_]:
+        """Return the mask of all segments together.
+
+        Returns:
+            The mask, (I, J, K).
+        """
         mask: NDArray[np.bool_] = self.layers[0] != 0
         for layer in self.layers[1:]:
             mask |= layer != 0
         return mask
 
     def values(self) -> list[int]:
-        """Return the values other than 0 that occur, in ascending order."""
-        return sorted({value for layer in self.layers for value in values_of(layer)} - {0})
+        """List the values other than 0 that occur.
 
-    def slices(self) -> dict[int, list[int]]:
-        """Return the slices across K on which each value other than 0 occurs, found in one pass."""
-        found: dict[int, set[int]] = {}
+        Returns:
+            The values, in ascending order.
+        """
+        return sorted({value for layer in self.layers for value in unique_values(layer)} - {0})
+
+    def slices_by_value(self) -> dict[int, list[int]]:
+        """List the slices along K on which each segment occurs, in one pass.
+
+        Returns:
+            Slice indices in ascending order, by value.
+        """
+        slices: dict[int, set[int]] = {}
         for layer in self.layers:
             for k in range(layer.shape[2]):
-                for value in values_of(layer[:, :, k : k + 1]) - {0}:
-                    found.setdefault(value, set()).add(k)
-        return {value: sorted(found[value]) for value in sorted(found)}
+                for value in unique_values(layer[:, :, k : k + 1]) - {0}:
+                    slices.setdefault(value, set()).add(k)
+        return {value: sorted(slices[value]) for value in sorted(slices)}
 
-    def filled(self, other: LabelMap, numbers: Mapping[int, int], names: Mapping[int, str]) -> LabelMap:
-        """Return the label map with segments of another one where it marks nothing, in one pass.
+    def filled_from(self, other: LabelMap, numbers: Mapping[int, int], names: Mapping[int, str]) -> LabelMap:
+        """Add the segments of another label map where this one is background, in one pass.
 
         Args:
-            other: of the same shape. Its layers stay layers.
-            numbers: by value of ``other`` the value that a segment gets.
-            names: of all segments, by value.
+            other: label map of the same shape. Its layers stay separate layers.
+            numbers: new value of each segment by its value in ``other``.
+            names: names of all segments by new value.
+
+        Returns:
+            A new label map.
         """
-        free, largest = ~self.marked(), max(numbers.values(), default=0)
+        free, largest = ~self.foreground(), max(numbers.values(), default=0)
         layers = list(self.layers)
-        for n, theirs in enumerate(other.layers):
-            taken = _renumbered(theirs, numbers)
-            taken[~free] = 0
-            if not taken.any():
+        for n, layer in enumerate(other.layers):
+            added = _renumbered(layer, numbers)
+            added[~free] = 0
+            if not added.any():
                 continue
             if n >= len(layers):
                 check_size("The label", (len(layers) + 1, *self.shape), 1)
-                layers.append(taken)
+                layers.append(added)
                 continue
             fits = np.can_cast(np.min_scalar_type(largest), layers[n].dtype)
-            layers[n] = np.where(taken != 0, taken, layers[n].astype(layers[n].dtype if fits else np.int32))
+            layers[n] = np.where(added != 0, added, layers[n].astype(layers[n].dtype if fits else np.int32))
         return LabelMap(tuple(layers), dict(names))
 
 
-def _first_free(layers: Sequence[NDArray[np.integer[Any]]], mask: NDArray[np.bool_]) -> int:
-    """The place of the first layer that marks nothing of a mask, or the number of layers.
+def _first_free_layer(layers: Sequence[NDArray[np.integer[Any]]], mask: NDArray[np.bool_]) -> int:
+    """Return the index of the first layer that overlaps no voxel of a mask, or the number of layers.
 
-    Layers are left as soon as they mark some of it: else hundreds that overlap are compared whole, each with all.
+    A layer is dropped at its first overlap. Otherwise hundreds of overlapping layers would be compared in full.
     """
-    free, step = list(range(len(layers))), max(1, _LOOKED_AT // max(1, mask.shape[0] * mask.shape[1]))
+    free, step = list(range(len(layers))), max(1, _CHUNK_VOXELS // max(1, mask.shape[0] * mask.shape[1]))
     for k in range(0, mask.shape[2] if free else 0, step):
         i, j, at = np.nonzero(mask[:, :, k : k + step])
         if i.size:
@@ -147,22 +182,24 @@ def _first_free(layers: Sequence[NDArray[np.integer[Any]]], mask: NDArray[np.boo
 
 
 def _renumbered(voxels: NDArray[np.integer[Any]], numbers: Mapping[int, int]) -> NDArray[np.integer[Any]]:
-    """(I, J, K) integers with other values; those without one become 0."""
-    kind = np.uint8 if max(numbers.values(), default=0) <= 255 else np.int32
-    found: NDArray[np.integer[Any]] = np.zeros(voxels.shape, kind)
-    present = np.array([0, *sorted(value for value in values_of(voxels) if value > 0)])
-    new, places = np.array([numbers.get(int(value), 0) for value in present], kind), _index_by(present, voxels)
+    """Replace the values of a layer (I, J, K); values without a replacement become 0."""
+    dtype = np.uint8 if max(numbers.values(), default=0) <= 255 else np.int32
+    result: NDArray[np.integer[Any]] = np.zeros(voxels.shape, dtype)
+    present = np.array([0, *sorted(value for value in unique_values(voxels) if value > 0)])
+    new, ranks = np.array([numbers.get(int(value), 0) for value in present], dtype), _rank_lookup(present, voxels)
     for k in range(voxels.shape[2]):
-        found[:, :, k] = new[places(k)].reshape(voxels.shape[:2], order="F")
-    return found
+        result[:, :, k] = new[ranks(k)].reshape(voxels.shape[:2], order="F")
+    return result
 
 
 @dataclass(frozen=True)
 class Overlaps:
-    """How pairs of segments of two label maps lie to each other, slice by slice.
+    """Voxel counts of pairs of segments of two label maps, by slice.
 
     Attributes:
-        old, new, both: voxels of the old segment, of the new one, and of both; (K, pairs).
+        old: voxels of the old segment, (K, pairs).
+        new: voxels of the new segment, (K, pairs).
+        both: voxels that belong to both, (K, pairs).
     """
 
     old: NDArray[np.int64]
@@ -170,23 +207,27 @@ class Overlaps:
     both: NDArray[np.int64]
 
     @classmethod
-    def of(cls, old: LabelMap, new: LabelMap, pairs: Sequence[tuple[int, int]]) -> Overlaps:
-        """Count them in one pass over each pair of layers.
+    def count(cls, old: LabelMap, new: LabelMap, pairs: Sequence[tuple[int, int]]) -> Overlaps:
+        """Count the voxels in one pass over each pair of layers.
 
         Args:
-            old, new: of the same shape; a value lies in one layer of each.
-            pairs: a value of the old one and one of the new one; 0 for a segment that one of them has not.
+            old: old label map, in which no value lies in two layers.
+            new: new label map of the same shape, likewise.
+            pairs: value in the old label map and value in the new one; 0 for a segment that one of them does not have.
+
+        Returns:
+            The counts.
         """
         depth = old.shape[2]
         old_values, new_values = (np.array([0, *(v for v in one.values() if v > 0)]) for one in (old, new))
         counts = np.zeros((3, depth, len(pairs)), np.int64)
         if not pairs:
             return cls(*counts)
-        rows = _places(old_values, [one for one, _ in pairs])
-        columns = _places(new_values, [other for _, other in pairs])
+        rows = _ranks(old_values, [one for one, _ in pairs])
+        columns = _ranks(new_values, [other for _, other in pairs])
         size = len(old_values), len(new_values)
-        old_planes = [_index_by(old_values, layer) for layer in old.layers]
-        new_planes = [_index_by(new_values, layer) for layer in new.layers]
+        old_planes = [_rank_lookup(old_values, layer) for layer in old.layers]
+        new_planes = [_rank_lookup(new_values, layer) for layer in new.layers]
         for k in range(depth):
             olds, news = [plane(k) for plane in old_planes], [plane(k) for plane in new_planes]
             both = np.zeros(size[0] * size[1], np.int64)
@@ -205,30 +246,37 @@ class Overlaps:
         return cls(*counts)
 
 
-def _index_by(values: NDArray[np.int64], layer: NDArray[np.integer[Any]]) -> Callable[[int], NDArray[np.int64]]:
-    """Return what gives, of a slice across K, each voxel's place among sorted values; 0 for those up to 0."""
+def _rank_lookup(values: NDArray[np.int64], layer: NDArray[np.integer[Any]]) -> Callable[[int], NDArray[np.int64]]:
+    """Return a function that gives the rank of each voxel of one slice among sorted values; 0 for values up to 0."""
     largest = int(layer.max(initial=0))
-    if int(layer.min(initial=0)) < 0 or largest >= _MOST_COUNTED:
+    if int(layer.min(initial=0)) < 0 or largest >= _MAX_COUNTED:
         return lambda k: np.searchsorted(values, layer[:, :, k].ravel("F"))
-    places = np.zeros(largest + 1, np.int64)
+    ranks = np.zeros(largest + 1, np.int64)
     known = values[values <= largest]
-    places[known] = np.arange(len(known))
-    return lambda k: places[layer[:, :, k].ravel("F")]
+    ranks[known] = np.arange(len(known))
+    return lambda k: ranks[layer[:, :, k].ravel("F")]
 
 
-def _places(values: NDArray[np.int64], wanted: Sequence[int]) -> NDArray[np.int64]:
-    """The places of values among others; 0 for those that are not there."""
-    found = np.minimum(np.searchsorted(values, wanted), len(values) - 1)
-    return np.where(values[found] == np.array(wanted), found, 0)
+def _ranks(values: NDArray[np.int64], wanted: Sequence[int]) -> NDArray[np.int64]:
+    """Return the ranks of values among sorted ones; 0 for those that are missing."""
+    ranks = np.minimum(np.searchsorted(values, wanted), len(values) - 1)
+    return np.where(values[ranks] == np.array(wanted), ranks, 0)
 
 
-def values_of(voxels: NDArray[np.integer[Any]]) -> set[int]:
-    """Return the different values of (I, J, K) integers."""
-    found: set[int] = set()
-    for k in range(voxels.shape[2]):  # Slice by slice: counting takes room for eight bytes a voxel.
+def unique_values(voxels: NDArray[np.integer[Any]]) -> set[int]:
+    """Return the different values of a layer.
+
+    Args:
+        voxels: integers, (I, J, K).
+
+    Returns:
+        The values, 0 included where it occurs.
+    """
+    values: set[int] = set()
+    for k in range(voxels.shape[2]):  # Slice by slice, because counting needs eight bytes per voxel.
         plane = voxels[:, :, k]
-        if plane.min() < 0 or plane.max() >= _MOST_COUNTED:
-            found.update(np.unique(plane).tolist())
+        if plane.min() < 0 or plane.max() >= _MAX_COUNTED:
+            values.update(np.unique(plane).tolist())
         else:
-            found.update(np.flatnonzero(np.bincount(plane.ravel("K"))).tolist())
-    return found
+            values.update(np.flatnonzero(np.bincount(plane.ravel("K"))).tolist())
+    return values

@@ -1,4 +1,4 @@
-"""How well a mask fits."""
+"""Measure how well a mask fits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def dice(mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
-    """Dice coefficient of two masks of the same shape, 0 to 1; two empty masks agree (1)."""
-    total = int(mask.sum()) + int(truth.sum())
-    return 2.0 * int((mask & truth).sum()) / total if total else 1.0
+def dice(mask: NDArray[np.bool_], target: NDArray[np.bool_]) -> float:
+    """Return the Dice coefficient of two masks.
+
+    Args:
+        mask: predicted mask, of any shape.
+        target: true mask, of the same shape.
+
+    Returns:
+        The coefficient, 0 to 1. Two empty masks agree (1).
+    """
+    total = int(mask.sum()) + int(target.sum())
+    return 2.0 * int((mask & target).sum()) / total if total else 1.0

@@ -1,4 +1,4 @@
-"""A volume in memory: voxels, and where they lie in the patient."""
+"""Hold a volume in memory: its voxels and their position in the patient."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-_SAME_PLACE = 0.1
-"""Two volumes lie at the same place if no voxel is further off, in voxels; files keep geometry in single precision."""
+_GEOMETRY_TOLERANCE = 0.1
+"""Largest distance, in voxels, at which two volumes share a geometry. Files store geometry in single precision."""
 
 
 @dataclass(frozen=True)
 class Volume:
-    """A three-dimensional image; a picture is one of a single slice.
+    """A three-dimensional image. A picture is a volume of a single slice.
 
     Attributes:
-        voxels: (I, J, K) grey values of any numeric type, or (I, J, K, 3) uint8 colour (red, green, blue); in the order
-            of the file, as the viewers index it.
-        affine: (4, 4), voxel index to patient position, mm, RAS.
-        notes: sentences on what the file does not say, or what was changed to show it.
+        voxels: grey values of any numeric type, (I, J, K), or colour (red, green, blue), (I, J, K, 3) uint8; in the
+            order of the file, as viewers index it.
+        affine: voxel index to patient position in mm (RAS), (4, 4).
+        notes: sentences for the user on what the file does not say, or what was changed to show it.
     """
 
     voxels: NDArray[np.generic]
@@ -28,7 +28,7 @@ class Volume:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Voxels along I, J, K."""
+        """Numbers of voxels along I, J, K."""
         i, j, k = self.voxels.shape[:3]
         return i, j, k
 
@@ -45,18 +45,28 @@ class Volume:
 
     @property
     def slice_normal(self) -> NDArray[np.float64]:
-        """Unit vector across the slices in the direction of K, (3,), RAS; on a tilted gantry it is not that of K."""
+        """Unit vector perpendicular to the slices, towards increasing K, (3,) RAS.
+
+        With a tilted gantry it differs from the direction of K.
+        """
         normal = np.cross(self.affine[:3, 0], self.affine[:3, 1])
         return np.asarray(normal * np.sign(normal @ self.affine[:3, 2]) / np.linalg.norm(normal))
 
     def same_geometry(self, other: Volume) -> bool:
-        """Whether both have the same shape, and each voxel lies where that of the other does, within a tenth of one.
+        """Return whether both volumes have the same shape and each voxel the same position, within a tenth of a voxel.
 
-        That holds of all voxels if it holds of those in the eight corners. How thick a single slice is does not count.
+        The eight corners are compared, which holds for all voxels between them. The thickness of a single slice is
+        ignored.
+
+        Args:
+            other: the other volume.
+
+        Returns:
+            True if the geometries agree.
         """
         if self.shape != other.shape:
             return False
         corners = np.stack(np.meshgrid(*[(0, size - 1) for size in self.shape], indexing="ij")).reshape(3, -1)
-        there = other.affine @ np.vstack([corners, np.ones(corners.shape[1])])
-        off = np.linalg.solve(self.affine, there)[:3] - corners
-        return bool((np.abs(off) < _SAME_PLACE).all())
+        positions = other.affine @ np.vstack([corners, np.ones(corners.shape[1])])
+        offsets = np.linalg.solve(self.affine, positions)[:3] - corners
+        return bool((np.abs(offsets) < _GEOMETRY_TOLERANCE).all())

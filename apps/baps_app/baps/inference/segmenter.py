@@ -116,7 +116,7 @@ class Segmenter:
             volume = read_volume(path)
             return volume, choose_window(volume)
 
-        return self._cache.get(("volume", identity), read)[0]
+        return self._cache.get_or_compute(("volume", identity), read)[0]
 
     def segment(
         self,
@@ -151,7 +151,7 @@ class Segmenter:
         with self.looking_ahead.answering():
             begun = time.perf_counter()
             shown = show(plane)
-            drawn = prompt.mapped(shown.canvas.place)
+            drawn = prompt.mapped(shown.canvas.to_canvas)
             kept: list[bool] = []
 
             def ask(one: Adapter | None) -> NDArray[np.float32]:
@@ -202,10 +202,14 @@ class Segmenter:
 
         def seen(index: int) -> NDArray[np.uint8]:
             # Where the click lies is no matter: only adapters are used here whose change does not depend on it.
-            return adapter.change(pixels(index)[None], [Prompt(((0.0, 0.0),))])[0] if adapter else pixels(index)
+            return (
+                adapter.change(adapter.crop(pixels(index)[None], [Prompt(((0.0, 0.0),))]))[0]
+                if adapter
+                else pixels(index)
+            )
 
         drawn = {index: canvas.draw(mask) > 0.5 for index, mask in masks.items()}
-        placed = {index: tuple(map(canvas.place, points)) for index, points in (background or {}).items()}
+        placed = {index: tuple(map(canvas.to_canvas, points)) for index, points in (background or {}).items()}
         carried = self.black_box.carry(seen, drawn, start, end, placed)
         while True:
             with self.looking_ahead.answering():
@@ -214,7 +218,7 @@ class Segmenter:
                 return
             if adapter and (answer > 0.5).any():  # A head asks for a click too.
                 click = Prompt((deepest(answer > 0.5),))
-                answer = adapter.refine(pixels(index)[None], [click], answer[None])[0]
+                answer = adapter.refine(adapter.crop(pixels(index)[None], [click]), answer[None])[0]
             yield index, canvas.restore(answer)
 
     def can_carry(self, label: str, adapted: bool = True) -> bool:
@@ -231,16 +235,16 @@ class Segmenter:
         if served is None:
             return None, None, None
         made = (*served, _identity(self.store.file(*served)))
-        return served, made, self._cache.get(("adapter", made), lambda: self.store.load(*served).adapter)[0]
+        return served, made, self._cache.get_or_compute(("adapter", made), lambda: self.store.load(*served).adapter)[0]
 
     def _show(self, path: Path, plane: Plane, label: str, adapted: bool, window: Window | None) -> _Shown:
         identity = _identity(path)  # Once: the file may be replaced meanwhile.
         volume, own_window = self._volume(path, identity)
-        check_size(f"A slice of {path.name}", plane.of(volume.voxels).shape[:2], _PIXEL_BYTES)
+        check_size(f"A slice of {path.name}", plane.extract(volume.voxels).shape[:2], _PIXEL_BYTES)
         window = window or own_window
         canvas = Canvas.fit(volume, plane, self.black_box.capabilities.input_side)
         place = (identity, plane, window)
-        pixels, _ = self._cache.get(("canvas", *place), lambda: canvas_image(volume, plane, canvas, window))
+        pixels, _ = self._cache.get_or_compute(("canvas", *place), lambda: canvas_image(volume, plane, canvas, window))
         adapted = adapted and plane.axis == SLICE_AXIS
         served, made, adapter = self._adapter(label) if adapted else (None, None, None)
         return _Shown(volume, window, canvas, pixels, served, adapter, ("encoding", *place), made)
@@ -250,7 +254,7 @@ class Segmenter:
 
         def keep(seen: Hashable, encode: Callable[[], Encoding]) -> Encoding:
             through = (shown.made, one is shown.adapter) if one else None  # The model as it is: one for all labels.
-            encoding, there = self._cache.get((*shown.key, through, seen), encode)
+            encoding, there = self._cache.get_or_compute((*shown.key, through, seen), encode)
             kept.append(there)
             return encoding
 
@@ -263,7 +267,7 @@ class Segmenter:
             shown = show(Plane(plane.axis, index))
             keep = self._keep(shown, shown.adapter, [])
             encode_cached(
-                self.black_box, shown.adapter, shown.pixels, prompt.mapped(shown.canvas.place), keep, ahead=True
+                self.black_box, shown.adapter, shown.pixels, prompt.mapped(shown.canvas.to_canvas), keep, ahead=True
             )
 
         near = [plane.index + step for far in range(1, self._ahead + 1) for step in (far, -far)]

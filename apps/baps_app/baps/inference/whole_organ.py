@@ -97,14 +97,14 @@ def segment_organ(
         return lambda index, last: next(carried)[1]
 
     def grey(index: int) -> NDArray[np.float32]:
-        levels = window.apply(Plane(SLICE_AXIS, index).of(volume.voxels))
+        levels = window.apply(Plane(SLICE_AXIS, index).extract(volume.voxels))
         return levels.mean(-1) if volume.colour else levels
 
     slices = Slices(clicks.first, clicks.last, grey, clicks.background)
     found = propagate(masks, by_own_memory if by_memory else by_prompts, slices, go_on, progress)
     mask = np.zeros(volume.shape, np.uint8, order="F")  # As files have it.
     for index, one in found.masks.items():
-        Plane(SLICE_AXIS, index).put(mask, one)
+        Plane(SLICE_AXIS, index).insert(mask, one)
     skipped = [index for index in clicks.prompts if index not in answers]
     return WholeOrgan(
         mask=mask,

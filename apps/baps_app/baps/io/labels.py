@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baps.errors import InputError
-from baps.imaging.label_map import LabelMap, values_of
+from baps.imaging.label_map import LabelMap, unique_values
 from baps.imaging.volume import Volume
 from baps.io.dicom.labels import MOST_SEGMENTS, find_label_object, read_label_object
 from baps.io.nifti import read_nifti, write_nifti
@@ -143,7 +143,7 @@ def write_label_map(stem: Path, labels: LabelMap, image: Volume) -> Path:
     }
     number = 0
     for layer, voxels in enumerate(labels.layers):
-        for value in sorted(values_of(voxels) - {0}):
+        for value in sorted(unique_values(voxels) - {0}):
             header[f"Segment{number}_ID"] = f"Segment_{number + 1}"
             header[f"Segment{number}_Name"] = labels.names.get(value, f"Segment_{number + 1}")
             header[f"Segment{number}_Layer"], header[f"Segment{number}_LabelValue"] = str(layer), str(value)
@@ -237,7 +237,7 @@ def _numbered(
     described = {(layer, value): called for layer, value, called in segments}
     if len(layers) == 1:
         return LabelMap(tuple(layers), {value: called for (_, value), called in described.items() if called})
-    present = [(n, value) for n, layer in enumerate(layers) for value in sorted(values_of(layer) - {0})]
+    present = [(n, value) for n, layer in enumerate(layers) for value in sorted(unique_values(layer) - {0})]
     if nameless := sorted({value for layer, value in present if (layer, value) not in described}):
         raise InputError(f"The label {name} has voxels of the values {nameless}, which no segment has. Save it again.")
     next_free = max((value for _, value in described), default=0) + 1
@@ -262,7 +262,7 @@ def _numbered(
 
 def _one_hot(channels: Sequence[NDArray[np.integer[Any]]], name: str) -> LabelMap:
     """One value a channel; see ``read_label_map`` for which channel is the background."""
-    values = set().union(*map(values_of, channels))
+    values = set().union(*map(unique_values, channels))
     if len(values - {0}) > 1:
         raise InputError(
             f"The label {name} has {len(channels)} channels of several values ({sorted(values)[:8]}): it holds colour, "
@@ -278,9 +278,9 @@ def _one_hot(channels: Sequence[NDArray[np.integer[Any]]], name: str) -> LabelMa
                 "not what the others leave free: which is the background is unclear. Save a labelmap."
             )
         notes.give(f"The first channel of {name} was taken as the background, the second as label 1.")
-        return LabelMap.of_masks(enumerate(marked[1:], start=1))
+        return LabelMap.from_masks(enumerate(marked[1:], start=1))
     notes.give(f"The channels of {name} have no background; the first was taken as label 1.")
-    return LabelMap.of_masks(enumerate(marked, start=1))
+    return LabelMap.from_masks(enumerate(marked, start=1))
 
 
 def _in_order_of(image: Volume, labels: Volume) -> Volume:

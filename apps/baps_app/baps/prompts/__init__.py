@@ -1,4 +1,4 @@
-"""What a person draws on an image: clicks, boxes and scribbles, and simulated ones."""
+"""Represent what a user draws on an image: clicks, boxes and scribbles, and simulate them."""
 
 from .prompt import Point, Prompt
 

@@ -1,4 +1,4 @@
-"""What a person says about an image: clicks and a box."""
+"""Represent clicks and a box on one image."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from baps.errors import InputError
 
 Point = tuple[float, float]
+"""(X, Y) in pixels; (0, 0) is the centre of the first pixel."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Prompt:
 
     Attributes:
         positive: clicks on the object, (X, Y) in pixels; (0, 0) is the centre of the first pixel.
-        negative: clicks beside it, likewise.
+        negative: clicks on the background, likewise.
         box: (X0, Y0, X1, Y1), the first and the last pixel that the object may touch, or None.
 
     Raises:
@@ -33,21 +34,30 @@ class Prompt:
         if self.box is not None and (self.box[2] < self.box[0] or self.box[3] < self.box[1]):
             raise InputError(f"The box {self.box} ends before it starts. Give it as x0, y0, x1, y1.")
 
-    def mapped(self, move: Callable[[Point], Point]) -> Prompt:
-        """Map every point, and the corners of the box, to another frame.
+    def mapped(self, transform: Callable[[Point], Point]) -> Prompt:
+        """Map every point, and the corners of the box, to another image.
 
         Args:
-            move: maps (X, Y) in pixels of this image to (X, Y) of another one. It may mirror or swap the axes.
+            transform: function that maps (X, Y) in pixels of this image to (X, Y) of the other one. It may mirror or
+                swap the axes.
 
         Returns:
             The same prompt in pixels of the other image.
         """
         box = self.box
         if box is not None:
-            (x0, y0), (x1, y1) = move(box[:2]), move(box[2:])
+            (x0, y0), (x1, y1) = transform(box[:2]), transform(box[2:])
             box = (min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
-        return Prompt(tuple(map(move, self.positive)), tuple(map(move, self.negative)), box)
+        return Prompt(tuple(map(transform, self.positive)), tuple(map(transform, self.negative)), box)
 
     def scaled(self, scale_x: float, scale_y: float) -> Prompt:
-        """The same prompt on the image resized by these factors, pixel centres kept."""
+        """Map the prompt to the resized image. The centres of pixels are kept.
+
+        Args:
+            scale_x: factor along X.
+            scale_y: factor along Y.
+
+        Returns:
+            The same prompt in pixels of the resized image.
+        """
         return self.mapped(lambda point: ((point[0] + 0.5) * scale_x - 0.5, (point[1] + 0.5) * scale_y - 0.5))

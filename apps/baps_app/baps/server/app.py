@@ -38,6 +38,7 @@ from baps.server.infer.whole_organ import WholeOrganInfer
 from baps.server.jobs import Jobs
 from baps.server.labels.retention import Retention
 from baps.server.log_redaction import redact_logs
+from baps.server.stock_server import check_stock_server
 from baps.server.strategies.disagreement import Disagreement
 from baps.server.strategies.first import First
 from baps.server.strategies.random import RandomStrategy
@@ -45,19 +46,17 @@ from baps.server.train.adaptation import AdaptationTrainer
 from baps.server.train.organs import OrgansTrainer
 from baps.site.audit import AuditFile
 from baps.site.pacs_credentials import read_pacs_credentials
-from baps.site.server_command import is_pacs
-from baps.site.settings import Settings, check_settings, read_settings
+from baps.site.settings import check_settings, read_settings
 from baps.training.settings import AdaptationSettings
-from baps.utils.limits import VARIABLE as SIZE_VARIABLE
+from baps.utils.limits import MAX_VOLUME_MB_VARIABLE
 
 if TYPE_CHECKING:
     from baps.fseft.predictor import OrganSegmenter
 
 logger = logging.getLogger(__name__)
 
-for chatty in ("monailabel.endpoints.activelearning", "dicomweb_client"):
-    logging.getLogger(chatty).setLevel(logging.WARNING)  # They log patients and studies.
-logging.getLogger("timeloop").addFilter(lambda record: record.levelno >= logging.WARNING)  # It sets its own level.
+_SESSION_SECONDS = 300.0
+"""Seconds between two removals of expired sessions."""
 
 
 class BapsApp(MONAILabelApp):
@@ -65,19 +64,21 @@ class BapsApp(MONAILabelApp):
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         redact_logs()
+        for chatty in ("monailabel.endpoints.activelearning", "dicomweb_client"):
+            logging.getLogger(chatty).setLevel(logging.WARNING)  # They log patients and studies.
         self.site = read_settings(conf or {})
         check_settings(self.site)
-        if os.environ.get("BAPS_SERVING") != "protected":
-            _check_unprotected(studies, self.site)
+        check_stock_server(studies, self.site)
         self.store, self.organ_store = AdapterStore(self.site.adapters), AdapterStore(self.site.adapters / "organs")
         self.jobs = Jobs()
         self._loading, self._loading_organs = threading.Lock(), threading.Lock()
         self._black_box: BlackBox | None = None
         self._segmenter: Segmenter | None = None
         self._organs: OrganSegmenter | None = None
+        self._closed = threading.Event()
         # The training process gets this from us: its threads must not spin while they wait for each other.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        os.environ[SIZE_VARIABLE] = str(self.site.max_volume_mb)
+        os.environ[MAX_VOLUME_MB_VARIABLE] = str(self.site.max_volume_mb)
         # Where dcmqi's programs lie, which MONAI Label would download otherwise.
         os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         super().__init__(
@@ -184,12 +185,27 @@ class BapsApp(MONAILabelApp):
             return self._organs
 
     def on_init_complete(self) -> None:
-        super().on_init_complete()
-        redact_logs()  # The host's clock has brought a log of its own.
-        # The first click must not wait for the model, nor the start of the server.
+        """Start the work beside the requests; MONAI Label's own method starts a clock and scoring, which are not used.
+
+        The model is loaded in a thread, so that neither the first click nor the start of the server waits for it.
+        """
         threading.Thread(target=self._load_first, name="load-model", daemon=True).start()
+        threading.Thread(target=self._remove_sessions, name="sessions", daemon=True).start()
         audit = AuditFile(self.site.audit_file, self.site.audit_max_mb, self.site.audit_keep)
-        Retention(self.datastore(), self.site, audit).start()
+        Retention(self.datastore(), self.site, audit, self._closed).start()
+
+    def close(self) -> None:
+        """End what ``on_init_complete`` began."""
+        self._closed.set()
+
+    def _remove_sessions(self) -> None:
+        while True:
+            try:
+                self.cleanup_sessions()
+            except OSError as error:
+                logger.warning("Expired sessions could not be removed (%s).", type(error).__name__)
+            if self._closed.wait(_SESSION_SECONDS):
+                return
 
     def _load_first(self) -> None:
         try:
@@ -203,7 +219,7 @@ class BapsApp(MONAILabelApp):
         return self._segmenter is not None
 
     def cleanup_sessions(self) -> None:
-        """Remove the sessions that have expired; the host calls it at the start and every five minutes."""
+        """Remove the sessions that have expired."""
         if self._sessions is not None:
             remove_expired(self._sessions)
 
@@ -229,26 +245,3 @@ class BapsApp(MONAILabelApp):
         return baps.server.labels.save_labels.save_shown(
             self.datastore(), self.site.labels, image_id, image, organ, mask, slices, model, author, confirms
         )
-
-
-def _check_unprotected(studies: str, site: Settings) -> None:
-    """Say that MONAI Label's stock server protects nothing, and refuse what must not be left to it.
-
-    Raises:
-        InputError: if users are named, whom it would not ask for, or the studies lie on a PACS.
-    """
-    if site.closed:
-        raise InputError(
-            "Users are named, but MONAI Label's stock server lets everybody in. Start it with `make serve`, or with "
-            "--uvicorn_app baps.server.asgi:app."
-        )
-    if is_pacs(studies) and not site.allow_unprotected:
-        raise InputError(
-            "MONAI Label's stock server would open the PACS to everybody who reaches it. Start it with `make serve "
-            "STUDIES=...`, or say that you want that: --conf allow_unprotected yes."
-        )
-    logger.warning(
-        "This server is UNPROTECTED: it is MONAI Label's stock server, which lets everybody in, takes paths from "
-        "requests unchecked and answers one request at a time. Start it with `make serve STUDIES=...` on any machine "
-        "that others can reach."
-    )

@@ -12,7 +12,7 @@ from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoun
 from starlette.exceptions import HTTPException
 
 from baps.errors import InputError, NotFoundError, StorageError
-from baps.utils.redaction import without_paths
+from baps.utils.redaction import shorten_paths
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """A disk that is full, a quota that is used up, a disk that is read only."""
@@ -28,7 +28,7 @@ async def handle_domain_error(_: Request, error: Exception) -> JSONResponse:
         code = 507
     else:
         code = 503
-    return _reply(without_paths(getattr(error, "msg", None) or str(error)), code)
+    return _reply(shorten_paths(getattr(error, "msg", None) or str(error)), code)
 
 
 async def handle_os_error(_: Request, error: Exception) -> JSONResponse:

@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from baps.errors import NotFoundError
-from baps.utils.turns import long_answer
+from baps.utils.priority_lock import low_priority
 
 _asker: ContextVar[tuple[Callable[[], bool] | None, str]] = ContextVar("asker", default=(None, ""))
 
@@ -89,7 +89,7 @@ class Jobs:
         with self._lock:
             self._running[job.id] = job
         try:
-            with long_answer():
+            with low_priority():
                 yield job
         finally:
             with self._lock:

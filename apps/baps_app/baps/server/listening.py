@@ -25,7 +25,7 @@ def parse_bind_host(words: Sequence[str]) -> str:
     return "0.0.0.0" if "start_server" in words else "127.0.0.1"  # noqa: S104 (what MONAI Label takes)
 
 
-def say_what_a_proxy_does(host: str) -> None:
+def warn_without_proxy(host: str) -> None:
     """Log what this server cannot do alone, if other machines reach it."""
     if not is_loopback(host):
         logger.warning(

@@ -14,7 +14,7 @@ import traceback
 from types import TracebackType
 
 from baps.utils.printable import printable
-from baps.utils.redaction import without_names
+from baps.utils.redaction import redact_identifiers
 
 _CAREFUL = re.compile(r"(baps|main|task_train)(\.|$)|uvicorn\.error$")
 """Loggers of ours, that of what a training printed (which went through here before), and that of starts and stops."""
@@ -31,7 +31,7 @@ class _Discreet(logging.Filter):
             client, method, path, version, status = record.args
             record.args = client, method, f"/{str(path).split('?')[0].split('/')[1]}", version, status
         elif _CAREFUL.match(record.name):
-            said = without_names(record.getMessage())
+            said = redact_identifiers(record.getMessage())
             record.msg, record.args = "\n".join(map(printable, said.split("\n"))), None
         elif record.levelno < logging.WARNING:
             return False

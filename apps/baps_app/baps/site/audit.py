@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from baps.errors import BapsError
-from baps.utils.atomic_write import to_disk
+from baps.utils.atomic_write import flush_to_disk
 
 _CHAINED = re.compile(rb'(\{.*, "n": (\d+)), "chain": "([0-9a-f]{64})"\}')
 _BLOCK = 1 << 16
@@ -136,7 +136,7 @@ class AuditFile:
         """
         with self._locked():
             if self.file.exists():
-                to_disk(self.file)
+                flush_to_disk(self.file)
 
     @contextmanager
     def opened(self) -> Iterator[tuple[list[tuple[BinaryIO, int]], Head | None]]:
@@ -217,11 +217,11 @@ class AuditFile:
         Returns:
             The last line that was removed now or earlier, and how many were removed now.
         """
-        to_disk(self.file)
+        flush_to_disk(self.file)
         full = self._files()[:-1]
         number = int(full[-1].suffix[1:]) + 1 if full else 1
         self.file.rename(self.file.with_name(f"{self.file.name}.{number:04d}"))
-        to_disk(self.file.parent)
+        flush_to_disk(self.file.parent)
         gone = self._files()[: -self._keep] if self._keep else []
         before = removed
         for file in gone:

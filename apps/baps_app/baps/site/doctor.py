@@ -499,15 +499,17 @@ class _Unserved:
 
 def _unserved(images: Path) -> _Unserved:
     """Search the first folders below the folder of images for images that are not served."""
-    from baps.annotations.label_files import USED
+    from baps.annotations.history import FOLDER
+    from baps.annotations.label_files import LABEL_FOLDERS
     from baps.io import IMAGE_SUFFIXES, is_dicom_folder, list_images
 
     served = {path.name for path in list_images(images)}
     unserved = _Unserved(loose=not served and is_dicom_folder(images))
+    labels = (*LABEL_FOLDERS, FOLDER)
     for place, folders, files in islice(os.walk(images), _FOLDERS):
-        top = Path(place) == images
-        folders[:] = [name for name in folders if not (name.startswith(".") or (top and name in {*served, *USED}))]
-        if top:
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in labels]
+        if Path(place) == images:
+            folders[:] = [name for name in folders if name not in served]
             continue
         if is_dicom_folder(Path(place)):
             unserved.series += 1

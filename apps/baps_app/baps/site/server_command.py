@@ -149,8 +149,8 @@ def check_listening(host: str, closed: bool) -> None:
     if not closed and not is_loopback(host):
         raise InputError(
             f"The server would listen on {url_host(host) or 'every address'}, which other machines can reach, and let "
-            "anyone in. Name its users: baps users add NAME --role annotator --file users.json, then --users users.json (with "
-            "make: USERS=users.json), or an OpenID provider (--openid). Or listen on 127.0.0.1."
+            "anyone in. Name its users: baps users add NAME --role annotator --file users.json, then --users "
+            "users.json (with make: USERS=users.json), or an OpenID provider (--openid). Or listen on 127.0.0.1."
         )
 
 

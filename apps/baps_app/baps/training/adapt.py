@@ -247,7 +247,7 @@ def adapt(
         "fingerprint": plan.fingerprint,
         "seen_patients": sorted({*map(patient_hash, split.training), *trained_on}),
         "check": "held back" if split.held_back else "leave some out" if split.folds else "none, one patient only",
-        "windows": [window.record() for window in sorted(windows, key=lambda w: (w.low, w.high, w.source))],
+        "windows": [window.to_dict() for window in sorted(windows, key=lambda w: (w.low, w.high, w.source))],
         **checked.record(),
         "curve": [[point.images, round(point.dice, 4)] for point in curve],
         "black_box_images": query_log.images,

@@ -12,7 +12,7 @@ from baps.adapters.visual_prompt import Encoder, to_tensor
 from baps.adapters.zoom import crop, crop_for_prompt, move
 from baps.evaluation.slices import AnySlice
 from baps.prompts import Prompt
-from baps.prompts.simulated import draw_corrected, draw_prompt
+from baps.prompts.simulated import draw_corrected_prompt, draw_prompt
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Batches:
 
     def draw(self, rows: Sequence[int], kind: str, corrected: float, random: np.random.Generator) -> Batch:
         """A batch with new prompts of a kind, a share of them ``corrected``."""
-        ways = [draw_corrected if random.random() < corrected else draw_prompt for _ in rows]
+        ways = [draw_corrected_prompt if random.random() < corrected else draw_prompt for _ in rows]
         return self.of(rows, [way(self.slices[row].truth, kind, random) for way, row in zip(ways, rows, strict=True)])
 
     def of(self, rows: Sequence[int], prompts: Sequence[Prompt]) -> Batch:

@@ -1,1 +1,1 @@
-"""Small tools that know nothing of images: atomic writes, caches, locks, limits."""
+"""Provide helpers that know nothing about images: atomic writes, a cache, locks, limits, redaction."""

@@ -1,4 +1,4 @@
-"""A file that is replaced when the new one is whole: a reader sees the old or the new one, never a part."""
+"""Replace a file atomically: a reader sees the old file or the new one, never a part of it."""
 
 from __future__ import annotations
 
@@ -9,42 +9,49 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PARTIAL = ".partial-"
-"""What the name of a file begins with until it is whole."""
+"""Prefix of the hidden file that is being written."""
 
 
 @contextmanager
 def atomic_write(target: Path, suffix: str = "", mode: int = 0o666) -> Iterator[Path]:
-    """A path beside the target to write to; it becomes the target when all went well, and is gone when not.
+    """Write to a hidden file beside the target, and move it to the target when the block succeeds.
 
-    Its name is hidden, and nobody else's: of two who write at once, the last one's file is kept, whole. What became the
-    target is on the disk, and outlasts a power cut.
+    If the block fails, the hidden file is deleted and the target stays as it was. Its name is random, so concurrent
+    writers do not share it: the last one to finish wins, with a complete file. The new target is flushed to the disk,
+    so it survives a power cut.
 
     Args:
-        target: the file, which need not be there; its folder must.
-        suffix: what the path ends in, where a library tells the format by it.
-        mode: who may read and write the file, but for those whom the umask keeps out.
+        target: path of the file. The file may be missing; its folder must exist.
+        suffix: suffix of the hidden file, for libraries that derive the format from it.
+        mode: permissions of the file, before the umask is applied.
+
+    Yields:
+        Path of the hidden file, which is empty.
 
     Raises:
-        OSError: if the folder cannot be written to, say; the target is as it was.
+        OSError: if the folder or the file cannot be written to. The target stays as it was.
     """
     partial = target.parent / f"{PARTIAL}{secrets.token_hex(8)}{suffix}"
     os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode))
     try:
         yield partial
-        to_disk(partial)
+        flush_to_disk(partial)
         os.replace(partial, target)
-        to_disk(target.parent)
+        flush_to_disk(target.parent)
     except BaseException:
-        with suppress(OSError):  # The first error says more.
+        with suppress(OSError):  # The original error is more useful.
             partial.unlink()
         raise
 
 
-def to_disk(path: Path) -> None:
-    """Wait until the disk has a file, or the names in a folder.
+def flush_to_disk(path: Path) -> None:
+    """Wait until a file, or the list of names in a folder, is stored on the disk.
+
+    Args:
+        path: path of the file or the folder.
 
     Raises:
-        OSError: if it cannot take them.
+        OSError: if the disk cannot store it.
     """
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -1,67 +1,69 @@
-"""A cache that never grows beyond its bound, shared by all users and volumes."""
+"""Cache computed values up to a bound in bytes, shared by all users and volumes."""
 
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, TypeVar
+
+from cachetools import LRUCache
 
 Value = TypeVar("Value")
 
 
 class Cache:
-    """Least recently used goes first.
+    """Thread-safe cache that drops the least recently used values first.
 
-    Thread-safe. What is made for a key is made outside the lock, by the first who asks; others wait for it.
+    A value is computed outside the lock, by the first thread that wants it; other threads wait for that result.
 
     Args:
-        most_bytes: bound on the sum of the sizes.
-        size: of a value, bytes.
+        max_bytes: bound on the sum of the sizes.
+        sizeof: function that returns the size of a value in bytes.
     """
 
-    def __init__(self, most_bytes: int, size: Callable[[Any], int]) -> None:
-        self._most, self._size = most_bytes, size
-        self._entries: OrderedDict[Hashable, Any] = OrderedDict()
-        self._making: dict[Hashable, Future[Any]] = {}
-        self._bytes = 0
+    def __init__(self, max_bytes: int, sizeof: Callable[[Any], int]) -> None:
+        self._values: LRUCache[Hashable, Any] = LRUCache(max_bytes, getsizeof=sizeof)
+        self._pending: dict[Hashable, Future[Any]] = {}
         self._lock = threading.Lock()
 
     @property
     def nbytes(self) -> int:
-        """What is held now."""
-        return self._bytes
+        """Sum of the sizes of the cached values, in bytes."""
+        return int(self._values.currsize)
 
-    def get(self, key: Hashable, make: Callable[[], Value]) -> tuple[Value, bool]:
-        """The value of a key, made if it is not there, and whether it was there or somebody else made it.
+    def get_or_compute(self, key: Hashable, compute: Callable[[], Value]) -> tuple[Value, bool]:
+        """Return the value of a key, and compute it first if it is not cached.
 
-        A value larger than the bound is returned and not kept.
+        Args:
+            key: key of the value.
+            compute: function that returns the value. A value that is larger than the bound is not kept.
+
+        Returns:
+            The value, and whether this call was spared from computing it.
+
+        Raises:
+            BaseException: what ``compute`` raised, here or in the thread that this call waited for.
         """
         with self._lock:
-            if key in self._entries:
-                self._entries.move_to_end(key)
-                return self._entries[key], True
-            others = self._making.get(key)
-            if others is None:
-                mine = self._making[key] = Future()
-        if others is not None:
-            return others.result(), True
+            if key in self._values:
+                return self._values[key], True
+            pending = self._pending.get(key)
+            if pending is None:
+                future = self._pending[key] = Future()
+        if pending is not None:
+            return pending.result(), True
         try:
-            value = make()
+            value = compute()
         except BaseException as error:
             with self._lock:
-                del self._making[key]
-            mine.set_exception(error)
+                del self._pending[key]
+            future.set_exception(error)
             raise
         with self._lock:
-            del self._making[key]
-            size = self._size(value)
-            if size <= self._most:
-                self._entries[key] = value
-                self._bytes += size
-                while self._bytes > self._most:
-                    _, gone = self._entries.popitem(last=False)
-                    self._bytes -= self._size(gone)
-        mine.set_result(value)
+            del self._pending[key]
+            with suppress(ValueError):  # It is larger than the bound.
+                self._values[key] = value
+        future.set_result(value)
         return value, False

@@ -1,4 +1,7 @@
-"""Values that deep code gives, for whoever collects them around it: in one context, unseen by other threads."""
+"""Collect values that deeply nested code reports, without passing a list through every call.
+
+A collector sees the values of its own context only, not those of other threads or requests.
+"""
 
 from __future__ import annotations
 
@@ -11,33 +14,41 @@ Value = TypeVar("Value")
 
 
 class Collected(Generic[Value]):
-    """What is given within a context.
+    """Collects the values that are reported within a context.
 
     Args:
-        name: of what is collected.
+        name: name of the context variable.
     """
 
     def __init__(self, name: str) -> None:
-        self._found: ContextVar[list[Value] | None] = ContextVar(name, default=None)
+        self._current: ContextVar[list[Value] | None] = ContextVar(name, default=None)
 
     @contextmanager
     def collecting(self) -> Iterator[list[Value]]:
-        """A list of what is given in this context."""
-        found: list[Value] = []
-        token = self._found.set(found)
+        """Collect the values that are reported while the block runs.
+
+        Yields:
+            The list of values, which grows as they are reported.
+        """
+        collected: list[Value] = []
+        token = self._current.set(collected)
         try:
-            yield found
+            yield collected
         finally:
-            self._found.reset(token)
+            self._current.reset(token)
 
     def give(self, *values: Value) -> None:
-        """Give values to whoever collects; to nobody, if nobody does."""
-        if (found := self._found.get()) is not None:
-            found.extend(values)
+        """Report values to the innermost collector, if there is one.
+
+        Args:
+            *values: the values to report.
+        """
+        if (collected := self._current.get()) is not None:
+            collected.extend(values)
 
 
 served: Collected[str] = Collected("served")
-"""Adapters that an answer was made with, as label/version."""
+"""Adapters that produced a reply, as ``label/version``."""
 
 notes: Collected[str] = Collected("notes")
-"""Sentences that an answer has beside its mask, for a reply that has no other place for them than a header."""
+"""Notes for the user about a reply. They are sent in a header where the reply has no other place for them."""

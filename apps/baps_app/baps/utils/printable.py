@@ -1,4 +1,7 @@
-"""Texts of requests and files, made fit for a terminal and for one line of a log."""
+"""Remove control characters from texts of requests and files.
+
+The result is safe to show in a terminal and fits in one line of a log.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,42 @@ import unicodedata
 from typing import Any
 
 _DIRECTIONS = frozenset(map(chr, (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))))
-"""Characters that turn the direction of what follows: they make a line look like another one."""
+"""Characters that change the direction of the text after them, so that a line can be made to look like another one."""
 
 
 def is_control(letter: str) -> bool:
-    """Return whether a terminal obeys a character instead of showing it: C0 and C1, directions, ends of lines."""
+    """Return whether a terminal acts on a character instead of showing it.
+
+    Args:
+        letter: one character.
+
+    Returns:
+        True for the control characters C0 and C1, changes of direction, line ends and surrogates.
+    """
     return letter in _DIRECTIONS or unicodedata.category(letter) in ("Cc", "Zl", "Zp", "Cs")
 
 
 def printable(text: object) -> str:
-    """Return a text without control characters; what is no text as it is written."""
+    """Remove the control characters of a text.
+
+    Args:
+        text: the text. Any other object is converted to one.
+
+    Returns:
+        The text without control characters.
+    """
     return "".join(letter for letter in str(text) if not is_control(letter))
 
 
 def printable_values(value: Any) -> Any:
-    """Return what JSON can hold, with every text and name in it as ``printable`` makes it."""
+    """Remove the control characters of every text in a JSON value.
+
+    Args:
+        value: any JSON value.
+
+    Returns:
+        A copy of the value whose texts and keys went through ``printable``.
+    """
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Texts without what could name a patient: paths of files, and the UIDs of DICOM."""
+"""Redact what could identify a patient in texts: paths of files and DICOM UIDs."""
 
 from __future__ import annotations
 
@@ -9,20 +9,43 @@ _PATH = re.compile(r"(?<![\w:/.])(?:/[^\s/'\",;:()]+){2,}/?")
 _UID = re.compile(r"\b[0-2](?:\.\d+){5,}\b")
 
 
-def without_names(text: str) -> str:
-    """A text with words in place of paths and UIDs."""
+def redact_identifiers(text: str) -> str:
+    """Replace paths and DICOM UIDs by placeholders.
+
+    Args:
+        text: a message.
+
+    Returns:
+        The message with ``<path>`` and ``<uid>`` in place of them.
+    """
     return _UID.sub("<uid>", _PATH.sub("<path>", text))
 
 
-def without_paths(text: str) -> str:
-    """A text with the name of a file in place of its path."""
-    return _PATH.sub(lambda found: found[0].rstrip("/").rpartition("/")[2], text)
+def shorten_paths(text: str) -> str:
+    """Replace each path by the name of its file.
+
+    Args:
+        text: a message.
+
+    Returns:
+        The message without folders.
+    """
+    return _PATH.sub(lambda match: match[0].rstrip("/").rpartition("/")[2], text)
 
 
-def redact_paths(value: Any) -> Any:
-    """A value of JSON with the name of a file in place of each path."""
+def shorten_paths_in_json(value: Any) -> Any:
+    """Replace each path in a JSON value by the name of its file.
+
+    Args:
+        value: any JSON value.
+
+    Returns:
+        A copy of the value without folders.
+    """
     if isinstance(value, str):
-        return value.rstrip("/").rpartition("/")[2] if value.startswith("/") else without_paths(value)
+        return value.rstrip("/").rpartition("/")[2] if value.startswith("/") else shorten_paths(value)
     if isinstance(value, dict):
-        return {key: redact_paths(one) for key, one in dict(value).items()}  # Others may add to it meanwhile.
-    return [redact_paths(one) for one in value] if isinstance(value, list) else value
+        return {
+            key: shorten_paths_in_json(one) for key, one in dict(value).items()
+        }  # Another thread may add to the original.
+    return [shorten_paths_in_json(one) for one in value] if isinstance(value, list) else value

@@ -1,13 +1,12 @@
-"""Temporary files of a server: in a folder of its own, which goes when it stops, or is removed at the next start.
+"""Keep the temporary files of a server in a folder of its own, which is removed when the server stops.
 
-MONAI Label leaves uploads, replies and a log configuration where temporary files are. The folder lies in
-``baps-<user id>`` there, which is its user's alone. A lock says whether a server still uses it; the system releases
-that when the server is killed.
+MONAI Label leaves uploads, replies and a log configuration among the temporary files. Each server has a folder inside
+``baps-<user id>``, which only its user can read. A lock says whether the server still runs: the system releases it when
+the server is killed, and the next server that starts removes the folder.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import stat
@@ -16,23 +15,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 _LOCK = ".lock"
 
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """Make a folder in which this process and its children put temporary files, and remove it in the end.
+    """Make a folder in which this process and its children put temporary files, and remove it at the end.
 
-    What servers left that were killed is removed first: folders of this user alone, and no link is followed.
+    Folders of this user's servers that were killed are removed first. Symbolic links are not followed.
+
+    Yields:
+        Path of the folder.
     """
     shared, before = _shared_folder(), (tempfile.tempdir, os.environ.get("TMPDIR"))
     if shared is None:
-        folder, handle = Path(tempfile.mkdtemp(prefix="baps-")), None
+        folder, lock = Path(tempfile.mkdtemp(prefix="baps-")), None
     else:
-        with _locked(shared):
-            _remove_left(shared)
+        with _lock_of(shared):
+            _remove_orphans(shared)
             folder = Path(tempfile.mkdtemp(prefix="server-", dir=shared))
-            handle = _lock(folder)
+            lock = _lock_of(folder)
+            lock.acquire()
     tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
     try:
         yield folder
@@ -42,47 +47,30 @@ def temporary_folder() -> Iterator[Path]:
         if before[1] is not None:
             os.environ["TMPDIR"] = before[1]
         shutil.rmtree(folder, ignore_errors=True)
-        if handle is not None:
-            os.close(handle)
+        if lock is not None:
+            lock.release()
 
 
 def _shared_folder() -> Path | None:
-    """The folder of this user's servers, or None if another user has taken its name."""
+    """Return the folder of this user's servers, or None if another user has taken its name."""
     folder = Path(tempfile.gettempdir()).absolute() / f"baps-{os.getuid()}"
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
-    found = folder.lstat()
-    ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
+    status = folder.lstat()
+    ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077
     return folder if ours else None
 
 
-def _remove_left(shared: Path) -> None:
-    for left in shared.iterdir():
-        if left.is_symlink() or not left.is_dir():
+def _remove_orphans(shared: Path) -> None:
+    """Remove the folders whose server was killed."""
+    for folder in shared.iterdir():
+        if folder.is_symlink() or not folder.is_dir():
             continue
-        handle = _lock(left)
-        if handle is not None:  # Nobody has it: its server was killed.
-            shutil.rmtree(left, ignore_errors=True)
-            os.close(handle)
+        lock = _lock_of(folder)
+        with suppress(Timeout), lock.acquire(blocking=False):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def _lock(folder: Path) -> int | None:
-    """Take the lock of a folder, and keep it for as long as what is returned is open; None if another has it."""
-    handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        return None
-    return handle
-
-
-@contextmanager
-def _locked(shared: Path) -> Iterator[None]:
-    """One server at a time makes its folder, or removes others."""
-    handle = os.open(shared / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
+def _lock_of(folder: Path) -> FileLock:
+    """Return the lock that a server holds as long as it uses a folder."""
+    return FileLock(folder / _LOCK, mode=0o600, fallback_to_soft=False)

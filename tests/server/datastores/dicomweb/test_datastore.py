@@ -26,6 +26,7 @@ from baps.server.labels.save_labels import save_label
 from baps.server.training_cases import labelled_cases
 from demo import orthanc
 from demo.server import ROOT, running_server
+from tests.support.marks import starts
 
 SAMPLE = ROOT / "sample-data" / "dicom" / "ct_01"
 FILES = sorted(SAMPLE.glob("*.dcm"))
@@ -50,6 +51,7 @@ def _copy(folder: Path, modality: str, skip: tuple[int, ...] = (), sop_class: st
 
 
 @pytest.fixture(scope="module")
+@starts("pacs")
 def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
     """Orthanc with images of two modalities, one with slices missing, and a report; series by what they are."""
     folder = tmp_path_factory.mktemp("pacs")

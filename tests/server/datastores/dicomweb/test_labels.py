@@ -23,6 +23,7 @@ from baps.server.datastores.dicomweb import PacsDatastore, open_pacs
 from baps.server.labels.save_labels import save_label, save_shown
 from baps.server.training_cases import labelled_cases
 from demo import orthanc
+from tests.support.marks import starts
 from tests.support.series import Series, write_series
 
 LABELS = {"liver": 1, "spleen": 2}
@@ -30,6 +31,7 @@ pytestmark = pytest.mark.skipif(bool(orthanc.missing()), reason=orthanc.missing(
 
 
 @pytest.fixture
+@starts("pacs")
 def pacs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Series]]:
     """Orthanc with one series that was cut coronally, so that no axis is as it was."""
     from monailabel.config import settings

@@ -26,6 +26,7 @@ from baps.server.labels.save_labels import save_label
 from baps.server.training_cases import labelled_cases
 from demo import orthanc
 from demo.server import ROOT
+from tests.support.marks import starts
 
 FILES = sorted((ROOT / "sample-data" / "dicom" / "ct_01").glob("*.dcm"))[:8]
 needs_orthanc = pytest.mark.skipif(bool(orthanc.missing()), reason=orthanc.missing())
@@ -102,6 +103,7 @@ def _store(folder: Path, change: Callable[[Dataset], None]) -> str:
 
 
 @pytest.fixture(scope="module")
+@starts("pacs")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with orthanc.running_orthanc(tmp_path_factory.mktemp("pacs"), reachable=True) as found:
         yield found

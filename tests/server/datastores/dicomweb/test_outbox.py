@@ -22,6 +22,7 @@ from baps.server.datastores.dicomweb import PacsDatastore, open_pacs
 from baps.server.labels.save_labels import save_label, save_shown
 from baps.server.training_cases import labelled_cases
 from demo import orthanc
+from tests.support.marks import starts
 from tests.support.series import Series, write_series
 
 LABELS = {"liver": 1, "spleen": 2}
@@ -81,6 +82,7 @@ class Line:
 
 
 @pytest.fixture
+@starts("pacs")
 def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Line, Series]]:
     """A line to Orthanc with one series."""
     from monailabel.config import settings

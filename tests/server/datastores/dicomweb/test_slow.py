@@ -69,6 +69,7 @@ def test_other_images_are_fetched_meanwhile(
         assert {one.result(60) for one in slow} == {str(Path(others[0].result()).with_name(f"{SLOW}.nii.gz"))}
 
 
+@pytest.mark.server
 def test_another_user_clicks_meanwhile(archive: tuple[_SlowArchive, str], tmp_path: Path) -> None:
     """While one user asks 90 times for the slow image, in each way that there is."""
     pacs, address = archive

@@ -28,6 +28,7 @@ from baps.server.labels.save_labels import save_label
 from baps.server.training_cases import labelled_cases
 from baps.utils.context_collector import notes
 from demo import orthanc
+from tests.support.marks import starts
 from tests.support.series import Series, write_series
 
 KIND = 'multipart/related; type="application/dicom"; boundary=part'
@@ -111,6 +112,7 @@ class Place:
 
 
 @pytest.fixture(scope="module")
+@starts("pacs")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     from monailabel.config import settings
 

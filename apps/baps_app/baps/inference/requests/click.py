@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from baps.errors import InputError
-from baps.imaging.canvas import AS_STORED, AXES, SLICE_AXIS, Plane, axis_across
+from baps.imaging.canvas import AS_STORED, AXES, SLICE_AXIS, Plane, plane_axis
 from baps.imaging.volume import Volume
 from baps.inference.requests.form import read_form
 from baps.prompts import Point, Prompt
@@ -96,7 +96,7 @@ def read_click(request: Mapping[str, Any], volume: Volume, labels: Sequence[str]
     """
     form, label = _read(request)
     chosen = form.plane if isinstance(form.plane, str) else next(iter(form.plane), "")
-    axis = axis_across(volume.affine, chosen)
+    axis = plane_axis(volume.affine, chosen)
     foreground = form.foreground or _by_name(request, label, labels)
     notes: list[str] = []
     named = form.slice if axis == AXES["K"] else None
@@ -203,7 +203,7 @@ def _by_slice(
     found: dict[int, tuple[Point, ...]] = {}
     for point in inside:
         index = _index(point, axis, shape)
-        found[index] = (*found.get(index, ()), Plane(axis, index).flatten(point))
+        found[index] = (*found.get(index, ()), Plane(axis, index).project(point))
     return found
 
 

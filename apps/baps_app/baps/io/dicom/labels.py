@@ -78,7 +78,7 @@ def read_label_object(path: Path, image: Volume, source: Path | None = None) -> 
             names[value] = segment.name or f"segment {value}"
             yield value, segment.mask
 
-    found = LabelMap.of_masks(masks())
+    found = LabelMap.from_masks(masks())
     if not found.layers:
         raise InputError(f"The label {path.name} holds no segment. Segment the organ and export it again.")
     return LabelMap(found.layers, names)

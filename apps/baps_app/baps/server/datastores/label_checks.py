@@ -126,7 +126,7 @@ class LabelChecks:
 def _read(stamp: list[int], name: str, read: Callable[[str], LabelMap]) -> Checked:
     try:
         label_map = read(name)
-        if not label_map.marked().any():
+        if not label_map.foreground().any():
             raise InputError(f"The label of {name} is empty: no voxel is marked.")
         return Checked(stamp, "", dict(label_map.names))
     except BapsError as error:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from baps.errors import InputError
 from baps.io import VOLUME, file_stem, label_stem
-from baps.utils.atomic_write import PARTIAL, to_disk
+from baps.utils.atomic_write import PARTIAL, flush_to_disk
 
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV, errno.EACCES)
 """Errors of file systems that know no second name of a file."""
@@ -69,7 +69,7 @@ def adding(folder: Path, suffix: str) -> Iterator[tuple[Path, Callable[[Path], N
     partial = Path(name)
 
     def add(target: Path) -> None:
-        to_disk(partial)
+        flush_to_disk(partial)
         try:
             os.link(partial, target)
         except OSError as error:
@@ -77,7 +77,7 @@ def adding(folder: Path, suffix: str) -> Iterator[tuple[Path, Callable[[Path], N
                 raise
             os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
             partial.replace(target)
-        to_disk(folder)
+        flush_to_disk(folder)
 
     try:
         yield partial, add

@@ -60,7 +60,7 @@ class PromptedInfer(SegmentingInfer[Segmenter]):
             notes.append("The adapted answer went against a click; this one was given with less of the adapter.")
         if save_as:
             mask = np.zeros(volume.shape, bool)
-            click.plane.put(mask, found.mask)
+            click.plane.insert(mask, found.mask)
             notes.append(self._keep(request, volume, save_as, mask, [click.plane.index]))
         notes += volume.notes
         name = self._new_reply()
@@ -72,7 +72,7 @@ class PromptedInfer(SegmentingInfer[Segmenter]):
             "axis": "IJK"[click.plane.axis],
             "notes": notes,
             "adapter": named(found.adapter),
-            "window": found.window.record(),
+            "window": found.window.to_dict(),
             "encoding_cached": found.encoding_cached,
             "latencies": {
                 "segment_ms": round(found.seconds * 1000, 1),

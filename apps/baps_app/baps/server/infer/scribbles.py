@@ -65,11 +65,11 @@ class ScribblesInfer(SegmentingInfer[Segmenter]):
                     notes.append(f"It was cancelled: what was found so far ends before slice {k}.")
                     break
                 plane = Plane(SLICE_AXIS, k)
-                foreground, background = plane.of(scribbles.foreground), plane.of(scribbles.background)
+                foreground, background = plane.extract(scribbles.foreground), plane.extract(scribbles.background)
                 prompt = strokes_to_prompt(foreground, background, segmenter.black_box.capabilities, scribbles.box)
                 found = segmenter.segment(path, plane, prompt, scribbles.label)
                 painted = keep_strokes(found.mask, foreground, background)
-                plane.put(mask, np.where(inside, painted, plane.of(mask)))
+                plane.insert(mask, np.where(inside, painted, plane.extract(mask)))
                 if found.used_fallback:
                     used_fallback.append(k)
                 served = served or found.adapter
@@ -93,6 +93,6 @@ class ScribblesInfer(SegmentingInfer[Segmenter]):
             "axis": "IJK"[SLICE_AXIS],
             "notes": notes,
             "adapter": named(served),
-            "window": window.record(),
+            "window": window.to_dict(),
             "latencies": {"total_ms": round((time.perf_counter() - begun) * 1000, 1)},
         }

@@ -80,7 +80,7 @@ class WholeOrganInfer(SegmentingInfer[Segmenter]):
             "stopped": list(found.stopped),
             "notes": notes,
             "adapter": named(found.adapter),
-            "window": found.window.record(),
+            "window": found.window.to_dict(),
             "latencies": {
                 "segment_ms": round(found.seconds * 1000, 1),
                 "total_ms": round((time.perf_counter() - begun) * 1000, 1),

@@ -40,10 +40,14 @@ class Retention:
         datastore: of the server.
         site: its settings.
         audit: where it is noted which versions of labels are removed.
+        closed: is set when the server ends.
     """
 
-    def __init__(self, datastore: Datastore, site: Settings, audit: AuditFile) -> None:
+    def __init__(
+        self, datastore: Datastore, site: Settings, audit: AuditFile, closed: threading.Event | None = None
+    ) -> None:
         self._datastore, self._site, self._audit = datastore, site, audit
+        self._closed = closed or threading.Event()
 
     def start(self) -> None:
         """Begin, in a thread."""
@@ -56,7 +60,8 @@ class Retention:
                     step()
                 except (BapsError, OSError) as error:
                     logger.warning("Old files could not be removed (%s).", type(error).__name__)
-            time.sleep(_DAY)
+            if self._closed.wait(_DAY):
+                return
 
     def remove_unfinished(self, now: float | None = None) -> None:
         """Remove what was being written a day ago or earlier: its writer was killed."""

@@ -206,7 +206,7 @@ def save_shown(
         others = found.without(value)
         wanted = before.copy()
         wanted[:, :, where] = mask[:, :, where]
-        after_all = wanted & (before | ~others.marked())
+        after_all = wanted & (before | ~others.foreground())
         if not after_all.any():
             raise InputError(f"The mask of {organ} is empty, or lies in other organs. Nothing was saved.")
         skipped = int(wanted.sum() - after_all.sum())
@@ -361,7 +361,7 @@ def _cover_unchanged(
     """
     known = earlier.info.annotated_slices or {}
     organs = [name for name in annotated if earlier.info.author_of(name) != author and known.get(name)]
-    pair = Overlaps.of(earlier.label_map, new, [(earlier.value(name, labels), values[name]) for name in organs])
+    pair = Overlaps.count(earlier.label_map, new, [(earlier.value(name, labels), values[name]) for name in organs])
     same = (pair.old == pair.new) & (pair.old == pair.both) & (pair.old > 0)
     for n, name in enumerate(organs):
         annotated[name] = sorted(
@@ -378,7 +378,7 @@ def _authors_unchanged(
     author, they could erase it afterwards as their own.
     """
     names = sorted(organs)
-    pair = Overlaps.of(earlier.label_map, new, [(earlier.value(name, labels), values[name]) for name in names])
+    pair = Overlaps.count(earlier.label_map, new, [(earlier.value(name, labels), values[name]) for name in names])
     same = ((pair.old == pair.new) & (pair.old == pair.both)).all(0)
     return {name: earlier.info.author_of(name) for name, unchanged in zip(names, same, strict=True) if unchanged}
 

@@ -300,4 +300,9 @@ class BoundedRoute(APIRoute):
         return bounded
 
 
-MultiPartParser.spool_max_size = _IN_MEMORY
+def limit_memory_of_forms() -> None:
+    """Keep at most ``_IN_MEMORY`` bytes of each file of a form in memory, in this process.
+
+    Starlette keeps a megabyte of each, and offers no other way to set it.
+    """
+    MultiPartParser.spool_max_size = _IN_MEMORY

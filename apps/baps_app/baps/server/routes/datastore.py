@@ -27,7 +27,7 @@ from baps.server.request_names import checked_name, json_object
 from baps.utils.context_collector import notes
 from baps.utils.keyed_locks import KeyedLocks
 from baps.utils.printable import printable_values
-from baps.utils.redaction import redact_paths
+from baps.utils.redaction import shorten_paths_in_json
 
 _reading_image, _reading_label = KeyedLocks(), KeyedLocks()
 
@@ -139,7 +139,7 @@ def _sent(file: Path) -> FileResponse:
 
 def all_images(output: host_datastore.ResultType | None = None) -> Response:
     """Return the host's counts, or its list of images and labels; it is put into JSON by a thread of the pool."""
-    found = redact_paths(host_datastore.datastore(output))
+    found = shorten_paths_in_json(host_datastore.datastore(output))
     return Response(json.dumps(found, default=str), media_type="application/json")
 
 

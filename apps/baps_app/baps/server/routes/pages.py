@@ -14,9 +14,10 @@ from types import MappingProxyType
 from typing import Any
 
 from fastapi import Request
-from fastapi.responses import Response
+from fastapi.responses import FileResponse, Response
 from jinja2 import Environment, FileSystemLoader
 from monailabel.config import settings
+from monailabel.endpoints import ohif as host_ohif
 
 from baps.server.access_policy import find_policy
 from baps.server.middleware.root_path import own_address, root_path
@@ -63,6 +64,11 @@ def start_page(request: Request) -> Response:
     """What this server is, how the viewers connect to it, and who is signed in."""
     asker = asked(request).asker
     return page(request, "start.html", address=own_address(request), pacs=has_pacs(), asker=asker)
+
+
+def favicon() -> FileResponse:
+    """Send the icon that browsers show beside the title of a page."""
+    return FileResponse(Path(host_ohif.__file__).parent / "static" / "favicon.ico", media_type="image/x-icon")
 
 
 def has_pacs() -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 from monailabel.endpoints import train as host_train
 
-from baps.utils.redaction import redact_paths, without_names
+from baps.utils.redaction import redact_identifiers, shorten_paths_in_json
 
 
 def without_folders(route: Callable[..., Any]) -> Callable[..., Any]:
@@ -21,7 +21,7 @@ def without_folders(route: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(route)
     def wrapped(**given: Any) -> Any:
         answer = route(**given)
-        return redact_paths(answer) if isinstance(answer, (dict, list)) else answer
+        return shorten_paths_in_json(answer) if isinstance(answer, (dict, list)) else answer
 
     return wrapped
 
@@ -30,7 +30,7 @@ def task_for_viewer(task: dict[str, Any] | None) -> dict[str, Any] | None:
     """A training without the lines of its log that name files; 3D Slicer shows the last line when it stops one."""
     if task is None or "details" not in task:
         return task
-    lines = [without_names(line) for line in task["details"] if "/" not in line]
+    lines = [redact_identifiers(line) for line in task["details"] if "/" not in line]
     return {**task, "details": lines or [""]}
 
 

@@ -148,7 +148,7 @@ class Disagreement(Strategy):
             ours: list[NDArray[np.bool_]] = []
             for index in evenly_spaced(slices_showing(organ, canvas), _SLICES):
                 plane = Plane(SLICE_AXIS, index)
-                theirs.append(plane.of(organ))
+                theirs.append(plane.extract(organ))
                 prompt = prompt_from_mask(theirs[-1], able)
                 ours.append(segmenter.segment(path, plane, prompt, name, clicked=False).mask)
             if theirs:

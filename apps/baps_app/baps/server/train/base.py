@@ -19,7 +19,7 @@ from baps.server.datastores.index import AtomicIndex
 from baps.server.train.stats import Stats, read_stats
 from baps.server.training_cases import labelled_cases
 from baps.utils.deprecation import rename_old_keys
-from baps.utils.redaction import redact_paths
+from baps.utils.redaction import shorten_paths_in_json
 from baps.utils.throttle import lower_priority
 
 Settings = TypeVar("Settings")
@@ -73,7 +73,7 @@ class SiteTrainer(TrainTask, Generic[Settings]):
         """
 
     def stats(self) -> dict[str, Any]:
-        stats: dict[str, Any] = redact_paths(read_stats(self._stats_file))
+        stats: dict[str, Any] = shorten_paths_in_json(read_stats(self._stats_file))
         return stats
 
     def read_options(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -543,7 +543,7 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
                 mask = LabelMap(((read_labels(before.file, image) > 0).view(np.uint8),))
                 ours = segment.slices | set(np.flatnonzero(segment.mask.any((0, 1))).tolist())
                 new = LabelMap((segment.mask.view(np.uint8),))
-                if shares_less(Overlaps.of(mask, new, [(1, 1)]), 0, before.slices, ours):
+                if shares_less(Overlaps.count(mask, new, [(1, 1)]), 0, before.slices, ours):
                     found.append(segment.name)
                     notes.give(
                         f"This takes {segment.name} away from what {one.author or 'nobody named'} drew. Trainings take "

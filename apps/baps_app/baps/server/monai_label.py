@@ -1,0 +1,119 @@
+"""The state that MONAI Label keeps in globals, in one place.
+
+MONAI Label serves one application per process: ``monailabel.config.settings`` names its folder and its studies,
+``app_instance()`` returns it, and the trainings that it starts read both from environment variables. ``MonaiLabelHost``
+holds this state for one application. ``select`` puts it into the globals, so that several applications can live in one
+process, as they do in the tests.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import monailabel.interfaces.utils.app
+from fastapi.routing import APIRoute
+from monailabel.config import settings as globals_of_host
+from monailabel.endpoints import (
+    activelearning,
+    batch_infer,
+    datastore,
+    infer,
+    info,
+    logs,
+    model,
+    ohif,
+    proxy,
+    scoring,
+    session,
+    train,
+    wsi_infer,
+)
+from monailabel.interfaces.utils.app import app_instance
+from monailabel.utils.async_tasks.utils import stop_background_task
+
+from baps.server.stock_server import PROTECTED
+from baps.site.settings import Settings
+
+if TYPE_CHECKING:
+    from baps.server.app import BapsApp
+
+TITLE: str = globals_of_host.MONAI_LABEL_PROJECT_NAME
+
+_ENDPOINTS = (
+    info, model, infer, wsi_infer, batch_infer, train, activelearning, scoring, datastore, logs, ohif, proxy, session
+)  # fmt: skip
+
+
+class MonaiLabelHost:
+    """Hold MONAI Label's global state for one application.
+
+    Args:
+        settings: Settings of the site.
+        studies: Folder of images, or the DICOMweb address of a PACS.
+        app_dir: Folder of the MONAI Label app, which holds ``main.py``.
+    """
+
+    def __init__(self, settings: Settings, studies: str, app_dir: Path) -> None:
+        self.studies, self._app_dir, self._conf = studies, str(app_dir), settings_as_conf(settings)
+        self._selected = {
+            "MONAI_LABEL_APP_DIR": self._app_dir,
+            "MONAI_LABEL_STUDIES": studies,
+            "MONAI_LABEL_APP_CONF": json.dumps(self._conf),
+            **PROTECTED,
+        }
+
+    def select(self) -> None:
+        """Make this the application that MONAI Label's functions, and the trainings that they start, work on."""
+        if globals_of_host.MONAI_LABEL_APP_CONF is self._conf:
+            return
+        globals_of_host.MONAI_LABEL_APP_DIR = self._app_dir
+        globals_of_host.MONAI_LABEL_STUDIES = self.studies
+        globals_of_host.MONAI_LABEL_APP_CONF = self._conf
+        os.environ.update(self._selected)
+        os.environ.setdefault("PYTHONPATH", self._app_dir)  # MONAI Label reads it when it starts a training.
+
+    def start(self) -> BapsApp:
+        """Load the app from its folder and let it begin its work in the background.
+
+        Returns:
+            The app, which ``app_instance()`` returns from now on while this host is selected.
+
+        Raises:
+            BapsError: If a setting or the studies cannot be used.
+        """
+        self.select()
+        # It logs paths and settings when it starts, and image names later.
+        logging.getLogger("monailabel").setLevel(logging.WARNING)
+        app: BapsApp = app_instance()
+        app.server_mode(True)
+        app.on_init_complete()
+        return app
+
+    def stop(self, app: BapsApp) -> None:
+        """Stop a running training and the app's work in the background, and forget the app."""
+        stop_background_task("train")
+        app.close()
+        monailabel.interfaces.utils.app.apps.pop(f"{self._app_dir}{self.studies}", None)
+
+
+def host_routes() -> list[APIRoute]:
+    """Return the routes of MONAI Label's own application, except those of its login, which is not used here."""
+    return [route for module in _ENDPOINTS for route in module.router.routes if isinstance(route, APIRoute)]
+
+
+def settings_as_conf(settings: Settings) -> dict[str, Any]:
+    """Return settings as the names and values that ``read_settings`` reads back, which JSON can hold."""
+    return {name: _plain(value) for name, value in vars(settings).items() if value not in (None, "")}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Path):
+        return str(value.absolute())
+    if isinstance(value, Mapping):
+        return dict(value)
+    return list(value) if isinstance(value, tuple) else value

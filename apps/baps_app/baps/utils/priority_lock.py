@@ -1,0 +1,54 @@
+"""Order the queries to a model: a click goes before the next slice of a long request, whoever sent that."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_MAX_OVERTAKEN = 4
+"""Clicks that may overtake a waiting long request; then it has a turn, so that steady clicks do not starve it."""
+
+_low_priority: ContextVar[bool] = ContextVar("low_priority", default=False)
+
+
+@contextmanager
+def low_priority() -> Iterator[None]:
+    """Let other requests go first while the block runs, because this request queries the model many times."""
+    token = _low_priority.set(True)
+    try:
+        yield
+    finally:
+        _low_priority.reset(token)
+
+
+class PriorityLock:
+    """Lock that is granted in the order of arrival, except that low-priority requests let others go first."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._locked = False
+        self._normal, self._low = deque[threading.Event](), deque[threading.Event]()
+        self._overtaken = 0
+
+    def __enter__(self) -> None:
+        with self._guard:
+            if not self._locked:
+                self._locked = True
+                return
+            turn = threading.Event()
+            (self._low if _low_priority.get() else self._normal).append(turn)
+        turn.wait()
+
+    def __exit__(self, *_: object) -> None:
+        with self._guard:
+            grant_low = self._low and (not self._normal or self._overtaken >= _MAX_OVERTAKEN)
+            self._overtaken = self._overtaken + 1 if self._low and not grant_low else 0
+            if grant_low:
+                self._low.popleft().set()
+            elif self._normal:
+                self._normal.popleft().set()
+            else:
+                self._locked = False
