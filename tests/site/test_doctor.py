@@ -361,7 +361,7 @@ def test_a_server_with_users_is_closed(tmp_path: Path) -> None:
     assert "and users to whom https://login.hospital gives a role" in both.found
     users.remove("anna")
     nobody = doctor.access(Settings(users=users.file), EVERY_ADDRESS)
-    assert (nobody.status, "closed to everybody" in nobody.found) == (WARNING, True)
+    assert (nobody.status, "closed to everyone" in nobody.found) == (WARNING, True)
     assert "baps users add" in nobody.remedy
 
 
