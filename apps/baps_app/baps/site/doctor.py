@@ -51,7 +51,13 @@ _OWN = "Give the user of the server read and write permission there (chown, chmo
 
 
 class Status(str, Enum):
-    """Severity of a finding."""
+    """Severity of a finding.
+
+    Attributes:
+        OK: Nothing is to be done.
+        WARNING: The server works, but something is missing or unused.
+        FAILED: The server would not work.
+    """
 
     OK = "ok"
     WARNING = "warning"
@@ -140,6 +146,9 @@ def python_version(version: tuple[int, int]) -> Finding:
 
     Args:
         version: Major and minor version.
+
+    Returns:
+        The finding.
     """
     found = ".".join(map(str, version))
     if (3, 10) <= version <= (3, 12):
@@ -148,7 +157,11 @@ def python_version(version: tuple[int, int]) -> Finding:
 
 
 def torch_pair() -> Finding:
-    """Check that torch and torchvision were built for each other."""
+    """Check that torch and torchvision were built for each other.
+
+    Returns:
+        The finding.
+    """
     try:
         torch, torchvision = import_module("torch"), import_module("torchvision")
         torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
@@ -166,6 +179,9 @@ def without_server(wanted: bool) -> Finding:
 
     Args:
         wanted: Whether a server is wanted; the finding is a failure then.
+
+    Returns:
+        The finding.
     """
     status = Status.FAILED if wanted else Status.WARNING
     found = "not installed: this machine has the commands and the Python API, but no server"
@@ -178,6 +194,9 @@ def package(name: str, below: int) -> Finding:
     Args:
         name: Name of the package.
         below: Major version that is too new.
+
+    Returns:
+        The finding.
     """
     remedy = f"pip install -c constraints.txt '{name}<{below}'"
     try:
@@ -190,7 +209,11 @@ def package(name: str, below: int) -> Finding:
 
 
 def host_framework() -> Finding:
-    """Check that MONAI Label can be imported, in a process of its own."""
+    """Check that MONAI Label can be imported, in a process of its own.
+
+    Returns:
+        The finding.
+    """
     command = [sys.executable, "-c", "import monailabel.interfaces.app"]
     done = subprocess.run(  # noqa: S603 (a fixed command)
         command, env=server_environment(), cwd=PACKAGES, capture_output=True, text=True, timeout=300
@@ -206,6 +229,9 @@ def dcmqi(studies: str) -> Finding:
 
     Args:
         studies: Folder or DICOMweb address; without a PACS a missing program is only a warning.
+
+    Returns:
+        The finding.
     """
     program = shutil.which("itkimage2segimage", path=server_environment()["PATH"])
     if program:
@@ -222,6 +248,9 @@ def port_free(host: str, port: int) -> Finding:
         host: The address.
         port: The port.
 
+    Returns:
+        The finding.
+
     Raises:
         InputError: if the port is in use or needs more rights, or the host is not this machine.
     """
@@ -235,6 +264,9 @@ def access(site: Settings, host: str) -> Finding:
     Args:
         site: The settings of the site.
         host: Address that the server would listen on.
+
+    Returns:
+        The finding.
 
     Raises:
         InputError: if the users or the OpenID provider cannot be read, or if other machines could use the server
@@ -265,6 +297,9 @@ def memory(cache_mb: int) -> Finding:
 
     Args:
         cache_mb: Size of the cache in MB.
+
+    Returns:
+        The finding.
     """
     import psutil
 
@@ -282,6 +317,9 @@ def device(name: str) -> Finding:
 
     Args:
         name: The setting ``device``.
+
+    Returns:
+        The finding.
     """
     import torch
 
@@ -302,6 +340,9 @@ def model(site: Settings) -> Finding:
 
     Args:
         site: The settings of the site.
+
+    Returns:
+        The finding.
 
     Raises:
         InputError: if the model or its weights cannot be used.
@@ -332,6 +373,9 @@ def adapters(root: Path) -> Finding:
 
     Args:
         root: Folder of the adapter store.
+
+    Returns:
+        The finding.
     """
     there = _nearest(root)
     if not there.is_dir():
@@ -346,6 +390,9 @@ def disk(places: list[Path]) -> Finding:
 
     Args:
         places: Folders that the server writes to.
+
+    Returns:
+        The finding.
     """
     free = {_nearest(place): shutil.disk_usage(_nearest(place)).free for place in places}
     found = ", ".join(f"{_gigabytes(size)} at {place}" for place, size in free.items())
@@ -359,6 +406,9 @@ def folder(studies: str) -> Finding:
 
     Args:
         studies: The folder.
+
+    Returns:
+        The finding.
 
     Raises:
         InputError: if it is not a folder.
@@ -405,6 +455,9 @@ def pacs(studies: str, credentials_file: Path | None = None, worklist: Path | No
         studies: DICOMweb address of the PACS, and a query.
         credentials_file: The setting ``pacs_credentials``.
         worklist: The setting ``worklist``.
+
+    Returns:
+        The finding.
 
     Raises:
         InputError: if the address, the query, the credentials or the worklist cannot be used.

@@ -78,7 +78,11 @@ def check_installed() -> None:
 
 
 def server_environment() -> dict[str, str]:
-    """Return the environment of the server: that of this process, and what MONAI Label needs."""
+    """Return the environment of the server: that of this process, and what MONAI Label needs.
+
+    Returns:
+        The variables.
+    """
     paths = {name: str(Path(value).absolute()) for name in _PATHS if (value := os.environ.get(name))}
     # Put a folder of this project before Python's own modules, but never all that pip installed.
     installed = str(PACKAGES) in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
@@ -102,6 +106,9 @@ def is_pacs(studies: str) -> bool:
 
     Args:
         studies: Folder of images, or the DICOMweb address of a PACS.
+
+    Returns:
+        Whether they are on a PACS.
     """
     return studies.startswith(("http://", "https://"))
 
@@ -159,6 +166,9 @@ def is_loopback(host: str) -> bool:
 
     Args:
         host: An address or a name; "" stands for every address.
+
+    Returns:
+        Whether no other machine can reach it.
     """
     try:
         found = {str(entry[4][0]) for entry in socket.getaddrinfo(host or "0.0.0.0", None)}  # noqa: S104 (not bound)
