@@ -21,7 +21,7 @@ class AuditCheck:
     Attributes:
         last: The last line that has a chain.
         chained: Number of lines that have a chain.
-        unchained: Number of lines before them, from a release without chains. A change before the first chain is not
+        unchained: Number of lines before them, from a release without chains. Only changes since the first chain are
             detected.
         halves: Number of lines that a full disk or a power cut left incomplete.
         breaks: Sentences that say where the chain breaks, at most twenty.

@@ -11,7 +11,7 @@ class Role(str, Enum):
     Attributes:
         ANNOTATOR: Segments and saves labels.
         TRAINER: Also trains, publishes adapters, and confirms labels.
-        ADMIN: Also sees what is about the server itself.
+        ADMIN: Also reads the audit file.
     """
 
     ANNOTATOR = "annotator"
