@@ -10,6 +10,9 @@ def url_host(host: str) -> str:
 
     Args:
         host: A name, or an IPv4 or IPv6 address.
+
+    Returns:
+        The host, in brackets if it is an IPv6 address.
     """
     try:
         return f"[{IPv6Address(host)}]"
