@@ -19,7 +19,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AdapterStore:
     monkeypatch.setenv("COLUMNS", "200")
     made = AdapterStore(tmp_path)
     verdict = {"before": 0.5, "after": 0.625, "gain": 0.125}
-    record = {"adapter": identity_adapter().record(), "black_box": {"weights_sha256": "a"}, "black_box_images": 3987}
+    record = {"adapter": identity_adapter().to_dict(), "black_box": {"weights_sha256": "a"}, "black_box_images": 3987}
     for label, found, status in (
         ("spleen", verdict, "accepted"),
         ("spleen", verdict, "rejected"),

@@ -59,7 +59,7 @@ def test_where_nothing_can_be_noted_it_says_so(
 def test_every_command_that_changes_something_leaves_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BAPS_AUDIT")
     users, adapters = str(tmp_path / "users.json"), str(tmp_path / "adapters")
-    store, record = AdapterStore(tmp_path / "adapters"), {"adapter": identity_adapter().record(), "verdict": None}
+    store, record = AdapterStore(tmp_path / "adapters"), {"adapter": identity_adapter().to_dict(), "verdict": None}
     for _ in range(2):
         store.add("spleen", identity_adapter(), record, "accepted")
     for words in (

@@ -72,7 +72,7 @@ def test_what_is_left_out_is_said(image: Path, tmp_path: Path) -> None:
 def test_the_labels_adapter_is_used_unless_told_otherwise(image: Path, tmp_path: Path, bundled: BlackBox) -> None:
     store = AdapterStore(tmp_path / "adapters")
     made_for = {"weights_sha256": bundled.capabilities.weights_sha256}
-    store.add("ball", identity_adapter(), {"black_box": made_for, "adapter": identity_adapter().record()}, "accepted")
+    store.add("ball", identity_adapter(), {"black_box": made_for, "adapter": identity_adapter().to_dict()}, "accepted")
     store.publish("ball", "v0001")
     click = ("--click", "20,18,6", "--label", "ball")
     assert "ball v0001" in _segment(image, tmp_path / "mask.nrrd", *click)

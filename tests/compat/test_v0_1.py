@@ -353,7 +353,7 @@ def test_organ_adapters_answer_the_same(site: Site, organ_model: OrganModel) -> 
 def training_slices(site: Site, black_box: BlackBox, organ: str) -> Any:
     """Labelled slices of an organ, as the server's trainer takes them from the labels of the site."""
     cases, _ = labelled_cases(site.datastore, LABELS, {})
-    slices, left_out = load_cases(cases[organ], black_box.capabilities.input_side, 24, site.folder)
+    slices, left_out = load_cases(cases[organ], black_box.capabilities.input_size, 24, site.folder)
     assert not left_out
     return slices
 
@@ -361,21 +361,21 @@ def training_slices(site: Site, black_box: BlackBox, organ: str) -> Any:
 def test_a_training_that_was_stopped_goes_on(site: Site, bundled: BlackBox) -> None:
     store, settings = site.store, AdaptationSettings(max_images=200, seed=7)
     kept = [json.loads(line) for line in store.log("spleen").read_text().splitlines()]
-    asked = bundled.images_asked
+    asked = bundled.images_queried
     result = adapt_and_publish(store, ("spleen",), bundled, training_slices(site, bundled, "spleen"), settings)
     assert result["recalled_images"] == kept[-1]["images"] > 0
-    assert bundled.images_asked - asked == result["black_box_images"] - kept[-1]["images"]
+    assert bundled.images_queried - asked == result["black_box_images"] - kept[-1]["images"]
     assert not store.log("spleen").exists()
     assert store.versions("spleen")[-1] == result["version"]
 
 
 def test_a_training_that_was_done_is_not_done_again(site: Site, bundled: BlackBox) -> None:
     wanted = expected("retrained")
-    settings, before = AdaptationSettings(**renamed(wanted["settings"], TRAINING)), bundled.images_asked
+    settings, before = AdaptationSettings(**renamed(wanted["settings"], TRAINING)), bundled.images_queried
     slices = training_slices(site, bundled, wanted["label"])
     result = adapt_and_publish(site.store, (wanted["label"],), bundled, slices, settings)
     assert result["version"] == wanted["version"]
-    assert bundled.images_asked == before
+    assert bundled.images_queried == before
 
 
 # Labels.

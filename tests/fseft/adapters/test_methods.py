@@ -154,14 +154,14 @@ def test_a_state_is_all_that_was_learned(unet: FoundationModel, small_images: to
             value.add_(0.1)
     other = build_adapter(name, unet, "liver", seed=1)
     assert not torch.equal(_answer(adapter, unet, small_images), _answer(other, unet, small_images))
-    other.load_state(adapter.state())
+    other.load_state_dict(adapter.state_dict())
     assert torch.equal(_answer(adapter, unet, small_images), _answer(other, unet, small_images))
-    assert sum(value.numel() for value in adapter.state().values()) == _count(adapter)
+    assert sum(value.numel() for value in adapter.state_dict().values()) == _count(adapter)
 
 
 def test_a_state_of_another_kind_is_refused(swin: FoundationModel, unet: FoundationModel) -> None:
     with pytest.raises(InputError, match="another kind of adapter"):
-        build_adapter("spatial", unet, "liver").load_state(build_adapter("spatial", swin, "liver").state())
+        build_adapter("spatial", unet, "liver").load_state_dict(build_adapter("spatial", swin, "liver").state_dict())
 
 
 def test_unknown_methods_are_refused(unet: FoundationModel) -> None:

@@ -100,7 +100,7 @@ def adapt(
     check_images(found.cases, settings, resends=model.capabilities.resends)
     folder = out.parent
     note("adapt to labels", images=sorted({file_stem(case.image) for case in found.cases}), config=config)
-    slices, skipped = load_cases(found.cases, model.capabilities.input_side, settings.slices_per_volume, folder)
+    slices, skipped = load_cases(found.cases, model.capabilities.input_size, settings.slices_per_volume, folder)
     options.print_notes(found.notes)
     options.print_skipped({**found.skipped, **skipped})
     if not slices:
@@ -134,7 +134,7 @@ def adapt(
     else:
         write_adapter(candidate, result.adapter, record)
         unchanged = identity_adapter()
-        write_adapter(out, unchanged, {**record, "adapter": unchanged.record()})
+        write_adapter(out, unchanged, {**record, "adapter": unchanged.to_dict()})
         console.print(
             f"{result.check.sentence()} Not better. {out.name} changes nothing; the candidate is {candidate.name}.",
             style="yellow",

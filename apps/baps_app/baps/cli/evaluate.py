@@ -43,7 +43,7 @@ def evaluate(
     (or box), and it gets ``by_clicks``, ``by_clicks_std``, ``noc_85`` (ten where Dice 0.85 is not reached) and
     ``noc_85_failures`` (the share of such slices).
     """
-    from baps.adapters.adapter_file import check_fits, read_adapter
+    from baps.adapters.adapter_file import check_trained_for, read_adapter
     from baps.evaluation.evaluate import evaluate as measure
     from baps.evaluation.folders import find_cases
     from baps.prompts.simulated import check_prompts
@@ -60,7 +60,7 @@ def evaluate(
         config=config,
     )
     if record is not None:
-        check_fits(record, model.capabilities.name, model.capabilities.weights_sha256)
+        check_trained_for(record, model.capabilities.name, model.capabilities.weights_sha256)
     found = find_cases(images, labels, options.read_label(label))
     options.print_notes(found.notes)
     options.print_skipped(found.skipped)

@@ -108,7 +108,7 @@ def evaluate(
             f"{able.name} does not understand both foreground and background clicks, so its masks cannot be corrected. "
             "Evaluate it with clicks=1."
         )
-    asked, reader = black_box.images_asked, CaseReader()
+    asked, reader = black_box.images_queried, CaseReader()
     found: dict[str, dict[int, NDArray[np.float64]]] = {}
     skipped: dict[str, str] = {}
     for number, case in enumerate(cases):
@@ -126,7 +126,7 @@ def evaluate(
         for name, labels in found.items()
     }
     corrections = summarise([labels.values() for labels in found.values()]) if clicks > 1 else None
-    return Evaluation(dice, skipped, black_box.images_asked - asked, corrections)
+    return Evaluation(dice, skipped, black_box.images_queried - asked, corrections)
 
 
 def _score(
@@ -140,7 +140,7 @@ def _score(
 ) -> NDArray[np.float64]:
     """Dice of each slice with each set of clicks after each click, (slices, sets, clicks)."""
     volume, organ, window = reader.read(case)
-    side = black_box.capabilities.input_side
+    side = black_box.capabilities.input_size
     shown = slices_showing(organ, Canvas.fit(volume, Plane(SLICE_AXIS, 0), side), case.covered)
     scores = []
     for index in evenly_spaced(shown, _SLICES):

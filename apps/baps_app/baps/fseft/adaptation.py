@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from baps.blackbox.local import enough_memory
+from baps.blackbox.local import convert_out_of_memory
 from baps.errors import InputError
 from baps.evaluation.acceptance import Acceptance, check
 from baps.evaluation.splits import most_few_of, patient_hash, split_patients
@@ -167,7 +167,7 @@ def plan_organ_adaptation(
     return Plan(split, facts)
 
 
-@enough_memory
+@convert_out_of_memory
 def adapt_organ(
     model: OrganModel,
     organ: str,

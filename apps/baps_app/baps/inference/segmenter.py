@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from baps.adapters.adapter import Adapter, Keep, encode_cached, segment_cached
+from baps.adapters.adapter import Adapter, GetEncoding, encode_cached, segment_cached
 from baps.adapters.click_consistency import fall_back_on_violated_clicks
 from baps.blackbox import BlackBox, Encoding
 from baps.imaging.canvas import SLICE_AXIS, Canvas, Plane
@@ -203,14 +203,14 @@ class Segmenter:
         def seen(index: int) -> NDArray[np.uint8]:
             # Where the click lies is no matter: only adapters are used here whose change does not depend on it.
             return (
-                adapter.change(adapter.crop(pixels(index)[None], [Prompt(((0.0, 0.0),))]))[0]
+                adapter.transform_images(adapter.crop(pixels(index)[None], [Prompt(((0.0, 0.0),))]))[0]
                 if adapter
                 else pixels(index)
             )
 
         drawn = {index: canvas.draw(mask) > 0.5 for index, mask in masks.items()}
         placed = {index: tuple(map(canvas.to_canvas, points)) for index, points in (background or {}).items()}
-        carried = self.black_box.carry(seen, drawn, start, end, placed)
+        carried = self.black_box.propagate(seen, drawn, start, end, placed)
         while True:
             with self.looking_ahead.answering():
                 index, answer = next(carried, (end, None))
@@ -218,7 +218,7 @@ class Segmenter:
                 return
             if adapter and (answer > 0.5).any():  # A head asks for a click too.
                 click = Prompt((deepest(answer > 0.5),))
-                answer = adapter.refine(adapter.crop(pixels(index)[None], [click]), answer[None])[0]
+                answer = adapter.refine_masks(adapter.crop(pixels(index)[None], [click]), answer[None])[0]
             yield index, canvas.restore(answer)
 
     def can_carry(self, label: str, adapted: bool = True) -> bool:
@@ -227,7 +227,7 @@ class Segmenter:
         That is so without an adapter, and with one that neither enlarges a part nor looks at the click.
         """
         adapter = self._adapter(label)[2] if adapted else None
-        return adapter is None or adapter.of_the_image
+        return adapter is None or adapter.prompt_independent
 
     def _adapter(self, label: str) -> tuple[tuple[str, str] | None, Hashable, Adapter | None]:
         """Label and version of what serves a label, which file it came from, and the adapter."""
@@ -242,14 +242,14 @@ class Segmenter:
         volume, own_window = self._volume(path, identity)
         check_size(f"A slice of {path.name}", plane.extract(volume.voxels).shape[:2], _PIXEL_BYTES)
         window = window or own_window
-        canvas = Canvas.fit(volume, plane, self.black_box.capabilities.input_side)
+        canvas = Canvas.fit(volume, plane, self.black_box.capabilities.input_size)
         place = (identity, plane, window)
         pixels, _ = self._cache.get_or_compute(("canvas", *place), lambda: canvas_image(volume, plane, canvas, window))
         adapted = adapted and plane.axis == SLICE_AXIS
         served, made, adapter = self._adapter(label) if adapted else (None, None, None)
         return _Shown(volume, window, canvas, pixels, served, adapter, ("encoding", *place), made)
 
-    def _keep(self, shown: _Shown, one: Adapter | None, kept: list[bool]) -> Keep:
+    def _keep(self, shown: _Shown, one: Adapter | None, kept: list[bool]) -> GetEncoding:
         """Keeps encodings of a slice through an adapter; notes for each whether it was there."""
 
         def keep(seen: Hashable, encode: Callable[[], Encoding]) -> Encoding:
@@ -267,7 +267,7 @@ class Segmenter:
             shown = show(Plane(plane.axis, index))
             keep = self._keep(shown, shown.adapter, [])
             encode_cached(
-                self.black_box, shown.adapter, shown.pixels, prompt.mapped(shown.canvas.to_canvas), keep, ahead=True
+                self.black_box, shown.adapter, shown.pixels, prompt.mapped(shown.canvas.to_canvas), keep, prefetch=True
             )
 
         near = [plane.index + step for far in range(1, self._ahead + 1) for step in (far, -far)]
@@ -278,7 +278,7 @@ def _size(value: Encoding | Adapter | NDArray[np.uint8] | tuple[Volume, Window])
     if isinstance(value, tuple):
         return value[0].voxels.nbytes
     if isinstance(value, Adapter):
-        return sum(tensor.nbytes for tensor in value.state().values())
+        return sum(tensor.nbytes for tensor in value.state_dict().values())
     return value.nbytes
 
 

@@ -265,9 +265,9 @@ def model(site: Settings) -> Finding:
     black_box = load_black_box(site.black_box, site.weights, site.weights_sha256, site.device, site.remote_model)
     loaded = time.perf_counter()
     able = black_box.capabilities
-    middle = able.input_side / 2
+    middle = able.input_size / 2
     prompt = Prompt(((middle, middle),)) if able.clicks else Prompt(box=(0, 0, middle, middle))
-    black_box.segment(np.zeros((1, able.input_side, able.input_side, 3), np.uint8), [prompt])
+    black_box.segment(np.zeros((1, able.input_size, able.input_size, 3), np.uint8), [prompt])
     answered = time.perf_counter()
     return Finding(
         Status.OK,

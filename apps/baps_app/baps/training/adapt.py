@@ -177,7 +177,7 @@ def adapt(
     runs = len(folds) + (not checked_is_kept)
     about = {**plan.facts, "started_from": served.record.get("fingerprint") if served else None}
     query_log = QueryLog(log, about, black_box)
-    budget, limit = black_box.budget, black_box.images_asked + settings.max_images - query_log.replayed_images
+    budget, limit = black_box.budget, black_box.images_queried + settings.max_images - query_log.replayed_images
     black_box.budget = limit if budget is None else min(limit, budget)
     done = 0
 
@@ -242,7 +242,7 @@ def adapt(
     adapter, curve = trained
     windows = {piece.window for pieces in slices.values() for piece in pieces}
     record: dict[str, Any] = {
-        "adapter": adapter.record(),
+        "adapter": adapter.to_dict(),
         **about,
         "fingerprint": plan.fingerprint,
         "seen_patients": sorted({*map(patient_hash, split.training), *trained_on}),
@@ -268,9 +268,9 @@ def _facts(black_box: BlackBox, slices: SlicesByPatient, settings: AdaptationSet
             content.update(piece.truth.tobytes())
     return {
         "method": _METHOD,
-        "black_box": {"name": able.name, "weights_sha256": able.weights_sha256, "input_side": able.input_side},
+        "black_box": {"name": able.name, "weights_sha256": able.weights_sha256, "input_side": able.input_size},
         "settings": asdict(settings),
-        "encoder": load_encoder(settings.encoder, settings.encoder_source).record(),
+        "encoder": load_encoder(settings.encoder, settings.encoder_source).to_dict(),
         "training_patients": [patient_hash(p) for p in split.training],
         "held_back_patients": [patient_hash(p) for p in split.held_back],
         "slices": sum(map(len, slices.values())),

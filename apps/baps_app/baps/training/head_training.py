@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from baps.adapters.output_head import GRID, OutputHead, head_features
 from baps.adapters.visual_prompt import VisualPrompt
-from baps.adapters.zoom import crop_for_prompt, paste
+from baps.adapters.zoom import crop_for_prompt, paste_crops
 from baps.blackbox import BlackBox
 from baps.imaging.metrics import dice
 from baps.prompts import Prompt
@@ -105,7 +105,7 @@ def _correct(
     """The prompt with one more click where the answer is most wrong, or None where none is needed."""
     side = len(truth)
     answer = F.interpolate(torch.from_numpy(probability)[None, None].float(), (side, side), mode="bilinear")[0]
-    mask = paste(answer, [crop_for_prompt(prompt, side, zoom)], side)[0].numpy() > _HALF
+    mask = paste_crops(answer, [crop_for_prompt(prompt, side, zoom)], side)[0].numpy() > _HALF
     return draw_correction(prompt, mask, truth, random)
 
 
@@ -124,7 +124,7 @@ def _ask(
         batch = batches.of(rows[start : start + _ASKED_AT_ONCE], prompts[start : start + _ASKED_AT_ONCE])
 
         def asked(batch: Batch = batch) -> NDArray[np.uint8]:
-            changed = visual_prompt.change(batch.images, batch.features, batch.prompts)
+            changed = visual_prompt.transform_images(batch.images, batch.features, batch.prompts)
             probability = ask(black_box, changed, batch.prompts)
             return (255 * _at_grid(probability)).round().to(torch.uint8).numpy()
 

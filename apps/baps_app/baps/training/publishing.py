@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from baps.adapters.adapter_file import HasState
+from baps.adapters.adapter_file import HasStateDict
 from baps.blackbox import BlackBox
 from baps.errors import BapsError
 from baps.evaluation.acceptance import Acceptance
@@ -26,7 +26,7 @@ class Candidate(Protocol):
     """What came out of an adaptation."""
 
     @property
-    def adapter(self) -> HasState:
+    def adapter(self) -> HasStateDict:
         """Its weights."""
 
     @property

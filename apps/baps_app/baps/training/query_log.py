@@ -68,9 +68,9 @@ class QueryLog:
     @contextmanager
     def counting(self) -> Iterator[None]:
         """What the black box is asked meanwhile is counted, and never recalled."""
-        before = self._black_box.images_asked
+        before = self._black_box.images_queried
         yield
-        self._images += self._black_box.images_asked - before
+        self._images += self._black_box.images_queried - before
 
     def discard(self) -> None:
         """Remove the log, whose answers are worth nothing any more."""

@@ -33,12 +33,12 @@ class FewShotAdapter(nn.Module):
         del generator
         return inputs
 
-    def state(self) -> dict[str, torch.Tensor]:
+    def state_dict(self) -> dict[str, torch.Tensor]:  # type: ignore[override]  # of the trained parameters only
         """What was trained, by name, on the CPU; all that has to be kept beside the foundation model."""
         return {name: value.detach().cpu().clone() for name, value in self.trained().items()}
 
-    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Take over what ``state`` gave.
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:  # type: ignore[override]
+        """Load what ``state_dict`` returned.
 
         Raises:
             InputError: if it is of another method or foundation model.

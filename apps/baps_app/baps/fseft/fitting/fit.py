@@ -79,7 +79,7 @@ def fit(
     penalties: list[float] = []
     ended = False
     if checkpoint and (kept := checkpoint.read()):
-        adapter.load_state(kept.pop("adapter"))
+        adapter.load_state_dict(kept.pop("adapter"))
         optimiser.load_state_dict(kept["optimiser"])
         schedule.load_state_dict(kept["schedule"])
         generator.set_state(kept["generator"])
@@ -105,7 +105,7 @@ def fit(
         if checkpoint and (ended or checkpoint.due):
             checkpoint.keep(
                 {
-                    "adapter": adapter.state(),
+                    "adapter": adapter.state_dict(),
                     "optimiser": optimiser.state_dict(),
                     "schedule": schedule.state_dict(),
                     "generator": generator.get_state(),
