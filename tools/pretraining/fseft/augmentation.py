@@ -21,7 +21,7 @@ def random_view(
     """Draw a cube at a random position, rotated and stretched, with changed intensities.
 
     Args:
-        image: image, (1, H, W, D) in [0, 1], see ``prepare``.
+        image: image, (1, H, W, D) in [0, 1], see ``preprocess``.
         labels: integers, (1, H, W, D).
         size: width of the cube, voxels.
         generator: random generator.

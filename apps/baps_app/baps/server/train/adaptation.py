@@ -18,7 +18,7 @@ from baps.registry.store import SHARED, AdapterStore
 from baps.server.train.base import ALL_LABELS, SiteTrainer
 from baps.server.train.stats import Stats
 from baps.training.adapt import ProgressReport
-from baps.training.budget import check_images
+from baps.training.budget import check_max_images
 from baps.training.publishing import adapt_and_publish
 from baps.training.settings import HEADS, OPTIMISERS, ZOOMS, AdaptationSettings
 from baps.utils.throttle import wait_for_idle
@@ -67,16 +67,19 @@ class AdaptationTrainer(SiteTrainer[AdaptationSettings]):
     def _defaults(self) -> AdaptationSettings:
         return self._site_defaults
 
-    def _check(self, cases: dict[str, list[Case]], settings: AdaptationSettings) -> None:
+    def _check_settings(self, settings: AdaptationSettings) -> None:
         able = self._black_box().capabilities
         if not (able.boxes if settings.prompt == "box" else able.clicks):
             raise InputError(f"{able.name} does not understand the prompt {settings.prompt!r}. Choose the other one.")
+
+    def _check_cases(self, cases: dict[str, list[Case]], settings: AdaptationSettings) -> None:
+        able = self._black_box().capabilities
         jobs = dict(cases)
         if len(jobs) > 1:
             jobs[SHARED] = [case for found in cases.values() for case in found]
         for label, found in jobs.items():
             arms = 3 if self._store.served(label, able.weights_sha256) else 2
-            check_images(found, settings, arms, able.resends)
+            check_max_images(found, settings, arms, able.resends)
 
     def _train(self, cases: dict[str, list[Case]], settings: AdaptationSettings, stats: Stats) -> None:
         black_box = self._black_box()
