@@ -1,4 +1,4 @@
-"""The test files of other packages: each is read as SimpleITK reads it, or refused with a sentence that is true."""
+"""Each test file of other packages is read as SimpleITK reads it, or refused with the right reason."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ REFUSED = {
     "resampled_anat_moved.nii": "holds 153 voxels that are NaN",
     "row_major.dconn.nii": "is a CIFTI-2 file",
 }
-"""What the sentence says of a file that is not read; each was checked by hand."""
+"""Expected message for each file that is refused; each was checked by hand."""
 
 _OTHER_KINDS = (".mnc", ".mgz", ".par", ".rec", ".head", ".brik", ".v", ".trk", ".tck")
 
@@ -76,7 +76,7 @@ def test_a_file_is_read_as_itk_reads_it_or_refused(tmp_path: Path, path: Path) -
 
 
 @pytest.mark.parametrize("suffix", _OTHER_KINDS)
-def test_files_of_other_kinds_are_named_as_such(suffix: str) -> None:
+def test_unsupported_files_are_named_as_such(suffix: str) -> None:
     found = [path for path in _FOLDERS[0].iterdir() if path.suffix.lower() == suffix]
     for path in found:
         with pytest.raises(InputError, match="has a format that is not supported. Give NIfTI, NRRD, "):

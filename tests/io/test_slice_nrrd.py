@@ -34,7 +34,7 @@ def _masks(draw: st.DrawFn) -> tuple[Volume, Plane, np.ndarray]:
 
 @pytest.mark.parametrize("compress", [True, False])
 @given(case=_masks())
-def test_it_reads_as_the_whole_volume_in_its_frame(
+def test_it_is_read_as_the_whole_volume_with_its_geometry(
     tmp_path_factory: pytest.TempPathFactory, compress: bool, case: tuple[Volume, Plane, np.ndarray]
 ) -> None:
     volume, plane, mask = case
@@ -53,7 +53,7 @@ def test_it_reads_as_the_whole_volume_in_its_frame(
 
 
 @given(case=_masks())
-def test_packed_it_is_the_raw_file(
+def test_gzip_file_contains_the_raw_file(
     tmp_path_factory: pytest.TempPathFactory, case: tuple[Volume, Plane, np.ndarray]
 ) -> None:
     folder = tmp_path_factory.mktemp("reply")

@@ -60,7 +60,7 @@ def test_lossless_jpeg_of_16_bits() -> None:
 
 
 @given(st.binary(max_size=400), st.sampled_from([b"", b"\xff\xd8", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  "]))
-def test_what_is_no_codestream_is_refused(content: bytes, begin: bytes) -> None:
+def test_bytes_that_are_not_a_codestream_are_refused(content: bytes, begin: bytes) -> None:
     try:
         rows, columns, samples = codestream_size(begin + content)
     except ValueError:
@@ -77,7 +77,7 @@ def test_a_frame_may_be_split_into_fragments() -> None:
             check_frames("a.dcm", pixels, _BASELINE, count, (64, 64, 1))
 
 
-def test_run_lengths_are_one_fragment_a_frame() -> None:
+def test_rle_has_one_fragment_per_frame() -> None:
     check_frames("a.dcm", encapsulate([bytes(64)] * 2), _RLE, 2, (64, 64, 1))
     with pytest.raises(InputError, match="compressed pixels hold 3"):
         check_frames("a.dcm", encapsulate([bytes(64)] * 3), _RLE, 2, (64, 64, 1))

@@ -1,4 +1,4 @@
-"""Headers that are not as the standard wants them."""
+"""Headers that violate the standard."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_an_element_of_the_json_that_cannot_be_read_is_left_out() -> None:
         assert "Rows" not in found
 
 
-def test_what_is_malformed_or_private_is_left_out_and_who_it_is_stays() -> None:
+def test_malformed_and_private_elements_are_dropped_and_identity_is_kept() -> None:
     header = read_json_header(_GOOD)
     header.PatientID = "x" * 80
     header.PatientBirthDate, header.StudyDate, header.StudyTime = "1.1.1950", "2026-01-01", "120000"

@@ -1,4 +1,4 @@
-"""DICOM objects as label files: SEG, Label Map Segmentation and RTSTRUCT, and which series they belong to."""
+"""DICOM objects are read as label files: SEG, Label Map Segmentation and RTSTRUCT."""
 
 from __future__ import annotations
 
@@ -102,7 +102,9 @@ def test_an_object_of_another_series_is_refused(series: Series, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("kind", MAKERS)
-def test_an_object_without_references_goes_by_its_frame_of_reference(series: Series, tmp_path: Path, kind: str) -> None:
+def test_an_object_without_references_is_matched_by_frame_of_reference(
+    series: Series, tmp_path: Path, kind: str
+) -> None:
     folder, headers, image = series
     made = MAKERS[kind](headers, image, _masks(kind))
 
@@ -135,7 +137,7 @@ def test_an_object_without_references_goes_by_its_frame_of_reference(series: Ser
         read_label_map(tmp_path / "p1.dcm", image, folder)
 
 
-def test_a_label_map_in_run_lengths_and_in_colour(series: Series, tmp_path: Path) -> None:
+def test_a_label_map_with_rle_and_with_a_palette(series: Series, tmp_path: Path) -> None:
     folder, headers, image = series
     masks = _masks("Label Map")
     made = make_label_map(headers, image, masks)
@@ -161,7 +163,7 @@ def test_a_label_map_with_a_segment_that_it_does_not_describe_is_refused(series:
         read_label_map(tmp_path / "p1.dcm", image, folder)
 
 
-def test_what_is_packed_as_a_whole_or_empty_is_refused(series: Series, tmp_path: Path) -> None:
+def test_deflated_and_empty_objects_are_refused(series: Series, tmp_path: Path) -> None:
     folder, headers, image = series
     made = _structures(headers, image, _masks("RTSTRUCT"))
     made.ROIContourSequence = []
@@ -182,8 +184,8 @@ def test_overlapping_segments_are_refused_where_one_labelmap_is_needed(series: S
         read_labels(tmp_path / "p1.dcm", image, folder)
 
 
-def test_an_ordinary_dicom_image_is_a_labelmap_still(series: Series, tmp_path: Path) -> None:
-    """A labelmap that was stored as slices."""
+def test_an_ordinary_dicom_image_can_still_be_a_labelmap(series: Series, tmp_path: Path) -> None:
+    """The labelmap was stored as slices."""
     folder, _, image = series
     labels = random_segments(3)[0].astype(np.int16)
     uid = generate_uid()
@@ -198,8 +200,8 @@ def test_an_ordinary_dicom_image_is_a_labelmap_still(series: Series, tmp_path: P
 
 @pytest.mark.parametrize("kind", ["binary SEG", "fractional SEG", "RTSTRUCT"])
 @pytest.mark.parametrize("tilt", [0.9, 1.1, -1.6])
-def test_labels_of_a_tilted_gantry_survive(tmp_path: Path, kind: str, tilt: float) -> None:
-    """The volume is straightened; a label lies on the slices as they were scanned."""
+def test_labels_of_a_tilted_gantry_are_preserved(tmp_path: Path, kind: str, tilt: float) -> None:
+    """The volume is straightened, but a label lies on the slices as they were scanned."""
     folder = tmp_path / "p1"
     write_little_series(folder, tilt=tilt)
     headers, image = read_series_headers(folder), read_volume(folder)
@@ -216,7 +218,7 @@ def test_labels_of_a_tilted_gantry_survive(tmp_path: Path, kind: str, tilt: floa
 
 
 @pytest.mark.parametrize("kind", MAKERS)
-def test_a_label_among_the_slices_is_no_image(series: Series, tmp_path: Path, kind: str) -> None:
+def test_a_label_among_the_slices_is_not_an_image(series: Series, tmp_path: Path, kind: str) -> None:
     folder, headers, image = series
     shutil.copytree(folder, tmp_path / "p1")
     MAKERS[kind](headers, image, _masks(kind)).save_as(tmp_path / "p1" / "label.dcm", write_like_original=False)

@@ -1,4 +1,4 @@
-"""RTSTRUCT: contours in patient mm, by our own reader and by others."""
+"""RTSTRUCT contours agree between our reader and others."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _read(dataset: Dataset, image: Volume) -> dict[str, NDArray[np.bool_]]:
 
 @given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=14)))
 def test_outlines_enclose_the_mask_by_every_rule(mask: NDArray[np.bool_]) -> None:
-    """By the even-odd rule, and as the union of contours, by which some programs fill them."""
+    """They do so by the even-odd rule, and as the union of contours, which some programs fill."""
     found = trace_outlines(mask)
     if not mask.any():
         assert found == []
@@ -70,7 +70,7 @@ def test_outlines_enclose_the_mask_by_every_rule(mask: NDArray[np.bool_]) -> Non
     st.lists(st.tuples(st.floats(-3, 15), st.floats(-3, 15)), min_size=3, max_size=12),
     st.tuples(st.integers(1, 12), st.integers(1, 12)),
 )
-def test_any_polygon_encloses_what_scikit_image_says(points: list[tuple[float, float]], shape: tuple[int, int]) -> None:
+def test_filled_polygons_match_scikit_image(points: list[tuple[float, float]], shape: tuple[int, int]) -> None:
     polygon = np.array(points) + 1e-4 * np.pi  # No centre lies on an edge by design.
     ours, theirs = fill_contours([polygon], shape), polygon2mask(shape, polygon)
     edges = np.roll(polygon, -1, 0) - polygon
@@ -81,7 +81,7 @@ def test_any_polygon_encloses_what_scikit_image_says(points: list[tuple[float, f
 
 
 def test_a_contour_through_the_centres_of_voxels_marks_them() -> None:
-    """As programs built on OpenCV draw them; a hole of such a contour runs through marked voxels too."""
+    """Programs built on OpenCV draw such contours; a hole passes through marked voxels too."""
     mask = np.zeros((12, 12), bool)
     mask[2:9, 3:11] = True
     outer = np.array([(2, 3), (8, 3), (8, 10), (2, 10)], float) + 2e-4
@@ -118,7 +118,7 @@ def test_plastimatch_reads_the_same_voxels(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read.voxels > 0, mask)
 
 
-def test_what_plastimatch_wrote_is_read(tmp_path: Path) -> None:
+def test_files_of_plastimatch_are_read(tmp_path: Path) -> None:
     program = shutil.which("plastimatch")
     if not program:
         pytest.skip("plastimatch is not installed: apt-get install plastimatch")
@@ -164,7 +164,7 @@ def test_positions_are_in_patient_mm_and_references_are_those_of_the_series(obli
     assert describe_structures(made) == {1: ("liver", False)}
 
 
-def test_slices_that_lie_a_little_unevenly_keep_their_contours(tmp_path: Path) -> None:
+def test_slightly_uneven_slices_keep_their_contours(tmp_path: Path) -> None:
     folder, headers, image = _case(tmp_path / "p1", OBLIQUE, uneven=0.5)
     mask = random_segments(5)[0]
     made = write_structures(headers, image, {"a": mask}, WHEN)
@@ -185,7 +185,7 @@ def test_contours_of_other_slices_are_refused(oblique: Case) -> None:
         _read(made, Volume(image.voxels, moved))
 
 
-def test_points_are_left_out_and_named(oblique: Case) -> None:
+def test_points_are_skipped_with_a_note(oblique: Case) -> None:
     _, headers, image = oblique
     masks = {"isocentre": random_segments(5)[0], "liver": random_segments(6)[0]}
     made = write_structures(headers, image, masks, WHEN)
@@ -200,7 +200,7 @@ def test_points_are_left_out_and_named(oblique: Case) -> None:
     assert found.keys() == {"liver"}
 
 
-def test_structures_of_one_name_are_one_and_what_lies_outside_is_named(oblique: Case) -> None:
+def test_structures_of_one_name_are_merged_and_parts_outside_are_noted(oblique: Case) -> None:
     _, headers, image = oblique
     one, other = np.zeros(image.shape, bool), np.zeros(image.shape, bool)
     one[2:6, 2:6, 2], other[4:9, 4:9, 2] = True, True
@@ -214,7 +214,7 @@ def test_structures_of_one_name_are_one_and_what_lies_outside_is_named(oblique: 
 
 
 @pytest.mark.parametrize("broken", [["1", "2"], ["nan"] * 9])
-def test_what_is_broken_is_refused(oblique: Case, broken: list[str]) -> None:
+def test_broken_objects_are_refused(oblique: Case, broken: list[str]) -> None:
     _, headers, image = oblique
     made = write_structures(headers, image, {"a": random_segments(5)[0]}, WHEN)
     made.ROIContourSequence[0].ContourSequence[0].ContourData = broken
@@ -232,7 +232,7 @@ def test_a_series_without_identity_has_no_structures(oblique: Case, keyword: str
         write_structures(headers, image, {"a": random_segments(5)[0]}, WHEN)
 
 
-def test_the_file_is_whole_dicom(oblique: Case, tmp_path: Path) -> None:
+def test_the_file_is_complete_dicom(oblique: Case, tmp_path: Path) -> None:
     _, headers, image = oblique
     write_structures(headers, image, {"Milz – groß": random_segments(5)[0]}, WHEN).save_as(
         tmp_path / "rt.dcm", write_like_original=False
@@ -262,7 +262,7 @@ def test_a_structure_that_cannot_be_read_does_not_hide_the_others(oblique: Case)
         list(read_structures(made, image))
 
 
-def test_references_are_those_of_the_contours_or_of_the_whole(oblique: Case) -> None:
+def test_references_are_those_of_the_contours_or_of_the_object(oblique: Case) -> None:
     _, headers, image = oblique
     mask = np.zeros(image.shape, bool)
     mask[3:7, 3:7, 2:4] = True
