@@ -54,7 +54,7 @@ class Remembering(BlackBox):
         kept = memory if isinstance(memory, dict) else {}
         return {**kept, index: mask}
 
-    def _carry_on(
+    def _propagate(
         self, memory: object, index: int, image: NDArray[np.uint8], downwards: bool, background: Sequence[Point]
     ) -> NDArray[np.float32]:
         assert isinstance(memory, dict)
