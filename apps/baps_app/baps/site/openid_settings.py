@@ -18,7 +18,7 @@ SECRET = "BAPS_OPENID_SECRET"  # noqa: S105
 """Variable of the client's secret, for sites that keep it out of the file."""
 
 
-class OpenIdSettings(BaseModel, extra="forbid", frozen=True):
+class OpenIdSettings(BaseModel, extra="forbid", frozen=True):  # type: ignore[misc]  # mypy takes it for a dataclass.
     """An OpenID provider, and the roles of its users.
 
     Attributes:
