@@ -138,7 +138,7 @@ def test_remove_a_version_or_the_whole_label(studies: Path, audit: Path) -> None
     with pytest.raises(InputError, match="is the newest"):
         _run("remove", str(studies), "ct_01", second)
     history = LabelHistory(studies)
-    history.note_used([history.version("ct_01", "final", first).file])
+    history.mark_used([history.version("ct_01", "final", first).file])
     with pytest.raises(InputError, match="A training has used the version.*--although-used"):
         _run("remove", str(studies), "ct_01", first)
     assert first in _run("remove", str(studies), "ct_01", first, "--although-used")

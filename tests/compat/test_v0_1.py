@@ -34,7 +34,7 @@ from baps.fseft.adapter_file import read_organ_adapter
 from baps.fseft.feature_cache import FeatureCache
 from baps.fseft.models import OrganModel, load_organ_model
 from baps.fseft.predictor import OrganSegmenter, ask
-from baps.fseft.preprocessing import prepare
+from baps.fseft.preprocessing import preprocess
 from baps.inference.requests.click import read_click
 from baps.inference.segmenter import Segmenter
 from baps.io import read_label_map, read_volume
@@ -371,8 +371,8 @@ def organ_answers(site: Site, model: OrganModel) -> Iterator[tuple[str, NDArray[
     """What the site serves and what the model answers without adapters, as masks; each adapter's probabilities."""
     store, readings = site.organ_store, FeatureCache(site.folder / "readings")
     volume = read_volume(site.image("ct_05"))
-    prepared = prepare(volume, model.spacing, model.side)
-    reading = readings.of_image(model, prepared.image)
+    prepared = preprocess(volume, model.spacing, model.side)
+    reading = readings.for_image(model, prepared.image)
 
     def segment() -> NDArray[np.uint8]:
         return OrganSegmenter(model, store, readings).segment(volume, LABELS).labelmap
@@ -458,7 +458,7 @@ def label_facts(site: Site) -> dict[str, Any]:
     trained = {
         organ: [
             {"labels": str(case.labels.relative_to(site.studies)), "value": case.value, "patient": case.patient,
-             "covered": sorted(case.covered) if case.covered is not None else None}
+             "covered": sorted(case.annotated_slices) if case.annotated_slices is not None else None}
             for case in found
         ]
         for organ, found in cases.items()

@@ -70,7 +70,7 @@ def adapt(
     from baps.io import file_stem
     from baps.training.adapt import ProgressReport
     from baps.training.adapt import adapt as adapt_to
-    from baps.training.budget import check_images
+    from baps.training.budget import check_max_images
     from baps.training.settings import AdaptationSettings
 
     settings = AdaptationSettings(
@@ -96,7 +96,7 @@ def adapt(
         config=config,
     )
     found = find_cases(images, labels, options.read_label(label), patients)
-    check_images(found.cases, settings, resends=model.capabilities.resends)
+    check_max_images(found.cases, settings, resends=model.capabilities.resends)
     folder = out.parent
     note("adapt to labels", images=sorted({file_stem(case.image) for case in found.cases}), config=config)
     slices, skipped = load_cases(found.cases, model.capabilities.input_size, settings.slices_per_volume, folder)
@@ -123,21 +123,22 @@ def adapt(
         console.print(f"The answers for {replayed} images came from {log}, which an earlier, interrupted run left.")
     candidate = out.with_name(f"{out.name}.rejected")
     candidate.unlink(missing_ok=True)
-    record["status"] = result.check.status
-    if result.check.verdict is None:
+    record["status"] = result.acceptance.status
+    if result.acceptance.comparison is None:
         write_adapter(out, result.adapter, record)
         console.print(
             "Only one patient: the adapter could not be checked on another one. It may help or harm.", style="yellow"
         )
-    elif result.check.status == "accepted":
+    elif result.acceptance.status == "accepted":
         write_adapter(out, result.adapter, record)
-        console.print(f"{result.check.sentence()} Better.", style="green")
+        console.print(f"{result.acceptance.sentence()} Better.", style="green")
     else:
         write_adapter(candidate, result.adapter, record)
         unchanged = identity_adapter()
         write_adapter(out, unchanged, {**record, "adapter": unchanged.to_dict()})
         console.print(
-            f"{result.check.sentence()} Not better. {out.name} changes nothing; the candidate is {candidate.name}.",
+            f"{result.acceptance.sentence()} Not better. {out.name} changes nothing; the candidate is "
+            f"{candidate.name}.",
             style="yellow",
         )
     console.print(f"{record['black_box_images']} images were sent to the model. The adapter is {out}.")

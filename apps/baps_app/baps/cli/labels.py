@@ -110,7 +110,7 @@ def prune(
 
     Trainings of earlier releases are known from the adapters: give their folder as for the server.
     """
-    from baps.annotations.retention import Rule
+    from baps.annotations.retention import RetentionRule
     from baps.annotations.retention import prune as prune_versions
     from baps.cli.options import given
     from baps.errors import InputError
@@ -123,7 +123,9 @@ def prune(
         raise InputError("Choose which versions to keep: --keep, the number for each label, or --older-than, or both.")
     history, folder = _history(studies), read_settings(given(adapters=adapters)).adapters
     count = 0
-    for name, tag, versions in prune_versions(history, Rule(keep, older_than), adapter_times(folder), image, dry_run):
+    for name, tag, versions in prune_versions(
+        history, RetentionRule(keep, older_than), adapter_times(folder), image, dry_run
+    ):
         count += len(versions)
         if not dry_run:
             note("prune a label", name, adapters=adapters, tag=tag, versions=versions)
@@ -152,7 +154,7 @@ def remove(
     versions = [one for one in history.versions(image, tag) if all_versions or one.name == version]
     if not versions:
         raise NotFoundError(f"The label {tag} of {image} has no version {version}. See `baps labels list`.")
-    if not although_used and (used := [one.name for one in versions if one.is_evidence]):
+    if not although_used and (used := [one.name for one in versions if one.used_in_training]):
         raise InputError(
             f"A training has used the version {used[0]}, or may have. Nothing was removed. To remove it nevertheless, "
             "add --although-used."
@@ -171,7 +173,7 @@ def export(
     adapters: Adapters = "",
 ) -> None:
     """Write the label of a DICOM series to FILE, which must not exist. It belongs to the study of the series."""
-    from baps.annotations.export import label_as_rtstruct
+    from baps.annotations.export import label_to_rtstruct
     from baps.errors import InputError
     from baps.utils.atomic_write import atomic_write
 
@@ -179,7 +181,7 @@ def export(
         raise InputError(f"There is a file {rtstruct} already. Give another name.")
     if not rtstruct.parent.is_dir():
         raise InputError(f"There is no folder {rtstruct.parent}. Make it first.")
-    made = label_as_rtstruct(_history(studies), image, tag)
+    made = label_to_rtstruct(_history(studies), image, tag)
     with atomic_write(rtstruct) as partly:
         made.save_as(partly, write_like_original=False)
     note("export a label", image, adapters=adapters)
@@ -211,7 +213,7 @@ def import_labels(
 
     The exit status is 1 if a label was rejected.
     """
-    from baps.annotations.label_files import USED, match_labels
+    from baps.annotations.label_files import TAG_FOLDERS, match_labels
     from baps.errors import InputError
     from baps.io import list_images
     from baps.site.settings import Settings, read_settings
@@ -220,7 +222,7 @@ def import_labels(
     for place in (folder, studies):
         if not place.is_dir():
             raise InputError(f"There is no folder {place}.")
-    files = [path for path in list_images(folder) if not (path.is_dir() and path.name in USED)]
+    files = [path for path in list_images(folder) if not (path.is_dir() and path.name in TAG_FOLDERS)]
     if not files:
         raise InputError(f"There are no labels directly in {folder}.")
     if not os.access(studies, os.W_OK):

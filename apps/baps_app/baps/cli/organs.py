@@ -88,9 +88,9 @@ def adapt(
         raise InputError(f"None of the labels can be used. {next(iter(skipped.values()), '')}")
     wanted = []
     if queries is not None:
-        from baps.fseft.preprocessing import prepare
+        from baps.fseft.preprocessing import preprocess
 
-        wanted = [prepare(read_volume(path), organs.spacing, organs.side).image for path in list_images(queries)]
+        wanted = [preprocess(read_volume(path), organs.spacing, organs.side).image for path in list_images(queries)]
         if not wanted:
             raise InputError(f"There is no image in {queries}. Give --queries a folder of volumes, or omit it.")
     count = sum(map(len, volumes.values()))
@@ -105,21 +105,25 @@ def adapt(
             bar.update(task, total=total, completed=epoch, said=f"training Dice {dice:.3f}")
 
         kept = FeatureCache(unfinished / "readings")
-        result = adapt_organ(organs, organ, volumes, settings, None, kept, wanted, told=report, unfinished=unfinished)
+        result = adapt_organ(
+            organs, organ, volumes, settings, None, kept, wanted, progress=report, checkpoint_folder=unfinished
+        )
         bar.update(task, total=1, completed=1)
-    record: dict[str, Any] = {**result.record, "status": result.check.status}
+    record: dict[str, Any] = {**result.record, "status": result.acceptance.status}
     candidate = out.with_name(f"{out.name}.rejected")
-    rejected = result.check.status == "rejected"
+    rejected = result.acceptance.status == "rejected"
     candidate.unlink(missing_ok=True)
     write_adapter(candidate if rejected else out, result.adapter, record)
     shutil.rmtree(unfinished, ignore_errors=True)
     if rejected:
         now = f"{out} is still the earlier one" if out.exists() else f"there is no {out}"
-        console.print(f"{result.check.sentence()} Not better: the candidate is {candidate}; {now}.", style="yellow")
-    elif result.check.verdict is None:
-        console.print(f"{result.check.sentence()} The adapter is {out}. It may help or harm.", style="yellow")
+        console.print(
+            f"{result.acceptance.sentence()} Not better: the candidate is {candidate}; {now}.", style="yellow"
+        )
+    elif result.acceptance.comparison is None:
+        console.print(f"{result.acceptance.sentence()} The adapter is {out}. It may help or harm.", style="yellow")
     else:
-        console.print(f"{result.check.sentence()} Better: the adapter is {out}.", style="green")
+        console.print(f"{result.acceptance.sentence()} Better: the adapter is {out}.", style="green")
 
 
 @app.command()

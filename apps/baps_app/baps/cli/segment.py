@@ -147,7 +147,7 @@ def _whole_organ(
 ) -> Found:
     from baps.imaging.volume import Volume
     from baps.inference.requests.click import read_organ_clicks
-    from baps.inference.whole_organ import name_slices, segment_organ
+    from baps.inference.whole_organ import format_slices, segment_organ
 
     volume, _ = segmenter.volume(image)
     clicks = read_organ_clicks(request, volume, labels)
@@ -161,12 +161,12 @@ def _whole_organ(
             clicks,
             clicks.label,
             adapted,
-            go_on=lambda: time.monotonic() < deadline,
+            should_continue=lambda: time.monotonic() < deadline,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     notes = [*clicks.notes, *found.notes, *volume.notes]
     if found.stopped:
-        notes.append(f"The {seconds:g} seconds have passed: the mask ends at {name_slices(found.stopped)}.")
+        notes.append(f"The {seconds:g} seconds have passed: the mask ends at {format_slices(found.stopped)}.")
     lines = {
         "label": clicks.label or "none",
         "slices": f"{found.slices[0]} to {found.slices[-1]} across K, {len(found.slices)} of them"

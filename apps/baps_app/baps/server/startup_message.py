@@ -80,7 +80,7 @@ def server_lines(host: str, port: int, root: str, app: BapsApp) -> list[str]:
     if not app.loaded:
         lines.append("    The model is still being loaded; clicks wait for it.")
     if not app.remote:
-        lines += [f"    {one}" for one in unused_labels(Path(app.studies), discreet=True)]
+        lines += [f"    {one}" for one in unused_labels(Path(app.studies), skip_named_folders=True)]
     return lines
 
 
