@@ -39,12 +39,12 @@ class FakePacs:
 
     def __init__(self) -> None:
         self.answer: Answer = (200, "application/dicom+json", b"[]")
-        self.asked: list[tuple[str, str]] = []
+        self.queries: list[tuple[str, str]] = []
         pacs = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                pacs.asked.append((self.path, self.headers.get("Authorization", "")))
+                pacs.queries.append((self.path, self.headers.get("Authorization", "")))
                 code, kind, content = pacs.answer if self.path.startswith("/dicom-web/") else (404, "text/html", b"")
                 self.send_response(code)
                 self.send_header("Content-Type", kind)
@@ -83,7 +83,7 @@ def test_a_pacs_says_what_it_holds(fake_pacs: FakePacs) -> None:
     found = doctor.pacs(fake_pacs.url + "/")
     assert found.status is OK
     assert found.message == "2 modalities in the first 3 series: 2 CT, 1 MR"
-    [(path, account)] = fake_pacs.asked
+    [(path, account)] = fake_pacs.queries
     assert path.startswith("/dicom-web/series?limit=")
     assert account == ""
 
@@ -92,7 +92,7 @@ def test_a_query_is_sent_and_a_pacs_that_ignores_it_is_told_of(fake_pacs: FakePa
     fake_pacs.answer = (200, "application/dicom+json", _series("CT", "MR", "CT"))
     (tmp_path / "worklist").write_text("1.2.3\n1.2.4\n")
     found = doctor.pacs(f"{fake_pacs.url}/?Modality=CT", None, tmp_path / "worklist")
-    assert fake_pacs.asked[0][0] == "/dicom-web/series?limit=100&Modality=CT"
+    assert fake_pacs.queries[0][0] == "/dicom-web/series?limit=100&Modality=CT"
     assert found.status is WARNING
     assert "1 do not match STUDIES" in found.message
     assert "worklist has 2 studies" in found.message
@@ -109,7 +109,7 @@ def test_the_account_is_taken_from_the_environment(fake_pacs: FakePacs, monkeypa
     fake_pacs.answer = (401, "text/plain", b"")
     found = doctor.pacs(fake_pacs.url)
     assert "geheim" not in repr(found)
-    [(path, account)] = fake_pacs.asked
+    [(path, account)] = fake_pacs.queries
     assert path.startswith("/dicom-web/qido/series?")
     assert base64.b64decode(account.removeprefix("Basic ")) == b"reader:geheim"
 
@@ -434,7 +434,7 @@ def test_a_model_that_understands_boxes_only(
     black_box._capabilities = type(able)(**{**vars(able), "clicks": False})  # type: ignore[attr-defined]
     monkeypatch.setattr("baps.blackbox.load_black_box", lambda *_: black_box)
     assert doctor.model(Settings(black_box="sam", weights=Path("medsam.pth"), device="cpu")).status is OK
-    [(images, [prompt])] = black_box.asked  # type: ignore[attr-defined]
+    [(images, [prompt])] = black_box.queries  # type: ignore[attr-defined]
     assert prompt.box is not None
     assert images.shape == (1, 32, 32, 3)
     assert not np.any(images)
@@ -443,7 +443,7 @@ def test_a_model_that_understands_boxes_only(
 def test_a_remote_model_that_answers_and_one_that_does_not(faulty: FaultyServer) -> None:
     site = Settings(black_box="remote", remote=faulty.address)
     assert "faulty" in doctor.model(site).message
-    assert faulty.asked == [1]
+    assert faulty.image_counts == [1]
     with pytest.raises(BapsError, match="cannot be reached"):
         doctor.model(site.model_copy(update={"remote": f"http://127.0.0.1:{_free()}/faulty"}))
 
