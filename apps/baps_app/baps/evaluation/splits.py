@@ -62,6 +62,9 @@ def cross_validation_limit(pieces: Mapping[str, Sized]) -> int:
 
     Args:
         pieces: slices or volumes of each patient.
+
+    Returns:
+        The number of patients.
     """
     return (
         MAX_CROSS_VALIDATED_SINGLE

@@ -48,8 +48,9 @@ class OrganSettings:
         decoder: whether the decoder is trained too, in addition to a method that changes the encoder.
         learning_rate: initial learning rate; 0 for the method's own.
         epochs: maximum number of epochs.
-        crop, crops: side of the training cubes in voxels, and number of cubes per step, half of them around the organ.
-            An epoch has one step per volume; four if single voxels are drawn instead.
+        crop: side of the training cubes, voxels.
+        crops: number of cubes per step, half of them around the organ. An epoch has one step per volume; four if single
+            voxels are drawn instead.
         seed: seed of everything random.
 
     Raises:
@@ -72,7 +73,11 @@ class OrganSettings:
         self.fit_settings()
 
     def fit_settings(self) -> FitSettings:
-        """Return the settings of the training loop."""
+        """Return the settings of the training loop.
+
+        Returns:
+            The settings, with the method's learning rate unless there is another.
+        """
         method = get_method(self.method)
         return FitSettings(
             self.learning_rate or method.rate,

@@ -39,7 +39,8 @@ class ProgressReport:
     """Progress of an adaptation.
 
     Attributes:
-        step, steps: progress of all training runs together, in thousandths.
+        step: progress of all training runs together, in thousandths.
+        steps: 1000.
         images: black-box images queried so far.
         dice: last point of the training curve, 0 to 1.
     """
@@ -64,8 +65,7 @@ class ServedAdapter:
 
     @property
     def trained_on(self) -> frozenset[str]:
-        """Hashes of the patients that it, or the adapters it started from, were trained on; it cannot be evaluated on
-        them."""
+        """Hashes of the patients that it, or its predecessors, were trained on; it cannot be evaluated on them."""
         return frozenset(self.record["seen_patients"])
 
 

@@ -125,8 +125,10 @@ def keep_and_publish(
 
 
 def _load_served(store: AdapterStore, label: str, black_box: BlackBox) -> ServedAdapter | None:
-    """Load the adapter that is served for a label. The gain of a shared adapter is ignored: it was measured on other
-    labels."""
+    """Load the adapter that is served for a label.
+
+    The gain of a shared adapter is ignored, because it was measured on other labels.
+    """
     found = store.served(label, black_box.capabilities.weights_sha256)
     if found is None:
         return None

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import BaseModel, Field, FiniteFloat
 
 from baps.errors import InputError
 from baps.imaging.canvas import AS_STORED, AXES, SLICE_AXIS, Plane, plane_axis
@@ -27,10 +27,8 @@ _MAX_POINTS = 1000
 _USAGE = f"Points are [i, j, k], at most {_MAX_POINTS} of them."
 
 
-class _Form(BaseModel):
-    """The fields of a request that hold clicks; the host's other fields are ignored."""
-
-    model_config = ConfigDict(extra="ignore")
+class _Form(BaseModel, extra="ignore"):
+    # The fields of a request that hold clicks; the host's other fields are ignored.
 
     foreground: list[Voxel] = Field(default_factory=list, max_length=_MAX_POINTS)
     background: list[Voxel] = Field(default_factory=list, max_length=_MAX_POINTS)
@@ -66,7 +64,8 @@ class OrganClicks:
         prompts: clicks and box of each slice that has a foreground click, in order; without any, of the box's middle
             slice.
         background: background clicks on other slices.
-        first, last: range of slices that the organ may reach, inclusive.
+        first: first slice that the organ may reach.
+        last: last slice that the organ may reach, inclusive.
         notes: sentences for the reply on what was skipped.
     """
 
@@ -172,7 +171,11 @@ def read_organ_clicks(request: Mapping[str, Any], volume: Volume, labels: Sequen
 
 
 def _read_label_form(request: Mapping[str, Any]) -> tuple[_Form, str]:
-    """Read the fields of a request, and the label that it names."""
+    """Read the fields of a request, and the label that it names.
+
+    Raises:
+        InputError: if a field is invalid.
+    """
     form = read_form(_Form, request, _USAGE)
     if len(form.roi) not in (0, 6):
         raise InputError(f"The box must be [i0, i1, j0, j1, k0, k1], not {form.roi}.")
@@ -187,6 +190,13 @@ def _points_by_label(request: Mapping[str, Any], label: str, labels: Sequence[st
 
 
 def _requested_slice(foreground: list[Voxel], roi: list[float], axis: int, shape: tuple[int, int, int]) -> int:
+    """Choose the slice that a request means.
+
+    This is the slice of its last foreground point inside the volume, or the middle slice of its box.
+
+    Raises:
+        InputError: if there is neither.
+    """
     if foreground:
         return _index(([point for point in foreground if _inside(point, shape)] or foreground)[-1], axis, shape)
     if roi:
