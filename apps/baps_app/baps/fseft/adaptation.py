@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from baps.blackbox.local import enough_memory
 from baps.errors import InputError
-from baps.evaluation.acceptance import Acceptance, check_acceptance
+from baps.evaluation.acceptance import Acceptance
 from baps.evaluation.splits import cross_validation_limit, patient_hash, split_patients
 from baps.fseft.adapter_file import adapter_record
 from baps.fseft.adapters import FewShotAdapter, build_adapter, get_method, unsupported_reason
@@ -26,7 +26,8 @@ from baps.fseft.inference import segment
 from baps.fseft.models import OrganModel
 from baps.fseft.predictor import unadapted
 from baps.fseft.volumes import LabelledVolume, VolumesByPatient
-from baps.training.adapt import AdaptationPlan
+from baps.training.folds import Arm, train_folds
+from baps.training.plan import AdaptationPlan, ServedAdapter
 
 _MIN_DICE = 0.5
 """Dice (0 to 1) that an adapter must reach if the model does not know the organ, because any mask is better than none.
@@ -91,24 +92,6 @@ class OrganSettings:
 
 
 @dataclass(frozen=True)
-class ServedOrganAdapter:
-    """The adapter that is served while another one is trained.
-
-    Attributes:
-        adapter: the adapter.
-        record: the record of its training.
-    """
-
-    adapter: FewShotAdapter
-    record: Mapping[str, Any]
-
-    @property
-    def trained_on(self) -> frozenset[str]:
-        """Hashes of the patients that it, or the adapters before it, were trained on."""
-        return frozenset(self.record["seen_patients"])
-
-
-@dataclass(frozen=True)
 class OrganAdaptation:
     """The result of an adaptation.
 
@@ -133,7 +116,7 @@ def plan_organ_adaptation(
     volumes: VolumesByPatient,
     settings: OrganSettings,
     split_memory: Path | None = None,
-    served: ServedOrganAdapter | None = None,
+    served: ServedAdapter[FewShotAdapter] | None = None,
 ) -> AdaptationPlan:
     """Split the patients, and record what the result will depend on.
 
@@ -189,7 +172,7 @@ def adapt_organ(
     plan: AdaptationPlan | None = None,
     feature_cache: FeatureCache | None = None,
     queries: Sequence[torch.Tensor] = (),
-    served: ServedOrganAdapter | None = None,
+    served: ServedAdapter[FewShotAdapter] | None = None,
     progress: OrganProgress = lambda epoch, epochs, dice: None,
     wait: Callable[[], None] = lambda: None,
     checkpoint_folder: Path | None = None,
@@ -229,11 +212,10 @@ def adapt_organ(
     plan = plan or plan_organ_adaptation(model, organ, volumes, settings, served=served)
     feature_cache = feature_cache or FeatureCache(None)
     split, folds = plan.split, plan.split.folds
-    keep_fold_adapter = bool(split.held_back)
-    runs = len(folds) + (not keep_fold_adapter)
+    runs = len(folds) + (not split.held_back)
     run_facts = f"{plan.fingerprint} {[_digest(image) for image in queries]}"
 
-    def run(patients: Sequence[str], number: int) -> tuple[FewShotAdapter, FitResult]:
+    def train_run(number: int, patients: Sequence[str], _: Sequence[str]) -> tuple[FewShotAdapter, FitResult]:
         adapter = build_adapter(settings.method, model.network, organ, decoder=settings.decoder, seed=settings.seed).to(
             model.device
         )
@@ -255,39 +237,20 @@ def adapt_organ(
         query_inputs = [get_inputs(image) for image in queries]
         return adapter, fit(adapter, examples, settings.fit_settings(), query_inputs, report, wait, checkpoint)
 
-    def score(adapter: FewShotAdapter | None, patient: str) -> NDArray[np.float64]:
+    def score_patient(patient: str, _: Arm, adapter: FewShotAdapter | None) -> NDArray[np.float64]:
         masks = (_mask(model, organ, adapter, feature_cache, volume, wait) for volume in volumes[patient])
         return np.array([[volume.dice(mask)] for volume, mask in zip(volumes[patient], masks, strict=True)])
 
-    unadapted_scores: dict[str, NDArray[np.float64]] = {}
-    adapted_scores: dict[str, NDArray[np.float64]] = {}
-    served_scores: dict[str, NDArray[np.float64]] = {}
-    trained_run: tuple[FewShotAdapter, FitResult] | None = None
-    for number, (training, held_out) in enumerate(folds):
-        trained_run = run(training, number)
-        for patient in held_out:
-            unadapted_scores[patient], adapted_scores[patient] = score(None, patient), score(trained_run[0], patient)
-            if served and patient_hash(patient) not in served.trained_on:
-                served_scores[patient] = score(served.adapter, patient)
-    if trained_run is None or not keep_fold_adapter:
-        trained_run = run(split.training, runs - 1)
+    (adapter, result), scores = train_folds(split, folds, train_run, score_patient, served, volumes)
     min_dice = _MIN_DICE if model.network.index(organ) is None else 0.0
-    acceptance = check_acceptance(
-        unadapted_scores,
-        adapted_scores,
-        served_scores,
-        served.record["verdict"] if served else None,
-        min_dice,
-        "volume",
-    )
-    adapter, result = trained_run
+    acceptance = scores.check(served, min_dice, "volume")
     trained_on = {*map(patient_hash, split.training), *(served.trained_on if served else ())}
     record = {
         "adapter": adapter_record(settings.method, organ, settings.decoder, settings.seed),
         **plan.facts,
         "fingerprint": plan.fingerprint,
         "seen_patients": sorted(trained_on),
-        "check": "held back" if split.held_back else "leave some out" if folds else "none, one patient only",
+        "check": split.evaluation,
         **acceptance.record(),
         "curve": [[epoch, round(dice, 4)] for epoch, dice in enumerate(result.dices, 1)],
         "penalties": [round(penalty, 4) for penalty in result.penalties],

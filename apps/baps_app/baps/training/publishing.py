@@ -7,13 +7,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from baps.adapters.adapter import Adapter
 from baps.adapters.adapter_file import HasState
 from baps.blackbox import BlackBox
 from baps.errors import BapsError
 from baps.evaluation.acceptance import Acceptance
 from baps.evaluation.slices import SlicesByPatient
 from baps.registry.store import AdapterStore
-from baps.training.adapt import ProgressReport, ServedAdapter, adapt, plan_adaptation
+from baps.training.adapt import ProgressReport, adapt, plan_adaptation
+from baps.training.plan import ServedAdapter
 from baps.training.settings import AdaptationSettings
 
 logger = logging.getLogger(__name__)
@@ -124,7 +126,7 @@ def keep_and_publish(
     }
 
 
-def _load_served(store: AdapterStore, label: str, black_box: BlackBox) -> ServedAdapter | None:
+def _load_served(store: AdapterStore, label: str, black_box: BlackBox) -> ServedAdapter[Adapter] | None:
     """Load the adapter that is served for a label.
 
     The gain of a shared adapter is ignored, because it was measured on other labels.

@@ -34,6 +34,9 @@ def rename_old_keys(values: Mapping[str, Value], old_names: Mapping[str, str], w
         values: by name, old or new.
         old_names: the new names by the old ones.
         where: as for ``warn_of_old_name``.
+
+    Returns:
+        The values by new names.
     """
     renamed = {name: value for name, value in values.items() if name not in old_names}
     for old in values.keys() & old_names.keys():
