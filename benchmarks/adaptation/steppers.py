@@ -74,7 +74,7 @@ class WhiteBoxStepper(PromptSpaceStepper):
 
     def step(self, black_box: BlackBox, batch: Batch, generator: torch.Generator, get_or_query: GetOrQuery) -> None:
         code = self.visual_prompt(batch.features, batch.prompts, batch.images.shape[-1])
-        changed = self.visual_prompt.unrounded(batch.images, code).clamp(0, 255)
+        changed = self.visual_prompt.apply_unrounded(batch.images, code).clamp(0, 255)
         self.descend(image_losses(self._answer(changed, batch.prompts), batch.target).mean())
 
     def _answer(self, images: torch.Tensor, prompts: Sequence[Prompt]) -> torch.Tensor:

@@ -283,13 +283,15 @@ def main(out: Annotated[Path, typer.Option()] = RESULTS / "scribbles.json") -> N
     record = {
         "images": len(images),
         "reported_images": len(images[1::2]),
-        "black_box_images": black_box.images_asked,
+        "black_box_images": black_box.images_queried,
         "weights_sha256": black_box.capabilities.weights_sha256,
         "default": asdict(DEFAULT),
         "best": best,
         "rows": rows,
     }
-    console.print(f"{len(images)} images, {black_box.images_asked} black-box images. Best: {best}. Default: {DEFAULT}")
+    console.print(
+        f"{len(images)} images, {black_box.images_queried} black-box images. Best: {best}. Default: {DEFAULT}"
+    )
     out.write_text(json.dumps(record, indent=1))
 
 

@@ -131,9 +131,9 @@ def measure(black_box: BlackBox, store: AdapterStore, case: Case, label: str, ad
     def run(order: str, count: int, clicks: OrganClicks) -> tuple[Run, NDArray[np.bool_]]:
         segmenter = Segmenter(black_box, store)  # A new one: nothing is encoded that another answer needed.
         segmenter.volume(case.image)
-        asked, begun = black_box.images_asked, time.perf_counter()
+        asked, begun = black_box.images_queried, time.perf_counter()
         mask = segment_organ(segmenter, case.image, clicks, label, adapted).mask.astype(bool)
-        seconds, images = time.perf_counter() - begun, black_box.images_asked - asked
+        seconds, images = time.perf_counter() - begun, black_box.images_queried - asked
         masks = {index: Plane(SLICE_AXIS, index).extract(mask) for index in clicks.prompts}
         between, alone = interpolate(masks, volume.shape), np.zeros(volume.shape, bool)
         for index, one in masks.items():
@@ -158,11 +158,11 @@ def train(domain: Domain, black_box: BlackBox, store: AdapterStore) -> None:
     """Make an adapter of the training and validation patients, if there is none, and publish it if it passed."""
     if store.versions(domain.name):
         return
-    side = black_box.capabilities.input_side
+    side = black_box.capabilities.input_size
     training = {p[0].patient: p for part in ("train", "validation") for p in slices(domain, part, side, 24)}
     made = adapt(black_box, training, AdaptationSettings())
     record = {
-        "adapter": made.adapter.record(),
+        "adapter": made.adapter.to_dict(),
         "black_box": {"weights_sha256": black_box.capabilities.weights_sha256},
         "status": made.acceptance.status,
     }

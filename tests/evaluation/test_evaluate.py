@@ -123,7 +123,7 @@ def test_the_images_that_were_asked_are_counted(new_cases: Callable[..., list[Ca
     evaluate(black_box, cases)
     made = evaluate(black_box, cases)
     assert made.black_box_images == 12 * CLICK_SEEDS  # Twelve slices at the most.
-    assert black_box.images_asked == 2 * made.black_box_images
+    assert black_box.images_queried == 2 * made.black_box_images
 
 
 def test_the_same_seed_asks_the_same(new_cases: Callable[..., list[Case]], new_black_box: NewBox) -> None:
@@ -223,7 +223,7 @@ class _Encoding(BlackBox):
         return self.inner._segment(encoding._content[None], [prompt])[0]
 
 
-@pytest.mark.parametrize("near", [click_consistency._NEAR, 9.0], ids=["heeding", "contradicting nothing"])
+@pytest.mark.parametrize("near", [click_consistency._TOLERANCE, 9.0], ids=["violated", "nothing is violated"])
 @pytest.mark.parametrize("clicks", [1, 3])
 @pytest.mark.parametrize("head", [False, True])
 @pytest.mark.parametrize("visual_prompt", [None, ("basis", "label"), ("concat", "label"), ("concat", "click")], ids=str)
@@ -237,13 +237,13 @@ def test_with_encodings_it_comes_to_the_same(
     near: float,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(click_consistency, "_NEAR", near)
+    monkeypatch.setattr(click_consistency, "_TOLERANCE", near)
     cases = new_cases()
     made = visual_prompt and _moved(*visual_prompt, lively_head if head else None)
     plain, encoding = new_black_box(), _Encoding(new_black_box())
     found = evaluate(plain, cases, made, clicks=clicks)
     assert found == evaluate(encoding, cases, made, clicks=clicks)
-    assert found.black_box_images == plain.images_asked == encoding.images_asked == len(_prompts(plain))
+    assert found.black_box_images == plain.images_queried == encoding.images_queried == len(_prompts(plain))
     assert _prompts(plain) == _prompts(encoding.inner)
     if clicks > 1 and near < 1:  # Where an answer contradicts its clicks, another one is asked for.
         return
@@ -271,12 +271,12 @@ def test_the_head_corrects_each_answer_for_its_click_and_the_image_as_it_was(
     scores = []
     for index in np.flatnonzero(target.any((0, 1))):
         plane = Plane(AXES["K"], int(index))
-        canvas = Canvas.fit(volume, plane, plain.capabilities.input_side)
+        canvas = Canvas.fit(volume, plane, plain.capabilities.input_size)
         prompts = [next(asked) for _ in range(CLICK_SEEDS)]
         image = canvas_image(volume, plane, canvas, choose_window(volume))
         pixels = np.repeat(image[None], CLICK_SEEDS, axis=0)
-        answers = new_black_box().segment(bare.change(bare.crop(pixels, prompts)), prompts)
-        corrected = headed.refine(headed.crop(pixels, prompts), answers)
+        answers = new_black_box().segment(bare.transform_images(bare.crop(pixels, prompts)), prompts)
+        corrected = headed.refine_masks(headed.crop(pixels, prompts), answers)
         scores.append([dice(canvas.restore(one) > 0.5, plane.extract(target)) for one in corrected])
     assert next(asked, None) is None
     assert found.dice["one.nii.gz"][1] == pytest.approx(np.mean(scores, axis=0))
@@ -472,7 +472,7 @@ def test_a_black_box_that_understands_no_corrections(
     black_box._capabilities = replace(black_box.capabilities, **able)
     with pytest.raises(InputError, match="brightness does not understand .* clicks=1"):
         evaluate(black_box, new_cases(), prompt="box", clicks=2)
-    assert black_box.images_asked == 0
+    assert black_box.images_queried == 0
     assert evaluate(black_box, new_cases(), prompt="box").black_box_images
 
 

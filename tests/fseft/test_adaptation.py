@@ -54,7 +54,7 @@ def volumes(new_phantom: Phantom) -> Callable[[int], VolumesByPatient]:
 
 
 def _weights(adapter: FewShotAdapter) -> dict[str, torch.Tensor]:
-    return adapter.state()
+    return adapter.state_dict()
 
 
 def _same(one: OrganAdaptation, other: OrganAdaptation) -> bool:

@@ -81,7 +81,7 @@ def clicks(*indices: int, **other: object) -> OrganClicks:
 
 def publish(segmenter: Segmenter, adapter: Adapter) -> None:
     record = {
-        "adapter": adapter.record(),
+        "adapter": adapter.to_dict(),
         "black_box": {"weights_sha256": segmenter.black_box.capabilities.weights_sha256},
     }
     segmenter.store.publish("spleen", segmenter.store.add("spleen", adapter, record, "accepted"))
@@ -157,7 +157,7 @@ def test_images_are_asked_once_a_slice_and_direction(
     segment_organ(
         Segmenter(black_box, AdapterStore(tmp_path / "a")), path, clicks(12), "", progress=lambda *n: told.append(n)
     )
-    assert black_box.images_asked == 1 + told[-1][0]
+    assert black_box.images_queried == 1 + told[-1][0]
 
 
 def test_the_adapter_is_asked_on_every_slice(new_black_box: Callable[..., Any], path: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Servers for the tests of the app."""
+"""Servers for the tests of the app, in the process of the tests."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.marks import starts
-from tests.support.sites import Site, site
+from tests.support.client import threaded_site
+from tests.support.sites import Site
 
 
 @pytest.fixture(scope="session")
-@starts("server")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """The protected server, shared by the tests that leave it as it was."""
-    yield from site(tmp_path_factory.mktemp("site"))
+    with threaded_site(tmp_path_factory.mktemp("site")) as running:
+        yield running
 
 
 @pytest.fixture
-@starts("server")
 def own_server(tmp_path: Path) -> Iterator[Site]:
     """A server for one test alone."""
-    yield from site(tmp_path)
+    with threaded_site(tmp_path) as running:
+        yield running

@@ -10,7 +10,8 @@ import os
 import shutil
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -22,6 +23,7 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from monailabel.client import MONAILabelClient
+from monailabel.config import settings as host_settings
 
 from baps.server.application import create_app
 from baps.server.middleware.connections import Connection
@@ -60,19 +62,24 @@ def site_client(
 
 @contextmanager
 def threaded_site(
-    folder: Path, cases: int = 6, settings: Mapping[str, Any] = MappingProxyType({}), **options: Any
+    folder: Path,
+    cases: int = 6,
+    extra: Callable[[], object] = lambda: None,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+    **options: Any,
 ) -> Iterator[Site]:
     """Serve the same application at an address, by uvicorn in a thread of this process.
 
     Args:
         folder, cases, settings, options: As for ``site_client``.
+        extra: Called when the sample volumes are there, to add other images.
 
     Yields:
-        The site. Its process is this one, and its log is empty.
+        The site. Its process is this one, which no test may end, and its log is empty.
     """
     log = folder / "server.log"
     log.touch()
-    with _application(folder, cases, settings, **options) as application:
+    with _application(folder, cases, settings, extra, **options) as application:
         config = uvicorn.Config(application, http=Connection, log_config=None, lifespan="on")
         server = uvicorn.Server(config)
         with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -91,13 +98,23 @@ def threaded_site(
 
 
 @contextmanager
-def _application(folder: Path, cases: int, settings: Mapping[str, Any], **options: Any) -> Iterator[FastAPI]:
+def _application(
+    folder: Path,
+    cases: int,
+    settings: Mapping[str, Any],
+    extra: Callable[[], object] = lambda: None,
+    **options: Any,
+) -> Iterator[FastAPI]:
     """Create an application, and restore the environment, and the logs of this process, in the end."""
     studies = folder / "studies"
     studies.mkdir(parents=True, exist_ok=True)
     for path in sorted((SAMPLES / "images").glob("*.nii.gz"))[:cases]:
-        shutil.copy2(path, studies)  # With its time: the datastore waits for a new file to be whole.
+        shutil.copy(path, studies)
+    extra()
+    earlier = time.time() - 60  # The datastore waits until a new file is whole.
+    for path in studies.rglob("*"):
+        os.utime(path, (earlier, earlier))
     given = {"labels": "spleen=2,liver=1", "adapters": str(folder / "adapters"), **settings}
-    with mock.patch.dict(os.environ), mock.patch("baps.server.app.redact_logs"):
-        os.environ["MONAI_LABEL_SESSION_PATH"] = str(folder / "sessions")
+    sessions = mock.patch.object(host_settings, "MONAI_LABEL_SESSION_PATH", str(folder / "sessions"))
+    with mock.patch.dict(os.environ), sessions, mock.patch("baps.server.app.redact_logs"):
         yield create_app(read_settings(given), studies, **options)

@@ -45,7 +45,7 @@ WITH_HEAD = replace(SETTINGS, head="convolutional")
 
 
 def _same(one: Adaptation, other: Adaptation) -> bool:
-    first, second = one.adapter.state(), other.adapter.state()
+    first, second = one.adapter.state_dict(), other.adapter.state_dict()
     differ = ("seconds", "replayed_images")
     records = [{key: value for key, value in made.record.items() if key not in differ} for made in (one, other)]
     same = first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
@@ -82,8 +82,8 @@ def test_images_asked_stay_within_the_bound(
 ) -> None:
     black_box = new_black_box()
     result = adapt(black_box, dim_slices(patients), replace(settings, max_images=700))
-    assert least < black_box.images_asked <= 700
-    assert result.record["black_box_images"] == black_box.images_asked
+    assert least < black_box.images_queried <= 700
+    assert result.record["black_box_images"] == black_box.images_queried
 
 
 def test_a_second_adaptation_has_its_own_budget(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
@@ -135,7 +135,7 @@ def test_a_few_pictures_judge_in_turn(new_black_box: Callable[..., Any], dim_sli
     assert (result.acceptance.comparison.unit, result.acceptance.comparison.count) == ("patient", pictures)
     assert result.acceptance.status == "accepted"
     assert result.record["held_back_patients"] == []
-    assert black_box.images_asked <= SETTINGS.max_images
+    assert black_box.images_queried <= SETTINGS.max_images
 
 
 def test_three_patients_are_left_out_in_turn(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
@@ -247,13 +247,13 @@ def test_a_black_box_that_fails_gives_its_budget_back(failing_black_box: Any, di
 @pytest.mark.usefixtures("short_head")
 def test_on_the_bundled_black_box(bundled: BlackBox, dim_slices: Slices) -> None:
     """Few steps on the real thing: it runs, counts, and changes images within their range."""
-    slices = dim_slices(2, each=2, side=bundled.capabilities.input_side)
-    before = bundled.images_asked
+    slices = dim_slices(2, each=2, side=bundled.capabilities.input_size)
+    before = bundled.images_queried
     result = adapt(bundled, slices, replace(WITH_HEAD, batch_size=2, max_images=120, curve_slices=2))
-    assert 0 < bundled.images_asked - before <= 120
+    assert 0 < bundled.images_queried - before <= 120
     assert result.acceptance.comparison is not None
     piece = slices["patient 0"][0]
-    changed = result.adapter.change(result.adapter.crop(piece.image[None], []))
+    changed = result.adapter.transform_images(result.adapter.crop(piece.image[None], []))
     assert (changed != piece.image[None]).any()
     assert result.adapter.head is not None
     assert score_slices(bundled, result.adapter, [piece], "click", 0, 1).shape == (1, 1)
@@ -264,7 +264,7 @@ def test_a_smaller_budget_of_the_black_box_holds(new_black_box: Callable[..., An
     black_box.budget = 100
     with pytest.raises(BudgetSpentError):
         adapt(black_box, dim_slices(5), replace(SETTINGS, max_images=400))
-    assert black_box.images_asked <= 100
+    assert black_box.images_queried <= 100
 
 
 class _PowerCutError(Exception):
@@ -340,10 +340,10 @@ def test_an_adaptation_that_was_broken_off_goes_on(
     assert _same(result, unbroken)
     assert result.acceptance.comparison == unbroken.acceptance.comparison
     assert result.curve == unbroken.curve
-    assert result.record["black_box_images"] == first.images_asked <= settings.max_images
+    assert result.record["black_box_images"] == first.images_queried <= settings.max_images
     recalled = result.record["replayed_images"]
-    assert rest.images_asked == first.images_asked - recalled  # type: ignore[operator]
-    assert 0 <= broken.images_asked - recalled <= at_once  # The answer that was cut off.
+    assert rest.images_queried == first.images_queried - recalled  # type: ignore[operator]
+    assert 0 <= broken.images_queried - recalled <= at_once  # The answer that was cut off.
     # What is asked is, to the pixel and the click, what an unbroken run asks from there on.
     for (images, prompts), (same_images, same_prompts) in zip(
         reversed(rest.asked), reversed(first.asked), strict=False
@@ -377,7 +377,7 @@ def test_an_adaptation_that_is_done_already_asks_nothing(
     result = adapt(first, dim_slices(5), DEFAULT, log=tmp_path / "log.jsonl")
     again = adapt(second, dim_slices(5), DEFAULT, log=tmp_path / "log.jsonl", progress=told.append)
     assert _same(result, again)
-    assert (second.images_asked, again.record["replayed_images"]) == (0, first.images_asked)
+    assert (second.images_queried, again.record["replayed_images"]) == (0, first.images_queried)
     assert [now.images for now in told] == sorted(now.images for now in told)
     assert told[-1].step == told[-1].steps
 
@@ -405,7 +405,7 @@ def test_what_was_recalled_counts_towards_the_bound(
         return plain(*batch)
 
     black_box._segment = segment
-    before = black_box.images_asked
+    before = black_box.images_queried
     result = adapt(black_box, dim_slices(5), OURS, log=tmp_path / "log.jsonl")
     assert set(limits) == {before + OURS.max_images - result.record["replayed_images"]}  # type: ignore[operator]
 
@@ -454,7 +454,7 @@ def test_another_adaptation_does_not_go_on_from_the_log(
         black_box._capabilities = replace(black_box.capabilities, weights_sha256="c" * 64)
     result = adapt(black_box, slices, settings, log=log, served=served)
     assert result.record["replayed_images"] == 0
-    assert black_box.images_asked == result.record["black_box_images"]
+    assert black_box.images_queried == result.record["black_box_images"]
     if change != "black box":
         assert _same(result, adapt(new_black_box(), slices, settings, served=served))
 
@@ -487,7 +487,7 @@ def learnt(*given):
 black_box, head_training.image_losses = BrightnessBlackBox(), learnt
 black_box.wait = asked
 made = adapt(black_box, slices, settings, log=log)
-torch.save(made.adapter.state(), folder / "state")
+torch.save(made.adapter.state_dict(), folder / "state")
 (folder / "record").write_text(json.dumps(made.record))
 """
 
@@ -529,7 +529,7 @@ def test_an_adaptation_survives_kill_9(
     assert not (tmp_path / "record").exists()
     assert start("never", 1) == 0
     record, state = json.loads((tmp_path / "record").read_text()), torch.load(tmp_path / "state")
-    wanted = unbroken.adapter.state()
+    wanted = unbroken.adapter.state_dict()
     assert state.keys() == wanted.keys()
     assert all(torch.equal(state[key], wanted[key]) for key in wanted)
     assert record["replayed_images"] > 0
@@ -546,7 +546,7 @@ def test_many_judges_do_not_take_more_images_than_there_are(
     black_box = new_black_box()
     settings = replace(SETTINGS, max_images=max_images, curve_slices=2, batch_size=4)
     result = adapt(black_box, slices, settings)
-    assert black_box.images_asked <= max_images
+    assert black_box.images_queried <= max_images
     assert len(result.record["held_back_patients"]) == 12  # type: ignore[arg-type]
     assert result.acceptance.comparison is not None
     assert result.acceptance.comparison.count == judges
@@ -567,7 +567,7 @@ def test_a_plan_says_who_judges_and_what_the_result_depends_on(
     slices, black_box = dim_slices(6), new_black_box()
     plan = plan_adaptation(black_box, slices, OURS)
     assert plan.split == split_patients(slices)
-    assert black_box.images_asked == 0
+    assert black_box.images_queried == 0
     assert plan_adaptation(new_black_box(), slices, OURS).fingerprint == plan.fingerprint
     assert plan_adaptation(new_black_box(), slices, DEFAULT).fingerprint != plan.fingerprint
     result = adapt(black_box, slices, OURS, plan)
@@ -597,12 +597,12 @@ def test_what_is_served_is_gone_on_from_and_judged_on_those_who_are_new_to_it(
     assert result.acceptance.against_served.before == pytest.approx(theirs.mean())
     assert result.acceptance.against_served.after == result.acceptance.comparison.after == pytest.approx(ours.mean())
     assert result.acceptance.no_worse_than_served == (ours.mean() >= theirs.mean())
-    assert result.record["against_served"] == result.acceptance.against_served.record()
+    assert result.record["against_served"] == result.acceptance.against_served.to_dict()
     assert (
         f"Against the served adapter: gain {result.acceptance.against_served.gain:+.3f}."
         in result.acceptance.sentence()
     )
-    assert black_box.images_asked <= 200
+    assert black_box.images_queried <= 200
 
 
 def test_those_whom_the_served_adapter_knows_do_not_judge_it_nor_what_went_on_from_it(
@@ -637,7 +637,7 @@ def test_of_few_patients_only_the_new_ones_judge_what_went_on_from_the_served_ad
         result.acceptance.against_served.before - result.acceptance.comparison.before, abs=0.01
     )
     assert result.curve[0].dice > 0.8  # The last run judges nobody.
-    assert black_box.images_asked <= 300
+    assert black_box.images_queried <= 300
 
 
 @pytest.mark.parametrize(("gain", "status"), [(None, "accepted"), (0.1, "accepted"), (1.5, "rejected")])
@@ -692,7 +692,7 @@ def test_a_model_that_is_exchanged_under_its_name_is_noticed(
     able = replace(black_box.capabilities, resends=True)
     monkeypatch.setattr(type(black_box), "capabilities", property(lambda _: able))
     unchanged = adapt(black_box, dim_slices(5), settings, log=log)
-    assert unchanged.record["black_box_images"] == black_box.images_asked <= 300
+    assert unchanged.record["black_box_images"] == black_box.images_queried <= 300
     assert log.exists()
     again = new_black_box()
     answer = again._segment

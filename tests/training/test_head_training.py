@@ -50,7 +50,7 @@ class MistakenBlackBox(BlackBox):
             boxes=self._boxes,
             encodings=False,
             batch_size=64,
-            input_side=SIDE,
+            input_size=SIDE,
         )
 
     def _segment(self, images: NDArray[np.uint8], prompts: Sequence[Prompt]) -> NDArray[np.float32]:
@@ -187,7 +187,7 @@ def test_as_many_images_are_asked_as_may_be(dim_slices: Slices, images: int, kin
     black_box, batches = MistakenBlackBox(deaf), _batches(dim_slices)
     black_box.budget = images
     answers = _collect(black_box, batches, images, kind)
-    assert black_box.images_asked == images == len(answers.rows) == len(answers.prompts)
+    assert black_box.images_queried == images == len(answers.rows) == len(answers.prompts)
     assert answers.probability.shape == (images, GRID, GRID)
     clicks = [len(prompt.positive) + len(prompt.negative) + (prompt.box is not None) for prompt in answers.prompts]
     assert [clicks.count(n) for n in range(2, 6)] == [images >> level for level in range(2, 6)]
@@ -254,7 +254,7 @@ def test_one_first_prompt_in_four_is_of_the_other_kind(dim_slices: Slices, kind:
 def test_a_black_box_for_boxes_alone_is_asked_with_boxes_alone(dim_slices: Slices) -> None:
     black_box, batches = MistakenBlackBox(too_wide, clicks=False), _batches(dim_slices)
     answers = _collect(black_box, batches, 50, "box")
-    assert black_box.images_asked == len(answers.rows) == 50
+    assert black_box.images_queried == len(answers.rows) == 50
     assert all(p.box and not p.positive and not p.negative for p in answers.prompts)
     made = Adapter(build_visual_prompt("basis"), train_head(batches, answers, 0))
     before, after = (score_slices(black_box, one, batches.slices, "box", 5, 1).mean() for one in (None, made))
@@ -342,8 +342,8 @@ def test_from_the_journal_it_comes_out_bit_by_bit(
     query_log = QueryLog(log, {}, rest)
     again = _collect(rest, batches, 150, query_log=query_log)
     query_log.close()
-    assert query_log.replayed_images == broken.images_asked
-    assert rest.images_asked == 150 - broken.images_asked
+    assert query_log.replayed_images == broken.images_queried
+    assert rest.images_queried == 150 - broken.images_queried
     assert (again.rows, again.prompts) == (unbroken.rows, unbroken.prompts)
     np.testing.assert_array_equal(again.probability, unbroken.probability)
     one, other = (_state(train_head(batches, answers, 0)) for answers in (unbroken, again))

@@ -77,7 +77,7 @@ def test_after_the_log_the_black_box_is_asked_and_the_images_count_on(tmp_path: 
     black_box = new_black_box()
     _asking(black_box, [0.0] * 5)()  # What it was asked before is no part of this.
     again = _write(log, black_box)
-    assert black_box.images_asked == 5 + 3
+    assert black_box.images_queried == 5 + 3
     assert (again.images, again.replayed_images) == (6, 3)
     third = _journal(log, ABOUT, new_black_box())
     assert [third.get_or_query({"run": "one", "step": step}, _never) for step in range(4)] == ANSWERS
@@ -117,7 +117,7 @@ def test_a_log_cut_off_at_any_byte_is_asked_the_rest_only(tmp_path: Path, new_bl
         again = _write(log, black_box)
         recalled = paid[lines - 1] if lines else 0
         assert again.replayed_images == recalled, cut
-        assert black_box.images_asked == 6 - recalled, cut
+        assert black_box.images_queried == 6 - recalled, cut
         assert log.read_bytes() == whole, cut
 
 
@@ -225,7 +225,7 @@ def test_a_damaged_line_and_what_follows_it_are_asked_again(tmp_path: Path, new_
     log.write_bytes(b"\n".join([*lines[:2], line, *lines[3:]]) + b"\n")
     black_box = new_black_box()
     again = _write(log, black_box)
-    assert (again.replayed_images, black_box.images_asked) == (2, 4)
+    assert (again.replayed_images, black_box.images_queried) == (2, 4)
     assert log.read_bytes().splitlines() == lines
 
 
@@ -244,7 +244,7 @@ def test_without_a_path_nothing_is_kept(tmp_path: Path, new_black_box: NewBox, m
         query_log = _journal(None, ABOUT, black_box)
         assert query_log.get_or_query({"step": 0}, _asking(black_box, [0.5, 0.5])) == [0.5, 0.5]
         assert (query_log.images, query_log.replayed_images) == (2, 0)
-    assert black_box.images_asked == 4
+    assert black_box.images_queried == 4
     assert list(tmp_path.iterdir()) == []
 
 

@@ -143,7 +143,7 @@ def test_a_step_depends_on_the_losses_and_the_seed_alone(
                 return kept[step]
 
             stepper.step(black_box, batch, torch.Generator().manual_seed(step), get_or_query)
-        assert (black_box.images_asked == 0) == again
+        assert (black_box.images_queried == 0) == again
         states.append(made.state_dict())
     for other in states[1:]:
         assert all(torch.equal(states[0][key], other[key]) for key in other)
@@ -181,7 +181,7 @@ def test_a_step_of_spsa_by_hand(new_black_box: Callable[..., Any], batch: Batch)
         other, found = _moved("concat"), []
         for one in thetas:
             vector_to_parameters(one, other.parameters())
-            changed = other.change(batch.images, batch.features, batch.prompts)
+            changed = other.transform_images(batch.images, batch.features, batch.prompts)
             found.append(batch_loss(query_black_box(new_black_box(), changed, batch.prompts), batch.target))
         return torch.stack(found)
 

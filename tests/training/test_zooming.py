@@ -50,11 +50,11 @@ def test_the_best_share_is_chosen(short_sighted: Any, radius: int, expected: flo
     query_log = QueryLog(None, {}, short_sighted)
     chosen = choose_zoom(short_sighted, build_visual_prompt("basis"), slices, settings, 24, query_log, "run")
     assert chosen == expected
-    assert short_sighted.images_asked == 24 == len(ZOOM_SHARES) * 8
+    assert short_sighted.images_queried == 24 == len(ZOOM_SHARES) * 8
 
 
 def test_without_images_everything_is_shown(short_sighted: Any) -> None:
     query_log = QueryLog(None, {}, short_sighted)
     prompt, settings = build_visual_prompt("basis"), AdaptationSettings()
     assert choose_zoom(short_sighted, prompt, _slices(9), settings, 2, query_log, "run") == 1.0
-    assert short_sighted.images_asked == 0
+    assert short_sighted.images_queried == 0

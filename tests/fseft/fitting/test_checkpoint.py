@@ -64,8 +64,8 @@ def test_it_goes_on_bit_by_bit(
     assert heard == list(range(stop + 1, 9))
     assert found == expected
     assert len(expected.penalties) == (4 if queries else 0)
-    assert all(torch.equal(value, second.state()[name]) for name, value in unbroken.state().items())
-    assert not torch.equal(first.state()["head.weight"], second.state()["head.weight"])
+    assert all(torch.equal(value, second.state_dict()[name]) for name, value in unbroken.state_dict().items())
+    assert not torch.equal(first.state_dict()["head.weight"], second.state_dict()["head.weight"])
 
 
 @pytest.mark.parametrize(("queries", "ends"), [((), 30), (QUERIES[:1], 70)], ids=["alone", "with query volumes"])
@@ -86,7 +86,7 @@ def test_a_fit_that_ended_is_not_done_again(unet: FoundationModel, tmp_path: Pat
     first, second = (build_adapter("linear_probe", unet, "heart") for _ in range(2))
     expected = _run(first, SETTINGS, (), tmp_path / "run.pt")
     assert _run(second, SETTINGS, (), tmp_path / "run.pt", stop=9) == expected
-    assert all(torch.equal(value, second.state()[name]) for name, value in first.state().items())
+    assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
 
 
 def test_what_is_kept_of_another_fit_or_broken_is_not_gone_on_from(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_a_seed_tells_the_fit(unet: FoundationModel) -> None:
     runs = []
     for seed in (0, 0, 1):
         adapter = build_adapter("spatial_pointwise", unet, "liver")
-        runs.append((fit(adapter, [_example()], replace(settings, seed=seed)), adapter.state()))
+        runs.append((fit(adapter, [_example()], replace(settings, seed=seed)), adapter.state_dict()))
     assert runs[0][0] == runs[1][0]
     assert all(torch.equal(value, runs[1][1][key]) for key, value in runs[0][1].items())
     assert runs[0][0] != runs[2][0]
@@ -86,7 +86,7 @@ def test_unlabelled_slices_teach_nothing(unet: FoundationModel) -> None:
     for each in (example, other):
         adapter = build_adapter("linear_probe", unet, "liver")
         fit(adapter, [replace(each, labelled=labelled)], replace(SETTINGS, epochs=4, crop=0))
-        states.append(adapter.state())
+        states.append(adapter.state_dict())
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
 
 

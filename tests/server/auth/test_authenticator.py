@@ -23,10 +23,8 @@ from baps.imaging.volume import Volume
 from baps.io import read_volume, write_nifti
 from baps.site.roles import Role
 from baps.site.users import Users
-from tests.support.marks import starts
-from tests.support.sites import Site, site, spleen_click
-
-pytestmark = pytest.mark.slow
+from tests.support.client import threaded_site
+from tests.support.sites import Site, spleen_click
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,6 @@ class Closed:
 
 
 @pytest.fixture(scope="module")
-@starts("server")
 def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Closed]:
     folder = tmp_path_factory.mktemp("closed")
     users = Users(folder / "users.json")
@@ -77,7 +74,7 @@ def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Closed]:
         )
         openid.chmod(0o600)
         others = {"users": str(users.file), "openid": str(openid)}
-        for running in site(folder, cases=2, others=others):
+        with threaded_site(folder, cases=2, settings=others) as running:
             yield Closed(running, users, tokens, issuer)
 
 

@@ -17,8 +17,8 @@ import requests
 from requests_toolbelt.multipart import decoder
 
 from baps.imaging.metrics import dice
-from tests.support.marks import starts
-from tests.support.sites import Site, site, spleen_click, truth
+from tests.support.client import threaded_site
+from tests.support.sites import Site, spleen_click, truth
 
 SLICER = {"result_extension": ".nrrd", "result_dtype": "uint8"}
 OHIF = {**SLICER, "result_compress": False, "restore_label_idx": False}
@@ -158,7 +158,6 @@ def test_slicer_merges_the_options_into_the_request(server: Site, tmp_path: Path
 
 
 @pytest.fixture(scope="module")
-@starts("server")
 def tall(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A server with a volume of one slice, again and again."""
     folder = tmp_path_factory.mktemp("tall")
@@ -168,7 +167,8 @@ def tall(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         slab = np.asarray(image.dataobj)[..., spleen_click("ct_01")[2], None].astype(np.int16)
         nibabel.save(nibabel.Nifti1Image(np.repeat(slab, TALL, axis=2), image.affine), folder / "studies" / "tall.nii")
 
-    yield from site(folder, cases=1, extra=add)
+    with threaded_site(folder, cases=1, extra=add) as running:
+        yield running
 
 
 def _middle() -> list[int]:

@@ -21,17 +21,17 @@ from baps.imaging.label_map import LabelMap
 from baps.imaging.volume import Volume
 from baps.io import read_label_map, read_labels, read_volume, write_label_map, write_nifti
 from demo.server import ROOT, running_server
-from tests.support.marks import starts
-from tests.support.sites import Site, site, spleen_click, truth
+from tests.support.client import threaded_site
+from tests.support.sites import Site, spleen_click, truth
 
 ORGANS = {"spleen": 2, "liver": 1}
 
 
 @pytest.fixture(scope="module")
-@starts("server")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A server for the tests of this file, each on images of its own."""
-    yield from site(tmp_path_factory.mktemp("kept"))
+    with threaded_site(tmp_path_factory.mktemp("kept")) as running:
+        yield running
 
 
 def _disc(case: str, value: int, k: int) -> NDArray[np.uint8]:

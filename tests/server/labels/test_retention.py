@@ -14,7 +14,8 @@ from baps.server.datastores.folder import StudiesDatastore
 from baps.server.labels.retention import Retention
 from baps.site.audit import AuditFile
 from baps.site.settings import Settings
-from tests.support.sites import SAMPLES, site
+from tests.support.client import threaded_site
+from tests.support.sites import SAMPLES
 
 DAY = 86_400
 
@@ -83,7 +84,6 @@ def test_what_a_kill_left_half_written_goes_after_a_day(studies: StudiesDatastor
     assert [file.exists() for file in (old, folder, new, kept)] == [False, False, True, True]
 
 
-@pytest.mark.slow
 def test_the_server_cuts_back_when_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     studies, sessions = tmp_path / "studies", tmp_path / "sessions"
     monkeypatch.setenv("MONAI_LABEL_SESSION_PATH", str(sessions))
@@ -95,7 +95,7 @@ def test_the_server_cuts_back_when_it_starts(tmp_path: Path, monkeypatch: pytest
         for _ in range(3):
             store.save_label("ct_01", str(SAMPLES / "labels" / "ct_01.nii.gz"), "final", {})
 
-    for running in site(tmp_path, cases=1, extra=add, others={"label_versions_keep": "1"}):
+    with threaded_site(tmp_path, cases=1, extra=add, settings={"label_versions_keep": "1"}) as running:
         end = time.monotonic() + 30
         while len(LabelHistory(studies).versions("ct_01", "final")) > 1 and time.monotonic() < end:
             time.sleep(0.2)

@@ -1,7 +1,8 @@
-"""What no training can use is refused when a training is asked for."""
+"""What no training can use is refused by the request, or, where that depends on the cases, by the training."""
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -44,12 +45,10 @@ def trainer(black_box: BlackBox, folder: Path) -> SiteTrainer[AdaptationSettings
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"max_images": 100}, "max_images must be at least .* for labels of 2 patients .*, not 100"),
-        ({"max_images": 150, "label": "spleen"}, "max_images must be at least"),
         ({"max_images": 0}, "max_images must be at least 1"),
         ({"max_images": 100.5}, "must be of type int"),
         ({"max_images": True}, "must be of type int"),
-        ({"click_sets": 10**9}, "No number of images suffices"),
+        ({"label": "heart"}, "There is no label 'heart'"),
         ({"learning_rate": "nan"}, "learning_rate"),
         ({"seed": -1}, "seed"),
         ({"correction_ratio": 2}, "correction_ratio"),
@@ -62,6 +61,53 @@ def test_options_that_no_training_can_use(
     asked = trainer(bundled, tmp_path)
     with pytest.raises(InputError, match=said):
         asked.prepare(options, studies)
+    assert asked.stats() == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"max_images": 100}, "max_images must be at least .* for labels of 2 patients .*, not 100"),
+        ({"max_images": 150, "label": "spleen"}, "max_images must be at least"),
+        ({"click_sets": 10**9}, "No number of images suffices"),
+    ],
+)
+def test_options_that_do_not_suffice_for_the_cases(
+    studies: StudiesDatastore,
+    bundled: BlackBox,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
+    said: str,
+) -> None:
+    """The training ends before it reads a volume, and its statistics say why."""
+    monkeypatch.setattr("baps.server.train.base.lower_priority", lambda: None)  # This process goes on.
+    monkeypatch.setattr(AdaptationTrainer, "_train", lambda *_: pytest.fail("It trains."))
+    started = trainer(bundled, tmp_path)
+    started.prepare(options, studies)
+    with pytest.raises(InputError, match=said):
+        started(options, studies)
+    assert re.search(said, started.stats()["error"])
+    assert started.stats()["total_time"]
+
+
+def test_a_request_reads_no_volume(
+    studies: StudiesDatastore, bundled: BlackBox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("get_image_uri", "get_label_uri", "patient", "read_final_labels"):
+        monkeypatch.setattr(studies, name, lambda *_: pytest.fail("A volume is read."))
+    trainer(bundled, tmp_path).prepare({"label": "spleen"}, studies)
+
+
+def test_there_must_be_a_label_of_the_organ(studies: StudiesDatastore, bundled: BlackBox, tmp_path: Path) -> None:
+    store = AdapterStore(tmp_path / "adapters")
+    site = {**LABELS, "heart": 3}
+    asked = AdaptationTrainer(lambda: bundled, site, store, None, AdaptationSettings())
+    with pytest.raises(InputError, match="There are no saved labels of heart to train on"):
+        asked.prepare({"label": "heart"}, studies)
+    asked = AdaptationTrainer(lambda: bundled, {"heart": 3}, store, None, AdaptationSettings())
+    with pytest.raises(InputError, match="any organ .* Its segments spleen, liver|liver, spleen are no labels of this"):
+        asked.prepare({}, studies)
     assert asked.stats() == {}
 
 

@@ -122,7 +122,7 @@ def evaluate(
             f"{capabilities.name} does not understand both foreground and background clicks, so its masks cannot be "
             "corrected. Evaluate it with clicks=1."
         )
-    images_before, reader = black_box.images_asked, CaseReader()
+    images_before, reader = black_box.images_queried, CaseReader()
     scores_by_case: dict[str, dict[int, NDArray[np.float64]]] = {}
     skipped: dict[str, str] = {}
     for number, case in enumerate(cases):
@@ -140,7 +140,7 @@ def evaluate(
         for name, labels in scores_by_case.items()
     }
     corrections = summarise_corrections([labels.values() for labels in scores_by_case.values()]) if clicks > 1 else None
-    return Evaluation(dice, skipped, black_box.images_asked - images_before, corrections)
+    return Evaluation(dice, skipped, black_box.images_queried - images_before, corrections)
 
 
 def _score(
@@ -158,7 +158,7 @@ def _score(
         InputError: if the case cannot be read, or the organ is on no annotated slice.
     """
     volume, organ, window = reader.read(case)
-    side = black_box.capabilities.input_side
+    side = black_box.capabilities.input_size
     indices = slices_showing(organ, Canvas.fit(volume, Plane(SLICE_AXIS, 0), side), case.annotated_slices)
     scores = []
     for index in evenly_spaced(indices, _MAX_SLICES):

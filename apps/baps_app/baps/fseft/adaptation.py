@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from baps.blackbox.local import enough_memory
+from baps.blackbox.local import convert_out_of_memory
 from baps.errors import InputError
 from baps.evaluation.acceptance import Acceptance
 from baps.evaluation.splits import cross_validation_limit, patient_hash, split_patients
@@ -163,7 +163,7 @@ def plan_organ_adaptation(
     return AdaptationPlan(split, facts)
 
 
-@enough_memory
+@convert_out_of_memory
 def adapt_organ(
     model: OrganModel,
     organ: str,

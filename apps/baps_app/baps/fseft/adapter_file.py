@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from baps.adapters.adapter_file import check_fits, read_built
+from baps.adapters.adapter_file import check_trained_for, read_with
 from baps.fseft.adapters import FewShotAdapter, build_adapter
 from baps.fseft.models import OrganModel
 
@@ -45,9 +45,9 @@ def read_organ_adapter(path: Path, model: OrganModel) -> tuple[FewShotAdapter, d
     def build(record: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> FewShotAdapter:
         about = record["adapter"]
         method, organ = about["method"], about["organ"]
-        check_fits(record, model.name, model.sha256)
+        check_trained_for(record, model.name, model.sha256)
         adapter = build_adapter(method, model.network, organ, decoder=about["decoder"], seed=about["seed"])
-        adapter.load_state(state)
+        adapter.load_state_dict(state)
         return adapter.to(model.device).eval()
 
-    return read_built(path, build)
+    return read_with(path, build)

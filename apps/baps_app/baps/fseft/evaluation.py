@@ -11,7 +11,7 @@ import torch
 from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
 from numpy.typing import NDArray
 
-from baps.blackbox.local import enough_memory
+from baps.blackbox.local import convert_out_of_memory
 from baps.errors import InputError
 from baps.evaluation.cases import Case, CaseReader
 from baps.fseft.adapters import FewShotAdapter
@@ -39,7 +39,7 @@ class OrganScores:
     surface: float
 
 
-@enough_memory
+@convert_out_of_memory
 def evaluate_organ(
     model: OrganModel, adapter: FewShotAdapter | None, cases: Iterable[Case], feature_cache: FeatureCache
 ) -> tuple[dict[str, OrganScores], dict[str, str]]:

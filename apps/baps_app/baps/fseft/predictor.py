@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from baps.blackbox.local import enough_memory
+from baps.blackbox.local import convert_out_of_memory
 from baps.errors import BapsError, InputError
 from baps.fseft.adapter_file import read_organ_adapter
 from baps.fseft.adapters import FewShotAdapter, build_adapter
@@ -69,7 +69,7 @@ class OrganSegmenter:
             return version[1]
         return None if self.model.network.index(organ) is None else ""
 
-    @enough_memory
+    @convert_out_of_memory
     def segment(
         self,
         volume: Volume,

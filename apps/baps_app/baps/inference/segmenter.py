@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from baps.adapters.adapter import Adapter, Keep, encode_cached, segment_cached
+from baps.adapters.adapter import Adapter, GetEncoding, encode_cached, segment_cached
 from baps.adapters.click_consistency import fall_back_on_violated_clicks
 from baps.blackbox import BlackBox, Encoding
 from baps.imaging.canvas import SLICE_AXIS, Canvas, Plane
@@ -220,14 +220,14 @@ class Segmenter:
         def seen(index: int) -> NDArray[np.uint8]:
             # The click's position does not matter: only adapters are used here that do not depend on it.
             return (
-                adapter.change(adapter.crop(pixels(index)[None], [Prompt(((0.0, 0.0),))]))[0]
+                adapter.transform_images(adapter.crop(pixels(index)[None], [Prompt(((0.0, 0.0),))]))[0]
                 if adapter
                 else pixels(index)
             )
 
         drawn = {index: canvas.draw(mask) > 0.5 for index, mask in masks.items()}
         placed = {index: tuple(map(canvas.to_canvas, points)) for index, points in (background or {}).items()}
-        propagated = self.black_box.carry(seen, drawn, start, end, placed)
+        propagated = self.black_box.propagate(seen, drawn, start, end, placed)
         while True:
             with self.prefetcher.paused():
                 index, answer = next(propagated, (end, None))
@@ -235,7 +235,7 @@ class Segmenter:
                 return
             if adapter and (answer > 0.5).any():  # A head needs a click too.
                 click = Prompt((deepest_point(answer > 0.5),))
-                answer = adapter.refine(adapter.crop(pixels(index)[None], [click]), answer[None])[0]
+                answer = adapter.refine_masks(adapter.crop(pixels(index)[None], [click]), answer[None])[0]
             yield index, canvas.restore(answer)
 
     def can_use_memory(self, label: str, adapted: bool = True) -> bool:
@@ -252,7 +252,7 @@ class Segmenter:
             Whether it can.
         """
         adapter = self._adapter(label)[2] if adapted else None
-        return adapter is None or adapter.of_the_image
+        return adapter is None or adapter.prompt_independent
 
     def _adapter(self, label: str) -> tuple[tuple[str, str] | None, Hashable, Adapter | None]:
         """Load the adapter of a label; return its label and version, its cache key, and the adapter."""
@@ -271,14 +271,14 @@ class Segmenter:
         volume, own_window = self._volume(path, identity)
         check_size(f"A slice of {path.name}", plane.extract(volume.voxels).shape[:2], _PIXEL_BYTES)
         window = window or own_window
-        canvas = Canvas.fit(volume, plane, self.black_box.capabilities.input_side)
+        canvas = Canvas.fit(volume, plane, self.black_box.capabilities.input_size)
         place = (identity, plane, window)
         pixels, _ = self._cache.get_or_compute(("canvas", *place), lambda: canvas_image(volume, plane, canvas, window))
         adapted = adapted and plane.axis == SLICE_AXIS
         served, adapter_key, adapter = self._adapter(label) if adapted else (None, None, None)
         return _PreparedSlice(volume, window, canvas, pixels, served, adapter, ("encoding", *place), adapter_key)
 
-    def _encoding_cache(self, prepared: _PreparedSlice, one: Adapter | None, cache_hits: list[bool]) -> Keep:
+    def _encoding_cache(self, prepared: _PreparedSlice, one: Adapter | None, cache_hits: list[bool]) -> GetEncoding:
         """Cache encodings of the slice through an adapter, and append to ``cache_hits`` whether each was there."""
 
         def keep(seen: Hashable, encode: Callable[[], Encoding]) -> Encoding:
@@ -302,7 +302,7 @@ class Segmenter:
                 prepared.pixels,
                 prompt.mapped(prepared.canvas.to_canvas),
                 keep,
-                ahead=True,
+                prefetch=True,
             )
 
         neighbours = [plane.index + step for far in range(1, self._prefetch_slices + 1) for step in (far, -far)]
@@ -313,7 +313,7 @@ def _size(value: Encoding | Adapter | NDArray[np.uint8] | tuple[Volume, Window])
     if isinstance(value, tuple):
         return value[0].voxels.nbytes
     if isinstance(value, Adapter):
-        return sum(tensor.nbytes for tensor in value.state().values())
+        return sum(tensor.nbytes for tensor in value.state_dict().values())
     return value.nbytes
 
 

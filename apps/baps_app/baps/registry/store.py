@@ -23,7 +23,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from baps.adapters.adapter import Adapter
-from baps.adapters.adapter_file import HasState, read_adapter, write_adapter
+from baps.adapters.adapter_file import HasStateDict, read_adapter, write_adapter
 from baps.adapters.old_records import rename_record
 from baps.blackbox.weights import sha256
 from baps.errors import BapsError, InputError, NotFoundError
@@ -275,7 +275,9 @@ class AdapterStore:
                     return version
         return None
 
-    def add(self, label: str, adapter: HasState, record: dict[str, Any], status: str, log: Path | None = None) -> str:
+    def add(
+        self, label: str, adapter: HasStateDict, record: dict[str, Any], status: str, log: Path | None = None
+    ) -> str:
         """Store a candidate; it is not served yet.
 
         Args:
@@ -300,7 +302,7 @@ class AdapterStore:
         self,
         label: str,
         folder: Path,
-        adapter: HasState,
+        adapter: HasStateDict,
         record: dict[str, Any],
         status: str,
         log: Path | None,

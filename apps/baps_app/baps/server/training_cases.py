@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,18 +19,19 @@ from baps.server.datastores.folder import StudiesDatastore
 def labelled_cases(
     datastore: Datastore, labels: Mapping[str, int], patients: Mapping[str, str]
 ) -> tuple[dict[str, list[Case]], dict[str, str]]:
-    """The cases of each of the site's labels, from the final labels that a person confirmed.
+    """Find the cases of each of the site's labels in the final labels that a person confirmed.
 
-    Of an organ that was taken away from another annotator and that no trainer has confirmed, the version before counts.
-    A file that lies in ``labels/final`` without having been submitted counts as confirmed by who laid it there; its
-    values mean what it says itself, else the site's numbers. A
-    patient is the DICOM PatientID, else what the site's table says, else the image's name. In a PACS the newest DICOM
-    SEG that names a label holds.
+    If an organ was taken away from another annotator and no trainer has confirmed that, the version before is used. A
+    file that lies in ``labels/final`` without having been submitted counts as confirmed by whoever put it there; its
+    values mean what the file says, or else the site's numbers. A patient is the DICOM PatientID, or else what the
+    site's table says, or else the image's name. In a PACS, the newest DICOM SEG that names a label is used.
+
+    The volumes of a PACS are fetched, and DICOM series of a folder are converted.
 
     Args:
-        datastore: of the server.
-        labels: names and values of the site.
-        patients: by the name of the image.
+        datastore: Datastore of the server.
+        labels: Names and values of the site.
+        patients: Patients by the name of the image.
 
     Returns:
         Cases by label, and for each image that was left out the reason.
@@ -52,12 +53,11 @@ def labelled_cases(
             skipped[image_id] = str(error)
             continue
         if not info.confirmed:
-            skipped[image_id] = f"The label of {image_id} was not confirmed by a person. Check it and submit it."
+            skipped[image_id] = _UNCONFIRMED.format(image_id)
             continue
         names = checked[image_id].names if image_id in checked else {}
         values, annotated = label_values(info, labels, names), info.annotated_slices or {}
-        if not set(values) & set(labels):
-            skipped[image_id] = f"Its segments {', '.join(values)} are no labels of this site: {', '.join(labels)}."
+        skipped |= _without_site_labels({image_id: values}, labels)
         mask = Path(datastore.get_label_uri(label_id, tag))
         if isinstance(datastore, StudiesDatastore):  # What is submitted while the training runs has other values, say.
             mask = datastore.history.immutable_file(image_id, tag, mask) or mask
@@ -69,6 +69,55 @@ def labelled_cases(
             elif name in values:
                 cases[name].append(Case(image, mask, values[name], patient, annotated.get(name), source))
     return cases, skipped
+
+
+def labelled_organs(datastore: Datastore, labels: Mapping[str, int]) -> tuple[set[str], dict[str, str]]:
+    """Return which of the site's labels have cases, as far as that is known without reading or fetching a volume.
+
+    Args:
+        datastore: Datastore of the server.
+        labels: Names and values of the site.
+
+    Returns:
+        Names of labels, of which ``labelled_cases`` may find some without a usable case; and for each image that is
+        known to be left out the reason.
+    """
+    if isinstance(datastore, PacsDatastore):
+        datastore.forget_list()
+        segments = datastore.newest_segments()
+        organs = {name for found in segments.values() for name in found if name in labels}
+        return organs, _without_site_labels(segments, labels)
+    tag, organs, skipped = DefaultLabelTag.FINAL.value, set[str](), dict[str, str]()
+    if isinstance(datastore, StudiesDatastore):
+        known = datastore.known_final_labels()
+        skipped = {image_id: found.error for image_id, found in sorted(known.items()) if found.error}
+    for image_id in sorted(datastore.get_labeled_images()):
+        label_id = datastore.get_label_by_image_id(image_id, tag)
+        try:
+            info = read_label_info(datastore.get_label_info(label_id, tag) or {})
+        except BapsError as error:
+            skipped[image_id] = str(error)
+            continue
+        named = label_values(info, labels)
+        if not info.confirmed:
+            skipped[image_id] = _UNCONFIRMED.format(image_id)
+        elif organs_here := named.keys() & labels.keys():
+            organs |= organs_here
+        else:
+            skipped |= _without_site_labels({image_id: named}, labels)
+    return organs, skipped
+
+
+_UNCONFIRMED = "The label of {} was not confirmed by a person. Check it and submit it."
+
+
+def _without_site_labels(images: Mapping[str, Iterable[str]], labels: Mapping[str, int]) -> dict[str, str]:
+    """Return, by image, why an image is left out whose segments are no labels of the site."""
+    return {
+        image_id: f"Its segments {', '.join(names)} are no labels of this site: {', '.join(labels)}."
+        for image_id, names in sorted(images.items())
+        if not set(names) & set(labels)
+    }
 
 
 def _standing(
@@ -102,11 +151,10 @@ def _of_pacs(
 ) -> tuple[dict[str, list[Case]], dict[str, str]]:
     """As ``labelled_cases``; each organ of an image has a file of its own."""
     cases: dict[str, list[Case]] = {name: [] for name in labels}
-    skipped: dict[str, str] = {}
     datastore.forget_list()
-    for image_id, segments in sorted(datastore.newest_segments().items()):
-        if not set(segments) & set(labels):
-            skipped[image_id] = f"Its segments {', '.join(segments)} are no labels of this site: {', '.join(labels)}."
+    newest = datastore.newest_segments()
+    skipped = _without_site_labels(newest, labels)
+    for image_id, segments in sorted(newest.items()):
         for name in sorted(set(segments) & set(labels)):
             try:
                 image = Path(datastore.get_image_uri(image_id))

@@ -149,7 +149,7 @@ def adapt(
     runs = len(folds) + (not keep_fold_adapter)
     log_facts = {**plan.facts, "started_from": served.record.get("fingerprint") if served else None}
     query_log = QueryLog(log, log_facts, black_box)
-    budget, limit = black_box.budget, black_box.images_asked + settings.max_images - query_log.replayed_images
+    budget, limit = black_box.budget, black_box.images_queried + settings.max_images - query_log.replayed_images
     black_box.budget = limit if budget is None else min(limit, budget)
 
     def train_run(number: int, patients: Sequence[str], held_out: Sequence[str]) -> tuple[Adapter, list[CurvePoint]]:
@@ -206,7 +206,7 @@ def adapt(
     acceptance = scores.check(served)
     windows = {piece.window for pieces in slices.values() for piece in pieces}
     record: dict[str, Any] = {
-        "adapter": adapter.record(),
+        "adapter": adapter.to_dict(),
         **log_facts,
         "fingerprint": plan.fingerprint,
         "seen_patients": sorted({*map(patient_hash, split.training), *trained_on}),
@@ -235,10 +235,10 @@ def _facts(black_box: BlackBox, slices: SlicesByPatient, settings: AdaptationSet
         "black_box": {
             "name": capabilities.name,
             "weights_sha256": capabilities.weights_sha256,
-            "input_side": capabilities.input_side,
+            "input_side": capabilities.input_size,
         },
         "settings": asdict(settings),
-        "encoder": load_encoder(settings.encoder, settings.encoder_source).record(),
+        "encoder": load_encoder(settings.encoder, settings.encoder_source).to_dict(),
         "training_patients": [patient_hash(p) for p in split.training],
         "held_back_patients": [patient_hash(p) for p in split.held_back],
         "slices": sum(map(len, slices.values())),

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from baps.adapters.visual_prompt import Encoder, to_tensor
-from baps.adapters.zoom import crop, crop_for_prompt, move
+from baps.adapters.zoom import crop_for_prompt, crop_images, prompt_to_crop
 from baps.evaluation.slices import AnySlice
 from baps.prompts import Prompt
 from baps.prompts.simulated import draw_corrected_prompt, draw_prompt
@@ -82,12 +82,12 @@ class Batches:
                 self._features[row] = self._encoder.features(image[None])
         target = torch.from_numpy(np.stack([self.slices[row].target for row in rows])).float()
         side = images.shape[-1]
-        views = [crop_for_prompt(prompt, side, self.zoom) for prompt in prompts]
+        crops = [crop_for_prompt(prompt, side, self.zoom) for prompt in prompts]
         return Batch(
-            crop(images, views),
+            crop_images(images, crops),
             torch.cat([self._features[row] for row in rows]),
-            crop(target[:, None], views)[:, 0],
-            [move(prompt, view, side) for prompt, view in zip(prompts, views, strict=True)],
+            crop_images(target[:, None], crops)[:, 0],
+            [prompt_to_crop(prompt, crop, side) for prompt, crop in zip(prompts, crops, strict=True)],
         )
 
     def sample_rows(self, count: int, random: np.random.Generator) -> list[int]:

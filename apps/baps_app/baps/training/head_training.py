@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from baps.adapters.output_head import GRID, OutputHead, head_features
 from baps.adapters.visual_prompt import VisualPrompt
-from baps.adapters.zoom import crop_for_prompt, paste
+from baps.adapters.zoom import crop_for_prompt, paste_crops
 from baps.blackbox import BlackBox
 from baps.imaging.metrics import dice
 from baps.prompts import Prompt
@@ -114,7 +114,7 @@ def _add_correction(
     """Add a click where the answer is most wrong; return None if no correction is needed."""
     side = len(target)
     answer = F.interpolate(torch.from_numpy(probability)[None, None].float(), (side, side), mode="bilinear")[0]
-    mask = paste(answer, [crop_for_prompt(prompt, side, zoom)], side)[0].numpy() > _THRESHOLD
+    mask = paste_crops(answer, [crop_for_prompt(prompt, side, zoom)], side)[0].numpy() > _THRESHOLD
     return draw_correction(prompt, mask, target, random)
 
 
@@ -133,7 +133,7 @@ def _query(
         batch = batches.build(rows[start : start + _QUERY_BATCH], prompts[start : start + _QUERY_BATCH])
 
         def query(batch: Batch = batch) -> NDArray[np.uint8]:
-            changed = visual_prompt.change(batch.images, batch.features, batch.prompts)
+            changed = visual_prompt.transform_images(batch.images, batch.features, batch.prompts)
             probability = query_black_box(black_box, changed, batch.prompts)
             return (255 * _at_grid(probability)).round().to(torch.uint8).numpy()
 

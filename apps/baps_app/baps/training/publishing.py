@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from baps.adapters.adapter import Adapter
-from baps.adapters.adapter_file import HasState
+from baps.adapters.adapter_file import HasStateDict
 from baps.blackbox import BlackBox
 from baps.errors import BapsError
 from baps.evaluation.acceptance import Acceptance
@@ -28,7 +28,7 @@ class Candidate(Protocol):
     """The result of an adaptation."""
 
     @property
-    def adapter(self) -> HasState:
+    def adapter(self) -> HasStateDict:
         """The weights of the candidate."""
 
     @property

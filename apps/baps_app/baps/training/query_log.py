@@ -69,9 +69,9 @@ class QueryLog:
     @contextmanager
     def count_queries(self) -> Iterator[None]:
         """Count the images that are queried while the context lasts, without logging or replaying the answers."""
-        before = self._black_box.images_asked
+        before = self._black_box.images_queried
         yield
-        self._images += self._black_box.images_asked - before
+        self._images += self._black_box.images_queried - before
 
     def discard(self) -> None:
         """Delete the log, because its answers are no longer valid."""

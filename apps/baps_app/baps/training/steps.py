@@ -121,7 +121,7 @@ class PromptSpaceStepper(Stepper):
 
             return torch.tensor(get_or_query(query))
 
-        directions = self.visual_prompt.directions(code.shape, generator)
+        directions = self.visual_prompt.sample_directions(code.shape, generator)
         gradient = code_gradient(losses, code.detach(), directions, self.settings.perturbation_radius)
         self.descend((gradient * code).sum().div(len(code)))
 

@@ -165,7 +165,7 @@ def train(
     visual_prompt = visual_prompt or build_visual_prompt(
         settings.visual_prompt, settings.seed, settings.condition, encoder
     )
-    if start_from is not None and start_from.visual_prompt.record() == visual_prompt.record():
+    if start_from is not None and start_from.visual_prompt.to_dict() == visual_prompt.to_dict():
         visual_prompt.load_state_dict(start_from.visual_prompt.state_dict())
     stepper = stepper or build_stepper(settings)
     points = settings.curve_points if curve_points is None else curve_points

@@ -44,7 +44,7 @@ class FewShotAdapter(nn.Module):
         del generator
         return inputs
 
-    def state(self) -> dict[str, torch.Tensor]:
+    def state_dict(self) -> dict[str, torch.Tensor]:  # type: ignore[override]
         """Return the trained parameters by name, on the CPU: all that is kept besides the foundation model.
 
         Returns:
@@ -52,8 +52,8 @@ class FewShotAdapter(nn.Module):
         """
         return {name: value.detach().cpu().clone() for name, value in self.trainable_parameters().items()}
 
-    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Load parameters that ``state`` returned.
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:  # type: ignore[override]
+        """Load parameters that ``state_dict`` returned.
 
         Args:
             state: parameters by name.

@@ -83,7 +83,7 @@ def fit(
     penalties: list[float] = []
     finished = False
     if checkpoint and (state := checkpoint.load()):
-        adapter.load_state(state.pop("adapter"))
+        adapter.load_state_dict(state.pop("adapter"))
         optimiser.load_state_dict(state["optimiser"])
         schedule.load_state_dict(state["schedule"])
         generator.set_state(state["generator"])
@@ -109,7 +109,7 @@ def fit(
         if checkpoint and (finished or checkpoint.due):
             checkpoint.save(
                 {
-                    "adapter": adapter.state(),
+                    "adapter": adapter.state_dict(),
                     "optimiser": optimiser.state_dict(),
                     "schedule": schedule.state_dict(),
                     "generator": generator.get_state(),

@@ -237,8 +237,12 @@ class StudiesDatastore(AtomicIndex, LocalDatastore):
         return [image for image in self.list_images() if image in unlabelled]
 
     def read_final_labels(self) -> dict[str, Checked]:
-        """What is known of each final label, by image, when all have been read."""
+        """Return what is known of each final label, by image, after all have been read."""
         return self._checked(patience=float("inf"))
+
+    def known_final_labels(self) -> dict[str, Checked]:
+        """Return what is known of each final label, by image; labels that need long to be read are left out."""
+        return self._checked()
 
     def _checked(self, **patience: float) -> dict[str, Checked]:
         self._look()

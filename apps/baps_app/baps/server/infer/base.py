@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from baps.errors import InputError, NotFoundError
 from baps.imaging.volume import Volume
 from baps.inference.requests.form import CONFIRMS, DO_NOT_SAVE
-from baps.utils.context_collector import notes, served
 from baps.utils.throttle import inference_lock
 
 NO_LABEL = "as clicked"
@@ -78,15 +77,7 @@ class SegmentingInfer(InferTask, Generic[Answering]):
             raise NotFoundError("There is no such image in the datastore. Choose one that Next Sample offers.")
         segmenter = self._segmenter()
         with inference_lock(self._clicks):
-            file, said = self._answer(segmenter, Path(image), request, begun)
-        notes.give(*said["notes"])
-        adapter = said["adapter"]
-        served.give(
-            *(f"{organ}: {version}" for organ, version in adapter.items())
-            if isinstance(adapter, dict)
-            else [adapter or ""]
-        )
-        return file, said
+            return self._answer(segmenter, Path(image), request, begun)
 
     @abstractmethod
     def _answer(
@@ -133,6 +124,14 @@ class SegmentingInfer(InferTask, Generic[Answering]):
         author = str(request.get("client_id") or "")
         confirms = request.get(CONFIRMS) is True
         return self._save(str(request.get(IMAGE_ID)), volume, name, mask, slices, author, confirms)
+
+
+def adapters_used(reply: Mapping[str, Any]) -> str:
+    """Name the adapters that a reply was made with, for the audit file: ``spleen/v0002`` or ``spleen: v0001, ...``."""
+    adapter = reply["adapter"]
+    if isinstance(adapter, Mapping):
+        return ", ".join(f"{organ}: {version}" for organ, version in adapter.items())
+    return adapter or ""
 
 
 def named(adapter: tuple[str, str] | None) -> str | None:

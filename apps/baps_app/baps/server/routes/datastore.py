@@ -65,7 +65,7 @@ def save_label(
     if name := asked(request).name:
         info["author"] = name  # Who is known signs with their own name.
     image_file(image)
-    with _received(label) as path, notes.collecting() as said:
+    with received(label) as path, notes.collecting() as said:
         saved = app_instance().save_label(image, path, tag, info, asked(request).confirms)
     return {"image": image, "label": saved, "notes": said}
 
@@ -80,7 +80,7 @@ def add_image(
     datastore = app_instance().datastore()
     if hasattr(datastore, "forward"):
         raise InputError("The images of this server are those of its PACS. Send yours to the PACS.")
-    with _received(file) as path:
+    with received(file) as path:
         suffix = kind_of(file)
         name = checked_name(image or Path(file.filename or "").name.removesuffix(suffix), "image")
         check_new_name(name, datastore.list_images())  # Which is quicker than to read it; it is asked again when added.
@@ -170,8 +170,18 @@ def kind_of(file: UploadFile) -> str:
 
 
 @contextmanager
-def _received(file: UploadFile) -> Iterator[Path]:
-    """An uploaded file on disk, under a name of ours."""
+def received(file: UploadFile) -> Iterator[Path]:
+    """Write an uploaded file to disk, under a name of ours, for as long as the context lasts.
+
+    Args:
+        file: The file that a request brings.
+
+    Yields:
+        Its path, which keeps the suffix.
+
+    Raises:
+        InputError: If its suffix is not that of an image.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"upload{kind_of(file)}"
         with path.open("wb") as target:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
+from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,13 +21,13 @@ from baps.errors import InputError, NotFoundError
 from baps.inference.requests.click import PACKED
 from baps.inference.requests.form import CONFIRMS, DO_NOT_SAVE
 from baps.io import STRAIGHTENED, read_nifti_notes
+from baps.server.infer.base import adapters_used
 from baps.server.jobs import asked_by
 from baps.server.request_context import asked
 from baps.server.request_names import checked_name, json_object
-from baps.server.routes.datastore import file_name, image_file, kind_of
+from baps.server.routes.datastore import file_name, image_file, kind_of, received
 from baps.server.routes.sessions import find_session
 from baps.site.roles import Role
-from baps.utils.context_collector import notes, served
 
 NOTES = "X-BAPS-Notes"
 """A header of an answer to a click: what was left out of it or saved, percent-encoded. OHIF gets nothing but voxels."""
@@ -45,7 +46,7 @@ def run_infer(
     file: UploadFile = File(None),
     label: UploadFile = File(None),
     output: host_infer.ResultType | None = None,
-) -> Response | dict[str, Any] | None:
+) -> Response | dict[str, Any]:
     """Segment; a synchronous route, so it runs in a thread of the pool.
 
     The reply's header Server-Timing says, in milliseconds, what the model took and what all of it took.
@@ -73,31 +74,38 @@ def run_infer(
         wanted.pop("label", None)  # There it is the uploaded labelmap; a request must not name another file.
     if image and not session_id:  # With a session Slicer names an image of its own.
         check_grid(image_file(image), output)
+    wanted |= {"model": model, "image": image}
     if session_id:
-        find_session(request, session_id)
+        session = find_session(request, session_id)
+        wanted |= {"image": session.image, "session": session.to_json()}
     # OHIF wants raw voxels, 79 MB of a CT, nearly all zeros: they travel packed.
     raw = output == host_infer.ResultType.image and wanted.get("result_compress") is False
     wanted[PACKED] = raw and "gzip" in request.headers.get("accept-encoding", "")
     gone = asked_by(lambda: from_thread.run(request.is_disconnected), asked(request).name)
     if _saves(wanted.get("save_as")):  # Noted also where something fails after it was saved.
         asked(request).also.append("save a label")
-    try:
-        with model_seconds() as spent, notes.collecting() as said, served.collecting() as used, gone:
-            answer: Response | dict[str, Any] | None = host_infer.run_inference(
-                background_tasks, model, image, session_id, json.dumps(wanted), file, label, output
-            )
-    except Exception:
-        for task in background_tasks.tasks:  # They remove what was uploaded, but only after an answer.
-            task.func(*task.args, **task.kwargs)
-        raise
-    asked(request).adapter = ", ".join(filter(None, used))
+    with ExitStack() as uploads:
+        if file is not None and not session_id:
+            wanted["image"] = str(uploads.enter_context(received(file)))
+        if label is not None and "label" not in wanted:
+            wanted["label"] = str(uploads.enter_context(received(label)))
+        with model_seconds() as spent, gone:
+            result = instance.infer(wanted)
+    reply = result["params"]
+    asked(request).adapter = adapters_used(reply)
+    answer: Response | dict[str, Any] = host_infer.send_response(instance.datastore(), result, output, background_tasks)
     if isinstance(answer, FileResponse) and _is_gzip(Path(answer.path)):
         answer.headers["Content-Encoding"] = "gzip"
     if isinstance(answer, Response):
         whole = time.perf_counter() - begun
         answer.headers["Server-Timing"] = f"model;dur={1000 * sum(spent):.1f}, total;dur={1000 * whole:.1f}"
-        answer.headers[NOTES] = quote(" ".join(said)[:400])  # Proxies take headers of some kilobytes.
+        answer.headers[NOTES] = notes_header(reply["notes"])
     return answer
+
+
+def notes_header(notes: Iterable[str]) -> str:
+    """Encode notes for the header ``X-BAPS-Notes``; proxies take headers of some kilobytes."""
+    return quote(" ".join(notes)[:400])
 
 
 def _saves(save_as: object) -> bool:

@@ -140,7 +140,7 @@ class Disagreement(Strategy):
         volume, _ = segmenter.volume(path)
         labelmap = organs.segment(volume, {name: self._labels[name] for name in names}).labelmap
         able = segmenter.black_box.capabilities
-        canvas = Canvas.fit(volume, Plane(SLICE_AXIS, 0), able.input_side)
+        canvas = Canvas.fit(volume, Plane(SLICE_AXIS, 0), able.input_size)
         found = []
         for name in names:
             organ = labelmap == self._labels[name]

@@ -67,10 +67,13 @@ class AdaptationTrainer(SiteTrainer[AdaptationSettings]):
     def _defaults(self) -> AdaptationSettings:
         return self._site_defaults
 
-    def _check(self, cases: dict[str, list[Case]], settings: AdaptationSettings) -> None:
+    def _check_settings(self, settings: AdaptationSettings) -> None:
         able = self._black_box().capabilities
         if not (able.boxes if settings.prompt == "box" else able.clicks):
             raise InputError(f"{able.name} does not understand the prompt {settings.prompt!r}. Choose the other one.")
+
+    def _check_cases(self, cases: dict[str, list[Case]], settings: AdaptationSettings) -> None:
+        able = self._black_box().capabilities
         jobs = dict(cases)
         if len(jobs) > 1:
             jobs[SHARED] = [case for found in cases.values() for case in found]
@@ -81,7 +84,7 @@ class AdaptationTrainer(SiteTrainer[AdaptationSettings]):
     def _train(self, cases: dict[str, list[Case]], settings: AdaptationSettings, stats: Stats) -> None:
         black_box = self._black_box()
         black_box.wait = wait_for_idle(self._store.clicks)
-        side = black_box.capabilities.input_side
+        side = black_box.capabilities.input_size
         jobs, skipped = _jobs(cases, side, settings.slices_per_volume, self._store.root)
         stats.leave_out(skipped)
         for number, (label, found) in enumerate(jobs):

@@ -17,7 +17,7 @@ from baps.evaluation.cases import Case
 from baps.evaluation.folders import read_patient_table
 from baps.server.datastores.index import AtomicIndex
 from baps.server.train.stats import Stats, read_stats
-from baps.server.training_cases import labelled_cases
+from baps.server.training_cases import labelled_cases, labelled_organs
 from baps.utils.deprecation import rename_old_keys
 from baps.utils.redaction import shorten_paths_in_json
 from baps.utils.throttle import lower_priority
@@ -65,11 +65,18 @@ class SiteTrainer(TrainTask, Generic[Settings]):
         """
 
     @abstractmethod
-    def _check(self, cases: dict[str, list[Case]], settings: Settings) -> None:
-        """Refuse settings that the model or the number of cases rules out.
+    def _check_settings(self, settings: Settings) -> None:
+        """Refuse settings that the model rules out.
 
         Raises:
-            InputError: if they do.
+            InputError: If the model rules one out.
+        """
+
+    def _check_cases(self, cases: dict[str, list[Case]], settings: Settings) -> None:
+        """Refuse settings with which no training on the cases can succeed, before a volume is read.
+
+        Raises:
+            InputError: If none can.
         """
 
     def stats(self) -> dict[str, Any]:
@@ -91,42 +98,48 @@ class SiteTrainer(TrainTask, Generic[Settings]):
         return {name: value for name, value in request.items() if name in known}
 
     def prepare(self, request: dict[str, Any], datastore: Datastore) -> None:
-        """Refuse what cannot be trained, before a process is started for it, and forget the last run's stats.
+        """Refuse what cannot be trained, and forget the statistics of the last training.
+
+        This runs in a request. No volume is read or fetched: the training itself reports what depends on them.
+
+        Args:
+            request: Options, as ``read_options`` returns them.
+            datastore: Datastore of the server.
 
         Raises:
-            InputError: as ``read_request``, or if no training with these settings can succeed.
+            InputError: If an option cannot be used, the label is unknown, or there is no label to train on.
         """
-        cases, settings, _ = self.read_request(request, datastore)
-        self._check(cases, settings)
+        settings, chosen = self._settings(request), self._chosen_label(request)
+        self._check_settings(settings)
+        organs, skipped = labelled_organs(datastore, self._labels)
+        if not (organs if chosen == ALL_LABELS else organs & {chosen}):
+            raise _nothing_to_train_on(chosen, skipped)
         Stats(self._stats_file)
 
-    def read_request(
-        self, request: dict[str, Any], datastore: Datastore
-    ) -> tuple[dict[str, list[Case]], Settings, dict[str, str]]:
-        """What a request asks for: cases by label, settings, and the images that are left out, with reasons.
+    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
+        """Train; MONAI Label calls this in a process of its own.
+
+        Args:
+            request: Options, and what MONAI Label adds.
+            datastore: Datastore of the server.
+
+        Returns:
+            The statistics of the training.
 
         Raises:
-            InputError: on a value that cannot be used, an unknown label, or if there is nothing to train on.
+            BapsError: If it cannot go on; the statistics say why.
         """
-        settings = self._settings(request)
-        chosen = str(_first(request.get("label")) or ALL_LABELS)
-        if chosen != ALL_LABELS and chosen not in self._labels:
-            raise InputError(f"There is no label {chosen!r}. Known ones: {', '.join(self._labels)}.")
-        by_label, skipped = labelled_cases(datastore, self._labels, read_patient_table(self._patients))
-        cases = {name: found for name, found in by_label.items() if found and chosen in (ALL_LABELS, name)}
-        if not cases:
-            raise InputError(
-                f"There are no saved labels of {'any organ' if chosen == ALL_LABELS else chosen} to train on. Segment "
-                f"a volume, submit the label, and train again. {next(iter(skipped.values()), '')}".rstrip()
-            )
-        return cases, settings, skipped
-
-    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         lower_priority()
         stats = Stats(self._stats_file)
         try:
-            cases, settings, skipped = self.read_request(request, datastore)
+            settings, chosen = self._settings(request), self._chosen_label(request)
+            self._check_settings(settings)
+            by_label, skipped = labelled_cases(datastore, self._labels, read_patient_table(self._patients))
+            cases = {name: found for name, found in by_label.items() if found and chosen in (ALL_LABELS, name)}
+            if not cases:
+                raise _nothing_to_train_on(chosen, skipped)
             stats.leave_out(skipped)
+            self._check_cases(cases, settings)
             if isinstance(datastore, AtomicIndex):
                 datastore.history.mark_used(case.labels for found in cases.values() for case in found)
             self._train(cases, settings, stats)
@@ -141,6 +154,17 @@ class SiteTrainer(TrainTask, Generic[Settings]):
         finally:
             stats.end()
         return stats.values
+
+    def _chosen_label(self, request: dict[str, Any]) -> str:
+        """Return the label to train, or ``all``.
+
+        Raises:
+            InputError: If it is not a label of the site.
+        """
+        chosen = str(_first(request.get("label")) or ALL_LABELS)
+        if chosen != ALL_LABELS and chosen not in self._labels:
+            raise InputError(f"There is no label {chosen!r}. Known ones: {', '.join(self._labels)}.")
+        return chosen
 
     def _settings(self, request: dict[str, Any]) -> Settings:
         defaults: Any = self._defaults()
@@ -159,6 +183,14 @@ class SiteTrainer(TrainTask, Generic[Settings]):
                 raise InputError(said) from None
         settings: Settings = replace(defaults, **chosen)
         return settings
+
+
+def _nothing_to_train_on(chosen: str, skipped: Mapping[str, str]) -> InputError:
+    organ, reason = "any organ" if chosen == ALL_LABELS else chosen, next(iter(skipped.values()), "")
+    return InputError(
+        f"There are no saved labels of {organ} to train on. Segment a volume, submit the label, and train again. "
+        f"{reason}".rstrip()
+    )
 
 
 def _first(value: Any) -> Any:

@@ -64,7 +64,7 @@ class OrgansTrainer(SiteTrainer["OrganSettings"]):
 
         return OrganSettings()
 
-    def _check(self, cases: dict[str, list[Case]], settings: OrganSettings) -> None:
+    def _check_settings(self, settings: OrganSettings) -> None:
         from baps.fseft.adapters import unsupported_reason
 
         if reason := unsupported_reason(settings.method, self._segmenter().model.network):
