@@ -22,7 +22,7 @@ from baps.imaging.volume import Volume
 from baps.io import write_nifti
 from benchmarks import real_data
 from benchmarks.fewshot import cells as few_shot_cells
-from benchmarks.fewshot.cells import ARMS, EXPERIMENTS, Cell, Source, plan, cache_inputs, run
+from benchmarks.fewshot.cells import ARMS, EXPERIMENTS, Cell, Source, cache_inputs, plan, run
 from benchmarks.fewshot.few_shot import run_all, run_in_process
 from tests.support.paths import APP, ROOT
 
