@@ -160,13 +160,13 @@ class LabelHistory:
         Returns:
             The versions.
         """
-        folder, found = self._folder / tag / image, []
+        folder, versions = self._folder / tag / image, []
         for name in self._version_names(folder):
             try:
-                found.append(_read(folder / name))
+                versions.append(_read(folder / name))
             except BapsError as error:
-                found.append(Version(name, folder / name, "", {"damaged": str(error)}))
-        return found
+                versions.append(Version(name, folder / name, "", {"damaged": str(error)}))
+        return versions
 
     def served(self, image: str, tag: str) -> tuple[Path, dict[str, Any]]:
         """Return the file of the served label, and the information about it.
@@ -222,10 +222,10 @@ class LabelHistory:
         """
         if name not in self._version_names(self._folder / tag / image):
             raise NotFoundError(f"The label {tag} of {image} has no version {name}. See `baps labels list`.")
-        found = _read(self._folder / tag / image / name)
-        if _sha256(found.file) != found.sha256:
+        version = _read(self._folder / tag / image / name)
+        if _sha256(version.file) != version.sha256:
             raise BapsError(f"The version {name} is damaged: its hash differs. Restore it from your backup.")
-        return found
+        return version
 
     def newest(self, image: str, tag: str) -> tuple[str, Version | None]:
         """Return the newest version of a label.
@@ -535,8 +535,8 @@ class LabelHistory:
         with suppress(BapsError):  # The version is damaged: keep what is served again.
             if names and _read(folder / names[-1]).sha256 == _sha256(file):
                 return
-        found = self._write(folder, file, served["ext"], {**rename_info_keys(served["info"]), "found": True})
-        found.rename(folder / self._next_name(folder))
+        version = self._write(folder, file, served["ext"], {**rename_info_keys(served["info"]), "found": True})
+        version.rename(folder / self._next_name(folder))
         flush_to_disk(folder)
 
     def _served_file(self, folder: Path, suffix: str) -> Path:

@@ -76,11 +76,11 @@ def adapt_and_publish_organ(
 
 def _load_served(store: AdapterStore, organ: str, model: OrganModel) -> ServedAdapter[FewShotAdapter] | None:
     """Load the adapter that is served for an organ, if it can be read."""
-    found = store.served(organ, model.sha256)
-    if found is None:
+    version = store.served(organ, model.sha256)
+    if version is None:
         return None
     try:
-        return ServedAdapter(*read_organ_adapter(store.file(*found), model))
+        return ServedAdapter(*read_organ_adapter(store.file(*version), model))
     except BapsError as error:  # A new training replaces the damaged adapter.
         logger.warning("%s", error)
         return None

@@ -1,4 +1,4 @@
-"""What an adaptation will do, and the adapter that is served meanwhile; the same for clicks and for organs."""
+"""The plan of an adaptation, and the adapter that is served during it; the same for clicks and for organs."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def keep_and_publish(
         BapsError: as the adaptation and the store.
     """
     label = names[0]
-    versions = {name: found for name in names if (found := store.find(name, fingerprint))}
+    versions = {name: version for name in names if (version := store.find(name, fingerprint))}
     repeated = label in versions
     if len(versions) < len(names):
         result = adapt_candidate()
@@ -131,13 +131,13 @@ def _load_served(store: AdapterStore, label: str, black_box: BlackBox) -> Served
 
     The gain of a shared adapter is ignored, because it was measured on other labels.
     """
-    found = store.served(label, black_box.capabilities.weights_sha256)
-    if found is None:
+    version = store.served(label, black_box.capabilities.weights_sha256)
+    if version is None:
         return None
     try:
-        served = store.load(*found)
+        served = store.load(*version)
     except BapsError as error:  # A new training replaces the damaged adapter.
         logger.warning("%s", error)
         return None
-    own = found[0] == label
+    own = version[0] == label
     return ServedAdapter(served.adapter, served.record if own else {**served.record, "verdict": None})

@@ -44,7 +44,7 @@ Progress = Callable[[int, int, int, float | None], None]
 """Called with the step, the number of steps, the black-box images so far, and the curve's last Dice or None."""
 
 Callback = Callable[[int, Adapter], None]
-"""Called with the black-box images so far, and the adapter as it is then."""
+"""Called with the black-box images so far, and the current adapter."""
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ def read_click(request: Mapping[str, Any], volume: Volume, labels: Sequence[str]
         and not min(form.roi[4:]) <= requested <= max(form.roi[4:])
     ):
         # Slicer names the slice of its view in millimetres where there is a box but no point.
-        notes.append(f"Slice {requested} lies outside the box, whose middle slice was taken.")
+        notes.append(f"Slice {requested} lies outside the box; the middle slice of the box was used.")
         requested = None
     index = requested if requested is not None else _requested_slice(foreground, form.roi, axis, volume.shape)
     if not 0 <= index < volume.shape[axis]:
@@ -119,7 +119,7 @@ def read_click(request: Mapping[str, Any], volume: Volume, labels: Sequence[str]
         by_slice = _group_by_slice(points, what, axis, volume.shape, notes)
         clicks.append(by_slice.pop(index, ()))
         if elsewhere := sum(map(len, by_slice.values())):
-            notes.append(f"{_count_points(elsewhere, what)} of other slices left out.")
+            notes.append(f"{_count_points(elsewhere, what)} of other slices skipped.")
     positive, negative = clicks
     box = _box_on_slice(form.roi, plane, volume.shape, notes)
     if not positive and box is None:
@@ -157,7 +157,7 @@ def read_organ_clicks(request: Mapping[str, Any], volume: Volume, labels: Sequen
     for by_slice, what in ((foreground, "foreground"), (background, "background")):
         beyond = [index for index in by_slice if not low <= index <= high]
         if count := sum(len(by_slice.pop(index)) for index in beyond):
-            notes.append(f"{_count_points(count, what)} on slices that the box does not reach left out.")
+            notes.append(f"{_count_points(count, what)} on slices that the box does not reach skipped.")
     middle = [round((low + high) / 2)] if form.roi and not foreground else []
     prompts = {}
     for index in sorted([*foreground, *middle]):
@@ -222,7 +222,7 @@ def _group_by_slice(
     inside = [point for point in points if _inside(point, shape)]
     if outside := len(points) - len(inside):
         notes.append(
-            f"{_count_points(outside, what)} outside the volume of {' x '.join(map(str, shape))} voxels left out."
+            f"{_count_points(outside, what)} outside the volume of {' x '.join(map(str, shape))} voxels skipped."
         )
     by_index: dict[int, tuple[Point, ...]] = {}
     for point in inside:
@@ -244,7 +244,7 @@ def _box_on_slice(
     ranges = [sorted(roi[n : n + 2]) for n in (0, 2, 4)]
     low, high = ranges[plane.axis]
     if not low - 0.5 <= plane.index <= high + 0.5:
-        notes.append("The box does not reach this slice and was left out.")
+        notes.append("The box does not reach this slice and was skipped.")
         return None
     x, y = (axis for axis in range(3) if axis != plane.axis)
     if any(ranges[axis][1] < 0 or ranges[axis][0] > shape[axis] - 1 for axis in (x, y)):

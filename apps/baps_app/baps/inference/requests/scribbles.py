@@ -102,7 +102,7 @@ def read_scribbles(request: Mapping[str, Any], volume: Volume) -> Scribbles:
     for strokes, what in ((foreground, "foreground"), (background, "background")):
         kept = strokes[inside].copy("K")  # Copying into another memory order would take seconds.
         if outside := int(strokes.sum()) - int(kept.sum()):
-            notes.append(f"{outside} voxels of {what} strokes outside the box left out.")
+            notes.append(f"{outside} voxels of {what} strokes outside the box skipped.")
             strokes[:] = False
             strokes[inside] = kept
     if not foreground.any():
