@@ -66,7 +66,7 @@ def test_a_box_alone(image: Path, tmp_path: Path) -> None:
 
 def test_what_is_left_out_is_said(image: Path, tmp_path: Path) -> None:
     words = ("--click", "20,18,5", "--click", "20,18,6", "--background", "2,2,6")
-    assert "1 foreground point of other slices left out" in _segment(image, tmp_path / "mask.nrrd", *words)
+    assert "1 foreground point of other slices skipped" in _segment(image, tmp_path / "mask.nrrd", *words)
 
 
 def test_the_labels_adapter_is_used_unless_told_otherwise(image: Path, tmp_path: Path, bundled: BlackBox) -> None:
