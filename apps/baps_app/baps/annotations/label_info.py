@@ -11,7 +11,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from baps.errors import InputError
 from baps.imaging.label_map import LabelMap
-from baps.utils.context_collector import notes
 from baps.utils.printable import is_control, printable, printable_values
 
 MOST_LETTERS = 200
@@ -219,12 +218,19 @@ def label_values(info: LabelInfo, labels: Mapping[str, int], names: Mapping[int,
     return said or {name: value for value, name in (names or {}).items()} or dict(labels)
 
 
+def unnamed_values_note(found: LabelMap, values: Mapping[str, int]) -> tuple[str, ...]:
+    """Return a sentence on the values that ``name_values`` gave no name, if there are any."""
+    nameless = [value for value in found.values() if value not in values.values()]
+    note = f"The values {nameless} are no labels of this site. They were kept; nothing is trained on them."
+    return (note,) if nameless else ()
+
+
 def name_values(info: LabelInfo, found: LabelMap, labels: Mapping[str, int]) -> dict[str, int]:
     """Name every segment of a label map that is to be saved, and keep the names of those that are marked nowhere.
 
     What was said decides by value, then what the file says; where the file uses a value for several segments, it alone
     decides. The site's own numbers hold where neither says anything; values that are none of them are kept without a
-    name then, which a note says.
+    name then, see ``unnamed_values_note``.
 
     Raises:
         InputError: if a marked value is not among the names that were said, no marked value has a name, or two have
@@ -242,9 +248,7 @@ def name_values(info: LabelInfo, found: LabelMap, labels: Mapping[str, int]) -> 
             f"The values {nameless} of the label have no name ({known}). Name every segment in label_info, as in "
             '[{"name": "spleen", "idx": 1}]. Nothing was saved.'
         )
-    if nameless:
-        notes.give(f"The values {nameless} are no labels of this site. They were kept; nothing is trained on them.")
-        marked = [value for value in marked if value in names]
+    marked = [value for value in marked if value in names]
     values: dict[str, int] = {}
     for value in marked:
         if names[value] in values:

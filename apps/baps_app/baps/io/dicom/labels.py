@@ -71,6 +71,9 @@ def read_label_object(path: Path, image: Volume, source: Path | None = None) -> 
             if dataset.SOPClassUID == RTSTRUCT_CLASS:
                 frames = source_frames(headers, image)
                 read = partial(read, frames=[frames[k][2] for k in range(image.shape[2])])
+    notes: list[str] = []
+    if dataset.SOPClassUID == RTSTRUCT_CLASS:
+        read = partial(read, notes=notes)
     names: dict[int, str] = {}
 
     def masks() -> Iterator[tuple[int, NDArray[np.bool_]]]:
@@ -81,7 +84,7 @@ def read_label_object(path: Path, image: Volume, source: Path | None = None) -> 
     found = LabelMap.from_masks(masks())
     if not found.layers:
         raise InputError(f"The label {path.name} holds no segment. Segment the organ and export it again.")
-    return LabelMap(found.layers, names)
+    return LabelMap(found.layers, names, notes=tuple(notes))
 
 
 def series_headers(source: Path, keywords: list[str] | None = None) -> list[Dataset]:

@@ -21,7 +21,6 @@ from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, UID, ExplicitVRLittleEndian,
 from baps.errors import InputError
 from baps.imaging.volume import Volume
 from baps.io.dicom.seg import Segment, complete_headers, even_depths, source_frames
-from baps.utils.context_collector import notes
 from baps.utils.limits import check_size
 
 RTSTRUCT_CLASS = UID("1.2.840.10008.5.1.4.1.1.481.3")
@@ -79,6 +78,7 @@ def read_structures(
     frames: Sequence[NDArray[np.float64]] | None = None,
     frame_of_reference: str = "",
     unreadable: dict[str, str] | None = None,
+    notes: list[str] | None = None,
 ) -> Iterator[Segment]:
     """Read a structure set, structure by structure; structures of one name are one.
 
@@ -91,16 +91,18 @@ def read_structures(
         frames: for each slice the (4, 4) of ``source_frames``, where pixels may lie beside the voxels of the volume.
         frame_of_reference: FrameOfReferenceUID of the image; without it, it is not compared.
         unreadable: gets the name of each structure that cannot be read and why, and the others are read.
+        notes: gets sentences for the user on what was left out.
 
     Raises:
         InputError: if it cannot be read; without ``unreadable`` also if a contour does not lie on a slice of the image,
             or a structure lies in another frame of reference.
     """
+    notes = [] if notes is None else notes
     check_size("The RTSTRUCT", image.shape, 1)
     depths = even_depths(image) if depths is None else depths
     frames = frames or [image.affine @ _step(k) for k in range(image.shape[2])]
     try:
-        said, contours = structures_said(dataset), _contours(dataset)
+        said, contours = structures_said(dataset), _contours(dataset, notes)
     except Exception as error:  # pydicom raises many kinds; each means a broken or foreign object.
         raise InputError(f"The RTSTRUCT cannot be read ({type(error).__name__}). Export it again.") from error
     lies_in = {int(one.ROINumber): one.get("ReferencedFrameOfReferenceUID") for one in dataset.StructureSetROISequence}
@@ -112,12 +114,15 @@ def read_structures(
                     f"{name} lies in another frame of reference than the image (ReferencedFrameOfReferenceUID). Draw "
                     "it on this series."
                 )
-            found = _read_structure(name, [contours.get(number, []) for number in own], image, depths, frames)
+            parts = [contours.get(number, []) for number in own]
+            found, beyond = _read_structure(name, parts, image, depths, frames)
         except InputError as error:
             if unreadable is None:
                 raise
             unreadable[name] = str(error)
         else:
+            if beyond:
+                notes.append(f"{name} reaches beyond the image; what lies outside was left out.")
             yield found
 
 
@@ -127,8 +132,12 @@ def _read_structure(
     image: Volume,
     depths: NDArray[np.float64],
     frames: Sequence[NDArray[np.float64]],
-) -> Segment:
-    """A structure, whose parts are contours that are combined among themselves alone."""
+) -> tuple[Segment, bool]:
+    """Read a structure, whose parts are contours that are combined among themselves only.
+
+    Returns:
+        The structure, and whether it reaches beyond the image.
+    """
     mask, slices, beyond = np.zeros(image.shape, bool), set[int](), False
     for part in parts:
         by_slice: dict[int, list[NDArray[np.float64]]] = {}
@@ -139,9 +148,7 @@ def _read_structure(
         for index, placed_contours in by_slice.items():
             mask[:, :, index] |= enclosed(placed_contours, image.shape[:2])
         slices.update(by_slice)
-    if beyond:
-        notes.give(f"{name} reaches beyond the image; what lies outside was left out.")
-    return Segment(name, mask, frozenset(slices))
+    return Segment(name, mask, frozenset(slices)), beyond
 
 
 def structure_references(dataset: Dataset) -> set[tuple[str, int]]:
@@ -179,7 +186,7 @@ def _referenced_series(dataset: Dataset) -> Iterator[Dataset]:
             yield from study.get("RTReferencedSeriesSequence") or []
 
 
-def _contours(dataset: Dataset) -> dict[int, list[NDArray[np.float64]]]:
+def _contours(dataset: Dataset, notes: list[str]) -> dict[int, list[NDArray[np.float64]]]:
     """By the number of each structure its contours, (N, 3) mm, RAS."""
     names = {int(one.ROINumber): str(one.get("ROIName", "")) for one in dataset.StructureSetROISequence}
     found: dict[int, list[NDArray[np.float64]]] = {}
@@ -194,7 +201,7 @@ def _contours(dataset: Dataset) -> dict[int, list[NDArray[np.float64]]]:
                 raise ValueError("ContourData")
             found.setdefault(number, []).append(points * _LPS_TO_RAS)
         if skipped:
-            notes.give(f"{skipped} contours of {names[number]} enclose no area (points, open lines): left out.")
+            notes.append(f"{skipped} contours of {names[number]} enclose no area (points, open lines): left out.")
     return found
 
 
