@@ -12,11 +12,13 @@ import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Circle, FancyBboxPatch, Rectangle
 from numpy.typing import NDArray
 
@@ -66,7 +68,7 @@ def ask(
     volume, _ = segmenter().volume(image_of(case))
     click = read_click({"label": organ, **request}, volume, list(VALUES))
     mask = segmenter().segment(image_of(case), click.plane, click.prompt, click.label, adapted).mask
-    truth = click.plane.of(read_labels(labels_of(case), volume) == VALUES[organ])
+    truth = click.plane.extract(read_labels(labels_of(case), volume) == VALUES[organ])
     return click, mask, truth
 
 
@@ -83,7 +85,7 @@ def show(
     volume, window = segmenter().volume(image_of(case))
     upward = click.plane.axis != 2
     across, down = (volume.spacing[axis] for axis in range(3) if axis != click.plane.axis)
-    picture = window.apply(click.plane.of(volume.voxels))
+    picture = window.apply(click.plane.extract(volume.voxels))
     axes.imshow(picture, cmap="gray", vmin=0, vmax=255, origin="lower" if upward else "upper", aspect=down / across)
     overlay = np.zeros((*mask.shape, 4))
     overlay[..., :3] = mpl.colors.to_rgb(colour)
@@ -108,12 +110,14 @@ def show(
     axes.set_title(f"{title}\nDice {dice(mask, truth):.2f}", color=TEXT, fontsize=12)
 
 
-def blank(width: float, height: float, columns: int, under: str, ratios: tuple[float, ...] | None = None) -> list[Axes]:
-    """Axes in a row, on a dark ground, with a line of text below."""
-    figure = Figure(figsize=(width, height), facecolor=GROUND, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.1)
-    figure.supxlabel(under, color=TEXT, fontsize=11)
-    return list(figure.subplots(1, columns, squeeze=False, width_ratios=ratios)[0])
+def blank(
+    width: float, height: float, columns: int, below: str, ratios: tuple[float, ...] | None = None
+) -> tuple[Figure, list[Axes]]:
+    """Make a dark figure of some inches with axes in a row, and a line of text below."""
+    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.1)
+    figure = Figure(figsize=(width, height), facecolor=GROUND, layout=layout)
+    figure.supxlabel(below, color=TEXT, fontsize=11)
+    return figure, list(figure.subplots(1, columns, squeeze=False, width_ratios=ratios)[0])
 
 
 LEGEND = "dashed: the true outline    + foreground point    − background point"
@@ -124,46 +128,46 @@ def clicks() -> Figure:
     case, organ, index = "ct_02", "liver", 13
     foreground: list[list[int]] = [[38, 60, index]]
     background: list[list[int]] = []
-    row = blank(9.6, 3.2, 3, LEGEND)
+    figure, row = blank(9.6, 3.2, 3, LEGEND)
     request: dict[str, object] = {"foreground": foreground, "background": background, "slice": index}
     show(row[0], case, *ask(case, organ, request), "1. one click")
     foreground.append([39, 36, index])
     show(row[1], case, *ask(case, organ, request), "2. foreground where it is missing")
     background.append([15, 73, index])
     show(row[2], case, *ask(case, organ, request), "3. background where it spills")
-    return row[0].get_figure()
+    return figure
 
 
 def planes() -> Figure:
     """The same click on three planes."""
     case, organ = "ct_03", "liver"
-    row = blank(9.6, 3.5, 3, LEGEND.partition("    −")[0], (1.45, 1.45, 1))
+    figure, row = blank(9.6, 3.5, 3, LEGEND.partition("    −")[0], (1.45, 1.45, 1))
     for axes, plane in zip(row, ("axial", "coronal", "sagittal"), strict=True):
         show(axes, case, *ask(case, organ, {"foreground": [[39, 60, 14]], "plane": plane}), plane)
-    return row[0].get_figure()
+    return figure
 
 
 def box() -> Figure:
     """A click and a box on the same slice."""
     case, organ, index = "ct_04", "spleen", 15
-    row = blank(8.0, 3.8, 2, f"{LEGEND.partition('    −')[0]}    blue: the box")
+    figure, row = blank(8.0, 3.8, 2, f"{LEGEND.partition('    −')[0]}    blue: the box")
     roi = [92, 112, 64, 88, index - 1, index + 1]
     point = {"foreground": [[102, 76, index]], "slice": index}
     show(row[0], case, *ask(case, organ, point), "one click")
     show(row[1], case, *ask(case, organ, {**point, "roi": roi}), "the same click and a box")
-    return row[0].get_figure()
+    return figure
 
 
 def adapted() -> Figure:
     """Unadapted and adapted masks of the same clicks, at the quartiles of the gain, on phantoms not trained on."""
     organ, store, model = "spleen", segmenter().store, segmenter().black_box
     cases = [Case(image_of(n), labels_of(n), VALUES[organ], n) for n in TRAINED]
-    slices, _ = load_cases(cases, model.capabilities.input_side, 24)
+    slices, _ = load_cases(cases, model.capabilities.input_size, 24)
     result = adapt(model, slices, AdaptationSettings(max_images=1500))
-    if result.check.status != "accepted":
+    if result.acceptance.status != "accepted":
         raise SystemExit("The adapter was rejected; use another organ or seed.")
-    print(result.check.sentence())
-    store.publish(organ, store.add(organ, result.adapter, result.record, result.check.status))
+    print(result.acceptance.sentence())
+    store.publish(organ, store.add(organ, result.adapter, result.record, result.acceptance.status))
     random = np.random.default_rng(0)
     clicked: list[tuple[float, str, dict[str, object]]] = []
     for case in SHOWN:
@@ -195,7 +199,7 @@ def panel() -> Figure:
     axes.set_axis_off()
     ink, line, field = "#1c2733", "#8a97a5", "#ffffff"
 
-    def text(x: float, y: float, said: str, **style: object) -> None:
+    def text(x: float, y: float, said: str, **style: Any) -> None:
         axes.text(x, y, said, color=ink, fontsize=11, va="center", **style)
 
     def rectangle(x: float, y: float, width: float, height: float, face: str, edge: str = line) -> None:

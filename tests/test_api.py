@@ -39,7 +39,7 @@ def test_a_slice_is_segmented_as_the_server_segments_it(bundled: BlackBox, tmp_p
     prompt = Prompt(((39.0, 60.0),), ((20.0, 20.0),))
     expected = segmenter.segment(SAMPLE, Plane(2, 12), prompt, "").mask
     assert expected.any()
-    assert np.array_equal(Plane(2, 12).of(mask.voxels), expected)
+    assert np.array_equal(Plane(2, 12).extract(mask.voxels), expected)
     assert mask.voxels.sum() == expected.sum()
     assert mask.same_geometry(baps.read_volume(SAMPLE))
 

@@ -38,6 +38,7 @@ _NOT_IMPORTED = {
     "server": {
         "dcmqi",  # programs
         "httptools",  # uvicorn
+        "tensorboard",  # torch.utils.tensorboard
         "matplotlib",
         "numpy",  # a bound
         "pydicom",  # a bound

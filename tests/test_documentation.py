@@ -17,9 +17,11 @@ import typer
 import yaml
 from pydantic.fields import FieldInfo
 
+from baps.adapters import old_records
+from baps.annotations import label_info
 from baps.cli import app
 from baps.server.access_policy import KINDS, find_policy
-from baps.site.settings import Settings
+from baps.site.settings import OLD_NAMES, Settings
 from tests.support.paths import ROOT
 
 DOCS = ROOT / "docs"
@@ -146,6 +148,12 @@ def renamed() -> dict[str, str]:
     return names
 
 
+def test_the_changelog_has_the_former_names_that_are_still_read() -> None:
+    for former in (OLD_NAMES, old_records.OLD_SETTINGS, old_records._OLD_KEYS, old_records._OLD_STATUS):
+        assert former.items() <= renamed().items()
+    assert label_info._OLD_KEYS.items() <= renamed().items()
+
+
 @each_page
 def test_former_names_are_gone(page: Path) -> None:
     if page == CHANGELOG:
@@ -267,6 +275,31 @@ def test_the_messages_to_troubleshoot_are_those_of_the_code() -> None:
             assert any(part in text for text in texts), message
 
 
+@pytest.mark.parametrize("name", ["json-keys.md", "adapter-file.md"])
+def test_the_keys_of_json_are_those_of_the_code(name: str) -> None:
+    sources = "\n".join(file.read_text() for file in (ROOT / "apps" / "baps_app").rglob("*.py"))
+    page = (DOCS / "reference" / name).read_text().split("## Benchmarks")[0]
+    keys = [key for line in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE) for key in re.findall(r"`(\w+)`", line)]
+    assert len(keys) > 20
+    for key in keys:
+        assert re.search(rf"[\"']{key}[\"']|\b{key}(:|=| =)", sources) or key.endswith("_std"), key
+
+
+def test_the_files_on_disk_are_those_of_the_code() -> None:
+    sources = "\n".join(file.read_text() for file in (ROOT / "apps" / "baps_app").rglob("*.py"))
+    host = {"app.log", "apps", "baps_app", "logs", "datastore_v2.json", "labels", "final"}  # What MONAI Label writes.
+    table = (DOCS / "reference" / "files-on-disk.md").read_text().split("## How long they stay")[0]
+    cells = [line.split("|")[1] for line in table.splitlines() if re.match(r"\| .*`", line)]
+    places = [place for cell in cells for place in re.findall(r"`([^`]+)`", cell)]
+    assert len(places) > 25
+    for place in places:
+        names = [
+            name for name in place.split("/") if not re.search(r"^$|[<>~]|^STUDIES$|^v0001$|^[.]+$|^[.]0001$", name)
+        ]
+        for name in names:
+            assert name in host or re.search(rf"[\"'/}}]{re.escape(name)}[\"'/`]", sources), place
+
+
 def test_pictures_are_used() -> None:
     texts = "\n".join(page.read_text() for page in PAGES)
     assert not [picture.name for picture in (DOCS / "pictures").iterdir() if picture.name not in texts]
@@ -308,6 +341,7 @@ def test_the_site_builds_and_loads_nothing_from_other_hosts(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", ["README.md", "docs/how-to/python.md"])
 def test_the_python_of_a_page_runs_as_it_stands(tmp_path: Path, name: str) -> None:
     blocks = [block for kind, block in BLOCK.findall((ROOT / name).read_text()) if kind == "python"]

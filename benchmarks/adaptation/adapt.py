@@ -104,7 +104,7 @@ def run(cell: Cell, kept: Path) -> tuple[Cell, dict[str, Any]]:
     torch.set_num_threads(1)
     domain = next(d for d in DOMAINS if d.name == cell.domain)
     examiner = load_black_box()
-    side = examiner.capabilities.input_side
+    side = examiner.capabilities.input_size
     training, test = _patients(domain, side, cell.seed, kept)
     arena = Arena(load_black_box(), examiner, training, test, cell.seed, cell.max_images)
     begun = time.monotonic()
@@ -118,7 +118,7 @@ def run(cell: Cell, kept: Path) -> tuple[Cell, dict[str, Any]]:
         "max_images": cell.max_images,
         "weights_sha256": examiner.capabilities.weights_sha256,
         "by_patient": score(black_box, adapter, test),
-        "black_box_images": arena.black_box.images_asked,
+        "black_box_images": arena.black_box.images_queried,
         "seconds": round(seconds, 1),
         "curve": arena.curve,
         "corrected": {kind: score_corrections(black_box, adapter, test, kind) for kind in kinds},

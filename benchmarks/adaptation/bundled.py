@@ -33,7 +33,7 @@ def main(
     if not ROOT.is_dir():
         raise SystemExit(f"There are no real images at {ROOT}. Set BAPS_REAL_DATA to the folder that holds them.")
     black_box = load_black_box("bundled", weights)
-    side = black_box.capabilities.input_side
+    side = black_box.capabilities.input_size
     table = Table("domain", "patients", "slices", "click", "box", title=f"{split}, side {side}")
     results: dict[str, dict[str, float]] = {}
     for domain in DOMAINS:

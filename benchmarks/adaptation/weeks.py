@@ -68,7 +68,7 @@ def main(
         raise SystemExit(f"There are no real images at {ROOT}. Set BAPS_REAL_DATA to the folder that holds them.")
     console = Console(soft_wrap=True, highlight=False)
     black_box, examiner = load_black_box(), load_black_box()
-    known = _patients(black_box.capabilities.input_side)
+    known = _patients(black_box.capabilities.input_size)
     labelled: dict[str, dict[str, list[AnySlice]]] = {}
     course: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:

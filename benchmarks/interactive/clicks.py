@@ -164,7 +164,7 @@ def publish(weights: Path, folder: Path) -> None:
             for value in made.parameters():
                 value.add_(0.01)
         adapter = Adapter(made)
-        record = {"adapter": adapter.record(), "black_box": {"weights_sha256": able.weights_sha256}}
+        record = {"adapter": adapter.to_dict(), "black_box": {"weights_sha256": able.weights_sha256}}
         store.publish(label, store.add(label, adapter, record, "accepted"))
 
 

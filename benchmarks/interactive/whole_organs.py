@@ -29,7 +29,7 @@ from baps.errors import InputError
 from baps.evaluation.cases import Case, CaseReader
 from baps.imaging.canvas import SLICE_AXIS, Plane
 from baps.imaging.metrics import dice
-from baps.inference.propagation import deepest, shape_between
+from baps.inference.propagation import deepest_point, interpolate_shape
 from baps.inference.requests.click import OrganClicks
 from baps.inference.segmenter import Segmenter
 from baps.inference.whole_organ import segment_organ
@@ -96,7 +96,7 @@ def click_where_worst(
     index = int((mask ^ organ).sum((0, 1)).argmax())
     found, truth = Plane(SLICE_AXIS, index).extract(mask), Plane(SLICE_AXIS, index).extract(organ)
     if not truth.any():
-        points = (*clicks.background.get(index, ()), deepest(found))
+        points = (*clicks.background.get(index, ()), deepest_point(found))
         return replace(clicks, background={**clicks.background, index: points})
     if index in clicks.prompts:
         prompt = draw_correction(clicks.prompts[index], found, truth, random) or clicks.prompts[index]
@@ -112,7 +112,7 @@ def interpolate(masks: dict[int, NDArray[np.bool_]], shape: tuple[int, int, int]
         Plane(SLICE_AXIS, index).insert(whole, mask)
     for lower, upper in itertools.pairwise(sorted(masks)):
         for index in range(lower + 1, upper):
-            between = shape_between(masks[lower], masks[upper], (index - lower) / (upper - lower))
+            between = interpolate_shape(masks[lower], masks[upper], (index - lower) / (upper - lower))
             Plane(SLICE_AXIS, index).insert(whole, between)
     return whole
 
@@ -131,9 +131,9 @@ def measure(black_box: BlackBox, store: AdapterStore, case: Case, label: str, ad
     def run(order: str, count: int, clicks: OrganClicks) -> tuple[Run, NDArray[np.bool_]]:
         segmenter = Segmenter(black_box, store)  # A new one: nothing is encoded that another answer needed.
         segmenter.volume(case.image)
-        asked, begun = black_box.images_asked, time.perf_counter()
+        asked, begun = black_box.images_queried, time.perf_counter()
         mask = segment_organ(segmenter, case.image, clicks, label, adapted).mask.astype(bool)
-        seconds, images = time.perf_counter() - begun, black_box.images_asked - asked
+        seconds, images = time.perf_counter() - begun, black_box.images_queried - asked
         masks = {index: Plane(SLICE_AXIS, index).extract(mask) for index in clicks.prompts}
         between, alone = interpolate(masks, volume.shape), np.zeros(volume.shape, bool)
         for index, one in masks.items():
@@ -158,18 +158,18 @@ def train(domain: Domain, black_box: BlackBox, store: AdapterStore) -> None:
     """Make an adapter of the training and validation patients, if there is none, and publish it if it passed."""
     if store.versions(domain.name):
         return
-    side = black_box.capabilities.input_side
+    side = black_box.capabilities.input_size
     training = {p[0].patient: p for part in ("train", "validation") for p in slices(domain, part, side, 24)}
     made = adapt(black_box, training, AdaptationSettings())
     record = {
-        "adapter": made.adapter.record(),
+        "adapter": made.adapter.to_dict(),
         "black_box": {"weights_sha256": black_box.capabilities.weights_sha256},
-        "status": made.check.status,
+        "status": made.acceptance.status,
     }
-    version = store.add(domain.name, made.adapter, record, made.check.status)
-    if made.check.status == "accepted":  # Else the model as it is goes on serving.
+    version = store.add(domain.name, made.adapter, record, made.acceptance.status)
+    if made.acceptance.status == "accepted":  # Else the model as it is goes on serving.
         store.publish(domain.name, version)
-    console.print(f"{domain.name}: the adapter is {made.check.status}, zoom {made.adapter.zoom:g}.")
+    console.print(f"{domain.name}: the adapter is {made.acceptance.status}, zoom {made.adapter.zoom:g}.")
 
 
 def table(runs: Sequence[Run]) -> list[str]:

@@ -51,10 +51,10 @@ def measure(black_box: BlackBox, max_images: int, head: str) -> dict[str, float 
     able = black_box.capabilities
     files = sorted((SAMPLES / "images").glob("*.nii.gz"))
     cases = [Case(file, SAMPLES / "labels" / file.name, VALUE, file.name) for file in files]
-    slices, _ = load_cases(cases, able.input_side, 24)
+    slices, _ = load_cases(cases, able.input_size, 24)
     kept = {patient: list(pieces) for patient, pieces in slices.items()}
     recorded = _Recorded(black_box)
-    black_box.segment(np.zeros((2, able.input_side, able.input_side, 3), np.uint8), [Prompt(((9.0, 9.0),))] * 2)
+    black_box.segment(np.zeros((2, able.input_size, able.input_size, 3), np.uint8), [Prompt(((9.0, 9.0),))] * 2)
     begun = time.perf_counter()
     made = adapt(recorded, kept, AdaptationSettings(max_images=max_images, head=head))
     whole = time.perf_counter() - begun

@@ -47,7 +47,7 @@ def memory(volumes: int) -> None:
     ]
     black_box = load_black_box(device="cpu")
     with tempfile.TemporaryDirectory() as folder:
-        slices, _ = load_cases(cases, black_box.capabilities.input_side, 24, Path(folder))
+        slices, _ = load_cases(cases, black_box.capabilities.input_size, 24, Path(folder))
         adapt(black_box, slices, AdaptationSettings(max_images=600))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 

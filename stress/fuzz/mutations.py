@@ -71,7 +71,7 @@ def seeds() -> dict[str, tuple[str, bytes]]:
     cut = Volume(np.ascontiguousarray(whole.voxels[40 : 40 + SIDE, 40 : 40 + SIDE, 4 : 4 + SLICES]), whole.affine)
     labels = Volume((cut.voxels > np.median(cut.voxels.astype(float))).astype(np.uint8), cut.affine)
     adapter = Adapter(build_visual_prompt("basis"), OutputHead())
-    record = {"adapter": adapter.record(), "black_box": {"name": "bundled", "weights_sha256": "b" * 64}}
+    record = {"adapter": adapter.to_dict(), "black_box": {"name": "bundled", "weights_sha256": "b" * 64}}
     return {
         "nifti": (".nii", _written(".nii", lambda path: write_nifti(path, cut))),
         "nifti_gz": (".nii.gz", _written(".nii.gz", lambda path: write_nifti(path, cut))),

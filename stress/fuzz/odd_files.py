@@ -58,7 +58,7 @@ def read_one(kind: str, path: Path, image: Any) -> None:
 
     if kind == "safetensors":
         adapter, _ = read_adapter(path)
-        adapter.change(adapter.crop(np.zeros((1, 32, 32, 3), np.uint8), [Prompt(((9.0, 9.0),))]))
+        adapter.transform_images(adapter.crop(np.zeros((1, 32, 32, 3), np.uint8), [Prompt(((9.0, 9.0),))]))
     elif kind in ("nifti_label", "nrrd_gz"):
         read_labels(path, image)
     else:

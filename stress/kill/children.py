@@ -41,7 +41,7 @@ def adapters(root: Path) -> None:
     print("ready", flush=True)
     while True:
         adapter = Adapter(build_visual_prompt("basis"), OutputHead(number))
-        record = {"adapter": adapter.record(), "black_box": {"name": "none", "weights_sha256": "b" * 64}}
+        record = {"adapter": adapter.to_dict(), "black_box": {"name": "none", "weights_sha256": "b" * 64}}
         version = store.add(LABEL, adapter, record, "accepted")
         store.publish(LABEL, version)
         print(version, flush=True)
@@ -64,7 +64,7 @@ def training(folder: Path, seed: int, images: int) -> None:
         Case(SAMPLES / "images" / f"{case}.nii.gz", SAMPLES / "labels" / f"{case}.nii.gz", LABELS[LABEL], case)
         for case in CASES[:3]
     ]
-    slices, _ = load_cases(cases, black_box.capabilities.input_side, 8, folder)
+    slices, _ = load_cases(cases, black_box.capabilities.input_size, 8, folder)
     print("ready", flush=True)
 
     def report(now: ProgressReport) -> None:

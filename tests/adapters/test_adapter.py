@@ -33,7 +33,7 @@ def _pixels(side: int = 32) -> NDArray[np.uint8]:
 def _moved(kind: str, condition: str, head: bool, zoom: float = 1.0) -> Adapter:
     made = Adapter(build_visual_prompt(kind, 1, condition), OutputHead(1).eval() if head else None, zoom)
     generator = torch.Generator().manual_seed(0)
-    for value in made.state().values():
+    for value in made.state_dict().values():
         if value.is_floating_point():
             value.add_(0.3 * torch.rand(value.shape, generator=generator))
     return made
@@ -47,13 +47,13 @@ def test_a_file_brings_it_back_bit_by_bit(
     new_black_box: Callable[..., Any], tmp_path: Path, kind: str, condition: str, head: bool, zoom: float
 ) -> None:
     made, pixels = _moved(kind, condition, head, zoom), _pixels()
-    write_adapter(tmp_path / "a", made, {"adapter": made.record()})
+    write_adapter(tmp_path / "a", made, {"adapter": made.to_dict()})
     back, record = read_adapter(tmp_path / "a")
-    assert record == {"adapter": json.loads(json.dumps(made.record()))}
-    assert back.record() == made.record()
-    assert back.state().keys() == made.state().keys()
-    for key, value in made.state().items():
-        assert back.state()[key].numpy().tobytes() == value.numpy().tobytes(), key
+    assert record == {"adapter": json.loads(json.dumps(made.to_dict()))}
+    assert back.to_dict() == made.to_dict()
+    assert back.state_dict().keys() == made.state_dict().keys()
+    for key, value in made.state_dict().items():
+        assert back.state_dict()[key].numpy().tobytes() == value.numpy().tobytes(), key
     boxes = [new_black_box(), new_black_box()]
     answers = [segment_adapted(box, one, pixels, PROMPTS) for box, one in zip(boxes, (made, back), strict=True)]
     assert answers[0].tobytes() == answers[1].tobytes()
@@ -83,7 +83,7 @@ def test_untrained_it_changes_neither_image_nor_answer(new_black_box: Callable[.
 def test_an_untrained_head_keeps_any_probability_up_to_the_bound(values: list[float], side: int) -> None:
     answers = np.resize(np.array(values, np.float32), (3, side, side))
     adapter = Adapter(build_visual_prompt("basis"), OutputHead().eval())
-    refined = adapter.refine(adapter.crop(_pixels(side), PROMPTS), answers)
+    refined = adapter.refine_masks(adapter.crop(_pixels(side), PROMPTS), answers)
     np.testing.assert_allclose(refined, answers.clip(LEAST, MOST), atol=1e-5, rtol=0)
     np.testing.assert_array_equal(refined > 0.5, answers.clip(LEAST, MOST) > 0.5)
 
@@ -91,9 +91,9 @@ def test_an_untrained_head_keeps_any_probability_up_to_the_bound(values: list[fl
 def test_what_serves_where_a_candidate_was_refused_changes_nothing(new_black_box: Callable[..., Any]) -> None:
     pixels = _pixels()
     crops = identity_adapter().crop(pixels, PROMPTS)
-    np.testing.assert_array_equal(identity_adapter().change(crops), pixels)
+    np.testing.assert_array_equal(identity_adapter().transform_images(crops), pixels)
     answers = np.random.default_rng(1).random((3, 32, 32)).astype(np.float32)
-    np.testing.assert_array_equal(identity_adapter().refine(crops, answers), answers)
+    np.testing.assert_array_equal(identity_adapter().refine_masks(crops, answers), answers)
     assert identity_adapter().head is None
 
 
@@ -111,7 +111,7 @@ def test_the_head_sees_the_image_as_it_was_and_the_answer_to_the_changed_one(
     monkeypatch.setattr(made.head, "refine", refine)
     found = segment_adapted(black_box, made, pixels, PROMPTS)
     ((images, probability, prompts),) = seen
-    changed = made.change(made.crop(pixels, PROMPTS))
+    changed = made.transform_images(made.crop(pixels, PROMPTS))
     assert (changed != pixels).any()
     np.testing.assert_array_equal(images.permute(0, 2, 3, 1).numpy(), pixels)
     np.testing.assert_array_equal(black_box.asked[0][0], changed)
@@ -125,8 +125,8 @@ def test_images_and_answers_are_not_changed_in_place(new_black_box: Callable[...
     answers = new_black_box().segment(pixels, PROMPTS)
     before = pixels.copy(), answers.copy()
     crops = made.crop(pixels, PROMPTS)
-    made.change(crops)
-    made.refine(crops, answers)
+    made.transform_images(crops)
+    made.refine_masks(crops, answers)
     np.testing.assert_array_equal(pixels, before[0])
     np.testing.assert_array_equal(answers, before[1])
 
@@ -134,26 +134,26 @@ def test_images_and_answers_are_not_changed_in_place(new_black_box: Callable[...
 @pytest.mark.parametrize("head", [False, True])
 def test_the_record_tells_what_it_is_made_of(head: bool) -> None:
     made = _moved("concat", "click", head, 0.5)
-    record = json.loads(json.dumps(made.record()))
+    record = json.loads(json.dumps(made.to_dict()))
     back = adapter_from_record(record)
-    assert back.record() == made.record()
+    assert back.to_dict() == made.to_dict()
     assert (back.visual_prompt.kind, back.visual_prompt.condition, back.zoom) == ("concat", "click", 0.5)
     assert (back.head is not None) == head
-    back.load_state(made.state())
-    assert all(torch.equal(back.state()[key], value) for key, value in made.state().items())
+    back.load_state_dict(made.state_dict())
+    assert all(torch.equal(back.state_dict()[key], value) for key, value in made.state_dict().items())
     assert not back.visual_prompt.training
     assert back.head is None or not back.head.training
 
 
 def test_a_state_that_does_not_fit_is_refused() -> None:
     made = _moved("basis", "label", True)
-    state = made.state()
+    state = made.state_dict()
     for missing in ("visual_prompt.head.bias", "head.last.bias", "head.normalise.running_mean"):
         with pytest.raises(RuntimeError, match=missing.partition(".")[2]):
-            made.load_state({key: value for key, value in state.items() if key != missing})
+            made.load_state_dict({key: value for key, value in state.items() if key != missing})
     with pytest.raises(RuntimeError):
-        made.load_state({**state, "head.more": torch.zeros(1)})
+        made.load_state_dict({**state, "head.more": torch.zeros(1)})
     with pytest.raises(RuntimeError):
-        Adapter(build_visual_prompt("concat"), OutputHead()).load_state(state)
+        Adapter(build_visual_prompt("concat"), OutputHead()).load_state_dict(state)
     with pytest.raises(RuntimeError):
-        replace(made, head=OutputHead()).load_state(Adapter(made.visual_prompt).state())
+        replace(made, head=OutputHead()).load_state_dict(Adapter(made.visual_prompt).state_dict())

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from baps.adapters.adapter import Adapter
-from baps.adapters.adapter_file import check_fits, read_adapter, write_adapter
+from baps.adapters.adapter_file import check_trained_for, read_adapter, write_adapter
 from baps.adapters.output_head import OutputHead
 from baps.adapters.visual_prompt import KINDS, build_visual_prompt
 from baps.blackbox import BlackBox
@@ -30,7 +30,7 @@ STATISTICS = {"name": "statistics", "source": "", "sha256": ""}
 def _adapter(kind: str = "basis", condition: str = "label", seed: int = 0, head: bool = True) -> Adapter:
     made = Adapter(build_visual_prompt(kind, seed, condition), OutputHead(seed) if head else None)
     generator = torch.Generator().manual_seed(seed)
-    for value in made.state().values():
+    for value in made.state_dict().values():
         if value.is_floating_point():
             value.add_(torch.rand(value.shape, generator=generator))
     return made
@@ -38,11 +38,11 @@ def _adapter(kind: str = "basis", condition: str = "label", seed: int = 0, head:
 
 def _record(adapter: Adapter) -> dict[str, Any]:
     black_box = {"name": "brightness", "weights_sha256": "b" * 64, "input_side": 32}
-    return {"adapter": adapter.record(), "black_box": black_box, "settings": {"seed": 3, "learning_rate": 0.03}}
+    return {"adapter": adapter.to_dict(), "black_box": black_box, "settings": {"seed": 3, "learning_rate": 0.03}}
 
 
 def _same(one: Adapter, other: Adapter) -> bool:
-    first, second = one.state(), other.state()
+    first, second = one.state_dict(), other.state_dict()
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
@@ -75,8 +75,8 @@ def test_an_adapter_changes_images_as_it_did(adapter: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
     made, (back, _) = _adapter(), read_adapter(adapter)
     crops = made.crop(pixels, PROMPTS)
-    changed = made.change(crops)
-    np.testing.assert_array_equal(back.change(crops), changed)
+    changed = made.transform_images(crops)
+    np.testing.assert_array_equal(back.transform_images(crops), changed)
     assert (changed != pixels).any()
 
 
@@ -129,13 +129,13 @@ def test_another_kind_of_file_is_refused(tmp_path: Path, content: bytes) -> None
         {"record": '{"adapter": {"visual_prompt": {}, "head": false}}'},
         {"record": '{"adapter": {"visual_prompt": {"encoder": []}, "head": false}}'},
         {"record": json.dumps({"adapter": {"visual_prompt": {"encoder": STATISTICS}, "head": False}})},
-        {"record": json.dumps({"adapter": {"visual_prompt": build_visual_prompt("basis").record()}})},
+        {"record": json.dumps({"adapter": {"visual_prompt": build_visual_prompt("basis").to_dict()}})},
     ],
     ids=str,
 )
 def test_safetensors_without_our_record_are_refused(tmp_path: Path, metadata: dict[str, str] | None) -> None:
     path = tmp_path / "model.safetensors"
-    save_file(_adapter().state(), path, metadata)
+    save_file(_adapter().state_dict(), path, metadata)
     with pytest.raises(InputError, match="is no adapter of this project"):
         read_adapter(path)
 
@@ -180,7 +180,7 @@ from baps.adapters.visual_prompt import build_visual_prompt
 made = Adapter(build_visual_prompt("concat", 9))
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
 try:
-    write_adapter(Path(sys.argv[1]), made, {"adapter": made.record()})
+    write_adapter(Path(sys.argv[1]), made, {"adapter": made.to_dict()})
 except BapsError as error:
     print(error)
 """
@@ -221,16 +221,16 @@ def test_an_adapter_fits_the_weights_that_it_was_trained_for(
     adapter: Path, new_black_box: Callable[..., BlackBox]
 ) -> None:
     (_, record), able = read_adapter(adapter), new_black_box().capabilities
-    check_fits(record, able.name, able.weights_sha256)
+    check_trained_for(record, able.name, able.weights_sha256)
     renamed = {**record["black_box"], "name": "renamed"}
-    check_fits({**record, "black_box": renamed}, able.name, able.weights_sha256)
+    check_trained_for({**record, "black_box": renamed}, able.name, able.weights_sha256)
 
 
 def test_an_adapter_for_other_weights_is_refused(adapter: Path, new_black_box: Callable[..., BlackBox]) -> None:
     (_, record), able = read_adapter(adapter), new_black_box().capabilities
     record["black_box"] = {"name": "medsam", "weights_sha256": "a" * 64}
     with pytest.raises(InputError, match=r"trained for medsam with weights a{12}\.\.\., not for brightness with b{12}"):
-        check_fits(record, able.name, able.weights_sha256)
+        check_trained_for(record, able.name, able.weights_sha256)
 
 
 def test_the_record_stands_in_the_header_of_the_file(adapter: Path) -> None:
@@ -269,6 +269,6 @@ def test_a_record_that_describes_no_adapter(tmp_path: Path, changed: dict[str, A
 
 @pytest.mark.parametrize("record", ["null", "[]", "5", '"adapter"', '{"adapter": []}', "[" * 50_000])
 def test_a_record_that_is_none(tmp_path: Path, record: str) -> None:
-    save_file(_adapter().state(), tmp_path / "a.safetensors", {"record": record})
+    save_file(_adapter().state_dict(), tmp_path / "a.safetensors", {"record": record})
     with pytest.raises(InputError, match="is no adapter"):
         read_adapter(tmp_path / "a.safetensors")

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from baps.adapters.adapter import Adapter, segment_adapted, segment_cached
-from baps.adapters.click_consistency import contradicted, fall_back_on_violated_clicks
+from baps.adapters.click_consistency import count_violated, fall_back_on_violated_clicks
 from baps.adapters.output_head import OutputHead
 from baps.adapters.visual_prompt import VisualPrompt, build_visual_prompt
 from baps.adapters.visual_prompt.basis import BasisVisualPrompt
@@ -45,14 +45,14 @@ def _answer(*inside: tuple[int, int]) -> NDArray[np.float32]:
     ],
 )
 def test_clicks_that_an_answer_contradicts_are_counted(inside: list[tuple[int, int]], wrong: int) -> None:
-    assert contradicted(_answer(*inside), CLICKS) == wrong
+    assert count_violated(_answer(*inside), CLICKS) == wrong
 
 
 def test_a_click_at_the_very_edge_is_on_the_image() -> None:
     corners = Prompt(((-0.5, -0.5), (95.5, 71.5)))
-    assert contradicted(_answer((0, 0), (95, 71)), corners) == 0
-    assert contradicted(_answer(), corners) == 2
-    assert contradicted(_answer(), Prompt(box=(1.0, 1.0, 3.0, 3.0))) == 0
+    assert count_violated(_answer((0, 0), (95, 71)), corners) == 0
+    assert count_violated(_answer(), corners) == 2
+    assert count_violated(_answer(), Prompt(box=(1.0, 1.0, 3.0, 3.0))) == 0
 
 
 def _dark() -> VisualPrompt:
@@ -135,16 +135,18 @@ def test_a_bare_visual_prompt_gives_way_to_the_model_as_it_is(through: Callable[
 
 def test_the_head_and_the_zoom_stay_where_the_visual_prompt_goes(lively_head: OutputHead) -> None:
     adapter = Adapter(_dark(), lively_head, 0.5)
-    plain, nothing = adapter.less()
+    plain, nothing = adapter.fallbacks()
     assert nothing is None
     assert plain is not None
     assert plain.head is lively_head
     assert plain.zoom == 0.5
     pixels = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8)
     crops = adapter.crop(pixels, [Prompt(((16.0, 16.0),))])
-    np.testing.assert_array_equal(plain.change(crops), Adapter(plain.visual_prompt, zoom=0.5).change(crops))
-    assert (adapter.change(crops) == 0).all()
-    assert (plain.change(crops) > 0).any()
+    np.testing.assert_array_equal(
+        plain.transform_images(crops), Adapter(plain.visual_prompt, zoom=0.5).transform_images(crops)
+    )
+    assert (adapter.transform_images(crops) == 0).all()
+    assert (plain.transform_images(crops) > 0).any()
 
 
 def test_going_on_clicking_gets_through_to_the_model(new_black_box: Callable[..., Any]) -> None:

@@ -21,7 +21,7 @@ def test_every_domain_has_test_slices_on_which_something_is_labelled(domain: Dom
         patients += 1
         for piece in case:
             assert piece.image.shape == (64, 64, 3)
-            assert piece.truth.any()
+            assert piece.target.any()
             assert piece.image.std() > 0
     assert patients >= 2
 
@@ -38,6 +38,6 @@ def test_the_bundled_model_finds_a_boxed_organ_on_images_it_never_saw(
     bundled: BlackBox, name: str, least: float
 ) -> None:
     domain = next(d for d in DOMAINS if d.name == name)
-    side = bundled.capabilities.input_side
+    side = bundled.capabilities.input_size
     cases = [piece for case in slices(domain, "test", side, most=6) for piece in case]
     assert score_slices(bundled, None, cases, "box", 0, 1).mean() > least

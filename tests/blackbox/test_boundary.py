@@ -22,11 +22,11 @@ HIDDEN = {
     "_encode",
     "_decode",
     "_embed",
-    "_answer",
+    "_predict",
     "_capabilities",
-    "_images_asked",
+    "_images_queried",
     "_remember",
-    "_carry_on",
+    "_propagate",
 }
 HIDDEN_MODULES = {"segment_anything", "sam", "sam2_memory", "decoding", "bundled_model"}
 

@@ -110,14 +110,14 @@ def backend(request: pytest.FixtureRequest) -> Backend:
     else:
         address = request.getfixturevalue("bundled_host").addresses[request.param]
         black_box = load_black_box("remote", remote=RemoteSettings(address))
-        shape = (black_box.capabilities.input_side,) * 2
+        shape = (black_box.capabilities.input_size,) * 2
     here = request.param in ("bundled", "sam", "sam2")
     images = _images(shape)
-    counts, weights = [black_box.images_asked], [_digest(black_box)] if here else []
+    counts, weights = [black_box.images_queried], [_digest(black_box)] if here else []
     answer = black_box.segment(images, PROMPTS)
-    counts.append(black_box.images_asked)
+    counts.append(black_box.images_queried)
     encodings = [black_box.encode(image) for image in images] if black_box.capabilities.encodings else []
-    counts.append(black_box.images_asked)
+    counts.append(black_box.images_queried)
     weights += [_digest(black_box)] if here else []
     return Backend(black_box, images, answer, encodings, counts, weights)
 
@@ -131,7 +131,7 @@ def test_capabilities(backend: Backend) -> None:
     assert able.boxes
     assert able.encodings == bool(backend.encodings)
     assert able.batch_size >= 1
-    assert able.input_side >= 64
+    assert able.input_size >= 64
 
 
 def test_form_of_the_answer(backend: Backend) -> None:
@@ -173,24 +173,24 @@ def test_memory_of_an_encoding_is_told(backend: Backend) -> None:
 
 def test_the_counter_counts_masks_and_nothing_else(backend: Backend) -> None:
     assert backend.counts == [0, 3, 3]
-    before = backend.black_box.images_asked
+    before = backend.black_box.images_queried
     backend.ask(0, PROMPTS[0])
-    assert backend.black_box.images_asked == before + 1
+    assert backend.black_box.images_queried == before + 1
 
 
 def test_a_spent_budget_asks_nothing(backend: Backend) -> None:
     black_box = backend.black_box
-    before = black_box.images_asked
+    before = black_box.images_queried
     black_box.budget = before + 2
     try:
         with pytest.raises(BudgetSpentError, match="3 more do not fit"):
             black_box.segment(backend.images, PROMPTS)
-        assert black_box.images_asked == before
+        assert black_box.images_queried == before
         backend.ask(0, PROMPTS[0])
         backend.ask(0, PROMPTS[0])
         with pytest.raises(BudgetSpentError):
             backend.ask(0, PROMPTS[0])
-        assert black_box.images_asked == before + 2
+        assert black_box.images_queried == before + 2
     finally:
         black_box.budget = None
 
@@ -209,10 +209,10 @@ def test_a_spent_budget_asks_nothing(backend: Backend) -> None:
     ids=lambda images: f"{images.shape} {images.dtype}",
 )
 def test_images_of_another_form_are_refused(backend: Backend, images: NDArray[np.uint8]) -> None:
-    before = backend.black_box.images_asked
+    before = backend.black_box.images_queried
     with pytest.raises(InputError, match=r"\(B, H, W, 3\) and type uint8"):
         backend.black_box.segment(images, [PROMPTS[0]] * len(images))
-    assert backend.black_box.images_asked == before
+    assert backend.black_box.images_queried == before
 
 
 @pytest.mark.parametrize("shape", [(36, 50), (1, 36, 50, 3), (3, 36, 50)])
@@ -223,10 +223,10 @@ def test_an_image_of_another_form_is_not_encoded(backend: Backend, shape: tuple[
 
 @pytest.mark.parametrize("count", [0, 1, 4])
 def test_another_number_of_prompts_is_refused(backend: Backend, count: int) -> None:
-    before = backend.black_box.images_asked
+    before = backend.black_box.images_queried
     with pytest.raises(InputError, match=f"3 images but {count} prompts"):
         backend.black_box.segment(backend.images, PROMPTS[:1] * count)
-    assert backend.black_box.images_asked == before
+    assert backend.black_box.images_queried == before
 
 
 def test_weights_stay_and_no_gradient_is_kept(backend: Backend) -> None:
@@ -245,48 +245,48 @@ def test_images_are_not_changed_in_place(backend: Backend) -> None:
 def _carry(backend: Backend) -> list[tuple[int, NDArray[np.float32]]]:
     mask = np.zeros(backend.images.shape[1:3], bool)
     mask[10:30, 8:25] = True
-    return list(backend.black_box.carry(lambda index: backend.images[index], {0: mask}, 0, 2))
+    return list(backend.black_box.propagate(lambda index: backend.images[index], {0: mask}, 0, 2))
 
 
 def test_a_memory_of_slices_is_there_where_it_is_declared(backend: Backend) -> None:
     """It carries a mask on to each slice, counts each, and another mask gives another answer."""
-    black_box, before = backend.black_box, backend.black_box.images_asked
+    black_box, before = backend.black_box, backend.black_box.images_queried
     if not black_box.capabilities.video:
         with pytest.raises(InputError, match="has no memory of slices; use segment on each"):
             _carry(backend)
-        assert black_box.images_asked == before
+        assert black_box.images_queried == before
         return
     ((index, probability),) = _carry(backend)
     assert index == 1
     assert probability.shape == backend.images.shape[1:3]
     assert probability.dtype == np.float32
     assert 0 <= probability.min() <= probability.max() <= 1
-    assert black_box.images_asked == before + 1
+    assert black_box.images_queried == before + 1
     np.testing.assert_allclose(_carry(backend)[0][1], probability, atol=1e-5)  # Nothing is left of the first time.
     everywhere = np.ones(backend.images.shape[1:3], bool)
-    ((_, other),) = black_box.carry(lambda index: backend.images[index], {0: everywhere}, 0, 2)
+    ((_, other),) = black_box.propagate(lambda index: backend.images[index], {0: everywhere}, 0, 2)
     assert np.abs(other - probability).max() > 1e-4
 
 
 def test_threads_get_the_answers_that_one_gets(backend: Backend) -> None:
     jobs = [(row, prompt) for row in range(3) for prompt in PROMPTS]
     expected = [backend.ask(row, prompt) for row, prompt in jobs]
-    before = backend.black_box.images_asked
+    before = backend.black_box.images_queried
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda job: backend.ask(*job), jobs))
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
-    assert backend.black_box.images_asked == before + len(jobs)
+    assert backend.black_box.images_queried == before + len(jobs)
 
 
 def test_threads_segment_at_once(bundled: BlackBox) -> None:
-    images, before = _images(), bundled.images_asked
+    images, before = _images(), bundled.images_queried
     expected = bundled.segment(images, PROMPTS)
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: bundled.segment(images, PROMPTS), range(8)))
     for answer in found:
         np.testing.assert_allclose(answer, expected, atol=1e-5)
-    assert bundled.images_asked == before + 27
+    assert bundled.images_queried == before + 27
 
 
 @pytest.mark.parametrize("shape", [(128, 128), (128, 40), (17, 300), (1, 9), (200, 200)])
@@ -323,7 +323,7 @@ def test_a_click_finds_its_own_blob(bundled: BlackBox) -> None:
 
 def test_sam_predictor_gives_the_answer_of_the_black_box(bundled: BlackBox) -> None:
     """The package's own predictor accepts the bundled model; its mask is ours but for the way of resizing."""
-    side = bundled.capabilities.input_side
+    side = bundled.capabilities.input_size
     model = build_bundled_model(side).eval()
     model.load_state_dict(bundled._model.state_dict())  # type: ignore[attr-defined]
     rows, columns = np.mgrid[:side, :side]
@@ -355,11 +355,11 @@ def test_a_sam_of_boxes_alone_refuses_clicks(sam_weights: Path, tmp_path: Path) 
     assert (able.clicks, able.negative_clicks, able.boxes) == (False, False, True)
     with pytest.raises(InputError, match="medsam_vit_b understands boxes only. Draw a box"):
         black_box.segment(_images()[:1], PROMPTS[:1])
-    assert black_box.images_asked == 0
+    assert black_box.images_queried == 0
 
 
 @pytest.mark.slow
 def test_a_sam_is_told_by_its_weights(sam_weights: Path) -> None:
     able = load_black_box("sam", weights=sam_weights, device="cpu").capabilities
-    assert (able.name, able.input_side) == ("sam_vit_b", 1024)
+    assert (able.name, able.input_size) == ("sam_vit_b", 1024)
     assert able.weights_sha256 == hashlib.sha256(sam_weights.read_bytes()).hexdigest()

@@ -60,7 +60,7 @@ class _Alone(BlackBox):
         self._work()
         return [*(memory if isinstance(memory, list) else []), index]
 
-    def _carry_on(
+    def _propagate(
         self, memory: object, index: int, image: NDArray[np.uint8], downwards: bool, background: Sequence[Point]
     ) -> NDArray[np.float32]:
         self._work()
@@ -99,7 +99,7 @@ def test_threads_do_not_overdraw_the_budget() -> None:
     with ThreadPoolExecutor(6) as pool:
         answered = list(pool.map(ask, range(20)))
     assert sum(answered) == 3
-    assert black_box.images_asked == 6
+    assert black_box.images_queried == 6
 
 
 def test_a_large_batch_reaches_the_model_in_parts() -> None:
@@ -138,12 +138,12 @@ def test_prompts_that_it_does_not_understand_are_refused(
     for prompt in accepted:
         black_box.segment(IMAGE[None], [prompt])
         black_box.decode(encoding, prompt)
-    asked = black_box.images_asked
+    asked = black_box.images_queried
     with pytest.raises(InputError, match=f"alone {reason}"):
         black_box.segment(np.stack([IMAGE] * 2), [accepted[0], refused])
     with pytest.raises(InputError, match=reason):
         black_box.decode(encoding, refused)
-    assert black_box.images_asked == asked
+    assert black_box.images_queried == asked
 
 
 def test_long_work_waits_before_each_batch_and_clicks_do_not() -> None:
@@ -205,7 +205,7 @@ def test_waiting_for_a_turn_is_not_the_models_time() -> None:
         return spent
 
     with ThreadPoolExecutor(1) as pool:
-        with black_box._turns:
+        with black_box._lock:
             waiting = pool.submit(ask)
             assert asked.wait(10)
             begun = time.perf_counter()
@@ -225,55 +225,55 @@ def test_slices_are_carried_to_in_order_in_both_directions() -> None:
         drawn.append(index)
         return np.full((8, 8, 3), index, np.uint8)
 
-    up = list(black_box.carry(slices, {5: MASK, 9: MASK}, 5, 9))
+    up = list(black_box.propagate(slices, {5: MASK, 9: MASK}, 5, 9))
     assert [index for index, _ in up] == [6, 7, 8]
     assert drawn == [5, 9, 6, 7, 8]
     np.testing.assert_allclose([answer[0, 0] for _, answer in up], np.array([6, 7, 8]) / 255, rtol=1e-6)
-    assert black_box.images_asked == 3
-    assert [index for index, _ in black_box.carry(slices, {5: MASK}, 5, 2)] == [4, 3]
-    assert list(black_box.carry(slices, {5: MASK}, 5, 6)) == []
+    assert black_box.images_queried == 3
+    assert [index for index, _ in black_box.propagate(slices, {5: MASK}, 5, 2)] == [4, 3]
+    assert list(black_box.propagate(slices, {5: MASK}, 5, 6)) == []
 
 
 def test_a_slice_is_drawn_and_asked_only_when_the_answer_is_wanted() -> None:
     black_box, drawn = _Alone(video=True), list[int]()
-    carried = black_box.carry(lambda index: drawn.append(index) or IMAGE, {0: MASK}, 0, 100)
+    carried = black_box.propagate(lambda index: drawn.append(index) or IMAGE, {0: MASK}, 0, 100)
     next(carried)
     next(carried)
     assert drawn == [0, 1, 2]
-    assert black_box.images_asked == 2
+    assert black_box.images_queried == 2
 
 
 def test_others_are_answered_between_two_slices() -> None:
     """From the same thread: a lock that were held would stay so for good."""
     black_box = _Alone(video=True)
     encoding = black_box.encode(IMAGE)
-    carried = black_box.carry(lambda index: IMAGE, {0: MASK}, 0, 4)
+    carried = black_box.propagate(lambda index: IMAGE, {0: MASK}, 0, 4)
     for _ in carried:
         black_box.decode(encoding, CLICK)
     assert black_box.most == 1
-    assert black_box.images_asked == 6
+    assert black_box.images_queried == 6
 
 
 def test_carrying_on_keeps_to_the_budget_and_waits_for_whoever_goes_first() -> None:
     black_box = _Alone(video=True)
     waited: list[int] = []
     black_box.budget, black_box.wait = 2, lambda: waited.append(1)
-    carried = black_box.carry(lambda index: IMAGE, {0: MASK}, 0, 9)
+    carried = black_box.propagate(lambda index: IMAGE, {0: MASK}, 0, 9)
     next(carried)
     next(carried)
     with pytest.raises(BudgetSpentError):
         next(carried)
-    assert black_box.images_asked == 2
+    assert black_box.images_queried == 2
     assert len(waited) == 3
 
 
 def test_what_cannot_be_carried_is_refused() -> None:
     with pytest.raises(InputError, match="alone has no memory of slices"):
-        next(_Alone().carry(lambda index: IMAGE, {0: MASK}, 0, 4))
+        next(_Alone().propagate(lambda index: IMAGE, {0: MASK}, 0, 4))
     with pytest.raises(InputError, match="no mask of slice 1"):
-        next(_Alone(video=True).carry(lambda index: IMAGE, {0: MASK}, 1, 4))
+        next(_Alone(video=True).propagate(lambda index: IMAGE, {0: MASK}, 1, 4))
     with pytest.raises(InputError, match="uint8"):
-        next(_Alone(video=True).carry(lambda index: IMAGE.astype(np.float32), {0: MASK}, 0, 4))
+        next(_Alone(video=True).propagate(lambda index: IMAGE.astype(np.float32), {0: MASK}, 0, 4))
 
 
 @pytest.mark.parametrize("fault", [np.full((8, 8), np.nan, np.float32), np.zeros((4, 4), np.float32)])
@@ -281,14 +281,14 @@ def test_nonsense_is_no_answer(fault: NDArray[np.float32], monkeypatch: pytest.M
     black_box = _Alone()
     monkeypatch.setattr(black_box, "_segment", lambda images, _: np.stack([fault] * len(images)))
     monkeypatch.setattr(black_box, "_decode", lambda *_: np.full((8, 8), np.inf, np.float32))
-    monkeypatch.setattr(black_box, "_carry_on", lambda *_: fault)
+    monkeypatch.setattr(black_box, "_propagate", lambda *_: fault)
     monkeypatch.setattr(_Alone, "capabilities", property(lambda self: replace(self._able, video=True)))
     encoding = black_box.encode(IMAGE)
     masks = {0: np.ones((8, 8), np.bool_)}
     for ask in (
         lambda: black_box.segment(IMAGE[None], [CLICK]),
         lambda: black_box.decode(encoding, CLICK),
-        lambda: list(black_box.carry(lambda _: IMAGE, masks, 0, 2)),
+        lambda: list(black_box.propagate(lambda _: IMAGE, masks, 0, 2)),
     ):
         with pytest.raises(BapsError, match="no probabilities"):
             ask()

@@ -18,8 +18,8 @@ def test_the_bundled_black_box(bundled: BlackBox) -> None:
     able = bundled.capabilities
     assert able.name == "bundled"
     assert able.weights_sha256 == hashlib.sha256(BUNDLED_WEIGHTS.read_bytes()).hexdigest()
-    assert able.input_side == json.loads(BUNDLED_WEIGHTS.with_suffix(".json").read_text())["input_side"]
-    assert bundled.images_asked == 0 or bundled.budget is None
+    assert able.input_size == json.loads(BUNDLED_WEIGHTS.with_suffix(".json").read_text())["input_side"]
+    assert bundled.images_queried == 0 or bundled.budget is None
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from sam2.sam2_image_predictor import SAM2ImagePredictor
 
 from baps.blackbox import load_black_box
-from baps.blackbox.sam2 import Sam2BlackBox, build_sam2_model, sam2_of
+from baps.blackbox.sam2 import Sam2BlackBox, build_sam2_model, sam2_from_state
 from baps.blackbox.sam2_memory import Sam2Memory
 from baps.errors import InputError
 from baps.prompts import Prompt
@@ -53,7 +53,7 @@ def test_the_answers_are_those_of_the_package() -> None:
 @pytest.mark.parametrize("version", ["2", "2.1"])
 def test_sizes_and_versions_are_told_apart_by_their_weights(size: str, version: str) -> None:
     state = build_sam2_model(size, version).state_dict()
-    model, name = sam2_of(state)
+    model, name = sam2_from_state(state)
     assert name == f"sam{version}_hiera_{size}"
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
 
@@ -93,7 +93,7 @@ def test_carrying_on_is_what_the_package_does_with_a_video(
     state = model.init_state("a folder")
     model.add_new_mask(state, 0, 1, mask)
     expected = {index: logits[0, 0] for index, _, logits in model.propagate_in_video(state)}
-    found = dict(black_box.carry(lambda index: slices[index], {0: mask}, 0, 3))
+    found = dict(black_box.propagate(lambda index: slices[index], {0: mask}, 0, 3))
     assert list(found) == [1, 2]
     for index, probability in found.items():
         np.testing.assert_allclose(probability, expected[index].sigmoid().numpy(), atol=1e-5)
@@ -103,9 +103,9 @@ def test_a_background_click_and_a_second_mask_matter_to_the_memory(
     video: tuple[Sam2BlackBox, NDArray[np.uint8], NDArray[np.bool_]],
 ) -> None:
     black_box, slices, mask = video
-    plain = dict(black_box.carry(lambda index: slices[index], {2: mask}, 2, 0))
-    corrected = dict(black_box.carry(lambda index: slices[index], {2: mask}, 2, 0, {1: [(50.0, 40.0)]}))
-    between = dict(black_box.carry(lambda index: slices[index], {2: mask, 0: ~mask}, 2, 0))
+    plain = dict(black_box.propagate(lambda index: slices[index], {2: mask}, 2, 0))
+    corrected = dict(black_box.propagate(lambda index: slices[index], {2: mask}, 2, 0, {1: [(50.0, 40.0)]}))
+    between = dict(black_box.propagate(lambda index: slices[index], {2: mask, 0: ~mask}, 2, 0))
     assert list(plain) == list(corrected) == list(between) == [1]
     assert np.abs(plain[1] - corrected[1]).max() > 1e-4
     assert np.abs(plain[1] - between[1]).max() > 1e-4
@@ -123,7 +123,7 @@ def test_what_lies_far_behind_is_forgotten(
         images = [black_box._normalised(black_box._pixels(one[None])) for one in slices[:4]]
         memory.remember(0, images[0], mask)
         for index in (1, 2, 3):
-            memory.carry_on(index, images[index], False, ())
+            memory.propagate(index, images[index], False, ())
     (outputs,) = memory._state["output_dict_per_obj"].values()
     assert list(outputs["cond_frame_outputs"]) == [0]
     assert list(outputs["non_cond_frame_outputs"]) == [2, 3]

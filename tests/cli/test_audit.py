@@ -26,7 +26,7 @@ def test_it_says_whole_or_where_the_chain_breaks(tmp_path: Path, monkeypatch: py
     for _ in range(3):
         audit.add({"what": "look"})
     said = _run.invoke(app, ["audit", "verify", "--file", str(file)])
-    assert (said.exit_code, "Whole: 3 lines" in said.output) == (0, True)
+    assert (said.exit_code, "Intact: 3 lines" in said.output) == (0, True)
     chain = json.loads(file.read_text().splitlines()[-1])["chain"]
     assert chain in said.output
     assert _run.invoke(app, ["audit", "verify", "--file", str(file), "--chain", chain]).exit_code == 0
@@ -59,7 +59,7 @@ def test_where_nothing_can_be_noted_it_says_so(
 def test_every_command_that_changes_something_leaves_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BAPS_AUDIT")
     users, adapters = str(tmp_path / "users.json"), str(tmp_path / "adapters")
-    store, record = AdapterStore(tmp_path / "adapters"), {"adapter": identity_adapter().record(), "verdict": None}
+    store, record = AdapterStore(tmp_path / "adapters"), {"adapter": identity_adapter().to_dict(), "verdict": None}
     for _ in range(2):
         store.add("spleen", identity_adapter(), record, "accepted")
     for words in (

@@ -72,7 +72,7 @@ def test_what_is_left_out_is_said(image: Path, tmp_path: Path) -> None:
 def test_the_labels_adapter_is_used_unless_told_otherwise(image: Path, tmp_path: Path, bundled: BlackBox) -> None:
     store = AdapterStore(tmp_path / "adapters")
     made_for = {"weights_sha256": bundled.capabilities.weights_sha256}
-    store.add("ball", identity_adapter(), {"black_box": made_for, "adapter": identity_adapter().record()}, "accepted")
+    store.add("ball", identity_adapter(), {"black_box": made_for, "adapter": identity_adapter().to_dict()}, "accepted")
     store.publish("ball", "v0001")
     click = ("--click", "20,18,6", "--label", "ball")
     assert "ball v0001" in _segment(image, tmp_path / "mask.nrrd", *click)
@@ -162,7 +162,7 @@ def test_control_c_leaves_nothing_and_an_older_mask_as_it_was(
     (tmp_path / "mask.nrrd").write_text("an older one")
     monkeypatch.setattr("baps.inference.whole_organ.propagate", pressed)
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(BapsError, match="Given up; nothing was written"):
+    with pytest.raises(BapsError, match="Interrupted; nothing was written"):
         _segment(image, tmp_path / "mask.nrrd", "--click", "20,18,6", "--whole-organ")
     assert sorted(tmp_path.iterdir()) == before
     assert (tmp_path / "mask.nrrd").read_text() == "an older one"

@@ -45,5 +45,5 @@ def test_the_demo_adapts_a_model_that_it_does_not_have(tmp_path: Path) -> None:
     assert record["black_box"] == {
         "name": "bundled",
         "weights_sha256": able.weights_sha256,
-        "input_side": able.input_side,
+        "input_side": able.input_size,
     }

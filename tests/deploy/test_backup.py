@@ -53,7 +53,7 @@ def test_a_site_that_is_lost_comes_back_whole(tmp_path: Path, new_black_box: Cal
     versions = [(one.name, one.sha256, one.info) for one in LabelHistory(studies).versions("ct_01", "final")]
     store, able = AdapterStore(state / "adapters"), new_black_box().capabilities
     made = Adapter(build_visual_prompt("basis", 0), OutputHead(0).eval())
-    record = {"adapter": made.record(), "black_box": {"weights_sha256": able.weights_sha256}}
+    record = {"adapter": made.to_dict(), "black_box": {"weights_sha256": able.weights_sha256}}
     for _ in range(2):
         store.publish("spleen", store.add("spleen", made, record, "accepted"))
     token = Users(etc / "users.json").add("anna", Role.ANNOTATOR)

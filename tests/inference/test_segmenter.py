@@ -13,7 +13,7 @@ from baps.adapters import click_consistency
 from baps.adapters.adapter import Adapter
 from baps.adapters.output_head import OutputHead
 from baps.adapters.visual_prompt import build_visual_prompt, to_pixels, to_tensor
-from baps.adapters.zoom import View, crop, crop_for_prompt, move, paste
+from baps.adapters.zoom import Crop, crop_for_prompt, crop_images, paste_crops, prompt_to_crop
 from baps.blackbox import BlackBox
 from baps.errors import InputError, NotFoundError
 from baps.imaging.canvas import Canvas, Plane
@@ -64,7 +64,7 @@ def _publish(
         bias.view(3, -1)[:, code] = shift
     able = segmenter.black_box.capabilities
     adapter = Adapter(made, head, zoom)
-    record = {"adapter": adapter.record(), "black_box": {"weights_sha256": able.weights_sha256}}
+    record = {"adapter": adapter.to_dict(), "black_box": {"weights_sha256": able.weights_sha256}}
     version = segmenter.store.add(label, adapter, record, "accepted")
     segmenter.store.publish(label, version)
     return version
@@ -98,13 +98,13 @@ def test_a_box_finds_it_too(segmenter: Segmenter, path: Path, phantom: Phantom) 
 
 
 def test_the_same_click_gives_the_same_mask_from_a_kept_encoding(segmenter: Segmenter, path: Path) -> None:
-    asked = segmenter.black_box.images_asked
+    asked = segmenter.black_box.images_queried
     first = segmenter.segment(path, MIDDLE, CLICK, "")
     second = segmenter.segment(path, MIDDLE, CLICK, "")
     assert (first.encoding_cached, second.encoding_cached) == (False, True)
     np.testing.assert_array_equal(first.mask, second.mask)
     assert second.volume is first.volume
-    assert segmenter.black_box.images_asked == asked + 2
+    assert segmenter.black_box.images_queried == asked + 2
     assert first.adapter is None
     assert first.seconds > 0
 
@@ -145,9 +145,9 @@ def test_publishing_serves_at_once(segmenter: Segmenter, path: Path) -> None:
     black = segmenter.segment(path, MIDDLE, CLICK, "spleen")
     assert not np.array_equal(black.mask, plain.mask)
     assert not black.encoding_cached
-    as_it_is = segmenter.segment(path, MIDDLE, CLICK, "spleen", adapted=False)
-    assert as_it_is.adapter is None
-    np.testing.assert_array_equal(as_it_is.mask, plain.mask)
+    unadapted = segmenter.segment(path, MIDDLE, CLICK, "spleen", adapted=False)
+    assert unadapted.adapter is None
+    np.testing.assert_array_equal(unadapted.mask, plain.mask)
     _publish(segmenter, "spleen", shift=0.0)
     np.testing.assert_array_equal(segmenter.segment(path, MIDDLE, CLICK, "spleen").mask, plain.mask)
     segmenter.store.publish("spleen", "v0001")
@@ -167,19 +167,19 @@ def test_the_head_corrects_the_answer_to_every_click(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Of the first click on a slice and of the next ones, which meet its kept encoding: each for its own place."""
-    monkeypatch.setattr(click_consistency, "_NEAR", 9.0)  # No answer contradicts its clicks.
+    monkeypatch.setattr(click_consistency, "_TOLERANCE", 9.0)  # No mask violates its clicks.
     segmenter = segmenter if side is None else Segmenter(new_black_box(side=side), segmenter.store)
     _publish(segmenter, "spleen", shift=0.1, head=lively_head)
     adapter = segmenter.store.load("spleen", "v0001").adapter
     black_box = segmenter.black_box
-    canvas = Canvas.fit(phantom[0], MIDDLE, black_box.capabilities.input_side)
+    canvas = Canvas.fit(phantom[0], MIDDLE, black_box.capabilities.input_size)
     pixels = canvas_image(phantom[0], MIDDLE, canvas, choose_window(phantom[0]))[None]
     masks: list[NDArray[np.bool_]] = []
     for prompt in (CLICK, Prompt(((3, 3),)), Prompt((*CLICK.positive, (3, 3)), ((30, 30),)), CLICK):
         placed = [prompt.mapped(canvas.to_canvas)]
         crops = adapter.crop(pixels, placed)
-        answer = black_box.segment(adapter.change(crops), placed)
-        expected = canvas.restore(adapter.refine(crops, answer)[0]) > 0.5
+        answer = black_box.segment(adapter.transform_images(crops), placed)
+        expected = canvas.restore(adapter.refine_masks(crops, answer)[0]) > 0.5
         found = segmenter.segment(path, MIDDLE, prompt, "spleen")
         assert found.encoding_cached == bool(masks and side is None)
         np.testing.assert_array_equal(found.mask, expected)
@@ -201,32 +201,32 @@ def test_a_click_is_cropped_once_and_answered_as_if_step_by_step(
     kind: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(click_consistency, "_NEAR", 9.0)  # No answer contradicts its clicks.
+    monkeypatch.setattr(click_consistency, "_TOLERANCE", 9.0)  # No answer contradicts its clicks.
     segmenter = segmenter if side is None else Segmenter(new_black_box(side=side), segmenter.store)
     _publish(segmenter, "spleen", kind, shift=0.1, head=lively_head, zoom=0.5)
     adapter, black_box = segmenter.store.load("spleen", "v0001").adapter, segmenter.black_box
-    size = black_box.capabilities.input_side
+    size = black_box.capabilities.input_size
     canvas = Canvas.fit(phantom[0], MIDDLE, size)
     pixels = canvas_image(phantom[0], MIDDLE, canvas, choose_window(phantom[0]))[None]
-    crops: list[Prompt] = []
+    cropped: list[Prompt] = []
 
-    def count(prompt: Prompt, *given: float) -> View:
-        crops.append(prompt)
+    def count(prompt: Prompt, *given: float) -> Crop:
+        cropped.append(prompt)
         return crop_for_prompt(prompt, *given)
 
     monkeypatch.setattr("baps.adapters.adapter.crop_for_prompt", count)
     for prompt in (CLICK, Prompt(((3, 3),)), Prompt((*CLICK.positive, (3, 3)), ((30, 30),)), CLICK):
-        placed = prompt.mapped(canvas.place)
+        placed = prompt.mapped(canvas.to_canvas)
         view = crop_for_prompt(placed, size, 0.5)
-        inside, whole = [move(placed, view, size)], to_tensor(pixels)
-        part, features = crop(whole, [view]), adapter.visual_prompt.encoder.features(whole)
-        shown = to_pixels(adapter.visual_prompt.change(part, features, inside))
+        inside, whole = [prompt_to_crop(placed, view, size)], to_tensor(pixels)
+        part, features = crop_images(whole, [view]), adapter.visual_prompt.encoder.features(whole)
+        shown = to_pixels(adapter.visual_prompt.transform_images(part, features, inside))
         answer = torch.from_numpy(black_box.segment(shown, inside))
         refined = lively_head.refine(part, answer, inside)
-        expected = canvas.restore(paste(refined, [view], size)[0].numpy())
-        crops.clear()
+        expected = canvas.restore(paste_crops(refined, [view], size)[0].numpy())
+        cropped.clear()
         found = segmenter.segment(path, MIDDLE, prompt, "spleen")
-        assert crops == [placed]
+        assert cropped == [placed]
         if side is None:  # In two halves a black box need not round as it does in one.
             np.testing.assert_allclose(found.probability, expected, atol=1e-5)
         else:
@@ -318,54 +318,54 @@ def test_a_correction_gets_through_to_the_model(
     segmenter = Segmenter(new_black_box(side=64), segmenter.store)
     _publish(segmenter, "spleen", shift=-2.0)
     corrected = Prompt((*CLICK.positive, (CLICK.positive[0][0] + 3, CLICK.positive[0][1])))
-    as_it_is = segmenter.segment(path, MIDDLE, corrected, "spleen", adapted=False)
+    unadapted = segmenter.segment(path, MIDDLE, corrected, "spleen", adapted=False)
     first = segmenter.segment(path, MIDDLE, CLICK, "spleen")
     assert first.adapter == ("spleen", "v0001")
     assert not first.used_fallback
     found = segmenter.segment(path, MIDDLE, corrected, "spleen")
     assert found.used_fallback
     assert found.adapter is None
-    np.testing.assert_array_equal(found.mask, as_it_is.mask)
+    np.testing.assert_array_equal(found.mask, unadapted.mask)
     assert found.mask.any()
 
 
-def _ahead(segmenter: Segmenter, ahead: int = 2) -> Segmenter:
-    return Segmenter(segmenter.black_box, segmenter.store, ahead=ahead)
+def _prefetching(segmenter: Segmenter, prefetch_slices: int = 2) -> Segmenter:
+    return Segmenter(segmenter.black_box, segmenter.store, prefetch_slices=prefetch_slices)
 
 
 @pytest.mark.parametrize("label", ["", "spleen"])
 def test_neighbouring_slices_are_encoded_ahead(segmenter: Segmenter, path: Path, label: str) -> None:
     _publish(segmenter, "spleen", shift=0.1)
-    fresh, looking = _ahead(segmenter, 0), _ahead(segmenter)
-    first = looking.segment(path, MIDDLE, CLICK, label)
+    fresh, prefetching = _prefetching(segmenter, 0), _prefetching(segmenter)
+    first = prefetching.segment(path, MIDDLE, CLICK, label)
     assert not first.encoding_cached
-    looking.looking_ahead.wait()
-    asked = segmenter.black_box.images_asked
+    prefetching.prefetcher.wait()
+    asked = segmenter.black_box.images_queried
     for index, there in ((7, True), (5, True), (8, True), (4, True), (11, False)):
-        found = looking.segment(path, Plane(2, index), CLICK, label)
+        found = prefetching.segment(path, Plane(2, index), CLICK, label)
         assert found.encoding_cached == there
         np.testing.assert_array_equal(found.mask, fresh.segment(path, Plane(2, index), CLICK, label).mask)
-        looking.looking_ahead.wait()
-    assert segmenter.black_box.images_asked == asked + 10  # Looking ahead asks for no mask.
+        prefetching.prefetcher.wait()
+    assert segmenter.black_box.images_queried == asked + 10  # Looking ahead asks for no mask.
 
 
 @pytest.mark.parametrize(("index", "neighbours"), [(0, {1, 2}), (11, {9, 10}), (1, {0, 2, 3})])
 def test_nothing_is_encoded_beyond_the_ends(
     segmenter: Segmenter, path: Path, monkeypatch: pytest.MonkeyPatch, index: int, neighbours: set[int]
 ) -> None:
-    looking, drawn = _ahead(segmenter), []
+    prefetching, drawn = _prefetching(segmenter), []
     monkeypatch.setattr(
         "baps.inference.segmenter.canvas_image", lambda *given: drawn.append(given[1].index) or canvas_image(*given)
     )
-    looking.segment(path, Plane(2, index), CLICK, "")
-    looking.looking_ahead.wait()
+    prefetching.segment(path, Plane(2, index), CLICK, "")
+    prefetching.prefetcher.wait()
     assert set(drawn) == {index, *neighbours}
 
 
 def test_a_black_box_without_encodings_is_not_asked_ahead(
     segmenter: Segmenter, new_black_box: Callable[..., BlackBox], path: Path
 ) -> None:
-    looking = Segmenter(new_black_box(side=64), segmenter.store, ahead=2)
-    looking.segment(path, MIDDLE, CLICK, "")
-    looking.looking_ahead.wait()
-    assert looking.black_box.images_asked == 1
+    prefetching = Segmenter(new_black_box(side=64), segmenter.store, prefetch_slices=2)
+    prefetching.segment(path, MIDDLE, CLICK, "")
+    prefetching.prefetcher.wait()
+    assert prefetching.black_box.images_queried == 1

@@ -35,14 +35,14 @@ def store(tmp_path: Path) -> AdapterStore:
 def _adapter(kind: str = "basis", seed: int = 0) -> Adapter:
     made = Adapter(build_visual_prompt(kind, seed), OutputHead(seed).eval())
     generator = torch.Generator().manual_seed(seed)
-    for value in made.state().values():
+    for value in made.state_dict().values():
         if value.is_floating_point():
             value.add_(0.05 * torch.rand(value.shape, generator=generator))
     return made
 
 
 def _record(able: Capabilities, kind: str = "basis") -> dict[str, object]:
-    return {"adapter": _adapter(kind).record(), "black_box": {"weights_sha256": able.weights_sha256}}
+    return {"adapter": _adapter(kind).to_dict(), "black_box": {"weights_sha256": able.weights_sha256}}
 
 
 def _add(store: AdapterStore, label: str, able: Capabilities, status: str = "accepted") -> str:
@@ -74,11 +74,11 @@ def test_what_is_added_comes_back(store: AdapterStore, able: Capabilities, kind:
     answer = random.random((2, 64, 64)).astype(np.float32)
     prompts = [Prompt(((10, 20),)), Prompt(((30, 40),))]
     crops = made.crop(pixels, prompts)
-    changed, refined = made.change(crops), made.refine(crops, answer)
+    changed, refined = made.transform_images(crops), made.refine_masks(crops, answer)
     assert (changed != pixels).any()
     assert np.abs(refined - answer).max() > 0.01
-    np.testing.assert_array_equal(stored.adapter.change(crops), changed)
-    np.testing.assert_array_equal(stored.adapter.refine(crops, answer), refined)
+    np.testing.assert_array_equal(stored.adapter.transform_images(crops), changed)
+    np.testing.assert_array_equal(stored.adapter.refine_masks(crops, answer), refined)
     assert (stored.label, stored.version) == ("spleen", "v0001")
     assert stored.adapter.head is not None
     assert not (stored.adapter.visual_prompt.training or stored.adapter.head.training)

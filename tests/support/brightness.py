@@ -27,7 +27,7 @@ class BrightnessBlackBox(BlackBox):
             boxes=True,
             encodings=False,
             batch_size=batch_size,
-            input_side=side,
+            input_size=side,
         )
         self.asked: list[tuple[NDArray[np.uint8], list[Prompt]]] = []
 

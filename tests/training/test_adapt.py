@@ -24,7 +24,7 @@ from baps.errors import BapsError, BudgetSpentError, InputError
 from baps.evaluation.cases import LabelledSlice
 from baps.evaluation.scoring import score_slices
 from baps.evaluation.splits import patient_hash, split_patients
-from baps.training.adapt import Adaptation, ProgressReport, Served, adapt, plan_adaptation
+from baps.training.adapt import Adaptation, ProgressReport, ServedAdapter, adapt, plan_adaptation
 from baps.training.settings import AdaptationSettings
 from tests.support.paths import APP, ROOT
 
@@ -44,7 +44,7 @@ WITH_HEAD = replace(SETTINGS, head="convolutional")
 
 
 def _same(one: Adaptation, other: Adaptation) -> bool:
-    first, second = one.adapter.state(), other.adapter.state()
+    first, second = one.adapter.state_dict(), other.adapter.state_dict()
     differ = ("seconds", "replayed_images")
     records = [{key: value for key, value in made.record.items() if key not in differ} for made in (one, other)]
     same = first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
@@ -59,12 +59,16 @@ def test_it_helps_patients_that_were_held_back(
     black_box = new_black_box()
     result = adapt(black_box, slices, settings)
     assert (result.adapter.head is not None) == (settings.head == "convolutional")
-    assert (result.check.status, result.check.no_worse, result.check.against_served) == ("accepted", True, None)
-    assert result.check.verdict is not None
-    assert result.check.verdict.better
-    assert result.check.verdict.before < 0.1
-    assert result.check.verdict.after > 0.8
-    assert result.check.verdict.gain > 0.7
+    assert (result.acceptance.status, result.acceptance.no_worse_than_served, result.acceptance.against_served) == (
+        "accepted",
+        True,
+        None,
+    )
+    assert result.acceptance.comparison is not None
+    assert result.acceptance.comparison.better
+    assert result.acceptance.comparison.before < 0.1
+    assert result.acceptance.comparison.after > 0.8
+    assert result.acceptance.comparison.gain > 0.7
     assert result.record["check"] == "held back"
     assert result.curve[-1].dice > result.curve[0].dice + 0.5
 
@@ -77,8 +81,8 @@ def test_images_asked_stay_within_the_bound(
 ) -> None:
     black_box = new_black_box()
     result = adapt(black_box, dim_slices(patients), replace(settings, max_images=700))
-    assert least < black_box.images_asked <= 700
-    assert result.record["black_box_images"] == black_box.images_asked
+    assert least < black_box.images_queried <= 700
+    assert result.record["black_box_images"] == black_box.images_queried
 
 
 def test_a_second_adaptation_has_its_own_budget(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
@@ -110,7 +114,7 @@ def test_patients_held_back_are_asked_in_the_check_alone(new_black_box: Callable
     for _, prompts in black_box.asked:
         for prompt in prompts:
             ((x, y),) = prompt.positive
-            if any(piece.truth[int(y), int(x)] for piece in slices[judge]):
+            if any(piece.target[int(y), int(x)] for piece in slices[judge]):
                 judged.append(prompt)
     # Three slices, two sets of clicks, with and without the adapter; other clicks than the training curve has.
     again = new_black_box()
@@ -126,20 +130,20 @@ def test_a_few_pictures_judge_in_turn(new_black_box: Callable[..., Any], dim_sli
     black_box = new_black_box()
     result = adapt(black_box, dim_slices(pictures, each=1), SETTINGS)
     assert result.record["check"] == "leave some out"
-    assert result.check.verdict is not None
-    assert (result.check.verdict.unit, result.check.verdict.count) == ("patient", pictures)
-    assert result.check.status == "accepted"
+    assert result.acceptance.comparison is not None
+    assert (result.acceptance.comparison.unit, result.acceptance.comparison.count) == ("patient", pictures)
+    assert result.acceptance.status == "accepted"
     assert result.record["held_back_patients"] == []
-    assert black_box.images_asked <= SETTINGS.max_images
+    assert black_box.images_queried <= SETTINGS.max_images
 
 
 def test_three_patients_are_left_out_in_turn(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     told: list[ProgressReport] = []
     result = adapt(new_black_box(), dim_slices(3), replace(SETTINGS, max_images=2500), progress=told.append)
     assert result.record["check"] == "leave some out"
-    assert result.check.verdict is not None
-    assert (result.check.verdict.unit, result.check.verdict.count) == ("patient", 3)
-    assert result.check.verdict.better
+    assert result.acceptance.comparison is not None
+    assert (result.acceptance.comparison.unit, result.acceptance.comparison.count) == ("patient", 3)
+    assert result.acceptance.comparison.better
     assert result.record["held_back_patients"] == []
     assert len(result.record["training_patients"]) == 3  # type: ignore[arg-type]
     # Three runs for the check and one on everyone.
@@ -160,9 +164,9 @@ def test_the_candidate_of_few_patients_is_trained_on_all(new_black_box: Callable
 
 def test_one_patient_is_not_judged(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     result = adapt(new_black_box(), dim_slices(1), replace(SETTINGS, max_images=500))
-    assert result.check.verdict is None
-    assert result.check.status == "unverified"
-    assert "nobody is left to check" in result.check.sentence()
+    assert result.acceptance.comparison is None
+    assert result.acceptance.status == "unverified"
+    assert "There is only one patient" in result.acceptance.sentence()
     assert result.record["verdict"] is None
     assert result.record["check"] == "none, one patient only"
     assert result.curve[-1].dice > 0.8
@@ -177,7 +181,7 @@ def test_the_same_seed_gives_the_same_to_the_last_bit(
     other = adapt(new_black_box(), dim_slices(patients), replace(settings, seed=1))
     assert _same(one, same)
     assert not _same(one, other)
-    assert one.check.verdict == same.check.verdict
+    assert one.acceptance.comparison == same.acceptance.comparison
     assert one.curve == same.curve
 
 
@@ -187,7 +191,7 @@ def test_the_published_method(new_black_box: Callable[..., Any], dim_slices: Sli
     assert _same(one, same)
     made = one.adapter.visual_prompt
     assert (made.kind, made.conditioned_on_click, one.adapter.head) == ("concat", True, None)
-    assert one.check.verdict is not None
+    assert one.acceptance.comparison is not None
 
 
 def test_the_record_can_be_kept_and_names_nobody(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
@@ -212,8 +216,8 @@ def test_the_record_of_a_single_judged_slice_is_json(new_black_box: Callable[...
     (judge,) = split_patients(slices).held_back
     slices[judge] = slices[judge][:1]
     result = adapt(new_black_box(), slices, replace(SETTINGS, max_images=300))
-    assert result.check.verdict is not None
-    assert result.check.verdict.count == 1
+    assert result.acceptance.comparison is not None
+    assert result.acceptance.comparison.count == 1
     json.dumps(result.record, allow_nan=False)
 
 
@@ -242,13 +246,13 @@ def test_a_black_box_that_fails_gives_its_budget_back(failing_black_box: Any, di
 @pytest.mark.usefixtures("short_head")
 def test_on_the_bundled_black_box(bundled: BlackBox, dim_slices: Slices) -> None:
     """Few steps on the real thing: it runs, counts, and changes images within their range."""
-    slices = dim_slices(2, each=2, side=bundled.capabilities.input_side)
-    before = bundled.images_asked
+    slices = dim_slices(2, each=2, side=bundled.capabilities.input_size)
+    before = bundled.images_queried
     result = adapt(bundled, slices, replace(WITH_HEAD, batch_size=2, max_images=120, curve_slices=2))
-    assert 0 < bundled.images_asked - before <= 120
-    assert result.check.verdict is not None
+    assert 0 < bundled.images_queried - before <= 120
+    assert result.acceptance.comparison is not None
     piece = slices["patient 0"][0]
-    changed = result.adapter.change(result.adapter.crop(piece.image[None], []))
+    changed = result.adapter.transform_images(result.adapter.crop(piece.image[None], []))
     assert (changed != piece.image[None]).any()
     assert result.adapter.head is not None
     assert score_slices(bundled, result.adapter, [piece], "click", 0, 1).shape == (1, 1)
@@ -259,7 +263,7 @@ def test_a_smaller_budget_of_the_black_box_holds(new_black_box: Callable[..., An
     black_box.budget = 100
     with pytest.raises(BudgetSpentError):
         adapt(black_box, dim_slices(5), replace(SETTINGS, max_images=400))
-    assert black_box.images_asked <= 100
+    assert black_box.images_queried <= 100
 
 
 class _PowerCutError(Exception):
@@ -333,12 +337,12 @@ def test_an_adaptation_that_was_broken_off_goes_on(
     assert broken.budget is None
     result = adapt(rest, slices, settings, log=log)
     assert _same(result, unbroken)
-    assert result.check.verdict == unbroken.check.verdict
+    assert result.acceptance.comparison == unbroken.acceptance.comparison
     assert result.curve == unbroken.curve
-    assert result.record["black_box_images"] == first.images_asked <= settings.max_images
+    assert result.record["black_box_images"] == first.images_queried <= settings.max_images
     recalled = result.record["replayed_images"]
-    assert rest.images_asked == first.images_asked - recalled  # type: ignore[operator]
-    assert 0 <= broken.images_asked - recalled <= at_once  # The answer that was cut off.
+    assert rest.images_queried == first.images_queried - recalled  # type: ignore[operator]
+    assert 0 <= broken.images_queried - recalled <= at_once  # The answer that was cut off.
     # What is asked is, to the pixel and the click, what an unbroken run asks from there on.
     for (images, prompts), (same_images, same_prompts) in zip(
         reversed(rest.asked), reversed(first.asked), strict=False
@@ -372,7 +376,7 @@ def test_an_adaptation_that_is_done_already_asks_nothing(
     result = adapt(first, dim_slices(5), DEFAULT, log=tmp_path / "log.jsonl")
     again = adapt(second, dim_slices(5), DEFAULT, log=tmp_path / "log.jsonl", progress=told.append)
     assert _same(result, again)
-    assert (second.images_asked, again.record["replayed_images"]) == (0, first.images_asked)
+    assert (second.images_queried, again.record["replayed_images"]) == (0, first.images_queried)
     assert [now.images for now in told] == sorted(now.images for now in told)
     assert told[-1].step == told[-1].steps
 
@@ -400,7 +404,7 @@ def test_what_was_recalled_counts_towards_the_bound(
         return plain(*batch)
 
     black_box._segment = segment
-    before = black_box.images_asked
+    before = black_box.images_queried
     result = adapt(black_box, dim_slices(5), OURS, log=tmp_path / "log.jsonl")
     assert set(limits) == {before + OURS.max_images - result.record["replayed_images"]}  # type: ignore[operator]
 
@@ -437,19 +441,19 @@ def test_another_adaptation_does_not_go_on_from_the_log(
     elif change == "pixel":
         piece.image[31, 31] ^= 1
     elif change == "truth":
-        piece.truth[31, 31] ^= True
+        piece.target[31, 31] ^= True
     elif change == "patient":
         slices["somebody else"] = slices.pop("patient 1")
     elif change == "owner":  # The same slices in the same order, but the last of one patient is another's.
         one, other = sorted(slices)[:2]
         slices[other].insert(0, slices[one].pop())
     elif change == "served":
-        served = Served(identity_adapter(), {"seen_patients": [], "fingerprint": "f", "verdict": None})
+        served = ServedAdapter(identity_adapter(), {"seen_patients": [], "fingerprint": "f", "verdict": None})
     else:
         black_box._capabilities = replace(black_box.capabilities, weights_sha256="c" * 64)
     result = adapt(black_box, slices, settings, log=log, served=served)
     assert result.record["replayed_images"] == 0
-    assert black_box.images_asked == result.record["black_box_images"]
+    assert black_box.images_queried == result.record["black_box_images"]
     if change != "black box":
         assert _same(result, adapt(new_black_box(), slices, settings, served=served))
 
@@ -482,7 +486,7 @@ def learnt(*given):
 black_box, head_training.image_losses = BrightnessBlackBox(), learnt
 black_box.wait = asked
 made = adapt(black_box, slices, settings, log=log)
-torch.save(made.adapter.state(), folder / "state")
+torch.save(made.adapter.state_dict(), folder / "state")
 (folder / "record").write_text(json.dumps(made.record))
 """
 
@@ -524,7 +528,7 @@ def test_an_adaptation_survives_kill_9(
     assert not (tmp_path / "record").exists()
     assert start("never", 1) == 0
     record, state = json.loads((tmp_path / "record").read_text()), torch.load(tmp_path / "state")
-    wanted = unbroken.adapter.state()
+    wanted = unbroken.adapter.state_dict()
     assert state.keys() == wanted.keys()
     assert all(torch.equal(state[key], wanted[key]) for key in wanted)
     assert record["replayed_images"] > 0
@@ -541,19 +545,19 @@ def test_many_judges_do_not_take_more_images_than_there_are(
     black_box = new_black_box()
     settings = replace(SETTINGS, max_images=max_images, curve_slices=2, batch_size=4)
     result = adapt(black_box, slices, settings)
-    assert black_box.images_asked <= max_images
+    assert black_box.images_queried <= max_images
     assert len(result.record["held_back_patients"]) == 12  # type: ignore[arg-type]
-    assert result.check.verdict is not None
-    assert result.check.verdict.count == judges
+    assert result.acceptance.comparison is not None
+    assert result.acceptance.comparison.count == judges
 
 
-def _trained_on(adapter: Adapter, patients: Sequence[str], gain: float | None = None) -> Served:
+def _trained_on(adapter: Adapter, patients: Sequence[str], gain: float | None = None) -> ServedAdapter:
     record = {
         "seen_patients": [patient_hash(patient) for patient in patients],
         "fingerprint": "of what is served",
         "verdict": None if gain is None else {"gain": gain},
     }
-    return Served(adapter, record)
+    return ServedAdapter(adapter, record)
 
 
 def test_a_plan_says_who_judges_and_what_the_result_depends_on(
@@ -562,7 +566,7 @@ def test_a_plan_says_who_judges_and_what_the_result_depends_on(
     slices, black_box = dim_slices(6), new_black_box()
     plan = plan_adaptation(black_box, slices, OURS)
     assert plan.split == split_patients(slices)
-    assert black_box.images_asked == 0
+    assert black_box.images_queried == 0
     assert plan_adaptation(new_black_box(), slices, OURS).fingerprint == plan.fingerprint
     assert plan_adaptation(new_black_box(), slices, DEFAULT).fingerprint != plan.fingerprint
     result = adapt(black_box, slices, OURS, plan)
@@ -576,7 +580,7 @@ def test_what_is_served_is_gone_on_from_and_judged_on_those_who_are_new_to_it(
 ) -> None:
     slices, black_box = dim_slices(6), new_black_box()
     first = adapt(new_black_box(), slices, SETTINGS)
-    served = Served(first.adapter, first.record)
+    served = ServedAdapter(first.adapter, first.record)
     settings = replace(SETTINGS, seed=1, max_images=200)
     result = adapt(black_box, slices, settings, served=served)
     split = split_patients(slices)
@@ -587,14 +591,17 @@ def test_what_is_served_is_gone_on_from_and_judged_on_those_who_are_new_to_it(
     judged = [slices[split.held_back[0]][row] for row in (0, 2, 3)]
     theirs = score_slices(new_black_box(), first.adapter, judged, "click", settings.seed + 1, 2)
     ours = score_slices(new_black_box(), result.adapter, judged, "click", settings.seed + 1, 2)
-    assert result.check.against_served is not None
-    assert result.check.verdict is not None
-    assert result.check.against_served.before == pytest.approx(theirs.mean())
-    assert result.check.against_served.after == result.check.verdict.after == pytest.approx(ours.mean())
-    assert result.check.no_worse == (ours.mean() >= theirs.mean())
-    assert result.record["against_served"] == result.check.against_served.record()
-    assert f"Against the served adapter: gain {result.check.against_served.gain:+.3f}." in result.check.sentence()
-    assert black_box.images_asked <= 200
+    assert result.acceptance.against_served is not None
+    assert result.acceptance.comparison is not None
+    assert result.acceptance.against_served.before == pytest.approx(theirs.mean())
+    assert result.acceptance.against_served.after == result.acceptance.comparison.after == pytest.approx(ours.mean())
+    assert result.acceptance.no_worse_than_served == (ours.mean() >= theirs.mean())
+    assert result.record["against_served"] == result.acceptance.against_served.to_dict()
+    assert (
+        f"Against the served adapter: gain {result.acceptance.against_served.gain:+.3f}."
+        in result.acceptance.sentence()
+    )
+    assert black_box.images_queried <= 200
 
 
 def test_those_whom_the_served_adapter_knows_do_not_judge_it_nor_what_went_on_from_it(
@@ -605,7 +612,7 @@ def test_those_whom_the_served_adapter_knows_do_not_judge_it_nor_what_went_on_fr
     settings = replace(SETTINGS, seed=1, max_images=300)
     alone = adapt(new_black_box(), slices, settings)
     result = adapt(new_black_box(), slices, settings, served=_trained_on(first.adapter, list(slices)))
-    assert result.check.against_served is None
+    assert result.acceptance.against_served is None
     assert result.curve[0].dice < 0.1
     assert result.curve[0].dice == alone.curve[0].dice
 
@@ -619,17 +626,17 @@ def test_of_few_patients_only_the_new_ones_judge_what_went_on_from_the_served_ad
     settings = replace(SETTINGS, max_images=300, learning_rate=1e-9, seed=1)
     black_box = new_black_box()
     result = adapt(black_box, slices, settings, served=_trained_on(first.adapter, ["patient 0", "patient 1"]))
-    assert result.check.verdict is not None
-    assert result.check.against_served is not None
-    assert (result.check.against_served.unit, result.check.against_served.count) == ("slice", 3)
-    assert result.check.against_served.gain == pytest.approx(0, abs=0.01)
-    assert result.check.against_served.before > 0.5
-    assert result.check.verdict.count == 3  # Nobody else judges.
-    assert result.check.verdict.gain == pytest.approx(
-        result.check.against_served.before - result.check.verdict.before, abs=0.01
+    assert result.acceptance.comparison is not None
+    assert result.acceptance.against_served is not None
+    assert (result.acceptance.against_served.unit, result.acceptance.against_served.count) == ("slice", 3)
+    assert result.acceptance.against_served.gain == pytest.approx(0, abs=0.01)
+    assert result.acceptance.against_served.before > 0.5
+    assert result.acceptance.comparison.count == 3  # Nobody else judges.
+    assert result.acceptance.comparison.gain == pytest.approx(
+        result.acceptance.against_served.before - result.acceptance.comparison.before, abs=0.01
     )
     assert result.curve[0].dice > 0.8  # The last run judges nobody.
-    assert black_box.images_asked <= 300
+    assert black_box.images_queried <= 300
 
 
 @pytest.mark.parametrize(("gain", "status"), [(None, "accepted"), (0.1, "accepted"), (1.5, "rejected")])
@@ -638,24 +645,24 @@ def test_where_nobody_is_new_the_gains_are_compared(
 ) -> None:
     slices = dim_slices(6)
     result = adapt(new_black_box(), slices, SETTINGS, served=_trained_on(identity_adapter(), list(slices), gain))
-    assert result.check.against_served is None
-    assert result.check.verdict is not None
-    assert result.check.verdict.better
-    assert result.check.status == status
-    assert result.check.no_worse == (status == "accepted")
-    assert ("The served adapter gained more." in result.check.sentence()) == (status == "rejected")
+    assert result.acceptance.against_served is None
+    assert result.acceptance.comparison is not None
+    assert result.acceptance.comparison.better
+    assert result.acceptance.status == status
+    assert result.acceptance.no_worse_than_served == (status == "accepted")
+    assert ("The served adapter gained more." in result.acceptance.sentence()) == (status == "rejected")
 
 
 def test_a_gain_within_the_error_of_the_check_is_no_less(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     slices = dim_slices(3)
     plain = adapt(new_black_box(), slices, OURS)
-    assert plain.check.verdict is not None
-    assert plain.check.verdict.standard_error is not None
-    for share, no_worse in ((0.9, True), (1.1, False)):
-        gain = plain.check.verdict.gain + share * plain.check.verdict.standard_error
+    assert plain.acceptance.comparison is not None
+    assert plain.acceptance.comparison.standard_error is not None
+    for share, no_worse_than_served in ((0.9, True), (1.1, False)):
+        gain = plain.acceptance.comparison.gain + share * plain.acceptance.comparison.standard_error
         result = adapt(new_black_box(), slices, OURS, served=_trained_on(identity_adapter(), list(slices), gain))
-        assert result.check.verdict == plain.check.verdict
-        assert result.check.no_worse is no_worse
+        assert result.acceptance.comparison == plain.acceptance.comparison
+        assert result.acceptance.no_worse_than_served is no_worse_than_served
 
 
 @pytest.mark.usefixtures("short_head")
@@ -666,7 +673,7 @@ def test_who_watches_is_shown_the_candidate(new_black_box: Callable[..., Any], d
         new_black_box(),
         dim_slices(3),
         replace(WITH_HEAD, max_images=900),
-        watch=lambda images, adapter: shown.append((images, adapter.head)),
+        callback=lambda images, adapter: shown.append((images, adapter.head)),
     )
     assert len(shown) == len(result.curve) == 3
     assert [head is not None for _, head in shown] == [False, False, True]
@@ -684,11 +691,11 @@ def test_a_model_that_is_exchanged_under_its_name_is_noticed(
     able = replace(black_box.capabilities, resends=True)
     monkeypatch.setattr(type(black_box), "capabilities", property(lambda _: able))
     unchanged = adapt(black_box, dim_slices(5), settings, log=log)
-    assert unchanged.record["black_box_images"] == black_box.images_asked <= 300
+    assert unchanged.record["black_box_images"] == black_box.images_queried <= 300
     assert log.exists()
     again = new_black_box()
     answer = again._segment
     monkeypatch.setattr(again, "_segment", lambda images, prompts: 1 - answer(images, prompts))
-    with pytest.raises(BapsError, match="was exchanged during the training"):
+    with pytest.raises(BapsError, match="was replaced during the training"):
         adapt(again, dim_slices(5), settings, log=log)
     assert not log.exists()

@@ -55,7 +55,7 @@ def _serve(
 ) -> str:
     """Publish an adapter as if it had been trained on some patients."""
     record = {
-        "adapter": adapter.record(),
+        "adapter": adapter.to_dict(),
         "black_box": {"name": "brightness", "weights_sha256": black_box.capabilities.weights_sha256},
         "seen_patients": [patient_hash(patient) for patient in trained_on],
         "fingerprint": "of what is served",
@@ -80,7 +80,7 @@ def test_what_is_better_is_published(store: AdapterStore, new_black_box: NewBox,
     assert said["reason"] == record["reason"]
     assert said["reason"].endswith("over 3 slices.")
     assert said["gain"] == record["verdict"]["gain"] > 0.5
-    assert said["black_box_images"] == record["black_box_images"] == black_box.images_asked <= 700
+    assert said["black_box_images"] == record["black_box_images"] == black_box.images_queried <= 700
     assert said["curve"] == record["curve"]
     assert store.versions(SHARED) == []
     assert not store.log("spleen").exists()
@@ -94,9 +94,9 @@ def test_one_training_for_a_label_and_for_clicks_without_one(
 ) -> None:
     black_box = new_black_box()
     adapt_and_publish(store, ("spleen", SHARED), black_box, dim_slices(6), SETTINGS)
-    assert black_box.images_asked <= 700
+    assert black_box.images_queried <= 700
     assert (store.published("spleen"), store.published(SHARED)) == ("v0001", "v0001")
-    one, other = (store.load(label, "v0001").adapter.state() for label in ("spleen", SHARED))
+    one, other = (store.load(label, "v0001").adapter.state_dict() for label in ("spleen", SHARED))
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
@@ -123,7 +123,7 @@ def test_what_is_no_better_than_the_model_as_it_is_is_kept_and_not_served(
     """Bright organs on dark ground, which the model finds as it is."""
     slices = {
         patient: [
-            replace(piece, image=np.repeat((piece.truth * np.uint8(230))[..., None], 3, axis=-1)) for piece in pieces
+            replace(piece, image=np.repeat((piece.target * np.uint8(230))[..., None], 3, axis=-1)) for piece in pieces
         ]
         for patient, pieces in dim_slices(6).items()
     }
@@ -235,7 +235,7 @@ def test_a_fifth_patient_judges_and_what_is_served_is_gone_on_from(
     assert record["started_from"] == store.record("spleen", "v0001")["fingerprint"]
     assert said["curve"][0][1] > 0.8  # It began where the other ended.
     assert said["against_served"]["count"] == 3
-    assert black_box.images_asked <= SETTINGS.max_images
+    assert black_box.images_queried <= SETTINGS.max_images
     better = said["against_served"]["gain"] >= 0 and said["gain"] > said["standard_error"]
     assert (said["status"] == "published") == better
 
@@ -277,7 +277,7 @@ def test_what_was_broken_off_goes_on(store: AdapterStore, new_black_box: NewBox,
     with pytest.raises(BudgetSpentError):
         adapt_and_publish(store, ("spleen",), black_box, dim_slices(6), SETTINGS)
     said = adapt_and_publish(store, ("spleen",), new_black_box(), dim_slices(6), SETTINGS)
-    assert said["replayed_images"] == black_box.images_asked > 200
+    assert said["replayed_images"] == black_box.images_queried > 200
     assert said["status"] == "published"
 
 

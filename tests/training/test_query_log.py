@@ -77,7 +77,7 @@ def test_after_the_log_the_black_box_is_asked_and_the_images_count_on(tmp_path: 
     black_box = new_black_box()
     _asking(black_box, [0.0] * 5)()  # What it was asked before is no part of this.
     again = _write(log, black_box)
-    assert black_box.images_asked == 5 + 3
+    assert black_box.images_queried == 5 + 3
     assert (again.images, again.replayed_images) == (6, 3)
     third = _journal(log, ABOUT, new_black_box())
     assert [third.get_or_query({"run": "one", "step": step}, _never) for step in range(4)] == ANSWERS
@@ -117,7 +117,7 @@ def test_a_log_cut_off_at_any_byte_is_asked_the_rest_only(tmp_path: Path, new_bl
         again = _write(log, black_box)
         recalled = paid[lines - 1] if lines else 0
         assert again.replayed_images == recalled, cut
-        assert black_box.images_asked == 6 - recalled, cut
+        assert black_box.images_queried == 6 - recalled, cut
         assert log.read_bytes() == whole, cut
 
 
@@ -145,12 +145,12 @@ def test_masks_are_written_down_and_come_back_bit_by_bit(tmp_path: Path, new_bla
 
     for step, masks in enumerate(kept):
         query_log.get_or_query({"losses": step}, _asking(black_box, [0.5]))
-        np.testing.assert_array_equal(query_log.recall_masks({"masks": step}, partial(ask, masks)), masks)
+        np.testing.assert_array_equal(query_log.get_or_query_masks({"masks": step}, partial(ask, masks)), masks)
     again = _journal(log, ABOUT, new_black_box())
     assert again.replayed_images == query_log.images == 3 + 4
     for step, masks in enumerate(kept):
         assert again.get_or_query({"losses": step}, _never) == [0.5]
-        back = again.recall_masks({"masks": step}, _never)  # type: ignore[arg-type]
+        back = again.get_or_query_masks({"masks": step}, _never)  # type: ignore[arg-type]
         assert (back.dtype, back.shape) == (masks.dtype, masks.shape)
         np.testing.assert_array_equal(back, masks)
 
@@ -159,8 +159,8 @@ def test_masks_are_written_down_and_come_back_bit_by_bit(tmp_path: Path, new_bla
 def test_any_masks_come_back(tmp_path: Path, new_black_box: NewBox, masks: NDArray[np.uint8]) -> None:
     log = tmp_path / "log.jsonl"
     log.unlink(missing_ok=True)
-    asked = _journal(log, ABOUT, new_black_box()).recall_masks({"step": 1}, lambda: masks)
-    back = _journal(log, ABOUT, new_black_box()).recall_masks({"step": 1}, _never)  # type: ignore[arg-type]
+    asked = _journal(log, ABOUT, new_black_box()).get_or_query_masks({"step": 1}, lambda: masks)
+    back = _journal(log, ABOUT, new_black_box()).get_or_query_masks({"step": 1}, _never)  # type: ignore[arg-type]
     for found in (asked, back):
         assert found.shape == masks.shape
         np.testing.assert_array_equal(found, masks)
@@ -168,21 +168,23 @@ def test_any_masks_come_back(tmp_path: Path, new_black_box: NewBox, masks: NDArr
 
 def test_masks_cut_off_at_any_byte_are_asked_again(tmp_path: Path, new_black_box: NewBox) -> None:
     log, masks = tmp_path / "log.jsonl", np.arange(12, dtype=np.uint8).reshape(1, 3, 4)
-    _journal(log, ABOUT, new_black_box()).recall_masks({"step": 1}, lambda: masks)
+    _journal(log, ABOUT, new_black_box()).get_or_query_masks({"step": 1}, lambda: masks)
     whole = log.read_bytes()
     for cut in range(whole.index(b"\n") + 1, len(whole)):
         log.write_bytes(whole[:cut])
-        found = _journal(log, ABOUT, new_black_box()).recall_masks({"step": 1}, lambda: ~masks)
+        found = _journal(log, ABOUT, new_black_box()).get_or_query_masks({"step": 1}, lambda: ~masks)
         np.testing.assert_array_equal(found, ~masks)
     assert log.read_bytes() != whole
 
 
 def test_masks_of_another_question_are_not_used(tmp_path: Path, new_black_box: NewBox) -> None:
     log = tmp_path / "log.jsonl"
-    _journal(log, ABOUT, new_black_box()).recall_masks({"head": 1, "from": 0}, lambda: np.zeros((1, 2, 2), np.uint8))
+    _journal(log, ABOUT, new_black_box()).get_or_query_masks(
+        {"head": 1, "from": 0}, lambda: np.zeros((1, 2, 2), np.uint8)
+    )
     for what in ({"head": 1, "from": 32}, {"head": 2, "from": 0}):
         with pytest.raises(BapsError, match="does not belong to this training"):
-            _journal(log, ABOUT, new_black_box()).recall_masks(what, _never)  # type: ignore[arg-type]
+            _journal(log, ABOUT, new_black_box()).get_or_query_masks(what, _never)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -223,7 +225,7 @@ def test_a_damaged_line_and_what_follows_it_are_asked_again(tmp_path: Path, new_
     log.write_bytes(b"\n".join([*lines[:2], line, *lines[3:]]) + b"\n")
     black_box = new_black_box()
     again = _write(log, black_box)
-    assert (again.replayed_images, black_box.images_asked) == (2, 4)
+    assert (again.replayed_images, black_box.images_queried) == (2, 4)
     assert log.read_bytes().splitlines() == lines
 
 
@@ -242,7 +244,7 @@ def test_without_a_path_nothing_is_kept(tmp_path: Path, new_black_box: NewBox, m
         query_log = _journal(None, ABOUT, black_box)
         assert query_log.get_or_query({"step": 0}, _asking(black_box, [0.5, 0.5])) == [0.5, 0.5]
         assert (query_log.images, query_log.replayed_images) == (2, 0)
-    assert black_box.images_asked == 4
+    assert black_box.images_queried == 4
     assert list(tmp_path.iterdir()) == []
 
 

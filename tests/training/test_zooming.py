@@ -24,9 +24,9 @@ def _slices(radius: int, count: int = 8) -> list[LabelledSlice]:
     rows, columns = np.mgrid[:SIDE, :SIDE]
     found = []
     for number in range(count):
-        truth = (rows - 30 - number % 3) ** 2 + (columns - 28 - number % 5) ** 2 <= radius**2
-        image = np.repeat((truth * np.uint8(200))[..., None], 3, axis=-1)
-        found.append(LabelledSlice(f"p{number}", image, truth, Window(0, 255)))
+        target = (rows - 30 - number % 3) ** 2 + (columns - 28 - number % 5) ** 2 <= radius**2
+        image = np.repeat((target * np.uint8(200))[..., None], 3, axis=-1)
+        found.append(LabelledSlice(f"p{number}", image, target, Window(0, 255)))
     return found
 
 
@@ -50,11 +50,11 @@ def test_the_best_share_is_chosen(short_sighted: Any, radius: int, expected: flo
     query_log = QueryLog(None, {}, short_sighted)
     chosen = choose_zoom(short_sighted, build_visual_prompt("basis"), slices, settings, 24, query_log, "run")
     assert chosen == expected
-    assert short_sighted.images_asked == 24 == len(ZOOM_SHARES) * 8
+    assert short_sighted.images_queried == 24 == len(ZOOM_SHARES) * 8
 
 
 def test_without_images_everything_is_shown(short_sighted: Any) -> None:
     query_log = QueryLog(None, {}, short_sighted)
     prompt, settings = build_visual_prompt("basis"), AdaptationSettings()
     assert choose_zoom(short_sighted, prompt, _slices(9), settings, 2, query_log, "run") == 1.0
-    assert short_sighted.images_asked == 0
+    assert short_sighted.images_queried == 0

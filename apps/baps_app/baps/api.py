@@ -157,7 +157,7 @@ def segment(
     black_box = black_box or load_black_box()
     request = {"foreground": list(clicks), "background": list(background), "roi": list(box), "plane": plane}
     click = read_click(request, volume, [])
-    canvas = Canvas.fit(volume, click.plane, black_box.capabilities.input_side)
+    canvas = Canvas.fit(volume, click.plane, black_box.capabilities.input_size)
     pixels = canvas_image(volume, click.plane, canvas, choose_window(volume))[None]
     prompt = click.prompt.mapped(canvas.to_canvas)
 
@@ -206,7 +206,7 @@ def adapt(
     """
     black_box, settings = black_box or load_black_box(), settings or AdaptationSettings()
     found = find_cases(Path(images), Path(labels), label, Path(patients) if patients else None)
-    slices, skipped = load_cases(found.cases, black_box.capabilities.input_side, settings.slices_per_volume)
+    slices, skipped = load_cases(found.cases, black_box.capabilities.input_size, settings.slices_per_volume)
     if not slices:
         raise InputError(f"None of the labels can be used. {next(iter(skipped.values()), '')}")
     return training.adapt(black_box, slices, settings, progress=progress, log=Path(log) if log else None)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from baps.adapters.output_head import FEATURES, GRID, head_features
-from baps.adapters.output_head.features import as_logit
+from baps.adapters.output_head.features import to_logits
 from baps.prompts import Prompt
 
 CLICK = Prompt(((20.0, 30.0),))
@@ -34,7 +34,7 @@ def _of(prompt: Prompt, side: int = GRID) -> torch.Tensor:
 
 def test_log_odds_are_bounded() -> None:
     bound = math.log(0.998 / 0.002)
-    found = as_logit(torch.tensor([0.0, 0.001, 0.5, 0.75, 1.0]))
+    found = to_logits(torch.tensor([0.0, 0.001, 0.5, 0.75, 1.0]))
     assert found.tolist() == pytest.approx([-bound, -bound, 0, math.log(3), bound], abs=1e-4)
 
 

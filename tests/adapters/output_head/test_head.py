@@ -21,7 +21,7 @@ def _answers(side: int) -> torch.Tensor:
 def test_untrained_it_adds_nothing(side: int) -> None:
     head = OutputHead().eval()
     assert not head(head_features(_images(side), _answers(side), PROMPTS)).any()
-    refined = head.refine(_images(side), _answers(side), PROMPTS)
+    refined = head.refine_masks(_images(side), _answers(side), PROMPTS)
     torch.testing.assert_close(refined, _answers(side).clamp(0.002, 0.998), atol=1e-5, rtol=0)
 
 
@@ -43,7 +43,7 @@ def test_a_correction_is_added_to_the_log_odds_at_every_size(side: int) -> None:
         head.last.bias.fill_(0.5)
     correction = float(head(torch.zeros(1, FEATURES, GRID, GRID)).detach().mean())
     assert correction == pytest.approx(1.5)
-    refined = head.refine(_images(side), _answers(side), PROMPTS)
+    refined = head.refine_masks(_images(side), _answers(side), PROMPTS)
     expected = (torch.logit(_answers(side).clamp(0.002, 0.998)) + correction).sigmoid()
     torch.testing.assert_close(refined, expected)
 
@@ -51,11 +51,11 @@ def test_a_correction_is_added_to_the_log_odds_at_every_size(side: int) -> None:
 @pytest.mark.parametrize("side", [64, 100, 1024])
 def test_rows_of_a_batch_do_not_mix(lively_head: OutputHead, side: int) -> None:
     images, answers = _images(side), _answers(side)
-    batch = lively_head.refine(images, answers, PROMPTS)
+    batch = lively_head.refine_masks(images, answers, PROMPTS)
     assert not torch.allclose(batch, answers, atol=0.1)
     for row in range(3):
         one = slice(row, row + 1)
-        alone = lively_head.refine(images[one], answers[one], PROMPTS[one])
+        alone = lively_head.refine_masks(images[one], answers[one], PROMPTS[one])
         torch.testing.assert_close(alone[0], batch[row], atol=1e-4, rtol=1e-4)
 
 
@@ -74,7 +74,7 @@ def test_seeds() -> None:
 
 def test_asking_it_changes_nothing_of_it(lively_head: OutputHead) -> None:
     before = {key: value.clone() for key, value in lively_head.state_dict().items()}
-    lively_head.refine(_images(64), _answers(64), PROMPTS)
+    lively_head.refine_masks(_images(64), _answers(64), PROMPTS)
     assert all(torch.equal(value, before[key]) for key, value in lively_head.state_dict().items())
 
 

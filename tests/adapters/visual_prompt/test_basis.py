@@ -29,7 +29,7 @@ def _wake(made: BasisVisualPrompt) -> None:
 def test_untrained_it_changes_nothing(grid: int, side: int) -> None:
     images = _images(side)
     made = BasisVisualPrompt(ImageStatistics(), grid)
-    assert torch.equal(made.change(images, image_statistics(images), CLICKS), images)
+    assert torch.equal(made.transform_images(images, image_statistics(images), CLICKS), images)
 
 
 @pytest.mark.parametrize("grid", [1, 4])
@@ -40,7 +40,7 @@ def test_shapes(grid: int) -> None:
     code = made.code(image_statistics(images), CLICKS, 48)
     assert code.shape == (2, 3, FUNCTIONS, grid, grid)
     assert made.apply_code(images, code).shape == images.shape
-    assert made.directions(code.shape, torch.Generator().manual_seed(0)).shape == code.shape
+    assert made.sample_directions(code.shape, torch.Generator().manual_seed(0)).shape == code.shape
 
 
 def test_with_one_cell_the_code_has_twelve_numbers() -> None:
@@ -71,7 +71,9 @@ def test_on_a_click_the_code_depends_on_the_image_and_on_the_click() -> None:
     assert made.conditioned_on_click
     assert not torch.allclose(code, made.code(features, CLICKS[::-1], 48))
     assert not torch.allclose(code, made.code(features.flip(0), CLICKS, 48))
-    assert not torch.equal(made.change(images, features, CLICKS), made.change(images, features, CLICKS[::-1]))
+    assert not torch.equal(
+        made.transform_images(images, features, CLICKS), made.transform_images(images, features, CLICKS[::-1])
+    )
 
 
 def test_the_click_code_follows_the_side_and_outlives_a_round_trip() -> None:
@@ -89,7 +91,7 @@ def test_other_weights_move_the_image() -> None:
     made = BasisVisualPrompt(ImageStatistics())
     with torch.no_grad():
         made.head.bias.fill_(0.1)
-    changed = made.change(images, image_statistics(images), CLICKS)
+    changed = made.transform_images(images, image_statistics(images), CLICKS)
     assert float((changed - images).abs().mean()) >= 1
     assert torch.equal(changed, changed.round())
     assert float(changed.min()) >= 0
@@ -166,7 +168,7 @@ def test_detail_is_what_the_mean_of_the_surroundings_lacks(colour: bool) -> None
 def test_directions_are_normal_and_fixed_by_the_seed() -> None:
     made = BasisVisualPrompt(ImageStatistics())
     shape = torch.Size((500, 3, FUNCTIONS, 1, 1))
-    one, same, other = (made.directions(shape, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    one, same, other = (made.sample_directions(shape, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
     assert float(one.mean()) == pytest.approx(0, abs=0.05)

@@ -36,7 +36,7 @@ def _wake(made: VisualPrompt) -> None:
 def test_every_kind_is_an_identity_until_it_is_trained(kind: str, condition: str) -> None:
     made = build_visual_prompt(kind, 2, condition)
     assert (made.kind, made.condition) == (kind, condition)
-    assert torch.equal(made.change(IMAGES, made.encoder.features(IMAGES), PROMPTS), IMAGES)
+    assert torch.equal(made.transform_images(IMAGES, made.encoder.features(IMAGES), PROMPTS), IMAGES)
 
 
 @pytest.mark.parametrize("condition", CONDITIONS)
@@ -45,7 +45,7 @@ def test_the_condition_decides_whether_the_click_matters(kind: str, condition: s
     made = build_visual_prompt(kind, condition=condition)
     _wake(made)
     features = image_statistics(IMAGES)
-    here, there = (made.change(IMAGES, features, prompts) for prompts in (PROMPTS, PROMPTS[::-1]))
+    here, there = (made.transform_images(IMAGES, features, prompts) for prompts in (PROMPTS, PROMPTS[::-1]))
     assert not torch.equal(here, IMAGES)
     assert torch.equal(here, there) == (condition == "label")
     assert made.conditioned_on_click == (condition == "click")
@@ -56,11 +56,13 @@ def test_the_condition_decides_whether_the_click_matters(kind: str, condition: s
 def test_record_and_state_give_the_same_change(kind: str, condition: str) -> None:
     made = build_visual_prompt(kind, 7, condition)
     _wake(made)
-    found = visual_prompt_from_record(made.record())
+    found = visual_prompt_from_record(made.to_dict())
     found.load_state_dict(made.state_dict())
-    assert found.record() == made.record()
+    assert found.to_dict() == made.to_dict()
     features = image_statistics(IMAGES)
-    assert torch.equal(found.change(IMAGES, features, PROMPTS), made.change(IMAGES, features, PROMPTS))
+    assert torch.equal(
+        found.transform_images(IMAGES, features, PROMPTS), made.transform_images(IMAGES, features, PROMPTS)
+    )
 
 
 def test_defaults() -> None:
@@ -73,7 +75,7 @@ def test_the_code_can_be_differentiated_and_change_keeps_no_graph(kind: str) -> 
     made = build_visual_prompt(kind)
     features = image_statistics(IMAGES)
     assert made.code(features, PROMPTS, 128).requires_grad
-    assert not made.change(IMAGES, features, PROMPTS).requires_grad
+    assert not made.transform_images(IMAGES, features, PROMPTS).requires_grad
 
 
 @pytest.mark.parametrize(
@@ -86,7 +88,7 @@ def test_unknown_names_list_the_known_ones(wrong: dict[str, Any], message: str) 
 
 
 def test_an_encoder_with_other_weights_is_refused() -> None:
-    record = build_visual_prompt("basis").record()
+    record = build_visual_prompt("basis").to_dict()
     record["encoder"]["sha256"] = "abc"
     with pytest.raises(BapsError, match="SHA-256 is abc.*train anew"):
         visual_prompt_from_record(record)
@@ -117,7 +119,7 @@ def test_several_codes_an_image_give_what_each_gives_alone(kind: str) -> None:
 def test_what_is_not_rounded_can_be_differentiated(kind: str) -> None:
     made = build_visual_prompt(kind)
     code = made.code(image_statistics(IMAGES), PROMPTS, 128)
-    smooth = made.unrounded(IMAGES, code)
+    smooth = made.apply_unrounded(IMAGES, code)
     slope = torch.autograd.grad(smooth.sum(), code)[0]
     assert bool(torch.isfinite(slope).all())
     assert float(slope.abs().max()) > 0

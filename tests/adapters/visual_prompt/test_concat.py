@@ -19,7 +19,7 @@ class _Encoder(Encoder):
     def __init__(self, length: int = 512) -> None:
         self.length = length
 
-    def record(self) -> dict[str, str]:
+    def to_dict(self) -> dict[str, str]:
         raise NotImplementedError
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
@@ -66,7 +66,7 @@ def test_channels_leave_room_for_the_click(features: int, channels: int) -> None
 def test_untrained_it_changes_nothing(side: int) -> None:
     images = _every_grey_level(side)
     made = _made(seed=3)
-    assert torch.equal(made.change(images, _features(512), CLICKS), images)
+    assert torch.equal(made.transform_images(images, _features(512), CLICKS), images)
 
 
 def test_untrained_the_body_is_alive() -> None:
@@ -136,7 +136,7 @@ def test_other_weights_move_the_image(side: int) -> None:
     images = _every_grey_level(side)
     made = _made()
     _wake(made)
-    changed = made.change(images, _features(512), CLICKS)
+    changed = made.transform_images(images, _features(512), CLICKS)
     assert float((changed - images).abs().mean()) >= 1
     assert torch.equal(changed, changed.round())
     assert float(changed.min()) >= 0
@@ -156,7 +156,7 @@ def test_the_code_is_added_to_the_normalised_image() -> None:
 def test_directions_are_smooth_and_fixed_by_the_seed() -> None:
     made = _made()
     shape = torch.Size((3, 3, 224, 224))
-    one, same, other = (made.directions(shape, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    one, same, other = (made.sample_directions(shape, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert one.shape == shape
     assert torch.equal(one, same)
     assert not torch.equal(one, other)

@@ -16,7 +16,7 @@ def test_statistics_are_the_default() -> None:
     assert torch.equal(features, image_statistics(images))
     assert not features.requires_grad
     assert (encoder.name, encoder.length) == ("statistics", STATISTICS)
-    assert load_encoder(**{key: encoder.record()[key] for key in ("name", "source")}).record() == encoder.record()
+    assert load_encoder(**{key: encoder.to_dict()[key] for key in ("name", "source")}).to_dict() == encoder.to_dict()
 
 
 def test_an_unknown_encoder_lists_the_known_ones() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from baps.adapters.visual_prompt.model_files import model_file
+from baps.adapters.visual_prompt.model_files import find_model_file
 from baps.errors import BapsError
 
 huggingface_hub = pytest.importorskip("huggingface_hub", reason="the extra 'encoders' is not installed")
@@ -31,20 +31,20 @@ def _keep(cache: Path, revision: str, commit: str) -> Path:
 
 def test_a_folder_on_this_machine(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    assert model_file(str(tmp_path), "config.json") == tmp_path / "config.json"
+    assert find_model_file(str(tmp_path), "config.json") == tmp_path / "config.json"
 
 
 @pytest.mark.parametrize("source", ["owner/name", "hf-hub:owner/name", "owner/name@main"])
 def test_the_cache_serves_without_the_network(cache: Path, source: str) -> None:
     expected = _keep(cache, "main", "a" * 40)
     _keep(cache, "refs/pr/3", "b" * 40)
-    assert model_file(source, "config.json") == expected
+    assert find_model_file(source, "config.json") == expected
 
 
 def test_a_revision(cache: Path) -> None:
     _keep(cache, "main", "a" * 40)
     expected = _keep(cache, "refs/pr/3", "b" * 40)
-    assert model_file("owner/name@refs/pr/3", "config.json") == expected
+    assert find_model_file("owner/name@refs/pr/3", "config.json") == expected
 
 
 def test_what_is_not_in_the_cache_is_fetched(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,13 +59,13 @@ def test_what_is_not_in_the_cache_is_fetched(cache: Path, monkeypatch: pytest.Mo
         return "/fetched/config.json"
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    assert model_file("owner/name@v2", "config.json") == Path("/fetched/config.json")
+    assert find_model_file("owner/name@v2", "config.json") == Path("/fetched/config.json")
     assert asked == [("owner/name", "config.json", "v2", True), ("owner/name", "config.json", "v2", False)]
 
 
 def test_a_hub_that_cannot_be_reached(cache: Path) -> None:
     with pytest.raises(BapsError, match="config.json.*'owner/name' is not on this machine.*copy it here, and give its"):
-        model_file("owner/name", "config.json")
+        find_model_file("owner/name", "config.json")
 
 
 @pytest.mark.parametrize("source", ["/no/such/folder", "./owner/name", "nowhere.pth", "a/b/c", ""])
@@ -78,9 +78,9 @@ def test_a_path_that_does_not_exist_is_not_looked_for_in_the_hub(
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BapsError, match=r"does not exist. Give a folder|no folder that holds config.json"):
-        model_file(source, "config.json")
+        find_model_file(source, "config.json")
 
 
 def test_a_folder_without_the_file(tmp_path: Path) -> None:
     with pytest.raises(BapsError, match="is no folder that holds model.safetensors. Give the encoder's folder"):
-        model_file(str(tmp_path), "model.safetensors")
+        find_model_file(str(tmp_path), "model.safetensors")

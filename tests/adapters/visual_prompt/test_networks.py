@@ -133,7 +133,7 @@ def test_a_network_is_loaded_once(sources: dict[str, Path], name: str, monkeypat
     monkeypatch.chdir(sources[name].parent)
     assert load_encoder(name, sources[name].name) is encoder
     weights = sources[name] if name == "dino" else sources[name] / "model.safetensors"
-    assert encoder.record() == {"name": name, "source": str(sources[name]), "sha256": sha256(weights)}
+    assert encoder.to_dict() == {"name": name, "source": str(sources[name]), "sha256": sha256(weights)}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -143,15 +143,15 @@ def test_a_visual_prompt_comes_back_with_its_encoder(sources: dict[str, Path], k
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-    record = json.loads(json.dumps(made.record()))
+    record = json.loads(json.dumps(made.to_dict()))
     found = visual_prompt_from_record(record)
     found.load_state_dict(made.state_dict())
     pixels, prompts = to_pixels(_images(64, 2)), [Prompt(((9.0, 9.0),)), Prompt(((30.0, 3.0),))]
     crops = Adapter(made).crop(pixels, prompts)
-    changed = Adapter(made).change(crops)
+    changed = Adapter(made).transform_images(crops)
     assert (changed != pixels).any()
-    assert (Adapter(found).change(crops) == changed).all()
-    assert found.record() == made.record()
+    assert (Adapter(found).transform_images(crops) == changed).all()
+    assert found.to_dict() == made.to_dict()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -165,7 +165,7 @@ def test_the_state_holds_no_weights_of_the_encoder(sources: dict[str, Path], kin
 
 
 def test_other_weights_than_recorded_are_refused(sources: dict[str, Path]) -> None:
-    record = build_visual_prompt("basis", encoder=load_encoder("clip", str(sources["clip"]))).record()
+    record = build_visual_prompt("basis", encoder=load_encoder("clip", str(sources["clip"]))).to_dict()
     record["encoder"]["sha256"] = "0" * 64
     with pytest.raises(BapsError, match=f"'clip' whose SHA-256 is {'0' * 64}.*{sources['clip']} has.*train anew"):
         visual_prompt_from_record(record)

@@ -28,7 +28,7 @@ def test_a_window_in_our_basis_is_a_window(limits: tuple[float, float]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), dtype=np.uint8)
     expected = (255 * np.clip((image / 255 - low) / (high - low), 0, 1)).round()
     adapter = _window(low, high)
-    found = adapter.change(adapter.crop(image, [Prompt(((3.0, 3.0),))]))
+    found = adapter.transform_images(adapter.crop(image, [Prompt(((3.0, 3.0),))]))
     assert np.abs(found - expected).max() <= 1
 
 

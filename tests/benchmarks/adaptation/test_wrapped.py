@@ -19,7 +19,7 @@ def test_a_crop_answers_in_its_place_and_counts(new_black_box: Callable[..., Any
     found = crop.segment(image[None], [prompt])[0] > 0.5
     assert whole.any()
     assert (found != whole).mean() < 0.02
-    assert (crop.images_asked, inner.images_asked) == (1, 2)
+    assert (crop.images_queried, inner.images_queried) == (1, 2)
     shown, prompts = inner.asked[-1]
     assert shown.shape == (1, 32, 32, 3)
     (x, y) = prompts[0].positive[0]

@@ -61,12 +61,12 @@ def _black(count: int) -> NDArray[np.uint8]:
 @pytest.mark.parametrize("wire", WIRES)
 def test_clicks_negatives_and_boxes_are_answered_as_here(bundled_host: Host, bundled: BlackBox, wire: str) -> None:
     remote = _remote(bundled_host.addresses[wire], batch_size=4)
-    side = bundled.capabilities.input_side
+    side = bundled.capabilities.input_size
     images, prompts = _images(11, side), [PROMPTS[n % 4] for n in range(11)]  # three requests
     np.testing.assert_allclose(remote.segment(images, prompts), bundled.segment(images, prompts), atol=1e-5)
-    assert remote.images_asked == 11
+    assert remote.images_queried == 11
     able = remote.capabilities
-    assert (able.name, able.input_side, able.batch_size, able.encodings) == ("bundled", side, 4, False)
+    assert (able.name, able.input_size, able.batch_size, able.encodings) == ("bundled", side, 4, False)
 
 
 def test_both_wires_name_one_model(bundled_host: Host) -> None:
@@ -78,7 +78,7 @@ def test_both_wires_name_one_model(bundled_host: Host) -> None:
 @pytest.mark.parametrize("wire", WIRES)
 def test_a_model_of_hard_masks(hard_host: Host, bundled_host: Host, bundled: BlackBox, wire: str) -> None:
     remote = _remote(hard_host.addresses[wire])
-    images = _images(4, bundled.capabilities.input_side)
+    images = _images(4, bundled.capabilities.input_size)
     found = remote.segment(images, PROMPTS)
     assert set(np.unique(found)) == {0, 1}
     assert np.mean(found != (bundled.segment(images, PROMPTS) > 0.5)) < 1e-4  # Nothing but a rounding on the edge.
@@ -90,7 +90,7 @@ def test_a_model_of_hard_masks(hard_host: Host, bundled_host: Host, bundled: Bla
 @pytest.mark.parametrize("wire", WIRES)
 def test_threads_that_come_and_go(bundled_host: Host, bundled: BlackBox, wire: str) -> None:
     """As a server has them: one connection is used by all, also after the thread that made it has ended."""
-    side = bundled.capabilities.input_side
+    side = bundled.capabilities.input_size
     images = _images(4, side)
     expected = bundled.segment(images, PROMPTS)
     with ThreadPoolExecutor(1) as pool:
@@ -100,7 +100,7 @@ def test_threads_that_come_and_go(bundled_host: Host, bundled: BlackBox, wire: s
             for found in pool.map(lambda _: remote.segment(images, PROMPTS), range(6)):
                 np.testing.assert_allclose(found, expected, atol=1e-5)
     np.testing.assert_allclose(remote.segment(images, PROMPTS), expected, atol=1e-5)
-    assert remote.images_asked == 13 * 4
+    assert remote.images_queried == 13 * 4
 
 
 @pytest.mark.parametrize("wire", WIRES)
@@ -108,15 +108,15 @@ def test_a_process_of_its_own_loads_its_own(bundled_host: Host, wire: str) -> No
     """As a training does, while the server that started it has a connection of its own."""
     address = bundled_host.addresses[wire]
     here = _remote(address)
-    here.segment(_images(1, here.capabilities.input_side), PROMPTS[:1])
+    here.segment(_images(1, here.capabilities.input_size), PROMPTS[:1])
     program = (
         "import sys, numpy as np; from baps.blackbox import *; "
-        "box = load_black_box('remote', remote=RemoteSettings(sys.argv[1])); side = box.capabilities.input_side; "
+        "box = load_black_box('remote', remote=RemoteSettings(sys.argv[1])); side = box.capabilities.input_size; "
         "print(box.segment(np.zeros((1, side, side, 3), np.uint8), [Prompt(((5, 5),))]).shape[1] == side)"
     )
     done = subprocess.run([sys.executable, "-c", program, address], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "True"
-    here.segment(_images(1, here.capabilities.input_side), PROMPTS[:1])
+    here.segment(_images(1, here.capabilities.input_size), PROMPTS[:1])
 
 
 @pytest.mark.parametrize("wire", WIRES)
@@ -128,7 +128,7 @@ def test_a_model_that_is_not_there(bundled_host: Host, wire: str) -> None:
 @pytest.mark.parametrize("wire", WIRES)
 def test_images_of_another_size_are_not_sent(bundled_host: Host, wire: str) -> None:
     remote = _remote(bundled_host.addresses[wire])
-    side = remote.capabilities.input_side
+    side = remote.capabilities.input_size
     with pytest.raises(InputError, match=rf"takes images of {side} x {side} pixels, not 36 x 50"):
         remote.segment(np.zeros((1, 36, 50, 3), np.uint8), [CLICK])
 
@@ -142,9 +142,9 @@ Slices = Callable[..., dict[str, list[LabelledSlice]]]
 
 
 def _same(one: Adaptation, other: Adaptation) -> None:
-    first, second = one.adapter.state(), other.adapter.state()
+    first, second = one.adapter.state_dict(), other.adapter.state_dict()
     assert all(torch.equal(first[key], second[key]) for key in first)
-    assert one.check.verdict == other.check.verdict
+    assert one.acceptance.comparison == other.acceptance.comparison
     assert [point.dice for point in one.curve] == [point.dice for point in other.curve]
 
 
@@ -156,7 +156,7 @@ def test_a_server_that_restarts_is_waited_for(own_host: Host, wire: str) -> None
     own_host.kill()
     Thread(target=own_host.start).start()
     np.testing.assert_array_equal(remote.segment(images, prompts), before)
-    assert remote.images_asked == 3 + 3 + 3  # What was sent again counts again.
+    assert remote.images_queried == 3 + 3 + 3  # What was sent again counts again.
 
 
 @pytest.mark.parametrize("wire", WIRES)
@@ -175,7 +175,7 @@ def test_a_server_that_comes_back_with_other_weights_is_refused(own_host: Host) 
     own_host.start("--weights", "c")
     with pytest.raises(BapsError, match="was exchanged while it was asked"):
         remote.segment(_images(1, 32), [CLICK])
-    assert remote.images_asked == 1
+    assert remote.images_queried == 1
     assert _remote(own_host.addresses["http"]).capabilities.weights_sha256 != before
 
 
@@ -200,7 +200,7 @@ def test_a_training_that_lost_its_server_goes_on_from_its_log(
     _same(result, unbroken)
     assert result.record["replayed_images"] > SETTINGS.max_images // 2  # type: ignore[operator]
     asked = result.record["black_box_images"]
-    assert asked == unbroken.record["black_box_images"] == rest.images_asked + result.record["replayed_images"]  # type: ignore[operator]
+    assert asked == unbroken.record["black_box_images"] == rest.images_queried + result.record["replayed_images"]  # type: ignore[operator]
 
 
 @pytest.mark.slow
@@ -253,7 +253,7 @@ def test_what_is_sent_again_counts_again(faulty: FaultyServer, _no_pauses: list[
     faulty.infer = _failing([None, 503, 502, None])
     np.testing.assert_array_equal(remote.segment(_black(6), [CLICK] * 6), np.full((6, SIDE, SIDE), 0.25))
     assert faulty.asked == [4, 2, 2, 2]
-    assert remote.images_asked == sum(faulty.asked)
+    assert remote.images_queried == sum(faulty.asked)
     assert _no_pauses == [0.5, 1]
 
 
@@ -265,7 +265,7 @@ def test_the_waiting_grows_and_ends(faulty: FaultyServer, _no_pauses: list[float
         remote.segment(_black(2), [CLICK] * 2)
     assert _no_pauses == [0.5, 1, 2, 4, 8, 8, 6.5]
     assert faulty.asked == [2]  # Nothing is sent to a server that is not ready.
-    assert remote.images_asked == 2
+    assert remote.images_queried == 2
 
 
 def test_a_server_that_is_ready_and_fails_is_given_up_too(faulty: FaultyServer, _no_pauses: list[float]) -> None:
@@ -273,7 +273,7 @@ def test_a_server_that_is_ready_and_fails_is_given_up_too(faulty: FaultyServer, 
     faulty.infer = lambda _: said(503)
     with pytest.raises(BapsError, match="stayed away for 5 s"):
         remote.segment(_black(2), [CLICK] * 2)
-    assert remote.images_asked == sum(faulty.asked)
+    assert remote.images_queried == sum(faulty.asked)
     assert sum(_no_pauses) == 5
 
 
@@ -283,7 +283,7 @@ def test_the_budget_stops_what_is_sent_again(faulty: FaultyServer, _no_pauses: l
     faulty.infer = _failing([503])
     with pytest.raises(BudgetSpentError, match="asked 3 images and may be asked 5: 3 more do not fit"):
         remote.segment(_black(3), [CLICK] * 3)
-    assert remote.images_asked == sum(faulty.asked) == 3
+    assert remote.images_queried == sum(faulty.asked) == 3
     remote.segment(_black(2), [CLICK] * 2)
     with pytest.raises(BudgetSpentError):
         remote.segment(_black(1), [CLICK])
@@ -300,7 +300,7 @@ def test_a_slow_server(faulty: FaultyServer) -> None:
     faulty.infer = slowly
     with pytest.raises(BapsError, match=r"does not answer in time \(ReadTimeout\)"):
         remote.segment(_black(1), [CLICK])
-    assert remote.images_asked == 1
+    assert remote.images_queried == 1
 
 
 def test_a_refusal_is_not_repeated(faulty: FaultyServer) -> None:
@@ -336,9 +336,9 @@ def test_masks_of_truth_values(faulty: FaultyServer) -> None:
 
 def test_a_model_of_any_size(faulty: FaultyServer) -> None:
     faulty.metadata = metadata(image=("UINT8", [-1, -1, -1, 3]), probabilities=("FP32", [-1, -1, -1]))
-    assert _remote(faulty.address).capabilities.input_side == 1024
+    assert _remote(faulty.address).capabilities.input_size == 1024
     remote = _remote(faulty.address, image_size=SIDE)
-    assert remote.capabilities.input_side == SIDE
+    assert remote.capabilities.input_size == SIDE
     assert remote.segment(_black(1), [CLICK]).shape == (1, SIDE, SIDE)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from baps.blackbox.remote.inference_protocol import Description, Tensor
-from baps.blackbox.remote.remote_tensors import Form, check_answer, check_description
+from baps.blackbox.remote.remote_tensors import TensorForm, check_description, check_output
 from baps.errors import BapsError, InputError
 
 INPUTS = {
@@ -15,14 +15,14 @@ INPUTS = {
 OUTPUTS = {"probabilities": Tensor("FP32", (-1, 64, 64))}
 
 
-def _read(inputs: dict[str, Tensor | None] | None = None, outputs: dict[str, Tensor] | None = None) -> Form:
+def _read(inputs: dict[str, Tensor | None] | None = None, outputs: dict[str, Tensor] | None = None) -> TensorForm:
     """The form of a model whose tensors differ in these; None leaves one out."""
     merged = {name: tensor for name, tensor in {**INPUTS, **(inputs or {})}.items() if tensor}
     return check_description(Description("m", (), "", merged, OUTPUTS if outputs is None else outputs), "there")
 
 
 def test_a_model_that_can_be_used() -> None:
-    assert _read() == Form("probabilities", 64, False)
+    assert _read() == TensorForm("probabilities", 64, False)
 
 
 @pytest.mark.parametrize("datatype", ["UINT8", "BOOL"])
@@ -36,13 +36,13 @@ def test_probabilities_go_before_masks() -> None:
 
 def test_any_size() -> None:
     free = {"image": Tensor("UINT8", (-1, -1, -1, 3))}
-    assert _read(free, {"probabilities": Tensor("FP32", (-1, -1, -1))}).side is None
-    assert _read(free).side == 64
-    assert _read(outputs={"probabilities": Tensor("FP32", (-1, -1, -1))}).side == 64
+    assert _read(free, {"probabilities": Tensor("FP32", (-1, -1, -1))}).image_size is None
+    assert _read(free).image_size == 64
+    assert _read(outputs={"probabilities": Tensor("FP32", (-1, -1, -1))}).image_size == 64
 
 
 def test_one_image_in_a_request() -> None:
-    assert _read({"image": Tensor("UINT8", (1, 64, 64, 3))}).one_by_one
+    assert _read({"image": Tensor("UINT8", (1, 64, 64, 3))}).single_image
 
 
 @pytest.mark.parametrize(
@@ -92,19 +92,19 @@ SHAPE = (2, 3, 3)
 
 def test_an_answer_is_left_as_it_is() -> None:
     values = np.random.default_rng(0).random(SHAPE, np.float32)
-    np.testing.assert_array_equal(check_answer(values, SHAPE, "probabilities", "there"), values)
+    np.testing.assert_array_equal(check_output(values, SHAPE, "probabilities", "there"), values)
 
 
 def test_rounding_beyond_the_ends_goes() -> None:
     values = np.full(SHAPE, 1 + 1e-6, np.float32)
     values[0] = -1e-6
-    found = check_answer(values, SHAPE, "probabilities", "there")
+    found = check_output(values, SHAPE, "probabilities", "there")
     assert (found.min(), found.max()) == (0, 1)
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.bool_])
 def test_masks_become_probabilities(kind: type) -> None:
-    found = check_answer(np.eye(3, dtype=kind)[None].repeat(2, 0), SHAPE, "masks", "there")
+    found = check_output(np.eye(3, dtype=kind)[None].repeat(2, 0), SHAPE, "masks", "there")
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, np.eye(3, dtype=np.float32)[None].repeat(2, 0))
 
@@ -125,5 +125,5 @@ def test_masks_become_probabilities(kind: type) -> None:
 )
 def test_other_answers_are_refused(answer: np.ndarray, output: str, message: str) -> None:
     with pytest.raises(BapsError, match=message) as caught:
-        check_answer(answer, SHAPE, output, "there")
+        check_output(answer, SHAPE, output, "there")
     assert not isinstance(caught.value, InputError)  # The server's fault, and not that of who asked.

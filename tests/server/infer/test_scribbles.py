@@ -148,7 +148,7 @@ def test_it_is_answered_by_the_adapter_of_the_label_and_less_of_it_where_it_goes
     with torch.no_grad():
         head.last.bias.fill_(-9)  # Finds nothing anywhere.
     adapter, store = Adapter(build_visual_prompt("basis"), head.eval()), painting.segmenter.store
-    record = {"adapter": adapter.record(), "black_box": {"weights_sha256": "b" * 64}}
+    record = {"adapter": adapter.to_dict(), "black_box": {"weights_sha256": "b" * 64}}
     store.publish("other", store.add("other", adapter, record, "accepted"))
     assert painting.ask()[1]["adapter"] is None
     mask, said = painting.ask(selected_label_name="other")

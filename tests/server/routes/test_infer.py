@@ -123,7 +123,7 @@ def test_where_the_adapter_did_not_answer_it_is_said(own_server: Site, bundled: 
     adapter, store = Adapter(build_visual_prompt("basis"), head.eval()), AdapterStore(own_server.adapters)
     made_for = {"weights_sha256": bundled.capabilities.weights_sha256}
     store.publish(
-        "spleen", store.add("spleen", adapter, {"adapter": adapter.record(), "black_box": made_for}, "accepted")
+        "spleen", store.add("spleen", adapter, {"adapter": adapter.to_dict(), "black_box": made_for}, "accepted")
     )
     i, j, k = spleen_click("ct_01")
     first = {**OHIF, "label": "spleen", "foreground": [[i, j, k]], "background": [], "plane": "axial"}

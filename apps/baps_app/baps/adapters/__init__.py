@@ -1,1 +1,1 @@
-"""Adapters: what surrounds a black box so that it does better on the images of one site."""
+"""Adapt a black box to a site's images: zoom, visual prompt, output head, and optimisers that need losses only."""

@@ -1,7 +1,7 @@
-"""An adapter: what is put around a black box so that it does better on a site's images.
+"""Adapt a black box to a site's images with an adapter around it.
 
-Before it, the part of the image around the prompt is enlarged and a visual prompt changes it; after it, a head corrects
-the answer. Each alone is an adapter too.
+Before the black box, the part of the image around the prompt is enlarged, and a visual prompt changes it. After the
+black box, a head corrects the mask. Each of the three alone is an adapter too.
 """
 
 from __future__ import annotations
@@ -23,47 +23,55 @@ from baps.adapters.visual_prompt import (
     to_tensor,
     visual_prompt_from_record,
 )
-from baps.adapters.zoom import View, crop, crop_for_prompt, move, paste
+from baps.adapters.zoom import Crop, crop_for_prompt, crop_images, paste_crops, prompt_to_crop
 from baps.blackbox import BlackBox, Encoding
 from baps.prompts import Prompt
 
-Keep = Callable[[Hashable, Callable[[], Encoding]], Encoding]
-"""Gives the encoding that is kept for what an adapter shows of an image, see ``Adapter.shown``, or makes it."""
+GetEncoding = Callable[[Hashable, Callable[[], Encoding]], Encoding]
+"""Function that returns the cached encoding for a key (see ``Adapter.encoding_key``), or makes it with its argument."""
 
 
 @dataclass(frozen=True)
 class Crops:
-    """The parts of a batch of images that a black box is shown, computed once for the image, the prompt and the mask.
+    """The parts of a batch of images that the black box sees, computed once for the image, the prompt and the mask.
 
     Attributes:
-        pixels: the whole images, (B, S, S, 3) uint8.
-        views: the part of each image.
-        prompts: one per image, (X, Y) in pixels of its enlarged part.
+        pixels: the whole images, (B, S, S, 3) uint8, RGB.
+        regions: the crop of each image.
+        prompts: one per image, in pixels of its enlarged crop.
     """
 
     pixels: NDArray[np.uint8]
-    views: Sequence[View]
+    regions: Sequence[Crop]
     prompts: Sequence[Prompt]
 
     @cached_property
     def whole(self) -> torch.Tensor:
-        """The whole images, (B, 3, S, S) in [0, 255]."""
+        """Convert the whole images to a tensor, once.
+
+        Returns:
+            The whole images, (B, 3, S, S) in [0, 255].
+        """
         return to_tensor(self.pixels)
 
     @cached_property
     def images(self) -> torch.Tensor:
-        """The enlarged parts, (B, 3, S, S) in [0, 255]."""
-        return crop(self.whole, self.views)
+        """Crop and enlarge the images, once.
+
+        Returns:
+            The enlarged crops, (B, 3, S, S) in [0, 255].
+        """
+        return crop_images(self.whole, self.regions)
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A visual prompt and, where there are any, a zoom and an output-side head; all on the CPU.
+    """A visual prompt and, optionally, a zoom and an output head; all on the CPU.
 
     Attributes:
-        visual_prompt: changes images; untrained, it changes nothing.
-        head: corrects answers, or None.
-        zoom: share of an image's side that the black box is shown, see ``crop_for_prompt``; 1 for all of it.
+        visual_prompt: network that changes images. Untrained, it changes nothing.
+        head: network that corrects masks, or None.
+        zoom: share of the image's width that the black box sees, see ``crop_for_prompt``; 1 for the whole image.
     """
 
     visual_prompt: VisualPrompt
@@ -74,112 +82,146 @@ class Adapter:
         """Crop images around their prompts.
 
         Args:
-            pixels: the whole images, (B, S, S, 3) uint8.
-            prompts: one per image, (X, Y) in its pixels.
+            pixels: the whole images, (B, S, S, 3) uint8, RGB.
+            prompts: one per image, in pixels of the image.
 
         Returns:
-            The parts, which ``change``, ``shown`` and ``refine`` take.
+            The crops, which ``transform_images``, ``encoding_key`` and ``refine_masks`` take.
         """
-        side = pixels.shape[1]
-        views = [crop_for_prompt(prompt, side, self.zoom) for prompt in prompts]
-        return Crops(pixels, views, [move(prompt, view, side) for prompt, view in zip(prompts, views, strict=True)])
+        size = pixels.shape[1]
+        regions = [crop_for_prompt(prompt, size, self.zoom) for prompt in prompts]
+        mapped = [prompt_to_crop(prompt, region, size) for prompt, region in zip(prompts, regions, strict=True)]
+        return Crops(pixels, regions, mapped)
 
-    def shown(self, crops: Crops) -> Hashable:
-        """Return the key of what is shown of one image; while it stays the same, an encoding can be kept."""
-        return crops.views[0], crops.prompts[0] if self.visual_prompt.conditioned_on_click else None
+    def encoding_key(self, crops: Crops) -> Hashable:
+        """Return what the transformed image depends on beside the image. Equal keys share an encoding.
+
+        Args:
+            crops: crop of one image, see ``crop``.
+
+        Returns:
+            The part of a cache key that belongs to the prompt.
+        """
+        return crops.regions[0], crops.prompts[0] if self.visual_prompt.conditioned_on_click else None
 
     @property
-    def of_the_image(self) -> bool:
-        """What is shown depends on the image alone, whatever the prompt is."""
+    def prompt_independent(self) -> bool:
+        """Whether the transformed image depends on the image alone, and not on the prompt."""
         return self.zoom >= 1 and not self.visual_prompt.conditioned_on_click
 
-    def change(self, crops: Crops) -> NDArray[np.uint8]:
+    def transform_images(self, crops: Crops) -> NDArray[np.uint8]:
         """Apply the visual prompt to images.
 
         Args:
-            crops: of B images, see ``crop``.
+            crops: crops of B images, see ``crop``.
 
         Returns:
-            What the black box is shown, (B, S, S, 3) uint8.
+            The images that the black box sees, (B, S, S, 3) uint8, RGB.
         """
-        features = self.visual_prompt.encoder.features(crops.whole)  # Of the whole: the same for every click.
-        return to_pixels(self.visual_prompt.change(crops.images, features, crops.prompts))
+        # Of the whole images, so that they are the same for every click.
+        features = self.visual_prompt.encoder.features(crops.whole)
+        return to_pixels(self.visual_prompt.transform_images(crops.images, features, crops.prompts))
 
-    def refine(self, crops: Crops, probability: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Correct the black box's answers by the head, and put them back into the whole images.
+    def refine_masks(self, crops: Crops, probability: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Correct the black box's masks with the head, and paste them into the whole images.
 
         Args:
-            crops: of B images, see ``crop``.
-            probability: the answers to what the black box was shown, (B, S, S).
+            crops: crops of B images, see ``crop``.
+            probability: what the black box predicted for the transformed images, (B, S, S).
 
         Returns:
-            Probabilities in the frame of the whole images, (B, S, S); 0 around the parts.
+            Probabilities on the whole images, (B, S, S); 0 outside the crops.
         """
-        answers = torch.from_numpy(probability)
+        refined = torch.from_numpy(probability)
         if self.head:
-            answers = self.head.refine(crops.images, answers, crops.prompts)
-        whole: NDArray[np.float32] = paste(answers, crops.views, crops.pixels.shape[1]).numpy()
+            refined = self.head.refine_masks(crops.images, refined, crops.prompts)
+        whole: NDArray[np.float32] = paste_crops(refined, crops.regions, crops.pixels.shape[1]).numpy()
         return whole
 
-    def less(self) -> Sequence[Adapter | None]:
-        """What remains of it without its visual prompt, then the model as it is."""
+    def fallbacks(self) -> Sequence[Adapter | None]:
+        """List less adapted variants: without the visual prompt, then None for the unadapted model.
+
+        Returns:
+            The variants, the most adapted first.
+        """
         if self.head is None and self.zoom == 1:
             return [None]
         return [replace(self, visual_prompt=identity_adapter().visual_prompt), None]
 
-    def record(self) -> dict[str, Any]:
-        """What ``adapter_from_record`` needs beside the state."""
-        return {"visual_prompt": self.visual_prompt.record(), "head": self.head is not None, "zoom": self.zoom}
+    def to_dict(self) -> dict[str, Any]:
+        """Describe the adapter for its record; ``adapter_from_record`` builds an untrained copy from it.
 
-    def state(self) -> dict[str, torch.Tensor]:
-        """All weights by name."""
+        Returns:
+            ``visual_prompt``, ``head`` and ``zoom``.
+        """
+        return {"visual_prompt": self.visual_prompt.to_dict(), "head": self.head is not None, "zoom": self.zoom}
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Collect all weights.
+
+        Returns:
+            The tensors by name, each name prefixed with its part.
+        """
         parts = {"visual_prompt": self.visual_prompt, **({"head": self.head} if self.head else {})}
         return {f"{part}.{key}": value for part, module in parts.items() for key, value in module.state_dict().items()}
 
-    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Take over weights that ``state`` gave.
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Load weights that ``state_dict`` returned.
+
+        Args:
+            state: tensors by name.
 
         Raises:
-            RuntimeError: if they do not fit.
+            RuntimeError: if the weights do not fit this adapter.
         """
         if self.head is None and any(key.startswith("head.") for key in state):
-            raise RuntimeError("There are weights of a head, but no head.")
+            raise RuntimeError("There are weights for a head, but the adapter has no head.")
         for part, module in (("visual_prompt", self.visual_prompt), ("head", self.head)):
-            mine = {k.removeprefix(f"{part}."): v for k, v in state.items() if k.startswith(f"{part}.")}
+            own = {k.removeprefix(f"{part}."): v for k, v in state.items() if k.startswith(f"{part}.")}
             if module is not None:
-                module.load_state_dict(mine)
+                module.load_state_dict(own)
                 module.eval()
 
 
 @cache
 def identity_adapter() -> Adapter:
-    """An adapter that changes nothing."""
+    """Return the adapter that changes nothing.
+
+    Returns:
+        The adapter, which is shared.
+    """
     return Adapter(build_visual_prompt("basis"))
 
 
 def adapter_from_record(record: Mapping[str, Any]) -> Adapter:
-    """An adapter like the one that ``Adapter.record`` described; its state is still to be loaded.
+    """Build an adapter like the one that ``Adapter.to_dict`` described. Its weights are still to be loaded.
+
+    Args:
+        record: what ``Adapter.to_dict`` returned.
+
+    Returns:
+        The untrained adapter.
 
     Raises:
-        BapsError: as ``visual_prompt_from_record``.
-        ValueError: if the zoom is none.
+        BapsError: if the encoder cannot be loaded, see ``visual_prompt_from_record``.
+        ValueError: if the zoom is out of range.
     """
     head, zoom = OutputHead() if record["head"] else None, float(record["zoom"])
     if not 0 < zoom <= 1:
-        raise ValueError(f"The zoom {zoom} is no share of an image.")
+        raise ValueError(f"The zoom {zoom} is not above 0 and at most 1.")
     return Adapter(visual_prompt_from_record(record["visual_prompt"]), head, zoom)
 
 
 def segment_adapted(
     black_box: BlackBox, adapter: Adapter | None, pixels: NDArray[np.uint8], prompts: Sequence[Prompt]
 ) -> NDArray[np.float32]:
-    """Ask a black box through an adapter, or as it is.
+    """Segment images with a black box and its adapter.
 
     Args:
         black_box: the model.
-        adapter: or None.
-        pixels: (B, S, S, 3) uint8.
-        prompts: one an image, pixels of the canvas.
+        adapter: its adapter, or None for the unadapted model.
+        pixels: images, (B, S, S, 3) uint8, RGB.
+        prompts: one per image, in pixels of the image.
 
     Returns:
         Probabilities, (B, S, S).
@@ -187,7 +229,7 @@ def segment_adapted(
     if adapter is None:
         return black_box.segment(pixels, prompts)
     crops = adapter.crop(pixels, prompts)
-    return adapter.refine(crops, black_box.segment(adapter.change(crops), crops.prompts))
+    return adapter.refine_masks(crops, black_box.segment(adapter.transform_images(crops), crops.prompts))
 
 
 def encode_cached(
@@ -195,35 +237,54 @@ def encode_cached(
     adapter: Adapter | None,
     pixels: NDArray[np.uint8],
     prompt: Prompt,
-    keep: Keep,
-    ahead: bool = False,
+    get_encoding: GetEncoding,
+    prefetch: bool = False,
 ) -> Encoding:
-    """The expensive half of ``segment_cached``; ``ahead`` of a prompt that may come."""
+    """Run the expensive half of ``segment_cached``.
+
+    Args:
+        black_box: the model, which must have encodings.
+        adapter: its adapter, or None for the unadapted model.
+        pixels: one image, (S, S, 3) uint8, RGB.
+        prompt: the prompt, in pixels of the image.
+        get_encoding: returns the cached encoding of this image for a key, or makes it.
+        prefetch: whether the encoding is made in advance, so that no user waits for it yet.
+
+    Returns:
+        The encoding of the transformed image.
+    """
     if adapter is None:
-        return keep(None, lambda: black_box.encode(pixels, ahead))
-    return _encode_crops(black_box, adapter, adapter.crop(pixels[None], [prompt]), keep, ahead)
+        return get_encoding(None, lambda: black_box.encode(pixels, prefetch))
+    return _encode_crops(black_box, adapter, adapter.crop(pixels[None], [prompt]), get_encoding, prefetch)
 
 
-def _encode_crops(black_box: BlackBox, adapter: Adapter, crops: Crops, keep: Keep, ahead: bool = False) -> Encoding:
-    return keep(adapter.shown(crops), lambda: black_box.encode(adapter.change(crops)[0], ahead))
+def _encode_crops(
+    black_box: BlackBox, adapter: Adapter, crops: Crops, get_encoding: GetEncoding, prefetch: bool = False
+) -> Encoding:
+    return get_encoding(
+        adapter.encoding_key(crops), lambda: black_box.encode(adapter.transform_images(crops)[0], prefetch)
+    )
 
 
 def segment_cached(
-    black_box: BlackBox, adapter: Adapter | None, pixels: NDArray[np.uint8], prompt: Prompt, keep: Keep
+    black_box: BlackBox, adapter: Adapter | None, pixels: NDArray[np.uint8], prompt: Prompt, get_encoding: GetEncoding
 ) -> NDArray[np.float32]:
-    """As ``segment_adapted`` for one image (S, S, 3), in two halves where the black box has them.
+    """Segment one image as ``segment_adapted`` does, and reuse its encoding where the black box has encodings.
 
     Args:
-        black_box, adapter, pixels, prompt: as there, one of each.
-        keep: keeps the expensive half; other prompts on the image may meet it.
+        black_box: the model.
+        adapter: its adapter, or None for the unadapted model.
+        pixels: one image, (S, S, 3) uint8, RGB.
+        prompt: the prompt, in pixels of the image.
+        get_encoding: returns the cached encoding of this image for a key, or makes it.
 
     Returns:
-        Probability, (S, S).
+        Probabilities, (S, S).
     """
     if not black_box.capabilities.encodings:
         return segment_adapted(black_box, adapter, pixels[None], [prompt])[0]
     if adapter is None:
-        return black_box.decode(encode_cached(black_box, None, pixels, prompt, keep), prompt)
+        return black_box.decode(encode_cached(black_box, None, pixels, prompt, get_encoding), prompt)
     crops = adapter.crop(pixels[None], [prompt])
-    answer = black_box.decode(_encode_crops(black_box, adapter, crops, keep), crops.prompts[0])
-    return adapter.refine(crops, answer[None])[0]
+    probability = black_box.decode(_encode_crops(black_box, adapter, crops, get_encoding), crops.prompts[0])
+    return adapter.refine_masks(crops, probability[None])[0]

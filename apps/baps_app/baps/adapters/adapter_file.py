@@ -1,4 +1,4 @@
-"""An adapter as one file: its weights, and its record in the header."""
+"""Read and write an adapter as one safetensors file: the weights, and the record in the header."""
 
 from __future__ import annotations
 
@@ -18,25 +18,34 @@ from baps.utils.atomic_write import atomic_write
 
 Built = TypeVar("Built")
 
-_OF_THE_RUN = ("seconds", "replayed_images")
-"""What differs between two runs that come to the same adapter; without it, their files are equal."""
+_RUN_KEYS = ("seconds", "replayed_images")
+"""Keys of the record that differ between runs with the same result. They are omitted, so that the files are equal."""
 
 
-class HasState(Protocol):
-    """Anything whose weights can be kept."""
+class HasStateDict(Protocol):
+    """Anything that has weights to save."""
 
-    def state(self) -> dict[str, torch.Tensor]:
-        """All of them, by name."""
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Collect all weights.
+
+        Returns:
+            The tensors by name.
+        """
 
 
-def write_adapter(path: Path, adapter: HasState, record: Mapping[str, Any]) -> None:
-    """Write an adapter; an older file is replaced when the new one is whole.
+def write_adapter(path: Path, adapter: HasStateDict, record: Mapping[str, Any]) -> None:
+    """Write an adapter. An older file is replaced when the new one is complete.
+
+    Args:
+        path: path of the file; its folder is created if needed.
+        adapter: the adapter, or another model with weights.
+        record: JSON that describes how the adapter was made.
 
     Raises:
-        BapsError: if it cannot be written; an older file is as it was.
+        BapsError: if the file cannot be written. An older file stays as it was.
     """
-    header = {key: value for key, value in record.items() if key not in _OF_THE_RUN}
-    tensors = {key: value.contiguous() for key, value in adapter.state().items()}
+    header = {key: value for key, value in record.items() if key not in _RUN_KEYS}
+    tensors = {key: value.contiguous() for key, value in adapter.state_dict().items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as partial:
@@ -49,53 +58,71 @@ def write_adapter(path: Path, adapter: HasState, record: Mapping[str, Any]) -> N
 
 
 def read_adapter(path: Path) -> tuple[Adapter, dict[str, Any]]:
-    """Read an adapter back, and its record.
+    """Read an adapter and its record.
+
+    Args:
+        path: path of the file.
+
+    Returns:
+        The adapter and its record.
 
     Raises:
-        InputError: if the file is missing, broken or no adapter.
-        BapsError: if its frozen encoder cannot be loaded.
+        InputError: if the file is missing, broken or not an adapter.
+        BapsError: if the frozen encoder cannot be loaded.
     """
 
     def build(record: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> Adapter:
         adapter = adapter_from_record(record["adapter"])
-        adapter.load_state(state)
+        adapter.load_state_dict(state)
         return adapter
 
-    return read_built(path, build)
+    return read_with(path, build)
 
 
-def read_built(
+def read_with(
     path: Path, build: Callable[[dict[str, Any], dict[str, torch.Tensor]], Built]
 ) -> tuple[Built, dict[str, Any]]:
-    """What ``build`` makes of the record and the weights in a file, and the record.
+    """Read a file, and build an object from its record and weights.
+
+    Args:
+        path: path of the file.
+        build: function of the record and the tensors by name.
+
+    Returns:
+        What ``build`` returned, and the record.
 
     Raises:
-        InputError: if the file is missing or broken, or ``build`` cannot make anything of it.
-        BapsError: as ``build``.
+        InputError: if the file is missing or broken, or ``build`` fails on its content.
+        BapsError: if ``build`` raises it.
     """
     if not path.is_file():
         raise InputError(f"There is no adapter file {path}. `baps adapt --out FILE` makes one.")
     try:
         with safe_open(path, "pt") as file:
             record = rename_record(json.loads(file.metadata()["record"]))
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # it is no dict
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # it is not a dict
         return build(record, tensors), record
     except BapsError:
         raise
-    except Exception as error:  # Many kinds, by what is broken; each means that nothing can be made of it.
+    except Exception as error:  # Many types, depending on what is broken; each means that the file is unusable.
         raise InputError(
-            f"{path} is no adapter of this project, or it is broken ({type(error).__name__}). Adapt again."
+            f"{path} is not an adapter of this project, or it is broken ({type(error).__name__}). Adapt again."
         ) from error
 
 
-def check_fits(record: Mapping[str, Any], model: str, weights_sha256: str) -> None:
-    """An adapter serves only the weights that it was trained for.
+def check_trained_for(record: Mapping[str, Any], model: str, weights_sha256: str) -> None:
+    """Check that an adapter was trained for the weights of a model.
+
+    Args:
+        record: record of the adapter.
+        model: name of the model, for the error message.
+        weights_sha256: SHA-256 of the model's weights.
 
     Raises:
-        InputError: if the model has others.
+        InputError: if the adapter was trained for other weights.
     """
-    made_for = record.get("black_box") or {}
-    name, digest = made_for.get("name", "an unknown model"), str(made_for.get("weights_sha256", "unknown"))
+    trained_for = record.get("black_box") or {}
+    name, digest = trained_for.get("name", "an unknown model"), str(trained_for.get("weights_sha256", "unknown"))
     if digest != weights_sha256:
         raise InputError(
             f"The adapter was trained for {name} with weights {digest[:12]}..., not for {model} with "

@@ -1,7 +1,7 @@
-"""Clicks are heeded: an adapted answer that contradicts them gives way to one that does not.
+"""Fall back to a less adapted mask when clicks are violated.
 
-What is put around a model was learned on a site's patients. On an image of another kind it can hide from the model what
-a correction points at, and then further clicks change nothing.
+An adapter is trained on a site's patients. On an image of another kind it may hide from the model what a correction
+points at; then more clicks would change nothing.
 """
 
 from __future__ import annotations
@@ -14,52 +14,60 @@ from numpy.typing import NDArray
 from baps.adapters.adapter import Adapter
 from baps.prompts import Point, Prompt
 
-_NEAR = 1 / 48
-"""Of the image's side: a click is heeded by an answer that is right so near to it, for borders differ by a little."""
+_TOLERANCE = 1 / 48
+"""A click is violated if the mask is wrong everywhere within this distance, as a share of the image's width."""
 
 
-def contradicted(probability: NDArray[np.float32], prompt: Prompt) -> int:
-    """How many clicks of a prompt an answer (H, W) contradicts, and all around them."""
-    near, last = _NEAR * max(probability.shape), np.array(probability.shape[::-1]) - 1
+def count_violated(probability: NDArray[np.float32], prompt: Prompt) -> int:
+    """Count the clicks of a prompt that a mask violates.
+
+    Args:
+        probability: the mask as probabilities, (H, W).
+        prompt: the prompt, in pixels of the mask.
+
+    Returns:
+        The number of clicks whose whole neighbourhood is on the wrong side of the mask's border.
+    """
+    tolerance, last = _TOLERANCE * max(probability.shape), np.array(probability.shape[::-1]) - 1
     inside = probability > 0.5
 
-    def wrong(region: NDArray[np.bool_], clicks: Sequence[Point]) -> int:
-        """How many clicks lie far from a region."""
+    def _violated(region: NDArray[np.bool_], clicks: Sequence[Point]) -> int:
+        """Count the clicks that are far from a region."""
         rows, columns = np.nonzero(region)
         pixels = [np.clip((round(x), round(y)), 0, last) for x, y in clicks]
-        return sum(not (np.hypot(columns - x, rows - y) <= near).any() for x, y in pixels)
+        return sum(not (np.hypot(columns - x, rows - y) <= tolerance).any() for x, y in pixels)
 
-    return wrong(inside, prompt.positive) + wrong(~inside, prompt.negative)
+    return _violated(inside, prompt.positive) + _violated(~inside, prompt.negative)
 
 
 def fall_back_on_violated_clicks(
-    answer: NDArray[np.float32],
+    mask: NDArray[np.float32],
     adapter: Adapter | None,
     prompt: Prompt,
-    ask: Callable[[Adapter | None], NDArray[np.float32]],
+    predict: Callable[[Adapter | None], NDArray[np.float32]],
 ) -> tuple[NDArray[np.float32], Adapter | None]:
-    """The adapted answer, or, where it contradicts a correction, one through less of the adapter.
+    """Replace an adapted mask by a less adapted one if it violates more clicks.
 
-    The answer to a first click or box stays: it is what the adapter was checked by.
+    The mask for a first click or box is kept, because the adapter was accepted on those.
 
     Args:
-        answer: probability (H, W) through the adapter.
-        adapter: that serves, or None.
-        prompt: clicks in pixels of the answer.
-        ask: gives the probability through another adapter, or None for the model as it is.
+        mask: probabilities from the adapted model, (H, W).
+        adapter: the adapter that is served, or None.
+        prompt: the prompt, in pixels of the mask.
+        predict: function from another adapter, or None for the unadapted model, to probabilities (H, W).
 
     Returns:
-        The answer, and what it was given through.
+        The mask, and the adapter that it was predicted with.
     """
     used = adapter
     corrected = len(prompt.positive) + len(prompt.negative) + (prompt.box is not None) > 1
     if adapter is None or not corrected:
-        return answer, used
-    wrong = contradicted(answer, prompt)
-    for less in adapter.less():
-        if not wrong:
+        return mask, used
+    violated = count_violated(mask, prompt)
+    for fallback in adapter.fallbacks():
+        if not violated:
             break
-        other = ask(less)
-        if (found := contradicted(other, prompt)) < wrong:
-            answer, wrong, used = other, found, less
-    return answer, used
+        other = predict(fallback)
+        if (count := count_violated(other, prompt)) < violated:
+            mask, violated, used = other, count, fallback
+    return mask, used

@@ -1,6 +1,6 @@
-"""Records of adapters that version 0.1 wrote, and the settings in them, under today's names.
+"""Rename the keys of records, and of the settings in them, that version 0.1 wrote.
 
-Adapters of that version serve as they did. The program wrote these names, not the operator, so nobody is warned.
+Adapters of that version serve as they did. The program wrote these names, not the operator, so no warning is shown.
 """
 
 from __future__ import annotations
@@ -21,10 +21,13 @@ _OLD_STATUS = {"passed": "accepted", "refused": "rejected"}
 
 
 def rename_record(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the record of an adapter with today's keys and statuses.
+    """Rename the keys and the status in the record of an adapter.
 
     Args:
-        record: The record, of this version or of 0.1.
+        record: record of this version or of 0.1.
+
+    Returns:
+        The record with today's names.
     """
     renamed = {_OLD_KEYS.get(key, key): value for key, value in record.items()}
     if isinstance(renamed.get("settings"), dict):
@@ -35,21 +38,27 @@ def rename_record(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rename_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a training with today's names.
+    """Rename the settings of a training.
 
     Args:
-        settings: By name, of this version or of 0.1.
+        settings: settings by name, of this version or of 0.1.
+
+    Returns:
+        The settings by today's names.
     """
     return {OLD_SETTINGS.get(name, name): value for name, value in settings.items()}
 
 
 def restore_old_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a training with the names of version 0.1.
+    """Rename the settings of a training back to the names of version 0.1.
 
-    Fingerprints are made of these, so that an adapter of that version is recognised as one of the same settings.
+    Fingerprints are computed from these, so that an adapter of that version is recognised as one of the same settings.
 
     Args:
-        settings: By today's name.
+        settings: settings by today's name.
+
+    Returns:
+        The settings by the names of version 0.1.
     """
     old_names = {new: old for old, new in OLD_SETTINGS.items()}
     return {old_names.get(name, name): value for name, value in settings.items()}

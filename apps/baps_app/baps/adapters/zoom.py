@@ -1,4 +1,4 @@
-"""Showing the black box a part of the image around the prompt, enlarged: small objects are seen better so."""
+"""Crop around the prompt and upscale, so that small objects are resolved."""
 
 from __future__ import annotations
 
@@ -12,88 +12,124 @@ from torch.nn import functional as F
 
 from baps.prompts import Prompt
 
-_RASTER = 16
-"""Parts begin at so many places along a side: near clicks see the same one, whose encoding can be kept."""
+_GRID_STEPS = 16
+"""Number of positions of a crop along each side. Nearby clicks share a crop, so its encoding can be reused."""
 
-_AROUND = 1.3
-"""A part that was too small becomes so many times as wide as what it must show."""
+_MARGIN = 1.3
+"""Factor by which a crop is wider than the clicks that it has to contain, if it was too small for them."""
 
 
 @dataclass(frozen=True)
-class View:
-    """A square part of a square image: its first column and row, and its side; pixels."""
+class Crop:
+    """A square part of a square image.
+
+    Attributes:
+        left: first column, pixels.
+        top: first row, pixels.
+        size: width and height, pixels.
+    """
 
     left: int
     top: int
     size: int
 
 
-def crop_for_prompt(prompt: Prompt, side: int, share: float) -> View:
-    """The part that goes with a prompt.
+def crop_for_prompt(prompt: Prompt, image_size: int, share: float) -> Crop:
+    """Choose the crop for a prompt.
 
-    It lies around the first foreground click, or around the box, and is enlarged where another click on the object
-    would be left out.
+    It is centred on the first positive click, or on the box, and is enlarged until it contains all positive clicks.
 
     Args:
-        prompt: in pixels of the image.
-        side: of the image, pixels.
-        share: of that side that a part has at least, up to 1: all of it.
+        prompt: the prompt, in pixels of the image.
+        image_size: width and height of the image, pixels.
+        share: smallest width of the crop, as a share of the image's, above 0 and up to 1.
+
+    Returns:
+        The crop; the whole image if the share is 1.
     """
     if share >= 1:
-        return View(0, 0, side)
+        return Crop(0, 0, image_size)
     corners = [] if prompt.box is None else [prompt.box[:2], prompt.box[2:]]
     points = np.array([*prompt.positive, *corners])
-    size = round(share * side)
-    view = _around(np.mean(corners, axis=0) if corners else points[0], size, side)
-    last = np.array([view.left, view.top]) + view.size - 1
-    if (points < [view.left, view.top]).any() or (points > last).any():
+    size = round(share * image_size)
+    crop = _crop_around(np.mean(corners, axis=0) if corners else points[0], size, image_size)
+    last = np.array([crop.left, crop.top]) + crop.size - 1
+    if (points < [crop.left, crop.top]).any() or (points > last).any():
         low, high = points.min(0), points.max(0)
-        wide = round(_AROUND * float((high - low).max() + 1)) + side // _RASTER
-        view = _around((low + high) / 2, max(size, wide), side)
-    return view
+        wide = round(_MARGIN * float((high - low).max() + 1)) + image_size // _GRID_STEPS
+        crop = _crop_around((low + high) / 2, max(size, wide), image_size)
+    return crop
 
 
-def _around(place: NDArray[np.float64], size: int, side: int) -> View:
-    """The part of about this size that has a place (X, Y) in its middle, as far as the image reaches."""
-    size, step = min(size, side), max(1, side // _RASTER)
-    left, top = (int(np.clip(round((c - size / 2) / step) * step, 0, side - size)) for c in place)
-    return View(left, top, size)
+def _crop_around(centre: NDArray[np.float64], size: int, image_size: int) -> Crop:
+    """Return the crop of about a given size that is centred on a point (X, Y), as far as the image allows."""
+    size, step = min(size, image_size), max(1, image_size // _GRID_STEPS)
+    left, top = (int(np.clip(round((c - size / 2) / step) * step, 0, image_size - size)) for c in centre)
+    return Crop(left, top, size)
 
 
-def crop(images: torch.Tensor, views: Sequence[View]) -> torch.Tensor:
-    """Parts of images (B, C, S, S), enlarged to the same."""
-    side = images.shape[-1]
-    if all(view.size == side for view in views):
+def crop_images(images: torch.Tensor, crops: Sequence[Crop]) -> torch.Tensor:
+    """Crop images and enlarge the crops to the size of the images.
+
+    Args:
+        images: images, (B, C, S, S).
+        crops: one crop per image.
+
+    Returns:
+        The enlarged crops, (B, C, S, S).
+    """
+    image_size = images.shape[-1]
+    if all(crop.size == image_size for crop in crops):
         return images
-    parts = [image[:, v.top : v.top + v.size, v.left : v.left + v.size] for image, v in zip(images, views, strict=True)]
-    return torch.cat([F.interpolate(part[None], (side, side), mode="bilinear", align_corners=False) for part in parts])
+    parts = [image[:, c.top : c.top + c.size, c.left : c.left + c.size] for image, c in zip(images, crops, strict=True)]
+    return torch.cat(
+        [F.interpolate(part[None], (image_size, image_size), mode="bilinear", align_corners=False) for part in parts]
+    )
 
 
-def move(prompt: Prompt, view: View, side: int) -> Prompt:
-    """A prompt in pixels of its enlarged part. Background clicks beside the part are left out."""
-    if view.size == side:
+def prompt_to_crop(prompt: Prompt, crop: Crop, image_size: int) -> Prompt:
+    """Map a prompt to an enlarged crop. Negative clicks outside the crop are dropped.
+
+    Args:
+        prompt: the prompt, in pixels of the image.
+        crop: the crop.
+        image_size: width and height of the image and of the enlarged crop, pixels.
+
+    Returns:
+        The prompt, in pixels of the enlarged crop.
+    """
+    if crop.size == image_size:
         return prompt
-    scale = side / view.size
+    scale = image_size / crop.size
 
-    def shifted(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-        return [(x - view.left, y - view.top) for x, y in points]
+    def shift(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+        return [(x - crop.left, y - crop.top) for x, y in points]
 
-    inside = [p for p in shifted(prompt.negative) if 0 <= p[0] <= view.size - 1 and 0 <= p[1] <= view.size - 1]
+    inside = [p for p in shift(prompt.negative) if 0 <= p[0] <= crop.size - 1 and 0 <= p[1] <= crop.size - 1]
     box = None
     if prompt.box is not None:
-        (x0, y0), (x1, y1) = shifted([prompt.box[:2], prompt.box[2:]])
+        (x0, y0), (x1, y1) = shift([prompt.box[:2], prompt.box[2:]])
         box = (x0, y0, x1, y1)
-    return Prompt(tuple(shifted(prompt.positive)), tuple(inside), box).scaled(scale, scale)
+    return Prompt(tuple(shift(prompt.positive)), tuple(inside), box).scaled(scale, scale)
 
 
-def paste(answers: torch.Tensor, views: Sequence[View], side: int) -> torch.Tensor:
-    """Answers on enlarged parts (B, T, T) back in their images, (B, side, side); zero around the parts."""
-    if answers.shape[-1] == side and all(view.size == side for view in views):
-        return answers
-    whole = answers.new_zeros(len(answers), side, side)
-    for answer, target, v in zip(answers, whole, views, strict=True):
-        part = F.interpolate(
-            answer[None, None], (v.size, v.size), mode="bilinear", align_corners=False, antialias=v.size < side
+def paste_crops(probability: torch.Tensor, crops: Sequence[Crop], image_size: int) -> torch.Tensor:
+    """Paste predictions on enlarged crops into their images.
+
+    Args:
+        probability: predictions, (B, T, T) of any size T.
+        crops: one crop per image.
+        image_size: S, width and height of the images, pixels.
+
+    Returns:
+        Predictions on the images, (B, S, S); zero outside the crops.
+    """
+    if probability.shape[-1] == image_size and all(crop.size == image_size for crop in crops):
+        return probability
+    whole = probability.new_zeros(len(probability), image_size, image_size)
+    for part, target, c in zip(probability, whole, crops, strict=True):
+        resized = F.interpolate(
+            part[None, None], (c.size, c.size), mode="bilinear", align_corners=False, antialias=c.size < image_size
         )
-        target[v.top : v.top + v.size, v.left : v.left + v.size] = part[0, 0]
+        target[c.top : c.top + c.size, c.left : c.left + c.size] = resized[0, 0]
     return whole

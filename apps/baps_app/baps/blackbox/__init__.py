@@ -1,4 +1,4 @@
-"""Promptable models behind one interface, see ``interface``. What is imported from here is loaded when it is used."""
+"""Put promptable models behind one interface, see ``interface``. Names are imported when they are first used."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = [
     "model_seconds",
 ]
 
-_PLACES = {
+_MODULES = {
     "BLACK_BOXES": "baps.blackbox.choices",
     "Prompt": "baps.prompts",
     "RemoteSettings": "baps.blackbox.remote.settings",
@@ -32,8 +32,18 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name when it is first used: settings and help texts need no torch."""
+    """Import a name when it is first used: settings and help texts do not need torch.
+
+    Args:
+        name: a name in ``__all__``.
+
+    Returns:
+        The imported object.
+
+    Raises:
+        AttributeError: if there is no such name.
+    """
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_PLACES.get(name, "baps.blackbox.interface")), name)
+    value = globals()[name] = getattr(import_module(_MODULES.get(name, "baps.blackbox.interface")), name)
     return value

@@ -1,7 +1,7 @@
-"""The small promptable model that comes with the project, a stand-in for SAM.
+"""Define the small promptable model that comes with the project, a stand-in for SAM.
 
-It is a ``segment_anything.modeling.Sam`` with a light convolutional image encoder, so that ``SamPredictor`` and
-everything else written for SAM accepts it. Class-agnostic and trained on no medical image: see MODEL_CARD.md.
+It is a ``segment_anything.modeling.Sam`` with a light convolutional image encoder, so ``SamPredictor`` and everything
+else written for SAM accepts it. It is class-agnostic and was not trained on medical images: see MODEL_CARD.md.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTra
 from torch import nn
 
 STRIDE = 8
-"""Pixels of the model's input to one cell of the image embedding."""
+"""Pixels of the model's input per cell of the image embedding, along each side."""
 
 EMBEDDING = 128
-"""Channels of the image embedding."""
+"""Number of channels of the image embedding."""
 
 
 def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
@@ -36,10 +36,10 @@ class _Residual(nn.Module):
 
 
 class ConvolutionalEncoder(nn.Module):
-    """Plain 3x3 convolutions to stride 32, brought back to stride 8 from coarse to fine.
+    """Plain 3x3 convolutions down to stride 32, merged back to stride 8 from coarse to fine.
 
     Args:
-        img_size: side of the square input, pixels; a multiple of 32.
+        img_size: width and height of the input, pixels; a multiple of 32.
     """
 
     def __init__(self, img_size: int) -> None:
@@ -57,7 +57,14 @@ class ConvolutionalEncoder(nn.Module):
         self.smooth8 = nn.Sequential(_convolution(EMBEDDING, EMBEDDING), nn.Conv2d(EMBEDDING, EMBEDDING, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Images (B, 3, S, S), normalised, to embeddings (B, EMBEDDING, S/8, S/8)."""
+        """Encode images.
+
+        Args:
+            x: normalised images, (B, 3, S, S).
+
+        Returns:
+            Embeddings, (B, EMBEDDING, S/8, S/8).
+        """
         x8 = self.stride8(self.stride4(self.stem(x)))
         x16 = self.stride16(x8)
         top = self.lateral32(self.stride32(x16))
@@ -70,9 +77,19 @@ def _twice(x: torch.Tensor) -> torch.Tensor:
 
 
 def build_bundled_model(img_size: int) -> Sam:
-    """The untrained model for square inputs of ``img_size`` pixels (a multiple of 32).
+    """Build the untrained model.
 
-    The size is no part of the weights: the encoder is convolutional and the positions are Fourier features.
+    The weights do not depend on the size of the input: the encoder is convolutional, and positions are Fourier
+    features.
+
+    Args:
+        img_size: width and height of the input, pixels; a multiple of 32.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: if the size is not a positive multiple of 32.
     """
     if img_size % 32 or img_size <= 0:
         raise ValueError(f"img_size must be a positive multiple of 32, not {img_size}.")

@@ -1,8 +1,8 @@
-"""The mask decoder of segment-anything over a batch of *different* images.
+"""Run the mask decoder of segment-anything on a batch of *different* images.
 
-``MaskDecoder.predict_masks`` repeats one image embedding for many prompts. A step of zeroth-order optimisation asks for
-one prompt on each of many images, so here row ``i`` of the prompts belongs to row ``i`` of the embeddings. The modules
-and their order are those of the package, so weights and results are the same.
+``MaskDecoder.predict_masks`` repeats one image embedding for many prompts. A step of zeroth-order optimisation has one
+prompt on each of many images, so here row ``i`` of the prompts belongs to row ``i`` of the embeddings. The modules and
+their order are those of the package, so weights and results are the same.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ def decode_masks(
     sparse: torch.Tensor,
     dense: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Decode one prompt an image.
+    """Decode one prompt per image.
 
     Args:
         decoder: the mask decoder.
         embeddings: image embeddings, (B, C, h, w).
         position: dense positional encoding, (1, C, h, w).
         sparse: embedded clicks and boxes, (B, N, C).
-        dense: embedded mask prompt, (B, C, h, w).
+        dense: embedded mask prompts, (B, C, h, w).
 
     Returns:
-        Mask logits (B, M, 4h, 4w), mask 0 being the single-mask output and the others the alternatives, and the
-        predicted IoU of each, (B, M).
+        Mask logits, (B, M, 4h, 4w), where mask 0 is the single-mask output and the others are the alternatives; and the
+        predicted IoU of each mask, (B, M).
     """
     batch = embeddings.shape[0]
     learned = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight], dim=0)

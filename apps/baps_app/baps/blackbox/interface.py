@@ -1,7 +1,8 @@
-"""The black box: a promptable model of which nothing is known but its masks.
+"""Define the black box: a promptable model that returns masks and nothing else.
 
 Nothing outside this package touches a model's weights, gradients or embeddings; the rest of the project sees what is
-declared here. The expensive call and the cheap call are apart: ``encode`` once an image, ``decode`` once a prompt.
+declared here. The expensive call and the cheap call are separate: ``encode`` once per image, ``decode`` once per
+prompt.
 """
 
 from __future__ import annotations
@@ -20,27 +21,27 @@ from baps.prompts import Point, Prompt
 from baps.utils.context_collector import Collected
 from baps.utils.priority_lock import PriorityLock
 
-_spent: Collected[float] = Collected("model_seconds")
+_seconds: Collected[float] = Collected("model_seconds")
 
-model_seconds = _spent.collecting
-"""A list of the seconds that each call to a black box takes in a context, waiting for its turn left out."""
+model_seconds = _seconds.collecting
+"""Context manager that collects the seconds of each call to a black box within it, without the wait for the lock."""
 
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a black box can do; callers ask instead of guessing.
+    """What a black box can do. Callers ask instead of guessing.
 
     Attributes:
-        name: of the model, for people and records.
-        weights_sha256: of the weights file, or "" where it is unknown.
-        clicks: it understands positive clicks.
-        negative_clicks: it understands negative clicks.
-        boxes: it understands a box.
-        encodings: an encoding can be kept and asked again cheaply.
-        batch_size: images that are best asked at once.
-        input_side: the longest side that it looks at, pixels; a larger image is reduced to it.
-        resends: an image may have to be sent, and counted, more than once.
-        video: it carries a mask on from slice to slice, by a memory of its own.
+        name: name of the model, for people and records.
+        weights_sha256: SHA-256 of the weights, or "" if unknown.
+        clicks: whether it understands positive clicks.
+        negative_clicks: whether it understands negative clicks.
+        boxes: whether it understands a box.
+        encodings: whether an encoding can be kept and decoded again cheaply.
+        batch_size: best number of images per call.
+        input_size: longest side of an image that the model resolves, pixels; a larger image is downscaled to it.
+        resends: whether an image may have to be sent, and counted, more than once.
+        video: whether it can propagate a mask from slice to slice, with a memory of its own.
     """
 
     name: str
@@ -50,99 +51,114 @@ class Capabilities:
     boxes: bool
     encodings: bool
     batch_size: int
-    input_side: int
+    input_size: int
     resends: bool = False
     video: bool = False
 
 
 class Encoding:
-    """An image as the black box keeps it. Opaque: only the black box that made it can read it."""
+    """An image as a black box encoded it. Only the black box that made it can read it.
+
+    Args:
+        content: the encoding.
+        nbytes: memory that it takes, bytes.
+    """
 
     __slots__ = ("_content", "nbytes")
 
     def __init__(self, content: object, nbytes: int) -> None:
         self._content = content
         self.nbytes = nbytes
-        """Memory that it holds, bytes."""
 
 
 class BlackBox(ABC):
-    """A promptable segmentation model that answers with masks and nothing else.
+    """A promptable segmentation model that returns masks and nothing else.
 
-    Thread-safe: one call at a time reaches the model, and beside it one encoding that is made ahead.
+    It is thread-safe: one call at a time reaches the model, and beside it one encoding that is prefetched.
     """
 
     def __init__(self) -> None:
-        self._turns, self._turns_ahead = PriorityLock(), PriorityLock()
-        self._images_asked = 0
+        self._lock, self._prefetch_lock = PriorityLock(), PriorityLock()
+        self._images_queried = 0
         self.budget: int | None = None
-        """Images that may be asked in all, or None for any number."""
+        """Number of images that may be queried in all, or None for any number."""
         self.wait: Callable[[], None] | None = None
-        """Called before each batch of ``segment``: long work waits here for whoever goes first."""
+        """Function that is called before each batch: long work waits here until no user waits."""
 
     @property
     @abstractmethod
     def capabilities(self) -> Capabilities:
-        """What it can do."""
+        """What the model can do."""
 
     @property
-    def images_asked(self) -> int:
-        """Masks asked for so far: what an API would put on the bill."""
-        return self._images_asked
+    def images_queried(self) -> int:
+        """Number of masks requested so far, which is what an API would bill."""
+        return self._images_queried
 
     def segment(self, images: NDArray[np.uint8], prompts: Sequence[Prompt]) -> NDArray[np.float32]:
-        """Segment a batch.
+        """Segment a batch of images.
 
         Args:
-            images: (B, H, W, 3) uint8, RGB.
-            prompts: one an image, in that image's pixels.
+            images: images, (B, H, W, 3) uint8, RGB.
+            prompts: one per image, in pixels of the image.
 
         Returns:
             Probability of the object at each pixel, (B, H, W) in [0, 1].
 
         Raises:
-            InputError: on images of another form, or prompts that this black box does not understand.
-            BudgetSpentError: if the batch would go over the budget; nothing was asked then.
-            BapsError: if the model answers with what are no probabilities.
+            InputError: if the images have another shape or type, or the black box does not understand a prompt.
+            BudgetSpentError: if the batch would exceed the budget. Nothing is queried then.
+            BapsError: if the model returns numbers that are not probabilities.
         """
-        images = _checked(images)
+        images = _checked_images(images)
         if len(images) != len(prompts):
-            raise InputError(f"There are {len(images)} images but {len(prompts)} prompts; give one prompt an image.")
-        prompts = [self._understood(prompt) for prompt in prompts]
+            raise InputError(f"There are {len(images)} images but {len(prompts)} prompts; give one prompt per image.")
+        prompts = [self._understood_part(prompt) for prompt in prompts]
         size = self.capabilities.batch_size
-        with self._turn():
+        with self._query():
             self._count(len(images))
             parts = []
             for start in range(0, len(images), size):
                 if self.wait:
                     self.wait()
                 parts.append(self._segment(images[start : start + size], prompts[start : start + size]))
-        return self._sane(np.concatenate(parts), images.shape[:3])
+        return self._checked_output(np.concatenate(parts), images.shape[:3])
 
-    def encode(self, image: NDArray[np.uint8], ahead: bool = False) -> Encoding:
-        """The expensive half for one image (H, W, 3) uint8. Counts nothing: no mask was asked for.
+    def encode(self, image: NDArray[np.uint8], prefetch: bool = False) -> Encoding:
+        """Encode one image, which is the expensive half of ``segment``. It is not counted as a query.
 
         Args:
-            image: it.
-            ahead: nobody waits for it yet; other calls do not wait for it either.
+            image: the image, (H, W, 3) uint8, RGB.
+            prefetch: whether no user waits for the encoding yet. Other calls do not wait for it either.
+
+        Returns:
+            The encoding.
 
         Raises:
-            InputError: if the image has another form, or this black box keeps no encodings.
+            InputError: if the image has another shape or type, or this black box has no encodings.
         """
         if not self.capabilities.encodings:
-            raise InputError(f"The black box {self.capabilities.name} keeps no encodings; use segment.")
-        with self._turn(ahead):
-            return self._encode(_checked(image[None])[0])
+            raise InputError(f"The black box {self.capabilities.name} has no encodings; use segment.")
+        with self._query(prefetch):
+            return self._encode(_checked_images(image[None])[0])
 
     def decode(self, encoding: Encoding, prompt: Prompt) -> NDArray[np.float32]:
-        """The cheap half: the probability (H, W) of the object that is prompted on an encoded image."""
-        prompt = self._understood(prompt)
-        with self._turn():
-            self._count(1)
-            answer = self._decode(encoding, prompt)
-        return self._sane(answer, answer.shape)
+        """Segment the object of one prompt on an encoded image, which is the cheap half of ``segment``.
 
-    def carry(
+        Args:
+            encoding: what ``encode`` returned.
+            prompt: the prompt, in pixels of the image.
+
+        Returns:
+            Probability of the object at each pixel, (H, W) in [0, 1].
+        """
+        prompt = self._understood_part(prompt)
+        with self._query():
+            self._count(1)
+            probability = self._decode(encoding, prompt)
+        return self._checked_output(probability, probability.shape)
+
+    def propagate(
         self,
         slices: Callable[[int], NDArray[np.uint8]],
         masks: Mapping[int, NDArray[np.bool_]],
@@ -150,20 +166,20 @@ class BlackBox(ABC):
         end: int,
         background: Mapping[int, Sequence[Point]] | None = None,
     ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Carry an object on from slice to slice, by the model's own memory of where it was.
+        """Propagate an object from slice to slice, with the model's own memory of where it was.
 
-        Each slice is a turn of its own: other calls are answered in between. Each counts as one image.
+        The lock is taken for each slice, so that other calls are answered in between. Each slice counts as one image.
 
         Args:
-            slices: gives a slice, (H, W, 3) uint8, all of one size; asked when the model comes to it, so that not all
-                of them are in memory at once.
-            masks: where the object is known to be, (H, W) by slice; at least on ``start``.
-            start: the slice to begin beside.
-            end: where to end, itself left out; below ``start`` to go down.
-            background: clicks beside the object, by slice, in its pixels (X, Y).
+            slices: returns the slice of an index, (H, W, 3) uint8, all of one size. It is called when the model reaches
+                the slice, so that not all slices are in memory at once.
+            masks: known masks of the object by slice index, (H, W); at least that of ``start``.
+            start: index of the slice to begin beside.
+            end: index to stop before; below ``start`` to go down.
+            background: negative clicks by slice index, (X, Y) in pixels of the slice.
 
         Yields:
-            Each slice after ``start`` and the probability of the object on it, (H, W).
+            Index of each slice after ``start``, and the probability of the object on it, (H, W).
 
         Raises:
             InputError: if this black box has no such memory, or there is no mask of ``start``.
@@ -174,57 +190,57 @@ class BlackBox(ABC):
             raise InputError(f"There is no mask of slice {start} to begin with. Give one.")
         memory: object = None
         for index, mask in masks.items():
-            image = _checked(slices(index)[None])[0]
-            with self._turn():
+            image = _checked_images(slices(index)[None])[0]
+            with self._query():
                 memory = self._remember(memory, index, image, mask)
         step = 1 if end > start else -1
         for index in range(start + step, end, step):
-            image = _checked(slices(index)[None])[0]
+            image = _checked_images(slices(index)[None])[0]
             if self.wait:
                 self.wait()
-            with self._turn():
+            with self._query():
                 self._count(1)
-                answer = self._carry_on(memory, index, image, step < 0, (background or {}).get(index, ()))
-            yield index, self._sane(answer, image.shape[:2])
+                probability = self._propagate(memory, index, image, step < 0, (background or {}).get(index, ()))
+            yield index, self._checked_output(probability, image.shape[:2])
 
     @contextmanager
-    def _turn(self, ahead: bool = False) -> Iterator[None]:
-        with self._turns_ahead if ahead else self._turns:
-            begun = time.perf_counter()
+    def _query(self, prefetch: bool = False) -> Iterator[None]:
+        with self._prefetch_lock if prefetch else self._lock:
+            started = time.perf_counter()
             try:
                 yield
             finally:
-                _spent.give(time.perf_counter() - begun)
+                _seconds.give(time.perf_counter() - started)
 
-    def _sane(self, answer: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """An answer that can be one; nothing is learned from another, nor shown."""
-        if answer.shape != shape or not np.isfinite(answer).all():
+    def _checked_output(self, probability: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Return an output that can be one; another is neither shown nor learned from."""
+        if probability.shape != shape or not np.isfinite(probability).all():
             raise BapsError(
-                f"The model {self.capabilities.name} answered with numbers that are no probabilities. Start the server "
-                "again; if that does not help, bring its weights back from where they came."
+                f"The model {self.capabilities.name} returned numbers that are not probabilities. Restart the server; "
+                "if that does not help, restore its weights from where they came."
             )
-        return answer
+        return probability
 
-    def _understood(self, prompt: Prompt) -> Prompt:
-        """What of a prompt this black box understands."""
-        able = self.capabilities
-        if prompt.box is None and not able.clicks:
-            raise InputError(f"{able.name} understands boxes only. Draw a box around the organ (Slicer: ROI).")
-        if prompt.box is not None and not able.boxes and not prompt.positive:
-            raise InputError(f"{able.name} understands clicks only. Click on the organ.")
+    def _understood_part(self, prompt: Prompt) -> Prompt:
+        """Return the part of a prompt that this black box understands."""
+        capabilities = self.capabilities
+        if prompt.box is None and not capabilities.clicks:
+            raise InputError(f"{capabilities.name} understands boxes only. Draw a box around the organ (Slicer: ROI).")
+        if prompt.box is not None and not capabilities.boxes and not prompt.positive:
+            raise InputError(f"{capabilities.name} understands clicks only. Click on the organ.")
         return Prompt(
-            prompt.positive if able.clicks else (),
-            prompt.negative if able.negative_clicks else (),
-            prompt.box if able.boxes else None,
+            prompt.positive if capabilities.clicks else (),
+            prompt.negative if capabilities.negative_clicks else (),
+            prompt.box if capabilities.boxes else None,
         )
 
     def _count(self, images: int) -> None:
-        if self.budget is not None and self._images_asked + images > self.budget:
+        if self.budget is not None and self._images_queried + images > self.budget:
             raise BudgetSpentError(
-                f"The black box has been asked {self._images_asked} images and may be asked {self.budget}: "
-                f"{images} more do not fit. Raise the budget (max_images) to go on."
+                f"{self._images_queried} of {self.budget} images have been sent to the black box: "
+                f"{images} more exceed the budget. Raise it (max_images) to go on."
             )
-        self._images_asked += images
+        self._images_queried += images
 
     @abstractmethod
     def _segment(self, images: NDArray[np.uint8], prompts: Sequence[Prompt]) -> NDArray[np.float32]: ...
@@ -236,17 +252,17 @@ class BlackBox(ABC):
         raise NotImplementedError
 
     def _remember(self, memory: object, index: int, image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> object:
-        """The memory, None at first, and in it the object on one more slice."""
+        """Return the memory, which is None at first, after adding the object on one more slice."""
         raise NotImplementedError
 
-    def _carry_on(
+    def _propagate(
         self, memory: object, index: int, image: NDArray[np.uint8], downwards: bool, background: Sequence[Point]
     ) -> NDArray[np.float32]:
-        """The object on the next slice, (H, W), which the memory takes up."""
+        """Return the probability of the object on the next slice, (H, W), and add it to the memory."""
         raise NotImplementedError
 
 
-def _checked(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _checked_images(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or 0 in images.shape:
         raise InputError(
             f"A black box takes images of shape (B, H, W, 3) and type uint8, not {images.shape} {images.dtype}."

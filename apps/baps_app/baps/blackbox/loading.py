@@ -1,4 +1,4 @@
-"""From a name in the settings to a black box that is ready."""
+"""Load a black box by its name."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from baps.blackbox.weights import load_weights
 from baps.errors import InputError, MissingExtraError
 
 BUNDLED_WEIGHTS = Path(__file__).parent / "bundled" / "bundled.safetensors"
+"""Path of the weights of the bundled model."""
 _SAM_WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
 
 
@@ -33,13 +34,16 @@ def load_black_box(
     """Load a black box.
 
     Args:
-        name: ``bundled``, ``sam`` for a SAM or MedSAM checkpoint (vit_b, vit_l and vit_h are told apart by their
-            weights), ``sam2`` for one of SAM 2 or 2.1 (likewise), or ``remote`` for a model on another machine.
-        weights: the checkpoint; needed for ``sam`` and ``sam2``.
-        sha256: the hash it must have, or "" for the published one where the file name is known. Of a remote model: the
-            identity it must have.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``; a remote model has its own.
-        remote: where a remote model is; needed for ``remote``.
+        name: ``bundled``, ``sam`` for a SAM or MedSAM checkpoint (vit_b, vit_l or vit_h, recognised by the weights),
+            ``sam2`` for a checkpoint of SAM 2 or 2.1 (of any size), or ``remote`` for a model on another machine.
+        weights: path of the checkpoint; required for ``sam`` and ``sam2``.
+        sha256: hash that the checkpoint must have, or "" for the published one if the file name is known. For a remote
+            model, the identity that it must have.
+        device: ``auto``, ``cpu``, ``cuda``, or a numbered GPU such as ``cuda:1``. A remote model has its own.
+        remote: settings of a remote model; required for ``remote``.
+
+    Returns:
+        The black box.
 
     Raises:
         InputError: on an unknown name or device, or weights or a remote model that cannot be used.
@@ -62,7 +66,14 @@ def load_black_box(
 
 
 def bundled_network(weights: Path = BUNDLED_WEIGHTS, sha256: str = "") -> tuple[Sam, str]:
-    """The network of the bundled model, and the hash of its weights.
+    """Load the network of the bundled model.
+
+    Args:
+        weights: path of the weights; their record lies beside them, as JSON.
+        sha256: hash that the weights must have, or "" for any.
+
+    Returns:
+        The network, and the SHA-256 of its weights.
 
     Raises:
         InputError: if the weights cannot be used.
@@ -89,13 +100,13 @@ def _sam(weights: Path, sha256: str, device: str) -> BlackBox:
     width = state.get("image_encoder.patch_embed.proj.weight", torch.empty(0)).shape[:1]
     variant = _SAM_WIDTHS.get(width[0] if width else 0)
     if variant is None:
-        raise InputError(f"{weights} holds no SAM checkpoint (vit_b, vit_l or vit_h): its image encoder is missing.")
+        raise InputError(f"{weights} is not a SAM checkpoint (vit_b, vit_l or vit_h): its image encoder is missing.")
     model = sam_model_registry[variant]()
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise InputError(f"{weights} looks like SAM {variant}, but its tensors do not fit: {error}") from error
-    boxes_only = "medsam" in weights.name.lower()  # MedSAM was trained with boxes; its answers to clicks mean little.
+    boxes_only = "medsam" in weights.name.lower()  # MedSAM was trained with boxes only.
     return SamBlackBox(
         model.to(device),
         f"{'medsam' if boxes_only else 'sam'}_{variant}",
@@ -107,12 +118,12 @@ def _sam(weights: Path, sha256: str, device: str) -> BlackBox:
 
 def _sam2(weights: Path, sha256: str, device: str) -> BlackBox:
     try:
-        from baps.blackbox.sam2 import Sam2BlackBox, sam2_of
+        from baps.blackbox.sam2 import Sam2BlackBox, sam2_from_state
     except ImportError as error:
         raise MissingExtraError("The black box sam2", "sam2") from error
     state, digest = load_weights(weights, sha256)
     try:
-        model, name = sam2_of(state)
+        model, name = sam2_from_state(state)
     except InputError as error:
         raise InputError(f"{weights}: {error}") from error
     return Sam2BlackBox(model.to(device), name, digest, batch_size=1 if device == "cpu" else 8)

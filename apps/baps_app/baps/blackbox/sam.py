@@ -1,4 +1,4 @@
-"""Any ``segment_anything.modeling.Sam`` as a black box: SAM, MedSAM and the bundled model."""
+"""Run any ``segment_anything.modeling.Sam`` as a black box: SAM, MedSAM and the bundled model."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import torch
 from segment_anything.modeling import Sam
 
 from baps.blackbox.decoding import decode_masks
-from baps.blackbox.local import Clicks, Embedded, LocalBlackBox
+from baps.blackbox.local import Clicks, Embeddings, LocalBlackBox
 
 
 class SamBlackBox(LocalBlackBox):
     """A SAM-like model in this process.
 
     Args:
-        model: the model, on its device already; it is put into evaluation mode.
-        name: what records call it.
-        weights_sha256: of its weights.
-        clicks: False for a model that was trained with boxes alone (MedSAM).
-        batch_size: images encoded at once.
-        best_of_several: of the three masks that SAM offers for an ambiguous prompt, answer the one whose predicted IoU
-            is highest; else its single mask.
+        model: the model, on its device already; it is put into eval mode.
+        name: name of the model in records.
+        weights_sha256: SHA-256 of its weights.
+        clicks: False for a model that was trained with boxes only (MedSAM).
+        batch_size: number of images that are encoded at once.
+        best_of_several: whether to return the mask with the highest predicted IoU among the three that SAM offers for
+            an ambiguous prompt; else its single mask.
     """
 
     def __init__(
@@ -41,19 +41,19 @@ class SamBlackBox(LocalBlackBox):
 
     def _resized(self, original: tuple[int, int]) -> tuple[int, int]:
         height, width = original
-        scale = self._side / max(original)
+        scale = self._input_size / max(original)
         return max(1, round(height * scale)), max(1, round(width * scale))
 
     def _encoder(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return (self._model.image_encoder(self._model.preprocess(pixels)),)
 
-    def _decoder(self, embedded: Embedded, clicks: Clicks | None, boxes: torch.Tensor | None) -> torch.Tensor:
+    def _decoder(self, embedded: Embeddings, clicks: Clicks | None, boxes: torch.Tensor | None) -> torch.Tensor:
         sparse, dense = self._model.prompt_encoder(clicks, boxes, None)
         masks, iou = decode_masks(self._model.mask_decoder, embedded.tensors[0], self._position, sparse, dense)
         if self._best_of_several:
             return masks[torch.arange(len(masks), device=masks.device), 1 + iou[:, 1:].argmax(1)][:, None]
         return masks[:, :1]
 
-    def _enlarge(self, low: torch.Tensor, embedded: Embedded) -> torch.Tensor:
+    def _enlarge(self, low: torch.Tensor, embedded: Embeddings) -> torch.Tensor:
         enlarged: torch.Tensor = self._model.postprocess_masks(low, embedded.resized, embedded.original)
         return enlarged

@@ -1,4 +1,4 @@
-"""What SAM 2 remembers of the slices of a volume while it carries an object through them."""
+"""Hold what SAM 2 remembers about the slices of a volume while it propagates an object."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from sam2.sam2_video_predictor import SAM2VideoPredictor
 from baps.prompts import Point
 
 _OBJECT = 0
-"""There is but one."""
+"""Id of the only object."""
 
 
 class Sam2Memory:
-    """The state of sam2's own predictor for videos, for slices that come one by one.
+    """The state of sam2's own video predictor, for slices that arrive one by one.
 
-    The predictor would load a folder of JPEG files, keep all of it, and all that it made of it. Here it sees the slice
-    of the moment, and what lies too far behind for it to look at is dropped.
+    The predictor would load a folder of JPEG files and keep every frame and result. Here it sees the current slice
+    only, and results that are too far back for it to use are dropped.
 
     Args:
         model: the predictor.
-        size: of the slices, pixels, (H, W).
+        size: size of the slices, (H, W) in pixels.
     """
 
     def __init__(self, model: SAM2VideoPredictor, size: tuple[int, ...]) -> None:
         self._model, self._size = model, size
         self._state: dict[str, Any] = {
             "images": {},
-            "num_frames": np.iinfo(np.int64).max,  # Nobody knows yet where the object ends.
+            "num_frames": np.iinfo(np.int64).max,  # It is not known where the object ends.
             "video_height": size[0],
             "video_width": size[1],
             "device": model.device,
@@ -50,25 +50,29 @@ class Sam2Memory:
         }
 
     def remember(self, index: int, image: torch.Tensor, mask: NDArray[np.bool_]) -> None:
-        """Take up where the object is on a slice.
+        """Add a known mask.
 
         Args:
-            index: of the slice.
-            image: (1, 3, S, S), as the encoder takes it.
-            mask: (H, W).
+            index: index of the slice.
+            image: the slice as the encoder takes it, (1, 3, S, S).
+            mask: the mask, (H, W).
         """
         self._state["images"] = {index: image[0]}
         self._model.add_new_mask(self._state, index, _OBJECT, torch.from_numpy(mask))
         self._model.propagate_in_video_preflight(self._state)
         self._state["mask_inputs_per_obj"][_OBJECT].clear()
 
-    def carry_on(self, index: int, image: torch.Tensor, downwards: bool, background: Sequence[Point]) -> torch.Tensor:
-        """The object on the next slice, as logits (1, 1, h, w), which are remembered too.
+    def propagate(self, index: int, image: torch.Tensor, downwards: bool, background: Sequence[Point]) -> torch.Tensor:
+        """Segment the object on the next slice, and remember the result.
 
         Args:
-            index, image: as for ``remember``.
-            downwards: the slice before had a higher index.
-            background: clicks beside the object, (X, Y) in pixels of the slice.
+            index: index of the slice.
+            image: the slice as the encoder takes it, (1, 3, S, S).
+            downwards: whether the slice before had a higher index.
+            background: negative clicks, (X, Y) in pixels of the slice.
+
+        Returns:
+            Logits, (1, 1, h, w).
         """
         self._state["images"] = {index: image[0]}
         outputs = self._state["output_dict_per_obj"][_OBJECT]
@@ -83,19 +87,19 @@ class Sam2Memory:
             reverse=downwards,
             run_mem_encoder=True,
         )
-        reach = max(self._model.num_maskmem, self._model.max_obj_ptrs_in_encoder)
-        passed = outputs["non_cond_frame_outputs"]
-        passed[index] = output
-        for other in [other for other in passed if abs(other - index) > reach]:
-            del passed[other]
+        max_distance = max(self._model.num_maskmem, self._model.max_obj_ptrs_in_encoder)
+        remembered = outputs["non_cond_frame_outputs"]
+        remembered[index] = output
+        for other in [other for other in remembered if abs(other - index) > max_distance]:
+            del remembered[other]
         return logits
 
     def _clicks(self, background: Sequence[Point]) -> dict[str, torch.Tensor]:
         height, width = self._size
-        side = self._model.image_size
-        places = [[(x + 0.5) * side / width - 0.5, (y + 0.5) * side / height - 0.5] for x, y in background]
+        input_size = self._model.image_size
+        points = [[(x + 0.5) * input_size / width - 0.5, (y + 0.5) * input_size / height - 0.5] for x, y in background]
         device = self._state["device"]
         return {
-            "point_coords": torch.tensor([places], device=device),
-            "point_labels": torch.zeros(1, len(places), dtype=torch.int32, device=device),
+            "point_coords": torch.tensor([points], device=device),
+            "point_labels": torch.zeros(1, len(points), dtype=torch.int32, device=device),
         }

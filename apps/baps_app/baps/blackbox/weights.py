@@ -1,4 +1,4 @@
-"""Weights files: hashed before they are opened, and never unpickled."""
+"""Read weights files: they are hashed before they are opened, and never unpickled."""
 
 from __future__ import annotations
 
@@ -17,15 +17,22 @@ KNOWN_SHA256 = {
     "sam_vit_l_0b3195.pth": "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
     "sam_vit_h_4b8939.pth": "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
 }
-"""SHA-256 of the published SAM checkpoints, by file name."""
+"""SHA-256 of the published SAM checkpoints by file name."""
 
 
 _NESTED = ("model", "state_dict", "net")
-"""Under which of these names training code keeps the state dict, beside the optimiser's and such."""
+"""Keys under which training code saves the state dict, beside those of the optimiser and others."""
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
+    """Compute the SHA-256 of a file, once until the file changes.
+
+    Args:
+        path: path of the file.
+
+    Returns:
+        The hash in hexadecimal digits.
+    """
     status = path.stat()
     return _sha256(path, status.st_mtime_ns, status.st_size)
 
@@ -43,22 +50,22 @@ def load_weights(path: Path, expected_sha256: str = "") -> tuple[dict[str, torch
     """Read a state dict.
 
     Args:
-        path: a .safetensors file, or a .pth or .pt file that holds tensors alone.
-        expected_sha256: what the operator says the hash is; without it, the published one of a file of this name.
+        path: path of a .safetensors file, or of a .pth or .pt file that holds tensors only.
+        expected_sha256: the hash that the operator expects, or "" for the published one of a file of this name.
 
     Returns:
         The state dict and the SHA-256 of the file.
 
     Raises:
-        InputError: if the file is missing, has another hash, or is no plain state dict.
+        InputError: if the file is missing, has another hash, or is not a plain state dict.
     """
     if not path.is_file():
         raise InputError(f"The weights file {path} does not exist. Give the path of a checkpoint on this machine.")
-    found = sha256(path)
+    digest = sha256(path)
     expected = (expected_sha256 or KNOWN_SHA256.get(path.name, "")).lower()
-    if expected and found != expected:
+    if expected and digest != expected:
         raise InputError(
-            f"The weights file {path} has SHA-256 {found}, but {expected} was expected. The download is broken or "
+            f"The weights file {path} has SHA-256 {digest}, but {expected} was expected. The download is broken or "
             "the file is another one: fetch it again, or give the hash that you trust."
         )
     try:
@@ -66,7 +73,7 @@ def load_weights(path: Path, expected_sha256: str = "") -> tuple[dict[str, torch
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # The readers raise many kinds; each means that the file is no such checkpoint.
+    except Exception as error:  # The readers raise many types; each means that the file is not a checkpoint.
         raise InputError(
             f"The weights file {path} cannot be read as a plain state dict ({type(error).__name__}). "
             "Use a .safetensors file, or a .pth file that holds tensors and nothing else."
@@ -74,5 +81,7 @@ def load_weights(path: Path, expected_sha256: str = "") -> tuple[dict[str, torch
     parts: list[Any] = [state.get(name) for name in _NESTED] if isinstance(state, dict) else []
     state = next((part for part in parts if isinstance(part, dict)), state)
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise InputError(f"The weights file {path} is no state dict of tensors. Save model.state_dict() and use that.")
-    return state, found
+        raise InputError(
+            f"The weights file {path} is not a state dict of tensors. Save model.state_dict() and use that."
+        )
+    return state, digest

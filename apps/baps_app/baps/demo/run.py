@@ -105,7 +105,7 @@ def best_window(segmenter: Segmenter, samples: Path, cases: list[str], seed: int
             q.masks["window"] = segmenter.segment(image, q.plane, q.prompt, ORGAN, False, window).mask
         scores.append(np.mean([q.dice("window") for q in asked]))
     low, high = WINDOWS[int(np.argmax(scores))]
-    return Window(low, high), segmenter.black_box.images_asked
+    return Window(low, high), segmenter.black_box.images_queried
 
 
 def save_labels(client: MONAILabelClient, samples: Path, cases: list[str]) -> int:

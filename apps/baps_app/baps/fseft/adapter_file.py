@@ -1,4 +1,4 @@
-"""A few-shot adapter from its file; it is written as any adapter is."""
+"""Read a few-shot adapter from its file; it is written as any adapter is."""
 
 from __future__ import annotations
 
@@ -8,29 +8,46 @@ from typing import Any
 
 import torch
 
-from baps.adapters.adapter_file import check_fits, read_built
+from baps.adapters.adapter_file import check_trained_for, read_with
 from baps.fseft.adapters import FewShotAdapter, build_adapter
 from baps.fseft.models import OrganModel
 
 
 def adapter_record(method: str, organ: str, decoder: bool, seed: int) -> dict[str, Any]:
-    """What has to be known to build an adapter like it, as JSON."""
+    """Return what is needed to build an adapter of the same kind, as JSON.
+
+    Args:
+        method: name of the method.
+        organ: the organ.
+        decoder: whether the decoder is trained too.
+        seed: seed of the random weights.
+
+    Returns:
+        The record.
+    """
     return {"method": method, "organ": organ, "decoder": decoder, "seed": seed}
 
 
 def read_organ_adapter(path: Path, model: OrganModel) -> tuple[FewShotAdapter, dict[str, Any]]:
-    """Read an adapter back, on the model's device, and its record.
+    """Read an adapter onto the model's device.
+
+    Args:
+        path: the file.
+        model: the organ model that the adapter was trained for.
+
+    Returns:
+        The adapter and its record.
 
     Raises:
-        InputError: if the file is missing, broken or no few-shot adapter, or was trained for another model.
+        InputError: if the file is missing, broken or not a few-shot adapter, or was trained for another model.
     """
 
     def build(record: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> FewShotAdapter:
         about = record["adapter"]
         method, organ = about["method"], about["organ"]
-        check_fits(record, model.name, model.sha256)
+        check_trained_for(record, model.name, model.sha256)
         adapter = build_adapter(method, model.network, organ, decoder=about["decoder"], seed=about["seed"])
-        adapter.load_state(state)
+        adapter.load_state_dict(state)
         return adapter.to(model.device).eval()
 
-    return read_built(path, build)
+    return read_with(path, build)

@@ -1,1 +1,1 @@
-"""Optimisers that read losses alone."""
+"""Optimise without gradients: the optimisers read losses only."""

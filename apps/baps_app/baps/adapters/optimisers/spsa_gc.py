@@ -1,6 +1,6 @@
-"""SPSA-GC: simultaneous perturbation with gradient correction (BAPS, Paranjape et al. 2024; after BlackVIP).
+"""Implement SPSA-GC: simultaneous perturbation with gradient correction (BAPS, Paranjape et al. 2024; after BlackVIP).
 
-Pure mathematics on a parameter vector; nothing here knows of images.
+This is mathematics on a parameter vector and knows nothing about images.
 """
 
 from __future__ import annotations
@@ -11,18 +11,21 @@ from dataclasses import dataclass
 import torch
 
 Losses = Callable[[torch.Tensor], torch.Tensor]
-"""The losses (D,) at parameter vectors (D, N)."""
+"""Function from parameter vectors (D, N) to losses (D,)."""
 
 
 @dataclass(frozen=True)
 class SpsaGcSettings:
-    """As published: ``c_i = c / i^gamma``, ``a_i = a * decay^floor(i / decay_every)``, i from 1.
+    """Settings as published: ``c_i = c / i^gamma``, ``a_i = a * decay^floor(i / decay_every)``, i from 1.
 
     Attributes:
-        c, gamma: size of the perturbation and how it shrinks.
-        a, decay, decay_every: step size and how it shrinks.
+        c: size of the perturbation.
+        gamma: exponent by which the perturbation shrinks.
+        a: step size.
+        decay: factor by which the step size shrinks.
+        decay_every: number of steps after which the step size shrinks.
         beta: momentum.
-        directions: two-sided differences averaged a step, q.
+        directions: number of two-sided differences that are averaged per step, q.
     """
 
     c: float = 0.01
@@ -35,7 +38,17 @@ class SpsaGcSettings:
 
 
 def perturbation(size: int, generator: torch.Generator) -> torch.Tensor:
-    """Segmented uniform: each entry is +-U[0.5, 1], so that its inverse has finite moments."""
+    """Draw a perturbation from the segmented uniform distribution.
+
+    Each entry is +-U[0.5, 1], so that its inverse has finite moments.
+
+    Args:
+        size: N.
+        generator: random generator.
+
+    Returns:
+        The perturbation, (N,).
+    """
     magnitude = torch.rand(size, generator=generator) * 0.5 + 0.5
     sign = torch.randint(0, 2, (size,), generator=generator) * 2 - 1
     return magnitude * sign
@@ -47,8 +60,11 @@ def spsa_gradient(
     """Estimate the gradient: mean over directions of ``[L(theta + c d) - L(theta - c d)] / (2 c d_j)``.
 
     Args:
-        losses: asked once, for both signs of all directions, the positive ones first.
-        theta: (N,).
+        losses: computes the losses; called once, for both signs of all directions, the positive signs first.
+        theta: parameter vector, (N,).
+        c: size of the perturbation.
+        directions: number of directions.
+        generator: random generator.
 
     Returns:
         The estimate, (N,).
@@ -59,11 +75,14 @@ def spsa_gradient(
 
 
 class SpsaGc:
-    """The optimiser: one ``step`` after the other on a parameter vector.
+    """The optimiser: each ``step`` updates a parameter vector.
 
     ``m_1 = g``; ``m_i = beta m_(i-1) + g``; ``theta <- theta - a_i (g + beta m_i)``. The look-ahead ``beta m_i`` is the
-    gradient correction. If the estimate is zero, because the change of the image was lost in rounding, the base of c
-    is multiplied by ten, as published.
+    gradient correction. If the estimate is zero, because the change of the image was lost in rounding, c is multiplied
+    by ten, as published.
+
+    Args:
+        settings: the settings, or None for the published ones.
     """
 
     def __init__(self, settings: SpsaGcSettings | None = None) -> None:
@@ -73,22 +92,47 @@ class SpsaGc:
         self._steps = 0
 
     def perturbation_size(self) -> float:
-        """c_i of the next step."""
+        """Return c_i of the next step.
+
+        Returns:
+            The size of the perturbation.
+        """
         return self._c / (self._steps + 1) ** self.settings.gamma
 
     def enlarge_perturbation(self, factor: float) -> None:
-        """Multiply c from now on, so that a perturbation moves the image by more than one grey level."""
+        """Multiply c from now on, so that a perturbation changes the image by more than one grey level.
+
+        Args:
+            factor: the factor.
+        """
         self._c *= factor
 
     def step(self, theta: torch.Tensor, losses: Losses, generator: torch.Generator) -> torch.Tensor:
-        """One step: the new parameter vector. It depends on the losses and the generator's seed alone."""
+        """Do one step. The result depends only on the losses and the seed of the generator.
+
+        Args:
+            theta: parameter vector, (N,).
+            losses: computes the losses.
+            generator: random generator.
+
+        Returns:
+            The new parameter vector, (N,).
+        """
         gradient = spsa_gradient(losses, theta, self.perturbation_size(), self.settings.directions, generator)
         if float(gradient.norm()) == 0.0:
             self._c *= 10
         return self.update(theta, gradient)
 
     def update(self, theta: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-        """The parameter vector after a step along an estimated gradient."""
+        """Step along an estimated gradient.
+
+        Args:
+            theta: parameter vector, (N,).
+            gradient: the estimate, (N,).
+
+        Returns:
+            The new parameter vector, (N,).
+        """
         settings = self.settings
         rate = settings.a * settings.decay ** ((self._steps + 1) // settings.decay_every)
         if self._momentum is None:

@@ -1,4 +1,4 @@
-"""The output-side head: a small local network that corrects what comes back from the black box."""
+"""Correct the black box's masks with an output head, which is a small local network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The local networks that adapt an image to the black box, and the frozen encoder that they read."""
+"""Change images for the black box with small local networks, which read features of a frozen encoder."""
 
 from __future__ import annotations
 

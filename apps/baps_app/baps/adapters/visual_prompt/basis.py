@@ -1,7 +1,7 @@
-"""A visual prompt in a low-dimensional basis that adapts to the image: local window, contrast and sharpness.
+"""Define our visual prompt: local window, contrast and sharpness, in a basis that adapts to the image.
 
-Ours (docs/explanation/method.md): what a model lacks on medical images is mostly the right window. The code is a coarse
-grid of coefficients of {1, I, I^2, local detail} for each colour channel; with a grid of one cell, 12 numbers.
+What a model lacks on medical images is mostly the right window (docs/explanation/method.md). The code is a coarse grid
+of coefficients of {1, I, I^2, local detail} for each colour channel; with a grid of one cell, 12 numbers.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from baps.adapters.visual_prompt.click_code import CLICK_LENGTH, click_code, fourier_matrix
 from baps.adapters.visual_prompt.encoder import Encoder
@@ -20,15 +21,21 @@ from baps.adapters.visual_prompt.local_mean import local_mean
 from baps.prompts import Prompt
 
 FUNCTIONS = 4
+"""Number of basis functions."""
 
 
 class BasisVisualPrompt(VisualPrompt):
-    """Coefficients from the features of the image and, on that condition, from the click.
+    """Predict basis coefficients from the features of the image and, if conditioned on it, from the click.
 
     Args:
-        encoder, condition: see ``VisualPrompt``.
-        grid: cells of the coarse grid along each side.
-        seed: of the body and of the random Fourier matrix.
+        encoder: see ``VisualPrompt``.
+        grid: number of cells of the coarse grid along each side.
+        seed: seed of the initial weights and of the random Fourier matrix.
+        condition: see ``VisualPrompt``.
+
+    Attributes:
+        kind: ``basis``.
+        fourier: random matrix of ``click_code``, if conditioned on the click.
     """
 
     kind: ClassVar[str] = "basis"
@@ -47,29 +54,39 @@ class BasisVisualPrompt(VisualPrompt):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def code(self, features: torch.Tensor, prompts: Sequence[Prompt], side: int) -> torch.Tensor:
+    @override
+    def code(self, features: torch.Tensor, prompts: Sequence[Prompt], image_size: int) -> torch.Tensor:
         if self.conditioned_on_click:
-            features = torch.cat([features, click_code(prompts, side, self.fourier)], 1)
+            features = torch.cat([features, click_code(prompts, image_size, self.fourier)], 1)
         return self.head(self.body(features)).view(-1, 3, FUNCTIONS, self.grid, self.grid)
 
-    def unrounded(self, images: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
-        x, side = images / 255.0, images.shape[-1]
+    @override
+    def apply_unrounded(self, images: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
+        x, image_size = images / 255.0, images.shape[-1]
         fields = code.flatten(1, 2)
         if self.grid > 1:
-            fields = F.interpolate(fields, (side, side), mode="bilinear", align_corners=False)
+            fields = F.interpolate(fields, (image_size, image_size), mode="bilinear", align_corners=False)
         # (directions, images, colours, functions, H, W); the functions depend on the image alone.
         fields = fields.view(-1, len(images), 3, FUNCTIONS, *fields.shape[-2:])
-        changed = x
+        transformed = x
         for n, function in enumerate(basis_functions(x)):
-            changed = torch.addcmul(changed, fields[:, :, :, n], function)
-        return changed.flatten(0, 1) * 255.0
+            transformed = torch.addcmul(transformed, fields[:, :, :, n], function)
+        return transformed.flatten(0, 1) * 255.0
 
-    def directions(self, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
+    @override
+    def sample_directions(self, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
         return torch.randn(shape, generator=generator)
 
 
 def basis_functions(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """{1, I, I^2, local detail} of images (B, 3, S, S) in [0, 1], centred and of like size, each (B, 3, S, S)."""
+    """Compute the basis functions {1, I, I^2, local detail}, centred and of similar scale.
+
+    Args:
+        x: images, (B, 3, S, S) in [0, 1].
+
+    Returns:
+        The four functions, (B, 3, S, S) each.
+    """
     centred = x - 0.5
     grey = x[:, :1] if bool((x == x[:, :1]).all()) else x
     detail = 4 * (grey - local_mean(grey, x.shape[-1] // 16 * 2 + 1))

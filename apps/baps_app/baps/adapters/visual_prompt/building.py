@@ -1,4 +1,4 @@
-"""Visual prompts by name, and back from the record of an adapter."""
+"""Build visual prompts by name, or from the record of an adapter."""
 
 from __future__ import annotations
 
@@ -14,18 +14,22 @@ from baps.adapters.visual_prompt.statistics import ImageStatistics
 from baps.errors import BapsError, InputError
 
 KINDS = ("basis", "concat")
+"""Names of the visual prompts."""
 
 
 def build_visual_prompt(
     kind: str, seed: int = 0, condition: str = "label", encoder: Encoder | None = None
 ) -> VisualPrompt:
-    """An untrained visual prompt.
+    """Build an untrained visual prompt.
 
     Args:
         kind: ``basis`` (ours) or ``concat`` (as published).
-        seed: of its weights.
+        seed: seed of its initial weights.
         condition: see ``VisualPrompt``.
-        encoder: what it knows of an image; without one, image statistics.
+        encoder: encoder that supplies the features of an image; None for image statistics.
+
+    Returns:
+        The visual prompt.
 
     Raises:
         InputError: if there is no such kind or condition.
@@ -39,17 +43,23 @@ def build_visual_prompt(
 
 
 def visual_prompt_from_record(record: Mapping[str, Any]) -> VisualPrompt:
-    """A visual prompt like the one that ``VisualPrompt.record`` described; its state is still to be loaded.
+    """Build a visual prompt like the one that ``VisualPrompt.to_dict`` described. Its weights are still to be loaded.
+
+    Args:
+        record: what ``VisualPrompt.to_dict`` returned.
+
+    Returns:
+        The untrained visual prompt.
 
     Raises:
         BapsError: if the encoder cannot be loaded, or has other weights than the adapter was trained with.
     """
-    made_for = record["encoder"]
-    encoder = load_encoder(made_for["name"], made_for["source"])
-    found = encoder.record()["sha256"]
-    if found != made_for["sha256"]:
+    expected = record["encoder"]
+    encoder = load_encoder(expected["name"], expected["source"])
+    sha256 = encoder.to_dict()["sha256"]
+    if sha256 != expected["sha256"]:
         raise BapsError(
             f"The adapter was trained with weights of the encoder {encoder.name!r} whose SHA-256 is "
-            f"{made_for['sha256']}, but {made_for['source']} has {found}. Put the former ones back, or train anew."
+            f"{expected['sha256']}, but {expected['source']} has {sha256}. Put the former ones back, or train anew."
         )
     return build_visual_prompt(record["kind"], condition=record["condition"], encoder=encoder)

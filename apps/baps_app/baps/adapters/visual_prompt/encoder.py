@@ -1,7 +1,7 @@
-"""The frozen encoder: what a visual prompt knows of an image. It is never the black box itself.
+"""Define the frozen encoder, which supplies a visual prompt with features of an image.
 
-The default is no network but image statistics (``statistics``). CLIP, ViT-MAE and DINO, as published, are in
-``networks``; ``loading`` makes one from its name.
+It is never the black box itself. The default is image statistics without a network (``statistics``). CLIP, ViT-MAE and
+DINO, as published, are in ``networks``; ``loading`` makes an encoder from its name.
 """
 
 from __future__ import annotations
@@ -12,18 +12,32 @@ import torch
 
 
 class Encoder(ABC):
-    """Features of an image. No ``nn.Module``, so that its weights never get into those of a visual prompt."""
+    """Computes features of an image. It is not an ``nn.Module``, so its weights never become those of a visual prompt.
+
+    Attributes:
+        name: name of the encoder, one of ``loading.ENCODERS``.
+        length: number of features per image.
+    """
 
     name: str
-    """One of ``loading.ENCODERS``."""
 
     length: int
-    """Number of features of an image."""
 
     @abstractmethod
-    def record(self) -> dict[str, str]:
-        """What it takes to load the same encoder again: ``name``, ``source`` and the ``sha256`` of its weights."""
+    def to_dict(self) -> dict[str, str]:
+        """Describe the encoder for the record of an adapter, so that the same one can be loaded again.
+
+        Returns:
+            ``name``, ``source``, and ``sha256`` of the weights.
+        """
 
     @abstractmethod
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Features (B, length) float32, without a graph, of images (B, 3, S, S) float in [0, 255]."""
+        """Compute the features of images, without a graph.
+
+        Args:
+            images: images, (B, 3, S, S) float in [0, 255].
+
+        Returns:
+            Features, (B, length) float32.
+        """

@@ -1,8 +1,8 @@
-"""The visual prompt: a small local network that changes an image so that the black box does better on it.
+"""Define the interface of visual prompts: small local networks that change an image before the black box sees it.
 
-It works in two steps. ``code`` is learned and differentiable: from the features of an image (and, as published, the
-click) to a small description of the change. ``apply`` is fixed: it carries the change out. Optimisers may search in
-the weights of the network (SPSA-GC) or in the space of the codes (prompt-space optimisation).
+A visual prompt works in two steps. ``code`` is learned and differentiable: it maps the features of an image (and, as
+published, the click) to a short description of the change. ``apply_unrounded`` is fixed and carries out the change.
+Optimisers search in the weights of the network (SPSA-GC) or in the space of codes (prompt-space optimisation).
 """
 
 from __future__ import annotations
@@ -19,25 +19,28 @@ from baps.errors import InputError
 from baps.prompts import Prompt
 
 CONDITIONS = ("label", "click")
+"""What the change of an image can depend on."""
 
 
 class VisualPrompt(nn.Module, ABC):
-    """Base of all visual prompts. Untrained, it changes nothing.
+    """Base class of visual prompts. Untrained, a visual prompt changes nothing.
 
     Args:
-        encoder: gives the features that it takes; frozen, and no part of its state.
-        condition: what the change depends on beside the image: ``label``, nothing but the label that the adapter is
+        encoder: frozen encoder that supplies the features; its weights are not part of the state.
+        condition: what the change depends on beside the image: ``label`` for nothing but the label that the adapter is
             for, so that one encoding of the changed image serves every click; or ``click``, as published.
+
+    Attributes:
+        kind: name in settings and records.
+        conditioned_on_click: whether the change depends on the click.
 
     Raises:
         InputError: if there is no such condition.
     """
 
     kind: ClassVar[str]
-    """Its name in settings and records."""
 
     conditioned_on_click: bool
-    """Whether the change depends on the click."""
 
     def __init__(self, encoder: Encoder, condition: str) -> None:
         if condition not in CONDITIONS:
@@ -46,47 +49,86 @@ class VisualPrompt(nn.Module, ABC):
         self.encoder, self.condition = encoder, condition
         self.conditioned_on_click = condition == "click"
 
-    def record(self) -> dict[str, Any]:
-        """What ``visual_prompt_from_record`` needs beside the state: ``kind``, ``condition`` and ``encoder``."""
-        return {"kind": self.kind, "condition": self.condition, "encoder": self.encoder.record()}
-
-    @abstractmethod
-    def code(self, features: torch.Tensor, prompts: Sequence[Prompt], side: int) -> torch.Tensor:
-        """Describe the change for a batch.
-
-        Args:
-            features: of the encoder, (B, encoder.length).
-            prompts: one an image, pixels of a canvas of ``side`` pixels.
+    def to_dict(self) -> dict[str, Any]:
+        """Describe the visual prompt for the record; ``visual_prompt_from_record`` builds an untrained copy from it.
 
         Returns:
-            Codes, (B, ...); differentiable in the weights.
+            ``kind``, ``condition`` and ``encoder``.
         """
-
-    def forward(self, features: torch.Tensor, prompts: Sequence[Prompt], side: int) -> torch.Tensor:
-        """As ``code``."""
-        return self.code(features, prompts, side)
+        return {"kind": self.kind, "condition": self.condition, "encoder": self.encoder.to_dict()}
 
     @abstractmethod
-    def unrounded(self, images: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
-        """Carry the change out, differentiably, with no regard to the range of grey levels.
+    def code(self, features: torch.Tensor, prompts: Sequence[Prompt], image_size: int) -> torch.Tensor:
+        """Compute the codes of a batch, which describe the changes.
 
         Args:
-            images: (B, 3, S, S) float in [0, 255].
-            code: as ``code`` returns it, or D codes an image, (D * B, ...), the first of every image first.
+            features: features from the encoder, (B, encoder.length).
+            prompts: one per image, in pixels of the image.
+            image_size: width and height of the images, pixels.
+
+        Returns:
+            Codes, (B, ...), differentiable in the weights.
+        """
+
+    def forward(self, features: torch.Tensor, prompts: Sequence[Prompt], image_size: int) -> torch.Tensor:
+        """Call ``code``.
+
+        Args:
+            features: features from the encoder, (B, encoder.length).
+            prompts: one per image, in pixels of the image.
+            image_size: width and height of the images, pixels.
+
+        Returns:
+            Codes, (B, ...).
+        """
+        return self.code(features, prompts, image_size)
+
+    @abstractmethod
+    def apply_unrounded(self, images: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
+        """Carry out the changes, differentiably and without limits on the grey levels.
+
+        Args:
+            images: images, (B, 3, S, S) float in [0, 255].
+            code: what ``code`` returned, or D codes per image, (D * B, ...), the first codes of all images first.
 
         Returns:
             Changed images, (B, 3, S, S) or (D * B, 3, S, S).
         """
 
     def apply_code(self, images: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
-        """As ``unrounded``, rounded and clipped to whole grey levels, 0 to 255, as the black box takes them."""
-        return self.unrounded(images, code).round().clamp(0, 255)
+        """Carry out the changes, and round and clip to the grey levels 0 to 255 that the black box takes.
+
+        Args:
+            images: see ``apply_unrounded``.
+            code: see ``apply_unrounded``.
+
+        Returns:
+            Changed images, (B, 3, S, S) or (D * B, 3, S, S).
+        """
+        return self.apply_unrounded(images, code).round().clamp(0, 255)
 
     @abstractmethod
-    def directions(self, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
-        """Random directions in the space of codes, of the given shape (B, ...) and about unit size an entry."""
+    def sample_directions(self, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
+        """Draw random directions in the space of codes, each entry of about unit size.
+
+        Args:
+            shape: shape of the codes, (B, ...).
+            generator: random generator.
+
+        Returns:
+            The directions, of that shape.
+        """
 
     @torch.no_grad()
-    def change(self, images: torch.Tensor, features: torch.Tensor, prompts: Sequence[Prompt]) -> torch.Tensor:
-        """Images (B, 3, S, S) in [0, 255], changed for the black box."""
+    def transform_images(self, images: torch.Tensor, features: torch.Tensor, prompts: Sequence[Prompt]) -> torch.Tensor:
+        """Change images for the black box.
+
+        Args:
+            images: images, (B, 3, S, S) float in [0, 255].
+            features: features from the encoder, (B, encoder.length).
+            prompts: one per image, in pixels of the image.
+
+        Returns:
+            Changed images, (B, 3, S, S), of whole grey levels.
+        """
         return self.apply_code(images, self.code(features, prompts, images.shape[-1]))

@@ -1,4 +1,4 @@
-"""The mean of a square around each pixel, in a time that does not depend on the size of the square."""
+"""Compute the mean of a square around each pixel, in a time that does not depend on the size of the square."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ from scipy.ndimage import uniform_filter1d
 
 
 def local_mean(x: torch.Tensor, width: int) -> torch.Tensor:
-    """Means over squares of ``width`` pixels (odd), (..., H, W) float to the same; at the border, over what is there.
+    """Compute means over squares. At the border, pixels outside the image are ignored. Gradients do not pass through.
 
-    No gradient goes through it.
+    Args:
+        x: images, (..., H, W) float.
+        width: width of the squares, an odd number of pixels.
+
+    Returns:
+        The means, of the same shape.
     """
     values = x.detach().numpy()
     for axis in (-1, -2):

@@ -1,7 +1,7 @@
-"""CLIP, ViT-MAE and DINO as frozen encoders, as in BAPS (Paranjape et al., MICCAI 2024).
+"""Load CLIP, ViT-MAE and DINO as frozen encoders, as in BAPS (Paranjape et al., MICCAI 2024).
 
-They come with the extra ``encoders``. Weights are tensors alone, no code is fetched, and what is on this machine is
-taken before the hub is asked.
+They need the extra ``encoders``. Weights are read as tensors only, no code is downloaded, and files on this machine are
+preferred to the hub.
 """
 
 from __future__ import annotations
@@ -14,20 +14,22 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from baps.adapters.visual_prompt.encoder import Encoder
-from baps.adapters.visual_prompt.model_files import model_file
+from baps.adapters.visual_prompt.model_files import find_model_file
 from baps.blackbox.weights import load_weights, sha256
 from baps.errors import BapsError, InputError, MissingExtraError
 
-SIDE = 224
+INPUT_SIZE = 224
+"""Width and height of the images that the networks take, pixels."""
 
 DEFAULT_SOURCES = {
-    # Its main branch has no safetensors; this is the hub's own conversion of the same weights.
+    # The main branch has no safetensors; this is the hub's own conversion of the same weights.
     "clip": "openai/clip-vit-base-patch32@refs/pr/32",
     "vit_mae": "facebook/vit-mae-base",
 }
-"""Hub ids. DINO's ResNet-50 is published on no hub by its authors."""
+"""Hub ids. DINO's ResNet-50 is not published on a hub by its authors."""
 
 _DINO_URL = "https://dl.fbaipublicfiles.com/dino/dino_resnet50_pretrain/dino_resnet50_pretrain.pth"
 
@@ -40,12 +42,13 @@ class FrozenNetwork(Encoder):
     """A network in eval mode and without gradients.
 
     Args:
-        name, source: as ``load_encoder`` takes them.
-        weights: the file that was loaded; its hash goes into the record.
-        model: moved to eval mode.
-        length: of what ``embed`` returns.
-        embed: the model and normalised images (B, 3, 224, 224) to features (B, length).
-        scaling: mean and standard deviation of each channel, of images in [0, 1], that the model was trained with.
+        name: see ``load_encoder``.
+        source: see ``load_encoder``.
+        weights: path of the file that was loaded; its hash goes into the record.
+        model: the network, which is moved to eval mode.
+        length: number of features that ``embed`` returns.
+        embed: maps the model and normalised images, (B, 3, 224, 224), to features, (B, length).
+        scaling: mean and standard deviation of each channel that the model was trained with, for images in [0, 1].
     """
 
     def __init__(
@@ -60,20 +63,36 @@ class FrozenNetwork(Encoder):
     ) -> None:
         self.name, self.length = name, length
         self._source, self._sha256 = source, sha256(weights)
-        self._network, self._summary = model.eval().requires_grad_(False), embed
+        self._network, self._embed = model.eval().requires_grad_(False), embed
         self._mean, self._std = (torch.tensor(value).view(1, 3, 1, 1) for value in scaling)
 
-    def record(self) -> dict[str, str]:
+    @override
+    def to_dict(self) -> dict[str, str]:
         return {"name": self.name, "source": self._source, "sha256": self._sha256}
 
     @torch.no_grad()
+    @override
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        x = F.interpolate(images / 255.0, (SIDE, SIDE), mode="bilinear", align_corners=False, antialias=True)
-        return self._summary(self._network, (x - self._mean) / self._std)
+        x = F.interpolate(
+            images / 255.0, (INPUT_SIZE, INPUT_SIZE), mode="bilinear", align_corners=False, antialias=True
+        )
+        return self._embed(self._network, (x - self._mean) / self._std)
 
 
 def load_network(name: str, source: str) -> FrozenNetwork:
-    """See ``load_encoder``."""
+    """Load a network by its name.
+
+    Args:
+        name: ``clip``, ``vit_mae`` or ``dino``.
+        source: see ``load_encoder``.
+
+    Returns:
+        The encoder.
+
+    Raises:
+        InputError: if the network has no default source and none is given.
+        BapsError: if the extra is not installed, or the model cannot be found or read.
+    """
     source = source or DEFAULT_SOURCES.get(name, "")
     if not source:
         raise InputError(
@@ -90,7 +109,7 @@ def _load(name: str, source: str) -> FrozenNetwork:
 
 
 def _clip(source: str) -> FrozenNetwork:
-    """The projected image embedding; ViT-B/32: 512 values."""
+    """Load the projected image embedding of CLIP; ViT-B/32 has 512 values."""
     try:
         from transformers import CLIPVisionModelWithProjection
     except ImportError as error:
@@ -104,7 +123,7 @@ def _clip(source: str) -> FrozenNetwork:
 
 
 def _vit_mae(source: str) -> FrozenNetwork:
-    """The class token, nothing masked; base: 768 values."""
+    """Load the class token of ViT-MAE, without masking; the base model has 768 values."""
     try:
         from transformers import ViTMAEModel
     except ImportError as error:
@@ -112,7 +131,7 @@ def _vit_mae(source: str) -> FrozenNetwork:
     model, weights = _pretrained(ViTMAEModel, "vit_mae", source, mask_ratio=0.0)
 
     def embed(model: Any, x: torch.Tensor) -> torch.Tensor:
-        # The model shuffles its patches by this noise even if it masks none; rising noise leaves them as they are.
+        # The model shuffles its patches by this noise even if it masks none; ascending noise keeps their order.
         noise = torch.arange(float(model.embeddings.patch_embeddings.num_patches)).expand(len(x), -1)
         return model(pixel_values=x, noise=noise).last_hidden_state[:, 0]
 
@@ -120,12 +139,12 @@ def _vit_mae(source: str) -> FrozenNetwork:
 
 
 def _dino(source: str) -> FrozenNetwork:
-    """The pooled features of a ResNet-50: 2048 values."""
+    """Load the pooled features of DINO's ResNet-50, 2048 values."""
     try:
         import timm
     except ImportError as error:
         raise _missing("dino") from error
-    weights = Path(source) if Path(source).is_file() else model_file(source, _WEIGHTS)
+    weights = Path(source) if Path(source).is_file() else find_model_file(source, _WEIGHTS)
     state = {_plain(key): value for key, value in load_weights(weights)[0].items()}
     model: Any = timm.create_model("resnet50", pretrained=False, num_classes=0)
     try:
@@ -140,21 +159,21 @@ def _dino(source: str) -> FrozenNetwork:
 
 
 def _plain(key: str) -> str:
-    """A key without what training code puts before it."""
+    """Strip the prefixes that training code adds to a key."""
     return key.removeprefix("module.").removeprefix("backbone.")
 
 
 def _pretrained(model_class: Any, name: str, source: str, **settings: float) -> tuple[Any, Path]:
-    """A transformers model and its weights file; refused if any of its weights is not in the file."""
+    """Load a transformers model, and refuse weights that are incomplete; return it with the path of the weights."""
     from transformers.utils import logging
 
-    # The parts that are left out (CLIP's text model, the MAE's decoder) are no news; the check below says what matters.
+    # transformers warns about the parts that are not loaded (CLIP's text model, the MAE's decoder); we check below.
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    model_file(source, "config.json")
-    weights = model_file(source, _WEIGHTS)
+    find_model_file(source, "config.json")
+    weights = find_model_file(source, _WEIGHTS)
     try:
-        model, found = model_class.from_pretrained(
+        model, info = model_class.from_pretrained(
             weights.parent,
             use_safetensors=True,
             local_files_only=True,
@@ -162,10 +181,10 @@ def _pretrained(model_class: Any, name: str, source: str, **settings: float) -> 
             dtype=torch.float32,
             **settings,
         )
-    except Exception as error:  # transformers raises many kinds; each means that the files are no such model.
+    except Exception as error:  # transformers raises many types; each means that the files hold no such model.
         raise _other_weights(name, weights, model_class.__name__) from error
-    if found["missing_keys"] or model.config.image_size != SIDE:
-        raise _other_weights(name, weights, f"{model_class.__name__} for images of {SIDE} pixels")
+    if info["missing_keys"] or model.config.image_size != INPUT_SIZE:
+        raise _other_weights(name, weights, f"{model_class.__name__} for images of {INPUT_SIZE} pixels")
     return model, weights
 
 

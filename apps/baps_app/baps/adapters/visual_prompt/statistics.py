@@ -1,9 +1,10 @@
-"""Statistics of an image: features that need no weights."""
+"""Compute statistics of an image: features that need no weights."""
 
 from __future__ import annotations
 
 import torch
 from torch.nn import functional as F
+from typing_extensions import override
 
 from baps.adapters.visual_prompt.encoder import Encoder
 
@@ -13,17 +14,17 @@ _QUANTILES = 32
 _EDGE_QUANTILES = 16
 
 STATISTICS = 2 * _GRID**2 + 3 * _COLOUR_GRID**2 + _QUANTILES + _EDGE_QUANTILES
-"""Length of the features of ``image_statistics``."""
+"""Number of features that ``image_statistics`` returns."""
 
 
 def image_statistics(images: torch.Tensor) -> torch.Tensor:
-    """Brightness, local spread, colour, grey-value quantiles and edge strengths.
+    """Compute brightness, local spread, colour, grey-value quantiles and edge strengths.
 
     Args:
-        images: (B, 3, S, S) float in [0, 255].
+        images: images, (B, 3, S, S) float in [0, 255].
 
     Returns:
-        Features (B, STATISTICS), of about unit scale.
+        Features, (B, STATISTICS), of about unit scale.
     """
     x = images / 255.0
     grey = x.mean(1, keepdim=True)
@@ -41,14 +42,21 @@ def image_statistics(images: torch.Tensor) -> torch.Tensor:
 
 
 class ImageStatistics(Encoder):
-    """The default: ``image_statistics``."""
+    """The default encoder: ``image_statistics``.
+
+    Attributes:
+        name: ``statistics``.
+        length: number of features per image.
+    """
 
     name = "statistics"
     length = STATISTICS
 
-    def record(self) -> dict[str, str]:
+    @override
+    def to_dict(self) -> dict[str, str]:
         return {"name": self.name, "source": "", "sha256": ""}
 
     @torch.no_grad()
+    @override
     def features(self, images: torch.Tensor) -> torch.Tensor:
         return image_statistics(images)

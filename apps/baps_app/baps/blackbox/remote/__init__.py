@@ -1,1 +1,1 @@
-"""Promptable models on other machines, asked through the Open Inference Protocol."""
+"""Query promptable models on other machines through the Open Inference Protocol."""

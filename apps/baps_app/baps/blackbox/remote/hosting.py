@@ -1,7 +1,7 @@
-"""A local black box behind the Open Inference Protocol, for other machines: KServe's server, with our model in it.
+"""Offer a local black box to other machines through the Open Inference Protocol, with KServe's server.
 
-KServe and tritonclient cannot be imported into one process (both register the protocol's messages), so this module and
-``inference_protocol`` never meet: a process hosts a model, or asks one.
+KServe and tritonclient cannot be imported into one process, because both register the protocol's messages. So this
+module and ``inference_protocol`` are never imported together: a process hosts a model, or queries one.
 """
 
 from __future__ import annotations
@@ -21,21 +21,23 @@ from kserve.protocol.grpc.servicer import InferenceServicer
 from kserve.protocol.infer_type import InferOutput
 from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 from kserve.protocol.rest.server import RESTServer
+from typing_extensions import override
 
 from baps.blackbox.interface import BlackBox
 from baps.blackbox.remote.prompt_tensors import to_prompts
 from baps.errors import BapsError, InputError
 
 _GRACE_SECONDS = 10
+"""Seconds that open requests have when the server stops."""
 
 
 class HostedModel(Model):
-    """A black box as a model of KServe's.
+    """A black box as a KServe model.
 
     Args:
-        black_box: answers.
-        name: of the model, in its address.
-        hard_masks: answer with masks, 0 or 1, and not with probabilities.
+        black_box: the black box.
+        name: name of the model in its address.
+        hard_masks: whether to return masks (0 or 1) instead of probabilities.
     """
 
     def __init__(self, black_box: BlackBox, name: str, hard_masks: bool = False) -> None:
@@ -45,25 +47,38 @@ class HostedModel(Model):
 
     @property
     def declaration(self) -> str:
-        """What tells these weights from others."""
-        able = self._black_box.capabilities
-        return f"baps {able.name} sha256 {able.weights_sha256}"
+        """Text that identifies the weights."""
+        capabilities = self._black_box.capabilities
+        return f"baps {capabilities.name} sha256 {capabilities.weights_sha256}"
 
+    @override
     def get_input_types(self) -> list[dict[str, Any]]:
-        side = self._black_box.capabilities.input_side
+        size = self._black_box.capabilities.input_size
         return [
-            {"name": "image", "datatype": "UINT8", "shape": [-1, side, side, 3]},
+            {"name": "image", "datatype": "UINT8", "shape": [-1, size, size, 3]},
             {"name": "points", "datatype": "FP32", "shape": [-1, -1, 2]},
             {"name": "labels", "datatype": "INT32", "shape": [-1, -1]},
         ]
 
+    @override
     def get_output_types(self) -> list[dict[str, Any]]:
-        side = self._black_box.capabilities.input_side
+        size = self._black_box.capabilities.input_size
         name, datatype = ("masks", "UINT8") if self._hard_masks else ("probabilities", "FP32")
-        return [{"name": name, "datatype": datatype, "shape": [-1, side, side]}]
+        return [{"name": name, "datatype": datatype, "shape": [-1, size, size]}]
 
     async def predict(self, payload: InferRequest, *_: object, **__: object) -> InferResponse:
-        """Answer a request, in a thread: the model's readiness can be asked meanwhile."""
+        """Answer a request in a thread, so that the readiness of the model can be queried meanwhile.
+
+        Args:
+            payload: the request.
+
+        Returns:
+            The response.
+
+        Raises:
+            InvalidInput: if the request cannot be used.
+            InferenceError: if the model fails.
+        """
         try:
             answer = await asyncio.to_thread(self._answer, payload)
         except (InputError, InvalidInput) as error:
@@ -83,19 +98,19 @@ class HostedModel(Model):
         )
 
     def _answer(self, request: InferRequest) -> np.ndarray[Any, Any]:
-        given = {}
+        values = {}
         for declared in self.get_input_types():
             tensor = request.get_input_by_name(declared["name"])
             if tensor is None or tensor.datatype != declared["datatype"]:
                 raise InputError(f"The request needs an input {declared['name']} of type {declared['datatype']}.")
-            given[declared["name"]] = tensor.as_numpy()
-        prompts = to_prompts(given["points"], given["labels"])
-        probabilities = self._black_box.segment(given["image"], prompts)
+            values[declared["name"]] = tensor.as_numpy()
+        prompts = to_prompts(values["points"], values["labels"])
+        probabilities = self._black_box.segment(values["image"], prompts)
         return (probabilities > 0.5).astype(np.uint8) if self._hard_masks else probabilities
 
 
 class _Declaring(DataPlane):
-    """KServe has no place of its own where a model could say what it is."""
+    """A data plane whose metadata includes the model's declaration, for which KServe has no place of its own."""
 
     async def model_metadata(self, model_name: str) -> dict[str, Any]:
         model = self.get_model_from_registry(model_name)
@@ -103,15 +118,15 @@ class _Declaring(DataPlane):
 
 
 def host(black_box: BlackBox, name: str, address: str, port: int, grpc_port: int, hard_masks: bool = False) -> None:
-    """Serve until the process is told to stop.
+    """Serve a black box until the process is stopped.
 
     Args:
-        black_box: what is served.
-        name: of the model.
-        address: that is listened on; KServe's own start would take every address of the machine.
-        port: for HTTP.
-        grpc_port: for gRPC.
-        hard_masks: answer with masks, 0 or 1, and not with probabilities.
+        black_box: the black box.
+        name: name of the model.
+        address: address to listen on. KServe's own start listens on all addresses of the machine.
+        port: port for HTTP.
+        grpc_port: port for gRPC.
+        hard_masks: whether to return masks (0 or 1) instead of probabilities.
     """
     models = ModelRepository()
     models.update(HostedModel(black_box, name, hard_masks))

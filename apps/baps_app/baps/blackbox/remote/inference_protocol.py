@@ -1,10 +1,10 @@
-"""One model behind the Open Inference Protocol (v2), over HTTP or gRPC: is it there, what is it, ask it.
+"""Query one model behind the Open Inference Protocol (v2), over HTTP or gRPC.
 
-Both ways speak through tritonclient. Its own HTTP client is bound to the thread that made it (gevent) and finds out
-that an idle connection was closed only after it has sent the images; so over HTTP the requests library carries what
-tritonclient encodes. A gRPC channel may be used by any thread.
+Both transports use tritonclient. Its HTTP client is bound to the thread that made it (gevent), and notices that an idle
+connection was closed only after it has sent the images. So over HTTP the requests library carries what tritonclient
+encodes. A gRPC channel may be used by any thread.
 
-Nothing is sent twice here: whoever asks decides that, and counts it.
+Nothing is sent twice here: the caller decides that, and counts it.
 """
 
 from __future__ import annotations
@@ -21,28 +21,36 @@ from urllib.parse import quote, urlsplit
 from numpy.typing import NDArray
 
 from baps.errors import BapsError, InputError, MissingExtraError
+from baps.utils.url_host import url_host
 
 TOKEN_VARIABLE = "BAPS_REMOTE_TOKEN"  # noqa: S105 (the name of a variable)
-"""Environment variable of the token that is sent as ``Authorization: Bearer``."""
+"""Environment variable with the token that is sent as ``Authorization: Bearer``."""
 
 _CONNECT_SECONDS = 10.0
 _LOOPBACK = re.compile(r"localhost|127\.\d+\.\d+\.\d+|::1")
-_PASSING = (429, 502, 503, 504)
-"""HTTP answers of a server, or of a proxy before it, that is busy, starting or gone."""
-_PASSING_STATUS = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED")
-"""The same over gRPC; a server that stops cancels what it has not answered."""
-_LOGIN = ("HTTP 401", "HTTP 403", "UNAUTHENTICATED", "PERMISSION_DENIED")
+_TEMPORARY_CODES = (429, 502, 503, 504)
+"""HTTP codes of a server, or of a proxy before it, that is busy, starting or gone."""
+_TEMPORARY_STATUS = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED")
+"""The same over gRPC. A server that stops cancels the requests that it has not answered."""
+_AUTHENTICATION = ("HTTP 401", "HTTP 403", "UNAUTHENTICATED", "PERMISSION_DENIED")
 
 
 class UnreachableError(BapsError):
-    """The server could not be asked, or did not answer in time; that may pass."""
+    """The server could not be reached or did not respond in time, which may be temporary."""
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a model is, ``http://host:port/model``; ``https``, ``grpc`` and ``grpcs`` likewise.
+    """Address of a model, ``http://host:port/model``; ``https``, ``grpc`` and ``grpcs`` likewise.
 
-    Over HTTP a path may come before the model's name, where a proxy wants one.
+    Over HTTP a path may precede the model's name, for a proxy that needs one.
+
+    Attributes:
+        scheme: ``http``, ``https``, ``grpc`` or ``grpcs``.
+        host: name or IP address of the host.
+        port: port, or None for the default one of the scheme.
+        prefix: path before the model's name, or "".
+        model: name of the model.
     """
 
     scheme: str
@@ -53,17 +61,25 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Read an address.
+        """Parse an address.
+
+        Args:
+            text: the address.
+
+        Returns:
+            The parsed address.
 
         Raises:
-            InputError: if it has another form, or holds a user or a password.
+            InputError: if the text has another form, or contains a user or a password.
         """
         example = "http://host:8000/model or grpc://host:8001/model (https and grpcs for TLS)"
         try:
             parts = urlsplit(text)
             port, host = parts.port, parts.hostname
         except ValueError as error:
-            raise InputError(f"{text!r} is no address of a model ({error}). Give one such as {example}.") from error
+            raise InputError(
+                f"{text!r} is not the address of a model ({error}). Give one such as {example}."
+            ) from error
         if parts.username is not None or parts.password is not None:
             raise InputError(
                 "The address of the model holds a user or a password, which others could read. Set a token in the "
@@ -79,18 +95,18 @@ class Address:
             or parts.fragment
             or (grpc and (prefix or port is None))
         ):
-            raise InputError(f"{text!r} is no address of a model. Give one such as {example}.")
+            raise InputError(f"{text!r} is not the address of a model. Give one such as {example}.")
         return cls(parts.scheme, host, port, prefix, model)
 
     @property
     def tls(self) -> bool:
-        """Whether what is sent is encrypted."""
+        """Whether the connection is encrypted."""
         return self.scheme in ("https", "grpcs")
 
     @property
     def netloc(self) -> str:
-        """Host and port as they stand in an address."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        """Host and port, as in a URL."""
+        host = url_host(self.host)
         return host if self.port is None else f"{host}:{self.port}"
 
     def __str__(self) -> str:
@@ -99,7 +115,12 @@ class Address:
 
 @dataclass(frozen=True)
 class Tensor:
-    """What a model says of one of its inputs or outputs; -1 in the shape is any size."""
+    """Declaration of one input or output of a model.
+
+    Attributes:
+        datatype: name of the type in the protocol.
+        shape: size of each axis; -1 for any size.
+    """
 
     datatype: str
     shape: tuple[int, ...]
@@ -110,7 +131,15 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Description:
-    """What a server says of its model, the same over HTTP and gRPC."""
+    """What a server declares about its model, the same over HTTP and gRPC.
+
+    Attributes:
+        name: name of the model.
+        versions: versions that the server has.
+        platform: platform of the model.
+        inputs: declarations of the inputs by name.
+        outputs: declarations of the outputs by name.
+    """
 
     name: str
     versions: tuple[str, ...]
@@ -120,36 +149,63 @@ class Description:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One output tensor, and the version of the model that made it, or "" where the server does not say."""
+class Response:
+    """One output tensor.
+
+    Attributes:
+        tensor: the tensor.
+        version: version of the model that made it, or "" if the server does not say.
+    """
 
     tensor: NDArray[Any]
     version: str
 
 
 class InferenceServer(ABC):
-    """One model on a server. Every call raises ``UnreachableError`` where it may be worth to ask again, and another
-    ``BapsError`` where it is not: the server refused, or what it said is not of the protocol."""
+    """One model on a server.
+
+    Every call raises ``UnreachableError`` if it may be worth trying again, and another ``BapsError`` if not: the server
+    refused, or its response does not follow the protocol.
+    """
 
     @abstractmethod
     def ready(self) -> bool:
-        """Whether the model is there and ready."""
+        """Return whether the model is loaded and ready.
+
+        Returns:
+            True if it can be queried.
+        """
 
     @abstractmethod
     def describe(self) -> Description:
-        """The model's metadata."""
+        """Fetch the model's metadata.
+
+        Returns:
+            The metadata.
+        """
 
     @abstractmethod
-    def infer(self, inputs: Mapping[str, NDArray[Any]], output: str) -> Answer:
-        """Send tensors once, bring back one output."""
+    def infer(self, inputs: Mapping[str, NDArray[Any]], output: str) -> Response:
+        """Send tensors once, and receive one output.
+
+        Args:
+            inputs: tensors by name.
+            output: name of the output.
+
+        Returns:
+            The output.
+        """
 
 
 def connect(address: Address, timeout: float) -> InferenceServer:
-    """A connection, which is kept; nothing is sent yet.
+    """Prepare a connection, which is reused. Nothing is sent yet.
 
     Args:
-        address: of the model.
-        timeout: seconds that an answer may take.
+        address: address of the model.
+        timeout: seconds that a response may take.
+
+    Returns:
+        The connection.
 
     Raises:
         InputError: if there is a token and it would travel unencrypted to another machine.
@@ -158,8 +214,8 @@ def connect(address: Address, timeout: float) -> InferenceServer:
     token = os.environ.get(TOKEN_VARIABLE, "")
     if token and not address.tls and not _LOOPBACK.fullmatch(address.host):
         raise InputError(
-            f"{TOKEN_VARIABLE} is set, but {address} is not encrypted: everybody on the way could read the token. Use "
-            "https:// or grpcs://, or take the token out of the environment."
+            f"{TOKEN_VARIABLE} is set, but {address} is not encrypted: everyone on the way could read the token. Use "
+            "https:// or grpcs://, or remove the token from the environment."
         )
     try:
         return (_Grpc if address.scheme.startswith("grpc") else _Http)(address, timeout, token)
@@ -181,9 +237,9 @@ class _Http(InferenceServer):
                 request.headers["Authorization"] = f"Bearer {token}"
             return request
 
-        self._session.auth = sign  # Even without a token: else requests would send what ~/.netrc has.
+        self._session.auth = sign  # Even without a token, or requests would send the credentials of ~/.netrc.
 
-    def _ask(self, path: str = "", body: bytes | None = None, headers: Mapping[str, str] | None = None) -> Any:
+    def _request(self, path: str = "", body: bytes | None = None, headers: Mapping[str, str] | None = None) -> Any:
         import requests
 
         try:
@@ -193,7 +249,7 @@ class _Http(InferenceServer):
                 data=body,
                 headers=headers,
                 timeout=self._timeout,
-                allow_redirects=False,  # What is sent goes to the address that the operator gave, and nowhere else.
+                allow_redirects=False,  # Images go to the address that the operator gave, and nowhere else.
             )
         except requests.exceptions.SSLError as error:
             raise BapsError(
@@ -201,42 +257,42 @@ class _Http(InferenceServer):
                 "its authority's certificate: REQUESTS_CA_BUNDLE=<file>."
             ) from error
         except requests.RequestException as error:
-            raise UnreachableError(_unreachable(self._address, type(error).__name__)) from error
+            raise UnreachableError(_unreachable_message(self._address, type(error).__name__)) from error
 
     def _check(self, answer: Any) -> None:
-        if answer.status_code in _PASSING:
-            raise UnreachableError(_unreachable(self._address, f"HTTP {answer.status_code}"))
+        if answer.status_code in _TEMPORARY_CODES:
+            raise UnreachableError(_unreachable_message(self._address, f"HTTP {answer.status_code}"))
         if answer.status_code != 200:
-            raise BapsError(_refused(self._address, f"HTTP {answer.status_code}", _error_of(answer)))
+            raise BapsError(_refused_message(self._address, f"HTTP {answer.status_code}", _error_message(answer)))
 
     def ready(self) -> bool:
-        return bool(self._ask("/ready").status_code == 200)
+        return bool(self._request("/ready").status_code == 200)
 
     def describe(self) -> Description:
-        answer = self._ask()
+        answer = self._request()
         self._check(answer)
-        with _of_the_protocol(self._address):
-            said = answer.json()
+        with _convert_protocol_errors(self._address):
+            reply = answer.json()
             inputs, outputs = (
-                {str(one["name"]): Tensor(str(one["datatype"]), tuple(map(int, one["shape"]))) for one in said[kind]}
+                {str(one["name"]): Tensor(str(one["datatype"]), tuple(map(int, one["shape"]))) for one in reply[kind]}
                 for kind in ("inputs", "outputs")
             )
-            versions = tuple(map(str, said.get("versions") or ()))
-            return Description(str(said["name"]), versions, str(said.get("platform") or ""), inputs, outputs)
+            versions = tuple(map(str, reply.get("versions") or ()))
+            return Description(str(reply["name"]), versions, str(reply.get("platform") or ""), inputs, outputs)
 
-    def infer(self, inputs: Mapping[str, NDArray[Any]], output: str) -> Answer:
+    def infer(self, inputs: Mapping[str, NDArray[Any]], output: str) -> Response:
         import tritonclient.http as http
 
         encoded = _encoded(http.InferInput, inputs)
         body, length = http.InferenceServerClient.generate_request_body(encoded, [http.InferRequestedOutput(output)])
         headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(length)}
-        answer = self._ask("/infer", body, headers)
+        answer = self._request("/infer", body, headers)
         self._check(answer)
-        with _of_the_protocol(self._address):
+        with _convert_protocol_errors(self._address):
             length = answer.headers.get("Inference-Header-Content-Length")
             result = http.InferenceServerClient.parse_response_body(answer.content, header_length=length)
             version = str(result.get_response().get("model_version") or "")
-            return Answer(_output(self._address, result.as_numpy(output), output), version)
+            return Response(_output(self._address, result.as_numpy(output), output), version)
 
 
 class _Grpc(InferenceServer):
@@ -246,104 +302,110 @@ class _Grpc(InferenceServer):
         self._address, self._timeout = address, timeout
         self._headers = {"authorization": f"Bearer {token}"} if token else None
         options = [
-            ("grpc.max_send_message_length", -1),  # any; images of SAM's size are over the usual 4 MB
+            ("grpc.max_send_message_length", -1),  # unlimited; images of SAM's size exceed the default of 4 MB
             ("grpc.max_receive_message_length", -1),
             ("grpc.enable_retries", 0),
-            # A server that is back is found again in a second, not in up to two minutes.
+            # Reconnect within a second, not in up to two minutes.
             ("grpc.initial_reconnect_backoff_ms", 500),
             ("grpc.max_reconnect_backoff_ms", 1000),
-            ("grpc.use_local_subchannel_pool", 1),  # or a new connection inherits what an older one met
+            ("grpc.use_local_subchannel_pool", 1),  # or a new connection inherits the state of an older one
         ]
         self._client = grpc.InferenceServerClient(address.netloc, ssl=address.tls, channel_args=options)
 
     @contextmanager
-    def _asking(self) -> Iterator[dict[str, Any]]:
+    def _converted_errors(self) -> Iterator[dict[str, Any]]:
         from tritonclient.utils import InferenceServerException
 
         try:
             yield {"headers": self._headers, "client_timeout": self._timeout}
         except InferenceServerException as error:
             status = str(error.status()).removeprefix("StatusCode.")
-            if status in _PASSING_STATUS:
-                raise UnreachableError(_unreachable(self._address, f"{status}: {_short(error.message())}")) from error
-            raise BapsError(_refused(self._address, status, _short(error.message()))) from error
+            if status in _TEMPORARY_STATUS:
+                raise UnreachableError(
+                    _unreachable_message(self._address, f"{status}: {_short(error.message())}")
+                ) from error
+            raise BapsError(_refused_message(self._address, status, _short(error.message()))) from error
 
     def ready(self) -> bool:
         try:
-            with self._asking() as how:
-                return bool(self._client.is_model_ready(self._address.model, **how))
+            with self._converted_errors() as options:
+                return bool(self._client.is_model_ready(self._address.model, **options))
         except UnreachableError:
             raise
-        except BapsError:  # NOT_FOUND and the like, where HTTP has a status other than 200
+        except BapsError:  # NOT_FOUND and the like, for which HTTP has a status other than 200
             return False
 
     def describe(self) -> Description:
-        with self._asking() as how:
-            said = self._client.get_model_metadata(self._address.model, **how)
+        with self._converted_errors() as options:
+            reply = self._client.get_model_metadata(self._address.model, **options)
         inputs, outputs = (
-            {one.name: Tensor(one.datatype, tuple(one.shape)) for one in kind} for kind in (said.inputs, said.outputs)
+            {one.name: Tensor(one.datatype, tuple(one.shape)) for one in kind} for kind in (reply.inputs, reply.outputs)
         )
-        return Description(said.name, tuple(said.versions), said.platform, inputs, outputs)
+        return Description(reply.name, tuple(reply.versions), reply.platform, inputs, outputs)
 
-    def infer(self, inputs: Mapping[str, NDArray[Any]], output: str) -> Answer:
+    def infer(self, inputs: Mapping[str, NDArray[Any]], output: str) -> Response:
         import tritonclient.grpc as grpc
 
         encoded = _encoded(grpc.InferInput, inputs)
-        with self._asking() as how:
+        with self._converted_errors() as options:
             result = self._client.infer(
-                self._address.model, encoded, outputs=[grpc.InferRequestedOutput(output)], **how
+                self._address.model, encoded, outputs=[grpc.InferRequestedOutput(output)], **options
             )
-        with _of_the_protocol(self._address):
+        with _convert_protocol_errors(self._address):
             tensor = _output(self._address, result.as_numpy(output), output)
-            return Answer(tensor, str(result.get_response().model_version))
+            return Response(tensor, str(result.get_response().model_version))
 
 
-def _encoded(kind: Any, inputs: Mapping[str, NDArray[Any]]) -> list[Any]:
+def _encoded(tensor_class: Any, inputs: Mapping[str, NDArray[Any]]) -> list[Any]:
     from tritonclient.utils import np_to_triton_dtype
 
-    found = []
+    tensors = []
     for name, values in inputs.items():
-        tensor = kind(name, values.shape, np_to_triton_dtype(values.dtype))
+        tensor = tensor_class(name, values.shape, np_to_triton_dtype(values.dtype))
         tensor.set_data_from_numpy(values)
-        found.append(tensor)
-    return found
+        tensors.append(tensor)
+    return tensors
 
 
 def _output(address: Address, tensor: NDArray[Any] | None, name: str) -> NDArray[Any]:
     if tensor is None:
-        raise BapsError(f"The answer of {address} has no output {name}. Look at the log of its server.")
+        raise BapsError(f"The response of {address} has no output {name}. Look at the log of its server.")
     return tensor
 
 
 @contextmanager
-def _of_the_protocol(address: Address) -> Iterator[None]:
-    """What cannot be read is a fault of the server, told in a sentence."""
+def _convert_protocol_errors(address: Address) -> Iterator[None]:
+    """Convert what is raised while a response is parsed to BapsError: the server is at fault."""
     from tritonclient.utils import InferenceServerException
 
     try:
         yield
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, InferenceServerException) as error:
         raise BapsError(
-            f"What {address} answered is not of the Open Inference Protocol, version 2 ({type(error).__name__}). Check "
-            "the address, and the log of the server."
+            f"The response of {address} does not follow the Open Inference Protocol, version 2 "
+            f"({type(error).__name__}). Check the address, and the log of the server."
         ) from error
 
 
-def _unreachable(address: Address, why: str) -> str:
-    return f"The model at {address} cannot be reached or does not answer in time ({why})."
+def _unreachable_message(address: Address, reason: str) -> str:
+    return f"The model at {address} cannot be reached or does not respond in time ({reason})."
 
 
-def _refused(address: Address, status: str, said: str) -> str:
-    advice = f"Set its token in {TOKEN_VARIABLE}." if status in _LOGIN else "Check the address and its server's log."
-    return f"The model at {address} refused ({status}): {said.rstrip('.') or 'it gives no reason'}. {advice}"
+def _refused_message(address: Address, status: str, reply: str) -> str:
+    advice = (
+        f"Set its token in {TOKEN_VARIABLE}."
+        if status in _AUTHENTICATION
+        else "Check the address and its server's log."
+    )
+    return f"The model at {address} refused ({status}): {reply.rstrip('.') or 'it gives no reason'}. {advice}"
 
 
-def _error_of(answer: Any) -> str:
-    """The sentence of an error answer, as the protocol has it, or the first of another one's text."""
+def _error_message(response: Any) -> str:
+    """Return the message of an error response in the protocol's form, or the beginning of its text."""
     try:
-        return _short(str(answer.json()["error"]))
+        return _short(str(response.json()["error"]))
     except (ValueError, KeyError, TypeError):
-        return _short(answer.text)
+        return _short(response.text)
 
 
 def _short(text: str | None) -> str:

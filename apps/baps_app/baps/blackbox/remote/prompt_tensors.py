@@ -1,8 +1,8 @@
-"""Prompts as the tensors that SAM's exported (ONNX) decoder takes, for models that are asked over a wire.
+"""Convert prompts to the tensors that SAM's exported (ONNX) decoder takes, for remote models.
 
-``points`` (B, N, 2) float32 are (X, Y) in pixels of the image, (0, 0) the centre of the first pixel; ``labels`` (B, N)
-int32 say what each is: 1 a positive click, 0 a negative one, 2 and 3 the first and the last corner of the box, -1
-padding.
+``points``, (B, N, 2) float32, are (X, Y) in pixels of the image; (0, 0) is the centre of the first pixel. ``labels``,
+(B, N) int32, give the kind of each point: 1 for a positive click, 0 for a negative one, 2 and 3 for the first and the
+last corner of the box, -1 for padding.
 """
 
 from __future__ import annotations
@@ -19,7 +19,14 @@ _POSITIVE, _NEGATIVE, _FIRST_CORNER, _LAST_CORNER, _PADDING = 1, 0, 2, 3, -1
 
 
 def to_tensors(prompts: Sequence[Prompt]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Prompts to ``points`` and ``labels``; one without a box ends in padding, which SAM's decoder wants then."""
+    """Convert prompts to tensors. A prompt without a box ends in padding, as SAM's decoder expects.
+
+    Args:
+        prompts: the prompts, in pixels of their images.
+
+    Returns:
+        ``points`` and ``labels``.
+    """
     rows = [_row(prompt) for prompt in prompts]
     longest = max(map(len, rows))
     points = np.zeros((len(rows), longest, 2), np.float32)
@@ -39,11 +46,18 @@ def _row(prompt: Prompt) -> list[tuple[Sequence[float], int]]:
 
 
 def to_prompts(points: NDArray[np.float32], labels: NDArray[np.int32]) -> list[Prompt]:
-    """``points`` and ``labels`` to prompts.
+    """Convert tensors to prompts.
+
+    Args:
+        points: positions, (B, N, 2) as (X, Y) in pixels.
+        labels: kinds of the points, (B, N).
+
+    Returns:
+        One prompt per row.
 
     Raises:
-        InputError: on tensors of another shape, a point that is not finite, an unknown label, a box without its two
-            corners, or a prompt with neither a positive click nor a box.
+        InputError: if the shapes do not match, a point is not finite, a label is unknown, a box does not have two
+            corners, or a prompt has neither a positive click nor a box.
     """
     if points.ndim != 3 or points.shape[-1] != 2 or labels.shape != points.shape[:2]:
         raise InputError(
@@ -53,15 +67,15 @@ def to_prompts(points: NDArray[np.float32], labels: NDArray[np.int32]) -> list[P
 
 
 def _prompt(points: NDArray[np.float32], labels: NDArray[np.int32]) -> Prompt:
-    found: dict[int, list[tuple[float, float]]] = {label: [] for label in range(_PADDING, _LAST_CORNER + 1)}
+    by_label: dict[int, list[tuple[float, float]]] = {label: [] for label in range(_PADDING, _LAST_CORNER + 1)}
     for (x, y), label in zip(points.tolist(), labels.tolist(), strict=True):
-        if label not in found:
+        if label not in by_label:
             raise InputError(f"There is no point label {label}. Known ones: -1, 0, 1, 2 and 3.")
-        found[label].append((x, y))
+        by_label[label].append((x, y))
     if not np.isfinite(points[labels != _PADDING]).all():
         raise InputError("A point is not finite. Give (X, Y) in pixels of the image.")
-    first, last = found[_FIRST_CORNER], found[_LAST_CORNER]
+    first, last = by_label[_FIRST_CORNER], by_label[_LAST_CORNER]
     if len(first) != len(last) or len(first) > 1:
         raise InputError("A box needs one point of label 2, its first corner, and one of label 3, its last.")
     box = (*first[0], *last[0]) if first else None
-    return Prompt(tuple(found[_POSITIVE]), tuple(found[_NEGATIVE]), box)
+    return Prompt(tuple(by_label[_POSITIVE]), tuple(by_label[_NEGATIVE]), box)

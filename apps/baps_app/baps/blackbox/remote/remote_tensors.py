@@ -1,17 +1,17 @@
-"""The tensors of a black box that is asked over a wire, and what is accepted of them.
+"""Define the tensors of a remote black box, and check what it declares and returns.
 
 ==================  ============  =================  =======================================================
 tensor              datatype      shape              content
 ==================  ============  =================  =======================================================
-``image``           UINT8         [-1, H, W, 3]      RGB; where H and W are -1, the operator says the side
+``image``           UINT8         [-1, H, W, 3]      RGB; if H and W are -1, the operator sets the size
 ``points``          FP32          [-1, -1, 2]        see ``prompt_tensors``
-``labels``          INT32         [-1, -1]           likewise
+``labels``          INT32         [-1, -1]           see ``prompt_tensors``
 ``probabilities``   FP32          [-1, H, W]         of the object, in [0, 1]
-``masks``           UINT8, BOOL   [-1, H, W]         0 or 1, from a model that gives no probabilities
+``masks``           UINT8, BOOL   [-1, H, W]         0 or 1, from a model that returns no probabilities
 ==================  ============  =================  =======================================================
 
-The first three go in; one of the others comes out, ``probabilities`` if there are both. A model may say 1 instead of -1
-for the images in a request, and H must be W: black boxes are asked square images.
+The first three are inputs. One of the others is the output, ``probabilities`` if there are both. A model may declare 1
+instead of -1 for the number of images per request. H must equal W, because black boxes get square images.
 """
 
 from __future__ import annotations
@@ -26,98 +26,105 @@ from baps.blackbox.remote.inference_protocol import Description, Tensor
 from baps.errors import BapsError, InputError
 
 PROBABILITIES, MASKS = "probabilities", "masks"
-_Form = tuple[tuple[str, ...], tuple[str, ...]]
-_INPUTS: dict[str, _Form] = {
+_Declared = tuple[tuple[str, ...], tuple[str, ...]]
+_INPUTS: dict[str, _Declared] = {
     "image": (("UINT8",), ("-1", "H", "W", "3")),
     "points": (("FP32",), ("-1", "-1", "2")),
     "labels": (("INT32",), ("-1", "-1")),
 }
-_OUTPUTS: dict[str, _Form] = {
+_OUTPUTS: dict[str, _Declared] = {
     PROBABILITIES: (("FP32",), ("-1", "H", "W")),
     MASKS: (("UINT8", "BOOL"), ("-1", "H", "W")),
 }
 
 _ROUNDING = 1e-4
-"""How far beyond 0 or 1 a probability may lie before it is taken for a fault."""
+"""Distance beyond 0 or 1 up to which a probability is clipped instead of refused."""
 
 
 @dataclass(frozen=True)
-class Form:
-    """What of a model's tensors is its own.
+class TensorForm:
+    """What varies between the tensors of models.
 
     Attributes:
-        output: the one that is asked for.
-        side: of its images, pixels, or None where it takes any.
-        one_by_one: it takes but one image in a request.
+        output: name of the output that is requested.
+        image_size: width and height of the images, pixels, or None for any.
+        single_image: whether a request may hold one image only.
     """
 
     output: str
-    side: int | None
-    one_by_one: bool
+    image_size: int | None
+    single_image: bool
 
 
-def check_description(about: Description, where: str) -> Form:
-    """Read a model's metadata.
+def check_description(description: Description, where: str) -> TensorForm:
+    """Check the metadata of a model.
 
     Args:
-        about: the metadata.
-        where: the model, for the message.
+        description: the metadata.
+        where: address of the model, for the error message.
+
+    Returns:
+        The form of its tensors.
 
     Raises:
-        InputError: if it has other inputs, or outputs that cannot be used; the message says what was found and what is
-            expected of each.
+        InputError: if the inputs or outputs cannot be used; the message lists what was found and what is expected.
     """
-    output = next((name for name in _OUTPUTS if name in about.outputs), PROBABILITIES)
+    output = next((name for name in _OUTPUTS if name in description.outputs), PROBABILITIES)
     faults = [
-        f"the {kind} {name} is {tensors.get(name, 'missing')}, but {_said(form)} is expected"
+        f"the {kind} {name} is {tensors.get(name, 'missing')}, but {_describe(form)} is expected"
         for kind, tensors, forms in (
-            ("input", about.inputs, _INPUTS),
-            ("output", about.outputs, {output: _OUTPUTS[output]}),
+            ("input", description.inputs, _INPUTS),
+            ("output", description.outputs, {output: _OUTPUTS[output]}),
         )
         for name, form in forms.items()
         if name not in tensors or not _fits(tensors[name], form)
     ]
-    faults += [f"there is an input {name}, which nobody would give" for name in about.inputs if name not in _INPUTS]
-    used = [about.inputs.get("image"), about.outputs.get(output)]
-    sides = {size for tensor in used if tensor for size in tensor.shape[1:3]} - {-1}
-    if not faults and len(sides) > 1:
-        faults = [f"its images are {used[0]} and its {output} {used[1]}, but all must be squares of one size"]
+    faults += [
+        f"there is an input {name}, for which there is no value" for name in description.inputs if name not in _INPUTS
+    ]
+    declared = [description.inputs.get("image"), description.outputs.get(output)]
+    sizes = {size for tensor in declared if tensor for size in tensor.shape[1:3]} - {-1}
+    if not faults and len(sizes) > 1:
+        faults = [f"its images are {declared[0]} and its {output} {declared[1]}, but all must be squares of one size"]
     if faults:
         raise InputError(
             f"The model at {where} cannot be used as a black box: {'; '.join(faults)}. Give it these tensors, or give "
             "the address of another model."
         )
-    first = [about.inputs[name].shape[0] for name in _INPUTS] + [about.outputs[output].shape[0]]
-    return Form(output, next(iter(sides), None), 1 in first)
+    first = [description.inputs[name].shape[0] for name in _INPUTS] + [description.outputs[output].shape[0]]
+    return TensorForm(output, next(iter(sizes), None), 1 in first)
 
 
-def check_answer(answer: NDArray[Any], shape: tuple[int, ...], output: str, where: str) -> NDArray[np.float32]:
-    """Read an answer, (B, H, W), as probabilities in [0, 1]; masks become 0 and 1.
+def check_output(output: NDArray[Any], shape: tuple[int, ...], name: str, where: str) -> NDArray[np.float32]:
+    """Check an output, and convert it to probabilities; masks become 0 and 1.
 
     Args:
-        answer: what came.
-        shape: what it must have.
-        output: its name.
-        where: the model, for the message.
+        output: the tensor that was received, (B, H, W).
+        shape: the shape that it must have.
+        name: name of the output.
+        where: address of the model, for the error message.
+
+    Returns:
+        Probabilities, (B, H, W) in [0, 1].
 
     Raises:
-        BapsError: on another shape or type, or values that are no probabilities or masks.
+        BapsError: if the shape or type is wrong, or the values are not probabilities or masks.
     """
-    kinds: tuple[type, ...] = (np.float32,) if output == PROBABILITIES else (np.uint8, np.bool_)
+    dtypes: tuple[type, ...] = (np.float32,) if name == PROBABILITIES else (np.uint8, np.bool_)
     fault = ""
-    if answer.shape != shape or answer.dtype not in kinds:
-        fault = f"have the shape {answer.shape} and type {answer.dtype}, but {shape} of {_said(_OUTPUTS[output])}"
+    if output.shape != shape or output.dtype not in dtypes:
+        fault = f"have the shape {output.shape} and type {output.dtype}, but {shape} of {_describe(_OUTPUTS[name])}"
         fault += " is expected"
-    elif not np.isfinite(answer).all():
+    elif not np.isfinite(output).all():
         fault = "are not finite everywhere"
-    elif answer.min() < -_ROUNDING or answer.max() > 1 + _ROUNDING:
-        fault = f"reach from {answer.min():g} to {answer.max():g}, but must lie in 0 to 1"
+    elif output.min() < -_ROUNDING or output.max() > 1 + _ROUNDING:
+        fault = f"reach from {output.min():g} to {output.max():g}, but must lie in 0 to 1"
     if fault:
-        raise BapsError(f"The {output} that the model at {where} answered {fault}. Mend the model on its server.")
-    return answer.astype(np.float32).clip(0, 1)
+        raise BapsError(f"The {name} that the model at {where} returned {fault}. Fix the model on its server.")
+    return output.astype(np.float32).clip(0, 1)
 
 
-def _fits(tensor: Tensor, form: _Form) -> bool:
+def _fits(tensor: Tensor, form: _Declared) -> bool:
     datatypes, pattern = form
     if tensor.datatype not in datatypes or len(tensor.shape) != len(pattern) or tensor.shape[0] not in (-1, 1):
         return False
@@ -125,5 +132,5 @@ def _fits(tensor: Tensor, form: _Form) -> bool:
     return all((size == -1 or size > 0) if wanted in "HW" else str(size) == wanted for size, wanted in rest)
 
 
-def _said(form: _Form) -> str:
+def _describe(form: _Declared) -> str:
     return f"{' or '.join(form[0])} [{', '.join(form[1])}]"

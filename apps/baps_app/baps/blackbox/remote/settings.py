@@ -1,4 +1,4 @@
-"""Settings of a model on another machine."""
+"""Define the settings of a model on another machine."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from monailabel.interfaces.datastore import DefaultLabelTag
 
-from baps.annotations.label_files import Match
+from baps.annotations.label_files import LabelMatch
 from baps.annotations.label_info import name_values, read_label_info, unnamed_values_note
 from baps.errors import BapsError, InputError
 from baps.io import read_label_map, read_volume
@@ -63,7 +63,10 @@ class Import:
 
 
 def import_labels(
-    datastore: StudiesDatastore, matches: list[Match], how: Import, told: Callable[[Imported], None] = lambda _: None
+    datastore: StudiesDatastore,
+    matches: list[LabelMatch],
+    how: Import,
+    told: Callable[[Imported], None] = lambda _: None,
 ) -> list[Imported]:
     """Import labels; one that cannot be used does not stop the others.
 
@@ -76,8 +79,8 @@ def import_labels(
     done = []
     for match in matches:
         try:
-            if match.why_not:
-                raise InputError(match.why_not)
+            if match.reason:
+                raise InputError(match.reason)
             organs, notes = _import(datastore, match, how)
             one = Imported(match.file, match.image, organs, notes=notes)
         except BapsError as error:
@@ -87,7 +90,7 @@ def import_labels(
     return done
 
 
-def _import(datastore: StudiesDatastore, match: Match, how: Import) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _import(datastore: StudiesDatastore, match: LabelMatch, how: Import) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Import one label, or find out whether that is possible.
 
     Returns:

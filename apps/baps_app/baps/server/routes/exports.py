@@ -22,7 +22,7 @@ def label_for_radiotherapy(image: str) -> Response:
     content = BytesIO()
     image_file(image)
     notes: list[str] = []
-    app_instance().datastore().label_as_rtstruct(image, notes).save_as(content, write_like_original=False)
+    app_instance().datastore().label_to_rtstruct(image, notes).save_as(content, write_like_original=False)
     headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(image)}-rtstruct.dcm"}
     if notes:
         headers[NOTES] = notes_header(notes)

@@ -18,7 +18,7 @@ from baps.registry.store import SHARED, AdapterStore
 from baps.server.train.base import ALL_LABELS, SiteTrainer
 from baps.server.train.stats import Stats
 from baps.training.adapt import ProgressReport
-from baps.training.budget import check_images
+from baps.training.budget import check_max_images
 from baps.training.publishing import adapt_and_publish
 from baps.training.settings import HEADS, OPTIMISERS, ZOOMS, AdaptationSettings
 from baps.utils.throttle import wait_for_idle
@@ -79,12 +79,12 @@ class AdaptationTrainer(SiteTrainer[AdaptationSettings]):
             jobs[SHARED] = [case for found in cases.values() for case in found]
         for label, found in jobs.items():
             arms = 3 if self._store.served(label, able.weights_sha256) else 2
-            check_images(found, settings, arms, able.resends)
+            check_max_images(found, settings, arms, able.resends)
 
     def _train(self, cases: dict[str, list[Case]], settings: AdaptationSettings, stats: Stats) -> None:
         black_box = self._black_box()
         black_box.wait = wait_for_idle(self._store.clicks)
-        side = black_box.capabilities.input_side
+        side = black_box.capabilities.input_size
         jobs, skipped = _jobs(cases, side, settings.slices_per_volume, self._store.root)
         stats.leave_out(skipped)
         for number, (label, found) in enumerate(jobs):
