@@ -188,10 +188,10 @@ def test_the_command_confirms(place: Place) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False, **given)
         return done.stdout + done.stderr
 
-    assert "liver is disputed: trainings take that by anna" in baps("list", str(place.studies))
+    assert "liver is disputed: trainings use the version by anna" in baps("list", str(place.studies))
     assert "is not disputed there" in baps("confirm", str(place.studies), "a", "--organ", "spleen")
     audit = place.studies.parent / "adapters"
-    assert "liver counts now" in baps("confirm", str(place.studies), "a", "--adapters", str(audit))
+    assert "Trainings now use liver of the label" in baps("confirm", str(place.studies), "a", "--adapters", str(audit))
     (line,) = map(json.loads, (audit / "audit.jsonl").read_text().splitlines())
     assert (line["what"], line["organs"]) == ("confirm a label", ["liver"])
     assert line["image"]

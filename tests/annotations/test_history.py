@@ -187,6 +187,7 @@ def test_a_label_that_was_removed_by_hand_does_not_come_back(studies: Path) -> N
     assert not list((studies / "labels" / "final").iterdir())
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_instant_leaves_the_old_or_the_new_label_whole(studies: Path) -> None:
     """Thirty kills of a real process that saves on and on, each at a moment of its own."""
     moments, unfinished = np.random.default_rng(3), 0
@@ -230,6 +231,7 @@ LabelHistory(studies).save("ct_01", "final", studies.parent / "new", ".nrrd", {"
 """Saves a label, and is killed before one of the steps that change the disk."""
 
 
+@pytest.mark.slow
 def test_a_kill_before_each_step_that_changes_the_disk(studies: Path) -> None:
     new = studies.parent / "new"
     new.write_bytes(b"anna 1 " * 20_000)

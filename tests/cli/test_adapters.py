@@ -86,7 +86,7 @@ def test_roll_back_to_the_version_served_before_past_a_refused_one(store: Adapte
 
 
 def test_before_the_first_version_the_model_was_served_as_it_is(store: AdapterStore) -> None:
-    assert "the model as it is" in _run("rollback", "spleen")
+    assert "the unadapted model" in _run("rollback", "spleen")
     assert store.published("spleen") is None
 
 
@@ -122,8 +122,8 @@ def test_the_versions_that_there_are_are_said(store: AdapterStore) -> None:
 
 def test_what_changes_nothing_is_said(store: AdapterStore) -> None:
     assert "spleen is served by v0001, as before." in _run("publish", "spleen", "v0001")
-    assert "spleen is served by the model as it is now, no longer by v0001." in _run("withdraw", "spleen")
-    assert "spleen is served by the model as it is, as before." in _run("withdraw", "spleen")
+    assert "spleen is served by the unadapted model now, no longer by v0001." in _run("withdraw", "spleen")
+    assert "spleen is served by the unadapted model, as before." in _run("withdraw", "spleen")
 
 
 def test_no_adapters_are_said(tmp_path: Path) -> None:

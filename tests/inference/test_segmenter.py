@@ -13,7 +13,7 @@ from baps.adapters import click_consistency
 from baps.adapters.adapter import Adapter
 from baps.adapters.output_head import OutputHead
 from baps.adapters.visual_prompt import build_visual_prompt, to_pixels, to_tensor
-from baps.adapters.zoom import Crop, crop_for_prompt, paste_crops, prompt_to_crop
+from baps.adapters.zoom import Crop, crop_for_prompt, crop_images, paste_crops, prompt_to_crop
 from baps.blackbox import BlackBox
 from baps.errors import InputError, NotFoundError
 from baps.imaging.canvas import Canvas, Plane
@@ -201,7 +201,7 @@ def test_a_click_is_cropped_once_and_answered_as_if_step_by_step(
     kind: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(click_consistency, "_NEAR", 9.0)  # No answer contradicts its clicks.
+    monkeypatch.setattr(click_consistency, "_TOLERANCE", 9.0)  # No answer contradicts its clicks.
     segmenter = segmenter if side is None else Segmenter(new_black_box(side=side), segmenter.store)
     _publish(segmenter, "spleen", kind, shift=0.1, head=lively_head, zoom=0.5)
     adapter, black_box = segmenter.store.load("spleen", "v0001").adapter, segmenter.black_box

@@ -20,6 +20,7 @@ from PIL import Image
 from baps.annotations.history import LabelHistory
 from baps.imaging.metrics import dice
 from demo.server import ROOT
+from tests.support.client import threaded_site
 from tests.support.sites import Site, site, spleen_click, truth
 
 
@@ -386,12 +387,9 @@ def test_save_train_and_click_again(own_server: Site) -> None:
     assert replaced.info["label_info"] == [{"name": "spleen", "idx": 1}]
 
 
-@pytest.mark.slow
 def test_dicom_series_and_pictures_are_served_and_broken_ones_refused(tmp_path: Path) -> None:
     studies = tmp_path / "studies"
-    running = site(tmp_path, cases=1, extra=lambda: _series_and_pictures(studies))
-    server = next(running)
-    try:
+    with threaded_site(tmp_path, cases=1, extra=lambda: _series_and_pictures(studies)) as server:
         assert server.client.info()["datastore"]["total"] == 4
         asked = {"foreground": [spleen_click("ct_01")]}
         for case, point in (("series", spleen_click("ct_01")), ("photo", [20, 12, 0])):
@@ -404,8 +402,6 @@ def test_dicom_series_and_pictures_are_served_and_broken_ones_refused(tmp_path: 
         downloaded = requests.get(f"{server.address}/datastore/image?image=series", timeout=60)
         assert downloaded.content[:2] == b"\x1f\x8b"  # NIfTI, gzipped, as for the series of a PACS
         assert server.client.info()["datastore"]["total"] == 4
-    finally:
-        running.close()  # type: ignore[attr-defined]
 
 
 def _series_and_pictures(studies: Path) -> None:

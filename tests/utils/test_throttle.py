@@ -38,6 +38,13 @@ def _in_a_thread(wait: Callable[[], None]) -> Iterator[threading.Thread]:
     yield thread
 
 
+def _returns(function: Callable[[], None]) -> bool:
+    """Call a function in a thread, and say whether it returned within a minute."""
+    with _in_a_thread(function) as running:
+        running.join(60)
+    return not running.is_alive()
+
+
 @contextmanager
 def _process(source: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
     """Start a Python process, wait until it has printed "ready", and kill it at the end."""
@@ -66,19 +73,19 @@ sys.stdin.readline()
 def test_training_does_not_wait_when_nobody_clicks(lock: Path) -> None:
     wait = wait_for_idle(lock, _UNLIMITED)
     for _ in range(3):
-        wait()
+        assert _returns(wait)
 
 
 def test_training_does_not_wait_after_a_click(lock: Path) -> None:
     with inference_lock(lock):
         pass
-    wait_for_idle(lock, _UNLIMITED)()
+    assert _returns(wait_for_idle(lock, _UNLIMITED))
 
 
 def test_training_does_not_wait_after_a_click_that_failed(lock: Path) -> None:
     with pytest.raises(ZeroDivisionError), inference_lock(lock):
         _ = 1 / 0
-    wait_for_idle(lock, _UNLIMITED)()
+    assert _returns(wait_for_idle(lock, _UNLIMITED))
 
 
 def test_training_waits_for_a_thread_that_clicks(lock: Path) -> None:
@@ -144,10 +151,17 @@ def test_training_waits_again_after_a_maximum_wait(lock: Path) -> None:
 
 def test_training_does_not_delay_a_click(lock: Path) -> None:
     """``wait_for_idle`` holds nothing once it has returned."""
-    wait_for_idle(lock, _UNLIMITED)()
-    with inference_lock(lock), _in_a_thread(wait_for_idle(lock, _UNLIMITED)) as waiting, inference_lock(lock):
+
+    def click() -> None:
+        with inference_lock(lock):
+            pass
+
+    assert _returns(wait_for_idle(lock, _UNLIMITED))
+    with inference_lock(lock), _in_a_thread(wait_for_idle(lock, _UNLIMITED)) as waiting:
+        assert _returns(click)
         assert waiting.is_alive()
     waiting.join(60)
+    assert not waiting.is_alive()
 
 
 def test_nobody_waits_if_the_lock_file_cannot_be_created(tmp_path: Path) -> None:
@@ -156,7 +170,7 @@ def test_nobody_waits_if_the_lock_file_cannot_be_created(tmp_path: Path) -> None
         entered = False
         with inference_lock(lock):
             entered = True
-            wait_for_idle(lock, _UNLIMITED)()
+            assert _returns(wait_for_idle(lock, _UNLIMITED))
         assert entered
         with pytest.raises(OSError, match="of the click"), inference_lock(lock):
             raise OSError("of the click")

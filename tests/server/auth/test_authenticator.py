@@ -26,8 +26,6 @@ from baps.site.users import Users
 from tests.support.client import threaded_site
 from tests.support.sites import Site, spleen_click
 
-pytestmark = pytest.mark.slow
-
 
 @dataclass(frozen=True)
 class Closed:

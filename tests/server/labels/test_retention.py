@@ -84,7 +84,6 @@ def test_what_a_kill_left_half_written_goes_after_a_day(studies: StudiesDatastor
     assert [file.exists() for file in (old, folder, new, kept)] == [False, False, True, True]
 
 
-@pytest.mark.slow
 def test_the_server_cuts_back_when_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     studies, sessions = tmp_path / "studies", tmp_path / "sessions"
     monkeypatch.setenv("MONAI_LABEL_SESSION_PATH", str(sessions))

@@ -100,13 +100,13 @@ def test_an_image_is_passed_on_as_it_is() -> None:
 @pytest.mark.parametrize(
     "kind", ["text/html", "TEXT/HTML; charset=utf-8", "application/xhtml+xml", "image/svg+xml", "x", "", None]
 )
-@pytest.mark.parametrize("status", [200, 400, 404, 409, 500])
-def test_nothing_is_a_page(kind: str | None, status: int) -> None:
-    reply = _passed(b"<script>alert(1)</script>" + INNER.encode(), kind, status)
-    assert reply.status_code == status
-    assert reply.headers["content-type"] == ("application/octet-stream" if status == 200 else "application/json")
-    if status >= 400:
-        assert reply.json() == {"detail": f"The PACS refused the request (HTTP {status})."}
+def test_nothing_is_a_page(kind: str | None) -> None:
+    for status in (200, 400, 404, 409, 500):
+        reply = _passed(b"<script>alert(1)</script>" + INNER.encode(), kind, status)
+        assert reply.status_code == status
+        assert reply.headers["content-type"] == ("application/octet-stream" if status == 200 else "application/json")
+        if status >= 400:
+            assert reply.json() == {"detail": f"The PACS refused the request (HTTP {status})."}
 
 
 def test_what_could_not_be_stored_is_told() -> None:

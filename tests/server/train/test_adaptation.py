@@ -14,7 +14,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from baps.evaluation.splits import patient_hash
 from baps.registry.store import AdapterStore
+from tests.support.client import threaded_site
 from tests.support.sites import Site, site, truth
+
+SHORT = {
+    "label": "spleen", "batch_size": 4, "curve_points": 1, "curve_slices": 2, "click_sets": 1, "check_slices": 4,
+    "slices_per_volume": 6,
+}  # fmt: skip
+"""Options of a training that takes few images."""
 
 
 def save(server: Site, case: str, values: tuple[int, ...] = (2,), **said: object) -> None:
@@ -65,24 +72,24 @@ def test_a_killed_training_goes_on_and_comes_to_the_same_adapter(tmp_path: Path)
         try:
             for case in ("ct_01", "ct_02"):
                 save(server, case)
-            wanted = {"max_images": 900, "label": "spleen", "seed": 3}
+            wanted = {**SHORT, "max_images": 300, "seed": 3}
             server.client.train_start("baps", wanted)
             if name == "killed":
-                training_process(server, 300).kill()
+                training_process(server, 60).kill()
                 while server.client.train_status(check_if_running=True):
                     time.sleep(0.1)
                 assert not stats(server)["adapters"]
                 server.client.train_start("baps", wanted)
             end = wait_until_trained(server)
             result = end["adapters"]["spleen"]  # type: ignore[index]
-            assert (result["replayed_images"] >= 300) == (name == "killed")
+            assert (result["replayed_images"] >= 60) == (name == "killed")
             folder = server.adapters / "label-spleen"
             assert not (folder / "training.jsonl").exists()
             version = folder / "v0001"
             records.append(json.loads((version / "record.json").read_text()))
             weights.append((version / "adapter.safetensors").read_bytes())
             log = [json.loads(line) for line in (version / "training.jsonl").read_text().splitlines()]
-            assert log[-1]["images"] == records[-1]["black_box_images"] <= 900
+            assert log[-1]["images"] == records[-1]["black_box_images"] <= 300
             assert any("step" in line and "seed" in line for line in log)
             assert course(server.adapters)[-1][1] == end["black_box_images"]
         finally:
@@ -96,26 +103,23 @@ def test_a_killed_training_goes_on_and_comes_to_the_same_adapter(tmp_path: Path)
 
 @pytest.mark.slow
 def test_the_same_training_again_makes_no_second_version(tmp_path: Path) -> None:
-    running = site(tmp_path, cases=3)
-    server = next(running)
-    try:
+    options = {**SHORT, "max_images": 150, "head": "none", "zoom": "none"}
+    with threaded_site(tmp_path, cases=3) as server:
         for case in ("ct_01", "ct_02"):
             save(server, case)
         for _ in range(2):
-            server.client.train_start("baps", {"max_images": 700, "label": "spleen"})
+            server.client.train_start("baps", options)
             result = wait_until_trained(server)["adapters"]["spleen"]  # type: ignore[index]
             assert result["version"] == "v0001"
         assert "Nothing has changed" in result["reason"]
         store = AdapterStore(server.adapters)
         store.publish("spleen", "v0001")
         store.withdraw("spleen")
-        server.client.train_start("baps", {"max_images": 700, "label": "spleen"})
+        server.client.train_start("baps", options)
         wait_until_trained(server)
         assert store.published("spleen") is None  # Training again does not undo what the operator did.
-        server.client.train_start("baps", {"max_images": 700, "label": "spleen", "seed": 1})
+        server.client.train_start("baps", {**options, "seed": 1})
         assert wait_until_trained(server)["adapters"]["spleen"]["version"] == "v0002"  # type: ignore[index]
-    finally:
-        running.close()  # type: ignore[attr-defined]
 
 
 @pytest.mark.slow
@@ -151,7 +155,9 @@ def test_only_what_a_person_confirmed_trains(own_server: Site) -> None:
         "Dr. Who",
         {"spleen": [8, 9, 10, 11]},
     )
-    own_server.client.train_start("baps", {"max_images": 900})
+    own_server.client.train_start(
+        "baps", {"max_images": 300, "batch_size": 4, "click_sets": 1, "head": "none", "zoom": "none"}
+    )
     wait_until_trained(own_server)
     record = json.loads((own_server.adapters / "label-spleen" / "v0001" / "record.json").read_text())
     hashes = [patient_hash(case) for case in ("ct_01", "ct_02")]

@@ -20,26 +20,26 @@ import pytest
 import requests
 
 from baps.registry.store import AdapterStore
-from tests.support.marks import starts
+from tests.support.client import threaded_site
 from tests.support.organ_weights import small_organ_model
 from tests.support.paths import APP
-from tests.support.sites import Site, site, spleen_click, truth
+from tests.support.sites import Site, spleen_click, truth
 
 QUICK = {"method": "linear_probe", "epochs": 3, "label": "spleen"}
 
 
 @pytest.fixture(scope="module")
-@starts("server")
 def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Leaves no label and no adapter behind."""
     folder = tmp_path_factory.mktemp("site")
-    yield from site(folder, cases=3, others={"organ_weights": str(small_organ_model(folder))})
+    with threaded_site(folder, cases=3, settings={"organ_weights": str(small_organ_model(folder))}) as running:
+        yield running
 
 
 @pytest.fixture
-@starts("server")
 def own_hospital(tmp_path: Path) -> Iterator[Site]:
-    yield from site(tmp_path, cases=3, others={"organ_weights": str(small_organ_model(tmp_path))})
+    with threaded_site(tmp_path, cases=3, settings={"organ_weights": str(small_organ_model(tmp_path))}) as running:
+        yield running
 
 
 def post(server: Site, path: str, **given: Any) -> requests.Response:
@@ -193,13 +193,10 @@ def test_one_training_runs_at_a_time_and_update_model_trains_baps(own_hospital: 
     own_hospital.client.train_stop()
 
 
-@pytest.mark.slow
 def test_without_an_organ_model_clicks_are_answered(tmp_path: Path) -> None:
     weights = tmp_path / "organs.safetensors"
     weights.write_bytes(b"junk")
-    running = site(tmp_path, cases=2, others={"organ_weights": str(weights)})
-    server = next(running)
-    try:
+    with threaded_site(tmp_path, cases=2, settings={"organ_weights": str(weights)}) as server:
         answer = post(server, "/infer/organs?image=ct_01", data={"params": "{}"})
         assert answer.status_code == 503
         assert "The organ model cannot be loaded; clicks are answered." in answer.json()["detail"]
@@ -207,5 +204,3 @@ def test_without_an_organ_model_clicks_are_answered(tmp_path: Path) -> None:
         assert nrrd.read(file)[0].any()
         sample = server.client.next_sample("disagreement", {})
         assert "drawn by chance: The organ model cannot be loaded" in sample["reason"]
-    finally:
-        running.close()  # type: ignore[attr-defined]

@@ -13,7 +13,7 @@ from baps.io import file_stem, images_folder, label_stem, list_images
 TAG_FOLDERS = ("final", "draft", "original")
 """Folders in ``labels`` whose files the server uses."""
 
-_LABEL_FOLDERS = ("labels", "labelsTr", "labelsTs", "label", "masks", "mask", "segmentations", "segmentation")
+LABEL_FOLDERS = ("labels", "labelsTr", "labelsTs", "label", "masks", "mask", "segmentations", "segmentation")
 """Folders in which other programs, such as nnU-Net, keep labels."""
 
 _LABEL_SUFFIX = re.compile(r"[-_. ](labels?|labelmap|label[-_]?map|seg|segmentations?|masks?|gt)$", re.IGNORECASE)
@@ -110,7 +110,7 @@ def _folders(studies: Path, skip_named_folders: bool) -> list[Path]:
     if studies.name.lower().startswith("image"):
         parents.add(studies.absolute().parent)
     labels_folder = studies / "labels"
-    pairs = [parent / name for parent in sorted(parents) for name in _LABEL_FOLDERS]
+    pairs = [parent / name for parent in sorted(parents) for name in LABEL_FOLDERS]
     pairs += (
         sorted(one for one in labels_folder.iterdir() if one.name not in TAG_FOLDERS)
         if labels_folder.is_dir() and not skip_named_folders
