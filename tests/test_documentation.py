@@ -275,6 +275,14 @@ def test_the_messages_to_troubleshoot_are_those_of_the_code() -> None:
             assert any(part in text for text in texts), message
 
 
+def test_the_layers_of_the_architecture_are_those_that_lint_holds() -> None:
+    table = (DOCS / "explanation" / "architecture.md").read_text().split("## Two walks")[0]
+    rows = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    layers = [name.strip("/").removesuffix(".py") for row in rows for name in re.findall(r"`([\w./]+)`", row)]
+    contract = (ROOT / "pyproject.toml").read_text().split("layers = [")[1].split("]")[0]
+    assert layers == re.findall(r'"(\w+)"', contract)
+
+
 @pytest.mark.parametrize("name", ["json-keys.md", "adapter-file.md"])
 def test_the_keys_of_json_are_those_of_the_code(name: str) -> None:
     sources = "\n".join(file.read_text() for file in (ROOT / "apps" / "baps_app").rglob("*.py"))
