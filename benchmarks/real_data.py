@@ -100,7 +100,7 @@ def _flat(path: Path, folder: Path, side: int) -> LabelledSlice:
     """A picture and all that is marked on it."""
     volume = read_volume(path)
     mask = path if path.suffix == ".npz" else folder / "masks" / f"{path.stem}.png"
-    truth, plane = read_labels(mask, volume) > 0, Plane(2, 0)
+    target, plane = read_labels(mask, volume) > 0, Plane(2, 0)
     canvas, window = Canvas.fit(volume, plane, side), choose_window(volume)
     image = canvas_image(volume, plane, canvas, window)
-    return LabelledSlice(path.stem, image, canvas.draw(plane.extract(truth)) > 0.5, window)
+    return LabelledSlice(path.stem, image, canvas.draw(plane.extract(target)) > 0.5, window)

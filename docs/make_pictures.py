@@ -164,10 +164,10 @@ def adapted() -> Figure:
     cases = [Case(image_of(n), labels_of(n), VALUES[organ], n) for n in TRAINED]
     slices, _ = load_cases(cases, model.capabilities.input_size, 24)
     result = adapt(model, slices, AdaptationSettings(max_images=1500))
-    if result.check.status != "accepted":
+    if result.acceptance.status != "accepted":
         raise SystemExit("The adapter was rejected; use another organ or seed.")
-    print(result.check.sentence())
-    store.publish(organ, store.add(organ, result.adapter, result.record, result.check.status))
+    print(result.acceptance.sentence())
+    store.publish(organ, store.add(organ, result.adapter, result.record, result.acceptance.status))
     random = np.random.default_rng(0)
     clicked: list[tuple[float, str, dict[str, object]]] = []
     for case in SHOWN:

@@ -15,7 +15,12 @@ from baps.adapters.visual_prompt import BasisVisualPrompt, ImageStatistics, Visu
 from baps.blackbox import BlackBox
 from baps.blackbox.loading import bundled_network
 from baps.blackbox.sam import SamBlackBox
-from baps.evaluation.interactive import Ask, asker, simulate_corrections, summarise
+from baps.evaluation.interactive import (
+    SegmentFunction,
+    build_segment_function,
+    simulate_corrections,
+    summarise_corrections,
+)
 from baps.evaluation.scoring import score_slices
 from baps.evaluation.slices import LabelledSlice, evenly_spaced
 from baps.evaluation.splits import split_patients
@@ -23,7 +28,7 @@ from baps.prompts import Prompt
 from baps.prompts.simulated import MAX_CLICKS
 from baps.training.adapt import adapt
 from baps.training.settings import AdaptationSettings
-from baps.training.steps import SLOWER, PromptSpaceStepper, SpsaGcStepper, Stepper
+from baps.training.steps import IMAGE_LR_DIVISOR, PromptSpaceStepper, SpsaGcStepper, Stepper
 from baps.training.training import train
 from benchmarks.adaptation.steppers import CmaEsStepper, WhiteBoxStepper
 from benchmarks.adaptation.wrapped import CropAroundClick, HardMasks
@@ -82,20 +87,20 @@ def score(
 def score_corrections(
     black_box: BlackBox, adapter: Adapter | None, patients: Sequence[Sequence[LabelledSlice]], kind: str
 ) -> dict[str, object]:
-    """Dice by number of prompts, on up to six slices a patient, with two sets of clicks: see ``Corrections``."""
+    """Dice by number of prompts, on up to six slices a patient, with two sets of clicks: see ``InteractiveScores``."""
     found = []
     for pieces in patients:
         scores = []
         for row, piece in enumerate(evenly_spaced(pieces, _CORRECTED_SLICES)):
-            ask = asker(black_box, adapter, piece.image)
+            segment = build_segment_function(black_box, adapter, piece.image)
             randoms = [np.random.default_rng([_SEED, 31, n, row]) for n in range(_WATCHED_SETS)]
 
-            def masks(prompts: Sequence[Prompt], ask: Ask = ask) -> list[NDArray[np.bool_]]:
-                return [probability > 0.5 for probability in ask(prompts)]
+            def masks(prompts: Sequence[Prompt], segment: SegmentFunction = segment) -> list[NDArray[np.bool_]]:
+                return [probability > 0.5 for probability in segment(prompts)]
 
-            scores.append(simulate_corrections(masks, piece.truth, kind, MAX_CLICKS, randoms))
+            scores.append(simulate_corrections(masks, piece.target, kind, MAX_CLICKS, randoms))
         found.append([np.array(scores)])
-    return asdict(summarise(found))
+    return asdict(summarise_corrections(found))
 
 
 Found = tuple[BlackBox, Adapter | None]
@@ -138,7 +143,7 @@ def best_of_several(arena: Arena) -> Found:
 def constant_1(arena: Arena) -> Found:
     """Brightness: one number for all images."""
     settings = _settings(arena, zoom="none", head="none", correction_ratio=0)
-    stepper = PromptSpaceStepper(replace(settings, learning_rate=SLOWER * settings.learning_rate))
+    stepper = PromptSpaceStepper(replace(settings, learning_rate=IMAGE_LR_DIVISOR * settings.learning_rate))
     return _train(arena, settings, _Brightness(), stepper)
 
 
@@ -276,12 +281,12 @@ def _settings(arena: Arena, **other: object) -> AdaptationSettings:
 
 
 def _adapt(arena: Arena, settings: AdaptationSettings) -> Found:
-    made = adapt(arena.black_box, arena.training, settings, watch=arena.watch)
+    made = adapt(arena.black_box, arena.training, settings, callback=arena.watch)
     arena.notes["zoom"] = made.adapter.zoom
     arena.notes["without_head"] = float(np.mean(score(arena.examiner, replace(made.adapter, head=None), arena.test)))
-    arena.notes["status"] = made.check.status
-    arena.notes["verdict"] = made.check.verdict.record() if made.check.verdict else None
-    if made.check.status == "rejected":  # Then the model as it is goes on serving.
+    arena.notes["status"] = made.acceptance.status
+    arena.notes["verdict"] = made.acceptance.comparison.record() if made.acceptance.comparison else None
+    if made.acceptance.status == "rejected":  # Then the model as it is goes on serving.
         arena.notes["rejected"] = float(np.mean(score(arena.examiner, made.adapter, arena.test)))
         return arena.examiner, None
     return arena.examiner, made.adapter
@@ -295,7 +300,7 @@ def _train(
 ) -> Found:
     adapter, _ = train(
         arena.black_box, arena.labelled, settings, arena.max_images,
-        watch=arena.watch, visual_prompt=visual_prompt, stepper=stepper,
+        callback=arena.watch, visual_prompt=visual_prompt, stepper=stepper,
     )  # fmt: skip
     arena.notes["zoom"] = adapter.zoom
     return arena.examiner, adapter
@@ -337,7 +342,7 @@ class _Brightness(BasisVisualPrompt):
 class _Still(Stepper):
     """Asks nothing and moves nothing."""
 
-    batch, asked_each = 1000, 1
+    batch_size, queries_per_slice = 1000, 1
 
     def start(self, visual_prompt: VisualPrompt, steps: int) -> None: ...
 

@@ -18,7 +18,7 @@ from baps.prompts import Prompt
 from baps.training.batches import Batch
 from baps.training.losses import image_losses
 from baps.training.settings import AdaptationSettings
-from baps.training.steps import PromptSpaceStepper, Recall, Stepper, ask
+from baps.training.steps import GetOrQuery, PromptSpaceStepper, Stepper, query_black_box
 
 
 def trained(visual_prompt: VisualPrompt) -> list[torch.nn.Parameter]:
@@ -29,19 +29,19 @@ def trained(visual_prompt: VisualPrompt) -> list[torch.nn.Parameter]:
 class CmaEsStepper(Stepper):
     """CMA-ES (Hansen; the package ``cma``) on the weights that may move: a generation a step, on the same slices."""
 
-    batch = 8
+    batch_size = 8
 
     def __init__(self, seed: int, population: int = 10, spread: float = 0.1) -> None:
-        self.seed, self.asked_each, self.spread = seed, population, spread
+        self.seed, self.queries_per_slice, self.spread = seed, population, spread
 
     def start(self, visual_prompt: VisualPrompt, steps: int) -> None:
         self.visual_prompt = visual_prompt
         first = parameters_to_vector(trained(visual_prompt)).detach().numpy()
-        options = {"popsize": self.asked_each, "seed": self.seed + 1, "verbose": -9, "maxiter": steps + 1}
+        options = {"popsize": self.queries_per_slice, "seed": self.seed + 1, "verbose": -9, "maxiter": steps + 1}
         self.search = cma.CMAEvolutionStrategy(first, self.spread, options)
 
     @torch.no_grad()
-    def step(self, black_box: BlackBox, batch: Batch, generator: torch.Generator, get_or_query: Recall) -> None:
+    def step(self, black_box: BlackBox, batch: Batch, generator: torch.Generator, get_or_query: GetOrQuery) -> None:
         candidates = self.search.ask()
 
         def asked() -> list[float]:
@@ -50,9 +50,9 @@ class CmaEsStepper(Stepper):
                 self._take(candidate)
                 codes.append(self.visual_prompt(batch.features, batch.prompts, batch.images.shape[-1]))
             changed = self.visual_prompt.apply_code(batch.images, torch.cat(codes))
-            answers = ask(black_box, changed, batch.prompts * len(candidates))
-            truth = batch.truth.repeat(len(candidates), 1, 1)
-            found: list[float] = image_losses(answers, truth).view(len(candidates), -1).mean(1).tolist()
+            answers = query_black_box(black_box, changed, batch.prompts * len(candidates))
+            target = batch.target.repeat(len(candidates), 1, 1)
+            found: list[float] = image_losses(answers, target).view(len(candidates), -1).mean(1).tolist()
             return found
 
         self.search.tell(candidates, get_or_query(asked))
@@ -72,10 +72,10 @@ class WhiteBoxStepper(PromptSpaceStepper):
         super().__init__(settings)
         self.model = bundled_network()[0].eval().requires_grad_(False)
 
-    def step(self, black_box: BlackBox, batch: Batch, generator: torch.Generator, get_or_query: Recall) -> None:
+    def step(self, black_box: BlackBox, batch: Batch, generator: torch.Generator, get_or_query: GetOrQuery) -> None:
         code = self.visual_prompt(batch.features, batch.prompts, batch.images.shape[-1])
         changed = self.visual_prompt.apply_unrounded(batch.images, code).clamp(0, 255)
-        self.descend(image_losses(self._answer(changed, batch.prompts), batch.truth).mean())
+        self.descend(image_losses(self._answer(changed, batch.prompts), batch.target).mean())
 
     def _answer(self, images: torch.Tensor, prompts: Sequence[Prompt]) -> torch.Tensor:
         """Probabilities (B, S, S) with a graph, for images of the model's own size and clicks; as many as one another

@@ -18,13 +18,13 @@ import torch
 
 from baps.evaluation.cases import Case, CaseReader
 from baps.fseft.adaptation import OrganSettings
-from baps.fseft.adapters import METHODS, FewShotAdapter, Reads, build_adapter, why_not
-from baps.fseft.evaluation import Scored, evaluate_organ
+from baps.fseft.adapters import METHODS, FewShotAdapter, InputKind, build_adapter, unsupported_reason
+from baps.fseft.evaluation import OrganScores, evaluate_organ
 from baps.fseft.feature_cache import FeatureCache
 from baps.fseft.fitting import Example, fit
 from baps.fseft.models import OrganModel, load_organ_model
 from baps.fseft.predictor import unadapted
-from baps.fseft.preprocessing import prepare
+from baps.fseft.preprocessing import preprocess
 from baps.fseft.protocol import draw_shots
 from baps.fseft.volumes import load_volumes
 from baps.io import read_volume
@@ -33,7 +33,7 @@ from benchmarks.real_data import Domain, cases, sha256_of_set
 VERSION = 2
 """To be raised whenever the same cell comes to another result than before."""
 
-Settings = Mapping[Reads, OrganSettings]
+Settings = Mapping[InputKind, OrganSettings]
 """Of fits, by what an adapter reads."""
 
 FIT: Settings = {
@@ -42,10 +42,10 @@ FIT: Settings = {
     "landmarks": OrganSettings(),
     "images": OrganSettings(epochs=40),  # Of one volume: a step through the model takes six to ten times as long.
 }
-_READ: tuple[Reads, ...] = ("features", "probabilities", "landmarks")
+_READ: tuple[InputKind, ...] = ("features", "probabilities", "landmarks")
 """Of each volume before anything is measured."""
 
-QUICK_FIT: Settings = {reads: replace(settings, epochs=30) for reads, settings in FIT.items()}
+QUICK_FIT: Settings = {input_kind: replace(settings, epochs=30) for input_kind, settings in FIT.items()}
 
 
 SEEDS = 3
@@ -242,11 +242,11 @@ def plan(
     return sorted(found, key=worth)
 
 
-def _reads(arm: Arm) -> Reads:
+def _reads(arm: Arm) -> InputKind:
     """What an arm's adapter reads; told by the method, without a model."""
     if METHODS[arm.method].points:
         return "landmarks"
-    if METHODS[arm.method].of_classes:
+    if METHODS[arm.method].needs_classes:
         return "probabilities"
     return "features" if arm.method in ("linear_probe", "spatial", "spatial_pointwise") else "images"
 
@@ -262,34 +262,34 @@ class Source:
 
     model: str
     weights: Path | None
-    readings: Path
+    feature_cache: Path
 
     def load(self) -> tuple[OrganModel, FeatureCache]:
         """Both."""
-        return load_organ_model(self.model, self.weights), FeatureCache(self.readings)
+        return load_organ_model(self.model, self.weights), FeatureCache(self.feature_cache)
 
 
 def read_all(cell: Cell, source: Source, threads: int) -> None:
     """Keep what the frozen model says of a cell's volumes, so that no run has to ask it, nor is measured doing so."""
     torch.set_num_threads(threads)
-    model, readings = source.load()
+    model, feature_cache = source.load()
     for case in [*cases(cell.domain, "train"), *cases(cell.domain, cell.split)]:
         image = _image(model, case)
-        for reads in _READ if model.network.classes else ("features",):
-            readings.of(model, reads, image)
+        for input_kind in _READ if model.network.classes else ("features",):
+            feature_cache.get(model, input_kind, image)
 
 
 def run(cell: Cell, source: Source) -> dict[str, Any]:
     """One cell, in a process of its own: its peak of memory is read before the test volumes are asked for."""
     torch.set_num_threads(1)
-    model, readings = source.load()
+    model, feature_cache = source.load()
     arm, record = ARMS[cell.arm], asdict(cell)
     test = cases(cell.domain, cell.split)
     if cell.settings is None:
-        scored, passed_over = _score(model, [(unadapted(model, cell.organ), test)], readings)
+        scored, passed_over = _score(model, [(unadapted(model, cell.organ), test)], feature_cache)
         return {**record, "scores": scored, "skipped": passed_over}
-    if reason := why_not(arm.method, model.network):
-        return {**record, "why_not": reason}
+    if reason := unsupported_reason(arm.method, model.network):
+        return {**record, "unsupported_reason": reason}
     labelled = cases(cell.domain, "train")
     volumes, skipped = load_volumes(map(_where_marked, labelled) if arm.marked else labelled, model)
     drawn = draw_shots(volumes, cell.shots, cell.seed)
@@ -300,22 +300,24 @@ def run(cell: Cell, source: Source) -> dict[str, Any]:
         adapter = build_adapter(arm.method, model.network, cell.organ, decoder=arm.decoder, seed=cell.seed)
         adapter.to(model.device)
         examples = [
-            Example(readings.of(model, adapter.reads, v.image), v.truth, v.labelled) for p in drawn for v in volumes[p]
+            Example(feature_cache.get(model, adapter.input_kind, v.image), v.target, v.labelled)
+            for p in drawn
+            for v in volumes[p]
         ]
-        unlabelled = [readings.of(model, adapter.reads, _image(model, case)) for case in queries]
+        unlabelled = [feature_cache.get(model, adapter.input_kind, _image(model, case)) for case in queries]
         begun = time.process_time()
         fitted = fit(adapter, examples, cell.settings.fit_settings(), unlabelled)
         seconds += time.process_time() - begun
         epochs.append(len(fitted.losses))
         adapters.append((adapter, tested))
     memory = _peak_mib()
-    scored, passed_over = _score(model, adapters, readings)
+    scored, passed_over = _score(model, adapters, feature_cache)
     return {
         **record,
         "patients": drawn,
         "skipped": {**skipped, **passed_over},
         "scores": scored,
-        "parameters": sum(value.numel() for value in adapters[0][0].trained().values()),
+        "parameters": sum(value.numel() for value in adapters[0][0].trainable_parameters().values()),
         "seconds": round(seconds, 1),
         "epochs": epochs,
         "memory_mib": round(memory),
@@ -323,22 +325,22 @@ def run(cell: Cell, source: Source) -> dict[str, Any]:
 
 
 def _image(model: OrganModel, case: Case) -> torch.Tensor:
-    return prepare(read_volume(case.image), model.spacing, model.side).image
+    return preprocess(read_volume(case.image), model.spacing, model.side).image
 
 
 def _where_marked(case: Case) -> Case:
     _, organ, _ = CaseReader().read(case)
-    return replace(case, covered=frozenset(np.flatnonzero(organ.any((0, 1))).tolist()))
+    return replace(case, annotated_slices=frozenset(np.flatnonzero(organ.any((0, 1))).tolist()))
 
 
 def _score(
-    model: OrganModel, adapters: Sequence[tuple[FewShotAdapter | None, Sequence[Case]]], readings: FeatureCache
+    model: OrganModel, adapters: Sequence[tuple[FewShotAdapter | None, Sequence[Case]]], feature_cache: FeatureCache
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Of each patient who has the organ, by the adapter that is meant for them; and why the others have none."""
-    found: list[Scored] = []
+    found: list[OrganScores] = []
     passed_over: dict[str, str] = {}
     for adapter, tested in adapters:
-        scored, skipped = evaluate_organ(model, adapter, tested, readings)
+        scored, skipped = evaluate_organ(model, adapter, tested, feature_cache)
         found += scored.values()
         passed_over |= skipped
     # JSON has no infinity, which the distance from an empty mask is.

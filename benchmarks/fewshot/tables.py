@@ -19,7 +19,7 @@ def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
     Only seeds count of which every organ of the experiment was run. Dice and distances are means over patients, then
     organs; ``_std`` is their spread over seeds. An empty answer has no distance: it is left out of those means, and
-    counted in ``missed``, a share of all answers. Where a method does not apply, ``why_not`` says why.
+    counted in ``missed``, a share of all answers. Where a method does not apply, ``unsupported_reason`` says why.
     """
     rows = []
     for experiment in dict.fromkeys(run["experiment"] for run in runs):

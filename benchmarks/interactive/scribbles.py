@@ -28,7 +28,7 @@ from scipy.sparse.csgraph import dijkstra
 from baps.blackbox import load_black_box
 from baps.imaging.canvas import Plane
 from baps.imaging.metrics import dice
-from baps.inference.scribbles import NEGATIVE, POSITIVE, choose_clicks, keep_strokes
+from baps.inference.scribbles import MAX_NEGATIVE, MAX_POSITIVE, choose_clicks, keep_strokes
 from baps.inference.segmenter import Segmenter
 from baps.prompts import Point, Prompt
 from baps.registry.store import AdapterStore
@@ -158,7 +158,7 @@ class Choice:
         return Prompt(choose(foreground, self.positive, random), choose(background, self.negative, random), box)
 
 
-DEFAULT = Choice("parts", POSITIVE, NEGATIVE)
+DEFAULT = Choice("parts", MAX_POSITIVE, MAX_NEGATIVE)
 """What the package does."""
 
 ONE_CLICK, STROKES_BOX = Choice("deepest", 1, longest=True), Choice(box="strokes")
@@ -178,7 +178,7 @@ CANDIDATES = [
 BOXES = (0.05, 0.25, 0.5)
 """By how much a box drawn around the organ is wider. Slicer's has three dimensions, and is close on few slices."""
 
-OTHERS = [ONE_CLICK, STROKES_BOX, *(Choice("parts", POSITIVE, NEGATIVE, "organ", wider) for wider in BOXES)]
+OTHERS = [ONE_CLICK, STROKES_BOX, *(Choice("parts", MAX_POSITIVE, MAX_NEGATIVE, "organ", wider) for wider in BOXES)]
 
 
 def around(mask: Strokes, wider: float) -> tuple[float, float, float, float]:
@@ -279,7 +279,7 @@ def main(out: Annotated[Path, typer.Option()] = RESULTS / "scribbles.json") -> N
     best = next(row for row in rows if {key: row[key] for key in candidates[0]} in candidates and row["answer"] == KEPT)
     console = Console(width=160)
     console.print(table("The best by the images chosen by", [row for row in rows if row["answer"] == KEPT][:12]))
-    console.print(table("All others", [row for row in rows if row["negative"] in (0, NEGATIVE)]))
+    console.print(table("All others", [row for row in rows if row["negative"] in (0, MAX_NEGATIVE)]))
     record = {
         "images": len(images),
         "reported_images": len(images[1::2]),

@@ -29,7 +29,7 @@ from baps.errors import InputError
 from baps.evaluation.cases import Case, CaseReader
 from baps.imaging.canvas import SLICE_AXIS, Plane
 from baps.imaging.metrics import dice
-from baps.inference.propagation import deepest, shape_between
+from baps.inference.propagation import deepest_point, interpolate_shape
 from baps.inference.requests.click import OrganClicks
 from baps.inference.segmenter import Segmenter
 from baps.inference.whole_organ import segment_organ
@@ -96,7 +96,7 @@ def click_where_worst(
     index = int((mask ^ organ).sum((0, 1)).argmax())
     found, truth = Plane(SLICE_AXIS, index).extract(mask), Plane(SLICE_AXIS, index).extract(organ)
     if not truth.any():
-        points = (*clicks.background.get(index, ()), deepest(found))
+        points = (*clicks.background.get(index, ()), deepest_point(found))
         return replace(clicks, background={**clicks.background, index: points})
     if index in clicks.prompts:
         prompt = draw_correction(clicks.prompts[index], found, truth, random) or clicks.prompts[index]
@@ -112,7 +112,7 @@ def interpolate(masks: dict[int, NDArray[np.bool_]], shape: tuple[int, int, int]
         Plane(SLICE_AXIS, index).insert(whole, mask)
     for lower, upper in itertools.pairwise(sorted(masks)):
         for index in range(lower + 1, upper):
-            between = shape_between(masks[lower], masks[upper], (index - lower) / (upper - lower))
+            between = interpolate_shape(masks[lower], masks[upper], (index - lower) / (upper - lower))
             Plane(SLICE_AXIS, index).insert(whole, between)
     return whole
 
@@ -164,12 +164,12 @@ def train(domain: Domain, black_box: BlackBox, store: AdapterStore) -> None:
     record = {
         "adapter": made.adapter.to_dict(),
         "black_box": {"weights_sha256": black_box.capabilities.weights_sha256},
-        "status": made.check.status,
+        "status": made.acceptance.status,
     }
-    version = store.add(domain.name, made.adapter, record, made.check.status)
-    if made.check.status == "accepted":  # Else the model as it is goes on serving.
+    version = store.add(domain.name, made.adapter, record, made.acceptance.status)
+    if made.acceptance.status == "accepted":  # Else the model as it is goes on serving.
         store.publish(domain.name, version)
-    console.print(f"{domain.name}: the adapter is {made.check.status}, zoom {made.adapter.zoom:g}.")
+    console.print(f"{domain.name}: the adapter is {made.acceptance.status}, zoom {made.adapter.zoom:g}.")
 
 
 def table(runs: Sequence[Run]) -> list[str]:

@@ -78,7 +78,7 @@ def _trained_liver(target: Target) -> NDArray[np.bool_] | None:
     for case in labelled_cases(studies, LABELS, {})[0]["liver"]:
         if case.image.name.startswith(f"{target.image}."):
             found = read_label_map(case.labels, read_volume(case.image)).mask(case.value)
-            covered = range(found.shape[2]) if case.covered is None else case.covered
+            covered = range(found.shape[2]) if case.annotated_slices is None else case.annotated_slices
             found[:, :, [k for k in range(found.shape[2]) if k not in covered]] = False
             return found
     return None

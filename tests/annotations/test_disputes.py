@@ -66,8 +66,8 @@ class Place:
             return None
         (case,) = cases[organ]
         found = read_label_map(case.labels, Volume(np.zeros(SHAPE, np.int16), np.eye(4))).mask(case.value)
-        for k in range(SHAPE[2]) if case.covered is not None else ():
-            found[:, :, k] &= k in (case.covered or ())
+        for k in range(SHAPE[2]) if case.annotated_slices is not None else ():
+            found[:, :, k] &= k in (case.annotated_slices or ())
         return found
 
     @property
@@ -103,7 +103,7 @@ def test_trainings_go_on_with_what_was_taken_away(place: Place, attack: str) -> 
         place.save("ben", slices=[9], liver=_block(0) & (np.indices(SHAPE)[0] > 0))
     else:
         told = place.save("ben", **ATTACKS[attack])
-        assert any("This takes liver away from what anna drew" in note for note in told)
+        assert any("This takes liver away from the version of anna" in note for note in told)
         assert place.disputed["liver"]["author"] == "anna"
     np.testing.assert_array_equal(place.trained(), _block(0))
 
@@ -118,7 +118,7 @@ def test_the_word_of_a_trainer_counts_at_once(place: Place, attack: str) -> None
 
 def test_an_ordinary_correction_is_trained_on(place: Place) -> None:
     better = _block(1)
-    assert place.save("ben", liver=better) == ["liver by anna was replaced; the earlier one is kept on the server."]
+    assert place.save("ben", liver=better) == ["liver by anna was replaced; the earlier version is kept on the server."]
     assert place.disputed == {}
     np.testing.assert_array_equal(place.trained(), better)
 
@@ -148,14 +148,16 @@ def test_who_submits_an_organ_as_it_was_has_not_drawn_it(place: Place, attack: s
     place.save("ben", liver=_block(0))
     info = LabelHistory(place.studies).versions("a", "final")[-1].info
     assert info["authors"] == {"liver": "anna"}
-    assert any("This takes liver away from what anna drew" in note for note in place.save("ben", **ATTACKS[attack]))
+    assert any(
+        "This takes liver away from the version of anna" in note for note in place.save("ben", **ATTACKS[attack])
+    )
     np.testing.assert_array_equal(place.trained(), _block(0))
 
 
 def test_who_drew_it_gets_it_back_and_who_draws_something_else_changes_nothing(place: Place) -> None:
     place.save("ben", liver=_block(15))
     told = place.save("anna", spleen=_block(7, size=3))
-    assert "liver is disputed still: trainings take what anna drew." in told
+    assert "liver is still disputed: trainings use the version of anna." in told
     np.testing.assert_array_equal(place.trained(), _block(0))
     place.save("ben", liver=_block(15))  # Once more does not make it right.
     np.testing.assert_array_equal(place.trained(), _block(0))
@@ -167,9 +169,9 @@ def test_who_drew_it_gets_it_back_and_who_draws_something_else_changes_nothing(p
 def test_a_trainer_confirms_by_saving_the_label_again_as_it_is(place: Place) -> None:
     place.save("ben", slices=list(range(10)), spleen=_block(14))
     told = place.save("tess", confirms=True, kidney=_block(20, size=3))
-    assert "liver is disputed still: trainings take what anna drew." in told  # They may not have looked at it.
+    assert "liver is still disputed: trainings use the version of anna." in told  # They may not have looked at it.
     told = place.save("tess", confirms=True, spleen=_block(14), kidney=_block(20, size=3))
-    assert "liver is confirmed with this: it counts in trainings." in told
+    assert "liver is confirmed by this save: trainings use it." in told
     assert place.disputed == {}
     found = place.trained()
     assert found is not None
@@ -186,10 +188,10 @@ def test_the_command_confirms(place: Place) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False, **given)
         return done.stdout + done.stderr
 
-    assert "liver is disputed: trainings take that by anna" in baps("list", str(place.studies))
+    assert "liver is disputed: trainings use the version by anna" in baps("list", str(place.studies))
     assert "is not disputed there" in baps("confirm", str(place.studies), "a", "--organ", "spleen")
     audit = place.studies.parent / "adapters"
-    assert "liver counts now" in baps("confirm", str(place.studies), "a", "--adapters", str(audit))
+    assert "Trainings now use liver of the label" in baps("confirm", str(place.studies), "a", "--adapters", str(audit))
     (line,) = map(json.loads, (audit / "audit.jsonl").read_text().splitlines())
     assert (line["what"], line["organs"]) == ("confirm a label", ["liver"])
     assert line["image"]
@@ -204,7 +206,7 @@ def test_the_command_confirms(place: Place) -> None:
 def test_a_mask_that_is_shown_is_judged_too(place: Place) -> None:
     image = Volume(np.zeros(SHAPE, np.int16), np.eye(4))
     told = [save_shown(place.store, LABELS, "a", image, "liver", _block(15), [k], "baps", "ben") for k in (3, 4, 5, 6)]
-    assert "This takes liver away from what anna drew" in told[-1]
+    assert "This takes liver away from the version of anna" in told[-1]
     assert place.disputed["liver"]["author"] == "anna"
     np.testing.assert_array_equal(place.trained(), _block(0))
     said = save_shown(place.store, LABELS, "a", image, "liver", _block(15, depth=3), [6], "baps", "tess", confirms=True)

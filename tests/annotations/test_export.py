@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from baps.annotations.export import label_as_rtstruct
+from baps.annotations.export import label_to_rtstruct
 from baps.annotations.history import LabelHistory
 from baps.errors import InputError
 from baps.imaging.label_map import LabelMap
@@ -33,7 +33,7 @@ def test_segments_that_overlap_are_structures_by_name(history: LabelHistory, tmp
     file = write_label_map(tmp_path / "new", labels, image)
     for info in ({}, {"label_info": [{"name": "liver", "idx": 1}, {"name": "tumour", "idx": 2}], "model": "sam"}):
         history.save("p1", "final", file, ".seg.nrrd", info)
-        made = label_as_rtstruct(history, "p1")
+        made = label_to_rtstruct(history, "p1")
         found = {segment.name: segment.mask for segment in read_structures(made, image)}
         assert list(found) == (["liver", "tumour"] if info else ["a", "tumour"])
         for mask, wanted in zip(found.values(), masks.values(), strict=True):
@@ -46,4 +46,4 @@ def test_a_label_that_marks_nothing_is_refused(history: LabelHistory, tmp_path: 
     empty = write_label_map(tmp_path / "new", LabelMap((np.zeros(image.shape, np.uint8),)), image)
     history.save("p1", "draft", empty, ".nii.gz", {})
     with pytest.raises(InputError, match="The label draft of p1 marks nothing"):
-        label_as_rtstruct(history, "p1", "draft")
+        label_to_rtstruct(history, "p1", "draft")

@@ -38,14 +38,14 @@ def write(*files: Path) -> None:
 def test_which_image_a_label_belongs_to(label: str, image: str) -> None:
     (match,) = match_labels([Path(label)], ["a", "b_0000", "b_0001", "c-label", "c"])
     assert match.image == image
-    assert bool(match.why_not) == (not image)
+    assert bool(match.reason) == (not image)
 
 
 def test_two_labels_of_one_image_are_both_left_out() -> None:
     first, second, third = match_labels(map(Path, ("a.nii.gz", "a-label.nii.gz", "b.nii.gz")), ["a", "b"])
-    assert first.why_not == "a-label.nii.gz is a label of the same image. Keep one of them."
-    assert second.why_not.startswith("a.nii.gz is")
-    assert not third.why_not
+    assert first.reason == "a-label.nii.gz is a label of the same image. Keep one of them."
+    assert second.reason.startswith("a.nii.gz is")
+    assert not third.reason
 
 
 @pytest.mark.parametrize("folder", ["labels", "labels/by-anna", "labelsTr", "masks", "segmentations"])
@@ -57,7 +57,7 @@ def test_labels_that_are_not_used_are_said(tmp_path: Path, folder: str) -> None:
         f"2 files in {tmp_path / folder} look like labels; they are not used. Import them: baps labels import "
         f"{tmp_path / folder} {tmp_path} --dry-run"
     )
-    assert unused_labels(tmp_path, discreet=True) == ([] if "by-anna" in folder else [said])
+    assert unused_labels(tmp_path, skip_named_folders=True) == ([] if "by-anna" in folder else [said])
     write(tmp_path / "labels" / "final" / "a.nii.gz")
     assert unused_labels(tmp_path)[0].startswith("1 files in")
     write(tmp_path / "labels" / "final" / "b.nii.gz")

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from baps.annotations.label_info import (
     LabelInfo,
-    covered_slices,
     label_values,
+    list_annotated_slices,
     name_values,
     read_label_info,
     read_request,
@@ -151,7 +151,7 @@ def voxels() -> np.ndarray[Any, Any]:
 
 def _covered(said: dict[str, Any], voxels: np.ndarray[Any, Any], whole: bool = False) -> dict[str, list[int]]:
     info, found = read_label_info(said), LabelMap((voxels,))
-    return covered_slices(info, found, name_values(info, found, SITE), whole)
+    return list_annotated_slices(info, found, name_values(info, found, SITE), whole)
 
 
 def test_unsaid_the_slices_are_those_where_a_label_is_marked(voxels: np.ndarray[Any, Any]) -> None:
@@ -217,7 +217,7 @@ def test_every_value_needs_a_name_of_its_own(
 def test_where_nothing_was_said_other_values_are_kept_and_one_must_be_known(voxels: np.ndarray[Any, Any]) -> None:
     with notes.collecting() as said:
         assert name_values(read_label_info({}), LabelMap((voxels,)), {"spleen": 1}) == {"spleen": 1}
-    assert said == ["The values [6] are no labels of this site. They were kept; nothing is trained on them."]
+    assert said == ["The values [6] are not labels of this site. They were kept, but are not trained on."]
     with pytest.raises(InputError, match=r"The values \[1, 6\] of the label have no name"):
         name_values(read_label_info({}), LabelMap((voxels,)), {"kidney": 3})
 
@@ -282,4 +282,4 @@ def test_many_names_cost_no_look_at_the_volume_each(monkeypatch: pytest.MonkeyPa
 def test_what_is_covered_has_bounds(voxels: NDArray[np.uint8]) -> None:
     info = read_label_info({"label_info": [{"name": f"n{n}", "idx": n} for n in range(1, 1001)], "slices": range(200)})
     with pytest.raises(InputError, match="Name fewer segments"):
-        covered_slices(info, LabelMap((voxels,)), {f"n{n}": n for n in range(1, 1001)})
+        list_annotated_slices(info, LabelMap((voxels,)), {f"n{n}": n for n in range(1, 1001)})

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baps.annotations.label_info import LabelInfo, name_values, read_label_info
-from baps.annotations.merge import Kept, merge_concurrent_labels
+from baps.annotations.merge import MergedLabels, merge_concurrent_labels
 from baps.imaging.label_map import LabelMap
 
 LABELS = {"liver": 1, "spleen": 2, "kidney": 3}
@@ -24,14 +24,16 @@ def _info(names: dict[str, int], author: str, **more: object) -> LabelInfo:
     )
 
 
-def _merge(voxels: NDArray[np.uint8], said: LabelInfo, earlier_voxels: NDArray[np.uint8], earlier: LabelInfo) -> Kept:
+def _merge(
+    voxels: NDArray[np.uint8], said: LabelInfo, earlier_voxels: NDArray[np.uint8], earlier: LabelInfo
+) -> MergedLabels:
     new = LabelMap((voxels,))
     return merge_concurrent_labels(
         new, name_values(said, new, LABELS), said, said.author, LabelMap((earlier_voxels,)), earlier, LABELS
     )
 
 
-def _voxels(kept: Kept) -> NDArray[np.integer[Any]]:
+def _voxels(kept: MergedLabels) -> NDArray[np.integer[Any]]:
     (voxels,) = kept.label_map.layers
     return voxels
 
@@ -63,19 +65,19 @@ def test_a_value_that_means_something_else_is_changed() -> None:
 def test_the_new_one_holds_where_they_overlap_and_it_is_said() -> None:
     kept = _merge(_row(0, 2, 2), _info({"spleen": 2}, "ben"), _row(1, 1, 0), _info({"liver": 1}, "anna"))
     np.testing.assert_array_equal(_voxels(kept), _row(1, 2, 2))
-    assert kept.notes == ("liver by anna was kept, but for 1 voxels that are marked otherwise now.",)
+    assert kept.notes == ("liver by anna was kept, except 1 voxels that are marked differently now.",)
 
 
 def test_an_organ_that_is_covered_whole_is_said_to_be_gone() -> None:
     kept = _merge(_row(2, 2, 2), _info({"spleen": 2}, "ben"), _row(1, 1, 0), _info({"liver": 1}, "anna"))
     assert kept.organs == ()
-    assert kept.notes == ("liver by anna was kept, but for 2 voxels that are marked otherwise now.",)
+    assert kept.notes == ("liver by anna was kept, except 2 voxels that are marked differently now.",)
 
 
 def test_of_an_organ_that_both_marked_the_new_one_holds() -> None:
     kept = _merge(_row(0, 1, 1), _info({"liver": 1}, "ben"), _row(1, 1, 0), _info({"liver": 1}, "anna"))
     np.testing.assert_array_equal(_voxels(kept), _row(0, 1, 1))
-    assert kept.notes == ("liver by anna was replaced; the earlier one is kept on the server.",)
+    assert kept.notes == ("liver by anna was replaced; the earlier version is kept on the server.",)
 
 
 def test_authors_may_clear_what_is_their_own() -> None:
@@ -110,7 +112,7 @@ def test_overlaps_of_the_other_annotator_survive() -> None:
         "tumour": [False, True, False, False],
     }
     assert kept.notes == (
-        "liver by anna was kept, but for 1 voxels that are marked otherwise now.",
+        "liver by anna was kept, except 1 voxels that are marked differently now.",
         "tumour by anna was kept.",
     )
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from baps.adapters.adapter import identity_adapter
 from baps.annotations.history import LabelHistory, Version
-from baps.annotations.retention import Rule, _beyond, prune
+from baps.annotations.retention import RetentionRule, _beyond, prune
 from baps.errors import InputError
 from baps.registry.store import AdapterStore, adapter_times
 
@@ -44,9 +44,9 @@ def _later(days: float) -> datetime:
 
 def test_the_newest_stay_and_the_label_that_is_served_is_as_it_was(history: LabelHistory, tmp_path: Path) -> None:
     before = _names(history)
-    planned = list(prune(history, Rule(2), adapter_times(tmp_path), dry_run=True))
+    planned = list(prune(history, RetentionRule(2), adapter_times(tmp_path), dry_run=True))
     assert _names(history) == before
-    assert list(prune(history, Rule(2), adapter_times(tmp_path))) == planned == [("ct", "final", before[:4])]
+    assert list(prune(history, RetentionRule(2), adapter_times(tmp_path))) == planned == [("ct", "final", before[:4])]
     assert _names(history) == before[4:]
     assert history.served("ct", "final")[0].read_text() == "5"
     assert [(one["version"], one["why"]) for one in history.removed("ct", "final")] == [
@@ -58,15 +58,17 @@ def test_the_newest_stay_and_the_label_that_is_served_is_as_it_was(history: Labe
 
 
 def test_both_bounds_must_be_passed(history: LabelHistory, tmp_path: Path) -> None:
-    assert not list(prune(history, Rule(1, 30), adapter_times(tmp_path), now=_later(29)))
-    assert not list(prune(history, Rule(6, 30), adapter_times(tmp_path), now=_later(31)))
-    assert [len(gone) for _, _, gone in prune(history, Rule(4, 30), adapter_times(tmp_path), now=_later(31))] == [2]
+    assert not list(prune(history, RetentionRule(1, 30), adapter_times(tmp_path), now=_later(29)))
+    assert not list(prune(history, RetentionRule(6, 30), adapter_times(tmp_path), now=_later(31)))
+    assert [
+        len(gone) for _, _, gone in prune(history, RetentionRule(4, 30), adapter_times(tmp_path), now=_later(31))
+    ] == [2]
 
 
 def test_what_a_training_has_used_stays(history: LabelHistory, tmp_path: Path) -> None:
     first, second = _names(history)[:2]
-    history.note_used([history.version("ct", "final", second).file, tmp_path / "studies" / "labels" / "ct.nii.gz"])
-    list(prune(history, Rule(1), adapter_times(tmp_path)))
+    history.mark_used([history.version("ct", "final", second).file, tmp_path / "studies" / "labels" / "ct.nii.gz"])
+    list(prune(history, RetentionRule(1), adapter_times(tmp_path)))
     assert _names(history)[0] == second
     assert first not in _names(history)
 
@@ -75,11 +77,11 @@ def test_what_was_served_when_an_adapter_was_made_stays(history: LabelHistory, t
     """Adapters of earlier releases do not say what they were trained on."""
     names = _names(history)
     AdapterStore(tmp_path / "organs").add("spleen", identity_adapter(), {"created": _later(0).isoformat()}, "accepted")
-    assert not list(prune(history, Rule(1), adapter_times(tmp_path)))  # All were served within a day before.
+    assert not list(prune(history, RetentionRule(1), adapter_times(tmp_path)))  # All were served within a day before.
     for file in (tmp_path / "organs").rglob("record.json"):
         record = json.loads(file.read_text())
         file.write_text(json.dumps({**record, "created": _later(-9).isoformat()}))
-    assert [gone for _, _, gone in prune(history, Rule(1), adapter_times(tmp_path))] == [names[:-1]]
+    assert [gone for _, _, gone in prune(history, RetentionRule(1), adapter_times(tmp_path))] == [names[:-1]]
 
 
 def test_what_was_found_in_the_folder_stays(history: LabelHistory, tmp_path: Path) -> None:
@@ -87,7 +89,7 @@ def test_what_was_found_in_the_folder_stays(history: LabelHistory, tmp_path: Pat
     (tmp_path / "studies" / "labels" / "final" / "ct.nii.gz").write_text("by hand")
     (tmp_path / "new").write_text("new")
     history.save("ct", "final", tmp_path / "new", ".nii.gz", {})
-    list(prune(history, Rule(1), adapter_times(tmp_path)))
+    list(prune(history, RetentionRule(1), adapter_times(tmp_path)))
     assert [one.info.get("found") for one in history.versions("ct", "final")] == [True, None]
 
 
@@ -127,10 +129,10 @@ def test_a_rule_never_takes_the_newest_nor_evidence(
         for n, when in enumerate(saved)
     ]
     made = [NOW - timedelta(days=age) for age in times]
-    gone = _beyond(versions, Rule(keep, days), made, NOW)
+    gone = _beyond(versions, RetentionRule(keep, days), made, NOW)
     assert not {one.name for one in gone} & {one.name for one in versions[-max(keep, 1) :]}
     assert not any(one.info.get("found") for one in gone)
     for time in made:
-        served = [one for one in versions if one.when <= time]
+        served = [one for one in versions if one.saved_at <= time]
         assert not served or served[-1] not in gone
-    assert all(versions[versions.index(one) + 1].when <= NOW - timedelta(days=days) for one in gone)
+    assert all(versions[versions.index(one) + 1].saved_at <= NOW - timedelta(days=days) for one in gone)

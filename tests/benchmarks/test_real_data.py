@@ -21,7 +21,7 @@ def test_every_domain_has_test_slices_on_which_something_is_labelled(domain: Dom
         patients += 1
         for piece in case:
             assert piece.image.shape == (64, 64, 3)
-            assert piece.truth.any()
+            assert piece.target.any()
             assert piece.image.std() > 0
     assert patients >= 2
 

@@ -86,12 +86,12 @@ def test_roll_back_to_the_version_served_before_past_a_refused_one(store: Adapte
 
 
 def test_before_the_first_version_the_model_was_served_as_it_is(store: AdapterStore) -> None:
-    assert "the model as it is" in _run("rollback", "spleen")
+    assert "the unadapted model" in _run("rollback", "spleen")
     assert store.published("spleen") is None
 
 
 def test_what_is_not_served_cannot_be_rolled_back(store: AdapterStore) -> None:
-    with pytest.raises(NotFoundError, match="shared is served by the model as it is, .*no version was ever published"):
+    with pytest.raises(NotFoundError, match="shared is served by the unadapted model, .*no version was ever published"):
         _run("rollback", "shared")
     assert store.published(SHARED) is None
 
@@ -101,8 +101,8 @@ def test_a_second_roll_back_says_what_is_served_and_what_to_do(store: AdapterSto
     with pytest.raises(NotFoundError) as refused:
         _run("rollback", "spleen")
     assert str(refused.value) == (
-        "spleen is served by the model as it is, and nothing was served before that: version v0001 was rolled back. To "
-        "serve a version: baps adapters publish spleen VERSION (v0001, v0002)."
+        "spleen is served by the unadapted model, and nothing was served before that: version v0001 was rolled back. "
+        "To serve a version, run baps adapters publish spleen VERSION (v0001, v0002)."
     )
     assert store.published("spleen") is None
 
@@ -122,8 +122,8 @@ def test_the_versions_that_there_are_are_said(store: AdapterStore) -> None:
 
 def test_what_changes_nothing_is_said(store: AdapterStore) -> None:
     assert "spleen is served by v0001, as before." in _run("publish", "spleen", "v0001")
-    assert "spleen is served by the model as it is now, no longer by v0001." in _run("withdraw", "spleen")
-    assert "spleen is served by the model as it is, as before." in _run("withdraw", "spleen")
+    assert "spleen is served by the unadapted model now, no longer by v0001." in _run("withdraw", "spleen")
+    assert "spleen is served by the unadapted model, as before." in _run("withdraw", "spleen")
 
 
 def test_no_adapters_are_said(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def test_it_says_whole_or_where_the_chain_breaks(tmp_path: Path, monkeypatch: py
     for _ in range(3):
         audit.add({"what": "look"})
     said = _run.invoke(app, ["audit", "verify", "--file", str(file)])
-    assert (said.exit_code, "Whole: 3 lines" in said.output) == (0, True)
+    assert (said.exit_code, "Intact: 3 lines" in said.output) == (0, True)
     chain = json.loads(file.read_text().splitlines()[-1])["chain"]
     assert chain in said.output
     assert _run.invoke(app, ["audit", "verify", "--file", str(file), "--chain", chain]).exit_code == 0

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -55,3 +57,17 @@ def test_a_remote_model_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("BAPS_BLACK_BOX", "remote")
     with pytest.raises(InputError, match="is served already"):
         _serve()
+
+
+def test_an_ipv6_address_is_printed_in_brackets(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from baps.cli import blackbox
+
+    served: list[tuple[object, ...]] = []
+    hosting = SimpleNamespace(host=lambda *given: served.append(given))
+    monkeypatch.setitem(sys.modules, "baps.blackbox.remote.hosting", hosting)
+    blackbox.serve(host="::1", port=free_port(), grpc_port=free_port(), name="mine")
+    assert served
+    said = capsys.readouterr().out
+    assert re.search(r"http://\[::1\]:\d+/mine and grpc://\[::1\]:\d+/mine", said)

@@ -30,7 +30,7 @@ def test_each_volume_becomes_a_file_that_itk_opens(tmp_path: Path) -> None:
         assert shown[0, 0, 1] == 31 + 120 * (number - 1)
     again = CliRunner().invoke(app, ["convert", str(tmp_path / "mr.dcm"), str(tmp_path / "out")])
     assert again.exit_code == 1
-    assert "is there already" in str(again.exception)
+    assert "exists already" in str(again.exception)
 
 
 def test_what_was_changed_is_said(tmp_path: Path) -> None:

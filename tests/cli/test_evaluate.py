@@ -43,7 +43,7 @@ def test_one_click(evaluate: Callable[..., tuple[dict[str, Any], str]]) -> None:
     assert "by_clicks" not in figures
     assert "clicks" not in said
     assert f"{figures['mean']:.3f} ± {figures['std']:.3f}" in said
-    assert f"{figures['black_box_images']} images asked" in said
+    assert f"{figures['black_box_images']} images were sent to the model" in said
 
 
 @pytest.mark.parametrize("prompt", ["click", "box"])

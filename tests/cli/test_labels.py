@@ -76,7 +76,7 @@ def test_restore(studies: Path, audit: Path) -> None:
     assert read_volume(studies / "labels" / "final" / "ct_01.nii.gz").voxels.max() == 1
     assert _names(studies)[:2] == [first, second]
     assert len(_names(studies)) == 3
-    assert f"that of {first} again" in _run("list", str(studies))
+    assert f"restored from {first}" in _run("list", str(studies))
     (line,) = [json.loads(line) for line in audit.read_text().splitlines()]
     assert (line["what"], line["by"], line["version"]) == ("restore a label", "command", first)
 
@@ -138,7 +138,7 @@ def test_remove_a_version_or_the_whole_label(studies: Path, audit: Path) -> None
     with pytest.raises(InputError, match="is the newest"):
         _run("remove", str(studies), "ct_01", second)
     history = LabelHistory(studies)
-    history.note_used([history.version("ct_01", "final", first).file])
+    history.mark_used([history.version("ct_01", "final", first).file])
     with pytest.raises(InputError, match="A training has used the version.*--although-used"):
         _run("remove", str(studies), "ct_01", first)
     assert first in _run("remove", str(studies), "ct_01", first, "--although-used")
@@ -156,6 +156,6 @@ def test_confirm_leaves_a_line(studies: Path, audit: Path) -> None:
     newest = history.versions("ct_01", "final")[-1]
     info = {**newest.info, "disputed": {"liver": _names(studies)[0]}}
     history.save("ct_01", "final", newest.file, newest.suffix, info)
-    assert "liver counts now" in _run("confirm", str(studies), "ct_01")
+    assert "Trainings now use liver of the label" in _run("confirm", str(studies), "ct_01")
     (line,) = [json.loads(line) for line in audit.read_text().splitlines()]
     assert (line["what"], line["organs"], line["by"]) == ("confirm a label", ["liver"], "command")

@@ -45,7 +45,7 @@ def test_adapting_to_a_new_organ_and_measuring_it(run: Run, tmp_path: Path) -> N
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["tumour"]
 
     said = run("evaluate", "--organ", "tumour", "--json", str(tmp_path / "before.json"))
-    assert "it answers with nothing" in said
+    assert "its mask is empty" in said
     before = json.loads((tmp_path / "before.json").read_text())
     assert (before["dice"], before["hd95"], before["cases"]["ball0.nii.gz"]["surface"]) == (0.0, None, None)
 

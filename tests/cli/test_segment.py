@@ -162,7 +162,7 @@ def test_control_c_leaves_nothing_and_an_older_mask_as_it_was(
     (tmp_path / "mask.nrrd").write_text("an older one")
     monkeypatch.setattr("baps.inference.whole_organ.propagate", pressed)
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(BapsError, match="Given up; nothing was written"):
+    with pytest.raises(BapsError, match="Interrupted; nothing was written"):
         _segment(image, tmp_path / "mask.nrrd", "--click", "20,18,6", "--whole-organ")
     assert sorted(tmp_path.iterdir()) == before
     assert (tmp_path / "mask.nrrd").read_text() == "an older one"

@@ -32,7 +32,7 @@ def test_from_the_first_to_the_last_day_of_a_user(tmp_path: Path) -> None:
 
 
 def test_the_file_of_the_settings_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="Say which file"):
+    with pytest.raises(InputError, match="Name the file of users"):
         _run("list")
     monkeypatch.setenv("BAPS_USERS", str(tmp_path / "users.json"))
     _run("add", "anna", "--role", "admin")

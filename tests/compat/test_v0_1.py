@@ -11,7 +11,9 @@ import functools
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ from baps.fseft.adapter_file import read_organ_adapter
 from baps.fseft.feature_cache import FeatureCache
 from baps.fseft.models import OrganModel, load_organ_model
 from baps.fseft.predictor import OrganSegmenter, ask
-from baps.fseft.preprocessing import prepare
+from baps.fseft.preprocessing import preprocess
 from baps.inference.requests.click import read_click
 from baps.inference.segmenter import Segmenter
 from baps.io import read_label_map, read_volume
@@ -49,6 +51,7 @@ from baps.site.settings import Settings, read_settings
 from baps.site.users import Users
 from baps.training.publishing import adapt_and_publish
 from baps.training.settings import AdaptationSettings
+from baps.utils.deprecation import OldNameWarning
 from baps.utils.limits import max_volume_bytes
 
 ROOT = Path(__file__).parents[2]
@@ -56,16 +59,33 @@ FIXTURE = ROOT / "tests" / "fixtures" / "v0_1"
 SAMPLES = ROOT / "sample-data" / "ct" / "images"
 
 # A rename is told here, and only here: {name in version 0.1: name now}. A name that is not listed is still the same.
-SETTINGS: dict[str, str] = {}
-REMOTE: dict[str, str] = {}
-TRAINING: dict[str, str] = {}
-ORGAN_TRAINING: dict[str, str] = {}
-OPTIONS: dict[str, str] = {}
+SETTINGS = {
+    "ahead": "prefetch_slices",
+    "most_upload_mb": "max_upload_mb",
+    "most_volume_mb": "max_volume_mb",
+    "organ_cache_gb": "feature_cache_gb",
+    "pacs_login": "pacs_credentials",
+    "remote_batch": "remote_batch_size",
+    "remote_patience": "remote_retry_seconds",
+    "remote_side": "remote_image_size",
+    "whole_labels": "complete_labels",
+}
+REMOTE = {"side": "image_size", "patience": "retry_seconds"}
+TRAINING = {
+    "batch": "batch_size",
+    "corrected": "correction_ratio",
+    "radius": "perturbation_radius",
+    "rate": "learning_rate",
+}
+ORGAN_TRAINING = {"rate": "learning_rate"}
+OPTIONS = {"corrected": "correction_ratio", "rate": "learning_rate"}
 """Of the parameters of the commands' functions."""
-STATUSES: dict[str, str] = {}
+STATUSES = {"passed": "accepted", "refused": "rejected"}
 """What a check said of an adapter."""
-RECORD: dict[str, str] = {}
+RECORD = {"known_patients": "seen_patients"}
 """Keys of an adapter's record."""
+LABEL_INFO = {"covers": "annotated_slices"}
+"""Keys of what is kept of a label."""
 
 LABELS = {"spleen": 2, "left kidney": 4}
 """Of the site."""
@@ -137,6 +157,20 @@ def renamed(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, An
     return {names.get(name, name): value for name, value in values.items()}
 
 
+@contextmanager
+def one_warning_each(old_names: Iterable[str], names: Mapping[str, str]) -> Iterator[None]:
+    """Demand one warning for each old name, which names the new one, and no other."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", OldNameWarning)
+        yield
+    sentences = [str(one.message) for one in caught if issubclass(one.category, OldNameWarning)]
+    wanted = {old: names[old] for old in old_names if old in names}
+    assert len(sentences) == len(wanted), sentences
+    for old, new in wanted.items():
+        (sentence,) = [one for one in sentences if one.startswith(f"{old} ")]
+        assert f"is now called {new}." in sentence
+
+
 # Settings.
 
 
@@ -169,7 +203,15 @@ SOURCES = [*sorted(path.name for path in (FIXTURE / "settings").glob("*.json")),
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_settings_are_read_as_before(source: str) -> None:
-    settings, wanted = read_of(source), expected("settings")[source]
+    wanted = expected("settings")[source]
+    names, old_names = SETTINGS, set(wanted)
+    if source == "empty_values.json":
+        old_names = set(json.loads((FIXTURE / "settings" / source).read_text()))
+    elif source == "environment":
+        names = {f"BAPS_{old.upper()}": f"BAPS_{new.upper()}" for old, new in SETTINGS.items()}
+        old_names = {f"BAPS_{old.upper()}" for old in wanted}
+    with one_warning_each(old_names, names):
+        settings = read_of(source)
     found = {name: plain(getattr(settings, name)) for name in renamed(wanted, SETTINGS)}
     assert found == renamed(wanted, SETTINGS)
 
@@ -202,7 +244,9 @@ def test_variables_that_are_no_settings_count_as_before(site: Site, monkeypatch:
     assert (login.user, login.password) == ("baps", variables["MONAI_LABEL_DICOMWEB_PASSWORD"])
     for name in ("BAPS_MOST_VOLUME_MB", "BAPS_REMOTE_TOKEN"):
         monkeypatch.setenv(name, variables[name])
-    assert max_volume_bytes() == 2048 << 20
+    monkeypatch.delenv("BAPS_MAX_VOLUME_MB", raising=False)
+    with one_warning_each(["BAPS_MOST_VOLUME_MB"], {"BAPS_MOST_VOLUME_MB": "BAPS_MAX_VOLUME_MB"}):
+        assert max_volume_bytes() == 2048 << 20
     with pytest.raises(BapsError, match="token"):  # It is read: it must not travel unencrypted.
         connect(Address.parse("http://models.hospital:8000/sam"), 1.0)
     file = site.folder / "settings" / "folder.json"
@@ -222,7 +266,9 @@ def test_command_lines_are_read_as_before(line: Mapping[str, Any], monkeypatch: 
 
     for command in commands(command_line):
         monkeypatch.setattr(command, "callback", recording(command.callback))
-    command_line(list(line["words"]), standalone_mode=False)
+    options = {f"--{old}": f"--{new.replace('_', '-')}" for old, new in OPTIONS.items()}
+    with one_warning_each(line["words"], options):
+        command_line(list(line["words"]), standalone_mode=False)
     wanted = renamed(line["read"], OPTIONS)
     assert {name: read.get(name) for name in wanted} == wanted
 
@@ -243,8 +289,10 @@ def test_training_options_are_read_as_before(line: Mapping[str, Any], tmp_path: 
         "organs": OrgansTrainer(lambda: pytest.fail("no model"), {}, store, tmp_path, None),
     }
     trainer = trainers[line["trainer"]]
-    settings = trainer._settings(trainer.read_options(dict(line["request"])))
-    wanted = renamed(line["settings"], TRAINING if line["trainer"] == "baps" else ORGAN_TRAINING)
+    names = TRAINING if line["trainer"] == "baps" else ORGAN_TRAINING
+    with one_warning_each(line["request"], names):
+        settings = trainer._settings(trainer.read_options(dict(line["request"])))
+    wanted = renamed(line["settings"], names)
     assert {name: getattr(settings, name) for name in wanted} == wanted
 
 
@@ -323,8 +371,8 @@ def organ_answers(site: Site, model: OrganModel) -> Iterator[tuple[str, NDArray[
     """What the site serves and what the model answers without adapters, as masks; each adapter's probabilities."""
     store, readings = site.organ_store, FeatureCache(site.folder / "readings")
     volume = read_volume(site.image("ct_05"))
-    prepared = prepare(volume, model.spacing, model.side)
-    reading = readings.of_image(model, prepared.image)
+    prepared = preprocess(volume, model.spacing, model.side)
+    reading = readings.for_image(model, prepared.image)
 
     def segment() -> NDArray[np.uint8]:
         return OrganSegmenter(model, store, readings).segment(volume, LABELS).labelmap
@@ -353,8 +401,8 @@ def test_organ_adapters_answer_the_same(site: Site, organ_model: OrganModel) -> 
 def training_slices(site: Site, black_box: BlackBox, organ: str) -> Any:
     """Labelled slices of an organ, as the server's trainer takes them from the labels of the site."""
     cases, _ = labelled_cases(site.datastore, LABELS, {})
-    slices, left_out = load_cases(cases[organ], black_box.capabilities.input_size, 24, site.folder)
-    assert not left_out
+    slices, skipped = load_cases(cases[organ], black_box.capabilities.input_size, 24, site.folder)
+    assert not skipped
     return slices
 
 
@@ -393,7 +441,8 @@ def label_facts(site: Site) -> dict[str, Any]:
         volume = read_volume(history.image_file(image))
         versions = []
         for version in history.versions(image, tag):
-            info = {key: value for key, value in version.info.items() if key != "label_info"}
+            old_keys = {new: old for old, new in LABEL_INFO.items()}
+            info = {old_keys.get(key, key): value for key, value in version.info.items() if key != "label_info"}
             names = {one["name"]: one["idx"] for one in version.info["label_info"]}
             found = read_label_map(version.file, volume)
             masks = {name: digest(found.mask(value)) for name, value in names.items()}
@@ -405,17 +454,17 @@ def label_facts(site: Site) -> dict[str, Any]:
         labels[f"{image} {tag}"] = {
             "versions": versions, "served": served, "newest": newest, "removed": history.removed(image, tag)
         }  # fmt: skip
-    cases, left_out = labelled_cases(datastore, LABELS, {})
+    cases, skipped = labelled_cases(datastore, LABELS, {})
     trained = {
         organ: [
             {"labels": str(case.labels.relative_to(site.studies)), "value": case.value, "patient": case.patient,
-             "covered": sorted(case.covered) if case.covered is not None else None}
+             "covered": sorted(case.annotated_slices) if case.annotated_slices is not None else None}
             for case in found
         ]
         for organ, found in cases.items()
     }  # fmt: skip
     lists = {"labelled": sorted(datastore.get_labeled_images()), "unlabelled": sorted(datastore.get_unlabeled_images())}
-    return {"labels": labels, "trained": trained, "left_out": sorted(left_out), "images": lists}
+    return {"labels": labels, "trained": trained, "left_out": sorted(skipped), "images": lists}
 
 
 def test_labels_are_what_they_were(site: Site) -> None:

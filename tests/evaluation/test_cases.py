@@ -45,11 +45,11 @@ def test_slices_show_the_organ(new_case: Callable[..., Case]) -> None:
         assert piece.patient == "a"
         assert piece.image.shape == (64, 64, 3)
         assert piece.image.dtype == np.uint8
-        assert piece.truth.shape == (64, 64)
-        assert piece.truth.sum() >= 10
+        assert piece.target.shape == (64, 64)
+        assert piece.target.sum() >= 10
         assert piece.window.source == "percentiles"
         assert (piece.image[..., 0] == piece.image[..., 2]).all()
-        inside, outside = piece.image[piece.truth, 0].mean(), piece.image[:40, :40, 0][~piece.truth[:40, :40]].mean()
+        inside, outside = piece.image[piece.target, 0].mean(), piece.image[:40, :40, 0][~piece.target[:40, :40]].mean()
         assert inside > outside + 100
 
 
@@ -83,7 +83,7 @@ def test_a_given_window_is_used(new_case: Callable[..., Case]) -> None:
 def test_truth_and_image_lie_on_one_another_with_oblong_voxels(new_case: Callable[..., Case]) -> None:
     for piece in labelled_slices(new_case(shape=(40, 18, 9), spacing=(1.0, 2.5, 3.0)), 96, 2):
         bright = piece.image[..., 0] > 128
-        assert (bright & piece.truth).sum() > 0.9 * (bright | piece.truth).sum()
+        assert (bright & piece.target).sum() > 0.9 * (bright | piece.target).sum()
 
 
 def test_a_label_without_the_organ(new_case: Callable[..., Case]) -> None:
@@ -134,11 +134,11 @@ def test_slices_that_are_not_covered_are_ignored(new_case: Callable[..., Case]) 
     case = new_case(shape=(40, 36, 40), spacing=(1.0, 1.0, 1.0))
     every = labelled_slices(case, 64, 100)
     first = 20 - len(every) // 2  # The ball lies in the middle.
-    some = labelled_slices(replace(case, covered=frozenset({0, first + 3, first + 5, 39})), 64, 100)
+    some = labelled_slices(replace(case, annotated_slices=frozenset({0, first + 3, first + 5, 39})), 64, 100)
     assert len(some) == 2
     for chosen, row in zip(some, (3, 5), strict=True):
         np.testing.assert_array_equal(chosen.image, every[row].image)
-        np.testing.assert_array_equal(chosen.truth, every[row].truth)
+        np.testing.assert_array_equal(chosen.target, every[row].target)
 
 
 def test_the_largest_slice_that_is_covered_counts(new_case: Callable[..., Case]) -> None:
@@ -151,14 +151,14 @@ def test_the_largest_slice_that_is_covered_counts(new_case: Callable[..., Case])
         return voxels
 
     case = new_case(change=cone)
-    assert len(labelled_slices(replace(case, covered=frozenset({2, 3, 4})), 64, 24)) == 1
-    assert len(labelled_slices(replace(case, covered=frozenset({2, 3})), 64, 24)) == 2
+    assert len(labelled_slices(replace(case, annotated_slices=frozenset({2, 3, 4})), 64, 24)) == 1
+    assert len(labelled_slices(replace(case, annotated_slices=frozenset({2, 3})), 64, 24)) == 2
 
 
 @pytest.mark.parametrize("covered", [frozenset(), frozenset({0}), frozenset({99})])
 def test_an_organ_on_no_covered_slice(new_case: Callable[..., Case], covered: frozenset[int]) -> None:
-    with pytest.raises(InputError, match="every slice that is covered"):
-        labelled_slices(replace(new_case(), covered=covered), 64, 24)
+    with pytest.raises(InputError, match="every annotated slice"):
+        labelled_slices(replace(new_case(), annotated_slices=covered), 64, 24)
 
 
 @pytest.fixture
@@ -228,6 +228,6 @@ def test_loaded_slices_are_those_of_the_cases(new_case: Callable[..., Case], tmp
     for case in cases:
         for kept, piece in zip(slices[case.patient], labelled_slices(case, 64, 3), strict=True):
             np.testing.assert_array_equal(kept.image, piece.image)
-            np.testing.assert_array_equal(kept.truth, piece.truth)
+            np.testing.assert_array_equal(kept.target, piece.target)
             assert (kept.patient, kept.window) == (piece.patient, piece.window)
     assert list((tmp_path / "work").iterdir()) == []

@@ -18,7 +18,7 @@ from baps.adapters.visual_prompt import build_visual_prompt
 from baps.blackbox import BlackBox, Encoding
 from baps.errors import InputError
 from baps.evaluation.cases import Case
-from baps.evaluation.evaluate import CLICK_SEEDS, Corrections, Evaluation, evaluate
+from baps.evaluation.evaluate import CLICK_SEEDS, Evaluation, InteractiveScores, evaluate
 from baps.imaging.canvas import AXES, Canvas, Plane
 from baps.imaging.metrics import dice
 from baps.imaging.slice_image import canvas_image
@@ -266,10 +266,10 @@ def test_the_head_corrects_each_answer_for_its_click_and_the_image_as_it_was(
     found = evaluate(_Encoding(plain) if encodings else plain, cases, headed)
     assert found != evaluate(new_black_box(), cases, bare)
     volume = read_volume(cases[0].image)
-    truth = read_volume(cases[0].labels).voxels > 0
+    target = read_volume(cases[0].labels).voxels > 0
     asked = iter(_prompts(plain))
     scores = []
-    for index in np.flatnonzero(truth.any((0, 1))):
+    for index in np.flatnonzero(target.any((0, 1))):
         plane = Plane(AXES["K"], int(index))
         canvas = Canvas.fit(volume, plane, plain.capabilities.input_size)
         prompts = [next(asked) for _ in range(CLICK_SEEDS)]
@@ -277,7 +277,7 @@ def test_the_head_corrects_each_answer_for_its_click_and_the_image_as_it_was(
         pixels = np.repeat(image[None], CLICK_SEEDS, axis=0)
         answers = new_black_box().segment(bare.transform_images(bare.crop(pixels, prompts)), prompts)
         corrected = headed.refine_masks(headed.crop(pixels, prompts), answers)
-        scores.append([dice(canvas.restore(one) > 0.5, plane.extract(truth)) for one in corrected])
+        scores.append([dice(canvas.restore(one) > 0.5, plane.extract(target)) for one in corrected])
     assert next(asked, None) is None
     assert found.dice["one.nii.gz"][1] == pytest.approx(np.mean(scores, axis=0))
 
@@ -312,7 +312,7 @@ def test_one_broken_case_does_not_stop_the_others(new_cases: Callable[..., list[
     (good,), (broken,), (second,) = new_cases("good"), new_cases("broken"), new_cases("second", seed=1)
     broken.image.write_bytes(b"rubbish")
     empty = replace(good, value=7)
-    nowhere = replace(second, covered=frozenset({0}))
+    nowhere = replace(second, annotated_slices=frozenset({0}))
     told: list[tuple[int, int]] = []
     cases = [broken, good, empty, nowhere, second]
     made = evaluate(new_black_box(), cases, progress=lambda *now: told.append(now))
@@ -320,13 +320,13 @@ def test_one_broken_case_does_not_stop_the_others(new_cases: Callable[..., list[
     assert set(made.skipped) == {"broken.nii.gz, label 1", "good.nii.gz, label 7", "second.nii.gz, label 1"}
     assert "cannot be read" in made.skipped["broken.nii.gz, label 1"]
     assert "no voxel of value 7" in made.skipped["good.nii.gz, label 7"]
-    assert "on no slice" in made.skipped["second.nii.gz, label 1"]
+    assert "on none of the annotated slices" in made.skipped["second.nii.gz, label 1"]
     assert told == [(number, 5) for number in range(1, 6)]
 
 
 def test_slices_that_are_not_covered_are_not_asked(new_cases: Callable[..., list[Case]], new_black_box: NewBox) -> None:
     (case,) = new_cases()
-    made = evaluate(new_black_box(), [replace(case, covered=frozenset({5, 6}))])
+    made = evaluate(new_black_box(), [replace(case, annotated_slices=frozenset({5, 6}))])
     assert made.black_box_images == 2 * CLICK_SEEDS
 
 
@@ -419,12 +419,14 @@ def test_clicks_until_it_is_good(new_cases: Callable[..., list[Case]], new_liste
     once = evaluate(black_box, new_cases(), prompt=kind)
     made = evaluate(black_box, new_cases(), prompt=kind, clicks=5)
     assert made.mean == once.mean == 0
-    assert made.corrections == Corrections([0, 0, 1, 1, 1], [0] * 5, 3, 0)
+    assert made.corrections == InteractiveScores([0, 0, 1, 1, 1], [0] * 5, 3, 0)
     assert made.black_box_images == 3 * once.black_box_images
     assert all((prompt.box is not None) == (kind == "box") for prompt in _prompts(black_box))
     assert {len(set(one.positive)) for one in _prompts(black_box)} == ({1, 2, 3} if kind == "click" else {0, 1, 2})
     # Who gives up before counts as ten.
-    assert evaluate(black_box, new_cases(), prompt=kind, clicks=2).corrections == Corrections([0, 0], [0, 0], 10, 1)
+    assert evaluate(black_box, new_cases(), prompt=kind, clicks=2).corrections == InteractiveScores(
+        [0, 0], [0, 0], 10, 1
+    )
 
 
 def test_clicks_go_over_labels_and_then_over_cases(new_cases: Callable[..., list[Case]], new_listener: NewBox) -> None:

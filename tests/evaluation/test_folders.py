@@ -118,7 +118,7 @@ def test_images_and_labels_of_equal_names_belong_together(
     assert [case.image for case in made.cases] == [folders[0] / name for name in ("a.x.nrrd", "b.nii.gz", "c.nii")]
     assert [case.labels for case in made.cases] == [folders[1] / name for name in ("a.x.nrrd", "b.nii.gz", "c.nii")]
     assert [case.patient for case in made.cases] == ["a.x", "b", "c"]
-    assert {case.covered for case in made.cases} == {None}
+    assert {case.annotated_slices for case in made.cases} == {None}
     assert made.skipped == {}
 
 
@@ -198,7 +198,7 @@ def test_a_folder_with_a_dicom_series_is_an_image(folders: tuple[Path, Path], ad
     assert list(slices) == ["p7"]
     assert skipped == {}
     for piece in slices["p7"]:  # The label lies on the ball.
-        assert piece.image[..., 0][piece.truth].mean() > piece.image[..., 0][~piece.truth].mean() + 100
+        assert piece.image[..., 0][piece.target].mean() > piece.image[..., 0][~piece.target].mean() + 100
 
 
 def test_the_folder_of_images_may_itself_be_a_series(
@@ -386,7 +386,7 @@ def test_the_folder_of_images_may_be_where_one_stands(
 def test_series_that_lie_too_deep(folders: tuple[Path, Path], add_dicom: Callable[..., None]) -> None:
     images, labels = folders
     add_dicom("P1", "p1", folder="P1/series")
-    sentence = r"No image lies directly in .*images, but DICOM further down, in P1/series\. Each series needs a folder"
+    sentence = r"No image lies directly in .*images, but there is DICOM in P1/series\. Each series needs a folder"
     with pytest.raises(InputError, match=sentence):
         find_cases(images, labels)
 

@@ -59,7 +59,7 @@ def test_prompts_do_not_depend_on_the_batch(new_black_box: Callable[..., Any], d
 def test_scores_are_in_place_and_counted(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     dim, bright = dim_slices(1)["patient 0"][:2]
     bright = LabelledSlice(
-        "b", (bright.truth[..., None] * np.full(3, 255)).astype(np.uint8), bright.truth, bright.window
+        "b", (bright.target[..., None] * np.full(3, 255)).astype(np.uint8), bright.target, bright.window
     )
     black_box = new_black_box()
     scores = score_slices(black_box, None, [dim, bright, dim], "click", 0, 2)
@@ -79,7 +79,7 @@ def test_the_head_corrects_the_answers(
     answers = new_black_box().segment(brighter.transform_images(brighter.crop(pixels, prompts)), prompts)
     batches = (slice(0, 16), slice(16, None))
     corrected = [headed.refine_masks(headed.crop(pixels[part], prompts[part]), answers[part]) for part in batches]
-    expected = [dice(one > 0.5, s.truth) for one, s in zip(np.concatenate(corrected), slices, strict=True)]
+    expected = [dice(one > 0.5, s.target) for one, s in zip(np.concatenate(corrected), slices, strict=True)]
     assert found[:, 0].tolist() == expected
     assert not np.array_equal(found, score_slices(new_black_box(), _brighter(), slices, "click", 3, 1))
 

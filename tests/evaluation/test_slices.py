@@ -17,17 +17,17 @@ from baps.imaging.windowing import Window
 def _piece(seed: int = 0, side: int = 16, colour: bool = False) -> LabelledSlice:
     random = np.random.default_rng(seed)
     image = random.integers(0, 256, (side, side, 3 if colour else 1)).astype(np.uint8)
-    truth = random.random((side, side)) < 0.3
+    target = random.random((side, side)) < 0.3
     return LabelledSlice(
-        f"patient {seed}", np.broadcast_to(image, (side, side, 3)), truth, Window(seed, seed + 9, "ct")
+        f"patient {seed}", np.broadcast_to(image, (side, side, 3)), target, Window(seed, seed + 9, "ct")
     )
 
 
 def _same(stored: StoredSlice, piece: LabelledSlice) -> bool:
     assert stored.image.dtype == np.uint8
-    assert stored.truth.dtype == np.bool_
+    assert stored.target.dtype == np.bool_
     np.testing.assert_array_equal(stored.image, piece.image)
-    np.testing.assert_array_equal(stored.truth, piece.truth)
+    np.testing.assert_array_equal(stored.target, piece.target)
     return (stored.patient, stored.window) == (piece.patient, piece.window)
 
 
@@ -42,13 +42,13 @@ def test_a_single_coloured_pixel_is_not_lost(tmp_path: Path) -> None:
     piece = _piece(side=8)
     image = piece.image.copy()
     image[7, 7] = (1, 1, 2)
-    coloured = LabelledSlice("a", image, piece.truth, piece.window)
+    coloured = LabelledSlice("a", image, piece.target, piece.window)
     assert _same(SliceFile(tmp_path).keep(coloured), coloured)
 
 
 def test_slices_cut_out_of_larger_arrays_come_back_as_they_were(tmp_path: Path) -> None:
     whole = _piece(side=32, colour=True)
-    part = LabelledSlice("a", whole.image[::2, ::-2], whole.truth.T[::-2, ::2], whole.window)
+    part = LabelledSlice("a", whole.image[::2, ::-2], whole.target.T[::-2, ::2], whole.window)
     assert _same(SliceFile(tmp_path).keep(part), part)
 
 

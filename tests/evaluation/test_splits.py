@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baps.evaluation.splits import FEW, FEW_SINGLE, Split, patient_hash, split_patients
+from baps.evaluation.splits import MAX_CROSS_VALIDATED, MAX_CROSS_VALIDATED_SINGLE, Split, patient_hash, split_patients
 
 PATIENTS = [f"patient {number}" for number in range(40)]
 
@@ -20,7 +20,7 @@ def test_everyone_has_one_role(patients: set[str]) -> None:
     assert not set(split.training) & set(split.held_back)
     assert len(split.training) + len(split.held_back) == len(patients)
     assert split.training
-    if len(patients) > FEW:
+    if len(patients) > MAX_CROSS_VALIDATED:
         assert 1 <= len(split.held_back) <= 0.3 * len(patients)
     else:
         assert not split.held_back
@@ -101,11 +101,11 @@ def test_if_all_judges_are_gone_another_takes_their_place(tmp_path: Path) -> Non
 def test_if_only_judges_are_there_they_judge_in_turn(tmp_path: Path) -> None:
     memory = tmp_path / "split.json"
     everyone = split_patients(PATIENTS[:30], memory)
-    assert len(everyone.held_back) > FEW
+    assert len(everyone.held_back) > MAX_CROSS_VALIDATED
     here = split_patients(everyone.held_back, memory)
     assert (here.training, here.held_back) == (everyone.held_back, ())
-    assert sorted(p for group in here.in_turn for p in group) == sorted(everyone.held_back)
-    assert len(here.folds) == FEW
+    assert sorted(p for group in here.groups for p in group) == sorted(everyone.held_back)
+    assert len(here.folds) == MAX_CROSS_VALIDATED
     assert split_patients(PATIENTS[:30], memory) == everyone
 
 
@@ -121,22 +121,22 @@ def test_the_memory_names_nobody(tmp_path: Path) -> None:
 
 def test_those_who_were_trained_on_while_they_were_few_do_not_judge_later(tmp_path: Path) -> None:
     memory = tmp_path / "split.json"
-    for count in range(1, FEW + 1):
+    for count in range(1, MAX_CROSS_VALIDATED + 1):
         assert split_patients(PATIENTS[:count], memory).held_back == ()
-    assert json.loads(memory.read_text()) == {patient_hash(p): "training" for p in PATIENTS[:FEW]}
-    newcomer = PATIENTS[FEW]
-    five = split_patients(PATIENTS[: FEW + 1], memory)
+    assert json.loads(memory.read_text()) == {patient_hash(p): "training" for p in PATIENTS[:MAX_CROSS_VALIDATED]}
+    newcomer = PATIENTS[MAX_CROSS_VALIDATED]
+    five = split_patients(PATIENTS[: MAX_CROSS_VALIDATED + 1], memory)
     assert five.held_back == (newcomer,)
-    assert set(five.training) == set(PATIENTS[:FEW])
-    for count in range(FEW + 2, 41):
+    assert set(five.training) == set(PATIENTS[:MAX_CROSS_VALIDATED])
+    for count in range(MAX_CROSS_VALIDATED + 2, 41):
         split = split_patients(PATIENTS[:count], memory)
-        assert not set(split.held_back) & set(PATIENTS[:FEW])
+        assert not set(split.held_back) & set(PATIENTS[:MAX_CROSS_VALIDATED])
         assert newcomer in split.held_back
 
 
 def test_without_a_memory_few_patients_leave_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    split_patients(PATIENTS[:FEW])
+    split_patients(PATIENTS[:MAX_CROSS_VALIDATED])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -198,24 +198,24 @@ def test_where_nobody_came_since_the_same_ones_judge(tmp_path: Path) -> None:
 def test_of_few_those_who_came_since_judge_in_turn(tmp_path: Path, count: int, known: int) -> None:
     split = split_patients(PATIENTS[:count], tmp_path / "split.json", _hashes(PATIENTS[:known]))
     assert set(split.training) == set(PATIENTS[:count])
-    assert set(split.in_turn) == {(patient,) for patient in PATIENTS[known:count] or PATIENTS[:count]}
-    assert split.folds == [(tuple(p for p in split.training if p != out), (out,)) for (out,) in split.in_turn]
+    assert set(split.groups) == {(patient,) for patient in PATIENTS[known:count] or PATIENTS[:count]}
+    assert split.folds == [(tuple(p for p in split.training if p != out), (out,)) for (out,) in split.groups]
 
 
-@pytest.mark.parametrize("count", range(2, FEW_SINGLE + 1))
+@pytest.mark.parametrize("count", range(2, MAX_CROSS_VALIDATED_SINGLE + 1))
 def test_of_few_pictures_a_quarter_judges_in_turn(count: int) -> None:
-    split = split_patients(PATIENTS[:count], most_few=FEW_SINGLE)
+    split = split_patients(PATIENTS[:count], most_few=MAX_CROSS_VALIDATED_SINGLE)
     assert (set(split.training), split.held_back) == (set(PATIENTS[:count]), ())
-    assert len(split.folds) == min(count, FEW)
+    assert len(split.folds) == min(count, MAX_CROSS_VALIDATED)
     judging = [patient for _, judges in split.folds for patient in judges]
     assert sorted(judging) == sorted(PATIENTS[:count])
     for training, judges in split.folds:
         assert set(training) == set(PATIENTS[:count]) - set(judges)
-        assert len(judges) in (count // FEW, -(-count // FEW))
+        assert len(judges) in (count // MAX_CROSS_VALIDATED, -(-count // MAX_CROSS_VALIDATED))
 
 
 def test_of_more_pictures_three_at_least_are_held_back() -> None:
-    split = split_patients(PATIENTS[: FEW_SINGLE + 1], most_few=FEW_SINGLE)
+    split = split_patients(PATIENTS[: MAX_CROSS_VALIDATED_SINGLE + 1], most_few=MAX_CROSS_VALIDATED_SINGLE)
     assert len(split.held_back) == 3
 
 

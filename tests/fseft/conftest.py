@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from baps.fseft.feature_cache import FeatureCache
 from baps.fseft.models import FoundationModel, OrganModel, build_swin_unetr, build_unet
 from baps.fseft.predictor import OrganSegmenter
-from baps.fseft.preprocessing import prepare
+from baps.fseft.preprocessing import preprocess
 from baps.fseft.volumes import LabelledVolume
 from baps.imaging.volume import Volume
 from baps.registry.store import AdapterStore
@@ -62,7 +62,7 @@ def new_labelled(new_phantom: Callable[..., tuple[Volume, NDArray[np.bool_]]]) -
 
     def make(seed: int) -> LabelledVolume:
         volume, ball = new_phantom(seed=seed)
-        prepared = prepare(volume, 2.0, 16)
+        prepared = preprocess(volume, 2.0, 16)
         return LabelledVolume(f"patient {seed}", prepared.image, prepared.mask(ball), None)
 
     return make

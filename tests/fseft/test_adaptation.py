@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from baps.adapters.adapter_file import write_adapter
 from baps.errors import InputError
 from baps.evaluation.splits import patient_hash
-from baps.fseft.adaptation import OrganAdaptation, OrganSettings, ServedOrgan, adapt_organ, plan_organ_adaptation
+from baps.fseft.adaptation import OrganAdaptation, OrganSettings, ServedOrganAdapter, adapt_organ, plan_organ_adaptation
 from baps.fseft.adapter_file import read_organ_adapter
 from baps.fseft.adapters import FewShotAdapter
 from baps.fseft.feature_cache import FeatureCache
 from baps.fseft.models import FoundationModel, OrganModel
-from baps.fseft.preprocessing import prepare
+from baps.fseft.preprocessing import preprocess
 from baps.fseft.volumes import LabelledVolume, VolumesByPatient
 from baps.imaging.volume import Volume
 from baps.registry.store import AdapterStore
@@ -43,7 +43,7 @@ def volumes(new_phantom: Phantom) -> Callable[[int], VolumesByPatient]:
         found = {}
         for number in range(patients):
             volume, ball = new_phantom(seed=number)
-            prepared = prepare(volume, 2.0, 16)
+            prepared = preprocess(volume, 2.0, 16)
             found[f"patient {number}"] = [
                 LabelledVolume(f"patient {number}", prepared.image, prepared.mask(ball), None)
             ]
@@ -63,26 +63,29 @@ def _same(one: OrganAdaptation, other: OrganAdaptation) -> bool:
 
 def test_two_patients_judge_each_other(model: OrganModel, volumes: Callable[[int], VolumesByPatient]) -> None:
     made = adapt_organ(model, "heart", volumes(2), SETTINGS)
-    assert made.check.verdict is not None
-    assert (made.check.verdict.count, made.check.verdict.before) == (2, 0.0)  # The model does not know it.
-    assert made.check.verdict.after > 0.7
-    assert made.check.status == "accepted"
+    assert made.acceptance.comparison is not None
+    assert (made.acceptance.comparison.count, made.acceptance.comparison.before) == (
+        2,
+        0.0,
+    )  # The model does not know it.
+    assert made.acceptance.comparison.after > 0.7
+    assert made.acceptance.status == "accepted"
     assert made.record["check"] == "leave some out"
     assert len(made.record["seen_patients"]) == 2
     assert "patient" not in str(made.record["seen_patients"])
-    assert made.record["parameters"] == sum(p.numel() for p in made.adapter.trained().values())
+    assert made.record["parameters"] == sum(p.numel() for p in made.adapter.trainable_parameters().values())
 
 
 def test_of_five_patients_with_a_volume_each_all_judge(
     model: OrganModel, volumes: Callable[[int], VolumesByPatient]
 ) -> None:
     """One volume alone could say nothing, and no candidate would ever be served."""
-    told: list[int] = []
-    made = adapt_organ(model, "heart", volumes(5), SETTINGS, told=lambda epoch, epochs, _: told.append(epochs))
-    assert set(told) == {5 * SETTINGS.epochs}  # Four that leave somebody out, and one of all.
-    assert made.check.verdict is not None
-    assert (made.check.verdict.unit, made.check.verdict.count) == ("patient", 5)
-    assert made.check.status == "accepted"
+    progress: list[int] = []
+    made = adapt_organ(model, "heart", volumes(5), SETTINGS, progress=lambda epoch, epochs, _: progress.append(epochs))
+    assert set(progress) == {5 * SETTINGS.epochs}  # Four that leave somebody out, and one of all.
+    assert made.acceptance.comparison is not None
+    assert (made.acceptance.comparison.unit, made.acceptance.comparison.count) == ("patient", 5)
+    assert made.acceptance.status == "accepted"
 
 
 def test_of_five_patients_with_two_volumes_each_one_is_held_back(
@@ -91,19 +94,19 @@ def test_of_five_patients_with_two_volumes_each_one_is_held_back(
     given = {patient: [*found, *found] for patient, found in volumes(5).items()}
     plan = plan_organ_adaptation(model, "heart", given, SETTINGS)
     assert len(plan.split.held_back) == 1
-    told: list[int] = []
-    made = adapt_organ(model, "heart", given, SETTINGS, plan, told=lambda epoch, epochs, _: told.append(epochs))
-    assert set(told) == {SETTINGS.epochs}  # One fit, whose adapter is kept.
+    progress: list[int] = []
+    made = adapt_organ(model, "heart", given, SETTINGS, plan, progress=lambda epoch, epochs, _: progress.append(epochs))
+    assert set(progress) == {SETTINGS.epochs}  # One fit, whose adapter is kept.
     assert patient_hash(plan.split.held_back[0]) not in made.record["seen_patients"]
-    assert "over 2 volumes" in made.check.sentence()
+    assert "over 2 volumes" in made.acceptance.sentence()
 
 
 def test_a_single_volume_trains_and_stays_unverified(
     model: OrganModel, volumes: Callable[[int], VolumesByPatient]
 ) -> None:
     made = adapt_organ(model, "heart", volumes(1), SETTINGS)
-    assert made.check.status == "unverified"
-    assert "nobody is left to check" in made.check.sentence()
+    assert made.acceptance.status == "unverified"
+    assert "There is only one patient" in made.acceptance.sentence()
     assert made.record["curve"][-1][1] > made.record["curve"][0][1]
 
 
@@ -111,16 +114,16 @@ def test_an_organ_that_the_model_knows_begins_at_its_answer(
     model: OrganModel, volumes: Callable[[int], VolumesByPatient]
 ) -> None:
     made = adapt_organ(model, "Liver", volumes(2), SETTINGS)
-    assert made.check.verdict is not None
-    assert made.check.verdict.before > 0  # Random weights answer with something.
+    assert made.acceptance.comparison is not None
+    assert made.acceptance.comparison.before > 0  # Random weights answer with something.
 
 
 def test_the_same_settings_give_the_same_weights(
     model: OrganModel, volumes: Callable[[int], VolumesByPatient], tmp_path: Path
 ) -> None:
     one = adapt_organ(model, "heart", volumes(1), SETTINGS)
-    same = adapt_organ(model, "heart", volumes(1), SETTINGS, readings=FeatureCache(tmp_path / "readings"))
-    again = adapt_organ(model, "heart", volumes(1), SETTINGS, readings=FeatureCache(tmp_path / "readings"))
+    same = adapt_organ(model, "heart", volumes(1), SETTINGS, feature_cache=FeatureCache(tmp_path / "readings"))
+    again = adapt_organ(model, "heart", volumes(1), SETTINGS, feature_cache=FeatureCache(tmp_path / "readings"))
     other = adapt_organ(model, "heart", volumes(1), replace(SETTINGS, seed=1))
     assert _same(one, same)
     assert _same(one, again)
@@ -139,26 +142,36 @@ def test_a_run_that_was_broken_off_comes_to_the_same(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        adapt_organ(model, "heart", volumes(2), SETTINGS, told=stop, unfinished=tmp_path)
-    told: list[int] = []
+        adapt_organ(model, "heart", volumes(2), SETTINGS, progress=stop, checkpoint_folder=tmp_path)
+    progress: list[int] = []
     resumed = adapt_organ(
-        model, "heart", volumes(2), SETTINGS, told=lambda epoch, *_: told.append(epoch), unfinished=tmp_path
+        model,
+        "heart",
+        volumes(2),
+        SETTINGS,
+        progress=lambda epoch, *_: progress.append(epoch),
+        checkpoint_folder=tmp_path,
     )
-    assert told[0] == SETTINGS.epochs + 8
+    assert progress[0] == SETTINGS.epochs + 8
     assert _same(unbroken, resumed)
-    assert unbroken.check == resumed.check
+    assert unbroken.acceptance == resumed.acceptance
     assert unbroken.record["curve"] == resumed.record["curve"]
 
 
 def test_what_was_broken_off_with_other_data_is_not_gone_on_from(
     model: OrganModel, volumes: Callable[[int], VolumesByPatient], tmp_path: Path
 ) -> None:
-    adapt_organ(model, "heart", volumes(1), SETTINGS, unfinished=tmp_path)
-    told: list[int] = []
+    adapt_organ(model, "heart", volumes(1), SETTINGS, checkpoint_folder=tmp_path)
+    progress: list[int] = []
     adapt_organ(
-        model, "heart", volumes(1), replace(SETTINGS, seed=1), told=lambda e, *_: told.append(e), unfinished=tmp_path
+        model,
+        "heart",
+        volumes(1),
+        replace(SETTINGS, seed=1),
+        progress=lambda e, *_: progress.append(e),
+        checkpoint_folder=tmp_path,
     )
-    assert told[0] == 1
+    assert progress[0] == 1
 
 
 def test_a_candidate_is_published_once_and_compared_with_what_is_served(
@@ -173,16 +186,16 @@ def test_a_candidate_is_published_once_and_compared_with_what_is_served(
     assert (said["status"], store.served("heart", model.sha256)) == ("published", ("heart", "v0001"))
 
     adapter, record = read_organ_adapter(store.file("heart", "v0001"), model)
-    served = ServedOrgan(adapter, record)
+    served = ServedOrganAdapter(adapter, record)
     plan = plan_organ_adaptation(model, "heart", given, SETTINGS, served=served)
     assert sorted(group for _, group in plan.split.folds) == [("patient 0",), ("patient 1",), ("patient 2",)]
     made = adapt_organ(model, "heart", given, replace(SETTINGS, epochs=40), plan, served=served)
-    assert made.check.verdict is not None
-    assert made.check.verdict.count == 3
-    assert made.check.against_served is not None
-    assert made.check.against_served.count == 1  # Who came since.
-    assert made.check.against_served.gain > 0
-    assert made.check.status == "accepted"
+    assert made.acceptance.comparison is not None
+    assert made.acceptance.comparison.count == 3
+    assert made.acceptance.against_served is not None
+    assert made.acceptance.against_served.count == 1  # Who came since.
+    assert made.acceptance.against_served.gain > 0
+    assert made.acceptance.status == "accepted"
     assert len(made.record["seen_patients"]) == 3
 
 
@@ -202,10 +215,10 @@ def test_a_new_organ_that_is_hardly_found_is_not_served(
 ) -> None:
     """Any mask is better than none, which is what the model answers; a bad one is no help all the same."""
     made = adapt_organ(model, "heart", volumes(2), replace(SETTINGS, epochs=1, learning_rate=1e-9))
-    assert made.check.verdict is not None
-    assert 0 < made.check.verdict.after < 0.5
-    assert made.check.status == "rejected"
-    assert "takes longer to correct" in made.check.sentence()
+    assert made.acceptance.comparison is not None
+    assert 0 < made.acceptance.comparison.after < 0.5
+    assert made.acceptance.status == "rejected"
+    assert "takes longer to correct" in made.acceptance.sentence()
 
 
 def test_nothing_to_train_on(model: OrganModel) -> None:
@@ -217,7 +230,7 @@ def test_sizes_of_query_volumes_are_not_for_what_sees_parts_of_them(
     model: OrganModel, volumes: Callable[[int], VolumesByPatient]
 ) -> None:
     given, queries = volumes(2), [volumes(1)["patient 0"][0].image]
-    with pytest.raises(InputError, match="Leave the queries away"):
+    with pytest.raises(InputError, match="Omit the queries"):
         adapt_organ(model, "heart", given, OrganSettings("bias"), queries=queries)
     made = adapt_organ(model, "heart", given, replace(SETTINGS, epochs=4), queries=queries)
     assert len(made.record["penalties"]) == 2

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from baps.fseft.adapters import build_adapter
 from baps.fseft.fitting import Example, FitSettings, fit
-from baps.fseft.inference import read, segment
+from baps.fseft.inference import compute_inputs, segment
 from baps.fseft.models import FoundationModel
-from baps.fseft.preprocessing import prepare
+from baps.fseft.preprocessing import preprocess
 from baps.imaging.metrics import dice
 from baps.imaging.volume import Volume
 from tests.support.paths import APP
@@ -30,15 +30,15 @@ def test_a_new_organ_is_learned_from_two_volumes(
     examples = []
     for seed in (0, 1):
         volume, organ = new_phantom(seed=seed)
-        prepared = prepare(volume, spacing=2.0, side=16)
-        examples.append(Example(read(unet, adapter.reads, prepared.image, 16), prepared.mask(organ)))
+        prepared = preprocess(volume, spacing=2.0, side=16)
+        examples.append(Example(compute_inputs(unet, adapter.input_kind, prepared.image, 16), prepared.mask(organ)))
     volume, organ = new_phantom(seed=2, shape=(36, 40, 14))
-    prepared = prepare(volume, spacing=2.0, side=16)
-    inputs = read(unet, adapter.reads, prepared.image, 16)
+    prepared = preprocess(volume, spacing=2.0, side=16)
+    inputs = compute_inputs(unet, adapter.input_kind, prepared.image, 16)
 
-    before = dice(prepared.back(segment(adapter, inputs)) > 0.5, organ)
+    before = dice(prepared.restore(segment(adapter, inputs)) > 0.5, organ)
     fit(adapter, examples, FitSettings(rate, epochs=40, crop=12), [inputs])
-    after = dice(prepared.back(segment(adapter, inputs)) > 0.5, organ)
+    after = dice(prepared.restore(segment(adapter, inputs)) > 0.5, organ)
     assert after > 0.75
     assert after > before + 0.2
 

@@ -14,9 +14,9 @@ from baps.evaluation.cases import Case
 from baps.fseft.adapters import build_adapter
 from baps.fseft.evaluation import evaluate_organ, surface_distances
 from baps.fseft.feature_cache import FeatureCache
-from baps.fseft.inference import read, segment
+from baps.fseft.inference import compute_inputs, segment
 from baps.fseft.models import FoundationModel, OrganModel
-from baps.fseft.preprocessing import prepare
+from baps.fseft.preprocessing import preprocess
 from baps.imaging.metrics import dice
 from baps.imaging.volume import Volume
 from baps.io import write_nifti
@@ -95,8 +95,10 @@ def test_where_nothing_answers_the_organ_is_missed(model: OrganModel, case: Case
 def test_scores_are_of_the_volumes_own_voxels(model: OrganModel, case: Case, new_phantom: Phantom) -> None:
     adapter = build_adapter("linear_probe", model.network, "liver")
     volume, organ = new_phantom()
-    prepared = prepare(volume, 2.0, 16)
-    mask = prepared.back(segment(adapter, read(model.network, "features", prepared.image, 16).half())) > 0.5
+    prepared = preprocess(volume, 2.0, 16)
+    mask = (
+        prepared.restore(segment(adapter, compute_inputs(model.network, "features", prepared.image, 16).half())) > 0.5
+    )
     found = evaluate_organ(model, adapter, [case], FeatureCache(None))[0]["a.nii.gz"]
     assert mask.any()
     assert found.dice == pytest.approx(dice(mask, organ))

@@ -5,7 +5,7 @@ import torch
 from monai.inferers import sliding_window_inference
 
 from baps.fseft.adapters import build_adapter
-from baps.fseft.inference import read, segment
+from baps.fseft.inference import compute_inputs, segment
 from baps.fseft.models import FoundationModel
 
 
@@ -20,7 +20,7 @@ def test_untrained_it_is_the_model_window_by_window(unet: FoundationModel, image
     with torch.no_grad():
         logits = sliding_window_inference(image[None], 16, 1, unet, overlap=0.25, mode="gaussian")
     adapter = build_adapter(name, unet, "liver")
-    found = segment(adapter, read(unet, adapter.reads, image, 16), 16)
+    found = segment(adapter, compute_inputs(unet, adapter.input_kind, image, 16), 16)
     torch.testing.assert_close(found, logits[0, 1:2].sigmoid(), rtol=0, atol=1e-5)
 
 
@@ -29,15 +29,15 @@ def test_the_output_adapter_reads_blended_probabilities(unet: FoundationModel, i
         blended = sliding_window_inference(
             image[None], 16, 1, lambda x: unet(x).sigmoid(), overlap=0.25, mode="gaussian"
         )
-    probabilities = read(unet, "probabilities", image, 16)
+    probabilities = compute_inputs(unet, "probabilities", image, 16)
     torch.testing.assert_close(probabilities, blended[0])
     found = segment(build_adapter("output", unet, "aorta"), probabilities)
     torch.testing.assert_close(found, blended[0, 2:], rtol=0, atol=1e-5)
 
 
 def test_what_is_read(unet: FoundationModel, image: torch.Tensor) -> None:
-    assert read(unet, "images", image, 16) is image
-    features = read(unet, "features", image, 16)
+    assert compute_inputs(unet, "images", image, 16) is image
+    features = compute_inputs(unet, "features", image, 16)
     assert features.shape == (64, 24, 16, 13)
     assert not features.requires_grad
     assert not features.is_inference()
@@ -47,9 +47,9 @@ def test_what_is_read(unet: FoundationModel, image: torch.Tensor) -> None:
 def test_slab_by_slab_is_as_the_whole_at_once(unet: FoundationModel, name: str) -> None:
     generator = torch.Generator().manual_seed(0)
     adapter = build_adapter(name, unet, "liver").eval()
-    for weights in adapter.trained().values():
+    for weights in adapter.trainable_parameters().values():
         torch.nn.init.normal_(weights, std=0.1, generator=generator)
-    channels = {"probabilities": 3, "landmarks": 2 * 65 + 9}.get(adapter.reads, 64)
+    channels = {"probabilities": 3, "landmarks": 2 * 65 + 9}.get(adapter.input_kind, 64)
     inputs = torch.rand((channels, 6, 7, 37), generator=generator).half()
     with torch.no_grad():
         whole = adapter(inputs[None].float())[0].sigmoid()

@@ -11,9 +11,9 @@ from baps.errors import BapsError, InputError
 from baps.fseft.adapter_file import adapter_record, read_organ_adapter
 from baps.fseft.adapters import build_adapter
 from baps.fseft.fitting import Example, FitSettings, fit
-from baps.fseft.inference import read
-from baps.fseft.predictor import OrganSegmenter, ask, unadapted
-from baps.fseft.preprocessing import prepare
+from baps.fseft.inference import compute_inputs
+from baps.fseft.predictor import OrganSegmenter, predict, unadapted
+from baps.fseft.preprocessing import preprocess
 from baps.imaging.metrics import dice
 from baps.imaging.volume import Volume
 
@@ -24,7 +24,7 @@ def publish(segmenter: OrganSegmenter, organ: str, bias: float | None = None, sh
     """A linear probe: of no training but a bias, which is the answer everywhere."""
     adapter = build_adapter("linear_probe", segmenter.model.network, organ)
     with torch.no_grad():
-        for value, given in zip(adapter.trained().values(), (0.0, bias), strict=True):
+        for value, given in zip(adapter.trainable_parameters().values(), (0.0, bias), strict=True):
             value.fill_(given or 0.0)
     record = {
         "adapter": adapter_record("linear_probe", organ, False, 0),
@@ -39,8 +39,8 @@ def _asked(segmenter: OrganSegmenter, volume: Volume, organ: str) -> NDArray[np.
     """Probabilities of an organ by what serves it."""
     model, version = segmenter.model, segmenter.served(organ)
     adapter = read_organ_adapter(segmenter.store.file(organ, version), model)[0] if version else unadapted(model, organ)
-    prepared = prepare(volume, model.spacing, model.side)
-    return ask(adapter, prepared, segmenter.readings.of_image(model, prepared.image), model.side)
+    prepared = preprocess(volume, model.spacing, model.side)
+    return predict(adapter, prepared, segmenter.feature_cache.for_image(model, prepared.image), model.side)
 
 
 def test_an_organ_that_was_learned_is_found_on_another_volume(segmenter: OrganSegmenter, new_phantom: Phantom) -> None:
@@ -49,8 +49,8 @@ def test_an_organ_that_was_learned_is_found_on_another_volume(segmenter: OrganSe
     examples = []
     for seed in (0, 1):
         volume, ball = new_phantom(seed=seed)
-        prepared = prepare(volume, model.spacing, model.side)
-        examples.append(Example(read(model.network, "features", prepared.image, 16), prepared.mask(ball)))
+        prepared = preprocess(volume, model.spacing, model.side)
+        examples.append(Example(compute_inputs(model.network, "features", prepared.image, 16), prepared.mask(ball)))
     fit(adapter, examples, FitSettings(0.03, epochs=40, crop=12))
     record = {"adapter": adapter_record("linear_probe", "heart", False, 0), "black_box": model.record()}
     segmenter.store.publish("heart", segmenter.store.add("heart", adapter, record, "accepted"))
@@ -93,10 +93,10 @@ def test_what_answers_for_an_organ(segmenter: OrganSegmenter, new_phantom: Phant
 
 def test_an_unadapted_organ_is_answered_as_the_model_does(segmenter: OrganSegmenter, new_phantom: Phantom) -> None:
     volume, _ = new_phantom()
-    prepared = prepare(volume, 2.0, 16)
-    expected = read(segmenter.model.network, "probabilities", prepared.image, 16)[1:2]
+    prepared = preprocess(volume, 2.0, 16)
+    expected = compute_inputs(segmenter.model.network, "probabilities", prepared.image, 16)[1:2]
     asked = _asked(segmenter, volume, "liver")
-    np.testing.assert_allclose(asked, prepared.back(expected), atol=0.02)
+    np.testing.assert_allclose(asked, prepared.restore(expected), atol=0.02)
     np.testing.assert_array_equal(segmenter.segment(volume, {"liver": 1}).labelmap, asked > 0.5)
 
 
@@ -112,11 +112,11 @@ def test_a_broken_adapter_leaves_the_others(segmenter: OrganSegmenter, new_phant
 def test_it_can_be_stopped_between_organs(segmenter: OrganSegmenter, new_phantom: Phantom) -> None:
     for organ in ("a", "b", "c"):
         publish(segmenter, organ, 2.0)
-    told: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     found = segmenter.segment(
-        new_phantom()[0], {"a": 1, "b": 2, "c": 3}, lambda: len(told) < 2, lambda *now: told.append(now)
+        new_phantom()[0], {"a": 1, "b": 2, "c": 3}, lambda: len(progress) < 2, lambda *now: progress.append(now)
     )
-    assert told[:2] == [(0, 3), (1, 3)]
+    assert progress[:2] == [(0, 3), (1, 3)]
     assert (found.served, found.stopped, found.unknown) == ({"a": "v0001"}, ("b", "c"), ())
     assert (found.labelmap == 1).any()
 
@@ -135,6 +135,6 @@ def test_a_gpu_without_enough_memory_is_said_so(
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr("baps.fseft.feature_cache.read", full)
+    monkeypatch.setattr("baps.fseft.feature_cache.compute_inputs", full)
     with pytest.raises(BapsError, match="not enough memory"):
         segmenter.segment(new_phantom()[0], {"spleen": 1, "liver": 2})

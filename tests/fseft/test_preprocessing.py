@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from baps.errors import InputError
-from baps.fseft.preprocessing import Prepared, prepare
+from baps.fseft.preprocessing import PreparedVolume, preprocess
 from baps.imaging.volume import Volume
 
 Phantom = Callable[..., tuple[Volume, NDArray[np.bool_]]]
@@ -23,7 +23,7 @@ def _dice(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
     return 2 * int((first & second).sum()) / (int(first.sum()) + int(second.sum()))
 
 
-def _there(prepared: Prepared, mask: torch.Tensor) -> NDArray[np.float64]:
+def _there(prepared: PreparedVolume, mask: torch.Tensor) -> NDArray[np.float64]:
     """Middle of a mask on the image's voxels, mm, RAS."""
     middle = mask[0].nonzero().float().mean(0).numpy()
     found: NDArray[np.float64] = prepared.affine[:3, :3] @ middle + prepared.affine[:3, 3]
@@ -39,13 +39,13 @@ def test_any_orientation_there_and_back(new_phantom: Phantom, codes: str, spacin
     affine = volume.affine @ nibabel.orientations.inv_ornt_aff(turn, volume.shape)
     turned = Volume(nibabel.apply_orientation(volume.voxels, turn), affine)
     turned_ball = nibabel.apply_orientation(ball, turn)
-    prepared = prepare(turned, spacing, side=8)
+    prepared = preprocess(turned, spacing, side=8)
     assert nibabel.aff2axcodes(prepared.affine) == ("R", "A", "S")
     np.testing.assert_allclose(np.diag(prepared.affine)[:3], spacing, rtol=0.05)
     mask = prepared.mask(turned_ball)
     middle = volume.affine[:3, :3] @ np.argwhere(ball).mean(0) + volume.affine[:3, 3]
     np.testing.assert_allclose(_there(prepared, mask), middle, atol=0.5 * spacing)
-    back = prepared.back(mask.float())
+    back = prepared.restore(mask.float())
     assert back.shape == turned.shape
     assert back.dtype == np.float32
     assert _dice(back > 0.5, turned_ball) > {1.0: 0.95, 1.5: 0.9, 3.0: 0.8}[spacing]
@@ -56,15 +56,15 @@ def test_an_oblique_volume_there_and_back(new_phantom: Phantom) -> None:
     turn = np.eye(4)
     turn[:2, :2] = [[np.cos(0.3), -np.sin(0.3)], [np.sin(0.3), np.cos(0.3)]]
     oblique = Volume(volume.voxels, turn @ volume.affine)
-    prepared = prepare(oblique, 1.5, side=8)
-    assert _dice(prepared.back(prepared.mask(ball).float()) > 0.5, ball) > 0.9
+    prepared = preprocess(oblique, 1.5, side=8)
+    assert _dice(prepared.restore(prepared.mask(ball).float()) > 0.5, ball) > 0.9
 
 
 def test_hounsfield_units() -> None:
     """-175 is 0, 250 is 1, and beyond is cut off; as it is, where the voxels already lie right."""
     values = np.array([-1000, -175, -68.75, 37.5, 250, 3000] * 10, np.float32)
     voxels = np.broadcast_to(values[:, None, None], (60, 4, 4)).copy()
-    prepared = prepare(Volume(voxels, np.diag([1.5, 1.5, 1.5, 1.0])), side=1)
+    prepared = preprocess(Volume(voxels, np.diag([1.5, 1.5, 1.5, 1.0])), side=1)
     # The first two are dark, and cut away.
     expected = torch.tensor([0, 0, 0.25, 0.5, 1, 1] * 10)[2:]
     torch.testing.assert_close(prepared.image[0, :, 0, 0], expected, rtol=0, atol=1e-5)
@@ -74,7 +74,7 @@ def test_hounsfield_units() -> None:
 def test_other_grey_values_by_percentiles(new_phantom: Phantom) -> None:
     volume, ball = new_phantom()
     other = Volume(volume.voxels * 7 + 1000, volume.affine)
-    first, second = prepare(volume, 1.0, side=1), prepare(other, 1.0, side=1)
+    first, second = preprocess(volume, 1.0, side=1), preprocess(other, 1.0, side=1)
     torch.testing.assert_close(first.image, second.image, rtol=0, atol=1e-4)
     inside = first.image[first.mask(ball)]
     assert float(inside.mean()) > 0.8
@@ -85,26 +85,26 @@ def test_only_what_is_bright_is_kept() -> None:
     voxels = np.full((30, 20, 20), -1000, np.int16)
     voxels[10:16, 5:9, 2:12] = 100
     affine = np.diag([2.0, 2.0, 2.0, 1.0])
-    prepared = prepare(Volume(voxels, affine), 2.0, side=1)
+    prepared = preprocess(Volume(voxels, affine), 2.0, side=1)
     assert prepared.image.shape == (1, 6, 4, 10)
     np.testing.assert_allclose(prepared.affine[:3, 3], (20, 10, 4))
-    padded = prepare(Volume(voxels, affine), 2.0, side=8)
+    padded = preprocess(Volume(voxels, affine), 2.0, side=8)
     assert padded.image.shape == (1, 8, 8, 10)
-    back = padded.back(padded.image)
+    back = padded.restore(padded.image)
     np.testing.assert_allclose(back[10:16, 5:9, 2:12], 275 / 425, atol=1e-5)
     assert back.sum() == pytest.approx(240 * 275 / 425, rel=1e-4)
 
 
 def test_where_nothing_is_bright_all_is_kept() -> None:
-    prepared = prepare(Volume(np.full((8, 8, 8), -1000, np.int16), np.eye(4)), 1.0, side=1)
+    prepared = preprocess(Volume(np.full((8, 8, 8), -1000, np.int16), np.eye(4)), 1.0, side=1)
     assert prepared.image.shape == (1, 8, 8, 8)
 
 
 def test_what_cannot_be_prepared_is_refused(new_phantom: Phantom) -> None:
     volume, ball = new_phantom()
     with pytest.raises(InputError, match="in colour"):
-        prepare(Volume(np.zeros((4, 4, 1, 3), np.uint8), np.eye(4)))
+        preprocess(Volume(np.zeros((4, 4, 1, 3), np.uint8), np.eye(4)))
     with pytest.raises(InputError, match="positive number of millimetres"):
-        prepare(volume, 0.0)
+        preprocess(volume, 0.0)
     with pytest.raises(InputError, match="on the volume's grid"):
-        prepare(volume, 1.5, side=1).mask(ball[1:])
+        preprocess(volume, 1.5, side=1).mask(ball[1:])

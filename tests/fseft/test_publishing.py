@@ -27,16 +27,16 @@ def volumes(new_labelled: New, count: int) -> dict[str, list[LabelledVolume]]:
 
 
 def test_a_candidate_that_is_better_is_served(segmenter: OrganSegmenter, new_labelled: New, tmp_path: Path) -> None:
-    told: list[tuple[int, int, float]] = []
+    progress: list[tuple[int, int, float]] = []
     memory = tmp_path / "split.json"
     given = volumes(new_labelled, 3)
-    said = adapt_and_publish_organ(segmenter, "heart", given, QUICK, memory, lambda *now: told.append(now))
+    said = adapt_and_publish_organ(segmenter, "heart", given, QUICK, memory, lambda *now: progress.append(now))
     assert (said["version"], said["status"]) == ("v0001", "published"), said["reason"]
     assert said["after"] > 0.5 > said["before"]
     assert segmenter.served("heart") == "v0001"
     assert not memory.exists(), "of few nobody has a role, see the next test"
-    assert told[-1][:2] == (4 * 15, 4 * 15)  # three that leave one out, and one of all
-    assert not segmenter.store.unfinished("heart").exists()
+    assert progress[-1][:2] == (4 * 15, 4 * 15)  # three that leave one out, and one of all
+    assert not segmenter.store.checkpoint_folder("heart").exists()
     record = segmenter.store.record("heart", "v0001")
     assert "patient 0" not in json.dumps(record)
 
@@ -84,17 +84,17 @@ def test_a_run_that_is_broken_off_goes_on_and_comes_to_the_same(
         if paused > 40:  # in the second of three fits
             raise KeyboardInterrupt
 
-    adapt_and_publish_organ(segmenter, "unbroken", given, QUICK, pause=count)
+    adapt_and_publish_organ(segmenter, "unbroken", given, QUICK, wait=count)
     whole, paused = paused, 0
     with pytest.raises(KeyboardInterrupt):
-        adapt_and_publish_organ(segmenter, "broken", given, QUICK, pause=stop)
+        adapt_and_publish_organ(segmenter, "broken", given, QUICK, wait=stop)
     store = segmenter.store
     assert store.versions("broken") == []
-    assert list(store.unfinished("broken").glob("*.pt"))
+    assert list(store.checkpoint_folder("broken").glob("*.pt"))
     paused = 0
-    adapt_and_publish_organ(segmenter, "broken", given, QUICK, pause=count)
+    adapt_and_publish_organ(segmenter, "broken", given, QUICK, wait=count)
     assert paused < whole
-    assert not store.unfinished("broken").exists()
+    assert not store.checkpoint_folder("broken").exists()
     weights = [store.file(organ, "v0001").read_bytes() for organ in ("unbroken", "broken")]
     heads = [int.from_bytes(content[:8], "little") + 8 for content in weights]
     assert weights[0][heads[0] :] == weights[1][heads[1] :]

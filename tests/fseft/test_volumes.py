@@ -29,14 +29,14 @@ def new_case(tmp_path: Path, new_phantom: Phantom) -> Callable[..., Case]:
     def make(
         name: str,
         patient: str = "a",
-        covered: frozenset[int] | None = None,
+        annotated_slices: frozenset[int] | None = None,
         organ: Callable[[NDArray[np.bool_]], NDArray[np.bool_]] = lambda ball: ball,
     ) -> Case:
         volume, ball = new_phantom()
         image, labels = tmp_path / f"{name}.nii.gz", tmp_path / f"{name}_label.nii.gz"
         write_nifti(image, volume)
         write_nifti(labels, Volume(organ(ball).astype(np.uint8), volume.affine))
-        return Case(image, labels, 1, patient, covered)
+        return Case(image, labels, 1, patient, annotated_slices)
 
     return make
 
@@ -47,9 +47,9 @@ def test_volumes_by_patient(model: OrganModel, new_case: Callable[..., Case]) ->
     assert {patient: len(volumes) for patient, volumes in found.items()} == {"a": 2, "b": 1}
     volume = found["b"][0]
     assert volume.labelled is None
-    assert volume.image.shape == volume.truth.shape
+    assert volume.image.shape == volume.target.shape
     assert min(volume.image.shape[1:]) >= model.side
-    assert volume.image[volume.truth].mean() > volume.image[~volume.truth].mean() + 0.5
+    assert volume.image[volume.target].mean() > volume.image[~volume.target].mean() + 0.5
 
 
 def test_slices_that_nobody_labelled_are_neither_organ_nor_background(
@@ -57,23 +57,23 @@ def test_slices_that_nobody_labelled_are_neither_organ_nor_background(
 ) -> None:
     """Slices are 2 mm thick, as are the model's voxels: what is covered of one is covered of the other."""
     whole = load_volumes([new_case("whole")], model)[0]["a"][0]
-    volume = load_volumes([new_case("part", covered=frozenset({4, 5, 6, 99}))], model)[0]["a"][0]
+    volume = load_volumes([new_case("part", annotated_slices=frozenset({4, 5, 6, 99}))], model)[0]["a"][0]
     assert volume.labelled is not None
     shown = volume.labelled.any(1).any(1)[0]
     assert int(shown.sum()) == 3
-    assert torch.equal(volume.truth, whole.truth & volume.labelled)
-    assert 0 < int(volume.truth.sum()) < int(whole.truth.sum())
+    assert torch.equal(volume.target, whole.target & volume.labelled)
+    assert 0 < int(volume.target.sum()) < int(whole.target.sum())
     assert volume.labelled[..., shown].float().mean() > 0.5, "all of a slice is known, not the organ alone"
 
 
 def test_dice_is_of_what_is_known() -> None:
-    truth, labelled = torch.zeros(2, 1, 4, 4, 4, dtype=torch.bool)
-    truth[..., 1], labelled[..., :2] = True, True
-    mask = torch.zeros_like(truth)
+    target, labelled = torch.zeros(2, 1, 4, 4, 4, dtype=torch.bool)
+    target[..., 1], labelled[..., :2] = True, True
+    mask = torch.zeros_like(target)
     mask[..., 1:] = True
-    known = LabelledVolume("a", torch.zeros(1, 4, 4, 4), truth, labelled)
+    known = LabelledVolume("a", torch.zeros(1, 4, 4, 4), target, labelled)
     assert known.dice(mask) == 1
-    assert LabelledVolume("a", torch.zeros(1, 4, 4, 4), truth, None).dice(mask) == pytest.approx(2 * 16 / (16 + 48))
+    assert LabelledVolume("a", torch.zeros(1, 4, 4, 4), target, None).dice(mask) == pytest.approx(2 * 16 / (16 + 48))
 
 
 def test_what_cannot_be_used_is_left_out_with_a_reason(
@@ -90,7 +90,7 @@ def test_what_cannot_be_used_is_left_out_with_a_reason(
     cases = [
         broken,
         new_case("empty", organ=np.zeros_like),
-        new_case("elsewhere", covered=frozenset({0})),
+        new_case("elsewhere", annotated_slices=frozenset({0})),
         new_case("speck", organ=speck),
         new_case("good", "b"),
     ]

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from baps.blackbox import Capabilities
 from baps.imaging.metrics import dice
-from baps.inference.propagation import Slices, Step, deepest, prompt_from_mask, propagate, shape_between
+from baps.inference.propagation import Step, VolumeSlices, deepest_point, interpolate_shape, prompt_from_mask, propagate
 
 SIDE, COUNT = 40, 31
 CLICKS = Capabilities("clicks", "", True, True, True, False, 1, SIDE)
@@ -30,10 +30,10 @@ class Model:
         self.organ, self.spilled = organ, spilled
         self.asked: list[tuple[int, int, int]] = []
 
-    def begin(self, start: int, end: int) -> Step:
+    def start_step(self, start: int, end: int) -> Step:
         def step(index: int, last: NDArray[np.bool_]) -> NDArray[np.float32]:
             self.asked.append((start, end, index))
-            x, y = deepest(last)
+            x, y = deepest_point(last)
             inside = self.organ[index][round(y), round(x)]
             answer = self.organ[index] if inside else np.full((SIDE, SIDE), self.spilled) > 0.5
             return answer.astype(np.float32)
@@ -41,8 +41,8 @@ class Model:
         return step
 
 
-def slices(organ: NDArray[np.bool_], first: int = 0, last: int = COUNT - 1, **other: object) -> Slices:
-    return Slices(first, last, lambda index: np.where(organ[index], 160, 60).astype(np.float32), **other)  # type: ignore[arg-type]
+def slices(organ: NDArray[np.bool_], first: int = 0, last: int = COUNT - 1, **other: object) -> VolumeSlices:
+    return VolumeSlices(first, last, lambda index: np.where(organ[index], 160, 60).astype(np.float32), **other)  # type: ignore[arg-type]
 
 
 def clicked(organ: NDArray[np.bool_], *indices: int) -> dict[int, NDArray[np.bool_]]:
@@ -53,7 +53,7 @@ def clicked(organ: NDArray[np.bool_], *indices: int) -> dict[int, NDArray[np.boo
 @pytest.mark.parametrize("indices", [(15,), (8,), (6, 22), (10, 15, 19)])
 def test_an_ellipsoid_is_found_to_its_ends_and_no_further(indices: tuple[int, ...], spilled: float) -> None:
     organ = ellipsoid()
-    found = propagate(clicked(organ, *indices), Model(organ, spilled).begin, slices(organ))
+    found = propagate(clicked(organ, *indices), Model(organ, spilled).start_step, slices(organ))
     assert list(found.masks) == np.flatnonzero(organ.any((1, 2))).tolist()
     assert found.stopped == ()
     for index, mask in found.masks.items():
@@ -63,10 +63,10 @@ def test_an_ellipsoid_is_found_to_its_ends_and_no_further(indices: tuple[int, ..
 def test_no_slice_is_asked_twice_in_one_direction_nor_far_beyond_the_organ() -> None:
     organ = ellipsoid()
     model = Model(organ)
-    propagate(clicked(organ, 15), model.begin, slices(organ))
+    propagate(clicked(organ, 15), model.start_step, slices(organ))
     assert sorted(index for _, _, index in model.asked) == [*range(4, 15), *range(16, 27)]
     model.asked.clear()
-    propagate(clicked(organ, 10, 20), model.begin, slices(organ))
+    propagate(clicked(organ, 10, 20), model.start_step, slices(organ))
     between = sorted(index for _, _, index in model.asked if 10 < index < 20)
     assert between == sorted([*range(11, 20)] * 2)  # From either side.
     assert not {10, 20} & {index for _, _, index in model.asked}
@@ -74,27 +74,27 @@ def test_no_slice_is_asked_twice_in_one_direction_nor_far_beyond_the_organ() -> 
 
 def test_it_goes_to_the_first_and_last_slice_and_not_beyond_what_is_allowed() -> None:
     tube = np.repeat(ellipsoid()[15][None], COUNT, axis=0)
-    assert list(propagate(clicked(tube, 3), Model(tube).begin, slices(tube)).masks) == list(range(COUNT))
-    assert list(propagate(clicked(tube, 9), Model(tube).begin, slices(tube, 7, 12)).masks) == list(range(7, 13))
-    assert list(propagate(clicked(tube, 9), Model(tube).begin, slices(tube, 9, 9)).masks) == [9]
+    assert list(propagate(clicked(tube, 3), Model(tube).start_step, slices(tube)).masks) == list(range(COUNT))
+    assert list(propagate(clicked(tube, 9), Model(tube).start_step, slices(tube, 7, 12)).masks) == list(range(7, 13))
+    assert list(propagate(clicked(tube, 9), Model(tube).start_step, slices(tube, 9, 9)).masks) == [9]
 
 
 def test_other_tissue_ends_it() -> None:
     """Another organ of the same outline goes on where this one ends."""
     tube = np.repeat(ellipsoid()[15][None], COUNT, axis=0)
-    grey = Slices(0, COUNT - 1, lambda index: np.full((SIDE, SIDE), 160.0 if index <= 20 else 90.0, np.float32))
-    assert list(propagate(clicked(tube, 15), Model(tube).begin, grey).masks) == list(range(21))
+    grey = VolumeSlices(0, COUNT - 1, lambda index: np.full((SIDE, SIDE), 160.0 if index <= 20 else 90.0, np.float32))
+    assert list(propagate(clicked(tube, 15), Model(tube).start_step, grey).masks) == list(range(21))
 
 
 def test_a_jump_to_another_place_ends_it() -> None:
     organ = ellipsoid(half=40)
     moved = np.where(np.arange(COUNT)[:, None, None] > 20, np.roll(organ, 20, axis=2), organ)
 
-    def begin(start: int, end: int) -> Step:
+    def start_step(start: int, end: int) -> Step:
         return lambda index, last: moved[index].astype(np.float32)
 
-    bright = Slices(0, COUNT - 1, lambda index: np.full((SIDE, SIDE), 160, np.float32))
-    assert max(propagate(clicked(organ, 15), begin, bright).masks) == 20
+    bright = VolumeSlices(0, COUNT - 1, lambda index: np.full((SIDE, SIDE), 160, np.float32))
+    assert max(propagate(clicked(organ, 15), start_step, bright).masks) == 20
 
 
 def test_between_clicked_slices_the_nearer_one_counts_for_more() -> None:
@@ -103,11 +103,11 @@ def test_between_clicked_slices_the_nearer_one_counts_for_more() -> None:
     large[10:30, 10:30] = True
     small[12:28, 12:28] = True
 
-    def begin(start: int, end: int) -> Step:
+    def start_step(start: int, end: int) -> Step:
         return lambda index, last: (large if start == 5 else small).astype(np.float32)
 
-    bright = Slices(5, 15, lambda index: np.full((SIDE, SIDE), 160, np.float32))
-    found = propagate({5: large, 15: small}, begin, bright)
+    bright = VolumeSlices(5, 15, lambda index: np.full((SIDE, SIDE), 160, np.float32))
+    found = propagate({5: large, 15: small}, start_step, bright)
     for index in range(6, 10):
         np.testing.assert_array_equal(found.masks[index], large)
     for index in range(11, 15):
@@ -120,45 +120,45 @@ def test_where_one_side_ended_the_other_counts_alone() -> None:
     organ = ellipsoid(half=40)
     model = Model(organ)
 
-    def begin(start: int, end: int) -> Step:
-        step = model.begin(start, end)
+    def start_step(start: int, end: int) -> Step:
+        step = model.start_step(start, end)
         return lambda index, last: np.zeros((SIDE, SIDE), np.float32) if start == 5 else step(index, last)
 
-    found = propagate(clicked(organ, 5, 25), begin, slices(organ, 5, 25))
+    found = propagate(clicked(organ, 5, 25), start_step, slices(organ, 5, 25))
     assert list(found.masks) == list(range(5, 26))
 
 
 def test_where_none_came_the_shape_between_is_taken_unless_a_person_denied_it() -> None:
     organ = ellipsoid(half=40)
 
-    def begin(start: int, end: int) -> Step:
+    def start_step(start: int, end: int) -> Step:
         return lambda index, last: np.zeros((SIDE, SIDE), np.float32)
 
-    found = propagate(clicked(organ, 5, 25), begin, slices(organ))
+    found = propagate(clicked(organ, 5, 25), start_step, slices(organ))
     assert list(found.masks) == list(range(5, 26))
-    assert found.between == tuple(range(6, 25))
+    assert found.interpolated == tuple(range(6, 25))
     assert min(dice(found.masks[index], organ[index]) for index in found.masks) > 0.9
     denied = slices(organ, background={9: ((18.0, 20.0),), 10: ((1.0, 1.0),)})
-    assert list(propagate(clicked(organ, 5, 25), begin, denied).masks) == [5, 6, 7, 8, *range(10, 26)]
-    stopped = propagate(clicked(organ, 5, 25), begin, slices(organ), go_on=lambda: False)
-    assert (list(stopped.masks), stopped.between) == ([5, 25], ())
+    assert list(propagate(clicked(organ, 5, 25), start_step, denied).masks) == [5, 6, 7, 8, *range(10, 26)]
+    stopped = propagate(clicked(organ, 5, 25), start_step, slices(organ), should_continue=lambda: False)
+    assert (list(stopped.masks), stopped.interpolated) == ([5, 25], ())
 
 
 def test_the_shape_between_two_discs_is_the_disc_between() -> None:
     y, x = np.mgrid[:SIDE, :SIDE]
     small, middle, large = ((y - 20) ** 2 + (x - 20) ** 2 < radius**2 for radius in (4, 8, 12))
-    assert dice(shape_between(small, large, 0.5), middle) > 0.97
-    np.testing.assert_array_equal(shape_between(small, large, 0), small)
-    np.testing.assert_array_equal(shape_between(small, large, 1), large)
-    assert not shape_between(small, np.roll(small, 18, axis=0), 0.5).any()
+    assert dice(interpolate_shape(small, large, 0.5), middle) > 0.97
+    np.testing.assert_array_equal(interpolate_shape(small, large, 0), small)
+    np.testing.assert_array_equal(interpolate_shape(small, large, 1), large)
+    assert not interpolate_shape(small, np.roll(small, 18, axis=0), 0.5).any()
 
 
 def test_a_background_click_ends_what_goes_on_to_cover_it() -> None:
     tube = np.repeat(ellipsoid()[15][None], COUNT, axis=0)
     beside = slices(tube, background={20: ((2.0, 2.0),)})
-    assert max(propagate(clicked(tube, 15), Model(tube).begin, beside).masks) == COUNT - 1
+    assert max(propagate(clicked(tube, 15), Model(tube).start_step, beside).masks) == COUNT - 1
     inside = slices(tube, background={20: ((2.0, 2.0), (18.0, 20.0))})
-    found = propagate(clicked(tube, 15), Model(tube).begin, inside)
+    found = propagate(clicked(tube, 15), Model(tube).start_step, inside)
     assert list(found.masks) == list(range(20))
 
 
@@ -166,9 +166,9 @@ def test_an_empty_mask_begins_nothing() -> None:
     organ = ellipsoid()
     empty = np.zeros((SIDE, SIDE), bool)
     model = Model(organ)
-    assert propagate({9: empty}, model.begin, slices(organ)).masks == {}
+    assert propagate({9: empty}, model.start_step, slices(organ)).masks == {}
     assert not model.asked
-    found = propagate({9: empty, 15: organ[15]}, model.begin, slices(organ))
+    found = propagate({9: empty, 15: organ[15]}, model.start_step, slices(organ))
     assert list(found.masks) == np.flatnonzero(organ.any((1, 2))).tolist()
 
 
@@ -176,7 +176,9 @@ def test_an_empty_mask_begins_nothing() -> None:
 def test_when_it_is_told_to_stop_what_was_found_lies_around_the_clicks(answers: int) -> None:
     organ = ellipsoid()
     model = Model(organ)
-    found = propagate(clicked(organ, 15), model.begin, slices(organ), go_on=lambda: len(model.asked) < answers)
+    found = propagate(
+        clicked(organ, 15), model.start_step, slices(organ), should_continue=lambda: len(model.asked) < answers
+    )
     assert len(model.asked) == answers
     up, down = (answers + 1) // 2, answers // 2
     assert list(found.masks) == list(range(15 - down, 16 + up))
@@ -185,7 +187,7 @@ def test_when_it_is_told_to_stop_what_was_found_lies_around_the_clicks(answers: 
 
 def test_progress_ends_at_its_total_and_never_goes_back() -> None:
     organ, told = ellipsoid(), list[tuple[int, int]]()
-    propagate(clicked(organ, 12, 18), Model(organ).begin, slices(organ), progress=lambda *now: told.append(now))
+    propagate(clicked(organ, 12, 18), Model(organ).start_step, slices(organ), progress=lambda *now: told.append(now))
     dones, totals = [list(numbers) for numbers in zip(*told, strict=True)]
     assert dones == sorted(dones)
     assert totals == sorted(totals, reverse=True)
@@ -197,8 +199,8 @@ def test_the_deepest_point() -> None:
     mask = np.zeros((20, 30), bool)
     mask[2:4, 2:28] = True
     mask[5:14, 20:29] = True
-    assert deepest(mask) == (24.0, 9.0)
-    assert deepest(np.ones((5, 5), bool)) == (2.0, 2.0)
+    assert deepest_point(mask) == (24.0, 9.0)
+    assert deepest_point(np.ones((5, 5), bool)) == (2.0, 2.0)
 
 
 def test_the_next_slice_is_prompted_with_a_click_or_where_there_are_none_a_box() -> None:
@@ -213,7 +215,7 @@ def test_the_next_slice_is_prompted_with_a_click_or_where_there_are_none_a_box()
 
 def test_the_carried_click_keeps_away_from_a_background_click() -> None:
     mask = np.ones((SIDE, SIDE), bool)
-    at = deepest(mask)
+    at = deepest_point(mask)
     ((x, y),) = prompt_from_mask(mask, CLICKS, (at,)).positive
     assert np.hypot(x - at[0], y - at[1]) > 6
 
@@ -227,5 +229,5 @@ def test_a_mask_of_one_pixel_that_was_clicked_away_still_gives_a_prompt() -> Non
 def test_both_directions_are_gone_by_turns() -> None:
     organ = ellipsoid()
     model = Model(organ)
-    propagate(clicked(organ, 15), model.begin, slices(organ), go_on=lambda: len(model.asked) < 4)
+    propagate(clicked(organ, 15), model.start_step, slices(organ), should_continue=lambda: len(model.asked) < 4)
     assert [index for _, _, index in model.asked] == [16, 14, 17, 13]

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from baps.blackbox import Capabilities
 from baps.errors import InputError
-from baps.inference.scribbles import NEGATIVE, POSITIVE, choose_clicks, keep_strokes, strokes_to_prompt
+from baps.inference.scribbles import MAX_NEGATIVE, MAX_POSITIVE, choose_clicks, keep_strokes, strokes_to_prompt
 from baps.prompts import Prompt
 
 
@@ -28,10 +28,10 @@ def _strokes(seed: int) -> NDArray[np.bool_]:
 
 
 @given(st.integers(0, 10_000), st.integers(0, 12))
-def test_clicks_lie_on_strokes_and_are_no_more_than_asked(seed: int, most: int) -> None:
+def test_clicks_lie_on_strokes_and_are_no_more_than_asked(seed: int, max_clicks: int) -> None:
     strokes = _strokes(seed)
-    clicks = choose_clicks(strokes, most)
-    assert min(most, 1) <= len(clicks) == len(set(clicks)) <= most
+    clicks = choose_clicks(strokes, max_clicks)
+    assert min(max_clicks, 1) <= len(clicks) == len(set(clicks)) <= max_clicks
     assert all(strokes[int(y), int(x)] and (x, y) == (int(x), int(y)) for x, y in clicks)
 
 
@@ -44,13 +44,13 @@ def test_the_same_strokes_give_the_same_clicks_wherever_they_lie(seed: int) -> N
     assert choose_clicks(moved, 4) == tuple((x + 3, y + 7) for x, y in clicks)
 
 
-@pytest.mark.parametrize("most", [1, 2, 4, 5])
-def test_clicks_lie_in_the_middle_of_equal_parts_of_a_stroke(most: int) -> None:
+@pytest.mark.parametrize("max_clicks", [1, 2, 4, 5])
+def test_clicks_lie_in_the_middle_of_equal_parts_of_a_stroke(max_clicks: int) -> None:
     strokes = np.zeros((9, 140), bool)
     strokes[3:6, 10:130] = True
-    clicks = sorted(choose_clicks(strokes, most))
-    expected = 10 + 120 * (np.arange(most) + 0.5) / most
-    assert [y for _, y in clicks] == [4.0] * most
+    clicks = sorted(choose_clicks(strokes, max_clicks))
+    expected = 10 + 120 * (np.arange(max_clicks) + 0.5) / max_clicks
+    assert [y for _, y in clicks] == [4.0] * max_clicks
     np.testing.assert_allclose([x for x, _ in clicks], expected, atol=5)
 
 
@@ -62,11 +62,11 @@ def test_every_stroke_gets_a_click_where_there_are_clicks_enough() -> None:
     assert nearest == {5, 30, 55}
 
 
-@pytest.mark.parametrize("most", [1, 2, 3, 4])
-def test_a_stroke_of_few_pixels_gives_as_many_clicks(most: int) -> None:
+@pytest.mark.parametrize("max_clicks", [1, 2, 3, 4])
+def test_a_stroke_of_few_pixels_gives_as_many_clicks(max_clicks: int) -> None:
     strokes = np.zeros((5, 5), bool)
     strokes[2, 1:3] = True
-    assert len(choose_clicks(strokes, most)) == min(most, 2)
+    assert len(choose_clicks(strokes, max_clicks)) == min(max_clicks, 2)
 
 
 ALL = Capabilities("all", "", True, True, True, True, 1, 64)
@@ -75,7 +75,7 @@ ALL = Capabilities("all", "", True, True, True, True, 1, 64)
 @given(st.integers(0, 10_000))
 def test_a_prompt_has_both_kinds_of_clicks_and_no_box(seed: int) -> None:
     foreground, background = _strokes(seed), _strokes(seed + 1)
-    expected = Prompt(choose_clicks(foreground, POSITIVE), choose_clicks(background, NEGATIVE))
+    expected = Prompt(choose_clicks(foreground, MAX_POSITIVE), choose_clicks(background, MAX_NEGATIVE))
     assert strokes_to_prompt(foreground, background, ALL) == expected
     assert strokes_to_prompt(foreground, background, ALL, (1, 2, 30, 20)) == expected
 

@@ -145,9 +145,9 @@ def test_publishing_serves_at_once(segmenter: Segmenter, path: Path) -> None:
     black = segmenter.segment(path, MIDDLE, CLICK, "spleen")
     assert not np.array_equal(black.mask, plain.mask)
     assert not black.encoding_cached
-    as_it_is = segmenter.segment(path, MIDDLE, CLICK, "spleen", adapted=False)
-    assert as_it_is.adapter is None
-    np.testing.assert_array_equal(as_it_is.mask, plain.mask)
+    unadapted = segmenter.segment(path, MIDDLE, CLICK, "spleen", adapted=False)
+    assert unadapted.adapter is None
+    np.testing.assert_array_equal(unadapted.mask, plain.mask)
     _publish(segmenter, "spleen", shift=0.0)
     np.testing.assert_array_equal(segmenter.segment(path, MIDDLE, CLICK, "spleen").mask, plain.mask)
     segmenter.store.publish("spleen", "v0001")
@@ -201,7 +201,7 @@ def test_a_click_is_cropped_once_and_answered_as_if_step_by_step(
     kind: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(click_consistency, "_NEAR", 9.0)  # No answer contradicts its clicks.
+    monkeypatch.setattr(click_consistency, "_TOLERANCE", 9.0)  # No answer contradicts its clicks.
     segmenter = segmenter if side is None else Segmenter(new_black_box(side=side), segmenter.store)
     _publish(segmenter, "spleen", kind, shift=0.1, head=lively_head, zoom=0.5)
     adapter, black_box = segmenter.store.load("spleen", "v0001").adapter, segmenter.black_box
@@ -217,13 +217,13 @@ def test_a_click_is_cropped_once_and_answered_as_if_step_by_step(
     monkeypatch.setattr("baps.adapters.adapter.crop_for_prompt", count)
     for prompt in (CLICK, Prompt(((3, 3),)), Prompt((*CLICK.positive, (3, 3)), ((30, 30),)), CLICK):
         placed = prompt.mapped(canvas.to_canvas)
-        region = crop_for_prompt(placed, size, 0.5)
-        inside, whole = [prompt_to_crop(placed, region, size)], to_tensor(pixels)
-        part, features = crop_images(whole, [region]), adapter.visual_prompt.encoder.features(whole)
-        transformed = to_pixels(adapter.visual_prompt.transform_images(part, features, inside))
-        answer = torch.from_numpy(black_box.segment(transformed, inside))
-        refined = lively_head.refine_masks(part, answer, inside)
-        expected = canvas.restore(paste_crops(refined, [region], size)[0].numpy())
+        view = crop_for_prompt(placed, size, 0.5)
+        inside, whole = [prompt_to_crop(placed, view, size)], to_tensor(pixels)
+        part, features = crop_images(whole, [view]), adapter.visual_prompt.encoder.features(whole)
+        shown = to_pixels(adapter.visual_prompt.transform_images(part, features, inside))
+        answer = torch.from_numpy(black_box.segment(shown, inside))
+        refined = lively_head.refine(part, answer, inside)
+        expected = canvas.restore(paste_crops(refined, [view], size)[0].numpy())
         cropped.clear()
         found = segmenter.segment(path, MIDDLE, prompt, "spleen")
         assert cropped == [placed]
@@ -318,34 +318,34 @@ def test_a_correction_gets_through_to_the_model(
     segmenter = Segmenter(new_black_box(side=64), segmenter.store)
     _publish(segmenter, "spleen", shift=-2.0)
     corrected = Prompt((*CLICK.positive, (CLICK.positive[0][0] + 3, CLICK.positive[0][1])))
-    as_it_is = segmenter.segment(path, MIDDLE, corrected, "spleen", adapted=False)
+    unadapted = segmenter.segment(path, MIDDLE, corrected, "spleen", adapted=False)
     first = segmenter.segment(path, MIDDLE, CLICK, "spleen")
     assert first.adapter == ("spleen", "v0001")
     assert not first.used_fallback
     found = segmenter.segment(path, MIDDLE, corrected, "spleen")
     assert found.used_fallback
     assert found.adapter is None
-    np.testing.assert_array_equal(found.mask, as_it_is.mask)
+    np.testing.assert_array_equal(found.mask, unadapted.mask)
     assert found.mask.any()
 
 
-def _ahead(segmenter: Segmenter, ahead: int = 2) -> Segmenter:
-    return Segmenter(segmenter.black_box, segmenter.store, ahead=ahead)
+def _prefetching(segmenter: Segmenter, prefetch_slices: int = 2) -> Segmenter:
+    return Segmenter(segmenter.black_box, segmenter.store, prefetch_slices=prefetch_slices)
 
 
 @pytest.mark.parametrize("label", ["", "spleen"])
 def test_neighbouring_slices_are_encoded_ahead(segmenter: Segmenter, path: Path, label: str) -> None:
     _publish(segmenter, "spleen", shift=0.1)
-    fresh, looking = _ahead(segmenter, 0), _ahead(segmenter)
-    first = looking.segment(path, MIDDLE, CLICK, label)
+    fresh, prefetching = _prefetching(segmenter, 0), _prefetching(segmenter)
+    first = prefetching.segment(path, MIDDLE, CLICK, label)
     assert not first.encoding_cached
-    looking.looking_ahead.wait()
+    prefetching.prefetcher.wait()
     asked = segmenter.black_box.images_queried
     for index, there in ((7, True), (5, True), (8, True), (4, True), (11, False)):
-        found = looking.segment(path, Plane(2, index), CLICK, label)
+        found = prefetching.segment(path, Plane(2, index), CLICK, label)
         assert found.encoding_cached == there
         np.testing.assert_array_equal(found.mask, fresh.segment(path, Plane(2, index), CLICK, label).mask)
-        looking.looking_ahead.wait()
+        prefetching.prefetcher.wait()
     assert segmenter.black_box.images_queried == asked + 10  # Looking ahead asks for no mask.
 
 
@@ -353,19 +353,19 @@ def test_neighbouring_slices_are_encoded_ahead(segmenter: Segmenter, path: Path,
 def test_nothing_is_encoded_beyond_the_ends(
     segmenter: Segmenter, path: Path, monkeypatch: pytest.MonkeyPatch, index: int, neighbours: set[int]
 ) -> None:
-    looking, drawn = _ahead(segmenter), []
+    prefetching, drawn = _prefetching(segmenter), []
     monkeypatch.setattr(
         "baps.inference.segmenter.canvas_image", lambda *given: drawn.append(given[1].index) or canvas_image(*given)
     )
-    looking.segment(path, Plane(2, index), CLICK, "")
-    looking.looking_ahead.wait()
+    prefetching.segment(path, Plane(2, index), CLICK, "")
+    prefetching.prefetcher.wait()
     assert set(drawn) == {index, *neighbours}
 
 
 def test_a_black_box_without_encodings_is_not_asked_ahead(
     segmenter: Segmenter, new_black_box: Callable[..., BlackBox], path: Path
 ) -> None:
-    looking = Segmenter(new_black_box(side=64), segmenter.store, ahead=2)
-    looking.segment(path, MIDDLE, CLICK, "")
-    looking.looking_ahead.wait()
-    assert looking.black_box.images_queried == 1
+    prefetching = Segmenter(new_black_box(side=64), segmenter.store, prefetch_slices=2)
+    prefetching.segment(path, MIDDLE, CLICK, "")
+    prefetching.prefetcher.wait()
+    assert prefetching.black_box.images_queried == 1

@@ -143,9 +143,9 @@ def test_a_background_click_inside_ends_it_there(segmenter: Segmenter, path: Pat
 
 
 def test_it_gives_what_it_has_when_it_is_told_to_stop(segmenter: Segmenter, path: Path) -> None:
-    found = segment_organ(segmenter, path, clicks(12), "", go_on=lambda: False)
+    found = segment_organ(segmenter, path, clicks(12), "", should_continue=lambda: False)
     assert (found.slices, found.stopped) == ((12,), (11, 13))
-    found = segment_organ(segmenter, path, clicks(9, 14), "", go_on=lambda: False)
+    found = segment_organ(segmenter, path, clicks(9, 14), "", should_continue=lambda: False)
     assert (found.slices, found.stopped) == ((9,), (8, 10, 14))
 
 
@@ -180,7 +180,7 @@ def test_nothing_found_is_said(new_black_box: Callable[..., BlackBox], path: Pat
     segmenter = Segmenter(new_black_box(side=64), AdapterStore(tmp_path / "adapters"))
     found = segment_organ(segmenter, path, clicks(0, 23), "")
     assert (found.slices, found.mask.any()) == ((), False)
-    assert found.notes == ("Nothing was found on slices 0, 23; click deeper inside the organ there.",)
+    assert found.notes == ("The mask is empty on slices 0, 23; click deeper inside the organ there.",)
 
 
 def test_a_shape_between_is_said(
@@ -194,7 +194,7 @@ def test_a_shape_between_is_said(
     segmenter = Segmenter(new_black_box(side=64), AdapterStore(tmp_path / "adapters"))
     found = segment_organ(segmenter, path, clicks(9, 14), "")
     assert found.notes == (
-        "On slices 11, 12 the organ was lost; the shape between the clicked slices was taken. Click there.",
+        "The organ was lost on slices 11, 12; the shape there is interpolated between the clicked slices. Click there.",
     )
     assert {11, 12} < set(found.slices)
 
@@ -219,7 +219,7 @@ def test_a_memory_sees_the_slices_as_the_adapter_changes_them(
     segmenter = Segmenter(black_box, AdapterStore(tmp_path / "adapters"))
     plain = dict(segmenter.carry(path, {12: np.ones((36, 40), bool)}, 12, 15, "spleen"))
     publish(segmenter, brighter(head=lively_head if with_head else None))
-    assert segmenter.can_carry("spleen")
+    assert segmenter.can_use_memory("spleen")
     adapted = dict(segmenter.carry(path, {12: np.ones((36, 40), bool)}, 12, 15, "spleen"))
     assert list(adapted) == [13, 14]
     difference = np.abs(adapted[13] - plain[13])

@@ -46,7 +46,7 @@ def test_the_stock_server_does_not_pretend_to_know_users(tmp_path: Path, users: 
 def test_the_application_itself_does_not_listen_wide_without_users(tmp_path: Path) -> None:
     """Started by MONAI Label's own command, past ``baps serve``."""
     said = _started(str(tmp_path), tmp_path, host="0.0.0.0")  # noqa: S104
-    assert "let everybody in" in said
+    assert "let anyone in" in said
     assert "baps users add NAME" in said
     assert "Uvicorn running" not in said
 

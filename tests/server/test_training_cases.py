@@ -32,7 +32,10 @@ def test_a_label_covers_what_was_kept_and_not_what_a_client_says_it_covers(studi
     _save(datastore, "ct_02", annotated_slices="everything")
     cases, skipped = labelled_cases(datastore, SITE, {})
     assert skipped == {}
-    assert [case.covered for case in cases["liver"]] == [{8, 9}, set((truth("ct_02") == 1).any((0, 1)).nonzero()[0])]
+    assert [case.annotated_slices for case in cases["liver"]] == [
+        {8, 9},
+        set((truth("ct_02") == 1).any((0, 1)).nonzero()[0]),
+    ]
 
 
 def test_what_a_label_covers_may_be_unsaid_or_unreadable(studies: Path) -> None:
@@ -42,6 +45,6 @@ def test_what_a_label_covers_may_be_unsaid_or_unreadable(studies: Path) -> None:
     datastore.update_label_info("ct_01", "final", {"annotated_slices": None})
     datastore.update_label_info("ct_02", "final", {"annotated_slices": {"spleen": "everywhere"}})
     cases, skipped = labelled_cases(datastore, SITE, {})
-    assert [(case.patient, case.covered) for case in cases["spleen"]] == [("ct_01", None)]
+    assert [(case.patient, case.annotated_slices) for case in cases["spleen"]] == [("ct_01", None)]
     assert skipped.keys() == {"ct_02"}
     assert "annotated_slices.spleen" in skipped["ct_02"]

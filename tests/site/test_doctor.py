@@ -122,9 +122,9 @@ def test_the_account_is_taken_from_the_environment(fake_pacs: FakePacs, monkeypa
         ((404, "text/plain", b""), FAILED, "404", "/dicom-web"),
         ((500, "text/plain", b""), FAILED, "500", "log"),
         ((200, "text/html", b"<html>Log in</html>"), FAILED, "text/html", "/dicom-web"),
-        ((200, "application/json", b'{"error": "no"}'), FAILED, "no DICOMweb", "/dicom-web"),
-        ((200, "application/json", b"null"), FAILED, "no DICOMweb", "/dicom-web"),
-        ((200, "application/json", b'[{"00080060": {"Value": []}}]'), FAILED, "no DICOMweb", "/dicom-web"),
+        ((200, "application/json", b'{"error": "no"}'), FAILED, "not a DICOMweb", "/dicom-web"),
+        ((200, "application/json", b"null"), FAILED, "not a DICOMweb", "/dicom-web"),
+        ((200, "application/json", b'[{"00080060": {"Value": []}}]'), FAILED, "not a DICOMweb", "/dicom-web"),
         ((200, "application/dicom+json", b"[]"), WARNING, "without series", "Send"),
         ((204, "application/dicom+json", b""), WARNING, "without series", "Send"),
         ((200, "application/dicom+json", b"[{}]"), OK, "1 none", ""),
@@ -223,21 +223,53 @@ def test_a_folder_that_cannot_be_written_to_is_served(tmp_path: Path, monkeypatc
     monkeypatch.setattr("os.access", lambda _, mode: not mode & os.W_OK)
     found = doctor.folder(str(tmp_path))
     assert found.status is WARNING
-    assert found.found == (
-        "1 .nii; the folder cannot be written to: clicks are answered, labels and images are not saved"
-    )
-    assert "Mount it with leave to write" in found.remedy
+    assert found.found == ("1 .nii; the folder cannot be written to: clicks work, but labels and images are not saved")
+    assert "Mount it with write permission" in found.remedy
 
 
 @pytest.mark.parametrize("images", [".", "images"])
-def test_series_in_folders_of_folders_are_not_served(tmp_path: Path, images: str) -> None:
+def test_series_in_nested_folders_are_not_served(tmp_path: Path, images: str) -> None:
     for place in ("served", "patient/study/one", "patient/study/two", ".converted/no", "served/below"):
         (tmp_path / images / place).mkdir(parents=True)
         (tmp_path / images / place / "IM0001").write_bytes(bytes(128) + b"DICM")
     found = doctor.folder(str(tmp_path))
     assert found.status is WARNING
-    assert found.found == "1 DICOM series; 2 DICOM series in folders of folders, which are not served"
-    assert f"directly into {tmp_path / images}" in found.remedy
+    assert found.found == "1 DICOM series; 2 DICOM series in nested folders, which are not served"
+    assert f"one series from each folder directly in {tmp_path / images}. Move the folder of each" in found.remedy
+    assert f"baps convert SERIES_FOLDER {tmp_path / images}" in found.remedy
+
+
+def test_image_files_in_nested_folders_are_not_served(tmp_path: Path) -> None:
+    for place in (
+        "a/1.nii.gz",
+        "a/b/2.nrrd",
+        "a/.hidden/3.nii.gz",
+        "a/._4.nii.gz",
+        "labels/final/5.nii.gz",
+        "a/readme",
+    ):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).touch()
+    found = doctor.folder(str(tmp_path))
+    assert found.status is WARNING
+    assert found.found.startswith("no images; 2 image files in nested folders, which are not served")
+    assert f"Move the image files directly into {tmp_path}." in found.remedy
+
+
+def test_dicom_files_outside_the_folder_of_a_series(tmp_path: Path) -> None:
+    (tmp_path / "IM0001").write_bytes(bytes(128) + b"DICM")
+    found = doctor.folder(str(tmp_path))
+    assert found.status is WARNING
+    assert "DICOM files that are not in the folder of a series" in found.found
+    assert "Move the files of each series into a folder of its own" in found.remedy
+
+
+def test_an_empty_folder(tmp_path: Path) -> None:
+    found = doctor.folder(str(tmp_path))
+    assert (found.status, found.found) == (WARNING, "no images")
+    assert found.remedy == (
+        f"Put images directly into {tmp_path}: NIfTI or NRRD files, or one folder per DICOM series."
+    )
 
 
 @pytest.mark.parametrize(
@@ -297,6 +329,8 @@ def test_a_busy_port_fails() -> None:
         with pytest.raises(InputError, match=f"{port}.*--port"):
             doctor.port_free("127.0.0.1", port)
     assert doctor.port_free("127.0.0.1", port).status is OK
+    if socket.has_ipv6:
+        assert doctor.port_free("::1", port).found == f"{port} of [::1] is free"
 
 
 EVERY_ADDRESS = "0.0.0.0"  # noqa: S104
@@ -312,7 +346,7 @@ def _openid(folder: Path, issuer: str = "https://login.hospital") -> Path:
 def test_a_server_without_users_is_for_this_machine(tmp_path: Path) -> None:
     found = doctor.access(Settings(), "127.0.0.1")
     assert (found.status, "this machine only" in found.found) == (OK, True)
-    with pytest.raises(InputError, match="let everybody in.*baps users add"):
+    with pytest.raises(InputError, match="let anyone in.*baps users add"):
         doctor.access(Settings(), EVERY_ADDRESS)
     with pytest.raises(InputError, match=r"cors_origins=\*"):
         doctor.access(Settings(cors_origins=("*",)), "127.0.0.1")
@@ -322,12 +356,12 @@ def test_a_server_with_users_is_closed(tmp_path: Path) -> None:
     users = Users(tmp_path / "users.json")
     users.add("anna", Role.ANNOTATOR)
     found = doctor.access(Settings(users=users.file), EVERY_ADDRESS)
-    assert (found.status, found.found) == (OK, f"closed to all but 1 users of {users.file}")
+    assert (found.status, found.found) == (OK, f"open only to 1 users of {users.file}")
     both = doctor.access(Settings(users=users.file, openid=_openid(tmp_path)), EVERY_ADDRESS)
-    assert "and those whom https://login.hospital gives a role" in both.found
+    assert "and users to whom https://login.hospital gives a role" in both.found
     users.remove("anna")
     nobody = doctor.access(Settings(users=users.file), EVERY_ADDRESS)
-    assert (nobody.status, "closed to everybody" in nobody.found) == (WARNING, True)
+    assert (nobody.status, "closed to everyone" in nobody.found) == (WARNING, True)
     assert "baps users add" in nobody.remedy
 
 

@@ -10,7 +10,7 @@ import pytest
 from baps.errors import BapsError, InputError, MissingExtraError
 from baps.site import app_folder, server_command
 from baps.site.app_folder import PACKAGES
-from baps.site.server_command import check_port, check_studies, serving_command
+from baps.site.server_command import check_listening, check_port, check_studies, serving_command
 
 
 def test_the_protected_server_and_the_stock_one() -> None:
@@ -131,6 +131,16 @@ def test_a_busy_port_and_a_free_one() -> None:
             with pytest.raises(InputError, match=rf"{port} .*--port"):
                 check_port(host, port)
     check_port("127.0.0.1", port)
+
+
+def test_an_ipv6_address_is_printed_in_brackets() -> None:
+    with pytest.raises(InputError, match=r"The server would listen on \[::\],"):
+        check_listening("::", closed=False)
+    with (
+        socket.create_server(("::1", 0), family=socket.AF_INET6) as busy,
+        pytest.raises(InputError, match=r"of \[::1\] cannot be used"),
+    ):
+        check_port("::1", busy.getsockname()[1])
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid", "a" * 70])

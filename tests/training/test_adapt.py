@@ -24,7 +24,7 @@ from baps.errors import BapsError, BudgetSpentError, InputError
 from baps.evaluation.cases import LabelledSlice
 from baps.evaluation.scoring import score_slices
 from baps.evaluation.splits import patient_hash, split_patients
-from baps.training.adapt import Adaptation, ProgressReport, Served, adapt, plan_adaptation
+from baps.training.adapt import Adaptation, ProgressReport, ServedAdapter, adapt, plan_adaptation
 from baps.training.settings import AdaptationSettings
 from tests.support.paths import APP, ROOT
 
@@ -59,12 +59,16 @@ def test_it_helps_patients_that_were_held_back(
     black_box = new_black_box()
     result = adapt(black_box, slices, settings)
     assert (result.adapter.head is not None) == (settings.head == "convolutional")
-    assert (result.check.status, result.check.no_worse, result.check.against_served) == ("accepted", True, None)
-    assert result.check.verdict is not None
-    assert result.check.verdict.better
-    assert result.check.verdict.before < 0.1
-    assert result.check.verdict.after > 0.8
-    assert result.check.verdict.gain > 0.7
+    assert (result.acceptance.status, result.acceptance.no_worse_than_served, result.acceptance.against_served) == (
+        "accepted",
+        True,
+        None,
+    )
+    assert result.acceptance.comparison is not None
+    assert result.acceptance.comparison.better
+    assert result.acceptance.comparison.before < 0.1
+    assert result.acceptance.comparison.after > 0.8
+    assert result.acceptance.comparison.gain > 0.7
     assert result.record["check"] == "held back"
     assert result.curve[-1].dice > result.curve[0].dice + 0.5
 
@@ -110,7 +114,7 @@ def test_patients_held_back_are_asked_in_the_check_alone(new_black_box: Callable
     for _, prompts in black_box.asked:
         for prompt in prompts:
             ((x, y),) = prompt.positive
-            if any(piece.truth[int(y), int(x)] for piece in slices[judge]):
+            if any(piece.target[int(y), int(x)] for piece in slices[judge]):
                 judged.append(prompt)
     # Three slices, two sets of clicks, with and without the adapter; other clicks than the training curve has.
     again = new_black_box()
@@ -126,9 +130,9 @@ def test_a_few_pictures_judge_in_turn(new_black_box: Callable[..., Any], dim_sli
     black_box = new_black_box()
     result = adapt(black_box, dim_slices(pictures, each=1), SETTINGS)
     assert result.record["check"] == "leave some out"
-    assert result.check.verdict is not None
-    assert (result.check.verdict.unit, result.check.verdict.count) == ("patient", pictures)
-    assert result.check.status == "accepted"
+    assert result.acceptance.comparison is not None
+    assert (result.acceptance.comparison.unit, result.acceptance.comparison.count) == ("patient", pictures)
+    assert result.acceptance.status == "accepted"
     assert result.record["held_back_patients"] == []
     assert black_box.images_queried <= SETTINGS.max_images
 
@@ -137,9 +141,9 @@ def test_three_patients_are_left_out_in_turn(new_black_box: Callable[..., Any], 
     told: list[ProgressReport] = []
     result = adapt(new_black_box(), dim_slices(3), replace(SETTINGS, max_images=2500), progress=told.append)
     assert result.record["check"] == "leave some out"
-    assert result.check.verdict is not None
-    assert (result.check.verdict.unit, result.check.verdict.count) == ("patient", 3)
-    assert result.check.verdict.better
+    assert result.acceptance.comparison is not None
+    assert (result.acceptance.comparison.unit, result.acceptance.comparison.count) == ("patient", 3)
+    assert result.acceptance.comparison.better
     assert result.record["held_back_patients"] == []
     assert len(result.record["training_patients"]) == 3  # type: ignore[arg-type]
     # Three runs for the check and one on everyone.
@@ -160,9 +164,9 @@ def test_the_candidate_of_few_patients_is_trained_on_all(new_black_box: Callable
 
 def test_one_patient_is_not_judged(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     result = adapt(new_black_box(), dim_slices(1), replace(SETTINGS, max_images=500))
-    assert result.check.verdict is None
-    assert result.check.status == "unverified"
-    assert "nobody is left to check" in result.check.sentence()
+    assert result.acceptance.comparison is None
+    assert result.acceptance.status == "unverified"
+    assert "There is only one patient" in result.acceptance.sentence()
     assert result.record["verdict"] is None
     assert result.record["check"] == "none, one patient only"
     assert result.curve[-1].dice > 0.8
@@ -177,7 +181,7 @@ def test_the_same_seed_gives_the_same_to_the_last_bit(
     other = adapt(new_black_box(), dim_slices(patients), replace(settings, seed=1))
     assert _same(one, same)
     assert not _same(one, other)
-    assert one.check.verdict == same.check.verdict
+    assert one.acceptance.comparison == same.acceptance.comparison
     assert one.curve == same.curve
 
 
@@ -187,7 +191,7 @@ def test_the_published_method(new_black_box: Callable[..., Any], dim_slices: Sli
     assert _same(one, same)
     made = one.adapter.visual_prompt
     assert (made.kind, made.conditioned_on_click, one.adapter.head) == ("concat", True, None)
-    assert one.check.verdict is not None
+    assert one.acceptance.comparison is not None
 
 
 def test_the_record_can_be_kept_and_names_nobody(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
@@ -212,8 +216,8 @@ def test_the_record_of_a_single_judged_slice_is_json(new_black_box: Callable[...
     (judge,) = split_patients(slices).held_back
     slices[judge] = slices[judge][:1]
     result = adapt(new_black_box(), slices, replace(SETTINGS, max_images=300))
-    assert result.check.verdict is not None
-    assert result.check.verdict.count == 1
+    assert result.acceptance.comparison is not None
+    assert result.acceptance.comparison.count == 1
     json.dumps(result.record, allow_nan=False)
 
 
@@ -246,7 +250,7 @@ def test_on_the_bundled_black_box(bundled: BlackBox, dim_slices: Slices) -> None
     before = bundled.images_queried
     result = adapt(bundled, slices, replace(WITH_HEAD, batch_size=2, max_images=120, curve_slices=2))
     assert 0 < bundled.images_queried - before <= 120
-    assert result.check.verdict is not None
+    assert result.acceptance.comparison is not None
     piece = slices["patient 0"][0]
     changed = result.adapter.transform_images(result.adapter.crop(piece.image[None], []))
     assert (changed != piece.image[None]).any()
@@ -333,7 +337,7 @@ def test_an_adaptation_that_was_broken_off_goes_on(
     assert broken.budget is None
     result = adapt(rest, slices, settings, log=log)
     assert _same(result, unbroken)
-    assert result.check.verdict == unbroken.check.verdict
+    assert result.acceptance.comparison == unbroken.acceptance.comparison
     assert result.curve == unbroken.curve
     assert result.record["black_box_images"] == first.images_queried <= settings.max_images
     recalled = result.record["replayed_images"]
@@ -437,14 +441,14 @@ def test_another_adaptation_does_not_go_on_from_the_log(
     elif change == "pixel":
         piece.image[31, 31] ^= 1
     elif change == "truth":
-        piece.truth[31, 31] ^= True
+        piece.target[31, 31] ^= True
     elif change == "patient":
         slices["somebody else"] = slices.pop("patient 1")
     elif change == "owner":  # The same slices in the same order, but the last of one patient is another's.
         one, other = sorted(slices)[:2]
         slices[other].insert(0, slices[one].pop())
     elif change == "served":
-        served = Served(identity_adapter(), {"seen_patients": [], "fingerprint": "f", "verdict": None})
+        served = ServedAdapter(identity_adapter(), {"seen_patients": [], "fingerprint": "f", "verdict": None})
     else:
         black_box._capabilities = replace(black_box.capabilities, weights_sha256="c" * 64)
     result = adapt(black_box, slices, settings, log=log, served=served)
@@ -543,17 +547,17 @@ def test_many_judges_do_not_take_more_images_than_there_are(
     result = adapt(black_box, slices, settings)
     assert black_box.images_queried <= max_images
     assert len(result.record["held_back_patients"]) == 12  # type: ignore[arg-type]
-    assert result.check.verdict is not None
-    assert result.check.verdict.count == judges
+    assert result.acceptance.comparison is not None
+    assert result.acceptance.comparison.count == judges
 
 
-def _trained_on(adapter: Adapter, patients: Sequence[str], gain: float | None = None) -> Served:
+def _trained_on(adapter: Adapter, patients: Sequence[str], gain: float | None = None) -> ServedAdapter:
     record = {
         "seen_patients": [patient_hash(patient) for patient in patients],
         "fingerprint": "of what is served",
         "verdict": None if gain is None else {"gain": gain},
     }
-    return Served(adapter, record)
+    return ServedAdapter(adapter, record)
 
 
 def test_a_plan_says_who_judges_and_what_the_result_depends_on(
@@ -576,7 +580,7 @@ def test_what_is_served_is_gone_on_from_and_judged_on_those_who_are_new_to_it(
 ) -> None:
     slices, black_box = dim_slices(6), new_black_box()
     first = adapt(new_black_box(), slices, SETTINGS)
-    served = Served(first.adapter, first.record)
+    served = ServedAdapter(first.adapter, first.record)
     settings = replace(SETTINGS, seed=1, max_images=200)
     result = adapt(black_box, slices, settings, served=served)
     split = split_patients(slices)
@@ -587,13 +591,16 @@ def test_what_is_served_is_gone_on_from_and_judged_on_those_who_are_new_to_it(
     judged = [slices[split.held_back[0]][row] for row in (0, 2, 3)]
     theirs = score_slices(new_black_box(), first.adapter, judged, "click", settings.seed + 1, 2)
     ours = score_slices(new_black_box(), result.adapter, judged, "click", settings.seed + 1, 2)
-    assert result.check.against_served is not None
-    assert result.check.verdict is not None
-    assert result.check.against_served.before == pytest.approx(theirs.mean())
-    assert result.check.against_served.after == result.check.verdict.after == pytest.approx(ours.mean())
-    assert result.check.no_worse == (ours.mean() >= theirs.mean())
-    assert result.record["against_served"] == result.check.against_served.record()
-    assert f"Against the served adapter: gain {result.check.against_served.gain:+.3f}." in result.check.sentence()
+    assert result.acceptance.against_served is not None
+    assert result.acceptance.comparison is not None
+    assert result.acceptance.against_served.before == pytest.approx(theirs.mean())
+    assert result.acceptance.against_served.after == result.acceptance.comparison.after == pytest.approx(ours.mean())
+    assert result.acceptance.no_worse_than_served == (ours.mean() >= theirs.mean())
+    assert result.record["against_served"] == result.acceptance.against_served.to_dict()
+    assert (
+        f"Against the served adapter: gain {result.acceptance.against_served.gain:+.3f}."
+        in result.acceptance.sentence()
+    )
     assert black_box.images_queried <= 200
 
 
@@ -605,7 +612,7 @@ def test_those_whom_the_served_adapter_knows_do_not_judge_it_nor_what_went_on_fr
     settings = replace(SETTINGS, seed=1, max_images=300)
     alone = adapt(new_black_box(), slices, settings)
     result = adapt(new_black_box(), slices, settings, served=_trained_on(first.adapter, list(slices)))
-    assert result.check.against_served is None
+    assert result.acceptance.against_served is None
     assert result.curve[0].dice < 0.1
     assert result.curve[0].dice == alone.curve[0].dice
 
@@ -619,14 +626,14 @@ def test_of_few_patients_only_the_new_ones_judge_what_went_on_from_the_served_ad
     settings = replace(SETTINGS, max_images=300, learning_rate=1e-9, seed=1)
     black_box = new_black_box()
     result = adapt(black_box, slices, settings, served=_trained_on(first.adapter, ["patient 0", "patient 1"]))
-    assert result.check.verdict is not None
-    assert result.check.against_served is not None
-    assert (result.check.against_served.unit, result.check.against_served.count) == ("slice", 3)
-    assert result.check.against_served.gain == pytest.approx(0, abs=0.01)
-    assert result.check.against_served.before > 0.5
-    assert result.check.verdict.count == 3  # Nobody else judges.
-    assert result.check.verdict.gain == pytest.approx(
-        result.check.against_served.before - result.check.verdict.before, abs=0.01
+    assert result.acceptance.comparison is not None
+    assert result.acceptance.against_served is not None
+    assert (result.acceptance.against_served.unit, result.acceptance.against_served.count) == ("slice", 3)
+    assert result.acceptance.against_served.gain == pytest.approx(0, abs=0.01)
+    assert result.acceptance.against_served.before > 0.5
+    assert result.acceptance.comparison.count == 3  # Nobody else judges.
+    assert result.acceptance.comparison.gain == pytest.approx(
+        result.acceptance.against_served.before - result.acceptance.comparison.before, abs=0.01
     )
     assert result.curve[0].dice > 0.8  # The last run judges nobody.
     assert black_box.images_queried <= 300
@@ -638,24 +645,24 @@ def test_where_nobody_is_new_the_gains_are_compared(
 ) -> None:
     slices = dim_slices(6)
     result = adapt(new_black_box(), slices, SETTINGS, served=_trained_on(identity_adapter(), list(slices), gain))
-    assert result.check.against_served is None
-    assert result.check.verdict is not None
-    assert result.check.verdict.better
-    assert result.check.status == status
-    assert result.check.no_worse == (status == "accepted")
-    assert ("The served adapter gained more." in result.check.sentence()) == (status == "rejected")
+    assert result.acceptance.against_served is None
+    assert result.acceptance.comparison is not None
+    assert result.acceptance.comparison.better
+    assert result.acceptance.status == status
+    assert result.acceptance.no_worse_than_served == (status == "accepted")
+    assert ("The served adapter gained more." in result.acceptance.sentence()) == (status == "rejected")
 
 
 def test_a_gain_within_the_error_of_the_check_is_no_less(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     slices = dim_slices(3)
     plain = adapt(new_black_box(), slices, OURS)
-    assert plain.check.verdict is not None
-    assert plain.check.verdict.standard_error is not None
-    for share, no_worse in ((0.9, True), (1.1, False)):
-        gain = plain.check.verdict.gain + share * plain.check.verdict.standard_error
+    assert plain.acceptance.comparison is not None
+    assert plain.acceptance.comparison.standard_error is not None
+    for share, no_worse_than_served in ((0.9, True), (1.1, False)):
+        gain = plain.acceptance.comparison.gain + share * plain.acceptance.comparison.standard_error
         result = adapt(new_black_box(), slices, OURS, served=_trained_on(identity_adapter(), list(slices), gain))
-        assert result.check.verdict == plain.check.verdict
-        assert result.check.no_worse is no_worse
+        assert result.acceptance.comparison == plain.acceptance.comparison
+        assert result.acceptance.no_worse_than_served is no_worse_than_served
 
 
 @pytest.mark.usefixtures("short_head")
@@ -666,7 +673,7 @@ def test_who_watches_is_shown_the_candidate(new_black_box: Callable[..., Any], d
         new_black_box(),
         dim_slices(3),
         replace(WITH_HEAD, max_images=900),
-        watch=lambda images, adapter: shown.append((images, adapter.head)),
+        callback=lambda images, adapter: shown.append((images, adapter.head)),
     )
     assert len(shown) == len(result.curve) == 3
     assert [head is not None for _, head in shown] == [False, False, True]
@@ -689,6 +696,6 @@ def test_a_model_that_is_exchanged_under_its_name_is_noticed(
     again = new_black_box()
     answer = again._segment
     monkeypatch.setattr(again, "_segment", lambda images, prompts: 1 - answer(images, prompts))
-    with pytest.raises(BapsError, match="was exchanged during the training"):
+    with pytest.raises(BapsError, match="was replaced during the training"):
         adapt(again, dim_slices(5), settings, log=log)
     assert not log.exists()

@@ -35,10 +35,10 @@ def _pieces(dim_slices: Slices, each: int = 4) -> list[LabelledSlice]:
 def test_a_batch_holds_what_its_slices_are(dim_slices: Slices) -> None:
     slices = _pieces(dim_slices)
     rows, prompts = [7, 0, 7], [Prompt(((float(n), 3.0),)) for n in range(3)]
-    batch = Batches(slices, ImageStatistics()).of(rows, prompts)
+    batch = Batches(slices, ImageStatistics()).build(rows, prompts)
     images = np.stack([slices[row].image for row in rows])
     assert torch.equal(batch.images, to_tensor(images))
-    assert torch.equal(batch.truth, torch.from_numpy(np.stack([slices[row].truth for row in rows])).float())
+    assert torch.equal(batch.target, torch.from_numpy(np.stack([slices[row].target for row in rows])).float())
     torch.testing.assert_close(batch.features, image_statistics(to_tensor(images)))
     assert batch.prompts == prompts
 
@@ -62,7 +62,7 @@ def test_prompts_are_drawn_from_the_truth_one_after_the_other(dim_slices: Slices
     found = batches.draw([1, 4, 1], kind, 0, np.random.default_rng(3)).prompts
     random = np.random.default_rng(3)
     random.random(3)  # Which of them are corrected: none.
-    assert found == [draw_prompt(slices[row].truth, kind, random) for row in (1, 4, 1)]
+    assert found == [draw_prompt(slices[row].target, kind, random) for row in (1, 4, 1)]
     assert found != batches.draw([1, 4, 1], kind, 0, np.random.default_rng(4)).prompts
 
 
@@ -80,26 +80,26 @@ def test_a_share_of_the_prompts_is_corrected(
 @given(st.integers(1, 12), st.integers(0, 60), st.integers(0, 9))
 def test_every_row_comes_once_before_any_comes_again(dim_slices: Slices, slices: int, count: int, seed: int) -> None:
     batches = Batches(_pieces(dim_slices)[:slices], ImageStatistics())
-    rows = batches.order(count, np.random.default_rng(seed))
+    rows = batches.sample_rows(count, np.random.default_rng(seed))
     assert len(rows) == count
     for start in range(0, count, slices):
         turn = rows[start : start + slices]
         assert len(set(turn)) == len(turn)
         assert set(turn) <= set(range(slices))
-    assert rows == batches.order(count, np.random.default_rng(seed))
+    assert rows == batches.sample_rows(count, np.random.default_rng(seed))
 
 
 def test_a_longer_order_begins_as_a_shorter_one(dim_slices: Slices) -> None:
     batches = Batches(_pieces(dim_slices), ImageStatistics())
-    longer, shorter = (batches.order(count, np.random.default_rng(1)) for count in (50, 20))
+    longer, shorter = (batches.sample_rows(count, np.random.default_rng(1)) for count in (50, 20))
     assert longer[:20] == shorter
 
 
 def test_slices_stay_as_they_were(dim_slices: Slices) -> None:
     piece = _pieces(dim_slices)[0]
-    kept = replace(piece, image=piece.image.copy(), truth=piece.truth.copy())
-    batch = Batches([piece], ImageStatistics()).of([0], [Prompt(((1.0, 1.0),))])
+    kept = replace(piece, image=piece.image.copy(), target=piece.target.copy())
+    batch = Batches([piece], ImageStatistics()).build([0], [Prompt(((1.0, 1.0),))])
     batch.images.zero_()
-    batch.truth.zero_()
+    batch.target.zero_()
     np.testing.assert_array_equal(piece.image, kept.image)
-    np.testing.assert_array_equal(piece.truth, kept.truth)
+    np.testing.assert_array_equal(piece.target, kept.target)

@@ -13,7 +13,7 @@ import pytest
 from baps.errors import InputError
 from baps.evaluation.cases import Case, LabelledSlice
 from baps.training.adapt import adapt
-from baps.training.budget import check_images
+from baps.training.budget import check_max_images
 from baps.training.settings import AdaptationSettings
 
 SETTINGS = AdaptationSettings(batch_size=4, click_sets=2, check_slices=3, curve_points=2, curve_slices=4)
@@ -28,7 +28,7 @@ def cases(patients: int, each: int) -> list[Case]:
 
 def least(found: list[Case], settings: AdaptationSettings) -> int:
     with pytest.raises(InputError, match=f"for labels of {len(found)} patients") as refused:
-        check_images(found, replace(settings, max_images=1))
+        check_max_images(found, replace(settings, max_images=1))
     return int(re.search(r"at least (\d+)", str(refused.value))[1])  # type: ignore[index]
 
 
@@ -46,26 +46,26 @@ def test_the_least_suffices_and_much_less_does_not(
     settings = replace(SETTINGS, **others)
     number = least(found, settings)
     enough = replace(settings, max_images=number)
-    check_images(found, enough)
+    check_max_images(found, enough)
     assert adapt(new_black_box(), slices, enough).record["black_box_images"] <= number
     few = replace(settings, max_images=max(1, number // 2))
     with pytest.raises(InputError, match="max_images must be at least"):
-        check_images(found, few)
+        check_max_images(found, few)
     with pytest.raises(InputError, match="are left for a training run"):
         adapt(new_black_box(), slices, few)
 
 
 def test_what_is_not_known_counts_as_the_most() -> None:
-    known, unknown = cases(2, 3), [replace(case, covered=None) for case in cases(2, 3)]
-    pictures = [replace(case, covered=None, image=Path("a.png")) for case in cases(2, 3)]
+    known, unknown = cases(2, 3), [replace(case, annotated_slices=None) for case in cases(2, 3)]
+    pictures = [replace(case, annotated_slices=None, image=Path("a.png")) for case in cases(2, 3)]
     settings = AdaptationSettings()
     assert least(pictures, settings) < least(known, settings) < least(unknown, settings)
 
 
 def test_settings_that_no_number_suffices_for_are_refused() -> None:
     with pytest.raises(InputError, match="No number of images suffices"):
-        check_images(cases(3, 4), replace(SETTINGS, click_sets=10**9))
+        check_max_images(cases(3, 4), replace(SETTINGS, click_sets=10**9))
 
 
 def test_no_cases_need_no_images() -> None:
-    check_images([], replace(SETTINGS, max_images=1))
+    check_max_images([], replace(SETTINGS, max_images=1))

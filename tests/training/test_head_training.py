@@ -54,28 +54,28 @@ class MistakenBlackBox(BlackBox):
         )
 
     def _segment(self, images: NDArray[np.uint8], prompts: Sequence[Prompt]) -> NDArray[np.float32]:
-        truths = ndimage.gaussian_filter(images[..., 0].astype(float), (0, 2, 2)) > 72
-        masks = [self._mistake(truth, prompt) for truth, prompt in zip(truths, prompts, strict=True)]
+        targets = ndimage.gaussian_filter(images[..., 0].astype(float), (0, 2, 2)) > 72
+        masks = [self._mistake(target, prompt) for target, prompt in zip(targets, prompts, strict=True)]
         answers = (0.02 + 0.96 * np.stack(masks)).astype(np.float32)
         self.asked.append((images.copy(), list(prompts), answers))
         return answers
 
 
-def too_wide(truth: NDArray[np.bool_], _: Prompt) -> NDArray[np.bool_]:
-    return ndimage.binary_dilation(truth, iterations=4)
+def too_wide(target: NDArray[np.bool_], _: Prompt) -> NDArray[np.bool_]:
+    return ndimage.binary_dilation(target, iterations=4)
 
 
-def too_narrow(truth: NDArray[np.bool_], _: Prompt) -> NDArray[np.bool_]:
-    return ndimage.binary_erosion(truth, iterations=3)
+def too_narrow(target: NDArray[np.bool_], _: Prompt) -> NDArray[np.bool_]:
+    return ndimage.binary_erosion(target, iterations=3)
 
 
-def deaf(truth: NDArray[np.bool_], _: Prompt) -> NDArray[np.bool_]:
+def deaf(target: NDArray[np.bool_], _: Prompt) -> NDArray[np.bool_]:
     """The left half of the image comes along, whatever is said of it."""
-    return truth | (np.arange(SIDE) < SIDE // 2)
+    return target | (np.arange(SIDE) < SIDE // 2)
 
 
-def right(truth: NDArray[np.bool_], _: Prompt) -> NDArray[np.bool_]:
-    return truth
+def right(target: NDArray[np.bool_], _: Prompt) -> NDArray[np.bool_]:
+    return target
 
 
 def _batches(dim_slices: Slices, cells: int = 8, seed: int = 0, patients: int = 1) -> Batches:
@@ -123,20 +123,20 @@ def test_background_clicks_are_heeded_that_the_black_box_does_not_heed(dim_slice
     left, right_one = (16.0, 32.0), (48.0, 32.0)
     kept, dropped = [], []
     for piece in others.slices:
-        here, there = (left, right_one) if piece.truth[32, 16] else (right_one, left)
+        here, there = (left, right_one) if piece.target[32, 16] else (right_one, left)
         pixels, prompts = piece.image[None], [Prompt((here,), (there,))]
         answer = black_box.segment(pixels, prompts)
-        refined = made.refine_masks(made.crop(pixels, prompts), answer)[0] > 0.5
-        kept.append(dice(refined, piece.truth))
+        refined = made.refine(made.crop(pixels, prompts), answer)[0] > 0.5
+        kept.append(dice(refined, piece.target))
         dropped.append(not refined[int(there[1]), int(there[0])])
-        assert dice(answer[0] > 0.5, piece.truth) < 0.8
+        assert dice(answer[0] > 0.5, piece.target) < 0.8
     assert np.mean(kept) > 0.9
     assert all(dropped)
 
 
-def _two(truth: NDArray[np.bool_], _: Prompt) -> NDArray[np.bool_]:
+def _two(target: NDArray[np.bool_], _: Prompt) -> NDArray[np.bool_]:
     """All that is bright, whichever was clicked."""
-    return truth
+    return target
 
 
 def _pairs(seed: int) -> Batches:
@@ -166,8 +166,8 @@ def test_where_no_head_helps_there_is_none(dim_slices: Slices, monkeypatch: pyte
     monkeypatch.setattr("baps.training.head_training._STEPS", 15)
     batches = _batches(dim_slices, patients=2)
     answers = _collect(MistakenBlackBox(right), batches, 40)
-    truths = _at_grid(torch.from_numpy(np.stack([batches.slices[row].truth for row in answers.rows])).float())
-    perfect = replace(answers, probability=(255 * truths).round().to(torch.uint8).numpy())
+    targets = _at_grid(torch.from_numpy(np.stack([batches.slices[row].target for row in answers.rows])).float())
+    perfect = replace(answers, probability=(255 * targets).round().to(torch.uint8).numpy())
     assert train_head(batches, perfect, 0) is None
 
 
@@ -205,7 +205,7 @@ def test_where_answers_are_right_no_correction_is_asked_for(dim_slices: Slices) 
     batches = _batches(dim_slices)
     black_box = MistakenBlackBox(right)
     for row, piece in enumerate(batches.slices):  # So that it is right to the pixel.
-        image = np.where(piece.truth, 200, 0).astype(np.uint8)
+        image = np.where(piece.target, 200, 0).astype(np.uint8)
         batches.slices[row] = replace(piece, image=np.repeat(image[..., None], 3, axis=-1))  # type: ignore[index, arg-type]
     black_box._segment = lambda images, prompts: (images[..., 0] > 100).astype(np.float32)  # type: ignore[method-assign]
     answers = _collect(black_box, batches, 100)
@@ -230,7 +230,7 @@ def test_corrections_lie_where_the_answer_was_wrong(dim_slices: Slices, mistake:
             continue
         corrections += 1
         assert before
-        truth = batches.slices[row].truth
+        target = batches.slices[row].target
         wrong = []
         for one in before:
             answered = asked[row, one] > 127
@@ -238,7 +238,7 @@ def test_corrections_lie_where_the_answer_was_wrong(dim_slices: Slices, mistake:
             is_negative = len(one.negative) < len(prompt.negative)
             cell = answered[int(y), int(x)]
             wrong.append(
-                bool(cell and not truth[int(y), int(x)] if is_negative else truth[int(y), int(x)] and not cell)
+                bool(cell and not target[int(y), int(x)] if is_negative else target[int(y), int(x)] and not cell)
             )
         assert any(wrong)
     assert corrections == 25 + 12 + 6 + 3

@@ -123,7 +123,7 @@ def test_what_is_no_better_than_the_model_as_it_is_is_kept_and_not_served(
     """Bright organs on dark ground, which the model finds as it is."""
     slices = {
         patient: [
-            replace(piece, image=np.repeat((piece.truth * np.uint8(230))[..., None], 3, axis=-1)) for piece in pieces
+            replace(piece, image=np.repeat((piece.target * np.uint8(230))[..., None], 3, axis=-1)) for piece in pieces
         ]
         for patient, pieces in dim_slices(6).items()
     }

@@ -145,12 +145,12 @@ def test_masks_are_written_down_and_come_back_bit_by_bit(tmp_path: Path, new_bla
 
     for step, masks in enumerate(kept):
         query_log.get_or_query({"losses": step}, _asking(black_box, [0.5]))
-        np.testing.assert_array_equal(query_log.recall_masks({"masks": step}, partial(ask, masks)), masks)
+        np.testing.assert_array_equal(query_log.get_or_query_masks({"masks": step}, partial(ask, masks)), masks)
     again = _journal(log, ABOUT, new_black_box())
     assert again.replayed_images == query_log.images == 3 + 4
     for step, masks in enumerate(kept):
         assert again.get_or_query({"losses": step}, _never) == [0.5]
-        back = again.recall_masks({"masks": step}, _never)  # type: ignore[arg-type]
+        back = again.get_or_query_masks({"masks": step}, _never)  # type: ignore[arg-type]
         assert (back.dtype, back.shape) == (masks.dtype, masks.shape)
         np.testing.assert_array_equal(back, masks)
 
@@ -159,8 +159,8 @@ def test_masks_are_written_down_and_come_back_bit_by_bit(tmp_path: Path, new_bla
 def test_any_masks_come_back(tmp_path: Path, new_black_box: NewBox, masks: NDArray[np.uint8]) -> None:
     log = tmp_path / "log.jsonl"
     log.unlink(missing_ok=True)
-    asked = _journal(log, ABOUT, new_black_box()).recall_masks({"step": 1}, lambda: masks)
-    back = _journal(log, ABOUT, new_black_box()).recall_masks({"step": 1}, _never)  # type: ignore[arg-type]
+    asked = _journal(log, ABOUT, new_black_box()).get_or_query_masks({"step": 1}, lambda: masks)
+    back = _journal(log, ABOUT, new_black_box()).get_or_query_masks({"step": 1}, _never)  # type: ignore[arg-type]
     for found in (asked, back):
         assert found.shape == masks.shape
         np.testing.assert_array_equal(found, masks)
@@ -168,21 +168,23 @@ def test_any_masks_come_back(tmp_path: Path, new_black_box: NewBox, masks: NDArr
 
 def test_masks_cut_off_at_any_byte_are_asked_again(tmp_path: Path, new_black_box: NewBox) -> None:
     log, masks = tmp_path / "log.jsonl", np.arange(12, dtype=np.uint8).reshape(1, 3, 4)
-    _journal(log, ABOUT, new_black_box()).recall_masks({"step": 1}, lambda: masks)
+    _journal(log, ABOUT, new_black_box()).get_or_query_masks({"step": 1}, lambda: masks)
     whole = log.read_bytes()
     for cut in range(whole.index(b"\n") + 1, len(whole)):
         log.write_bytes(whole[:cut])
-        found = _journal(log, ABOUT, new_black_box()).recall_masks({"step": 1}, lambda: ~masks)
+        found = _journal(log, ABOUT, new_black_box()).get_or_query_masks({"step": 1}, lambda: ~masks)
         np.testing.assert_array_equal(found, ~masks)
     assert log.read_bytes() != whole
 
 
 def test_masks_of_another_question_are_not_used(tmp_path: Path, new_black_box: NewBox) -> None:
     log = tmp_path / "log.jsonl"
-    _journal(log, ABOUT, new_black_box()).recall_masks({"head": 1, "from": 0}, lambda: np.zeros((1, 2, 2), np.uint8))
+    _journal(log, ABOUT, new_black_box()).get_or_query_masks(
+        {"head": 1, "from": 0}, lambda: np.zeros((1, 2, 2), np.uint8)
+    )
     for what in ({"head": 1, "from": 32}, {"head": 2, "from": 0}):
         with pytest.raises(BapsError, match="does not belong to this training"):
-            _journal(log, ABOUT, new_black_box()).recall_masks(what, _never)  # type: ignore[arg-type]
+            _journal(log, ABOUT, new_black_box()).get_or_query_masks(what, _never)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

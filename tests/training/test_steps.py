@@ -23,7 +23,7 @@ from baps.prompts import Prompt
 from baps.training.batches import Batch, Batches
 from baps.training.losses import batch_loss, image_losses
 from baps.training.settings import AdaptationSettings
-from baps.training.steps import PromptSpaceStepper, SpsaGcStepper, ask
+from baps.training.steps import PromptSpaceStepper, SpsaGcStepper, query_black_box
 from baps.training.training import build_stepper
 
 Slices = Callable[..., dict[str, list[LabelledSlice]]]
@@ -56,15 +56,18 @@ def _never(function: Callable[[], Sequence[float]]) -> list[float]:
 
 def test_the_settings_say_which() -> None:
     assert isinstance(build_stepper(AdaptationSettings(batch_size=5)), PromptSpaceStepper)
-    assert build_stepper(AdaptationSettings(batch_size=5)).batch == 5
+    assert build_stepper(AdaptationSettings(batch_size=5)).batch_size == 5
     assert isinstance(build_stepper(AdaptationSettings(optimiser="spsa_gc")), SpsaGcStepper)
-    assert (SpsaGcStepper().batch, SpsaGcStepper().asked_each) == (4, 10)  # As published: 2 * 5 * 4 images a step.
+    assert (SpsaGcStepper().batch_size, SpsaGcStepper().queries_per_slice) == (
+        4,
+        10,
+    )  # As published: 2 * 5 * 4 images a step.
 
 
 def test_asking_keeps_places_and_levels(new_black_box: Callable[..., Any]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 9, 3)).astype(np.uint8)
     black_box = new_black_box()
-    answer = ask(black_box, to_tensor(pixels), [Prompt(((0.0, 0.0),))] * 2)
+    answer = query_black_box(black_box, to_tensor(pixels), [Prompt(((0.0, 0.0),))] * 2)
     np.testing.assert_array_equal(black_box.asked[0][0], pixels)
     assert answer.shape == (2, 8, 9)
 
@@ -97,7 +100,7 @@ def test_a_step_asks_once_for_all_and_moves_the_weights(
     new_black_box: Callable[..., Any], batch: Batch, optimiser: str, images: int, kind: str
 ) -> None:
     stepper = build_stepper(AdaptationSettings(optimiser=optimiser))
-    assert stepper.asked_each * 3 == images
+    assert stepper.queries_per_slice * 3 == images
     made, black_box = _moved(kind), new_black_box(batch_size=100)
     before = parameters_to_vector(made.parameters()).detach().clone()
     told: list[int] = []
@@ -157,7 +160,7 @@ def test_a_step_in_prompt_space_by_hand(new_black_box: Callable[..., Any], batch
     directions = by_hand.directions(code.shape, torch.Generator().manual_seed(5))
     trials = [by_hand.apply_code(batch.images, code.detach() + sign * 0.2 * directions) for sign in (1, -1)]
     np.testing.assert_array_equal(black_box.asked[0][0], np.concatenate([to_pixels(images) for images in trials]))
-    plus, minus = (image_losses(ask(new_black_box(), one, batch.prompts), batch.truth) for one in trials)
+    plus, minus = (image_losses(query_black_box(new_black_box(), one, batch.prompts), batch.target) for one in trials)
     estimate = ((plus - minus) / (2 * 0.2)).view(3, 1, 1, 1, 1) * directions
     (estimate * code).sum().div(3).backward()
     assert isinstance(by_hand, BasisVisualPrompt)
@@ -179,7 +182,7 @@ def test_a_step_of_spsa_by_hand(new_black_box: Callable[..., Any], batch: Batch)
         for one in thetas:
             vector_to_parameters(one, other.parameters())
             changed = other.transform_images(batch.images, batch.features, batch.prompts)
-            found.append(batch_loss(ask(new_black_box(), changed, batch.prompts), batch.truth))
+            found.append(batch_loss(query_black_box(new_black_box(), changed, batch.prompts), batch.target))
         return torch.stack(found)
 
     expected = SpsaGc().step(theta, losses, torch.Generator().manual_seed(5))

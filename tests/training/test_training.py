@@ -94,7 +94,8 @@ def test_images_asked_are_bounded(
 def test_too_few_images_are_refused(new_black_box: Callable[..., Any], dim_slices: Slices, most: int) -> None:
     black_box = new_black_box()
     with pytest.raises(
-        InputError, match="are left for a training run beside its zoom, curve and head, but one step takes 16"
+        InputError,
+        match="are left for the steps of a training run besides its zoom, curve and head, but one step takes 16",
     ):
         train(black_box, _pieces(dim_slices(3)), SETTINGS, most)
     assert black_box.images_queried == 0
@@ -147,7 +148,7 @@ def test_every_slice_comes_once_before_any_comes_again(new_black_box: Callable[.
         assert prompts[:3] == prompts[3:]  # The same mini-batch serves both signs.
         for prompt in prompts[:3]:
             ((x, y),) = prompt.positive
-            (which,) = [row for row, piece in enumerate(slices) if piece.truth[int(y), int(x)]]
+            (which,) = [row for row, piece in enumerate(slices) if piece.target[int(y), int(x)]]
             seen.append(which)
     assert sorted(seen[:6]) == list(range(6))
     assert sorted(seen[6:]) == list(range(6))
@@ -248,7 +249,7 @@ def test_training_goes_on_from_another_adapter(new_black_box: Callable[..., Any]
     slices = _pieces(dim_slices(3))
     first, _ = train(new_black_box(), slices, SETTINGS, 1000)
     kept = {key: value.clone() for key, value in first.state_dict().items()}
-    warm, curve = train(new_black_box(), slices, replace(SETTINGS, seed=1), 80, start=first)
+    warm, curve = train(new_black_box(), slices, replace(SETTINGS, seed=1), 80, start_from=first)
     assert curve[0].dice == pytest.approx(
         score_slices(new_black_box(), first, [slices[row] for row in (0, 4, 7, 11)], "click", 1, 1).mean()
     )
@@ -264,7 +265,7 @@ def test_from_an_adapter_of_another_kind_it_does_not_go_on(
     slices = _pieces(dim_slices(3))
     first, _ = train(new_black_box(), slices, replace(SETTINGS, **other), 100)
     cold, _ = train(new_black_box(), slices, SETTINGS, 100)
-    made, _ = train(new_black_box(), slices, SETTINGS, 100, start=first)
+    made, _ = train(new_black_box(), slices, SETTINGS, 100, start_from=first)
     assert all(torch.equal(made.state_dict()[key], value) for key, value in cold.state_dict().items())
 
 
@@ -278,7 +279,7 @@ def test_who_watches_is_shown_every_point_of_the_curve(new_black_box: Callable[.
         shown.append((images, adapter.head is not None, bias))
         black_box.segment(slices[0].image[None], [Prompt(((1.0, 1.0),))])  # Not counted.
 
-    watched, curve = train(black_box, slices, WITH_HEAD, 200, watch=watch)
+    watched, curve = train(black_box, slices, WITH_HEAD, 200, callback=watch)
     assert [images for images, _, _ in shown] == [point.images for point in curve]
     assert [head for _, head, _ in shown] == [False, False, True]
     assert not shown[0][2].any()

@@ -24,9 +24,9 @@ def _slices(radius: int, count: int = 8) -> list[LabelledSlice]:
     rows, columns = np.mgrid[:SIDE, :SIDE]
     found = []
     for number in range(count):
-        truth = (rows - 30 - number % 3) ** 2 + (columns - 28 - number % 5) ** 2 <= radius**2
-        image = np.repeat((truth * np.uint8(200))[..., None], 3, axis=-1)
-        found.append(LabelledSlice(f"p{number}", image, truth, Window(0, 255)))
+        target = (rows - 30 - number % 3) ** 2 + (columns - 28 - number % 5) ** 2 <= radius**2
+        image = np.repeat((target * np.uint8(200))[..., None], 3, axis=-1)
+        found.append(LabelledSlice(f"p{number}", image, target, Window(0, 255)))
     return found
 
 

@@ -176,7 +176,7 @@ def test_readings_are_there_before_a_run(
     cell = Cell("novel", "pancreas", "spatial", 1, 0, "test", OrganSettings("spatial"), model.sha256, "0" * 64)
     read_all(cell, Source("tiny", None, tmp_path / "readings"), 1)
     assert len(list((tmp_path / "readings").iterdir())) == 3 * (6 + 2)
-    monkeypatch.setattr("baps.fseft.feature_cache.read", None)
+    monkeypatch.setattr("baps.fseft.feature_cache.compute_inputs", None)
     assert trial("spatial")["scores"]
     assert trial("output")["scores"]
 

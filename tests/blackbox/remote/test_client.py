@@ -144,7 +144,7 @@ Slices = Callable[..., dict[str, list[LabelledSlice]]]
 def _same(one: Adaptation, other: Adaptation) -> None:
     first, second = one.adapter.state_dict(), other.adapter.state_dict()
     assert all(torch.equal(first[key], second[key]) for key in first)
-    assert one.check.verdict == other.check.verdict
+    assert one.acceptance.comparison == other.acceptance.comparison
     assert [point.dice for point in one.curve] == [point.dice for point in other.curve]
 
 

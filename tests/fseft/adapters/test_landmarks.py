@@ -47,20 +47,20 @@ def test_it_learns_where_an_organ_lies(unet: FoundationModel) -> None:
 
     def example(shift: int) -> Example:
         features = _finding(unet, 1).roll(shift, 1)
-        truth = torch.zeros(1, *SHAPE, dtype=torch.bool)
-        truth[0, 4 + shift : 10 + shift, 18:25, 8:18] = True
-        return Example(add_landmarks(unet, torch.rand((1, *SHAPE), generator=generator), features, 10.0), truth)
+        target = torch.zeros(1, *SHAPE, dtype=torch.bool)
+        target[0, 4 + shift : 10 + shift, 18:25, 8:18] = True
+        return Example(add_landmarks(unet, torch.rand((1, *SHAPE), generator=generator), features, 10.0), target)
 
     torch.manual_seed(0)
     adapter = LandmarkAdapter(unet, "gallbladder")
     fitted = fit(adapter, [example(0), example(12)], FitSettings(1e-2, epochs=150, steps=2, points=1000))
     assert fitted.losses[0] > 1, "with the cross-entropy"
-    assert all(-1e-6 < told < 1 for told in fitted.dices), fitted.dices
+    assert all(-1e-6 < progress < 1 for progress in fitted.dices), fitted.dices
     assert fitted.dices[-1] > fitted.dices[0]
     unseen = example(6)
     with torch.no_grad():
         mask = adapter(unseen.inputs[None].float())[0] > 0
-    assert 2 * (mask & unseen.truth).sum() / (mask.sum() + unseen.truth.sum()) > 0.25, "by chance, 0.05"
+    assert 2 * (mask & unseen.target).sum() / (mask.sum() + unseen.target.sum()) > 0.25, "by chance, 0.05"
 
 
 def test_of_a_model_without_classes(unet: FoundationModel) -> None:
@@ -69,17 +69,17 @@ def test_of_a_model_without_classes(unet: FoundationModel) -> None:
     inputs = add_landmarks(bare, torch.rand(1, *SHAPE), torch.rand(unet.channels, *SHAPE), 2.0)
     assert len(inputs) == 2 * (unet.channels + 1)
     adapter = LandmarkAdapter(bare, "heart")
-    varied = adapter.varied(inputs[None].float(), torch.Generator().manual_seed(0))
-    assert torch.equal(varied, inputs[None].float())
-    assert adapter(varied).shape == (1, 1, *SHAPE)
+    augment = adapter.augment(inputs[None].float(), torch.Generator().manual_seed(0))
+    assert torch.equal(augment, inputs[None].float())
+    assert adapter(augment).shape == (1, 1, *SHAPE)
 
 
 def test_made_up_bodies(unet: FoundationModel) -> None:
     adapter, generator = LandmarkAdapter(unet, "gallbladder"), torch.Generator().manual_seed(0)
     inputs = torch.ones(1, 2 * (unet.channels + 1) + 9, 4000, 1, 1)
-    varied = adapter.varied(inputs, generator)
-    assert torch.equal(varied[:, :-9], inputs[:, :-9]), "what a voxel looks like is left as it is"
-    ways = varied[0, -9:, :, 0, 0].view(3, 3, 4000)
+    augment = adapter.augment(inputs, generator)
+    assert torch.equal(augment[:, :-9], inputs[:, :-9]), "what a voxel looks like is left as it is"
+    ways = augment[0, -9:, :, 0, 0].view(3, 3, 4000)
     assert len(ways.flatten(0, 1).T.unique(dim=0)) == 16
     missing = (ways == 0).all(1)
     assert torch.equal(missing, (ways == 0).any(1)), "an organ is missing as a whole"

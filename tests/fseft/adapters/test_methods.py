@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from baps.errors import InputError
-from baps.fseft.adapters import METHODS, FewShotAdapter, build_adapter, why_not
+from baps.fseft.adapters import METHODS, FewShotAdapter, build_adapter, unsupported_reason
 from baps.fseft.landmarks import add_landmarks
 from baps.fseft.models import FoundationModel, build_swin_unetr, build_unet
 
@@ -28,17 +28,17 @@ def swin_answer(swin: FoundationModel, images: torch.Tensor) -> torch.Tensor:
 
 
 def _count(adapter: FewShotAdapter) -> int:
-    return sum(value.numel() for value in adapter.trained().values())
+    return sum(value.numel() for value in adapter.trainable_parameters().values())
 
 
 def _answer(adapter: FewShotAdapter, model: FoundationModel, images: torch.Tensor) -> torch.Tensor:
     """What an adapter makes of images, as logits."""
     with torch.no_grad():
-        if adapter.reads == "images":
+        if adapter.input_kind == "images":
             return adapter(images)
-        if adapter.reads == "landmarks":
+        if adapter.input_kind == "landmarks":
             return adapter(add_landmarks(model, images[0], model.features(images)[0], 3.0)[None].float())
-        return adapter(model.features(images) if adapter.reads == "features" else model(images).sigmoid())
+        return adapter(model.features(images) if adapter.input_kind == "features" else model(images).sigmoid())
 
 
 @pytest.mark.parametrize(
@@ -84,13 +84,13 @@ def test_adaptation_begins_at_the_model_itself(
 ) -> None:
     adapter = build_adapter(name, swin, "liver", seed=3)
     expected = swin_answer[:, 1:2].sigmoid()
-    rounded = 1e-3 if adapter.reads == "landmarks" else 1e-6
+    rounded = 1e-3 if adapter.input_kind == "landmarks" else 1e-6
     torch.testing.assert_close(_answer(adapter, swin, images).sigmoid(), expected, rtol=0, atol=rounded)
 
 
 @pytest.mark.parametrize("name", ["linear_probe", "spatial", "output", "bias", "decoder", "full"])
 def test_of_a_unet_too(unet: FoundationModel, small_images: torch.Tensor, name: str) -> None:
-    assert why_not(name, unet) == ""
+    assert unsupported_reason(name, unet) == ""
     with torch.no_grad():
         expected = unet(small_images)[:, 2:].sigmoid()
     adapter = build_adapter(name, unet, "aorta")
@@ -99,7 +99,7 @@ def test_of_a_unet_too(unet: FoundationModel, small_images: torch.Tensor, name: 
 
 @pytest.mark.parametrize("name", ["lora", "adaptformer", "compacter", "affine_ln"])
 def test_what_a_unet_has_no_place_for(unet: FoundationModel, name: str) -> None:
-    assert "has none" in why_not(name, unet)
+    assert "has none" in unsupported_reason(name, unet)
     with pytest.raises(InputError, match="changes transformer blocks"):
         build_adapter(name, unet, "aorta")
 
@@ -119,10 +119,10 @@ def test_every_trained_weight_matters(swin: FoundationModel, images: torch.Tenso
     adapter = build_adapter(name, swin, "liver")
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for value in adapter.trained().values():
+        for value in adapter.trainable_parameters().values():
             value.add_(0.05 * torch.randn(value.shape, generator=generator))
     adapter(images).square().mean().backward()
-    without = [k for k, v in adapter.trained().items() if v.grad is None or not v.grad.any()]
+    without = [k for k, v in adapter.trainable_parameters().items() if v.grad is None or not v.grad.any()]
     assert without == []
     assert all(value.grad is None for value in adapter.parameters() if not value.requires_grad)
 
@@ -132,7 +132,7 @@ def test_the_model_itself_is_left_as_it_is(swin: FoundationModel) -> None:
     for name in ("lora", "adaptformer", "compacter", "full", "scratch"):
         adapter = build_adapter(name, swin, "liver")
         with torch.no_grad():
-            for value in adapter.trained().values():
+            for value in adapter.trainable_parameters().values():
                 value.add_(1)
     after = swin.state_dict()
     assert before.keys() == after.keys()
@@ -150,7 +150,7 @@ def test_from_scratch_nothing_is_kept(unet: FoundationModel) -> None:
 def test_a_state_is_all_that_was_learned(unet: FoundationModel, small_images: torch.Tensor, name: str) -> None:
     adapter = build_adapter(name, unet, "liver", seed=1)
     with torch.no_grad():
-        for value in adapter.trained().values():
+        for value in adapter.trainable_parameters().values():
             value.add_(0.1)
     other = build_adapter(name, unet, "liver", seed=1)
     assert not torch.equal(_answer(adapter, unet, small_images), _answer(other, unet, small_images))

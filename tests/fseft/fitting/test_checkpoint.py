@@ -11,7 +11,7 @@ import torch
 
 from baps.errors import BapsError
 from baps.fseft.adapters import FewShotAdapter, build_adapter
-from baps.fseft.fitting import Checkpoint, Example, FitSettings, Fitted, fit
+from baps.fseft.fitting import Checkpoint, Example, FitResult, FitSettings, fit
 from baps.fseft.models import FoundationModel
 
 SETTINGS = FitSettings(learning_rate=0.02, epochs=8, crop=6, steps=2)
@@ -20,10 +20,10 @@ SETTINGS = FitSettings(learning_rate=0.02, epochs=8, crop=6, steps=2)
 def _example(seed: int) -> Example:
     """64 features of noise, the first of which tells the organ."""
     inputs = torch.randn((64, 8, 8, 8), generator=torch.Generator().manual_seed(seed))
-    truth = torch.zeros(1, 8, 8, 8, dtype=torch.bool)
-    truth[0, 2:5, 2:5, 2:5] = True
-    inputs[0] += 3 * truth[0]
-    return Example(inputs, truth)
+    target = torch.zeros(1, 8, 8, 8, dtype=torch.bool)
+    target[0, 2:5, 2:5, 2:5] = True
+    inputs[0] += 3 * target[0]
+    return Example(inputs, target)
 
 
 EXAMPLES = [_example(0), _example(1)]
@@ -32,15 +32,15 @@ QUERIES = [_example(2).inputs + 1, _example(3).inputs + 1]
 
 def _run(
     adapter: FewShotAdapter, settings: FitSettings, queries: Sequence[torch.Tensor], file: Path | None, stop: int = 0
-) -> Fitted:
+) -> FitResult:
     """Every epoch is kept; after ``stop`` of them the power fails."""
 
-    def told(epoch: int, dice: float) -> None:
+    def progress(epoch: int, dice: float) -> None:
         if epoch == stop:
             raise KeyboardInterrupt
 
     checkpoint = Checkpoint(file, "this fit", seconds=0) if file else None
-    return fit(adapter, EXAMPLES, settings, queries, told, checkpoint=checkpoint)
+    return fit(adapter, EXAMPLES, settings, queries, progress, checkpoint=checkpoint)
 
 
 @pytest.mark.parametrize("stop", [1, 3, 4, 6])
@@ -92,12 +92,12 @@ def test_a_fit_that_ended_is_not_done_again(unet: FoundationModel, tmp_path: Pat
 def test_what_is_kept_of_another_fit_or_broken_is_not_gone_on_from(tmp_path: Path) -> None:
     file = tmp_path / "new folder" / "run.pt"
     checkpoint = Checkpoint(file, "this fit")
-    assert checkpoint.read() is None
-    checkpoint.keep({"losses": [0.5]})
-    assert checkpoint.read() == {"losses": [0.5]}
-    assert Checkpoint(file, "another fit").read() is None
+    assert checkpoint.load() is None
+    checkpoint.save({"losses": [0.5]})
+    assert checkpoint.load() == {"losses": [0.5]}
+    assert Checkpoint(file, "another fit").load() is None
     file.write_bytes(file.read_bytes()[:100])
-    assert checkpoint.read() is None
+    assert checkpoint.load() is None
     assert [path.name for path in file.parent.iterdir()] == ["run.pt"]
 
 
@@ -108,11 +108,11 @@ def test_it_is_due_after_a_while_and_no_more_once_kept(tmp_path: Path, monkeypat
     assert not checkpoint.due
     now = 120.0
     assert checkpoint.due
-    checkpoint.keep({})
+    checkpoint.save({})
     assert not checkpoint.due
 
 
 def test_where_it_cannot_be_kept_the_remedy_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(BapsError, match="Free some space and train again"):
-        Checkpoint(tmp_path / "file" / "run.pt", "this fit").keep({})
+        Checkpoint(tmp_path / "file" / "run.pt", "this fit").save({})

@@ -10,9 +10,9 @@ from baps.fseft.fitting.crops import Crops
 def _example(labelled: torch.Tensor | None = None) -> Example:
     """Each voxel of the input holds its place, one axis a channel."""
     inputs = torch.stack(torch.meshgrid(torch.arange(20.0), torch.arange(16.0), torch.arange(5.0), indexing="ij"))
-    truth = torch.zeros(1, 20, 16, 5, dtype=torch.bool)
-    truth[0, 2:4, 12:15, 1] = True
-    return Example(inputs, truth, labelled)
+    target = torch.zeros(1, 20, 16, 5, dtype=torch.bool)
+    target[0, 2:4, 12:15, 1] = True
+    return Example(inputs, target, labelled)
 
 
 def test_all_is_cut_alike() -> None:
@@ -21,14 +21,14 @@ def test_all_is_cut_alike() -> None:
         assert crop.inputs.shape == (3, 8, 8, 5)
         i, j, k = (int(n) for n in crop.inputs[:, 0, 0, 0])
         assert torch.equal(crop.inputs, example.inputs[:, i : i + 8, j : j + 8, k : k + 8])
-        assert torch.equal(crop.truth, example.truth[:, i : i + 8, j : j + 8, k : k + 8])
+        assert torch.equal(crop.target, example.target[:, i : i + 8, j : j + 8, k : k + 8])
 
 
 @pytest.mark.parametrize(("count", "around"), [(1, 1), (2, 1), (5, 3), (8, 4)])
 def test_half_are_around_the_organ_at_every_step(count: int, around: int) -> None:
     example, generator = _example(), torch.Generator().manual_seed(1)
     for _ in range(20):
-        assert sum(bool(crop.truth.any()) for crop in Crops(example, 1, count).draw(generator)) == around
+        assert sum(bool(crop.target.any()) for crop in Crops(example, 1, count).draw(generator)) == around
 
 
 def test_only_labelled_voxels_are_cut_around() -> None:
@@ -51,7 +51,7 @@ def test_without_the_organ_any_voxel_will_do() -> None:
 def test_no_side_is_the_whole() -> None:
     example = _example()
     (draw,) = Crops(example, 0, 2).draw(torch.Generator())
-    assert (draw.inputs, draw.truth) == (example.inputs, example.truth)
+    assert (draw.inputs, draw.target) == (example.inputs, example.target)
     assert bool((draw.weights == 1).all())
 
 

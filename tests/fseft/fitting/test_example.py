@@ -4,25 +4,25 @@ import pytest
 import torch
 
 from baps.errors import InputError
-from baps.fseft.fitting import Example, mean_size
+from baps.fseft.fitting import Example, mean_organ_size
 
 
 def _example(voxels: int, labelled_slices: int = 4) -> Example:
-    truth = torch.zeros(1, 4, 4, 4, dtype=torch.bool)
-    truth.view(-1)[:voxels] = True
-    labelled = torch.zeros_like(truth)
+    target = torch.zeros(1, 4, 4, 4, dtype=torch.bool)
+    target.view(-1)[:voxels] = True
+    labelled = torch.zeros_like(target)
     labelled[:, :labelled_slices] = True
-    return Example(torch.zeros(2, 4, 4, 4), truth, labelled)
+    return Example(torch.zeros(2, 4, 4, 4), target, labelled)
 
 
 def test_the_size_is_the_mean_of_whole_labels() -> None:
-    assert mean_size([_example(10), _example(15), _example(50, labelled_slices=3)]) == 12.5
+    assert mean_organ_size([_example(10), _example(15), _example(50, labelled_slices=3)]) == 12.5
 
 
 @pytest.mark.parametrize("examples", [[_example(20, labelled_slices=3)], [_example(0)]])
 def test_a_size_that_cannot_be_told_is_refused(examples: list[Example]) -> None:
     with pytest.raises(InputError, match="labelled all through"):
-        mean_size(examples)
+        mean_organ_size(examples)
 
 
 def test_other_grids_are_refused() -> None:

@@ -19,16 +19,16 @@ def _example(seed: int = 0, voxels: int = 3) -> Example:
     """64 features of noise; the first is high in a cube of the organ."""
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.randn((64, 10, 9, 8), generator=generator)
-    truth = torch.zeros(1, 10, 9, 8, dtype=torch.bool)
-    truth[0, 2 : 2 + voxels, 2 : 2 + voxels, 2 : 2 + voxels] = True
-    inputs[0] += 4 * truth[0]
-    return Example(inputs, truth)
+    target = torch.zeros(1, 10, 9, 8, dtype=torch.bool)
+    target[0, 2 : 2 + voxels, 2 : 2 + voxels, 2 : 2 + voxels] = True
+    inputs[0] += 4 * target[0]
+    return Example(inputs, target)
 
 
 def _dice(adapter: FewShotAdapter, example: Example) -> float:
     with torch.no_grad():
         mask = adapter(example.inputs[None])[0] > 0
-    return 2 * int((mask & example.truth).sum()) / (int(mask.sum()) + int(example.truth.sum()))
+    return 2 * int((mask & example.target).sum()) / (int(mask.sum()) + int(example.target.sum()))
 
 
 def test_it_learns_and_generalises(unet: FoundationModel) -> None:
@@ -81,7 +81,7 @@ def test_unlabelled_slices_teach_nothing(unet: FoundationModel) -> None:
     labelled = torch.zeros(1, 10, 9, 8, dtype=torch.bool)
     labelled[..., 2:5] = True
     example = _example()
-    other = replace(example, inputs=torch.where(labelled, example.inputs, 7.0), truth=example.truth & labelled)
+    other = replace(example, inputs=torch.where(labelled, example.inputs, 7.0), target=example.target & labelled)
     states = []
     for each in (example, other):
         adapter = build_adapter("linear_probe", unet, "liver")
@@ -102,7 +102,7 @@ def test_the_size_of_query_volumes_is_held(unet: FoundationModel) -> None:
         fitted = fit(adapter, [example], settings, queries)
         with torch.no_grad():
             sizes.append(float(adapter(brighter[None]).sigmoid().sum()))
-    expected = int(example.truth.sum())
+    expected = int(example.target.sum())
     assert len(fitted.penalties) == len(fitted.losses) - 30
     assert abs(sizes[1] - expected) < 0.5 * abs(sizes[0] - expected)
     assert fitted.penalties[-1] < fitted.penalties[0]
@@ -116,12 +116,12 @@ def test_before_the_middle_no_plateau_is_looked_for(unet: FoundationModel) -> No
 
 def test_a_model_is_tuned_on_images(unet: FoundationModel) -> None:
     """Its own decoder, on whole small images."""
-    truth = torch.zeros(1, 16, 16, 16, dtype=torch.bool)
-    truth[0, 4:10, 4:10, 4:10] = True
-    image = 0.5 * truth.float() + 0.2 * torch.rand((1, 16, 16, 16), generator=torch.Generator().manual_seed(0))
+    target = torch.zeros(1, 16, 16, 16, dtype=torch.bool)
+    target[0, 4:10, 4:10, 4:10] = True
+    image = 0.5 * target.float() + 0.2 * torch.rand((1, 16, 16, 16), generator=torch.Generator().manual_seed(0))
     adapter = build_adapter("decoder", unet, "heart")
     frozen = {k: v.detach().clone() for k, v in adapter.named_parameters() if not v.requires_grad}
-    fitted = fit(adapter, [Example(image, truth)], FitSettings(learning_rate=1e-3, epochs=8, crop=16))
+    fitted = fit(adapter, [Example(image, target)], FitSettings(learning_rate=1e-3, epochs=8, crop=16))
     assert fitted.losses[-1] < fitted.losses[0] - 0.1
     assert frozen
     assert all(torch.equal(value, adapter.get_parameter(key)) for key, value in frozen.items())
@@ -130,9 +130,9 @@ def test_a_model_is_tuned_on_images(unet: FoundationModel) -> None:
 def test_images_are_made_brighter_or_darker(unet: FoundationModel) -> None:
     """Half of them, by up to a tenth."""
     images, generator = torch.full((200, 1, 2, 2, 2), 0.5), torch.Generator().manual_seed(0)
-    varied = build_adapter("decoder", unet, "liver").varied(images, generator)
-    assert torch.equal(varied, varied[..., :1, :1, :1].expand_as(varied)), "all voxels of an image are shifted alike"
-    shifts = (varied[:, 0, 0, 0, 0] - 0.5)[varied[:, 0, 0, 0, 0] != 0.5]
+    augment = build_adapter("decoder", unet, "liver").augment(images, generator)
+    assert torch.equal(augment, augment[..., :1, :1, :1].expand_as(augment)), "all voxels of an image are shifted alike"
+    shifts = (augment[:, 0, 0, 0, 0] - 0.5)[augment[:, 0, 0, 0, 0] != 0.5]
     assert 70 < len(shifts) < 130
     assert -0.1 <= shifts.min() < -0.08
     assert 0.08 < shifts.max() <= 0.1
@@ -143,11 +143,11 @@ def test_what_is_shown_is_varied(unet: FoundationModel, monkeypatch: pytest.Monk
     adapter = build_adapter("linear_probe", unet, "liver")
     shown: list[float] = []
 
-    def varied(inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def augment(inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         shown.append(float(torch.rand((), generator=generator)))
         return inputs
 
-    monkeypatch.setattr(adapter, "varied", varied)
+    monkeypatch.setattr(adapter, "varied", augment)
     for _ in range(2):
         fit(adapter, [_example()], replace(SETTINGS, epochs=2))
     assert len(shown) == 4
@@ -157,13 +157,13 @@ def test_what_is_shown_is_varied(unet: FoundationModel, monkeypatch: pytest.Monk
 def test_progress_is_told_and_may_stop_it(unet: FoundationModel) -> None:
     heard: list[tuple[int, float]] = []
 
-    def told(epoch: int, dice: float) -> None:
+    def progress(epoch: int, dice: float) -> None:
         heard.append((epoch, dice))
         if epoch == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit(build_adapter("linear_probe", unet, "liver"), [_example()], SETTINGS, told=told)
+        fit(build_adapter("linear_probe", unet, "liver"), [_example()], SETTINGS, progress=progress)
     assert [epoch for epoch, _ in heard] == [1, 2, 3]
 
 

@@ -10,19 +10,19 @@ from baps.fseft.fitting.points import Points
 def _example(labelled: torch.Tensor | None = None) -> Example:
     """Each voxel of the input holds its place, one axis a channel."""
     inputs = torch.stack(torch.meshgrid(*(torch.arange(float(n)) for n in (60, 50, 4)), indexing="ij"))
-    truth = torch.zeros(1, 60, 50, 4, dtype=torch.bool)
-    truth[0, 2:6, 12:15, 1] = True
-    return Example(inputs, truth, labelled)
+    target = torch.zeros(1, 60, 50, 4, dtype=torch.bool)
+    target[0, 2:6, 12:15, 1] = True
+    return Example(inputs, target, labelled)
 
 
 def test_of_the_organ_its_surroundings_and_the_rest() -> None:
     example = _example()
     (draw,) = Points(example, 700).draw(torch.Generator().manual_seed(0))
-    assert (draw.inputs.shape, draw.truth.shape, draw.weights.shape) == ((3, 700, 1, 1), *[(1, 700, 1, 1)] * 2)
+    assert (draw.inputs.shape, draw.target.shape, draw.weights.shape) == ((3, 700, 1, 1), *[(1, 700, 1, 1)] * 2)
     i, j, k = draw.inputs.long()[..., 0, 0]
-    assert torch.equal(example.truth[0, i, j, k], draw.truth[0, :, 0, 0])
+    assert torch.equal(example.target[0, i, j, k], draw.target[0, :, 0, 0])
     near = (i < 6 + 12) & (j < 15 + 12)
-    assert [int(draw.truth.sum()), int((near & ~draw.truth[0, :, 0, 0]).sum()), int((~near).sum())] == [100, 300, 300]
+    assert [int(draw.target.sum()), int((near & ~draw.target[0, :, 0, 0]).sum()), int((~near).sum())] == [100, 300, 300]
 
 
 def test_sums_over_them_are_those_over_the_volume() -> None:
@@ -46,7 +46,7 @@ def test_what_nobody_has_labelled_is_never_drawn() -> None:
 def test_of_a_volume_without_the_organ() -> None:
     example = Example(torch.zeros(2, 9, 8, 7), torch.zeros(1, 9, 8, 7, dtype=torch.bool))
     (draw,) = Points(example, 70).draw(torch.Generator().manual_seed(0))
-    assert not draw.truth.any()
+    assert not draw.target.any()
     assert float(draw.weights.sum()) == pytest.approx(9 * 8 * 7)
 
 

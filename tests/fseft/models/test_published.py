@@ -15,9 +15,9 @@ from baps.fseft.models import (
     FSEFT_CLASSES,
     PUBLISHED,
     FoundationModel,
+    build_from_state,
     build_swin_unetr,
     build_unet,
-    foundation_model_of,
     load_foundation_model,
 )
 
@@ -97,17 +97,17 @@ def test_every_name_is_tested() -> None:
 
 @pytest.mark.parametrize("name", ["fseft", "suprem_swinunetr", "clipdriven", "btcv", "selfsup"])
 def test_a_swin_unetr(name: str) -> None:
-    found = foundation_model_of(name, STATES[name]())
+    found = build_from_state(name, STATES[name]())
     assert _same(found, _swin(), "body.swinViT." if name == "selfsup" else "body.")
     assert not found.training
 
 
 def test_the_unet() -> None:
-    assert _same(foundation_model_of("suprem_unet", _suprem_unet()), _unet(), "body.")
+    assert _same(build_from_state("suprem_unet", _suprem_unet()), _unet(), "body.")
 
 
 def test_the_head_of_29_classes() -> None:
-    found = foundation_model_of("fseft", _fseft())
+    found = build_from_state("fseft", _fseft())
     assert found.classes == FSEFT_CLASSES
     assert len(set(FSEFT_CLASSES)) == 29
     assert [found.index(organ) for organ in ("spleen", "liver", "pancreas", "duodenum", "colon_tumor")] == [
@@ -121,7 +121,7 @@ def test_the_head_of_29_classes() -> None:
 
 
 def test_a_softmax_becomes_odds_against_the_background(images: torch.Tensor) -> None:
-    found = foundation_model_of("btcv", _btcv())
+    found = build_from_state("btcv", _btcv())
     assert len(found.classes) == 13
     assert found.classes[5] == "liver"
     with torch.no_grad():
@@ -132,13 +132,15 @@ def test_a_softmax_becomes_odds_against_the_background(images: torch.Tensor) -> 
 
 @pytest.mark.parametrize("name", ["suprem_swinunetr", "suprem_unet", "clipdriven", "selfsup"])
 def test_without_a_linear_head_no_organ_is_known(name: str) -> None:
-    found = foundation_model_of(name, STATES[name]())
+    found = build_from_state(name, STATES[name]())
     assert found.classes == ()
-    assert build_adapter("linear_probe", found, "liver").trained()["head.weight"].shape[1] == found.channels
+    assert (
+        build_adapter("linear_probe", found, "liver").trainable_parameters()["head.weight"].shape[1] == found.channels
+    )
 
 
 def test_what_a_file_does_not_hold_is_told_by_the_seed() -> None:
-    first, again, other = (foundation_model_of("selfsup", _selfsup(), seed) for seed in (0, 0, 1))
+    first, again, other = (build_from_state("selfsup", _selfsup(), seed) for seed in (0, 0, 1))
     assert _same(first, again, "body.")
     assert not _same(first, other, "body.decoder1")
 
@@ -157,25 +159,25 @@ def test_what_a_file_does_not_hold_is_told_by_the_seed() -> None:
 )
 def test_another_checkpoint_is_refused_with_its_name(name: str, held: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
-        foundation_model_of(name, STATES[held]())
+        build_from_state(name, STATES[held]())
 
 
 def test_another_network_is_refused() -> None:
     state = {"image_encoder.patch_embed.proj.weight": torch.zeros(4, 3, 2, 2)}
     with pytest.raises(InputError, match="It holds another network.*Give a checkpoint of one of fseft"):
-        foundation_model_of("fseft", state)
+        build_from_state("fseft", state)
 
 
 def test_a_missing_tensor_is_named() -> None:
     state = _btcv()
     del state["decoder3.transp_conv.conv.weight"]
     with pytest.raises(InputError, match=r"1 of the \d+ tensors of btcv are missing.*decoder3.transp_conv.conv.weight"):
-        foundation_model_of("btcv", state)
+        build_from_state("btcv", state)
 
 
 def test_a_width_that_cannot_be_is_refused() -> None:
     with pytest.raises(InputError, match="multiple of 12"):
-        foundation_model_of("btcv", {"swinViT.patch_embed.proj.weight": torch.zeros(16, 1, 2, 2, 2)})
+        build_from_state("btcv", {"swinViT.patch_embed.proj.weight": torch.zeros(16, 1, 2, 2, 2)})
 
 
 def test_from_files(tmp_path: Path) -> None:

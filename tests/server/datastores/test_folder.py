@@ -236,10 +236,10 @@ def test_the_label_of_one_volume_of_several_is_handed_out_as_rtstruct(tmp_path: 
     (tmp_path / "sent").mkdir()
     write_nrrd(tmp_path / "sent" / "label.nrrd", Volume(label, volume.affine))
     with pytest.raises(NotFoundError, match="no label final"):
-        found.label_as_rtstruct("mr-volume2")
+        found.label_to_rtstruct("mr-volume2")
     named = {"label_info": [{"name": "a", "idx": 1}]}
     save_label(found, {"a": 1}, "mr-volume2", tmp_path / "sent" / "label.nrrd", "final", named)
-    (contour,) = found.label_as_rtstruct("mr-volume2").ROIContourSequence[0].ContourSequence
+    (contour,) = found.label_to_rtstruct("mr-volume2").ROIContourSequence[0].ContourSequence
     assert contour.ContourImageSequence[0].ReferencedFrameNumber == 6  # Where the second slice of that echo lies.
     points = np.array(contour.ContourData, float).reshape(-1, 3)
     np.testing.assert_allclose([points.min(0), points.max(0)], [[-2.5, 3.5, 2], [-0.5, 5.5, 2]])

@@ -58,7 +58,7 @@ def test_slices_of_an_organ_gather_in_one_label(studies: Path) -> None:
     np.testing.assert_array_equal(_saved(studies), wanted)
     cases, skipped = labelled_cases(_open(studies)[0], LABELS, {})
     assert skipped == {}
-    assert {name: [case.covered for case in found] for name, found in cases.items()} == {
+    assert {name: [case.annotated_slices for case in found] for name, found in cases.items()} == {
         "kidney": [{3, 4}],
         "liver": [{9}],
         "spleen": [],
@@ -192,7 +192,7 @@ def test_a_label_that_covers_all_goes_on_to_cover_all(studies: Path) -> None:
     _save(studies, "liver", _disc(image, 5), [5])
     _save(studies, "spleen", _disc(image, 7), [7])
     cases, _ = labelled_cases(_open(studies)[0], LABELS, {})
-    assert [case.covered for name in ("liver", "spleen") for case in cases[name]] == [None, {7}]
+    assert [case.annotated_slices for name in ("liver", "spleen") for case in cases[name]] == [None, {7}]
 
 
 def test_a_long_name_of_an_author_spoils_nothing(studies: Path) -> None:
@@ -245,7 +245,7 @@ def test_other_tags_than_those_that_mean_something_are_refused(studies: Path) ->
     path = studies.parent / "submitted.nii.gz"
     write_nifti(path, Volume(_disc(image, 3).astype(np.uint8), image.affine))
     for tag in ("mine", "../x", "FINAL", "final\x1b", ""):
-        with pytest.raises(InputError, match="labels of the tags final, draft, original"):
+        with pytest.raises(InputError, match="must be one of final, draft, original"):
             save_label(found, LABELS, "ct_01", path, tag, {})
     assert not (studies / "labels" / "mine").exists()
     assert LabelHistory(studies).labels() == []

@@ -166,7 +166,7 @@ def test_save_train_and_ask_again(own_hospital: Site) -> None:
     store = AdapterStore(server.adapters / "organs")
     record = store.record("spleen", "v0001")
     assert "ct_01" not in json.dumps(record)
-    assert not store.unfinished("spleen").exists()
+    assert not store.checkpoint_folder("spleen").exists()
 
     _, said = server.client.infer("organs", "ct_03", {})
     assert said["adapter"] == {"spleen": "unadapted"}

@@ -21,7 +21,7 @@ def random_view(
     """A cube at a random place, turned and stretched, with other intensities.
 
     Args:
-        image: (1, H, W, D) in [0, 1], see ``prepare``.
+        image: (1, H, W, D) in [0, 1], see ``preprocess``.
         labels: (1, H, W, D), whole numbers.
         side: of the cube, voxels.
         generator: all that is random comes from it.

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from baps.fseft.losses import partial_dice_loss
 from baps.fseft.models import build_swin_unetr
-from baps.fseft.preprocessing import prepare
+from baps.fseft.preprocessing import preprocess
 from baps.io import read_labels, read_volume
 from baps.utils.atomic_write import atomic_write
 from tools.pretraining.blackbox.averaging import follow, halved
@@ -39,7 +39,7 @@ def read_patients(folder: Path, patients: int) -> list[tuple[torch.Tensor, torch
     for path in sorted((folder / "images").iterdir())[:patients]:
         volume = read_volume(path)
         labels = read_labels(folder / "labels" / path.name, volume)
-        prepared = prepare(volume, SPACING, SIDE)
+        prepared = preprocess(volume, SPACING, SIDE)
         index = torch.zeros(prepared.image.shape, dtype=torch.uint8)
         for place, value in enumerate(ORGANS.values(), 1):
             index[prepared.mask(labels == value)] = place

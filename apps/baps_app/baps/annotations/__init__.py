@@ -1,1 +1,1 @@
-"""Labels on disk: their versions, who drew them, merging and export."""
+"""Labels on disk: their versions, their authors, merging and export."""

@@ -1,4 +1,4 @@
-"""Saved labels of a folder of studies for other programs: as an RTSTRUCT, for radiotherapy."""
+"""Export saved labels of a folder of studies for other programs: as an RTSTRUCT, for radiotherapy."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from baps.io.dicom.labels import series_headers
 from baps.io.dicom.rtstruct import write_structures
 
 
-def label_as_rtstruct(
+def label_to_rtstruct(
     history: LabelHistory, image: str, tag: str = "final", source: Path | None = None, number: int | None = None
 ) -> FileDataset:
-    """Make an RTSTRUCT of the label of a DICOM series, with a structure for each segment that is marked.
+    """Convert the label of a DICOM series to an RTSTRUCT, with a structure for each segment that is marked.
 
     Args:
-        history: of the folder of studies.
-        image: the name of the series.
-        tag: which of its labels.
-        source: the DICOM series or file that the image is of; by default the one of its name.
-        number: of the volume in the source, from 1, where it holds several.
+        history: labels of the folder of studies.
+        image: name of the series.
+        tag: tag of the label.
+        source: the DICOM series or file that the image was read from; by default the one of its name.
+        number: number of the volume in the source, from 1, if the source has several.
 
     Returns:
-        The object, of the study of the series.
+        The DICOM object, in the study of the series.
 
     Raises:
         NotFoundError: if there is no such image or label.
-        InputError: if the image is no DICOM series, the label cannot be read or marks nothing, or the header of the
+        InputError: if the image is not a DICOM series, the label cannot be read or is empty, or the header of the
             series lacks what an RTSTRUCT needs.
     """
     file, info = history.served(image, tag)

@@ -1,4 +1,4 @@
-"""Two annotators on one image: whoever submits a label does not take away what another drew."""
+"""Merge the labels of two annotators on one image, so that submitting a label does not delete what another one drew."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from baps.imaging.label_map import LabelMap, Overlaps
 
 
 @dataclass(frozen=True)
-class Kept:
-    """A label map with what was kept of an earlier one.
+class MergedLabels:
+    """A label map with the organs that were kept from an earlier one.
 
     Attributes:
         label_map: the segments.
-        values: which value means which label.
-        organs: that were kept.
-        notes: sentences for who submitted it.
+        values: value of each label.
+        organs: organs that were kept.
+        notes: sentences for the annotator.
     """
 
     label_map: LabelMap
@@ -31,64 +31,77 @@ class Kept:
 def merge_concurrent_labels(
     new: LabelMap,
     new_values: Mapping[str, int],
-    said: LabelInfo,
+    info: LabelInfo,
     author: str,
     old: LabelMap,
-    earlier: LabelInfo,
+    old_info: LabelInfo,
     labels: Mapping[str, int],
-) -> Kept:
+) -> MergedLabels:
     """Add to a label map the organs that it does not mark and another annotator had marked.
 
-    Of an organ that both marked, the new one holds; so it does where an organ that is kept overlaps with a new one.
-    Segments of one annotator may overlap, and do so afterwards. An organ that is marked nowhere is taken for cleared
-    where it is the author's own, or where ``slices`` says that it was looked for. Whoever has no name is another one.
+    Of an organ that both marked, the new one is used; where a kept organ overlaps with a new one, the new one is used
+    too. Segments of one annotator may overlap, and still do afterwards. An organ that is no longer marked counts as
+    erased if it is the author's own, or if ``slices`` says that it was searched for. An annotator without a name counts
+    as another one.
 
     Args:
         new: the new label map.
-        new_values: which value of it means which label.
-        said: what is known of it.
-        author: of it.
+        new_values: value of each of its labels.
+        info: information about it.
+        author: its author.
         old: the label map that it replaces.
-        earlier: what is known of that.
+        old_info: information about the old label map.
         labels: names and values of the site.
+
+    Returns:
+        The merged label map.
     """
     values, organs, notes = dict(new_values), list[str](), list[str]()
-    taken, present = {0, *new.values(), *new_values.values()}, set(new.values())
+    used_values, present = {0, *new.values(), *new_values.values()}, set(new.values())
     before = set(old.values())
-    theirs = {organ: value for organ, value in label_values(earlier, labels, old.names).items() if value in before}
-    others = [organ for organ in theirs if not (author and earlier.author_of(organ) == author)]
-    pairs = Overlaps.count(old, new, [(theirs[organ], new_values.get(organ, 0)) for organ in others])
-    covered = Overlaps.count(old, _any_of(new), [(theirs[organ], 1) for organ in others]).both.sum(0)
-    numbers: dict[int, int] = {}
+    old_values = {organ: value for organ, value in label_values(old_info, labels, old.names).items() if value in before}
+    others = [organ for organ in old_values if not (author and old_info.author_of(organ) == author)]
+    pairs = Overlaps.count(old, new, [(old_values[organ], new_values.get(organ, 0)) for organ in others])
+    overwritten = Overlaps.count(old, _as_one_segment(new), [(old_values[organ], 1) for organ in others]).both.sum(0)
+    value_map: dict[int, int] = {}
     for n, organ in enumerate(others):
-        name = earlier.author_of(organ) or "nobody named"
+        name = old_info.author_of(organ) or "nobody named"
         voxels = int(pairs.old[:, n].sum())
         if new_values.get(organ) in present:
             if not voxels == pairs.new[:, n].sum() == pairs.both[:, n].sum():
-                notes.append(f"{organ} by {name} was replaced; the earlier one is kept on the server.")
+                notes.append(f"{organ} by {name} was replaced; the earlier version is kept on the server.")
             continue
-        if organ in values and said.slices is not None:
-            notes.append(f"{organ} by {name} was erased; the earlier one is kept on the server.")
+        if organ in values and info.slices is not None:
+            notes.append(f"{organ} by {name} was erased; the earlier version is kept on the server.")
             continue
-        lost = int(covered[n])
-        if lost < voxels:
+        overwritten_voxels = int(overwritten[n])
+        if overwritten_voxels < voxels:
             if organ not in values:
-                wanted = labels.get(organ, max(taken) + 1)
-                values[organ] = max(taken) + 1 if wanted in taken else wanted
-            taken.add(values[organ])
-            numbers[theirs[organ]] = values[organ]
+                wanted = labels.get(organ, max(used_values) + 1)
+                values[organ] = max(used_values) + 1 if wanted in used_values else wanted
+            used_values.add(values[organ])
+            value_map[old_values[organ]] = values[organ]
             organs.append(organ)
-        but = f", but for {lost} voxels that are marked otherwise now" if lost else ""
-        notes.append(f"{organ} by {name} was kept{but}.")
-    merged = new.filled_from(old, numbers, names_by_value(values)) if numbers else new
-    return Kept(LabelMap(merged.layers, names_by_value(values)), values, tuple(organs), tuple(notes))
+        exception = (
+            f", except {overwritten_voxels} voxels that are marked differently now" if overwritten_voxels else ""
+        )
+        notes.append(f"{organ} by {name} was kept{exception}.")
+    merged = new.filled_from(old, value_map, names_by_value(values)) if value_map else new
+    return MergedLabels(LabelMap(merged.layers, names_by_value(values)), values, tuple(organs), tuple(notes))
 
 
-def _any_of(labels: LabelMap) -> LabelMap:
-    """One segment, of the value 1, with all that is marked."""
+def _as_one_segment(labels: LabelMap) -> LabelMap:
+    """Merge all segments into one with the value 1."""
     return LabelMap((labels.foreground().view(np.uint8),))
 
 
 def names_by_value(values: Mapping[str, int]) -> dict[int, str]:
-    """The same the other way round."""
+    """Invert a mapping from names to values.
+
+    Args:
+        values: values by name.
+
+    Returns:
+        Names by value.
+    """
     return {value: name for name, value in values.items()}

@@ -1,4 +1,4 @@
-"""Which versions of labels may be removed: old ones, that are not served and that nothing stands on."""
+"""Choose which versions of labels may be removed: old ones that are neither served nor needed."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from itertools import pairwise
 
 from baps.annotations.history import LabelHistory, Version
 
-_BEFORE = timedelta(days=1)
-"""A training may have read its labels so long before its adapter was kept."""
+_TRAINING_DURATION = timedelta(days=1)
+"""Longest time between a training's reading of its labels and the storing of its adapter."""
 
 
 @dataclass(frozen=True)
-class Rule:
-    """Which versions are too many; each of the two must hold where both are given.
+class RetentionRule:
+    """Which versions to remove; if both limits are given, a version must exceed both.
 
     Attributes:
-        keep: so many of the newest stay, at least one.
-        days: those that were replaced less than so many days ago stay.
+        keep: number of newest versions that stay, at least one.
+        days: versions that were replaced fewer than this many days ago stay.
     """
 
     keep: int = 1
@@ -28,26 +28,27 @@ class Rule:
 
 def prune(
     history: LabelHistory,
-    rule: Rule,
+    rule: RetentionRule,
     adapter_times: Iterable[datetime],
     image: str = "",
     dry_run: bool = False,
     now: datetime | None = None,
 ) -> Iterator[tuple[str, str, list[str]]]:
-    """Remove the versions of labels that a rule does not keep; never one that is served, or that a training has used.
+    """Remove the versions of labels that a rule does not keep, except those that are served or that a training has
+    used.
 
-    Trainings note what they use. Of adapters of earlier releases only the time is known: what was served then stays.
+    Trainings mark what they use. Adapters of earlier releases only have a time; what was served at that time stays.
 
     Args:
-        history: of the folder of studies.
-        rule: says which.
+        history: labels of the folder of studies.
+        rule: which versions to remove.
         adapter_times: when each adapter of the site was made, see ``AdapterStore.times``.
-        image: one alone, or "" for all.
+        image: name of one image, or "" for all.
         dry_run: remove nothing.
-        now: the time.
+        now: the current time, or None for the clock's.
 
     Yields:
-        Image, tag and the names of the versions, of each label that has any.
+        Image, tag and the names of the versions, for each label that has any.
 
     Raises:
         BapsError: if they cannot be removed.
@@ -56,24 +57,26 @@ def prune(
     for name, tag in history.labels():
         if image in ("", name):
             with history.lock(name, tag):
-                gone = [one.name for one in _beyond(history.versions(name, tag), rule, times, now)]
-                if gone and not dry_run:
-                    history.remove(name, tag, gone, "pruned")
-            if gone:
-                yield name, tag, gone
+                removable = [one.name for one in _removable(history.versions(name, tag), rule, times, now)]
+                if removable and not dry_run:
+                    history.remove(name, tag, removable, "pruned")
+            if removable:
+                yield name, tag, removable
 
 
-def _beyond(versions: Sequence[Version], rule: Rule, times: Sequence[datetime], now: datetime) -> list[Version]:
-    """The versions, oldest first, that a rule does not keep."""
-    replaced = {one.name: following.when for one, following in pairwise(versions)}
+def _removable(
+    versions: Sequence[Version], rule: RetentionRule, times: Sequence[datetime], now: datetime
+) -> list[Version]:
+    """List the versions that a rule does not keep, oldest first."""
+    replaced_at = {one.name: following.saved_at for one, following in pairwise(versions)}
     newest = versions[-1].info if versions else {}
-    judged_by = {one["version"] for key in ("disputed", "basis") for one in (newest.get(key) or {}).values()}
+    references = {one["version"] for key in ("disputed", "basis") for one in (newest.get(key) or {}).values()}
     return [
         one
         for one in versions[: -max(rule.keep, 1)]
-        if replaced[one.name] <= now - timedelta(days=rule.days)
-        and not one.is_evidence
+        if replaced_at[one.name] <= now - timedelta(days=rule.days)
+        and not one.used_in_training
         and not one.info.get("damaged")
-        and one.name not in judged_by  # By which changes of a label are judged, see ``baps.annotations.disputes``.
-        and not any(one.when <= time and time - _BEFORE <= replaced[one.name] for time in times)
+        and one.name not in references  # See ``baps.annotations.disputes``.
+        and not any(one.saved_at <= time and time - _TRAINING_DURATION <= replaced_at[one.name] for time in times)
     ]

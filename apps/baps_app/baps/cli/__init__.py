@@ -19,6 +19,7 @@ from baps.cli.convert import convert
 from baps.cli.demo import demo
 from baps.cli.doctor import doctor
 from baps.cli.evaluate import evaluate
+from baps.cli.old_options import CommandWithOldOptions
 from baps.cli.segment import segment
 from baps.cli.serve import serve
 from baps.errors import BapsError
@@ -30,7 +31,7 @@ app.command()(demo)
 app.command()(doctor)
 app.command()(segment)
 app.command()(convert)
-app.command()(adapt)
+app.command(cls=CommandWithOldOptions)(adapt)
 app.command()(evaluate)
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(audit.app, name="audit")

@@ -1,4 +1,4 @@
-"""``baps adapt``: labelled folders in, one adapter file out."""
+"""``baps adapt``: train an adapter on folders of images and labels."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ console = Console(soft_wrap=True, highlight=False)
 Label = Annotated[
     str | None,
     typer.Option(
-        metavar="N", help="Value of the label, or the name of its segment; without it, every label is a target."
+        metavar="N", help="Value of the label, or the name of its segment. By default every label is a target."
     ),
 ]
-Prompt = Annotated[str, typer.Option(help="How users prompt: click or box.")]
+Prompt = Annotated[str, typer.Option(help="Kind of prompt: click or box.")]
 
 
 def adapt(
@@ -33,25 +33,24 @@ def adapt(
         str, typer.Option("--optimizer", "--optimiser", help="prompt_space (ours) or spsa_gc (as published).")
     ] = "prompt_space",
     prompt: Prompt = "click",
-    max_images: Annotated[
-        int, typer.Option(help="Images that the model is asked in all: training, validation and the check.")
-    ] = 4000,
+    max_images: Annotated[int, typer.Option(help="Maximum number of images sent to the model in all.")] = 4000,
     patients: options.Patients = None,
     seed: options.Seed = 0,
     zoom: Annotated[
-        str, typer.Option(help="Enlarge the part around the prompt: chosen (ours) or none (as published).")
+        str, typer.Option(help="Crop around the prompt and upscale: chosen (ours) or none (as published).")
     ] = "chosen",
     head: Annotated[
-        str, typer.Option(help="What corrects the answers: convolutional (ours) or none (as published).")
+        str, typer.Option(help="Output head that refines the masks: convolutional (ours) or none (as published).")
     ] = "convolutional",
-    visual_prompt: Annotated[str, typer.Option(help="basis (ours) or concat (as published).")] = "basis",
-    condition: Annotated[str, typer.Option(help="What it depends on beside the image: label, or click.")] = "label",
+    visual_prompt: Annotated[str, typer.Option(help="Visual prompt: basis (ours) or concat (as published).")] = "basis",
+    condition: Annotated[
+        str, typer.Option(help="What the visual prompt depends on beside the image: label or click.")
+    ] = "label",
     correction_ratio: Annotated[
         float, typer.Option(help="Share of training prompts with corrective clicks: 0.5 (ours) or 0 (as published).")
     ] = 0.5,
-    corrected: Annotated[float | None, typer.Option(hidden=True)] = None,
     encoder: Annotated[str, typer.Option(help="Frozen encoder: statistics, clip, vit_mae or dino.")] = "statistics",
-    encoder_source: Annotated[str, typer.Option(help="Its weights: a local path or a hub's name.")] = "",
+    encoder_source: Annotated[str, typer.Option(help="Weights of the encoder: a local path or a hub's name.")] = "",
     weights: options.Weights = "",
     weights_sha256: options.WeightsSha256 = "",
     device: options.Device = "",
@@ -60,8 +59,8 @@ def adapt(
 ) -> None:
     """Adapt a model to labelled images, and check the adapter on patients that it was not trained on.
 
-    FILE holds what should be served: the adapter, or, if the check found that it does not help, one that changes
-    nothing (the candidate is then beside it, as FILE.rejected). If it is broken off, the same command goes on from
+    FILE holds what to serve: the adapter if the check accepts it, otherwise one that changes nothing; the candidate is
+    then beside it, as FILE.rejected. If the training is interrupted, the same command resumes it from
     FILE.training.jsonl.
     """
     from baps.adapters.adapter import identity_adapter
@@ -71,13 +70,13 @@ def adapt(
     from baps.io import file_stem
     from baps.training.adapt import ProgressReport
     from baps.training.adapt import adapt as adapt_to
-    from baps.training.budget import check_images
+    from baps.training.budget import check_max_images
     from baps.training.settings import AdaptationSettings
 
     settings = AdaptationSettings(
         visual_prompt=visual_prompt,
         condition=condition,
-        correction_ratio=options.new_option(correction_ratio, corrected, "--correction-ratio", "--corrected"),
+        correction_ratio=correction_ratio,
         encoder=encoder,
         encoder_source=encoder_source,
         optimiser=optimizer,
@@ -97,7 +96,7 @@ def adapt(
         config=config,
     )
     found = find_cases(images, labels, options.read_label(label), patients)
-    check_images(found.cases, settings, resends=model.capabilities.resends)
+    check_max_images(found.cases, settings, resends=model.capabilities.resends)
     folder = out.parent
     note("adapt to labels", images=sorted({file_stem(case.image) for case in found.cases}), config=config)
     slices, skipped = load_cases(found.cases, model.capabilities.input_size, settings.slices_per_volume, folder)
@@ -106,7 +105,7 @@ def adapt(
     if not slices:
         raise InputError(f"None of the labels can be used. {next(iter(skipped.values()), '')}")
     count = sum(map(len, slices.values()))
-    console.print(f"{count} labelled slices of {len(slices)} patients; {model.capabilities.name} as the model")
+    console.print(f"{count} labelled slices of {len(slices)} patients; the model is {model.capabilities.name}")
 
     log = out.with_name(f"{out.name}.training.jsonl")
     columns = (TextColumn("adapting"), BarColumn(), TextColumn("{task.fields[said]}"), TimeElapsedColumn())
@@ -120,23 +119,26 @@ def adapt(
         result = adapt_to(model, slices, settings, progress=report, log=log)
 
     record = dict(result.record)
-    if recalled := record["replayed_images"]:
-        console.print(f"The answers for {recalled} images came from {log}, which an earlier run of the same had left.")
+    if replayed := record["replayed_images"]:
+        console.print(f"The answers for {replayed} images came from {log}, which an earlier, interrupted run left.")
     candidate = out.with_name(f"{out.name}.rejected")
     candidate.unlink(missing_ok=True)
-    record["status"] = result.check.status
-    if result.check.verdict is None:
+    record["status"] = result.acceptance.status
+    if result.acceptance.comparison is None:
         write_adapter(out, result.adapter, record)
-        console.print("Only one patient: nobody was left to check the adapter on. It may help or harm.", style="yellow")
-    elif result.check.status == "accepted":
+        console.print(
+            "Only one patient: the adapter could not be checked on another one. It may help or harm.", style="yellow"
+        )
+    elif result.acceptance.status == "accepted":
         write_adapter(out, result.adapter, record)
-        console.print(f"{result.check.sentence()} Better.", style="green")
+        console.print(f"{result.acceptance.sentence()} Better.", style="green")
     else:
         write_adapter(candidate, result.adapter, record)
         unchanged = identity_adapter()
         write_adapter(out, unchanged, {**record, "adapter": unchanged.to_dict()})
         console.print(
-            f"{result.check.sentence()} Not better. {out.name} changes nothing; the candidate is {candidate.name}.",
+            f"{result.acceptance.sentence()} Not better. {out.name} changes nothing; the candidate is "
+            f"{candidate.name}.",
             style="yellow",
         )
-    console.print(f"{record['black_box_images']} images asked. The adapter is {out}.")
+    console.print(f"{record['black_box_images']} images were sent to the model. The adapter is {out}.")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, callback=private_files, help="List, show, publish and roll back adapters.")
 
-Label = Annotated[str, typer.Argument(help="The organ; 'shared' for the adapter of clicks without a label.")]
+Label = Annotated[str, typer.Argument(help="The organ, or 'shared' for the adapter of clicks without a label.")]
 console = Console(soft_wrap=True, highlight=False)
 
 
@@ -36,7 +36,7 @@ def _label(name: str) -> str:
 
 @app.command("list")
 def list_adapters(adapters: Adapters = "") -> None:
-    """Every version, what its check said (Dice on held-back patients), and which one is served."""
+    """List every version, the Dice of its check (on held-back patients), and which one is served."""
     store = _store(adapters)
     if not store.labels():
         console.print(f"There are no adapters in {store.root} yet: a training makes them.", markup=False)
@@ -47,25 +47,25 @@ def list_adapters(adapters: Adapters = "") -> None:
             served = "yes" if store.published(label) == version else ""
             try:
                 record = store.record(label, version)
-            except BapsError:  # The others are shown; `show` says what to do.
+            except BapsError:  # List the others; `show` says what to do.
                 table.add_row(escape(label or "shared"), version, served, "damaged", "", "", "", "")
                 continue
             verdict = record["verdict"] or {}
             numbers = [f"{verdict[key]:.3f}" if verdict else "" for key in ("before", "after", "gain")]
-            images = str(record.get("black_box_images", ""))  # An adapter of the organ model asks no black box.
+            images = str(record.get("black_box_images", ""))  # The organ model's adapters query no black box.
             table.add_row(escape(label or "shared"), version, served, record["status"], *numbers, images)
     console.print(table)
 
 
 @app.command()
 def show(label: Label, version: str, adapters: Adapters = "") -> None:
-    """The record of one version."""
+    """Show the record of one version."""
     console.print_json(json.dumps(_store(adapters).record(_label(label), version)))
 
 
 @app.command()
 def publish(label: Label, version: str, adapters: Adapters = "") -> None:
-    """Serve a version from the next click on: any one that was kept, also one that nobody could check."""
+    """Serve a version from the next click on. It may be any version, also one that could not be checked."""
     store = _store(adapters)
     before = store.published(_label(label))
     store.publish(_label(label), version)
@@ -75,7 +75,7 @@ def publish(label: Label, version: str, adapters: Adapters = "") -> None:
 
 @app.command()
 def rollback(label: Label, adapters: Adapters = "") -> None:
-    """Serve what was served before from the next click on; twice goes back twice."""
+    """Serve the previous version from the next click on. Run it twice to go back two versions."""
     store = _store(adapters)
     before, now = store.published(_label(label)), store.roll_back(_label(label))
     note("roll back an adapter", adapter=f"{label}/{now or 'none'}", adapters=adapters)
@@ -84,7 +84,7 @@ def rollback(label: Label, adapters: Adapters = "") -> None:
 
 @app.command()
 def withdraw(label: Label, adapters: Adapters = "") -> None:
-    """Serve the model as it is from the next click on; all versions are kept."""
+    """Serve the unadapted model from the next click on. All versions are kept."""
     store = _store(adapters)
     before = store.published(_label(label))
     store.withdraw(_label(label))
@@ -93,8 +93,8 @@ def withdraw(label: Label, adapters: Adapters = "") -> None:
 
 
 def _served_now(label: str, before: str | None, now: str | None) -> str:
-    """What serves a label now, and what did before."""
-    names = [name or "the model as it is" for name in (before, now)]
+    """Return a sentence on what serves a label now, and what did before."""
+    names = [name or "the unadapted model" for name in (before, now)]
     if before == now:
         return f"{label} is served by {names[1]}, as before."
     return f"{label} is served by {names[1]} now, no longer by {names[0]}."

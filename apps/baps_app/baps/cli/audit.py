@@ -1,4 +1,4 @@
-"""``baps audit``: whether the audit file is whole."""
+"""``baps audit``: check that the audit file is intact."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from rich.console import Console
 from baps.cli.audit_log import private_files
 from baps.cli.options import Adapters, given
 
-app = typer.Typer(no_args_is_help=True, callback=private_files, help="Check the file of who did what.")
+app = typer.Typer(no_args_is_help=True, callback=private_files, help="Check the audit file.")
 
 console = Console(soft_wrap=True, highlight=False)
 
 
 @app.command()
 def verify(
-    file: Annotated[str, typer.Option(metavar="FILE", help="The audit file; by default that of the settings.")] = "",
+    file: Annotated[str, typer.Option(metavar="FILE", help="The audit file. Default: that of the settings.")] = "",
     chain: Annotated[
-        str, typer.Option(help="The chain of a line that must be there, as an earlier call printed it.")
+        str, typer.Option(help="Chain of a line that must be in the file, as an earlier call printed it.")
     ] = "",
     adapters: Adapters = "",
 ) -> None:
-    """Say whether every line is as it was written and none is missing, or where the chain breaks (then it ends with 1).
+    """Check that every line is as it was written and none is missing. If the chain breaks, the exit status is 1.
 
-    Keep the last line's chain elsewhere, and give it with --chain the next time: who can write to the folder could
-    otherwise put an earlier state of all its files back unseen.
+    Keep the chain of the last line elsewhere and pass it as --chain the next time. Otherwise a person who can write to
+    the folder could restore an earlier state of all its files unnoticed.
     """
     from baps.errors import BapsError, InputError
     from baps.site.audit_check import check_audit
@@ -35,7 +35,7 @@ def verify(
     if file:
         place = Path(file).expanduser()
     else:
-        from baps.site.settings import read_settings  # Which imports what takes seconds.
+        from baps.site.settings import read_settings
 
         place = read_settings(given(adapters=adapters)).audit_file
     if not place.is_file():
@@ -45,11 +45,11 @@ def verify(
     except OSError as error:
         raise BapsError(f"The audit file {place} cannot be read ({error.strerror}).") from error
     if found.unchained:
-        console.print(f"{found.unchained} lines of an older release, which have no chain, come first.")
+        console.print(f"The first {found.unchained} lines are from an older release and have no chain.")
     if found.halves:
-        console.print(f"{found.halves} half written lines: a full disk or a power cut.")
+        console.print(f"{found.halves} incomplete lines, from a full disk or a power cut.")
     for sentence in found.breaks:
         console.print(sentence, style="red", markup=False)
     if found.breaks:
         raise typer.Exit(1)
-    console.print(f"Whole: {found.chained} lines. The last is {found.last.n}, its chain {found.last.chain or 'none'}.")
+    console.print(f"Intact: {found.chained} lines. The last is {found.last.n}, its chain {found.last.chain or 'none'}.")

@@ -1,4 +1,4 @@
-"""What commands change is noted in the audit file, as what the server does."""
+"""Entries in the audit file for what commands change, as the server makes them."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ def note(
     config: str = "",
     **more: Any,
 ) -> None:
-    """Add a line to the audit file of the site; where that fails, say so: what was done stays done.
+    """Add a line to the audit file of the site. If that fails, print a warning; the action is not undone.
 
     The file is that of the settings: ``BAPS_AUDIT``, or ``audit.jsonl`` in the folder of adapters.
 
     Args:
-        what: was done, as in ``restore a label``.
-        image: to which image, or "".
-        adapter: to which adapter, as in ``spleen/v0002``, or "".
-        images: to which images, if there are several.
-        adapters, config: the options of these names, if they were given.
-        more: what else the line says; no names of patients or images.
+        what: The action, as in ``restore a label``.
+        image: The image, or "".
+        adapter: The adapter, as in ``spleen/v0002``, or "".
+        images: The images, if there are several.
+        adapters: The option ``--adapters``, or "".
+        config: The option ``--config``, or "".
+        **more: Other entries of the line; no names of patients or images.
     """
     from baps.cli.options import given
     from baps.errors import BapsError
@@ -39,7 +40,7 @@ def note(
     site = read_settings(given(adapters=adapters, config=config))
     file = site.audit_file
     if site.audit is None and site.adapters.name == "organs" and (above := site.adapters.parent / file.name).exists():
-        file = above  # The organ model's adapters lie in a folder of the others'.
+        file = above  # The organ model's adapters are in a sub-folder of the others.
     audit = AuditFile(file, site.audit_max_mb, site.audit_keep)
     try:
         audit.check()
@@ -50,14 +51,18 @@ def note(
     except (OSError, BapsError) as error:
         why = str(error) if isinstance(error, BapsError) else f"{error.strerror}."
         Console(stderr=True, soft_wrap=True, highlight=False).print(
-            f"This was not noted in the audit file {file}. {why} Name the server's one (BAPS_AUDIT).",
+            f"This was not noted in the audit file {file}. {why} Set BAPS_AUDIT to the server's audit file.",
             style="yellow",
             markup=False,
         )
 
 
 def private_files(context: typer.Context) -> None:
-    """Keep what a command writes for its user alone, as the server does, unless it is an export."""
+    """Let only the user read what a command writes, as the server does, unless it is an export.
+
+    Args:
+        context: The context of the command.
+    """
     if context.invoked_subcommand != "export":
         before = os.umask(0o077)
         context.call_on_close(lambda: os.umask(before))

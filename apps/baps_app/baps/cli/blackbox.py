@@ -1,4 +1,4 @@
-"""``baps blackbox``: offer a model of this machine to others."""
+"""``baps blackbox``: serve a model of this machine to other machines."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import typer
 from baps.cli import options
 from baps.errors import InputError, MissingExtraError
 
-app = typer.Typer(no_args_is_help=True, help="Offer a model of this machine to others.")
+app = typer.Typer(no_args_is_help=True, help="Serve a model of this machine to other machines.")
 
 
 @app.callback()
 def _commands() -> None:
-    """Makes ``serve`` a command of its own, though it is the only one."""
+    """Make ``serve`` a command of its own, although it is the only one."""
 
 
 @app.command()
 def serve(
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="For HTTP.")] = 8080,
-    grpc_port: Annotated[int, typer.Option(min=1, max=65535, help="For gRPC.")] = 8081,
-    name: Annotated[str, typer.Option(help="Of the model, in its address; its own by default.")] = "",
-    hard_masks: Annotated[bool, typer.Option("--hard-masks", help="Answer with masks, not probabilities.")] = False,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for other machines.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port for HTTP.")] = 8080,
+    grpc_port: Annotated[int, typer.Option(min=1, max=65535, help="Port for gRPC.")] = 8081,
+    name: Annotated[str, typer.Option(help="Name of the model in its address. Default: its own.")] = "",
+    hard_masks: Annotated[bool, typer.Option("--hard-masks", help="Return masks, not probabilities.")] = False,
     black_box: options.BlackBox = "",
     weights: options.Weights = "",
     weights_sha256: options.WeightsSha256 = "",
@@ -33,16 +33,17 @@ def serve(
 ) -> None:
     """Serve a model by the Open Inference Protocol (v2), for --black-box remote on another machine.
 
-    There is no login: put a reverse proxy with TLS and a login before it, before you let other machines in.
+    There is no login. Before you open it to other machines, put a reverse proxy with TLS and a login before it.
     """
     from baps.site.server_command import check_port
     from baps.site.settings import read_settings
+    from baps.utils.url_host import url_host
 
     settings = options.given(
         black_box=black_box, weights=weights, weights_sha256=weights_sha256, device=device, config=config
     )
     if read_settings(settings).black_box == "remote":
-        raise InputError("A remote model is served already. Ask it at its own address, or serve bundled or sam.")
+        raise InputError("A remote model is served already. Use its own address, or serve bundled, sam or sam2.")
     check_port(host, port)
     check_port(host, grpc_port)
     try:
@@ -51,6 +52,7 @@ def serve(
         raise MissingExtraError("Serving a model to other machines", "hosting") from error
     _, model = options.load_site(**settings)
     name = name or model.capabilities.name
-    print(f"==> Serving {name} at http://{host}:{port}/{name} and grpc://{host}:{grpc_port}/{name} (stop with Ctrl+C)")
+    at = url_host(host)
+    print(f"==> Serving {name} at http://{at}:{port}/{name} and grpc://{at}:{grpc_port}/{name} (stop with Ctrl+C)")
     sys.stdout.flush()
     serve_until_stopped(model, name, host, port, grpc_port, hard_masks)

@@ -12,9 +12,17 @@ from baps.utils.printable import printable
 
 
 class Console(rich.console.Console):
-    """Rich's, which shows no control characters of the values that it is given: a terminal would obey them."""
+    """Rich's console without control characters in values, which a terminal would obey."""
 
     def render(self, *renderable: Any, **options: Any) -> Iterable[Segment]:
-        """Render as Rich does, without control characters but for the ends of lines."""
+        """Render as Rich does, without control characters other than the ends of lines.
+
+        Args:
+            *renderable: What to render.
+            **options: Options of Rich.
+
+        Yields:
+            Segments of text.
+        """
         for text, style, control in super().render(*renderable, **options):
             yield Segment(text if control else "\n".join(map(printable, text.split("\n"))), style, control)

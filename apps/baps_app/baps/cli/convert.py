@@ -1,4 +1,4 @@
-"""``baps convert``: an image of any kind as NIfTI, one file for each volume that it holds."""
+"""``baps convert``: convert an image of any kind to NIfTI, one file per volume."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ console = Console(soft_wrap=True, highlight=False)
 
 def convert(
     image: Annotated[Path, typer.Argument(help="A file, or the folder of a DICOM series.")],
-    out: Annotated[Path, typer.Argument(help="The folder that the NIfTI files go to; it is made.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the NIfTI files; made if it does not exist.")],
 ) -> None:
     """Write the volumes of an image as NIfTI files that every viewer opens.
 
     A DICOM series or object may hold several volumes: time points, echoes, stacks. Each gets a file of its own. A
-    tilted stack is straightened: its slices are moved by whole pixels to where they lie. One that cannot be read, as it
-    lacks slices, holds up no other.
+    tilted stack is straightened: its slices are moved by whole pixels to their positions. A volume that cannot be read,
+    for example because slices are missing, is reported, and the others are written.
     """
     from baps.io import SeveralVolumesError, file_stem, read_each_volume, read_volume, volume_id, write_nifti
 
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file. Give a folder for the NIfTI files.")
-    stem, refused = file_stem(image), None
+    stem, failure = file_stem(image), None
     names = [f"{stem}.nii.gz"]
     volumes: Iterable[tuple[str, Volume | InputError]]
     try:
@@ -41,11 +41,11 @@ def convert(
         volumes = read_each_volume(image)
     for name in names:
         if (out / name).exists():
-            raise InputError(f"{out / name} is there already. Give another folder, or remove it.")
+            raise InputError(f"{out / name} exists already. Give another folder, or remove the file.")
     out.mkdir(parents=True, exist_ok=True)
     for name, (title, volume) in zip(names, volumes, strict=True):
         if isinstance(volume, InputError):
-            refused = volume
+            failure = volume
             console.print(f"{out / name} is not written: {volume}", markup=False)
             continue
         write_nifti(out / name, volume)
@@ -53,5 +53,5 @@ def convert(
         console.print(f"{out / name}: {size}{f', {title}' if title else ''}", markup=False)
         for note in volume.notes:
             console.print(f"  {note}", markup=False)
-    if refused:
-        raise refused
+    if failure:
+        raise failure

@@ -1,4 +1,4 @@
-"""``baps demo``: the main job from end to end, on phantoms."""
+"""``baps demo``: the whole workflow on phantoms."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ import typer
 
 
 def demo(
-    seed: Annotated[int, typer.Option(help="Of the clicks, the choice of volumes, and the training.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of the clicks, the choice of volumes, and the training.")] = 0,
     out: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Folder for what comes out; an older demo in it is replaced.")
+        Path, typer.Option(metavar="FOLDER", help="Folder for the results; an older demo in it is replaced.")
     ] = Path("demo-output"),
-    max_images: Annotated[int, typer.Option(help="Black-box images that the adaptation may use.")] = 2000,
+    max_images: Annotated[
+        int, typer.Option(help="Maximum number of images that the adaptation sends to the model.")
+    ] = 2000,
     remote: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="Address of a model on another machine, in place of the bundled one.")
+        str, typer.Option(metavar="ADDRESS", help="Address of a model on another machine, instead of the bundled one.")
     ] = "",
 ) -> None:
-    """Start a server on phantoms, click, save labels, train and click again; a minute or two.
+    """Start a server on phantoms, click, save labels, train, and click again, in a minute or two.
 
-    It ends with a table, and with pictures in report.html.
+    The results are a table, and pictures in report.html.
     """
     from baps.site.server_command import check_installed
 

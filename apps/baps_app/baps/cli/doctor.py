@@ -1,4 +1,4 @@
-"""``baps doctor``: the checks as a table."""
+"""``baps doctor``: check the machine, the settings and the studies."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def doctor(
     users: options.Users = "",
     openid: options.OpenId = "",
     config: options.Config = "",
-    as_json: Annotated[bool, typer.Option("--json", help="The findings as JSON, for programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON, for programs.")] = False,
 ) -> None:
-    """Check this machine, the settings and the studies, and say what to do about each fault.
+    """Check this machine, the settings and the studies, and say how to fix each fault.
 
-    Ends with 1 if something failed. A PACS is asked with MONAI_LABEL_DICOMWEB_USERNAME and
-    MONAI_LABEL_DICOMWEB_PASSWORD from the environment.
+    The exit status is 1 if a check failed. The account for a PACS comes from the setting pacs_credentials, or from
+    MONAI_LABEL_DICOMWEB_USERNAME and MONAI_LABEL_DICOMWEB_PASSWORD in the environment.
     """
     from baps.site.doctor import Status, examine
 
@@ -53,7 +53,7 @@ def doctor(
         openid=openid,
         config=config,
     )
-    with Console(stderr=True).status("Checking; this takes some 10 seconds"):
+    with Console(stderr=True).status("Checking; this takes about 10 seconds"):
         findings = examine(settings, studies, host, port)
     if as_json:
         print(json.dumps([{"check": check, **asdict(finding)} for check, finding in findings.items()], indent=1))

@@ -1,4 +1,4 @@
-"""``baps evaluate``: how good are the masks on labelled folders?"""
+"""``baps evaluate``: measure the accuracy of masks on folders of images and labels."""
 
 from __future__ import annotations
 
@@ -21,13 +21,16 @@ def evaluate(
     labels: options.LabelFolder,
     json_file: outputs.FiguresFile,
     adapter: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Of baps adapt; without it, the model as it is.")
+        Path | None, typer.Option(metavar="FILE", help="Adapter of baps adapt. Default: the unadapted model.")
     ] = None,
     label: Label = None,
     prompt: Prompt = "click",
     seed: options.Seed = 0,
     clicks: Annotated[
-        int, typer.Option(metavar="N", help="On a slice, up to 10: each further one where the mask is most wrong.")
+        int,
+        typer.Option(
+            metavar="N", help="Clicks per slice, up to 10. Each further click is where the mask is most wrong."
+        ),
     ] = 1,
     black_box: options.BlackBox = "",
     weights: options.Weights = "",
@@ -36,12 +39,12 @@ def evaluate(
     remote: options.Remote = "",
     config: options.Config = "",
 ) -> None:
-    """Measure Dice by one click (or box) on up to 12 slices of each image, five times with other clicks.
+    """Measure Dice with one click (or box) on up to 12 slices of each image, repeated with five sets of clicks.
 
-    FILE gets ``mean`` (over labels, then cases), ``std`` (of the mean over the five sets of clicks), ``cases`` (how
-    many) and ``black_box_images``, and the figures of each case. With more clicks these stay those of the first click
-    (or box), and it gets ``by_clicks``, ``by_clicks_std``, ``noc_85`` (ten where Dice 0.85 is not reached) and
-    ``noc_85_failures`` (the share of such slices).
+    FILE gets ``mean`` (over labels, then cases), ``std`` (of the mean over the five sets of clicks), ``cases`` (their
+    number), ``black_box_images``, and the results of each case. With more clicks, these are still those of the first
+    click (or box), and FILE also gets ``by_clicks``, ``by_clicks_std``, ``noc_85`` (number of clicks to Dice 0.85, ten
+    where it is not reached) and ``noc_85_failures`` (the share of such slices).
     """
     from baps.adapters.adapter_file import check_trained_for, read_adapter
     from baps.evaluation.evaluate import evaluate as measure
@@ -87,4 +90,4 @@ def evaluate(
             f"Clicks to Dice 0.85: {more.noc_85:.1f}, counting ten where it is not reached "
             f"({more.noc_85_failures:.0%} of the slices)."
         )
-    console.print(f"{result.black_box_images} images asked. Figures: {json_file}")
+    console.print(f"{result.black_box_images} images were sent to the model. Results: {json_file}")

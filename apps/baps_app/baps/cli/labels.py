@@ -1,4 +1,4 @@
-"""``baps labels``: the versions of labels that were saved, back to one of them; from other programs, and to them."""
+"""``baps labels``: list and restore versions of labels; import and export labels."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ app = typer.Typer(
     help="List, show, restore, confirm, import, export, prune and remove labels.",
 )
 
-Studies = Annotated[Path, typer.Argument(help="Folder of images that is served, or was.")]
-Image = Annotated[str, typer.Argument(help="The image's name.")]
-Name = Annotated[str, typer.Argument(metavar="VERSION", help="As `baps labels list` shows it.")]
+Studies = Annotated[Path, typer.Argument(help="Folder of images that is or was served.")]
+Image = Annotated[str, typer.Argument(help="Name of the image.")]
+Name = Annotated[str, typer.Argument(metavar="VERSION", help="Version, as in `baps labels list`.")]
 Tag = Annotated[str, typer.Option(help="final, draft or original.")]
 console = Console(soft_wrap=True, highlight=False)
 
@@ -44,11 +44,11 @@ def _history(studies: Path) -> LabelHistory:
 
 @app.command("list")
 def list_labels(
-    studies: Studies, image: Annotated[str, typer.Option(help="One image alone; by default all.")] = ""
+    studies: Studies, image: Annotated[str, typer.Option(help="Name of one image. Default: all.")] = ""
 ) -> None:
     """List every version, who saved it, and the slices of each organ; the newest of each label is served."""
     history = _history(studies)
-    version_column = Column("version", no_wrap=True, min_width=23)  # Whole, to be copied.
+    version_column = Column("version", no_wrap=True, min_width=23)  # Not wrapped, so that it can be copied.
     table = Table("image", "label", version_column, "served", "author", "organs and their slices", "remarks")
     for name, tag in history.labels():
         if image not in ("", name):
@@ -66,14 +66,14 @@ def list_labels(
 
 @app.command()
 def show(studies: Studies, image: Image, version: Name, tag: Tag = "final") -> None:
-    """All that is known of one version, and where its file is."""
+    """Show all that is known of one version, and the path of its file."""
     found = _history(studies).version(image, tag, version)
     console.print_json(json.dumps({"file": str(found.file), "sha256": found.sha256, **found.info}))
 
 
 @app.command()
 def restore(studies: Studies, image: Image, version: Name, tag: Tag = "final", adapters: Adapters = "") -> None:
-    """Serve an earlier version again, also in a server that runs; the one that it replaces is kept too."""
+    """Serve an earlier version again, also in a running server. The version that it replaces is kept."""
     history = _history(studies)
     name = history.restore(image, tag, version, partial(history.check_fits, image))
     note("restore a label", image, adapters=adapters, version=version)
@@ -84,33 +84,33 @@ def restore(studies: Studies, image: Image, version: Name, tag: Tag = "final", a
 def confirm(
     studies: Studies,
     image: Image,
-    organ: Annotated[list[str] | None, typer.Option(help="One organ alone; may be given again.")] = None,
+    organ: Annotated[list[str] | None, typer.Option(help="One organ; may be repeated. Default: all.")] = None,
     tag: Tag = "final",
     adapters: Adapters = "",
 ) -> None:
-    """Have organs count in trainings that were taken away from another annotator, as the newest version has them."""
+    """Accept the newest version of organs that one annotator changed after another, so that trainings use it."""
     confirmed = _history(studies).confirm(image, tag, organ or [], by="the command line")
     note("confirm a label", image, adapters=adapters, tag=tag, organs=confirmed)
-    console.print(f"Of the label {tag} of {image} {', '.join(confirmed)} counts now.", markup=False)
+    console.print(f"Trainings now use {', '.join(confirmed)} of the label {tag} of {image}.", markup=False)
 
 
 @app.command()
 def prune(
     studies: Studies,
-    image: Annotated[str, typer.Argument(help="The image's name; without it, --all.")] = "",
-    all_images: Annotated[bool, typer.Option("--all", help="Of all images.")] = False,
-    keep: Annotated[int, typer.Option(min=0, help="So many of the newest of each label stay.")] = 0,
+    image: Annotated[str, typer.Argument(help="Name of the image; or use --all.")] = "",
+    all_images: Annotated[bool, typer.Option("--all", help="All images.")] = False,
+    keep: Annotated[int, typer.Option(min=0, help="Number of newest versions of each label to keep.")] = 0,
     older_than: Annotated[
-        int, typer.Option(min=0, metavar="DAYS", help="What was replaced less than so many days ago stays.")
+        int, typer.Option(min=0, metavar="DAYS", help="Keep versions that were replaced less than so many days ago.")
     ] = 0,
-    dry_run: Annotated[bool, typer.Option(help="Remove nothing; say what would be.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Remove nothing; print what would be removed.")] = False,
     adapters: Adapters = "",
 ) -> None:
-    """Remove old versions of labels for good. What is served stays, and so does what a training has used.
+    """Remove old versions of labels for good, except those that are served or that a training has used.
 
-    What trainings of earlier releases have used is told from the adapters: name their folder as for the server.
+    Trainings of earlier releases are known from the adapters: give their folder as for the server.
     """
-    from baps.annotations.retention import Rule
+    from baps.annotations.retention import RetentionRule
     from baps.annotations.retention import prune as prune_versions
     from baps.cli.options import given
     from baps.errors import InputError
@@ -118,12 +118,14 @@ def prune(
     from baps.site.settings import read_settings
 
     if bool(image) == all_images:
-        raise InputError("Name an image, or say --all.")
+        raise InputError("Name an image, or use --all.")
     if not keep and not older_than:
-        raise InputError("Say which versions stay: --keep, with how many of each label, or --older-than, or both.")
+        raise InputError("Choose which versions to keep: --keep, the number for each label, or --older-than, or both.")
     history, folder = _history(studies), read_settings(given(adapters=adapters)).adapters
     count = 0
-    for name, tag, versions in prune_versions(history, Rule(keep, older_than), adapter_times(folder), image, dry_run):
+    for name, tag, versions in prune_versions(
+        history, RetentionRule(keep, older_than), adapter_times(folder), image, dry_run
+    ):
         count += len(versions)
         if not dry_run:
             note("prune a label", name, adapters=adapters, tag=tag, versions=versions)
@@ -135,27 +137,27 @@ def prune(
 def remove(
     studies: Studies,
     image: Image,
-    version: Annotated[str, typer.Argument(help="As `baps labels list` shows it; without it, --all.")] = "",
+    version: Annotated[str, typer.Argument(help="Version, as in `baps labels list`; or use --all.")] = "",
     tag: Tag = "final",
-    all_versions: Annotated[bool, typer.Option("--all", help="Every version, and the label that is served.")] = False,
+    all_versions: Annotated[bool, typer.Option("--all", help="Every version, also the one that is served.")] = False,
     although_used: Annotated[
-        bool, typer.Option(help="Also what a training has used: the adapter cannot be checked by it any more.")
+        bool, typer.Option(help="Remove it also if a training has used it. Its adapter can then no longer be audited.")
     ] = False,
     adapters: Adapters = "",
 ) -> None:
-    """Remove a version of a label for good, as where a patient wants to be forgotten. Backups keep theirs."""
+    """Remove a version of a label for good, for example at a patient's request. Backups are not changed."""
     from baps.errors import InputError, NotFoundError
 
     history = _history(studies)
     if bool(version) == all_versions:
-        raise InputError("Name a version, or say --all.")
+        raise InputError("Name a version, or use --all.")
     versions = [one for one in history.versions(image, tag) if all_versions or one.name == version]
     if not versions:
         raise NotFoundError(f"The label {tag} of {image} has no version {version}. See `baps labels list`.")
-    if not although_used and (used := [one.name for one in versions if one.is_evidence]):
+    if not although_used and (used := [one.name for one in versions if one.used_in_training]):
         raise InputError(
             f"A training has used the version {used[0]}, or may have. Nothing was removed. To remove it nevertheless, "
-            "say --although-used."
+            "add --although-used."
         )
     history.remove(image, tag, [one.name for one in versions], "on request", served=all_versions)
     note("remove a label", image, adapters=adapters, tag=tag, versions=[one.name for one in versions])
@@ -166,12 +168,12 @@ def remove(
 def export(
     studies: Studies,
     image: Image,
-    rtstruct: Annotated[Path, typer.Option(metavar="FILE", help="For radiotherapy: a DICOM RTSTRUCT.")],
+    rtstruct: Annotated[Path, typer.Option(metavar="FILE", help="File to write: a DICOM RTSTRUCT, for radiotherapy.")],
     tag: Tag = "final",
     adapters: Adapters = "",
 ) -> None:
-    """Write the label of a DICOM series as FILE, which is not there yet; it belongs to the study of the series."""
-    from baps.annotations.export import label_as_rtstruct
+    """Write the label of a DICOM series to FILE, which must not exist. It belongs to the study of the series."""
+    from baps.annotations.export import label_to_rtstruct
     from baps.errors import InputError
     from baps.utils.atomic_write import atomic_write
 
@@ -179,7 +181,7 @@ def export(
         raise InputError(f"There is a file {rtstruct} already. Give another name.")
     if not rtstruct.parent.is_dir():
         raise InputError(f"There is no folder {rtstruct.parent}. Make it first.")
-    made = label_as_rtstruct(_history(studies), image, tag)
+    made = label_to_rtstruct(_history(studies), image, tag)
     with atomic_write(rtstruct) as partly:
         made.save_as(partly, write_like_original=False)
     note("export a label", image, adapters=adapters)
@@ -189,27 +191,29 @@ def export(
 
 @app.command("import")
 def import_labels(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of labels, named as their images.")],
-    studies: Annotated[Path, typer.Argument(help="Folder of images that is served, or will be.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of labels that are named like their images.")],
+    studies: Annotated[Path, typer.Argument(help="Folder of images that is or will be served.")],
     labels: options.Labels = "",
-    author: Annotated[str, typer.Option(help="Who drew them.")] = "",
+    author: Annotated[str, typer.Option(help="Name of the person who drew them.")] = "",
     confirmed: Annotated[
-        bool, typer.Option(help="Whether a person stands by them; no training takes the others.")
+        bool, typer.Option(help="Whether a person has checked them. Trainings use only those.")
     ] = True,
-    replace: Annotated[bool, typer.Option(help="Also where there is a label already; that one is kept.")] = False,
-    dry_run: Annotated[bool, typer.Option(help="Read and check all, and save nothing.")] = False,
+    replace: Annotated[
+        bool, typer.Option(help="Import also where a label exists; that one is kept as a version.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option(help="Read and check all labels, and save nothing.")] = False,
     config: options.Config = "",
     adapters: Adapters = "",
 ) -> None:
-    """Have labels of other programs served and trained on, as if they had been submitted; DIR stays as it is.
+    """Import labels of other programs, as if they had been submitted. DIR is not changed.
 
-    A label is called as its image, or as nnU-Net and 3D Slicer call it: a_0000.nii.gz has the label a.nii.gz; a.nrrd
-    has a.seg.nrrd or a-label.nrrd. Each is read on its image and rejected if it cannot be used. Where a file does not
-    name its segments, --labels (or the settings file) says what their values mean, as for the server.
+    A label is named like its image, or as nnU-Net and 3D Slicer name it: a_0000.nii.gz has the label a.nii.gz; a.nrrd
+    has a.seg.nrrd or a-label.nrrd. Each is read on its image and rejected if it cannot be used. If a file does not
+    name its segments, --labels or the settings file defines their values, as for the server.
 
     The exit status is 1 if a label was rejected.
     """
-    from baps.annotations.label_files import USED, match_labels
+    from baps.annotations.label_files import TAG_FOLDERS, match_labels
     from baps.errors import InputError
     from baps.io import list_images
     from baps.site.settings import Settings, read_settings
@@ -218,7 +222,7 @@ def import_labels(
     for place in (folder, studies):
         if not place.is_dir():
             raise InputError(f"There is no folder {place}.")
-    files = [path for path in list_images(folder) if not (path.is_dir() and path.name in USED)]
+    files = [path for path in list_images(folder) if not (path.is_dir() and path.name in TAG_FOLDERS)]
     if not files:
         raise InputError(f"There are no labels directly in {folder}.")
     if not os.access(studies, os.W_OK):
@@ -237,7 +241,7 @@ def import_labels(
     known = {} if site.labels == Settings().labels else site.labels
     done = "can be imported" if dry_run else "imported"
 
-    def told(one: Imported) -> None:
+    def report(one: Imported) -> None:
         if one.why_not:
             console.print(f"rejected: {one.file.name}. {one.why_not}", style="yellow", markup=False)
             return
@@ -246,7 +250,7 @@ def import_labels(
             note("import a label", one.image, adapters=adapters, config=config)
 
     how = Import(known, author, confirmed, replace, dry_run)
-    results = import_labels(datastore, match_labels(files, datastore.list_images()), how, told)
+    results = import_labels(datastore, match_labels(files, datastore.list_images()), how, report)
     options.print_notes(dict.fromkeys(sentence for one in results for sentence in one.notes))
     rejected = sum(bool(one.why_not) for one in results)
     after = "can be imported; nothing was saved" if dry_run else "were imported"
@@ -271,13 +275,13 @@ def _organs(said: dict[str, object]) -> str:
 def _remarks(version: Version) -> str:
     said = version.info
     remarks = [f"made by {said['model']}"] if said.get("model") else []
-    remarks += ["damaged: take it from your backup"] if said.get("damaged") else []
+    remarks += ["damaged: restore it from your backup"] if said.get("damaged") else []
     remarks += ["not confirmed"] if said.get("confirmed") is False else []
     remarks += ["found in the folder"] if said.get("found") else []
-    remarks += [f"that of {said['restored']} again"] if said.get("restored") else []
+    remarks += [f"restored from {said['restored']}"] if said.get("restored") else []
     for organ, standing in (said.get("disputed") or {}).items():
-        before = f"that by {standing['author'] or 'nobody named'} ({standing['version']})"
-        remarks.append(f"{organ} is disputed: trainings take {before} until `baps labels confirm`")
+        before = f"the version by {standing['author'] or 'an unnamed author'} ({standing['version']})"
+        remarks.append(f"{organ} is disputed: trainings use {before} until `baps labels confirm`")
     confirmed = said.get("confirmed_by") or {}
     remarks += [f"{organ} confirmed by {who}" for organ, who in confirmed.items()]
     return ", ".join(remarks)

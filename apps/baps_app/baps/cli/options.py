@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import click
 import typer
-from click.core import ParameterSource
 
 from baps.blackbox.choices import BLACK_BOXES
 from baps.cli.console import Console
-from baps.utils.deprecation import warn_of_old_name
 
 if TYPE_CHECKING:
     from baps.blackbox import BlackBox as BlackBoxModel
@@ -25,53 +22,43 @@ BlackBox = Annotated[
     str, typer.Option(help=f"The model: {', '.join(BLACK_BOXES[:-1])} or {BLACK_BOXES[-1]} (on another machine).")
 ]
 Weights = Annotated[str, typer.Option(metavar="FILE", help="Checkpoint of the model; sam and sam2 need one.")]
-WeightsSha256 = Annotated[str, typer.Option("--weights-sha256", help="The hash that the checkpoint must have.")]
+WeightsSha256 = Annotated[str, typer.Option("--weights-sha256", help="SHA-256 that the checkpoint must have.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
 Remote = Annotated[
-    str, typer.Option(metavar="ADDRESS", help="Of the model remote: http://host:8000/model, or https, grpc, grpcs.")
+    str,
+    typer.Option(metavar="ADDRESS", help="Address of the model remote: http://host:8000/model, or https, grpc, grpcs."),
 ]
-Adapters = Annotated[str, typer.Option(metavar="FOLDER", help="Where adapters are kept; the app's own by default.")]
+Adapters = Annotated[str, typer.Option(metavar="FOLDER", help="Folder of adapters. Default: the app's own.")]
 CacheMb = Annotated[str, typer.Option(metavar="MB", help="Memory for volumes and encodings.")]
-Users = Annotated[str, typer.Option(metavar="FILE", help="Those who may use the server, see baps users.")]
-OpenId = Annotated[str, typer.Option("--openid", metavar="FILE", help="The OpenID provider whose users may.")]
+Users = Annotated[str, typer.Option(metavar="FILE", help="File of the users of the server, see baps users.")]
+OpenId = Annotated[
+    str, typer.Option("--openid", metavar="FILE", help="File of the OpenID provider whose users may sign in.")
+]
 RootPath = Annotated[
-    str, typer.Option(metavar="PATH", help="Path that a proxy serves it below: /baps for https://hospital/baps/.")
+    str, typer.Option(metavar="PATH", help="Path below which a proxy serves it: /baps for https://hospital/baps/.")
 ]
 Worklist = Annotated[
-    str, typer.Option(metavar="FILE", help="The only studies of the PACS to serve, a StudyInstanceUID a line.")
+    str, typer.Option(metavar="FILE", help="File of the studies of the PACS to serve, one StudyInstanceUID per line.")
 ]
-Config = Annotated[str, typer.Option(metavar="FILE", help="JSON file of settings, which the options overrule.")]
+Config = Annotated[str, typer.Option(metavar="FILE", help="JSON file of settings. Options override it.")]
 
-Images = Annotated[Path, typer.Option(metavar="DIR", help="Folder of images: files, or a folder for a DICOM series.")]
+Images = Annotated[Path, typer.Option(metavar="DIR", help="Folder of images: files, or one folder per DICOM series.")]
 LabelFolder = Annotated[Path, typer.Option(metavar="DIR", help="Folder of labels with the same names.")]
 Patients = Annotated[
-    Path | None, typer.Option(metavar="CSV", help="Table of image and patient, for images that do not say.")
+    Path | None,
+    typer.Option(metavar="CSV", help="Table of image and patient, for images that do not name their patient."),
 ]
-Seed = Annotated[int, typer.Option(help="Of everything random.")]
-
-
-def new_option(value: Any, old_value: Any, new: str, old: str) -> Any:
-    """Return the value of an option that version 0.1 called by another name, and warn if that name was used.
-
-    Args:
-        value: The value of the option.
-        old_value: The value of the hidden option of the old name, or None if it was not given.
-        new: The name of the option, as in ``--learning-rate``. If both are given, this one is used.
-        old: Its old name.
-    """
-    if old_value is None:
-        return value
-    warn_of_old_name(old, new)
-    parameter = new.removeprefix("--").replace("-", "_")
-    default = click.get_current_context().get_parameter_source(parameter) is ParameterSource.DEFAULT
-    return old_value if default else value
+Seed = Annotated[int, typer.Option(help="Random seed.")]
 
 
 def given(**options: str) -> dict[str, str]:
     """Return the options that were given, by the name of the setting, as ``read_settings`` takes them.
 
     Args:
-        options: Values by the name of the setting; "" where it was not given.
+        **options: Values by the name of the setting; "" where it was not given.
+
+    Returns:
+        Values of the options that were given.
     """
     return {name: value for name, value in options.items() if value}
 
@@ -80,7 +67,7 @@ def load_site(**settings: str) -> tuple[Settings, BlackBoxModel]:
     """Read the settings and load their black box.
 
     Args:
-        settings: Values by the name of the setting; "" where it was not given.
+        **settings: Values by the name of the setting; "" where it was not given.
 
     Returns:
         The settings of the site, and the black box.
@@ -124,5 +111,8 @@ def read_label(given: str | None) -> int | str | None:
 
     Args:
         given: A value of a labelmap, the name of a segment, or None for no label.
+
+    Returns:
+        The value as a number, the name, or None.
     """
     return int(given) if given and given.removeprefix("-").isdecimal() else given

@@ -1,4 +1,4 @@
-"""``baps organs``: a volumetric organ model, adapted to a few labelled volumes."""
+"""``baps organs``: adapt a volumetric organ model to a few labelled volumes, and evaluate it."""
 
 from __future__ import annotations
 
@@ -15,35 +15,43 @@ from rich.table import Table
 from baps.cli import options, outputs
 from baps.cli.audit_log import note
 from baps.cli.console import Console
+from baps.cli.old_options import CommandWithOldOptions
 from baps.errors import InputError
 from baps.fseft.choices import METHOD_NAMES
 
-app = typer.Typer(no_args_is_help=True, help="Organs of whole volumes without a click, adapted to a few labels.")
+app = typer.Typer(
+    no_args_is_help=True, help="Segment organs in whole volumes without a click, adapted to a few labels."
+)
 console = Console(soft_wrap=True, highlight=False)
 
 Label = Annotated[str, typer.Option(metavar="N", help="Value of the organ in the labels, or the name of its segment.")]
-Organ = Annotated[str, typer.Option(metavar="NAME", help="The organ; one that the model knows begins at its answer.")]
+Organ = Annotated[
+    str, typer.Option(metavar="NAME", help="The organ. One that the model knows starts from the model's mask.")
+]
 Model = Annotated[str, typer.Option(help="The organ model: bundled, or the name of a published checkpoint.")]
 Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="Checkpoint of a published model.")]
 
 
-@app.command()
+@app.command(cls=CommandWithOldOptions)
 def adapt(
     images: options.Images,
     labels: options.LabelFolder,
     label: Label,
     organ: Organ,
     out: outputs.AdapterFile,
-    method: Annotated[str, typer.Option(help="What is trained, as in spatial, lora, full; a wrong one lists all.")] = (
-        METHOD_NAMES[0]
-    ),
-    decoder: Annotated[bool, typer.Option(help="Train the decoder beside a method that changes the encoder.")] = False,
-    epochs: Annotated[int, typer.Option(help="At the most; it ends when the loss falls no more.")] = 200,
+    method: Annotated[
+        str, typer.Option(help="What to train, as in spatial, lora, full. An unknown name lists all.")
+    ] = (METHOD_NAMES[0]),
+    decoder: Annotated[
+        bool, typer.Option(help="Also train the decoder, with a method that changes the encoder.")
+    ] = False,
+    epochs: Annotated[
+        int, typer.Option(help="Maximum number of epochs. Training stops earlier on a plateau of the loss.")
+    ] = 200,
     learning_rate: Annotated[float, typer.Option(help="Initial learning rate; 0 for the method's own.")] = 0.0,
-    rate: Annotated[float | None, typer.Option(hidden=True)] = None,
     queries: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Unlabelled volumes to do well on: the organ is to be about as large there."),
+        typer.Option(metavar="DIR", help="Unlabelled volumes to adapt to: the organ should be about as large there."),
     ] = None,
     patients: options.Patients = None,
     seed: options.Seed = 0,
@@ -54,9 +62,9 @@ def adapt(
 ) -> None:
     """Adapt an organ model to labelled volumes, and check the adapter on patients that it was not trained on.
 
-    FILE holds the adapter if it is better than the model as it is, or if only one patient was given and nobody could
-    tell; else it is FILE.rejected, and FILE is not written. If it is broken off, the same command goes on from
-    FILE.unfinished.
+    FILE holds the adapter if it is better than the unadapted model, or if there is only one patient and it could not be
+    checked. Otherwise the adapter is FILE.rejected, and FILE is not written. If the training is interrupted, the same
+    command resumes it from FILE.unfinished.
     """
     import shutil
 
@@ -68,7 +76,6 @@ def adapt(
     from baps.fseft.volumes import load_volumes
     from baps.io import file_stem, list_images, read_volume
 
-    learning_rate = options.new_option(learning_rate, rate, "--learning-rate", "--rate")
     settings = OrganSettings(method, decoder, learning_rate, epochs, seed=seed)
     outputs.make_room(out)
     organs = load_organ_model(model, weights, weights_sha256, device)
@@ -81,11 +88,11 @@ def adapt(
         raise InputError(f"None of the labels can be used. {next(iter(skipped.values()), '')}")
     wanted = []
     if queries is not None:
-        from baps.fseft.preprocessing import prepare
+        from baps.fseft.preprocessing import preprocess
 
-        wanted = [prepare(read_volume(path), organs.spacing, organs.side).image for path in list_images(queries)]
+        wanted = [preprocess(read_volume(path), organs.spacing, organs.side).image for path in list_images(queries)]
         if not wanted:
-            raise InputError(f"There is no image in {queries}. Give --queries a folder of volumes, or leave it away.")
+            raise InputError(f"There is no image in {queries}. Give --queries a folder of volumes, or omit it.")
     count = sum(map(len, volumes.values()))
     knows = "knows" if organs.network.index(organ) is not None else "does not know"
     console.print(f"{count} labelled volumes of {len(volumes)} patients; the model {organs.name} {knows} {organ}")
@@ -98,21 +105,25 @@ def adapt(
             bar.update(task, total=total, completed=epoch, said=f"training Dice {dice:.3f}")
 
         kept = FeatureCache(unfinished / "readings")
-        result = adapt_organ(organs, organ, volumes, settings, None, kept, wanted, told=report, unfinished=unfinished)
+        result = adapt_organ(
+            organs, organ, volumes, settings, None, kept, wanted, progress=report, checkpoint_folder=unfinished
+        )
         bar.update(task, total=1, completed=1)
-    record: dict[str, Any] = {**result.record, "status": result.check.status}
+    record: dict[str, Any] = {**result.record, "status": result.acceptance.status}
     candidate = out.with_name(f"{out.name}.rejected")
-    rejected = result.check.status == "rejected"
+    rejected = result.acceptance.status == "rejected"
     candidate.unlink(missing_ok=True)
     write_adapter(candidate if rejected else out, result.adapter, record)
     shutil.rmtree(unfinished, ignore_errors=True)
     if rejected:
         now = f"{out} is still the earlier one" if out.exists() else f"there is no {out}"
-        console.print(f"{result.check.sentence()} Not better: the candidate is {candidate}; {now}.", style="yellow")
-    elif result.check.verdict is None:
-        console.print(f"{result.check.sentence()} The adapter is {out}. It may help or harm.", style="yellow")
+        console.print(
+            f"{result.acceptance.sentence()} Not better: the candidate is {candidate}; {now}.", style="yellow"
+        )
+    elif result.acceptance.comparison is None:
+        console.print(f"{result.acceptance.sentence()} The adapter is {out}. It may help or harm.", style="yellow")
     else:
-        console.print(f"{result.check.sentence()} Better: the adapter is {out}.", style="green")
+        console.print(f"{result.acceptance.sentence()} Better: the adapter is {out}.", style="green")
 
 
 @app.command()
@@ -123,7 +134,7 @@ def evaluate(
     organ: Organ,
     json_file: outputs.FiguresFile,
     adapter: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Of baps organs adapt; without it, the model as it is.")
+        Path | None, typer.Option(metavar="FILE", help="Adapter of baps organs adapt. Default: the unadapted model.")
     ] = None,
     model: Model = "bundled",
     weights: Weights = None,
@@ -132,8 +143,8 @@ def evaluate(
 ) -> None:
     """Measure Dice, the 95th percentile of the Hausdorff distance and the average surface distance of whole volumes.
 
-    FILE gets the figures of each volume, and their mean and spread over volumes. A distance is null where the mask is
-    empty, and such volumes do not count in its mean.
+    FILE gets the results of each volume, and their mean and standard deviation over volumes. A distance is null where
+    the mask is empty; the mean leaves these volumes out.
     """
     from baps.evaluation.folders import find_cases
     from baps.fseft.adapter_file import read_organ_adapter
@@ -148,7 +159,7 @@ def evaluate(
     if record is not None and record["adapter"]["organ"] != organ:
         raise InputError(f"The adapter was trained for {record['adapter']['organ']}, not for {organ}. Give that organ.")
     if loaded is None:
-        console.print(f"The model {organs.name} does not know {organ}: it answers with nothing.", style="yellow")
+        console.print(f"The model {organs.name} does not know {organ}: its mask is empty.", style="yellow")
     found = find_cases(images, labels, options.read_label(label))
     columns = (TextColumn("evaluating"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
@@ -177,4 +188,4 @@ def evaluate(
     table.add_row("mean", *cells)
     outputs.write_figures(json_file, figures)
     console.print(table)
-    console.print(f"Figures: {json_file}")
+    console.print(f"Results: {json_file}")

@@ -1,4 +1,4 @@
-"""Files that commands write: adapters and figures."""
+"""Files that commands write: adapters and results."""
 
 from __future__ import annotations
 
@@ -10,43 +10,53 @@ import typer
 
 from baps.errors import BapsError, InputError
 
-AdapterFile = Annotated[Path, typer.Option(metavar="FILE", help="Where the adapter goes.")]
-FiguresFile = Annotated[Path, typer.Option("--json", metavar="FILE", help="Where the figures go.")]
+AdapterFile = Annotated[Path, typer.Option(metavar="FILE", help="File for the adapter.")]
+FiguresFile = Annotated[Path, typer.Option("--json", metavar="FILE", help="JSON file for the results.")]
 
 
 def make_room(adapter: Path) -> None:
-    """Make the folder of an adapter file, before anything is computed for it.
+    """Make the folder of an adapter file before anything is computed.
+
+    Args:
+        adapter: Path of the file.
 
     Raises:
-        InputError: if it cannot be made, or the file is a folder.
+        InputError: if the folder cannot be made, or the path is that of a folder.
     """
     if adapter.is_dir():
         raise InputError(f"{adapter} is a folder. Give --out the name of a file.")
     try:
         adapter.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        said = f"The folder {adapter.parent} cannot be made ({error.strerror}). Give another --out."
-        raise InputError(said) from error
+        sentence = f"The folder {adapter.parent} cannot be made ({error.strerror}). Give another --out."
+        raise InputError(sentence) from error
 
 
 def check_figures_file(file: Path) -> None:
-    """Before anything is measured for it.
+    """Check that a results file can be written, before anything is measured.
+
+    Args:
+        file: Path of the file.
 
     Raises:
-        InputError: if it is a folder, or in none.
+        InputError: if it is a folder, or its folder does not exist.
     """
     if file.is_dir() or not file.parent.is_dir():
-        raise InputError(f"The figures cannot be written to {file}. Give --json a file in a folder that exists.")
+        raise InputError(f"The results cannot be written to {file}. Give --json a file in a folder that exists.")
 
 
 def write_figures(file: Path, figures: dict[str, Any]) -> None:
-    """As JSON.
+    """Write results as JSON.
+
+    Args:
+        file: Path of the file.
+        figures: The results.
 
     Raises:
-        BapsError: if they cannot be written.
+        BapsError: if the file cannot be written.
     """
     try:
         file.write_text(json.dumps(figures, indent=1, allow_nan=False) + "\n")
     except OSError as error:
-        said = f"The figures cannot be written to {file} ({error.strerror}). Give another --json."
-        raise BapsError(said) from error
+        sentence = f"The results cannot be written to {file} ({error.strerror}). Give another --json."
+        raise BapsError(sentence) from error

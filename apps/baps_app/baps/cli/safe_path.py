@@ -1,6 +1,7 @@
-"""No module comes from the folder that a command is run in, also where PYTHONPATH has an empty entry.
+"""Keep Python from importing modules from the current folder, also where PYTHONPATH has an empty entry.
 
-Imported before anything that is not Python's own. What Python itself imports first (``sitecustomize``) is beyond it.
+Import this before anything outside the standard library. It does not cover what Python itself imports first
+(``sitecustomize``).
 """
 
 from __future__ import annotations

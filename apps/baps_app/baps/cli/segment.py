@@ -1,4 +1,4 @@
-"""``baps segment``: clicks in, one mask out, without a server."""
+"""``baps segment``: segment a volume from clicks, without a server."""
 
 from __future__ import annotations
 
@@ -25,20 +25,25 @@ console = Console(soft_wrap=True, highlight=False)
 
 def segment(
     image: Annotated[Path, typer.Argument(help="The volume.")],
-    out: Annotated[Path, typer.Option(metavar="FILE", help=f"Where the mask goes: {', '.join(_KINDS)}.")],
-    click: Annotated[list[str] | None, typer.Option(metavar="I,J,K", help="In the organ; may be repeated.")] = None,
-    background: Annotated[list[str] | None, typer.Option(metavar="I,J,K", help="Beside it; may be repeated.")] = None,
+    out: Annotated[Path, typer.Option(metavar="FILE", help=f"File for the mask: {', '.join(_KINDS)}.")],
+    click: Annotated[
+        list[str] | None, typer.Option(metavar="I,J,K", help="Click in the organ; may be repeated.")
+    ] = None,
+    background: Annotated[
+        list[str] | None, typer.Option(metavar="I,J,K", help="Click beside it; may be repeated.")
+    ] = None,
     box: Annotated[str, typer.Option(metavar="I0,I1,J0,J1,K0,K1", help="First and last voxels of the organ.")] = "",
     plane: Annotated[
         str, typer.Option(help="How to cut: as-stored (across K), axial, coronal, sagittal, or across I, J or K.")
     ] = "as-stored",
-    label: Annotated[str, typer.Option(help="The organ, whose adapter is used; without it, the shared one.")] = "",
-    zero_shot: Annotated[bool, typer.Option("--zero-shot", help="With the model as it is, without adapters.")] = False,
+    label: Annotated[str, typer.Option(help="The organ, whose adapter is used. Default: the shared adapter.")] = "",
+    zero_shot: Annotated[bool, typer.Option("--zero-shot", help="Use the unadapted model.")] = False,
     whole_organ: Annotated[
-        bool, typer.Option("--whole-organ", help="On all slices, carried on from the clicked ones.")
+        bool, typer.Option("--whole-organ", help="Segment all slices of the organ, starting from the clicked ones.")
     ] = False,
     seconds: Annotated[
-        float | None, typer.Option(help="With --whole-organ: give what was found after so long.", show_default="no end")
+        float | None,
+        typer.Option(help="With --whole-organ: stop after so long and keep the slices so far.", show_default="no end"),
     ] = None,
     black_box: options.BlackBox = "",
     weights: options.Weights = "",
@@ -48,10 +53,10 @@ def segment(
     adapters: options.Adapters = "",
     config: options.Config = "",
 ) -> None:
-    """Segment the clicked slice of a volume: a mask of the whole volume, zero outside that slice.
+    """Segment the clicked slice of a volume. The mask has the shape of the volume and is zero outside that slice.
 
-    Points are voxel indices, as the file has them. The last click says which slice is meant. With --whole-organ clicks
-    on any number of slices across K count, and the mask is of the organ on all of them; a box says where it ends.
+    Points are voxel indices of the file. The last click selects the slice. With --whole-organ, clicks may be on any
+    number of slices across K, and the mask covers the organ on all of its slices; a box limits them.
     """
     if not out.name.endswith(_KINDS):
         raise InputError(f"A mask cannot be written as {out.name}. Give --out a name that ends in {', '.join(_KINDS)}.")
@@ -62,7 +67,7 @@ def segment(
     if seconds is not None and not (whole_organ and seconds > 0):
         raise InputError("--seconds goes with --whole-organ, and must be positive.")
     if whole_organ and plane != "as-stored":
-        raise InputError("--whole-organ works on the slices as they are stored. Leave --plane out.")
+        raise InputError("--whole-organ works on the slices as they are stored. Omit --plane.")
     request = {
         "foreground": [_numbers("--click", text, 3) for text in click or []],
         "background": [_numbers("--background", text, 3) for text in background or []],
@@ -89,7 +94,7 @@ def segment(
         try:
             mask, notes, lines = _whole_organ(segmenter, image, request, labels, not zero_shot, seconds)
         except KeyboardInterrupt:
-            raise BapsError("Given up; nothing was written.") from None
+            raise BapsError("Interrupted; nothing was written.") from None
     else:
         mask, notes, lines = _one_slice(segmenter, image, request, labels, not zero_shot)
     suffix = next(kind for kind in _KINDS if out.name.endswith(kind))
@@ -106,7 +111,7 @@ def segment(
 
 
 Found = tuple["Volume", list[str], dict[str, str]]
-"""The mask, notes, and what else there is to say, by name."""
+"""The mask, notes, and other lines to print, by name."""
 
 
 def _one_slice(
@@ -142,7 +147,7 @@ def _whole_organ(
 ) -> Found:
     from baps.imaging.volume import Volume
     from baps.inference.requests.click import read_organ_clicks
-    from baps.inference.whole_organ import name_slices, segment_organ
+    from baps.inference.whole_organ import format_slices, segment_organ
 
     volume, _ = segmenter.volume(image)
     clicks = read_organ_clicks(request, volume, labels)
@@ -156,12 +161,12 @@ def _whole_organ(
             clicks,
             clicks.label,
             adapted,
-            go_on=lambda: time.monotonic() < deadline,
+            should_continue=lambda: time.monotonic() < deadline,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     notes = [*clicks.notes, *found.notes, *volume.notes]
     if found.stopped:
-        notes.append(f"The {seconds:g} seconds were spent: what was found so far ends at {name_slices(found.stopped)}.")
+        notes.append(f"The {seconds:g} seconds have passed: the mask ends at {format_slices(found.stopped)}.")
     lines = {
         "label": clicks.label or "none",
         "slices": f"{found.slices[0]} to {found.slices[-1]} across K, {len(found.slices)} of them"
@@ -175,7 +180,7 @@ def _whole_organ(
 
 
 def _served(adapter: tuple[str, str] | None) -> str:
-    return f"{adapter[0] or 'shared'} {adapter[1]}" if adapter else "none, the model as it is"
+    return f"{adapter[0] or 'shared'} {adapter[1]}" if adapter else "none, the unadapted model"
 
 
 def _numbers(option: str, text: str, count: int) -> list[float]:

@@ -1,4 +1,4 @@
-"""``baps serve``: become the server."""
+"""``baps serve``: start the server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def serve(
         ),
     ],
     labels: options.Labels = "",
-    host: Annotated[str, typer.Option(help="Address to listen on; others than 127.0.0.1 need users.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on. Any but 127.0.0.1 needs users.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     black_box: options.BlackBox = "",
     weights: options.Weights = "",
@@ -36,8 +36,8 @@ def serve(
 ) -> None:
     """Serve a folder of images or a PACS to 3D Slicer and OHIF.
 
-    The user and the password of a PACS are taken from MONAI_LABEL_DICOMWEB_USERNAME and MONAI_LABEL_DICOMWEB_PASSWORD
-    in the environment, never from the command line, which other users can read.
+    The account for a PACS comes from the setting pacs_credentials, or from MONAI_LABEL_DICOMWEB_USERNAME and
+    MONAI_LABEL_DICOMWEB_PASSWORD in the environment; never from the command line, which other users can read.
     """
     from baps.site.server_command import check_listening, check_port, check_studies, serving_command
     from baps.site.settings import check_settings, read_settings
@@ -63,6 +63,9 @@ def serve(
     check_listening(host, site.closed)
     check_port(host, port)
     command, environment = serving_command(studies, host, port, settings)
-    print(f"==> Starting the server on {studies}. It says when it answers, in half a minute or so; stop with Ctrl+C.")
-    sys.stdout.flush()  # Nothing of this process is left after the next line.
+    print(
+        f"==> Starting the server on {studies}. It prints its address when it is ready, in about half a minute. "
+        "Stop it with Ctrl+C."
+    )
+    sys.stdout.flush()  # The next line replaces this process.
     os.execve(command[0], command, environment)  # noqa: S606 (no shell; a process of its own would not get the signals)

@@ -1,4 +1,4 @@
-"""``baps users``: who may use the server."""
+"""``baps users``: manage the users of the server."""
 
 from __future__ import annotations
 
@@ -11,19 +11,17 @@ from rich.table import Table
 
 from baps.cli.audit_log import note, private_files
 from baps.cli.console import Console
-from baps.cli.options import Adapters as Noted
+from baps.cli.options import Adapters
 from baps.site.roles import Role
 
 if TYPE_CHECKING:
     from baps.site.users import Users
 
-app = typer.Typer(
-    no_args_is_help=True, callback=private_files, help="Add, list, renew and remove those who may use the server."
-)
+app = typer.Typer(no_args_is_help=True, callback=private_files, help="Add, list, renew and remove users of the server.")
 
-Name = Annotated[str, typer.Argument(help="Of the user: letters, digits and . @ + - _")]
-File = Annotated[str, typer.Option(metavar="FILE", help="The file of users; by default that of the settings.")]
-Days = Annotated[Optional[int], typer.Option(help="After which the token ends; by default never.")]  # noqa: UP045 (typer)
+Name = Annotated[str, typer.Argument(help="Name of the user: letters, digits and . @ + - _")]
+File = Annotated[str, typer.Option(metavar="FILE", help="File of users. Default: that of the settings.")]
+Days = Annotated[Optional[int], typer.Option(help="Days until the token expires. Default: never.")]  # noqa: UP045 (typer)
 console = Console(soft_wrap=True, highlight=False)
 
 
@@ -34,19 +32,19 @@ def _users(file: str) -> Users:
 
     path = Path(file).expanduser() if file else read_settings({}).users
     if path is None:
-        raise InputError("Say which file: --file /etc/baps/users.json, or BAPS_USERS in the environment.")
+        raise InputError("Name the file of users: --file /etc/baps/users.json, or BAPS_USERS in the environment.")
     return Users(path)
 
 
 @app.command()
 def add(
     name: Name,
-    role: Annotated[Role, typer.Option(help="What they may do.")],
+    role: Annotated[Role, typer.Option(help="Role of the user.")],
     file: File = "",
     days: Days = None,
-    adapters: Noted = "",
+    adapters: Adapters = "",
 ) -> None:
-    """Add a user and show their token, once."""
+    """Add a user and print their token, once."""
     token = _users(file).add(name, role, days)
     note("add a user", adapters=adapters, about=name, as_role=role.value)
     _show(name, token)
@@ -54,32 +52,34 @@ def add(
 
 @app.command("list")
 def list_users(file: File = "") -> None:
-    """Users, their roles, and when their tokens were made and end."""
-    table = Table("user", "role", "token made", "token ends")
+    """List users, their roles, and when their tokens were made and expire."""
+    table = Table("user", "role", "token made", "token expires")
     for user in _users(file).all().values():
         ends = f"{user.expires:%Y-%m-%d}" if user.expires else "never"
         table.add_row(
-            escape(user.name), user.role.value, f"{user.created:%Y-%m-%d}", "has ended" if user.expired else ends
+            escape(user.name), user.role.value, f"{user.created:%Y-%m-%d}", "has expired" if user.expired else ends
         )
     console.print(table)
 
 
 @app.command()
-def renew(name: Name, file: File = "", days: Days = None, adapters: Noted = "") -> None:
-    """Give a user a new token and show it, once; the old one ends at once."""
+def renew(name: Name, file: File = "", days: Days = None, adapters: Adapters = "") -> None:
+    """Give a user a new token and print it, once. The old one becomes invalid at once."""
     token = _users(file).renew(name, days)
     note("renew a user's token", adapters=adapters, about=name)
     _show(name, token)
 
 
 @app.command()
-def remove(name: Name, file: File = "", adapters: Noted = "") -> None:
-    """Remove a user, whose token ends at once, also in a server that runs."""
+def remove(name: Name, file: File = "", adapters: Adapters = "") -> None:
+    """Remove a user. The token becomes invalid at once, also in a running server."""
     _users(file).remove(name)
     note("remove a user", adapters=adapters, about=name)
     console.print(f"{name} is removed.", markup=False)
 
 
 def _show(name: str, token: str) -> None:
-    console.print(f"The token of {name}, which is shown only now. In Slicer and on the login page it is the password:")
+    console.print(
+        f"The token of {name}, which is printed only once. It is the password in Slicer and on the login page:"
+    )
     console.print(token, markup=False)

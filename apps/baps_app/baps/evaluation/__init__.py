@@ -1,1 +1,1 @@
-"""How good masks are: labelled cases, splits by patient, scores, and whether a candidate is better."""
+"""Evaluate masks: labelled cases, splits by patient, scores, and whether a candidate is better."""

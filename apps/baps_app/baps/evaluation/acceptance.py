@@ -1,4 +1,4 @@
-"""Is the candidate better? Paired, on patients that it was not trained on, with fixed clicks."""
+"""Decide whether a candidate is better: a paired comparison on patients it was not trained on, with fixed clicks."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 Scores = Mapping[str, NDArray[np.float64]]
-"""Dice of each patient, (slices, click sets)."""
+"""Dice (0 to 1) by patient, (slices, click sets)."""
 
-_ENOUGH_PATIENTS = 3
+_MIN_PATIENTS = 3
+"""Smallest number of patients for a standard error over patients."""
 
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """What the check found.
+    """A comparison of two models on the same slices with the same clicks. All values are Dice, 0 to 1.
 
     Attributes:
-        before, after: mean Dice without and with the adapter.
-        before_std, after_std: spread over the sets of clicks of the mean over slices.
-        gain: mean of the paired differences.
-        standard_error: of that mean, or None if there is but one unit.
-        unit: what the standard error is taken over: ``patient`` with three or more, else ``slice`` or ``volume`` (which
-            says less, for those of one patient are alike).
-        count: of units.
+        before, after: mean Dice of the first and the second model.
+        before_std, after_std: standard deviation over the sets of clicks of the mean over slices.
+        gain: mean of the paired differences, over patients.
+        standard_error: standard error of the gain, or None if there is only one unit.
+        unit: unit of the standard error: ``patient`` with three patients or more, else ``slice`` or ``volume``. The
+            latter underestimate the error, because those of one patient are correlated.
+        count: number of units.
     """
 
     before: float
@@ -40,11 +41,11 @@ class PairedComparison:
 
     @property
     def better(self) -> bool:
-        """Whether the mean gain exceeds zero and its standard error."""
+        """Whether the gain is positive and exceeds its standard error."""
         return self.standard_error is not None and self.gain > 0 and self.gain > self.standard_error
 
     def sentence(self) -> str:
-        """The numbers, for people."""
+        """Describe the comparison in a sentence."""
         error = "unknown" if self.standard_error is None else f"{self.standard_error:.3f}"
         return (
             f"Dice {self.before:.3f} before and {self.after:.3f} after on held-back patients: "
@@ -53,100 +54,115 @@ class PairedComparison:
         )
 
     def record(self) -> dict[str, object]:
-        """For the adapter's record."""
+        """Return the comparison as JSON, for the adapter's record."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Acceptance:
-    """What becomes of a candidate.
+    """Whether a candidate is to be published.
 
     Attributes:
-        verdict: against the model as it is, or None where there was but one patient.
-        against_served: against the served adapter, on patients that neither was trained on, or None where there are
-            none.
-        no_worse: than what is served: on those patients, else by the gain that was found for each over the model as it
-            is, its standard error allowed for.
-        least: Dice that it must reach whatever it is compared with, 0 to 1.
+        comparison: comparison with the unadapted model, or None if there was only one patient.
+        against_served: comparison with the served adapter, on patients that neither was trained on, or None if there
+            are none.
+        no_worse_than_served: whether the candidate is no worse than the served adapter: on those patients, or else by
+            the gain of each over the unadapted model, allowing for the candidate's standard error.
+        min_dice: Dice (0 to 1) that the candidate must reach in any case.
     """
 
-    verdict: PairedComparison | None
+    comparison: PairedComparison | None
     against_served: PairedComparison | None
-    no_worse: bool
-    least: float = 0.0
+    no_worse_than_served: bool
+    min_dice: float = 0.0
 
     @property
-    def _useful(self) -> bool:
-        return self.verdict is None or self.verdict.after >= self.least
+    def _reaches_min_dice(self) -> bool:
+        return self.comparison is None or self.comparison.after >= self.min_dice
 
     @property
     def status(self) -> str:
-        """``accepted`` if it is better than the unadapted model and no worse than what is served, else ``rejected``.
+        """``accepted`` if the candidate beats the unadapted model and is no worse than the served adapter, else
+        ``rejected``.
 
-        ``unverified`` where nobody could judge.
+        ``unverified`` if there was nobody to evaluate it on.
         """
-        if self.verdict is None:
+        if self.comparison is None:
             return "unverified"
-        return "accepted" if self.verdict.better and self.no_worse and self._useful else "rejected"
+        return (
+            "accepted"
+            if self.comparison.better and self.no_worse_than_served and self._reaches_min_dice
+            else "rejected"
+        )
 
     def sentence(self) -> str:
-        """What the check found, for people."""
-        if self.verdict is None:
-            return "Only one patient: nobody is left to check the adapter on. Label another one."
-        said = f"{self.verdict.sentence()}."
+        """Describe the outcome in sentences."""
+        if self.comparison is None:
+            return "There is only one patient, so the adapter was not evaluated. Label a volume of another patient."
+        text = f"{self.comparison.sentence()}."
         if self.against_served:
-            said += f" Against the served adapter: gain {self.against_served.gain:+.3f}."
-        elif not self.no_worse:
-            said += " The served adapter gained more."
-        if not self._useful:
-            said += f" Below {self.least:g} a mask takes longer to correct than to draw. Label more volumes."
-        return said
+            text += f" Against the served adapter: gain {self.against_served.gain:+.3f}."
+        elif not self.no_worse_than_served:
+            text += " The served adapter gained more."
+        if not self._reaches_min_dice:
+            text += f" Below {self.min_dice:g} a mask takes longer to correct than to draw. Label more volumes."
+        return text
 
     def record(self) -> dict[str, Any]:
-        """For the adapter's record."""
+        """Return the outcome as JSON, for the adapter's record."""
         return {
-            "verdict": self.verdict.record() if self.verdict else None,
+            "verdict": self.comparison.record() if self.comparison else None,
             "against_served": self.against_served.record() if self.against_served else None,
         }
 
 
-def check(
+def check_acceptance(
     before: Scores,
     after: Scores,
-    served: Scores,
-    served_verdict: Mapping[str, Any] | None,
-    least: float = 0.0,
-    piece: str = "slice",
+    served_scores: Scores,
+    served_comparison: Mapping[str, Any] | None,
+    min_dice: float = 0.0,
+    unit_name: str = "slice",
 ) -> Acceptance:
-    """Whether a candidate is to be served.
+    """Decide whether a candidate is to be published.
 
     Args:
-        before, after: see ``compare``; empty where nobody judges.
-        served: likewise of the served adapter, of those patients that it was not trained on.
-        served_verdict: what the check said of the served adapter when it was made, see ``PairedComparison.record``.
-        least: see ``Acceptance``.
-        piece: see ``compare``.
+        before: scores of the unadapted model, see ``compare``; empty if nobody is held out.
+        after: scores of the candidate on the same patients.
+        served_scores: scores of the served adapter, of those patients that it was not trained on.
+        served_comparison: the comparison in the served adapter's record, see ``PairedComparison.record``, or None.
+        min_dice: Dice (0 to 1) that the candidate must reach in any case.
+        unit_name: what was scored, ``slice`` or ``volume``.
+
+    Returns:
+        The decision with its reasons.
     """
-    verdict = compare(before, after, piece) if after else None
-    if served:
-        against = compare(served, {patient: after[patient] for patient in served}, piece)
-        return Acceptance(verdict, against, against.gain >= 0, least)
-    if verdict is None or served_verdict is None:
-        return Acceptance(verdict, None, True, least)
-    return Acceptance(verdict, None, verdict.gain + (verdict.standard_error or 0) >= served_verdict["gain"], least)
+    comparison = compare(before, after, unit_name) if after else None
+    if served_scores:
+        against_served = compare(served_scores, {patient: after[patient] for patient in served_scores}, unit_name)
+        return Acceptance(comparison, against_served, against_served.gain >= 0, min_dice)
+    if comparison is None or served_comparison is None:
+        return Acceptance(comparison, None, True, min_dice)
+    return Acceptance(
+        comparison, None, comparison.gain + (comparison.standard_error or 0) >= served_comparison["gain"], min_dice
+    )
 
 
-def compare(before: Scores, after: Scores, piece: str = "slice") -> PairedComparison:
+def compare(before: Scores, after: Scores, unit_name: str = "slice") -> PairedComparison:
     """Compare two scorings of the same slices with the same clicks, or of the same volumes.
 
     Args:
-        before, after: of the same patients.
-        piece: what was scored.
+        before: scores of the first model.
+        after: scores of the second model, of the same patients.
+        unit_name: what was scored, ``slice`` or ``volume``.
+
+    Returns:
+        The comparison.
     """
     differences = [(after[patient] - before[patient]).mean(1) for patient in before]
     by_patient = np.array([values.mean() for values in differences])
-    few = len(differences) < _ENOUGH_PATIENTS
-    unit, values = (piece, np.concatenate(differences)) if few else ("patient", by_patient)
+    use_pieces = len(differences) < _MIN_PATIENTS
+    unit, values = (unit_name, np.concatenate(differences)) if use_pieces else ("patient", by_patient)
     error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
     first, second = np.concatenate(list(before.values())), np.concatenate([after[patient] for patient in before])
     return PairedComparison(

@@ -1,4 +1,4 @@
-"""From labelled volumes to labelled slices on the canvas."""
+"""Load labelled slices on the canvas from labelled volumes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from baps.imaging.volume import Volume
 from baps.imaging.windowing import Window, choose_window
 from baps.io import read_label_map, read_volume
 
-_LEAST_PIXELS = 10
+_MIN_PIXELS = 10
+"""Smallest area of an organ on the canvas, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -26,36 +27,44 @@ class Case:
     """A volume and its labels on disk.
 
     Attributes:
-        image, labels: the files.
-        value: of the wanted label in the labels.
-        patient: whom it shows; volumes of one patient are never on both sides of a split.
-        covered: slices across K on which the organ was labelled, or None for all. The others are ignored: what is not
-            marked there is not background.
-        source: the DICOM series or file that the image was read from, if it is another one.
+        image: file or DICOM folder of the volume.
+        labels: file of the labels.
+        value: value of the organ in the labels.
+        patient: the patient; volumes of one patient are never on both sides of a split.
+        annotated_slices: indices across K of the slices on which the organ was annotated, or None for all. Other slices
+            are ignored, because what is not marked there is not background.
+        source: the DICOM series or file that the image was converted from, or None.
     """
 
     image: Path
     labels: Path
     value: int
     patient: str
-    covered: frozenset[int] | None = None
+    annotated_slices: frozenset[int] | None = None
     source: Path | None = None
 
 
 class CaseReader:
-    """Reads cases; the last volume and its labels are kept, for the next case is often another label of the same."""
+    """Read cases; the last volume and its labels are kept, because the next case is often another label of the same
+    volume."""
 
     def __init__(self) -> None:
         self._last: tuple[Path, Path, Volume, LabelMap, Window] | None = None
 
     def read(self, case: Case) -> tuple[Volume, NDArray[np.bool_], Window]:
-        """The volume, where the organ is, (I, J, K), and the volume's own window.
+        """Read a case.
+
+        Args:
+            case: the volume and the organ.
+
+        Returns:
+            The volume, the mask of the organ (I, J, K), and the volume's own window.
 
         Raises:
-            InputError: if the volume or the labels cannot be used, or the organ is nowhere in them.
+            InputError: if the volume or the labels cannot be used, or the organ is not marked.
         """
         if self._last is None or self._last[:2] != (case.image, case.labels):
-            self._last = None  # One volume is in memory at a time.
+            self._last = None  # Keep one volume in memory at a time.
             volume = read_volume(case.image)
             labels = read_label_map(case.labels, volume, case.source or case.image)
             self._last = case.image, case.labels, volume, labels, choose_window(volume)
@@ -63,85 +72,94 @@ class CaseReader:
         organ = labels.mask(case.value)
         if not organ.any():
             raise InputError(
-                f"The label {case.labels.name} holds no voxel of value {case.value}. Segment the organ before you "
+                f"The label {case.labels.name} has no voxel of value {case.value}. Segment the organ before you "
                 "save, or check the numbers of the segments."
             )
         return volume, organ, window
 
 
-def slices_showing(organ: NDArray[np.bool_], canvas: Canvas, covered: frozenset[int] | None = None) -> list[int]:
-    """Indices across K of the slices that show an organ well.
+def slices_showing(
+    organ: NDArray[np.bool_], canvas: Canvas, annotated_slices: frozenset[int] | None = None
+) -> list[int]:
+    """Find the slices that show an organ well.
 
-    Slices with less than a tenth of the organ's largest cross-section, or less than 10 pixels on the canvas, are left
-    out: nobody clicks there first.
+    Slices with less than a tenth of the organ's largest cross-section, or fewer than 10 pixels of it on the canvas, are
+    excluded, because users do not click there first.
 
     Args:
-        organ: (I, J, K).
-        canvas: of its slices.
-        covered: slices that count, or None for all.
+        organ: mask of the organ, (I, J, K).
+        canvas: canvas of its slices across K.
+        annotated_slices: slices to consider, or None for all.
+
+    Returns:
+        Indices across K, in order.
     """
     areas = organ.sum(axis=(0, 1))
-    if covered is not None:
-        areas[[index for index in range(len(areas)) if index not in covered]] = 0
+    if annotated_slices is not None:
+        areas[[index for index in range(len(areas)) if index not in annotated_slices]] = 0
     scale_x, scale_y = canvas.scale
-    least = max(areas.max() / 10, _LEAST_PIXELS / (scale_x * scale_y))
-    return [int(index) for index in np.flatnonzero((areas > 0) & (areas >= min(least, areas.max())))]
+    min_area = max(areas.max() / 10, _MIN_PIXELS / (scale_x * scale_y))
+    return [int(index) for index in np.flatnonzero((areas > 0) & (areas >= min(min_area, areas.max())))]
 
 
 def labelled_slices(
-    case: Case, side: int, most: int, window: Window | None = None, reader: CaseReader | None = None
+    case: Case, side: int, max_slices: int, window: Window | None = None, reader: CaseReader | None = None
 ) -> list[LabelledSlice]:
-    """Slices of a case that show the organ well, evenly spaced.
+    """Load slices of a case that show the organ well, evenly spaced.
 
     Args:
-        case: the volume.
-        side: of the canvas, pixels.
-        most: slices at the most.
-        window: another window than the volume's own.
-        reader: to read it with.
+        case: the volume and the organ.
+        side: side of the canvas, pixels.
+        max_slices: maximum number of slices.
+        window: a window to use instead of the volume's own.
+        reader: reads the case, or None for a new reader.
+
+    Returns:
+        The labelled slices; there is at least one.
 
     Raises:
-        InputError: as ``CaseReader.read``, or if the organ is too small on every slice that is covered.
+        InputError: as ``CaseReader.read``, or if the organ is too small on every annotated slice.
     """
     volume, organ, own_window = (reader or CaseReader()).read(case)
-    shown = slices_showing(organ, Canvas.fit(volume, Plane(SLICE_AXIS, 0), side), case.covered)
+    indices = slices_showing(organ, Canvas.fit(volume, Plane(SLICE_AXIS, 0), side), case.annotated_slices)
     window = window or own_window
-    found = []
-    for index in evenly_spaced(shown, most):
+    labelled = []
+    for index in evenly_spaced(indices, max_slices):
         plane = Plane(SLICE_AXIS, index)
         canvas = Canvas.fit(volume, plane, side)
-        truth = canvas.draw(plane.extract(organ)) > 0.5
-        if truth.sum() >= _LEAST_PIXELS:
-            found.append(LabelledSlice(case.patient, canvas_image(volume, plane, canvas, window), truth, window))
-    if not found:
+        target = canvas.draw(plane.extract(organ)) > 0.5
+        if target.sum() >= _MIN_PIXELS:
+            labelled.append(LabelledSlice(case.patient, canvas_image(volume, plane, canvas, window), target, window))
+    if not labelled:
         raise InputError(
-            f"The organ in {case.labels.name} is smaller than {_LEAST_PIXELS} pixels of a canvas of {side} on every "
-            "slice that is covered; nothing can be learned from it."
+            f"The organ in {case.labels.name} is smaller than {_MIN_PIXELS} pixels of a canvas of {side} on every "
+            "annotated slice, which is too small to train on. Annotate more slices."
         )
-    return found
+    return labelled
 
 
 def load_cases(
-    cases: Sequence[Case], side: int, most: int, folder: Path | None = None
+    cases: Sequence[Case], side: int, max_slices: int, folder: Path | None = None
 ) -> tuple[SlicesByPatient, dict[str, str]]:
-    """The slices of every case that can be used; one broken file does not stop the others.
+    """Load the slices of every case that can be used; a broken file does not stop the others.
 
     Args:
-        cases: volumes; one is in memory at a time.
-        side, most: as in ``labelled_slices``.
-        folder: on whose disk the slices are kept as long as they are used; else where temporary files are.
+        cases: the cases; one volume is in memory at a time.
+        side: side of the canvas, pixels.
+        max_slices: maximum number of slices per case.
+        folder: folder on whose disk the slices are kept while they are used, or None for the folder of temporary files.
 
     Returns:
-        Slices by patient, and for each image and label that was left out the reason.
+        Slices by patient, and the reason for each image and label that was skipped.
     """
     slices: dict[str, list[AnySlice]] = {}
     skipped: dict[str, str] = {}
     file, reader = SliceFile(folder), CaseReader()
     for case in cases:
         try:
-            found = [file.keep(piece) for piece in labelled_slices(case, side, most, reader=reader)]
+            labelled = [file.keep(piece) for piece in labelled_slices(case, side, max_slices, reader=reader)]
         except InputError as error:
             skipped[f"{case.image.name}, label {case.value}"] = str(error)
         else:
-            slices.setdefault(case.patient, []).extend(found)
+            slices.setdefault(case.patient, []).extend(labelled)
     return slices, skipped

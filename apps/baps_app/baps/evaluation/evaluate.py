@@ -1,4 +1,4 @@
-"""How good are the masks that a user gets? Dice at the voxels of the volume, by fixed clicks or boxes."""
+"""Evaluate the masks that a user gets: Dice at the voxels of the volume, from fixed clicks or boxes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from baps.adapters.adapter import Adapter
 from baps.blackbox import BlackBox
 from baps.errors import InputError
 from baps.evaluation.cases import Case, CaseReader, slices_showing
-from baps.evaluation.interactive import Ask, Corrections, asker, simulate_corrections, summarise
+from baps.evaluation.interactive import (
+    InteractiveScores,
+    SegmentFunction,
+    build_segment_function,
+    simulate_corrections,
+    summarise_corrections,
+)
 from baps.evaluation.slices import evenly_spaced
 from baps.imaging.canvas import SLICE_AXIS, Canvas, Plane
 from baps.imaging.slice_image import canvas_image
@@ -21,44 +27,45 @@ from baps.prompts import Prompt
 from baps.prompts.simulated import check_prompts
 
 CLICK_SEEDS = 5
-_SLICES = 12
+_MAX_SLICES = 12
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured.
+    """The result of an evaluation.
 
     Attributes:
-        dice: of each case (an image's name) and label value, one number a set of clicks: the mean over its slices, by
-            the first prompt alone.
+        dice: Dice (0 to 1) by case (an image's name) and label value, one number per set of clicks: the mean over
+            slices, from the first prompt only.
         skipped: images that could not be used, with reasons.
-        black_box_images: that were asked.
-        corrections: with further clicks, or None if there was one prompt a slice.
+        black_box_images: number of images that were queried.
+        corrections: Dice with further clicks, or None if each slice had one prompt.
     """
 
     dice: Mapping[str, Mapping[int, Sequence[float]]]
     skipped: Mapping[str, str]
     black_box_images: int
-    corrections: Corrections | None = None
+    corrections: InteractiveScores | None = None
 
     @property
     def by_case(self) -> dict[str, float]:
-        """Mean over the labels of each case."""
+        """Mean Dice over the labels of each case."""
         return {name: float(np.mean(list(labels.values()))) for name, labels in self.dice.items()}
 
     @property
     def mean(self) -> float:
-        """Over labels, then cases."""
+        """Mean Dice over labels, then cases."""
         return float(np.mean(list(self.by_case.values())))
 
     @property
     def std(self) -> float:
-        """Spread of the mean over the sets of clicks."""
+        """Standard deviation of the mean over the sets of clicks."""
         sets = [np.mean(list(labels.values()), axis=0) for labels in self.dice.values()]
         return float(np.mean(sets, axis=0).std())
 
     def record(self) -> dict[str, object]:
-        """As JSON. ``cases`` is how many there are; what ``corrections`` holds is there if they are."""
+        """Return the evaluation as JSON. ``cases`` is their number; the fields of ``corrections`` are added if there
+        are any."""
         return {
             "mean": self.mean,
             "std": self.std,
@@ -83,50 +90,54 @@ def evaluate(
     progress: Callable[[int, int], None] | None = None,
     clicks: int = 1,
 ) -> Evaluation:
-    """Measure a black box, adapted or not, as a user meets it: one click or box on a slice, the mask on its voxels.
+    """Evaluate a black box with or without an adapter, as a user meets it: one prompt on a slice, the mask at its
+    voxels.
 
-    With more clicks the user goes on: each further one goes where the last mask is most wrong (``draw_correction``).
-    The first prompts depend on the seed, the case and the slice alone, so that two evaluations can be compared.
+    With more clicks, each further one is placed where the last mask is most wrong (``draw_correction``). The first
+    prompts depend on the seed, the case and the slice only, so that two evaluations can be compared.
 
     Args:
         black_box: the model.
-        cases: labelled images, the labels of one image after another.
-        adapter: of the black box, or None for the model as it is.
-        prompt: ``click`` or ``box``, to begin with.
-        seed: of the clicks; five sets of them are drawn on up to 12 slices of each case and label.
-        progress: told (cases done, cases).
-        clicks: on a slice, 1 to 10; a box to begin with counts as one. Where a mask needs none any more, its Dice
-            stays, and the black box is not asked again.
+        cases: labelled images, with the labels of one image next to each other.
+        adapter: an adapter of the black box, or None for the unadapted model.
+        prompt: kind of the first prompt, ``click`` or ``box``.
+        seed: seed of the clicks; five sets of clicks are drawn on up to 12 slices of each case and label.
+        progress: called with the number of cases done, and of all cases.
+        clicks: number of clicks on a slice, 1 to 10; a box counts as one. If a mask needs no more clicks, its Dice
+            stays, and the black box is not queried again.
+
+    Returns:
+        The scores.
 
     Raises:
         InputError: if no case can be used, or the black box does not understand the clicks.
     """
     check_prompts(prompt, seed, clicks)
-    able = black_box.capabilities
-    if clicks > 1 and not (able.clicks and able.negative_clicks):
+    capabilities = black_box.capabilities
+    if clicks > 1 and not (capabilities.clicks and capabilities.negative_clicks):
         raise InputError(
-            f"{able.name} does not understand both foreground and background clicks, so its masks cannot be corrected. "
-            "Evaluate it with clicks=1."
+            f"{capabilities.name} does not understand both foreground and background clicks, so its masks cannot be "
+            "corrected. Evaluate it with clicks=1."
         )
-    asked, reader = black_box.images_queried, CaseReader()
-    found: dict[str, dict[int, NDArray[np.float64]]] = {}
+    images_before, reader = black_box.images_queried, CaseReader()
+    scores_by_case: dict[str, dict[int, NDArray[np.float64]]] = {}
     skipped: dict[str, str] = {}
     for number, case in enumerate(cases):
         try:
             scores = _score(black_box, case, reader, adapter, prompt, seed, clicks)
-            found.setdefault(case.image.name, {})[case.value] = scores
+            scores_by_case.setdefault(case.image.name, {})[case.value] = scores
         except InputError as error:
             skipped[f"{case.image.name}, label {case.value}"] = str(error)
         if progress:
             progress(number + 1, len(cases))
-    if not found:
+    if not scores_by_case:
         raise InputError(f"No case can be evaluated. {next(iter(skipped.values()), 'There are none.')}")
     dice = {
         name: {value: scores[..., 0].mean(axis=0).tolist() for value, scores in labels.items()}
-        for name, labels in found.items()
+        for name, labels in scores_by_case.items()
     }
-    corrections = summarise([labels.values() for labels in found.values()]) if clicks > 1 else None
-    return Evaluation(dice, skipped, black_box.images_queried - asked, corrections)
+    corrections = summarise_corrections([labels.values() for labels in scores_by_case.values()]) if clicks > 1 else None
+    return Evaluation(dice, skipped, black_box.images_queried - images_before, corrections)
 
 
 def _score(
@@ -138,22 +149,26 @@ def _score(
     seed: int,
     clicks: int,
 ) -> NDArray[np.float64]:
-    """Dice of each slice with each set of clicks after each click, (slices, sets, clicks)."""
+    """Compute the Dice of each slice with each set of clicks after each click, (slices, sets, clicks)."""
     volume, organ, window = reader.read(case)
     side = black_box.capabilities.input_size
-    shown = slices_showing(organ, Canvas.fit(volume, Plane(SLICE_AXIS, 0), side), case.covered)
+    indices = slices_showing(organ, Canvas.fit(volume, Plane(SLICE_AXIS, 0), side), case.annotated_slices)
     scores = []
-    for index in evenly_spaced(shown, _SLICES):
+    for index in evenly_spaced(indices, _MAX_SLICES):
         plane = Plane(SLICE_AXIS, index)
-        canvas, truth = Canvas.fit(volume, plane, side), plane.extract(organ)
-        place = [crc32(case.image.name.encode()), case.value, index]
-        randoms = [np.random.default_rng([seed, n, *place]) for n in range(CLICK_SEEDS)]
-        ask = asker(black_box, adapter, canvas_image(volume, plane, canvas, window))
+        canvas, target = Canvas.fit(volume, plane, side), plane.extract(organ)
+        seed_parts = [crc32(case.image.name.encode()), case.value, index]
+        generators = [np.random.default_rng([seed, n, *seed_parts]) for n in range(CLICK_SEEDS)]
+        segment = build_segment_function(black_box, adapter, canvas_image(volume, plane, canvas, window))
 
-        def masks(prompts: Sequence[Prompt], ask: Ask = ask, canvas: Canvas = canvas) -> list[NDArray[np.bool_]]:
-            return [canvas.restore(one) > 0.5 for one in ask([prompt.mapped(canvas.to_canvas) for prompt in prompts])]
+        def masks(
+            prompts: Sequence[Prompt], segment: SegmentFunction = segment, canvas: Canvas = canvas
+        ) -> list[NDArray[np.bool_]]:
+            return [
+                canvas.restore(one) > 0.5 for one in segment([prompt.mapped(canvas.to_canvas) for prompt in prompts])
+            ]
 
-        scores.append(simulate_corrections(masks, truth, kind, clicks, randoms))
+        scores.append(simulate_corrections(masks, target, kind, clicks, generators))
     if not scores:
-        raise InputError("The organ is on no slice that its label covers.")
+        raise InputError("The organ is on none of the annotated slices.")
     return np.array(scores)

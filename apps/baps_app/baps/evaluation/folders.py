@@ -1,4 +1,4 @@
-"""Cases from two folders with equal file names, one of images and one of labels."""
+"""Find cases in two folders with equal file names, one of images and one of labels."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from baps.imaging.label_map import LabelMap
 from baps.io import file_stem, is_dicom_folder, label_stem, list_images, read_label_map, read_patient, read_volume
 from baps.utils.context_collector import notes
 
-_WHITES = {1, 255, 65535}
-"""What white is in masks of black and white, of 1, 8 and 16 bit."""
+_WHITE_VALUES = {1, 255, 65535}
+"""Values of white in black-and-white masks of 1, 8 and 16 bits."""
 
 
 @dataclass(frozen=True)
 class Folders:
-    """What two folders hold.
+    """The contents of two folders.
 
     Attributes:
         cases: in the order of the file names, then of the label values.
@@ -35,62 +35,66 @@ class Folders:
 def find_cases(images: Path, labels: Path, value: int | str | None = None, patients: Path | None = None) -> Folders:
     """Match images and labels by name.
 
-    An image is a file of any kind that ``read_volume`` reads, or a folder with a DICOM series. A label is what
-    ``read_label_map`` reads; that of a.nii.gz may be called a.seg.nrrd. A patient is the DICOM
-    PatientID, else what the table says, else the name.
+    An image is any file that ``read_volume`` reads, or a folder with a DICOM series. A label is what ``read_label_map``
+    reads; the label of a.nii.gz may be named a.seg.nrrd. The patient is the DICOM PatientID, else the entry of the
+    table, else the name.
 
     Args:
-        images, labels: the folders; they may be the same one for NPZ files, which hold both.
-        value: of the wanted label, or the name of its segment in files that name them, or None for every label. 1,
-            255 and 65535 all mean white in a mask of black and white, one whose only label is one of them; its case has
-            the value that is stored.
-        patients: a CSV file of two columns, image and patient.
+        images: folder of the images.
+        labels: folder of the labels; it may be the same one for NPZ files, which hold both.
+        value: value of the label, or the name of its segment in files with names, or None for every label. 1, 255 and
+            65535 all mean white in a black-and-white mask, one whose only label is one of them; its case has the value
+            that is stored.
+        patients: a CSV file of two columns, image and patient, or None.
+
+    Returns:
+        The cases, and what was skipped.
 
     Raises:
         InputError: if a folder is missing, no names agree, or no label can be used.
     """
     table = read_patient_table(patients)
     images, labels = images.absolute(), labels.absolute()  # "." has no name.
-    found, masks = _entries(images), _entries(labels)
+    image_paths, label_paths = _entries(images), _entries(labels)
     if labels != images:
-        masks = _by_image(masks, found)
-    if images.name in masks and is_dicom_folder(images):  # The folder is one series, not many images.
-        found = {images.name: images}
-    common = sorted(found.keys() & masks.keys())
+        label_paths = _by_image_name(label_paths, image_paths)
+    if images.name in label_paths and is_dicom_folder(images):  # The folder is one series, not many images.
+        image_paths = {images.name: images}
+    common = sorted(image_paths.keys() & label_paths.keys())
     if not common:
-        deep = next(filter(is_dicom_folder, images.rglob("*")), None) if not found else None
-        if deep:
+        nested = next(filter(is_dicom_folder, images.rglob("*")), None) if not image_paths else None
+        if nested:
             raise InputError(
-                f"No image lies directly in {images}, but DICOM further down, in {deep.relative_to(images)}. Each "
-                f"series needs a folder of its own directly in {images.name}, named as its label. Move or link it."
+                f"No image lies directly in {images}, but there is DICOM in {nested.relative_to(images)}. Each series "
+                f"needs a folder of its own directly in {images.name}, with the name of its label. Move or link it."
             )
         raise InputError(
-            f"No image in {images} ({len(found)} found) and no label in {labels} ({len(masks)} found) have the same "
-            "name. Name the labels as their images, as in images/a.nii.gz and labels/a.nii.gz."
+            f"No image in {images} ({len(image_paths)} found) and no label in {labels} ({len(label_paths)} found) have "
+            "the same name. Name the labels as their images, as in images/a.nii.gz and labels/a.nii.gz."
         )
-    skipped = dict.fromkeys(sorted(found.keys() - masks.keys()), "There is no label of this name.")
-    skipped |= dict.fromkeys(sorted(masks.keys() - found.keys()), "There is no image of this name.")
+    skipped = dict.fromkeys(sorted(image_paths.keys() - label_paths.keys()), "There is no label of this name.")
+    skipped |= dict.fromkeys(sorted(label_paths.keys() - image_paths.keys()), "There is no image of this name.")
     cases: list[Case] = []
-    with notes.collecting() as said:
+    with notes.collecting() as collected:
         for name in common:
-            image, mask = found[name], masks[name]
+            image, mask = image_paths[name], label_paths[name]
             try:
                 if image == mask and image.suffix.lower() != ".npz":
                     raise InputError(f"{image.name} and its label are the same file. Give the folder of the labels.")
                 label_map = read_label_map(mask, read_volume(image), image)
-                meant = _meant(label_map, value)
+                values = _select_values(label_map, value)
                 patient = read_patient(image) or table.get(name) or name
             except InputError as error:
                 skipped[name] = str(error)
                 continue
-            cases += [Case(image, mask, one, patient) for one in meant]
+            cases += [Case(image, mask, one, patient) for one in values]
     if not cases:
         raise InputError(f"No label in {labels} can be used. {next(iter(skipped.values()))}")
-    return Folders(cases, skipped, tuple(dict.fromkeys(said)))
+    return Folders(cases, skipped, tuple(dict.fromkeys(collected)))
 
 
-def _meant(label_map: LabelMap, value: int | str | None) -> list[int]:
-    """The values of a label map that are wanted.
+def _select_values(label_map: LabelMap, value: int | str | None) -> list[int]:
+    """Select the values of a label map.
 
     Raises:
         InputError: if there are none.
@@ -99,25 +103,27 @@ def _meant(label_map: LabelMap, value: int | str | None) -> list[int]:
     if isinstance(value, str):
         if not label_map.names:
             raise InputError(f"Its label does not name its segments, so {value!r} is unknown. Give the number instead.")
-        wanted = {one for one, name in label_map.names.items() if name == value}
-        if not wanted & present:
+        selected = {one for one, name in label_map.names.items() if name == value}
+        if not selected & present:
             raise InputError(f"Its label has no segment {value!r}, but {', '.join(label_map.names.values())}.")
-        return sorted(wanted & present)
-    white = len(present) == 1 and present | {value} <= _WHITES
-    meant = present if value is None or white else {value} & present
-    if not meant:
+        return sorted(selected & present)
+    white = len(present) == 1 and present | {value} <= _WHITE_VALUES
+    values = present if value is None or white else {value} & present
+    if not values:
         raise InputError(f"Its label has no voxel of value {value}." if value is not None else "Its label is empty.")
-    return sorted(meant)
+    return sorted(values)
 
 
-def _by_image(labels: dict[str, Path], images: Mapping[str, Path]) -> dict[str, Path]:
-    """Labels by the names of their images: a.seg.nrrd is that of a, unless there is an image a.seg."""
+def _by_image_name(labels: dict[str, Path], images: Mapping[str, Path]) -> dict[str, Path]:
+    """Key labels by the names of their images: a.seg.nrrd belongs to a, unless there is an image a.seg."""
     named: dict[str, Path] = {}
     for name, path in labels.items():
-        own = name if name in images else label_stem(path)
-        if own in named:
-            raise InputError(f"{named[own].name} and {path.name} are labels of the same image. Keep one of them.")
-        named[own] = path
+        image_name = name if name in images else label_stem(path)
+        if image_name in named:
+            raise InputError(
+                f"{named[image_name].name} and {path.name} are labels of the same image. Keep one of them."
+            )
+        named[image_name] = path
     return named
 
 
@@ -134,10 +140,16 @@ def _entries(folder: Path) -> dict[str, Path]:
 
 
 def read_patient_table(path: Path | None) -> Mapping[str, str]:
-    """Patients by the names of their images, from a CSV file of two columns; empty without a file.
+    """Read a CSV file of two columns, image and patient.
+
+    Args:
+        path: the file, or None.
+
+    Returns:
+        Patients by the name of their image; empty without a file.
 
     Raises:
-        InputError: if it cannot be read, or a line is not of two cells.
+        InputError: if it cannot be read, or a line does not have two cells.
     """
     if path is None:
         return {}

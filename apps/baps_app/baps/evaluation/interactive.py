@@ -1,4 +1,4 @@
-"""Going on clicking where the mask is most wrong, as radiologists do, and how soon that leads to a good mask."""
+"""Simulate a user who keeps clicking where the mask is most wrong, and measure the accuracy per number of clicks."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from baps.imaging.metrics import dice
 from baps.prompts import Prompt
 from baps.prompts.simulated import MAX_CLICKS, draw_correction, draw_prompt
 
-_GOOD = 0.85
+_GOOD_DICE = 0.85
 
-Ask = Callable[[Sequence[Prompt]], NDArray[np.float32]]
-"""Probabilities (N, S, S) for N prompts on one image, in its pixels."""
+SegmentFunction = Callable[[Sequence[Prompt]], NDArray[np.float32]]
+"""Return the probabilities (N, S, S) for N prompts on one image, (X, Y) in its pixels."""
 
 
 @dataclass(frozen=True)
-class Corrections:
-    """What is gained by going on clicking; all over slices, labels, then cases.
+class InteractiveScores:
+    """Accuracy per number of clicks, averaged over slices, labels, then cases.
 
     Attributes:
-        by_clicks: mean Dice after the first prompt, after one more click, and so on.
-        by_clicks_std: its spread over the sets of clicks.
-        noc_85: Mean number of prompts until a slice's Dice is 0.85 for the first time; ten where it never is.
-        noc_85_failures: Share of the slices where it never is.
+        by_clicks: mean Dice (0 to 1) after the first prompt, after one more click, and so on.
+        by_clicks_std: its standard deviation over the sets of clicks.
+        clicks_to_85: mean number of prompts until a slice's Dice first reaches 0.85; ten if it never does.
+        noc_85_failures: share of the slices that never reach it.
     """
 
     by_clicks: list[float]
@@ -40,80 +40,96 @@ class Corrections:
 
 
 def simulate_corrections(
-    ask: Callable[[Sequence[Prompt]], Sequence[NDArray[np.bool_]]],
-    truth: NDArray[np.bool_],
+    segment: Callable[[Sequence[Prompt]], Sequence[NDArray[np.bool_]]],
+    target: NDArray[np.bool_],
     kind: str,
     clicks: int,
-    randoms: Sequence[np.random.Generator],
+    generators: Sequence[np.random.Generator],
 ) -> NDArray[np.float64]:
-    """Prompt for one object, and click on where the mask is most wrong, again and again.
+    """Prompt for one object, then repeatedly click where the mask is most wrong.
 
     Args:
-        ask: gives a mask, (H, W), for each of several prompts.
-        truth: the object, (H, W); prompts are in its pixels.
-        kind: of the first prompt, ``click`` or ``box``.
-        clicks: the first prompt included.
-        randoms: a source of randomness for each set of clicks.
+        segment: returns a mask, (H, W), for each of several prompts.
+        target: mask of the object, (H, W); prompts are (X, Y) in its pixels.
+        kind: kind of the first prompt, ``click`` or ``box``.
+        clicks: number of prompts, including the first.
+        generators: a source of randomness for each set of clicks.
 
     Returns:
-        Dice after each click, (sets, clicks). Where a mask needs none any more, its Dice stays, and nothing is asked.
+        Dice (0 to 1) after each click, (sets, clicks). If a mask needs no more clicks, its Dice stays, and ``segment``
+            is not called for it.
     """
-    scores = np.empty((len(randoms), clicks))
-    prompts = {n: draw_prompt(truth, kind, random) for n, random in enumerate(randoms)}
+    scores = np.empty((len(generators), clicks))
+    prompts = {n: draw_prompt(target, kind, random) for n, random in enumerate(generators)}
     masks: dict[int, NDArray[np.bool_]] = {}
     for count in range(clicks):
         if count:
-            drawn = {n: draw_correction(prompt, masks[n], truth, randoms[n]) for n, prompt in prompts.items()}
-            prompts = {n: prompt for n, prompt in drawn.items() if prompt}
+            corrected = {n: draw_correction(prompt, masks[n], target, generators[n]) for n, prompt in prompts.items()}
+            prompts = {n: prompt for n, prompt in corrected.items() if prompt}
         if not prompts:
             break
-        for n, mask in zip(prompts, ask(list(prompts.values())), strict=True):
+        for n, mask in zip(prompts, segment(list(prompts.values())), strict=True):
             masks[n] = mask
-            scores[n, count:] = dice(mask, truth)
+            scores[n, count:] = dice(mask, target)
     return scores
 
 
-def asker(black_box: BlackBox, adapter: Adapter | None, image: NDArray[np.uint8]) -> Ask:
-    """What gives the probabilities for several prompts on an image, as a viewer gets them.
+def build_segment_function(black_box: BlackBox, adapter: Adapter | None, image: NDArray[np.uint8]) -> SegmentFunction:
+    """Build the function that segments an image for several prompts, as a viewer would get the masks.
 
-    What is shown is encoded once where that can be.
+    The image is encoded once if the black box supports encodings.
+
+    Args:
+        black_box: the model.
+        adapter: an adapter of the black box, or None for the unadapted model.
+        image: (S, S, 3) uint8.
+
+    Returns:
+        The function.
     """
     encodings: dict[Hashable, Encoding] = {}
 
-    def through(one: Adapter | None, prompt: Prompt) -> NDArray[np.float32]:
-        def keep(shown: Hashable, encode: Callable[[], Encoding]) -> Encoding:
-            key = (one is adapter, shown)
-            if key not in encodings:
-                encodings[key] = encode()
-            return encodings[key]
+    def segment_through(one: Adapter | None, prompt: Prompt) -> NDArray[np.float32]:
+        def get_or_encode(key: Hashable, encode: Callable[[], Encoding]) -> Encoding:
+            full_key = (one is adapter, key)
+            if full_key not in encodings:
+                encodings[full_key] = encode()
+            return encodings[full_key]
 
-        return segment_cached(black_box, one, image, prompt, keep)
+        return segment_cached(black_box, one, image, prompt, get_or_encode)
 
-    def ask(prompts: Sequence[Prompt]) -> NDArray[np.float32]:
+    def segment(prompts: Sequence[Prompt]) -> NDArray[np.float32]:
         if black_box.capabilities.encodings:
-            answers = [through(adapter, prompt) for prompt in prompts]
+            answers = [segment_through(adapter, prompt) for prompt in prompts]
         else:
             images = np.repeat(image[None], len(prompts), axis=0)
             answers = list(segment_adapted(black_box, adapter, images, prompts))
         for row, prompt in enumerate(prompts):
             answers[row], _ = fall_back_on_violated_clicks(
-                answers[row], adapter, prompt, partial(through, prompt=prompt)
+                answers[row], adapter, prompt, partial(segment_through, prompt=prompt)
             )
         return np.stack(answers)
 
-    return ask
+    return segment
 
 
-def summarise(cases: Sequence[Collection[NDArray[np.float64]]]) -> Corrections:
-    """Over cases, of each label of a case the Dice of its slices, (slices, sets, clicks)."""
+def summarise_corrections(cases: Sequence[Collection[NDArray[np.float64]]]) -> InteractiveScores:
+    """Average the scores of ``simulate_corrections``.
 
-    def columns(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    Args:
+        cases: for each case, the Dice of each of its labels, (slices, sets, clicks).
+
+    Returns:
+        The accuracy per number of clicks.
+    """
+
+    def by_click_set(scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """Of each set of clicks: Dice after each click, clicks needed, share of slices not reached."""
-        good = scores >= _GOOD
-        missed = ~good.any(axis=-1, keepdims=True)
-        needed = np.where(missed, MAX_CLICKS, good.argmax(axis=-1, keepdims=True) + 1)
-        return np.concatenate([scores, needed, missed], axis=-1).mean(axis=0)
+        good = scores >= _GOOD_DICE
+        not_reached = ~good.any(axis=-1, keepdims=True)
+        clicks_needed = np.where(not_reached, MAX_CLICKS, good.argmax(axis=-1, keepdims=True) + 1)
+        return np.concatenate([scores, clicks_needed, not_reached], axis=-1).mean(axis=0)
 
-    table = np.mean([np.mean([columns(scores) for scores in labels], axis=0) for labels in cases], axis=0)
-    *by_clicks, needed, missed = table.mean(axis=0).tolist()
-    return Corrections(by_clicks, table[:, :-2].std(axis=0).tolist(), needed, missed)
+    table = np.mean([np.mean([by_click_set(scores) for scores in labels], axis=0) for labels in cases], axis=0)
+    *by_clicks, clicks_needed, not_reached = table.mean(axis=0).tolist()
+    return InteractiveScores(by_clicks, table[:, :-2].std(axis=0).tolist(), clicks_needed, not_reached)

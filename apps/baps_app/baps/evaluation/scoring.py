@@ -1,4 +1,4 @@
-"""Dice of a black box, adapted or not, on labelled slices with fixed clicks."""
+"""Score a black box, with or without an adapter, on labelled slices with fixed clicks."""
 
 from __future__ import annotations
 
@@ -24,33 +24,34 @@ def score_slices(
     seed: int,
     click_sets: int,
 ) -> NDArray[np.float64]:
-    """Dice of each slice with each set of clicks.
+    """Compute the Dice of each slice with each set of clicks.
 
-    The clicks depend on the seed, the set and the slice's place alone, so two calls can be compared pair by pair.
+    The clicks depend on the seed, the set and the slice's position only, so that two calls can be compared pair by
+    pair.
 
     Args:
         black_box: the model.
-        adapter: what was trained, or None for the model as it is.
-        slices: N of them.
+        adapter: an adapter of the black box, or None for the unadapted model.
+        slices: N labelled slices.
         prompt: ``click`` or ``box``.
-        seed: of the clicks.
-        click_sets: how many times, each with other clicks.
+        seed: seed of the clicks.
+        click_sets: number of sets of clicks.
 
     Returns:
-        (N, click_sets).
+        Dice (0 to 1), (N, click_sets).
     """
     scores = np.zeros((len(slices), click_sets))
     for number in range(click_sets):
         for start in range(0, len(slices), _BATCH):
             rows = range(start, min(start + _BATCH, len(slices)))
-            picked = [slices[row] for row in rows]
-            truths = [s.truth for s in picked]
+            batch = [slices[row] for row in rows]
+            targets = [s.target for s in batch]
             prompts = [
-                draw_prompt(truth, prompt, np.random.default_rng([seed, 7919, number, row]))
-                for row, truth in zip(rows, truths, strict=True)
+                draw_prompt(target, prompt, np.random.default_rng([seed, 7919, number, row]))
+                for row, target in zip(rows, targets, strict=True)
             ]
-            images = np.stack([s.image for s in picked])
+            images = np.stack([s.image for s in batch])
             answers = segment_adapted(black_box, adapter, images, prompts)
-            for row, probability, truth in zip(rows, answers, truths, strict=True):
-                scores[row, number] = dice(probability > 0.5, truth)
+            for row, probability, target in zip(rows, answers, targets, strict=True):
+                scores[row, number] = dice(probability > 0.5, target)
     return scores

@@ -20,46 +20,48 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class LabelledSlice:
-    """A slice as the black box sees it.
+    """A labelled slice as the black box sees it.
 
     Attributes:
-        patient: whom it shows.
+        patient: the patient.
         image: (S, S, 3) uint8.
-        truth: (S, S) where the organ is; never empty.
-        window: how grey values became levels.
+        target: mask of the organ, (S, S); never empty.
+        window: the window that the image was made with.
     """
 
     patient: str
     image: NDArray[np.uint8]
-    truth: NDArray[np.bool_]
+    target: NDArray[np.bool_]
     window: Window
 
 
 @dataclass(frozen=True)
 class StoredSlice:
-    """A labelled slice on disk, read whenever its image or truth is asked for; otherwise as ``LabelledSlice``."""
+    """A labelled slice on disk; its image and target are read at each access. Otherwise like ``LabelledSlice``."""
 
     patient: str
     window: Window
     _file: IO[bytes]
-    _place: int
+    _offset: int
     _side: int
     _channels: int
 
     @property
     def image(self) -> NDArray[np.uint8]:
-        """(S, S, 3) uint8."""
-        pixels = self._read(self._place, self._channels * self._side**2).reshape(self._side, self._side, self._channels)
+        """The image, (S, S, 3) uint8."""
+        pixels = self._read(self._offset, self._channels * self._side**2).reshape(
+            self._side, self._side, self._channels
+        )
         return pixels if self._channels == 3 else np.repeat(pixels, 3, axis=-1)
 
     @property
-    def truth(self) -> NDArray[np.bool_]:
-        """(S, S) where the organ is."""
-        place = self._place + self._channels * self._side**2
-        return self._read(place, self._side**2).reshape(self._side, self._side).astype(bool)
+    def target(self) -> NDArray[np.bool_]:
+        """The mask of the organ, (S, S)."""
+        offset = self._offset + self._channels * self._side**2
+        return self._read(offset, self._side**2).reshape(self._side, self._side).astype(bool)
 
-    def _read(self, place: int, size: int) -> NDArray[np.uint8]:
-        return np.frombuffer(os.pread(self._file.fileno(), size, place), np.uint8)
+    def _read(self, offset: int, size: int) -> NDArray[np.uint8]:
+        return np.frombuffer(os.pread(self._file.fileno(), size, offset), np.uint8)
 
 
 AnySlice = LabelledSlice | StoredSlice
@@ -68,12 +70,15 @@ SlicesByPatient = Mapping[str, Sequence[AnySlice]]
 
 
 class SliceFile:
-    """Keeps slices on disk, so that the memory for a training does not grow with the number of volumes.
+    """Store slices on disk, so that the memory of a training does not grow with the number of volumes.
 
-    The file has no name and goes when it is no longer used, however the process ends.
+    The file has no name and is removed when it is no longer used, however the process ends.
 
     Args:
-        folder: to make it in, or None for the system's, which may lie in memory.
+        folder: folder of the file, or None for the system's folder of temporary files, which may be in memory.
+
+    Raises:
+        BapsError: if the file cannot be made.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -87,23 +92,37 @@ class SliceFile:
     def keep(self, piece: LabelledSlice) -> StoredSlice:
         """Write a slice to disk.
 
+        Args:
+            piece: the slice.
+
+        Returns:
+            The same slice on disk.
+
         Raises:
             BapsError: if the disk is full.
         """
-        place, image = self._file.seek(0, os.SEEK_END), piece.image
+        offset, image = self._file.seek(0, os.SEEK_END), piece.image
         grey = bool((image == image[..., :1]).all())
         pixels = image[..., :1] if grey else image
         try:
-            self._file.write(pixels.tobytes() + piece.truth.tobytes())
+            self._file.write(pixels.tobytes() + piece.target.tobytes())
             self._file.flush()
         except OSError as error:
             raise BapsError(
                 f"The slices to train on cannot be kept on disk ({error.strerror}). Free some space."
             ) from error
-        return StoredSlice(piece.patient, piece.window, self._file, place, len(image), pixels.shape[-1])
+        return StoredSlice(piece.patient, piece.window, self._file, offset, len(image), pixels.shape[-1])
 
 
-def evenly_spaced(items: Sequence[Item], most: int) -> list[Item]:
-    """At most so many of the items, the first and the last among them."""
-    places = np.unique(np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int))
-    return [items[place] for place in places]
+def evenly_spaced(items: Sequence[Item], max_items: int) -> list[Item]:
+    """Select evenly spaced items, including the first and the last.
+
+    Args:
+        items: the items.
+        max_items: maximum number of selected items.
+
+    Returns:
+        The selected items, in order.
+    """
+    indices = np.unique(np.linspace(0, len(items) - 1, min(max_items, len(items))).round().astype(int))
+    return [items[index] for index in indices]

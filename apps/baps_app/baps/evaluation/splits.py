@@ -1,4 +1,4 @@
-"""Who is trained on and who judges: split by patient, by hash, and kept."""
+"""Split patients into those to train on and those to evaluate on; by hash, and persistently."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 
 from baps.utils.atomic_write import atomic_write
 
-FEW = 4
-"""Up to so many patients are judged by leaving one out in turn."""
+MAX_CROSS_VALIDATED = 4
+"""Up to this many patients are evaluated by cross-validation; with more, some are held back."""
 
-FEW_SINGLE = 12
-"""Up to so many, if there is but one slice or volume of each, see ``most_few_of``."""
+MAX_CROSS_VALIDATED_SINGLE = 12
+"""The same if there is only one slice or volume of each patient, see ``cross_validation_limit``."""
 
 HELD_BACK_SHARE = 0.2
 
@@ -25,76 +25,98 @@ class Split:
 
     Attributes:
         training: patients to train on.
-        held_back: patients that only judge. Empty where patients are few.
-        in_turn: up to ``FEW`` groups of patients who judge in turn where nobody is held back; none, if there is but one
-            patient.
+        held_back: patients that are used for evaluation only; empty with few patients.
+        groups: up to ``MAX_CROSS_VALIDATED`` groups of patients that are left out in turn if nobody is held back; empty
+            if there is only one patient.
     """
 
     training: tuple[str, ...]
     held_back: tuple[str, ...]
-    in_turn: tuple[tuple[str, ...], ...] = ()
+    groups: tuple[tuple[str, ...], ...] = ()
 
     @property
     def folds(self) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
-        """(training, judging) for every run that a check needs; the last run of few patients trains on all."""
+        """Training and held-out patients of every evaluated run; in cross-validation, a last run trains on all."""
         if self.held_back:
             return [(self.training, self.held_back)]
-        return [(tuple(p for p in self.training if p not in out), out) for out in self.in_turn]
+        return [(tuple(p for p in self.training if p not in held_out), held_out) for held_out in self.groups]
 
 
 def patient_hash(patient: str) -> str:
-    """A name for a patient that says nothing of who it is, and orders patients at random but always alike."""
+    """Hash a patient's identifier, to name and order patients without revealing who they are.
+
+    Args:
+        patient: the identifier.
+
+    Returns:
+        16 hexadecimal digits.
+    """
     return hashlib.sha256(f"baps split {patient}".encode()).hexdigest()[:16]
 
 
-def most_few_of(pieces: Mapping[str, Sized]) -> int:
-    """Up to how many patients are few, by the slices or volumes of each.
+def cross_validation_limit(pieces: Mapping[str, Sized]) -> int:
+    """Return up to how many patients are evaluated by cross-validation.
 
-    If there is but one of each, a fifth of them is one or two, which say nothing.
+    With a single slice or volume of each patient the limit is higher, because a fifth of few slices is too small to
+    evaluate on.
+
+    Args:
+        pieces: slices or volumes of each patient.
     """
-    return FEW_SINGLE if all(len(of_patient) == 1 for of_patient in pieces.values()) else FEW
+    return (
+        MAX_CROSS_VALIDATED_SINGLE
+        if all(len(of_patient) == 1 for of_patient in pieces.values())
+        else MAX_CROSS_VALIDATED
+    )
 
 
 def split_patients(
-    patients: Iterable[str], memory: Path | None = None, known: Set[str] = frozenset(), most_few: int = FEW
+    patients: Iterable[str],
+    memory: Path | None = None,
+    trained_on: Set[str] = frozenset(),
+    max_cross_validated: int = MAX_CROSS_VALIDATED,
 ) -> Split:
     """Split patients, the same way every time.
 
     Args:
-        patients: whom there are labels of.
-        memory: a JSON file that keeps the roles (by hash), in the order in which patients came. A patient keeps its
-            role when others come: those who were trained on while they were few are not held back later, for the
-            served adapter knows them.
-        known: hashes of the patients whom the served adapter was trained on. Of those who came since, the last one
-            judges too: it looks most like the next ones, and a new scanner gets a voice. It may be trained on once
-            another one has come. Of few patients, only those who came since judge in turn.
-        most_few: up to so many patients are few, and judge in turn.
+        patients: the patients that have labels.
+        memory: a JSON file that keeps the roles (by hash) in the order in which patients came, or None. A patient keeps
+            the role when others come: patients that were trained on while there were few are not held back later,
+            because the served adapter knows them.
+        trained_on: hashes of the patients that the served adapter was trained on. Of those who came since, the latest
+            is held out too: it is most like future patients, and it represents a new scanner. It may be trained on once
+            another patient has come. With few patients, only those who came since are left out in turn.
+        max_cross_validated: up to this many patients are cross-validated.
+
+    Returns:
+        The split.
     """
     ordered = sorted(set(patients), key=patient_hash)
     roles: dict[str, str] = json.loads(memory.read_text()) if memory and memory.exists() else {}
-    few = len(ordered) <= most_few
-    wanted = 0 if few else max(1, round(HELD_BACK_SHARE * len(ordered)))
-    held = [p for p in ordered if roles.get(patient_hash(p)) == "held back"]
+    cross_validate = len(ordered) <= max_cross_validated
+    held_back_count = 0 if cross_validate else max(1, round(HELD_BACK_SHARE * len(ordered)))
+    held_back = [p for p in ordered if roles.get(patient_hash(p)) == "held back"]
     for patient in ordered:
         if patient_hash(patient) not in roles:
-            role = "held back" if len(held) < wanted else "training"
+            role = "held back" if len(held_back) < held_back_count else "training"
             roles[patient_hash(patient)] = role
             if role == "held back":
-                held.append(patient)
-    alone = len(held) == len(ordered)  # Another organ's patients, all held back there: each judges in turn here.
-    if not held and not few:  # The patients that were held back are gone: the next one takes their place.
+                held_back.append(patient)
+    # All were held back for another organ: here each is left out in turn.
+    all_held_back = len(held_back) == len(ordered)
+    if not held_back and not cross_validate:  # The held-back patients are gone: the next one takes their place.
         roles[patient_hash(ordered[0])] = "held back"
-        held.append(ordered[0])
+        held_back.append(ordered[0])
     if memory:
         memory.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(memory) as partial:
             partial.write_text(json.dumps(roles, indent=1))
-    new = [p for p in ordered if known and patient_hash(p) not in known]
-    if few or alone:
-        groups = [tuple((new or ordered)[n::FEW]) for n in range(FEW)]
+    newcomers = [p for p in ordered if trained_on and patient_hash(p) not in trained_on]
+    if cross_validate or all_held_back:
+        groups = [tuple((newcomers or ordered)[n::MAX_CROSS_VALIDATED]) for n in range(MAX_CROSS_VALIDATED)]
         return Split(tuple(ordered), (), tuple(filter(None, groups)) if len(ordered) > 1 else ())
-    came = list(roles)
-    last = max(new, key=lambda patient: came.index(patient_hash(patient)), default=None)
-    if last and last not in held and len(held) + 1 < len(ordered):
-        held.append(last)
-    return Split(tuple(p for p in ordered if p not in held), tuple(p for p in ordered if p in held))
+    arrival_order = list(roles)
+    latest = max(newcomers, key=lambda patient: arrival_order.index(patient_hash(patient)), default=None)
+    if latest and latest not in held_back and len(held_back) + 1 < len(ordered):
+        held_back.append(latest)
+    return Split(tuple(p for p in ordered if p not in held_back), tuple(p for p in ordered if p in held_back))

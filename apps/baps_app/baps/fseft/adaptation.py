@@ -1,4 +1,4 @@
-"""The whole of a few-shot adaptation: labelled volumes in, a checked candidate out."""
+"""Adapt an organ model: from a few labelled volumes to a candidate adapter that was compared on held-out patients."""
 
 from __future__ import annotations
 
@@ -15,82 +15,83 @@ from numpy.typing import NDArray
 
 from baps.blackbox.local import convert_out_of_memory
 from baps.errors import InputError
-from baps.evaluation.acceptance import Acceptance, check
-from baps.evaluation.splits import most_few_of, patient_hash, split_patients
+from baps.evaluation.acceptance import Acceptance, check_acceptance
+from baps.evaluation.splits import cross_validation_limit, patient_hash, split_patients
 from baps.fseft.adapter_file import adapter_record
-from baps.fseft.adapters import FewShotAdapter, build_adapter, method_named, why_not
-from baps.fseft.choices import METHOD_NAMES, MOST_EPOCHS
+from baps.fseft.adapters import FewShotAdapter, build_adapter, get_method, unsupported_reason
+from baps.fseft.choices import MAX_EPOCHS, METHOD_NAMES
 from baps.fseft.feature_cache import FeatureCache
-from baps.fseft.fitting import Checkpoint, Example, FitSettings, Fitted, fit
+from baps.fseft.fitting import Checkpoint, Example, FitResult, FitSettings, fit
 from baps.fseft.inference import segment
 from baps.fseft.models import OrganModel
 from baps.fseft.predictor import unadapted
 from baps.fseft.volumes import LabelledVolume, VolumesByPatient
-from baps.training.adapt import Plan
+from baps.training.adapt import AdaptationPlan
 
-_LEAST = 0.5
-"""Dice that an adapter must reach where the model answers with nothing: any mask at all is better than that."""
+_MIN_DICE = 0.5
+"""Dice (0 to 1) that an adapter must reach if the model does not know the organ, because any mask is better than none.
+"""
 
-_DRAWS = 4
-"""Of single voxels, instead of one cube."""
+_STEPS_PER_VOLUME = 4
+"""Steps per volume and epoch where single voxels are drawn instead of cubes."""
 
-_VERSION = 3
-"""To be raised whenever the same data, settings and seeds come to another result than before."""
+_METHOD_VERSION = 3
+"""Increase it whenever the same data, settings and seeds give another result than before."""
 
 
 @dataclass(frozen=True)
 class OrganSettings:
-    """Everything that a few-shot adaptation depends on beside the data and the model.
+    """Everything that a few-shot adaptation depends on besides the data and the model.
 
     Attributes:
         method: one of ``METHODS``.
-        decoder: whether the decoder is trained too, beside a method that changes the encoder.
-        learning_rate: Learning rate to begin with; 0 for the method's own.
-        epochs: at the most.
-        crop, crops: sides of the cubes that are trained on, voxels, and how many a step has, half of them around the
-            organ. There is a step for each volume an epoch; four where single voxels are drawn instead.
-        seed: of everything random.
+        decoder: whether the decoder is trained too, in addition to a method that changes the encoder.
+        learning_rate: initial learning rate; 0 for the method's own.
+        epochs: maximum number of epochs.
+        crop, crops: side of the training cubes in voxels, and number of cubes per step, half of them around the organ.
+            An epoch has one step per volume; four if single voxels are drawn instead.
+        seed: seed of everything random.
 
     Raises:
-        InputError: on a value that is unknown or out of range.
+        InputError: if a value is unknown or out of range.
     """
 
     method: str = METHOD_NAMES[0]
     decoder: bool = False
     learning_rate: float = 0.0
-    epochs: int = MOST_EPOCHS
+    epochs: int = MAX_EPOCHS
     crop: int = 64
     crops: int = 2
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not method_named(self.method).of_encoder and self.decoder:
-            raise InputError(f"The method {self.method} does not take the decoder beside it. Leave it away.")
+        if not get_method(self.method).tunes_encoder and self.decoder:
+            raise InputError(f"The method {self.method} cannot train the decoder in addition. Omit the decoder.")
         if not 0 <= self.seed < 2**63:
             raise InputError(f"seed must be a whole number from 0 on, below 2^63, not {self.seed}.")
         self.fit_settings()
 
     def fit_settings(self) -> FitSettings:
-        """Of the training loop."""
-        method = method_named(self.method)
+        """Return the settings of the training loop."""
+        method = get_method(self.method)
         return FitSettings(
             self.learning_rate or method.rate,
             self.epochs,
             self.crop,
             self.crops,
             method.points,
-            steps=_DRAWS if method.points else 1,
+            steps=_STEPS_PER_VOLUME if method.points else 1,
             seed=self.seed,
         )
 
 
 @dataclass(frozen=True)
-class ServedOrgan:
+class ServedOrganAdapter:
     """The adapter that is served while another one is trained.
 
     Attributes:
-        adapter: it.
-        record: of its training.
+        adapter: the adapter.
+        record: the record of its training.
     """
 
     adapter: FewShotAdapter
@@ -98,27 +99,27 @@ class ServedOrgan:
 
     @property
     def trained_on(self) -> frozenset[str]:
-        """Hashes of the patients that it or those before it were trained on."""
+        """Hashes of the patients that it, or the adapters before it, were trained on."""
         return frozenset(self.record["seen_patients"])
 
 
 @dataclass(frozen=True)
 class OrganAdaptation:
-    """What came out.
+    """The result of an adaptation.
 
     Attributes:
         adapter: the candidate.
-        check: whether it is to be served.
+        acceptance: whether the candidate is to be published.
         record: everything needed to audit it; patients appear as hashes.
     """
 
     adapter: FewShotAdapter
-    check: Acceptance
+    acceptance: Acceptance
     record: dict[str, Any]
 
 
-Report = Callable[[int, int, float], None]
-"""Told epochs done and in all, of all fits together, and the last soft Dice."""
+OrganProgress = Callable[[int, int, float], None]
+"""Called with the epochs done and in total, over all fits, and the last soft Dice."""
 
 
 def plan_organ_adaptation(
@@ -127,35 +128,42 @@ def plan_organ_adaptation(
     volumes: VolumesByPatient,
     settings: OrganSettings,
     split_memory: Path | None = None,
-    served: ServedOrgan | None = None,
-) -> Plan:
-    """Split the patients, and write down what the result will depend on.
+    served: ServedOrganAdapter | None = None,
+) -> AdaptationPlan:
+    """Split the patients, and record what the result will depend on.
 
     Args:
-        model, organ, volumes, settings, served: see ``adapt_organ``.
-        split_memory: file that keeps who is held back.
+        model: the organ model.
+        organ: one of its classes, or a new one.
+        volumes: labelled volumes of each patient.
+        settings: the settings of the adaptation.
+        split_memory: file that keeps which patients are held back, or None.
+        served: the adapter that is served now, or None.
+
+    Returns:
+        The plan, to be given to ``adapt_organ``.
 
     Raises:
         InputError: if there is nothing to train on, or the method does not apply to the model.
     """
     if not volumes:
         raise InputError(f"There are no labels of {organ} to train on. Segment a volume, save it, and train again.")
-    if reason := why_not(settings.method, model.network):
+    if reason := unsupported_reason(settings.method, model.network):
         raise InputError(reason)
-    most_few = most_few_of(volumes)
-    few = len(volumes) <= most_few
-    # Of few patients everybody judges, also whom the served adapter knows: no fit begins from it. So nobody has a role
-    # to keep, and for ``baps``, to which as many may not be few, none is taken.
-    known = frozenset[str]() if few or not served else served.trained_on
-    split = split_patients(volumes, None if few else split_memory, known, most_few)
+    max_cross_validated = cross_validation_limit(volumes)
+    cross_validated = len(volumes) <= max_cross_validated
+    # With few patients, all are held out in turn, including those of the served adapter, because no fit starts from it.
+    # So there are no roles to keep, and none is written: the click model may hold some of as many patients back.
+    trained_on = frozenset[str]() if cross_validated or not served else served.trained_on
+    split = split_patients(volumes, None if cross_validated else split_memory, trained_on, max_cross_validated)
     content = hashlib.sha256()
     for patient in sorted(volumes):
         content.update(patient_hash(patient).encode())
         for volume in volumes[patient]:
-            for part in (volume.image, volume.truth, volume.labelled):
+            for part in (volume.image, volume.target, volume.labelled):
                 content.update(b"none" if part is None else part.numpy().tobytes())
     facts = {
-        "method": _VERSION,
+        "method": _METHOD_VERSION,
         "black_box": model.record(),
         "organ": organ,
         "settings": asdict(settings),
@@ -164,7 +172,7 @@ def plan_organ_adaptation(
         "volumes": sum(map(len, volumes.values())),
         "volumes_sha256": content.hexdigest(),
     }
-    return Plan(split, facts)
+    return AdaptationPlan(split, facts)
 
 
 @convert_out_of_memory
@@ -173,119 +181,132 @@ def adapt_organ(
     organ: str,
     volumes: VolumesByPatient,
     settings: OrganSettings,
-    plan: Plan | None = None,
-    readings: FeatureCache | None = None,
+    plan: AdaptationPlan | None = None,
+    feature_cache: FeatureCache | None = None,
     queries: Sequence[torch.Tensor] = (),
-    served: ServedOrgan | None = None,
-    told: Report = lambda epoch, epochs, dice: None,
-    pause: Callable[[], None] = lambda: None,
-    unfinished: Path | None = None,
+    served: ServedOrganAdapter | None = None,
+    progress: OrganProgress = lambda epoch, epochs, dice: None,
+    wait: Callable[[], None] = lambda: None,
+    checkpoint_folder: Path | None = None,
 ) -> OrganAdaptation:
-    """Adapt an organ model and check the candidate on patients that it was not trained on.
+    """Adapt an organ model, and evaluate the candidate on patients that it was not trained on.
 
-    With five patients or more, some are held back for the check. With two to four (of one volume each, two to twelve),
-    it leaves each, or a quarter of them, out in turn, and the candidate is then trained on all of them. With one there
-    is no check. Dice is of all slices that were labelled, at the voxels of the model. Compared with the model's own
-    answer; that is empty for an organ that it does not know, of which half must be found.
+    With five patients or more, some are held back for the evaluation. With two to four (two to twelve if each has a
+    single volume), cross-validation leaves out each of them, or a quarter of them, in turn, and the candidate is then
+    trained on all. With one patient there is no evaluation. Dice is computed over all annotated slices, at the voxels
+    of the model. The candidate is compared with the model's own answer; for an organ that the model does not know, that
+    answer is empty, and the candidate must reach a Dice of 0.5.
 
     Args:
-        model: left as it is.
+        model: the organ model; it is not changed.
         organ: one of its classes, or a new one.
         volumes: labelled volumes of each patient.
-        settings: see there.
-        plan: of these volumes and settings, or None to make one.
-        readings: where the model's features are kept.
-        queries: images (1, H, W, D) of unlabelled volumes, whose organ is to be about as large; for a method that reads
-            what the frozen model says.
-        served: what is served now; the candidate is compared with it on patients that are new to both.
-        told: of the progress.
-        pause: called before every step, see ``fit``.
-        unfinished: folder where a run is kept until it is whole, and goes on from if it was broken off.
+        settings: the settings of the adaptation.
+        plan: the plan of these volumes and settings, or None to make one.
+        feature_cache: cache of the model's features, or None.
+        queries: images (1, H, W, D) of unlabelled volumes, in which the organ should be about as large; only for a
+            method that reads the frozen model's output.
+        served: the adapter that is served now, or None; the candidate is compared with it on patients that are new to
+            both.
+        progress: called after every epoch.
+        wait: called before every step, see ``fit``.
+        checkpoint_folder: folder that keeps an unfinished run, which an interrupted adaptation continues from, or None.
+
+    Returns:
+        The candidate, its acceptance, and its record.
 
     Raises:
-        InputError: if there is nothing to train on, or the method does not apply to the model, or not to queries.
-        BapsError: if the folder cannot be written to, or the GPU has not enough memory.
+        InputError: if there is nothing to train on, or the method does not apply to the model, or does not support
+            queries.
+        BapsError: if the folder cannot be written to, or the GPU is out of memory.
     """
     begun = time.monotonic()
     plan = plan or plan_organ_adaptation(model, organ, volumes, settings, served=served)
-    readings = readings or FeatureCache(None)
+    feature_cache = feature_cache or FeatureCache(None)
     split, folds = plan.split, plan.split.folds
-    checked_is_kept = bool(split.held_back)
-    runs = len(folds) + (not checked_is_kept)
-    about = f"{plan.fingerprint} {[_digest(image) for image in queries]}"
+    keep_fold_adapter = bool(split.held_back)
+    runs = len(folds) + (not keep_fold_adapter)
+    run_facts = f"{plan.fingerprint} {[_digest(image) for image in queries]}"
 
-    def run(patients: Sequence[str], number: int) -> tuple[FewShotAdapter, Fitted]:
+    def run(patients: Sequence[str], number: int) -> tuple[FewShotAdapter, FitResult]:
         adapter = build_adapter(settings.method, model.network, organ, decoder=settings.decoder, seed=settings.seed).to(
             model.device
         )
-        if queries and adapter.reads == "images":
+        if queries and adapter.input_kind == "images":
             raise InputError(
                 f"The method {settings.method} changes the model itself, which sees parts of a volume, so that "
-                "sizes of whole organs cannot be held. Leave the queries away, or train spatial or landmarks."
+                "sizes of whole organs cannot be constrained. Omit the queries, or train spatial or landmarks."
             )
 
-        def reading(image: torch.Tensor) -> torch.Tensor:
-            return readings.of(model, adapter.reads, image)
+        def get_inputs(image: torch.Tensor) -> torch.Tensor:
+            return feature_cache.get(model, adapter.input_kind, image)
 
-        examples = [Example(reading(v.image), v.truth, v.labelled) for p in patients for v in volumes[p]]
-        checkpoint = Checkpoint(unfinished / f"run-{number + 1}.pt", about) if unfinished else None
+        examples = [Example(get_inputs(v.image), v.target, v.labelled) for p in patients for v in volumes[p]]
+        checkpoint = Checkpoint(checkpoint_folder / f"run-{number + 1}.pt", run_facts) if checkpoint_folder else None
 
         def report(epoch: int, dice: float) -> None:
-            told(number * settings.epochs + epoch, runs * settings.epochs, dice)
+            progress(number * settings.epochs + epoch, runs * settings.epochs, dice)
 
-        wanted = [reading(image) for image in queries]
-        return adapter, fit(adapter, examples, settings.fit_settings(), wanted, report, pause, checkpoint)
+        query_inputs = [get_inputs(image) for image in queries]
+        return adapter, fit(adapter, examples, settings.fit_settings(), query_inputs, report, wait, checkpoint)
 
     def score(adapter: FewShotAdapter | None, patient: str) -> NDArray[np.float64]:
-        masks = (_mask(model, organ, adapter, readings, volume, pause) for volume in volumes[patient])
+        masks = (_mask(model, organ, adapter, feature_cache, volume, wait) for volume in volumes[patient])
         return np.array([[volume.dice(mask)] for volume, mask in zip(volumes[patient], masks, strict=True)])
 
-    before: dict[str, NDArray[np.float64]] = {}
-    after: dict[str, NDArray[np.float64]] = {}
-    now: dict[str, NDArray[np.float64]] = {}
-    trained: tuple[FewShotAdapter, Fitted] | None = None
-    for number, (training, judging) in enumerate(folds):
-        trained = run(training, number)
-        for patient in judging:
-            before[patient], after[patient] = score(None, patient), score(trained[0], patient)
+    unadapted_scores: dict[str, NDArray[np.float64]] = {}
+    adapted_scores: dict[str, NDArray[np.float64]] = {}
+    served_scores: dict[str, NDArray[np.float64]] = {}
+    trained_run: tuple[FewShotAdapter, FitResult] | None = None
+    for number, (training, held_out) in enumerate(folds):
+        trained_run = run(training, number)
+        for patient in held_out:
+            unadapted_scores[patient], adapted_scores[patient] = score(None, patient), score(trained_run[0], patient)
             if served and patient_hash(patient) not in served.trained_on:
-                now[patient] = score(served.adapter, patient)
-    if trained is None or not checked_is_kept:
-        trained = run(split.training, runs - 1)
-    least = _LEAST if model.network.index(organ) is None else 0.0
-    checked = check(before, after, now, served.record["verdict"] if served else None, least, "volume")
-    adapter, fitted = trained
-    known = {*map(patient_hash, split.training), *(served.trained_on if served else ())}
+                served_scores[patient] = score(served.adapter, patient)
+    if trained_run is None or not keep_fold_adapter:
+        trained_run = run(split.training, runs - 1)
+    min_dice = _MIN_DICE if model.network.index(organ) is None else 0.0
+    acceptance = check_acceptance(
+        unadapted_scores,
+        adapted_scores,
+        served_scores,
+        served.record["verdict"] if served else None,
+        min_dice,
+        "volume",
+    )
+    adapter, result = trained_run
+    trained_on = {*map(patient_hash, split.training), *(served.trained_on if served else ())}
     record = {
         "adapter": adapter_record(settings.method, organ, settings.decoder, settings.seed),
         **plan.facts,
         "fingerprint": plan.fingerprint,
-        "seen_patients": sorted(known),
+        "seen_patients": sorted(trained_on),
         "check": "held back" if split.held_back else "leave some out" if folds else "none, one patient only",
-        **checked.record(),
-        "curve": [[epoch, round(dice, 4)] for epoch, dice in enumerate(fitted.dices, 1)],
-        "penalties": [round(penalty, 4) for penalty in fitted.penalties],
-        "parameters": sum(value.numel() for value in adapter.trained().values()),
+        **acceptance.record(),
+        "curve": [[epoch, round(dice, 4)] for epoch, dice in enumerate(result.dices, 1)],
+        "penalties": [round(penalty, 4) for penalty in result.penalties],
+        "parameters": sum(value.numel() for value in adapter.trainable_parameters().values()),
         "queries": len(queries),
         "seconds": round(time.monotonic() - begun, 1),
     }
-    return OrganAdaptation(adapter, checked, record)
+    return OrganAdaptation(adapter, acceptance, record)
 
 
 def _mask(
     model: OrganModel,
     organ: str,
     adapter: FewShotAdapter | None,
-    readings: FeatureCache,
+    feature_cache: FeatureCache,
     volume: LabelledVolume,
-    pause: Callable[[], None],
+    wait: Callable[[], None],
 ) -> torch.Tensor:
-    """What an adapter, or the model as it is, answers for a volume: (1, H, W, D) bool."""
-    pause()
+    """Segment a volume with an adapter, or with the unadapted model: (1, H, W, D) bool."""
+    wait()
     adapter = adapter or unadapted(model, organ)
     if adapter is None:
-        return torch.zeros_like(volume.truth)
-    return segment(adapter, readings.of(model, adapter.reads, volume.image), model.side) > 0.5
+        return torch.zeros_like(volume.target)
+    return segment(adapter, feature_cache.get(model, adapter.input_kind, volume.image), model.side) > 0.5
 
 
 def _digest(image: torch.Tensor) -> str:

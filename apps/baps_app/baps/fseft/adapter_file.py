@@ -1,4 +1,4 @@
-"""A few-shot adapter from its file; it is written as any adapter is."""
+"""Read a few-shot adapter from its file; it is written as any adapter is."""
 
 from __future__ import annotations
 
@@ -14,15 +14,32 @@ from baps.fseft.models import OrganModel
 
 
 def adapter_record(method: str, organ: str, decoder: bool, seed: int) -> dict[str, Any]:
-    """What has to be known to build an adapter like it, as JSON."""
+    """Return what is needed to build an adapter of the same kind, as JSON.
+
+    Args:
+        method: name of the method.
+        organ: the organ.
+        decoder: whether the decoder is trained too.
+        seed: seed of the random weights.
+
+    Returns:
+        The record.
+    """
     return {"method": method, "organ": organ, "decoder": decoder, "seed": seed}
 
 
 def read_organ_adapter(path: Path, model: OrganModel) -> tuple[FewShotAdapter, dict[str, Any]]:
-    """Read an adapter back, on the model's device, and its record.
+    """Read an adapter onto the model's device.
+
+    Args:
+        path: the file.
+        model: the organ model that the adapter was trained for.
+
+    Returns:
+        The adapter and its record.
 
     Raises:
-        InputError: if the file is missing, broken or no few-shot adapter, or was trained for another model.
+        InputError: if the file is missing, broken or not a few-shot adapter, or was trained for another model.
     """
 
     def build(record: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> FewShotAdapter:

@@ -1,4 +1,4 @@
-"""What a training may be asked for, for those who offer it: nothing heavy is imported."""
+"""The choices of a training, for those who offer them; this module imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ METHOD_NAMES = (
     "landmarks", "spatial", "linear_probe", "spatial_pointwise", "output", "lora", "adaptformer", "compacter",
     "affine_ln", "bias", "decoder", "full", "scratch",
 )  # fmt: skip
-"""Names of ``adapters.METHODS``; the first holds unless another is asked for."""
+"""Names of ``adapters.METHODS``; the first is the default."""
 
-MOST_EPOCHS = 200
-"""Of a fit, as published."""
+MAX_EPOCHS = 200
+"""Maximum number of epochs of a fit, as published."""

@@ -1,4 +1,4 @@
-"""How good are the masks that a user gets? Overlap and distance of surfaces at the voxels of the volume."""
+"""Evaluate organ masks: overlap and surface distances at the voxels of the volume."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from baps.evaluation.cases import Case, CaseReader
 from baps.fseft.adapters import FewShotAdapter
 from baps.fseft.feature_cache import FeatureCache
 from baps.fseft.models import OrganModel
-from baps.fseft.predictor import ask
-from baps.fseft.preprocessing import prepare
+from baps.fseft.predictor import predict
+from baps.fseft.preprocessing import preprocess
 from baps.imaging.metrics import dice
 
 
 @dataclass(frozen=True)
-class Scored:
-    """One volume.
+class OrganScores:
+    """Scores of one volume.
 
     Attributes:
-        patient: whom it shows.
+        patient: the patient.
         dice: 0 to 1.
-        hd95: 95th percentile of the Hausdorff distance, mm; infinite where only one of the masks is empty.
-        surface: average symmetric surface distance, mm; likewise.
+        hd95: 95th percentile of the Hausdorff distance, mm; infinite if exactly one of the masks is empty.
+        surface: average symmetric surface distance, mm; infinite if exactly one of the masks is empty.
     """
 
     patient: str
@@ -41,53 +41,57 @@ class Scored:
 
 @convert_out_of_memory
 def evaluate_organ(
-    model: OrganModel, adapter: FewShotAdapter | None, cases: Iterable[Case], readings: FeatureCache
-) -> tuple[dict[str, Scored], dict[str, str]]:
-    """Score an adapter on labelled volumes; one broken file does not stop the others.
+    model: OrganModel, adapter: FewShotAdapter | None, cases: Iterable[Case], feature_cache: FeatureCache
+) -> tuple[dict[str, OrganScores], dict[str, str]]:
+    """Score an adapter on labelled volumes; a broken file does not stop the others.
 
     Args:
         model: the foundation model.
-        readings: where its features are kept.
-        adapter: of the organ; None for one that answers with nothing, as a model does that does not know it.
-        cases: of the organ, labelled on all slices.
+        adapter: an adapter for the organ, or None for empty masks, as of a model that does not know the organ.
+        cases: cases of the organ, annotated on all slices.
+        feature_cache: cache of the model's features.
 
     Returns:
-        Scores by the image's name, and for each image that was left out the reason.
+        Scores by the image's name, and the reason for each image that was skipped.
 
     Raises:
-        BapsError: if the GPU has not enough memory.
+        BapsError: if the GPU is out of memory.
     """
-    scored: dict[str, Scored] = {}
+    scores: dict[str, OrganScores] = {}
     skipped: dict[str, str] = {}
     reader = CaseReader()
     for case in cases:
         try:
-            volume, truth, _ = reader.read(case)
-            prepared = prepare(volume, model.spacing, model.side)
-            mask = ask(adapter, prepared, readings.of_image(model, prepared.image), model.side) > 0.5
+            volume, target, _ = reader.read(case)
+            prepared = preprocess(volume, model.spacing, model.side)
+            mask = predict(adapter, prepared, feature_cache.for_image(model, prepared.image), model.side) > 0.5
         except InputError as error:
             skipped[case.image.name] = str(error)
             continue
         spacing = np.linalg.norm(volume.affine[:3, :3], axis=0)
-        distances = surface_distances(mask, truth, spacing)
-        scored[case.image.name] = Scored(case.patient, dice(mask, truth), *distances)
-    return scored, skipped
+        distances = surface_distances(mask, target, spacing)
+        scores[case.image.name] = OrganScores(case.patient, dice(mask, target), *distances)
+    return scores, skipped
 
 
 def surface_distances(
-    mask: NDArray[np.bool_], truth: NDArray[np.bool_], spacing: NDArray[np.float64]
+    mask: NDArray[np.bool_], target: NDArray[np.bool_], spacing: NDArray[np.float64]
 ) -> tuple[float, float]:
-    """95th percentile of the Hausdorff distance, and average symmetric surface distance, mm (MONAI's metrics).
+    """Compute surface distances with MONAI's metrics.
 
     Args:
-        mask, truth: (I, J, K). Where both are empty, the distances are 0; where one is, infinite.
-        spacing: (3,), mm.
+        mask: (I, J, K).
+        target: (I, J, K). If both are empty, the distances are 0; if one is, infinite.
+        spacing: size of a voxel along I, J and K, (3,), mm.
+
+    Returns:
+        The 95th percentile of the Hausdorff distance, and the average symmetric surface distance, mm.
     """
-    if not mask.any() or not truth.any():
-        return (0.0, 0.0) if mask.any() == truth.any() else (math.inf, math.inf)
-    either = np.nonzero(mask | truth)
+    if not mask.any() or not target.any():
+        return (0.0, 0.0) if mask.any() == target.any() else (math.inf, math.inf)
+    either = np.nonzero(mask | target)
     box = tuple(slice(axis.min(), axis.max() + 1) for axis in either)
-    first, second = (np.pad(one[box], 1)[None, None] for one in (mask, truth))
+    first, second = (np.pad(one[box], 1)[None, None] for one in (mask, target))
     pair = torch.from_numpy(first).float(), torch.from_numpy(second).float()
     sizes = spacing.tolist()
     hd95 = compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=sizes)

@@ -1,8 +1,8 @@
-"""What adapters read of volumes, kept on disk: the frozen model is asked once a volume.
+"""Cache on disk what adapters read of volumes, so that the frozen model runs once per volume.
 
-Half precision, one file a volume, mapped rather than loaded: a training reads the cubes that it draws. Files are named
-by the hash of model and image, and nothing tells whom they show; as an image can be guessed from them, only the owner
-may open the folder. Any number of processes may use it.
+Inputs are stored in half precision, one file per volume, and memory-mapped: a training reads only the cubes that it
+draws. Files are named by the hash of model and image, so that they do not reveal the patient; as an image can be
+reconstructed from them, only the owner may open the folder. Any number of processes may use it.
 """
 
 from __future__ import annotations
@@ -18,89 +18,105 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from baps.fseft.adapters import Reads
-from baps.fseft.inference import read
+from baps.fseft.adapters import InputKind
+from baps.fseft.inference import compute_inputs
 from baps.fseft.landmarks import add_landmarks
 from baps.fseft.models import OrganModel
 from baps.utils.atomic_write import PARTIAL, atomic_write
 
-Reading = Callable[[Reads], torch.Tensor]
-"""What adapters read of one image."""
+InputGetter = Callable[[InputKind], torch.Tensor]
+"""Return the input of an adapter, by its kind, for one image."""
 
-_WRITTEN = 3600.0
-"""Seconds after which a file that is not whole is nobody's any more."""
+_STALE_SECONDS = 3600.0
+"""Age in seconds after which an unfinished file is considered abandoned."""
 
 
 class FeatureCache:
-    """A folder of them; the longest unused ones go when it is full.
+    """A folder of adapter inputs; the least recently used ones are removed when it is full.
 
     Args:
-        folder: or None to keep nothing.
-        most_bytes: bound on the files together; a reading that is larger alone is not kept.
+        folder: the folder, or None to keep nothing.
+        max_bytes: upper bound on all files together; a larger input is not stored.
     """
 
-    def __init__(self, folder: Path | None, most_bytes: int = 4 << 30) -> None:
-        self._folder, self._most = folder, most_bytes
+    def __init__(self, folder: Path | None, max_bytes: int = 4 << 30) -> None:
+        self._folder, self._max_bytes = folder, max_bytes
 
-    def of(self, model: OrganModel, reads: Reads, image: torch.Tensor) -> torch.Tensor:
-        """What ``read`` gives of an image (1, H, W, D) in [0, 1]; features and probabilities in half precision.
+    def get(self, model: OrganModel, input_kind: InputKind, image: torch.Tensor) -> torch.Tensor:
+        """Return the input of an adapter, from the cache or by ``compute_inputs``.
 
-        Whether it was kept makes no difference to the numbers.
+        Features and probabilities have half precision, whether they were cached or not.
+
+        Args:
+            model: the organ model.
+            input_kind: what the adapter reads.
+            image: (1, H, W, D) in [0, 1].
+
+        Returns:
+            The input, on the CPU, see ``compute_inputs``.
         """
-        if reads == "images":
+        if input_kind == "images":
             return image
-        kept = self._file(model, reads, image)
-        if kept is not None:
-            with suppress(OSError, ValueError, EOFError):  # A broken file is made again.
-                found = _mapped(kept)
-                os.utime(kept)
-                return found
-        made = self._made(model, reads, image).half()
-        if kept is not None:
-            with suppress(OSError):  # A full disk: it is made again the next time.
-                self._keep(kept, made)
-                return _mapped(kept)  # So that memory does not hold those of a whole training.
-        return made
+        file = self._file(model, input_kind, image)
+        if file is not None:
+            with suppress(OSError, ValueError, EOFError):  # A broken file is computed again.
+                inputs = _memory_map(file)
+                os.utime(file)
+                return inputs
+        inputs = self._compute(model, input_kind, image).half()
+        if file is not None:
+            with suppress(OSError):  # The disk is full: it is computed again the next time.
+                self._store(file, inputs)
+                return _memory_map(file)  # Memory does not hold the inputs of a whole training.
+        return inputs
 
-    def of_image(self, model: OrganModel, image: torch.Tensor) -> Reading:
-        """``of`` one image; what could not be kept is not made twice."""
-        return cache(lambda reads: self.of(model, reads, image))
+    def for_image(self, model: OrganModel, image: torch.Tensor) -> InputGetter:
+        """Return ``get`` for one image; what cannot be stored is computed once.
 
-    def _made(self, model: OrganModel, reads: Reads, image: torch.Tensor) -> torch.Tensor:
-        if reads == "landmarks":  # Features are often kept, and take far longer.
-            return add_landmarks(model.network, image, self.of(model, "features", image), model.spacing)
-        return read(model.network, reads, image, model.side)
+        Args:
+            model: the organ model.
+            image: (1, H, W, D) in [0, 1].
 
-    def _file(self, model: OrganModel, reads: Reads, image: torch.Tensor) -> Path | None:
+        Returns:
+            A function of the kind of input.
+        """
+        return cache(lambda input_kind: self.get(model, input_kind, image))
+
+    def _compute(self, model: OrganModel, input_kind: InputKind, image: torch.Tensor) -> torch.Tensor:
+        if input_kind == "landmarks":  # Features are often kept, and take far longer.
+            return add_landmarks(model.network, image, self.get(model, "features", image), model.spacing)
+        return compute_inputs(model.network, input_kind, image, model.side)
+
+    def _file(self, model: OrganModel, input_kind: InputKind, image: torch.Tensor) -> Path | None:
         if self._folder is None:
             return None
-        digest = hashlib.sha256(f"{model.sha256} {model.side} {reads} {tuple(image.shape)}".encode())
+        digest = hashlib.sha256(f"{model.sha256} {model.side} {input_kind} {tuple(image.shape)}".encode())
         digest.update(image.numpy().tobytes())
         return self._folder / f"{digest.hexdigest()[:32]}.npy"
 
-    def _keep(self, file: Path, made: torch.Tensor) -> None:
-        size = made.nbytes
-        if size > self._most:
+    def _store(self, file: Path, inputs: torch.Tensor) -> None:
+        size = inputs.nbytes
+        if size > self._max_bytes:
             return
         file.parent.mkdir(0o700, parents=True, exist_ok=True)
-        for left in file.parent.glob(f"{PARTIAL}*"):  # By a process that was killed.
+        for stale in file.parent.glob(f"{PARTIAL}*"):  # By a process that was killed.
             with suppress(FileNotFoundError):
-                if time.time() - left.stat().st_mtime > _WRITTEN:
-                    left.unlink()
-        found = []
-        for other in file.parent.glob("*.npy"):
+                if time.time() - stale.stat().st_mtime > _STALE_SECONDS:
+                    stale.unlink()
+        files = []
+        for existing in file.parent.glob("*.npy"):
             with suppress(FileNotFoundError):  # Another process made room too.
-                about = other.stat()
-                found.append((about.st_mtime, about.st_size, other))
-        taken = sum(length for _, length, _ in found)
-        for _, length, other in sorted(found):
-            if taken + size <= self._most:
+                status = existing.stat()
+                files.append((status.st_mtime, status.st_size, existing))
+        total = sum(length for _, length, _ in files)
+        for _, length, existing in sorted(files):
+            if total + size <= self._max_bytes:
                 break
-            other.unlink(missing_ok=True)
-            taken -= length
+            existing.unlink(missing_ok=True)
+            total -= length
         with atomic_write(file) as partial, partial.open("wb") as out:
-            np.save(out, made.numpy())
+            np.save(out, inputs.numpy())
 
 
-def _mapped(file: Path) -> torch.Tensor:
+def _memory_map(file: Path) -> torch.Tensor:
     return torch.from_numpy(np.load(file, mmap_mode="c"))

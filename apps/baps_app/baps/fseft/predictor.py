@@ -1,4 +1,4 @@
-"""From a volume to masks of its organs, with no click: each by its adapter, or as the model came."""
+"""Segment organs of a volume without clicks, each by its adapter or by the unadapted model."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from baps.blackbox.local import convert_out_of_memory
 from baps.errors import BapsError, InputError
 from baps.fseft.adapter_file import read_organ_adapter
 from baps.fseft.adapters import FewShotAdapter, build_adapter
-from baps.fseft.feature_cache import FeatureCache, Reading
+from baps.fseft.feature_cache import FeatureCache, InputGetter
 from baps.fseft.inference import segment
 from baps.fseft.models import OrganModel
-from baps.fseft.preprocessing import Prepared, prepare
+from baps.fseft.preprocessing import PreparedVolume, preprocess
 from baps.imaging.volume import Volume
 from baps.registry.store import AdapterStore
 
@@ -26,14 +26,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class OrganMasks:
-    """An answer.
+    """Masks of the organs of a volume.
 
     Attributes:
         labelmap: (I, J, K) uint8, the value of the organ at each voxel of the volume, 0 for none.
-        served: of each organ that was asked for and can be answered, the version of its adapter, or "" for the model as
-            it is.
+        served: version of the adapter of each organ that was segmented, or "" for the unadapted model.
         unknown: organs that neither the model nor an adapter knows, or whose adapter is broken.
-        stopped: organs that were not come to.
+        stopped: organs that were not segmented because the request was stopped.
     """
 
     labelmap: NDArray[np.uint8]
@@ -43,24 +42,31 @@ class OrganMasks:
 
 
 class OrganSegmenter:
-    """Answers for volumes. Threads may call at once; they take turns, for the model takes every core that there is.
+    """Segment organs of volumes. Threads may call concurrently; they take turns, because the model uses all cores.
 
     Args:
         model: the foundation model.
-        store: where published adapters of organs lie.
-        readings: where the model's features are kept.
+        store: the published adapters of organs.
+        feature_cache: cache of the model's features.
     """
 
-    def __init__(self, model: OrganModel, store: AdapterStore, readings: FeatureCache) -> None:
-        self.model, self.store, self.readings = model, store, readings
+    def __init__(self, model: OrganModel, store: AdapterStore, feature_cache: FeatureCache) -> None:
+        self.model, self.store, self.feature_cache = model, store, feature_cache
         self._adapters: dict[str, tuple[str, FewShotAdapter]] = {}
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
 
     def served(self, organ: str) -> str | None:
-        """What answers for an organ: the version of its adapter, "" for the model as it is, or None for nothing."""
-        found = self.store.served(organ, self.model.sha256)
-        if found is not None:
-            return found[1]
+        """Return what segments an organ.
+
+        Args:
+            organ: the organ.
+
+        Returns:
+            The version of its adapter, "" for the unadapted model, or None if neither knows it.
+        """
+        version = self.store.served(organ, self.model.sha256)
+        if version is not None:
+            return version[1]
         return None if self.model.network.index(organ) is None else ""
 
     @convert_out_of_memory
@@ -68,53 +74,56 @@ class OrganSegmenter:
         self,
         volume: Volume,
         labels: Mapping[str, int],
-        go_on: Callable[[], bool] = lambda: True,
-        report: Callable[[int, int], None] = lambda done, total: None,
+        should_continue: Callable[[], bool] = lambda: True,
+        progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> OrganMasks:
-        """Masks of organs; where two claim a voxel, it goes to the surer one.
+        """Segment organs; a voxel that several organs claim goes to the most probable one.
 
         Args:
-            volume: of any orientation.
+            volume: a volume of any orientation.
             labels: organs and their values, 1 to 255.
-            go_on: asked before every organ; what was found so far is given if it says no.
-            report: told how many organs are done, and how many there are.
+            should_continue: called before every organ; if it returns False, the result holds what was segmented so far.
+            progress: called with the number of organs done, and of all organs.
+
+        Returns:
+            The masks.
 
         Raises:
             InputError: if none of the organs is known, or the volume is in colour.
-            BapsError: if the GPU has not enough memory.
+            BapsError: if the GPU is out of memory.
         """
-        known = {organ: version for organ in labels if (version := self.served(organ)) is not None}
-        if not known:
+        versions = {organ: version for organ in labels if (version := self.served(organ)) is not None}
+        if not versions:
             raise InputError(
                 f"The organ model {self.model.name} knows {', '.join(self.model.network.classes) or 'no organ by name'}"
                 f", and has no adapter for {', '.join(labels)}. Label a volume or more, and train `organs`."
             )
-        with self._turn:
-            prepared = prepare(volume, self.model.spacing, self.model.side)
-            reading = self.readings.of_image(self.model, prepared.image)
-            surest = np.full(volume.shape, 0.5, np.float32)
+        with self._lock:
+            prepared = preprocess(volume, self.model.spacing, self.model.side)
+            get_inputs = self.feature_cache.for_image(self.model, prepared.image)
+            highest = np.full(volume.shape, 0.5, np.float32)
             labelmap = np.zeros(volume.shape, np.uint8)
             served: dict[str, str] = {}
             stopped: list[str] = []
-            for number, (organ, version) in enumerate(known.items()):
-                report(number, len(known))
-                if stopped or not go_on():
+            for number, (organ, version) in enumerate(versions.items()):
+                progress(number, len(versions))
+                if stopped or not should_continue():
                     stopped.append(organ)
                     continue
                 try:
-                    probability = ask(self._adapter(organ, version), prepared, reading, self.model.side)
-                except BapsError as error:  # A broken adapter: the other organs are answered all the same.
+                    probability = predict(self._adapter(organ, version), prepared, get_inputs, self.model.side)
+                except BapsError as error:  # The adapter is broken: the other organs are still segmented.
                     logger.warning("%s", error)
                     continue
                 served[organ] = version
-                mine = probability > surest
-                labelmap[mine] = labels[organ]
-                surest[mine] = probability[mine]
+                improved = probability > highest
+                labelmap[improved] = labels[organ]
+                highest[improved] = probability[improved]
         unknown = tuple(organ for organ in labels if organ not in {*served, *stopped})
         return OrganMasks(labelmap, served, unknown, tuple(stopped))
 
     def _adapter(self, organ: str, version: str) -> FewShotAdapter | None:
-        """Kept while it is served."""
+        """Load the adapter of an organ, and keep it while it is served."""
         if not version:
             return unadapted(self.model, organ)
         if self._adapters.get(organ, ("",))[0] != version:
@@ -124,21 +133,34 @@ class OrganSegmenter:
 
 
 def unadapted(model: OrganModel, organ: str) -> FewShotAdapter | None:
-    """What answers for an organ as the model came, or None if it does not know it."""
+    """Build the adapter that segments an organ as the unadapted model does.
+
+    Args:
+        model: the organ model.
+        organ: the organ.
+
+    Returns:
+        The adapter, or None if the model does not know the organ.
+    """
     if model.network.index(organ) is None:
         return None
     return build_adapter("linear_probe", model.network, organ).to(model.device).eval()
 
 
-def ask(adapter: FewShotAdapter | None, prepared: Prepared, reading: Reading, side: int) -> NDArray[np.float32]:
-    """Probability of an organ at each voxel of the volume, (I, J, K); 0 everywhere where nothing answers for it.
+def predict(
+    adapter: FewShotAdapter | None, prepared: PreparedVolume, get_inputs: InputGetter, side: int
+) -> NDArray[np.float32]:
+    """Compute the probability of an organ at each voxel of the volume.
 
     Args:
-        adapter: of the organ.
-        prepared: the volume.
-        reading: of it, see ``FeatureCache.of_image``.
-        side: of the foundation model's windows, voxels.
+        adapter: an adapter for the organ, or None for probability 0 everywhere.
+        prepared: the preprocessed volume.
+        get_inputs: returns its inputs, see ``FeatureCache.for_image``.
+        side: side of the foundation model's sliding window, voxels.
+
+    Returns:
+        Probabilities, (I, J, K).
     """
     if adapter is None:
         return np.zeros(prepared.volume.shape, np.float32)
-    return prepared.back(segment(adapter, reading(adapter.reads), side))
+    return prepared.restore(segment(adapter, get_inputs(adapter.input_kind), side))

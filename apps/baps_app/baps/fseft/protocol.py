@@ -1,4 +1,4 @@
-"""Who is learned from in a few-shot trial."""
+"""Draw the patients to train on in a few-shot trial."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from baps.evaluation.splits import patient_hash
 
 
 def draw_shots(patients: Iterable[str], shots: int, seed: int) -> tuple[str, ...]:
-    """So many patients, by seed.
+    """Draw patients by seed.
 
-    Patients stand in a ring, in the order of their hashes, and each seed begins one further: as many seeds as there are
-    patients begin with different ones. Those of few shots are among those of more.
+    Patients form a ring in the order of their hashes, and each seed starts one further: as many seeds as there are
+    patients start with different ones. The patients of few shots are among those of more.
 
     Args:
-        patients: who have the organ and are not tested on.
-        shots: patients to draw.
-        seed: of the trial.
+        patients: patients who have the organ and are not tested on.
+        shots: number of patients to draw.
+        seed: seed of the trial.
+
+    Returns:
+        The patients.
 
     Raises:
         InputError: if there are fewer patients than shots.

@@ -1,4 +1,4 @@
-"""Learning an organ on site: adapt to the volumes that there are now, and serve the candidate if it is better."""
+"""Adapt to an organ with the volumes that a site has now, and publish the candidate if it is better."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from baps.errors import BapsError
-from baps.fseft.adaptation import OrganSettings, Report, ServedOrgan, adapt_organ, plan_organ_adaptation
+from baps.fseft.adaptation import OrganProgress, OrganSettings, ServedOrganAdapter, adapt_organ, plan_organ_adaptation
 from baps.fseft.adapter_file import read_organ_adapter
 from baps.fseft.models import OrganModel
 from baps.fseft.predictor import OrganSegmenter
@@ -26,28 +26,32 @@ def adapt_and_publish_organ(
     volumes: VolumesByPatient,
     settings: OrganSettings,
     split_memory: Path | None = None,
-    told: Report = lambda epoch, epochs, dice: None,
-    pause: Callable[[], None] = lambda: None,
+    progress: OrganProgress = lambda epoch, epochs, dice: None,
+    wait: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """Adapt to one organ, unless that was done already, and publish what is better.
+    """Adapt to one organ unless that was done already, and publish the candidate if it is better.
 
-    A run that is broken off is kept in the store, and goes on from there when the same is asked for again.
+    An interrupted run is kept in the store, and continues when the same adaptation is requested again.
 
     Args:
-        segmenter: tells the model, the store and where the model's features are kept.
-        organ, volumes, settings, split_memory: see ``plan_organ_adaptation``.
-        told, pause: see ``adapt_organ``.
+        segmenter: has the model, the store and the cache of the model's features.
+        organ: one of the model's classes, or a new one.
+        volumes: labelled volumes of each patient.
+        settings: the settings of the adaptation.
+        split_memory: file that keeps which patients are held back, or None.
+        progress: called after every epoch.
+        wait: called before every step, see ``fit``.
 
     Returns:
-        What became of it, see ``keep_and_publish``.
+        The outcome as JSON, see ``keep_and_publish``.
 
     Raises:
-        BapsError: as ``adapt_organ`` and the store, or if the GPU has not enough memory.
+        BapsError: as ``adapt_organ`` and the store, or if the GPU is out of memory.
     """
     model, store = segmenter.model, segmenter.store
-    served, unfinished = _served(store, organ, model), store.unfinished(organ)
+    served, checkpoint_folder = _load_served(store, organ, model), store.checkpoint_folder(organ)
     plan = plan_organ_adaptation(model, organ, volumes, settings, split_memory, served)
-    said = keep_and_publish(
+    outcome = keep_and_publish(
         store,
         (organ,),
         plan.fingerprint,
@@ -57,24 +61,24 @@ def adapt_and_publish_organ(
             volumes,
             settings,
             plan,
-            segmenter.readings,
+            segmenter.feature_cache,
             served=served,
-            told=told,
-            pause=pause,
-            unfinished=unfinished,
+            progress=progress,
+            wait=wait,
+            checkpoint_folder=checkpoint_folder,
         ),
     )
-    shutil.rmtree(unfinished, ignore_errors=True)
-    return said
+    shutil.rmtree(checkpoint_folder, ignore_errors=True)
+    return outcome
 
 
-def _served(store: AdapterStore, organ: str, model: OrganModel) -> ServedOrgan | None:
-    """What serves an organ, if it can be read."""
+def _load_served(store: AdapterStore, organ: str, model: OrganModel) -> ServedOrganAdapter | None:
+    """Load the adapter that is served for an organ, if it can be read."""
     found = store.served(organ, model.sha256)
     if found is None:
         return None
     try:
-        return ServedOrgan(*read_organ_adapter(store.file(*found), model))
-    except BapsError as error:  # Training anew is what mends it.
+        return ServedOrganAdapter(*read_organ_adapter(store.file(*found), model))
+    except BapsError as error:  # A new training replaces the damaged adapter.
         logger.warning("%s", error)
         return None

@@ -1,4 +1,4 @@
-"""From labelled volumes on disk to what a model learns an organ from."""
+"""Load labelled volumes from disk, as a model takes them."""
 
 from __future__ import annotations
 
@@ -12,43 +12,51 @@ from numpy.typing import NDArray
 from baps.errors import InputError
 from baps.evaluation.cases import Case, CaseReader
 from baps.fseft.models import OrganModel
-from baps.fseft.preprocessing import prepare
+from baps.fseft.preprocessing import preprocess
 from baps.imaging.metrics import dice
 
 
 @dataclass(frozen=True)
 class LabelledVolume:
-    """A volume as a model takes it, with an organ's label; see ``Example`` for the masks.
+    """A volume as a model takes it, with the label of an organ; see ``Example`` for the masks.
 
     Attributes:
-        patient: whom it shows.
+        patient: the patient.
         image: (1, H, W, D) in [0, 1].
-        truth, labelled: (1, H, W, D) bool.
+        target: mask of the organ, (1, H, W, D) bool.
+        labelled: voxels that were annotated, (1, H, W, D) bool, or None for all.
     """
 
     patient: str
     image: torch.Tensor
-    truth: torch.Tensor
+    target: torch.Tensor
     labelled: torch.Tensor | None
 
     def dice(self, mask: torch.Tensor) -> float:
-        """Of a mask (1, H, W, D) bool, where the truth is known."""
-        known = torch.ones_like(self.truth) if self.labelled is None else self.labelled
-        return dice((mask & known).numpy(), (self.truth & known).numpy())
+        """Compute the Dice of a mask over the annotated voxels.
+
+        Args:
+            mask: (1, H, W, D) bool.
+
+        Returns:
+            0 to 1.
+        """
+        known = torch.ones_like(self.target) if self.labelled is None else self.labelled
+        return dice((mask & known).numpy(), (self.target & known).numpy())
 
 
 VolumesByPatient = Mapping[str, Sequence[LabelledVolume]]
 
 
 def load_volumes(cases: Iterable[Case], model: OrganModel) -> tuple[VolumesByPatient, dict[str, str]]:
-    """The volumes of every case that can be used; one broken file does not stop the others.
+    """Load the volumes of every case that can be used; a broken file does not stop the others.
 
     Args:
-        cases: of one organ; one volume is in memory at a time as it was stored.
-        model: tells the spacing and the least size.
+        cases: cases of one organ; one volume is in memory at a time in its stored form.
+        model: gives the spacing and the smallest size.
 
     Returns:
-        Volumes by patient, and for each image that was left out the reason.
+        Volumes by patient, and the reason for each image that was skipped.
     """
     volumes: dict[str, list[LabelledVolume]] = {}
     skipped: dict[str, str] = {}
@@ -56,28 +64,32 @@ def load_volumes(cases: Iterable[Case], model: OrganModel) -> tuple[VolumesByPat
     for case in cases:
         try:
             volume, organ, _ = reader.read(case)
-            if case.covered is not None:
-                organ = organ & _on(case.covered, volume.shape)
+            if case.annotated_slices is not None:
+                organ = organ & _slice_mask(case.annotated_slices, volume.shape)
                 if not organ.any():
                     raise InputError(f"The label {case.labels.name} has no voxel on the slices that were labelled.")
-            prepared = prepare(volume, model.spacing, model.side)
-            truth = prepared.mask(organ)
-            if not truth.any():
+            prepared = preprocess(volume, model.spacing, model.side)
+            target = prepared.mask(organ)
+            if not target.any():
                 raise InputError(
                     f"The organ in {case.labels.name} is smaller than a voxel of {model.spacing:g} mm, as which the "
                     "organ model sees it. Use clicks for it."
                 )
-            labelled = None if case.covered is None else prepared.mask(_on(case.covered, volume.shape))
+            labelled = (
+                None
+                if case.annotated_slices is None
+                else prepared.mask(_slice_mask(case.annotated_slices, volume.shape))
+            )
         except InputError as error:
             skipped[f"{case.image.name}, label {case.value}"] = str(error)
         else:
-            found = LabelledVolume(case.patient, prepared.image, truth, labelled)
+            found = LabelledVolume(case.patient, prepared.image, target, labelled)
             volumes.setdefault(case.patient, []).append(found)
     return volumes, skipped
 
 
-def _on(slices: Iterable[int], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """All of some slices across K."""
+def _slice_mask(slices: Iterable[int], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Mark whole slices across K."""
     mask = np.zeros(shape, bool)
     mask[:, :, [k for k in slices if k < shape[2]]] = True
     return mask

@@ -1,1 +1,1 @@
-"""From clicks to masks: one slice, a whole organ, and the slices that are likely next."""
+"""Segment from clicks: one slice, a whole organ, and the slices that are likely to be requested next."""

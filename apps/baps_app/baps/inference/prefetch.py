@@ -1,4 +1,4 @@
-"""What will likely be asked next is made while the user looks, and never while somebody waits for an answer."""
+"""Compute in the background what is likely to be requested next, and only while no request is being answered."""
 
 from __future__ import annotations
 
@@ -12,62 +12,67 @@ from contextlib import contextmanager, suppress
 
 logger = logging.getLogger(__name__)
 
-_MOST = 16
-"""Jobs that wait; of more, those that were given first are dropped."""
+_MAX_JOBS = 16
+"""Maximum number of waiting jobs; beyond it, the oldest are dropped."""
 
 
 class Prefetcher:
-    """Runs jobs in a background thread of the lowest priority, those of the last call first.
+    """Run jobs in a background thread of the lowest priority; the jobs of the last call come first.
 
-    No job is begun while somebody is answered. One that was begun goes on, on what the answer leaves of the processor.
+    No job starts while a request is being answered. A job that is already running continues, with what the answer
+    leaves of the processor.
     """
 
     def __init__(self) -> None:
-        self._jobs: deque[Callable[[], object]] = deque(maxlen=_MOST)
-        self._answering = 0
+        self._jobs: deque[Callable[[], object]] = deque(maxlen=_MAX_JOBS)
+        self._pauses = 0
         self._changed = threading.Condition()
-        self._working = False
+        self._running = False
         self._thread: threading.Thread | None = None
 
     @contextmanager
-    def answering(self) -> Iterator[None]:
-        """Somebody waits for an answer, as long as the context lasts."""
+    def paused(self) -> Iterator[None]:
+        """Start no job while the context lasts: a request is being answered."""
         with self._changed:
-            self._answering += 1
+            self._pauses += 1
         try:
             yield
         finally:
             with self._changed:
-                self._answering -= 1
+                self._pauses -= 1
                 self._changed.notify_all()
 
-    def plan(self, jobs: Sequence[Callable[[], object]]) -> None:
-        """Have jobs done when there is time, the first of them first."""
+    def schedule(self, jobs: Sequence[Callable[[], object]]) -> None:
+        """Queue jobs for the background thread.
+
+        Args:
+            jobs: called without arguments, the first one first; their results are ignored.
+        """
         with self._changed:
             self._jobs.extend(reversed(jobs))
             if self._thread is None and jobs:
-                self._thread = threading.Thread(target=self._work, name="look-ahead", daemon=True)
+                self._thread = threading.Thread(target=self._work, name="prefetch", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
 
     def wait(self) -> None:
-        """Until nothing is left to do."""
+        """Wait until no job is queued or running."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._jobs and not self._working)
+            self._changed.wait_for(lambda: not self._jobs and not self._running)
 
     def _work(self) -> None:
-        if sys.platform == "linux":  # There a priority is a thread's, and those that it starts inherit it.
+        if sys.platform == "linux":  # On Linux a priority belongs to a thread, and threads that it starts inherit it.
             with suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._jobs and not self._answering)
-                job, self._working = self._jobs.pop(), True
+                self._changed.wait_for(lambda: self._jobs and not self._pauses)
+                job, self._running = self._jobs.pop(), True
             try:
                 job()
-            except Exception as error:  # Nobody asked for it; who does gets the error.
-                logger.debug("Looking ahead failed: %s", type(error).__name__)
+            except Exception as error:  # A request for the same thing raises the error itself.
+                logger.debug("Prefetching failed: %s", type(error).__name__)
             finally:
                 with self._changed:
-                    self._working = False
+                    self._running = False
                     self._changed.notify_all()

@@ -1,7 +1,7 @@
-"""From clicked slices to a whole organ: a mask is carried on from slice to slice until the organ ends.
+"""Propagate masks from clicked slices through a volume until the organ ends.
 
-From the outermost clicked slices outwards, and between two of them from either side. Each next slice is answered for
-the last mask; who answers, and by what prompt, is the caller's matter.
+Propagation runs outwards from the outermost clicked slices, and from both sides between two clicked slices. Each slice
+is segmented from the mask of the previous one; the caller decides by which model and prompt.
 """
 
 from __future__ import annotations
@@ -20,33 +20,36 @@ from baps.prompts import Point, Prompt
 
 # Chosen on the training patients of benchmarks/interactive/whole_organs.py, by trials from one clicked slice.
 
-_MOST_GROWTH = 1.7
-"""A mask so many times as large as the last one has spilled into something else: the organ has ended."""
+_MAX_GROWTH = 1.7
+"""A mask more than this many times as large as the previous one has spilled into something else: the organ has ended.
+"""
 
-_OTHER_TISSUE = 45
-"""So many grey levels (of 255) between what is found and what was clicked, in the median: it is no more the organ."""
+_MAX_GREY_DIFFERENCE = 45
+"""Largest difference of the median grey level (0 to 255) from the clicked slice's; beyond it, this is another tissue.
+"""
 
-_LEAST_OVERLAP = 0.5
-"""Share of the smaller of two neighbouring masks that lies in the other; with less it is something else."""
+_MIN_OVERLAP = 0.5
+"""Smallest share of the smaller of two neighbouring masks that must lie in the other one."""
 
-_CRUMB = 0.005
-"""Of the clicked mask's area: what is smaller is nothing."""
+_MIN_AREA = 0.005
+"""Smallest area, as a share of the clicked mask's; a smaller mask counts as empty."""
 
 _BOX_MARGIN = 0.05
-"""Of a box's sides, on each side."""
+"""Margin on each side of a box, as a share of its length."""
 
 Step = Callable[[int, NDArray[np.bool_]], NDArray[np.float32]]
-"""Gives the probability (rows, columns) on a slice from the mask of the one before."""
+"""Return the probability of the object on a slice, (rows, columns), given its index and the mask of the previous slice.
+"""
 
 
 @dataclass(frozen=True)
-class Slices:
-    """What is known of the slices of a volume.
+class VolumeSlices:
+    """The slices that an organ may reach.
 
     Attributes:
-        first, last: that the organ may reach.
-        grey: levels of a slice (rows, columns), 0 to 255.
-        background: clicks of a person beside the organ, by slice that has no others, in its pixels (X, Y).
+        first, last: range of slice indices, inclusive.
+        grey: returns the grey levels of a slice, (rows, columns), 0 to 255.
+        background: background clicks of the user by slice index, (X, Y) in pixels; only of slices without other clicks.
     """
 
     first: int
@@ -54,50 +57,65 @@ class Slices:
     grey: Callable[[int], NDArray[np.float32]]
     background: Mapping[int, tuple[Point, ...]] = field(default_factory=dict)
 
-    def denied(self, index: int, mask: NDArray[np.bool_]) -> bool:
-        """Whether a person said of a pixel of a mask that it is not the organ."""
+    def contradicts_background(self, index: int, mask: NDArray[np.bool_]) -> bool:
+        """Return whether a mask covers a background click of its slice.
+
+        Args:
+            index: the slice.
+            mask: (rows, columns).
+        """
         return any(mask[round(y), round(x)] for x, y in self.background.get(index, ()))
 
 
 @dataclass(frozen=True)
-class Carried:
-    """What was found.
+class Propagation:
+    """The result of a propagation.
 
     Attributes:
-        masks: (rows, columns) by slice, those of the clicked slices among them; nowhere empty.
-        stopped: slices at which it was given up before the organ ended.
-        between: slices that no answer came to, with the shape between the clicked ones.
+        masks: (rows, columns) by slice index, including the clicked slices; none is empty.
+        stopped: slices at which propagation was stopped before the organ ended.
+        interpolated: slices between clicked ones that no answer reached; their masks are interpolated.
     """
 
     masks: Mapping[int, NDArray[np.bool_]]
     stopped: tuple[int, ...]
-    between: tuple[int, ...]
+    interpolated: tuple[int, ...]
 
 
-def deepest(mask: NDArray[np.bool_]) -> Point:
-    """The pixel (X, Y) that lies deepest inside a mask (H, W), which is not empty."""
+def deepest_point(mask: NDArray[np.bool_]) -> Point:
+    """Find the pixel that lies deepest inside a mask.
+
+    Args:
+        mask: (H, W), not empty.
+
+    Returns:
+        (X, Y) in pixels.
+    """
     ((rows, columns),) = ndimage.find_objects(mask.astype(np.uint8))  # Nothing outside changes a depth.
     depth = ndimage.distance_transform_edt(np.pad(mask[rows, columns], 1))[1:-1, 1:-1]
     row, column = np.unravel_index(depth.argmax(), depth.shape)
     return float(columns.start + column), float(rows.start + row)
 
 
-def prompt_from_mask(mask: NDArray[np.bool_], able: Capabilities, background: tuple[Point, ...] = ()) -> Prompt:
-    """What the next slice is prompted with.
+def prompt_from_mask(mask: NDArray[np.bool_], capabilities: Capabilities, background: tuple[Point, ...] = ()) -> Prompt:
+    """Prompt the next slice from the mask of the previous one.
 
-    A click where the mask is deepest; with several clicks, or a box around the mask, the bundled model finds less. A
-    box only where the black box understands no clicks.
+    The prompt is a click where the mask is deepest. Several clicks, or a box around the mask, make the bundled model
+    find less. A box is used only if the black box does not understand clicks.
 
     Args:
-        mask: of the slice before, (H, W), not empty.
-        able: what the black box understands.
-        background: clicks of a person on the next slice.
+        mask: mask of the previous slice, (H, W), not empty.
+        capabilities: what the black box understands.
+        background: background clicks of the user on the next slice, (X, Y) in pixels.
+
+    Returns:
+        The prompt, in pixels of the slice.
     """
-    if able.clicks:
-        free = mask.copy()  # Depth is also measured from what is not the organ.
+    if capabilities.clicks:
+        free = mask.copy()  # Background clicks count as borders of the mask.
         for x, y in background:
             free[round(y), round(x)] = False
-        return Prompt((deepest(free if free.any() else mask),), background)
+        return Prompt((deepest_point(free if free.any() else mask),), background)
     rows, columns = np.nonzero(mask)
     low, high = np.array([columns.min(), rows.min()], float), np.array([columns.max(), rows.max()], float)
     margin = _BOX_MARGIN * (high - low + 1)
@@ -107,108 +125,125 @@ def prompt_from_mask(mask: NDArray[np.bool_], able: Capabilities, background: tu
 
 
 @dataclass
-class _Way:
-    """From a clicked slice in one direction, up to ``end``, itself left out."""
+class _Direction:
+    """Propagation from a clicked slice in one direction, up to but excluding ``end``."""
 
     start: int
     end: int
     mask: NDArray[np.bool_]
     step: Step
-    slices: Slices
-    found: dict[int, NDArray[np.float16]] = field(default_factory=dict)
+    slices: VolumeSlices
+    probabilities: dict[int, NDArray[np.float16]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._last, self.next = self.mask, self.start + self._onwards
-        self._tissue = np.median(self.slices.grey(self.start)[self.mask])
+        self._last, self.next = self.mask, self.start + self._stride
+        self._grey = np.median(self.slices.grey(self.start)[self.mask])
 
     @property
-    def _onwards(self) -> int:
+    def _stride(self) -> int:
         return 1 if self.end > self.start else -1
 
     @property
-    def left(self) -> int:
-        """Slices that it has not come to."""
+    def remaining(self) -> int:
+        """Number of slices that are still to be segmented."""
         return abs(self.end - self.next)
 
-    def go(self) -> bool:
-        """Answer one slice; whether the organ is on it. What a person said is not the organ ends it."""
+    def advance(self) -> bool:
+        """Segment the next slice; return whether the organ is on it. A mask that covers a background click ends it."""
         answer = self.step(self.next, self._last)
         mask = answer > 0.5
         before, now = self._last.sum(), mask.sum()
         if (
-            now <= _CRUMB * self.mask.sum()
-            or now > _MOST_GROWTH * before
-            or (mask & self._last).sum() < _LEAST_OVERLAP * min(before, now)
-            or abs(np.median(self.slices.grey(self.next)[mask]) - self._tissue) > _OTHER_TISSUE
-            or self.slices.denied(self.next, mask)
+            now <= _MIN_AREA * self.mask.sum()
+            or now > _MAX_GROWTH * before
+            or (mask & self._last).sum() < _MIN_OVERLAP * min(before, now)
+            or abs(np.median(self.slices.grey(self.next)[mask]) - self._grey) > _MAX_GREY_DIFFERENCE
+            or self.slices.contradicts_background(self.next, mask)
         ):
             return False
-        self.found[self.next], self._last = answer.astype(np.float16), mask
-        self.next += self._onwards
+        self.probabilities[self.next], self._last = answer.astype(np.float16), mask
+        self.next += self._stride
         return True
 
 
 def propagate(
     clicked: Mapping[int, NDArray[np.bool_]],
-    begin: Callable[[int, int], Step],
-    slices: Slices,
-    go_on: Callable[[], bool] = lambda: True,
+    start_step: Callable[[int, int], Step],
+    slices: VolumeSlices,
+    should_continue: Callable[[], bool] = lambda: True,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Carried:
-    """Carry masks on through a volume.
+) -> Propagation:
+    """Propagate masks through a volume.
 
     Args:
-        clicked: the masks (rows, columns) of the clicked slices. They stay as they are; an empty one begins nothing.
-        begin: gives what answers the slices after a first one, up to another, itself left out; below it to go down.
-        slices: of the volume.
-        go_on: asked before each slice; if False, what was found so far is the answer.
-        progress: told (slices answered, slices in all as far as is known: fewer when the organ ends).
+        clicked: masks of the clicked slices, (rows, columns) by slice index. They are kept as they are; nothing is
+            propagated from an empty one.
+        start_step: given a first slice and the slice at which to stop (exclusive, smaller to go downwards), returns the
+            function that segments the slices between them.
+        slices: the slices of the volume.
+        should_continue: called before each slice; if it returns False, the result holds what was segmented so far.
+        progress: called with the number of slices done and the total as far as it is known; the total falls when the
+            organ ends.
 
     Returns:
-        The organ. Between two clicked slices the answers from both sides are blended, the nearer counts for more;
-        where but one of them came, it counts alone, and where none came, the shape between the clicked ones.
+        The organ. Between two clicked slices the answers from both sides are averaged, the nearer side weighing more.
+            If only one side reached a slice, its answer is used alone; if neither did, the shape is interpolated.
     """
-    known = {index: mask for index, mask in sorted(clicked.items()) if mask.any()}
-    order = list(known)
+    known_masks = {index: mask for index, mask in sorted(clicked.items()) if mask.any()}
+    order = list(known_masks)
     ends = [(order[-1], slices.last + 1), (order[0], slices.first - 1)] if order else []
     for lower, upper in itertools.pairwise(order):
         ends += [(lower, upper), (upper, lower)]
-    ways = [_Way(start, end, known[start], begin(start, end), slices) for start, end in ends]
-    running, stopped, done = deque(way for way in ways if way.left), [], 0
-    while running:  # By turns, so that what is found in a short time lies around the clicks.
-        progress(done, done + sum(way.left for way in running))
-        if not go_on():
-            stopped = [way.next for way in running]
+    directions = [_Direction(start, end, known_masks[start], start_step(start, end), slices) for start, end in ends]
+    running, stopped_at, done = deque(direction for direction in directions if direction.remaining), [], 0
+    while running:  # Directions take turns, so that a result that is stopped early lies around the clicks.
+        progress(done, done + sum(direction.remaining for direction in running))
+        if not should_continue():
+            stopped_at = [direction.next for direction in running]
             break
-        way = running.popleft()
-        if way.go() and way.left:
-            running.append(way)
+        direction = running.popleft()
+        if direction.advance() and direction.remaining:
+            running.append(direction)
         done += 1
     progress(done, done)
-    masks = {index: mask for way in ways for index in way.found if (mask := _blended(index, ways) > 0.5).any()}
+    masks = {
+        index: mask
+        for direction in directions
+        for index in direction.probabilities
+        if (mask := _blend(index, directions) > 0.5).any()
+    }
     shapes = {}
-    for lower, upper in itertools.pairwise(order if not stopped else []):
+    for lower, upper in itertools.pairwise(order if not stopped_at else []):
         for index in set(range(lower + 1, upper)) - set(masks):
-            shape = shape_between(known[lower], known[upper], (index - lower) / (upper - lower))
-            if shape.any() and not slices.denied(index, shape):
+            shape = interpolate_shape(known_masks[lower], known_masks[upper], (index - lower) / (upper - lower))
+            if shape.any() and not slices.contradicts_background(index, shape):
                 shapes[index] = shape
-    everything = dict(sorted({**masks, **shapes, **known}.items()))
-    return Carried(everything, tuple(sorted(set(stopped))), tuple(sorted(shapes)))
+    everything = dict(sorted({**masks, **shapes, **known_masks}.items()))
+    return Propagation(everything, tuple(sorted(set(stopped_at))), tuple(sorted(shapes)))
 
 
-def shape_between(lower: NDArray[np.bool_], upper: NDArray[np.bool_], share: float) -> NDArray[np.bool_]:
-    """The shape at a share of the way from one mask (H, W) to another, by their signed distances."""
+def interpolate_shape(lower: NDArray[np.bool_], upper: NDArray[np.bool_], share: float) -> NDArray[np.bool_]:
+    """Interpolate between two masks by their signed distances.
+
+    Args:
+        lower: mask (H, W) of one slice.
+        upper: mask (H, W) of the other slice.
+        share: position between them, from 0 (``lower``) to 1 (``upper``).
+
+    Returns:
+        The shape at that position, (H, W).
+    """
     first, last = (ndimage.distance_transform_edt(m) - ndimage.distance_transform_edt(~m) for m in (lower, upper))
     shape: NDArray[np.bool_] = (1 - share) * first + share * last > 0
     return shape
 
 
-def _blended(index: int, ways: list[_Way]) -> NDArray[np.float64]:
-    """What all ways that came to a slice say of it, each by its distance from the clicked slice of the others."""
-    here = [way for way in ways if index in way.found]
-    shares = np.array([abs(index - way.end) for way in here], float) if len(here) > 1 else np.ones(1)
-    whole: NDArray[np.float64] = sum(
-        (share * way.found[index] for share, way in zip(shares / shares.sum(), here, strict=True)),
+def _blend(index: int, directions: list[_Direction]) -> NDArray[np.float64]:
+    """Average the answers of all directions that reached a slice, weighted by the distance from each one's end."""
+    here = [direction for direction in directions if index in direction.probabilities]
+    shares = np.array([abs(index - direction.end) for direction in here], float) if len(here) > 1 else np.ones(1)
+    blended: NDArray[np.float64] = sum(
+        (share * direction.probabilities[index] for share, direction in zip(shares / shares.sum(), here, strict=True)),
         np.zeros(here[0].mask.shape),
     )
-    return whole
+    return blended

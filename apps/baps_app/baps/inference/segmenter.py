@@ -1,7 +1,7 @@
-"""From a click to a mask: geometry, window, visual prompt, black box, and back.
+"""Segment one slice from a prompt: geometry, window, visual prompt, black box, and back to the slice's pixels.
 
-Stateless but for the caches: the same click gives the same mask, and no user sees another's. Threads may call at once;
-the black box takes them one by one, the caches lock themselves.
+The segmenter is stateless except for its caches: the same click gives the same mask, and no user sees another user's
+data. Threads may call it concurrently: the black box serves one call at a time, and the caches lock themselves.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ from baps.imaging.slice_image import canvas_image
 from baps.imaging.volume import Volume
 from baps.imaging.windowing import Window, choose_window
 from baps.inference.prefetch import Prefetcher
-from baps.inference.propagation import deepest
+from baps.inference.propagation import deepest_point
 from baps.io import read_volume
 from baps.prompts import Point, Prompt
 from baps.registry.store import AdapterStore
 from baps.utils.cache import Cache
 from baps.utils.limits import check_size
 
-Identity = tuple[str, int, int]
+FileIdentity = tuple[str, int, int]
 
 _PIXEL_BYTES = 8
-"""What segmenting takes per pixel of a slice: its probability and the resized one. A picture is one large slice."""
+"""Memory per pixel of a slice: its probability and the resized probability. A picture is one large slice."""
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """An answer.
+    """The answer to one prompt.
 
     Attributes:
-        probability: of the object at each pixel of the slice, (rows, columns).
-        volume: that was clicked on.
-        window: that the slice was shown with.
-        adapter: label and version that served, or None for the model as it is.
-        used_fallback: the adapted answer went against the clicks, see ``fall_back_on_violated_clicks``.
-        encoding_cached: the expensive half was there already.
-        seconds: that it took.
+        probability: probability of the object at each pixel of the slice, (rows, columns).
+        volume: the volume that the slice belongs to.
+        window: the window that the slice was shown with.
+        adapter: label and version of the adapter that was used, or None for the unadapted model.
+        used_fallback: whether the adapted answer violated the clicks, see ``fall_back_on_violated_clicks``.
+        encoding_cached: whether the encoding of the slice was in the cache already.
+        seconds: time that the answer took.
     """
 
     probability: NDArray[np.float32]
@@ -65,17 +65,17 @@ class Segmentation:
 
 
 @dataclass(frozen=True)
-class _Shown:
-    """A slice as the black box sees it, and the adapter that serves.
+class _PreparedSlice:
+    """A slice as the black box sees it, with the adapter that is served.
 
     Attributes:
         volume, window: see ``Segmentation``.
-        canvas: where the slice lies on it.
-        pixels: of the canvas, (S, S, 3).
+        canvas: maps the slice to the black box's input.
+        pixels: the canvas, (S, S, 3).
         served: label and version of the adapter, or None.
-        adapter: it.
-        key: what encodings of the slice are kept under.
-        made: which file the adapter came from.
+        adapter: the adapter, or None.
+        key: cache key of the encodings of the slice.
+        adapter_key: cache key of the adapter: its version and the identity of its file.
     """
 
     volume: Volume
@@ -85,33 +85,41 @@ class _Shown:
     served: tuple[str, str] | None
     adapter: Adapter | None
     key: tuple[Hashable, ...]
-    made: Hashable
+    adapter_key: Hashable
 
 
 class Segmenter:
-    """Answers clicks.
+    """Segment slices of volumes from prompts.
 
     Args:
         black_box: the model.
-        store: where published adapters lie.
-        cache_bytes: bound on decoded volumes, encodings and adapters together.
-        ahead: neighbouring slices on either side that are encoded while the user looks.
+        store: the published adapters.
+        cache_bytes: upper bound on decoded volumes, encodings and adapters together.
+        prefetch_slices: number of neighbouring slices on either side that are encoded in the background after a click.
     """
 
-    def __init__(self, black_box: BlackBox, store: AdapterStore, cache_bytes: int = 2 << 30, ahead: int = 0) -> None:
-        self.black_box, self.store, self._ahead = black_box, store, ahead
-        self.looking_ahead = Prefetcher()
+    def __init__(
+        self, black_box: BlackBox, store: AdapterStore, cache_bytes: int = 2 << 30, prefetch_slices: int = 0
+    ) -> None:
+        self.black_box, self.store, self._prefetch_slices = black_box, store, prefetch_slices
+        self.prefetcher = Prefetcher()
         self._cache = Cache(cache_bytes, _size)
 
     def volume(self, path: Path) -> tuple[Volume, Window]:
-        """A volume and its window, decoded once as long as the file stays the same.
+        """Read a volume and choose its window; both are cached until the file changes.
+
+        Args:
+            path: file or DICOM series.
+
+        Returns:
+            The volume, and the window that suits it.
 
         Raises:
             InputError: as ``read_volume``.
         """
-        return self._volume(path, _identity(path))
+        return self._volume(path, _file_identity(path))
 
-    def _volume(self, path: Path, identity: Identity) -> tuple[Volume, Window]:
+    def _volume(self, path: Path, identity: FileIdentity) -> tuple[Volume, Window]:
         def read() -> tuple[Volume, Window]:
             volume = read_volume(path)
             return volume, choose_window(volume)
@@ -126,54 +134,59 @@ class Segmenter:
         label: str,
         adapted: bool = True,
         window: Window | None = None,
-        clicked: bool = True,
+        interactive: bool = True,
     ) -> Segmentation:
         """Segment one slice.
 
         Args:
             path: the volume.
             plane: the slice.
-            prompt: in pixels of the slice.
-            label: the organ, or "" for none in particular.
-            adapted: with the adapter that serves the label, if there is one, on a slice across K: nobody checked it on
-                others.
-            window: another one than the volume's own.
-            clicked: a person prompted this slice. A prompt that was carried here from another slice holds the answer to
-                nothing, and no neighbours are looked at ahead.
+            prompt: clicks and box, (X, Y) in pixels of the slice.
+            label: the organ, or "" if none is named.
+            adapted: whether to use the adapter of the label, if there is one. It is used on slices across K only,
+                because adapters are not evaluated on others.
+            window: a window to use instead of the volume's own.
+            interactive: whether a person prompted this slice. For a prompt that was propagated from another slice,
+                violated clicks cause no fallback and no neighbours are prefetched.
+
+        Returns:
+            The mask in the frame of the slice, and how it was made.
 
         Raises:
             InputError: if the volume, the slice or the prompt cannot be used.
         """
 
-        def show(plane: Plane) -> _Shown:
-            return self._show(path, plane, label, adapted, window)
+        def prepare(plane: Plane) -> _PreparedSlice:
+            return self._prepare(path, plane, label, adapted, window)
 
-        with self.looking_ahead.answering():
+        with self.prefetcher.paused():
             begun = time.perf_counter()
-            shown = show(plane)
-            drawn = prompt.mapped(shown.canvas.to_canvas)
-            kept: list[bool] = []
+            prepared = prepare(plane)
+            canvas_prompt = prompt.mapped(prepared.canvas.to_canvas)
+            cache_hits: list[bool] = []
 
-            def ask(one: Adapter | None) -> NDArray[np.float32]:
-                return segment_cached(self.black_box, one, shown.pixels, drawn, self._keep(shown, one, kept))
+            def segment_through(one: Adapter | None) -> NDArray[np.float32]:
+                return segment_cached(
+                    self.black_box, one, prepared.pixels, canvas_prompt, self._encoding_cache(prepared, one, cache_hits)
+                )
 
-            probability, used = ask(shown.adapter), shown.adapter
-            if clicked:
-                probability, used = fall_back_on_violated_clicks(probability, used, drawn, ask)
+            probability, used = segment_through(prepared.adapter), prepared.adapter
+            if interactive:
+                probability, used = fall_back_on_violated_clicks(probability, used, canvas_prompt, segment_through)
             answer = Segmentation(
-                probability=shown.canvas.restore(probability),
-                volume=shown.volume,
-                window=shown.window,
-                adapter=shown.served if used else None,
-                used_fallback=used is not shown.adapter,
-                encoding_cached=bool(kept) and all(kept),
+                probability=prepared.canvas.restore(probability),
+                volume=prepared.volume,
+                window=prepared.window,
+                adapter=prepared.served if used else None,
+                used_fallback=used is not prepared.adapter,
+                encoding_cached=bool(cache_hits) and all(cache_hits),
                 seconds=time.perf_counter() - begun,
             )
-        if clicked and self.black_box.capabilities.encodings:
-            self._look_ahead(show, plane, prompt, answer.volume.shape[plane.axis])
+        if interactive and self.black_box.capabilities.encodings:
+            self._prefetch(prepare, plane, prompt, answer.volume.shape[plane.axis])
         return answer
 
-    def carry(
+    def propagate_with_memory(
         self,
         path: Path,
         masks: Mapping[int, NDArray[np.bool_]],
@@ -183,25 +196,28 @@ class Segmenter:
         adapted: bool = True,
         background: Mapping[int, tuple[Point, ...]] | None = None,
     ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Carry an object on across K by the black box's own memory, see ``BlackBox.carry``.
+        """Propagate an object across K with the black box's own memory, see ``BlackBox.carry``.
 
         Args:
-            path, label, adapted: as for ``segment``. The adapter must be one that ``can_carry`` allows.
-            masks: where the object is known to be, (rows, columns) by slice.
-            start, end: as there.
-            background: clicks beside the object by slice, in its pixels.
+            path: the volume.
+            masks: known masks of the object by slice index, (rows, columns) each.
+            start: slice to propagate from; its mask must be known.
+            end: slice at which to stop, exclusive; smaller than ``start`` to propagate downwards.
+            label: the organ, or "".
+            adapted: whether to use the adapter of the label. It must be one that ``can_use_memory`` allows.
+            background: background clicks by slice index, (X, Y) in pixels of the slice.
 
         Yields:
-            Each slice and the probability of the object at each of its pixels, (rows, columns).
+            Each slice index with the probability of the object at each of its pixels, (rows, columns).
         """
-        shown = self._show(path, Plane(SLICE_AXIS, start), label, adapted, None)
-        canvas, adapter = shown.canvas, shown.adapter
+        prepared = self._prepare(path, Plane(SLICE_AXIS, start), label, adapted, None)
+        canvas, adapter = prepared.canvas, prepared.adapter
 
         def pixels(index: int) -> NDArray[np.uint8]:
-            return self._show(path, Plane(SLICE_AXIS, index), label, adapted, None).pixels
+            return self._prepare(path, Plane(SLICE_AXIS, index), label, adapted, None).pixels
 
         def seen(index: int) -> NDArray[np.uint8]:
-            # Where the click lies is no matter: only adapters are used here whose change does not depend on it.
+            # The click's position does not matter: only adapters are used here that do not depend on it.
             return (
                 adapter.transform_images(adapter.crop(pixels(index)[None], [Prompt(((0.0, 0.0),))]))[0]
                 if adapter
@@ -210,35 +226,44 @@ class Segmenter:
 
         drawn = {index: canvas.draw(mask) > 0.5 for index, mask in masks.items()}
         placed = {index: tuple(map(canvas.to_canvas, points)) for index, points in (background or {}).items()}
-        carried = self.black_box.propagate(seen, drawn, start, end, placed)
+        propagated = self.black_box.propagate(seen, drawn, start, end, placed)
         while True:
-            with self.looking_ahead.answering():
-                index, answer = next(carried, (end, None))
+            with self.prefetcher.paused():
+                index, answer = next(propagated, (end, None))
             if answer is None:
                 return
-            if adapter and (answer > 0.5).any():  # A head asks for a click too.
-                click = Prompt((deepest(answer > 0.5),))
+            if adapter and (answer > 0.5).any():  # A head needs a click too.
+                click = Prompt((deepest_point(answer > 0.5),))
                 answer = adapter.refine_masks(adapter.crop(pixels(index)[None], [click]), answer[None])[0]
             yield index, canvas.restore(answer)
 
-    def can_carry(self, label: str, adapted: bool = True) -> bool:
-        """Whether what is seen of a slice depends on no prompt, so that the black box's memory can be used.
+    def can_use_memory(self, label: str, adapted: bool = True) -> bool:
+        """Return whether the image that the black box sees is independent of the prompt, so that its memory can be
+        used.
 
-        That is so without an adapter, and with one that neither enlarges a part nor looks at the click.
+        This holds without an adapter, and for an adapter that neither crops nor is conditioned on the click.
+
+        Args:
+            label: the organ, or "".
+            adapted: whether the adapter of the label would be used.
         """
         adapter = self._adapter(label)[2] if adapted else None
         return adapter is None or adapter.prompt_independent
 
     def _adapter(self, label: str) -> tuple[tuple[str, str] | None, Hashable, Adapter | None]:
-        """Label and version of what serves a label, which file it came from, and the adapter."""
+        """Load the adapter of a label; return its label and version, its cache key, and the adapter."""
         served = self.store.served(label, self.black_box.capabilities.weights_sha256)
         if served is None:
             return None, None, None
-        made = (*served, _identity(self.store.file(*served)))
-        return served, made, self._cache.get_or_compute(("adapter", made), lambda: self.store.load(*served).adapter)[0]
+        adapter_key = (*served, _file_identity(self.store.file(*served)))
+        return (
+            served,
+            adapter_key,
+            self._cache.get_or_compute(("adapter", adapter_key), lambda: self.store.load(*served).adapter)[0],
+        )
 
-    def _show(self, path: Path, plane: Plane, label: str, adapted: bool, window: Window | None) -> _Shown:
-        identity = _identity(path)  # Once: the file may be replaced meanwhile.
+    def _prepare(self, path: Path, plane: Plane, label: str, adapted: bool, window: Window | None) -> _PreparedSlice:
+        identity = _file_identity(path)  # Computed once: the file may be replaced meanwhile.
         volume, own_window = self._volume(path, identity)
         check_size(f"A slice of {path.name}", plane.extract(volume.voxels).shape[:2], _PIXEL_BYTES)
         window = window or own_window
@@ -246,32 +271,39 @@ class Segmenter:
         place = (identity, plane, window)
         pixels, _ = self._cache.get_or_compute(("canvas", *place), lambda: canvas_image(volume, plane, canvas, window))
         adapted = adapted and plane.axis == SLICE_AXIS
-        served, made, adapter = self._adapter(label) if adapted else (None, None, None)
-        return _Shown(volume, window, canvas, pixels, served, adapter, ("encoding", *place), made)
+        served, adapter_key, adapter = self._adapter(label) if adapted else (None, None, None)
+        return _PreparedSlice(volume, window, canvas, pixels, served, adapter, ("encoding", *place), adapter_key)
 
-    def _keep(self, shown: _Shown, one: Adapter | None, kept: list[bool]) -> GetEncoding:
-        """Keeps encodings of a slice through an adapter; notes for each whether it was there."""
+    def _encoding_cache(self, prepared: _PreparedSlice, one: Adapter | None, cache_hits: list[bool]) -> GetEncoding:
+        """Return a cache of the slice's encodings through an adapter; it appends to ``cache_hits`` whether each was
+        there."""
 
         def keep(seen: Hashable, encode: Callable[[], Encoding]) -> Encoding:
-            through = (shown.made, one is shown.adapter) if one else None  # The model as it is: one for all labels.
-            encoding, there = self._cache.get_or_compute((*shown.key, through, seen), encode)
-            kept.append(there)
+            # Encodings of the unadapted model are shared by all labels.
+            through = (prepared.adapter_key, one is prepared.adapter) if one else None
+            encoding, there = self._cache.get_or_compute((*prepared.key, through, seen), encode)
+            cache_hits.append(there)
             return encoding
 
         return keep
 
-    def _look_ahead(self, show: Callable[[Plane], _Shown], plane: Plane, prompt: Prompt, slices: int) -> None:
-        """Have the neighbouring slices encoded, for a click at the same place."""
+    def _prefetch(self, prepare: Callable[[Plane], _PreparedSlice], plane: Plane, prompt: Prompt, slices: int) -> None:
+        """Schedule the encoding of neighbouring slices, for a click at the same place."""
 
         def encode(index: int) -> None:
-            shown = show(Plane(plane.axis, index))
-            keep = self._keep(shown, shown.adapter, [])
+            prepared = prepare(Plane(plane.axis, index))
+            keep = self._encoding_cache(prepared, prepared.adapter, [])
             encode_cached(
-                self.black_box, shown.adapter, shown.pixels, prompt.mapped(shown.canvas.to_canvas), keep, prefetch=True
+                self.black_box,
+                prepared.adapter,
+                prepared.pixels,
+                prompt.mapped(prepared.canvas.to_canvas),
+                keep,
+                prefetch=True,
             )
 
-        near = [plane.index + step for far in range(1, self._ahead + 1) for step in (far, -far)]
-        self.looking_ahead.plan([partial(encode, index) for index in near if index in range(slices)])
+        neighbours = [plane.index + step for far in range(1, self._prefetch_slices + 1) for step in (far, -far)]
+        self.prefetcher.schedule([partial(encode, index) for index in neighbours if index in range(slices)])
 
 
 def _size(value: Encoding | Adapter | NDArray[np.uint8] | tuple[Volume, Window]) -> int:
@@ -282,8 +314,8 @@ def _size(value: Encoding | Adapter | NDArray[np.uint8] | tuple[Volume, Window])
     return value.nbytes
 
 
-def _identity(path: Path) -> Identity:
-    """Changes when the file does; a file that is not there is left to the reader to complain of."""
+def _file_identity(path: Path) -> FileIdentity:
+    """Return what changes when the file changes; a missing file is reported by the reader."""
     try:
         status = path.stat()
     except OSError:

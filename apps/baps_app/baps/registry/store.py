@@ -1,9 +1,9 @@
-"""Adapters on disk: versions by label, one of them published.
+"""Store adapters on disk: versions by label, one of them published.
 
 ``<root>/<label>/v0001/`` has ``adapter.safetensors``, ``record.json`` and ``training.jsonl``. The file
 ``<root>/<label>/published`` names the version that is served and, below it, those that were served before; at the end,
-with a minus, those that were rolled back. A version appears by one rename when it is whole, and publishing is one
-rename: whatever dies in between, the served adapter is the one before.
+with a minus, those that were rolled back. A version appears by one rename when it is complete, and publishing is one
+rename: if a process dies in between, the previous adapter is still served.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SHARED = ""
 
 @dataclass(frozen=True)
 class StoredAdapter:
-    """A version that was read back."""
+    """A version that was read from the store."""
 
     label: str
     version: str
@@ -48,13 +48,13 @@ class StoredAdapter:
 
 
 @contextmanager
-def _sentence(what: str) -> Iterator[None]:
+def _convert_os_error(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise BapsError(
-            f"The adapter could not be {what} ({error.strerror}); what was served is served as before. Free space, or "
-            "choose another folder for adapters, and train again: it goes on from its log."
+            f"The adapter could not be {what} ({error.strerror}); the previous one is still served. Free space, or "
+            "choose another folder for adapters, and train again: the training continues from its log."
         ) from error
 
 
@@ -62,7 +62,7 @@ class AdapterStore:
     """All adapters below a folder.
 
     Args:
-        root: the folder; made when the first adapter is added.
+        root: the folder; it is created when the first adapter is added.
     """
 
     def __init__(self, root: Path) -> None:
@@ -70,55 +70,78 @@ class AdapterStore:
 
     @property
     def split_memory(self) -> Path:
-        """Where the roles of patients are kept."""
+        """The file that keeps the roles of patients."""
         return self.root / "split.json"
 
     @property
     def clicks(self) -> Path:
-        """The lock of those who click, see ``yielding``."""
+        """The lock that is held while clicks are answered, see ``throttle``."""
         return self.root / "clicks.lock"
 
     def log(self, label: str) -> Path:
-        """The log of a training of a label, as long as it is not finished."""
+        """Return the query log of an unfinished training.
+
+        Args:
+            label: the label.
+        """
         return self._folder(label) / LOG
 
-    def unfinished(self, label: str) -> Path:
-        """A folder for a training of a label, as long as it is not finished."""
+    def checkpoint_folder(self, label: str) -> Path:
+        """Return the folder for checkpoints of an unfinished training.
+
+        Args:
+            label: the label.
+        """
         return self._folder(label) / "unfinished"
 
     def versions(self, label: str) -> list[str]:
-        """All versions of a label, oldest first."""
+        """List all versions of a label, oldest first.
+
+        Args:
+            label: the label.
+        """
         folder = self._folder(label)
         return sorted(p.name for p in folder.glob("v*") if p.is_dir()) if folder.is_dir() else []
 
     def published(self, label: str) -> str | None:
-        """The version that is served, or None."""
-        return next(iter(self._served(label)), "") or None
+        """Return the version that is served, or None.
 
-    def _served(self, label: str) -> list[str]:
-        """What was served and not rolled back, newest first; "" stands for the model as it is."""
+        Args:
+            label: the label.
+        """
+        return next(iter(self._served_versions(label)), "") or None
+
+    def _served_versions(self, label: str) -> list[str]:
+        """List what was served and not rolled back, newest first; "" stands for the unadapted model."""
         return [line for line in self._history(label) if not line.startswith("-")]
 
     def _history(self, label: str) -> list[str]:
-        """What was served, newest first, and then, with a minus, what was rolled back."""
+        """List what was served, newest first, and then, with a minus, what was rolled back."""
         try:
             return (self._folder(label) / "published").read_text().splitlines()
         except FileNotFoundError:
             return []
 
     def served(self, label: str, weights_sha256: str) -> tuple[str, str] | None:
-        """Label and version of the adapter that serves a label, or None.
+        """Return the adapter that serves a label.
 
-        Its own; the shared one only if the label was never trained: a label whose candidates were all rejected is
-        better off with the unadapted model. An adapter of other weights than these is skipped. If one is damaged, the
-        previous version is served.
+        This is the label's own adapter, or the shared one if the label was never trained; a label whose candidates were
+        all rejected is better served by the unadapted model. Adapters of other weights are skipped. If an adapter is
+        damaged, the one that was served before it is used.
+
+        Args:
+            label: the label.
+            weights_sha256: SHA-256 of the black box's weights.
+
+        Returns:
+            Label and version, or None for the unadapted model.
         """
 
         def fits(record: Mapping[str, Any]) -> bool:
             return bool(record["black_box"]["weights_sha256"] == weights_sha256)
 
         for name in dict.fromkeys((label, SHARED)):
-            newest = self._newest_whole(name)
+            newest = self._newest_intact(name)
             if newest and fits(newest[1]):
                 return name, newest[0]
             for version in self.versions(name):
@@ -127,26 +150,33 @@ class AdapterStore:
                         return None
         return None
 
-    def _newest_whole(self, label: str) -> tuple[str, dict[str, Any]] | None:
-        """What was served last and is what was trained, and its record; None where that is the model as it is."""
-        for version in self._served(label):
+    def _newest_intact(self, label: str) -> tuple[str, dict[str, Any]] | None:
+        """Return the version that was served last and is intact, and its record, or None for the unadapted model."""
+        for version in self._served_versions(label):
             if not version:
                 return None
             try:
                 record = self.record(label, version)
                 if record.get("adapter_sha256") in (None, sha256(self.file(label, version))):
                     return version, record  # Adapters of earlier releases have no hash.
-                reason = "its hash is another one."
+                reason = "its hash differs."
             except (BapsError, OSError) as error:
                 reason = str(error) if isinstance(error, BapsError) else f"{error.strerror}."
             logger.warning(
-                "Version %s of the adapter %s is damaged: %s The one before it serves, or the model as it is.",
+                "Version %s of the adapter %s is damaged: %s The previous version is served, or the unadapted model.",
                 version, label or "shared", reason,
             )  # fmt: skip
         return None
 
     def record(self, label: str, version: str) -> dict[str, Any]:
-        """What is known of a version.
+        """Return the record of a version.
+
+        Args:
+            label: the label.
+            version: name of the version.
+
+        Returns:
+            The record.
 
         Raises:
             NotFoundError: if there is no such version.
@@ -160,25 +190,42 @@ class AdapterStore:
                 f"There are {', '.join(versions)}."
             )
         if not versions:
-            raise NotFoundError(self._nothing_before(label))
+            raise NotFoundError(self._no_rollback_reason(label))
         try:
             return rename_record(json.loads(path.read_text()))
         except (OSError, ValueError, AttributeError, TypeError) as error:
             raise BapsError(
-                f"The record of version {version} of the adapter {label or 'shared'!r} cannot be read. Bring it back "
-                "from the backup, or move the version out of the store and train again."
+                f"The record of version {version} of the adapter {label or 'shared'!r} cannot be read. Restore it from "
+                "your backup, or move the version out of the store and train again."
             ) from error
 
     def file(self, label: str, version: str) -> Path:
-        """The weights of a version."""
+        """Return the file with the weights of a version.
+
+        Args:
+            label: the label.
+            version: name of the version.
+        """
         return self._folder(label) / version / "adapter.safetensors"
 
     def was_served(self, label: str, version: str) -> bool:
-        """Whether a version is served or was at some time."""
+        """Return whether a version is served or was served at some time.
+
+        Args:
+            label: the label.
+            version: name of the version.
+        """
         return not {version, f"-{version}"}.isdisjoint(self._history(label))
 
     def load(self, label: str, version: str) -> StoredAdapter:
-        """Read a version back.
+        """Read a version.
+
+        Args:
+            label: the label.
+            version: name of the version.
+
+        Returns:
+            The adapter and its record.
 
         Raises:
             NotFoundError: if there is no such version.
@@ -188,7 +235,15 @@ class AdapterStore:
         return StoredAdapter(label, version, record, adapter)
 
     def find(self, label: str, fingerprint: str) -> str | None:
-        """The newest version that came of the same data, settings and black box, or None."""
+        """Find the newest version that was made of the same data, settings and black box.
+
+        Args:
+            label: the label.
+            fingerprint: fingerprint of the adaptation.
+
+        Returns:
+            Its name, or None.
+        """
         for version in reversed(self.versions(label)):
             with suppress(BapsError):  # A broken version is passed over.
                 if self.record(label, version).get("fingerprint") == fingerprint:
@@ -198,23 +253,23 @@ class AdapterStore:
     def add(
         self, label: str, adapter: HasStateDict, record: dict[str, Any], status: str, log: Path | None = None
     ) -> str:
-        """Keep a candidate; it is not served yet.
+        """Store a candidate; it is not served yet.
 
         Args:
-            label: what it was trained for.
-            adapter: the weights.
-            record: goes beside it.
-            status: ``accepted``, ``rejected`` or ``unverified``, by the check.
-            log: of the training; a copy is kept.
+            label: the label that it was trained for.
+            adapter: its weights.
+            record: the record that is stored with it.
+            status: status of its acceptance: ``accepted``, ``rejected`` or ``unverified``.
+            log: query log of the training, of which a copy is stored, or None.
 
         Returns:
-            Its version.
+            The name of the version.
 
         Raises:
-            BapsError: if the disk is full, say; nothing is left of the candidate then.
+            BapsError: if it cannot be written; nothing of the candidate is left then.
         """
         folder = self._folder(label)
-        with _sentence("kept"):
+        with _convert_os_error("kept"):
             folder.mkdir(parents=True, exist_ok=True)
             return self._add(label, folder, adapter, record, status, log)
 
@@ -251,7 +306,7 @@ class AdapterStore:
                     break
                 except OSError:
                     if not (folder / version).exists():
-                        raise  # else another process took the number meanwhile
+                        raise  # Otherwise another process took the number meanwhile.
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
@@ -260,32 +315,39 @@ class AdapterStore:
     def publish(self, label: str, version: str) -> None:
         """Serve a version from now on.
 
+        Args:
+            label: the label.
+            version: name of the version.
+
         Raises:
             NotFoundError: if there is no such version.
-            BapsError: if the disk is full, say; what was served is served as before.
+            BapsError: if the disk is full; the previous version is still served then.
         """
         self.record(label, version)
         if version != self.published(label):
             self._serve(label, [version, *self._history(label)])
 
     def roll_back(self, label: str) -> str | None:
-        """Serve what was served before; twice goes back twice.
+        """Serve what was served before; calling it twice goes back twice.
+
+        Args:
+            label: the label.
 
         Returns:
-            The version that is served now, or None for the model as it is.
+            The version that is served now, or None for the unadapted model.
 
         Raises:
-            NotFoundError: if the model as it is serves, and nothing was served before.
+            NotFoundError: if the unadapted model is served, and nothing was served before.
             BapsError: as ``publish``.
         """
-        served = self._served(label)
+        served = self._served_versions(label)
         if not served:
-            raise NotFoundError(self._nothing_before(label))
+            raise NotFoundError(self._no_rollback_reason(label))
         self._serve(label, [*self._history(label)[1:], *(f"-{version}" for version in served[:1] if version)])
         return self.published(label)
 
-    def _nothing_before(self, label: str) -> str:
-        """Why there is nothing to roll back to, and what can be done."""
+    def _no_rollback_reason(self, label: str) -> str:
+        """Explain why there is nothing to roll back to, and what can be done."""
         name, versions = label or "shared", self.versions(label)
         if not versions:
             known = ", ".join(one or "shared" for one in self.labels() if self.versions(one)) or "none"
@@ -293,45 +355,48 @@ class AdapterStore:
         back = [line.removeprefix("-") for line in self._history(label) if line.startswith("-")]
         before = f"version {back[-1]} was rolled back" if back else "no version was ever published"
         return (
-            f"{name} is served by the model as it is, and nothing was served before that: {before}. To serve a "
-            f"version: baps adapters publish {shlex.quote(name)} VERSION ({', '.join(versions)})."
+            f"{name} is served by the unadapted model, and nothing was served before that: {before}. To serve a "
+            f"version, run baps adapters publish {shlex.quote(name)} VERSION ({', '.join(versions)})."
         )
 
     def withdraw(self, label: str) -> None:
-        """Serve no version of a label any more; all are kept.
+        """Stop serving versions of a label; all versions are kept.
+
+        Args:
+            label: the label.
 
         Raises:
             NotFoundError: if there is no version of the label.
             BapsError: as ``publish``.
         """
         if not self.versions(label):
-            raise NotFoundError(self._nothing_before(label))
+            raise NotFoundError(self._no_rollback_reason(label))
         if self.published(label):
             self._serve(label, ["", *self._history(label)])
 
     def _serve(self, label: str, versions: list[str]) -> None:
-        with _sentence("published"), atomic_write(self._folder(label) / "published") as partial:
+        with _convert_os_error("published"), atomic_write(self._folder(label) / "published") as partial:
             partial.write_text("".join(f"{version}\n" for version in versions))
 
     def times(self) -> Iterator[datetime]:
-        """When each adapter was made; one whose record is damaged is passed over."""
+        """Iterate over the times at which adapters were made; adapters with damaged records are skipped."""
         for label in self.labels():
             for version in self.versions(label):
                 with suppress(BapsError, KeyError, ValueError):
                     yield datetime.fromisoformat(self.record(label, version)["created"])
 
     def labels(self) -> list[str]:
-        """Labels that have versions; the shared adapter's comes first."""
-        found = sorted(unquote(p.name.removeprefix("label-")) for p in self.root.glob("label-*") if p.is_dir())
-        return [SHARED, *found] if self.versions(SHARED) else found
+        """List the labels that have versions, the shared adapter's first."""
+        entries = sorted(unquote(p.name.removeprefix("label-")) for p in self.root.glob("label-*") if p.is_dir())
+        return [SHARED, *entries] if self.versions(SHARED) else entries
 
     def _folder(self, label: str) -> Path:
-        # No separator is left, and the prefix keeps a label named ".." from being a path.
-        escaped = re.sub(r'[%/\\:*?"<>|]', lambda found: f"%{ord(found[0]):02X}", label)
-        # Half of a surrogate pair, which JSON can carry, has no bytes at all.
+        # Separators are escaped, and the prefix prevents that a label named ".." is a path.
+        escaped = re.sub(r'[%/\\:*?"<>|]', lambda entries: f"%{ord(entries[0]):02X}", label)
+        # Half of a surrogate pair, which JSON can contain, cannot be encoded.
         size = len(escaped.encode(errors="replace"))
         if len(label) > 100 or size > 200 or not label.isprintable():
-            raise InputError("A label is at most 100 printing characters long, and 200 bytes.")
+            raise InputError("The name of a label must have at most 100 printable characters and 200 bytes.")
         return self.root / (f"label-{escaped}" if label else "shared")
 
 
@@ -340,5 +405,8 @@ def adapter_times(adapters: Path) -> list[datetime]:
 
     Args:
         adapters: folder of adapters; those of the organ model lie below, in ``organs``.
+
+    Returns:
+        The times, in UTC.
     """
     return [*AdapterStore(adapters).times(), *AdapterStore(adapters / "organs").times()]

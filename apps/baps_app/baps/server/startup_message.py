@@ -12,6 +12,7 @@ from socket import gethostname
 from typing import TYPE_CHECKING
 
 from baps.annotations.label_files import unused_labels
+from baps.utils.url_host import url_host
 
 if TYPE_CHECKING:
     from baps.server.app import BapsApp
@@ -79,7 +80,7 @@ def server_lines(host: str, port: int, root: str, app: BapsApp) -> list[str]:
     if not app.loaded:
         lines.append("    The model is still being loaded; clicks wait for it.")
     if not app.remote:
-        lines += [f"    {one}" for one in unused_labels(Path(app.studies), discreet=True)]
+        lines += [f"    {one}" for one in unused_labels(Path(app.studies), skip_named_folders=True)]
     return lines
 
 
@@ -91,7 +92,7 @@ def address(host: str, port: int, root: str = "") -> str:
         return f"http://{host or gethostname()}:{port}{root}/"
     if found.is_unspecified:
         return f"http://{gethostname()}:{port}{root}/"
-    return f"http://[{host}]:{port}{root}/" if found.version == 6 else f"http://{host}:{port}{root}/"
+    return f"http://{url_host(host)}:{port}{root}/"
 
 
 def _near(host: str) -> str:

@@ -60,7 +60,7 @@ def labelled_cases(
         skipped |= _without_site_labels({image_id: values}, labels)
         mask = Path(datastore.get_label_uri(label_id, tag))
         if isinstance(datastore, StudiesDatastore):  # What is submitted while the training runs has other values, say.
-            mask = datastore.history.fixed_copy(image_id, tag, mask) or mask
+            mask = datastore.history.immutable_file(image_id, tag, mask) or mask
         patient = known or patients.get(image_id) or image_id
         for name in labels:
             if name in info.disputed:

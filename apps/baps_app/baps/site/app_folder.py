@@ -29,7 +29,11 @@ __all__ = ["BapsApp"]
 
 
 def app_folder() -> Path:
-    """Return the folder of the MONAI Label app, which need not be there yet."""
+    """Return the folder of the MONAI Label app, which need not be there yet.
+
+    Returns:
+        The folder, as an absolute path.
+    """
     return PACKAGES if IN_CHECKOUT else user_state_path("baps", appauthor=False).absolute()
 
 

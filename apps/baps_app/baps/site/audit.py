@@ -1,14 +1,14 @@
-"""The audit file: who did what to which image, one JSON object a line, each chained to the one before.
+"""The audit file: who did what to which image, one JSON object per line, each chained to the one before.
 
-Images and studies stand in it as keyed hashes (HMAC-SHA-256): the same image has the same hash, and only who has the
-key, a private file beside, can tell which image that is. Each line has a number, ``n``, and a ``chain``: the HMAC of
-the line and of the chain of the line before, under the same key. ``<name>.head`` holds the last line's number and
-chain. So lines that were changed, removed, moved or cut off are found (``audit_check``), unless by somebody who has the
-key.
+The file names images and studies by keyed hashes (HMAC-SHA-256): the same image has the same hash, and only a person
+who has the key, a private file beside it, can find out which image it is. Each line has a number, ``n``, and a
+``chain``: the HMAC of the line and of the previous line's chain, under the same key. ``<name>.head`` holds the number
+and the chain of the last line. ``audit_check`` thus detects lines that were changed, removed, moved or cut off, unless
+the person who did it has the key.
 
-Threads and processes take turns by a lock beside the file. A file that is large enough is renamed to ``<name>.0001``
-and so on, and the chain goes on in the next. Lines are not forced onto the disk one by one, only when a file is full
-and when the server stops: a kill takes none, a power cut may take the last seconds.
+Threads and processes take turns by a lock beside the file. A full file is renamed to ``<name>.0001`` and so on, and the
+chain continues in the next one. Lines are forced onto the disk only when a file is full and when the server stops: a
+kill loses none, a power cut may lose the last seconds.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Link:
     """A place in the chain.
 
     Attributes:
-        n: number of the line; 0 before the first.
-        chain: of the line; before the first, a hash of the lines that have no chain, or "" if there are none.
+        n: Number of the line; 0 before the first.
+        chain: Chain of the line; before the first, a hash of the lines that have no chain, or "" if there are none.
     """
 
     n: int = 0
@@ -52,11 +52,11 @@ class Link:
 
 @dataclass(frozen=True)
 class Head:
-    """What the head file says.
+    """Content of the head file.
 
     Attributes:
-        last: the last line.
-        removed: the last one of the lines that were removed because only some full files are kept.
+        last: The last line.
+        removed: The last of the lines that were removed because only some full files are kept.
     """
 
     last: Link = Link()
@@ -67,9 +67,9 @@ class AuditFile:
     """A chained file of JSON lines, which is made with its first line.
 
     Args:
-        file: its place; the key is kept beside it, as ``<name>.key``, full files as ``<name>.0001`` and so on.
-        max_mb: size at which a file is full; 0 for never.
-        keep: full files that are kept; 0 for all.
+        file: Path of the file. The key is kept beside it as ``<name>.key``, full files as ``<name>.0001`` and so on.
+        max_mb: Size at which a file is full; 0 for never.
+        keep: Number of full files to keep; 0 for all.
     """
 
     def __init__(self, file: Path, max_mb: int = 100, keep: int = 0) -> None:
@@ -77,10 +77,13 @@ class AuditFile:
         self._head_file = file.with_name(f"{file.name}.head")
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Add a line: the time, and a record.
+        """Add a line with the time and a record.
+
+        Args:
+            record: What the line says, as plain JSON.
 
         Raises:
-            OSError: if it cannot be written; nothing of it is in the file then.
+            OSError: if the line cannot be written. The file then holds no part of it.
             BapsError: if the key is damaged.
         """
         with self._locked():
@@ -93,28 +96,37 @@ class AuditFile:
             self._write_head(Head(self._write(last, {**record, **marks}), removed))
 
     def hashed(self, image: str) -> str:
-        """Return the keyed hash of an image's name.
+        """Hash the name of an image.
+
+        Args:
+            image: The name.
+
+        Returns:
+            The keyed hash.
 
         Raises:
             OSError: if the key can neither be read nor made.
-            BapsError: if it is damaged.
+            BapsError: if the key is damaged.
         """
         return hmac.new(self._key, image.encode(errors="replace"), hashlib.sha256).hexdigest()[:32]
 
     def chain(self, before: str, body: bytes) -> str:
-        """Return the chain of a line.
+        """Compute the chain of a line.
 
         Args:
-            before: the chain of the line before.
-            body: the line up to its chain.
+            before: Chain of the previous line.
+            body: The line up to its chain.
+
+        Returns:
+            The chain.
         """
         return hmac.new(self._key, b"line\n%s\n%s" % (before.encode(), body), hashlib.sha256).hexdigest()
 
     def check(self) -> None:
-        """Make the file, its key and its head, if they are not there.
+        """Make the file, its key and its head, if they do not exist.
 
         Raises:
-            BapsError: if they cannot be written to.
+            BapsError: if they cannot be written.
         """
         try:
             with self._locked():
@@ -124,15 +136,15 @@ class AuditFile:
                     self._write_head(Head(self._last()))
         except OSError as error:
             raise BapsError(
-                f"The audit file {self.file} cannot be written ({error.strerror}). Give another place (audit), or let "
-                "the server's user write there."
+                f"The audit file {self.file} cannot be written ({error.strerror}). Give another place (audit), or give "
+                "the server's user write permission there."
             ) from error
 
     def sync(self) -> None:
-        """Wait until the disk has all lines.
+        """Force all lines onto the disk.
 
         Raises:
-            OSError: if it cannot take them.
+            OSError: if they cannot be written.
         """
         with self._locked():
             if self.file.exists():
@@ -140,12 +152,13 @@ class AuditFile:
 
     @contextmanager
     def opened(self) -> Iterator[tuple[list[tuple[BinaryIO, int]], Head | None]]:
-        """Give all files as they are now, oldest first, each open and with its length, and the head if it is whole.
+        """Open all files as they are now. Other threads and processes may add lines at the same time.
 
-        Lines are added meanwhile.
+        Yields:
+            The files, oldest first, each open and with its length, and the head if it is whole.
 
         Raises:
-            OSError: if they cannot be read.
+            OSError: if the files cannot be read.
         """
         with ExitStack() as stack:
             with self._locked():
@@ -153,7 +166,7 @@ class AuditFile:
                 found, head = [(file, os.fstat(file.fileno()).st_size) for file in files], self._head()
             yield found, head
 
-    # The rest is called by who holds the lock.
+    # The caller of the following methods holds the lock.
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -175,17 +188,17 @@ class AuditFile:
         return self.file.stat().st_size if self.file.exists() else 0
 
     def _place(self) -> tuple[Link, Link, dict[str, Any]]:
-        """Where the next line goes on, the last line that was removed, and what the line says of a damaged chain."""
+        """Return the line to continue after, the last removed line, and what the next line notes of a damaged chain."""
         last, head = self._last(), self._head()
         if head is None:
             return last, Link(), {"head": "missing"} if last.n else {}
         if head.last.n > last.n:
             return head.last, head.removed, {"missing": head.last.n - last.n}
-        # A line may be ahead of the head, where a kill came between the two.
+        # A line may be ahead of the head if a kill came between the two.
         return (last if last.n > head.last.n else head.last), head.removed, {}
 
     def _last(self) -> Link:
-        """The last line that has a chain. Half a line, as a full disk or a power cut leaves it, is passed over."""
+        """Return the last line that has a chain. Incomplete lines, from a full disk or a power cut, are skipped."""
         for file in reversed(self._files()):
             for line in _backwards(file):
                 if found := parse_line(line):
@@ -204,7 +217,7 @@ class AuditFile:
         try:
             size = os.fstat(handle).st_size
             if line and size and os.pread(handle, 1, size - 1) != b"\n":
-                line = b"\n" + line  # Half a line stays as it is, and this one begins a line of its own.
+                line = b"\n" + line  # An incomplete line stays; this one begins a line of its own.
             if os.write(handle, line) != len(line):
                 os.ftruncate(handle, size)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -212,10 +225,10 @@ class AuditFile:
             os.close(handle)
 
     def _rotate(self, last: Link, removed: Link) -> tuple[Link, int]:
-        """Give the full file its name, and remove the oldest if only some are kept.
+        """Rename the full file, and remove the oldest files beyond the number to keep.
 
         Returns:
-            The last line that was removed now or earlier, and how many were removed now.
+            The last line that was removed now or earlier, and the number of lines removed now.
         """
         flush_to_disk(self.file)
         full = self._files()[:-1]
@@ -227,13 +240,13 @@ class AuditFile:
         for file in gone:
             found = next(filter(None, map(parse_line, _backwards(file))), None)
             removed = found[0] if found else Link(0, digest_before(_lines(file)))
-            # Were it written after the file is gone, a kill between the two would look like lines cut off.
+            # Written first: if it came after the removal, a kill between the two would look like lines cut off.
             self._write_head(Head(last, removed))
             file.unlink()
         return removed, removed.n - before.n
 
     def _head(self) -> Head | None:
-        """What the head file says, or None if it is not there or was changed."""
+        """Read the head file; None if it does not exist or was changed."""
         try:
             said = json.loads(self._head_file.read_bytes())
             head = Head(Link(**said["last"]), Link(**said["removed"]))
@@ -254,16 +267,16 @@ class AuditFile:
 
     @cached_property
     def _key(self) -> bytes:
-        """The key; of two processes that make one, the first one's is kept.
+        """Read the key, or make it. If two processes make one, the first is kept.
 
-        None is made for lines that were written with another one: they could not be checked, nor images be found.
+        No new key is made for existing lines: they could not be checked, nor could images be found in them.
         """
         file = self.file.with_name(f"{self.file.name}.key")
         if not file.exists():
             if self._last().n:
                 raise BapsError(
-                    f"The key of the audit file, {file}, is gone. Take it from your backup; or, where it is lost, move "
-                    "the audit file and those that begin with its name away: another one begins."
+                    f"The key of the audit file, {file}, is gone. Restore it from your backup. If it is lost, move "
+                    "the audit file and those that begin with its name away: a new one begins."
                 )
             self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             made = file.with_name(f".{file.name}-{secrets.token_hex(8)}")
@@ -280,16 +293,19 @@ class AuditFile:
             return bytes.fromhex(file.read_text())
         except ValueError as error:
             raise BapsError(
-                f"The key of the audit file, {file}, is damaged. Take it from your backup; without it no image and no "
-                "change is found in the lines that are there."
+                f"The key of the audit file, {file}, is damaged. Restore it from your backup: without it no image and "
+                "no change can be found in the existing lines."
             ) from error
 
 
 def command(what: str) -> dict[str, Any]:
-    """Return what the line of a command begins with: the user is that of the operating system.
+    """Return the first entries of the line of a command. The user is that of the operating system.
 
     Args:
-        what: was done, as in ``restore a label``.
+        what: The action, as in ``restore a label``.
+
+    Returns:
+        User, role, origin and action.
     """
     try:
         name = pwd.getpwuid(os.getuid()).pw_name
@@ -299,13 +315,27 @@ def command(what: str) -> dict[str, Any]:
 
 
 def parse_line(line: bytes) -> tuple[Link, bytes] | None:
-    """Return number and chain of a line, and what is before its chain, or None if it has none."""
+    """Parse a line.
+
+    Args:
+        line: The line, without its end.
+
+    Returns:
+        Its number and chain, and the line up to its chain; None if it has no chain.
+    """
     found = _CHAINED.fullmatch(line)
     return (Link(int(found[2]), found[3].decode()), found[1]) if found else None
 
 
 def digest_before(lines: Iterator[bytes]) -> str:
-    """Return the hash of the lines before the first that has a chain, or "" if there are none."""
+    """Hash the lines before the first that has a chain.
+
+    Args:
+        lines: All lines, oldest first, without their ends.
+
+    Returns:
+        The hash, or "" if there are no such lines.
+    """
     digest, empty = hashlib.sha256(), True
     for line in lines:
         if parse_line(line):
@@ -322,7 +352,7 @@ def _lines(file: Path) -> Iterator[bytes]:
 
 
 def _backwards(file: Path) -> Iterator[bytes]:
-    """The lines of a file, the last one first; a last one without its end too."""
+    """Yield the lines of a file, last one first, also an incomplete last line."""
     with file.open("rb") as content:
         place, rest = content.seek(0, os.SEEK_END), b""
         while place:

@@ -1,4 +1,4 @@
-"""Whether an audit file is whole: each line as it was written, and none removed, moved, added or cut off."""
+"""Check that an audit file is intact: each line as it was written, and none removed, moved, added or cut off."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from typing import BinaryIO
 
 from baps.site.audit import AuditFile, Head, Link, digest_before, parse_line
 
-_MOST_BREAKS = 20
+_MAX_BREAKS = 20
 
 
 @dataclass
 class AuditCheck:
-    """What was found.
+    """Result of a check.
 
     Attributes:
-        last: the last line that has a chain.
-        chained: lines that have one.
-        unchained: lines before them, of an older release, which nothing protects but that they are unchanged since.
-        halves: lines that a full disk or a power cut left half written.
-        breaks: sentences that say where the chain breaks, the first twenty.
+        last: The last line that has a chain.
+        chained: Number of lines that have a chain.
+        unchained: Number of lines before them, from a release without chains. Only changes since the first chain are
+            detected.
+        halves: Number of lines that a full disk or a power cut left incomplete.
+        breaks: Sentences that say where the chain breaks, at most twenty.
     """
 
     last: Link = field(default_factory=Link)
@@ -33,24 +34,31 @@ class AuditCheck:
     breaks: list[str] = field(default_factory=list)
 
     def note(self, sentence: str) -> None:
-        """Note a break."""
-        if len(self.breaks) < _MOST_BREAKS:
+        """Add a break.
+
+        Args:
+            sentence: Where the chain breaks.
+        """
+        if len(self.breaks) < _MAX_BREAKS:
             self.breaks.append(sentence)
 
 
 def check_audit(file: Path, chain: str = "") -> AuditCheck:
-    """Read an audit file, and the full ones beside it, and follow the chain.
+    """Read an audit file and the full ones beside it, and follow the chain.
 
-    Who has the key can write another chain, and who can write to the folder can put an earlier state of all its files
-    back. Both are found only by the chain of a line that was kept elsewhere.
+    A person who has the key can write another chain, and one who can write to the folder can restore an earlier state
+    of all its files. Both are detected only by the chain of a line that was kept elsewhere.
 
     Args:
-        file: the one that is written to.
-        chain: of a line that must be there, or "".
+        file: The audit file that is written to.
+        chain: Chain of a line that must be there, or "".
+
+    Returns:
+        The result.
 
     Raises:
-        OSError: if it cannot be read.
-        BapsError: if its key is damaged.
+        OSError: if the files cannot be read.
+        BapsError: if the key is damaged.
     """
     audit, check = AuditFile(file), AuditCheck()
     had_lines = file.with_name(f"{file.name}.key").exists()  # It is made with the head.
@@ -78,7 +86,7 @@ def _follow(
                 continue
             link, body = found
             if head and link.n <= head.removed.n and not check.chained:
-                continue  # Of a file that a kill left, when it should have been removed.
+                continue  # A kill left a file that should have been removed.
             check.chained += 1
             wanted = wanted or link.chain == chain
             where = f"line {link.n} (row {row} of {name})"
@@ -109,7 +117,7 @@ def _follow(
 
 
 def _take_odd(line: bytes, where: str, check: AuditCheck) -> None:
-    """Take a line that has no chain."""
+    """Count a line that has no chain."""
     try:
         json.loads(line)
     except ValueError:
@@ -126,7 +134,7 @@ def _lines_are(count: int) -> str:
 
 
 def _lines(file: BinaryIO, size: int) -> Iterator[tuple[int, bytes]]:
-    """The lines of the beginning of a file, with their numbers."""
+    """Yield the lines in the first ``size`` bytes of a file, with their numbers."""
     file.seek(0)
     row = 0
     while (place := file.tell()) < size:

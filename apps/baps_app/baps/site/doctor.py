@@ -1,6 +1,6 @@
-"""What can keep a site from working, checked before somebody stumbles over it. One function a check.
+"""Check what can keep a site from working, before a user meets it. One function per check.
 
-A check answers with a finding. One that raises has failed: a ``BapsError`` says in its sentence what to do.
+A check returns a finding. A check that raises has failed; the sentence of a ``BapsError`` says what to do.
 """
 
 from __future__ import annotations
@@ -29,28 +29,35 @@ from baps.site.app_folder import PACKAGES
 from baps.site.pacs_credentials import ACCOUNT, read_pacs_credentials
 from baps.site.pacs_studies import PacsStudies, Worklist, read_pacs_studies
 from baps.site.server_command import check_listening, check_port, check_studies, is_pacs, server_environment
+from baps.utils.url_host import url_host
 
 if TYPE_CHECKING:
     from baps.site.settings import Settings
 
-_LEAST_DISK = 1 << 30
-_LEAST_MEMORY = 3 << 30
-"""Of the server and a training process, beside the cache."""
+_MIN_DISK = 1 << 30
+_MIN_MEMORY = 3 << 30
+"""Bytes that the server and a training process need beside the cache."""
 
 _TIMEOUT = (5, 15)
-"""Seconds to reach a PACS, and to wait for what it says."""
+"""Seconds to connect to a PACS, and to wait for its answer."""
 
 _SERIES = 100
-"""That the PACS is asked for, to see what it holds."""
+"""Number of series to request from the PACS, to see what it holds."""
 
 _FOLDERS = 1000
-"""That are searched for series that are not served."""
+"""Number of folders to search for images that are not served."""
 
-_OWN = "Let the user of the server read and write there (chown, chmod)."
+_OWN = "Give the user of the server read and write permission there (chown, chmod)."
 
 
 class Status(str, Enum):
-    """How grave a finding is."""
+    """Severity of a finding.
+
+    Attributes:
+        OK: Nothing is to be done.
+        WARNING: The server works, but something is missing or unused.
+        FAILED: The server would not work.
+    """
 
     OK = "ok"
     WARNING = "warning"
@@ -59,12 +66,12 @@ class Status(str, Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check says.
+    """Result of a check.
 
     Attributes:
-        status: how grave it is.
-        found: what was seen.
-        remedy: what to do, or "" where nothing is to be done or ``found`` says it.
+        status: Its severity.
+        found: What the check found.
+        remedy: What to do, or "" where there is nothing to do or ``found`` says it.
     """
 
     status: Status
@@ -75,13 +82,13 @@ class Finding:
 def examine(
     given: Mapping[str, str], studies: str = "", host: str = "127.0.0.1", port: int = 8000
 ) -> dict[str, Finding]:
-    """Make all checks, in some 10 seconds; nothing is changed.
+    """Run all checks, in about 10 seconds. Nothing is changed.
 
     Args:
-        given: settings, as ``read_settings`` takes them.
-        studies: folder or DICOMweb address; "" leaves its checks out.
-        host: address that the server would listen on.
-        port: likewise.
+        given: Settings, as ``read_settings`` takes them.
+        studies: Folder or DICOMweb address; "" skips its checks.
+        host: Address that the server would listen on.
+        port: Port that the server would listen on.
 
     Returns:
         Findings by the name of the check.
@@ -100,42 +107,49 @@ def examine(
         }
     if studies and not is_pacs(studies):
         checks["studies"] = partial(folder, studies)
-    findings = {name: _made(check) for name, check in checks.items()}
-    try:  # The settings name the model, whose module imports torch.
+    findings = {name: _run(check) for name, check in checks.items()}
+    try:
         from baps.site.settings import read_settings
 
         site = read_settings(given)
     except Exception as error:  # as in _made
         return {**findings, "settings": _failure(error)}
     findings["settings"] = Finding(Status.OK, ", ".join(f"{name}={value}" for name, value in site.labels.items()))
-    written = [site.adapters, *_written(studies), Path(tempfile.gettempdir())]
-    later: dict[str, Callable[[], Finding]] = {
+    places = [site.adapters, *_written_places(studies), Path(tempfile.gettempdir())]
+    with_settings: dict[str, Callable[[], Finding]] = {
         **({"PACS": partial(pacs, studies, site.pacs_credentials, site.worklist)} if is_pacs(studies) else {}),
         "users": partial(access, site, host),
         "memory, CPUs": partial(memory, site.cache_mb),
         "device": partial(device, site.device),
         "model": partial(model, site),
         "adapters": partial(adapters, site.adapters),
-        "disk": partial(disk, written),
+        "disk": partial(disk, places),
     }
-    return findings | {name: _made(check) for name, check in later.items()}
+    return findings | {name: _run(check) for name, check in with_settings.items()}
 
 
-def _made(check: Callable[[], Finding]) -> Finding:
+def _run(check: Callable[[], Finding]) -> Finding:
     try:
         return check()
-    except Exception as error:  # The other checks must still be made, whatever this one met.
+    except Exception as error:  # The other checks must run whatever happened in this one.
         return _failure(error)
 
 
 def _failure(error: Exception) -> Finding:
     if isinstance(error, BapsError):
         return Finding(Status.FAILED, str(error))
-    return Finding(Status.FAILED, f"{type(error).__name__}: {error}", "Mend what is named, or report it as a fault.")
+    return Finding(Status.FAILED, f"{type(error).__name__}: {error}", "Fix what the message names, or report a bug.")
 
 
 def python_version(version: tuple[int, int]) -> Finding:
-    """Whether there are packages for this Python, (major, minor)."""
+    """Check that the server's packages support this Python.
+
+    Args:
+        version: Major and minor version.
+
+    Returns:
+        The finding.
+    """
     found = ".".join(map(str, version))
     if (3, 10) <= version <= (3, 12):
         return Finding(Status.OK, found)
@@ -143,7 +157,11 @@ def python_version(version: tuple[int, int]) -> Finding:
 
 
 def torch_pair() -> Finding:
-    """Whether torch and torchvision were built for each other."""
+    """Check that torch and torchvision were built for each other.
+
+    Returns:
+        The finding.
+    """
     try:
         torch, torchvision = import_module("torch"), import_module("torchvision")
         torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
@@ -157,14 +175,29 @@ def torch_pair() -> Finding:
 
 
 def without_server(wanted: bool) -> Finding:
-    """What an installation without the extra ``server`` lacks, which is a fault where a server is wanted."""
+    """Report what an installation without the extra ``server`` lacks.
+
+    Args:
+        wanted: Whether a server is wanted; the finding is a failure then.
+
+    Returns:
+        The finding.
+    """
     status = Status.FAILED if wanted else Status.WARNING
     found = "not installed: this machine has the commands and the Python API, but no server"
     return Finding(status, found, "To serve: pip install 'baps-monailabel[server]'")
 
 
 def package(name: str, below: int) -> Finding:
-    """Whether a package is there, of a major version below a number."""
+    """Check that a package is installed in a version that MONAI Label supports.
+
+    Args:
+        name: Name of the package.
+        below: Major version that is too new.
+
+    Returns:
+        The finding.
+    """
     remedy = f"pip install -c constraints.txt '{name}<{below}'"
     try:
         version = metadata.version(name)
@@ -176,7 +209,11 @@ def package(name: str, below: int) -> Finding:
 
 
 def host_framework() -> Finding:
-    """Whether MONAI Label imports, in a process of its own."""
+    """Check that MONAI Label can be imported, in a process of its own.
+
+    Returns:
+        The finding.
+    """
     command = [sys.executable, "-c", "import monailabel.interfaces.app"]
     done = subprocess.run(  # noqa: S603 (a fixed command)
         command, env=server_environment(), cwd=PACKAGES, capture_output=True, text=True, timeout=300
@@ -188,7 +225,14 @@ def host_framework() -> Finding:
 
 
 def dcmqi(studies: str) -> Finding:
-    """Whether dcmqi's program is there, which writes DICOM SEG for a PACS."""
+    """Check that the program of dcmqi is installed, which writes DICOM SEG for a PACS.
+
+    Args:
+        studies: Folder or DICOMweb address; without a PACS a missing program is only a warning.
+
+    Returns:
+        The finding.
+    """
     program = shutil.which("itkimage2segimage", path=server_environment()["PATH"])
     if program:
         return Finding(Status.OK, program)
@@ -198,13 +242,36 @@ def dcmqi(studies: str) -> Finding:
 
 
 def port_free(host: str, port: int) -> Finding:
-    """Whether the server could listen there."""
+    """Check that the server can listen on an address.
+
+    Args:
+        host: The address.
+        port: The port.
+
+    Returns:
+        The finding.
+
+    Raises:
+        InputError: if the port is in use or needs more rights, or the host is not this machine.
+    """
     check_port(host, port)
-    return Finding(Status.OK, f"{port} of {host} is free")
+    return Finding(Status.OK, f"{port} of {url_host(host)} is free")
 
 
 def access(site: Settings, host: str) -> Finding:
-    """Whether the server would be closed, to all but those who are known or to all but this machine."""
+    """Check who could use the server: the users that are named, or anyone on this machine.
+
+    Args:
+        site: The settings of the site.
+        host: Address that the server would listen on.
+
+    Returns:
+        The finding.
+
+    Raises:
+        InputError: if the users or the OpenID provider cannot be read, or if other machines could use the server
+            without signing in.
+    """
     from baps.site.openid_settings import read_openid
     from baps.site.settings import check_access
     from baps.site.users import Users
@@ -212,34 +279,48 @@ def access(site: Settings, host: str) -> Finding:
     check_access(site)
     check_listening(host, site.closed)
     if not site.closed:
-        return Finding(Status.OK, "this machine only, without a login: nobody is named")
-    let_in = []
+        return Finding(Status.OK, "open to this machine only, without a login: no users are set")
+    allowed = []
     if site.users is not None:
         known = [user for user in Users(site.users).all().values() if not user.expired]
-        let_in.append(f"{len(known)} users of {site.users}")
+        allowed.append(f"{len(known)} users of {site.users}")
         if not known and site.openid is None:
             remedy = f"baps users add NAME --role annotator --file {site.users}"
-            return Finding(Status.WARNING, f"closed to everybody: nobody in {site.users} has a token", remedy)
+            return Finding(Status.WARNING, f"closed to everyone: no user in {site.users} has a valid token", remedy)
     if site.openid is not None:
-        let_in.append(f"those whom {read_openid(site.openid).issuer} gives a role")
-    return Finding(Status.OK, f"closed to all but {' and '.join(let_in)}")
+        allowed.append(f"users to whom {read_openid(site.openid).issuer} gives a role")
+    return Finding(Status.OK, f"open only to {' and '.join(allowed)}")
 
 
 def memory(cache_mb: int) -> Finding:
-    """Whether the memory suffices for the server, a training and the cache (MB)."""
+    """Check that the memory suffices for the server, a training and the cache.
+
+    Args:
+        cache_mb: Size of the cache in MB.
+
+    Returns:
+        The finding.
+    """
     import psutil
 
     available, total = psutil.virtual_memory().available, psutil.virtual_memory().total
     found = f"{_gigabytes(available)} of {_gigabytes(total)} available, {os.cpu_count()} CPUs"
-    needed = _LEAST_MEMORY + (cache_mb << 20)
+    needed = _MIN_MEMORY + (cache_mb << 20)
     if available >= needed:
         return Finding(Status.OK, found)
-    remedy = f"Server, training and cache want {_gigabytes(needed)}: lower --cache-mb ({cache_mb}) or close programs."
+    remedy = f"Server, training and cache need {_gigabytes(needed)}: lower --cache-mb ({cache_mb}) or close programs."
     return Finding(Status.WARNING, found, remedy)
 
 
 def device(name: str) -> Finding:
-    """What the model will run on; a GPU is needed only where one was asked for."""
+    """Check the device that the model will run on. A GPU is needed only if the setting names one.
+
+    Args:
+        name: The setting ``device``.
+
+    Returns:
+        The finding.
+    """
     import torch
 
     usable = torch.cuda.is_available()
@@ -255,7 +336,18 @@ def device(name: str) -> Finding:
 
 
 def model(site: Settings) -> Finding:
-    """Whether the model is there and the right one, and answers a prompt on a black image."""
+    """Check that the model loads, is the expected one, and returns a mask for a prompt on a black image.
+
+    Args:
+        site: The settings of the site.
+
+    Returns:
+        The finding.
+
+    Raises:
+        InputError: if the model or its weights cannot be used.
+        BapsError: if a remote model cannot be reached.
+    """
     import numpy as np
 
     from baps.blackbox import load_black_box
@@ -277,26 +369,50 @@ def model(site: Settings) -> Finding:
 
 
 def adapters(root: Path) -> Finding:
-    """Whether adapters can be kept; the folder is made with the first one."""
+    """Check that adapters can be saved. The first training makes the folder.
+
+    Args:
+        root: Folder of the adapter store.
+
+    Returns:
+        The finding.
+    """
     there = _nearest(root)
     if not there.is_dir():
-        return Finding(Status.FAILED, f"{there} is no folder", "Give another folder with --adapters.")
+        return Finding(Status.FAILED, f"{there} is not a folder", "Give another folder with --adapters.")
     if not os.access(there, os.R_OK | os.W_OK | os.X_OK):
         return Finding(Status.FAILED, f"{there} cannot be written to", f"{_OWN} Or give another one with --adapters.")
-    return Finding(Status.OK, str(root) if root.exists() else f"{root}, which the first training makes")
+    return Finding(Status.OK, str(root) if root.exists() else f"{root}, which the first training will make")
 
 
 def disk(places: list[Path]) -> Finding:
-    """Whether there is room where the server writes."""
+    """Check that there is free space where the server writes.
+
+    Args:
+        places: Folders that the server writes to.
+
+    Returns:
+        The finding.
+    """
     free = {_nearest(place): shutil.disk_usage(_nearest(place)).free for place in places}
     found = ", ".join(f"{_gigabytes(size)} at {place}" for place, size in free.items())
-    if min(free.values()) < _LEAST_DISK:
-        return Finding(Status.WARNING, found, f"Make room: less than {_gigabytes(_LEAST_DISK)} is free.")
+    if min(free.values()) < _MIN_DISK:
+        return Finding(Status.WARNING, found, f"Free some space: less than {_gigabytes(_MIN_DISK)} is left.")
     return Finding(Status.OK, found)
 
 
 def folder(studies: str) -> Finding:
-    """Whether the folder of studies can be used, and what lies in it."""
+    """Check that the folder of studies can be used, and report what is in it.
+
+    Args:
+        studies: The folder.
+
+    Returns:
+        The finding.
+
+    Raises:
+        InputError: if it is not a folder.
+    """
     from baps.annotations.label_files import unused_labels
     from baps.io import images_folder
 
@@ -306,26 +422,47 @@ def folder(studies: str) -> Finding:
         return Finding(Status.FAILED, f"{root} cannot be read", _OWN)
     kinds = _kinds_of_images(root)
     found = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "no images"
-    warnings = []
-    if deeper := _series_too_deep(root):
-        found += f"; {deeper} DICOM series in folders of folders, which are not served"
+    images, warnings = images_folder(root), []
+    unserved = _unserved(images)
+    if unserved.series:
+        found += f"; {unserved.series} DICOM series in nested folders, which are not served"
         warnings.append(
-            f"Lay the folder of each series directly into {images_folder(root)}, or serve them from a PACS."
+            f"The server reads one series from each folder directly in {images}. Move the folder of each series there, "
+            f"or convert it: baps convert SERIES_FOLDER {images}. Or serve the series from a PACS."
         )
-    elif not kinds:
-        warnings.append("Put NIfTI or NRRD volumes into it, or into a folder images in it.")
-    for said in unused_labels(root):
-        found_labels, _, remedy = said.partition("; they are not used. ")
+    if unserved.files:
+        found += f"; {unserved.files} image files in nested folders, which are not served"
+        warnings.append(f"Move the image files directly into {images}.")
+    if unserved.loose:
+        found += "; DICOM files that are not in the folder of a series, which are not served"
+        warnings.append(f"Move the files of each series into a folder of its own in {images}.")
+    if not kinds and not warnings:
+        warnings.append(f"Put images directly into {images}: NIfTI or NRRD files, or one folder per DICOM series.")
+    for sentence in unused_labels(root):
+        found_labels, _, remedy = sentence.partition("; they are not used. ")
         found += f"; {found_labels}, and are not used"
         warnings.append(remedy)
     if not os.access(root, os.W_OK):
-        found += "; the folder cannot be written to: clicks are answered, labels and images are not saved"
-        warnings.append(f"To save labels: {_OWN} Mount it with leave to write.")
+        found += "; the folder cannot be written to: clicks work, but labels and images are not saved"
+        warnings.append(f"To save labels: {_OWN} Mount it with write permission.")
     return Finding(Status.WARNING if warnings else Status.OK, found, " ".join(warnings))
 
 
-def pacs(studies: str, login_file: Path | None = None, worklist: Path | None = None) -> Finding:
-    """Whether the PACS answers as DICOMweb, and what the first series are that the query finds."""
+def pacs(studies: str, credentials_file: Path | None = None, worklist: Path | None = None) -> Finding:
+    """Check that the PACS answers DICOMweb requests, and report the first series that the query finds.
+
+    Args:
+        studies: DICOMweb address of the PACS, and a query.
+        credentials_file: The setting ``pacs_credentials``.
+        worklist: The setting ``worklist``.
+
+    Returns:
+        The finding.
+
+    Raises:
+        InputError: if the address, the query, the credentials or the worklist cannot be used.
+        MissingExtraError: if the packages of the extra ``server`` are not installed.
+    """
     try:
         import requests
     except ImportError as error:
@@ -335,41 +472,43 @@ def pacs(studies: str, login_file: Path | None = None, worklist: Path | None = N
     served = read_pacs_studies(studies)
     prefix = os.environ.get("MONAI_LABEL_QIDO_PREFIX", "").strip("/")
     root = "/".join(part for part in (served.address, prefix) if part)
-    login = read_pacs_credentials(login_file)
+    credentials = read_pacs_credentials(credentials_file)
     try:
         answer = requests.get(
             f"{root}/series",
             params={"limit": str(_SERIES), **served.filters},
             headers={"Accept": "application/dicom+json"},
-            auth=login.account,
-            verify=str(login.ca) if login.ca else True,
+            auth=credentials.account,
+            verify=str(credentials.ca) if credentials.ca else True,
             timeout=_TIMEOUT,
         )
     except requests.exceptions.SSLError as error:
-        remedy = "Name a file with the certificate of the PACS's authority: ca in the file BAPS_PACS_CREDENTIALS."
+        remedy = "Name the certificate of the PACS's authority: ca in the file that BAPS_PACS_CREDENTIALS names."
         return Finding(Status.FAILED, f"TLS error: {_innermost(error)}", remedy)
     except requests.exceptions.RequestException as error:
-        remedy = "Check the address, that the PACS runs, the firewall and the proxy (NO_PROXY)."
+        remedy = "Check the address, the firewall, the proxy (NO_PROXY), and that the PACS is running."
         return Finding(Status.FAILED, f"not reachable: {_innermost(error)}", remedy)
     listed = f"; the worklist has {len(Worklist(worklist).studies())} studies" if worklist else ""
     return _answered(answer.status_code, answer.headers.get("Content-Type", ""), answer.content, served, listed)
 
 
 def _answered(code: int, kind: str, content: bytes, served: PacsStudies, listed: str) -> Finding:
-    """What the answer of a PACS to the search for series means."""
+    """Interpret the response of a PACS to a search for series."""
     root = "Give the root of its DICOMweb service; Orthanc's ends in /dicom-web."
     if code in (401, 403):
-        remedy = f"Name an account that may read, in the file BAPS_PACS_CREDENTIALS or in {' and '.join(ACCOUNT)}."
+        remedy = f"Set an account that may read: in the file BAPS_PACS_CREDENTIALS, or in {' and '.join(ACCOUNT)}."
         return Finding(Status.FAILED, f"refused ({code})", remedy)
     if code == 404:
         return Finding(Status.FAILED, "not the root of a DICOMweb service (404)", root)
     try:
-        series = json.loads({200: content, 204: b"[]"}[code])  # 204 says that nothing was found
+        series = json.loads({200: content, 204: b"[]"}[code])  # 204 means that nothing was found.
         modalities = Counter(str(one.get("00080060", {}).get("Value", ["none"])[0]) for one in series)
         others = sum(not served.matches(one) for one in series)
     except (ValueError, TypeError, AttributeError, LookupError):
         return Finding(
-            Status.FAILED, f"no DICOMweb answer ({code}, {kind or 'of no type'})", f"{root} Else see the PACS's log."
+            Status.FAILED,
+            f"not a DICOMweb response ({code}, {kind or 'no type'})",
+            f"{root} Otherwise see the PACS's log.",
         )
     if not modalities:
         remedy = "Send images to the PACS" + (", or check the query in STUDIES." if served.filters else ".")
@@ -377,44 +516,63 @@ def _answered(code: int, kind: str, content: bytes, served: PacsStudies, listed:
     shown = ", ".join(f"{count} {name}" for name, count in modalities.most_common())
     found = f"{len(modalities)} modalities in the first {modalities.total()} series: {shown}{listed}"
     if others:
-        remedy = f"It searches without {' or '.join(served.filters)}: use other attributes, or a worklist."
+        remedy = f"The PACS ignores {' or '.join(served.filters)} in a search: use other attributes, or a worklist."
         return Finding(Status.WARNING, f"{found}; {others} do not match STUDIES and are not served", remedy)
     return Finding(Status.OK, found)
 
 
 def _innermost(error: Exception) -> str:
-    """The cause that libraries have wrapped."""
+    """Return the message of the innermost of wrapped errors."""
     inner = getattr(error, "reason", None) or next(iter(error.args), None)
     return _innermost(inner) if isinstance(inner, Exception) else str(error)
 
 
 def _kinds_of_images(studies: Path) -> Counter[str]:
-    """How many images of which kind the server would find."""
+    """Count the images that the server would serve, by kind."""
     from baps.io import file_stem, images_folder, list_images
 
     found = list_images(images_folder(studies))
     return Counter(path.name[len(file_stem(path)) :].lower() or "DICOM series" for path in found)
 
 
-def _series_too_deep(studies: Path) -> int:
-    """How many DICOM series lie in folders of folders, where the server does not look; among the first folders."""
-    from baps.io import images_folder, is_dicom_folder, list_images
+@dataclass
+class _Unserved:
+    """Images that the server does not find.
 
-    images = images_folder(studies)
+    Attributes:
+        series: Number of DICOM series in nested folders.
+        files: Number of image files in nested folders.
+        loose: Whether DICOM files without a suffix lie beside the folders of series.
+    """
+
+    series: int = 0
+    files: int = 0
+    loose: bool = False
+
+
+def _unserved(images: Path) -> _Unserved:
+    """Search the first folders below the folder of images for images that are not served."""
+    from baps.annotations.history import FOLDER
+    from baps.annotations.label_files import LABEL_FOLDERS
+    from baps.io import IMAGE_SUFFIXES, is_dicom_folder, list_images
+
     served = {path.name for path in list_images(images)}
-    below = (Path(place) for place, _, _ in islice(os.walk(images), _FOLDERS))
-    ways = {place: place.relative_to(images).parts for place in below}
-    return sum(
-        len(parts) > 1
-        and parts[0] not in served
-        and not any(part.startswith(".") for part in parts)
-        and is_dicom_folder(place)
-        for place, parts in ways.items()
-    )
+    unserved = _Unserved(loose=not served and is_dicom_folder(images))
+    labels = (*LABEL_FOLDERS, FOLDER)
+    for place, folders, files in islice(os.walk(images), _FOLDERS):
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in labels]
+        if Path(place) == images:
+            folders[:] = [name for name in folders if name not in served]
+            continue
+        if is_dicom_folder(Path(place)):
+            unserved.series += 1
+        else:
+            unserved.files += sum(name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".") for name in files)
+    return unserved
 
 
-def _written(studies: str) -> list[Path]:
-    """Where the server writes labels; or what it fetches from the PACS, or makes of studies that stay as they are."""
+def _written_places(studies: str) -> list[Path]:
+    """Return where the server writes labels, or keeps what it fetches from a PACS or converts of read-only studies."""
     if is_pacs(studies) or (studies and not os.access(studies, os.W_OK)):
         named = (os.environ.get(f"MONAI_LABEL_{kind}_CACHE_PATH") for kind in ("DICOMWEB", "DATASTORE"))
         return [Path(next(filter(None, named), Path.home() / ".cache" / "monailabel"))]
@@ -422,7 +580,7 @@ def _written(studies: str) -> list[Path]:
 
 
 def _nearest(path: Path) -> Path:
-    """The path, or the nearest of its parents that is there."""
+    """Return the path, or the nearest of its parents that exists."""
     return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
 
 

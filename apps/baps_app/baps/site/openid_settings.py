@@ -1,4 +1,4 @@
-"""The OpenID provider whose users may use the server: from a private file."""
+"""The OpenID provider whose users may sign in, from a private file."""
 
 from __future__ import annotations
 
@@ -8,31 +8,30 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, FilePath, ValidationError, field_validator
+from pydantic import BaseModel, Field, FilePath, ValidationError, field_validator
 
 from baps.errors import InputError
 from baps.site.roles import Role
 from baps.site.secret_file import read_private
 
 SECRET = "BAPS_OPENID_SECRET"  # noqa: S105
-"""Variable of the client's secret, for those who keep it out of the file."""
+"""Variable of the client's secret, for sites that keep it out of the file."""
 
 
-class OpenIdSettings(BaseModel):
-    """An OpenID provider, and which of its users are who here.
+class OpenIdSettings(BaseModel, extra="forbid", frozen=True):
+    """An OpenID provider, and the roles of its users.
 
     Attributes:
-        issuer: its address, as it stands in its tokens.
-        client_id, client_secret: ours; a public client has no secret.
-        audience: of the access tokens that are meant for us; empty: the client.
-        roles_claim: what of a token names roles; dots lead inwards (``realm_access.roles``).
-        roles: our role by the provider's name of it; users with none of them are refused.
-        name_claim: what of a token names the user; without it ``sub`` does.
-        algorithms: of signatures that count.
-        ca: certificate of its authority, or None for the usual ones.
+        issuer: Address of the provider, as in its tokens.
+        client_id: Name of this server at the provider.
+        client_secret: Secret of this server, or "" for a public client.
+        audience: Audience of the access tokens for this server. Empty: the client.
+        roles_claim: Claim of a token that lists roles. Dots separate levels (``realm_access.roles``).
+        roles: Roles by the provider's names for them. Users who have none of them are rejected.
+        name_claim: Claim of a token that names the user. A token without it is named by ``sub``.
+        algorithms: Accepted signature algorithms.
+        ca: File with the certificate of the provider's authority, or None for the usual ones.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     issuer: str
     client_id: str = Field(min_length=1)
@@ -53,17 +52,31 @@ class OpenIdSettings(BaseModel):
 
 
 def is_safe(address: str) -> bool:
-    """Whether what is sent to an address, and comes from it, cannot be read or changed on its way."""
+    """Return whether nobody can read or change what travels to an address and back.
+
+    Args:
+        address: The address; it is safe with https, or on this machine.
+
+    Returns:
+        Whether it is safe.
+    """
     parts = urlsplit(address)
     near = parts.hostname in ("127.0.0.1", "::1", "localhost")
     return bool(parts.hostname) and (parts.scheme == "https" or (parts.scheme == "http" and near))
 
 
 def read_openid(file: Path, environment: Mapping[str, str] = os.environ) -> OpenIdSettings:
-    """The provider that a private JSON file describes.
+    """Read the provider from a private JSON file.
+
+    Args:
+        file: The private file.
+        environment: Variables; ``BAPS_OPENID_SECRET`` replaces the secret in the file.
+
+    Returns:
+        The provider.
 
     Raises:
-        InputError: if it cannot be read, holds something else, or others may read it.
+        InputError: if the file cannot be read, does not describe a provider, or others can read it.
     """
     try:
         found = OpenIdSettings.model_validate_json(read_private(file, "The OpenID provider"))

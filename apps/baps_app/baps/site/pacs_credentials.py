@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, FilePath, ValidationError
+from pydantic import BaseModel, Field, FilePath, ValidationError
 
 from baps.errors import InputError
 from baps.site.secret_file import read_private
@@ -15,7 +15,7 @@ ACCOUNT = ("MONAI_LABEL_DICOMWEB_USERNAME", "MONAI_LABEL_DICOMWEB_PASSWORD")
 """Variables of the user and the password."""
 
 
-class PacsCredentials(BaseModel):
+class PacsCredentials(BaseModel, extra="forbid"):
     """The account for a PACS, and how its certificate is checked.
 
     Attributes:
@@ -23,8 +23,6 @@ class PacsCredentials(BaseModel):
         password: Password of the account, or "".
         ca: File with the certificate of the PACS's authority, or None for the usual ones.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     user: str = ""
     password: str = Field("", repr=False)

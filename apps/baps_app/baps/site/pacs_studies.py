@@ -1,4 +1,4 @@
-"""Which series of a PACS are served: the query after its address, and a worklist of studies.
+"""Selection of the series of a PACS that are served: a query after its address, and a worklist of studies.
 
 The query has the form of DICOMweb's own search (QIDO-RS): ``https://pacs/dicom-web?Modality=CT&StudyDate=20260101-``.
 """
@@ -24,17 +24,17 @@ _OF_SERIES = ("Modality", "SeriesInstanceUID", "SeriesNumber", "SeriesDescriptio
               "PerformedProcedureStepStartDate")  # fmt: skip
 _ATTRIBUTES = _OF_STUDIES + _OF_SERIES
 _UID = re.compile(r"[0-9.]{1,64}")
-_MOST_BYTES = 8 << 20
-"""Of a worklist: 100,000 studies."""
+_MAX_BYTES = 8 << 20
+"""Size of a worklist of 100,000 studies."""
 
 
 @dataclass(frozen=True)
 class PacsStudies:
-    """A PACS, and which of its series are served.
+    """A PACS, and the series of it that are served.
 
     Attributes:
-        address: of its DICOMweb service, without a query.
-        filters: attributes by keyword, and what they must match.
+        address: Address of its DICOMweb service, without a query.
+        filters: Values to match, by the keyword of the attribute.
     """
 
     address: str
@@ -42,13 +42,17 @@ class PacsStudies:
 
     @property
     def study_filters(self) -> dict[str, str]:
-        """The filters that hold for a whole study, and so for the labels in it."""
+        """The filters that select whole studies, and so the labels in them."""
         return {keyword: wanted for keyword, wanted in self.filters.items() if keyword in _OF_STUDIES}
 
     def matches(self, answer: Mapping[str, Any]) -> bool:
-        """Return whether a series is served, by what the PACS answers of it; what it leaves out is taken to match.
+        """Return whether a series matches the filters, which some servers ignore.
 
-        Some servers ignore the filters that they do not know.
+        Args:
+            answer: What the PACS returned of the series, in DICOM's JSON form. A missing attribute counts as a match.
+
+        Returns:
+            Whether the series is served.
         """
         for keyword, wanted in self.filters.items():
             values = json_values(answer, keyword)
@@ -58,12 +62,12 @@ class PacsStudies:
 
 
 class Worklist:
-    """A file with one StudyInstanceUID a line. It is read again when it changes.
+    """A file with one StudyInstanceUID per line, which is read again when it changes.
 
     Empty lines, and what follows a ``#``, are ignored.
 
     Args:
-        file: the worklist.
+        file: The worklist.
     """
 
     def __init__(self, file: Path) -> None:
@@ -72,17 +76,20 @@ class Worklist:
         self._studies: dict[str, None] = {}
 
     def studies(self) -> Mapping[str, None]:
-        """Return the studies in the order of the file, each once, as the keys of a mapping.
+        """Read the studies.
+
+        Returns:
+            The studies in the order of the file, each once, as the keys of a mapping.
 
         Raises:
-            BapsError: if the file cannot be read, or a line is no UID.
+            BapsError: if the file cannot be read, or a line is not a UID.
         """
         try:
             found = self._file.stat()
             stamp = found.st_mtime_ns, found.st_size, found.st_ino
             if stamp != self._stamp:
-                if found.st_size > _MOST_BYTES:
-                    raise BapsError(f"The worklist {self._file} has more than {_MOST_BYTES >> 20} MB. Make it shorter.")
+                if found.st_size > _MAX_BYTES:
+                    raise BapsError(f"The worklist {self._file} has more than {_MAX_BYTES >> 20} MB. Make it shorter.")
                 self._studies = self._read()
                 self._stamp = stamp
         except (OSError, UnicodeDecodeError) as error:
@@ -96,7 +103,7 @@ class Worklist:
             uid = line.partition("#")[0].strip()
             if uid and not _UID.fullmatch(uid):
                 raise BapsError(
-                    f"Line {number} of the worklist {self._file} is no StudyInstanceUID. Write one UID on each line, "
+                    f"Line {number} of the worklist {self._file} is no StudyInstanceUID. Write one UID per line, "
                     "of digits and dots."
                 )
             if uid:
@@ -105,7 +112,13 @@ class Worklist:
 
 
 def read_pacs_studies(studies: str) -> PacsStudies:
-    """Read the address of a PACS and the query after it.
+    """Parse the address of a PACS and the query after it.
+
+    Args:
+        studies: The address and the query, as in ``https://pacs/dicom-web?Modality=CT``.
+
+    Returns:
+        The PACS, and the filters of the query.
 
     Raises:
         InputError: if the query names an attribute that is unknown or given twice, or a value that cannot match.
@@ -117,7 +130,7 @@ def read_pacs_studies(studies: str) -> PacsStudies:
     for keyword, wanted in parse_qsl(address.query, keep_blank_values=True):
         if keyword not in _ATTRIBUTES:
             raise InputError(
-                f"STUDIES cannot choose series by {keyword[:64]!r}. Known attributes: {', '.join(_ATTRIBUTES)}. List "
+                f"STUDIES cannot select series by {keyword[:64]!r}. Known attributes: {', '.join(_ATTRIBUTES)}. List "
                 "the studies of patients in a worklist."
             )
         if keyword in filters:
@@ -128,7 +141,15 @@ def read_pacs_studies(studies: str) -> PacsStudies:
 
 
 def json_values(answer: Mapping[str, Any], keyword: str) -> list[str]:
-    """Return the values of an attribute of a data set in DICOM's JSON form, or none."""
+    """Return the values of an attribute of a data set in DICOM's JSON form.
+
+    Args:
+        answer: The data set.
+        keyword: Keyword of the attribute.
+
+    Returns:
+        The values as text, empty if the data set does not have the attribute.
+    """
     element = answer.get(f"{tag_for_keyword(keyword):08X}")
     values = (element.get("Value") if isinstance(element, dict) else None) or []
     named = (value.get("Alphabetic", "") if isinstance(value, dict) else value for value in values)
@@ -137,7 +158,7 @@ def json_values(answer: Mapping[str, Any], keyword: str) -> list[str]:
 
 def _check(keyword: str, wanted: str) -> None:
     if not wanted:
-        raise InputError(f"STUDIES gives no value for {keyword}. Leave the attribute out, or give a value.")
+        raise InputError(f"STUDIES gives no value for {keyword}. Omit the attribute, or give a value.")
     if keyword.endswith("Date"):
         days = wanted.split("-")
         if len(days) > 2 or not any(days) or not all(not day or _is_day(day) for day in days):

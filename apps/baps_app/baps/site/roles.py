@@ -1,4 +1,4 @@
-"""What the users of the server may do."""
+"""Roles of the users of the server."""
 
 from __future__ import annotations
 
@@ -6,13 +6,26 @@ from enum import Enum
 
 
 class Role(str, Enum):
-    """What a user may do; each one may do what those before it may."""
+    """Role of a user. Each role includes those before it.
+
+    Attributes:
+        ANNOTATOR: Segments and saves labels.
+        TRAINER: Also trains, publishes adapters, and confirms labels.
+        ADMIN: Also reads the audit file.
+    """
 
     ANNOTATOR = "annotator"
     TRAINER = "trainer"
     ADMIN = "admin"
 
     def may(self, needed: Role) -> bool:
-        """Whether this role suffices where another one is needed."""
+        """Return whether this role includes another one.
+
+        Args:
+            needed: The role that is needed.
+
+        Returns:
+            Whether it suffices.
+        """
         order = list(Role)
         return order.index(self) >= order.index(needed)

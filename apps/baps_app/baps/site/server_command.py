@@ -1,4 +1,4 @@
-"""How the server is started, and what must hold before. ``baps serve``, the demo and the tests use it."""
+"""The command that starts the server, and what to check before. ``baps serve``, the demo and the tests use it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from baps.errors import InputError, MissingExtraError
 from baps.site.app_folder import PACKAGES, app_folder, prepare_app_folder
 from baps.site.pacs_studies import Worklist, read_pacs_studies
 from baps.site.settings import absolute_paths
+from baps.utils.url_host import url_host
 
 _PATHS = (
     "BAPS_CONFIG",
@@ -35,22 +36,25 @@ _PATHS = (
 def serving_command(
     studies: str, host: str, port: int, settings: Mapping[str, str], stock: bool = False, app: Path | None = None
 ) -> tuple[list[str], dict[str, str]]:
-    """The command line and the environment of the server.
+    """Return the command line and the environment of the server.
 
     Args:
-        studies: folder of images, or the DICOMweb address of a PACS.
-        host: address that it listens on.
-        port: likewise.
-        settings: names and values as ``read_settings`` takes them.
-        stock: MONAI Label's own server instead of the protected one.
-        app: folder of another MONAI Label app than ours.
+        studies: Folder of images, or the DICOMweb address of a PACS.
+        host: Address that the server listens on.
+        port: Port that the server listens on.
+        settings: Names and values, as ``read_settings`` takes them.
+        stock: Start MONAI Label's own server instead of the protected one.
+        app: Folder of another MONAI Label app, or None for this project's.
+
+    Returns:
+        The words of the command, and its environment.
 
     Raises:
         BapsError: if MONAI Label is not installed, or the app's folder cannot be used.
     """
     check_installed()
     app = app or prepare_app_folder()
-    # Neither the folder that one is in nor one that the environment names by an empty word is a place of modules.
+    # Python must not import modules from the current folder, nor from one that an empty entry of PYTHONPATH names.
     program = ["-m", "monailabel.main"] if stock else [str(PACKAGES / "baps" / "server" / "launch.py")]
     studies = studies if is_pacs(studies) else str(Path(studies).absolute())
     command = [sys.executable, *program, "start_server", "--app", str(app), "--studies", studies]
@@ -64,46 +68,57 @@ def serving_command(
 
 
 def check_installed() -> None:
-    """Refuse to start a server where the package was installed without its extra.
+    """Check that the extra ``server`` is installed.
 
     Raises:
-        MissingExtraError: if MONAI Label is not there.
+        MissingExtraError: if MONAI Label is not installed.
     """
     if find_spec("monailabel") is None:
         raise MissingExtraError("The server", "server")
 
 
 def server_environment() -> dict[str, str]:
-    """The environment of the server: this process's, and what MONAI Label needs."""
+    """Return the environment of the server: that of this process, and what MONAI Label needs.
+
+    Returns:
+        The variables.
+    """
     paths = {name: str(Path(value).absolute()) for name in _PATHS if (value := os.environ.get(name))}
-    # Before Python's own modules may stand a folder of ours, but not all that pip installed.
+    # Put a folder of this project before Python's own modules, but never all that pip installed.
     installed = str(PACKAGES) in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
     return {
         **os.environ,
-        **paths,  # The server leaves the folder that it is started in.
-        # MONAI Label looks for dcmqi's programs and for python there.
+        **paths,  # The server changes to another folder.
+        # MONAI Label looks for the programs of dcmqi and for python there.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
-        # MONAI Label adds to it, so that an empty one would name the folder that a program is started in.
+        # MONAI Label appends to it; an empty one would then name the folder that a program is started in.
         "PYTHONPATH": str(app_folder() if installed else PACKAGES),
         "MONAI_LABEL_TRACKING_ENABLED": "false",
         "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
-        # MLflow would tell its makers that it is used.
+        # MLflow would report its use to its makers.
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
     }
 
 
 def is_pacs(studies: str) -> bool:
-    """Whether the studies lie on a PACS rather than in a folder."""
+    """Return whether the studies are on a PACS rather than in a folder.
+
+    Args:
+        studies: Folder of images, or the DICOMweb address of a PACS.
+
+    Returns:
+        Whether they are on a PACS.
+    """
     return studies.startswith(("http://", "https://"))
 
 
 def check_studies(studies: str, worklist: Path | None = None) -> None:
-    """Refuse studies that cannot be served; a PACS is not asked.
+    """Check that the studies can be served, without sending a request to a PACS.
 
     Args:
-        studies: folder of images, or the DICOMweb address of a PACS and a query.
-        worklist: the studies of the PACS that are served, or None for all.
+        studies: Folder of images, or the DICOMweb address of a PACS and a query.
+        worklist: File of the studies of the PACS that are served, or None for all.
 
     Raises:
         InputError: if there is no such folder; if the address names no host or holds a password; or if the query or the
@@ -111,7 +126,7 @@ def check_studies(studies: str, worklist: Path | None = None) -> None:
     """
     if not is_pacs(studies):
         if worklist is not None:
-            raise InputError("A worklist chooses studies of a PACS. Omit it for a folder of images.")
+            raise InputError("A worklist selects studies of a PACS. Omit it for a folder of images.")
         if not Path(studies).is_dir():
             raise InputError(f"There is no folder {studies}. Give a folder of images, or the DICOMweb URL of a PACS.")
         return
@@ -120,7 +135,7 @@ def check_studies(studies: str, worklist: Path | None = None) -> None:
         raise InputError(f"The address {studies} names no host. Give one such as http://pacs:8042/dicom-web.")
     if address.username or address.password:
         raise InputError(
-            "The address of the PACS holds a user or a password, which other users of this machine could read. Set "
+            "The address of the PACS contains a user or a password, which other users of this machine could read. Set "
             "MONAI_LABEL_DICOMWEB_USERNAME and MONAI_LABEL_DICOMWEB_PASSWORD in the environment instead."
         )
     read_pacs_studies(studies)
@@ -129,21 +144,32 @@ def check_studies(studies: str, worklist: Path | None = None) -> None:
 
 
 def check_listening(host: str, closed: bool) -> None:
-    """Refuse to listen where other machines can reach a server that lets everybody in.
+    """Check that a server without users listens on this machine only.
+
+    Args:
+        host: Address that the server listens on.
+        closed: Whether users must sign in.
 
     Raises:
-        InputError: if they could.
+        InputError: if other machines could use the server without signing in.
     """
     if not closed and not is_loopback(host):
         raise InputError(
-            f"The server would listen on {host or 'every address'}, where other machines reach it, and let everybody "
-            "in. Name those who may use it: baps users add NAME --role annotator --file users.json, then --users "
+            f"The server would listen on {url_host(host) or 'every address'}, which other machines can reach, and let "
+            "anyone in. Name its users: baps users add NAME --role annotator --file users.json, then --users "
             "users.json (with make: USERS=users.json), or an OpenID provider (--openid). Or listen on 127.0.0.1."
         )
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address, or all that a name stands for."""
+    """Return whether only this machine can reach an address, or every address of a name.
+
+    Args:
+        host: An address or a name; "" stands for every address.
+
+    Returns:
+        Whether no other machine can reach it.
+    """
     try:
         found = {str(entry[4][0]) for entry in socket.getaddrinfo(host or "0.0.0.0", None)}  # noqa: S104 (not bound)
         return all(ip_address(address.partition("%")[0]).is_loopback for address in found)
@@ -152,10 +178,14 @@ def is_loopback(host: str) -> bool:
 
 
 def check_port(host: str, port: int) -> None:
-    """Refuse an address that the server could not listen on.
+    """Check that the server can listen on an address.
+
+    Args:
+        host: The address, or a name of this machine.
+        port: The port.
 
     Raises:
-        InputError: if the port is taken or needs more rights, or the host is not this machine.
+        InputError: if the port is in use or needs more rights, or the host is not this machine.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -164,6 +194,6 @@ def check_port(host: str, port: int) -> None:
             probe.bind(address)
     except (OSError, UnicodeError) as error:
         raise InputError(
-            f"Port {port} of {host} cannot be used: {getattr(error, 'strerror', None) or error}. Stop the program that "
-            "listens on it, or give another --port or --host (with make: PORT=... or HOST=...)."
+            f"Port {port} of {url_host(host)} cannot be used: {getattr(error, 'strerror', None) or error}. Stop the "
+            "program that listens on it, or give another --port or --host (with make: PORT=... or HOST=...)."
         ) from error

@@ -19,7 +19,6 @@ from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
     PydanticBaseSettingsSource,
-    SettingsConfigDict,
 )
 
 from baps.blackbox.choices import BLACK_BOXES
@@ -106,7 +105,7 @@ def _whole(units: str) -> BeforeValidator:
     return _number(int, f"a whole number of {units}")
 
 
-class Settings(BaseSettings):
+class Settings(BaseSettings, frozen=True, extra="forbid"):
     """What an operator decides.
 
     ``Settings(...)`` reads its arguments only; ``read_settings`` reads the file, the environment and the command line.
@@ -156,8 +155,6 @@ class Settings(BaseSettings):
         allow_unprotected: Whether MONAI Label's stock server, which has no access control, may serve a PACS.
     """
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix="BAPS_", validate_default=False)
-
     labels: Annotated[Mapping[str, int], BeforeValidator(_labels)] = Field(default_factory=lambda: {"organ": 1})
     black_box: Text = "bundled"
     weights: File | None = None
@@ -206,7 +203,18 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read nothing but the arguments."""
+        """Read nothing but the arguments.
+
+        Args:
+            settings_cls: This class.
+            init_settings: The arguments.
+            env_settings: Not read.
+            dotenv_settings: Not read.
+            file_secret_settings: Not read.
+
+        Returns:
+            The arguments, as the only source.
+        """
         return (init_settings,)
 
     @property
@@ -216,6 +224,7 @@ class Settings(BaseSettings):
 
     @property
     def audit_file(self) -> Path:
+        """The audit file, also where the setting is not given."""
         return self.audit or self.adapters / "audit.jsonl"
 
     @property

@@ -1,8 +1,8 @@
-"""Who may use the server: users, each with a role and a token, in a private JSON file.
+"""The users of the server, each with a role and a token, in a private JSON file.
 
-The file holds hashes of the tokens, never the tokens. A token is 256 random bits, so one round of SHA-256 keeps it:
-there is nothing to guess. Those who change the file take turns (a lock beside it), and replace it as a whole, so that a
-server that reads it meanwhile sees the old or the new one.
+The file holds hashes of the tokens, never the tokens. A token has 256 random bits, so a single round of SHA-256
+suffices: it cannot be guessed. Processes that change the file take turns (a lock beside it) and replace it as a whole,
+so that a server that reads it at the same time sees the old or the new file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 
 from baps.errors import InputError, NotFoundError
 from baps.site.roles import Role
@@ -28,19 +28,19 @@ from baps.site.secret_file import read_private
 from baps.utils.atomic_write import atomic_write
 
 _NAME = re.compile(r"[\w.@+-]{1,64}")
-_TOKEN = "baps_"  # noqa: S105 (what a token begins with, so that one in the wrong place is noticed)
+_TOKEN = "baps_"  # noqa: S105 (the beginning of every token, so that a leaked one is recognised)
 
 
 @dataclass(frozen=True)
 class User:
-    """One who may use the server.
+    """A user of the server.
 
     Attributes:
-        name: by which the audit file knows them.
-        role: what they may do.
-        sha256: of their token.
-        created: when the token was made.
-        expires: when it ends, or None.
+        name: Name of the user, also in the audit file.
+        role: Role of the user.
+        sha256: Hash of the token.
+        created: When the token was made.
+        expires: When the token expires, or None.
     """
 
     name: str
@@ -51,29 +51,26 @@ class User:
 
     @property
     def expired(self) -> bool:
+        """Whether the token has expired."""
         return self.expires is not None and self.expires <= datetime.now(timezone.utc)
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class _Record(BaseModel, extra="forbid"):
     role: Role
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     created: AwareDatetime
     expires: AwareDatetime | None = None
 
 
-class _Content(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class _Content(BaseModel, extra="forbid"):
     users: dict[str, _Record]
 
 
 class Users:
-    """The users of a file, which is read again when it has changed.
+    """The users in a file, which is read again when it has changed.
 
     Args:
-        file: which ``add`` makes if it is not there.
+        file: The private file. ``add`` makes it if it does not exist.
     """
 
     def __init__(self, file: Path) -> None:
@@ -83,10 +80,13 @@ class Users:
         self._users: Mapping[str, User] = {}
 
     def all(self) -> Mapping[str, User]:
-        """The users by name.
+        """Read the users.
+
+        Returns:
+            Users by name.
 
         Raises:
-            InputError: if the file is not there, is open to others, or holds something else.
+            InputError: if the file does not exist, others can read it, or it is not a file of users.
         """
         with self._reading:
             try:
@@ -99,7 +99,16 @@ class Users:
             return self._users
 
     def find(self, token: str) -> User | None:
-        """The user whose token it is, unless it has expired; every user is compared, in constant time."""
+        """Find the user of a token.
+
+        Every user is compared, in constant time.
+
+        Args:
+            token: The token.
+
+        Returns:
+            The user, or None if nobody has the token or it has expired.
+        """
         given, found = _hash(token), None
         for user in self.all().values():
             if hmac.compare_digest(given, user.sha256) and not user.expired:
@@ -107,13 +116,23 @@ class Users:
         return found
 
     def add(self, name: str, role: Role, days: int | None = None) -> str:
-        """Add a user; their token, which is kept nowhere.
+        """Add a user.
+
+        Args:
+            name: Name of the user.
+            role: Role of the user.
+            days: Days until the token expires, or None for never.
+
+        Returns:
+            The token, which is stored nowhere.
 
         Raises:
-            InputError: if there is one of that name, or the name or the days cannot be used.
+            InputError: if a user of that name exists, or the name or the days cannot be used.
         """
         if not _NAME.fullmatch(name):
-            raise InputError(f"{name!r} is no name of a user: up to 64 letters, digits and . @ + - _, as in a.smith.")
+            raise InputError(
+                f"{name!r} is not a valid user name: use up to 64 letters, digits and . @ + - _, as in a.smith."
+            )
         with self._changing(new=True) as users:
             if name in users:
                 raise InputError(f"There is a user {name} already. Give them a new token with baps users renew {name}.")
@@ -121,9 +140,17 @@ class Users:
         return token
 
     def renew(self, name: str, days: int | None = None) -> str:
-        """Give a user a new token; the old one ends at once.
+        """Give a user a new token. The old one becomes invalid at once.
+
+        Args:
+            name: Name of the user.
+            days: Days until the new token expires, or None for never.
+
+        Returns:
+            The new token.
 
         Raises:
+            InputError: if the days cannot be used.
             NotFoundError: if there is no such user.
         """
         with self._changing() as users:
@@ -131,7 +158,10 @@ class Users:
         return token
 
     def remove(self, name: str) -> None:
-        """Remove a user, whose token ends at once.
+        """Remove a user. The token becomes invalid at once.
+
+        Args:
+            name: Name of the user.
 
         Raises:
             NotFoundError: if there is no such user.
@@ -151,31 +181,31 @@ class Users:
         except ValidationError as error:
             where = ".".join(map(str, error.errors()[0]["loc"])) or "the file"
             raise InputError(
-                f"{self.file} is no file of users ({where}). Take a copy that you trust, or make "
-                "another one with baps users add."
+                f"{self.file} is no file of users ({where}). Restore a copy that you trust, or make a new file with "
+                "baps users add."
             ) from None
         return {name: User(name, one.role, one.sha256, one.created, one.expires) for name, one in content.users.items()}
 
     @contextmanager
     def _changing(self, new: bool = False) -> Iterator[dict[str, User]]:
-        """The users of the file, to change; what they then are is written."""
+        """Read the users, let the caller change them, and write them back."""
         try:
             with self.file.with_name(f".{self.file.name}.lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 users = {} if new and not self.file.exists() else self._read()
                 yield users
-                content = {"users": {name: _said(users[name]) for name in sorted(users)}}
+                content = {"users": {name: _to_dict(users[name]) for name in sorted(users)}}
                 with atomic_write(self.file, mode=0o600) as partial:
                     partial.write_text(json.dumps(content, indent=2) + "\n")
         except OSError as error:
             raise InputError(
-                f"{self.file} cannot be written: {error.strerror}. Give another --file, in a folder that is there."
+                f"{self.file} cannot be written: {error.strerror}. Give another --file, in a folder that exists."
             ) from error
 
 
 def _with_new_token(name: str, role: Role, days: int | None) -> tuple[User, str]:
     if days is not None and not 0 < days <= 36_500:
-        raise InputError(f"A token ends after 1 to 36500 days, not {days}.")
+        raise InputError(f"A token expires after 1 to 36500 days, not {days}.")
     token, now = _TOKEN + secrets.token_urlsafe(32), datetime.now(timezone.utc).replace(microsecond=0)
     user = User(name, role, _hash(token), now)
     return (user if days is None else replace(user, expires=now + timedelta(days=days))), token
@@ -185,7 +215,7 @@ def _hash(token: str) -> str:
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _said(user: User) -> dict[str, str | None]:
+def _to_dict(user: User) -> dict[str, str | None]:
     return {
         "role": user.role.value,
         "sha256": user.sha256,

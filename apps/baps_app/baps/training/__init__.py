@@ -1,1 +1,1 @@
-"""On-site adaptation of a black box from labelled volumes."""
+"""Adapt a black box on site from labelled volumes."""

@@ -1,4 +1,4 @@
-"""Labelled slices as tensors, a batch at a time."""
+"""Load labelled slices as tensors, a batch at a time."""
 
 from __future__ import annotations
 
@@ -20,54 +20,86 @@ class Batch:
     """What the black box is to be shown, before the visual prompt changes it.
 
     Attributes:
-        images: (B, 3, S, S) in [0, 255].
-        features: of the whole images, (B, F).
-        truth: (B, S, S) float.
-        prompts: one an image, in its pixels.
+        images: crops of the slices, (B, 3, S, S) in [0, 255].
+        features: features of the whole slices, (B, F).
+        target: masks in the frame of the crops, (B, S, S) float.
+        prompts: one per image, (X, Y) in pixels of the crop.
     """
 
     images: torch.Tensor
     features: torch.Tensor
-    truth: torch.Tensor
+    target: torch.Tensor
     prompts: list[Prompt]
 
 
 class Batches:
-    """Batches of slices, with their frozen features, which are computed once for those that are used.
+    """Build batches of slices with their frozen features; the features of a slice are computed once.
 
     Args:
-        slices: N of them.
-        encoder: gives the features.
-        zoom: see ``Adapter``.
+        slices: N labelled slices.
+        encoder: computes the features.
+        zoom: share of a slice's side that the black box is shown, see ``Adapter``.
     """
 
     def __init__(self, slices: Sequence[AnySlice], encoder: Encoder, zoom: float = 1.0) -> None:
         self.slices, self._encoder, self.zoom = slices, encoder, zoom
         self._features: dict[int, torch.Tensor] = {}
 
-    def draw(self, rows: Sequence[int], kind: str, corrected: float, random: np.random.Generator) -> Batch:
-        """A batch with new prompts of a kind, a share of them ``corrected``."""
-        ways = [draw_corrected_prompt if random.random() < corrected else draw_prompt for _ in rows]
-        return self.of(rows, [way(self.slices[row].truth, kind, random) for way, row in zip(ways, rows, strict=True)])
+    def draw(self, rows: Sequence[int], kind: str, correction_ratio: float, random: np.random.Generator) -> Batch:
+        """Build a batch with new random prompts.
 
-    def of(self, rows: Sequence[int], prompts: Sequence[Prompt]) -> Batch:
-        """A batch with given prompts, in pixels of the slices."""
+        Args:
+            rows: indices of the slices, B.
+            kind: ``click`` or ``box``.
+            correction_ratio: share of the prompts that have corrective clicks, 0 to 1.
+            random: the source of randomness.
+
+        Returns:
+            The batch of B slices.
+        """
+        draw_functions = [draw_corrected_prompt if random.random() < correction_ratio else draw_prompt for _ in rows]
+        return self.build(
+            rows,
+            [
+                draw_function(self.slices[row].target, kind, random)
+                for draw_function, row in zip(draw_functions, rows, strict=True)
+            ],
+        )
+
+    def build(self, rows: Sequence[int], prompts: Sequence[Prompt]) -> Batch:
+        """Build a batch with given prompts.
+
+        Args:
+            rows: indices of the slices, B.
+            prompts: one per slice, (X, Y) in its pixels.
+
+        Returns:
+            The batch of B slices.
+        """
         images = to_tensor(np.stack([self.slices[row].image for row in rows]))
         for row, image in zip(rows, images, strict=True):
             if row not in self._features:
                 self._features[row] = self._encoder.features(image[None])
-        truth = torch.from_numpy(np.stack([self.slices[row].truth for row in rows])).float()
+        target = torch.from_numpy(np.stack([self.slices[row].target for row in rows])).float()
         side = images.shape[-1]
         crops = [crop_for_prompt(prompt, side, self.zoom) for prompt in prompts]
         return Batch(
             crop_images(images, crops),
             torch.cat([self._features[row] for row in rows]),
-            crop_images(truth[:, None], crops)[:, 0],
+            crop_images(target[:, None], crops)[:, 0],
             [prompt_to_crop(prompt, crop, side) for prompt, crop in zip(prompts, crops, strict=True)],
         )
 
-    def order(self, count: int, random: np.random.Generator) -> list[int]:
-        """So many rows; every slice comes once before any comes again."""
+    def sample_rows(self, count: int, random: np.random.Generator) -> list[int]:
+        """Sample indices of slices; every slice comes once before any comes again.
+
+        Args:
+            count: number of indices.
+            random: the source of randomness.
+
+        Returns:
+            ``count`` indices.
+        """
         rows: list[int] = []
         while len(rows) < count:
             rows += random.permutation(len(self.slices)).tolist()

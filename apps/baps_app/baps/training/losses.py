@@ -1,25 +1,42 @@
-"""Losses that the optimisers read, on probabilities that came back from the black box."""
+"""Losses of the optimisers, on the probabilities that the black box returns."""
 
 from __future__ import annotations
 
 import torch
 
-_SMALL = 1e-4
+_EPSILON = 1e-4
 
 
-def image_losses(probability: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """Soft Dice plus binary cross-entropy of each image: (B, H, W) and (B, H, W) to (B,)."""
-    overlap = (probability * truth).sum((1, 2))
-    dice = 1 - (2 * overlap + 1) / (probability.sum((1, 2)) + truth.sum((1, 2)) + 1)
-    return dice + _entropy(probability, truth).mean((1, 2))
+def image_losses(probability: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Compute soft Dice plus binary cross-entropy of each image.
+
+    Args:
+        probability: (B, H, W), 0 to 1.
+        target: (B, H, W), 0 to 1.
+
+    Returns:
+        One loss per image, (B,).
+    """
+    overlap = (probability * target).sum((1, 2))
+    dice = 1 - (2 * overlap + 1) / (probability.sum((1, 2)) + target.sum((1, 2)) + 1)
+    return dice + _cross_entropy(probability, target).mean((1, 2))
 
 
-def batch_loss(probability: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """As published: soft Dice over the batch, ``1 - (2 sum py + 1) / (sum p + sum y + 1)``, plus cross-entropy."""
-    dice = 1 - (2 * (probability * truth).sum() + 1) / (probability.sum() + truth.sum() + 1)
-    return dice + _entropy(probability, truth).mean()
+def batch_loss(probability: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Compute the published loss: soft Dice over the batch, ``1 - (2 sum py + 1) / (sum p + sum y + 1)``, plus
+    cross-entropy.
+
+    Args:
+        probability: (B, H, W), 0 to 1.
+        target: (B, H, W), 0 to 1.
+
+    Returns:
+        The loss of the batch, a scalar.
+    """
+    dice = 1 - (2 * (probability * target).sum() + 1) / (probability.sum() + target.sum() + 1)
+    return dice + _cross_entropy(probability, target).mean()
 
 
-def _entropy(probability: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    p = probability.clamp(_SMALL, 1 - _SMALL)
-    return -(truth * p.log() + (1 - truth) * (1 - p).log())
+def _cross_entropy(probability: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    p = probability.clamp(_EPSILON, 1 - _EPSILON)
+    return -(target * p.log() + (1 - target) * (1 - p).log())

@@ -1,4 +1,4 @@
-"""Learning on site, over weeks: adapt to the labels that there are now, and serve the candidate if it is better."""
+"""Adapt to the labels that a site has now, and publish the candidate if it is better than what is served."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from baps.errors import BapsError
 from baps.evaluation.acceptance import Acceptance
 from baps.evaluation.slices import SlicesByPatient
 from baps.registry.store import AdapterStore
-from baps.training.adapt import ProgressReport, Served, adapt, plan_adaptation
+from baps.training.adapt import ProgressReport, ServedAdapter, adapt, plan_adaptation
 from baps.training.settings import AdaptationSettings
 
 logger = logging.getLogger(__name__)
 
-_TOLD = ("black_box_images", "replayed_images", "parameters", "curve")
-"""What of a record is told at once."""
+_REPORTED_KEYS = ("black_box_images", "replayed_images", "parameters", "curve")
+"""Keys of a record that the reply repeats."""
 
 
 class Candidate(Protocol):
-    """What came out of an adaptation."""
+    """The result of an adaptation."""
 
     @property
     def adapter(self) -> HasStateDict:
-        """Its weights."""
+        """The weights of the candidate."""
 
     @property
-    def check(self) -> Acceptance:
-        """Whether it is to be served."""
+    def acceptance(self) -> Acceptance:
+        """Whether the candidate is to be published."""
 
     @property
     def record(self) -> dict[str, Any]:
-        """Everything needed to audit it."""
+        """Everything needed to audit the candidate."""
 
 
 def adapt_and_publish(
@@ -46,24 +46,28 @@ def adapt_and_publish(
     settings: AdaptationSettings,
     progress: Callable[[ProgressReport], None] | None = None,
 ) -> dict[str, Any]:
-    """Adapt to one label, unless that was done already, going on from what is served, and publish what is better.
+    """Adapt to one label, starting from the served adapter, and publish the candidate if it is better.
 
-    A candidate that is no better than the model as it is, or worse than what is served, is kept and not served.
+    An adaptation to the same data with the same settings is not repeated. A candidate that is no better than the
+    unadapted model, or worse than the served adapter, is stored but not served.
 
     Args:
-        store: of the site.
-        names: what the adapter is kept as; the first is the label that it is trained for.
-        black_box, slices, settings, progress: see ``adapt``.
+        store: the adapters of the site.
+        names: names under which the adapter is stored; the first is the label that it is trained for.
+        black_box: the model.
+        slices: labelled slices of each patient.
+        settings: the settings of the adaptation.
+        progress: called with the progress after every step.
 
     Returns:
-        What became of it, as JSON: the version, its ``status`` (``published``, or what the check said), the numbers of
-        the check and the ``reason`` as a sentence.
+        The outcome as JSON: the version, its ``status`` (``published``, or that of its acceptance), the numbers of the
+            evaluation, and the ``reason`` as a sentence.
 
     Raises:
         BapsError: as ``adapt`` and the store.
     """
     label = names[0]
-    served = _served(store, label, black_box)
+    served = _load_served(store, label, black_box)
     plan = plan_adaptation(black_box, slices, settings, store.split_memory, served)
     log = store.log(label)
     return keep_and_publish(
@@ -75,52 +79,61 @@ def keep_and_publish(
     store: AdapterStore,
     names: Sequence[str],
     fingerprint: str,
-    make: Callable[[], Candidate],
+    adapt_candidate: Callable[[], Candidate],
     log: Path | None = None,
 ) -> dict[str, Any]:
-    """Make a candidate, unless that was done already, keep it, and publish it if its check was passed.
+    """Make a candidate unless there is one of the same fingerprint, store it, and publish it if it was accepted.
 
     Args:
-        store, names: see ``adapt_and_publish``, as what is returned and raised.
-        fingerprint: the same for two candidates that are made alike of the same.
-        make: makes it.
-        log: of the making, for a run that is broken off; a copy goes beside the candidate.
+        store: the adapters of the site.
+        names: names under which the adapter is stored; the first is the label that it is trained for.
+        fingerprint: the same for two candidates that are made of the same data in the same way.
+        adapt_candidate: makes the candidate.
+        log: query log of the adaptation, which an interrupted run continues from; a copy is stored beside the
+            candidate.
+
+    Returns:
+        The outcome as JSON, see ``adapt_and_publish``.
+
+    Raises:
+        BapsError: as the adaptation and the store.
     """
     label = names[0]
     versions = {name: found for name in names if (found := store.find(name, fingerprint))}
-    known = label in versions
+    repeated = label in versions
     if len(versions) < len(names):
-        result = make()
+        result = adapt_candidate()
         for name in set(names) - set(versions):
-            record = {**result.record, "reason": result.check.sentence()}
-            versions[name] = store.add(name, result.adapter, record, result.check.status, log)
+            record = {**result.record, "reason": result.acceptance.sentence()}
+            versions[name] = store.add(name, result.adapter, record, result.acceptance.status, log)
         if log:
             log.unlink(missing_ok=True)
     for name, version in versions.items():
         record = store.record(name, version)
-        if record["status"] == "accepted" and not store.was_served(name, version):  # A roll-back is not undone.
+        if record["status"] == "accepted" and not store.was_served(name, version):  # Do not undo a rollback.
             store.publish(name, version)
     record = store.record(label, versions[label])
-    again = " Nothing has changed since: the same labels and settings gave this version before." if known else ""
+    again = " Nothing has changed since: the same labels and settings gave this version before." if repeated else ""
     return {
         "version": record["version"],
         "status": "published" if store.published(label) == versions[label] else record["status"],
-        **{key: record[key] for key in _TOLD if key in record},
+        **{key: record[key] for key in _REPORTED_KEYS if key in record},
         **(record["verdict"] or {}),
         "against_served": record["against_served"],
         "reason": record["reason"] + again,
     }
 
 
-def _served(store: AdapterStore, label: str, black_box: BlackBox) -> Served | None:
-    """What serves a label, if it can be read. The shared adapter's gain was found on other labels, and says nothing."""
+def _load_served(store: AdapterStore, label: str, black_box: BlackBox) -> ServedAdapter | None:
+    """Load the adapter that is served for a label. The gain of a shared adapter is ignored: it was measured on other
+    labels."""
     found = store.served(label, black_box.capabilities.weights_sha256)
     if found is None:
         return None
     try:
         served = store.load(*found)
-    except BapsError as error:  # Training anew is what mends it.
+    except BapsError as error:  # A new training replaces the damaged adapter.
         logger.warning("%s", error)
         return None
     own = found[0] == label
-    return Served(served.adapter, served.record if own else {**served.record, "verdict": None})
+    return ServedAdapter(served.adapter, served.record if own else {**served.record, "verdict": None})

@@ -1,9 +1,9 @@
-"""What the black box answered, in order, on disk: an adaptation that was broken off goes on from it.
+"""Log the black box's answers on disk, so that an interrupted adaptation continues from them.
 
-All that an adaptation depends on, beside its data and settings, are the losses that came back, and the masks that the
-output-side head learns from. They are written down with the step and the seed that they belong to; on the next run they
-are read instead of asked, and everything else is computed again from the same seeds. The result is that of an unbroken
-run, bit by bit on a CPU, and no image is paid twice but those of the answer that was cut off.
+Besides its data and settings, an adaptation depends only on the losses that were returned, and on the masks that the
+output-side head learns from. Each answer is logged with its step and seed. On the next run, logged answers are replayed
+instead of queried, and everything else is computed again from the same seeds. The result equals that of an
+uninterrupted run, bit by bit on a CPU, and no image is queried twice except those of an answer that was cut off.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from baps.errors import BapsError
 
 
 class QueryLog:
-    """The log of one adaptation: a line for what it is of, then a line an answer.
+    """The log of one adaptation: a line that identifies the adaptation, then one line per answer.
 
     Args:
-        path: of the log, or None to keep none. A log of something else, or of other data or settings, is begun anew.
+        path: path of the log, or None to keep none. A log of another adaptation, or of other data or settings, is
+            overwritten.
         about: all that the answers depend on; plain JSON.
-        black_box: what is asked.
+        black_box: the model that is queried.
 
     Raises:
         BapsError: if another training writes to the log, or it cannot be written.
@@ -40,100 +41,116 @@ class QueryLog:
     def __init__(self, path: Path | None, about: Mapping[str, Any], black_box: BlackBox) -> None:
         self._path, self._black_box = path, black_box
         self._images = 0
-        self._file = _open_alone(path) if path else None
+        self._file = _open_exclusively(path) if path else None
         first = json.dumps(about, sort_keys=True)
-        lines = _whole_lines(path) if path else []
-        same = bool(lines) and _renamed(lines[0]) == json.loads(first)
-        self._known = _answers(lines[1:]) if same else []
+        lines = _complete_lines(path) if path else []
+        same = bool(lines) and _read_facts(lines[0]) == json.loads(first)
+        self._replayed = _answers(lines[1:]) if same else []
         self._next = 0
-        self.replayed_images = self._known[-1]["images"] if self._known else 0
+        self.replayed_images = self._replayed[-1]["images"] if self._replayed else 0
         """Black-box images whose answers were in the log at the start."""
         if self._file:
-            whole = lines[: 1 + len(self._known)] if same else []
-            with _sentence():
-                self._file.truncate(sum(len(line) + 1 for line in whole))  # A last line that was cut off goes.
+            complete = lines[: 1 + len(self._replayed)] if same else []
+            with _convert_os_error():
+                self._file.truncate(sum(len(line) + 1 for line in complete))  # Remove a last line that was cut off.
         if not same:
             self._write(first)
 
     def close(self) -> None:
-        """Let others use the log."""
+        """Release the log for others."""
         if self._file:
             self._file.close()
 
     @property
     def images(self) -> int:
-        """Black-box images up to here, those of the log among them."""
+        """Black-box images so far, including replayed ones."""
         return self._images
 
     @contextmanager
-    def counting(self) -> Iterator[None]:
-        """What the black box is asked meanwhile is counted, and never recalled."""
+    def count_queries(self) -> Iterator[None]:
+        """Count the images that are queried while the context lasts, without logging or replaying the answers."""
         before = self._black_box.images_queried
         yield
         self._images += self._black_box.images_queried - before
 
     def discard(self) -> None:
-        """Remove the log, whose answers are worth nothing any more."""
+        """Delete the log, because its answers are no longer valid."""
         if self._path:
             self._path.unlink(missing_ok=True)
 
-    def get_or_query(self, what: Mapping[str, int | str], ask: Callable[[], Sequence[float]]) -> list[float]:
-        """The numbers of the log, or new ones, which are written down before anything depends on them.
+    def get_or_query(self, key: Mapping[str, int | str], query: Callable[[], Sequence[float]]) -> list[float]:
+        """Return logged numbers, or query new ones, which are logged before anything depends on them.
 
         Args:
-            what: which answer: step, seed and so on.
-            ask: asks the black box.
+            key: identifies the answer: step, seed and so on.
+            query: queries the black box.
+
+        Returns:
+            The numbers.
 
         Raises:
             BapsError: if the log has another answer in this place, or cannot be written.
         """
-        values: list[float] = self._recall(what, lambda: [float(value) for value in ask()])
+        values: list[float] = self._get_or_query(key, lambda: [float(value) for value in query()])
         return values
 
-    def recall_masks(self, what: Mapping[str, int | str], ask: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
-        """Likewise the masks, (N, H, W) uint8."""
+    def get_or_query_masks(
+        self, key: Mapping[str, int | str], query: Callable[[], NDArray[np.uint8]]
+    ) -> NDArray[np.uint8]:
+        """Return logged masks, or query new ones, as ``get_or_query``.
 
-        def asked() -> dict[str, Any]:
-            masks = ask()
+        Args:
+            key: identifies the answer.
+            query: queries the black box for masks (N, H, W) uint8.
+
+        Returns:
+            The masks, (N, H, W) uint8.
+
+        Raises:
+            BapsError: if the log has another answer in this place, or cannot be written.
+        """
+
+        def query_encoded() -> dict[str, Any]:
+            masks = query()
             return {"shape": masks.shape, "zlib": base64.b64encode(zlib.compress(masks.tobytes())).decode()}
 
-        kept = self._recall(what, asked)
-        return np.frombuffer(zlib.decompress(base64.b64decode(kept["zlib"])), np.uint8).reshape(kept["shape"])
+        encoded = self._get_or_query(key, query_encoded)
+        return np.frombuffer(zlib.decompress(base64.b64decode(encoded["zlib"])), np.uint8).reshape(encoded["shape"])
 
-    def _recall(self, what: Mapping[str, int | str], ask: Callable[[], Any]) -> Any:
-        if self._next < len(self._known):
-            record = self._known[self._next]
-            if {key: record.get(key) for key in what} != dict(what):
+    def _get_or_query(self, key: Mapping[str, int | str], query: Callable[[], Any]) -> Any:
+        if self._next < len(self._replayed):
+            record = self._replayed[self._next]
+            if {key: record.get(key) for key in key} != dict(key):
                 raise BapsError(f"The log {self._path} does not belong to this training. Delete it and train again.")
             self._next += 1
             self._images = record["images"]
             return record["values"]
-        with self.counting():
-            values = ask()
-        self._write(json.dumps({**what, "values": values, "images": self._images}))
+        with self.count_queries():
+            values = query()
+        self._write(json.dumps({**key, "values": values, "images": self._images}))
         return values
 
     def _write(self, line: str) -> None:
         if self._file is None:
             return
-        with _sentence():
+        with _convert_os_error():
             self._file.write(line.encode() + b"\n")
 
 
 @contextmanager
-def _sentence() -> Iterator[None]:
+def _convert_os_error() -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise BapsError(
-            f"The training cannot go on: its log cannot be written ({error.strerror}). Free some space and train "
-            "again; it goes on from where it was."
+            f"The training cannot continue: its log cannot be written ({error.strerror}). Free some space and train "
+            "again; it continues from where it stopped."
         ) from error
 
 
-def _open_alone(path: Path) -> IO[bytes]:
-    """The log, unbuffered, for this adaptation alone; two that write to one would mix their answers."""
-    with _sentence():
+def _open_exclusively(path: Path) -> IO[bytes]:
+    """Open the log, unbuffered, for this adaptation only; the answers of two writers would be mixed."""
+    with _convert_os_error():
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("ab", buffering=0)
         try:
@@ -143,29 +160,29 @@ def _open_alone(path: Path) -> IO[bytes]:
             raise BapsError(
                 f"Another training writes to the log {path}. Wait until it has ended, or stop it."
             ) from None
-        except OSError:  # Some network disks know no locks.
+        except OSError:  # Some network disks do not support locks.
             pass
     return file
 
 
-def _whole_lines(path: Path) -> list[str]:
-    """The lines of a log up to the first that is not whole."""
+def _complete_lines(path: Path) -> list[str]:
+    """Read the lines of a log up to the first incomplete one."""
     try:
         lines = path.read_bytes().split(b"\n")
-    except OSError:  # There is none yet, or it cannot be written either, which is told then.
+    except OSError:  # There is no log yet, or writing will fail too, which is reported then.
         return []
-    whole = []
+    complete = []
     for line in lines[:-1]:
         try:
             json.loads(line)
-            whole.append(line.decode("ascii"))
+            complete.append(line.decode("ascii"))
         except ValueError:
             break
-    return whole
+    return complete
 
 
-def _renamed(line: str) -> Any:
-    """What a line says a log is of; settings by today's names, also in a log of version 0.1."""
+def _read_facts(line: str) -> Any:
+    """Parse what a log is of; settings of version 0.1 get their current names."""
     about = json.loads(line)
     if isinstance(about, dict) and isinstance(about.get("settings"), dict):
         about["settings"] = rename_settings(about["settings"])
@@ -173,7 +190,7 @@ def _renamed(line: str) -> Any:
 
 
 def _answers(lines: Sequence[str]) -> list[dict[str, Any]]:
-    """What lines say, up to the first that is no answer."""
+    """Parse lines up to the first that is not an answer."""
     answers = []
     for line in lines:
         answer = json.loads(line)

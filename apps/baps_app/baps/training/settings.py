@@ -1,4 +1,4 @@
-"""Settings of an adaptation."""
+"""The settings of an adaptation."""
 
 from __future__ import annotations
 
@@ -18,32 +18,33 @@ ZOOMS = ("chosen", "none")
 
 @dataclass(frozen=True)
 class AdaptationSettings:
-    """Everything that an adaptation depends on beside the data and the black box.
+    """Everything that an adaptation depends on besides the data and the black box.
 
     Attributes:
         visual_prompt: ``basis`` (ours) or ``concat`` (as published).
-        condition: what the change depends on beside the image: ``label`` (one encoding serves every click) or ``click``
-            (as published).
-        encoder, encoder_source: what the visual prompt knows of an image, and where its weights are: see
+        condition: what the visual prompt depends on besides the image: ``label`` (one encoding serves every click) or
+            ``click`` (as published).
+        encoder, encoder_source: features of the image that the visual prompt reads, and the path of their weights, see
             ``load_encoder``.
         optimiser: ``prompt_space`` (ours) or ``spsa_gc`` (as published).
         zoom: whether the part around the prompt is enlarged: ``chosen`` on the labelled slices (ours), or ``none``.
-        head: what corrects the answers: ``convolutional`` (ours) or ``none`` (as published).
-        prompt: the kind of prompt trained for, ``click`` or ``box``.
-        correction_ratio: Share of the training prompts with corrective clicks; 0, as published, for first prompts only.
-        max_images: black-box images in all: training, training curve and check.
-        seed: of everything random.
-        batch_size: Images per step of prompt-space optimisation; SPSA-GC takes its published 4.
-        perturbation_radius: Prompt-space: size of the trial change of a coefficient.
-        learning_rate: Prompt-space: step size of Adam on the constant part; a thirtieth of it on what depends on the
-            image.
-        slices_per_volume: used for training at the most.
-        check_slices: of each held-back patient at the most.
-        click_sets: fixed sets of clicks that the check is repeated with.
-        curve_points, curve_slices: how often, and on how many slices, the training curve is measured.
+        head: output-side head that corrects the masks: ``convolutional`` (ours) or ``none`` (as published).
+        prompt: kind of prompt to train for, ``click`` or ``box``.
+        correction_ratio: share of the training prompts that have corrective clicks, 0 to 1; 0, as published, for first
+            prompts only.
+        max_images: black-box images in total: training, training curve and evaluation.
+        seed: seed of everything random.
+        batch_size: slices per step of prompt-space optimisation; SPSA-GC uses its published 4.
+        perturbation_radius: radius by which a coefficient is perturbed in prompt-space optimisation.
+        learning_rate: learning rate of Adam on the constant part in prompt-space optimisation; a thirtieth of it is
+            used for what depends on the image.
+        slices_per_volume: maximum number of slices per volume that are trained on.
+        check_slices: maximum number of slices of each held-out patient.
+        click_sets: number of fixed sets of clicks that the evaluation is repeated with.
+        curve_points, curve_slices: number of points of the training curve, and of slices that it is measured on.
 
     Raises:
-        InputError: on a value that is unknown or out of range.
+        InputError: if a value is unknown or out of range.
     """
 
     visual_prompt: str = "basis"

@@ -1,4 +1,4 @@
-"""One step of training a visual prompt: which images the black box is asked, and how the weights move."""
+"""One training step of a visual prompt: which images are queried, and how the weights are updated."""
 
 from __future__ import annotations
 
@@ -18,74 +18,100 @@ from baps.training.batches import Batch
 from baps.training.losses import batch_loss, image_losses
 from baps.training.settings import AdaptationSettings
 
-SLOWER = 30
-"""How much slower than its constant part the visual prompt learns what depends on the image: that part harms images of
+IMAGE_LR_DIVISOR = 30
+"""The weights that depend on the image learn this many times slower than the constant part, because they harm images of
 another kind."""
 
-Recall = Callable[[Callable[[], Sequence[float]]], list[float]]
-"""Gives the losses of a step: the journal's, or else what the function brings back from the black box."""
+GetOrQuery = Callable[[Callable[[], Sequence[float]]], list[float]]
+"""Return the losses of a step: logged ones, or those that the given function queries from the black box."""
 
 
-def ask(black_box: BlackBox, images: torch.Tensor, prompts: Sequence[Prompt]) -> torch.Tensor:
-    """Probabilities (B, S, S) for images (B, 3, S, S) of whole grey levels."""
+def query_black_box(black_box: BlackBox, images: torch.Tensor, prompts: Sequence[Prompt]) -> torch.Tensor:
+    """Segment images with the black box, after rounding them to whole grey levels.
+
+    Args:
+        black_box: the model.
+        images: (B, 3, S, S) in [0, 255].
+        prompts: one per image, (X, Y) in its pixels.
+
+    Returns:
+        Probabilities, (B, S, S).
+    """
     return torch.from_numpy(black_box.segment(to_pixels(images), prompts))
 
 
 class Stepper(ABC):
-    """Moves the weights of a visual prompt, a batch at a time."""
+    """Update the weights of a visual prompt, a batch at a time."""
 
-    batch: int
-    """Slices a step, where there are so many."""
+    batch_size: int
+    """Number of slices per step, if there are that many."""
 
-    asked_each: int
-    """Images that are asked for each slice of a step."""
+    queries_per_slice: int
+    """Number of black-box images per slice of a step."""
 
     @abstractmethod
     def start(self, visual_prompt: VisualPrompt, steps: int) -> None:
-        """Get ready to train a visual prompt in so many steps."""
+        """Prepare for training.
+
+        Args:
+            visual_prompt: its weights are updated in place.
+            steps: number of steps that will be made.
+        """
 
     @abstractmethod
-    def step(self, black_box: BlackBox, batch: Batch, generator: torch.Generator, get_or_query: Recall) -> None:
-        """One step."""
+    def step(self, black_box: BlackBox, batch: Batch, generator: torch.Generator, get_or_query: GetOrQuery) -> None:
+        """Make one step.
+
+        Args:
+            black_box: the model.
+            batch: the labelled slices of the step.
+            generator: source of the perturbations.
+            get_or_query: returns logged losses, or queries new ones.
+        """
 
 
 class PromptSpaceStepper(Stepper):
-    """Estimate dL/dcode image by image, backpropagate exactly through the decoder, step with Adam.
+    """Estimate dL/dcode image by image, backpropagate exactly through the decoder, and step with Adam.
 
     Args:
-        settings: batch, radius and rate.
+        settings: batch size, perturbation radius and learning rate.
     """
 
-    asked_each = 2
+    queries_per_slice = 2
 
     def __init__(self, settings: AdaptationSettings) -> None:
-        self.settings, self.batch = settings, settings.batch_size
+        self.settings, self.batch_size = settings, settings.batch_size
 
     def start(self, visual_prompt: VisualPrompt, steps: int) -> None:
         self.visual_prompt, rate = visual_prompt, self.settings.learning_rate
-        moved = [(name, value) for name, value in visual_prompt.named_parameters() if value.requires_grad]
-        constant = [value for name, value in moved if name == "head.bias"]
-        rest = [value for name, value in moved if name != "head.bias"]
-        groups = [{"params": constant, "lr": rate}, {"params": rest, "lr": rate / SLOWER}]
+        trainable = [(name, value) for name, value in visual_prompt.named_parameters() if value.requires_grad]
+        constant = [value for name, value in trainable if name == "head.bias"]
+        image_dependent = [value for name, value in trainable if name != "head.bias"]
+        groups = [{"params": constant, "lr": rate}, {"params": image_dependent, "lr": rate / IMAGE_LR_DIVISOR}]
         self.adam = torch.optim.Adam([group for group in groups if group["params"]])
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.adam, steps, rate / 100)
 
-    def step(self, black_box: BlackBox, batch: Batch, generator: torch.Generator, get_or_query: Recall) -> None:
+    def step(self, black_box: BlackBox, batch: Batch, generator: torch.Generator, get_or_query: GetOrQuery) -> None:
         code = self.visual_prompt(batch.features, batch.prompts, batch.images.shape[-1])
 
         def losses(codes: torch.Tensor) -> torch.Tensor:
-            def asked() -> list[float]:
-                changed = self.visual_prompt.apply_code(batch.images, codes)
-                return image_losses(ask(black_box, changed, batch.prompts * 2), batch.truth.repeat(2, 1, 1)).tolist()
+            def query() -> list[float]:
+                images = self.visual_prompt.apply_code(batch.images, codes)
+                answers = query_black_box(black_box, images, batch.prompts * 2)
+                return image_losses(answers, batch.target.repeat(2, 1, 1)).tolist()
 
-            return torch.tensor(get_or_query(asked))
+            return torch.tensor(get_or_query(query))
 
         directions = self.visual_prompt.sample_directions(code.shape, generator)
         gradient = code_gradient(losses, code.detach(), directions, self.settings.perturbation_radius)
         self.descend((gradient * code).sum().div(len(code)))
 
     def descend(self, loss: torch.Tensor) -> None:
-        """Step down the gradient of a loss."""
+        """Step down the gradient of a loss.
+
+        Args:
+            loss: a scalar that depends on the weights.
+        """
         self.adam.zero_grad()
         loss.backward()
         self.adam.step()
@@ -93,55 +119,55 @@ class PromptSpaceStepper(Stepper):
 
 
 class SpsaGcStepper(Stepper):
-    """SPSA-GC on all weights of the decoder, the images of all directions in one batch.
+    """SPSA-GC on all weights of the decoder, with the images of all directions in one batch.
 
     Args:
-        visible: perturbations are kept above one grey level of the image, which a fault of the reference code does not
-            do: less would be lost in rounding.
+        visible: keep perturbations above one grey level of the image, because smaller ones are lost in rounding. The
+            reference code does not.
     """
 
-    batch = 4
+    batch_size = 4
 
     def __init__(self, visible: bool = True) -> None:
         self.optimiser, self.visible = SpsaGc(), visible
-        self.asked_each = 2 * self.optimiser.settings.directions
+        self.queries_per_slice = 2 * self.optimiser.settings.directions
 
     def start(self, visual_prompt: VisualPrompt, steps: int) -> None:
         self.visual_prompt = visual_prompt
         self.theta = parameters_to_vector(visual_prompt.parameters()).detach()
 
     @torch.no_grad()
-    def step(self, black_box: BlackBox, batch: Batch, generator: torch.Generator, get_or_query: Recall) -> None:
-        def changed(thetas: torch.Tensor) -> torch.Tensor:
+    def step(self, black_box: BlackBox, batch: Batch, generator: torch.Generator, get_or_query: GetOrQuery) -> None:
+        def transform(thetas: torch.Tensor) -> torch.Tensor:
             return self.visual_prompt.apply_code(batch.images, self._codes(thetas, batch))
 
         def losses(thetas: torch.Tensor) -> torch.Tensor:
-            def asked() -> list[float]:
-                answers = ask(black_box, changed(thetas), batch.prompts * len(thetas))
-                return [float(batch_loss(one, batch.truth)) for one in answers.view(len(thetas), *batch.truth.shape)]
+            def query() -> list[float]:
+                answers = query_black_box(black_box, transform(thetas), batch.prompts * len(thetas))
+                return [float(batch_loss(one, batch.target)) for one in answers.view(len(thetas), *batch.target.shape)]
 
-            return torch.tensor(get_or_query(asked))
+            return torch.tensor(get_or_query(query))
 
         if self.visible:
-            self._keep_visible(changed, generator)
+            self._keep_visible(transform, generator)
         self.theta = self.optimiser.step(self.theta, losses, generator)
         vector_to_parameters(self.theta, self.visual_prompt.parameters())
 
     def _codes(self, thetas: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Codes (D * B, ...) of a batch for D vectors of weights, the first vector's first."""
-        weights, place = {}, 0
+        """Compute the codes (D * B, ...) of a batch for D vectors of weights, those of the first vector first."""
+        weights, offset = {}, 0
         for name, value in self.visual_prompt.named_parameters():
-            weights[name] = thetas[:, place : place + value.numel()].view(-1, *value.shape)
-            place += value.numel()
+            weights[name] = thetas[:, offset : offset + value.numel()].view(-1, *value.shape)
+            offset += value.numel()
         inputs = (batch.features, batch.prompts, batch.images.shape[-1])
         return vmap(lambda one: functional_call(self.visual_prompt, one, inputs))(weights).flatten(0, 1)
 
-    def _keep_visible(self, changed: Callable[[torch.Tensor], torch.Tensor], generator: torch.Generator) -> None:
-        trial = torch.randn(self.theta.shape, generator=generator)
+    def _keep_visible(self, transform: Callable[[torch.Tensor], torch.Tensor], generator: torch.Generator) -> None:
+        direction = torch.randn(self.theta.shape, generator=generator)
         for _ in range(8):
-            now, moved = changed(
-                torch.stack([self.theta, self.theta + self.optimiser.perturbation_size() * trial])
+            unperturbed, perturbed = transform(
+                torch.stack([self.theta, self.theta + self.optimiser.perturbation_size() * direction])
             ).chunk(2)
-            if float((moved - now).abs().mean()) >= 1.0:
+            if float((perturbed - unperturbed).abs().mean()) >= 1.0:
                 return
             self.optimiser.enlarge_perturbation(2.0)

@@ -1,7 +1,7 @@
-"""The training loop: batches of labelled slices, a step on each, the curve now and then, and the head at the end.
+"""Train an adapter: a step on each batch of labelled slices, the training curve at intervals, and the head at the end.
 
-Whatever the black box is asked goes through the journal, so that a run that was broken off goes on from it. While the
-black box works, the next batch is got ready.
+All queries to the black box go through the query log, so that an interrupted run continues from it. The next batch is
+prepared while the black box works.
 """
 
 from __future__ import annotations
@@ -27,41 +27,48 @@ from baps.training.settings import AdaptationSettings
 from baps.training.steps import PromptSpaceStepper, SpsaGcStepper, Stepper
 from baps.training.zooming import choose_zoom
 
-_CURVE_SHARE = 5
-"""The training curve takes one in so many of a run's images at the most."""
+_CURVE_DIVISOR = 5
+"""The training curve takes at most one in this many of a run's images."""
 
-_ZOOM_SHARE = 10
-"""Choosing a zoom takes one in so many of a run's images at the most."""
+_ZOOM_DIVISOR = 10
+"""Choosing a zoom takes at most one in this many of a run's images."""
 
-_ZOOM_MOST = 256
+_MAX_ZOOM_IMAGES = 256
 
-_HEAD_SHARE = 3
-"""The head's answers take one in so many of the others."""
+_HEAD_DIVISOR = 3
+"""The head's answers take one in this many of the remaining images."""
 
-_HEAD_MOST = 800
+_MAX_HEAD_IMAGES = 800
 
 Progress = Callable[[int, int, int, float | None], None]
-"""Called with (step, steps, black-box images so far, Dice of the curve's last point or None)."""
+"""Called with the step, the number of steps, the black-box images so far, and the curve's last Dice or None."""
 
-Watch = Callable[[int, Adapter], None]
-"""Shown (black-box images so far, the adapter as it is then)."""
+Callback = Callable[[int, Adapter], None]
+"""Called with the black-box images so far, and the adapter as it is then."""
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Dice on the fixed slices of the training curve after so many black-box images."""
+    """Dice (0 to 1) on the fixed slices of the training curve after a number of black-box images."""
 
     images: int
     dice: float
 
 
 def build_stepper(settings: AdaptationSettings) -> Stepper:
-    """What moves the weights of a visual prompt."""
+    """Build the stepper that the settings name.
+
+    Args:
+        settings: the settings of the adaptation.
+
+    Returns:
+        A new stepper.
+    """
     return SpsaGcStepper() if settings.optimiser == "spsa_gc" else PromptSpaceStepper(settings)
 
 
 @dataclass(frozen=True)
-class Shares:
+class ImageBudget:
     """Images for choosing the zoom and for the head, slices that the curve is measured on, and steps."""
 
     zoom: int
@@ -70,25 +77,37 @@ class Shares:
     steps: int
 
 
-def share_out(max_images: int, slices: int, points: int, stepper: Stepper, settings: AdaptationSettings) -> Shares:
-    """What a run's images are spent on.
+def allocate_images(
+    max_images: int, slices: int, points: int, stepper: Stepper, settings: AdaptationSettings
+) -> ImageBudget:
+    """Divide a run's images between the zoom, the head, the training curve and the steps.
+
+    Args:
+        max_images: images of the run.
+        slices: number of labelled slices.
+        points: number of points of the training curve.
+        stepper: makes the steps.
+        settings: the settings of the adaptation.
+
+    Returns:
+        The budget.
 
     Raises:
-        InputError: if they do not suffice for a single step.
+        InputError: if the images do not suffice for a single step.
     """
-    most = max(0, max_images)
-    zoom = min(most // _ZOOM_SHARE, _ZOOM_MOST) if settings.zoom == "chosen" else 0
-    curve_slices = min(slices, settings.curve_slices, most // _CURVE_SHARE // (points + 1) if points else 0)
-    left = max_images - zoom - (points + 1) * curve_slices
-    head = min(left // _HEAD_SHARE, _HEAD_MOST) if settings.head == "convolutional" else 0
-    per_step = stepper.asked_each * min(stepper.batch, slices)
-    steps = (left - head) // per_step
+    available = max(0, max_images)
+    zoom = min(available // _ZOOM_DIVISOR, _MAX_ZOOM_IMAGES) if settings.zoom == "chosen" else 0
+    curve_slices = min(slices, settings.curve_slices, available // _CURVE_DIVISOR // (points + 1) if points else 0)
+    remaining = max_images - zoom - (points + 1) * curve_slices
+    head = min(remaining // _HEAD_DIVISOR, _MAX_HEAD_IMAGES) if settings.head == "convolutional" else 0
+    images_per_step = stepper.queries_per_slice * min(stepper.batch_size, slices)
+    steps = (remaining - head) // images_per_step
     if steps < 1:
         raise InputError(
-            f"Of max_images, {left - head} are left for a training run beside its zoom, curve and head, but one step "
-            f"takes {per_step}. Raise max_images."
+            f"Of max_images, {remaining - head} are left for the steps of a training run besides its zoom, curve and "
+            f"head, but one step takes {images_per_step}. Raise max_images."
         )
-    return Shares(zoom, head, curve_slices, steps)
+    return ImageBudget(zoom, head, curve_slices, steps)
 
 
 def train(
@@ -100,28 +119,30 @@ def train(
     run: str = "",
     curve_points: int | None = None,
     progress: Progress | None = None,
-    start: Adapter | None = None,
-    watch: Watch | None = None,
+    start_from: Adapter | None = None,
+    callback: Callback | None = None,
     visual_prompt: VisualPrompt | None = None,
     stepper: Stepper | None = None,
 ) -> tuple[Adapter, list[CurvePoint]]:
     """Train an adapter.
 
     Args:
-        black_box: what is adapted to; it is asked ``max_images`` images at the most.
-        slices: to train on. The curve is measured on some of them, with fixed prompts.
-        settings: see there.
-        max_images: for this run, its curve included.
-        journal: where the answers are kept, if they are.
-        run: what the journal calls this run.
-        curve_points: another number than the settings'; 0 for a run whose curve nobody looks at.
-        progress: told after every step.
-        start: an adapter to go on from, if its visual prompt is of the same kind; its head is learned anew.
-        watch: shown the adapter at every point of the curve; what it asks the black box is not counted here.
-        visual_prompt, stepper: others than those of the settings.
+        black_box: the model; at most ``max_images`` images are queried.
+        slices: slices to train on. The curve is measured on some of them, with fixed prompts.
+        settings: the settings of the adaptation.
+        max_images: black-box images of this run, including its curve.
+        query_log: logs the answers, or None.
+        run: name of this run in the log.
+        curve_points: number of points of the curve instead of the settings'; 0 measures none.
+        progress: called after every step.
+        start_from: adapter to start from, if its visual prompt is of the same kind; the head is trained anew.
+        callback: called with the adapter at every point of the curve; its queries are not counted here.
+        visual_prompt: visual prompt to train instead of the settings'.
+        stepper: stepper to use instead of the settings'.
 
     Returns:
-        The adapter and the training curve; its first point is where the training started. Empty where images are few.
+        The adapter and the training curve, whose first point is measured before training; empty if there are few
+            images.
 
     Raises:
         InputError: if the images do not suffice for a single step.
@@ -132,59 +153,59 @@ def train(
     visual_prompt = visual_prompt or build_visual_prompt(
         settings.visual_prompt, settings.seed, settings.condition, encoder
     )
-    if start is not None and start.visual_prompt.to_dict() == visual_prompt.to_dict():
-        visual_prompt.load_state_dict(start.visual_prompt.state_dict())
+    if start_from is not None and start_from.visual_prompt.to_dict() == visual_prompt.to_dict():
+        visual_prompt.load_state_dict(start_from.visual_prompt.state_dict())
     stepper = stepper or build_stepper(settings)
     points = settings.curve_points if curve_points is None else curve_points
-    shares = share_out(max_images, len(slices), points, stepper, settings)
-    zoom = choose_zoom(black_box, visual_prompt, slices, settings, shares.zoom, query_log, run)
+    budget = allocate_images(max_images, len(slices), points, stepper, settings)
+    zoom = choose_zoom(black_box, visual_prompt, slices, settings, budget.zoom, query_log, run)
     batches = Batches(slices, encoder, zoom)
-    curve_slices = evenly_spaced(slices, shares.curve_slices)
-    steps, batch_size = shares.steps, min(stepper.batch, len(slices))
+    curve_slices = evenly_spaced(slices, budget.curve_slices)
+    steps, batch_size = budget.steps, min(stepper.batch_size, len(slices))
     stepper.start(visual_prompt, steps)
     curve: list[CurvePoint] = []
 
     def measure(step: int, adapter: Adapter) -> float:
-        def asked() -> list[float]:
+        def query() -> list[float]:
             return [float(score_slices(black_box, adapter, curve_slices, settings.prompt, settings.seed, 1).mean())]
 
-        dice = query_log.get_or_query({"run": run, "curve": step, "seed": settings.seed}, asked)[0]
+        dice = query_log.get_or_query({"run": run, "curve": step, "seed": settings.seed}, query)[0]
         curve.append(CurvePoint(query_log.images - started, dice))
-        if watch:
-            watch(query_log.images, adapter)
+        if callback:
+            callback(query_log.images, adapter)
         return dice
 
-    plain = Adapter(visual_prompt, zoom=zoom)
-    before_head = points - 1 if shares.head else points
-    marks = {round(steps * (n + 1) / max(1, before_head)) for n in range(before_head)} if curve_slices else set()
+    without_head = Adapter(visual_prompt, zoom=zoom)
+    before_head = points - 1 if budget.head else points
+    curve_steps = {round(steps * (n + 1) / max(1, before_head)) for n in range(before_head)} if curve_slices else set()
     if curve_slices:
-        measure(0, plain)
-    order = batches.order(steps * batch_size, np.random.default_rng([settings.seed, 1]))
+        measure(0, without_head)
+    row_order = batches.sample_rows(steps * batch_size, np.random.default_rng([settings.seed, 1]))
 
-    def prepare(step: int) -> tuple[Batch, int]:
+    def draw_batch(step: int) -> tuple[Batch, int]:
         random = np.random.default_rng([settings.seed, step])
         seed = int(random.integers(2**62))
-        rows = order[(step - 1) * batch_size : step * batch_size]
+        rows = row_order[(step - 1) * batch_size : step * batch_size]
         return batches.draw(rows, settings.prompt, settings.correction_ratio, random), seed
 
-    with ThreadPoolExecutor(1) as ahead:
-        following: Future[tuple[Batch, int]] = ahead.submit(prepare, 1)
+    with ThreadPoolExecutor(1) as executor:
+        next_batch: Future[tuple[Batch, int]] = executor.submit(draw_batch, 1)
         for step in range(1, steps + 1):
-            batch, seed = following.result()
+            batch, seed = next_batch.result()
             if step < steps:
-                following = ahead.submit(prepare, step + 1)
+                next_batch = executor.submit(draw_batch, step + 1)
             get_or_query = partial(query_log.get_or_query, {"run": run, "step": step, "seed": seed})
             stepper.step(black_box, batch, torch.Generator().manual_seed(seed), get_or_query)
-            dice = measure(step, plain) if step in marks else None
+            dice = measure(step, without_head) if step in curve_steps else None
             if progress:
                 progress(step, steps + 1, query_log.images - started, dice)
-    adapter = plain
-    if shares.head:
+    adapter = without_head
+    if budget.head:
         answers = collect_answers(
-            black_box, visual_prompt, batches, settings.prompt, shares.head, settings.seed, query_log, run
+            black_box, visual_prompt, batches, settings.prompt, budget.head, settings.seed, query_log, run
         )
-        adapter = replace(plain, head=train_head(batches, answers, settings.seed))
-    dice = measure(steps + 1, adapter) if shares.head and curve_slices else None
+        adapter = replace(without_head, head=train_head(batches, answers, settings.seed))
+    dice = measure(steps + 1, adapter) if budget.head and curve_slices else None
     if progress:
         progress(steps + 1, steps + 1, query_log.images - started, dice)
     return adapter, curve

@@ -1,4 +1,4 @@
-"""Choosing how much of an image the black box is shown: what served the labelled slices best."""
+"""Choose how much of an image the black box is shown, by the Dice on the labelled slices."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from baps.training.query_log import QueryLog
 from baps.training.settings import AdaptationSettings
 
 ZOOM_SHARES = (1.0, 0.75, 0.5)
-_WORTH = 0.01
-"""Dice that a zoom must gain: without one, more clicks share an encoding."""
+_MIN_GAIN = 0.01
+"""Smallest gain in Dice (0 to 1) that justifies a zoom: without one, more clicks share an encoding."""
 
 
 def choose_zoom(
@@ -26,28 +26,31 @@ def choose_zoom(
     query_log: QueryLog,
     run: str,
 ) -> float:
-    """The share of ``ZOOM_SHARES`` with the best Dice on labelled slices.
+    """Choose the zoom among ``ZOOM_SHARES`` with the best Dice on labelled slices.
 
     Args:
         black_box: the model.
-        visual_prompt: as it is before training.
-        slices: to learn from.
+        visual_prompt: the visual prompt before training.
+        slices: the labelled slices.
         settings: kind of prompt, and seed.
-        images: that may be asked.
-        journal: keeps the answers.
-        run: what the journal calls this run.
+        images: number of images to query.
+        query_log: logs the answers.
+        run: name of this run in the log.
+
+    Returns:
+        The share of an image's side that the black box is shown, 0 to 1; 1 for all of it.
     """
-    shown = evenly_spaced(slices, images // len(ZOOM_SHARES))
-    if not shown:
+    used_slices = evenly_spaced(slices, images // len(ZOOM_SHARES))
+    if not used_slices:
         return 1.0
 
-    def score(share: float) -> float:
-        def asked() -> list[float]:
-            adapter = Adapter(visual_prompt, zoom=share)
-            return [float(score_slices(black_box, adapter, shown, settings.prompt, settings.seed, 1).mean())]
+    def score(zoom: float) -> float:
+        def query() -> list[float]:
+            adapter = Adapter(visual_prompt, zoom=zoom)
+            return [float(score_slices(black_box, adapter, used_slices, settings.prompt, settings.seed, 1).mean())]
 
-        return query_log.get_or_query({"run": run, "zoom": str(share)}, asked)[0]
+        return query_log.get_or_query({"run": run, "zoom": str(zoom)}, query)[0]
 
-    dice = {share: score(share) for share in ZOOM_SHARES}
-    best = max(dice, key=lambda share: dice[share])
-    return best if dice[best] > dice[1.0] + _WORTH else 1.0
+    dice = {zoom: score(zoom) for zoom in ZOOM_SHARES}
+    best = max(dice, key=lambda zoom: dice[zoom])
+    return best if dice[best] > dice[1.0] + _MIN_GAIN else 1.0

@@ -74,7 +74,7 @@ def test_a_submitted_label_is_read_back_and_counts_at_once(pacs: tuple[str, Seri
         assert case.patient == "phantom-coronal"
         image = read_volume(case.image)
         np.testing.assert_array_equal(read_labels(case.labels, image) == case.value, series.labels == value)
-        assert case.covered == set(np.flatnonzero((series.labels == value).any((0, 1))).tolist())
+        assert case.annotated_slices == set(np.flatnonzero((series.labels == value).any((0, 1))).tolist())
     labelmap = read_labels(Path(other.get_label_uri(series.uid, "final")), image)
     assert other.get_label_info(series.uid, "final")["label_info"] == [
         {"name": "liver", "idx": 1},
@@ -111,7 +111,7 @@ def test_a_mask_that_is_shown_is_saved_slice_by_slice(pacs: tuple[str, Series]) 
     wanted = np.zeros(image.shape, bool)
     wanted[:, :, [first, second]] = spleen[:, :, [first, second]]
     np.testing.assert_array_equal(read_labels(case.labels, image) > 0, wanted)
-    assert case.covered == {first, second}
+    assert case.annotated_slices == {first, second}
     assert len(_stored(store)) == 2
 
 
@@ -274,7 +274,7 @@ def test_a_pacs_that_lists_late_loses_no_slice(pacs: tuple[str, Series], monkeyp
     for k in (first, second):
         save_shown(store, LABELS, series.uid, image, "spleen", spleen, [k], "baps")
     (case,) = labelled_cases(open_pacs(address), LABELS, {})[0]["spleen"]
-    assert case.covered == {first, second}
+    assert case.annotated_slices == {first, second}
 
 
 def test_a_pacs_that_knows_no_pages_is_listed_once(pacs: tuple[str, Series], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,7 +152,7 @@ def test_what_is_added_to_a_label_waits_for_the_part_that_was_not_sent(
     way.cut = ""
     save_shown(store, LABELS, series.uid, image, "spleen", spleen, [second], "baps")
     (case,) = labelled_cases(open_pacs(way.address), LABELS, {})[0]["spleen"]
-    assert case.covered == {first, second}
+    assert case.annotated_slices == {first, second}
     assert len(_labels(way)) == 2
 
 

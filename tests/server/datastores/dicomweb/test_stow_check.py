@@ -236,7 +236,7 @@ def test_an_export_that_takes_an_organ_away_does_not_count(place: Place, kind: s
     less = whole & (np.cumsum(whole.ravel()).reshape(whole.shape) < whole.sum() // 5)
     attack = place.seg(less, kind=kind)
     told = place.post(attack, user="ben")
-    assert any("This takes spleen away from what anna drew" in one for one in told)
+    assert any("This takes spleen away from the version of anna" in one for one in told)
     assert "not confirmed" in str(place.stored(attack))
     np.testing.assert_array_equal(place.trained(), whole)
     half = whole & (np.indices(whole.shape)[0] % 3 > 0)

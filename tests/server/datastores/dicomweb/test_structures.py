@@ -172,7 +172,7 @@ def test_what_cannot_be_read_does_not_count_and_says_why(
 
 
 def _download(store: PacsDatastore, uid: str, folder: Path) -> Path:
-    store.label_as_rtstruct(uid).save_as(folder / "rt.dcm", write_like_original=False)
+    store.label_to_rtstruct(uid).save_as(folder / "rt.dcm", write_like_original=False)
     return folder / "rt.dcm"
 
 
@@ -234,7 +234,7 @@ def test_a_final_label_goes_to_the_pacs_in_the_form_that_is_set(
     (segment, *_) = again.newest_segments(stored.uid)[stored.uid]["spleen"]
     looked_at = again.organ(stored.uid, [segment]).slices
     assert looked_at == ({1, 2, 3} if label_format == "rtstruct" else set(range(6)))
-    assert stored.values(again.label_as_rtstruct(stored.uid)) == values
+    assert stored.values(again.label_to_rtstruct(stored.uid)) == values
 
 
 def test_a_series_without_a_frame_of_reference_is_refused_whole(

@@ -21,6 +21,7 @@ from urllib.parse import quote, urlsplit
 from numpy.typing import NDArray
 
 from baps.errors import BapsError, InputError, MissingExtraError
+from baps.utils.url_host import url_host
 
 TOKEN_VARIABLE = "BAPS_REMOTE_TOKEN"  # noqa: S105 (the name of a variable)
 """Environment variable with the token that is sent as ``Authorization: Bearer``."""
@@ -105,7 +106,7 @@ class Address:
     @property
     def netloc(self) -> str:
         """Host and port, as in a URL."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        host = url_host(self.host)
         return host if self.port is None else f"{host}:{self.port}"
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""What is learned from a few labelled volumes: one organ's logits from something that a foundation model gives."""
+"""The base class of few-shot adapters: it maps an output of a foundation model to the logits of one organ."""
 
 from __future__ import annotations
 
@@ -10,46 +10,57 @@ from torch import nn
 
 from baps.errors import InputError
 
-Answer = Literal["images", "features", "probabilities"]
-"""What a frozen model is asked for: nothing but the images (B, 1, H, W, D) in [0, 1]; penultimate features
-(B, C, H, W, D); or probabilities (B, K, H, W, D)."""
+ModelOutput = Literal["images", "features", "probabilities"]
+"""What the frozen model computes: nothing but the images (B, 1, H, W, D) in [0, 1]; penultimate features (B, C, H, W,
+D); or probabilities (B, K, H, W, D)."""
 
-Reads = Literal[Answer, "landmarks"]
-"""What an adapter is given: an answer, or what ``add_landmarks`` makes of the features."""
+InputKind = Literal[ModelOutput, "landmarks"]
+"""What an adapter reads: an output of the model, or what ``add_landmarks`` makes of its features."""
 
 
 class FewShotAdapter(nn.Module):
-    """Gives logits (B, 1, H, W, D) of one organ; called with what it ``reads``.
+    """Map inputs of kind ``input_kind`` to the logits of one organ, (B, 1, H, W, D).
 
-    Only what is to be trained requires a gradient.
+    Only the parameters to be trained require a gradient.
     """
 
-    reads: Reads = "features"
-    reach: int = 0
-    """Voxels around one that its logit depends on, but where images are read."""
+    input_kind: InputKind = "features"
+    receptive_radius: int = 0
+    """Distance in voxels up to which a logit depends on the input; unused for adapters that read images."""
 
-    def varied(self, inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """What it reads, of shape (B, C, H, W, D), changed at random for a step of training; here not at all."""
+    def augment(self, inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Vary the inputs at random for a training step; this class does not.
+
+        Args:
+            inputs: (B, C, H, W, D).
+            generator: the source of randomness.
+
+        Returns:
+            (B, C, H, W, D).
+        """
         del generator
         return inputs
 
-    def state_dict(self) -> dict[str, torch.Tensor]:  # type: ignore[override]  # of the trained parameters only
-        """What was trained, by name, on the CPU; all that has to be kept beside the foundation model."""
-        return {name: value.detach().cpu().clone() for name, value in self.trained().items()}
+    def state_dict(self) -> dict[str, torch.Tensor]:  # type: ignore[override]
+        """Return the trained parameters by name, on the CPU: all that is kept besides the foundation model."""
+        return {name: value.detach().cpu().clone() for name, value in self.trainable_parameters().items()}
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:  # type: ignore[override]
-        """Load what ``state_dict`` returned.
+        """Load parameters that ``state_dict`` returned.
+
+        Args:
+            state: parameters by name.
 
         Raises:
-            InputError: if it is of another method or foundation model.
+            InputError: if they belong to another method or foundation model.
         """
-        trained = self.trained()
-        if {k: v.shape for k, v in trained.items()} != {k: v.shape for k, v in state.items()}:
+        parameters = self.trainable_parameters()
+        if {k: v.shape for k, v in parameters.items()} != {k: v.shape for k, v in state.items()}:
             raise InputError("These weights are of another kind of adapter or foundation model. Build that one first.")
         with torch.no_grad():
-            for name, value in trained.items():
+            for name, value in parameters.items():
                 value.copy_(state[name])
 
-    def trained(self) -> dict[str, nn.Parameter]:
-        """The parameters that are trained, by name."""
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
+        """Return the parameters that are trained, by name."""
         return {name: value for name, value in self.named_parameters() if value.requires_grad}

@@ -1,6 +1,5 @@
 """AdaptFormer (Chen et al., *AdaptFormer: Adapting Vision Transformers for Scalable Visual Recognition*, NeurIPS 2022):
-a bottleneck beside the multilayer perceptron of each block.
-"""
+a bottleneck parallel to the multilayer perceptron of each block."""
 
 from __future__ import annotations
 
@@ -12,11 +11,11 @@ from baps.fseft.adapters.tuned import TunedModel
 
 _RANK = 16
 _SCALE = 0.1
-"""Of what the bottleneck adds."""
+"""Scale of the bottleneck's output."""
 
 
-class _Beside(nn.Module):
-    """``mlp(norm(x)) + 0.1 up(ReLU(down(x)))``. Untrained, it adds nothing."""
+class _ParallelBottleneck(nn.Module):
+    """``mlp(norm(x)) + 0.1 up(ReLU(down(x)))``; before training, the bottleneck adds nothing."""
 
     def __init__(self, channels: int, norm: nn.Module, mlp: nn.Module) -> None:
         super().__init__()
@@ -27,12 +26,16 @@ class _Beside(nn.Module):
         nn.init.zeros_(self.up.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = self.mlp(self.norm(x)) + _SCALE * self.up(torch.relu(self.down(x)))
-        return found
+        output: torch.Tensor = self.mlp(self.norm(x)) + _SCALE * self.up(torch.relu(self.down(x)))
+        return output
 
 
 def add_adaptformer(tuned: TunedModel) -> None:
-    """Put it on every block, trainable."""
+    """Add a trainable bottleneck to every block.
+
+    Args:
+        tuned: the copy of the foundation model, changed in place.
+    """
     for block in transformer_blocks(tuned.model):
-        block.mlp = _Beside(block.dim, block.norm2, block.mlp)
-        block.norm2 = nn.Identity()  # The bottleneck reads what is not yet normalised.
+        block.mlp = _ParallelBottleneck(block.dim, block.norm2, block.mlp)
+        block.norm2 = nn.Identity()  # The bottleneck reads the input before normalisation.

@@ -1,4 +1,4 @@
-"""The transformer blocks of a foundation model."""
+"""Find the transformer blocks of a foundation model."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ from baps.fseft.models import FoundationModel
 
 
 def transformer_blocks(model: FoundationModel) -> list[Any]:
-    """MONAI's Swin transformer blocks, from the finest to the coarsest; none in a U-Net.
+    """Find MONAI's Swin transformer blocks, from the finest to the coarsest.
 
-    Of each: ``norm1``, ``attn`` (with the fused ``qkv``), ``norm2``, ``mlp``, and its channels, ``dim``.
+    Args:
+        model: the foundation model.
+
+    Returns:
+        The blocks, with ``norm1``, ``attn`` (with the fused ``qkv``), ``norm2``, ``mlp`` and the number of channels,
+            ``dim``; empty for a U-Net.
     """
     return [module for module in model.body.modules() if isinstance(module, SwinTransformerBlock)]

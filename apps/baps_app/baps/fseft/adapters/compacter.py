@@ -1,6 +1,5 @@
 """Compacter (Karimi Mahabadi et al., *Compacter: Efficient Low-Rank Hypercomplex Adapter Layers*, NeurIPS 2021):
-bottlenecks after the attention and the perceptron of each block, their weights sums of Kronecker products.
-"""
+bottlenecks after the attention and the perceptron of each block, whose weights are sums of Kronecker products."""
 
 from __future__ import annotations
 
@@ -11,32 +10,32 @@ from baps.fseft.adapters.blocks import transformer_blocks
 from baps.fseft.adapters.tuned import TunedModel
 
 _TERMS = 4
-"""Kronecker products a weight."""
+"""Number of Kronecker products per weight matrix."""
 _WIDTH = 16
-"""Of the bottleneck, as AdaptFormer's here; FSEFT does not give it."""
+"""Width of the bottleneck, as for AdaptFormer here; FSEFT does not give it."""
 
 
 class _Hypercomplex(nn.Module):
-    """``x W + b`` with ``W = sum_i A_i kron (s_i t_i)``; the A_i are shared by all layers, s_i and t_i of rank one."""
+    """``x W + b`` with ``W = sum_i A_i kron (s_i t_i)``; all layers share the A_i; s_i and t_i have rank one."""
 
     def __init__(self, shared: nn.Parameter, inputs: int, outputs: int) -> None:
         super().__init__()
         self.shared = shared
-        # The variance of W's entries is then 1 / inputs.
+        # The entries of W then have variance 1 / inputs.
         self.left = nn.Parameter(torch.randn(_TERMS, inputs // _TERMS, 1) / inputs**0.5)
         self.right = nn.Parameter(torch.randn(_TERMS, 1, outputs // _TERMS))
         self.bias = nn.Parameter(torch.zeros(outputs))
 
     def weight(self) -> torch.Tensor:
-        """W, (inputs, outputs)."""
+        """Return W, (inputs, outputs)."""
         return torch.einsum("nab,ncd->acbd", self.shared, self.left @ self.right).flatten(2).flatten(0, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x @ self.weight() + self.bias
 
 
-class _After(nn.Module):
-    """``y + up(GELU(down(y)))`` of what a module answers. Untrained, it adds nothing."""
+class _SerialBottleneck(nn.Module):
+    """``y + up(GELU(down(y)))`` of a module's output y; before training, the bottleneck adds nothing."""
 
     def __init__(self, shared: nn.Parameter, channels: int, module: nn.Module) -> None:
         super().__init__()
@@ -52,8 +51,12 @@ class _After(nn.Module):
 
 
 def add_compacter(tuned: TunedModel) -> None:
-    """Put it on every block, trainable."""
+    """Add trainable bottlenecks to every block.
+
+    Args:
+        tuned: the copy of the foundation model, changed in place.
+    """
     shared = nn.Parameter(torch.randn(_TERMS, _TERMS, _TERMS) / _TERMS**0.5)
     for block in transformer_blocks(tuned.model):
-        block.attn = _After(shared, block.dim, block.attn)
-        block.mlp = _After(shared, block.dim, block.mlp)
+        block.attn = _SerialBottleneck(shared, block.dim, block.attn)
+        block.mlp = _SerialBottleneck(shared, block.dim, block.mlp)

@@ -1,4 +1,4 @@
-"""Landmark adapter: an organ is told by what it looks like and where it lies among those that the model finds. Ours."""
+"""Landmark adapter: classify voxels by appearance and by position relative to the organs that the model finds. Ours."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from baps.fseft.adapters.organ_head import organ_head
 from baps.fseft.models import FoundationModel
 
 _WIDTH = 32
-_BODIES = 16
-"""How many made-up bodies the voxels of a step are of."""
+_SIMULATED_BODIES = 16
+"""Number of simulated bodies that the voxels of a step are distributed over."""
 
-_LARGER, _ELSEWHERE, _MISSING = 0.1, 0.1, 0.2
-"""Of a made-up body: spread of its size, as a share; spread of where each organ lies, dm; share of organs that are not
-found in it."""
+_SIZE_STD, _POSITION_STD, _MISSING_RATE = 0.1, 0.1, 0.2
+"""For each simulated body: standard deviation of its size as a share; standard deviation of each organ's position, dm;
+share of organs that are missing."""
 
 
 class LandmarkAdapter(FewShotAdapter):
-    """Adds to the head of an organ what a small perceptron says of each voxel; reads what ``add_landmarks`` gives.
+    """Add the output of a small perceptron per voxel to the head of an organ; reads what ``add_landmarks`` returns.
 
-    In training, bodies are made larger and smaller, organs are moved, and some are missing, so that one volume is not
-    learned by heart.
+    In training, bodies are scaled, organs are shifted, and some are missing, so that one volume is not memorised.
+    Before training, the output for a class of the model is the model's own.
 
     Args:
-        model, organ: see ``organ_head``. Of a model without classes it sees looks alone. Untrained, the
-            answer to a class is the model's own.
+        model: the foundation model; if it has no classes, the adapter reads appearance only.
+        organ: the organ, see ``organ_head``.
     """
 
-    reads = "landmarks"
+    input_kind = "landmarks"
 
     def __init__(self, model: FoundationModel, organ: str) -> None:
         super().__init__()
-        self._looks, self._organs = model.channels + 1, len(model.classes)
+        self._appearance_channels, self._organs = model.channels + 1, len(model.classes)
         self.head = organ_head(model, organ)
-        channels = 2 * self._looks + 3 * self._organs
+        channels = 2 * self._appearance_channels + 3 * self._organs
         last = nn.Linear(_WIDTH, 1, bias=False)
         if model.index(organ) is not None:
             nn.init.zeros_(last.weight)
@@ -43,22 +43,27 @@ class LandmarkAdapter(FewShotAdapter):
             nn.Linear(channels, _WIDTH), nn.ReLU(), nn.Linear(_WIDTH, _WIDTH), nn.ReLU(), last
         )
 
-    def varied(self, inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Voxels (B, C, ...) of made-up bodies."""
-        looks, ways = inputs.split([2 * self._looks, 3 * self._organs], 1)
-        ways = ways.unflatten(1, (self._organs, 3))
-        body = torch.randint(_BODIES, inputs[:, 0].shape, generator=generator)
+    def augment(self, inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Distribute voxels (B, C, ...) over simulated bodies."""
+        appearance, offsets = inputs.split([2 * self._appearance_channels, 3 * self._organs], 1)
+        offsets = offsets.unflatten(1, (self._organs, 3))
+        body = torch.randint(_SIMULATED_BODIES, inputs[:, 0].shape, generator=generator)
 
-        def drawn(*shape: int) -> torch.Tensor:
-            """Of each body, by voxel: (B, organs, axes, ...)."""
-            return torch.randn(_BODIES, *shape, generator=generator)[body].movedim((-2, -1), (1, 2)).to(ways)
+        def draw(*shape: int) -> torch.Tensor:
+            """Draw values per body, and gather them by voxel: (B, organs, axes, ...)."""
+            return (
+                torch.randn(_SIMULATED_BODIES, *shape, generator=generator)[body].movedim((-2, -1), (1, 2)).to(offsets)
+            )
 
-        found = torch.rand(_BODIES, self._organs, 1, generator=generator)[body].movedim((-2, -1), (1, 2)) > _MISSING
-        ways = ways * (1 + _LARGER * drawn(1, 3)) + _ELSEWHERE * drawn(self._organs, 3)
-        return torch.cat([looks, (ways * found.to(ways)).flatten(1, 2)], 1)
+        present = (
+            torch.rand(_SIMULATED_BODIES, self._organs, 1, generator=generator)[body].movedim((-2, -1), (1, 2))
+            > _MISSING_RATE
+        )
+        offsets = offsets * (1 + _SIZE_STD * draw(1, 3)) + _POSITION_STD * draw(self._organs, 3)
+        return torch.cat([appearance, (offsets * present.to(offsets)).flatten(1, 2)], 1)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """(B, C, H, W, D) to logits (B, 1, H, W, D); each voxel alone."""
-        place = self.perceptron(inputs.movedim(1, -1)).movedim(-1, 1)
-        logits: torch.Tensor = self.head(inputs[:, 1 : self._looks]) + place
+        """Map (B, C, H, W, D) to logits (B, 1, H, W, D), each voxel independently."""
+        correction = self.perceptron(inputs.movedim(1, -1)).movedim(-1, 1)
+        logits: torch.Tensor = self.head(inputs[:, 1 : self._appearance_channels]) + correction
         return logits

@@ -1,4 +1,4 @@
-"""Linear probe: a head of its own on the features of a frozen model."""
+"""Linear probe: a new head on the features of a frozen model."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ from baps.fseft.models import FoundationModel
 
 
 class LinearProbe(FewShotAdapter):
-    """C + 1 parameters."""
+    """A linear head with C + 1 parameters.
+
+    Args:
+        model: the foundation model.
+        organ: the organ, see ``organ_head``.
+    """
 
     def __init__(self, model: FoundationModel, organ: str) -> None:
         super().__init__()
         self.head = organ_head(model, organ)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Features (B, C, H, W, D) to logits (B, 1, H, W, D)."""
+        """Map features (B, C, H, W, D) to logits (B, 1, H, W, D)."""
         logits: torch.Tensor = self.head(features)
         return logits

@@ -1,6 +1,5 @@
-"""LoRA: low-rank changes of the attention's weights (Hu et al., *LoRA: Low-Rank Adaptation of Large Language Models*,
-ICLR 2022), on the fused query, key and value as in FSEFT.
-"""
+"""LoRA: low-rank updates of the attention's weights (Hu et al., *LoRA: Low-Rank Adaptation of Large Language Models*,
+ICLR 2022), on the fused query, key and value as in FSEFT."""
 
 from __future__ import annotations
 
@@ -11,11 +10,11 @@ from baps.fseft.adapters.blocks import transformer_blocks
 from baps.fseft.adapters.tuned import TunedModel
 
 _RANK = 4
-"""Of each of query, key and value."""
+"""Rank for each of query, key and value."""
 
 
 class _LowRank(nn.Module):
-    """``base(x) + up(down(x))``: one bottleneck of three ranks for all three. Untrained, it adds nothing."""
+    """``base(x) + up(down(x))``: one bottleneck of three ranks for all three; before training, it adds nothing."""
 
     def __init__(self, base: nn.Linear) -> None:
         super().__init__()
@@ -25,11 +24,15 @@ class _LowRank(nn.Module):
         nn.init.zeros_(self.up.weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = self.base(x) + self.up(self.down(x))
-        return found
+        output: torch.Tensor = self.base(x) + self.up(self.down(x))
+        return output
 
 
 def add_lora(tuned: TunedModel) -> None:
-    """Put it on every block, trainable."""
+    """Add trainable low-rank updates to every block.
+
+    Args:
+        tuned: the copy of the foundation model, changed in place.
+    """
     for block in transformer_blocks(tuned.model):
         block.attn.qkv = _LowRank(block.attn.qkv)

@@ -1,4 +1,4 @@
-"""The head of one organ."""
+"""Build the head of one organ."""
 
 from __future__ import annotations
 
@@ -9,10 +9,18 @@ from baps.fseft.models import FoundationModel
 
 
 def organ_head(model: FoundationModel, organ: str) -> nn.Conv3d:
-    """A 1x1x1 convolution, C to 1; of an organ that the model knows, with the weights that it was pre-trained with.
+    """Build a 1x1x1 convolution from C channels to 1.
 
-    The zero-shot initialisation of FSEFT (Silva-Rodriguez et al.): adaptation begins at the model's own
-    answer. For an organ that it does not know, random weights.
+    For an organ that the model knows, it has the pre-trained weights: the zero-shot initialisation of FSEFT
+    (Silva-Rodriguez et al.), so that adaptation starts at the model's own output. For another organ, it has random
+    weights.
+
+    Args:
+        model: the foundation model.
+        organ: one of its classes, or a new one.
+
+    Returns:
+        The convolution, on the CPU.
     """
     head = nn.Conv3d(model.channels, 1, 1)
     index = model.index(organ)

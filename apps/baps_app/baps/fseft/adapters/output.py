@@ -1,4 +1,4 @@
-"""An adapter on output probabilities alone, for a model that is truly a black box. Ours."""
+"""Adapt on output probabilities only, for a model that is truly a black box. Ours."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from torch import nn
 from baps.fseft.adapters.adapter import FewShotAdapter
 from baps.fseft.models import class_index
 
-_SMALL = 1e-6
+_EPSILON = 1e-6
 _WIDTH = 8
-_UNIT = 5.0
-"""Log odds of a sure answer, about; the convolutions read numbers of unit size."""
+_LOGIT_SCALE = 5.0
+"""Typical log odds of a confident output; the convolutions read values of unit size."""
 
 
 class OutputAdapter(FewShotAdapter):
-    """Combines the log odds of all classes, and corrects them by their surroundings (3x3x3, twice).
+    """Combine the log odds of all classes, and correct them by their neighbourhood (3x3x3, twice).
 
-    Untrained, it answers a known organ's own probability; an organ that the model does not know, with 0.5 everywhere.
+    Before training, the output is the probability of a known organ, or 0.5 everywhere for an organ that the model does
+    not know.
 
     Args:
-        classes: what the model's probabilities are called, in their order; nothing else is known of it.
-        organ: one of them, or another one.
+        classes: names of the model's classes, in order; nothing else of the model is used.
+        organ: one of them, or a new one.
     """
 
-    reads = "probabilities"
-    reach = 2
+    input_kind = "probabilities"
+    receptive_radius = 2
 
     def __init__(self, classes: Sequence[str], organ: str) -> None:
         super().__init__()
@@ -42,7 +43,7 @@ class OutputAdapter(FewShotAdapter):
             nn.init.ones_(self.combine.weight[:, index])
 
     def forward(self, probabilities: torch.Tensor) -> torch.Tensor:
-        """Probabilities (B, K, H, W, D) to logits (B, 1, H, W, D)."""
-        odds = torch.logit(probabilities.float(), _SMALL)
-        logits: torch.Tensor = self.combine(odds) + self.last(torch.relu(self.first(odds / _UNIT)))
+        """Map probabilities (B, K, H, W, D) to logits (B, 1, H, W, D)."""
+        odds = torch.logit(probabilities.float(), _EPSILON)
+        logits: torch.Tensor = self.combine(odds) + self.last(torch.relu(self.first(odds / _LOGIT_SCALE)))
         return logits

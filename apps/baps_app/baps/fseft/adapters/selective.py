@@ -1,4 +1,4 @@
-"""Training a part of the model's own weights."""
+"""Train a part of the model's own weights."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from baps.fseft.adapters.tuned import TunedModel
 
 
 def tune_layer_norms(tuned: TunedModel) -> None:
-    """Affine-LN: scale and shift of every layer normalisation of the encoder (Basu et al., *Strong Baselines for
-    Parameter Efficient Few-Shot Fine-Tuning*, AAAI 2024).
+    """Make scale and shift of every layer normalisation of the encoder trainable (Affine-LN; Basu et al., *Strong
+    Baselines for Parameter Efficient Few-Shot Fine-Tuning*, AAAI 2024).
+
+    Args:
+        tuned: the copy of the foundation model, changed in place.
     """
     for part in tuned.model.encoder():
         for module in part.modules():
@@ -18,8 +21,11 @@ def tune_layer_norms(tuned: TunedModel) -> None:
 
 
 def tune_biases(tuned: TunedModel) -> None:
-    """Every bias of the encoder (Ben Zaken et al., *BitFit*, ACL 2022); the tables of relative position, which are
-    called biases too, stay.
+    """Make every bias of the encoder trainable (Ben Zaken et al., *BitFit*, ACL 2022), except the tables of relative
+    position, which are called biases too.
+
+    Args:
+        tuned: the copy of the foundation model, changed in place.
     """
     for part in tuned.model.encoder():
         for name, parameter in part.named_parameters():
@@ -28,18 +34,30 @@ def tune_biases(tuned: TunedModel) -> None:
 
 
 def tune_decoder(tuned: TunedModel) -> None:
-    """The decoder, from the coarsest features up."""
+    """Make the decoder trainable, from the coarsest features up.
+
+    Args:
+        tuned: the copy of the foundation model, changed in place.
+    """
     for part in tuned.model.decoder():
         part.requires_grad_(True)
 
 
 def tune_all(tuned: TunedModel) -> None:
-    """Everything: full fine-tuning."""
+    """Make everything trainable: full fine-tuning.
+
+    Args:
+        tuned: the copy of the foundation model, changed in place.
+    """
     tuned.requires_grad_(True)
 
 
-def start_anew(tuned: TunedModel) -> None:
-    """Everything, from random weights: what pre-training has to beat."""
+def reinitialise(tuned: TunedModel) -> None:
+    """Make everything trainable from random weights: the baseline without pre-training.
+
+    Args:
+        tuned: the copy of the foundation model, changed in place.
+    """
     tuned.model.body = tuned.model.new_body()
     if tuned.model.head is not None:
         tuned.model.head.reset_parameters()

@@ -1,4 +1,4 @@
-"""A copy of a foundation model of which some, or all, is trained."""
+"""A copy of a foundation model of which a part, or all, is trained."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from baps.fseft.adapters.adapter import FewShotAdapter
 from baps.fseft.adapters.organ_head import organ_head
 from baps.fseft.models import FoundationModel
 
-_SHIFT = 0.1
-"""Of images in [0, 1], at the most."""
+_MAX_SHIFT = 0.1
+"""Largest brightness shift of images in [0, 1]."""
 
 
 class TunedModel(FewShotAdapter):
-    """Frozen but for its new head, until more is added to it or made trainable.
+    """A copy of a foundation model, frozen except for its new head, until a method adds modules or makes more
+    trainable.
 
     Args:
-        model, organ: see ``organ_head``; the model itself is left as it is.
+        model: the foundation model; it is not changed.
+        organ: the organ, see ``organ_head``.
     """
 
-    reads = "images"
+    input_kind = "images"
 
     def __init__(self, model: FoundationModel, organ: str) -> None:
         super().__init__()
@@ -29,13 +31,13 @@ class TunedModel(FewShotAdapter):
         self.model.head = organ_head(model, organ)
         self.model.classes = (organ,)
 
-    def varied(self, inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Half of the images made brighter or darker. Ours, as are its limits."""
+    def augment(self, inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Make half of the images brighter or darker. Ours, as are the limits."""
         size = (len(inputs), 1, 1, 1, 1)
-        shift = _SHIFT * (2 * torch.rand(size, generator=generator) - 1)
+        shift = _MAX_SHIFT * (2 * torch.rand(size, generator=generator) - 1)
         return inputs + (shift * (torch.rand(size, generator=generator) < 0.5)).to(inputs)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (B, 1, H, W, D) in [0, 1] to logits (B, 1, H, W, D)."""
+        """Map images (B, 1, H, W, D) in [0, 1] to logits (B, 1, H, W, D)."""
         logits: torch.Tensor = self.model(images)
         return logits

@@ -1,4 +1,4 @@
-"""A fit that is under way, on disk."""
+"""Save an unfinished fit on disk."""
 
 from __future__ import annotations
 
@@ -14,35 +14,38 @@ from baps.utils.atomic_write import atomic_write
 
 
 class Checkpoint:
-    """One file.
+    """One checkpoint file.
 
     Args:
-        file: of this fit alone; its folder is made.
-        about: all that the result depends on, as a string; a file that says something else is not gone on from.
-        seconds: until it is ``due`` again.
+        file: file of this fit only; its folder is created.
+        about: all that the result depends on, as a string; a file with another string is ignored.
+        seconds: interval between checkpoints.
     """
 
     def __init__(self, file: Path, about: str, seconds: float = 20.0) -> None:
         self._file, self._about, self._seconds = file, about, seconds
-        self._kept_at = time.monotonic()
+        self._saved_at = time.monotonic()
 
-    def read(self) -> dict[str, Any] | None:
-        """What was kept of the same fit, or None."""
+    def load(self) -> dict[str, Any] | None:
+        """Load the state of the same fit, or return None."""
         try:
-            kept: dict[str, Any] = torch.load(self._file, weights_only=True)
-            return kept if kept.pop("about") == self._about else None
+            state: dict[str, Any] = torch.load(self._file, weights_only=True)
+            return state if state.pop("about") == self._about else None
         except FileNotFoundError:
             return None
-        except Exception:  # Broken in whatever way: the fit begins anew.
+        except Exception:  # The file is broken: the fit starts from the beginning.
             return None
 
     @property
     def due(self) -> bool:
-        """Whether it is time."""
-        return time.monotonic() - self._kept_at >= self._seconds
+        """Whether the interval has passed."""
+        return time.monotonic() - self._saved_at >= self._seconds
 
-    def keep(self, state: Mapping[str, Any]) -> None:
-        """Replace what was kept.
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Replace the checkpoint.
+
+        Args:
+            state: tensors and plain values by name.
 
         Raises:
             BapsError: if it cannot be written.
@@ -51,9 +54,9 @@ class Checkpoint:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(self._file, ".pt") as partial:
                 torch.save({"about": self._about, **state}, partial)
-        except (OSError, RuntimeError) as error:  # torch says RuntimeError where a disk is full
+        except (OSError, RuntimeError) as error:  # torch raises RuntimeError if the disk is full
             raise BapsError(
-                f"The training cannot go on: it cannot be kept in {self._file.parent} ({error}). Free some space and "
-                "train again; it goes on from where it was."
+                f"The training cannot continue: it cannot be saved in {self._file.parent} ({error}). Free some space "
+                "and train again; it continues from where it stopped."
             ) from error
-        self._kept_at = time.monotonic()
+        self._saved_at = time.monotonic()

@@ -1,4 +1,4 @@
-"""What a step of a fit is taken on."""
+"""The voxels of a training step."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 
 @dataclass(frozen=True)
 class Draw:
-    """Some voxels of a labelled volume: a cube, or single ones as (N, 1, 1).
+    """Some voxels of a labelled volume: a cube, or single voxels as (N, 1, 1).
 
     Attributes:
         inputs: (C, H, W, D), see ``Example``.
-        truth: (1, H, W, D) bool.
-        weights: (1, H, W, D), how many voxels of the volume each stands for; 0 where nobody has labelled.
+        target: (1, H, W, D) bool.
+        weights: (1, H, W, D), how many voxels of the volume each one represents; 0 where the volume was not annotated.
     """
 
     inputs: torch.Tensor
-    truth: torch.Tensor
+    target: torch.Tensor
     weights: torch.Tensor

@@ -1,4 +1,4 @@
-"""The training loop."""
+"""The training loop of few-shot adapters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from baps.fseft.adapters import FewShotAdapter
 from baps.fseft.fitting.checkpoint import Checkpoint
 from baps.fseft.fitting.crops import Crops
 from baps.fseft.fitting.draw import Draw
-from baps.fseft.fitting.example import Example, mean_size
+from baps.fseft.fitting.example import Example, mean_organ_size
 from baps.fseft.fitting.plateau import Plateau
 from baps.fseft.fitting.points import Points
 from baps.fseft.fitting.settings import FitSettings
@@ -21,13 +21,13 @@ from baps.fseft.losses import dice_loss, size_penalty, soft_size
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """How a fit went.
+class FitResult:
+    """The course of a fit.
 
     Attributes:
-        losses: of each epoch, the mean of its steps.
-        dices: likewise the soft Dice.
-        penalties: of each epoch with query volumes, their mean penalty.
+        losses: mean loss of the steps of each epoch.
+        dices: mean soft Dice (0 to 1) of the steps of each epoch.
+        penalties: mean penalty of each epoch with query volumes.
     """
 
     losses: tuple[float, ...]
@@ -40,59 +40,63 @@ def fit(
     examples: Sequence[Example],
     settings: FitSettings,
     queries: Sequence[torch.Tensor] = (),
-    told: Callable[[int, float], None] = lambda epoch, dice: None,
-    pause: Callable[[], None] = lambda: None,
+    progress: Callable[[int, float], None] = lambda epoch, dice: None,
+    wait: Callable[[], None] = lambda: None,
     checkpoint: Checkpoint | None = None,
-) -> Fitted:
-    """Train an adapter, in place, on the device that it is on.
+) -> FitResult:
+    """Train an adapter in place, on its device.
 
-    AdamW without weight decay on the soft Dice (where single voxels are drawn, on the cross-entropy beside it); ends
-    after ``settings.epochs`` or at a ``Plateau``. With query volumes (constrained transductive inference), from the
-    middle on each epoch ends with a step on their sizes, and no plateau is looked for before.
+    The optimiser is AdamW without weight decay, on the soft Dice (plus cross-entropy if single voxels are drawn). The
+    fit ends after ``settings.epochs`` or at a ``Plateau``. With query volumes (constrained transductive inference),
+    each epoch of the second half ends with a step on their sizes, and plateaus count in that half only.
 
     Args:
-        adapter: see ``build_adapter``.
-        examples: what the adapter reads of the labelled volumes, on any device.
-        settings: see there.
-        queries: what it reads of volumes that are to be segmented, all of each, as the size is the whole organ's.
-        told: called after every epoch with how many there were, and the last one's soft Dice; may raise, to stop.
-        pause: called before every step; the training waits as long as it takes.
-        checkpoint: where the fit is kept while it runs, and goes on from if it was broken off; the result is the same,
-            bit by bit on a CPU.
+        adapter: the adapter, see ``build_adapter``.
+        examples: the labelled volumes, on any device.
+        settings: the settings of the fit.
+        queries: inputs of the adapter for whole unlabelled volumes, because the size is that of the whole organ.
+        progress: called after every epoch with the number of epochs and the last soft Dice; it may raise to stop the
+            fit.
+        wait: called before every step; the training waits for it.
+        checkpoint: saves the fit while it runs, and an interrupted fit continues from it; the result is the same, bit
+            by bit on a CPU.
+
+    Returns:
+        The course of the fit.
 
     Raises:
-        InputError: if there is no example, or the organ's size is needed and not known.
+        InputError: if there is no example, or the size of the organ is needed and unknown.
     """
     if not examples:
-        raise InputError("There is no labelled volume to learn from. Label at least one.")
-    expected = mean_size(examples) if queries else 0.0
+        raise InputError("There is no labelled volume to train on. Label at least one.")
+    expected = mean_organ_size(examples) if queries else 0.0
     generator = torch.Generator().manual_seed(settings.seed)
     volumes = [
         Points(example, settings.points) if settings.points else Crops(example, settings.crop, settings.crops)
         for example in examples
     ]
-    optimiser = torch.optim.AdamW(adapter.trained().values(), lr=settings.learning_rate, weight_decay=0)
+    optimiser = torch.optim.AdamW(adapter.trainable_parameters().values(), lr=settings.learning_rate, weight_decay=0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.epochs)
     plateau = Plateau()
     losses: list[float] = []
     dices: list[float] = []
     penalties: list[float] = []
-    ended = False
-    if checkpoint and (kept := checkpoint.read()):
-        adapter.load_state_dict(kept.pop("adapter"))
-        optimiser.load_state_dict(kept["optimiser"])
-        schedule.load_state_dict(kept["schedule"])
-        generator.set_state(kept["generator"])
-        losses, dices, penalties, ended = (kept[name] for name in ("losses", "dices", "penalties", "ended"))
+    finished = False
+    if checkpoint and (state := checkpoint.load()):
+        adapter.load_state_dict(state.pop("adapter"))
+        optimiser.load_state_dict(state["optimiser"])
+        schedule.load_state_dict(state["schedule"])
+        generator.set_state(state["generator"])
+        losses, dices, penalties, finished = (state[name] for name in ("losses", "dices", "penalties", "ended"))
         plateau = Plateau(losses[settings.epochs // 2 if queries else 0 :])
     adapter.train()
-    while not ended:
+    while not finished:
         epoch = len(losses)
         constrained = bool(queries) and epoch >= settings.epochs // 2
         steps = []
         order = torch.randperm(len(volumes) * settings.steps, generator=generator) % len(volumes)
         for index in order.tolist():
-            pause()
+            wait()
             steps.append(_step(adapter, optimiser, volumes[index].draw(generator), settings, generator))
         mean_loss, mean_dice = (sum(values) / len(steps) for values in zip(*steps, strict=True))
         losses.append(mean_loss)
@@ -100,10 +104,10 @@ def fit(
         if constrained:
             penalties.append(_size_step(adapter, optimiser, queries, expected, settings))
         schedule.step()
-        still = (constrained or not queries) and plateau.reached(losses[-1])
-        ended = still or epoch + 1 == settings.epochs
-        if checkpoint and (ended or checkpoint.due):
-            checkpoint.keep(
+        converged = (constrained or not queries) and plateau.reached(losses[-1])
+        finished = converged or epoch + 1 == settings.epochs
+        if checkpoint and (finished or checkpoint.due):
+            checkpoint.save(
                 {
                     "adapter": adapter.state_dict(),
                     "optimiser": optimiser.state_dict(),
@@ -112,12 +116,12 @@ def fit(
                     "losses": losses,
                     "dices": dices,
                     "penalties": penalties,
-                    "ended": ended,
+                    "ended": finished,
                 }
             )
-        told(epoch + 1, dices[-1])
+        progress(epoch + 1, dices[-1])
     adapter.eval()
-    return Fitted(tuple(losses), tuple(dices), tuple(penalties))
+    return FitResult(tuple(losses), tuple(dices), tuple(penalties))
 
 
 def _step(
@@ -127,15 +131,15 @@ def _step(
     settings: FitSettings,
     generator: torch.Generator,
 ) -> tuple[float, float]:
-    """Its loss and its soft Dice."""
+    """Make one step; return its loss and its soft Dice."""
     device = next(adapter.parameters()).device
     inputs = torch.stack([draw.inputs for draw in draws]).to(device).float()
-    truth = torch.stack([draw.truth for draw in draws]).to(device).float()
+    target = torch.stack([draw.target for draw in draws]).to(device).float()
     weights = torch.stack([draw.weights for draw in draws]).to(device)
-    logits = adapter(adapter.varied(inputs, generator))
-    overlap = loss = dice_loss(logits.sigmoid(), truth, weights)
+    logits = adapter(adapter.augment(inputs, generator))
+    overlap = loss = dice_loss(logits.sigmoid(), target, weights)
     if settings.points:
-        loss = loss + functional.binary_cross_entropy_with_logits(logits, truth)
+        loss = loss + functional.binary_cross_entropy_with_logits(logits, target)
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
@@ -149,7 +153,7 @@ def _size_step(
     expected: float,
     settings: FitSettings,
 ) -> float:
-    """One step on the mean penalty of all query volumes; one volume at a time is held with its gradient."""
+    """Make one step on the mean penalty of all query volumes; gradients of one volume at a time are in memory."""
     device = next(adapter.parameters()).device
     total = 0.0
     optimiser.zero_grad()
@@ -158,6 +162,6 @@ def _size_step(
         penalty = size_penalty(size, expected, settings.margin) / len(queries)
         (settings.weight * penalty).backward()
         total += penalty.item()
-    if total > 0:  # AdamW would carry on along its momentum.
+    if total > 0:  # Without a gradient, AdamW would still move along its momentum.
         optimiser.step()
     return total

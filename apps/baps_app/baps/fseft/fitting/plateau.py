@@ -1,30 +1,37 @@
-"""When a fit has come to its end: its loss does not fall any more."""
+"""Detect that the loss of a fit no longer decreases."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-_SMOOTHED = 10
+_WINDOW = 10
 _PATIENCE = 20
-_LEAST = 1e-3
+_MIN_DECREASE = 1e-3
 
 
 class Plateau:
-    """The mean loss of ten epochs, compared with what it was twenty epochs before (Silva-Rodriguez et al.).
+    """Compare the mean loss of ten epochs with that of twenty epochs earlier (Silva-Rodriguez et al.).
 
-    As the mean needs ten, nothing is said before epoch thirty.
+    No plateau is detected before epoch thirty.
 
     Args:
-        losses: of earlier epochs.
+        losses: losses of earlier epochs.
     """
 
     def __init__(self, losses: Sequence[float] = ()) -> None:
         self._losses = list(losses)
 
     def reached(self, loss: float) -> bool:
-        """Take in an epoch's loss; whether it fell by less than 0.001."""
+        """Add the loss of an epoch.
+
+        Args:
+            loss: mean loss of the epoch.
+
+        Returns:
+            Whether the mean loss fell by less than 0.001.
+        """
         self._losses.append(loss)
-        if len(self._losses) < _SMOOTHED + _PATIENCE:
+        if len(self._losses) < _WINDOW + _PATIENCE:
             return False
-        now, before = self._losses[-_SMOOTHED:], self._losses[-_SMOOTHED - _PATIENCE : -_PATIENCE]
-        return (sum(before) - sum(now)) / _SMOOTHED < _LEAST
+        now, before = self._losses[-_WINDOW:], self._losses[-_WINDOW - _PATIENCE : -_PATIENCE]
+        return (sum(before) - sum(now)) / _WINDOW < _MIN_DECREASE

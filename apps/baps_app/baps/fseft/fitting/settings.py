@@ -1,4 +1,4 @@
-"""Settings of a fit."""
+"""The settings of a fit."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from baps.errors import InputError
 
 @dataclass(frozen=True)
 class FitSettings:
-    """As published (Silva-Rodriguez et al.), but for what is said to be ours.
+    """Settings as published (Silva-Rodriguez et al.), except where they are marked as ours.
 
     Attributes:
-        learning_rate: Learning rate to begin with, see ``Method.rate``; it falls to 0 along a cosine.
-        epochs: at the most.
-        crop: sides of the cubes that are trained on, voxels; where a volume is shorter, all of it. 0 for whole volumes.
-        crops: how many cubes a step has, all of one volume. With one only, a step without the organ drives every
-            answer to nothing, and a soft Dice does not come back from there.
-        points: voxels that are drawn instead of cubes, see ``Points``; 0 for cubes. Ours.
-        steps: of each volume and epoch. Ours.
-        margin, weight: of the penalty on sizes, see ``size_penalty``.
-        seed: of all that is random.
+        learning_rate: initial learning rate, see ``Method.rate``; it falls to 0 along a cosine.
+        epochs: maximum number of epochs.
+        crop: side of the training cubes, voxels; a volume that is shorter is taken whole. 0 for whole volumes.
+        crops: number of cubes per step, all of one volume. With a single cube, a step without the organ drives all
+            outputs to zero, from which a soft Dice does not recover.
+        points: number of voxels that are drawn instead of cubes, see ``Points``; 0 for cubes. Ours.
+        steps: number of steps per volume and epoch. Ours.
+        margin, weight: margin and weight of the penalty on sizes, see ``size_penalty``.
+        seed: seed of everything random.
 
     Raises:
-        InputError: on a value out of range.
+        InputError: if a value is out of range.
     """
 
     learning_rate: float
@@ -45,4 +45,4 @@ class FitSettings:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}.")
         for name in ("crop", "points", "margin", "weight"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise InputError(f"{name} must not be negative, it is {getattr(self, name)}.")
+                raise InputError(f"{name} must be 0 or more, not {getattr(self, name)}.")

@@ -1,4 +1,4 @@
-"""What is made small: one minus the overlap with the labels, and sizes that an organ does not have."""
+"""Losses: one minus the overlap with the labels, and penalties on implausible sizes of an organ."""
 
 from __future__ import annotations
 

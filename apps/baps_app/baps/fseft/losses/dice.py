@@ -5,18 +5,22 @@ from __future__ import annotations
 import torch
 
 
-def dice_loss(probability: torch.Tensor, truth: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
-    """``1 - (2 sum py + 1) / (sum p + sum y + 1)`` over all voxels of a batch, each as often as it counts.
+def dice_loss(probability: torch.Tensor, target: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+    """Compute ``1 - (2 sum py + 1) / (sum p + sum y + 1)`` over all weighted voxels of a batch.
 
-    Over the batch, not the mean of its images: a crop without the organ tells nothing alone.
+    It is computed over the batch, not as the mean over its images, because a crop without the organ is uninformative
+    alone.
 
     Args:
         probability: of any shape.
-        truth: 0 or 1, of the same shape.
-        weights: how many voxels each stands for, of the same shape or one that broadcasts to it; 0 where the truth is
-            not known: slices that nobody has labelled count neither way. None for 1 everywhere.
+        target: 0 or 1, of the same shape.
+        weights: number of voxels that each one represents, of the same shape or one that broadcasts to it; 0 where the
+            target is unknown, so that slices that were not annotated are ignored. None for 1 everywhere.
+
+    Returns:
+        The loss, a scalar.
     """
-    both = probability * truth
+    both = probability * target
     if weights is not None:
-        both, probability, truth = both * weights, probability * weights, truth * weights
-    return 1 - (2 * both.sum() + 1) / (probability.sum() + truth.sum() + 1)
+        both, probability, target = both * weights, probability * weights, target * weights
+    return 1 - (2 * both.sum() + 1) / (probability.sum() + target.sum() + 1)

@@ -1,7 +1,7 @@
-"""What is known of an organ without a label: about how large it is (Silva-Rodriguez et al.).
+"""Penalise implausible sizes of an organ in unlabelled volumes (Silva-Rodriguez et al.).
 
-Constrained transductive inference: the support volumes tell the size, and on the query volume itself predictions of
-another size are penalised.
+Constrained transductive inference: the support volumes give the expected size, and predictions of another size on the
+query volume are penalised.
 """
 
 from __future__ import annotations
@@ -10,19 +10,30 @@ import torch
 
 
 def soft_size(probability: torch.Tensor) -> torch.Tensor:
-    """Sum of probabilities, voxels."""
+    """Sum probabilities to a size in voxels.
+
+    Args:
+        probability: of any shape.
+
+    Returns:
+        The size, a scalar.
+    """
     return probability.sum()
 
 
 def size_penalty(size: torch.Tensor, expected: float, margin: float = 0.3) -> torch.Tensor:
-    """How far a size S' lies outside of (1-g)S to (1+g)S, as a share of S; 0 within.
+    """Compute how far a size S' lies outside (1-g)S to (1+g)S, as a share of S.
 
-    The paper's penalty divided by S, so that its weight beside the Dice means the same for small and large organs.
+    This is the paper's penalty divided by S, so that its weight relative to the Dice is the same for small and large
+    organs.
 
     Args:
         size: S', of any shape.
         expected: S, in the same unit, above 0.
         margin: g.
+
+    Returns:
+        The penalty, of the same shape; 0 inside the range.
     """
     share = size / expected
     return torch.relu(1 - margin - share) + torch.relu(share - 1 - margin)

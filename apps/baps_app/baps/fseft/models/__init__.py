@@ -5,7 +5,7 @@ from __future__ import annotations
 from baps.fseft.models.foundation import FoundationModel
 from baps.fseft.models.organ_model import ORGAN_MODELS, OrganModel, load_organ_model
 from baps.fseft.models.organ_names import class_index
-from baps.fseft.models.published import FSEFT_CLASSES, PUBLISHED, foundation_model_of, load_foundation_model
+from baps.fseft.models.published import FSEFT_CLASSES, PUBLISHED, build_from_state, load_foundation_model
 from baps.fseft.models.swin_unetr import build_swin_unetr
 from baps.fseft.models.unet import build_unet
 
@@ -15,10 +15,10 @@ __all__ = [
     "PUBLISHED",
     "FoundationModel",
     "OrganModel",
+    "build_from_state",
     "build_swin_unetr",
     "build_unet",
     "class_index",
-    "foundation_model_of",
     "load_foundation_model",
     "load_organ_model",
 ]

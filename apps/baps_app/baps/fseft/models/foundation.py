@@ -1,4 +1,4 @@
-"""A foundation model: a network that gives features of every voxel, and a linear head on them."""
+"""The interface of foundation models: a network that computes features of every voxel, and a linear head on them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from baps.fseft.models.organ_names import class_index
 
 
 class FoundationModel(nn.Module):
-    """A segmentation network in two parts; each class has a sigmoid of its own, as the classes may overlap.
+    """A segmentation network in two parts; each class has its own sigmoid, because classes may overlap.
 
     Args:
-        new_body: makes the network of images (B, 1, H, W, D) to penultimate features (B, C, H, W, D), with random
+        new_body: builds the network from images (B, 1, H, W, D) to penultimate features (B, C, H, W, D), with random
             weights.
         channels: C.
-        classes: what the head's outputs are called, in their order; none for weights without a linear head.
-        multiple: the sides of an image must be multiples of it, and at least twice as long: below that, nothing is left
+        classes: names of the head's outputs, in order; empty for weights without a linear head.
+        multiple: the sides of an image must be multiples of it, and at least twice as long; otherwise nothing is left
             to normalise in the coarsest features.
-        encoder: names of the modules of the body that make up the encoder.
-        decoder: likewise, from the coarsest features up to the penultimate ones.
+        encoder: names of the body's modules that form the encoder.
+        decoder: names of the body's modules that form the decoder, from the coarsest features to the penultimate ones.
     """
 
     def __init__(
@@ -44,7 +44,13 @@ class FoundationModel(nn.Module):
         self._encoder, self._decoder = tuple(encoder), tuple(decoder)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Penultimate features, the input of the head: (B, 1, H, W, D) in [0, 1] to (B, C, H, W, D).
+        """Compute penultimate features, the input of the head.
+
+        Args:
+            images: (B, 1, H, W, D) in [0, 1].
+
+        Returns:
+            (B, C, H, W, D).
 
         Raises:
             InputError: if the images have another shape.
@@ -55,28 +61,41 @@ class FoundationModel(nn.Module):
                 f"The model takes images (B, 1, H, W, D) whose sides are multiples of {self.multiple} and at least "
                 f"{2 * self.multiple}, not {tuple(images.shape)}. Crop or pad them, or use a sliding window."
             )
-        found: torch.Tensor = self.body(images)
-        return found
+        features: torch.Tensor = self.body(images)
+        return features
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits of each class, (B, 1, H, W, D) to (B, K, H, W, D).
+        """Compute the logits of all classes.
+
+        Args:
+            images: (B, 1, H, W, D) in [0, 1].
+
+        Returns:
+            (B, K, H, W, D).
 
         Raises:
-            InputError: if the images have another shape, or the weights came without a linear head.
+            InputError: if the images have another shape, or the weights have no linear head.
         """
         if self.head is None:
-            raise InputError("These weights have no linear head, so no class of theirs can be asked for. Adapt them.")
+            raise InputError("These weights have no linear head, so they have no classes to segment. Adapt them first.")
         logits: torch.Tensor = self.head(self.features(images))
         return logits
 
     def index(self, organ: str) -> int | None:
-        """The place of an organ among the classes, or None if the model does not know it; see ``class_index``."""
+        """Find the index of an organ among the classes, see ``class_index``.
+
+        Args:
+            organ: the name of the organ.
+
+        Returns:
+            The index, or None if the model does not know the organ.
+        """
         return class_index(self.classes, organ)
 
     def encoder(self) -> Iterator[nn.Module]:
-        """The modules of the encoder."""
+        """Iterate over the modules of the encoder."""
         return (self.body.get_submodule(name) for name in self._encoder)
 
     def decoder(self) -> Iterator[nn.Module]:
-        """The modules of the decoder, without the head."""
+        """Iterate over the modules of the decoder, without the head."""
         return (self.body.get_submodule(name) for name in self._decoder)

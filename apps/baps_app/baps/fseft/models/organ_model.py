@@ -1,4 +1,4 @@
-"""A foundation model that volumes can be given to: its network, and what it wants them to be like."""
+"""Load a foundation model together with what its input volumes must be like."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from baps.fseft.models.swin_unetr import build_swin_unetr
 BUNDLED_WEIGHTS = Path(__file__).parent / "bundled" / "organs.safetensors"
 
 ORGAN_MODELS = ("bundled", *PUBLISHED)
-"""Names that ``load_organ_model`` knows."""
+"""Names that ``load_organ_model`` accepts."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class OrganModel:
 
     Attributes:
         name: one of ``ORGAN_MODELS``.
-        network: it.
-        sha256: of its weights.
-        spacing: of the voxels that it was trained on, mm.
-        side: of its sliding window, voxels.
+        network: the network.
+        sha256: SHA-256 of its weights.
+        spacing: size of the voxels that it was trained on, mm.
+        side: side of its sliding window, voxels.
     """
 
     name: str
@@ -41,11 +41,11 @@ class OrganModel:
 
     @property
     def device(self) -> torch.device:
-        """That it is on."""
+        """The device of the network."""
         return next(self.network.parameters()).device
 
     def record(self) -> dict[str, str]:
-        """Which model it is, for the record of what was adapted."""
+        """Identify the model, for the record of an adaptation."""
         return {"name": self.name, "weights_sha256": self.sha256}
 
 
@@ -56,9 +56,12 @@ def load_organ_model(
 
     Args:
         name: ``bundled``, or the name of a published checkpoint.
-        weights: the checkpoint, which all but the bundled model need.
-        sha256: the hash that it must have, or "".
+        weights: the checkpoint; all models but the bundled one need it.
+        sha256: expected SHA-256 of the file, or "" for any.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+
+    Returns:
+        The model on its device.
 
     Raises:
         InputError: if there is no such name, or the weights or the device cannot be used.
@@ -67,7 +70,7 @@ def load_organ_model(
         raise InputError(f"There is no organ model named {name!r}. Known ones: {', '.join(ORGAN_MODELS)}.")
     device = usable_device(device)
     if name == "bundled":
-        model = _bundled(weights or BUNDLED_WEIGHTS, sha256)
+        model = _load_bundled(weights or BUNDLED_WEIGHTS, sha256)
     elif weights is None:
         raise InputError(f"The organ model {name} needs weights: give the path of its checkpoint.")
     else:
@@ -76,7 +79,7 @@ def load_organ_model(
     return model
 
 
-def _bundled(weights: Path, sha256: str) -> OrganModel:
+def _load_bundled(weights: Path, sha256: str) -> OrganModel:
     state, digest = load_weights(weights, sha256)
     try:
         record = json.loads(weights.with_suffix(".json").read_text())

@@ -1,4 +1,4 @@
-"""Which class is meant by the name that a site gives an organ."""
+"""Match the name that a site gives an organ to a class of a model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 _SPELLINGS = {"oesophagus": "esophagus", "tumour": "tumor", "coeliac": "celiac"}
-_NAMES = {
+_SYNONYMS = {
     "postcava": "inferior vena cava",
     "ivc": "inferior vena cava",
     "lkidney": "left kidney",
@@ -15,14 +15,21 @@ _NAMES = {
 
 
 def class_index(classes: Sequence[str], organ: str) -> int | None:
-    """The place of an organ among classes, or None if there is none of that name.
+    """Find the index of an organ among classes.
 
-    Case, the order of the words, and what stands between them do not matter: ``Right Kidney`` is ``kidney_right``.
+    Case, the order of the words and the separators do not matter: ``Right Kidney`` is ``kidney_right``.
+
+    Args:
+        classes: names of the classes.
+        organ: the name of the organ.
+
+    Returns:
+        The index, or None if there is no class of that name.
     """
-    meant = _words(organ)
-    return next((place for place, name in enumerate(classes) if _words(name) == meant), None)
+    wanted = _words(organ)
+    return next((index for index, name in enumerate(classes) if _words(name) == wanted), None)
 
 
 def _words(name: str) -> frozenset[str]:
     words = " ".join(_SPELLINGS.get(word, word) for word in re.findall(r"[^\W_]+", name.casefold()))
-    return frozenset(_NAMES.get(words, words).split()) - {"and", "or"}
+    return frozenset(_SYNONYMS.get(words, words).split()) - {"and", "or"}

@@ -1,17 +1,17 @@
-"""The published checkpoints, by the names that FSEFT gives them.
+"""Load published checkpoints, by the names that FSEFT gives them.
 
-None of the files was at hand: the names of their tensors are taken from the public code that wrote or reads them.
+None of the files was available: the names of their tensors are taken from the public code that wrote or reads them.
 
-- ``fseft`` (Silva-Rodriguez et al.): Swin UNETR, its head ``classifier``; as its pre-training code names them.
+- ``fseft`` (Silva-Rodriguez et al.): Swin UNETR with the head ``classifier``, as its pre-training code names them.
 - ``suprem_swinunetr``, ``suprem_unet`` (Li et al., ICLR 2024), ``clipdriven`` (Liu et al., ICCV 2023): below ``net``,
-  ``module.backbone.`` and then the network's names, as SuPreM's fine-tuning code reads them. Beside it lie the parts of
-  a head that is made anew for each image, from its coarsest features and an embedding of the class: it is no linear
-  head, and is left out. So these models know no organ by name.
-- ``btcv`` (Tang et al., CVPR 2022): below ``state_dict``, MONAI's own names, its head ``out.conv.conv``, as
-  CLIP-driven's code reads it. That the background comes first, and then the organs in the data set's order, is what
-  MONAI's training code makes; the file was not asked.
-- ``selfsup`` (Tang et al., CVPR 2022): ``model_swinvit.pt``, the encoder alone, below ``state_dict`` with ``module.``
-  and ``mlp.fc1`` for MONAI's ``mlp.linear1``, as MONAI's ``SwinUNETR.load_from`` reads it. FSEFT's own list gives
+  ``module.backbone.`` followed by the network's names, as SuPreM's fine-tuning code reads them. The files also hold a
+  head that is generated for each image, from its coarsest features and an embedding of the class; it is not a linear
+  head and is ignored, so these models know no organ by name.
+- ``btcv`` (Tang et al., CVPR 2022): below ``state_dict``, MONAI's own names with the head ``out.conv.conv``, as
+  CLIP-driven's code reads it. That the background comes first, followed by the organs in the data set's order, is what
+  MONAI's training code does; it was not verified on the file.
+- ``selfsup`` (Tang et al., CVPR 2022): ``model_swinvit.pt``, the encoder only, below ``state_dict`` with ``module.``
+  and ``mlp.fc1`` for MONAI's ``mlp.linear1``, as MONAI's ``SwinUNETR.load_from`` reads it. FSEFT's own list names
   another file here, which is that of ``btcv``.
 """
 
@@ -34,7 +34,7 @@ _ABDOMEN = (
     "spleen", "kidney_right", "kidney_left", "gallbladder", "esophagus", "liver", "stomach", "aorta",
     "inferior_vena_cava", "portal_vein_and_splenic_vein", "pancreas", "adrenal_gland_right", "adrenal_gland_left",
 )  # fmt: skip
-"""The order of BTCV, in the names of TotalSegmentator."""
+"""The classes of BTCV in order, with the names of TotalSegmentator."""
 
 FSEFT_CLASSES = (
     *_ABDOMEN, "duodenum", "urinary_bladder", "prostate_or_uterus", "liver_tumor", "kidney_tumor", "kidney_cyst",
@@ -46,13 +46,13 @@ FSEFT_CLASSES = (
 
 @dataclass(frozen=True)
 class _Checkpoint:
-    """What a published file holds.
+    """The contents of a published file.
 
     Attributes:
-        unet: a U-Net rather than a Swin UNETR.
-        classes: of its linear head.
-        softmax: the head gives the background too, first, and one softmax over all.
-        encoder_only: the rest is to begin at random.
+        unet: whether it is a U-Net rather than a Swin UNETR.
+        classes: classes of its linear head.
+        softmax: whether the head has the background as its first output, and one softmax over all.
+        encoder_only: whether all but the encoder starts at random.
     """
 
     unet: bool = False
@@ -71,18 +71,21 @@ _CHECKPOINTS = {
 }
 
 PUBLISHED = tuple(_CHECKPOINTS)
-"""Names that ``load_foundation_model`` knows."""
+"""Names that ``load_foundation_model`` accepts."""
 
 _PATCHES = "body.swinViT.patch_embed.proj.weight"
 
 
 def load_foundation_model(name: str, weights: Path, sha256: str = "") -> tuple[FoundationModel, str]:
-    """A published foundation model, on the CPU, and the SHA-256 of its file.
+    """Load a published foundation model.
 
     Args:
         name: one of ``PUBLISHED``.
-        weights: the checkpoint, .safetensors or .pth or .pt that holds tensors alone.
-        sha256: the hash that it must have, or "".
+        weights: the checkpoint, .safetensors, or .pth or .pt that holds tensors only.
+        sha256: expected SHA-256 of the file, or "" for any.
+
+    Returns:
+        The model, on the CPU, and the SHA-256 of its file.
 
     Raises:
         InputError: if there is no such name, or the file cannot be read or holds something else.
@@ -91,53 +94,58 @@ def load_foundation_model(name: str, weights: Path, sha256: str = "") -> tuple[F
         raise InputError(f"There is no foundation model named {name!r}. Known ones: {', '.join(PUBLISHED)}.")
     state, digest = load_weights(weights, sha256)
     try:
-        return foundation_model_of(name, state), digest
+        return build_from_state(name, state), digest
     except InputError as error:
         raise InputError(f"{weights}: {error}") from error
 
 
-def foundation_model_of(name: str, state: Mapping[str, torch.Tensor], seed: int = 0) -> FoundationModel:
-    """The model of a state dict with published names.
+def build_from_state(name: str, state: Mapping[str, torch.Tensor], seed: int = 0) -> FoundationModel:
+    """Build the model of a state dict with published names.
 
-    A softmax head becomes one of sigmoids: each class against the background, ``w_k - w_0``, which is the softmax of
+    A softmax head is converted to sigmoids: each class against the background, ``w_k - w_0``, which is the softmax of
     those two alone.
 
     Args:
         name: one of ``PUBLISHED``.
         state: tensors by the names in the file.
-        seed: of what the file does not hold.
+        seed: seed of the weights that the file does not hold.
+
+    Returns:
+        The model, on the CPU.
 
     Raises:
         InputError: if it is another network, or tensors are missing or have another shape.
     """
     checkpoint = _CHECKPOINTS[name]
-    found = {_our_name(key): value for key, value in state.items()}
-    _check_kind(name, checkpoint, found)
-    ours = dict(found)
+    tensors = {_rename_key(key): value for key, value in state.items()}
+    _check_kind(name, checkpoint, tensors)
+    renamed = dict(tensors)
     if checkpoint.softmax:
-        ours |= {key: value[1:] - value[:1] for key, value in found.items() if key.startswith("head.")}
+        renamed |= {key: value[1:] - value[:1] for key, value in tensors.items() if key.startswith("head.")}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if checkpoint.unet:
             model = build_unet(checkpoint.classes)
         else:
-            model = build_swin_unetr(checkpoint.classes, len(found[_PATCHES]))
-    # Places in a table, which follow from the window's size.
-    learned = {key: value for key, value in model.state_dict().items() if not key.endswith("relative_position_index")}
+            model = build_swin_unetr(checkpoint.classes, len(tensors[_PATCHES]))
+    # Indices into a table, which follow from the window's size.
+    parameters = {
+        key: value for key, value in model.state_dict().items() if not key.endswith("relative_position_index")
+    }
     if checkpoint.encoder_only:
-        learned = {key: value for key, value in learned.items() if key.startswith("body.swinViT.")}
-    wrong = [key for key, value in learned.items() if key not in ours or ours[key].shape != value.shape]
-    if wrong:
+        parameters = {key: value for key, value in parameters.items() if key.startswith("body.swinViT.")}
+    missing = [key for key, value in parameters.items() if key not in renamed or renamed[key].shape != value.shape]
+    if missing:
         raise InputError(
-            f"{len(wrong)} of the {len(learned)} tensors of {name} are missing or have another shape, the first being "
-            f"{wrong[0]}. {_remedy(found)}"
+            f"{len(missing)} of the {len(parameters)} tensors of {name} are missing or have another shape, the first "
+            f"being {missing[0]}. {_remedy(tensors)}"
         )
-    model.load_state_dict({key: ours[key].float() for key in learned}, strict=False)
+    model.load_state_dict({key: renamed[key].float() for key in parameters}, strict=False)
     return model.eval()
 
 
-def _our_name(key: str) -> str:
-    """Of a tensor, from its published name."""
+def _rename_key(key: str) -> str:
+    """Convert the published name of a tensor to ours."""
     key = re.sub(r"^(module\.)?(backbone\.)?", "", key)
     key = re.sub(r"^(swin_?vit\.)?(?=(patch_embed|layers[1-4])\.)", "swinViT.", key, flags=re.IGNORECASE)
     key = key.replace(".mlp.fc", ".mlp.linear")
@@ -145,33 +153,33 @@ def _our_name(key: str) -> str:
     return head if head != key else f"body.{key}"
 
 
-def _check_kind(name: str, checkpoint: _Checkpoint, found: Mapping[str, torch.Tensor]) -> None:
-    unet, swin = _holds(found, "body.down_tr64."), _PATCHES in found
-    if unet == swin or unet != checkpoint.unet:
-        kind = "a U-Net" if unet else "a Swin UNETR" if swin else "another network"
+def _check_kind(name: str, checkpoint: _Checkpoint, tensors: Mapping[str, torch.Tensor]) -> None:
+    is_unet, is_swin = _has_prefix(tensors, "body.down_tr64."), _PATCHES in tensors
+    if is_unet == is_swin or is_unet != checkpoint.unet:
+        kind = "a U-Net" if is_unet else "a Swin UNETR" if is_swin else "another network"
         wanted = "a U-Net" if checkpoint.unet else "a Swin UNETR"
-        raise InputError(f"It holds {kind}, and {name} is {wanted}. {_remedy(found)}")
-    if swin and len(found[_PATCHES]) % 12:
-        raise InputError(f"Its Swin UNETR has {len(found[_PATCHES])} features, which must be a multiple of 12.")
-    if checkpoint.encoder_only and _holds(found, "body.decoder"):
-        raise InputError(f"It holds a decoder too, and {name} is an encoder alone. {_remedy(found)}")
+        raise InputError(f"It holds {kind}, and {name} is {wanted}. {_remedy(tensors)}")
+    if is_swin and len(tensors[_PATCHES]) % 12:
+        raise InputError(f"Its Swin UNETR has {len(tensors[_PATCHES])} features, which must be a multiple of 12.")
+    if checkpoint.encoder_only and _has_prefix(tensors, "body.decoder"):
+        raise InputError(f"It holds a decoder too, and {name} is an encoder alone. {_remedy(tensors)}")
 
 
-def _remedy(found: Mapping[str, torch.Tensor]) -> str:
-    """Which names would do for what a file holds."""
-    if _holds(found, "body.down_tr64."):
+def _remedy(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Suggest the names that fit what a file holds."""
+    if _has_prefix(tensors, "body.down_tr64."):
         names = ["suprem_unet"]
-    elif _PATCHES not in found:
+    elif _PATCHES not in tensors:
         return f"Give a checkpoint of one of {', '.join(PUBLISHED)}."
-    elif not _holds(found, "body.decoder"):
+    elif not _has_prefix(tensors, "body.decoder"):
         names = ["selfsup"]
-    elif "head.weight" in found:
-        outputs = len(found["head.weight"])
+    elif "head.weight" in tensors:
+        outputs = len(tensors["head.weight"])
         names = [name for name, c in _CHECKPOINTS.items() if c.classes and outputs == len(c.classes) + c.softmax]
     else:
         names = ["suprem_swinunetr", "clipdriven"]
     return f"It could be {' or '.join(names)}." if names else "Its head has another number of classes."
 
 
-def _holds(found: Mapping[str, torch.Tensor], prefix: str) -> bool:
-    return any(key.startswith(prefix) for key in found)
+def _has_prefix(tensors: Mapping[str, torch.Tensor], prefix: str) -> bool:
+    return any(key.startswith(prefix) for key in tensors)

@@ -1,4 +1,5 @@
-"""The 3D U-Net of Models Genesis (Zhou et al., MedIA 2021) and SuPreM (Li et al., ICLR 2024), as a foundation model.
+"""Build the 3D U-Net of Models Genesis (Zhou et al., MedIA 2021) and SuPreM (Li et al., ICLR 2024) as a foundation
+model.
 
 Its modules have the names of the published weights.
 """
@@ -17,11 +18,11 @@ _CHANNELS = 64
 
 
 class _Norm(nn.Module):
-    """Normalises each channel of each image by its own mean and variance.
+    """Normalise each channel of each image by its own mean and variance.
 
-    The published network normalises by the batch, in training and afterwards: for a batch of one image, that is this.
-    So what an image is given does not depend on what lies beside it. The running statistics, which the published
-    weights hold, were never read.
+    The published network normalises by the batch, in training and inference; for a batch of one image, that is the
+    same. The output for an image thus does not depend on the rest of the batch. The running statistics in the published
+    weights were never used.
     """
 
     def __init__(self, channels: int) -> None:
@@ -49,8 +50,8 @@ class _Down(nn.Module):
         self.ops = nn.Sequential(_Convolution(inputs, outputs // 2), _Convolution(outputs // 2, outputs))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = self.ops(x)
-        return found
+        output: torch.Tensor = self.ops(x)
+        return output
 
 
 class _Up(nn.Module):
@@ -60,12 +61,12 @@ class _Up(nn.Module):
         self.ops = nn.Sequential(_Convolution(inputs + skipped, skipped), _Convolution(skipped, skipped))
 
     def forward(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = self.ops(torch.cat([self.up_conv(x), skip], 1))
-        return found
+        output: torch.Tensor = self.ops(torch.cat([self.up_conv(x), skip], 1))
+        return output
 
 
 class _Body(nn.Module):
-    """Four levels, of 64, 128, 256 and 512 channels."""
+    """A body with four levels, of 64, 128, 256 and 512 channels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,15 +79,18 @@ class _Body(nn.Module):
         level128 = self.down_tr128(F.max_pool3d(level64, 2))
         level256 = self.down_tr256(F.max_pool3d(level128, 2))
         level512 = self.down_tr512(F.max_pool3d(level256, 2))
-        found: torch.Tensor = self.up_tr64(self.up_tr128(self.up_tr256(level512, level256), level128), level64)
-        return found
+        output: torch.Tensor = self.up_tr64(self.up_tr128(self.up_tr256(level512, level256), level128), level64)
+        return output
 
 
 def build_unet(classes: Sequence[str]) -> FoundationModel:
-    """A U-Net with random weights (19 M parameters), on the CPU.
+    """Build a U-Net with random weights (19 M parameters), on the CPU.
 
     Args:
-        classes: see ``FoundationModel``.
+        classes: names of the classes, see ``FoundationModel``.
+
+    Returns:
+        The model.
     """
     encoder = ["down_tr64", "down_tr128", "down_tr256", "down_tr512"]
     return FoundationModel(_Body, _CHANNELS, classes, 8, encoder, ["up_tr256", "up_tr128", "up_tr64"])

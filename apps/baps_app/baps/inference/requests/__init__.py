@@ -1,1 +1,1 @@
-"""What viewers and the command line send, checked and read into one form."""
+"""Parse and validate what viewers and the command line send."""

@@ -1,7 +1,7 @@
-"""What 3D Slicer, OHIF and the command line send with a click, read into one form.
+"""Parse the clicks that 3D Slicer, OHIF and the command line send.
 
-The forms are deepgrow's (``foreground``, ``background``, ``slice``, ``label``, ``roi``), deepedit's (points by label
-name), and OHIF's (points alone). Voxels are (i, j, k) of the volume, as the file has them.
+The accepted forms are deepgrow's (``foreground``, ``background``, ``slice``, ``label``, ``roi``), deepedit's (points by
+label name) and OHIF's (points only). Voxels are (i, j, k) of the volume, in the order of the file.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from baps.prompts import Point, Prompt
 Voxel = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
 
 PACKED = "reply_packed"
-"""A field that the server itself puts into a request: the reply goes out with HTTP's gzip."""
+"""A field that the server adds to a request: the reply will be compressed by HTTP's gzip."""
 
-_MOST_POINTS = 1000
-_USAGE = f"Points are [i, j, k], at most {_MOST_POINTS} of them."
+_MAX_POINTS = 1000
+_USAGE = f"Points are [i, j, k], at most {_MAX_POINTS} of them."
 
 
 class _Form(BaseModel):
-    """The fields of a request that say what was clicked; the host's other fields are left alone."""
+    """The fields of a request that hold clicks; the host's other fields are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
-    foreground: list[Voxel] = Field(default_factory=list, max_length=_MOST_POINTS)
-    background: list[Voxel] = Field(default_factory=list, max_length=_MOST_POINTS)
+    foreground: list[Voxel] = Field(default_factory=list, max_length=_MAX_POINTS)
+    background: list[Voxel] = Field(default_factory=list, max_length=_MAX_POINTS)
     roi: list[FiniteFloat] = Field(default_factory=list)
     slice: int | None = None
     plane: str | list[str] = AS_STORED
@@ -42,13 +42,13 @@ class _Form(BaseModel):
 
 @dataclass(frozen=True)
 class Click:
-    """A request for one mask.
+    """A request for the mask of one slice.
 
     Attributes:
         label: the organ, or "" if the viewer named none.
-        plane: the slice that is asked for.
-        prompt: clicks and box in pixels of that slice.
-        notes: sentences on what of the request was left out, for the reply.
+        plane: the requested slice.
+        prompt: clicks and box, (X, Y) in pixels of the slice.
+        notes: sentences for the reply on what was skipped.
     """
 
     label: str
@@ -59,14 +59,15 @@ class Click:
 
 @dataclass(frozen=True)
 class OrganClicks:
-    """A request for a whole organ. Slices are those across K, and points lie in their pixels.
+    """A request for a whole organ. Slices are indices across K, and points are (X, Y) in pixels of their slice.
 
     Attributes:
         label: the organ, or "" if the viewer named none.
-        prompts: clicks and box of each slice that has a foreground click, or else of the box's middle slice; in order.
-        background: clicks beside the organ on other slices.
-        first, last: slices that the organ may reach.
-        notes: sentences on what of the request was left out, for the reply.
+        prompts: clicks and box of each slice that has a foreground click, in order; without any, of the box's middle
+            slice.
+        background: background clicks on other slices.
+        first, last: range of slices that the organ may reach, inclusive.
+        notes: sentences for the reply on what was skipped.
     """
 
     label: str
@@ -78,103 +79,114 @@ class OrganClicks:
 
 
 def read_click(request: Mapping[str, Any], volume: Volume, labels: Sequence[str]) -> Click:
-    """Read a request.
+    """Parse a request for the mask of one slice.
 
-    A list in place of a word counts by its first item: Slicer merges the choices of a model's options into the request.
+    Where a word is expected, a list counts by its first item: 3D Slicer merges the choices of a model's options into
+    the request.
 
     Args:
-        request: as it came.
-        volume: that was clicked on.
-        labels: that the site knows, to find points sent by label name.
+        request: the request as it was received.
+        volume: the volume that was clicked.
+        labels: label names of the site, to find points that are sent by label name.
 
     Returns:
-        The click. Without ``slice`` (an index across K) the last foreground point says which slice is meant. Points of
-        other slices are left out, and so are points outside the volume if others remain; the notes say so.
+        The click. Without ``slice`` (an index across K), the last foreground point determines the slice. Points on
+            other slices are skipped, and so are points outside the volume if others remain; the notes say so.
 
     Raises:
-        InputError: if a field has the wrong form, or nothing on the slice is left to prompt with.
+        InputError: if a field is invalid, or no prompt is left on the slice.
     """
-    form, label = _read(request)
-    chosen = form.plane if isinstance(form.plane, str) else next(iter(form.plane), "")
-    axis = plane_axis(volume.affine, chosen)
-    foreground = form.foreground or _by_name(request, label, labels)
+    form, label = _read_label_form(request)
+    plane_name = form.plane if isinstance(form.plane, str) else next(iter(form.plane), "")
+    axis = plane_axis(volume.affine, plane_name)
+    foreground = form.foreground or _points_by_label(request, label, labels)
     notes: list[str] = []
-    named = form.slice if axis == AXES["K"] else None
-    if named is not None and form.roi and not foreground and not min(form.roi[4:]) <= named <= max(form.roi[4:]):
+    requested = form.slice if axis == AXES["K"] else None
+    if (
+        requested is not None
+        and form.roi
+        and not foreground
+        and not min(form.roi[4:]) <= requested <= max(form.roi[4:])
+    ):
         # Slicer names the slice of its view in millimetres where there is a box but no point.
-        notes.append(f"Slice {named} lies outside the box, whose middle slice was taken.")
-        named = None
-    index = named if named is not None else _slice_meant(foreground, form.roi, axis, volume.shape)
+        notes.append(f"Slice {requested} lies outside the box, whose middle slice was taken.")
+        requested = None
+    index = requested if requested is not None else _requested_slice(foreground, form.roi, axis, volume.shape)
     if not 0 <= index < volume.shape[axis]:
         raise InputError(f"Slice {index} lies outside the volume, which has slices 0 to {volume.shape[axis] - 1}.")
     plane = Plane(axis, index)
     clicks = []
     for points, what in ((foreground, "foreground"), (form.background, "background")):
-        by_slice = _by_slice(points, what, axis, volume.shape, notes)
+        by_slice = _group_by_slice(points, what, axis, volume.shape, notes)
         clicks.append(by_slice.pop(index, ()))
         if elsewhere := sum(map(len, by_slice.values())):
-            notes.append(f"{_points(elsewhere, what)} of other slices left out.")
+            notes.append(f"{_count_points(elsewhere, what)} of other slices left out.")
     positive, negative = clicks
-    box = _box(form.roi, plane, volume.shape, notes)
+    box = _box_on_slice(form.roi, plane, volume.shape, notes)
     if not positive and box is None:
-        said = " ".join(notes) or "There is no positive click and no box."
-        raise InputError(f"{said} Click on the organ on slice {index}, or draw a box around it there.")
+        problem = " ".join(notes) or "There is no positive click and no box."
+        raise InputError(f"{problem} Click on the organ on slice {index}, or draw a box around it there.")
     return Click(label, plane, Prompt(positive, negative, box), tuple(notes))
 
 
 def read_organ_clicks(request: Mapping[str, Any], volume: Volume, labels: Sequence[str]) -> OrganClicks:
-    """Read a request for a whole organ: points of any number of slices, a box that it lies in, or both.
+    """Parse a request for a whole organ: points on any number of slices, a box around the organ, or both.
 
     Args:
-        request, volume, labels: as for ``read_click``. The box goes with the clicks of its slices, and says between
-            which slices the organ lies; a box alone prompts its middle slice.
+        request: the request as it was received.
+        volume: the volume that was clicked.
+        labels: label names of the site, see ``read_click``.
+
+    Returns:
+        The clicks. The box is added to the clicks of its slices, and bounds the slices that the organ may reach. A box
+            without points prompts its middle slice.
 
     Raises:
-        InputError: if a field has the wrong form, or nothing is left to prompt with.
+        InputError: if a field is invalid, or no prompt is left.
     """
-    form, label = _read(request)
+    form, label = _read_label_form(request)
     shape, notes = volume.shape, list[str]()
     last = shape[SLICE_AXIS] - 1
     ends = sorted(form.roi[4:]) if form.roi else [0, last]
     low, high = (min(max(round(end), 0), last) for end in ends)
     foreground, background = (
-        _by_slice(points, what, SLICE_AXIS, shape, notes)
+        _group_by_slice(points, what, SLICE_AXIS, shape, notes)
         for points, what in (
-            (form.foreground or _by_name(request, label, labels), "foreground"), (form.background, "background")
+            (form.foreground or _points_by_label(request, label, labels), "foreground"), (form.background, "background")
         )
     )  # fmt: skip
     for by_slice, what in ((foreground, "foreground"), (background, "background")):
         beyond = [index for index in by_slice if not low <= index <= high]
         if count := sum(len(by_slice.pop(index)) for index in beyond):
-            notes.append(f"{_points(count, what)} on slices that the box does not reach left out.")
+            notes.append(f"{_count_points(count, what)} on slices that the box does not reach left out.")
     middle = [round((low + high) / 2)] if form.roi and not foreground else []
     prompts = {}
     for index in sorted([*foreground, *middle]):
-        box = _box(form.roi, Plane(SLICE_AXIS, index), shape, notes)
+        box = _box_on_slice(form.roi, Plane(SLICE_AXIS, index), shape, notes)
         if index in foreground or box:
             prompts[index] = Prompt(foreground.get(index, ()), background.pop(index, ()), box)
     if not prompts:
-        said = " ".join(notes) or "There is no positive click and no box."
-        raise InputError(f"{said} Click on the organ on one slice or more, or draw a box around it.")
+        problem = " ".join(notes) or "There is no positive click and no box."
+        raise InputError(f"{problem} Click on the organ on one slice or more, or draw a box around it.")
     return OrganClicks(label, prompts, background, low, high, tuple(dict.fromkeys(notes)))
 
 
-def _read(request: Mapping[str, Any]) -> tuple[_Form, str]:
-    """The fields of a request, and the label that it names."""
+def _read_label_form(request: Mapping[str, Any]) -> tuple[_Form, str]:
+    """Read the fields of a request, and the label that it names."""
     form = read_form(_Form, request, _USAGE)
     if len(form.roi) not in (0, 6):
         raise InputError(f"The box must be [i0, i1, j0, j1, k0, k1], not {form.roi}.")
     return form, form.label if isinstance(form.label, str) else next(iter(form.label), "")
 
 
-def _by_name(request: Mapping[str, Any], label: str, labels: Sequence[str]) -> list[Voxel]:
-    """Points sent as a list by label name (deepedit): those of the asked label, else of the only one that has any."""
+def _points_by_label(request: Mapping[str, Any], label: str, labels: Sequence[str]) -> list[Voxel]:
+    """Read points sent as a list by label name (deepedit): those of ``label``, else of the only label with points."""
     given = {name: request[name] for name in labels if isinstance(request.get(name), list) and request[name]}
     points = given.get(label) or (next(iter(given.values())) if len(given) == 1 else [])
     return read_form(_Form, {"foreground": points}, _USAGE).foreground
 
 
-def _slice_meant(foreground: list[Voxel], roi: list[float], axis: int, shape: tuple[int, int, int]) -> int:
+def _requested_slice(foreground: list[Voxel], roi: list[float], axis: int, shape: tuple[int, int, int]) -> int:
     if foreground:
         return _index(([point for point in foreground if _inside(point, shape)] or foreground)[-1], axis, shape)
     if roi:
@@ -184,7 +196,7 @@ def _slice_meant(foreground: list[Voxel], roi: list[float], axis: int, shape: tu
 
 
 def _index(point: Voxel, axis: int, shape: tuple[int, int, int]) -> int:
-    """The slice on which a point lies; the last one where it lies on that one's far edge."""
+    """Return the slice on which a point lies; a point on the far edge of the last slice lies on that slice."""
     index = round(point[axis])
     return min(index, shape[axis] - 1) if _inside(point, shape) else index
 
@@ -193,28 +205,30 @@ def _inside(point: Voxel, shape: tuple[int, int, int]) -> bool:
     return all(-0.5 <= value <= size - 0.5 for value, size in zip(point, shape, strict=True))
 
 
-def _by_slice(
+def _group_by_slice(
     points: list[Voxel], what: str, axis: int, shape: tuple[int, int, int], notes: list[str]
 ) -> dict[int, tuple[Point, ...]]:
-    """The points of each slice, (X, Y) in its pixels; those outside the volume are left out and noted."""
+    """Group points by slice, (X, Y) in its pixels; points outside the volume are skipped with a note."""
     inside = [point for point in points if _inside(point, shape)]
     if outside := len(points) - len(inside):
-        notes.append(f"{_points(outside, what)} outside the volume of {' x '.join(map(str, shape))} voxels left out.")
-    found: dict[int, tuple[Point, ...]] = {}
+        notes.append(
+            f"{_count_points(outside, what)} outside the volume of {' x '.join(map(str, shape))} voxels left out."
+        )
+    by_index: dict[int, tuple[Point, ...]] = {}
     for point in inside:
         index = _index(point, axis, shape)
-        found[index] = (*found.get(index, ()), Plane(axis, index).project(point))
-    return found
+        by_index[index] = (*by_index.get(index, ()), Plane(axis, index).project(point))
+    return by_index
 
 
-def _points(count: int, what: str) -> str:
+def _count_points(count: int, what: str) -> str:
     return f"{count} {what} point{'' if count == 1 else 's'}"
 
 
-def _box(
+def _box_on_slice(
     roi: list[float], plane: Plane, shape: tuple[int, int, int], notes: list[str]
 ) -> tuple[float, float, float, float] | None:
-    """Slicer's [i0, i1, j0, j1, k0, k1], pairs possibly inverted, as (X0, Y0, X1, Y1) clipped to the slice."""
+    """Convert Slicer's [i0, i1, j0, j1, k0, k1], pairs possibly inverted, to (X0, Y0, X1, Y1) clipped to the slice."""
     if not roi:
         return None
     ranges = [sorted(roi[n : n + 2]) for n in (0, 2, 4)]

@@ -1,4 +1,4 @@
-"""A request's fields, checked against a form."""
+"""Validate the fields of a request."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from baps.errors import InputError
 
 CONFIRMS = "confirms"
-"""A field that the server itself adds to a request: whether a trainer sent it, see ``baps.annotations.disputes``."""
+"""A field that the server adds to a request: whether a trainer sent it, see ``baps.annotations.disputes``."""
 
 DO_NOT_SAVE = "do not save"
 """The choice of the option ``save_as`` that saves nothing."""
@@ -19,15 +19,18 @@ Form = TypeVar("Form", bound=BaseModel)
 
 
 def read_form(form: type[Form], request: Mapping[str, Any], usage: str) -> Form:
-    """The fields of a request that a form knows; one that is None counts as left out.
+    """Read the fields of a request that a form defines; a field that is None counts as missing.
 
     Args:
-        form: what they must be.
-        request: as it came.
-        usage: a sentence on how the fields are given.
+        form: the pydantic model that the fields must fit.
+        request: the request as it was received.
+        usage: a sentence on how to give the fields.
+
+    Returns:
+        The validated form.
 
     Raises:
-        InputError: if a field has the wrong form; the message ends with ``usage``.
+        InputError: if a field is invalid; the message ends with ``usage``.
     """
     try:
         return form.model_validate({key: value for key, value in request.items() if value is not None})

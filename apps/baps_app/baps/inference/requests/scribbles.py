@@ -1,6 +1,7 @@
-"""The labelmap of strokes that 3D Slicer sends, read into foreground, background and what is segmented already.
+"""Parse the labelmap of strokes that 3D Slicer sends: foreground, background, and what is already segmented.
 
-It holds every segment of the scene, the two of strokes among them; ``label_info`` says by name which value is which.
+The labelmap holds every segment of the scene, including the two segments of strokes; ``label_info`` gives the value of
+each name.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from baps.inference.scribbles import Box
 from baps.io import read_labels
 
 FOREGROUND, BACKGROUND = "foreground_scribbles", "background_scribbles"
-"""Slicer's names of the two segments of strokes."""
+"""Names that 3D Slicer gives the two segments of strokes."""
 
-_USUAL = {BACKGROUND: 2, FOREGROUND: 3}
-"""Their values where the request does not say, as in MONAI Label's own scribbles."""
+_DEFAULT_VALUES = {BACKGROUND: 2, FOREGROUND: 3}
+"""Their values if the request does not give them, as in MONAI Label's own scribbles."""
 
 
 _USAGE = 'Strokes are sent as a labelmap file, with label_info as a list of {"name", "id"}.'
@@ -36,7 +37,7 @@ class _Segment(BaseModel):
 
 
 class _Form(BaseModel):
-    """The fields of a request that say what was painted; the host's other fields are left alone."""
+    """The fields of a request that describe the strokes; the host's other fields are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -48,16 +49,16 @@ class _Form(BaseModel):
 
 @dataclass(frozen=True)
 class Scribbles:
-    """A request for the mask of one organ, by strokes.
+    """A request for the mask of one organ, from strokes.
 
     Attributes:
         label: the organ, or "" if the viewer named none.
         foreground: strokes on the organ, (I, J, K).
-        background: strokes beside it, likewise.
-        segmented: what the viewer shows as the organ already, likewise.
-        box: that was drawn around the organ on its slices, (X0, Y0, X1, Y1) in pixels, or None.
-        inside: the part of the volume that may be changed, a range of indices along I, J and K.
-        notes: sentences on what of the request was left out, for the reply.
+        background: strokes beside the organ, (I, J, K).
+        segmented: what the viewer already shows as the organ, (I, J, K).
+        box: box around the organ on its slices, (X0, Y0, X1, Y1) in pixels, or None.
+        inside: the part of the volume that may change, a range of indices along I, J and K.
+        notes: sentences for the reply on what was skipped.
     """
 
     label: str
@@ -70,25 +71,26 @@ class Scribbles:
 
 
 def read_scribbles(request: Mapping[str, Any], volume: Volume) -> Scribbles:
-    """Read a request.
+    """Parse a request for a mask from strokes.
 
     Args:
-        request: as it came; ``label`` is the file of the labelmap, ``roi`` a box [i0, i1, j0, j1, k0, k1] of voxels.
-        volume: that was painted on.
+        request: the request as it was received; ``label`` is the path of the labelmap, ``roi`` a box [i0, i1, j0, j1,
+            k0, k1] in voxels.
+        volume: the volume that was painted on.
 
     Returns:
-        The strokes. With a box, those outside it are left out, and the notes say so.
+        The strokes. With a box, strokes outside it are skipped, and the notes say so.
 
     Raises:
-        InputError: if a field has the wrong form, the labelmap is missing, broken or lies elsewhere than the volume, or
+        InputError: if a field is invalid, the labelmap is missing, broken or does not lie where the volume does, or
             there is no foreground stroke.
     """
     form = read_form(_Form, request, _USAGE)
     if not form.label:
-        raise InputError("The request brings no labelmap of strokes. Send it as the file named label.")
-    values = {segment.name: segment.id for segment in form.label_info} or _USUAL
-    meant = [values[name] for name in (FOREGROUND, BACKGROUND, form.selected_label_name) if name in values]
-    if len(set(meant)) < len(meant):
+        raise InputError("The request contains no labelmap of strokes. Send it as the file named label.")
+    values = {segment.name: segment.id for segment in form.label_info} or _DEFAULT_VALUES
+    used = [values[name] for name in (FOREGROUND, BACKGROUND, form.selected_label_name) if name in values]
+    if len(set(used)) < len(used):
         raise InputError(
             f"The strokes and the segment {form.selected_label_name!r} share a value of the labelmap: {values}. Give "
             "each its own in label_info."
@@ -100,21 +102,23 @@ def read_scribbles(request: Mapping[str, Any], volume: Volume) -> Scribbles:
     )
     inside, notes = _inside(form.roi, volume.shape), []
     for strokes, what in ((foreground, "foreground"), (background, "background")):
-        kept = strokes[inside].copy("K")  # Into another order would take seconds.
+        kept = strokes[inside].copy("K")  # Copying into another memory order would take seconds.
         if outside := int(strokes.sum()) - int(kept.sum()):
             notes.append(f"{outside} voxels of {what} strokes outside the box left out.")
             strokes[:] = False
             strokes[inside] = kept
     if not foreground.any():
-        said = " ".join(notes) or "There is no foreground stroke."
-        raise InputError(f"{said} Choose Foreground and paint over the organ, on each slice that is to be segmented.")
+        problem = " ".join(notes) or "There is no foreground stroke."
+        raise InputError(
+            f"{problem} Choose Foreground and paint over the organ, on each slice that is to be segmented."
+        )
     (x0, x1), (y0, y1) = ((float(edge.start), float(edge.stop - 1)) for edge in inside[:2])
     box = (x0, y0, x1, y1) if form.roi else None
     return Scribbles(form.selected_label_name, foreground, background, segmented, box, inside, tuple(notes))
 
 
 def _inside(roi: list[float], shape: tuple[int, int, int]) -> tuple[slice, slice, slice]:
-    """The voxels of a box, pairs possibly inverted; of none, all of the volume."""
+    """Return the range of voxels of a box, pairs possibly inverted; without a box, the whole volume."""
     if not roi:
         roi = [end for size in shape for end in (0, size - 1)]
     if len(roi) != 6:

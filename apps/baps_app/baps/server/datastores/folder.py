@@ -13,7 +13,7 @@ from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastor
 from monailabel.interfaces.datastore import DefaultLabelTag
 from pydicom.dataset import FileDataset
 
-from baps.annotations.export import label_as_rtstruct
+from baps.annotations.export import label_to_rtstruct
 from baps.annotations.history import Version
 from baps.errors import BapsError, InputError, StorageError
 from baps.imaging.label_map import LabelMap
@@ -268,14 +268,14 @@ class StudiesDatastore(AtomicIndex, LocalDatastore):
         path, _ = self._source(image_id)
         return path if path.is_dir() or path.suffix.lower() == ".dcm" else None
 
-    def label_as_rtstruct(self, image_id: str) -> FileDataset:
+    def label_to_rtstruct(self, image_id: str) -> FileDataset:
         """Make an RTSTRUCT of the image's final label, see ``baps.annotations.export``.
 
         Raises:
             NotFoundError: if there is no such label.
             InputError: if the image is no DICOM series, or no RTSTRUCT can be made of its label.
         """
-        return label_as_rtstruct(self.history, image_id, DefaultLabelTag.FINAL.value, *self._source(image_id))
+        return label_to_rtstruct(self.history, image_id, DefaultLabelTag.FINAL.value, *self._source(image_id))
 
     def check_writable(self, what: str) -> None:
         """Refuse to save where that is not possible; see ``ReadOnlyStudies``."""

@@ -15,7 +15,7 @@ from baps.imaging.volume import Volume
 from baps.inference.requests.scribbles import read_scribbles
 from baps.inference.scribbles import keep_strokes, strokes_to_prompt
 from baps.inference.segmenter import Segmenter
-from baps.inference.whole_organ import name_slices
+from baps.inference.whole_organ import format_slices
 from baps.io import write_nrrd
 from baps.server.infer.base import Save, SegmentingInfer, named
 from baps.server.jobs import Jobs
@@ -76,10 +76,10 @@ class ScribblesInfer(SegmentingInfer[Segmenter]):
                 done.append(k)
                 job.report(len(done), len(prompted))
         if alone := sorted(set(beside.tolist()) - set(prompted.tolist())):
-            notes.append(f"Only background strokes on {name_slices(alone)}: left as they were.")
+            notes.append(f"Only background strokes on {format_slices(alone)}: left as they were.")
         if used_fallback:
             notes.append(
-                f"The adapted answer went against strokes on {name_slices(used_fallback)}, given with less of it."
+                f"The adapted answer went against strokes on {format_slices(used_fallback)}, given with less of it."
             )
         if save_as and len(done) == len(prompted):
             notes.append(self._keep(request, volume, save_as, mask, done))

@@ -14,7 +14,7 @@ from baps.errors import InputError
 from baps.imaging.volume import Volume
 from baps.inference.requests.click import PACKED, read_organ_clicks
 from baps.inference.segmenter import Segmenter
-from baps.inference.whole_organ import name_slices, segment_organ
+from baps.inference.whole_organ import format_slices, segment_organ
 from baps.io import write_nrrd
 from baps.server.infer.base import NO_LABEL, Save, SegmentingInfer, named
 from baps.server.jobs import Jobs
@@ -57,14 +57,14 @@ class WholeOrganInfer(SegmentingInfer[Segmenter]):
         save_as = self._save_as(request)
         with self._jobs.running("whole_organ") as job:
 
-            def go_on() -> bool:
+            def should_continue() -> bool:
                 return job.seconds < seconds and not job.cancelled
 
-            found = segment_organ(segmenter, path, clicks, label, True, go_on, job.report)
+            found = segment_organ(segmenter, path, clicks, label, True, should_continue, job.report)
             notes = [*clicks.notes, *found.notes]
             if found.stopped:
                 why = "It was cancelled" if job.cancelled else f"The {seconds:g} seconds (option seconds) were spent"
-                notes.append(f"{why}: what was found so far ends at {name_slices(found.stopped)}.")
+                notes.append(f"{why}: what was found so far ends at {format_slices(found.stopped)}.")
         if save_as and job.cancelled:
             notes.append(f"It was not saved as {save_as}, for it was cancelled.")
         elif save_as:

@@ -12,7 +12,7 @@ from typing import Any
 
 from monailabel.interfaces.datastore import DefaultLabelTag
 
-from baps.annotations.label_files import Match
+from baps.annotations.label_files import LabelMatch
 from baps.annotations.label_info import name_values, read_label_info
 from baps.errors import BapsError, InputError
 from baps.io import read_label_map, read_volume
@@ -64,7 +64,10 @@ class Import:
 
 
 def import_labels(
-    datastore: StudiesDatastore, matches: list[Match], how: Import, told: Callable[[Imported], None] = lambda _: None
+    datastore: StudiesDatastore,
+    matches: list[LabelMatch],
+    how: Import,
+    told: Callable[[Imported], None] = lambda _: None,
 ) -> list[Imported]:
     """Import labels; one that cannot be used does not stop the others.
 
@@ -78,8 +81,8 @@ def import_labels(
     for match in matches:
         with notes.collecting() as said:
             try:
-                if match.why_not:
-                    raise InputError(match.why_not)
+                if match.reason:
+                    raise InputError(match.reason)
                 organs = _import(datastore, match, how)
                 one = Imported(match.file, match.image, tuple(organs), notes=tuple(said))
             except BapsError as error:
@@ -89,7 +92,7 @@ def import_labels(
     return done
 
 
-def _import(datastore: StudiesDatastore, match: Match, how: Import) -> list[str]:
+def _import(datastore: StudiesDatastore, match: LabelMatch, how: Import) -> list[str]:
     """Import one label, or find out whether that is possible; the organs that it marks."""
     tag = DefaultLabelTag.FINAL.value if how.confirmed else DefaultLabelTag.ORIGINAL.value
     if not how.replace and datastore.get_label_by_image_id(match.image, tag):

@@ -16,7 +16,7 @@ from pathlib import Path
 from monailabel.interfaces.datastore import Datastore
 from monailabel.utils.async_tasks.utils import processes
 
-from baps.annotations.retention import Rule, prune
+from baps.annotations.retention import RetentionRule, prune
 from baps.errors import BapsError
 from baps.registry.store import adapter_times
 from baps.server.datastores.conversions import FOLDER as CONVERTED
@@ -80,7 +80,7 @@ class Retention:
             return
         by_itself = {"user": None, "role": None, "by": "server", "what": "prune a label"}
         for image, tag, versions in prune(
-            self._datastore.history, Rule(keep or 1, days), adapter_times(self._site.adapters)
+            self._datastore.history, RetentionRule(keep or 1, days), adapter_times(self._site.adapters)
         ):
             self._audit.add({**by_itself, "image": self._audit.hashed(image), "tag": tag, "versions": versions})
 

@@ -18,13 +18,13 @@ import numpy as np
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from numpy.typing import NDArray
 
-from baps.annotations.disputes import Judgement, New, Saved, is_same, judge
+from baps.annotations.disputes import DisputeResult, NewLabel, SavedLabel, find_disputes, is_same
 from baps.annotations.history import OutdatedError, Version, check_tag
 from baps.annotations.label_info import (
-    MOST_LETTERS,
+    MAX_NAME_LENGTH,
     check_segment_name,
-    covered_slices,
     label_values,
+    list_annotated_slices,
     name_values,
     read_label_info,
     read_request,
@@ -64,7 +64,7 @@ def save_label(
             is never final: it is kept as ``original``, so that it replaces no label and Next Sample goes on offering
             the image.
         info: what the viewer says of it, see ``read_request``.
-        whole: see ``covered_slices``.
+        whole: see ``annotated_slices``.
         confirms: whether who saves is a trainer, whose word on the work of others counts, see ``disputes``.
 
     Returns:
@@ -96,7 +96,7 @@ def save_label(
     for name in values:
         check_segment_name(name)
     wanted = {name: value for name, value in values.items() if value in marked or name in labels}
-    annotated = covered_slices(said, found, wanted, whole)  # Of others nobody asks, and the list would grow.
+    annotated = list_annotated_slices(said, found, wanted, whole)  # Of others nobody asks, and the list would grow.
     drawn = {name for name, value in values.items() if value in marked or said.slices is not None}
     kept = {
         **({"extra": extra} if extra else {}),
@@ -105,10 +105,10 @@ def save_label(
         "confirmed": said.confirmed,
     }
 
-    def store(folder: Path, earlier: Saved | None, after: str | None) -> None:
+    def store(folder: Path, earlier: SavedLabel | None, after: str | None) -> None:
         merged, names, covered, file = found, values, dict(annotated), path
         authors = {name: said.author for name, value in values.items() if value in marked}
-        judged = Judgement()
+        judged = DisputeResult()
         told: tuple[str, ...] = ()
         if said.confirmed and earlier and earlier.info.confirmed:
             others = merge_concurrent_labels(found, values, said, said.author, earlier.label_map, earlier.info, labels)
@@ -126,9 +126,9 @@ def save_label(
             _cover_unchanged(covered, merged, names, earlier, said.author, labels)
             again = confirms and is_same(found, values, earlier, labels)
             looked_at = drawn | set(earlier.info.disputed) if again else drawn
-            new = New(merged, names, covered, said.author, looked_at, confirms)
+            new = NewLabel(merged, names, covered, said.author, looked_at, confirms)
             if tag == DefaultLabelTag.FINAL.value:  # No training takes the others.
-                judged = judge(new, earlier, partial(_read_version, datastore, image_id, tag, volume), labels)
+                judged = find_disputes(new, earlier, partial(_read_version, datastore, image_id, tag, volume), labels)
         more = {
             "label_info": _segments(names, info),
             "authors": authors,
@@ -184,9 +184,9 @@ def save_shown(
         raise InputError(f"A mask is saved under the name of a label: {', '.join(labels)}. {organ!r} is none of them.")
     if not isinstance(datastore, (StudiesDatastore, PacsDatastore)):
         raise InputError("Masks are saved to a folder of studies or a PACS only. Submit the label from the viewer.")
-    author, tag, sentence = printable(author[:MOST_LETTERS]), DefaultLabelTag.FINAL.value, ""
+    author, tag, sentence = printable(author[:MAX_NAME_LENGTH]), DefaultLabelTag.FINAL.value, ""
 
-    def store(folder: Path, earlier: Saved | None, after: str | None) -> None:
+    def store(folder: Path, earlier: SavedLabel | None, after: str | None) -> None:
         nonlocal sentence
         if isinstance(datastore, PacsDatastore):
             found, info = datastore.label_to_change(image_id, organ, image)
@@ -218,10 +218,10 @@ def save_shown(
         annotated = {name: sorted(found) for name, found in (info.annotated_slices or {}).items()}
         if organ in annotated or not before.any():  # A label without annotated slices was looked for on all.
             annotated[organ] = sorted({*annotated.get(organ, []), *where})
-        judged = Judgement()
+        judged = DisputeResult()
         if earlier:
-            new = New(changed, values, annotated, author, {organ}, confirms)
-            judged = judge(new, earlier, partial(_read_version, datastore, image_id, tag, image), labels)
+            new = NewLabel(changed, values, annotated, author, {organ}, confirms)
+            judged = find_disputes(new, earlier, partial(_read_version, datastore, image_id, tag, image), labels)
         said = {
             "label_info": _segments(values, {}),
             "author": author,
@@ -249,7 +249,7 @@ def _save(
     image_id: str,
     tag: str,
     image: Volume,
-    store: Callable[[Path, Saved | None, str | None], None],
+    store: Callable[[Path, SavedLabel | None, str | None], None],
     must_read: bool = False,
 ) -> None:
     """Have a label stored that is merged with the one it replaces.
@@ -285,7 +285,7 @@ def _save(
 @contextmanager
 def _saving(datastore: Datastore, image_id: str, tag: str, alone: bool) -> Iterator[None]:
     """Nobody else saves this label meanwhile, if that is wanted. The host's own datastores have no such lock."""
-    with datastore.history.saving(image_id, tag) if alone and isinstance(datastore, AtomicIndex) else nullcontext():
+    with datastore.history.locked(image_id, tag) if alone and isinstance(datastore, AtomicIndex) else nullcontext():
         yield
 
 
@@ -315,7 +315,7 @@ def _store(
 
 def _earlier(
     datastore: Datastore, image_id: str, tag: str, image: Volume, must_read: bool
-) -> tuple[str | None, Saved | None]:
+) -> tuple[str | None, SavedLabel | None]:
     """The label that is about to be replaced, after the name of its version; a PACS keeps each organ for itself."""
     if not isinstance(datastore, AtomicIndex) or (
         isinstance(datastore, PacsDatastore) and tag == DefaultLabelTag.FINAL
@@ -334,7 +334,7 @@ def _earlier(
         return name, None
 
 
-def _read_version(datastore: Datastore, image_id: str, tag: str, image: Volume, name: str) -> Saved | None:
+def _read_version(datastore: Datastore, image_id: str, tag: str, image: Volume, name: str) -> SavedLabel | None:
     """An earlier version of a label, or None if it is not there or cannot be read any more."""
     try:
         return _read_saved(datastore, image_id, datastore.history.version(image_id, tag, name), image)
@@ -342,16 +342,16 @@ def _read_version(datastore: Datastore, image_id: str, tag: str, image: Volume, 
         return None
 
 
-def _read_saved(datastore: Datastore, image_id: str, version: Version, image: Volume) -> Saved:
+def _read_saved(datastore: Datastore, image_id: str, version: Version, image: Volume) -> SavedLabel:
     found = read_label_map(version.file, image, source_of(datastore, image_id))
-    return Saved(version.name, found, read_label_info(version.info))
+    return SavedLabel(version.name, found, read_label_info(version.info))
 
 
 def _cover_unchanged(
     annotated: dict[str, list[int]],
     new: LabelMap,
     values: Mapping[str, int],
-    earlier: Saved,
+    earlier: SavedLabel,
     author: str,
     labels: Mapping[str, int],
 ) -> None:
@@ -370,7 +370,7 @@ def _cover_unchanged(
 
 
 def _authors_unchanged(
-    organs: Collection[str], new: LabelMap, values: Mapping[str, int], earlier: Saved, labels: Mapping[str, int]
+    organs: Collection[str], new: LabelMap, values: Mapping[str, int], earlier: SavedLabel, labels: Mapping[str, int]
 ) -> dict[str, str]:
     """Return who drew the organs that are as they were.
 

@@ -23,7 +23,7 @@ def label_for_radiotherapy(image: str) -> Response:
     content = BytesIO()
     image_file(image)
     with notes.collecting() as said:
-        app_instance().datastore().label_as_rtstruct(image).save_as(content, write_like_original=False)
+        app_instance().datastore().label_to_rtstruct(image).save_as(content, write_like_original=False)
     headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(image)}-rtstruct.dcm"}
     if said:
         headers[NOTES] = quote(" ".join(said)[:400])

@@ -150,7 +150,7 @@ class Disagreement(Strategy):
                 plane = Plane(SLICE_AXIS, index)
                 theirs.append(plane.extract(organ))
                 prompt = prompt_from_mask(theirs[-1], able)
-                ours.append(segmenter.segment(path, plane, prompt, name, clicked=False).mask)
+                ours.append(segmenter.segment(path, plane, prompt, name, interactive=False).mask)
             if theirs:
                 found.append(1 - dice(np.stack(ours), np.stack(theirs)))
         return sum(found) / len(found) if found else None

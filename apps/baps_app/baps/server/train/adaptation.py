@@ -18,7 +18,7 @@ from baps.registry.store import SHARED, AdapterStore
 from baps.server.train.base import ALL_LABELS, SiteTrainer
 from baps.server.train.stats import Stats
 from baps.training.adapt import ProgressReport
-from baps.training.budget import check_images
+from baps.training.budget import check_max_images
 from baps.training.publishing import adapt_and_publish
 from baps.training.settings import HEADS, OPTIMISERS, ZOOMS, AdaptationSettings
 from baps.utils.throttle import wait_for_idle
@@ -79,7 +79,7 @@ class AdaptationTrainer(SiteTrainer[AdaptationSettings]):
             jobs[SHARED] = [case for found in cases.values() for case in found]
         for label, found in jobs.items():
             arms = 3 if self._store.served(label, able.weights_sha256) else 2
-            check_images(found, settings, arms, able.resends)
+            check_max_images(found, settings, arms, able.resends)
 
     def _train(self, cases: dict[str, list[Case]], settings: AdaptationSettings, stats: Stats) -> None:
         black_box = self._black_box()

@@ -141,7 +141,7 @@ class SiteTrainer(TrainTask, Generic[Settings]):
             stats.leave_out(skipped)
             self._check_cases(cases, settings)
             if isinstance(datastore, AtomicIndex):
-                datastore.history.note_used(case.labels for found in cases.values() for case in found)
+                datastore.history.mark_used(case.labels for found in cases.values() for case in found)
             self._train(cases, settings, stats)
         except BapsError as error:
             stats.values["error"] = str(error)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from baps.errors import InputError
 from baps.evaluation.cases import Case
-from baps.fseft.choices import METHOD_NAMES, MOST_EPOCHS
+from baps.fseft.choices import MAX_EPOCHS, METHOD_NAMES
 from baps.registry.store import AdapterStore
 from baps.server.train.base import ALL_LABELS, SiteTrainer
 from baps.server.train.stats import Stats
@@ -54,7 +54,7 @@ class OrgansTrainer(SiteTrainer["OrganSettings"]):
             "label": [ALL_LABELS, *self._labels],
             "method": list(METHOD_NAMES),
             "decoder": False,
-            "epochs": MOST_EPOCHS,
+            "epochs": MAX_EPOCHS,
             "learning_rate": 0.0,
             "seed": 0,
         }
@@ -65,9 +65,9 @@ class OrgansTrainer(SiteTrainer["OrganSettings"]):
         return OrganSettings()
 
     def _check_settings(self, settings: OrganSettings) -> None:
-        from baps.fseft.adapters import why_not
+        from baps.fseft.adapters import unsupported_reason
 
-        if reason := why_not(settings.method, self._segmenter().model.network):
+        if reason := unsupported_reason(settings.method, self._segmenter().model.network):
             raise InputError(reason)
 
     def _train(self, cases: dict[str, list[Case]], settings: OrganSettings, stats: Stats) -> None:

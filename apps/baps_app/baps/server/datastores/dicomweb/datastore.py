@@ -28,7 +28,7 @@ from monailabel.interfaces.datastore import DefaultLabelTag
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
 
-from baps.annotations.disputes import shares_less
+from baps.annotations.disputes import differs_too_much
 from baps.annotations.label_info import LabelInfo, name_values, read_label_info
 from baps.errors import BapsError, InputError, NotFoundError, StorageError
 from baps.imaging.label_map import LabelMap, Overlaps
@@ -543,7 +543,7 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
                 mask = LabelMap(((read_labels(before.file, image) > 0).view(np.uint8),))
                 ours = segment.slices | set(np.flatnonzero(segment.mask.any((0, 1))).tolist())
                 new = LabelMap((segment.mask.view(np.uint8),))
-                if shares_less(Overlaps.count(mask, new, [(1, 1)]), 0, before.slices, ours):
+                if differs_too_much(Overlaps.count(mask, new, [(1, 1)]), 0, before.slices, ours):
                     found.append(segment.name)
                     notes.give(
                         f"This takes {segment.name} away from what {one.author or 'nobody named'} drew. Trainings take "
@@ -602,7 +602,7 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
                 self._labels.register.note(segment, self._reader(image_id), str(error))
             raise
 
-    def label_as_rtstruct(self, image_id: str) -> FileDataset:
+    def label_to_rtstruct(self, image_id: str) -> FileDataset:
         """Make an RTSTRUCT of the newest segments of an image that can be read.
 
         Raises:
