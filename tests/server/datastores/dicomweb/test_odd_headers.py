@@ -229,7 +229,7 @@ def _sources() -> tuple[list[Dataset], Volume]:
         ("SOPInstanceUID", None, "SOPInstanceUID"),
         ("PatientID", "M\N{REPLACEMENT CHARACTER}ller", "PatientID.*SpecificCharacterSet"),
         ("PatientID", "another", "differ in PatientID"),
-        ("PixelSpacing", None, "does not say how large its pixels are .PixelSpacing."),
+        ("PixelSpacing", None, "has no pixel size .PixelSpacing."),
     ],
 )
 def test_what_nothing_can_stand_for_is_named(keyword: str, value: str | None, said: str) -> None:

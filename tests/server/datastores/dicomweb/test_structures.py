@@ -25,7 +25,7 @@ from skimage.draw import polygon2mask
 from baps.errors import InputError
 from baps.imaging.volume import Volume
 from baps.io import read_volume, write_nifti
-from baps.io.dicom.labels import series_headers
+from baps.io.dicom.labels import read_series_headers
 from baps.io.dicom.rtstruct import write_structures
 from baps.server.datastores.dicomweb import PacsDatastore, open_pacs
 from baps.server.labels.save_labels import save_label
@@ -58,7 +58,7 @@ class Stored:
             image.save_as(file)
             _send(address, image)
         self.images = [pydicom.dcmread(file) for file in self.files]
-        self.uid, self.headers = str(self.images[0].SeriesInstanceUID), series_headers(folder)
+        self.uid, self.headers = str(self.images[0].SeriesInstanceUID), read_series_headers(folder)
 
     def values(self, label: Dataset, number: int = 0) -> set[int]:
         """The image's values inside the contours of a structure, by positions in mm."""
