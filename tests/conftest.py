@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -18,6 +19,9 @@ from baps.imaging.windowing import Window
 from tests.support.brightness import BrightnessBlackBox
 from tests.support.faulty_server import FaultyServer, faulty_server
 from tests.support.marks import mark_by_fixtures, slow_first
+
+# A worker of xdist has a width of its own, which Rich's consoles would keep from their import on.
+os.environ.pop("COLUMNS", None)
 
 settings.register_profile(
     "baps",

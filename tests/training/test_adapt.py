@@ -24,7 +24,8 @@ from baps.errors import BapsError, BudgetSpentError, InputError
 from baps.evaluation.cases import LabelledSlice
 from baps.evaluation.scoring import score_slices
 from baps.evaluation.splits import patient_hash, split_patients
-from baps.training.adapt import Adaptation, ProgressReport, ServedAdapter, adapt, plan_adaptation
+from baps.training.adapt import Adaptation, ProgressReport, adapt, plan_adaptation
+from baps.training.plan import ServedAdapter
 from baps.training.settings import AdaptationSettings
 from tests.support.paths import APP, ROOT
 
@@ -551,7 +552,7 @@ def test_many_judges_do_not_take_more_images_than_there_are(
     assert result.acceptance.comparison.count == judges
 
 
-def _trained_on(adapter: Adapter, patients: Sequence[str], gain: float | None = None) -> ServedAdapter:
+def _trained_on(adapter: Adapter, patients: Sequence[str], gain: float | None = None) -> ServedAdapter[Adapter]:
     record = {
         "seen_patients": [patient_hash(patient) for patient in patients],
         "fingerprint": "of what is served",

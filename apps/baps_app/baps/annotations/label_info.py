@@ -6,11 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from baps.errors import InputError
 from baps.imaging.label_map import LabelMap
-from baps.utils.context_collector import notes
 from baps.utils.printable import is_control, printable, printable_values
 
 MAX_NAME_LENGTH = 200
@@ -55,7 +54,12 @@ def rename_info_keys(info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Segment(BaseModel):
-    """One segment of a labelmap."""
+    """One segment of a labelmap.
+
+    Attributes:
+        name: name of the segment.
+        idx: its value in the labelmap.
+    """
 
     name: str = Field(min_length=1, max_length=_MAX_SEGMENT_NAME)
     idx: int = Field(ge=0, le=65535)
@@ -73,7 +77,7 @@ class ReferenceVersion(BaseModel):
     version: str
 
 
-class LabelInfo(BaseModel):
+class LabelInfo(BaseModel, extra="allow"):
     """Information that a viewer or a script sends when it saves a label; further keys are stored beside it.
 
     Attributes:
@@ -89,8 +93,6 @@ class LabelInfo(BaseModel):
         disputed: for each label, the version that trainings use instead, if this one took it from another annotator and
             no trainer has confirmed that, see ``baps.annotations.disputes``.
     """
-
-    model_config = ConfigDict(extra="allow")
 
     label_info: Annotated[list[Segment], BeforeValidator(_none_to_empty)] = Field(
         default_factory=list, max_length=_MAX_SEGMENTS
@@ -109,6 +111,9 @@ class LabelInfo(BaseModel):
 
         Args:
             organ: name of the label.
+
+        Returns:
+            The name of the annotator.
         """
         return self.authors.get(organ, self.author)
 
@@ -231,10 +236,10 @@ def read_label_info(request: Mapping[str, Any]) -> LabelInfo:
 
 
 def label_values(info: LabelInfo, labels: Mapping[str, int], names: Mapping[int, str] | None = None) -> dict[str, int]:
-    """Return the value of each label in a label map: as sent when it was saved, else as in its file, else the site's
-    values.
+    """Return the value of each label in a label map.
 
-    The value 0 is never a label.
+    The values are those that were sent when it was saved, else those of its file, else the site's. The value 0 is never
+    a label.
 
     Args:
         info: information about the label.
@@ -248,12 +253,27 @@ def label_values(info: LabelInfo, labels: Mapping[str, int], names: Mapping[int,
     return sent or {name: value for value, name in (names or {}).items()} or dict(labels)
 
 
+def unnamed_values_note(label_map: LabelMap, values: Mapping[str, int]) -> tuple[str, ...]:
+    """Return a sentence on the values that ``name_values`` left without a name, or nothing.
+
+    Args:
+        label_map: the label map.
+        values: values by name, as ``name_values`` returned them.
+
+    Returns:
+        One sentence, or none.
+    """
+    unnamed = [value for value in label_map.values() if value not in values.values()]
+    note = f"The values {unnamed} are not labels of this site. They were kept, but are not trained on."
+    return (note,) if unnamed else ()
+
+
 def name_values(info: LabelInfo, label_map: LabelMap, labels: Mapping[str, int]) -> dict[str, int]:
     """Name every segment of a label map that is to be saved, and keep names of segments that are not marked.
 
     Names are taken from the information that was sent, then from the file; if the file uses one value for several
     segments, only from the file. If neither has names, the site's values apply; values that are not among them are kept
-    without a name, with a note.
+    without a name, see ``unnamed_values_note``.
 
     Args:
         info: information about the label.
@@ -279,9 +299,7 @@ def name_values(info: LabelInfo, label_map: LabelMap, labels: Mapping[str, int])
             f"The values {unnamed} of the label have no name ({known}). Name every segment in label_info, as in "
             '[{"name": "spleen", "idx": 1}]. Nothing was saved.'
         )
-    if unnamed:
-        notes.give(f"The values {unnamed} are not labels of this site. They were kept, but are not trained on.")
-        marked = [value for value in marked if value in names]
+    marked = [value for value in marked if value in names]
     values: dict[str, int] = {}
     for value in marked:
         if names[value] in values:

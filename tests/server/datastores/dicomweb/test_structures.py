@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -34,17 +34,14 @@ from demo import orthanc
 from demo.server import running_server
 from tests.support.label_map_segmentation import make_label_map
 from tests.support.little_series import write_little_series
-from tests.support.marks import starts
 
 pytestmark = pytest.mark.skipif(bool(orthanc.missing()), reason=orthanc.missing())
 NOON = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
 
 
 @pytest.fixture(scope="module")
-@starts("pacs")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with orthanc.running_orthanc(tmp_path_factory.mktemp("pacs"), reachable=True) as found:
-        yield found
+def address(empty_orthanc: Callable[[], str]) -> str:
+    return empty_orthanc()
 
 
 class Stored:
