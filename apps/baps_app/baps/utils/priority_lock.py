@@ -1,4 +1,4 @@
-"""Order the queries to a model: a click goes before the next slice of a long request, whoever sent that."""
+"""Order the queries to a model: a click goes before the next slice of a long request, no matter who sent it."""
 
 from __future__ import annotations
 
