@@ -33,7 +33,7 @@ from baps.evaluation.cases import load_cases
 from baps.fseft.adapter_file import read_organ_adapter
 from baps.fseft.feature_cache import FeatureCache
 from baps.fseft.models import OrganModel, load_organ_model
-from baps.fseft.predictor import OrganSegmenter, ask
+from baps.fseft.predictor import OrganSegmenter, predict
 from baps.fseft.preprocessing import preprocess
 from baps.inference.requests.click import read_click
 from baps.inference.segmenter import Segmenter
@@ -381,7 +381,7 @@ def organ_answers(site: Site, model: OrganModel) -> Iterator[tuple[str, NDArray[
     for label in store.labels():
         for version in store.versions(label):
             adapter, _ = read_organ_adapter(store.file(label, version), model)
-            yield f"{label} {version}", ask(adapter, prepared, reading, model.side)[::2, ::2, ::2].astype(np.float16)
+            yield f"{label} {version}", predict(adapter, prepared, reading, model.side)[::2, ::2, ::2].astype(np.float16)
         store.withdraw(label)
     yield "unadapted", segment()
 

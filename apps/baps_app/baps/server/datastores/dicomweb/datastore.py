@@ -546,8 +546,8 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
                 if differs_too_much(Overlaps.count(mask, new, [(1, 1)]), 0, before.slices, ours):
                     found.append(segment.name)
                     notes.give(
-                        f"This takes {segment.name} away from what {one.author or 'nobody named'} drew. Trainings take "
-                        f"the earlier {segment.name} until a trainer saves the label."
+                        f"This takes {segment.name} away from the version of {one.author or 'an unnamed annotator'}. "
+                        f"Trainings use the earlier {segment.name} until a trainer saves the label."
                     )
                 break
         return found
