@@ -381,7 +381,8 @@ def organ_answers(site: Site, model: OrganModel) -> Iterator[tuple[str, NDArray[
     for label in store.labels():
         for version in store.versions(label):
             adapter, _ = read_organ_adapter(store.file(label, version), model)
-            yield f"{label} {version}", predict(adapter, prepared, reading, model.side)[::2, ::2, ::2].astype(np.float16)
+            probability = predict(adapter, prepared, reading, model.side)
+            yield f"{label} {version}", probability[::2, ::2, ::2].astype(np.float16)
         store.withdraw(label)
     yield "unadapted", segment()
 
