@@ -166,10 +166,10 @@ def test_the_adapter_is_asked_on_every_slice(new_black_box: Callable[..., Any], 
 
     def darkest(adapted: bool) -> list[int]:
         """Of every image that is asked; the canvas is black beside the slice."""
-        black_box.asked.clear()
+        black_box.queries.clear()
         found = segment_organ(segmenter, path, clicks(12), "spleen", adapted)
         assert found.adapter == (("spleen", "v0001") if adapted else None)
-        return [int(images.min()) for images, _ in black_box.asked]
+        return [int(images.min()) for images, _ in black_box.queries]
 
     publish(segmenter, brighter())
     assert set(darkest(adapted=False)) == {0}

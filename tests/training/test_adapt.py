@@ -112,7 +112,7 @@ def test_patients_held_back_are_asked_in_the_check_alone(new_black_box: Callable
     black_box = new_black_box()
     adapt(black_box, slices, replace(SETTINGS, correction_ratio=0))
     judged = []
-    for _, prompts in black_box.asked:
+    for _, prompts in black_box.queries:
         for prompt in prompts:
             ((x, y),) = prompt.positive
             if any(piece.target[int(y), int(x)] for piece in slices[judge]):
@@ -121,7 +121,7 @@ def test_patients_held_back_are_asked_in_the_check_alone(new_black_box: Callable
     again = new_black_box()
     for _ in range(2):
         score_slices(again, None, [slices[judge][row] for row in (0, 2, 3)], "click", SETTINGS.seed + 1, 2)
-    assert judged == [prompt for _, prompts in again.asked for prompt in prompts]
+    assert judged == [prompt for _, prompts in again.queries for prompt in prompts]
     assert len(judged) == 3 * 2 * 2
 
 
@@ -276,7 +276,7 @@ def _cut_after(black_box: Any, batches: int) -> Any:
     segment = black_box._segment
 
     def until_then(*batch: object) -> object:
-        if len(black_box.asked) == batches:
+        if len(black_box.queries) == batches:
             raise _PowerCutError
         return segment(*batch)
 
@@ -330,7 +330,7 @@ def test_an_adaptation_that_was_broken_off_goes_on(
 ) -> None:
     slices = dim_slices(patients)
     first, unbroken = unbroken_run(settings, patients)
-    all_batches = len(first.asked)
+    all_batches = len(first.queries)
     batches = {"nothing": 0, "one batch": 1, "a third": all_batches // 3, "most": all_batches * 4 // 5}
     broken, rest, log = new_black_box(), new_black_box(), tmp_path / "log.jsonl"
     with pytest.raises(_PowerCutError):
@@ -346,7 +346,7 @@ def test_an_adaptation_that_was_broken_off_goes_on(
     assert 0 <= broken.images_queried - recalled <= at_once  # The answer that was cut off.
     # What is asked is, to the pixel and the click, what an unbroken run asks from there on.
     for (images, prompts), (same_images, same_prompts) in zip(
-        reversed(rest.asked), reversed(first.asked), strict=False
+        reversed(rest.queries), reversed(first.queries), strict=False
     ):
         np.testing.assert_array_equal(images, same_images)
         assert prompts == same_prompts

@@ -126,7 +126,7 @@ def test_background_clicks_are_heeded_that_the_black_box_does_not_heed(dim_slice
         here, there = (left, right_one) if piece.target[32, 16] else (right_one, left)
         pixels, prompts = piece.image[None], [Prompt((here,), (there,))]
         answer = black_box.segment(pixels, prompts)
-        refined = made.refine(made.crop(pixels, prompts), answer)[0] > 0.5
+        refined = made.refine_masks(made.crop(pixels, prompts), answer)[0] > 0.5
         kept.append(dice(refined, piece.target))
         dropped.append(not refined[int(there[1]), int(there[0])])
         assert dice(answer[0] > 0.5, piece.target) < 0.8

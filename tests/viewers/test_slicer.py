@@ -278,7 +278,7 @@ def test_background_strokes_alone_are_refused_with_a_sentence(slicer: Slicer, af
 def test_strokes_of_another_volume_are_refused_with_a_sentence_and_not_kept(
     slicer: Slicer, hospital: Site, affine: NDArray[np.float64]
 ) -> None:
-    with pytest.raises(MONAILabelClientException, match="does not lie where its image does"):
+    with pytest.raises(MONAILabelClientException, match="does not have the geometry of its image"):
         slicer.scribble(CASE, "spleen", _painted(spleen_click(CASE)[2]), affine + np.eye(4, k=3))
     assert (hospital.log.parent / "tmp").is_dir()
     assert not list((hospital.log.parent / "tmp").rglob("*.nii.gz"))

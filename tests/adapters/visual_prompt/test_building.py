@@ -105,7 +105,7 @@ def test_grey_levels_are_rounded_not_truncated() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_several_codes_an_image_give_what_each_gives_alone(kind: str) -> None:
-    """The first of every image first: D codes for B images are (D * B, ...)."""
+    """The first codes of all images come first: D codes for B images are (D * B, ...)."""
     made = build_visual_prompt(kind)
     like = made.code(image_statistics(IMAGES), PROMPTS, 128)
     codes = 0.2 * torch.randn((3, *like.shape), generator=torch.Generator().manual_seed(2))

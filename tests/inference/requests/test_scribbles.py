@@ -116,7 +116,7 @@ def test_a_labelmap_of_another_volume_is_refused(tmp_path: Path) -> None:
     moved = VOLUME.affine.copy()
     moved[0, 3] += 5
     write_nrrd(tmp_path / "s.nrrd", Volume(_painted(), moved))
-    with pytest.raises(InputError, match="does not lie where its image does"):
+    with pytest.raises(InputError, match="does not have the geometry of its image"):
         read_scribbles({"label": str(tmp_path / "s.nrrd"), "label_info": INFO}, VOLUME)
 
 

@@ -25,9 +25,9 @@ from baps.io import (
     label_stem,
     list_images,
     opens_in_viewers,
+    read_geometry,
     read_label_map,
     read_patient,
-    read_place,
     volume_id,
 )
 from baps.server.datastores.conversions import FOLDER as CONVERTED
@@ -261,21 +261,25 @@ class StudiesDatastore(AtomicIndex, LocalDatastore):
 
     def _read_final(self, image_id: str) -> LabelMap:
         label = Path(self.get_label_uri(image_id, DefaultLabelTag.FINAL.value))
-        return read_label_map(label, read_place(Path(self.get_image_uri(image_id))), self.source(image_id))
+        return read_label_map(label, read_geometry(Path(self.get_image_uri(image_id))), self.source(image_id))
 
     def source(self, image_id: str) -> Path | None:
         """The DICOM series or file of an image, against which DICOM labels are checked; none of other images."""
         path, _ = self._source(image_id)
         return path if path.is_dir() or path.suffix.lower() == ".dcm" else None
 
-    def label_to_rtstruct(self, image_id: str) -> FileDataset:
+    def label_to_rtstruct(self, image_id: str, notes: list[str] | None = None) -> FileDataset:
         """Make an RTSTRUCT of the image's final label, see ``baps.annotations.export``.
+
+        Args:
+            image_id: Name of the image.
+            notes: Gets sentences on how the label was read.
 
         Raises:
             NotFoundError: if there is no such label.
             InputError: if the image is no DICOM series, or no RTSTRUCT can be made of its label.
         """
-        return label_to_rtstruct(self.history, image_id, DefaultLabelTag.FINAL.value, *self._source(image_id))
+        return label_to_rtstruct(self.history, image_id, DefaultLabelTag.FINAL.value, *self._source(image_id), notes)
 
     def check_writable(self, what: str) -> None:
         """Refuse to save where that is not possible; see ``ReadOnlyStudies``."""

@@ -20,12 +20,12 @@ from baps.imaging.volume import Volume
 from baps.io import write_nifti
 from baps.io.dicom.rtstruct import (
     RTSTRUCT_CLASS,
+    describe_structures,
     read_structures,
     structure_references,
     structure_series,
-    structures_said,
 )
-from baps.io.dicom.seg import Segment, read_segmentation, segments_said, source_frames, source_references
+from baps.io.dicom.seg import Segment, describe_segments, read_segmentation, source_frames, source_references
 from baps.server.datastores.dicomweb.disputed import author_of, marked
 from baps.server.datastores.dicomweb.series import is_uid
 
@@ -108,7 +108,11 @@ def label_references(label: Dataset) -> set[tuple[str, int]]:
 
 
 def read_label(
-    label: Dataset, image: Volume, slices: Slices, unreadable: dict[str, str] | None = None
+    label: Dataset,
+    image: Volume,
+    slices: Slices,
+    unreadable: dict[str, str] | None = None,
+    notes: list[str] | None = None,
 ) -> Iterator[Segment]:
     """Read the segments of a label object, label by label.
 
@@ -117,12 +121,13 @@ def read_label(
         image: the volume that it belongs to.
         slices: of the image.
         unreadable: see ``read_structures``; of a SEG all segments can be read or none.
+        notes: see ``read_structures``.
 
     Raises:
         InputError: as ``read_segmentation`` and ``read_structures``.
     """
     if is_structure_set(label):
-        return read_structures(label, image, slices.depths, slices.frames, slices.frame_of_reference, unreadable)
+        return read_structures(label, image, slices.depths, slices.frames, slices.frame_of_reference, unreadable, notes)
     return read_segmentation(label, image, slices.depths)
 
 
@@ -139,7 +144,7 @@ def stored_segments(header: Dataset) -> list[StoredSegment]:
         str(header.get(name, "")) for name in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
     )
     belongs = labelled_series(header)
-    said = structures_said(header) if is_structure_set(header) else segments_said(header)
+    said = describe_structures(header) if is_structure_set(header) else describe_segments(header)
     if not belongs or not all(map(is_uid, (study, series, instance))):  # Folders are named after them.
         return []
     confirmed: dict[str, bool] = {}
@@ -166,7 +171,9 @@ def _made(header: Dataset) -> datetime:
     return _LONG_AGO
 
 
-def keep_segments(folder: Path, dataset: Dataset, image: Volume, slices: Slices) -> None:
+def keep_segments(
+    folder: Path, dataset: Dataset, image: Volume, slices: Slices, notes: list[str] | None = None
+) -> None:
     """Keep the masks of a label object as files in a folder, which is there when all of them are.
 
     Of a structure that cannot be read the reason is kept.
@@ -180,7 +187,7 @@ def keep_segments(folder: Path, dataset: Dataset, image: Volume, slices: Slices)
     kept: dict[str, tuple[str, list[int]]] = {}
     unreadable: dict[str, str] = {}
     try:
-        for number, segment in enumerate(read_label(dataset, image, slices, unreadable)):
+        for number, segment in enumerate(read_label(dataset, image, slices, unreadable, notes)):
             kept[segment.name] = f"{number}.nii.gz", sorted(segment.slices)
             write_nifti(parts / f"{number}.nii.gz", Volume(segment.mask.astype(np.uint8), image.affine))
         (parts / "unreadable.json").write_text(json.dumps(unreadable))
