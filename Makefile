@@ -100,7 +100,7 @@ bench-archive: .venv/installed
 	@$(PY) -m benchmarks.performance.archive
 
 # Layers whose public functions have complete docstrings.
-DOCUMENTED := $(addprefix apps/baps_app/baps/,adapters annotations blackbox evaluation fseft imaging inference io prompts \
+DOCUMENTED := $(addprefix apps/baps_app/baps/,api.py adapters annotations blackbox evaluation fseft imaging inference io prompts \
 	registry site training utils)
 
 lint: .venv/installed

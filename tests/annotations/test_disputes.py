@@ -21,7 +21,6 @@ from baps.io import read_label_map, write_nifti
 from baps.server.datastores.folder import StudiesDatastore
 from baps.server.labels.save_labels import save_label, save_shown
 from baps.server.training_cases import labelled_cases
-from baps.utils.context_collector import notes
 from demo.server import ROOT
 
 LABELS = {"liver": 1, "spleen": 2, "kidney": 3}
@@ -53,11 +52,8 @@ class Place:
         file = self.studies.parent / f"{self.count}.nii.gz"
         write_nifti(file, Volume(voxels, np.eye(4)))
         said = {"label_info": [{"name": name, "idx": idx} for name, idx in LABELS.items()], "author": author}
-        with notes.collecting() as told:
-            save_label(
-                self.store, LABELS, "a", file, "final", said | ({"slices": slices} if slices else {}), confirms=confirms
-            )
-        return told
+        said |= {"slices": slices} if slices else {}
+        return list(save_label(self.store, LABELS, "a", file, "final", said, confirms=confirms))
 
     def trained(self, organ: str = "liver") -> NDArray[np.bool_] | None:
         """What trainings take; nothing is marked where it was not looked for."""

@@ -16,10 +16,10 @@ from baps.annotations.label_info import (
     read_label_info,
     read_request,
     rename_info_keys,
+    unnamed_values_note,
 )
 from baps.errors import InputError
 from baps.imaging.label_map import LabelMap
-from baps.utils.context_collector import notes
 
 SITE = {"spleen": 1, "liver": 6}
 SAID = {"label_info": [{"name": "liver", "idx": 1}, {"name": "spleen", "idx": 2}]}
@@ -215,9 +215,9 @@ def test_every_value_needs_a_name_of_its_own(
 
 
 def test_where_nothing_was_said_other_values_are_kept_and_one_must_be_known(voxels: np.ndarray[Any, Any]) -> None:
-    with notes.collecting() as said:
-        assert name_values(read_label_info({}), LabelMap((voxels,)), {"spleen": 1}) == {"spleen": 1}
-    assert said == ["The values [6] are not labels of this site. They were kept, but are not trained on."]
+    assert name_values(read_label_info({}), LabelMap((voxels,)), {"spleen": 1}) == {"spleen": 1}
+    (note,) = unnamed_values_note(LabelMap((voxels,)), {"spleen": 1})
+    assert note == "The values [6] are not labels of this site. They were kept, but are not trained on."
     with pytest.raises(InputError, match=r"The values \[1, 6\] of the label have no name"):
         name_values(read_label_info({}), LabelMap((voxels,)), {"kidney": 3})
 

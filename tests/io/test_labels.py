@@ -20,7 +20,6 @@ from baps.imaging.label_map import LabelMap
 from baps.imaging.volume import Volume
 from baps.io import label_stem, read_label_map, read_labels, write_label_map
 from baps.io.nrrd import nrrd_header
-from baps.utils.context_collector import notes
 from tests.support.little_series import random_segments
 from tests.support.paths import ROOT
 
@@ -207,10 +206,9 @@ WAYS = ["nibabel", "nibabel, float", "SimpleITK, NRRD", "SimpleITK, NIfTI"]
 @pytest.mark.parametrize("how", WAYS)
 def test_a_channel_for_each_class_with_the_background_first(tmp_path: Path, how: str) -> None:
     voxels = _one_hot(3)
-    with notes.collecting() as said:
-        found = read_label_map(_write_channels(tmp_path, voxels, how), STRAIGHT)
-    assert len(said) == 1
-    assert "was taken as the background" in said[0]
+    found = read_label_map(_write_channels(tmp_path, voxels, how), STRAIGHT)
+    (note,) = found.notes
+    assert "was taken as the background" in note
     assert found.values() == [1, 2]
     for value in (1, 2):
         np.testing.assert_array_equal(found.mask(value), voxels[..., value] > 0)
@@ -219,9 +217,8 @@ def test_a_channel_for_each_class_with_the_background_first(tmp_path: Path, how:
 @pytest.mark.parametrize("how", WAYS)
 def test_a_channel_for_each_class_without_background_may_overlap(tmp_path: Path, how: str) -> None:
     voxels = np.stack([mask for seed in (3, 6, 9) for mask in random_segments(seed)[:1]], -1).astype(np.uint8)
-    with notes.collecting() as said:
-        found = read_label_map(_write_channels(tmp_path, voxels, how), STRAIGHT)
-    assert "have no background; the first was taken as label 1" in said[0]
+    found = read_label_map(_write_channels(tmp_path, voxels, how), STRAIGHT)
+    assert "have no background; the first was taken as label 1" in found.notes[0]
     for value in (1, 2, 3):
         np.testing.assert_array_equal(found.mask(value), voxels[..., value - 1] > 0)
 

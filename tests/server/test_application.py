@@ -15,8 +15,9 @@ from baps.errors import InputError
 from baps.server.app import BapsApp
 from baps.server.application import create_app
 from baps.server.middleware.security_headers import ALWAYS
+from baps.server.monai_label import settings_as_conf
 from baps.site.roles import Role
-from baps.site.settings import Settings
+from baps.site.settings import Settings, read_settings
 from baps.site.users import Users
 from tests.support.client import ADDRESS, site_client, threaded_site
 
@@ -87,3 +88,9 @@ def test_an_application_is_served_at_an_address(tmp_path: Path) -> None:
     with threaded_site(tmp_path, cases=2) as site:
         assert site.client.info()["labels"] == ["spleen", "liver"]
         assert site.client.next_sample("first", {})["id"] == "ct_01"
+
+
+def test_trainings_get_the_settings_of_their_application(tmp_path: Path) -> None:
+    given = Settings(labels={"a, b": 3, "spleen": 2}, adapters=tmp_path, max_volume_mb=7, cors_origins=("https://a.b",))
+    conf = json.loads(json.dumps(settings_as_conf(given)))
+    assert read_settings(conf, {"BAPS_USERS": "/else/users.json", "BAPS_CACHE_MB": "1"}) == given

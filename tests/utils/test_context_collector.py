@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from baps.utils.context_collector import notes
+from baps.utils.context_collector import Collected
 
 
 def test_values_are_collected_in_their_own_context() -> None:
+    notes: Collected[str] = Collected("notes")
     notes.give("to nobody")
     with notes.collecting() as outer:
         notes.give("one", "two")

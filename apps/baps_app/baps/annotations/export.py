@@ -15,7 +15,12 @@ from baps.io.dicom.rtstruct import write_structures
 
 
 def label_to_rtstruct(
-    history: LabelHistory, image: str, tag: str = "final", source: Path | None = None, number: int | None = None
+    history: LabelHistory,
+    image: str,
+    tag: str = "final",
+    source: Path | None = None,
+    number: int | None = None,
+    notes: list[str] | None = None,
 ) -> FileDataset:
     """Convert the label of a DICOM series to an RTSTRUCT, with a structure for each segment that is marked.
 
@@ -25,6 +30,7 @@ def label_to_rtstruct(
         tag: tag of the label.
         source: the DICOM series or file that the image was read from; by default the one of its name.
         number: number of the volume in the source, from 1, if the source has several.
+        notes: gets sentences on how the label was read.
 
     Returns:
         The DICOM object, in the study of the series.
@@ -41,6 +47,8 @@ def label_to_rtstruct(
         raise InputError(f"The image {image} is no DICOM series, which an RTSTRUCT refers to. Give one that is.")
     volume = read_volume(source) if number is None else read_dicom(source, number)
     labels = read_label_map(file, volume, source)
+    if notes is not None:
+        notes += labels.notes
     names = {one["idx"]: one["name"] for one in info.get("label_info") or []} or labels.names
     masks = {names.get(value, f"label {value}"): labels.mask(value) for value in labels.values()}
     if not masks:

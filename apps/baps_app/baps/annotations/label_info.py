@@ -10,7 +10,6 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_v
 
 from baps.errors import InputError
 from baps.imaging.label_map import LabelMap
-from baps.utils.context_collector import notes
 from baps.utils.printable import is_control, printable, printable_values
 
 MAX_NAME_LENGTH = 200
@@ -254,12 +253,27 @@ def label_values(info: LabelInfo, labels: Mapping[str, int], names: Mapping[int,
     return sent or {name: value for value, name in (names or {}).items()} or dict(labels)
 
 
+def unnamed_values_note(label_map: LabelMap, values: Mapping[str, int]) -> tuple[str, ...]:
+    """Return a sentence on the values that ``name_values`` left without a name, or nothing.
+
+    Args:
+        label_map: the label map.
+        values: values by name, as ``name_values`` returned them.
+
+    Returns:
+        One sentence, or none.
+    """
+    unnamed = [value for value in label_map.values() if value not in values.values()]
+    note = f"The values {unnamed} are not labels of this site. They were kept, but are not trained on."
+    return (note,) if unnamed else ()
+
+
 def name_values(info: LabelInfo, label_map: LabelMap, labels: Mapping[str, int]) -> dict[str, int]:
     """Name every segment of a label map that is to be saved, and keep names of segments that are not marked.
 
     Names are taken from the information that was sent, then from the file; if the file uses one value for several
     segments, only from the file. If neither has names, the site's values apply; values that are not among them are kept
-    without a name, with a note.
+    without a name, see ``unnamed_values_note``.
 
     Args:
         info: information about the label.
@@ -285,9 +299,7 @@ def name_values(info: LabelInfo, label_map: LabelMap, labels: Mapping[str, int])
             f"The values {unnamed} of the label have no name ({known}). Name every segment in label_info, as in "
             '[{"name": "spleen", "idx": 1}]. Nothing was saved.'
         )
-    if unnamed:
-        notes.give(f"The values {unnamed} are not labels of this site. They were kept, but are not trained on.")
-        marked = [value for value in marked if value in names]
+    marked = [value for value in marked if value in names]
     values: dict[str, int] = {}
     for value in marked:
         if names[value] in values:

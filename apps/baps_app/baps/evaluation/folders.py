@@ -11,7 +11,6 @@ from baps.errors import InputError
 from baps.evaluation.cases import Case
 from baps.imaging.label_map import LabelMap
 from baps.io import file_stem, is_dicom_folder, label_stem, list_images, read_label_map, read_patient, read_volume
-from baps.utils.context_collector import notes
 
 _WHITE_VALUES = {1, 255, 65535}
 """Values of white in black-and-white masks of 1, 8 and 16 bits."""
@@ -75,22 +74,23 @@ def find_cases(images: Path, labels: Path, value: int | str | None = None, patie
     skipped = dict.fromkeys(sorted(image_paths.keys() - label_paths.keys()), "There is no label of this name.")
     skipped |= dict.fromkeys(sorted(label_paths.keys() - image_paths.keys()), "There is no image of this name.")
     cases: list[Case] = []
-    with notes.collecting() as collected:
-        for name in common:
-            image, mask = image_paths[name], label_paths[name]
-            try:
-                if image == mask and image.suffix.lower() != ".npz":
-                    raise InputError(f"{image.name} and its label are the same file. Give the folder of the labels.")
-                label_map = read_label_map(mask, read_volume(image), image)
-                values = _select_values(label_map, value)
-                patient = read_patient(image) or table.get(name) or name
-            except InputError as error:
-                skipped[name] = str(error)
-                continue
-            cases += [Case(image, mask, one, patient) for one in values]
+    notes: list[str] = []
+    for name in common:
+        image, mask = image_paths[name], label_paths[name]
+        try:
+            if image == mask and image.suffix.lower() != ".npz":
+                raise InputError(f"{image.name} and its label are the same file. Give the folder of the labels.")
+            label_map = read_label_map(mask, read_volume(image), image)
+            values = _select_values(label_map, value)
+            patient = read_patient(image) or table.get(name) or name
+        except InputError as error:
+            skipped[name] = str(error)
+            continue
+        notes += label_map.notes
+        cases += [Case(image, mask, one, patient) for one in values]
     if not cases:
         raise InputError(f"No label in {labels} can be used. {next(iter(skipped.values()))}")
-    return Folders(cases, skipped, tuple(dict.fromkeys(collected)))
+    return Folders(cases, skipped, tuple(dict.fromkeys(notes)))
 
 
 def _select_values(label_map: LabelMap, value: int | str | None) -> list[int]:

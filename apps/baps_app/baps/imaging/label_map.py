@@ -27,11 +27,13 @@ class LabelMap:
             0 is background.
         names: names of the segments by value, where the file has them.
         renumbered: whether the values differ from those of the file, because it uses one value for several segments.
+        notes: sentences for the user on how the file was read.
     """
 
     layers: tuple[NDArray[np.integer[Any]], ...]
     names: Mapping[int, str] = field(default_factory=dict)
     renumbered: bool = False
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def from_masks(

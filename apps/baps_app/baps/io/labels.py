@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,6 @@ from baps.io.nrrd import nrrd_header, read_nrrd
 from baps.io.pictures import read_array_labels, read_arrays, read_picture, read_picture_labels
 from baps.io.reading import check_volume, file_stem, find_reader, read_safely
 from baps.utils.atomic_write import atomic_write
-from baps.utils.context_collector import notes
 
 _PICTURE_LABELS: dict[Callable[[Path], Volume], Callable[[Path], NDArray[np.generic]]] = {
     read_picture: read_picture_labels,
@@ -299,10 +299,10 @@ def _one_hot(channels: Sequence[NDArray[np.integer[Any]]], name: str) -> LabelMa
                 f"The label {name} has {len(channels)} channels that mark every voxel between them, and the first is "
                 "not what the others leave unmarked: it is unclear which is the background. Save a labelmap."
             )
-        notes.give(f"The first channel of {name} was taken as the background, the second as label 1.")
-        return LabelMap.from_masks(enumerate(masks[1:], start=1))
-    notes.give(f"The channels of {name} have no background; the first was taken as label 1.")
-    return LabelMap.from_masks(enumerate(masks, start=1))
+        note = f"The first channel of {name} was taken as the background, the second as label 1."
+        return replace(LabelMap.from_masks(enumerate(masks[1:], start=1)), notes=(note,))
+    note = f"The channels of {name} have no background; the first was taken as label 1."
+    return replace(LabelMap.from_masks(enumerate(masks, start=1)), notes=(note,))
 
 
 def _reorder(image: Volume, labels: Volume) -> Volume:

@@ -223,7 +223,9 @@ class BapsApp(MONAILabelApp):
         if self._sessions is not None:
             remove_expired(self._sessions)
 
-    def save_label(self, image_id: str, path: Path, tag: str, info: dict[str, Any], confirms: bool = False) -> str:
+    def save_label(
+        self, image_id: str, path: Path, tag: str, info: dict[str, Any], confirms: bool = False
+    ) -> tuple[str, ...]:
         """Check a label and store it, see ``baps.server.labels.save_labels.save_label``."""
         site = self.site
         return baps.server.labels.save_labels.save_label(

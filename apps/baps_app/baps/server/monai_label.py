@@ -108,10 +108,12 @@ def host_routes() -> list[APIRoute]:
 
 def settings_as_conf(settings: Settings) -> dict[str, Any]:
     """Return settings as the names and values that ``read_settings`` reads back, which JSON can hold."""
-    return {name: _plain(value) for name, value in vars(settings).items() if value not in (None, "")}
+    return {name: _plain(value) for name, value in vars(settings).items()}
 
 
 def _plain(value: object) -> object:
+    if value is None:
+        return ""  # The default, whatever the environment says.
     if isinstance(value, Path):
         return str(value.absolute())
     if isinstance(value, Mapping):

@@ -45,10 +45,3 @@ class Collected(Generic[Value]):
         """
         if (collected := self._current.get()) is not None:
             collected.extend(values)
-
-
-served: Collected[str] = Collected("served")
-"""Adapters that produced a reply, as ``label/version``."""
-
-notes: Collected[str] = Collected("notes")
-"""Notes for the user about a reply. They are sent in a header where the reply has no other place for them."""

@@ -208,7 +208,7 @@ def test_clicks_do_not_ask_the_pacs_each_time_and_a_viewers_export_counts_at_onc
         b"--part\r\nContent-Type: application/dicom\r\n\r\n" + (tmp_path / "seg.dcm").read_bytes() + b"\r\n--part--\r\n"
     )
     headers = {"content-type": 'multipart/related; type="application/dicom"; boundary=part'}
-    assert store.store_objects("wado", "studies", headers, body).status_code == 200
+    assert store.store_objects("wado", "studies", headers, body)[0].status_code == 200
     assert store.status()["completed"] == 1
 
 

@@ -26,7 +26,6 @@ from baps.server.datastores.dicomweb.multipart import MOST_OBJECTS, join_objects
 from baps.server.datastores.dicomweb.stow_check import read_object, sign, written
 from baps.server.labels.save_labels import save_label
 from baps.server.training_cases import labelled_cases
-from baps.utils.context_collector import notes
 from demo import orthanc
 from tests.support.series import Series, write_series
 
@@ -90,11 +89,10 @@ class Place:
             content = io.BytesIO()
             made.save_as(content, write_like_original=False)
             contents.append(content.getvalue())
-        with notes.collecting() as told:
-            body = join_objects(contents, "part")
-            answer = self.store.store_objects("", path, {"content-type": KIND}, body, user, confirms)
+        body = join_objects(contents, "part")
+        answer, notes = self.store.store_objects("", path, {"content-type": KIND}, body, user, confirms)
         assert answer.status_code == 200
-        return told
+        return notes
 
     def stored(self, made: Dataset) -> Dataset:
         """What the PACS has of an object, by a client that knows nothing of us."""
@@ -254,11 +252,8 @@ def test_so_it_is_with_a_label_that_is_saved(place: Place, tmp_path: Path) -> No
         image = read_volume(Path(place.store.get_image_uri(place.series.uid)))
         write_nifti(tmp_path / "label.nii.gz", Volume(mask.astype(np.uint8), image.affine))
         said = {"label_info": [{"name": "spleen", "idx": 1}], "author": author, "slices": list(range(mask.shape[2]))}
-        with notes.collecting() as told:
-            save_label(
-                place.store, LABELS, place.series.uid, tmp_path / "label.nii.gz", "final", said, confirms=confirms
-            )
-        return told
+        file = tmp_path / "label.nii.gz"
+        return list(save_label(place.store, LABELS, place.series.uid, file, "final", said, confirms=confirms))
 
     assert save(whole, "anna") == []
     assert "This takes spleen away" in " ".join(save(less, "ben"))

@@ -81,6 +81,9 @@ def read_label_object(path: Path, image: Volume, source: Path | None = None) -> 
             if dataset.SOPClassUID == RTSTRUCT_CLASS:
                 frames = source_frames(headers, image)
                 read = partial(read, frames=[frames[k][2] for k in range(image.shape[2])])
+    notes: list[str] = []
+    if dataset.SOPClassUID == RTSTRUCT_CLASS:
+        read = partial(read, notes=notes)
     names: dict[int, str] = {}
 
     def masks() -> Iterator[tuple[int, NDArray[np.bool_]]]:
@@ -91,7 +94,7 @@ def read_label_object(path: Path, image: Volume, source: Path | None = None) -> 
     labels = LabelMap.from_masks(masks())
     if not labels.layers:
         raise InputError(f"The label {path.name} has no segment. Segment the organ and export it again.")
-    return LabelMap(labels.layers, names)
+    return LabelMap(labels.layers, names, notes=tuple(notes))
 
 
 def read_series_headers(source: Path, keywords: list[str] | None = None) -> list[Dataset]:

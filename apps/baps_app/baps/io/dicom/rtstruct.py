@@ -21,7 +21,6 @@ from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, UID, ExplicitVRLittleEndian,
 from baps.errors import InputError
 from baps.imaging.volume import Volume
 from baps.io.dicom.seg import Segment, complete_headers, even_depths, source_frames
-from baps.utils.context_collector import notes
 from baps.utils.limits import check_size
 
 RTSTRUCT_CLASS = UID("1.2.840.10008.5.1.4.1.1.481.3")
@@ -87,6 +86,7 @@ def read_structures(
     frames: Sequence[NDArray[np.float64]] | None = None,
     frame_of_reference: str = "",
     unreadable: dict[str, str] | None = None,
+    notes: list[str] | None = None,
 ) -> Iterator[Segment]:
     """Read a structure set structure by structure. Structures of the same name are merged.
 
@@ -99,6 +99,7 @@ def read_structures(
         frames: the (4, 4) of ``source_frames`` for each slice, if pixels may lie beside the voxels of the volume.
         frame_of_reference: FrameOfReferenceUID of the image, or "" to skip the comparison.
         unreadable: receives the name of each structure that cannot be read and the reason, and the others are read.
+        notes: receives sentences for the user on what was dropped.
 
     Yields:
         Each structure, in the voxel order of the image.
@@ -107,11 +108,12 @@ def read_structures(
         InputError: if the object cannot be read; without ``unreadable`` also if a contour does not lie on a slice of
             the image, or a structure has another frame of reference.
     """
+    notes = [] if notes is None else notes
     check_size("The RTSTRUCT", image.shape, 1)
     depths = even_depths(image) if depths is None else depths
     frames = frames or [image.affine @ _step(k) for k in range(image.shape[2])]
     try:
-        structures, contours = describe_structures(dataset), _contours(dataset)
+        structures, contours = describe_structures(dataset), _contours(dataset, notes)
     except Exception as error:  # pydicom raises many types; each means a broken or foreign object.
         raise InputError(f"The RTSTRUCT cannot be read ({type(error).__name__}). Export it again.") from error
     reference_frames = {
@@ -127,12 +129,15 @@ def read_structures(
                     f"{name} has another frame of reference than the image (ReferencedFrameOfReferenceUID). Draw "
                     "it on this series."
                 )
-            segment = _read_structure(name, [contours.get(number, []) for number in own], image, depths, frames)
+            parts = [contours.get(number, []) for number in own]
+            segment, exceeds = _read_structure(name, parts, image, depths, frames)
         except InputError as error:
             if unreadable is None:
                 raise
             unreadable[name] = str(error)
         else:
+            if exceeds:
+                notes.append(f"{name} extends beyond the image; the part outside was dropped.")
             yield segment
 
 
@@ -142,8 +147,12 @@ def _read_structure(
     image: Volume,
     depths: NDArray[np.float64],
     frames: Sequence[NDArray[np.float64]],
-) -> Segment:
-    """Read a structure from its parts; contours are combined within a part only."""
+) -> tuple[Segment, bool]:
+    """Read a structure from its parts; contours are combined within a part only.
+
+    Returns:
+        The structure, and whether it extends beyond the image.
+    """
     mask, slices, exceeds = np.zeros(image.shape, bool), set[int](), False
     for part in parts:
         by_slice: dict[int, list[NDArray[np.float64]]] = {}
@@ -157,9 +166,7 @@ def _read_structure(
         for index, placed_contours in by_slice.items():
             mask[:, :, index] |= fill_contours(placed_contours, image.shape[:2])
         slices.update(by_slice)
-    if exceeds:
-        notes.give(f"{name} extends beyond the image; the part outside was dropped.")
-    return Segment(name, mask, frozenset(slices))
+    return Segment(name, mask, frozenset(slices)), exceeds
 
 
 def structure_references(dataset: Dataset) -> set[tuple[str, int]]:
@@ -210,7 +217,7 @@ def _referenced_series(dataset: Dataset) -> Iterator[Dataset]:
             yield from study.get("RTReferencedSeriesSequence") or []
 
 
-def _contours(dataset: Dataset) -> dict[int, list[NDArray[np.float64]]]:
+def _contours(dataset: Dataset, notes: list[str]) -> dict[int, list[NDArray[np.float64]]]:
     """Return the contours of each structure by its number, (N, 3) in mm (RAS)."""
     names = {int(one.ROINumber): str(one.get("ROIName", "")) for one in dataset.StructureSetROISequence}
     contours: dict[int, list[NDArray[np.float64]]] = {}
@@ -225,7 +232,9 @@ def _contours(dataset: Dataset) -> dict[int, list[NDArray[np.float64]]]:
                 raise ValueError("ContourData")
             contours.setdefault(number, []).append(points * _LPS_TO_RAS)
         if skipped:
-            notes.give(f"{skipped} contours of {names[number]} enclose no area (points, open lines) and were skipped.")
+            notes.append(
+                f"{skipped} contours of {names[number]} enclose no area (points, open lines) and were skipped."
+            )
     return contours
 
 

@@ -268,14 +268,18 @@ class StudiesDatastore(AtomicIndex, LocalDatastore):
         path, _ = self._source(image_id)
         return path if path.is_dir() or path.suffix.lower() == ".dcm" else None
 
-    def label_to_rtstruct(self, image_id: str) -> FileDataset:
+    def label_to_rtstruct(self, image_id: str, notes: list[str] | None = None) -> FileDataset:
         """Make an RTSTRUCT of the image's final label, see ``baps.annotations.export``.
+
+        Args:
+            image_id: Name of the image.
+            notes: Gets sentences on how the label was read.
 
         Raises:
             NotFoundError: if there is no such label.
             InputError: if the image is no DICOM series, or no RTSTRUCT can be made of its label.
         """
-        return label_to_rtstruct(self.history, image_id, DefaultLabelTag.FINAL.value, *self._source(image_id))
+        return label_to_rtstruct(self.history, image_id, DefaultLabelTag.FINAL.value, *self._source(image_id), notes)
 
     def check_writable(self, what: str) -> None:
         """Refuse to save where that is not possible; see ``ReadOnlyStudies``."""

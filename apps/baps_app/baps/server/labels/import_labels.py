@@ -13,13 +13,12 @@ from typing import Any
 from monailabel.interfaces.datastore import DefaultLabelTag
 
 from baps.annotations.label_files import LabelMatch
-from baps.annotations.label_info import name_values, read_label_info
+from baps.annotations.label_info import name_values, read_label_info, unnamed_values_note
 from baps.errors import BapsError, InputError
 from baps.io import read_label_map, read_volume
 from baps.io.dicom.labels import find_label_object
 from baps.server.datastores.folder import StudiesDatastore
 from baps.server.labels.save_labels import save_label
-from baps.utils.context_collector import notes
 
 _WHITES = {1, 255, 65535}
 """What white is in masks of black and white, of 1, 8 and 16 bit."""
@@ -79,21 +78,24 @@ def import_labels(
     """
     done = []
     for match in matches:
-        with notes.collecting() as said:
-            try:
-                if match.reason:
-                    raise InputError(match.reason)
-                organs = _import(datastore, match, how)
-                one = Imported(match.file, match.image, tuple(organs), notes=tuple(said))
-            except BapsError as error:
-                one = Imported(match.file, match.image, why_not=str(error))
+        try:
+            if match.reason:
+                raise InputError(match.reason)
+            organs, notes = _import(datastore, match, how)
+            one = Imported(match.file, match.image, organs, notes=notes)
+        except BapsError as error:
+            one = Imported(match.file, match.image, why_not=str(error))
         told(one)
         done.append(one)
     return done
 
 
-def _import(datastore: StudiesDatastore, match: LabelMatch, how: Import) -> list[str]:
-    """Import one label, or find out whether that is possible; the organs that it marks."""
+def _import(datastore: StudiesDatastore, match: LabelMatch, how: Import) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Import one label, or find out whether that is possible.
+
+    Returns:
+        The organs that it marks, and notes.
+    """
     tag = DefaultLabelTag.FINAL.value if how.confirmed else DefaultLabelTag.ORIGINAL.value
     if not how.replace and datastore.get_label_by_image_id(match.image, tag):
         raise InputError(
@@ -115,10 +117,11 @@ def _import(datastore: StudiesDatastore, match: LabelMatch, how: Import) -> list
             f"{match.file.name} marks the values {sorted(marked)[:20]} and does not name all of them; labels that were "
             f"given: {known}. Say what the values mean, as the server is told: --labels spleen=1,liver=6."
         ) from None
+    notes = (*found.notes, *unnamed_values_note(found, values))
     if not how.dry_run:
         with _file(match.file) as file:
-            save_label(datastore, how.labels, match.image, file, tag, info)
-    return [name for name, value in values.items() if value in marked]
+            notes = save_label(datastore, how.labels, match.image, file, tag, info)
+    return tuple(name for name, value in values.items() if value in marked), notes
 
 
 @contextmanager

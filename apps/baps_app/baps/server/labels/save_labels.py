@@ -28,6 +28,7 @@ from baps.annotations.label_info import (
     name_values,
     read_label_info,
     read_request,
+    unnamed_values_note,
 )
 from baps.annotations.merge import merge_concurrent_labels
 from baps.errors import BapsError, InputError, NotFoundError, StorageError
@@ -38,7 +39,6 @@ from baps.server.datastores.dicomweb import PacsDatastore
 from baps.server.datastores.folder import StudiesDatastore
 from baps.server.datastores.index import AtomicIndex
 from baps.server.labels.read_back import check_version
-from baps.utils.context_collector import notes
 from baps.utils.printable import printable
 
 
@@ -51,7 +51,7 @@ def save_label(
     info: dict[str, Any],
     whole: bool = False,
     confirms: bool = False,
-) -> str:
+) -> tuple[str, ...]:
     """Save a label into the datastore, and with it who made it, whether a person confirmed it, and on which
     slices it was looked for.
 
@@ -68,7 +68,7 @@ def save_label(
         confirms: whether who saves is a trainer, whose word on the work of others counts, see ``disputes``.
 
     Returns:
-        The label's id.
+        Sentences for who saves it: how it was read, and what became of the work of others.
 
     Raises:
         NotFoundError: if there is no such image.
@@ -93,6 +93,7 @@ def save_label(
     if said.slices and max(said.slices) >= found.shape[2]:
         raise InputError(f"The label has slices 0 to {found.shape[2] - 1}, not {max(said.slices)}. Nothing was saved.")
     values = name_values(said, found, labels)
+    notes: tuple[str, ...] = ()
     for name in values:
         check_segment_name(name)
     wanted = {name: value for name, value in values.items() if value in marked or name in labels}
@@ -106,13 +107,14 @@ def save_label(
     }
 
     def store(folder: Path, earlier: SavedLabel | None, after: str | None) -> None:
+        nonlocal notes
         merged, names, covered, file = found, values, dict(annotated), path
         authors = {name: said.author for name, value in values.items() if value in marked}
         judged = DisputeResult()
-        told: tuple[str, ...] = ()
+        of_others: tuple[str, ...] = ()
         if said.confirmed and earlier and earlier.info.confirmed:
             others = merge_concurrent_labels(found, values, said, said.author, earlier.label_map, earlier.info, labels)
-            told = others.notes
+            of_others = others.notes
             if others.organs:
                 merged, names = others.label_map, others.values
                 file = write_label_map(folder / "label", merged, volume)
@@ -136,11 +138,11 @@ def save_label(
             **judged.record(),
         }
         check = check_version(merged, names, volume, source)
-        _store(datastore, image_id, file, tag, {**kept, **more}, check, after, confirms)
-        notes.give(*told, *judged.notes)
+        of_store = _store(datastore, image_id, file, tag, {**kept, **more}, check, after, confirms)
+        notes = (*found.notes, *unnamed_values_note(found, values), *of_store, *of_others, *judged.notes)
 
     _save(datastore, image_id, tag, volume, store)
-    return image_id
+    return notes
 
 
 def save_shown(
@@ -233,8 +235,8 @@ def save_shown(
         }
         path = write_label_map(folder / "label", changed, image)
         check = check_version(changed, values, image, source_of(datastore, image_id))
-        _store(datastore, image_id, path, tag, said, check, after, confirms)
-        sentence = " ".join([f"Saved as {organ}{but}.", *judged.notes])
+        of_store = _store(datastore, image_id, path, tag, said, check, after, confirms)
+        sentence = " ".join([f"Saved as {organ}{but}.", *of_store, *judged.notes])
 
     _save(datastore, image_id, tag, image, store, must_read=True)
     return sentence
@@ -303,14 +305,19 @@ def _store(
     check: Callable[[Version], None],
     after: str | None,
     confirms: bool,
-) -> None:
-    """Store a label, in a folder of studies after the check. The PACS store reads back what it sends by itself."""
+) -> list[str]:
+    """Store a label, in a folder of studies after the check. The PACS store reads back what it sends by itself.
+
+    Returns:
+        Sentences for who saves it.
+    """
+    if isinstance(datastore, PacsDatastore):
+        return datastore.store_label(image_id, path, tag, info, confirms)
     if isinstance(datastore, StudiesDatastore):
         datastore.save_label(image_id, str(path), tag, info, check, after)
-    elif isinstance(datastore, PacsDatastore):
-        datastore.save_label(image_id, str(path), tag, info, confirms=confirms)
     else:
         datastore.save_label(image_id, str(path), tag, info)
+    return []
 
 
 def _earlier(

@@ -24,7 +24,6 @@ from baps.io import IMAGE_SUFFIXES, file_stem, read_volume
 from baps.server.datastores.new_images import check_new_name
 from baps.server.request_context import asked
 from baps.server.request_names import checked_name, json_object
-from baps.utils.context_collector import notes
 from baps.utils.keyed_locks import KeyedLocks
 from baps.utils.printable import printable_values
 from baps.utils.redaction import shorten_paths_in_json
@@ -65,9 +64,9 @@ def save_label(
     if name := asked(request).name:
         info["author"] = name  # Who is known signs with their own name.
     image_file(image)
-    with received(label) as path, notes.collecting() as said:
-        saved = app_instance().save_label(image, path, tag, info, asked(request).confirms)
-    return {"image": image, "label": saved, "notes": said}
+    with received(label) as path:
+        notes = app_instance().save_label(image, path, tag, info, asked(request).confirms)
+    return {"image": image, "label": image, "notes": notes}
 
 
 def add_image(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from typing import BinaryIO
-from urllib.parse import quote
 
 from fastapi import Request
 from fastapi.responses import Response
@@ -16,8 +15,7 @@ from baps.server.middleware.bodies import BODY
 from baps.server.middleware.root_path import own_address
 from baps.server.request_context import asked
 from baps.server.routes.dicomweb_answers import answer_for_viewer
-from baps.server.routes.infer import NOTES
-from baps.utils.context_collector import notes
+from baps.server.routes.infer import NOTES, notes_header
 
 _DICOMWEB = {
     "GET": re.compile(r"((wado|qido|stow)/)?(studies|series|instances)(/[\w.,:-]+)*/?"),
@@ -46,17 +44,17 @@ def forward_to_pacs(request: Request, path: str) -> Response:
     kind = "wado" if rest.endswith("metadata") else kind  # OHIF asks for metadata where it searches.
     query = f"?{request.url.query}" if request.url.query else ""
     headers = {name: value for name in ("accept", "content-type") if (value := request.headers.get(name))}
-    with notes.collecting() as said:
-        if request.method == "POST":
-            who = asked(request)
-            content = body.read() if body else b""
-            found = datastore.store_objects(
-                kind, rest + query, headers, content, who.name, who.confirms, who.images.extend
-            )
-        else:
-            found = datastore.forward(request.method, kind, rest + query, headers, None)
+    notes: list[str] = []
+    if request.method == "POST":
+        who = asked(request)
+        content = body.read() if body else b""
+        found, notes = datastore.store_objects(
+            kind, rest + query, headers, content, who.name, who.confirms, who.images.extend
+        )
+    else:
+        found = datastore.forward(request.method, kind, rest + query, headers, None)
     ours = {}
-    if said:  # The PACS's own status is passed on: it did store what it says.
-        ours[NOTES] = quote(" ".join(said)[:400])
+    if notes:  # The PACS's own status is passed on: it did store what it says.
+        ours[NOTES] = notes_header(notes)
         ours["Warning"] = '299 - "The label was stored, but it does not count: see X-BAPS-Notes"'
     return answer_for_viewer(found, f"{own_address(request)}/proxy/dicom/wado", ours)

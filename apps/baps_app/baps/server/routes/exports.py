@@ -9,8 +9,7 @@ from fastapi import Response
 from monailabel.interfaces.utils.app import app_instance
 
 from baps.server.routes.datastore import image_file
-from baps.server.routes.infer import NOTES
-from baps.utils.context_collector import notes
+from baps.server.routes.infer import NOTES, notes_header
 
 
 def label_for_radiotherapy(image: str) -> Response:
@@ -22,9 +21,9 @@ def label_for_radiotherapy(image: str) -> Response:
     """
     content = BytesIO()
     image_file(image)
-    with notes.collecting() as said:
-        app_instance().datastore().label_to_rtstruct(image).save_as(content, write_like_original=False)
+    notes: list[str] = []
+    app_instance().datastore().label_to_rtstruct(image, notes).save_as(content, write_like_original=False)
     headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(image)}-rtstruct.dcm"}
-    if said:
-        headers[NOTES] = quote(" ".join(said)[:400])
+    if notes:
+        headers[NOTES] = notes_header(notes)
     return Response(content.getvalue(), media_type="application/dicom", headers=headers)

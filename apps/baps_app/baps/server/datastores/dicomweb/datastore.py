@@ -73,7 +73,6 @@ from baps.server.datastores.index import AtomicIndex
 from baps.site.pacs_credentials import PacsCredentials, read_pacs_credentials
 from baps.site.pacs_studies import PacsStudies, Worklist, json_values, read_pacs_studies
 from baps.utils.atomic_write import atomic_write
-from baps.utils.context_collector import notes
 from baps.utils.keyed_locks import KeyedLocks
 
 logger = logging.getLogger(__name__)
@@ -424,7 +423,13 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
                 errors.append(error)
         raise errors[0]
 
-    def _organ(self, image_id: str, segment: StoredSegment, stored: Dataset | None = None) -> OrganLabel:
+    def _organ(
+        self,
+        image_id: str,
+        segment: StoredSegment,
+        stored: Dataset | None = None,
+        notes: list[str] | None = None,
+    ) -> OrganLabel:
         """One segment. What cannot be read is remembered: it does not count, and is not fetched again."""
         image = Path(self.get_image_uri(image_id))
         # An object never changes; its image does while it is still being sent.
@@ -438,7 +443,7 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
             if not folder.exists():
                 dataset = stored or fetch_object(self._client, segment.study, segment.series, segment.instance)
                 volume = read_volume(image)
-                keep_segments(folder, dataset, volume, self._slices(image_id, volume))
+                keep_segments(folder, dataset, volume, self._slices(image_id, volume), notes)
             found = kept_segment(folder, segment.name)
         except OSError as error:
             raise _disk_full(error) from error
@@ -480,12 +485,32 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
         label_tag: str,
         label_info: dict[str, Any],
         label_id: str = "",
-        confirms: bool = False,
     ) -> str:
+        """Store a label, see ``store_label``.
+
+        Returns:
+            The name of the label, which is that of its image.
+        """
+        self.store_label(image_id, Path(label_filename), label_tag, label_info)
+        return image_id
+
+    def store_label(
+        self, image_id: str, file: Path, label_tag: str, label_info: dict[str, Any], confirms: bool = False
+    ) -> list[str]:
         """Store a final label in the PACS, as one SEG or RTSTRUCT with what is marked, or both; others are kept here.
 
         It is read back before it is called saved: by our reader before it is sent, and from the PACS afterwards. An
         organ that it takes away from another annotator is marked, see ``baps.server.datastores.dicomweb.disputed``.
+
+        Args:
+            image_id: Name of the image.
+            file: The label.
+            label_tag: ``final``, or another tag.
+            label_info: What is known of the label, see ``read_label_info``.
+            confirms: Whether who saves may take organs away from other annotators.
+
+        Returns:
+            Sentences for who saves it.
 
         Raises:
             InputError: if a value has no name, or no such object can be made for the image.
@@ -493,11 +518,10 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
                 later.
         """
         if label_tag != DefaultLabelTag.FINAL.value:
-            file = Path(label_filename)
             self.history.save(image_id, label_tag, file, self._to_id(file.name)[1], label_info)
-            return image_id
+            return []
         image = read_volume(Path(self.get_image_uri(image_id)))
-        found, info = read_label_map(Path(label_filename), image), read_label_info(label_info)
+        found, info = read_label_map(file, image), read_label_info(label_info)
         values = name_values(info, found, {})
         masks = {name: mask for name, value in values.items() if (mask := found.mask(value)).any()}
         slices = {name: (info.annotated_slices or {}).get(name, frozenset()) for name in masks}
@@ -518,21 +542,21 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
             made.append(write_segmentation(sources, image, masks, slices, when, info.author, by_model, number))
         places = self._slices(image_id, image, sources)
         segments = [Segment(name, mask, slices[name]) for name, mask in masks.items()]
-        disputed = [] if confirms else self._taken_away(image_id, image, segments, info.author)
+        disputed = {} if confirms else self._taken_away(image_id, image, segments, info.author)
         for label in made:
             mark(label, disputed)
         self._sender.send(self._sender.keep(made, lambda label: check_same_masks(label, masks, image, places)))
-        return image_id
+        return list(disputed.values())
 
-    def _taken_away(self, image_id: str, image: Volume, segments: Iterable[Segment], author: str) -> list[str]:
-        """The organs that share too little with what another annotator drew; notes say which.
+    def _taken_away(self, image_id: str, image: Volume, segments: Iterable[Segment], author: str) -> dict[str, str]:
+        """Return the organs that share too little with what another annotator drew, each with a sentence.
 
         Args:
             image_id, image: that they belong to.
             segments: that are about to be stored.
             author: who stores them.
         """
-        known, found = self._labels.newest(image_id).get(image_id, {}), []
+        known, found = self._labels.newest(image_id).get(image_id, {}), dict[str, str]()
         for segment in segments:
             others = [one for one in known.get(segment.name, []) if one.author != author]
             for one in others:
@@ -544,37 +568,41 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
                 ours = segment.slices | set(np.flatnonzero(segment.mask.any((0, 1))).tolist())
                 new = LabelMap((segment.mask.view(np.uint8),))
                 if differs_too_much(Overlaps.count(mask, new, [(1, 1)]), 0, before.slices, ours):
-                    found.append(segment.name)
-                    notes.give(
+                    found[segment.name] = (
                         f"This takes {segment.name} away from what {one.author or 'nobody named'} drew. Trainings take "
                         f"the earlier {segment.name} until a trainer saves the label."
                     )
                 break
         return found
 
-    def _judge_export(self, label: Dataset, user: str, confirms: bool) -> None:
+    def _judge_export(self, label: Dataset, confirms: bool) -> list[str]:
         """Mark what a label that a viewer stores takes away from another annotator.
 
-        One that cannot be read is stored as it is, and does not count until it can be: a note says so afterwards.
+        One that cannot be read is stored as it is, and does not count until it can be: ``_check_export`` says so.
+
+        Returns:
+            Sentences for who stores it.
         """
         if label.get("Modality") not in MODALITIES:
-            return
+            return []
         mark(label, ())
         segments = stored_segments(label)
         if confirms or not segments:
-            return
+            return []
         try:
             images = [one for one in segments[0].images if (known := self._list.find(one)) and known.is_image]
             image_id = self._image_of_label(images[0], lambda: label)
             image = read_volume(Path(self.get_image_uri(image_id)))
             self._labels.refresh_study(str(label.StudyInstanceUID))
             if not self._labels.newest(image_id).get(image_id, {}).keys() & {one.name for one in segments}:
-                return
+                return []
             read = list(read_label(copy.deepcopy(label), image, self._slices(image_id, image), {}))
         except (InputError, IndexError):
             mark(label, [one.name for one in segments])
-            return
-        mark(label, self._taken_away(image_id, image, read, author_of(label)))
+            return []
+        disputed = self._taken_away(image_id, image, read, author_of(label))
+        mark(label, disputed)
+        return list(disputed.values())
 
     def _read_back(self, label: Dataset) -> None:
         """Fetch what the PACS has of a label that it took, and note that it counts.
@@ -602,8 +630,12 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
                 self._labels.register.note(segment, self._reader(image_id), str(error))
             raise
 
-    def label_to_rtstruct(self, image_id: str) -> FileDataset:
+    def label_to_rtstruct(self, image_id: str, notes: list[str] | None = None) -> FileDataset:
         """Make an RTSTRUCT of the newest segments of an image that can be read.
+
+        Args:
+            image_id: Name of the image.
+            notes: Gets sentences on the labels that were left out.
 
         Raises:
             NotFoundError: if there is no such image, or it has no label.
@@ -624,8 +656,8 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
             raise errors[0]
         if not masks:
             raise NotFoundError(f"There is no label of {image_id} that marks anything. Save one first.")
-        for skipped in errors:
-            notes.give(f"A label was left out. {skipped}")
+        if notes is not None:
+            notes += [f"A label was left out. {skipped}" for skipped in errors]
         now = datetime.now().astimezone()
         return write_structures(
             self._headers(image_id), image, masks, now, by_model=None, number=volume_number(image_id)
@@ -731,10 +763,10 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
         user: str = "",
         confirms: bool = False,
         tell: Callable[[Sequence[str]], object] = lambda _: None,
-    ) -> requests.Response:
-        """Store what a viewer exports, when it was looked into and signed with the name of who exports it.
+    ) -> tuple[requests.Response, list[str]]:
+        """Check what a viewer exports, sign it with the name of the user, and store it.
 
-        A label that is stored so is read back. What is wrong with it is given as a note; it does not count then.
+        A label that is stored so is read back. One that cannot be read does not count, which a note says.
 
         Args:
             kind, path, headers, body: as for ``forward``.
@@ -743,7 +775,7 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
             tell: is given the series that the objects are about, before anything is stored.
 
         Returns:
-            The answer of the PACS.
+            The response of the PACS, and sentences for the user.
 
         Raises:
             InputError: if something of it may not be stored; nothing is stored then.
@@ -753,9 +785,10 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
         about = [labelled_series(label) or (str(label.get("SeriesInstanceUID", "")),) for label in labels]
         tell(list(dict.fromkeys(uid for series in about for uid in series)))
         self._check_stored(labels, path.partition("?")[0].strip("/").removeprefix("studies").strip("/"))
+        notes: list[str] = []
         for label in labels:
             sign(label, user, confirms, datetime.now().astimezone())
-            self._judge_export(label, user, confirms)
+            notes += self._judge_export(label, confirms)
         boundary = secrets.token_hex(16)
         kept = {name: value for name, value in headers.items() if name != "content-type"}
         kept["content-type"] = f'multipart/related; type="application/dicom"; boundary={boundary}'
@@ -765,8 +798,8 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
             self.forget_list()
         if answer.ok:
             for label in labels:
-                self._check_export(label)
-        return answer
+                notes += self._check_export(label)
+        return answer, list(dict.fromkeys(notes))
 
     def _check_stored(self, labels: Sequence[Dataset], study: str) -> None:
         """Refuse objects that do not belong into a study that is served, or that are there.
@@ -830,10 +863,15 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
         kinds = [json_values(one, "Modality") for one in listed if json_values(one, "SeriesInstanceUID") == [uid]]
         return all(kind and kind[0] in NO_IMAGES for kind in kinds)
 
-    def _check_export(self, label: Dataset) -> None:
-        """Read back a label that a viewer stored; a note says what is wrong with it."""
+    def _check_export(self, label: Dataset) -> list[str]:
+        """Read back a label that a viewer stored.
+
+        Returns:
+            Sentences on how it was read, or on what is wrong with it.
+        """
         if label.get("Modality") not in MODALITIES:
-            return
+            return []
+        notes: list[str] = []
         segments = stored_segments(label)
         register = self._labels.register
         try:
@@ -847,15 +885,16 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
             errors = list[str]()
             for segment in segments:
                 try:
-                    self._organ(image_id, segment)
+                    self._organ(image_id, segment, notes=notes)
                 except InputError as error:
                     errors.append(str(error))
             if errors:
                 raise InputError(" ".join(dict.fromkeys(errors)))
         except BapsError as error:
-            notes.give(
+            notes.append(
                 f"The PACS stored the label, but it does not count and is not trained on until it can be read. {error}"
             )
+        return notes
 
 
 def open_pacs(

@@ -108,7 +108,11 @@ def label_references(label: Dataset) -> set[tuple[str, int]]:
 
 
 def read_label(
-    label: Dataset, image: Volume, slices: Slices, unreadable: dict[str, str] | None = None
+    label: Dataset,
+    image: Volume,
+    slices: Slices,
+    unreadable: dict[str, str] | None = None,
+    notes: list[str] | None = None,
 ) -> Iterator[Segment]:
     """Read the segments of a label object, label by label.
 
@@ -117,12 +121,13 @@ def read_label(
         image: the volume that it belongs to.
         slices: of the image.
         unreadable: see ``read_structures``; of a SEG all segments can be read or none.
+        notes: see ``read_structures``.
 
     Raises:
         InputError: as ``read_segmentation`` and ``read_structures``.
     """
     if is_structure_set(label):
-        return read_structures(label, image, slices.depths, slices.frames, slices.frame_of_reference, unreadable)
+        return read_structures(label, image, slices.depths, slices.frames, slices.frame_of_reference, unreadable, notes)
     return read_segmentation(label, image, slices.depths)
 
 
@@ -166,7 +171,9 @@ def _made(header: Dataset) -> datetime:
     return _LONG_AGO
 
 
-def keep_segments(folder: Path, dataset: Dataset, image: Volume, slices: Slices) -> None:
+def keep_segments(
+    folder: Path, dataset: Dataset, image: Volume, slices: Slices, notes: list[str] | None = None
+) -> None:
     """Keep the masks of a label object as files in a folder, which is there when all of them are.
 
     Of a structure that cannot be read the reason is kept.
@@ -180,7 +187,7 @@ def keep_segments(folder: Path, dataset: Dataset, image: Volume, slices: Slices)
     kept: dict[str, tuple[str, list[int]]] = {}
     unreadable: dict[str, str] = {}
     try:
-        for number, segment in enumerate(read_label(dataset, image, slices, unreadable)):
+        for number, segment in enumerate(read_label(dataset, image, slices, unreadable, notes)):
             kept[segment.name] = f"{number}.nii.gz", sorted(segment.slices)
             write_nifti(parts / f"{number}.nii.gz", Volume(segment.mask.astype(np.uint8), image.affine))
         (parts / "unreadable.json").write_text(json.dumps(unreadable))
