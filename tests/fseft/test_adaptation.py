@@ -77,6 +77,7 @@ def test_two_patients_judge_each_other(model: OrganModel, volumes: Callable[[int
     assert made.record["parameters"] == sum(p.numel() for p in made.adapter.trainable_parameters().values())
 
 
+@pytest.mark.slow
 def test_of_five_patients_with_a_volume_each_all_judge(
     model: OrganModel, volumes: Callable[[int], VolumesByPatient]
 ) -> None:

@@ -52,7 +52,13 @@ def _same(one: Adaptation, other: Adaptation) -> bool:
     return same and records[0] == records[1]
 
 
-@pytest.mark.parametrize("settings", [SETTINGS, replace(WITH_HEAD, max_images=300)], ids=["without", "with head"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param(SETTINGS, id="without"),
+        pytest.param(replace(WITH_HEAD, max_images=300), id="with head", marks=pytest.mark.slow),
+    ],
+)
 def test_it_helps_patients_that_were_held_back(
     new_black_box: Callable[..., Any], dim_slices: Slices, settings: AdaptationSettings
 ) -> None:
@@ -186,6 +192,7 @@ def test_the_same_seed_gives_the_same_to_the_last_bit(
     assert one.curve == same.curve
 
 
+@pytest.mark.slow
 def test_the_published_method(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     settings = replace(SETTINGS, visual_prompt="concat", condition="click", optimiser="spsa_gc", max_images=300)
     one, same = (adapt(new_black_box(), dim_slices(5), settings) for _ in range(2))
@@ -368,6 +375,7 @@ def test_an_adaptation_that_is_broken_off_again_and_again_ends(
     assert result.record["black_box_images"] == unbroken.record["black_box_images"]
 
 
+@pytest.mark.usefixtures("short_head")
 def test_an_adaptation_that_is_done_already_asks_nothing(
     new_black_box: Callable[..., Any], dim_slices: Slices, tmp_path: Path
 ) -> None:

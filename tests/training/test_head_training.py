@@ -99,6 +99,7 @@ def _collect(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["click", "box"])
 @pytest.mark.parametrize("mistake", [too_wide, too_narrow], ids=["too wide", "too narrow"])
 def test_a_black_box_that_is_always_wrong_alike_is_mended(dim_slices: Slices, mistake: Mistake, kind: str) -> None:
@@ -152,6 +153,7 @@ def _pairs(seed: int) -> Batches:
     return Batches(pieces, load_encoder("statistics", ""))
 
 
+@pytest.mark.slow
 def test_of_several_patients_some_judge_and_a_head_that_helps_them_is_kept(dim_slices: Slices) -> None:
     black_box, batches = MistakenBlackBox(too_wide), _batches(dim_slices, patients=4)
     others = _batches(dim_slices, seed=1)
