@@ -39,7 +39,7 @@ def new_case(tmp_path: Path, new_phantom: Callable[..., Phantom]) -> Callable[..
 
 
 def test_slices_show_the_organ(new_case: Callable[..., Case]) -> None:
-    slices = labelled_slices(new_case(), side=64, most=24)
+    slices = labelled_slices(new_case(), side=64, max_slices=24)
     assert 3 <= len(slices) <= 12
     for piece in slices:
         assert piece.patient == "a"
@@ -87,9 +87,9 @@ def test_truth_and_image_lie_on_one_another_with_oblong_voxels(new_case: Callabl
 
 
 def test_a_label_without_the_organ(new_case: Callable[..., Case]) -> None:
-    with pytest.raises(InputError, match=r"one_label\.nii\.gz holds no voxel of value 4"):
+    with pytest.raises(InputError, match=r"one_label\.nii\.gz has no voxel of value 4"):
         labelled_slices(new_case(value=4), 64, 24)
-    with pytest.raises(InputError, match="holds no voxel of value 3"):
+    with pytest.raises(InputError, match="has no voxel of value 3"):
         labelled_slices(new_case(change=np.zeros_like), 64, 24)
 
 

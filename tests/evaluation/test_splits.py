@@ -204,7 +204,7 @@ def test_of_few_those_who_came_since_judge_in_turn(tmp_path: Path, count: int, k
 
 @pytest.mark.parametrize("count", range(2, MAX_CROSS_VALIDATED_SINGLE + 1))
 def test_of_few_pictures_a_quarter_judges_in_turn(count: int) -> None:
-    split = split_patients(PATIENTS[:count], most_few=MAX_CROSS_VALIDATED_SINGLE)
+    split = split_patients(PATIENTS[:count], max_cross_validated=MAX_CROSS_VALIDATED_SINGLE)
     assert (set(split.training), split.held_back) == (set(PATIENTS[:count]), ())
     assert len(split.folds) == min(count, MAX_CROSS_VALIDATED)
     judging = [patient for _, judges in split.folds for patient in judges]
@@ -215,7 +215,7 @@ def test_of_few_pictures_a_quarter_judges_in_turn(count: int) -> None:
 
 
 def test_of_more_pictures_three_at_least_are_held_back() -> None:
-    split = split_patients(PATIENTS[: MAX_CROSS_VALIDATED_SINGLE + 1], most_few=MAX_CROSS_VALIDATED_SINGLE)
+    split = split_patients(PATIENTS[: MAX_CROSS_VALIDATED_SINGLE + 1], max_cross_validated=MAX_CROSS_VALIDATED_SINGLE)
     assert len(split.held_back) == 3
 
 

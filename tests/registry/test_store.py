@@ -305,7 +305,7 @@ def test_a_disk_that_is_full_while_publishing_changes_nothing(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("baps.utils.atomic_write.os.replace", full)
-    with pytest.raises(BapsError, match="No space left.*served as before"):
+    with pytest.raises(BapsError, match="No space left.*is still served"):
         store.publish("spleen", second)
     with pytest.raises(BapsError, match="No space left"):
         store.withdraw("spleen")

@@ -51,7 +51,7 @@ def test_the_least_suffices_and_much_less_does_not(
     few = replace(settings, max_images=max(1, number // 2))
     with pytest.raises(InputError, match="max_images must be at least"):
         check_max_images(found, few)
-    with pytest.raises(InputError, match="are left for a training run"):
+    with pytest.raises(InputError, match="are left for the steps of a training run"):
         adapt(new_black_box(), slices, few)
 
 
