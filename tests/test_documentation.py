@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 from baps.adapters import old_records
 from baps.annotations import label_info
 from baps.cli import app
-from baps.server.access_policy import KINDS, find_policy
+from baps.server.access_policy import POLICIES, find_policy
 from baps.site.settings import OLD_NAMES, Settings
 from tests.support.paths import ROOT
 
@@ -234,8 +234,8 @@ def routes() -> list[tuple[str, str, str]]:
 def test_the_routes_page_has_every_route() -> None:
     kinds = [find_policy(*route) for route in routes()]
     assert None not in kinds, [route for route, kind in zip(routes(), kinds, strict=True) if kind is None]
-    missing = [kind for kind in KINDS if kind not in kinds]
-    assert {kind.meaning for kind in missing} <= {"fetch the image of a session", "look"}, missing
+    missing = [kind for kind in POLICIES if kind not in kinds]
+    assert {kind.action for kind in missing} <= {"fetch the image of a session", "look"}, missing
 
 
 def anchors(page: Path) -> set[str]:
