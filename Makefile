@@ -100,7 +100,8 @@ bench-archive: .venv/installed
 	@$(PY) -m benchmarks.performance.archive
 
 # Layers whose public functions have complete docstrings.
-DOCUMENTED := $(addprefix apps/baps_app/baps/,adapters blackbox imaging prompts site utils)
+DOCUMENTED := $(addprefix apps/baps_app/baps/,api.py adapters annotations blackbox evaluation fseft imaging inference io prompts \
+	registry site training utils)
 
 lint: .venv/installed
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy && .venv/bin/lint-imports && \

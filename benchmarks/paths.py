@@ -1,4 +1,4 @@
-"""Where benchmarks keep runs and figures, and the pages that show them."""
+"""Where benchmarks store runs and results, and the pages that show them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The real images beside the repository (``BAPS_REAL_DATA``), by domain and split. See the README there."""
+"""Load the real images beside the repository (``BAPS_REAL_DATA``), by domain and split. See the README there."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ ROOT = Path(os.environ.get("BAPS_REAL_DATA", Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Domain:
-    """One organ or object in one set: how many patients come first as train, then as validation, the rest as test."""
+    """One organ or object in one data set; the first patients are for training, the next for validation, the rest for
+    testing."""
 
     name: str
     folder: str
@@ -58,7 +59,7 @@ DOMAINS = [
 
 
 def cases(domain: Domain, split: str) -> list[Case]:
-    """The volumes of a split, see ``slices``; nobody has looked whether the organ is in them."""
+    """List the volumes of a split, see ``slices``; the organ may be missing in some."""
     folder = ROOT / domain.folder
     return [
         Case(path, folder / "labels" / path.name, domain.values[0], path.name.split(".")[0])
@@ -67,11 +68,11 @@ def cases(domain: Domain, split: str) -> list[Case]:
 
 
 def sha256_of_set(domain: Domain) -> str:
-    """Of the names and sizes of a set's volumes and labels: other patients, or other labels, are another set."""
+    """Hash the names and sizes of a set's volumes and labels, which change with its patients or labels."""
     folder = ROOT / domain.folder
     files = sorted(folder.rglob("*.nii.gz"))
-    said = [f"{path.relative_to(folder).as_posix()} {path.stat().st_size}" for path in files]
-    return hashlib.sha256("\n".join(said).encode()).hexdigest()
+    entries = [f"{path.relative_to(folder).as_posix()} {path.stat().st_size}" for path in files]
+    return hashlib.sha256("\n".join(entries).encode()).hexdigest()
 
 
 def _files(domain: Domain, split: str) -> list[Path]:
@@ -82,22 +83,22 @@ def _files(domain: Domain, split: str) -> list[Path]:
     return images[first:last]
 
 
-def slices(domain: Domain, split: str, side: int, most: int = 12) -> Iterator[list[LabelledSlice]]:
-    """The slices of each patient of a split (``train``, ``validation``, ``test``), a list a patient."""
+def slices(domain: Domain, split: str, side: int, max_slices: int = 12) -> Iterator[list[LabelledSlice]]:
+    """Load the slices of each patient of a split (``train``, ``validation``, ``test``), one list per patient."""
     folder = ROOT / domain.folder
     for path in _files(domain, split):
         if path.name.endswith(".nii.gz"):
             case = Case(path, folder / "labels" / path.name, domain.values[0], path.stem)
             try:
-                yield labelled_slices(case, side, most)
-            except InputError:  # This patient has no such organ, or one too small to click on.
+                yield labelled_slices(case, side, max_slices)
+            except InputError:  # The patient does not have the organ, or it is too small to click on.
                 continue
         else:
-            yield [_flat(path, folder, side)]
+            yield [_picture(path, folder, side)]
 
 
-def _flat(path: Path, folder: Path, side: int) -> LabelledSlice:
-    """A picture and all that is marked on it."""
+def _picture(path: Path, folder: Path, side: int) -> LabelledSlice:
+    """Load a picture and everything that is marked on it."""
     volume = read_volume(path)
     mask = path if path.suffix == ".npz" else folder / "masks" / f"{path.stem}.png"
     target, plane = read_labels(mask, volume) > 0, Plane(2, 0)

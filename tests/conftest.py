@@ -1,7 +1,8 @@
-"""Small synthetic volumes, labelled slices and a cheap black box, shared by all tests. Every seed is fixed."""
+"""Provide small synthetic volumes, labelled slices and a cheap black box to all tests. Every seed is fixed."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -18,6 +19,9 @@ from baps.imaging.windowing import Window
 from tests.support.brightness import BrightnessBlackBox
 from tests.support.faulty_server import FaultyServer, faulty_server
 from tests.support.marks import mark_by_fixtures, slow_first
+
+# A worker of xdist has a width of its own, which Rich's consoles would keep from their import on.
+os.environ.pop("COLUMNS", None)
 
 settings.register_profile(
     "baps",
@@ -44,13 +48,13 @@ def bundled() -> BlackBox:
 
 @pytest.fixture(scope="session")
 def new_black_box() -> Callable[..., BrightnessBlackBox]:
-    """Makes a cheap black box: ``new_black_box(batch_size=16, side=32)``."""
+    """Make a cheap black box: ``new_black_box(batch_size=16, side=32)``."""
     return BrightnessBlackBox
 
 
 @pytest.fixture
 def lively_head() -> OutputHead:
-    """Corrects every answer by much, and otherwise for another answer, image or click."""
+    """Make a head whose large corrections depend on the prediction, the image and the click."""
     made = OutputHead(3)
     with torch.no_grad():
         made.last.weight.copy_(10 * torch.randn(made.last.weight.shape, generator=torch.Generator().manual_seed(1)))
@@ -59,7 +63,7 @@ def lively_head() -> OutputHead:
 
 @pytest.fixture(scope="session")
 def new_phantom() -> Callable[..., tuple[Volume, NDArray[np.bool_]]]:
-    """Makes a volume with a bright ball in the middle, and the ball."""
+    """Make a volume with a bright ball in the centre, and the mask of the ball."""
 
     def make(
         shape: tuple[int, int, int] = (40, 36, 12),
@@ -83,7 +87,7 @@ def new_phantom() -> Callable[..., tuple[Volume, NDArray[np.bool_]]]:
 
 @pytest.fixture(scope="session")
 def dim_slices() -> Callable[..., dict[str, list[LabelledSlice]]]:
-    """Makes slices by patient; each patient's dim organ lies in a cell of its own of a grid of 2 x 4 cells."""
+    """Make slices by patient; each patient's dim organ lies in its own cell of a grid of 2 x 4 cells."""
 
     def make(patients: int, each: int = 4, side: int = 32, seed: int = 0) -> dict[str, list[LabelledSlice]]:
         random = np.random.default_rng(seed)
@@ -108,6 +112,6 @@ def dim_slices() -> Callable[..., dict[str, list[LabelledSlice]]]:
 
 @pytest.fixture
 def faulty() -> Iterator[FaultyServer]:
-    """A server of a remote model that answers as a test wants it to."""
+    """Run a server of a remote model with replies that a test chooses."""
     with faulty_server() as server:
         yield server

@@ -217,8 +217,8 @@ def test_environment_variables_are_read() -> None:
         assert not unknown, page.name
 
 
-def routes() -> list[tuple[str, str, str]]:
-    """Method, path and query of every request of the page of routes."""
+def routes() -> list[tuple[str, str, str, str, str]]:
+    """Method, path, query, role and audit of every request of the page of routes."""
     found = []
     for line in (DOCS / "reference" / "http-routes.md").read_text().splitlines():
         if not re.match(r"\| `(GET|POST|PUT|DELETE) ", line):
@@ -227,13 +227,18 @@ def routes() -> list[tuple[str, str, str]]:
         for words in re.findall(r"`([^`]+)`", line.split("|")[1]):
             method, _, rest = words.rpartition(" ") if " " in words else (method, "", words)
             path, _, query = rest.partition("?")
-            found.append((method, path.replace("...", "x"), query))
+            role, audit = (cell.strip() for cell in line.split("|")[3:5])
+            found.append((method, path.replace("...", "x"), query, role, audit))
     return found
 
 
 def test_the_routes_page_has_every_route() -> None:
-    kinds = [find_policy(*route) for route in routes()]
+    kinds = [find_policy(*route[:3]) for route in routes()]
     assert None not in kinds, [route for route, kind in zip(routes(), kinds, strict=True) if kind is None]
+    for (*route, role, audit), kind in zip(routes(), kinds, strict=True):
+        assert kind is not None
+        assert role == (kind.role.value if kind.role else "none"), route
+        assert "(" in audit or bool(audit) == kind.audited, route
     missing = [kind for kind in POLICIES if kind not in kinds]
     assert {kind.action for kind in missing} <= {"fetch the image of a session", "look"}, missing
 
@@ -273,6 +278,14 @@ def test_the_messages_to_troubleshoot_are_those_of_the_code() -> None:
         assert [part for part in parts if len(part) > 5], message
         for part in parts:
             assert any(part in text for text in texts), message
+
+
+def test_the_layers_of_the_architecture_are_those_that_lint_holds() -> None:
+    table = (DOCS / "explanation" / "architecture.md").read_text().split("## Two walks")[0]
+    rows = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    layers = [name.strip("/").removesuffix(".py") for row in rows for name in re.findall(r"`([\w./]+)`", row)]
+    contract = (ROOT / "pyproject.toml").read_text().split("layers = [")[1].split("]")[0]
+    assert layers == re.findall(r'"(\w+)"', contract)
 
 
 @pytest.mark.parametrize("name", ["json-keys.md", "adapter-file.md"])

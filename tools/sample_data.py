@@ -23,7 +23,14 @@ CT_CASES, MR_CASES = 11, 3
 
 
 def write_dicom(folder: Path, voxels: NDArray[np.int16], patient: str, seed: int) -> None:
-    """One CT series, a file a slice, in the phantom's geometry."""
+    """Write one CT series, one file per slice, with the geometry of the phantoms.
+
+    Args:
+        folder: path of the folder of the series.
+        voxels: voxels, (I, J, K).
+        patient: PatientID.
+        seed: seed of the UIDs.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     entropy = [f"baps sample {patient} {seed}"]
     study, series, frame = (
@@ -61,7 +68,14 @@ def write_dicom(folder: Path, voxels: NDArray[np.int16], patient: str, seed: int
 
 
 def generate(out: Path, seed: int = 0, ct_cases: int = CT_CASES, mr_cases: int = MR_CASES) -> None:
-    """Write the volumes, their labels and the DICOM series (of the first CT case) below a folder."""
+    """Write the volumes, their labels, and the first CT case as a DICOM series.
+
+    Args:
+        out: path of the folder to write to.
+        seed: seed of the phantoms.
+        ct_cases: number of CT volumes.
+        mr_cases: number of MR volumes.
+    """
     first, *_ = write_cases(out / "ct", "ct", ct_cases, seed)
     write_dicom(out / "dicom" / "ct_01", read_volume(first).voxels.astype(np.int16), "SAMPLE-CT-01", seed)
     list(write_cases(out / "mr", "mr", mr_cases, seed))

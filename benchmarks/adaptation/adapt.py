@@ -1,10 +1,9 @@
-"""Does adaptation help on real images, which way best, and at how many images? By domain, arm and seed.
+"""Compare methods of adaptation on real images, by domain, arm and seed.
 
 ``make bench-adapt`` runs every cell (domain, arm, seed) that has no file yet in ``benchmarks/runs/adapt``, prints
 tables and writes ``benchmarks/results/adapt.json``, the tables in ``docs/results/adaptation.md`` and the figure beside
-it. Each arm learns from the training and validation patients (it holds some of them back itself) and is measured on
-the test patients, by one click, with five sets of clicks. ``make bench-adapt QUICK=1`` is a form of ten minutes at
-most.
+it. Each arm is trained on the training and validation patients (it holds some of them back itself) and is measured on
+the test patients, from one click, with five sets of clicks. ``make bench-adapt QUICK=1`` takes at most ten minutes.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ console = Console(soft_wrap=True, highlight=False)
 
 @dataclass(frozen=True)
 class Cell:
-    """One run."""
+    """One run: a domain, an arm, a seed and a number of images."""
 
     domain: str
     arm: str
@@ -71,41 +70,41 @@ class Cell:
     max_images: int
 
     def file(self, folder: Path) -> Path:
-        """Where its result lies."""
+        """Return the file of its result."""
         name = "".join(c if c.isalnum() else "_" for c in self.domain)
         return folder / f"{name}-{self.arm}-{self.seed}-{self.max_images}.json"
 
 
 def cells(quick: bool, seeds: int, only: str, arms: str) -> list[Cell]:
-    """What there is to run, seed by seed and arm by arm, so that what is not finished says something too.
+    """List the runs, seed by seed and arm by arm, so that an unfinished benchmark is informative too.
 
-    The core domains with all arms and seeds, the others with few arms and one seed.
+    The core domains are run with all arms and seeds, the others with few arms and one seed.
     """
-    wanted = set(arms.split(",")) if arms else {*CORE_ARMS, *ONCE}
+    planned = set(arms.split(",")) if arms else {*CORE_ARMS, *ONCE}
     images = 1200 if quick else MAX_IMAGES
     named = [domain.name for domain in DOMAINS if only in domain.name]
     core, others = [n for n in named if n in CORE], [n for n in named if n not in CORE]
     if quick:
         core, others = [n for n in core if n in (CORE[0], CORE[2])], []
-        wanted &= set(_QUICK_ARMS)
-    found = [
+        planned &= set(_QUICK_ARMS)
+    result = [
         Cell(domain, arm, seed, images)
         for seed in range(1 if quick else seeds)
         for group, known in ((core, CORE_ARMS), ([] if seed else others, EVERYWHERE))
         for arm in known
         for domain in group
-        if arm in wanted
+        if arm in planned
     ]
-    return found + [Cell(CORE[0], arm, 0, images) for arm in ONCE if arm in wanted and not quick and CORE[0] in core]
+    return result + [Cell(CORE[0], arm, 0, images) for arm in ONCE if arm in planned and not quick and CORE[0] in core]
 
 
-def run(cell: Cell, kept: Path) -> tuple[Cell, dict[str, Any]]:
-    """One cell, in a process of its own."""
+def run(cell: Cell, cache: Path) -> tuple[Cell, dict[str, Any]]:
+    """Run one cell in its own process."""
     torch.set_num_threads(1)
     domain = next(d for d in DOMAINS if d.name == cell.domain)
     examiner = load_black_box()
     side = examiner.capabilities.input_size
-    training, test = _patients(domain, side, cell.seed, kept)
+    training, test = _patients(domain, side, cell.seed, cache)
     arena = Arena(load_black_box(), examiner, training, test, cell.seed, cell.max_images)
     begun = time.monotonic()
     black_box, adapter = {**CORE_ARMS, **ONCE}[cell.arm](arena)
@@ -126,12 +125,12 @@ def run(cell: Cell, kept: Path) -> tuple[Cell, dict[str, Any]]:
     }
 
 
-def _patients(domain: Domain, side: int, seed: int, kept: Path) -> tuple[dict[str, Any], list[Any]]:
-    """Those to learn from and those to be tested on; slices are drawn once and kept for the other runs.
+def _patients(domain: Domain, side: int, seed: int, cache: Path) -> tuple[dict[str, Any], list[Any]]:
+    """Load the patients to train on and those to test on; slices are loaded once and cached for the other runs.
 
-    A set of a few images without a split is split here: two thirds to learn from, by the seed.
+    A set of a few images without a split is split here: two thirds are for training, by the seed.
     """
-    file = kept / f"{DOMAINS.index(domain)}.pickle"
+    file = cache / f"{DOMAINS.index(domain)}.pickle"
     if not file.exists():
         training = {p[0].patient: p for part in ("train", "validation") for p in slices(domain, part, side, 24)}
         with atomic_write(file) as partial_file:
@@ -157,7 +156,7 @@ def main(
     publish: Annotated[bool, typer.Option(help="Write the tables into docs/results and the README.")] = False,
     figure: Annotated[Path, typer.Option(help="Dice against images.")] = PICTURES / "adapt.png",
 ) -> None:
-    """Run the bench."""
+    """Run the benchmark."""
     if not ROOT.is_dir():
         raise SystemExit(f"There are no real images at {ROOT}. Set BAPS_REAL_DATA to the folder that holds them.")
     if quick:
@@ -167,21 +166,21 @@ def main(
             runs.with_name("quick.png"),
         )
     runs.mkdir(parents=True, exist_ok=True)
-    wanted = cells(quick, seeds, only, arms)
-    todo = [] if report_only else [cell for cell in wanted if not cell.file(runs).exists()]
+    planned = cells(quick, seeds, only, arms)
+    pending = [] if report_only else [cell for cell in planned if not cell.file(runs).exists()]
     share = 0.4 if quick else 1.0
-    estimate = share * sum(_SECONDS.get(cell.arm, _USUAL) for cell in todo) / workers
-    console.print(f"{len(todo)} of {len(wanted)} runs to go, {workers} at once: some {estimate / 60:.0f} minutes.")
+    estimate = share * sum(_SECONDS.get(cell.arm, _USUAL) for cell in pending) / workers
+    console.print(f"{len(pending)} of {len(planned)} runs to go, {workers} at once: some {estimate / 60:.0f} minutes.")
     # A process for each run: nothing of one is left to the next. Threads that spin would slow each other down.
     os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
     context = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory() as kept, context.Pool(workers, maxtasksperchild=1) as pool:
-        for number, (cell, found) in enumerate(pool.imap_unordered(partial(run, kept=Path(kept)), todo), start=1):
+    with tempfile.TemporaryDirectory() as cache, context.Pool(workers, maxtasksperchild=1) as pool:
+        for number, (cell, result) in enumerate(pool.imap_unordered(partial(run, cache=Path(cache)), pending), start=1):
             with atomic_write(cell.file(runs)) as file:
-                file.write_text(json.dumps(found, indent=1))
-            dice = sum(found["by_patient"]) / len(found["by_patient"])
-            console.print(f"{number}/{len(todo)} {cell.domain}, {cell.arm}, seed {cell.seed}: {dice:.3f}")
-    done = [json.loads(cell.file(runs).read_text()) for cell in wanted if cell.file(runs).exists()]
+                file.write_text(json.dumps(result, indent=1))
+            dice = sum(result["by_patient"]) / len(result["by_patient"])
+            console.print(f"{number}/{len(pending)} {cell.domain}, {cell.arm}, seed {cell.seed}: {dice:.3f}")
+    done = [json.loads(cell.file(runs).read_text()) for cell in planned if cell.file(runs).exists()]
     summary = summarise(done)
     for line in all_tables(summary):
         print(line)

@@ -1,4 +1,4 @@
-"""The ways to adapt that ``benchmarks/adaptation/adapt.py`` compares. Each is a function of an ``Arena``."""
+"""The arms that ``benchmarks/adaptation/adapt.py`` compares. Each is a function of an ``Arena``."""
 
 from __future__ import annotations
 
@@ -39,22 +39,22 @@ _WATCHED_SETS = 2
 _CORRECTED_SLICES = 6
 _SEED = 1000
 WINDOWS = [(low, high) for low in (0.0, 0.15, 0.3) for high in (0.6, 0.8, 1.0)]
-"""Of the range of grey levels."""
+"""Windows as shares of the range of grey levels."""
 
 
 @dataclass
 class Arena:
-    """What an arm works on, and what it leaves.
+    """The input and output of an arm.
 
     Attributes:
-        black_box: asked by the arm alone.
-        examiner: the same model, asked on the test patients; those images are nobody's cost.
-        training: slices of each patient to learn from and to hold back.
+        black_box: the model that the arm queries.
+        examiner: the same model for the test patients; its images are not counted.
+        training: slices of each patient to train on and to hold back.
         test: slices of each test patient.
-        seed: of the run.
-        max_images: black-box images in all.
-        curve: (images, Dice on a part of the test slices) while it trained.
-        notes: what else it says.
+        seed: seed of the run.
+        max_images: maximum number of black-box images.
+        curve: (images, Dice on a part of the test slices) during training.
+        notes: further results.
     """
 
     black_box: BlackBox
@@ -67,67 +67,73 @@ class Arena:
     notes: dict[str, object] = field(default_factory=dict)
 
     def watch(self, images: int, adapter: Adapter) -> None:
-        """Note how good an adapter is after so many images."""
-        shown = [evenly_spaced(patient, _WATCHED_SLICES) for patient in self.test]
-        self.curve.append((images, float(np.mean(score(self.examiner, adapter, shown, _WATCHED_SETS)))))
+        """Record the Dice of an adapter after a number of images."""
+        watched = [evenly_spaced(patient, _WATCHED_SLICES) for patient in self.test]
+        self.curve.append((images, float(np.mean(score(self.examiner, adapter, watched, _WATCHED_SETS)))))
 
     @property
     def labelled(self) -> list[LabelledSlice]:
-        """All slices of those who are trained on where some are held back."""
-        return [piece for patient in split_patients(self.training).training for piece in self.training[patient]]
+        """All slices of the patients that are trained on if some are held back."""
+        return [
+            labelled_slice
+            for patient in split_patients(self.training).training
+            for labelled_slice in self.training[patient]
+        ]
 
 
 def score(
     black_box: BlackBox, adapter: Adapter | None, patients: Sequence[Sequence[LabelledSlice]], sets: int = CLICK_SETS
 ) -> list[float]:
-    """Dice of each patient by one click."""
-    return [float(score_slices(black_box, adapter, pieces, "click", _SEED, sets).mean()) for pieces in patients]
+    """Compute the Dice of each patient from one click."""
+    return [float(score_slices(black_box, adapter, slices, "click", _SEED, sets).mean()) for slices in patients]
 
 
 def score_corrections(
     black_box: BlackBox, adapter: Adapter | None, patients: Sequence[Sequence[LabelledSlice]], kind: str
 ) -> dict[str, object]:
-    """Dice by number of prompts, on up to six slices a patient, with two sets of clicks: see ``InteractiveScores``."""
-    found = []
-    for pieces in patients:
+    """Compute the Dice by number of prompts, on up to six slices per patient, with two sets of clicks; see
+    ``InteractiveScores``."""
+    by_patient = []
+    for slices in patients:
         scores = []
-        for row, piece in enumerate(evenly_spaced(pieces, _CORRECTED_SLICES)):
-            segment = build_segment_function(black_box, adapter, piece.image)
-            randoms = [np.random.default_rng([_SEED, 31, n, row]) for n in range(_WATCHED_SETS)]
+        for row, labelled_slice in enumerate(evenly_spaced(slices, _CORRECTED_SLICES)):
+            segment = build_segment_function(black_box, adapter, labelled_slice.image)
+            generators = [np.random.default_rng([_SEED, 31, n, row]) for n in range(_WATCHED_SETS)]
 
             def masks(prompts: Sequence[Prompt], segment: SegmentFunction = segment) -> list[NDArray[np.bool_]]:
                 return [probability > 0.5 for probability in segment(prompts)]
 
-            scores.append(simulate_corrections(masks, piece.target, kind, MAX_CLICKS, randoms))
-        found.append([np.array(scores)])
-    return asdict(summarise_corrections(found))
+            scores.append(simulate_corrections(masks, labelled_slice.target, kind, MAX_CLICKS, generators))
+        by_patient.append([np.array(scores)])
+    return asdict(summarise_corrections(by_patient))
 
 
-Found = tuple[BlackBox, Adapter | None]
-"""What to ask on the test patients, and through which adapter."""
+Outcome = tuple[BlackBox, Adapter | None]
+"""The model and the adapter to use on the test patients."""
 
 
-def zero_shot(arena: Arena) -> Found:
+def zero_shot(arena: Arena) -> Outcome:
+    """The unadapted model."""
     return arena.examiner, None
 
 
-def window(arena: Arena) -> Found:
+def window(arena: Arena) -> Outcome:
     """The best of nine windows, chosen on the labelled slices."""
-    pieces = evenly_spaced(arena.labelled, arena.max_images // len(WINDOWS))
+    slices = evenly_spaced(arena.labelled, arena.max_images // len(WINDOWS))
     scores = [
-        score_slices(arena.black_box, _window(*limits), pieces, "click", arena.seed, 1).mean() for limits in WINDOWS
+        score_slices(arena.black_box, _window(*limits), slices, "click", arena.seed, 1).mean() for limits in WINDOWS
     ]
     best = WINDOWS[int(np.argmax(scores))]
     arena.notes["window"] = best
     return arena.examiner, _window(*best)
 
 
-def crop(arena: Arena) -> Found:
-    """A crop around the click, of the best of three sizes."""
-    pieces = evenly_spaced(arena.labelled, arena.max_images // 3)
+def crop(arena: Arena) -> Outcome:
+    """A crop around the click, with the best of three sizes."""
+    slices = evenly_spaced(arena.labelled, arena.max_images // 3)
     shares = (0.4, 0.6, 0.8)
     scores = [
-        score_slices(CropAroundClick(arena.black_box, share), None, pieces, "click", arena.seed, 1).mean()
+        score_slices(CropAroundClick(arena.black_box, share), None, slices, "click", arena.seed, 1).mean()
         for share in shares
     ]
     best = shares[int(np.argmax(scores))]
@@ -135,102 +141,102 @@ def crop(arena: Arena) -> Found:
     return CropAroundClick(arena.examiner, best), None
 
 
-def best_of_several(arena: Arena) -> Found:
-    """The best of the model's three masks by its own predicted IoU."""
+def best_of_several(arena: Arena) -> Outcome:
+    """The mask with the highest predicted IoU of the model's three masks."""
     return SamBlackBox(bundled_network()[0], "bundled", best_of_several=True), None
 
 
-def constant_1(arena: Arena) -> Found:
+def constant_1(arena: Arena) -> Outcome:
     """Brightness: one number for all images."""
     settings = _settings(arena, zoom="none", head="none", correction_ratio=0)
     stepper = PromptSpaceStepper(replace(settings, learning_rate=IMAGE_LR_DIVISOR * settings.learning_rate))
     return _train(arena, settings, _Brightness(), stepper)
 
 
-def constant_12(arena: Arena) -> Found:
-    """One set of 12 coefficients for all images, learned from first clicks alone, as it is measured."""
+def constant_12(arena: Arena) -> Outcome:
+    """One set of 12 coefficients for all images, trained on first clicks only, as it is measured."""
     return _train(arena, _settings(arena, zoom="none", head="none", correction_ratio=0), _constant())
 
 
-def cma_es(arena: Arena) -> Found:
-    """The same 12 by CMA-ES."""
+def cma_es(arena: Arena) -> Outcome:
+    """The same 12 coefficients with CMA-ES."""
     settings = _settings(arena, zoom="none", head="none", correction_ratio=0)
     return _train(arena, settings, _constant(), CmaEsStepper(arena.seed))
 
 
-def spsa_gc_published(arena: Arena) -> Found:
-    """The published decoder, click and optimiser, changes of less than a grey level included."""
+def spsa_gc_published(arena: Arena) -> Outcome:
+    """The published decoder, click and optimiser, including changes of less than a grey level."""
     return _train(arena, _published(arena), stepper=SpsaGcStepper(visible=False))
 
 
-def spsa_gc_mended(arena: Arena) -> Found:
-    """The same with changes that can be seen."""
+def spsa_gc_fixed(arena: Arena) -> Outcome:
+    """The same with fixes: changes are kept visible."""
     return _train(arena, _published(arena))
 
 
-def spsa_gc_80000(arena: Arena) -> Found:
-    """The same at its published number of images."""
-    return spsa_gc_mended(replace(arena, max_images=80_000, curve=arena.curve, notes=arena.notes))
+def spsa_gc_80000(arena: Arena) -> Outcome:
+    """The same with the published number of images."""
+    return spsa_gc_fixed(replace(arena, max_images=80_000, curve=arena.curve, notes=arena.notes))
 
 
-def prompt_space(arena: Arena) -> Found:
-    """Our visual prompt alone."""
+def prompt_space(arena: Arena) -> Outcome:
+    """Our visual prompt only."""
     return _train(arena, _settings(arena, zoom="none", head="none"))
 
 
-def prompt_space_by_click(arena: Arena) -> Found:
-    """Our visual prompt alone, depending on the click."""
+def prompt_space_by_click(arena: Arena) -> Outcome:
+    """Our visual prompt only, conditioned on the click."""
     return _train(arena, _settings(arena, zoom="none", head="none", condition="click"))
 
 
-def zoom(arena: Arena) -> Found:
-    """The chosen zoom alone."""
-    return _train(arena, _settings(arena, head="none"), _constant(), _Still())
+def zoom(arena: Arena) -> Outcome:
+    """The chosen zoom only."""
+    return _train(arena, _settings(arena, head="none"), _constant(), _NoStepper())
 
 
-def zoom_and_prompt_space(arena: Arena) -> Found:
+def zoom_and_prompt_space(arena: Arena) -> Outcome:
     """The zoom and our visual prompt, without a head."""
     return _train(arena, _settings(arena, head="none"))
 
 
-def zoom_and_white_box(arena: Arena) -> Found:
-    """The same by exact gradients."""
+def zoom_and_white_box(arena: Arena) -> Outcome:
+    """The same with exact gradients."""
     settings = _settings(arena, head="none")
     return _train(arena, settings, stepper=WhiteBoxStepper(settings))
 
 
-def head_without_zoom(arena: Arena) -> Found:
+def head_without_zoom(arena: Arena) -> Outcome:
     """Our visual prompt and the head, without a zoom: one encoding serves every click of a slice."""
     return _adapt(arena, _settings(arena, zoom="none"))
 
 
-def white_box(arena: Arena) -> Found:
-    """The same decoder by exact gradients: the bound that no black box reaches."""
+def white_box(arena: Arena) -> Outcome:
+    """The same decoder with exact gradients: an upper bound for black-box methods."""
     settings = _settings(arena, zoom="none", head="none")
     return _train(arena, settings, stepper=WhiteBoxStepper(settings))
 
 
-def head_alone(arena: Arena) -> Found:
+def head_alone(arena: Arena) -> Outcome:
     """The output-side head without a visual prompt."""
-    return _train(arena, _settings(arena, zoom="none"), _constant(), _Still())
+    return _train(arena, _settings(arena, zoom="none"), _constant(), _NoStepper())
 
 
-def default(arena: Arena) -> Found:
-    """What ``baps adapt`` does, check included."""
+def default(arena: Arena) -> Outcome:
+    """What ``baps adapt`` does, including the evaluation."""
     return _adapt(arena, _settings(arena))
 
 
-def default_hard_masks(arena: Arena) -> Found:
-    """The same with a model that answers masks alone."""
-    poorer = replace(arena, black_box=HardMasks(arena.black_box), examiner=HardMasks(arena.examiner))
-    return _adapt(poorer, _settings(arena))
+def default_hard_masks(arena: Arena) -> Outcome:
+    """The same with a model that returns masks without probabilities."""
+    hard = replace(arena, black_box=HardMasks(arena.black_box), examiner=HardMasks(arena.examiner))
+    return _adapt(hard, _settings(arena))
 
 
-def _volumes(count: int) -> Callable[[Arena], Found]:
-    def from_few(arena: Arena) -> Found:
+def _volumes(count: int) -> Callable[[Arena], Outcome]:
+    def from_few(arena: Arena) -> Outcome:
         order = np.random.default_rng([arena.seed, 77]).permutation(sorted(arena.training))
-        few = {str(patient): arena.training[str(patient)] for patient in order[:count]}
-        return _adapt(replace(arena, training=few, curve=arena.curve, notes=arena.notes), _settings(arena))
+        chosen = {str(patient): arena.training[str(patient)] for patient in order[:count]}
+        return _adapt(replace(arena, training=chosen, curve=arena.curve, notes=arena.notes), _settings(arena))
 
     from_few.__doc__ = f"The default, from {count} labelled patients."
     return from_few
@@ -238,12 +244,12 @@ def _volumes(count: int) -> Callable[[Arena], Found]:
 
 CHEAP = {"zero_shot": zero_shot, "window": window, "crop": crop, "best_of_several": best_of_several}
 EVERYWHERE = {"zero_shot": zero_shot, "zoom_and_white_box": zoom_and_white_box, "default": default}
-CORE: dict[str, Callable[[Arena], Found]] = {
+CORE: dict[str, Callable[[Arena], Outcome]] = {
     **CHEAP,
     "zoom": zoom,
     "default": default,
     "zoom_and_white_box": zoom_and_white_box,
-    "spsa_gc_mended": spsa_gc_mended,
+    "spsa_gc_mended": spsa_gc_fixed,
     "spsa_gc_published": spsa_gc_published,
     "default_1_volume": _volumes(1),
     "default_3_volumes": _volumes(3),
@@ -259,7 +265,7 @@ CORE: dict[str, Callable[[Arena], Found]] = {
     "head_alone": head_alone,
     "white_box": white_box,
 }
-"""The most telling first: the bench runs them in this order."""
+"""Arms in the order in which they are run, the most informative first."""
 
 ONCE = {"spsa_gc_80000": spsa_gc_80000}
 
@@ -280,16 +286,16 @@ def _settings(arena: Arena, **other: object) -> AdaptationSettings:
     return replace(AdaptationSettings(max_images=arena.max_images, seed=arena.seed), **other)  # type: ignore[arg-type]
 
 
-def _adapt(arena: Arena, settings: AdaptationSettings) -> Found:
-    made = adapt(arena.black_box, arena.training, settings, callback=arena.watch)
-    arena.notes["zoom"] = made.adapter.zoom
-    arena.notes["without_head"] = float(np.mean(score(arena.examiner, replace(made.adapter, head=None), arena.test)))
-    arena.notes["status"] = made.acceptance.status
-    arena.notes["verdict"] = made.acceptance.comparison.record() if made.acceptance.comparison else None
-    if made.acceptance.status == "rejected":  # Then the model as it is goes on serving.
-        arena.notes["rejected"] = float(np.mean(score(arena.examiner, made.adapter, arena.test)))
+def _adapt(arena: Arena, settings: AdaptationSettings) -> Outcome:
+    result = adapt(arena.black_box, arena.training, settings, callback=arena.watch)
+    arena.notes["zoom"] = result.adapter.zoom
+    arena.notes["without_head"] = float(np.mean(score(arena.examiner, replace(result.adapter, head=None), arena.test)))
+    arena.notes["status"] = result.acceptance.status
+    arena.notes["verdict"] = result.acceptance.comparison.record() if result.acceptance.comparison else None
+    if result.acceptance.status == "rejected":  # The unadapted model is still served.
+        arena.notes["rejected"] = float(np.mean(score(arena.examiner, result.adapter, arena.test)))
         return arena.examiner, None
-    return arena.examiner, made.adapter
+    return arena.examiner, result.adapter
 
 
 def _train(
@@ -297,7 +303,7 @@ def _train(
     settings: AdaptationSettings,
     visual_prompt: VisualPrompt | None = None,
     stepper: Stepper | None = None,
-) -> Found:
+) -> Outcome:
     adapter, _ = train(
         arena.black_box, arena.labelled, settings, arena.max_images,
         callback=arena.watch, visual_prompt=visual_prompt, stepper=stepper,
@@ -309,23 +315,23 @@ def _train(
 def _window(low: float, high: float) -> Adapter:
     """(I - low) / (high - low) in our basis."""
     slope = 1 / (high - low)
-    made = _constant()
+    result = _constant()
     with torch.no_grad():
-        code = made.head.bias.view(3, 4)
+        code = result.head.bias.view(3, 4)
         code[:, 0], code[:, 1] = (slope - 1) / 2 - slope * low, (slope - 1) / 2
-    return Adapter(made)
+    return Adapter(result)
 
 
 def _constant() -> BasisVisualPrompt:
-    """One set of 12 coefficients: the body is cut off."""
-    made = BasisVisualPrompt(ImageStatistics())
-    for name, value in made.named_parameters():
+    """One set of 12 coefficients, without the part that depends on the image."""
+    result = BasisVisualPrompt(ImageStatistics())
+    for name, value in result.named_parameters():
         value.requires_grad_(name == "head.bias")
-    return made
+    return result
 
 
 class _Brightness(BasisVisualPrompt):
-    """One coefficient, of the function 1, for all images and colours."""
+    """One coefficient, of the constant function, for all images and colours."""
 
     def __init__(self) -> None:
         super().__init__(ImageStatistics())
@@ -339,8 +345,8 @@ class _Brightness(BasisVisualPrompt):
         return code
 
 
-class _Still(Stepper):
-    """Asks nothing and moves nothing."""
+class _NoStepper(Stepper):
+    """Query nothing and update nothing."""
 
     batch_size, queries_per_slice = 1000, 1
 

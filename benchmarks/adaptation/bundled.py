@@ -1,4 +1,4 @@
-"""How good is the bundled model as it is? Dice on real images of kinds it never saw, by click and by box.
+"""Evaluate the unadapted bundled model: Dice on real images of kinds that it was not trained on, by click and by box.
 
 ``python -m benchmarks.adaptation.bundled`` prints a table and writes ``benchmarks/results/bundled.json``.
 """
@@ -24,8 +24,8 @@ def main(
     split: Annotated[str, typer.Option(help="train, validation or test")] = "test",
     weights: Annotated[Path | None, typer.Option(help="Other weights than the bundled ones.")] = None,
     out: Annotated[Path | None, typer.Option()] = RESULTS / "bundled.json",
-    most: Annotated[int, typer.Option(help="Slices of a volume at the most.")] = 12,
-    patients: Annotated[int, typer.Option(help="Patients of a domain at the most.")] = 1000,
+    max_slices: Annotated[int, typer.Option(help="Maximum number of slices per volume.")] = 12,
+    patients: Annotated[int, typer.Option(help="Maximum number of patients per domain.")] = 1000,
     click_sets: int = 5,
     only: str = "",
 ) -> None:
@@ -40,7 +40,7 @@ def main(
         if only not in domain.name:
             continue
         # Sets of few images have no training split; all of them are test images.
-        cases = list(slices(domain, split, side, most))[:patients]
+        cases = list(slices(domain, split, side, max_slices))[:patients]
         if not cases:
             continue
         row: dict[str, float] = {"patients": len(cases), "slices": sum(map(len, cases))}

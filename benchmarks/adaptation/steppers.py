@@ -1,4 +1,4 @@
-"""Ways to train a visual prompt that are only compared with: CMA-ES, and backpropagation through the model itself."""
+"""Steppers for comparison only: CMA-ES, and backpropagation through the model itself."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from baps.training.settings import AdaptationSettings
 from baps.training.steps import GetOrQuery, PromptSpaceStepper, Stepper, query_black_box
 
 
-def trained(visual_prompt: VisualPrompt) -> list[torch.nn.Parameter]:
-    """The weights that may move."""
+def trainable_parameters(visual_prompt: VisualPrompt) -> list[torch.nn.Parameter]:
+    """Return the weights that are trained."""
     return [value for value in visual_prompt.parameters() if value.requires_grad]
 
 
 class CmaEsStepper(Stepper):
-    """CMA-ES (Hansen; the package ``cma``) on the weights that may move: a generation a step, on the same slices."""
+    """CMA-ES (Hansen; the package ``cma``) on the trained weights: one generation per step, on the same slices."""
 
     batch_size = 8
 
@@ -36,7 +36,7 @@ class CmaEsStepper(Stepper):
 
     def start(self, visual_prompt: VisualPrompt, steps: int) -> None:
         self.visual_prompt = visual_prompt
-        first = parameters_to_vector(trained(visual_prompt)).detach().numpy()
+        first = parameters_to_vector(trainable_parameters(visual_prompt)).detach().numpy()
         options = {"popsize": self.queries_per_slice, "seed": self.seed + 1, "verbose": -9, "maxiter": steps + 1}
         self.search = cma.CMAEvolutionStrategy(first, self.spread, options)
 
@@ -44,28 +44,28 @@ class CmaEsStepper(Stepper):
     def step(self, black_box: BlackBox, batch: Batch, generator: torch.Generator, get_or_query: GetOrQuery) -> None:
         candidates = self.search.ask()
 
-        def asked() -> list[float]:
+        def query() -> list[float]:
             codes = []
             for candidate in candidates:
-                self._take(candidate)
+                self._set_weights(candidate)
                 codes.append(self.visual_prompt(batch.features, batch.prompts, batch.images.shape[-1]))
-            changed = self.visual_prompt.apply_code(batch.images, torch.cat(codes))
-            answers = query_black_box(black_box, changed, batch.prompts * len(candidates))
+            images = self.visual_prompt.apply_code(batch.images, torch.cat(codes))
+            answers = query_black_box(black_box, images, batch.prompts * len(candidates))
             target = batch.target.repeat(len(candidates), 1, 1)
-            found: list[float] = image_losses(answers, target).view(len(candidates), -1).mean(1).tolist()
-            return found
+            losses: list[float] = image_losses(answers, target).view(len(candidates), -1).mean(1).tolist()
+            return losses
 
-        self.search.tell(candidates, get_or_query(asked))
-        self._take(self.search.result.xfavorite)  # The mean of the distribution.
+        self.search.tell(candidates, get_or_query(query))
+        self._set_weights(self.search.result.xfavorite)  # The mean of the distribution.
 
-    def _take(self, weights: NDArray[np.float64]) -> None:
-        vector_to_parameters(torch.from_numpy(weights).float(), trained(self.visual_prompt))
+    def _set_weights(self, weights: NDArray[np.float64]) -> None:
+        vector_to_parameters(torch.from_numpy(weights).float(), trainable_parameters(self.visual_prompt))
 
 
 class WhiteBoxStepper(PromptSpaceStepper):
-    """Exact gradients through the bundled model: what no black box allows, as a bound. Rounding is left out.
+    """Exact gradients through the bundled model, which no black box allows: an upper bound. Rounding is omitted.
 
-    It asks nothing, and makes as many steps as prompt-space optimisation does.
+    It queries nothing, and makes as many steps as prompt-space optimisation does.
     """
 
     def __init__(self, settings: AdaptationSettings) -> None:
@@ -74,23 +74,25 @@ class WhiteBoxStepper(PromptSpaceStepper):
 
     def step(self, black_box: BlackBox, batch: Batch, generator: torch.Generator, get_or_query: GetOrQuery) -> None:
         code = self.visual_prompt(batch.features, batch.prompts, batch.images.shape[-1])
-        changed = self.visual_prompt.apply_unrounded(batch.images, code).clamp(0, 255)
-        self.descend(image_losses(self._answer(changed, batch.prompts), batch.target).mean())
+        images = self.visual_prompt.apply_unrounded(batch.images, code).clamp(0, 255)
+        self.descend(image_losses(self._segment(images, batch.prompts), batch.target).mean())
 
-    def _answer(self, images: torch.Tensor, prompts: Sequence[Prompt]) -> torch.Tensor:
-        """Probabilities (B, S, S) with a graph, for images of the model's own size and clicks; as many as one another
-        are decoded together, as ``SamBlackBox`` does."""
+    def _segment(self, images: torch.Tensor, prompts: Sequence[Prompt]) -> torch.Tensor:
+        """Compute probabilities (B, S, S) with a graph, for images of the model's own size and clicks.
+
+        Prompts with the same number of clicks are decoded together, as ``SamBlackBox`` does.
+        """
         embeddings = self.model.image_encoder(self.model.preprocess(images))
         position = self.model.prompt_encoder.get_dense_pe()
         clicks = [[*prompt.positive, *prompt.negative] for prompt in prompts]
-        found: dict[int, torch.Tensor] = {}
+        losses: dict[int, torch.Tensor] = {}
         for count in {len(places) for places in clicks}:
             rows = [row for row, places in enumerate(clicks) if len(places) == count]
             where = torch.tensor([clicks[row] for row in rows])
             signs = torch.tensor([[n < len(prompts[row].positive) for n in range(count)] for row in rows]).int()
             sparse, dense = self.model.prompt_encoder((where, signs), None, None)
             masks, _ = decode_masks(self.model.mask_decoder, embeddings[rows], position, sparse, dense)
-            found.update(zip(rows, masks[:, :1], strict=True))
+            losses.update(zip(rows, masks[:, :1], strict=True))
         size = (images.shape[-2], images.shape[-1])
-        low = torch.stack([found[row] for row in range(len(prompts))])
+        low = torch.stack([losses[row] for row in range(len(prompts))])
         return self.model.postprocess_masks(low, size, size)[:, 0].sigmoid()

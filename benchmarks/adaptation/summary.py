@@ -1,4 +1,4 @@
-"""From the runs of ``benchmarks/adaptation/adapt.py`` to its tables and its figure."""
+"""Convert the runs of ``benchmarks/adaptation/adapt.py`` to tables and a figure."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ _DRAWN = ("cma_es", "spsa_gc_published", "spsa_gc_mended", "prompt_space", "defa
 
 
 def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Of each domain and arm, over seeds.
+    """Summarise each domain and arm over seeds.
 
-    ``gain`` is over zero-shot on the same test patients with the same clicks, ``gain_std`` its spread over seeds and
-    ``gain_std_patients`` over test patients (mean of the seeds). ``images_to_90`` is after how many images an arm first
-    has nine tenths of the best gain of any arm of its domain that asks the black box 4,000 images at the most, on the
-    watched test slices; None where it never has. ``white_box_share`` is its gain over that of the same zoom and decoder
-    trained by exact gradients. ``refused`` are the Dices of candidates that the check kept from being served; the row
-    then counts the model as it is.
+    ``gain`` is relative to zero-shot on the same test patients with the same clicks, ``gain_std`` its standard
+    deviation over seeds and ``gain_std_patients`` over test patients (mean of the seeds). ``images_to_90`` is the
+    number of images after which an arm first reaches nine tenths of the best gain of any arm of its domain with at most
+    4,000 black-box images, on the watched test slices; None if it never does. ``white_box_share`` is its gain as a
+    share of the gain of the same zoom and decoder trained with exact gradients. ``rejected`` lists the Dice of
+    candidates that were rejected; the row then counts the unadapted model.
     """
     rows = []
     for domain in dict.fromkeys(run["domain"] for run in runs):
-        here = [run for run in runs if run["domain"] == domain]
-        zero = {run["seed"]: np.array(run["by_patient"]) for run in here if run["arm"] == "zero_shot"}
-        here = [run for run in here if run["seed"] in zero]
-        bound = [_gain(run, zero).mean() for run in here if run["arm"] == "zoom_and_white_box"]
-        target = _target(here)
-        for arm in dict.fromkeys(run["arm"] for run in here):
-            of_arm = [run for run in here if run["arm"] == arm]
+        domain_runs = [run for run in runs if run["domain"] == domain]
+        zero = {run["seed"]: np.array(run["by_patient"]) for run in domain_runs if run["arm"] == "zero_shot"}
+        domain_runs = [run for run in domain_runs if run["seed"] in zero]
+        bound = [_gain(run, zero).mean() for run in domain_runs if run["arm"] == "zoom_and_white_box"]
+        target = _target(domain_runs)
+        for arm in dict.fromkeys(run["arm"] for run in domain_runs):
+            of_arm = [run for run in domain_runs if run["arm"] == arm]
             gains = [_gain(run, zero) for run in of_arm]
             means = [float(gain.mean()) for gain in gains]
             reached = [images for run in of_arm if (images := _reached(run["curve"], target)) is not None]
@@ -68,7 +68,7 @@ def _gain(run: Run, zero: Mapping[int, NDArray[np.float64]]) -> NDArray[np.float
 
 
 def _corrected(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
-    """Means over seeds of what ``score_corrections`` gave, by the kind of first prompt."""
+    """Average the results of ``score_corrections`` over seeds, by the kind of first prompt."""
     return {
         kind: {
             name: np.mean([run["corrected"][kind][name] for run in runs], axis=0).tolist()
@@ -79,7 +79,7 @@ def _corrected(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
 
 
 def _target(runs: Sequence[Run]) -> float:
-    """Nine tenths of the way from the first to the best watched Dice of a black-box arm."""
+    """Compute nine tenths of the way from the first to the best watched Dice of a black-box arm."""
     curves = [
         run["curve"] for run in runs if run["curve"] and run["max_images"] <= 4000 and "white_box" not in run["arm"]
     ]
@@ -98,19 +98,19 @@ def _reached(curve: Sequence[tuple[int, float]], target: float) -> int | None:
 
 
 def all_tables(summary: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Lines of Markdown: a table of each domain with many arms, one of the other domains, and of corrective clicks."""
+    """Format Markdown tables of each domain with many arms, of the other domains, and of corrective clicks."""
     lines, others, many = [], [], []
     for domain in dict.fromkeys(row["domain"] for row in summary):
         rows = [row for row in summary if row["domain"] == domain]
         if {row["arm"] for row in rows} <= set(EVERYWHERE):
             others.append({row["arm"]: row for row in rows})
         else:
-            lines += [*_of_domain(rows), ""]
+            lines += [*_domain_table(rows), ""]
             many += rows
-    return [*lines, *_of_others(others), "", *_of_corrections(many)]
+    return [*lines, *_other_domains_table(others), "", *_corrections_table(many)]
 
 
-def _of_domain(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _domain_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [
         f"**{rows[0]['domain']}** ({rows[0]['test_patients']} test patients)",
         "",
@@ -122,14 +122,14 @@ def _of_domain(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         reached = "" if row["images_to_90"] is None else f"{row['images_to_90']:,.0f}"
         share = "" if row["white_box_share"] is None else f"{100 * row['white_box_share']:.0f} %"
         lines.append(
-            f"| {row['arm']}{_refused(row)} | {row['seeds']} | {row['dice']:.3f} | "
+            f"| {row['arm']}{_rejected_dice(row)} | {row['seeds']} | {row['dice']:.3f} | "
             f"{row['gain']:+.3f} ± {row['gain_std']:.3f} | {row['gain_std_patients']:.3f} | "
             f"{row['images']:,.0f} | {reached} | {share} | {row['seconds']:.0f} |"
         )
     return lines
 
 
-def _of_others(domains: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[str]:
+def _other_domains_table(domains: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[str]:
     lines = [
         "Other domains (those with few images only check the transfer):",
         "",
@@ -144,18 +144,18 @@ def _of_others(domains: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[str]:
         share = "" if row["white_box_share"] is None else f"{100 * row['white_box_share']:.0f} %"
         lines.append(
             f"| {row['domain']} | {row['test_patients']} | {row['seeds']} | {zero['dice']:.3f} | "
-            f"{row['dice']:.3f}{_refused(row)} | {gain} | {white} | {share} |"
+            f"{row['dice']:.3f}{_rejected_dice(row)} | {gain} | {white} | {share} |"
         )
     return lines
 
 
-def _refused(row: Mapping[str, Any]) -> str:
-    """What the check kept from being served, with its Dice on the test patients."""
+def _rejected_dice(row: Mapping[str, Any]) -> str:
+    """Format the Dice of rejected candidates on the test patients."""
     dice = ", ".join(f"{value:.3f}" for value in row["rejected"])
     return f" (refused: {dice})" if dice else ""
 
 
-def _of_corrections(summary: Sequence[Mapping[str, Any]]) -> list[str]:
+def _corrections_table(summary: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [
         "Corrective clicks (Dice after this many prompts; prompts until Dice 0.85, ten where it is never reached):",
         "",
@@ -171,7 +171,7 @@ def _of_corrections(summary: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def headline(summary: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Lines of Markdown: the default against the model as it is, where corrective clicks were measured too."""
+    """Format a Markdown table of the default against the unadapted model, for domains with corrective clicks."""
     lines = [
         "| images | test patients | one click: unadapted | best window | adapted | gain (± over patients) | "
         "five clicks: unadapted | adapted | clicks to Dice .85: unadapted | adapted |",
@@ -192,7 +192,8 @@ def headline(summary: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def draw(runs: Sequence[Run], file: Path) -> None:
-    """Dice on the watched test slices against black-box images, mean and spread over seeds, a panel a domain."""
+    """Plot the Dice on the watched test slices against black-box images, mean and spread over seeds, one panel per
+    domain."""
     domains = [d for d in dict.fromkeys(run["domain"] for run in runs) if len(_curves(runs, d)) > 2]
     if not domains:
         return
@@ -201,7 +202,7 @@ def draw(runs: Sequence[Run], file: Path) -> None:
         for arm, curves in _curves(runs, domain).items():
             images = np.mean([[point[0] for point in curve] for curve in curves], axis=0)
             dice = np.array([[point[1] for point in curve] for curve in curves])
-            if "white_box" in arm:  # It asks nothing: a bound, and no curve over images.
+            if "white_box" in arm:  # It queries nothing: a bound instead of a curve over images.
                 axis.axhline(dice[:, -1].mean(), color="gray", linestyle="--", label=arm)
                 continue
             axis.plot(images, dice.mean(0), marker=".", label=arm)

@@ -1,10 +1,10 @@
-"""On-site learning over weeks: patients arrive one by one, another organ and another scanner with them.
+"""Simulate on-site learning over weeks: patients arrive one by one, later with another organ and another scanner.
 
-``python -m benchmarks.adaptation.weeks`` lets the patients of two real sets arrive in order. Before a patient's labels
-are learned from, the adapter that is served then is measured on it (one click), beside the model unadapted; then all
-labels so far are adapted to, from what is served, with 1,000 black-box images an organ, and the candidate is published
-only if the check says so. It prints the course and writes ``benchmarks/results/weeks.json`` and
-``docs/pictures/weeks.png``.
+``python -m benchmarks.adaptation.weeks`` lets the patients of two real data sets arrive in order. Before training on a
+patient's labels, the adapter that is served then is measured on the patient (one click), beside the unadapted model.
+Then a training on all labels so far starts from what is served, with 1,000 black-box images per organ, and the
+candidate is published only if it is accepted. The script prints the results and writes
+``benchmarks/results/weeks.json`` and ``docs/pictures/weeks.png``.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ ARRIVALS = (
     ("BTCV", 9, ("spleen", "liver")),
     ("CHAOS", 5, ("spleen", "liver")),
 )
-"""Set, place in it, and the organs that are labelled: CT first, a second organ from the fourth patient on, then MR."""
+"""Data set, number of the patient in it, and the labelled organs: CT first, a second organ from the fourth patient,
+then MR."""
 
 _MODALITY = {"BTCV": "CT", "CHAOS": "MR"}
 _CLICK_SETS = 3
@@ -59,23 +60,23 @@ def _patients(side: int) -> dict[tuple[str, int, str], list[Any]]:
 
 def main(
     max_images: Annotated[int, typer.Option(help="Black-box images of each training.")] = 1000,
-    most: Annotated[int, typer.Option(help="Arrivals.")] = len(ARRIVALS),
+    max_arrivals: Annotated[int, typer.Option(help="Maximum number of arrivals.")] = len(ARRIVALS),
     out: Annotated[Path, typer.Option()] = RESULTS / "weeks.json",
     figure: Annotated[Path, typer.Option()] = PICTURES / "weeks.png",
 ) -> None:
-    """Let the patients arrive."""
+    """Simulate the arrivals."""
     if not ROOT.is_dir():
         raise SystemExit(f"There are no real images at {ROOT}. Set BAPS_REAL_DATA to the folder that holds them.")
     console = Console(soft_wrap=True, highlight=False)
     black_box, examiner = load_black_box(), load_black_box()
-    known = _patients(black_box.capabilities.input_size)
+    slices_by_arrival = _patients(black_box.capabilities.input_size)
     labelled: dict[str, dict[str, list[AnySlice]]] = {}
     course: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         store = AdapterStore(Path(folder))
-        for week, (collection, number, organs) in enumerate(ARRIVALS[:most], start=1):
+        for week, (collection, number, organs) in enumerate(ARRIVALS[:max_arrivals], start=1):
             for organ in organs:
-                pieces = known[collection, number, organ]
+                pieces = slices_by_arrival[collection, number, organ]
                 served = store.served(organ, black_box.capabilities.weights_sha256)
                 adapter = store.load(*served).adapter if served else None
                 row: dict[str, Any] = {
@@ -86,8 +87,8 @@ def main(
                 }  # fmt: skip
                 labelled.setdefault(organ, {})[f"{collection} {number}"] = pieces
                 settings = AdaptationSettings(max_images=max_images, seed=week)
-                said = adapt_and_publish(store, (organ,), black_box, labelled[organ], settings)
-                row.update(version=said["version"], status=said["status"], reason=said["reason"])
+                outcome = adapt_and_publish(store, (organ,), black_box, labelled[organ], settings)
+                row.update(version=outcome["version"], status=outcome["status"], reason=outcome["reason"])
                 course.append(row)
                 console.print(
                     f"week {week}, {row['patient']}, {organ}: unadapted {row['unadapted']:.3f}, served "
@@ -98,10 +99,10 @@ def main(
                 for patients in labelled.values():
                     for patient, pieces in patients.items():
                         shared.setdefault(patient, []).extend(pieces)
-                said = adapt_and_publish(
+                outcome = adapt_and_publish(
                     store, (SHARED,), black_box, shared, AdaptationSettings(max_images=max_images, seed=week)
                 )
-                console.print(f"week {week}, shared adapter: {said['version']} {said['status']}")
+                console.print(f"week {week}, shared adapter: {outcome['version']} {outcome['status']}")
         history = {label or "shared": store.versions(label) for label in store.labels()}
     table = Table("organ", "patients met", "unadapted", "served", "worse than unadapted", "versions")
     for organ in labelled:

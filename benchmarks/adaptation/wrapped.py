@@ -1,4 +1,4 @@
-"""Black boxes around a black box: cheap baselines that ask the same model in another way, and poorer answers."""
+"""Black boxes around a black box: cheap baselines that query the same model differently, and degraded answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from baps.prompts import Prompt
 
 
 class Wrapped(BlackBox):
-    """Asks another black box, whose images are counted too."""
+    """Query another black box, whose images are counted too."""
 
     def __init__(self, inner: BlackBox) -> None:
         super().__init__()
@@ -27,11 +27,11 @@ class Wrapped(BlackBox):
 
 
 class CropAroundClick(Wrapped):
-    """Shows the model a part of the image around the click, enlarged; outside of it there is nothing.
+    """Show the model an enlarged crop around the click; outside the crop the probability is 0.
 
     Args:
         inner: the model.
-        share: of the image's side.
+        share: side of the crop, as a share of the image's side.
     """
 
     def __init__(self, inner: BlackBox, share: float) -> None:
@@ -50,16 +50,16 @@ class CropAroundClick(Wrapped):
             cropped.append(enlarged.round().to(torch.uint8).permute(1, 2, 0).numpy())
             moved.append(Prompt(((x - left, y - top),)).scaled(side / part, side / part))
             corners.append((left, top))
-        found = np.zeros(images.shape[:3], np.float32)
+        probabilities = np.zeros(images.shape[:3], np.float32)
         answers = self.inner.segment(np.stack(cropped), moved)
         for row, (answer, (left, top)) in enumerate(zip(answers, corners, strict=True)):
             small = F.interpolate(torch.from_numpy(answer)[None, None], (part, part), mode="area")[0, 0]
-            found[row, top : top + part, left : left + part] = small.numpy()
-        return found
+            probabilities[row, top : top + part, left : left + part] = small.numpy()
+        return probabilities
 
 
 class HardMasks(Wrapped):
-    """Answers masks alone, as many services do."""
+    """Return masks without probabilities, as many services do."""
 
     def _segment(self, images: NDArray[np.uint8], prompts: Sequence[Prompt]) -> NDArray[np.float32]:
         return (self.inner.segment(images, prompts) > 0.5).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What ``benchmarks/fewshot/few_shot.py`` compares: experiments, arms, and one run of an arm on an organ."""
+"""The experiments and arms that ``benchmarks/fewshot/few_shot.py`` compares, and one run of an arm on an organ."""
 
 from __future__ import annotations
 
@@ -31,44 +31,44 @@ from baps.io import read_volume
 from benchmarks.real_data import Domain, cases, sha256_of_set
 
 VERSION = 2
-"""To be raised whenever the same cell comes to another result than before."""
+"""Increase it whenever the same cell gives another result than before."""
 
 Settings = Mapping[InputKind, OrganSettings]
-"""Of fits, by what an adapter reads."""
+"""Settings of fits, by the kind of input that an adapter reads."""
 
 FIT: Settings = {
     "features": OrganSettings(epochs=100, crop=32, crops=8),
     "probabilities": OrganSettings(epochs=100, crop=32, crops=8),
     "landmarks": OrganSettings(),
-    "images": OrganSettings(epochs=40),  # Of one volume: a step through the model takes six to ten times as long.
+    "images": OrganSettings(epochs=40),  # For one volume: a step through the model takes six to ten times as long.
 }
-_READ: tuple[InputKind, ...] = ("features", "probabilities", "landmarks")
-"""Of each volume before anything is measured."""
+_CACHED_KINDS: tuple[InputKind, ...] = ("features", "probabilities", "landmarks")
+"""Inputs of each volume that are computed before anything is measured."""
 
 QUICK_FIT: Settings = {input_kind: replace(settings, epochs=30) for input_kind, settings in FIT.items()}
 
 
 SEEDS = 3
-"""Of an experiment's arms that are not run ``once``."""
+"""Number of seeds of the arms of an experiment that are not run ``once``."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A way to come to an answer.
+    """A method to compare.
 
     Attributes:
-        method: one of ``METHODS``; "" for the model as it came.
-        decoder: whether its decoder is trained beside.
+        method: one of ``METHODS``; "" for the unadapted model.
+        decoder: whether the decoder is trained too.
         queries: transductive inference on the test volumes: a fit for ``each`` of them, as published, or one for
             ``all``.
-        marked: whether labels count only on slices on which the organ is marked, as those that viewers submit do in the
-            app (unless ``complete_labels`` is set).
+        annotated_only: whether labels count only on slices on which the organ is marked, as labels that viewers submit
+            do in the app (unless ``complete_labels`` is set).
     """
 
     method: str
     decoder: bool = False
     queries: Literal["", "each", "all"] = ""
-    marked: bool = False
+    annotated_only: bool = False
 
 
 ARMS = {
@@ -76,22 +76,22 @@ ARMS = {
     **{name: Arm(name) for name in METHODS},
     "spatial_ti_each": Arm("spatial", queries="each"),
     "spatial_ti_all": Arm("spatial", queries="all"),
-    "landmarks_marked": Arm("landmarks", marked=True),
+    "landmarks_marked": Arm("landmarks", annotated_only=True),
     "lora_decoder": Arm("lora", decoder=True),
 }
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Organs of one set.
+    """Organs of one data set.
 
     Attributes:
-        title: for the table.
-        organs: each a domain by the organ's name.
-        shots: patients to learn from.
+        title: title of the table.
+        organs: a domain for each organ.
+        shots: numbers of patients to train on.
         arms: names of ``ARMS``.
-        once: those that are run with one seed, after all others.
-        rates: learning rates of methods, chosen on the validation patients; of the others their own.
+        once: arms that are run with one seed, after all others.
+        rates: learning rates of methods, chosen on the validation patients; the others use their own.
     """
 
     title: str
@@ -149,7 +149,7 @@ _QUICK = {
     "novel": ("pancreas", ("linear_probe", "spatial", "landmarks", "lora", "full", "scratch")),
     "known": ("spleen", ("unadapted",)),
 }
-"""An organ and arms of each experiment."""
+"""One organ and a few arms of each experiment."""
 
 
 @dataclass(frozen=True)
@@ -157,14 +157,16 @@ class Cell:
     """A run, and all that its result depends on.
 
     Attributes:
-        experiment, organ, arm: by name.
-        shots: patients to learn from; 0 of the model as it came.
-        seed: of who they are, and of the fit.
-        split: whose patients it is measured on, ``test`` or ``validation``.
-        settings: of the fit; None of the model as it came.
-        model_sha256: of the foundation model's weights.
-        set_sha256: of the images, see ``sha256_of_set``.
-        version: of this bench.
+        experiment: name of the experiment.
+        organ: name of the organ.
+        arm: name of the arm.
+        shots: number of patients to train on; 0 for the unadapted model.
+        seed: seed of the draw of patients and of the fit.
+        split: split whose patients are measured, ``test`` or ``validation``.
+        settings: settings of the fit; None for the unadapted model.
+        model_sha256: SHA-256 of the foundation model's weights.
+        set_sha256: hash of the data set, see ``sha256_of_set``.
+        version: version of this benchmark.
     """
 
     experiment: str
@@ -179,14 +181,21 @@ class Cell:
     version: int = VERSION
 
     def file(self, folder: Path) -> Path:
-        """Where its result lies; another cell's lies elsewhere."""
+        """Return the file of its result; each cell has its own.
+
+        Args:
+            folder: folder of the results.
+
+        Returns:
+            The path.
+        """
         digest = hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:10]
         organ = self.organ.replace(" ", "_")
         return folder / f"{self.experiment}-{organ}-{self.arm}-{self.shots}-{self.seed}-{digest}.json"
 
     @property
     def domain(self) -> Domain:
-        """Where the organ is."""
+        """The domain of the organ."""
         return next(domain for domain in EXPERIMENTS[self.experiment].organs if domain.name == self.organ)
 
 
@@ -200,50 +209,59 @@ def plan(
     shots: int = 0,
     learning_rate: float = 0,
 ) -> list[Cell]:
-    """What there is to run, that which tells most first.
+    """List the cells to run, the most informative first.
 
     Args:
         model: the foundation model.
-        quick: an organ, a shot and few arms of each experiment, one seed, short fits.
-        seeds: how many; one of the arms that are run ``once``.
-        only: in the names of the experiments and organs, ``novel pancreas``.
-        arms: none for all.
+        quick: one organ, one number of shots and few arms of each experiment, one seed, short fits.
+        seeds: number of seeds; arms that are run ``once`` have one.
+        only: text in the names of the experiments and organs, such as ``novel pancreas``.
+        arms: names of the arms; empty for all.
         split: see ``Cell``.
-        shots: with so many alone; 0 for all.
-        learning_rate: instead of the experiment's and the methods' own; 0 for those.
+        shots: a single number of shots; 0 for all.
+        learning_rate: a learning rate instead of the experiment's and the methods' own; 0 for those.
+
+    Returns:
+        The cells, in the order in which they are to run.
     """
-    fits, found = QUICK_FIT if quick else FIT, []
+    fits, results = QUICK_FIT if quick else FIT, []
     for name, experiment in EXPERIMENTS.items():
         for domain in (domain for domain in experiment.organs if only in f"{name} {domain.name}"):
-            organ, which = domain.name, (model.sha256, sha256_of_set(domain))
-            for title in (arm for arm in experiment.arms + experiment.once if not arms or arm in arms):
-                if quick and (organ != _QUICK[name][0] or title not in _QUICK[name][1]):
+            organ, hashes = domain.name, (model.sha256, sha256_of_set(domain))
+            for arm_name in (arm for arm in experiment.arms + experiment.once if not arms or arm in arms):
+                if quick and (organ != _QUICK[name][0] or arm_name not in _QUICK[name][1]):
                     continue
-                arm = ARMS[title]
+                arm = ARMS[arm_name]
                 if not arm.method:
-                    found.append(Cell(name, organ, title, 0, 0, split, None, *which))
+                    results.append(Cell(name, organ, arm_name, 0, 0, split, None, *hashes))
                     continue
                 chosen = learning_rate or experiment.rates.get(arm.method, 0)
-                settings = replace(fits[_reads(arm)], method=arm.method, decoder=arm.decoder, learning_rate=chosen)
+                settings = replace(fits[_input_kind(arm)], method=arm.method, decoder=arm.decoder, learning_rate=chosen)
                 for count in experiment.shots[:1] if quick else experiment.shots:
                     if shots not in (0, count):
                         continue
-                    epochs = settings.epochs // (count if _reads(arm) == "images" else 1)
-                    for seed in range(1 if quick or title in experiment.once else seeds):
+                    epochs = settings.epochs // (count if _input_kind(arm) == "images" else 1)
+                    for seed in range(1 if quick or arm_name in experiment.once else seeds):
                         fit_settings = replace(settings, epochs=epochs, seed=seed)
-                        found.append(Cell(name, organ, title, count, seed, split, fit_settings, *which))
-    order = list(ARMS)  # An arm counts when every organ of it was run: one arm after the other.
+                        results.append(Cell(name, organ, arm_name, count, seed, split, fit_settings, *hashes))
+    order = list(ARMS)  # An arm counts only if all its organs were run, so one arm follows the other.
 
-    def worth(cell: Cell) -> tuple[bool, int, int, int]:
-        """Fits on the frozen model's readings are cheap; of those through the model one shot tells most."""
-        dear = cell.settings is not None and _reads(ARMS[cell.arm]) == "images"
-        return cell.arm in EXPERIMENTS[cell.experiment].once, cell.shots * dear, cell.seed, order.index(cell.arm)
+    def priority(cell: Cell) -> tuple[bool, int, int, int]:
+        """Run fits on the frozen model's output first, because they are cheap; of fits through the model, one shot
+        first."""
+        through_model = cell.settings is not None and _input_kind(ARMS[cell.arm]) == "images"
+        return (
+            cell.arm in EXPERIMENTS[cell.experiment].once,
+            cell.shots * through_model,
+            cell.seed,
+            order.index(cell.arm),
+        )
 
-    return sorted(found, key=worth)
+    return sorted(results, key=priority)
 
 
-def _reads(arm: Arm) -> InputKind:
-    """What an arm's adapter reads; told by the method, without a model."""
+def _input_kind(arm: Arm) -> InputKind:
+    """Return what an arm's adapter reads, from its method only."""
     if METHODS[arm.method].points:
         return "landmarks"
     if METHODS[arm.method].needs_classes:
@@ -253,11 +271,12 @@ def _reads(arm: Arm) -> InputKind:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a process gets the foundation model and its readings.
+    """How a process gets the foundation model and the cache of its inputs.
 
     Attributes:
-        model, weights: see ``load_organ_model``.
-        readings: folder where they are kept.
+        model: see ``load_organ_model``.
+        weights: see ``load_organ_model``.
+        feature_cache: folder of the cache.
     """
 
     model: str
@@ -265,33 +284,33 @@ class Source:
     feature_cache: Path
 
     def load(self) -> tuple[OrganModel, FeatureCache]:
-        """Both."""
+        """Load the model and open the cache."""
         return load_organ_model(self.model, self.weights), FeatureCache(self.feature_cache)
 
 
-def read_all(cell: Cell, source: Source, threads: int) -> None:
-    """Keep what the frozen model says of a cell's volumes, so that no run has to ask it, nor is measured doing so."""
+def cache_inputs(cell: Cell, source: Source, threads: int) -> None:
+    """Cache the frozen model's output for the volumes of a cell, so that no run computes it or is measured doing so."""
     torch.set_num_threads(threads)
     model, feature_cache = source.load()
     for case in [*cases(cell.domain, "train"), *cases(cell.domain, cell.split)]:
         image = _image(model, case)
-        for input_kind in _READ if model.network.classes else ("features",):
+        for input_kind in _CACHED_KINDS if model.network.classes else ("features",):
             feature_cache.get(model, input_kind, image)
 
 
 def run(cell: Cell, source: Source) -> dict[str, Any]:
-    """One cell, in a process of its own: its peak of memory is read before the test volumes are asked for."""
+    """Run one cell in its own process; its peak memory is read before the test volumes are segmented."""
     torch.set_num_threads(1)
     model, feature_cache = source.load()
     arm, record = ARMS[cell.arm], asdict(cell)
     test = cases(cell.domain, cell.split)
     if cell.settings is None:
-        scored, passed_over = _score(model, [(unadapted(model, cell.organ), test)], feature_cache)
-        return {**record, "scores": scored, "skipped": passed_over}
+        scores, unscored = _score(model, [(unadapted(model, cell.organ), test)], feature_cache)
+        return {**record, "scores": scores, "skipped": unscored}
     if reason := unsupported_reason(arm.method, model.network):
-        return {**record, "unsupported_reason": reason}
+        return {**record, "why_not": reason}
     labelled = cases(cell.domain, "train")
-    volumes, skipped = load_volumes(map(_where_marked, labelled) if arm.marked else labelled, model)
+    volumes, skipped = load_volumes(map(_where_marked, labelled) if arm.annotated_only else labelled, model)
     drawn = draw_shots(volumes, cell.shots, cell.seed)
     fits = [([case], [case]) for case in test] if arm.queries == "each" else [(test if arm.queries else [], test)]
     adapters: list[tuple[FewShotAdapter, Sequence[Case]]] = []
@@ -306,17 +325,17 @@ def run(cell: Cell, source: Source) -> dict[str, Any]:
         ]
         unlabelled = [feature_cache.get(model, adapter.input_kind, _image(model, case)) for case in queries]
         begun = time.process_time()
-        fitted = fit(adapter, examples, cell.settings.fit_settings(), unlabelled)
+        result = fit(adapter, examples, cell.settings.fit_settings(), unlabelled)
         seconds += time.process_time() - begun
-        epochs.append(len(fitted.losses))
+        epochs.append(len(result.losses))
         adapters.append((adapter, tested))
     memory = _peak_mib()
-    scored, passed_over = _score(model, adapters, feature_cache)
+    scores, unscored = _score(model, adapters, feature_cache)
     return {
         **record,
         "patients": drawn,
-        "skipped": {**skipped, **passed_over},
-        "scores": scored,
+        "skipped": {**skipped, **unscored},
+        "scores": scores,
         "parameters": sum(value.numel() for value in adapters[0][0].trainable_parameters().values()),
         "seconds": round(seconds, 1),
         "epochs": epochs,
@@ -336,19 +355,19 @@ def _where_marked(case: Case) -> Case:
 def _score(
     model: OrganModel, adapters: Sequence[tuple[FewShotAdapter | None, Sequence[Case]]], feature_cache: FeatureCache
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Of each patient who has the organ, by the adapter that is meant for them; and why the others have none."""
-    found: list[OrganScores] = []
-    passed_over: dict[str, str] = {}
+    """Score each patient who has the organ, with the adapter meant for that patient; say why others have no score."""
+    results: list[OrganScores] = []
+    unscored: dict[str, str] = {}
     for adapter, tested in adapters:
-        scored, skipped = evaluate_organ(model, adapter, tested, feature_cache)
-        found += scored.values()
-        passed_over |= skipped
-    # JSON has no infinity, which the distance from an empty mask is.
+        scores, skipped = evaluate_organ(model, adapter, tested, feature_cache)
+        results += scores.values()
+        unscored |= skipped
+    # JSON has no infinity, which is the distance from an empty mask.
     return [
-        {key: None if value == math.inf else value for key, value in asdict(one).items()} for one in found
-    ], passed_over
+        {key: None if value == math.inf else value for key, value in asdict(one).items()} for one in results
+    ], unscored
 
 
 def _peak_mib() -> float:
-    """Of this process. (The system counts bytes on a Mac, else kilobytes.)"""
+    """Return the peak memory of this process. (The system reports bytes on macOS, otherwise kilobytes.)"""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)

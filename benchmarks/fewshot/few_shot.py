@@ -1,10 +1,10 @@
-"""How good is an organ model from 1, 3 or 5 labelled volumes, and by which way to adapt it? By organ, shots and seed.
+"""Compare methods that adapt an organ model from 1, 3 or 5 labelled volumes, by organ, number of shots and seed.
 
 ``make bench-fseft`` runs every cell (experiment, organ, arm, shots, seed) that has no file yet in
 ``benchmarks/runs/fseft``, prints tables and writes ``benchmarks/results/fseft.json`` and the tables in
-``docs/results/organs.md``. Each arm learns from patients drawn of the training ones, and is measured on the test
-patients, or, to choose settings, on the validation patients (``--split validation``). ``make bench-fseft QUICK=1`` is
-a form of fifteen minutes at most.
+``docs/results/organs.md``. Each arm is trained on patients drawn from the training split, and is measured on the test
+patients, or, to choose settings, on the validation patients (``--split validation``). ``make bench-fseft QUICK=1``
+takes at most fifteen minutes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rich.markdown import Markdown
 
 from baps.fseft.models import load_organ_model
 from baps.utils.atomic_write import atomic_write
-from benchmarks.fewshot.cells import ARMS, SEEDS, Cell, Source, plan, read_all, run
+from benchmarks.fewshot.cells import ARMS, SEEDS, Cell, Source, cache_inputs, plan, run
 from benchmarks.fewshot.tables import summarise, tables
 from benchmarks.page import write_between_marks
 from benchmarks.paths import PAGES, RESULTS, RUNS
@@ -34,19 +34,19 @@ from benchmarks.real_data import ROOT
 
 T = TypeVar("T")
 
-_LEAST_WIDTH = 150
-"""Of a table, characters: with fewer it cannot be read."""
+_MIN_WIDTH = 150
+"""Minimum width of a table in characters; narrower tables are unreadable."""
 
 console = Console(soft_wrap=True, highlight=False)
 
 
-def alone(work: Callable[..., T], *given: object) -> T:
-    """Do it in a process of its own: nothing is left to the next one, and its peak of memory is its own.
+def run_in_process(work: Callable[..., T], *given: object) -> T:
+    """Run a function in its own process, which leaves nothing to the next one and whose peak memory is its own.
 
-    This process must stay small, for a new one counts its parent's memory as its own first peak.
+    This process must stay small, because a new process counts its parent's memory in its first peak.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["few_shot_cells"])  # Importing torch and MONAI takes seconds.
+    context.set_forkserver_preload(["benchmarks.fewshot.cells"])  # Importing torch and MONAI takes seconds.
     with ProcessPoolExecutor(1, context) as process:
         return process.submit(work, *given).result()
 
@@ -58,7 +58,7 @@ def run_all(
     minutes: float,
     work: Callable[[Cell], dict[str, Any]],
 ) -> None:
-    """Run cells, so many at once, and keep each one's result; those that are not begun in time are left."""
+    """Run cells in parallel and store the result of each; cells that do not start in time are skipped."""
     until = time.monotonic() + 60 * minutes
 
     def one(cell: Cell) -> tuple[Cell, dict[str, Any] | None]:
@@ -71,9 +71,9 @@ def run_all(
             with atomic_write(cell.file(runs)) as file:
                 file.write_text(json.dumps(found, indent=1))
             dice = [score["dice"] for score in found.get("scores", [])]
-            said = f"{sum(dice) / len(dice):.3f}" if dice else found.get("why_not", "nobody has it")
-            about = f"{cell.experiment} {cell.organ}, {cell.arm}, {cell.shots} shots, seed {cell.seed}"
-            console.print(f"{number}/{len(todo)} {about}: {said} ({found.get('seconds', 0):.0f} s)")
+            outcome = f"{sum(dice) / len(dice):.3f}" if dice else found.get("why_not", "nobody has it")
+            description = f"{cell.experiment} {cell.organ}, {cell.arm}, {cell.shots} shots, seed {cell.seed}"
+            console.print(f"{number}/{len(todo)} {description}: {outcome} ({found.get('seconds', 0):.0f} s)")
 
 
 def main(
@@ -99,7 +99,7 @@ def main(
     report_only: Annotated[bool, typer.Option(help="Run nothing; say what the files that are there say.")] = False,
     publish: Annotated[bool, typer.Option(help="Write the tables into docs/results/organs.md.")] = False,
 ) -> None:
-    """Run the bench."""
+    """Run the benchmark."""
     if not ROOT.is_dir():
         raise SystemExit(f"There are no real images at {ROOT}. Set BAPS_REAL_DATA to the folder that holds them.")
     if split not in ("test", "validation"):
@@ -109,10 +109,10 @@ def main(
         raise SystemExit(f"There is no arm {', '.join(sorted(unknown))}. Known ones: {', '.join(ARMS)}.")
     if learning_rate and split != "validation":
         raise SystemExit("A learning rate is chosen on the validation patients: add --split validation.")
-    aside = quick or split != "test"
-    if aside:
+    incomplete = quick or split != "test"
+    if incomplete:
         runs = runs.with_name(f"{runs.name}-quick" if quick else f"{runs.name}-{split}")
-    if aside or only or chosen or shots or seeds != SEEDS or model != "bundled":
+    if incomplete or only or chosen or shots or seeds != SEEDS or model != "bundled":
         if publish:
             raise SystemExit("Only the whole bench on the test patients is published.")
         out = runs.with_suffix(".json")  # A part is not what the results file is for.
@@ -124,11 +124,11 @@ def main(
     console.print(f"{len(todo)} of {len(wanted)} runs to go, {workers} at once.")
     source = Source(model, weights, runs / "readings")
     for cell in {cell.domain.folder: cell for cell in todo}.values():
-        alone(read_all, cell, source, workers)
-    run_all(todo, runs, workers, minutes, lambda cell: alone(partial(run, source=source), cell))
+        run_in_process(cache_inputs, cell, source, workers)
+    run_all(todo, runs, workers, minutes, lambda cell: run_in_process(partial(run, source=source), cell))
     done = [json.loads(cell.file(runs).read_text()) for cell in wanted if cell.file(runs).exists()]
     summary = summarise(done)
-    Console(width=max(console.width, _LEAST_WIDTH)).print(Markdown("\n".join(tables(summary))))
+    Console(width=max(console.width, _MIN_WIDTH)).print(Markdown("\n".join(tables(summary))))
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps({"summary": summary, "runs": done}, indent=1) + "\n")
     if publish:

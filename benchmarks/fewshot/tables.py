@@ -1,4 +1,4 @@
-"""From the runs of ``benchmarks/fewshot/few_shot.py`` to its tables."""
+"""Convert the runs of ``benchmarks/fewshot/few_shot.py`` to tables."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _COSTS = ("parameters", "seconds", "memory_mib")
 
 
 def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Of each experiment, arm and number of shots, over seeds; of each organ likewise.
+    """Summarise each experiment, arm and number of shots over seeds, in total and for each organ.
 
-    Only seeds count of which every organ of the experiment was run. Dice and distances are means over patients, then
-    organs; ``_std`` is their spread over seeds. An empty answer has no distance: it is left out of those means, and
-    counted in ``missed``, a share of all answers. Where a method does not apply, ``unsupported_reason`` says why.
+    Only seeds for which every organ of the experiment was run are included. Dice and distances are means over patients,
+    then organs; ``_std`` is the standard deviation over seeds. An empty mask has no distance: it is excluded from these
+    means, and counted in ``missed``, a share of all masks. If a method does not apply, ``why_not`` gives the reason.
     """
     rows = []
     for experiment in dict.fromkeys(run["experiment"] for run in runs):
@@ -28,18 +28,18 @@ def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
         for arm, shots in dict.fromkeys((run["arm"], run["shots"]) for run in here):
             of_arm = [run for run in here if (run["arm"], run["shots"]) == (arm, shots)]
             by_seed = [[run for run in of_arm if run["seed"] == seed] for seed in {run["seed"] for run in of_arm}]
-            whole = [run for of_seed in by_seed if len(of_seed) == len(organs) for run in of_seed]
-            if not whole:
+            complete = [run for of_seed in by_seed if len(of_seed) == len(organs) for run in of_seed]
+            if not complete:
                 continue
             row = {"experiment": experiment, "arm": arm, "shots": shots}
-            if "why_not" in whole[0]:
-                rows.append({**row, "why_not": whole[0]["why_not"]})
+            if "why_not" in complete[0]:
+                rows.append({**row, "why_not": complete[0]["why_not"]})
                 continue
             rows.append(
                 {
                     **row,
-                    **_over_seeds(whole),
-                    "by_organ": {organ: _over_seeds([r for r in whole if r["organ"] == organ]) for organ in organs},
+                    **_over_seeds(complete),
+                    "by_organ": {organ: _over_seeds([r for r in complete if r["organ"] == organ]) for organ in organs},
                 }
             )
     return rows
@@ -71,7 +71,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def tables(summary: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Lines of Markdown: of each experiment a table of its arms by shots, or of its organs where nothing is learned."""
+    """Format a Markdown table for each experiment, of its arms by shots, or of its organs if nothing is trained."""
     lines: list[str] = []
     for name, experiment in EXPERIMENTS.items():
         rows = [row for row in summary if row["experiment"] == name]
@@ -92,7 +92,7 @@ def _by_arm(rows: Sequence[Mapping[str, Any]], shots: Sequence[int]) -> list[str
     lines = _head(heads)
     for arm in dict.fromkeys(row["arm"] for row in rows):
         by_shots = {row["shots"]: row for row in rows if row["arm"] == arm}
-        found = [by_shots.get(k, by_shots.get(0, {})) for k in shots]  # As it came, it has seen no patient.
+        found = [by_shots.get(k, by_shots.get(0, {})) for k in shots]  # The unadapted model has 0 shots.
         if any("why_not" in row for row in found):
             lines.append(_line([arm, *["n/a"] * (len(heads) - 1)]))
             continue
@@ -135,7 +135,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _spread(row: Mapping[str, Any]) -> str:
-    """Dice; with its spread, if there are seeds to tell it."""
+    """Format the Dice, with its standard deviation if there are several seeds."""
     if not row:
         return "–"
     return f"{row['dice']:.3f}" + (f" ± {row['dice_std']:.3f}" if row["seeds"] > 1 else "")

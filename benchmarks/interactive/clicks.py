@@ -1,9 +1,9 @@
-"""How long does a click take? This server against MONAI Label's own SAM2, with the same random weights.
+"""Compare the time of a click with MONAI Label's own SAM2, with the same random weights.
 
 ``make bench-clicks`` makes a volume of 512 x 512 x 300 voxels, int16, starts both servers one after the other on this
-machine, and clicks with the same client over HTTP: the first click on a slice, a repeated one, one on the next slice
-after a look at this one, and eight users at once. Our server says in its replies what the model took, so what is left
-is what is put around it. Random weights answer nonsense in the time of real ones. It prints a table and writes
+machine, and clicks with the same client over HTTP: the first click on a slice, a repeated click, a click on the next
+slice after viewing this one, and eight users at once. Our server reports the time of the model in its replies, so that
+the rest is the overhead. Random weights take the time of real ones. The script prints a table and writes
 ``benchmarks/results/clicks.json``. Run it with nothing else on the machine.
 """
 
@@ -43,63 +43,63 @@ from demo.server import free_port, running, running_server
 HERE = Path(__file__).resolve().parent
 SHAPE = (512, 512, 300)
 _USERS = 8
-_LOOK_SECONDS = 8.0
-"""How long the user looks at a slice before the next one."""
+_VIEWING_SECONDS = 8.0
+"""Time that the user views a slice before the next one."""
 
 console = Console(soft_wrap=True, highlight=False)
 
 
 @dataclass
-class Clicked:
-    """Milliseconds of replies.
+class ReplyTimes:
+    """Times of replies, in milliseconds.
 
     Attributes:
-        whole: from the request's first byte to the reply's last.
-        server: of those, between the parsed request and the reply's first byte, where the server says it.
-        model: of those, in the model.
+        total: from the request's first byte to the reply's last.
+        server: between the parsed request and the reply's first byte, if the server reports it.
+        model: in the model, if the server reports it.
     """
 
-    whole: list[float] = field(default_factory=list)
+    total: list[float] = field(default_factory=list)
     server: list[float] = field(default_factory=list)
     model: list[float] = field(default_factory=list)
 
-    def add(self, other: Clicked) -> None:
-        """Take over the replies of another one."""
-        self.whole += other.whole
+    def add(self, other: ReplyTimes) -> None:
+        """Add the replies of another one."""
+        self.total += other.total
         self.server += other.server
         self.model += other.model
 
     def percentile(self, share: float) -> float:
-        """Of the whole."""
-        return float(np.percentile(self.whole, share))
+        """Compute a percentile of the total times."""
+        return float(np.percentile(self.total, share))
 
     @property
     def overhead(self) -> float:
-        """Median of what the server took beside the model."""
+        """Median of the server's time without the model."""
         return float(np.median(np.subtract(self.server, self.model)))
 
     @property
     def transfer(self) -> float:
-        """Median of what was neither the server nor the model."""
-        return float(np.median(np.subtract(self.whole, self.server)))
+        """Median of the time outside the server."""
+        return float(np.median(np.subtract(self.total, self.server)))
 
 
 @dataclass(frozen=True)
 class Client:
-    """Clicks on one model of a server.
+    """Click on one model of a server.
 
     Attributes:
-        address: of the server.
-        model: of its models.
-        options: more fields of every request.
+        address: address of the server.
+        model: name of the model.
+        options: further fields of every request.
     """
 
     address: str
     model: str
     options: dict[str, Any]
 
-    def click(self, image: str, i: int, j: int, k: int, compress: bool = True) -> Clicked:
-        """One foreground click, as 3D Slicer sends it; the whole reply is read."""
+    def click(self, image: str, i: int, j: int, k: int, compress: bool = True) -> ReplyTimes:
+        """Send one foreground click as 3D Slicer does, and read the whole reply."""
         params = {
             "foreground": [[i, j, k]], "background": [], "slice": k, "result_extension": ".nrrd",
             "result_dtype": "uint8", "result_compress": compress, **self.options,
@@ -107,42 +107,46 @@ class Client:
         begun = time.perf_counter()
         address = f"{self.address}/infer/{self.model}?image={image}&output=image"
         reply = requests.post(address, data={"params": json.dumps(params)}, timeout=600)
-        whole = 1000 * (time.perf_counter() - begun)
+        total = 1000 * (time.perf_counter() - begun)
         reply.raise_for_status()
-        said = dict(part.strip().split(";dur=") for part in reply.headers.get("Server-Timing", "").split(",") if part)
-        return Clicked([whole], [float(said["total"])] if said else [], [float(said["model"])] if said else [])
+        timing = dict(part.strip().split(";dur=") for part in reply.headers.get("Server-Timing", "").split(",") if part)
+        return ReplyTimes(
+            [total], [float(timing["total"])] if timing else [], [float(timing["model"])] if timing else []
+        )
 
 
-def measure(client: Client, slices: int, repeats: int) -> dict[str, Clicked]:
-    """All kinds of click on a volume that is opened first."""
-    found = {name: Clicked() for name in ("opening", "first", "repeated", "repeated, raw", "next slice", "eight users")}
-    found["opening"].add(client.click("volume_0", 250, 250, 5))
+def measure(client: Client, slices: int, repeats: int) -> dict[str, ReplyTimes]:
+    """Measure all kinds of click on a volume that is opened first."""
+    times = {
+        name: ReplyTimes() for name in ("opening", "first", "repeated", "repeated, raw", "next slice", "eight users")
+    }
+    times["opening"].add(client.click("volume_0", 250, 250, 5))
     for number in range(slices):
         k = 20 + 12 * number
-        found["first"].add(client.click("volume_0", 240, 250, k))
+        times["first"].add(client.click("volume_0", 240, 250, k))
         for repeat in range(repeats):
-            found["repeated"].add(client.click("volume_0", 200 + 7 * repeat, 260, k))
-        found["repeated, raw"].add(client.click("volume_0", 230, 230, k, compress=False))
+            times["repeated"].add(client.click("volume_0", 200 + 7 * repeat, 260, k))
+        times["repeated, raw"].add(client.click("volume_0", 230, 230, k, compress=False))
     k = 200
     client.click("volume_0", 240, 250, k)
     for _ in range(slices):
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_VIEWING_SECONDS)
         k += 1
-        found["next slice"].add(client.click("volume_0", 240, 250, k))
-    time.sleep(_LOOK_SECONDS)
+        times["next slice"].add(client.click("volume_0", 240, 250, k))
+    time.sleep(_VIEWING_SECONDS)
 
-    def user(number: int) -> list[Clicked]:
+    def user(number: int) -> list[ReplyTimes]:
         return [client.click("volume_0", 150 + 20 * n, 250, 90 + 10 * number) for n in range(3)]
 
     with ThreadPoolExecutor(_USERS) as pool:
         for clicks in pool.map(user, range(_USERS)):
             for one in clicks:
-                found["eight users"].add(one)
-    return found
+                times["eight users"].add(one)
+    return times
 
 
 def write_volume(file: Path) -> None:
-    """Noise with a bright ball; the values are a CT's."""
+    """Write noise with a bright ball, with values of CT."""
     random = np.random.default_rng(0)
     slab = random.normal(0, 40, SHAPE[:2])
     i, j = np.mgrid[: SHAPE[0], : SHAPE[1]]
@@ -154,23 +158,24 @@ def write_volume(file: Path) -> None:
 
 
 def publish(weights: Path, folder: Path) -> None:
-    """Adapters conditioned on the label and on the click, for labels of these names, with weights that do something."""
+    """Publish adapters conditioned on the label and on the click, for labels of these names, whose weights have an
+    effect."""
     black_box = load_black_box("sam2", weights, device="cpu")
-    able = black_box.capabilities
+    capabilities = black_box.capabilities
     store = AdapterStore(folder)
     for label, kind in (("label", "basis"), ("click", "concat")):
-        made = build_visual_prompt(kind, condition=label)
+        visual_prompt = build_visual_prompt(kind, condition=label)
         with torch.no_grad():
-            for value in made.parameters():
+            for value in visual_prompt.parameters():
                 value.add_(0.01)
-        adapter = Adapter(made)
-        record = {"adapter": adapter.to_dict(), "black_box": {"weights_sha256": able.weights_sha256}}
+        adapter = Adapter(visual_prompt)
+        record = {"adapter": adapter.to_dict(), "black_box": {"weights_sha256": capabilities.weights_sha256}}
         store.publish(label, store.add(label, adapter, record, "accepted"))
 
 
 @contextmanager
 def stock_server(studies: Path, models: Path, weights: Path, log: Path) -> Iterator[tuple[str, psutil.Process]]:
-    """MONAI Label's own start command with its own SAM2."""
+    """Run MONAI Label's own start command with its own SAM2."""
     config = "sam2.1_hiera_t.yaml"
     shutil.copy(Path(sam2.__file__).parent / "configs" / "sam2.1" / config, models / config)
     port, own = free_port(), {"model_dir": str(models)}
@@ -185,7 +190,7 @@ def stock_server(studies: Path, models: Path, weights: Path, log: Path) -> Itera
 
 
 def peak_mb(process: psutil.Process) -> float:
-    """The most memory that a process has held."""
+    """Return the peak memory of a process, in MB."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
@@ -219,7 +224,7 @@ def main(
             stock = measure(Client(address, "sam2", {"device": "cpu"}), slices, repeats)
             stock_peak = peak_mb(process)
         console.print("This server ...")
-        ours: dict[str, dict[str, Clicked]] = {}
+        ours: dict[str, dict[str, ReplyTimes]] = {}
         with running_server(studies, folder / "ours.log", settings) as (address, process):
             ours["unadapted model"] = measure(Client(address, "zero_shot", {}), slices, repeats)
             our_peak = peak_mb(process)
@@ -233,18 +238,18 @@ def main(
 
 
 def _bounded(studies: Path, folder: Path, settings: dict[str, str], volumes: int) -> dict[int, float]:
-    """Peak memory after so many volumes, each with three slices clicked."""
-    found = {}
+    """Measure the peak memory by the number of volumes, with clicks on three slices of each."""
+    times = {}
     with running_server(studies, folder / "bounded.log", settings) as (address, process):
         client = Client(address, "zero_shot", {})
         for number in range(volumes):
             for k in (50, 150, 250):
                 client.click(f"volume_{number}", 250, 250, k)
-            found[number + 1] = round(peak_mb(process), 1)
-    return found
+            times[number + 1] = round(peak_mb(process), 1)
+    return times
 
 
-def _figures(stock: dict[str, Clicked], ours: dict[str, dict[str, Clicked]]) -> dict[str, Any]:
+def _figures(stock: dict[str, ReplyTimes], ours: dict[str, dict[str, ReplyTimes]]) -> dict[str, Any]:
     plain = ours["unadapted model"]
 
     def ratio(kind: str) -> float:
@@ -259,38 +264,40 @@ def _figures(stock: dict[str, Clicked], ours: dict[str, dict[str, Clicked]]) -> 
         "eight_users_ratio": ratio("eight users"),
         "overhead_ms_p50": plain["repeated"].overhead,
         "first_click_overhead_ms_p50": plain["first"].overhead,
-        "overhead_ms_p50_by_adapter": {name: found["repeated"].overhead for name, found in ours.items()},
+        "overhead_ms_p50_by_adapter": {name: times["repeated"].overhead for name, times in ours.items()},
         "transfer_ms": {"compressed": plain["repeated"].transfer, "raw": plain["repeated, raw"].transfer},
         "stock_ms": {kind: _row(clicked) for kind, clicked in stock.items()},
-        "ours_ms": {name: {kind: _row(clicked) for kind, clicked in found.items()} for name, found in ours.items()},
+        "ours_ms": {name: {kind: _row(clicked) for kind, clicked in times.items()} for name, times in ours.items()},
     }
 
 
-def _row(clicked: Clicked) -> dict[str, float]:
-    said = {"p50": clicked.percentile(50), "p95": clicked.percentile(95), "count": len(clicked.whole)}
+def _row(clicked: ReplyTimes) -> dict[str, float]:
+    timing = {"p50": clicked.percentile(50), "p95": clicked.percentile(95), "count": len(clicked.total)}
     if clicked.model:
-        said |= {"model_p50": float(np.median(clicked.model)), "overhead_p50": clicked.overhead}
-    return {name: round(value, 1) for name, value in said.items()}
+        timing |= {"model_p50": float(np.median(clicked.model)), "overhead_p50": clicked.overhead}
+    return {name: round(value, 1) for name, value in timing.items()}
 
 
-def _print(stock: dict[str, Clicked], ours: dict[str, dict[str, Clicked]], figures: dict[str, Any]) -> None:
+def _print(stock: dict[str, ReplyTimes], ours: dict[str, dict[str, ReplyTimes]], figures: dict[str, Any]) -> None:
     table = Table("click", "server", "p50, ms", "p95, ms", "stock / ours", "model, ms", "beside it, ms")
     show: Callable[[float], str] = "{:.0f}".format
-    for kind, theirs in stock.items():
-        table.add_row(kind, "MONAI Label's SAM2", show(theirs.percentile(50)), show(theirs.percentile(95)), "1", "", "")
-        for name, found in ours.items():
-            mine = found[kind]
+    for kind, stock_times in stock.items():
+        table.add_row(
+            kind, "MONAI Label's SAM2", show(stock_times.percentile(50)), show(stock_times.percentile(95)), "1", "", ""
+        )
+        for name, times in ours.items():
+            ours_row = times[kind]
             table.add_row(
-                "", name, show(mine.percentile(50)), show(mine.percentile(95)),
-                f"{theirs.percentile(50) / mine.percentile(50):.1f}", show(float(np.median(mine.model))),
-                f"{mine.overhead:.1f}",
+                "", name, show(ours_row.percentile(50)), show(ours_row.percentile(95)),
+                f"{stock_times.percentile(50) / ours_row.percentile(50):.1f}", show(float(np.median(ours_row.model))),
+                f"{ours_row.overhead:.1f}",
             )  # fmt: skip
     console.print(table)
     transfer, bounded = figures["transfer_ms"], figures["peak_rss_mb_cache_512"]
     console.print(f"Transfer of a reply: {transfer['compressed']:.1f} ms compressed, {transfer['raw']:.0f} ms raw.")
     console.print(f"Peak memory: {figures['stock_peak_rss_mb']:.0f} MB theirs, {figures['peak_rss_mb']:.0f} MB ours.")
-    said = ", ".join(f"{megabytes:.0f} after {count}" for count, megabytes in bounded.items())
-    console.print(f"Peak memory with cache_mb=512, MB by volumes opened: {said}.")
+    timing = ", ".join(f"{megabytes:.0f} after {count}" for count, megabytes in bounded.items())
+    console.print(f"Peak memory with cache_mb=512, MB by volumes opened: {timing}.")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""How should strokes become prompts? Ways of choosing clicks on scribbles that people drew, with the bundled model.
+"""Compare methods that convert strokes to prompts, on scribbles drawn by people, with the bundled model.
 
-``python -m benchmarks.interactive.scribbles`` needs the real images beside the repository (see ``real_data``), of them
-MedScribble: 2D images of twelve tasks, each scribbled on by three people. It prints tables and writes
-``benchmarks/results/scribbles.json``. The default is chosen on every second image and reported on the others. People in
-a hurry paint less than these did, so each way is measured on whole strokes, and on the half and the quarter of their
-pixels nearest to the deepest one.
+``python -m benchmarks.interactive.scribbles`` needs the real images beside the repository (see ``real_data``), in
+particular MedScribble: 2D images of twelve tasks, each with the scribbles of three people. It prints tables and writes
+``benchmarks/results/scribbles.json``. The default is chosen on every second image and reported on the others. Users in
+a hurry paint less than these people did, so each method is measured on the whole strokes, and on the half and the
+quarter of their pixels nearest to the deepest one.
 """
 
 from __future__ import annotations
@@ -37,47 +37,47 @@ from benchmarks.real_data import ROOT
 
 Strokes = NDArray[np.bool_]
 Points = tuple[Point, ...]
-Way = Callable[[Strokes, int, np.random.Generator], Points]
+PlaceClicks = Callable[[Strokes, int, np.random.Generator], Points]
 
 SHARES = (1.0, 0.5, 0.25)
-"""Of the foreground strokes that are given."""
+"""Shares of the foreground strokes that are used."""
 
 
-def parts(strokes: Strokes, most: int, _: np.random.Generator) -> Points:
-    """In the middle of equal parts: the package's own."""
-    return choose_clicks(strokes, most)
+def parts(strokes: Strokes, max_clicks: int, _: np.random.Generator) -> Points:
+    """Click in the middle of equal parts of the strokes, as the package does."""
+    return choose_clicks(strokes, max_clicks)
 
 
-def farthest(strokes: Strokes, most: int, _: np.random.Generator) -> Points:
-    """The deepest pixel, then the one farthest from all chosen."""
+def farthest(strokes: Strokes, max_clicks: int, _: np.random.Generator) -> Points:
+    """Click on the deepest pixel, then repeatedly on the pixel farthest from all chosen ones."""
     pixels = np.argwhere(strokes)
     chosen = [pixels[_depth(strokes)[strokes].argmax()]] if len(pixels) else []
-    while len(chosen) < min(most, len(pixels)):
+    while len(chosen) < min(max_clicks, len(pixels)):
         away = np.min([np.hypot(*(pixels - one).T) for one in chosen], axis=0)
         chosen.append(pixels[away.argmax()])
     return _points(chosen)
 
 
-def deepest(strokes: Strokes, most: int, _: np.random.Generator) -> Points:
-    """The deepest pixel again and again, a circle three times as wide as it is deep left out."""
+def deepest(strokes: Strokes, max_clicks: int, _: np.random.Generator) -> Points:
+    """Click repeatedly on the deepest pixel, and exclude a circle three times as wide as it is deep."""
     depth, chosen = _depth(strokes), np.empty((0, 2))
     rows, columns = np.indices(strokes.shape)
-    while len(chosen) < most and depth.any():
+    while len(chosen) < max_clicks and depth.any():
         row, column = np.unravel_index(depth.argmax(), depth.shape)
         chosen = np.append(chosen, [[row, column]], axis=0)
         depth[np.hypot(rows - row, columns - column) <= 3 * depth.max()] = 0
     return _points(chosen)
 
 
-def along(strokes: Strokes, most: int, _: np.random.Generator) -> Points:
-    """Evenly along the strokes, from one end of each to the other, at the deepest pixel across."""
+def along(strokes: Strokes, max_clicks: int, _: np.random.Generator) -> Points:
+    """Click at equal distances along the strokes, from one end of each to the other, at the deepest pixel across."""
     pieces, count = ndimage.label(strokes, np.ones((3, 3)))
     if not count:
         return ()
     measured = [(np.argwhere(pieces == n), _from_one_end(pieces == n)) for n in range(1, count + 1)]
     lengths = np.array([distance.max() + 1 for _, distance in measured])
     ends, depth, chosen = np.cumsum(lengths), _depth(strokes), []
-    for place in (np.arange(most) + 0.5) / most * lengths.sum():
+    for place in (np.arange(max_clicks) + 0.5) / max_clicks * lengths.sum():
         piece = int(np.searchsorted(ends, place))
         pixels, distance = measured[piece]
         off = np.abs(distance - (place - ends[piece] + lengths[piece]))
@@ -85,13 +85,13 @@ def along(strokes: Strokes, most: int, _: np.random.Generator) -> Points:
     return tuple(dict.fromkeys(_points(chosen)))
 
 
-def at_random(strokes: Strokes, most: int, random: np.random.Generator) -> Points:
-    """Any pixels."""
+def at_random(strokes: Strokes, max_clicks: int, random: np.random.Generator) -> Points:
+    """Click on random pixels."""
     pixels = np.argwhere(strokes)
-    return _points(random.permutation(pixels)[:most])
+    return _points(random.permutation(pixels)[:max_clicks])
 
 
-WAYS: dict[str, Way] = {
+PLACEMENTS: dict[str, PlaceClicks] = {
     "parts": parts,
     "farthest": farthest,
     "along": along,
@@ -110,7 +110,7 @@ def _points(pixels: Any) -> Points:
 
 
 def _from_one_end(piece: Strokes) -> NDArray[np.float64]:
-    """Distance of each pixel of a connected piece from one of its ends, through the piece."""
+    """Compute the distance of each pixel of a connected piece from one of its ends, within the piece."""
     pixels = np.argwhere(piece)
     number = np.full(np.add(piece.shape, 2), -1)
     number[tuple(pixels.T + 1)] = np.arange(len(pixels))
@@ -132,7 +132,7 @@ class Choice:
     """One way to make a prompt of strokes.
 
     Attributes:
-        way: a key of ``WAYS``, or "" for no clicks.
+        way: a key of ``PLACEMENTS``, or "" for no clicks.
         positive, negative: clicks, at the most.
         box: "" for none, or around what: ``strokes``, or the ``organ``, as if somebody had drawn it.
         wider: by how much of its sides on either side.
@@ -147,14 +147,14 @@ class Choice:
     longest: bool = False
 
     def prompt(self, foreground: Strokes, background: Strokes, organ: Strokes, random: np.random.Generator) -> Prompt:
-        """The prompt on one image, all (rows, columns)."""
+        """Build the prompt of one image from masks (rows, columns)."""
         if self.longest:
             pieces, _ = ndimage.label(foreground, np.ones((3, 3)))
             foreground = pieces == 1 + np.bincount(pieces[foreground])[1:].argmax()
         box = around(organ if self.box == "organ" else foreground, self.wider) if self.box else None
         if not self.way:
             return Prompt(box=box)
-        choose = WAYS[self.way]
+        choose = PLACEMENTS[self.way]
         return Prompt(choose(foreground, self.positive, random), choose(background, self.negative, random), box)
 
 
@@ -164,7 +164,7 @@ DEFAULT = Choice("parts", MAX_POSITIVE, MAX_NEGATIVE)
 ONE_CLICK, STROKES_BOX = Choice("deepest", 1, longest=True), Choice(box="strokes")
 
 CANDIDATES = [
-    *(Choice(way, positive) for way in WAYS for positive in (1, 2, 3, 4, 6, 8, 12)),
+    *(Choice(way, positive) for way in PLACEMENTS for positive in (1, 2, 3, 4, 6, 8, 12)),
     *(
         Choice(way, positive, negative)
         for way in ("parts", "farthest", "along")
@@ -173,16 +173,16 @@ CANDIDATES = [
     ),
     *(Choice("parts", positive, 0, "strokes", wider) for positive in (1, 2, 3, 4) for wider in (0.0, 0.1, 0.25, 0.5)),
 ]
-"""Of which the default is chosen."""
+"""Choices among which the default is chosen."""
 
 BOXES = (0.05, 0.25, 0.5)
-"""By how much a box drawn around the organ is wider. Slicer's has three dimensions, and is close on few slices."""
+"""Margins of a box drawn around the organ. Slicer's box has three dimensions, and fits tightly on few slices."""
 
 OTHERS = [ONE_CLICK, STROKES_BOX, *(Choice("parts", MAX_POSITIVE, MAX_NEGATIVE, "organ", wider) for wider in BOXES)]
 
 
 def around(mask: Strokes, wider: float) -> tuple[float, float, float, float]:
-    """The box around a mask (rows, columns), made wider, (X0, Y0, X1, Y1) clipped to the image."""
+    """Compute the box around a mask (rows, columns) with a margin, (X0, Y0, X1, Y1) clipped to the image."""
     rows, columns = np.nonzero(mask)
     edges = np.array([columns.min(), rows.min(), columns.max(), rows.max()], float)
     edges += wider * np.tile(edges[2:] - edges[:2] + 1, 2) * (-1, -1, 1, 1)
@@ -191,7 +191,7 @@ def around(mask: Strokes, wider: float) -> tuple[float, float, float, float]:
 
 
 def share_of(strokes: Strokes, share: float) -> Strokes:
-    """The share of the pixels of strokes that lies nearest to the deepest of them."""
+    """Keep the share of the pixels of strokes that lies nearest to the deepest of them."""
     pixels = np.argwhere(strokes)
     middle = pixels[_depth(strokes)[strokes].argmax()]
     near = np.argsort(np.hypot(*(pixels - middle).T), kind="stable")[: max(1, round(share * len(pixels)))]
@@ -203,28 +203,29 @@ def share_of(strokes: Strokes, share: float) -> Strokes:
 KEPT = "strokes kept"
 
 Scores = dict[tuple[Choice, float, str], list[float]]
-"""Dice of each person's strokes, by way, share, and what became of the answer."""
+"""Dice of each person's strokes, by choice, share, and treatment of the mask."""
 
 
 def measure(segmenter: Segmenter, image: Path) -> Scores:
-    """All ways on one image; the answer counts as it is, with strokes kept, and besides cut off at a drawn box."""
+    """Measure all choices on one image; the mask is scored as it is, with strokes kept, and also cropped to a drawn
+    box."""
     with np.load(image) as arrays:
-        truth, scribbles = arrays["seg"] > 0, arrays["scribbles"] > 0
+        target, scribbles = arrays["seg"] > 0, arrays["scribbles"] > 0
     scores: Scores = {}
     for person, (painted, background) in enumerate(scribbles):
         for share in SHARES:
             foreground, random = share_of(painted, share), np.random.default_rng(person)
             for choice in dict.fromkeys([*CANDIDATES, *OTHERS, DEFAULT]):
-                prompt = choice.prompt(foreground, background, truth, random)
+                prompt = choice.prompt(foreground, background, target, random)
                 mask = segmenter.segment(image, Plane(2, 0), prompt, "", adapted=False).mask
                 kept = keep_strokes(mask, foreground, background)
                 answers = {"as it is": mask, KEPT: kept}
                 for wider in BOXES if choice == DEFAULT else (choice.wider,) if choice.box == "organ" else ():
                     answers[f"{KEPT}, cut at a box {wider:.0%} wider"] = kept & _inside(
-                        around(truth, wider), truth.shape
+                        around(target, wider), target.shape
                     )
                 for what, answer in answers.items():
-                    scores.setdefault((choice, share, what), []).append(dice(answer, truth))
+                    scores.setdefault((choice, share, what), []).append(dice(answer, target))
     return scores
 
 
@@ -236,13 +237,14 @@ def _inside(box: tuple[float, float, float, float], shape: tuple[int, ...]) -> S
 
 
 def rows_of(cases: list[Scores]) -> Iterator[dict[str, Any]]:
-    """Dice by share, on the images chosen by and those reported: mean, spread over images, gain over one click."""
+    """Summarise the Dice by share, on the images for choosing and for reporting: mean, spread over images, gain over
+    one click."""
     for choice, what in dict.fromkeys((choice, what) for choice, _, what in cases[0]):
         row: dict[str, Any] = {**asdict(choice), "answer": what}
         for name, half in (("chosen_by", cases[0::2]), ("reported", cases[1::2])):
             means, click = (
-                np.array([[np.mean(case[asked, share, answer]) for share in SHARES] for case in half])
-                for asked, answer in ((choice, what), (ONE_CLICK, "as it is"))
+                np.array([[np.mean(case[compared, share, answer]) for share in SHARES] for case in half])
+                for compared, answer in ((choice, what), (ONE_CLICK, "as it is"))
             )
             gain = means - click
             row[name] = {"dice": means.mean(0).tolist(), "std": means.std(0).tolist(), "all": float(means.mean())}
@@ -251,19 +253,19 @@ def rows_of(cases: list[Scores]) -> Iterator[dict[str, Any]]:
 
 
 def table(title: str, rows: list[dict[str, Any]]) -> Table:
-    """Dice on the reported images by share of the strokes."""
-    shown = Table("clicks", "positive", "negative", "box", "answer", "chosen by", *map(str, SHARES), title=title)
+    """Build a table of the Dice on the reported images, by share of the strokes."""
+    shown_table = Table("clicks", "positive", "negative", "box", "answer", "chosen by", *map(str, SHARES), title=title)
     for row in rows:
         box = f"{row['box']} +{row['wider']:.0%}" if row["box"] else ""
         way = f"{row['way']}{', longest stroke' if row['longest'] else ''}"
         dices = [f"{m:.3f} ± {s:.3f}" for m, s in zip(row["reported"]["dice"], row["reported"]["std"], strict=True)]
         counts = (str(row["positive"]), str(row["negative"]))
-        shown.add_row(way, *counts, box, row["answer"], f"{row['chosen_by']['all']:.3f}", *dices)
-    return shown
+        shown_table.add_row(way, *counts, box, row["answer"], f"{row['chosen_by']['all']:.3f}", *dices)
+    return shown_table
 
 
 def main(out: Annotated[Path, typer.Option()] = RESULTS / "scribbles.json") -> None:
-    """Measure all ways on all images."""
+    """Measure all choices on all images."""
     images = sorted((ROOT / "medscribble").glob("*/*.npz"))
     if not images:
         raise SystemExit(f"There is no MedScribble below {ROOT}. Set BAPS_REAL_DATA to the folder that holds it.")

@@ -1,10 +1,10 @@
-"""How good is a whole organ from a few clicked slices? By number of clicked slices, as it is and adapted.
+"""Evaluate whole organs from a few clicked slices, by the number of clicked slices, unadapted and adapted.
 
 ``make bench-organs`` adapts the bundled model to each organ on the training and validation patients, with the default
 settings, once (the adapter is kept in ``benchmarks/runs/whole_organs``), and measures on the test patients: 1, 2, 3 and
-5 clicks, each on another slice, their masks carried on through the volume; against the same clicked slices with
-shape-based interpolation between them, and alone. And the same numbers of clicks with each where the mask is worst. It
-prints a table and writes ``benchmarks/results/whole_organs.json``.
+5 clicks on different slices, whose masks are propagated through the volume; compared with shape-based interpolation
+between the same clicked slices, and with the clicked slices only. The same numbers of clicks are also measured with
+each click where the mask is worst. The script prints a table and writes ``benchmarks/results/whole_organs.json``.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ from benchmarks.real_data import DOMAINS, ROOT, Domain, cases, slices
 ORGANS = ("BTCV spleen, CT", "BTCV liver, CT", "CHAOS liver, MR")
 COUNTS = (1, 2, 3, 5)
 ORDERS = ("spread", "worst")
-_LEAST_SHARE = 0.1
-"""Of the largest cross-section: nobody clicks on less."""
+_MIN_AREA_SHARE = 0.1
+"""Smallest share of the largest cross-section on which users click."""
 
 console = Console(soft_wrap=True, highlight=False)
 
@@ -54,14 +54,17 @@ class Run:
     """One patient with one set of clicks.
 
     Attributes:
-        organ, patient: whose.
-        adapted: or the model as it is.
-        order: of the clicks: on slices ``spread`` over the organ, or each on the slice where the mask is ``worst``.
-        clicks: given.
-        dice: of the volume, carried on.
-        interpolated, alone: of the volume, with the same clicked slices and shapes between them, and with nothing.
+        organ: name of the domain.
+        patient: the patient.
+        adapted: whether an adapter was used.
+        order: order of the clicks: on slices ``spread`` over the organ, or each on the slice where the mask is
+            ``worst``.
+        clicks: number of clicks.
+        dice: Dice of the volume, with propagation.
+        interpolated: Dice of the volume, with the same clicked slices and shapes interpolated between them.
+        alone: Dice of the volume, with the clicked slices only.
         images: black-box images.
-        seconds: that an answer took.
+        seconds: time that the answer took.
     """
 
     organ: str
@@ -77,8 +80,8 @@ class Run:
 
 
 def spread_slices(areas: NDArray[np.int64], count: int) -> list[int]:
-    """The slice of the largest area, and others spread over the extent; of each part of it the middle slice."""
-    shown = np.flatnonzero(areas >= _LEAST_SHARE * areas.max())
+    """Choose the slice of the largest area, and others spread over the extent: the middle slice of each part."""
+    shown = np.flatnonzero(areas >= _MIN_AREA_SHARE * areas.max())
     first, extent, best = shown[0], shown[-1] - shown[0] + 1, int(areas.argmax())
     spread = [int(first + extent * (2 * part + 1) // (2 * count)) for part in range(count)]
     spread[int(np.argmin([abs(index - best) for index in spread]))] = best
@@ -88,52 +91,52 @@ def spread_slices(areas: NDArray[np.int64], count: int) -> list[int]:
 def click_where_worst(
     clicks: OrganClicks, mask: NDArray[np.bool_], organ: NDArray[np.bool_], random: np.random.Generator
 ) -> OrganClicks:
-    """The clicks with one more, on the slice with most wrong voxels, as a person goes on.
+    """Add a click on the slice with most wrong voxels, as a user would.
 
-    Its first one, if it has none; on a clicked slice where its mask is most wrong; on one without the organ, a
-    background click where the mask is deepest.
+    It is the first click of a slice without any; on a clicked slice it is where the mask is most wrong; on a slice
+    without the organ it is a background click where the mask is deepest.
     """
     index = int((mask ^ organ).sum((0, 1)).argmax())
-    found, truth = Plane(SLICE_AXIS, index).extract(mask), Plane(SLICE_AXIS, index).extract(organ)
-    if not truth.any():
-        points = (*clicks.background.get(index, ()), deepest_point(found))
+    predicted, target = Plane(SLICE_AXIS, index).extract(mask), Plane(SLICE_AXIS, index).extract(organ)
+    if not target.any():
+        points = (*clicks.background.get(index, ()), deepest_point(predicted))
         return replace(clicks, background={**clicks.background, index: points})
     if index in clicks.prompts:
-        prompt = draw_correction(clicks.prompts[index], found, truth, random) or clicks.prompts[index]
+        prompt = draw_correction(clicks.prompts[index], predicted, target, random) or clicks.prompts[index]
     else:
-        prompt = draw_prompt(truth, "click", random)
+        prompt = draw_prompt(target, "click", random)
     return replace(clicks, prompts=dict(sorted({**clicks.prompts, index: prompt}.items())))
 
 
 def interpolate(masks: dict[int, NDArray[np.bool_]], shape: tuple[int, int, int]) -> NDArray[np.bool_]:
-    """Between clicked slices the shapes in between, by signed distance; beyond them nothing. (I, J, K)."""
-    whole = np.zeros(shape, bool)
+    """Interpolate shapes between clicked slices by signed distance, (I, J, K); beyond them the mask is empty."""
+    volume_mask = np.zeros(shape, bool)
     for index, mask in masks.items():
-        Plane(SLICE_AXIS, index).insert(whole, mask)
+        Plane(SLICE_AXIS, index).insert(volume_mask, mask)
     for lower, upper in itertools.pairwise(sorted(masks)):
         for index in range(lower + 1, upper):
             between = interpolate_shape(masks[lower], masks[upper], (index - lower) / (upper - lower))
-            Plane(SLICE_AXIS, index).insert(whole, between)
-    return whole
+            Plane(SLICE_AXIS, index).insert(volume_mask, between)
+    return volume_mask
 
 
 def measure(black_box: BlackBox, store: AdapterStore, case: Case, label: str, adapted: bool) -> list[Run]:
-    """All orders and numbers of clicks on one patient."""
+    """Measure all orders and numbers of clicks on one patient."""
     volume, organ, _ = CaseReader().read(case)
     areas, last = organ.sum((0, 1)), volume.shape[SLICE_AXIS] - 1
     random = np.random.default_rng([crc32(case.patient.encode()), case.value])
-    first_clicks = {  # The same on a slice in every run.
+    first_clicks = {  # Every run has the same click on a slice.
         index: draw_prompt(Plane(SLICE_AXIS, index).extract(organ), "click", random)
         for count in COUNTS
         for index in spread_slices(areas, count)
     }
 
     def run(order: str, count: int, clicks: OrganClicks) -> tuple[Run, NDArray[np.bool_]]:
-        segmenter = Segmenter(black_box, store)  # A new one: nothing is encoded that another answer needed.
+        segmenter = Segmenter(black_box, store)  # A new one, without encodings of another run.
         segmenter.volume(case.image)
-        asked, begun = black_box.images_queried, time.perf_counter()
+        images_before, begun = black_box.images_queried, time.perf_counter()
         mask = segment_organ(segmenter, case.image, clicks, label, adapted).mask.astype(bool)
-        seconds, images = time.perf_counter() - begun, black_box.images_queried - asked
+        seconds, images = time.perf_counter() - begun, black_box.images_queried - images_before
         masks = {index: Plane(SLICE_AXIS, index).extract(mask) for index in clicks.prompts}
         between, alone = interpolate(masks, volume.shape), np.zeros(volume.shape, bool)
         for index, one in masks.items():
@@ -141,47 +144,47 @@ def measure(black_box: BlackBox, store: AdapterStore, case: Case, label: str, ad
         scores = dice(mask, organ), dice(between, organ), dice(alone, organ)
         return Run(label, case.patient, adapted, order, count, *scores, images, seconds), mask
 
-    found = []
+    runs_found = []
     for count in COUNTS:
         prompts = {index: first_clicks[index] for index in spread_slices(areas, count)}
-        found.append(run("spread", count, OrganClicks(label, prompts, {}, 0, last))[0])
+        runs_found.append(run("spread", count, OrganClicks(label, prompts, {}, 0, last))[0])
     clicks = OrganClicks(label, {int(areas.argmax()): first_clicks[int(areas.argmax())]}, {}, 0, last)
     for count in range(1, max(COUNTS) + 1):
         answer, mask = run("worst", count, clicks)
         if count in COUNTS:
-            found.append(answer)
+            runs_found.append(answer)
         clicks = click_where_worst(clicks, mask, organ, random)
-    return found
+    return runs_found
 
 
 def train(domain: Domain, black_box: BlackBox, store: AdapterStore) -> None:
-    """Make an adapter of the training and validation patients, if there is none, and publish it if it passed."""
+    """Train an adapter on the training and validation patients, if there is none, and publish it if it was accepted."""
     if store.versions(domain.name):
         return
     side = black_box.capabilities.input_size
     training = {p[0].patient: p for part in ("train", "validation") for p in slices(domain, part, side, 24)}
-    made = adapt(black_box, training, AdaptationSettings())
+    result = adapt(black_box, training, AdaptationSettings())
     record = {
-        "adapter": made.adapter.to_dict(),
+        "adapter": result.adapter.to_dict(),
         "black_box": {"weights_sha256": black_box.capabilities.weights_sha256},
-        "status": made.acceptance.status,
+        "status": result.acceptance.status,
     }
-    version = store.add(domain.name, made.adapter, record, made.acceptance.status)
-    if made.acceptance.status == "accepted":  # Else the model as it is goes on serving.
+    version = store.add(domain.name, result.adapter, record, result.acceptance.status)
+    if result.acceptance.status == "accepted":  # Otherwise the unadapted model is still served.
         store.publish(domain.name, version)
-    console.print(f"{domain.name}: the adapter is {made.acceptance.status}, zoom {made.adapter.zoom:g}.")
+    console.print(f"{domain.name}: the adapter is {result.acceptance.status}, zoom {result.adapter.zoom:g}.")
 
 
 def table(runs: Sequence[Run]) -> list[str]:
-    """Lines of Markdown."""
+    """Format a Markdown table."""
     lines = [
         "| organ | patients | model | clicks | Dice, spread | interpolated | alone | Dice, each where worst | "
         "images | seconds |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for organ, adapted, count in itertools.product(ORGANS, (False, True), COUNTS):
-        here = [run for run in runs if (run.organ, run.adapted, run.clicks) == (organ, adapted, count)]
-        spread, worst = ([run for run in here if run.order == order] for order in ORDERS)
+        group = [run for run in runs if (run.organ, run.adapted, run.clicks) == (organ, adapted, count)]
+        spread, worst = ([run for run in group if run.order == order] for order in ORDERS)
         if not spread:
             continue
         cells = [
@@ -208,26 +211,26 @@ def main(
     out: Annotated[Path, typer.Option(help="The JSON of all.")] = RESULTS / "whole_organs.json",
     runs: Annotated[Path, typer.Option(help="Where the adapters are kept.")] = RUNS / "whole_organs",
 ) -> None:
-    """Run the bench."""
+    """Run the benchmark."""
     if not ROOT.is_dir():
         raise SystemExit(f"There are no real images at {ROOT}. Set BAPS_REAL_DATA to the folder that holds them.")
     torch.set_num_threads(1)
     black_box, store = load_black_box(), AdapterStore(runs)
-    found: list[Run] = []
+    runs_found: list[Run] = []
     for domain in (domain for domain in DOMAINS if domain.name in ORGANS):
         train(domain, black_box, store)
         for case, adapted in itertools.product(cases(domain, "test"), (False, True)):
             try:
-                found += measure(black_box, store, case, domain.name, adapted)
-            except InputError as error:  # This patient has no such organ.
-                console.print(f"{case.image.name} is left out: {error}")
+                runs_found += measure(black_box, store, case, domain.name, adapted)
+            except InputError as error:  # The patient does not have the organ.
+                console.print(f"{case.image.name} is skipped: {error}")
                 continue
-            best = max(run.dice for run in found[-len(COUNTS) :])
+            best = max(run.dice for run in runs_found[-len(COUNTS) :])
             console.print(f"{domain.name}, {case.patient}, {'adapted' if adapted else 'unadapted'}: up to {best:.3f}")
-    for line in table(found):
+    for line in table(runs_found):
         print(line)
     out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps([asdict(run) for run in found], indent=1))
+    out.write_text(json.dumps([asdict(run) for run in runs_found], indent=1))
     console.print(str(out))
 
 

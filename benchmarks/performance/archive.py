@@ -37,7 +37,7 @@ from monailabel.client import MONAILabelClient
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.interactive.clicks import Clicked, Client
+from benchmarks.interactive.clicks import Client, ReplyTimes
 from benchmarks.paths import RESULTS
 from benchmarks.performance.archive_pacs import SIDE, SLICES, make_image, modality, series_uid
 from demo.server import free_port, running, running_server
@@ -64,17 +64,17 @@ def asked(pacs: str) -> int:
     return sum(counts.values())
 
 
-def click_in_a_row(client: Client, image: str, clicks: int) -> Clicked:
+def click_in_a_row(client: Client, image: str, clicks: int) -> ReplyTimes:
     """Click on one slice, at places of their own."""
-    found = Clicked()
+    found = ReplyTimes()
     for number in range(clicks):
         found.add(client.click(image, 20 + number % 24, 32, SLICES // 2))
     return found
 
 
-def overhead(clicked: Clicked) -> float:
+def overhead(clicked: ReplyTimes) -> float:
     """Return the median of what a click took from end to end, without the model."""
-    return float(np.median(np.subtract(clicked.whole, clicked.model)))
+    return float(np.median(np.subtract(clicked.total, clicked.model)))
 
 
 def write_label(folder: Path, number: int) -> Path:
@@ -108,7 +108,7 @@ def measure(series: int, clicks: int, pauses: int, samples: int, folder: Path) -
         start, before = _rss_mb(process), asked(pacs)
         in_a_row = click_in_a_row(client, image, clicks)
         of_row = asked(pacs) - before
-        paused, each = Clicked(), []
+        paused, each = ReplyTimes(), []
         for number in range(pauses):
             time.sleep(_PAUSE)
             before = asked(pacs)
@@ -132,7 +132,7 @@ def measure(series: int, clicks: int, pauses: int, samples: int, folder: Path) -
             "series": series,
             "first_click_s": round(first, 2),
             "clicks": clicks,
-            "click_ms_p50": round(float(np.median(in_a_row.whole)), 1),
+            "click_ms_p50": round(float(np.median(in_a_row.total)), 1),
             "click_overhead_ms_p50": round(overhead(in_a_row), 1),
             "click_overhead_ms_p50_after_pause": round(overhead(paused), 1),
             "pacs_requests_per_click": max(each),

@@ -64,8 +64,8 @@ class Archive:
         most: at once in an answer, whatever ``limit`` says.
     """
 
-    def __init__(self, series: int, most: int = 1000) -> None:
-        self.series, self.most = series, most
+    def __init__(self, series: int, max_results: int = 1000) -> None:
+        self.series, self.max_results = series, max_results
         self.asked: Counter[str] = Counter()
         self.stored: dict[str, Dataset] = {}
         self.lock = Lock()
@@ -73,7 +73,7 @@ class Archive:
     def search(self, wanted: dict[str, str], offset: int, limit: int) -> list[dict[str, Any]]:
         """Return the series that match, in DICOM's JSON form."""
         found: list[dict[str, Any]] = []
-        limit = min(limit, self.most)
+        limit = min(limit, self.max_results)
         if not wanted and offset + limit <= self.series:  # By place, as fast as a database.
             return [_json(_told(number)) for number in range(offset, offset + limit)]
         for told in self._candidates(wanted):
@@ -149,7 +149,7 @@ def _matches(keyword: str, wanted: str, value: str) -> bool:
 
 @lru_cache(maxsize=256)
 def make_image(number: int, k: int) -> Dataset:
-    """Make a slice of a series: a bright ball before a dark ground."""
+    """Make a slice of a series: a bright ball on a dark background."""
     image = Dataset()
     for name, value in _told(number).items():
         if name != "NumberOfSeriesRelatedInstances":

@@ -1,4 +1,4 @@
-"""What does a training cost others? Time of clicks while it runs, and its memory against the number of volumes.
+"""Measure what a training costs other users: the time of clicks while it runs, and its memory by the number of volumes.
 
 ``python -m benchmarks.performance.training_load`` uses the phantoms of the repository, prints a table and writes
 ``benchmarks/results/training_load.json``. Run it with nothing else on the machine.
@@ -39,7 +39,7 @@ SAMPLES = SAMPLE_DATA / "ct"
 
 @app.command()
 def memory(volumes: int) -> None:
-    """Adapt to so many volumes, each one of the phantoms under a name of its own, and print the peak memory in MB."""
+    """Adapt to a number of volumes, each a phantom under its own name, and print the peak memory in MB."""
     files = sorted((SAMPLES / "images").glob("*.nii.gz"))
     cases = [
         Case(files[n % len(files)], SAMPLES / "labels" / files[n % len(files)].name, VALUE, str(n))
@@ -53,7 +53,7 @@ def memory(volumes: int) -> None:
 
 
 def click(client: MONAILabelClient, case: str, voxel: tuple[int, int, int]) -> float:
-    """Milliseconds of one click, client to client."""
+    """Measure one click at the client, in milliseconds."""
     request = {"label": "spleen", "foreground": [list(voxel)], "background": [], "slice": voxel[2]}
     begun = time.perf_counter()
     client.infer("zero_shot", case, request)
@@ -61,7 +61,7 @@ def click(client: MONAILabelClient, case: str, voxel: tuple[int, int, int]) -> f
 
 
 def clicks(client: MONAILabelClient, case: str, voxels: list[tuple[int, int, int]]) -> dict[str, float]:
-    """Median and longest time of a first click on each slice, and of a second one."""
+    """Measure a first click on each slice and a second one: median and longest time."""
     first, repeat = ([click(client, case, voxel) for voxel in voxels] for _ in range(2))
     return {
         "first_click_ms": float(np.median(first)),
@@ -118,7 +118,7 @@ def main(
 
 
 def _places(case: str) -> list[tuple[int, int, int]]:
-    """A voxel of the spleen on each slice that shows it."""
+    """Choose a voxel of the spleen on each slice that shows it."""
     _, organ = organ_of(SAMPLES, case)
     found = []
     for k in np.flatnonzero(organ.any((0, 1))):

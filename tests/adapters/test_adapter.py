@@ -1,4 +1,4 @@
-"""What is put around a black box, on a cheap one."""
+"""Adapters around a cheap black box."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from baps.prompts import Prompt
 
 PROMPTS = [Prompt(((3.0, 4.0),)), Prompt(box=(1.0, 2.0, 30.0, 28.0)), Prompt(((8.0, 9.0),), ((20.0, 3.0),))]
 LEAST, MOST = 0.002, 0.998
-"""What an answer is bounded to when a head takes its log odds."""
+"""Bounds of a probability when a head takes its log odds."""
 
 
 def _pixels(side: int = 32) -> NDArray[np.uint8]:
@@ -57,14 +57,14 @@ def test_a_file_brings_it_back_bit_by_bit(
     boxes = [new_black_box(), new_black_box()]
     answers = [segment_adapted(box, one, pixels, PROMPTS) for box, one in zip(boxes, (made, back), strict=True)]
     assert answers[0].tobytes() == answers[1].tobytes()
-    assert boxes[0].asked[0][0].tobytes() == boxes[1].asked[0][0].tobytes()
-    assert (boxes[0].asked[0][0] != pixels).any()
+    assert boxes[0].queries[0][0].tobytes() == boxes[1].queries[0][0].tobytes()
+    assert (boxes[0].queries[0][0] != pixels).any()
 
 
 @pytest.mark.parametrize("side", [32, 64, 100, 224])
 @pytest.mark.parametrize("kind", KINDS)
 def test_untrained_it_changes_neither_image_nor_answer(new_black_box: Callable[..., Any], kind: str, side: int) -> None:
-    """Not by one grey level; the head leaves answers as they are but for the bound of the log odds."""
+    """No grey level changes, and the head changes masks only by the bound of the log odds."""
     pixels, black_box = _pixels(side), new_black_box(side=side)
     plain = segment_adapted(black_box, None, pixels, PROMPTS)
     np.testing.assert_array_equal(plain, new_black_box(side=side).segment(pixels, PROMPTS))
@@ -74,8 +74,8 @@ def test_untrained_it_changes_neither_image_nor_answer(new_black_box: Callable[.
     np.testing.assert_allclose(
         segment_adapted(black_box, headed, pixels, PROMPTS), plain.clip(LEAST, MOST), atol=1e-5, rtol=0
     )
-    assert [prompts for _, prompts in black_box.asked] == [PROMPTS] * 3
-    for images, _ in black_box.asked:
+    assert [prompts for _, prompts in black_box.queries] == [PROMPTS] * 3
+    for images, _ in black_box.queries:
         np.testing.assert_array_equal(images, pixels)
 
 
@@ -108,13 +108,13 @@ def test_the_head_sees_the_image_as_it_was_and_the_answer_to_the_changed_one(
 
     made, pixels, black_box = _moved("basis", "label", True), _pixels(), new_black_box()
     assert made.head is not None
-    monkeypatch.setattr(made.head, "refine", refine)
+    monkeypatch.setattr(made.head, "refine_masks", refine)
     found = segment_adapted(black_box, made, pixels, PROMPTS)
     ((images, probability, prompts),) = seen
     changed = made.transform_images(made.crop(pixels, PROMPTS))
     assert (changed != pixels).any()
     np.testing.assert_array_equal(images.permute(0, 2, 3, 1).numpy(), pixels)
-    np.testing.assert_array_equal(black_box.asked[0][0], changed)
+    np.testing.assert_array_equal(black_box.queries[0][0], changed)
     np.testing.assert_array_equal(probability.numpy(), new_black_box().segment(changed, PROMPTS))
     np.testing.assert_array_equal(found, 1 - probability.numpy())
     assert list(prompts) == PROMPTS

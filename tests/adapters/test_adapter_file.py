@@ -56,7 +56,7 @@ def adapter(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("head", [False, True])
 @pytest.mark.parametrize("condition", ["label", "click"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_adapter_comes_back_as_it_was(tmp_path: Path, kind: str, condition: str, head: bool) -> None:
+def test_an_adapter_is_read_back_unchanged(tmp_path: Path, kind: str, condition: str, head: bool) -> None:
     path = tmp_path / "new" / "folder" / "adapter.safetensors"
     made = _adapter(kind, condition, 3, head)
     record = {**_record(made), "author": "Anna Müller", "verdict": None, "curve": [[0, 0.25]]}
@@ -71,7 +71,7 @@ def test_an_adapter_comes_back_as_it_was(tmp_path: Path, kind: str, condition: s
     assert os.listdir(path.parent) == ["adapter.safetensors"]  # noqa: PTH208  # names alone
 
 
-def test_an_adapter_changes_images_as_it_did(adapter: Path) -> None:
+def test_an_adapter_read_back_transforms_images_identically(adapter: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
     made, (back, _) = _adapter(), read_adapter(adapter)
     crops = made.crop(pixels, PROMPTS)
@@ -80,14 +80,14 @@ def test_an_adapter_changes_images_as_it_did(adapter: Path) -> None:
     assert (changed != pixels).any()
 
 
-def test_a_newer_adapter_takes_the_place_of_an_older(adapter: Path) -> None:
+def test_a_newer_adapter_replaces_an_older_one(adapter: Path) -> None:
     newer = _adapter("concat", seed=5)
     write_adapter(adapter, newer, _record(newer))
     assert _same(read_adapter(adapter)[0], newer)
     assert len(list(adapter.parent.iterdir())) == 1
 
 
-def test_a_missing_file_is_told_with_the_way_to_make_one(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
     for path in (tmp_path / "none.safetensors", tmp_path):
         with pytest.raises(InputError, match=r"There is no adapter file .*`baps adapt --out FILE` makes one"):
             read_adapter(path)
@@ -98,15 +98,15 @@ def test_a_file_that_was_cut_off_anywhere_is_refused(adapter: Path) -> None:
     header = struct.unpack("<Q", whole[:8])[0]
     for cut in {0, 1, 7, 8, 9, 8 + header // 2, 8 + header - 1, 8 + header, len(whole) // 2, len(whole) - 1}:
         adapter.write_bytes(whole[:cut])
-        with pytest.raises(InputError, match=r"spleen\.safetensors is no adapter of this project, or it is broken"):
+        with pytest.raises(InputError, match=r"spleen\.safetensors is not an adapter of this project, or it is broken"):
             read_adapter(adapter)
 
 
 @pytest.mark.parametrize("content", [b"rubbish" * 100, b"\xff" * 100, b"{}", b"\0" * 64, b"PK\x03\x04" + b"\0" * 50])
-def test_another_kind_of_file_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_of_another_format_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "foreign.safetensors"
     path.write_bytes(content)
-    with pytest.raises(InputError, match="is no adapter of this project"):
+    with pytest.raises(InputError, match="is not an adapter of this project"):
         read_adapter(path)
 
 
@@ -136,7 +136,7 @@ def test_another_kind_of_file_is_refused(tmp_path: Path, content: bytes) -> None
 def test_safetensors_without_our_record_are_refused(tmp_path: Path, metadata: dict[str, str] | None) -> None:
     path = tmp_path / "model.safetensors"
     save_file(_adapter().state_dict(), path, metadata)
-    with pytest.raises(InputError, match="is no adapter of this project"):
+    with pytest.raises(InputError, match="is not an adapter of this project"):
         read_adapter(path)
 
 
@@ -150,7 +150,7 @@ def test_weights_of_another_kind_than_the_record_says_are_refused(tmp_path: Path
         read_adapter(tmp_path / "a")
 
 
-def test_an_encoder_with_other_weights_is_told(tmp_path: Path) -> None:
+def test_an_encoder_with_other_weights_is_an_error(tmp_path: Path) -> None:
     made = _adapter()
     record = _record(made)
     record["adapter"]["visual_prompt"]["encoder"]["sha256"] = "f" * 64
@@ -160,7 +160,7 @@ def test_an_encoder_with_other_weights_is_told(tmp_path: Path) -> None:
     assert not isinstance(told.value, InputError)
 
 
-def test_a_record_that_is_no_json_leaves_the_older_file(adapter: Path) -> None:
+def test_a_record_that_is_not_json_leaves_the_older_file(adapter: Path) -> None:
     before = adapter.read_bytes()
     for odd in (float("nan"), object()):
         with pytest.raises((TypeError, ValueError)):
@@ -189,7 +189,7 @@ except BapsError as error:
 @pytest.mark.skipif(sys.platform == "win32", reason="needs limits of file sizes")
 @pytest.mark.parametrize("room", [0, 100, 5000])
 def test_a_full_disk_leaves_the_older_file_whole(adapter: Path, room: int) -> None:
-    """A process may write so many bytes and no more, as on a disk that is full."""
+    """Limit the bytes that a process may write, as on a full disk."""
     before = adapter.read_bytes()
     paths = {"PYTHONPATH": str(ROOT / "apps" / "baps_app")}
     done = subprocess.run(
@@ -206,7 +206,7 @@ def test_a_full_disk_leaves_the_older_file_whole(adapter: Path, room: int) -> No
     assert list(adapter.parent.iterdir()) == [adapter]
 
 
-def test_a_place_where_no_file_can_be(adapter: Path) -> None:
+def test_a_path_that_cannot_be_written_to(adapter: Path) -> None:
     before = adapter.read_bytes()
     (adapter.parent / "folder").mkdir()
     (adapter.parent / "folder" / "full").write_text("")
@@ -233,8 +233,8 @@ def test_an_adapter_for_other_weights_is_refused(adapter: Path, new_black_box: C
         check_trained_for(record, able.name, able.weights_sha256)
 
 
-def test_the_record_stands_in_the_header_of_the_file(adapter: Path) -> None:
-    """Other tools read it without this project."""
+def test_the_record_is_in_the_header_of_the_file(adapter: Path) -> None:
+    """Other tools can read it without this project."""
     whole = adapter.read_bytes()
     header = json.loads(whole[8 : 8 + struct.unpack("<Q", whole[:8])[0]])
     assert json.loads(header["__metadata__"]["record"]) == _record(_adapter())
@@ -258,7 +258,7 @@ def test_two_runs_to_the_same_adapter_give_the_same_file(tmp_path: Path) -> None
         {"visual_prompt": {"encoder": {"name": [], "source": {}, "sha256": 1}}},
     ],
 )
-def test_a_record_that_describes_no_adapter(tmp_path: Path, changed: dict[str, Any]) -> None:
+def test_a_record_that_does_not_describe_an_adapter(tmp_path: Path, changed: dict[str, Any]) -> None:
     made = _adapter()
     record = _record(made)
     record["adapter"] = {**record["adapter"], **changed}
@@ -268,7 +268,7 @@ def test_a_record_that_describes_no_adapter(tmp_path: Path, changed: dict[str, A
 
 
 @pytest.mark.parametrize("record", ["null", "[]", "5", '"adapter"', '{"adapter": []}', "[" * 50_000])
-def test_a_record_that_is_none(tmp_path: Path, record: str) -> None:
+def test_a_missing_record(tmp_path: Path, record: str) -> None:
     save_file(_adapter().state_dict(), tmp_path / "a.safetensors", {"record": record})
-    with pytest.raises(InputError, match="is no adapter"):
+    with pytest.raises(InputError, match="is not an adapter"):
         read_adapter(tmp_path / "a.safetensors")

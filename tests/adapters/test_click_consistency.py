@@ -14,7 +14,7 @@ from baps.adapters.output_head import OutputHead
 from baps.adapters.visual_prompt import VisualPrompt, build_visual_prompt
 from baps.adapters.visual_prompt.basis import BasisVisualPrompt
 from baps.blackbox import BlackBox
-from baps.evaluation.interactive import asker
+from baps.evaluation.interactive import build_segment_function
 from baps.prompts import Prompt
 
 CLICKS = Prompt(((20.0, 10.0), (30.0, 10.0)), ((50.0, 40.0),))
@@ -44,7 +44,7 @@ def _answer(*inside: tuple[int, int]) -> NDArray[np.float32]:
         ([LEFT, RIGHT, (51, 40)], 1),
     ],
 )
-def test_clicks_that_an_answer_contradicts_are_counted(inside: list[tuple[int, int]], wrong: int) -> None:
+def test_clicks_that_a_mask_violates_are_counted(inside: list[tuple[int, int]], wrong: int) -> None:
     assert count_violated(_answer(*inside), CLICKS) == wrong
 
 
@@ -56,7 +56,7 @@ def test_a_click_at_the_very_edge_is_on_the_image() -> None:
 
 
 def _dark() -> VisualPrompt:
-    """Turns every image black."""
+    """Make a visual prompt that turns every image black."""
     made = build_visual_prompt("basis")
     assert isinstance(made, BasisVisualPrompt)
     with torch.no_grad():
@@ -66,7 +66,7 @@ def _dark() -> VisualPrompt:
 
 @pytest.fixture
 def through() -> Callable[..., tuple[Callable[[Adapter | None], NDArray[np.float32]], list[Adapter | None]]]:
-    """Makes what answers in turn, and a list of what it was asked through."""
+    """Make a function that returns masks in turn, and the list of adapters that it was called with."""
 
     def make(*answers: NDArray[np.float32]) -> Any:
         left: Iterator[NDArray[np.float32]] = iter(answers)
@@ -96,7 +96,7 @@ GOOD, HALF, OTHER_HALF, BAD, WORSE = (_answer(*places) for places in ([LEFT, RIG
         (WORSE, [GOOD], GOOD, 1),
     ],
 )
-def test_what_contradicts_more_clicks_gives_way(
+def test_a_mask_that_violates_more_clicks_is_replaced(
     through: Callable[..., Any],
     first: NDArray[np.float32],
     others: list[NDArray[np.float32]],
@@ -112,7 +112,7 @@ def test_what_contradicts_more_clicks_gives_way(
     assert (used is adapter) == (answer is first)
 
 
-def test_without_an_adapter_nothing_else_is_asked(through: Callable[..., Any]) -> None:
+def test_without_an_adapter_there_is_no_fallback(through: Callable[..., Any]) -> None:
     ask, asked = through()
     answer, used = fall_back_on_violated_clicks(BAD, None, CLICKS, ask)
     assert answer is BAD
@@ -121,19 +121,19 @@ def test_without_an_adapter_nothing_else_is_asked(through: Callable[..., Any]) -
 
 
 @pytest.mark.parametrize("first", [Prompt(((20.0, 10.0),)), Prompt(box=(10.0, 5.0, 40.0, 15.0))])
-def test_the_answer_to_a_first_prompt_stays(through: Callable[..., Any], first: Prompt) -> None:
+def test_the_mask_of_a_first_prompt_is_kept(through: Callable[..., Any], first: Prompt) -> None:
     ask, asked = through()
     assert fall_back_on_violated_clicks(BAD, Adapter(_dark()), first, ask)[0] is BAD
     assert asked == []
 
 
-def test_a_bare_visual_prompt_gives_way_to_the_model_as_it_is(through: Callable[..., Any]) -> None:
+def test_the_fallback_of_a_bare_visual_prompt_is_the_unadapted_model(through: Callable[..., Any]) -> None:
     ask, asked = through(GOOD)
     assert fall_back_on_violated_clicks(BAD, Adapter(_dark()), CLICKS, ask)[1] is None
     assert asked == [None]
 
 
-def test_the_head_and_the_zoom_stay_where_the_visual_prompt_goes(lively_head: OutputHead) -> None:
+def test_the_first_fallback_keeps_head_and_zoom(lively_head: OutputHead) -> None:
     adapter = Adapter(_dark(), lively_head, 0.5)
     plain, nothing = adapter.fallbacks()
     assert nothing is None
@@ -149,18 +149,18 @@ def test_the_head_and_the_zoom_stay_where_the_visual_prompt_goes(lively_head: Ou
     assert (plain.transform_images(crops) > 0).any()
 
 
-def test_going_on_clicking_gets_through_to_the_model(new_black_box: Callable[..., Any]) -> None:
-    """A visual prompt that hides everything; the model itself finds what is bright."""
+def test_more_clicks_reach_the_unadapted_model(new_black_box: Callable[..., Any]) -> None:
+    """The visual prompt hides everything; the unadapted model segments what is bright."""
     image = np.full((32, 32, 3), 40, np.uint8)
     image[8:24, 8:24] = 220
-    ask = asker(new_black_box(), Adapter(_dark()), image)
+    ask = build_segment_function(new_black_box(), Adapter(_dark()), image)
     box, clicked = Prompt(box=(8.0, 8.0, 23.0, 23.0)), Prompt(((10.0, 10.0),), box=(8.0, 8.0, 23.0, 23.0))
     dark, heeded = ask([box, clicked])
     assert not (dark > 0.5).any()
     np.testing.assert_array_equal(heeded > 0.5, image[..., 0] > 128)
 
 
-def test_both_halves_come_to_what_is_asked_at_once(bundled: BlackBox, lively_head: OutputHead) -> None:
+def test_both_halves_give_the_same_as_one_call(bundled: BlackBox, lively_head: OutputHead) -> None:
     image = np.random.default_rng(1).integers(0, 256, (192, 192, 3), np.uint8)
     prompt = Prompt(((60.0, 90.0),), ((150.0, 40.0),))
     for adapter in (None, Adapter(build_visual_prompt("basis"), lively_head, 0.5)):

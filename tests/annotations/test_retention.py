@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from baps.adapters.adapter import identity_adapter
 from baps.annotations.history import LabelHistory, Version
-from baps.annotations.retention import RetentionRule, _beyond, prune
+from baps.annotations.retention import RetentionRule, _removable, prune
 from baps.errors import InputError
 from baps.registry.store import AdapterStore, adapter_times
 
@@ -129,7 +129,7 @@ def test_a_rule_never_takes_the_newest_nor_evidence(
         for n, when in enumerate(saved)
     ]
     made = [NOW - timedelta(days=age) for age in times]
-    gone = _beyond(versions, RetentionRule(keep, days), made, NOW)
+    gone = _removable(versions, RetentionRule(keep, days), made, NOW)
     assert not {one.name for one in gone} & {one.name for one in versions[-max(keep, 1) :]}
     assert not any(one.info.get("found") for one in gone)
     for time in made:

@@ -17,7 +17,7 @@ pytestmark = [
 @pytest.mark.parametrize("domain", DOMAINS, ids=lambda domain: domain.name)
 def test_every_domain_has_test_slices_on_which_something_is_labelled(domain: Domain) -> None:
     patients = 0
-    for case in slices(domain, "test", 64, most=2):
+    for case in slices(domain, "test", 64, max_slices=2):
         patients += 1
         for piece in case:
             assert piece.image.shape == (64, 64, 3)
@@ -39,5 +39,5 @@ def test_the_bundled_model_finds_a_boxed_organ_on_images_it_never_saw(
 ) -> None:
     domain = next(d for d in DOMAINS if d.name == name)
     side = bundled.capabilities.input_size
-    cases = [piece for case in slices(domain, "test", side, most=6) for piece in case]
+    cases = [piece for case in slices(domain, "test", side, max_slices=6) for piece in case]
     assert score_slices(bundled, None, cases, "box", 0, 1).mean() > least

@@ -1,4 +1,4 @@
-"""Models that are served, shared by the tests that leave them as they were."""
+"""Serve models that tests share and do not change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The black box stays black: nothing outside its package reaches into it, and the package knows no host."""
+"""Nothing outside its package reaches into a black box, and the package does not know the server."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HIDDEN_MODULES = {"segment_anything", "sam", "sam2_memory", "decoding", "bundled
 
 
 def _imports(tree: ast.AST) -> set[str]:
-    """Every part of every dotted name that is imported."""
+    """Return every part of every dotted name that is imported."""
     names: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -47,7 +47,7 @@ def _imports(tree: ast.AST) -> set[str]:
 
 
 def _reaches_in(tree: ast.AST) -> set[str]:
-    """Hidden attributes that are accessed, by a dot or by name (getattr)."""
+    """Return the hidden attributes that are accessed, by a dot or by name (getattr)."""
     dotted = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     named = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     return (dotted | named) & HIDDEN
@@ -93,7 +93,7 @@ def test_nothing_outside_reaches_into_the_black_box() -> None:
 
 
 def test_no_module_below_the_server_knows_the_host() -> None:
-    """As the contract of import-linter says; this sees ``import_module`` too."""
+    """This repeats the contract of import-linter, and also finds ``import_module``."""
     modules = [*METHOD, *PRETRAINING]
     found = {path: _imports(ast.parse(path.read_text())) & {"monailabel", "lib", "fastapi"} for path in modules}
     assert {path: names for path, names in found.items() if names} == {}

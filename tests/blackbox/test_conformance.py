@@ -1,4 +1,4 @@
-"""What every black box must do. A new backend is one more entry in ``backend``."""
+"""Every black box passes these tests. A new backend is one more entry in ``backend``."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PROMPTS = [
 
 @dataclass
 class Backend:
-    """A black box and one batch that was asked of it: one image each, with clicks, with negatives, with a box.
+    """A black box and one batch that it segmented: one image each with clicks, with negatives, with a box.
 
     There are neither encodings nor weights of a model that is elsewhere.
     """
@@ -43,7 +43,7 @@ class Backend:
     weights: list[str]
 
     def ask(self, row: int, prompt: Prompt) -> NDArray[np.float32]:
-        """One prompt on one image of the batch, by its encoding if there is one."""
+        """Segment one prompt on one image of the batch, with its encoding if there is one."""
         if self.encodings:
             return self.black_box.decode(self.encodings[row], prompt)
         return self.black_box.segment(self.images[row : row + 1], [prompt])[0]
@@ -57,7 +57,7 @@ def _digest(black_box: BlackBox) -> str:
 
 
 def _images(shape: tuple[int, int] = (36, 50)) -> NDArray[np.uint8]:
-    """Three images, blobs on noise."""
+    """Draw three images of blobs on noise."""
     random = np.random.default_rng(0)
     rows, columns = np.mgrid[: shape[0], : shape[1]]
     grey = random.normal(70, 10, (3, *shape))
@@ -68,7 +68,7 @@ def _images(shape: tuple[int, int] = (36, 50)) -> NDArray[np.uint8]:
 
 @pytest.fixture(scope="session")
 def sam_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """SAM vit_b with random weights, half precision."""
+    """Write SAM vit_b with random weights in half precision."""
     path = tmp_path_factory.mktemp("sam") / "random_vit_b.safetensors"
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -80,7 +80,7 @@ def sam_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def sam2_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """SAM 2.1 tiny with random weights, in the form of the published file."""
+    """Write SAM 2.1 tiny with random weights in the form of the published file."""
     path = tmp_path_factory.mktemp("sam2") / "random_tiny.pt"
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -143,7 +143,7 @@ def test_form_of_the_answer(backend: Backend) -> None:
 
 
 def test_decode_of_encode_is_segment(backend: Backend) -> None:
-    """The batch mixes prompts of three forms, so this also shows that every answer lies in its own row."""
+    """The batch mixes prompts of three kinds, so this also shows that every mask is in its own row."""
     for row, prompt in enumerate(PROMPTS):
         np.testing.assert_allclose(backend.ask(row, prompt), backend.answer[row], atol=2e-4)
 
@@ -183,7 +183,7 @@ def test_a_spent_budget_asks_nothing(backend: Backend) -> None:
     before = black_box.images_queried
     black_box.budget = before + 2
     try:
-        with pytest.raises(BudgetSpentError, match="3 more do not fit"):
+        with pytest.raises(BudgetSpentError, match="3 more exceed the budget"):
             black_box.segment(backend.images, PROMPTS)
         assert black_box.images_queried == before
         backend.ask(0, PROMPTS[0])
@@ -217,7 +217,7 @@ def test_images_of_another_form_are_refused(backend: Backend, images: NDArray[np
 
 @pytest.mark.parametrize("shape", [(36, 50), (1, 36, 50, 3), (3, 36, 50)])
 def test_an_image_of_another_form_is_not_encoded(backend: Backend, shape: tuple[int, ...]) -> None:
-    with pytest.raises(InputError, match="uint8|keeps no encodings"):
+    with pytest.raises(InputError, match="uint8|has no encodings"):
         backend.black_box.encode(np.zeros(shape, np.uint8))
 
 
@@ -249,7 +249,7 @@ def _carry(backend: Backend) -> list[tuple[int, NDArray[np.float32]]]:
 
 
 def test_a_memory_of_slices_is_there_where_it_is_declared(backend: Backend) -> None:
-    """It carries a mask on to each slice, counts each, and another mask gives another answer."""
+    """A mask is propagated to each slice, each slice is counted, and another mask gives another result."""
     black_box, before = backend.black_box, backend.black_box.images_queried
     if not black_box.capabilities.video:
         with pytest.raises(InputError, match="has no memory of slices; use segment on each"):
@@ -308,7 +308,7 @@ def test_more_images_than_fit_in_a_batch(bundled: BlackBox) -> None:
 
 
 def test_a_click_finds_its_own_blob(bundled: BlackBox) -> None:
-    """The answer is where the click is, on an image that is not square."""
+    """The mask is where the click is, on an image that is not square."""
     rows, columns = np.mgrid[:60, :120]
     grey = np.full((60, 120), 40, np.uint8)
     blobs = {(25.0, 30.0): None, (90.0, 20.0): None}
@@ -322,7 +322,7 @@ def test_a_click_finds_its_own_blob(bundled: BlackBox) -> None:
 
 
 def test_sam_predictor_gives_the_answer_of_the_black_box(bundled: BlackBox) -> None:
-    """The package's own predictor accepts the bundled model; its mask is ours but for the way of resizing."""
+    """The package's own predictor accepts the bundled model; its mask differs only by the resizing."""
     side = bundled.capabilities.input_size
     model = build_bundled_model(side).eval()
     model.load_state_dict(bundled._model.state_dict())  # type: ignore[attr-defined]
@@ -346,7 +346,7 @@ def test_sizes_that_the_bundled_model_cannot_have(size: int) -> None:
 
 @pytest.mark.slow
 def test_a_sam_of_boxes_alone_refuses_clicks(sam_weights: Path, tmp_path: Path) -> None:
-    """MedSAM is told by the name of its file."""
+    """MedSAM is recognised by the name of its file."""
     path = tmp_path / "MedSAM_vit_b.safetensors"
     path.hardlink_to(sam_weights)
     black_box = load_black_box("sam", weights=path, device="cpu")

@@ -1,4 +1,4 @@
-"""What the base class sees to, whatever the model."""
+"""The base class guarantees the same for every model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BOTH = Prompt(((1.0, 1.0),), (), (0.0, 0.0, 3.0, 3.0))
 
 
 class _Alone(BlackBox):
-    """Keeps how many calls were in the model at once, at the most."""
+    """Record the maximum number of calls that were in the model at once."""
 
     def __init__(self, **able: object) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ def test_one_call_at_a_time_reaches_the_model(call: str) -> None:
     assert black_box.most == 1
 
 
-def test_threads_do_not_overdraw_the_budget() -> None:
+def test_threads_do_not_exceed_the_budget() -> None:
     black_box = _Alone()
     black_box.budget = 7
 
@@ -107,9 +107,7 @@ def test_a_large_batch_reaches_the_model_in_parts() -> None:
     assert answer[:, 0, 0].tolist() == [4] * 8 + [2] * 2
 
 
-def test_a_model_that_failed_lets_the_next_call_in(
-    new_black_box: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_call_releases_the_lock(new_black_box: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     black_box = new_black_box()
     with monkeypatch.context() as patched:
         patched.setattr(black_box, "_segment", lambda *_: 1 / 0)
@@ -118,8 +116,8 @@ def test_a_model_that_failed_lets_the_next_call_in(
     assert black_box.segment(IMAGE[None], [CLICK]).shape == (1, 8, 8)
 
 
-def test_a_black_box_without_encodings_says_so(new_black_box: Callable[..., Any]) -> None:
-    with pytest.raises(InputError, match="brightness keeps no encodings; use segment"):
+def test_encode_is_refused_without_encodings(new_black_box: Callable[..., Any]) -> None:
+    with pytest.raises(InputError, match="brightness has no encodings; use segment"):
         new_black_box().encode(IMAGE)
 
 
@@ -156,7 +154,7 @@ def test_long_work_waits_before_each_batch_and_clicks_do_not() -> None:
     assert len(waited) == 3
 
 
-def test_an_encoding_that_is_made_ahead_holds_nobody_up() -> None:
+def test_prefetching_does_not_delay_other_calls() -> None:
     black_box, inside, finish = _Alone(), threading.Event(), threading.Event()
     encoding = black_box.encode(IMAGE)
     work = black_box._work
@@ -181,7 +179,7 @@ def test_an_encoding_that_is_made_ahead_holds_nobody_up() -> None:
         assert ahead.result(10).nbytes == other.result(10).nbytes
 
 
-def test_the_time_of_the_model_is_told_to_whoever_asked() -> None:
+def test_model_seconds_are_collected() -> None:
     black_box = _Alone()
     with model_seconds() as spent:
         encoding = black_box.encode(IMAGE)
@@ -195,7 +193,7 @@ def test_the_time_of_the_model_is_told_to_whoever_asked() -> None:
     assert spent[2] >= 0.006  # Three batches.
 
 
-def test_waiting_for_a_turn_is_not_the_models_time() -> None:
+def test_waiting_for_the_lock_is_not_counted_as_model_time() -> None:
     black_box, asked = _Alone(), threading.Event()
 
     def ask() -> list[float]:
@@ -218,7 +216,7 @@ def test_waiting_for_a_turn_is_not_the_models_time() -> None:
 MASK = np.ones((8, 8), bool)
 
 
-def test_slices_are_carried_to_in_order_in_both_directions() -> None:
+def test_propagation_visits_slices_in_order_in_both_directions() -> None:
     black_box, drawn = _Alone(video=True), list[int]()
 
     def slices(index: int) -> NDArray[np.uint8]:
@@ -234,7 +232,7 @@ def test_slices_are_carried_to_in_order_in_both_directions() -> None:
     assert list(black_box.propagate(slices, {5: MASK}, 5, 6)) == []
 
 
-def test_a_slice_is_drawn_and_asked_only_when_the_answer_is_wanted() -> None:
+def test_a_slice_is_read_and_queried_only_when_needed() -> None:
     black_box, drawn = _Alone(video=True), list[int]()
     carried = black_box.propagate(lambda index: drawn.append(index) or IMAGE, {0: MASK}, 0, 100)
     next(carried)
@@ -243,8 +241,8 @@ def test_a_slice_is_drawn_and_asked_only_when_the_answer_is_wanted() -> None:
     assert black_box.images_queried == 2
 
 
-def test_others_are_answered_between_two_slices() -> None:
-    """From the same thread: a lock that were held would stay so for good."""
+def test_other_calls_are_answered_between_two_slices() -> None:
+    """In the same thread, a lock that was still held would block forever."""
     black_box = _Alone(video=True)
     encoding = black_box.encode(IMAGE)
     carried = black_box.propagate(lambda index: IMAGE, {0: MASK}, 0, 4)
@@ -254,7 +252,7 @@ def test_others_are_answered_between_two_slices() -> None:
     assert black_box.images_queried == 6
 
 
-def test_carrying_on_keeps_to_the_budget_and_waits_for_whoever_goes_first() -> None:
+def test_propagation_respects_the_budget_and_waits_for_clicks() -> None:
     black_box = _Alone(video=True)
     waited: list[int] = []
     black_box.budget, black_box.wait = 2, lambda: waited.append(1)
@@ -267,7 +265,7 @@ def test_carrying_on_keeps_to_the_budget_and_waits_for_whoever_goes_first() -> N
     assert len(waited) == 3
 
 
-def test_what_cannot_be_carried_is_refused() -> None:
+def test_propagation_without_memory_or_mask_is_refused() -> None:
     with pytest.raises(InputError, match="alone has no memory of slices"):
         next(_Alone().propagate(lambda index: IMAGE, {0: MASK}, 0, 4))
     with pytest.raises(InputError, match="no mask of slice 1"):
@@ -277,7 +275,7 @@ def test_what_cannot_be_carried_is_refused() -> None:
 
 
 @pytest.mark.parametrize("fault", [np.full((8, 8), np.nan, np.float32), np.zeros((4, 4), np.float32)])
-def test_nonsense_is_no_answer(fault: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_probabilities_are_an_error(fault: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch) -> None:
     black_box = _Alone()
     monkeypatch.setattr(black_box, "_segment", lambda images, _: np.stack([fault] * len(images)))
     monkeypatch.setattr(black_box, "_decode", lambda *_: np.full((8, 8), np.inf, np.float32))
@@ -290,5 +288,5 @@ def test_nonsense_is_no_answer(fault: NDArray[np.float32], monkeypatch: pytest.M
         lambda: black_box.decode(encoding, CLICK),
         lambda: list(black_box.propagate(lambda _: IMAGE, masks, 0, 2)),
     ):
-        with pytest.raises(BapsError, match="no probabilities"):
+        with pytest.raises(BapsError, match="not probabilities"):
             ask()

@@ -55,7 +55,7 @@ def test_a_hash_that_is_wrong(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "model"), [("sam", "SAM"), ("sam2", "SAM 2")])
 def test_weights_of_another_model(name: str, model: str) -> None:
-    with pytest.raises(InputError, match=f"holds no {model} checkpoint"):
+    with pytest.raises(InputError, match=f"is not a {model} checkpoint"):
         load_black_box(name, weights=BUNDLED_WEIGHTS, device="cpu")
 
 
@@ -68,8 +68,8 @@ def test_a_sam_with_tensors_missing(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="This machine has a GPU")
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
-def test_a_gpu_that_is_not_there(device: str) -> None:
-    with pytest.raises(InputError, match=f"{device} was asked for, but there is no usable GPU"):
+def test_a_missing_gpu(device: str) -> None:
+    with pytest.raises(InputError, match=f"{device} was requested, but there is no usable GPU"):
         load_black_box("bundled", device=device)
 
 

@@ -26,8 +26,8 @@ PROMPTS = [
 ]
 
 
-def test_the_answers_are_those_of_the_package() -> None:
-    """Which places a click on the corner of a pixel where we place it on its centre."""
+def test_masks_are_those_of_the_package() -> None:
+    """The package places a click on the corner of a pixel; we place it on the centre."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         black_box = Sam2BlackBox(build_sam2_model("t"), "random")
@@ -51,7 +51,7 @@ def test_the_answers_are_those_of_the_package() -> None:
 
 @pytest.mark.parametrize("size", ["t", "s", "b+", "l"])
 @pytest.mark.parametrize("version", ["2", "2.1"])
-def test_sizes_and_versions_are_told_apart_by_their_weights(size: str, version: str) -> None:
+def test_sizes_and_versions_are_recognised_by_their_weights(size: str, version: str) -> None:
     state = build_sam2_model(size, version).state_dict()
     model, name = sam2_from_state(state)
     assert name == f"sam{version}_hiera_{size}"
@@ -71,7 +71,7 @@ def test_tensors_that_do_not_fit(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def video() -> tuple[Sam2BlackBox, NDArray[np.uint8], NDArray[np.bool_]]:
-    """SAM 2.1 tiny with random weights, five slices, and a mask."""
+    """Make SAM 2.1 tiny with random weights, five slices, and a mask."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         black_box = Sam2BlackBox(build_sam2_model("t"), "random")
@@ -81,10 +81,10 @@ def video() -> tuple[Sam2BlackBox, NDArray[np.uint8], NDArray[np.bool_]]:
     return black_box, slices, mask
 
 
-def test_carrying_on_is_what_the_package_does_with_a_video(
+def test_propagation_equals_the_packages_video_predictor(
     video: tuple[Sam2BlackBox, NDArray[np.uint8], NDArray[np.bool_]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whose frames come from a folder; here its loader gives it ours."""
+    """The package reads frames from a folder; its loader is replaced to return ours."""
     black_box, slices, mask = video
     model = black_box._model
     with torch.inference_mode():
@@ -111,10 +111,10 @@ def test_a_background_click_and_a_second_mask_matter_to_the_memory(
     assert np.abs(plain[1] - between[1]).max() > 1e-4
 
 
-def test_what_lies_far_behind_is_forgotten(
+def test_distant_slices_are_forgotten(
     video: tuple[Sam2BlackBox, NDArray[np.uint8], NDArray[np.bool_]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The mask that it began with is not."""
+    """The first mask is not forgotten."""
     black_box, slices, mask = video
     memory = Sam2Memory(black_box._model, mask.shape)
     monkeypatch.setattr(black_box._model, "num_maskmem", 1)

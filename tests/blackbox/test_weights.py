@@ -15,7 +15,7 @@ STATE = {"layer.weight": torch.arange(6.0).view(2, 3), "layer.bias": torch.ones(
 
 
 class _Attack:
-    """Unpickled, it makes a folder."""
+    """Create a folder when it is unpickled."""
 
     def __init__(self, target: Path) -> None:
         self.target = target

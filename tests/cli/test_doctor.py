@@ -38,14 +38,14 @@ def test_the_table_says_what_failed_and_the_remedy(asked: list[object]) -> None:
     result = _doctor()
     assert result.exit_code == 1
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in result.output.splitlines() if "│" in line]
-    assert rows == [[name, finding.status.value, finding.found, finding.remedy] for name, finding in FINDINGS.items()]
+    assert rows == [[name, finding.status.value, finding.message, finding.remedy] for name, finding in FINDINGS.items()]
 
 
 def test_json(asked: list[object]) -> None:
     result = _doctor("--json")
     assert result.exit_code == 1
     said = json.loads(result.stdout)
-    assert said[2] == {"check": "broken", "status": "FAILED", "found": "in two", "remedy": "glue"}
+    assert said[2] == {"check": "broken", "status": "FAILED", "message": "in two", "remedy": "glue"}
     assert [one["check"] for one in said] == list(FINDINGS)
 
 

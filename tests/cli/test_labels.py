@@ -83,7 +83,7 @@ def test_restore(studies: Path, audit: Path) -> None:
 
 def test_a_version_that_trainings_cannot_read_is_not_restored(studies: Path) -> None:
     write_nifti(studies / "ct_01.nii.gz", Volume(np.zeros((5, 5, 5), np.int16), np.eye(4)))
-    with pytest.raises(InputError, match="does not lie where its image does.*The label was not restored"):
+    with pytest.raises(InputError, match="does not have the geometry of its image.*The label was not restored"):
         _run("restore", str(studies), "ct_01", _names(studies)[0])
     assert read_volume(studies / "labels" / "final" / "ct_01.nii.gz").voxels.max() == 2
     assert len(_names(studies)) == 2

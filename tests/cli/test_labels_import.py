@@ -102,7 +102,7 @@ def test_what_cannot_be_used_is_refused_and_the_rest_is_imported(studies: Path, 
     code, said = run(folder, studies)
     assert (code, "1 of 5 labels were imported." in said) == (1, True)
     for sentence in (
-        "rejected: a.nii.gz. The label a.nii.gz has shape (20, 16, 12) and does not lie where its image does",
+        "rejected: a.nii.gz. The label a.nii.gz has shape (20, 16, 12) and does not have the geometry of its image",
         "rejected: b.nii.gz. b.nii.gz is empty: no voxel is marked.",
         "rejected: c.nii.gz. c.nii.gz marks the values [9] and does not name all of them; labels that were given: "
         "spleen=1, liver=2.",

@@ -37,6 +37,7 @@ def run(tmp_path: Path, new_phantom: Callable[..., tuple[Volume, NDArray[np.bool
     return of
 
 
+@pytest.mark.slow
 def test_adapting_to_a_new_organ_and_measuring_it(run: Run, tmp_path: Path) -> None:
     words = ("--organ", "tumour", "--method", "linear_probe", "--epochs", "80", "--learning-rate", "0.05")
     said = run("adapt", *words, "--out", str(tmp_path / "a" / "tumour"), "--queries", str(tmp_path / "images"))

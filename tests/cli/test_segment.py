@@ -66,7 +66,7 @@ def test_a_box_alone(image: Path, tmp_path: Path) -> None:
 
 def test_what_is_left_out_is_said(image: Path, tmp_path: Path) -> None:
     words = ("--click", "20,18,5", "--click", "20,18,6", "--background", "2,2,6")
-    assert "1 foreground point of other slices left out" in _segment(image, tmp_path / "mask.nrrd", *words)
+    assert "1 foreground point of other slices skipped" in _segment(image, tmp_path / "mask.nrrd", *words)
 
 
 def test_the_labels_adapter_is_used_unless_told_otherwise(image: Path, tmp_path: Path, bundled: BlackBox) -> None:
@@ -135,7 +135,7 @@ def test_a_whole_organ(image: Path, tmp_path: Path) -> None:
 
 def test_a_whole_organ_in_too_short_a_time(image: Path, tmp_path: Path) -> None:
     words = ("--click", "20,18,6", "--whole-organ", "--seconds", "1e-6")
-    assert "what was found so far ends at slices 5, 7" in _segment(image, tmp_path / "mask.nrrd", *words)
+    assert "the mask ends at slices 5, 7" in _segment(image, tmp_path / "mask.nrrd", *words)
     assert read_volume(tmp_path / "mask.nrrd").voxels.any((0, 1)).nonzero()[0].tolist() == [6]
 
 
@@ -144,7 +144,7 @@ def test_a_whole_organ_in_too_short_a_time(image: Path, tmp_path: Path) -> None:
     [
         (("--click", "20,18,6", "--seconds", "5"), "goes with --whole-organ"),
         (("--click", "20,18,6", "--whole-organ", "--seconds", "0"), "must be positive"),
-        (("--click", "20,18,6", "--whole-organ", "--plane", "coronal"), "Leave --plane out"),
+        (("--click", "20,18,6", "--whole-organ", "--plane", "coronal"), "Omit --plane"),
         (("--background", "20,18,6", "--whole-organ"), "on one slice or more"),
     ],
 )

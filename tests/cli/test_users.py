@@ -41,5 +41,5 @@ def test_the_file_of_the_settings_is_taken(tmp_path: Path, monkeypatch: pytest.M
 
 def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     assert _run("add", "anna", "--role", "chief", "--file", tmp_path / "u.json").startswith("exit 2")
-    with pytest.raises(BapsError, match="no name"):
+    with pytest.raises(BapsError, match="not a valid user name"):
         _run("add", "a b", "--role", "admin", "--file", tmp_path / "u.json")

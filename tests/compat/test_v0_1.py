@@ -33,7 +33,7 @@ from baps.evaluation.cases import load_cases
 from baps.fseft.adapter_file import read_organ_adapter
 from baps.fseft.feature_cache import FeatureCache
 from baps.fseft.models import OrganModel, load_organ_model
-from baps.fseft.predictor import OrganSegmenter, ask
+from baps.fseft.predictor import OrganSegmenter, predict
 from baps.fseft.preprocessing import preprocess
 from baps.inference.requests.click import read_click
 from baps.inference.segmenter import Segmenter
@@ -381,7 +381,10 @@ def organ_answers(site: Site, model: OrganModel) -> Iterator[tuple[str, NDArray[
     for label in store.labels():
         for version in store.versions(label):
             adapter, _ = read_organ_adapter(store.file(label, version), model)
-            yield f"{label} {version}", ask(adapter, prepared, reading, model.side)[::2, ::2, ::2].astype(np.float16)
+            yield (
+                f"{label} {version}",
+                predict(adapter, prepared, reading, model.side)[::2, ::2, ::2].astype(np.float16),
+            )
         store.withdraw(label)
     yield "unadapted", segment()
 
@@ -406,15 +409,29 @@ def training_slices(site: Site, black_box: BlackBox, organ: str) -> Any:
     return slices
 
 
-def test_a_training_that_was_stopped_goes_on(site: Site, bundled: BlackBox) -> None:
-    store, settings = site.store, AdaptationSettings(max_images=200, seed=7)
-    kept = [json.loads(line) for line in store.log("spleen").read_text().splitlines()]
-    asked = bundled.images_queried
-    result = adapt_and_publish(store, ("spleen",), bundled, training_slices(site, bundled, "spleen"), settings)
-    assert result["recalled_images"] == kept[-1]["images"] > 0
-    assert bundled.images_queried - asked == result["black_box_images"] - kept[-1]["images"]
-    assert not store.log("spleen").exists()
-    assert store.versions("spleen")[-1] == result["version"]
+class EnoughError(Exception):
+    """Ends a training."""
+
+
+def test_a_training_that_was_stopped_goes_on(site: Site, bundled: BlackBox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every answer of its log is used again, and only then the model is asked. It is stopped again after one answer."""
+    log, settings = site.store.log("spleen"), AdaptationSettings(**renamed({"max_images": 200, "seed": 7}, TRAINING))
+    kept, before, segment = log.read_text().splitlines(), bundled.images_queried, bundled.segment
+    recalled = json.loads(kept[-1])["images"]
+    assert recalled > 0
+
+    def ask(*asked: Any) -> NDArray[np.float32]:
+        if len(log.read_text().splitlines()) > len(kept):
+            raise EnoughError
+        return segment(*asked)
+
+    slices = training_slices(site, bundled, "spleen")
+    monkeypatch.setattr(bundled, "segment", ask)
+    with pytest.raises(EnoughError):
+        adapt_and_publish(site.store, ("spleen",), bundled, slices, settings)
+    lines = log.read_text().splitlines()
+    assert lines[:-1] == kept
+    assert bundled.images_queried - before == json.loads(lines[-1])["images"] - recalled > 0
 
 
 def test_a_training_that_was_done_is_not_done_again(site: Site, bundled: BlackBox) -> None:
@@ -447,7 +464,7 @@ def label_facts(site: Site) -> dict[str, Any]:
             found = read_label_map(version.file, volume)
             masks = {name: digest(found.mask(value)) for name, value in names.items()}
             facts = {"name": version.name, "sha256": version.sha256, "info": info, "names": names, "masks": masks}
-            versions.append({**facts, "is_evidence": version.is_evidence})
+            versions.append({**facts, "is_evidence": version.used_in_training})
         file, info = history.served(image, tag)
         served = {"sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "version": info["version"]}
         newest, _ = history.newest(image, tag)

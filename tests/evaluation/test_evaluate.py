@@ -61,7 +61,7 @@ def _moved(kind: str, condition: str, head: OutputHead | None = None) -> Adapter
 
 
 def _prompts(black_box: Any) -> list[Prompt]:
-    return [prompt for _, prompts in black_box.asked for prompt in prompts]
+    return [prompt for _, prompts in black_box.queries for prompt in prompts]
 
 
 def test_the_mean_goes_over_labels_and_then_over_cases() -> None:
@@ -140,7 +140,7 @@ def test_the_same_seed_asks_the_same(new_cases: Callable[..., list[Case]], new_b
 def test_the_sets_of_clicks_differ(new_cases: Callable[..., list[Case]], new_black_box: NewBox) -> None:
     black_box = new_black_box(side=64)
     evaluate(black_box, new_cases())
-    for _, prompts in black_box.asked:
+    for _, prompts in black_box.queries:
         assert len(prompts) == CLICK_SEEDS
         assert len(set(prompts)) > 1
 
@@ -151,8 +151,8 @@ def test_clicks_and_boxes_lie_on_the_organ(new_cases: Callable[..., list[Case]],
     for kind in ("click", "box"):
         black_box = new_black_box(side=64)
         evaluate(black_box, cases, prompt=kind)
-        assert black_box.asked
-        for images, prompts in black_box.asked:
+        assert black_box.queries
+        for images, prompts in black_box.queries:
             for image, prompt in zip(images, prompts, strict=True):
                 bright = image[..., 0] > 128
                 if kind == "click":
@@ -189,7 +189,9 @@ def test_both_arms_get_the_same_prompts(
     evaluate(plain, cases)
     evaluate(adapted, cases, _moved(kind, condition))
     assert _prompts(plain) == _prompts(adapted)
-    assert not all(np.array_equal(one, other) for (one, _), (other, _) in zip(plain.asked, adapted.asked, strict=True))
+    assert not all(
+        np.array_equal(one, other) for (one, _), (other, _) in zip(plain.queries, adapted.queries, strict=True)
+    )
 
 
 @pytest.mark.parametrize("head", [False, True])
@@ -303,8 +305,8 @@ def test_a_change_that_depends_on_the_click_is_made_for_every_click(
     for condition in ("label", "click"):
         black_box = new_black_box(side=64)
         evaluate(black_box, cases, _moved("concat", condition))
-        kinds = [len(np.unique(images, axis=0)) for images, _ in black_box.asked]
-        clicks = [len(set(prompts)) for _, prompts in black_box.asked]
+        kinds = [len(np.unique(images, axis=0)) for images, _ in black_box.queries]
+        clicks = [len(set(prompts)) for _, prompts in black_box.queries]
         assert kinds == ([1] * len(kinds) if condition == "label" else clicks)
 
 
@@ -376,7 +378,7 @@ def new_listener(new_black_box: NewBox) -> NewBox:
         black_box = new_black_box(side=side)
 
         def segment(images: NDArray[np.uint8], prompts: list[Prompt]) -> NDArray[np.float32]:
-            black_box.asked.append((images, prompts))
+            black_box.queries.append((images, prompts))
             answers = [answer(image[..., 0] > 128, one) for image, one in zip(images, prompts, strict=True)]
             return np.stack(answers).astype(np.float32)
 

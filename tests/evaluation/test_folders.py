@@ -21,7 +21,7 @@ from baps.evaluation.folders import find_cases
 from baps.imaging.label_map import LabelMap
 from baps.imaging.volume import Volume
 from baps.io import read_volume, write_label_map, write_nifti, write_nrrd
-from baps.io.dicom.labels import series_headers
+from baps.io.dicom.labels import read_series_headers
 from baps.io.dicom.rtstruct import write_structures
 from tests.support.little_series import random_segments, write_little_series
 
@@ -317,7 +317,7 @@ def test_what_is_left_out_has_a_reason(
         "orphan": "There is no image of this name",
         "broken": "broken.nii.gz cannot be read",
         "spoiled": "spoiled.nii.gz cannot be read",
-        "elsewhere": "does not lie where its image does",
+        "elsewhere": "does not have the geometry of its image",
         "empty": "Its label is empty",
         "torn": "does not say how many Rows",
     }
@@ -400,7 +400,7 @@ def named(tmp_path: Path) -> tuple[Path, Path]:
     write_little_series(images / "p1")
     image, masks = read_volume(images / "p1"), {"liver": random_segments(3)[0], "spleen": random_segments(8)[0]}
     when = datetime(2026, 3, 1, tzinfo=timezone.utc)
-    made = write_structures(series_headers(images / "p1"), image, {"spleen": masks["spleen"]}, when)
+    made = write_structures(read_series_headers(images / "p1"), image, {"spleen": masks["spleen"]}, when)
     made.save_as(labels / "p1.dcm", write_like_original=False)
     for name in ("a", "b"):
         write_nifti(images / f"{name}.nii.gz", image)

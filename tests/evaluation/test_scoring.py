@@ -31,7 +31,7 @@ def test_both_arms_get_the_same_prompts(new_black_box: Callable[..., Any], dim_s
     plain, adapted = new_black_box(), new_black_box()
     before = score_slices(plain, None, slices, kind, 3, 2)
     after = score_slices(adapted, _brighter(), slices, kind, 3, 2)
-    assert [prompts for _, prompts in plain.asked] == [prompts for _, prompts in adapted.asked]
+    assert [prompts for _, prompts in plain.queries] == [prompts for _, prompts in adapted.queries]
     assert before.shape == after.shape == (20, 2)
     assert after.min() > 0.9
     assert before.max() < 0.1
@@ -43,7 +43,7 @@ def test_prompts_differ_between_slices_sets_and_seeds(new_black_box: Callable[..
     for seed in (1, 2):
         black_box = new_black_box()
         score_slices(black_box, None, slices, "click", seed, 3)
-        found += [prompt for _, prompts in black_box.asked for prompt in prompts]
+        found += [prompt for _, prompts in black_box.queries for prompt in prompts]
     assert len(found) == 24
     assert len(set(found)) > 12
 
@@ -53,7 +53,7 @@ def test_prompts_do_not_depend_on_the_batch(new_black_box: Callable[..., Any], d
     whole, first = new_black_box(), new_black_box()
     score_slices(whole, None, slices, "click", 0, 1)
     score_slices(first, None, slices[:3], "click", 0, 1)
-    assert first.asked[0][1] == whole.asked[0][1][:3]
+    assert first.queries[0][1] == whole.queries[0][1][:3]
 
 
 def test_scores_are_in_place_and_counted(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
@@ -73,7 +73,7 @@ def test_the_head_corrects_the_answers(
     slices = dim_slices(5)["patient 1"] * 5
     black_box, headed = new_black_box(), Adapter(_brighter().visual_prompt, lively_head)
     found = score_slices(black_box, headed, slices, "click", 3, 1)
-    prompts = [prompt for _, batch in black_box.asked for prompt in batch]
+    prompts = [prompt for _, batch in black_box.queries for prompt in batch]
     pixels = np.stack([piece.image for piece in slices])
     brighter = _brighter()
     answers = new_black_box().segment(brighter.transform_images(brighter.crop(pixels, prompts)), prompts)

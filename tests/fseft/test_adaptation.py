@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from baps.adapters.adapter_file import write_adapter
 from baps.errors import InputError
 from baps.evaluation.splits import patient_hash
-from baps.fseft.adaptation import OrganAdaptation, OrganSettings, ServedOrganAdapter, adapt_organ, plan_organ_adaptation
+from baps.fseft.adaptation import OrganAdaptation, OrganSettings, adapt_organ, plan_organ_adaptation
 from baps.fseft.adapter_file import read_organ_adapter
 from baps.fseft.adapters import FewShotAdapter
 from baps.fseft.feature_cache import FeatureCache
@@ -23,6 +23,7 @@ from baps.fseft.preprocessing import preprocess
 from baps.fseft.volumes import LabelledVolume, VolumesByPatient
 from baps.imaging.volume import Volume
 from baps.registry.store import AdapterStore
+from baps.training.plan import ServedAdapter
 from baps.training.publishing import keep_and_publish
 
 Phantom = Callable[..., tuple[Volume, NDArray[np.bool_]]]
@@ -76,6 +77,7 @@ def test_two_patients_judge_each_other(model: OrganModel, volumes: Callable[[int
     assert made.record["parameters"] == sum(p.numel() for p in made.adapter.trainable_parameters().values())
 
 
+@pytest.mark.slow
 def test_of_five_patients_with_a_volume_each_all_judge(
     model: OrganModel, volumes: Callable[[int], VolumesByPatient]
 ) -> None:
@@ -186,7 +188,7 @@ def test_a_candidate_is_published_once_and_compared_with_what_is_served(
     assert (said["status"], store.served("heart", model.sha256)) == ("published", ("heart", "v0001"))
 
     adapter, record = read_organ_adapter(store.file("heart", "v0001"), model)
-    served = ServedOrganAdapter(adapter, record)
+    served = ServedAdapter(adapter, record)
     plan = plan_organ_adaptation(model, "heart", given, SETTINGS, served=served)
     assert sorted(group for _, group in plan.split.folds) == [("patient 0",), ("patient 1",), ("patient 2",)]
     made = adapt_organ(model, "heart", given, replace(SETTINGS, epochs=40), plan, served=served)

@@ -24,7 +24,7 @@ def files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*"), key=lambda file: file.stat().st_mtime)
 
 
-@pytest.mark.parametrize("reads", ["features", "probabilities"])
+@pytest.mark.parametrize("input_kind", ["features", "probabilities"])
 def test_kept_or_not_the_numbers_are_the_same(
     model: OrganModel, tmp_path: Path, input_kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

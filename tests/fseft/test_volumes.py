@@ -100,5 +100,5 @@ def test_what_cannot_be_used_is_left_out_with_a_reason(
     reasons = list(skipped.values())
     assert "broken.nii.gz" in reasons[0]
     assert "no voxel of value 1" in reasons[1]
-    assert "no voxel on the slices that were labelled" in reasons[2]
+    assert "no voxel on the annotated slices" in reasons[2]
     assert "smaller than a voxel of 2 mm" in reasons[3]

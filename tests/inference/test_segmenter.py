@@ -282,7 +282,7 @@ def test_the_prompt_that_the_black_box_gets_lies_on_the_same_spot(
     Segmenter(black_box, AdapterStore(tmp_path / "adapters")).segment(
         tmp_path / "a.nii", Plane(2, 1), Prompt(((39, 19),), ((0, 0),), (0, 0, 39, 19)), ""
     )
-    ((images, (prompt,)),) = black_box.asked  # type: ignore[attr-defined]
+    ((images, (prompt,)),) = black_box.queries  # type: ignore[attr-defined]
     # 40 x 60 mm on 60 pixels: 40 across and 60 down, so a factor of 1 and of 3.
     assert images.shape == (1, 60, 60, 3)
     assert prompt.positive == ((39.0, 58.0),)

@@ -1,4 +1,4 @@
-"""What the tests of several formats write and read."""
+"""Provide what the tests of several formats write and read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The test files of other packages: each is read as SimpleITK reads it, or refused with a sentence that is true."""
+"""Each test file of other packages is read as SimpleITK reads it, or refused with the right reason."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import skimage
 from baps.errors import InputError
 from baps.imaging.volume import Volume
 from baps.io import IMAGE_SUFFIXES, opens_in_viewers, read_volume, write_nifti
-from baps.io.itk_geometry import affine_of
+from baps.io.itk_geometry import ras_affine
 
 _NOT_DICOM = tuple(suffix for suffix in IMAGE_SUFFIXES if suffix != ".dcm")
 _FOLDERS = (
@@ -29,7 +29,7 @@ REFUSED = {
     "example4d.nii.gz": r"has 4 dimensions \(shape \(128, 96, 24, 2\)\)",
     "example_nifti2.nii.gz": r"has 4 dimensions \(shape \(32, 20, 12, 2\)\)",
     "functional.nii": r"has 4 dimensions \(shape \(17, 21, 3, 20\)\)",
-    "motorcycle_disp.npz": "holds no array img",
+    "motorcycle_disp.npz": "has no array img",
     "multipage.tif": "holds 2 pages, and does not say that they are a stack",
     "multipage_rgb.tif": "holds 2 pages, and does not say that they are a stack",
     "nifti1.hdr": r"comes without nifti1\.img",
@@ -37,7 +37,7 @@ REFUSED = {
     "resampled_anat_moved.nii": "holds 153 voxels that are NaN",
     "row_major.dconn.nii": "is a CIFTI-2 file",
 }
-"""What the sentence says of a file that is not read; each was checked by hand."""
+"""Expected message for each file that is refused; each was checked by hand."""
 
 _OTHER_KINDS = (".mnc", ".mgz", ".par", ".rec", ".head", ".brik", ".v", ".trk", ".tck")
 
@@ -69,15 +69,15 @@ def test_a_file_is_read_as_itk_reads_it_or_refused(tmp_path: Path, path: Path) -
     else:
         np.testing.assert_allclose(volume.voxels, voxels.T, rtol=1e-6)
     if opens_in_viewers(path):
-        np.testing.assert_allclose(volume.affine, affine_of(seen), atol=1e-6)
+        np.testing.assert_allclose(volume.affine, ras_affine(seen), atol=1e-6)
     write_nifti(tmp_path / "converted.nii.gz", volume)
     converted = SimpleITK.ReadImage(str(tmp_path / "converted.nii.gz"))
-    assert volume.same_geometry(Volume(volume.voxels, affine_of(converted)))
+    assert volume.same_geometry(Volume(volume.voxels, ras_affine(converted)))
 
 
 @pytest.mark.parametrize("suffix", _OTHER_KINDS)
-def test_files_of_other_kinds_are_named_as_such(suffix: str) -> None:
+def test_unsupported_files_are_named_as_such(suffix: str) -> None:
     found = [path for path in _FOLDERS[0].iterdir() if path.suffix.lower() == suffix]
     for path in found:
-        with pytest.raises(InputError, match="is of a kind that cannot be read. Give NIfTI, NRRD, "):
+        with pytest.raises(InputError, match="has a format that is not supported. Give NIfTI, NRRD, "):
             read_volume(path)

@@ -29,7 +29,7 @@ IMAGE = Volume(
     np.zeros((18, 15, 6), np.int16),
     np.array([[-0.6, 0.48, 0.4, 8], [0.8, 0.6, 0.1, -20], [0.1, -0.3, 2.9, 33], [0, 0, 0, 1]]),
 )
-"""Its axes are not at right angles, which NRRD can say."""
+"""An affine whose axes are not at right angles, which NRRD can store."""
 
 STRAIGHT = Volume(IMAGE.voxels, np.array([[-1.5, 0, 0, 8], [0, 1.2, 0, -20], [0, 0, 3, 33], [0, 0, 0, 1.0]]))
 
@@ -39,7 +39,7 @@ Described = Sequence[tuple[int, int, str]]
 def _seg_nrrd(
     path: Path, layers: Sequence[NDArray[Any]], segments: Described, image: Volume = IMAGE, **more: str
 ) -> Path:
-    """As 3D Slicer writes it: layer, value and name of each segment in the header."""
+    """Write a file like 3D Slicer: layer, value and name of each segment in the header."""
     header = nrrd_header(image, compress=True)
     voxels = layers[0]
     if len(layers) > 1:
@@ -90,7 +90,7 @@ def test_values_stay_where_each_means_one_segment(tmp_path: Path) -> None:
         read_labels(path, IMAGE)
 
 
-def test_layers_that_do_not_overlap_are_one_labelmap_for_who_wants_one(tmp_path: Path) -> None:
+def test_layers_that_do_not_overlap_can_be_read_as_one_labelmap(tmp_path: Path) -> None:
     one, other = np.zeros(IMAGE.shape, np.uint8), np.zeros(IMAGE.shape, np.uint8)
     one[2:4], other[5:9] = 1, 1
     path = _seg_nrrd(tmp_path / "a.seg.nrrd", [one, other], [(0, 1, "liver"), (1, 1, "spleen")])
@@ -105,10 +105,10 @@ def test_a_layer_with_a_value_that_no_segment_has_is_refused(tmp_path: Path) -> 
 
 
 @given(seed=st.integers(0, 10_000), data=st.data())
-def test_a_part_of_an_image_is_put_in_its_place(
+def test_labels_of_a_part_are_embedded_in_the_image(
     tmp_path_factory: pytest.TempPathFactory, seed: int, data: st.DataObject
 ) -> None:
-    """As 3D Slicer crops to its segments, and as SimpleITK crops; along other axes too."""
+    """3D Slicer crops to the segments, and SimpleITK crops too; the axes may be permuted."""
     folder = tmp_path_factory.mktemp("part")
     mask = random_segments(seed)[0]
     first = [data.draw(st.integers(0, size - 1)) for size in mask.shape]
@@ -152,13 +152,13 @@ def test_a_part_of_an_image_is_put_in_its_place(
     [((2.5, 0, 0), (6, 15, 6), 1), ((-1, 0, 0), (6, 15, 6), 1), ((14, 0, 0), (6, 15, 6), 1), ((2, 2, 2), (6, 6, 3), 2)],
     ids=["between voxels", "begins outside", "ends outside", "another resolution"],
 )
-def test_what_is_no_part_of_the_image_is_refused(
+def test_labels_that_are_not_a_part_of_the_image_are_refused(
     tmp_path: Path, first: tuple[float, ...], size: tuple[int, ...], spacing: float
 ) -> None:
     affine = STRAIGHT.affine @ np.diag([spacing, spacing, 1, 1])
     affine[:3, 3] = (STRAIGHT.affine @ [*first, 1])[:3]
     nibabel.save(nibabel.Nifti1Image(np.ones(size, np.uint8), affine), tmp_path / "a.nii")
-    with pytest.raises(InputError, match="does not lie where its image does"):
+    with pytest.raises(InputError, match="does not have the geometry of its image"):
         read_label_map(tmp_path / "a.nii", STRAIGHT)
 
 
@@ -167,7 +167,7 @@ def _nifti(path: Path, voxels: NDArray[Any]) -> Path:
     return path
 
 
-def test_values_off_by_the_rounding_of_a_scaled_header_are_whole(tmp_path: Path) -> None:
+def test_rounding_errors_of_a_scaled_header_are_corrected(tmp_path: Path) -> None:
     """nibabel writes floats as scaled integers: 1 becomes 1.00001526."""
     wanted = np.random.default_rng(0).integers(0, 3, STRAIGHT.shape)
     image = nibabel.Nifti1Image(wanted.astype(np.float64), STRAIGHT.affine)
@@ -180,7 +180,7 @@ def test_values_off_by_the_rounding_of_a_scaled_header_are_whole(tmp_path: Path)
 
 
 def _one_hot(seed: int) -> NDArray[np.uint8]:
-    """(I, J, K, C) of three classes that do not overlap, the first the background."""
+    """Make three classes that do not overlap, the first the background, (I, J, K, C)."""
     classes = np.where(random_segments(seed)[0], np.random.default_rng(seed).integers(1, 3, STRAIGHT.shape), 0)
     return np.stack([classes == n for n in range(3)], -1).astype(np.uint8)
 
@@ -228,11 +228,11 @@ def test_channels_whose_background_is_unclear_are_refused(tmp_path: Path, order:
     voxels = _one_hot(3)[..., order]
     if order == [0, 1, 1]:
         voxels[..., 0] = 1
-    with pytest.raises(InputError, match="which is the background is unclear"):
+    with pytest.raises(InputError, match="it is unclear which is the background"):
         read_label_map(_nifti(tmp_path / "a.nii", voxels), STRAIGHT)
 
 
-def test_time_points_are_no_classes(tmp_path: Path) -> None:
+def test_time_points_are_not_classes(tmp_path: Path) -> None:
     voxels = np.random.default_rng(0).integers(0, 4, (*STRAIGHT.shape, 2)).astype(np.uint8)
     with pytest.raises(InputError, match=r"2 channels of several values \(\[0, 1, 2, 3\]\)"):
         read_label_map(_nifti(tmp_path / "a.nii", voxels), STRAIGHT)
@@ -260,7 +260,7 @@ def test_what_is_written_is_read_by_us_and_by_itk(tmp_path: Path, seed: int) -> 
             assert found.names == labels.names
 
 
-def test_a_segmentation_is_called_after_its_image() -> None:
+def test_a_segmentation_is_named_after_its_image() -> None:
     assert [label_stem(Path(name)) for name in ("a.seg.nrrd", "a.nii.gz", "a.b.nrrd")] == ["a", "a", "a.b"]
 
 
@@ -272,7 +272,7 @@ def test_a_segmentation_is_called_after_its_image() -> None:
         ("label_dicom_seg/images/p1", "label_dicom_seg/labels/p1.dcm", [1]),
     ],
 )
-def test_files_that_were_refused_once(image: str, label: str, values: list[int]) -> None:
+def test_files_that_an_older_version_refused(image: str, label: str, values: list[int]) -> None:
     from baps.io import read_volume
 
     if not CASES.is_dir():

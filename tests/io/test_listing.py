@@ -38,13 +38,13 @@ def test_a_dicom_series_is_one_image(tmp_path: Path) -> None:
     assert _names(tmp_path) == ["0.nii", "1.2.840"]
 
 
-def test_what_is_hidden_is_no_image(tmp_path: Path) -> None:
+def test_hidden_files_are_not_images(tmp_path: Path) -> None:
     (tmp_path / "._a.nii.gz").touch()
     _series(tmp_path / ".series")
     assert _names(tmp_path) == []
 
 
-def test_a_folder_that_is_named_as_a_file_and_a_link_that_leads_nowhere_are_no_images(tmp_path: Path) -> None:
+def test_folders_named_like_files_and_broken_links_are_not_images(tmp_path: Path) -> None:
     (tmp_path / "a.nii").mkdir()
     (tmp_path / "b.nii").symlink_to(tmp_path / "gone")
     (tmp_path / "c.nii.gz").touch()

@@ -34,7 +34,7 @@ VOXELS = np.random.default_rng(0).integers(0, 99, (6, 5, 4)).astype(np.int16)
     compress=st.booleans(),
     colour=st.booleans(),
 )
-def test_a_file_lies_where_itk_puts_it(
+def test_the_geometry_is_that_of_itk(
     tmp_path_factory: pytest.TempPathFactory, dimensions: int, angles: tuple[float, ...], steps: tuple[float, ...],
     hand: int, kind: str, compress: bool, colour: bool,
 ) -> None:  # fmt: skip
@@ -109,7 +109,7 @@ def test_voxels_that_are_too_few_or_too_many(tmp_path: Path, compress: bool, siz
 
 @pytest.mark.parametrize("said", [b"0", b"5", b"99999999999", b"-1"])
 def test_a_wrong_size_of_compressed_voxels(tmp_path: Path, said: bytes) -> None:
-    """ITK takes what happens to be in memory for voxels if it is too small."""
+    """If the size is too small, ITK reads uninitialised memory as voxels."""
     content = _written(tmp_path / "a.mha", VOXELS, compress=True)
     (tmp_path / "a.mha").write_bytes(re.sub(rb"CompressedDataSize = \d+", b"CompressedDataSize = " + said, content))
     with pytest.raises(InputError, match="its CompressedDataSize is not that of its voxels"):
@@ -141,7 +141,7 @@ def test_fields_that_are_not_whole(tmp_path: Path, line: bytes) -> None:
         (b"ObjectType", b"HeaderSize = 9\n"),
     ],
 )
-def test_what_is_not_read_is_named(tmp_path: Path, old: bytes, new: bytes) -> None:
+def test_unsupported_content_is_named(tmp_path: Path, old: bytes, new: bytes) -> None:
     content = re.sub(old, new, _written(tmp_path / "a.mha", VOXELS), count=1)
     (tmp_path / "a.mha").write_bytes(content)
     with pytest.raises(InputError, match=r"^a\.mha holds voxels of type .* save it with binary voxels"):

@@ -89,7 +89,7 @@ def test_a_nifti_that_fails_half_way_leaves_the_old_one(
     assert os.listdir(tmp_path) == ["a.nii.gz"]  # noqa: PTH208
 
 
-def test_complex_values_are_no_grey_values(tmp_path: Path, save_nifti: Callable[..., Path]) -> None:
+def test_complex_values_are_refused(tmp_path: Path, save_nifti: Callable[..., Path]) -> None:
     with pytest.raises(InputError, match="grey values"):
         read_volume(save_nifti(tmp_path / "a.nii", np.zeros((3, 4, 5), np.complex64)))
 
@@ -161,7 +161,7 @@ def test_two_dimensions_without_a_thickness_are_1_mm_thick(tmp_path: Path, thick
 
 
 def _seen_by_itk(path: Path) -> Volume:
-    """A file as ITK reads it: each voxel at the position that ITK itself gives for its index."""
+    """Read a file with ITK, and the position of each voxel from ITK."""
     image = SimpleITK.ReadImage(str(path))
     here = np.array(image.TransformContinuousIndexToPhysicalPoint((0.0, 0.0, 0.0)))
     steps = [
@@ -196,7 +196,7 @@ HANDS = st.sampled_from([-1, 1])
     suffix=st.sampled_from([".nii", ".nii.gz"]),
     order=st.sampled_from("<>"),
 )
-def test_a_file_lies_where_itk_puts_it(
+def test_the_geometry_is_that_of_itk(
     tmp_path_factory: pytest.TempPathFactory, angles: tuple[float, ...], turn: float, sizes: tuple[float, ...],
     hands: tuple[int, int], shear: float, codes: tuple[int, int], units: int, pixdim: float | None, suffix: str,
     order: str,
@@ -238,7 +238,7 @@ def test_a_file_lies_where_itk_puts_it(
 @given(angles=ANGLES, sizes=SIZES, hand=HANDS, far=st.floats(-1500, 1500), suffix=st.sampled_from([".nii", ".nii.gz"]))
 @example(angles=(0.0039, 0.0, 0.5), sizes=(1.0, 1.0, 1.0), hand=-1, far=0.0, suffix=".nii")  # Turned by nearly 180.
 @example(angles=(0.0, 0.0, 0.0), sizes=(1e-3, 2e-3, 3e-3), hand=-1, far=1.0, suffix=".nii")
-def test_itk_and_nibabel_see_what_is_written_where_it_lies(
+def test_itk_and_nibabel_read_the_written_geometry(
     tmp_path_factory: pytest.TempPathFactory, angles: tuple[float, ...], sizes: tuple[float, ...], hand: int,
     far: float, suffix: str,
 ) -> None:  # fmt: skip
@@ -269,7 +269,7 @@ def test_axes_that_are_not_at_right_angles_are_not_written(tmp_path: Path) -> No
     assert _seen_by_itk(tmp_path / "a.nii.gz").same_geometry(Volume(volume.voxels, rounded))
 
 
-def test_a_slice_of_two_dimensions_keeps_its_place_in_space(tmp_path: Path) -> None:
+def test_a_slice_of_two_dimensions_keeps_its_position(tmp_path: Path) -> None:
     affine = _affine((0.3, -1.2, 0.7), (0.5, 0.6, 3), 0, 1)
     nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5), np.int16), affine), tmp_path / "a.nii")
     np.testing.assert_allclose(read_volume(tmp_path / "a.nii").affine, affine, atol=1e-5)
@@ -307,7 +307,7 @@ def test_a_pair_of_files(tmp_path: Path, kind: type[nibabel.Nifti1Pair], placed_
         read_volume(tmp_path / "a.hdr")
 
 
-def test_analyze_does_not_say_which_side_is_left(tmp_path: Path) -> None:
+def test_analyze_is_refused_because_left_and_right_are_unknown(tmp_path: Path) -> None:
     nibabel.save(nibabel.Spm2AnalyzeImage(np.zeros((3, 4, 5), np.int16), np.eye(4)), tmp_path / "a.hdr")
     with pytest.raises(InputError, match=r"^a\.hdr is an Analyze 7\.5 file, .* convert it to NIfTI"):
         read_volume(tmp_path / "a.hdr")
@@ -327,7 +327,7 @@ def test_a_geometry_that_is_not_finite(tmp_path: Path, placed_volume: Volume) ->
         read_volume(tmp_path / "a.nii")
 
 
-def test_it_is_said_that_other_programs_put_a_file_elsewhere(tmp_path: Path, placed_volume: Volume) -> None:
+def test_a_note_says_that_other_programs_place_a_file_elsewhere(tmp_path: Path, placed_volume: Volume) -> None:
     image = nibabel.Nifti1Image(placed_volume.voxels, placed_volume.affine)
     image.set_qform(placed_volume.affine, code=1)
     nibabel.save(image, tmp_path / "same.nii")
@@ -337,17 +337,17 @@ def test_it_is_said_that_other_programs_put_a_file_elsewhere(tmp_path: Path, pla
     image.set_qform(moved, code=1)
     nibabel.save(image, tmp_path / "moved.nii")
     (note,) = read_volume(tmp_path / "moved.nii").notes
-    assert note.startswith("moved.nii lies where ITK and 3D Slicer put it (qform code 1, sform code 2);")
+    assert note.startswith("moved.nii has the geometry that ITK and 3D Slicer read (qform code 1, sform code 2);")
     image.set_qform(placed_volume.affine, code=1)
     image.header.set_xyzt_units("micron")
     nibabel.save(image, tmp_path / "small.nii")
     assert len(read_volume(tmp_path / "small.nii").notes) == 1
 
 
-def test_without_room_for_a_temporary_file_no_image_is_called_broken(
+def test_a_missing_temporary_folder_is_not_reported_as_a_broken_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, placed_volume: Volume
 ) -> None:
     write_nifti(tmp_path / "a.nii", placed_volume)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
-    with pytest.raises(StorageError, match=r"^No temporary file can be written \(No such file or directory\)"):
+    with pytest.raises(StorageError, match=r"^A temporary file cannot be written \(No such file or directory\)"):
         read_volume(tmp_path / "a.nii")

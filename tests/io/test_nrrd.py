@@ -88,10 +88,10 @@ def test_nrrd_without_an_affine(tmp_path: Path, header: dict[str, object]) -> No
 
 
 @pytest.mark.parametrize("space", ["right-anterior-superior-time", "scanner-xyz-time"])
-def test_a_space_that_no_viewer_places(tmp_path: Path, space: str) -> None:
+def test_a_space_that_viewers_do_not_know(tmp_path: Path, space: str) -> None:
     header = {"space": space, "space directions": np.eye(3, 4), "space origin": np.zeros(4)}
     nrrd.write(str(tmp_path / "a.nrrd"), np.zeros((3, 4, 5), np.int16), header)
-    with pytest.raises(InputError, match=f"a.nrrd lies in the space '{space}', which viewers do not place"):
+    with pytest.raises(InputError, match=f"a.nrrd lies in the space '{space}', which viewers do not know"):
         read_volume(tmp_path / "a.nrrd")
 
 
@@ -106,7 +106,7 @@ def test_a_space_that_no_viewer_places(tmp_path: Path, space: str) -> None:
     kind=st.sampled_from(["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"]),
     encoding=st.sampled_from(["raw", "gzip", "ascii"]),
 )  # fmt: skip
-def test_a_file_lies_where_itk_puts_it(
+def test_the_geometry_is_that_of_itk(
     tmp_path_factory: pytest.TempPathFactory, space: str | int, angles: tuple[float, ...], steps: tuple[float, ...],
     sign: int, kind: str, encoding: str,
 ) -> None:  # fmt: skip
@@ -141,7 +141,7 @@ def test_a_slice_in_space_is_1_mm_thick(tmp_path: Path, placed_volume: Volume) -
 
 
 @pytest.mark.parametrize(("field", "said"), [("encoding", "hex"), ("type", "block")])
-def test_what_is_not_read_is_named(tmp_path: Path, field: str, said: str, placed_volume: Volume) -> None:
+def test_unsupported_content_is_named(tmp_path: Path, field: str, said: str, placed_volume: Volume) -> None:
     write_nrrd(tmp_path / "a.nrrd", placed_volume, compress=False)
     header, _, voxels = (tmp_path / "a.nrrd").read_bytes().partition(b"\n\n")
     lines = [f"{field}: {said}".encode() if line.startswith(field.encode()) else line for line in header.split(b"\n")]
@@ -162,14 +162,14 @@ def test_an_affine_that_cannot_be_inverted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sizes", [(1, 1, 1e200), (1, 1, 1e-7), (1e8, 1, 1), (1, 1e30, 1e-30)])
-def test_voxels_of_a_size_that_nothing_has(tmp_path: Path, sizes: tuple[float, float, float]) -> None:
+def test_implausible_voxel_sizes(tmp_path: Path, sizes: tuple[float, float, float]) -> None:
     header = {"space": "LPS", "space directions": np.diag(sizes), "space origin": np.zeros(3)}
     nrrd.write(str(tmp_path / "a.nrrd"), np.zeros((3, 4, 5), np.int16), header)
     with pytest.raises(InputError, match="inverted"):
         read_volume(tmp_path / "a.nrrd")
 
 
-def test_directions_that_are_nearly_one(tmp_path: Path) -> None:
+def test_nearly_parallel_directions(tmp_path: Path) -> None:
     directions = np.array([[1e4, 0, 0], [1e4, 1e-3, 0], [0, 0, 1e4]])
     header = {"space": "LPS", "space directions": directions, "space origin": np.zeros(3)}
     nrrd.write(str(tmp_path / "a.nrrd"), np.zeros((3, 4, 5), np.int16), header)
@@ -195,7 +195,7 @@ def test_colour(tmp_path: Path, axis: int, kind: str) -> None:
     assert volume.spacing == pytest.approx((0.5, 0.6, 2.0))
 
 
-def test_an_axis_of_three_time_points_is_no_colour(tmp_path: Path) -> None:
+def test_an_axis_of_three_time_points_is_not_colour(tmp_path: Path) -> None:
     header = {
         "space": "right-anterior-superior",
         "space directions": np.vstack([[np.nan] * 3, np.eye(3)]),
@@ -210,7 +210,7 @@ def test_an_axis_of_three_time_points_is_no_colour(tmp_path: Path) -> None:
 @pytest.mark.parametrize("field", ["data file: ", "datafile: ", "data file:=", "datafile:  "])
 @pytest.mark.parametrize("relative", [False, True])
 def test_voxels_in_another_file_are_refused(tmp_path: Path, field: str, relative: bool, placed_volume: Volume) -> None:
-    """Whoever may upload an image could read any file of the server, or make it wait for ever."""
+    """Otherwise an uploaded image could read any file of the server, or block it forever."""
     secret = tmp_path / "secret"
     write_nrrd(tmp_path / "a.nrrd", placed_volume, compress=False)
     header, _, voxels = (tmp_path / "a.nrrd").read_bytes().partition(b"\n\n")
@@ -230,9 +230,9 @@ def test_odd_skips(tmp_path: Path, field: str, compress: bool, placed_volume: Vo
         read_volume(tmp_path / "a.nrrd")
 
 
-def test_packed_is_the_raw_file_in_gzip(tmp_path: Path, placed_volume: Volume) -> None:
+def test_gzip_file_is_the_raw_file_in_gzip(tmp_path: Path, placed_volume: Volume) -> None:
     write_nrrd(tmp_path / "raw.nrrd", placed_volume, compress=False)
-    write_nrrd(tmp_path / "packed.nrrd", placed_volume, compress=False, packed=True)
+    write_nrrd(tmp_path / "packed.nrrd", placed_volume, compress=False, gzip_file=True)
     assert gzip.decompress((tmp_path / "packed.nrrd").read_bytes()) == (tmp_path / "raw.nrrd").read_bytes()
 
 

@@ -37,7 +37,7 @@ def test_columns_run_along_i_and_rows_along_j(tmp_path: Path, suffix: str, pixel
     np.testing.assert_array_equal(volume.voxels, _as_voxels(pixels))
 
 
-def test_a_picture_lies_where_itk_puts_it(tmp_path: Path) -> None:
+def test_a_picture_has_the_geometry_of_itk(tmp_path: Path) -> None:
     Image.fromarray(GREY).save(tmp_path / "a.png")
     image = SimpleITK.ReadImage(str(tmp_path / "a.png"))
     volume = read_volume(tmp_path / "a.png")
@@ -110,7 +110,7 @@ def test_a_tiff_that_has_to_be_turned(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[EXIF_ORIENTATION] = 3
     Image.fromarray(GREY).save(tmp_path / "a.tif", exif=exif)
-    with pytest.raises(InputError, match=r"a\.tif is to be turned .* Save it upright"):
+    with pytest.raises(InputError, match=r"a\.tif has to be rotated .* Save it upright"):
         read_volume(tmp_path / "a.tif")
 
 
@@ -129,8 +129,8 @@ def test_several_pages(tmp_path: Path) -> None:
         read_volume(tmp_path / "a.tif")
 
 
-def test_a_preview_in_a_jpeg_is_no_second_page(tmp_path: Path) -> None:
-    """As telephones write them."""
+def test_a_preview_in_a_jpeg_is_not_a_second_page(tmp_path: Path) -> None:
+    """Phones write such files."""
     preview = Image.fromarray(np.zeros((2, 2), np.uint8))
     Image.fromarray(GREY).save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[preview], quality=100)
     np.testing.assert_allclose(read_volume(tmp_path / "a.jpg").voxels.astype(int), _as_voxels(GREY), atol=4)
@@ -159,7 +159,7 @@ def test_labels_of_colour(tmp_path: Path) -> None:
 
 
 def _disc(side: int = 96) -> NDArray[np.float64]:
-    """A disc of 1 on 0 whose edge is soft."""
+    """Draw a disc of 1 on 0 with a soft edge."""
     rows, columns = np.mgrid[:side, :side] - side / 2
     return np.clip(side / 4 - np.hypot(rows, columns) + 0.5, 0, 1)
 
@@ -272,14 +272,14 @@ def test_an_empty_array(tmp_path: Path) -> None:
 
 def test_arrays_without_the_key(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", image=GREY)
-    with pytest.raises(InputError, match=r"a\.npz holds no array img\."):
+    with pytest.raises(InputError, match=r"a\.npz has no array img\."):
         read_volume(tmp_path / "a.npz")
     with pytest.raises(InputError, match=r"a\.npz holds no array seg\."):
         read_labels(tmp_path / "a.npz", ONE_SLICE)
 
 
 class _Trap:
-    """Leaves a file behind when it is unpickled."""
+    """Create a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -295,7 +295,7 @@ def test_pickled_objects_are_never_loaded(tmp_path: Path) -> None:
     assert not (tmp_path / "sprung").exists()
 
 
-def test_arrays_that_are_no_numbers(tmp_path: Path) -> None:
+def test_arrays_that_are_not_numbers(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", img=np.full((4, 5), "text"))
     with pytest.raises(InputError, match=r"img of a\.npz is of type"):
         read_volume(tmp_path / "a.npz")
@@ -314,7 +314,7 @@ def test_arrays_with_one_channel(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_labels(tmp_path / "a.npz", ONE_SLICE), _as_voxels(GREY > 99))
 
 
-def test_what_numpy_would_open_is_what_is_checked(tmp_path: Path) -> None:
+def test_the_array_that_numpy_would_open_is_checked(tmp_path: Path) -> None:
     pixels = np.arange(12, dtype=np.int16).reshape(3, 4)
     for order in ("C", "F"):
         np.savez_compressed(tmp_path / "a.npz", img=np.asarray(pixels, order=order))

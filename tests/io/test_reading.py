@@ -25,7 +25,7 @@ WRITERS: dict[str, Callable[[Path, Volume], None]] = {
 
 @st.composite
 def _volumes(draw: st.DrawFn) -> Volume:
-    """Small volumes at an oblique, possibly mirrored place."""
+    """Draw small volumes with an oblique, possibly mirrored geometry."""
     shape = draw(st.tuples(*[st.integers(1, 6)] * 3))
     kind = draw(st.sampled_from([np.uint8, np.int16, np.int32, np.float32]))
     angles = draw(st.tuples(*[st.floats(-180, 180)] * 3))
@@ -51,7 +51,7 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, suffix: str, volum
     assert again.same_geometry(volume)
 
 
-def test_nifti_and_nrrd_of_the_same_volume_lie_at_the_same_place(tmp_path: Path, placed_volume: Volume) -> None:
+def test_nifti_and_nrrd_of_the_same_volume_have_the_same_geometry(tmp_path: Path, placed_volume: Volume) -> None:
     write_nifti(tmp_path / "a.nii.gz", placed_volume)
     write_nrrd(tmp_path / "a.nrrd", placed_volume, compress=False)
     assert read_volume(tmp_path / "a.nii.gz").same_geometry(read_volume(tmp_path / "a.nrrd"))
@@ -116,7 +116,7 @@ def test_labels_of_another_geometry(tmp_path: Path, save_nifti: Callable[..., Pa
             read_labels(tmp_path / "a.nii", image)
 
 
-def test_single_precision_of_the_affine_is_no_other_geometry(tmp_path: Path) -> None:
+def test_single_precision_of_the_affine_is_tolerated(tmp_path: Path) -> None:
     affine = np.diag([0.123456789, 0.3333333333, 1.1, 1.0])
     affine[:3, 3] = (-321.123456789, 98.7654321, 1234.56789)
     image = Volume(np.zeros((3, 4, 5), np.int16), affine)
@@ -142,9 +142,9 @@ def test_files_that_are_a_part_of_an_image(tmp_path: Path, name: str, said: str)
         read_volume(tmp_path / name)
 
 
-def test_another_kind_of_file(tmp_path: Path) -> None:
+def test_a_file_of_an_unsupported_format(tmp_path: Path) -> None:
     (tmp_path / "letter.pdf").write_bytes(b"x")
-    with pytest.raises(InputError, match=r"letter\.pdf is of a kind that cannot be read\. Give NIfTI.*\.npz"):
+    with pytest.raises(InputError, match=r"letter\.pdf has a format that is not supported\. Give NIfTI.*\.npz"):
         read_volume(tmp_path / "letter.pdf")
 
 
@@ -171,7 +171,7 @@ def test_the_stem_of_a_folder_is_its_whole_name(tmp_path: Path) -> None:
 
 
 def test_labels_stored_along_other_axes_come_in_the_order_of_the_image(tmp_path: Path) -> None:
-    """The image is turned by 45 degrees, where it is a toss-up which axis of the patient is nearest."""
+    """The image is rotated by 45 degrees, so that two patient axes are equally near."""
     affine = np.eye(4)
     affine[:3, :3] = Rotation.from_euler("xyz", (45, 45, 10), degrees=True).as_matrix() * (0.7, 0.8, 2.5)
     affine[:3, 3] = (10, -20, 30)
@@ -193,13 +193,13 @@ def test_labels_of_colour_are_refused(tmp_path: Path, save_nifti: Callable[..., 
 
 
 def _one_slice() -> Volume:
-    """An oblique slice of 5 columns and 4 rows."""
+    """Make an oblique slice of 5 columns and 4 rows."""
     affine = np.eye(4)
     affine[:3, :3] = Rotation.from_euler("xyz", (10, 20, 30), degrees=True).as_matrix() * 0.3
     return Volume(np.zeros((5, 4, 1), np.int16), affine)
 
 
-def test_labels_without_a_place_fit_any_single_slice(tmp_path: Path) -> None:
+def test_labels_without_a_geometry_fit_any_single_slice(tmp_path: Path) -> None:
     seg = np.random.default_rng(0).integers(0, 9, (4, 5)).astype(np.uint8)
     np.savez(tmp_path / "a.npz", seg=seg)
     Image.fromarray(seg).save(tmp_path / "a.png")
@@ -208,9 +208,9 @@ def test_labels_without_a_place_fit_any_single_slice(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(4, 5, 1), (5, 4, 2)])
-def test_labels_without_a_place_of_another_shape(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+def test_labels_without_a_geometry_of_another_shape(tmp_path: Path, shape: tuple[int, int, int]) -> None:
     Image.fromarray(np.zeros((4, 5), np.uint8)).save(tmp_path / "a.png")
-    with pytest.raises(InputError, match=r"a\.png has shape \(5, 4, 1\) and does not lie where its image does"):
+    with pytest.raises(InputError, match=r"a\.png has shape \(5, 4, 1\) and does not have the geometry of its image"):
         read_labels(tmp_path / "a.png", Volume(np.zeros(shape, np.int16), np.eye(4)))
 
 
@@ -227,7 +227,7 @@ def test_a_missing_label(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a.nii.gz", "a.nrrd", "a.png", "a.npz"])
 @pytest.mark.parametrize("different", [256, 257])
-def test_more_labels_than_anyone_draws_are_an_image(tmp_path: Path, name: str, different: int) -> None:
+def test_too_many_different_values_are_an_image(tmp_path: Path, name: str, different: int) -> None:
     voxels = np.minimum(np.arange(20 * 15), different - 1).reshape(20, 15, 1).astype(np.uint16) * 7
     image = Volume(np.zeros((20, 15, 1), np.int16), np.eye(4))
     if name == "a.png":

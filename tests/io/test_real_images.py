@@ -1,4 +1,4 @@
-"""Real files beside the repository, where they are there: what scanners and other programs write."""
+"""Real files of scanners and other programs, if they are present beside the repository."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_series_is_as_itk_reads_it(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["liver.dcm", "partial_overlaps.dcm"])
-def test_segmentations_of_another_program_lie_where_dcmqi_puts_them(name: str, tmp_path: Path) -> None:
+def test_segmentations_of_another_program_match_dcmqi(name: str, tmp_path: Path) -> None:
     image = read_volume(DCMQI / "ct")
     command = [Path(sys.executable).with_name("segimage2itkimage"), "--inputDICOM", DCMQI / name, "-t", "nii"]
     subprocess.run([*command, "--outputDirectory", tmp_path], check=True, capture_output=True)

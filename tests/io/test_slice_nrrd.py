@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from baps.imaging.canvas import Plane
 from baps.imaging.volume import Volume
 from baps.io import read_volume
-from baps.io.itk_geometry import affine_of
+from baps.io.itk_geometry import ras_affine
 from baps.io.slice_nrrd import write_slice_nrrd
 
 
@@ -34,7 +34,7 @@ def _masks(draw: st.DrawFn) -> tuple[Volume, Plane, np.ndarray]:
 
 @pytest.mark.parametrize("compress", [True, False])
 @given(case=_masks())
-def test_it_reads_as_the_whole_volume_in_its_frame(
+def test_it_is_read_as_the_whole_volume_with_its_geometry(
     tmp_path_factory: pytest.TempPathFactory, compress: bool, case: tuple[Volume, Plane, np.ndarray]
 ) -> None:
     volume, plane, mask = case
@@ -48,17 +48,17 @@ def test_it_reads_as_the_whole_volume_in_its_frame(
     assert again.same_geometry(volume)
     seen = sitk.ReadImage(str(path))  # The readers of 3D Slicer check the sum over all bytes.
     np.testing.assert_array_equal(sitk.GetArrayFromImage(seen).T, expected)
-    np.testing.assert_allclose(affine_of(seen), volume.affine, atol=1e-6)
+    np.testing.assert_allclose(ras_affine(seen), volume.affine, atol=1e-6)
     assert nrrd.read_header(str(path))["encoding"] == ("gzip" if compress else "raw")
 
 
 @given(case=_masks())
-def test_packed_it_is_the_raw_file(
+def test_gzip_file_contains_the_raw_file(
     tmp_path_factory: pytest.TempPathFactory, case: tuple[Volume, Plane, np.ndarray]
 ) -> None:
     folder = tmp_path_factory.mktemp("reply")
     write_slice_nrrd(folder / "raw.nrrd", *case, compress=False)
-    write_slice_nrrd(folder / "packed.nrrd.gz", *case, packed=True)
+    write_slice_nrrd(folder / "packed.nrrd.gz", *case, gzip_file=True)
     assert gzip.decompress((folder / "packed.nrrd.gz").read_bytes()) == (folder / "raw.nrrd").read_bytes()
 
 

@@ -69,12 +69,12 @@ def test_colour_in_planes(tmp_path: Path, planes: str) -> None:
     np.testing.assert_array_equal(read_volume(tmp_path / "a.tif").voxels, _as_voxels(colours))
 
 
-def test_what_is_not_read_is_named(tmp_path: Path) -> None:
+def test_unsupported_content_is_named(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", RANDOM.random((4, 5, 3)), photometric="rgb")
-    with pytest.raises(InputError, match=r"^a\.tif holds pixels that are not read \(3 x 64 bits of float64, RGB,"):
+    with pytest.raises(InputError, match=r"^a\.tif holds pixels that are not supported \(3 x 64 bits of float64, RGB,"):
         read_volume(tmp_path / "a.tif")
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((4, 5), np.complex64))
-    with pytest.raises(InputError, match=r"^a\.tif holds pixels that are not read \(1 x 64 bits of complex64,"):
+    with pytest.raises(InputError, match=r"^a\.tif holds pixels that are not supported \(1 x 64 bits of complex64,"):
         read_volume(tmp_path / "a.tif")
     tifffile.imwrite(tmp_path / "a.tif", GREY.astype(np.int16), compression="jpeg2000")
     with pytest.raises(InputError, match=r"int16, MINISBLACK, compression .*2000\); save grey values"):
@@ -132,7 +132,7 @@ def test_a_stack_of_ome_lies_in_millimetres(tmp_path: Path, kind: str) -> None:
         {"ome": True, "metadata": {"axes": "TYX", "PhysicalSizeX": 1, "PhysicalSizeY": 1, "PhysicalSizeZ": 1}},
     ],
 )  # fmt: skip
-def test_pages_that_are_no_stack(tmp_path: Path, how: dict[str, object]) -> None:
+def test_pages_that_are_not_a_stack(tmp_path: Path, how: dict[str, object]) -> None:
     if how == {"imagej": True, "metadata": MICRONS}:
         how = {**how, "resolution": (0, 0)}
     tifffile.imwrite(tmp_path / "a.tif", STACK, photometric="minisblack", **how)
@@ -149,7 +149,7 @@ def test_a_stack_that_has_to_be_turned_or_is_of_colour(tmp_path: Path) -> None:
 
 
 def test_pages_of_other_files_are_not_opened(tmp_path: Path) -> None:
-    """An OME file may name others; whoever may upload an image could read any TIFF of the server."""
+    """An OME file may name other files, so an uploaded image could read any TIFF of the server."""
     metadata = {"axes": "ZYX", "PhysicalSizeX": 1, "PhysicalSizeY": 1, "PhysicalSizeZ": 1}
     tifffile.imwrite(tmp_path / "secret.ome.tif", STACK + 1, metadata=metadata)
     with tifffile.TiffFile(tmp_path / "secret.ome.tif") as file:
@@ -178,7 +178,7 @@ def test_pixels_that_unpack_to_more_than_is_said(tmp_path: Path, compression: st
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # Kilobytes.
 
 
-def test_a_stack_that_says_it_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stack_that_declares_a_large_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(MAX_VOLUME_MB_VARIABLE, "16")
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((20, 1000, 1000), np.uint8), imagej=True, metadata=MICRONS,
                      resolution=(2, 4), compression="zlib")  # fmt: skip

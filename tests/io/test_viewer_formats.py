@@ -75,7 +75,7 @@ CONVERTED: list[tuple[str, Callable[[Path], object]]] = [
 
 
 def _seen_by_itk(path: Path) -> Volume:
-    """As 3D Slicer shows it, which knows no two dimensions."""
+    """Read the geometry like 3D Slicer, which has no images of two dimensions."""
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     image = reader.Execute()
@@ -90,7 +90,9 @@ def _seen_by_itk(path: Path) -> Volume:
 
 
 @pytest.mark.parametrize(("name", "write"), AS_IT_IS, ids=[name for name, _ in AS_IT_IS])
-def test_files_that_itk_opens_as_we_do(tmp_path: Path, name: str, write: Callable[[Path], object]) -> None:
+def test_files_that_itk_opens_with_the_same_geometry(
+    tmp_path: Path, name: str, write: Callable[[Path], object]
+) -> None:
     path = tmp_path / name
     write(path)
     assert opens_in_viewers(path)
@@ -120,7 +122,7 @@ def test_a_file_that_is_refused_does_not_open(tmp_path: Path) -> None:
         assert not opens_in_viewers(tmp_path / name)
 
 
-def test_a_file_that_has_changed_is_looked_at_again(tmp_path: Path) -> None:
+def test_a_changed_file_is_checked_again(tmp_path: Path) -> None:
     path = tmp_path / "a.nii"
     _nifti2(path)
     assert not opens_in_viewers(path)

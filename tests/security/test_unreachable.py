@@ -55,7 +55,8 @@ def _traps(mark: Path) -> dict[str, bytes]:
 
 
 def _ours() -> list[Path]:
-    return [path for path in APP.rglob("*.py") if "__pycache__" not in path.parts]
+    found = [*APP.rglob("*.py"), *(ROOT / "tools" / "pretraining").rglob("*.py")]
+    return [path for path in found if "__pycache__" not in path.parts]
 
 
 def _calls(name: str) -> Iterator[tuple[Path, ast.Call]]:

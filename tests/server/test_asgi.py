@@ -322,7 +322,7 @@ def test_training_needs_labels_and_a_known_trainer(server: Site) -> None:
     ("make", "said"),
     [
         (lambda v: np.zeros_like(v), "empty"),
-        (lambda v: v[:64], "does not lie where its image does"),
+        (lambda v: v[:64], "does not have the geometry of its image"),
         (lambda v: None, "cannot be read"),
     ],
 )

@@ -241,7 +241,7 @@ def test_no_other_key_is_made_for_lines_that_are_there(tmp_path: Path) -> None:
     audit = _filled(tmp_path)
     (tmp_path / "audit.jsonl.key").unlink()
     for act in (AuditFile(audit.file).check, lambda: check_audit(audit.file)):
-        with pytest.raises(BapsError, match="is gone. Take it from your backup"):
+        with pytest.raises(BapsError, match="is gone. Restore it from your backup"):
             act()
     assert not (tmp_path / "audit.jsonl.key").exists()
 

@@ -39,12 +39,12 @@ class FakePacs:
 
     def __init__(self) -> None:
         self.answer: Answer = (200, "application/dicom+json", b"[]")
-        self.asked: list[tuple[str, str]] = []
+        self.queries: list[tuple[str, str]] = []
         pacs = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                pacs.asked.append((self.path, self.headers.get("Authorization", "")))
+                pacs.queries.append((self.path, self.headers.get("Authorization", "")))
                 code, kind, content = pacs.answer if self.path.startswith("/dicom-web/") else (404, "text/html", b"")
                 self.send_response(code)
                 self.send_header("Content-Type", kind)
@@ -82,8 +82,8 @@ def test_a_pacs_says_what_it_holds(fake_pacs: FakePacs) -> None:
     fake_pacs.answer = (200, "application/dicom+json", _series("CT", "MR", "CT"))
     found = doctor.pacs(fake_pacs.url + "/")
     assert found.status is OK
-    assert found.found == "2 modalities in the first 3 series: 2 CT, 1 MR"
-    [(path, account)] = fake_pacs.asked
+    assert found.message == "2 modalities in the first 3 series: 2 CT, 1 MR"
+    [(path, account)] = fake_pacs.queries
     assert path.startswith("/dicom-web/series?limit=")
     assert account == ""
 
@@ -92,10 +92,10 @@ def test_a_query_is_sent_and_a_pacs_that_ignores_it_is_told_of(fake_pacs: FakePa
     fake_pacs.answer = (200, "application/dicom+json", _series("CT", "MR", "CT"))
     (tmp_path / "worklist").write_text("1.2.3\n1.2.4\n")
     found = doctor.pacs(f"{fake_pacs.url}/?Modality=CT", None, tmp_path / "worklist")
-    assert fake_pacs.asked[0][0] == "/dicom-web/series?limit=100&Modality=CT"
+    assert fake_pacs.queries[0][0] == "/dicom-web/series?limit=100&Modality=CT"
     assert found.status is WARNING
-    assert "1 do not match STUDIES" in found.found
-    assert "worklist has 2 studies" in found.found
+    assert "1 do not match STUDIES" in found.message
+    assert "worklist has 2 studies" in found.message
     fake_pacs.answer = (200, "application/dicom+json", _series("CT", "CT"))
     assert doctor.pacs(f"{fake_pacs.url}?Modality=CT").status is OK
     with pytest.raises(InputError, match="'Modalty'"):
@@ -109,7 +109,7 @@ def test_the_account_is_taken_from_the_environment(fake_pacs: FakePacs, monkeypa
     fake_pacs.answer = (401, "text/plain", b"")
     found = doctor.pacs(fake_pacs.url)
     assert "geheim" not in repr(found)
-    [(path, account)] = fake_pacs.asked
+    [(path, account)] = fake_pacs.queries
     assert path.startswith("/dicom-web/qido/series?")
     assert base64.b64decode(account.removeprefix("Basic ")) == b"reader:geheim"
 
@@ -133,7 +133,7 @@ def test_the_account_is_taken_from_the_environment(fake_pacs: FakePacs, monkeypa
 def test_other_answers_of_a_pacs(fake_pacs: FakePacs, answer: Answer, status: Status, said: str, remedy: str) -> None:
     fake_pacs.answer = answer
     found = doctor.pacs(fake_pacs.url)
-    assert (found.status, said in found.found, remedy in found.remedy) == (status, True, True), found
+    assert (found.status, said in found.message, remedy in found.remedy) == (status, True, True), found
 
 
 def test_a_pacs_at_another_root(fake_pacs: FakePacs) -> None:
@@ -147,14 +147,14 @@ def test_a_pacs_that_is_not_there(fake_pacs: FakePacs) -> None:
         nobody.bind(("127.0.0.1", 0))
         found = doctor.pacs(f"http://127.0.0.1:{nobody.getsockname()[1]}/dicom-web")
     assert found.status is FAILED
-    assert found.found.startswith("not reachable")
-    assert "refused" in found.found
+    assert found.message.startswith("not reachable")
+    assert "refused" in found.message
 
 
 def test_a_pacs_that_does_not_speak_tls(fake_pacs: FakePacs) -> None:
     found = doctor.pacs(fake_pacs.url.replace("http:", "https:"))
     assert found.status is FAILED
-    assert found.found.startswith("TLS error")
+    assert found.message.startswith("TLS error")
     assert "BAPS_PACS_CREDENTIALS" in found.remedy
 
 
@@ -167,8 +167,8 @@ def test_a_pacs_whose_certificate_nobody_vouches_for(fake_pacs: FakePacs, tmp_pa
     fake_pacs.server.socket = context.wrap_socket(fake_pacs.server.socket, server_side=True)
     found = doctor.pacs(fake_pacs.url.replace("http:", "https:"))
     assert found.status is FAILED
-    assert "TLS error" in found.found
-    assert "certificate" in found.found
+    assert "TLS error" in found.message
+    assert "certificate" in found.message
 
 
 def test_a_password_in_the_address_is_refused() -> None:
@@ -186,14 +186,14 @@ def test_the_images_of_a_folder_are_counted(tmp_path: Path) -> None:
     (series / "IM0001").write_bytes(bytes(128) + b"DICM")
     found = doctor.folder(str(tmp_path))
     assert found.status is OK
-    assert sorted(found.found.split(", ")) == ["1 .nrrd", "1 .png", "1 DICOM series", "2 .nii.gz"]
+    assert sorted(found.message.split(", ")) == ["1 .nrrd", "1 .png", "1 DICOM series", "2 .nii.gz"]
 
 
 def test_a_folder_that_keeps_its_images_in_images(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     assert doctor.folder(str(tmp_path)).status is WARNING
     (tmp_path / "images" / "a.nii").touch()
-    assert doctor.folder(str(tmp_path)).found == "1 .nii"
+    assert doctor.folder(str(tmp_path)).message == "1 .nii"
 
 
 def test_labels_that_are_not_used_are_a_warning(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_labels_that_are_not_used_are_a_warning(tmp_path: Path) -> None:
         (place / "a.nii.gz").touch()
     found = doctor.folder(str(tmp_path))
     assert found.status is Status.WARNING
-    assert found.found == f"1 .nii.gz; 1 files in {tmp_path}/labels look like labels, and are not used"
+    assert found.message == f"1 .nii.gz; 1 files in {tmp_path}/labels look like labels, and are not used"
     assert found.remedy == f"Import them: baps labels import {tmp_path}/labels {tmp_path} --dry-run"
 
 
@@ -223,7 +223,9 @@ def test_a_folder_that_cannot_be_written_to_is_served(tmp_path: Path, monkeypatc
     monkeypatch.setattr("os.access", lambda _, mode: not mode & os.W_OK)
     found = doctor.folder(str(tmp_path))
     assert found.status is WARNING
-    assert found.found == ("1 .nii; the folder cannot be written to: clicks work, but labels and images are not saved")
+    assert found.message == (
+        "1 .nii; the folder cannot be written to: clicks work, but labels and images are not saved"
+    )
     assert "Mount it with write permission" in found.remedy
 
 
@@ -234,7 +236,7 @@ def test_series_in_nested_folders_are_not_served(tmp_path: Path, images: str) ->
         (tmp_path / images / place / "IM0001").write_bytes(bytes(128) + b"DICM")
     found = doctor.folder(str(tmp_path))
     assert found.status is WARNING
-    assert found.found == "1 DICOM series; 2 DICOM series in nested folders, which are not served"
+    assert found.message == "1 DICOM series; 2 DICOM series in nested folders, which are not served"
     assert f"one series from each folder directly in {tmp_path / images}. Move the folder of each" in found.remedy
     assert f"baps convert SERIES_FOLDER {tmp_path / images}" in found.remedy
 
@@ -252,7 +254,7 @@ def test_image_files_in_nested_folders_are_not_served(tmp_path: Path) -> None:
         (tmp_path / place).touch()
     found = doctor.folder(str(tmp_path))
     assert found.status is WARNING
-    assert found.found.startswith("no images; 2 image files in nested folders, which are not served")
+    assert found.message.startswith("no images; 2 image files in nested folders, which are not served")
     assert f"Move the image files directly into {tmp_path}." in found.remedy
 
 
@@ -260,13 +262,13 @@ def test_dicom_files_outside_the_folder_of_a_series(tmp_path: Path) -> None:
     (tmp_path / "IM0001").write_bytes(bytes(128) + b"DICM")
     found = doctor.folder(str(tmp_path))
     assert found.status is WARNING
-    assert "DICOM files that are not in the folder of a series" in found.found
+    assert "DICOM files that are not in the folder of a series" in found.message
     assert "Move the files of each series into a folder of its own" in found.remedy
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:
     found = doctor.folder(str(tmp_path))
-    assert (found.status, found.found) == (WARNING, "no images")
+    assert (found.status, found.message) == (WARNING, "no images")
     assert found.remedy == (
         f"Put images directly into {tmp_path}: NIfTI or NRRD files, or one folder per DICOM series."
     )
@@ -285,7 +287,7 @@ def test_python(version: tuple[int, int], status: Status) -> None:
 def test_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor.package("pydicom", 3).status is OK
     assert "numpy<1" in doctor.package("numpy", 1).remedy
-    assert doctor.package("no-such-package", 1).found == "not installed"
+    assert doctor.package("no-such-package", 1).message == "not installed"
 
 
 def test_torch_and_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,7 +299,7 @@ def test_torch_and_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torchvision.ops.nms", nms)
     found = doctor.torch_pair()
     assert found.status is FAILED
-    assert "nms" in found.found
+    assert "nms" in found.message
     assert "torchvision" in found.remedy
 
 
@@ -312,7 +314,7 @@ def test_a_monai_label_that_does_not_import(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(doctor, "server_environment", lambda: {**os.environ, "PYTHONPATH": str(tmp_path)})
     found = doctor.host_framework()
     assert found.status is FAILED
-    assert "_storage_sopclass_uids_gone" in found.found
+    assert "_storage_sopclass_uids_gone" in found.message
     assert "constraints.txt" in found.remedy
 
 
@@ -330,7 +332,7 @@ def test_a_busy_port_fails() -> None:
             doctor.port_free("127.0.0.1", port)
     assert doctor.port_free("127.0.0.1", port).status is OK
     if socket.has_ipv6:
-        assert doctor.port_free("::1", port).found == f"{port} of [::1] is free"
+        assert doctor.port_free("::1", port).message == f"{port} of [::1] is free"
 
 
 EVERY_ADDRESS = "0.0.0.0"  # noqa: S104
@@ -345,7 +347,7 @@ def _openid(folder: Path, issuer: str = "https://login.hospital") -> Path:
 
 def test_a_server_without_users_is_for_this_machine(tmp_path: Path) -> None:
     found = doctor.access(Settings(), "127.0.0.1")
-    assert (found.status, "this machine only" in found.found) == (OK, True)
+    assert (found.status, "this machine only" in found.message) == (OK, True)
     with pytest.raises(InputError, match="let anyone in.*baps users add"):
         doctor.access(Settings(), EVERY_ADDRESS)
     with pytest.raises(InputError, match=r"cors_origins=\*"):
@@ -356,12 +358,12 @@ def test_a_server_with_users_is_closed(tmp_path: Path) -> None:
     users = Users(tmp_path / "users.json")
     users.add("anna", Role.ANNOTATOR)
     found = doctor.access(Settings(users=users.file), EVERY_ADDRESS)
-    assert (found.status, found.found) == (OK, f"open only to 1 users of {users.file}")
+    assert (found.status, found.message) == (OK, f"open only to 1 users of {users.file}")
     both = doctor.access(Settings(users=users.file, openid=_openid(tmp_path)), EVERY_ADDRESS)
-    assert "and users to whom https://login.hospital gives a role" in both.found
+    assert "and users to whom https://login.hospital gives a role" in both.message
     users.remove("anna")
     nobody = doctor.access(Settings(users=users.file), EVERY_ADDRESS)
-    assert (nobody.status, "closed to everyone" in nobody.found) == (WARNING, True)
+    assert (nobody.status, "closed to everyone" in nobody.message) == (WARNING, True)
     assert "baps users add" in nobody.remedy
 
 
@@ -382,7 +384,7 @@ def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor.memory(1024).status is OK
     found = doctor.memory(1025)
     assert found.status is WARNING
-    assert "4.0 GB of 8.0 GB" in found.found
+    assert "4.0 GB of 8.0 GB" in found.message
     assert "--cache-mb (1025)" in found.remedy
 
 
@@ -406,13 +408,13 @@ def test_devices(monkeypatch: pytest.MonkeyPatch, name: str, gpus: int, status: 
     monkeypatch.setattr("torch.cuda.get_device_name", lambda number: f"GPU {number}")
     found = doctor.device(name)
     assert found.status is status
-    assert ("GPU 1" in found.found) == (gpus > 1)
+    assert ("GPU 1" in found.message) == (gpus > 1)
 
 
 def test_the_model_answers() -> None:
     found = doctor.model(Settings(device="cpu"))
     assert found.status is OK
-    assert "bundled" in found.found
+    assert "bundled" in found.message
 
 
 def test_weights_of_another_hash(tmp_path: Path) -> None:
@@ -432,7 +434,7 @@ def test_a_model_that_understands_boxes_only(
     black_box._capabilities = type(able)(**{**vars(able), "clicks": False})  # type: ignore[attr-defined]
     monkeypatch.setattr("baps.blackbox.load_black_box", lambda *_: black_box)
     assert doctor.model(Settings(black_box="sam", weights=Path("medsam.pth"), device="cpu")).status is OK
-    [(images, [prompt])] = black_box.asked  # type: ignore[attr-defined]
+    [(images, [prompt])] = black_box.queries  # type: ignore[attr-defined]
     assert prompt.box is not None
     assert images.shape == (1, 32, 32, 3)
     assert not np.any(images)
@@ -440,8 +442,8 @@ def test_a_model_that_understands_boxes_only(
 
 def test_a_remote_model_that_answers_and_one_that_does_not(faulty: FaultyServer) -> None:
     site = Settings(black_box="remote", remote=faulty.address)
-    assert "faulty" in doctor.model(site).found
-    assert faulty.asked == [1]
+    assert "faulty" in doctor.model(site).message
+    assert faulty.image_counts == [1]
     with pytest.raises(BapsError, match="cannot be reached"):
         doctor.model(site.model_copy(update={"remote": f"http://127.0.0.1:{_free()}/faulty"}))
 
@@ -467,7 +469,7 @@ def test_disk_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor.disk([tmp_path, tmp_path / "absent"]).status is OK
     found = doctor.disk([tmp_path, small])
     assert found.status is WARNING
-    assert str(small) in found.found
+    assert str(small) in found.message
 
 
 @pytest.fixture
@@ -500,21 +502,21 @@ def test_every_fault_is_found_and_none_hides_another(
     failed = {name for name, finding in findings.items() if finding.status is FAILED}
     assert findings["users"].status is OK
     assert failed == {"dcmqi", "studies", "port", "adapters", "model", "device"}
-    assert findings["dcmqi"].found == "ZeroDivisionError: by nought"
-    assert all(findings[name].remedy or findings[name].found.endswith(".") for name in failed)
+    assert findings["dcmqi"].message == "ZeroDivisionError: by nought"
+    assert all(findings[name].remedy or findings[name].message.endswith(".") for name in failed)
 
 
 def test_settings_that_cannot_be_read(quick: dict[str, str]) -> None:
     findings = examine({**quick, "black_bix": "sam"}, port=_free())
     assert findings["settings"].status is FAILED
-    assert "black_bix" in findings["settings"].found
+    assert "black_bix" in findings["settings"].message
     assert "model" not in findings
 
 
 def test_weights_that_are_not_there(quick: dict[str, str]) -> None:
     findings = examine({**quick, "black_box": "sam"}, port=_free())
     assert findings["settings"].status is OK
-    assert "needs weights" in findings["model"].found
+    assert "needs weights" in findings["model"].message
 
 
 def test_users_who_are_not_there(quick: dict[str, str]) -> None:

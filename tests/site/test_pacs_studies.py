@@ -91,5 +91,5 @@ def test_a_worklist_that_cannot_be_read_names_the_line_and_no_patient(
 def test_a_worklist_that_is_gone_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(BapsError, match="cannot be read"):
         Worklist(tmp_path / "none.txt").studies()
-    with pytest.raises(InputError, match="worklist chooses studies of a PACS"):
+    with pytest.raises(InputError, match="worklist selects studies of a PACS"):
         check_studies(str(tmp_path), tmp_path / "none.txt")

@@ -180,7 +180,7 @@ def test_a_remote_model() -> None:
     assert Settings().remote_model is None
     with pytest.raises(InputError, match=r"remote needs an address.*REMOTE="):
         check_settings(Settings(black_box="remote"))
-    with pytest.raises(InputError, match="is no address"):
+    with pytest.raises(InputError, match="is not the address"):
         check_settings(Settings(black_box="remote", remote="model:8000"))
     address = "grpc://model:8001/sam"
     check_settings(Settings(black_box="remote", remote=address))

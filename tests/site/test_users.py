@@ -65,7 +65,7 @@ def test_a_token_ends(users: Users) -> None:
 
 @pytest.mark.parametrize("name", ["", "a b", "a/b", "x" * 65, "a\n", "[red]"])
 def test_odd_names_are_refused(users: Users, name: str) -> None:
-    with pytest.raises(InputError, match="no name of a user"):
+    with pytest.raises(InputError, match="is not a valid user name"):
         users.add(name, Role.ADMIN)
     assert not users.file.exists()
 

@@ -1,4 +1,4 @@
-"""A cheap black box for tests."""
+"""Define a cheap black box for tests."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from baps.prompts import Prompt
 
 
 class BrightnessBlackBox(BlackBox):
-    """Segments whatever is brighter than 60 % of white, softly; a brighter image helps it on dim organs.
+    """Segment whatever is brighter than 60 % of white, softly, so that a brighter image helps with dim organs.
 
-    ``asked`` keeps the images and prompts of every call.
+    ``queries`` holds the images and prompts of every call.
     """
 
     def __init__(self, batch_size: int = 16, side: int = 32) -> None:
@@ -29,14 +29,14 @@ class BrightnessBlackBox(BlackBox):
             batch_size=batch_size,
             input_size=side,
         )
-        self.asked: list[tuple[NDArray[np.uint8], list[Prompt]]] = []
+        self.queries: list[tuple[NDArray[np.uint8], list[Prompt]]] = []
 
     @property
     def capabilities(self) -> Capabilities:
         return self._capabilities
 
     def _segment(self, images: NDArray[np.uint8], prompts: Sequence[Prompt]) -> NDArray[np.float32]:
-        self.asked.append((images.copy(), list(prompts)))
+        self.queries.append((images.copy(), list(prompts)))
         grey = images.astype(np.float32).mean(-1) / 255
         answer: NDArray[np.float32] = (1 / (1 + np.exp(-12 * (grey - 0.6)))).astype(np.float32)
         return answer

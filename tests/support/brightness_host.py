@@ -1,4 +1,4 @@
-"""Serves the cheap black box of the tests, as a program."""
+"""Serve the cheap black box of the tests, as a program."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--port", type=int)
 parser.add_argument("--grpc-port", type=int)
 parser.add_argument("--weights", default="b")
-given = parser.parse_args()
+arguments = parser.parse_args()
 black_box = BrightnessBlackBox()
-black_box._capabilities = replace(black_box.capabilities, weights_sha256=given.weights * 64)
-host(black_box, "brightness", "127.0.0.1", given.port, given.grpc_port)
+black_box._capabilities = replace(black_box.capabilities, weights_sha256=arguments.weights * 64)
+host(black_box, "brightness", "127.0.0.1", arguments.port, arguments.grpc_port)

@@ -1,4 +1,4 @@
-"""A server of the protocol's HTTP form in a thread, which answers as a test wants it to."""
+"""Serve a model over the protocol's HTTP form in a thread, with replies that a test chooses."""
 
 from __future__ import annotations
 
@@ -12,21 +12,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-SIDE = 16
+IMAGE_SIZE = 16
 Reply = tuple[int, dict[str, str], bytes]
 
 
-def metadata(**changed: Any) -> dict[str, Any]:
-    """What a model says that can be used; ``image``, ``points`` and so on give a tensor another (datatype, shape) or,
-    None, leave it out."""
+def metadata(**changes: Any) -> dict[str, Any]:
+    """Return valid metadata of a model, except for some changes.
+
+    Args:
+        **changes: other values; a tensor such as ``image`` is (datatype, shape), or None to omit it.
+
+    Returns:
+        The metadata.
+    """
     tensors = {
-        "image": ("UINT8", [-1, SIDE, SIDE, 3]),
+        "image": ("UINT8", [-1, IMAGE_SIZE, IMAGE_SIZE, 3]),
         "points": ("FP32", [-1, -1, 2]),
         "labels": ("INT32", [-1, -1]),
-        "probabilities": ("FP32", [-1, SIDE, SIDE]),
+        "probabilities": ("FP32", [-1, IMAGE_SIZE, IMAGE_SIZE]),
     }
-    rest = {key: changed.pop(key) for key in ("name", "versions", "platform") if key in changed}
-    tensors.update(changed)
+    rest = {key: changes.pop(key) for key in ("name", "versions", "platform") if key in changes}
+    tensors.update(changes)
     listed = [{"name": key, "datatype": value[0], "shape": value[1]} for key, value in tensors.items() if value]
     outputs = ("probabilities", "masks")
     return {
@@ -39,7 +45,7 @@ def metadata(**changed: Any) -> dict[str, Any]:
 
 
 def reply(values: NDArray[Any], datatype: str = "FP32", output: str = "probabilities", **more: Any) -> Reply:
-    """A well-formed answer with one tensor, binary."""
+    """Return a well-formed binary reply with one tensor."""
     tensor = {"name": output, "datatype": datatype, "shape": values.shape}
     header = json.dumps(
         {"model_name": "faulty", "outputs": [{**tensor, "parameters": {"binary_data_size": values.nbytes}}], **more}
@@ -47,8 +53,8 @@ def reply(values: NDArray[Any], datatype: str = "FP32", output: str = "probabili
     return 200, {"Inference-Header-Content-Length": str(len(header))}, header + values.tobytes()
 
 
-def said(status: int, **content: Any) -> Reply:
-    """An answer of JSON alone."""
+def json_reply(status: int, **content: Any) -> Reply:
+    """Return a reply of JSON alone."""
     return status, {"Content-Type": "application/json"}, json.dumps(content).encode()
 
 
@@ -56,41 +62,43 @@ class FaultyServer:
     """The model ``faulty``.
 
     Attributes:
-        metadata: what it says of itself.
-        ready: the status of its readiness.
-        infer: makes the answer to a number of images.
-        headers: of each request that came.
-        asked: how many images each request for an answer had.
-        hang_up: close the connection after each answer, without having said so.
-        closed: how many connections are closed.
+        metadata: metadata of the model.
+        ready: status code of its readiness.
+        infer: makes the reply to a number of images.
+        headers: headers of each request.
+        image_counts: number of images of each inference request.
+        close_silently: whether to close the connection after each reply without announcing it.
+        closed: number of connections that are closed.
     """
 
     def __init__(self) -> None:
         self.metadata: Any = metadata()
         self.ready = 200
-        self.infer: Callable[[int], Reply] = lambda count: reply(np.full((count, SIDE, SIDE), 0.25, np.float32))
+        self.infer: Callable[[int], Reply] = lambda count: reply(
+            np.full((count, IMAGE_SIZE, IMAGE_SIZE), 0.25, np.float32)
+        )
         self.headers: list[dict[str, str]] = []
-        self.asked: list[int] = []
-        self.hang_up = False
+        self.image_counts: list[int] = []
+        self.close_silently = False
         self.closed = 0
         self.address = ""
 
-    def _answer(self, path: str, body: bytes, headers: dict[str, str]) -> Reply:
+    def _reply(self, path: str, body: bytes, headers: dict[str, str]) -> Reply:
         self.headers.append(headers)
         if path == "/v2/models/faulty/ready":
-            return said(self.ready)
+            return json_reply(self.ready)
         if path == "/v2/models/faulty":
-            return said(200, **self.metadata) if isinstance(self.metadata, dict) else self.metadata
+            return json_reply(200, **self.metadata) if isinstance(self.metadata, dict) else self.metadata
         if path == "/v2/models/faulty/infer":
             request = json.loads(body[: int(headers["Inference-Header-Content-Length"])])
-            self.asked.append(request["inputs"][0]["shape"][0])
-            return self.infer(self.asked[-1])
-        return said(404, error=f"There is nothing at {path}.")
+            self.image_counts.append(request["inputs"][0]["shape"][0])
+            return self.infer(self.image_counts[-1])
+        return json_reply(404, error=f"There is nothing at {path}.")
 
 
 @contextmanager
 def faulty_server() -> Iterator[FaultyServer]:
-    """The server, as long as the block lasts."""
+    """Run the server while the block runs."""
     faulty = FaultyServer()
 
     class Handler(BaseHTTPRequestHandler):
@@ -98,18 +106,18 @@ def faulty_server() -> Iterator[FaultyServer]:
 
         def do_GET(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            status, headers, content = faulty._answer(self.path, body, dict(self.headers))
+            status, headers, content = faulty._reply(self.path, body, dict(self.headers))
             self.send_response(status)
             for name, value in {"Content-Length": str(len(content)), **headers}.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(content)
-            self.close_connection = faulty.hang_up
+            self.close_connection = faulty.close_silently
 
         do_POST = do_GET  # noqa: N815 (http.server's names)
 
         def log_message(self, *_: object) -> None:
-            """Quiet."""
+            """Log nothing."""
 
     class Server(ThreadingHTTPServer):
         def shutdown_request(self, request: Any) -> None:

@@ -1,4 +1,4 @@
-"""Volumes whose voxels lie in the patient in every way that scanners and converters make."""
+"""Write volumes with every geometry that scanners and converters produce."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
 
 SHAPE = (48, 40, 16)
-"""Voxels along I, J, K."""
+"""Numbers of voxels along I, J, K."""
 
 CENTRE = (20, 17, 9)
-"""Voxel in the middle of the bright ball that each volume shows; no volume is its own mirror image."""
+"""Voxel at the centre of the bright ball that each volume shows; no volume is its own mirror image."""
 
 
-def _turned(*degrees: float) -> NDArray[np.float64]:
-    """Rotation about X, then Y, then Z."""
+def _rotation(*degrees: float) -> NDArray[np.float64]:
+    """Rotate about X, then Y, then Z."""
     matrix = np.eye(3)
     for axis, angle in enumerate(np.radians(degrees)):
         turn, (a, b) = np.eye(3), [other for other in range(3) if other != axis]
@@ -29,25 +29,25 @@ def _turned(*degrees: float) -> NDArray[np.float64]:
 FRAMES = {
     "lps": (np.eye(3), (1.0, 1.0, 2.0)),
     "ras": (np.diag([-1.0, -1.0, 1.0]), (1.0, 1.0, 2.0)),
-    "oblique": (_turned(20, -15, 35), (0.9, 0.9, 2.5)),
+    "oblique": (_rotation(20, -15, 35), (0.9, 0.9, 2.5)),
     "anisotropic": (np.diag([-1.0, 1.0, -1.0]), (0.68, 1.37, 5.0)),
     "sagittal": (np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, -1.0, 0.0]]), (0.8, 0.8, 4.0)),
     "left_handed": (np.diag([1.0, 1.0, -1.0]), (1.0, 1.0, 3.0)),
 }
-"""Direction (columns: of I, J, K in LPS) and spacing, mm."""
+"""Directions of I, J, K (columns, LPS) and spacing, mm."""
 
 SUFFIXES = (".nii.gz", ".nrrd")
 
 
 def ball() -> NDArray[np.bool_]:
-    """What is bright, (I, J, K)."""
+    """Return the mask of the bright ball, (I, J, K)."""
     where = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), -1) - CENTRE
     inside: NDArray[np.bool_] = (np.square(where / (9, 8, 4)).sum(-1)) < 1
     return inside
 
 
 def write_volume(folder: Path, frame: str, suffix: str) -> str:
-    """Write a volume; its name without the suffix."""
+    """Write a volume, and return its name without the suffix."""
     direction, spacing = FRAMES[frame]
     random = np.random.default_rng(0)
     voxels = np.where(ball(), 200, 60) + random.normal(0, 3, SHAPE)

@@ -1,4 +1,4 @@
-"""Models in processes of their own, for the tests that ask them from here."""
+"""Serve models in separate processes, which tests query."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ import requests
 from demo.server import free_port
 
 BUNDLED = ("-c", "from baps.cli import main; main()", "blackbox", "serve", "--device", "cpu")
-"""``baps blackbox serve``."""
+"""Arguments of Python for ``baps blackbox serve``."""
 BRIGHTNESS = ("-m", "tests.support.brightness_host")
-"""The cheap black box of the tests; takes ``--weights <letter>`` as another hash."""
+"""Arguments of Python for the cheap black box of the tests; ``--weights <letter>`` changes its hash."""
 _START_SECONDS = 180
 
 
 class Host:
-    """A model that is served by a process, which can be killed and started again on the same ports.
+    """A model in a process, which can be killed and started again on the same ports.
 
     Attributes:
-        addresses: of the model, by ``http`` and ``grpc``.
+        addresses: addresses of the model by ``http`` and ``grpc``.
     """
 
     def __init__(self, command: Sequence[str], name: str, log: Path) -> None:
@@ -37,7 +37,7 @@ class Host:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, *more: str) -> None:
-        """Start the process; it is not ready yet."""
+        """Start the process, without waiting until the model is ready."""
         with self._log.open("a") as output:
             self.process = subprocess.Popen([*self._command, *more], stdout=output, stderr=output)
 
@@ -55,7 +55,7 @@ class Host:
         raise RuntimeError(f"The model is not served:\n{self._log.read_text(errors='replace')}")
 
     def kill(self) -> None:
-        """Stop it as a power cut does."""
+        """Stop the process as a power cut does."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
@@ -63,7 +63,7 @@ class Host:
 
 @contextmanager
 def hosted(folder: Path, command: Sequence[str], name: str) -> Iterator[Host]:
-    """A host that is ready; its log lies in the folder."""
+    """Run a host that is ready, with its log in the folder."""
     if find_spec("kserve") is None:
         pytest.skip("A model is served by the extra 'hosting', which is not installed.")
     host = Host(command, name, folder / "host.log")

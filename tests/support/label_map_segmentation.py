@@ -1,4 +1,4 @@
-"""Label Map Segmentations, which highdicom 0.22 cannot write, for tests."""
+"""Make Label Map Segmentations for tests, which highdicom 0.22 cannot write."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from baps.io.dicom.seg import write_segmentation
 
 
 def make_label_map(headers: list[Dataset], image: Volume, masks: dict[str, NDArray[np.bool_]]) -> Dataset:
-    """Make a label map as highdicom 0.28 writes it: one frame a slice, the background as segment 0."""
+    """Make a label map as highdicom 0.28 writes it: one frame per slice, the background as segment 0."""
     when = datetime(2026, 3, 1, 12, 30, 5, tzinfo=timezone.utc)
     everywhere = frozenset(range(image.shape[2]))
     made = write_segmentation(headers, image, masks, dict.fromkeys(masks, everywhere), when)

@@ -1,4 +1,4 @@
-"""A CT series of a few small slices in any direction, for tests that need many."""
+"""Write a CT series of a few small slices in any direction, for tests that need many."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 OBLIQUE = ((0.8, 0.36, -0.48), (-0.6, 0.48, -0.64))
-"""Directions of the columns and rows, LPS."""
+"""Directions of columns and rows, LPS."""
 
 SHAPE = (18, 15, 6)
 
@@ -22,14 +22,14 @@ def write_little_series(
     uneven: float = 0.0,
     tilt: float = 0.0,
 ) -> NDArray[np.int16]:
-    """Write a series, a file a slice, in no order of names.
+    """Write a series, one file per slice, with names in no order.
 
     Args:
-        folder: is made.
-        directions: of the columns and the rows, LPS.
+        folder: path of the folder, which is created.
+        directions: directions of columns and rows, LPS.
         shape: columns, rows, slices.
-        tilt: mm by which each slice is shifted along the rows against the one before, as by a tilted gantry.
-        uneven: mm by which the slices from the third on lie further apart than 3 mm.
+        uneven: additional distance of the slices from the third on, mm; the others are 3 mm apart.
+        tilt: shift of each slice along the rows relative to the previous one, mm, as with a tilted gantry.
 
     Returns:
         The voxels, (columns, rows, slices).
@@ -50,9 +50,9 @@ def write_little_series(
         image.StudyDate, image.StudyTime, image.StudyID, image.AccessionNumber = "20260101", "120000", "1", "7"
         image.ReferringPhysicianName, image.PositionReferenceIndicator, image.Modality = "", "", "CT"
         image.InstanceNumber, image.SliceThickness, image.PixelSpacing = k + 1, 3.0, [1.25, 0.75]
-        place = np.array([-31.5, 12.25, 40.0]) + normal * (3.0 * k + uneven * max(0, k - 2))
-        place = place + tilt * k * np.array(directions[0])
-        image.ImagePositionPatient = [f"{value:.6f}" for value in place]
+        position = np.array([-31.5, 12.25, 40.0]) + normal * (3.0 * k + uneven * max(0, k - 2))
+        position = position + tilt * k * np.array(directions[0])
+        image.ImagePositionPatient = [f"{value:.6f}" for value in position]
         image.ImageOrientationPatient = [f"{value:.6f}" for direction in directions for value in direction]
         image.Columns, image.Rows = shape[:2]
         image.SamplesPerPixel, image.PhotometricInterpretation, image.PixelRepresentation = 1, "MONOCHROME2", 1
@@ -64,7 +64,7 @@ def write_little_series(
 
 
 def random_segments(seed: int, shape: tuple[int, int, int] = SHAPE) -> list[NDArray[np.bool_]]:
-    """One to four masks that may overlap: boxes, balls, shells and noise."""
+    """Draw one to four masks that may overlap: boxes, balls, shells and noise."""
     random = np.random.default_rng(seed)
     grid = np.moveaxis(np.indices(shape), 0, -1) / np.array(shape)
     masks = []

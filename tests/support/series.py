@@ -1,4 +1,4 @@
-"""The sample CT as series that a scanner might have made in other planes, each with its labels."""
+"""Write the sample CT as series in other planes, as a scanner might have made them, with their labels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ORIENTATIONS = {
     "coronal": ((1, 0, 0), (0, 0, -1)),
     "sagittal": ((0, 1, 0), (0, 0, -1)),
 }
-"""In which directions the columns and the rows are counted, LPS."""
+"""Directions in which columns and rows are counted, LPS."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,11 @@ class Series:
     """One series.
 
     Attributes:
-        study, uid: StudyInstanceUID and SeriesInstanceUID.
+        study: StudyInstanceUID.
+        uid: SeriesInstanceUID.
         patient: PatientID.
-        affine: from voxel [column, row, slice] to mm, LPS.
-        labels: (columns, rows, slices).
+        affine: voxel [column, row, slice] to patient position in mm (LPS), (4, 4).
+        labels: labels, (columns, rows, slices).
     """
 
     study: str
@@ -42,7 +43,7 @@ class Series:
 
 
 def inside(series: Series, value: int = 2) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """A voxel well inside an organ, on the slice that shows it best, and where it is, mm, LPS; 2 is the spleen."""
+    """Return a voxel well inside an organ, on its largest slice, and its position in mm (LPS); 2 is the spleen."""
     organ = series.labels == value
     k = int(organ.sum((0, 1)).argmax())
     inside = np.argwhere(organ[:, :, k])
@@ -52,9 +53,9 @@ def inside(series: Series, value: int = 2) -> tuple[NDArray[np.intp], NDArray[np
 
 
 def write_series(folder: Path, orientation: str, case: str = "ct_01", patient: str = "", skip: int = -1) -> Series:
-    """A sample volume as a series, cut anew along a plane, a file a slice; one slice may be missing."""
+    """Write a sample volume as a series in a plane, one file per slice; one slice may be missing."""
     first = pydicom.dcmread(ROOT / "sample-data" / "dicom" / "ct_01" / "001.dcm")
-    voxels, labels = (  # (x, y, z), LPS, as that series is.
+    voxels, labels = (  # (x, y, z), LPS, like that series.
         np.asarray(nibabel.load(ROOT / "sample-data" / "ct" / part / f"{case}.nii.gz").dataobj).astype(kind)
         for part, kind in (("images", np.int16), ("labels", np.uint8))
     )
@@ -69,32 +70,32 @@ def write_series(folder: Path, orientation: str, case: str = "ct_01", patient: s
         if direction[axis] < 0:  # Counted from the other end.
             affine[axis, 3] += spacing[axis] * (voxels.shape[axis] - 1)
     order = [int(np.flatnonzero(affine[:3, place])[0]) for place in range(3)]
-    turned = [np.flip(of.transpose(order), np.flatnonzero(affine[order, range(3)] < 0)) for of in (voxels, labels)]
+    reordered = [np.flip(of.transpose(order), np.flatnonzero(affine[order, range(3)] < 0)) for of in (voxels, labels)]
     study, series, frame = (pydicom.uid.generate_uid() for _ in range(3))
     folder.mkdir(parents=True)
-    for k in range(turned[0].shape[2]):
+    for k in range(reordered[0].shape[2]):
         image = deepcopy(first)
         image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
         image.StudyInstanceUID, image.SeriesInstanceUID, image.FrameOfReferenceUID = study, series, frame
         image.PatientID = image.PatientName = patient or f"phantom-{orientation}"
         image.SeriesDescription, image.InstanceNumber = f"{orientation} phantom", k + 1
         if orientation == "coronal":  # Some scanners count against the normal.
-            image.InstanceNumber = turned[0].shape[2] - k
+            image.InstanceNumber = reordered[0].shape[2] - k
         position = affine[:3, 3] + k * affine[:3, 2]
         image.ImagePositionPatient = [f"{value:.4f}" for value in position]
         image.ImageOrientationPatient = [*map(float, column), *map(float, row)]
         steps = np.abs(affine[order, range(3)])
         image.PixelSpacing, image.SliceThickness = [steps[1], steps[0]], steps[2]
-        image.Columns, image.Rows = turned[0].shape[:2]
-        image.PixelData = np.ascontiguousarray(turned[0][:, :, k].T).astype("<i2").tobytes()
+        image.Columns, image.Rows = reordered[0].shape[:2]
+        image.PixelData = np.ascontiguousarray(reordered[0][:, :, k].T).astype("<i2").tobytes()
         if k == skip:
             continue
         image.save_as(folder / f"{k:03}.dcm")
-    return Series(study, series, patient or f"phantom-{orientation}", affine, np.ascontiguousarray(turned[1]))
+    return Series(study, series, patient or f"phantom-{orientation}", affine, np.ascontiguousarray(reordered[1]))
 
 
 def copy_real_series(folder: Path) -> Series | None:
-    """TotalSegmentator's example CT, where it is there; its labels are a model's, 1 the liver and 2 the spleen."""
+    """Copy TotalSegmentator's example CT, if it is present; its labels are a model's, 1 the liver and 2 the spleen."""
     example = ROOT_OF_REAL / "totalsegmentator_example"
     if not example.is_dir():
         return None
@@ -102,7 +103,7 @@ def copy_real_series(folder: Path) -> Series | None:
     study, series = str(pydicom.uid.generate_uid()), str(pydicom.uid.generate_uid())
     for number, file in enumerate(sorted((example / "example_ct_dicom").iterdir())):
         image = pydicom.dcmread(file)
-        # They were emptied when it was made anonymous, and a PACS takes no image without.
+        # Anonymisation emptied these, and a PACS refuses images without them.
         image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID
         image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID
         image.StudyInstanceUID, image.SeriesInstanceUID, image.PatientID = study, series, "real-patient"

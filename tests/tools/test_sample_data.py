@@ -1,4 +1,4 @@
-"""The committed sample data is what its generator makes."""
+"""The committed sample data is what its generator writes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("case", ["ct/images/ct_01", "ct/labels/ct_01", "mr/images/mr_01", "mr/labels/mr_01"])
-def test_the_committed_volume_comes_out_again(made: Path, case: str) -> None:
+def test_the_generator_reproduces_the_committed_volume(made: Path, case: str) -> None:
     mine, theirs = (read_volume(root / f"{case}.nii.gz") for root in (made, HERE))
     assert mine.same_geometry(theirs)
     # Other processors may round a handful of voxels the other way.

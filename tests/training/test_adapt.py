@@ -24,7 +24,8 @@ from baps.errors import BapsError, BudgetSpentError, InputError
 from baps.evaluation.cases import LabelledSlice
 from baps.evaluation.scoring import score_slices
 from baps.evaluation.splits import patient_hash, split_patients
-from baps.training.adapt import Adaptation, ProgressReport, ServedAdapter, adapt, plan_adaptation
+from baps.training.adapt import Adaptation, ProgressReport, adapt, plan_adaptation
+from baps.training.plan import ServedAdapter
 from baps.training.settings import AdaptationSettings
 from tests.support.paths import APP, ROOT
 
@@ -51,7 +52,13 @@ def _same(one: Adaptation, other: Adaptation) -> bool:
     return same and records[0] == records[1]
 
 
-@pytest.mark.parametrize("settings", [SETTINGS, replace(WITH_HEAD, max_images=300)], ids=["without", "with head"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param(SETTINGS, id="without"),
+        pytest.param(replace(WITH_HEAD, max_images=300), id="with head", marks=pytest.mark.slow),
+    ],
+)
 def test_it_helps_patients_that_were_held_back(
     new_black_box: Callable[..., Any], dim_slices: Slices, settings: AdaptationSettings
 ) -> None:
@@ -111,7 +118,7 @@ def test_patients_held_back_are_asked_in_the_check_alone(new_black_box: Callable
     black_box = new_black_box()
     adapt(black_box, slices, replace(SETTINGS, correction_ratio=0))
     judged = []
-    for _, prompts in black_box.asked:
+    for _, prompts in black_box.queries:
         for prompt in prompts:
             ((x, y),) = prompt.positive
             if any(piece.target[int(y), int(x)] for piece in slices[judge]):
@@ -120,7 +127,7 @@ def test_patients_held_back_are_asked_in_the_check_alone(new_black_box: Callable
     again = new_black_box()
     for _ in range(2):
         score_slices(again, None, [slices[judge][row] for row in (0, 2, 3)], "click", SETTINGS.seed + 1, 2)
-    assert judged == [prompt for _, prompts in again.asked for prompt in prompts]
+    assert judged == [prompt for _, prompts in again.queries for prompt in prompts]
     assert len(judged) == 3 * 2 * 2
 
 
@@ -185,6 +192,7 @@ def test_the_same_seed_gives_the_same_to_the_last_bit(
     assert one.curve == same.curve
 
 
+@pytest.mark.slow
 def test_the_published_method(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     settings = replace(SETTINGS, visual_prompt="concat", condition="click", optimiser="spsa_gc", max_images=300)
     one, same = (adapt(new_black_box(), dim_slices(5), settings) for _ in range(2))
@@ -275,7 +283,7 @@ def _cut_after(black_box: Any, batches: int) -> Any:
     segment = black_box._segment
 
     def until_then(*batch: object) -> object:
-        if len(black_box.asked) == batches:
+        if len(black_box.queries) == batches:
             raise _PowerCutError
         return segment(*batch)
 
@@ -329,7 +337,7 @@ def test_an_adaptation_that_was_broken_off_goes_on(
 ) -> None:
     slices = dim_slices(patients)
     first, unbroken = unbroken_run(settings, patients)
-    all_batches = len(first.asked)
+    all_batches = len(first.queries)
     batches = {"nothing": 0, "one batch": 1, "a third": all_batches // 3, "most": all_batches * 4 // 5}
     broken, rest, log = new_black_box(), new_black_box(), tmp_path / "log.jsonl"
     with pytest.raises(_PowerCutError):
@@ -345,7 +353,7 @@ def test_an_adaptation_that_was_broken_off_goes_on(
     assert 0 <= broken.images_queried - recalled <= at_once  # The answer that was cut off.
     # What is asked is, to the pixel and the click, what an unbroken run asks from there on.
     for (images, prompts), (same_images, same_prompts) in zip(
-        reversed(rest.asked), reversed(first.asked), strict=False
+        reversed(rest.queries), reversed(first.queries), strict=False
     ):
         np.testing.assert_array_equal(images, same_images)
         assert prompts == same_prompts
@@ -367,6 +375,7 @@ def test_an_adaptation_that_is_broken_off_again_and_again_ends(
     assert result.record["black_box_images"] == unbroken.record["black_box_images"]
 
 
+@pytest.mark.usefixtures("short_head")
 def test_an_adaptation_that_is_done_already_asks_nothing(
     new_black_box: Callable[..., Any], dim_slices: Slices, tmp_path: Path
 ) -> None:
@@ -551,7 +560,7 @@ def test_many_judges_do_not_take_more_images_than_there_are(
     assert result.acceptance.comparison.count == judges
 
 
-def _trained_on(adapter: Adapter, patients: Sequence[str], gain: float | None = None) -> ServedAdapter:
+def _trained_on(adapter: Adapter, patients: Sequence[str], gain: float | None = None) -> ServedAdapter[Adapter]:
     record = {
         "seen_patients": [patient_hash(patient) for patient in patients],
         "fingerprint": "of what is served",
@@ -596,7 +605,7 @@ def test_what_is_served_is_gone_on_from_and_judged_on_those_who_are_new_to_it(
     assert result.acceptance.against_served.before == pytest.approx(theirs.mean())
     assert result.acceptance.against_served.after == result.acceptance.comparison.after == pytest.approx(ours.mean())
     assert result.acceptance.no_worse_than_served == (ours.mean() >= theirs.mean())
-    assert result.record["against_served"] == result.acceptance.against_served.to_dict()
+    assert result.record["against_served"] == result.acceptance.against_served.record()
     assert (
         f"Against the served adapter: gain {result.acceptance.against_served.gain:+.3f}."
         in result.acceptance.sentence()

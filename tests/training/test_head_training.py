@@ -99,6 +99,7 @@ def _collect(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["click", "box"])
 @pytest.mark.parametrize("mistake", [too_wide, too_narrow], ids=["too wide", "too narrow"])
 def test_a_black_box_that_is_always_wrong_alike_is_mended(dim_slices: Slices, mistake: Mistake, kind: str) -> None:
@@ -126,7 +127,7 @@ def test_background_clicks_are_heeded_that_the_black_box_does_not_heed(dim_slice
         here, there = (left, right_one) if piece.target[32, 16] else (right_one, left)
         pixels, prompts = piece.image[None], [Prompt((here,), (there,))]
         answer = black_box.segment(pixels, prompts)
-        refined = made.refine(made.crop(pixels, prompts), answer)[0] > 0.5
+        refined = made.refine_masks(made.crop(pixels, prompts), answer)[0] > 0.5
         kept.append(dice(refined, piece.target))
         dropped.append(not refined[int(there[1]), int(there[0])])
         assert dice(answer[0] > 0.5, piece.target) < 0.8
@@ -152,6 +153,7 @@ def _pairs(seed: int) -> Batches:
     return Batches(pieces, load_encoder("statistics", ""))
 
 
+@pytest.mark.slow
 def test_of_several_patients_some_judge_and_a_head_that_helps_them_is_kept(dim_slices: Slices) -> None:
     black_box, batches = MistakenBlackBox(too_wide), _batches(dim_slices, patients=4)
     others = _batches(dim_slices, seed=1)

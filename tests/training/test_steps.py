@@ -68,7 +68,7 @@ def test_asking_keeps_places_and_levels(new_black_box: Callable[..., Any]) -> No
     pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 9, 3)).astype(np.uint8)
     black_box = new_black_box()
     answer = query_black_box(black_box, to_tensor(pixels), [Prompt(((0.0, 0.0),))] * 2)
-    np.testing.assert_array_equal(black_box.asked[0][0], pixels)
+    np.testing.assert_array_equal(black_box.queries[0][0], pixels)
     assert answer.shape == (2, 8, 9)
 
 
@@ -113,7 +113,7 @@ def test_a_step_asks_once_for_all_and_moves_the_weights(
     stepper.start(made, 4)
     stepper.step(black_box, batch, torch.Generator().manual_seed(0), get_or_query)
     assert told == [6 if optimiser == "prompt_space" else 10]
-    ((asked, prompts),) = black_box.asked
+    ((asked, prompts),) = black_box.queries
     assert len(asked) == images
     assert prompts == batch.prompts * (images // 3)
     after = parameters_to_vector(made.parameters()).detach()
@@ -159,7 +159,7 @@ def test_a_step_in_prompt_space_by_hand(new_black_box: Callable[..., Any], batch
     code = by_hand.code(batch.features, batch.prompts, 32)
     directions = by_hand.directions(code.shape, torch.Generator().manual_seed(5))
     trials = [by_hand.apply_code(batch.images, code.detach() + sign * 0.2 * directions) for sign in (1, -1)]
-    np.testing.assert_array_equal(black_box.asked[0][0], np.concatenate([to_pixels(images) for images in trials]))
+    np.testing.assert_array_equal(black_box.queries[0][0], np.concatenate([to_pixels(images) for images in trials]))
     plus, minus = (image_losses(query_black_box(new_black_box(), one, batch.prompts), batch.target) for one in trials)
     estimate = ((plus - minus) / (2 * 0.2)).view(3, 1, 1, 1, 1) * directions
     (estimate * code).sum().div(3).backward()
@@ -200,7 +200,7 @@ def test_spsa_keeps_its_perturbations_visible_unless_told_otherwise(
     stepper, black_box = SpsaGcStepper(visible), new_black_box(batch_size=100)
     stepper.start(build_visual_prompt("concat", 3), 1)
     stepper.step(black_box, batch, torch.Generator().manual_seed(0), _at_once)
-    plus, minus = black_box.asked[0][0].astype(float).reshape(2, 5, -1)
+    plus, minus = black_box.queries[0][0].astype(float).reshape(2, 5, -1)
     assert (np.abs(plus - minus).mean(1).min() > 1) == visible
 
 

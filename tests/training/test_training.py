@@ -66,7 +66,7 @@ def test_spsa_keeps_its_perturbations_visible(new_black_box: Callable[..., Any],
     black_box = new_black_box()
     settings = replace(SETTINGS, visual_prompt="concat", optimiser="spsa_gc", curve_points=1, curve_slices=1, seed=3)
     train(black_box, _pieces(dim_slices(1)), settings, 2 + 40)
-    asked = np.concatenate([images.astype(float) for images, _ in black_box.asked[1:-1]])
+    asked = np.concatenate([images.astype(float) for images, _ in black_box.queries[1:-1]])
     assert asked.shape == (10 * 4, 32, 32, 3)
     plus, minus = asked.reshape(2, 5, -1)  # Both signs of five directions.
     assert np.abs(plus - minus).mean(1).min() > 1
@@ -84,7 +84,7 @@ def test_images_asked_are_bounded(
         black_box.segment(slices[0].image[None], [Prompt(((1.0, 1.0),))])  # What was asked before does not count.
         train(black_box, slices, settings, most)
         steps = (most - curve) // per_step
-        asked = sum(len(images) for images, _ in black_box.asked)
+        asked = sum(len(images) for images, _ in black_box.queries)
         assert asked == black_box.images_queried
         assert asked - 1 <= most
         assert asked - 1 >= steps * per_step
@@ -111,7 +111,7 @@ def test_the_curve(new_black_box: Callable[..., Any], dim_slices: Slices) -> Non
     shown = [slices[0], slices[round(11 / 2)], slices[-1]]
     assert curve[0].dice == pytest.approx(score_slices(new_black_box(), None, shown, "click", 5, 1).mean())
     assert curve[-1].dice == pytest.approx(score_slices(new_black_box(), made, shown, "click", 5, 1).mean())
-    curve_prompts = [tuple(prompts) for images, prompts in black_box.asked if len(images) == 3]
+    curve_prompts = [tuple(prompts) for images, prompts in black_box.queries if len(images) == 3]
     assert len(curve_prompts) == 5
     assert len(set(curve_prompts)) == 1
 
@@ -141,7 +141,7 @@ def test_every_slice_comes_once_before_any_comes_again(new_black_box: Callable[.
         replace(SETTINGS, batch_size=3, curve_points=1, curve_slices=1, correction_ratio=0),
         2 + 6 * 4,
     )
-    steps = [prompts for images, prompts in black_box.asked if len(images) == 6]
+    steps = [prompts for images, prompts in black_box.queries if len(images) == 6]
     assert len(steps) == 4
     seen = []
     for prompts in steps:

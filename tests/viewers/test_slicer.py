@@ -135,8 +135,8 @@ def test_on_slice_zero_the_points_of_all_slices_come(slicer: Slicer) -> None:
     reply = slicer.deepgrow(CASE, "spleen", [point, [60, 60, 0]], [[5, 5, point[2]]])
     assert (reply.said["slice"], reply.slices) == (0, [0])
     assert reply.said["notes"] == [
-        "1 foreground point of other slices left out.",
-        "1 background point of other slices left out.",
+        "1 foreground point of other slices skipped.",
+        "1 background point of other slices skipped.",
     ]
 
 
@@ -161,7 +161,7 @@ def test_a_box_and_a_point(slicer: Slicer, inverted: bool) -> None:
 def test_a_box_that_was_drawn_elsewhere_does_not_count_and_it_is_said(slicer: Slicer) -> None:
     point = spleen_click(CASE)
     reply = slicer.deepgrow(CASE, "spleen", [point], roi=_box(point[2], 0, 1, True))
-    assert reply.said["notes"] == ["The box does not reach this slice and was left out."]
+    assert reply.said["notes"] == ["The box does not reach this slice and was skipped."]
     np.testing.assert_array_equal(reply.mask, slicer.deepgrow(CASE, "spleen", [point]).mask)
 
 
@@ -170,7 +170,7 @@ def test_a_box_without_a_point_comes_with_a_slice_in_millimetres(slicer: Slicer,
     k = spleen_click(CASE)[2]
     reply = slicer.deepgrow(CASE, "spleen", [], roi=_box(k, k - 2, k + 2, True), at=millimetres)
     assert reply.slices == [k]
-    assert reply.said["notes"] == [f"Slice {millimetres} lies outside the box, whose middle slice was taken."]
+    assert reply.said["notes"] == [f"Slice {millimetres} lies outside the box; the middle slice of the box was used."]
 
 
 def test_the_form_of_deepedit_and_a_switch_of_the_label(slicer: Slicer) -> None:
@@ -211,15 +211,15 @@ def test_points_beside_the_volume_are_left_out_and_said(slicer: Slicer) -> None:
     reply = slicer.deepgrow(CASE, "spleen", [[i, j + 500, k], [i, j, k]], [[-4, j, k], [i, -1, k]])
     np.testing.assert_array_equal(reply.mask, slicer.deepgrow(CASE, "spleen", [[i, j, k]]).mask)
     assert reply.said["notes"] == [
-        "1 foreground point outside the volume of 128 x 128 x 24 voxels left out.",
-        "2 background points outside the volume of 128 x 128 x 24 voxels left out.",
+        "1 foreground point outside the volume of 128 x 128 x 24 voxels skipped.",
+        "2 background points outside the volume of 128 x 128 x 24 voxels skipped.",
     ]
 
 
 @pytest.mark.parametrize(
     ("point", "sentence"),
     [
-        ([-7, 60, 5], "1 foreground point outside the volume of 128 x 128 x 24 voxels left out"),
+        ([-7, 60, 5], "1 foreground point outside the volume of 128 x 128 x 24 voxels skipped"),
         ([60, 60, 24], "Slice 24 lies outside the volume, which has slices 0 to 23"),
         ([60, 60, -3], "Slice -3 lies outside the volume, which has slices 0 to 23"),
     ],
@@ -263,7 +263,7 @@ def test_strokes_and_a_box(slicer: Slicer, affine: NDArray[np.float64]) -> None:
     box = _box(k, k, k + 1, inverted=True)
     reply = slicer.scribble(CASE, "spleen", _painted(k, k + 2), affine, roi=box)
     assert reply.slices == [k]
-    assert "foreground strokes outside the box left out" in reply.said["notes"][0]
+    assert "foreground strokes outside the box skipped" in reply.said["notes"][0]
     i, j = reply.mask.any((1, 2)).nonzero()[0], reply.mask.any((0, 2)).nonzero()[0]
     assert (i.min() >= box[1], i.max() <= box[0], j.min() >= box[3], j.max() <= box[2]) == (True,) * 4
 
@@ -278,7 +278,7 @@ def test_background_strokes_alone_are_refused_with_a_sentence(slicer: Slicer, af
 def test_strokes_of_another_volume_are_refused_with_a_sentence_and_not_kept(
     slicer: Slicer, hospital: Site, affine: NDArray[np.float64]
 ) -> None:
-    with pytest.raises(MONAILabelClientException, match="does not lie where its image does"):
+    with pytest.raises(MONAILabelClientException, match="does not have the geometry of its image"):
         slicer.scribble(CASE, "spleen", _painted(spleen_click(CASE)[2]), affine + np.eye(4, k=3))
     assert (hospital.log.parent / "tmp").is_dir()
     assert not list((hospital.log.parent / "tmp").rglob("*.nii.gz"))

@@ -80,6 +80,9 @@ def load_organ_model(
         sha256: the hash that the checkpoint must have, or "".
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
 
+    Returns:
+        The model on its device. Unlike a black box, it gives its features, and methods may train its weights.
+
     Raises:
         InputError: if the name or the device is unknown, or the weights cannot be used.
     """

@@ -1,6 +1,6 @@
-"""MONAI Label's own SAM2, as its sample apps serve it: what ``benchmarks/interactive/clicks.py`` compares with.
+"""MONAI Label's own SAM2, as its sample apps serve it, for comparison in ``benchmarks/interactive/clicks.py``.
 
-The files that ``MONAI_SAM_MODEL_PT`` and ``MONAI_SAM_MODEL_CFG`` name must lie in the folder of ``--conf model_dir``.
+The files that ``MONAI_SAM_MODEL_PT`` and ``MONAI_SAM_MODEL_CFG`` name must be in the folder of ``--conf model_dir``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from monailabel.tasks.activelearning.random import Random
 
 
 class StockApp(MONAILabelApp):
-    """One model, and nothing else."""
+    """An app with one model."""
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         super().__init__(app_dir=app_dir, studies=studies, conf=conf, name="stock SAM2", labels=["organ"])

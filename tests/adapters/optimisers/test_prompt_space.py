@@ -59,7 +59,7 @@ def test_images_are_independent_of_one_another() -> None:
         torch.testing.assert_close(alone[0], whole[row])
 
 
-def test_asks_once_for_both_trials() -> None:
+def test_both_trials_are_evaluated_at_once() -> None:
     asked = []
 
     def losses(p: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""SPSA-GC against closed forms."""
+"""SPSA-GC agrees with closed forms."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_one_direction_by_hand() -> None:
     torch.testing.assert_close(gradient, (TRUE_GRADIENT @ delta) / delta, rtol=1e-4, atol=1e-5)
 
 
-def test_all_directions_are_asked_at_once_the_positive_signs_first() -> None:
+def test_all_directions_are_evaluated_at_once_positive_signs_first() -> None:
     asked = []
 
     def losses(thetas: torch.Tensor) -> torch.Tensor:
@@ -142,7 +142,7 @@ def test_c_is_multiplied_by_ten_if_the_estimate_is_zero() -> None:
 
 
 def test_rounding_is_overcome() -> None:
-    """A loss that sees theta rounded to whole numbers answers nothing at first, and then does."""
+    """A loss that rounds theta to integers has a zero gradient at first, and later not."""
 
     def rounded(thetas: torch.Tensor) -> torch.Tensor:
         return thetas.round().sum(1)

@@ -1,4 +1,4 @@
-"""What the head knows of a pixel, by hand."""
+"""The features of the output head agree with values computed by hand."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from baps.prompts import Prompt
 
 CLICK = Prompt(((20.0, 30.0),))
 ODDS, GREY, NEAR, FAR, DISTANCE, NEAR_NOT, FAR_NOT, BOX, AREA = 0, slice(5, 8), 23, 24, 25, 26, 27, 28, 29
-"""Places of some of the features."""
+"""Indices of some features."""
 
 
 def _images(side: int, count: int = 1, seed: int = 0) -> torch.Tensor:
@@ -28,7 +28,7 @@ def _answer(side: int, count: int = 1, seed: int = 1) -> torch.Tensor:
 
 
 def _of(prompt: Prompt, side: int = GRID) -> torch.Tensor:
-    """(FEATURES, GRID, GRID) of some image and answer."""
+    """Compute the features of some image and mask, (FEATURES, GRID, GRID)."""
     return head_features(_images(side), _answer(side), [prompt])[0]
 
 
@@ -39,7 +39,7 @@ def test_log_odds_are_bounded() -> None:
 
 
 def test_the_first_is_a_third_of_the_log_odds() -> None:
-    """The training of the head starts from it."""
+    """The training of the head starts from this feature."""
     answer = _answer(GRID)
     torch.testing.assert_close(
         head_features(_images(GRID), answer, [CLICK])[:, ODDS], torch.logit(answer.clamp(0.002, 0.998)) / 3
@@ -178,7 +178,7 @@ def test_rows_of_a_batch_do_not_mix() -> None:
 
 @pytest.mark.parametrize("factor", [2, 4, 16])
 def test_the_size_of_the_canvas_does_not_matter(factor: int) -> None:
-    """A canvas whose pixels are split into so many gives the same: image, answer, clicks and box."""
+    """Splitting each pixel of image, mask, clicks and box into several changes nothing."""
     prompt = Prompt(((20.0, 30.0), (40.0, 9.0)), ((50.0, 51.0),), (3.0, 4.0, 44.0, 52.0))
     images, answer = _images(GRID), _answer(GRID)
     larger = head_features(
@@ -190,7 +190,7 @@ def test_the_size_of_the_canvas_does_not_matter(factor: int) -> None:
 
 
 def test_the_answer_of_the_grid_gives_the_features_of_the_whole_answer() -> None:
-    """Answers are kept for training at the grid; later they come at the size of the canvas."""
+    """Masks are stored at the size of the grid for training; later they have the size of the canvas."""
     images, answer = _images(128), _answer(128)
     at_grid = F.adaptive_avg_pool2d(answer[:, None], GRID)[:, 0]
     assert torch.equal(head_features(images, answer, [CLICK]), head_features(images, at_grid, [CLICK]))

@@ -79,5 +79,5 @@ def test_asking_it_changes_nothing_of_it(lively_head: OutputHead) -> None:
 
 
 def test_it_is_small() -> None:
-    """It travels in the file of the adapter, and is asked at every click."""
+    """The head is stored in the file of the adapter and runs at every click."""
     assert sum(parameter.numel() for parameter in OutputHead().parameters()) < 60_000

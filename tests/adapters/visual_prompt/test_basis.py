@@ -86,7 +86,7 @@ def test_the_click_code_follows_the_side_and_outlives_a_round_trip() -> None:
     assert torch.equal(code, other.code(features, CLICKS, 48))
 
 
-def test_other_weights_move_the_image() -> None:
+def test_other_weights_change_the_image() -> None:
     images = _images()
     made = BasisVisualPrompt(ImageStatistics())
     with torch.no_grad():
@@ -128,7 +128,7 @@ def test_the_detail_term_sharpens_edges_alone() -> None:
     assert float(changed[..., 16].min()) > 160
 
 
-def test_channels_are_apart() -> None:
+def test_channels_are_independent() -> None:
     images = _images()
     code = torch.zeros(2, 3, FUNCTIONS, 1, 1)
     code[:, 1, 0] = 0.3
@@ -158,7 +158,7 @@ def test_functions_are_centred() -> None:
 
 @pytest.mark.parametrize("colour", [False, True])
 def test_detail_is_what_the_mean_of_the_surroundings_lacks(colour: bool) -> None:
-    """Of grey images it is worked out once for all three channels."""
+    """For grey images, the detail is computed once for all three channels."""
     x = _images() / 255
     x = x if colour else x[:, :1].expand_as(x)
     smooth = F.avg_pool2d(x, 7, 1, 3, count_include_pad=False)

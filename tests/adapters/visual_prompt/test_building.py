@@ -96,7 +96,7 @@ def test_an_encoder_with_other_weights_is_refused() -> None:
 
 def test_grey_levels_are_rounded_not_truncated() -> None:
     class Given(BasisVisualPrompt):
-        def unrounded(self, images: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
+        def apply_unrounded(self, images: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
             return code
 
     levels = Given(ImageStatistics()).apply_code(IMAGES, torch.tensor([-3.0, 0.4, 0.6, 99.5001, 254.7, 300.0]))
@@ -105,7 +105,7 @@ def test_grey_levels_are_rounded_not_truncated() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_several_codes_an_image_give_what_each_gives_alone(kind: str) -> None:
-    """The first of every image first: D codes for B images are (D * B, ...)."""
+    """The first codes of all images come first: D codes for B images are (D * B, ...)."""
     made = build_visual_prompt(kind)
     like = made.code(image_statistics(IMAGES), PROMPTS, 128)
     codes = 0.2 * torch.randn((3, *like.shape), generator=torch.Generator().manual_seed(2))

@@ -12,7 +12,7 @@ CLICKS = [Prompt(((10.0, 20.0),)), Prompt(((200.0, 3.0), (50.0, 60.0)), ((0.0, 0
 
 
 class _Encoder(Encoder):
-    """Of any length; the features are given by hand."""
+    """Encoder of any length whose features a test provides."""
 
     name = "by hand"
 
@@ -69,8 +69,8 @@ def test_untrained_it_changes_nothing(side: int) -> None:
     assert torch.equal(made.transform_images(images, _features(512), CLICKS), images)
 
 
-def test_untrained_the_body_is_alive() -> None:
-    """All zero, as in the reference code, no gradient would reach the body once the last layer moves."""
+def test_gradients_reach_the_body_of_an_untrained_prompt() -> None:
+    """If all weights were zero, as in the reference code, no gradient would reach the body."""
     made = _made()
     _wake(made)
     made.code(_features(512), CLICKS, 224).square().sum().backward()
@@ -132,7 +132,7 @@ def test_seeds() -> None:
 
 
 @pytest.mark.parametrize("side", [128, 224])
-def test_other_weights_move_the_image(side: int) -> None:
+def test_other_weights_change_the_image(side: int) -> None:
     images = _every_grey_level(side)
     made = _made()
     _wake(made)

@@ -14,14 +14,14 @@ def _pooled(x: torch.Tensor, width: int) -> torch.Tensor:
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 9).map(lambda half: 2 * half + 1), st.integers(0, 1000))
-def test_it_is_the_mean_over_what_is_there(height: int, width: int, square: int, seed: int) -> None:
+def test_pixels_outside_the_image_are_ignored(height: int, width: int, square: int, seed: int) -> None:
     x = torch.rand((2, 3, height, width), generator=torch.Generator().manual_seed(seed))
     torch.testing.assert_close(local_mean(x, square), _pooled(x, square), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("side", [32, 64, 1024])
 @pytest.mark.parametrize("width", [3, 25])
-def test_a_constant_stays(side: int, width: int) -> None:
+def test_a_constant_is_unchanged(side: int, width: int) -> None:
     x = torch.full((1, 1, side, side), 0.7)
     torch.testing.assert_close(local_mean(x, width), x, atol=1e-5, rtol=0)
 

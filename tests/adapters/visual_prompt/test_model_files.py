@@ -12,14 +12,14 @@ huggingface_hub = pytest.importorskip("huggingface_hub", reason="the extra 'enco
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of the hub, and no network."""
+    """Use an empty cache of the hub, and no network."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     return tmp_path / "cache"
 
 
 def _keep(cache: Path, revision: str, commit: str) -> Path:
-    """A file as the hub's client keeps it."""
+    """Store a file as the hub's client does."""
     model = cache / "models--owner--name"
     (model / "refs" / revision).parent.mkdir(parents=True, exist_ok=True)
     (model / "refs" / revision).write_text(commit)
@@ -47,7 +47,7 @@ def test_a_revision(cache: Path) -> None:
     assert find_model_file("owner/name@refs/pr/3", "config.json") == expected
 
 
-def test_what_is_not_in_the_cache_is_fetched(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_not_cached_is_downloaded(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def download(
@@ -69,7 +69,7 @@ def test_a_hub_that_cannot_be_reached(cache: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["/no/such/folder", "./owner/name", "nowhere.pth", "a/b/c", ""])
-def test_a_path_that_does_not_exist_is_not_looked_for_in_the_hub(
+def test_a_path_that_does_not_exist_is_not_requested_from_the_hub(
     source: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def download(*arguments: object, **more: object) -> str:
@@ -77,10 +77,10 @@ def test_a_path_that_does_not_exist_is_not_looked_for_in_the_hub(
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(BapsError, match=r"does not exist. Give a folder|no folder that holds config.json"):
+    with pytest.raises(BapsError, match=r"does not exist. Give a folder|not a folder that holds config.json"):
         find_model_file(source, "config.json")
 
 
 def test_a_folder_without_the_file(tmp_path: Path) -> None:
-    with pytest.raises(BapsError, match="is no folder that holds model.safetensors. Give the encoder's folder"):
+    with pytest.raises(BapsError, match="is not a folder that holds model.safetensors. Give the encoder's folder"):
         find_model_file(str(tmp_path), "model.safetensors")

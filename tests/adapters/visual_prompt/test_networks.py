@@ -1,4 +1,4 @@
-"""Networks with random weights, kept in files as the real ones are."""
+"""Networks with random weights, in files of the real format."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _vit_mae(**settings: Any) -> Any:
 
 
 def _dino() -> Any:
-    """Of another state than a new one's, whose batch norm would hide faults."""
+    """Make a network whose state differs from a new one, whose batch norm would hide errors."""
     model = timm.create_model("resnet50", num_classes=0)
     model.train()(torch.randn(4, 3, 64, 64))
     return model.eval()
@@ -80,7 +80,7 @@ def test_features(sources: dict[str, Path], name: str, length: int, side: int) -
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_they_are_those_of_the_model_on_images_scaled_its_own_way(
+def test_features_are_those_of_the_model_with_its_own_preprocessing(
     models: dict[str, Any], sources: dict[str, Path], name: str
 ) -> None:
     images = _images()
@@ -202,7 +202,7 @@ def test_another_network_is_refused(sources: dict[str, Path], name: str, given: 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_part_of_the_weights_is_refused(sources: dict[str, Path], tmp_path: Path, name: str) -> None:
-    """transformers would make the rest up."""
+    """transformers would initialise the rest at random."""
     source = sources[name] if name == "dino" else sources[name] / "model.safetensors"
     state = load_file(source)
     del state[next(key for key in state if key.endswith("weight"))]
@@ -232,7 +232,7 @@ def test_a_model_for_other_sizes_is_refused(tmp_path: Path, name: str, make: Any
 def test_pickles_are_not_opened(sources: dict[str, Path], tmp_path: Path, name: str) -> None:
     (tmp_path / "config.json").write_bytes((sources[name] / "config.json").read_bytes())
     torch.save(load_file(sources[name] / "model.safetensors"), tmp_path / "pytorch_model.bin")
-    with pytest.raises(BapsError, match="is no folder that holds model.safetensors"):
+    with pytest.raises(BapsError, match="is not a folder that holds model.safetensors"):
         load_encoder(name, str(tmp_path))
 
 

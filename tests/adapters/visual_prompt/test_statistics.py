@@ -34,7 +34,7 @@ def test_a_constant_image_by_hand() -> None:
         torch.testing.assert_close(part, torch.full_like(part, expected), atol=5e-3, rtol=0)
 
 
-def test_place_and_colour_are_seen() -> None:
+def test_position_and_colour_change_the_features() -> None:
     dark = torch.zeros(1, 3, 64, 64)
     corner, red = dark.clone(), dark.clone()
     corner[..., :8, 56:] = 255  # The upper right cell of 8 x 8.

@@ -47,7 +47,7 @@ def test_the_white_box_answers_as_the_bundled_black_box(bundled: BlackBox) -> No
     here, there, elsewhere = (90.0, 80.0), (20.0, 150.0), (140.0, 40.0)
     prompts = [Prompt((here,)), Prompt((here, there), (elsewhere,)), Prompt((there,)), Prompt((there,), (here,))]
     with torch.no_grad():
-        found = WhiteBoxStepper(AdaptationSettings())._answer(images, prompts).numpy()
+        found = WhiteBoxStepper(AdaptationSettings())._segment(images, prompts).numpy()
     np.testing.assert_allclose(found, bundled.segment(to_pixels(images), prompts), atol=1e-4)
 
 

@@ -20,7 +20,7 @@ def test_a_crop_answers_in_its_place_and_counts(new_black_box: Callable[..., Any
     assert whole.any()
     assert (found != whole).mean() < 0.02
     assert (crop.images_queried, inner.images_queried) == (1, 2)
-    shown, prompts = inner.asked[-1]
+    shown, prompts = inner.queries[-1]
     assert shown.shape == (1, 32, 32, 3)
     (x, y) = prompts[0].positive[0]
     assert shown[0, round(y), round(x), 0] > 200

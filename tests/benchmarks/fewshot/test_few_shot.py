@@ -22,8 +22,8 @@ from baps.imaging.volume import Volume
 from baps.io import write_nifti
 from benchmarks import real_data
 from benchmarks.fewshot import cells as few_shot_cells
-from benchmarks.fewshot.cells import ARMS, EXPERIMENTS, Cell, Source, plan, read_all, run
-from benchmarks.fewshot.few_shot import alone, run_all
+from benchmarks.fewshot.cells import ARMS, EXPERIMENTS, Cell, Source, cache_inputs, plan, run
+from benchmarks.fewshot.few_shot import run_all, run_in_process
 from tests.support.paths import APP, ROOT
 
 Phantom = Callable[..., tuple[Volume, NDArray[np.bool_]]]
@@ -174,7 +174,7 @@ def test_readings_are_there_before_a_run(
     patients: Path, model: OrganModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trial: Callable[..., Any]
 ) -> None:
     cell = Cell("novel", "pancreas", "spatial", 1, 0, "test", OrganSettings("spatial"), model.sha256, "0" * 64)
-    read_all(cell, Source("tiny", None, tmp_path / "readings"), 1)
+    cache_inputs(cell, Source("tiny", None, tmp_path / "readings"), 1)
     assert len(list((tmp_path / "readings").iterdir())) == 3 * (6 + 2)
     monkeypatch.setattr("baps.fseft.feature_cache.compute_inputs", None)
     assert trial("spatial")["scores"]
@@ -203,7 +203,7 @@ def test_what_is_not_begun_in_time_is_left_and_what_failed_leaves_no_file(tmp_pa
 
 
 def test_work_is_done_in_a_process_of_its_own() -> None:
-    first, second = alone(os.getpid), alone(os.getpid)
+    first, second = run_in_process(os.getpid), run_in_process(os.getpid)
     assert len({first, second, os.getpid()}) == 3
 
 

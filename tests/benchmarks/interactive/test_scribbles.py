@@ -9,8 +9,8 @@ from benchmarks.interactive.scribbles import (
     DEFAULT,
     KEPT,
     ONE_CLICK,
+    PLACEMENTS,
     SHARES,
-    WAYS,
     Choice,
     around,
     rows_of,
@@ -27,19 +27,19 @@ def strokes() -> NDArray[np.bool_]:
     return drawn
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", PLACEMENTS)
 def test_every_way_puts_its_clicks_on_the_strokes(way: str, strokes: NDArray[np.bool_]) -> None:
     for most in (1, 3, 6):
-        clicks = WAYS[way](strokes, most, np.random.default_rng(0))
+        clicks = PLACEMENTS[way](strokes, most, np.random.default_rng(0))
         assert 1 <= len(clicks) == len(set(clicks)) <= most
         assert all(strokes[int(y), int(x)] for x, y in clicks)
-        assert WAYS[way](np.zeros_like(strokes), most, np.random.default_rng(0)) == ()
+        assert PLACEMENTS[way](np.zeros_like(strokes), most, np.random.default_rng(0)) == ()
 
 
 def test_along_a_line_that_turns_clicks_are_as_far_from_each_other_as_from_the_ends() -> None:
     drawn = np.zeros((40, 60), bool)
     drawn[4:34, 50] = drawn[34, 20:51] = True
-    first, second = sorted(WAYS["along"](drawn, 2, np.random.default_rng(0)))
+    first, second = sorted(PLACEMENTS["along"](drawn, 2, np.random.default_rng(0)))
     assert first == pytest.approx((35, 34), abs=3)
     assert second == pytest.approx((50, 19), abs=3)
 

@@ -1,4 +1,4 @@
-"""A model in another process, and servers that fail."""
+"""Models in another process, and servers that fail."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from baps.evaluation.cases import LabelledSlice
 from baps.prompts import Prompt
 from baps.training.adapt import Adaptation, ProgressReport, adapt
 from baps.training.settings import AdaptationSettings
-from tests.support.faulty_server import SIDE, FaultyServer, metadata, reply, said
+from tests.support.faulty_server import IMAGE_SIZE, FaultyServer, json_reply, metadata, reply
 from tests.support.hosts import Host
 
 WIRES = ("http", "grpc")
@@ -41,7 +41,7 @@ def _remote(address: str, **settings: Any) -> BlackBox:
 
 
 def _images(count: int, side: int) -> NDArray[np.uint8]:
-    """Blobs on noise."""
+    """Draw blobs on noise."""
     random = np.random.default_rng(0)
     rows, columns = np.mgrid[:side, :side]
     grey = random.normal(70, 10, (count, side, side))
@@ -52,14 +52,14 @@ def _images(count: int, side: int) -> NDArray[np.uint8]:
 
 
 def _black(count: int) -> NDArray[np.uint8]:
-    return np.zeros((count, SIDE, SIDE, 3), np.uint8)
+    return np.zeros((count, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
 
 
 # A model that is served.
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_clicks_negatives_and_boxes_are_answered_as_here(bundled_host: Host, bundled: BlackBox, wire: str) -> None:
+def test_remote_and_local_masks_are_equal(bundled_host: Host, bundled: BlackBox, wire: str) -> None:
     remote = _remote(bundled_host.addresses[wire], batch_size=4)
     side = bundled.capabilities.input_size
     images, prompts = _images(11, side), [PROMPTS[n % 4] for n in range(11)]  # three requests
@@ -69,7 +69,7 @@ def test_clicks_negatives_and_boxes_are_answered_as_here(bundled_host: Host, bun
     assert (able.name, able.input_size, able.batch_size, able.encodings) == ("bundled", side, 4, False)
 
 
-def test_both_wires_name_one_model(bundled_host: Host) -> None:
+def test_http_and_grpc_describe_the_same_model(bundled_host: Host) -> None:
     http, grpc = (_remote(bundled_host.addresses[wire]).capabilities for wire in WIRES)
     assert http == grpc
     assert len(http.weights_sha256) == 64
@@ -89,7 +89,7 @@ def test_a_model_of_hard_masks(hard_host: Host, bundled_host: Host, bundled: Bla
 
 @pytest.mark.parametrize("wire", WIRES)
 def test_threads_that_come_and_go(bundled_host: Host, bundled: BlackBox, wire: str) -> None:
-    """As a server has them: one connection is used by all, also after the thread that made it has ended."""
+    """As in a server, all threads use one connection, also after the thread that made it has ended."""
     side = bundled.capabilities.input_size
     images = _images(4, side)
     expected = bundled.segment(images, PROMPTS)
@@ -104,8 +104,8 @@ def test_threads_that_come_and_go(bundled_host: Host, bundled: BlackBox, wire: s
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_a_process_of_its_own_loads_its_own(bundled_host: Host, wire: str) -> None:
-    """As a training does, while the server that started it has a connection of its own."""
+def test_a_child_process_loads_its_own_connection(bundled_host: Host, wire: str) -> None:
+    """A training does so while the server that started it has its own connection."""
     address = bundled_host.addresses[wire]
     here = _remote(address)
     here.segment(_images(1, here.capabilities.input_size), PROMPTS[:1])
@@ -120,7 +120,7 @@ def test_a_process_of_its_own_loads_its_own(bundled_host: Host, wire: str) -> No
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_a_model_that_is_not_there(bundled_host: Host, wire: str) -> None:
+def test_a_model_that_does_not_exist(bundled_host: Host, wire: str) -> None:
     with pytest.raises(BapsError, match=r"bundled2 refused .*Model with name bundled2 does not exist"):
         _remote(f"{bundled_host.addresses[wire]}2")
 
@@ -149,7 +149,7 @@ def _same(one: Adaptation, other: Adaptation) -> None:
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_a_server_that_restarts_is_waited_for(own_host: Host, wire: str) -> None:
+def test_a_restarting_server_is_retried(own_host: Host, wire: str) -> None:
     remote = _remote(own_host.addresses[wire])
     images, prompts = _images(3, 32), [CLICK] * 3
     before = remote.segment(images, prompts)
@@ -160,7 +160,7 @@ def test_a_server_that_restarts_is_waited_for(own_host: Host, wire: str) -> None
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_a_server_that_stays_away_is_told(own_host: Host, wire: str) -> None:
+def test_a_server_that_stays_away_is_an_error(own_host: Host, wire: str) -> None:
     remote = _remote(own_host.addresses[wire], retry_seconds=1)
     own_host.kill()
     with pytest.raises(BapsError, match=r"cannot be reached .* The server stayed away for 1 s\. Start it") as caught:
@@ -173,7 +173,7 @@ def test_a_server_that_comes_back_with_other_weights_is_refused(own_host: Host) 
     before = remote.capabilities.weights_sha256
     own_host.kill()
     own_host.start("--weights", "c")
-    with pytest.raises(BapsError, match="was exchanged while it was asked"):
+    with pytest.raises(BapsError, match="was replaced while it was in use"):
         remote.segment(_images(1, 32), [CLICK])
     assert remote.images_queried == 1
     assert _remote(own_host.addresses["http"]).capabilities.weights_sha256 != before
@@ -226,7 +226,7 @@ def test_a_training_outlives_its_servers_restart(own_host: Host, dim_slices: Sli
 
 @pytest.fixture
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
-    """The waiting between attempts is written down instead."""
+    """Record the pauses between attempts instead of waiting."""
     pauses: list[float] = []
     clock = time.monotonic()
 
@@ -239,55 +239,61 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
 
 
 def _failing(answers: list[Any]) -> Callable[[int], Any]:
-    """Gives these one after the other; a number is the status of an error, None a right answer."""
+    """Return these replies one after the other; a number is an error status, None a valid reply."""
 
     def answer(count: int) -> Any:
         now = answers.pop(0) if answers else None
-        return reply(np.full((count, SIDE, SIDE), 0.25, np.float32)) if now is None else said(now, error="busy")
+        return (
+            reply(np.full((count, IMAGE_SIZE, IMAGE_SIZE), 0.25, np.float32))
+            if now is None
+            else json_reply(now, error="busy")
+        )
 
     return answer
 
 
-def test_what_is_sent_again_counts_again(faulty: FaultyServer, _no_pauses: list[float]) -> None:
+def test_a_resent_image_is_counted_again(faulty: FaultyServer, _no_pauses: list[float]) -> None:
     remote = _remote(faulty.address, batch_size=4)
     faulty.infer = _failing([None, 503, 502, None])
-    np.testing.assert_array_equal(remote.segment(_black(6), [CLICK] * 6), np.full((6, SIDE, SIDE), 0.25))
-    assert faulty.asked == [4, 2, 2, 2]
-    assert remote.images_queried == sum(faulty.asked)
+    np.testing.assert_array_equal(remote.segment(_black(6), [CLICK] * 6), np.full((6, IMAGE_SIZE, IMAGE_SIZE), 0.25))
+    assert faulty.image_counts == [4, 2, 2, 2]
+    assert remote.images_queried == sum(faulty.image_counts)
     assert _no_pauses == [0.5, 1]
 
 
-def test_the_waiting_grows_and_ends(faulty: FaultyServer, _no_pauses: list[float]) -> None:
+def test_pauses_double_up_to_a_limit(faulty: FaultyServer, _no_pauses: list[float]) -> None:
     remote = _remote(faulty.address, retry_seconds=30)
-    faulty.infer = lambda _: said(503)
+    faulty.infer = lambda _: json_reply(503)
     faulty.ready = 503
     with pytest.raises(BapsError, match=r"HTTP 503.*stayed away for 30 s"):
         remote.segment(_black(2), [CLICK] * 2)
     assert _no_pauses == [0.5, 1, 2, 4, 8, 8, 6.5]
-    assert faulty.asked == [2]  # Nothing is sent to a server that is not ready.
+    assert faulty.image_counts == [2]  # Nothing is sent to a server that is not ready.
     assert remote.images_queried == 2
 
 
-def test_a_server_that_is_ready_and_fails_is_given_up_too(faulty: FaultyServer, _no_pauses: list[float]) -> None:
+def test_retries_of_a_failing_server_end_too(faulty: FaultyServer, _no_pauses: list[float]) -> None:
     remote = _remote(faulty.address, retry_seconds=5)
-    faulty.infer = lambda _: said(503)
+    faulty.infer = lambda _: json_reply(503)
     with pytest.raises(BapsError, match="stayed away for 5 s"):
         remote.segment(_black(2), [CLICK] * 2)
-    assert remote.images_queried == sum(faulty.asked)
+    assert remote.images_queried == sum(faulty.image_counts)
     assert sum(_no_pauses) == 5
 
 
-def test_the_budget_stops_what_is_sent_again(faulty: FaultyServer, _no_pauses: list[float]) -> None:
+def test_the_budget_also_limits_resent_images(faulty: FaultyServer, _no_pauses: list[float]) -> None:
     remote = _remote(faulty.address)
     remote.budget = 5
     faulty.infer = _failing([503])
-    with pytest.raises(BudgetSpentError, match="asked 3 images and may be asked 5: 3 more do not fit"):
+    with pytest.raises(
+        BudgetSpentError, match="3 of 5 images have been sent to the black box: 3 more exceed the budget"
+    ):
         remote.segment(_black(3), [CLICK] * 3)
-    assert remote.images_queried == sum(faulty.asked) == 3
+    assert remote.images_queried == sum(faulty.image_counts) == 3
     remote.segment(_black(2), [CLICK] * 2)
     with pytest.raises(BudgetSpentError):
         remote.segment(_black(1), [CLICK])
-    assert sum(faulty.asked) == 5
+    assert sum(faulty.image_counts) == 5
 
 
 def test_a_slow_server(faulty: FaultyServer) -> None:
@@ -298,7 +304,7 @@ def test_a_slow_server(faulty: FaultyServer) -> None:
         return _failing([])(count)
 
     faulty.infer = slowly
-    with pytest.raises(BapsError, match=r"does not answer in time \(ReadTimeout\)"):
+    with pytest.raises(BapsError, match=r"does not respond in time \(ReadTimeout\)"):
         remote.segment(_black(1), [CLICK])
     assert remote.images_queried == 1
 
@@ -308,46 +314,46 @@ def test_a_refusal_is_not_repeated(faulty: FaultyServer) -> None:
     faulty.infer = _failing([500])
     with pytest.raises(BapsError, match="HTTP 500.: busy"):
         remote.segment(_black(1), [CLICK])
-    assert faulty.asked == [1]
+    assert faulty.image_counts == [1]
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (np.zeros((2, SIDE, SIDE - 1), np.float32), "shape"),
-        (np.zeros((1, SIDE, SIDE), np.float32), "shape"),
-        (np.full((2, SIDE, SIDE), np.nan, np.float32), "not finite"),
-        (np.full((2, SIDE, SIDE), 2, np.float32), "reach from 2 to 2"),
+        (np.zeros((2, IMAGE_SIZE, IMAGE_SIZE - 1), np.float32), "shape"),
+        (np.zeros((1, IMAGE_SIZE, IMAGE_SIZE), np.float32), "shape"),
+        (np.full((2, IMAGE_SIZE, IMAGE_SIZE), np.nan, np.float32), "not finite"),
+        (np.full((2, IMAGE_SIZE, IMAGE_SIZE), 2, np.float32), "reach from 2 to 2"),
     ],
 )
-def test_a_wrong_answer(faulty: FaultyServer, values: NDArray[np.float32], message: str) -> None:
+def test_an_invalid_response(faulty: FaultyServer, values: NDArray[np.float32], message: str) -> None:
     remote = _remote(faulty.address)
     faulty.infer = lambda _: reply(values)
-    with pytest.raises(BapsError, match=f"{message}.*Mend the model on its server"):
+    with pytest.raises(BapsError, match=f"{message}.*Fix the model on its server"):
         remote.segment(_black(2), [CLICK] * 2)
 
 
 def test_masks_of_truth_values(faulty: FaultyServer) -> None:
-    faulty.metadata = metadata(probabilities=None, masks=("BOOL", [-1, SIDE, SIDE]))
-    faulty.infer = lambda count: reply(np.ones((count, SIDE, SIDE), np.bool_), "BOOL", "masks")
+    faulty.metadata = metadata(probabilities=None, masks=("BOOL", [-1, IMAGE_SIZE, IMAGE_SIZE]))
+    faulty.infer = lambda count: reply(np.ones((count, IMAGE_SIZE, IMAGE_SIZE), np.bool_), "BOOL", "masks")
     found = _remote(faulty.address).segment(_black(2), [CLICK] * 2)
-    np.testing.assert_array_equal(found, np.ones((2, SIDE, SIDE), np.float32))
+    np.testing.assert_array_equal(found, np.ones((2, IMAGE_SIZE, IMAGE_SIZE), np.float32))
 
 
 def test_a_model_of_any_size(faulty: FaultyServer) -> None:
     faulty.metadata = metadata(image=("UINT8", [-1, -1, -1, 3]), probabilities=("FP32", [-1, -1, -1]))
     assert _remote(faulty.address).capabilities.input_size == 1024
-    remote = _remote(faulty.address, image_size=SIDE)
-    assert remote.capabilities.input_size == SIDE
-    assert remote.segment(_black(1), [CLICK]).shape == (1, SIDE, SIDE)
+    remote = _remote(faulty.address, image_size=IMAGE_SIZE)
+    assert remote.capabilities.input_size == IMAGE_SIZE
+    assert remote.segment(_black(1), [CLICK]).shape == (1, IMAGE_SIZE, IMAGE_SIZE)
 
 
 def test_a_model_of_one_image(faulty: FaultyServer) -> None:
-    faulty.metadata = metadata(image=("UINT8", [1, SIDE, SIDE, 3]))
+    faulty.metadata = metadata(image=("UINT8", [1, IMAGE_SIZE, IMAGE_SIZE, 3]))
     remote = _remote(faulty.address)
     assert remote.capabilities.batch_size == 1
     remote.segment(_black(3), [CLICK] * 3)
-    assert faulty.asked == [1, 1, 1]
+    assert faulty.image_counts == [1, 1, 1]
 
 
 def test_a_model_that_does_not_fit_is_refused_at_the_start(faulty: FaultyServer) -> None:
@@ -374,22 +380,22 @@ def test_the_identity_follows_what_is_declared(faulty: FaultyServer, changed: di
     assert _remote(faulty.address).capabilities.weights_sha256 != first
 
 
-def test_an_identity_may_be_demanded(faulty: FaultyServer) -> None:
+def test_an_identity_may_be_required(faulty: FaultyServer) -> None:
     found = _remote(faulty.address).capabilities.weights_sha256
     load_black_box("remote", None, found.upper(), remote=RemoteSettings(faulty.address))
     with pytest.raises(InputError, match=f"has the identity {found}, but {'0' * 64} was expected"):
         load_black_box("remote", None, "0" * 64, remote=RemoteSettings(faulty.address))
 
 
-def test_a_version_that_is_loaded_meanwhile_is_noticed_by_its_answer(faulty: FaultyServer) -> None:
-    """Triton serves the newest version; nobody has to be gone for that."""
+def test_a_new_version_is_detected_by_its_response(faulty: FaultyServer) -> None:
+    """Triton switches to the newest version without a restart."""
     remote = _remote(faulty.address)
-    values = np.zeros((1, SIDE, SIDE), np.float32)
+    values = np.zeros((1, IMAGE_SIZE, IMAGE_SIZE), np.float32)
     for version in ("1", "1"):
         faulty.infer = lambda _, version=version: reply(values, model_version=version)  # type: ignore[misc]
         remote.segment(_black(1), [CLICK])
     faulty.infer = lambda _: reply(values, model_version="2")
-    with pytest.raises(BapsError, match="was exchanged"):
+    with pytest.raises(BapsError, match="was replaced"):
         remote.segment(_black(1), [CLICK])
 
 
@@ -397,7 +403,7 @@ def test_a_version_that_is_loaded_meanwhile_is_noticed_by_its_answer(faulty: Fau
     ("prompts", "able"),
     [("clicks,boxes", (True, True, True)), ("clicks", (True, True, False)), ("boxes", (False, False, True))],
 )
-def test_what_it_understands_is_said_by_the_operator(
+def test_the_operator_declares_the_supported_prompts(
     faulty: FaultyServer, prompts: str, able: tuple[bool, bool, bool]
 ) -> None:
     found = _remote(faulty.address, prompts=prompts).capabilities
@@ -407,7 +413,7 @@ def test_what_it_understands_is_said_by_the_operator(
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"address": "model"}, "is no address"),
+        ({"address": "model"}, "is not the address"),
         ({"image_size": 0}, "remote_image_size"),
         ({"batch_size": 0}, "remote_batch_size"),
         ({"timeout": 0.0}, "remote_timeout"),

@@ -19,9 +19,9 @@ from baps.blackbox.remote.inference_protocol import (
     connect,
 )
 from baps.errors import BapsError, InputError
-from tests.support.faulty_server import SIDE, FaultyServer, reply, said
+from tests.support.faulty_server import IMAGE_SIZE, FaultyServer, json_reply, reply
 
-INPUTS = {"image": np.zeros((2, SIDE, SIDE, 3), np.uint8), "points": np.zeros((2, 1, 2), np.float32)}
+INPUTS = {"image": np.zeros((2, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8), "points": np.zeros((2, 1, 2), np.float32)}
 
 
 @pytest.mark.parametrize(
@@ -44,8 +44,8 @@ def test_an_address(text: str, address: Address) -> None:
     ["", "h:8000/m", "ftp://h/m", "http://h:8000", "http://h:8000/", "http:///m", "http://h:x/m", "http://h:99999/m",
      "grpc://h/m", "grpc://h:8001/a/m", "http://h/m?side=3", "http://h/m#x", "http://[::1/m"],
 )  # fmt: skip
-def test_what_is_no_address(text: str) -> None:
-    with pytest.raises(InputError, match="is no address of a model.*http://host:8000/model"):
+def test_invalid_addresses(text: str) -> None:
+    with pytest.raises(InputError, match="is not the address of a model.*http://host:8000/model"):
         Address.parse(text)
 
 
@@ -60,7 +60,7 @@ def _connect(faulty: FaultyServer, timeout: float = 30) -> InferenceServer:
     return connect(Address.parse(faulty.address), timeout)
 
 
-def test_the_token_is_sent_and_never_told(
+def test_the_token_is_sent_and_never_logged(
     faulty: FaultyServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv(TOKEN_VARIABLE, "hush")
@@ -69,14 +69,14 @@ def test_the_token_is_sent_and_never_told(
     server.describe()
     server.infer(INPUTS, "probabilities")
     assert [headers["Authorization"] for headers in faulty.headers] == ["Bearer hush"] * 2
-    faulty.infer = lambda _: said(401, error="no")
+    faulty.infer = lambda _: json_reply(401, error="no")
     with pytest.raises(BapsError, match=f"refused .HTTP 401.: no\\. Set its token in {TOKEN_VARIABLE}") as caught:
         server.infer(INPUTS, "probabilities")
     assert "hush" not in str(caught.value)
     assert "hush" not in caplog.text
 
 
-def test_without_a_token_nothing_else_is_sent_in_its_place(
+def test_without_a_token_no_other_credentials_are_sent(
     faulty: FaultyServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password hush\n")
@@ -102,9 +102,9 @@ def test_metadata_without_what_may_be_missing(faulty: FaultyServer) -> None:
 
 
 def test_numbers_as_text_are_read_too(faulty: FaultyServer) -> None:
-    """A server without the binary extension answers in JSON alone."""
+    """A server without the binary extension replies in JSON only."""
     tensor = {"name": "probabilities", "datatype": "FP32", "shape": [1, 2, 2], "data": [0.0, 0.25, 0.5, 1.0]}
-    faulty.infer = lambda _: said(200, model_name="faulty", outputs=[tensor])
+    faulty.infer = lambda _: json_reply(200, model_name="faulty", outputs=[tensor])
     found = _connect(faulty).infer(INPUTS, "probabilities").tensor
     np.testing.assert_array_equal(found, np.array([[[0, 0.25], [0.5, 1]]], np.float32))
 
@@ -115,11 +115,11 @@ def test_numbers_as_text_are_read_too(faulty: FaultyServer) -> None:
 )
 def test_metadata_of_another_protocol(faulty: FaultyServer, content: bytes) -> None:
     faulty.metadata = (200, {}, content)
-    with pytest.raises(BapsError, match="not of the Open Inference Protocol"):
+    with pytest.raises(BapsError, match="does not follow the Open Inference Protocol"):
         _connect(faulty).describe()
 
 
-_WELL = reply(np.zeros((2, SIDE, SIDE), np.float32))
+_WELL = reply(np.zeros((2, IMAGE_SIZE, IMAGE_SIZE), np.float32))
 
 
 @pytest.mark.parametrize(
@@ -130,52 +130,52 @@ _WELL = reply(np.zeros((2, SIDE, SIDE), np.float32))
         (200, {"Inference-Header-Content-Length": "many"}, b"{}"),
         (200, _WELL[1], _WELL[2][:-4]),
         (200, _WELL[1], _WELL[2][:20]),
-        said(200, outputs=[{"name": "probabilities"}]),
-        said(200, outputs=[{"name": "probabilities", "datatype": "FP32", "shape": [2, 2], "data": [1]}]),
+        json_reply(200, outputs=[{"name": "probabilities"}]),
+        json_reply(200, outputs=[{"name": "probabilities", "datatype": "FP32", "shape": [2, 2], "data": [1]}]),
     ],
 )
-def test_answers_that_cannot_be_read(faulty: FaultyServer, answer: tuple[int, dict[str, str], bytes]) -> None:
+def test_responses_that_cannot_be_parsed(faulty: FaultyServer, answer: tuple[int, dict[str, str], bytes]) -> None:
     faulty.infer = lambda _: answer
-    with pytest.raises(BapsError, match="not of the Open Inference Protocol") as caught:
+    with pytest.raises(BapsError, match="does not follow the Open Inference Protocol") as caught:
         _connect(faulty).infer(INPUTS, "probabilities")
     assert not isinstance(caught.value, UnreachableError)
 
 
-def test_an_answer_without_the_output(faulty: FaultyServer) -> None:
+def test_a_response_without_the_output(faulty: FaultyServer) -> None:
     faulty.infer = lambda _: reply(np.zeros((2, 3)), "FP64", "logits")
     with pytest.raises(BapsError, match="has no output probabilities"):
         _connect(faulty).infer(INPUTS, "probabilities")
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
-def test_what_may_pass(faulty: FaultyServer, status: int) -> None:
-    faulty.infer = lambda _: said(status)
+def test_temporary_errors(faulty: FaultyServer, status: int) -> None:
+    faulty.infer = lambda _: json_reply(status)
     with pytest.raises(UnreachableError, match=f"HTTP {status}"):
         _connect(faulty).infer(INPUTS, "probabilities")
 
 
 @pytest.mark.parametrize("status", [301, 307, 400, 404, 500])
-def test_what_does_not_pass_is_told_in_the_servers_words(faulty: FaultyServer, status: int) -> None:
+def test_permanent_errors_quote_the_server(faulty: FaultyServer, status: int) -> None:
     where = {"Location": f"{faulty.address}/infer"}
     faulty.infer = lambda _: (status, where, b'{"error": "The image is too small."}')
     with pytest.raises(BapsError, match=rf"refused \(HTTP {status}\): The image is too small\.") as caught:
         _connect(faulty).infer(INPUTS, "probabilities")
     assert not isinstance(caught.value, UnreachableError)
-    assert len(faulty.asked) == 1  # A redirection is not followed.
+    assert len(faulty.image_counts) == 1  # A redirection is not followed.
 
 
 @pytest.mark.parametrize("scheme", ["http", "grpc"])
-def test_nobody_is_there(scheme: str) -> None:
+def test_a_closed_port(scheme: str) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         server = connect(Address.parse(f"{scheme}://127.0.0.1:{closed.getsockname()[1]}/m"), 5)
         for call in (server.ready, server.describe, lambda: server.infer(INPUTS, "probabilities")):
-            with pytest.raises(UnreachableError, match="cannot be reached or does not answer in time"):
+            with pytest.raises(UnreachableError, match="cannot be reached or does not respond in time"):
                 call()
 
 
 @pytest.mark.parametrize("scheme", ["http", "grpc"])
-def test_somebody_is_there_and_says_nothing(scheme: str) -> None:
+def test_a_server_that_does_not_respond(scheme: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         server = connect(Address.parse(f"{scheme}://127.0.0.1:{silent.getsockname()[1]}/m"), 0.3)
         with pytest.raises(UnreachableError):
@@ -183,14 +183,14 @@ def test_somebody_is_there_and_says_nothing(scheme: str) -> None:
 
 
 def test_a_connection_that_was_closed_while_idle_costs_nothing(faulty: FaultyServer) -> None:
-    """It is found out before the images are sent."""
-    faulty.hang_up = True
+    """The client notices before it sends the images."""
+    faulty.close_silently = True
     server = _connect(faulty)
     for number in range(5):
         while faulty.closed < number:
             time.sleep(0.01)
         server.infer(INPUTS, "probabilities")
-    assert faulty.asked == [2] * 5
+    assert faulty.image_counts == [2] * 5
 
 
 def test_the_clients_are_imported_when_they_are_needed() -> None:

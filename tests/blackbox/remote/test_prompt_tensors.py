@@ -22,7 +22,7 @@ def prompts(draw: st.DrawFn) -> Prompt:
 
 
 @given(st.lists(prompts(), min_size=1, max_size=5))
-def test_there_and_back(asked: list[Prompt]) -> None:
+def test_round_trip_of_prompts(asked: list[Prompt]) -> None:
     points, labels = to_tensors(asked)
     assert (points.dtype, labels.dtype) == (np.float32, np.int32)
     assert to_prompts(points, labels) == asked
@@ -50,7 +50,7 @@ def test_the_form_of_sams_exported_decoder() -> None:
         ([[[9.0, 2.0], [1.0, 2.0]]], [[2, 3]], "ends before it starts"),
     ],
 )
-def test_what_is_no_prompt(points: object, labels: object, message: str) -> None:
+def test_tensors_that_are_not_a_prompt(points: object, labels: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
         to_prompts(np.array(points, np.float32), np.array(labels, np.int32))
 

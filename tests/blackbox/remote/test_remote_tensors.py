@@ -16,7 +16,7 @@ OUTPUTS = {"probabilities": Tensor("FP32", (-1, 64, 64))}
 
 
 def _read(inputs: dict[str, Tensor | None] | None = None, outputs: dict[str, Tensor] | None = None) -> TensorForm:
-    """The form of a model whose tensors differ in these; None leaves one out."""
+    """Check a model whose tensors differ in these; None omits one."""
     merged = {name: tensor for name, tensor in {**INPUTS, **(inputs or {})}.items() if tensor}
     return check_description(Description("m", (), "", merged, OUTPUTS if outputs is None else outputs), "there")
 
@@ -26,11 +26,11 @@ def test_a_model_that_can_be_used() -> None:
 
 
 @pytest.mark.parametrize("datatype", ["UINT8", "BOOL"])
-def test_masks_do(datatype: str) -> None:
+def test_masks_are_accepted(datatype: str) -> None:
     assert _read(outputs={"masks": Tensor(datatype, (-1, 64, 64)), "iou": Tensor("FP32", (-1,))}).output == "masks"
 
 
-def test_probabilities_go_before_masks() -> None:
+def test_probabilities_are_preferred_to_masks() -> None:
     assert _read(outputs={"masks": Tensor("BOOL", (-1, 64, 64)), **OUTPUTS}).output == "probabilities"
 
 
@@ -58,7 +58,7 @@ def test_one_image_in_a_request() -> None:
         ({"points": Tensor("FP64", (-1, -1, 2))}, r"points is FP64 \[-1, -1, 2\], but FP32 \[-1, -1, 2\] is expected"),
         ({"points": Tensor("FP32", (-1, 4, 2))}, r"points is FP32 \[-1, 4, 2\]"),
         ({"labels": None}, r"labels is missing, but INT32 \[-1, -1\] is expected"),
-        ({"mask_input": Tensor("FP32", (-1, 256, 256))}, "an input mask_input, which nobody would give"),
+        ({"mask_input": Tensor("FP32", (-1, 256, 256))}, "an input mask_input, for which there is no value"),
     ],
 )
 def test_other_inputs_are_refused(inputs: dict[str, Tensor | None], message: str) -> None:
@@ -90,12 +90,12 @@ def test_every_fault_is_named() -> None:
 SHAPE = (2, 3, 3)
 
 
-def test_an_answer_is_left_as_it_is() -> None:
+def test_valid_probabilities_are_unchanged() -> None:
     values = np.random.default_rng(0).random(SHAPE, np.float32)
     np.testing.assert_array_equal(check_output(values, SHAPE, "probabilities", "there"), values)
 
 
-def test_rounding_beyond_the_ends_goes() -> None:
+def test_rounding_errors_beyond_0_and_1_are_clipped() -> None:
     values = np.full(SHAPE, 1 + 1e-6, np.float32)
     values[0] = -1e-6
     found = check_output(values, SHAPE, "probabilities", "there")
@@ -123,7 +123,7 @@ def test_masks_become_probabilities(kind: type) -> None:
         (np.full(SHAPE, 255, np.uint8), "masks", "reach from 255 to 255"),
     ],
 )
-def test_other_answers_are_refused(answer: np.ndarray, output: str, message: str) -> None:
+def test_invalid_outputs_are_refused(answer: np.ndarray, output: str, message: str) -> None:
     with pytest.raises(BapsError, match=message) as caught:
         check_output(answer, SHAPE, output, "there")
     assert not isinstance(caught.value, InputError)  # The server's fault, and not that of who asked.

@@ -58,7 +58,7 @@ def test_a_config_key_that_became_a_list_counts_by_its_first_item() -> None:
     [
         ({}, "no click and no box"),
         ({"foreground": []}, "no click and no box"),
-        ({"foreground": [[5, 6, 7]], "slice": 8}, "1 foreground point of other slices left out.*on slice 8"),
+        ({"foreground": [[5, 6, 7]], "slice": 8}, "1 foreground point of other slices skipped.*on slice 8"),
         ({"foreground": [[5, 6, 99]]}, "slices 0 to 29"),
         ({"foreground": [[5, 6, 7]], "slice": -1}, "slices 0 to 29"),
         ({"foreground": [[-3, 6, 7]]}, "1 foreground point outside the volume of 40 x 50 x 30 voxels"),
@@ -89,9 +89,9 @@ def test_points_outside_the_volume_are_left_out_and_said_if_others_remain() -> N
     click = read_click(request, VOLUME, LABELS)
     assert (click.prompt.positive, click.prompt.negative) == (((5, 6),), ((3, 3),))
     assert click.notes == (
-        "1 foreground point outside the volume of 40 x 50 x 30 voxels left out.",
-        "1 background point outside the volume of 40 x 50 x 30 voxels left out.",
-        "1 background point of other slices left out.",
+        "1 foreground point outside the volume of 40 x 50 x 30 voxels skipped.",
+        "1 background point outside the volume of 40 x 50 x 30 voxels skipped.",
+        "1 background point of other slices skipped.",
     )
 
 
@@ -131,7 +131,7 @@ def test_a_box_without_a_point_knows_its_slice_better_than_slicer(slice_: int) -
     """Slicer then sends the offset of its view in millimetres as the slice."""
     click = read_click({"roi": [1, 9, 1, 9, 3, 5], "slice": slice_, "foreground": []}, VOLUME, LABELS)
     assert (click.plane.index, click.prompt.box) == (4, (1, 1, 9, 9))
-    assert click.notes == (f"Slice {slice_} lies outside the box, whose middle slice was taken.",)
+    assert click.notes == (f"Slice {slice_} lies outside the box; the middle slice of the box was used.",)
     assert read_click({"roi": [1, 9, 1, 9, 3, 5], "slice": 5}, VOLUME, LABELS).plane.index == 5
 
 
@@ -168,8 +168,8 @@ def test_a_box_goes_with_the_clicks_of_its_slices_and_leaves_the_others_out() ->
     assert found.prompts == {11: Prompt(((12, 12),), (), (10, 5, 30, 20))}
     assert found.background == {}
     assert found.notes == (
-        "1 foreground point on slices that the box does not reach left out.",
-        "1 background point on slices that the box does not reach left out.",
+        "1 foreground point on slices that the box does not reach skipped.",
+        "1 background point on slices that the box does not reach skipped.",
     )
 
 

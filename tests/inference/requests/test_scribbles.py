@@ -79,8 +79,8 @@ def test_strokes_outside_the_box_are_left_out_and_said(labelmap: str, roi: list[
     assert scribbles.inside == (slice(9, 12), slice(4, 8), slice(2, 4))
     assert scribbles.box == (9, 4, 11, 7)
     assert scribbles.notes == (
-        "8 voxels of foreground strokes outside the box left out.",
-        "6 voxels of background strokes outside the box left out.",
+        "8 voxels of foreground strokes outside the box skipped.",
+        "6 voxels of background strokes outside the box skipped.",
     )
 
 
@@ -104,7 +104,7 @@ def test_a_box_that_reaches_beyond_the_volume_is_clipped(labelmap: str) -> None:
         ({"roi": [1, 2, 3]}, r"\[i0, i1, j0, j1, k0, k1\]"),
         ({"roi": [0, "NaN", 0, 1, 0, 1]}, "'roi.1' cannot be used"),
         ({"roi": [30, 40, 0, 5, 0, 5]}, "outside the volume of 20 x 16 x 6 voxels"),
-        ({"roi": [0, 3, 0, 3, 0, 3]}, "12 voxels of foreground strokes outside the box left out.*Choose Foreground"),
+        ({"roi": [0, 3, 0, 3, 0, 3]}, "12 voxels of foreground strokes outside the box skipped.*Choose Foreground"),
     ],
 )
 def test_what_cannot_be_used_is_refused_with_a_sentence(labelmap: str, changed: dict[str, Any], sentence: str) -> None:
@@ -116,7 +116,7 @@ def test_a_labelmap_of_another_volume_is_refused(tmp_path: Path) -> None:
     moved = VOLUME.affine.copy()
     moved[0, 3] += 5
     write_nrrd(tmp_path / "s.nrrd", Volume(_painted(), moved))
-    with pytest.raises(InputError, match="does not lie where its image does"):
+    with pytest.raises(InputError, match="does not have the geometry of its image"):
         read_scribbles({"label": str(tmp_path / "s.nrrd"), "label_info": INFO}, VOLUME)
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from pydicom.encaps import encapsulate
 
 from baps.errors import InputError
-from baps.io.dicom.codestream import check_frames, image_size
+from baps.io.dicom.codestream import check_frames, codestream_size
 
 _BASELINE, _RLE = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.5"
 
@@ -49,20 +49,20 @@ ENCODERS: dict[str, Callable[[NDArray[np.uint8]], bytes]] = {
 def test_the_size_is_that_of_the_image_that_was_encoded(kind: str, rows: int, columns: int, samples: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 4, (rows, columns, samples)[: 2 if samples == 1 else 3], np.uint8)
     stream = bytes(ENCODERS[kind](pixels))
-    assert image_size(stream) == (rows, columns, samples)
+    assert codestream_size(stream) == (rows, columns, samples)
     check_frames("a.dcm", encapsulate([stream] * 2)[:-8], _BASELINE, 2, (rows, columns, samples))
     with pytest.raises(InputError, match=f"{rows + 1} rows, .* frame 1 of its compressed pixels has {rows} rows"):
         check_frames("a.dcm", encapsulate([stream] * 2), _BASELINE, 2, (rows + 1, columns, samples))
 
 
 def test_lossless_jpeg_of_16_bits() -> None:
-    assert image_size(imagecodecs.ljpeg_encode(np.zeros((20, 30), np.uint16))) == (20, 30, 1)
+    assert codestream_size(imagecodecs.ljpeg_encode(np.zeros((20, 30), np.uint16))) == (20, 30, 1)
 
 
 @given(st.binary(max_size=400), st.sampled_from([b"", b"\xff\xd8", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  "]))
-def test_what_is_no_codestream_is_refused(content: bytes, begin: bytes) -> None:
+def test_bytes_that_are_not_a_codestream_are_refused(content: bytes, begin: bytes) -> None:
     try:
-        rows, columns, samples = image_size(begin + content)
+        rows, columns, samples = codestream_size(begin + content)
     except ValueError:
         return
     assert all(isinstance(size, int) for size in (rows, columns, samples))
@@ -73,13 +73,13 @@ def test_a_frame_may_be_split_into_fragments() -> None:
     pixels = encapsulate([stream, stream], fragments_per_frame=3)
     check_frames("a.dcm", pixels, _BASELINE, 2, (64, 64, 1))
     for count in (1, 3, 6):
-        with pytest.raises(InputError, match=rf"{count} frames \(NumberOfFrames\), but its compressed pixels are 2"):
+        with pytest.raises(InputError, match=rf"{count} frames \(NumberOfFrames\), but its compressed pixels hold 2"):
             check_frames("a.dcm", pixels, _BASELINE, count, (64, 64, 1))
 
 
-def test_run_lengths_are_one_fragment_a_frame() -> None:
+def test_rle_has_one_fragment_per_frame() -> None:
     check_frames("a.dcm", encapsulate([bytes(64)] * 2), _RLE, 2, (64, 64, 1))
-    with pytest.raises(InputError, match="compressed pixels are 3"):
+    with pytest.raises(InputError, match="compressed pixels hold 3"):
         check_frames("a.dcm", encapsulate([bytes(64)] * 3), _RLE, 2, (64, 64, 1))
 
 
@@ -87,11 +87,11 @@ def test_several_sizes_and_palettes_are_refused() -> None:
     one, other = (imagecodecs.jpeg8_encode(np.zeros((size, size), np.uint8)) for size in (8, 9))
     header = one[one.index(b"\xff\xc0") :][:13]
     place = other.index(b"\xff\xc0")
-    with pytest.raises(ValueError, match="says 2 sizes"):
-        image_size(other[:place] + header + other[place:])
+    with pytest.raises(ValueError, match="has 2 sizes"):
+        codestream_size(other[:place] + header + other[place:])
     stream = imagecodecs.jpeg2k_encode(np.zeros((8, 8), np.uint8), codecformat="jp2", reversible=True)
     at = stream.index(b"jp2h") - 4
     box = struct.pack(">I4s", 16, b"pclr") + bytes(8)
     longer = struct.pack(">I", int.from_bytes(stream[at : at + 4], "big") + len(box))
     with pytest.raises(ValueError, match="palette"):
-        image_size(stream[:at] + longer + b"jp2h" + box + stream[at + 8 :])
+        codestream_size(stream[:at] + longer + b"jp2h" + box + stream[at + 8 :])

@@ -1,4 +1,4 @@
-"""Headers that are not as the standard wants them."""
+"""Headers that violate the standard."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pydicom
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
-from baps.io.dicom.header import read_json_header, well_formed
+from baps.io.dicom.header import keep_well_formed, read_json_header
 
 _ODD = {
     "00200011": {"vr": "IS", "Value": ["1.5"]},
@@ -35,14 +35,14 @@ def test_an_element_of_the_json_that_cannot_be_read_is_left_out() -> None:
         assert "Rows" not in found
 
 
-def test_what_is_malformed_or_private_is_left_out_and_who_it_is_stays() -> None:
+def test_malformed_and_private_elements_are_dropped_and_identity_is_kept() -> None:
     header = read_json_header(_GOOD)
     header.PatientID = "x" * 80
     header.PatientBirthDate, header.StudyDate, header.StudyTime = "1.1.1950", "2026-01-01", "120000"
     header.AccessionNumber, header.StudyID = "y" * 40, "7"
     header.add_new(0x00091001, "UN", b"vendor")
     header[0x00200011] = RawDataElement(Tag(0x00200011), "IS", 4, b"1.50", 0, False, True)
-    found = well_formed(header)
+    found = keep_well_formed(header)
     assert {element.keyword for element in found} == {
         "PatientID", "StudyInstanceUID", "PixelSpacing", "StudyTime", "StudyID"
     }  # fmt: skip
@@ -52,7 +52,7 @@ def test_what_is_malformed_or_private_is_left_out_and_who_it_is_stays() -> None:
 def test_a_copy_can_be_written() -> None:
     header = read_json_header({**_GOOD, **_ODD})
     header.is_little_endian, header.is_implicit_VR = True, False
-    copy = well_formed(header)
+    copy = keep_well_formed(header)
     copy.is_little_endian, copy.is_implicit_VR = True, False
     buffer = BytesIO()
     copy.save_as(buffer)

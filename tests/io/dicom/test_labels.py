@@ -1,4 +1,4 @@
-"""DICOM objects as label files: SEG, Label Map Segmentation and RTSTRUCT, and which series they belong to."""
+"""DICOM objects are read as label files: SEG, Label Map Segmentation and RTSTRUCT."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGLSLossless, RLELossl
 from baps.errors import InputError
 from baps.imaging.volume import Volume
 from baps.io import read_label_map, read_labels, read_volume
-from baps.io.dicom.labels import series_headers
+from baps.io.dicom.labels import read_series_headers
 from baps.io.dicom.rtstruct import write_structures
-from baps.io.dicom.seg import segments_said, write_segmentation
+from baps.io.dicom.seg import describe_segments, write_segmentation
 from baps.io.dicom.stacks import find_stack
 from tests.support.label_map_segmentation import make_label_map
 from tests.support.little_series import SHAPE, random_segments, write_little_series
@@ -62,7 +62,7 @@ MAKERS: dict[str, Make] = {
 def series(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Dataset], Volume]:
     folder = tmp_path_factory.mktemp("series") / "p1"
     write_little_series(folder)
-    return folder, series_headers(folder), read_volume(folder)
+    return folder, read_series_headers(folder), read_volume(folder)
 
 
 Series = tuple[Path, list[Dataset], Volume]
@@ -102,7 +102,9 @@ def test_an_object_of_another_series_is_refused(series: Series, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("kind", MAKERS)
-def test_an_object_without_references_goes_by_its_frame_of_reference(series: Series, tmp_path: Path, kind: str) -> None:
+def test_an_object_without_references_is_matched_by_frame_of_reference(
+    series: Series, tmp_path: Path, kind: str
+) -> None:
     folder, headers, image = series
     made = MAKERS[kind](headers, image, _masks(kind))
 
@@ -135,11 +137,11 @@ def test_an_object_without_references_goes_by_its_frame_of_reference(series: Ser
         read_label_map(tmp_path / "p1.dcm", image, folder)
 
 
-def test_a_label_map_in_run_lengths_and_in_colour(series: Series, tmp_path: Path) -> None:
+def test_a_label_map_with_rle_and_with_a_palette(series: Series, tmp_path: Path) -> None:
     folder, headers, image = series
     masks = _masks("Label Map")
     made = make_label_map(headers, image, masks)
-    assert segments_said(made) == {1: ("spleen", True), 2: ("liver", True)}
+    assert describe_segments(made) == {1: ("spleen", True), 2: ("liver", True)}
     made.PhotometricInterpretation = "PALETTE COLOR"  # The pixels are the numbers of segments all the same.
     made.compress(RLELossless, encoding_plugin="pydicom")
     made.save_as(tmp_path / "p1.dcm", write_like_original=False)
@@ -161,12 +163,12 @@ def test_a_label_map_with_a_segment_that_it_does_not_describe_is_refused(series:
         read_label_map(tmp_path / "p1.dcm", image, folder)
 
 
-def test_what_is_packed_as_a_whole_or_empty_is_refused(series: Series, tmp_path: Path) -> None:
+def test_deflated_and_empty_objects_are_refused(series: Series, tmp_path: Path) -> None:
     folder, headers, image = series
     made = _structures(headers, image, _masks("RTSTRUCT"))
     made.ROIContourSequence = []
     made.save_as(tmp_path / "p1.dcm", write_like_original=False)
-    with pytest.raises(InputError, match=r"p1\.dcm holds no segment"):
+    with pytest.raises(InputError, match=r"p1\.dcm has no segment"):
         read_label_map(tmp_path / "p1.dcm", image, folder)
     made.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     made.save_as(tmp_path / "p1.dcm", write_like_original=False)
@@ -182,8 +184,8 @@ def test_overlapping_segments_are_refused_where_one_labelmap_is_needed(series: S
         read_labels(tmp_path / "p1.dcm", image, folder)
 
 
-def test_an_ordinary_dicom_image_is_a_labelmap_still(series: Series, tmp_path: Path) -> None:
-    """A labelmap that was stored as slices."""
+def test_an_ordinary_dicom_image_can_still_be_a_labelmap(series: Series, tmp_path: Path) -> None:
+    """The labelmap was stored as slices."""
     folder, _, image = series
     labels = random_segments(3)[0].astype(np.int16)
     uid = generate_uid()
@@ -198,11 +200,11 @@ def test_an_ordinary_dicom_image_is_a_labelmap_still(series: Series, tmp_path: P
 
 @pytest.mark.parametrize("kind", ["binary SEG", "fractional SEG", "RTSTRUCT"])
 @pytest.mark.parametrize("tilt", [0.9, 1.1, -1.6])
-def test_labels_of_a_tilted_gantry_survive(tmp_path: Path, kind: str, tilt: float) -> None:
-    """The volume is straightened; a label lies on the slices as they were scanned."""
+def test_labels_of_a_tilted_gantry_are_preserved(tmp_path: Path, kind: str, tilt: float) -> None:
+    """The volume is straightened, but a label lies on the slices as they were scanned."""
     folder = tmp_path / "p1"
     write_little_series(folder, tilt=tilt)
-    headers, image = series_headers(folder), read_volume(folder)
+    headers, image = read_series_headers(folder), read_volume(folder)
     frames = find_stack(headers, image)
     assert frames.straightened
     scanned = np.zeros(image.shape, bool)  # Elsewhere there are no pixels.
@@ -216,11 +218,11 @@ def test_labels_of_a_tilted_gantry_survive(tmp_path: Path, kind: str, tilt: floa
 
 
 @pytest.mark.parametrize("kind", MAKERS)
-def test_a_label_among_the_slices_is_no_image(series: Series, tmp_path: Path, kind: str) -> None:
+def test_a_label_among_the_slices_is_not_an_image(series: Series, tmp_path: Path, kind: str) -> None:
     folder, headers, image = series
     shutil.copytree(folder, tmp_path / "p1")
     MAKERS[kind](headers, image, _masks(kind)).save_as(tmp_path / "p1" / "label.dcm", write_like_original=False)
     found = read_volume(tmp_path / "p1")
     np.testing.assert_array_equal(found.voxels, image.voxels)
     np.testing.assert_allclose(found.affine, image.affine)
-    assert len(series_headers(tmp_path / "p1")) == len(headers)
+    assert len(read_series_headers(tmp_path / "p1")) == len(headers)

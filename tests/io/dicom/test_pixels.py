@@ -17,7 +17,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEnd
 
 from baps.errors import InputError
 from baps.io import is_dicom_folder, read_dicom, read_volume
-from baps.io.dicom.pixels import decode, read_dataset
+from baps.io.dicom.pixels import decode_pixels, read_dataset
 from tests.support.paths import ROOT
 
 CASES = ROOT.parent / "shared" / "cases"
@@ -89,7 +89,7 @@ def test_a_file_without_preamble(tmp_path: Path, meta: bool) -> None:
         ("1.2.3.4.5", "an unknown way"),
     ],
 )
-def test_what_cannot_be_decoded_is_named(tmp_path: Path, uid: str, name: str) -> None:
+def test_undecodable_pixels_are_named(tmp_path: Path, uid: str, name: str) -> None:
     image, _ = _sample()
     image.PixelData = encapsulate([b"\xff\x0a" + bytes(98)])
     image["PixelData"].is_undefined_length = True
@@ -136,7 +136,7 @@ def test_compressed_frames_however_they_are_packed(tmp_path: Path, sample: str, 
 
 
 @pytest.mark.parametrize(("signed", "stored"), [(0, 12), (0, 16), (1, 12), (1, 16)])
-def test_less_is_brighter(tmp_path: Path, signed: int, stored: int) -> None:
+def test_monochrome1_of_every_type_is_inverted(tmp_path: Path, signed: int, stored: int) -> None:
     image, _ = _sample()
     image.PhotometricInterpretation, image.PixelRepresentation = "MONOCHROME1", signed
     image.BitsStored, image.HighBit, image.RescaleIntercept = stored, stored - 1, 0
@@ -149,7 +149,7 @@ def test_less_is_brighter(tmp_path: Path, signed: int, stored: int) -> None:
 
 @pytest.mark.parametrize("signed", [0, 1])
 @pytest.mark.parametrize(("stored", "high"), [(12, 11), (12, 13), (12, 15), (16, 15), (10, 9)])
-def test_bits_beside_the_values_are_none(tmp_path: Path, signed: int, stored: int, high: int) -> None:
+def test_bits_beside_the_values_are_ignored(tmp_path: Path, signed: int, stored: int, high: int) -> None:
     image, _ = _sample()
     image.PixelRepresentation, image.BitsStored, image.HighBit, image.RescaleIntercept = signed, stored, high, 0
     random = np.random.default_rng(stored + high)
@@ -166,7 +166,7 @@ def test_bits_beside_the_values_are_none(tmp_path: Path, signed: int, stored: in
         np.testing.assert_array_equal(judge[0], values)
 
 
-def test_what_does_not_say_how_its_pixels_are_stored_is_named(tmp_path: Path) -> None:
+def test_missing_descriptions_of_the_pixels_are_named(tmp_path: Path) -> None:
     image, _ = _sample()
     del image.PhotometricInterpretation
     image.save_as(tmp_path / "a.dcm")
@@ -203,8 +203,8 @@ def test_frames_are_decoded_in_parts(tmp_path: Path, syntax: str, monkeypatch: p
     image.is_little_endian, image.is_implicit_VR = syntax != "1.2.840.10008.1.2.2", False
     image.save_as(tmp_path / "a.dcm")
     for part in (1, 2 * frames[0].nbytes, 1 << 20):
-        monkeypatch.setattr("baps.io.dicom.pixels._PART", part)
-        np.testing.assert_array_equal(decode(tmp_path / "a.dcm"), frames)
+        monkeypatch.setattr("baps.io.dicom.pixels._DECODED_BYTES", part)
+        np.testing.assert_array_equal(decode_pixels(tmp_path / "a.dcm"), frames)
 
 
 @pytest.mark.skipif(not CASES.is_dir(), reason="needs the cases beside the repository (shared/cases)")
@@ -216,7 +216,7 @@ def test_high_throughput_jpeg_2000() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_files_that_pydicom_ships_are_read_as_simpleitk_does_or_refused_with_a_true_sentence() -> None:
+def test_the_files_of_pydicom_are_read_as_simpleitk_does_or_refused_with_the_right_reason() -> None:
     files = [path for path in sorted(CORPUS.rglob("*")) if path.is_file() and path.suffix not in (".py", ".pyc")]
     read, refused = 0, {}
     for file in files:
@@ -236,12 +236,12 @@ def test_the_files_that_pydicom_ships_are_read_as_simpleitk_does_or_refused_with
     true = {
         "MR_truncated.dcm": "broken or cut off",
         "JPEG2000-embedded-sequence-delimiter.dcm": "compressed pixels has 1024 rows, 3722445056 columns",  # It has.
-        "chrJapMulti.dcm": "holds no pixels",
-        "rtdose.dcm": "is no image: it is RT",
-        "rtstruct.dcm": "is no image: it is RT",
-        "liver_1frame.dcm": "is no image: it is Segmentation",  # A segmentation.
-        "DICOMDIR": "is no image: it is Media Storage Directory",
-        "ExplVR_BigEndNoMeta.dcm": "is no image: it is RT Ion Plan",  # A treatment plan.
+        "chrJapMulti.dcm": "has no pixels",
+        "rtdose.dcm": "is not an image: it is RT",
+        "rtstruct.dcm": "is not an image: it is RT",
+        "liver_1frame.dcm": "is not an image: it is Segmentation",  # A segmentation.
+        "DICOMDIR": "is not an image: it is Media Storage Directory",
+        "ExplVR_BigEndNoMeta.dcm": "is not an image: it is RT Ion Plan",  # A treatment plan.
         "IM000000": "how many Rows and Columns",  # Its pixels were taken out.
     }
     for name, sentence in true.items():
@@ -250,9 +250,7 @@ def test_the_files_that_pydicom_ships_are_read_as_simpleitk_does_or_refused_with
 
 
 @pytest.mark.parametrize("what", ["items", "elements", "value", "values in a sequence"])
-def test_more_elements_or_values_than_memory_has_room_for_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
-) -> None:
+def test_too_many_elements_or_values_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     monkeypatch.setenv("BAPS_MAX_VOLUME_MB", "1")
     dataset = Dataset()
     dataset.PatientID = "1"

@@ -1,4 +1,4 @@
-"""RTSTRUCT: contours in patient mm, by our own reader and by others."""
+"""RTSTRUCT contours agree between our reader and others."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from skimage.draw import polygon2mask
 from baps.errors import InputError
 from baps.imaging.volume import Volume
 from baps.io import read_label_map, read_volume
-from baps.io.dicom.labels import series_headers
+from baps.io.dicom.labels import read_series_headers
 from baps.io.dicom.rtstruct import (
-    enclosed,
-    outlines,
+    describe_structures,
+    fill_contours,
     read_structures,
     structure_references,
     structure_series,
-    structures_said,
+    trace_outlines,
     write_structures,
 )
 from baps.io.dicom.seg import slice_depths, source_frames
@@ -46,7 +46,7 @@ def oblique(tmp_path_factory: pytest.TempPathFactory) -> Case:
 
 def _case(folder: Path, *args: object, **kwargs: object) -> Case:
     write_little_series(folder, *args, **kwargs)  # type: ignore[arg-type]
-    return folder, series_headers(folder), read_volume(folder)
+    return folder, read_series_headers(folder), read_volume(folder)
 
 
 def _read(dataset: Dataset, image: Volume, notes: list[str] | None = None) -> dict[str, NDArray[np.bool_]]:
@@ -55,12 +55,12 @@ def _read(dataset: Dataset, image: Volume, notes: list[str] | None = None) -> di
 
 @given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=14)))
 def test_outlines_enclose_the_mask_by_every_rule(mask: NDArray[np.bool_]) -> None:
-    """By the even-odd rule, and as the union of contours, by which some programs fill them."""
-    found = outlines(mask)
+    """They do so by the even-odd rule, and as the union of contours, which some programs fill."""
+    found = trace_outlines(mask)
     if not mask.any():
         assert found == []
         return
-    np.testing.assert_array_equal(enclosed(found, mask.shape), mask)
+    np.testing.assert_array_equal(fill_contours(found, mask.shape), mask)
     union = np.logical_or.reduce([polygon2mask(mask.shape, points) for points in found])
     np.testing.assert_array_equal(union, mask)
 
@@ -69,9 +69,9 @@ def test_outlines_enclose_the_mask_by_every_rule(mask: NDArray[np.bool_]) -> Non
     st.lists(st.tuples(st.floats(-3, 15), st.floats(-3, 15)), min_size=3, max_size=12),
     st.tuples(st.integers(1, 12), st.integers(1, 12)),
 )
-def test_any_polygon_encloses_what_scikit_image_says(points: list[tuple[float, float]], shape: tuple[int, int]) -> None:
+def test_filled_polygons_match_scikit_image(points: list[tuple[float, float]], shape: tuple[int, int]) -> None:
     polygon = np.array(points) + 1e-4 * np.pi  # No centre lies on an edge by design.
-    ours, theirs = enclosed([polygon], shape), polygon2mask(shape, polygon)
+    ours, theirs = fill_contours([polygon], shape), polygon2mask(shape, polygon)
     edges = np.roll(polygon, -1, 0) - polygon
     for i, j in np.argwhere(ours != theirs):  # They may differ at centres that lie on an edge.
         along = ((([i, j] - polygon) * edges).sum(1) / np.maximum((edges**2).sum(1), 1e-12)).clip(0, 1)
@@ -80,14 +80,14 @@ def test_any_polygon_encloses_what_scikit_image_says(points: list[tuple[float, f
 
 
 def test_a_contour_through_the_centres_of_voxels_marks_them() -> None:
-    """As programs built on OpenCV draw them; a hole of such a contour runs through marked voxels too."""
+    """Programs built on OpenCV draw such contours; a hole passes through marked voxels too."""
     mask = np.zeros((12, 12), bool)
     mask[2:9, 3:11] = True
     outer = np.array([(2, 3), (8, 3), (8, 10), (2, 10)], float) + 2e-4
-    np.testing.assert_array_equal(enclosed([outer], mask.shape), mask)
+    np.testing.assert_array_equal(fill_contours([outer], mask.shape), mask)
     mask[5:7, 6:8] = False
     hole = np.array([(4, 5), (7, 5), (7, 8), (4, 8)], float)
-    np.testing.assert_array_equal(enclosed([outer, hole], mask.shape), mask)
+    np.testing.assert_array_equal(fill_contours([outer, hole], mask.shape), mask)
 
 
 @pytest.mark.parametrize("directions", [OBLIQUE, AXIAL, ((0.0, 1.0, 0.0), (0.0, 0.0, -1.0))])
@@ -117,7 +117,7 @@ def test_plastimatch_reads_the_same_voxels(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read.voxels > 0, mask)
 
 
-def test_what_plastimatch_wrote_is_read(tmp_path: Path) -> None:
+def test_files_of_plastimatch_are_read(tmp_path: Path) -> None:
     program = shutil.which("plastimatch")
     if not program:
         pytest.skip("plastimatch is not installed: apt-get install plastimatch")
@@ -158,12 +158,12 @@ def test_positions_are_in_patient_mm_and_references_are_those_of_the_series(obli
         headers[0].FrameOfReferenceUID,
     )
     assert made.SeriesInstanceUID != headers[0].SeriesInstanceUID
-    assert structures_said(made) == {1: ("liver", True)}
+    assert describe_structures(made) == {1: ("liver", True)}
     made.StructureSetROISequence[0].ROIGenerationAlgorithm = "AUTOMATIC"
-    assert structures_said(made) == {1: ("liver", False)}
+    assert describe_structures(made) == {1: ("liver", False)}
 
 
-def test_slices_that_lie_a_little_unevenly_keep_their_contours(tmp_path: Path) -> None:
+def test_slightly_uneven_slices_keep_their_contours(tmp_path: Path) -> None:
     folder, headers, image = _case(tmp_path / "p1", OBLIQUE, uneven=0.5)
     mask = random_segments(5)[0]
     made = write_structures(headers, image, {"a": mask}, WHEN)
@@ -180,26 +180,26 @@ def test_contours_of_other_slices_are_refused(oblique: Case) -> None:
     made = write_structures(headers, image, {"a": random_segments(5)[0]}, WHEN)
     moved = image.affine.copy()
     moved[:3, 3] += 1.2 * image.slice_normal
-    with pytest.raises(InputError, match=r"A contour of a lies .* mm off the nearest slice"):
+    with pytest.raises(InputError, match=r"A contour of a is .* mm off the nearest slice"):
         _read(made, Volume(image.voxels, moved))
 
 
-def test_points_are_left_out_and_named(oblique: Case) -> None:
+def test_points_are_skipped_with_a_note(oblique: Case) -> None:
     _, headers, image = oblique
     masks = {"isocentre": random_segments(5)[0], "liver": random_segments(6)[0]}
     made = write_structures(headers, image, masks, WHEN)
     for contour in made.ROIContourSequence[0].ContourSequence:
         contour.ContourGeometricType, contour.ContourData, contour.NumberOfContourPoints = "POINT", ["1", "2", "3"], 1
     count = len(made.ROIContourSequence[0].ContourSequence)
-    assert structures_said(made) == {2: ("liver", True)}
+    assert describe_structures(made) == {2: ("liver", True)}
     said: list[str] = []
     found = _read(made, image, said)
-    assert said == [f"{count} contours of isocentre enclose no area (points, open lines): left out."]
+    assert said == [f"{count} contours of isocentre enclose no area (points, open lines) and were skipped."]
     np.testing.assert_array_equal(found["liver"], masks["liver"])
     assert found.keys() == {"liver"}
 
 
-def test_structures_of_one_name_are_one_and_what_lies_outside_is_named(oblique: Case) -> None:
+def test_structures_of_one_name_are_merged_and_parts_outside_are_noted(oblique: Case) -> None:
     _, headers, image = oblique
     one, other = np.zeros(image.shape, bool), np.zeros(image.shape, bool)
     one[2:6, 2:6, 2], other[4:9, 4:9, 2] = True, True
@@ -209,11 +209,11 @@ def test_structures_of_one_name_are_one_and_what_lies_outside_is_named(oblique: 
     said: list[str] = []
     found = _read(made, Volume(image.voxels[:5], image.affine), said)
     np.testing.assert_array_equal(found["a"], (one | other)[:5])
-    assert said == ["a reaches beyond the image; what lies outside was left out."]
+    assert said == ["a extends beyond the image; the part outside was dropped."]
 
 
 @pytest.mark.parametrize("broken", [["1", "2"], ["nan"] * 9])
-def test_what_is_broken_is_refused(oblique: Case, broken: list[str]) -> None:
+def test_broken_objects_are_refused(oblique: Case, broken: list[str]) -> None:
     _, headers, image = oblique
     made = write_structures(headers, image, {"a": random_segments(5)[0]}, WHEN)
     made.ROIContourSequence[0].ContourSequence[0].ContourData = broken
@@ -224,14 +224,14 @@ def test_what_is_broken_is_refused(oblique: Case, broken: list[str]) -> None:
 @pytest.mark.parametrize("keyword", ["FrameOfReferenceUID", "StudyInstanceUID"])
 def test_a_series_without_identity_has_no_structures(oblique: Case, keyword: str) -> None:
     folder, _, image = oblique
-    headers = series_headers(folder)
+    headers = read_series_headers(folder)
     for header in headers:
         delattr(header, keyword)
     with pytest.raises(InputError, match=f"has no {keyword}"):
         write_structures(headers, image, {"a": random_segments(5)[0]}, WHEN)
 
 
-def test_the_file_is_whole_dicom(oblique: Case, tmp_path: Path) -> None:
+def test_the_file_is_complete_dicom(oblique: Case, tmp_path: Path) -> None:
     _, headers, image = oblique
     write_structures(headers, image, {"Milz – groß": random_segments(5)[0]}, WHEN).save_as(
         tmp_path / "rt.dcm", write_like_original=False
@@ -261,7 +261,7 @@ def test_a_structure_that_cannot_be_read_does_not_hide_the_others(oblique: Case)
         list(read_structures(made, image))
 
 
-def test_references_are_those_of_the_contours_or_of_the_whole(oblique: Case) -> None:
+def test_references_are_those_of_the_contours_or_of_the_object(oblique: Case) -> None:
     _, headers, image = oblique
     mask = np.zeros(image.shape, bool)
     mask[3:7, 3:7, 2:4] = True

@@ -1,4 +1,4 @@
-"""DICOM SEG: what is written is read back, by others too."""
+"""A written DICOM SEG is read back, also by other programs."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from baps.errors import InputError
 from baps.imaging.volume import Volume
 from baps.io import read_volume
 from baps.io.dicom import seg
-from baps.io.dicom.seg import Segment, segments_said, slice_depths, write_segmentation
+from baps.io.dicom.seg import Segment, describe_segments, slice_depths, write_segmentation
 from tests.support.series import ORIENTATIONS, write_series
 
 
 def read_segmentation(dataset: Dataset, image: Volume) -> dict[str, Segment]:
-    """By label."""
+    """Return the segments by label."""
     return {segment.name: segment for segment in seg.read_segmentation(dataset, image)}
 
 
@@ -41,7 +41,7 @@ DCMQI = Path(sys.executable).parent
 
 @pytest.fixture(scope="module", params=ORIENTATIONS)
 def series(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Dataset], Volume]:
-    """Headers in no order, and the volume."""
+    """Return headers in no order, and the volume."""
     folder = tmp_path_factory.mktemp("series") / request.param
     write_series(folder, request.param)
     headers = [pydicom.dcmread(file, stop_before_pixels=True) for file in folder.glob("*.dcm")]
@@ -60,7 +60,7 @@ def ct(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Dataset], V
 
 
 def _balls(image: Volume) -> dict[str, NDArray[np.bool_]]:
-    """Two organs that overlap, neither symmetric in any axis."""
+    """Make two overlapping organs, neither symmetric in any axis."""
     grid = np.moveaxis(np.indices(image.shape), 0, -1) / np.array(image.shape)
     liver = ((grid - [0.4, 0.3, 0.5]) ** 2).sum(-1) < 0.04
     liver &= grid[..., 0] + 2 * grid[..., 1] < 1.2
@@ -71,7 +71,7 @@ def _marked(masks: dict[str, NDArray[np.bool_]]) -> dict[str, frozenset[int]]:
     return {name: frozenset(np.flatnonzero(mask.any((0, 1))).tolist()) for name, mask in masks.items()}
 
 
-def test_what_was_written_is_read_back_in_every_orientation(series: tuple[list[Dataset], Volume]) -> None:
+def test_a_written_object_is_read_back_in_every_orientation(series: tuple[list[Dataset], Volume]) -> None:
     headers, image = series
     masks = _balls(image)
     found = read_segmentation(write_segmentation(headers, image, masks, _marked(masks), WHEN), image)
@@ -83,7 +83,7 @@ def test_what_was_written_is_read_back_in_every_orientation(series: tuple[list[D
 
 @settings(max_examples=10, deadline=None)
 @given(few=arrays(bool, (4, 5, 24)), first=st.integers(0, 120), down=st.integers(0, 120))
-def test_any_mask_survives(
+def test_any_mask_is_preserved(
     ct: tuple[Path, list[Dataset], Volume], few: NDArray[np.bool_], first: int, down: int
 ) -> None:
     _, headers, image = ct
@@ -95,7 +95,7 @@ def test_any_mask_survives(
     assert found["a"].slices == everywhere
 
 
-def test_slices_on_which_nothing_was_found_are_kept_apart_from_those_not_looked_at(
+def test_empty_slices_differ_from_unseen_slices(
     ct: tuple[Path, list[Dataset], Volume],
 ) -> None:
     _, headers, image = ct
@@ -105,15 +105,15 @@ def test_slices_on_which_nothing_was_found_are_kept_apart_from_those_not_looked_
     assert read_segmentation(one, image)["a"].slices == {6, 7}
 
 
-def test_what_the_header_says(ct: tuple[Path, list[Dataset], Volume]) -> None:
+def test_the_header(ct: tuple[Path, list[Dataset], Volume]) -> None:
     _, headers, image = ct
     masks = _balls(image)
     for by_model, kind in ((False, "MANUAL"), (True, "SEMIAUTOMATIC")):
         made = write_segmentation(headers, image, masks, _marked(masks), WHEN, "Anna=B\\C", by_model)
-        assert segments_said(made) == {1: ("liver", True), 2: ("tumour", True)}
+        assert describe_segments(made) == {1: ("liver", True), 2: ("tumour", True)}
         assert {segment.SegmentAlgorithmType for segment in made.SegmentSequence} == {kind}
     made.SegmentSequence[1].SegmentAlgorithmType = "AUTOMATIC"
-    assert segments_said(made)[2] == ("tumour", False)
+    assert describe_segments(made)[2] == ("tumour", False)
     assert made.SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Liver"
     assert (made.ContentDate, str(made.ContentTime), made.TimezoneOffsetFromUTC) == (
         "20260301",
@@ -125,7 +125,7 @@ def test_what_the_header_says(ct: tuple[Path, list[Dataset], Volume]) -> None:
     assert made.SeriesInstanceUID != headers[0].SeriesInstanceUID
 
 
-def test_a_validator_finds_no_fault(ct: tuple[Path, list[Dataset], Volume], tmp_path: Path) -> None:
+def test_a_validator_accepts_the_object(ct: tuple[Path, list[Dataset], Volume], tmp_path: Path) -> None:
     validator = shutil.which("dciodvfy")
     if not validator:
         pytest.skip("dciodvfy is not installed: apt-get install dicom3tools")
@@ -151,8 +151,8 @@ def test_dcmqi_reads_the_same_voxels(ct: tuple[Path, list[Dataset], Volume], tmp
         np.testing.assert_array_equal(read.voxels > 0, mask)
 
 
-def test_what_dcmqi_wrote_is_read(ct: tuple[Path, list[Dataset], Volume], tmp_path: Path) -> None:
-    """Slicer exports with it."""
+def test_files_of_dcmqi_are_read(ct: tuple[Path, list[Dataset], Volume], tmp_path: Path) -> None:
+    """3D Slicer exports with dcmqi."""
     folder, _, image = ct
     liver = _balls(image)["liver"]
     source = SimpleITK.ReadImage(SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder)))
@@ -172,12 +172,10 @@ def test_what_dcmqi_wrote_is_read(ct: tuple[Path, list[Dataset], Volume], tmp_pa
     subprocess.run([*command, "--skip", "1"], check=True, capture_output=True)
     dataset = pydicom.dcmread(tmp_path / "seg.dcm")
     np.testing.assert_array_equal(read_segmentation(dataset, image)["liver"].mask, liver)
-    assert segments_said(dataset) == {1: ("liver", True)}
+    assert describe_segments(dataset) == {1: ("liver", True)}
 
 
-def test_frames_turned_and_mirrored_in_their_plane_are_turned_back(
-    ct: tuple[Path, list[Dataset], Volume], tmp_path: Path
-) -> None:
+def test_rotated_and_flipped_frames_are_reordered(ct: tuple[Path, list[Dataset], Volume], tmp_path: Path) -> None:
     _, headers, image = ct
     masks = _balls(image)
     write_segmentation(headers, image, masks, _marked(masks), WHEN).save_as(tmp_path / "seg.dcm")
@@ -225,7 +223,7 @@ def test_a_segmentation_of_another_series_is_refused(
         read_segmentation(made, Volume(image.voxels, moved))
 
 
-def test_one_of_another_resolution_is_refused(ct: tuple[Path, list[Dataset], Volume]) -> None:
+def test_a_segmentation_of_another_resolution_is_refused(ct: tuple[Path, list[Dataset], Volume]) -> None:
     _, headers, image = ct
     masks = _balls(image)
     made = write_segmentation(headers, image, masks, _marked(masks), WHEN)
@@ -234,7 +232,7 @@ def test_one_of_another_resolution_is_refused(ct: tuple[Path, list[Dataset], Vol
         read_segmentation(made, Volume(np.zeros((256, 256, 24), np.int16), finer))
 
 
-def test_what_is_no_segmentation_is_refused(ct: tuple[Path, list[Dataset], Volume]) -> None:
+def test_an_object_that_is_not_a_segmentation_is_refused(ct: tuple[Path, list[Dataset], Volume]) -> None:
     _, headers, image = ct
     with pytest.raises(InputError, match="cannot be read"):
         read_segmentation(headers[0], image)
@@ -249,13 +247,13 @@ def test_slices_that_do_not_make_the_volume_are_refused(ct: tuple[Path, list[Dat
     _, headers, image = ct
     masks = _balls(image)
     with pytest.raises(
-        InputError, match="has 23 slices that make 1 volumes, none of which lies where the image does .24 slices."
+        InputError, match="has 23 slices that make 1 volumes, none of which has the geometry of the image .24 slices."
     ):
         write_segmentation(headers[1:], image, masks, _marked(masks), WHEN)
 
 
 def test_a_multi_frame_image_and_its_segmentation(ct: tuple[Path, list[Dataset], Volume]) -> None:
-    """Frames in the order of K or against it; the mask of every frame goes with the frame."""
+    """Frames may be in the order of K or reversed; every mask stays with its frame."""
     _, headers, image = ct
     masks = _balls(image)
     along = sorted(headers, key=lambda header: float(header.ImagePositionPatient[2]))
@@ -266,7 +264,7 @@ def test_a_multi_frame_image_and_its_segmentation(ct: tuple[Path, list[Dataset],
 
 
 def _multi_frame(headers: list[Dataset]) -> Dataset:
-    """The series as one enhanced CT image."""
+    """Convert the series to one enhanced CT image."""
     first, frames = headers[0], []
     enhanced = Dataset()
     enhanced.update({element.tag: element for element in first if element.keyword not in _OF_FRAMES})
@@ -288,17 +286,17 @@ def _multi_frame(headers: list[Dataset]) -> Dataset:
 _OF_FRAMES = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness")
 
 
-def test_images_without_a_place_have_no_segmentation(ct: tuple[Path, list[Dataset], Volume]) -> None:
+def test_images_without_a_position_have_no_segmentation(ct: tuple[Path, list[Dataset], Volume]) -> None:
     _, headers, image = ct
     film = _multi_frame(headers)
     del film.SharedFunctionalGroupsSequence
     masks = _balls(image)
-    with pytest.raises(InputError, match="do not say where they lie"):
+    with pytest.raises(InputError, match="have no positions"):
         write_segmentation([film], image, masks, _marked(masks), WHEN)
 
 
 def test_a_mask_goes_with_its_own_slice_where_the_step_varies(ct: tuple[Path, list[Dataset], Volume]) -> None:
-    """Within what counts as even; the volume lies evenly all the same."""
+    """The steps are within the tolerance, and the volume is evenly spaced."""
     _, headers, image = ct
     along = sorted((deepcopy(header) for header in headers), key=lambda header: float(header.ImagePositionPatient[2]))
     for k, header in enumerate(along):
@@ -317,7 +315,7 @@ def test_a_mask_goes_with_its_own_slice_where_the_step_varies(ct: tuple[Path, li
 
 
 @pytest.mark.parametrize("name", ["Milz – groß", "脾臓", "селезёнка"])
-def test_names_in_any_script_survive(ct: tuple[Path, list[Dataset], Volume], name: str, tmp_path: Path) -> None:
+def test_names_in_any_script_are_preserved(ct: tuple[Path, list[Dataset], Volume], name: str, tmp_path: Path) -> None:
     _, headers, image = ct
     sources = [deepcopy(header) for header in headers]
     for source in sources:
@@ -329,7 +327,7 @@ def test_names_in_any_script_survive(ct: tuple[Path, list[Dataset], Volume], nam
     np.testing.assert_array_equal(read_segmentation(read, image)[name].mask, mask)
 
 
-def test_segments_of_one_label_are_one(ct: tuple[Path, list[Dataset], Volume]) -> None:
+def test_segments_of_one_label_are_merged(ct: tuple[Path, list[Dataset], Volume]) -> None:
     _, headers, image = ct
     masks = _balls(image)
     made = write_segmentation(headers, image, masks, _marked(masks), WHEN)
@@ -350,7 +348,7 @@ def test_a_segment_number_that_all_frames_share_is_found(ct: tuple[Path, list[Da
     np.testing.assert_array_equal(read_segmentation(made, image)["a"].mask, mask)
 
 
-def test_what_was_taken_out_of_headers_to_make_them_anonymous_is_no_hindrance(
+def test_anonymised_headers_are_accepted(
     ct: tuple[Path, list[Dataset], Volume],
 ) -> None:
     _, headers, image = ct
@@ -366,7 +364,7 @@ def test_what_was_taken_out_of_headers_to_make_them_anonymous_is_no_hindrance(
     np.testing.assert_array_equal(found["liver"].mask, masks["liver"])
 
 
-def test_a_header_that_is_garbled_is_not_quoted(ct: tuple[Path, list[Dataset], Volume]) -> None:
+def test_a_garbled_header_is_not_quoted(ct: tuple[Path, list[Dataset], Volume]) -> None:
     _, headers, image = ct
     garbled = [deepcopy(header) for header in headers]
     for header in garbled:

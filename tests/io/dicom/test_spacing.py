@@ -15,7 +15,7 @@ SAMPLE = ROOT / "sample-data" / "dicom" / "ct_01" / "001.dcm"
 
 
 def _film(path: Path, **tags: Any) -> Path:
-    """A picture without a position and without PixelSpacing."""
+    """Write a picture without a position and without PixelSpacing."""
     image = pydicom.dcmread(SAMPLE)
     del image.ImagePositionPatient, image.ImageOrientationPatient, image.PixelSpacing
     for name, value in tags.items():
@@ -45,7 +45,7 @@ def _region(kind: int, units: int, step: tuple[float, float], size: int) -> Data
         ),
         ({"NominalScannedPixelSpacing": [0.2, 0.1]}, (0.1, 0.2), "NominalScannedPixelSpacing"),
         ({"PixelAspectRatio": [4, 2]}, (1, 2), "Only the shape of a pixel is known"),
-        ({}, (1, 1), "does not say how large a pixel is"),
+        ({}, (1, 1), "has no pixel size"),
         (
             {
                 "SequenceOfUltrasoundRegions": [
@@ -60,33 +60,35 @@ def _region(kind: int, units: int, step: tuple[float, float], size: int) -> Data
         ),
     ],
 )
-def test_spacing_and_where_it_comes_from(tmp_path: Path, tags: Any, spacing: tuple[float, float], note: str) -> None:
+def test_spacing_and_its_source(tmp_path: Path, tags: Any, spacing: tuple[float, float], note: str) -> None:
     volume = read_volume(_film(tmp_path / "a.dcm", **tags))
     assert volume.spacing[:2] == pytest.approx(spacing)
     assert [said for said in volume.notes if note in said] if note else not volume.notes
 
 
 @pytest.mark.parametrize("value", [[0.5, 0], [-1, 1], [0.5, 0.5, 0.5]])
-def test_a_spacing_that_is_none_is_named(tmp_path: Path, value: list[float]) -> None:
+def test_an_invalid_spacing_is_named(tmp_path: Path, value: list[float]) -> None:
     with pytest.raises(InputError, match="The PixelSpacing of a.dcm is"):
         read_volume(_film(tmp_path / "a.dcm", PixelSpacing=value))
 
 
-def test_a_value_that_is_no_number_is_named(tmp_path: Path) -> None:
+def test_a_value_that_is_not_a_number_is_named(tmp_path: Path) -> None:
     path = _film(tmp_path / "a.dcm", PixelSpacing=["0.51", "0.52"])
     path.write_bytes(path.read_bytes().replace(b"0.51\\0.52", b"0.51\\x.52"))
-    with pytest.raises(InputError, match=r"The PixelSpacing of a.dcm is '0.51\\x.52'; 2 finite numbers must stand"):
+    with pytest.raises(InputError, match=r"The PixelSpacing of a.dcm is '0.51\\x.52'; it must be 2 finite numbers"):
         read_volume(path)
 
 
-def test_a_magnification_that_is_no_number_is_named(tmp_path: Path) -> None:
+def test_a_magnification_that_is_not_a_number_is_named(tmp_path: Path) -> None:
     path = _film(tmp_path / "a.dcm", ImagerPixelSpacing=[0.3, 0.15], EstimatedRadiographicMagnificationFactor="1.2345")
     path.write_bytes(path.read_bytes().replace(b"1.2345", b"a.bcde"))
-    with pytest.raises(InputError, match="The EstimatedRadiographicMagnificationFactor of a.dcm is 'a.bcde'; a finite"):
+    with pytest.raises(
+        InputError, match="The EstimatedRadiographicMagnificationFactor of a.dcm is 'a.bcde'; it must be a finite"
+    ):
         read_volume(path)
 
 
-def test_a_calibration_that_is_no_number_is_named(tmp_path: Path) -> None:
+def test_a_calibration_that_is_not_a_number_is_named(tmp_path: Path) -> None:
     path = _film(tmp_path / "a.dcm", SequenceOfUltrasoundRegions=[_region(1, 3, (float("nan"), 0.1), 60)])
-    with pytest.raises(InputError, match="The PhysicalDeltaX of a.dcm is 'nan'; a finite number must stand there"):
+    with pytest.raises(InputError, match="The PhysicalDeltaX of a.dcm is 'nan'; it must be a finite number"):
         read_volume(path)

@@ -13,9 +13,9 @@ from pydicom.dataset import Dataset
 from scipy.spatial.transform import Rotation
 
 from baps.errors import InputError
-from baps.io import STRAIGHTENED, SeveralVolumesError, read_dicom, read_each_volume, read_volume, write_nifti
+from baps.io import STRAIGHTENED_NOTE, SeveralVolumesError, read_dicom, read_each_volume, read_volume, write_nifti
 from baps.io.dicom import volumes
-from baps.io.dicom.pixels import decode
+from baps.io.dicom.pixels import decode_pixels
 from stress.fuzz.displacements import Slice, misplaced, write_enhanced, write_series
 from tests.support.paths import ROOT
 
@@ -46,7 +46,7 @@ def test_frames_out_of_order_are_sorted_by_position(tmp_path: Path) -> None:
     [
         (
             (0, 1, 2, 4, 5),
-            r"missing slices or uneven gaps \(1\): frame 3 of a.dcm and frame 4 of a.dcm lie 6.00 mm apart",
+            r"missing slices or uneven gaps \(1\): frame 3 of a.dcm and frame 4 of a.dcm are 6.00 mm apart",
         ),
         ((0, 1, 1, 2, 3), r"doubled slices \(1\): frame 2 of a.dcm and frame 3 of a.dcm lie in the same plane"),
     ],
@@ -67,7 +67,7 @@ def test_each_frame_has_its_own_slope(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mark", ["TemporalPositionIndex", "EchoTime"])
 @pytest.mark.parametrize("enhanced", [True, False])
-def test_time_points_and_echoes_are_volumes_of_their_own(tmp_path: Path, mark: str, enhanced: bool) -> None:
+def test_time_points_and_echoes_are_separate_volumes(tmp_path: Path, mark: str, enhanced: bool) -> None:
     slices = [replace(piece, marks=((mark, value),)) for n, value in enumerate((4, 9)) for piece in _slices(4, 4 * n)]
     mixed = [slices[place] for place in np.random.default_rng(1).permutation(8)]
     path = tmp_path / ("a.dcm" if enhanced else "a")
@@ -75,7 +75,7 @@ def test_time_points_and_echoes_are_volumes_of_their_own(tmp_path: Path, mark: s
         write_enhanced(path, mixed, RANDOM)
     else:
         write_series(path, mixed)
-    with pytest.raises(SeveralVolumesError, match="holds 2 volumes .*an image is one. Choose one of them") as raised:
+    with pytest.raises(SeveralVolumesError, match="holds 2 volumes .*an image has one. Choose one of them") as raised:
         read_volume(path)
     assert sorted(float(title.split()[-1]) for title in raised.value.titles) == [4, 9]
     assert _titles(path) == list(raised.value.titles)
@@ -92,7 +92,7 @@ def test_each_file_is_decoded_once_for_all_its_volumes(tmp_path: Path, monkeypat
     slices = [piece for time in times for piece in time]
     write_enhanced(tmp_path / "a.dcm", [slices[place] for place in RANDOM.permutation(len(slices))], RANDOM)
     decoded = []
-    monkeypatch.setattr(volumes, "decode", lambda path: decoded.append(path) or decode(path))
+    monkeypatch.setattr(volumes, "decode_pixels", lambda path: decoded.append(path) or decode_pixels(path))
     found = dict(read_each_volume(tmp_path / "a.dcm"))
     assert len(decoded) == 1
     for n, time in enumerate(times):
@@ -103,7 +103,7 @@ def test_each_file_is_decoded_once_for_all_its_volumes(tmp_path: Path, monkeypat
             assert misplaced([volume], time) == ""
 
 
-def test_frames_that_only_three_attributes_tell_apart(tmp_path: Path) -> None:
+def test_frames_that_only_three_attributes_distinguish(tmp_path: Path) -> None:
     marks = [
         (("TemporalPositionIndex", time), ("EchoTime", echo), ("FlipAngle", angle))
         for time in (1, 2)
@@ -150,7 +150,7 @@ def test_slices_of_a_few_micrometres(tmp_path: Path) -> None:
     assert read_volume(tmp_path / "a.dcm").spacing == pytest.approx((0.005, 0.005, 0.005))
 
 
-def test_stacks_of_several_orientations_are_volumes_of_their_own(tmp_path: Path) -> None:
+def test_stacks_of_several_orientations_are_separate_volumes(tmp_path: Path) -> None:
     turned = np.eye(3)[[1, 2, 0]]
     scout = [replace(_slices(1, 6)[0], orientation=turned[:2], position=np.array([7.0, 8, 9]))]
     write_enhanced(tmp_path / "a.dcm", _slices() + scout, RANDOM)
@@ -159,10 +159,10 @@ def test_stacks_of_several_orientations_are_volumes_of_their_own(tmp_path: Path)
     assert misplaced([read_dicom(tmp_path / "a.dcm", 2)], scout) == ""
 
 
-def test_an_object_whose_frames_say_nothing_of_their_place_is_refused_if_others_do(tmp_path: Path) -> None:
+def test_objects_with_and_without_positions_are_refused(tmp_path: Path) -> None:
     slices = _slices()
     write_enhanced(tmp_path / "a.dcm", [*slices[:3], replace(slices[3], position=None), *slices[4:]], RANDOM)
-    with pytest.raises(InputError, match="frame 4 of a.dcm does not say where it lies"):
+    with pytest.raises(InputError, match="frame 4 of a.dcm has no position"):
         read_volume(tmp_path / "a.dcm")
 
 
@@ -171,7 +171,7 @@ def test_a_count_of_frames_that_is_wrong_is_named(tmp_path: Path) -> None:
     image = pydicom.dcmread(tmp_path / "a.dcm")
     image.PerFrameFunctionalGroupsSequence = image.PerFrameFunctionalGroupsSequence[:4]
     image.save_as(tmp_path / "a.dcm")
-    with pytest.raises(InputError, match=r"6 frames \(NumberOfFrames\), and describes 4 of them"):
+    with pytest.raises(InputError, match=r"6 frames \(NumberOfFrames\), but describes 4 of them"):
         read_volume(tmp_path / "a.dcm")
 
 
@@ -189,7 +189,7 @@ def test_a_tilted_stack_is_straightened_by_whole_pixels(tmp_path: Path, step: tu
     slices = _slices(9, step=step)
     write_series(tmp_path / "a", slices)
     volume = read_volume(tmp_path / "a")
-    assert STRAIGHTENED in volume.notes
+    assert STRAIGHTENED_NOTE in volume.notes
     assert any("straightened" in note for note in volume.notes)
     assert misplaced([volume], slices) == ""
     write_nifti(tmp_path / "a.nii.gz", volume)
@@ -219,7 +219,7 @@ def test_rounded_positions_change_nothing_but_open_in_itk(tmp_path: Path) -> Non
     assert SimpleITK.ReadImage(str(tmp_path / "a.nii.gz")).GetSize() == (6, 5, 40)
 
 
-def test_small_differences_of_steps_that_add_up_are_refused(tmp_path: Path) -> None:
+def test_accumulated_differences_of_steps_are_refused(tmp_path: Path) -> None:
     slices = _slices(40)
     moved = [
         replace(piece, position=np.array([0, 0, 3.0 * k + 0.2 * max(0, k - 20)])) for k, piece in enumerate(slices)
@@ -232,7 +232,7 @@ def test_small_differences_of_steps_that_add_up_are_refused(tmp_path: Path) -> N
 
 
 def _nuclear(path: Path, kind: str, vectors: dict[str, list[int]]) -> Path:
-    """An NM image of 6 frames, of which SliceVector and others say what they are."""
+    """Write an NM image of 6 frames, described by SliceVector and others."""
     write_enhanced(path, _slices(), RANDOM)
     image = pydicom.dcmread(path)
     image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.20"
@@ -264,10 +264,10 @@ def test_reconstructed_slices_of_nuclear_medicine(tmp_path: Path) -> None:
     assert read_dicom(path, 2).shape == (6, 5, 3)
     flat = read_volume(_nuclear(tmp_path / "c.dcm", "STATIC", {"DetectorVector": [1, 1, 1, 2, 2, 2]}))
     assert flat.spacing == pytest.approx((0.9, 1.5, 1))
-    assert any("do not say where they lie" in note for note in flat.notes)
+    assert any("have no positions" in note for note in flat.notes)
 
 
-def test_one_slice_of_nuclear_medicine_lies_where_its_detector_says(tmp_path: Path) -> None:
+def test_one_slice_of_nuclear_medicine_has_the_position_of_its_detector(tmp_path: Path) -> None:
     path = _nuclear(tmp_path / "a.dcm", "RECON TOMO", {})
     image = pydicom.dcmread(path)
     image.NumberOfFrames, image.PixelData = 1, image.PixelData[: 2 * image.Rows * image.Columns]
@@ -278,7 +278,7 @@ def test_one_slice_of_nuclear_medicine_lies_where_its_detector_says(tmp_path: Pa
 
 
 def test_an_ultrasound_volume(tmp_path: Path) -> None:
-    """Enhanced US Volume Storage, whose name does not say that it is an image, has attributes of its own."""
+    """Enhanced US Volume Storage has its own attributes, and its name does not say that it is an image."""
     slices = _slices()
     write_enhanced(tmp_path / "a.dcm", [slices[k] for k in (5, 0, 3, 1, 4, 2)], RANDOM)
     image = pydicom.dcmread(tmp_path / "a.dcm")
@@ -295,7 +295,7 @@ def test_an_ultrasound_volume(tmp_path: Path) -> None:
     assert misplaced([read_volume(tmp_path / "a.dcm")], slices) == ""
 
 
-def test_films_of_one_series_are_images_of_their_own(tmp_path: Path) -> None:
+def test_films_of_one_series_are_separate_images(tmp_path: Path) -> None:
     write_series(tmp_path / "a", [replace(piece, position=None) for piece in _slices(3)])
     assert _titles(tmp_path / "a") == [f"InstanceNumber {number}" for number in (1, 2, 3)]
     assert read_dicom(tmp_path / "a", 2).shape == (6, 5, 1)
@@ -312,7 +312,7 @@ def test_cases_from_hospitals() -> None:
 
 
 @pytest.mark.skipif(not shutil.which("dcm2niix"), reason="dcm2niix is not installed: apt-get install dcm2niix")
-def test_dcm2niix_puts_a_series_where_we_do(tmp_path: Path) -> None:
+def test_the_geometry_is_that_of_dcm2niix(tmp_path: Path) -> None:
     axes = Rotation.from_euler("xyz", (20, -30, 40), degrees=True).as_matrix().T
     slices = [
         replace(piece, orientation=axes[:2], position=np.array([-20.0, 5, 9]) + 3 * k * axes[2])

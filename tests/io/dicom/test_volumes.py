@@ -43,7 +43,7 @@ def _numbers(values: Sequence[float] | NDArray[np.float64]) -> list[str]:
 
 
 def _write(path: Path, pixels: NDArray[np.generic], sop_class: str = CT, **tags: object) -> Path:
-    """A DICOM file of pixels (rows, columns), (rows, columns, 3), or (frames, rows, columns)."""
+    """Write a DICOM file of pixels (rows, columns), (rows, columns, 3), or (frames, rows, columns)."""
     image = Dataset()
     image.file_meta = FileMetaDataset()
     image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -65,7 +65,7 @@ def _write(path: Path, pixels: NDArray[np.generic], sop_class: str = CT, **tags:
 
 
 def _pixels(number: int, rows: int = 3, columns: int = 4) -> NDArray[np.int16]:
-    """Values that tell the slice, the row and the column apart."""
+    """Make values that differ by slice, row and column."""
     row, column = np.mgrid[:rows, :columns]
     return (1000 * number + 10 * row + column).astype(np.int16)
 
@@ -79,7 +79,7 @@ def _write_series(
     descending: bool = False,
     **tags: object,
 ) -> list[Path]:
-    """A series of slices along their normal, or another step; the numbers of the files rise or fall with it."""
+    """Write a series of slices along their normal, or another step, with ascending or descending file numbers."""
     folder.mkdir(parents=True, exist_ok=True)
     step = 2.0 * np.cross(*orientation) if step is None else np.asarray(step)
     return [
@@ -103,7 +103,7 @@ def _positions(volume: Volume) -> NDArray[np.float64]:
 
 
 def _itk_series(folder: Path) -> tuple[NDArray[np.generic], NDArray[np.float64]]:
-    """As MONAI Label converts a series: voxels (I, J, K), and the affine in RAS."""
+    """Convert a series as MONAI Label does: voxels (I, J, K), and the affine in RAS."""
     reader = SimpleITK.ImageSeriesReader()
     reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
     image = reader.Execute()
@@ -121,7 +121,7 @@ def _itk_series(folder: Path) -> tuple[NDArray[np.generic], NDArray[np.float64]]
     count=st.integers(2, 4),
     descending=st.booleans(),
 )
-def test_every_voxel_lies_where_its_header_says(
+def test_every_voxel_has_the_position_in_its_header(
     tmp_path_factory: pytest.TempPathFactory,
     angles: tuple[float, ...],
     spacing: tuple[float, float],
@@ -176,7 +176,7 @@ def test_names_without_a_suffix(tmp_path: Path) -> None:
     assert read_volume(tmp_path).shape == (4, 3, 4)
 
 
-def test_what_is_no_image_of_the_series_is_ignored(tmp_path: Path) -> None:
+def test_files_that_are_not_images_of_the_series_are_ignored(tmp_path: Path) -> None:
     _write_series(tmp_path)
     for number, kind in enumerate((SEGMENTATION, STRUCTURE_SET, REPORT, PRESENTATION_STATE, DOSE)):
         _write(tmp_path / f"other{number}.dcm", _pixels(0), kind, SeriesInstanceUID=f"9.9.{number}")
@@ -186,7 +186,7 @@ def test_what_is_no_image_of_the_series_is_ignored(tmp_path: Path) -> None:
     assert read_volume(tmp_path).shape == (4, 3, 4)
 
 
-def test_what_a_vendor_keeps_beside_its_images_is_ignored_but_images_of_its_own_are_read(tmp_path: Path) -> None:
+def test_private_objects_are_ignored_but_private_images_are_read(tmp_path: Path) -> None:
     file = _write_series(tmp_path, count=5)[4]
     image = pydicom.dcmread(file)
     image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = "1.3.12.2.1107.5.99.1"
@@ -209,7 +209,7 @@ def test_slopes_that_differ_from_slice_to_slice(tmp_path: Path) -> None:
 
 
 def test_a_compressed_series(tmp_path: Path) -> None:
-    """SimpleITK decodes no RLE of less than 8 columns."""
+    """SimpleITK cannot decode RLE of less than 8 columns."""
     expected = [_pixels(number, 8, 9) for number in range(4)]
     for file, pixels in zip(_write_series(tmp_path), expected, strict=True):
         image = pydicom.dcmread(file)
@@ -219,7 +219,7 @@ def test_a_compressed_series(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_volume(tmp_path).voxels, np.stack(expected, -1).swapaxes(0, 1))
 
 
-def test_positions_that_are_rounded_are_no_gaps(tmp_path: Path) -> None:
+def test_rounded_positions_are_not_gaps(tmp_path: Path) -> None:
     for number, file in enumerate(_write_series(tmp_path, count=9)):
         image = pydicom.dcmread(file)
         image.ImagePositionPatient = [0, 0, round(0.625 * number, 1)]
@@ -231,7 +231,7 @@ def test_missing_slices(tmp_path: Path) -> None:
     files = _write_series(tmp_path, count=9)
     for number in (4, 5):
         files[number].unlink()
-    sentence = r"missing slices or uneven gaps \(1\): 003\.dcm and 006\.dcm lie 6\.00 mm apart where 2\.00 mm are usual"
+    sentence = r"missing slices or uneven gaps \(1\): 003\.dcm and 006\.dcm are 6\.00 mm apart instead of 2\.00 mm"
     with pytest.raises(InputError, match=sentence):
         read_volume(tmp_path)
 
@@ -241,7 +241,7 @@ def test_slices_that_are_shifted_sideways(tmp_path: Path) -> None:
     image = pydicom.dcmread(file)
     image.ImagePositionPatient[0] += 5
     image.save_as(file)
-    with pytest.raises(InputError, match=r"uneven gaps \(2\): 002\.dcm and 003\.dcm lie 5\.39 mm apart"):
+    with pytest.raises(InputError, match=r"uneven gaps \(2\): 002\.dcm and 003\.dcm are 5\.39 mm apart"):
         read_volume(tmp_path)
 
 
@@ -255,7 +255,9 @@ def test_doubled_slices(tmp_path: Path) -> None:
 def test_mixed_series(tmp_path: Path) -> None:
     _write_series(tmp_path)
     _write(tmp_path / "scout.dcm", _pixels(0), SeriesInstanceUID="1.2.4.2")
-    with pytest.raises(InputError, match="holds 2 series of images; a volume is one. Put each series into a folder"):
+    with pytest.raises(
+        InputError, match="holds 2 series of images; a volume has one. Put each series into a separate folder"
+    ):
         read_volume(tmp_path)
 
 
@@ -264,15 +266,15 @@ def test_mixed_series(tmp_path: Path) -> None:
     [
         ("ImageOrientationPatient", _numbers(CORONAL), "2 volumes .1: axial, 3 of 4 x 3; 2: coronal, 1 of 4 x 3."),
         ("PixelSpacing", ["0.5", "0.9"], "holds 2 volumes"),
-        ("PixelSpacing", ["0.5", "0"], r"The PixelSpacing of 003.dcm is 0.5\\0; numbers above 0 must stand there"),
-        ("PixelSpacing", None, r"003.dcm does not say how large its pixels are .PixelSpacing."),
+        ("PixelSpacing", ["0.5", "0"], r"The PixelSpacing of 003.dcm is 0.5\\0; they must be above 0"),
+        ("PixelSpacing", None, r"003.dcm has no pixel size .PixelSpacing."),
         ("ImageOrientationPatient", _numbers(((1, 0, 0), (1, 0, 0))), "003.dcm .* is not two perpendicular directions"),
         ("Rows", 2, "2 volumes .1: axial, 3 of 4 x 3; 2: axial, 1 of 4 x 2."),
-        ("ImagePositionPatient", None, "003.dcm does not say where it lies"),
-        ("ImageOrientationPatient", None, "003.dcm does not say where it lies"),
+        ("ImagePositionPatient", None, "003.dcm has no position"),
+        ("ImageOrientationPatient", None, "003.dcm has no position"),
         ("RescaleSlope", 0, "The RescaleSlope of 003.dcm is 0"),
-        ("NumberOfFrames", "1.5", "The NumberOfFrames of 003.dcm is '1.5'; a whole number must stand there"),
-        ("NumberOfFrames", 2, "frame 1 of 003.dcm does not say where it lies"),
+        ("NumberOfFrames", "1.5", "The NumberOfFrames of 003.dcm is '1.5'; it must be a whole number"),
+        ("NumberOfFrames", 2, "frame 1 of 003.dcm has no position"),
     ],
 )
 def test_slices_that_cannot_be_stacked(tmp_path: Path, keyword: str, value: object, sentence: str) -> None:
@@ -312,7 +314,7 @@ def test_a_truncated_header_without_a_suffix(tmp_path: Path) -> None:
 
 
 def test_pixels_that_are_too_few(tmp_path: Path) -> None:
-    """SimpleITK would fill them up."""
+    """SimpleITK would pad them."""
     file = _write(tmp_path / "a.dcm", _pixels(0), PixelData=_pixels(0).tobytes()[:-4])
     assert SimpleITK.ReadImage(str(file)).GetSize() == (4, 3, 1)
     with pytest.raises(InputError, match=r"a\.dcm cannot be read. The file is broken or cut off"):
@@ -324,7 +326,7 @@ def test_no_pixels(tmp_path: Path) -> None:
     image = pydicom.dcmread(file)
     del image.PixelData
     image.save_as(file)
-    with pytest.raises(InputError, match=r"a\.dcm holds no pixels .PixelData.; its transfer syntax is Explicit"):
+    with pytest.raises(InputError, match=r"a\.dcm has no pixels .PixelData.; its transfer syntax is Explicit"):
         read_volume(file)
 
 
@@ -334,13 +336,13 @@ def test_a_folder_without_images(tmp_path: Path) -> None:
     _write(tmp_path / "seg.dcm", _pixels(0), SEGMENTATION)
     with pytest.raises(InputError, match="holds no DICOM images. Give the folder"):
         read_volume(tmp_path)
-    with pytest.raises(InputError, match=r"seg.dcm is no image: it is Segmentation Storage \(SOPClassUID 1.2.840"):
+    with pytest.raises(InputError, match=r"seg.dcm is not an image: it is Segmentation Storage \(SOPClassUID 1.2.840"):
         read_volume(tmp_path / "seg.dcm")
     with pytest.raises(NotFoundError, match="absent"):
         read_volume(tmp_path / "absent")
 
 
-def test_a_single_slice_keeps_its_place(tmp_path: Path) -> None:
+def test_a_single_slice_keeps_its_position(tmp_path: Path) -> None:
     file = _write_series(tmp_path, SAGITTAL, count=1, SpacingBetweenSlices="3")[0]
     alone, in_folder = read_volume(file), read_volume(tmp_path)
     assert alone.same_geometry(in_folder)
@@ -373,7 +375,7 @@ def test_frames_run_along_k(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", [2.0, -2.0])
-def test_frames_of_an_enhanced_image_keep_their_place(tmp_path: Path, step: float) -> None:
+def test_frames_of_an_enhanced_image_keep_their_position(tmp_path: Path, step: float) -> None:
     frames = np.stack([_pixels(number) for number in range(3)])
     shared, orientation, measures = Dataset(), Dataset(), Dataset()
     orientation.ImageOrientationPatient = _numbers(AXIAL)
@@ -400,7 +402,7 @@ def test_frames_of_an_enhanced_image_keep_their_place(tmp_path: Path, step: floa
 
 
 @pytest.mark.parametrize("slope", ["1", "0.5"])
-def test_brighter_means_more(tmp_path: Path, slope: str) -> None:
+def test_monochrome1_is_inverted(tmp_path: Path, slope: str) -> None:
     tags: dict[str, object] = {"RescaleSlope": slope, "RescaleIntercept": "-7"}
     usual = read_volume(_write(tmp_path / "a.dcm", _pixels(1), X_RAY, **tags)).voxels
     turned = read_volume(
@@ -444,7 +446,7 @@ def test_the_patient(tmp_path: Path) -> None:
     assert read_patient(tmp_path / "empty") is None
 
 
-def test_folders_of_dicom_are_told_by_the_mark_or_the_suffix(tmp_path: Path) -> None:
+def test_dicom_folders_are_recognised_by_content_or_suffix(tmp_path: Path) -> None:
     for name in ("marked", "unmarked", "suffixed", "pictures", "empty", "nested"):
         (tmp_path / name).mkdir()
     (tmp_path / "marked" / "a").mkdir()
@@ -462,7 +464,7 @@ def test_folders_of_dicom_are_told_by_the_mark_or_the_suffix(tmp_path: Path) -> 
 
 
 def test_a_series_of_colour_as_nifti(tmp_path: Path) -> None:
-    """As the server hands it to its viewers."""
+    """The server sends it to viewers in this form."""
     colours = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 3)).astype(np.uint8)
     folder = tmp_path / "series"
     folder.mkdir()
@@ -485,8 +487,8 @@ def test_a_series_of_colour_as_nifti(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.voxels, colours.transpose(2, 1, 0, 3))
 
 
-def test_hidden_files_and_links_that_lead_nowhere_are_ignored(tmp_path: Path) -> None:
-    """macOS lays ._0.dcm beside 0.dcm."""
+def test_hidden_files_and_broken_links_are_ignored(tmp_path: Path) -> None:
+    """macOS writes ._0.dcm beside 0.dcm."""
     folder = tmp_path / "series"
     _write_series(folder)
     before = read_volume(folder)
@@ -503,7 +505,7 @@ def test_hidden_files_and_links_that_lead_nowhere_are_ignored(tmp_path: Path) ->
 
 @pytest.mark.parametrize("nested", [False, True])
 def test_a_value_that_is_longer_than_its_file(tmp_path: Path, nested: bool) -> None:
-    """GDCM makes room for it, up to 4 GB, before it reads it."""
+    """GDCM would allocate up to 4 GB before it reads the value."""
     made = pydicom.dcmread(ROOT / "sample-data" / "dicom" / "ct_01" / "001.dcm")
     holder = Dataset() if nested else made
     holder.add_new(0x00091002, "UN", b"a value in its file.")
@@ -519,7 +521,7 @@ def test_a_value_that_is_longer_than_its_file(tmp_path: Path, nested: bool) -> N
         read_volume(tmp_path / "a.dcm")
 
 
-def test_elements_that_belong_into_no_image(tmp_path: Path) -> None:
+def test_elements_that_no_image_may_have(tmp_path: Path) -> None:
     content = (ROOT / "sample-data" / "dicom" / "ct_01" / "001.dcm").read_bytes()
     place = content.index(b"\x20\x00\x0d\x00UI")
     (tmp_path / "a.dcm").write_bytes(content[:place] + b"\0\0\1\0UL\4\0\0\0\0\0" + content[place:])

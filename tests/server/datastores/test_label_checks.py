@@ -73,7 +73,7 @@ def test_what_cannot_be_read_does_not_count_and_the_reason_is_said(studies: Path
     cases, skipped = labelled_cases(found, SITE, {})
     assert [case.image.name for case in cases["liver"]] == ["ct_01.nii.gz"]
     assert skipped.keys() == {"ct_02", "ct_03"}
-    assert "does not lie where its image does" in skipped["ct_02"]
+    assert "does not have the geometry of its image" in skipped["ct_02"]
     assert skipped["ct_03"] == "The label of ct_03 is empty: no voxel is marked."
 
 

@@ -30,7 +30,7 @@ def _add(studies: str, file: str, name: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize("pool", [ThreadPoolExecutor, ProcessPoolExecutor])
+@pytest.mark.parametrize("pool", [ThreadPoolExecutor, pytest.param(ProcessPoolExecutor, marks=pytest.mark.slow)])
 def test_of_uploads_of_one_name_at_once_one_is_kept(tmp_path: Path, pool: type) -> None:
     """Whole, and not that of another process."""
     studies = tmp_path / "studies"

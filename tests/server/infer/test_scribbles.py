@@ -123,7 +123,7 @@ def test_nothing_outside_the_box_is_changed(painting: Painting) -> None:
     painting.labels[39, 35, 5] = 1
     mask, said = painting.ask(roi=[22, 15, 0, 35, 5, 5])
     assert said["slices"] == [5]
-    assert said["notes"][0] == "4 voxels of foreground strokes outside the box left out."
+    assert said["notes"][0] == "4 voxels of foreground strokes outside the box skipped."
     assert mask[15:23, :, 5].any()
     beside = np.delete(mask, range(15, 23), axis=0)
     assert (mask[39, 35, 5], beside.sum()) == (1, 1)

@@ -181,8 +181,8 @@ def _jobs(server: Site) -> list[dict[str, Any]]:
 
 
 def _wait(server: Site, running: bool) -> list[dict[str, Any]]:
-    """Until a job has begun to carry on, or none is left; not so long that it would have come to its end."""
-    deadline = time.monotonic() + 20
+    """Until a job has begun to carry on, or none is left; for that not so long that it would have come to its end."""
+    deadline = time.monotonic() + (300 if running else 20)
     while time.monotonic() < deadline:
         jobs = _jobs(server)
         if bool(jobs) == running and all(job["done"] > 0 for job in jobs):

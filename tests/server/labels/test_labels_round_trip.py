@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from baps.errors import InputError
 from baps.evaluation.cases import CaseReader
 from baps.io import read_volume
-from baps.io.dicom.labels import series_headers
+from baps.io.dicom.labels import read_series_headers
 from baps.io.dicom.rtstruct import write_structures
 from baps.io.dicom.seg import write_segmentation
 from baps.server.datastores.folder import StudiesDatastore
@@ -46,7 +46,7 @@ class Place:
         self.datastore = StudiesDatastore(str(folder / "studies"), auto_reload=False, read_only=False)
         names = SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(self.series))
         self.itk = SimpleITK.ReadImage(names)  # Sorted by position, by GDCM.
-        self.headers, self.image = series_headers(self.series), read_volume(self.series)
+        self.headers, self.image = read_series_headers(self.series), read_volume(self.series)
 
     def itk_label(self, voxels: NDArray[Any], vector: bool = False) -> SimpleITK.Image:
         """Voxels (I, J, K[, C]) where the series is, by ITK."""

@@ -73,8 +73,8 @@ def test_ohif_keeps_the_points_of_earlier_slices(server: Site) -> None:
     status, said, _ = ask(server, "baps", params)
     assert (status, said["slice"]) == (200, k)
     assert said["notes"] == [
-        "2 foreground points of other slices left out.",
-        "1 background point of other slices left out.",
+        "2 foreground points of other slices skipped.",
+        "1 background point of other slices skipped.",
     ]
 
 

@@ -19,9 +19,9 @@ from tests.support.sites import Site, site, truth
 
 SHORT = {
     "label": "spleen", "batch_size": 4, "curve_points": 1, "curve_slices": 2, "click_sets": 1, "check_slices": 4,
-    "slices_per_volume": 6,
+    "slices_per_volume": 6, "head": "none", "zoom": "none",
 }  # fmt: skip
-"""Options of a training that takes few images."""
+"""Options of a training that takes few images and fits no head."""
 
 
 def save(server: Site, case: str, values: tuple[int, ...] = (2,), **said: object) -> None:
@@ -103,7 +103,7 @@ def test_a_killed_training_goes_on_and_comes_to_the_same_adapter(tmp_path: Path)
 
 @pytest.mark.slow
 def test_the_same_training_again_makes_no_second_version(tmp_path: Path) -> None:
-    options = {**SHORT, "max_images": 150, "head": "none", "zoom": "none"}
+    options = {**SHORT, "max_images": 150}
     with threaded_site(tmp_path, cases=3) as server:
         for case in ("ct_01", "ct_02"):
             save(server, case)
@@ -155,9 +155,7 @@ def test_only_what_a_person_confirmed_trains(own_server: Site) -> None:
         "Dr. Who",
         {"spleen": [8, 9, 10, 11]},
     )
-    own_server.client.train_start(
-        "baps", {"max_images": 300, "batch_size": 4, "click_sets": 1, "head": "none", "zoom": "none"}
-    )
+    own_server.client.train_start("baps", {**SHORT, "max_images": 300, "slices_per_volume": 24})
     wait_until_trained(own_server)
     record = json.loads((own_server.adapters / "label-spleen" / "v0001" / "record.json").read_text())
     hashes = [patient_hash(case) for case in ("ct_01", "ct_02")]

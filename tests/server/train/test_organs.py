@@ -74,7 +74,7 @@ def test_networks_are_imported_when_a_model_is_loaded() -> None:
         "print([name for name in sys.modules if name.startswith('baps.fseft')])"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=APP, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "['fseft', 'baps.fseft.choices']"
+    assert done.stdout.splitlines()[-1] == "['baps.fseft', 'baps.fseft.choices']"
 
 
 def test_the_viewers_are_told_of_it(hospital: Site) -> None:

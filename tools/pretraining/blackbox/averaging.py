@@ -1,4 +1,4 @@
-"""The weights that a pre-training keeps: a moving average of those that it trains, in half precision."""
+"""Average the weights of a pre-training, and convert them to half precision for publication."""
 
 from __future__ import annotations
 
@@ -7,15 +7,28 @@ from torch import nn
 
 
 @torch.no_grad()
-def follow(average: nn.Module, model: nn.Module, weight: float) -> None:
-    """Move an average on, in place: ``weight`` of it, the rest of the model; what is no fraction is taken over."""
-    for mine, theirs in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-        if mine.is_floating_point():
-            mine.lerp_(theirs, 1 - weight)
+def update_average(average: nn.Module, model: nn.Module, weight: float) -> None:
+    """Update an exponential moving average of a model, in place. Integers are copied.
+
+    Args:
+        average: the average, a copy of the model.
+        model: the model.
+        weight: weight of the average; the model has the rest.
+    """
+    for averaged, current in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+        if averaged.is_floating_point():
+            averaged.lerp_(current, 1 - weight)
         else:
-            mine.copy_(theirs)
+            averaged.copy_(current)
 
 
-def halved(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Its state in half precision, as it is published."""
+def half_precision_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Convert the state of a model to half precision, as it is published.
+
+    Args:
+        model: the model.
+
+    Returns:
+        The tensors by name; integers keep their type.
+    """
     return {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in model.state_dict().items()}

@@ -1,7 +1,8 @@
 """Train the bundled promptable model: ``python -m tools.pretraining.blackbox.bundled --photographs DIR --out FILE``.
 
-Warm-up, constant step size, then a linear decay to zero; the weights kept are an exponential moving average. The run
-checkpoints every few minutes and resumes by itself, and more pictures or a larger input can be asked for later.
+The step size warms up, stays constant, and then falls linearly to zero. The published weights are an exponential moving
+average. The run writes a checkpoint every few minutes and resumes from it; the number of pictures and the size of the
+input can be raised later.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ from torch.utils.data import DataLoader, IterableDataset
 from baps.blackbox.bundled_model import build_bundled_model
 from baps.blackbox.decoding import decode_masks
 from baps.utils.atomic_write import atomic_write
-from tools.pretraining.blackbox.averaging import follow, halved
+from tools.pretraining.blackbox.averaging import half_precision_state, update_average
 from tools.pretraining.blackbox.photographs import Photographs
 from tools.pretraining.blackbox.prompts import Targets, draw_targets
 from tools.pretraining.blackbox.scenes import Scenes, draw_scenes
 
-BATCH = 16
-TARGETS_EACH = 3
+BATCH_SIZE = 16
+TARGETS_PER_PICTURE = 3
 PHOTOGRAPH_SHARE = 0.2
-WARM_UP = 8_000
+WARM_UP_PICTURES = 8_000
 
 
 class _Batches(IterableDataset):  # type: ignore[type-arg]
-    """Pictures and targets; batch ``n`` depends on the seed and ``n`` alone, so a resumed run sees the same."""
+    """Pictures and targets. Batch ``n`` depends only on the seed and ``n``, so a resumed run sees the same."""
 
     def __init__(self, folder: Path, size: int, first: int, seed: int) -> None:
         self.photographs = Photographs(folder)
@@ -45,15 +46,23 @@ class _Batches(IterableDataset):  # type: ignore[type-arg]
         while True:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
             if torch.rand(1, generator=generator) < PHOTOGRAPH_SHARE:
-                scenes = self.photographs.draw(generator, BATCH, self.size)
+                scenes = self.photographs.draw(generator, BATCH_SIZE, self.size)
             else:
-                scenes = draw_scenes(generator, BATCH, self.size, self.photographs.pictures)
-            yield scenes, draw_targets(generator, scenes, TARGETS_EACH)
+                scenes = draw_scenes(generator, BATCH_SIZE, self.size, self.photographs.pictures)
+            yield scenes, draw_targets(generator, scenes, TARGETS_PER_PICTURE)
             number += 1
 
 
 def mask_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Soft Dice + 2 x binary cross-entropy of each mask: logits and targets (..., H, W), loss (...)."""
+    """Compute soft Dice + 2 x binary cross-entropy of each mask.
+
+    Args:
+        logits: predictions, (..., H, W).
+        targets: true masks, 0 or 1, (..., H, W).
+
+    Returns:
+        Losses, (...).
+    """
     probability = logits.sigmoid()
     overlap = (probability * targets).sum((-2, -1))
     dice = 1 - (2 * overlap + 1) / (probability.sum((-2, -1)) + targets.sum((-2, -1)) + 1)
@@ -62,28 +71,28 @@ def mask_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def _loss(masks: torch.Tensor, iou: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """All masks of a target (N, M, h, w): the first is trained always, of the others the best one."""
-    wanted = targets.unsqueeze(1).expand_as(masks)
-    losses = mask_loss(masks, wanted)
+    """Train the first mask of each target (N, M, h, w) always, and of the others the best one."""
+    expected = targets.unsqueeze(1).expand_as(masks)
+    losses = mask_loss(masks, expected)
     with torch.no_grad():
         hard = masks > 0
-        overlap = (hard & (wanted > 0.5)).sum((-2, -1)).float()
-        true_iou = overlap / ((hard | (wanted > 0.5)).sum((-2, -1)) + 1e-6)
+        overlap = (hard & (expected > 0.5)).sum((-2, -1)).float()
+        true_iou = overlap / ((hard | (expected > 0.5)).sum((-2, -1)) + 1e-6)
     return losses[:, 0].mean() + losses[:, 1:].amin(1).mean() + F.mse_loss(iou, true_iou)
 
 
 def train(
     photographs: Annotated[Path, typer.Option(help="Folder with images/ and labels/ (YOLO polygons).")],
     out: Annotated[Path, typer.Option(help="Weights to write, .safetensors (half precision).")],
-    checkpoint: Annotated[Path, typer.Option(help="Where the run is kept, to be resumed.")],
-    images: Annotated[int, typer.Option(help="Pictures in all, those of earlier runs included.")] = 70_000,
-    decay: Annotated[int, typer.Option(help="The last so many pictures the step size falls to zero.")] = 20_000,
-    size: Annotated[int, typer.Option(help="Side of the input, pixels.")] = 128,
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint of the run, from which it resumes.")],
+    images: Annotated[int, typer.Option(help="Total number of pictures, including earlier runs.")] = 70_000,
+    decay: Annotated[int, typer.Option(help="Number of pictures during which the step size falls to zero.")] = 20_000,
+    size: Annotated[int, typer.Option(help="Width and height of the input, pixels.")] = 128,
     rate: Annotated[float, typer.Option(help="Step size of AdamW.")] = 1e-3,
     seed: Annotated[int, typer.Option()] = 0,
-    minutes: Annotated[float, typer.Option(help="Stop, resumable, after this time.")] = 600.0,
+    minutes: Annotated[float, typer.Option(help="Stop after this time; the run can be resumed.")] = 600.0,
 ) -> None:
-    """Train, or go on with, the bundled model."""
+    """Train the bundled model, or resume its training."""
     torch.manual_seed(seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = build_bundled_model(size).to(device, memory_format=torch.channels_last)
@@ -97,7 +106,7 @@ def train(
         optimizer.load_state_dict(state["optimizer"])
         seen = state["seen"]
 
-    def keep() -> None:
+    def save() -> None:
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         state = {
             "model": model.state_dict(),
@@ -105,50 +114,50 @@ def train(
             "optimizer": optimizer.state_dict(),
             "seen": seen,
         }
-        with atomic_write(checkpoint, ".pt") as partial:  # torch takes a hidden name without a suffix for no name
+        with atomic_write(checkpoint, ".pt") as partial:  # torch.save needs a name with a suffix
             torch.save(state, partial)
-        save_file(halved(average), out, metadata={"pictures": str(seen), "trained_at": str(size)})
+        save_file(half_precision_state(average), out, metadata={"pictures": str(seen), "trained_at": str(size)})
 
-    batches = iter(DataLoader(_Batches(photographs, size, seen // BATCH, seed), batch_size=None, num_workers=1))
-    started = said = kept = time.monotonic()
+    batches = iter(DataLoader(_Batches(photographs, size, seen // BATCH_SIZE, seed), batch_size=None, num_workers=1))
+    started = reported = saved = time.monotonic()
     running = 0.0
     while seen < images and time.monotonic() - started < minutes * 60:
         scenes, targets = next(batches)
-        scale = min(1.0, (seen + BATCH) / WARM_UP, (images - seen) / max(decay, 1))
+        scale = min(1.0, (seen + BATCH_SIZE) / WARM_UP_PICTURES, (images - seen) / max(decay, 1))
         for group in optimizer.param_groups:
             group["lr"] = rate * scale
         pictures = torch.stack([model.preprocess(image) for image in scenes.images.to(device)])
         embeddings = model.image_encoder(pictures.contiguous(memory_format=torch.channels_last))
         index = targets.image.to(device)
-        wanted = F.avg_pool2d(targets.masks.to(device).unsqueeze(1), 2)[:, 0]
+        expected = F.avg_pool2d(targets.masks.to(device).unsqueeze(1), 2)[:, 0]
         position = model.prompt_encoder.get_dense_pe()
         by_click = torch.arange(len(index), device=device) % 3 != 0  # Two thirds by click, one third by box.
         loss = torch.zeros((), device=device)
-        for chosen, boxed in ((by_click, False), (~by_click, True)):
-            rows = chosen.nonzero().flatten()
+        for selected, boxed in ((by_click, False), (~by_click, True)):
+            rows = selected.nonzero().flatten()
             points = None
             if not boxed:
                 points = (targets.points.to(device)[rows], targets.signs.to(device)[rows])
             boxes = targets.boxes.to(device)[rows] if boxed else None
             sparse, dense = model.prompt_encoder(points, boxes, None)
             masks, iou = decode_masks(model.mask_decoder, embeddings[index[rows]], position, sparse, dense)
-            loss = loss + _loss(masks, iou, wanted[rows]) * (len(rows) / len(index))
+            loss = loss + _loss(masks, iou, expected[rows]) * (len(rows) / len(index))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        seen += BATCH
-        weight = min(0.999, seen / (seen + 20 * BATCH))
-        follow(average, model, weight)
+        seen += BATCH_SIZE
+        weight = min(0.999, seen / (seen + 20 * BATCH_SIZE))
+        update_average(average, model, weight)
         running = loss.item() if running == 0 else 0.99 * running + 0.01 * loss.item()
         now = time.monotonic()
-        if now - said > 30:
+        if now - reported > 30:
             print(f"{seen:,} of {images:,} pictures, loss {running:.4f}, step size {rate * scale:.1e}", flush=True)
-            said = now
-        if now - kept > 180:
-            keep()
-            kept = now
-    keep()
+            reported = now
+        if now - saved > 180:
+            save()
+            saved = now
+    save()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Photographs with instance polygons (YOLO text files), as training pictures and as a source of textures."""
+"""Read photographs with instance polygons (YOLO text files), as training pictures and as a source of textures."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch.nn import functional as F
 
 from tools.pretraining.blackbox.scenes import Scenes
 
-SIDE = 320
-"""Photographs are kept at this side, pixels, cut square around the middle."""
+PHOTOGRAPH_SIZE = 320
+"""Width and height of the photographs in memory, pixels; they are cropped square around the centre."""
 
 
 class Photographs:
     """All photographs of a folder in memory, with their instances.
 
     Args:
-        folder: holds ``images/*.jpg`` and ``labels/*.txt`` (a line an instance: class, then x y in [0, 1]).
+        folder: folder with ``images/*.jpg`` and ``labels/*.txt`` (one line per instance: class, then x y in [0, 1]).
     """
 
     def __init__(self, folder: Path) -> None:
@@ -28,10 +28,12 @@ class Photographs:
         for path in sorted((folder / "images").glob("*.jpg")):
             picture = Image.open(path).convert("RGB")
             short = min(picture.size)
-            scale = SIDE / short
+            scale = PHOTOGRAPH_SIZE / short
             left, top = (picture.width - short) / 2, (picture.height - short) / 2
-            square = picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR, (left, top, left + short, top + short))
-            painted = Image.new("I", (SIDE, SIDE), 0)
+            square = picture.resize(
+                (PHOTOGRAPH_SIZE, PHOTOGRAPH_SIZE), Image.Resampling.BILINEAR, (left, top, left + short, top + short)
+            )
+            painted = Image.new("I", (PHOTOGRAPH_SIZE, PHOTOGRAPH_SIZE), 0)
             draw = ImageDraw.Draw(painted)
             for number, polygon in enumerate(_polygons(folder / "labels" / f"{path.stem}.txt"), start=1):
                 points = polygon * (picture.width, picture.height) - (left, top)
@@ -45,13 +47,22 @@ class Photographs:
         self._with_instances = self.regions.flatten(1).amax(1).nonzero().flatten()
 
     def draw(self, generator: torch.Generator, batch: int, size: int) -> Scenes:
-        """Random squares of random photographs, with random light and colour."""
+        """Draw random squares of random photographs, with random light and colour.
+
+        Args:
+            generator: random generator.
+            batch: number of pictures, B.
+            size: width and height of the pictures, pixels.
+
+        Returns:
+            The pictures.
+        """
         images, regions = [], []
         for _ in range(batch):
             pick = self._with_instances[int(torch.randint(len(self._with_instances), (1,), generator=generator))]
-            side = int(torch.randint(SIDE // 3, SIDE + 1, (1,), generator=generator))
-            top, left = (int(v) for v in torch.randint(0, SIDE - side + 1, (2,), generator=generator))
-            window = (slice(top, top + side), slice(left, left + side))
+            size_in = int(torch.randint(PHOTOGRAPH_SIZE // 3, PHOTOGRAPH_SIZE + 1, (1,), generator=generator))
+            top, left = (int(v) for v in torch.randint(0, PHOTOGRAPH_SIZE - size_in + 1, (2,), generator=generator))
+            window = (slice(top, top + size_in), slice(left, left + size_in))
             picture = self.pictures[pick, :, window[0], window[1]].float()
             region = self.regions[pick][window].float()
             picture = F.interpolate(picture[None], (size, size), mode="bilinear", align_corners=False)[0]
@@ -71,7 +82,7 @@ class Photographs:
 
 
 def _polygons(path: Path) -> list[NDArray[np.float64]]:
-    """Polygons (N, 2) as x, y in [0, 1], the largest first so that smaller ones are painted over it."""
+    """Read polygons (N, 2) as x, y in [0, 1], the largest first, so that smaller ones are drawn over it."""
     if not path.exists():
         return []
     rows = [np.array(line.split()[1:], dtype=float).reshape(-1, 2) for line in path.read_text().splitlines() if line]

@@ -1,4 +1,4 @@
-"""Targets and prompts for training pictures: which object, clicked or boxed where."""
+"""Draw targets and prompts for training pictures: which object, and where it is clicked or boxed."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch.nn import functional as F
 
 from tools.pretraining.blackbox.scenes import Scenes
 
-SMALLEST = 1 / 1200
-"""An object smaller than this share of the picture is no target."""
+MIN_AREA = 1 / 1200
+"""Smallest area of a target, as a share of the picture."""
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What the model is asked on a batch.
+    """Targets and prompts of a batch.
 
     Attributes:
-        image: (N,) the picture of each target.
-        masks: (N, S, S) float, 0 or 1.
-        points: (N, K, 2) clicks, X Y in pixels.
-        signs: (N, K) 1 positive, 0 negative, -1 none.
-        boxes: (N, 4) X Y X Y in pixels.
+        image: index of the picture of each target, (N,).
+        masks: masks, (N, S, S) float, 0 or 1.
+        points: clicks (X, Y) in pixels, (N, K, 2).
+        signs: 1 for a positive click, 0 for a negative one, -1 for none, (N, K).
+        boxes: boxes X0, Y0, X1, Y1 in pixels, (N, 4).
     """
 
     image: torch.Tensor
@@ -34,15 +34,24 @@ class Targets:
     boxes: torch.Tensor
 
 
-def draw_targets(generator: torch.Generator, scenes: Scenes, each: int) -> Targets:
-    """Pick up to ``each`` objects a picture and prompt them.
+def draw_targets(generator: torch.Generator, scenes: Scenes, per_picture: int) -> Targets:
+    """Draw objects in each picture, and prompts for them.
 
-    Half of the batches have one click a target; the rest up to three more, some on the background beside the object.
+    Half of the batches have one click per target; the rest have up to three more, some on the background beside the
+    object.
+
+    Args:
+        generator: random generator.
+        scenes: the pictures.
+        per_picture: maximum number of objects per picture.
+
+    Returns:
+        The targets.
     """
     images, masks = [], []
     size = scenes.regions.shape[-1]
     for index, region in enumerate(scenes.regions):
-        for mask in _objects(generator, region, each):
+        for mask in _objects(generator, region, per_picture):
             images.append(index)
             masks.append(mask)
     stacked = torch.stack(masks).float()
@@ -63,23 +72,23 @@ def draw_targets(generator: torch.Generator, scenes: Scenes, each: int) -> Targe
     return Targets(torch.tensor(images), stacked, points, signs, _boxes(generator, stacked))
 
 
-def _objects(generator: torch.Generator, region: torch.Tensor, each: int) -> list[torch.Tensor]:
-    """Masks (S, S) of up to ``each`` different objects, each one connected piece."""
+def _objects(generator: torch.Generator, region: torch.Tensor, per_picture: int) -> list[torch.Tensor]:
+    """Draw masks (S, S) of different objects, each one connected piece."""
     size = region.shape[-1]
     areas = torch.bincount(region.flatten())
     areas[0] = 0
-    candidates = (areas >= size * size * SMALLEST).nonzero().flatten()
-    order = candidates[torch.randperm(len(candidates), generator=generator)][:each]
-    found = []
+    candidates = (areas >= size * size * MIN_AREA).nonzero().flatten()
+    order = candidates[torch.randperm(len(candidates), generator=generator)][:per_picture]
+    masks = []
     for number in order:
         pieces, _ = ndimage.label((region == number).numpy())
         sizes = np.bincount(pieces.ravel())
         sizes[0] = 0
-        if sizes.max() >= size * size * SMALLEST:
-            found.append(torch.from_numpy(pieces == sizes.argmax()))
-    if not found:  # A picture with no object: the ground itself is asked for.
-        found.append(region == 0)
-    return found
+        if sizes.max() >= size * size * MIN_AREA:
+            masks.append(torch.from_numpy(pieces == sizes.argmax()))
+    if not masks:  # Without an object, the target is the background.
+        masks.append(region == 0)
+    return masks
 
 
 def _box_blur(masks: torch.Tensor, width: int) -> torch.Tensor:
@@ -89,7 +98,7 @@ def _box_blur(masks: torch.Tensor, width: int) -> torch.Tensor:
 
 
 def _sample(generator: torch.Generator, weights: torch.Tensor) -> torch.Tensor:
-    """One pixel (X, Y) a map, drawn in proportion to the weights (N, S, S)."""
+    """Draw one pixel (X, Y) per map, in proportion to the weights (N, S, S)."""
     size = weights.shape[-1]
     flat = torch.multinomial(weights.flatten(1) + 1e-12, 1, generator=generator)[:, 0]
     return torch.stack([flat % size, flat // size], 1).float()

@@ -1,9 +1,9 @@
-"""Procedural pictures of overlapping shapes, with their masks: the training data of the bundled model.
+"""Draw procedural pictures of overlapping shapes with their masks: the training data of the bundled model.
 
-No medical image and nothing of the sample-data generator goes in. A scene is painted from back to front: blobs, tubes,
-rings, cells and polygons, each filled with a brightness, a gradient and a texture (noise or a scrap of a photograph),
-some barely brighter than what they lie on, some told apart by a thin outline alone. Then the camera: blur, uneven
-light, gamma, noise, a window, sometimes colour.
+Neither medical images nor the generator of the sample data are used. A scene is painted from back to front: blobs,
+tubes, rings, cells and polygons, each filled with a brightness, a gradient and a texture (noise or a piece of a
+photograph). Some are barely brighter than what they lie on, and some differ only by a thin outline. Then the camera is
+simulated: blur, uneven light, gamma, noise, a window, sometimes colour.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class Scenes:
     """A batch of pictures.
 
     Attributes:
-        images: (B, 3, S, S) float in [0, 255].
-        regions: (B, S, S) integer, the visible object at each pixel, 0 for the ground.
+        images: pictures, (B, 3, S, S) float in [0, 255].
+        regions: number of the visible object at each pixel, 0 for the background, (B, S, S) integers.
     """
 
     images: torch.Tensor
@@ -33,7 +33,17 @@ def _uniform(generator: torch.Generator, shape: tuple[int, ...], low: float, hig
 
 
 def smooth_noise(generator: torch.Generator, count: int, size: int, cells: int) -> torch.Tensor:
-    """Fields (count, size, size) of about unit standard deviation that vary over ``size / cells`` pixels."""
+    """Draw fields of about unit standard deviation that vary over ``size / cells`` pixels.
+
+    Args:
+        generator: random generator.
+        count: number of fields, N.
+        size: width and height, pixels.
+        cells: number of cells along each side.
+
+    Returns:
+        Fields, (N, size, size).
+    """
     coarse = torch.randn((count, 1, cells + 3, cells + 3), generator=generator)
     field = F.interpolate(coarse, size=(size * (cells + 3)) // cells, mode="bicubic", align_corners=False)
     start = (field.shape[-1] - size) // 2
@@ -41,7 +51,7 @@ def smooth_noise(generator: torch.Generator, count: int, size: int, cells: int) 
 
 
 def _shape_fields(generator: torch.Generator, batch: int, size: int, layers: int) -> torch.Tensor:
-    """Implicit functions (B, L, S, S), negative inside the shape, in units of roughly the shape's radius."""
+    """Draw implicit functions (B, L, S, S), negative inside the shape, in units of roughly the shape's radius."""
     axis = torch.linspace(-1, 1, size)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     warp = torch.stack(
@@ -53,7 +63,7 @@ def _shape_fields(generator: torch.Generator, batch: int, size: int, layers: int
     angle = _uniform(generator, (batch, layers, 1, 1), 0, math.pi)
     radius = torch.exp(_uniform(generator, (batch, layers, 1, 1), math.log(0.035), math.log(0.6)))
     aspect = torch.exp(_uniform(generator, (batch, layers, 1, 1), 0.0, 1.3))
-    # The first layer is often one large shape that most of the others lie in, as on a table or in a cell.
+    # The first layer is often one large shape that contains most of the others, as a table or a cell does.
     large = torch.rand((batch, 1, 1, 1), generator=generator) < 0.5
     radius[:, :1] = torch.where(large, _uniform(generator, (batch, 1, 1, 1), 0.6, 0.95), radius[:, :1])
     aspect[:, :1] = torch.where(large, _uniform(generator, (batch, 1, 1, 1), 1.0, 1.6), aspect[:, :1])
@@ -61,7 +71,7 @@ def _shape_fields(generator: torch.Generator, batch: int, size: int, layers: int
     dx, dy = x.unsqueeze(1) - centre[0], y.unsqueeze(1) - centre[1]
     along = (dx * angle.cos() + dy * angle.sin()) / (radius * aspect.sqrt())
     across = (dy * angle.cos() - dx * angle.sin()) / (radius / aspect.sqrt())
-    # Bend some of them into kidneys and bananas.
+    # Bend some shapes into kidneys and bananas.
     bend = torch.where(
         torch.rand((batch, layers, 1, 1), generator=generator) < 0.35,
         _uniform(generator, (batch, layers, 1, 1), -0.7, 0.7),
@@ -74,18 +84,18 @@ def _shape_fields(generator: torch.Generator, batch: int, size: int, layers: int
     diamond = along + across - 1.15
     kind = torch.rand((batch, layers, 1, 1), generator=generator)
     field = torch.where(kind < 0.72, round_, torch.where(kind < 0.86, square, diamond))
-    # Some become rings: far from the outline on either side is outside.
+    # Turn some shapes into rings: outside is what is far from the outline on either side.
     ring = torch.rand((batch, layers, 1, 1), generator=generator) < 0.06
     width = _uniform(generator, (batch, layers, 1, 1), 0.1, 0.35)
     field = torch.where(ring, field.abs() - width, field)
-    # Few edge fields, shared out among the layers: drawing one for each would cost more than all the rest.
+    # The layers share a few edge fields, because one for each would cost more than all the rest.
     edges = smooth_noise(generator, batch * 3, size, 6).view(batch, 3, size, size)
     edge = edges[:, torch.randint(3, (layers,), generator=generator)]
     return field + edge * _uniform(generator, (batch, layers, 1, 1), 0.0, 0.18)
 
 
 def _cells(generator: torch.Generator, batch: int, size: int, layers: int) -> torch.Tensor:
-    """Regions (B, S, S) of a random tiling, 1 to ``layers``."""
+    """Draw the regions (B, S, S) of a random tiling, 1 to ``layers``."""
     axis = torch.linspace(-1, 1, size)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     bent = [smooth_noise(generator, batch, size, 4) * 0.08 for _ in range(2)]
@@ -95,7 +105,7 @@ def _cells(generator: torch.Generator, batch: int, size: int, layers: int) -> to
 
 
 def _paint(generator: torch.Generator, batch: int, size: int, layers: int) -> torch.Tensor:
-    """Regions (B, S, S): shapes over one another; in a fifth of the pictures over a tiling."""
+    """Draw regions (B, S, S): shapes over one another, in a fifth of the pictures over a tiling."""
     fields = _shape_fields(generator, batch, size, layers)
     order = torch.arange(1, layers + 1).view(1, layers, 1, 1)
     shown = torch.rand((batch, layers, 1, 1), generator=generator) < _uniform(generator, (batch, 1, 1, 1), 0.4, 1.0)
@@ -109,19 +119,19 @@ def _paint(generator: torch.Generator, batch: int, size: int, layers: int) -> to
 
 
 def _texture(generator: torch.Generator, batch: int, size: int, photographs: torch.Tensor | None) -> torch.Tensor:
-    """Zero-mean textures (B, T, S, S) at several scales; the last is a scrap of a grey photograph, if any."""
+    """Draw zero-mean textures (B, T, S, S) at several scales; the last is a piece of a grey photograph, if any."""
     fields = [smooth_noise(generator, batch, size, cells) for cells in (4, 12, size // 5, size // 2)]
     fields.append(fields[1] * fields[2])
     if photographs is not None:
-        scraps = torch.stack([_scrap(generator, photographs, size) for _ in range(batch)])
-        grey = scraps.mean(1)
+        crops = torch.stack([_crop_photograph(generator, photographs, size) for _ in range(batch)])
+        grey = crops.mean(1)
         grey = grey - grey.mean((1, 2), keepdim=True)
         fields.append(grey / (grey.std((1, 2), keepdim=True) + 4.0))
     return torch.stack(fields, 1)
 
 
-def _scrap(generator: torch.Generator, photographs: torch.Tensor, size: int) -> torch.Tensor:
-    """A random square of a random photograph, (3, S, S)."""
+def _crop_photograph(generator: torch.Generator, photographs: torch.Tensor, size: int) -> torch.Tensor:
+    """Crop a random square of a random photograph, (3, S, S)."""
     pick = int(torch.randint(len(photographs), (1,), generator=generator))
     full = photographs.shape[-1]
     side = int(torch.randint(min(size // 2, full // 2), full, (1,), generator=generator))
@@ -131,13 +141,13 @@ def _scrap(generator: torch.Generator, photographs: torch.Tensor, size: int) -> 
 
 
 def _blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
-    reach = max(1, int(3 * sigma + 0.5))
-    axis = torch.arange(-reach, reach + 1).float()
+    radius = max(1, int(3 * sigma + 0.5))
+    axis = torch.arange(-radius, radius + 1).float()
     kernel = torch.exp(-(axis.square()) / (2 * sigma * sigma))
     kernel = (kernel / kernel.sum()).view(1, 1, 1, -1)
     flat = images.reshape(-1, 1, *images.shape[-2:])
-    flat = F.conv2d(F.pad(flat, (reach, reach, 0, 0), mode="replicate"), kernel)
-    flat = F.conv2d(F.pad(flat, (0, 0, reach, reach), mode="replicate"), kernel.transpose(2, 3))
+    flat = F.conv2d(F.pad(flat, (radius, radius, 0, 0), mode="replicate"), kernel)
+    flat = F.conv2d(F.pad(flat, (0, 0, radius, radius), mode="replicate"), kernel.transpose(2, 3))
     return flat.view_as(images)
 
 
@@ -145,10 +155,13 @@ def draw_scenes(generator: torch.Generator, batch: int, size: int, photographs: 
     """Draw a batch of scenes.
 
     Args:
-        generator: the source of all randomness.
-        batch: pictures, B.
-        size: their side S, pixels.
-        photographs: (N, 3, F, F) uint8 that lend textures, or None.
+        generator: random generator.
+        batch: number of pictures, B.
+        size: width and height of the pictures, pixels.
+        photographs: photographs that supply textures, (N, 3, F, F) uint8, or None.
+
+    Returns:
+        The scenes.
     """
     layers = int(torch.randint(4, 15, (1,), generator=generator))
     regions = _paint(generator, batch, size, layers)
@@ -160,7 +173,7 @@ def draw_scenes(generator: torch.Generator, batch: int, size: int, photographs: 
         return table.gather(1, flat).view(batch, size, size)
 
     level = _uniform(generator, (batch, count), 0.0, 1.0)
-    # In many pictures the objects are nearly as bright as one another.
+    # In many pictures the objects have nearly the same brightness.
     spread = torch.where(
         torch.rand((batch, 1), generator=generator) < 0.6,
         _uniform(generator, (batch, 1), 0.08, 0.35),

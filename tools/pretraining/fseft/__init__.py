@@ -1,1 +1,1 @@
-"""How the bundled organ model was trained."""
+"""Train the bundled organ model."""

@@ -1,7 +1,8 @@
 """Train the bundled organ model: ``python -m tools.pretraining.fseft.bundled --data DIR --out FILE --checkpoint FILE``.
 
-Partial-label Dice on random views of labelled CT volumes. Warm-up, constant step size, then a linear decay to zero; the
-weights kept are an exponential moving average. The run checkpoints every few minutes and resumes by itself.
+The loss is partial-label Dice on random views of labelled CT volumes. The step size warms up, stays constant, and then
+falls linearly to zero. The published weights are an exponential moving average. The run writes a checkpoint every few
+minutes and resumes from it.
 """
 
 from __future__ import annotations
@@ -23,60 +24,68 @@ from baps.fseft.models import build_swin_unetr
 from baps.fseft.preprocessing import preprocess
 from baps.io import read_labels, read_volume
 from baps.utils.atomic_write import atomic_write
-from tools.pretraining.blackbox.averaging import follow, halved
+from tools.pretraining.blackbox.averaging import half_precision_state, update_average
 from tools.pretraining.fseft.augmentation import random_view
 
 ORGANS = {"spleen": 1, "kidney_right": 2, "kidney_left": 3, "liver": 6, "stomach": 7, "aorta": 8}
-"""Values in the labels of BTCV. Its other organs stay unknown, so that adapting to them can be measured."""
-SPACING, SIDE = 3.0, 96
+"""Values in the labels of BTCV. Its other organs stay unknown, so that adaptation to them can be measured."""
+SPACING, VIEW_SIZE = 3.0, 96
 FEATURES, WINDOW = 12, 4
-WARM_UP = 100
+WARM_UP_STEPS = 100
 
 
 def read_patients(folder: Path, patients: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Image (1, H, W, D) in [0, 1] and labels (1, H, W, D), class + 1, of the first patients of a folder."""
-    found = []
+    """Read the first patients of a folder.
+
+    Args:
+        folder: folder with ``images`` and ``labels``.
+        patients: number of patients.
+
+    Returns:
+        For each patient the image, (1, H, W, D) in [0, 1], and the labels, (1, H, W, D), class + 1.
+    """
+    cases = []
     for path in sorted((folder / "images").iterdir())[:patients]:
         volume = read_volume(path)
         labels = read_labels(folder / "labels" / path.name, volume)
-        prepared = preprocess(volume, SPACING, SIDE)
+        prepared = preprocess(volume, SPACING, VIEW_SIZE)
         index = torch.zeros(prepared.image.shape, dtype=torch.uint8)
-        for place, value in enumerate(ORGANS.values(), 1):
-            index[prepared.mask(labels == value)] = place
-        found.append((prepared.image, index))
-    return found
+        for number, value in enumerate(ORGANS.values(), 1):
+            index[prepared.mask(labels == value)] = number
+        cases.append((prepared.image, index))
+    return cases
 
 
 class _Views(IterableDataset):  # type: ignore[type-arg]
-    """Random views; view ``n`` depends on the seed and ``n`` alone, so a resumed run sees the same."""
+    """Random views. View ``n`` depends only on the seed and ``n``, so a resumed run sees the same."""
 
     def __init__(self, patients: Sequence[tuple[torch.Tensor, torch.Tensor]], first: int, seed: int) -> None:
         self.patients, self.first, self.seed = patients, first, seed
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         torch.set_num_threads(1)
-        number = self.first
+        index = self.first
         while True:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
             image, labels = self.patients[int(torch.randint(len(self.patients), (), generator=generator))]
-            known = torch.tensor([bool((labels == place).any()) for place in range(1, len(ORGANS) + 1)])
-            view, seen = random_view(image, labels, SIDE, generator)
-            yield view[None], seen[None], known[None]
-            number += 1
+            known = torch.tensor([bool((labels == number).any()) for number in range(1, len(ORGANS) + 1)])
+            view, view_labels = random_view(image, labels, VIEW_SIZE, generator)
+            yield view[None], view_labels[None], known[None]
+            index += 1
 
 
 def train(
     data: Annotated[Path, typer.Option(help="Folder with images/ and labels/, NIfTI, labelled as BTCV.")],
     out: Annotated[Path, typer.Option(help="Weights to write, .safetensors (half precision).")],
-    checkpoint: Annotated[Path, typer.Option(help="Where the run is kept, to be resumed.")],
-    patients: Annotated[int, typer.Option(help="The first so many are learned from.")] = 6,
-    steps: Annotated[int, typer.Option(help="In all, those of earlier runs included.")] = 6_000,
-    decay: Annotated[int, typer.Option(help="The last so many steps the step size falls to zero.")] = 2_000,
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint of the run, from which it resumes.")],
+    patients: Annotated[int, typer.Option(help="Number of patients to train on, the first by name.")] = 6,
+    steps: Annotated[int, typer.Option(help="Total number of steps, including earlier runs.")] = 6_000,
+    decay: Annotated[int, typer.Option(help="Number of steps during which the step size falls to zero.")] = 2_000,
     rate: Annotated[float, typer.Option(help="Step size of AdamW.")] = 1e-3,
     seed: Annotated[int, typer.Option()] = 0,
-    minutes: Annotated[float, typer.Option(help="Stop, resumable, after this time.")] = 600.0,
+    minutes: Annotated[float, typer.Option(help="Stop after this time; the run can be resumed.")] = 600.0,
 ) -> None:
-    """Train, or go on with, the bundled organ model."""
+    """Train the bundled organ model, or resume its training."""
     torch.manual_seed(seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = build_swin_unetr(tuple(ORGANS), FEATURES, WINDOW).to(device).to(memory_format=torch.channels_last_3d)
@@ -90,7 +99,7 @@ def train(
         optimiser.load_state_dict(state["optimiser"])
         done = state["done"]
 
-    def keep() -> None:
+    def save() -> None:
         state = {
             "model": model.state_dict(),
             "average": average.state_dict(),
@@ -99,47 +108,47 @@ def train(
         }
         with atomic_write(checkpoint, ".pt") as partial:
             torch.save(state, partial)
-        save_file(halved(average), out)
+        save_file(half_precision_state(average), out)
         record = {
             "classes": list(ORGANS),
             "features": FEATURES,
             "window": WINDOW,
             "spacing": SPACING,
-            "side": SIDE,
+            "side": VIEW_SIZE,
             "steps": done,
             "trained_on": f"BTCV, {patients} CT patients",
         }
         out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
 
     views = iter(DataLoader(_Views(read_patients(data, patients), done, seed), batch_size=None, num_workers=1))
-    started = said = kept = time.monotonic()
+    started = reported = saved = time.monotonic()
     running = 1.0
     model.train()
     while done < steps and time.monotonic() - started < minutes * 60:
         image, labels, known = (part.to(device) for part in next(views))
-        scale = min(1.0, (done + 1) / WARM_UP, (steps - done) / max(decay, 1))
+        scale = min(1.0, (done + 1) / WARM_UP_STEPS, (steps - done) / max(decay, 1))
         for group in optimiser.param_groups:
             group["lr"] = rate * scale
         with torch.autocast(device, torch.bfloat16):
             logits = model(image.contiguous(memory_format=torch.channels_last_3d))
-        truth = torch.cat([labels == place for place in range(1, len(ORGANS) + 1)], 1).float()
-        loss = partial_dice_loss(logits.float().sigmoid(), truth, known)
+        target = torch.cat([labels == number for number in range(1, len(ORGANS) + 1)], 1).float()
+        loss = partial_dice_loss(logits.float().sigmoid(), target, known)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         done += 1
         weight = min(0.998, done / (done + 20))
-        follow(average, model, weight)
+        update_average(average, model, weight)
         running = 0.98 * running + 0.02 * loss.item()
         now = time.monotonic()
-        if now - said > 30:
+        if now - reported > 30:
             print(f"step {done:,} of {steps:,}, loss {running:.4f}, step size {rate * scale:.1e}", flush=True)
-            said = now
-        if now - kept > 180:
-            keep()
-            kept = now
-    keep()
+            reported = now
+        if now - saved > 180:
+            save()
+            saved = now
+    save()
 
 
 if __name__ == "__main__":

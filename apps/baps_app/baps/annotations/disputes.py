@@ -42,6 +42,9 @@ class SavedLabel:
         Args:
             organ: name of the organ.
             labels: names and values of the site.
+
+        Returns:
+            The value, 0 if the organ has none.
         """
         return label_values(self.info, labels, self.label_map.names).get(organ, 0)
 
@@ -72,7 +75,8 @@ class DisputeResult:
     """Disputes about the organs of other annotators.
 
     Attributes:
-        basis, disputed: see ``LabelInfo``.
+        basis: see ``LabelInfo``.
+        disputed: see ``LabelInfo``.
         notes: sentences for the annotator.
     """
 
@@ -81,7 +85,11 @@ class DisputeResult:
     notes: list[str] = field(default_factory=list)
 
     def record(self) -> dict[str, dict[str, dict[str, str]]]:
-        """Return what is stored with the label, as JSON, without empty entries."""
+        """Return what is stored with the label, as JSON, without empty entries.
+
+        Returns:
+            ``basis`` and ``disputed``, each by organ.
+        """
         records = {"basis": self.basis, "disputed": self.disputed}
         return {
             key: {organ: one.model_dump() for organ, one in result.items()} for key, result in records.items() if result
@@ -153,6 +161,9 @@ def is_same(new: LabelMap, values: Mapping[str, int], old: SavedLabel, labels: M
         values: value of each of its labels.
         old: the earlier label.
         labels: names and values of the site.
+
+    Returns:
+        Whether it does.
     """
     names = sorted({*values, *label_values(old.info, labels, old.label_map.names)})
     compared = _Comparison(new, values, old, names, labels)
@@ -160,11 +171,19 @@ def is_same(new: LabelMap, values: Mapping[str, int], old: SavedLabel, labels: M
 
 
 def _name(reference: ReferenceVersion) -> str:
-    return reference.author or "nobody named"
+    return reference.author or "an unnamed annotator"
 
 
 class _Comparison:
-    """Organs of a new label compared with those of an earlier one, counted in one pass."""
+    """Organs of a new label compared with those of an earlier one, counted in one pass.
+
+    Args:
+        new: the new label map.
+        values: value of each of its labels.
+        old: the earlier label.
+        organs: names of the organs.
+        labels: names and values of the site.
+    """
 
     def __init__(
         self,
@@ -180,7 +199,14 @@ class _Comparison:
         self._voxels = Overlaps.count(old.label_map, new, pairs)
 
     def is_same(self, organ: str) -> bool:
-        """Return whether an organ is unchanged."""
+        """Return whether an organ is unchanged.
+
+        Args:
+            organ: name of the organ.
+
+        Returns:
+            Whether it is.
+        """
         column = self._columns[organ]
         old, new, both = (counts[:, column] for counts in (self._voxels.old, self._voxels.new, self._voxels.both))
         return bool((old == new).all() and (old == both).all())
@@ -191,6 +217,9 @@ class _Comparison:
         Args:
             organ: name of the organ.
             covered: slices that the new label annotates, or None for all; it says nothing about others.
+
+        Returns:
+            Whether it does.
         """
         return differs_too_much(
             self._voxels, self._columns[organ], (self._info.annotated_slices or {}).get(organ), covered
@@ -207,6 +236,9 @@ def differs_too_much(
         pair: index of the organ's pair in ``voxels``.
         before: slices that the earlier label annotates, or None for all.
         after: slices that the new label annotates, or None for all; it says nothing about others.
+
+    Returns:
+        Whether the new organ differs too much.
     """
     old, new, both = voxels.old[:, pair], voxels.new[:, pair], voxels.both[:, pair]
     earlier_slices = _slice_selection(before, len(old))

@@ -10,7 +10,7 @@ from pydicom.dataset import FileDataset
 from baps.annotations.history import LabelHistory
 from baps.errors import InputError
 from baps.io import read_dicom, read_label_map, read_volume
-from baps.io.dicom.labels import series_headers
+from baps.io.dicom.labels import read_series_headers
 from baps.io.dicom.rtstruct import write_structures
 
 
@@ -42,7 +42,7 @@ def label_to_rtstruct(
     """
     file, info = history.served(image, tag)
     source = source or history.image_file(image)
-    headers = series_headers(source)
+    headers = read_series_headers(source)
     if not headers:
         raise InputError(f"The image {image} is no DICOM series, which an RTSTRUCT refers to. Give one that is.")
     volume = read_volume(source) if number is None else read_dicom(source, number)

@@ -131,13 +131,20 @@ class LabelHistory:
         Args:
             image: name of the image.
             tag: tag of the label.
+
+        Returns:
+            The lock.
         """
         folder = self._folder / tag / image
         folder.mkdir(parents=True, exist_ok=True)
         return _lock(folder)
 
     def labels(self) -> list[tuple[str, str]]:
-        """List the image and tag of all labels that have versions, or had some."""
+        """List the image and tag of all labels that have versions, or had some.
+
+        Returns:
+            Pairs of image and tag, in order.
+        """
         places = self._folder.glob("*/*")
         return sorted(
             (one.name, one.parent.name) for one in places if self._version_names(one) or (one / _REMOVED_LOG).exists()
@@ -149,14 +156,17 @@ class LabelHistory:
         Args:
             image: name of the image.
             tag: tag of the label.
+
+        Returns:
+            The versions.
         """
-        folder, found = self._folder / tag / image, []
+        folder, versions = self._folder / tag / image, []
         for name in self._version_names(folder):
             try:
-                found.append(_read(folder / name))
+                versions.append(_read(folder / name))
             except BapsError as error:
-                found.append(Version(name, folder / name, "", {"damaged": str(error)}))
-        return found
+                versions.append(Version(name, folder / name, "", {"damaged": str(error)}))
+        return versions
 
     def served(self, image: str, tag: str) -> tuple[Path, dict[str, Any]]:
         """Return the file of the served label, and the information about it.
@@ -212,10 +222,10 @@ class LabelHistory:
         """
         if name not in self._version_names(self._folder / tag / image):
             raise NotFoundError(f"The label {tag} of {image} has no version {name}. See `baps labels list`.")
-        found = _read(self._folder / tag / image / name)
-        if _sha256(found.file) != found.sha256:
+        version = _read(self._folder / tag / image / name)
+        if _sha256(version.file) != version.sha256:
             raise BapsError(f"The version {name} is damaged: its hash differs. Restore it from your backup.")
-        return found
+        return version
 
     def newest(self, image: str, tag: str) -> tuple[str, Version | None]:
         """Return the newest version of a label.
@@ -401,6 +411,9 @@ class LabelHistory:
         Args:
             image: name of the image.
             tag: tag of the label.
+
+        Returns:
+            One entry per removed version, in the order of their removal.
         """
         file = self._folder / tag / image / _REMOVED_LOG
         return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
@@ -522,15 +535,19 @@ class LabelHistory:
         with suppress(BapsError):  # The version is damaged: keep what is served again.
             if names and _read(folder / names[-1]).sha256 == _sha256(file):
                 return
-        found = self._write(folder, file, served["ext"], {**rename_info_keys(served["info"]), "found": True})
-        found.rename(folder / self._next_name(folder))
+        version = self._write(folder, file, served["ext"], {**rename_info_keys(served["info"]), "found": True})
+        version.rename(folder / self._next_name(folder))
         flush_to_disk(folder)
 
     def _served_file(self, folder: Path, suffix: str) -> Path:
         return self._studies / "labels" / folder.parent.name / f"{folder.name}{suffix}"
 
     def _write(self, folder: Path, file: Path, suffix: str, info: Mapping[str, Any]) -> Path:
-        """Write a complete version to disk, under a hidden name."""
+        """Write a complete version to disk, under a hidden name.
+
+        Raises:
+            BapsError: if what was written differs from the file.
+        """
         self._folder.mkdir(exist_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
         version = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=folder))
@@ -548,7 +565,11 @@ class LabelHistory:
         return version
 
     def _serve(self, version_folder: Path, name: str) -> str:
-        """Save a version, unless it is saved already, and copy it to where labels are served from."""
+        """Save a version, unless it is saved already, and copy it to where labels are served from.
+
+        Raises:
+            BapsError: if what was written differs from the version.
+        """
         folder, version = version_folder.parent, _read(version_folder)
         image, tag = folder.name, folder.parent.name
         target = self._served_file(folder, version.suffix)
@@ -594,7 +615,11 @@ class LabelHistory:
         return listed
 
     def _listed_labels(self, image: str) -> dict[str, Any]:
-        """Return the list's entries of an image's labels, by tag."""
+        """Return the list's entries of an image's labels, by tag.
+
+        Raises:
+            NotFoundError: if there is no such image.
+        """
         try:
             known: dict[str, Any] = self._list()["objects"][image]["labels"]
         except KeyError:

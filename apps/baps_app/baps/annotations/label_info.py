@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from baps.errors import InputError
 from baps.imaging.label_map import LabelMap
@@ -54,7 +54,12 @@ def rename_info_keys(info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Segment(BaseModel):
-    """One segment of a labelmap."""
+    """One segment of a labelmap.
+
+    Attributes:
+        name: name of the segment.
+        idx: its value in the labelmap.
+    """
 
     name: str = Field(min_length=1, max_length=_MAX_SEGMENT_NAME)
     idx: int = Field(ge=0, le=65535)
@@ -72,7 +77,7 @@ class ReferenceVersion(BaseModel):
     version: str
 
 
-class LabelInfo(BaseModel):
+class LabelInfo(BaseModel, extra="allow"):
     """Information that a viewer or a script sends when it saves a label; further keys are stored beside it.
 
     Attributes:
@@ -88,8 +93,6 @@ class LabelInfo(BaseModel):
         disputed: for each label, the version that trainings use instead, if this one took it from another annotator and
             no trainer has confirmed that, see ``baps.annotations.disputes``.
     """
-
-    model_config = ConfigDict(extra="allow")
 
     label_info: Annotated[list[Segment], BeforeValidator(_none_to_empty)] = Field(
         default_factory=list, max_length=_MAX_SEGMENTS
@@ -108,6 +111,9 @@ class LabelInfo(BaseModel):
 
         Args:
             organ: name of the label.
+
+        Returns:
+            The name of the annotator.
         """
         return self.authors.get(organ, self.author)
 
@@ -230,10 +236,10 @@ def read_label_info(request: Mapping[str, Any]) -> LabelInfo:
 
 
 def label_values(info: LabelInfo, labels: Mapping[str, int], names: Mapping[int, str] | None = None) -> dict[str, int]:
-    """Return the value of each label in a label map: as sent when it was saved, else as in its file, else the site's
-    values.
+    """Return the value of each label in a label map.
 
-    The value 0 is never a label.
+    The values are those that were sent when it was saved, else those of its file, else the site's. The value 0 is never
+    a label.
 
     Args:
         info: information about the label.

@@ -34,10 +34,10 @@ def prune(
     dry_run: bool = False,
     now: datetime | None = None,
 ) -> Iterator[tuple[str, str, list[str]]]:
-    """Remove the versions of labels that a rule does not keep, except those that are served or that a training has
-    used.
+    """Remove the versions of labels that a rule does not keep.
 
-    Trainings mark what they use. Adapters of earlier releases only have a time; what was served at that time stays.
+    Versions that are served or that a training has used are never removed. Trainings mark what they use. Adapters of
+    earlier releases only have a time; what was served at that time stays.
 
     Args:
         history: labels of the folder of studies.

@@ -41,8 +41,8 @@ app.add_typer(users.app, name="users")
 app.add_typer(organs.app, name="organs")
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(value: bool) -> None:
+    if value:
         print(version("baps-monailabel"))
         raise typer.Exit
 

@@ -95,26 +95,26 @@ def adapt(
         remote=remote,
         config=config,
     )
-    found = find_cases(images, labels, options.read_label(label), patients)
-    check_max_images(found.cases, settings, resends=model.capabilities.resends)
+    folders = find_cases(images, labels, options.read_label(label), patients)
+    check_max_images(folders.cases, settings, resends=model.capabilities.resends)
     folder = out.parent
-    note("adapt to labels", images=sorted({file_stem(case.image) for case in found.cases}), config=config)
-    slices, skipped = load_cases(found.cases, model.capabilities.input_size, settings.slices_per_volume, folder)
-    options.print_notes(found.notes)
-    options.print_skipped({**found.skipped, **skipped})
+    note("adapt to labels", images=sorted({file_stem(case.image) for case in folders.cases}), config=config)
+    slices, skipped = load_cases(folders.cases, model.capabilities.input_size, settings.slices_per_volume, folder)
+    options.print_notes(folders.notes)
+    options.print_skipped({**folders.skipped, **skipped})
     if not slices:
         raise InputError(f"None of the labels can be used. {next(iter(skipped.values()), '')}")
     count = sum(map(len, slices.values()))
     console.print(f"{count} labelled slices of {len(slices)} patients; the model is {model.capabilities.name}")
 
     log = out.with_name(f"{out.name}.training.jsonl")
-    columns = (TextColumn("adapting"), BarColumn(), TextColumn("{task.fields[said]}"), TimeElapsedColumn())
+    columns = (TextColumn("adapting"), BarColumn(), TextColumn("{task.fields[status]}"), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task("", total=1000, said="")
+        task = bar.add_task("", total=1000, status="")
 
         def report(now: ProgressReport) -> None:
-            said = f"{now.images} of {max_images} images, training Dice {now.dice:.3f}"
-            bar.update(task, total=now.steps, completed=now.step, said=said)
+            status = f"{now.images} of {max_images} images, training Dice {now.dice:.3f}"
+            bar.update(task, total=now.steps, completed=now.step, status=status)
 
         result = adapt_to(model, slices, settings, progress=report, log=log)
 

@@ -41,15 +41,15 @@ def verify(
     if not place.is_file():
         raise InputError(f"There is no audit file {place}. Name it with --file.")
     try:
-        found = check_audit(place, chain)
+        check = check_audit(place, chain)
     except OSError as error:
         raise BapsError(f"The audit file {place} cannot be read ({error.strerror}).") from error
-    if found.unchained:
-        console.print(f"The first {found.unchained} lines are from an older release and have no chain.")
-    if found.halves:
-        console.print(f"{found.halves} incomplete lines, from a full disk or a power cut.")
-    for sentence in found.breaks:
+    if check.unchained:
+        console.print(f"The first {check.unchained} lines are from an older release and have no chain.")
+    if check.halves:
+        console.print(f"{check.halves} incomplete lines, from a full disk or a power cut.")
+    for sentence in check.breaks:
         console.print(sentence, style="red", markup=False)
-    if found.breaks:
+    if check.breaks:
         raise typer.Exit(1)
-    console.print(f"Intact: {found.chained} lines. The last is {found.last.n}, its chain {found.last.chain or 'none'}.")
+    console.print(f"Intact: {check.chained} lines. The last is {check.last.n}, its chain {check.last.chain or 'none'}.")

@@ -44,10 +44,10 @@ def note(
     audit = AuditFile(file, site.audit_max_mb, site.audit_keep)
     try:
         audit.check()
-        said = {"image": audit.hashed(image) if image else None, "adapter": adapter or None, "status": None, **more}
+        entries = {"image": audit.hashed(image) if image else None, "adapter": adapter or None, "status": None, **more}
         if images:
-            said |= {"images": [audit.hashed(one) for one in images], "count": len(images)}
-        audit.add({**command(what), **said})
+            entries |= {"images": [audit.hashed(one) for one in images], "count": len(images)}
+        audit.add({**command(what), **entries})
     except (OSError, BapsError) as error:
         why = str(error) if isinstance(error, BapsError) else f"{error.strerror}."
         Console(stderr=True, soft_wrap=True, highlight=False).print(

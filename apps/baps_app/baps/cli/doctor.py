@@ -58,10 +58,10 @@ def doctor(
     if as_json:
         print(json.dumps([{"check": check, **asdict(finding)} for check, finding in findings.items()], indent=1))
     else:
-        table = Table("check", "", "found", "remedy")
+        table = Table("check", "", "result", "remedy")
         for check, finding in findings.items():
             status = Text(finding.status.value, _STYLES[finding.status.value])
-            table.add_row(check, status, Text(finding.found), Text(finding.remedy))
+            table.add_row(check, status, Text(finding.message), Text(finding.remedy))
         Console().print(table)
     if any(finding.status is Status.FAILED for finding in findings.values()):
         raise typer.Exit(1)

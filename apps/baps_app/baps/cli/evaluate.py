@@ -64,14 +64,14 @@ def evaluate(
     )
     if record is not None:
         check_trained_for(record, model.capabilities.name, model.capabilities.weights_sha256)
-    found = find_cases(images, labels, options.read_label(label))
-    options.print_notes(found.notes)
-    options.print_skipped(found.skipped)
+    folders = find_cases(images, labels, options.read_label(label))
+    options.print_notes(folders.notes)
+    options.print_skipped(folders.skipped)
     columns = (TextColumn("evaluating"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task("", total=len(found.cases))
+        task = bar.add_task("", total=len(folders.cases))
         result = measure(
-            model, found.cases, loaded, prompt, seed, lambda done, _: bar.update(task, completed=done), clicks
+            model, folders.cases, loaded, prompt, seed, lambda done, _: bar.update(task, completed=done), clicks
         )
     options.print_skipped(result.skipped)
     outputs.write_figures(json_file, result.record())

@@ -55,9 +55,9 @@ def list_labels(
             continue
         versions = history.versions(name, tag)
         for version in versions:
-            said = version.info
+            info = version.info
             served = "yes" if version is versions[-1] else ""
-            cells = (name, tag, version.name, served, _authors(said), _organs(said), _remarks(version))
+            cells = (name, tag, version.name, served, _authors(info), _organs(info), _remarks(version))
             table.add_row(*map(escape, cells))
         for gone in history.removed(name, tag):
             table.add_row(*map(escape, (name, tag, gone["version"], "", "", "", f"removed: {gone['why']}")))
@@ -67,8 +67,8 @@ def list_labels(
 @app.command()
 def show(studies: Studies, image: Image, version: Name, tag: Tag = "final") -> None:
     """Show all that is known of one version, and the path of its file."""
-    found = _history(studies).version(image, tag, version)
-    console.print_json(json.dumps({"file": str(found.file), "sha256": found.sha256, **found.info}))
+    kept = _history(studies).version(image, tag, version)
+    console.print_json(json.dumps({"file": str(kept.file), "sha256": kept.sha256, **kept.info}))
 
 
 @app.command()
@@ -181,11 +181,11 @@ def export(
         raise InputError(f"There is a file {rtstruct} already. Give another name.")
     if not rtstruct.parent.is_dir():
         raise InputError(f"There is no folder {rtstruct.parent}. Make it first.")
-    made = label_to_rtstruct(_history(studies), image, tag)
-    with atomic_write(rtstruct) as partly:
-        made.save_as(partly, write_like_original=False)
+    structures = label_to_rtstruct(_history(studies), image, tag)
+    with atomic_write(rtstruct) as partial_file:
+        structures.save_as(partial_file, write_like_original=False)
     note("export a label", image, adapters=adapters)
-    names = ", ".join(str(one.ROIName) for one in made.StructureSetROISequence)
+    names = ", ".join(str(one.ROIName) for one in structures.StructureSetROISequence)
     console.print(f"The label {tag} of {image} is in {rtstruct}: {names}.", markup=False)
 
 
@@ -259,29 +259,29 @@ def import_labels(
         raise typer.Exit(1)
 
 
-def _authors(said: dict[str, object]) -> str:
-    authors = said.get("authors")
-    names = [str(said.get("author") or ""), *(authors.values() if isinstance(authors, dict) else ())]
+def _authors(info: dict[str, object]) -> str:
+    authors = info.get("authors")
+    names = [str(info.get("author") or ""), *(authors.values() if isinstance(authors, dict) else ())]
     return ", ".join(dict.fromkeys(filter(None, names)))
 
 
-def _organs(said: dict[str, object]) -> str:
-    annotated = said.get("annotated_slices")
+def _organs(info: dict[str, object]) -> str:
+    annotated = info.get("annotated_slices")
     if not isinstance(annotated, dict):
         return "all"
     return ", ".join(f"{organ} {len(slices)}" for organ, slices in annotated.items())
 
 
 def _remarks(version: Version) -> str:
-    said = version.info
-    remarks = [f"made by {said['model']}"] if said.get("model") else []
-    remarks += ["damaged: restore it from your backup"] if said.get("damaged") else []
-    remarks += ["not confirmed"] if said.get("confirmed") is False else []
-    remarks += ["found in the folder"] if said.get("found") else []
-    remarks += [f"restored from {said['restored']}"] if said.get("restored") else []
-    for organ, standing in (said.get("disputed") or {}).items():
+    info = version.info
+    remarks = [f"made by {info['model']}"] if info.get("model") else []
+    remarks += ["damaged: restore it from your backup"] if info.get("damaged") else []
+    remarks += ["not confirmed"] if info.get("confirmed") is False else []
+    remarks += ["found in the folder"] if info.get("found") else []
+    remarks += [f"restored from {info['restored']}"] if info.get("restored") else []
+    for organ, standing in (info.get("disputed") or {}).items():
         before = f"the version by {standing['author'] or 'an unnamed author'} ({standing['version']})"
         remarks.append(f"{organ} is disputed: trainings use {before} until `baps labels confirm`")
-    confirmed = said.get("confirmed_by") or {}
+    confirmed = info.get("confirmed_by") or {}
     remarks += [f"{organ} confirmed by {who}" for organ, who in confirmed.items()]
     return ", ".join(remarks)

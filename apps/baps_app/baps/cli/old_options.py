@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import typer
+from typing import Any
+
 from typer.core import TyperCommand
 
 from baps.errors import InputError
@@ -14,7 +15,7 @@ OLD_OPTIONS = {"--corrected": "--correction-ratio", "--rate": "--learning-rate"}
 class CommandWithOldOptions(TyperCommand):
     """A command that reads its options by their old names too, with a warning."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Replace old names before the options are parsed.
 
         Args:

@@ -79,34 +79,36 @@ def adapt(
     settings = OrganSettings(method, decoder, learning_rate, epochs, seed=seed)
     outputs.make_room(out)
     organs = load_organ_model(model, weights, weights_sha256, device)
-    found = find_cases(images, labels, options.read_label(label), patients)
-    note("adapt to labels", images=sorted({file_stem(case.image) for case in found.cases}))
-    volumes, skipped = load_volumes(found.cases, organs)
-    options.print_notes(found.notes)
-    options.print_skipped({**found.skipped, **skipped})
+    folders = find_cases(images, labels, options.read_label(label), patients)
+    note("adapt to labels", images=sorted({file_stem(case.image) for case in folders.cases}))
+    volumes, skipped = load_volumes(folders.cases, organs)
+    options.print_notes(folders.notes)
+    options.print_skipped({**folders.skipped, **skipped})
     if not volumes:
         raise InputError(f"None of the labels can be used. {next(iter(skipped.values()), '')}")
-    wanted = []
+    query_images = []
     if queries is not None:
         from baps.fseft.preprocessing import preprocess
 
-        wanted = [preprocess(read_volume(path), organs.spacing, organs.side).image for path in list_images(queries)]
-        if not wanted:
+        query_images = [
+            preprocess(read_volume(path), organs.spacing, organs.side).image for path in list_images(queries)
+        ]
+        if not query_images:
             raise InputError(f"There is no image in {queries}. Give --queries a folder of volumes, or omit it.")
     count = sum(map(len, volumes.values()))
     knows = "knows" if organs.network.index(organ) is not None else "does not know"
     console.print(f"{count} labelled volumes of {len(volumes)} patients; the model {organs.name} {knows} {organ}")
     unfinished = out.with_name(f"{out.name}.unfinished")
-    columns = (TextColumn("adapting"), BarColumn(), TextColumn("{task.fields[said]}"), TimeElapsedColumn())
+    columns = (TextColumn("adapting"), BarColumn(), TextColumn("{task.fields[status]}"), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task("", total=None, said="")
+        task = bar.add_task("", total=None, status="")
 
         def report(epoch: int, total: int, dice: float) -> None:
-            bar.update(task, total=total, completed=epoch, said=f"training Dice {dice:.3f}")
+            bar.update(task, total=total, completed=epoch, status=f"training Dice {dice:.3f}")
 
-        kept = FeatureCache(unfinished / "readings")
+        cache = FeatureCache(unfinished / "readings")
         result = adapt_organ(
-            organs, organ, volumes, settings, None, kept, wanted, progress=report, checkpoint_folder=unfinished
+            organs, organ, volumes, settings, None, cache, query_images, progress=report, checkpoint_folder=unfinished
         )
         bar.update(task, total=1, completed=1)
     record: dict[str, Any] = {**result.record, "status": result.acceptance.status}
@@ -160,13 +162,13 @@ def evaluate(
         raise InputError(f"The adapter was trained for {record['adapter']['organ']}, not for {organ}. Give that organ.")
     if loaded is None:
         console.print(f"The model {organs.name} does not know {organ}: its mask is empty.", style="yellow")
-    found = find_cases(images, labels, options.read_label(label))
+    folders = find_cases(images, labels, options.read_label(label))
     columns = (TextColumn("evaluating"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
-        cases = bar.track(found.cases, total=len(found.cases))
+        cases = bar.track(folders.cases, total=len(folders.cases))
         scored, unusable = evaluate_organ(organs, loaded, cases, FeatureCache(None))
-    skipped = {**found.skipped, **unusable}
-    options.print_notes(found.notes)
+    skipped = {**folders.skipped, **unusable}
+    options.print_notes(folders.notes)
     options.print_skipped(skipped)
     if not scored:
         raise InputError(f"None of the volumes can be measured. {next(iter(skipped.values()), '')}")

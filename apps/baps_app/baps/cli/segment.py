@@ -123,18 +123,18 @@ def _one_slice(
     from baps.inference.requests.click import read_click
 
     volume, _ = segmenter.volume(image)
-    asked = read_click(request, volume, labels)
-    found = segmenter.segment(image, asked.plane, asked.prompt, asked.label, adapted=adapted)
+    click = read_click(request, volume, labels)
+    result = segmenter.segment(image, click.plane, click.prompt, click.label, adapted=adapted)
     mask = np.zeros(volume.shape, np.uint8)
-    asked.plane.insert(mask, found.mask)
+    click.plane.insert(mask, result.mask)
     lines = {
-        "label": asked.label or "none",
-        "slice": f"{asked.plane.index} across {'IJK'[asked.plane.axis]}",
-        "adapter": _served(found.adapter),
-        "window": f"{found.window.low:g} to {found.window.high:g} ({found.window.source})",
-        "time": f"{found.seconds:.2f} s",
+        "label": click.label or "none",
+        "slice": f"{click.plane.index} across {'IJK'[click.plane.axis]}",
+        "adapter": _served(result.adapter),
+        "window": f"{result.window.low:g} to {result.window.high:g} ({result.window.source})",
+        "time": f"{result.seconds:.2f} s",
     }
-    return Volume(mask, volume.affine), [*asked.notes, *volume.notes], lines
+    return Volume(mask, volume.affine), [*click.notes, *volume.notes], lines
 
 
 def _whole_organ(
@@ -155,7 +155,7 @@ def _whole_organ(
     columns = (TextColumn("slices"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("slices", total=None)
-        found = segment_organ(
+        result = segment_organ(
             segmenter,
             image,
             clicks,
@@ -164,19 +164,19 @@ def _whole_organ(
             should_continue=lambda: time.monotonic() < deadline,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    notes = [*clicks.notes, *found.notes, *volume.notes]
-    if found.stopped:
-        notes.append(f"The {seconds:g} seconds have passed: the mask ends at {format_slices(found.stopped)}.")
+    notes = [*clicks.notes, *result.notes, *volume.notes]
+    if result.stopped:
+        notes.append(f"The {seconds:g} seconds have passed: the mask ends at {format_slices(result.stopped)}.")
     lines = {
         "label": clicks.label or "none",
-        "slices": f"{found.slices[0]} to {found.slices[-1]} across K, {len(found.slices)} of them"
-        if found.slices
+        "slices": f"{result.slices[0]} to {result.slices[-1]} across K, {len(result.slices)} of them"
+        if result.slices
         else "none",
-        "adapter": _served(found.adapter),
-        "window": f"{found.window.low:g} to {found.window.high:g} ({found.window.source})",
-        "time": f"{found.seconds:.2f} s",
+        "adapter": _served(result.adapter),
+        "window": f"{result.window.low:g} to {result.window.high:g} ({result.window.source})",
+        "time": f"{result.seconds:.2f} s",
     }
-    return Volume(found.mask, volume.affine), notes, lines
+    return Volume(result.mask, volume.affine), notes, lines
 
 
 def _served(adapter: tuple[str, str] | None) -> str:

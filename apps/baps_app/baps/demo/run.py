@@ -219,7 +219,7 @@ def run(out: Path, seed: int, max_images: int, remote: str) -> None:
         "black_box_images": result["black_box_images"],
         "best_window_images": window_images,
         "first_click_ms": round(float(np.median(first)), 1),
-        # A remote model keeps no encodings: there a repeated click costs as much as the first.
+        # A remote model has no encodings: there a repeated click costs as much as the first.
         "repeat_click_ms": round(float(np.median(repeat or first)), 1),
         "labels_saved": saved,
         "adapter_version": result["version"],

@@ -21,8 +21,10 @@ class PairedComparison:
     """A comparison of two models on the same slices with the same clicks. All values are Dice, 0 to 1.
 
     Attributes:
-        before, after: mean Dice of the first and the second model.
-        before_std, after_std: standard deviation over the sets of clicks of the mean over slices.
+        before: mean Dice of the first model.
+        after: mean Dice of the second model.
+        before_std: standard deviation over the sets of clicks of the first model's mean over slices.
+        after_std: the same for the second model.
         gain: mean of the paired differences, over patients.
         standard_error: standard error of the gain, or None if there is only one unit.
         unit: unit of the standard error: ``patient`` with three patients or more, else ``slice`` or ``volume``. The
@@ -45,7 +47,11 @@ class PairedComparison:
         return self.standard_error is not None and self.gain > 0 and self.gain > self.standard_error
 
     def sentence(self) -> str:
-        """Describe the comparison in a sentence."""
+        """Describe the comparison in a sentence.
+
+        Returns:
+            Both means, the gain and its standard error.
+        """
         error = "unknown" if self.standard_error is None else f"{self.standard_error:.3f}"
         return (
             f"Dice {self.before:.3f} before and {self.after:.3f} after on held-back patients: "
@@ -54,7 +60,11 @@ class PairedComparison:
         )
 
     def record(self) -> dict[str, object]:
-        """Return the comparison as JSON, for the adapter's record."""
+        """Return the comparison as JSON, for the adapter's record.
+
+        Returns:
+            The fields by name.
+        """
         return asdict(self)
 
 
@@ -82,10 +92,9 @@ class Acceptance:
 
     @property
     def status(self) -> str:
-        """``accepted`` if the candidate beats the unadapted model and is no worse than the served adapter, else
-        ``rejected``.
+        """``accepted`` if the candidate beats the unadapted model and is no worse than the served adapter.
 
-        ``unverified`` if there was nobody to evaluate it on.
+        Otherwise ``rejected``, or ``unverified`` if there was nobody to evaluate it on.
         """
         if self.comparison is None:
             return "unverified"
@@ -96,7 +105,11 @@ class Acceptance:
         )
 
     def sentence(self) -> str:
-        """Describe the outcome in sentences."""
+        """Describe the outcome in sentences.
+
+        Returns:
+            The comparison, and why the candidate was rejected if it was.
+        """
         if self.comparison is None:
             return "There is only one patient, so the adapter was not evaluated. Label a volume of another patient."
         text = f"{self.comparison.sentence()}."
@@ -109,7 +122,11 @@ class Acceptance:
         return text
 
     def record(self) -> dict[str, Any]:
-        """Return the outcome as JSON, for the adapter's record."""
+        """Return the outcome as JSON, for the adapter's record.
+
+        Returns:
+            ``verdict`` and ``against_served``, each a comparison or None.
+        """
         return {
             "verdict": self.comparison.record() if self.comparison else None,
             "against_served": self.against_served.record() if self.against_served else None,

@@ -45,8 +45,10 @@ class Case:
 
 
 class CaseReader:
-    """Read cases; the last volume and its labels are kept, because the next case is often another label of the same
-    volume."""
+    """Read cases.
+
+    The last volume and its labels are kept, because the next case is often another label of the same volume.
+    """
 
     def __init__(self) -> None:
         self._last: tuple[Path, Path, Volume, LabelMap, Window] | None = None

@@ -64,8 +64,11 @@ class Evaluation:
         return float(np.mean(sets, axis=0).std())
 
     def record(self) -> dict[str, object]:
-        """Return the evaluation as JSON. ``cases`` is their number; the fields of ``corrections`` are added if there
-        are any."""
+        """Convert the evaluation to JSON.
+
+        Returns:
+            The scores. ``cases`` is the number of cases; the fields of ``corrections`` are added if there are any.
+        """
         return {
             "mean": self.mean,
             "std": self.std,
@@ -90,11 +93,11 @@ def evaluate(
     progress: Callable[[int, int], None] | None = None,
     clicks: int = 1,
 ) -> Evaluation:
-    """Evaluate a black box with or without an adapter, as a user meets it: one prompt on a slice, the mask at its
-    voxels.
+    """Evaluate a black box with or without an adapter, as a user meets it.
 
-    With more clicks, each further one is placed where the last mask is most wrong (``draw_correction``). The first
-    prompts depend on the seed, the case and the slice only, so that two evaluations can be compared.
+    Each slice gets one prompt, and the Dice is computed at the voxels of the mask. With more clicks, each further one
+    is placed where the last mask is most wrong (``draw_correction``). The first prompts depend on the seed, the case
+    and the slice only, so that two evaluations can be compared.
 
     Args:
         black_box: the model.
@@ -149,7 +152,11 @@ def _score(
     seed: int,
     clicks: int,
 ) -> NDArray[np.float64]:
-    """Compute the Dice of each slice with each set of clicks after each click, (slices, sets, clicks)."""
+    """Compute the Dice of each slice with each set of clicks after each click, (slices, sets, clicks).
+
+    Raises:
+        InputError: if the case cannot be read, or the organ is on no annotated slice.
+    """
     volume, organ, window = reader.read(case)
     side = black_box.capabilities.input_size
     indices = slices_showing(organ, Canvas.fit(volume, Plane(SLICE_AXIS, 0), side), case.annotated_slices)

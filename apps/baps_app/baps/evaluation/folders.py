@@ -115,7 +115,11 @@ def _select_values(label_map: LabelMap, value: int | str | None) -> list[int]:
 
 
 def _by_image_name(labels: dict[str, Path], images: Mapping[str, Path]) -> dict[str, Path]:
-    """Key labels by the names of their images: a.seg.nrrd belongs to a, unless there is an image a.seg."""
+    """Key labels by the names of their images: a.seg.nrrd belongs to a, unless there is an image a.seg.
+
+    Raises:
+        InputError: if two labels belong to the same image.
+    """
     named: dict[str, Path] = {}
     for name, path in labels.items():
         image_name = name if name in images else label_stem(path)

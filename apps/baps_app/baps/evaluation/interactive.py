@@ -29,7 +29,7 @@ class InteractiveScores:
     Attributes:
         by_clicks: mean Dice (0 to 1) after the first prompt, after one more click, and so on.
         by_clicks_std: its standard deviation over the sets of clicks.
-        clicks_to_85: mean number of prompts until a slice's Dice first reaches 0.85; ten if it never does.
+        noc_85: mean number of prompts until a slice's Dice first reaches 0.85; ten if it never does.
         noc_85_failures: share of the slices that never reach it.
     """
 
@@ -124,7 +124,7 @@ def summarise_corrections(cases: Sequence[Collection[NDArray[np.float64]]]) -> I
     """
 
     def by_click_set(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Of each set of clicks: Dice after each click, clicks needed, share of slices not reached."""
+        # For each set of clicks: Dice after each click, number of clicks, share of slices that were not reached.
         good = scores >= _GOOD_DICE
         not_reached = ~good.any(axis=-1, keepdims=True)
         clicks_needed = np.where(not_reached, MAX_CLICKS, good.argmax(axis=-1, keepdims=True) + 1)

@@ -37,7 +37,12 @@ class LabelledSlice:
 
 @dataclass(frozen=True)
 class StoredSlice:
-    """A labelled slice on disk; its image and target are read at each access. Otherwise like ``LabelledSlice``."""
+    """A labelled slice on disk; its image and target are read at each access.
+
+    Attributes:
+        patient: the patient.
+        window: the window that the image was made with.
+    """
 
     patient: str
     window: Window

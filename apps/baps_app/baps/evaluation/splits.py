@@ -41,6 +41,11 @@ class Split:
             return [(self.training, self.held_back)]
         return [(tuple(p for p in self.training if p not in held_out), held_out) for held_out in self.groups]
 
+    @property
+    def evaluation(self) -> str:
+        """How an adapter is evaluated: ``held back``, ``leave some out`` or ``none, one patient only``."""
+        return "held back" if self.held_back else "leave some out" if self.groups else "none, one patient only"
+
 
 def patient_hash(patient: str) -> str:
     """Hash a patient's identifier, to name and order patients without revealing who they are.
@@ -62,6 +67,9 @@ def cross_validation_limit(pieces: Mapping[str, Sized]) -> int:
 
     Args:
         pieces: slices or volumes of each patient.
+
+    Returns:
+        The number of patients.
     """
     return (
         MAX_CROSS_VALIDATED_SINGLE

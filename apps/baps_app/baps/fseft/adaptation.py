@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from baps.blackbox.local import convert_out_of_memory
 from baps.errors import InputError
-from baps.evaluation.acceptance import Acceptance, check_acceptance
+from baps.evaluation.acceptance import Acceptance
 from baps.evaluation.splits import cross_validation_limit, patient_hash, split_patients
 from baps.fseft.adapter_file import adapter_record
 from baps.fseft.adapters import FewShotAdapter, build_adapter, get_method, unsupported_reason
@@ -26,7 +26,8 @@ from baps.fseft.inference import segment
 from baps.fseft.models import OrganModel
 from baps.fseft.predictor import unadapted
 from baps.fseft.volumes import LabelledVolume, VolumesByPatient
-from baps.training.adapt import AdaptationPlan
+from baps.training.folds import Arm, train_folds
+from baps.training.plan import AdaptationPlan, ServedAdapter
 
 _MIN_DICE = 0.5
 """Dice (0 to 1) that an adapter must reach if the model does not know the organ, because any mask is better than none.
@@ -48,8 +49,9 @@ class OrganSettings:
         decoder: whether the decoder is trained too, in addition to a method that changes the encoder.
         learning_rate: initial learning rate; 0 for the method's own.
         epochs: maximum number of epochs.
-        crop, crops: side of the training cubes in voxels, and number of cubes per step, half of them around the organ.
-            An epoch has one step per volume; four if single voxels are drawn instead.
+        crop: side of the training cubes, voxels.
+        crops: number of cubes per step, half of them around the organ. An epoch has one step per volume; four if single
+            voxels are drawn instead.
         seed: seed of everything random.
 
     Raises:
@@ -72,7 +74,11 @@ class OrganSettings:
         self.fit_settings()
 
     def fit_settings(self) -> FitSettings:
-        """Return the settings of the training loop."""
+        """Return the settings of the training loop.
+
+        Returns:
+            The settings, with the method's learning rate unless there is another.
+        """
         method = get_method(self.method)
         return FitSettings(
             self.learning_rate or method.rate,
@@ -83,24 +89,6 @@ class OrganSettings:
             steps=_STEPS_PER_VOLUME if method.points else 1,
             seed=self.seed,
         )
-
-
-@dataclass(frozen=True)
-class ServedOrganAdapter:
-    """The adapter that is served while another one is trained.
-
-    Attributes:
-        adapter: the adapter.
-        record: the record of its training.
-    """
-
-    adapter: FewShotAdapter
-    record: Mapping[str, Any]
-
-    @property
-    def trained_on(self) -> frozenset[str]:
-        """Hashes of the patients that it, or the adapters before it, were trained on."""
-        return frozenset(self.record["seen_patients"])
 
 
 @dataclass(frozen=True)
@@ -128,7 +116,7 @@ def plan_organ_adaptation(
     volumes: VolumesByPatient,
     settings: OrganSettings,
     split_memory: Path | None = None,
-    served: ServedOrganAdapter | None = None,
+    served: ServedAdapter[FewShotAdapter] | None = None,
 ) -> AdaptationPlan:
     """Split the patients, and record what the result will depend on.
 
@@ -184,7 +172,7 @@ def adapt_organ(
     plan: AdaptationPlan | None = None,
     feature_cache: FeatureCache | None = None,
     queries: Sequence[torch.Tensor] = (),
-    served: ServedOrganAdapter | None = None,
+    served: ServedAdapter[FewShotAdapter] | None = None,
     progress: OrganProgress = lambda epoch, epochs, dice: None,
     wait: Callable[[], None] = lambda: None,
     checkpoint_folder: Path | None = None,
@@ -224,11 +212,10 @@ def adapt_organ(
     plan = plan or plan_organ_adaptation(model, organ, volumes, settings, served=served)
     feature_cache = feature_cache or FeatureCache(None)
     split, folds = plan.split, plan.split.folds
-    keep_fold_adapter = bool(split.held_back)
-    runs = len(folds) + (not keep_fold_adapter)
+    runs = len(folds) + (not split.held_back)
     run_facts = f"{plan.fingerprint} {[_digest(image) for image in queries]}"
 
-    def run(patients: Sequence[str], number: int) -> tuple[FewShotAdapter, FitResult]:
+    def train_run(number: int, patients: Sequence[str], _: Sequence[str]) -> tuple[FewShotAdapter, FitResult]:
         adapter = build_adapter(settings.method, model.network, organ, decoder=settings.decoder, seed=settings.seed).to(
             model.device
         )
@@ -250,39 +237,20 @@ def adapt_organ(
         query_inputs = [get_inputs(image) for image in queries]
         return adapter, fit(adapter, examples, settings.fit_settings(), query_inputs, report, wait, checkpoint)
 
-    def score(adapter: FewShotAdapter | None, patient: str) -> NDArray[np.float64]:
+    def score_patient(patient: str, _: Arm, adapter: FewShotAdapter | None) -> NDArray[np.float64]:
         masks = (_mask(model, organ, adapter, feature_cache, volume, wait) for volume in volumes[patient])
         return np.array([[volume.dice(mask)] for volume, mask in zip(volumes[patient], masks, strict=True)])
 
-    unadapted_scores: dict[str, NDArray[np.float64]] = {}
-    adapted_scores: dict[str, NDArray[np.float64]] = {}
-    served_scores: dict[str, NDArray[np.float64]] = {}
-    trained_run: tuple[FewShotAdapter, FitResult] | None = None
-    for number, (training, held_out) in enumerate(folds):
-        trained_run = run(training, number)
-        for patient in held_out:
-            unadapted_scores[patient], adapted_scores[patient] = score(None, patient), score(trained_run[0], patient)
-            if served and patient_hash(patient) not in served.trained_on:
-                served_scores[patient] = score(served.adapter, patient)
-    if trained_run is None or not keep_fold_adapter:
-        trained_run = run(split.training, runs - 1)
+    (adapter, result), scores = train_folds(split, folds, train_run, score_patient, served, volumes)
     min_dice = _MIN_DICE if model.network.index(organ) is None else 0.0
-    acceptance = check_acceptance(
-        unadapted_scores,
-        adapted_scores,
-        served_scores,
-        served.record["verdict"] if served else None,
-        min_dice,
-        "volume",
-    )
-    adapter, result = trained_run
+    acceptance = scores.check(served, min_dice, "volume")
     trained_on = {*map(patient_hash, split.training), *(served.trained_on if served else ())}
     record = {
         "adapter": adapter_record(settings.method, organ, settings.decoder, settings.seed),
         **plan.facts,
         "fingerprint": plan.fingerprint,
         "seen_patients": sorted(trained_on),
-        "check": "held back" if split.held_back else "leave some out" if folds else "none, one patient only",
+        "check": split.evaluation,
         **acceptance.record(),
         "curve": [[epoch, round(dice, 4)] for epoch, dice in enumerate(result.dices, 1)],
         "penalties": [round(penalty, 4) for penalty in result.penalties],

@@ -64,8 +64,8 @@ class PreparedVolume:
             (I, J, K), 0 outside the image.
         """
         source = MetaTensor(probability.float().cpu(), affine=torch.from_numpy(self.affine))
-        found: NDArray[np.float32] = _resample(source, self.volume.affine, self.volume.shape, "bilinear")[0].numpy()
-        return found
+        resampled: NDArray[np.float32] = _resample(source, self.volume.affine, self.volume.shape, "bilinear")[0].numpy()
+        return resampled
 
 
 def preprocess(volume: Volume, spacing: float = 1.5, side: int = 96) -> PreparedVolume:
@@ -108,5 +108,5 @@ def _to_meta_tensor(voxels: NDArray[np.float32], affine: NDArray[np.float64]) ->
 
 def _resample(source: MetaTensor, affine: NDArray[np.float64], shape: tuple[int, ...], mode: str) -> torch.Tensor:
     resample = SpatialResample(mode=mode, padding_mode="zeros", dtype=torch.float32)
-    found: torch.Tensor = resample(source, torch.from_numpy(affine), shape).as_tensor()
-    return found
+    resampled: torch.Tensor = resample(source, torch.from_numpy(affine), shape).as_tensor()
+    return resampled

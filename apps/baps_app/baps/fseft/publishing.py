@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from baps.errors import BapsError
-from baps.fseft.adaptation import OrganProgress, OrganSettings, ServedOrganAdapter, adapt_organ, plan_organ_adaptation
+from baps.fseft.adaptation import OrganProgress, OrganSettings, adapt_organ, plan_organ_adaptation
 from baps.fseft.adapter_file import read_organ_adapter
+from baps.fseft.adapters import FewShotAdapter
 from baps.fseft.models import OrganModel
 from baps.fseft.predictor import OrganSegmenter
 from baps.fseft.volumes import VolumesByPatient
 from baps.registry.store import AdapterStore
+from baps.training.plan import ServedAdapter
 from baps.training.publishing import keep_and_publish
 
 logger = logging.getLogger(__name__)
@@ -72,13 +74,13 @@ def adapt_and_publish_organ(
     return outcome
 
 
-def _load_served(store: AdapterStore, organ: str, model: OrganModel) -> ServedOrganAdapter | None:
+def _load_served(store: AdapterStore, organ: str, model: OrganModel) -> ServedAdapter[FewShotAdapter] | None:
     """Load the adapter that is served for an organ, if it can be read."""
-    found = store.served(organ, model.sha256)
-    if found is None:
+    version = store.served(organ, model.sha256)
+    if version is None:
         return None
     try:
-        return ServedOrganAdapter(*read_organ_adapter(store.file(*found), model))
+        return ServedAdapter(*read_organ_adapter(store.file(*version), model))
     except BapsError as error:  # A new training replaces the damaged adapter.
         logger.warning("%s", error)
         return None

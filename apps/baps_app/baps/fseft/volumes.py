@@ -63,29 +63,34 @@ def load_volumes(cases: Iterable[Case], model: OrganModel) -> tuple[VolumesByPat
     reader = CaseReader()
     for case in cases:
         try:
-            volume, organ, _ = reader.read(case)
-            if case.annotated_slices is not None:
-                organ = organ & _slice_mask(case.annotated_slices, volume.shape)
-                if not organ.any():
-                    raise InputError(f"The label {case.labels.name} has no voxel on the slices that were labelled.")
-            prepared = preprocess(volume, model.spacing, model.side)
-            target = prepared.mask(organ)
-            if not target.any():
-                raise InputError(
-                    f"The organ in {case.labels.name} is smaller than a voxel of {model.spacing:g} mm, as which the "
-                    "organ model sees it. Use clicks for it."
-                )
-            labelled = (
-                None
-                if case.annotated_slices is None
-                else prepared.mask(_slice_mask(case.annotated_slices, volume.shape))
-            )
+            loaded = _load_volume(case, reader, model)
         except InputError as error:
             skipped[f"{case.image.name}, label {case.value}"] = str(error)
         else:
-            found = LabelledVolume(case.patient, prepared.image, target, labelled)
-            volumes.setdefault(case.patient, []).append(found)
+            volumes.setdefault(case.patient, []).append(loaded)
     return volumes, skipped
+
+
+def _load_volume(case: Case, reader: CaseReader, model: OrganModel) -> LabelledVolume:
+    """Load the volume of a case.
+
+    Raises:
+        InputError: if it cannot be read, or the organ is on no annotated slice or too small.
+    """
+    volume, organ, _ = reader.read(case)
+    annotated = None if case.annotated_slices is None else _slice_mask(case.annotated_slices, volume.shape)
+    if annotated is not None:
+        organ = organ & annotated
+        if not organ.any():
+            raise InputError(f"The label {case.labels.name} has no voxel on the annotated slices.")
+    prepared = preprocess(volume, model.spacing, model.side)
+    target = prepared.mask(organ)
+    if not target.any():
+        raise InputError(
+            f"The organ in {case.labels.name} is smaller than a voxel of {model.spacing:g} mm, the resolution of the "
+            "organ model. Use clicks for it."
+        )
+    return LabelledVolume(case.patient, prepared.image, target, None if annotated is None else prepared.mask(annotated))
 
 
 def _slice_mask(slices: Iterable[int], shape: tuple[int, ...]) -> NDArray[np.bool_]:

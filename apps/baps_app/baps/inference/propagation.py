@@ -47,7 +47,8 @@ class VolumeSlices:
     """The slices that an organ may reach.
 
     Attributes:
-        first, last: range of slice indices, inclusive.
+        first: first slice, an index across K.
+        last: last slice, inclusive.
         grey: returns the grey levels of a slice, (rows, columns), 0 to 255.
         background: background clicks of the user by slice index, (X, Y) in pixels; only of slices without other clicks.
     """
@@ -63,6 +64,9 @@ class VolumeSlices:
         Args:
             index: the slice.
             mask: (rows, columns).
+
+        Returns:
+            Whether it does.
         """
         return any(mask[round(y), round(x)] for x, y in self.background.get(index, ()))
 
@@ -126,7 +130,7 @@ def prompt_from_mask(mask: NDArray[np.bool_], capabilities: Capabilities, backgr
 
 @dataclass
 class _Direction:
-    """Propagation from a clicked slice in one direction, up to but excluding ``end``."""
+    # Propagation from a clicked slice in one direction, up to but excluding ``end``.
 
     start: int
     end: int
@@ -149,7 +153,11 @@ class _Direction:
         return abs(self.end - self.next)
 
     def advance(self) -> bool:
-        """Segment the next slice; return whether the organ is on it. A mask that covers a background click ends it."""
+        """Segment the next slice.
+
+        Returns:
+            Whether the organ is on it. A mask that covers a background click ends the organ.
+        """
         answer = self.step(self.next, self._last)
         mask = answer > 0.5
         before, now = self._last.sum(), mask.sum()

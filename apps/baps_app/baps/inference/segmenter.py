@@ -69,7 +69,8 @@ class _PreparedSlice:
     """A slice as the black box sees it, with the adapter that is served.
 
     Attributes:
-        volume, window: see ``Segmentation``.
+        volume: the volume that the slice belongs to.
+        window: the window that the slice is shown with.
         canvas: maps the slice to the black box's input.
         pixels: the canvas, (S, S, 3).
         served: label and version of the adapter, or None.
@@ -238,14 +239,17 @@ class Segmenter:
             yield index, canvas.restore(answer)
 
     def can_use_memory(self, label: str, adapted: bool = True) -> bool:
-        """Return whether the image that the black box sees is independent of the prompt, so that its memory can be
-        used.
+        """Return whether the black box's own memory can propagate masks.
 
-        This holds without an adapter, and for an adapter that neither crops nor is conditioned on the click.
+        It can if the image that the black box sees is independent of the prompt: without an adapter, or with one that
+        neither crops nor is conditioned on the click.
 
         Args:
             label: the organ, or "".
             adapted: whether the adapter of the label would be used.
+
+        Returns:
+            Whether it can.
         """
         adapter = self._adapter(label)[2] if adapted else None
         return adapter is None or adapter.prompt_independent
@@ -275,8 +279,7 @@ class Segmenter:
         return _PreparedSlice(volume, window, canvas, pixels, served, adapter, ("encoding", *place), adapter_key)
 
     def _encoding_cache(self, prepared: _PreparedSlice, one: Adapter | None, cache_hits: list[bool]) -> GetEncoding:
-        """Return a cache of the slice's encodings through an adapter; it appends to ``cache_hits`` whether each was
-        there."""
+        """Cache encodings of the slice through an adapter, and append to ``cache_hits`` whether each was there."""
 
         def keep(seen: Hashable, encode: Callable[[], Encoding]) -> Encoding:
             # Encodings of the unadapted model are shared by all labels.

@@ -29,7 +29,8 @@ class WholeOrgan:
 
     Attributes:
         mask: 1 on the organ, (I, J, K).
-        volume, window: see ``Segmentation``.
+        volume: the volume.
+        window: the window that its slices were shown with.
         slices: indices across K of the slices that show the organ, in order.
         stopped: slices at which propagation was stopped before the organ ended.
         adapter: label and version of the adapter that was used, or None.

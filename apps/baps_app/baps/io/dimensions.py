@@ -1,4 +1,4 @@
-"""Voxels of three dimensions out of files that may hold more, or two."""
+"""Convert the voxels of files with other than three dimensions."""
 
 from __future__ import annotations
 
@@ -8,11 +8,20 @@ from numpy.typing import NDArray
 from baps.errors import InputError
 
 
-def three_dimensional(voxels: NDArray[np.generic], name: str) -> NDArray[np.generic]:
-    """Voxels (I, J, K, 1, ...) without their trailing dimensions of one, (I, J, K); (I, J) as one slice, (I, J, 1).
+def to_three_dimensions(voxels: NDArray[np.generic], name: str) -> NDArray[np.generic]:
+    """Convert voxels to three dimensions.
+
+    Trailing dimensions of size one are dropped; two dimensions become one slice.
+
+    Args:
+        voxels: voxels, (I, J), (I, J, K) or (I, J, K, 1, ...).
+        name: name of the file, for the error message.
+
+    Returns:
+        The voxels, (I, J, K).
 
     Raises:
-        InputError: if other than three dimensions are left; it names the file.
+        InputError: if the voxels have another number of dimensions.
     """
     if voxels.ndim == 2:
         return voxels[:, :, None]
@@ -21,6 +30,6 @@ def three_dimensional(voxels: NDArray[np.generic], name: str) -> NDArray[np.gene
     if voxels.ndim != 3:
         raise InputError(
             f"{name} has {voxels.ndim} dimensions (shape {voxels.shape}); a volume has three. "
-            "Export one time point or one channel alone."
+            "Export a single time point or channel."
         )
     return voxels

@@ -1,4 +1,4 @@
-"""Where ITK puts an image: the geometry that 3D Slicer shows and that the labels it saves have."""
+"""Read the geometry of an image as ITK does: it is what 3D Slicer shows, and what the labels that it saves have."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ import SimpleITK
 from numpy.typing import NDArray
 
 
-def read_information(path: Path, reader: str = "") -> SimpleITK.ImageFileReader:
-    """Have ITK read the header of a file, not its voxels.
+def read_image_information(path: Path, reader: str = "") -> SimpleITK.ImageFileReader:
+    """Let ITK read the header of a file, without voxels.
 
     Args:
-        path: the file.
-        reader: the name of ITK's reader, ``NiftiImageIO`` say; ITK chooses if there is none.
+        path: path of the file.
+        reader: name of ITK's reader, such as ``NiftiImageIO``, or "" to let ITK choose.
+
+    Returns:
+        The reader, which holds the header.
 
     Raises:
-        RuntimeError: if ITK cannot open it.
+        RuntimeError: if ITK cannot open the file.
     """
     information = SimpleITK.ImageFileReader()
     information.SetImageIO(reader)
@@ -26,10 +29,17 @@ def read_information(path: Path, reader: str = "") -> SimpleITK.ImageFileReader:
     return information
 
 
-def affine_of(image: SimpleITK.Image | SimpleITK.ImageFileReader) -> NDArray[np.float64]:
-    """The affine, RAS and mm, of an image or of what ``read_information`` gives.
+def ras_affine(image: SimpleITK.Image | SimpleITK.ImageFileReader) -> NDArray[np.float64]:
+    """Compute the affine of an image.
 
-    Two dimensions lie in the plane z = 0 and are 1 mm thick, as ITK shows them; of more than three, three count.
+    An image of two dimensions lies in the plane z = 0 and is 1 mm thick, as ITK shows it. Dimensions after the third
+    are ignored.
+
+    Args:
+        image: an image, or what ``read_image_information`` returned.
+
+    Returns:
+        Voxel index to patient position in mm (RAS), (4, 4).
     """
     dimensions = image.GetDimension()
     kept = min(dimensions, 3)

@@ -1,4 +1,4 @@
-"""Which images lie in a folder."""
+"""List the images in a folder."""
 
 from __future__ import annotations
 
@@ -9,17 +9,29 @@ from baps.io.reading import IMAGE_SUFFIXES
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The images directly in a folder, by name: files of every kind that ``read_volume`` reads, and DICOM folders.
+    """List the images directly in a folder: files of every kind that ``read_volume`` reads, and DICOM folders.
 
-    Hidden ones are none: macOS lays them beside others, and a file is hidden as long as it is not whole.
+    Hidden files are skipped: macOS puts them beside others, and a file is hidden until it is complete.
+
+    Args:
+        folder: path of the folder.
+
+    Returns:
+        Paths of the images, sorted by name.
     """
     return [path for path in sorted(folder.iterdir()) if _is_image_file(path) or _is_series(path)]
 
 
 def images_folder(studies: Path) -> Path:
-    """Where the images of a folder of studies lie: in ``images`` below it, unless image files lie beside that.
+    """Find the folder of the images in a folder of studies: ``images`` below it, unless image files lie beside that.
 
-    A series beside ``images`` does not count, unlike a file. ``images`` may be a series itself, one of the images then.
+    DICOM folders beside ``images`` are ignored. If ``images`` is a DICOM folder itself, it is one of the images.
+
+    Args:
+        studies: path of the folder of studies.
+
+    Returns:
+        Path of the folder of the images.
     """
     inside = studies / "images"
     if not inside.is_dir() or is_dicom_folder(inside):

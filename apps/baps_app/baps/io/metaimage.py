@@ -1,7 +1,7 @@
-"""MetaImage files (.mha): where ITK, and so every viewer that is built on it, puts their voxels.
+"""Read MetaImage files (.mha) with the geometry of ITK, and so of every viewer built on it.
 
-They are read here rather than by SimpleITK, which opens any file that a header names, and fills up voxels that are
-missing from compressed data.
+SimpleITK is not used, because it opens any file that a header names, and fills in voxels that are missing from
+compressed data.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from baps.errors import InputError
 from baps.imaging.volume import Volume
-from baps.io.dimensions import three_dimensional
-from baps.io.read_exactly import read_exactly
+from baps.io.array_reading import read_array
+from baps.io.dimensions import to_three_dimensions
 from baps.utils.limits import check_size
 
 _TYPES = {
@@ -26,86 +26,104 @@ _TYPES = {
     "MET_DOUBLE": "f8",
 }  # fmt: skip
 
-_MOST_HEADER = 1 << 20
-"""Bytes that a header may have."""
+_MAX_HEADER_BYTES = 1 << 20
+"""Maximum size of a header."""
 
-_PIECE = 1 << 18
-"""Bytes that are read, or unpacked, at once."""
+_CHUNK_BYTES = 1 << 18
+"""Number of bytes that are read, or decompressed, at once."""
 
 _ZLIB_OR_GZIP = zlib.MAX_WBITS | 32
 
 
 def read_metaimage(path: Path) -> Volume:
-    """Read a MetaImage file, of grey values or of colour (bytes; transparency is dropped).
+    """Read a MetaImage file of grey values or of colour (8 bits; transparency is dropped).
 
-    One of two dimensions is one slice, 1 mm thick.
+    An image of two dimensions is one slice, 1 mm thick.
+
+    Args:
+        path: path of the file.
+
+    Returns:
+        The volume.
 
     Raises:
-        InputError: if it has other than two or three dimensions, holds neither grey values nor colour, or keeps its
-            voxels in another file: that may be any file of this computer.
+        InputError: if the file has other than two or three dimensions, holds neither grey values nor colour, or names
+            another file for its voxels: that could be any file of this computer.
+        ValueError: if the header is broken.
     """
     with path.open("rb") as file:
         header = _read_header(file)
         if header["ElementDataFile"].upper() != "LOCAL":
             raise InputError(f"{path.name} keeps its voxels in another file; save it as one file (.mha).")
-        kind = header["ElementType"]
-        if kind not in _TYPES or not _is_true(header.get("BinaryData", "True")) or int(header.get("HeaderSize", 0)):
+        element_type = header["ElementType"]
+        if (
+            element_type not in _TYPES
+            or not _is_true(header.get("BinaryData", "True"))
+            or int(header.get("HeaderSize", 0))
+        ):
             raise InputError(
-                f"{path.name} holds voxels of type {kind}, as text, or after a gap; save it with binary voxels, one "
-                "number each."
+                f"{path.name} holds voxels of type {element_type}, as text, or after a gap; save it with binary "
+                "voxels of one number each."
             )
         channels = int(header.get("ElementNumberOfChannels", 1))
         shape = [int(size) for size in header["DimSize"].split()]
         if len(shape) != int(header["NDims"]):
             raise ValueError(f"DimSize must be {header['NDims']} numbers")
         order = header.get("BinaryDataByteOrderMSB", header.get("ElementByteOrderMSB", "False"))
-        dtype = np.dtype(_TYPES[kind]).newbyteorder(">" if _is_true(order) else "<")
+        dtype = np.dtype(_TYPES[element_type]).newbyteorder(">" if _is_true(order) else "<")
         size = check_size(path.name, (channels, *shape), dtype.itemsize)
         if _is_true(header.get("CompressedData", "False")):
             content = _read_compressed(file, size, int(header.get("CompressedDataSize", 0)))
         else:
-            content = read_exactly(file, (size,), np.uint8, "C")
+            content = read_array(file, (size,), np.uint8, "C")
     voxels = content.view(dtype).reshape((channels, *shape), order="F")
     affine = _affine(header, len(shape))
     if channels == 1:
-        return Volume(three_dimensional(voxels[0].astype(dtype.newbyteorder("="), copy=False), path.name), affine)
+        return Volume(to_three_dimensions(voxels[0].astype(dtype.newbyteorder("="), copy=False), path.name), affine)
     if channels not in (3, 4):
         raise InputError(f"{path.name} holds {channels} values for each voxel; export one channel alone, or colour.")
-    return Volume(np.stack([three_dimensional(channel, path.name) for channel in voxels[:3]], axis=-1), affine)
+    return Volume(np.stack([to_three_dimensions(channel, path.name) for channel in voxels[:3]], axis=-1), affine)
 
 
 def read_metaimage_affine(path: Path) -> NDArray[np.float64]:
-    """Read the affine of a MetaImage file, and no voxels."""
+    """Read the affine of a MetaImage file, without voxels.
+
+    Args:
+        path: path of the file.
+
+    Returns:
+        Voxel index to patient position in mm (RAS), (4, 4).
+    """
     with path.open("rb") as file:
         header = _read_header(file)
     return _affine(header, len(header["DimSize"].split()))
 
 
 def _read_header(file: BinaryIO) -> dict[str, str]:
-    """Read the fields; the file is then at its voxels."""
+    """Read the fields, up to the first byte of the voxels."""
     header: dict[str, str] = {}
     while "ElementDataFile" not in header:
-        line = file.readline(_MOST_HEADER)
-        if not line.endswith(b"\n") or file.tell() > _MOST_HEADER:
+        line = file.readline(_MAX_HEADER_BYTES)
+        if not line.endswith(b"\n") or file.tell() > _MAX_HEADER_BYTES:
             raise ValueError("the header has no ElementDataFile")
         name, _, value = line.decode("latin-1").partition("=")
         header[name.strip()] = value.strip()
     return header
 
 
-def _read_compressed(file: BinaryIO, size: int, packed: int) -> NDArray[np.uint8]:
-    """Unpack so many bytes from so many that are packed, piece by piece."""
+def _read_compressed(file: BinaryIO, size: int, compressed_size: int) -> NDArray[np.uint8]:
+    """Decompress the voxels in chunks, and check both sizes."""
     stream, content, filled, taken = zlib.decompressobj(_ZLIB_OR_GZIP), np.empty(size, np.uint8), 0, 0
     while not stream.eof:
-        taken += len(fed := stream.unconsumed_tail or file.read(_PIECE)) - len(stream.unconsumed_tail)
-        piece = stream.decompress(fed, _PIECE)
-        if not fed and not piece:
+        taken += len(data := stream.unconsumed_tail or file.read(_CHUNK_BYTES)) - len(stream.unconsumed_tail)
+        chunk = stream.decompress(data, _CHUNK_BYTES)
+        if not data and not chunk:
             raise ValueError("its compressed voxels have no end")
-        if filled + len(piece) > size:
+        if filled + len(chunk) > size:
             raise ValueError("it holds more voxels than its header says")
-        content[filled : filled + len(piece)] = np.frombuffer(piece, np.uint8)
-        filled += len(piece)
-    if packed != taken - len(stream.unused_data):  # ITK would read other voxels.
+        content[filled : filled + len(chunk)] = np.frombuffer(chunk, np.uint8)
+        filled += len(chunk)
+    if compressed_size != taken - len(stream.unused_data):  # ITK would read different voxels.
         raise ValueError("its CompressedDataSize is not that of its voxels")
     if filled < size:
         raise ValueError("it holds fewer voxels than its header says")
@@ -113,28 +131,28 @@ def _read_compressed(file: BinaryIO, size: int, packed: int) -> NDArray[np.uint8
 
 
 def _affine(header: Mapping[str, str], dimensions: int) -> NDArray[np.float64]:
-    """The affine, RAS; of two dimensions, the slice lies at z = 0."""
+    """Return the affine (RAS); a slice of two dimensions lies at z = 0."""
     directions = _numbers(header, ("TransformMatrix", "Rotation", "Orientation"), np.eye(dimensions).ravel())
     origin = _numbers(header, ("Offset", "Position", "Origin"), np.zeros(dimensions))
     spacing = _numbers(header, ("ElementSpacing", "ElementSize"), np.ones(dimensions))
-    kept = min(dimensions, 3)
+    count = min(dimensions, 3)
     affine = np.eye(4)
-    affine[:kept, :kept] = (directions.reshape(dimensions, dimensions).T * spacing)[:kept, :kept]
-    affine[:kept, 3] = origin[:kept]
+    affine[:count, :count] = (directions.reshape(dimensions, dimensions).T * spacing)[:count, :count]
+    affine[:count, 3] = origin[:count]
     affine[:2] *= -1  # LPS to RAS.
     return affine
 
 
 def _numbers(header: Mapping[str, str], names: tuple[str, ...], default: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The numbers of the first of these fields that is there."""
-    said = next((header[name] for name in names if name in header), None)
-    if said is None:
+    """Return the numbers of the first field that is present."""
+    text = next((header[name] for name in names if name in header), None)
+    if text is None:
         return default
-    numbers = np.array([float(number) for number in said.split()])
+    numbers = np.array([float(number) for number in text.split()])
     if numbers.shape != default.shape:
         raise ValueError(f"{names[0]} must be {len(default)} numbers")
     return numbers
 
 
-def _is_true(said: str) -> bool:
-    return said[:1] in ("T", "t", "1")
+def _is_true(text: str) -> bool:
+    return text[:1] in ("T", "t", "1")

@@ -1,4 +1,4 @@
-"""NRRD files: where ITK, and so every viewer that is built on it, puts their voxels."""
+"""Read and write NRRD files with the geometry of ITK, and so of every viewer built on it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from baps.errors import InputError
 from baps.imaging.volume import Volume
-from baps.io.dimensions import three_dimensional
+from baps.io.dimensions import to_three_dimensions
 from baps.utils.limits import check_size
 
 _TO_RAS = {
@@ -29,7 +29,7 @@ _TO_RAS = {
     "ras": (1, 1, 1),
     "left-anterior-superior": (-1, 1, 1),
     "las": (-1, 1, 1),
-    # Spaces that do not say where the patient's left is; ITK takes them for LPS, and so the viewers show them.
+    # Spaces without the patient's left; ITK and the viewers take them for LPS.
     "scanner-xyz": (-1, -1, 1),
     "3d-right-handed": (-1, -1, 1),
     "3d-left-handed": (-1, -1, 1),
@@ -39,27 +39,30 @@ _TO_RAS = {
 
 _ENCODINGS = ("raw", "gzip", "gz", "bzip2", "bz2", "ascii", "text", "txt")
 
-_PACKED = ("gzip", "gz", "bzip2", "bz2")
+_COMPRESSED = ("gzip", "gz", "bzip2", "bz2")
 
-_PIECE = 1 << 20
-"""Bytes that are unpacked at once."""
+_CHUNK_BYTES = 1 << 20
+"""Number of bytes that are decompressed at once."""
 
-_COLOURS = ("rgb-color", "3-color", "vector", "3-vector")
-"""Kinds of the axis along which a file keeps red, green and blue."""
+_COLOUR_KINDS = ("rgb-color", "3-color", "vector", "3-vector")
+"""Kinds of the axis along which a file stores red, green and blue."""
 
 
 def read_nrrd(path: Path, channels: bool = False) -> Volume:
-    """Read an NRRD file, of grey values or of colour (bytes; the axis of the channels may come first or last).
+    """Read an NRRD file of grey values or of colour (8 bits; the axis of the channels may come first or last).
 
-    One of two dimensions is one slice, 1 mm thick.
+    An image of two dimensions is one slice, 1 mm thick.
 
     Args:
-        path: the file.
-        channels: whether several values a voxel are kept as they are, (I, J, K, C).
+        path: path of the file.
+        channels: whether to keep several values per voxel, (I, J, K, C).
+
+    Returns:
+        The volume.
 
     Raises:
-        InputError: if it has other than two or three dimensions, has no affine, or keeps its voxels in another file:
-            that may be any file of this computer.
+        InputError: if the file has other than two or three dimensions, has no affine, or names another file for its
+            voxels: that could be any file of this computer.
     """
     with path.open("rb") as file:
         header = nrrd.read_header(file)
@@ -75,35 +78,41 @@ def read_nrrd(path: Path, channels: bool = False) -> Volume:
         return Volume(np.moveaxis(voxels, others[0], -1), affine)
     if voxels.dtype == np.uint8 and len(others) == 1:
         kind = str(header.get("kinds", [""] * voxels.ndim)[others[0]]).lower()
-        if voxels.shape[others[0]] == 3 and kind in _COLOURS:
+        if voxels.shape[others[0]] == 3 and kind in _COLOUR_KINDS:
             red_green_blue = np.moveaxis(voxels, others[0], 0)
-            return Volume(np.stack([three_dimensional(channel, path.name) for channel in red_green_blue], -1), affine)
-    return Volume(three_dimensional(np.moveaxis(voxels, others, range(-len(others), 0)), path.name), affine)
+            return Volume(np.stack([to_three_dimensions(channel, path.name) for channel in red_green_blue], -1), affine)
+    return Volume(to_three_dimensions(np.moveaxis(voxels, others, range(-len(others), 0)), path.name), affine)
 
 
 def read_nrrd_affine(path: Path) -> NDArray[np.float64]:
-    """Read the affine of an NRRD file, and no voxels.
+    """Read the affine of an NRRD file, without voxels.
+
+    Args:
+        path: path of the file.
+
+    Returns:
+        Voxel index to patient position in mm (RAS), (4, 4).
 
     Raises:
-        InputError: if it has none.
+        InputError: if the file has no affine.
     """
     with path.open("rb") as file:
         return _geometry(nrrd.read_header(file), path.name)[0]
 
 
 def _geometry(header: Mapping[str, Any], name: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """The affine, and which axes of the file run through space."""
+    """Return the affine, and which axes of the file run through space."""
     space = str(header.get("space", f"space dimension {header.get('space dimension')}")).lower()
     directions, origin = header.get("space directions"), header.get("space origin")
     if directions is None or origin is None:
         raise InputError(f"{name} has no affine (space, space directions and space origin). Export it again.")
     if space not in _TO_RAS:
-        raise InputError(f"{name} lies in the space {space!r}, which viewers do not place; export it in LPS.")
+        raise InputError(f"{name} lies in the space {space!r}, which viewers do not know; export it in LPS.")
     rows = np.asarray(directions, float)
-    spatial = np.isfinite(rows).all(1)  # An axis that is no direction in space, of channels say, has none.
+    spatial = np.isfinite(rows).all(1)  # An axis without a direction in space, such as channels, is NaN.
     steps = rows[spatial]
     if len(steps) not in (2, 3) or len(steps) > len(_TO_RAS[space]):
-        raise InputError(f"{name} has {len(steps)} directions in space; a volume has three. Export one alone.")
+        raise InputError(f"{name} has {len(steps)} directions in space; a volume has three. Export a single volume.")
     affine = np.eye(4)
     affine[: steps.shape[1], : len(steps)] = steps.T
     affine[: steps.shape[1], 3] = origin
@@ -115,16 +124,19 @@ def _geometry(header: Mapping[str, Any], name: str) -> tuple[NDArray[np.float64]
 
 
 def _read_voxels(header: Mapping[str, Any], file: BinaryIO, encoding: str, name: str) -> NDArray[Any]:
-    """Read the voxels, as many bytes as the header says; pynrrd would unpack all that there is, and then count.
+    """Read as many bytes as the header declares; pynrrd would decompress everything before it counts.
 
-    Lines are skipped in the file, bytes in what is unpacked.
+    Lines are skipped in the file, bytes in the decompressed data.
+
+    Raises:
+        ValueError: if the header and the data do not agree.
     """
-    # Of no voxels, pynrrd says the type; text has no byte order.
-    order = {} if encoding in (*_PACKED, "raw") else {"endian": "little"}
-    none = {**header, "encoding": "raw", "dimension": 1, "sizes": np.zeros(1, int), **order}
+    # Let pynrrd find the type by reading zero voxels; text has no byte order.
+    order = {} if encoding in (*_COMPRESSED, "raw") else {"endian": "little"}
+    empty = {**header, "encoding": "raw", "dimension": 1, "sizes": np.zeros(1, int), **order}
     for unit in ("line", "byte"):
-        none |= {f"{unit} skip": 0, f"{unit}skip": 0}
-    dtype = nrrd.read_data(none, io.BytesIO()).dtype
+        empty |= {f"{unit} skip": 0, f"{unit}skip": 0}
+    dtype = nrrd.read_data(empty, io.BytesIO()).dtype
     sizes = [int(size) for size in header["sizes"]]
     if len(sizes) != header["dimension"]:
         raise ValueError(f"sizes must be {header['dimension']} numbers")
@@ -135,10 +147,10 @@ def _read_voxels(header: Mapping[str, Any], file: BinaryIO, encoding: str, name:
     for _ in range(lines):
         if not file.readline():
             break
-    if encoding in _PACKED:
-        content = _unpacked(file, encoding, name, size)
-        begin = len(content) - size if skip < 0 else skip
-        voxels = np.frombuffer(memoryview(content)[begin:] if 0 <= begin <= len(content) else b"", dtype)
+    if encoding in _COMPRESSED:
+        content = _decompressed(file, encoding, name, size)
+        start = len(content) - size if skip < 0 else skip
+        voxels = np.frombuffer(memoryview(content)[start:] if 0 <= start <= len(content) else b"", dtype)
     else:
         file.seek(*((-size, os.SEEK_END) if skip < 0 else (skip, os.SEEK_CUR)))
         voxels = np.fromfile(file, dtype, math.prod(sizes) + 1, "" if encoding == "raw" else " ")
@@ -147,27 +159,28 @@ def _read_voxels(header: Mapping[str, Any], file: BinaryIO, encoding: str, name:
     return voxels.reshape(sizes[::-1]).T
 
 
-def _unpacked(file: BinaryIO, encoding: str, name: str, size: int) -> bytearray:
-    """Unpack so many bytes, and a few more that may be skipped."""
+def _decompressed(file: BinaryIO, encoding: str, name: str, size: int) -> bytearray:
+    """Decompress a number of bytes, and a few more that may be skipped."""
     opened, content = (bz2.open if encoding.startswith("b") else gzip.open)(file), bytearray()
-    with suppress(EOFError, OSError, zlib.error):  # Their number tells whether they are whole.
-        while len(content) <= size + _PIECE and (piece := opened.read(_PIECE)):
-            content += piece
-    if len(content) > size + _PIECE:
+    with suppress(EOFError, OSError, zlib.error):  # The number of bytes tells whether they are complete.
+        while len(content) <= size + _CHUNK_BYTES and (chunk := opened.read(_CHUNK_BYTES)):
+            content += chunk
+    if len(content) > size + _CHUNK_BYTES:
         raise InputError(f"{name} unpacks to more than its header says. It is broken; export it again.")
     return content
 
 
-def write_nrrd(path: Path, volume: Volume, compress: bool = True, packed: bool = False) -> None:
+def write_nrrd(path: Path, volume: Volume, compress: bool = True, gzip_file: bool = False) -> None:
     """Write a mask as NRRD, in the voxel order of the volume.
 
     Args:
-        path: the file; an older one is replaced.
+        path: path of the file; an older file is replaced.
         volume: the mask; its voxels keep their type.
-        compress: gzip at its fastest, or raw (as OHIF needs it).
-        packed: the raw file as a whole in gzip, for HTTP's Content-Encoding.
+        compress: whether to compress the voxels inside the file; OHIF needs them raw.
+        gzip_file: whether to compress the whole file with gzip, for HTTP's Content-Encoding; the voxels inside are raw
+            then.
     """
-    if packed:
+    if gzip_file:
         with gzip.open(path, "wb", compresslevel=1) as file:
             nrrd.write(file, volume.voxels, nrrd_header(volume, compress=False))
         return
@@ -175,9 +188,17 @@ def write_nrrd(path: Path, volume: Volume, compress: bool = True, packed: bool =
 
 
 def nrrd_header(volume: Volume, compress: bool) -> dict[str, Any]:
-    """The header that says where a volume lies."""
+    """Make the header fields that describe the geometry of a volume.
+
+    Args:
+        volume: the volume.
+        compress: whether the voxels are compressed with gzip.
+
+    Returns:
+        The fields by name.
+    """
     affine = volume.affine.copy()
-    affine[:2] *= -1  # RAS to LPS, which every reader of NRRD knows.
+    affine[:2] *= -1  # RAS to LPS, which every NRRD reader knows.
     return {
         "space": "left-posterior-superior",
         "space directions": affine[:3, :3].T,

@@ -1,4 +1,4 @@
-"""Reading an image, whatever the format."""
+"""Read an image of any supported format."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from baps.errors import BapsError, InputError, NotFoundError
 from baps.imaging.volume import Volume
 from baps.io.dicom.volumes import DICOM_SUFFIX, read_dicom
 from baps.io.metaimage import read_metaimage
-from baps.io.nifti import read_nifti, read_nifti_place
+from baps.io.nifti import read_nifti, read_nifti_geometry
 from baps.io.nrrd import read_nrrd
 from baps.io.pictures import read_arrays, read_picture
 
@@ -32,77 +32,113 @@ _READERS: dict[str, Callable[[Path], Volume]] = {
     ".npz": read_arrays,
 }
 IMAGE_SUFFIXES = tuple(_READERS)
-"""What the names of images end in; a DICOM series is a folder of any name."""
+"""Suffixes of image files. A DICOM series is a folder of any name."""
 
-_INSTEAD = {
+_ADVICE = {
     ".nhdr": "keeps its voxels in another file; save it as one file (.nrrd)",
     ".mhd": "keeps its voxels in another file; save it as one file (.mha)",
-    ".img": "holds the voxels of an image without their place; give the .hdr beside it, or save as .nii",
-    ".gz": "is no compressed kind that can be read; give .nii.gz, or unpack it",
+    ".img": "holds the voxels of an image without their geometry; give the .hdr beside it, or save as .nii",
+    ".gz": "is not a supported compressed format; give .nii.gz, or unpack it",
 }
-"""What to do with files that lie beside images."""
+"""What to do about files that accompany images."""
 
-Read = TypeVar("Read")
+Result = TypeVar("Result")
 
 
 def file_stem(path: Path) -> str:
-    """The name of an image without its suffix: "a" of a.nii.gz, "b.seg" of b.seg.nrrd; all of a folder's name."""
+    """Return the name of an image without its suffix.
+
+    It is "a" for a.nii.gz, "b.seg" for b.seg.nrrd, and the whole name of a folder.
+
+    Args:
+        path: path of the image.
+
+    Returns:
+        The name.
+    """
     return path.name if path.is_dir() else path.name[: len(path.name) - len(_suffix(path))]
 
 
 def is_picture(path: Path) -> bool:
-    """Return whether a file is of a kind that holds one slice."""
+    """Return whether a file has a format that holds one slice.
+
+    Args:
+        path: path of the file.
+
+    Returns:
+        True for PNG, JPEG, TIFF and NPZ files.
+    """
     return not path.is_dir() and _READERS.get(_suffix(path)) in (read_picture, read_arrays)
 
 
 def read_volume(path: Path) -> Volume:
     """Read an image: NIfTI, NRRD, MetaImage, a DICOM series (a folder) or file (.dcm), PNG, JPEG, TIFF, or NPZ.
 
+    Args:
+        path: path of the file or folder.
+
+    Returns:
+        The volume.
+
     Raises:
-        NotFoundError: if there is no such file.
-        InputError: if it cannot be read, is not three-dimensional, has no affine, or holds values that are not finite.
+        InputError: if the image cannot be read, is not three-dimensional, has no affine, or holds values that are not
+            finite; NotFoundError if there is no such file.
     """
-    volume = read_with(reader_of(path), path)
+    volume = read_safely(find_reader(path), path)
     if volume.colour and volume.voxels.dtype != np.uint8:
         raise InputError(
-            f"{path.name} holds colours of type {volume.voxels.dtype}; 8 bits a channel are needed. Export it again "
+            f"{path.name} holds colours of type {volume.voxels.dtype}; 8 bits per channel are needed. Export it again "
             "with 8 bits, or as grey values."
         )
     return check_volume(path.name, volume)
 
 
-def read_place(path: Path) -> Volume:
-    """Read where the voxels of an image lie; what they hold need not be read, and may be 0 everywhere.
+def read_geometry(path: Path) -> Volume:
+    """Read the geometry of an image. The voxels need not be read, and may be 0 everywhere.
+
+    Args:
+        path: path of the file or folder.
+
+    Returns:
+        A volume of the same shape and affine.
 
     Raises:
-        NotFoundError, InputError: as ``read_volume``.
+        InputError: see ``read_volume``.
     """
-    if reader_of(path) is read_nifti:
-        return check_volume(path.name, read_with(read_nifti_place, path))
+    if find_reader(path) is read_nifti:
+        return check_volume(path.name, read_safely(read_nifti_geometry, path))
     return read_volume(path)
 
 
 def check_volume(name: str, volume: Volume) -> Volume:
-    """Refuse a volume without voxels or place, or with values that are not finite.
+    """Check that a volume has voxels, a valid affine, and finite values.
+
+    Args:
+        name: name of the file, for the error message.
+        volume: the volume.
+
+    Returns:
+        The volume.
 
     Raises:
-        InputError: if it is one; it names the file.
+        InputError: if the check fails.
     """
     if 0 in volume.shape:
         raise InputError(f"{name} has no voxels: its shape is {volume.shape}.")
-    if not _is_place(volume.affine):
+    if not _is_valid_affine(volume.affine):
         raise InputError(f"{name} has an affine that cannot be inverted. Export it again with its geometry.")
     if np.issubdtype(volume.voxels.dtype, np.floating):
-        bad = int(volume.voxels.size - np.isfinite(volume.voxels).sum())
-        if bad:
+        invalid = int(volume.voxels.size - np.isfinite(volume.voxels).sum())
+        if invalid:
             raise InputError(
-                f"{name} holds {bad} voxels that are NaN or infinite. Replace them, by the value of air say."
+                f"{name} holds {invalid} voxels that are NaN or infinite. Replace them, for example by the value of "
+                "air."
             )
     return volume
 
 
-def _is_place(affine: NDArray[np.float64]) -> bool:
-    """Whether an affine can be inverted, and has voxels of a size that something has: a nanometre to a kilometre."""
+def _is_valid_affine(affine: NDArray[np.float64]) -> bool:
+    """Return whether an affine can be inverted and its voxels have a plausible size, a nanometre to a kilometre."""
     with np.errstate(all="ignore"):
         directions = affine[:3, :3]
         sizes = np.linalg.norm(directions, axis=0)
@@ -115,40 +151,54 @@ def _suffix(path: Path) -> str:
     return next((suffix for suffix in IMAGE_SUFFIXES if path.name.lower().endswith(suffix)), "")
 
 
-def reader_of(path: Path) -> Callable[[Path], Volume]:
-    """Return what reads a file or folder.
+def find_reader(path: Path) -> Callable[[Path], Volume]:
+    """Find the function that reads a file or folder.
+
+    Args:
+        path: path of the file or folder.
+
+    Returns:
+        The function.
 
     Raises:
-        NotFoundError: if there is none.
-        InputError: if it is of a kind that cannot be read.
+        NotFoundError: if the path does not exist.
+        InputError: if the format is not supported.
     """
     if not path.exists():
         raise NotFoundError(f"There is no image {path.name}.")
     if path.is_dir():
         return read_dicom
     suffix = _suffix(path)
-    if not suffix and (instead := _INSTEAD.get(path.suffix.lower())):
-        raise InputError(f"{path.name} {instead}.")
+    if not suffix and (advice := _ADVICE.get(path.suffix.lower())):
+        raise InputError(f"{path.name} {advice}.")
     if not suffix:
         raise InputError(
-            f"{path.name} is of a kind that cannot be read. Give NIfTI, NRRD, a folder with a DICOM series, or a "
+            f"{path.name} has a format that is not supported. Give NIfTI, NRRD, a folder with a DICOM series, or a "
             f"picture ({', '.join(IMAGE_SUFFIXES)})."
         )
     return _READERS[suffix]
 
 
-def read_with(reader: Callable[[Path], Read], path: Path) -> Read:
-    """Read a file, so that whatever is wrong with it becomes a sentence.
+def read_safely(reader: Callable[[Path], Result], path: Path) -> Result:
+    """Read a file, and convert any error to one sentence.
+
+    Args:
+        reader: function that reads the file.
+        path: path of the file.
+
+    Returns:
+        What the function returned.
 
     Raises:
-        InputError: if it cannot be read.
+        InputError: if the file cannot be read.
+        BapsError: if the reader raises it.
     """
     try:
         return reader(path)
     except BapsError:
         raise
-    except Exception as error:  # The readers raise many kinds; each means a broken or foreign file.
+    except Exception as error:  # The readers raise many types; each means a broken or foreign file.
         raise InputError(
-            f"{path.name} cannot be read ({type(error).__name__}: {error}). The file is broken or of another kind; "
+            f"{path.name} cannot be read ({type(error).__name__}: {error}). The file is broken or of another format; "
             "export it again."
         ) from error

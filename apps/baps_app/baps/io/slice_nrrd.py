@@ -1,7 +1,7 @@
-"""A mask of one slice as an NRRD file of the whole volume, in milliseconds.
+"""Write the mask of one slice as an NRRD file of the whole volume, in milliseconds.
 
-Viewers take a mask of the volume; all of it but one slice is zero. A general writer compresses tens of megabytes of
-zeros for every click. Here zeros are compressed once a size, and their check sum is carried over by arithmetic.
+Viewers expect a mask of the volume, which is zero outside one slice. A general writer compresses tens of megabytes of
+zeros for every click. Here zeros are compressed once per size, and their checksum is computed by arithmetic.
 """
 
 from __future__ import annotations
@@ -20,31 +20,32 @@ from baps.imaging.canvas import Plane
 from baps.imaging.volume import Volume
 from baps.io.nrrd import nrrd_header
 
-_GZIP = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
+_GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 _LAST_BLOCK = b"\x03\x00"
 
 
 def write_slice_nrrd(
-    path: Path, volume: Volume, plane: Plane, mask: NDArray[np.bool_], compress: bool = True, packed: bool = False
+    path: Path, volume: Volume, plane: Plane, mask: NDArray[np.bool_], compress: bool = True, gzip_file: bool = False
 ) -> None:
-    """Write a mask that is zero outside one slice, uint8.
+    """Write a uint8 mask that is zero outside one slice.
 
     Args:
-        path: the file; an older one is replaced.
-        volume: whose frame the mask gets.
+        path: path of the file; an older file is replaced.
+        volume: volume whose geometry the mask gets.
         plane: the slice.
-        mask: (rows, columns) of the slice.
-        compress: gzip inside the file, or raw (as OHIF needs it).
-        packed: the raw file as a whole in gzip, for HTTP's Content-Encoding.
+        mask: mask of the slice, (rows, columns).
+        compress: whether to compress the voxels inside the file; OHIF needs them raw.
+        gzip_file: whether to compress the whole file with gzip, for HTTP's Content-Encoding; the voxels inside are raw
+            then.
     """
-    compress = compress and not packed
+    compress = compress and not gzip_file
     header = io.BytesIO()
     nrrd.write(header, np.zeros((1, 1, 1), np.uint8), nrrd_header(volume, compress))
     text = header.getvalue().partition(b"\n\n")[0]
     text = text.replace(b"sizes: 1 1 1", b"sizes: %d %d %d" % volume.shape)
     text += b"\n\n"
     with path.open("wb") as file:
-        if packed:
+        if gzip_file:
             file.writelines(_compressed(volume.shape, plane, mask, text))
             return
         file.write(text)
@@ -59,7 +60,7 @@ def write_slice_nrrd(
 
 
 def _slabs(shape: tuple[int, int, int], plane: Plane, mask: NDArray[np.bool_]) -> Iterator[tuple[int, bytes]]:
-    """The slabs across K that are not zero, in order, as they lie in the file: I runs fastest."""
+    """Yield the slices along K that are not zero, in order, as bytes in which I varies fastest."""
     if plane.axis == 2:
         if mask.any():
             yield plane.index, mask.astype(np.uint8).tobytes()
@@ -71,22 +72,24 @@ def _slabs(shape: tuple[int, int, int], plane: Plane, mask: NDArray[np.bool_]) -
 
 
 def _compressed(
-    shape: tuple[int, int, int], plane: Plane, mask: NDArray[np.bool_], before: bytes = b""
+    shape: tuple[int, int, int], plane: Plane, mask: NDArray[np.bool_], prefix: bytes = b""
 ) -> Iterator[bytes]:
-    """A gzip member, made of blocks that end at byte boundaries, with some bytes before the voxels."""
+    """Yield a gzip member that holds a prefix and the voxels, made of blocks that end at byte boundaries."""
     size = shape[0] * shape[1]
-    filled = dict(_slabs(shape, plane, mask))
-    yield _GZIP + _deflated(before)
-    check = zlib.crc32(before)
+    nonzero = dict(_slabs(shape, plane, mask))
+    yield _GZIP_HEADER + _deflated(prefix)
+    checksum = zlib.crc32(prefix)
     for k in range(shape[2]):
-        if k in filled:
-            yield _deflated(filled[k])
-            check = zlib.crc32(filled[k], check)
+        if k in nonzero:
+            yield _deflated(nonzero[k])
+            checksum = zlib.crc32(nonzero[k], checksum)
         else:
             yield _zeros(size)[0]
-            check = _after_zeros(size, check)
+            checksum = _after_zeros(size, checksum)
     yield (
-        _LAST_BLOCK + check.to_bytes(4, "little") + ((len(before) + size * shape[2]) % (1 << 32)).to_bytes(4, "little")
+        _LAST_BLOCK
+        + checksum.to_bytes(4, "little")
+        + ((len(prefix) + size * shape[2]) % (1 << 32)).to_bytes(4, "little")
     )
 
 
@@ -97,18 +100,18 @@ def _deflated(data: bytes) -> bytes:
 
 @lru_cache(maxsize=64)
 def _zeros(size: int) -> tuple[bytes, int, tuple[int, ...]]:
-    """So many zeros compressed, their CRC-32 after a CRC of 0, and what each bit of a former CRC adds to that.
+    """Return compressed zeros, their CRC-32 after a CRC of 0, and what each bit of an earlier CRC adds to that.
 
-    A CRC is linear: what it becomes after the zeros is the sum (exclusive or) of what its bits become.
+    A CRC is linear: the CRC after the zeros is the exclusive or of the contributions of its bits.
     """
     zeros = bytes(size)
     base = zlib.crc32(zeros)
     return _deflated(zeros), base, tuple(zlib.crc32(zeros, 1 << bit) ^ base for bit in range(32))
 
 
-def _after_zeros(size: int, check: int) -> int:
+def _after_zeros(size: int, checksum: int) -> int:
     _, after, bits = _zeros(size)
     for bit in range(32):
-        if check >> bit & 1:
+        if checksum >> bit & 1:
             after ^= bits[bit]
     return after

@@ -39,7 +39,14 @@ SHARED = ""
 
 @dataclass(frozen=True)
 class StoredAdapter:
-    """A version that was read from the store."""
+    """A version that was read from the store.
+
+    Attributes:
+        label: the label that it was trained for.
+        version: name of the version.
+        record: the record of its training.
+        adapter: the adapter.
+    """
 
     label: str
     version: str
@@ -83,6 +90,9 @@ class AdapterStore:
 
         Args:
             label: the label.
+
+        Returns:
+            The path; the file exists during the training.
         """
         return self._folder(label) / LOG
 
@@ -91,6 +101,9 @@ class AdapterStore:
 
         Args:
             label: the label.
+
+        Returns:
+            The path; the folder exists during the training.
         """
         return self._folder(label) / "unfinished"
 
@@ -99,6 +112,9 @@ class AdapterStore:
 
         Args:
             label: the label.
+
+        Returns:
+            Names of the versions.
         """
         folder = self._folder(label)
         return sorted(p.name for p in folder.glob("v*") if p.is_dir()) if folder.is_dir() else []
@@ -108,6 +124,9 @@ class AdapterStore:
 
         Args:
             label: the label.
+
+        Returns:
+            Name of the version, or None for the unadapted model.
         """
         return next(iter(self._served_versions(label)), "") or None
 
@@ -205,6 +224,9 @@ class AdapterStore:
         Args:
             label: the label.
             version: name of the version.
+
+        Returns:
+            The path of the safetensors file.
         """
         return self._folder(label) / version / "adapter.safetensors"
 
@@ -214,6 +236,9 @@ class AdapterStore:
         Args:
             label: the label.
             version: name of the version.
+
+        Returns:
+            Whether it is or was.
         """
         return not {version, f"-{version}"}.isdisjoint(self._history(label))
 
@@ -379,14 +404,22 @@ class AdapterStore:
             partial.write_text("".join(f"{version}\n" for version in versions))
 
     def times(self) -> Iterator[datetime]:
-        """Iterate over the times at which adapters were made; adapters with damaged records are skipped."""
+        """Iterate over the times at which adapters were made; adapters with damaged records are skipped.
+
+        Yields:
+            The times, in UTC.
+        """
         for label in self.labels():
             for version in self.versions(label):
                 with suppress(BapsError, KeyError, ValueError):
                     yield datetime.fromisoformat(self.record(label, version)["created"])
 
     def labels(self) -> list[str]:
-        """List the labels that have versions, the shared adapter's first."""
+        """List the labels that have versions, the shared adapter's first.
+
+        Returns:
+            The labels; the shared adapter's is "".
+        """
         entries = sorted(unquote(p.name.removeprefix("label-")) for p in self.root.glob("label-*") if p.is_dir())
         return [SHARED, *entries] if self.versions(SHARED) else entries
 

@@ -11,7 +11,7 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from baps.annotations.label_info import LabelInfo, label_values, read_label_info
 from baps.errors import BapsError
 from baps.evaluation.cases import Case
-from baps.io import read_label_map, read_place
+from baps.io import read_geometry, read_label_map
 from baps.server.datastores.dicomweb import PacsDatastore
 from baps.server.datastores.folder import StudiesDatastore
 
@@ -138,7 +138,7 @@ def _standing(
         image = Path(datastore.get_image_uri(image_id))
         version = datastore.history.version(image_id, DefaultLabelTag.FINAL.value, standing.version)
         before = read_label_info(version.info)
-        names = {} if before.label_info else read_label_map(version.file, read_place(image), source).names
+        names = {} if before.label_info else read_label_map(version.file, read_geometry(image), source).names
         value = label_values(before, labels, names)[organ]
     except (BapsError, KeyError):
         return f"{said} The one before it is not there any more; none was taken.", []

@@ -163,8 +163,8 @@ class AuditFile:
         with ExitStack() as stack:
             with self._locked():
                 files: list[BinaryIO] = [stack.enter_context(file.open("rb")) for file in self._files()]
-                found, head = [(file, os.fstat(file.fileno()).st_size) for file in files], self._head()
-            yield found, head
+                sizes, head = [(file, os.fstat(file.fileno()).st_size) for file in files], self._head()
+            yield sizes, head
 
     # The caller of the following methods holds the lock.
 
@@ -201,13 +201,13 @@ class AuditFile:
         """Return the last line that has a chain. Incomplete lines, from a full disk or a power cut, are skipped."""
         for file in reversed(self._files()):
             for line in _backwards(file):
-                if found := parse_line(line):
-                    return found[0]
+                if parsed := parse_line(line):
+                    return parsed[0]
         return Link(0, digest_before(line for file in self._files() for line in _lines(file)))
 
     def _write(self, last: Link, record: Mapping[str, Any]) -> Link:
-        said = {"time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), **record, "n": last.n + 1}
-        body = json.dumps(said, ensure_ascii=True).encode()[:-1]
+        content = {"time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), **record, "n": last.n + 1}
+        body = json.dumps(content, ensure_ascii=True).encode()[:-1]
         link = Link(last.n + 1, self.chain(last.chain, body))
         self._append(b'%s, "chain": "%s"}\n' % (body, link.chain.encode()))
         return link
@@ -238,8 +238,8 @@ class AuditFile:
         gone = self._files()[: -self._keep] if self._keep else []
         before = removed
         for file in gone:
-            found = next(filter(None, map(parse_line, _backwards(file))), None)
-            removed = found[0] if found else Link(0, digest_before(_lines(file)))
+            parsed = next(filter(None, map(parse_line, _backwards(file))), None)
+            removed = parsed[0] if parsed else Link(0, digest_before(_lines(file)))
             # Written first: if it came after the removal, a kill between the two would look like lines cut off.
             self._write_head(Head(last, removed))
             file.unlink()
@@ -248,9 +248,9 @@ class AuditFile:
     def _head(self) -> Head | None:
         """Read the head file; None if it does not exist or was changed."""
         try:
-            said = json.loads(self._head_file.read_bytes())
-            head = Head(Link(**said["last"]), Link(**said["removed"]))
-            return head if hmac.compare_digest(said["mac"], self._mac(head)) else None
+            content = json.loads(self._head_file.read_bytes())
+            head = Head(Link(**content["last"]), Link(**content["removed"]))
+            return head if hmac.compare_digest(content["mac"], self._mac(head)) else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -262,8 +262,8 @@ class AuditFile:
         partial.replace(self._head_file)
 
     def _mac(self, head: Head) -> str:
-        said = json.dumps(asdict(head), sort_keys=True).encode()
-        return hmac.new(self._key, b"head\n" + said, hashlib.sha256).hexdigest()
+        content = json.dumps(asdict(head), sort_keys=True).encode()
+        return hmac.new(self._key, b"head\n" + content, hashlib.sha256).hexdigest()
 
     @cached_property
     def _key(self) -> bytes:
@@ -279,16 +279,16 @@ class AuditFile:
                     "the audit file and those that begin with its name away: a new one begins."
                 )
             self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            made = file.with_name(f".{file.name}-{secrets.token_hex(8)}")
-            handle = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            new_file = file.with_name(f".{file.name}-{secrets.token_hex(8)}")
+            handle = os.open(new_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             try:
                 os.write(handle, secrets.token_hex(32).encode())
-                os.link(made, file)
+                os.link(new_file, file)
             except FileExistsError:
                 pass
             finally:
                 os.close(handle)
-                made.unlink()
+                new_file.unlink()
         try:
             return bytes.fromhex(file.read_text())
         except ValueError as error:
@@ -323,8 +323,8 @@ def parse_line(line: bytes) -> tuple[Link, bytes] | None:
     Returns:
         Its number and chain, and the line up to its chain; None if it has no chain.
     """
-    found = _CHAINED.fullmatch(line)
-    return (Link(int(found[2]), found[3].decode()), found[1]) if found else None
+    match = _CHAINED.fullmatch(line)
+    return (Link(int(match[2]), match[3].decode()), match[1]) if match else None
 
 
 def digest_before(lines: Iterator[bytes]) -> str:

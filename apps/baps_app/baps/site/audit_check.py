@@ -76,23 +76,23 @@ def _follow(
     last = start
     if head and (head.removed.n or not start.chain):
         last = head.removed
-    wanted = not chain
+    chain_seen = not chain
     for file, size in files:
         name = Path(file.name).name
         for row, line in _lines(file, size):
-            found = parse_line(line)
-            if found is None:
+            parsed = parse_line(line)
+            if parsed is None:
                 _take_odd(line, f"Row {row} of {name}", check)
                 continue
-            link, body = found
+            link, body = parsed
             if head and link.n <= head.removed.n and not check.chained:
                 continue  # A kill left a file that should have been removed.
             check.chained += 1
-            wanted = wanted or link.chain == chain
+            chain_seen = chain_seen or link.chain == chain
             where = f"line {link.n} (row {row} of {name})"
-            said = json.loads(body + b"}")
-            missing = said.get("missing", 0)
-            if said.get("head"):
+            record = json.loads(body + b"}")
+            missing = record.get("missing", 0)
+            if record.get("head"):
                 check.note(f"Before {where} the head file was gone: whether lines were cut off there is not known.")
             if missing:
                 check.note(f"Before {where} {_lines_are(missing)} missing: they were cut off.")
@@ -112,7 +112,7 @@ def _follow(
         check.note(f"At the end {_lines_are(head.last.n - last.n)} missing.")
     elif head.last.n == last.n and head.last.chain != last.chain:
         check.note("The last line is another one than the head file says.")
-    if not wanted:
+    if not chain_seen:
         check.note(f"No line has the chain {chain}.")
 
 

@@ -70,12 +70,12 @@ class Finding:
 
     Attributes:
         status: Its severity.
-        found: What the check found.
-        remedy: What to do, or "" where there is nothing to do or ``found`` says it.
+        message: What the check found.
+        remedy: What to do, or "" where there is nothing to do or ``message`` says it.
     """
 
     status: Status
-    found: str
+    message: str
     remedy: str = ""
 
 
@@ -150,10 +150,10 @@ def python_version(version: tuple[int, int]) -> Finding:
     Returns:
         The finding.
     """
-    found = ".".join(map(str, version))
+    message = ".".join(map(str, version))
     if (3, 10) <= version <= (3, 12):
-        return Finding(Status.OK, found)
-    return Finding(Status.FAILED, found, "Install Python 3.10, 3.11 or 3.12, then make clean and make serve again.")
+        return Finding(Status.OK, message)
+    return Finding(Status.FAILED, message, "Install Python 3.10, 3.11 or 3.12, then make clean and make serve again.")
 
 
 def torch_pair() -> Finding:
@@ -174,18 +174,18 @@ def torch_pair() -> Finding:
     return Finding(Status.OK, f"{torch.__version__}, {torchvision.__version__}")
 
 
-def without_server(wanted: bool) -> Finding:
+def without_server(needed: bool) -> Finding:
     """Report what an installation without the extra ``server`` lacks.
 
     Args:
-        wanted: Whether a server is wanted; the finding is a failure then.
+        needed: Whether a server is needed; the finding is a failure then.
 
     Returns:
         The finding.
     """
-    status = Status.FAILED if wanted else Status.WARNING
-    found = "not installed: this machine has the commands and the Python API, but no server"
-    return Finding(status, found, "To serve: pip install 'baps-monailabel[server]'")
+    status = Status.FAILED if needed else Status.WARNING
+    message = "not installed: this machine has the commands and the Python API, but no server"
+    return Finding(status, message, "To serve: pip install 'baps-monailabel[server]'")
 
 
 def package(name: str, below: int) -> Finding:
@@ -304,12 +304,12 @@ def memory(cache_mb: int) -> Finding:
     import psutil
 
     available, total = psutil.virtual_memory().available, psutil.virtual_memory().total
-    found = f"{_gigabytes(available)} of {_gigabytes(total)} available, {os.cpu_count()} CPUs"
+    message = f"{_gigabytes(available)} of {_gigabytes(total)} available, {os.cpu_count()} CPUs"
     needed = _MIN_MEMORY + (cache_mb << 20)
     if available >= needed:
-        return Finding(Status.OK, found)
+        return Finding(Status.OK, message)
     remedy = f"Server, training and cache need {_gigabytes(needed)}: lower --cache-mb ({cache_mb}) or close programs."
-    return Finding(Status.WARNING, found, remedy)
+    return Finding(Status.WARNING, message, remedy)
 
 
 def device(name: str) -> Finding:
@@ -325,14 +325,14 @@ def device(name: str) -> Finding:
 
     usable = torch.cuda.is_available()
     gpus = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())] if usable else []
-    found = f"{name}; GPUs: {', '.join(gpus) or 'none that torch can use'}"
+    message = f"{name}; GPUs: {', '.join(gpus) or 'none that torch can use'}"
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
-        return Finding(Status.FAILED, found, "Give --device auto, cpu, cuda, cuda:1 and so on.")
+        return Finding(Status.FAILED, message, "Give --device auto, cpu, cuda, cuda:1 and so on.")
     if name.startswith("cuda") and int(name.partition(":")[2] or 0) >= len(gpus):
         return Finding(
-            Status.FAILED, found, "Install the GPU's driver (nvidia-smi must list it), or give --device auto."
+            Status.FAILED, message, "Install the GPU's driver (nvidia-smi must list it), or give --device auto."
         )
-    return Finding(Status.OK, found)
+    return Finding(Status.OK, message)
 
 
 def model(site: Settings) -> Finding:
@@ -356,15 +356,15 @@ def model(site: Settings) -> Finding:
     begun = time.perf_counter()
     black_box = load_black_box(site.black_box, site.weights, site.weights_sha256, site.device, site.remote_model)
     loaded = time.perf_counter()
-    able = black_box.capabilities
-    middle = able.input_size / 2
-    prompt = Prompt(((middle, middle),)) if able.clicks else Prompt(box=(0, 0, middle, middle))
-    black_box.segment(np.zeros((1, able.input_size, able.input_size, 3), np.uint8), [prompt])
-    answered = time.perf_counter()
+    capabilities = black_box.capabilities
+    middle = capabilities.input_size / 2
+    prompt = Prompt(((middle, middle),)) if capabilities.clicks else Prompt(box=(0, 0, middle, middle))
+    black_box.segment(np.zeros((1, capabilities.input_size, capabilities.input_size, 3), np.uint8), [prompt])
+    replied = time.perf_counter()
     return Finding(
         Status.OK,
-        f"{able.name}, SHA-256 {able.weights_sha256[:12]}..., loaded in {loaded - begun:.1f} s, first answer in "
-        f"{answered - loaded:.2f} s",
+        f"{capabilities.name}, SHA-256 {capabilities.weights_sha256[:12]}..., loaded in {loaded - begun:.1f} s, first "
+        f"mask in {replied - loaded:.2f} s",
     )
 
 
@@ -395,10 +395,10 @@ def disk(places: list[Path]) -> Finding:
         The finding.
     """
     free = {_nearest(place): shutil.disk_usage(_nearest(place)).free for place in places}
-    found = ", ".join(f"{_gigabytes(size)} at {place}" for place, size in free.items())
+    message = ", ".join(f"{_gigabytes(size)} at {place}" for place, size in free.items())
     if min(free.values()) < _MIN_DISK:
-        return Finding(Status.WARNING, found, f"Free some space: less than {_gigabytes(_MIN_DISK)} is left.")
-    return Finding(Status.OK, found)
+        return Finding(Status.WARNING, message, f"Free some space: less than {_gigabytes(_MIN_DISK)} is left.")
+    return Finding(Status.OK, message)
 
 
 def folder(studies: str) -> Finding:
@@ -421,31 +421,31 @@ def folder(studies: str) -> Finding:
     if not os.access(root, os.R_OK | os.X_OK):
         return Finding(Status.FAILED, f"{root} cannot be read", _OWN)
     kinds = _kinds_of_images(root)
-    found = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "no images"
+    message = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "no images"
     images, warnings = images_folder(root), []
     unserved = _unserved(images)
     if unserved.series:
-        found += f"; {unserved.series} DICOM series in nested folders, which are not served"
+        message += f"; {unserved.series} DICOM series in nested folders, which are not served"
         warnings.append(
             f"The server reads one series from each folder directly in {images}. Move the folder of each series there, "
             f"or convert it: baps convert SERIES_FOLDER {images}. Or serve the series from a PACS."
         )
     if unserved.files:
-        found += f"; {unserved.files} image files in nested folders, which are not served"
+        message += f"; {unserved.files} image files in nested folders, which are not served"
         warnings.append(f"Move the image files directly into {images}.")
     if unserved.loose:
-        found += "; DICOM files that are not in the folder of a series, which are not served"
+        message += "; DICOM files that are not in the folder of a series, which are not served"
         warnings.append(f"Move the files of each series into a folder of its own in {images}.")
     if not kinds and not warnings:
         warnings.append(f"Put images directly into {images}: NIfTI or NRRD files, or one folder per DICOM series.")
     for sentence in unused_labels(root):
         found_labels, _, remedy = sentence.partition("; they are not used. ")
-        found += f"; {found_labels}, and are not used"
+        message += f"; {found_labels}, and are not used"
         warnings.append(remedy)
     if not os.access(root, os.W_OK):
-        found += "; the folder cannot be written to: clicks work, but labels and images are not saved"
+        message += "; the folder cannot be written to: clicks work, but labels and images are not saved"
         warnings.append(f"To save labels: {_OWN} Mount it with write permission.")
-    return Finding(Status.WARNING if warnings else Status.OK, found, " ".join(warnings))
+    return Finding(Status.WARNING if warnings else Status.OK, message, " ".join(warnings))
 
 
 def pacs(studies: str, credentials_file: Path | None = None, worklist: Path | None = None) -> Finding:
@@ -489,10 +489,12 @@ def pacs(studies: str, credentials_file: Path | None = None, worklist: Path | No
         remedy = "Check the address, the firewall, the proxy (NO_PROXY), and that the PACS is running."
         return Finding(Status.FAILED, f"not reachable: {_innermost(error)}", remedy)
     listed = f"; the worklist has {len(Worklist(worklist).studies())} studies" if worklist else ""
-    return _answered(answer.status_code, answer.headers.get("Content-Type", ""), answer.content, served, listed)
+    return _interpret_response(
+        answer.status_code, answer.headers.get("Content-Type", ""), answer.content, served, listed
+    )
 
 
-def _answered(code: int, kind: str, content: bytes, served: PacsStudies, listed: str) -> Finding:
+def _interpret_response(code: int, kind: str, content: bytes, served: PacsStudies, listed: str) -> Finding:
     """Interpret the response of a PACS to a search for series."""
     root = "Give the root of its DICOMweb service; Orthanc's ends in /dicom-web."
     if code in (401, 403):
@@ -514,11 +516,11 @@ def _answered(code: int, kind: str, content: bytes, served: PacsStudies, listed:
         remedy = "Send images to the PACS" + (", or check the query in STUDIES." if served.filters else ".")
         return Finding(Status.WARNING, f"reachable, without series{listed}", remedy)
     shown = ", ".join(f"{count} {name}" for name, count in modalities.most_common())
-    found = f"{len(modalities)} modalities in the first {modalities.total()} series: {shown}{listed}"
+    message = f"{len(modalities)} modalities in the first {modalities.total()} series: {shown}{listed}"
     if others:
         remedy = f"The PACS ignores {' or '.join(served.filters)} in a search: use other attributes, or a worklist."
-        return Finding(Status.WARNING, f"{found}; {others} do not match STUDIES and are not served", remedy)
-    return Finding(Status.OK, found)
+        return Finding(Status.WARNING, f"{message}; {others} do not match STUDIES and are not served", remedy)
+    return Finding(Status.OK, message)
 
 
 def _innermost(error: Exception) -> str:
@@ -531,8 +533,8 @@ def _kinds_of_images(studies: Path) -> Counter[str]:
     """Count the images that the server would serve, by kind."""
     from baps.io import file_stem, images_folder, list_images
 
-    found = list_images(images_folder(studies))
-    return Counter(path.name[len(file_stem(path)) :].lower() or "DICOM series" for path in found)
+    images = list_images(images_folder(studies))
+    return Counter(path.name[len(file_stem(path)) :].lower() or "DICOM series" for path in images)
 
 
 @dataclass

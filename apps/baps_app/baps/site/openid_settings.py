@@ -18,7 +18,7 @@ SECRET = "BAPS_OPENID_SECRET"  # noqa: S105
 """Variable of the client's secret, for sites that keep it out of the file."""
 
 
-class OpenIdSettings(BaseModel, extra="forbid", frozen=True):
+class OpenIdSettings(BaseModel, extra="forbid", frozen=True):  # type: ignore[misc]  # mypy takes it for a dataclass.
     """An OpenID provider, and the roles of its users.
 
     Attributes:
@@ -79,7 +79,7 @@ def read_openid(file: Path, environment: Mapping[str, str] = os.environ) -> Open
         InputError: if the file cannot be read, does not describe a provider, or others can read it.
     """
     try:
-        found = OpenIdSettings.model_validate_json(read_private(file, "The OpenID provider"))
+        provider = OpenIdSettings.model_validate_json(read_private(file, "The OpenID provider"))
     except ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"])) or "the file"
         raise InputError(
@@ -89,4 +89,4 @@ def read_openid(file: Path, environment: Mapping[str, str] = os.environ) -> Open
             "roles are annotator, trainer and admin, and the address begins with https."
         ) from None
     secret = environment.get(SECRET, "")
-    return found.model_copy(update={"client_secret": secret}) if secret else found
+    return provider.model_copy(update={"client_secret": secret}) if secret else provider

@@ -43,7 +43,7 @@ class PacsStudies:
     @property
     def study_filters(self) -> dict[str, str]:
         """The filters that select whole studies, and so the labels in them."""
-        return {keyword: wanted for keyword, wanted in self.filters.items() if keyword in _OF_STUDIES}
+        return {keyword: expected for keyword, expected in self.filters.items() if keyword in _OF_STUDIES}
 
     def matches(self, answer: Mapping[str, Any]) -> bool:
         """Return whether a series matches the filters, which some servers ignore.
@@ -54,9 +54,9 @@ class PacsStudies:
         Returns:
             Whether the series is served.
         """
-        for keyword, wanted in self.filters.items():
+        for keyword, expected in self.filters.items():
             values = json_values(answer, keyword)
-            if values and not any(_is_match(keyword, wanted, value) for value in values):
+            if values and not any(_is_match(keyword, expected, value) for value in values):
                 return False
         return True
 
@@ -85,10 +85,10 @@ class Worklist:
             BapsError: if the file cannot be read, or a line is not a UID.
         """
         try:
-            found = self._file.stat()
-            stamp = found.st_mtime_ns, found.st_size, found.st_ino
+            status = self._file.stat()
+            stamp = status.st_mtime_ns, status.st_size, status.st_ino
             if stamp != self._stamp:
-                if found.st_size > _MAX_BYTES:
+                if status.st_size > _MAX_BYTES:
                     raise BapsError(f"The worklist {self._file} has more than {_MAX_BYTES >> 20} MB. Make it shorter.")
                 self._studies = self._read()
                 self._stamp = stamp
@@ -127,7 +127,7 @@ def read_pacs_studies(studies: str) -> PacsStudies:
     if address.fragment:
         raise InputError("The address of the PACS holds a #. Write it as %23 where it belongs to a value.")
     filters: dict[str, str] = {}
-    for keyword, wanted in parse_qsl(address.query, keep_blank_values=True):
+    for keyword, expected in parse_qsl(address.query, keep_blank_values=True):
         if keyword not in _ATTRIBUTES:
             raise InputError(
                 f"STUDIES cannot select series by {keyword[:64]!r}. Known attributes: {', '.join(_ATTRIBUTES)}. List "
@@ -135,8 +135,8 @@ def read_pacs_studies(studies: str) -> PacsStudies:
             )
         if keyword in filters:
             raise InputError(f"STUDIES names {keyword} twice. Give one value, with * or ? for what may differ.")
-        _check(keyword, wanted)
-        filters[keyword] = wanted
+        _check(keyword, expected)
+        filters[keyword] = expected
     return PacsStudies(address._replace(query="").geturl().rstrip("/?"), filters)
 
 
@@ -156,20 +156,20 @@ def json_values(answer: Mapping[str, Any], keyword: str) -> list[str]:
     return [str(value).strip() for value in named if value is not None]
 
 
-def _check(keyword: str, wanted: str) -> None:
-    if not wanted:
+def _check(keyword: str, expected: str) -> None:
+    if not expected:
         raise InputError(f"STUDIES gives no value for {keyword}. Omit the attribute, or give a value.")
     if keyword.endswith("Date"):
-        days = wanted.split("-")
+        days = expected.split("-")
         if len(days) > 2 or not any(days) or not all(not day or _is_day(day) for day in days):
             raise InputError(
                 f"{keyword} in STUDIES must be a day such as 20260131, or days such as 20260101-20260131 or 20260101-, "
-                f"not {wanted[:64]!r}."
+                f"not {expected[:64]!r}."
             )
-    if keyword.endswith("UID") and not _UID.fullmatch(wanted):
+    if keyword.endswith("UID") and not _UID.fullmatch(expected):
         raise InputError(f"{keyword} in STUDIES must be one UID. List several studies in a worklist.")
-    if keyword in ("Modality", "ModalitiesInStudy") and not re.fullmatch(r"[A-Z*?]{1,16}", wanted):
-        raise InputError(f"{keyword} in STUDIES must be one modality such as CT, not {wanted[:64]!r}.")
+    if keyword in ("Modality", "ModalitiesInStudy") and not re.fullmatch(r"[A-Z*?]{1,16}", expected):
+        raise InputError(f"{keyword} in STUDIES must be one modality such as CT, not {expected[:64]!r}.")
 
 
 def _is_day(text: str) -> bool:
@@ -179,11 +179,11 @@ def _is_day(text: str) -> bool:
         return False
 
 
-def _is_match(keyword: str, wanted: str, value: str) -> bool:
+def _is_match(keyword: str, expected: str, value: str) -> bool:
     if keyword.endswith("Date"):
-        first, dash, last = wanted.partition("-")
-        return value == wanted if not dash else (first or "") <= value <= (last or "99999999")
+        first, dash, last = expected.partition("-")
+        return value == expected if not dash else (first or "") <= value <= (last or "99999999")
     if keyword.endswith("Time"):  # Ranges and precisions of times are the PACS's own.
         return True
-    pattern = re.escape(wanted).replace(r"\*", ".*").replace(r"\?", ".")
+    pattern = re.escape(expected).replace(r"\*", ".*").replace(r"\?", ".")
     return bool(re.fullmatch(pattern, value, re.IGNORECASE | re.DOTALL))

@@ -171,8 +171,8 @@ def is_loopback(host: str) -> bool:
         Whether no other machine can reach it.
     """
     try:
-        found = {str(entry[4][0]) for entry in socket.getaddrinfo(host or "0.0.0.0", None)}  # noqa: S104 (not bound)
-        return all(ip_address(address.partition("%")[0]).is_loopback for address in found)
+        addresses = {str(entry[4][0]) for entry in socket.getaddrinfo(host or "0.0.0.0", None)}  # noqa: S104 (not bound)
+        return all(ip_address(address.partition("%")[0]).is_loopback for address in addresses)
     except (OSError, UnicodeError, ValueError):
         return False
 

@@ -105,7 +105,7 @@ def _whole(units: str) -> BeforeValidator:
     return _number(int, f"a whole number of {units}")
 
 
-class Settings(BaseSettings, frozen=True, extra="forbid"):
+class Settings(BaseSettings, frozen=True, extra="forbid"):  # type: ignore[misc]  # mypy takes it for a dataclass.
     """What an operator decides.
 
     ``Settings(...)`` reads its arguments only; ``read_settings`` reads the file, the environment and the command line.

@@ -109,11 +109,11 @@ class Users:
         Returns:
             The user, or None if nobody has the token or it has expired.
         """
-        given, found = _hash(token), None
+        given, match = _hash(token), None
         for user in self.all().values():
             if hmac.compare_digest(given, user.sha256) and not user.expired:
-                found = user
-        return found
+                match = user
+        return match
 
     def add(self, name: str, role: Role, days: int | None = None) -> str:
         """Add a user.

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baps.adapters.adapter import Adapter
-from baps.adapters.old_records import restore_old_settings
 from baps.adapters.visual_prompt import load_encoder
 from baps.blackbox import BlackBox
 from baps.errors import BapsError, InputError
-from baps.evaluation.acceptance import Acceptance, check_acceptance
+from baps.evaluation.acceptance import Acceptance
 from baps.evaluation.scoring import score_slices
 from baps.evaluation.slices import AnySlice, SlicesByPatient, evenly_spaced
 from baps.evaluation.splits import Split, cross_validation_limit, patient_hash, split_patients
 from baps.training.budget import holdout_budget, run_budgets
+from baps.training.folds import Arm, train_folds
+from baps.training.plan import AdaptationPlan, ServedAdapter
 from baps.training.query_log import QueryLog
 from baps.training.settings import AdaptationSettings
 from baps.training.training import Callback, CurvePoint, train
@@ -39,7 +39,8 @@ class ProgressReport:
     """Progress of an adaptation.
 
     Attributes:
-        step, steps: progress of all training runs together, in thousandths.
+        step: progress of all training runs together, in thousandths.
+        steps: 1000.
         images: black-box images queried so far.
         dice: last point of the training curve, 0 to 1.
     """
@@ -48,44 +49,6 @@ class ProgressReport:
     steps: int
     images: int
     dice: float
-
-
-@dataclass(frozen=True)
-class ServedAdapter:
-    """The adapter that is served while another one is trained.
-
-    Attributes:
-        adapter: the adapter.
-        record: the record of its training.
-    """
-
-    adapter: Adapter
-    record: Mapping[str, Any]
-
-    @property
-    def trained_on(self) -> frozenset[str]:
-        """Hashes of the patients that it, or the adapters it started from, were trained on; it cannot be evaluated on
-        them."""
-        return frozenset(self.record["seen_patients"])
-
-
-@dataclass(frozen=True)
-class AdaptationPlan:
-    """What an adaptation will do.
-
-    Attributes:
-        split: the patients to train on and the patients that are held out.
-        facts: all that the result depends on, except the adapter that the training starts from; plain JSON.
-    """
-
-    split: Split
-    facts: Mapping[str, Any]
-
-    @property
-    def fingerprint(self) -> str:
-        """The same for two adaptations of the same black box to the same data with the same settings."""
-        facts = {**self.facts, "settings": restore_old_settings(self.facts["settings"])}
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -110,7 +73,7 @@ def plan_adaptation(
     slices: SlicesByPatient,
     settings: AdaptationSettings,
     split_memory: Path | None = None,
-    served: ServedAdapter | None = None,
+    served: ServedAdapter[Adapter] | None = None,
 ) -> AdaptationPlan:
     """Split the patients, and record what the result will depend on.
 
@@ -141,7 +104,7 @@ def adapt(
     plan: AdaptationPlan | None = None,
     progress: Callable[[ProgressReport], None] | None = None,
     log: Path | None = None,
-    served: ServedAdapter | None = None,
+    served: ServedAdapter[Adapter] | None = None,
     callback: Callback | None = None,
 ) -> Adaptation:
     """Adapt a black box to labelled volumes, and evaluate the candidate on patients that it was not trained on.
@@ -188,11 +151,9 @@ def adapt(
     query_log = QueryLog(log, log_facts, black_box)
     budget, limit = black_box.budget, black_box.images_queried + settings.max_images - query_log.replayed_images
     black_box.budget = limit if budget is None else min(limit, budget)
-    done = 0
 
-    def run(patients: Sequence[str], held_out: Sequence[str], max_images: int) -> tuple[Adapter, list[CurvePoint]]:
-        nonlocal done
-        number, done = done, done + 1
+    def train_run(number: int, patients: Sequence[str], held_out: Sequence[str]) -> tuple[Adapter, list[CurvePoint]]:
+        max_images = budgets.per_fold if held_out else budgets.last_run
         last = [0.0]
 
         def report(step: int, steps: int, _images: int, dice: float | None) -> None:
@@ -210,32 +171,20 @@ def adapt(
             black_box, training_slices, settings, max_images, query_log, name, points, report, start_from, run_callback
         )
 
-    def score_patient(patient: str, arm: str, adapter: Adapter | None) -> NDArray[np.float64]:
+    def score_patient(patient: str, arm: Arm, adapter: Adapter | None) -> NDArray[np.float64]:
         def query() -> list[float]:
             return score_slices(
                 black_box, adapter, holdout_slices[patient], settings.prompt, settings.seed + 1, settings.click_sets
             ).ravel().tolist()  # fmt: skip
 
-        # These words are in the logs of version 0.1 too, which a training resumes.
+        # These keys are in the logs of version 0.1 too, which a training resumes.
         key: dict[str, int | str] = {"judge": patient_hash(patient), "arm": arm, "seed": settings.seed + 1}
         return np.array(query_log.get_or_query(key, query)).reshape(-1, settings.click_sets)
 
     try:
-        unadapted_scores: dict[str, NDArray[np.float64]] = {}
-        served_scores: dict[str, NDArray[np.float64]] = {}
-        adapted_scores: dict[str, NDArray[np.float64]] = {}
-        trained: tuple[Adapter, list[CurvePoint]] | None = None
-        for training, held_out in folds:
-            trained = run(training, held_out, budgets.per_fold)
-            for patient in (p for p in held_out if p in holdout_slices):
-                unadapted_scores[patient] = score_patient(patient, "as it is", None)
-                adapted_scores[patient] = score_patient(patient, "adapted", trained[0])
-                if served and patient in new_to_served:
-                    served_scores[patient] = score_patient(patient, "served", served.adapter)
-        if trained is None or not keep_fold_adapter:
-            trained = run(split.training, (), budgets.last_run)
-        if unadapted_scores and black_box.capabilities.resends:
-            patient, kept = next(iter(unadapted_scores.items()))
+        (adapter, curve), scores = train_folds(split, folds, train_run, score_patient, served, holdout_slices)
+        if scores.unadapted and black_box.capabilities.resends:
+            patient, kept = next(iter(scores.unadapted.items()))
             with query_log.count_queries():
                 again = score_slices(
                     black_box,
@@ -254,17 +203,14 @@ def adapt(
     finally:
         black_box.budget = budget
         query_log.close()
-    acceptance = check_acceptance(
-        unadapted_scores, adapted_scores, served_scores, served.record["verdict"] if served else None
-    )
-    adapter, curve = trained
+    acceptance = scores.check(served)
     windows = {piece.window for pieces in slices.values() for piece in pieces}
     record: dict[str, Any] = {
         "adapter": adapter.to_dict(),
         **log_facts,
         "fingerprint": plan.fingerprint,
         "seen_patients": sorted({*map(patient_hash, split.training), *trained_on}),
-        "check": "held back" if split.held_back else "leave some out" if split.folds else "none, one patient only",
+        "check": split.evaluation,
         "windows": [window.to_dict() for window in sorted(windows, key=lambda w: (w.low, w.high, w.source))],
         **acceptance.record(),
         "curve": [[point.images, round(point.dice, 4)] for point in curve],

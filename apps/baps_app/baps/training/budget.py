@@ -32,8 +32,9 @@ class RunBudgets:
 
 
 def holdout_budget(max_images: int, held_out_patients: int, settings: AdaptationSettings, arms: int) -> tuple[int, int]:
-    """Compute how many held-out patients are used, and how many slices of each; they take at most a third of the
-    images.
+    """Compute how many held-out patients are used, and how many slices of each.
+
+    They take at most a third of the images.
 
     Args:
         max_images: images of the whole adaptation.

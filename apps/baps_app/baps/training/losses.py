@@ -23,8 +23,9 @@ def image_losses(probability: torch.Tensor, target: torch.Tensor) -> torch.Tenso
 
 
 def batch_loss(probability: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Compute the published loss: soft Dice over the batch, ``1 - (2 sum py + 1) / (sum p + sum y + 1)``, plus
-    cross-entropy.
+    """Compute the published loss: soft Dice over the batch plus cross-entropy.
+
+    The soft Dice is ``1 - (2 sum py + 1) / (sum p + sum y + 1)``.
 
     Args:
         probability: (B, H, W), 0 to 1.

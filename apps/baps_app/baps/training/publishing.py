@@ -7,13 +7,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from baps.adapters.adapter import Adapter
 from baps.adapters.adapter_file import HasStateDict
 from baps.blackbox import BlackBox
 from baps.errors import BapsError
 from baps.evaluation.acceptance import Acceptance
 from baps.evaluation.slices import SlicesByPatient
 from baps.registry.store import AdapterStore
-from baps.training.adapt import ProgressReport, ServedAdapter, adapt, plan_adaptation
+from baps.training.adapt import ProgressReport, adapt, plan_adaptation
+from baps.training.plan import ServedAdapter
 from baps.training.settings import AdaptationSettings
 
 logger = logging.getLogger(__name__)
@@ -99,7 +101,7 @@ def keep_and_publish(
         BapsError: as the adaptation and the store.
     """
     label = names[0]
-    versions = {name: found for name in names if (found := store.find(name, fingerprint))}
+    versions = {name: version for name in names if (version := store.find(name, fingerprint))}
     repeated = label in versions
     if len(versions) < len(names):
         result = adapt_candidate()
@@ -124,16 +126,18 @@ def keep_and_publish(
     }
 
 
-def _load_served(store: AdapterStore, label: str, black_box: BlackBox) -> ServedAdapter | None:
-    """Load the adapter that is served for a label. The gain of a shared adapter is ignored: it was measured on other
-    labels."""
-    found = store.served(label, black_box.capabilities.weights_sha256)
-    if found is None:
+def _load_served(store: AdapterStore, label: str, black_box: BlackBox) -> ServedAdapter[Adapter] | None:
+    """Load the adapter that is served for a label.
+
+    The gain of a shared adapter is ignored, because it was measured on other labels.
+    """
+    version = store.served(label, black_box.capabilities.weights_sha256)
+    if version is None:
         return None
     try:
-        served = store.load(*found)
+        served = store.load(*version)
     except BapsError as error:  # A new training replaces the damaged adapter.
         logger.warning("%s", error)
         return None
-    own = found[0] == label
+    own = version[0] == label
     return ServedAdapter(served.adapter, served.record if own else {**served.record, "verdict": None})

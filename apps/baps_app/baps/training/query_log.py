@@ -149,7 +149,11 @@ def _convert_os_error() -> Iterator[None]:
 
 
 def _open_exclusively(path: Path) -> IO[bytes]:
-    """Open the log, unbuffered, for this adaptation only; the answers of two writers would be mixed."""
+    """Open the log, unbuffered, for this adaptation only; the answers of two writers would be mixed.
+
+    Raises:
+        BapsError: if another training writes to it, or it cannot be opened.
+    """
     with _convert_os_error():
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("ab", buffering=0)

@@ -24,8 +24,8 @@ class AdaptationSettings:
         visual_prompt: ``basis`` (ours) or ``concat`` (as published).
         condition: what the visual prompt depends on besides the image: ``label`` (one encoding serves every click) or
             ``click`` (as published).
-        encoder, encoder_source: features of the image that the visual prompt reads, and the path of their weights, see
-            ``load_encoder``.
+        encoder: features of the image that the visual prompt reads, see ``load_encoder``.
+        encoder_source: path of the encoder's weights.
         optimiser: ``prompt_space`` (ours) or ``spsa_gc`` (as published).
         zoom: whether the part around the prompt is enlarged: ``chosen`` on the labelled slices (ours), or ``none``.
         head: output-side head that corrects the masks: ``convolutional`` (ours) or ``none`` (as published).
@@ -41,7 +41,8 @@ class AdaptationSettings:
         slices_per_volume: maximum number of slices per volume that are trained on.
         check_slices: maximum number of slices of each held-out patient.
         click_sets: number of fixed sets of clicks that the evaluation is repeated with.
-        curve_points, curve_slices: number of points of the training curve, and of slices that it is measured on.
+        curve_points: number of points of the training curve.
+        curve_slices: number of slices that the training curve is measured on.
 
     Raises:
         InputError: if a value is unknown or out of range.

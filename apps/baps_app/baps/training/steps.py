@@ -41,13 +41,15 @@ def query_black_box(black_box: BlackBox, images: torch.Tensor, prompts: Sequence
 
 
 class Stepper(ABC):
-    """Update the weights of a visual prompt, a batch at a time."""
+    """Update the weights of a visual prompt, a batch at a time.
+
+    Attributes:
+        batch_size: number of slices per step, if there are that many.
+        queries_per_slice: number of black-box images per slice of a step.
+    """
 
     batch_size: int
-    """Number of slices per step, if there are that many."""
-
     queries_per_slice: int
-    """Number of black-box images per slice of a step."""
 
     @abstractmethod
     def start(self, visual_prompt: VisualPrompt, steps: int) -> None:
@@ -75,6 +77,9 @@ class PromptSpaceStepper(Stepper):
 
     Args:
         settings: batch size, perturbation radius and learning rate.
+
+    Attributes:
+        queries_per_slice: 2, one for either side of the perturbation.
     """
 
     queries_per_slice = 2
@@ -83,6 +88,12 @@ class PromptSpaceStepper(Stepper):
         self.settings, self.batch_size = settings, settings.batch_size
 
     def start(self, visual_prompt: VisualPrompt, steps: int) -> None:
+        """See ``Stepper.start``.
+
+        Args:
+            visual_prompt: its weights are updated in place.
+            steps: number of steps that will be made.
+        """
         self.visual_prompt, rate = visual_prompt, self.settings.learning_rate
         trainable = [(name, value) for name, value in visual_prompt.named_parameters() if value.requires_grad]
         constant = [value for name, value in trainable if name == "head.bias"]
@@ -92,6 +103,14 @@ class PromptSpaceStepper(Stepper):
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.adam, steps, rate / 100)
 
     def step(self, black_box: BlackBox, batch: Batch, generator: torch.Generator, get_or_query: GetOrQuery) -> None:
+        """See ``Stepper.step``.
+
+        Args:
+            black_box: the model.
+            batch: the labelled slices of the step.
+            generator: source of the perturbations.
+            get_or_query: returns logged losses, or queries new ones.
+        """
         code = self.visual_prompt(batch.features, batch.prompts, batch.images.shape[-1])
 
         def losses(codes: torch.Tensor) -> torch.Tensor:
@@ -124,6 +143,9 @@ class SpsaGcStepper(Stepper):
     Args:
         visible: keep perturbations above one grey level of the image, because smaller ones are lost in rounding. The
             reference code does not.
+
+    Attributes:
+        batch_size: 4, as published.
     """
 
     batch_size = 4
@@ -133,11 +155,26 @@ class SpsaGcStepper(Stepper):
         self.queries_per_slice = 2 * self.optimiser.settings.directions
 
     def start(self, visual_prompt: VisualPrompt, steps: int) -> None:
+        """See ``Stepper.start``.
+
+        Args:
+            visual_prompt: its weights are updated in place.
+            steps: number of steps that will be made.
+        """
         self.visual_prompt = visual_prompt
         self.theta = parameters_to_vector(visual_prompt.parameters()).detach()
 
     @torch.no_grad()
     def step(self, black_box: BlackBox, batch: Batch, generator: torch.Generator, get_or_query: GetOrQuery) -> None:
+        """See ``Stepper.step``.
+
+        Args:
+            black_box: the model.
+            batch: the labelled slices of the step.
+            generator: source of the perturbations.
+            get_or_query: returns logged losses, or queries new ones.
+        """
+
         def transform(thetas: torch.Tensor) -> torch.Tensor:
             return self.visual_prompt.apply_code(batch.images, self._codes(thetas, batch))
 

@@ -44,12 +44,17 @@ Progress = Callable[[int, int, int, float | None], None]
 """Called with the step, the number of steps, the black-box images so far, and the curve's last Dice or None."""
 
 Callback = Callable[[int, Adapter], None]
-"""Called with the black-box images so far, and the adapter as it is then."""
+"""Called with the black-box images so far, and the current adapter."""
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Dice (0 to 1) on the fixed slices of the training curve after a number of black-box images."""
+    """A point of the training curve.
+
+    Attributes:
+        images: black-box images so far.
+        dice: mean Dice on the fixed slices of the curve, 0 to 1.
+    """
 
     images: int
     dice: float
@@ -69,7 +74,14 @@ def build_stepper(settings: AdaptationSettings) -> Stepper:
 
 @dataclass(frozen=True)
 class ImageBudget:
-    """Images for choosing the zoom and for the head, slices that the curve is measured on, and steps."""
+    """How the images of a run are divided.
+
+    Attributes:
+        zoom: images for choosing the zoom.
+        head: images for the head.
+        curve_slices: slices that each point of the curve is measured on.
+        steps: number of steps.
+    """
 
     zoom: int
     head: int

@@ -6,7 +6,7 @@ import http.server
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -26,7 +26,6 @@ from baps.server.labels.save_labels import save_label
 from baps.server.training_cases import labelled_cases
 from demo import orthanc
 from demo.server import ROOT, running_server
-from tests.support.marks import starts
 
 SAMPLE = ROOT / "sample-data" / "dicom" / "ct_01"
 FILES = sorted(SAMPLE.glob("*.dcm"))
@@ -51,8 +50,7 @@ def _copy(folder: Path, modality: str, skip: tuple[int, ...] = (), sop_class: st
 
 
 @pytest.fixture(scope="module")
-@starts("pacs")
-def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
+def pacs(empty_orthanc: Callable[[], str], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, str]]:
     """Orthanc with images of two modalities, one with slices missing, and a report; series by what they are."""
     folder = tmp_path_factory.mktemp("pacs")
     series = {
@@ -61,10 +59,10 @@ def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[s
         "gap": _copy(folder / "gap", "CT", skip=(7, 8)),
         "SR": _copy(folder / "sr", "SR"),
     }
-    with orthanc.running_orthanc(folder, reachable=True) as address:
-        orthanc.store(address, SAMPLE)
-        orthanc.store(address, folder)
-        yield f"{address}/dicom-web", series
+    address = empty_orthanc()
+    orthanc.store(address, SAMPLE)
+    orthanc.store(address, folder)
+    return f"{address}/dicom-web", series
 
 
 @pytest.fixture

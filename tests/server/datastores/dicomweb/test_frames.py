@@ -24,16 +24,13 @@ from baps.server.labels.save_labels import save_label
 from baps.server.training_cases import labelled_cases
 from demo import orthanc
 from stress.fuzz.displacements import Slice, write_enhanced, write_series
-from tests.support.marks import starts
 
 pytestmark = pytest.mark.skipif(bool(orthanc.missing()), reason=orthanc.missing())
 
 
 @pytest.fixture(scope="module")
-@starts("pacs")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with orthanc.running_orthanc(tmp_path_factory.mktemp("pacs"), reachable=True) as found:
-        yield found
+def address(empty_orthanc: Callable[[], str]) -> str:
+    return empty_orthanc()
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -23,7 +23,6 @@ from baps.server.datastores.dicomweb import PacsDatastore, open_pacs
 from baps.server.labels.save_labels import save_label, save_shown
 from baps.server.training_cases import labelled_cases
 from demo import orthanc
-from tests.support.marks import starts
 from tests.support.series import Series, write_series
 
 LABELS = {"liver": 1, "spleen": 2}
@@ -31,16 +30,15 @@ pytestmark = pytest.mark.skipif(bool(orthanc.missing()), reason=orthanc.missing(
 
 
 @pytest.fixture
-@starts("pacs")
-def pacs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Series]]:
+def pacs(empty_orthanc: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Series]:
     """Orthanc with one series that was cut coronally, so that no axis is as it was."""
     from monailabel.config import settings
 
     monkeypatch.setattr(settings, "MONAI_LABEL_DICOMWEB_CACHE_PATH", str(tmp_path / "cache"))
     series = write_series(tmp_path / "dicom", "coronal")
-    with orthanc.running_orthanc(tmp_path, reachable=True) as address:
-        orthanc.store(address, tmp_path / "dicom")
-        yield f"{address}/dicom-web", replace(series, labels=np.where(series.labels > 2, 0, series.labels))
+    address = empty_orthanc()
+    orthanc.store(address, tmp_path / "dicom")
+    return f"{address}/dicom-web", replace(series, labels=np.where(series.labels > 2, 0, series.labels))
 
 
 def _submit(store: PacsDatastore, series: Series, voxels: NDArray[np.uint8], folder: Path, **said: object) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timezone
 from io import BytesIO
 from pathlib import Path
@@ -26,7 +26,6 @@ from baps.server.labels.save_labels import save_label
 from baps.server.training_cases import labelled_cases
 from demo import orthanc
 from demo.server import ROOT
-from tests.support.marks import starts
 
 FILES = sorted((ROOT / "sample-data" / "dicom" / "ct_01").glob("*.dcm"))[:8]
 needs_orthanc = pytest.mark.skipif(bool(orthanc.missing()), reason=orthanc.missing())
@@ -103,10 +102,8 @@ def _store(folder: Path, change: Callable[[Dataset], None]) -> str:
 
 
 @pytest.fixture(scope="module")
-@starts("pacs")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with orthanc.running_orthanc(tmp_path_factory.mktemp("pacs"), reachable=True) as found:
-        yield found
+def address(empty_orthanc: Callable[[], str]) -> str:
+    return empty_orthanc()
 
 
 @pytest.fixture
@@ -232,7 +229,7 @@ def _sources() -> tuple[list[Dataset], Volume]:
         ("SOPInstanceUID", None, "SOPInstanceUID"),
         ("PatientID", "M\N{REPLACEMENT CHARACTER}ller", "PatientID.*SpecificCharacterSet"),
         ("PatientID", "another", "differ in PatientID"),
-        ("PixelSpacing", None, "does not say how large its pixels are .PixelSpacing."),
+        ("PixelSpacing", None, "has no pixel size .PixelSpacing."),
     ],
 )
 def test_what_nothing_can_stand_for_is_named(keyword: str, value: str | None, said: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +22,6 @@ from baps.server.datastores.dicomweb import PacsDatastore, open_pacs
 from baps.server.labels.save_labels import save_label, save_shown
 from baps.server.training_cases import labelled_cases
 from demo import orthanc
-from tests.support.marks import starts
 from tests.support.series import Series, write_series
 
 LABELS = {"liver": 1, "spleen": 2}
@@ -82,19 +81,20 @@ class Line:
 
 
 @pytest.fixture
-@starts("pacs")
-def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Line, Series]]:
+def line(
+    empty_orthanc: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Line, Series]]:
     """A line to Orthanc with one series."""
     from monailabel.config import settings
 
     monkeypatch.setattr(settings, "MONAI_LABEL_DICOMWEB_CACHE_PATH", str(tmp_path / "cache"))
     series = write_series(tmp_path / "dicom", "axial")
-    with orthanc.running_orthanc(tmp_path, reachable=True) as address:
-        orthanc.store(address, tmp_path / "dicom")
-        line = Line(address)
-        threading.Thread(target=line.run, daemon=True).start()
-        yield line, replace(series, labels=np.where(series.labels > 2, 0, series.labels))
-        line.close()
+    address = empty_orthanc()
+    orthanc.store(address, tmp_path / "dicom")
+    line = Line(address)
+    threading.Thread(target=line.run, daemon=True).start()
+    yield line, replace(series, labels=np.where(series.labels > 2, 0, series.labels))
+    line.close()
 
 
 def _submit(store: PacsDatastore, series: Series, organ: str, folder: Path) -> None:

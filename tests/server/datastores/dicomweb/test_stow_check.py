@@ -27,7 +27,6 @@ from baps.server.datastores.dicomweb.stow_check import read_object, sign, writte
 from baps.server.labels.save_labels import save_label
 from baps.server.training_cases import labelled_cases
 from demo import orthanc
-from tests.support.marks import starts
 from tests.support.series import Series, write_series
 
 KIND = 'multipart/related; type="application/dicom"; boundary=part'
@@ -110,14 +109,11 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-@starts("pacs")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def shared(empty_orthanc: Callable[[], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     from monailabel.config import settings
 
-    if orthanc.missing():
-        pytest.skip(orthanc.missing())
-    folder = tmp_path_factory.mktemp("stow")
-    with pytest.MonkeyPatch.context() as patched, orthanc.running_orthanc(folder, reachable=True) as address:
+    folder, address = tmp_path_factory.mktemp("stow"), empty_orthanc()
+    with pytest.MonkeyPatch.context() as patched:
         patched.setattr(settings, "MONAI_LABEL_DICOMWEB_CACHE_PATH", str(folder / "cache"))
         series = write_series(folder / "dicom", "axial")
         orthanc.store(address, folder / "dicom")

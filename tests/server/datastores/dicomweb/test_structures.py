@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from skimage.draw import polygon2mask
 from baps.errors import InputError
 from baps.imaging.volume import Volume
 from baps.io import read_volume, write_nifti
-from baps.io.dicom.labels import series_headers
+from baps.io.dicom.labels import read_series_headers
 from baps.io.dicom.rtstruct import write_structures
 from baps.server.datastores.dicomweb import PacsDatastore, open_pacs
 from baps.server.labels.save_labels import save_label
@@ -34,17 +34,14 @@ from demo import orthanc
 from demo.server import running_server
 from tests.support.label_map_segmentation import make_label_map
 from tests.support.little_series import write_little_series
-from tests.support.marks import starts
 
 pytestmark = pytest.mark.skipif(bool(orthanc.missing()), reason=orthanc.missing())
 NOON = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
 
 
 @pytest.fixture(scope="module")
-@starts("pacs")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with orthanc.running_orthanc(tmp_path_factory.mktemp("pacs"), reachable=True) as found:
-        yield found
+def address(empty_orthanc: Callable[[], str]) -> str:
+    return empty_orthanc()
 
 
 class Stored:
@@ -61,7 +58,7 @@ class Stored:
             image.save_as(file)
             _send(address, image)
         self.images = [pydicom.dcmread(file) for file in self.files]
-        self.uid, self.headers = str(self.images[0].SeriesInstanceUID), series_headers(folder)
+        self.uid, self.headers = str(self.images[0].SeriesInstanceUID), read_series_headers(folder)
 
     def values(self, label: Dataset, number: int = 0) -> set[int]:
         """The image's values inside the contours of a structure, by positions in mm."""

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import nn
 
-from tools.pretraining.blackbox.averaging import follow, halved
+from tools.pretraining.blackbox.averaging import half_precision_state, update_average
 
 
 def test_the_average_moves_by_the_rest_of_its_weight() -> None:
@@ -14,12 +14,12 @@ def test_the_average_moves_by_the_rest_of_its_weight() -> None:
     with torch.no_grad():
         model.weight.fill_(3.0)
     model.num_batches_tracked.fill_(7)
-    follow(average, model, 0.75)
+    update_average(average, model, 0.75)
     assert average.weight.tolist() == [1.5, 1.5]
     assert average.num_batches_tracked == 7  # No fraction: taken over.
 
 
-def test_fractions_alone_are_halved() -> None:
-    state = halved(nn.BatchNorm1d(2))
+def test_only_floats_are_halved() -> None:
+    state = half_precision_state(nn.BatchNorm1d(2))
     assert state["weight"].dtype == torch.float16
     assert state["num_batches_tracked"].dtype == torch.int64

@@ -7,12 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from tools.pretraining.blackbox.photographs import SIDE, Photographs
+from tools.pretraining.blackbox.photographs import PHOTOGRAPH_SIZE, Photographs
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A wide photograph, red on the left half of its middle square, with two polygons, and a plain one."""
+    """Write a wide photograph, red on the left half of its central square, with two polygons, and a plain one."""
     (tmp_path / "images").mkdir()
     (tmp_path / "labels").mkdir()
     pixels = np.zeros((100, 200, 3), np.uint8)
@@ -28,14 +28,16 @@ def folder(tmp_path: Path) -> Path:
 
 def test_pictures_are_cut_square_with_their_polygons(folder: Path) -> None:
     photographs = Photographs(folder)
-    assert photographs.pictures.shape == (2, 3, SIDE, SIDE)
+    assert photographs.pictures.shape == (2, 3, PHOTOGRAPH_SIZE, PHOTOGRAPH_SIZE)
     region, picture = photographs.regions[0], photographs.pictures[0].float()
     assert set(region.unique().tolist()) == {0, 1, 2}
-    assert int(region[SIDE // 2, SIDE // 4]) == 1
-    assert int(region[int(0.45 * SIDE), int(0.15 * SIDE)]) == 2  # The smaller is painted over the larger.
-    assert int(region[SIDE // 2, 3 * SIDE // 4]) == 0
-    assert float(picture[0, :, : SIDE // 2 - 4].min()) > 150
-    assert float(picture[0, :, SIDE // 2 + 4 :].max()) < 50
+    assert int(region[PHOTOGRAPH_SIZE // 2, PHOTOGRAPH_SIZE // 4]) == 1
+    assert (
+        int(region[int(0.45 * PHOTOGRAPH_SIZE), int(0.15 * PHOTOGRAPH_SIZE)]) == 2
+    )  # The smaller is painted over the larger.
+    assert int(region[PHOTOGRAPH_SIZE // 2, 3 * PHOTOGRAPH_SIZE // 4]) == 0
+    assert float(picture[0, :, : PHOTOGRAPH_SIZE // 2 - 4].min()) > 150
+    assert float(picture[0, :, PHOTOGRAPH_SIZE // 2 + 4 :].max()) < 50
     assert not photographs.regions[1].any()
 
 

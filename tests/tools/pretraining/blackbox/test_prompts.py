@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from tools.pretraining.blackbox.prompts import SMALLEST, Targets, draw_targets
+from tools.pretraining.blackbox.prompts import MIN_AREA, Targets, draw_targets
 from tools.pretraining.blackbox.scenes import Scenes, draw_scenes
 
 SEEDS = range(12)
@@ -17,7 +17,7 @@ def _draw(seed: int, each: int = 3, size: int = 64) -> tuple[Scenes, Targets]:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_form(seed: int) -> None:
+def test_shapes(seed: int) -> None:
     _, targets = _draw(seed)
     count, clicks = targets.signs.shape
     assert targets.masks.shape == (count, 64, 64)
@@ -36,14 +36,14 @@ def test_form(seed: int) -> None:
 def test_targets_are_pieces_of_one_object(seed: int) -> None:
     scenes, targets = _draw(seed)
     for image, mask in zip(targets.image, targets.masks, strict=True):
-        assert float(mask.sum()) >= 64 * 64 * SMALLEST
+        assert float(mask.sum()) >= 64 * 64 * MIN_AREA
         assert len(scenes.regions[image][mask > 0].unique()) == 1
         if int(scenes.regions[image][mask > 0][0]) > 0:
             assert ndimage.label(mask.numpy())[1] == 1
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_clicks_lie_on_the_side_that_their_sign_says(seed: int) -> None:
+def test_clicks_lie_on_the_side_of_their_sign(seed: int) -> None:
     _, targets = _draw(seed)
     assert bool((targets.signs[:, 0] == 1).all())
     for mask, points, signs in zip(targets.masks, targets.points.long(), targets.signs, strict=True):
@@ -66,7 +66,7 @@ def test_boxes_cover_their_masks_but_for_a_tenth(seed: int) -> None:
         assert float(box.max()) <= 64
 
 
-def test_one_click_and_several_both_come_up() -> None:
+def test_some_batches_have_one_click_and_some_several() -> None:
     clicks = {_draw(seed)[1].signs.shape[1] for seed in range(20)}
     assert 1 in clicks
     assert max(clicks) > 1
@@ -79,7 +79,7 @@ def test_fixed_by_the_seed() -> None:
             assert torch.equal(getattr(one, name), getattr(same, name))
 
 
-def test_a_picture_without_objects_asks_for_the_ground() -> None:
+def test_the_target_of_a_picture_without_objects_is_the_background() -> None:
     scenes = Scenes(torch.zeros(1, 3, 64, 64), torch.zeros((1, 64, 64), dtype=torch.long))
     targets = draw_targets(torch.Generator().manual_seed(0), scenes, 3)
     assert targets.masks.shape == (1, 64, 64)

@@ -12,7 +12,7 @@ def _draw(seed: int, size: int = 64, photographs: torch.Tensor | None = None) ->
 
 @pytest.mark.parametrize("size", [64, 128])
 @pytest.mark.parametrize("seed", range(4))
-def test_range_and_form(seed: int, size: int) -> None:
+def test_range_and_shapes(seed: int, size: int) -> None:
     scenes = _draw(seed, size)
     assert scenes.images.shape == (3, 3, size, size)
     assert scenes.regions.shape == (3, size, size)
@@ -45,7 +45,7 @@ def test_pictures_differ_and_show_something() -> None:
     assert max(objects) > 4
 
 
-def test_photographs_lend_their_texture() -> None:
+def test_photographs_supply_textures() -> None:
     photographs = torch.randint(0, 256, (2, 3, 80, 80), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     scenes = _draw(1, photographs=photographs)
     assert scenes.images.shape == (3, 3, 64, 64)

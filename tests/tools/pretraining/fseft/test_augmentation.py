@@ -20,8 +20,8 @@ def test_a_view_depends_on_the_generator_alone() -> None:
     assert not torch.equal(one[0], other[0])
 
 
-def test_image_and_labels_are_moved_alike() -> None:
-    """Whatever was done to the intensities, within the organ they are alike, and other than beside it."""
+def test_image_and_labels_are_transformed_alike() -> None:
+    """After any change of intensities, they are similar within the organ, and different beside it."""
     apart = []
     for seed in range(20):
         image, labels = random_view(*_volume(), 24, torch.Generator().manual_seed(seed))

@@ -22,11 +22,14 @@ class FewShotAdapter(nn.Module):
     """Map inputs of kind ``input_kind`` to the logits of one organ, (B, 1, H, W, D).
 
     Only the parameters to be trained require a gradient.
+
+    Attributes:
+        input_kind: what the adapter reads.
+        receptive_radius: distance in voxels up to which a logit depends on the input; unused if images are read.
     """
 
     input_kind: InputKind = "features"
     receptive_radius: int = 0
-    """Distance in voxels up to which a logit depends on the input; unused for adapters that read images."""
 
     def augment(self, inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Vary the inputs at random for a training step; this class does not.
@@ -42,7 +45,11 @@ class FewShotAdapter(nn.Module):
         return inputs
 
     def state_dict(self) -> dict[str, torch.Tensor]:  # type: ignore[override]
-        """Return the trained parameters by name, on the CPU: all that is kept besides the foundation model."""
+        """Return the trained parameters by name, on the CPU: all that is kept besides the foundation model.
+
+        Returns:
+            Parameters by name.
+        """
         return {name: value.detach().cpu().clone() for name, value in self.trainable_parameters().items()}
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:  # type: ignore[override]
@@ -62,5 +69,9 @@ class FewShotAdapter(nn.Module):
                 value.copy_(state[name])
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
-        """Return the parameters that are trained, by name."""
+        """Return the parameters that are trained, by name.
+
+        Returns:
+            Parameters by name.
+        """
         return {name: value for name, value in self.named_parameters() if value.requires_grad}

@@ -1,5 +1,7 @@
-"""AdaptFormer (Chen et al., *AdaptFormer: Adapting Vision Transformers for Scalable Visual Recognition*, NeurIPS 2022):
-a bottleneck parallel to the multilayer perceptron of each block."""
+"""AdaptFormer: a bottleneck parallel to the multilayer perceptron of each block.
+
+Chen et al., *AdaptFormer: Adapting Vision Transformers for Scalable Visual Recognition*, NeurIPS 2022.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,13 @@ _SCALE = 0.1
 
 
 class _ParallelBottleneck(nn.Module):
-    """``mlp(norm(x)) + 0.1 up(ReLU(down(x)))``; before training, the bottleneck adds nothing."""
+    """``mlp(norm(x)) + 0.1 up(ReLU(down(x)))``; before training, the bottleneck adds nothing.
+
+    Args:
+        channels: channels of the block.
+        norm: the block's second normalisation.
+        mlp: the block's perceptron.
+    """
 
     def __init__(self, channels: int, norm: nn.Module, mlp: nn.Module) -> None:
         super().__init__()

@@ -1,5 +1,8 @@
-"""Compacter (Karimi Mahabadi et al., *Compacter: Efficient Low-Rank Hypercomplex Adapter Layers*, NeurIPS 2021):
-bottlenecks after the attention and the perceptron of each block, whose weights are sums of Kronecker products."""
+"""Compacter: bottlenecks after the attention and the perceptron of each block, with few parameters.
+
+Their weights are sums of Kronecker products. Karimi Mahabadi et al., *Compacter: Efficient Low-Rank Hypercomplex
+Adapter Layers*, NeurIPS 2021.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,13 @@ _WIDTH = 16
 
 
 class _Hypercomplex(nn.Module):
-    """``x W + b`` with ``W = sum_i A_i kron (s_i t_i)``; all layers share the A_i; s_i and t_i have rank one."""
+    """``x W + b`` with ``W = sum_i A_i kron (s_i t_i)``; all layers share the A_i; s_i and t_i have rank one.
+
+    Args:
+        shared: the A_i of all layers.
+        inputs: number of input channels.
+        outputs: number of output channels.
+    """
 
     def __init__(self, shared: nn.Parameter, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -27,7 +36,11 @@ class _Hypercomplex(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs))
 
     def weight(self) -> torch.Tensor:
-        """Return W, (inputs, outputs)."""
+        """Return W, (inputs, outputs).
+
+        Returns:
+            The weight matrix.
+        """
         return torch.einsum("nab,ncd->acbd", self.shared, self.left @ self.right).flatten(2).flatten(0, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -35,7 +48,13 @@ class _Hypercomplex(nn.Module):
 
 
 class _SerialBottleneck(nn.Module):
-    """``y + up(GELU(down(y)))`` of a module's output y; before training, the bottleneck adds nothing."""
+    """``y + up(GELU(down(y)))`` of a module's output y; before training, the bottleneck adds nothing.
+
+    Args:
+        shared: the A_i of all layers.
+        channels: channels of the block.
+        module: the module whose output y is changed.
+    """
 
     def __init__(self, shared: nn.Parameter, channels: int, module: nn.Module) -> None:
         super().__init__()

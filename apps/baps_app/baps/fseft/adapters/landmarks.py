@@ -27,6 +27,9 @@ class LandmarkAdapter(FewShotAdapter):
     Args:
         model: the foundation model; if it has no classes, the adapter reads appearance only.
         organ: the organ, see ``organ_head``.
+
+    Attributes:
+        input_kind: ``landmarks``.
     """
 
     input_kind = "landmarks"
@@ -44,13 +47,21 @@ class LandmarkAdapter(FewShotAdapter):
         )
 
     def augment(self, inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Distribute voxels (B, C, ...) over simulated bodies."""
+        """Distribute voxels over simulated bodies.
+
+        Args:
+            inputs: (B, C, ...).
+            generator: the source of randomness.
+
+        Returns:
+            (B, C, ...).
+        """
         appearance, offsets = inputs.split([2 * self._appearance_channels, 3 * self._organs], 1)
         offsets = offsets.unflatten(1, (self._organs, 3))
         body = torch.randint(_SIMULATED_BODIES, inputs[:, 0].shape, generator=generator)
 
         def draw(*shape: int) -> torch.Tensor:
-            """Draw values per body, and gather them by voxel: (B, organs, axes, ...)."""
+            # Draw values per body, and gather them by voxel: (B, organs, axes, ...).
             return (
                 torch.randn(_SIMULATED_BODIES, *shape, generator=generator)[body].movedim((-2, -1), (1, 2)).to(offsets)
             )
@@ -63,7 +74,14 @@ class LandmarkAdapter(FewShotAdapter):
         return torch.cat([appearance, (offsets * present.to(offsets)).flatten(1, 2)], 1)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Map (B, C, H, W, D) to logits (B, 1, H, W, D), each voxel independently."""
+        """Classify each voxel independently.
+
+        Args:
+            inputs: (B, C, H, W, D).
+
+        Returns:
+            Logits, (B, 1, H, W, D).
+        """
         correction = self.perceptron(inputs.movedim(1, -1)).movedim(-1, 1)
         logits: torch.Tensor = self.head(inputs[:, 1 : self._appearance_channels]) + correction
         return logits

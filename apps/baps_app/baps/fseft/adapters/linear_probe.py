@@ -22,6 +22,13 @@ class LinearProbe(FewShotAdapter):
         self.head = organ_head(model, organ)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Map features (B, C, H, W, D) to logits (B, 1, H, W, D)."""
+        """Apply the head.
+
+        Args:
+            features: (B, C, H, W, D).
+
+        Returns:
+            Logits, (B, 1, H, W, D).
+        """
         logits: torch.Tensor = self.head(features)
         return logits

@@ -1,5 +1,7 @@
-"""LoRA: low-rank updates of the attention's weights (Hu et al., *LoRA: Low-Rank Adaptation of Large Language Models*,
-ICLR 2022), on the fused query, key and value as in FSEFT."""
+"""LoRA: low-rank updates of the attention's weights, on the fused query, key and value as in FSEFT.
+
+Hu et al., *LoRA: Low-Rank Adaptation of Large Language Models*, ICLR 2022.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,11 @@ _RANK = 4
 
 
 class _LowRank(nn.Module):
-    """``base(x) + up(down(x))``: one bottleneck of three ranks for all three; before training, it adds nothing."""
+    """``base(x) + up(down(x))``: one bottleneck of three ranks for all three; before training, it adds nothing.
+
+    Args:
+        base: the layer that is updated.
+    """
 
     def __init__(self, base: nn.Linear) -> None:
         super().__init__()

@@ -25,6 +25,10 @@ class OutputAdapter(FewShotAdapter):
     Args:
         classes: names of the model's classes, in order; nothing else of the model is used.
         organ: one of them, or a new one.
+
+    Attributes:
+        input_kind: ``probabilities``.
+        receptive_radius: 2, of two convolutions.
     """
 
     input_kind = "probabilities"
@@ -43,7 +47,14 @@ class OutputAdapter(FewShotAdapter):
             nn.init.ones_(self.combine.weight[:, index])
 
     def forward(self, probabilities: torch.Tensor) -> torch.Tensor:
-        """Map probabilities (B, K, H, W, D) to logits (B, 1, H, W, D)."""
+        """Combine and correct the probabilities.
+
+        Args:
+            probabilities: (B, K, H, W, D).
+
+        Returns:
+            Logits, (B, 1, H, W, D).
+        """
         odds = torch.logit(probabilities.float(), _EPSILON)
         logits: torch.Tensor = self.combine(odds) + self.last(torch.relu(self.first(odds / _LOGIT_SCALE)))
         return logits

@@ -8,8 +8,9 @@ from baps.fseft.adapters.tuned import TunedModel
 
 
 def tune_layer_norms(tuned: TunedModel) -> None:
-    """Make scale and shift of every layer normalisation of the encoder trainable (Affine-LN; Basu et al., *Strong
-    Baselines for Parameter Efficient Few-Shot Fine-Tuning*, AAAI 2024).
+    """Make scale and shift of every layer normalisation of the encoder trainable (Affine-LN).
+
+    Basu et al., *Strong Baselines for Parameter Efficient Few-Shot Fine-Tuning*, AAAI 2024.
 
     Args:
         tuned: the copy of the foundation model, changed in place.
@@ -21,8 +22,9 @@ def tune_layer_norms(tuned: TunedModel) -> None:
 
 
 def tune_biases(tuned: TunedModel) -> None:
-    """Make every bias of the encoder trainable (Ben Zaken et al., *BitFit*, ACL 2022), except the tables of relative
-    position, which are called biases too.
+    """Make every bias of the encoder trainable (Ben Zaken et al., *BitFit*, ACL 2022).
+
+    The tables of relative position, which are called biases too, are not changed.
 
     Args:
         tuned: the copy of the foundation model, changed in place.

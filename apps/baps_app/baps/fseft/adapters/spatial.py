@@ -1,5 +1,7 @@
-"""Spatial adapter (Silva-Rodriguez et al.): ``f + Conv(ReLU(Conv(f)))`` on the features of a frozen model, then a
-linear probe."""
+"""Spatial adapter: a residual correction of the features by their neighbourhood, then a linear probe.
+
+``f + Conv(ReLU(Conv(f)))`` on the features of a frozen model (Silva-Rodriguez et al.).
+"""
 
 from __future__ import annotations
 
@@ -30,6 +32,13 @@ class SpatialAdapter(FewShotAdapter):
         self.head = organ_head(model, organ)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Map features (B, C, H, W, D) to logits (B, 1, H, W, D)."""
+        """Correct the features, and apply the head.
+
+        Args:
+            features: (B, C, H, W, D).
+
+        Returns:
+            Logits, (B, 1, H, W, D).
+        """
         logits: torch.Tensor = self.head(features + self.last(torch.relu(self.first(features))))
         return logits

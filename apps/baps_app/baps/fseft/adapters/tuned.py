@@ -15,12 +15,16 @@ _MAX_SHIFT = 0.1
 
 
 class TunedModel(FewShotAdapter):
-    """A copy of a foundation model, frozen except for its new head, until a method adds modules or makes more
-    trainable.
+    """A copy of a foundation model, frozen except for its new head.
+
+    A method adds modules to it or makes more of it trainable.
 
     Args:
         model: the foundation model; it is not changed.
         organ: the organ, see ``organ_head``.
+
+    Attributes:
+        input_kind: ``images``.
     """
 
     input_kind = "images"
@@ -32,12 +36,27 @@ class TunedModel(FewShotAdapter):
         self.model.classes = (organ,)
 
     def augment(self, inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Make half of the images brighter or darker. Ours, as are the limits."""
+        """Make half of the images brighter or darker. Ours, as are the limits.
+
+        Args:
+            inputs: (B, 1, H, W, D).
+            generator: the source of randomness.
+
+        Returns:
+            (B, 1, H, W, D).
+        """
         size = (len(inputs), 1, 1, 1, 1)
         shift = _MAX_SHIFT * (2 * torch.rand(size, generator=generator) - 1)
         return inputs + (shift * (torch.rand(size, generator=generator) < 0.5)).to(inputs)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Map images (B, 1, H, W, D) in [0, 1] to logits (B, 1, H, W, D)."""
+        """Run the model.
+
+        Args:
+            images: (B, 1, H, W, D) in [0, 1].
+
+        Returns:
+            Logits, (B, 1, H, W, D).
+        """
         logits: torch.Tensor = self.model(images)
         return logits

@@ -27,7 +27,11 @@ class Checkpoint:
         self._saved_at = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
-        """Load the state of the same fit, or return None."""
+        """Load the state of the same fit.
+
+        Returns:
+            The state, or None if there is none.
+        """
         try:
             state: dict[str, Any] = torch.load(self._file, weights_only=True)
             return state if state.pop("about") == self._about else None

@@ -20,7 +20,8 @@ class FitSettings:
             outputs to zero, from which a soft Dice does not recover.
         points: number of voxels that are drawn instead of cubes, see ``Points``; 0 for cubes. Ours.
         steps: number of steps per volume and epoch. Ours.
-        margin, weight: margin and weight of the penalty on sizes, see ``size_penalty``.
+        margin: margin of the penalty on sizes, see ``size_penalty``.
+        weight: weight of the penalty on sizes.
         seed: seed of everything random.
 
     Raises:

@@ -93,9 +93,17 @@ class FoundationModel(nn.Module):
         return class_index(self.classes, organ)
 
     def encoder(self) -> Iterator[nn.Module]:
-        """Iterate over the modules of the encoder."""
+        """Iterate over the modules of the encoder.
+
+        Returns:
+            The modules.
+        """
         return (self.body.get_submodule(name) for name in self._encoder)
 
     def decoder(self) -> Iterator[nn.Module]:
-        """Iterate over the modules of the decoder, without the head."""
+        """Iterate over the modules of the decoder, without the head.
+
+        Returns:
+            The modules, from the coarsest features up.
+        """
         return (self.body.get_submodule(name) for name in self._decoder)

@@ -45,7 +45,11 @@ class OrganModel:
         return next(self.network.parameters()).device
 
     def record(self) -> dict[str, str]:
-        """Identify the model, for the record of an adaptation."""
+        """Identify the model, for the record of an adaptation.
+
+        Returns:
+            Its name, and the SHA-256 of its weights.
+        """
         return {"name": self.name, "weights_sha256": self.sha256}
 
 

@@ -1,5 +1,8 @@
-"""Build Swin UNETR (Hatamizadeh et al., *Swin UNETR: Swin Transformers for Semantic Segmentation of Brain Tumors in MRI
-Images*, BrainLes 2021), the network of MONAI, as a foundation model."""
+"""Build Swin UNETR, the network of MONAI, as a foundation model.
+
+Hatamizadeh et al., *Swin UNETR: Swin Transformers for Semantic Segmentation of Brain Tumors in MRI Images*, BrainLes
+2021.
+"""
 
 from __future__ import annotations
 

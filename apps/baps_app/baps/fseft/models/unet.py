@@ -1,7 +1,6 @@
-"""Build the 3D U-Net of Models Genesis (Zhou et al., MedIA 2021) and SuPreM (Li et al., ICLR 2024) as a foundation
-model.
+"""Build the 3D U-Net of Models Genesis and SuPreM as a foundation model.
 
-Its modules have the names of the published weights.
+Zhou et al., MedIA 2021; Li et al., ICLR 2024. Its modules have the names of the published weights.
 """
 
 from __future__ import annotations
@@ -23,6 +22,9 @@ class _Norm(nn.Module):
     The published network normalises by the batch, in training and inference; for a batch of one image, that is the
     same. The output for an image thus does not depend on the rest of the batch. The running statistics in the published
     weights were never used.
+
+    Args:
+        channels: number of channels.
     """
 
     def __init__(self, channels: int) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import BaseModel, Field, FiniteFloat
 
 from baps.errors import InputError
 from baps.imaging.canvas import AS_STORED, AXES, SLICE_AXIS, Plane, plane_axis
@@ -27,10 +27,8 @@ _MAX_POINTS = 1000
 _USAGE = f"Points are [i, j, k], at most {_MAX_POINTS} of them."
 
 
-class _Form(BaseModel):
-    """The fields of a request that hold clicks; the host's other fields are ignored."""
-
-    model_config = ConfigDict(extra="ignore")
+class _Form(BaseModel, extra="ignore"):
+    # The fields of a request that hold clicks; the host's other fields are ignored.
 
     foreground: list[Voxel] = Field(default_factory=list, max_length=_MAX_POINTS)
     background: list[Voxel] = Field(default_factory=list, max_length=_MAX_POINTS)
@@ -66,7 +64,8 @@ class OrganClicks:
         prompts: clicks and box of each slice that has a foreground click, in order; without any, of the box's middle
             slice.
         background: background clicks on other slices.
-        first, last: range of slices that the organ may reach, inclusive.
+        first: first slice that the organ may reach.
+        last: last slice that the organ may reach, inclusive.
         notes: sentences for the reply on what was skipped.
     """
 
@@ -109,7 +108,7 @@ def read_click(request: Mapping[str, Any], volume: Volume, labels: Sequence[str]
         and not min(form.roi[4:]) <= requested <= max(form.roi[4:])
     ):
         # Slicer names the slice of its view in millimetres where there is a box but no point.
-        notes.append(f"Slice {requested} lies outside the box, whose middle slice was taken.")
+        notes.append(f"Slice {requested} lies outside the box; the middle slice of the box was used.")
         requested = None
     index = requested if requested is not None else _requested_slice(foreground, form.roi, axis, volume.shape)
     if not 0 <= index < volume.shape[axis]:
@@ -120,7 +119,7 @@ def read_click(request: Mapping[str, Any], volume: Volume, labels: Sequence[str]
         by_slice = _group_by_slice(points, what, axis, volume.shape, notes)
         clicks.append(by_slice.pop(index, ()))
         if elsewhere := sum(map(len, by_slice.values())):
-            notes.append(f"{_count_points(elsewhere, what)} of other slices left out.")
+            notes.append(f"{_count_points(elsewhere, what)} of other slices skipped.")
     positive, negative = clicks
     box = _box_on_slice(form.roi, plane, volume.shape, notes)
     if not positive and box is None:
@@ -158,7 +157,7 @@ def read_organ_clicks(request: Mapping[str, Any], volume: Volume, labels: Sequen
     for by_slice, what in ((foreground, "foreground"), (background, "background")):
         beyond = [index for index in by_slice if not low <= index <= high]
         if count := sum(len(by_slice.pop(index)) for index in beyond):
-            notes.append(f"{_count_points(count, what)} on slices that the box does not reach left out.")
+            notes.append(f"{_count_points(count, what)} on slices that the box does not reach skipped.")
     middle = [round((low + high) / 2)] if form.roi and not foreground else []
     prompts = {}
     for index in sorted([*foreground, *middle]):
@@ -172,7 +171,11 @@ def read_organ_clicks(request: Mapping[str, Any], volume: Volume, labels: Sequen
 
 
 def _read_label_form(request: Mapping[str, Any]) -> tuple[_Form, str]:
-    """Read the fields of a request, and the label that it names."""
+    """Read the fields of a request, and the label that it names.
+
+    Raises:
+        InputError: if a field is invalid.
+    """
     form = read_form(_Form, request, _USAGE)
     if len(form.roi) not in (0, 6):
         raise InputError(f"The box must be [i0, i1, j0, j1, k0, k1], not {form.roi}.")
@@ -187,6 +190,13 @@ def _points_by_label(request: Mapping[str, Any], label: str, labels: Sequence[st
 
 
 def _requested_slice(foreground: list[Voxel], roi: list[float], axis: int, shape: tuple[int, int, int]) -> int:
+    """Choose the slice that a request means.
+
+    This is the slice of its last foreground point inside the volume, or the middle slice of its box.
+
+    Raises:
+        InputError: if there is neither.
+    """
     if foreground:
         return _index(([point for point in foreground if _inside(point, shape)] or foreground)[-1], axis, shape)
     if roi:
@@ -212,7 +222,7 @@ def _group_by_slice(
     inside = [point for point in points if _inside(point, shape)]
     if outside := len(points) - len(inside):
         notes.append(
-            f"{_count_points(outside, what)} outside the volume of {' x '.join(map(str, shape))} voxels left out."
+            f"{_count_points(outside, what)} outside the volume of {' x '.join(map(str, shape))} voxels skipped."
         )
     by_index: dict[int, tuple[Point, ...]] = {}
     for point in inside:
@@ -234,7 +244,7 @@ def _box_on_slice(
     ranges = [sorted(roi[n : n + 2]) for n in (0, 2, 4)]
     low, high = ranges[plane.axis]
     if not low - 0.5 <= plane.index <= high + 0.5:
-        notes.append("The box does not reach this slice and was left out.")
+        notes.append("The box does not reach this slice and was skipped.")
         return None
     x, y = (axis for axis in range(3) if axis != plane.axis)
     if any(ranges[axis][1] < 0 or ranges[axis][0] > shape[axis] - 1 for axis in (x, y)):

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import BaseModel, Field, FiniteFloat
 
 from baps.errors import InputError
 from baps.imaging.volume import Volume
@@ -36,10 +36,8 @@ class _Segment(BaseModel):
     id: int = Field(ge=1)
 
 
-class _Form(BaseModel):
-    """The fields of a request that describe the strokes; the host's other fields are ignored."""
-
-    model_config = ConfigDict(extra="ignore")
+class _Form(BaseModel, extra="ignore"):
+    # The fields of a request that describe the strokes; the host's other fields are ignored.
 
     label: str = ""
     label_info: list[_Segment] = Field(default_factory=list, max_length=1000)
@@ -104,7 +102,7 @@ def read_scribbles(request: Mapping[str, Any], volume: Volume) -> Scribbles:
     for strokes, what in ((foreground, "foreground"), (background, "background")):
         kept = strokes[inside].copy("K")  # Copying into another memory order would take seconds.
         if outside := int(strokes.sum()) - int(kept.sum()):
-            notes.append(f"{outside} voxels of {what} strokes outside the box left out.")
+            notes.append(f"{outside} voxels of {what} strokes outside the box skipped.")
             strokes[:] = False
             strokes[inside] = kept
     if not foreground.any():
@@ -118,7 +116,11 @@ def read_scribbles(request: Mapping[str, Any], volume: Volume) -> Scribbles:
 
 
 def _inside(roi: list[float], shape: tuple[int, int, int]) -> tuple[slice, slice, slice]:
-    """Return the range of voxels of a box, pairs possibly inverted; without a box, the whole volume."""
+    """Return the range of voxels of a box, pairs possibly inverted; without a box, the whole volume.
+
+    Raises:
+        InputError: if the box is invalid or lies outside the volume.
+    """
     if not roi:
         roi = [end for size in shape for end in (0, size - 1)]
     if len(roi) != 6:

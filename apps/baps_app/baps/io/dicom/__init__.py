@@ -1,0 +1,1 @@
+"""Read and write DICOM: images, segmentations and structure sets."""

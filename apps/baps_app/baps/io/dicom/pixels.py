@@ -1,9 +1,9 @@
-"""The stored values of DICOM images.
+"""Decode the stored values of DICOM images.
 
-pydicom reads a file, and SimpleITK decodes what is compressed or coloured: the pixels go to it in a file of their own
-with the attributes that describe them and no others, so that both see the same, and no rescaling comes between. It
-turns YBR colour into what is shown. MONOCHROME1, where less is brighter, is turned here: SimpleITK fails on signed
-values.
+pydicom reads a file, and SimpleITK decodes compressed or coloured pixels. The pixels are passed to it in a separate
+file with only the attributes that describe them, so that both libraries see the same and no rescaling comes between.
+SimpleITK converts YBR to RGB. MONOCHROME1, in which lower values are brighter, is inverted here, because SimpleITK
+fails on signed values.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ _PIXEL_DESCRIPTION = (
     "GreenPaletteColorLookupTableData",
     "BluePaletteColorLookupTableData",
 )
-_NEEDED = ("PhotometricInterpretation", "BitsAllocated")
+_REQUIRED_KEYWORDS = ("PhotometricInterpretation", "BitsAllocated")
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-"""A class of images whose values are not rescaled."""
+"""A SOP class whose values are not rescaled."""
 
 _UNCOMPRESSED = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
 _DEFLATED_FRAMES = "1.2.840.10008.1.2.8.1"
@@ -80,31 +80,34 @@ _NEWER_SYNTAXES = {
     "1.2.840.10008.1.2.4.205": "JPIP HTJ2K Referenced Deflate",
     _DEFLATED_FRAMES: "Deflated Image Frame Compression",
 }
-"""Names of transfer syntaxes that this pydicom does not know."""
+"""Names of transfer syntaxes that this version of pydicom does not know."""
 
 _UNDEFINED_LENGTH = 0xFFFFFFFF
-"""The length of a value that ends with a mark."""
+"""Length of a value that ends with a delimiter."""
 
 _FIRST_GROUP = 0x0008
-"""Of what an image holds; those before it are the file's own, or commands."""
+"""First group of an image's attributes; lower groups are file meta information or commands."""
 
-_PART = 1 << 20
-"""Bytes of the frames that are decoded at once."""
+_DECODED_BYTES = 1 << 20
+"""Bytes of frames that are decoded at once."""
 
-_PIECE = 1 << 20
+_CHUNK_BYTES = 1 << 20
 """Bytes that are inflated at once."""
 
-_ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
-"""What each item of a sequence begins with, little and big endian."""
+_ITEM_TAGS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
+"""First bytes of each item of a sequence, little and big endian."""
 
-_MOST_ITEMS, _LEAST_ITEMS = 1_000_000, 100_000
-"""Items of sequences, or elements beside them, of one object. An enhanced object of 20,000 frames has 200,000."""
+_MAX_ITEMS, _MIN_ITEMS = 1_000_000, 100_000
+"""Limits on the number of sequence items, or of other elements, of an object.
 
-_BYTES_EACH, _BYTES_EACH_VALUE = 1 << 12, 1 << 8
-"""Of a volume as large as is allowed, for each item, which takes 500 in memory, and for each value of many."""
+An enhanced object of 20,000 frames has 200,000 items.
+"""
 
-_LONGEST_VALUE = 1 << 20
-_SHORT = frozenset(
+_BYTES_PER_ITEM, _BYTES_PER_VALUE = 1 << 12, 1 << 8
+"""Divisors of the limit on a volume: for items, which take 500 bytes in memory, and for values of multiple values."""
+
+_MAX_VALUE_BYTES = 1 << 20
+_SHORT_VRS = frozenset(
     [
         "AE",
         "AS",
@@ -129,11 +132,18 @@ _SHORT = frozenset(
         "UV",
     ]
 )
-"""Kinds of values of which each becomes an object. Implicit ones may be long; none that is needed is."""
+"""Value representations of which each value becomes an object. Implicit ones may be long, but no needed one is."""
 
 
 def is_dicom(source: Path | BytesIO) -> bool:
-    """Whether a file is DICOM by its first bytes, also one that lacks the preamble."""
+    """Return whether a file is DICOM by its first bytes, with or without the preamble.
+
+    Args:
+        source: path or content of the file.
+
+    Returns:
+        True if it looks like DICOM.
+    """
     start = _start(source)
     return start[128:] == b"DICM" or _starts_with_attribute(start)
 
@@ -146,7 +156,7 @@ def _start(source: Path | BytesIO) -> bytes:
 
 
 def _starts_with_attribute(start: bytes) -> bool:
-    """Whether bytes begin as a data set without preamble does: with an attribute of group 2 or 8."""
+    """Return whether bytes begin as a dataset without preamble does: with an attribute of group 2 or 8."""
     for order in ("little", "big"):
         tag = int.from_bytes(start[:2], order) << 16 | int.from_bytes(start[2:4], order)  # type: ignore[arg-type]
         if len(start) >= 16 and tag >> 16 in (0x0002, 0x0008) and dictionary_has_tag(tag):
@@ -159,73 +169,79 @@ def read_dataset(source: Path | BytesIO, pixels: bool = False, tags: tuple[str, 
     """Read a DICOM file, with or without preamble, deflated or not.
 
     Args:
-        source: the file, or its content.
-        pixels: with the pixels.
-        tags: keywords of the attributes that are read; None for all.
+        source: path or content of the file.
+        pixels: whether to read the pixels.
+        tags: keywords of the attributes to read, or None for all.
+
+    Returns:
+        The dataset.
 
     Raises:
-        InvalidDicomError: if it is no DICOM.
-        InputError: if it inflates to more than is allowed.
+        InvalidDicomError: if the file is not DICOM.
+        InputError: if it inflates to more than the limit, or has too many elements.
     """
     wanted = None if tags is None else list(tags)
     force = _start(source)[128:] != b"DICM"
     if force and not is_dicom(source):
         raise InvalidDicomError
     if not force and _syntax(source) == DeflatedExplicitVRLittleEndian:
-        source = _inflated(source)
+        source = _inflate(source)
     check_elements(source)
-    found: FileDataset = pydicom.dcmread(source, stop_before_pixels=not pixels, specific_tags=wanted, force=force)
-    return found
+    dataset: FileDataset = pydicom.dcmread(source, stop_before_pixels=not pixels, specific_tags=wanted, force=force)
+    return dataset
 
 
 def check_elements(source: Path | BytesIO) -> None:
-    """Refuse an object whose elements and values take more memory than voxels: two to eight bytes each become 500.
+    """Refuse an object with too many elements or values: two to eight bytes in the file become 500 in memory.
+
+    Args:
+        source: path or content of the file.
 
     Raises:
-        InputError: if it has too many.
+        InputError: if there are too many.
     """
     bound = max_volume_bytes()
-    most, most_values = min(max(bound // _BYTES_EACH, _LEAST_ITEMS), _MOST_ITEMS), bound // _BYTES_EACH_VALUE
+    max_items, max_values = min(max(bound // _BYTES_PER_ITEM, _MIN_ITEMS), _MAX_ITEMS), bound // _BYTES_PER_VALUE
     name = source.name if isinstance(source, Path) else "The DICOM object"
     with _opened(source) as file:
         size = file.seek(0, os.SEEK_END)
-        if size < 2 * min(most, most_values):  # No value is shorter.
+        if size < 2 * min(max_items, max_values):  # Each item and value has at least two bytes.
             return
         file.seek(0)
-        enough = sum(sum(map(part.count, _ITEMS)) for part in _parts(file, size)) > most
-        places: list[tuple[int, str]] = []
+        too_many = sum(sum(map(part.count, _ITEM_TAGS)) for part in _chunks(file, size)) > max_items
+        offsets: list[tuple[int, str]] = []
 
-        def is_enough(tag: BaseTag, vr: str | None, length: int) -> bool:
-            nonlocal enough
+        def is_too_many(tag: BaseTag, vr: str | None, length: int) -> bool:
+            nonlocal too_many
             known = vr or (dictionary_VR(tag) if dictionary_has_tag(tag) else "UN")
-            places.append((file.tell(), known))
-            enough = len(places) > most or (known in _SHORT and length > _LONGEST_VALUE)
-            return enough
+            offsets.append((file.tell(), known))
+            too_many = len(offsets) > max_items or (known in _SHORT_VRS and length > _MAX_VALUE_BYTES)
+            return too_many
 
-        if not enough:
+        if not too_many:
             file.seek(0)
-            with suppress(Exception):  # What cannot be read is said when it is.
-                pydicom.filereader.read_partial(file, stop_when=is_enough, specific_tags=["SOPClassUID"], force=True)
+            with suppress(Exception):  # Errors are reported when the file is read.
+                pydicom.filereader.read_partial(file, stop_when=is_too_many, specific_tags=["SOPClassUID"], force=True)
         values = 0
-        for (start, vr), (end, _) in pairwise([*places, (size, "")]):
-            if vr == "SQ" and not enough:
+        for (start, vr), (end, _) in pairwise([*offsets, (size, "")]):
+            if vr == "SQ" and not too_many:
                 file.seek(start)
-                values += sum(part.count(b"\\") for part in _parts(file, end - start))
-        enough = enough or values > most_values
-    if enough:
+                values += sum(part.count(b"\\") for part in _chunks(file, end - start))
+        too_many = too_many or values > max_values
+    if too_many:
         raise InputError(
-            f"{name} has a value of more than {_LONGEST_VALUE >> 20} MB, or more than {most:,} elements or "
-            f"{most_values:,} values in sequences, which no image or label needs. It is broken; export it again."
+            f"{name} has a value of more than {_MAX_VALUE_BYTES >> 20} MB, or more than {max_items:,} elements or "
+            f"{max_values:,} values in sequences, which no image or label needs. It is broken; export it again."
         )
 
 
-def _parts(file: BinaryIO, size: int) -> Iterator[bytes]:
-    """Read so many bytes part by part; each part begins with the last three of the one before, for what is cut."""
-    kept = b""
-    while size > 0 and (part := file.read(min(size, _PIECE))):
+def _chunks(file: BinaryIO, size: int) -> Iterator[bytes]:
+    """Yield bytes in chunks; each begins with the last three bytes of the one before, for tags at a border."""
+    overlap = b""
+    while size > 0 and (part := file.read(min(size, _CHUNK_BYTES))):
         size -= len(part)
-        yield kept + part
-        kept = part[-3:]
+        yield overlap + part
+        overlap = part[-3:]
 
 
 def _syntax(source: Path | BytesIO) -> str:
@@ -236,7 +252,7 @@ def _syntax(source: Path | BytesIO) -> str:
 
 @contextmanager
 def _opened(source: Path | BytesIO) -> Iterator[BinaryIO]:
-    """The file at its beginning, where it is again at the end."""
+    """Open a file at its beginning. Content in memory is rewound at the end."""
     if isinstance(source, BytesIO):
         yield source
         source.seek(0)
@@ -245,8 +261,8 @@ def _opened(source: Path | BytesIO) -> Iterator[BinaryIO]:
             yield file
 
 
-def _inflated(source: Path | BytesIO) -> BytesIO:
-    """The file with its data set inflated, piece by piece and not beyond what is allowed."""
+def _inflate(source: Path | BytesIO) -> BytesIO:
+    """Inflate the dataset of a file, in chunks and not beyond the limit."""
     name = source.name if isinstance(source, Path) else "The DICOM object"
     with _opened(source) as file:
         file.seek(132)
@@ -258,58 +274,77 @@ def _inflated(source: Path | BytesIO) -> BytesIO:
     target.write(b"\0" * 128 + b"DICM")
     pydicom.filewriter.write_file_meta_info(target, meta, enforce_standard=False)
     while packed and not unpacker.eof:
-        target.write(unpacker.decompress(packed, _PIECE))
+        target.write(unpacker.decompress(packed, _CHUNK_BYTES))
         check_size(name, (target.tell(),), 1)
         packed = unpacker.unconsumed_tail
     target.seek(0)
     return target
 
 
-def broken(name: str) -> InputError:
-    """The error of a file that ends too early, or holds what is no DICOM."""
-    return InputError(f"{name} cannot be read. The file is broken or cut off; export it again.")
+def broken_file_message(name: str) -> str:
+    """Return the message about a file that ends too early, or is not DICOM.
+
+    Args:
+        name: name of the file.
+
+    Returns:
+        The message.
+    """
+    return f"{name} cannot be read. The file is broken or cut off; export it again."
 
 
 def syntax_name(uid: str) -> str:
-    """Name and UID of a transfer syntax, for a message."""
-    name = _NEWER_SYNTAXES.get(uid) or UID(uid).name
-    return f"{name} ({uid})" if name != uid else f"an unknown way ({uid})"
+    """Return name and UID of a transfer syntax, for a message.
 
-
-def decode(path: Path) -> NDArray[np.generic]:
-    """Decode the stored values of a DICOM file.
+    Args:
+        uid: UID of the transfer syntax.
 
     Returns:
-        (frames, rows, columns) or (frames, rows, columns, 3); integers, or floats of an object that stores them.
+        The text.
+    """
+    name = _NEWER_SYNTAXES.get(uid) or UID(uid).name
+    return f"{name} ({uid})" if name != uid else f"an unknown syntax ({uid})"
+
+
+def decode_pixels(path: Path) -> NDArray[np.generic]:
+    """Decode the stored values of a DICOM file.
+
+    Args:
+        path: path of the file.
+
+    Returns:
+        Values, (frames, rows, columns) or (frames, rows, columns, 3); integers, or floats if the object stores floats.
 
     Raises:
-        InputError: if the file is cut off, or its transfer syntax cannot be decoded; the sentence names it.
+        InputError: if the file is cut off, or its transfer syntax, which the message names, cannot be decoded.
     """
     try:
         dataset = read_dataset(path, pixels=True)
     except InputError:
         raise
-    except Exception as error:  # pydicom raises many kinds.
-        raise broken(path.name) from error
-    _check_whole(dataset, path)
-    syntax = str(dataset.file_meta.get("TransferSyntaxUID") or _guessed_syntax(dataset))
+    except Exception as error:  # pydicom raises many types.
+        raise InputError(broken_file_message(path.name)) from error
+    _check_complete(dataset, path)
+    syntax = str(dataset.file_meta.get("TransferSyntaxUID") or _guess_syntax(dataset))
     count, rows, columns = int(dataset.get("NumberOfFrames") or 1), int(dataset.Rows), int(dataset.Columns)
     samples = int(dataset.get("SamplesPerPixel") or 1)
-    # What stands behind the pixels is not in the header that was read before.
+    # The sizes may differ from the header that was read without what follows the pixels.
     check_size(path.name, (count, rows, columns, samples), -(-int(dataset.get("BitsAllocated") or 16) // 8))
-    floats = next((one for one in ("FloatPixelData", "DoubleFloatPixelData") if one in dataset), None)
+    float_keyword = next(
+        (keyword for keyword in ("FloatPixelData", "DoubleFloatPixelData") if keyword in dataset), None
+    )
     try:
-        if floats:
-            values = np.frombuffer(dataset[floats].value, "<f4" if floats == "FloatPixelData" else "<f8")
+        if float_keyword:
+            values = np.frombuffer(dataset[float_keyword].value, "<f4" if float_keyword == "FloatPixelData" else "<f8")
             if values.size < count * rows * columns:
-                raise broken(path.name)
+                raise InputError(broken_file_message(path.name))
             return values[: count * rows * columns].reshape(count, rows, columns)
         if "PixelData" not in dataset:
             raise InputError(
-                f"{path.name} holds no pixels (PixelData); its transfer syntax is {syntax_name(syntax)}. Export the "
+                f"{path.name} has no pixels (PixelData); its transfer syntax is {syntax_name(syntax)}. Export the "
                 "image with its pixels."
             )
-        missing = [keyword for keyword in _NEEDED if dataset.get(keyword) in (None, "")]
+        missing = [keyword for keyword in _REQUIRED_KEYWORDS if dataset.get(keyword) in (None, "")]
         if missing:
             raise InputError(
                 f"{path.name} does not say how its pixels are stored ({', '.join(missing)}). Export it again."
@@ -318,36 +353,36 @@ def decode(path: Path) -> NDArray[np.generic]:
             _inflate_frames(dataset, count)
             syntax = ExplicitVRLittleEndian
         if syntax in _UNCOMPRESSED and len(dataset.PixelData) < get_expected_length(dataset):
-            raise broken(path.name)
+            raise InputError(broken_file_message(path.name))
         if syntax not in _UNCOMPRESSED:
-            whole = dataset["PixelData"]
-            dataset.add_new("PixelData", whole.VR, _one_fragment_a_frame(dataset))
+            element = dataset["PixelData"]
+            dataset.add_new("PixelData", element.VR, _one_fragment_per_frame(dataset))
             for table in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
                 dataset.pop(table, None)
             check_frames(path.name, dataset.PixelData, syntax, count, (rows, columns, samples))
-        decoded = _by_parts(dataset, syntax, path.name, count)
+        decoded = _decode_in_parts(dataset, syntax, path.name, count)
     except InputError:
         raise
     except (AttributeError, KeyError, NotImplementedError, TypeError, ValueError, zlib.error) as error:
-        raise _undecodable(path.name, syntax) from error
-    wanted = (count, rows, columns) if samples == 1 and decoded.ndim == 3 else (count, rows, columns, 3)
-    if decoded.shape != wanted:
+        raise InputError(_undecodable_message(path.name, syntax)) from error
+    expected = (count, rows, columns) if samples == 1 and decoded.ndim == 3 else (count, rows, columns, 3)
+    if decoded.shape != expected:
         raise InputError(
-            f"{path.name} says that it has {count} frames of {rows} rows and {columns} columns, but its pixels are "
-            f"{' x '.join(map(str, decoded.shape))}. Export it again."
+            f"{path.name} says that it has {count} frames of {rows} rows and {columns} columns, but its pixels have "
+            f"the shape {' x '.join(map(str, decoded.shape))}. Export it again."
         )
     return decoded
 
 
-def _guessed_syntax(dataset: FileDataset) -> str:
-    """Of a file without the header that says it: pydicom found it out."""
+def _guess_syntax(dataset: FileDataset) -> str:
+    """Return the syntax that pydicom detected in a file without file meta information."""
     if not dataset.is_little_endian:
         return str(ExplicitVRBigEndian)
     return str(ImplicitVRLittleEndian if dataset.is_implicit_VR else ExplicitVRLittleEndian)
 
 
 def _inflate_frames(dataset: Dataset, count: int) -> None:
-    """Unpack frames that were deflated one by one (DICOM PS3.5, A.4.12)."""
+    """Inflate frames that were deflated one by one (DICOM PS3.5, A.4.12)."""
     size = get_expected_length(dataset) // count
     frames = []
     for packed in generate_pixel_data_frame(dataset.PixelData, count):
@@ -356,59 +391,66 @@ def _inflate_frames(dataset: Dataset, count: int) -> None:
     dataset["PixelData"].is_undefined_length = False
 
 
-def decode_run_lengths(dataset: Dataset, name: str) -> NDArray[np.generic]:
-    """Decode the grey values of a dataset that is packed as RLE, (frames, rows, columns), and drop its PixelData.
+def decode_rle(dataset: Dataset, name: str) -> NDArray[np.generic]:
+    """Decode the grey values of a dataset with RLE compression, and drop its PixelData.
 
-    pydicom would unpack all that a frame holds.
+    pydicom would decompress more than a frame is declared to hold.
+
+    Args:
+        dataset: the dataset.
+        name: name of the file, for the error message.
+
+    Returns:
+        Values, (frames, rows, columns).
 
     Raises:
-        InputError: if they cannot be decoded.
+        InputError: if the pixels cannot be decoded.
     """
-    dataset.add_new("PhotometricInterpretation", "CS", "MONOCHROME2")  # Colours are of no interest.
-    return _by_parts(dataset, str(RLELossless), name, int(dataset.get("NumberOfFrames") or 1))
+    dataset.add_new("PhotometricInterpretation", "CS", "MONOCHROME2")  # Labels have no colour.
+    return _decode_in_parts(dataset, str(RLELossless), name, int(dataset.get("NumberOfFrames") or 1))
 
 
-def _by_parts(dataset: Dataset, syntax: str, name: str, count: int) -> NDArray[np.generic]:
-    """Decode a few frames at a time: a decoder holds them three times. The dataset loses its PixelData."""
+def _decode_in_parts(dataset: Dataset, syntax: str, name: str, count: int) -> NDArray[np.generic]:
+    """Decode a few frames at a time, because a decoder holds them three times. The dataset loses its PixelData."""
     if count == 1 or int(dataset.BitsAllocated) in (1, 64):
-        return _by_itk(dataset, syntax, name)
-    native, whole = syntax in _UNCOMPRESSED, dataset["PixelData"]
-    frames = [] if native else list(split_frames(whole.value, syntax))
+        return _decode_with_itk(dataset, syntax, name)
+    native, element = syntax in _UNCOMPRESSED, dataset["PixelData"]
+    frames = [] if native else list(split_frames(element.value, syntax))
     size = get_expected_length(dataset) // count
-    step = max(1, _PART // max(size, 1))
+    step = max(1, _DECODED_BYTES // max(size, 1))
     del dataset.PixelData
-    found: NDArray[np.generic] | None = None
+    decoded: NDArray[np.generic] | None = None
     for begin in range(0, count, step):
         end = min(begin + step, count)
-        packed = whole.value[begin * size : end * size] if native else encapsulate(frames[begin:end])
-        dataset.add_new("PixelData", whole.VR, packed)
+        packed = element.value[begin * size : end * size] if native else encapsulate(frames[begin:end])
+        dataset.add_new("PixelData", element.VR, packed)
         dataset.add_new("NumberOfFrames", "IS", end - begin)
-        part = _by_itk(dataset, syntax, name)
-        if found is None:
-            found = np.empty((count, *part.shape[1:]), part.dtype)
-        found[begin:end] = part
-    assert found is not None
-    return found
+        part = _decode_with_itk(dataset, syntax, name)
+        if decoded is None:
+            decoded = np.empty((count, *part.shape[1:]), part.dtype)
+        decoded[begin:end] = part
+    assert decoded is not None
+    return decoded
 
 
-def _by_itk(dataset: Dataset, syntax: str, name: str) -> NDArray[np.generic]:
+def _decode_with_itk(dataset: Dataset, syntax: str, name: str) -> NDArray[np.generic]:
     pixels = Dataset()
     for keyword in _PIXEL_DESCRIPTION:
         if keyword in dataset:
             pixels[keyword] = dataset[keyword]
     native = syntax in _UNCOMPRESSED
-    pixels.PixelData = dataset.PixelData if native else _one_fragment_a_frame(dataset)
-    darker = pixels.PhotometricInterpretation == "MONOCHROME1"
-    if darker:
+    pixels.PixelData = dataset.PixelData if native else _one_fragment_per_frame(dataset)
+    inverted = pixels.PhotometricInterpretation == "MONOCHROME1"
+    if inverted:
         pixels.PhotometricInterpretation = "MONOCHROME2"
     bits = int(pixels.BitsAllocated)
     plain = native and dataset.is_little_endian and pixels.PhotometricInterpretation == "MONOCHROME2"
-    if bits in (1, 64) or (plain and bits in (8, 16, 32)):  # SimpleITK does not read the former.
-        found = _by_numpy(dataset, bits, name)
-        return _turned(found, pixels) if darker else found
+    if bits in (1, 64) or (plain and bits in (8, 16, 32)):  # SimpleITK cannot read 1 and 64 bits.
+        decoded = _decode_with_numpy(dataset, bits, name)
+        return _invert(decoded, pixels) if inverted else decoded
     pixels.SamplesPerPixel = pixels.get("SamplesPerPixel") or 1
     big = native and syntax == ExplicitVRBigEndian
-    # Of big-endian pixels it says whether bytes are swapped.
+    # For big-endian pixels the VR tells whether bytes are swapped.
     pixels["PixelData"].VR = dataset["PixelData"].VR if big else "OW" if native and bits > 8 else "OB"
     pixels["PixelData"].is_undefined_length = not native
     pixels.SOPClassUID = _SECONDARY_CAPTURE
@@ -420,23 +462,23 @@ def _by_itk(dataset: Dataset, syntax: str, name: str) -> NDArray[np.generic]:
     pixels.is_little_endian, pixels.is_implicit_VR = not big, False
     with tempfile.NamedTemporaryFile(prefix="baps-pixels-", suffix=".dcm") as file:
         write_dataset(Path(file.name), pixels)
-        del dataset.PixelData, pixels.PixelData  # The decoder has its own.
+        del dataset.PixelData, pixels.PixelData  # The decoder has its own copy.
         reader = SimpleITK.ImageFileReader()
         reader.SetImageIO("GDCMImageIO")
         reader.SetFileName(file.name)
         try:
-            found = SimpleITK.GetArrayFromImage(reader.Execute())
+            decoded = SimpleITK.GetArrayFromImage(reader.Execute())
         except RuntimeError as error:
-            raise _undecodable(name, syntax) from error
-    return _turned(found, pixels) if darker else found
+            raise InputError(_undecodable_message(name, syntax)) from error
+    return _invert(decoded, pixels) if inverted else decoded
 
 
-def _one_fragment_a_frame(dataset: Dataset) -> bytes:
-    """Compressed pixels with each frame in one piece, and a basic table of where they begin: ITK knows no other."""
+def _one_fragment_per_frame(dataset: Dataset) -> bytes:
+    """Put each compressed frame into one fragment, with a basic offset table, because ITK reads nothing else."""
     count = int(dataset.get("NumberOfFrames") or 1)
     if "ExtendedOffsetTable" not in dataset and _fragments(dataset.PixelData) == count:
-        whole: bytes = dataset.PixelData
-        return whole
+        unchanged: bytes = dataset.PixelData
+        return unchanged
     packed: bytes = encapsulate(list(generate_pixel_data_frame(dataset.PixelData, count)))
     return packed
 
@@ -444,13 +486,13 @@ def _one_fragment_a_frame(dataset: Dataset) -> bytes:
 def _fragments(packed: bytes) -> int:
     source = DicomBytesIO(packed)
     source.is_little_endian = True
-    source.seek(8 + int.from_bytes(packed[4:8], "little"))  # Behind the table.
+    source.seek(8 + int.from_bytes(packed[4:8], "little"))  # After the offset table.
     count: int = get_nr_fragments(source)
     return count
 
 
-def _turned(values: NDArray[np.generic], pixels: Dataset) -> NDArray[np.generic]:
-    """Grey values of which less was brighter, so that more is: the least becomes the greatest."""
+def _invert(values: NDArray[np.generic], pixels: Dataset) -> NDArray[np.generic]:
+    """Invert grey values in which lower is brighter."""
     if pixels.get("PixelRepresentation"):
         return ~values  # type: ignore[operator,no-any-return]
     bits = int(pixels.get("BitsStored") or pixels.BitsAllocated)
@@ -458,7 +500,12 @@ def _turned(values: NDArray[np.generic], pixels: Dataset) -> NDArray[np.generic]
 
 
 def write_dataset(path: Path, dataset: Dataset) -> None:
-    """Write a data set as a file, also one of a transfer syntax that pydicom does not know and refuses to write."""
+    """Write a dataset to a file, also with a transfer syntax that pydicom does not know and refuses to write.
+
+    Args:
+        path: path of the file.
+        dataset: the dataset.
+    """
     if UID(dataset.file_meta.get("TransferSyntaxUID", "")).is_transfer_syntax:
         pydicom.dcmwrite(path, dataset, write_like_original=False)
         return
@@ -470,55 +517,55 @@ def write_dataset(path: Path, dataset: Dataset) -> None:
         pydicom.filewriter.write_dataset(target, dataset)
 
 
-def _by_numpy(dataset: Dataset, bits: int, name: str) -> NDArray[np.generic]:
-    """Uncompressed grey values as they are, without the bits beside them, which hold overlays in old files."""
+def _decode_with_numpy(dataset: Dataset, bits: int, name: str) -> NDArray[np.generic]:
+    """Decode uncompressed grey values, without the bits beside them, which hold overlays in old files."""
     if int(dataset.get("SamplesPerPixel") or 1) != 1:
         raise InputError(f"{name} holds colour of {bits} bits (BitsAllocated); 8 are needed. Export it again.")
     shape = (int(dataset.get("NumberOfFrames") or 1), int(dataset.Rows), int(dataset.Columns))
     if bits == 1:
         packed = np.frombuffer(dataset.PixelData, np.uint8)
         return np.unpackbits(packed, count=int(np.prod(shape)), bitorder="little").reshape(shape)
-    order, kind = "<" if dataset.is_little_endian else ">", "i" if dataset.get("PixelRepresentation") else "u"
-    values = np.frombuffer(dataset.PixelData, f"{order}{kind}{bits // 8}", count=int(np.prod(shape))).reshape(shape)
-    stored = int(dataset.get("BitsStored") or bits)
-    if stored >= bits:
+    order, letter = "<" if dataset.is_little_endian else ">", "i" if dataset.get("PixelRepresentation") else "u"
+    values = np.frombuffer(dataset.PixelData, f"{order}{letter}{bits // 8}", count=int(np.prod(shape))).reshape(shape)
+    stored_bits = int(dataset.get("BitsStored") or bits)
+    if stored_bits >= bits:
         return values
     high = int(dataset.get("HighBit") or 0)
-    above = bits - 1 - high if stored - 1 <= high < bits else bits - stored
-    shifted: NDArray[np.generic] = (values << above) >> (bits - stored)  # The sign comes with it.
+    above = bits - 1 - high if stored_bits - 1 <= high < bits else bits - stored_bits
+    shifted: NDArray[np.generic] = (values << above) >> (bits - stored_bits)  # This extends the sign.
     return shifted
 
 
-def _undecodable(name: str, syntax: str) -> InputError:
-    return InputError(
-        f"The pixels of {name} cannot be decoded; its transfer syntax is {syntax_name(syntax)}. Either this kind is "
+def _undecodable_message(name: str, syntax: str) -> str:
+    return (
+        f"The pixels of {name} cannot be decoded; its transfer syntax is {syntax_name(syntax)}. Either it is "
         "not supported or the file is damaged. Export it again, uncompressed."
     )
 
 
-def _check_whole(dataset: FileDataset, path: Path) -> None:
-    """Refuse a file with values longer than itself, and one whose compressed pixels are cut off."""
+def _check_complete(dataset: FileDataset, path: Path) -> None:
+    """Refuse a file with values longer than itself, or with compressed pixels that are cut off."""
     size = path.stat().st_size
     deflated = dataset.file_meta.get("TransferSyntaxUID") == ExplicitVRLittleEndian and dataset.filename is None
     if deflated:
         size = 1 << 62
-    if "Rows" not in dataset:  # Where compressed pixels are cut off, pydicom 3 leaves out every element.
-        raise broken(path.name)
+    if "Rows" not in dataset:  # If compressed pixels are cut off, pydicom 3 drops every element.
+        raise InputError(broken_file_message(path.name))
     for part in (dataset.file_meta, dataset):
-        if not _is_whole(part, size):
-            raise broken(path.name)
-    if any(tag.group < _FIRST_GROUP for tag in dataset.keys()):  # noqa: SIM118  # it is no dict
-        raise broken(path.name)
+        if not _is_complete(part, size):
+            raise InputError(broken_file_message(path.name))
+    if any(tag.group < _FIRST_GROUP for tag in dataset.keys()):  # noqa: SIM118  # it is not a dict
+        raise InputError(broken_file_message(path.name))
     if "PixelData" in dataset and dataset["PixelData"].is_undefined_length:
-        packed, place = dataset.PixelData, 0
-        while place + 8 <= len(packed):
-            place += 8 + int.from_bytes(packed[place + 4 : place + 8], "little")
-        if place > len(packed):
-            raise broken(path.name)
+        packed, offset = dataset.PixelData, 0
+        while offset + 8 <= len(packed):
+            offset += 8 + int.from_bytes(packed[offset + 4 : offset + 8], "little")
+        if offset > len(packed):
+            raise InputError(broken_file_message(path.name))
 
 
-def _is_whole(dataset: Dataset, size: int) -> bool:
-    """Whether no value of a dataset, or of the sequences in it, goes on behind the end."""
+def _is_complete(dataset: Dataset, size: int) -> bool:
+    """Return whether no value of a dataset, or of the sequences in it, extends beyond the end of the file."""
     for raw in list(dataset.values()):
         if isinstance(raw, RawDataElement):
             end = raw.value_tell + raw.length if raw.value is None else raw.length - len(raw.value) + size
@@ -526,6 +573,6 @@ def _is_whole(dataset: Dataset, size: int) -> bool:
                 return False
         if raw.VR == "SQ" or (raw.VR is None and dictionary_has_tag(raw.tag) and dictionary_VR(raw.tag) == "SQ"):
             items = dataset[raw.tag].value or ()
-            if not all(_is_whole(item, size) for item in items):
+            if not all(_is_complete(item, size) for item in items):
                 return False
     return True

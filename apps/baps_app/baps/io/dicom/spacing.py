@@ -1,4 +1,4 @@
-"""The size of a pixel, from whichever attribute of a DICOM image says it."""
+"""Find the size of a pixel, from whichever attribute of a DICOM image holds it."""
 
 from __future__ import annotations
 
@@ -9,90 +9,91 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from baps.errors import InputError
-from baps.io.dicom.values import numbers
+from baps.io.dicom.values import read_numbers
 
 _CENTIMETRES = 3
-"""Of PhysicalUnitsXDirection (DICOM PS3.3, C.8.5.5.1.15)."""
+"""Value of PhysicalUnitsXDirection for centimetres (DICOM PS3.3, C.8.5.5.1.15)."""
 
 _TISSUE = 1
-"""Of RegionSpatialFormat: a two-dimensional image, no curve or spectrum."""
+"""Value of RegionSpatialFormat for a two-dimensional image, not a curve or a spectrum."""
 
 
-def pixel_spacing(where: Sequence[Dataset], name: str) -> tuple[tuple[float, float] | None, str]:
+def find_pixel_spacing(datasets: Sequence[Dataset], name: str) -> tuple[tuple[float, float] | None, str]:
     """Find the spacing of an image or a frame.
 
-    PixelSpacing is used where it is there; then what an X-ray says of its detector, an ultrasound image of its regions,
-    and the shape of a pixel.
+    PixelSpacing has precedence, then what an X-ray says about its detector, an ultrasound image about its regions, and
+    the aspect ratio of a pixel.
 
     Args:
-        where: the datasets that may say it, the most specific first.
-        name: of the file, for messages.
+        datasets: datasets that may hold the spacing, the most specific first.
+        name: name of the file, for the error message.
 
     Returns:
-        Distance of neighbouring columns and of neighbouring rows, mm, or None where nothing is said; and a sentence on
-        where it comes from, "" for PixelSpacing.
+        Distance of neighbouring columns and of neighbouring rows, mm, or None if it is unknown; and a sentence on its
+        source, "" for PixelSpacing.
 
     Raises:
-        InputError: if an attribute holds something else than two numbers above 0.
+        InputError: if an attribute holds anything else than two numbers above 0.
     """
-    found = _pair(where, "PixelSpacing", name)
-    if found is not None:
-        return found, ""
-    found = _pair(where, "ImagerPixelSpacing", name)
-    if found is not None:
-        factor = _magnification(where, name)
+    spacing = _pair(datasets, "PixelSpacing", name)
+    if spacing is not None:
+        return spacing, ""
+    spacing = _pair(datasets, "ImagerPixelSpacing", name)
+    if spacing is not None:
+        factor = _magnification(datasets, name)
         if factor != 1:
-            return (found[0] / factor, found[1] / factor), (
+            return (spacing[0] / factor, spacing[1] / factor), (
                 f"Spacing from ImagerPixelSpacing and EstimatedRadiographicMagnificationFactor ({factor:g})."
             )
-        return found, "Spacing from ImagerPixelSpacing: it is that of the detector, larger than that of the patient."
-    found = _pair(where, "NominalScannedPixelSpacing", name)
-    if found is not None:
-        return found, "Spacing from NominalScannedPixelSpacing."
-    found = _ultrasound(where, name)
-    if found is not None:
-        return found, "Spacing from the calibration of the ultrasound region (SequenceOfUltrasoundRegions)."
-    found = _pair(where, "PixelAspectRatio", name)
-    if found is not None:
+        return spacing, "Spacing from ImagerPixelSpacing: it is that of the detector, larger than that of the patient."
+    spacing = _pair(datasets, "NominalScannedPixelSpacing", name)
+    if spacing is not None:
+        return spacing, "Spacing from NominalScannedPixelSpacing."
+    spacing = _ultrasound(datasets, name)
+    if spacing is not None:
+        return spacing, "Spacing from the calibration of the ultrasound region (SequenceOfUltrasoundRegions)."
+    spacing = _pair(datasets, "PixelAspectRatio", name)
+    if spacing is not None:
         return (
             1.0,
-            found[1] / found[0],
+            spacing[1] / spacing[0],
         ), "Only the shape of a pixel is known (PixelAspectRatio); its width is taken as 1 mm."
     return None, ""
 
 
-def _pair(where: Sequence[Dataset], keyword: str, name: str) -> tuple[float, float] | None:
-    """Columns and rows; DICOM gives the distance of the rows first."""
-    for dataset in where:
-        found = numbers(dataset, keyword, 2, name)
-        if found is not None:
-            if (found <= 0).any():
+def _pair(datasets: Sequence[Dataset], keyword: str, name: str) -> tuple[float, float] | None:
+    """Return the distances of columns and of rows; DICOM stores the rows first."""
+    for dataset in datasets:
+        values = read_numbers(dataset, keyword, 2, name)
+        if values is not None:
+            if (values <= 0).any():
                 raise InputError(
-                    f"The {keyword} of {name} is {found[0]:g}\\{found[1]:g}; numbers above 0 must stand there. Export "
-                    "it again."
+                    f"The {keyword} of {name} is {values[0]:g}\\{values[1]:g}; they must be above 0. Export it again."
                 )
-            return float(found[1]), float(found[0])
+            return float(values[1]), float(values[0])
     return None
 
 
-def _magnification(where: Sequence[Dataset], name: str) -> float:
-    for dataset in where:
-        found = numbers(dataset, "EstimatedRadiographicMagnificationFactor", 1, name)
-        if found is not None:
-            return float(found[0]) if found[0] > 0 else 1.0
+def _magnification(datasets: Sequence[Dataset], name: str) -> float:
+    for dataset in datasets:
+        values = read_numbers(dataset, "EstimatedRadiographicMagnificationFactor", 1, name)
+        if values is not None:
+            return float(values[0]) if values[0] > 0 else 1.0
     return 1.0
 
 
-def _ultrasound(where: Sequence[Dataset], name: str) -> tuple[float, float] | None:
-    """Of the largest calibrated region of tissue."""
+def _ultrasound(datasets: Sequence[Dataset], name: str) -> tuple[float, float] | None:
+    """Return the spacing of the largest calibrated region of tissue."""
     regions: list[tuple[float, NDArray[np.float64]]] = []
-    for dataset in where:
+    for dataset in datasets:
         for region in dataset.get("SequenceOfUltrasoundRegions") or []:
             units = region.get("PhysicalUnitsXDirection"), region.get("PhysicalUnitsYDirection")
             if region.get("RegionSpatialFormat") != _TISSUE or units != (_CENTIMETRES, _CENTIMETRES):
                 continue
-            steps = [_one(region, f"PhysicalDelta{axis}", name) for axis in "XY"]
-            corners = [_one(region, f"RegionLocation{corner}", name) for corner in ("MinX0", "MaxX1", "MinY0", "MaxY1")]
+            steps = [_number(region, f"PhysicalDelta{axis}", name) for axis in "XY"]
+            corners = [
+                _number(region, f"RegionLocation{corner}", name) for corner in ("MinX0", "MaxX1", "MinY0", "MaxY1")
+            ]
             step = np.array([10 * abs(one) for one in steps], np.float64)
             if (step > 0).all():
                 regions.append(((corners[1] - corners[0]) * (corners[3] - corners[2]), step))
@@ -102,6 +103,6 @@ def _ultrasound(where: Sequence[Dataset], name: str) -> tuple[float, float] | No
     return float(across), float(down)
 
 
-def _one(region: Dataset, keyword: str, name: str) -> float:
-    found = numbers(region, keyword, 1, name)
-    return 0.0 if found is None else float(found[0])
+def _number(region: Dataset, keyword: str, name: str) -> float:
+    value = read_numbers(region, keyword, 1, name)
+    return 0.0 if value is None else float(value[0])

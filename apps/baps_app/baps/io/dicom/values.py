@@ -1,4 +1,4 @@
-"""Values of DICOM attributes, or a sentence that names the attribute which cannot be used."""
+"""Read values of DICOM attributes, or raise a sentence that names the attribute that cannot be used."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from pydicom.dataset import Dataset
 from baps.errors import InputError
 
 
-def numbers(dataset: Dataset, keyword: str, count: int, name: str) -> NDArray[np.float64] | None:
+def read_numbers(dataset: Dataset, keyword: str, count: int, name: str) -> NDArray[np.float64] | None:
     """Read the numbers of an attribute.
 
     Args:
-        dataset: that holds it, or not.
-        keyword: of the attribute.
+        dataset: dataset, with or without the attribute.
+        keyword: keyword of the attribute.
         count: how many numbers it must hold.
-        name: of the file, for messages.
+        name: name of the file, for the error message.
 
     Returns:
-        (count,), or None where the attribute is missing or empty.
+        The numbers, (count,), or None if the attribute is missing or empty.
 
     Raises:
-        InputError: if it holds anything else than so many finite numbers.
+        InputError: if the attribute holds anything else than that many finite numbers.
     """
     if keyword not in dataset:
         return None
@@ -33,18 +33,26 @@ def numbers(dataset: Dataset, keyword: str, count: int, name: str) -> NDArray[np
         value = dataset[keyword].value
         if value is None or value == "" or (hasattr(value, "__len__") and not len(value)):
             return None
-        found = np.atleast_1d(np.asarray(value, np.float64))
+        values = np.atleast_1d(np.asarray(value, np.float64))
     except (TypeError, ValueError, OverflowError):
-        found = np.array([np.nan])
+        values = np.array([np.nan])
         value = raw_text(dataset, keyword)
-    if len(found) != count or not np.isfinite(found).all():
+    if len(values) != count or not np.isfinite(values).all():
         wanted = "a finite number" if count == 1 else f"{count} finite numbers"
-        raise InputError(f"The {keyword} of {name} is {shown(value)}; {wanted} must stand there. Export it again.")
-    return found
+        raise InputError(f"The {keyword} of {name} is {format_value(value)}; it must be {wanted}. Export it again.")
+    return values
 
 
 def raw_text(dataset: Dataset, keyword: str) -> str:
-    """What stands in an attribute that cannot be converted."""
+    """Return the text of an attribute that cannot be converted.
+
+    Args:
+        dataset: dataset with the attribute.
+        keyword: keyword of the attribute.
+
+    Returns:
+        The text.
+    """
     raw: Any = dataset.get_item(keyword)
     value = getattr(raw, "value", "")
     if isinstance(value, bytes):
@@ -52,7 +60,14 @@ def raw_text(dataset: Dataset, keyword: str) -> str:
     return "\\".join(map(str, value)) if isinstance(value, MutableSequence) else str(value)
 
 
-def shown(value: Any) -> str:
-    """The value of an attribute for a message, shortened."""
+def format_value(value: Any) -> str:
+    """Format the value of an attribute for a message, and shorten it.
+
+    Args:
+        value: the value.
+
+    Returns:
+        The text in quotes.
+    """
     text = "\\".join(f"{one:g}" if isinstance(one, float) else str(one) for one in np.ravel(np.asarray(value, object)))
     return f"'{text[:60]}'"

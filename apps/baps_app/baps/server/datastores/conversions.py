@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from baps.errors import InputError, StorageError
-from baps.io import VOLUME, SeveralVolumesError, read_dicom, read_volume, volume_id, write_nifti
+from baps.io import VOLUME_INFIX, SeveralVolumesError, read_dicom, read_volume, volume_id, write_nifti
 from baps.utils.atomic_write import atomic_write
 from baps.utils.keyed_locks import KeyedLocks
 
@@ -111,7 +111,7 @@ class Conversions:
 
 def volume_number(image_id: str) -> int | None:
     """The number of the volume that an image is, from its name; None of an image that is all of its source."""
-    number = image_id.partition(VOLUME)[2]
+    number = image_id.partition(VOLUME_INFIX)[2]
     return int(number) if number.isdecimal() else None
 
 

@@ -25,9 +25,9 @@ from baps.io import (
     label_stem,
     list_images,
     opens_in_viewers,
+    read_geometry,
     read_label_map,
     read_patient,
-    read_place,
     volume_id,
 )
 from baps.server.datastores.conversions import FOLDER as CONVERTED
@@ -261,7 +261,7 @@ class StudiesDatastore(AtomicIndex, LocalDatastore):
 
     def _read_final(self, image_id: str) -> LabelMap:
         label = Path(self.get_label_uri(image_id, DefaultLabelTag.FINAL.value))
-        return read_label_map(label, read_place(Path(self.get_image_uri(image_id))), self.source(image_id))
+        return read_label_map(label, read_geometry(Path(self.get_image_uri(image_id))), self.source(image_id))
 
     def source(self, image_id: str) -> Path | None:
         """The DICOM series or file of an image, against which DICOM labels are checked; none of other images."""

@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from baps.errors import InputError
-from baps.io import VOLUME, file_stem, label_stem
+from baps.io import VOLUME_INFIX, file_stem, label_stem
 from baps.utils.atomic_write import PARTIAL, flush_to_disk
 
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV, errno.EACCES)
 """Errors of file systems that know no second name of a file."""
 
-_VOLUME = re.compile(rf"(.+){VOLUME}\d+")
+_VOLUME = re.compile(rf"(.+){VOLUME_INFIX}\d+")
 
 
 def names_in(folder: Path) -> list[str]:

@@ -20,7 +20,7 @@ from baps.blackbox import model_seconds
 from baps.errors import InputError, NotFoundError
 from baps.inference.requests.click import PACKED
 from baps.inference.requests.form import CONFIRMS, DO_NOT_SAVE
-from baps.io import STRAIGHTENED, read_nifti_notes
+from baps.io import STRAIGHTENED_NOTE, read_nifti_notes
 from baps.server.infer.base import adapters_used
 from baps.server.jobs import requested_by
 from baps.server.request_context import context_of
@@ -124,7 +124,7 @@ def check_grid(file: Path, output: host_infer.ResultType | None) -> None:
     Raises:
         InputError: If the slices were straightened.
     """
-    if output == host_infer.ResultType.image and STRAIGHTENED in read_nifti_notes(file):
+    if output == host_infer.ResultType.image and STRAIGHTENED_NOTE in read_nifti_notes(file):
         raise InputError(
             "The slices of this series are shifted against each other (a tilted gantry). OHIF shows them unshifted, so "
             "a mask would lie beside the organ. Open the series in 3D Slicer."

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import VLWholeSlideMicroscopyImageStorage
 
 from baps.errors import BapsError, InputError
-from baps.io.dicom.header import IDENTITY, read_json_header
+from baps.io.dicom.header import IDENTITY_KEYWORDS, read_json_header
 from baps.io.dicom.pixels import write_dataset
 from baps.server.datastores.dicomweb.client import pacs_answers, status_code
 from baps.server.datastores.dicomweb.series import Series
@@ -69,7 +69,7 @@ def fetch_headers(client: DICOMwebClient, study: str, series: str, patient: str 
 
 
 def _is_whose(header: Dataset, study: str, patient: str | None) -> bool:
-    told = [str(header.get(keyword) or "") for keyword in IDENTITY]
+    told = [str(header.get(keyword) or "") for keyword in IDENTITY_KEYWORDS]
     same = patient is None or str(header.get("PatientID") or "").strip() == patient
     return (
         same and header.get("StudyInstanceUID") == study and not any("\N{REPLACEMENT CHARACTER}" in one for one in told)

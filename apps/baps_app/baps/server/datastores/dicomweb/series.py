@@ -13,7 +13,7 @@ from typing import Any
 from dicomweb_client import DICOMwebClient
 
 from baps.errors import BapsError
-from baps.io import VOLUME
+from baps.io import VOLUME_INFIX
 from baps.server.datastores.dicomweb.client import pacs_answers, status_code
 from baps.site.pacs_studies import PacsStudies, Worklist, json_values
 
@@ -77,7 +77,7 @@ class Series:
 
 def series_of(image_id: str) -> str:
     """Return the SeriesInstanceUID of an image of the datastore: its name, without the number of a volume."""
-    return image_id.partition(VOLUME)[0]
+    return image_id.partition(VOLUME_INFIX)[0]
 
 
 def is_uid(text: str) -> bool:

@@ -20,12 +20,12 @@ from baps.imaging.volume import Volume
 from baps.io import write_nifti
 from baps.io.dicom.rtstruct import (
     RTSTRUCT_CLASS,
+    describe_structures,
     read_structures,
     structure_references,
     structure_series,
-    structures_said,
 )
-from baps.io.dicom.seg import Segment, read_segmentation, segments_said, source_frames, source_references
+from baps.io.dicom.seg import Segment, describe_segments, read_segmentation, source_frames, source_references
 from baps.server.datastores.dicomweb.disputed import author_of, marked
 from baps.server.datastores.dicomweb.series import is_uid
 
@@ -144,7 +144,7 @@ def stored_segments(header: Dataset) -> list[StoredSegment]:
         str(header.get(name, "")) for name in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
     )
     belongs = labelled_series(header)
-    said = structures_said(header) if is_structure_set(header) else segments_said(header)
+    said = describe_structures(header) if is_structure_set(header) else describe_segments(header)
     if not belongs or not all(map(is_uid, (study, series, instance))):  # Folders are named after them.
         return []
     confirmed: dict[str, bool] = {}
