@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 from baps.adapters import old_records
 from baps.annotations import label_info
 from baps.cli import app
-from baps.server.access_policy import KINDS, find_policy
+from baps.server.access_policy import POLICIES, find_policy
 from baps.site.settings import OLD_NAMES, Settings
 from tests.support.paths import ROOT
 
@@ -238,9 +238,9 @@ def test_the_routes_page_has_every_route() -> None:
     for (*route, role, audit), kind in zip(routes(), kinds, strict=True):
         assert kind is not None
         assert role == (kind.role.value if kind.role else "none"), route
-        assert "(" in audit or bool(audit) == kind.noted, route
-    missing = [kind for kind in KINDS if kind not in kinds]
-    assert {kind.meaning for kind in missing} <= {"fetch the image of a session", "look"}, missing
+        assert "(" in audit or bool(audit) == kind.audited, route
+    missing = [kind for kind in POLICIES if kind not in kinds]
+    assert {kind.action for kind in missing} <= {"fetch the image of a session", "look"}, missing
 
 
 def anchors(page: Path) -> set[str]:

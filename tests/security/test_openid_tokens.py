@@ -40,7 +40,7 @@ def _openid(provider: Provider, **others: Any) -> OpenId:
 
 def _refused(openid: OpenId, token: str, status: int = 401) -> str:
     with pytest.raises(HTTPException) as caught:
-        openid.asker(token)
+        openid.principal(token)
     assert caught.value.status_code == status
     return str(caught.value.detail)
 
@@ -48,19 +48,19 @@ def _refused(openid: OpenId, token: str, status: int = 401) -> str:
 @pytest.mark.parametrize("algorithm", ["RS256", "ES256"])
 def test_a_good_token_says_who_it_is_and_what_they_may(provider: Provider, algorithm: str) -> None:
     provider.rotate("a", algorithm)
-    asker = _openid(provider).asker(provider.token())
-    assert (asker.name, asker.role, asker.by) == ("rita", Role.ANNOTATOR, "openid")
+    principal = _openid(provider).principal(provider.token())
+    assert (principal.name, principal.role, principal.by) == ("rita", Role.ANNOTATOR, "openid")
 
 
 def test_a_user_of_the_provider_is_never_taken_for_one_of_this_server(provider: Provider, tmp_path: Path) -> None:
     users = Users(tmp_path / "users.json")
     users.add("rita", Role.TRAINER)
-    signing_in = Authenticator(users, _openid(provider))
-    asker = signing_in.with_token(provider.token(), "127.0.0.1")
-    assert (asker.name, asker.role, asker.by) == ("rita (openid)", Role.ANNOTATOR, "openid")
-    named_so = signing_in.with_token(provider.token(preferred_username="rita (openid)"), "127.0.0.1")
+    authenticator = Authenticator(users, _openid(provider))
+    principal = authenticator.authenticate_token(provider.token(), "127.0.0.1")
+    assert (principal.name, principal.role, principal.by) == ("rita (openid)", Role.ANNOTATOR, "openid")
+    named_so = authenticator.authenticate_token(provider.token(preferred_username="rita (openid)"), "127.0.0.1")
     assert named_so.name == "rita (openid) (openid)"
-    assert signing_in.with_token(provider.token(preferred_username="anna"), "127.0.0.1").name == "anna"
+    assert authenticator.authenticate_token(provider.token(preferred_username="anna"), "127.0.0.1").name == "anna"
 
 
 NOW = int(time.time())
@@ -85,7 +85,7 @@ NOW = int(time.time())
 def test_a_token_with_a_wrong_claim_is_refused(provider: Provider, claims: dict[str, object]) -> None:
     openid = _openid(provider)
     assert "gain" in _refused(openid, provider.token(**claims))
-    assert openid.asker(provider.token()).name == "rita"
+    assert openid.principal(provider.token()).name == "rita"
 
 
 def test_a_token_with_the_signature_of_another_key_is_refused(provider: Provider) -> None:
@@ -97,7 +97,7 @@ def test_a_token_with_the_signature_of_another_key_is_refused(provider: Provider
     forged = _encoded({**claims, "roles": ["ml"]})
     _refused(openid, f"{head}.{forged}.{signature}")
     _refused(openid, f"{head}.{body}.")
-    assert openid.asker(f"{head}.{body}.{signature}").role is Role.ANNOTATOR
+    assert openid.principal(f"{head}.{body}.{signature}").role is Role.ANNOTATOR
 
 
 def _encoded(content: object) -> str:
@@ -148,11 +148,11 @@ def test_what_is_no_token_is_refused(provider: Provider, token: str) -> None:
 def test_new_keys_are_fetched_when_they_are_first_seen(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
     openid = _openid(provider)
     old = provider.token()
-    openid.asker(old)
+    openid.principal(old)
     provider.rotate("second")
     _refused(openid, provider.token())  # The keys were fetched just now; nobody can make us ask again and again.
     monkeypatch.setattr(module, "_PAUSE", 0.0)
-    assert openid.asker(provider.token()).name == "rita"
+    assert openid.principal(provider.token()).name == "rita"
     _refused(openid, old)  # The provider took its key back.
 
 
@@ -176,7 +176,7 @@ def test_roles_are_read_where_the_settings_say(
     provider: Provider, claims: dict[str, object], claim: str, role: Role
 ) -> None:
     token = provider.token(**{"roles": None, **claims})
-    assert _openid(provider, roles_claim=claim).asker(token).role is role
+    assert _openid(provider, roles_claim=claim).principal(token).role is role
 
 
 @pytest.mark.parametrize("roles", [None, [], ["admin"], "annotator", {"radiologist": True}, [["radiologist"]], 7])
@@ -187,7 +187,7 @@ def test_who_has_none_of_our_roles_is_not_let_in(provider: Provider, roles: obje
 def test_the_audience_of_the_settings_counts(provider: Provider) -> None:
     token = provider.token(aud=["api://baps", "other"])
     _refused(_openid(provider), token)
-    assert _openid(provider, audience="api://baps").asker(token).name == "rita"
+    assert _openid(provider, audience="api://baps").principal(token).name == "rita"
 
 
 def test_a_password_is_passed_on_where_the_provider_takes_it(provider: Provider) -> None:
@@ -196,9 +196,9 @@ def test_a_password_is_passed_on_where_the_provider_takes_it(provider: Provider)
         openid.with_password("rita", "open sesame")
     provider.about, provider.password = {"grant_types_supported": ["password"]}, "open sesame"
     openid = _openid(provider)
-    token, asker = openid.with_password("rita", "open sesame")
-    assert openid.asker(token) == asker
-    assert asker.name == "rita"
+    token, principal = openid.with_password("rita", "open sesame")
+    assert openid.principal(token) == principal
+    assert principal.name == "rita"
     with pytest.raises(HTTPException, match="password is wrong"):
         openid.with_password("rita", "wrong")
 
@@ -217,12 +217,12 @@ def test_a_provider_that_says_odd_things_is_not_believed(
     token = provider.token()
     provider.about = about
     with pytest.raises(BapsError, match=said):
-        _openid(provider).asker(token)
+        _openid(provider).principal(token)
 
 
 def test_a_provider_that_is_gone_is_said(provider: Provider) -> None:
     with pytest.raises(BapsError, match="does not answer"):
-        _openid(Provider("http://127.0.0.1:9")).asker(provider.token())
+        _openid(Provider("http://127.0.0.1:9")).principal(provider.token())
 
 
 def test_the_helper_signs_as_pyjwt_reads(provider: Provider) -> None:
@@ -237,11 +237,11 @@ def test_a_provider_that_does_not_answer_is_not_asked_for_each_token(provider: P
     provider.about = {"issuer": "https://elsewhere.example"}  # A failure as good as any other.
     for _ in range(5):
         with pytest.raises(BapsError):
-            openid.asker(good)
+            openid.principal(good)
     assert len(provider.asked) == 1
     provider.about, provider.keys = {}, dict([key])
     openid._failed = (time.monotonic() - module._PAUSE, BapsError(""))
-    assert openid.asker(good).name == "rita"
+    assert openid.principal(good).name == "rita"
 
 
 def test_an_answer_without_end_is_given_up(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,5 +258,5 @@ def test_an_answer_without_end_is_given_up(provider: Provider, monkeypatch: pyte
     monkeypatch.setattr(OpenId, "_ask", lambda *_, **__: reply)
     monkeypatch.setattr(requests.Response, "close", lambda _: None)
     with pytest.raises(BapsError, match="no usable answer"):
-        _openid(provider).asker(provider.token())
+        _openid(provider).principal(provider.token())
     assert raw.parts > 1

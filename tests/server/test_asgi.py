@@ -430,11 +430,11 @@ def test_the_stock_server_runs_the_app_and_warns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "sent", "said"),
     [
-        ("/infer/baps?image=ct_01", {"data": {"params": "[" * 100_000}}, "no valid JSON"),
-        ("/infer/scribbles?image=ct_01", {"files": {"label": ("a.bin", b"x")}}, "one of the kinds"),
-        ("/infer/scribbles?image=ct_01", {"files": {"label": ("a." + "x" * 300, b"x")}}, "one of the kinds"),
+        ("/infer/baps?image=ct_01", {"data": {"params": "[" * 100_000}}, "not valid JSON"),
+        ("/infer/scribbles?image=ct_01", {"files": {"label": ("a.bin", b"x")}}, "one of the suffixes"),
+        ("/infer/scribbles?image=ct_01", {"files": {"label": ("a." + "x" * 300, b"x")}}, "one of the suffixes"),
         ("/infer/baps?image=ct_01&output=dicom_seg", {"data": {"params": '{"label_info": []}'}}, "save_as"),
-        ("/infer/baps", {"files": {"file": ("a." + "x" * 300 + ".nii.gz", b"x")}}, "200 printing bytes"),
+        ("/infer/baps", {"files": {"file": ("a." + "x" * 300 + ".nii.gz", b"x")}}, "200 printable bytes"),
         ("/train/baps", {"json": {"baps": [1]}}, "must be a JSON object, not list"),
         ("/proxy/dicom/qido/studies", {}, "no PACS"),
     ],

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from baps.errors import NotFoundError
-from baps.server.jobs import Jobs, asked_by
+from baps.server.jobs import Jobs, requested_by
 
 
 def test_a_job_is_listed_as_long_as_it_runs() -> None:
@@ -38,7 +38,7 @@ def test_cancelling_one_leaves_the_others() -> None:
 
 def test_a_job_ends_when_who_asked_has_left() -> None:
     jobs, gone = Jobs(), list[bool]()
-    with asked_by(lambda: bool(gone)), jobs.running("a") as job:
+    with requested_by(lambda: bool(gone)), jobs.running("a") as job:
         assert not job.cancelled
         gone.append(True)
         assert job.cancelled
@@ -51,7 +51,7 @@ def test_a_job_ends_when_who_asked_has_left() -> None:
 def test_a_user_sees_and_ends_their_own_jobs_alone() -> None:
     jobs = Jobs()
     with (
-        asked_by(lambda: False, "anna"), jobs.running("a") as hers, asked_by(lambda: False, "bert"),
+        requested_by(lambda: False, "anna"), jobs.running("a") as hers, requested_by(lambda: False, "bert"),
         jobs.running("a") as his,
     ):  # fmt: skip
         assert [one["id"] for one in jobs.records("anna")] == [hers.id]

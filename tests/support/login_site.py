@@ -43,8 +43,8 @@ class LoginSite:
         if provider:
             said = {"issuer": provider.issuer, "client_id": "baps", "roles": {"radiologist": "annotator"}}
             openid = OpenId(OpenIdSettings.model_validate(said))
-        self.signing_in = Authenticator(users, openid)
-        login, routes = Login(self.signing_in), FastAPI()
+        self.authenticator = Authenticator(users, openid)
+        login, routes = Login(self.authenticator), FastAPI()
         routes.get("/login")(login.page)
         routes.post("/login")(login.sign_in)
         routes.get("/login/openid")(login.to_provider)
@@ -54,8 +54,8 @@ class LoginSite:
         routes.post("/auth/token")(login.token)
         for path in ("/info/", "/ohif/", "/datastore/image"):
             routes.get(path)(lambda: "of patients")
-        audit = SimpleNamespace(note=lambda *_: None, count=lambda *_: None)
-        self.app = RootPath(Guard(routes, Rules(self.signing_in, audit, list(origins), 1 << 20)), root)  # type: ignore[arg-type]
+        audit = SimpleNamespace(record=lambda *_: None, count=lambda *_: None)
+        self.app = RootPath(Guard(routes, Rules(self.authenticator, audit, list(origins), 1 << 20)), root)  # type: ignore[arg-type]
 
     def browser(self, scheme: str = "http", address: str = "10.0.0.1") -> TestClient:
         """A browser that has not signed in."""

@@ -328,7 +328,7 @@ def test_a_session_does_not_open_images_of_the_server_by_a_path(slicer: Slicer, 
     session = slicer.client.create_session(str(own_volume))["session_id"]
     reply = slicer.deepgrow("/etc/passwd".replace("/", "_"), "spleen", [CENTRE], session=session)
     _same_place(reply, own_volume)
-    with pytest.raises(MONAILabelClientException, match="is no name"):
+    with pytest.raises(MONAILabelClientException, match="is not a valid name"):
         slicer.deepgrow("/etc/passwd", "spleen", [CENTRE], session=session)
 
 

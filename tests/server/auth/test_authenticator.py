@@ -372,7 +372,7 @@ def test_a_trainers_word_on_the_label_of_an_annotator_counts(closed: Closed, tmp
 
     save("theo", there)
     (note,) = [one for one in save("anna", np.roll(there, 40, 0), confirms=True) if "takes liver away" in one]
-    assert "what theo drew" in note
+    assert "the version of theo" in note
     assert not counts()
     click = {"foreground": [[60, 60, 5]], "label": "liver", "save_as": "liver", "confirms": True, "client_id": "theo"}
     form = {"data": {"params": json.dumps(click)}}

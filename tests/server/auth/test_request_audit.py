@@ -44,7 +44,7 @@ def _lines(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_a_line_says_who_did_what_and_not_to_whom(tmp_path: Path) -> None:
-    _audit(tmp_path).note(_asked(), 200)
+    _audit(tmp_path).record(_asked(), 200)
     text = (tmp_path / "audit.jsonl").read_text()
     line = json.loads(text)
     assert re.fullmatch(r"[0-9a-f]{32}", line.pop("image"))
@@ -72,7 +72,7 @@ def test_lines_of_many_threads_stay_whole_and_nothing_is_overwritten(tmp_path: P
 
 def test_words_of_others_stay_within_their_line(tmp_path: Path) -> None:
     asked = RequestContext(None, Principal('x"}\n{"user": "root\u2028', Role.ADMIN, "openid"))
-    _audit(tmp_path).note(asked, 403)
+    _audit(tmp_path).record(asked, 403)
     (line,) = _lines(tmp_path)
     assert line["user"].startswith('x"}\n')
     assert not check_audit(tmp_path / "audit.jsonl").breaks
@@ -83,45 +83,45 @@ def test_requests_of_nobody_who_is_known_are_counted(tmp_path: Path) -> None:
     audit = _audit(tmp_path, clock)
     out = RequestContext(find_policy("POST", "/logout"))
     for _ in range(300):
-        audit.note(out, 303)
+        audit.record(out, 303)
     for path in ("/nothing", "/infer/baps", "/info/"):
-        audit.note(RequestContext(find_policy("GET", path)), 401)
+        audit.record(RequestContext(find_policy("GET", path)), 401)
     said = [(line["what"], line.get("count")) for line in _lines(tmp_path)]
     assert said == [("sign out", None), ("ask without leave", None)]
     clock.now = 61
-    audit.note(_asked(), 200)
+    audit.record(_asked(), 200)
     assert [(line["what"], line.get("count")) for line in _lines(tmp_path)][2:] == [
         ("sign out", 299),
         ("ask without leave", 2),
         ("segment", None),
     ]
     for _ in range(5):
-        audit.note(out, 303)
-    audit.end()
+        audit.record(out, 303)
+    audit.close()
     assert (_lines(tmp_path)[-1]["what"], _lines(tmp_path)[-1]["count"]) == ("sign out", 5)
-    audit.end()
+    audit.close()
     assert len(_lines(tmp_path)) == 6
 
 
 def test_of_requests_for_frames_one_in_ten_minutes_has_a_line_for_each_user_and_series(tmp_path: Path) -> None:
     clock = _Clock()
     audit = _audit(tmp_path, clock)
-    kind = find_policy("GET", "/proxy/dicom/studies/1.2/series/1.2.3/instances/1.2.3.4/frames/1")
-    for asker in (ANNA, Principal("bert", Role.TRAINER, "token")):
+    policy = find_policy("GET", "/proxy/dicom/studies/1.2/series/1.2.3/instances/1.2.3.4/frames/1")
+    for principal in (ANNA, Principal("bert", Role.TRAINER, "token")):
         for series in ("1.2.3", "1.2.4"):
             for status in (200, 206, 404):
-                audit.note(RequestContext(kind, asker, series), status)
+                audit.record(RequestContext(policy, principal, series), status)
     assert len(_lines(tmp_path)) == 2 * 2 * 2  # What was refused has a line of its own.
     clock.now = 601
-    audit.note(RequestContext(kind, ANNA, "1.2.3"), 200)
+    audit.record(RequestContext(policy, ANNA, "1.2.3"), 200)
     assert len(_lines(tmp_path)) == 9
 
 
 def test_what_is_refused_to_a_user_has_one_line_in_ten_minutes(tmp_path: Path) -> None:
     audit = _audit(tmp_path)
     for _ in range(50):
-        audit.note(RequestContext(None, ANNA), 403)
-        audit.note(RequestContext(find_policy("POST", "/train/baps"), ANNA), 403)
+        audit.record(RequestContext(None, ANNA), 403)
+        audit.record(RequestContext(find_policy("POST", "/train/baps"), ANNA), 403)
     assert [line["what"] for line in _lines(tmp_path)] == ["what is not served", "start a training"]
 
 
@@ -129,7 +129,7 @@ def test_many_images_are_hashes_in_as_many_lines_as_need_be(tmp_path: Path) -> N
     asked = _asked("")
     asked.images = [f"image {number}" for number in range(1200)]
     audit = _audit(tmp_path)
-    audit.note(asked, 200)
+    audit.record(asked, 200)
     lines = _lines(tmp_path)
     assert [len(line["images"]) for line in lines] == [500, 500, 200]
     assert {line["count"] for line in lines} == {1200}
@@ -139,12 +139,12 @@ def test_many_images_are_hashes_in_as_many_lines_as_need_be(tmp_path: Path) -> N
 def test_what_is_done_beside_has_a_line_of_its_own(tmp_path: Path) -> None:
     asked = _asked()
     asked.also.append("save a label")
-    _audit(tmp_path).note(asked, 200)
+    _audit(tmp_path).record(asked, 200)
     assert [line["what"] for line in _lines(tmp_path)] == ["segment", "save a label"]
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "query", "noted"),
+    ("method", "path", "query", "audited"),
     [
         ("GET", "/datastore/", "", False),
         ("GET", "/datastore/", "output=stats", False),
@@ -163,10 +163,10 @@ def test_what_is_done_beside_has_a_line_of_its_own(tmp_path: Path) -> None:
         ("GET", "/train/", "", False),
     ],
 )
-def test_what_reads_of_patients_is_noted(method: str, path: str, query: str, noted: bool) -> None:
-    kind = find_policy(method, path, query)
-    assert kind is not None
-    assert kind.noted == noted
+def test_what_reads_of_patients_is_noted(method: str, path: str, query: str, audited: bool) -> None:
+    policy = find_policy(method, path, query)
+    assert policy is not None
+    assert policy.audited == audited
 
 
 def test_an_image_is_found_with_the_key_as_the_guide_says(tmp_path: Path) -> None:

@@ -39,13 +39,13 @@ class _Echo:
 
 
 def _scope(
-    length: int | None, path: str = "/datastore/image", method: str = "PUT", asker: Principal | None = ANNA
+    length: int | None, path: str = "/datastore/image", method: str = "PUT", principal: Principal | None = ANNA
 ) -> Scope:
     headers = [(b"transfer-encoding", b"chunked")] if length is None else [(b"content-length", b"%d" % length)]
-    asked = RequestContext(find_policy(method, path), asker)
+    asked = RequestContext(find_policy(method, path), principal)
     return {
         "type": "http", "method": method, "path": path, "query_string": b"", "headers": headers,
-        "client": ("10.0.0.1", 1), "baps.asked": asked,
+        "client": ("10.0.0.1", 1), "baps.context": asked,
     }  # fmt: skip
 
 
@@ -149,7 +149,7 @@ def test_large_ones_wait_and_then_are_refused(monkeypatch: pytest.MonkeyPatch) -
         await asyncio.sleep(0.1)
         status, said = await _ask(bodies, _scope(2 << 20), [bytes(2 << 20)])
         assert (status, said[:21]) == (429, "You are sending 2 fil")
-        assert await _ask(bodies, _scope(2 << 20, asker=other), [bytes(2 << 20)]) == (200, "")
+        assert await _ask(bodies, _scope(2 << 20, principal=other), [bytes(2 << 20)]) == (200, "")
         assert await _ask(bodies, _scope(3), [b"abc"]) == (200, "")  # A click beside one's own uploads.
         for task in unfinished:
             task.cancel()
@@ -187,7 +187,7 @@ def test_what_names_something_missing_is_refused_unread() -> None:
         async def send(message: Message) -> None:
             sent.append(message)
 
-        app = CloseUnread(Bodies(_Echo(), 2 << 20, missing=lambda _: "There is no image."))
+        app = CloseUnread(Bodies(_Echo(), 2 << 20, find_missing=lambda _: "There is no image."))
         await app(_scope(1 << 20), receive, send)
         assert (sent[0]["status"], read) == (404, False)
         assert (b"connection", b"close") in sent[0]["headers"]

@@ -93,7 +93,7 @@ def test_no_path_reaches_a_route_of_another_kind(path: str) -> None:
     if reply.status_code == 200:
         assert kinds
         assert kinds[-1] is not None
-        assert kinds[-1].meaning == "read who did what"
+        assert kinds[-1].action == "read who did what"
 
 
 def test_a_redirection_leads_back_below_the_path() -> None:

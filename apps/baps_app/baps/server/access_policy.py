@@ -1,4 +1,4 @@
-"""Every kind of request that is answered, and who may make it: the one table. What is not here is not served."""
+"""The access policy: which requests are served, and which role each needs. Other requests are refused."""
 
 from __future__ import annotations
 
@@ -14,30 +14,37 @@ ANNOTATOR, TRAINER, ADMIN = Role
 
 @dataclass(frozen=True)
 class RoutePolicy:
-    """A kind of request.
+    """The policy for one kind of request.
 
     Attributes:
-        methods: of HTTP.
-        path: that matches all of it.
-        meaning: for the audit file, and for the sentence to who may not.
-        role: that is needed, or None where nobody need be known.
-        noted: whether each one gets a line in the audit file.
-        large: whether it brings images.
-        repeats: whether viewers ask so often that only one in ten minutes gets a line, of each user and image.
-        option: a name of the query that makes it this kind, and with which values; "" for any but a false one.
+        methods: HTTP methods.
+        path: Pattern that matches the whole path.
+        action: What the request does, for the audit file and for the message to users who may not do it.
+        role: Role that is needed, or None if the request needs no login.
+        audited: Whether the audit file gets a line for each request.
+        brings_images: Whether the body may be as large as an image.
+        repeated: Whether viewers send it so often that the audit file gets one line per user and image in ten minutes.
+        option: Name of a query parameter and the values, separated by spaces, with which this policy applies; ""
+            stands for all values but false ones.
     """
 
     methods: tuple[str, ...]
     path: re.Pattern[str]
-    meaning: str
+    action: str
     role: Role | None
-    noted: bool = False
-    large: bool = False
-    repeats: bool = False
+    audited: bool = False
+    brings_images: bool = False
+    repeated: bool = False
     option: tuple[str, str] | None = None
 
-    def fits(self, method: str, path: str, query: Mapping[str, Sequence[str]]) -> bool:
-        """Whether a request is of this kind."""
+    def matches(self, method: str, path: str, query: Mapping[str, Sequence[str]]) -> bool:
+        """Return whether the policy applies to a request.
+
+        Args:
+            method: HTTP method.
+            path: Path below the root path.
+            query: Query parameters, each with its values.
+        """
         if method not in self.methods or not self.path.fullmatch(path):
             return False
         if self.option is None:
@@ -48,65 +55,66 @@ class RoutePolicy:
 
 
 _FALSE = ("", "0", "f", "false", "n", "no", "off")
-"""What FastAPI takes for False."""
+"""Values that FastAPI reads as False."""
 
 
-def _kind(
+def _policy(
     methods: str,
     path: str,
-    meaning: str,
+    action: str,
     role: Role | None,
-    noted: bool = False,
-    large: bool = False,
-    repeats: bool = False,
+    audited: bool = False,
+    brings_images: bool = False,
+    repeated: bool = False,
     option: tuple[str, str] | None = None,
 ) -> RoutePolicy:
-    return RoutePolicy(tuple(methods.split()), re.compile(path), meaning, role, noted, large, repeats, option)
+    return RoutePolicy(tuple(methods.split()), re.compile(path), action, role, audited, brings_images, repeated, option)
 
 
 _READ = "GET HEAD"
 
-KINDS = (
-    # To be let in.
-    _kind(_READ, r"/auth/?", "ask whether to sign in", None),
-    _kind("POST", r"/auth/token/?", "sign in", None, noted=True),
-    _kind("GET", r"/login", "see the login page", None),
-    _kind("POST", r"/login", "sign in", None, noted=True),
-    _kind("GET", r"/login/openid", "go to the OpenID provider", None),
-    _kind("GET", r"/login/openid/return", "sign in", None, noted=True),
-    _kind("GET", r"/logout", "see the login page", None),
-    _kind("POST", r"/logout", "sign out", None, noted=True),
-    _kind(_READ, r"/auth/token/valid/?", "check a token", ANNOTATOR),
-    # What the viewers do.
-    _kind(_READ, r"/|/info/?|/openapi\.json|/docs|/favicon\.ico|/static/.*|/ohif(/.*)?", "look", ANNOTATOR),
-    _kind(_READ, r"/datastore/(image|label)(/.*)?", "fetch an image or a label", ANNOTATOR, noted=True),
-    _kind(_READ, r"/datastore/dataset/?", "fetch all labelled images", ANNOTATOR, noted=True),
-    _kind(_READ, r"/datastore/?", "list the images", ANNOTATOR, noted=True, option=("output", "all train")),
-    _kind(_READ, r"/session/.*", "fetch the image of a session", ANNOTATOR, noted=True, option=("image", "")),
-    _kind(_READ, r"/proxy/dicom/.*", "read from the PACS", ANNOTATOR, noted=True, repeats=True),
-    _kind(_READ, r"/datastore/.*|/train/.*|/session/.*|/progress/.*", "look", ANNOTATOR),
-    _kind("POST", r"/infer/[^/]+", "segment", ANNOTATOR, noted=True, large=True),
-    _kind("POST", r"/activelearning/[^/]+", "next sample", ANNOTATOR, noted=True),
-    _kind("PUT", r"/datastore/label", "save a label", ANNOTATOR, noted=True, large=True),
-    _kind("PUT", r"/datastore/(image)?", "add an image", ANNOTATOR, noted=True, large=True),
-    _kind("POST", r"/proxy/dicom/.*", "store in the PACS", ANNOTATOR, noted=True, large=True),
-    _kind("PUT", r"/session/?", "open a session", ANNOTATOR, noted=True, large=True),
-    _kind("DELETE", r"/session/.*", "close a session", ANNOTATOR, noted=True),
-    _kind("DELETE", r"/progress/.*", "end a long answer", ANNOTATOR, noted=True),
-    # What changes what everybody gets.
-    _kind("POST", r"/train/.*", "start a training", TRAINER, noted=True),
-    _kind("DELETE", r"/train/.*", "stop the training", TRAINER, noted=True),
-    # What tells of people.
-    _kind("GET", "/audit", "read who did what", ADMIN, noted=True),
+POLICIES = (
+    # Signing in.
+    _policy(_READ, r"/auth/?", "ask whether to sign in", None),
+    _policy("POST", r"/auth/token/?", "sign in", None, audited=True),
+    _policy("GET", r"/login", "see the login page", None),
+    _policy("POST", r"/login", "sign in", None, audited=True),
+    _policy("GET", r"/login/openid", "go to the OpenID provider", None),
+    _policy("GET", r"/login/openid/return", "sign in", None, audited=True),
+    _policy("GET", r"/logout", "see the login page", None),
+    _policy("POST", r"/logout", "sign out", None, audited=True),
+    _policy(_READ, r"/auth/token/valid/?", "check a token", ANNOTATOR),
+    # What viewers do.
+    _policy(_READ, r"/|/info/?|/openapi\.json|/docs|/favicon\.ico|/static/.*|/ohif(/.*)?", "look", ANNOTATOR),
+    _policy(_READ, r"/datastore/(image|label)(/.*)?", "fetch an image or a label", ANNOTATOR, audited=True),
+    _policy(_READ, r"/datastore/dataset/?", "fetch all labelled images", ANNOTATOR, audited=True),
+    _policy(_READ, r"/datastore/?", "list the images", ANNOTATOR, audited=True, option=("output", "all train")),
+    _policy(_READ, r"/session/.*", "fetch the image of a session", ANNOTATOR, audited=True, option=("image", "")),
+    _policy(_READ, r"/proxy/dicom/.*", "read from the PACS", ANNOTATOR, audited=True, repeated=True),
+    _policy(_READ, r"/datastore/.*|/train/.*|/session/.*|/progress/.*", "look", ANNOTATOR),
+    _policy("POST", r"/infer/[^/]+", "segment", ANNOTATOR, audited=True, brings_images=True),
+    _policy("POST", r"/activelearning/[^/]+", "next sample", ANNOTATOR, audited=True),
+    _policy("PUT", r"/datastore/label", "save a label", ANNOTATOR, audited=True, brings_images=True),
+    _policy("PUT", r"/datastore/(image)?", "add an image", ANNOTATOR, audited=True, brings_images=True),
+    _policy("POST", r"/proxy/dicom/.*", "store in the PACS", ANNOTATOR, audited=True, brings_images=True),
+    _policy("PUT", r"/session/?", "open a session", ANNOTATOR, audited=True, brings_images=True),
+    _policy("DELETE", r"/session/.*", "close a session", ANNOTATOR, audited=True),
+    _policy("DELETE", r"/progress/.*", "end a long answer", ANNOTATOR, audited=True),
+    # What changes the results of all users.
+    _policy("POST", r"/train/.*", "start a training", TRAINER, audited=True),
+    _policy("DELETE", r"/train/.*", "stop the training", TRAINER, audited=True),
+    # What shows what people did.
+    _policy("GET", "/audit", "read who did what", ADMIN, audited=True),
 )
 
 
 def find_policy(method: str, path: str, query: str = "") -> RoutePolicy | None:
-    """The kind of a request, or None if nothing of the kind is served.
+    """Return the policy for a request, or None if the request is not served.
 
     Args:
-        method, path: of the request.
-        query: as it was sent.
+        method: HTTP method.
+        path: Path below the root path.
+        query: Query string, as it was sent.
     """
     given = parse_qs(query, keep_blank_values=True)
-    return next((kind for kind in KINDS if kind.fits(method, path, given)), None)
+    return next((policy for policy in POLICIES if policy.matches(method, path, given)), None)

@@ -113,14 +113,14 @@ class BapsApp(MONAILabelApp):
 
     def init_infers(self) -> dict[str, InferTask]:
         labels = dict(self.site.labels)
-        clicks, asked = self.store.clicks, self.segmenter
+        clicks, segmenter = self.store.clicks, self.segmenter
         names = ("baps", "zero_shot", "whole_organ", "scribbles", "organs")
         save = {name: partial(self.save_shown, name) for name in names}
         return {
-            "baps": PromptedInfer(asked, clicks, labels, save["baps"], adapted=True),
-            "zero_shot": PromptedInfer(asked, clicks, labels, save["zero_shot"], adapted=False),
-            "whole_organ": WholeOrganInfer(asked, clicks, labels, save["whole_organ"], self.jobs),
-            "scribbles": ScribblesInfer(asked, clicks, labels, save["scribbles"], self.jobs),
+            "baps": PromptedInfer(segmenter, clicks, labels, save["baps"], adapted=True),
+            "zero_shot": PromptedInfer(segmenter, clicks, labels, save["zero_shot"], adapted=False),
+            "whole_organ": WholeOrganInfer(segmenter, clicks, labels, save["whole_organ"], self.jobs),
+            "scribbles": ScribblesInfer(segmenter, clicks, labels, save["scribbles"], self.jobs),
             "organs": OrgansInfer(self.organs, clicks, labels, save["organs"], self.jobs),
         }
 

@@ -51,12 +51,12 @@ from baps.server.routes.datastore import (
     save_label,
 )
 from baps.server.routes.dicomweb_proxy import forward_to_pacs
-from baps.server.routes.existing import missing
 from baps.server.routes.exports import label_for_radiotherapy
 from baps.server.routes.infer import cancel, progress, run_infer
 from baps.server.routes.login import Login
 from baps.server.routes.ohif import configure_ohif, ohif_file
 from baps.server.routes.pages import docs_page, favicon, start_page
+from baps.server.routes.request_targets import find_missing_target
 from baps.server.routes.sessions import close_session, open_session, read_session
 from baps.server.routes.train import next_sample, start_all_training, start_training
 from baps.server.routes.without_paths import stop_training, training_status, without_folders
@@ -120,7 +120,7 @@ def create_app(
         BapsError: If a setting cannot be used, or the audit file cannot be written.
     """
     check_settings(settings)
-    authenticator = Authenticator.of(settings)
+    authenticator = Authenticator.from_settings(settings)
     audit = Audit(AuditFile(settings.audit_file, settings.audit_max_mb, settings.audit_keep))
     audit.file.check()
     host = MonaiLabelHost(settings, str(studies), app_dir or app_folder())
@@ -134,7 +134,7 @@ def create_app(
             yield
         finally:
             host.stop(app)
-            audit.end()
+            audit.close()
 
     limit_memory_of_forms()
     application = Application(host, lifespan)
@@ -223,8 +223,8 @@ def _add_middleware(
 ) -> None:
     """Add the middleware, the innermost first."""
     max_bytes = settings.max_upload_mb << 20
-    application.add_middleware(Quotas, users=authenticator.needed)
-    application.add_middleware(Bodies, most_bytes=max_bytes, missing=missing)
+    application.add_middleware(Quotas, users=authenticator.required)
+    application.add_middleware(Bodies, max_bytes=max_bytes, find_missing=find_missing_target)
     application.add_middleware(Guard, rules=Rules(authenticator, audit, settings.cors_origins, max_bytes))
     if settings.cors_origins:  # Before the guard: preflight requests have no token. Cookies never count here.
         application.add_middleware(

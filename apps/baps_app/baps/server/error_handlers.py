@@ -1,4 +1,4 @@
-"""Errors as replies."""
+"""Turn errors into responses."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from baps.errors import InputError, NotFoundError, StorageError
 from baps.utils.redaction import shorten_paths
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""A disk that is full, a quota that is used up, a disk that is read only."""
+"""Errors of a full disk, an exhausted quota and a read-only disk."""
 
 
 async def handle_domain_error(_: Request, error: Exception) -> JSONResponse:
-    """A sentence and the right status code for an error that was foreseen."""
+    """Return the sentence and the status code of an error of this project or of MONAI Label."""
     if isinstance(error, (NotFoundError, ImageNotFoundException, LabelNotFoundException)):
         code = 404
     elif isinstance(error, (InputError, MONAILabelException)):
@@ -32,10 +32,10 @@ async def handle_domain_error(_: Request, error: Exception) -> JSONResponse:
 
 
 async def handle_os_error(_: Request, error: Exception) -> JSONResponse:
-    """Answer with a sentence for a disk that cannot be written to.
+    """Return a sentence for a disk that cannot be written to.
 
     Raises:
-        OSError: if it is another error of the system, of which the server knows nothing.
+        OSError: If it is another error of the system.
     """
     if not isinstance(error, OSError) or error.errno not in _NO_ROOM:
         raise error
@@ -43,9 +43,9 @@ async def handle_os_error(_: Request, error: Exception) -> JSONResponse:
 
 
 async def handle_http_error(request: Request, error: Exception) -> Response:
-    """Answer as FastAPI does, which says of an upload that the disk has no room for that it cannot be parsed.
+    """Return FastAPI's response, except for an upload for which the disk has no room.
 
-    That one gets what ``handle_os_error`` says.
+    FastAPI reports that it cannot be parsed; it gets the response of ``handle_os_error``.
     """
     assert isinstance(error, HTTPException)
     cause = error.__cause__
@@ -55,9 +55,9 @@ async def handle_http_error(request: Request, error: Exception) -> Response:
 
 
 async def handle_validation_error(_: Request, error: Exception) -> JSONResponse:
-    """A sentence for a request whose fields are missing or of another kind.
+    """Return a sentence for a request whose fields are missing or of the wrong type.
 
-    The host's framework repeats what was sent, which need not be text or JSON.
+    FastAPI's own response repeats what was sent, which need not be text or JSON.
     """
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
@@ -66,5 +66,5 @@ async def handle_validation_error(_: Request, error: Exception) -> JSONResponse:
 
 
 def _reply(sentence: str, code: int) -> JSONResponse:
-    """Half of a surrogate pair, which JSON can carry, has no bytes; it is shown as it was written."""
+    """Return an error response. Unpaired surrogates, which JSON can hold and UTF-8 cannot, are escaped."""
     return JSONResponse({"detail": sentence.encode(errors="backslashreplace").decode()}, code)

@@ -1,7 +1,7 @@
-"""Sessions of MONAI Label that have expired are removed from the disk, whatever a kill has left among them.
+"""Remove expired sessions of MONAI Label from the disk, including incomplete ones of a killed server.
 
-The host's own cleaning does nothing while it has no session in memory, as after a start, and ends at the first folder
-without its ``meta.info``.
+MONAI Label's own function does nothing while no session is in memory, as after a start, and stops at the first folder
+without a ``meta.info``.
 """
 
 from __future__ import annotations
@@ -15,18 +15,25 @@ from monailabel.utils.sessions import Sessions
 
 
 def remove_expired(sessions: Sessions) -> int:
-    """Remove the sessions that nobody has used for as long as they last; how many there were."""
+    """Remove expired sessions.
+
+    Args:
+        sessions: Sessions of the server.
+
+    Returns:
+        The number of sessions that were removed.
+    """
     folder, now, count = Path(sessions.store_path), time.time(), 0
     for place in folder.iterdir() if folder.is_dir() else ():
         if place.is_symlink() or not place.is_dir():
             continue
         try:
-            said = json.loads((place / "meta.info").read_text())
-            ends = float(said["last_access_ts"]) + min(float(said["expiry"]) or sessions.expiry, sessions.expiry)
-        except (OSError, ValueError, KeyError, TypeError):  # It is being written, or a kill came before it was.
+            info = json.loads((place / "meta.info").read_text())
+            ends = float(info["last_access_ts"]) + min(float(info["expiry"]) or sessions.expiry, sessions.expiry)
+        except (OSError, ValueError, KeyError, TypeError):  # It is being written, or the server was killed before.
             try:
                 ends = place.stat().st_mtime + sessions.expiry
-            except FileNotFoundError:  # Somebody has closed it.
+            except FileNotFoundError:  # It was closed meanwhile.
                 continue
         if ends < now:
             sessions.pop(place.name, None)

@@ -1,4 +1,4 @@
-"""Long answers while somebody waits for them: how far they are, and an end to those that nobody wants any more."""
+"""Long requests: report their progress, and cancel them if the client has disconnected."""
 
 from __future__ import annotations
 
@@ -13,59 +13,64 @@ from typing import Any
 from baps.errors import NotFoundError
 from baps.utils.priority_lock import low_priority
 
-_asker: ContextVar[tuple[Callable[[], bool] | None, str]] = ContextVar("asker", default=(None, ""))
+_client: ContextVar[tuple[Callable[[], bool] | None, str]] = ContextVar("principal", default=(None, ""))
 
 
 @contextmanager
-def asked_by(gone: Callable[[], bool], name: str = "") -> Iterator[None]:
-    """Say who asks for the jobs of this context.
+def requested_by(gone: Callable[[], bool], name: str = "") -> Iterator[None]:
+    """Set the client of the jobs of this context.
 
     Args:
-        gone: whether they have left; their jobs end then.
-        name: theirs, or "" where nobody signs in. Their jobs are their own.
+        gone: Returns whether the client has disconnected; its jobs are then cancelled.
+        name: Name of the user, who owns the jobs, or "" if no login is needed.
     """
-    token = _asker.set((gone, name))
+    token = _client.set((gone, name))
     try:
         yield
     finally:
-        _asker.reset(token)
+        _client.reset(token)
 
 
 class Job:
-    """One of them.
+    """A long request that is running.
 
     Args:
-        model: that answers.
+        model: Name of the infer task.
     """
 
     def __init__(self, model: str) -> None:
         self.id, self.model = uuid.uuid4().hex, model
         self.done = self.total = 0
-        self._client_gone, self.owner = _asker.get()
+        self._client_gone, self.owner = _client.get()
         self._begun, self._cancelled = time.monotonic(), threading.Event()
 
     @property
     def seconds(self) -> float:
-        """Since it began."""
+        """Seconds since it began."""
         return time.monotonic() - self._begun
 
     def report(self, done: int, total: int) -> None:
-        """Note how far it is."""
+        """Set its progress.
+
+        Args:
+            done: Number of steps that are done.
+            total: Number of all steps.
+        """
         self.done, self.total = done, total
 
     def cancel(self) -> None:
-        """Have it end."""
+        """Cancel it; it ends after its current step."""
         self._cancelled.set()
 
     @property
     def cancelled(self) -> bool:
-        """Whether somebody cancelled it, or who asked has left."""
+        """Whether it was cancelled or the client has disconnected."""
         if not self._cancelled.is_set() and self._client_gone and self._client_gone():
             self._cancelled.set()
         return self._cancelled.is_set()
 
     def record(self) -> dict[str, Any]:
-        """For whoever watches; it says nothing of the image."""
+        """Return its progress for JSON, without anything about the image."""
         return {
             "id": self.id,
             "model": self.model,
@@ -76,7 +81,7 @@ class Job:
 
 
 class Jobs:
-    """Those that run now. Thread-safe."""
+    """The long requests that are running. Thread-safe."""
 
     def __init__(self) -> None:
         self._running: dict[str, Job] = {}
@@ -84,7 +89,11 @@ class Jobs:
 
     @contextmanager
     def running(self, model: str) -> Iterator[Job]:
-        """A new job, which is listed as long as the context lasts, and lets clicks go before it."""
+        """Begin a job, which is listed for as long as the context lasts and gives way to clicks.
+
+        Args:
+            model: Name of the infer task.
+        """
         job = Job(model)
         with self._lock:
             self._running[job.id] = job
@@ -101,14 +110,14 @@ class Jobs:
             return [job.record() for job in self._running.values() if owner in (None, job.owner)]
 
     def cancel(self, name: str, owner: str | None = None) -> None:
-        """Have one end.
+        """Cancel a job.
 
         Args:
-            name: its id.
-            owner: whose jobs may be ended, or None for everybody's.
+            name: Its id.
+            owner: User whose jobs may be cancelled, or None for all.
 
         Raises:
-            NotFoundError: if there is none of this id, or it is somebody else's.
+            NotFoundError: If there is no such job, or it is another user's.
         """
         with self._lock:
             job = self._running.get(name)

@@ -1,4 +1,4 @@
-"""Who asks for what, for as long as a request lasts."""
+"""What is known of a request while it is served: its user, its policy and what it is about."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from baps.site.roles import Role
 
 @dataclass(frozen=True)
 class Principal:
-    """One who is let in.
+    """A user who has signed in, or anyone at a machine that needs no login.
 
     Attributes:
-        name: of the user; "" on a machine that asks for no login.
-        role: what they may do.
-        by: how they are known: ``token``, ``openid``, or ``machine``.
+        name: Name of the user; "" if no login is needed.
+        role: Role of the user.
+        by: How the user signed in: ``token``, ``openid``, or ``machine``.
     """
 
     name: str
@@ -26,24 +26,24 @@ class Principal:
 
 
 LOCAL_MACHINE = Principal("", Role.ADMIN, "machine")
-"""Whoever sits at a machine that nobody else reaches."""
+"""The user of a server that serves its own machine only."""
 
 
 @dataclass
 class RequestContext:
-    """What becomes known of a request while it is answered, for the audit file.
+    """What is known of a request, for its route and for the audit file.
 
     Attributes:
-        kind: of the request, or None if nothing of the kind is served.
-        asker: or None while nobody is known.
-        image: name of the image that it is about, or "".
-        adapter: that answered, or "".
-        images: names of several that it is about: those of an archive, or that objects belong to.
-        also: what it did beside, each with a line of its own.
+        policy: Its access policy, or None if the request is not served.
+        principal: The user, or None before the user is known.
+        image: Name of the image that the request is about, or "".
+        adapter: Adapters that the result was made with, or "".
+        images: Names of the images of a request about several.
+        also: Further actions of the request; each gets a line in the audit file.
     """
 
-    kind: RoutePolicy | None
-    asker: Principal | None = None
+    policy: RoutePolicy | None
+    principal: Principal | None = None
     image: str = ""
     adapter: str = ""
     images: list[str] = field(default_factory=list)
@@ -51,17 +51,17 @@ class RequestContext:
 
     @property
     def name(self) -> str:
-        """Of who asks, or "" where nobody has to say it."""
-        return self.asker.name if self.asker else ""
+        """Name of the user, or "" if no login is needed."""
+        return self.principal.name if self.principal else ""
 
     @property
     def confirms(self) -> bool:
-        """Whether their word on the labels of others counts: of a trainer or an admin who has signed in."""
-        asker = self.asker
-        return asker is not None and asker.by != "machine" and asker.role.may(Role.TRAINER)
+        """Whether the user may confirm labels of others: a trainer or an admin who has signed in."""
+        principal = self.principal
+        return principal is not None and principal.by != "machine" and principal.role.may(Role.TRAINER)
 
 
-def asked(request: Request) -> RequestContext:
-    """What the guard knows of a request."""
-    found: RequestContext = request.scope["baps.asked"]
-    return found
+def context_of(request: Request) -> RequestContext:
+    """Return what is known of a request."""
+    context: RequestContext = request.scope["baps.context"]
+    return context

@@ -1,4 +1,4 @@
-"""What a request says, read with care: names that may become part of a path, and JSON."""
+"""Check what a request contains: names that may become part of a path, and JSON."""
 
 from __future__ import annotations
 
@@ -9,33 +9,43 @@ from baps.errors import InputError
 
 
 def checked_name(value: str, what: str) -> str:
-    """A name from a request that may become part of a path.
+    """Return a name from a request that may become part of a path.
+
+    Args:
+        value: The name.
+        what: What it names, for the message.
 
     Raises:
-        InputError: if it has a separator or could mean another folder.
+        InputError: If it has a separator or could mean another folder.
     """
     size = len(value.encode(errors="replace"))
     if size > 200 or set(value) & set("/\\") or not value.isprintable() or value.strip(". ") == "":
-        raise InputError(f"The {what} {value!r} is no name: up to 200 printing bytes, no slashes, not dots alone.")
+        raise InputError(
+            f"The {what} {value!r} is not a valid name: use up to 200 printable bytes, no slashes, not only dots."
+        )
     return value
 
 
 def printable(value: object) -> str:
-    """The beginning of a text, without what cannot be shown; "" for anything else."""
+    """Return the first 200 characters of a text, without those that cannot be printed; "" for other values."""
     return "".join(filter(str.isprintable, value[:200])) if isinstance(value, str) else ""
 
 
 def json_object(text: str, what: str) -> dict[str, Any]:
-    """An object that a form field holds.
+    """Return the JSON object that a form field holds.
+
+    Args:
+        text: The field.
+        what: Name of the field, for the message.
 
     Raises:
-        InputError: if it is something else, or has what cannot be said in JSON: NaN, infinity, half a character.
+        InputError: If it is not a JSON object, or holds NaN, infinity or an unpaired surrogate.
     """
     try:
         value = json.loads(text or "{}")
         json.dumps(value, allow_nan=False, ensure_ascii=False).encode()  # Python reads more than it can write.
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{what} is no valid JSON: {error}. Send an object such as {{}}.") from None
+        raise InputError(f"{what} is not valid JSON: {error}. Send an object such as {{}}.") from None
     if not isinstance(value, dict):
         raise InputError(f"{what} must be a JSON object, not {type(value).__name__}.")
     return value

@@ -1,4 +1,4 @@
-"""What the operator reads when the server has started: said when it answers, not before."""
+"""Print what is served and where, once the server answers."""
 
 from __future__ import annotations
 
@@ -17,30 +17,31 @@ from baps.utils.url_host import url_host
 if TYPE_CHECKING:
     from baps.server.app import BapsApp
 
-_PATIENCE = 600.0
-"""Seconds after which nobody waits for the server to answer."""
+_MAX_WAIT = 600.0
+"""Maximum time to wait for the server to answer, in seconds."""
 
-_BETWEEN = 0.2
-"""Seconds between two tries."""
+_RETRY_SECONDS = 0.2
+"""Time between two attempts."""
 
 
 def announce(host: str, port: int, page: str, lines: Callable[[], Sequence[str]]) -> None:
-    """Print lines once the server answers, in a thread of their own.
+    """Print lines once the server answers, in a thread.
 
     Args:
-        host, port: that it listens on.
-        page: a path that it answers whoever asks.
-        lines: makes what is printed.
+        host: Address that the server listens on.
+        port: Port that it listens on.
+        page: Path that needs no login.
+        lines: Returns the lines.
     """
     threading.Thread(target=_announce, args=(host, port, page, lines), name="announce", daemon=True).start()
 
 
 def _announce(host: str, port: int, page: str, lines: Callable[[], Sequence[str]]) -> None:
-    end = time.monotonic() + _PATIENCE
+    end = time.monotonic() + _MAX_WAIT
     while not answers(host, port, page):
         if time.monotonic() > end:
             return
-        time.sleep(_BETWEEN)
+        time.sleep(_RETRY_SECONDS)
     print("\n".join(lines()), flush=True)
 
 
@@ -48,26 +49,28 @@ def answers(host: str, port: int, page: str) -> bool:
     """Return whether a server answers a request for a page.
 
     Args:
-        host: that it listens on; where that is every address, this machine is asked.
-        port, page: likewise.
+        host: Address that it listens on; instead of all addresses, the loopback address is requested.
+        port: Port that it listens on.
+        page: Path of the page.
     """
-    asked = http.client.HTTPConnection(_near(host), port, timeout=30)
+    connection = http.client.HTTPConnection(_near(host), port, timeout=30)
     try:
-        asked.request("GET", page, headers={"Accept": "text/html"})
-        return asked.getresponse().status < 500
+        connection.request("GET", page, headers={"Accept": "text/html"})
+        return connection.getresponse().status < 500
     except (OSError, http.client.HTTPException):
         return False
     finally:
-        asked.close()
+        connection.close()
 
 
 def server_lines(host: str, port: int, root: str, app: BapsApp) -> list[str]:
-    """Say what is served and where, and what is not ready or not used.
+    """Return lines on what is served and where, and on what is not ready or not used.
 
     Args:
-        host, port: that the server listens on.
-        root: the path that it is served below, or "".
-        app: what is served.
+        host: Address that the server listens on.
+        port: Port that it listens on.
+        root: Path that a proxy serves it below, or "".
+        app: The app.
     """
     at = address(host, port, root)
     lines = [
@@ -78,14 +81,14 @@ def server_lines(host: str, port: int, root: str, app: BapsApp) -> list[str]:
     if root:
         lines.append(f"    Through a proxy: its address, and below it {root}/")
     if not app.loaded:
-        lines.append("    The model is still being loaded; clicks wait for it.")
+        lines.append("    The model is still loading; clicks wait for it.")
     if not app.remote:
         lines += [f"    {one}" for one in unused_labels(Path(app.studies), skip_named_folders=True)]
     return lines
 
 
 def address(host: str, port: int, root: str = "") -> str:
-    """Return the address of a server for a browser: of every address, by the name of this machine."""
+    """Return the address of a server for a browser; instead of all addresses, with the name of this machine."""
     try:
         found = ip_address(host)
     except ValueError:

@@ -21,14 +21,14 @@ _MOST_OF_ONE = 16
 
 @dataclass
 class _Session:
-    asker: Principal
+    principal: Principal
     token: str
     begun: float
     seen: float
 
     @property
     def user(self) -> tuple[str, str]:
-        return self.asker.by, self.asker.name
+        return self.principal.by, self.principal.name
 
 
 class Sessions:
@@ -46,15 +46,15 @@ class Sessions:
         self._sessions: OrderedDict[str, _Session] = OrderedDict()
         self._by_user: Counter[tuple[str, str]] = Counter()
 
-    def begin(self, asker: Principal, token: str = "") -> str:
+    def begin(self, principal: Principal, token: str = "") -> str:
         """A new session; the value of its cookie.
 
         Args:
-            asker: whose it is.
+            principal: whose it is.
             token: the hash of the token that it was begun with, without which it does not go on.
         """
         value, now = secrets.token_urlsafe(32), self._clock()
-        session = _Session(asker, token, now, now)
+        session = _Session(principal, token, now, now)
         with self._lock:
             self._sessions[_hash(value)] = session
             self._by_user[session.user] += 1
@@ -76,7 +76,7 @@ class Sessions:
                 return None
             session.seen = now
             self._sessions.move_to_end(_hash(value))
-            return session.asker, session.token
+            return session.principal, session.token
 
     def end(self, value: str) -> None:
         """End a session, if there is one."""

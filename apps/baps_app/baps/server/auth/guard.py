@@ -1,4 +1,4 @@
-"""What is refused before anything else sees it, and what is noted of the rest."""
+"""ASGI middleware that authenticates users, refuses what they may not do, and records requests in the audit file."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from baps.errors import BapsError, InputError
 from baps.server.access_policy import find_policy
 from baps.server.auth.authenticator import Authenticator, cookie_of, cookies_count, is_foreign, is_framed, is_link
 from baps.server.auth.request_audit import Audit
-from baps.server.middleware.bodies import most_bytes, too_large
+from baps.server.middleware.bodies import max_body_bytes, too_large
 from baps.server.middleware.root_path import path_below, root_path
 from baps.server.request_context import LOCAL_MACHINE, Principal, RequestContext
 from baps.server.request_names import checked_name
 
 _NAMED = ("image", "id", "label", "tag", "session_id")
 _PAGE = re.compile(r"/|/docs|/ohif(/.*)?")
-"""What a person opens in a browser, who is sent to the login page."""
+"""Pages that redirect to the login page."""
 
 _LINKED = re.compile(rf"{_PAGE.pattern}|/login(/openid/return)?")
-"""Pages that a link on a page of another origin may lead to."""
+"""Pages that a link on a page of another origin may open."""
 
 _UIDS = re.compile(r"/(studies|series)/([\d.]+)")
 _IN_QUERY = {
@@ -38,38 +38,38 @@ _IN_QUERY = {
     "SeriesInstanceUID": "series",
     "0020000E": "series",
 }
-"""What a search in a PACS may name, by keyword or tag."""
+"""Query parameters of a PACS that name a study or a series, by keyword or tag."""
 
-_ASKERS = CapacityLimiter(4)
-"""Threads that find out who asks; those of the pool are for answers."""
+_SIGN_IN_THREADS = CapacityLimiter(4)
+"""Threads that authenticate users, beside the threads of the pool, which run the routes."""
 
-_PROVIDER_ASKERS = CapacityLimiter(4)
-"""The same for tokens of an OpenID provider, which may not answer: others need not wait for that."""
+_PROVIDER_THREADS = CapacityLimiter(4)
+"""The same for tokens of an OpenID provider: if it does not respond, other users do not wait."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What the guard goes by.
+    """The rules of the guard.
 
     Attributes:
-        signing_in: who is let in.
-        audit: where it is noted what they do.
-        origins: others whose pages may ask; ``*`` for all.
-        most_bytes: of a request that brings images.
+        authenticator: Checks tokens and sessions.
+        audit: Records requests.
+        origins: Other origins whose pages may send requests; ``*`` for all.
+        max_bytes: Maximum size of a request that brings images.
     """
 
-    signing_in: Authenticator
+    authenticator: Authenticator
     audit: Audit
     origins: Collection[str]
-    most_bytes: int
+    max_bytes: int
 
 
 class Guard:
-    """Lets in who may come in, with what is served, and notes what they do.
+    """Passes on the requests that are served and that their user may send, and records them.
 
     Args:
-        app: behind it.
-        rules: by which.
+        app: The application behind it.
+        rules: The rules.
     """
 
     def __init__(self, app: ASGIApp, rules: Rules) -> None:
@@ -82,7 +82,7 @@ class Guard:
         if scope["type"] != "http":  # A WebSocket; uvicorn answers it with a response.
             await JSONResponse({"detail": "WebSockets are not served here."}, 403)(scope, receive, send)
             return
-        asked = scope["baps.asked"] = RequestContext(
+        context = scope["baps.context"] = RequestContext(
             find_policy(scope["method"], path_below(scope), scope["query_string"].decode("latin-1"))
         )
         status = 500
@@ -94,25 +94,25 @@ class Guard:
             await send(message)
 
         try:
-            refusal = await self._refusal(scope, asked)
+            refusal = await self._refusal(scope, context)
             if refusal:
                 await refusal(scope, receive, counted)
             else:
                 await self.app(scope, receive, counted)
         finally:
-            if _is_noted(asked, status, "authorization" in _headers(scope)):
-                self.rules.audit.note(asked, status)
+            if _is_audited(context, status, "authorization" in _headers(scope)):
+                self.rules.audit.record(context, status)
 
-    async def _refusal(self, scope: Scope, asked: RequestContext) -> Response | None:
+    async def _refusal(self, scope: Scope, context: RequestContext) -> Response | None:
         headers = _headers(scope)
         try:
             self._check_origin(scope, headers)
-            if asked.kind is None or asked.kind.role is not None:
-                limiter = _PROVIDER_ASKERS if headers.get("authorization", "").count(".") == 2 else _ASKERS
-                asked.asker = await to_thread.run_sync(self._asker, scope, headers, limiter=limiter)
-            asked.image = self._check_path(scope)
-            self._check_role(scope, asked)
-            self._check_length(headers, asked)
+            if context.policy is None or context.policy.role is not None:
+                limiter = _PROVIDER_THREADS if headers.get("authorization", "").count(".") == 2 else _SIGN_IN_THREADS
+                context.principal = await to_thread.run_sync(self._authenticate, scope, headers, limiter=limiter)
+            context.image = self._check_path(scope)
+            self._check_role(scope, context)
+            self._check_length(headers, context)
         except HTTPException as refusal:
             navigates = scope["method"] == "GET" and "text/html" in headers.get("accept", "")
             if refusal.status_code == 401 and navigates and _PAGE.fullmatch(path_below(scope)):
@@ -125,9 +125,9 @@ class Guard:
         return None
 
     def _check_origin(self, scope: Scope, headers: Mapping[str, str]) -> None:
-        """Refuse what pages of other origins have a browser ask, but for links to the pages of this server.
+        """Refuse requests from pages of other origins, except links to the pages of this server.
 
-        Browsers say so of what they ask of https and of their own machine (Sec-Fetch-Site); programs say nothing.
+        Browsers name the origin of requests to https and to their own machine (Sec-Fetch-Site); programs do not.
 
         Raises:
             HTTPException: 403.
@@ -141,23 +141,23 @@ class Guard:
         if is_foreign(headers) and not link:
             raise HTTPException(403, "Requests from pages of other origins are refused.")
 
-    def _asker(self, scope: Scope, headers: Mapping[str, str]) -> Principal:
-        """Who asks.
+    def _authenticate(self, scope: Scope, headers: Mapping[str, str]) -> Principal:
+        """Authenticate the user of a request.
 
         Raises:
-            HTTPException: 401 if that is not known, 503 if it cannot be found out, and as ``Authenticator``.
+            HTTPException: 401 if the user is unknown, 503 if the users cannot be read, and as ``Authenticator``.
         """
-        signing_in = self.rules.signing_in
-        if not signing_in.needed:
+        authenticator = self.rules.authenticator
+        if not authenticator.required:
             return _at_the_machine(scope, headers)
-        kind, _, token = headers.get("authorization", "").partition(" ")
+        scheme, _, token = headers.get("authorization", "").partition(" ")
         try:
-            if kind.lower() == "bearer":
-                return signing_in.with_token(token.strip(), address_of(scope))
-            if not kind and cookies_count(scope["method"], headers):
-                asker = signing_in.with_cookies(cookie_of(scope).values(headers.get("cookie", "")))
-                if asker:
-                    return asker
+            if scheme.lower() == "bearer":
+                return authenticator.authenticate_token(token.strip(), address_of(scope))
+            if not scheme and cookies_count(scope["method"], headers):
+                principal = authenticator.authenticate_cookies(cookie_of(scope).values(headers.get("cookie", "")))
+                if principal:
+                    return principal
         except BapsError as error:
             raise HTTPException(503, _operators(error)) from error
         raise HTTPException(
@@ -168,7 +168,11 @@ class Guard:
 
     @staticmethod
     def _check_path(scope: Scope) -> str:
-        """Refuse names and paths that lead elsewhere; the image that a request names, or ""."""
+        """Refuse names and paths that lead outside what is served.
+
+        Returns:
+            The image that the request names, or "".
+        """
         path, raw = path_below(scope), scope.get("raw_path", scope["path"].encode()).decode("latin-1")
         query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
         decoded = unquote(unquote(raw))
@@ -184,21 +188,21 @@ class Guard:
         return _image_named(path, query)
 
     @staticmethod
-    def _check_role(scope: Scope, asked: RequestContext) -> None:
-        if asked.kind is None:
+    def _check_role(scope: Scope, context: RequestContext) -> None:
+        if context.policy is None:
             raise HTTPException(
                 403, f"{scope['method']} {path_below(scope)} is not served here; no viewer asks for it."
             )
-        needed, asker = asked.kind.role, asked.asker
-        if needed is not None and asker is not None and not asker.role.may(needed):
+        needed, principal = context.policy.role, context.principal
+        if needed is not None and principal is not None and not principal.role.may(needed):
             raise HTTPException(
                 403,
-                f"To {asked.kind.meaning} you need the role {needed.value}; yours is {asker.role.value}. Ask the "
-                "operator of the server.",
+                f"To {context.policy.action} you need the role {needed.value}; yours is {principal.role.value}. "
+                "Ask the operator of the server.",
             )
 
-    def _check_length(self, headers: Mapping[str, str], asked: RequestContext) -> None:
-        most = most_bytes(asked, self.rules.most_bytes)
+    def _check_length(self, headers: Mapping[str, str], context: RequestContext) -> None:
+        most = max_body_bytes(context, self.rules.max_bytes)
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > most:
             raise too_large(most)
@@ -209,7 +213,7 @@ def _headers(scope: Scope) -> dict[str, str]:
 
 
 def _image_named(path: str, query: Mapping[str, str]) -> str:
-    """The image that a request names: an image of the datastore, a session, or a series or study of the PACS; or ""."""
+    """Return the image, session, or series or study of the PACS that a request names, or ""."""
     if session := re.match(r"/session/([^/]+)", path):
         return session[1]
     if path.startswith("/proxy/dicom/"):
@@ -218,27 +222,27 @@ def _image_named(path: str, query: Mapping[str, str]) -> str:
     return query.get("session_id") or query.get("image") or query.get("label") or query.get("id") or ""
 
 
-def _is_noted(asked: RequestContext, status: int, with_token: bool) -> bool:
-    """Whether a request is noted: those that read, change or answer something, and tokens that are refused.
+def _is_audited(context: RequestContext, status: int, authenticate_token: bool) -> bool:
+    """Return whether a request gets a line in the audit file.
 
-    Of requests without a token only those to sign in or out are; ``Audit`` counts them.
+    Of requests without a token only those to sign in or out get one; ``Audit`` counts them.
     """
-    if asked.asker is None and (asked.kind is None or asked.kind.role is not None):
-        return with_token and status in (401, 403, 429)
-    return status == 403 or (asked.kind is not None and asked.kind.noted)
+    if context.principal is None and (context.policy is None or context.policy.role is not None):
+        return authenticate_token and status in (401, 403, 429)
+    return status == 403 or (context.policy is not None and context.policy.audited)
 
 
 def address_of(scope: Mapping[str, Any]) -> str:
-    """The address that a request comes from; a proxy on this machine says it for others (uvicorn reads that)."""
+    """Return the address of the client; uvicorn reads it from the headers of a proxy on this machine."""
     client = scope.get("client")
     return str(client[0]) if client else ""
 
 
 def _at_the_machine(scope: Scope, headers: Mapping[str, str]) -> Principal:
-    """Whoever sits at this machine, where nobody has to sign in.
+    """Return the local user, where no login is needed.
 
-    A request that comes from elsewhere is refused, also through a proxy, and so is one for another name: a page of the
-    web may have its own name stand for this machine.
+    Requests from other machines are refused, also through a proxy, and so are requests for another host name: a page on
+    the web may have its own name resolve to this machine.
 
     Raises:
         HTTPException: 403.
@@ -249,8 +253,8 @@ def _at_the_machine(scope: Scope, headers: Mapping[str, str]) -> Principal:
     if not near or "x-forwarded-for" in headers or "forwarded" in headers:
         raise HTTPException(
             403,
-            "This server lets everybody in and so answers its own machine alone, at http://127.0.0.1 or "
-            "http://localhost. To let others in, its operator names users (baps users add) or an OpenID provider.",
+            "This server needs no login and so serves its own machine only, at http://127.0.0.1 or "
+            "http://localhost. To serve others, its operator adds users (baps users add) or an OpenID provider.",
         )
     return LOCAL_MACHINE
 
@@ -263,7 +267,7 @@ def _is_near(address: str) -> bool:
 
 
 def _operators(error: BapsError) -> str:
-    """What a user is told of a fault of the users' file or the provider: no path of this machine."""
+    """Return the message for a user about an error of the users' file or the provider, without paths."""
     return (
         str(error) if not isinstance(error, InputError) else "The server cannot read who may use it. Tell its operator."
     )

@@ -53,12 +53,12 @@ class OpenId:
         self._keys: tuple[float, Sequence[jwt.PyJWK]] | None = None
         self._failed: tuple[float, BapsError] | None = None
 
-    def asker(self, token: str) -> Principal:
+    def principal(self, token: str) -> Principal:
         """Whom an access or id token names.
 
         Raises:
             HTTPException: 401 if it is not valid, 403 if nobody here has the roles that it names.
-            BapsError: if the provider cannot be asked for its keys.
+            BapsError: if the keys of the provider cannot be fetched.
         """
         return self._known(self._claims(token, [self.settings.audience, self.settings.client_id]))
 
@@ -67,8 +67,8 @@ class OpenId:
 
         Raises:
             HTTPException: 400 if the provider takes no passwords, 401 if it refuses this one or gives no token that can
-                be checked, 403 as for ``asker``.
-            BapsError: if the provider cannot be asked.
+                be checked, 403 as for ``principal``.
+            BapsError: if the provider cannot be reached.
         """
         if "password" not in self._about().get("grant_types_supported", ["authorization_code", "implicit"]):
             raise HTTPException(
@@ -81,14 +81,14 @@ class OpenId:
         access, identity = str(answer.get("access_token") or ""), str(answer.get("id_token") or "")
         if access.count(".") == 2:
             with suppress(HTTPException):  # Some are meant for the provider alone.
-                return access, self.asker(access)
-        return identity, self.asker(identity)
+                return access, self.principal(access)
+        return identity, self.principal(identity)
 
     def address_to_sign_in(self, back: str, state: str, nonce: str, verifier: str) -> str:
         """Where a browser goes to sign in; it comes back with a code and the state.
 
         Raises:
-            BapsError: if the provider cannot be asked.
+            BapsError: if the provider cannot be reached.
         """
         challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
         query = {
@@ -108,8 +108,8 @@ class OpenId:
         """Whom a code stands for, which a browser came back with.
 
         Raises:
-            HTTPException: 401 if it or the token for it is not valid, 403 as for ``asker``.
-            BapsError: if the provider cannot be asked.
+            HTTPException: 401 if it or the token for it is not valid, 403 as for ``principal``.
+            BapsError: if the provider cannot be reached.
         """
         given = {"grant_type": "authorization_code", "code": code, "redirect_uri": back, "code_verifier": verifier}
         answer = self._exchange(given, "The OpenID provider refused the sign-in. Try again.")

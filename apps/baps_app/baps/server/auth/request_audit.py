@@ -1,9 +1,9 @@
-"""What of the requests goes into the audit file, and how often.
+"""Record requests in the audit file.
 
-Each request of somebody who is known that reads or changes what is of patients has a line. Viewers fetch a series from
-a PACS in hundreds of requests: of those that are alike, one line in ten minutes, and so of what is refused. Requests of
-nobody who is known are counted, so that nobody can fill the disk: a line for the first of a kind, and then one a minute
-with their number.
+Each request of a user that reads or changes data of patients gets a line. Viewers send hundreds of requests to fetch a
+series from a PACS: of equal ones, and of refused ones, one gets a line in ten minutes. Requests of unknown users are
+counted, so that they cannot fill the disk: the first of each kind gets a line, and then one line per minute has their
+number.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from baps.site.audit import AuditFile
 
 logger = logging.getLogger(__name__)
 
-_ALIKE_SECONDS = 600.0
+_REPEAT_SECONDS = 600.0
 _COUNTED_SECONDS = 60.0
-_MOST_ALIKE = 4096
-_IMAGES_A_LINE = 500
+_MAX_REMEMBERED = 4096
+_IMAGES_PER_LINE = 500
 _BLOCK = 1 << 16
 
 
 @dataclass
 class _Count:
-    """Requests of one kind, of nobody who is known.
+    """The number of requests of one kind from unknown users.
 
     Attributes:
-        written: when a line was written last, in seconds.
-        waiting: requests since then.
+        written: Time of the last line, in seconds.
+        waiting: Requests since then.
     """
 
     written: float
@@ -45,76 +45,86 @@ class _Count:
 
 
 class Audit:
-    """Notes requests in an audit file.
+    """Records requests in an audit file.
 
     Args:
-        file: the file.
-        clock: of seconds.
+        file: The file.
+        clock: Returns the time in seconds.
     """
 
     def __init__(self, file: AuditFile, clock: Callable[[], float] = time.monotonic) -> None:
         self.file, self._clock, self._lock = file, clock, threading.Lock()
-        self._alike: OrderedDict[tuple[object, ...], float] = OrderedDict()
+        self._repeats: OrderedDict[tuple[object, ...], float] = OrderedDict()
         self._counts: dict[tuple[str, int], _Count] = {}
 
-    def note(self, asked: RequestContext, status: int) -> None:
-        """Note a request that was answered; where that fails, the log says so and the answer stands."""
+    def record(self, context: RequestContext, status: int) -> None:
+        """Record a request that was answered. If that fails, an error is logged and the response stands.
+
+        Args:
+            context: What is known of the request.
+            status: HTTP status of the response.
+        """
         try:
-            lines = [*self._waiting(at_least=_COUNTED_SECONDS), *self._lines(asked, status)]
+            lines = [*self._waiting(at_least=_COUNTED_SECONDS), *self._lines(context, status)]
             for line in lines:
                 self.file.add(line)
         except (OSError, BapsError) as error:
             logger.error("A line of the audit file %s could not be written (%s).", self.file.file, type(error).__name__)
 
-    def end(self) -> None:
-        """Write the numbers that wait for their minute, and all lines onto the disk."""
+    def close(self) -> None:
+        """Write the numbers that wait for their minute, and flush all lines to the disk."""
         try:
             for line in self._waiting(at_least=0):
                 self.file.add(line)
             self.file.sync()
         except (OSError, BapsError) as error:
-            logger.error("The audit file %s could not be ended (%s).", self.file.file, type(error).__name__)
+            logger.error("The audit file %s could not be closed (%s).", self.file.file, type(error).__name__)
 
     def read(self) -> StreamingResponse:
-        """Send the whole file, with those that were full before, for an admin."""
+        """Send the audit file, including earlier files that are full."""
         opened = self.file.opened()
         files, _ = opened.__enter__()
 
         def content() -> Iterator[bytes]:
             try:
                 for file, size in files:
-                    yield from _beginning(file, size)
+                    yield from _read_blocks(file, size)
             finally:
                 opened.__exit__(None, None, None)
 
         length = str(sum(size for _, size in files))
         return StreamingResponse(content(), media_type="application/jsonl", headers={"Content-Length": length})
 
-    def _lines(self, asked: RequestContext, status: int) -> Iterator[dict[str, Any]]:
-        what, asker, now = _meaning(asked), asked.asker, self._clock()
-        if asker is None:
-            if self._counts_alone(what, status, now):
+    def _lines(self, context: RequestContext, status: int) -> Iterator[dict[str, Any]]:
+        action, principal, now = _action_of(context), context.principal, self._clock()
+        is_repeated = context.policy is None or context.policy.repeated or status == 403
+        if principal is None:
+            if self._counts_alone(action, status, now):
                 return
-        elif (asked.kind is None or asked.kind.repeats or status == 403) and self._is_alike(asked, status, now):
+        elif is_repeated and self._is_repeat(context, status, now):
             return
         line = {
-            "user": asker.name if asker else None,
-            "role": asker.role.value if asker else None,
-            "by": asker.by if asker else None,
-            "what": what,
-            "image": self.file.hashed(asked.image) if asked.image else None,
-            "adapter": asked.adapter or None,
+            "user": principal.name if principal else None,
+            "role": principal.role.value if principal else None,
+            "by": principal.by if principal else None,
+            "what": action,
+            "image": self.file.hashed(context.image) if context.image else None,
+            "adapter": context.adapter or None,
             "status": status,
         }
-        images = [self.file.hashed(image) for image in asked.images]
-        for start in range(0, max(len(images), 1), _IMAGES_A_LINE):
-            several = {"images": images[start : start + _IMAGES_A_LINE], "count": len(images)} if images else {}
+        images = [self.file.hashed(image) for image in context.images]
+        for start in range(0, max(len(images), 1), _IMAGES_PER_LINE):
+            several = {"images": images[start : start + _IMAGES_PER_LINE], "count": len(images)} if images else {}
             yield {**line, **several}
-        for also in asked.also:
+        for also in context.also:
             yield {**line, "what": also}
 
     def _counts_alone(self, what: str, status: int, now: float) -> bool:
-        """Count a request of nobody who is known; whether that is all, or it is the first of its kind."""
+        """Count a request of an unknown user.
+
+        Returns:
+            False if it is the first of its kind, which gets a line.
+        """
         with self._lock:
             count = self._counts.get((what, status))
             if count is None:
@@ -124,7 +134,7 @@ class Audit:
             return True
 
     def _waiting(self, at_least: float) -> Iterator[dict[str, Any]]:
-        """The lines of what was counted, if the last ones are so many seconds ago."""
+        """Return the lines of counted requests whose last line is at least so many seconds ago."""
         now, due = self._clock(), []
         with self._lock:
             for kind, count in list(self._counts.items()):
@@ -139,28 +149,28 @@ class Audit:
         for (what, status), number in due:
             yield {**nobody, "what": what, "image": None, "adapter": None, "status": status, "count": number}
 
-    def _is_alike(self, asked: RequestContext, status: int, now: float) -> bool:
-        """Whether a request like this one has a line of the last ten minutes."""
-        key = (asked.name, _meaning(asked), asked.image, status >= 400)
+    def _is_repeat(self, context: RequestContext, status: int, now: float) -> bool:
+        """Return whether an equal request got a line in the last ten minutes."""
+        key = (context.name, _action_of(context), context.image, status >= 400)
         with self._lock:
-            written = self._alike.get(key)
-            if written is not None and now - written < _ALIKE_SECONDS:
+            written = self._repeats.get(key)
+            if written is not None and now - written < _REPEAT_SECONDS:
                 return True
-            self._alike[key] = now
-            self._alike.move_to_end(key)
-            while len(self._alike) > _MOST_ALIKE:
-                self._alike.popitem(last=False)
+            self._repeats[key] = now
+            self._repeats.move_to_end(key)
+            while len(self._repeats) > _MAX_REMEMBERED:
+                self._repeats.popitem(last=False)
             return False
 
 
-def _meaning(asked: RequestContext) -> str:
-    if asked.asker is None and (asked.kind is None or asked.kind.role is not None):
-        return "ask without leave"  # Whatever for: else there were as many kinds to count as paths.
-    return asked.kind.meaning if asked.kind else "what is not served"
+def _action_of(context: RequestContext) -> str:
+    if context.principal is None and (context.policy is None or context.policy.role is not None):
+        return "ask without leave"  # Whatever the path: otherwise every path would be counted on its own.
+    return context.policy.action if context.policy else "what is not served"
 
 
-def _beginning(file: BinaryIO, size: int) -> Iterator[bytes]:
-    """The first bytes of a file, in blocks."""
+def _read_blocks(file: BinaryIO, size: int) -> Iterator[bytes]:
+    """Yield the first bytes of a file, in blocks."""
     file.seek(0)
     while size and (block := file.read(min(size, _BLOCK))):
         size -= len(block)

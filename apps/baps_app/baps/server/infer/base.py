@@ -1,4 +1,4 @@
-"""What the infer tasks have in common: the image that is meant, and a file for the reply."""
+"""Base class of the infer tasks: finds the image, and creates the file of the reply."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ from baps.inference.requests.form import CONFIRMS, DO_NOT_SAVE
 from baps.utils.throttle import inference_lock
 
 NO_LABEL = "as clicked"
-"""The choice of the option ``adapter`` that leaves the label to the click."""
+"""Choice of the option ``adapter`` that uses the label of the click."""
 
 IMAGE_ID = "image_id"
-"""A field that the app itself puts into a request: the image's name, for ``image`` becomes its file."""
+"""Field that the app adds to a request: the name of the image, for ``image`` is replaced by its file."""
 
 Save = Callable[[str, Volume, str, NDArray[np.bool_], Collection[int], str, bool], str]
-"""As ``save_labels.save_shown``, of image, volume, label, mask (I, J, K), slices across K, author, and whether who asks
-confirms."""
+"""Saves a mask, as ``save_labels.save_shown``: takes image, volume, label, mask (I, J, K), slices across K, author, and
+whether the user may confirm labels of others."""
 
 Answering = TypeVar("Answering")
-"""What finds the masks: ``baps.inference.segmenter.Segmenter``, or ``baps.fseft.predictor.OrganSegmenter``."""
+"""What computes the masks: ``baps.inference.segmenter.Segmenter`` or ``baps.fseft.predictor.OrganSegmenter``."""
 
 
 class SegmentingInfer(InferTask, Generic[Answering]):
-    """Answers a request about an image with a mask in its frame, a training waiting meanwhile.
+    """Answers a request about an image with a mask in its voxel order; a running training waits meanwhile.
 
     Args:
-        kind: which decides where the viewers offer the task.
-        dimension: 2 if a viewer is to replace one slice by the mask, 3 if all of the segment.
-        description: for the viewers.
-        config: options that the viewers offer beside ``save_as``; lists are choices.
-        segmenter: made when the first request comes, for every training process builds this task too.
-        clicks: the lock of those who click, see ``baps.utils.throttle``.
-        labels: of the site.
-        save: what the option ``save_as`` does.
+        kind: Type, which decides in which section the viewers offer the task.
+        dimension: 2 if viewers replace one slice of the segment by the mask, 3 if they replace the whole segment.
+        description: Text for the viewers.
+        config: Options that the viewers offer beside ``save_as``; lists are choices.
+        segmenter: Returns the segmenter. It is called at the first request, for every training creates this task too.
+        clicks: Lock file of running inference, see ``baps.utils.throttle``.
+        labels: Names of the site's labels.
+        save: Saves a mask, for the option ``save_as``.
     """
 
     def __init__(
@@ -63,8 +63,8 @@ class SegmentingInfer(InferTask, Generic[Answering]):
         config = {**config, "save_as": [DO_NOT_SAVE, *labels]}
         super().__init__(type=kind, labels=[], dimension=dimension, description=description, config=config)
         self._segmenter, self._clicks, self._names, self._save = segmenter, clicks, list(labels), save
-        # A folder of its own: a client on this machine saves its copy under the same name, in /tmp by default, and the
-        # host removes the file that it has sent.
+        # A folder of its own: a client on this machine saves its copy under the same name, in /tmp by default, and
+        # MONAI Label removes the file that it has sent.
         self._replies = tempfile.TemporaryDirectory(prefix="baps-replies-")
 
     def is_valid(self) -> bool:
@@ -83,19 +83,38 @@ class SegmentingInfer(InferTask, Generic[Answering]):
     def _answer(
         self, segmenter: Answering, path: Path, request: dict[str, Any], begun: float
     ) -> tuple[str, dict[str, Any]]:
-        """The file with the mask, and what the reply says beside; ``begun`` is the time of the performance counter."""
+        """Answer a request.
+
+        Args:
+            segmenter: The segmenter.
+            path: File of the image.
+            request: The request.
+            begun: Time at which it began, by ``time.perf_counter``.
+
+        Returns:
+            The file with the mask, and the JSON of the reply, which has ``notes`` and ``adapter``.
+        """
 
     def _new_reply(self) -> str:
-        """The name of an empty file for a reply."""
+        """Create an empty file for a reply.
+
+        Returns:
+            Its name.
+        """
         handle, name = tempfile.mkstemp(suffix=".nrrd", dir=self._replies.name)
         os.close(handle)
         return name
 
     def _chosen(self, request: dict[str, Any], option: str, none: str) -> str:
-        """The label that an option names, or "".
+        """Return the label that an option names, or "".
+
+        Args:
+            request: The request.
+            option: Name of the option.
+            none: Choice that names no label.
 
         Raises:
-            InputError: if it is no label of the site.
+            InputError: If it is not a label of the site.
         """
         given = request.get(option)
         chosen = str(given[0] if isinstance(given, list) and given else given)
@@ -106,20 +125,30 @@ class SegmentingInfer(InferTask, Generic[Answering]):
         return chosen
 
     def _save_as(self, request: dict[str, Any]) -> str:
-        """The label that the mask is to be saved as, or "".
+        """Return the label that the mask is to be saved as, or "".
 
         Raises:
-            InputError: if it is no label of the site.
+            InputError: If it is not a label of the site.
         """
         return self._chosen(request, "save_as", DO_NOT_SAVE)
 
     def _keep(
         self, request: dict[str, Any], volume: Volume, name: str, mask: NDArray[np.bool_], slices: Collection[int]
     ) -> str:
-        """Save a mask (I, J, K) as the label that ``save_as`` names, on these slices across K; a note for the reply.
+        """Save a mask as a label.
+
+        Args:
+            request: The request.
+            volume: The image.
+            name: The label.
+            mask: (I, J, K).
+            slices: Slices across K that are replaced.
+
+        Returns:
+            A note for the reply.
 
         Raises:
-            BapsError: as ``save_labels.save_shown``.
+            BapsError: As ``save_labels.save_shown``.
         """
         author = str(request.get("client_id") or "")
         confirms = request.get(CONFIRMS) is True
@@ -135,5 +164,5 @@ def adapters_used(reply: Mapping[str, Any]) -> str:
 
 
 def named(adapter: tuple[str, str] | None) -> str | None:
-    """Label and version of an adapter as the reply gives them."""
+    """Return label and version of an adapter as the reply has them, such as ``spleen/v0002``."""
     return "/".join(part for part in adapter if part) if adapter else None

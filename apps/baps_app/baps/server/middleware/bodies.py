@@ -1,7 +1,7 @@
-"""Bodies of requests: read to disk within bounds of size and time, before anything is made of them.
+"""ASGI middleware that reads the bodies of requests to disk, within limits of size and time.
 
-A body is whole before a request takes a thread, so that nobody who sends slowly holds one, and at most ``_IN_MEMORY``
-bytes of it are in memory. A request that is refused is refused before its body is read.
+A body is complete before its request takes a thread, so that slow clients hold none, and at most ``_IN_MEMORY`` bytes
+of it are in memory. A request that is refused is refused before its body is read.
 """
 
 from __future__ import annotations
@@ -29,45 +29,45 @@ from baps.server.middleware.quotas import FairQueue, QueueFullError, user_of
 from baps.server.request_context import RequestContext
 
 SMALL = 1 << 20
-"""Bytes of a request that brings no image."""
+"""Maximum size in bytes of a request that brings no image."""
 
 BODY = "baps.body"
-"""Key of the ASGI scope for the file of the body, open for reading."""
+"""Key in the ASGI scope of the file with the body, open for reading."""
 
 _IN_MEMORY = 64 << 10
-"""Bytes of a body, or of a file in a form, that are kept in memory; more go to disk."""
+"""Bytes of a body, or of a file in a form, that are kept in memory; the rest goes to disk."""
 
 _IDLE_SECONDS = 30.0
-"""That are waited for the next bytes of a body. Between them the network of a ward may be away for some seconds."""
+"""Seconds to wait for the next bytes of a body. The network of a ward may fail for some seconds."""
 
 _GRACE_SECONDS, _BYTES_PER_SECOND = 60.0, 8 << 10
-"""A body may take so long, and for each byte so much longer: the slowest link that an image is sent over."""
+"""Seconds that a body may take, plus its size at the rate of the slowest link that sends images."""
 
 _SMALL_EACH = 64
-"""Unfinished small bodies of one user; of more, the oldest is ended. A whole one takes milliseconds."""
+"""Maximum number of incomplete small bodies of one user; beyond it, the oldest is ended. One takes milliseconds."""
 
 _LARGE, _LARGE_EACH, _LARGE_WAITING = 64, 8, 64
-"""Large bodies that are read at once, in all and of one user, and those of one user that wait."""
+"""Large bodies that are read at once, in total and of one user, and those of one user that wait."""
 
 _IMAGES_EACH, _IMAGES = 2, 8
-"""Bytes that bodies take on disk, of one user and in all, as multiples of the largest image."""
+"""Disk space of bodies, of one user and in total, as multiples of the largest image."""
 
 _KEPT_FREE, _KEPT_SHARE = 1 << 30, 10
-"""Bytes of the disk that are left for others, but of a small one, as in a container, a tenth at most."""
+"""Bytes of the disk that are left free, but on a small disk, as in a container, at most a tenth."""
 
 _FIELDS, _FILES = 64, 1000
-"""Of a form: nobody sends more fields, and a session may bring a series, a file for each slice."""
+"""Maximum number of fields and files of a form; a session may bring a series, with a file for each slice."""
 
 _DISK = CapacityLimiter(8)
-"""Threads that write bodies; those of the pool are for answers."""
+"""Threads that write bodies, beside those of the pool, which run the routes."""
 
 
 class _Reading:
     """A body that is being read.
 
     Attributes:
-        cancel: ends it.
-        size: bytes so far.
+        cancel: Scope to cancel reading.
+        size: Bytes so far.
     """
 
     def __init__(self) -> None:
@@ -78,13 +78,13 @@ class Bodies:
     """Reads the body of each request to a file and passes it on from there.
 
     Args:
-        app: behind it.
-        most_bytes: of a request that brings images.
-        missing: says what a request names that is not there, or "".
+        app: The application behind it.
+        max_bytes: Maximum size of a request that brings images.
+        find_missing: Returns a sentence on what a request names that does not exist, or "".
     """
 
-    def __init__(self, app: ASGIApp, most_bytes: int, missing: Callable[[Scope], str] = lambda _: "") -> None:
-        self.app, self._most, self._missing = app, most_bytes, missing
+    def __init__(self, app: ASGIApp, max_bytes: int, find_missing: Callable[[Scope], str] = lambda _: "") -> None:
+        self.app, self._most, self._find_missing = app, max_bytes, find_missing
         self._large = FairQueue(_LARGE, _LARGE_EACH, _LARGE_WAITING)
         self._small: dict[str, OrderedDict[_Reading, None]] = {}
         self._bytes: Counter[str] = Counter()
@@ -94,23 +94,23 @@ class Bodies:
         if scope["type"] != "http" or scope["method"] not in ("POST", "PUT") or not has_body(scope):
             await self.app(scope, receive, send)
             return
-        asked: RequestContext = scope["baps.asked"]
-        most = most_bytes(asked, self._most)
+        context: RequestContext = scope["baps.context"]
+        most = max_body_bytes(context, self._most)
         declared = Headers(scope=scope).get("content-length")
         user = user_of(scope)
         with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY) as spooled:
             file = cast(BinaryIO, spooled)
             reading = _Reading()
             try:
-                if asked.kind and asked.kind.large:
-                    said = await to_thread.run_sync(self._missing, scope, limiter=_DISK)
-                    if said:
-                        raise HTTPException(404, said)
+                if context.policy and context.policy.brings_images:
+                    missing = await to_thread.run_sync(self._find_missing, scope, limiter=_DISK)
+                    if missing:
+                        raise HTTPException(404, missing)
                 if declared is not None and int(declared) <= SMALL:
-                    with self._oldest_ended(user, reading), reading.cancel:
+                    with self._limit_small_bodies(user, reading), reading.cancel:
                         await self._read(receive, file, reading, most, user)
                     if reading.cancel.cancelled_caught:
-                        raise HTTPException(408, "Other requests came before this one was whole. Send it again.")
+                        raise HTTPException(408, "Other requests came before this one was complete. Send it again.")
                 else:
                     async with self._large.slot(user):
                         _check_room(int(declared or 0))
@@ -131,8 +131,8 @@ class Bodies:
                     del self._bytes[user]
 
     @contextmanager
-    def _oldest_ended(self, user: str, reading: _Reading) -> Iterator[None]:
-        """List an unfinished small body, and end the oldest of the user's if there are too many."""
+    def _limit_small_bodies(self, user: str, reading: _Reading) -> Iterator[None]:
+        """List an incomplete small body, and end the user's oldest if there are too many."""
         theirs = self._small.setdefault(user, OrderedDict())
         theirs[reading] = None
         if len(theirs) > _SMALL_EACH:
@@ -160,7 +160,7 @@ class Bodies:
                 message = await receive()
             waited += time.monotonic() - begun
             if message is None:
-                raise HTTPException(408, "The request came too slowly, and was given up. Send it again.")
+                raise HTTPException(408, "The request came too slowly and was cancelled. Send it again.")
             if message["type"] == "http.disconnect":
                 raise _GoneError
             part: bytes = message.get("body", b"")
@@ -192,31 +192,36 @@ class Bodies:
 
 
 class _GoneError(Exception):
-    """The client has left before the body was whole."""
+    """The client left before the body was complete."""
 
 
 def has_body(scope: Scope) -> bool:
-    """Whether a request announces a body."""
+    """Return whether a request announces a body."""
     headers = Headers(scope=scope)
     return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
 
 
-def most_bytes(asked: RequestContext, most: int) -> int:
-    """The most bytes that a request of a kind may have, where an image may have ``most``."""
-    return most if asked.kind and asked.kind.large else SMALL
+def max_body_bytes(context: RequestContext, max_image_bytes: int) -> int:
+    """Return the maximum size of a request in bytes.
+
+    Args:
+        context: What is known of the request.
+        max_image_bytes: Maximum size of a request that brings images.
+    """
+    return max_image_bytes if context.policy and context.policy.brings_images else SMALL
 
 
 def too_large(most: int) -> HTTPException:
-    """Make the refusal of a request that is too large."""
+    """Return the error for a request that is larger than so many bytes."""
     return HTTPException(
         413,
-        f"The request is larger than the {most >> 20:,} MB that are taken. Send less, or have the operator raise "
+        f"The request is larger than the {most >> 20:,} MB that are accepted. Send less, or have the operator raise "
         "max_upload_mb.",
     )
 
 
 def _check_room(size: int) -> None:
-    """Refuse a body that the disk for temporary files has no room for.
+    """Refuse a body if the disk for temporary files has no room for it.
 
     Raises:
         HTTPException: 507.
@@ -235,7 +240,7 @@ def _refused(refusal: HTTPException) -> Response:
 
 
 def _replay(file: BinaryIO, receive: Receive) -> Receive:
-    """The messages of a body that lies in a file, then those that come after it."""
+    """Return a function that receives the messages of a body in a file, and then those that follow."""
     done = False
 
     async def replayed() -> Message:
@@ -245,17 +250,17 @@ def _replay(file: BinaryIO, receive: Receive) -> Receive:
         part = file.read(_IN_MEMORY)  # Of a file that was written just now: the system has it in memory.
         done = len(part) < _IN_MEMORY
         if done:
-            file.truncate(0)  # What is made of it lies elsewhere.
+            file.truncate(0)  # The route has its own copy.
         return {"type": "http.request", "body": part, "more_body": not done}
 
     return replayed
 
 
 class CloseUnread:
-    """Closes the connection after an answer to a request whose body was not read.
+    """Closes the connection after the response to a request whose body was not read.
 
     Args:
-        app: behind it.
+        app: The application behind it.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -282,14 +287,14 @@ class CloseUnread:
 
 
 class _BoundedRequest(Request):
-    """A request whose form has a bounded number of fields and files."""
+    """A request whose form has a limited number of fields and files."""
 
     def form(self, **_: object) -> Any:  # An awaitable of a private class.
         return super().form(max_files=_FILES, max_fields=_FIELDS)
 
 
 class BoundedRoute(APIRoute):
-    """A route whose forms are bounded."""
+    """A route that limits the number of fields and files of forms."""
 
     def get_route_handler(self) -> Callable[[Request], object]:  # type: ignore[override]
         handler = super().get_route_handler()

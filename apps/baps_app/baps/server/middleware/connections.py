@@ -1,7 +1,7 @@
-"""Connections of clients, bounded: who sends half a request, or does not read the answer, is let go.
+"""Limits for connections: close those that send incomplete headers or do not read the response.
 
-uvicorn waits for the headers of a request, and for a client to read its answer, for ever. ``bound_connections`` has it
-use ``Connection`` instead of its own class, however it was started.
+uvicorn waits without limit for the headers of a request, and for a client to read the response. ``bound_connections``
+makes it use ``Connection`` instead of its own class, whichever command started it.
 """
 
 from __future__ import annotations
@@ -17,45 +17,45 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from baps.server.middleware.security_headers import RAW
 
 HEADER_SECONDS = 10.0
-"""That a client has for the headers of a request; they are one packet or two."""
+"""Time for the headers of a request, which are one packet or two."""
 
-MOST_UNFINISHED = 256
-"""Connections whose headers are not complete. For one more the oldest is closed, of the address that has most: those of
-a client that means well are complete within milliseconds, also behind a proxy, where all come from one address."""
+MAX_UNFINISHED = 256
+"""Maximum number of connections with incomplete headers. Beyond it, the oldest one of the address with the most is
+closed. Normally headers are complete within milliseconds, also behind a proxy, where all come from one address."""
 
 READ_SECONDS = 60.0
-"""That a client has to read 48 kB of an answer."""
+"""Time for a client to read 48 kB of a response."""
 
-_HEADER_BYTES = 64 << 10
-"""Of all headers of a request."""
+_MAX_HEADER_BYTES = 64 << 10
+"""Maximum size of the headers of a request."""
 
-_FILES = 1 << 16
-"""Open files that are enough."""
+_MAX_FILES = 1 << 16
+"""Number of open files that is enough."""
 
 
 class Unfinished:
-    """The connections whose headers are not complete, the oldest first.
+    """The connections with incomplete headers, the oldest first.
 
     Args:
-        most: that may be.
+        limit: Maximum number of them.
     """
 
-    def __init__(self, most: int = MOST_UNFINISHED) -> None:
-        self._most = most
+    def __init__(self, limit: int = MAX_UNFINISHED) -> None:
+        self._limit = limit
         self._connections: OrderedDict[Connection, str] = OrderedDict()
         self._by_address: Counter[str] = Counter()
 
     def add(self, connection: Connection, address: str) -> None:
-        """List a connection, and close another one if there are too many."""
+        """Add a connection, and close another one if there are too many."""
         self._connections[connection] = address
         self._by_address[address] += 1
-        if len(self._connections) > self._most:
-            (most, _), *_ = self._by_address.most_common(1)
-            oldest = next(one for one, its in self._connections.items() if its == most)
+        if len(self._connections) > self._limit:
+            (worst, _), *_ = self._by_address.most_common(1)
+            oldest = next(one for one, its in self._connections.items() if its == worst)
             oldest.give_up()
 
     def remove(self, connection: Connection) -> None:
-        """Take a connection off the list, if it is there."""
+        """Remove a connection, if it is listed."""
         address = self._connections.pop(connection, None)
         if address is not None:
             self._by_address[address] -= 1
@@ -67,7 +67,7 @@ _unfinished = Unfinished()
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's, with a limit on the time and the bytes of headers, and on the time that an answer waits to be read."""
+    """uvicorn's connection, with limits on the time and size of headers, and on the time to read a response."""
 
     _waiting: TimerHandle | None = None
     _writing: TimerHandle | None = None
@@ -90,7 +90,7 @@ class Connection(HttpToolsProtocol):
             if self.timeout_keep_alive_task is None and self._waiting is None:
                 self._wait_for_headers()
             self._header_bytes += len(data)
-            if self._header_bytes > _HEADER_BYTES:
+            if self._header_bytes > _MAX_HEADER_BYTES:
                 self._refuse(431, "The headers of the request are too large.")
 
     def on_headers_complete(self) -> None:
@@ -111,15 +111,15 @@ class Connection(HttpToolsProtocol):
         super().resume_writing()
 
     def give_up(self) -> None:
-        """Close the connection, for its headers have not come in time."""
+        """Close the connection because its headers have not come in time."""
         self._refuse(408, "The headers of the request did not come in time.")
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP, as every other answer."""
+        """Answer what is not HTTP, with the headers of all responses."""
         self._refuse(400, msg)
 
     def handle_websocket_upgrade(self) -> None:
-        """Refuse a WebSocket before uvicorn makes one, which has none of the limits here."""
+        """Refuse a WebSocket before uvicorn creates one, which has none of these limits."""
         self._refuse(403, "WebSockets are not served here.")
 
     def _wait_for_headers(self) -> None:
@@ -148,11 +148,11 @@ class Connection(HttpToolsProtocol):
 
 
 def bound_connections() -> None:
-    """Have uvicorn use ``Connection``, and let it open as many files as the system allows."""
+    """Make uvicorn use ``Connection``, and let this process open as many files as the system allows."""
     # MONAI Label's command names no class of connections, and uvicorn has read its settings when the app is loaded.
     name = "http_protocol_class"
     setattr(Config, name, property(lambda _: Connection, lambda _, __: None))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    enough = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
+    enough = _MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_FILES)
     if soft != resource.RLIM_INFINITY and soft < enough:
         resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))

@@ -1,7 +1,7 @@
-"""Quotas: how many requests of a kind run at once, for one user and in all, before they take a thread.
+"""ASGI middleware that limits how many requests of a group run at once, in total and for one user.
 
-Requests that wait hold no thread. Each group has slots of its own, so that no group takes the threads of another, and a
-free slot goes to the users in turn, so that nobody waits behind the queue of somebody else.
+Waiting requests hold no thread. Each group has slots of its own, so that no group takes the threads of another. Free
+slots go to the users in turn, so that no user waits behind another one's queue.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class Group:
     """Requests that share slots.
 
     Attributes:
-        name: for the sentence to who has to wait.
-        requests: matches the method and the path of its requests.
-        slots: requests that run at once.
-        each: of one user. Where nobody signs in, one user has all slots.
-        waiting: requests of one user that wait; more are refused.
-        retry: seconds after which a refused request may be sent again.
+        name: Name, for the message to users whose requests are refused.
+        requests: Pattern that matches the method and the path.
+        slots: Maximum number of requests that run at once.
+        each: Maximum number of those of one user. If no login is needed, one user may have all slots.
+        waiting: Maximum number of waiting requests of one user; more are refused.
+        retry: Seconds after which a refused request may be sent again.
     """
 
     name: str
@@ -46,43 +46,43 @@ def _group(name: str, requests: str, slots: int, each: int, waiting: int, retry:
 
 
 GROUPS = (
-    # Each takes a core for up to a minute; who waits longer than for some of them has left.
+    # Each takes a core for up to a minute; users do not wait longer than for some of them.
     _group("whole organs", "POST /infer/(whole_organ|organs|scribbles)", 4, 2, 16, retry=30),
-    # The model answers one at a time: more threads would only wait for it. A script may send some dozens.
+    # The model runs one at a time: more threads would only wait for it. A script may send some dozens.
     _group("clicks", "POST /infer/.*", 8, 4, 64),
     # Some strategies look at volumes, one request at a time.
     _group("next samples", "POST /activelearning/.*", 4, 1, 16),
-    # OHIF asks for hundreds of frames at once, and must get all of them.
+    # OHIF requests hundreds of frames at once, and must get all of them.
     _group(
         "images", r"(GET|HEAD) /(datastore/(image|label|dataset|label/rtstruct)|proxy/dicom/.*|session/.*)", 16, 6, 1000
     ),
     _group("changes", r"(PUT|POST|DELETE) /(datastore|session|train|proxy|progress)(/.*)?", 8, 2, 32),
-    # An OpenID provider that does not answer must not keep out those who have a token of this server.
+    # If an OpenID provider does not respond, users with a token of this server can still sign in.
     _group("sign-ins at the provider", "GET /login/openid(/return)?", 8, 8, 2000),
-    # By address, and many users may share one: nobody who has a right to come in is refused.
+    # Counted by address, which many users may share: no user who may sign in is refused.
     _group("sign-ins", r"(GET|HEAD|POST) /(auth|login|logout)(/.*)?", 8, 8, 2000),
-    # Of thousands of images: each takes the interpreter for a while.
+    # Lists of thousands of images, which take the interpreter for a while.
     _group("lists", "GET /datastore/?", 2, 1, 500),
-    # And their files, of which a browser asks for a hundred at once.
+    # And their files, of which a browser requests a hundred at once.
     _group("pages", ".*", 12, 6, 500),
 )
-"""The first that matches counts."""
+"""The groups; the first that matches a request applies."""
 
 THREADS = sum(group.slots for group in GROUPS)
-"""Threads that all slots together take."""
+"""Number of threads that all slots take."""
 
 
 class QueueFullError(Exception):
-    """A user has as many requests waiting as may wait."""
+    """A user has too many waiting requests."""
 
 
 class FairQueue:
-    """Slots that go to the users in turn. For the tasks of one event loop.
+    """Gives slots to users in turn. For the tasks of one event loop.
 
     Args:
-        slots: in all.
-        each: that one user may hold.
-        waiting: requests of one user that may wait.
+        slots: Number of slots.
+        each: Maximum number of slots of one user.
+        waiting: Maximum number of waiting requests of one user.
     """
 
     def __init__(self, slots: int, each: int, waiting: int) -> None:
@@ -92,10 +92,10 @@ class FairQueue:
 
     @asynccontextmanager
     async def slot(self, user: str) -> AsyncIterator[None]:
-        """Hold a slot as long as the context lasts.
+        """Wait for a slot and hold it for as long as the context lasts.
 
         Raises:
-            QueueFullError: if too many requests of the user wait.
+            QueueFullError: If too many requests of the user wait.
         """
         await self._take(user)
         try:
@@ -138,11 +138,11 @@ class FairQueue:
 
 
 class Quotas:
-    """Lets requests through when a slot of their group is free.
+    """Passes on requests when a slot of their group is free.
 
     Args:
-        app: behind it.
-        users: whether users sign in. Without them all requests are one user's, who may use every slot.
+        app: The application behind it.
+        users: Whether users must sign in. Otherwise all requests are those of one user, who may have all slots.
     """
 
     def __init__(self, app: ASGIApp, users: bool) -> None:
@@ -165,13 +165,13 @@ class Quotas:
 
 
 def user_of(scope: Scope) -> str:
-    """Whose quota a request counts for: the user who signed in, or the address of one who has not."""
-    asked: RequestContext = scope["baps.asked"]
-    if asked.asker is not None:
-        return asked.asker.name
+    """Return the user whose quota a request counts for, or the address of one who has not signed in."""
+    context: RequestContext = scope["baps.context"]
+    if context.principal is not None:
+        return context.principal.name
     return f"address {(scope.get('client') or ('',))[0]}"
 
 
 def _refusal(group: Group) -> JSONResponse:
-    sentence = f"You have {group.waiting} requests for {group.name} waiting. Send more when some were answered."
+    sentence = f"You have {group.waiting} waiting requests for {group.name}. Send more when some have been answered."
     return JSONResponse({"detail": sentence}, 429, {"Retry-After": str(group.retry)})

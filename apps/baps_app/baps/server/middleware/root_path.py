@@ -1,6 +1,6 @@
-"""The path that a proxy serves this server below, as in https://hospital/baps/.
+"""ASGI middleware for the path that a proxy serves this server below, as in https://hospital/baps/.
 
-A proxy takes the path off before it asks (nginx: ``proxy_pass http://127.0.0.1:8000/;``) or leaves it on; both work.
+A proxy may remove the path (nginx: ``proxy_pass http://127.0.0.1:8000/;``) or leave it; both work.
 Behind ``RootPath`` every request looks the same: ``path`` is the root path and what comes below it, as ASGI has it, so
 that the guard and the routes see the same path, and redirects and links lead back through the proxy.
 """
@@ -22,8 +22,8 @@ class RootPath:
     """Puts the root path in front of the path of every request, once.
 
     Args:
-        app: behind it.
-        root: the root path, such as ``/baps``; "" without one. What uvicorn was given (``--root_path``) comes first.
+        app: The application behind it.
+        root: Root path, such as ``/baps``, or "". That of uvicorn (``--root_path``) takes precedence.
     """
 
     def __init__(self, app: ASGIApp, root: str = "") -> None:
@@ -46,17 +46,17 @@ class RootPath:
 
 
 def root_path(scope: Mapping[str, Any]) -> str:
-    """The root path of a request, such as ``/baps``, or ""."""
+    """Return the root path of a request, such as ``/baps``, or ""."""
     return str(scope.get("root_path", ""))
 
 
 def path_below(scope: Mapping[str, Any]) -> str:
-    """The path of a request below the root path: what the routes match."""
+    """Return the path of a request below the root path, which the routes match."""
     return str(scope["path"]).removeprefix(root_path(scope))
 
 
 def own_address(request: Request) -> str:
-    """This server's address as who asks knows it, with the root path; without a host if they gave a strange one."""
+    """Return this server's address as the client knows it, with the root path, but without an invalid host."""
     host = request.headers.get("host", "")
     near = f"{request.url.scheme}://{host}" if re.fullmatch(r"[\w.:\[\]-]+", host) else ""
     return near + root_path(request.scope)

@@ -1,7 +1,7 @@
-"""ASGI middleware: headers that tell browsers what no answer of this server may do, on every answer.
+"""ASGI middleware that adds security headers to every response.
 
-An answer that says something else of itself keeps it: the pages their Content-Security-Policy, and the files of OHIF,
-which hold no patient's data, how long a browser may keep them.
+A response keeps headers of its own: pages have their own Content-Security-Policy, and browsers may cache the files of
+OHIF, which hold no data of patients.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 NOTHING = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-"""The Content-Security-Policy of an answer that is no page: opened in a browser, it loads, runs and sends nothing."""
+"""The Content-Security-Policy of responses that are not pages: in a browser they load, run and send nothing."""
 
 DEFAULTS = MappingProxyType({"Content-Security-Policy": NOTHING, "Cache-Control": "no-store"})
-"""Headers of answers that do not set them."""
+"""Headers of responses that do not set them."""
 
 ALWAYS = MappingProxyType(
     {
@@ -27,17 +27,17 @@ ALWAYS = MappingProxyType(
         "Cross-Origin-Opener-Policy": "same-origin",
     }
 )
-"""Headers of all answers."""
+"""Headers of all responses."""
 
 RAW = b"".join(f"{name}: {value}\r\n".encode() for name, value in {**DEFAULTS, **ALWAYS}.items())
-"""All of them as bytes, for what is answered before there is a request for the application."""
+"""All of them as bytes, for responses that are sent before a request reaches the application."""
 
 
 class SecurityHeaders:
-    """Adds the headers to every answer.
+    """Adds the headers to every response.
 
     Args:
-        app: behind it. It should be all of the application, for errors are answered by its outermost part.
+        app: The application behind it, with Starlette's own middleware, which answers errors.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -1,4 +1,4 @@
-"""Images and labels that come in, and files of those that are there."""
+"""Routes that save images and labels, and send their files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from baps.annotations.label_info import check_extra
 from baps.errors import InputError, NotFoundError
 from baps.io import IMAGE_SUFFIXES, file_stem, read_volume
 from baps.server.datastores.new_images import check_new_name
-from baps.server.request_context import asked
+from baps.server.request_context import context_of
 from baps.server.request_names import checked_name, json_object
 from baps.utils.keyed_locks import KeyedLocks
 from baps.utils.printable import printable_values
@@ -31,19 +31,20 @@ from baps.utils.redaction import shorten_paths_in_json
 _reading_image, _reading_label = KeyedLocks(), KeyedLocks()
 
 _HOST_KEEPS = ("strategy", "ts", "name", "checksum", "path")
-"""What the host itself notes of an image, and relies on."""
+"""Fields that MONAI Label itself keeps of an image, and relies on."""
 
 
 def image_file(image: str) -> Path:
-    """The file of an image of the datastore; fetched from the PACS or converted first, by one thread at a time.
+    """Return the file of an image of the datastore; one thread at a time fetches it from the PACS or converts it.
+
+    Args:
+        image: Name of the image.
 
     Raises:
-        NotFoundError: if there is no such image.
+        NotFoundError: If there is no such image.
     """
     datastore = app_instance().datastore()
-    if hasattr(
-        datastore, "forward"
-    ):  # Of a PACS: it says by itself what it has not, and waits for the same series alone.
+    if hasattr(datastore, "forward"):  # A PACS reports missing images itself, and waits only for the same series.
         return Path(datastore.get_image_uri(image))
     if image not in datastore.list_images():
         raise NotFoundError(f"There is no image {image!r} in the datastore. Choose one that Next Sample offers.")
@@ -54,25 +55,25 @@ def image_file(image: str) -> Path:
 def save_label(
     request: Request, image: str, tag: str = "final", params: str = Form("{}"), label: UploadFile = File(...)
 ) -> dict[str, Any]:
-    """Save a label, checked first; nothing is changed if it cannot be used.
+    """Check a label and save it; if it cannot be used, nothing is changed.
 
-    ``notes`` says what became of the work of others.
+    The ``notes`` of the response say how it was read, and what became of the work of others.
     """
     tag = tag or "final"
     check_tag(tag)
     info = json_object(params, "params")
-    if name := asked(request).name:
-        info["author"] = name  # Who is known signs with their own name.
+    if name := context_of(request).name:
+        info["author"] = name  # Users who have signed in sign with their own name.
     image_file(image)
     with received(label) as path:
-        notes = app_instance().save_label(image, path, tag, info, asked(request).confirms)
+        notes = app_instance().save_label(image, path, tag, info, context_of(request).confirms)
     return {"image": image, "label": image, "notes": notes}
 
 
 def add_image(
     request: Request, image: str = "", params: str = Form("{}"), file: UploadFile = File(...)
 ) -> dict[str, Any]:
-    """Add an image to a local datastore; one that is there is never replaced."""
+    """Add an image to a folder of studies; existing images are never replaced."""
     given = {key: value for key, value in json_object(params, "params").items() if key not in _HOST_KEEPS}
     check_extra(given, "What is said of the image")
     info = printable_values(given)
@@ -80,30 +81,30 @@ def add_image(
     if hasattr(datastore, "forward"):
         raise InputError("The images of this server are those of its PACS. Send yours to the PACS.")
     with received(file) as path:
-        suffix = kind_of(file)
+        suffix = suffix_of(file)
         name = checked_name(image or Path(file.filename or "").name.removesuffix(suffix), "image")
-        check_new_name(name, datastore.list_images())  # Which is quicker than to read it; it is asked again when added.
+        check_new_name(name, datastore.list_images())  # Faster than reading the image; checked again when it is added.
         read_volume(path)
-        asked(request).image = name
+        context_of(request).image = name
         added = datastore.add_image(name, str(path), info)
     return {"image": added}
 
 
 def image_for_viewer(image: str) -> FileResponse:
-    """The file of an image; a HEAD request gets its length and kind.
+    """Send the file of an image.
 
     Raises:
-        NotFoundError: if there is no such image.
+        NotFoundError: If there is no such image.
     """
     return _sent(image_file(image))
 
 
 def check_image(image: str, check_sum: str = "") -> FileResponse:
-    """As ``image_for_viewer``, if it is the image that a viewer has.
+    """Check that an image exists and has the checksum of the viewer's copy.
 
     Raises:
-        NotFoundError: if there is no such image, or it is another one.
-        InputError: if the checksum is of another kind.
+        NotFoundError: If there is no such image, or its checksum differs.
+        InputError: If the checksum is of another algorithm.
     """
     file = image_file(image)
     algorithm, _, digest = check_sum.rpartition(":")
@@ -118,11 +119,13 @@ def check_image(image: str, check_sum: str = "") -> FileResponse:
 
 
 def label_for_viewer(tag: str, label: str = "", image: str = "") -> FileResponse:
-    """The file of a label, named by its own id or, as in MONAI Label's HEAD request, by that of its image.
+    """Send the file of a label.
+
+    It is named by its own id or, as in MONAI Label's HEAD request, by that of its image.
 
     Raises:
-        NotFoundError: if there is no such label.
-        InputError: if there is no such tag.
+        NotFoundError: If there is no such label.
+        InputError: If there is no such tag.
     """
     check_tag(tag)
     with _reading_label.holding(label or image):
@@ -137,13 +140,13 @@ def _sent(file: Path) -> FileResponse:
 
 
 def all_images(output: host_datastore.ResultType | None = None) -> Response:
-    """Return the host's counts, or its list of images and labels; it is put into JSON by a thread of the pool."""
+    """Return the numbers of images and labels, or the list of them."""
     found = shorten_paths_in_json(host_datastore.datastore(output))
     return Response(json.dumps(found, default=str), media_type="application/json")
 
 
 def all_labelled(request: Request, background_tasks: BackgroundTasks, limit_cases: int | None = None) -> FileResponse:
-    """The images that have a final label and these labels, as one ZIP file; it is removed when it was sent."""
+    """Send all images that have a final label, with these labels, as one ZIP file."""
     datastore = app_instance().datastore()
     if not datastore.datalist():
         raise NotFoundError("No image has a final label yet, so there is nothing to download.")
@@ -151,20 +154,25 @@ def all_labelled(request: Request, background_tasks: BackgroundTasks, limit_case
     background_tasks.add_task(archive.unlink, missing_ok=True)
     with zipfile.ZipFile(archive) as packed:
         names = [name for name in packed.namelist() if name.startswith("image/")]
-    asked(request).images = [file_stem(Path(name)) for name in names]
+    context_of(request).images = [file_stem(Path(name)) for name in names]
     return FileResponse(archive, media_type="application/zip", filename="dataset.zip")
 
 
 def file_name(file: UploadFile) -> str:
-    """The last part of the name that a file was sent under."""
+    """Return the last part of the name that a file was sent under."""
     return (file.filename or "").rpartition("/")[2]
 
 
-def kind_of(file: UploadFile) -> str:
+def suffix_of(file: UploadFile) -> str:
+    """Return the suffix of an uploaded image or label, such as ``.nii.gz``.
+
+    Raises:
+        InputError: If it is not the suffix of an image.
+    """
     name = (file.filename or "").lower()
     suffix = next((kind for kind in IMAGE_SUFFIXES if name.endswith(kind)), "")
     if not suffix:
-        raise InputError(f"The file must be of one of the kinds {', '.join(IMAGE_SUFFIXES)}. Nothing was saved.")
+        raise InputError(f"The file must have one of the suffixes {', '.join(IMAGE_SUFFIXES)}. Nothing was saved.")
     return suffix
 
 
@@ -182,7 +190,7 @@ def received(file: UploadFile) -> Iterator[Path]:
         InputError: If its suffix is not that of an image.
     """
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"upload{kind_of(file)}"
+        path = Path(folder) / f"upload{suffix_of(file)}"
         with path.open("wb") as target:
             shutil.copyfileobj(file.file, target)
         yield path

@@ -1,7 +1,7 @@
-"""Answers of the PACS as a viewer gets them.
+"""Convert responses of the PACS for viewers.
 
-No browser takes one for a page, whatever kind the PACS says that it is. The addresses in it, which are of the network
-of the PACS, become those of this server, which passes on what is asked there.
+No browser shows one as a page, whatever content type the PACS gives it. Addresses in it, which belong to the network of
+the PACS, are replaced by addresses of this server, which passes on requests to them.
 """
 
 from __future__ import annotations
@@ -21,37 +21,37 @@ _OTHERS = re.compile(
     r"(application/(dicom|octet-stream|pdf)|image/(jpeg|png|gif|webp|jp2|jpx|jphc|jph|jls|dicom-rle)|video/(mpeg|mp4"
     r"|mpeg2))(?=;|$)"
 )
-"""Kinds of DICOMweb, beside those of several parts. No browser runs what one of them brings."""
+"""Content types of DICOMweb, beside multipart. No browser runs content of these types."""
 
 _PARTS = re.compile(r"multipart/related(?=;|$)")
 _DICOM = re.compile(r"application/dicom\+")
 
 _PART = 1 << 16
-_LONGEST = 4096
-"""Bytes of an address."""
+_MAX_ADDRESS = 4096
+"""Maximum length of an address in bytes."""
 
 _ENDS = (b'"', b"'", b">", b"\r")
-"""What stands before an address: in JSON, in XML, and in the headers of a part."""
+"""Bytes before an address: in JSON, in XML, and in the headers of a part."""
 
 _WITHIN = rb"[^\s\"'<>]"
 _ADDRESS = rb"(?:https?:(?:\\?/){2}[^\s\"'<>/\\]+)?(?:\\?/[^\s\"'<>/\\]+)*?\\?/(studies\\?/" + _WITHIN + rb"*)"
-"""Of a study or of what is in it, whole or without a host; JSON may write a slash with a backslash."""
+"""Address of a study or of something in it, with or without a host; JSON may escape slashes."""
 
 _IN_TEXT = re.compile(rb"(?<=[\"'>])" + _ADDRESS)
 _IN_HEADERS = re.compile(rb"(?<=\r\n[Cc]ontent-[Ll]ocation: )" + _ADDRESS)
 
 
 def answer_for_viewer(found: requests.Response, own: str, headers: Mapping[str, str]) -> Response:
-    """Make the answer to a viewer of one of the PACS.
+    """Convert a response of the PACS for a viewer.
 
     Args:
-        found: of the PACS, not yet read.
-        own: address of this server that stands for that of the PACS's DICOMweb.
-        headers: to add.
+        found: Response of the PACS, not yet read.
+        own: Address of this server that replaces that of the PACS's DICOMweb.
+        headers: Headers to add.
 
     Raises:
-        BapsError: if the PACS does not let this server in.
-        NotFoundError: if the PACS refers to another address.
+        BapsError: If the PACS refuses the credentials of this server.
+        NotFoundError: If the PACS redirects to another address.
     """
     kind, status = found.headers.get("content-type", "").strip().lower(), found.status_code
     if status in (401, 403, 407):
@@ -59,7 +59,7 @@ def answer_for_viewer(found: requests.Response, own: str, headers: Mapping[str, 
         raise BapsError(f"The PACS refused the request (HTTP {status}). Check its user and password.")
     if 300 <= status < 400:
         found.close()
-        raise NotFoundError(f"The PACS refers to another address (HTTP {status}), where this server does not ask.")
+        raise NotFoundError(f"The PACS refers to another address (HTTP {status}), which this server does not request.")
     if status >= 400 and not _DICOM.match(kind):
         found.close()
         return JSONResponse({"detail": f"The PACS refused the request (HTTP {status})."}, status)
@@ -76,12 +76,12 @@ def answer_for_viewer(found: requests.Response, own: str, headers: Mapping[str, 
 
 
 def _safe(kind: str) -> str:
-    """A kind in place of one that a browser might show as a page, or of none."""
+    """Return a content type that no browser shows as a page."""
     return "application/dicom+xml" if re.match(r"(text|application)/xml(?=;|$)", kind) else "application/octet-stream"
 
 
 def _readdressed(content: bytes, inner: bytes, own: bytes, text: bool) -> bytes:
-    """A piece of an answer with our addresses; what else names the PACS is a host that no viewer reaches."""
+    """Replace the addresses in a part of a response, and other mentions of the host of the PACS."""
     content = _IN_HEADERS.sub(lambda found: own + b"/" + found[1], content)
     if not text:
         return content
@@ -91,12 +91,12 @@ def _readdressed(content: bytes, inner: bytes, own: bytes, text: bool) -> bytes:
 
 
 def _in_whole_addresses(parts: Iterable[bytes]) -> Iterator[bytes]:
-    """Cut parts anew, so that no address is cut."""
+    """Cut the content into other parts, so that no address is cut."""
     kept = b""
     for part in parts:
         kept += part
         cut = max(kept.rfind(end) for end in _ENDS)
-        if cut < len(kept) - _LONGEST:
+        if cut < len(kept) - _MAX_ADDRESS:
             cut = len(kept)
         yield kept[:cut]
         kept = kept[cut:]

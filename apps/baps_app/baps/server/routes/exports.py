@@ -1,4 +1,4 @@
-"""Labels for other programs, made when they are asked for."""
+"""Route that converts labels for other programs."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def label_for_radiotherapy(image: str) -> Response:
     """Send the final label of a DICOM series as an RTSTRUCT.
 
     Raises:
-        NotFoundError: if there is no such image, or it has no final label.
-        InputError: if the image is no DICOM series, or no RTSTRUCT can be made of its label.
+        NotFoundError: If there is no such image, or it has no final label.
+        InputError: If the image is not a DICOM series, or its label cannot be converted.
     """
     content = BytesIO()
     image_file(image)

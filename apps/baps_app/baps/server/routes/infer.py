@@ -1,4 +1,4 @@
-"""Answers to prompts, and those that take long."""
+"""Routes that run inference, and list and cancel long requests."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from baps.inference.requests.click import PACKED
 from baps.inference.requests.form import CONFIRMS, DO_NOT_SAVE
 from baps.io import STRAIGHTENED_NOTE, read_nifti_notes
 from baps.server.infer.base import adapters_used
-from baps.server.jobs import asked_by
-from baps.server.request_context import asked
+from baps.server.jobs import requested_by
+from baps.server.request_context import context_of
 from baps.server.request_names import checked_name, json_object
-from baps.server.routes.datastore import file_name, image_file, kind_of, received
+from baps.server.routes.datastore import file_name, image_file, received, suffix_of
 from baps.server.routes.sessions import find_session
 from baps.site.roles import Role
 
 NOTES = "X-BAPS-Notes"
-"""A header of an answer to a click: what was left out of it or saved, percent-encoded. OHIF gets nothing but voxels."""
+"""Header with the notes of a response, percent-encoded. OHIF gets only voxels beside it."""
 
 _NOT_FOR_REQUESTS = ("image", "image_id", "model", "session", "save_label", "label_tag")
-"""What ``params`` may not say: which file is read, and where the answer is written."""
+"""Fields that ``params`` may not set: which file is read, and where the result is written."""
 
 
 def run_infer(
@@ -47,9 +47,9 @@ def run_infer(
     label: UploadFile = File(None),
     output: host_infer.ResultType | None = None,
 ) -> Response | dict[str, Any]:
-    """Segment; a synchronous route, so it runs in a thread of the pool.
+    """Segment an image with a model.
 
-    The reply's header Server-Timing says, in milliseconds, what the model took and what all of it took.
+    The header Server-Timing has the milliseconds of the model and of the whole request.
     """
     begun = time.perf_counter()
     instance = app_instance()
@@ -59,31 +59,31 @@ def run_infer(
     if given.get("save_label"):
         raise InputError("A mask is saved under a name: give save_as, one of the site's labels, instead of save_label.")
     wanted = {k: v for k, v in given.items() if k not in _NOT_FOR_REQUESTS}
-    if asker := asked(request).name:
-        wanted["client_id"] = asker  # Who is known signs with their own name.
-    wanted[CONFIRMS] = asked(request).confirms
+    if principal := context_of(request).name:
+        wanted["client_id"] = principal  # Who is known signs with their own name.
+    wanted[CONFIRMS] = context_of(request).confirms
     if output == host_infer.ResultType.dicom_seg:
         raise InputError("Masks are given as NRRD. To store one as DICOM SEG, give save_as, a label of the site.")
     for uploaded in (file, label):
         if uploaded is not None:
-            kind_of(uploaded)
-            checked_name(file_name(uploaded), "file")  # The host makes a name of its own of its suffixes.
+            suffix_of(uploaded)
+            checked_name(file_name(uploaded), "file")  # The name becomes that of a temporary file.
     if not (image or session_id or file):
         raise InputError("The request names no image. Give image, session_id or a file.")
     if instance._infers[model].type == InferType.SCRIBBLES:
-        wanted.pop("label", None)  # There it is the uploaded labelmap; a request must not name another file.
-    if image and not session_id:  # With a session Slicer names an image of its own.
+        wanted.pop("label", None)  # It is the uploaded labelmap; a request must not name another file.
+    if image and not session_id:  # With a session, 3D Slicer names the volume as it does itself.
         check_grid(image_file(image), output)
     wanted |= {"model": model, "image": image}
     if session_id:
         session = find_session(request, session_id)
         wanted |= {"image": session.image, "session": session.to_json()}
-    # OHIF wants raw voxels, 79 MB of a CT, nearly all zeros: they travel packed.
+    # OHIF requests raw voxels, 79 MB for a CT, nearly all zeros: they are sent compressed.
     raw = output == host_infer.ResultType.image and wanted.get("result_compress") is False
     wanted[PACKED] = raw and "gzip" in request.headers.get("accept-encoding", "")
-    gone = asked_by(lambda: from_thread.run(request.is_disconnected), asked(request).name)
-    if _saves(wanted.get("save_as")):  # Noted also where something fails after it was saved.
-        asked(request).also.append("save a label")
+    gone = requested_by(lambda: from_thread.run(request.is_disconnected), context_of(request).name)
+    if _saves(wanted.get("save_as")):  # Audited also if something fails after the label was saved.
+        context_of(request).also.append("save a label")
     with ExitStack() as uploads:
         if file is not None and not session_id:
             wanted["image"] = str(uploads.enter_context(received(file)))
@@ -92,7 +92,7 @@ def run_infer(
         with model_seconds() as spent, gone:
             result = instance.infer(wanted)
     reply = result["params"]
-    asked(request).adapter = adapters_used(reply)
+    context_of(request).adapter = adapters_used(reply)
     answer: Response | dict[str, Any] = host_infer.send_response(instance.datastore(), result, output, background_tasks)
     if isinstance(answer, FileResponse) and _is_gzip(Path(answer.path)):
         answer.headers["Content-Encoding"] = "gzip"
@@ -109,16 +109,20 @@ def notes_header(notes: Iterable[str]) -> str:
 
 
 def _saves(save_as: object) -> bool:
-    """Whether the option ``save_as`` was given; Slicer sends the list of choices when the user chose none."""
+    """Return whether the option ``save_as`` was set; 3D Slicer sends the list of choices if the user chose none."""
     chosen = save_as[0] if isinstance(save_as, list) and save_as else save_as
     return bool(chosen) and str(chosen) not in ("None", DO_NOT_SAVE)
 
 
 def check_grid(file: Path, output: host_infer.ResultType | None) -> None:
-    """Refuse to give OHIF, which takes voxels without their place, those of another grid than it shows.
+    """Refuse to send OHIF, which ignores the geometry of a mask, voxels of another grid than it shows.
+
+    Args:
+        file: NIfTI file of the image.
+        output: Format of the response; OHIF requests ``image``.
 
     Raises:
-        InputError: if the slices were straightened.
+        InputError: If the slices were straightened.
     """
     if output == host_infer.ResultType.image and STRAIGHTENED_NOTE in read_nifti_notes(file):
         raise InputError(
@@ -133,22 +137,22 @@ def _is_gzip(path: Path) -> bool:
 
 
 def progress(request: Request) -> list[dict[str, Any]]:
-    """List the long answers that are being made now, nothing of their images: one's own, or for a trainer all."""
+    """List the long requests that are running: the user's own, or all of them for a trainer."""
     jobs: list[dict[str, Any]] = app_instance().jobs.records(_owner(request))
     return jobs
 
 
 def cancel(request: Request, job: str) -> dict[str, str]:
-    """Have a long answer end: who waits for it gets what was found so far.
+    """Cancel a long request; its client gets what was found so far.
 
     Raises:
-        NotFoundError: if there is none, or it is somebody else's and one is no trainer.
+        NotFoundError: If there is none, or it is another user's and the user is not a trainer.
     """
     app_instance().jobs.cancel(job, _owner(request))
     return {"cancelled": job}
 
 
 def _owner(request: Request) -> str | None:
-    """Whose jobs one may see and end; None for everybody's."""
-    asker = asked(request).asker
-    return None if asker is not None and asker.role.may(Role.TRAINER) else asked(request).name
+    """Return the user whose jobs the client may see and cancel, or None for all users."""
+    principal = context_of(request).principal
+    return None if principal is not None and principal.role.may(Role.TRAINER) else context_of(request).name

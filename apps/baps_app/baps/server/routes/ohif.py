@@ -1,4 +1,4 @@
-"""OHIF as MONAI Label brings it, made to work below a root path and to load nothing from other hosts."""
+"""Routes for OHIF of MONAI Label, changed to work below a root path and to load nothing from other hosts."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from baps.server.middleware.root_path import root_path
 from baps.server.routes.pages import has_pacs, no_ohif_page
 
 _OF_OTHER_HOSTS = {"google.js", "init-service-worker.js", "silent-refresh.html", "sw.js"}
-"""Files for logins at Google and for a cache in the browser, which load scripts from elsewhere; OHIF works without."""
+"""Files for logins at Google and for a cache in the browser, which load scripts from other hosts; OHIF needs none."""
 
 _FONTS = re.compile(rb"<link [^>]*https://fonts\.[^>]*>|@import url\(https://fonts\.[^)]*\);")
-"""Google's fonts; the browser shows the system's instead."""
+"""Fonts of Google; the browser uses those of the system instead."""
 
 _SERVICE_WORKER = re.compile(rb'<script [^>]*init-service-worker\.js"></script>')
 
 _INLINE = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 
-_MENDED = {
+_REPLACED = {
     "'Orthanc Server'": "'PACS'",
     "'Orthanc'": "'PACS'",
     "dicomUploadEnabled: true": "dicomUploadEnabled: false",
     "supportsReject: true": "supportsReject: false",
 }
-"""In OHIF's configuration: names that it shows, and what only other PACS can do."""
+"""Replacements in OHIF's configuration: names that it shows, and features that are not served here."""
 
 _WORKER = (
     "default-src 'self'; script-src 'self' 'unsafe-eval'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 """The Content-Security-Policy of a script, which counts where a worker runs it."""
 
-_KEPT = "private, max-age=3600"
-"""How long a browser keeps a file of OHIF, in which there is nothing of patients."""
+_CACHED = "private, max-age=3600"
+"""Cache-Control of the files of OHIF, which hold nothing of patients."""
 
 
 def ohif_file(request: Request, path: str) -> Response:
-    """A file of OHIF; its page for all that is none, or what to do without a PACS. The host's stumbles over folders.
+    """Send a file of OHIF, or its page for other paths; without a PACS, a page that says what to use.
 
     Raises:
-        NotFoundError: if it is a file that would load others from another host.
+        NotFoundError: If the file would load others from another host.
     """
     if path in _OF_OTHER_HOSTS:
         raise NotFoundError("This file of OHIF loads scripts from another host; it is not served.")
@@ -56,7 +56,7 @@ def ohif_file(request: Request, path: str) -> Response:
     kind, root = Path(found.path).suffix, root_path(request.scope)
     if kind == ".html" and not has_pacs():
         return no_ohif_page(request)
-    headers = {"Cache-Control": _KEPT} | ({"Content-Security-Policy": _WORKER} if kind == ".js" else {})
+    headers = {"Cache-Control": _CACHED} | ({"Content-Security-Policy": _WORKER} if kind == ".js" else {})
     if kind not in (".html", ".css") and not (kind == ".js" and root):
         found.headers.update(headers)
         return found
@@ -64,7 +64,7 @@ def ohif_file(request: Request, path: str) -> Response:
     if kind != ".js":
         content = _SERVICE_WORKER.sub(b"", _FONTS.sub(b"", content))
     content = content.replace(b"/ohif/", f"{root}/ohif/".encode())
-    if kind == ".html":  # Not kept: it names the files of the version that is installed.
+    if kind == ".html":  # Not cached: it names the files of the installed version.
         headers = {"Content-Security-Policy": page_policy(content)}
     return Response(content, headers=headers, media_type=found.media_type)
 
@@ -90,15 +90,15 @@ def page_policy(page: bytes) -> str:
 
 
 def configure_ohif(request: Request) -> Response:
-    """OHIF's configuration, and an extension of ours that mends its export.
+    """Send OHIF's configuration, with an extension that fixes its export.
 
-    The PACS need not be Orthanc; images are sent to it, not through this server.
+    The names of Orthanc are replaced: any PACS works. Images are uploaded to the PACS, not through this server.
     """
     root = root_path(request.scope)
-    theirs = Path(host_ohif.get_ohif("app-config.js").path).read_text()
-    for given, ours in _MENDED.items():
-        theirs = theirs.replace(given, ours)
+    configuration = Path(host_ohif.get_ohif("app-config.js").path).read_text()
+    for old, new in _REPLACED.items():
+        configuration = configuration.replace(old, new)
     for address in ("/ohif/", "/proxy/dicom/"):
-        theirs = theirs.replace(f"'{address}", f"'{root}{address}")
+        configuration = configuration.replace(f"'{address}", f"'{root}{address}")
     extension = (Path(__file__).parents[1] / "static" / "ohif-extension.js").read_text()
-    return Response(f"{theirs}\n{extension}", media_type="text/javascript")
+    return Response(f"{configuration}\n{extension}", media_type="text/javascript")

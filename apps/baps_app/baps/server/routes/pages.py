@@ -1,6 +1,6 @@
-"""The pages of this server: the start page, the list of requests, and how any page is made.
+"""Routes for the pages of this server: the start page and the list of requests.
 
-They need no script, load nothing from another host, and show nothing of patients.
+Pages use no scripts, load nothing from other hosts, and show nothing of patients.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from monailabel.endpoints import ohif as host_ohif
 
 from baps.server.access_policy import find_policy
 from baps.server.middleware.root_path import own_address, root_path
-from baps.server.request_context import asked
+from baps.server.request_context import context_of
 from baps.site.server_command import is_pacs
 
 _TEMPLATES = Environment(autoescape=True, loader=FileSystemLoader(Path(__file__).parents[1] / "templates"))
@@ -29,13 +29,14 @@ _TEMPLATES = Environment(autoescape=True, loader=FileSystemLoader(Path(__file__)
 
 @dataclass(frozen=True)
 class Operation:
-    """A kind of request, for the list.
+    """An entry of the list of requests.
 
     Attributes:
-        method, path: of HTTP; names in braces stand for values.
-        summary: what it does.
-        parameters: names of those in the query.
-        role: that is needed, or "".
+        method: HTTP method.
+        path: Path; names in braces stand for values.
+        summary: What the request does.
+        parameters: Names of query parameters.
+        role: Role that is needed, or "".
     """
 
     method: str
@@ -52,7 +53,15 @@ def page(
     headers: Mapping[str, str] = MappingProxyType({}),
     **values: Any,
 ) -> Response:
-    """A page made from a template of this folder, which loads nothing and which no other page may frame."""
+    """Render a page that loads nothing and that no other page can show in a frame.
+
+    Args:
+        request: The request.
+        template: File in the folder ``templates``.
+        status: HTTP status.
+        headers: Further headers.
+        values: Values for the template.
+    """
     nonce = secrets.token_urlsafe(16)
     content = _TEMPLATES.get_template(template).render(nonce=nonce, root=root_path(request.scope), **values)
     policy = f"default-src 'none'; style-src 'nonce-{nonce}'; img-src 'self'; form-action 'self'; "
@@ -61,9 +70,9 @@ def page(
 
 
 def start_page(request: Request) -> Response:
-    """What this server is, how the viewers connect to it, and who is signed in."""
-    asker = asked(request).asker
-    return page(request, "start.html", address=own_address(request), pacs=has_pacs(), asker=asker)
+    """Show how viewers connect to this server, and who has signed in."""
+    principal = context_of(request).principal
+    return page(request, "start.html", address=own_address(request), pacs=has_pacs(), principal=principal)
 
 
 def favicon() -> FileResponse:
@@ -77,12 +86,12 @@ def has_pacs() -> bool:
 
 
 def no_ohif_page(request: Request) -> Response:
-    """What is shown in place of OHIF where there is no PACS."""
+    """Show that OHIF needs a PACS."""
     return page(request, "no-ohif.html", address=own_address(request))
 
 
 def docs_page(request: Request) -> Response:
-    """The requests that are answered, from the OpenAPI description; MONAI Label's ``token`` counts for nothing here."""
+    """List the requests that are served; MONAI Label's parameter ``token`` has no effect here."""
     described = request.app.openapi()["paths"]
     found = [
         Operation(
@@ -92,10 +101,10 @@ def docs_page(request: Request) -> Response:
             tuple(
                 one["name"] for one in about.get("parameters", []) if one["in"] == "query" and one["name"] != "token"
             ),
-            kind.role.value if kind.role else "",
+            policy.role.value if policy.role else "",
         )
         for path, methods in sorted(described.items())
         for method, about in methods.items()
-        if (kind := find_policy(method.upper(), re.sub(r"{\w+}", "x", path)))
+        if (policy := find_policy(method.upper(), re.sub(r"{\w+}", "x", path)))
     ]
     return page(request, "docs.html", address=own_address(request), operations=found)

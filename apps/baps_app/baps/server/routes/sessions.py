@@ -1,4 +1,4 @@
-"""Sessions of MONAI Label: images that a viewer sends for a while, each of which belongs to who opened it."""
+"""Routes for sessions: images that a viewer sends for a while, and that only the user who opened them can use."""
 
 from __future__ import annotations
 
@@ -17,45 +17,45 @@ from monailabel.utils.others.generic import get_mime_type
 from monailabel.utils.sessions import SessionInfo, Sessions
 
 from baps.errors import InputError, NotFoundError
-from baps.server.request_context import asked
+from baps.server.request_context import context_of
 from baps.server.request_names import checked_name
 from baps.server.routes.datastore import file_name
 from baps.site.roles import Role
 
-_MOST = 64
-"""Open sessions of one user; they end after an hour without use."""
+_MAX_SESSIONS = 64
+"""Maximum number of open sessions of one user; they expire after an hour without use."""
 
 _OWNER = "owner"
 
 
 def open_session(request: Request, expiry: int = 0, files: list[UploadFile] = File(...)) -> dict[str, Any]:
-    """Keep an image, or the files of a series, for who asks about it, under their own names.
+    """Open a session with an image or the files of a series.
 
     Raises:
-        InputError: if a name could mean another file, or the host's own.
+        InputError: If a name could mean another file, or one of MONAI Label.
         HTTPException: 406 if the server keeps no sessions, 429 if the user has too many.
     """
     names = [checked_name(file_name(file), "file") for file in files]
     if "meta.info" in names:
         raise InputError("The name meta.info is taken. Send the image under its own.")
-    sessions, owner = _sessions(), asked(request).name
-    if _count(sessions, owner) >= _MOST:
-        raise HTTPException(429, f"You have {_MOST} sessions open. Close one that you no longer need.")
+    sessions, owner = _sessions(), context_of(request).name
+    if _count(sessions, owner) >= _MAX_SESSIONS:
+        raise HTTPException(429, f"You have {_MAX_SESSIONS} sessions open. Close one that you no longer need.")
     with _received(files, names) as received:
-        # The host's own ids follow from the time and the machine's address.
+        # MONAI Label's own ids can be guessed: they follow from the time and the machine's address.
         name, info = sessions.add_session(str(received), expiry, session_id=secrets.token_hex(16))
     info.meta = {_OWNER: owner}
     sessions._write_meta_info(name, info)
-    asked(request).image = name
+    context_of(request).image = name
     return {"session_id": name, "session_info": info.to_json()}
 
 
 def read_session(request: Request, session_id: str, update_ts: bool = False, image: bool = False) -> Any:
-    """Return what is known of a session, or its image.
+    """Return the information about a session, or its image.
 
     Raises:
-        NotFoundError: if there is no such session, or it is somebody else's.
-        InputError: if the image is several files, which cannot be sent as one.
+        NotFoundError: If there is no such session, or it is another user's.
+        InputError: If the image is several files, which cannot be sent as one.
     """
     known = find_session(request, session_id, update_ts)
     if not image:
@@ -67,10 +67,10 @@ def read_session(request: Request, session_id: str, update_ts: bool = False, ima
 
 
 def close_session(request: Request, session_id: str) -> Any:
-    """Remove a session and its image.
+    """Close a session and remove its image.
 
     Raises:
-        NotFoundError: as ``read_session``.
+        NotFoundError: As ``read_session``.
     """
     known = find_session(request, session_id)
     _sessions().remove_session(session_id)
@@ -78,15 +78,20 @@ def close_session(request: Request, session_id: str) -> Any:
 
 
 def find_session(request: Request, session_id: str, update_ts: bool = True) -> SessionInfo:
-    """Return a session of who asks; a trainer finds those of others too.
+    """Return a session of the user; trainers may use those of others.
+
+    Args:
+        request: The request.
+        session_id: Id of the session.
+        update_ts: Whether this counts as a use of the session.
 
     Raises:
-        NotFoundError: if there is none.
+        NotFoundError: If there is none.
     """
     checked_name(session_id, "session_id")
     known = _sessions().get_session(session_id, update_ts=update_ts)
-    asker = asked(request).asker
-    if known is None or asker is None or not (asker.role.may(Role.TRAINER) or _owner(known) == asker.name):
+    principal = context_of(request).principal
+    if known is None or principal is None or not (principal.role.may(Role.TRAINER) or _owner(known) == principal.name):
         raise NotFoundError(f"There is no session {session_id!r}, or it has expired. Open the image again.")
     return known
 
@@ -103,7 +108,7 @@ def _owner(session: SessionInfo) -> object:
 
 
 def _count(sessions: Sessions, owner: str) -> int:
-    """The number of sessions of a user on the disk: another process of the server may have opened some."""
+    """Count the sessions of a user on the disk: another process of the server may have opened some."""
     folder = Path(sessions.store_path)
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     known = (sessions.get_session(name, update_ts=False) for name in names)
@@ -112,7 +117,7 @@ def _count(sessions: Sessions, owner: str) -> int:
 
 @contextmanager
 def _received(files: list[UploadFile], names: list[str]) -> Iterator[Path]:
-    """A file that was sent, or the folder of several, for as long as nobody has moved it."""
+    """Write the files of a request to disk, and yield the file, or the folder of several."""
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "series"
         folder.mkdir()

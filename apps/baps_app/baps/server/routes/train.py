@@ -1,4 +1,4 @@
-"""Trainings, one at a time, and the next sample to label."""
+"""Routes that start a training and select the next sample. One training runs at a time."""
 
 from __future__ import annotations
 
@@ -12,26 +12,35 @@ from monailabel.utils.async_tasks.task import AsyncTask
 from monailabel.utils.async_tasks.utils import processes, tasks
 
 from baps.errors import InputError, NotFoundError
-from baps.server.request_context import LOCAL_MACHINE, asked
+from baps.server.request_context import LOCAL_MACHINE, context_of
 from baps.server.request_names import printable
 from baps.server.routes.without_paths import task_for_viewer
 
 
 def start_training(model: str, params: dict[str, Any] | None = Body(None)) -> Any:
-    """Start a training, if there is something to train on and none is running."""
+    """Start a training.
+
+    Options that cannot be used, and a site without labels, are refused; what depends on the volumes is reported by the
+    status of the training.
+
+    Raises:
+        NotFoundError: If there is no such trainer.
+        InputError: If an option cannot be used, or there is no label to train on.
+        HTTPException: 429 if a training is running.
+    """
     instance = app_instance()
     trainer = instance._trainers.get(model)
     if trainer is None:
         raise NotFoundError(f"There is no trainer {model!r}. Known ones: {', '.join(instance._trainers)}.")
-    asked = {k: v for k, v in (params or {}).items() if k not in instance._trainers}
+    options = {k: v for k, v in (params or {}).items() if k not in instance._trainers}
     own = (params or {}).get(model) or {}
     if not isinstance(own, dict):
         raise InputError(f"The options of {model} must be a JSON object, not {type(own).__name__}.")
-    asked.update(own)
+    options.update(own)
     if _training():
         raise HTTPException(429, "A training is running already. Wait until it has finished, or stop it.")
-    # Only what the trainer knows goes on: the host would put other keys into the environment of a process.
-    wanted = trainer.read_options(asked)
+    # Only known options are passed on: MONAI Label puts others into the environment of a process.
+    wanted = trainer.read_options(options)
     trainer.prepare(wanted, instance.datastore())
     result, detail = AsyncTask.run("train", request={"model": model}, params=wanted)
     if result is None:
@@ -40,7 +49,7 @@ def start_training(model: str, params: dict[str, Any] | None = Body(None)) -> An
 
 
 def _training() -> bool:
-    """Whether a training runs, or was asked for within the last minute and is about to."""
+    """Return whether a training runs, or was requested within the last minute and is about to start."""
     if processes("train"):
         return True
     soon = datetime.now() - timedelta(minutes=1)
@@ -51,29 +60,29 @@ def _training() -> bool:
 
 
 def start_all_training(params: dict[str, Any] | None = Body(None)) -> dict[str, Any]:
-    """OHIF's Update Model, which names no trainer: ``baps``, whose clicks OHIF's users see at once.
+    """Start a training of the adapters for clicks, as OHIF's Update Model does, which names no trainer.
 
-    One training runs at a time. ``organs`` is started by its name.
+    The trainer ``organs`` must be started by its name.
     """
     return {"baps": {"result": start_training("baps", params), "detail": None}}
 
 
 def next_sample(request: Request, strategy: str, params: dict[str, Any] | None = Body(None)) -> dict[str, Any]:
-    """The host's, in a thread: a strategy may look at volumes first.
+    """Select the next image to label.
 
-    Its ``path`` is for a viewer on this machine, and is given where nobody else is answered.
+    The response has a ``path`` only if the server serves its own machine only: 3D Slicer opens that file.
 
     Raises:
-        NotFoundError: if there is no such strategy.
+        NotFoundError: If there is no such strategy.
     """
     known = app_instance()._strategies
     if strategy not in known:
         raise NotFoundError(f"There is no strategy {strategy!r}. Known ones: {', '.join(known)}.")
     wanted = {key: value for key, value in (params or {}).items() if key != "strategy"}
-    # The host keeps it beside the image.
-    wanted["client_id"] = asked(request).name or printable(wanted.get("client_id"))
+    # MONAI Label stores it beside the image.
+    wanted["client_id"] = context_of(request).name or printable(wanted.get("client_id"))
     sample: dict[str, Any] = host_activelearning.sample(strategy, wanted)
-    asked(request).image = str(sample.get("id") or "")
-    if asked(request).asker is not LOCAL_MACHINE:
+    context_of(request).image = str(sample.get("id") or "")
+    if context_of(request).principal is not LOCAL_MACHINE:
         sample.pop("path", None)
     return sample

@@ -1,6 +1,6 @@
-"""Answers of routes without the paths of this machine, which no viewer needs.
+"""Remove paths of this machine from responses; viewers do not need them.
 
-One is needed: 3D Slicer opens the image of a next sample by its path where it runs on the same machine, see
+The exception is the path of the next sample: 3D Slicer opens it if it runs on the same machine, see
 ``baps.server.routes.train.next_sample``.
 """
 
@@ -16,7 +16,11 @@ from baps.utils.redaction import redact_identifiers, shorten_paths_in_json
 
 
 def without_folders(route: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a route: its answer has the name of a file in place of each path."""
+    """Wrap a route so that its response has file names instead of paths.
+
+    Args:
+        route: The route.
+    """
 
     @wraps(route)
     def wrapped(**given: Any) -> Any:
@@ -27,7 +31,11 @@ def without_folders(route: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def task_for_viewer(task: dict[str, Any] | None) -> dict[str, Any] | None:
-    """A training without the lines of its log that name files; 3D Slicer shows the last line when it stops one."""
+    """Return a training without the lines of its log that name files.
+
+    Args:
+        task: The training as MONAI Label describes it, or None. 3D Slicer shows its last line, so there is always one.
+    """
     if task is None or "details" not in task:
         return task
     lines = [redact_identifiers(line) for line in task["details"] if "/" not in line]
@@ -35,11 +43,11 @@ def task_for_viewer(task: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def training_status(all: bool = False, check_if_running: bool = False) -> Any:  # noqa: A002 (its name in the address)
-    """The last training, or all of them, or the one that is running."""
+    """Return the last training, all trainings, or the running one."""
     found = host_train.status(all, check_if_running)
     return [task_for_viewer(task) for task in found] if all else task_for_viewer(found)
 
 
 def stop_training() -> Any:
-    """Stop the training."""
+    """Stop the running training."""
     return task_for_viewer(host_train.stop())

@@ -1,4 +1,4 @@
-"""What the train tasks have in common: labels of the site in, options read, stats and errors told."""
+"""Base class of the train tasks: reads options and labels of the site, and reports statistics and errors."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ _HOST_OPTIONS = frozenset(
     ("model", "client_id", "name", "device", "gpus", "multi_gpu", "local_rank", "logging", "pretrained", "max_epochs",
      "dataset", "train_batch_size", "val_batch_size", "early_stop_patience", "val_split")
 )  # fmt: skip
-"""What MONAI Label or a viewer's own settings add to any training request; it means nothing here."""
+"""Options that MONAI Label or viewers add to every training request; they have no effect here."""
 
 
 class SiteTrainer(TrainTask, Generic[Settings]):
-    """Trains on the saved labels of a site; runs in a process of its own.
+    """Trains on the saved labels of a site, in a process of its own.
 
     Args:
-        description: for the viewers.
-        labels: of the site.
+        description: Text for the viewers.
+        labels: Names and values of the site.
         patients: CSV file of image and patient, or None.
-        folder: where the stats go, beside the adapters.
-        options: fields of the settings that a request may choose.
+        folder: Folder for the statistics, beside the adapters.
+        options: Fields of the settings that a request may set.
     """
 
     def __init__(
@@ -54,14 +54,14 @@ class SiteTrainer(TrainTask, Generic[Settings]):
 
     @abstractmethod
     def _defaults(self) -> Settings:
-        """What holds unless a request says otherwise."""
+        """Return the settings of a request without options."""
 
     @abstractmethod
     def _train(self, cases: dict[str, list[Case]], settings: Settings, stats: Stats) -> None:
-        """Train on the cases of each label, one or more, and note in the stats how far it is and what came out.
+        """Train on the cases of each label, and report progress and results in the statistics.
 
         Raises:
-            BapsError: if it cannot go on; what was published before stays so.
+            BapsError: If it cannot go on; what was published before stays published.
         """
 
     @abstractmethod
@@ -84,10 +84,13 @@ class SiteTrainer(TrainTask, Generic[Settings]):
         return stats
 
     def read_options(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The options of a request that are ours.
+        """Return the options of a request that the trainer knows.
+
+        Args:
+            request: Body of the request.
 
         Raises:
-            InputError: on one that is neither ours nor the host's; the message lists ours.
+            InputError: If neither the trainer nor MONAI Label knows an option; the message lists the known ones.
         """
         old_names = {old: new for old, new in OLD_SETTINGS.items() if new in self._options}
         request = rename_old_keys(request, old_names, "in a training request")
@@ -179,8 +182,8 @@ class SiteTrainer(TrainTask, Generic[Settings]):
                     raise ValueError
                 chosen[name] = _flag(value) if kind is bool else kind(value)
             except (TypeError, ValueError, OverflowError):
-                said = f"The training option {name} must be of type {kind.__name__}, not {value!r}."
-                raise InputError(said) from None
+                message = f"The training option {name} must be of type {kind.__name__}, not {value!r}."
+                raise InputError(message) from None
         settings: Settings = replace(defaults, **chosen)
         return settings
 
@@ -194,10 +197,10 @@ def _nothing_to_train_on(chosen: str, skipped: Mapping[str, str]) -> InputError:
 
 
 def _first(value: Any) -> Any:
-    """Slicer sends the list of choices when the user chose none."""
+    """Return the first choice of a list: 3D Slicer sends all choices if the user chose none."""
     return value[0] if isinstance(value, list) and value else value
 
 
 def _flag(value: Any) -> bool:
-    """A check box, or what is written for one."""
+    """Return the value of a check box, or of a text for one."""
     return bool(("false", "true").index(str(value).lower()))

@@ -1,4 +1,4 @@
-"""What is shown of a training: a small JSON file for Slicer and OHIF, and its course for TensorBoard."""
+"""Statistics of a training: a small JSON file for 3D Slicer and OHIF, and a log for TensorBoard."""
 
 from __future__ import annotations
 
@@ -19,14 +19,13 @@ logger = logging.getLogger(__name__)
 
 
 class Stats:
-    """Of a training that begins now.
+    """The statistics of a training that begins now.
 
     Args:
-        file: replaced whenever there is something new; a reader sees the old or the new one, never a part. The course
-            goes to a folder ``tensorboard`` beside it.
+        file: JSON file, which is replaced atomically. The log for TensorBoard goes to ``tensorboard`` beside it.
 
     Attributes:
-        values: what is in the file; Slicer divides by ``total_epochs``.
+        values: Content of the file; 3D Slicer divides by ``total_epochs``.
     """
 
     def __init__(self, file: Path) -> None:
@@ -43,13 +42,25 @@ class Stats:
         self._write()
 
     def leave_out(self, reasons: Mapping[str, str]) -> None:
-        """Note what is not trained on, and why."""
-        if reasons:  # Which and why stands in the statistics: the sentences name images.
+        """Add images that are not trained on.
+
+        Args:
+            reasons: Reasons by image, or by label and image.
+        """
+        if reasons:  # The statistics have the reasons, which name images.
             logger.warning("Skipped: %d; see skipped in the statistics.", len(reasons))
         self.values["skipped"].update(reasons)
 
     def report(self, name: str, epoch: int, epochs: int, dice: float, **others: float) -> None:
-        """How far it is, with which adapter, the last Dice, and other numbers."""
+        """Report progress.
+
+        Args:
+            name: Name of the adapter.
+            epoch: Number of epochs, or of steps, that are done.
+            epochs: Number of all of them.
+            dice: The last Dice, 0 to 1.
+            others: Further numbers.
+        """
         best = round(max(self.values["best_metric"], dice), 4)
         self.values.update(epoch=epoch, total_epochs=epochs, best_metric=best, label=name, **others)
         self._write()
@@ -57,13 +68,18 @@ class Stats:
             self._course.add_scalar(f"{name}/{what}", value, epoch)
 
     def add(self, name: str, said: Mapping[str, Any]) -> None:
-        """Note what became of an adapter."""
+        """Add the result of an adapter.
+
+        Args:
+            name: Name of the adapter.
+            said: Its record, with ``status`` and ``reason``.
+        """
         self.values["adapters"][name] = said
         self._write()
         logger.info("%s: %s; %s", name, said["status"], said["reason"])
 
     def end(self) -> None:
-        """The training is over, whichever way."""
+        """End the statistics, after success or failure."""
         self.values["total_time"] = f"{time.time() - self._begun:.0f} s"
         self._write()
         if "_course" in vars(self):
@@ -71,7 +87,7 @@ class Stats:
 
     @cached_property
     def _course(self) -> SummaryWriter:
-        from torch.utils.tensorboard import SummaryWriter  # A second's import; the server itself never needs it.
+        from torch.utils.tensorboard import SummaryWriter  # Takes a second to import; the server itself never needs it.
 
         started = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(self._begun))
         return SummaryWriter(str(self._file.parent / "tensorboard" / started))
@@ -83,7 +99,11 @@ class Stats:
 
 
 def read_stats(path: Path) -> dict[str, Any]:
-    """What was written last, or nothing."""
+    """Return what was written last, or nothing.
+
+    Args:
+        path: The JSON file.
+    """
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):

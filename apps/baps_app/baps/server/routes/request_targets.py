@@ -1,4 +1,4 @@
-"""What a request names must be there, as far as that is known at once: its body is not read otherwise."""
+"""Check that what a request names exists, before its body is read."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from starlette.types import Scope
 from baps.server.middleware.root_path import path_below
 
 
-def missing(scope: Scope) -> str:
-    """Say in a sentence what a request names that is not there, or return "".
+def find_missing_target(scope: Scope) -> str:
+    """Return a sentence on what a request names that does not exist, or "".
 
-    A PACS is not asked: of its images the route says that they are missing.
+    The PACS is not queried: the route reports images that it does not have.
+
+    Args:
+        scope: ASGI scope of the request.
     """
     method, path = scope["method"], path_below(scope)
     query = parse_qs(scope["query_string"].decode("latin-1"))
@@ -24,7 +27,7 @@ def missing(scope: Scope) -> str:
         model = path.removeprefix("/infer/")
         if model not in instance._infers:
             return f"There is no model {model!r}. Known ones: {', '.join(instance._infers)}."
-        if query.get("session_id"):  # Beside it 3D Slicer names the volume as it does itself.
+        if query.get("session_id"):  # Beside it, 3D Slicer names the volume as it does itself.
             return ""
     elif path.startswith("/proxy/") and not of_pacs:
         return "This server serves a folder of studies; there is no PACS behind it."
