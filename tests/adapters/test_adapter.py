@@ -108,7 +108,7 @@ def test_the_head_sees_the_image_as_it_was_and_the_answer_to_the_changed_one(
 
     made, pixels, black_box = _moved("basis", "label", True), _pixels(), new_black_box()
     assert made.head is not None
-    monkeypatch.setattr(made.head, "refine", refine)
+    monkeypatch.setattr(made.head, "refine_masks", refine)
     found = segment_adapted(black_box, made, pixels, PROMPTS)
     ((images, probability, prompts),) = seen
     changed = made.transform_images(made.crop(pixels, PROMPTS))

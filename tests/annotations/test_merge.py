@@ -89,7 +89,7 @@ def test_authors_may_clear_what_is_their_own() -> None:
 
 def test_whoever_has_no_name_is_another_one() -> None:
     kept = _merge(_row(0, 0, 2), _info({"spleen": 2}, ""), _row(1, 1, 0), _info({"liver": 1}, ""))
-    assert kept.notes == ("liver by nobody named was kept.",)
+    assert kept.notes == ("liver by an unnamed annotator was kept.",)
 
 
 def test_an_organ_that_was_looked_for_and_is_not_there_is_cleared() -> None:

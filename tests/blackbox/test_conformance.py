@@ -183,7 +183,7 @@ def test_a_spent_budget_asks_nothing(backend: Backend) -> None:
     before = black_box.images_queried
     black_box.budget = before + 2
     try:
-        with pytest.raises(BudgetSpentError, match="3 more do not fit"):
+        with pytest.raises(BudgetSpentError, match="3 more exceed the budget"):
             black_box.segment(backend.images, PROMPTS)
         assert black_box.images_queried == before
         backend.ask(0, PROMPTS[0])

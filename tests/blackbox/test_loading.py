@@ -55,7 +55,7 @@ def test_a_hash_that_is_wrong(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "model"), [("sam", "SAM"), ("sam2", "SAM 2")])
 def test_weights_of_another_model(name: str, model: str) -> None:
-    with pytest.raises(InputError, match=f"holds no {model} checkpoint"):
+    with pytest.raises(InputError, match=f"is not a {model} checkpoint"):
         load_black_box(name, weights=BUNDLED_WEIGHTS, device="cpu")
 
 

@@ -605,7 +605,7 @@ def test_what_is_served_is_gone_on_from_and_judged_on_those_who_are_new_to_it(
     assert result.acceptance.against_served.before == pytest.approx(theirs.mean())
     assert result.acceptance.against_served.after == result.acceptance.comparison.after == pytest.approx(ours.mean())
     assert result.acceptance.no_worse_than_served == (ours.mean() >= theirs.mean())
-    assert result.record["against_served"] == result.acceptance.against_served.to_dict()
+    assert result.record["against_served"] == result.acceptance.against_served.record()
     assert (
         f"Against the served adapter: gain {result.acceptance.against_served.gain:+.3f}."
         in result.acceptance.sentence()

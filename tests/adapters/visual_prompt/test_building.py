@@ -96,7 +96,7 @@ def test_an_encoder_with_other_weights_is_refused() -> None:
 
 def test_grey_levels_are_rounded_not_truncated() -> None:
     class Given(BasisVisualPrompt):
-        def unrounded(self, images: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
+        def apply_unrounded(self, images: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
             return code
 
     levels = Given(ImageStatistics()).apply_code(IMAGES, torch.tensor([-3.0, 0.4, 0.6, 99.5001, 254.7, 300.0]))

@@ -77,7 +77,7 @@ def test_a_path_that_does_not_exist_is_not_requested_from_the_hub(
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(BapsError, match=r"does not exist. Give a folder|no folder that holds config.json"):
+    with pytest.raises(BapsError, match=r"does not exist. Give a folder|not a folder that holds config.json"):
         find_model_file(source, "config.json")
 
 

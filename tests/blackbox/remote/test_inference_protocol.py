@@ -170,7 +170,7 @@ def test_a_closed_port(scheme: str) -> None:
         closed.bind(("127.0.0.1", 0))
         server = connect(Address.parse(f"{scheme}://127.0.0.1:{closed.getsockname()[1]}/m"), 5)
         for call in (server.ready, server.describe, lambda: server.infer(INPUTS, "probabilities")):
-            with pytest.raises(UnreachableError, match="cannot be reached or does not answer in time"):
+            with pytest.raises(UnreachableError, match="cannot be reached or does not respond in time"):
                 call()
 
 

@@ -58,7 +58,7 @@ def test_one_image_in_a_request() -> None:
         ({"points": Tensor("FP64", (-1, -1, 2))}, r"points is FP64 \[-1, -1, 2\], but FP32 \[-1, -1, 2\] is expected"),
         ({"points": Tensor("FP32", (-1, 4, 2))}, r"points is FP32 \[-1, 4, 2\]"),
         ({"labels": None}, r"labels is missing, but INT32 \[-1, -1\] is expected"),
-        ({"mask_input": Tensor("FP32", (-1, 256, 256))}, "an input mask_input, which nobody would give"),
+        ({"mask_input": Tensor("FP32", (-1, 256, 256))}, "an input mask_input, for which there is no value"),
     ],
 )
 def test_other_inputs_are_refused(inputs: dict[str, Tensor | None], message: str) -> None:

@@ -171,7 +171,7 @@ def is_same(new: LabelMap, values: Mapping[str, int], old: SavedLabel, labels: M
 
 
 def _name(reference: ReferenceVersion) -> str:
-    return reference.author or "nobody named"
+    return reference.author or "an unnamed annotator"
 
 
 class _Comparison:

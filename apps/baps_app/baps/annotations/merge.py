@@ -65,7 +65,7 @@ def merge_concurrent_labels(
     overwritten = Overlaps.count(old, _as_one_segment(new), [(old_values[organ], 1) for organ in others]).both.sum(0)
     value_map: dict[int, int] = {}
     for n, organ in enumerate(others):
-        name = old_info.author_of(organ) or "nobody named"
+        name = old_info.author_of(organ) or "an unnamed annotator"
         voxels = int(pairs.old[:, n].sum())
         if new_values.get(organ) in present:
             if not voxels == pairs.new[:, n].sum() == pairs.both[:, n].sum():

@@ -63,7 +63,7 @@ class FrozenNetwork(Encoder):
     ) -> None:
         self.name, self.length = name, length
         self._source, self._sha256 = source, sha256(weights)
-        self._network, self._embed = model.eval().requires_grad_(False), embed
+        self._network, self._compute_features = model.eval().requires_grad_(False), embed
         self._mean, self._std = (torch.tensor(value).view(1, 3, 1, 1) for value in scaling)
 
     @override
@@ -76,7 +76,7 @@ class FrozenNetwork(Encoder):
         x = F.interpolate(
             images / 255.0, (INPUT_SIZE, INPUT_SIZE), mode="bilinear", align_corners=False, antialias=True
         )
-        return self._embed(self._network, (x - self._mean) / self._std)
+        return self._compute_features(self._network, (x - self._mean) / self._std)
 
 
 def load_network(name: str, source: str) -> FrozenNetwork:

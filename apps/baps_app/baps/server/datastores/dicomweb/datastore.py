@@ -569,8 +569,8 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
                 new = LabelMap((segment.mask.view(np.uint8),))
                 if differs_too_much(Overlaps.count(mask, new, [(1, 1)]), 0, before.slices, ours):
                     found[segment.name] = (
-                        f"This takes {segment.name} away from what {one.author or 'nobody named'} drew. Trainings take "
-                        f"the earlier {segment.name} until a trainer saves the label."
+                        f"This takes {segment.name} away from the version of {one.author or 'an unnamed annotator'}. "
+                        f"Trainings use the earlier {segment.name} until a trainer saves the label."
                     )
                 break
         return found
