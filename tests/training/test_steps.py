@@ -157,7 +157,7 @@ def test_a_step_in_prompt_space_by_hand(new_black_box: Callable[..., Any], batch
     stepper.step(black_box, batch, torch.Generator().manual_seed(5), _at_once)
     by_hand = build_visual_prompt("basis")
     code = by_hand.code(batch.features, batch.prompts, 32)
-    directions = by_hand.directions(code.shape, torch.Generator().manual_seed(5))
+    directions = by_hand.sample_directions(code.shape, torch.Generator().manual_seed(5))
     trials = [by_hand.apply_code(batch.images, code.detach() + sign * 0.2 * directions) for sign in (1, -1)]
     np.testing.assert_array_equal(black_box.queries[0][0], np.concatenate([to_pixels(images) for images in trials]))
     plus, minus = (image_losses(query_black_box(new_black_box(), one, batch.prompts), batch.target) for one in trials)
