@@ -53,10 +53,18 @@ def course(folder: Path) -> list[tuple[int, float]]:
     return [(event.step, event.value) for event in events.Scalars("spleen/black_box_images")]
 
 
+def _command(process: psutil.Process) -> list[str]:
+    """Return the command of a process, or nothing of one that has ended meanwhile."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
 def training_process(server: Site, images: int) -> psutil.Process:
     """The process of the training, once it has asked so many images."""
     while True:
-        found = [c for c in server.process.children(recursive=True) if "train" in c.cmdline()]
+        found = [c for c in server.process.children(recursive=True) if "train" in _command(c)]
         if found and int(stats(server).get("black_box_images", 0)) >= images:  # type: ignore[call-overload]
             return found[0]
         time.sleep(0.1)
