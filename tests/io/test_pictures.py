@@ -274,7 +274,7 @@ def test_arrays_without_the_key(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", image=GREY)
     with pytest.raises(InputError, match=r"a\.npz has no array img\."):
         read_volume(tmp_path / "a.npz")
-    with pytest.raises(InputError, match=r"a\.npz holds no array seg\."):
+    with pytest.raises(InputError, match=r"a\.npz has no array seg\."):
         read_labels(tmp_path / "a.npz", ONE_SLICE)
 
 
