@@ -270,6 +270,9 @@ class AuditFile:
         """Read the key, or make it. If two processes make one, the first is kept.
 
         No new key is made for existing lines: they could not be checked, nor could images be found in them.
+
+        Raises:
+            BapsError: if there are lines, and their key is gone.
         """
         file = self.file.with_name(f"{self.file.name}.key")
         if not file.exists():

@@ -285,7 +285,7 @@ def read_settings(given: Mapping[str, str], environment: Mapping[str, str] = os.
         sources = tuple(InitSettingsSource(Settings, values) for values in places.values())
         return Settings(_build_sources=(sources, {}))  # type: ignore[call-arg]  # mypy sees the fields alone.
     except ValidationError as error:
-        raise _explain(error, places) from None
+        raise InputError(_explain(error, places)) from None
 
 
 def _from_variables(environment: Mapping[str, str]) -> dict[str, object]:
@@ -320,14 +320,14 @@ def _check_names(values: Mapping[str, object], place: str) -> None:
     raise InputError(f"Unknown settings {place}: {', '.join(unknown)}.{meant} Known ones: {', '.join(known)}.")
 
 
-def _explain(error: ValidationError, places: Mapping[str, Mapping[str, object]]) -> InputError:
+def _explain(error: ValidationError, places: Mapping[str, Mapping[str, object]]) -> str:
     """Return the sentence of the first value that cannot be used, and the place that it comes from."""
     first = error.errors()[0]
     name = str(first["loc"][0])
     sentence = first.get("ctx", {}).get("error") or f"{name} cannot be used: {first['msg']}."
     place = next(place for place, values in places.items() if name in values)
     variable = f", as {_variable(name)}" if place == _VARIABLES else ""
-    return InputError(f"{sentence} It was given {place}{variable}.")
+    return f"{sentence} It was given {place}{variable}."
 
 
 def absolute_paths(given: Mapping[str, str], environment: Mapping[str, str] = os.environ) -> dict[str, str]:
