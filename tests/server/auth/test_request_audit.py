@@ -59,7 +59,7 @@ def test_a_line_says_who_did_what_and_not_to_whom(tmp_path: Path) -> None:
 
 def test_lines_of_many_threads_stay_whole_and_nothing_is_overwritten(tmp_path: Path) -> None:
     audits = [_audit(tmp_path) for _ in range(8)]
-    threads = [threading.Thread(target=lambda a=a: [a.note(_asked(), 200) for _ in range(100)]) for a in audits]
+    threads = [threading.Thread(target=lambda a=a: [a.record(_asked(), 200) for _ in range(100)]) for a in audits]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -1,4 +1,4 @@
-"""The MONAI Label app: wiring only."""
+"""The MONAI Label app: creates the models, datastore, tasks and trainers of a site."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class BapsApp(MONAILabelApp):
         self._segmenter: Segmenter | None = None
         self._organs: OrganSegmenter | None = None
         self._closed = threading.Event()
-        # The training process gets this from us: its threads must not spin while they wait for each other.
+        # For the training process: its threads must not spin while they wait for each other.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         os.environ[MAX_VOLUME_MB_VARIABLE] = str(self.site.max_volume_mb)
         # Where dcmqi's programs lie, which MONAI Label would download otherwise.
@@ -93,7 +93,7 @@ class BapsApp(MONAILabelApp):
         self._auto_update_scoring = False
 
     def init_datastore(self) -> Datastore:
-        """Ours for a folder and for a PACS; MONAI Label's own for its other stores."""
+        """Open the folder of studies or the PACS, or one of MONAI Label's other stores."""
         if self.remote:
             if settings.MONAI_LABEL_DATASTORE or "googleapis.com" in self.studies:
                 return super().init_datastore()
@@ -108,7 +108,7 @@ class BapsApp(MONAILabelApp):
 
     @property
     def remote(self) -> bool:
-        """Whether the images lie in a PACS."""
+        """Whether the images are in a PACS."""
         return self.studies.startswith(("http://", "https://"))
 
     def init_infers(self) -> dict[str, InferTask]:
@@ -125,7 +125,15 @@ class BapsApp(MONAILabelApp):
         }
 
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> Any:
-        """As the host's; the task is told the image's name too, which the host replaces by its file."""
+        """Run an infer task, with the name of the image beside its file.
+
+        Args:
+            request: The request.
+            datastore: Datastore to use instead of that of the server.
+
+        Returns:
+            The file of the mask, and the JSON of the reply as ``params``.
+        """
         return super().infer({**request, IMAGE_ID: request.get("image")}, datastore)
 
     def init_trainers(self) -> dict[str, TrainTask]:
@@ -142,7 +150,11 @@ class BapsApp(MONAILabelApp):
         return {"random": RandomStrategy(), "first": First(), "disagreement": disagreement}
 
     def black_box(self) -> BlackBox:
-        """The model, loaded when it is first needed."""
+        """Return the black box, which is loaded at the first call.
+
+        Raises:
+            BapsError: If it cannot be loaded.
+        """
         with self._loading:
             if self._black_box is None:
                 site = self.site
@@ -150,14 +162,18 @@ class BapsApp(MONAILabelApp):
                     self._black_box = load_black_box(
                         site.black_box, site.weights, site.weights_sha256, site.device, site.remote_model
                     )
-                except InputError as error:  # The operator's to mend, not the fault of who clicked.
+                except InputError as error:  # An error of the operator, not of the user.
                     raise BapsError(f"The model cannot be loaded. {error}") from error
                 able = self._black_box.capabilities
                 logger.info("Black box %s, weights SHA-256 %s", able.name, able.weights_sha256)
             return self._black_box
 
     def segmenter(self) -> Segmenter:
-        """What answers clicks, made when the first comes."""
+        """Return the segmenter for clicks, which is created at the first call.
+
+        Raises:
+            BapsError: If the black box cannot be loaded.
+        """
         black_box = self.black_box()
         with self._loading:
             if self._segmenter is None:
@@ -165,7 +181,11 @@ class BapsApp(MONAILabelApp):
             return self._segmenter
 
     def organs(self) -> OrganSegmenter:
-        """What answers without a click, made when it is first asked for; clicks do not wait for it."""
+        """Return the segmenter without prompts, which is created at the first call; clicks do not wait for it.
+
+        Raises:
+            BapsError: If the organ model cannot be loaded.
+        """
         with self._loading_organs:
             if self._organs is None:
                 from baps.fseft.feature_cache import FeatureCache
@@ -210,12 +230,12 @@ class BapsApp(MONAILabelApp):
     def _load_first(self) -> None:
         try:
             self.segmenter()
-        except BapsError as error:  # Whoever clicks is told the same.
+        except BapsError as error:  # Clicks get the same error.
             logger.error("%s", error)
 
     @property
     def loaded(self) -> bool:
-        """Whether the model that answers clicks is there."""
+        """Whether the black box has been loaded."""
         return self._segmenter is not None
 
     def cleanup_sessions(self) -> None:

@@ -1,4 +1,4 @@
-"""Images that Next Sample may offer: all without a label or, of an archive, as many as are needed."""
+"""Images that Next Sample may select: all without a label or, in a PACS, as many as are needed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class Candidates:
     """Images without a label.
 
     Attributes:
-        images: their names.
-        drawn_from: how many series the datastore has, where only a part of them was looked at; else None.
+        images: Their names.
+        drawn_from: Number of series in the PACS if only a part of them was considered, else None.
     """
 
     images: list[str]
@@ -21,12 +21,12 @@ class Candidates:
 
     @property
     def where(self) -> str:
-        """What was looked at, for a sentence: "", or a part of the PACS."""
+        """The part of the PACS that was considered, for a sentence, or ""."""
         return "" if self.drawn_from is None else f"in a part of the {self.drawn_from} series of the PACS"
 
     @property
     def note(self) -> str:
-        """A sentence for who asked, or "" where all images were looked at."""
+        """A sentence for the user, or "" if all images were considered."""
         return f"It is one of {len(self.images)} without a label {self.where}." if self.where else ""
 
 
@@ -34,9 +34,9 @@ def candidates(datastore: Datastore, at_random: bool, least: int = 1) -> Candida
     """Return images of a datastore that have no label and can be used.
 
     Args:
-        datastore: of the server.
-        at_random: begin at any place of an archive, rather than at its first series.
-        least: how many are wanted, if there are as many.
+        datastore: Datastore of the server.
+        at_random: Whether to begin at a random place of a PACS, rather than at its first series.
+        least: Minimum number of images, if there are as many.
     """
     page = getattr(datastore, "candidates", None)
     if page is not None:

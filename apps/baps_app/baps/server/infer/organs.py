@@ -1,4 +1,4 @@
-"""The infer task without a prompt: a volume in, a mask of every organ that is known out."""
+"""Infer task that segments all known organs of a volume without a prompt."""
 
 from __future__ import annotations
 
@@ -20,15 +20,18 @@ if TYPE_CHECKING:
     from baps.fseft.predictor import OrganSegmenter
 
 UNADAPTED = "unadapted"
-"""What stands for a version where the organ model answers as it came."""
+"""Name of the version of an organ that the organ model segments without an adapter."""
 
 
 class OrgansInfer(SegmentingInfer["OrganSegmenter"]):
-    """A labelmap of the site's organs, from the organ model and the adapters that were trained for it.
+    """Segments the site's organs with the organ model and its adapters.
 
     Args:
-        segmenter, clicks, labels, save: see ``SegmentingInfer``.
-        jobs: where it is listed while it runs, and can be cancelled.
+        segmenter: See ``SegmentingInfer``.
+        clicks: See ``SegmentingInfer``.
+        labels: See ``SegmentingInfer``.
+        save: See ``SegmentingInfer``.
+        jobs: Lists the request while it runs, so that it can be cancelled.
     """
 
     def __init__(
@@ -44,7 +47,7 @@ class OrgansInfer(SegmentingInfer["OrganSegmenter"]):
             labels=labels,
             save=save,
         )
-        # It needs no click, so that Next Sample may run it. OHIF reads from the values which organ is which.
+        # It needs no click, so Next Sample may run it. OHIF reads the organs from the values.
         self.labels = labels
         self._jobs = jobs
 

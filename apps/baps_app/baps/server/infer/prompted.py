@@ -1,4 +1,4 @@
-"""The infer task: a click in, a mask of the volume out."""
+"""Infer task that segments one slice from clicks or a box."""
 
 from __future__ import annotations
 
@@ -21,11 +21,14 @@ _PLANES = (AS_STORED, "axial", "coronal", "sagittal")
 
 
 class PromptedInfer(SegmentingInfer[Segmenter]):
-    """Clicks or a box on one slice, answered with a mask of that slice in the volume's frame.
+    """Segments one slice from clicks or a box; the mask has the voxel order of the volume.
 
     Args:
-        segmenter, clicks, labels, save: see ``SegmentingInfer``.
-        adapted: with the published adapters, or the black box as it is.
+        segmenter: See ``SegmentingInfer``.
+        clicks: See ``SegmentingInfer``.
+        labels: See ``SegmentingInfer``.
+        save: See ``SegmentingInfer``.
+        adapted: Whether published adapters are used, or the unadapted black box.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The infer task of 3D Slicer's section Scribbles: strokes in, a mask of the organ out."""
+"""Infer task of 3D Slicer's section Scribbles, which segments an organ from strokes."""
 
 from __future__ import annotations
 
@@ -22,13 +22,16 @@ from baps.server.jobs import Jobs
 
 
 class ScribblesInfer(SegmentingInfer[Segmenter]):
-    """Strokes on any number of slices, each answered as a click is, with the adapter of the label.
+    """Segments each slice with strokes as from clicks, with the adapter of the label.
 
-    Slicer replaces the whole segment by the reply: what it held on other slices comes back with it.
+    3D Slicer replaces the whole segment by the mask, which therefore includes the segment on other slices.
 
     Args:
-        segmenter, clicks, labels, save: see ``SegmentingInfer``.
-        jobs: where it is listed while it runs, and can be cancelled.
+        segmenter: See ``SegmentingInfer``.
+        clicks: See ``SegmentingInfer``.
+        labels: See ``SegmentingInfer``.
+        save: See ``SegmentingInfer``.
+        jobs: Lists the request while it runs, so that it can be cancelled.
     """
 
     def __init__(

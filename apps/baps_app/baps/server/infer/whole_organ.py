@@ -1,4 +1,4 @@
-"""The infer task: clicks on some slices in, a mask of the whole organ out."""
+"""Infer task that segments a whole organ from clicks on one or more slices."""
 
 from __future__ import annotations
 
@@ -20,17 +20,20 @@ from baps.server.infer.base import NO_LABEL, Save, SegmentingInfer, named
 from baps.server.jobs import Jobs
 
 SECONDS = 60
-"""That an answer takes at the most, unless the request says otherwise."""
+"""Default time limit of a request."""
 
 
 class WholeOrganInfer(SegmentingInfer[Segmenter]):
-    """Clicks on one slice or more, answered with a mask of the organ on all slices.
+    """Segments an organ on all slices from clicks on one or more slices.
 
-    The viewers replace the segment by the reply, for the task's dimension is 3.
+    Viewers replace the whole segment by the mask, because the dimension of the task is 3.
 
     Args:
-        segmenter, clicks, labels, save: see ``SegmentingInfer``.
-        jobs: where it is listed while it runs, and can be cancelled.
+        segmenter: See ``SegmentingInfer``.
+        clicks: See ``SegmentingInfer``.
+        labels: See ``SegmentingInfer``.
+        save: See ``SegmentingInfer``.
+        jobs: Lists the request while it runs, so that it can be cancelled.
     """
 
     def __init__(
@@ -89,7 +92,7 @@ class WholeOrganInfer(SegmentingInfer[Segmenter]):
 
 
 def _seconds(option: object) -> float:
-    """The option, which Slicer sends as text."""
+    """Return the option in seconds; 3D Slicer sends it as text."""
     if option in (None, ""):
         return SECONDS
     try:

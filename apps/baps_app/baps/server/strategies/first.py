@@ -1,4 +1,4 @@
-"""The strategy of Next Sample that offers the first image without a label."""
+"""Strategy that selects the first image without a label."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from baps.server.strategies.usable import first_usable
 
 
 class First(Strategy):
-    """By name; of an archive, by name in the first page that has one: a PACS lists series in an order of its own."""
+    """Selects by name; in a PACS, by name within the first page that has an unlabelled image."""
 
     def __init__(self) -> None:
         super().__init__("The first image without a label")
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
-        """Return the image's ``id``, and a ``reason`` where a part of them was looked at; None if none is left."""
+        """Return the image's ``id``, and a ``reason`` if only some images were considered, or None."""
         found = candidates(datastore, at_random=False)
         image = first_usable(sorted(found.images), datastore)
         if image is None:

@@ -1,7 +1,7 @@
-"""The strategy of Next Sample that offers any image, one that was not offered for long rather than another.
+"""Strategy that selects a random image, preferring images that were not selected for long.
 
-Of a PACS with more series than are asked for at once, it draws a place at random and then one of the images there: the
-answer says so.
+In a PACS with more series than one page, it selects a random place and then one of the images there; the response says
+so.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from baps.server.strategies.usable import first_usable
 
 
 class RandomStrategy(Random):
-    """As the host's, which fails where all the images that are left were offered within this very second."""
+    """MONAI Label's strategy, which fails if all remaining images were selected within the last second."""
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
         """Return the image's ``id``, its ``weight``, the seconds since it was offered, and a ``reason`` where a part of
@@ -35,7 +35,7 @@ class RandomStrategy(Random):
 
 
 def _drawn(images: Sequence[str], weights: dict[str, int]) -> Iterator[str]:
-    """Draw images one after the other, none twice."""
+    """Yield the images in random order."""
     left = list(images)
     while left:
         (image,) = random.choices(left, [weights[one] for one in left])  # noqa: S311 (nothing is kept secret by it)

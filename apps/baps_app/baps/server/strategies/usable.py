@@ -1,4 +1,4 @@
-"""Next Sample goes on to the next image where one turns out to be unusable."""
+"""Find an image that can be used, so that Next Sample skips broken ones."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from baps.server.datastores.conversions import SeveralImagesError
 logger = logging.getLogger(__name__)
 
 _SECONDS = 20.0
-"""After which no further image is tried."""
+"""Time after which no further image is tried."""
 
 _FAILURES = 3
-"""Images that the PACS does not give before it is said that it fails; one alone must not hold up the others."""
+"""Images that the PACS fails to send before the error is reported; a single one is skipped."""
 
 
 def first_usable(images: Iterable[str], datastore: Datastore) -> str | None:
-    """Return the first image whose file can be had; of a PACS it is fetched.
+    """Return the first image whose file can be read, or None; the image is fetched from a PACS.
 
     Args:
-        images: names, the preferred first.
-        datastore: that has them.
+        images: Names, the preferred first.
+        datastore: Datastore of the images.
 
     Raises:
-        InputError: if none of those that were tried can be used; it says why the last one cannot.
-        BapsError: if the PACS does not answer, or the disk is full.
+        InputError: If none of the images that were tried can be used; the message has the reason of the last one.
+        BapsError: If the PACS does not respond, or the disk is full.
     """
     end, tried, failures = time.monotonic() + _SECONDS, 0, 0
     waiting: Iterator[str] = iter(images)
@@ -42,13 +42,13 @@ def first_usable(images: Iterable[str], datastore: Datastore) -> str | None:
         except SeveralImagesError as error:
             waiting = chain(error.images, waiting)
         except InputError as error:
-            logger.warning("Next Sample passed over an image that cannot be used.")
+            logger.warning("Next Sample skipped an image that cannot be used.")
             tried += 1
             last = error
         except StorageError:
             raise
         except BapsError as error:
-            logger.warning("Next Sample passed over an image that the PACS does not give.")
+            logger.warning("Next Sample skipped an image that the PACS does not send.")
             failures += 1
             if failures == _FAILURES:
                 raise
