@@ -115,7 +115,7 @@ def test_a_save_that_stores_something_else_fails_and_changes_nothing(
     versions = [version.name for version in LabelHistory(studies).versions("ct_01", "final")]
     with monkeypatch.context() as patched:
         fault(patched)
-        with pytest.raises(BapsError, match=r"not saved.*earlier label, if there is one, is as it was"):
+        with pytest.raises(BapsError, match=r"not saved.*earlier label, if there is one, is unchanged"):
             route(studies)
     assert served.read_bytes() == before
     assert (studies / "datastore_v2.json").read_text() == listed
