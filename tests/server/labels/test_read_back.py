@@ -115,7 +115,7 @@ def test_a_save_that_stores_something_else_fails_and_changes_nothing(
     versions = [version.name for version in LabelHistory(studies).versions("ct_01", "final")]
     with monkeypatch.context() as patched:
         fault(patched)
-        with pytest.raises(BapsError, match=r"not saved.*earlier label, if there is one, is as it was"):
+        with pytest.raises(BapsError, match=r"not saved.*earlier label, if there is one, is unchanged"):
             route(studies)
     assert served.read_bytes() == before
     assert (studies / "datastore_v2.json").read_text() == listed
@@ -153,7 +153,7 @@ def test_a_version_that_does_not_fit_its_image_any_more_is_not_restored(studies:
     _save(studies)
     served = (studies / "labels" / "final" / "ct_01.nii.gz").read_bytes()
     write_nifti(studies / "ct_01.nii.gz", Volume(image.voxels[:, :, :9], image.affine))
-    with pytest.raises(BapsError, match="does not have the geometry of its image.*the one that is served is as it was"):
+    with pytest.raises(BapsError, match="does not have the geometry of its image.*the served label is unchanged"):
         history.restore("ct_01", "final", version.name, lambda one: history.check_fits("ct_01", one))
     assert (studies / "labels" / "final" / "ct_01.nii.gz").read_bytes() == served
     assert labelled_cases(StudiesDatastore(str(studies), False, False), SITE, {})[1].keys() == {"ct_01"}

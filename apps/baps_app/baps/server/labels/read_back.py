@@ -16,7 +16,7 @@ from baps.imaging.volume import Volume
 from baps.io import read_label_map
 
 _KEPT = (
-    "Nothing of it is kept; the earlier label, if there is one, is as it was. Submit it again, or ask who runs the "
+    "Nothing was kept. The earlier label, if there is one, is unchanged. Submit it again, or ask the operator of the "
     "server to check its disk."
 )
 

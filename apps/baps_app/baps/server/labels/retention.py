@@ -1,6 +1,6 @@
-"""What grows without end is cut back once a day: earlier versions of labels, fetched series, what kills have left.
+"""Remove old files once a day: earlier versions of labels, fetched series, and incomplete files of killed processes.
 
-Nothing that cannot be made again goes unless a setting says so.
+Files that cannot be created again are removed only if a setting says so.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ logger = logging.getLogger(__name__)
 
 _DAY = 86_400.0
 _UNFINISHED = (f"{PARTIAL}*", ".fetching-*")
-"""What files and folders are called until they are whole."""
+"""Patterns of the names of incomplete files and folders."""
 
 
 class Retention:
-    """Cuts back the files of a site, at the start and once a day.
+    """Removes old files of a site, at the start and once a day.
 
     Args:
-        datastore: of the server.
-        site: its settings.
-        audit: where it is noted which versions of labels are removed.
-        closed: is set when the server ends.
+        datastore: Datastore of the server.
+        site: Settings of the site.
+        audit: Audit file, which gets a line for each label whose versions are removed.
+        closed: Event that is set when the server ends.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Retention:
         self._closed = closed or threading.Event()
 
     def start(self) -> None:
-        """Begin, in a thread."""
+        """Start in a thread."""
         threading.Thread(target=self._run, name="retention", daemon=True).start()
 
     def _run(self) -> None:
@@ -64,7 +64,11 @@ class Retention:
                 return
 
     def remove_unfinished(self, now: float | None = None) -> None:
-        """Remove what was being written a day ago or earlier: its writer was killed."""
+        """Remove incomplete files that are older than a day: their writer was killed.
+
+        Args:
+            now: Time in seconds; None for the current time.
+        """
         now = now or time.time()
         for folder in (self._site.adapters, *self._caches()):
             for kind in _UNFINISHED:
@@ -74,7 +78,7 @@ class Retention:
                             _remove(left)
 
     def prune_labels(self) -> None:
-        """Remove the versions of labels that the settings do not keep, each with a line in the audit file."""
+        """Remove the versions of labels that the settings do not keep, with lines in the audit file."""
         keep, days = self._site.label_versions_keep, self._site.label_versions_days
         if not (keep or days) or not isinstance(self._datastore, AtomicIndex):
             return
@@ -85,9 +89,12 @@ class Retention:
             self._audit.add({**by_itself, "image": self._audit.hashed(image), "tag": tag, "versions": versions})
 
     def remove_unused(self, now: float | None = None) -> None:
-        """Remove series that were fetched or converted, and that nobody has read for as long as the setting says.
+        """Remove fetched and converted series that were not read for as long as the setting says.
 
-        They are made again when they are asked for. A training reads what it has listed, so nothing goes meanwhile.
+        They are fetched or converted again when they are needed. Nothing is removed during a training.
+
+        Args:
+            now: Time in seconds; None for the current time.
         """
         days, now = self._site.cache_days, now or time.time()
         if not days or processes("train"):
@@ -100,7 +107,7 @@ class Retention:
                         file.unlink()
 
     def _caches(self) -> Iterator[Path]:
-        """The folders of what is made again."""
+        """Yield the folders of files that can be created again."""
         if not isinstance(self._datastore, AtomicIndex):
             return
         if isinstance(self._datastore, PacsDatastore):

@@ -1,4 +1,4 @@
-"""Saving a label, or what a model shows: checked against its image first, read back, and nobody's work is lost.
+"""Save labels and masks of models: check them against their image, merge them with earlier labels, and read them back.
 
 A label is read, checked and merged with the earlier one while others save; where one of them was faster, it is merged
 with theirs again. Only to store it, the lock of this label is held, against other threads, other processes and the
@@ -82,39 +82,39 @@ def save_label(
     image = datastore.get_image_uri(image_id) if image_id else ""
     if not image:
         raise NotFoundError(f"There is no image {image_id!r} in the datastore; the label was not saved.")
-    said, extra = read_request(info)
-    if tag == DefaultLabelTag.FINAL.value and not said.confirmed:
+    sent, extra = read_request(info)
+    if tag == DefaultLabelTag.FINAL.value and not sent.confirmed:
         tag = DefaultLabelTag.ORIGINAL.value
     volume, source = read_volume(Path(image)), source_of(datastore, image_id)
     found = read_label_map(path, volume, source)
     marked = set(found.values())
     if not marked:
         raise InputError("The label is empty: no voxel is marked. Segment the organ, then submit. Nothing was saved.")
-    if said.slices and max(said.slices) >= found.shape[2]:
-        raise InputError(f"The label has slices 0 to {found.shape[2] - 1}, not {max(said.slices)}. Nothing was saved.")
-    values = name_values(said, found, labels)
+    if sent.slices and max(sent.slices) >= found.shape[2]:
+        raise InputError(f"The label has slices 0 to {found.shape[2] - 1}, not {max(sent.slices)}. Nothing was saved.")
+    values = name_values(sent, found, labels)
     notes: tuple[str, ...] = ()
     for name in values:
         check_segment_name(name)
     wanted = {name: value for name, value in values.items() if value in marked or name in labels}
-    annotated = list_annotated_slices(said, found, wanted, whole)  # Of others nobody asks, and the list would grow.
-    drawn = {name for name, value in values.items() if value in marked or said.slices is not None}
+    annotated = list_annotated_slices(sent, found, wanted, whole)  # Of others nobody asks, and the list would grow.
+    drawn = {name for name, value in values.items() if value in marked or sent.slices is not None}
     kept = {
         **({"extra": extra} if extra else {}),
-        "author": said.author,
-        "model": said.model,
-        "confirmed": said.confirmed,
+        "author": sent.author,
+        "model": sent.model,
+        "confirmed": sent.confirmed,
     }
 
     def store(folder: Path, earlier: SavedLabel | None, after: str | None) -> None:
         nonlocal notes
         merged, names, covered, file = found, values, dict(annotated), path
-        authors = {name: said.author for name, value in values.items() if value in marked}
+        authors = {name: sent.author for name, value in values.items() if value in marked}
         judged = DisputeResult()
-        of_others: tuple[str, ...] = ()
-        if said.confirmed and earlier and earlier.info.confirmed:
-            others = merge_concurrent_labels(found, values, said, said.author, earlier.label_map, earlier.info, labels)
-            of_others = others.notes
+        merge_notes: tuple[str, ...] = ()
+        if sent.confirmed and earlier and earlier.info.confirmed:
+            others = merge_concurrent_labels(found, values, sent, sent.author, earlier.label_map, earlier.info, labels)
+            merge_notes = others.notes
             if others.organs:
                 merged, names = others.label_map, others.values
                 file = write_label_map(folder / "label", merged, volume)
@@ -125,10 +125,10 @@ def save_label(
                         covered[name] = sorted(before[name])
             if not confirms:
                 authors |= _authors_unchanged(authors, merged, names, earlier, labels)
-            _cover_unchanged(covered, merged, names, earlier, said.author, labels)
+            _cover_unchanged(covered, merged, names, earlier, sent.author, labels)
             again = confirms and is_same(found, values, earlier, labels)
             looked_at = drawn | set(earlier.info.disputed) if again else drawn
-            new = NewLabel(merged, names, covered, said.author, looked_at, confirms)
+            new = NewLabel(merged, names, covered, sent.author, looked_at, confirms)
             if tag == DefaultLabelTag.FINAL.value:  # No training takes the others.
                 judged = find_disputes(new, earlier, partial(_read_version, datastore, image_id, tag, volume), labels)
         more = {
@@ -138,8 +138,8 @@ def save_label(
             **judged.record(),
         }
         check = check_version(merged, names, volume, source)
-        of_store = _store(datastore, image_id, file, tag, {**kept, **more}, check, after, confirms)
-        notes = (*found.notes, *unnamed_values_note(found, values), *of_store, *of_others, *judged.notes)
+        store_notes = _store(datastore, image_id, file, tag, {**kept, **more}, check, after, confirms)
+        notes = (*found.notes, *unnamed_values_note(found, values), *store_notes, *merge_notes, *judged.notes)
 
     _save(datastore, image_id, tag, volume, store)
     return notes
@@ -224,7 +224,7 @@ def save_shown(
         if earlier:
             new = NewLabel(changed, values, annotated, author, {organ}, confirms)
             judged = find_disputes(new, earlier, partial(_read_version, datastore, image_id, tag, image), labels)
-        said = {
+        sent = {
             "label_info": _segments(values, {}),
             "author": author,
             "authors": {**{name: info.author_of(name) for name in values}, organ: author},
@@ -235,8 +235,8 @@ def save_shown(
         }
         path = write_label_map(folder / "label", changed, image)
         check = check_version(changed, values, image, source_of(datastore, image_id))
-        of_store = _store(datastore, image_id, path, tag, said, check, after, confirms)
-        sentence = " ".join([f"Saved as {organ}{but}.", *of_store, *judged.notes])
+        store_notes = _store(datastore, image_id, path, tag, sent, check, after, confirms)
+        sentence = " ".join([f"Saved as {organ}{but}.", *store_notes, *judged.notes])
 
     _save(datastore, image_id, tag, image, store, must_read=True)
     return sentence
@@ -391,6 +391,6 @@ def _authors_unchanged(
 
 
 def _segments(values: Mapping[str, int], info: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Names and values, with what else was said of a segment."""
-    said = {(one["name"], one["idx"]): one for one in info.get("label_info") or []}
-    return [{**said.get((name, value), {}), "name": name, "idx": value} for name, value in values.items()]
+    """Names and values, with what else was sent of a segment."""
+    sent = {(one["name"], one["idx"]): one for one in info.get("label_info") or []}
+    return [{**sent.get((name, value), {}), "name": name, "idx": value} for name, value in values.items()]
