@@ -222,7 +222,7 @@ def test_a_click_is_cropped_once_and_answered_as_if_step_by_step(
         part, features = crop_images(whole, [view]), adapter.visual_prompt.encoder.features(whole)
         shown = to_pixels(adapter.visual_prompt.transform_images(part, features, inside))
         answer = torch.from_numpy(black_box.segment(shown, inside))
-        refined = lively_head.refine(part, answer, inside)
+        refined = lively_head.refine_masks(part, answer, inside)
         expected = canvas.restore(paste_crops(refined, [view], size)[0].numpy())
         cropped.clear()
         found = segmenter.segment(path, MIDDLE, prompt, "spleen")

@@ -54,7 +54,7 @@ class Remembering(BlackBox):
         kept = memory if isinstance(memory, dict) else {}
         return {**kept, index: mask}
 
-    def _carry_on(
+    def _propagate(
         self, memory: object, index: int, image: NDArray[np.uint8], downwards: bool, background: Sequence[Point]
     ) -> NDArray[np.float32]:
         assert isinstance(memory, dict)
@@ -217,10 +217,10 @@ def test_a_memory_sees_the_slices_as_the_adapter_changes_them(
 ) -> None:
     black_box = Remembering()
     segmenter = Segmenter(black_box, AdapterStore(tmp_path / "adapters"))
-    plain = dict(segmenter.carry(path, {12: np.ones((36, 40), bool)}, 12, 15, "spleen"))
+    plain = dict(segmenter.propagate_with_memory(path, {12: np.ones((36, 40), bool)}, 12, 15, "spleen"))
     publish(segmenter, brighter(head=lively_head if with_head else None))
     assert segmenter.can_use_memory("spleen")
-    adapted = dict(segmenter.carry(path, {12: np.ones((36, 40), bool)}, 12, 15, "spleen"))
+    adapted = dict(segmenter.propagate_with_memory(path, {12: np.ones((36, 40), bool)}, 12, 15, "spleen"))
     assert list(adapted) == [13, 14]
     difference = np.abs(adapted[13] - plain[13])
     assert difference.mean() > 0.02
