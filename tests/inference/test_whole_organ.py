@@ -233,7 +233,7 @@ def test_an_adapter_that_enlarges_is_not_for_a_memory_and_that_is_said(path: Pat
     segmenter = Segmenter(black_box, AdapterStore(tmp_path / "adapters"))
     publish(segmenter, brighter(zoom=0.75))
     found = segment_organ(segmenter, path, clicks(12), "spleen")
-    assert "prompted from the last" in found.notes[0]
+    assert "prompted from the previous one" in found.notes[0]
     assert not black_box.carried
     assert len(found.slices) > 5
     assert segment_organ(segmenter, path, clicks(12), "spleen", adapted=False).notes == ()
