@@ -21,7 +21,7 @@ def test_the_size_is_the_mean_of_whole_labels() -> None:
 
 @pytest.mark.parametrize("examples", [[_example(20, labelled_slices=3)], [_example(0)]])
 def test_a_size_that_cannot_be_told_is_refused(examples: list[Example]) -> None:
-    with pytest.raises(InputError, match="labelled all through"):
+    with pytest.raises(InputError, match="labelled completely"):
         mean_organ_size(examples)
 
 

@@ -147,7 +147,7 @@ def test_what_is_shown_is_varied(unet: FoundationModel, monkeypatch: pytest.Monk
         shown.append(float(torch.rand((), generator=generator)))
         return inputs
 
-    monkeypatch.setattr(adapter, "varied", augment)
+    monkeypatch.setattr(adapter, "augment", augment)
     for _ in range(2):
         fit(adapter, [_example()], replace(SETTINGS, epochs=2))
     assert len(shown) == 4

@@ -51,7 +51,7 @@ def test_of_a_volume_without_the_organ() -> None:
 
 
 def test_of_a_large_part_some_voxels_of_all_of_it_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("baps.fseft.fitting.points._MOST", 100)
+    monkeypatch.setattr("baps.fseft.fitting.points._MAX_VOXELS", 100)
     points, generator = Points(_example(), 700), torch.Generator().manual_seed(0)
     draws = [draw for _ in range(20) for draw in points.draw(generator)]
     rest = torch.cat([draw.inputs[:, -300:, 0, 0] for draw in draws], 1).T.unique(dim=0)

@@ -13,8 +13,8 @@ from baps.fseft.fitting import FitSettings
         ({"learning_rate": float("nan")}, "learning_rate must be a positive number"),
         ({"learning_rate": 0.1, "epochs": 0}, "epochs must be at least 1"),
         ({"learning_rate": 0.1, "steps": 0}, "steps must be at least 1"),
-        ({"learning_rate": 0.1, "crop": -1}, "crop must not be negative"),
-        ({"learning_rate": 0.1, "margin": float("nan")}, "margin must not be negative"),
+        ({"learning_rate": 0.1, "crop": -1}, "crop must be 0 or more"),
+        ({"learning_rate": 0.1, "margin": float("nan")}, "margin must be 0 or more"),
     ],
 )
 def test_out_of_range_is_refused(wrong: dict[str, float], said: str) -> None:

@@ -197,7 +197,7 @@ class Segmenter:
         adapted: bool = True,
         background: Mapping[int, tuple[Point, ...]] | None = None,
     ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Propagate an object across K with the black box's own memory, see ``BlackBox.carry``.
+        """Propagate an object across K with the black box's own memory, see ``BlackBox.propagate``.
 
         Args:
             path: the volume.
