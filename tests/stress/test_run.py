@@ -98,7 +98,7 @@ def test_kills_of_those_who_save_lose_nothing(tmp_path: Path) -> None:
 
 
 def test_a_label_that_is_gone_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trust_kills.LabelHistory.repair", lambda _: (_ for _ in ()).throw(OSError("gone")))
+    monkeypatch.setattr("stress.kill.kills.LabelHistory.repair", lambda _: (_ for _ in ()).throw(OSError("gone")))
     found = Kills()
     kill_savers(tmp_path / "labels", np.random.default_rng(0), 1, found)
     assert (found.labels_lost, "gone" in found.notes[0]) == (1, True)

@@ -228,6 +228,7 @@ def test_the_curve_ends_with_the_head_and_is_what_is_served(
     assert [now[0] for now in told] == list(range(1, told[-1][1] + 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompt", ["click", "box"])
 def test_by_default_a_head_is_learned_and_helps(
     new_black_box: Callable[..., Any], dim_slices: Slices, prompt: str
