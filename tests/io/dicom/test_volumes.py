@@ -113,7 +113,6 @@ def _itk_series(folder: Path) -> tuple[NDArray[np.generic], NDArray[np.float64]]
     return SimpleITK.GetArrayFromImage(image).swapaxes(0, 2), np.diag([-1, -1, 1, 1]) @ affine
 
 
-@pytest.mark.slow
 @given(
     angles=st.tuples(*[st.floats(-180, 180)] * 3),
     spacing=st.tuples(*[st.floats(0.2, 3)] * 2),
