@@ -247,7 +247,7 @@ def test_a_method_that_does_not_apply(model: OrganModel, volumes: Callable[[int]
     ("wrong", "said"),
     [
         ({"method": "magic"}, "no method 'magic'"),
-        ({"decoder": True}, "does not take the decoder"),
+        ({"decoder": True}, "cannot train the decoder"),
         ({"epochs": 0}, "epochs must be at least 1"),
         ({"learning_rate": -1.0}, "learning_rate must be a positive number"),
     ],

@@ -63,7 +63,7 @@ def test_roles_are_shared_with_the_other_method_once_patients_are_not_few(
 def test_one_volume_trains_and_stays_unverified(segmenter: OrganSegmenter, new_labelled: New) -> None:
     said = adapt_and_publish_organ(segmenter, "heart", volumes(new_labelled, 1), QUICK)
     assert said["status"] == "unverified"
-    assert "Label another one" in said["reason"]
+    assert "Label a volume of another patient" in said["reason"]
     assert segmenter.served("heart") is None
     again = adapt_and_publish_organ(segmenter, "heart", volumes(new_labelled, 1), QUICK)
     assert (again["version"], "Nothing has changed" in again["reason"]) == ("v0001", True)
@@ -145,7 +145,7 @@ def test_a_full_disk_ends_it_with_a_sentence(
     ("wrong", "said"),
     [
         ({"method": "magic"}, "Known ones"),
-        ({"decoder": True}, "does not take the decoder"),
+        ({"decoder": True}, "cannot train the decoder"),
         ({"epochs": 0}, "epochs"),
         ({"seed": -1}, "seed must be"),
     ],

@@ -95,7 +95,7 @@ def test_what_is_said(tmp_path: Path) -> None:
         (place / "a.png").touch()
     app.loaded = False
     said = "\n".join(server_lines("127.0.0.1", 8000, "/baps", app))
-    assert "still being loaded" in said
+    assert "still loading" in said
     assert "/baps/" in said
     assert "1 files in" in said
     app = SimpleNamespace(studies="http://pacs/dicom-web", remote=True, loaded=True)

@@ -106,7 +106,7 @@ def test_the_budget_of_the_black_box_comes_back_after_an_error(
 ) -> None:
     black_box = new_black_box()
     black_box.budget = 5000
-    with pytest.raises(InputError, match="left for a training run"):
+    with pytest.raises(InputError, match="left for the steps of a training run"):
         adapt(black_box, dim_slices(5), replace(SETTINGS, max_images=20))
     assert black_box.budget == 5000
 

@@ -137,7 +137,7 @@ def test_of_one_patient_nothing_is_served(store: AdapterStore, new_black_box: Ne
     said = adapt_and_publish(store, ("spleen",), new_black_box(), dim_slices(1), SETTINGS)
     assert said["status"] == "unverified"
     assert "gain" not in said
-    assert "Label another one." in said["reason"]
+    assert "Label a volume of another patient." in said["reason"]
     assert store.published("spleen") is None
 
 

@@ -191,7 +191,7 @@ def test_a_training_that_lost_its_server_goes_on_from_its_log(
         if now.images > SETTINGS.max_images // 2:
             own_host.kill()
 
-    with pytest.raises(BapsError, match="goes on from its log"):
+    with pytest.raises(BapsError, match="resumes from its log"):
         adapt(_remote(address, retry_seconds=0), slices, SETTINGS, progress=switch_off, log=log)
     own_host.start()
     own_host.wait()

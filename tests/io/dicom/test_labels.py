@@ -172,7 +172,7 @@ def test_deflated_and_empty_objects_are_refused(series: Series, tmp_path: Path) 
         read_label_map(tmp_path / "p1.dcm", image, folder)
     made.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     made.save_as(tmp_path / "p1.dcm", write_like_original=False)
-    with pytest.raises(InputError, match="packed as a whole"):
+    with pytest.raises(InputError, match="compressed as a whole"):
         read_label_map(tmp_path / "p1.dcm", image, folder)
 
 

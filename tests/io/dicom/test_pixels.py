@@ -86,7 +86,7 @@ def test_a_file_without_preamble(tmp_path: Path, meta: bool) -> None:
         ("1.2.840.10008.1.2.4.110", "JPEG XL Lossless"),
         ("1.2.840.10008.1.2.4.202", "High-Throughput JPEG 2000 with RPCL"),
         ("1.2.840.10008.1.2.4.102", "MPEG-4 AVC/H.264 High Profile / Level 4.1"),
-        ("1.2.3.4.5", "an unknown way"),
+        ("1.2.3.4.5", "an unknown syntax"),
     ],
 )
 def test_undecodable_pixels_are_named(tmp_path: Path, uid: str, name: str) -> None:

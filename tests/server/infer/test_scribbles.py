@@ -135,7 +135,7 @@ def test_a_model_that_understands_boxes_only_is_asked_with_one(painting: Paintin
     black_box._capabilities = replace(black_box.capabilities, clicks=False, negative_clicks=False)  # type: ignore
     for roi, width in (([], 4), ([10, 29, 9, 26, 0, 11], 20)):
         painting.ask(roi=roi)
-        _, prompts = black_box.asked[-1]  # type: ignore[attr-defined]
+        _, prompts = black_box.queries[-1]  # type: ignore[attr-defined]
         (prompt,) = prompts
         assert prompt.positive == prompt.negative == ()
         assert prompt.box[2] - prompt.box[0] == pytest.approx(width - 1)

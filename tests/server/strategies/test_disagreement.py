@@ -108,7 +108,7 @@ def test_the_volume_with_the_largest_disagreement_is_proposed(new_ward: Callable
 def test_it_asks_the_promptable_model_on_few_slices(new_ward: Callable[..., Ward]) -> None:
     ward = new_ward({1: 0})
     ward.propose(ward.strategy())
-    assert len(ward.segmenter.black_box.asked) == 5  # type: ignore[attr-defined]
+    assert len(ward.segmenter.black_box.queries) == 5  # type: ignore[attr-defined]
 
 
 def test_what_was_compared_stays_in_memory_and_the_next_request_goes_on(new_ward: Callable[..., Ward]) -> None:

@@ -130,7 +130,7 @@ def test_ohif_gets_the_same_in_raw_voxels(hospital: Site) -> None:
         ("/train/organs", {"json": {}}, 400, "no saved labels of any organ"),
         ("/train/organs", {"json": {"method": "magic"}}, 400, "Known ones: linear_probe"),
         ("/train/organs", {"json": {"decoder": "perhaps"}}, 400, "must be of type bool"),
-        ("/train/organs", {"json": {"decoder": True}}, 400, "does not take the decoder"),
+        ("/train/organs", {"json": {"decoder": True}}, 400, "cannot train the decoder"),
         ("/train/organs", {"json": {"epochs": "many"}}, 400, "must be of type int"),
         ("/train/organs", {"json": {"learning_rate": -1}}, 400, "learning_rate must be a positive number"),
         ("/train/organs", {"json": {"max_images": 5}}, 400, "Unknown training options: max_images"),

@@ -65,7 +65,7 @@ def pacs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Pacs]:
     from monailabel.config import settings
 
     monkeypatch.setattr(settings, "MONAI_LABEL_DICOMWEB_CACHE_PATH", str(tmp_path / "cache"))
-    found = _Pacs(Archive(SERIES, most=100))
+    found = _Pacs(Archive(SERIES, max_results=100))
     yield found
     found.close()
 

@@ -99,7 +99,7 @@ def test_a_certificate_is_checked_by_its_own_authority(tmp_path: Path) -> None:
             open_pacs(address).list_images()
         login = _file(tmp_path, json.dumps({"ca": str(certificate)}))
         assert doctor.pacs(address, login).message == "reachable, without series"
-        assert "ca in the file BAPS_PACS_CREDENTIALS" in doctor.pacs(address).remedy
+        assert "ca in the file that BAPS_PACS_CREDENTIALS names" in doctor.pacs(address).remedy
     finally:
         server.shutdown()
         server.server_close()

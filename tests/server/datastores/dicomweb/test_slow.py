@@ -28,7 +28,7 @@ class _SlowArchive(Archive):
     """Gives the objects of one series when it is told to."""
 
     def __init__(self) -> None:
-        super().__init__(40, most=100)
+        super().__init__(40, max_results=100)
         self.asked_for, self.go_on = threading.Event(), threading.Event()
 
     def objects(self, uid: str, instance: str = "") -> Any:
