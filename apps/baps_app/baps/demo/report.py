@@ -75,7 +75,7 @@ def _clicks(image: Path, asked: list[Question]) -> Figure:
     figure = Figure(figsize=(12, 7.0), facecolor="#15181c", layout="constrained")
     axes = figure.subplots(len(shown), 5, squeeze=False)
     for row, q in zip(axes, shown, strict=True):
-        picture = window.apply(q.plane.of(volume.voxels)) / 255
+        picture = window.apply(q.plane.extract(volume.voxels)) / 255
         x, y = q.prompt.positive[0]
         for column, arm in zip(row, ("click", *_TITLES), strict=True):
             column.imshow(picture, cmap="gray", vmin=0, vmax=1)

@@ -246,7 +246,7 @@ def test_a_series_without_a_frame_of_reference_is_refused_whole(
     uid = str(image.SeriesInstanceUID)
     volume = read_volume(Path(store.get_image_uri(uid)))
     write_nifti(tmp_path / "label.nii.gz", Volume((volume.voxels > 400).astype(np.uint8), volume.affine))
-    with pytest.raises(InputError, match="No RTSTRUCT can be made.*FrameOfReferenceUID"):
+    with pytest.raises(InputError, match="An RTSTRUCT cannot be made.*FrameOfReferenceUID"):
         save_label(store, {"spleen": 1}, uid, tmp_path / "label.nii.gz", "final", {})
     store.forget_list()
     assert uid not in store.get_labeled_images()
