@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
-import monailabel
 import nibabel
 import numpy as np
 import pytest
@@ -18,10 +18,11 @@ from baps.io import IMAGE_SUFFIXES, opens_in_viewers, read_volume, write_nifti
 from baps.io.itk_geometry import ras_affine
 
 _NOT_DICOM = tuple(suffix for suffix in IMAGE_SUFFIXES if suffix != ".dcm")
+_MONAI_LABEL = find_spec("monailabel")  # The core does without it.
 _FOLDERS = (
     Path(nibabel.__file__).parent / "tests" / "data",
     Path(skimage.__file__).parent / "data",
-    Path(monailabel.__file__).parent,
+    *map(Path, _MONAI_LABEL.submodule_search_locations or () if _MONAI_LABEL else ()),
 )
 
 REFUSED = {

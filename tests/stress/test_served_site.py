@@ -46,8 +46,8 @@ def test_bombs_that_are_sent_take_little(tmp_path: Path, monkeypatch: pytest.Mon
     found = send_bombs(tmp_path / "site", names)
     assert (found["bombs"], found["bombs_over_bound"]) == (10, 0), found["over_bound"]
     assert {row["verdict"] for row in found["by_name"].values()} == {"refused"}
-    monkeypatch.setattr("trust_bombs._TIMES", 0)
-    monkeypatch.setattr("trust_bombs._SLACK_MB", 0)
+    monkeypatch.setattr("stress.fuzz.bombs._TIMES", 0)
+    monkeypatch.setattr("stress.fuzz.bombs._SLACK_MB", 0)
     assert send_bombs(tmp_path / "other", ("nifti largest",))["bombs_over_bound"] == 3
 
 

@@ -12,8 +12,13 @@ import pytest
 import SimpleITK
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, encapsulate_extended, generate_pixel_data_frame
-from pydicom.pixel_data_handlers.rle_handler import rle_encode_frame
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
+)
 
 from baps.errors import InputError
 from baps.io import is_dicom_folder, read_dicom, read_volume
@@ -182,10 +187,22 @@ def test_pixels_of_another_size_than_the_header_says(tmp_path: Path) -> None:
         read_volume(tmp_path / "a.dcm")
 
 
+def _encode_rle(frame: np.ndarray) -> bytes:
+    """Compress a frame (rows, columns) of 16 bits by run lengths."""
+    image = Dataset()
+    image.file_meta = FileMetaDataset()
+    image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    image.Rows, image.Columns = frame.shape
+    image.SamplesPerPixel, image.PhotometricInterpretation, image.PixelRepresentation = 1, "MONOCHROME2", 0
+    image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelData = 16, 16, 15, frame.tobytes()
+    image.compress(RLELossless, encoding_plugin="pydicom")
+    return next(generate_pixel_data_frame(image.PixelData, 1))
+
+
 PACKERS: dict[str, Callable[[np.ndarray], bytes]] = {
     "1.2.840.10008.1.2.4.90": lambda frame: imagecodecs.jpeg2k_encode(frame, codecformat="j2k", reversible=True),
     "1.2.840.10008.1.2.4.80": imagecodecs.jpegls_encode,
-    "1.2.840.10008.1.2.5": rle_encode_frame,
+    "1.2.840.10008.1.2.5": _encode_rle,
 }
 
 
