@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 mpl.use("Agg")
 _HERE = Path(__file__).resolve().parent
 _COLOURS = {"zero_shot": "#ff9d2e", "window": "#4aa8ff", "adapted": "#36d17c", "truth": "#ffffff"}
-_TITLES = {"zero_shot": "as it is", "window": "best window", "adapted": "adapted", "truth": "truth"}
+_TITLES = {"zero_shot": "unadapted", "window": "best window", "adapted": "adapted", "truth": "truth"}
 
 
 def write_report(
@@ -109,7 +109,7 @@ def _curve(result: dict[str, Any]) -> Figure:
             [end], [result["after"]], [result["after_std"]], fmt="s", color="#1f8a54", label="held back, adapted"
         )
         axes.errorbar(
-            [end], [result["before"]], [result["before_std"]], fmt="s", color="#d97a00", label="held back, as it is"
+            [end], [result["before"]], [result["before_std"]], fmt="s", color="#d97a00", label="held back, unadapted"
         )
     axes.set_xlabel("black-box images asked")
     axes.set_ylabel("Dice")

@@ -179,7 +179,7 @@ def run(out: Path, seed: int, max_images: int, remote: str) -> None:
         sample = client.next_sample("random", {})
         console.print(f"    next sample: {sample['id']}")
 
-        console.print(f"[bold]2. Click[/] on {len(unseen)} volumes without labels: {len(asked)} clicks, model as it is")
+        console.print(f"[bold]2. Click[/] on {len(unseen)} volumes without labels: {len(asked)} clicks, unadapted")
         for q in asked:
             q.masks["zero_shot"], said, elapsed = click(client, "zero_shot", q)
             (repeat if said["encoding_cached"] else first).append(elapsed)
