@@ -1,4 +1,4 @@
-# make demo | make test | make test-all | make coverage | make serve STUDIES=<folder or DICOMweb URL> | make pacs | make bench-adapt [QUICK=1] | make bench-clicks | make bench-organs | make bench-fseft [QUICK=1] | make bench-trust [SOAK=minutes] | make bench-archive | make lint | make docs | make wheel | make advisories | make sbom | make clean
+# make demo | make test | make test-all | make coverage | make serve STUDIES=<folder or DICOMweb URL> | make pacs | make bench-adapt [QUICK=1] | make bench-gate | make bench-clicks | make bench-organs | make bench-fseft [QUICK=1] | make bench-trust [SOAK=minutes] | make bench-archive | make lint | make docs | make wheel | make advisories | make sbom | make clean
 SHELL := /bin/sh
 STUDIES ?=
 HOST ?= 127.0.0.1
@@ -26,7 +26,7 @@ NOT_FAST := slow or server or pacs or browser
 # torch comes first: sam2, which MONAI Label needs, asks for it while it is built. It has no GPU code that we use.
 PIP := SAM2_BUILD_CUDA=0 PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) -m pip install -c constraints.txt
 
-.PHONY: help demo test test-rest test-all coverage serve pacs bench-adapt bench-clicks bench-organs bench-fseft bench-throughput bench-trust bench-archive lint docs wheel advisories sbom sample-data clean
+.PHONY: help demo test test-rest test-all coverage serve pacs bench-adapt bench-gate bench-clicks bench-organs bench-fseft bench-throughput bench-trust bench-archive lint docs wheel advisories sbom sample-data clean
 
 help:
 	@sed -n 1p Makefile
@@ -78,6 +78,10 @@ pacs: .venv/installed
 bench-adapt: .venv/installed
 	@$(PY) -m benchmarks.adaptation.adapt $(if $(QUICK),--quick,--publish)
 	@$(if $(QUICK),,$(PY) -m benchmarks.adaptation.weeks)
+
+# What the gate publishes, serves and withdraws, simulated with its own code; some minutes. SEED=1 is another simulation.
+bench-gate: .venv/installed
+	@$(PY) -m benchmarks.adaptation.gate --seed $(SEED)
 
 bench-clicks: .venv/installed
 	@$(PY) -m benchmarks.interactive.clicks

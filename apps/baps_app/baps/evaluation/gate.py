@@ -1,0 +1,245 @@
+"""Say what is known of the candidates of a label: on trial, published, withdrawn or rejected; and which one serves.
+
+Two questions are kept apart. What to serve is a decision by expected Dice, see ``serving``. What to claim is a test
+with an error budget, see ``claims``. Two candidates are in play at a time: the newest one, and the one that serves.
+Let the patients who come judge both, see ``Gate.in_play``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from baps.errors import BapsError
+from baps.evaluation.claims import ClaimLedger, spent_ledger
+from baps.evaluation.evidence import HARMFUL_LOSS, EvidenceStream
+from baps.evaluation.serving import GainEstimate, choose_served, estimate_gain
+
+_WEAK_EVIDENCE = 2
+"""Up to this many patients prove nothing."""
+
+_REJECTION_PROBABILITY = 0.1
+"""A candidate is rejected if it is better with less probability."""
+
+
+class State(str, Enum):
+    """What is known of a candidate.
+
+    Attributes:
+        CANDIDATE: no patient has judged it.
+        ON_TRIAL: patients are judging it, and nothing is claimed.
+        PUBLISHED: it is claimed to be better than the unadapted model.
+        WITHDRAWN: it has served, and is expected to lose Dice now.
+        REJECTED: it is probably no better, or a newer candidate took its place.
+    """
+
+    CANDIDATE = "candidate"
+    ON_TRIAL = "on trial"
+    PUBLISHED = "published"
+    WITHDRAWN = "withdrawn"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True)
+class CandidateStatus:
+    """The state of a candidate with its reasons.
+
+    Attributes:
+        candidate: version of the adapter.
+        state: its state.
+        serves: whether it is the one to serve.
+        in_play: whether the next patients judge it; otherwise a newer candidate took its place.
+        patients: number of patients that judged it.
+        gain: the estimate of its present gain, or None without a patient.
+        worse_count: number of patients who lose more than 0.05.
+        worst: the smallest difference of a patient, Dice, or None without a patient.
+        patients_needed: how many more patients would probably decide whether it is claimed, or None if unknown.
+    """
+
+    candidate: str
+    state: State
+    serves: bool
+    in_play: bool
+    patients: int
+    gain: GainEstimate | None
+    worse_count: int
+    worst: float | None
+    patients_needed: int | None
+
+    def sentence(self) -> str:
+        """Describe the state for people.
+
+        Returns:
+            State, number of patients, likely gain with its 90 % interval, what is missing, and who loses.
+        """
+        if self.gain is None:
+            return f"{self.state.value}: no patient has judged it yet"
+        gain = f"likely {_dice(self.gain.mean)} ({_dice(self.gain.low)} to {_dice(self.gain.high)})"
+        parts = [f"{self.state.value}: {self.patients} patient{'s' * (self.patients != 1)}, {gain}"]
+        if self.patients <= _WEAK_EVIDENCE:
+            parts[0] += ", weak evidence"
+        if self.patients_needed is not None:
+            parts.append(f"{self.patients_needed} more would tell")
+        if self.worse_count and self.worst is not None:
+            loss = f"{HARMFUL_LOSS:.2f}".lstrip("0")
+            parts.append(f"{self.worse_count} of {self.patients} lost more than {loss} (worst {_dice(self.worst)})")
+        if not self.in_play:
+            parts.append("a newer candidate took its place")
+        return "; ".join(parts)
+
+
+class Gate:
+    """The evidence, the claims and the served candidate of one label.
+
+    Call ``open`` after every training, add the patients who judge the candidate to its stream, and then call
+    ``update``. Keep ``to_dict`` as long as the label exists.
+    """
+
+    def __init__(self) -> None:
+        self.ledger = ClaimLedger()
+        self._streams: dict[str, EvidenceStream] = {}
+        self._serves: str | None = None  # Keys of streams, as in _streams.
+        self._served: set[str] = set()
+
+    def open(self, candidate: str, black_box: str) -> EvidenceStream:
+        """Return the evidence of a candidate with a model; it is empty if the candidate or the model is new.
+
+        Args:
+            candidate: version of the adapter.
+            black_box: SHA-256 of the model's weights.
+
+        Returns:
+            The stream, to which patients are added.
+        """
+        stream = EvidenceStream(candidate, black_box)
+        return self._streams.setdefault(stream.key, stream)
+
+    def remove_patient(self, patient: str) -> None:
+        """Remove a patient from all evidence, for example because the label was deleted.
+
+        Args:
+            patient: hash of the patient.
+        """
+        for stream in self._streams.values():
+            stream.remove(patient)
+
+    def update(self, black_box: str, serve_trials: bool = True) -> str | None:
+        """Test the newest candidate and the one that serves, and choose the one to serve from now on.
+
+        Args:
+            black_box: SHA-256 of the weights of the model that answers now.
+            serve_trials: whether candidates on trial may serve; otherwise only published ones do.
+
+        Returns:
+            Version of the adapter to serve, or None for the unadapted model.
+        """
+        streams = self.in_play(black_box)
+        if streams:
+            self.ledger.update(streams[-1], streams[:-1])
+        for stream in streams:
+            if self.ledger.holds(stream) and estimate_gain(stream.differences()).mean <= 0:
+                self.ledger.retract(stream)
+        best = choose_served([stream for stream in streams if serve_trials or self.ledger.holds(stream)])
+        self._serves = best.key if best else None
+        if best:
+            self._served.add(best.key)
+        return best.candidate if best else None
+
+    def in_play(self, black_box: str) -> list[EvidenceStream]:
+        """Return the evidence of the candidates that the next patients should judge.
+
+        Args:
+            black_box: SHA-256 of the weights of the model that answers now.
+
+        Returns:
+            The stream of the one that serves and that of the newest one, in this order; one or none if there are fewer.
+        """
+        streams = self._of(black_box)
+        return [stream for stream in streams[:-1] if stream.key == self._serves] + streams[-1:]
+
+    def statuses(self, black_box: str) -> list[CandidateStatus]:
+        """Return what is known of every candidate.
+
+        Args:
+            black_box: SHA-256 of the weights of the model that answers now.
+
+        Returns:
+            One status for each candidate that has been opened with this model, oldest first.
+        """
+        in_play = self.in_play(black_box)
+        return [self._status(stream, stream in in_play) for stream in self._of(black_box)]
+
+    def _of(self, black_box: str) -> list[EvidenceStream]:
+        return [stream for stream in self._streams.values() if stream.black_box == black_box]
+
+    def _status(self, stream: EvidenceStream, in_play: bool) -> CandidateStatus:
+        gain = estimate_gain(stream.differences()) if len(stream) else None
+        if gain is None:
+            state = State.CANDIDATE
+        elif gain.mean <= 0 and stream.key in self._served:
+            state = State.WITHDRAWN
+        elif self.ledger.holds(stream):
+            state = State.PUBLISHED
+        elif in_play and gain.probability_better >= _REJECTION_PROBABILITY:
+            state = State.ON_TRIAL
+        else:
+            state = State.REJECTED
+        return CandidateStatus(
+            candidate=stream.candidate,
+            state=state,
+            serves=stream.key == self._serves,
+            in_play=in_play,
+            patients=len(stream),
+            gain=gain,
+            worse_count=stream.worse_count,
+            worst=stream.worst,
+            patients_needed=self.ledger.patients_needed(stream) if state is State.ON_TRIAL else None,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the gate as JSON.
+
+        Returns:
+            What ``from_dict`` reads.
+        """
+        return {
+            "ledger": self.ledger.to_dict(),
+            "streams": [stream.to_dict() for stream in self._streams.values()],
+            "serves": self._serves,
+            "served": sorted(self._served),
+        }
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> tuple[Gate, list[str]]:
+        """Read a gate back; what is damaged is dropped, and its claims with it.
+
+        Args:
+            record: the JSON, see ``to_dict``.
+
+        Returns:
+            The gate, and a sentence for everything that was dropped.
+        """
+        gate, dropped = cls(), []
+        try:
+            gate.ledger = ClaimLedger.from_dict(record.get("ledger", {}))
+        except BapsError as error:
+            gate.ledger = spent_ledger()
+            dropped.append(str(error))
+        streams = record.get("streams")
+        for entry in streams if isinstance(streams, list) else [None]:
+            try:
+                stream = EvidenceStream.from_dict(entry)
+            except BapsError as error:
+                dropped.append(str(error))
+            else:
+                gate._streams[stream.key] = stream
+        serves, served = record.get("serves"), record.get("served")
+        gate._serves = serves if isinstance(serves, str) else None
+        gate._served = {key for key in served if isinstance(key, str)} if isinstance(served, list) else set()
+        return gate, dropped
+
+
+def _dice(value: float) -> str:
+    return f"{value:+.2f}".replace("0.", ".", 1)
