@@ -4,8 +4,8 @@
 cross-fitted, tried and served. It prints the results beside the rule of version 0.3 ("gain > 0 and above its standard
 error", judged by a few held-back patients), and writes ``benchmarks/results/gate.json``.
 
-A patient has 12 slices. The difference of Dice of a slice is the gain, plus a deviation of the patient, plus a deviation
-of the slice; slices that follow each other have a correlation of 0.7, and so have the deviations of two candidates.
+A patient has 12 slices. The difference of Dice of a slice is the gain, plus a deviation of the patient, plus one of the
+slice; slices that follow each other have a correlation of 0.7, and so have the deviations of two candidates.
 """
 
 from __future__ import annotations
@@ -201,9 +201,9 @@ def live_with_gate(differences: NDArray[np.float64], first: int, every: int, ser
 def live_with_former_rule(differences: NDArray[np.float64], first: int, every: int) -> Life:
     """Let a label live with the rule of version 0.3: publish if gain > 0 and above its standard error.
 
-    Up to four patients are cross-validated. With more, a fifth is held back (always the same ones), and the last patient
-    who came since the served candidate was trained. The unit is the patient with three judges or more, else the slice.
-    A candidate must not be worse than the served one: on judges whom neither was trained on, or else by their gains.
+    Up to four patients are cross-validated. With more, a fifth is held back (always the same ones), and the last
+    patient who came since the served candidate was trained. The unit is the patient with three judges or more, else the
+    slice. A candidate must not be worse than the served one: on judges whom neither was trained on, or else by gain.
 
     Args:
         differences: differences (candidates, patients, slices), see ``Domain.draw``.

@@ -3,20 +3,20 @@
 The budget of 0.05 has two parts.
 
 - **Sign flips**, for few patients. If a candidate is no better, the differences of a patient are as probable with the
-  other sign. So the differences with signs flipped at random show how large a mean chance alone gives. The test looks at
-  the newest candidate when the label has 8 patients (or at the first training, if there are more by then), and again at
-  16. What is spent up to a look depends on the number of patients only (Lan & DeMets 1983, "Discrete sequential
+  other sign. So the differences with signs flipped at random show how large a mean chance alone gives. The test looks
+  at the newest candidate when the label has 8 patients (or at the first training, if there are more by then), and again
+  at 16. What is spent up to a look depends on the number of patients only (Lan & DeMets 1983, "Discrete sequential
   boundaries for clinical trials"). All looks are flipped together, so the budget is not spent twice on candidates that
   resemble each other. A training without a new patient spends nothing and claims nothing.
 - **Anytime-valid t-test**, for the long run: its e-value may be looked at after every patient. The n-th candidate of a
   label gets a share of 6 / (pi^2 n^2) of this part.
 
 The sign flips are exact if patients are independent and their differences symmetric around a gain of zero or less,
-whatever their spread and tails, and however alike or unlike the candidates are (with more than 14 patients the signs are
-sampled, which adds an error of some 0.001). The t-test is exact for normal differences. Both are approximate for skewed
-ones: a few patients who lose much, and have not come yet, cannot be seen. Therefore nothing is claimed with fewer than
-8 patients, nor on a mean that chance could give if patients had a standard deviation of 0.12, and the t-test assumes
-that one at least. ``benchmarks/adaptation/gate.py`` measures what remains.
+whatever their spread and tails, and however alike or unlike the candidates are (with more than 14 patients the signs
+are sampled, which adds an error of some 0.001). The t-test is exact for normal differences. Both are approximate for
+skewed ones: a few patients who lose much, and have not come yet, cannot be seen. Therefore nothing is claimed with
+fewer than 8 patients, nor on a mean that chance could give if patients had a standard deviation of 0.12, and the t-test
+assumes that one at least. ``benchmarks/adaptation/gate.py`` measures what remains.
 
 Packages were considered: confseq has no t-test and installs from source only, savvi needs numpy 2, expectation Python
 3.12.
