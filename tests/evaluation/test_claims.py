@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -211,7 +211,7 @@ def test_the_confidence_sequence_inverts_the_e_value() -> None:
 def test_the_confidence_sequence_only_narrows(differences: list[float]) -> None:
     intervals = confidence_sequence(np.array(differences))
     assert len(intervals) == len(differences)
-    for (low, high), (next_low, next_high) in zip(intervals, intervals[1:], strict=False):
+    for (low, high), (next_low, next_high) in pairwise(intervals):
         assert -1 <= low <= next_low
         assert next_high <= high <= 1
 
