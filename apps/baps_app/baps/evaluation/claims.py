@@ -304,7 +304,7 @@ class ClaimLedger:
         """
         ledger = cls()
         try:
-            ledger._seen = dict.fromkeys(map(str, record["patients_seen"]))
+            ledger._seen = dict.fromkeys(_texts(record["patients_seen"]))
             for look in record["looks"]:
                 test = look["test"] and SignFlipTest(
                     tuple(map(str, look["test"]["patients"])),
@@ -316,7 +316,7 @@ class ClaimLedger:
                 ledger._looks.append(Look(int(look["patients_seen"]), float(look["spent"]), test))
             ledger._ranks = {str(key): int(rank) for key, rank in record["anytime_ranks"].items()}
             ledger._patients_at_last_rank = int(record["patients_at_last_rank"])
-            ledger._retracted = set(map(str, record["retracted"]))
+            ledger._retracted = set(_texts(record["retracted"]))
             for key, claim in record["claims"].items():
                 if claim["method"] not in (SIGN_FLIPS, ANYTIME):
                     raise ValueError
@@ -342,6 +342,12 @@ def spent_ledger() -> ClaimLedger:
     ledger._looks.append(Look(_LOOK_SIZES[-1], _FLIP_BUDGET, None))
     ledger._ranks["lost"] = _RANK_AFTER_LOSS
     return ledger
+
+
+def _texts(value: object) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+        raise TypeError
+    return value
 
 
 def flip_statistic(differences: NDArray[np.float64]) -> float:
