@@ -23,6 +23,9 @@ _WEAK_EVIDENCE = 2
 _REJECTION_PROBABILITY = 0.1
 """A candidate is rejected if it is better with less probability."""
 
+_RETRACTION_PROBABILITY = 0.05
+"""A claim is retracted for good if the candidate is better with less probability: one patient does not do that."""
+
 
 class State(str, Enum):
     """What is known of a candidate.
@@ -139,7 +142,8 @@ class Gate:
         if streams:
             self.ledger.update(streams[-1], streams[:-1])
         for stream in streams:
-            if self.ledger.holds(stream) and estimate_gain(stream.differences()).mean <= 0:
+            probability = estimate_gain(stream.differences()).probability_better
+            if self.ledger.holds(stream) and probability < _RETRACTION_PROBABILITY:
                 self.ledger.retract(stream)
         best = choose_served([stream for stream in streams if serve_trials or self.ledger.holds(stream)])
         self._serves = best.key if best else None

@@ -18,11 +18,14 @@ from baps.evaluation.evidence import EvidenceStream
 _GAINS = np.linspace(-0.6, 0.8, 141)
 """Possible mean gains of a patient, Dice."""
 
-_SPREADS = np.geomspace(0.03, 0.4, 5)[:, None]
+_SPREADS = np.geomspace(0.06, 0.4, 5)[:, None]
 """Possible standard deviations over patients, Dice; all are equally probable in advance."""
 
-_CHANGE_PROBABILITY = 1 / 30
+_CHANGE_PROBABILITY = 1 / 60
 """Probability that the gain changes from one patient to the next, for example because a scanner was replaced."""
+
+_TAIL = 4
+"""Degrees of freedom of a patient's difference around the gain: a single patient who loses much is no change."""
 
 _INTERVAL = 0.9
 """Probability that the gain lies within the interval that is shown."""
@@ -59,7 +62,7 @@ class GainEstimate:
 def estimate_gain(differences: NDArray[np.float64], advantage: bool = False) -> GainEstimate:
     """Estimate the present gain from paired differences in order of arrival.
 
-    The differences are normal around a gain that rarely jumps, and is then drawn from the prior again. So the last
+    The differences have heavy tails (Student's t) around a gain that rarely jumps, and is then drawn from the prior again. So the last
     patients count more than the first ones as soon as they disagree with them. The filter is that of a product
     partition model (Adams & MacKay 2007, "Bayesian online changepoint detection"), on a grid instead of run lengths.
 
@@ -77,7 +80,8 @@ def estimate_gain(differences: NDArray[np.float64], advantage: bool = False) -> 
 @lru_cache(maxsize=256)
 def _estimate_gain(values: tuple[float, ...], advantage: bool) -> GainEstimate:
     differences, prior = np.array(values), _ADVANTAGE_PRIOR if advantage else _PRIOR
-    likelihoods = np.exp(-0.5 * ((differences[:, None, None] - _GAINS) / _SPREADS) ** 2) / _SPREADS + 1e-30
+    squares = ((differences[:, None, None] - _GAINS) / _SPREADS) ** 2
+    likelihoods = (1 + squares / _TAIL) ** (-(_TAIL + 1) / 2) / _SPREADS
     joint = np.tile(prior / len(_SPREADS), (len(_SPREADS), 1))
     for number, likelihood in enumerate(likelihoods):
         if number:
