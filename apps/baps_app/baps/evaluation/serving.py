@@ -62,9 +62,10 @@ class GainEstimate:
 def estimate_gain(differences: NDArray[np.float64], advantage: bool = False) -> GainEstimate:
     """Estimate the present gain from paired differences in order of arrival.
 
-    The differences have heavy tails (Student's t) around a gain that rarely jumps, and is then drawn from the prior again. So the last
-    patients count more than the first ones as soon as they disagree with them. The filter is that of a product
-    partition model (Adams & MacKay 2007, "Bayesian online changepoint detection"), on a grid instead of run lengths.
+    The differences have heavy tails (Student's t) around a gain that rarely jumps, and is then drawn from the prior
+    again. So the last patients count more than the first ones as soon as they disagree with them, and a single patient
+    does not. The filter is that of a product partition model (Adams & MacKay 2007, "Bayesian online changepoint
+    detection"), on a grid instead of run lengths.
 
     Args:
         differences: paired differences (patients,) of Dice.
