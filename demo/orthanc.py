@@ -16,10 +16,10 @@ from pathlib import Path
 import psutil
 import requests
 
+from baps.demo.server import free_port, running
 from baps.errors import BapsError
 from baps.site.server_command import is_loopback
 from demo import loopback
-from demo.server import free_port, running
 
 PROGRAM = shutil.which("Orthanc") or shutil.which("/usr/sbin/Orthanc")  # Not on everybody's path.
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")

@@ -8,19 +8,21 @@ Orthanc be kept on loopback, nothing is started, unless others may reach it: ``m
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from baps.demo.server import running
 from baps.errors import BapsError, InputError
 from baps.site.server_command import check_port, serving_command
 from baps.utils.temporary_folder import temporary_folder
 from demo import orthanc
-from demo.server import ROOT, running
 
-_SAMPLES = ROOT / "sample-data" / "dicom"
-_OUT = ROOT / "demo-output" / "pacs"
+_ROOT = Path(__file__).resolve().parents[1]
+_SAMPLES = _ROOT / "sample-data" / "dicom"
+_OUT = _ROOT / "demo-output" / "pacs"
 
 
 def main(

@@ -16,11 +16,12 @@ import psutil
 import requests
 from numpy.typing import NDArray
 
+from baps.demo.server import running_server
 from baps.imaging.volume import Volume
 from baps.io import read_labels, read_volume, write_nifti
 from baps.site.roles import Role
 from baps.site.users import Users
-from demo.server import ROOT, running_server
+from benchmarks.paths import ROOT
 
 SAMPLES = ROOT / "sample-data" / "ct"
 LABELS = {"liver": 1, "spleen": 2}

@@ -35,10 +35,10 @@ from baps.adapters.adapter import Adapter
 from baps.adapters.visual_prompt import build_visual_prompt
 from baps.blackbox import load_black_box
 from baps.blackbox.sam2 import build_sam2_model
+from baps.demo.server import free_port, running, running_server
 from baps.registry.store import AdapterStore
 from baps.site.server_command import serving_command
 from benchmarks.paths import RESULTS
-from demo.server import free_port, running, running_server
 
 HERE = Path(__file__).resolve().parent
 SHAPE = (512, 512, 300)

@@ -37,10 +37,10 @@ from monailabel.client import MONAILabelClient
 from rich.console import Console
 from rich.table import Table
 
+from baps.demo.server import free_port, running, running_server
 from benchmarks.interactive.clicks import Client, ReplyTimes
 from benchmarks.paths import RESULTS
 from benchmarks.performance.archive_pacs import SIDE, SLICES, make_image, modality, series_uid
-from demo.server import free_port, running, running_server
 
 LABELS = "ball=1,other=2"
 _PAUSE = 32.0

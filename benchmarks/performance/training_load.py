@@ -23,11 +23,11 @@ from rich.table import Table
 
 from baps.blackbox import load_black_box
 from baps.demo.run import VALUE, organ_of, save_labels
+from baps.demo.server import running_server
 from baps.evaluation.cases import Case, load_cases
 from baps.training.adapt import adapt
 from baps.training.settings import AdaptationSettings
 from benchmarks.paths import RESULTS, SAMPLE_DATA
-from demo.server import running_server
 
 SAMPLES = SAMPLE_DATA / "ct"
 VOLUMES = (10, 100, 1000)

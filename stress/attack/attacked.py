@@ -9,10 +9,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from baps.blackbox.loading import BUNDLED_WEIGHTS
+from baps.demo.server import free_port, running
 from baps.site.roles import Role
 from baps.site.server_command import serving_command
 from baps.site.users import Users
-from demo.server import ROOT, free_port, running
+from benchmarks.paths import ROOT
 from stress.attack.attacks import Site, Target, write_volume
 from stress.attack.little_pacs import little_pacs
 from tests.support.provider import running_provider

@@ -24,9 +24,9 @@ import requests
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage, generate_uid
 
+from baps.demo.server import free_port
 from baps.site.app_folder import PACKAGES
 from demo import orthanc
-from demo.server import free_port
 from stress.attack.attacks import EVIL, Site, Target, attack
 
 _FLOOD = 300

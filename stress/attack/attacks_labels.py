@@ -25,7 +25,7 @@ from baps.imaging.volume import Volume
 from baps.io import read_label_map, read_volume, write_nifti
 from baps.server.datastores.folder import StudiesDatastore
 from baps.server.training_cases import labelled_cases
-from demo.server import ROOT
+from benchmarks.paths import ROOT
 from stress.attack import little_pacs
 from stress.attack.attacks import Site, Target, attack
 

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from baps.blackbox import RemoteSettings, load_black_box
 from baps.cli import app
+from baps.demo.server import free_port
 from baps.errors import BapsError, InputError
-from demo.server import free_port
 from tests.support.hosts import BUNDLED, hosted
 
 

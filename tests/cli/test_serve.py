@@ -12,8 +12,8 @@ import requests
 from typer.testing import CliRunner
 
 from baps.cli import app
+from baps.demo.server import free_port
 from baps.errors import InputError
-from demo.server import free_port
 
 
 class ExecutedError(Exception):

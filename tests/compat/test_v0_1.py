@@ -53,10 +53,10 @@ from baps.training.publishing import adapt_and_publish
 from baps.training.settings import AdaptationSettings
 from baps.utils.deprecation import OldNameWarning
 from baps.utils.limits import max_volume_bytes
+from tests.support.paths import ROOT, SAMPLE_DATA
 
-ROOT = Path(__file__).parents[2]
 FIXTURE = ROOT / "tests" / "fixtures" / "v0_1"
-SAMPLES = ROOT / "sample-data" / "ct" / "images"
+SAMPLES = SAMPLE_DATA / "ct" / "images"
 
 # A rename is told here, and only here: {name in version 0.1: name now}. A name that is not listed is still the same.
 SETTINGS = {

@@ -12,9 +12,9 @@ import psutil
 import pytest
 import requests
 
+from baps.demo.server import free_port, running
 from baps.errors import BapsError
 from demo import loopback, orthanc
-from demo.server import free_port, running
 from tests.support.marks import starts
 
 _WIDE = """

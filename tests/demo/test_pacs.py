@@ -14,8 +14,8 @@ import psutil
 import pytest
 import requests
 
+from baps.demo.server import free_port
 from demo import loopback, orthanc, pacs
-from demo.server import free_port
 
 
 @pytest.mark.slow

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from baps.blackbox import RemoteSettings, load_black_box
-from demo.server import ROOT
 from tests.support.hosts import BUNDLED, hosted
+from tests.support.paths import ROOT
 
 
 @pytest.mark.slow

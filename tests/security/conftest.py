@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pydicom
 import pytest
 
-from demo.server import ROOT
 from tests.support.known import BROKEN, IMAGE, NAME, ORIGIN, PATIENT, Known
 from tests.support.marks import starts
+from tests.support.paths import ROOT
 from tests.support.sites import site
 
 

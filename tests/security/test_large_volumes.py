@@ -22,8 +22,8 @@ from baps.errors import InputError
 from baps.imaging.volume import Volume
 from baps.io import read_labels, read_volume
 from baps.utils.limits import MAX_VOLUME_MB_VARIABLE, check_size
-from demo.server import ROOT
 from stress.fuzz.bombs import read_bombs
+from tests.support.paths import ROOT
 
 
 @pytest.fixture(autouse=True)

@@ -16,8 +16,8 @@ import requests
 
 from baps.server.log_redaction import _Discreet
 from baps.utils.redaction import redact_identifiers, shorten_paths
-from demo.server import ROOT
 from tests.support.known import BROKEN, IMAGE, Known
+from tests.support.paths import ROOT
 from tests.support.sites import spleen_click
 
 pytestmark = pytest.mark.slow

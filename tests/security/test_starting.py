@@ -9,11 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from baps.cli import app
+from baps.demo.server import free_port
 from baps.errors import InputError
 from baps.site.roles import Role
 from baps.site.server_command import serving_command
 from baps.site.users import Users
-from demo.server import free_port
 
 pytestmark = pytest.mark.slow
 

@@ -21,8 +21,8 @@ import requests
 
 from baps.server.access_policy import find_policy
 from baps.site.server_command import serving_command
-from demo.server import ROOT
 from tests.support.known import Known
+from tests.support.paths import ROOT
 
 APP, HOST = ROOT / "apps" / "baps_app", Path(monailabel.__file__).parent
 

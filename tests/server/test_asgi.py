@@ -19,8 +19,8 @@ from PIL import Image
 
 from baps.annotations.history import LabelHistory
 from baps.imaging.metrics import dice
-from demo.server import ROOT
 from tests.support.client import threaded_site
+from tests.support.paths import ROOT
 from tests.support.sites import Site, site, spleen_click, truth
 
 

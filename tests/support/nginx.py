@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from demo.server import ROOT, free_port
+from baps.demo.server import free_port
+from tests.support.paths import ROOT
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 HOST = ROOT / "deploy" / "nginx.conf"

@@ -6,7 +6,6 @@ import io
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Page, Request, Response
 
-SCREENSHOTS = Path(__file__).resolve().parents[2] / "tests-output" / "viewers"
+from tests.support.paths import ROOT
+
+SCREENSHOTS = ROOT / "tests-output" / "viewers"
 FLAGS = ["--no-sandbox", "--ignore-gpu-blocklist", "--use-gl=angle", "--use-angle=swiftshader",
          "--enable-unsafe-swiftshader"]  # fmt: skip
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from baps.io import read_labels, read_volume
 from benchmarks.real_data import ROOT as ROOT_OF_REAL
-from demo.server import ROOT
+from tests.support.paths import ROOT
 
 ORIENTATIONS = {
     "axial": ((1, 0, 0), (0, 1, 0)),

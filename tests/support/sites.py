@@ -14,7 +14,8 @@ import psutil
 from monailabel.client import MONAILabelClient
 from numpy.typing import NDArray
 
-from demo.server import ROOT, running_server
+from baps.demo.server import running_server
+from tests.support.paths import ROOT
 
 SAMPLES = ROOT / "sample-data" / "ct"
 

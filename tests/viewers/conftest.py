@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from baps.demo.server import running_server
 from demo import orthanc
-from demo.server import running_server
 from tests.support.frames import FRAMES, SUFFIXES, write_volume
 from tests.support.marks import starts
 from tests.support.organ_weights import small_organ_model

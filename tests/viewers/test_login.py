@@ -10,10 +10,10 @@ import oidc_provider_mock
 import pytest
 from playwright.sync_api import Browser, Page
 
+from baps.demo.server import running_server
 from baps.site.roles import Role
 from baps.site.users import Users
 from demo import orthanc
-from demo.server import running_server
 from tests.support.marks import starts
 from tests.support.ohif import Ohif
 from tests.support.pacs_site import Pacs

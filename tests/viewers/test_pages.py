@@ -16,10 +16,10 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, Request
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless
 
+from baps.demo.server import running_server
 from baps.site.roles import Role
 from baps.site.users import Users
 from demo import orthanc
-from demo.server import running_server
 from tests.support import nginx
 from tests.support.marks import starts
 from tests.support.nginx import running_nginx

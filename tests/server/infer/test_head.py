@@ -9,8 +9,9 @@ import pydicom
 import pytest
 import requests
 
+from baps.demo.server import running_server
 from demo import orthanc
-from demo.server import ROOT, running_server
+from tests.support.paths import ROOT
 from tests.support.sites import SAMPLES, Site
 
 SAMPLE = ROOT / "sample-data" / "dicom" / "ct_01"
