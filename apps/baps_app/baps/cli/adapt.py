@@ -23,12 +23,12 @@ Label = Annotated[
 Prompt = Annotated[str, typer.Option(help="Kind of prompt: click or box.")]
 
 
+@options.with_settings(*options.MODEL, "config")
 def adapt(
     images: options.Images,
     labels: options.LabelFolder,
     out: outputs.AdapterFile,
     label: Label = None,
-    black_box: options.BlackBox = "",
     optimizer: Annotated[
         str, typer.Option("--optimizer", "--optimiser", help="prompt_space (ours) or spsa_gc (as published).")
     ] = "prompt_space",
@@ -51,11 +51,8 @@ def adapt(
     ] = 0.5,
     encoder: Annotated[str, typer.Option(help="Frozen encoder: statistics, clip, vit_mae or dino.")] = "statistics",
     encoder_source: Annotated[str, typer.Option(help="Weights of the encoder: a local path or a hub's name.")] = "",
-    weights: options.Weights = "",
-    weights_sha256: options.WeightsSha256 = "",
-    device: options.Device = "",
-    remote: options.Remote = "",
-    config: options.Config = "",
+    *,
+    settings: dict[str, str],
 ) -> None:
     """Adapt a model to labelled images, and check the adapter on patients that it was not trained on.
 
@@ -73,7 +70,7 @@ def adapt(
     from baps.training.budget import check_max_images
     from baps.training.settings import AdaptationSettings
 
-    settings = AdaptationSettings(
+    adaptation = AdaptationSettings(
         visual_prompt=visual_prompt,
         condition=condition,
         correction_ratio=correction_ratio,
@@ -87,19 +84,13 @@ def adapt(
         seed=seed,
     )
     outputs.make_room(out)
-    _, model = options.load_site(
-        black_box=black_box,
-        weights=weights,
-        weights_sha256=weights_sha256,
-        device=device,
-        remote=remote,
-        config=config,
-    )
+    _, model = options.load_site(settings)
     folders = find_cases(images, labels, options.read_label(label), patients)
-    check_max_images(folders.cases, settings, resends=model.capabilities.resends)
+    check_max_images(folders.cases, adaptation, resends=model.capabilities.resends)
     folder = out.parent
-    note("adapt to labels", images=sorted({file_stem(case.image) for case in folders.cases}), config=config)
-    slices, skipped = load_cases(folders.cases, model.capabilities.input_size, settings.slices_per_volume, folder)
+    names = sorted({file_stem(case.image) for case in folders.cases})
+    note("adapt to labels", images=names, config=settings.get("config", ""))
+    slices, skipped = load_cases(folders.cases, model.capabilities.input_size, adaptation.slices_per_volume, folder)
     options.print_notes(folders.notes)
     options.print_skipped({**folders.skipped, **skipped})
     if not slices:
@@ -116,7 +107,7 @@ def adapt(
             status = f"{now.images} of {max_images} images, training Dice {now.dice:.3f}"
             bar.update(task, total=now.steps, completed=now.step, status=status)
 
-        result = adapt_to(model, slices, settings, progress=report, log=log)
+        result = adapt_to(model, slices, adaptation, progress=report, log=log)
 
     record = dict(result.record)
     if replayed := record["replayed_images"]:

@@ -19,17 +19,15 @@ def _commands() -> None:
 
 
 @app.command()
+@options.with_settings("black_box", "weights", "weights_sha256", "device", "config")
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for other machines.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port for HTTP.")] = 8080,
     grpc_port: Annotated[int, typer.Option(min=1, max=65535, help="Port for gRPC.")] = 8081,
     name: Annotated[str, typer.Option(help="Name of the model in its address. Default: its own.")] = "",
     hard_masks: Annotated[bool, typer.Option("--hard-masks", help="Return masks, not probabilities.")] = False,
-    black_box: options.BlackBox = "",
-    weights: options.Weights = "",
-    weights_sha256: options.WeightsSha256 = "",
-    device: options.Device = "",
-    config: options.Config = "",
+    *,
+    settings: dict[str, str],
 ) -> None:
     """Serve a model by the Open Inference Protocol (v2), for --black-box remote on another machine.
 
@@ -39,9 +37,6 @@ def serve(
     from baps.site.settings import read_settings
     from baps.utils.url_host import url_host
 
-    settings = options.given(
-        black_box=black_box, weights=weights, weights_sha256=weights_sha256, device=device, config=config
-    )
     if read_settings(settings).black_box == "remote":
         raise InputError("A remote model is served already. Use its own address, or serve bundled, sam or sam2.")
     check_port(host, port)
@@ -50,7 +45,7 @@ def serve(
         from baps.blackbox.remote.hosting import host as serve_until_stopped
     except ImportError as error:
         raise MissingExtraError("Serving a model to other machines", "hosting") from error
-    _, model = options.load_site(**settings)
+    _, model = options.load_site(settings)
     name = name or model.capabilities.name
     at = url_host(host)
     print(f"==> Serving {name} at http://{at}:{port}/{name} and grpc://{at}:{grpc_port}/{name} (stop with Ctrl+C)")

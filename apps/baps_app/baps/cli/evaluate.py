@@ -16,6 +16,7 @@ from baps.cli.console import Console
 console = Console(soft_wrap=True, highlight=False)
 
 
+@options.with_settings(*options.MODEL, "config")
 def evaluate(
     images: options.Images,
     labels: options.LabelFolder,
@@ -32,12 +33,8 @@ def evaluate(
             metavar="N", help="Clicks per slice, up to 10. Each further click is where the mask is most wrong."
         ),
     ] = 1,
-    black_box: options.BlackBox = "",
-    weights: options.Weights = "",
-    weights_sha256: options.WeightsSha256 = "",
-    device: options.Device = "",
-    remote: options.Remote = "",
-    config: options.Config = "",
+    *,
+    settings: dict[str, str],
 ) -> None:
     """Measure Dice with one click (or box) on up to 12 slices of each image, repeated with five sets of clicks.
 
@@ -54,14 +51,7 @@ def evaluate(
     check_prompts(prompt, seed, clicks)
     outputs.check_figures_file(json_file)
     loaded, record = read_adapter(adapter) if adapter else (None, None)
-    _, model = options.load_site(
-        black_box=black_box,
-        weights=weights,
-        weights_sha256=weights_sha256,
-        device=device,
-        remote=remote,
-        config=config,
-    )
+    _, model = options.load_site(settings)
     if record is not None:
         check_trained_for(record, model.capabilities.name, model.capabilities.weights_sha256)
     folders = find_cases(images, labels, options.read_label(label))

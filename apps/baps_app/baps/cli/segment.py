@@ -23,6 +23,7 @@ _KINDS = (".nii.gz", ".nii", ".nrrd")
 console = Console(soft_wrap=True, highlight=False)
 
 
+@options.with_settings(*options.MODEL, "adapters", "config")
 def segment(
     image: Annotated[Path, typer.Argument(help="The volume.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help=f"File for the mask: {', '.join(_KINDS)}.")],
@@ -45,13 +46,8 @@ def segment(
         float | None,
         typer.Option(help="With --whole-organ: stop after so long and keep the slices so far.", show_default="no end"),
     ] = None,
-    black_box: options.BlackBox = "",
-    weights: options.Weights = "",
-    weights_sha256: options.WeightsSha256 = "",
-    device: options.Device = "",
-    remote: options.Remote = "",
-    adapters: options.Adapters = "",
-    config: options.Config = "",
+    *,
+    settings: dict[str, str],
 ) -> None:
     """Segment the clicked slice of a volume. The mask has the shape of the volume and is zero outside that slice.
 
@@ -80,15 +76,7 @@ def segment(
     from baps.io import write_nifti, write_nrrd
     from baps.registry.store import AdapterStore
 
-    site, model = options.load_site(
-        black_box=black_box,
-        weights=weights,
-        weights_sha256=weights_sha256,
-        device=device,
-        remote=remote,
-        adapters=adapters,
-        config=config,
-    )
+    site, model = options.load_site(settings)
     segmenter, labels = Segmenter(model, AdapterStore(site.adapters)), list(site.labels)
     if whole_organ:
         try:
