@@ -16,6 +16,7 @@ from baps.errors import InputError, MissingExtraError
 from baps.site.app_folder import PACKAGES, app_folder, prepare_app_folder
 from baps.site.pacs_studies import Worklist, read_pacs_studies
 from baps.site.settings import absolute_paths
+from baps.utils.deprecation import OldNameWarning
 from baps.utils.url_host import url_host
 
 _PATHS = (
@@ -31,6 +32,9 @@ _PATHS = (
     "XDG_STATE_HOME",
 )
 """Variables that name a file or a folder."""
+
+_NO_OLD_NAME_WARNINGS = f"ignore::FutureWarning:{OldNameWarning.__module__}"
+"""Filter for PYTHONWARNINGS, which takes only Python's own categories."""
 
 
 def serving_command(
@@ -59,12 +63,16 @@ def serving_command(
     studies = studies if is_pacs(studies) else str(Path(studies).absolute())
     command = [sys.executable, *program, "start_server", "--app", str(app), "--studies", studies]
     command += ["--host", host, "--port", str(port)]
+    environment = server_environment()
     if not stock:
         command += ["--uvicorn_app", "baps.server.asgi:app"]
         settings = {**settings, **absolute_paths(settings)}
+        # This process has read the settings and warned of old names; the server and its trainings read them again.
+        filters = environment.get("PYTHONWARNINGS", "")
+        environment["PYTHONWARNINGS"] = f"{filters},{_NO_OLD_NAME_WARNINGS}".lstrip(",")
     for name, value in settings.items():
         command += ["--conf", name, value]
-    return command, server_environment()
+    return command, environment
 
 
 def check_installed() -> None:
