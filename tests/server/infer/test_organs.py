@@ -41,7 +41,7 @@ class Organs:
         beside = np.roll(self.ball, 2, axis=2) & ~self.ball
         labelmap = np.where(self.ball, labels["ball"], 0).astype(np.uint8)
         report(1, 3)
-        (self.listed,) = self.jobs.records()
+        (self.listed,) = self.jobs.to_dicts()
         if not go_on():
             return OrganMasks(labelmap, {"ball": "v0003"}, ("heart",), ("shell", "nowhere"))
         labelmap[beside] = labels["shell"]
@@ -84,11 +84,11 @@ def test_the_reply_names_what_is_there_in_the_order_of_the_values(site: Site) ->
     assert list(said["label_names"].items()) == [("shell", 2), ("ball", 5)]
     assert said["adapter"] == {"ball": "v0003", "shell": "unadapted", "nowhere": "unadapted"}
     unknown, missing = said["notes"]
-    assert "Nothing answers for heart:" in unknown
-    assert missing == "Found nowhere in this volume: nowhere."
+    assert "There is no model for heart:" in unknown
+    assert missing == "Not found in this volume: nowhere."
     assert site.organs.listed["model"] == "organs"
     assert (site.organs.listed["done"], site.organs.listed["total"]) == (1, 3)
-    assert site.jobs.records() == []
+    assert site.jobs.to_dicts() == []
     assert site.saved == []
 
 
@@ -112,10 +112,10 @@ def test_a_cancelled_answer_has_what_was_found_so_far(site: Site, monkeypatch: p
     voxels, said = site.ask(save_as="shell")
     assert said["label_names"] == {"ball": 5}
     assert set(np.unique(voxels)) == {0, 5}
-    assert "It was cancelled: shell, nowhere were not looked for." in said["notes"]
-    assert said["notes"][-1] == "It was not saved as shell, for it was cancelled."
+    assert "It was cancelled: shell, nowhere were not segmented." in said["notes"]
+    assert said["notes"][-1] == "It was not saved as shell, because it was cancelled."
     _, said = site.ask(save_as="ball")  # An organ that was not looked for may have claimed its voxels.
-    assert said["notes"][-1] == "It was not saved as ball, for it was cancelled."
+    assert said["notes"][-1] == "It was not saved as ball, because it was cancelled."
     assert site.saved == []
 
 

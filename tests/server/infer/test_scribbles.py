@@ -106,7 +106,7 @@ def test_strokes_reach_the_black_box_as_clicks_of_their_own_slice(
 
 def test_background_strokes_alone_change_nothing_but_are_mentioned(painting: Painting) -> None:
     _, said = painting.ask()
-    assert said["notes"] == ["Only background strokes on slice 8: left as they were."]
+    assert said["notes"] == ["Only background strokes on slice 8: not segmented."]
 
 
 def test_what_is_segmented_on_other_slices_comes_back(painting: Painting) -> None:
@@ -153,7 +153,7 @@ def test_it_is_answered_by_the_adapter_of_the_label_and_less_of_it_where_it_goes
     assert painting.ask()[1]["adapter"] is None
     mask, said = painting.ask(selected_label_name="other")
     assert mask[18:22, 18, 5].all()
-    assert said["notes"][-1] == "The adapted answer went against strokes on slices 5, 6, given with less of it."
+    assert said["notes"][-1] == "The adapted mask violated strokes on slices 5, 6; the mask there is less adapted."
 
 
 @pytest.mark.parametrize("compress", [True, False])

@@ -126,7 +126,7 @@ def test_when_the_time_is_spent_the_reply_holds_what_was_found(server: Site, tmp
     assert voxels[i, j, k] == 1
     assert said["stopped"] == [k - 1, k + 1]
     assert said["notes"] == [
-        f"The 1e-06 seconds (option seconds) were spent: what was found so far ends at slices {k - 1}, {k + 1}."
+        f"The 1e-06 seconds (option seconds) have passed: the mask so far ends at slices {k - 1}, {k + 1}."
     ]
 
 
@@ -212,7 +212,7 @@ def test_a_job_can_be_watched_and_cancelled_while_others_click(tall: Site, tmp_p
     low, high = said["stopped"]
     assert said["slices"] == list(range(low + 1, high))
     assert voxels.any((0, 1)).nonzero()[0].tolist() == said["slices"]
-    assert said["notes"] == [f"It was cancelled: what was found so far ends at slices {low}, {high}."]
+    assert said["notes"] == [f"It was cancelled: the mask so far ends at slices {low}, {high}."]
     assert _jobs(tall) == []
 
 
@@ -242,7 +242,7 @@ def test_the_organ_is_saved_whole_and_replaced_whole(own_server: Site) -> None:
     assert "Saved as spleen." in notes
     assert len(slices) > 1
     notes, again = saved(seconds=1e-6)
-    assert any("were spent" in note for note in notes)
+    assert any("have passed" in note for note in notes)
     assert "It was saved as spleen before." in notes
     assert again == slices
 

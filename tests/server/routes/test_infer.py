@@ -132,9 +132,11 @@ def test_where_the_adapter_did_not_answer_it_is_said(own_server: Site, bundled: 
     assert not raw(file).any()
     status, said, file = ask(own_server, "baps", {**first, "foreground": [[i, j, k], [i + 4, j, k]]})
     assert (status, said["adapter"]) == (200, None)
-    assert said["notes"] == ["The adapted answer went against a click; this one was given with less of the adapter."]
+    assert said["notes"] == ["The adapted mask violated a click; this mask is less adapted."]
     assert raw(file)[i, j, k]
     status, said, file = ask(own_server, "baps", {**first, "plane": "coronal"})
     assert (status, said["adapter"]) == (200, None)
-    assert said["notes"] == ["Adapters are made for the slices as they are stored; this one was answered without."]
+    assert said["notes"] == [
+        "Adapters are trained on the slices as they are stored. This mask is from the unadapted model."
+    ]
     assert raw(file)[i, j, k]

@@ -100,7 +100,7 @@ def test_masks_come_without_a_click_in_the_images_frame(hospital: Site) -> None:
     assert set(np.unique(voxels)) == {0, 2}
     assert said["label_names"] == {"spleen": 2}  # Slicer takes the names one by one for the segments that are there.
     assert said["adapter"] == {"spleen": "unadapted"}
-    assert "Nothing answers for liver" in said["notes"][0]
+    assert "There is no model for liver" in said["notes"][0]
     assert said["latencies"]["total_ms"] > 0
     readings = hospital.adapters / "organs" / "readings"
     assert readings.stat().st_mode & 0o777 == 0o700

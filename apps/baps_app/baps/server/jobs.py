@@ -7,28 +7,27 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 from baps.errors import NotFoundError
 from baps.utils.priority_lock import low_priority
 
-_client: ContextVar[tuple[Callable[[], bool] | None, str]] = ContextVar("principal", default=(None, ""))
+CLIENT = "client"
+"""Field that the server adds to a request: its ``Client``."""
 
 
-@contextmanager
-def requested_by(gone: Callable[[], bool], name: str = "") -> Iterator[None]:
-    """Set the client of the jobs of this context.
+@dataclass(frozen=True)
+class Client:
+    """The client that a job runs for.
 
-    Args:
-        gone: Returns whether the client has disconnected; its jobs are then cancelled.
+    Attributes:
+        is_gone: Returns whether the client has disconnected; its jobs are then cancelled.
         name: Name of the user, who owns the jobs, or "" if no login is needed.
     """
-    token = _client.set((gone, name))
-    try:
-        yield
-    finally:
-        _client.reset(token)
+
+    is_gone: Callable[[], bool]
+    name: str = ""
 
 
 class Job:
@@ -36,12 +35,13 @@ class Job:
 
     Args:
         model: Name of the infer task.
+        client: The client, or None if it cannot disconnect.
     """
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, client: Client | None = None) -> None:
         self.id, self.model = uuid.uuid4().hex, model
         self.done = self.total = 0
-        self._client_gone, self.owner = _client.get()
+        self.owner, self._client = client.name if client else "", client
         self._begun, self._cancelled = time.monotonic(), threading.Event()
 
     @property
@@ -65,12 +65,12 @@ class Job:
     @property
     def cancelled(self) -> bool:
         """Whether it was cancelled or the client has disconnected."""
-        if not self._cancelled.is_set() and self._client_gone and self._client_gone():
+        if not self._cancelled.is_set() and self._client and self._client.is_gone():
             self._cancelled.set()
         return self._cancelled.is_set()
 
-    def record(self) -> dict[str, Any]:
-        """Return its progress for JSON, without anything about the image."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return its progress as JSON holds it, without anything about the image."""
         return {
             "id": self.id,
             "model": self.model,
@@ -88,13 +88,17 @@ class Jobs:
         self._lock = threading.Lock()
 
     @contextmanager
-    def running(self, model: str) -> Iterator[Job]:
-        """Begin a job, which is listed for as long as the context lasts and gives way to clicks.
+    def running(self, model: str, client: Client | None = None) -> Iterator[Job]:
+        """Begin a job, which is listed for as long as the context lasts; clicks have priority over it.
 
         Args:
             model: Name of the infer task.
+            client: The client, or None if it cannot disconnect.
+
+        Yields:
+            The job.
         """
-        job = Job(model)
+        job = Job(model, client)
         with self._lock:
             self._running[job.id] = job
         try:
@@ -104,10 +108,17 @@ class Jobs:
             with self._lock:
                 del self._running[job.id]
 
-    def records(self, owner: str | None = None) -> list[dict[str, Any]]:
-        """Return the records of one user's jobs, or of all, the oldest first."""
+    def to_dicts(self, owner: str | None = None) -> list[dict[str, Any]]:
+        """Return the progress of one user's jobs, or of all jobs, the oldest first.
+
+        Args:
+            owner: The user, or None for all.
+
+        Returns:
+            One dictionary per job, see ``Job.to_dict``.
+        """
         with self._lock:
-            return [job.record() for job in self._running.values() if owner in (None, job.owner)]
+            return [job.to_dict() for job in self._running.values() if owner in (None, job.owner)]
 
     def cancel(self, name: str, owner: str | None = None) -> None:
         """Cancel a job.

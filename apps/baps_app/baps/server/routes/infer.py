@@ -21,8 +21,8 @@ from baps.errors import InputError, NotFoundError
 from baps.inference.requests.click import PACKED
 from baps.inference.requests.form import CONFIRMS, DO_NOT_SAVE
 from baps.io import STRAIGHTENED_NOTE, read_nifti_notes
-from baps.server.infer.base import adapters_used
-from baps.server.jobs import requested_by
+from baps.server.infer.base import format_adapters
+from baps.server.jobs import CLIENT, Client
 from baps.server.request_context import context_of
 from baps.server.request_names import checked_name, json_object
 from baps.server.routes.datastore import file_name, image_file, received, suffix_of
@@ -81,7 +81,7 @@ def run_infer(
     # OHIF requests raw voxels, 79 MB for a CT, nearly all zeros: they are sent compressed.
     raw = output == host_infer.ResultType.image and wanted.get("result_compress") is False
     wanted[PACKED] = raw and "gzip" in request.headers.get("accept-encoding", "")
-    gone = requested_by(lambda: from_thread.run(request.is_disconnected), context_of(request).name)
+    wanted[CLIENT] = Client(lambda: from_thread.run(request.is_disconnected), context_of(request).name)
     if _saves(wanted.get("save_as")):  # Audited also if something fails after the label was saved.
         context_of(request).also.append("save a label")
     with ExitStack() as uploads:
@@ -89,10 +89,10 @@ def run_infer(
             wanted["image"] = str(uploads.enter_context(received(file)))
         if label is not None and "label" not in wanted:
             wanted["label"] = str(uploads.enter_context(received(label)))
-        with model_seconds() as spent, gone:
+        with model_seconds() as spent:
             result = instance.infer(wanted)
     reply = result["params"]
-    context_of(request).adapter = adapters_used(reply)
+    context_of(request).adapter = format_adapters(reply)
     answer: Response | dict[str, Any] = host_infer.send_response(instance.datastore(), result, output, background_tasks)
     if isinstance(answer, FileResponse) and _is_gzip(Path(answer.path)):
         answer.headers["Content-Encoding"] = "gzip"
@@ -138,12 +138,12 @@ def _is_gzip(path: Path) -> bool:
 
 def progress(request: Request) -> list[dict[str, Any]]:
     """List the long requests that are running: the user's own, or all of them for a trainer."""
-    jobs: list[dict[str, Any]] = app_instance().jobs.records(_owner(request))
+    jobs: list[dict[str, Any]] = app_instance().jobs.to_dicts(_owner(request))
     return jobs
 
 
 def cancel(request: Request, job: str) -> dict[str, str]:
-    """Cancel a long request; its client gets what was found so far.
+    """Cancel a long request; its client gets the mask so far.
 
     Raises:
         NotFoundError: If there is none, or it is another user's and the user is not a trainer.
