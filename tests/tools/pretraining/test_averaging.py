@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import nn
 
-from tools.pretraining.blackbox.averaging import half_precision_state, update_average
+from tools.pretraining.averaging import half_precision_state, update_average
 
 
 def test_the_average_moves_by_the_rest_of_its_weight() -> None:
