@@ -199,7 +199,7 @@ def test_without_an_organ_model_clicks_are_answered(tmp_path: Path) -> None:
     with threaded_site(tmp_path, cases=2, settings={"organ_weights": str(weights)}) as server:
         answer = post(server, "/infer/organs?image=ct_01", data={"params": "{}"})
         assert answer.status_code == 503
-        assert "The organ model cannot be loaded; clicks are answered." in answer.json()["detail"]
+        assert "The organ model cannot be loaded; clicks still work." in answer.json()["detail"]
         file, _ = server.client.infer("baps", "ct_01", {"foreground": [spleen_click("ct_01")]})
         assert nrrd.read(file)[0].any()
         sample = server.client.next_sample("disagreement", {})

@@ -64,8 +64,8 @@ class BapsApp(MONAILabelApp):
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         redact_logs()
-        for chatty in ("monailabel.endpoints.activelearning", "dicomweb_client"):
-            logging.getLogger(chatty).setLevel(logging.WARNING)  # They log patients and studies.
+        for name in ("monailabel.endpoints.activelearning", "dicomweb_client"):
+            logging.getLogger(name).setLevel(logging.WARNING)  # They log patients and studies.
         self.site = read_settings(conf or {})
         check_settings(self.site)
         check_stock_server(studies, self.site)
@@ -76,10 +76,10 @@ class BapsApp(MONAILabelApp):
         self._segmenter: Segmenter | None = None
         self._organs: OrganSegmenter | None = None
         self._closed = threading.Event()
-        # For the training process: its threads must not spin while they wait for each other.
+        # The threads of the training process must not spin while they wait for each other.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         os.environ[MAX_VOLUME_MB_VARIABLE] = str(self.site.max_volume_mb)
-        # Where dcmqi's programs lie, which MONAI Label would download otherwise.
+        # MONAI Label downloads dcmqi's programs unless it finds them on the PATH.
         os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         super().__init__(
             app_dir=app_dir,
@@ -125,7 +125,7 @@ class BapsApp(MONAILabelApp):
         }
 
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> Any:
-        """Run an infer task, with the name of the image beside its file.
+        """Run an infer task, which gets both the name of the image and its file.
 
         Args:
             request: The request.
@@ -150,7 +150,7 @@ class BapsApp(MONAILabelApp):
         return {"random": RandomStrategy(), "first": First(), "disagreement": disagreement}
 
     def black_box(self) -> BlackBox:
-        """Return the black box, which is loaded at the first call.
+        """Return the black box. The first call loads it.
 
         Raises:
             BapsError: If it cannot be loaded.
@@ -162,14 +162,14 @@ class BapsApp(MONAILabelApp):
                     self._black_box = load_black_box(
                         site.black_box, site.weights, site.weights_sha256, site.device, site.remote_model
                     )
-                except InputError as error:  # An error of the operator, not of the user.
+                except InputError as error:  # The operator made it, not the user.
                     raise BapsError(f"The model cannot be loaded. {error}") from error
-                able = self._black_box.capabilities
-                logger.info("Black box %s, weights SHA-256 %s", able.name, able.weights_sha256)
+                capabilities = self._black_box.capabilities
+                logger.info("Black box %s, weights SHA-256 %s", capabilities.name, capabilities.weights_sha256)
             return self._black_box
 
     def segmenter(self) -> Segmenter:
-        """Return the segmenter for clicks, which is created at the first call.
+        """Return the segmenter for clicks. The first call creates it.
 
         Raises:
             BapsError: If the black box cannot be loaded.
@@ -181,7 +181,7 @@ class BapsApp(MONAILabelApp):
             return self._segmenter
 
     def organs(self) -> OrganSegmenter:
-        """Return the segmenter without prompts, which is created at the first call; clicks do not wait for it.
+        """Return the segmenter without prompts. The first call creates it, and clicks do not wait meanwhile.
 
         Raises:
             BapsError: If the organ model cannot be loaded.
@@ -198,7 +198,7 @@ class BapsApp(MONAILabelApp):
                         site.organ_model, site.organ_weights, site.organ_weights_sha256, site.device
                     )
                 except InputError as error:  # As for the black box.
-                    raise BapsError(f"The organ model cannot be loaded; clicks are answered. {error}") from error
+                    raise BapsError(f"The organ model cannot be loaded; clicks still work. {error}") from error
                 logger.info("Organ model %s, weights SHA-256 %s", model.name, model.sha256)
                 readings = FeatureCache(root / "readings", site.feature_cache_gb << 30)
                 self._organs = OrganSegmenter(model, self.organ_store, readings)
