@@ -26,7 +26,7 @@ IMAGE_ID = "image_id"
 """Field that the app adds to a request: the name of the image, for ``image`` is replaced by its file."""
 
 Save = Callable[[str, Volume, str, NDArray[np.bool_], Collection[int], str, bool], str]
-"""Saves a mask, as ``save_labels.save_shown``: takes image, volume, label, mask (I, J, K), slices across K, author, and
+"""Saves a mask, as ``save_labels.save_mask``: takes image, volume, label, mask (I, J, K), slices across K, author, and
 whether the user may confirm labels of others."""
 
 Answering = TypeVar("Answering")
@@ -148,7 +148,7 @@ class SegmentingInfer(InferTask, Generic[Answering]):
             A note for the reply.
 
         Raises:
-            BapsError: As ``save_labels.save_shown``.
+            BapsError: As ``save_labels.save_mask``.
         """
         author = str(request.get("client_id") or "")
         confirms = request.get(CONFIRMS) is True
