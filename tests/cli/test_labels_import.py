@@ -104,7 +104,7 @@ def test_what_cannot_be_used_is_refused_and_the_rest_is_imported(studies: Path, 
     for sentence in (
         "rejected: a.nii.gz. The label a.nii.gz has shape (20, 16, 12) and does not have the geometry of its image",
         "rejected: b.nii.gz. b.nii.gz is empty: no voxel is marked.",
-        "rejected: c.nii.gz. c.nii.gz marks the values [9] and does not name all of them; labels that were given: "
+        "rejected: c.nii.gz. c.nii.gz marks the values [9], and not all of them have a name; given labels: "
         "spleen=1, liver=2.",
         "rejected: x.nii.gz. There is no image of this name.",
         "imported: d_mask.nii.gz as the label of d, spleen",
@@ -146,7 +146,7 @@ def test_what_the_values_mean_must_be_said(studies: Path, tmp_path: Path) -> Non
     told = ["labels", "import", str(tmp_path / "one"), str(studies)]
     result = CliRunner().invoke(app, told, catch_exceptions=False)
     assert result.exit_code == 1
-    assert "labels that were given: none. Say what the values mean" in result.output
+    assert "given labels: none. Name the values" in result.output
     white = mask(1) * 255
     image(tmp_path / "white" / "a.nii.gz", white)
     told = ["labels", "import", str(tmp_path / "white"), str(studies), "--labels", "lesion"]

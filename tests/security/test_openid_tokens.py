@@ -40,7 +40,7 @@ def _openid(provider: Provider, **others: Any) -> OpenId:
 
 def _refused(openid: OpenId, token: str, status: int = 401) -> str:
     with pytest.raises(HTTPException) as caught:
-        openid.principal(token)
+        openid.authenticate_token(token)
     assert caught.value.status_code == status
     return str(caught.value.detail)
 
@@ -48,7 +48,7 @@ def _refused(openid: OpenId, token: str, status: int = 401) -> str:
 @pytest.mark.parametrize("algorithm", ["RS256", "ES256"])
 def test_a_good_token_says_who_it_is_and_what_they_may(provider: Provider, algorithm: str) -> None:
     provider.rotate("a", algorithm)
-    principal = _openid(provider).principal(provider.token())
+    principal = _openid(provider).authenticate_token(provider.token())
     assert (principal.name, principal.role, principal.by) == ("rita", Role.ANNOTATOR, "openid")
 
 
@@ -85,7 +85,7 @@ NOW = int(time.time())
 def test_a_token_with_a_wrong_claim_is_refused(provider: Provider, claims: dict[str, object]) -> None:
     openid = _openid(provider)
     assert "gain" in _refused(openid, provider.token(**claims))
-    assert openid.principal(provider.token()).name == "rita"
+    assert openid.authenticate_token(provider.token()).name == "rita"
 
 
 def test_a_token_with_the_signature_of_another_key_is_refused(provider: Provider) -> None:
@@ -97,7 +97,7 @@ def test_a_token_with_the_signature_of_another_key_is_refused(provider: Provider
     forged = _encoded({**claims, "roles": ["ml"]})
     _refused(openid, f"{head}.{forged}.{signature}")
     _refused(openid, f"{head}.{body}.")
-    assert openid.principal(f"{head}.{body}.{signature}").role is Role.ANNOTATOR
+    assert openid.authenticate_token(f"{head}.{body}.{signature}").role is Role.ANNOTATOR
 
 
 def _encoded(content: object) -> str:
@@ -148,11 +148,11 @@ def test_what_is_no_token_is_refused(provider: Provider, token: str) -> None:
 def test_new_keys_are_fetched_when_they_are_first_seen(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
     openid = _openid(provider)
     old = provider.token()
-    openid.principal(old)
+    openid.authenticate_token(old)
     provider.rotate("second")
     _refused(openid, provider.token())  # The keys were fetched just now; nobody can make us ask again and again.
-    monkeypatch.setattr(module, "_PAUSE", 0.0)
-    assert openid.principal(provider.token()).name == "rita"
+    monkeypatch.setattr(module, "_RETRY_SECONDS", 0.0)
+    assert openid.authenticate_token(provider.token()).name == "rita"
     _refused(openid, old)  # The provider took its key back.
 
 
@@ -176,7 +176,7 @@ def test_roles_are_read_where_the_settings_say(
     provider: Provider, claims: dict[str, object], claim: str, role: Role
 ) -> None:
     token = provider.token(**{"roles": None, **claims})
-    assert _openid(provider, roles_claim=claim).principal(token).role is role
+    assert _openid(provider, roles_claim=claim).authenticate_token(token).role is role
 
 
 @pytest.mark.parametrize("roles", [None, [], ["admin"], "annotator", {"radiologist": True}, [["radiologist"]], 7])
@@ -187,20 +187,20 @@ def test_who_has_none_of_our_roles_is_not_let_in(provider: Provider, roles: obje
 def test_the_audience_of_the_settings_counts(provider: Provider) -> None:
     token = provider.token(aud=["api://baps", "other"])
     _refused(_openid(provider), token)
-    assert _openid(provider, audience="api://baps").principal(token).name == "rita"
+    assert _openid(provider, audience="api://baps").authenticate_token(token).name == "rita"
 
 
 def test_a_password_is_passed_on_where_the_provider_takes_it(provider: Provider) -> None:
     openid = _openid(provider)
     with pytest.raises(HTTPException, match="takes no passwords from programs"):
-        openid.with_password("rita", "open sesame")
+        openid.exchange_password("rita", "open sesame")
     provider.about, provider.password = {"grant_types_supported": ["password"]}, "open sesame"
     openid = _openid(provider)
-    token, principal = openid.with_password("rita", "open sesame")
-    assert openid.principal(token) == principal
+    token, principal = openid.exchange_password("rita", "open sesame")
+    assert openid.authenticate_token(token) == principal
     assert principal.name == "rita"
     with pytest.raises(HTTPException, match="password is wrong"):
-        openid.with_password("rita", "wrong")
+        openid.exchange_password("rita", "wrong")
 
 
 @pytest.mark.parametrize(
@@ -217,12 +217,12 @@ def test_a_provider_that_says_odd_things_is_not_believed(
     token = provider.token()
     provider.about = about
     with pytest.raises(BapsError, match=said):
-        _openid(provider).principal(token)
+        _openid(provider).authenticate_token(token)
 
 
 def test_a_provider_that_is_gone_is_said(provider: Provider) -> None:
     with pytest.raises(BapsError, match="does not answer"):
-        _openid(Provider("http://127.0.0.1:9")).principal(provider.token())
+        _openid(Provider("http://127.0.0.1:9")).authenticate_token(provider.token())
 
 
 def test_the_helper_signs_as_pyjwt_reads(provider: Provider) -> None:
@@ -237,11 +237,11 @@ def test_a_provider_that_does_not_answer_is_not_asked_for_each_token(provider: P
     provider.about = {"issuer": "https://elsewhere.example"}  # A failure as good as any other.
     for _ in range(5):
         with pytest.raises(BapsError):
-            openid.principal(good)
+            openid.authenticate_token(good)
     assert len(provider.asked) == 1
     provider.about, provider.keys = {}, dict([key])
-    openid._failed = (time.monotonic() - module._PAUSE, BapsError(""))
-    assert openid.principal(good).name == "rita"
+    openid._failure = (time.monotonic() - module._RETRY_SECONDS, BapsError(""))
+    assert openid.authenticate_token(good).name == "rita"
 
 
 def test_an_answer_without_end_is_given_up(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,11 +252,11 @@ def test_an_answer_without_end_is_given_up(provider: Provider, monkeypatch: pyte
             self.parts += 1
             return b" "
 
-    monkeypatch.setattr(module, "_READING", 0.05)
+    monkeypatch.setattr(module, "_READ_SECONDS", 0.05)
     reply, raw = requests.Response(), Dribbling()
     reply.status_code, reply.raw = 200, raw
-    monkeypatch.setattr(OpenId, "_ask", lambda *_, **__: reply)
+    monkeypatch.setattr(OpenId, "_request", lambda *_, **__: reply)
     monkeypatch.setattr(requests.Response, "close", lambda _: None)
     with pytest.raises(BapsError, match="no usable answer"):
-        _openid(provider).principal(provider.token())
+        _openid(provider).authenticate_token(provider.token())
     assert raw.parts > 1

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from baps.server.auth.browser_sessions import Sessions
+from baps.server.auth.browser_sessions import BrowserSessions
 from baps.server.request_context import Principal
 from baps.site.roles import Role
 
@@ -15,7 +15,7 @@ class Clock:
 
 
 def test_a_session_is_found_by_its_cookie_until_it_is_ended() -> None:
-    sessions = Sessions()
+    sessions = BrowserSessions()
     one, other = sessions.begin(ANNA, "hash"), sessions.begin(ANNA)
     assert one != other
     assert len(one) >= 43
@@ -30,7 +30,7 @@ def test_a_session_is_found_by_its_cookie_until_it_is_ended() -> None:
 
 def test_a_session_that_nobody_uses_ends() -> None:
     clock = Clock()
-    sessions = Sessions(clock)
+    sessions = BrowserSessions(clock)
     value = sessions.begin(ANNA)
     for _ in range(3):
         clock.now += 2 * 3600
@@ -43,7 +43,7 @@ def test_a_session_that_nobody_uses_ends() -> None:
 
 def test_a_session_ends_after_a_day_s_work_however_much_it_is_used() -> None:
     clock = Clock()
-    sessions = Sessions(clock)
+    sessions = BrowserSessions(clock)
     value = sessions.begin(ANNA)
     for _ in range(12):
         clock.now += 3600
@@ -57,7 +57,7 @@ def _asker(name: str) -> Principal:
 
 
 def test_a_user_who_signs_in_too_often_ends_their_own_sessions_alone() -> None:
-    sessions = Sessions()
+    sessions = BrowserSessions()
     others = [sessions.begin(_asker(f"user {number}")) for number in range(20)]
     at_the_provider = sessions.begin(Principal("anna", Role.ANNOTATOR, "openid"))
     used, unused = sessions.begin(ANNA), sessions.begin(ANNA)
@@ -71,7 +71,7 @@ def test_a_user_who_signs_in_too_often_ends_their_own_sessions_alone() -> None:
 
 
 def test_memory_is_bounded_whoever_signs_in() -> None:
-    sessions = Sessions()
+    sessions = BrowserSessions()
     many = [sessions.begin(ANNA) for _ in range(16)]
     alone = [sessions.begin(_asker(str(number))) for number in range(4096)]
     assert len(sessions._sessions) == 4096

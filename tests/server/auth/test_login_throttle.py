@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from baps.server.auth.login_throttle import LoginThrottle, network_of
+from baps.server.auth.login_throttle import LoginThrottle, network_key
 
 
 class Clock:
@@ -28,11 +28,11 @@ def test_who_fails_ten_times_in_five_minutes_has_to_wait() -> None:
 
 
 def test_an_attempt_that_did_not_fail_is_taken_back() -> None:
-    attempts = LoginThrottle(most=3)
+    attempts = LoginThrottle(max_failures=3)
     for _ in range(9):
         assert attempts.count("rita") == 0
-        attempts.take_back("rita")
-    attempts.take_back("nobody")
+        attempts.uncount("rita")
+    attempts.uncount("nobody")
     assert [attempts.count("rita") > 0 for _ in range(4)] == [False, False, False, True]
 
 
@@ -53,7 +53,7 @@ def test_of_many_attempts_at_once_no_more_are_let_through() -> None:
     ],
 )
 def test_an_ipv6_address_counts_with_its_network(one: str, other: str, same: bool) -> None:
-    assert (network_of(one) == network_of(other)) == same
+    assert (network_key(one) == network_key(other)) == same
 
 
 def test_memory_is_bounded_and_the_oldest_are_forgotten() -> None:
@@ -61,6 +61,6 @@ def test_memory_is_bounded_and_the_oldest_are_forgotten() -> None:
     for number in range(5000):
         for _ in range(10):
             attempts.count(f"{number}")
-    assert len(attempts._failed) == 4096
+    assert len(attempts._failures) == 4096
     assert attempts.count("0") == 0
     assert attempts.count("4999") > 0

@@ -14,7 +14,7 @@ from baps.errors import InputError
 from baps.imaging.volume import Volume
 from baps.io import read_volume, write_nifti
 from baps.server.datastores.folder import StudiesDatastore
-from baps.server.datastores.new_images import adding, check_new_name
+from baps.server.datastores.new_images import check_new_name, stage_new_file
 
 
 def _write(file: Path, value: int) -> Path:
@@ -80,10 +80,10 @@ def test_where_a_file_cannot_have_two_names(tmp_path: Path, monkeypatch: pytest.
         raise OSError(1, "Operation not permitted")
 
     monkeypatch.setattr("os.link", refuse)
-    with adding(tmp_path, ".txt") as (partial, add):
+    with stage_new_file(tmp_path, ".txt") as (partial, add):
         partial.write_text("whole")
         add(tmp_path / "a.txt")
-    with adding(tmp_path, ".txt") as (partial, add), pytest.raises(FileExistsError):
+    with stage_new_file(tmp_path, ".txt") as (partial, add), pytest.raises(FileExistsError):
         add(tmp_path / "a.txt")
     assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
     assert (tmp_path / "a.txt").read_text() == "whole"

@@ -19,7 +19,7 @@ from baps.errors import InputError, NotFoundError
 from baps.imaging.volume import Volume
 from baps.io import read_label_map, write_nifti
 from baps.server.datastores.folder import StudiesDatastore
-from baps.server.labels.save_labels import save_label, save_shown
+from baps.server.labels.save_labels import save_label, save_mask
 from baps.server.training_cases import labelled_cases
 from tests.support.paths import ROOT
 
@@ -201,11 +201,11 @@ def test_the_command_confirms(place: Place) -> None:
 
 def test_a_mask_that_is_shown_is_judged_too(place: Place) -> None:
     image = Volume(np.zeros(SHAPE, np.int16), np.eye(4))
-    told = [save_shown(place.store, LABELS, "a", image, "liver", _block(15), [k], "baps", "ben") for k in (3, 4, 5, 6)]
+    told = [save_mask(place.store, LABELS, "a", image, "liver", _block(15), [k], "baps", "ben") for k in (3, 4, 5, 6)]
     assert "This takes liver away from the version of anna" in told[-1]
     assert place.disputed["liver"]["author"] == "anna"
     np.testing.assert_array_equal(place.trained(), _block(0))
-    said = save_shown(place.store, LABELS, "a", image, "liver", _block(15, depth=3), [6], "baps", "tess", confirms=True)
+    said = save_mask(place.store, LABELS, "a", image, "liver", _block(15, depth=3), [6], "baps", "tess", confirms=True)
     assert said.startswith("Saved as liver. liver is confirmed")
     assert place.disputed == {}
 

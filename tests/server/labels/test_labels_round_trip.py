@@ -27,7 +27,7 @@ from baps.io.dicom.labels import read_series_headers
 from baps.io.dicom.rtstruct import write_structures
 from baps.io.dicom.seg import write_segmentation
 from baps.server.datastores.folder import StudiesDatastore
-from baps.server.labels.save_labels import save_label, save_shown
+from baps.server.labels.save_labels import save_label, save_mask
 from baps.server.training_cases import labelled_cases
 from tests.support.little_series import random_segments, write_little_series
 
@@ -206,7 +206,7 @@ def test_overlaps_outlast_others_who_save(tmp_path: Path, writer: str) -> None:
     ben = {"author": "ben", "label_info": [{"name": "kidney", "idx": 1}]}
     save_label(place.datastore, SITE, "p1", tmp_path / "ben.nii.gz", "final", ben)
     image = read_volume(Path(place.datastore.get_image_uri("p1")))
-    save_shown(place.datastore, SITE, "p1", image, "aorta", aorta, range(image.shape[2]), "organs", "carl")
+    save_mask(place.datastore, SITE, "p1", image, "aorta", aorta, range(image.shape[2]), "organs", "carl")
     found, skipped = place.trained_on()
     assert skipped == {}
     for name, mask in {**masks, "kidney": kidney, "aorta": aorta}.items():

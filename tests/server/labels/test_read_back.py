@@ -18,8 +18,8 @@ from baps.imaging.label_map import LabelMap
 from baps.imaging.volume import Volume
 from baps.io import read_volume, write_nifti
 from baps.server.datastores.folder import StudiesDatastore
-from baps.server.labels.read_back import check_same
-from baps.server.labels.save_labels import save_label, save_shown
+from baps.server.labels.read_back import check_same_segments
+from baps.server.labels.save_labels import save_label, save_mask
 from baps.server.training_cases import labelled_cases
 from tests.support.sites import SAMPLES
 
@@ -80,7 +80,7 @@ def _shown(studies: Path) -> None:
     image = read_volume(studies / "ct_01.nii.gz")
     mask = np.zeros(image.shape, bool)
     mask[10:13, 20:24, 9] = True
-    save_shown(found, SITE, "ct_01", image, "liver", mask, [9], "baps", "anna")
+    save_mask(found, SITE, "ct_01", image, "liver", mask, [9], "baps", "anna")
 
 
 def _restore(studies: Path) -> None:
@@ -140,10 +140,10 @@ def test_what_is_known_of_a_label_is_read_back_too(studies: Path, monkeypatch: p
 def test_segments_are_compared_one_by_one() -> None:
     mask = np.zeros((3, 3, 3), bool)
     mask[0] = True
-    check_same(["a"], lambda _: mask, lambda _: mask.copy(), "")
+    check_same_segments(["a"], lambda _: mask, lambda _: mask.copy(), "")
     for stored in (None, mask[:2], ~mask, mask & False):
         with pytest.raises(BapsError, match=r"read back, a is not what was sent .* The PACS has nothing of it\."):
-            check_same(["a"], lambda _: mask, lambda _, stored=stored: stored, "The PACS has nothing of it.")
+            check_same_segments(["a"], lambda _: mask, lambda _, stored=stored: stored, "The PACS has nothing of it.")
 
 
 def test_a_version_that_does_not_fit_its_image_any_more_is_not_restored(studies: Path) -> None:

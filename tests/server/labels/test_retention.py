@@ -80,7 +80,7 @@ def test_what_a_kill_left_half_written_goes_after_a_day(studies: StudiesDatastor
     kept = _aged(tmp_path / "adapters" / "published", 100)
     link = tmp_path / "adapters" / ".partial-4"
     link.symlink_to(kept)
-    _retention(studies, tmp_path).remove_unfinished(time.time())
+    _retention(studies, tmp_path).remove_incomplete(time.time())
     assert [file.exists() for file in (old, folder, new, kept)] == [False, False, True, True]
 
 

@@ -16,7 +16,7 @@ from baps.errors import InputError, NotFoundError
 from baps.imaging.volume import Volume
 from baps.io import read_labels, read_volume, write_nifti
 from baps.server.datastores.folder import StudiesDatastore
-from baps.server.labels.save_labels import save_label, save_shown
+from baps.server.labels.save_labels import save_label, save_mask
 from baps.server.training_cases import labelled_cases
 from tests.support.sites import SAMPLES, Site, spleen_click, truth
 
@@ -41,7 +41,7 @@ def _disc(image: Volume, k: int, width: int = 5) -> NDArray[np.bool_]:
 
 def _save(studies: Path, organ: str, mask: NDArray[np.bool_], slices: list[int]) -> str:
     found, image = _open(studies)
-    return save_shown(found, LABELS, "ct_01", image, organ, mask, slices, "baps", "anna")
+    return save_mask(found, LABELS, "ct_01", image, organ, mask, slices, "baps", "anna")
 
 
 def _saved(studies: Path) -> NDArray[np.integer]:
@@ -127,11 +127,11 @@ def test_what_cannot_be_saved_changes_nothing(studies: Path) -> None:
     found, image = _open(studies)
     given = (image, "spleen", _disc(image, 3), [3], "baps")
     with pytest.raises(NotFoundError, match="not in the datastore"):
-        save_shown(found, LABELS, "../ct_01", *given)
+        save_mask(found, LABELS, "../ct_01", *given)
     with pytest.raises(InputError, match=r"under the name of a label: liver, spleen, kidney. 'heart' is none"):
-        save_shown(found, LABELS, "ct_01", image, "heart", *given[2:])
+        save_mask(found, LABELS, "ct_01", image, "heart", *given[2:])
     with pytest.raises(InputError, match="The mask of spleen is empty"):
-        save_shown(found, LABELS, "ct_01", image, "spleen", np.zeros(image.shape, bool), [3], "baps")
+        save_mask(found, LABELS, "ct_01", image, "spleen", np.zeros(image.shape, bool), [3], "baps")
     assert found.get_labeled_images() == []
 
 
@@ -178,7 +178,7 @@ def test_other_organs_lose_no_voxel(studies: Path) -> None:
     _, image = _open(studies)
     _save(studies, "liver", _disc(image, 3), [3])
     wide = _disc(image, 3, width=8)
-    assert _save(studies, "kidney", wide, [3]) == "Saved as kidney, but for 20 voxels that are marked as other organs."
+    assert _save(studies, "kidney", wide, [3]) == "Saved as kidney, except 20 voxels that are marked as other organs."
     np.testing.assert_array_equal(_saved(studies), np.where(_disc(image, 3), 1, np.where(wide, 9, 0)))
     with pytest.raises(InputError, match="lies in other organs"):
         _save(studies, "spleen", wide, [3])
@@ -198,7 +198,7 @@ def test_a_label_that_covers_all_goes_on_to_cover_all(studies: Path) -> None:
 def test_a_long_name_of_an_author_spoils_nothing(studies: Path) -> None:
     found, image = _open(studies)
     given = (LABELS, "ct_01", image, "spleen", _disc(image, 3), [3], "baps", "a" * 300)
-    save_shown(found, *given)
+    save_mask(found, *given)
     assert [len(cases) for cases in labelled_cases(_open(studies)[0], LABELS, {})[0].values()] == [0, 1, 0]
 
 

@@ -207,8 +207,8 @@ def test_a_length_that_means_nothing_is_not_waited_for() -> None:
 
 
 def test_a_disk_without_room_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(baps.server.middleware.bodies, "_KEPT_FREE", 1 << 60)
-    monkeypatch.setattr(baps.server.middleware.bodies, "_KEPT_SHARE", 1)
+    monkeypatch.setattr(baps.server.middleware.bodies, "_MIN_FREE_BYTES", 1 << 60)
+    monkeypatch.setattr(baps.server.middleware.bodies, "_MIN_FREE_SHARE", 1)
     status, said = asyncio.run(_ask(Bodies(_Echo(), 4 << 20), _scope(2 << 20), [bytes(2 << 20)]))
     assert (status, "no room" in said) == (507, True)
 

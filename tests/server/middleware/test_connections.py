@@ -13,8 +13,8 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 import baps.server.middleware.connections
-from baps.server.middleware.connections import Connection, Unfinished
-from baps.server.middleware.security_headers import ALWAYS, NOTHING
+from baps.server.middleware.connections import Connection, PendingConnections
+from baps.server.middleware.security_headers import ALWAYS, STRICTEST_POLICY
 
 _ANSWER = 64 << 20
 
@@ -35,7 +35,7 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """A server whose limits are low."""
     monkeypatch.setattr(baps.server.middleware.connections, "HEADER_SECONDS", 0.5)
     monkeypatch.setattr(baps.server.middleware.connections, "READ_SECONDS", 0.5)
-    monkeypatch.setattr(baps.server.middleware.connections, "_unfinished", Unfinished(5))
+    monkeypatch.setattr(baps.server.middleware.connections, "_pending", PendingConnections(5))
     config = uvicorn.Config(_app, http=Connection, log_level="warning", lifespan="off")
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -129,5 +129,5 @@ def test_refusals_of_connections_have_the_headers_of_all_answers(port: int, begi
         answer.begin()
         assert answer.status in (400, 408)
         assert {name: answer.getheader(name) for name in ALWAYS} == dict(ALWAYS)
-        assert answer.getheader("Content-Security-Policy") == NOTHING
+        assert answer.getheader("Content-Security-Policy") == STRICTEST_POLICY
         assert json.loads(answer.read())["detail"].endswith(".")

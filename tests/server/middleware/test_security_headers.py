@@ -7,7 +7,7 @@ from fastapi import FastAPI, HTTPException
 from fastapi.responses import FileResponse, RedirectResponse, Response, StreamingResponse
 from fastapi.testclient import TestClient
 
-from baps.server.middleware.security_headers import ALWAYS, NOTHING, SecurityHeaders
+from baps.server.middleware.security_headers import ALWAYS, STRICTEST_POLICY, SecurityHeaders
 
 
 def _client() -> TestClient:
@@ -49,7 +49,7 @@ def test_every_answer_has_them(path: str, status: int) -> None:
         reply = client.request(method, path, follow_redirects=False)
         assert reply.status_code == status or method != "GET"
         assert {name: reply.headers.get(name) for name in ALWAYS} == dict(ALWAYS)
-        assert reply.headers["Content-Security-Policy"] == NOTHING
+        assert reply.headers["Content-Security-Policy"] == STRICTEST_POLICY
         assert reply.headers["Cache-Control"] == "no-store"
 
 

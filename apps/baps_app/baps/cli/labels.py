@@ -232,8 +232,8 @@ def import_labels(
     check_installed()
     from baps.server.datastores.folder import StudiesDatastore
     from baps.server.labels.import_labels import (  # MONAI Label's datastore, which takes seconds.
-        Import,
-        Imported,
+        ImportOptions,
+        ImportResult,
         import_labels,
     )
 
@@ -241,18 +241,18 @@ def import_labels(
     known = {} if site.labels == Settings().labels else site.labels
     done = "can be imported" if dry_run else "imported"
 
-    def report(one: Imported) -> None:
-        if one.why_not:
-            console.print(f"rejected: {one.file.name}. {one.why_not}", style="yellow", markup=False)
+    def report(one: ImportResult) -> None:
+        if one.reason:
+            console.print(f"rejected: {one.file.name}. {one.reason}", style="yellow", markup=False)
             return
         console.print(f"{done}: {one.file.name} as the label of {one.image}, {', '.join(one.organs)}", markup=False)
         if not dry_run:
             note("import a label", one.image, adapters=adapters, config=config)
 
-    how = Import(known, author, confirmed, replace, dry_run)
-    results = import_labels(datastore, match_labels(files, datastore.list_images()), how, report)
+    import_options = ImportOptions(known, author, confirmed, replace, dry_run)
+    results = import_labels(datastore, match_labels(files, datastore.list_images()), import_options, report)
     options.print_notes(dict.fromkeys(sentence for one in results for sentence in one.notes))
-    rejected = sum(bool(one.why_not) for one in results)
+    rejected = sum(bool(one.reason) for one in results)
     after = "can be imported; nothing was saved" if dry_run else "were imported"
     console.print(f"{len(results) - rejected} of {len(results)} labels {after}.")
     if rejected:

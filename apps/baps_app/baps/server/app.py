@@ -115,7 +115,7 @@ class BapsApp(MONAILabelApp):
         labels = dict(self.site.labels)
         clicks, segmenter = self.store.clicks, self.segmenter
         names = ("baps", "zero_shot", "whole_organ", "scribbles", "organs")
-        save = {name: partial(self.save_shown, name) for name in names}
+        save = {name: partial(self.save_mask, name) for name in names}
         return {
             "baps": PromptedInfer(segmenter, clicks, labels, save["baps"], adapted=True),
             "zero_shot": PromptedInfer(segmenter, clicks, labels, save["zero_shot"], adapted=False),
@@ -252,7 +252,7 @@ class BapsApp(MONAILabelApp):
             self.datastore(), site.labels, image_id, path, tag, info, site.complete_labels, confirms
         )
 
-    def save_shown(
+    def save_mask(
         self,
         model: str,
         image_id: str,
@@ -263,7 +263,7 @@ class BapsApp(MONAILabelApp):
         author: str,
         confirms: bool = False,
     ) -> str:
-        """Save what a model shows, see ``baps.server.labels.save_labels.save_shown``."""
-        return baps.server.labels.save_labels.save_shown(
+        """Save what a model shows, see ``baps.server.labels.save_labels.save_mask``."""
+        return baps.server.labels.save_labels.save_mask(
             self.datastore(), self.site.labels, image_id, image, organ, mask, slices, model, author, confirms
         )

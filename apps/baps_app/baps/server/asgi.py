@@ -18,7 +18,7 @@ from monailabel.config import settings as host_settings
 from baps.errors import BapsError
 from baps.server.application import create_app
 from baps.server.listening import parse_bind_host, parse_root_path_option, warn_without_proxy
-from baps.server.middleware.connections import bound_connections
+from baps.server.middleware.connections import limit_connections
 from baps.server.startup_message import announce, server_lines
 from baps.site.app_folder import app_folder
 from baps.site.server_command import check_listening
@@ -42,7 +42,7 @@ def _served_application() -> FastAPI:
         SystemExit: If a setting cannot be used, with a sentence.
     """
     os.umask(0o077)  # launch.py does the same; MONAI Label's own command does not.
-    bound_connections()
+    limit_connections()
     try:
         settings = read_settings(host_settings.MONAI_LABEL_APP_CONF)
         host = parse_bind_host(sys.argv)

@@ -83,7 +83,7 @@ def labelled_organs(datastore: Datastore, labels: Mapping[str, int]) -> tuple[se
         known to be left out the reason.
     """
     if isinstance(datastore, PacsDatastore):
-        datastore.forget_list()
+        datastore.invalidate()
         segments = datastore.newest_segments()
         organs = {name for found in segments.values() for name in found if name in labels}
         return organs, _without_site_labels(segments, labels)
@@ -151,7 +151,7 @@ def _of_pacs(
 ) -> tuple[dict[str, list[Case]], dict[str, str]]:
     """As ``labelled_cases``; each organ of an image has a file of its own."""
     cases: dict[str, list[Case]] = {name: [] for name in labels}
-    datastore.forget_list()
+    datastore.invalidate()
     newest = datastore.newest_segments()
     skipped = _without_site_labels(newest, labels)
     for image_id, segments in sorted(newest.items()):
@@ -162,7 +162,7 @@ def _of_pacs(
             except BapsError as error:
                 skipped[f"{image_id}, {name}"] = str(error)
                 continue
-            if organ.passed_over:
+            if organ.newer_errors:
                 skipped[f"{image_id}, {name}, newer"] = f"{organ.passed_over[0]} An older label was taken."
             patient = datastore.patient(image_id) or patients.get(image_id) or image_id
             cases[name].append(Case(image, organ.file, 1, patient, organ.slices))

@@ -20,7 +20,7 @@ from baps.io import read_labels, read_volume, write_nifti
 from baps.io.dicom.rtstruct import write_structures
 from baps.io.dicom.seg import write_segmentation
 from baps.server.datastores.dicomweb import PacsDatastore, open_pacs
-from baps.server.datastores.dicomweb.series import FRESH
+from baps.server.datastores.dicomweb.series import FRESH_SECONDS
 from baps.server.labels.save_labels import save_label
 from baps.server.strategies.first import First
 from baps.server.strategies.random import RandomStrategy
@@ -108,7 +108,7 @@ def test_a_known_series_costs_one_request_in_a_while(pacs: _Pacs, monkeypatch: p
         assert store.has_image(uid)
         store.get_image_uri(uid)
     assert pacs.asked == {}
-    monkeypatch.setattr("baps.server.datastores.dicomweb.series.FRESH", -1.0)
+    monkeypatch.setattr("baps.server.datastores.dicomweb.series.FRESH_SECONDS", -1.0)
     store.get_image_uri(uid)
     assert pacs.asked == {"search": 1}
 
@@ -141,14 +141,14 @@ def test_labels_are_counted_as_they_come(pacs: _Pacs, tmp_path: Path, monkeypatc
     assert pacs.asked["metadata"] == 5
     label = _seg(numbers[5], _ball())
     pacs.archive.stored[label.SOPInstanceUID] = label
-    store.forget_list()
+    store.invalidate()
     assert len(store.get_labeled_images()) == 6
     assert pacs.asked == {"search": 3, "metadata": 1}
     again = open_pacs(pacs.address)  # What is known outlives the server.
     assert len(again.get_labeled_images()) == 6
     assert pacs.asked == {"search": 2}
     del pacs.archive.stored[label.SOPInstanceUID]
-    again.forget_list()
+    again.invalidate()
     assert series_uid(numbers[5]) not in again.get_labeled_images()
 
 
@@ -251,11 +251,11 @@ def test_a_worklist_holds_for_images_and_labels(pacs: _Pacs, tmp_path: Path) -> 
     for number in (0, 8):
         label = _seg(number, _ball())
         pacs.archive.stored[label.SOPInstanceUID] = label
-    store.forget_list()
+    store.invalidate()
     assert store.get_labeled_images() == [series_uid(8)]
     file.write_text(f"{study_uid(0)}\n")
     os.utime(file, ns=(1, 1))
-    store.forget_list()
+    store.invalidate()
     assert store.get_labeled_images() == [series_uid(0)]
     assert store.has_image(series_uid(0))
     assert not store.has_image(series_uid(8))
@@ -276,7 +276,7 @@ def test_a_label_that_the_pacs_changes_is_not_called_saved(pacs: _Pacs, tmp_path
         _submit(store, 0, tmp_path, _ball() & (np.indices((SIDE, SIDE, SLICES))[0] > 30))
     assert not isinstance(caught.value, InputError)
     assert [file.suffix for file in (tmp_path / "cache").rglob("unsent/*")] == [".rejected"]
-    store.forget_list()
+    store.invalidate()
     assert store.status()["completed"] == 0
     assert store.get_labeled_images() == []
 
@@ -313,7 +313,7 @@ def test_a_label_that_cannot_be_asked_for_again_is_kept_and_counts_when_it_was_c
             _submit(store, 0, tmp_path)
         assert len(list((tmp_path / "cache").rglob("unsent/*.dcm"))) == 1
         assert len(pacs.archive.stored) == 1
-    store.forget_list()
+    store.invalidate()
     store.get_labeled_images()  # Whatever asks for labels has it sent and checked again.
     assert store.get_labeled_images() == [series_uid(0)]
     assert len(pacs.archive.stored) == 1
@@ -364,7 +364,7 @@ def test_a_structure_set_counts_where_metadata_leave_out_its_contours(
     assert store.get_labeled_images() == [series_uid(0)]
     asked = pacs.asked
     assert (asked["metadata"], asked["objects"]) == (1, 1)
-    store.forget_list()
+    store.invalidate()
     assert store.get_labeled_images() == [series_uid(0)]
     assert pacs.asked == {"search": 2}
 
@@ -393,7 +393,7 @@ def test_both_forms_are_kept_and_sent_later_when_the_pacs_is_away(
             _submit(store, 0, tmp_path)
     assert len(list((tmp_path / "cache").rglob("unsent/*.dcm"))) == 2
     assert not pacs.archive.stored
-    store.forget_list()
+    store.invalidate()
     store.get_labeled_images()  # Whatever asks for labels has them sent.
     assert sorted(str(one.Modality) for one in pacs.archive.stored.values()) == ["RTSTRUCT", "SEG"]
     assert store.get_labeled_images() == [series_uid(0)]
@@ -416,4 +416,4 @@ def test_what_cannot_be_read_stops_counting_when_it_is_tried(pacs: _Pacs, tmp_pa
     with pytest.raises(InputError, match="cannot be read"):
         store.get_label_uri(series_uid(0), "final")
     assert "objects" not in pacs.asked
-    assert FRESH > 5
+    assert FRESH_SECONDS > 5

@@ -16,7 +16,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from baps.errors import BapsError
 from baps.server.datastores.dicomweb import client as pacs_client
-from baps.server.datastores.dicomweb.client import connect, pacs_answers
+from baps.server.datastores.dicomweb.client import connect, convert_pacs_errors
 from baps.site.pacs_credentials import PacsCredentials
 from tests.support.paths import ROOT
 
@@ -76,7 +76,7 @@ def test_a_list_without_end_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> No
         while sent < 1 << 30:
             sent += handler.wfile.write(bytes(1 << 16))
 
-    with _pacs(answer) as address, pacs_answers(), pytest.raises(BapsError, match="more than 1 MB"):
+    with _pacs(answer) as address, convert_pacs_errors(), pytest.raises(BapsError, match="more than 1 MB"):
         connect(address, PacsCredentials()).search_for_series()
     assert sent < 1 << 27
 
@@ -89,7 +89,7 @@ def test_a_series_without_end_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> 
         while True:
             handler.wfile.write(b"--part\r\nContent-Type: application/dicom\r\n\r\n" + _OBJECT.read_bytes() + b"\r\n")
 
-    with _pacs(answer) as address, pacs_answers(), pytest.raises(BapsError, match="more than 2 MB"):
+    with _pacs(answer) as address, convert_pacs_errors(), pytest.raises(BapsError, match="more than 2 MB"):
         for _ in connect(address, PacsCredentials()).iter_series("1.2.3", "1.2.4"):
             pass
 
@@ -104,7 +104,7 @@ def test_an_answer_that_dribbles_is_broken_off(monkeypatch: pytest.MonkeyPatch) 
             time.sleep(0.05)
 
     monkeypatch.setattr("requests.models.CONTENT_CHUNK_SIZE", 10)
-    with _pacs(answer) as address, pacs_answers(), pytest.raises(BapsError, match="too slowly"):
+    with _pacs(answer) as address, convert_pacs_errors(), pytest.raises(BapsError, match="too slowly"):
         connect(address, PacsCredentials()).search_for_series()
 
 
@@ -112,7 +112,7 @@ def test_an_object_that_inflates_to_too_much_is_refused(monkeypatch: pytest.Monk
     monkeypatch.setenv("BAPS_MAX_VOLUME_MB", "16")
     bomb = _deflated(64)
     assert len(bomb) < 1 << 20
-    with _pacs(_multipart(bomb)) as address, pacs_answers():
+    with _pacs(_multipart(bomb)) as address, convert_pacs_errors():
         with pytest.raises(BapsError, match="16 MB are allowed"):
             list(connect(address, PacsCredentials()).iter_series("1.2.3", "1.2.4"))
         with pytest.raises(BapsError, match="16 MB are allowed"):
@@ -120,7 +120,7 @@ def test_an_object_that_inflates_to_too_much_is_refused(monkeypatch: pytest.Monk
 
 
 def test_a_deflated_object_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    with _pacs(_multipart(_deflated(1))) as address, pacs_answers():
+    with _pacs(_multipart(_deflated(1))) as address, convert_pacs_errors():
         (found,) = connect(address, PacsCredentials()).iter_series("1.2.3", "1.2.4")
     assert found.PixelData == pydicom.dcmread(_OBJECT).PixelData
 
@@ -129,7 +129,7 @@ def test_what_is_no_dicom_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with (
         _pacs(_multipart(zlib.compress(b"no DICOM"))) as address,
         pytest.raises(BapsError, match="half an answer"),
-        pacs_answers(),
+        convert_pacs_errors(),
     ):
         list(connect(address, PacsCredentials()).iter_series("1.2.3", "1.2.4"))
 
@@ -149,6 +149,6 @@ def test_a_redirection_to_another_host_is_not_followed() -> None:
             handler.send_header("Location", other.replace("127.0.0.1", "localhost"))
             handler.end_headers()
 
-        with _pacs(answer) as address, pacs_answers(), pytest.raises(BapsError, match="another host"):
+        with _pacs(answer) as address, convert_pacs_errors(), pytest.raises(BapsError, match="another host"):
             connect(address, PacsCredentials()).search_for_series()
     assert not asked

@@ -20,7 +20,7 @@ from baps.imaging.volume import Volume
 from baps.io import read_labels, read_volume, write_nifti
 from baps.io.dicom.seg import write_segmentation
 from baps.server.datastores.dicomweb import PacsDatastore, open_pacs
-from baps.server.labels.save_labels import save_label, save_shown
+from baps.server.labels.save_labels import save_label, save_mask
 from baps.server.training_cases import labelled_cases
 from demo import orthanc
 from tests.support.series import Series, write_series
@@ -103,7 +103,7 @@ def test_a_mask_that_is_shown_is_saved_slice_by_slice(pacs: tuple[str, Series]) 
     image, spleen = read_volume(Path(store.get_image_uri(series.uid))), series.labels == 2
     first, second = np.flatnonzero(spleen.any((0, 1)))[:2].tolist()
     for number, k in enumerate((first, second, second)):
-        new = save_shown(store, LABELS, series.uid, image, "spleen", spleen, [k], "baps")
+        new = save_mask(store, LABELS, series.uid, image, "spleen", spleen, [k], "baps")
         assert new == ("Saved as spleen." if number < 2 else "It was saved as spleen before.")
     (case,) = labelled_cases(open_pacs(address), LABELS, {})[0]["spleen"]
     wanted = np.zeros(image.shape, bool)
@@ -221,7 +221,7 @@ def _store(
     for keyword, value in changes.items():
         setattr(made.SegmentSequence[0] if keyword.startswith("Segment") else made, keyword, value)
     store._client.store_instances([made])
-    store.forget_list()
+    store.invalidate()
 
 
 def test_a_newer_object_that_is_of_no_use_hides_no_good_one(pacs: tuple[str, Series], tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_a_newer_object_that_is_of_no_use_hides_no_good_one(pacs: tuple[str, Ser
     assert "An older label was taken" in skipped[f"{series.uid}, spleen, newer"]
     k = int(np.flatnonzero(spleen.any((0, 1)))[0])
     less = spleen & (np.indices(spleen.shape)[0] % 2 == 0)
-    assert save_shown(store, LABELS, series.uid, image, "spleen", less, [k], "baps") == "Saved as spleen."
+    assert save_mask(store, LABELS, series.uid, image, "spleen", less, [k], "baps") == "Saved as spleen."
 
 
 def test_one_broken_object_does_not_stop_the_others(pacs: tuple[str, Series], tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_a_pacs_that_lists_late_loses_no_slice(pacs: tuple[str, Series], monkeyp
     monkeypatch.setattr(store._client, "search_for_series", late)
     first, second = np.flatnonzero(spleen.any((0, 1)))[:2].tolist()
     for k in (first, second):
-        save_shown(store, LABELS, series.uid, image, "spleen", spleen, [k], "baps")
+        save_mask(store, LABELS, series.uid, image, "spleen", spleen, [k], "baps")
     (case,) = labelled_cases(open_pacs(address), LABELS, {})[0]["spleen"]
     assert case.annotated_slices == {first, second}
 
@@ -294,6 +294,6 @@ def test_a_series_that_was_still_being_sent_is_fetched_again(pacs: tuple[str, Se
     assert read_volume(Path(store.get_image_uri(other.uid))).shape[2] == 10
     for file in files[10:]:
         requests.post(instances, data=file.read_bytes(), timeout=30)
-    store.forget_list()
+    store.invalidate()
     assert read_volume(Path(store.get_image_uri(other.uid))).shape[2] == 24
     _submit(store, other, np.where(other.labels > 2, 0, other.labels), tmp_path)

@@ -19,7 +19,7 @@ from baps.errors import BapsError
 from baps.imaging.volume import Volume
 from baps.io import read_labels, read_volume, write_nifti
 from baps.server.datastores.dicomweb import PacsDatastore, open_pacs
-from baps.server.labels.save_labels import save_label, save_shown
+from baps.server.labels.save_labels import save_label, save_mask
 from baps.server.training_cases import labelled_cases
 from demo import orthanc
 from tests.support.series import Series, write_series
@@ -146,11 +146,11 @@ def test_what_is_added_to_a_label_waits_for_the_part_that_was_not_sent(
     first, second = np.flatnonzero(spleen.any((0, 1)))[:2].tolist()
     way.cut = "request"
     with pytest.raises(BapsError, match="is kept on this server"):
-        save_shown(store, LABELS, series.uid, image, "spleen", spleen, [first], "baps")
+        save_mask(store, LABELS, series.uid, image, "spleen", spleen, [first], "baps")
     with pytest.raises(BapsError, match="is kept on this server"):
-        save_shown(store, LABELS, series.uid, image, "spleen", spleen, [second], "baps")
+        save_mask(store, LABELS, series.uid, image, "spleen", spleen, [second], "baps")
     way.cut = ""
-    save_shown(store, LABELS, series.uid, image, "spleen", spleen, [second], "baps")
+    save_mask(store, LABELS, series.uid, image, "spleen", spleen, [second], "baps")
     (case,) = labelled_cases(open_pacs(way.address), LABELS, {})[0]["spleen"]
     assert case.annotated_slices == {first, second}
     assert len(_labels(way)) == 2
@@ -199,7 +199,7 @@ def test_a_label_that_the_pacs_stumbles_over_holds_up_no_other(
         assert len(_labels(way)) == 1
         image = read_volume(Path(store.get_image_uri(series.uid)))
         with pytest.raises(BapsError, match="A part of spleen still waits"):
-            save_shown(store, LABELS, series.uid, image, "spleen", series.labels == 2, [3], "baps")
-    store.forget_list()
+            save_mask(store, LABELS, series.uid, image, "spleen", series.labels == 2, [3], "baps")
+    store.invalidate()
     assert set(store.newest_segments()[series.uid]) == set(LABELS)
     assert len(_labels(way)) == 2

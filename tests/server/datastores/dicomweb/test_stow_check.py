@@ -22,7 +22,7 @@ from baps.io import read_labels, read_volume
 from baps.io.dicom.rtstruct import write_structures
 from baps.io.dicom.seg import write_segmentation
 from baps.server.datastores.dicomweb import PacsDatastore, open_pacs
-from baps.server.datastores.dicomweb.multipart import MOST_OBJECTS, join_objects, split_objects
+from baps.server.datastores.dicomweb.multipart import MAX_OBJECTS, join_objects, split_objects
 from baps.server.datastores.dicomweb.stow_check import read_object, sign, written
 from baps.server.labels.save_labels import save_label
 from baps.server.training_cases import labelled_cases
@@ -52,7 +52,7 @@ def test_objects_are_taken_apart_as_they_were_joined(kind: str) -> None:
         (KIND, join_objects([b"one"], "part")[:-6], "cut off"),
         (KIND, b"--part\r\nContent-Type: text/html\r\n\r\n<p>\r\n--part--\r\n", "not of the kind"),
         (KIND, b"--part\r\n\r\none\r\n--part--\r\n", "not of the kind"),
-        (KIND, join_objects([b""] * (MOST_OBJECTS + 1), "part"), "More than"),
+        (KIND, join_objects([b""] * (MAX_OBJECTS + 1), "part"), "More than"),
     ],
 )
 def test_what_is_no_request_to_store_objects_is_refused(kind: str, body: bytes, said: str) -> None:
@@ -130,7 +130,7 @@ def place(shared: Place) -> Iterator[Place]:
     for one in requests.get(f"{root}/series?expand", timeout=30).json():
         if one["MainDicomTags"]["Modality"] != "CT":
             requests.delete(f"{root}/series/{one['ID']}", timeout=30)
-    shared.store.forget_list()
+    shared.store.invalidate()
 
 
 def _spleen(place: Place) -> NDArray[np.bool_]:

@@ -131,7 +131,7 @@ def test_a_structure_set_is_a_label_where_its_contours_lie(
     assert stored.uid not in store.get_labeled_images()
     box = (2, 4, 9, 3, 8)
     _send(address, _boxes(stored, {"spleen": box}))
-    store.forget_list()
+    store.invalidate()
     assert stored.uid in store.get_labeled_images()
     assert _trained(store, stored.uid, "spleen") == _box_values(stored, *box)
 
@@ -162,7 +162,7 @@ def test_what_cannot_be_read_does_not_count_and_says_why(
     moved = _boxes(other, {"moved": (1, 2, 6, 2, 6)})
     moved.ROIContourSequence[0].ContourSequence[0].ContourData = [*contour.ContourData[:-1], "500"]
     _send(address, moved)
-    store.forget_list()
+    store.invalidate()
     with pytest.raises(InputError, match="off the nearest slice"):
         store.get_label_uri(other.uid, "final")
     assert other.uid not in store.get_labeled_images()
@@ -185,11 +185,11 @@ def test_the_newest_of_every_kind_holds(address: str, tmp_path: Path, monkeypatc
     _send(address, old)
     assert _trained(store, stored.uid, "spleen") == _box_values(stored, 1, 4, 9, 3, 8)
     _send(address, label_map)
-    store.forget_list()
+    store.invalidate()
     assert _trained(store, stored.uid, "spleen") == sorted(image.voxels[mask].tolist())
     assert _trained(store, stored.uid, "liver") == sorted(image.voxels[np.roll(mask, 6, 0)].tolist())
     _send(address, new)
-    store.forget_list()
+    store.invalidate()
     assert _trained(store, stored.uid, "spleen") == _box_values(stored, 4, 4, 9, 3, 8)
     assert _trained(store, stored.uid, "liver") == sorted(image.voxels[np.roll(mask, 6, 0)].tolist())
 
@@ -248,7 +248,7 @@ def test_a_series_without_a_frame_of_reference_is_refused_whole(
     write_nifti(tmp_path / "label.nii.gz", Volume((volume.voxels > 400).astype(np.uint8), volume.affine))
     with pytest.raises(InputError, match="An RTSTRUCT cannot be made.*FrameOfReferenceUID"):
         save_label(store, {"spleen": 1}, uid, tmp_path / "label.nii.gz", "final", {})
-    store.forget_list()
+    store.invalidate()
     assert uid not in store.get_labeled_images()
     assert not list((tmp_path / "cache").rglob("unsent/*"))
 

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-SETTLED = 5.0
+SETTLE_SECONDS = 5.0
 """Seconds for which a new file or series must not have changed; a copy that is under way changes all the time."""
 
 _TICK = 0.02
@@ -25,12 +25,12 @@ _AT_LEAST_EVERY = 60.0
 """Seconds after which the folders are read again whatever their times say: some network drives keep none."""
 
 
-class Arrivals:
+class FolderWatch:
     """Tells when folders must be read again, and which of the new files are whole.
 
     Args:
         folders: lists those that are looked at.
-        read: reads them again, and asks ``is_whole`` of each new file and series.
+        read: reads them again, and asks ``is_complete`` of each new file and series.
         lock: held while they are read.
     """
 
@@ -55,7 +55,7 @@ class Arrivals:
                 self._read()
                 self._waiting = {path: known for path, known in self._waiting.items() if path in self._seen}
 
-    def is_whole(self, path: Path) -> bool:
+    def is_complete(self, path: Path) -> bool:
         """Return whether a file, or the folder of a series, has not changed for a while.
 
         What was moved has kept its time of change, and is whole at once.
@@ -65,7 +65,9 @@ class Arrivals:
         before, since = self._waiting.get(path, ((), now))
         since = since if before == stamp else now
         # By the clock of the files, or, where that goes wrong, by what was seen of them.
-        if 0 <= time.time() - stamp[0] / 1e9 < SETTLED or (time.time() * 1e9 < stamp[0] and now - since < SETTLED):
+        if 0 <= time.time() - stamp[0] / 1e9 < SETTLE_SECONDS or (
+            time.time() * 1e9 < stamp[0] and now - since < SETTLE_SECONDS
+        ):
             self._waiting[path] = stamp, since
             return False
         self._waiting.pop(path, None)
@@ -73,7 +75,7 @@ class Arrivals:
 
     def _must_read(self) -> bool:
         since = time.monotonic() - self._read_at
-        if since > _AT_LEAST_EVERY or (self._waiting and since > min(1.0, SETTLED)):
+        if since > _AT_LEAST_EVERY or (self._waiting and since > min(1.0, SETTLE_SECONDS)):
             return True
         if (times := self._times_of_change()) != self._times:
             return True

@@ -32,10 +32,10 @@ from baps.io import (
 )
 from baps.server.datastores.conversions import FOLDER as CONVERTED
 from baps.server.datastores.conversions import Conversions, SeveralImagesError
-from baps.server.datastores.file_watch import Arrivals
+from baps.server.datastores.file_watch import FolderWatch
 from baps.server.datastores.index import AtomicIndex
-from baps.server.datastores.label_checks import Checked, LabelChecks
-from baps.server.datastores.new_images import adding, check_new_name, names_in
+from baps.server.datastores.label_checks import LabelCheck, LabelChecks
+from baps.server.datastores.new_images import check_new_name, list_names, stage_new_file
 
 
 class StudiesDatastore(AtomicIndex, LocalDatastore):
@@ -46,7 +46,7 @@ class StudiesDatastore(AtomicIndex, LocalDatastore):
 
     Args:
         folder: the studies; images may lie in it or in ``images/`` below it.
-        auto_reload: notice files that come or go, see ``Arrivals``.
+        auto_reload: notice files that come or go, see ``FolderWatch``.
         read_only: write nothing at the start.
     """
 
@@ -55,7 +55,7 @@ class StudiesDatastore(AtomicIndex, LocalDatastore):
         self._conversions = Conversions(Path(folder) / CONVERTED)
         self._checks = LabelChecks(Path(folder), read_only)
         self._lock_file = str(Path(folder) / ".lock")  # The host's, which sets it later.
-        self._arrivals = Arrivals(self._looked_at, self._reconcile_datastore, self.changing)
+        self._arrivals = FolderWatch(self._looked_at, self._reconcile_datastore, self.index_lock)
         self._no_series: list[Path] = []
         self._reloads = auto_reload
         super().__init__(
@@ -91,7 +91,7 @@ class StudiesDatastore(AtomicIndex, LocalDatastore):
         return pairs
 
     def _reconcile_datastore(self) -> None:
-        with self.changing:
+        with self.index_lock:
             if not self._datastore.objects:  # A folder ``images`` may have come to an empty one.
                 self._datastore.images_dir = self.images_dir(Path(self._datastore_path))
             super()._reconcile_datastore()
@@ -113,7 +113,7 @@ class StudiesDatastore(AtomicIndex, LocalDatastore):
         for file in there:
             known = listed.get(self._to_id(file.name)[0])
             is_new = known is None or not (images or tag in known.labels)
-            if is_new and self._reloads and not self._arrivals.is_whole(file):
+            if is_new and self._reloads and not self._arrivals.is_complete(file):
                 continue
             titles = self._conversions.titles(file) if images else []
             names = [f"{volume_id(file_stem(file), n)}.nii.gz" for n in range(1, len(titles) + 1)]
@@ -178,10 +178,10 @@ class StudiesDatastore(AtomicIndex, LocalDatastore):
         target = folder / f"{image_id}{suffix}"
         info = {**image_info, "ts": int(time.time()), "name": target.name}
         try:
-            with adding(folder, suffix) as (partial, add):
+            with stage_new_file(folder, suffix) as (partial, add):
                 shutil.copyfile(image_filename, partial)
-                with self.changing:  # Also the command line and other processes hold it to add one.
-                    check_new_name(image_id, [*self._datastore.objects, *names_in(folder)])
+                with self.index_lock:  # Also the command line and other processes hold it to add one.
+                    check_new_name(image_id, [*self._datastore.objects, *list_names(folder)])
                     add(target)
                     self._datastore.objects[image_id] = ImageLabelModel(image=DataModel(info=info, ext=suffix))
                     self._update_datastore_file(lock=False)
@@ -236,15 +236,15 @@ class StudiesDatastore(AtomicIndex, LocalDatastore):
         unlabelled |= {image for image, checked in self._checked().items() if checked.error}
         return [image for image in self.list_images() if image in unlabelled]
 
-    def read_final_labels(self) -> dict[str, Checked]:
+    def read_final_labels(self) -> dict[str, LabelCheck]:
         """Return what is known of each final label, by image, after all have been read."""
         return self._checked(patience=float("inf"))
 
-    def known_final_labels(self) -> dict[str, Checked]:
+    def known_final_labels(self) -> dict[str, LabelCheck]:
         """Return what is known of each final label, by image; labels that need long to be read are left out."""
         return self._checked()
 
-    def _checked(self, **patience: float) -> dict[str, Checked]:
+    def _checked(self, **patience: float) -> dict[str, LabelCheck]:
         self._look()
         return self._checks.check(self._labelled_files(), self._read_final, **patience)
 

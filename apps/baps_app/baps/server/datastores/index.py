@@ -20,7 +20,7 @@ class AtomicIndex(LocalDatastore):
     """A datastore whose list is replaced when the new one is whole; the host cannot start with a broken one.
 
     The list on disk holds: what another process changed there is read when the list is next looked at. That needs no
-    lock. Who changes the list holds ``changing``, which a thread may take twice. Who saves a label holds a lock of that
+    lock. Who changes the list holds ``index_lock``, which a thread may take twice. Who saves a label holds a lock of that
     label (``LabelHistory.saving``), and the list's only while the list is replaced.
     """
 
@@ -28,7 +28,7 @@ class AtomicIndex(LocalDatastore):
     _config_ts: tuple[int, int] | None
 
     @cached_property
-    def changing(self) -> FileLock:
+    def index_lock(self) -> FileLock:
         """The lock of the list."""
         return FileLock(self._lock_file)
 
@@ -39,7 +39,7 @@ class AtomicIndex(LocalDatastore):
     @cached_property
     def history(self) -> LabelHistory:
         """The labels that are kept on this machine."""
-        return LabelHistory(Path(self._datastore_path), self.changing)
+        return LabelHistory(Path(self._datastore_path), self.index_lock)
 
     @property
     def _datastore(self) -> LocalDatastoreModel:
@@ -79,13 +79,13 @@ class AtomicIndex(LocalDatastore):
 
     def _update_datastore_file(self, lock: bool = True) -> None:
         """Write the list, replaced when the new one is whole."""
-        with self.changing if lock else nullcontext(), self._reading:
+        with self.index_lock if lock else nullcontext(), self._reading:
             with atomic_write(Path(self._datastore_config_path), ".json") as partial:
                 partial.write_text(json.dumps(self._listed.model_dump(exclude={"base_path"}), default=str))
             self._config_ts = self._stamp()
 
     def _reconcile_datastore(self) -> None:
-        with self.changing:  # What is saved meanwhile would be lost.
+        with self.index_lock:  # What is saved meanwhile would be lost.
             super()._reconcile_datastore()
 
     def _image_exists(self, image_id: str, extension: str) -> bool:

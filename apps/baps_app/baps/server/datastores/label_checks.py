@@ -24,7 +24,7 @@ _PATIENCE = 1.0
 
 
 @dataclass(frozen=True)
-class Checked:
+class LabelCheck:
     """What reading a label said.
 
     Attributes:
@@ -51,21 +51,21 @@ class LabelChecks:
     def __init__(self, folder: Path, read_only: bool = False) -> None:
         self._file = None if read_only else folder / FILE
         self._lock, self._reading = threading.Lock(), threading.Lock()
-        self._known: dict[str, Checked] = {}
+        self._known: dict[str, LabelCheck] = {}
         # What another version of the program found need not hold; a broken file is made anew.
         with suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
             kept = json.loads((folder / FILE).read_text())
             if kept["program"] == version("baps-monailabel"):
                 for name, one in kept["labels"].items():
                     names = {int(value): str(called) for value, called in one["names"].items()}
-                    self._known[name] = Checked(one["stamp"], one["error"], names)
+                    self._known[name] = LabelCheck(one["stamp"], one["error"], names)
 
     def check(
         self,
         files: Mapping[str, tuple[str, str]],
         read: Callable[[str], LabelMap],
         patience: float = _PATIENCE,
-    ) -> dict[str, Checked]:
+    ) -> dict[str, LabelCheck]:
         """Check labels.
 
         Args:
@@ -93,7 +93,7 @@ class LabelChecks:
 
     def _read_changed(
         self, changed: Mapping[str, list[int]], read: Callable[[str], LabelMap], patience: float
-    ) -> dict[str, Checked]:
+    ) -> dict[str, LabelCheck]:
         """Read labels until ``patience`` is spent, of those that no other thread has read meanwhile."""
         found, end = {}, time.monotonic() + patience
         for name, stamp in changed.items():
@@ -112,7 +112,7 @@ class LabelChecks:
     def note(self, name: str, files: tuple[str, str], names: Mapping[int, str]) -> None:
         """Note a label that has just been read, and can be used."""
         with self._lock:
-            self._known[name] = Checked(_stamp(files), "", dict(names))
+            self._known[name] = LabelCheck(_stamp(files), "", dict(names))
             self._keep()
 
     def _keep(self) -> None:
@@ -123,14 +123,14 @@ class LabelChecks:
             partly.write_text(json.dumps({"program": version("baps-monailabel"), "labels": labels}))
 
 
-def _read(stamp: list[int], name: str, read: Callable[[str], LabelMap]) -> Checked:
+def _read(stamp: list[int], name: str, read: Callable[[str], LabelMap]) -> LabelCheck:
     try:
         label_map = read(name)
         if not label_map.foreground().any():
             raise InputError(f"The label of {name} is empty: no voxel is marked.")
-        return Checked(stamp, "", dict(label_map.names))
+        return LabelCheck(stamp, "", dict(label_map.names))
     except BapsError as error:
-        return Checked(stamp, str(error))
+        return LabelCheck(stamp, str(error))
 
 
 def _stamp(files: tuple[str, str]) -> list[int]:

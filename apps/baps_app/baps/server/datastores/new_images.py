@@ -21,7 +21,7 @@ _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV, errno.EAC
 _VOLUME = re.compile(rf"(.+){VOLUME_INFIX}\d+")
 
 
-def names_in(folder: Path) -> list[str]:
+def list_names(folder: Path) -> list[str]:
     """Return the names of all images and series in a folder, also of those that nobody has noticed yet."""
     return [file_stem(Path(entry.path)) for entry in os.scandir(folder) if not entry.name.startswith(".")]
 
@@ -54,7 +54,7 @@ def _folded(name: str) -> str:
 
 
 @contextmanager
-def adding(folder: Path, suffix: str) -> Iterator[tuple[Path, Callable[[Path], None]]]:
+def stage_new_file(folder: Path, suffix: str) -> Iterator[tuple[Path, Callable[[Path], None]]]:
     """A hidden file to write to, and what gives it its name, once it is whole and on the disk.
 
     Args:

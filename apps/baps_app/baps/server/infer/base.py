@@ -28,7 +28,7 @@ IMAGE_ID = "image_id"
 """Field that the app adds to a request: the name of the image, because MONAI Label replaces ``image`` by its file."""
 
 Save = Callable[[str, Volume, str, NDArray[np.bool_], Collection[int], str, bool], str]
-"""Saves a mask, as ``save_labels.save_shown``. It takes the image, the volume, the label, the mask (I, J, K), the
+"""Saves a mask, as ``save_labels.save_mask``. It takes the image, the volume, the label, the mask (I, J, K), the
 slices across K, the author, and whether the user may confirm labels of others."""
 
 SegmenterT = TypeVar("SegmenterT")
@@ -171,7 +171,7 @@ class SegmentingInfer(InferTask, Generic[SegmenterT]):
             A note for the reply.
 
         Raises:
-            BapsError: As ``save_labels.save_shown``.
+            BapsError: As ``save_labels.save_mask``.
         """
         author = str(request.get("client_id") or "")
         confirms = request.get(CONFIRMS) is True

@@ -17,7 +17,7 @@ from fastapi import Form, HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
 
 from baps.errors import BapsError
-from baps.server.auth.authenticator import Authenticator, Cookie, cookie_of, cookies_count
+from baps.server.auth.authenticator import Authenticator, Cookie, cookie_for, trusts_cookies
 from baps.server.auth.guard import address_of
 from baps.server.auth.openid import OpenId
 from baps.server.middleware.root_path import root_path
@@ -127,11 +127,11 @@ class Login:
     def sign_out(self, request: Request) -> Response:
         """End the session, unless a page of another origin sent the request."""
         reply = RedirectResponse(f"{root_path(request.scope)}/login", 303)
-        if cookies_count(request.method, request.headers):
+        if trusts_cookies(request.method, request.headers):
             context_of(request).principal = self._current_user(request)
             # OHIF keeps what was chosen. Below a root path, what other servers of the host have stored stays.
             reply.headers["Clear-Site-Data"] = '"cache"' if root_path(request.scope) else '"cache", "storage"'
-            cookie = cookie_of(request.scope)
+            cookie = cookie_for(request.scope)
             for value in cookie.values(request.headers.get("cookie", "")):
                 self._authenticator.sessions.end(value)
             reply.delete_cookie(cookie.name, cookie.path, secure=cookie.secure, httponly=True, samesite="strict")
@@ -145,7 +145,7 @@ class Login:
             )
         state, nonce, verifier = secrets.token_urlsafe(32), secrets.token_urlsafe(32), secrets.token_urlsafe(64)
         try:
-            address = self._authenticator.openid.address_to_sign_in(_back(request), state, nonce, verifier)
+            address = self._authenticator.openid.authorization_url(_back(request), state, nonce, verifier)
         except BapsError as error:
             return self._page(request, next, str(error), 503)
         target = _inside(request, next)
@@ -175,7 +175,7 @@ class Login:
         if not code:
             return self._page(request, flow.target, "The hospital's login did not let you in. Try again.", 401)
         try:
-            principal = openid.with_code(code, _back(request), flow.nonce, flow.verifier)
+            principal = openid.exchange_code(code, _back(request), flow.nonce, flow.verifier)
             principal = self._authenticator.as_provider_user(principal)
         except HTTPException as refusal:
             return self._page(request, flow.target, str(refusal.detail), refusal.status_code)
@@ -200,14 +200,14 @@ class Login:
 
     def _start_session(self, request: Request, principal: Principal, reply: Response) -> Response:
         """Add the cookie of a new session to the reply."""
-        value, cookie = self._authenticator.begin_session(principal), cookie_of(request.scope)
+        value, cookie = self._authenticator.begin_session(principal), cookie_for(request.scope)
         reply.set_cookie(cookie.name, value, path=cookie.path, secure=cookie.secure, httponly=True, samesite="strict")
         return reply
 
     def _current_user(self, request: Request) -> Principal | None:
-        if not cookies_count(request.method, request.headers):
+        if not trusts_cookies(request.method, request.headers):
             return None
-        values = cookie_of(request.scope).values(request.headers.get("cookie", ""))
+        values = cookie_for(request.scope).values(request.headers.get("cookie", ""))
         return self._authenticator.authenticate_cookies(values)
 
     def _page(
@@ -245,7 +245,7 @@ def _inside(request: Request, target: str) -> str:
 
 
 def _flow_cookie(request: Request) -> Cookie:
-    return cookie_of(request.scope, "baps-openid")
+    return cookie_for(request.scope, "baps-openid")
 
 
 def _back(request: Request) -> str:

@@ -130,7 +130,7 @@ def status_code(error: BaseException | None) -> int | None:
 
 
 @contextmanager
-def pacs_answers() -> Iterator[None]:
+def convert_pacs_errors() -> Iterator[None]:
     """Turn what goes wrong with the PACS into a sentence; its address may hold what is nobody's business."""
     try:
         yield

@@ -47,26 +47,26 @@ from baps.io.dicom.rtstruct import write_structures
 from baps.io.dicom.seg import Segment, stack_references, write_segmentation
 from baps.server.datastores.candidates import Candidates
 from baps.server.datastores.conversions import SeveralImagesError, volume_number
-from baps.server.datastores.dicomweb.client import connect, pacs_answers, status_code
-from baps.server.datastores.dicomweb.disputed import author_of, mark
-from baps.server.datastores.dicomweb.fetching import fetch_headers, fetch_object, fetch_series, no_volume
+from baps.server.datastores.dicomweb.client import connect, convert_pacs_errors, status_code
+from baps.server.datastores.dicomweb.disputed import author_of, mark_disputed
+from baps.server.datastores.dicomweb.fetching import fetch_headers, fetch_object, fetch_series, not_a_volume
 from baps.server.datastores.dicomweb.label_index import LabelIndex
 from baps.server.datastores.dicomweb.multipart import join_objects, split_objects
 from baps.server.datastores.dicomweb.read_back import check_same_masks, check_same_owner
-from baps.server.datastores.dicomweb.register import Register
+from baps.server.datastores.dicomweb.register import LabelRegister
 from baps.server.datastores.dicomweb.sending import LabelSender
-from baps.server.datastores.dicomweb.series import NO_IMAGES, Series, SeriesList, series_of
+from baps.server.datastores.dicomweb.series import NON_IMAGE_MODALITIES, Series, SeriesList, series_of
 from baps.server.datastores.dicomweb.stored_segments import (
     MODALITIES,
     OrganLabel,
     Slices,
     StoredSegment,
-    keep_segments,
-    kept_segment,
     label_references,
     labelled_series,
     read_label,
+    read_segment,
     stored_segments,
+    write_segments,
 )
 from baps.server.datastores.dicomweb.stow_check import check_belongs, check_new_series, read_object, sign, written
 from baps.server.datastores.index import AtomicIndex
@@ -131,7 +131,7 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
         if self._observer.is_alive():
             self._observer.stop()
             self._observer.join()
-        register = Register(Path(self._datastore_path) / "labels.sqlite", repr(sorted(studies.filters.items())))
+        register = LabelRegister(Path(self._datastore_path) / "labels.sqlite", repr(sorted(studies.filters.items())))
         self._labels = LabelIndex(client, studies, self._list, register, self._image_of_label)
         self._sender = LabelSender(Path(self._datastore_path) / "unsent", client, self._read_back)
         self.history.repair()
@@ -218,7 +218,7 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
             self._labels.refresh_study(series.study)
         return self._labels.newest(image_id)
 
-    def forget_list(self) -> None:
+    def invalidate(self) -> None:
         """Ask the PACS anew what it has: something was, or may have been, stored there."""
         self._list.forget()
         self._labels.forget()
@@ -318,9 +318,9 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
         if series is None:
             raise NotFoundError(f"The PACS has no series {image_id}. Choose one that Next Sample offers.")
         if series.modality == "SM":
-            raise no_volume("a whole-slide image (Modality SM)")
+            raise not_a_volume("a whole-slide image (Modality SM)")
         if not series.is_image:
-            raise no_volume(f"of Modality {series.modality}")
+            raise not_a_volume(f"of Modality {series.modality}")
         return series
 
     def _is_fetched(self, series: Series, target: Path) -> bool:
@@ -418,7 +418,7 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
         for segment in segments:
             try:
                 found = self._organ(image_id, segment)
-                return replace(found, passed_over=tuple(map(str, errors)))
+                return replace(found, newer_errors=tuple(map(str, errors)))
             except InputError as error:
                 errors.append(error)
         raise errors[0]
@@ -443,8 +443,8 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
             if not folder.exists():
                 dataset = stored or fetch_object(self._client, segment.study, segment.series, segment.instance)
                 volume = read_volume(image)
-                keep_segments(folder, dataset, volume, self._slices(image_id, volume), notes)
-            found = kept_segment(folder, segment.name)
+                write_segments(folder, dataset, volume, self._slices(image_id, volume), notes)
+            found = read_segment(folder, segment.name)
         except OSError as error:
             raise _disk_full(error) from error
         except InputError as error:
@@ -453,7 +453,7 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
         self._labels.register.note(segment, reader)
         return found
 
-    def label_to_change(self, image_id: str, organ: str, image: Volume) -> tuple[LabelMap, LabelInfo]:
+    def label_to_edit(self, image_id: str, organ: str, image: Volume) -> tuple[LabelMap, LabelInfo]:
         """Return the newest label of one organ, (I, J, K), or zeros where none can be used.
 
         Every SEG holds what was saved with it alone.
@@ -544,7 +544,7 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
         segments = [Segment(name, mask, slices[name]) for name, mask in masks.items()]
         disputed = {} if confirms else self._taken_away(image_id, image, segments, info.author)
         for label in made:
-            mark(label, disputed)
+            mark_disputed(label, disputed)
         self._sender.send(self._sender.keep(made, lambda label: check_same_masks(label, masks, image, places)))
         return list(disputed.values())
 
@@ -585,7 +585,7 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
         """
         if label.get("Modality") not in MODALITIES:
             return []
-        mark(label, ())
+        mark_disputed(label, ())
         segments = stored_segments(label)
         if confirms or not segments:
             return []
@@ -598,10 +598,10 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
                 return []
             read = list(read_label(copy.deepcopy(label), image, self._slices(image_id, image), {}))
         except (InputError, IndexError):
-            mark(label, [one.name for one in segments])
+            mark_disputed(label, [one.name for one in segments])
             return []
         disputed = self._taken_away(image_id, image, read, author_of(label))
-        mark(label, disputed)
+        mark_disputed(label, disputed)
         return list(disputed.values())
 
     def _read_back(self, label: Dataset) -> None:
@@ -749,7 +749,7 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
         client = self._client
         prefixes = {"wado": client.wado_url_prefix, "qido": client.qido_url_prefix, "stow": client.stow_url_prefix}
         address = "/".join(part for part in (client.base_url, prefixes.get(kind), path) if part)
-        with pacs_answers():
+        with convert_pacs_errors():
             return client._session.request(
                 method, address, headers=dict(headers), data=body, stream=True, allow_redirects=False
             )
@@ -795,7 +795,7 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
         try:
             answer = self.forward("POST", kind, path, kept, join_objects([written(one) for one in labels], boundary))
         finally:
-            self.forget_list()
+            self.invalidate()
         if answer.ok:
             for label in labels:
                 notes += self._check_export(label)
@@ -817,7 +817,7 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
         for uid in {str(label.StudyInstanceUID) for label in labels}:
             found, listed = list[dict[str, Any]](), list[dict[str, Any]]()
             try:
-                with pacs_answers():
+                with convert_pacs_errors():
                     found = client.search_for_studies(search_filters={"StudyInstanceUID": uid})
                     listed = client.search_for_series(study_instance_uid=uid) if found else []
             except BapsError as error:
@@ -835,7 +835,7 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
                 if label.StudyInstanceUID == uid:
                     check_belongs(label, told[0], others, images)
         for label in labels:
-            with pacs_answers():
+            with convert_pacs_errors():
                 series_found = client.search_for_series(search_filters={"SeriesInstanceUID": label.SeriesInstanceUID})
             there = self._instances(label)
             same = [one for one in series_found if json_values(one, "SeriesInstanceUID") == [label.SeriesInstanceUID]]
@@ -848,12 +848,12 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
         """What the PACS answers of objects with the UID of one; in its study alone, if it looks no further."""
         wanted, answer = {"SOPInstanceUID": label.SOPInstanceUID}, list[dict[str, Any]]()
         try:
-            with pacs_answers():
+            with convert_pacs_errors():
                 answer = self._client.search_for_instances(search_filters=wanted)
         except BapsError as error:
             if status_code(error) is None:
                 raise
-            with pacs_answers():
+            with convert_pacs_errors():
                 answer = self._client.search_for_instances(label.StudyInstanceUID, search_filters=wanted)
         return answer
 
@@ -861,7 +861,7 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
     def _is_no_image(listed: Sequence[Mapping[str, Any]], uid: str) -> bool:
         """Whether a series holds labels, reports and the like, to which others may refer."""
         kinds = [json_values(one, "Modality") for one in listed if json_values(one, "SeriesInstanceUID") == [uid]]
-        return all(kind and kind[0] in NO_IMAGES for kind in kinds)
+        return all(kind and kind[0] in NON_IMAGE_MODALITIES for kind in kinds)
 
     def _check_export(self, label: Dataset) -> list[str]:
         """Read back a label that a viewer stored.

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 
 from pydicom.dataset import Dataset
 
-MARK = "BAPS: not confirmed"
+DISPUTED_MARK = "BAPS: not confirmed"
 """What the description begins with."""
 
 _WHERE = (
@@ -19,18 +19,22 @@ _WHERE = (
 )
 
 
-def mark(label: Dataset, organs: Collection[str]) -> None:
+def mark_disputed(label: Dataset, organs: Collection[str]) -> None:
     """Mark organs of a label object as disputed; marks of others are taken off."""
     for item, name, description in _described(label):
         if name in organs:
             setattr(item, description, f"{MARK}, it replaces what another annotator drew")
-        elif str(item.get(description) or "").startswith(MARK):
+        elif str(item.get(description) or "").startswith(DISPUTED_MARK):
             delattr(item, description)
 
 
-def marked(label: Dataset) -> set[str]:
+def disputed_organs(label: Dataset) -> set[str]:
     """Return the organs of a label object that are disputed."""
-    return {name for item, name, description in _described(label) if str(item.get(description) or "").startswith(MARK)}
+    return {
+        name
+        for item, name, description in _described(label)
+        if str(item.get(description) or "").startswith(DISPUTED_MARK)
+    }
 
 
 def author_of(label: Dataset) -> str:

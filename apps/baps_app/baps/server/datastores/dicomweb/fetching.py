@@ -13,7 +13,7 @@ from pydicom.uid import VLWholeSlideMicroscopyImageStorage
 from baps.errors import BapsError, InputError
 from baps.io.dicom.header import IDENTITY_KEYWORDS, read_json_header
 from baps.io.dicom.pixels import write_dataset
-from baps.server.datastores.dicomweb.client import pacs_answers, status_code
+from baps.server.datastores.dicomweb.client import convert_pacs_errors, status_code
 from baps.server.datastores.dicomweb.series import Series
 
 _STORING_SECONDS = (0.2, 0.5, 1.0)
@@ -28,16 +28,16 @@ def fetch_series(client: DICOMwebClient, series: Series, folder: Path) -> None:
         BapsError: if the PACS does not answer.
         OSError: if the disk is full.
     """
-    with pacs_answers():
+    with convert_pacs_errors():
         for number, image in enumerate(client.iter_series(series.study, series.uid)):
             if image.get("SOPClassUID") == VLWholeSlideMicroscopyImageStorage:
-                raise no_volume("a whole-slide image")
+                raise not_a_volume("a whole-slide image")
             name = f"image {image.get('InstanceNumber', '')}.dcm"
             name = f"{number} {name}" if (folder / name).exists() else name
             write_dataset(folder / name, image)
 
 
-def no_volume(what: str) -> InputError:
+def not_a_volume(what: str) -> InputError:
     """Make the sentence for a series of something else than images that make a volume."""
     return InputError(f"The series is {what}, which is no volume to segment. Choose another series.")
 
@@ -57,14 +57,14 @@ def fetch_headers(client: DICOMwebClient, study: str, series: str, patient: str 
         BapsError: if the PACS does not answer.
     """
     try:
-        with pacs_answers():
+        with convert_pacs_errors():
             headers = [read_json_header(one) for one in client.retrieve_series_metadata(study, series)]
         if headers and all(_is_whose(header, study, patient) for header in headers):
             return headers
     except BapsError as error:
         if status_code(error) is None and not isinstance(error.__cause__, ValueError):
             raise
-    with pacs_answers():
+    with convert_pacs_errors():
         return list(_without_pixels(client.iter_series(study, series)))
 
 
@@ -96,7 +96,7 @@ def fetch_object(client: DICOMwebClient, study: str, series: str, instance: str,
     """
     for wait in (*(_STORING_SECONDS if stored_now else ()), None):
         try:
-            with pacs_answers():
+            with convert_pacs_errors():
                 return client.retrieve_instance(study, series, instance)
         except BapsError as error:
             if wait is None or status_code(error) not in (404, 503):

@@ -12,10 +12,10 @@ from dicomweb_client import DICOMwebClient
 from pydicom.dataset import Dataset
 
 from baps.errors import BapsError
-from baps.server.datastores.dicomweb.client import pacs_answers, status_code
+from baps.server.datastores.dicomweb.client import convert_pacs_errors, status_code
 from baps.server.datastores.dicomweb.fetching import fetch_headers, fetch_object
-from baps.server.datastores.dicomweb.register import Register
-from baps.server.datastores.dicomweb.series import FRESH, SHORT_PAGE, SeriesList, is_uid
+from baps.server.datastores.dicomweb.register import LabelRegister
+from baps.server.datastores.dicomweb.series import FRESH_SECONDS, SHORT_PAGE, SeriesList, is_uid
 from baps.server.datastores.dicomweb.stored_segments import MODALITIES, StoredSegment, is_structure_set, stored_segments
 from baps.site.pacs_studies import PacsStudies, json_values
 from baps.utils.keyed_locks import KeyedLocks
@@ -51,7 +51,7 @@ class LabelIndex:
         client: DICOMwebClient,
         studies: PacsStudies,
         images: SeriesList,
-        register: Register,
+        register: LabelRegister,
         which_volume: Callable[[str, Callable[[], Dataset]], str],
     ) -> None:
         self._which_volume = which_volume
@@ -64,7 +64,7 @@ class LabelIndex:
     @property
     def is_fresh(self) -> bool:
         """Whether the PACS was asked a short while ago."""
-        return self._looked is not None and time.monotonic() - self._looked < FRESH
+        return self._looked is not None and time.monotonic() - self._looked < FRESH_SECONDS
 
     @property
     def was_refreshed(self) -> bool:
@@ -126,7 +126,7 @@ class LabelIndex:
         given: dict[str, Any] = {} if study is None else {"study_instance_uid": study}
         filters = {**(self._filters if study is None else {}), "Modality": modality}
         while True:
-            with pacs_answers():
+            with convert_pacs_errors():
                 page = self._client.search_for_series(search_filters=filters, limit=_PAGE, offset=offset, **given)
             told = [[(json_values(answer, keyword) or [""])[0] for keyword in (*_TOLD, "Modality")] for answer in page]
             uids = {uid for _, uid, _, _ in told}

@@ -8,7 +8,7 @@ from baps.errors import InputError
 
 KIND = "application/dicom"
 
-MOST_OBJECTS = 64
+MAX_OBJECTS = 64
 """In one request; OHIF sends one."""
 
 _LONGEST_BOUNDARY = 70
@@ -35,8 +35,8 @@ def split_objects(content_type: str, body: bytes) -> list[bytes]:
         )
     if not 0 < len(boundary) <= _LONGEST_BOUNDARY or not boundary.isascii():
         raise InputError("The request to store objects names no boundary between them (RFC 2046). Nothing was stored.")
-    parts = (b"\r\n" + body).split(b"\r\n--" + boundary.encode(), MOST_OBJECTS + 2)
-    if len(parts) > MOST_OBJECTS + 2:
+    parts = (b"\r\n" + body).split(b"\r\n--" + boundary.encode(), MAX_OBJECTS + 2)
+    if len(parts) > MAX_OBJECTS + 2:
         raise InputError(f"More than {MOST_OBJECTS} objects cannot be stored at once. Nothing was stored.")
     if len(parts) < 3 or not parts[-1].startswith(b"--"):
         raise InputError("The request to store objects is cut off, or holds none. Nothing was stored; send it again.")

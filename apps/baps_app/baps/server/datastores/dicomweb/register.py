@@ -37,7 +37,7 @@ _LOOK_AGAIN = 3600.0
 """Seconds until an image is looked for again that a label refers to and the PACS has not."""
 
 
-class Register:
+class LabelRegister:
     """The segments of the PACS, and which image each belongs to.
 
     Args:

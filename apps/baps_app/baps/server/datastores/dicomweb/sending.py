@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
 from baps.errors import BapsError, InputError, NotFoundError
-from baps.server.datastores.dicomweb.client import pacs_answers, status_code
+from baps.server.datastores.dicomweb.client import convert_pacs_errors, status_code
 from baps.server.datastores.dicomweb.outbox import Outbox
 from baps.server.datastores.dicomweb.stored_segments import stored_segments
 
@@ -117,7 +117,7 @@ class LabelSender:
     def _send(self, file: Path, label: Dataset, own: bool) -> None:
         folder = self._unsent.folder.name
         try:
-            with pacs_answers():
+            with convert_pacs_errors():
                 refused = _refused(self._client.store_instances([label]))
         except BapsError as error:
             code = status_code(error)

@@ -14,10 +14,10 @@ from dicomweb_client import DICOMwebClient
 
 from baps.errors import BapsError
 from baps.io import VOLUME_INFIX
-from baps.server.datastores.dicomweb.client import pacs_answers, status_code
+from baps.server.datastores.dicomweb.client import convert_pacs_errors, status_code
 from baps.site.pacs_studies import PacsStudies, Worklist, json_values
 
-NO_IMAGES = frozenset(
+NON_IMAGE_MODALITIES = frozenset(
     ("SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "REG", "FID", "AU", "DOC", "ECG", "HD", "EPS",
      "PLAN", "M3D", "RWV", "SMR", "TEXTUREMAP", "ANN", "SM")
 )  # fmt: skip
@@ -40,7 +40,7 @@ SHORT_PAGE = 50
 _MOST_KEPT = 4096
 """Series that are remembered."""
 
-FRESH = 30.0
+FRESH_SECONDS = 30.0
 """Seconds that what is known of a series, or how many there are on a page, holds."""
 
 _COUNTED_FOR = 600.0
@@ -72,7 +72,7 @@ class Series:
     @property
     def is_image(self) -> bool:
         """Whether it holds images that can be clicked on, by its modality."""
-        return self.modality not in NO_IMAGES
+        return self.modality not in NON_IMAGE_MODALITIES
 
 
 def series_of(image_id: str) -> str:
@@ -113,7 +113,7 @@ class SeriesList:
         """
         with self._lock:
             when, series = self._kept.get(uid, (0.0, None))
-        if series is None or time.monotonic() - when > FRESH:
+        if series is None or time.monotonic() - when > FRESH_SECONDS:
             if not is_uid(uid) or self._studies.filters.get("SeriesInstanceUID", uid) != uid:
                 return None
             found = self._search(SeriesInstanceUID=uid)
@@ -187,7 +187,7 @@ class SeriesList:
         first = self._search(limit=PAGE, offset=0)
         if len(first) < SHORT_PAGE or not self._has(len(first), first[0].uid):
             self._one_page = True
-            self._total = begun + FRESH, sum(one.is_image and one.served for one in first)
+            self._total = begun + FRESH_SECONDS, sum(one.is_image and one.served for one in first)
             return
         low, high = len(first), 2 * len(first)  # There is a series at the lower place, and none at the higher.
         while self._has(high, first[0].uid):
@@ -214,7 +214,7 @@ class SeriesList:
             given["study_instance_uid"] = study
         if limit is not None:
             given |= {"limit": limit, "offset": offset}
-        with pacs_answers():
+        with convert_pacs_errors():
             found = [self._read(answer, study or "") for answer in self._client.search_for_series(**given)]
         now = time.monotonic()
         with self._lock:

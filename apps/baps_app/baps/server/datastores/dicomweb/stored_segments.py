@@ -26,7 +26,7 @@ from baps.io.dicom.rtstruct import (
     structure_series,
 )
 from baps.io.dicom.seg import Segment, describe_segments, read_segmentation, source_frames, source_references
-from baps.server.datastores.dicomweb.disputed import author_of, marked
+from baps.server.datastores.dicomweb.disputed import author_of, disputed_organs
 from baps.server.datastores.dicomweb.series import is_uid
 
 MODALITIES = ("SEG", "RTSTRUCT")
@@ -70,7 +70,7 @@ class OrganLabel:
 
     file: Path
     slices: frozenset[int]
-    passed_over: tuple[str, ...] = ()
+    newer_errors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def stored_segments(header: Dataset) -> list[StoredSegment]:
     confirmed: dict[str, bool] = {}
     for name, by_person in said.values():
         confirmed[name] = confirmed.get(name, False) or by_person
-    when, disputed, author = _made(header), marked(header), author_of(header)
+    when, disputed, author = _made(header), disputed_organs(header), author_of(header)
     return [
         StoredSegment(study, series, instance, belongs, when, name, by_person and name not in disputed, author)
         for name, by_person in confirmed.items()
@@ -171,7 +171,7 @@ def _made(header: Dataset) -> datetime:
     return _LONG_AGO
 
 
-def keep_segments(
+def write_segments(
     folder: Path, dataset: Dataset, image: Volume, slices: Slices, notes: list[str] | None = None
 ) -> None:
     """Keep the masks of a label object as files in a folder, which is there when all of them are.
@@ -199,7 +199,7 @@ def keep_segments(
             raise
 
 
-def kept_segment(folder: Path, name: str) -> OrganLabel:
+def read_segment(folder: Path, name: str) -> OrganLabel:
     """One of them.
 
     Raises:

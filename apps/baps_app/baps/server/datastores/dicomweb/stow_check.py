@@ -17,7 +17,7 @@ from pydicom.valuerep import DT
 from baps.errors import InputError
 from baps.io.dicom.pixels import read_dataset
 from baps.io.dicom.rtstruct import RTSTRUCT_CLASS
-from baps.server.datastores.dicomweb.series import NO_IMAGES, is_uid
+from baps.server.datastores.dicomweb.series import NON_IMAGE_MODALITIES, is_uid
 from baps.site.pacs_studies import json_values
 
 _SR, _PRESENTATION = "1.2.840.10008.5.1.4.1.1.88.", "1.2.840.10008.5.1.4.1.1.11."
@@ -202,7 +202,7 @@ def check_new_series(label: Dataset, study: list[str], modality: list[str]) -> N
     Raises:
         InputError: if it would.
     """
-    if study != [label.StudyInstanceUID] or modality != [label.Modality] or label.Modality not in NO_IMAGES:
+    if study != [label.StudyInstanceUID] or modality != [label.Modality] or label.Modality not in NON_IMAGE_MODALITIES:
         raise InputError("There is a series of this SeriesInstanceUID already, of other objects. Nothing was stored.")
 
 
