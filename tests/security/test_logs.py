@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import requests
 
-from baps.server.log_redaction import _Discreet
+from baps.server.log_redaction import RedactingFilter
 from baps.utils.redaction import redact_identifiers, shorten_paths
 from tests.support.known import BROKEN, IMAGE, Known
 from tests.support.paths import ROOT
@@ -92,13 +92,13 @@ def _record(name: str, level: int, words: str, error: bool = False) -> logging.L
 
 @pytest.mark.parametrize("name", ["monailabel.endpoints.infer", "dicomweb_client.web", "py.warnings", "root"])
 def test_others_words_are_left_out(name: str) -> None:
-    quiet = _Discreet()
+    quiet = RedactingFilter()
     assert not quiet.filter(_record(name, logging.INFO, "Doe^Jane"))
     record = _record(name, logging.ERROR, "Doe^Jane", error=True)
     assert quiet.filter(record)
     said = logging.Formatter().format(record)
     assert "Doe" not in said
-    assert "ValueError (words left out)" in said
+    assert "ValueError (text removed)" in said
     assert "test_logs.py" in said
 
 
@@ -106,7 +106,7 @@ def test_our_own_words_stay_but_for_paths_and_uids() -> None:
     record = _record(
         "baps.registry.store", logging.WARNING, "The adapter /data/a/b.safetensors of 1.2.840.113619.2.55 is broken."
     )
-    assert _Discreet().filter(record)
+    assert RedactingFilter().filter(record)
     assert record.getMessage() == "The adapter <path> of <uid> is broken."
 
 
@@ -115,7 +115,7 @@ def test_an_access_log_says_no_more_than_the_kind() -> None:
         "uvicorn.access", logging.INFO, "", 1, '%s - "%s %s HTTP/%s" %d',
         ("127.0.0.1:1", "GET", "/datastore/image?image=Doe", "1.1", 200), None,
     )  # fmt: skip
-    assert _Discreet().filter(record)
+    assert RedactingFilter().filter(record)
     assert record.getMessage() == '127.0.0.1:1 - "GET /datastore HTTP/1.1" 200'
 
 

@@ -228,7 +228,7 @@ def test_a_version_that_is_gone_is_not_made_up_for(place: Place) -> None:
         version.file.unlink()
     cases, skipped = labelled_cases(place.store, LABELS, {})
     assert cases["liver"] == []
-    assert "is not there any more; none was taken" in skipped["a, liver"]
+    assert "does not exist any more, so the organ is skipped" in skipped["a, liver"]
     place.save("ben", liver=_block(15))
     assert "liver" in place.disputed
 

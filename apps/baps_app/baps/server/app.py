@@ -197,17 +197,18 @@ class BapsApp(MONAILabelApp):
                     model = load_organ_model(
                         site.organ_model, site.organ_weights, site.organ_weights_sha256, site.device
                     )
-                except InputError as error:  # As for the black box.
+                except InputError as error:  # The operator made it, not the user.
                     raise BapsError(f"The organ model cannot be loaded; clicks still work. {error}") from error
                 logger.info("Organ model %s, weights SHA-256 %s", model.name, model.sha256)
-                readings = FeatureCache(root / "readings", site.feature_cache_gb << 30)
-                self._organs = OrganSegmenter(model, self.organ_store, readings)
+                cache = FeatureCache(root / "readings", site.feature_cache_gb << 30)
+                self._organs = OrganSegmenter(model, self.organ_store, cache)
             return self._organs
 
     def on_init_complete(self) -> None:
-        """Start the work beside the requests; MONAI Label's own method starts a clock and scoring, which are not used.
+        """Start the work in the background: load the model, remove expired sessions and old versions of labels.
 
-        The model is loaded in a thread, so that neither the first click nor the start of the server waits for it.
+        Neither the start of the server nor the first click waits for the model. MONAI Label's own method would start a
+        clock and scoring, which are not used.
         """
         threading.Thread(target=self._load_first, name="load-model", daemon=True).start()
         threading.Thread(target=self._remove_sessions, name="sessions", daemon=True).start()
@@ -215,7 +216,7 @@ class BapsApp(MONAILabelApp):
         Retention(self.datastore(), self.site, audit, self._closed).start()
 
     def close(self) -> None:
-        """End what ``on_init_complete`` began."""
+        """Stop the work in the background."""
         self._closed.set()
 
     def _remove_sessions(self) -> None:
@@ -246,7 +247,7 @@ class BapsApp(MONAILabelApp):
     def save_label(
         self, image_id: str, path: Path, tag: str, info: dict[str, Any], confirms: bool = False
     ) -> tuple[str, ...]:
-        """Check a label and store it, see ``baps.server.labels.save_labels.save_label``."""
+        """Check a label and save it, see ``baps.server.labels.save_labels.save_label``."""
         site = self.site
         return baps.server.labels.save_labels.save_label(
             self.datastore(), site.labels, image_id, path, tag, info, site.complete_labels, confirms
@@ -263,7 +264,7 @@ class BapsApp(MONAILabelApp):
         author: str,
         confirms: bool = False,
     ) -> str:
-        """Save what a model shows, see ``baps.server.labels.save_labels.save_mask``."""
+        """Save the mask of a model, see ``baps.server.labels.save_labels.save_mask``."""
         return baps.server.labels.save_labels.save_mask(
             self.datastore(), self.site.labels, image_id, image, organ, mask, slices, model, author, confirms
         )

@@ -1,4 +1,4 @@
-"""Long requests: report their progress, and cancel them if the client has disconnected."""
+"""Track long requests: report their progress, and cancel them when the client has disconnected."""
 
 from __future__ import annotations
 
@@ -46,31 +46,31 @@ class Job:
 
     @property
     def seconds(self) -> float:
-        """Seconds since it began."""
+        """Seconds since the job began."""
         return time.monotonic() - self._begun
 
     def report(self, done: int, total: int) -> None:
-        """Set its progress.
+        """Set the progress.
 
         Args:
-            done: Number of steps that are done.
+            done: Number of finished steps.
             total: Number of all steps.
         """
         self.done, self.total = done, total
 
     def cancel(self) -> None:
-        """Cancel it; it ends after its current step."""
+        """Cancel the job. It ends after its current step."""
         self._cancelled.set()
 
     @property
     def cancelled(self) -> bool:
-        """Whether it was cancelled or the client has disconnected."""
+        """Whether the job was cancelled or its client has disconnected."""
         if not self._cancelled.is_set() and self._client and self._client.is_gone():
             self._cancelled.set()
         return self._cancelled.is_set()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return its progress as JSON holds it, without anything about the image."""
+        """Return the progress for JSON, without anything about the image."""
         return {
             "id": self.id,
             "model": self.model,
@@ -120,18 +120,18 @@ class Jobs:
         with self._lock:
             return [job.to_dict() for job in self._running.values() if owner in (None, job.owner)]
 
-    def cancel(self, name: str, owner: str | None = None) -> None:
+    def cancel(self, job_id: str, owner: str | None = None) -> None:
         """Cancel a job.
 
         Args:
-            name: Its id.
+            job_id: Id of the job.
             owner: User whose jobs may be cancelled, or None for all.
 
         Raises:
             NotFoundError: If there is no such job, or it is another user's.
         """
         with self._lock:
-            job = self._running.get(name)
+            job = self._running.get(job_id)
         if job is None or owner not in (None, job.owner):
-            raise NotFoundError(f"There is no job {name!r}, or it has ended. GET /progress/ lists those that run.")
+            raise NotFoundError(f"There is no job {job_id!r}, or it has ended. GET /progress/ lists the running ones.")
         job.cancel()
