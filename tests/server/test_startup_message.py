@@ -22,7 +22,9 @@ class Page(BaseHTTPRequestHandler):
         pass
 
 
-def test_lines_are_printed_when_the_server_responds(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_are_printed_when_the_server_responds(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     tried, printed = threading.Event(), threading.Event()
 
     def try_once(*where: Any) -> bool:

@@ -157,7 +157,7 @@ def test_the_option_save_as_saves_the_mask_that_is_shown(own_server: Site) -> No
     ("option", "said"),
     [
         ({"save_as": "heart"}, "There is no save_as 'heart'"),
-        ({"save_label": True}, "saved under a name"),
+        ({"save_label": True}, "saved as a label of the site"),
         ({"save_as": "spleen", "plane": "coronal"}, "no slice of the label"),
     ],
 )

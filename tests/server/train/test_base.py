@@ -106,7 +106,9 @@ def test_there_must_be_a_label_of_the_organ(studies: StudiesDatastore, bundled: 
     with pytest.raises(InputError, match="There are no saved labels of heart to train on"):
         asked.prepare({"label": "heart"}, studies)
     asked = AdaptationTrainer(lambda: bundled, {"heart": 3}, store, None, AdaptationSettings())
-    with pytest.raises(InputError, match="any organ .* None of its segments \((spleen, liver|liver, spleen)\) is a label of this site"):
+    with pytest.raises(
+        InputError, match=r"any organ .* None of its segments \((spleen, liver|liver, spleen)\) is a label of this site"
+    ):
         asked.prepare({}, studies)
     assert asked.stats() == {}
 
