@@ -117,7 +117,7 @@ def test_a_day_in_ohif_below_a_path(watched: Watched, below: Below, request: pyt
     page.get_by_text("Signed in as anna").wait_for()
     assert page.get_by_text(below.address, exact=True).is_visible()  # For 3D Slicer.
     _look(page, "below-start")
-    page.get_by_role("link", name="Requests that this server answers").click()
+    page.get_by_role("link", name="Requests that this server accepts").click()
     page.get_by_text("POST /infer/{model}", exact=True).wait_for()
     _look(page, "below-docs")
     page.get_by_role("link", name="Start page").click()
@@ -228,7 +228,7 @@ def test_no_script_is_needed(browser: Browser, pacs: Pacs) -> None:
     page = context.new_page()
     page.goto(f"{pacs.server}/")
     assert page.get_by_text(pacs.server, exact=True).is_visible()
-    page.get_by_role("link", name="Requests that this server answers").click()
+    page.get_by_role("link", name="Requests that this server accepts").click()
     assert page.get_by_text("PUT /datastore/label", exact=True).is_visible()
     context.close()
 
