@@ -8,7 +8,7 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from baps.cli import options, outputs
-from baps.cli.audit_log import note
+from baps.cli.audit_log import add_audit_line
 from baps.cli.console import Console
 from baps.errors import InputError
 
@@ -83,13 +83,13 @@ def adapt(
         max_images=max_images,
         seed=seed,
     )
-    outputs.make_room(out)
+    outputs.make_adapter_folder(out)
     _, model = options.load_site(settings)
-    folders = find_cases(images, labels, options.read_label(label), patients)
+    folders = find_cases(images, labels, options.parse_label(label), patients)
     check_max_images(folders.cases, adaptation, resends=model.capabilities.resends)
     folder = out.parent
     names = sorted({file_stem(case.image) for case in folders.cases})
-    note("adapt to labels", images=names, config=settings.get("config", ""))
+    add_audit_line("adapt to labels", images=names, config=settings.get("config", ""))
     slices, skipped = load_cases(folders.cases, model.capabilities.input_size, adaptation.slices_per_volume, folder)
     options.print_notes(folders.notes)
     options.print_skipped({**folders.skipped, **skipped})
@@ -103,15 +103,15 @@ def adapt(
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("", total=1000, status="")
 
-        def report(now: ProgressReport) -> None:
-            status = f"{now.images} of {max_images} images, training Dice {now.dice:.3f}"
-            bar.update(task, total=now.steps, completed=now.step, status=status)
+        def show_progress(report: ProgressReport) -> None:
+            status = f"{report.images} of {max_images} images, training Dice {report.dice:.3f}"
+            bar.update(task, total=report.steps, completed=report.step, status=status)
 
-        result = adapt_to(model, slices, adaptation, progress=report, log=log)
+        result = adapt_to(model, slices, adaptation, progress=show_progress, log=log)
 
     record = dict(result.record)
     if replayed := record["replayed_images"]:
-        console.print(f"The answers for {replayed} images came from {log}, which an earlier, interrupted run left.")
+        console.print(f"The masks of {replayed} images were read from {log}, the log of an earlier, interrupted run.")
     candidate = out.with_name(f"{out.name}.rejected")
     candidate.unlink(missing_ok=True)
     record["status"] = result.acceptance.status

@@ -15,7 +15,7 @@ app = typer.Typer(no_args_is_help=True, help="Serve a model of this machine to o
 
 @app.callback()
 def _commands() -> None:
-    """Make ``serve`` a command of its own, although it is the only one."""
+    """Keep ``serve`` a sub-command, although it is the only one."""
 
 
 @app.command()
@@ -31,14 +31,14 @@ def serve(
 ) -> None:
     """Serve a model by the Open Inference Protocol (v2), for --black-box remote on another machine.
 
-    There is no login. Before you open it to other machines, put a reverse proxy with TLS and a login before it.
+    There is no login. Before you open it to other machines, put a reverse proxy with TLS and a login in front of it.
     """
     from baps.site.server_command import check_port
     from baps.site.settings import read_settings
     from baps.utils.url_host import url_host
 
     if read_settings(settings).black_box == "remote":
-        raise InputError("A remote model is served already. Use its own address, or serve bundled, sam or sam2.")
+        raise InputError("A remote model is already served. Use its address, or serve bundled, sam or sam2.")
     check_port(host, port)
     check_port(host, grpc_port)
     try:
@@ -47,7 +47,8 @@ def serve(
         raise MissingExtraError("Serving a model to other machines", "hosting") from error
     _, model = options.load_site(settings)
     name = name or model.capabilities.name
-    at = url_host(host)
-    print(f"==> Serving {name} at http://{at}:{port}/{name} and grpc://{at}:{grpc_port}/{name} (stop with Ctrl+C)")
+    address = url_host(host)
+    http, grpc = f"http://{address}:{port}/{name}", f"grpc://{address}:{grpc_port}/{name}"
+    print(f"==> Serving {name} at {http} and {grpc} (stop with Ctrl+C)")
     sys.stdout.flush()
     serve_until_stopped(model, name, host, port, grpc_port, hard_masks)

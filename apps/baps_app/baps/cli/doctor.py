@@ -25,7 +25,7 @@ def doctor(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON, for programs.")] = False,
 ) -> None:
-    """Check this machine, the settings and the studies, and say how to fix each fault.
+    """Check this machine, the settings and the studies, and print how to fix each problem.
 
     The exit status is 1 if a check failed. The account for a PACS comes from the setting pacs_credentials, or from
     MONAI_LABEL_DICOMWEB_USERNAME and MONAI_LABEL_DICOMWEB_PASSWORD in the environment.

@@ -1,4 +1,4 @@
-"""Options that several commands share: settings of a site, where empty means not given, and labelled folders."""
+"""Options that several commands share: settings of a site, and folders of labelled images."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @wraps(command)
         def wrapped(**values: Any) -> None:
-            settings = given(**{name: values.pop(name) for name in names})
+            settings = given_settings(**{name: values.pop(name) for name in names})
             command(**values, settings=settings)
 
         added = [inspect.Parameter(name, _KEYWORD, default="", annotation=_ANNOTATIONS[name]) for name in names]
@@ -107,14 +107,14 @@ def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., 
     return decorate
 
 
-def given(**options: str) -> dict[str, str]:
-    """Return the options that were given, by the name of the setting, as ``read_settings`` takes them.
+def given_settings(**options: str) -> dict[str, str]:
+    """Select the options that the user set.
 
     Args:
-        **options: Values by the name of the setting; "" where it was not given.
+        **options: Values by the name of the setting; "" for options that were not set.
 
     Returns:
-        Values of the options that were given.
+        Values of the options that were set, as ``read_settings`` takes them.
     """
     return {name: value for name, value in options.items() if value}
 
@@ -129,7 +129,7 @@ def load_site(settings: Mapping[str, str]) -> tuple[Settings, BlackBoxModel]:
         The settings of the site, and the black box.
 
     Raises:
-        InputError: if the settings or the weights cannot be used.
+        InputError: If the settings or the weights cannot be used.
     """
     from baps.blackbox import load_black_box
     from baps.site.settings import read_settings
@@ -139,10 +139,10 @@ def load_site(settings: Mapping[str, str]) -> tuple[Settings, BlackBoxModel]:
 
 
 def print_skipped(reasons: Mapping[str, str]) -> None:
-    """Print what was skipped and why, at most ten entries.
+    """Print the reasons why images or labels were skipped, at most ten.
 
     Args:
-        reasons: Reasons by the name of what was skipped.
+        reasons: Reasons by the name of the image or label.
     """
     console = Console(soft_wrap=True, highlight=False)
     for name, reason in list(reasons.items())[:_MAX_REASONS]:
@@ -152,7 +152,7 @@ def print_skipped(reasons: Mapping[str, str]) -> None:
 
 
 def print_notes(notes: Iterable[str]) -> None:
-    """Print how something was read that could be read in another way.
+    """Print notes on how ambiguous files were read.
 
     Args:
         notes: One sentence each.
@@ -162,13 +162,13 @@ def print_notes(notes: Iterable[str]) -> None:
         console.print(note, markup=False)
 
 
-def read_label(given: str | None) -> int | str | None:
+def parse_label(value: str | None) -> int | str | None:
     """Parse the option ``--label``.
 
     Args:
-        given: A value of a labelmap, the name of a segment, or None for no label.
+        value: A value of a labelmap, the name of a segment, or None for no label.
 
     Returns:
         The value as a number, the name, or None.
     """
-    return int(given) if given and given.removeprefix("-").isdecimal() else given
+    return int(value) if value and value.removeprefix("-").isdecimal() else value

@@ -44,7 +44,7 @@ def prepare_app_folder() -> Path:
         The folder.
 
     Raises:
-        BapsError: if it cannot be written to, or if other users could change what is run.
+        BapsError: If it cannot be written to, or if other users could change what is run.
     """
     folder = app_folder()
     if IN_CHECKOUT:

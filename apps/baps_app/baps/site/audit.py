@@ -84,8 +84,8 @@ class AuditFile:
             record: What the line says, as plain JSON.
 
         Raises:
-            OSError: if the line cannot be written. The file then holds no part of it.
-            BapsError: if the key is damaged.
+            OSError: If the line cannot be written. The file then holds no part of it.
+            BapsError: If the key is damaged.
         """
         with self._locked():
             last, removed, marks = self._place()
@@ -106,8 +106,8 @@ class AuditFile:
             The keyed hash.
 
         Raises:
-            OSError: if the key can neither be read nor made.
-            BapsError: if the key is damaged.
+            OSError: If the key can neither be read nor made.
+            BapsError: If the key is damaged.
         """
         return hmac.new(self._key, image.encode(errors="replace"), hashlib.sha256).hexdigest()[:32]
 
@@ -127,7 +127,7 @@ class AuditFile:
         """Make the file, its key and its head, if they do not exist.
 
         Raises:
-            BapsError: if they cannot be written.
+            BapsError: If they cannot be written.
         """
         try:
             with self._locked():
@@ -145,7 +145,7 @@ class AuditFile:
         """Force all lines onto the disk.
 
         Raises:
-            OSError: if they cannot be written.
+            OSError: If they cannot be written.
         """
         with self._locked():
             if self.file.exists():
@@ -159,7 +159,7 @@ class AuditFile:
             The files, oldest first, each open and with its length, and the head if it is whole.
 
         Raises:
-            OSError: if the files cannot be read.
+            OSError: If the files cannot be read.
         """
         with ExitStack() as stack:
             with self._locked():
@@ -268,7 +268,7 @@ class AuditFile:
         No new key is made for existing lines: they could not be checked, nor could images be found in them.
 
         Raises:
-            BapsError: if there are lines, and their key is gone.
+            BapsError: If there are lines, and their key is gone.
         """
         file = self.file.with_name(f"{self.file.name}.key")
         if not file.exists():

@@ -57,8 +57,8 @@ def check_audit(file: Path, chain: str = "") -> AuditCheck:
         The result.
 
     Raises:
-        OSError: if the files cannot be read.
-        BapsError: if the key is damaged.
+        OSError: If the files cannot be read.
+        BapsError: If the key is damaged.
     """
     audit, check = AuditFile(file), AuditCheck()
     had_lines = file.with_name(f"{file.name}.key").exists()  # It is made with the head.

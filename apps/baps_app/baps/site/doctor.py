@@ -252,7 +252,7 @@ def port_free(host: str, port: int) -> Finding:
         The finding.
 
     Raises:
-        InputError: if the port is in use or needs more rights, or the host is not this machine.
+        InputError: If the port is in use or needs more rights, or the host is not this machine.
     """
     check_port(host, port)
     return Finding(Status.OK, f"{port} of {url_host(host)} is free")
@@ -269,7 +269,7 @@ def access(site: Settings, host: str) -> Finding:
         The finding.
 
     Raises:
-        InputError: if the users or the OpenID provider cannot be read, or if other machines could use the server
+        InputError: If the users or the OpenID provider cannot be read, or if other machines could use the server
             without signing in.
     """
     from baps.site.openid_settings import read_openid
@@ -345,8 +345,8 @@ def model(site: Settings) -> Finding:
         The finding.
 
     Raises:
-        InputError: if the model or its weights cannot be used.
-        BapsError: if a remote model cannot be reached.
+        InputError: If the model or its weights cannot be used.
+        BapsError: If a remote model cannot be reached.
     """
     import numpy as np
 
@@ -411,7 +411,7 @@ def folder(studies: str) -> Finding:
         The finding.
 
     Raises:
-        InputError: if it is not a folder.
+        InputError: If it is not a folder.
     """
     from baps.annotations.label_files import unused_labels
     from baps.io import images_folder
@@ -460,8 +460,8 @@ def pacs(studies: str, credentials_file: Path | None = None, worklist: Path | No
         The finding.
 
     Raises:
-        InputError: if the address, the query, the credentials or the worklist cannot be used.
-        MissingExtraError: if the packages of the extra ``server`` are not installed.
+        InputError: If the address, the query, the credentials or the worklist cannot be used.
+        MissingExtraError: If the packages of the extra ``server`` are not installed.
     """
     try:
         import requests

@@ -76,7 +76,7 @@ def read_openid(file: Path, environment: Mapping[str, str] = os.environ) -> Open
         The provider.
 
     Raises:
-        InputError: if the file cannot be read, does not describe a provider, or others can read it.
+        InputError: If the file cannot be read, does not describe a provider, or others can read it.
     """
     try:
         provider = OpenIdSettings.model_validate_json(read_private(file, "The OpenID provider"))

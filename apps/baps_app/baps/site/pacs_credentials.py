@@ -45,7 +45,7 @@ def read_pacs_credentials(file: Path | None, environment: Mapping[str, str] = os
         The credentials, which are empty if there are none.
 
     Raises:
-        InputError: if the file cannot be read, does not hold credentials, or others can read it.
+        InputError: If the file cannot be read, does not hold credentials, or others can read it.
     """
     if file is None:
         user, password = (environment.get(name, "") for name in ACCOUNT)

@@ -82,7 +82,7 @@ class Worklist:
             The studies in the order of the file, each once, as the keys of a mapping.
 
         Raises:
-            BapsError: if the file cannot be read, or a line is not a UID.
+            BapsError: If the file cannot be read, or a line is not a UID.
         """
         try:
             status = self._file.stat()
@@ -121,7 +121,7 @@ def read_pacs_studies(studies: str) -> PacsStudies:
         The PACS, and the filters of the query.
 
     Raises:
-        InputError: if the query names an attribute that is unknown or given twice, or a value that cannot match.
+        InputError: If the query names an attribute that is unknown or given twice, or a value that cannot match.
     """
     address = urlsplit(studies.strip())
     if address.fragment:

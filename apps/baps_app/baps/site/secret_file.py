@@ -18,7 +18,7 @@ def read_private(file: Path, what: str) -> bytes:
         The content of the file.
 
     Raises:
-        InputError: if it cannot be read, or others may read or change it.
+        InputError: If it cannot be read, or others may read or change it.
     """
     try:
         if file.stat().st_mode & 0o077:

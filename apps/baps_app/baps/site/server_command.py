@@ -54,7 +54,7 @@ def serving_command(
         The words of the command, and its environment.
 
     Raises:
-        BapsError: if MONAI Label is not installed, or the app's folder cannot be used.
+        BapsError: If MONAI Label is not installed, or the app's folder cannot be used.
     """
     check_installed()
     app = app or prepare_app_folder()
@@ -79,7 +79,7 @@ def check_installed() -> None:
     """Check that the extra ``server`` is installed.
 
     Raises:
-        MissingExtraError: if MONAI Label is not installed.
+        MissingExtraError: If MONAI Label is not installed.
     """
     if find_spec("monailabel") is None:
         raise MissingExtraError("The server", "server")
@@ -129,7 +129,7 @@ def check_studies(studies: str, worklist: Path | None = None) -> None:
         worklist: File of the studies of the PACS that are served, or None for all.
 
     Raises:
-        InputError: if there is no such folder; if the address names no host or holds a password; or if the query or the
+        InputError: If there is no such folder; if the address names no host or holds a password; or if the query or the
             worklist cannot be used.
     """
     if not is_pacs(studies):
@@ -159,7 +159,7 @@ def check_listening(host: str, closed: bool) -> None:
         closed: Whether users must sign in.
 
     Raises:
-        InputError: if other machines could use the server without signing in.
+        InputError: If other machines could use the server without signing in.
     """
     if not closed and not is_loopback(host):
         raise InputError(
@@ -193,7 +193,7 @@ def check_port(host: str, port: int) -> None:
         port: The port.
 
     Raises:
-        InputError: if the port is in use or needs more rights, or the host is not this machine.
+        InputError: If the port is in use or needs more rights, or the host is not this machine.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

@@ -232,7 +232,7 @@ class Settings(BaseSettings, frozen=True, extra="forbid"):  # type: ignore[misc]
         """Settings of the black box ``remote``, or None if there is no address.
 
         Raises:
-            InputError: if they cannot be used.
+            InputError: If they cannot be used.
         """
         if not self.remote:
             return None
@@ -266,7 +266,7 @@ def read_settings(given: Mapping[str, str], environment: Mapping[str, str] = os.
         The settings.
 
     Raises:
-        InputError: on an unknown name (the message lists the known ones) or a value that cannot be used.
+        InputError: On an unknown name (the message lists the known ones) or a value that cannot be used.
     """
     places: dict[str, dict[str, object]] = {
         _OPTIONS: {name: value for name, value in given.items() if name != "config" and name not in _HOST_KEYS},
@@ -361,7 +361,7 @@ def check_settings(settings: Settings) -> None:
         settings: The settings of the site.
 
     Raises:
-        InputError: if the black box is unknown, weights do not exist, its address cannot be used, or the users, the
+        InputError: If the black box is unknown, weights do not exist, its address cannot be used, or the users, the
             OpenID provider or the origins cannot be used.
     """
     check_access(settings)
@@ -389,7 +389,7 @@ def check_access(settings: Settings) -> None:
         settings: The settings of the site.
 
     Raises:
-        InputError: if the users or the OpenID provider cannot be read, or if any web page could use the server.
+        InputError: If the users or the OpenID provider cannot be read, or if any web page could use the server.
     """
     if settings.users is not None:
         Users(settings.users).all()
@@ -409,7 +409,7 @@ def parse_root_path(value: str) -> str:
         The path with a slash before it and none after it, or "".
 
     Raises:
-        InputError: if it is not a plain path.
+        InputError: If it is not a plain path.
     """
     parts = [part for part in value.strip("/").split("/") if value.strip("/")]
     if not all(re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._~-]*", part) for part in parts):
@@ -429,7 +429,7 @@ def parse_labels(value: object) -> dict[str, int]:
         Values by name, in the order given.
 
     Raises:
-        InputError: on an empty or repeated name, or a value that is not a whole number from 1 to 255.
+        InputError: On an empty or repeated name, or a value that is not a whole number from 1 to 255.
     """
     items: list[tuple[str, object]]
     if isinstance(value, Mapping):

@@ -86,7 +86,7 @@ class Users:
             Users by name.
 
         Raises:
-            InputError: if the file does not exist, others can read it, or it is not a file of users.
+            InputError: If the file does not exist, others can read it, or it is not a file of users.
         """
         with self._reading:
             try:
@@ -127,7 +127,7 @@ class Users:
             The token, which is stored nowhere.
 
         Raises:
-            InputError: if a user of that name exists, or the name or the days cannot be used.
+            InputError: If a user of that name exists, or the name or the days cannot be used.
         """
         if not _NAME.fullmatch(name):
             raise InputError(
@@ -150,8 +150,8 @@ class Users:
             The new token.
 
         Raises:
-            InputError: if the days cannot be used.
-            NotFoundError: if there is no such user.
+            InputError: If the days cannot be used.
+            NotFoundError: If there is no such user.
         """
         with self._changing() as users:
             users[name], token = _with_new_token(name, self._known(users, name).role, days)
@@ -164,7 +164,7 @@ class Users:
             name: Name of the user.
 
         Raises:
-            NotFoundError: if there is no such user.
+            NotFoundError: If there is no such user.
         """
         with self._changing() as users:
             del users[self._known(users, name).name]
