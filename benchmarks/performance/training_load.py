@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from baps.blackbox import load_black_box
-from baps.demo.run import VALUE, organ_of, save_labels
+from baps.demo.run import VALUE, read_organ, save_labels
 from baps.demo.server import running_server
 from baps.evaluation.cases import Case, load_cases
 from baps.training.adapt import adapt
@@ -119,7 +119,7 @@ def main(
 
 def _places(case: str) -> list[tuple[int, int, int]]:
     """Choose a voxel of the spleen on each slice that shows it."""
-    _, organ = organ_of(SAMPLES, case)
+    _, organ = read_organ(SAMPLES, case)
     found = []
     for k in np.flatnonzero(organ.any((0, 1))):
         inside = np.argwhere(organ[:, :, k])
