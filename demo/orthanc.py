@@ -1,6 +1,6 @@
 """Run a real PACS for the demo and the tests: Orthanc from Debian's packages, reachable from this machine only.
 
-Orthanc 1.10 ignores its settings and listens on all addresses. So it runs in a separate network namespace, if the system
+Orthanc 1.10 ignores its settings and listens on all addresses. It runs in a separate network namespace if the system
 lets users create one. Otherwise its addresses are checked, and it is stopped if other machines could reach it.
 """
 

@@ -25,9 +25,7 @@ def test_the_protected_server_and_the_stock_one() -> None:
     assert stock[:4] == [sys.executable, "-m", "monailabel.main", "start_server"]
 
 
-def test_paths_begin_at_the_root_for_the_server_leaves_its_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_paths_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BAPS_WEIGHTS", "w.pt")
     monkeypatch.setenv("MONAI_LABEL_SESSION_PATH", "sessions")
@@ -37,8 +35,10 @@ def test_paths_begin_at_the_root_for_the_server_leaves_its_folder(
     given = {"adapters": "a", "labels": "spleen", "encoder_source": "encoder"}
     command, environment = serving_command(".", "127.0.0.1", 8123, given)
     assert command[command.index("--studies") + 1] == str(tmp_path)
-    said = dict(zip(command[command.index("--conf") + 1 :: 3], command[command.index("--conf") + 2 :: 3], strict=False))
-    assert said == {
+    reply = dict(
+        zip(command[command.index("--conf") + 1 :: 3], command[command.index("--conf") + 2 :: 3], strict=False)
+    )
+    assert reply == {
         "adapters": str(tmp_path / "a"),
         "labels": "spleen",
         "weights": str(tmp_path / "w.pt"),

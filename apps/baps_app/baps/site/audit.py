@@ -1,4 +1,4 @@
-"""The audit file: who did what to which image, one JSON object per line, each chained to the one before.
+"""The audit file, which records who did what to which image: one JSON object per line, chained to the previous one.
 
 The file names images and studies by keyed hashes (HMAC-SHA-256): the same image has the same hash, and only a person
 who has the key, a private file beside it, can find out which image it is. Each line has a number, ``n``, and a
@@ -65,7 +65,7 @@ class Head:
 
 
 class AuditFile:
-    """A chained file of JSON lines, which is made with its first line.
+    """A chained file of JSON lines. The first line creates it.
 
     Args:
         file: Path of the file. The key is kept beside it as ``<name>.key``, full files as ``<name>.0001`` and so on.
@@ -88,13 +88,13 @@ class AuditFile:
             BapsError: If the key is damaged.
         """
         with self._locked():
-            last, removed, marks = self._place()
+            last, removed, remarks = self._place()
             if self._max_bytes and self._size() >= self._max_bytes:
                 removed, count = self._rotate(last, removed)
                 if count:
                     by_itself = {"user": None, "role": None, "by": "server"}
                     last = self._write(last, {**by_itself, "what": "remove old audit lines", "count": count})
-            self._write_head(Head(self._write(last, {**record, **marks}), removed))
+            self._write_head(Head(self._write(last, {**record, **remarks}), removed))
 
     def hashed(self, image: str) -> str:
         """Hash the name of an image.
@@ -184,7 +184,7 @@ class AuditFile:
         return self.file.stat().st_size if self.file.exists() else 0
 
     def _place(self) -> tuple[Link, Link, dict[str, Any]]:
-        """Return the line to continue after, the last removed line, and what the next line notes of a damaged chain."""
+        """Return the line to continue after, the last removed line, and the next line's remarks on a damaged chain."""
         last, head = self._last(), self._head()
         if head is None:
             return last, Link(), {"head": "missing"} if last.n else {}

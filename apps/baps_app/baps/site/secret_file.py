@@ -12,7 +12,7 @@ def read_private(file: Path, what: str) -> bytes:
 
     Args:
         file: The file, which nobody but its owner may read or change.
-        what: What it holds, for the sentence, as in ``The PACS credentials``.
+        what: The content, for the message, as in ``The PACS credentials``.
 
     Returns:
         The content of the file.

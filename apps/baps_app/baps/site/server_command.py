@@ -1,4 +1,4 @@
-"""The command that starts the server, and what to check before. ``baps serve``, the demo and the tests use it."""
+"""Build the command that starts the server, and check its arguments. ``baps serve``, the demo and the tests use it."""
 
 from __future__ import annotations
 
@@ -92,18 +92,18 @@ def server_environment() -> dict[str, str]:
         The variables.
     """
     paths = {name: str(Path(value).absolute()) for name in _PATHS if (value := os.environ.get(name))}
-    # Put a folder of this project before Python's own modules, but never all that pip installed.
+    # A folder on PYTHONPATH comes before Python's own modules: never add the folder of all installed packages.
     installed = str(PACKAGES) in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
     return {
         **os.environ,
         **paths,  # The server changes to another folder.
-        # MONAI Label looks for the programs of dcmqi and for python there.
+        # MONAI Label searches it for the programs of dcmqi and for python.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
-        # MONAI Label appends to it; an empty one would then name the folder that a program is started in.
+        # MONAI Label appends to it. If it were empty, the result would contain the current folder.
         "PYTHONPATH": str(app_folder() if installed else PACKAGES),
         "MONAI_LABEL_TRACKING_ENABLED": "false",
         "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
-        # MLflow would report its use to its makers.
+        # MLflow would send usage data to its makers.
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
     }
@@ -140,7 +140,7 @@ def check_studies(studies: str, worklist: Path | None = None) -> None:
         return
     address = urlsplit(studies)
     if not address.hostname:
-        raise InputError(f"The address {studies} names no host. Give one such as http://pacs:8042/dicom-web.")
+        raise InputError(f"The address {studies} has no host. Give one such as http://pacs:8042/dicom-web.")
     if address.username or address.password:
         raise InputError(
             "The address of the PACS contains a user or a password, which other users of this machine could read. Set "
@@ -164,7 +164,7 @@ def check_listening(host: str, closed: bool) -> None:
     if not closed and not is_loopback(host):
         raise InputError(
             f"The server would listen on {url_host(host) or 'every address'}, which other machines can reach, and let "
-            "anyone in. Name its users: baps users add NAME --role annotator --file users.json, then --users "
+            "anyone in. Add users: baps users add NAME --role annotator --file users.json, then --users "
             "users.json (with make: USERS=users.json), or an OpenID provider (--openid). Or listen on 127.0.0.1."
         )
 
@@ -198,7 +198,9 @@ def check_port(host: str, port: int) -> None:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server: a closed connection may linger
+            probe.setsockopt(
+                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+            )  # As the server does, because a closed connection may linger.
             probe.bind(address)
     except (OSError, UnicodeError) as error:
         raise InputError(

@@ -1,4 +1,4 @@
-"""The users of the server, each with a role and a token, in a private JSON file.
+"""Manage the users of the server, each with a role and a token, in a private JSON file.
 
 The file holds hashes of the tokens, never the tokens. A token has 256 random bits, so a single round of SHA-256
 suffices: it cannot be guessed. Processes that change the file take turns (a lock beside it) and replace it as a whole,
@@ -28,7 +28,7 @@ from baps.site.secret_file import read_private
 from baps.utils.atomic_write import atomic_write
 
 _NAME = re.compile(r"[\w.@+-]{1,64}")
-_TOKEN = "baps_"  # noqa: S105 (the beginning of every token, so that a leaked one is recognised)
+_TOKEN = "baps_"  # noqa: S105 (the prefix of all tokens, by which leaked ones are recognised)
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Users:
     def __init__(self, file: Path) -> None:
         self.file = file
         self._reading = threading.Lock()
-        self._seen: tuple[int, int, int] | None = None
+        self._stamp: tuple[int, int, int] | None = None
         self._users: Mapping[str, User] = {}
 
     def all(self) -> Mapping[str, User]:
@@ -90,12 +90,12 @@ class Users:
         """
         with self._reading:
             try:
-                now = self.file.stat()
-                seen = (now.st_ino, now.st_mtime_ns, now.st_ctime_ns)
+                status = self.file.stat()
+                stamp = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
             except OSError:
-                seen = None
-            if seen is None or seen != self._seen:
-                self._users, self._seen = self._read(), seen
+                stamp = None
+            if stamp is None or stamp != self._stamp:
+                self._users, self._stamp = self._read(), stamp
             return self._users
 
     def find(self, token: str) -> User | None:
@@ -109,9 +109,9 @@ class Users:
         Returns:
             The user, or None if nobody has the token or it has expired.
         """
-        given, match = _hash(token), None
+        token_hash, match = _hash(token), None
         for user in self.all().values():
-            if hmac.compare_digest(given, user.sha256) and not user.expired:
+            if hmac.compare_digest(token_hash, user.sha256) and not user.expired:
                 match = user
         return match
 
@@ -181,7 +181,7 @@ class Users:
         except ValidationError as error:
             where = ".".join(map(str, error.errors()[0]["loc"])) or "the file"
             raise InputError(
-                f"{self.file} is no file of users ({where}). Restore a copy that you trust, or make a new file with "
+                f"{self.file} is not a file of users ({where}). Restore a copy that you trust, or make a new file with "
                 "baps users add."
             ) from None
         return {name: User(name, one.role, one.sha256, one.created, one.expires) for name, one in content.users.items()}
