@@ -97,7 +97,7 @@ def test_nothing_is_read_again_where_nothing_changed(served: StudiesDatastore, m
         os.utime(place, (old, old))
     served.list_images()
     reads = []
-    monkeypatch.setattr(served._arrivals, "_read", lambda: reads.append(1))
+    monkeypatch.setattr(served._watch, "_read", lambda: reads.append(1))
     for _ in range(3):
         assert served.list_images() == ["first"]
     assert reads == []

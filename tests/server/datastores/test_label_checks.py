@@ -148,13 +148,13 @@ def test_a_label_that_is_slow_to_read_holds_up_nobody_else(tmp_path: Path) -> No
     for name in ("known", "slow"):
         (tmp_path / name).write_bytes(b"x")
     checks, files = LabelChecks(tmp_path), {name: (str(tmp_path / name), "") for name in ("known", "slow")}
-    checks.note("known", files["known"], {})
+    checks.add("known", files["known"], {})
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(checks.check, files, read)
         try:
             assert begun.wait(60)
             assert list(checks.check(files, read)) == ["known"]
-            checks.note("known", files["known"], {})
+            checks.add("known", files["known"], {})
         finally:
             go_on.set()
         assert list(slow.result(60)) == ["known", "slow"]

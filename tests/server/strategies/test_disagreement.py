@@ -167,7 +167,7 @@ def test_where_nothing_can_be_compared_one_is_drawn_and_it_is_said_why(new_ward:
     found = ward.propose(ward.strategy())
     assert found["id"] in ("1", "2")
     assert "disagreement" not in found
-    assert "drawn by chance" in found["reason"]
+    assert "selected at random" in found["reason"]
 
 
 def test_where_a_model_cannot_be_loaded_one_is_drawn(new_ward: Callable[..., Ward]) -> None:
@@ -177,7 +177,7 @@ def test_where_a_model_cannot_be_loaded_one_is_drawn(new_ward: Callable[..., War
         raise BapsError("The model cannot be loaded.")
 
     strategy = Disagreement(refuse, refuse, {"ball": 3}, ward.folder / "clicks.lock")  # type: ignore[arg-type]
-    assert strategy({}, ward.studies) == {"id": "1", "reason": "It was drawn by chance: The model cannot be loaded."}
+    assert strategy({}, ward.studies) == {"id": "1", "reason": "It was selected at random: The model cannot be loaded."}
 
 
 def test_where_all_images_have_labels_none_is_proposed(new_ward: Callable[..., Ward]) -> None:

@@ -203,4 +203,4 @@ def test_without_an_organ_model_clicks_are_answered(tmp_path: Path) -> None:
         file, _ = server.client.infer("baps", "ct_01", {"foreground": [spleen_click("ct_01")]})
         assert nrrd.read(file)[0].any()
         sample = server.client.next_sample("disagreement", {})
-        assert "drawn by chance: The organ model cannot be loaded" in sample["reason"]
+        assert "selected at random: The organ model cannot be loaded" in sample["reason"]
