@@ -163,7 +163,7 @@ def _of_pacs(
                 skipped[f"{image_id}, {name}"] = str(error)
                 continue
             if organ.newer_errors:
-                skipped[f"{image_id}, {name}, newer"] = f"{organ.passed_over[0]} An older label was taken."
+                skipped[f"{image_id}, {name}, newer"] = f"{organ.newer_errors[0]} An older label was taken."
             patient = datastore.patient(image_id) or patients.get(image_id) or image_id
             cases[name].append(Case(image, organ.file, 1, patient, organ.slices))
     return cases, skipped

@@ -67,7 +67,7 @@ def _deflated(megabytes: int) -> bytes:
 
 
 def test_a_list_without_end_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pacs_client, "_MOST_JSON", 1 << 20)
+    monkeypatch.setattr(pacs_client, "_MAX_JSON_BYTES", 1 << 20)
     sent = 0
 
     def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
@@ -95,7 +95,7 @@ def test_a_series_without_end_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_an_answer_that_dribbles_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pacs_client, "_PATIENCE", 0.2)
+    monkeypatch.setattr(pacs_client, "_GRACE_SECONDS", 0.2)
 
     def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
         _begin(handler, "application/dicom+json")
@@ -128,7 +128,7 @@ def test_a_deflated_object_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_no_dicom_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with (
         _pacs(_multipart(zlib.compress(b"no DICOM"))) as address,
-        pytest.raises(BapsError, match="half an answer"),
+        pytest.raises(BapsError, match="incomplete response"),
         convert_pacs_errors(),
     ):
         list(connect(address, PacsCredentials()).iter_series("1.2.3", "1.2.4"))

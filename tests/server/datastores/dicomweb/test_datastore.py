@@ -131,7 +131,7 @@ def test_a_pacs_that_stops_half_way_leaves_nothing(
 
     with monkeypatch.context() as patched:
         patched.setattr(store._client, "iter_series", half)
-        with pytest.raises(BapsError, match="half an answer"):
+        with pytest.raises(BapsError, match="incomplete response"):
             store.get_image_uri(series["CT"])
     assert not list(cache.rglob("*.nii.gz"))
     assert read_volume(Path(store.get_image_uri(series["CT"]))).shape == (128, 128, 24)
@@ -299,7 +299,7 @@ def _answering(code: int, body: bytes = b"") -> Iterator[str]:
     [
         (401, b"", r"HTTP 401.*user and password"),
         (500, b"", r"HTTP 500"),
-        (200, b"<html>", "half an answer"),
+        (200, b"<html>", "incomplete response"),
     ],
 )
 def test_a_pacs_that_refuses_or_talks_nonsense(cache: Path, code: int, body: bytes, said: str) -> None:

@@ -50,8 +50,8 @@ def test_objects_are_taken_apart_as_they_were_joined(kind: str) -> None:
         (KIND.replace("=part", "=" + "x" * 71), b"", "names no boundary"),
         (KIND, b"", "cut off"),
         (KIND, join_objects([b"one"], "part")[:-6], "cut off"),
-        (KIND, b"--part\r\nContent-Type: text/html\r\n\r\n<p>\r\n--part--\r\n", "not of the kind"),
-        (KIND, b"--part\r\n\r\none\r\n--part--\r\n", "not of the kind"),
+        (KIND, b"--part\r\nContent-Type: text/html\r\n\r\n<p>\r\n--part--\r\n", "not of the type"),
+        (KIND, b"--part\r\n\r\none\r\n--part--\r\n", "not of the type"),
         (KIND, join_objects([b""] * (MAX_OBJECTS + 1), "part"), "More than"),
     ],
 )

@@ -41,7 +41,7 @@ class Stats:
         }
         self._write()
 
-    def leave_out(self, reasons: Mapping[str, str]) -> None:
+    def add_skipped(self, reasons: Mapping[str, str]) -> None:
         """Add images that the training skips.
 
         Args:
