@@ -81,7 +81,7 @@ def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Closed]:
 # 3D Slicer.
 
 
-def test_slicers_client_signs_in_and_works(closed: Closed, tmp_path: Path) -> None:
+def test_slicer_client_signs_in(closed: Closed, tmp_path: Path) -> None:
     client = MONAILabelClient(closed.site.address, tmpdir=str(tmp_path))
     assert client.auth_enabled()
     assert not client.auth_valid_token()
@@ -110,7 +110,7 @@ def test_a_wrong_password_is_refused(closed: Closed, name: str, secret: str) -> 
     assert reply.json()["detail"]
 
 
-def test_a_removed_user_is_out_at_once(closed: Closed) -> None:
+def test_a_removed_user_is_signed_out_at_once(closed: Closed) -> None:
     token = closed.users.add("bert", Role.ANNOTATOR)
     browser = requests.Session()
     assert browser.post(f"{closed.site.address}/login", data={"username": "bert", "password": token}).ok
@@ -151,7 +151,7 @@ def test_every_endpoint_without_a_token_answers_401(closed: Closed) -> None:
         ("GET", "/audit", "admin"),
     ],
 )
-def test_a_role_is_needed(closed: Closed, method: str, path: str, needed: str) -> None:
+def test_requests_need_a_role(closed: Closed, method: str, path: str, needed: str) -> None:
     order = ["annotator", "trainer", "admin"]
     for name, role in zip(("anna", "theo", "root"), order, strict=True):
         reply = closed.ask(method, path, closed.tokens[name])
@@ -161,7 +161,7 @@ def test_a_role_is_needed(closed: Closed, method: str, path: str, needed: str) -
             assert reply.status_code not in (401, 403), reply.text
 
 
-def test_what_is_not_served_is_served_to_nobody(closed: Closed) -> None:
+def test_unserved_requests_are_refused_even_for_admins(closed: Closed) -> None:
     for method, path in (("DELETE", "/datastore/image?id=ct_01"), ("PUT", "/model/baps"), ("POST", "/reload")):
         assert closed.ask(method, path, closed.tokens["root"]).status_code == 403
 
@@ -169,7 +169,7 @@ def test_what_is_not_served_is_served_to_nobody(closed: Closed) -> None:
 @pytest.mark.parametrize(
     "header", ["Bearer", "Bearer ", "Basic YTpi", "bearer x", "Bearer a.b.c", "Token x", "Bearer \xff"]
 )
-def test_odd_authorizations_are_refused(closed: Closed, header: str) -> None:
+def test_malformed_authorization_headers_are_refused(closed: Closed, header: str) -> None:
     reply = closed.ask("GET", "/info/", headers={"Authorization": header.encode("latin-1")})
     assert reply.status_code in (401, 429)
 
@@ -182,7 +182,7 @@ def _signed_in(closed: Closed, name: str = "anna", **headers: str) -> requests.R
     return closed.ask("POST", "/login", data=form, headers=headers)
 
 
-def test_a_browser_is_sent_to_the_login_page_and_back(closed: Closed) -> None:
+def test_a_browser_is_redirected_to_the_login_page_and_back(closed: Closed) -> None:
     page = "/ohif/viewer?StudyInstanceUIDs=1.2.3"
     sent = closed.ask("GET", page, headers={"Accept": "text/html,*/*"})
     assert sent.status_code == 303
@@ -195,7 +195,7 @@ def test_a_browser_is_sent_to_the_login_page_and_back(closed: Closed) -> None:
     assert "<script" not in reply.text
 
 
-def test_the_cookie_is_for_this_server_alone(closed: Closed) -> None:
+def test_the_cookie_is_restricted_to_this_server(closed: Closed) -> None:
     reply = _signed_in(closed)
     assert (reply.status_code, reply.headers["Location"]) == (303, "/info/")
     cookie = reply.headers["Set-Cookie"]
@@ -222,20 +222,20 @@ def test_the_cookie_is_for_this_server_alone(closed: Closed) -> None:
         "/login",
     ],
 )
-def test_the_login_page_leads_nowhere_else(closed: Closed, target: str) -> None:
+def test_the_login_page_redirects_to_this_server_only(closed: Closed, target: str) -> None:
     form = {"username": "anna", "password": closed.tokens["anna"], "next": target}
     reply = closed.ask("POST", "/login", data=form)
     assert (reply.status_code, reply.headers["Location"]) == (303, "/")
 
 
-def test_what_is_typed_stays_text(closed: Closed) -> None:
+def test_the_login_page_escapes_its_input(closed: Closed) -> None:
     for attack in ('"><script>alert(1)</script>', "{{ 7*7 }}"):
         reply = closed.ask("GET", "/login", params={"next": f"/{attack}"})
         assert "<script" not in reply.text
         assert "49" not in re.sub(r"nonce[^>]*>", "", reply.text).split("<main>")[1]
 
 
-def test_a_cookie_counts_for_our_own_pages_alone(closed: Closed) -> None:
+def test_a_cookie_authenticates_only_pages_of_this_server(closed: Closed) -> None:
     cookie = {"Cookie": _signed_in(closed, "theo").headers["Set-Cookie"].split(";")[0]}
     own = {"Origin": closed.site.address}
     assert closed.ask("GET", "/info/", headers=cookie).ok
@@ -250,7 +250,7 @@ def test_a_cookie_counts_for_our_own_pages_alone(closed: Closed) -> None:
     assert closed.ask(*change, headers={**cookie, **own}).status_code == 404  # There is no such trainer.
 
 
-def test_after_signing_out_the_cookie_is_worth_nothing(closed: Closed) -> None:
+def test_signing_out_ends_the_session(closed: Closed) -> None:
     cookie = {"Cookie": _signed_in(closed).headers["Set-Cookie"].split(";")[0]}
     closed.ask("GET", "/logout", headers={**cookie, "Sec-Fetch-Site": "cross-site"})
     assert closed.ask("GET", "/info/", headers=cookie).ok
@@ -274,7 +274,7 @@ def _at_provider(closed: Closed, browser: requests.Session, user: str) -> str:
     return browser.post(address, data={"sub": user}, allow_redirects=False, timeout=60).headers["Location"]
 
 
-def test_who_comes_from_the_provider_is_let_in(closed: Closed) -> None:
+def test_a_user_signs_in_through_the_provider(closed: Closed) -> None:
     browser = requests.Session()
     back = _at_provider(closed, browser, "rita")
     page = browser.get(back, timeout=60)
@@ -289,14 +289,14 @@ def test_who_comes_from_the_provider_is_let_in(closed: Closed) -> None:
     assert (again.status_code, "not begun here" in again.text) == (400, True)
 
 
-def test_who_has_no_role_at_the_provider_is_not(closed: Closed) -> None:
+def test_a_provider_user_without_a_role_is_refused(closed: Closed) -> None:
     browser = requests.Session()
     reply = browser.get(_at_provider(closed, browser, "nobody"), timeout=60)
     assert (reply.status_code, "no role" in reply.text) == (403, True)
     assert browser.get(f"{closed.site.address}/info/", timeout=60).status_code == 401
 
 
-def test_a_sign_in_of_another_browser_is_not_taken_over(closed: Closed) -> None:
+def test_a_sign_in_cannot_be_finished_in_another_browser(closed: Closed) -> None:
     """An attacker's code, slipped to a victim, and a victim's code with another state."""
     attacker, victim = requests.Session(), requests.Session()
     back = _at_provider(closed, attacker, "rita")
@@ -307,7 +307,7 @@ def test_a_sign_in_of_another_browser_is_not_taken_over(closed: Closed) -> None:
     assert victim.get(f"{closed.site.address}/info/", timeout=60).status_code == 401
 
 
-def test_a_code_that_is_not_the_providers_is_refused(closed: Closed) -> None:
+def test_an_invalid_authorization_code_is_refused(closed: Closed) -> None:
     browser = requests.Session()
     back = _at_provider(closed, browser, "rita")
     code = parse_qs(urlsplit(back).query)["code"][0]
@@ -315,7 +315,7 @@ def test_a_code_that_is_not_the_providers_is_refused(closed: Closed) -> None:
     assert (reply.status_code, "refused the sign-in" in reply.text) == (401, True)
 
 
-def test_slicers_password_is_not_taken_by_this_provider(closed: Closed) -> None:
+def test_a_provider_without_password_grant_is_reported(closed: Closed) -> None:
     reply = closed.ask("POST", "/auth/token", data={"username": "rita", "password": "open sesame"})
     assert (reply.status_code, "baps users add" in reply.json()["detail"]) == (400, True)
 
@@ -323,7 +323,7 @@ def test_slicers_password_is_not_taken_by_this_provider(closed: Closed) -> None:
 # At the end, for who gives wrong ones from this machine's address has to wait.
 
 
-def test_who_fails_too_often_has_to_wait_but_whoever_has_a_token_need_not(closed: Closed) -> None:
+def test_failed_logins_are_throttled_and_valid_tokens_are_not(closed: Closed) -> None:
     before = len(closed.audit())
     seen = [
         closed.ask("POST", "/auth/token", data={"username": "anna", "password": f"{n}"}).status_code for n in range(25)
@@ -345,7 +345,7 @@ def test_who_fails_too_often_has_to_wait_but_whoever_has_a_token_need_not(closed
     assert time.perf_counter() - begun < 5
 
 
-def test_a_trainers_word_on_the_label_of_an_annotator_counts(closed: Closed, tmp_path: Path) -> None:
+def test_only_a_trainer_may_replace_the_label_of_another_annotator(closed: Closed, tmp_path: Path) -> None:
     """That of an annotator does not, whatever their request says."""
     image = read_volume(closed.site.studies / "ct_02.nii.gz")
     there = np.zeros(image.shape, bool)

@@ -28,7 +28,7 @@ def test_a_session_is_found_by_its_cookie_until_it_is_ended() -> None:
     assert sessions.find(other) is not None
 
 
-def test_a_session_that_nobody_uses_ends() -> None:
+def test_an_idle_session_ends() -> None:
     clock = Clock()
     sessions = BrowserSessions(clock)
     value = sessions.begin(ANNA)
@@ -41,7 +41,7 @@ def test_a_session_that_nobody_uses_ends() -> None:
     assert sessions.find(value) is None
 
 
-def test_a_session_ends_after_a_day_s_work_however_much_it_is_used() -> None:
+def test_a_session_ends_after_twelve_hours_even_if_it_is_used() -> None:
     clock = Clock()
     sessions = BrowserSessions(clock)
     value = sessions.begin(ANNA)
@@ -56,7 +56,7 @@ def _asker(name: str) -> Principal:
     return Principal(name, Role.ANNOTATOR, "token")
 
 
-def test_a_user_who_signs_in_too_often_ends_their_own_sessions_alone() -> None:
+def test_too_many_sessions_of_a_user_end_only_their_own() -> None:
     sessions = BrowserSessions()
     others = [sessions.begin(_asker(f"user {number}")) for number in range(20)]
     at_the_provider = sessions.begin(Principal("anna", Role.ANNOTATOR, "openid"))
@@ -70,7 +70,7 @@ def test_a_user_who_signs_in_too_often_ends_their_own_sessions_alone() -> None:
     assert len(sessions._sessions) == 16 + 21
 
 
-def test_memory_is_bounded_whoever_signs_in() -> None:
+def test_the_number_of_sessions_is_limited() -> None:
     sessions = BrowserSessions()
     many = [sessions.begin(ANNA) for _ in range(16)]
     alone = [sessions.begin(_asker(str(number))) for number in range(4096)]

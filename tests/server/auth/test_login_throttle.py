@@ -14,7 +14,7 @@ class Clock:
         return self.now
 
 
-def test_who_fails_ten_times_in_five_minutes_has_to_wait() -> None:
+def test_ten_failures_in_five_minutes_require_a_wait() -> None:
     clock = Clock()
     attempts = LoginThrottle(clock=clock)
     for _ in range(10):
@@ -27,7 +27,7 @@ def test_who_fails_ten_times_in_five_minutes_has_to_wait() -> None:
     assert attempts.count("10.0.0.1") > 0  # The others are not yet five minutes old.
 
 
-def test_an_attempt_that_did_not_fail_is_taken_back() -> None:
+def test_a_successful_attempt_is_uncounted() -> None:
     attempts = LoginThrottle(max_failures=3)
     for _ in range(9):
         assert attempts.count("rita") == 0
@@ -36,7 +36,7 @@ def test_an_attempt_that_did_not_fail_is_taken_back() -> None:
     assert [attempts.count("rita") > 0 for _ in range(4)] == [False, False, False, True]
 
 
-def test_of_many_attempts_at_once_no_more_are_let_through() -> None:
+def test_concurrent_attempts_do_not_exceed_the_limit() -> None:
     attempts = LoginThrottle()
     with ThreadPoolExecutor(16) as pool:
         waits = list(pool.map(lambda _: attempts.count("rita"), range(200)))
@@ -52,11 +52,11 @@ def test_of_many_attempts_at_once_no_more_are_let_through() -> None:
         ("fe80::1%eth0", "fe80::2%eth1", True),
     ],
 )
-def test_an_ipv6_address_counts_with_its_network(one: str, other: str, same: bool) -> None:
+def test_ipv6_addresses_are_counted_by_network(one: str, other: str, same: bool) -> None:
     assert (network_key(one) == network_key(other)) == same
 
 
-def test_memory_is_bounded_and_the_oldest_are_forgotten() -> None:
+def test_the_number_of_keys_is_limited_and_the_oldest_are_forgotten() -> None:
     attempts = LoginThrottle()
     for number in range(5000):
         for _ in range(10):

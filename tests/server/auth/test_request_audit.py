@@ -43,7 +43,7 @@ def _lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "audit.jsonl").read_text().splitlines()]
 
 
-def test_a_line_says_who_did_what_and_not_to_whom(tmp_path: Path) -> None:
+def test_a_line_names_the_user_and_not_the_patient(tmp_path: Path) -> None:
     _audit(tmp_path).record(_asked(), 200)
     text = (tmp_path / "audit.jsonl").read_text()
     line = json.loads(text)
@@ -57,7 +57,7 @@ def test_a_line_says_who_did_what_and_not_to_whom(tmp_path: Path) -> None:
     assert "Doe" not in text
 
 
-def test_lines_of_many_threads_stay_whole_and_nothing_is_overwritten(tmp_path: Path) -> None:
+def test_concurrent_writers_do_not_corrupt_the_file(tmp_path: Path) -> None:
     audits = [_audit(tmp_path) for _ in range(8)]
     threads = [threading.Thread(target=lambda a=a: [a.record(_asked(), 200) for _ in range(100)]) for a in audits]
     for thread in threads:
@@ -70,7 +70,7 @@ def test_lines_of_many_threads_stay_whole_and_nothing_is_overwritten(tmp_path: P
     assert not check_audit(tmp_path / "audit.jsonl").breaks
 
 
-def test_words_of_others_stay_within_their_line(tmp_path: Path) -> None:
+def test_user_names_cannot_break_lines(tmp_path: Path) -> None:
     asked = RequestContext(None, Principal('x"}\n{"user": "root\u2028', Role.ADMIN, "openid"))
     _audit(tmp_path).record(asked, 403)
     (line,) = _lines(tmp_path)
@@ -78,7 +78,7 @@ def test_words_of_others_stay_within_their_line(tmp_path: Path) -> None:
     assert not check_audit(tmp_path / "audit.jsonl").breaks
 
 
-def test_requests_of_nobody_who_is_known_are_counted(tmp_path: Path) -> None:
+def test_requests_of_unknown_users_are_counted(tmp_path: Path) -> None:
     clock = _Clock()
     audit = _audit(tmp_path, clock)
     out = RequestContext(find_policy("POST", "/logout"))
@@ -103,7 +103,7 @@ def test_requests_of_nobody_who_is_known_are_counted(tmp_path: Path) -> None:
     assert len(_lines(tmp_path)) == 6
 
 
-def test_of_requests_for_frames_one_in_ten_minutes_has_a_line_for_each_user_and_series(tmp_path: Path) -> None:
+def test_frame_requests_get_one_line_per_user_and_series_in_ten_minutes(tmp_path: Path) -> None:
     clock = _Clock()
     audit = _audit(tmp_path, clock)
     policy = find_policy("GET", "/proxy/dicom/studies/1.2/series/1.2.3/instances/1.2.3.4/frames/1")
@@ -117,7 +117,7 @@ def test_of_requests_for_frames_one_in_ten_minutes_has_a_line_for_each_user_and_
     assert len(_lines(tmp_path)) == 9
 
 
-def test_what_is_refused_to_a_user_has_one_line_in_ten_minutes(tmp_path: Path) -> None:
+def test_refused_requests_of_a_user_get_one_line_in_ten_minutes(tmp_path: Path) -> None:
     audit = _audit(tmp_path)
     for _ in range(50):
         audit.record(RequestContext(None, ANNA), 403)
@@ -125,7 +125,7 @@ def test_what_is_refused_to_a_user_has_one_line_in_ten_minutes(tmp_path: Path) -
     assert [line["what"] for line in _lines(tmp_path)] == ["what is not served", "start a training"]
 
 
-def test_many_images_are_hashes_in_as_many_lines_as_need_be(tmp_path: Path) -> None:
+def test_many_images_are_split_over_several_lines(tmp_path: Path) -> None:
     asked = _asked("")
     asked.images = [f"image {number}" for number in range(1200)]
     audit = _audit(tmp_path)
@@ -136,7 +136,7 @@ def test_many_images_are_hashes_in_as_many_lines_as_need_be(tmp_path: Path) -> N
     assert lines[0]["images"][0] == audit.file.hashed("image 0")
 
 
-def test_what_is_done_beside_has_a_line_of_its_own(tmp_path: Path) -> None:
+def test_further_actions_get_lines_of_their_own(tmp_path: Path) -> None:
     asked = _asked()
     asked.also.append("save a label")
     _audit(tmp_path).record(asked, 200)
@@ -163,13 +163,13 @@ def test_what_is_done_beside_has_a_line_of_its_own(tmp_path: Path) -> None:
         ("GET", "/train/", "", False),
     ],
 )
-def test_what_reads_of_patients_is_noted(method: str, path: str, query: str, audited: bool) -> None:
+def test_requests_that_read_patient_data_are_audited(method: str, path: str, query: str, audited: bool) -> None:
     policy = find_policy(method, path, query)
     assert policy is not None
     assert policy.audited == audited
 
 
-def test_an_image_is_found_with_the_key_as_the_guide_says(tmp_path: Path) -> None:
+def test_the_hash_of_an_image_can_be_computed_as_the_guide_describes(tmp_path: Path) -> None:
     audit = _audit(tmp_path)
     hashed = audit.file.hashed("CT 1")
     openssl = shutil.which("openssl")
@@ -181,7 +181,7 @@ def test_an_image_is_found_with_the_key_as_the_guide_says(tmp_path: Path) -> Non
     assert said.split()[-1].startswith(hashed)
 
 
-def test_all_files_are_sent_to_an_admin_oldest_first(tmp_path: Path) -> None:
+def test_all_audit_files_are_sent_oldest_first(tmp_path: Path) -> None:
     from fastapi import FastAPI
     from fastapi.testclient import TestClient
 

@@ -16,7 +16,9 @@ from demo.server import ROOT
 SERIES = ROOT / "sample-data" / "dicom" / "ct_01"
 
 
-def test_a_slow_series_holds_up_no_other_and_is_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_series_is_converted_once_and_does_not_delay_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("slow", "other"):
         shutil.copytree(SERIES, tmp_path / name)
     conversions, begun, go_on, read = Conversions(tmp_path / ".converted"), threading.Event(), threading.Event(), []

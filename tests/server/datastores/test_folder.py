@@ -45,16 +45,16 @@ def mixed(tmp_path: Path) -> Path:
     return folder
 
 
-def test_every_kind_is_listed_by_its_name(mixed: Path) -> None:
+def test_all_formats_are_listed_by_name(mixed: Path) -> None:
     assert sorted(store(mixed).list_images()) == ["1.2.840.113.7", "ct_01", "photo", "slice"]
 
 
-def test_a_second_start_finds_the_same(mixed: Path) -> None:
+def test_a_second_start_lists_the_same_images(mixed: Path) -> None:
     store(mixed)
     assert sorted(store(mixed).list_images()) == ["1.2.840.113.7", "ct_01", "photo", "slice"]
 
 
-def test_a_series_is_handed_out_as_nifti_with_its_patient(mixed: Path) -> None:
+def test_a_series_is_served_as_nifti_without_patient_data(mixed: Path) -> None:
     found = store(mixed)
     path = Path(found.get_image_uri("1.2.840.113.7"))
     assert path.name == "1.2.840.113.7.nii.gz"
@@ -70,7 +70,7 @@ def test_a_series_is_handed_out_as_nifti_with_its_patient(mixed: Path) -> None:
     assert "SAMPLE" not in json.dumps(info)
 
 
-def test_a_series_is_converted_once_and_again_when_it_has_changed(mixed: Path) -> None:
+def test_a_series_is_converted_once_per_change(mixed: Path) -> None:
     found = store(mixed)
     path = Path(found.get_image_uri("1.2.840.113.7"))
     made = path.stat().st_mtime_ns
@@ -82,7 +82,7 @@ def test_a_series_is_converted_once_and_again_when_it_has_changed(mixed: Path) -
     assert again.shape[2] == len(slices) - 1
 
 
-def test_images_may_lie_in_a_folder_of_their_own(tmp_path: Path) -> None:
+def test_images_may_be_in_a_subfolder(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     shutil.copy(SAMPLES / "images" / "ct_01.nii.gz", tmp_path / "images")
     shutil.copytree(SERIES, tmp_path / "images" / "series")
@@ -91,7 +91,7 @@ def test_images_may_lie_in_a_folder_of_their_own(tmp_path: Path) -> None:
     assert Path(found.get_image_uri("series")).is_file()
 
 
-def test_labels_of_every_kind_are_found(mixed: Path) -> None:
+def test_labels_of_other_formats_are_listed(mixed: Path) -> None:
     final = mixed / "labels" / "final"
     final.mkdir(parents=True)
     Image.fromarray(np.ones((8, 9), np.uint8)).save(final / "photo.png")
@@ -101,7 +101,7 @@ def test_labels_of_every_kind_are_found(mixed: Path) -> None:
     assert json.loads((mixed / "datastore_v2.json").read_text())["objects"]["photo"]["labels"]["final"]["ext"] == ".png"
 
 
-def test_a_broken_series_is_listed_and_refused_with_a_sentence(mixed: Path) -> None:
+def test_a_broken_series_is_listed_and_refused(mixed: Path) -> None:
     slices = sorted((mixed / "1.2.840.113.7").iterdir())
     slices[3].write_bytes(slices[3].read_bytes()[:-500])
     found = store(mixed)
@@ -112,14 +112,14 @@ def test_a_broken_series_is_listed_and_refused_with_a_sentence(mixed: Path) -> N
     assert not list((mixed / ".converted").glob("*.nii*"))
 
 
-def test_suffixes_in_capitals_are_listed(tmp_path: Path) -> None:
+def test_upper_case_suffixes_are_listed(tmp_path: Path) -> None:
     shutil.copy(SAMPLES / "images" / "ct_01.nii.gz", tmp_path / "A.NII.GZ")
     found = store(tmp_path)
     assert found.list_images() == ["A"]
     assert found.get_image_uri("A").endswith("A.NII.GZ")
 
 
-def test_a_label_is_replaced_whole_or_not_at_all(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_label_is_replaced_atomically(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = store(mixed)
     first = mixed.parent / "first.nii.gz"
     shutil.copy(SAMPLES / "labels" / "ct_01.nii.gz", first)
@@ -150,7 +150,7 @@ def test_a_label_is_replaced_whole_or_not_at_all(mixed: Path, monkeypatch: pytes
     assert not list(mixed.rglob(".partial*"))
 
 
-def test_a_history_that_cannot_be_written_stops_the_save_with_a_sentence(mixed: Path) -> None:
+def test_a_label_is_not_saved_if_its_history_cannot_be_written(mixed: Path) -> None:
     found = store(mixed)
     label = SAMPLES / "labels" / "ct_01.nii.gz"
     (mixed / "labels-history").write_text("a file, no folder")
@@ -158,7 +158,7 @@ def test_a_history_that_cannot_be_written_stops_the_save_with_a_sentence(mixed: 
         save_label(found, {"spleen": 2}, "ct_01", label, "final", {})
 
 
-def test_a_label_of_another_kind_takes_the_place_of_the_former(mixed: Path) -> None:
+def test_a_label_of_another_format_replaces_the_earlier_one(mixed: Path) -> None:
     found = store(mixed)
     label = SAMPLES / "labels" / "ct_01.nii.gz"
     save_label(found, {"spleen": 2}, "ct_01", label, "final", {})
@@ -170,7 +170,7 @@ def test_a_label_of_another_kind_takes_the_place_of_the_former(mixed: Path) -> N
     assert [version.suffix for version in found.history.versions("ct_01", "final")] == [".nii.gz", ".nrrd"]
 
 
-def test_what_was_saved_when_the_machine_stopped_is_there_after_the_start(mixed: Path) -> None:
+def test_a_save_that_a_crash_interrupted_is_completed_at_the_next_start(mixed: Path) -> None:
     found, listed, label = store(mixed), mixed / "datastore_v2.json", mixed / "labels" / "final" / "ct_01.nii.gz"
     samples = [SAMPLES / "labels" / f"{case}.nii.gz" for case in ("ct_01", "ct_02")]
     found.save_label("ct_01", str(samples[0]), "final", {"author": "anna"})
@@ -197,7 +197,7 @@ def _two_echoes(path: Path) -> list[Slice]:
     return slices
 
 
-def test_volumes_of_one_object_become_images_of_their_own(tmp_path: Path) -> None:
+def test_the_volumes_of_an_object_become_images(tmp_path: Path) -> None:
     slices = _two_echoes(tmp_path / "mr.dcm")
     shutil.copytree(SERIES, tmp_path / "ct")
     found = store(tmp_path)
@@ -222,7 +222,7 @@ def test_volumes_of_one_object_become_images_of_their_own(tmp_path: Path) -> Non
     assert store(tmp_path).list_images() == ["ct"]
 
 
-def test_the_label_of_one_volume_of_several_is_handed_out_as_rtstruct(tmp_path: Path) -> None:
+def test_the_label_of_one_of_several_volumes_is_exported_as_rtstruct(tmp_path: Path) -> None:
     _two_echoes(tmp_path / "mr.dcm")
     image = pydicom.dcmread(tmp_path / "mr.dcm")
     image.FrameOfReferenceUID, image.StudyInstanceUID = "1.2.3.4", "1.2.3.5"
@@ -245,7 +245,7 @@ def test_the_label_of_one_volume_of_several_is_handed_out_as_rtstruct(tmp_path: 
     np.testing.assert_allclose([points.min(0), points.max(0)], [[-2.5, 3.5, 2], [-0.5, 5.5, 2]])
 
 
-def test_a_single_dicom_file_is_handed_out_where_the_server_sees_it(tmp_path: Path) -> None:
+def test_a_single_dicom_file_is_served_with_the_geometry_of_the_server(tmp_path: Path) -> None:
     slices = [piece for piece in _two_echoes(tmp_path / "mr.dcm") if piece.marks[0][1] == 10]
     write_enhanced(tmp_path / "mr.dcm", [slices[k] for k in (2, 0, 3, 1)], np.random.default_rng(0))
     shown = SimpleITK.ReadImage(store(tmp_path).get_image_uri("mr"))
@@ -253,7 +253,7 @@ def test_a_single_dicom_file_is_handed_out_where_the_server_sees_it(tmp_path: Pa
         assert shown[shown.TransformPhysicalPointToIndex(piece.position)] == piece.values[0, 0]
 
 
-def test_what_another_version_converted_is_converted_again(mixed: Path) -> None:
+def test_files_of_another_conversion_version_are_converted_again(mixed: Path) -> None:
     old = mixed / ".converted" / "1.2.840.113.7.nii.gz"
     old.parent.mkdir()
     old.write_bytes(b"of another geometry")

@@ -61,7 +61,7 @@ def _by_hand(studies: Path, case: str, voxels: Volume | None = None) -> Path:
     return path
 
 
-def test_what_cannot_be_read_does_not_count_and_the_reason_is_said(studies: Path) -> None:
+def test_an_unreadable_label_does_not_count_and_has_a_reason(studies: Path) -> None:
     image = read_volume(studies / "ct_02.nii.gz")
     _by_hand(studies, "ct_01")
     _by_hand(studies, "ct_02", Volume(np.ones((5, 5, 5), np.uint8), image.affine @ np.diag([2, 2, 2, 1])))
@@ -77,7 +77,7 @@ def test_what_cannot_be_read_does_not_count_and_the_reason_is_said(studies: Path
     assert skipped["ct_03"] == "The label of ct_03 is empty: no voxel is marked."
 
 
-def test_a_label_is_read_once_and_again_when_it_or_its_image_changes(studies: Path, read: list[str]) -> None:
+def test_a_label_is_read_once_per_change_of_it_or_its_image(studies: Path, read: list[str]) -> None:
     file = _by_hand(studies, "ct_01")
     found = _open(studies)
     for _ in range(5):
@@ -97,14 +97,14 @@ def test_a_label_is_read_once_and_again_when_it_or_its_image_changes(studies: Pa
     assert len(read) == 4
 
 
-def test_what_was_saved_is_not_read_to_be_counted(studies: Path, read: list[str]) -> None:
+def test_a_saved_label_is_not_read_again(studies: Path, read: list[str]) -> None:
     found = _open(studies)
     save_label(found, SITE, "ct_01", SAMPLES / "labels" / "ct_01.nii.gz", "final", {})
     assert found.get_labeled_images() == ["ct_01"]
     assert read == []
 
 
-def test_of_many_labels_a_call_reads_some(studies: Path, read: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_reads_some_of_many_labels(studies: Path, read: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that nobody has read yet are neither labelled nor to be labelled; a training waits for all."""
     clock = iter(range(1000))
     monkeypatch.setattr(label_checks.time, "monotonic", lambda: float(next(clock)))
@@ -120,7 +120,7 @@ def test_of_many_labels_a_call_reads_some(studies: Path, read: list[str], monkey
     assert len(labelled_cases(again, SITE, {})[0]["liver"]) == 3
 
 
-def test_a_folder_that_cannot_be_written_to_is_counted_too(studies: Path) -> None:
+def test_labels_of_a_read_only_folder_are_checked(studies: Path) -> None:
     _by_hand(studies, "ct_01")
     _open(studies)
     found = _open(studies, read_only=True)
@@ -129,7 +129,7 @@ def test_a_folder_that_cannot_be_written_to_is_counted_too(studies: Path) -> Non
 
 
 @pytest.mark.parametrize("kept", ["", "[]", '{"program": "0.0.1", "labels": {}}', '{"labels": 3}'])
-def test_what_another_version_kept_or_is_broken_does_not_count(studies: Path, read: list[str], kept: str) -> None:
+def test_results_of_another_version_or_in_a_broken_file_are_ignored(studies: Path, read: list[str], kept: str) -> None:
     _by_hand(studies, "ct_01")
     (studies / label_checks.FILE).write_text(kept)
     assert _open(studies).get_labeled_images() == ["ct_01"]
@@ -137,7 +137,7 @@ def test_what_another_version_kept_or_is_broken_does_not_count(studies: Path, re
     assert json.loads((studies / label_checks.FILE).read_text())["labels"].keys() == {"ct_01"}
 
 
-def test_a_label_that_is_slow_to_read_holds_up_nobody_else(tmp_path: Path) -> None:
+def test_a_label_that_is_slow_to_read_does_not_delay_others(tmp_path: Path) -> None:
     begun, go_on = threading.Event(), threading.Event()
 
     def read(name: str) -> LabelMap:

@@ -31,7 +31,7 @@ def _add(studies: str, file: str, name: str) -> bool:
 
 
 @pytest.mark.parametrize("pool", [ThreadPoolExecutor, pytest.param(ProcessPoolExecutor, marks=pytest.mark.slow)])
-def test_of_uploads_of_one_name_at_once_one_is_kept(tmp_path: Path, pool: type) -> None:
+def test_one_of_concurrent_uploads_with_the_same_name_is_kept(tmp_path: Path, pool: type) -> None:
     """Whole, and not that of another process."""
     studies = tmp_path / "studies"
     studies.mkdir()
@@ -49,7 +49,7 @@ def test_of_uploads_of_one_name_at_once_one_is_kept(tmp_path: Path, pool: type) 
 
 
 @pytest.mark.parametrize("name", ["CT", "ct", "ct.seg", ".ct", "ct-volume1", "series", "SERIES", "mr", "caf\u00e9"])
-def test_names_that_are_or_may_be_anothers_are_refused(tmp_path: Path, name: str) -> None:
+def test_ambiguous_names_are_refused(tmp_path: Path, name: str) -> None:
     _write(tmp_path / "ct.nii.gz", 1)
     _write(tmp_path / "mr-volume2.nii.gz", 1)
     _write(tmp_path / "cafe\u0301.nii.gz", 1)
@@ -62,11 +62,11 @@ def test_names_that_are_or_may_be_anothers_are_refused(tmp_path: Path, name: str
 
 
 @pytest.mark.parametrize("name", ["ct2", "c", "mr-volume", "mr-volume3", "ct-volume", "Kopf \u00fc"])
-def test_other_names_are_taken(name: str) -> None:
+def test_unambiguous_names_are_accepted(name: str) -> None:
     check_new_name(name, ["ct", "mr-volume2"])
 
 
-def test_a_file_that_nobody_has_noticed_yet_is_not_replaced(tmp_path: Path) -> None:
+def test_a_file_that_is_not_in_the_index_yet_is_not_replaced(tmp_path: Path) -> None:
     found = StudiesDatastore(str(tmp_path / "studies"), False, False)
     _write(tmp_path / "studies" / "late.nii.gz", 1)
     source = _write(tmp_path / "x.nii.gz", 2)
@@ -75,7 +75,7 @@ def test_a_file_that_nobody_has_noticed_yet_is_not_replaced(tmp_path: Path) -> N
     assert (read_volume(tmp_path / "studies" / "late.nii.gz").voxels == 1).all()
 
 
-def test_where_a_file_cannot_have_two_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_published_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(1, "Operation not permitted")
 

@@ -77,7 +77,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_everything_but_saving_works(scanner: tuple[Path, Path, MONAILabelClient]) -> None:
+def test_everything_except_saving_works(scanner: tuple[Path, Path, MONAILabelClient]) -> None:
     source, folder, client = scanner
     before = contents(source)
     assert client.info()["labels"] == ["spleen", "liver"]
@@ -108,7 +108,7 @@ def test_everything_but_saving_works(scanner: tuple[Path, Path, MONAILabelClient
 
 
 @pytest.mark.slow
-def test_saving_is_refused_with_one_sentence(scanner: tuple[Path, Path, MONAILabelClient]) -> None:
+def test_saving_is_refused(scanner: tuple[Path, Path, MONAILabelClient]) -> None:
     source, folder, client = scanner
     before, address = contents(source), client.get_server_url()
     sentence = "The folder of the studies cannot be written to, so the label was not saved."
@@ -126,7 +126,7 @@ def test_saving_is_refused_with_one_sentence(scanner: tuple[Path, Path, MONAILab
 
 
 @pytest.mark.slow
-def test_files_that_come_are_noticed(scanner: tuple[Path, Path, MONAILabelClient]) -> None:
+def test_new_files_are_noticed(scanner: tuple[Path, Path, MONAILabelClient]) -> None:
     source, _, client = scanner
     shutil.copy(SAMPLES / "images" / "ct_04.nii.gz", source.parent)
     os.utime(source.parent / "ct_04.nii.gz", (0, 0))
@@ -136,7 +136,7 @@ def test_files_that_come_are_noticed(scanner: tuple[Path, Path, MONAILabelClient
 
 
 @pytest.mark.slow
-def test_a_full_disk_stores_nothing_in_part(tmp_path: Path) -> None:
+def test_nothing_is_stored_partially_on_a_full_disk(tmp_path: Path) -> None:
     studies = tmp_path / "studies"
     studies.mkdir()
     image, label = SAMPLES / "images" / "ct_01.nii.gz", SAMPLES / "labels" / "ct_01.nii.gz"
@@ -162,7 +162,7 @@ def test_a_full_disk_stores_nothing_in_part(tmp_path: Path) -> None:
             assert client.save_label("ct_01", str(label))["label"] == "ct_01"
 
 
-def test_what_is_known_of_labels_is_kept_at_each_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_information_about_labels_survives_restarts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The list of a folder that was served before, when it could be written to; later labels lie beside it."""
     monkeypatch.setattr(settings, "MONAI_LABEL_DATASTORE_CACHE_PATH", str(tmp_path / "cache"))
     studies = tmp_path / "studies"
@@ -190,7 +190,7 @@ def test_what_is_known_of_labels_is_kept_at_each_start(tmp_path: Path, monkeypat
     assert ReadOnlyStudies(str(studies), False).get_labels_by_image_id("ct_01").keys() == {"final", "draft"}
 
 
-def test_a_cache_that_cannot_be_written_to_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_temporary_folder_replaces_an_unusable_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(settings, "MONAI_LABEL_DATASTORE_CACHE_PATH", str(tmp_path / "file"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -201,7 +201,7 @@ def test_a_cache_that_cannot_be_written_to_is_done_without(tmp_path: Path, monke
 
 
 @pytest.mark.slow
-def test_a_full_disk_for_temporary_files_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_for_temporary_files_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Uploads and answers pass through them."""
     studies, temporary = tmp_path / "studies", tmp_path / "tmp"
     studies.mkdir()

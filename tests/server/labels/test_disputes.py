@@ -94,7 +94,7 @@ ATTACKS = {
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_trainings_go_on_with_what_was_taken_away(place: Place, attack: str) -> None:
+def test_trainings_use_the_version_before_an_organ_was_taken_away(place: Place, attack: str) -> None:
     if attack == "not looked at where it is":
         place.save("ben", slices=[9], liver=_block(0) & (np.indices(SHAPE)[0] > 0))
     else:
@@ -105,21 +105,21 @@ def test_trainings_go_on_with_what_was_taken_away(place: Place, attack: str) -> 
 
 
 @pytest.mark.parametrize("attack", ["erased by slices", "painted over", "elsewhere"])
-def test_the_word_of_a_trainer_counts_at_once(place: Place, attack: str) -> None:
+def test_a_change_by_a_trainer_is_used_at_once(place: Place, attack: str) -> None:
     place.save("tess", confirms=True, **ATTACKS[attack])
     assert place.disputed == {}
     found = place.trained()
     assert found is None or not (found & _block(0)).any()
 
 
-def test_an_ordinary_correction_is_trained_on(place: Place) -> None:
+def test_an_ordinary_correction_is_used(place: Place) -> None:
     better = _block(1)
     assert place.save("ben", liver=better) == ["liver by anna was replaced; the earlier version is kept on the server."]
     assert place.disputed == {}
     np.testing.assert_array_equal(place.trained(), better)
 
 
-def test_slices_that_nobody_had_looked_at_are_added(place: Place) -> None:
+def test_slices_that_were_not_annotated_before_are_added(place: Place) -> None:
     more = _block(0, k=0, depth=10)
     place.save("ben", liver=more)
     assert place.disputed == {}
@@ -140,7 +140,7 @@ def test_small_steps_add_up(place: Place, annotators: list[str], way: str) -> No
 
 
 @pytest.mark.parametrize("attack", ["erased by slices", "elsewhere", "painted over"])
-def test_who_submits_an_organ_as_it_was_has_not_drawn_it(place: Place, attack: str) -> None:
+def test_submitting_an_organ_unchanged_keeps_its_author(place: Place, attack: str) -> None:
     place.save("ben", liver=_block(0))
     info = LabelHistory(place.studies).versions("a", "final")[-1].info
     assert info["authors"] == {"liver": "anna"}
@@ -150,7 +150,7 @@ def test_who_submits_an_organ_as_it_was_has_not_drawn_it(place: Place, attack: s
     np.testing.assert_array_equal(place.trained(), _block(0))
 
 
-def test_who_drew_it_gets_it_back_and_who_draws_something_else_changes_nothing(place: Place) -> None:
+def test_only_the_author_or_a_trainer_resolves_a_dispute(place: Place) -> None:
     place.save("ben", liver=_block(15))
     told = place.save("anna", spleen=_block(7, size=3))
     assert "liver is still disputed: trainings use the version of anna." in told
@@ -162,7 +162,7 @@ def test_who_drew_it_gets_it_back_and_who_draws_something_else_changes_nothing(p
     np.testing.assert_array_equal(place.trained(), _block(1))
 
 
-def test_a_trainer_confirms_by_saving_the_label_again_as_it_is(place: Place) -> None:
+def test_a_trainer_confirms_by_saving_the_label_unchanged(place: Place) -> None:
     place.save("ben", slices=list(range(10)), spleen=_block(14))
     told = place.save("tess", confirms=True, kidney=_block(20, size=3))
     assert "liver is still disputed: trainings use the version of anna." in told  # They may not have looked at it.
@@ -174,7 +174,7 @@ def test_a_trainer_confirms_by_saving_the_label_again_as_it_is(place: Place) -> 
     assert not found.any()
 
 
-def test_the_command_confirms(place: Place) -> None:
+def test_the_command_line_confirms(place: Place) -> None:
     place.save("ben", liver=_block(15), spleen=_block(0))
 
     def baps(*words: str) -> str:
@@ -199,7 +199,7 @@ def test_the_command_confirms(place: Place) -> None:
         LabelHistory(place.studies).confirm("b", "final")
 
 
-def test_a_mask_that_is_shown_is_judged_too(place: Place) -> None:
+def test_masks_of_a_model_are_checked_for_disputes(place: Place) -> None:
     image = Volume(np.zeros(SHAPE, np.int16), np.eye(4))
     told = [save_mask(place.store, LABELS, "a", image, "liver", _block(15), [k], "baps", "ben") for k in (3, 4, 5, 6)]
     assert "This takes liver away from the version of anna" in told[-1]
@@ -210,7 +210,7 @@ def test_a_mask_that_is_shown_is_judged_too(place: Place) -> None:
     assert place.disputed == {}
 
 
-def test_what_clients_say_of_it_is_not_believed(place: Place) -> None:
+def test_keys_of_clients_cannot_resolve_a_dispute(place: Place) -> None:
     file = place.studies.parent / "x.nii.gz"
     write_nifti(file, Volume((2 * _block(14)).astype(np.uint8), np.eye(4)))
     claims = {"confirms": True, "trusted": True, "confirmed_by": {"liver": "tess"}, "disputed": {}, "basis": {}}
@@ -222,7 +222,7 @@ def test_what_clients_say_of_it_is_not_believed(place: Place) -> None:
     assert info["extra"] == {"confirms": True, "trusted": True}
 
 
-def test_a_version_that_is_gone_is_not_made_up_for(place: Place) -> None:
+def test_a_disputed_organ_is_skipped_if_its_earlier_version_was_removed(place: Place) -> None:
     place.save("ben", liver=_block(15))
     for version in LabelHistory(place.studies).versions("a", "final")[:-1]:
         version.file.unlink()
@@ -233,7 +233,7 @@ def test_a_version_that_is_gone_is_not_made_up_for(place: Place) -> None:
     assert "liver" in place.disputed
 
 
-def test_those_who_save_at_once_lose_nothing(place: Place) -> None:
+def test_concurrent_saves_lose_nothing(place: Place) -> None:
     """Each of them may be merged with what another one has just saved."""
     labels = {f"organ {n}": n for n in range(1, 9)}
     store = place.store

@@ -66,7 +66,7 @@ def _baps(*words: str) -> str:
     return done.stdout
 
 
-def test_two_annotators_on_one_image_both_keep_their_work(place: Site) -> None:
+def test_labels_of_two_annotators_are_merged(place: Site) -> None:
     first, second = _disc("ct_01", 1, 3), _disc("ct_01", 2, 3)
     assert _save(place, "ct_01", first, "anna")["notes"] == []
     assert _save(place, "ct_01", second, "ben")["notes"] == ["liver by anna was kept."]
@@ -78,7 +78,7 @@ def test_two_annotators_on_one_image_both_keep_their_work(place: Site) -> None:
     )
 
 
-def test_clients_that_save_at_once_lose_nothing(place: Site) -> None:
+def test_concurrent_clients_lose_nothing(place: Site) -> None:
     """Whole labels of two organs by eight people, and slices that a model shows, all on one image."""
     saves = [(organ, k) for k in range(4) for organ in ORGANS]
 
@@ -109,7 +109,7 @@ def test_clients_that_save_at_once_lose_nothing(place: Site) -> None:
     assert newest.file.read_bytes() == (place.studies / "labels" / "final" / "ct_02.nii.gz").read_bytes()
 
 
-def test_a_draft_is_not_final_and_the_image_is_offered_still(place: Site) -> None:
+def test_an_image_with_a_draft_is_still_offered(place: Site) -> None:
     before = place.client.info()["datastore"]["completed"]
     image = place.client.next_sample("first", {})["id"]
     _save(place, image, _disc(image, 1, 3), "anna", "draft")
@@ -137,7 +137,7 @@ def test_a_version_is_restored_while_the_server_runs(place: Site) -> None:
     assert len(LabelHistory(place.studies).versions("ct_04", "final")) == 4
 
 
-def test_segments_of_3d_slicer_that_overlap_are_kept_whole(place: Site) -> None:
+def test_overlapping_segments_of_3d_slicer_are_kept(place: Site) -> None:
     """A file of two layers, as it is uploaded; the reply comes after it was read back."""
     image = read_volume(place.studies / "ct_05.nii.gz")
     masks = {2: _disc("ct_05", 1, 3) > 0, 1: np.zeros(image.shape, bool)}
@@ -152,7 +152,7 @@ def test_segments_of_3d_slicer_that_overlap_are_kept_whole(place: Site) -> None:
     assert place.client.info()["datastore"]["completed"] == before + 1
 
 
-def test_a_value_without_a_name_is_refused_in_a_sentence(place: Site) -> None:
+def test_a_value_without_a_name_is_refused(place: Site) -> None:
     file = _write(place.studies.parent, "ct_06", _disc("ct_06", 2, 3), "nameless")
     with file.open("rb") as sent:
         reply = requests.put(
@@ -167,7 +167,7 @@ def test_a_value_without_a_name_is_refused_in_a_sentence(place: Site) -> None:
 
 
 @pytest.mark.slow
-def test_a_server_that_is_killed_while_it_saves(tmp_path: Path) -> None:
+def test_a_server_killed_during_a_save_loses_no_label(tmp_path: Path) -> None:
     studies = tmp_path / "studies"
     studies.mkdir()
     source = ROOT / "sample-data" / "ct" / "images" / "ct_01.nii.gz"

@@ -173,7 +173,7 @@ WRITERS: dict[str, Callable[[Place, Masks], tuple[Path, dict[str, int]]]] = {
 @pytest.mark.parametrize("writer", WRITERS)
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(seed=st.integers(0, 1 << 20))
-def test_what_is_saved_is_what_trainings_read(place: Place, writer: str, seed: int) -> None:
+def test_trainings_read_what_was_saved(place: Place, writer: str, seed: int) -> None:
     masks = dict(zip(SITE, random_segments(seed), strict=False))
     path, values = WRITERS[writer](place, masks)
     masks = {name: mask for name, mask in masks.items() if mask.any()}
@@ -190,7 +190,7 @@ def test_what_is_saved_is_what_trainings_read(place: Place, writer: str, seed: i
 
 
 @pytest.mark.parametrize("writer", ["3D Slicer", "DICOM SEG", "RTSTRUCT"])
-def test_overlaps_outlast_others_who_save(tmp_path: Path, writer: str) -> None:
+def test_overlaps_survive_saves_of_other_annotators(tmp_path: Path, writer: str) -> None:
     """Another annotator's organ, and one that a model shows."""
     place = Place(tmp_path)
     masks = {"liver": random_segments(3)[0], "spleen": random_segments(3)[0].copy()}
@@ -217,7 +217,7 @@ def test_overlaps_outlast_others_who_save(tmp_path: Path, writer: str) -> None:
     assert [file.name for file in (tmp_path / "studies" / "labels" / "final").iterdir()] == ["p1.seg.nrrd"]
 
 
-def test_segments_of_3d_slicer_take_their_names_from_what_was_said_or_the_file(tmp_path: Path) -> None:
+def test_names_of_3d_slicer_segments_come_from_the_file_if_values_are_ambiguous(tmp_path: Path) -> None:
     """Where the file uses one value for several, it alone can tell them apart."""
     place = Place(tmp_path)
     masks = {"liver": random_segments(3)[0], "spleen": random_segments(8)[0]}
@@ -230,7 +230,7 @@ def test_segments_of_3d_slicer_take_their_names_from_what_was_said_or_the_file(t
 
 
 @pytest.mark.parametrize("name", ["p1.seg.nrrd", "p1.dcm"])
-def test_a_file_that_was_laid_there_by_hand_names_its_segments(tmp_path: Path, name: str) -> None:
+def test_a_label_that_was_copied_into_the_folder_names_its_segments(tmp_path: Path, name: str) -> None:
     """With other numbers than the site's."""
     place = Place(tmp_path)
     masks = {"spleen": random_segments(3)[0], "liver": random_segments(8)[0]}

@@ -104,7 +104,7 @@ def _writes_badly(monkeypatch: pytest.MonkeyPatch) -> None:
     ("route", "fault"),
     [*((route, _copies_badly) for route in ROUTES), (_merge, _writes_badly), (_shown, _writes_badly)],
 )
-def test_a_save_that_stores_something_else_fails_and_changes_nothing(
+def test_a_save_that_stores_another_label_fails_and_changes_nothing(
     studies: Path,
     monkeypatch: pytest.MonkeyPatch,
     route: Callable[[Path], None],
@@ -124,7 +124,7 @@ def test_a_save_that_stores_something_else_fails_and_changes_nothing(
     route(studies)  # And goes well without the fault.
 
 
-def test_what_is_known_of_a_label_is_read_back_too(studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_information_about_a_label_is_read_back(studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Names that go with other values."""
     written = LabelHistory._write
 
@@ -137,7 +137,7 @@ def test_what_is_known_of_a_label_is_read_back_too(studies: Path, monkeypatch: p
         _save(studies)
 
 
-def test_segments_are_compared_one_by_one() -> None:
+def test_differing_segments_are_reported() -> None:
     mask = np.zeros((3, 3, 3), bool)
     mask[0] = True
     check_same_segments(["a"], lambda _: mask, lambda _: mask.copy(), "")
@@ -146,7 +146,7 @@ def test_segments_are_compared_one_by_one() -> None:
             check_same_segments(["a"], lambda _: mask, lambda _, stored=stored: stored, "The PACS has nothing of it.")
 
 
-def test_a_version_that_does_not_fit_its_image_any_more_is_not_restored(studies: Path) -> None:
+def test_a_version_that_no_longer_fits_its_image_is_not_restored(studies: Path) -> None:
     history = LabelHistory(studies)
     (version,) = history.versions("ct_01", "final")
     image = read_volume(studies / "ct_01.nii.gz")

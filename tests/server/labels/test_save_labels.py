@@ -49,7 +49,7 @@ def _saved(studies: Path) -> NDArray[np.integer]:
     return read_labels(Path(found.get_label_uri("ct_01", "final")), image)
 
 
-def test_slices_of_an_organ_gather_in_one_label(studies: Path) -> None:
+def test_slices_of_an_organ_are_added_to_one_label(studies: Path) -> None:
     _, image = _open(studies)
     assert _save(studies, "kidney", _disc(image, 3), [3])
     assert _save(studies, "kidney", _disc(image, 4), [4])
@@ -65,7 +65,7 @@ def test_slices_of_an_organ_gather_in_one_label(studies: Path) -> None:
     }
 
 
-def test_a_corrected_slice_takes_the_place_of_the_former(studies: Path) -> None:
+def test_a_corrected_slice_replaces_the_earlier_one(studies: Path) -> None:
     _, image = _open(studies)
     _save(studies, "kidney", _disc(image, 3), [3])
     _save(studies, "kidney", _disc(image, 3, width=2), [3])
@@ -73,7 +73,7 @@ def test_a_corrected_slice_takes_the_place_of_the_former(studies: Path) -> None:
     assert len(LabelHistory(studies).versions("ct_01", "final")) == 2
 
 
-def test_the_same_is_not_saved_twice(studies: Path) -> None:
+def test_an_unchanged_mask_is_not_saved_again(studies: Path) -> None:
     _, image = _open(studies)
     assert _save(studies, "kidney", _disc(image, 3), [3])
     file = studies / "labels" / "final" / "ct_01.nii.gz"
@@ -83,7 +83,7 @@ def test_the_same_is_not_saved_twice(studies: Path) -> None:
     assert len(LabelHistory(studies).versions("ct_01", "final")) == 1
 
 
-def test_a_label_that_a_person_submitted_is_added_to(studies: Path) -> None:
+def test_a_mask_is_added_to_a_submitted_label(studies: Path) -> None:
     """With its own numbers."""
     found, image = _open(studies)
     submitted = np.where(truth("ct_01") == 1, 5, 0).astype(np.uint8)
@@ -103,7 +103,7 @@ def test_a_label_that_a_person_submitted_is_added_to(studies: Path) -> None:
     }
 
 
-def test_a_value_that_label_info_does_not_name_is_refused(studies: Path) -> None:
+def test_a_value_without_a_name_in_label_info_is_refused(studies: Path) -> None:
     found, image = _open(studies)
     path = studies.parent / "submitted.nii.gz"
     write_nifti(path, Volume(_disc(image, 3).astype(np.uint8) * 6 + _disc(image, 5), image.affine))
@@ -114,7 +114,7 @@ def test_a_value_that_label_info_does_not_name_is_refused(studies: Path) -> None
     assert LabelHistory(studies).versions("ct_01", "final") == []
 
 
-def test_a_value_without_a_name_that_was_laid_there_by_hand_is_kept(studies: Path) -> None:
+def test_unnamed_values_of_a_copied_label_are_kept(studies: Path) -> None:
     _, image = _open(studies)
     (studies / "labels" / "final").mkdir(parents=True, exist_ok=True)
     voxels = np.where(_disc(image, 3), 1, np.where(_disc(image, 7), 6, 0)).astype(np.uint8)
@@ -123,7 +123,7 @@ def test_a_value_without_a_name_that_was_laid_there_by_hand_is_kept(studies: Pat
     np.testing.assert_array_equal(_saved(studies), np.where(_disc(image, 0), 2, voxels))
 
 
-def test_what_cannot_be_saved_changes_nothing(studies: Path) -> None:
+def test_a_mask_that_cannot_be_saved_changes_nothing(studies: Path) -> None:
     found, image = _open(studies)
     given = (image, "spleen", _disc(image, 3), [3], "baps")
     with pytest.raises(NotFoundError, match="not in the datastore"):
@@ -141,7 +141,7 @@ def _infer(server: Site, image: str, **params: object) -> requests.Response:
     return requests.post(address, data={"params": json.dumps(sent)}, timeout=60)
 
 
-def test_the_option_save_as_saves_the_mask_that_is_shown(own_server: Site) -> None:
+def test_the_option_save_as_saves_the_returned_mask(own_server: Site) -> None:
     k = spleen_click("ct_01")[2]
     assert "Saved as spleen." in _infer(own_server, "ct_01", save_as="spleen").json()["notes"]
     assert "It was saved as spleen before." in _infer(own_server, "ct_01", save_as=["spleen"]).json()["notes"]
@@ -168,13 +168,13 @@ def test_a_save_without_a_name_is_refused(server: Site, option: dict[str, object
     assert server.client.info()["datastore"]["completed"] == 0
 
 
-def test_nothing_is_saved_unless_it_is_chosen(server: Site) -> None:
+def test_nothing_is_saved_without_the_option(server: Site) -> None:
     for option in ({}, {"save_as": ["do not save", "spleen"]}, {"save_as": ""}):
         assert _infer(server, "ct_01", **option).status_code == 200
     assert server.client.info()["datastore"]["completed"] == 0
 
 
-def test_other_organs_lose_no_voxel(studies: Path) -> None:
+def test_voxels_of_other_organs_are_kept(studies: Path) -> None:
     _, image = _open(studies)
     _save(studies, "liver", _disc(image, 3), [3])
     wide = _disc(image, 3, width=8)
@@ -184,7 +184,7 @@ def test_other_organs_lose_no_voxel(studies: Path) -> None:
         _save(studies, "spleen", wide, [3])
 
 
-def test_a_label_that_covers_all_goes_on_to_cover_all(studies: Path) -> None:
+def test_a_label_of_all_slices_stays_a_label_of_all_slices(studies: Path) -> None:
     """One that was laid there by hand does not say what it covers."""
     _, image = _open(studies)
     (studies / "labels" / "final").mkdir(parents=True, exist_ok=True)
@@ -195,7 +195,7 @@ def test_a_label_that_covers_all_goes_on_to_cover_all(studies: Path) -> None:
     assert [case.annotated_slices for name in ("liver", "spleen") for case in cases[name]] == [None, {7}]
 
 
-def test_a_long_name_of_an_author_spoils_nothing(studies: Path) -> None:
+def test_a_long_author_name_is_shortened(studies: Path) -> None:
     found, image = _open(studies)
     given = (LABELS, "ct_01", image, "spleen", _disc(image, 3), [3], "baps", "a" * 300)
     save_mask(found, *given)
@@ -203,9 +203,7 @@ def test_a_long_name_of_an_author_spoils_nothing(studies: Path) -> None:
 
 
 @pytest.mark.parametrize(("tag", "confirmed", "kept_as"), [("draft", True, "draft"), ("final", False, "original")])
-def test_what_is_not_final_is_not_trained_on_and_replaces_nothing(
-    studies: Path, tag: str, confirmed: bool, kept_as: str
-) -> None:
+def test_labels_that_are_not_final_are_not_trained_on(studies: Path, tag: str, confirmed: bool, kept_as: str) -> None:
     found, image = _open(studies)
     path = studies.parent / "draft.nii.gz"
     write_nifti(path, Volume(np.where(_disc(image, 3), 2, 0).astype(np.uint8), image.affine))
@@ -218,7 +216,7 @@ def test_what_is_not_final_is_not_trained_on_and_replaces_nothing(
     assert (studies / "labels" / kept_as / "ct_01.nii.gz").read_bytes() == path.read_bytes()
 
 
-def test_another_process_that_saves_is_noticed(studies: Path) -> None:
+def test_labels_of_another_process_are_noticed(studies: Path) -> None:
     """The command line, say, while the server runs."""
     found, image = _open(studies)
     assert found.get_labeled_images() == []
@@ -227,7 +225,7 @@ def test_another_process_that_saves_is_noticed(studies: Path) -> None:
     assert found.get_label_info("ct_01", "final")["author"] == "anna"
 
 
-def test_a_training_reads_the_label_that_was_there_when_it_began(studies: Path) -> None:
+def test_a_training_reads_the_labels_from_its_start(studies: Path) -> None:
     """Whatever is submitted meanwhile, with other values say; but what was laid there by hand holds."""
     found, image = _open(studies)
     _save(studies, "spleen", _disc(image, 3), [3])
@@ -240,7 +238,7 @@ def test_a_training_reads_the_label_that_was_there_when_it_began(studies: Path) 
     assert case.labels == by_hand.resolve()
 
 
-def test_other_tags_than_those_that_mean_something_are_refused(studies: Path) -> None:
+def test_unknown_tags_are_refused(studies: Path) -> None:
     found, image = _open(studies)
     path = studies.parent / "submitted.nii.gz"
     write_nifti(path, Volume(_disc(image, 3).astype(np.uint8), image.affine))

@@ -83,7 +83,7 @@ def test_a_body_arrives_as_it_was_sent(seed: int) -> None:
     assert echo.got == [body]
 
 
-def test_what_is_too_large_is_refused_while_it_comes() -> None:
+def test_too_large_bodies_are_refused_while_they_arrive() -> None:
     echo = _Echo()
     status, said = asyncio.run(_ask(Bodies(echo, 2 << 20), _scope(None), [bytes(1 << 20)] * 4, hangs=True))
     assert (status, echo.got) == (413, [])
@@ -93,12 +93,12 @@ def test_what_is_too_large_is_refused_while_it_comes() -> None:
 
 
 @pytest.mark.parametrize("length", [1000, None])
-def test_a_body_that_stops_is_given_up(monkeypatch: pytest.MonkeyPatch, length: int | None) -> None:
+def test_an_idle_body_times_out(monkeypatch: pytest.MonkeyPatch, length: int | None) -> None:
     monkeypatch.setattr(baps.server.middleware.bodies, "_IDLE_SECONDS", 0.05)
     assert asyncio.run(_ask(Bodies(_Echo(), 2 << 20), _scope(length), [b"x"], hangs=True))[0] == 408
 
 
-def test_a_body_that_trickles_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_body_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(baps.server.middleware.bodies, "_GRACE_SECONDS", 0.2)
 
     async def ask() -> int:
@@ -117,7 +117,7 @@ def test_a_body_that_trickles_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
     assert asyncio.run(asyncio.wait_for(ask(), 30)) == 408
 
 
-def test_the_oldest_of_too_many_small_ones_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_of_too_many_small_bodies_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(baps.server.middleware.bodies, "_SMALL_EACH", 2)
 
     async def run() -> None:
@@ -139,7 +139,7 @@ def test_the_oldest_of_too_many_small_ones_is_ended(monkeypatch: pytest.MonkeyPa
     asyncio.run(run())
 
 
-def test_large_ones_wait_and_then_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_bodies_wait_and_are_refused_beyond_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(baps.server.middleware.bodies, "_LARGE_EACH", 1)
     monkeypatch.setattr(baps.server.middleware.bodies, "_LARGE_WAITING", 1)
 
@@ -158,7 +158,7 @@ def test_large_ones_wait_and_then_are_refused(monkeypatch: pytest.MonkeyPatch) -
     asyncio.run(run())
 
 
-def test_a_user_may_have_so_many_bytes_on_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_disk_space_of_a_user_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(baps.server.middleware.bodies, "_IMAGES_EACH", 1)
 
     async def run() -> None:
@@ -173,7 +173,7 @@ def test_a_user_may_have_so_many_bytes_on_the_disk(monkeypatch: pytest.MonkeyPat
     asyncio.run(run())
 
 
-def test_what_names_something_missing_is_refused_unread() -> None:
+def test_a_request_for_a_missing_image_is_refused_unread() -> None:
     async def run() -> None:
         read = False
 
@@ -195,7 +195,7 @@ def test_what_names_something_missing_is_refused_unread() -> None:
     asyncio.run(run())
 
 
-def test_a_length_that_means_nothing_is_not_waited_for() -> None:
+def test_the_declared_body_of_a_get_is_not_awaited() -> None:
     """As 3D Slicer's client sends it, with a GET after an upload."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -206,14 +206,14 @@ def test_a_length_that_means_nothing_is_not_waited_for() -> None:
     assert asyncio.run(asyncio.wait_for(_ask(Bodies(answer, 2 << 20), scope, [], hangs=True), 10)) == (200, "")
 
 
-def test_a_disk_without_room_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(baps.server.middleware.bodies, "_MIN_FREE_BYTES", 1 << 60)
     monkeypatch.setattr(baps.server.middleware.bodies, "_MIN_FREE_SHARE", 1)
     status, said = asyncio.run(_ask(Bodies(_Echo(), 4 << 20), _scope(2 << 20), [bytes(2 << 20)]))
     assert (status, "no room" in said) == (507, True)
 
 
-def test_a_form_has_so_many_fields() -> None:
+def test_the_number_of_form_fields_is_limited() -> None:
     app = FastAPI()
 
     def count(params: str = Form(""), file: UploadFile | None = None) -> int:

@@ -51,7 +51,7 @@ def _connect(port: int) -> socket.socket:
 
 
 @pytest.mark.parametrize("beginning", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: a\r\nX-Half: "])
-def test_half_a_header_is_given_up(port: int, beginning: bytes) -> None:
+def test_incomplete_headers_time_out(port: int, beginning: bytes) -> None:
     with _connect(port) as one:
         one.sendall(beginning)
         assert one.recv(1000).startswith(b"HTTP/1.1 408 ")
@@ -59,7 +59,7 @@ def test_half_a_header_is_given_up(port: int, beginning: bytes) -> None:
 
 
 @pytest.mark.parametrize("beginning", [b"GET / HT", b"\r\n"])
-def test_so_is_that_of_a_second_request(port: int, beginning: bytes) -> None:
+def test_incomplete_headers_of_a_second_request_time_out(port: int, beginning: bytes) -> None:
     with _connect(port) as one:
         one.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         said = b""
@@ -70,7 +70,7 @@ def test_so_is_that_of_a_second_request(port: int, beginning: bytes) -> None:
         assert one.recv(1000).startswith(b"HTTP/1.1 408 ")
 
 
-def test_a_header_that_trickles_is_given_up(port: int) -> None:
+def test_slow_headers_time_out(port: int) -> None:
     with _connect(port) as one:
         one.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nX-Half: ")
         with pytest.raises(OSError, match=r".*"):
@@ -79,7 +79,7 @@ def test_a_header_that_trickles_is_given_up(port: int) -> None:
                 time.sleep(0.05)
 
 
-def test_headers_without_end_are_refused(port: int) -> None:
+def test_endless_headers_are_refused(port: int) -> None:
     with _connect(port) as one:
         one.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n")
         with pytest.raises(OSError, match=r".*"):
@@ -88,7 +88,7 @@ def test_headers_without_end_are_refused(port: int) -> None:
                 time.sleep(0.001)
 
 
-def test_many_halves_do_not_shut_others_out(port: int) -> None:
+def test_many_incomplete_headers_do_not_block_other_clients(port: int) -> None:
     halves = [_connect(port) for _ in range(20)]
     for one in halves:
         one.sendall(b"GET / HTTP/1.1\r\nX-Half: ")
@@ -99,7 +99,7 @@ def test_many_halves_do_not_shut_others_out(port: int) -> None:
         one.close()
 
 
-def test_a_connection_that_is_kept_answers_again(port: int) -> None:
+def test_a_keep_alive_connection_serves_further_requests(port: int) -> None:
     with requests.Session() as session:
         for _ in range(3):
             assert session.get(f"http://127.0.0.1:{port}/", timeout=10).text == "ok"
@@ -107,7 +107,7 @@ def test_a_connection_that_is_kept_answers_again(port: int) -> None:
         assert session.post(f"http://127.0.0.1:{port}/", data=b"x" * 100, timeout=10).text == "ok"
 
 
-def test_who_does_not_read_an_answer_is_let_go(port: int) -> None:
+def test_a_client_that_does_not_read_is_disconnected(port: int) -> None:
     with _connect(port) as one:
         one.sendall(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
         time.sleep(2)
@@ -122,7 +122,7 @@ def test_who_does_not_read_an_answer_is_let_go(port: int) -> None:
 
 
 @pytest.mark.parametrize("beginning", [b"GET / HT", b"junk\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nX: \x00\r\n\r\n"])
-def test_refusals_of_connections_have_the_headers_of_all_answers(port: int, beginning: bytes) -> None:
+def test_refused_connections_get_the_security_headers(port: int, beginning: bytes) -> None:
     with _connect(port) as one:
         one.sendall(beginning)
         answer = HTTPResponse(one)

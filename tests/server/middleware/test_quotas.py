@@ -8,7 +8,7 @@ import pytest
 from baps.server.middleware.quotas import GROUPS, FairQueue, QueueFullError
 
 
-def test_a_free_slot_goes_to_the_users_in_turn() -> None:
+def test_free_slots_are_given_to_users_in_turn() -> None:
     """One user asks eight times before two others ask once each; they wait for one answer, not for eight."""
 
     async def order() -> list[str]:
@@ -29,7 +29,7 @@ def test_a_free_slot_goes_to_the_users_in_turn() -> None:
 
 
 @pytest.mark.parametrize(("users", "together"), [("aaaaa", 2), ("ab", 2), ("aabbcc", 3), ("aaab", 3)])
-def test_neither_all_slots_nor_those_of_a_user_are_exceeded(users: str, together: int) -> None:
+def test_total_and_per_user_slots_are_limited(users: str, together: int) -> None:
     async def most() -> int:
         queue, running, seen = FairQueue(3, 2, 100), 0, 0
 
@@ -47,7 +47,7 @@ def test_neither_all_slots_nor_those_of_a_user_are_exceeded(users: str, together
     assert asyncio.run(most()) == together
 
 
-def test_more_than_may_wait_are_refused_and_others_are_not() -> None:
+def test_too_many_waiting_requests_of_one_user_are_refused() -> None:
     async def run() -> None:
         queue = FairQueue(1, 1, 2)
         async with queue.slot("a"):
@@ -66,7 +66,7 @@ def test_more_than_may_wait_are_refused_and_others_are_not() -> None:
     asyncio.run(run())
 
 
-def test_who_has_left_holds_nothing() -> None:
+def test_cancelled_requests_release_their_slots() -> None:
     async def run() -> None:
         queue = FairQueue(1, 1, 10)
 

@@ -55,7 +55,7 @@ def seen(path: str, given_root: str = "", root: str = ROOT) -> Scope | None:
         ("/baps/../audit", "/../audit"),
     ],
 )
-def test_the_root_path_is_taken_off_once(path: str, below: str, given_root: str) -> None:
+def test_the_root_path_is_removed_once(path: str, below: str, given_root: str) -> None:
     scope = seen(path, given_root, "" if given_root else ROOT)
     assert scope is not None
     assert (scope["root_path"], scope["path"]) == (ROOT, ROOT + below)
@@ -63,7 +63,7 @@ def test_the_root_path_is_taken_off_once(path: str, below: str, given_root: str)
 
 
 @given(st.lists(st.sampled_from(PARTS), max_size=5).map("".join), st.sampled_from(["", "/baps", "/a/b"]))
-def test_the_guard_sees_the_path_that_the_routes_see(path: str, root: str) -> None:
+def test_guard_and_routes_see_the_same_path(path: str, root: str) -> None:
     scope = seen(path, root=root)
     if scope is None:
         assert path
@@ -74,7 +74,7 @@ def test_the_guard_sees_the_path_that_the_routes_see(path: str, root: str) -> No
 
 
 @given(st.lists(st.sampled_from(PARTS), max_size=5).map("".join))
-def test_no_path_reaches_a_route_of_another_kind(path: str) -> None:
+def test_no_path_reaches_a_route_with_another_policy(path: str) -> None:
     """An application with the admins' route alone: whoever gets there was taken for an admin's request."""
     app = FastAPI()
     kinds = []
@@ -96,7 +96,7 @@ def test_no_path_reaches_a_route_of_another_kind(path: str) -> None:
         assert kinds[-1].action == "read who did what"
 
 
-def test_a_redirection_leads_back_below_the_path() -> None:
+def test_redirects_stay_below_the_root_path() -> None:
     app = FastAPI()
 
     @app.get("/info/")
@@ -118,13 +118,13 @@ def test_a_redirection_leads_back_below_the_path() -> None:
         ("/a/b.c_d~e-f/", "/a/b.c_d~e-f"),
     ],
 )
-def test_a_root_path_is_read(said: str, root: str) -> None:
+def test_root_paths_are_normalized(said: str, root: str) -> None:
     assert parse_root_path(said) == root
 
 
 @pytest.mark.parametrize(
     "said", ["/a//b", "/..", "/a/../b", "https://x/baps", '/"', "/a b", "/a?b", "/%62", "/é", "/."]
 )
-def test_what_is_no_plain_path_is_refused(said: str) -> None:
+def test_invalid_root_paths_are_refused(said: str) -> None:
     with pytest.raises(InputError, match="root path is a path such as /baps"):
         parse_root_path(said)

@@ -95,7 +95,7 @@ def new_ward(
     return make
 
 
-def test_the_volume_with_the_largest_disagreement_is_proposed(new_ward: Callable[..., Ward]) -> None:
+def test_the_volume_with_the_largest_disagreement_is_selected(new_ward: Callable[..., Ward]) -> None:
     ward = new_ward({1: 0, 2: 6, 3: 3, 4: None})
     found = ward.propose(ward.strategy())
     assert found["id"] == "2"
@@ -105,13 +105,13 @@ def test_the_volume_with_the_largest_disagreement_is_proposed(new_ward: Callable
     assert ward.propose(ward.strategy())["disagreement"] < 0.1
 
 
-def test_it_asks_the_promptable_model_on_few_slices(new_ward: Callable[..., Ward]) -> None:
+def test_the_black_box_is_queried_on_few_slices(new_ward: Callable[..., Ward]) -> None:
     ward = new_ward({1: 0})
     ward.propose(ward.strategy())
     assert len(ward.segmenter.black_box.queries) == 5  # type: ignore[attr-defined]
 
 
-def test_what_was_compared_stays_in_memory_and_the_next_request_goes_on(new_ward: Callable[..., Ward]) -> None:
+def test_the_next_request_continues_with_further_volumes(new_ward: Callable[..., Ward]) -> None:
     ward = new_ward({1: 0, 2: 6, 3: 3})
     strategy = ward.strategy(seconds=0)  # One volume a request.
     for count in (1, 2, 3, 3):
@@ -137,7 +137,7 @@ def test_the_order_is_the_same_after_a_restart(new_ward: Callable[..., Ward]) ->
     assert ward.organs.asked[:6] != sorted(ward.organs.asked[:6])
 
 
-def test_a_broken_volume_is_passed_over_once(new_ward: Callable[..., Ward]) -> None:
+def test_a_broken_volume_is_skipped(new_ward: Callable[..., Ward]) -> None:
     ward = new_ward({1: 0, 2: 6})
     (ward.studies.folder / "1.nii.gz").write_bytes(b"junk")
     strategy = ward.strategy()
@@ -146,7 +146,7 @@ def test_a_broken_volume_is_passed_over_once(new_ward: Callable[..., Ward]) -> N
     assert ward.organs.asked == [2]
 
 
-def test_a_volume_that_could_not_be_had_is_tried_again(
+def test_a_volume_that_could_not_be_fetched_is_tried_again(
     new_ward: Callable[..., Ward], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ward = new_ward({1: 0, 2: 6})
@@ -162,7 +162,7 @@ def test_a_volume_that_could_not_be_had_is_tried_again(
     assert ward.propose(strategy)["id"] == "2"
 
 
-def test_where_nothing_can_be_compared_one_is_drawn_and_it_is_said_why(new_ward: Callable[..., Ward]) -> None:
+def test_a_random_image_is_selected_if_nothing_can_be_compared(new_ward: Callable[..., Ward]) -> None:
     ward = new_ward({1: None, 2: None})
     found = ward.propose(ward.strategy())
     assert found["id"] in ("1", "2")
@@ -170,7 +170,7 @@ def test_where_nothing_can_be_compared_one_is_drawn_and_it_is_said_why(new_ward:
     assert "selected at random" in found["reason"]
 
 
-def test_where_a_model_cannot_be_loaded_one_is_drawn(new_ward: Callable[..., Ward]) -> None:
+def test_a_random_image_is_selected_if_a_model_cannot_be_loaded(new_ward: Callable[..., Ward]) -> None:
     ward = new_ward({1: 0})
 
     def refuse() -> Segmenter:
@@ -180,5 +180,5 @@ def test_where_a_model_cannot_be_loaded_one_is_drawn(new_ward: Callable[..., War
     assert strategy({}, ward.studies) == {"id": "1", "reason": "It was selected at random: The model cannot be loaded."}
 
 
-def test_where_all_images_have_labels_none_is_proposed(new_ward: Callable[..., Ward]) -> None:
+def test_nothing_is_selected_if_all_images_have_labels(new_ward: Callable[..., Ward]) -> None:
     assert new_ward({}).strategy()({}, Studies(Path())) is None

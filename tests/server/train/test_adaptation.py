@@ -71,7 +71,7 @@ def training_process(server: Site, images: int) -> psutil.Process:
 
 
 @pytest.mark.slow
-def test_a_killed_training_goes_on_and_comes_to_the_same_adapter(tmp_path: Path) -> None:
+def test_a_killed_training_resumes_and_gives_the_same_adapter(tmp_path: Path) -> None:
     weights, records = [], []
     for name in ("unbroken", "killed"):
         (tmp_path / name).mkdir()
@@ -110,7 +110,7 @@ def test_a_killed_training_goes_on_and_comes_to_the_same_adapter(tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_the_same_training_again_makes_no_second_version(tmp_path: Path) -> None:
+def test_repeating_a_training_creates_no_second_version(tmp_path: Path) -> None:
     options = {**SHORT, "max_images": 150}
     with threaded_site(tmp_path, cases=3) as server:
         for case in ("ct_01", "ct_02"):
@@ -132,7 +132,7 @@ def test_the_same_training_again_makes_no_second_version(tmp_path: Path) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["terminate", "kill"])
-def test_the_training_ends_with_the_server_and_goes_on_with_the_next(tmp_path: Path, how: str) -> None:
+def test_a_training_stops_with_the_server_and_can_be_resumed(tmp_path: Path, how: str) -> None:
     running = site(tmp_path, cases=3)
     server = next(running)
     for case in ("ct_01", "ct_02"):
@@ -148,7 +148,7 @@ def test_the_training_ends_with_the_server_and_goes_on_with_the_next(tmp_path: P
 
 
 @pytest.mark.slow
-def test_only_what_a_person_confirmed_trains(own_server: Site) -> None:
+def test_only_confirmed_labels_are_trained_on(own_server: Site) -> None:
     save(own_server, "ct_01")
     save(own_server, "ct_03", model="baps")
     save(own_server, "ct_01", model="baps")  # It must not take the place of what a person drew.

@@ -55,7 +55,7 @@ def trainer(black_box: BlackBox, folder: Path) -> SiteTrainer[AdaptationSettings
         ({"prompt": "poke"}, "poke"),
     ],
 )
-def test_options_that_no_training_can_use(
+def test_invalid_options_are_refused(
     studies: StudiesDatastore, bundled: BlackBox, tmp_path: Path, options: dict[str, Any], said: str
 ) -> None:
     asked = trainer(bundled, tmp_path)
@@ -72,7 +72,7 @@ def test_options_that_no_training_can_use(
         ({"click_sets": 10**9}, "No number of images suffices"),
     ],
 )
-def test_options_that_do_not_suffice_for_the_cases(
+def test_insufficient_options_end_the_training(
     studies: StudiesDatastore,
     bundled: BlackBox,
     tmp_path: Path,
@@ -111,13 +111,13 @@ def test_there_must_be_a_label_of_the_organ(studies: StudiesDatastore, bundled: 
     assert asked.stats() == {}
 
 
-def test_what_can_be_trained_is_prepared(studies: StudiesDatastore, bundled: BlackBox, tmp_path: Path) -> None:
+def test_a_valid_training_is_prepared(studies: StudiesDatastore, bundled: BlackBox, tmp_path: Path) -> None:
     asked = trainer(bundled, tmp_path)
     asked.prepare({"max_images": 1000, "seed": 2**60 + 1}, studies)
     assert "start_time" in asked.stats()
 
 
-def test_a_prompt_that_the_model_does_not_understand(
+def test_an_unsupported_prompt_is_refused(
     studies: StudiesDatastore, new_black_box: Callable[..., Any], tmp_path: Path
 ) -> None:
     black_box = new_black_box()
@@ -126,7 +126,7 @@ def test_a_prompt_that_the_model_does_not_understand(
         trainer(black_box, tmp_path).prepare({"prompt": "box"}, studies)
 
 
-def test_options_that_the_organ_model_cannot_use(
+def test_invalid_options_of_the_organ_model_are_refused(
     studies: StudiesDatastore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from baps.fseft.feature_cache import FeatureCache

@@ -77,7 +77,7 @@ def test_networks_are_imported_when_a_model_is_loaded() -> None:
     assert done.stdout.splitlines()[-1] == "['baps.fseft', 'baps.fseft.choices']"
 
 
-def test_the_viewers_are_told_of_it(hospital: Site) -> None:
+def test_the_organ_model_is_listed_for_viewers(hospital: Site) -> None:
     info = hospital.client.info()
     model = info["models"]["organs"]
     assert (model["type"], model["dimension"]) == ("segmentation", 3)
@@ -89,7 +89,7 @@ def test_the_viewers_are_told_of_it(hospital: Site) -> None:
     assert "disagreement" in info["strategies"]
 
 
-def test_masks_come_without_a_click_in_the_images_frame(hospital: Site) -> None:
+def test_masks_without_clicks_have_the_geometry_of_the_image(hospital: Site) -> None:
     file, said = hospital.client.infer("organs", "ct_01", {"result_extension": ".nrrd", "result_dtype": "uint8"})
     voxels, header = nrrd.read(file)
     image = nibabel.load(hospital.studies / "ct_01.nii.gz")
@@ -109,7 +109,7 @@ def test_masks_come_without_a_click_in_the_images_frame(hospital: Site) -> None:
     np.testing.assert_array_equal(nrrd.read(again)[0], voxels)
 
 
-def test_ohif_gets_the_same_in_raw_voxels(hospital: Site) -> None:
+def test_ohif_gets_the_same_mask_uncompressed(hospital: Site) -> None:
     params = {"result_extension": ".nrrd", "result_dtype": "uint8", "result_compress": False}
     answer = post(hospital, "/infer/organs?image=ct_02&output=image", data={"params": json.dumps(params)})
     assert answer.status_code == 200
@@ -138,14 +138,12 @@ def test_ohif_gets_the_same_in_raw_voxels(hospital: Site) -> None:
         ("/activelearning/magic", {"json": {}}, 404, "Known ones: random, first, disagreement"),
     ],
 )
-def test_what_cannot_be_done_is_refused_with_a_sentence(
-    hospital: Site, path: str, sent: dict[str, Any], status: int, said: str
-) -> None:
+def test_invalid_requests_are_refused(hospital: Site, path: str, sent: dict[str, Any], status: int, said: str) -> None:
     answer = post(hospital, path, **sent)
     assert (answer.status_code, said in answer.json()["detail"]) == (status, True), answer.text
 
 
-def test_the_volume_that_the_methods_disagree_on_is_proposed_with_the_reason(hospital: Site) -> None:
+def test_next_sample_returns_the_disagreement_and_a_reason(hospital: Site) -> None:
     sample = hospital.client.next_sample("disagreement", {})
     assert (hospital.studies / f"{sample['id']}.nii.gz").is_file()
     assert 0 < sample["disagreement"] <= 1
@@ -153,7 +151,7 @@ def test_the_volume_that_the_methods_disagree_on_is_proposed_with_the_reason(hos
 
 
 @pytest.mark.slow
-def test_save_train_and_ask_again(own_hospital: Site) -> None:
+def test_saving_training_and_segmenting(own_hospital: Site) -> None:
     server = own_hospital
     submit(server, "ct_01")
     stats = train(server)
@@ -183,7 +181,7 @@ def test_save_train_and_ask_again(own_hospital: Site) -> None:
 
 
 @pytest.mark.slow
-def test_one_training_runs_at_a_time_and_update_model_trains_baps(own_hospital: Site) -> None:
+def test_only_one_training_runs_at_a_time(own_hospital: Site) -> None:
     submit(own_hospital, "ct_01")
     submit(own_hospital, "ct_02")
     started = post(own_hospital, "/train/", json={"max_images": 100_000})
@@ -193,7 +191,7 @@ def test_one_training_runs_at_a_time_and_update_model_trains_baps(own_hospital: 
     own_hospital.client.train_stop()
 
 
-def test_without_an_organ_model_clicks_are_answered(tmp_path: Path) -> None:
+def test_clicks_work_without_an_organ_model(tmp_path: Path) -> None:
     weights = tmp_path / "organs.safetensors"
     weights.write_bytes(b"junk")
     with threaded_site(tmp_path, cases=2, settings={"organ_weights": str(weights)}) as server:

@@ -100,7 +100,7 @@ def _post(store: PacsDatastore, label: Any, folder: Path) -> tuple[requests.Resp
     return store.store_objects("", "studies", headers, body)
 
 
-def test_a_known_series_costs_one_request_in_a_while(pacs: _Pacs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_known_series_is_cached(pacs: _Pacs, monkeypatch: pytest.MonkeyPatch) -> None:
     store, uid = open_pacs(pacs.address), series_uid(700)
     store.get_image_uri(uid)
     assert pacs.asked == {"search": 1, "objects": 1}
@@ -113,7 +113,7 @@ def test_a_known_series_costs_one_request_in_a_while(pacs: _Pacs, monkeypatch: p
     assert pacs.asked == {"search": 1}
 
 
-def test_the_series_are_counted_without_being_listed(pacs: _Pacs) -> None:
+def test_series_are_counted_without_listing_them(pacs: _Pacs) -> None:
     store = open_pacs(pacs.address)
     assert store.status() == {"total": SERIES, "completed": 0, "label_tags": {}}
     asked = pacs.asked
@@ -123,7 +123,7 @@ def test_the_series_are_counted_without_being_listed(pacs: _Pacs) -> None:
 
 
 @pytest.mark.parametrize("series", [1, 49, 50, 199, 200, 201])
-def test_any_number_of_series_is_counted_and_listed_whole(pacs: _Pacs, series: int) -> None:
+def test_any_number_of_series_is_counted_and_listed_completely(pacs: _Pacs, series: int) -> None:
     pacs.archive.series = series
     store = open_pacs(pacs.address)
     images = [series_uid(n) for n in range(series) if modality(n) in ("CT", "MR")]
@@ -131,7 +131,7 @@ def test_any_number_of_series_is_counted_and_listed_whole(pacs: _Pacs, series: i
     assert store.status()["total"] in (len(images), series)
 
 
-def test_labels_are_counted_as_they_come(pacs: _Pacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_labels_are_counted(pacs: _Pacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = [n for n in range(100) if modality(n) == "CT"][:6]
     for number in numbers[:5]:
         label = _seg(number, _ball())
@@ -152,7 +152,7 @@ def test_labels_are_counted_as_they_come(pacs: _Pacs, tmp_path: Path, monkeypatc
     assert series_uid(numbers[5]) not in again.get_labeled_images()
 
 
-def test_a_register_that_is_broken_is_made_anew(pacs: _Pacs, tmp_path: Path) -> None:
+def test_a_broken_register_is_created_again(pacs: _Pacs, tmp_path: Path) -> None:
     store = open_pacs(pacs.address)
     _submit(store, 0, tmp_path)
     (file,) = (tmp_path / "cache").rglob("labels.sqlite")
@@ -160,7 +160,7 @@ def test_a_register_that_is_broken_is_made_anew(pacs: _Pacs, tmp_path: Path) -> 
     assert open_pacs(pacs.address).get_labeled_images() == [series_uid(0)]
 
 
-def test_next_sample_looks_at_a_page_and_says_so(pacs: _Pacs) -> None:
+def test_next_sample_considers_one_page_and_reports_it(pacs: _Pacs) -> None:
     store = open_pacs(pacs.address)
     store.status()
     pacs.asked  # noqa: B018
@@ -176,7 +176,7 @@ def test_next_sample_looks_at_a_page_and_says_so(pacs: _Pacs) -> None:
     assert First()({}, store)["id"] == series_uid(0)  # type: ignore[index]
 
 
-def test_next_sample_passes_over_what_is_labelled_or_unusable(pacs: _Pacs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_next_sample_skips_labelled_and_unusable_images(pacs: _Pacs, monkeypatch: pytest.MonkeyPatch) -> None:
     pacs.archive.series = 3  # Two images and a report.
     label = _seg(0, _ball())
     pacs.archive.stored[label.SOPInstanceUID] = label
@@ -203,7 +203,7 @@ def test_next_sample_passes_over_what_is_labelled_or_unusable(pacs: _Pacs, monke
     assert store.status()["unusable"] == 1
 
 
-def test_where_no_image_can_be_used_a_sentence_says_why(pacs: _Pacs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_next_sample_reports_why_no_image_can_be_used(pacs: _Pacs, monkeypatch: pytest.MonkeyPatch) -> None:
     pacs.archive.series = 2
     store = open_pacs(pacs.address)
 
@@ -215,7 +215,7 @@ def test_where_no_image_can_be_used_a_sentence_says_why(pacs: _Pacs, monkeypatch
         RandomStrategy()({"strategy": "random"}, store)
 
 
-def test_a_whole_slide_is_not_offered_and_refused_in_a_sentence(pacs: _Pacs) -> None:
+def test_a_whole_slide_image_is_refused(pacs: _Pacs) -> None:
     store, slide = open_pacs(pacs.address), next(n for n in range(10) if modality(n) == "SM")
     assert not store.has_image(series_uid(slide))
     with pytest.raises(InputError, match="whole-slide image"):
@@ -227,7 +227,7 @@ def test_a_whole_slide_is_not_offered_and_refused_in_a_sentence(pacs: _Pacs) -> 
     assert "objects" not in pacs.asked
 
 
-def test_a_query_holds_for_what_is_listed_and_for_what_is_clicked_on(pacs: _Pacs) -> None:
+def test_the_query_applies_to_lists_and_to_single_images(pacs: _Pacs) -> None:
     store = open_pacs(f"{pacs.address}?Modality=MR&StudyDate=20220101-20221231")
     images = store.list_images()
     assert images
@@ -238,7 +238,7 @@ def test_a_query_holds_for_what_is_listed_and_for_what_is_clicked_on(pacs: _Pacs
         store.get_image_uri(series_uid(0))
 
 
-def test_a_worklist_holds_for_images_and_labels(pacs: _Pacs, tmp_path: Path) -> None:
+def test_the_worklist_applies_to_images_and_labels(pacs: _Pacs, tmp_path: Path) -> None:
     file = tmp_path / "worklist.txt"
     file.write_text(f"{study_uid(8)}\n{study_uid(400)}\n")
     store = open_pacs(pacs.address, worklist=file)
@@ -261,7 +261,7 @@ def test_a_worklist_holds_for_images_and_labels(pacs: _Pacs, tmp_path: Path) -> 
     assert not store.has_image(series_uid(8))
 
 
-def test_a_label_that_the_pacs_changes_is_not_called_saved(pacs: _Pacs, tmp_path: Path) -> None:
+def test_a_label_that_the_pacs_changes_is_not_reported_as_saved(pacs: _Pacs, tmp_path: Path) -> None:
     store = open_pacs(pacs.address)
     keep = pacs.archive.store
 
@@ -281,7 +281,9 @@ def test_a_label_that_the_pacs_changes_is_not_called_saved(pacs: _Pacs, tmp_path
     assert store.get_labeled_images() == []
 
 
-def test_a_label_that_the_pacs_files_under_another_patient_is_not_called_saved(pacs: _Pacs, tmp_path: Path) -> None:
+def test_a_label_that_the_pacs_stores_under_another_patient_is_not_reported_as_saved(
+    pacs: _Pacs, tmp_path: Path
+) -> None:
     store = open_pacs(pacs.address)
     keep = pacs.archive.store
 
@@ -297,7 +299,7 @@ def test_a_label_that_the_pacs_files_under_another_patient_is_not_called_saved(p
     assert store.get_labeled_images() == []
 
 
-def test_a_label_that_cannot_be_asked_for_again_is_kept_and_counts_when_it_was_checked(
+def test_a_label_that_cannot_be_read_back_is_kept_until_it_is_verified(
     pacs: _Pacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("baps.server.datastores.dicomweb.fetching._STORING_SECONDS", (0.0,))
@@ -320,7 +322,7 @@ def test_a_label_that_cannot_be_asked_for_again_is_kept_and_counts_when_it_was_c
     assert not list((tmp_path / "cache").rglob("unsent/*"))
 
 
-def test_an_export_that_cannot_be_read_gets_a_note_and_does_not_count(pacs: _Pacs, tmp_path: Path) -> None:
+def test_an_unreadable_export_does_not_count(pacs: _Pacs, tmp_path: Path) -> None:
     store = open_pacs(pacs.address)
     moved = _seg(0, _ball())
     for frame in moved.PerFrameFunctionalGroupsSequence:
@@ -350,9 +352,7 @@ def _structures(number: int, mask: NDArray[np.bool_]) -> Any:
     return write_structures(sources, image, {"ball": mask}, datetime.now(timezone.utc))
 
 
-def test_a_structure_set_counts_where_metadata_leave_out_its_contours(
-    pacs: _Pacs, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_structure_set_counts_if_the_metadata_lack_its_contours(pacs: _Pacs, monkeypatch: pytest.MonkeyPatch) -> None:
     label, whole = _structures(0, _ball()), archive_pacs._header
     pacs.archive.stored[label.SOPInstanceUID] = label
 
@@ -369,7 +369,7 @@ def test_a_structure_set_counts_where_metadata_leave_out_its_contours(
     assert pacs.asked == {"search": 2}
 
 
-def test_a_structure_set_that_a_viewer_stores_is_read_back(pacs: _Pacs, tmp_path: Path) -> None:
+def test_an_exported_structure_set_is_read_back(pacs: _Pacs, tmp_path: Path) -> None:
     store, moved = open_pacs(pacs.address), _structures(0, _ball())
     for contour in moved.ROIContourSequence[0].ContourSequence:
         contour.ContourData = [float(value) + 0.9 for value in contour.ContourData]
@@ -382,7 +382,7 @@ def test_a_structure_set_that_a_viewer_stores_is_read_back(pacs: _Pacs, tmp_path
     assert store.get_labeled_images() == [series_uid(0)]
 
 
-def test_both_forms_are_kept_and_sent_later_when_the_pacs_is_away(
+def test_both_formats_are_sent_later_if_the_pacs_is_offline(
     pacs: _Pacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = open_pacs(pacs.address, label_format="both")
@@ -403,7 +403,7 @@ def _unreachable(_: Any) -> Any:
     raise requests.ConnectionError
 
 
-def test_what_cannot_be_read_stops_counting_when_it_is_tried(pacs: _Pacs, tmp_path: Path) -> None:
+def test_an_unreadable_label_stops_counting_when_it_is_read(pacs: _Pacs, tmp_path: Path) -> None:
     label = _seg(0, _ball())
     label.PixelData = b"\x00"
     pacs.archive.stored[label.SOPInstanceUID] = label

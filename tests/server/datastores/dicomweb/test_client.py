@@ -66,7 +66,7 @@ def _deflated(megabytes: int) -> bytes:
     return content.getvalue()
 
 
-def test_a_list_without_end_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_list_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pacs_client, "_MAX_JSON_BYTES", 1 << 20)
     sent = 0
 
@@ -81,7 +81,7 @@ def test_a_list_without_end_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> No
     assert sent < 1 << 27
 
 
-def test_a_series_without_end_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_series_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BAPS_MAX_VOLUME_MB", "1")
 
     def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
@@ -94,7 +94,7 @@ def test_a_series_without_end_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> 
             pass
 
 
-def test_an_answer_that_dribbles_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_response_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pacs_client, "_GRACE_SECONDS", 0.2)
 
     def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
@@ -108,7 +108,7 @@ def test_an_answer_that_dribbles_is_broken_off(monkeypatch: pytest.MonkeyPatch) 
         connect(address, PacsCredentials()).search_for_series()
 
 
-def test_an_object_that_inflates_to_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_object_that_inflates_beyond_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BAPS_MAX_VOLUME_MB", "16")
     bomb = _deflated(64)
     assert len(bomb) < 1 << 20
@@ -125,7 +125,7 @@ def test_a_deflated_object_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.PixelData == pydicom.dcmread(_OBJECT).PixelData
 
 
-def test_what_is_no_dicom_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_content_that_is_not_dicom_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     with (
         _pacs(_multipart(zlib.compress(b"no DICOM"))) as address,
         pytest.raises(BapsError, match="incomplete response"),
@@ -134,7 +134,7 @@ def test_what_is_no_dicom_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         list(connect(address, PacsCredentials()).iter_series("1.2.3", "1.2.4"))
 
 
-def test_a_redirection_to_another_host_is_not_followed() -> None:
+def test_a_redirect_to_another_host_is_not_followed() -> None:
     asked = []
 
     def elsewhere(handler: http.server.BaseHTTPRequestHandler) -> None:

@@ -39,13 +39,13 @@ def _file(folder: Path, content: str, mode: int = 0o600) -> Path:
     return path
 
 
-def test_the_login_is_read_from_a_private_file(tmp_path: Path) -> None:
+def test_credentials_are_read_from_a_private_file(tmp_path: Path) -> None:
     login = read_pacs_credentials(_file(tmp_path, json.dumps({"user": "baps", "password": SECRET})))
     assert (login.user, login.password, login.ca) == ("baps", SECRET, None)
     assert SECRET not in repr(login)
 
 
-def test_without_a_file_it_is_that_of_the_environment() -> None:
+def test_without_a_file_the_credentials_come_from_the_environment() -> None:
     said = dict(zip(ACCOUNT, ("baps", SECRET), strict=True))
     assert read_pacs_credentials(None, said).account == (b"baps", SECRET.encode())
     assert read_pacs_credentials(None, {ACCOUNT[0]: "baps"}).account is None
@@ -60,7 +60,7 @@ def test_without_a_file_it_is_that_of_the_environment() -> None:
         ('{"ca": "/nowhere.pem"}', 0o600, "ca"),
     ],
 )
-def test_a_file_that_is_wrong_is_refused_and_not_quoted(tmp_path: Path, content: str, mode: int, said: str) -> None:
+def test_an_invalid_file_is_refused_without_quoting_it(tmp_path: Path, content: str, mode: int, said: str) -> None:
     with pytest.raises(InputError, match=said) as caught:
         read_pacs_credentials(_file(tmp_path, content, mode))
     assert SECRET not in str(caught.value)
@@ -68,7 +68,7 @@ def test_a_file_that_is_wrong_is_refused_and_not_quoted(tmp_path: Path, content:
         read_pacs_credentials(tmp_path / "other.json")
 
 
-def test_a_certificate_is_checked_by_its_own_authority(tmp_path: Path) -> None:
+def test_the_certificate_is_checked_with_the_given_authority(tmp_path: Path) -> None:
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("openssl is not installed")
@@ -107,7 +107,7 @@ def test_a_certificate_is_checked_by_its_own_authority(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(bool(orthanc.missing()), reason=orthanc.missing())
-def test_the_server_logs_in_and_so_do_viewers_through_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_server_and_forwarded_requests_use_the_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither arguments nor log hold the password; a viewer's query gets through to the PACS."""
     monkeypatch.setenv("MONAI_LABEL_DATASTORE_CACHE_PATH", str(tmp_path / "server-cache"))
     uid = str(pydicom.dcmread(next(SAMPLE.glob("*.dcm"))).SeriesInstanceUID)

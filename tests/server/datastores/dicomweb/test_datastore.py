@@ -83,7 +83,7 @@ def test_images_of_all_modalities_are_listed(pacs: tuple[str, dict[str, str]], c
 
 
 @needs_orthanc
-def test_a_series_becomes_the_volume_that_its_files_are(pacs: tuple[str, dict[str, str]], cache: Path) -> None:
+def test_a_fetched_series_is_the_volume_of_its_files(pacs: tuple[str, dict[str, str]], cache: Path) -> None:
     address, series = pacs
     store = open_pacs(address)
     for name in ("CT", "MR"):
@@ -95,7 +95,9 @@ def test_a_series_becomes_the_volume_that_its_files_are(pacs: tuple[str, dict[st
 
 
 @needs_orthanc
-def test_it_is_fetched_once(pacs: tuple[str, dict[str, str]], cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_series_is_fetched_once(
+    pacs: tuple[str, dict[str, str]], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     address, series = pacs
     store = open_pacs(address)
     first = store.get_image_uri(series["CT"])
@@ -104,7 +106,7 @@ def test_it_is_fetched_once(pacs: tuple[str, dict[str, str]], cache: Path, monke
 
 
 @needs_orthanc
-def test_a_series_with_missing_slices_is_refused_and_nothing_of_it_stays(
+def test_a_series_with_missing_slices_is_refused_without_leftovers(
     pacs: tuple[str, dict[str, str]], cache: Path
 ) -> None:
     address, series = pacs
@@ -116,7 +118,7 @@ def test_a_series_with_missing_slices_is_refused_and_nothing_of_it_stays(
 
 
 @needs_orthanc
-def test_a_pacs_that_stops_half_way_leaves_nothing(
+def test_an_interrupted_fetch_leaves_no_files(
     pacs: tuple[str, dict[str, str]], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address, series = pacs
@@ -138,7 +140,7 @@ def test_a_pacs_that_stops_half_way_leaves_nothing(
 
 
 @needs_orthanc
-def test_what_is_no_image_of_the_pacs(pacs: tuple[str, dict[str, str]], cache: Path) -> None:
+def test_an_unknown_image_is_refused(pacs: tuple[str, dict[str, str]], cache: Path) -> None:
     with pytest.raises(NotFoundError, match="no series 1.2.3"):
         open_pacs(pacs[0]).get_image_uri("1.2.3")
 
@@ -151,7 +153,7 @@ def test_what_is_no_image_of_the_pacs(pacs: tuple[str, dict[str, str]], cache: P
         ("slide", "is a whole-slide image"),
     ],
 )
-def test_what_pydicom_does_not_know_and_what_is_no_volume_is_named_and_holds_up_nothing(
+def test_undecodable_and_unusable_images_are_skipped_with_a_reason(
     pacs: tuple[str, dict[str, str]], cache: Path, tmp_path: Path, kind: str, said: str
 ) -> None:
     address, _ = pacs
@@ -177,7 +179,7 @@ def test_what_pydicom_does_not_know_and_what_is_no_volume_is_named_and_holds_up_
 
 @needs_orthanc
 @pytest.mark.skipif(not HTJ2K.exists(), reason="needs the cases beside the repository (shared/cases)")
-def test_high_throughput_jpeg_2000(pacs: tuple[str, dict[str, str]], cache: Path) -> None:
+def test_high_throughput_jpeg_2000_is_decoded(pacs: tuple[str, dict[str, str]], cache: Path) -> None:
     address, _ = pacs
     orthanc.store(address.removesuffix("/dicom-web"), HTJ2K.parent)
     uid = str(pydicom.dcmread(HTJ2K, stop_before_pixels=True).SeriesInstanceUID)
@@ -227,7 +229,7 @@ def _bad(kind: str, folder: Path) -> str:
     ("kind", "said"),
     [("doubled", r"doubled slices.*image 6.dcm"), ("of two spacings", r"The series has.*image 14.dcm")],
 )
-def test_a_series_that_is_no_volume_is_refused_with_a_sentence_and_offered_no_more(
+def test_an_unusable_series_is_refused_and_no_longer_offered(
     pacs: tuple[str, dict[str, str]], cache: Path, tmp_path: Path, kind: str, said: str
 ) -> None:
     address, _ = pacs
@@ -243,7 +245,7 @@ def test_a_series_that_is_no_volume_is_refused_with_a_sentence_and_offered_no_mo
 
 @needs_orthanc
 @pytest.mark.parametrize(("kind", "shape"), [("in colour", (128, 128, 1)), ("of several frames", (128, 128, 24))])
-def test_pictures_and_films_can_be_clicked_on(
+def test_colour_and_multi_frame_images_can_be_segmented(
     pacs: tuple[str, dict[str, str]], cache: Path, tmp_path: Path, kind: str, shape: tuple[int, int, int]
 ) -> None:
     address, _ = pacs
@@ -254,7 +256,7 @@ def test_pictures_and_films_can_be_clicked_on(
 
 
 @needs_orthanc
-def test_a_tilted_gantry_leaves_every_slice_and_its_label_where_it_was(
+def test_a_tilted_gantry_keeps_the_positions_of_slices_and_labels(
     pacs: tuple[str, dict[str, str]], cache: Path, tmp_path: Path
 ) -> None:
     address, _ = pacs
@@ -302,21 +304,21 @@ def _answering(code: int, body: bytes = b"") -> Iterator[str]:
         (200, b"<html>", "incomplete response"),
     ],
 )
-def test_a_pacs_that_refuses_or_talks_nonsense(cache: Path, code: int, body: bytes, said: str) -> None:
+def test_refusals_and_invalid_responses_are_reported(cache: Path, code: int, body: bytes, said: str) -> None:
     with _answering(code, body) as address, pytest.raises(BapsError, match=said) as caught:
         open_pacs(address).list_images()
     assert not isinstance(caught.value, InputError)  # 503, for it is not the fault of who clicked.
     assert "127.0.0.1" not in str(caught.value)
 
 
-def test_a_pacs_that_is_down(cache: Path) -> None:
+def test_an_offline_pacs_is_reported(cache: Path) -> None:
     with _answering(200) as address:
         pass
     with pytest.raises(BapsError, match="cannot be reached"):
         open_pacs(address).list_images()
 
 
-def test_a_pacs_that_is_slow(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_pacs_is_reported(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("baps.server.datastores.dicomweb.client._TIMEOUT", (1.0, 0.3))
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
@@ -327,7 +329,7 @@ def test_a_pacs_that_is_slow(cache: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.slow
 @needs_orthanc
-def test_the_server_outlives_its_pacs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_server_keeps_running_if_the_pacs_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MONAI_LABEL_DATASTORE_CACHE_PATH", str(tmp_path / "cache"))
     click = {"params": '{"foreground": [[60, 60, 12]]}'}
     uid = str(pydicom.dcmread(FILES[0]).SeriesInstanceUID)

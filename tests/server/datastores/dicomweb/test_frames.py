@@ -112,7 +112,7 @@ def _tilted(path: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("make", [_interleaved, _tilted], ids=["interleaved", "tilted"])
-def test_a_label_lies_where_the_anatomy_does(
+def test_a_label_marks_the_right_anatomy(
     address: str, store: PacsDatastore, tmp_path: Path, make: Callable[[Path], list[Path]]
 ) -> None:
     files = make(tmp_path)
@@ -128,7 +128,7 @@ def test_a_label_lies_where_the_anatomy_does(
     assert sorted(trained.tolist()) == values
 
 
-def test_each_volume_of_an_object_has_labels_of_its_own(address: str, store: PacsDatastore, tmp_path: Path) -> None:
+def test_each_volume_of_an_object_has_its_own_labels(address: str, store: PacsDatastore, tmp_path: Path) -> None:
     mixed = [*_slices(4), *_slices(4, first=4, echo=20.0)]
     (tmp_path / "a").mkdir()
     write_enhanced(tmp_path / "a" / "a.dcm", [mixed[k] for k in (0, 4, 1, 5, 7, 3, 6, 2)], np.random.default_rng(0))
@@ -157,9 +157,7 @@ def test_each_volume_of_an_object_has_labels_of_its_own(address: str, store: Pac
         assert sorted(trained.tolist()) == [121, 150, 200]
 
 
-def test_a_structure_set_belongs_to_the_volume_that_it_was_drawn_on(
-    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_structure_set_belongs_to_its_volume(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings, "MONAI_LABEL_DICOMWEB_CACHE_PATH", str(tmp_path / "cache"))
     store = open_pacs(f"{address}/dicom-web", label_format="rtstruct")
     mixed = [*_slices(4), *_slices(4, first=4, echo=20.0)]
@@ -185,7 +183,7 @@ def test_a_structure_set_belongs_to_the_volume_that_it_was_drawn_on(
     assert sorted(trained.tolist()) == [121, 150, 200]
 
 
-def test_a_volume_that_lacks_slices_is_refused_and_the_others_are_served(
+def test_a_volume_with_missing_slices_does_not_affect_the_others(
     address: str, store: PacsDatastore, tmp_path: Path
 ) -> None:
     whole = [_slices(5, first=5 * n, echo=10.0 * n) for n in range(3)]

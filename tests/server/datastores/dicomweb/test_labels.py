@@ -57,7 +57,7 @@ def _headers(folder: Path) -> list[Dataset]:
     return [pydicom.dcmread(file, stop_before_pixels=True) for file in (folder / "dicom").glob("*.dcm")]
 
 
-def test_a_submitted_label_is_read_back_and_counts_at_once(pacs: tuple[str, Series], tmp_path: Path) -> None:
+def test_a_submitted_label_counts_at_once(pacs: tuple[str, Series], tmp_path: Path) -> None:
     address, series = pacs
     store = open_pacs(address)
     assert store.status()["completed"] == 0
@@ -82,7 +82,7 @@ def test_a_submitted_label_is_read_back_and_counts_at_once(pacs: tuple[str, Seri
     assert [Path(pair["image"]).name for pair in other.datalist()] == [f"{series.uid}.nii.gz"]
 
 
-def test_the_newest_of_each_organ_wins_whatever_the_clocks_say(pacs: tuple[str, Series], tmp_path: Path) -> None:
+def test_the_newest_label_of_each_organ_is_used_despite_wrong_clocks(pacs: tuple[str, Series], tmp_path: Path) -> None:
     address, series = pacs
     store = open_pacs(address)
     image = read_volume(Path(store.get_image_uri(series.uid)))
@@ -97,7 +97,7 @@ def test_the_newest_of_each_organ_wins_whatever_the_clocks_say(pacs: tuple[str, 
     np.testing.assert_array_equal(read_labels(cases["liver"][0].labels, image) > 0, series.labels == 1)
 
 
-def test_a_mask_that_is_shown_is_saved_slice_by_slice(pacs: tuple[str, Series]) -> None:
+def test_masks_of_a_model_are_saved_slice_by_slice(pacs: tuple[str, Series]) -> None:
     address, series = pacs
     store = open_pacs(address)
     image, spleen = read_volume(Path(store.get_image_uri(series.uid))), series.labels == 2
@@ -113,7 +113,7 @@ def test_a_mask_that_is_shown_is_saved_slice_by_slice(pacs: tuple[str, Series]) 
     assert len(_stored(store)) == 2
 
 
-def test_what_no_person_has_seen_is_not_counted(pacs: tuple[str, Series], tmp_path: Path) -> None:
+def test_unconfirmed_labels_do_not_count(pacs: tuple[str, Series], tmp_path: Path) -> None:
     address, series = pacs
     store = open_pacs(address)
     image, spleen = read_volume(Path(store.get_image_uri(series.uid))), series.labels == 2
@@ -127,7 +127,7 @@ def test_what_no_person_has_seen_is_not_counted(pacs: tuple[str, Series], tmp_pa
     assert labelled_cases(store, LABELS, {})[0]["spleen"] == []
 
 
-def test_a_segmentation_that_does_not_fit_is_left_out_with_a_sentence(pacs: tuple[str, Series], tmp_path: Path) -> None:
+def test_a_segmentation_with_another_geometry_is_skipped(pacs: tuple[str, Series], tmp_path: Path) -> None:
     address, series = pacs
     store = open_pacs(address)
     image = read_volume(Path(store.get_image_uri(series.uid)))
@@ -147,7 +147,7 @@ def test_a_segmentation_that_does_not_fit_is_left_out_with_a_sentence(pacs: tupl
     assert "no labels of this site: heart" in skipped[series.uid]
 
 
-def test_a_label_without_names_is_refused_and_nothing_is_stored(pacs: tuple[str, Series], tmp_path: Path) -> None:
+def test_a_label_without_names_is_refused(pacs: tuple[str, Series], tmp_path: Path) -> None:
     address, series = pacs
     store = open_pacs(address)
     with pytest.raises(InputError, match=r"The values \[1\] of the label have no name"):
@@ -155,7 +155,7 @@ def test_a_label_without_names_is_refused_and_nothing_is_stored(pacs: tuple[str,
     assert store.status()["completed"] == 0
 
 
-def test_a_pacs_that_does_not_take_the_label(
+def test_a_label_that_the_pacs_rejects_is_reported(
     pacs: tuple[str, Series], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address, series = pacs
@@ -179,7 +179,7 @@ def test_a_pacs_that_does_not_take_the_label(
     assert store.status()["completed"] == 1
 
 
-def test_drafts_stay_on_this_machine(pacs: tuple[str, Series], tmp_path: Path) -> None:
+def test_drafts_are_not_sent_to_the_pacs(pacs: tuple[str, Series], tmp_path: Path) -> None:
     address, series = pacs
     store = open_pacs(address)
     _submit(store, series, series.labels, tmp_path, model="baps")  # A model's, and nobody said that it is right.
@@ -189,7 +189,7 @@ def test_drafts_stay_on_this_machine(pacs: tuple[str, Series], tmp_path: Path) -
     assert _stored(store) == []
 
 
-def test_clicks_do_not_ask_the_pacs_each_time_and_a_viewers_export_counts_at_once(
+def test_the_status_is_cached_and_an_export_counts_at_once(
     pacs: tuple[str, Series], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address, series = pacs
@@ -224,7 +224,7 @@ def _store(
     store.invalidate()
 
 
-def test_a_newer_object_that_is_of_no_use_hides_no_good_one(pacs: tuple[str, Series], tmp_path: Path) -> None:
+def test_a_newer_unusable_object_does_not_hide_an_older_one(pacs: tuple[str, Series], tmp_path: Path) -> None:
     """Nor does it keep anybody from saving."""
     address, series = pacs
     store = open_pacs(address)
@@ -258,7 +258,9 @@ def test_one_broken_object_does_not_stop_the_others(pacs: tuple[str, Series], tm
     _submit(store, series, series.labels, tmp_path)
 
 
-def test_a_pacs_that_lists_late_loses_no_slice(pacs: tuple[str, Series], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slices_are_not_lost_if_the_pacs_lists_labels_late(
+    pacs: tuple[str, Series], monkeypatch: pytest.MonkeyPatch
+) -> None:
     address, series = pacs
     store = open_pacs(address)
     image, spleen = read_volume(Path(store.get_image_uri(series.uid))), series.labels == 2
@@ -275,7 +277,7 @@ def test_a_pacs_that_lists_late_loses_no_slice(pacs: tuple[str, Series], monkeyp
     assert case.annotated_slices == {first, second}
 
 
-def test_a_pacs_that_knows_no_pages_is_listed_once(pacs: tuple[str, Series], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pacs_that_ignores_offsets_is_listed_once(pacs: tuple[str, Series], monkeypatch: pytest.MonkeyPatch) -> None:
     address, series = pacs
     store = open_pacs(address)
     whole = store._client.search_for_series()
@@ -283,7 +285,7 @@ def test_a_pacs_that_knows_no_pages_is_listed_once(pacs: tuple[str, Series], mon
     assert store.list_images() == [series.uid]
 
 
-def test_a_series_that_was_still_being_sent_is_fetched_again(pacs: tuple[str, Series], tmp_path: Path) -> None:
+def test_a_series_with_new_slices_is_fetched_again(pacs: tuple[str, Series], tmp_path: Path) -> None:
     address, _ = pacs
     other = write_series(tmp_path / "later", "axial", patient="later")
     files = sorted((tmp_path / "later").glob("*.dcm"))

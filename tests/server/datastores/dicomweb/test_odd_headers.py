@@ -138,7 +138,7 @@ def _segs(address: str, uid: str) -> list[Dataset]:
 @needs_orthanc
 @pytest.mark.parametrize("change", ODD, ids=lambda change: change.__name__[1:])
 @pytest.mark.parametrize("metadata", [True, False], ids=["by metadata", "by objects"])
-def test_a_label_is_saved_and_found_again(
+def test_a_label_is_saved_despite_odd_headers(
     address: str,
     cache: Path,
     tmp_path: Path,
@@ -184,7 +184,7 @@ CASES = ROOT.parent / "shared" / "cases"
 
 @needs_orthanc
 @pytest.mark.parametrize("case", ["pacs_no_frame_of_reference", "pacs_study_uid_zero"])
-def test_the_cases_that_were_reported(address: str, cache: Path, tmp_path: Path, case: str) -> None:
+def test_reported_cases(address: str, cache: Path, tmp_path: Path, case: str) -> None:
     folder = CASES / case / "in"
     if not folder.is_dir():
         pytest.skip(f"{folder} is not there")
@@ -203,7 +203,7 @@ def test_the_cases_that_were_reported(address: str, cache: Path, tmp_path: Path,
 
 
 @needs_orthanc
-def test_a_name_that_dicom_would_shorten_is_refused(address: str, cache: Path, tmp_path: Path) -> None:
+def test_a_name_that_is_too_long_for_dicom_is_refused(address: str, cache: Path, tmp_path: Path) -> None:
     uid = _store(tmp_path / "odd", lambda _: None)
     orthanc.store(address, tmp_path / "odd")
     store = open_pacs(f"{address}/dicom-web")
@@ -232,7 +232,7 @@ def _sources() -> tuple[list[Dataset], Volume]:
         ("PixelSpacing", None, "has no pixel size .PixelSpacing."),
     ],
 )
-def test_what_nothing_can_stand_for_is_named(keyword: str, value: str | None, said: str) -> None:
+def test_a_missing_required_attribute_is_named(keyword: str, value: str | None, said: str) -> None:
     sources, image = _sources()
     del sources[3][keyword]
     if value is not None:

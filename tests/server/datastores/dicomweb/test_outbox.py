@@ -112,7 +112,7 @@ def _labels(line: Line) -> list[str]:
 
 
 @pytest.mark.parametrize(("cut", "arrived"), [("request", 0), ("reply", 1)])
-def test_a_line_that_is_cut_while_a_label_is_sent(
+def test_a_label_is_sent_once_despite_a_lost_connection(
     line: tuple[Line, Series], tmp_path: Path, cut: str, arrived: int
 ) -> None:
     way, series = line
@@ -137,9 +137,7 @@ def test_a_line_that_is_cut_while_a_label_is_sent(
         np.testing.assert_array_equal(read_labels(cases[name][0].labels, image) > 0, series.labels == value)
 
 
-def test_what_is_added_to_a_label_waits_for_the_part_that_was_not_sent(
-    line: tuple[Line, Series], tmp_path: Path
-) -> None:
+def test_an_unsent_label_is_sent_before_slices_are_added(line: tuple[Line, Series], tmp_path: Path) -> None:
     way, series = line
     store = open_pacs(way.address)
     image, spleen = read_volume(Path(store.get_image_uri(series.uid))), series.labels == 2
@@ -156,7 +154,7 @@ def test_what_is_added_to_a_label_waits_for_the_part_that_was_not_sent(
     assert len(_labels(way)) == 2
 
 
-def test_a_label_that_the_pacs_refuses_is_kept_and_holds_up_no_other(
+def test_a_rejected_label_is_kept_and_does_not_delay_others(
     line: tuple[Line, Series], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     way, series = line
@@ -178,7 +176,7 @@ def test_a_label_that_the_pacs_refuses_is_kept_and_holds_up_no_other(
     assert len(_labels(way)) == 2
 
 
-def test_a_label_that_the_pacs_stumbles_over_holds_up_no_other(
+def test_a_label_that_causes_a_server_error_does_not_delay_others(
     line: tuple[Line, Series], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     way, series = line

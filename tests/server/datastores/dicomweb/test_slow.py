@@ -48,7 +48,7 @@ def archive() -> Iterator[tuple[_SlowArchive, str]]:
     server.server_close()
 
 
-def test_other_images_are_fetched_meanwhile(
+def test_a_slow_image_does_not_delay_other_images(
     archive: tuple[_SlowArchive, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from monailabel.config import settings
@@ -70,7 +70,7 @@ def test_other_images_are_fetched_meanwhile(
 
 
 @pytest.mark.server
-def test_another_user_clicks_meanwhile(archive: tuple[_SlowArchive, str], tmp_path: Path) -> None:
+def test_a_slow_image_does_not_delay_clicks_of_another_user(archive: tuple[_SlowArchive, str], tmp_path: Path) -> None:
     """While one user asks 90 times for the slow image, in each way that there is."""
     pacs, address = archive
     users = Users(tmp_path / "users.json")

@@ -36,7 +36,7 @@ LABELS = {"liver": 1, "spleen": 2}
 @pytest.mark.parametrize(
     "kind", [KIND, "multipart/related;type=application/dicom;boundary=part", KIND.upper()[:17] + KIND[17:]]
 )
-def test_objects_are_taken_apart_as_they_were_joined(kind: str) -> None:
+def test_joined_objects_are_split_again(kind: str) -> None:
     objects = [b"one\r\n\r\ntwo", b"", b"a--part", b"\r\n--par"]
     assert split_objects(kind, join_objects(objects, "part")) == objects
 
@@ -55,7 +55,7 @@ def test_objects_are_taken_apart_as_they_were_joined(kind: str) -> None:
         (KIND, join_objects([b""] * (MAX_OBJECTS + 1), "part"), "More than"),
     ],
 )
-def test_what_is_no_request_to_store_objects_is_refused(kind: str, body: bytes, said: str) -> None:
+def test_malformed_requests_to_store_objects_are_refused(kind: str, body: bytes, said: str) -> None:
     with pytest.raises(InputError, match=said):
         split_objects(kind, body)
 
@@ -138,7 +138,7 @@ def _spleen(place: Place) -> NDArray[np.bool_]:
 
 
 @pytest.mark.parametrize("kind", ["SEG", "RTSTRUCT"])
-def test_an_object_is_signed_by_who_stores_it(place: Place, kind: str) -> None:
+def test_the_user_who_stores_an_object_is_its_author(place: Place, kind: str) -> None:
     tomorrow = datetime.now(timezone.utc) + timedelta(days=1)
     made = place.seg(_spleen(place), tomorrow, kind)
     if kind == "RTSTRUCT":
@@ -199,7 +199,9 @@ def _an_image_by_modality(made: Dataset, _: Place) -> None:
     [_other_patient, _no_patient, _other_name, _other_study, _other_reference, _into_the_images, _over_an_image,
      _an_image, _a_document, _an_image_by_modality],
 )  # fmt: skip
-def test_what_does_not_belong_there_is_not_stored(place: Place, change: Callable[[Dataset, Place], None]) -> None:
+def test_objects_that_do_not_belong_to_the_study_are_refused(
+    place: Place, change: Callable[[Dataset, Place], None]
+) -> None:
     before, made = place.count(), place.seg(_spleen(place))
     change(made, place)
     with pytest.raises(InputError):
@@ -212,7 +214,7 @@ def test_what_does_not_belong_there_is_not_stored(place: Place, change: Callable
     assert place.count() == before
 
 
-def test_an_object_that_is_there_stays(place: Place) -> None:
+def test_an_existing_object_is_not_replaced(place: Place) -> None:
     made = place.seg(_spleen(place))
     place.post(made, user="ben")
     with pytest.raises(InputError, match="already"):
@@ -224,7 +226,7 @@ def test_an_object_that_is_there_stays(place: Place) -> None:
 
 
 @pytest.mark.parametrize("kind", ["SEG", "RTSTRUCT"])
-def test_an_export_that_takes_an_organ_away_does_not_count(place: Place, kind: str) -> None:
+def test_an_exported_label_that_takes_an_organ_away_is_disputed(place: Place, kind: str) -> None:
     whole = _spleen(place)
     place.post(place.seg(whole), user="anna")
     less = whole & (np.cumsum(whole.ravel()).reshape(whole.shape) < whole.sum() // 5)
@@ -242,7 +244,7 @@ def test_an_export_that_takes_an_organ_away_does_not_count(place: Place, kind: s
     np.testing.assert_array_equal(place.trained(), less)
 
 
-def test_so_it_is_with_a_label_that_is_saved(place: Place, tmp_path: Path) -> None:
+def test_a_saved_label_that_takes_an_organ_away_is_disputed(place: Place, tmp_path: Path) -> None:
     from baps.io import write_nifti
 
     whole = _spleen(place)
@@ -266,7 +268,7 @@ def test_so_it_is_with_a_label_that_is_saved(place: Place, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("date", "time"), [("99991231", "235959"), ("20990101", ""), ("nodate", "x"), ("20200101", "120000")]
 )
-def test_no_date_is_yet_to_come(zone: str, date: str, time: str) -> None:
+def test_dates_in_the_future_are_replaced(zone: str, date: str, time: str) -> None:
     made = Dataset()
     made.SOPClassUID, made.Modality = "1.2.840.10008.5.1.4.1.1.88.22", "SR"
     made.StudyInstanceUID, made.SeriesInstanceUID, made.SOPInstanceUID = "1.2", "1.2.3", "1.2.3.4"

@@ -123,7 +123,7 @@ def _trained(store: PacsDatastore, uid: str, organ: str) -> list[int]:
 
 
 @pytest.mark.parametrize("tilt", [0.0, 0.5])
-def test_a_structure_set_is_a_label_where_its_contours_lie(
+def test_a_structure_set_marks_the_voxels_inside_its_contours(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tilt: float
 ) -> None:
     stored = Stored(address, tmp_path / "a", tilt)
@@ -136,9 +136,7 @@ def test_a_structure_set_is_a_label_where_its_contours_lie(
     assert _trained(store, stored.uid, "spleen") == _box_values(stored, *box)
 
 
-def test_what_cannot_be_read_does_not_count_and_says_why(
-    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreadable_structures_do_not_count(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stored = Stored(address, tmp_path / "a")
     store = _open(address, tmp_path, monkeypatch)
     made = _boxes(stored, dict.fromkeys(("moved", "elsewhere", "model", "good"), (1, 2, 6, 2, 6)))
@@ -173,7 +171,7 @@ def _download(store: PacsDatastore, uid: str, folder: Path) -> Path:
     return folder / "rt.dcm"
 
 
-def test_the_newest_of_every_kind_holds(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_newest_label_of_any_format_is_used(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stored = Stored(address, tmp_path / "a")
     store, image = _open(address, tmp_path, monkeypatch), read_volume(stored.folder)
     mask = np.zeros(image.shape, bool)
@@ -195,7 +193,7 @@ def test_the_newest_of_every_kind_holds(address: str, tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("label_format", ["seg", "rtstruct", "both"])
-def test_a_final_label_goes_to_the_pacs_in_the_form_that_is_set(
+def test_final_labels_are_stored_in_the_configured_format(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, label_format: str
 ) -> None:
     stored = Stored(address, tmp_path / "a", tilt=0.5)
@@ -234,7 +232,7 @@ def test_a_final_label_goes_to_the_pacs_in_the_form_that_is_set(
     assert stored.values(again.label_to_rtstruct(stored.uid)) == values
 
 
-def test_a_series_without_a_frame_of_reference_is_refused_whole(
+def test_a_series_without_a_frame_of_reference_is_refused(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_little_series(tmp_path / "a")
@@ -254,7 +252,7 @@ def test_a_series_without_a_frame_of_reference_is_refused_whole(
 
 
 @pytest.mark.slow
-def test_a_server_hands_out_structure_sets_that_plastimatch_reads(address: str, tmp_path: Path) -> None:
+def test_plastimatch_reads_exported_structure_sets(address: str, tmp_path: Path) -> None:
     program = shutil.which("plastimatch")
     if not program:
         pytest.skip("plastimatch is not installed: apt-get install plastimatch")
