@@ -1,4 +1,4 @@
-"""Who is let in, and to what: the real client, a real OpenID provider, and plain HTTP, against the real server."""
+"""Authentication and roles of the real server, with 3D Slicer's client, an OpenID provider and plain HTTP."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from tests.support.sites import Site, spleen_click
 
 @dataclass(frozen=True)
 class Closed:
-    """A server that lets in whom it knows.
+    """A server that requires a login.
 
     Attributes:
-        site: as the other tests have it.
-        users: its file.
-        tokens: of the users ``anna``, ``theo`` and ``root``, an annotator, a trainer and an admin.
-        issuer: address of the OpenID provider.
+        site: The server.
+        users: Its users.
+        tokens: Tokens of the users ``anna``, ``theo`` and ``root``: an annotator, a trainer and an admin.
+        issuer: Address of the OpenID provider.
     """
 
     site: Site
@@ -43,14 +43,14 @@ class Closed:
     tokens: Mapping[str, str]
     issuer: str
 
-    def ask(self, method: str, path: str, token: str = "", **sent: object) -> requests.Response:
-        headers = {**({"Authorization": f"Bearer {token}"} if token else {}), **sent.pop("headers", {})}  # type: ignore[dict-item]
+    def ask(self, method: str, path: str, token: str = "", **options: object) -> requests.Response:
+        headers = {**({"Authorization": f"Bearer {token}"} if token else {}), **options.pop("headers", {})}  # type: ignore[dict-item]
         return requests.request(
-            method, self.site.address + path, headers=headers, timeout=60, allow_redirects=False, **sent  # type: ignore[arg-type]
+            method, self.site.address + path, headers=headers, timeout=60, allow_redirects=False, **options  # type: ignore[arg-type]
         )  # fmt: skip
 
     def audit(self) -> list[dict[str, object]]:
-        time.sleep(0.5)  # A line comes after its answer.
+        time.sleep(0.5)  # The line is written after the response is sent.
         return [json.loads(line) for line in (self.site.adapters / "audit.jsonl").read_text().splitlines()]
 
 
@@ -73,8 +73,8 @@ def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Closed]:
             )
         )
         openid.chmod(0o600)
-        others = {"users": str(users.file), "openid": str(openid)}
-        with threaded_site(folder, cases=2, settings=others) as running:
+        settings = {"users": str(users.file), "openid": str(openid)}
+        with threaded_site(folder, cases=2, settings=settings) as running:
             yield Closed(running, users, tokens, issuer)
 
 
@@ -90,8 +90,8 @@ def test_slicer_client_signs_in(closed: Closed, tmp_path: Path) -> None:
     client.update_auth(client.auth_token("anna", closed.tokens["anna"]))
     assert client.auth_valid_token()
     assert client.info()["labels"] == ["spleen", "liver"]
-    _, said = client.infer("baps", "ct_01", {"foreground": [spleen_click("ct_01")]})
-    assert said["slice"] == spleen_click("ct_01")[2]
+    _, params = client.infer("baps", "ct_01", {"foreground": [spleen_click("ct_01")]})
+    assert params["slice"] == spleen_click("ct_01")[2]
     with pytest.raises(MONAILabelClientException, match="you need the role trainer; yours is annotator"):
         client.train_start("baps", {})
     lines = {(line["user"], line["what"], line["status"], line["by"]) for line in closed.audit()}
@@ -105,7 +105,7 @@ def test_slicer_client_signs_in(closed: Closed, tmp_path: Path) -> None:
 def test_a_wrong_password_is_refused(closed: Closed, name: str, secret: str) -> None:
     secret = closed.tokens["anna"] if secret == "anna's" else secret  # noqa: S105
     reply = closed.ask("POST", "/auth/token", data={"username": name, "password": secret})
-    # Whom this server does not know the provider might, but it takes no passwords.
+    # The provider may know other users, but it accepts no passwords.
     assert reply.status_code == (401 if name else 400), reply.text
     assert reply.json()["detail"]
 
@@ -121,19 +121,19 @@ def test_a_removed_user_is_signed_out_at_once(closed: Closed) -> None:
     assert browser.get(f"{closed.site.address}/info/").status_code == 401
 
 
-# What needs which role.
+# Roles.
 
 
 def test_every_endpoint_without_a_token_answers_401(closed: Closed) -> None:
-    """All that the host and we have, and some that nobody has."""
+    """The endpoints of MONAI Label and of BAPS, and some that do not exist."""
     described = closed.ask("GET", "/openapi.json", closed.tokens["anna"]).json()["paths"]
-    found = [(method.upper(), path) for path, methods in described.items() for method in methods]
-    found += [("GET", "/ohif/"), ("GET", "/static/x"), ("GET", "/"), ("GET", "/docs"), ("GET", "/nothing")]
-    found += [("GET", "/proxy/dicom/studies"), ("POST", "/proxy/dicom/studies"), ("OPTIONS", "/info/")]
+    requested = [(method.upper(), path) for path, methods in described.items() for method in methods]
+    requested += [("GET", "/ohif/"), ("GET", "/static/x"), ("GET", "/"), ("GET", "/docs"), ("GET", "/nothing")]
+    requested += [("GET", "/proxy/dicom/studies"), ("POST", "/proxy/dicom/studies"), ("OPTIONS", "/info/")]
     public = {("GET", "/auth/"), ("POST", "/auth/token"), ("GET", "/login"), ("POST", "/login"), ("GET", "/logout"),
               ("POST", "/logout"), ("GET", "/login/openid"), ("GET", "/login/openid/return")}  # fmt: skip
-    assert len(found) > 30
-    for method, path in set(found) - public:
+    assert len(requested) > 30
+    for method, path in set(requested) - public:
         path = re.sub(r"{\w+(:path)?}", "x", path)
         reply = closed.ask(method, path)
         assert reply.status_code == 401, (method, path, reply.status_code)
@@ -184,9 +184,9 @@ def _signed_in(closed: Closed, name: str = "anna", **headers: str) -> requests.R
 
 def test_a_browser_is_redirected_to_the_login_page_and_back(closed: Closed) -> None:
     page = "/ohif/viewer?StudyInstanceUIDs=1.2.3"
-    sent = closed.ask("GET", page, headers={"Accept": "text/html,*/*"})
-    assert sent.status_code == 303
-    reply = closed.ask("GET", sent.headers["Location"])
+    redirect = closed.ask("GET", page, headers={"Accept": "text/html,*/*"})
+    assert redirect.status_code == 303
+    reply = closed.ask("GET", redirect.headers["Location"])
     assert 'value="/ohif/viewer?StudyInstanceUIDs=1.2.3"' in reply.text
     policy = reply.headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy
@@ -243,7 +243,7 @@ def test_a_cookie_authenticates_only_pages_of_this_server(closed: Closed) -> Non
     for foreign in ("cross-site", "same-site"):
         assert closed.ask("GET", "/info/", headers={**cookie, "Sec-Fetch-Site": foreign}).status_code == 403
     change = ("POST", "/train/nothing")
-    assert closed.ask(*change, headers=cookie).status_code == 401  # It does not say where it comes from.
+    assert closed.ask(*change, headers=cookie).status_code == 401  # It does not name its origin.
     assert closed.ask(*change, headers={**cookie, "Sec-Fetch-Site": "cross-site", **own}).status_code == 403
     assert closed.ask(*change, headers={**cookie, "Origin": "http://evil.example"}).status_code == 403
     assert closed.ask(*change, headers={**cookie, "Origin": "null"}).status_code == 403
@@ -264,12 +264,12 @@ def test_signing_out_ends_the_session(closed: Closed) -> None:
 
 
 def _at_provider(closed: Closed, browser: requests.Session, user: str) -> str:
-    """Sign in at the provider; the address that it sends the browser back to."""
-    sent = browser.get(f"{closed.site.address}/login/openid?next=/info/", allow_redirects=False, timeout=60)
-    assert sent.status_code == 303
-    address = sent.headers["Location"]
-    asked = parse_qs(urlsplit(address).query)
-    assert (asked["code_challenge_method"], len(asked["code_challenge"][0])) == (["S256"], 43)
+    """Sign in at the provider, and return the address to which it redirects the browser."""
+    redirect = browser.get(f"{closed.site.address}/login/openid?next=/info/", allow_redirects=False, timeout=60)
+    assert redirect.status_code == 303
+    address = redirect.headers["Location"]
+    query = parse_qs(urlsplit(address).query)
+    assert (query["code_challenge_method"], len(query["code_challenge"][0])) == (["S256"], 43)
     assert address.startswith(closed.issuer)
     return browser.post(address, data={"sub": user}, allow_redirects=False, timeout=60).headers["Location"]
 
@@ -297,12 +297,14 @@ def test_a_provider_user_without_a_role_is_refused(closed: Closed) -> None:
 
 
 def test_a_sign_in_cannot_be_finished_in_another_browser(closed: Closed) -> None:
-    """An attacker's code, slipped to a victim, and a victim's code with another state."""
+    """Neither an attacker's code in a victim's browser, nor a victim's code with another state."""
     attacker, victim = requests.Session(), requests.Session()
     back = _at_provider(closed, attacker, "rita")
     assert victim.get(back, timeout=60).status_code == 400
-    one, other = (_at_provider(closed, browser, "rita") for browser in (victim, requests.Session()))
-    mixed = one.replace(parse_qs(urlsplit(one).query)["state"][0], parse_qs(urlsplit(other).query)["state"][0])
+    victim_address, other_address = (_at_provider(closed, browser, "rita") for browser in (victim, requests.Session()))
+    mixed = victim_address.replace(
+        parse_qs(urlsplit(victim_address).query)["state"][0], parse_qs(urlsplit(other_address).query)["state"][0]
+    )
     assert victim.get(mixed, timeout=60).status_code == 400
     assert victim.get(f"{closed.site.address}/info/", timeout=60).status_code == 401
 
@@ -320,16 +322,16 @@ def test_a_provider_without_password_grant_is_reported(closed: Closed) -> None:
     assert (reply.status_code, "baps users add" in reply.json()["detail"]) == (400, True)
 
 
-# At the end, for who gives wrong ones from this machine's address has to wait.
+# At the end, because later logins from this machine's address are throttled.
 
 
 def test_failed_logins_are_throttled_and_valid_tokens_are_not(closed: Closed) -> None:
     before = len(closed.audit())
-    seen = [
+    statuses = [
         closed.ask("POST", "/auth/token", data={"username": "anna", "password": f"{n}"}).status_code for n in range(25)
     ]
-    assert set(seen) == {401, 429}
-    assert seen == sorted(seen)
+    assert set(statuses) == {401, 429}
+    assert statuses == sorted(statuses)
     assert len(closed.audit()) - before <= 2  # One of each status: the others are counted.
     wrong = closed.ask("POST", "/login", data={"username": "Anna", "password": "b"})
     assert (wrong.status_code, int(wrong.headers["Retry-After"]) <= 300) == (429, True)
@@ -340,20 +342,20 @@ def test_failed_logins_are_throttled_and_valid_tokens_are_not(closed: Closed) ->
     for number in range(15):
         closed.ask("GET", "/info/", f"invented {number}")
     assert closed.ask("GET", "/info/", closed.tokens["anna"]).ok
-    begun = time.perf_counter()
+    started = time.perf_counter()
     assert closed.ask("GET", "/info/", "invented").status_code == 429
-    assert time.perf_counter() - begun < 5
+    assert time.perf_counter() - started < 5
 
 
 def test_only_a_trainer_may_replace_the_label_of_another_annotator(closed: Closed, tmp_path: Path) -> None:
-    """That of an annotator does not, whatever their request says."""
+    """A label of an annotator is disputed, whatever the request contains."""
     image = read_volume(closed.site.studies / "ct_02.nii.gz")
-    there = np.zeros(image.shape, bool)
-    there[20:30, 20:30, 4:8] = True
+    mask_of_theo = np.zeros(image.shape, bool)
+    mask_of_theo[20:30, 20:30, 4:8] = True
 
-    def save(user: str, mask: NDArray[np.bool_], **said: object) -> list[str]:
+    def save(user: str, mask: NDArray[np.bool_], **extra: object) -> list[str]:
         write_nifti(tmp_path / "label.nii.gz", Volume(mask.astype(np.uint8), image.affine))
-        params = {"label_info": [{"name": "liver", "idx": 1}], "author": "theo", **said}
+        params = {"label_info": [{"name": "liver", "idx": 1}], "author": "theo", **extra}
         reply = closed.ask(
             "PUT",
             "/datastore/label?image=ct_02",
@@ -366,17 +368,21 @@ def test_only_a_trainer_may_replace_the_label_of_another_annotator(closed: Close
         return notes
 
     def counts() -> bool:
-        """Whether trainings take what is served."""
+        """Return whether trainings use the label that is served."""
         info = LabelHistory(closed.site.studies).versions("ct_02", "final")[-1].info
         return "disputed" not in info
 
-    save("theo", there)
-    (note,) = [one for one in save("anna", np.roll(there, 40, 0), confirms=True) if "takes liver away" in one]
+    save("theo", mask_of_theo)
+    (note,) = [
+        note_text
+        for note_text in save("anna", np.roll(mask_of_theo, 40, 0), confirms=True)
+        if "takes liver away" in note_text
+    ]
     assert "the version of theo" in note
     assert not counts()
     click = {"foreground": [[60, 60, 5]], "label": "liver", "save_as": "liver", "confirms": True, "client_id": "theo"}
     form = {"data": {"params": json.dumps(click)}}
     closed.ask("POST", "/infer/zero_shot?image=ct_02&output=json", closed.tokens["anna"], **form)
     assert not counts()
-    save("theo", np.roll(there, 40, 0))
+    save("theo", np.roll(mask_of_theo, 40, 0))
     assert counts()

@@ -1,4 +1,4 @@
-"""Files that come to and go from the folder while it is served."""
+"""Files that are added to or removed from a folder while it is served."""
 
 from __future__ import annotations
 
@@ -91,8 +91,8 @@ def test_a_file_from_the_future_is_listed(served: StudiesDatastore, monkeypatch:
 def test_unchanged_folders_are_not_read_again(served: StudiesDatastore, monkeypatch: pytest.MonkeyPatch) -> None:
     old = time.time() - 3600
     served.list_images()
-    for place in (folder(served), *folder(served).rglob("*")):
-        os.utime(place, (old, old))
+    for path in (folder(served), *folder(served).rglob("*")):
+        os.utime(path, (old, old))
     served.list_images()
     reads = []
     monkeypatch.setattr(served._watch, "_read", lambda: reads.append(1))
@@ -102,11 +102,11 @@ def test_unchanged_folders_are_not_read_again(served: StudiesDatastore, monkeypa
 
 
 def test_a_new_images_folder_is_served(tmp_path: Path) -> None:
-    found = StudiesDatastore(str(tmp_path), auto_reload=True, read_only=False)
-    assert found.list_images() == []
+    datastore = StudiesDatastore(str(tmp_path), auto_reload=True, read_only=False)
+    assert datastore.list_images() == []
     (tmp_path / "images").mkdir()
     shutil.copy(IMAGE, tmp_path / "images" / "first.nii.gz")
-    assert found.list_images() == ["first"]
+    assert datastore.list_images() == ["first"]
 
 
 def test_no_inotify_watch_is_used(served: StudiesDatastore) -> None:

@@ -1,4 +1,4 @@
-"""Studies on a mount that cannot be written to, and on a disk without room."""
+"""Studies on a read-only mount, and on a full disk."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ SETTINGS = {"labels": "spleen=2,liver=1"}
 
 
 @contextmanager
-def mounted(point: Path, *how: str) -> Iterator[None]:
-    """A mount for a test; skips where none may be made."""
-    done = subprocess.run(["mount", *how, str(point)], capture_output=True, text=True)  # noqa: S607
+def mounted(point: Path, *options: str) -> Iterator[None]:
+    """Mount something for a test, or skip the test if mounting is not permitted."""
+    done = subprocess.run(["mount", *options, str(point)], capture_output=True, text=True)  # noqa: S607
     if done.returncode:
         pytest.skip(f"Nothing can be mounted here: {done.stderr.strip()}")
     try:
@@ -47,7 +47,7 @@ def mounted(point: Path, *how: str) -> Iterator[None]:
 @pytest.fixture(scope="module")
 @starts("server")
 def scanner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path, MONAILabelClient]]:
-    """A read-only mount with two volumes, one of them labelled, and a series; its source, and a server on it."""
+    """A read-only mount with two volumes, one of them labelled, and a series: its source, a folder, and a client."""
     folder = tmp_path_factory.mktemp("scanner")
     source, point = folder / "source", folder / "mount"
     (source / "labels" / "final").mkdir(parents=True)
@@ -68,7 +68,7 @@ def scanner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Pa
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """The hash of every file, by its path."""
+    """Return the hash of every file, by its path."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.rglob("*")
@@ -96,11 +96,11 @@ def test_everything_except_saving_works(scanner: tuple[Path, Path, MONAILabelCli
     converted.write_bytes(reply.content)
     reader = SimpleITK.ImageSeriesReader()
     reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(source / "series")))
-    expected, found = reader.Execute(), SimpleITK.ReadImage(str(converted))
-    assert found.GetSize() == expected.GetSize()
-    middle = [size // 2 for size in found.GetSize()]
+    expected, served = reader.Execute(), SimpleITK.ReadImage(str(converted))
+    assert served.GetSize() == expected.GetSize()
+    middle = [size // 2 for size in served.GetSize()]
     assert (
-        found[middle] == expected[expected.TransformPhysicalPointToIndex(found.TransformIndexToPhysicalPoint(middle))]
+        served[middle] == expected[expected.TransformPhysicalPointToIndex(served.TransformIndexToPhysicalPoint(middle))]
     )
     file, _ = client.infer("zero_shot", "series", {"label": "spleen", "foreground": [middle]})
     assert Path(file).stat().st_size
@@ -143,12 +143,12 @@ def test_nothing_is_stored_partially_on_a_full_disk(tmp_path: Path) -> None:
     room = image.stat().st_size + (200 << 10)
     with mounted(studies, "-t", "tmpfs", "-o", f"size={room}", "tmpfs"):
         shutil.copy(image, studies)
-        with running_server(studies, tmp_path / "server.log", {**SETTINGS, "adapters": str(tmp_path / "a")}) as found:
-            client = MONAILabelClient(found[0], tmpdir=str(tmp_path))
+        with running_server(studies, tmp_path / "server.log", {**SETTINGS, "adapters": str(tmp_path / "a")}) as server:
+            client = MONAILabelClient(server[0], tmpdir=str(tmp_path))
             listed = client.datastore()
             with image.open("rb") as file:
-                sent = {"file": ("a.nii.gz", file)}
-                reply = requests.put(f"{found[0]}/datastore/image?image=new", files=sent, timeout=60)
+                files = {"file": ("a.nii.gz", file)}
+                reply = requests.put(f"{server[0]}/datastore/image?image=new", files=files, timeout=60)
             assert (reply.status_code, "nothing was stored" in reply.json()["detail"]) == (507, True)
             assert [path.name for path in studies.glob("*.nii.gz")] == ["ct_01.nii.gz"]
             (studies / "filling").write_bytes(bytes(shutil.disk_usage(studies).free))
@@ -163,7 +163,7 @@ def test_nothing_is_stored_partially_on_a_full_disk(tmp_path: Path) -> None:
 
 
 def test_information_about_labels_survives_restarts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The list of a folder that was served before, when it could be written to; later labels lie beside it."""
+    """The index of a folder that was writable before is kept, and later labels are added."""
     monkeypatch.setattr(settings, "MONAI_LABEL_DATASTORE_CACHE_PATH", str(tmp_path / "cache"))
     studies = tmp_path / "studies"
     studies.mkdir()
@@ -202,7 +202,7 @@ def test_a_temporary_folder_replaces_an_unusable_cache(tmp_path: Path, monkeypat
 
 @pytest.mark.slow
 def test_a_full_disk_for_temporary_files_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Uploads and answers pass through them."""
+    """Uploads and responses use temporary files."""
     studies, temporary = tmp_path / "studies", tmp_path / "tmp"
     studies.mkdir()
     temporary.mkdir()
@@ -212,20 +212,20 @@ def test_a_full_disk_for_temporary_files_is_reported(tmp_path: Path, monkeypatch
     with mounted(temporary, "-t", "tmpfs", "-o", "size=1m", "tmpfs"):
         monkeypatch.setenv("TMPDIR", str(temporary))
         monkeypatch.setenv("MONAI_LABEL_SESSION_PATH", str(temporary / "sessions"))
-        with running_server(studies, tmp_path / "server.log", {**SETTINGS, "adapters": str(tmp_path / "a")}) as found:
+        with running_server(studies, tmp_path / "server.log", {**SETTINGS, "adapters": str(tmp_path / "a")}) as server:
             (temporary / "filling").write_bytes(bytes(shutil.disk_usage(temporary).free))
             params = json.dumps({"foreground": [spleen_click("ct_01")], "result_compress": False})
-            for method, path, sent in (
+            for method, path, options in (
                 ("PUT", "/datastore/image?image=new", {"files": {"file": ("a.nii.gz", big.read_bytes())}}),
                 ("PUT", "/datastore/label?image=ct_01", {"files": {"label": ("a.nii.gz", big.read_bytes())}}),
                 ("PUT", "/session/", {"files": {"files": ("a.nii.gz", big.read_bytes())}}),
                 ("POST", "/infer/baps?image=ct_01&output=image", {"data": {"params": params}}),
             ):
-                reply = requests.request(method, found[0] + path, timeout=60, **sent)
+                reply = requests.request(method, server[0] + path, timeout=60, **options)
                 assert reply.status_code == 507, (path, reply.status_code, reply.text)
                 assert "room" in reply.json()["detail"]
-            assert requests.get(f"{found[0]}/info/", timeout=60).ok
+            assert requests.get(f"{server[0]}/info/", timeout=60).ok
             (temporary / "filling").unlink()
-            reply = requests.post(f"{found[0]}/infer/baps?image=ct_01", data={"params": params}, timeout=60)
+            reply = requests.post(f"{server[0]}/infer/baps?image=ct_01", data={"params": params}, timeout=60)
             assert reply.ok
     assert [path.name for path in studies.glob("*.nii.gz")] == ["ct_01.nii.gz"]

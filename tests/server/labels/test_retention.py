@@ -1,4 +1,4 @@
-"""What grows without end is cut back, and nothing else."""
+"""Old files are removed, and no others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DAY = 86_400
 
 @pytest.fixture
 def studies(tmp_path: Path) -> StudiesDatastore:
-    """An image with three versions of its label, and series that were converted."""
+    """An image with three versions of its label, and converted series."""
     folder = tmp_path / "studies"
     folder.mkdir()
     (folder / "ct_01.nii.gz").write_bytes((SAMPLES / "images" / "ct_01.nii.gz").read_bytes())

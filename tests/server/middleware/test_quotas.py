@@ -9,7 +9,7 @@ from baps.server.middleware.quotas import GROUPS, FairQueue, QueueFullError
 
 
 def test_free_slots_are_given_to_users_in_turn() -> None:
-    """One user asks eight times before two others ask once each; they wait for one answer, not for eight."""
+    """One user sends eight requests before two others send one each; they wait for one response, not for eight."""
 
     async def order() -> list[str]:
         queue, served = FairQueue(1, 1, 100), list[str]()
@@ -30,21 +30,21 @@ def test_free_slots_are_given_to_users_in_turn() -> None:
 
 @pytest.mark.parametrize(("users", "together"), [("aaaaa", 2), ("ab", 2), ("aabbcc", 3), ("aaab", 3)])
 def test_total_and_per_user_slots_are_limited(users: str, together: int) -> None:
-    async def most() -> int:
-        queue, running, seen = FairQueue(3, 2, 100), 0, 0
+    async def run() -> int:
+        queue, running, max_running = FairQueue(3, 2, 100), 0, 0
 
         async def ask(user: str) -> None:
-            nonlocal running, seen
+            nonlocal running, max_running
             async with queue.slot(user):
                 running += 1
-                seen = max(seen, running)
+                max_running = max(max_running, running)
                 await asyncio.sleep(0.01)
                 running -= 1
 
         await asyncio.gather(*map(ask, users))
-        return seen
+        return max_running
 
-    assert asyncio.run(most()) == together
+    assert asyncio.run(run()) == together
 
 
 def test_too_many_waiting_requests_of_one_user_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""Whatever path is asked for, the guard and the routes see the same one, below the root path."""
+"""The guard and the routes see the same path below the root path."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ PARTS = ["/baps", "baps", "/", "//", "", "/info/", "/audit", "/%2e%2e", "..", "/
 
 
 def seen(path: str, given_root: str = "", root: str = ROOT) -> Scope | None:
-    """What the application behind sees of a request, or None if it is refused."""
-    found: list[Scope] = []
+    """Return the scope that the application gets, or None if the request is refused."""
+    scopes: list[Scope] = []
 
     async def app(scope: Scope, _: Receive, __: Send) -> None:
-        found.append(scope)
+        scopes.append(scope)
 
     async def receive() -> Message:
         return {"type": "http.request"}
@@ -36,7 +36,7 @@ def seen(path: str, given_root: str = "", root: str = ROOT) -> Scope | None:
 
     scope = {"type": "http", "method": "GET", "path": given_root + path, "root_path": given_root, "headers": []}
     asyncio.run(RootPath(app, root)(scope, receive, send))
-    return found[0] if found else None
+    return scopes[0] if scopes else None
 
 
 @pytest.mark.parametrize("given_root", ["", "/baps", "/baps/"], ids=["setting", "uvicorn", "uvicorn with a slash"])
@@ -75,7 +75,7 @@ def test_guard_and_routes_see_the_same_path(path: str, root: str) -> None:
 
 @given(st.lists(st.sampled_from(PARTS), max_size=5).map("".join))
 def test_no_path_reaches_a_route_with_another_policy(path: str) -> None:
-    """An application with the admins' route alone: whoever gets there was taken for an admin's request."""
+    """In an application with one route for admins, every request that reaches it was checked as such."""
     app = FastAPI()
     kinds = []
 
@@ -103,12 +103,12 @@ def test_redirects_stay_below_the_root_path() -> None:
     def info() -> None: ...
 
     client: Any = TestClient(RootPath(app, ROOT), base_url="http://hospital", follow_redirects=False)
-    for asked in ("/info", "/baps/info"):
-        assert client.get(asked).headers["Location"] == "http://hospital/baps/info/"
+    for path in ("/info", "/baps/info"):
+        assert client.get(path).headers["Location"] == "http://hospital/baps/info/"
 
 
 @pytest.mark.parametrize(
-    ("said", "root"),
+    ("text", "root"),
     [
         ("/baps", "/baps"),
         ("baps", "/baps"),
@@ -118,13 +118,13 @@ def test_redirects_stay_below_the_root_path() -> None:
         ("/a/b.c_d~e-f/", "/a/b.c_d~e-f"),
     ],
 )
-def test_root_paths_are_normalized(said: str, root: str) -> None:
-    assert parse_root_path(said) == root
+def test_root_paths_are_normalized(text: str, root: str) -> None:
+    assert parse_root_path(text) == root
 
 
 @pytest.mark.parametrize(
-    "said", ["/a//b", "/..", "/a/../b", "https://x/baps", '/"', "/a b", "/a?b", "/%62", "/é", "/."]
+    "text", ["/a//b", "/..", "/a/../b", "https://x/baps", '/"', "/a b", "/a?b", "/%62", "/é", "/."]
 )
-def test_invalid_root_paths_are_refused(said: str) -> None:
+def test_invalid_root_paths_are_refused(text: str) -> None:
     with pytest.raises(InputError, match="root path is a path such as /baps"):
-        parse_root_path(said)
+        parse_root_path(text)

@@ -1,4 +1,4 @@
-"""Whatever answers, and however: the headers are there."""
+"""All responses have the security headers."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from baps.server.strategies.random import RandomStrategy
 
 
 class _Images:
-    """A datastore of images that were offered so many seconds ago."""
+    """A datastore of images that were selected a number of seconds ago."""
 
     def __init__(self, ago: dict[str, float | None]) -> None:
         self.ago = ago
@@ -28,10 +28,10 @@ class _Images:
 
 @pytest.mark.parametrize("ago", [0, -100, None])
 def test_images_that_were_just_selected_are_selected_again(ago: float | None) -> None:
-    found = RandomStrategy()({"strategy": "random"}, _Images({"a": ago, "b": ago}))
-    assert found is not None
-    assert found["id"] in ("a", "b")
-    assert found["weight"] >= 1
+    sample = RandomStrategy()({"strategy": "random"}, _Images({"a": ago, "b": ago}))
+    assert sample is not None
+    assert sample["id"] in ("a", "b")
+    assert sample["weight"] >= 1
 
 
 def test_images_that_were_never_selected_are_preferred() -> None:

@@ -10,7 +10,7 @@ from baps.server.strategies.usable import first_usable
 
 
 class _Images:
-    """A datastore that fails with an image as its first letter says."""
+    """A datastore that fails depending on the first letter of the image."""
 
     _ERRORS: ClassVar[dict[str, Exception]] = {
         "i": InputError("It has missing slices."),

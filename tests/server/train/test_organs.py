@@ -1,6 +1,6 @@
-"""The organ model through the real server: masks without a click, training, and volumes that are proposed.
+"""The organ model of the real server: masks without clicks, training, and Next Sample.
 
-Its weights are random: what is tested is what comes back, and not how good it is.
+Its weights are random, so the tests check the responses and not the accuracy.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ QUICK = {"method": "linear_probe", "epochs": 3, "label": "spleen"}
 
 @pytest.fixture(scope="module")
 def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Leaves no label and no adapter behind."""
+    """A server whose tests leave no label and no adapter."""
     folder = tmp_path_factory.mktemp("site")
     with threaded_site(folder, cases=3, settings={"organ_weights": str(small_organ_model(folder))}) as running:
         yield running
@@ -42,12 +42,12 @@ def own_hospital(tmp_path: Path) -> Iterator[Site]:
         yield running
 
 
-def post(server: Site, path: str, **given: Any) -> requests.Response:
-    return requests.post(f"{server.address}{path}", timeout=120, **given)
+def post(server: Site, path: str, **options: Any) -> requests.Response:
+    return requests.post(f"{server.address}{path}", timeout=120, **options)
 
 
 def submit(server: Site, case: str) -> None:
-    """The true spleen of a sample volume."""
+    """Submit the reference label of the spleen of a sample volume."""
     affine = nibabel.load(server.studies / f"{case}.nii.gz").affine
     path = server.studies.parent / "label.nii.gz"
     nibabel.save(nibabel.Nifti1Image((truth(case) == 2).astype(np.uint8), affine), path)
@@ -55,7 +55,7 @@ def submit(server: Site, case: str) -> None:
 
 
 def train(server: Site, **options: Any) -> dict[str, Any]:
-    """Train ``organs`` to the end; its stats."""
+    """Train ``organs``, wait until it ends, and return its statistics."""
     server.client.train_start("organs", {**QUICK, **options})
     while True:
         stats: dict[str, Any] = server.client.info()["train_stats"]["organs"]
@@ -90,7 +90,7 @@ def test_the_organ_model_is_listed_for_viewers(hospital: Site) -> None:
 
 
 def test_masks_without_clicks_have_the_geometry_of_the_image(hospital: Site) -> None:
-    file, said = hospital.client.infer("organs", "ct_01", {"result_extension": ".nrrd", "result_dtype": "uint8"})
+    file, params = hospital.client.infer("organs", "ct_01", {"result_extension": ".nrrd", "result_dtype": "uint8"})
     voxels, header = nrrd.read(file)
     image = nibabel.load(hospital.studies / "ct_01.nii.gz")
     assert (voxels.shape, voxels.dtype) == (image.shape, np.uint8)
@@ -98,10 +98,10 @@ def test_masks_without_clicks_have_the_geometry_of_the_image(hospital: Site) -> 
     assert np.allclose(header["space directions"].T, lps[:, :3], atol=1e-5)
     assert np.allclose(header["space origin"], lps[:, 3], atol=1e-4)
     assert set(np.unique(voxels)) == {0, 2}
-    assert said["label_names"] == {"spleen": 2}  # Slicer takes the names one by one for the segments that are there.
-    assert said["adapter"] == {"spleen": "unadapted"}
-    assert "Nothing answers for liver" in said["notes"][0]
-    assert said["latencies"]["total_ms"] > 0
+    assert params["label_names"] == {"spleen": 2}  # Slicer takes the names one by one for the segments that are there.
+    assert params["adapter"] == {"spleen": "unadapted"}
+    assert "Nothing answers for liver" in params["notes"][0]
+    assert params["latencies"]["total_ms"] > 0
     readings = hospital.adapters / "organs" / "readings"
     assert readings.stat().st_mode & 0o777 == 0o700
     assert len(list(readings.glob("*.npy"))) == 1
@@ -111,10 +111,10 @@ def test_masks_without_clicks_have_the_geometry_of_the_image(hospital: Site) -> 
 
 def test_ohif_gets_the_same_mask_uncompressed(hospital: Site) -> None:
     params = {"result_extension": ".nrrd", "result_dtype": "uint8", "result_compress": False}
-    answer = post(hospital, "/infer/organs?image=ct_02&output=image", data={"params": json.dumps(params)})
-    assert answer.status_code == 200
-    assert "liver" in answer.headers["X-BAPS-Notes"]
-    header, _, data = answer.content.partition(b"\n\n")
+    response = post(hospital, "/infer/organs?image=ct_02&output=image", data={"params": json.dumps(params)})
+    assert response.status_code == 200
+    assert "liver" in response.headers["X-BAPS-Notes"]
+    header, _, data = response.content.partition(b"\n\n")
     assert b"encoding: raw" in header
     file, _ = hospital.client.infer("organs", "ct_02", {})
     np.testing.assert_array_equal(
@@ -123,7 +123,7 @@ def test_ohif_gets_the_same_mask_uncompressed(hospital: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "sent", "status", "said"),
+    ("path", "options", "status", "message"),
     [
         ("/infer/organs?image=ct_01", {"data": {"params": '{"save_as": "liver"}'}}, 400, "does not know liver"),
         ("/infer/organs?image=ct_01", {"data": {"params": '{"save_as": "heart"}'}}, 400, "no save_as 'heart'"),
@@ -138,9 +138,11 @@ def test_ohif_gets_the_same_mask_uncompressed(hospital: Site) -> None:
         ("/activelearning/magic", {"json": {}}, 404, "Known ones: random, first, disagreement"),
     ],
 )
-def test_invalid_requests_are_refused(hospital: Site, path: str, sent: dict[str, Any], status: int, said: str) -> None:
-    answer = post(hospital, path, **sent)
-    assert (answer.status_code, said in answer.json()["detail"]) == (status, True), answer.text
+def test_invalid_requests_are_refused(
+    hospital: Site, path: str, options: dict[str, Any], status: int, message: str
+) -> None:
+    response = post(hospital, path, **options)
+    assert (response.status_code, message in response.json()["detail"]) == (status, True), response.text
 
 
 def test_next_sample_returns_the_disagreement_and_a_reason(hospital: Site) -> None:
@@ -166,11 +168,11 @@ def test_saving_training_and_segmenting(own_hospital: Site) -> None:
     assert "ct_01" not in json.dumps(record)
     assert not store.checkpoint_folder("spleen").exists()
 
-    _, said = server.client.infer("organs", "ct_03", {})
-    assert said["adapter"] == {"spleen": "unadapted"}
+    _, params = server.client.infer("organs", "ct_03", {})
+    assert params["adapter"] == {"spleen": "unadapted"}
     store.publish("spleen", "v0001")
-    _, said = server.client.infer("organs", "ct_03", {})
-    assert said["adapter"] == {"spleen": "v0001"}
+    _, params = server.client.infer("organs", "ct_03", {})
+    assert params["adapter"] == {"spleen": "v0001"}
 
     submit(server, "ct_02")
     result = train(server)["adapters"]["spleen"]
@@ -195,9 +197,9 @@ def test_clicks_work_without_an_organ_model(tmp_path: Path) -> None:
     weights = tmp_path / "organs.safetensors"
     weights.write_bytes(b"junk")
     with threaded_site(tmp_path, cases=2, settings={"organ_weights": str(weights)}) as server:
-        answer = post(server, "/infer/organs?image=ct_01", data={"params": "{}"})
-        assert answer.status_code == 503
-        assert "The organ model cannot be loaded; clicks are answered." in answer.json()["detail"]
+        response = post(server, "/infer/organs?image=ct_01", data={"params": "{}"})
+        assert response.status_code == 503
+        assert "The organ model cannot be loaded; clicks are answered." in response.json()["detail"]
         file, _ = server.client.infer("baps", "ct_01", {"foreground": [spleen_click("ct_01")]})
         assert nrrd.read(file)[0].any()
         sample = server.client.next_sample("disagreement", {})

@@ -1,4 +1,4 @@
-"""A PACS with many series: asked for what a request is about, and no more."""
+"""A PACS with many series: it is queried only for what a request needs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ LABELS = {"ball": 1}
 
 
 class _Pacs:
-    """A stand-in that runs, and its address."""
+    """A running stand-in for a PACS, and its address."""
 
     def __init__(self, archive: Archive) -> None:
         self.archive, self.server = archive, serve(archive)
@@ -50,7 +50,7 @@ class _Pacs:
 
     @property
     def asked(self) -> dict[str, int]:
-        """How often it was asked for what since this was last looked at."""
+        """Return the number of requests of each kind since the last call."""
         found = dict(self.archive.asked)
         self.archive.asked.clear()
         return found
@@ -83,7 +83,7 @@ def _submit(store: PacsDatastore, number: int, folder: Path, mask: NDArray[np.bo
 
 
 def _seg(number: int, mask: NDArray[np.bool_]) -> Any:
-    """A label as another program would make it."""
+    """Return a label as another program would create it."""
     sources = [make_image(number, k) for k in range(SLICES)]
     affine = np.diag([-2.0, -2.0, 3.0, 1.0])
     affine[:2, 3] = 64.0
@@ -92,7 +92,7 @@ def _seg(number: int, mask: NDArray[np.bool_]) -> Any:
 
 
 def _post(store: PacsDatastore, label: Any, folder: Path) -> tuple[requests.Response, list[str]]:
-    """Store a label as OHIF does, through the server."""
+    """Store a label through the server, as OHIF does."""
     label.save_as(folder / "seg.dcm", write_like_original=False)
     content = (folder / "seg.dcm").read_bytes()
     body = b"--part\r\nContent-Type: application/dicom\r\n\r\n" + content + b"\r\n--part--\r\n"

@@ -46,13 +46,13 @@ def test_credentials_are_read_from_a_private_file(tmp_path: Path) -> None:
 
 
 def test_without_a_file_the_credentials_come_from_the_environment() -> None:
-    said = dict(zip(ACCOUNT, ("baps", SECRET), strict=True))
-    assert read_pacs_credentials(None, said).account == (b"baps", SECRET.encode())
+    message = dict(zip(ACCOUNT, ("baps", SECRET), strict=True))
+    assert read_pacs_credentials(None, message).account == (b"baps", SECRET.encode())
     assert read_pacs_credentials(None, {ACCOUNT[0]: "baps"}).account is None
 
 
 @pytest.mark.parametrize(
-    ("content", "mode", "said"),
+    ("content", "mode", "message"),
     [
         ("{}", 0o640, "chmod 600"),
         ("{", 0o600, "cannot be used"),
@@ -60,8 +60,8 @@ def test_without_a_file_the_credentials_come_from_the_environment() -> None:
         ('{"ca": "/nowhere.pem"}', 0o600, "ca"),
     ],
 )
-def test_an_invalid_file_is_refused_without_quoting_it(tmp_path: Path, content: str, mode: int, said: str) -> None:
-    with pytest.raises(InputError, match=said) as caught:
+def test_an_invalid_file_is_refused_without_quoting_it(tmp_path: Path, content: str, mode: int, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
         read_pacs_credentials(_file(tmp_path, content, mode))
     assert SECRET not in str(caught.value)
     with pytest.raises(InputError, match="No such file"):
@@ -108,7 +108,7 @@ def test_the_certificate_is_checked_with_the_given_authority(tmp_path: Path) -> 
 @pytest.mark.slow
 @pytest.mark.skipif(bool(orthanc.missing()), reason=orthanc.missing())
 def test_the_server_and_forwarded_requests_use_the_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither arguments nor log hold the password; a viewer's query gets through to the PACS."""
+    """Neither arguments nor log contain the password, and a viewer's query reaches the PACS."""
     monkeypatch.setenv("MONAI_LABEL_DATASTORE_CACHE_PATH", str(tmp_path / "server-cache"))
     uid = str(pydicom.dcmread(next(SAMPLE.glob("*.dcm"))).SeriesInstanceUID)
     login = _file(tmp_path, json.dumps({"user": "baps", "password": SECRET}))
@@ -121,8 +121,8 @@ def test_the_server_and_forwarded_requests_use_the_credentials(tmp_path: Path, m
         settings = {"labels": "spleen=2", "adapters": str(tmp_path / "adapters"), "pacs_credentials": str(login)}
         log = tmp_path / "server.log"
         with running_server(f"{address}/dicom-web", log, settings) as (server, process):
-            told = requests.get(f"{server}/proxy/dicom/qido/series", {"Modality": "CT"}, timeout=30)
-            assert [series["0020000E"]["Value"] for series in told.json()] == [[uid]]
+            received = requests.get(f"{server}/proxy/dicom/qido/series", {"Modality": "CT"}, timeout=30)
+            assert [series["0020000E"]["Value"] for series in received.json()] == [[uid]]
             none = requests.get(f"{server}/proxy/dicom/qido/series", {"Modality": "MR"}, timeout=30)
             assert none.json() == []
             assert requests.get(f"{server}/info/", timeout=60).json()["datastore"]["total"] == 1

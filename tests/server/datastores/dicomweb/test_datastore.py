@@ -1,4 +1,4 @@
-"""Images of a real PACS, and of one that misbehaves."""
+"""Images of a real PACS, and of a faulty one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ needs_orthanc = pytest.mark.skipif(bool(orthanc.missing()), reason=orthanc.missi
 
 
 def _copy(folder: Path, modality: str, skip: tuple[int, ...] = (), sop_class: str = "") -> str:
-    """The sample series as another one."""
+    """Return the sample series with other UIDs."""
     series, study = generate_uid(), generate_uid()
     folder.mkdir(parents=True)
     for number, file in enumerate(FILES):
@@ -51,7 +51,7 @@ def _copy(folder: Path, modality: str, skip: tuple[int, ...] = (), sop_class: st
 
 @pytest.fixture(scope="module")
 def pacs(empty_orthanc: Callable[[], str], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, str]]:
-    """Orthanc with images of two modalities, one with slices missing, and a report; series by what they are."""
+    """Orthanc with images of two modalities, one with missing slices, and a report; its series by their content."""
     folder = tmp_path_factory.mktemp("pacs")
     series = {
         "CT": str(pydicom.dcmread(FILES[0]).SeriesInstanceUID),
@@ -87,9 +87,9 @@ def test_a_fetched_series_is_the_volume_of_its_files(pacs: tuple[str, dict[str, 
     address, series = pacs
     store = open_pacs(address)
     for name in ("CT", "MR"):
-        found, wanted = read_volume(Path(store.get_image_uri(series[name]))), read_volume(SAMPLE)
-        np.testing.assert_array_equal(found.voxels, wanted.voxels)
-        assert found.same_geometry(wanted)
+        fetched, expected = read_volume(Path(store.get_image_uri(series[name]))), read_volume(SAMPLE)
+        np.testing.assert_array_equal(fetched.voxels, expected.voxels)
+        assert fetched.same_geometry(expected)
         info = store.get_image_info(series[name])
         assert (info["Modality"], info["PatientID"], info["SeriesInstanceUID"]) == (name, "SAMPLE-CT-01", series[name])
 
@@ -125,8 +125,8 @@ def test_an_interrupted_fetch_leaves_no_files(
     store = open_pacs(address)
     iterate = store._client.iter_series
 
-    def half(*given: str) -> Iterator[pydicom.Dataset]:
-        for number, image in enumerate(iterate(*given)):
+    def half(*arguments: str) -> Iterator[pydicom.Dataset]:
+        for number, image in enumerate(iterate(*arguments)):
             if number == 5:
                 raise requests.exceptions.ChunkedEncodingError("cut off")
             yield image
@@ -147,14 +147,14 @@ def test_an_unknown_image_is_refused(pacs: tuple[str, dict[str, str]], cache: Pa
 
 @needs_orthanc
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "reason"),
     [
         ("jpeg xl", r"transfer syntax is JPEG XL Lossless \(1.2.840.10008.1.2.4.110\)"),
         ("slide", "is a whole-slide image"),
     ],
 )
 def test_undecodable_and_unusable_images_are_skipped_with_a_reason(
-    pacs: tuple[str, dict[str, str]], cache: Path, tmp_path: Path, kind: str, said: str
+    pacs: tuple[str, dict[str, str]], cache: Path, tmp_path: Path, kind: str, reason: str
 ) -> None:
     address, _ = pacs
     uid = _copy(tmp_path / "bad", "CT")
@@ -171,7 +171,7 @@ def test_undecodable_and_unusable_images_are_skipped_with_a_reason(
     write_dataset(first, image)
     orthanc.store(address.removesuffix("/dicom-web"), tmp_path / "bad")
     store = open_pacs(address)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=reason):
         store.get_image_uri(uid)
     assert uid not in store.get_unlabeled_images()
     assert store.get_unlabeled_images()
@@ -183,14 +183,14 @@ def test_high_throughput_jpeg_2000_is_decoded(pacs: tuple[str, dict[str, str]], 
     address, _ = pacs
     orthanc.store(address.removesuffix("/dicom-web"), HTJ2K.parent)
     uid = str(pydicom.dcmread(HTJ2K, stop_before_pixels=True).SeriesInstanceUID)
-    wanted = read_volume(HTJ2K)
-    found = read_volume(Path(open_pacs(address).get_image_uri(uid)))
-    assert np.array_equal(found.voxels, wanted.voxels)
-    assert found.same_geometry(wanted)
+    expected = read_volume(HTJ2K)
+    decoded = read_volume(Path(open_pacs(address).get_image_uri(uid)))
+    assert np.array_equal(decoded.voxels, expected.voxels)
+    assert decoded.same_geometry(expected)
 
 
 def _bad(kind: str, folder: Path) -> str:
-    """A series that is no volume, or a doubtful one; its SeriesInstanceUID."""
+    """Write a series that is not a volume, or an ambiguous one, and return its SeriesInstanceUID."""
     uid = _copy(folder, "CT")
     files = sorted(folder.glob("*.dcm"))
     for number, file in enumerate(files):
@@ -226,18 +226,18 @@ def _bad(kind: str, folder: Path) -> str:
 
 @needs_orthanc
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "message"),
     [("doubled", r"doubled slices.*image 6.dcm"), ("of two spacings", r"The series has.*image 14.dcm")],
 )
 def test_an_unusable_series_is_refused_and_no_longer_offered(
-    pacs: tuple[str, dict[str, str]], cache: Path, tmp_path: Path, kind: str, said: str
+    pacs: tuple[str, dict[str, str]], cache: Path, tmp_path: Path, kind: str, message: str
 ) -> None:
     address, _ = pacs
     uid = _bad(kind, tmp_path / "bad")
     orthanc.store(address.removesuffix("/dicom-web"), tmp_path / "bad")
     store = open_pacs(address)
     assert uid in store.get_unlabeled_images()
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         store.get_image_uri(uid)
     assert uid not in store.get_unlabeled_images()
     assert not list(cache.rglob("*.nii.gz"))
@@ -297,15 +297,15 @@ def _answering(code: int, body: bytes = b"") -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    ("code", "body", "said"),
+    ("code", "body", "message"),
     [
         (401, b"", r"HTTP 401.*user and password"),
         (500, b"", r"HTTP 500"),
         (200, b"<html>", "incomplete response"),
     ],
 )
-def test_refusals_and_invalid_responses_are_reported(cache: Path, code: int, body: bytes, said: str) -> None:
-    with _answering(code, body) as address, pytest.raises(BapsError, match=said) as caught:
+def test_refusals_and_invalid_responses_are_reported(cache: Path, code: int, body: bytes, message: str) -> None:
+    with _answering(code, body) as address, pytest.raises(BapsError, match=message) as caught:
         open_pacs(address).list_images()
     assert not isinstance(caught.value, InputError)  # 503, for it is not the fault of who clicked.
     assert "127.0.0.1" not in str(caught.value)
@@ -339,12 +339,12 @@ def test_the_server_keeps_running_if_the_pacs_stops(tmp_path: Path, monkeypatch:
             orthanc.store(address, SAMPLE)
             log = tmp_path / "server.log"
             server, _ = running.enter_context(running_server(f"{address}/dicom-web", log, settings))
-            asked = f"{server}/infer/zero_shot?image={uid}&output=image"
-            assert requests.post(asked, data=click, timeout=60).status_code == 200
+            paths = f"{server}/infer/zero_shot?image={uid}&output=image"
+            assert requests.post(paths, data=click, timeout=60).status_code == 200
             assert requests.get(f"{server}/info/", timeout=60).json()["datastore"]["total"] == 1
             assert list((tmp_path / "cache").rglob("*.nii.gz"))
         deadline = time.monotonic() + 120  # The list of images is kept for some seconds.
-        while (reply := requests.post(asked, data=click, timeout=120)).status_code == 200:
+        while (reply := requests.post(paths, data=click, timeout=120)).status_code == 200:
             assert time.monotonic() < deadline
             time.sleep(0.5)
         assert reply.status_code == 503

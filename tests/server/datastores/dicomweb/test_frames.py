@@ -1,6 +1,6 @@
-"""Frames out of order, several volumes, tilted slices: labels of a real PACS lie where the anatomy does.
+"""Labels of a real PACS mark the right anatomy with unordered frames, several volumes and tilted slices.
 
-The judge is pydicom: a label's frame lies where its own header says, and what it marks is what the image shows there.
+The reference is pydicom: positions of the frames of labels and images are read from their headers.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _slices(count: int, first: int = 0, tilt: float = 0.0, echo: float = 10.0) -
 
 
 def _store(address: str, path: Path) -> str:
-    """Store the files of a folder as a series; its SeriesInstanceUID."""
+    """Store the files of a folder as a series, and return its SeriesInstanceUID."""
     series, study, frame = generate_uid(), generate_uid(), generate_uid()
     for file in path.iterdir():
         image = pydicom.dcmread(file)
@@ -63,15 +63,15 @@ def _store(address: str, path: Path) -> str:
 
 
 def _marked_values(label: Dataset, files: Sequence[Path]) -> set[int]:
-    """The image's values under a label, by the positions that both headers say."""
-    found: set[int] = set()
+    """Return the image's values inside a label, by the positions in both headers."""
+    values: set[int] = set()
     pixels = np.atleast_3d(label.pixel_array.T).T
     for frame, group in zip(pixels, label.PerFrameFunctionalGroupsSequence, strict=True):
         where = np.array(group.PlanePositionSequence[0].ImagePositionPatient, float)
         for value, position in _image_frames(files):
             if np.allclose(position, where, atol=1e-3):
-                found |= set(value[frame > 0].tolist()) if (value[frame > 0] != 0).any() else set()
-    return found
+                values |= set(value[frame > 0].tolist()) if (value[frame > 0] != 0).any() else set()
+    return values
 
 
 def _image_frames(files: Sequence[Path]) -> Iterator[tuple[NDArray[np.int16], NDArray[np.float64]]]:
@@ -85,7 +85,7 @@ def _image_frames(files: Sequence[Path]) -> Iterator[tuple[NDArray[np.int16], ND
 
 
 def _save(store: PacsDatastore, image_id: str, folder: Path, values: Sequence[int]) -> None:
-    """Mark the voxels of some values in what the server hands out, and save it as a viewer does."""
+    """Mark the voxels of some values in the served image, and save the label as a viewer does."""
     volume = read_volume(Path(store.get_image_uri(image_id)))
     mask = np.isin(volume.voxels, values).astype(np.uint8)
     assert mask.sum() == len(values)
@@ -194,8 +194,8 @@ def test_a_volume_with_missing_slices_does_not_affect_the_others(
     for again in (store, open_pacs(f"{address}/dicom-web")):
         with pytest.raises(InputError, match="missing slices"):
             again.get_image_uri(f"{series}-volume1")
-        found = [image for image in again.candidates(at_random=False, least=10**6).images if series in image]
-        assert found == [f"{series}-volume2", f"{series}-volume3"]
+        volumes = [image for image in again.candidates(at_random=False, least=10**6).images if series in image]
+        assert volumes == [f"{series}-volume2", f"{series}-volume3"]
     _save(store, f"{series}-volume3", tmp_path, [310, 420])
     labelled = open_pacs(f"{address}/dicom-web").get_labeled_images()
     assert [image for image in labelled if series in image] == [f"{series}-volume3"]
