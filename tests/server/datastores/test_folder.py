@@ -64,7 +64,7 @@ def test_a_series_is_served_as_nifti_without_patient_data(mixed: Path) -> None:
     header = nibabel.load(path).header
     assert b"PHANTOM" not in header.binaryblock.upper()
     assert (datastore.patient("1.2.840.113.7"), datastore.patient("ct_01")) == ("SAMPLE-CT-01", None)
-    # What viewers are told, and what the host writes into its log, is the converted file and no patient.
+    # The information for viewers and for MONAI Label's log has the converted file and no patient.
     info = datastore.get_image_info("1.2.840.113.7")
     assert (info["path"], info["name"]) == (str(path), path.name)
     assert "SAMPLE" not in json.dumps(info)
@@ -181,7 +181,7 @@ def test_a_save_that_a_crash_interrupted_is_completed_at_the_next_start(mixed: P
     before = listed.read_bytes()
     datastore.save_label("ct_01", str(samples[1]), "final", {"author": "ben"})
     newest = datastore.history.versions("ct_01", "final")[-1].file.parent
-    newest.rename(f"{newest}.saving")  # As it is between the rename that saves, and what follows.
+    newest.rename(f"{newest}.saving")  # As after a crash between the rename and the update of the index.
     listed.write_bytes(before)
     label.write_bytes(samples[0].read_bytes())
     again = open_datastore(mixed)
@@ -244,7 +244,7 @@ def test_the_label_of_one_of_several_volumes_is_exported_as_rtstruct(tmp_path: P
     named = {"label_info": [{"name": "a", "idx": 1}]}
     save_label(datastore, {"a": 1}, "mr-volume2", tmp_path / "sent" / "label.nrrd", "final", named)
     (contour,) = datastore.label_to_rtstruct("mr-volume2").ROIContourSequence[0].ContourSequence
-    assert contour.ContourImageSequence[0].ReferencedFrameNumber == 6  # Where the second slice of that echo lies.
+    assert contour.ContourImageSequence[0].ReferencedFrameNumber == 6  # The second slice of that echo.
     points = np.array(contour.ContourData, float).reshape(-1, 3)
     np.testing.assert_allclose([points.min(0), points.max(0)], [[-2.5, 3.5, 2], [-0.5, 5.5, 2]])
 

@@ -84,7 +84,7 @@ def test_a_label_is_read_once_per_change_of_it_or_its_image(studies: Path, read:
         assert datastore.get_labeled_images() == ["ct_01"]
         assert datastore.status()["completed"] == 1
     assert read == ["ct_01.nii.gz"]
-    assert _open(studies).get_labeled_images() == ["ct_01"]  # After a new start.
+    assert _open(studies).get_labeled_images() == ["ct_01"]  # After a restart.
     assert read == ["ct_01.nii.gz"]
     file.write_bytes(b"no label")
     assert datastore.get_labeled_images() == []

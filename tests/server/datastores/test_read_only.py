@@ -208,7 +208,7 @@ def test_a_full_disk_for_temporary_files_is_reported(tmp_path: Path, monkeypatch
     temporary.mkdir()
     shutil.copy(SAMPLES / "images" / "ct_01.nii.gz", studies)
     big = tmp_path / "big.nii.gz"
-    big.write_bytes(bytes(4 << 20))  # More than is held in memory.
+    big.write_bytes(bytes(4 << 20))  # Larger than the limit for files in memory.
     with mounted(temporary, "-t", "tmpfs", "-o", "size=1m", "tmpfs"):
         monkeypatch.setenv("TMPDIR", str(temporary))
         monkeypatch.setenv("MONAI_LABEL_SESSION_PATH", str(temporary / "sessions"))

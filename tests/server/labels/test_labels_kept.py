@@ -103,7 +103,7 @@ def test_concurrent_clients_lose_nothing(server: Site) -> None:
     assert saved > 0
     assert len(versions) == len(saves) + saved
     newest = versions[-1]
-    assert set(newest.info["authors"]) == set(ORGANS)  # Neither organ was lost to those who drew the other.
+    assert set(newest.info["authors"]) == set(ORGANS)  # No save of one organ has removed the other.
     served = _served(server, "ct_02")
     assert {name for name, idx in ORGANS.items() if (served == idx).any()} == set(ORGANS)
     assert newest.file.read_bytes() == (server.studies / "labels" / "final" / "ct_02.nii.gz").read_bytes()
@@ -133,7 +133,7 @@ def test_a_version_is_restored_while_the_server_runs(server: Site) -> None:
     np.testing.assert_array_equal(_served(server, "ct_04"), first)
     info = requests.get(f"{server.address}/datastore/label/info?label=ct_04&tag=final", timeout=30).json()
     assert info["restored"] == oldest.name
-    _save(server, "ct_04", second, "anna")  # The server goes on from there.
+    _save(server, "ct_04", second, "anna")  # The server continues from the restored version.
     assert len(LabelHistory(server.studies).versions("ct_04", "final")) == 4
 
 
@@ -190,7 +190,7 @@ def test_a_server_killed_during_a_save_loses_no_label(tmp_path: Path) -> None:
     with ThreadPoolExecutor(1) as pool, first as (address, process):
         saving = pool.submit(save, address)
         assert started.wait(120)
-        process.kill()  # In one of the saves that follow without a pause.
+        process.kill()  # During one of the saves, which follow each other without a pause.
         assert isinstance(saving.exception(60), OSError)
     with running_server(studies, tmp_path / "second.log", settings) as (address, _):
         info = requests.get(f"{address}/datastore/label/info?label=ct_01&tag=final", timeout=30).json()

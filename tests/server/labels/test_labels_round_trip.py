@@ -45,7 +45,7 @@ class Study:
         write_little_series(self.series)
         self.datastore = StudiesDatastore(str(folder / "studies"), auto_reload=False, read_only=False)
         names = SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(self.series))
-        self.itk = SimpleITK.ReadImage(names)  # Sorted by position, by GDCM.
+        self.itk = SimpleITK.ReadImage(names)  # GDCM sorts them by position.
         self.headers, self.image = read_series_headers(self.series), read_volume(self.series)
 
     def itk_label(self, voxels: NDArray[Any], vector: bool = False) -> SimpleITK.Image:
@@ -198,7 +198,9 @@ def test_overlaps_survive_saves_of_other_annotators(tmp_path: Path, writer: str)
     path, _ = WRITERS[writer](study, masks)
     save_label(study.datastore, SITE, "p1", path, "final", {"author": "anna"})
     assert study.datastore.get_label_uri("p1", "final").endswith(path.name.removeprefix("label"))
-    assert Path(study.datastore.get_label_uri("p1", "final")).read_bytes() == path.read_bytes()  # As it was sent.
+    assert (
+        Path(study.datastore.get_label_uri("p1", "final")).read_bytes() == path.read_bytes()
+    )  # The file is unchanged.
     free = ~(masks["liver"] | masks["spleen"])
     kidney, aorta = free.copy(), free.copy()
     kidney[:9], aorta[9:] = False, False

@@ -121,7 +121,7 @@ def test_a_save_that_stores_another_label_fails_and_changes_nothing(
     assert (studies / "datastore_v2.json").read_text() == listed
     assert [version.name for version in LabelHistory(studies).versions("ct_01", "final")] == versions
     assert not list((studies / "labels-history" / "final" / "ct_01").glob(".partial*"))
-    route(studies)  # And goes well without the fault.
+    route(studies)  # It succeeds without the fault.
 
 
 def test_the_information_about_a_label_is_read_back(studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -220,7 +220,7 @@ def test_labels_of_another_process_are_noticed(studies: Path) -> None:
     """For example, labels that the command line imports while the server runs."""
     datastore, image = _open(studies)
     assert datastore.get_labeled_images() == []
-    _save(studies, "kidney", _disc(image, 3), [3])  # Opens the folder anew.
+    _save(studies, "kidney", _disc(image, 3), [3])  # In another datastore of the same folder.
     assert datastore.get_labeled_images() == ["ct_01"]
     assert datastore.get_label_info("ct_01", "final")["author"] == "anna"
 

@@ -122,7 +122,9 @@ def test_the_oldest_of_too_many_small_bodies_is_cancelled(monkeypatch: pytest.Mo
 
     async def run() -> None:
         bodies = Bodies(_Echo(), 2 << 20)
-        small = _scope(1000, "/activelearning/first", "POST")  # Of images a thread looks first, in any order.
+        small = _scope(
+            1000, "/activelearning/first", "POST"
+        )  # Bodies with images are first checked in threads, in any order.
         unfinished = [asyncio.create_task(_ask(bodies, small, [b"x"], hangs=True)) for _ in range(3)]
         await asyncio.sleep(0.1)
         assert [task.done() for task in unfinished] == [True, False, False]
@@ -150,7 +152,7 @@ def test_large_bodies_wait_and_are_refused_beyond_the_limit(monkeypatch: pytest.
         status, detail = await _ask(bodies, _scope(2 << 20), [bytes(2 << 20)])
         assert (status, detail[:21]) == (429, "You are sending 2 fil")
         assert await _ask(bodies, _scope(2 << 20, principal=other), [bytes(2 << 20)]) == (200, "")
-        assert await _ask(bodies, _scope(3), [b"abc"]) == (200, "")  # A click beside one's own uploads.
+        assert await _ask(bodies, _scope(3), [b"abc"]) == (200, "")  # A click during uploads of the same user.
         for task in unfinished:
             task.cancel()
         await asyncio.gather(*unfinished, return_exceptions=True)

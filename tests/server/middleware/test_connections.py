@@ -103,7 +103,7 @@ def test_a_keep_alive_connection_serves_further_requests(port: int) -> None:
     with requests.Session() as session:
         for _ in range(3):
             assert session.get(f"http://127.0.0.1:{port}/", timeout=10).text == "ok"
-            time.sleep(0.7)  # Longer than headers may take.
+            time.sleep(0.7)  # Longer than the limit for headers.
         assert session.post(f"http://127.0.0.1:{port}/", data=b"x" * 100, timeout=10).text == "ok"
 
 

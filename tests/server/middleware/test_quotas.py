@@ -78,7 +78,7 @@ def test_cancelled_requests_release_their_slots() -> None:
             waiting, granted = asyncio.ensure_future(ask()), asyncio.ensure_future(ask())
             await asyncio.sleep(0)
             waiting.cancel()
-        granted.cancel()  # Its turn has come, but it has not run since.
+        granted.cancel()  # It has the slot, but has not run since.
         await asyncio.gather(waiting, granted, return_exceptions=True)
         await asyncio.wait_for(ask(), 5)
         assert queue._free == 1

@@ -113,14 +113,14 @@ def test_the_black_box_is_queried_on_few_slices(new_ward: Callable[..., Ward]) -
 
 def test_the_next_request_continues_with_further_volumes(new_ward: Callable[..., Ward]) -> None:
     ward = new_ward({1: 0, 2: 6, 3: 3})
-    strategy = ward.strategy(seconds=0)  # One volume a request.
+    strategy = ward.strategy(seconds=0)  # One volume per request.
     for count in (1, 2, 3, 3):
         sample = ward.propose(strategy)
         assert len(ward.organs.asked) == count
     assert sample["id"] == "2"
     assert sorted(ward.organs.asked) == [1, 2, 3]
 
-    ward.studies.images.remove("2")  # It got a label.
+    ward.studies.images.remove("2")  # It has a label now.
     assert ward.propose(strategy)["id"] == "3"
     ward.organs.version = "v0002"
     ward.propose(strategy)

@@ -139,7 +139,7 @@ def test_a_training_stops_with_the_server_and_can_be_resumed(tmp_path: Path, met
         save(server, case)
     server.client.train_start("baps", {"max_images": 100_000})
     training = training_process(server, 1)
-    assert training.nice() == 19  # Whoever clicks goes first.
+    assert training.nice() == 19  # Inference has priority.
     getattr(server.process, method)()
     _, alive = psutil.wait_procs([server.process, training], timeout=30)
     assert not alive
@@ -151,7 +151,7 @@ def test_a_training_stops_with_the_server_and_can_be_resumed(tmp_path: Path, met
 def test_only_confirmed_labels_are_trained_on(own_server: Site) -> None:
     save(own_server, "ct_01")
     save(own_server, "ct_03", model="baps")
-    save(own_server, "ct_01", model="baps")  # It must not take the place of what a person drew.
+    save(own_server, "ct_01", model="baps")  # It must not replace a person's label.
     status = own_server.client.info()["datastore"]
     assert (status["completed"], status["label_tags"]) == (1, {"final": 1, "original": 2})
     save(own_server, "ct_02", author="Dr. Who", slices=[8, 9, 10, 11])

@@ -81,7 +81,7 @@ def test_insufficient_options_end_the_training(
     message: str,
 ) -> None:
     """The training ends before it reads a volume, and its statistics have the reason."""
-    monkeypatch.setattr("baps.server.train.base.lower_priority", lambda: None)  # This process goes on.
+    monkeypatch.setattr("baps.server.train.base.lower_priority", lambda: None)  # The test process keeps its priority.
     monkeypatch.setattr(AdaptationTrainer, "_train", lambda *_: pytest.fail("It trains."))
     started = trainer(bundled, tmp_path)
     started.prepare(options, studies)
@@ -146,6 +146,6 @@ def test_invalid_options_of_the_organ_model_are_refused(
     training.prepare({"method": "bias"}, studies)
     monkeypatch.setattr(
         "baps.fseft.adapters.methods.transformer_blocks", lambda _: []
-    )  # As in a network of convolutions.
+    )  # As in a convolutional network.
     with pytest.raises(InputError, match="changes transformer blocks, and this model has none"):
         training.prepare({"method": "lora"}, studies)

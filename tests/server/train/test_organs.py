@@ -83,7 +83,7 @@ def test_the_organ_model_is_listed_for_viewers(hospital: Site) -> None:
     assert (model["type"], model["dimension"]) == ("segmentation", 3)
     assert model["labels"] == {"spleen": 2, "liver": 1}
     assert [name for name, other in info["models"].items() if other["labels"]] == ["organs"]
-    assert list(info["trainers"]) == ["baps", "organs"]  # Slicer's bars are those of the first.
+    assert list(info["trainers"]) == ["baps", "organs"]  # 3D Slicer displays the progress of the first trainer.
     config = info["trainers"]["organs"]["config"]
     assert (config["label"], config["method"][0], config["decoder"]) == (["all", "spleen", "liver"], "landmarks", False)
     assert "disagreement" in info["strategies"]
@@ -98,7 +98,7 @@ def test_masks_without_clicks_have_the_geometry_of_the_image(hospital: Site) -> 
     assert np.allclose(header["space directions"].T, lps[:, :3], atol=1e-5)
     assert np.allclose(header["space origin"], lps[:, 3], atol=1e-4)
     assert set(np.unique(voxels)) == {0, 2}
-    assert params["label_names"] == {"spleen": 2}  # Slicer takes the names one by one for the segments that are there.
+    assert params["label_names"] == {"spleen": 2}  # 3D Slicer assigns the names to the segments in order.
     assert params["adapter"] == {"spleen": "unadapted"}
     assert "Nothing answers for liver" in params["notes"][0]
     assert params["latencies"]["total_ms"] > 0

@@ -144,7 +144,7 @@ def test_new_labels_are_counted(pacs: _Pacs, tmp_path: Path, monkeypatch: pytest
     store.invalidate()
     assert len(store.get_labeled_images()) == 6
     assert pacs.asked == {"search": 3, "metadata": 1}
-    again = open_pacs(pacs.address)  # What is known outlives the server.
+    again = open_pacs(pacs.address)  # The register survives a restart.
     assert len(again.get_labeled_images()) == 6
     assert pacs.asked == {"search": 2}
     del pacs.archive.stored[label.SOPInstanceUID]
@@ -170,7 +170,7 @@ def test_next_sample_considers_one_page_and_reports_it(pacs: _Pacs) -> None:
         assert found is not None
         assert f"a part of the {SERIES} series" in found["reason"]
         drawn.add(int(found["id"].rpartition(".")[2]) // 100)
-    assert len(drawn) > 3  # Not from the first page alone.
+    assert len(drawn) > 3  # Not only from the first page.
     assert pacs.asked["search"] <= 12 * 3
     assert all(modality(int(image.rpartition(".")[2]) - 1) in ("CT", "MR") for image in store.candidates(True).images)
     assert First()({}, store)["id"] == series_uid(0)  # type: ignore[index]
@@ -186,7 +186,7 @@ def test_next_sample_skips_labelled_and_unusable_images(pacs: _Pacs, monkeypatch
     whole = archive_pacs.make_image
 
     def torn(number: int, k: int) -> Any:
-        image = deepcopy(whole(number, k))  # The stand-in keeps what it has made.
+        image = deepcopy(whole(number, k))  # The stand-in caches its images.
         if number == 3:
             image.ImagePositionPatient = [0.0, 0.0, 0.0]
         return image
@@ -199,7 +199,7 @@ def test_next_sample_skips_labelled_and_unusable_images(pacs: _Pacs, monkeypatch
     assert store.json()["unusable"].keys() <= {series_uid(3)}
     with pytest.raises(InputError, match="doubled slices"):
         store.get_image_uri(series_uid(3))
-    assert pacs.asked["objects"] <= 4  # It is fetched once, and then remembered.
+    assert pacs.asked["objects"] <= 4  # It is fetched once, and then known as unusable.
     assert store.status()["unusable"] == 1
 
 
@@ -316,7 +316,7 @@ def test_a_label_that_cannot_be_read_back_is_kept_until_it_is_verified(
         assert len(list((tmp_path / "cache").rglob("unsent/*.dcm"))) == 1
         assert len(pacs.archive.stored) == 1
     store.invalidate()
-    store.get_labeled_images()  # Whatever asks for labels has it sent and checked again.
+    store.get_labeled_images()  # A query for labels sends and checks it again.
     assert store.get_labeled_images() == [series_uid(0)]
     assert len(pacs.archive.stored) == 1
     assert not list((tmp_path / "cache").rglob("unsent/*"))
@@ -333,7 +333,7 @@ def test_an_unreadable_export_does_not_count(pacs: _Pacs, tmp_path: Path) -> Non
     assert "does not count" in said[0]
     assert "does not lie on the slices" in said[0]
     assert store.get_labeled_images() == []
-    assert open_pacs(pacs.address).get_labeled_images() == []  # It is remembered.
+    assert open_pacs(pacs.address).get_labeled_images() == []  # The reason is registered.
     assert _post(store, _seg(0, _ball()), tmp_path)[1] == []
     assert store.get_labeled_images() == [series_uid(0)]
     cases, skipped = labelled_cases(store, LABELS, {})
@@ -394,7 +394,7 @@ def test_both_formats_are_sent_later_if_the_pacs_is_offline(
     assert len(list((tmp_path / "cache").rglob("unsent/*.dcm"))) == 2
     assert not pacs.archive.stored
     store.invalidate()
-    store.get_labeled_images()  # Whatever asks for labels has them sent.
+    store.get_labeled_images()  # A query for labels sends them.
     assert sorted(str(one.Modality) for one in pacs.archive.stored.values()) == ["RTSTRUCT", "SEG"]
     assert store.get_labeled_images() == [series_uid(0)]
 
@@ -408,7 +408,7 @@ def test_an_unreadable_label_stops_counting_when_it_is_read(pacs: _Pacs, tmp_pat
     label.PixelData = b"\x00"
     pacs.archive.stored[label.SOPInstanceUID] = label
     store = open_pacs(pacs.address)
-    assert store.get_labeled_images() == [series_uid(0)]  # By its header.
+    assert store.get_labeled_images() == [series_uid(0)]  # Its header alone is read.
     with pytest.raises(InputError, match="cannot be read"):
         store.get_label_uri(series_uid(0), "final")
     assert store.get_labeled_images() == []

@@ -99,7 +99,7 @@ def test_a_slow_response_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
         _begin(handler, "application/dicom+json")
-        while True:  # A whole part of what is read at once, now and then.
+        while True:  # A complete chunk every 50 ms.
             handler.wfile.write(bytes(10))
             time.sleep(0.05)
 

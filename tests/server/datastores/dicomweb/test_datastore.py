@@ -265,7 +265,7 @@ def test_a_tilted_gantry_keeps_the_positions_of_slices_and_labels(
     store = open_pacs(address)
     volume = read_volume(Path(store.get_image_uri(uid)))
     stored = read_volume(SAMPLE).voxels
-    for k in range(24):  # Straightened, by 1 mm a slice.
+    for k in range(24):  # The stack is straightened by 1 mm per slice.
         j = int(k / 2.8 + 0.5)
         np.testing.assert_array_equal(volume.voxels[:, j : j + 128, k], stored[:, :, k])
     np.testing.assert_allclose(volume.affine[:3, 2], [0, 0, 6], atol=1e-4)
@@ -307,7 +307,7 @@ def _answering(code: int, body: bytes = b"") -> Iterator[str]:
 def test_refusals_and_invalid_responses_are_reported(cache: Path, code: int, body: bytes, message: str) -> None:
     with _answering(code, body) as address, pytest.raises(BapsError, match=message) as caught:
         open_pacs(address).list_images()
-    assert not isinstance(caught.value, InputError)  # 503, for it is not the fault of who clicked.
+    assert not isinstance(caught.value, InputError)  # The status is 503, because the request was valid.
     assert "127.0.0.1" not in str(caught.value)
 
 
@@ -343,7 +343,7 @@ def test_the_server_keeps_running_if_the_pacs_stops(tmp_path: Path, monkeypatch:
             assert requests.post(paths, data=click, timeout=60).status_code == 200
             assert requests.get(f"{server}/info/", timeout=60).json()["datastore"]["total"] == 1
             assert list((tmp_path / "cache").rglob("*.nii.gz"))
-        deadline = time.monotonic() + 120  # The list of images is kept for some seconds.
+        deadline = time.monotonic() + 120  # The list of images is cached for some seconds.
         while (reply := requests.post(paths, data=click, timeout=120)).status_code == 200:
             assert time.monotonic() < deadline
             time.sleep(0.5)

@@ -64,7 +64,7 @@ def test_a_submitted_label_counts_at_once(pacs: tuple[str, Series], tmp_path: Pa
     _submit(store, series, series.labels, tmp_path)
     assert store.status()["completed"] == 1
     assert (store.get_labeled_images(), store.get_unlabeled_images()) == ([series.uid], [])
-    other = open_pacs(address)  # As the training process opens it.
+    other = open_pacs(address)  # Like the training process.
     cases, skipped = labelled_cases(other, LABELS, {})
     assert skipped == {}
     for name, value in LABELS.items():
@@ -182,7 +182,7 @@ def test_a_label_that_the_pacs_rejects_is_reported(
 def test_drafts_are_not_sent_to_the_pacs(pacs: tuple[str, Series], tmp_path: Path) -> None:
     address, series = pacs
     store = open_pacs(address)
-    _submit(store, series, series.labels, tmp_path, model="baps")  # A model's, and nobody said that it is right.
+    _submit(store, series, series.labels, tmp_path, model="baps")  # It is of a model, and nobody confirmed it.
     assert store.status()["completed"] == 0
     draft = store.get_label_uri(series.uid, "original")
     np.testing.assert_array_equal(np.asarray(nibabel.load(draft).dataobj), series.labels)

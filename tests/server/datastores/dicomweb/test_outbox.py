@@ -126,7 +126,7 @@ def test_a_label_is_sent_once_despite_a_lost_connection(
     assert (waiting.stat().st_mode & 0o777, waiting.parent.stat().st_mode & 0o777) == (0o600, 0o700)
     assert len(_labels(connection)) == 1 + arrived
     connection.cut = ""
-    again = open_pacs(connection.address)  # As after a restart; whatever asks for the list first has it sent.
+    again = open_pacs(connection.address)  # As after a restart: the first query for labels sends it.
     again.status()
     assert not list(waiting.parent.iterdir())
     assert len(_labels(connection)) == 2
@@ -167,7 +167,7 @@ def test_a_rejected_label_is_kept_and_does_not_delay_others(
         with pytest.raises(BapsError, match=r"did not take the label.*as \*.rejected"):
             _submit(store, series, "spleen", tmp_path)
     send = store._client.store_instances
-    reason.FailureReason = 0x0111  # It has the same one: its answer to the first attempt was lost.
+    reason.FailureReason = 0x0111  # The PACS has it already: the response to the first request was lost.
     with monkeypatch.context() as patched:
         patched.setattr(store._client, "store_instances", lambda labels: (send(labels), refused)[1])
         _submit(store, series, "spleen", tmp_path)

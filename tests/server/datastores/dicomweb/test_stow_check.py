@@ -208,7 +208,7 @@ def test_objects_that_do_not_belong_to_the_study_are_refused(
         pacs.post(label)
     good = pacs.seg(_spleen(pacs))
     with pytest.raises(InputError):
-        pacs.post(good, label)  # Nor is anything else of the request.
+        pacs.post(good, label)  # No object of the request is stored.
     with pytest.raises(InputError):
         pacs.post(good, good)
     assert pacs.count() == before
@@ -287,4 +287,4 @@ def test_dates_in_the_future_are_replaced(zone: str, date: str, time: str) -> No
     assert (read.ContentDate == date) == date.startswith("2020")
     assert "20200101" <= read.ContentDate <= latest
     assert read.ContentSequence[0].DateTime < latest + "9"
-    assert read.StudyDate == "20990101"  # That is the study's own.
+    assert read.StudyDate == "20990101"  # It is a date of the study.

@@ -150,7 +150,7 @@ def test_unreadable_structures_do_not_count(address: str, tmp_path: Path, monkey
     segments = store.newest_segments(stored.uid)[stored.uid]
     assert sorted(segments) == ["elsewhere", "good", "moved"]
     for name, reason in (("moved", "off the nearest slice"), ("elsewhere", "another frame of reference")):
-        for _ in range(2):  # It is remembered.
+        for _ in range(2):  # The reason is registered.
             with pytest.raises(InputError, match=reason):
                 store.organ(stored.uid, segments[name])
     assert _trained(store, stored.uid, "good") == _box_values(stored, 1, 2, 6, 2, 6)
