@@ -172,7 +172,8 @@ def test_next_sample_considers_one_page_and_reports_it(pacs: _Pacs) -> None:
         drawn.add(int(found["id"].rpartition(".")[2]) // 100)
     assert len(drawn) > 3  # Not only from the first page.
     assert pacs.asked["search"] <= 12 * 3
-    assert all(modality(int(image.rpartition(".")[2]) - 1) in ("CT", "MR") for image in store.find_candidates(True).images)
+    images = store.find_candidates(True).images
+    assert all(modality(int(image.rpartition(".")[2]) - 1) in ("CT", "MR") for image in images)
     assert First()({}, store)["id"] == series_uid(0)  # type: ignore[index]
 
 

@@ -194,7 +194,8 @@ def test_a_volume_with_missing_slices_does_not_affect_the_others(
     for again in (store, open_pacs(f"{address}/dicom-web")):
         with pytest.raises(InputError, match="missing slices"):
             again.get_image_uri(f"{series}-volume1")
-        volumes = [image for image in again.find_candidates(random_start=False, min_count=10**6).images if series in image]
+        candidates = again.find_candidates(random_start=False, min_count=10**6)
+        volumes = [image for image in candidates.images if series in image]
         assert volumes == [f"{series}-volume2", f"{series}-volume3"]
     _save(store, f"{series}-volume3", tmp_path, [310, 420])
     labelled = open_pacs(f"{address}/dicom-web").get_labeled_images()
