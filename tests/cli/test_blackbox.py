@@ -55,7 +55,7 @@ def test_port_in_use(option: str) -> None:
 
 def test_a_remote_model_is_not_served_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BAPS_BLACK_BOX", "remote")
-    with pytest.raises(InputError, match="is served already"):
+    with pytest.raises(InputError, match="is already served"):
         _serve()
 
 

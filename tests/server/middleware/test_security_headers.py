@@ -1,4 +1,4 @@
-"""Whatever answers, and however: the headers are there."""
+"""All responses have the security headers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _client() -> TestClient:
         ("/openapi.json", 200),
     ],
 )
-def test_every_answer_has_them(path: str, status: int) -> None:
+def test_every_response_has_the_security_headers(path: str, status: int) -> None:
     client = _client()
     for method in ("GET", "HEAD", "OPTIONS"):
         reply = client.request(method, path, follow_redirects=False)
@@ -53,7 +53,7 @@ def test_every_answer_has_them(path: str, status: int) -> None:
         assert reply.headers["Cache-Control"] == "no-store"
 
 
-def test_an_answer_keeps_its_own_policy_and_nothing_else() -> None:
+def test_a_response_keeps_its_own_policy_and_cache_control() -> None:
     headers = _client().get("/own").headers
     assert (headers["Content-Security-Policy"], headers["Cache-Control"]) == ("default-src 'self'", "private")
     assert headers.get_list("X-Frame-Options") == ["DENY"]

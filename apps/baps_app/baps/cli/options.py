@@ -93,7 +93,7 @@ def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @wraps(command)
         def wrapped(**values: Any) -> None:
-            settings = given_settings(**{name: values.pop(name) for name in names})
+            settings = given_settings(**{name: values.pop(name, "") for name in names})
             command(**values, settings=settings)
 
         added = [inspect.Parameter(name, _KEYWORD, default="", annotation=_ANNOTATIONS[name]) for name in names]

@@ -366,9 +366,13 @@ def check_settings(settings: Settings) -> None:
     if settings.black_box not in BLACK_BOXES:
         raise InputError(f"There is no black box named {settings.black_box!r}. Known ones: {', '.join(BLACK_BOXES)}.")
     if settings.black_box == "remote" and settings.remote_model is None:
-        raise InputError("The black box remote needs an address: give --remote http://host:8000/model (with make: REMOTE=...).")
+        raise InputError(
+            "The black box remote needs an address: give --remote http://host:8000/model (with make: REMOTE=...)."
+        )
     if settings.black_box in ("sam", "sam2") and settings.weights is None:
-        raise InputError(f"The black box {settings.black_box} needs weights: give --weights a checkpoint (with make: WEIGHTS=...).")
+        raise InputError(
+            f"The black box {settings.black_box} needs weights: give --weights a checkpoint (with make: WEIGHTS=...)."
+        )
     if settings.organ_model != "bundled" and settings.organ_weights is None:
         raise InputError(
             f"The organ model {settings.organ_model} needs weights: give the path of a checkpoint (organ_weights)."

@@ -97,7 +97,7 @@ def save_label(
     notes: tuple[str, ...] = ()
     for name in values:
         check_segment_name(name)
-    # Unmarked labels of other sites are left out: nothing uses their slices, and the list would grow.
+    # Empty segments that are no labels of the site are left out, because nothing uses their slices.
     listed = {name: value for name, value in values.items() if value in marked or name in labels}
     annotated = list_annotated_slices(sent, label_map, listed, complete_labels)
     drawn = {name for name, value in values.items() if value in marked or sent.slices is not None}
