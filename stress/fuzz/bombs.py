@@ -330,7 +330,7 @@ def _segmentation(folder: Path, syntax: str = "", frames: Sequence[bytes | bytea
 
 def _structures(folder: Path, contours: Sequence[NDArray[np.float64]]) -> Path:
     """Write an RTSTRUCT with one structure per contour, (N, 3) mm."""
-    structures, contours = [], []
+    structures, roi_contours = [], []
     for number, points in enumerate(contours, start=1):
         structure, contour, roi = Dataset(), Dataset(), Dataset()
         structure.ROINumber = roi.ReferencedROINumber = number
@@ -338,13 +338,13 @@ def _structures(folder: Path, contours: Sequence[NDArray[np.float64]]) -> Path:
         contour.ContourGeometricType, contour.ContourData = "CLOSED_PLANAR", points.ravel().tolist()
         roi.ContourSequence = [contour]
         structures.append(structure)
-        contours.append(roi)
+        roi_contours.append(roi)
     return _dicom(
         folder,
         _IMPLICIT,
         SOPClassUID=_RTSTRUCT,
         StructureSetROISequence=structures,
-        ROIContourSequence=contours,
+        ROIContourSequence=roi_contours,
     )
 
 
