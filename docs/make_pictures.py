@@ -184,10 +184,8 @@ def adapted() -> Figure:
     gains_of_clicks.sort(key=lambda entry: entry[0])
     quartiles = [gains_of_clicks[len(gains_of_clicks) * quarter // 4] for quarter in (1, 2, 3)]
     gains = ", ".join(f"{gain:.2f}" for gain, _, _ in quartiles)
-    print(
-    # Crop to the body.
-        f"{len(gains_of_clicks)} clicks, mean gain {np.mean([gain for gain, _, _ in gains_of_clicks]):.3f}, shown {gains}"
-    )
+    mean = np.mean([gain for gain, _, _ in gains_of_clicks])
+    print(f"{len(gains_of_clicks)} clicks, mean gain {mean:.3f}, shown {gains}")
     figure = Figure(figsize=(9.6, 5.6), facecolor=BACKGROUND_COLOUR, layout="constrained")
     figure.supxlabel("dashed: true outline    + click", color=TEXT, fontsize=11)
     for column, (_, case, request) in zip(figure.subplots(2, 3).T, quartiles, strict=True):

@@ -57,11 +57,11 @@ def test_a_click_at_the_very_edge_is_on_the_image() -> None:
 
 def _dark() -> VisualPrompt:
     """Make a visual prompt that turns every image black."""
-    made = build_visual_prompt("basis")
-    assert isinstance(made, BasisVisualPrompt)
+    visual_prompt = build_visual_prompt("basis")
+    assert isinstance(visual_prompt, BasisVisualPrompt)
     with torch.no_grad():
-        made.head.bias.view(3, 4)[:, 0] = -2.0
-    return made
+        visual_prompt.head.bias.view(3, 4)[:, 0] = -2.0
+    return visual_prompt
 
 
 @pytest.fixture
@@ -70,13 +70,13 @@ def through() -> Callable[..., tuple[Callable[[Adapter | None], NDArray[np.float
 
     def make(*answers: NDArray[np.float32]) -> Any:
         left: Iterator[NDArray[np.float32]] = iter(answers)
-        asked: list[Adapter | None] = []
+        queries: list[Adapter | None] = []
 
         def ask(one: Adapter | None) -> NDArray[np.float32]:
-            asked.append(one)
+            queries.append(one)
             return next(left)
 
-        return ask, asked
+        return ask, queries
 
     return make
 
@@ -85,7 +85,7 @@ GOOD, HALF, OTHER_HALF, BAD, WORSE = (_answer(*places) for places in ([LEFT, RIG
 
 
 @pytest.mark.parametrize(
-    ("first", "others", "expected", "asked"),
+    ("first", "others", "expected", "queried"),
     [
         (GOOD, [], GOOD, 0),
         (HALF, [GOOD], GOOD, 1),
@@ -101,36 +101,36 @@ def test_a_mask_that_violates_more_clicks_is_replaced(
     first: NDArray[np.float32],
     others: list[NDArray[np.float32]],
     expected: NDArray[np.float32],
-    asked: int,
+    queried: int,
 ) -> None:
     adapter = Adapter(_dark(), zoom=0.5)
     ask, seen = through(*others)
     answer, used = fall_back_on_violated_clicks(first, adapter, CLICKS, ask)
     np.testing.assert_array_equal(answer, expected)
-    assert len(seen) == asked
+    assert len(seen) == queried
     assert all(one is not adapter for one in seen)
     assert (used is adapter) == (answer is first)
 
 
 def test_without_an_adapter_there_is_no_fallback(through: Callable[..., Any]) -> None:
-    ask, asked = through()
+    ask, queried = through()
     answer, used = fall_back_on_violated_clicks(BAD, None, CLICKS, ask)
     assert answer is BAD
     assert used is None
-    assert asked == []
+    assert queried == []
 
 
 @pytest.mark.parametrize("first", [Prompt(((20.0, 10.0),)), Prompt(box=(10.0, 5.0, 40.0, 15.0))])
 def test_the_mask_of_a_first_prompt_is_kept(through: Callable[..., Any], first: Prompt) -> None:
-    ask, asked = through()
+    ask, queried = through()
     assert fall_back_on_violated_clicks(BAD, Adapter(_dark()), first, ask)[0] is BAD
-    assert asked == []
+    assert queried == []
 
 
 def test_the_fallback_of_a_bare_visual_prompt_is_the_unadapted_model(through: Callable[..., Any]) -> None:
-    ask, asked = through(GOOD)
+    ask, queried = through(GOOD)
     assert fall_back_on_violated_clicks(BAD, Adapter(_dark()), CLICKS, ask)[1] is None
-    assert asked == [None]
+    assert queried == [None]
 
 
 def test_the_first_fallback_keeps_head_and_zoom(lively_head: OutputHead) -> None:

@@ -33,12 +33,12 @@ def test_segments_that_overlap_are_structures_by_name(history: LabelHistory, tmp
     file = write_label_map(tmp_path / "new", labels, image)
     for info in ({}, {"label_info": [{"name": "liver", "idx": 1}, {"name": "tumour", "idx": 2}], "model": "sam"}):
         history.save("p1", "final", file, ".seg.nrrd", info)
-        made = label_to_rtstruct(history, "p1")
-        found = {segment.name: segment.mask for segment in read_structures(made, image)}
-        assert list(found) == (["liver", "tumour"] if info else ["a", "tumour"])
-        for mask, wanted in zip(found.values(), masks.values(), strict=True):
-            np.testing.assert_array_equal(mask, wanted)
-    assert {one.ROIGenerationAlgorithm for one in made.StructureSetROISequence} == {"SEMIAUTOMATIC"}
+        dataset = label_to_rtstruct(history, "p1")
+        results = {segment.name: segment.mask for segment in read_structures(dataset, image)}
+        assert list(results) == (["liver", "tumour"] if info else ["a", "tumour"])
+        for mask, expected in zip(results.values(), masks.values(), strict=True):
+            np.testing.assert_array_equal(mask, expected)
+    assert {one.ROIGenerationAlgorithm for one in dataset.StructureSetROISequence} == {"SEMIAUTOMATIC"}
 
 
 def test_a_label_that_marks_nothing_is_refused(history: LabelHistory, tmp_path: Path) -> None:

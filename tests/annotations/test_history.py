@@ -54,8 +54,8 @@ def _save(studies: Path, words: str, author: str = "anna", suffix: str = ".nii.g
 
 
 def _listed(studies: Path, tag: str = "final") -> dict[str, object]:
-    found = json.loads((studies / "datastore_v2.json").read_text())["objects"]["ct_01"]["labels"]
-    return found.get(tag, {})
+    result = json.loads((studies / "datastore_v2.json").read_text())["objects"]["ct_01"]["labels"]
+    return result.get(tag, {})
 
 
 def _served(studies: Path) -> str:
@@ -109,8 +109,8 @@ def test_a_label_of_another_kind_takes_the_place_of_the_former_alone(studies: Pa
     _save(studies, "one")
     (studies / "labels" / "final" / "ct_01b.nii.gz").write_text("of another image")
     _save(studies, "two", suffix=".nrrd")
-    found = sorted(path.name for path in (studies / "labels" / "final").iterdir())
-    assert found == ["ct_01.nrrd", "ct_01b.nii.gz"]
+    results = sorted(path.name for path in (studies / "labels" / "final").iterdir())
+    assert results == ["ct_01.nrrd", "ct_01b.nii.gz"]
 
 
 def test_a_draft_leaves_the_final_label_as_it_is(studies: Path) -> None:
@@ -196,16 +196,16 @@ def test_a_kill_at_any_instant_leaves_the_old_or_the_new_label_whole(studies: Pa
         try:
             assert saver.stdout is not None
             assert saver.stdout.readline() == "ready\n"
-            told = -1
+            reports = -1
             for _ in range(1 + moments.integers(3)):
-                told = int(saver.stdout.readline())
+                reports = int(saver.stdout.readline())
             time.sleep(moments.uniform(0, 0.02))  # Somewhere in the next save, or the one after it.
         finally:
             os.kill(saver.pid, signal.SIGKILL)
             rest = saver.communicate()[0]
-        told = max([told, *map(int, rest.split())])
+        reports = max([reports, *map(int, rest.split())])
         unfinished += bool(list(studies.rglob("*.saving")) or list(studies.rglob(".partial-*")))
-        assert _check_whole(studies) in (told, told + 1)  # What was told as saved is.
+        assert _check_whole(studies) in (reports, reports + 1)  # What was told as saved is.
     assert unfinished >= 5  # The kills did fall into saves.
     assert LabelHistory(studies).restore("ct_01", "final", LabelHistory(studies).versions("ct_01", "final")[0].name)
 
@@ -236,21 +236,21 @@ def test_a_kill_before_each_step_that_changes_the_disk(studies: Path) -> None:
     new = studies.parent / "new"
     new.write_bytes(b"anna 1 " * 20_000)
     LabelHistory(studies).save("ct_01", "final", new, ".nii.gz", {"author": "anna", "number": 1})
-    found, step = [], 0
+    results, step = [], 0
     while True:
         step += 1
         new.write_bytes(b"ben 2 " * 20_000)
-        done = subprocess.run([sys.executable, "-c", KILLED_AT, str(studies), str(step)], check=False)
-        found.append(_check_whole(studies))
-        if done.returncode == 0:
+        process = subprocess.run([sys.executable, "-c", KILLED_AT, str(studies), str(step)], check=False)
+        results.append(_check_whole(studies))
+        if process.returncode == 0:
             break
-        assert done.returncode == -signal.SIGKILL
-        if found[-1] == 2:  # Back to where it began; the versions tell the old from the new.
+        assert process.returncode == -signal.SIGKILL
+        if results[-1] == 2:  # Back to where it began; the versions tell the old from the new.
             history = LabelHistory(studies)
             history.restore("ct_01", "final", history.versions("ct_01", "final")[0].name)
     assert step > 15
-    assert found == sorted(found)
-    assert set(found) == {1, 2}
+    assert results == sorted(results)
+    assert set(results) == {1, 2}
 
 
 def test_processes_and_threads_that_save_at_once_lose_no_version(studies: Path) -> None:
@@ -284,9 +284,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if not mount or not umount:
         pytest.skip("there is no program mount")
     command = [mount, "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"no disk can be mounted: {done.stderr.strip()}")
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode:
+        pytest.skip(f"no disk can be mounted: {process.stderr.strip()}")
     yield folder
     subprocess.run([umount, str(folder)], check=True)
 

@@ -52,12 +52,12 @@ def test_two_labels_of_one_image_are_both_left_out() -> None:
 def test_labels_that_are_not_used_are_said(tmp_path: Path, folder: str) -> None:
     write(tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", tmp_path / "c.nii.gz")
     write(*(tmp_path / folder / f"{name}.nii.gz" for name in ("a", "b", "x")))
-    (said,) = unused_labels(tmp_path)
-    assert said == (
+    (message,) = unused_labels(tmp_path)
+    assert message == (
         f"2 files in {tmp_path / folder} look like labels; they are not used. Import them: baps labels import "
         f"{tmp_path / folder} {tmp_path} --dry-run"
     )
-    assert unused_labels(tmp_path, skip_named_folders=True) == ([] if "by-anna" in folder else [said])
+    assert unused_labels(tmp_path, skip_named_folders=True) == ([] if "by-anna" in folder else [message])
     write(tmp_path / "labels" / "final" / "a.nii.gz")
     assert unused_labels(tmp_path)[0].startswith("1 files in")
     write(tmp_path / "labels" / "final" / "b.nii.gz")
@@ -66,17 +66,17 @@ def test_labels_that_are_not_used_are_said(tmp_path: Path, folder: str) -> None:
 
 def test_labels_beside_a_folder_of_images_are_said(tmp_path: Path) -> None:
     write(tmp_path / "imagesTr" / "case_0000.nii.gz", tmp_path / "labelsTr" / "case.nii.gz")
-    (said,) = unused_labels(tmp_path / "imagesTr")
-    assert f"1 files in {tmp_path / 'labelsTr'} look like labels" in said
+    (message,) = unused_labels(tmp_path / "imagesTr")
+    assert f"1 files in {tmp_path / 'labelsTr'} look like labels" in message
     write(tmp_path / "data" / "images" / "a.nii.gz", tmp_path / "data" / "masks" / "a.nii.gz")
-    (said,) = unused_labels(tmp_path / "data")
-    assert f"1 files in {tmp_path / 'data' / 'masks'} look" in said
+    (message,) = unused_labels(tmp_path / "data")
+    assert f"1 files in {tmp_path / 'data' / 'masks'} look" in message
 
 
 def test_names_that_no_image_has_are_said(tmp_path: Path) -> None:
     write(tmp_path / "a.nii.gz", tmp_path / "labels" / "x.nii.gz")
-    (said,) = unused_labels(tmp_path)
-    assert "none is named as an image" in said
+    (message,) = unused_labels(tmp_path)
+    assert "none is named as an image" in message
 
 
 def test_nothing_is_said_of_a_folder_without_labels(tmp_path: Path) -> None:

@@ -29,9 +29,9 @@ def test_what_was_said_at_saving_wins_over_the_sites_numbers() -> None:
     assert label_values(read_label_info(SAID), SITE) == {"liver": 1, "spleen": 2}
 
 
-@pytest.mark.parametrize("said", [{}, {"label_info": []}, {"label_info": None}, {"ts": 1}], ids=str)
-def test_without_it_the_sites_numbers_hold(said: dict[str, Any]) -> None:
-    values = label_values(read_label_info(said), SITE)
+@pytest.mark.parametrize("info", [{}, {"label_info": []}, {"label_info": None}, {"ts": 1}], ids=str)
+def test_without_it_the_sites_numbers_hold(info: dict[str, Any]) -> None:
+    values = label_values(read_label_info(info), SITE)
     assert values == SITE
     values["more"] = 3
     assert "more" not in SITE
@@ -43,7 +43,7 @@ def test_nothing_said_means_a_person_drew_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "confirmed"),
+    ("message", "confirmed"),
     [
         ({"model": "baps"}, False),
         ({"model": "baps", "confirmed": True}, True),
@@ -54,30 +54,30 @@ def test_nothing_said_means_a_person_drew_it() -> None:
     ],
     ids=str,
 )
-def test_a_models_mask_is_not_confirmed_unless_it_is_said(said: dict[str, Any], confirmed: bool) -> None:
-    kept = dict(said)
-    assert read_label_info(said).confirmed is confirmed
-    assert said == kept  # What was given is as it was.
+def test_a_models_mask_is_not_confirmed_unless_it_is_said(message: dict[str, Any], confirmed: bool) -> None:
+    kept = dict(message)
+    assert read_label_info(message).confirmed is confirmed
+    assert message == kept  # What was given is as it was.
 
 
 def test_what_else_was_said_is_kept() -> None:
     segment = {"name": "spleen", "idx": 1}
-    said = {"label_info": [segment], "author": "anna", "client": "Slicer", "params": {"a": [1, 2]}}
-    kept = read_label_info(said).model_dump(mode="json")
-    assert kept.items() >= said.items()
-    assert read_label_info(kept) == read_label_info(said)
+    info = {"label_info": [segment], "author": "anna", "client": "Slicer", "params": {"a": [1, 2]}}
+    kept = read_label_info(info).model_dump(mode="json")
+    assert kept.items() >= info.items()
+    assert read_label_info(kept) == read_label_info(info)
 
 
 def test_what_was_kept_reads_back_the_same() -> None:
-    said = {**SAID, "model": "baps", "slices": [3, 4]}
-    info = read_label_info(said)
+    label_info = {**SAID, "model": "baps", "slices": [3, 4]}
+    info = read_label_info(label_info)
     assert not info.confirmed
     assert LabelInfo.model_validate_json(info.model_dump_json()) == info
 
 
 def test_what_a_label_covers_reads_back_as_it_was_kept() -> None:
-    said = {"annotated_slices": {"spleen": [3, 4], "liver": []}}
-    info = read_label_info(said)
+    messages = {"annotated_slices": {"spleen": [3, 4], "liver": []}}
+    info = read_label_info(messages)
     assert info.annotated_slices == {"spleen": {3, 4}, "liver": set()}
     assert read_label_info(info.model_dump(mode="json")) == info
     assert read_label_info({}).annotated_slices is None
@@ -89,13 +89,13 @@ def test_the_key_of_version_01_is_read() -> None:
     assert read_label_info(old).annotated_slices == {"spleen": {3}}
     both = {"covers": {"spleen": [3]}, "annotated_slices": {"spleen": [4]}}
     assert read_label_info(both).annotated_slices == {"spleen": {4}}
-    said, extra = read_request({"covers": {"spleen": [3]}})
-    assert (said.annotated_slices, extra) == (None, {})
+    message, extra = read_request({"covers": {"spleen": [3]}})
+    assert (message.annotated_slices, extra) == (None, {})
 
 
-def _told(said: dict[str, Any]) -> str:
+def _told(message: dict[str, Any]) -> str:
     with pytest.raises(InputError) as error:
-        read_label_info(said)
+        read_label_info(message)
     assert str(error.value).endswith("Nothing was saved.")
     return str(error.value)
 
@@ -113,7 +113,7 @@ def test_a_name_or_a_value_that_comes_twice_is_refused(segments: list[dict[str, 
 
 
 @pytest.mark.parametrize(
-    ("said", "where"),
+    ("message", "where"),
     [
         ({"label_info": [{"name": "", "idx": 1}]}, "label_info.0.name"),
         ({"label_info": [{"name": "x" * 101, "idx": 1}]}, "label_info.0.name"),
@@ -136,22 +136,22 @@ def test_a_name_or_a_value_that_comes_twice_is_refused(segments: list[dict[str, 
     ],
     ids=str,
 )
-def test_what_has_another_form_is_refused_and_the_place_named(said: dict[str, Any], where: str) -> None:
-    assert f"({where}: " in _told(said)
+def test_what_has_another_form_is_refused_and_the_place_named(message: dict[str, Any], where: str) -> None:
+    assert f"({where}: " in _told(message)
 
 
 @pytest.fixture
 def voxels() -> np.ndarray[Any, Any]:
     """Liver (6) on slices 1 and 2, spleen (1) on slice 2."""
-    made = np.zeros((4, 4, 5), np.uint8)
-    made[0, 0, 1:3] = 6
-    made[3, 3, 2] = 1
-    return made
+    created = np.zeros((4, 4, 5), np.uint8)
+    created[0, 0, 1:3] = 6
+    created[3, 3, 2] = 1
+    return created
 
 
-def _covered(said: dict[str, Any], voxels: np.ndarray[Any, Any], whole: bool = False) -> dict[str, list[int]]:
-    info, found = read_label_info(said), LabelMap((voxels,))
-    return list_annotated_slices(info, found, name_values(info, found, SITE), whole)
+def _covered(messages: dict[str, Any], voxels: np.ndarray[Any, Any], whole: bool = False) -> dict[str, list[int]]:
+    info, result = read_label_info(messages), LabelMap((voxels,))
+    return list_annotated_slices(info, result, name_values(info, result, SITE), whole)
 
 
 def test_unsaid_the_slices_are_those_where_a_label_is_marked(voxels: np.ndarray[Any, Any]) -> None:
@@ -171,13 +171,13 @@ def test_said_the_slices_hold_for_every_label(voxels: np.ndarray[Any, Any]) -> N
 
 
 def test_slices_are_those_of_the_values_that_were_said(voxels: np.ndarray[Any, Any]) -> None:
-    said = {"label_info": [{"name": "liver", "idx": 1}, {"name": "spleen", "idx": 6}, {"name": "kidney", "idx": 9}]}
-    assert _covered(said, voxels) == {"liver": [2], "spleen": [1, 2], "kidney": []}
-    assert all(type(index) is int for index in _covered(said, voxels)["liver"])  # They become JSON.
+    messages = {"label_info": [{"name": "liver", "idx": 1}, {"name": "spleen", "idx": 6}, {"name": "kidney", "idx": 9}]}
+    assert _covered(messages, voxels) == {"liver": [2], "spleen": [1, 2], "kidney": []}
+    assert all(type(index) is int for index in _covered(messages, voxels)["liver"])  # They become JSON.
 
 
 @pytest.mark.parametrize(
-    ("said", "of_file", "renumbered", "wanted"),
+    ("message", "of_file", "renumbered", "expected"),
     [
         ({}, {}, False, {"spleen": 1, "liver": 6}),
         ({}, {1: "aorta", 6: "heart"}, False, {"aorta": 1, "heart": 6}),
@@ -189,17 +189,17 @@ def test_slices_are_those_of_the_values_that_were_said(voxels: np.ndarray[Any, A
 )
 def test_whose_names_hold(
     voxels: np.ndarray[Any, Any],
-    said: dict[str, int],
+    message: dict[str, int],
     of_file: dict[int, str],
     renumbered: bool,
-    wanted: dict[str, int],
+    expected: dict[str, int],
 ) -> None:
-    info = read_label_info({"label_info": [{"name": name, "idx": idx} for name, idx in said.items()]})
-    assert name_values(info, LabelMap((voxels,), of_file, renumbered), SITE) == wanted
+    info = read_label_info({"label_info": [{"name": name, "idx": idx} for name, idx in message.items()]})
+    assert name_values(info, LabelMap((voxels,), of_file, renumbered), SITE) == expected
 
 
 @pytest.mark.parametrize(
-    ("said", "of_file", "words"),
+    ("message", "of_file", "words"),
     [
         ({"spleen": 1}, {}, r"The values \[6\] of the label have no name \(1 is spleen\)"),
         ({}, {1: "spleen"}, r"The values \[6\] of the label have no name"),
@@ -207,9 +207,9 @@ def test_whose_names_hold(
     ],
 )
 def test_every_value_needs_a_name_of_its_own(
-    voxels: np.ndarray[Any, Any], said: dict[str, int], of_file: dict[int, str], words: str
+    voxels: np.ndarray[Any, Any], message: dict[str, int], of_file: dict[int, str], words: str
 ) -> None:
-    info = read_label_info({"label_info": [{"name": name, "idx": idx} for name, idx in said.items()]})
+    info = read_label_info({"label_info": [{"name": name, "idx": idx} for name, idx in message.items()]})
     with pytest.raises(InputError, match=words):
         name_values(info, LabelMap((voxels,), of_file), SITE)
 
@@ -223,7 +223,7 @@ def test_where_nothing_was_said_other_values_are_kept_and_one_must_be_known(voxe
 
 
 def test_a_request_says_what_a_viewer_may_say_and_the_rest_is_kept_beside() -> None:
-    said = {**SAID, "author": "anna", "model": "baps", "confirmed": True, "slices": [1], "client": "Slicer"}
+    label_info = {**SAID, "author": "anna", "model": "baps", "confirmed": True, "slices": [1], "client": "Slicer"}
     ours = {
         "annotated_slices": {"a": [1]},
         "authors": {"a": "b"},
@@ -232,7 +232,7 @@ def test_a_request_says_what_a_viewer_may_say_and_the_rest_is_kept_beside() -> N
         "version": "v",
         "ts": 1,
     }
-    info, extra = read_request({**said, **ours, "note\x1b": "\x1b[2J", "basis": {}, "disputed": {}})
+    info, extra = read_request({**label_info, **ours, "note\x1b": "\x1b[2J", "basis": {}, "disputed": {}})
     assert (info.author, info.model, info.confirmed, info.slices) == ("anna", "baps", True, [1])
     assert (info.annotated_slices, info.authors, info.basis, info.disputed) == (None, {}, {}, {})
     assert extra == {"client": "Slicer", "note": "[2J"}
@@ -245,14 +245,14 @@ def test_authors_and_models_are_fit_for_a_terminal() -> None:
 
 
 def _nested(depth: int) -> Any:
-    found: Any = 1
+    result: Any = 1
     for _ in range(depth):
-        found = [found]
-    return found
+        result = [result]
+    return result
 
 
 @pytest.mark.parametrize(
-    ("said", "words"),
+    ("message", "words"),
     [
         ({"label_info": [{"name": "spleen\x1b", "idx": 1}]}, "cannot be shown"),
         ({"label_info": [{"name": " ", "idx": 1}]}, "cannot be shown"),
@@ -266,17 +266,17 @@ def _nested(depth: int) -> Any:
         ({"label_info": [{"name": "spleen", "idx": 1, "deep": _nested(40)}]}, "levels"),
     ],
 )
-def test_what_a_request_says_has_bounds(said: dict[str, Any], words: str) -> None:
+def test_what_a_request_says_has_bounds(message: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words) as error:
-        read_request(said)
+        read_request(message)
     assert len(str(error.value)) < 1000
 
 
 def test_many_names_cost_no_look_at_the_volume_each(monkeypatch: pytest.MonkeyPatch, voxels: NDArray[np.uint8]) -> None:
     """One mask for each name took 46 seconds of a CT."""
     monkeypatch.setattr(LabelMap, "mask", None)
-    said = {"label_info": [{"name": f"n{n}", "idx": n} for n in range(1, 1001)]}
-    assert _covered(said, voxels)["n6"] == [1, 2]
+    info = {"label_info": [{"name": f"n{n}", "idx": n} for n in range(1, 1001)]}
+    assert _covered(info, voxels)["n6"] == [1, 2]
 
 
 def test_what_is_covered_has_bounds(voxels: NDArray[np.uint8]) -> None:

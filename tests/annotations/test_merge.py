@@ -25,11 +25,11 @@ def _info(names: dict[str, int], author: str, **more: object) -> LabelInfo:
 
 
 def _merge(
-    voxels: NDArray[np.uint8], said: LabelInfo, earlier_voxels: NDArray[np.uint8], earlier: LabelInfo
+    voxels: NDArray[np.uint8], message: LabelInfo, earlier_voxels: NDArray[np.uint8], earlier: LabelInfo
 ) -> MergedLabels:
     new = LabelMap((voxels,))
     return merge_concurrent_labels(
-        new, name_values(said, new, LABELS), said, said.author, LabelMap((earlier_voxels,)), earlier, LABELS
+        new, name_values(message, new, LABELS), message, message.author, LabelMap((earlier_voxels,)), earlier, LABELS
     )
 
 
@@ -50,8 +50,8 @@ def test_an_organ_that_the_new_file_does_not_list_stays() -> None:
 
 def test_so_does_one_that_it_lists_and_does_not_mark() -> None:
     """Slicer lists all segments, also those that nobody drew in."""
-    said = _info({"liver": 5, "spleen": 6}, "ben")
-    kept = _merge(_row(0, 0, 6), said, _row(1, 1, 0), _info({"liver": 1}, "anna"))
+    info = _info({"liver": 5, "spleen": 6}, "ben")
+    kept = _merge(_row(0, 0, 6), info, _row(1, 1, 0), _info({"liver": 1}, "anna"))
     np.testing.assert_array_equal(_voxels(kept), _row(5, 5, 6))
     assert kept.values == {"liver": 5, "spleen": 6}
 
@@ -93,17 +93,17 @@ def test_whoever_has_no_name_is_another_one() -> None:
 
 
 def test_an_organ_that_was_looked_for_and_is_not_there_is_cleared() -> None:
-    said = _info({"liver": 1, "spleen": 2}, "ben", slices=[0])
-    kept = _merge(_row(0, 0, 2), said, _row(1, 1, 0), _info({"liver": 1}, "anna"))
+    info = _info({"liver": 1, "spleen": 2}, "ben", slices=[0])
+    kept = _merge(_row(0, 0, 2), info, _row(1, 1, 0), _info({"liver": 1}, "anna"))
     np.testing.assert_array_equal(_voxels(kept), _row(0, 0, 2))
 
 
 def test_overlaps_of_the_other_annotator_survive() -> None:
     """A tumour inside a liver, in two layers."""
     earlier = LabelMap((_row(1, 1, 1, 0), _row(0, 7, 0, 0)))
-    said = _info({"liver": 1, "tumour": 7}, "anna")
+    info = _info({"liver": 1, "tumour": 7}, "anna")
     kept = merge_concurrent_labels(
-        LabelMap((_row(0, 0, 2, 2),)), {"spleen": 2}, _info({"spleen": 2}, "ben"), "ben", earlier, said, LABELS
+        LabelMap((_row(0, 0, 2, 2),)), {"spleen": 2}, _info({"spleen": 2}, "ben"), "ben", earlier, info, LABELS
     )
     masks = {name: kept.label_map.mask(value).ravel().tolist() for name, value in kept.values.items()}
     assert masks == {

@@ -27,11 +27,11 @@ def history(tmp_path: Path) -> LabelHistory:
     (studies / "datastore_v2.json").write_text(
         json.dumps({"objects": {"ct": {"image": {"ext": ".nii"}, "labels": {}}}})
     )
-    made = LabelHistory(studies)
+    history_ = LabelHistory(studies)
     for number in range(6):
         (tmp_path / "new").write_text(f"{number}")
-        made.save("ct", "final", tmp_path / "new", ".nii.gz", {"author": "anna"})
-    return made
+        history_.save("ct", "final", tmp_path / "new", ".nii.gz", {"author": "anna"})
+    return history_
 
 
 def _names(history: LabelHistory) -> list[str]:
@@ -128,11 +128,11 @@ def test_a_rule_never_takes_the_newest_nor_evidence(
         Version(when.strftime("%Y%m%dT%H%M%S.%fZ"), Path("/none/label"), "", {"found": True} if n in used else {})
         for n, when in enumerate(saved)
     ]
-    made = [NOW - timedelta(days=age) for age in times]
-    gone = _removable(versions, RetentionRule(keep, days), made, NOW)
+    created = [NOW - timedelta(days=age) for age in times]
+    gone = _removable(versions, RetentionRule(keep, days), created, NOW)
     assert not {one.name for one in gone} & {one.name for one in versions[-max(keep, 1) :]}
     assert not any(one.info.get("found") for one in gone)
-    for time in made:
+    for time in created:
         served = [one for one in versions if one.saved_at <= time]
         assert not served or served[-1] not in gone
     assert all(versions[versions.index(one) + 1].saved_at <= NOW - timedelta(days=days) for one in gone)

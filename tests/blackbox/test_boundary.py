@@ -54,7 +54,7 @@ def _reaches_in(tree: ast.AST) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("code", "found"),
+    ("code", "result"),
     [
         ("black_box._model.parameters()", {"_model"}),
         ("getattr(encoding, '_content')", {"_content"}),
@@ -62,8 +62,8 @@ def _reaches_in(tree: ast.AST) -> set[str]:
         ("model = black_box.segment(images, prompts)", set()),
     ],
 )
-def test_the_walk_sees_what_reaches_in(code: str, found: set[str]) -> None:
-    assert _reaches_in(ast.parse(code)) == found
+def test_the_walk_sees_what_reaches_in(code: str, result: set[str]) -> None:
+    assert _reaches_in(ast.parse(code)) == result
 
 
 @pytest.mark.parametrize(
@@ -88,12 +88,12 @@ def test_the_package_was_found() -> None:
 
 def test_nothing_outside_reaches_into_the_black_box() -> None:
     trees = {path: ast.parse(path.read_text()) for path in OUTSIDE}
-    found = {path: (_imports(tree) & HIDDEN_MODULES) | _reaches_in(tree) for path, tree in trees.items()}
-    assert {path: names for path, names in found.items() if names} == {}
+    results = {path: (_imports(tree) & HIDDEN_MODULES) | _reaches_in(tree) for path, tree in trees.items()}
+    assert {path: names for path, names in results.items() if names} == {}
 
 
 def test_no_module_below_the_server_knows_the_host() -> None:
     """This repeats the contract of import-linter, and also finds ``import_module``."""
     modules = [*METHOD, *PRETRAINING]
-    found = {path: _imports(ast.parse(path.read_text())) & {"monailabel", "lib", "fastapi"} for path in modules}
-    assert {path: names for path, names in found.items() if names} == {}
+    results = {path: _imports(ast.parse(path.read_text())) & {"monailabel", "lib", "fastapi"} for path in modules}
+    assert {path: names for path, names in results.items() if names} == {}

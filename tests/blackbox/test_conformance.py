@@ -123,15 +123,15 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 
 def test_capabilities(backend: Backend) -> None:
-    able = backend.black_box.capabilities
-    assert able.name
-    assert len(able.weights_sha256) == 64
-    assert able.clicks
-    assert able.negative_clicks
-    assert able.boxes
-    assert able.encodings == bool(backend.encodings)
-    assert able.batch_size >= 1
-    assert able.input_size >= 64
+    capabilities = backend.black_box.capabilities
+    assert capabilities.name
+    assert len(capabilities.weights_sha256) == 64
+    assert capabilities.clicks
+    assert capabilities.negative_clicks
+    assert capabilities.boxes
+    assert capabilities.encodings == bool(backend.encodings)
+    assert capabilities.batch_size >= 1
+    assert capabilities.input_size >= 64
 
 
 def test_form_of_the_answer(backend: Backend) -> None:
@@ -273,8 +273,8 @@ def test_threads_get_the_answers_that_one_gets(backend: Backend) -> None:
     expected = [backend.ask(row, prompt) for row, prompt in jobs]
     before = backend.black_box.images_queried
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda job: backend.ask(*job), jobs))
-    for one, other in zip(found, expected, strict=True):
+        result = list(pool.map(lambda job: backend.ask(*job), jobs))
+    for one, other in zip(result, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
     assert backend.black_box.images_queried == before + len(jobs)
 
@@ -283,8 +283,8 @@ def test_threads_segment_at_once(bundled: BlackBox) -> None:
     images, before = _images(), bundled.images_queried
     expected = bundled.segment(images, PROMPTS)
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: bundled.segment(images, PROMPTS), range(8)))
-    for answer in found:
+        result = list(pool.map(lambda _: bundled.segment(images, PROMPTS), range(8)))
+    for answer in result:
         np.testing.assert_allclose(answer, expected, atol=1e-5)
     assert bundled.images_queried == before + 27
 
@@ -317,8 +317,8 @@ def test_a_click_finds_its_own_blob(bundled: BlackBox) -> None:
     images = np.repeat(np.repeat(grey[None, ..., None], 3, axis=-1), 2, axis=0)
     answer = bundled.segment(images, [Prompt((point,)) for point in blobs]) > 0.5
     for mask, (x, y) in zip(answer, blobs, strict=True):
-        found = np.argwhere(mask).mean(0)
-        np.testing.assert_allclose(found, (y, x), atol=4)
+        result = np.argwhere(mask).mean(0)
+        np.testing.assert_allclose(result, (y, x), atol=4)
 
 
 def test_sam_predictor_gives_the_answer_of_the_black_box(bundled: BlackBox) -> None:
@@ -350,9 +350,9 @@ def test_a_sam_of_boxes_alone_refuses_clicks(sam_weights: Path, tmp_path: Path) 
     path = tmp_path / "MedSAM_vit_b.safetensors"
     path.hardlink_to(sam_weights)
     black_box = load_black_box("sam", weights=path, device="cpu")
-    able = black_box.capabilities
-    assert able.name == "medsam_vit_b"
-    assert (able.clicks, able.negative_clicks, able.boxes) == (False, False, True)
+    capabilities = black_box.capabilities
+    assert capabilities.name == "medsam_vit_b"
+    assert (capabilities.clicks, capabilities.negative_clicks, capabilities.boxes) == (False, False, True)
     with pytest.raises(InputError, match="medsam_vit_b understands boxes only. Draw a box"):
         black_box.segment(_images()[:1], PROMPTS[:1])
     assert black_box.images_queried == 0
@@ -360,6 +360,6 @@ def test_a_sam_of_boxes_alone_refuses_clicks(sam_weights: Path, tmp_path: Path) 
 
 @pytest.mark.slow
 def test_a_sam_is_told_by_its_weights(sam_weights: Path) -> None:
-    able = load_black_box("sam", weights=sam_weights, device="cpu").capabilities
-    assert (able.name, able.input_size) == ("sam_vit_b", 1024)
-    assert able.weights_sha256 == hashlib.sha256(sam_weights.read_bytes()).hexdigest()
+    capabilities = load_black_box("sam", weights=sam_weights, device="cpu").capabilities
+    assert (capabilities.name, capabilities.input_size) == ("sam_vit_b", 1024)
+    assert capabilities.weights_sha256 == hashlib.sha256(sam_weights.read_bytes()).hexdigest()

@@ -136,12 +136,12 @@ def test_prompts_that_it_does_not_understand_are_refused(
     for prompt in accepted:
         black_box.segment(IMAGE[None], [prompt])
         black_box.decode(encoding, prompt)
-    asked = black_box.images_queried
+    queried = black_box.images_queried
     with pytest.raises(InputError, match=f"alone {reason}"):
         black_box.segment(np.stack([IMAGE] * 2), [accepted[0], refused])
     with pytest.raises(InputError, match=reason):
         black_box.decode(encoding, refused)
-    assert black_box.images_queried == asked
+    assert black_box.images_queried == queried
 
 
 def test_long_work_waits_before_each_batch_and_clicks_do_not() -> None:
@@ -194,21 +194,21 @@ def test_model_seconds_are_collected() -> None:
 
 
 def test_waiting_for_the_lock_is_not_counted_as_model_time() -> None:
-    black_box, asked = _Alone(), threading.Event()
+    black_box, asked_event = _Alone(), threading.Event()
 
     def ask() -> list[float]:
         with model_seconds() as spent:
-            asked.set()
+            asked_event.set()
             black_box.encode(IMAGE)
         return spent
 
     with ThreadPoolExecutor(1) as pool:
         with black_box._lock:
             waiting = pool.submit(ask)
-            assert asked.wait(10)
-            begun = time.perf_counter()
+            assert asked_event.wait(10)
+            start = time.perf_counter()
             time.sleep(0.5)
-            held = time.perf_counter() - begun
+            held = time.perf_counter() - start
         (seconds,) = waiting.result(10)
     assert seconds < held
 

@@ -15,10 +15,10 @@ from baps.errors import BapsError, InputError
 
 
 def test_the_bundled_black_box(bundled: BlackBox) -> None:
-    able = bundled.capabilities
-    assert able.name == "bundled"
-    assert able.weights_sha256 == hashlib.sha256(BUNDLED_WEIGHTS.read_bytes()).hexdigest()
-    assert able.input_size == json.loads(BUNDLED_WEIGHTS.with_suffix(".json").read_text())["input_side"]
+    capabilities = bundled.capabilities
+    assert capabilities.name == "bundled"
+    assert capabilities.weights_sha256 == hashlib.sha256(BUNDLED_WEIGHTS.read_bytes()).hexdigest()
+    assert capabilities.input_size == json.loads(BUNDLED_WEIGHTS.with_suffix(".json").read_text())["input_side"]
     assert bundled.images_queried == 0 or bundled.budget is None
 
 

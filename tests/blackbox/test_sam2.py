@@ -93,9 +93,9 @@ def test_propagation_equals_the_packages_video_predictor(
     state = model.init_state("a folder")
     model.add_new_mask(state, 0, 1, mask)
     expected = {index: logits[0, 0] for index, _, logits in model.propagate_in_video(state)}
-    found = dict(black_box.propagate(lambda index: slices[index], {0: mask}, 0, 3))
-    assert list(found) == [1, 2]
-    for index, probability in found.items():
+    results = dict(black_box.propagate(lambda index: slices[index], {0: mask}, 0, 3))
+    assert list(results) == [1, 2]
+    for index, probability in results.items():
         np.testing.assert_allclose(probability, expected[index].sigmoid().numpy(), atol=1e-5)
 
 

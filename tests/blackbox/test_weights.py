@@ -24,15 +24,15 @@ class _Attack:
         return os.mkdir, (str(self.target),)
 
 
-def _equal(found: dict[str, torch.Tensor]) -> bool:
-    return found.keys() == STATE.keys() and all(torch.equal(found[key], STATE[key]) for key in STATE)
+def _equal(result: dict[str, torch.Tensor]) -> bool:
+    return result.keys() == STATE.keys() and all(torch.equal(result[key], STATE[key]) for key in STATE)
 
 
 def test_safetensors(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     save_file(STATE, path)
-    found, digest = load_weights(path)
-    assert _equal(found)
+    result, digest = load_weights(path)
+    assert _equal(result)
     assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
 
 

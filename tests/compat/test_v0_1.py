@@ -164,9 +164,9 @@ def one_warning_each(old_names: Iterable[str], names: Mapping[str, str]) -> Iter
         warnings.simplefilter("always", OldNameWarning)
         yield
     sentences = [str(one.message) for one in caught if issubclass(one.category, OldNameWarning)]
-    wanted = {old: names[old] for old in old_names if old in names}
-    assert len(sentences) == len(wanted), sentences
-    for old, new in wanted.items():
+    requested = {old: names[old] for old in old_names if old in names}
+    assert len(sentences) == len(requested), sentences
+    for old, new in requested.items():
         (sentence,) = [one for one in sentences if one.startswith(f"{old} ")]
         assert f"is now called {new}." in sentence
 
@@ -203,17 +203,17 @@ SOURCES = [*sorted(path.name for path in (FIXTURE / "settings").glob("*.json")),
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_settings_are_read_as_before(source: str) -> None:
-    wanted = expected("settings")[source]
-    names, old_names = SETTINGS, set(wanted)
+    requested = expected("settings")[source]
+    names, old_names = SETTINGS, set(requested)
     if source == "empty_values.json":
         old_names = set(json.loads((FIXTURE / "settings" / source).read_text()))
     elif source == "environment":
         names = {f"BAPS_{old.upper()}": f"BAPS_{new.upper()}" for old, new in SETTINGS.items()}
-        old_names = {f"BAPS_{old.upper()}" for old in wanted}
+        old_names = {f"BAPS_{old.upper()}" for old in requested}
     with one_warning_each(old_names, names):
         settings = read_of(source)
-    found = {name: plain(getattr(settings, name)) for name in renamed(wanted, SETTINGS)}
-    assert found == renamed(wanted, SETTINGS)
+    results = {name: plain(getattr(settings, name)) for name in renamed(requested, SETTINGS)}
+    assert results == renamed(requested, SETTINGS)
 
 
 def test_every_setting_of_version_0_1_is_among_them() -> None:
@@ -231,9 +231,9 @@ def test_an_empty_value_means_the_default_as_before() -> None:
 def test_a_remote_model_is_described_as_before() -> None:
     remote = read_of("remote.json").remote_model
     assert remote is not None
-    wanted = {"address": "grpc://10.0.0.5:8081/sam", "side": 768, "batch_size": 2, "prompts": "boxes"}
-    wanted |= {"timeout": 30.0, "patience": 300.0}
-    assert asdict(remote) == renamed(wanted, REMOTE)
+    requested = {"address": "grpc://10.0.0.5:8081/sam", "side": 768, "batch_size": 2, "prompts": "boxes"}
+    requested |= {"timeout": 30.0, "patience": 300.0}
+    assert asdict(remote) == renamed(requested, REMOTE)
 
 
 def test_variables_that_are_no_settings_count_as_before(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,8 +269,8 @@ def test_command_lines_are_read_as_before(line: Mapping[str, Any], monkeypatch: 
     options = {f"--{old}": f"--{new.replace('_', '-')}" for old, new in OPTIONS.items()}
     with one_warning_each(line["words"], options):
         command_line(list(line["words"]), standalone_mode=False)
-    wanted = renamed(line["read"], OPTIONS)
-    assert {name: read.get(name) for name in wanted} == wanted
+    requested = renamed(line["read"], OPTIONS)
+    assert {name: read.get(name) for name in requested} == requested
 
 
 def commands(app: typer.Typer) -> Iterator[Any]:
@@ -292,8 +292,8 @@ def test_training_options_are_read_as_before(line: Mapping[str, Any], tmp_path: 
     names = TRAINING if line["trainer"] == "baps" else ORGAN_TRAINING
     with one_warning_each(line["request"], names):
         settings = trainer._settings(trainer.read_options(dict(line["request"])))
-    wanted = renamed(line["settings"], names)
-    assert {name: getattr(settings, name) for name in wanted} == wanted
+    requested = renamed(line["settings"], names)
+    assert {name: getattr(settings, name) for name in requested} == requested
 
 
 # Adapters.
@@ -302,24 +302,24 @@ def test_training_options_are_read_as_before(line: Mapping[str, Any], tmp_path: 
 def adapter_facts(store: AdapterStore) -> dict[str, Any]:
     """All versions of a store, in the words of version 0.1."""
     keys = ("parent", "created", "known_patients", "fingerprint", "adapter_sha256", "verdict", "status")
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for label in store.labels():
         versions = {}
         for version in store.versions(label):
             record = store.record(label, version)
             versions[version] = {key: record.get(RECORD.get(key, key)) for key in keys}
             versions[version]["was_served"] = store.was_served(label, version)
-        found[label] = {"versions": versions, "published": store.published(label)}
-    return found
+        result[label] = {"versions": versions, "published": store.published(label)}
+    return result
 
 
 @pytest.mark.parametrize("kind", ["adapters", "organs"])
 def test_versions_of_adapters_are_listed_as_before(site: Site, kind: str) -> None:
-    wanted = expected("adapters")[kind]
-    for label in wanted.values():
+    requested = expected("adapters")[kind]
+    for label in requested.values():
         for version in label["versions"].values():
             version["status"] = STATUSES.get(version["status"], version["status"])
-    assert adapter_facts(site.store if kind == "adapters" else site.organ_store) == wanted
+    assert adapter_facts(site.store if kind == "adapters" else site.organ_store) == requested
 
 
 def clicks() -> list[dict[str, Any]]:
@@ -354,16 +354,16 @@ def answers(site: Site, black_box: BlackBox) -> Iterator[tuple[str, NDArray[np.f
 
 def test_adapters_serve_the_same_masks(site: Site, bundled: BlackBox) -> None:
     served_at_first = {label: site.store.published(label) for label in site.store.labels()}
-    wanted, answered = np.load(FIXTURE / "expected" / "masks.npz"), expected("answered_by")
+    requested, answered = np.load(FIXTURE / "expected" / "masks.npz"), expected("answered_by")
     names = []
-    for name, found, by in answers(site, bundled):
+    for name, result, by in answers(site, bundled):
         names.append(name)
-        mask = wanted[name]
-        assert mask.shape == found.shape, name
-        differs = ((found > 0.5) != mask) & (np.abs(found - 0.5) > UNSURE)
+        mask = requested[name]
+        assert mask.shape == result.shape, name
+        differs = ((result > 0.5) != mask) & (np.abs(result - 0.5) > UNSURE)
         assert not differs.any(), f"{name}: {differs.sum()} of {mask.sum()} voxels"
         assert (list(by) if by else None) == answered[name], name
-    assert sorted(names) == sorted(wanted.files)
+    assert sorted(names) == sorted(requested.files)
     assert served_at_first == {label: one["published"] for label, one in expected("adapters")["adapters"].items()}
 
 
@@ -390,15 +390,15 @@ def organ_answers(site: Site, model: OrganModel) -> Iterator[tuple[str, NDArray[
 
 
 def test_organ_adapters_answer_the_same(site: Site, organ_model: OrganModel) -> None:
-    wanted, names = np.load(FIXTURE / "expected" / "organs.npz"), []
-    for name, found in organ_answers(site, organ_model):
+    requested, names = np.load(FIXTURE / "expected" / "organs.npz"), []
+    for name, result in organ_answers(site, organ_model):
         names.append(name)
-        if found.dtype == np.uint8:
-            assert (found != wanted[name]).sum() <= 0.002 * wanted[name].astype(bool).sum(), name
+        if result.dtype == np.uint8:
+            assert (result != requested[name]).sum() <= 0.002 * requested[name].astype(bool).sum(), name
         else:
-            np.testing.assert_allclose(found, wanted[name], atol=2e-3, err_msg=name)
-            assert wanted[name].std() > 0.005, name  # An answer that is the same everywhere would prove little.
-    assert sorted(names) == sorted(wanted.files)
+            np.testing.assert_allclose(result, requested[name], atol=2e-3, err_msg=name)
+            assert requested[name].std() > 0.005, name  # An answer that is the same everywhere would prove little.
+    assert sorted(names) == sorted(requested.files)
 
 
 def training_slices(site: Site, black_box: BlackBox, organ: str) -> Any:
@@ -420,10 +420,10 @@ def test_a_training_that_was_stopped_goes_on(site: Site, bundled: BlackBox, monk
     recalled = json.loads(kept[-1])["images"]
     assert recalled > 0
 
-    def ask(*asked: Any) -> NDArray[np.float32]:
+    def ask(*queried: Any) -> NDArray[np.float32]:
         if len(log.read_text().splitlines()) > len(kept):
             raise EnoughError
-        return segment(*asked)
+        return segment(*queried)
 
     slices = training_slices(site, bundled, "spleen")
     monkeypatch.setattr(bundled, "segment", ask)
@@ -435,11 +435,11 @@ def test_a_training_that_was_stopped_goes_on(site: Site, bundled: BlackBox, monk
 
 
 def test_a_training_that_was_done_is_not_done_again(site: Site, bundled: BlackBox) -> None:
-    wanted = expected("retrained")
-    settings, before = AdaptationSettings(**renamed(wanted["settings"], TRAINING)), bundled.images_queried
-    slices = training_slices(site, bundled, wanted["label"])
-    result = adapt_and_publish(site.store, (wanted["label"],), bundled, slices, settings)
-    assert result["version"] == wanted["version"]
+    requested = expected("retrained")
+    settings, before = AdaptationSettings(**renamed(requested["settings"], TRAINING)), bundled.images_queried
+    slices = training_slices(site, bundled, requested["label"])
+    result = adapt_and_publish(site.store, (requested["label"],), bundled, slices, settings)
+    assert result["version"] == requested["version"]
     assert bundled.images_queried == before
 
 
@@ -461,8 +461,8 @@ def label_facts(site: Site) -> dict[str, Any]:
             old_keys = {new: old for old, new in LABEL_INFO.items()}
             info = {old_keys.get(key, key): value for key, value in version.info.items() if key != "label_info"}
             names = {one["name"]: one["idx"] for one in version.info["label_info"]}
-            found = read_label_map(version.file, volume)
-            masks = {name: digest(found.mask(value)) for name, value in names.items()}
+            result = read_label_map(version.file, volume)
+            masks = {name: digest(result.mask(value)) for name, value in names.items()}
             facts = {"name": version.name, "sha256": version.sha256, "info": info, "names": names, "masks": masks}
             versions.append({**facts, "is_evidence": version.used_in_training})
         file, info = history.served(image, tag)
@@ -476,9 +476,9 @@ def label_facts(site: Site) -> dict[str, Any]:
         organ: [
             {"labels": str(case.labels.relative_to(site.studies)), "value": case.value, "patient": case.patient,
              "covered": sorted(case.annotated_slices) if case.annotated_slices is not None else None}
-            for case in found
+            for case in result
         ]
-        for organ, found in cases.items()
+        for organ, result in cases.items()
     }  # fmt: skip
     lists = {"labelled": sorted(datastore.get_labeled_images()), "unlabelled": sorted(datastore.get_unlabeled_images())}
     return {"labels": labels, "trained": trained, "left_out": sorted(skipped), "images": lists}
@@ -507,16 +507,16 @@ def test_users_are_known_by_their_tokens(site: Site) -> None:
     roles = {"anna": "annotator", "ben": "annotator", "tess": "trainer"}
     assert {name: user.role.value for name, user in users.all().items()} == roles
     for name, token in TOKENS.items():
-        found = users.find(token)
-        assert found is not None
-        assert (found.name, found.expires is None) == (name, name != "tess")
+        result = users.find(token)
+        assert result is not None
+        assert (result.name, result.expires is None) == (name, name != "tess")
     assert users.find("baps_another") is None
 
 
 def test_secrets_are_read_as_before(site: Site) -> None:
     provider = json.loads((site.folder / "secrets" / "openid.json").read_text())
-    found = read_openid(site.folder / "secrets" / "openid.json", {}).model_dump(mode="json", exclude_none=True)
-    assert found == provider
+    result = read_openid(site.folder / "secrets" / "openid.json", {}).model_dump(mode="json", exclude_none=True)
+    assert result == provider
     login = read_pacs_credentials(site.folder / "secrets" / "pacs_login.json", {})
     assert (login.user, login.password) == ("baps", "another-password-for-tests-only")
 

@@ -51,11 +51,11 @@ def test_a_site_that_is_lost_comes_back_whole(tmp_path: Path, new_black_box: Cal
         (tmp_path / "new").write_text(words)
         LabelHistory(studies).save("ct_01", "final", tmp_path / "new", ".nii.gz", {"author": author})
     versions = [(one.name, one.sha256, one.info) for one in LabelHistory(studies).versions("ct_01", "final")]
-    store, able = AdapterStore(state / "adapters"), new_black_box().capabilities
-    made = Adapter(build_visual_prompt("basis", 0), OutputHead(0).eval())
-    record = {"adapter": made.to_dict(), "black_box": {"weights_sha256": able.weights_sha256}}
+    store, capabilities = AdapterStore(state / "adapters"), new_black_box().capabilities
+    adapter = Adapter(build_visual_prompt("basis", 0), OutputHead(0).eval())
+    record = {"adapter": adapter.to_dict(), "black_box": {"weights_sha256": capabilities.weights_sha256}}
     for _ in range(2):
-        store.publish("spleen", store.add("spleen", made, record, "accepted"))
+        store.publish("spleen", store.add("spleen", adapter, record, "accepted"))
     token = Users(etc / "users.json").add("anna", Role.ANNOTATOR)
     audit = AuditFile(state / "adapters" / "audit.jsonl")
     audit.check()
@@ -63,8 +63,8 @@ def test_a_site_that_is_lost_comes_back_whole(tmp_path: Path, new_black_box: Cal
     (state / "cache" / "unsent" / "20261122-1.2.3.dcm").write_bytes(b"a label")
     before = _files(site)
 
-    done = _backup(tmp_path / "kept.tar.gz", etc, state, studies)
-    assert done.returncode == 0, done.stderr
+    process = _backup(tmp_path / "kept.tar.gz", etc, state, studies)
+    assert process.returncode == 0, process.stderr
     assert (tmp_path / "kept.tar.gz").stat().st_mode & 0o777 == 0o600
     shutil.rmtree(site)
     subprocess.run(["tar", "-xpf", str(tmp_path / "kept.tar.gz"), "-C", "/"], check=True)  # noqa: S607
@@ -77,7 +77,7 @@ def test_a_site_that_is_lost_comes_back_whole(tmp_path: Path, new_black_box: Cal
     assert [(one.name, one.sha256, one.info) for one in history.versions("ct_01", "final")] == versions
     history.restore("ct_01", "final", versions[0][0])
     assert (studies / "labels" / "final" / "ct_01.nii.gz").read_text() == "one"
-    assert store.served("spleen", able.weights_sha256) == ("spleen", "v0002")
+    assert store.served("spleen", capabilities.weights_sha256) == ("spleen", "v0002")
     assert store.load("spleen", "v0002").label == "spleen"
     assert store.roll_back("spleen") == "v0001"
     known = Users(etc / "users.json").find(token)
@@ -99,8 +99,8 @@ def test_a_folder_that_is_a_link_is_kept_with_what_it_holds(tmp_path: Path) -> N
 def test_what_cannot_be_kept_is_said_and_the_former_archive_stays(tmp_path: Path, folder: str) -> None:
     file = tmp_path / "kept.tar.gz"
     file.write_text("of yesterday")
-    done = _backup(file, folder)
-    assert done.returncode == 2
-    assert folder in done.stderr
+    process = _backup(file, folder)
+    assert process.returncode == 2
+    assert folder in process.stderr
     assert file.read_text() == "of yesterday"
     assert _backup(tmp_path / "none" / "kept.tar.gz", tmp_path).returncode == 1

@@ -114,5 +114,5 @@ def test_hadolint_finds_nothing() -> None:
     hadolint = shutil.which("hadolint") or ROOT / ".venv-tools" / "bin" / "hadolint"
     if not shutil.which(str(hadolint)):
         pytest.skip("hadolint is not installed")
-    done = subprocess.run([str(hadolint), str(CONTAINER)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
+    process = subprocess.run([str(hadolint), str(CONTAINER)], capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout

@@ -101,8 +101,8 @@ def test_slicer_signs_in_uploads_an_image_and_clicks(proxied: Proxied) -> None:
         sent = proxied.ask("PUT", "/datastore/image?image=QZEBRA", bearer, files={"file": ("QZEBRA.nii.gz", file)})
     assert sent.status_code == 200, sent.text
     assert (proxied.site.studies / "QZEBRA.nii.gz").stat().st_size
-    asked = {"params": json.dumps({"foreground": [spleen_click("ct_02")], "label": "spleen"})}
-    mask = proxied.ask("POST", "/infer/baps?image=QZEBRA&output=image", bearer, data=asked)
+    params = {"params": json.dumps({"foreground": [spleen_click("ct_02")], "label": "spleen"})}
+    mask = proxied.ask("POST", "/infer/baps?image=QZEBRA&output=image", bearer, data=params)
     assert (mask.status_code, mask.headers["Cache-Control"]) == (200, "no-store")
     assert mask.content
     assert "QZEBRA" not in proxied.nginx.written()
@@ -137,9 +137,9 @@ def test_what_nginx_says_of_its_own(proxied: Proxied) -> None:
 def test_old_tls_is_refused(proxied: Proxied, version: str) -> None:
     where = proxied.nginx.address.removeprefix("https://")
     words = ["s_client", "-connect", where, version, "-cipher", "ALL:@SECLEVEL=0"]
-    done = subprocess.run(["openssl", *words], input="", capture_output=True, text=True)  # noqa: S607
-    assert done.returncode != 0
-    assert "Cipher is (NONE)" in done.stdout
+    process = subprocess.run(["openssl", *words], input="", capture_output=True, text=True)  # noqa: S607
+    assert process.returncode != 0
+    assert "Cipher is (NONE)" in process.stdout
 
 
 def test_paths_that_lead_elsewhere_are_refused_behind_it_too(proxied: Proxied) -> None:
@@ -157,8 +157,8 @@ def test_slicers_client_works_below_a_path(below: Proxied, tmp_path: Path, monke
     assert client.auth_valid_token()
     assert client.info()["labels"] == ["spleen", "liver"]
     assert client.next_sample("first", {})["id"] == "ct_01"
-    file, said = client.infer("baps", "ct_01", {"foreground": [spleen_click("ct_01")], "label": "spleen"})
-    assert said["slice"] == spleen_click("ct_01")[2]
+    file, reply = client.infer("baps", "ct_01", {"foreground": [spleen_click("ct_01")], "label": "spleen"})
+    assert reply["slice"] == spleen_click("ct_01")[2]
     assert Path(file).stat().st_size
     name = f"new_{'off' if 'off' in str(below.nginx.folder) else len(list(below.site.studies.iterdir()))}"
     assert client.upload_image(str(SAMPLES / "images" / "ct_03.nii.gz"), name)["image"] == name
@@ -179,8 +179,8 @@ def test_a_browser_stays_below_the_path(below: Proxied) -> None:
     assert (sent.status_code, sent.headers["Location"]) == (303, "/baps/login?next=%2Fbaps%2F")
     assert 'action="/baps/login"' in below.ask("GET", "/baps/login?next=/baps/", headers=html).text
     form, origin = {"username": "anna", "password": below.token}, {"Origin": below.nginx.address}
-    for wanted, target in (("/baps/docs", "/baps/docs"), ("/info/", "/baps/"), ("/baps/../x", "/baps/")):
-        reply = below.ask("POST", "/baps/login", data={**form, "next": wanted}, headers=origin)
+    for expected, target in (("/baps/docs", "/baps/docs"), ("/info/", "/baps/"), ("/baps/../x", "/baps/")):
+        reply = below.ask("POST", "/baps/login", data={**form, "next": expected}, headers=origin)
         assert (reply.status_code, reply.headers["Location"]) == (303, target)
     words = reply.headers["Set-Cookie"].split("; ")
     assert words[0].startswith("__Secure-baps=")
@@ -250,7 +250,7 @@ def test_who_says_to_be_somebody_else_is_not_believed(proxied: Proxied) -> None:
     """Ten wrong logins from one address, whatever it says where it comes from: it has to wait. The last test."""
     wrong = {"username": "anna", "password": "baps_wrong"}
     for number in range(10):
-        said = {"X-Forwarded-For": f"10.0.0.{number}", "Forwarded": f"for=10.0.0.{number}"}
-        assert proxied.ask("POST", "/auth/token", data=wrong, headers=said).status_code == 401
-    said = {"X-Forwarded-For": "10.0.0.99"}
-    assert proxied.ask("POST", "/auth/token", data=wrong, headers=said).status_code == 429
+        forwarded = {"X-Forwarded-For": f"10.0.0.{number}", "Forwarded": f"for=10.0.0.{number}"}
+        assert proxied.ask("POST", "/auth/token", data=wrong, headers=forwarded).status_code == 401
+    forwarded = {"X-Forwarded-For": "10.0.0.99"}
+    assert proxied.ask("POST", "/auth/token", data=wrong, headers=forwarded).status_code == 429

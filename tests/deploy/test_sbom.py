@@ -26,9 +26,9 @@ def test_it_lists_what_is_installed(tmp_path: Path) -> None:
     subprocess.run([str(CYCLONEDX), "environment", *options], check=True)
     listed = json.loads((tmp_path / "sbom.json").read_text())
     assert listed["bomFormat"] == "CycloneDX"
-    found = {one["name"].lower(): one["version"] for one in listed["components"]}
+    results = {one["name"].lower(): one["version"] for one in listed["components"]}
     for name in ("monailabel", "monai", "pydicom"):
-        assert found[name] == version(name) == pins()[name]
+        assert results[name] == version(name) == pins()[name]
 
 
 def test_the_tools_are_pinned() -> None:

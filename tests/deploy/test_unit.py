@@ -34,9 +34,9 @@ def _copy(folder: Path) -> Path:
 
 @needs_systemd
 def test_systemd_understands_every_line(tmp_path: Path) -> None:
-    done = _analyze("verify", "--man=no", str(_copy(tmp_path)))
-    said = [line for line in done.stderr.splitlines() if "baps.service" in line]
-    assert (done.returncode, said) == (0, []), done.stderr
+    process = _analyze("verify", "--man=no", str(_copy(tmp_path)))
+    messages = [line for line in process.stderr.splitlines() if "baps.service" in line]
+    assert (process.returncode, messages) == (0, []), process.stderr
     wrong = _copy(tmp_path)
     wrong.write_text(wrong.read_text().replace("ProtectSystem=strict", "ProtectSystem=mostly"))
     assert "baps.service" in _analyze("verify", "--man=no", str(wrong)).stderr
@@ -47,8 +47,8 @@ def test_systemd_counts_it_among_the_safe_ones(tmp_path: Path) -> None:
     if "--offline" not in _analyze("--help").stdout:
         pytest.skip("this systemd-analyze does not judge units that are not loaded")
     # Thousandths: 2000 is "OK" at its best, and what a unit without any of this has is 9600.
-    done = _analyze("security", "--offline=true", "--threshold=20", str(_copy(tmp_path)))
-    assert done.returncode == 0, done.stdout[-300:] + done.stderr
+    process = _analyze("security", "--offline=true", "--threshold=20", str(_copy(tmp_path)))
+    assert process.returncode == 0, process.stdout[-300:] + process.stderr
 
 
 def test_it_starts_what_a_checkout_has() -> None:

@@ -71,8 +71,8 @@ def test_what_did_not_change_is_not_better() -> None:
 
 
 def test_the_sentence() -> None:
-    said = PairedComparison(0.5, 0.625, 0.01, 0.02, 0.125, 0.03125, "patient", 3).sentence()
-    assert said == (
+    message = PairedComparison(0.5, 0.625, 0.01, 0.02, 0.125, 0.03125, "patient", 3).sentence()
+    assert message == (
         "Dice 0.500 before and 0.625 after on held-back patients: gain +0.125 with standard error 0.031 over 3 patients"
     )
     assert (

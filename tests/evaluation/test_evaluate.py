@@ -52,12 +52,12 @@ def new_cases(tmp_path: Path, new_phantom: Callable[..., Phantom]) -> Callable[.
 
 def _moved(kind: str, condition: str, head: OutputHead | None = None) -> Adapter:
     """An adapter that changes images."""
-    made = build_visual_prompt(kind, condition=condition)
+    visual_prompt = build_visual_prompt(kind, condition=condition)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in made.parameters():
+        for parameter in visual_prompt.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-    return Adapter(made, head)
+    return Adapter(visual_prompt, head)
 
 
 def _prompts(black_box: Any) -> list[Prompt]:
@@ -67,10 +67,10 @@ def _prompts(black_box: Any) -> list[Prompt]:
 def test_the_mean_goes_over_labels_and_then_over_cases() -> None:
     """Case a has two labels, b one: each case counts alike, so a mean over labels would be another (0.5)."""
     dice = {"a": {1: [0.1] * 5, 2: [0.5] * 5}, "b": {1: [0.9] * 5}}
-    made = Evaluation(dice, {}, 0)
-    assert made.by_case == pytest.approx({"a": 0.3, "b": 0.9})
-    assert made.mean == pytest.approx(0.6)
-    assert made.std == pytest.approx(0)
+    evaluation = Evaluation(dice, {}, 0)
+    assert evaluation.by_case == pytest.approx({"a": 0.3, "b": 0.9})
+    assert evaluation.mean == pytest.approx(0.6)
+    assert evaluation.std == pytest.approx(0)
 
 
 def test_the_spread_is_that_of_the_mean_over_the_sets_of_clicks() -> None:
@@ -85,8 +85,8 @@ def test_the_spread_is_that_of_the_mean_over_the_sets_of_clicks() -> None:
 
 
 def test_the_record_can_be_kept() -> None:
-    made = Evaluation({"a.nii.gz": {1: [0.1] * 5, 2: [0.5] * 5}}, {"b.nii.gz, label 1": "It is broken."}, 120)
-    record = made.record()
+    evaluation = Evaluation({"a.nii.gz": {1: [0.1] * 5, 2: [0.5] * 5}}, {"b.nii.gz, label 1": "It is broken."}, 120)
+    record = evaluation.record()
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     assert record == {
         "mean": pytest.approx(0.3),
@@ -105,9 +105,9 @@ def test_what_is_measured_is_dice_at_the_voxels(new_cases: Callable[..., list[Ca
     (case,) = new_cases(shape=shape, spacing=(1.0, 2.5, 2.0))
     areas = [int(area) for area in _areas(case) if area >= _areas(case).max() / 10]
     assert 2 < len(areas) <= 12
-    wanted = np.mean([2 * area / (area + shape[0] * shape[1]) for area in areas])
-    made = evaluate(new_box_of(lambda image: np.ones(image.shape[:2])), [case])
-    assert made.dice == {"one.nii.gz": {1: [pytest.approx(wanted)] * CLICK_SEEDS}}
+    expected = np.mean([2 * area / (area + shape[0] * shape[1]) for area in areas])
+    evaluation = evaluate(new_box_of(lambda image: np.ones(image.shape[:2])), [case])
+    assert evaluation.dice == {"one.nii.gz": {1: [pytest.approx(expected)] * CLICK_SEEDS}}
     nothing = evaluate(new_box_of(lambda image: np.zeros(image.shape[:2])), [case])
     assert nothing.mean == 0
 
@@ -121,9 +121,9 @@ def test_a_black_box_that_sees_the_organ_scores_well(
 def test_the_images_that_were_asked_are_counted(new_cases: Callable[..., list[Case]], new_black_box: NewBox) -> None:
     cases, black_box = new_cases("long", shape=(40, 36, 60), spacing=(1.0, 1.0, 1.0)), new_black_box()
     evaluate(black_box, cases)
-    made = evaluate(black_box, cases)
-    assert made.black_box_images == 12 * CLICK_SEEDS  # Twelve slices at the most.
-    assert black_box.images_queried == 2 * made.black_box_images
+    evaluation = evaluate(black_box, cases)
+    assert evaluation.black_box_images == 12 * CLICK_SEEDS  # Twelve slices at the most.
+    assert black_box.images_queried == 2 * evaluation.black_box_images
 
 
 def test_the_same_seed_asks_the_same(new_cases: Callable[..., list[Case]], new_black_box: NewBox) -> None:
@@ -173,12 +173,12 @@ def test_the_clicks_of_a_case_do_not_depend_on_the_others(
 ) -> None:
     one, two = new_cases("one", labels=2), new_cases("two", seed=1, shape=(36, 36, 12))
     alone, together = new_black_box(), new_black_box()
-    wanted = evaluate(alone, two)
-    found = evaluate(together, one + two)
+    expected = evaluate(alone, two)
+    result = evaluate(together, one + two)
     assert _prompts(together)[-len(_prompts(alone)) :] == _prompts(alone)
-    assert found.dice["two.nii.gz"] == wanted.dice["two.nii.gz"]
-    assert set(found.dice["one.nii.gz"]) == {1, 2}
-    assert found.dice == {**evaluate(new_black_box(), one).dice, **wanted.dice}
+    assert result.dice["two.nii.gz"] == expected.dice["two.nii.gz"]
+    assert set(result.dice["one.nii.gz"]) == {1, 2}
+    assert result.dice == {**evaluate(new_black_box(), one).dice, **expected.dice}
 
 
 @pytest.mark.parametrize(("kind", "condition"), [("basis", "label"), ("concat", "click")])
@@ -241,11 +241,11 @@ def test_with_encodings_it_comes_to_the_same(
 ) -> None:
     monkeypatch.setattr(click_consistency, "_TOLERANCE", near)
     cases = new_cases()
-    made = visual_prompt and _moved(*visual_prompt, lively_head if head else None)
+    prompt_module = visual_prompt and _moved(*visual_prompt, lively_head if head else None)
     plain, encoding = new_black_box(), _Encoding(new_black_box())
-    found = evaluate(plain, cases, made, clicks=clicks)
-    assert found == evaluate(encoding, cases, made, clicks=clicks)
-    assert found.black_box_images == plain.images_queried == encoding.images_queried == len(_prompts(plain))
+    result = evaluate(plain, cases, prompt_module, clicks=clicks)
+    assert result == evaluate(encoding, cases, prompt_module, clicks=clicks)
+    assert result.black_box_images == plain.images_queried == encoding.images_queried == len(_prompts(plain))
     assert _prompts(plain) == _prompts(encoding.inner)
     if clicks > 1 and near < 1:  # Where an answer contradicts its clicks, another one is asked for.
         return
@@ -265,34 +265,34 @@ def test_the_head_corrects_each_answer_for_its_click_and_the_image_as_it_was(
     cases = new_cases()
     bare, headed = _moved("basis", "label"), _moved("basis", "label", lively_head)
     plain = new_black_box()
-    found = evaluate(_Encoding(plain) if encodings else plain, cases, headed)
-    assert found != evaluate(new_black_box(), cases, bare)
+    result = evaluate(_Encoding(plain) if encodings else plain, cases, headed)
+    assert result != evaluate(new_black_box(), cases, bare)
     volume = read_volume(cases[0].image)
     target = read_volume(cases[0].labels).voxels > 0
-    asked = iter(_prompts(plain))
+    queries = iter(_prompts(plain))
     scores = []
     for index in np.flatnonzero(target.any((0, 1))):
         plane = Plane(AXES["K"], int(index))
         canvas = Canvas.fit(volume, plane, plain.capabilities.input_size)
-        prompts = [next(asked) for _ in range(CLICK_SEEDS)]
+        prompts = [next(queries) for _ in range(CLICK_SEEDS)]
         image = canvas_image(volume, plane, canvas, choose_window(volume))
         pixels = np.repeat(image[None], CLICK_SEEDS, axis=0)
         answers = new_black_box().segment(bare.transform_images(bare.crop(pixels, prompts)), prompts)
         corrected = headed.refine_masks(headed.crop(pixels, prompts), answers)
         scores.append([dice(canvas.restore(one) > 0.5, plane.extract(target)) for one in corrected])
-    assert next(asked, None) is None
-    assert found.dice["one.nii.gz"][1] == pytest.approx(np.mean(scores, axis=0))
+    assert next(queries, None) is None
+    assert result.dice["one.nii.gz"][1] == pytest.approx(np.mean(scores, axis=0))
 
 
 def test_on_the_bundled_black_box_encodings_come_to_the_same(
     bundled: BlackBox, new_cases: Callable[..., list[Case]], lively_head: OutputHead, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cases = new_cases(shape=(40, 36, 5), spacing=(1.0, 1.0, 6.0))
-    made = _moved("basis", "label", lively_head)
-    one = evaluate(bundled, cases, made)
+    adapter = _moved("basis", "label", lively_head)
+    one = evaluate(bundled, cases, adapter)
     able = bundled.capabilities
     monkeypatch.setattr(type(bundled), "capabilities", property(lambda _: replace(able, encodings=False)))
-    other = evaluate(bundled, cases, made)
+    other = evaluate(bundled, cases, adapter)
     assert able.encodings
     assert one.black_box_images == other.black_box_images
     np.testing.assert_allclose(one.dice["one.nii.gz"][1], other.dice["one.nii.gz"][1], atol=0.01)
@@ -315,21 +315,21 @@ def test_one_broken_case_does_not_stop_the_others(new_cases: Callable[..., list[
     broken.image.write_bytes(b"rubbish")
     empty = replace(good, value=7)
     nowhere = replace(second, annotated_slices=frozenset({0}))
-    told: list[tuple[int, int]] = []
+    reports: list[tuple[int, int]] = []
     cases = [broken, good, empty, nowhere, second]
-    made = evaluate(new_black_box(), cases, progress=lambda *now: told.append(now))
-    assert set(made.dice) == {"good.nii.gz", "second.nii.gz"}
-    assert set(made.skipped) == {"broken.nii.gz, label 1", "good.nii.gz, label 7", "second.nii.gz, label 1"}
-    assert "cannot be read" in made.skipped["broken.nii.gz, label 1"]
-    assert "no voxel of value 7" in made.skipped["good.nii.gz, label 7"]
-    assert "on none of the annotated slices" in made.skipped["second.nii.gz, label 1"]
-    assert told == [(number, 5) for number in range(1, 6)]
+    evaluation = evaluate(new_black_box(), cases, progress=lambda *now: reports.append(now))
+    assert set(evaluation.dice) == {"good.nii.gz", "second.nii.gz"}
+    assert set(evaluation.skipped) == {"broken.nii.gz, label 1", "good.nii.gz, label 7", "second.nii.gz, label 1"}
+    assert "cannot be read" in evaluation.skipped["broken.nii.gz, label 1"]
+    assert "no voxel of value 7" in evaluation.skipped["good.nii.gz, label 7"]
+    assert "on none of the annotated slices" in evaluation.skipped["second.nii.gz, label 1"]
+    assert reports == [(number, 5) for number in range(1, 6)]
 
 
 def test_slices_that_are_not_covered_are_not_asked(new_cases: Callable[..., list[Case]], new_black_box: NewBox) -> None:
     (case,) = new_cases()
-    made = evaluate(new_black_box(), [replace(case, annotated_slices=frozenset({5, 6}))])
-    assert made.black_box_images == 2 * CLICK_SEEDS
+    evaluation = evaluate(new_black_box(), [replace(case, annotated_slices=frozenset({5, 6}))])
+    assert evaluation.black_box_images == 2 * CLICK_SEEDS
 
 
 def test_no_case_at_all(new_cases: Callable[..., list[Case]], new_black_box: NewBox) -> None:
@@ -361,9 +361,9 @@ def test_two_cases_alike_get_other_clicks(new_cases: Callable[..., list[Case]], 
     cases = [*new_cases("one"), *new_cases("two")]
     black_box = new_black_box()
     evaluate(black_box, cases)
-    asked = _prompts(black_box)
-    half = len(asked) // 2
-    assert sum(a == b for a, b in zip(asked[:half], asked[half:], strict=True)) < half / 4
+    queried = _prompts(black_box)
+    half = len(queried) // 2
+    assert sum(a == b for a, b in zip(queried[:half], queried[half:], strict=True)) < half / 4
 
 
 def _clicks(prompt: Prompt) -> int:
@@ -419,10 +419,10 @@ def test_clicks_until_it_is_good(new_cases: Callable[..., list[Case]], new_liste
     """A black box that finds nothing until it has been told three times; then no click is needed any more."""
     black_box = new_listener(lambda bright, prompt: bright & (_clicks(prompt) >= 3))
     once = evaluate(black_box, new_cases(), prompt=kind)
-    made = evaluate(black_box, new_cases(), prompt=kind, clicks=5)
-    assert made.mean == once.mean == 0
-    assert made.corrections == InteractiveScores([0, 0, 1, 1, 1], [0] * 5, 3, 0)
-    assert made.black_box_images == 3 * once.black_box_images
+    evaluation = evaluate(black_box, new_cases(), prompt=kind, clicks=5)
+    assert evaluation.mean == once.mean == 0
+    assert evaluation.corrections == InteractiveScores([0, 0, 1, 1, 1], [0] * 5, 3, 0)
+    assert evaluation.black_box_images == 3 * once.black_box_images
     assert all((prompt.box is not None) == (kind == "box") for prompt in _prompts(black_box))
     assert {len(set(one.positive)) for one in _prompts(black_box)} == ({1, 2, 3} if kind == "click" else {0, 1, 2})
     # Who gives up before counts as ten.
@@ -434,11 +434,11 @@ def test_clicks_until_it_is_good(new_cases: Callable[..., list[Case]], new_liste
 def test_clicks_go_over_labels_and_then_over_cases(new_cases: Callable[..., list[Case]], new_listener: NewBox) -> None:
     """The whole ball is found: right for case two, whose label it is, but half of it false for both of case one's."""
     cases = [*new_cases("one", labels=2), *new_cases("two", shape=(40, 36, 20))]
-    made = evaluate(new_listener(lambda bright, _: bright), cases, clicks=2)
-    assert made.corrections is not None
-    assert made.corrections.by_clicks == pytest.approx([made.mean] * 2)
-    assert made.corrections.noc_85 == pytest.approx((10 + 1) / 2)
-    assert made.corrections.noc_85_failures == pytest.approx(1 / 2)
+    evaluation = evaluate(new_listener(lambda bright, _: bright), cases, clicks=2)
+    assert evaluation.corrections is not None
+    assert evaluation.corrections.by_clicks == pytest.approx([evaluation.mean] * 2)
+    assert evaluation.corrections.noc_85 == pytest.approx((10 + 1) / 2)
+    assert evaluation.corrections.noc_85_failures == pytest.approx(1 / 2)
 
 
 def test_corrections_lie_where_the_mask_is_wrong(new_cases: Callable[..., list[Case]], new_listener: NewBox) -> None:
@@ -455,15 +455,15 @@ def test_corrections_lie_where_the_mask_is_wrong(new_cases: Callable[..., list[C
         return np.where(right, bright, np.roll(bright, 10, axis=1))
 
     black_box = new_listener(answer, side=64)
-    made = evaluate(black_box, new_cases(shape=(40, 18, 12), spacing=(1.0, 2.5, 2.0)), clicks=10)
-    assert made.corrections is not None
-    by_clicks = made.corrections.by_clicks
+    evaluation = evaluate(black_box, new_cases(shape=(40, 18, 12), spacing=(1.0, 2.5, 2.0)), clicks=10)
+    assert evaluation.corrections is not None
+    by_clicks = evaluation.corrections.by_clicks
     assert by_clicks == sorted(by_clicks)
     assert by_clicks[0] < 0.75
     assert by_clicks[-1] > 0.9
     assert {bool(one.negative) for one in _prompts(black_box)} == {True, False}
-    assert 1 < made.corrections.noc_85 < 10
-    assert made.corrections.noc_85_failures == 0
+    assert 1 < evaluation.corrections.noc_85 < 10
+    assert evaluation.corrections.noc_85_failures == 0
 
 
 @pytest.mark.parametrize("able", [{"clicks": False}, {"negative_clicks": False}])

@@ -114,12 +114,12 @@ def test_images_and_labels_of_equal_names_belong_together(
     add_nifti("b", 1)
     add_nifti("a.x", 1, suffix=".nrrd")
     add_nifti("c", 1, suffix=".nii")
-    made = find_cases(*folders)
-    assert [case.image for case in made.cases] == [folders[0] / name for name in ("a.x.nrrd", "b.nii.gz", "c.nii")]
-    assert [case.labels for case in made.cases] == [folders[1] / name for name in ("a.x.nrrd", "b.nii.gz", "c.nii")]
-    assert [case.patient for case in made.cases] == ["a.x", "b", "c"]
-    assert {case.annotated_slices for case in made.cases} == {None}
-    assert made.skipped == {}
+    result = find_cases(*folders)
+    assert [case.image for case in result.cases] == [folders[0] / name for name in ("a.x.nrrd", "b.nii.gz", "c.nii")]
+    assert [case.labels for case in result.cases] == [folders[1] / name for name in ("a.x.nrrd", "b.nii.gz", "c.nii")]
+    assert [case.patient for case in result.cases] == ["a.x", "b", "c"]
+    assert {case.annotated_slices for case in result.cases} == {None}
+    assert result.skipped == {}
 
 
 def test_an_image_and_its_label_may_be_of_different_kinds(
@@ -177,12 +177,12 @@ def test_npz_files_hold_both(tmp_path: Path, folders: tuple[Path, Path]) -> None
     np.savez(images / "a.npz", img=_disc(90), seg=_disc(1))
     np.savez(images / "b.npz", img=_disc(90), seg=_disc(3))
     np.savez(images / "c.npz", img=_disc(90))
-    made = find_cases(images, images)
-    assert [(case.image, case.labels, case.value) for case in made.cases] == [
+    result = find_cases(images, images)
+    assert [(case.image, case.labels, case.value) for case in result.cases] == [
         (images / "a.npz", images / "a.npz", 1),
         (images / "b.npz", images / "b.npz", 3),
     ]
-    assert "has no array seg" in made.skipped["c"]
+    assert "has no array seg" in result.skipped["c"]
 
 
 def test_other_images_are_not_their_own_labels(folders: tuple[Path, Path], add_nifti: Callable[..., None]) -> None:
@@ -310,8 +310,8 @@ def test_what_is_left_out_has_a_reason(
     write_nifti(labels / "elsewhere.nii.gz", Volume(moved.voxels[1:], moved.affine))
     cut = images / "torn" / "3.dcm"
     cut.write_bytes(cut.read_bytes()[:400])
-    made = find_cases(images, labels)
-    assert [case.image.name for case in made.cases] == ["good.nii.gz"]
+    result = find_cases(images, labels)
+    assert [case.image.name for case in result.cases] == ["good.nii.gz"]
     reasons = {
         "lonely": "There is no label of this name",
         "orphan": "There is no image of this name",
@@ -321,9 +321,9 @@ def test_what_is_left_out_has_a_reason(
         "empty": "Its label is empty",
         "torn": "does not say how many Rows",
     }
-    assert made.skipped.keys() == reasons.keys()
+    assert result.skipped.keys() == reasons.keys()
     for name, reason in reasons.items():
-        assert reason in made.skipped[name]
+        assert reason in result.skipped[name]
 
 
 def test_other_files_are_ignored(folders: tuple[Path, Path], add_nifti: Callable[..., None]) -> None:
@@ -335,9 +335,9 @@ def test_other_files_are_ignored(folders: tuple[Path, Path], add_nifti: Callable
         (folder / "empty").mkdir()
         (folder / "readme").mkdir()
         (folder / "readme" / "file.txt").write_text("hello")
-    made = find_cases(images, labels)
-    assert [case.image.name for case in made.cases] == ["a.nii.gz"]
-    assert made.skipped == {}
+    result = find_cases(images, labels)
+    assert [case.image.name for case in result.cases] == ["a.nii.gz"]
+    assert result.skipped == {}
 
 
 def test_white_of_any_depth_is_one_label(folders: tuple[Path, Path]) -> None:
@@ -349,18 +349,18 @@ def test_white_of_any_depth_is_one_label(folders: tuple[Path, Path]) -> None:
     np.savez(images / "npz.npz", img=_disc(90))
     np.savez(labels / "npz.npz", seg=_disc())
     for value in (None, 1, 255, 65535):
-        made = find_cases(images, labels, value)
-        assert {case.image.stem: case.value for case in made.cases} == {
+        result = find_cases(images, labels, value)
+        assert {case.image.stem: case.value for case in result.cases} == {
             "bit": 1,
             "byte": 255,
             "npz": 255,
             "one": 1,
             "short": 65535,
         }
-        assert made.skipped == {}
-        for case in made.cases:
+        assert result.skipped == {}
+        for case in result.cases:
             np.testing.assert_array_equal(CaseReader().read(case)[1][:, :, 0].T, _disc() > 0)
-    slices, skipped = load_cases(made.cases, 32, 4)
+    slices, skipped = load_cases(result.cases, 32, 4)
     assert slices.keys() == {*masks, "npz"}
     assert skipped == {}
 
@@ -400,8 +400,8 @@ def named(tmp_path: Path) -> tuple[Path, Path]:
     write_little_series(images / "p1")
     image, masks = read_volume(images / "p1"), {"liver": random_segments(3)[0], "spleen": random_segments(8)[0]}
     when = datetime(2026, 3, 1, tzinfo=timezone.utc)
-    made = write_structures(read_series_headers(images / "p1"), image, {"spleen": masks["spleen"]}, when)
-    made.save_as(labels / "p1.dcm", write_like_original=False)
+    dataset = write_structures(read_series_headers(images / "p1"), image, {"spleen": masks["spleen"]}, when)
+    dataset.save_as(labels / "p1.dcm", write_like_original=False)
     for name in ("a", "b"):
         write_nifti(images / f"{name}.nii.gz", image)
     layers = LabelMap((masks["liver"] * np.uint8(1), masks["spleen"] * np.uint8(2)), {1: "liver", 2: "spleen"})
@@ -411,14 +411,14 @@ def named(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_a_label_may_be_meant_by_its_name(named: tuple[Path, Path]) -> None:
-    found = find_cases(*named, "spleen")
-    assert [(case.image.name, case.labels.name, case.value) for case in found.cases] == [
+    result = find_cases(*named, "spleen")
+    assert [(case.image.name, case.labels.name, case.value) for case in result.cases] == [
         ("a.nii.gz", "a.seg.nrrd", 2),
         ("p1", "p1.dcm", 1),
     ]
-    assert found.skipped.keys() == {"b"}
-    assert "does not name its segments, so 'spleen' is unknown" in found.skipped["b"]
-    for case in found.cases:
+    assert result.skipped.keys() == {"b"}
+    assert "does not name its segments, so 'spleen' is unknown" in result.skipped["b"]
+    for case in result.cases:
         np.testing.assert_array_equal(CaseReader().read(case)[1], random_segments(8)[0])
     with pytest.raises(InputError, match="Its label has no segment 'heart', but liver, spleen"):
         find_cases(*named, "heart")

@@ -105,12 +105,12 @@ def test_a_full_disk_is_told_in_a_sentence(tmp_path: Path) -> None:
 
 
 @given(st.integers(1, 60), st.integers(1, 80))
-def test_evenly_spaced_items(count: int, most: int) -> None:
-    chosen = evenly_spaced(range(count), most)
-    assert len(chosen) == min(count, most)
+def test_evenly_spaced_items(count: int, maximum: int) -> None:
+    chosen = evenly_spaced(range(count), maximum)
+    assert len(chosen) == min(count, maximum)
     assert chosen == sorted(set(chosen))
     assert chosen[0] == 0
-    if most > 1:
+    if maximum > 1:
         assert chosen[-1] == count - 1
     gaps = np.diff(chosen)
     assert gaps.size == 0 or gaps.max() - gaps.min() <= 1

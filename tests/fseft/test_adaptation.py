@@ -41,14 +41,14 @@ def volumes(new_phantom: Phantom) -> Callable[[int], VolumesByPatient]:
     """Of so many patients, one each."""
 
     def make(patients: int) -> VolumesByPatient:
-        found = {}
+        results = {}
         for number in range(patients):
             volume, ball = new_phantom(seed=number)
             prepared = preprocess(volume, 2.0, 16)
-            found[f"patient {number}"] = [
+            results[f"patient {number}"] = [
                 LabelledVolume(f"patient {number}", prepared.image, prepared.mask(ball), None)
             ]
-        return found
+        return results
 
     return make
 
@@ -63,18 +63,18 @@ def _same(one: OrganAdaptation, other: OrganAdaptation) -> bool:
 
 
 def test_two_patients_judge_each_other(model: OrganModel, volumes: Callable[[int], VolumesByPatient]) -> None:
-    made = adapt_organ(model, "heart", volumes(2), SETTINGS)
-    assert made.acceptance.comparison is not None
-    assert (made.acceptance.comparison.count, made.acceptance.comparison.before) == (
+    adaptation = adapt_organ(model, "heart", volumes(2), SETTINGS)
+    assert adaptation.acceptance.comparison is not None
+    assert (adaptation.acceptance.comparison.count, adaptation.acceptance.comparison.before) == (
         2,
         0.0,
     )  # The model does not know it.
-    assert made.acceptance.comparison.after > 0.7
-    assert made.acceptance.status == "accepted"
-    assert made.record["check"] == "leave some out"
-    assert len(made.record["seen_patients"]) == 2
-    assert "patient" not in str(made.record["seen_patients"])
-    assert made.record["parameters"] == sum(p.numel() for p in made.adapter.trainable_parameters().values())
+    assert adaptation.acceptance.comparison.after > 0.7
+    assert adaptation.acceptance.status == "accepted"
+    assert adaptation.record["check"] == "leave some out"
+    assert len(adaptation.record["seen_patients"]) == 2
+    assert "patient" not in str(adaptation.record["seen_patients"])
+    assert adaptation.record["parameters"] == sum(p.numel() for p in adaptation.adapter.trainable_parameters().values())
 
 
 @pytest.mark.slow
@@ -83,41 +83,45 @@ def test_of_five_patients_with_a_volume_each_all_judge(
 ) -> None:
     """One volume alone could say nothing, and no candidate would ever be served."""
     progress: list[int] = []
-    made = adapt_organ(model, "heart", volumes(5), SETTINGS, progress=lambda epoch, epochs, _: progress.append(epochs))
+    adaptation = adapt_organ(
+        model, "heart", volumes(5), SETTINGS, progress=lambda epoch, epochs, _: progress.append(epochs)
+    )
     assert set(progress) == {5 * SETTINGS.epochs}  # Four that leave somebody out, and one of all.
-    assert made.acceptance.comparison is not None
-    assert (made.acceptance.comparison.unit, made.acceptance.comparison.count) == ("patient", 5)
-    assert made.acceptance.status == "accepted"
+    assert adaptation.acceptance.comparison is not None
+    assert (adaptation.acceptance.comparison.unit, adaptation.acceptance.comparison.count) == ("patient", 5)
+    assert adaptation.acceptance.status == "accepted"
 
 
 def test_of_five_patients_with_two_volumes_each_one_is_held_back(
     model: OrganModel, volumes: Callable[[int], VolumesByPatient]
 ) -> None:
-    given = {patient: [*found, *found] for patient, found in volumes(5).items()}
+    given = {patient: [*result, *result] for patient, result in volumes(5).items()}
     plan = plan_organ_adaptation(model, "heart", given, SETTINGS)
     assert len(plan.split.held_back) == 1
     progress: list[int] = []
-    made = adapt_organ(model, "heart", given, SETTINGS, plan, progress=lambda epoch, epochs, _: progress.append(epochs))
+    adaptation = adapt_organ(
+        model, "heart", given, SETTINGS, plan, progress=lambda epoch, epochs, _: progress.append(epochs)
+    )
     assert set(progress) == {SETTINGS.epochs}  # One fit, whose adapter is kept.
-    assert patient_hash(plan.split.held_back[0]) not in made.record["seen_patients"]
-    assert "over 2 volumes" in made.acceptance.sentence()
+    assert patient_hash(plan.split.held_back[0]) not in adaptation.record["seen_patients"]
+    assert "over 2 volumes" in adaptation.acceptance.sentence()
 
 
 def test_a_single_volume_trains_and_stays_unverified(
     model: OrganModel, volumes: Callable[[int], VolumesByPatient]
 ) -> None:
-    made = adapt_organ(model, "heart", volumes(1), SETTINGS)
-    assert made.acceptance.status == "unverified"
-    assert "There is only one patient" in made.acceptance.sentence()
-    assert made.record["curve"][-1][1] > made.record["curve"][0][1]
+    adaptation = adapt_organ(model, "heart", volumes(1), SETTINGS)
+    assert adaptation.acceptance.status == "unverified"
+    assert "There is only one patient" in adaptation.acceptance.sentence()
+    assert adaptation.record["curve"][-1][1] > adaptation.record["curve"][0][1]
 
 
 def test_an_organ_that_the_model_knows_begins_at_its_answer(
     model: OrganModel, volumes: Callable[[int], VolumesByPatient]
 ) -> None:
-    made = adapt_organ(model, "Liver", volumes(2), SETTINGS)
-    assert made.acceptance.comparison is not None
-    assert made.acceptance.comparison.before > 0  # Random weights answer with something.
+    adaptation = adapt_organ(model, "Liver", volumes(2), SETTINGS)
+    assert adaptation.acceptance.comparison is not None
+    assert adaptation.acceptance.comparison.before > 0  # Random weights answer with something.
 
 
 def test_the_same_settings_give_the_same_weights(
@@ -182,32 +186,32 @@ def test_a_candidate_is_published_once_and_compared_with_what_is_served(
     store, given = AdapterStore(tmp_path), volumes(3)
     two = {patient: given[patient] for patient in list(given)[:2]}
     plan = plan_organ_adaptation(model, "heart", two, SETTINGS)
-    said = keep_and_publish(
+    outcome = keep_and_publish(
         store, ["heart"], plan.fingerprint, lambda: adapt_organ(model, "heart", two, SETTINGS, plan)
     )
-    assert (said["status"], store.served("heart", model.sha256)) == ("published", ("heart", "v0001"))
+    assert (outcome["status"], store.served("heart", model.sha256)) == ("published", ("heart", "v0001"))
 
     adapter, record = read_organ_adapter(store.file("heart", "v0001"), model)
     served = ServedAdapter(adapter, record)
     plan = plan_organ_adaptation(model, "heart", given, SETTINGS, served=served)
     assert sorted(group for _, group in plan.split.folds) == [("patient 0",), ("patient 1",), ("patient 2",)]
-    made = adapt_organ(model, "heart", given, replace(SETTINGS, epochs=40), plan, served=served)
-    assert made.acceptance.comparison is not None
-    assert made.acceptance.comparison.count == 3
-    assert made.acceptance.against_served is not None
-    assert made.acceptance.against_served.count == 1  # Who came since.
-    assert made.acceptance.against_served.gain > 0
-    assert made.acceptance.status == "accepted"
-    assert len(made.record["seen_patients"]) == 3
+    adaptation = adapt_organ(model, "heart", given, replace(SETTINGS, epochs=40), plan, served=served)
+    assert adaptation.acceptance.comparison is not None
+    assert adaptation.acceptance.comparison.count == 3
+    assert adaptation.acceptance.against_served is not None
+    assert adaptation.acceptance.against_served.count == 1  # Who came since.
+    assert adaptation.acceptance.against_served.gain > 0
+    assert adaptation.acceptance.status == "accepted"
+    assert len(adaptation.record["seen_patients"]) == 3
 
 
 def test_an_adapter_of_another_model_is_refused(
     model: OrganModel, volumes: Callable[[int], VolumesByPatient], tmp_path: Path
 ) -> None:
-    made = adapt_organ(model, "heart", volumes(1), SETTINGS)
-    write_adapter(tmp_path / "heart", made.adapter, made.record)
+    adapter = adapt_organ(model, "heart", volumes(1), SETTINGS)
+    write_adapter(tmp_path / "heart", adapter.adapter, adapter.record)
     back, _ = read_organ_adapter(tmp_path / "heart", model)
-    assert all(torch.equal(value, _weights(made.adapter)[key]) for key, value in _weights(back).items())
+    assert all(torch.equal(value, _weights(adapter.adapter)[key]) for key, value in _weights(back).items())
     with pytest.raises(InputError, match="trained for unet with weights 0{12}"):
         read_organ_adapter(tmp_path / "heart", replace(model, sha256="1" * 64))
 
@@ -216,11 +220,11 @@ def test_a_new_organ_that_is_hardly_found_is_not_served(
     model: OrganModel, volumes: Callable[[int], VolumesByPatient]
 ) -> None:
     """Any mask is better than none, which is what the model answers; a bad one is no help all the same."""
-    made = adapt_organ(model, "heart", volumes(2), replace(SETTINGS, epochs=1, learning_rate=1e-9))
-    assert made.acceptance.comparison is not None
-    assert 0 < made.acceptance.comparison.after < 0.5
-    assert made.acceptance.status == "rejected"
-    assert "takes longer to correct" in made.acceptance.sentence()
+    adaptation = adapt_organ(model, "heart", volumes(2), replace(SETTINGS, epochs=1, learning_rate=1e-9))
+    assert adaptation.acceptance.comparison is not None
+    assert 0 < adaptation.acceptance.comparison.after < 0.5
+    assert adaptation.acceptance.status == "rejected"
+    assert "takes longer to correct" in adaptation.acceptance.sentence()
 
 
 def test_nothing_to_train_on(model: OrganModel) -> None:
@@ -234,8 +238,8 @@ def test_sizes_of_query_volumes_are_not_for_what_sees_parts_of_them(
     given, queries = volumes(2), [volumes(1)["patient 0"][0].image]
     with pytest.raises(InputError, match="Omit the queries"):
         adapt_organ(model, "heart", given, OrganSettings("bias"), queries=queries)
-    made = adapt_organ(model, "heart", given, replace(SETTINGS, epochs=4), queries=queries)
-    assert len(made.record["penalties"]) == 2
+    adaptation = adapt_organ(model, "heart", given, replace(SETTINGS, epochs=4), queries=queries)
+    assert len(adaptation.record["penalties"]) == 2
 
 
 def test_a_method_that_does_not_apply(model: OrganModel, volumes: Callable[[int], VolumesByPatient]) -> None:
@@ -244,7 +248,7 @@ def test_a_method_that_does_not_apply(model: OrganModel, volumes: Callable[[int]
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ({"method": "magic"}, "no method 'magic'"),
         ({"decoder": True}, "cannot train the decoder"),
@@ -252,6 +256,6 @@ def test_a_method_that_does_not_apply(model: OrganModel, volumes: Callable[[int]
         ({"learning_rate": -1.0}, "learning_rate must be a positive number"),
     ],
 )
-def test_settings_that_cannot_be(wrong: dict[str, str], said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_settings_that_cannot_be(wrong: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         OrganSettings(**wrong)  # type: ignore[arg-type]

@@ -49,5 +49,5 @@ def test_the_server_is_never_imported() -> None:
         "import baps.fseft.models, baps.fseft.preprocessing; "
         "print(any(name.startswith('monailabel') for name in sys.modules))"
     )
-    found = subprocess.run([sys.executable, "-c", program], cwd=APP, capture_output=True, text=True, check=True)
-    assert found.stdout.split() == ["False"]
+    result = subprocess.run([sys.executable, "-c", program], cwd=APP, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["False"]

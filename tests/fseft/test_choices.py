@@ -16,5 +16,5 @@ def test_every_method_is_offered() -> None:
 
 def test_no_network_is_imported_for_it() -> None:
     program = "import sys, baps.fseft.choices; print('torch' in sys.modules or 'monai' in sys.modules)"
-    found = subprocess.run([sys.executable, "-c", program], cwd=APP, capture_output=True, text=True, check=True)
-    assert found.stdout.split() == ["False"]
+    result = subprocess.run([sys.executable, "-c", program], cwd=APP, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["False"]

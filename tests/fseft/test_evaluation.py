@@ -87,9 +87,9 @@ def case(tmp_path: Path, new_phantom: Phantom) -> Case:
 
 def test_where_nothing_answers_the_organ_is_missed(model: OrganModel, case: Case) -> None:
     scored, skipped = evaluate_organ(model, None, [case], FeatureCache(None))
-    found = scored["a.nii.gz"]
+    result = scored["a.nii.gz"]
     assert not skipped
-    assert (found.patient, found.dice, found.hd95, found.surface) == ("a", 0, math.inf, math.inf)
+    assert (result.patient, result.dice, result.hd95, result.surface) == ("a", 0, math.inf, math.inf)
 
 
 def test_scores_are_of_the_volumes_own_voxels(model: OrganModel, case: Case, new_phantom: Phantom) -> None:
@@ -99,11 +99,11 @@ def test_scores_are_of_the_volumes_own_voxels(model: OrganModel, case: Case, new
     mask = (
         prepared.restore(segment(adapter, compute_inputs(model.network, "features", prepared.image, 16).half())) > 0.5
     )
-    found = evaluate_organ(model, adapter, [case], FeatureCache(None))[0]["a.nii.gz"]
+    result = evaluate_organ(model, adapter, [case], FeatureCache(None))[0]["a.nii.gz"]
     assert mask.any()
-    assert found.dice == pytest.approx(dice(mask, organ))
+    assert result.dice == pytest.approx(dice(mask, organ))
     distances = surface_distances(mask, organ, np.array([1.0, 1.0, 2.0]))
-    assert (found.hd95, found.surface) == pytest.approx(distances)
+    assert (result.hd95, result.surface) == pytest.approx(distances)
 
 
 def test_a_broken_file_does_not_stop_the_others(model: OrganModel, case: Case, tmp_path: Path) -> None:

@@ -28,12 +28,12 @@ def files(folder: Path) -> list[Path]:
 def test_kept_or_not_the_numbers_are_the_same(
     model: OrganModel, tmp_path: Path, input_kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, unkept = (FeatureCache(folder).get(model, input_kind, image(0)) for folder in (tmp_path, None))  # type: ignore[arg-type]
+    created, unkept = (FeatureCache(folder).get(model, input_kind, image(0)) for folder in (tmp_path, None))  # type: ignore[arg-type]
     monkeypatch.setattr("baps.fseft.feature_cache.compute_inputs", None)  # The model is not asked again.
     kept = FeatureCache(tmp_path).get(model, input_kind, image(0))  # type: ignore[arg-type]
     assert kept.dtype == torch.half
-    torch.testing.assert_close(kept, made, rtol=0, atol=0)
-    torch.testing.assert_close(unkept, made, rtol=0, atol=0)
+    torch.testing.assert_close(kept, created, rtol=0, atol=0)
+    torch.testing.assert_close(unkept, created, rtol=0, atol=0)
 
 
 def test_what_is_read_as_it_is_is_not_kept(model: OrganModel, tmp_path: Path) -> None:
@@ -65,20 +65,20 @@ def test_the_longest_unused_one_goes_when_it_is_full(model: OrganModel, tmp_path
     assert len(files(tmp_path)) == 2
 
 
-@pytest.mark.parametrize("most", [0, 1000])
-def test_one_that_is_larger_than_the_bound_is_not_kept(model: OrganModel, tmp_path: Path, most: int) -> None:
-    assert FeatureCache(tmp_path, most).get(model, "features", image(0)).any()
+@pytest.mark.parametrize("maximum", [0, 1000])
+def test_one_that_is_larger_than_the_bound_is_not_kept(model: OrganModel, tmp_path: Path, maximum: int) -> None:
+    assert FeatureCache(tmp_path, maximum).get(model, "features", image(0)).any()
     assert files(tmp_path) == []
 
 
 @pytest.mark.parametrize("keep", [lambda whole: b"", lambda whole: b"junk", lambda whole: whole[:-100]])
 def test_a_broken_file_is_made_again(model: OrganModel, tmp_path: Path, keep: object) -> None:
     feature_cache = FeatureCache(tmp_path)
-    made = feature_cache.get(model, "features", image(0)).clone()
+    created = feature_cache.get(model, "features", image(0)).clone()
     (file,) = files(tmp_path)
     whole = file.read_bytes()
     file.write_bytes(keep(whole))  # type: ignore[operator]
-    torch.testing.assert_close(feature_cache.get(model, "features", image(0)), made, rtol=0, atol=0)
+    torch.testing.assert_close(feature_cache.get(model, "features", image(0)), created, rtol=0, atol=0)
     assert file.read_bytes() == whole
 
 
@@ -106,6 +106,6 @@ def test_of_one_image_nothing_is_read_twice_also_where_nothing_is_kept(
     model: OrganModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reading = FeatureCache(None).for_image(model, image(0))
-    found = reading("features")
+    result = reading("features")
     monkeypatch.setattr("baps.fseft.feature_cache.compute_inputs", None)  # The model is not asked again.
-    assert reading("features") is found
+    assert reading("features") is result

@@ -20,8 +20,8 @@ def test_untrained_it_is_the_model_window_by_window(unet: FoundationModel, image
     with torch.no_grad():
         logits = sliding_window_inference(image[None], 16, 1, unet, overlap=0.25, mode="gaussian")
     adapter = build_adapter(name, unet, "liver")
-    found = segment(adapter, compute_inputs(unet, adapter.input_kind, image, 16), 16)
-    torch.testing.assert_close(found, logits[0, 1:2].sigmoid(), rtol=0, atol=1e-5)
+    result = segment(adapter, compute_inputs(unet, adapter.input_kind, image, 16), 16)
+    torch.testing.assert_close(result, logits[0, 1:2].sigmoid(), rtol=0, atol=1e-5)
 
 
 def test_the_output_adapter_reads_blended_probabilities(unet: FoundationModel, image: torch.Tensor) -> None:
@@ -31,8 +31,8 @@ def test_the_output_adapter_reads_blended_probabilities(unet: FoundationModel, i
         )
     probabilities = compute_inputs(unet, "probabilities", image, 16)
     torch.testing.assert_close(probabilities, blended[0])
-    found = segment(build_adapter("output", unet, "aorta"), probabilities)
-    torch.testing.assert_close(found, blended[0, 2:], rtol=0, atol=1e-5)
+    result = segment(build_adapter("output", unet, "aorta"), probabilities)
+    torch.testing.assert_close(result, blended[0, 2:], rtol=0, atol=1e-5)
 
 
 def test_what_is_read(unet: FoundationModel, image: torch.Tensor) -> None:
@@ -53,6 +53,6 @@ def test_slab_by_slab_is_as_the_whole_at_once(unet: FoundationModel, name: str) 
     inputs = torch.rand((channels, 6, 7, 37), generator=generator).half()
     with torch.no_grad():
         whole = adapter(inputs[None].float())[0].sigmoid()
-    found = segment(adapter, inputs)
-    torch.testing.assert_close(found, whole, rtol=0, atol=1e-5)
-    assert found.std() > 0.01
+    result = segment(adapter, inputs)
+    torch.testing.assert_close(result, whole, rtol=0, atol=1e-5)
+    assert result.std() > 0.01

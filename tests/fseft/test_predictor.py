@@ -56,21 +56,21 @@ def test_an_organ_that_was_learned_is_found_on_another_volume(segmenter: OrganSe
     segmenter.store.publish("heart", segmenter.store.add("heart", adapter, record, "accepted"))
 
     volume, ball = new_phantom(seed=2, shape=(36, 40, 14))
-    found = segmenter.segment(volume, {"heart": 7, "pancreas": 3})
-    assert (found.served, found.unknown, found.stopped) == ({"heart": "v0001"}, ("pancreas",), ())
-    assert found.labelmap.dtype == np.uint8
-    assert set(np.unique(found.labelmap)) == {0, 7}
-    assert dice(found.labelmap == 7, ball) > 0.75
-    np.testing.assert_array_equal(found.labelmap == 7, _asked(segmenter, volume, "heart") > 0.5)
+    result = segmenter.segment(volume, {"heart": 7, "pancreas": 3})
+    assert (result.served, result.unknown, result.stopped) == ({"heart": "v0001"}, ("pancreas",), ())
+    assert result.labelmap.dtype == np.uint8
+    assert set(np.unique(result.labelmap)) == {0, 7}
+    assert dice(result.labelmap == 7, ball) > 0.75
+    np.testing.assert_array_equal(result.labelmap == 7, _asked(segmenter, volume, "heart") > 0.5)
 
 
 def test_the_surer_organ_gets_the_voxel(segmenter: OrganSegmenter, new_phantom: Phantom) -> None:
     for organ, bias in (("a", 1.0), ("b", 3.0), ("c", 2.0), ("d", -1.0)):
         publish(segmenter, organ, bias)
     volume, _ = new_phantom()
-    found = segmenter.segment(volume, {"a": 1, "b": 2, "c": 3, "d": 4})
-    assert set(np.unique(found.labelmap)) <= {0, 2}  # 0 where the image does not reach, at the border
-    assert (found.labelmap == 2).mean() > 0.5
+    result = segmenter.segment(volume, {"a": 1, "b": 2, "c": 3, "d": 4})
+    assert set(np.unique(result.labelmap)) <= {0, 2}  # 0 where the image does not reach, at the border
+    assert (result.labelmap == 2).mean() > 0.5
 
 
 def test_what_answers_for_an_organ(segmenter: OrganSegmenter, new_phantom: Phantom) -> None:
@@ -95,30 +95,30 @@ def test_an_unadapted_organ_is_answered_as_the_model_does(segmenter: OrganSegmen
     volume, _ = new_phantom()
     prepared = preprocess(volume, 2.0, 16)
     expected = compute_inputs(segmenter.model.network, "probabilities", prepared.image, 16)[1:2]
-    asked = _asked(segmenter, volume, "liver")
-    np.testing.assert_allclose(asked, prepared.restore(expected), atol=0.02)
-    np.testing.assert_array_equal(segmenter.segment(volume, {"liver": 1}).labelmap, asked > 0.5)
+    queried = _asked(segmenter, volume, "liver")
+    np.testing.assert_allclose(queried, prepared.restore(expected), atol=0.02)
+    np.testing.assert_array_equal(segmenter.segment(volume, {"liver": 1}).labelmap, queried > 0.5)
 
 
 def test_a_broken_adapter_leaves_the_others(segmenter: OrganSegmenter, new_phantom: Phantom) -> None:
     for organ in ("a", "b"):
         publish(segmenter, organ, 2.0)
     segmenter.store.file("a", "v0001").write_bytes(b"junk")
-    found = segmenter.segment(new_phantom()[0], {"a": 1, "b": 2})
-    assert (found.served, found.unknown) == ({"b": "v0001"}, ("a",))
-    assert (found.labelmap == 2).any()
+    result = segmenter.segment(new_phantom()[0], {"a": 1, "b": 2})
+    assert (result.served, result.unknown) == ({"b": "v0001"}, ("a",))
+    assert (result.labelmap == 2).any()
 
 
 def test_it_can_be_stopped_between_organs(segmenter: OrganSegmenter, new_phantom: Phantom) -> None:
     for organ in ("a", "b", "c"):
         publish(segmenter, organ, 2.0)
     progress: list[tuple[int, int]] = []
-    found = segmenter.segment(
+    result = segmenter.segment(
         new_phantom()[0], {"a": 1, "b": 2, "c": 3}, lambda: len(progress) < 2, lambda *now: progress.append(now)
     )
     assert progress[:2] == [(0, 3), (1, 3)]
-    assert (found.served, found.stopped, found.unknown) == ({"a": "v0001"}, ("b", "c"), ())
-    assert (found.labelmap == 1).any()
+    assert (result.served, result.stopped, result.unknown) == ({"a": "v0001"}, ("b", "c"), ())
+    assert (result.labelmap == 1).any()
 
 
 def test_organs_that_nothing_answers_for_are_refused_with_the_remedy(

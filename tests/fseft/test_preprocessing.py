@@ -26,8 +26,8 @@ def _dice(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
 def _there(prepared: PreparedVolume, mask: torch.Tensor) -> NDArray[np.float64]:
     """Middle of a mask on the image's voxels, mm, RAS."""
     middle = mask[0].nonzero().float().mean(0).numpy()
-    found: NDArray[np.float64] = prepared.affine[:3, :3] @ middle + prepared.affine[:3, 3]
-    return found
+    result: NDArray[np.float64] = prepared.affine[:3, :3] @ middle + prepared.affine[:3, 3]
+    return result
 
 
 @given(codes=st.sampled_from(["RAS", "LPS", "LAS", "SPR", "AIL", "IRP"]), spacing=st.sampled_from([1.0, 1.5, 3.0]))
@@ -37,16 +37,16 @@ def test_any_orientation_there_and_back(new_phantom: Phantom, codes: str, spacin
         nibabel.io_orientation(volume.affine), nibabel.orientations.axcodes2ornt(codes)
     )
     affine = volume.affine @ nibabel.orientations.inv_ornt_aff(turn, volume.shape)
-    turned = Volume(nibabel.apply_orientation(volume.voxels, turn), affine)
+    rotated = Volume(nibabel.apply_orientation(volume.voxels, turn), affine)
     turned_ball = nibabel.apply_orientation(ball, turn)
-    prepared = preprocess(turned, spacing, side=8)
+    prepared = preprocess(rotated, spacing, side=8)
     assert nibabel.aff2axcodes(prepared.affine) == ("R", "A", "S")
     np.testing.assert_allclose(np.diag(prepared.affine)[:3], spacing, rtol=0.05)
     mask = prepared.mask(turned_ball)
     middle = volume.affine[:3, :3] @ np.argwhere(ball).mean(0) + volume.affine[:3, 3]
     np.testing.assert_allclose(_there(prepared, mask), middle, atol=0.5 * spacing)
     back = prepared.restore(mask.float())
-    assert back.shape == turned.shape
+    assert back.shape == rotated.shape
     assert back.dtype == np.float32
     assert _dice(back > 0.5, turned_ball) > {1.0: 0.95, 1.5: 0.9, 3.0: 0.8}[spacing]
 

@@ -22,17 +22,17 @@ QUICK = OrganSettings(method="linear_probe", learning_rate=0.03, epochs=15, crop
 
 
 def volumes(new_labelled: New, count: int) -> dict[str, list[LabelledVolume]]:
-    found = map(new_labelled, range(count))
-    return {volume.patient: [volume] for volume in found}
+    result = map(new_labelled, range(count))
+    return {volume.patient: [volume] for volume in result}
 
 
 def test_a_candidate_that_is_better_is_served(segmenter: OrganSegmenter, new_labelled: New, tmp_path: Path) -> None:
     progress: list[tuple[int, int, float]] = []
     memory = tmp_path / "split.json"
     given = volumes(new_labelled, 3)
-    said = adapt_and_publish_organ(segmenter, "heart", given, QUICK, memory, lambda *now: progress.append(now))
-    assert (said["version"], said["status"]) == ("v0001", "published"), said["reason"]
-    assert said["after"] > 0.5 > said["before"]
+    outcome = adapt_and_publish_organ(segmenter, "heart", given, QUICK, memory, lambda *now: progress.append(now))
+    assert (outcome["version"], outcome["status"]) == ("v0001", "published"), outcome["reason"]
+    assert outcome["after"] > 0.5 > outcome["before"]
     assert segmenter.served("heart") == "v0001"
     assert not memory.exists(), "of few nobody has a role, see the next test"
     assert progress[-1][:2] == (4 * 15, 4 * 15)  # three that leave one out, and one of all
@@ -61,9 +61,9 @@ def test_roles_are_shared_with_the_other_method_once_patients_are_not_few(
 
 
 def test_one_volume_trains_and_stays_unverified(segmenter: OrganSegmenter, new_labelled: New) -> None:
-    said = adapt_and_publish_organ(segmenter, "heart", volumes(new_labelled, 1), QUICK)
-    assert said["status"] == "unverified"
-    assert "Label a volume of another patient" in said["reason"]
+    outcome = adapt_and_publish_organ(segmenter, "heart", volumes(new_labelled, 1), QUICK)
+    assert outcome["status"] == "unverified"
+    assert "Label a volume of another patient" in outcome["reason"]
     assert segmenter.served("heart") is None
     again = adapt_and_publish_organ(segmenter, "heart", volumes(new_labelled, 1), QUICK)
     assert (again["version"], "Nothing has changed" in again["reason"]) == ("v0001", True)
@@ -101,12 +101,12 @@ def test_a_run_that_is_broken_off_goes_on_and_comes_to_the_same(
 
 
 def test_a_candidate_is_compared_with_what_is_served(segmenter: OrganSegmenter, new_labelled: New) -> None:
-    first = {patient: found for patient, found in volumes(new_labelled, 3).items() if patient != "patient 2"}
+    first = {patient: result for patient, result in volumes(new_labelled, 3).items() if patient != "patient 2"}
     adapt_and_publish_organ(segmenter, "heart", first, QUICK)
     segmenter.store.publish("heart", "v0001")
-    said: dict[str, Any] = adapt_and_publish_organ(segmenter, "heart", volumes(new_labelled, 3), QUICK)
-    assert said["version"] == "v0002"
-    assert said["against_served"] is not None  # on the patient who came since
+    outcome: dict[str, Any] = adapt_and_publish_organ(segmenter, "heart", volumes(new_labelled, 3), QUICK)
+    assert outcome["version"] == "v0002"
+    assert outcome["against_served"] is not None  # on the patient who came since
     assert len(segmenter.store.record("heart", "v0002")["seen_patients"]) == 3
 
 
@@ -115,18 +115,20 @@ def test_a_served_adapter_that_is_broken_is_trained_anew(segmenter: OrganSegment
     adapt_and_publish_organ(segmenter, "heart", given, QUICK)
     segmenter.store.publish("heart", "v0001")
     segmenter.store.file("heart", "v0001").write_bytes(b"junk")
-    said = adapt_and_publish_organ(segmenter, "heart", given, OrganSettings("linear_probe", epochs=2, crop=12, seed=1))
-    assert (said["version"], said["against_served"]) == ("v0002", None)
+    outcome = adapt_and_publish_organ(
+        segmenter, "heart", given, OrganSettings("linear_probe", epochs=2, crop=12, seed=1)
+    )
+    assert (outcome["version"], outcome["against_served"]) == ("v0002", None)
 
 
 @pytest.mark.parametrize(
-    ("settings", "given", "said"),
+    ("settings", "given", "message"),
     [(OrganSettings("lora"), 1, "this model has none"), (QUICK, 0, "no labels of heart to train on")],
 )
 def test_what_cannot_be_trained_is_refused(
-    segmenter: OrganSegmenter, new_labelled: New, settings: OrganSettings, given: int, said: str
+    segmenter: OrganSegmenter, new_labelled: New, settings: OrganSettings, given: int, message: str
 ) -> None:
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         adapt_and_publish_organ(segmenter, "heart", volumes(new_labelled, given), settings)
 
 
@@ -142,7 +144,7 @@ def test_a_full_disk_ends_it_with_a_sentence(
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ({"method": "magic"}, "Known ones"),
         ({"decoder": True}, "cannot train the decoder"),
@@ -150,6 +152,6 @@ def test_a_full_disk_ends_it_with_a_sentence(
         ({"seed": -1}, "seed must be"),
     ],
 )
-def test_settings_that_cannot_be_used(wrong: dict[str, Any], said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_settings_that_cannot_be_used(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         OrganSettings(**wrong)

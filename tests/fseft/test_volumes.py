@@ -42,10 +42,10 @@ def new_case(tmp_path: Path, new_phantom: Phantom) -> Callable[..., Case]:
 
 
 def test_volumes_by_patient(model: OrganModel, new_case: Callable[..., Case]) -> None:
-    found, skipped = load_volumes([new_case("one"), new_case("two", "b"), new_case("three")], model)
+    result, skipped = load_volumes([new_case("one"), new_case("two", "b"), new_case("three")], model)
     assert skipped == {}
-    assert {patient: len(volumes) for patient, volumes in found.items()} == {"a": 2, "b": 1}
-    volume = found["b"][0]
+    assert {patient: len(volumes) for patient, volumes in result.items()} == {"a": 2, "b": 1}
+    volume = result["b"][0]
     assert volume.labelled is None
     assert volume.image.shape == volume.target.shape
     assert min(volume.image.shape[1:]) >= model.side
@@ -94,8 +94,8 @@ def test_what_cannot_be_used_is_left_out_with_a_reason(
         new_case("speck", organ=speck),
         new_case("good", "b"),
     ]
-    found, skipped = load_volumes(cases, model)
-    assert list(found) == ["b"]
+    result, skipped = load_volumes(cases, model)
+    assert list(result) == ["b"]
     assert list(skipped) == [f"{name}.nii.gz, label 1" for name in ("broken", "empty", "elsewhere", "speck")]
     reasons = list(skipped.values())
     assert "broken.nii.gz" in reasons[0]

@@ -229,11 +229,11 @@ def test_a_slice_is_shown_as_a_radiologist_sees_it(plane: str, right: str, top: 
 
 def test_planes_by_name() -> None:
     assert [plane_axis(_LPS, name) for name in ("", "as stored", "I", "J", "K")] == [2, 2, 0, 1, 2]
-    turned = np.eye(4)
-    turned[:3, :3] = [[0, 0, 1], [1, 0, 0], [0, 1, 0]]  # I to the front, J to the head, K to the right
-    assert [plane_axis(turned, name) for name in ("coronal", "axial", "sagittal")] == [0, 1, 2]
+    rotated = np.eye(4)
+    rotated[:3, :3] = [[0, 0, 1], [1, 0, 0], [0, 1, 0]]  # I to the front, J to the head, K to the right
+    assert [plane_axis(rotated, name) for name in ("coronal", "axial", "sagittal")] == [0, 1, 2]
     with pytest.raises(InputError, match="no plane 'frontal'.*sagittal"):
-        plane_axis(turned, "frontal")
+        plane_axis(rotated, "frontal")
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -242,9 +242,9 @@ def test_a_slice_is_extracted_without_a_copy_of_the_volume(axis: int, order: str
     voxels = np.zeros((200, 180, 90), np.int16, order=order)  # type: ignore[call-overload]
     tracemalloc.start()
     try:
-        found = Plane(axis, 50).extract(voxels)
+        result = Plane(axis, 50).extract(voxels)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < 2 * found.nbytes < voxels.nbytes / 10
-    assert not np.shares_memory(found, voxels)
+    assert peak < 2 * result.nbytes < voxels.nbytes / 10
+    assert not np.shares_memory(result, voxels)

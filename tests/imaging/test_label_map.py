@@ -63,13 +63,13 @@ def test_one_pass_gives_the_same_as_the_masks(seed: int) -> None:
         value: np.flatnonzero(new.mask(value).any((0, 1))).tolist() for value in new.values()
     }
     pairs = [(one, other) for one in [0, *old.values()] for other in [0, 9, *new.values()]]
-    found = Overlaps.count(old, new, pairs)
+    result = Overlaps.count(old, new, pairs)
     for n, (one, other) in enumerate(pairs):
         before = old.mask(one) if one else np.zeros(old.shape, bool)
         after = new.mask(other) if other else np.zeros(old.shape, bool)
         for k in range(old.shape[2]):
-            wanted = before[:, :, k].sum(), after[:, :, k].sum(), (before & after)[:, :, k].sum()
-            assert (found.old[k, n], found.new[k, n], found.both[k, n]) == wanted
+            expected = before[:, :, k].sum(), after[:, :, k].sum(), (before & after)[:, :, k].sum()
+            assert (result.old[k, n], result.new[k, n], result.both[k, n]) == expected
     kept = old.values()[::2]
     numbers = {value: 1000 + value for value in kept}
     filled = new.filled_from(old, numbers, {})
@@ -88,6 +88,6 @@ def test_hundreds_of_masks_that_overlap_in_their_last_slices_are_fast() -> None:
     for n, mask in enumerate(masks):
         mask[:, n % 64, n % 32] = True
         mask[-1, -1, -1] = True
-    found = LabelMap.from_masks(enumerate(masks, start=1))
-    assert len(found.layers) == 200
-    assert all((layer > 0).sum() == mask.sum() for layer, mask in zip(found.layers, masks, strict=True))
+    result = LabelMap.from_masks(enumerate(masks, start=1))
+    assert len(result.layers) == 200
+    assert all((layer > 0).sum() == mask.sum() for layer, mask in zip(result.layers, masks, strict=True))

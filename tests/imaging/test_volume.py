@@ -49,10 +49,10 @@ def test_the_same_geometry(shape: tuple[int, ...], shift: float, same: bool) -> 
 
 @pytest.mark.parametrize(("slices", "same"), [(5, True), (500, False)])
 def test_a_rotation_moves_the_far_end_of_a_long_volume(slices: int, same: bool) -> None:
-    turned = AFFINE.copy()
-    turned[:3] = Rotation.from_euler("x", 0.01, degrees=True).as_matrix() @ AFFINE[:3]
+    rotated = AFFINE.copy()
+    rotated[:3] = Rotation.from_euler("x", 0.01, degrees=True).as_matrix() @ AFFINE[:3]
     voxels = np.zeros((3, 4, slices), np.uint8)
-    assert Volume(voxels, AFFINE).same_geometry(Volume(voxels, turned)) is same
+    assert Volume(voxels, AFFINE).same_geometry(Volume(voxels, rotated)) is same
 
 
 def test_small_voxels_are_distinguished() -> None:

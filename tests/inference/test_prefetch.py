@@ -26,14 +26,14 @@ def test_nothing_is_begun_while_somebody_waits() -> None:
 
 
 def test_an_answer_does_not_wait_for_a_job_that_was_begun() -> None:
-    prefetcher, begun, finish = Prefetcher(), threading.Event(), threading.Event()
+    prefetcher, started, finish = Prefetcher(), threading.Event(), threading.Event()
 
     def job() -> None:
-        begun.set()
+        started.set()
         assert finish.wait(10)
 
     prefetcher.schedule([job])
-    assert begun.wait(10)
+    assert started.wait(10)
     with prefetcher.paused():
         pass
     finish.set()
@@ -57,11 +57,11 @@ def test_a_job_that_fails_stops_no_other() -> None:
 
 
 def test_the_thread_has_the_lowest_priority_and_others_keep_theirs() -> None:
-    prefetcher, found = Prefetcher(), []
+    prefetcher, results = Prefetcher(), []
     before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-    prefetcher.schedule([lambda: found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))])
+    prefetcher.schedule([lambda: results.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))])
     prefetcher.wait()
-    assert found == [19]
+    assert results == [19]
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
 
 

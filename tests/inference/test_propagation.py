@@ -53,10 +53,10 @@ def clicked(organ: NDArray[np.bool_], *indices: int) -> dict[int, NDArray[np.boo
 @pytest.mark.parametrize("indices", [(15,), (8,), (6, 22), (10, 15, 19)])
 def test_an_ellipsoid_is_found_to_its_ends_and_no_further(indices: tuple[int, ...], spilled: float) -> None:
     organ = ellipsoid()
-    found = propagate(clicked(organ, *indices), Model(organ, spilled).start_step, slices(organ))
-    assert list(found.masks) == np.flatnonzero(organ.any((1, 2))).tolist()
-    assert found.stopped == ()
-    for index, mask in found.masks.items():
+    result = propagate(clicked(organ, *indices), Model(organ, spilled).start_step, slices(organ))
+    assert list(result.masks) == np.flatnonzero(organ.any((1, 2))).tolist()
+    assert result.stopped == ()
+    for index, mask in result.masks.items():
         np.testing.assert_array_equal(mask, organ[index])
 
 
@@ -107,13 +107,13 @@ def test_between_clicked_slices_the_nearer_one_counts_for_more() -> None:
         return lambda index, last: (large if start == 5 else small).astype(np.float32)
 
     bright = VolumeSlices(5, 15, lambda index: np.full((SIDE, SIDE), 160, np.float32))
-    found = propagate({5: large, 15: small}, start_step, bright)
+    result = propagate({5: large, 15: small}, start_step, bright)
     for index in range(6, 10):
-        np.testing.assert_array_equal(found.masks[index], large)
+        np.testing.assert_array_equal(result.masks[index], large)
     for index in range(11, 15):
-        np.testing.assert_array_equal(found.masks[index], small)
-    np.testing.assert_array_equal(found.masks[5], large)
-    np.testing.assert_array_equal(found.masks[15], small)
+        np.testing.assert_array_equal(result.masks[index], small)
+    np.testing.assert_array_equal(result.masks[5], large)
+    np.testing.assert_array_equal(result.masks[15], small)
 
 
 def test_where_one_side_ended_the_other_counts_alone() -> None:
@@ -124,8 +124,8 @@ def test_where_one_side_ended_the_other_counts_alone() -> None:
         step = model.start_step(start, end)
         return lambda index, last: np.zeros((SIDE, SIDE), np.float32) if start == 5 else step(index, last)
 
-    found = propagate(clicked(organ, 5, 25), start_step, slices(organ, 5, 25))
-    assert list(found.masks) == list(range(5, 26))
+    result = propagate(clicked(organ, 5, 25), start_step, slices(organ, 5, 25))
+    assert list(result.masks) == list(range(5, 26))
 
 
 def test_where_none_came_the_shape_between_is_taken_unless_a_person_denied_it() -> None:
@@ -134,10 +134,10 @@ def test_where_none_came_the_shape_between_is_taken_unless_a_person_denied_it() 
     def start_step(start: int, end: int) -> Step:
         return lambda index, last: np.zeros((SIDE, SIDE), np.float32)
 
-    found = propagate(clicked(organ, 5, 25), start_step, slices(organ))
-    assert list(found.masks) == list(range(5, 26))
-    assert found.interpolated == tuple(range(6, 25))
-    assert min(dice(found.masks[index], organ[index]) for index in found.masks) > 0.9
+    result = propagate(clicked(organ, 5, 25), start_step, slices(organ))
+    assert list(result.masks) == list(range(5, 26))
+    assert result.interpolated == tuple(range(6, 25))
+    assert min(dice(result.masks[index], organ[index]) for index in result.masks) > 0.9
     denied = slices(organ, background={9: ((18.0, 20.0),), 10: ((1.0, 1.0),)})
     assert list(propagate(clicked(organ, 5, 25), start_step, denied).masks) == [5, 6, 7, 8, *range(10, 26)]
     stopped = propagate(clicked(organ, 5, 25), start_step, slices(organ), should_continue=lambda: False)
@@ -158,8 +158,8 @@ def test_a_background_click_ends_what_goes_on_to_cover_it() -> None:
     beside = slices(tube, background={20: ((2.0, 2.0),)})
     assert max(propagate(clicked(tube, 15), Model(tube).start_step, beside).masks) == COUNT - 1
     inside = slices(tube, background={20: ((2.0, 2.0), (18.0, 20.0))})
-    found = propagate(clicked(tube, 15), Model(tube).start_step, inside)
-    assert list(found.masks) == list(range(20))
+    result = propagate(clicked(tube, 15), Model(tube).start_step, inside)
+    assert list(result.masks) == list(range(20))
 
 
 def test_an_empty_mask_begins_nothing() -> None:
@@ -168,27 +168,27 @@ def test_an_empty_mask_begins_nothing() -> None:
     model = Model(organ)
     assert propagate({9: empty}, model.start_step, slices(organ)).masks == {}
     assert not model.asked
-    found = propagate({9: empty, 15: organ[15]}, model.start_step, slices(organ))
-    assert list(found.masks) == np.flatnonzero(organ.any((1, 2))).tolist()
+    result = propagate({9: empty, 15: organ[15]}, model.start_step, slices(organ))
+    assert list(result.masks) == np.flatnonzero(organ.any((1, 2))).tolist()
 
 
 @pytest.mark.parametrize("answers", [0, 1, 5, 13])
 def test_when_it_is_told_to_stop_what_was_found_lies_around_the_clicks(answers: int) -> None:
     organ = ellipsoid()
     model = Model(organ)
-    found = propagate(
+    result = propagate(
         clicked(organ, 15), model.start_step, slices(organ), should_continue=lambda: len(model.asked) < answers
     )
     assert len(model.asked) == answers
     up, down = (answers + 1) // 2, answers // 2
-    assert list(found.masks) == list(range(15 - down, 16 + up))
-    assert found.stopped == (14 - down, 16 + up)
+    assert list(result.masks) == list(range(15 - down, 16 + up))
+    assert result.stopped == (14 - down, 16 + up)
 
 
 def test_progress_ends_at_its_total_and_never_goes_back() -> None:
-    organ, told = ellipsoid(), list[tuple[int, int]]()
-    propagate(clicked(organ, 12, 18), Model(organ).start_step, slices(organ), progress=lambda *now: told.append(now))
-    dones, totals = [list(numbers) for numbers in zip(*told, strict=True)]
+    organ, reports = ellipsoid(), list[tuple[int, int]]()
+    propagate(clicked(organ, 12, 18), Model(organ).start_step, slices(organ), progress=lambda *now: reports.append(now))
+    dones, totals = [list(numbers) for numbers in zip(*reports, strict=True)]
     assert dones == sorted(dones)
     assert totals == sorted(totals, reverse=True)
     assert totals[0] == 12 + (COUNT - 19) + 2 * 5

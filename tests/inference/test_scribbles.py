@@ -83,14 +83,14 @@ def test_a_prompt_has_both_kinds_of_clicks_and_no_box(seed: int) -> None:
 @given(st.integers(0, 10_000))
 def test_a_black_box_that_understands_boxes_only_gets_the_one_around_the_strokes(seed: int) -> None:
     foreground = _strokes(seed)
-    able = replace(ALL, clicks=False)
-    box = strokes_to_prompt(foreground, np.zeros_like(foreground), able).box
+    capabilities = replace(ALL, clicks=False)
+    box = strokes_to_prompt(foreground, np.zeros_like(foreground), capabilities).box
     assert box is not None
     x0, y0, x1, y1 = (int(edge) for edge in box)
     assert foreground[y0 : y1 + 1, x0 : x1 + 1].sum() == foreground.sum()
     for edge in (foreground[y0], foreground[y1], foreground[:, x0], foreground[:, x1]):
         assert edge.any()
-    assert strokes_to_prompt(foreground, foreground, able, (1, 2, 30, 20)).box == (1, 2, 30, 20)
+    assert strokes_to_prompt(foreground, foreground, capabilities, (1, 2, 30, 20)).box == (1, 2, 30, 20)
 
 
 def test_without_a_foreground_stroke_it_is_said() -> None:

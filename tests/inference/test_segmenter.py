@@ -58,13 +58,13 @@ def _publish(
     zoom: float = 1.0,
 ) -> str:
     """An adapter that adds ``shift`` (of white for ``basis``) to every pixel."""
-    made = build_visual_prompt(kind, condition="click" if kind == "concat" else "label")
-    bias = dict(made.named_parameters())["head.bias" if kind == "basis" else "last.bias"]
+    visual_prompt = build_visual_prompt(kind, condition="click" if kind == "concat" else "label")
+    bias = dict(visual_prompt.named_parameters())["head.bias" if kind == "basis" else "last.bias"]
     with torch.no_grad():
         bias.view(3, -1)[:, code] = shift
-    able = segmenter.black_box.capabilities
-    adapter = Adapter(made, head, zoom)
-    record = {"adapter": adapter.to_dict(), "black_box": {"weights_sha256": able.weights_sha256}}
+    capabilities = segmenter.black_box.capabilities
+    adapter = Adapter(visual_prompt, head, zoom)
+    record = {"adapter": adapter.to_dict(), "black_box": {"weights_sha256": capabilities.weights_sha256}}
     version = segmenter.store.add(label, adapter, record, "accepted")
     segmenter.store.publish(label, version)
     return version
@@ -73,11 +73,11 @@ def _publish(
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_a_ball_is_found_on_every_axis(segmenter: Segmenter, path: Path, phantom: Phantom, axis: int) -> None:
     plane = Plane(axis, CENTRE[axis])
-    found = segmenter.segment(path, plane, Prompt((plane.project(CENTRE),)), "")
-    truth = plane.extract(phantom[1])
-    assert found.mask.shape == truth.shape
-    assert found.mask.dtype == bool
-    assert dice(found.mask, truth) > 0.8
+    result = segmenter.segment(path, plane, Prompt((plane.project(CENTRE),)), "")
+    target = plane.extract(phantom[1])
+    assert result.mask.shape == target.shape
+    assert result.mask.dtype == bool
+    assert dice(result.mask, target) > 0.8
 
 
 def test_a_slice_that_takes_too_much_memory_is_refused(
@@ -91,20 +91,20 @@ def test_a_slice_that_takes_too_much_memory_is_refused(
 
 
 def test_a_box_finds_it_too(segmenter: Segmenter, path: Path, phantom: Phantom) -> None:
-    truth = MIDDLE.extract(phantom[1])
-    rows, columns = np.nonzero(truth)
+    target = MIDDLE.extract(phantom[1])
+    rows, columns = np.nonzero(target)
     box = (float(columns.min()), float(rows.min()), float(columns.max()), float(rows.max()))
-    assert dice(segmenter.segment(path, MIDDLE, Prompt(box=box), "").mask, truth) > 0.8
+    assert dice(segmenter.segment(path, MIDDLE, Prompt(box=box), "").mask, target) > 0.8
 
 
 def test_the_same_click_gives_the_same_mask_from_a_kept_encoding(segmenter: Segmenter, path: Path) -> None:
-    asked = segmenter.black_box.images_queried
+    queried = segmenter.black_box.images_queried
     first = segmenter.segment(path, MIDDLE, CLICK, "")
     second = segmenter.segment(path, MIDDLE, CLICK, "")
     assert (first.encoding_cached, second.encoding_cached) == (False, True)
     np.testing.assert_array_equal(first.mask, second.mask)
     assert second.volume is first.volume
-    assert segmenter.black_box.images_queried == asked + 2
+    assert segmenter.black_box.images_queried == queried + 2
     assert first.adapter is None
     assert first.seconds > 0
 
@@ -124,9 +124,9 @@ def test_without_a_cache_the_answers_are_the_same(segmenter: Segmenter, path: Pa
     bare = Segmenter(segmenter.black_box, AdapterStore(tmp_path / "adapters"), cache_bytes=0)
     expected = segmenter.segment(path, MIDDLE, CLICK, "").mask
     for _ in range(2):
-        found = bare.segment(path, MIDDLE, CLICK, "")
-        assert not found.encoding_cached
-        np.testing.assert_array_equal(found.mask, expected)
+        result = bare.segment(path, MIDDLE, CLICK, "")
+        assert not result.encoding_cached
+        np.testing.assert_array_equal(result.mask, expected)
 
 
 @pytest.mark.parametrize("head", [False, True])
@@ -180,11 +180,11 @@ def test_the_head_corrects_the_answer_to_every_click(
         crops = adapter.crop(pixels, placed)
         answer = black_box.segment(adapter.transform_images(crops), placed)
         expected = canvas.restore(adapter.refine_masks(crops, answer)[0]) > 0.5
-        found = segmenter.segment(path, MIDDLE, prompt, "spleen")
-        assert found.encoding_cached == bool(masks and side is None)
-        np.testing.assert_array_equal(found.mask, expected)
-        assert not np.array_equal(found.mask, canvas.restore(answer[0]) > 0.5)
-        masks.append(found.mask)
+        result = segmenter.segment(path, MIDDLE, prompt, "spleen")
+        assert result.encoding_cached == bool(masks and side is None)
+        np.testing.assert_array_equal(result.mask, expected)
+        assert not np.array_equal(result.mask, canvas.restore(answer[0]) > 0.5)
+        masks.append(result.mask)
     np.testing.assert_array_equal(masks[0], masks[3])
     assert not np.array_equal(masks[0], masks[1])
 
@@ -225,13 +225,13 @@ def test_a_click_is_cropped_once_and_answered_as_if_step_by_step(
         refined = lively_head.refine_masks(part, answer, inside)
         expected = canvas.restore(paste_crops(refined, [view], size)[0].numpy())
         cropped.clear()
-        found = segmenter.segment(path, MIDDLE, prompt, "spleen")
+        result = segmenter.segment(path, MIDDLE, prompt, "spleen")
         assert cropped == [placed]
         if side is None:  # In two halves a black box need not round as it does in one.
-            np.testing.assert_allclose(found.probability, expected, atol=1e-5)
+            np.testing.assert_allclose(result.probability, expected, atol=1e-5)
         else:
-            np.testing.assert_array_equal(found.probability, expected)
-        np.testing.assert_array_equal(found.mask, expected > 0.5)
+            np.testing.assert_array_equal(result.probability, expected)
+        np.testing.assert_array_equal(result.mask, expected > 0.5)
 
 
 def test_the_shared_adapter_serves_other_labels(segmenter: Segmenter, path: Path) -> None:
@@ -266,9 +266,9 @@ def test_a_black_box_without_encodings(
     new_black_box: Callable[..., BlackBox], tmp_path: Path, path: Path, phantom: Phantom
 ) -> None:
     segmenter = Segmenter(new_black_box(side=64), AdapterStore(tmp_path / "adapters"))
-    found = segmenter.segment(path, MIDDLE, CLICK, "")
-    assert not found.encoding_cached
-    assert dice(found.mask, MIDDLE.extract(phantom[1])) > 0.9
+    result = segmenter.segment(path, MIDDLE, CLICK, "")
+    assert not result.encoding_cached
+    assert dice(result.mask, MIDDLE.extract(phantom[1])) > 0.9
     _publish(segmenter, "spleen", shift=-2.0)
     assert not segmenter.segment(path, MIDDLE, CLICK, "spleen").mask.any()
 
@@ -302,13 +302,13 @@ def test_errors(segmenter: Segmenter, path: Path, tmp_path: Path) -> None:
 
 
 def test_threads_get_the_answers_that_one_gets(segmenter: Segmenter, path: Path) -> None:
-    asked = [(Plane(2, index), Prompt(((x, 18.0),))) for index in (5, 6, 7) for x in (10.0, 20.0)]
-    expected = [segmenter.segment(path, plane, prompt, "").mask for plane, prompt in asked]
+    queried = [(Plane(2, index), Prompt(((x, 18.0),))) for index in (5, 6, 7) for x in (10.0, 20.0)]
+    expected = [segmenter.segment(path, plane, prompt, "").mask for plane, prompt in queried]
     fresh = Segmenter(segmenter.black_box, segmenter.store)
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda pair: fresh.segment(path, *pair, "").mask, asked * 3))
-    for number, mask in enumerate(found):
-        np.testing.assert_array_equal(mask, expected[number % len(asked)])
+        result = list(pool.map(lambda pair: fresh.segment(path, *pair, "").mask, queried * 3))
+    for number, mask in enumerate(result):
+        np.testing.assert_array_equal(mask, expected[number % len(queried)])
 
 
 def test_a_correction_gets_through_to_the_model(
@@ -322,11 +322,11 @@ def test_a_correction_gets_through_to_the_model(
     first = segmenter.segment(path, MIDDLE, CLICK, "spleen")
     assert first.adapter == ("spleen", "v0001")
     assert not first.used_fallback
-    found = segmenter.segment(path, MIDDLE, corrected, "spleen")
-    assert found.used_fallback
-    assert found.adapter is None
-    np.testing.assert_array_equal(found.mask, unadapted.mask)
-    assert found.mask.any()
+    result = segmenter.segment(path, MIDDLE, corrected, "spleen")
+    assert result.used_fallback
+    assert result.adapter is None
+    np.testing.assert_array_equal(result.mask, unadapted.mask)
+    assert result.mask.any()
 
 
 def _prefetching(segmenter: Segmenter, prefetch_slices: int = 2) -> Segmenter:
@@ -340,13 +340,13 @@ def test_neighbouring_slices_are_encoded_ahead(segmenter: Segmenter, path: Path,
     first = prefetching.segment(path, MIDDLE, CLICK, label)
     assert not first.encoding_cached
     prefetching.prefetcher.wait()
-    asked = segmenter.black_box.images_queried
+    queried = segmenter.black_box.images_queried
     for index, there in ((7, True), (5, True), (8, True), (4, True), (11, False)):
-        found = prefetching.segment(path, Plane(2, index), CLICK, label)
-        assert found.encoding_cached == there
-        np.testing.assert_array_equal(found.mask, fresh.segment(path, Plane(2, index), CLICK, label).mask)
+        result = prefetching.segment(path, Plane(2, index), CLICK, label)
+        assert result.encoding_cached == there
+        np.testing.assert_array_equal(result.mask, fresh.segment(path, Plane(2, index), CLICK, label).mask)
         prefetching.prefetcher.wait()
-    assert segmenter.black_box.images_queried == asked + 10  # Looking ahead asks for no mask.
+    assert segmenter.black_box.images_queried == queried + 10  # Looking ahead asks for no mask.
 
 
 @pytest.mark.parametrize(("index", "neighbours"), [(0, {1, 2}), (11, {9, 10}), (1, {0, 2, 3})])

@@ -78,7 +78,7 @@ def test_a_file_is_read_as_itk_reads_it_or_refused(tmp_path: Path, path: Path) -
 
 @pytest.mark.parametrize("suffix", _OTHER_KINDS)
 def test_unsupported_files_are_named_as_such(suffix: str) -> None:
-    found = [path for path in _FOLDERS[0].iterdir() if path.suffix.lower() == suffix]
-    for path in found:
+    results = [path for path in _FOLDERS[0].iterdir() if path.suffix.lower() == suffix]
+    for path in results:
         with pytest.raises(InputError, match="has a format that is not supported. Give NIfTI, NRRD, "):
             read_volume(path)

@@ -42,8 +42,8 @@ def test_the_geometry_is_that_of_itk(
     shape = (6, 5, 4)[3 - dimensions :]
     voxels = np.random.default_rng(0).integers(0, 99, (*shape, 3) if colour else shape).astype("u1" if colour else kind)
     image = SimpleITK.GetImageFromArray(voxels, isVector=colour)
-    turned = Rotation.from_euler("xyz", (0, 0, angles[2]) if dimensions == 2 else angles).as_matrix() * [hand, 1, 1]
-    image.SetDirection(turned[:dimensions, :dimensions].ravel())
+    rotated = Rotation.from_euler("xyz", (0, 0, angles[2]) if dimensions == 2 else angles).as_matrix() * [hand, 1, 1]
+    image.SetDirection(rotated[:dimensions, :dimensions].ravel())
     image.SetSpacing(steps[:dimensions])
     image.SetOrigin((10.5, -20, 30)[:dimensions])
     SimpleITK.WriteImage(image, str(path), compress)
@@ -107,11 +107,11 @@ def test_voxels_that_are_too_few_or_too_many(tmp_path: Path, compress: bool, siz
         read_volume(tmp_path / "a.mha")
 
 
-@pytest.mark.parametrize("said", [b"0", b"5", b"99999999999", b"-1"])
-def test_a_wrong_size_of_compressed_voxels(tmp_path: Path, said: bytes) -> None:
+@pytest.mark.parametrize("message", [b"0", b"5", b"99999999999", b"-1"])
+def test_a_wrong_size_of_compressed_voxels(tmp_path: Path, message: bytes) -> None:
     """If the size is too small, ITK reads uninitialised memory as voxels."""
     content = _written(tmp_path / "a.mha", VOXELS, compress=True)
-    (tmp_path / "a.mha").write_bytes(re.sub(rb"CompressedDataSize = \d+", b"CompressedDataSize = " + said, content))
+    (tmp_path / "a.mha").write_bytes(re.sub(rb"CompressedDataSize = \d+", b"CompressedDataSize = " + message, content))
     with pytest.raises(InputError, match="its CompressedDataSize is not that of its voxels"):
         read_volume(tmp_path / "a.mha")
 

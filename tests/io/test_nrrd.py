@@ -140,13 +140,15 @@ def test_a_slice_in_space_is_1_mm_thick(tmp_path: Path, placed_volume: Volume) -
     assert volume.spacing == pytest.approx((0.7, 0.8, 1))
 
 
-@pytest.mark.parametrize(("field", "said"), [("encoding", "hex"), ("type", "block")])
-def test_unsupported_content_is_named(tmp_path: Path, field: str, said: str, placed_volume: Volume) -> None:
+@pytest.mark.parametrize(("field", "message"), [("encoding", "hex"), ("type", "block")])
+def test_unsupported_content_is_named(tmp_path: Path, field: str, message: str, placed_volume: Volume) -> None:
     write_nrrd(tmp_path / "a.nrrd", placed_volume, compress=False)
     header, _, voxels = (tmp_path / "a.nrrd").read_bytes().partition(b"\n\n")
-    lines = [f"{field}: {said}".encode() if line.startswith(field.encode()) else line for line in header.split(b"\n")]
+    lines = [
+        f"{field}: {message}".encode() if line.startswith(field.encode()) else line for line in header.split(b"\n")
+    ]
     (tmp_path / "a.nrrd").write_bytes(b"\n".join(lines) + b"\n\n" + voxels)
-    with pytest.raises(InputError, match=f"^a.nrrd holds .*{said}.*; save numbers, as raw or gzip"):
+    with pytest.raises(InputError, match=f"^a.nrrd holds .*{message}.*; save numbers, as raw or gzip"):
         read_volume(tmp_path / "a.nrrd")
 
 

@@ -132,13 +132,13 @@ def test_text_under_the_name_of_an_image(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [("a.nhdr", r"one file \(\.nrrd\)"), ("a.MHD", r"one file \(\.mha\)"), ("a.img", r"the \.hdr beside it"),
      ("a.hdr.gz", "unpack it")],
 )  # fmt: skip
-def test_files_that_are_a_part_of_an_image(tmp_path: Path, name: str, said: str) -> None:
+def test_files_that_are_a_part_of_an_image(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(InputError, match=f"^{name} .*{said}"):
+    with pytest.raises(InputError, match=f"^{name} .*{message}"):
         read_volume(tmp_path / name)
 
 
@@ -180,8 +180,8 @@ def test_labels_stored_along_other_axes_come_in_the_order_of_the_image(tmp_path:
     for order, flips in product(permutations(range(3)), product((1, -1), repeat=3)):
         orientation = np.stack([order, flips], axis=1).astype(float)
         stored = nibabel.orientations.apply_orientation(labels, orientation)
-        turned = affine @ nibabel.orientations.inv_ornt_aff(orientation, labels.shape)
-        write_nifti(tmp_path / "a.nii", Volume(stored, turned))
+        rotated = affine @ nibabel.orientations.inv_ornt_aff(orientation, labels.shape)
+        write_nifti(tmp_path / "a.nii", Volume(stored, rotated))
         np.testing.assert_array_equal(read_labels(tmp_path / "a.nii", image), labels, err_msg=f"{order} {flips}")
 
 

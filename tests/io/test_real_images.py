@@ -54,9 +54,9 @@ def test_segmentations_of_another_program_match_dcmqi(name: str, tmp_path: Path)
     image = read_volume(DCMQI / "ct")
     command = [Path(sys.executable).with_name("segimage2itkimage"), "--inputDICOM", DCMQI / name, "-t", "nii"]
     subprocess.run([*command, "--outputDirectory", tmp_path], check=True, capture_output=True)
-    found = list(read_segmentation(pydicom.dcmread(DCMQI / name), image))
-    assert found
-    for number, segment in enumerate(found, start=1):
+    result = list(read_segmentation(pydicom.dcmread(DCMQI / name), image))
+    assert result
+    for number, segment in enumerate(result, start=1):
         theirs = read_volume(tmp_path / f"{number}.nii.gz")
         where = theirs.affine @ np.append(np.argwhere(theirs.voxels > 0), np.ones(((theirs.voxels > 0).sum(), 1)), 1).T
         voxels = np.rint(np.linalg.inv(image.affine) @ where).astype(int)[:3]
@@ -74,13 +74,13 @@ def test_a_segmentation_of_a_real_series_is_sound(folder: Path, tmp_path: Path) 
         header.StudyInstanceUID, header.SeriesInstanceUID = (header.get(name) or "1.2.3" for name in _SERIES)
     masks = {"bone": image.voxels > 200, "soft tissue": (image.voxels > 0) & (image.voxels < 250)}
     slices = {name: frozenset(np.flatnonzero(mask.any((0, 1))).tolist()) for name, mask in masks.items()}
-    made = write_segmentation(headers, image, masks, slices, datetime.now(timezone.utc), by_model=True)
-    made.save_as(tmp_path / "seg.dcm")
+    dataset = write_segmentation(headers, image, masks, slices, datetime.now(timezone.utc), by_model=True)
+    dataset.save_as(tmp_path / "seg.dcm")
     for segment in read_segmentation(pydicom.dcmread(tmp_path / "seg.dcm"), image):
         np.testing.assert_array_equal(segment.mask, masks[segment.name])
     if validator := shutil.which("dciodvfy"):
-        said = subprocess.run([validator, tmp_path / "seg.dcm"], capture_output=True, text=True).stderr
-        assert "Error" not in said
+        output = subprocess.run([validator, tmp_path / "seg.dcm"], capture_output=True, text=True).stderr
+        assert "Error" not in output
 
 
 def test_labels_with_flipped_rows_come_in_the_order_of_the_dicom() -> None:

@@ -31,8 +31,8 @@ def _as_voxels(pixels: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("kind", ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8"])
 def test_every_type_keeps_its_values(tmp_path: Path, kind: str) -> None:
     """In both byte orders, and however it is stored."""
-    most = 2**31 + 7 if kind in ("u4", "u8", "i8") else 1
-    pixels = (GREY * most - (0 if kind[0] == "u" else 128)).astype(kind)
+    maximum = 2**31 + 7 if kind in ("u4", "u8", "i8") else 1
+    pixels = (GREY * maximum - (0 if kind[0] == "u" else 128)).astype(kind)
     expected = pixels.astype("f4") if kind[0] == "f" else pixels
     storages: list[dict[str, Any]] = [
         {}, {"bigtiff": True}, {"compression": "zlib"}, {"tile": (16, 16)}, {"rowsperstrip": 1},
@@ -95,11 +95,11 @@ def test_a_file_that_is_cut_off(tmp_path: Path, compression: str) -> None:
 def test_a_stack_of_imagej_lies_in_millimetres(tmp_path: Path, compression: str | None) -> None:
     path = tmp_path / "a.tif"
     if compression == "tiff_lzw":
-        said = "ImageJ=1.54f\nimages=3\nslices=3\nunit=micron\nspacing=2.5\n"
+        message = "ImageJ=1.54f\nimages=3\nslices=3\nunit=micron\nspacing=2.5\n"
         pages = [Image.fromarray(page) for page in STACK]
         pages[0].save(
             path, save_all=True, append_images=pages[1:], compression=compression,
-            tiffinfo={270: said, 282: 2.0, 283: 4.0, 296: 1},
+            tiffinfo={270: message, 282: 2.0, 283: 4.0, 296: 1},
         )  # fmt: skip
     else:
         tifffile.imwrite(path, STACK, imagej=True, metadata=MICRONS, resolution=(2, 4), compression=compression)
@@ -153,14 +153,14 @@ def test_pages_of_other_files_are_not_opened(tmp_path: Path) -> None:
     metadata = {"axes": "ZYX", "PhysicalSizeX": 1, "PhysicalSizeY": 1, "PhysicalSizeZ": 1}
     tifffile.imwrite(tmp_path / "secret.ome.tif", STACK + 1, metadata=metadata)
     with tifffile.TiffFile(tmp_path / "secret.ome.tif") as file:
-        said = file.ome_metadata or ""
-    for name in re.findall(r'UUID="(urn:uuid:[^"]*)"', said):  # The pages of this one are those of the other.
-        said = said.replace("<TiffData", "<TiffData ", 1) if "<UUID" in said else re.sub(
+        message = file.ome_metadata or ""
+    for name in re.findall(r'UUID="(urn:uuid:[^"]*)"', message):  # The pages of this one are those of the other.
+        message = message.replace("<TiffData", "<TiffData ", 1) if "<UUID" in message else re.sub(
             r"<TiffData([^>]*?)/?>(</TiffData>)?",
-            rf'<TiffData\1><UUID FileName="secret.ome.tif">{name}</UUID></TiffData>', said
+            rf'<TiffData\1><UUID FileName="secret.ome.tif">{name}</UUID></TiffData>', message
         ).replace(f'UUID="{name}"', f'UUID="{name[:-1]}0"')  # fmt: skip
-    assert "secret.ome.tif" in said
-    tifffile.imwrite(tmp_path / "a.ome.tif", np.zeros_like(STACK), description=said, metadata=None, photometric=1)
+    assert "secret.ome.tif" in message
+    tifffile.imwrite(tmp_path / "a.ome.tif", np.zeros_like(STACK), description=message, metadata=None, photometric=1)
     assert tifffile.imread(tmp_path / "a.ome.tif").any()
     with suppress(InputError):
         assert not read_volume(tmp_path / "a.ome.tif").voxels.any()

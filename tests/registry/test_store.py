@@ -33,12 +33,12 @@ def store(tmp_path: Path) -> AdapterStore:
 
 
 def _adapter(kind: str = "basis", seed: int = 0) -> Adapter:
-    made = Adapter(build_visual_prompt(kind, seed), OutputHead(seed).eval())
+    adapter = Adapter(build_visual_prompt(kind, seed), OutputHead(seed).eval())
     generator = torch.Generator().manual_seed(seed)
-    for value in made.state_dict().values():
+    for value in adapter.state_dict().values():
         if value.is_floating_point():
             value.add_(0.05 * torch.rand(value.shape, generator=generator))
-    return made
+    return adapter
 
 
 def _record(able: Capabilities, kind: str = "basis") -> dict[str, object]:
@@ -66,15 +66,15 @@ def test_an_empty_store(store: AdapterStore, able: Capabilities) -> None:
 
 @pytest.mark.parametrize("kind", ["basis", "concat"])
 def test_what_is_added_comes_back(store: AdapterStore, able: Capabilities, kind: str) -> None:
-    made = _adapter(kind, seed=7)
-    version = store.add("spleen", made, _record(able, kind), "accepted")
+    adapter = _adapter(kind, seed=7)
+    version = store.add("spleen", adapter, _record(able, kind), "accepted")
     stored = store.load("spleen", version)
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
     answer = random.random((2, 64, 64)).astype(np.float32)
     prompts = [Prompt(((10, 20),)), Prompt(((30, 40),))]
-    crops = made.crop(pixels, prompts)
-    changed, refined = made.transform_images(crops), made.refine_masks(crops, answer)
+    crops = adapter.crop(pixels, prompts)
+    changed, refined = adapter.transform_images(crops), adapter.refine_masks(crops, answer)
     assert (changed != pixels).any()
     assert np.abs(refined - answer).max() > 0.01
     np.testing.assert_array_equal(stored.adapter.transform_images(crops), changed)

@@ -55,9 +55,9 @@ def test_what_nobody_has_looked_at_is_said(
 ) -> None:
     answer = json.dumps({"dependencies": [CANARY, _known("Torch", "2.14.1", "PYSEC-1", "CVE-1"), _known("six", "1")]})
     program = _pip_audit(tmp_path, answer)
-    found = ask({"torch": "2.14.1"}, program)
-    assert found[1] == Found("torch", "2.14.1", frozenset({"PYSEC-1", "CVE-1"}), ("99",))
-    assert unseen(found, LISTED) == found[1:]
+    result = ask({"torch": "2.14.1"}, program)
+    assert result[1] == Found("torch", "2.14.1", frozenset({"PYSEC-1", "CVE-1"}), ("99",))
+    assert unseen(result, LISTED) == result[1:]
     monkeypatch.setattr(advisories, "ask", lambda packages: ask(packages, program))
     assert advisories.main() == 1
     assert "torch 2.14.1: CVE-1, PYSEC-1; fixed in 99" in capsys.readouterr().out
@@ -84,7 +84,7 @@ def test_no_advisory_is_unlisted() -> None:
     if not PIP_AUDIT.exists():
         pytest.skip("pip-audit is not installed: make advisories installs it")
     try:
-        found = ask(pins())
+        result = ask(pins())
     except UnreachableError as error:
         pytest.skip(f"the database of advisories cannot be reached: {error}")
-    assert not unseen(found, LISTED)
+    assert not unseen(result, LISTED)

@@ -28,8 +28,8 @@ def _session(known: Known, folder: Path) -> list[int]:
     click = json.dumps({"foreground": [spleen_click("ct_01")]})
     image = nibabel.load(ROOT / "sample-data" / "ct" / "images" / "ct_01.nii.gz")
     labels, empty, junk = folder / f"{IMAGE}.nii.gz", folder / f"{IMAGE}-empty.nii.gz", folder / f"{IMAGE}.nrrd"
-    truth = nibabel.load(ROOT / "sample-data" / "ct" / "labels" / "ct_01.nii.gz")
-    nibabel.save(truth, labels)
+    target = nibabel.load(ROOT / "sample-data" / "ct" / "labels" / "ct_01.nii.gz")
+    nibabel.save(target, labels)
     nibabel.save(nibabel.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), empty)
     junk.write_bytes(b"NRRD0004\ntype: what\n\n")
 
@@ -96,10 +96,10 @@ def test_others_words_are_left_out(name: str) -> None:
     assert not quiet.filter(_record(name, logging.INFO, "Doe^Jane"))
     record = _record(name, logging.ERROR, "Doe^Jane", error=True)
     assert quiet.filter(record)
-    said = logging.Formatter().format(record)
-    assert "Doe" not in said
-    assert "ValueError (words left out)" in said
-    assert "test_logs.py" in said
+    message = logging.Formatter().format(record)
+    assert "Doe" not in message
+    assert "ValueError (words left out)" in message
+    assert "test_logs.py" in message
 
 
 def test_our_own_words_stay_but_for_paths_and_uids() -> None:

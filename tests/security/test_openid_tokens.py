@@ -34,8 +34,8 @@ def provider() -> Iterator[Provider]:
 
 
 def _openid(provider: Provider, **others: Any) -> OpenId:
-    said = {"issuer": provider.issuer, "client_id": "baps", "roles": {"radiologist": "annotator", "ml": "trainer"}}
-    return OpenId(OpenIdSettings.model_validate({**said, **others}))
+    reply = {"issuer": provider.issuer, "client_id": "baps", "roles": {"radiologist": "annotator", "ml": "trainer"}}
+    return OpenId(OpenIdSettings.model_validate({**reply, **others}))
 
 
 def _refused(openid: OpenId, token: str, status: int = 401) -> str:
@@ -204,7 +204,7 @@ def test_a_password_is_passed_on_where_the_provider_takes_it(provider: Provider)
 
 
 @pytest.mark.parametrize(
-    ("about", "said"),
+    ("about", "message"),
     [
         ({"issuer": "http://127.0.0.1:1"}, "another issuer"),
         ({"jwks_uri": "http://keys.example/jwks"}, "begins with https"),
@@ -212,11 +212,11 @@ def test_a_password_is_passed_on_where_the_provider_takes_it(provider: Provider)
     ],
 )
 def test_a_provider_that_says_odd_things_is_not_believed(
-    provider: Provider, about: dict[str, object], said: str
+    provider: Provider, about: dict[str, object], message: str
 ) -> None:
     token = provider.token()
     provider.about = about
-    with pytest.raises(BapsError, match=said):
+    with pytest.raises(BapsError, match=message):
         _openid(provider).principal(token)
 
 

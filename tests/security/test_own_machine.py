@@ -43,15 +43,15 @@ def test_its_own_machine_needs_no_login(known: Known, host: str) -> None:
 
 def test_only_the_origins_that_are_named_may_ask(known: Known) -> None:
     address = f"{known.site.address}/info/"
-    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    queried = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
     good = requests.get(address, headers={"Origin": ORIGIN}, timeout=30)
     assert (good.status_code, good.headers["Access-Control-Allow-Origin"]) == (200, ORIGIN)
     assert "Access-Control-Allow-Credentials" not in good.headers
-    assert requests.options(address, headers={"Origin": ORIGIN, **asked}, timeout=30).ok
+    assert requests.options(address, headers={"Origin": ORIGIN, **queried}, timeout=30).ok
     for origin in ("https://evil.example", "null", f"{ORIGIN}.evil.example", ORIGIN.replace("https", "http"), "*"):
         bad = requests.get(address, headers={"Origin": origin}, timeout=30)
         assert (bad.status_code, bad.headers.get("Access-Control-Allow-Origin")) == (403, None)
-        before = requests.options(address, headers={"Origin": origin, **asked}, timeout=30)
+        before = requests.options(address, headers={"Origin": origin, **queried}, timeout=30)
         assert not before.ok
         assert "Access-Control-Allow-Origin" not in before.headers
 
@@ -104,9 +104,9 @@ def test_a_refusal_comes_with_a_sentence(known: Known) -> None:
     "params", [{"foreground": [[1, 1, 1]] * 1001}, {"background": [[1, 1, 1]] * 10_000}, {"spleen": [[1, 1, 1]] * 2000}]
 )
 def test_too_many_clicks_are_refused(known: Known, params: dict[str, object]) -> None:
-    begun = time.perf_counter()
+    start = time.perf_counter()
     data = {"params": json.dumps({"label": "spleen", **params})}
     for model in ("baps", "whole_organ"):
         reply = requests.post(f"{known.site.address}/infer/{model}?image=ct_01", data=data, timeout=60)
         assert (reply.status_code, "at most 1000" in reply.text) == (400, True), reply.text
-    assert time.perf_counter() - begun < 30
+    assert time.perf_counter() - start < 30

@@ -22,9 +22,9 @@ def _started(studies: str, folder: Path, host: str = "127.0.0.1", stock: bool = 
     """What a server says that stops at its start."""
     given = {"adapters": str(folder / "adapters"), **settings}
     command, environment = serving_command(studies, host, free_port(), given, stock)
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode != 0
-    return done.stdout + done.stderr
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert process.returncode != 0
+    return process.stdout + process.stderr
 
 
 @pytest.fixture
@@ -34,9 +34,9 @@ def users(tmp_path: Path) -> Path:
 
 
 def test_the_stock_server_does_not_open_a_pacs(tmp_path: Path) -> None:
-    said = _started("http://127.0.0.1:9/dicom-web", tmp_path, stock=True)
-    assert "would open the PACS to everybody" in said
-    assert "allow_unprotected yes" in said
+    message = _started("http://127.0.0.1:9/dicom-web", tmp_path, stock=True)
+    assert "would open the PACS to everybody" in message
+    assert "allow_unprotected yes" in message
 
 
 def test_the_stock_server_does_not_pretend_to_know_users(tmp_path: Path, users: Path) -> None:
@@ -45,10 +45,10 @@ def test_the_stock_server_does_not_pretend_to_know_users(tmp_path: Path, users: 
 
 def test_the_application_itself_does_not_listen_wide_without_users(tmp_path: Path) -> None:
     """Started by MONAI Label's own command, past ``baps serve``."""
-    said = _started(str(tmp_path), tmp_path, host="0.0.0.0")  # noqa: S104
-    assert "let anyone in" in said
-    assert "baps users add NAME" in said
-    assert "Uvicorn running" not in said
+    message = _started(str(tmp_path), tmp_path, host="0.0.0.0")  # noqa: S104
+    assert "let anyone in" in message
+    assert "baps users add NAME" in message
+    assert "Uvicorn running" not in message
 
 
 def test_every_page_of_the_web_is_not_let_in_without_users(tmp_path: Path) -> None:

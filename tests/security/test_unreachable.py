@@ -55,8 +55,8 @@ def _traps(mark: Path) -> dict[str, bytes]:
 
 
 def _ours() -> list[Path]:
-    found = [*APP.rglob("*.py"), *(ROOT / "tools" / "pretraining").rglob("*.py")]
-    return [path for path in found if "__pycache__" not in path.parts]
+    results = [*APP.rglob("*.py"), *(ROOT / "tools" / "pretraining").rglob("*.py")]
+    return [path for path in results if "__pycache__" not in path.parts]
 
 
 def _calls(name: str) -> Iterator[tuple[Path, ast.Call]]:
@@ -72,9 +72,9 @@ def test_the_traps_would_spring(tmp_path: Path) -> None:
             pickle.loads(content)  # noqa: S301 (what the others must not do)
             (tmp_path / "sprung").unlink()
             continue
-        found = np.load(io.BytesIO(content), allow_pickle=True)
+        result = np.load(io.BytesIO(content), allow_pickle=True)
         if name == "a.npz":
-            found["img"]
+            result["img"]
         (tmp_path / "sprung").unlink()
 
 
@@ -90,9 +90,9 @@ def test_nothing_that_is_sent_is_unpickled(known: Known, tmp_path: Path) -> None
             assert 400 <= reply.status_code < 500, (name, path, reply.text)
         opened = requests.put(f"{address}/session/", files={"files": (name, content)}, timeout=60)
         if opened.ok:
-            asked = {"params": json.dumps({"foreground": [[1, 1, 1]]})}
+            params = {"params": json.dumps({"foreground": [[1, 1, 1]]})}
             session = opened.json()["session_id"]
-            reply = requests.post(f"{address}/infer/baps?session_id={session}", data=asked, timeout=60)
+            reply = requests.post(f"{address}/infer/baps?session_id={session}", data=params, timeout=60)
             assert not reply.ok, name
     assert not mark.exists()
 

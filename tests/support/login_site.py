@@ -41,8 +41,8 @@ class LoginSite:
         self.tokens = {name: users.add(name, Role.ANNOTATOR) for name in ("anna", "otto")}
         openid = None
         if provider:
-            said = {"issuer": provider.issuer, "client_id": "baps", "roles": {"radiologist": "annotator"}}
-            openid = OpenId(OpenIdSettings.model_validate(said))
+            reply = {"issuer": provider.issuer, "client_id": "baps", "roles": {"radiologist": "annotator"}}
+            openid = OpenId(OpenIdSettings.model_validate(reply))
         self.authenticator = Authenticator(users, openid)
         login, routes = Login(self.authenticator), FastAPI()
         routes.get("/login")(login.page)

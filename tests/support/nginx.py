@@ -57,15 +57,15 @@ def running_nginx(folder: Path, recipe: Path, server: str, takes_off: bool = Fal
     """
     assert NGINX
     folder.mkdir()
-    made = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    made += ["-addext", "subjectAltName=DNS:localhost", "-keyout", f"{folder}/key.pem", "-out", f"{folder}/cert.pem"]
-    subprocess.run(["openssl", *made], check=True, capture_output=True)  # noqa: S607
+    options = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    options += ["-addext", "subjectAltName=DNS:localhost", "-keyout", f"{folder}/key.pem", "-out", f"{folder}/cert.pem"]
+    subprocess.run(["openssl", *options], check=True, capture_output=True)  # noqa: S607
     port, plain = free_port(), free_port()
     file = _configured(folder, recipe, f"{server}/" if takes_off else server, port, plain)
     checked = subprocess.run([NGINX, "-t", "-c", str(file)], capture_output=True, text=True)
     assert "test is successful" in checked.stderr, checked.stderr
-    with (folder / "said.log").open("w") as said:
-        process = subprocess.Popen([NGINX, "-c", str(file), "-g", "daemon off;"], stderr=said)
+    with (folder / "said.log").open("w") as output:
+        process = subprocess.Popen([NGINX, "-c", str(file), "-g", "daemon off;"], stderr=output)
     try:
         _wait(port)
         yield Nginx(f"https://localhost:{port}", f"http://localhost:{plain}", folder / "cert.pem", folder)

@@ -123,14 +123,14 @@ class Ohif:
 
     def scroll_to(self, orientation: str, world: NDArray[np.float64]) -> Place:
         """Scroll the viewport of an orientation to a place, mm, LPS."""
-        found = self.page.evaluate(_VIEWPORT, [orientation, world.tolist()])
+        result = self.page.evaluate(_VIEWPORT, [orientation, world.tolist()])
         self.page.wait_for_timeout(500)
-        return Place(found["x"], found["y"], tuple(found["frame"]), found["pixelsPerMm"])
+        return Place(result["x"], result["y"], tuple(result["frame"]), result["pixelsPerMm"])
 
     def points(self) -> int:
         """How many clicks are shown."""
-        found: int = self.page.evaluate("() => cornerstoneTools.annotation.state.getAllAnnotations().length")
-        return found
+        result: int = self.page.evaluate("() => cornerstoneTools.annotation.state.getAllAnnotations().length")
+        return result
 
     def click(self, place: Place) -> None:
         """Click there. In another viewport than the last one, OHIF takes the first click to choose the viewport."""

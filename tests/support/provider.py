@@ -58,10 +58,10 @@ class Provider:
         kid, own = next(reversed(self.keys.items()))
         now = int(time.time())
         usual = {"iss": self.issuer, "aud": "baps", "sub": "17", "iat": now, "nbf": now, "exp": now + 300}
-        said = {**usual, "preferred_username": "rita", "roles": ["radiologist"], **claims}
+        message = {**usual, "preferred_username": "rita", "roles": ["radiologist"], **claims}
         algorithm = "ES256" if isinstance(own, ec.EllipticCurvePrivateKey) else "RS256"
         return jwt.encode(
-            {name: value for name, value in said.items() if value is not None},
+            {name: value for name, value in message.items() if value is not None},
             key or own,  # type: ignore[arg-type]
             algorithm=(headers or {}).get("alg", algorithm),
             headers={name: value for name, value in {"kid": kid, **(headers or {})}.items() if value is not None},

@@ -38,8 +38,8 @@ class Reply:
     @property
     def slices(self) -> list[int]:
         """Indices across K on which anything is marked."""
-        found: list[int] = self.mask.any((0, 1)).nonzero()[0].tolist()
-        return found
+        result: list[int] = self.mask.any((0, 1)).nonzero()[0].tolist()
+        return result
 
 
 @dataclass(frozen=True)
@@ -120,9 +120,9 @@ class Slicer:
         file = self.folder / f"scribbles{extension}"
         info = [{"name": name, "id": number} for number, name in enumerate(segments, 1)]
         self.save_node(file, segments, affine)
-        asked = {**self.options("scribbles"), **options, "roi": list(roi), "label_info": info}
+        queries = {**self.options("scribbles"), **options, "roi": list(roi), "label_info": info}
         return self.ask(
-            "scribbles", image, {**asked, "selected_label_name": label}, label_in=str(file), session=session
+            "scribbles", image, {**queries, "selected_label_name": label}, label_in=str(file), session=session
         )
 
     def submit(self, image: str, segments: dict[str, NDArray[np.bool_]], affine: NDArray[np.float64]) -> dict[str, Any]:
@@ -131,16 +131,16 @@ class Slicer:
         kept = {name: mask for name, mask in segments.items() if not name.endswith("_scribbles")}
         self.save_node(file, kept, affine)
         info = [{"name": name, "idx": number} for number, name in enumerate(segments, 1) if name in kept]
-        said: dict[str, Any] = self.client.save_label(image, str(file), "final", {"label_info": info})
-        return said
+        label_info: dict[str, Any] = self.client.save_label(image, str(file), "final", {"label_info": info})
+        return label_info
 
     def ask(self, model: str, image: str, params: dict[str, Any], session: str | None = None, **files: str) -> Reply:
         """Send a request and read the reply."""
-        file, said = self.client.infer(model, image, {**_ALWAYS, **params}, session_id=session, **files)
-        found = sitk.ReadImage(str(file))
-        mask = np.transpose(sitk.GetArrayFromImage(found)) > 0
-        assert found.GetPixelID() == sitk.sitkUInt8
-        return Reply(found, mask, said)
+        file, reply = self.client.infer(model, image, {**_ALWAYS, **params}, session_id=session, **files)
+        result = sitk.ReadImage(str(file))
+        mask = np.transpose(sitk.GetArrayFromImage(result)) > 0
+        assert result.GetPixelID() == sitk.sitkUInt8
+        return Reply(result, mask, reply)
 
     @staticmethod
     def save_node(file: Path, segments: dict[str, NDArray[np.bool_]], affine: NDArray[np.float64]) -> None:

@@ -17,10 +17,10 @@ def short_head(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a test is not about how well a head learns: one that is made of all answers at once."""
 
     def made_of(_: Batches, answers: Answers, seed: int) -> OutputHead:
-        head, told = OutputHead(seed), torch.from_numpy(answers.probability.copy()).float()
+        head, reported = OutputHead(seed), torch.from_numpy(answers.probability.copy()).float()
         clicks = [len(prompt.positive) - len(prompt.negative) for prompt in answers.prompts]
         with torch.no_grad():
-            head.last.weight += 0.2 * (told / 255).mean() + 0.01 * sum(clicks) / len(clicks)
+            head.last.weight += 0.2 * (reported / 255).mean() + 0.01 * sum(clicks) / len(clicks)
         return head.eval()
 
     monkeypatch.setattr("baps.training.training.train_head", made_of)

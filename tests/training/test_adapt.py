@@ -47,7 +47,7 @@ WITH_HEAD = replace(SETTINGS, head="convolutional")
 def _same(one: Adaptation, other: Adaptation) -> bool:
     first, second = one.adapter.state_dict(), other.adapter.state_dict()
     differ = ("seconds", "replayed_images")
-    records = [{key: value for key, value in made.record.items() if key not in differ} for made in (one, other)]
+    records = [{key: value for key, value in created.record.items() if key not in differ} for created in (one, other)]
     same = first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
     return same and records[0] == records[1]
 
@@ -82,13 +82,13 @@ def test_it_helps_patients_that_were_held_back(
 
 @pytest.mark.usefixtures("short_head")
 @pytest.mark.parametrize("patients", [1, 3, 5])
-@pytest.mark.parametrize(("settings", "least"), [(SETTINGS, 500), (WITH_HEAD, 450)], ids=["without", "with head"])
+@pytest.mark.parametrize(("settings", "minimum"), [(SETTINGS, 500), (WITH_HEAD, 450)], ids=["without", "with head"])
 def test_images_asked_stay_within_the_bound(
-    new_black_box: Callable[..., Any], dim_slices: Slices, settings: AdaptationSettings, least: int, patients: int
+    new_black_box: Callable[..., Any], dim_slices: Slices, settings: AdaptationSettings, minimum: int, patients: int
 ) -> None:
     black_box = new_black_box()
     result = adapt(black_box, dim_slices(patients), replace(settings, max_images=700))
-    assert least < black_box.images_queried <= 700
+    assert minimum < black_box.images_queried <= 700
     assert result.record["black_box_images"] == black_box.images_queried
 
 
@@ -145,8 +145,8 @@ def test_a_few_pictures_judge_in_turn(new_black_box: Callable[..., Any], dim_sli
 
 
 def test_three_patients_are_left_out_in_turn(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
-    told: list[ProgressReport] = []
-    result = adapt(new_black_box(), dim_slices(3), replace(SETTINGS, max_images=2500), progress=told.append)
+    reports: list[ProgressReport] = []
+    result = adapt(new_black_box(), dim_slices(3), replace(SETTINGS, max_images=2500), progress=reports.append)
     assert result.record["check"] == "leave some out"
     assert result.acceptance.comparison is not None
     assert (result.acceptance.comparison.unit, result.acceptance.comparison.count) == ("patient", 3)
@@ -154,11 +154,11 @@ def test_three_patients_are_left_out_in_turn(new_black_box: Callable[..., Any], 
     assert result.record["held_back_patients"] == []
     assert len(result.record["training_patients"]) == 3  # type: ignore[arg-type]
     # Three runs for the check and one on everyone.
-    shares = [now.step / now.steps for now in told]
+    shares = [now.step / now.steps for now in reports]
     assert shares == sorted(shares)
     assert shares[-1] == 1
-    assert [now.images for now in told] == sorted(now.images for now in told)
-    assert 0 <= told[0].dice <= 1
+    assert [now.images for now in reports] == sorted(now.images for now in reports)
+    assert 0 <= reports[0].dice <= 1
 
 
 def test_the_candidate_of_few_patients_is_trained_on_all(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
@@ -197,8 +197,8 @@ def test_the_published_method(new_black_box: Callable[..., Any], dim_slices: Sli
     settings = replace(SETTINGS, visual_prompt="concat", condition="click", optimiser="spsa_gc", max_images=300)
     one, same = (adapt(new_black_box(), dim_slices(5), settings) for _ in range(2))
     assert _same(one, same)
-    made = one.adapter.visual_prompt
-    assert (made.kind, made.conditioned_on_click, one.adapter.head) == ("concat", True, None)
+    created = one.adapter.visual_prompt
+    assert (created.kind, created.conditioned_on_click, one.adapter.head) == ("concat", True, None)
     assert one.acceptance.comparison is not None
 
 
@@ -381,13 +381,13 @@ def test_an_adaptation_that_is_done_already_asks_nothing(
 ) -> None:
     first, second = new_black_box(), new_black_box()
     second.budget = 0
-    told: list[ProgressReport] = []
+    reports: list[ProgressReport] = []
     result = adapt(first, dim_slices(5), DEFAULT, log=tmp_path / "log.jsonl")
-    again = adapt(second, dim_slices(5), DEFAULT, log=tmp_path / "log.jsonl", progress=told.append)
+    again = adapt(second, dim_slices(5), DEFAULT, log=tmp_path / "log.jsonl", progress=reports.append)
     assert _same(result, again)
     assert (second.images_queried, again.record["replayed_images"]) == (0, first.images_queried)
-    assert [now.images for now in told] == sorted(now.images for now in told)
-    assert told[-1].step == told[-1].steps
+    assert [now.images for now in reports] == sorted(now.images for now in reports)
+    assert reports[-1].step == reports[-1].steps
 
 
 def test_keeping_a_log_changes_nothing(new_black_box: Callable[..., Any], dim_slices: Slices, tmp_path: Path) -> None:
@@ -537,9 +537,9 @@ def test_an_adaptation_survives_kill_9(
     assert not (tmp_path / "record").exists()
     assert start("never", 1) == 0
     record, state = json.loads((tmp_path / "record").read_text()), torch.load(tmp_path / "state")
-    wanted = unbroken.adapter.state_dict()
-    assert state.keys() == wanted.keys()
-    assert all(torch.equal(state[key], wanted[key]) for key in wanted)
+    expected = unbroken.adapter.state_dict()
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[key], expected[key]) for key in expected)
     assert record["replayed_images"] > 0
     for key, value in unbroken.record.items():
         assert key in ("seconds", "replayed_images") or record[key] == value, key
@@ -697,8 +697,8 @@ def test_a_model_that_is_exchanged_under_its_name_is_noticed(
     log = tmp_path / "training.jsonl"
     settings = replace(SETTINGS, max_images=300)
     black_box = new_black_box()
-    able = replace(black_box.capabilities, resends=True)
-    monkeypatch.setattr(type(black_box), "capabilities", property(lambda _: able))
+    capabilities = replace(black_box.capabilities, resends=True)
+    monkeypatch.setattr(type(black_box), "capabilities", property(lambda _: capabilities))
     unchanged = adapt(black_box, dim_slices(5), settings, log=log)
     assert unchanged.record["black_box_images"] == black_box.images_queried <= 300
     assert log.exists()

@@ -59,22 +59,22 @@ def test_features_are_worked_out_once_and_only_of_what_is_used(dim_slices: Slice
 def test_prompts_are_drawn_from_the_truth_one_after_the_other(dim_slices: Slices, kind: str) -> None:
     slices = _pieces(dim_slices)
     batches = Batches(slices, ImageStatistics())
-    found = batches.draw([1, 4, 1], kind, 0, np.random.default_rng(3)).prompts
+    result = batches.draw([1, 4, 1], kind, 0, np.random.default_rng(3)).prompts
     random = np.random.default_rng(3)
     random.random(3)  # Which of them are corrected: none.
-    assert found == [draw_prompt(slices[row].target, kind, random) for row in (1, 4, 1)]
-    assert found != batches.draw([1, 4, 1], kind, 0, np.random.default_rng(4)).prompts
+    assert result == [draw_prompt(slices[row].target, kind, random) for row in (1, 4, 1)]
+    assert result != batches.draw([1, 4, 1], kind, 0, np.random.default_rng(4)).prompts
 
 
 @pytest.mark.parametrize("kind", ["click", "box"])
-@pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0, 0), (0.5, 40, 80), (1.0, 110, 120)])
+@pytest.mark.parametrize(("share", "minimum", "maximum"), [(0.0, 0, 0), (0.5, 40, 80), (1.0, 110, 120)])
 def test_a_share_of_the_prompts_is_corrected(
-    dim_slices: Slices, kind: str, share: float, least: int, most: int
+    dim_slices: Slices, kind: str, share: float, minimum: int, maximum: int
 ) -> None:
     batches = Batches(_pieces(dim_slices), ImageStatistics())
     prompts = batches.draw([1, 4, 7] * 40, kind, share, np.random.default_rng(0)).prompts
     corrected = sum(len(prompt.positive) + len(prompt.negative) > (kind == "click") for prompt in prompts)
-    assert least <= corrected <= most
+    assert minimum <= corrected <= maximum
 
 
 @given(st.integers(1, 12), st.integers(0, 60), st.integers(0, 9))

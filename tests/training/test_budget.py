@@ -26,9 +26,9 @@ def cases(patients: int, each: int) -> list[Case]:
     ]
 
 
-def least(found: list[Case], settings: AdaptationSettings) -> int:
-    with pytest.raises(InputError, match=f"for labels of {len(found)} patients") as refused:
-        check_max_images(found, replace(settings, max_images=1))
+def least(result: list[Case], settings: AdaptationSettings) -> int:
+    with pytest.raises(InputError, match=f"for labels of {len(result)} patients") as refused:
+        check_max_images(result, replace(settings, max_images=1))
     return int(re.search(r"at least (\d+)", str(refused.value))[1])  # type: ignore[index]
 
 
@@ -42,15 +42,15 @@ def test_the_least_suffices_and_much_less_does_not(
     patients: int,
     others: dict[str, Any],
 ) -> None:
-    found, slices = cases(patients, 4), dim_slices(patients)
+    result, slices = cases(patients, 4), dim_slices(patients)
     settings = replace(SETTINGS, **others)
-    number = least(found, settings)
+    number = least(result, settings)
     enough = replace(settings, max_images=number)
-    check_max_images(found, enough)
+    check_max_images(result, enough)
     assert adapt(new_black_box(), slices, enough).record["black_box_images"] <= number
     few = replace(settings, max_images=max(1, number // 2))
     with pytest.raises(InputError, match="max_images must be at least"):
-        check_max_images(found, few)
+        check_max_images(result, few)
     with pytest.raises(InputError, match="are left for the steps of a training run"):
         adapt(new_black_box(), slices, few)
 

@@ -120,14 +120,14 @@ def test_background_clicks_are_heeded_that_the_black_box_does_not_heed(dim_slice
     black_box, batches, others = MistakenBlackBox(_two), _pairs(0), _pairs(1)
     answers = _collect(black_box, batches, images=240)
     assert any(prompt.negative for prompt in answers.prompts)
-    made = Adapter(build_visual_prompt("basis"), train_head(batches, answers, 0))
+    adapter = Adapter(build_visual_prompt("basis"), train_head(batches, answers, 0))
     left, right_one = (16.0, 32.0), (48.0, 32.0)
     kept, dropped = [], []
     for piece in others.slices:
         here, there = (left, right_one) if piece.target[32, 16] else (right_one, left)
         pixels, prompts = piece.image[None], [Prompt((here,), (there,))]
         answer = black_box.segment(pixels, prompts)
-        refined = made.refine_masks(made.crop(pixels, prompts), answer)[0] > 0.5
+        refined = adapter.refine_masks(adapter.crop(pixels, prompts), answer)[0] > 0.5
         kept.append(dice(refined, piece.target))
         dropped.append(not refined[int(there[1]), int(there[0])])
         assert dice(answer[0] > 0.5, piece.target) < 0.8
@@ -159,8 +159,8 @@ def test_of_several_patients_some_judge_and_a_head_that_helps_them_is_kept(dim_s
     others = _batches(dim_slices, seed=1)
     head = train_head(batches, _collect(black_box, batches, 60), 0)
     assert head is not None
-    made = Adapter(build_visual_prompt("basis"), head)
-    assert score_slices(black_box, made, others.slices, "click", 5, 1).mean() > 0.85
+    adapter = Adapter(build_visual_prompt("basis"), head)
+    assert score_slices(black_box, adapter, others.slices, "click", 5, 1).mean() > 0.85
 
 
 def test_where_no_head_helps_there_is_none(dim_slices: Slices, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,9 +175,9 @@ def test_where_no_head_helps_there_is_none(dim_slices: Slices, monkeypatch: pyte
 
 def test_a_black_box_that_is_right_is_left_alone(dim_slices: Slices) -> None:
     black_box, batches, others = MistakenBlackBox(right), _batches(dim_slices), _batches(dim_slices, seed=1)
-    made = Adapter(build_visual_prompt("basis"), train_head(batches, _collect(black_box, batches), 0))
+    adapter = Adapter(build_visual_prompt("basis"), train_head(batches, _collect(black_box, batches), 0))
     before = score_slices(black_box, None, others.slices, "click", 5, 1)
-    after = score_slices(black_box, made, others.slices, "click", 5, 1)
+    after = score_slices(black_box, adapter, others.slices, "click", 5, 1)
     assert before.mean() > 0.9
     assert after.mean() > before.mean() - 0.02
 
@@ -220,14 +220,14 @@ def test_corrections_lie_where_the_answer_was_wrong(dim_slices: Slices, mistake:
     """Each on what was missed or on what was too much, and the prompt before it was asked before."""
     batches = _batches(dim_slices)
     answers = _collect(MistakenBlackBox(mistake), batches, 100)
-    asked = dict(zip(zip(answers.rows, answers.prompts, strict=True), answers.probability, strict=True))
+    queried = dict(zip(zip(answers.rows, answers.prompts, strict=True), answers.probability, strict=True))
     corrections = 0
     for row, prompt in zip(answers.rows, answers.prompts, strict=True):
         shorter = [
             replace(prompt, positive=prompt.positive[:-1]) if len(prompt.positive) > 1 or prompt.box else None,
             replace(prompt, negative=prompt.negative[:-1]) if prompt.negative else None,
         ]
-        before = [one for one in shorter if one and one != prompt and (row, one) in asked]
+        before = [one for one in shorter if one and one != prompt and (row, one) in queried]
         if len(prompt.positive) + len(prompt.negative) + (prompt.box is not None) == 1:
             continue
         corrections += 1
@@ -235,7 +235,7 @@ def test_corrections_lie_where_the_answer_was_wrong(dim_slices: Slices, mistake:
         target = batches.slices[row].target
         wrong = []
         for one in before:
-            answered = asked[row, one] > 127
+            answered = queried[row, one] > 127
             (x, y) = prompt.negative[-1] if len(one.negative) < len(prompt.negative) else prompt.positive[-1]
             is_negative = len(one.negative) < len(prompt.negative)
             cell = answered[int(y), int(x)]
@@ -258,8 +258,8 @@ def test_a_black_box_for_boxes_alone_is_asked_with_boxes_alone(dim_slices: Slice
     answers = _collect(black_box, batches, 50, "box")
     assert black_box.images_queried == len(answers.rows) == 50
     assert all(p.box and not p.positive and not p.negative for p in answers.prompts)
-    made = Adapter(build_visual_prompt("basis"), train_head(batches, answers, 0))
-    before, after = (score_slices(black_box, one, batches.slices, "box", 5, 1).mean() for one in (None, made))
+    adapter = Adapter(build_visual_prompt("basis"), train_head(batches, answers, 0))
+    before, after = (score_slices(black_box, one, batches.slices, "box", 5, 1).mean() for one in (None, adapter))
     assert after > before + 0.15
 
 
@@ -272,11 +272,11 @@ def test_a_black_box_for_clicks_alone_is_asked_with_clicks_alone(dim_slices: Sli
 def test_answers_are_kept_at_the_grid_and_belong_to_their_prompts(dim_slices: Slices) -> None:
     black_box, batches = MistakenBlackBox(deaf), _batches(dim_slices)
     answers = _collect(black_box, batches, 100)
-    asked = [
+    queried = [
         (prompt, answer) for _, prompts, masks in black_box.asked for prompt, answer in zip(prompts, masks, strict=True)
     ]
-    assert [prompt for prompt, _ in asked] == answers.prompts
-    np.testing.assert_array_equal(answers.probability, np.round(255 * np.stack([answer for _, answer in asked])))
+    assert [prompt for prompt, _ in queried] == answers.prompts
+    np.testing.assert_array_equal(answers.probability, np.round(255 * np.stack([answer for _, answer in queried])))
     images = np.concatenate([images for images, _, _ in black_box.asked])
     np.testing.assert_array_equal(images, np.stack([batches.slices[row].image for row in answers.rows]))
 

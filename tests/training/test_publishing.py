@@ -39,10 +39,10 @@ def store(tmp_path: Path) -> AdapterStore:
 
 def _brighter(by: float) -> Adapter:
     """Adds a share of white: from 0.25 on dim organs come above the black box's threshold."""
-    made = build_visual_prompt("basis")
+    visual_prompt = build_visual_prompt("basis")
     with torch.no_grad():
-        made.head.bias.view(3, 4)[:, 0] = by  # type: ignore[union-attr, operator]
-    return Adapter(made)
+        visual_prompt.head.bias.view(3, 4)[:, 0] = by  # type: ignore[union-attr, operator]
+    return Adapter(visual_prompt)
 
 
 def _serve(
@@ -72,16 +72,16 @@ def _dice(adapter: Adapter | None, slices: list[LabelledSlice], new_black_box: N
 
 def test_what_is_better_is_published(store: AdapterStore, new_black_box: NewBox, dim_slices: Slices) -> None:
     black_box, slices = new_black_box(), dim_slices(6)
-    said = adapt_and_publish(store, ("spleen",), black_box, slices, SETTINGS)
-    assert (said["version"], said["status"]) == ("v0001", "published")
+    outcome = adapt_and_publish(store, ("spleen",), black_box, slices, SETTINGS)
+    assert (outcome["version"], outcome["status"]) == ("v0001", "published")
     assert store.published("spleen") == "v0001"
     record = store.record("spleen", "v0001")
     assert (record["status"], record["started_from"], record["against_served"]) == ("accepted", None, None)
-    assert said["reason"] == record["reason"]
-    assert said["reason"].endswith("over 3 slices.")
-    assert said["gain"] == record["verdict"]["gain"] > 0.5
-    assert said["black_box_images"] == record["black_box_images"] == black_box.images_queried <= 700
-    assert said["curve"] == record["curve"]
+    assert outcome["reason"] == record["reason"]
+    assert outcome["reason"].endswith("over 3 slices.")
+    assert outcome["gain"] == record["verdict"]["gain"] > 0.5
+    assert outcome["black_box_images"] == record["black_box_images"] == black_box.images_queried <= 700
+    assert outcome["curve"] == record["curve"]
     assert store.versions(SHARED) == []
     assert not store.log("spleen").exists()
     assert (store.root / "label-spleen" / "v0001" / "training.jsonl").exists()
@@ -127,17 +127,17 @@ def test_what_is_no_better_than_the_model_as_it_is_is_kept_and_not_served(
         ]
         for patient, pieces in dim_slices(6).items()
     }
-    said = adapt_and_publish(store, ("spleen",), new_black_box(), slices, SETTINGS)
-    assert (said["version"], said["status"], said["before"]) == ("v0001", "rejected", 1)
+    outcome = adapt_and_publish(store, ("spleen",), new_black_box(), slices, SETTINGS)
+    assert (outcome["version"], outcome["status"], outcome["before"]) == ("v0001", "rejected", 1)
     assert store.published("spleen") is None
     assert store.served("spleen", new_black_box().capabilities) is None
 
 
 def test_of_one_patient_nothing_is_served(store: AdapterStore, new_black_box: NewBox, dim_slices: Slices) -> None:
-    said = adapt_and_publish(store, ("spleen",), new_black_box(), dim_slices(1), SETTINGS)
-    assert said["status"] == "unverified"
-    assert "gain" not in said
-    assert "Label a volume of another patient." in said["reason"]
+    outcome = adapt_and_publish(store, ("spleen",), new_black_box(), dim_slices(1), SETTINGS)
+    assert outcome["status"] == "unverified"
+    assert "gain" not in outcome
+    assert "Label a volume of another patient." in outcome["reason"]
     assert store.published("spleen") is None
 
 
@@ -148,11 +148,11 @@ def test_what_is_better_than_the_model_but_worse_than_what_is_served_is_refused(
     alone = adapt_and_publish(AdapterStore(store.root / "other"), ("spleen",), new_black_box(), slices, WEAK)
     assert alone["status"] == "published"
     _serve(store, new_black_box(), _brighter(1 / 3), [])
-    said = adapt_and_publish(store, ("spleen",), new_black_box(), slices, WEAK)
-    assert (said["version"], said["status"]) == ("v0002", "rejected")
-    assert said["gain"] > 0.05
-    assert said["against_served"]["gain"] < 0
-    assert f"Against the served adapter: gain {said['against_served']['gain']:+.3f}." in said["reason"]
+    outcome = adapt_and_publish(store, ("spleen",), new_black_box(), slices, WEAK)
+    assert (outcome["version"], outcome["status"]) == ("v0002", "rejected")
+    assert outcome["gain"] > 0.05
+    assert outcome["against_served"]["gain"] < 0
+    assert f"Against the served adapter: gain {outcome['against_served']['gain']:+.3f}." in outcome["reason"]
     assert store.published("spleen") == "v0001"
 
 
@@ -161,9 +161,9 @@ def test_where_nobody_is_new_to_what_is_served_a_smaller_gain_is_refused(
 ) -> None:
     slices = dim_slices(6)
     _serve(store, new_black_box(), _brighter(1 / 3), list(slices), gain=0.99)
-    said = adapt_and_publish(store, ("spleen",), new_black_box(), slices, WEAK)
-    assert (said["status"], said["against_served"]) == ("rejected", None)
-    assert said["reason"].endswith("The served adapter gained more.")
+    outcome = adapt_and_publish(store, ("spleen",), new_black_box(), slices, WEAK)
+    assert (outcome["status"], outcome["against_served"]) == ("rejected", None)
+    assert outcome["reason"].endswith("The served adapter gained more.")
     assert store.published("spleen") == "v0001"
 
 
@@ -179,11 +179,11 @@ def test_over_weeks_what_is_served_never_gets_worse_for_those_who_judge(
         settings = replace(kinds[random.integers(4)], seed=int(random.integers(100)))
         slices = dim_slices(patients)
         before = store.published("spleen")
-        said = adapt_and_publish(store, ("spleen",), new_black_box(), slices, settings)
-        after, record = store.published("spleen"), store.record("spleen", said["version"])
-        statuses.append(said["status"])
-        assert (after == said["version"]) == (said["status"] == "published")
-        assert after in (before, said["version"])
+        outcome = adapt_and_publish(store, ("spleen",), new_black_box(), slices, settings)
+        after, record = store.published("spleen"), store.record("spleen", outcome["version"])
+        statuses.append(outcome["status"])
+        assert (after == outcome["version"]) == (outcome["status"] == "published")
+        assert after in (before, outcome["version"])
         if after == before:
             continue
         assert record["verdict"]["gain"] > record["verdict"]["standard_error"]
@@ -205,20 +205,20 @@ def test_a_roll_back_is_not_undone(store: AdapterStore, new_black_box: NewBox, d
     store.roll_back("spleen")
     assert store.published("spleen") == "v0001"
     for settings, version in ((SETTINGS, "v0001"), (other, "v0002")):
-        said = adapt_and_publish(store, ("spleen",), new_black_box(), slices, settings)
-        assert (said["version"], store.published("spleen")) == (version, "v0001")
+        outcome = adapt_and_publish(store, ("spleen",), new_black_box(), slices, settings)
+        assert (outcome["version"], store.published("spleen")) == (version, "v0001")
     store.roll_back("spleen")
     for settings in (SETTINGS, other):
-        said = adapt_and_publish(store, ("spleen",), new_black_box(), slices, settings)
-        assert said["status"] in ("accepted", "rejected")
+        outcome = adapt_and_publish(store, ("spleen",), new_black_box(), slices, settings)
+        assert outcome["status"] in ("accepted", "rejected")
         assert store.published("spleen") is None
 
 
 def test_a_version_that_was_withdrawn_stays_so(store: AdapterStore, new_black_box: NewBox, dim_slices: Slices) -> None:
     adapt_and_publish(store, ("spleen",), new_black_box(), dim_slices(6), SETTINGS)
     store.withdraw("spleen")
-    said = adapt_and_publish(store, ("spleen",), new_black_box(), dim_slices(6), SETTINGS)
-    assert (said["version"], said["status"], store.published("spleen")) == ("v0001", "accepted", None)
+    outcome = adapt_and_publish(store, ("spleen",), new_black_box(), dim_slices(6), SETTINGS)
+    assert (outcome["version"], outcome["status"], store.published("spleen")) == ("v0001", "accepted", None)
 
 
 def test_a_fifth_patient_judges_and_what_is_served_is_gone_on_from(
@@ -228,16 +228,16 @@ def test_a_fifth_patient_judges_and_what_is_served_is_gone_on_from(
     first = adapt_and_publish(store, ("spleen",), new_black_box(), four, replace(SETTINGS, max_images=2500))
     assert first["status"] == "published"
     black_box = new_black_box()
-    said = adapt_and_publish(store, ("spleen",), black_box, dim_slices(5), SETTINGS)
-    record = store.record("spleen", said["version"])
+    outcome = adapt_and_publish(store, ("spleen",), black_box, dim_slices(5), SETTINGS)
+    record = store.record("spleen", outcome["version"])
     assert record["held_back_patients"] == [patient_hash("patient 2")]
     assert sorted(record["training_patients"]) == sorted(map(patient_hash, four))
     assert record["started_from"] == store.record("spleen", "v0001")["fingerprint"]
-    assert said["curve"][0][1] > 0.8  # It began where the other ended.
-    assert said["against_served"]["count"] == 3
+    assert outcome["curve"][0][1] > 0.8  # It began where the other ended.
+    assert outcome["against_served"]["count"] == 3
     assert black_box.images_queried <= SETTINGS.max_images
-    better = said["against_served"]["gain"] >= 0 and said["gain"] > said["standard_error"]
-    assert (said["status"] == "published") == better
+    better = outcome["against_served"]["gain"] >= 0 and outcome["gain"] > outcome["standard_error"]
+    assert (outcome["status"] == "published") == better
 
 
 def test_where_a_judge_is_known_to_what_is_served_the_training_begins_anew(
@@ -245,9 +245,9 @@ def test_where_a_judge_is_known_to_what_is_served_the_training_begins_anew(
 ) -> None:
     slices = dim_slices(6)
     _serve(store, new_black_box(), _brighter(1 / 3), list(slices))
-    said = adapt_and_publish(store, ("spleen",), new_black_box(), slices, SETTINGS)
-    assert said["curve"][0][1] < 0.1
-    assert said["against_served"] is None
+    outcome = adapt_and_publish(store, ("spleen",), new_black_box(), slices, SETTINGS)
+    assert outcome["curve"][0][1] < 0.1
+    assert outcome["against_served"] is None
 
 
 def test_what_was_begun_from_another_version_is_begun_anew(
@@ -266,9 +266,9 @@ def test_what_was_begun_from_another_version_is_begun_anew(
     assert store.log("spleen").exists()
     assert store.versions("spleen") == []
     _serve(store, new_black_box(), _brighter(0.28), [])
-    said = adapt_and_publish(store, ("spleen",), new_black_box(), slices, SETTINGS)
-    assert said["replayed_images"] == 0
-    assert store.record("spleen", said["version"])["started_from"] == "of what is served"
+    outcome = adapt_and_publish(store, ("spleen",), new_black_box(), slices, SETTINGS)
+    assert outcome["replayed_images"] == 0
+    assert store.record("spleen", outcome["version"])["started_from"] == "of what is served"
 
 
 def test_what_was_broken_off_goes_on(store: AdapterStore, new_black_box: NewBox, dim_slices: Slices) -> None:
@@ -276,9 +276,9 @@ def test_what_was_broken_off_goes_on(store: AdapterStore, new_black_box: NewBox,
     black_box.budget = 300
     with pytest.raises(BudgetSpentError):
         adapt_and_publish(store, ("spleen",), black_box, dim_slices(6), SETTINGS)
-    said = adapt_and_publish(store, ("spleen",), new_black_box(), dim_slices(6), SETTINGS)
-    assert said["replayed_images"] == black_box.images_queried > 200
-    assert said["status"] == "published"
+    outcome = adapt_and_publish(store, ("spleen",), new_black_box(), dim_slices(6), SETTINGS)
+    assert outcome["replayed_images"] == black_box.images_queried > 200
+    assert outcome["status"] == "published"
 
 
 @pytest.mark.parametrize("why", ["other weights", "broken"])
@@ -293,11 +293,11 @@ def test_what_cannot_be_gone_on_from_is_not(
     if why == "broken":
         store.file("spleen", "v0001").write_bytes(b"rubbish")
     with caplog.at_level(logging.WARNING):
-        said = adapt_and_publish(store, ("spleen",), new_black_box(), dim_slices(6), SETTINGS)
-    assert store.record("spleen", said["version"])["started_from"] is None
-    assert said["against_served"] is None
-    assert said["curve"][0][1] < 0.1
-    assert said["status"] == "published"
+        outcome = adapt_and_publish(store, ("spleen",), new_black_box(), dim_slices(6), SETTINGS)
+    assert store.record("spleen", outcome["version"])["started_from"] is None
+    assert outcome["against_served"] is None
+    assert outcome["curve"][0][1] < 0.1
+    assert outcome["status"] == "published"
     assert ("v0001 of the adapter spleen is damaged" in caplog.text) == (why == "broken")
 
 
@@ -308,18 +308,18 @@ def test_a_first_candidate_is_compared_with_the_shared_adapter_that_serves_until
     """The gain that the shared one was published for was found on other labels, and is no bar."""
     slices = dim_slices(6)
     _serve(store, new_black_box(), _brighter(1 / 3), [], gain, label=SHARED)
-    said = adapt_and_publish(store, ("spleen",), new_black_box(), slices, SETTINGS)
-    assert store.record("spleen", said["version"])["started_from"] == "of what is served"
-    assert said["against_served"] is not None
+    outcome = adapt_and_publish(store, ("spleen",), new_black_box(), slices, SETTINGS)
+    assert store.record("spleen", outcome["version"])["started_from"] == "of what is served"
+    assert outcome["against_served"] is not None
     known = list(slices)
     _serve(store, new_black_box(), _brighter(1 / 3), known, gain, label=SHARED)
-    said = adapt_and_publish(store, ("liver",), new_black_box(), slices, SETTINGS)
-    assert said["against_served"] is None
-    assert said["status"] == "published"
+    outcome = adapt_and_publish(store, ("liver",), new_black_box(), slices, SETTINGS)
+    assert outcome["against_served"] is None
+    assert outcome["status"] == "published"
 
 
 def test_progress_is_told(store: AdapterStore, new_black_box: NewBox, dim_slices: Slices) -> None:
-    told: list[Any] = []
-    said = adapt_and_publish(store, ("spleen",), new_black_box(), dim_slices(6), SETTINGS, told.append)
-    assert told[-1].step == told[-1].steps
-    assert told[-1].images <= said["black_box_images"]
+    reports: list[Any] = []
+    outcome = adapt_and_publish(store, ("spleen",), new_black_box(), dim_slices(6), SETTINGS, reports.append)
+    assert reports[-1].step == reports[-1].steps
+    assert reports[-1].images <= outcome["black_box_images"]

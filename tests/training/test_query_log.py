@@ -159,11 +159,11 @@ def test_masks_are_written_down_and_come_back_bit_by_bit(tmp_path: Path, new_bla
 def test_any_masks_come_back(tmp_path: Path, new_black_box: NewBox, masks: NDArray[np.uint8]) -> None:
     log = tmp_path / "log.jsonl"
     log.unlink(missing_ok=True)
-    asked = _journal(log, ABOUT, new_black_box()).get_or_query_masks({"step": 1}, lambda: masks)
+    queried = _journal(log, ABOUT, new_black_box()).get_or_query_masks({"step": 1}, lambda: masks)
     back = _journal(log, ABOUT, new_black_box()).get_or_query_masks({"step": 1}, _never)  # type: ignore[arg-type]
-    for found in (asked, back):
-        assert found.shape == masks.shape
-        np.testing.assert_array_equal(found, masks)
+    for result in (queried, back):
+        assert result.shape == masks.shape
+        np.testing.assert_array_equal(result, masks)
 
 
 def test_masks_cut_off_at_any_byte_are_asked_again(tmp_path: Path, new_black_box: NewBox) -> None:
@@ -172,8 +172,8 @@ def test_masks_cut_off_at_any_byte_are_asked_again(tmp_path: Path, new_black_box
     whole = log.read_bytes()
     for cut in range(whole.index(b"\n") + 1, len(whole)):
         log.write_bytes(whole[:cut])
-        found = _journal(log, ABOUT, new_black_box()).get_or_query_masks({"step": 1}, lambda: ~masks)
-        np.testing.assert_array_equal(found, ~masks)
+        result = _journal(log, ABOUT, new_black_box()).get_or_query_masks({"step": 1}, lambda: ~masks)
+        np.testing.assert_array_equal(result, ~masks)
     assert log.read_bytes() != whole
 
 
@@ -254,10 +254,12 @@ def test_a_full_disk_is_told_in_a_sentence(tmp_path: Path, new_black_box: NewBox
     query_log = _write(log, new_black_box(), ANSWERS[:1])
     with Path("/dev/full").open("ab", buffering=0) as full:
         kept, query_log._file = query_log._file, full
-        with pytest.raises(BapsError, match=r"cannot be written \(No space left on device\)\. Free some space") as told:
+        with pytest.raises(
+            BapsError, match=r"cannot be written \(No space left on device\)\. Free some space"
+        ) as error:
             query_log.get_or_query({"run": "one", "step": 1}, lambda: [0.5])
         query_log._file = kept
-    assert isinstance(told.value.__cause__, OSError)
+    assert isinstance(error.value.__cause__, OSError)
     assert _journal(log, ABOUT, new_black_box()).replayed_images == 2
 
 

@@ -37,12 +37,12 @@ def batch(dim_slices: Slices) -> Batch:
 
 
 def _moved(kind: str, condition: str = "click", seed: int = 0) -> VisualPrompt:
-    made = build_visual_prompt(kind, seed, condition)
+    visual_prompt = build_visual_prompt(kind, seed, condition)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in made.parameters():
+        for parameter in visual_prompt.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-    return made
+    return visual_prompt
 
 
 def _at_once(function: Callable[[], Sequence[float]]) -> list[float]:
@@ -77,18 +77,18 @@ def test_asking_keeps_places_and_levels(new_black_box: Callable[..., Any]) -> No
 def test_codes_of_many_weights_at_once_are_those_of_one_after_the_other(
     batch: Batch, kind: str, condition: str
 ) -> None:
-    made = _moved(kind, condition)
+    adapter = _moved(kind, condition)
     stepper = SpsaGcStepper()
-    stepper.start(made, 1)
+    stepper.start(adapter, 1)
     thetas = stepper.theta + 0.1 * torch.randn((4, *stepper.theta.shape), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         together = stepper._codes(thetas, batch)
-    assert torch.equal(parameters_to_vector(made.parameters()), stepper.theta)  # It was only asked.
+    assert torch.equal(parameters_to_vector(adapter.parameters()), stepper.theta)  # It was only asked.
     alone = []
     for theta in thetas:
-        vector_to_parameters(theta.clone(), made.parameters())
+        vector_to_parameters(theta.clone(), adapter.parameters())
         with torch.no_grad():
-            alone.append(made.code(batch.features, batch.prompts, batch.images.shape[-1]))
+            alone.append(adapter.code(batch.features, batch.prompts, batch.images.shape[-1]))
     assert together.shape == (4 * 3, *alone[0].shape[1:])
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-4, rtol=1e-4)
     assert not torch.allclose(alone[0], alone[1], atol=1e-2)
@@ -101,22 +101,22 @@ def test_a_step_asks_once_for_all_and_moves_the_weights(
 ) -> None:
     stepper = build_stepper(AdaptationSettings(optimiser=optimiser))
     assert stepper.queries_per_slice * 3 == images
-    made, black_box = _moved(kind), new_black_box(batch_size=100)
-    before = parameters_to_vector(made.parameters()).detach().clone()
-    told: list[int] = []
+    adapter, black_box = _moved(kind), new_black_box(batch_size=100)
+    before = parameters_to_vector(adapter.parameters()).detach().clone()
+    reports: list[int] = []
 
     def get_or_query(function: Callable[[], Sequence[float]]) -> list[float]:
-        found = list(function())
-        told.append(len(found))
-        return found
+        result = list(function())
+        reports.append(len(result))
+        return result
 
-    stepper.start(made, 4)
+    stepper.start(adapter, 4)
     stepper.step(black_box, batch, torch.Generator().manual_seed(0), get_or_query)
-    assert told == [6 if optimiser == "prompt_space" else 10]
-    ((asked, prompts),) = black_box.queries
-    assert len(asked) == images
+    assert reports == [6 if optimiser == "prompt_space" else 10]
+    ((queried, prompts),) = black_box.queries
+    assert len(queried) == images
     assert prompts == batch.prompts * (images // 3)
-    after = parameters_to_vector(made.parameters()).detach()
+    after = parameters_to_vector(adapter.parameters()).detach()
     assert not torch.equal(before, after)
     assert bool(torch.isfinite(after).all())
 
@@ -130,8 +130,8 @@ def test_a_step_depends_on_the_losses_and_the_seed_alone(
     kept: list[list[float]] = []
     states = []
     for again in (False, True, True):
-        made, stepper = _moved(kind), build_stepper(AdaptationSettings(optimiser=optimiser))
-        stepper.start(made, 3)
+        adapter, stepper = _moved(kind), build_stepper(AdaptationSettings(optimiser=optimiser))
+        stepper.start(adapter, 3)
         black_box = new_black_box()
         for step in range(3):
 
@@ -144,15 +144,15 @@ def test_a_step_depends_on_the_losses_and_the_seed_alone(
 
             stepper.step(black_box, batch, torch.Generator().manual_seed(step), get_or_query)
         assert (black_box.images_queried == 0) == again
-        states.append(made.state_dict())
+        states.append(adapter.state_dict())
     for other in states[1:]:
         assert all(torch.equal(states[0][key], other[key]) for key in other)
 
 
 def test_a_step_in_prompt_space_by_hand(new_black_box: Callable[..., Any], batch: Batch) -> None:
     settings = AdaptationSettings(perturbation_radius=0.2, learning_rate=0.05)
-    made, stepper = build_visual_prompt("basis"), PromptSpaceStepper(settings)
-    stepper.start(made, 1)
+    visual_prompt, stepper = build_visual_prompt("basis"), PromptSpaceStepper(settings)
+    stepper.start(visual_prompt, 1)
     black_box = new_black_box(batch_size=100)
     stepper.step(black_box, batch, torch.Generator().manual_seed(5), _at_once)
     by_hand = build_visual_prompt("basis")
@@ -164,32 +164,34 @@ def test_a_step_in_prompt_space_by_hand(new_black_box: Callable[..., Any], batch
     estimate = ((plus - minus) / (2 * 0.2)).view(3, 1, 1, 1, 1) * directions
     (estimate * code).sum().div(3).backward()
     assert isinstance(by_hand, BasisVisualPrompt)
-    assert isinstance(made, BasisVisualPrompt)
+    assert isinstance(visual_prompt, BasisVisualPrompt)
     assert by_hand.head.bias.grad is not None
     # The first step of Adam goes along the sign of the gradient, by the step size.
-    torch.testing.assert_close(made.head.bias.detach(), -0.05 * by_hand.head.bias.grad.sign(), atol=1e-4, rtol=0)
-    assert float(made.head.weight.detach().abs().max()) == pytest.approx(0.05 / 30, rel=1e-2)
+    torch.testing.assert_close(
+        visual_prompt.head.bias.detach(), -0.05 * by_hand.head.bias.grad.sign(), atol=1e-4, rtol=0
+    )
+    assert float(visual_prompt.head.weight.detach().abs().max()) == pytest.approx(0.05 / 30, rel=1e-2)
 
 
 def test_a_step_of_spsa_by_hand(new_black_box: Callable[..., Any], batch: Batch) -> None:
-    made, stepper = _moved("concat"), SpsaGcStepper(visible=False)
-    stepper.start(made, 1)
+    adapter, stepper = _moved("concat"), SpsaGcStepper(visible=False)
+    stepper.start(adapter, 1)
     theta = stepper.theta.clone()
     stepper.step(new_black_box(), batch, torch.Generator().manual_seed(5), _at_once)
 
     def losses(thetas: torch.Tensor) -> torch.Tensor:
-        other, found = _moved("concat"), []
+        other, result = _moved("concat"), []
         for one in thetas:
             vector_to_parameters(one, other.parameters())
             changed = other.transform_images(batch.images, batch.features, batch.prompts)
-            found.append(batch_loss(query_black_box(new_black_box(), changed, batch.prompts), batch.target))
-        return torch.stack(found)
+            result.append(batch_loss(query_black_box(new_black_box(), changed, batch.prompts), batch.target))
+        return torch.stack(result)
 
     expected = SpsaGc().step(theta, losses, torch.Generator().manual_seed(5))
-    found = parameters_to_vector(made.parameters()).detach()
-    assert not torch.allclose(found, theta)
+    result = parameters_to_vector(adapter.parameters()).detach()
+    assert not torch.allclose(result, theta)
     # A code that differs in the last digit now and then rounds to another grey level.
-    assert float(torch.corrcoef(torch.stack([found - theta, expected - theta]))[0, 1]) > 0.99
+    assert float(torch.corrcoef(torch.stack([result - theta, expected - theta]))[0, 1]) > 0.99
 
 
 @pytest.mark.parametrize("visible", [True, False])
@@ -205,10 +207,10 @@ def test_spsa_keeps_its_perturbations_visible_unless_told_otherwise(
 
 
 def test_prompt_space_learns_nothing_where_every_answer_is_the_same(batch: Batch) -> None:
-    made = _moved("basis")
-    before = parameters_to_vector(made.parameters()).detach().clone()
+    adapter = _moved("basis")
+    before = parameters_to_vector(adapter.parameters()).detach().clone()
     stepper = PromptSpaceStepper(SETTINGS)
-    stepper.start(made, 2)
+    stepper.start(adapter, 2)
     for _ in range(2):
         stepper.step(None, batch, torch.Generator().manual_seed(0), lambda _: [0.5] * 6)  # type: ignore[arg-type]
-    assert torch.equal(parameters_to_vector(made.parameters()).detach(), before)
+    assert torch.equal(parameters_to_vector(adapter.parameters()).detach(), before)

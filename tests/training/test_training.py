@@ -33,9 +33,9 @@ def test_prompt_space_learns(new_black_box: Callable[..., Any], dim_slices: Slic
     slices = _pieces(dim_slices(3))
     black_box = new_black_box()
     settings = replace(SETTINGS, prompt=prompt)
-    made, curve = train(black_box, slices, settings, 1000)
+    adapter, curve = train(black_box, slices, settings, 1000)
     before = score_slices(new_black_box(), None, slices, prompt, 99, 1).mean()
-    after = score_slices(new_black_box(), made, slices, prompt, 99, 1).mean()
+    after = score_slices(new_black_box(), adapter, slices, prompt, 99, 1).mean()
     assert before < 0.1
     assert after > 0.8
     assert curve[0].dice < 0.1
@@ -45,19 +45,19 @@ def test_prompt_space_learns(new_black_box: Callable[..., Any], dim_slices: Slic
 def test_the_published_method_runs(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     slices = _pieces(dim_slices(2))
     settings = replace(SETTINGS, visual_prompt="concat", optimiser="spsa_gc")
-    made, curve = train(new_black_box(), slices, settings, 12 + 40 * 6)
+    adapter, curve = train(new_black_box(), slices, settings, 12 + 40 * 6)
     assert len(curve) == 3
-    assert bool(made.state_dict()["visual_prompt.last.weight"].any())
-    assert all(bool(torch.isfinite(value).all()) for value in made.state_dict().values())
+    assert bool(adapter.state_dict()["visual_prompt.last.weight"].any())
+    assert all(bool(torch.isfinite(value).all()) for value in adapter.state_dict().values())
 
 
 def test_the_other_pairings_run(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     slices = _pieces(dim_slices(2))
     for visual_prompt, optimiser in (("concat", "prompt_space"), ("basis", "spsa_gc")):
         settings = replace(SETTINGS, visual_prompt=visual_prompt, optimiser=optimiser)
-        made, _ = train(new_black_box(), slices, settings, 100)
-        assert made.visual_prompt.kind == visual_prompt
-        moved = [value for name, value in made.state_dict().items() if name.endswith(("head.bias", "last.bias"))]
+        adapter, _ = train(new_black_box(), slices, settings, 100)
+        assert adapter.visual_prompt.kind == visual_prompt
+        moved = [value for name, value in adapter.state_dict().items() if name.endswith(("head.bias", "last.bias"))]
         assert any(bool((value != 0).any()) for value in moved)
 
 
@@ -66,9 +66,9 @@ def test_spsa_keeps_its_perturbations_visible(new_black_box: Callable[..., Any],
     black_box = new_black_box()
     settings = replace(SETTINGS, visual_prompt="concat", optimiser="spsa_gc", curve_points=1, curve_slices=1, seed=3)
     train(black_box, _pieces(dim_slices(1)), settings, 2 + 40)
-    asked = np.concatenate([images.astype(float) for images, _ in black_box.queries[1:-1]])
-    assert asked.shape == (10 * 4, 32, 32, 3)
-    plus, minus = asked.reshape(2, 5, -1)  # Both signs of five directions.
+    queried = np.concatenate([images.astype(float) for images, _ in black_box.queries[1:-1]])
+    assert queried.shape == (10 * 4, 32, 32, 3)
+    plus, minus = queried.reshape(2, 5, -1)  # Both signs of five directions.
     assert np.abs(plus - minus).mean(1).min() > 1
 
 
@@ -79,25 +79,25 @@ def test_images_asked_are_bounded(
     slices = _pieces(dim_slices(3))
     settings = replace(SETTINGS, optimiser=optimiser)
     curve = 3 * 4
-    for most in (curve + per_step, curve + 3 * per_step, curve + 4 * per_step - 1):
+    for maximum in (curve + per_step, curve + 3 * per_step, curve + 4 * per_step - 1):
         black_box = new_black_box()
         black_box.segment(slices[0].image[None], [Prompt(((1.0, 1.0),))])  # What was asked before does not count.
-        train(black_box, slices, settings, most)
-        steps = (most - curve) // per_step
-        asked = sum(len(images) for images, _ in black_box.queries)
-        assert asked == black_box.images_queried
-        assert asked - 1 <= most
-        assert asked - 1 >= steps * per_step
+        train(black_box, slices, settings, maximum)
+        steps = (maximum - curve) // per_step
+        queried = sum(len(images) for images, _ in black_box.queries)
+        assert queried == black_box.images_queried
+        assert queried - 1 <= maximum
+        assert queried - 1 >= steps * per_step
 
 
-@pytest.mark.parametrize("most", [15, 0, -100])
-def test_too_few_images_are_refused(new_black_box: Callable[..., Any], dim_slices: Slices, most: int) -> None:
+@pytest.mark.parametrize("maximum", [15, 0, -100])
+def test_too_few_images_are_refused(new_black_box: Callable[..., Any], dim_slices: Slices, maximum: int) -> None:
     black_box = new_black_box()
     with pytest.raises(
         InputError,
         match="are left for the steps of a training run besides its zoom, curve and head, but one step takes 16",
     ):
-        train(black_box, _pieces(dim_slices(3)), SETTINGS, most)
+        train(black_box, _pieces(dim_slices(3)), SETTINGS, maximum)
     assert black_box.images_queried == 0
 
 
@@ -105,30 +105,30 @@ def test_the_curve(new_black_box: Callable[..., Any], dim_slices: Slices) -> Non
     slices = _pieces(dim_slices(3))
     settings = replace(SETTINGS, curve_points=4, curve_slices=3, seed=5)
     black_box = new_black_box()
-    made, curve = train(black_box, slices, settings, 15 + 8 * 16)
+    adapter, curve = train(black_box, slices, settings, 15 + 8 * 16)
     assert [point.images for point in curve] == [3, 38, 73, 108, 143]
     assert black_box.images_queried == 143
     shown = [slices[0], slices[round(11 / 2)], slices[-1]]
     assert curve[0].dice == pytest.approx(score_slices(new_black_box(), None, shown, "click", 5, 1).mean())
-    assert curve[-1].dice == pytest.approx(score_slices(new_black_box(), made, shown, "click", 5, 1).mean())
+    assert curve[-1].dice == pytest.approx(score_slices(new_black_box(), adapter, shown, "click", 5, 1).mean())
     curve_prompts = [tuple(prompts) for images, prompts in black_box.queries if len(images) == 3]
     assert len(curve_prompts) == 5
     assert len(set(curve_prompts)) == 1
 
 
 def test_progress_is_told_after_every_step(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
-    told: list[tuple[int, int, int, float | None]] = []
+    reports: list[tuple[int, int, int, float | None]] = []
     black_box = new_black_box()
     _, curve = train(
         black_box,
         _pieces(dim_slices(3)),
         SETTINGS,
         12 + 4 * 16,
-        progress=lambda *now: told.append(now),  # type: ignore[arg-type]
+        progress=lambda *now: reports.append(now),  # type: ignore[arg-type]
     )
-    assert [now[:2] for now in told] == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
-    assert [now[2] for now in told] == [4 + 16, 4 + 32 + 4, 8 + 48, 8 + 64 + 4, 8 + 64 + 4]
-    assert [now[3] for now in told] == [None, curve[1].dice, None, curve[2].dice, None]
+    assert [now[:2] for now in reports] == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
+    assert [now[2] for now in reports] == [4 + 16, 4 + 32 + 4, 8 + 48, 8 + 64 + 4, 8 + 64 + 4]
+    assert [now[3] for now in reports] == [None, curve[1].dice, None, curve[2].dice, None]
 
 
 def test_every_slice_comes_once_before_any_comes_again(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
@@ -161,8 +161,8 @@ def test_seeds(new_black_box: Callable[..., Any], dim_slices: Slices, visual_pro
     for seed in (1, 1, 2):
         settings = replace(SETTINGS, visual_prompt=visual_prompt, optimiser=optimiser, seed=seed)
         torch.manual_seed(len(states))  # The global state must play no part.
-        made, curve = train(new_black_box(), slices, settings, 12 + 2 * 40)
-        states.append(made.state_dict())
+        adapter, curve = train(new_black_box(), slices, settings, 12 + 2 * 40)
+        states.append(adapter.state_dict())
         curves.append(curve)
     assert curves[0] == curves[1]
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
@@ -172,9 +172,9 @@ def test_seeds(new_black_box: Callable[..., Any], dim_slices: Slices, visual_pro
 def test_the_seed_makes_the_decoder(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     """The Fourier matrix is not trained, so it shows which seed the decoder was made with."""
     settings = replace(SETTINGS, visual_prompt="concat", seed=3)
-    made, _ = train(new_black_box(), _pieces(dim_slices(2)), settings, 12 + 16)
+    visual_prompt, _ = train(new_black_box(), _pieces(dim_slices(2)), settings, 12 + 16)
     expected = build_visual_prompt("concat", 3).state_dict()["fourier"]
-    assert torch.equal(made.state_dict()["visual_prompt.fourier"], expected)
+    assert torch.equal(visual_prompt.state_dict()["visual_prompt.fourier"], expected)
 
 
 def test_fewer_slices_than_a_batch(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
@@ -195,14 +195,14 @@ def test_with_a_head_the_images_are_bounded_and_shared_out(
 ) -> None:
     """A third of what the curve leaves is for the head, 800 at the most, and no image is asked for nothing."""
     slices = _pieces(dim_slices(3))
-    for most, curve, steps, head in ((100, 12, 3, 29), (400, 12, 16, 129), (2700, 12, 118, 800)):
+    for maximum, curve, steps, head in ((100, 12, 3, 29), (400, 12, 16, 129), (2700, 12, 118, 800)):
         black_box = new_black_box()
-        made, points = train(black_box, slices, WITH_HEAD, most)
-        assert made.head is not None
-        assert black_box.images_queried <= most
+        adapter, points = train(black_box, slices, WITH_HEAD, maximum)
+        assert adapter.head is not None
+        assert black_box.images_queried <= maximum
         # Where few answers were wrong, corrections are not asked for; first prompts take half, rounded up, or more.
-        least = curve + 16 * steps + head // 2
-        assert least <= black_box.images_queried <= curve + 16 * steps + head
+        minimum = curve + 16 * steps + head // 2
+        assert minimum <= black_box.images_queried <= curve + 16 * steps + head
         assert points[-1].images == black_box.images_queried
 
 
@@ -211,21 +211,21 @@ def test_the_curve_ends_with_the_head_and_is_what_is_served(
     new_black_box: Callable[..., Any], dim_slices: Slices
 ) -> None:
     slices = _pieces(dim_slices(3))
-    told: list[tuple[int, int, int, float | None]] = []
+    reports: list[tuple[int, int, int, float | None]] = []
     black_box, settings = new_black_box(), replace(WITH_HEAD, curve_points=3)
-    made, curve = train(black_box, slices, settings, 200, progress=lambda *now: told.append(now))  # type: ignore[arg-type]
-    assert made.head is not None
-    assert not made.head.training
+    trained, curve = train(black_box, slices, settings, 200, progress=lambda *now: reports.append(now))  # type: ignore[arg-type]
+    assert trained.head is not None
+    assert not trained.head.training
     shown = [slices[row] for row in (0, 4, 7, 11)]
     scores = [
         score_slices(new_black_box(), adapter, shown, "click", 0, 1).mean()
-        for adapter in (None, Adapter(made.visual_prompt), made)
+        for adapter in (None, Adapter(trained.visual_prompt), trained)
     ]
     assert len(curve) == 4
     assert [curve[0].dice, curve[2].dice, curve[3].dice] == pytest.approx(scores)
     assert curve[3].images == black_box.images_queried
-    assert told[-1] == (told[-1][1], told[-1][1], black_box.images_queried, curve[3].dice)
-    assert [now[0] for now in told] == list(range(1, told[-1][1] + 1))
+    assert reports[-1] == (reports[-1][1], reports[-1][1], black_box.images_queried, curve[3].dice)
+    assert [now[0] for now in reports] == list(range(1, reports[-1][1] + 1))
 
 
 @pytest.mark.slow
@@ -236,11 +236,11 @@ def test_by_default_a_head_is_learned_and_helps(
     """With so few images the prompt alone leaves much to mend."""
     slices = _pieces(dim_slices(3))
     settings = AdaptationSettings(batch_size=8, prompt=prompt)
-    made, _ = train(new_black_box(), slices, settings, 90)
-    assert made.head is not None
+    trained, _ = train(new_black_box(), slices, settings, 90)
+    assert trained.head is not None
     plain, headed = (
         score_slices(new_black_box(), adapter, slices, prompt, 99, 1).mean()
-        for adapter in (Adapter(made.visual_prompt), made)
+        for adapter in (Adapter(trained.visual_prompt), trained)
     )
     assert headed > plain + 0.1
     assert headed > 0.8
@@ -266,8 +266,8 @@ def test_from_an_adapter_of_another_kind_it_does_not_go_on(
     slices = _pieces(dim_slices(3))
     first, _ = train(new_black_box(), slices, replace(SETTINGS, **other), 100)
     cold, _ = train(new_black_box(), slices, SETTINGS, 100)
-    made, _ = train(new_black_box(), slices, SETTINGS, 100, start_from=first)
-    assert all(torch.equal(made.state_dict()[key], value) for key, value in cold.state_dict().items())
+    adapter, _ = train(new_black_box(), slices, SETTINGS, 100, start_from=first)
+    assert all(torch.equal(adapter.state_dict()[key], value) for key, value in cold.state_dict().items())
 
 
 @pytest.mark.usefixtures("short_head")
@@ -299,10 +299,10 @@ def test_a_visual_prompt_and_a_stepper_can_be_given(new_black_box: Callable[...,
 
     given, stepper = build_visual_prompt("concat", 5), Counting(SETTINGS)
     before = {key: value.clone() for key, value in given.state_dict().items()}
-    made, _ = train(
+    adapter, _ = train(
         new_black_box(), _pieces(dim_slices(3)), SETTINGS, 12 + 16 * 4, visual_prompt=given, stepper=stepper
     )
-    assert made.visual_prompt is given
+    assert adapter.visual_prompt is given
     assert stepper.steps == 4
     assert all(torch.equal(given.state_dict()[key], before[key]) for key in before)
 

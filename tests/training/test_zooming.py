@@ -22,12 +22,12 @@ SIDE = 64
 
 def _slices(radius: int, count: int = 8) -> list[LabelledSlice]:
     rows, columns = np.mgrid[:SIDE, :SIDE]
-    found = []
+    results = []
     for number in range(count):
         target = (rows - 30 - number % 3) ** 2 + (columns - 28 - number % 5) ** 2 <= radius**2
         image = np.repeat((target * np.uint8(200))[..., None], 3, axis=-1)
-        found.append(LabelledSlice(f"p{number}", image, target, Window(0, 255)))
-    return found
+        results.append(LabelledSlice(f"p{number}", image, target, Window(0, 255)))
+    return results
 
 
 @pytest.fixture

@@ -13,15 +13,15 @@ from baps.utils.cache import Cache
 
 def test_a_value_is_computed_once_and_kept() -> None:
     cache = Cache(10, len)
-    made: list[int] = []
+    created: list[int] = []
 
     def make() -> bytes:
-        made.append(1)
+        created.append(1)
         return b"abc"
 
     assert cache.get_or_compute("a", make) == (b"abc", False)
     assert cache.get_or_compute("a", make) == (b"abc", True)
-    assert len(made) == 1
+    assert len(created) == 1
     assert cache.nbytes == 3
 
 
@@ -107,38 +107,38 @@ def test_threads_see_the_right_values_within_the_bound() -> None:
 
 def test_a_second_caller_waits_for_the_value_that_is_computed() -> None:
     cache = Cache(10, len)
-    begun, release = threading.Event(), threading.Event()
-    made: list[int] = []
+    started, release = threading.Event(), threading.Event()
+    created: list[int] = []
 
     def slow() -> bytes:
-        made.append(1)
-        begun.set()
+        created.append(1)
+        started.set()
         assert release.wait(60)
         return b"xxx"
 
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(cache.get_or_compute, "a", slow)
-        assert begun.wait(60)
+        assert started.wait(60)
         second = pool.submit(cache.get_or_compute, "a", slow)
         release.set()
         assert first.result(60) == (b"xxx", False)
         assert second.result(60) == (b"xxx", True)
-    assert len(made) == 1
+    assert len(created) == 1
     assert cache.nbytes == 3
 
 
 def test_a_caller_that_waits_gets_the_error_of_the_computation() -> None:
     cache = Cache(10, len)
-    begun, release = threading.Event(), threading.Event()
+    started, release = threading.Event(), threading.Event()
 
     def fail() -> bytes:
-        begun.set()
+        started.set()
         assert release.wait(60)
         raise RuntimeError("no")
 
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(cache.get_or_compute, "a", fail)
-        assert begun.wait(60)
+        assert started.wait(60)
         second = pool.submit(cache.get_or_compute, "a", lambda: b"later")
         release.set()
         with pytest.raises(RuntimeError):
@@ -152,16 +152,16 @@ def test_a_caller_that_waits_gets_the_error_of_the_computation() -> None:
 
 def test_one_slow_value_does_not_block_another() -> None:
     cache = Cache(10, len)
-    begun, release = threading.Event(), threading.Event()
+    started, release = threading.Event(), threading.Event()
 
     def slow() -> bytes:
-        begun.set()
+        started.set()
         assert release.wait(60)
         return b"slow"
 
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(cache.get_or_compute, "slow", slow)
-        assert begun.wait(60)
+        assert started.wait(60)
         assert cache.get_or_compute("quick", lambda: b"quick") == (b"quick", False)
         release.set()
         assert waiting.result(60) == (b"slow", False)

@@ -134,9 +134,9 @@ def test_a_process_that_is_killed_during_a_click_releases_the_lock(lock: Path) -
 
 def test_training_goes_on_after_the_maximum_wait(lock: Path) -> None:
     with inference_lock(lock):
-        begun = time.monotonic()
+        start = time.monotonic()
         wait_for_idle(lock, 0.3)()
-        assert time.monotonic() - begun >= 0.3
+        assert time.monotonic() - start >= 0.3
         wait_for_idle(lock, 0)()
 
 
@@ -144,9 +144,9 @@ def test_training_waits_again_after_a_maximum_wait(lock: Path) -> None:
     wait = wait_for_idle(lock, 0.2)
     with inference_lock(lock):
         for _ in range(2):
-            begun = time.monotonic()
+            start = time.monotonic()
             wait()
-            assert time.monotonic() - begun >= 0.2
+            assert time.monotonic() - start >= 0.2
 
 
 def test_training_does_not_delay_a_click(lock: Path) -> None:
@@ -287,8 +287,8 @@ def _as_process_1(source: str, *arguments: str) -> str:
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("needs the right to make process namespaces")
     command = [*unshare, sys.executable, "-c", _IN_A_CONTAINER, source, *arguments]
-    done = subprocess.run(command, env=_PATHS, capture_output=True, text=True, timeout=60, check=True)
-    return done.stdout.strip()
+    process = subprocess.run(command, env=_PATHS, capture_output=True, text=True, timeout=60, check=True)
+    return process.stdout.strip()
 
 
 def test_a_server_that_is_process_1_can_train() -> None:

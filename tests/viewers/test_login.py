@@ -131,7 +131,7 @@ def test_a_page_of_another_origin_cannot_use_the_session(page: Page, hospital: P
     page.get_by_role("button", name="Sign in").click()
     page.wait_for_url("**/ohif/**")
     page.goto(f"{issuer.replace('localhost', '127.0.0.1')}/")
-    said = page.evaluate(
+    result = page.evaluate(
         """async server => {
           const tried = async (path, how) => {
             try { return (await fetch(server + path, how)).status } catch { return 0 }
@@ -141,6 +141,6 @@ def test_a_page_of_another_origin_cannot_use_the_session(page: Page, hospital: P
         }""",
         hospital.server,
     )
-    assert said == [0, 0]
+    assert result == [0, 0]
     page.goto(f"{hospital.server}/info/")
     assert "spleen" in page.content()

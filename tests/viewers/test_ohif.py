@@ -74,14 +74,14 @@ def test_a_click_shows_a_mask_under_it(viewer: Ohif, pacs: Pacs, name: str, orie
     place = viewer.scroll_to(orientation, world)
     before = int(coloured(viewer.look(f"{name}-before"), place).sum())
     viewer.click(place)
-    found = viewer.run()
+    result = viewer.run()
     after = viewer.look_for_overlay(f"{name}-after", place, before)
-    assert found.status == 200
+    assert result.status == 200
     assert viewer.page.get_by_text("No Train Tasks").count() == 0  # That was never asked for.
-    (sent,) = found.asked["foreground"]
+    (sent,) = result.asked["foreground"]
     assert np.abs(np.array(sent) - voxel).max() <= 1
     assert sent[2] == voxel[2]
-    stream = io.BytesIO(found.body)
+    stream = io.BytesIO(result.body)
     voxels = nrrd.read_data(nrrd.read_header(stream), stream)
     mask = voxels[:, :, sent[2]] > 0
     assert voxels.shape == series.labels.shape
@@ -91,10 +91,10 @@ def test_a_click_shows_a_mask_under_it(viewer: Ohif, pacs: Pacs, name: str, orie
     assert after - before == pytest.approx(mask.sum() * area, rel=0.25)
 
 
-def _shown(found: Inference) -> NDArray[np.uint8]:
+def _shown(result: Inference) -> NDArray[np.uint8]:
     """The voxels of an answer."""
-    assert found.status == 200
-    stream = io.BytesIO(found.body)
+    assert result.status == 200
+    stream = io.BytesIO(result.body)
     voxels: NDArray[np.uint8] = nrrd.read_data(nrrd.read_header(stream), stream)
     return voxels
 
@@ -111,28 +111,28 @@ def _click(viewer: Ohif, series: Series, model: str, orientation: str = "axial")
 def _stored(pacs: Pacs, folder: Path, series: Series) -> dict[str, NDArray[np.bool_]]:
     """What the PACS has of a series now, in the order of its voxels: by dcmqi, which knows nothing of us."""
     address = f"{pacs.orthanc}/dicom-web"
-    told = requests.get(f"{address}/studies/{series.study}/series", {"Modality": "SEG"}, timeout=30).json()
-    newest = max((one["0020000E"]["Value"][0] for one in told), key=lambda uid: _made(address, series, uid))
+    reply = requests.get(f"{address}/studies/{series.study}/series", {"Modality": "SEG"}, timeout=30).json()
+    newest = max((one["0020000E"]["Value"][0] for one in reply), key=lambda uid: _made(address, series, uid))
     client = DICOMwebClient(address)
-    (made,) = client.retrieve_series(series.study, newest)
+    (created,) = client.retrieve_series(series.study, newest)
     folder.mkdir()
-    made.save_as(folder / "seg.dcm", write_like_original=False)
+    created.save_as(folder / "seg.dcm", write_like_original=False)
     command = [Path(sys.executable).with_name("segimage2itkimage"), "--inputDICOM", folder / "seg.dcm"]
     subprocess.run([*command, "--outputDirectory", folder, "-t", "nii"], check=True, capture_output=True)
-    found = {}
-    for segment in made.SegmentSequence:
+    results = {}
+    for segment in created.SegmentSequence:
         read = nibabel.load(folder / f"{segment.SegmentNumber}.nii.gz")
         to_series = np.linalg.inv(series.affine) @ np.diag([-1.0, -1, 1, 1]) @ read.affine
         where = np.argwhere(np.asarray(read.dataobj) > 0)
         i, j, k = np.rint(to_series[:3, :3] @ where.T + to_series[:3, 3:]).astype(int)
-        found[str(segment.SegmentLabel)] = np.zeros(series.labels.shape, bool)
-        found[str(segment.SegmentLabel)][i, j, k] = True
-    return found
+        results[str(segment.SegmentLabel)] = np.zeros(series.labels.shape, bool)
+        results[str(segment.SegmentLabel)][i, j, k] = True
+    return results
 
 
 def _made(address: str, series: Series, uid: str) -> str:
-    told = requests.get(f"{address}/studies/{series.study}/series/{uid}/metadata", timeout=30).json()
-    date, when = (told[0][tag]["Value"][0] for tag in ("00080023", "00080033"))
+    reply = requests.get(f"{address}/studies/{series.study}/series/{uid}/metadata", timeout=30).json()
+    date, when = (reply[0][tag]["Value"][0] for tag in ("00080023", "00080033"))
     return f"{date}{float(when):013.6f}"
 
 
@@ -154,8 +154,8 @@ def test_a_mask_is_saved_under_a_name_and_an_export_takes_its_place(
     assert _completed(pacs) == before + 1  # Slicer's Train button is enabled by this.
     np.testing.assert_array_equal(_stored(pacs, tmp_path / "saved", series)["spleen"], shown > 0)
     viewer.run()
-    told = requests.get(f"{pacs.orthanc}/dicom-web/studies/{series.study}/series", {"Modality": "SEG"}, timeout=30)
-    assert len(told.json()) == 1  # The same mask is saved once.
+    reply = requests.get(f"{pacs.orthanc}/dicom-web/studies/{series.study}/series", {"Modality": "SEG"}, timeout=30)
+    assert len(reply.json()) == 1  # The same mask is saved once.
 
     viewer.open_segmentation(series.study, "BAPS: spleen")
     viewer.paint("spleen")
@@ -229,9 +229,11 @@ def test_training_from_the_viewer_and_a_click_by_the_new_adapter(viewer: Ohif, p
     viewer.choose("train", "baps", label="spleen", max_images="1500")
     page = viewer.page
     page.get_by_text("Active Learning").click()
-    with page.expect_response(lambda response: "/train/" in response.url and response.request.method == "POST") as told:
+    with page.expect_response(
+        lambda response: "/train/" in response.url and response.request.method == "POST"
+    ) as reported:
         page.get_by_role("button", name="Update Model").click()
-    assert told.value.status == 200, told.value.text()
+    assert reported.value.status == 200, reported.value.text()
     stats, epochs, deadline = {}, set(), time.monotonic() + 600
     while "total_time" not in stats:
         stats = requests.get(f"{pacs.server}/info/", timeout=30).json()["train_stats"]["baps"]
@@ -249,8 +251,8 @@ def test_training_from_the_viewer_and_a_click_by_the_new_adapter(viewer: Ohif, p
     adapted = _shown(viewer.run())
     viewer.look("adapted")
     k = inside(series)[0][2]
-    truth = series.labels[:, :, k] == SPLEEN
-    before, after = (dice(mask[:, :, k] > 0, truth) for mask in (zero_shot, adapted))
+    target = series.labels[:, :, k] == SPLEEN
+    before, after = (dice(mask[:, :, k] > 0, target) for mask in (zero_shot, adapted))
     assert after > before
 
 
@@ -275,12 +277,12 @@ def test_next_sample_opens_what_the_server_offers(viewer: Ohif, pacs: Pacs) -> N
         offered = waiting.value.json()["id"]
         if offered != here.uid:
             break
-    (wanted,) = (series for series in pacs.series.values() if series.uid == offered)
+    (expected,) = (series for series in pacs.series.values() if series.uid == offered)
     page.get_by_text(offered).wait_for()
     viewer.look("next-sample")
     page.once("dialog", lambda dialog: dialog.accept())  # OHIF asks whether the page may be left.
     page.get_by_text("OK", exact=True).click()
-    page.wait_for_url(f"**StudyInstanceUIDs={wanted.study}*")
+    page.wait_for_url(f"**StudyInstanceUIDs={expected.study}*")
 
 
 def test_no_patient_is_named_in_the_servers_log(pacs: Pacs) -> None:

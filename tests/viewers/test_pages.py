@@ -90,19 +90,19 @@ def below(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
 def watched(browser: Browser) -> Iterator[Watched]:
     context = browser.new_context(viewport={"width": 1400, "height": 900}, ignore_https_errors=True)
     context.set_default_timeout(120_000)
-    found = Watched(context.new_page())
+    result = Watched(context.new_page())
 
     def seen(request: Request) -> None:
-        found.asked.append(request.url)
+        result.asked.append(request.url)
 
     def told(message: ConsoleMessage) -> None:
         if re.search("Content Security Policy|EvalError", message.text):
-            found.blocked.append(message.text)
+            result.blocked.append(message.text)
 
     context.on("console", told)
     context.on("request", seen)
-    context.on("response", lambda reply: found.failed.append(reply.url) if reply.status >= 400 else None)
-    yield found
+    context.on("response", lambda reply: result.failed.append(reply.url) if reply.status >= 400 else None)
+    yield result
     context.close()
 
 
@@ -192,7 +192,7 @@ def test_a_page_of_another_origin_neither_frames_nor_loads_ours(watched: Watched
     page.goto(f"{pacs.orthanc}/app/explorer.html")
     answered = []
     page.on("response", lambda reply: answered.append(reply.url) if reply.status < 400 else None)
-    said = page.evaluate(
+    result = page.evaluate(
         """async addresses => {
           const tried = (kind, name, address) => new Promise(done => {
             const part = document.createElement(kind);
@@ -211,7 +211,7 @@ def test_a_page_of_another_origin_neither_frames_nor_loads_ours(watched: Watched
         }""",
         [f"{pacs.server}/ohif/", f"{pacs.server}/datastore/image?image={uid}", f"{pacs.server}/login"],
     )
-    assert "loaded" not in said
+    assert "loaded" not in result
     assert not [url for url in answered if url.startswith(pacs.server)]
     assert not [frame.url for frame in page.frames[1:] if frame.url.startswith("http")]  # But the browser's own page.
 

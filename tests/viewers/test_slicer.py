@@ -35,8 +35,8 @@ def slicer(hospital: Site, tmp_path: Path) -> Slicer:
 @pytest.fixture
 def affine(hospital: Site) -> NDArray[np.float64]:
     """Of the sample volume."""
-    found: NDArray[np.float64] = nibabel.load(hospital.studies / f"{CASE}.nii.gz").affine
-    return found
+    result: NDArray[np.float64] = nibabel.load(hospital.studies / f"{CASE}.nii.gz").affine
+    return result
 
 
 def _segments(*names: str) -> dict[str, NDArray[np.bool_]]:
@@ -359,8 +359,8 @@ def test_a_submitted_label_is_kept_with_its_names_and_lights_the_button_train(
     slicer.submit(CASE, segments, affine)
     info = slicer.client.info()
     assert info["datastore"]["completed"] == before + 1
-    said = slicer.client.datastore()["objects"][CASE]["labels"]["final"]["info"]
-    assert said["label_info"] == [{"name": "spleen", "idx": 1}, {"name": "liver", "idx": 2}]
+    label_info = slicer.client.datastore()["objects"][CASE]["labels"]["final"]["info"]
+    assert label_info["label_info"] == [{"name": "spleen", "idx": 1}, {"name": "liver", "idx": 2}]
     kept = np.asarray(nibabel.load(hospital.studies / "labels" / "final" / f"{CASE}.nii.gz").dataobj)
     np.testing.assert_array_equal(kept, np.where(truth(CASE) == SPLEEN, 1, np.where(truth(CASE) == 1, 2, 0)))
 

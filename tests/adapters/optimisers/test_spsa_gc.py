@@ -51,10 +51,10 @@ def test_one_direction_by_hand() -> None:
 
 
 def test_all_directions_are_evaluated_at_once_positive_signs_first() -> None:
-    asked = []
+    queries = []
 
     def losses(thetas: torch.Tensor) -> torch.Tensor:
-        asked.append(thetas)
+        queries.append(thetas)
         return _quadratics(thetas)
 
     gradient = spsa_gradient(losses, START, 0.1, 3, _generator(3)).float()
@@ -64,21 +64,21 @@ def test_all_directions_are_evaluated_at_once_positive_signs_first() -> None:
         plus.append(START + 0.1 * delta)
         minus.append(START - 0.1 * delta)
         estimates.append((_quadratic(plus[-1]) - _quadratic(minus[-1])) / (2 * 0.1 * delta))
-    (thetas,) = asked
+    (thetas,) = queries
     assert torch.equal(thetas, torch.stack(plus + minus))
     torch.testing.assert_close(gradient, torch.stack(estimates).mean(0))
 
 
 def test_mean_of_many_estimates_is_the_true_gradient() -> None:
     directions = 20_000
-    asked = []
+    queries = []
 
     def losses(thetas: torch.Tensor) -> torch.Tensor:
-        asked.append(len(thetas))
+        queries.append(len(thetas))
         return _quadratics(thetas)
 
     gradient = spsa_gradient(losses, START, 0.5, directions, _generator())
-    assert asked == [2 * directions]
+    assert queries == [2 * directions]
     spread = math.sqrt(7 / 6 * float(TRUE_GRADIENT.square().sum()) / directions)
     assert float((gradient - TRUE_GRADIENT).abs().max()) < 4.5 * spread
 
@@ -164,15 +164,15 @@ def test_perturbation_can_be_enlarged() -> None:
 def test_descends_a_quadratic() -> None:
     optimiser = SpsaGc(SpsaGcSettings(a=0.03))
     theta, generator = START, _generator()
-    asked = []
+    queries = []
 
     def losses(thetas: torch.Tensor) -> torch.Tensor:
-        asked.append(len(thetas))
+        queries.append(len(thetas))
         return _quadratics(thetas)
 
     for _ in range(250):
         theta = optimiser.step(theta, losses, generator)
-    assert asked == [10] * 250
+    assert queries == [10] * 250
     assert _quadratic(theta) < 0.01 * _quadratic(START)
 
 

@@ -34,8 +34,8 @@ def _of(prompt: Prompt, side: int = GRID) -> torch.Tensor:
 
 def test_log_odds_are_bounded() -> None:
     bound = math.log(0.998 / 0.002)
-    found = to_logits(torch.tensor([0.0, 0.001, 0.5, 0.75, 1.0]))
-    assert found.tolist() == pytest.approx([-bound, -bound, 0, math.log(3), bound], abs=1e-4)
+    result = to_logits(torch.tensor([0.0, 0.001, 0.5, 0.75, 1.0]))
+    assert result.tolist() == pytest.approx([-bound, -bound, 0, math.log(3), bound], abs=1e-4)
 
 
 def test_the_first_is_a_third_of_the_log_odds() -> None:
@@ -54,14 +54,14 @@ def test_the_image_itself_is_there() -> None:
 
 @pytest.mark.parametrize(("side", "x", "y"), [(64, 20, 30), (32, 10, 15), (128, 41, 3), (1024, 1000, 8), (100, 50, 7)])
 def test_distances_to_a_click_are_in_cells(side: int, x: float, y: float) -> None:
-    found = _of(Prompt(((x, y),)), side)
+    result = _of(Prompt(((x, y),)), side)
     scale = GRID / side
     column, row = (x + 0.5) * scale - 0.5, (y + 0.5) * scale - 0.5
     for i, j in ((0, 0), (10, 50), (63, 63), (round(row), round(column))):
         distance = min(math.hypot(j - column, i - row), 54)
-        assert float(found[DISTANCE, i, j]) == pytest.approx(distance / 27, abs=1e-4)
-        assert float(found[NEAR, i, j]) == pytest.approx(math.exp(-distance / 3), abs=1e-4)
-        assert float(found[FAR, i, j]) == pytest.approx(math.exp(-distance / 10), abs=1e-4)
+        assert float(result[DISTANCE, i, j]) == pytest.approx(distance / 27, abs=1e-4)
+        assert float(result[NEAR, i, j]) == pytest.approx(math.exp(-distance / 3), abs=1e-4)
+        assert float(result[FAR, i, j]) == pytest.approx(math.exp(-distance / 10), abs=1e-4)
 
 
 def test_of_several_clicks_the_nearest_counts() -> None:
@@ -71,19 +71,19 @@ def test_of_several_clicks_the_nearest_counts() -> None:
 
 
 def test_background_clicks_have_distances_of_their_own() -> None:
-    without, found = _of(CLICK), _of(Prompt(CLICK.positive, ((50.0, 10.0),)))
+    without, result = _of(CLICK), _of(Prompt(CLICK.positive, ((50.0, 10.0),)))
     assert float(without[NEAR_NOT].max()) == pytest.approx(math.exp(-54 / 3))
     assert float(without[FAR_NOT].max()) == pytest.approx(math.exp(-54 / 10))
-    assert float(found[NEAR_NOT, 10, 50]) == 1
-    assert float(found[FAR_NOT, 10, 53]) == pytest.approx(math.exp(-3 / 10))
-    assert torch.equal(found[NEAR : DISTANCE + 1], without[NEAR : DISTANCE + 1])
+    assert float(result[NEAR_NOT, 10, 50]) == 1
+    assert float(result[FAR_NOT, 10, 53]) == pytest.approx(math.exp(-3 / 10))
+    assert torch.equal(result[NEAR : DISTANCE + 1], without[NEAR : DISTANCE + 1])
 
 
 @pytest.mark.parametrize("side", [64, 32, 128, 1024])
 def test_the_map_of_a_box_by_hand(side: int) -> None:
     """Cells whose middle lies in the box from a quarter to three quarters across, and down to the half."""
     box = (side / 4, 0.0, side * 3 / 4 - 1, side / 2 - 1)
-    found = _of(Prompt(box=box), side)[BOX]
+    result = _of(Prompt(box=box), side)[BOX]
     expected = torch.full((GRID, GRID), -1.0)
     expected[:32, 16:48] = 1
     # Where a cell is less than a pixel, the middles of the outermost ones lie beyond the middle of the last pixel.
@@ -91,8 +91,8 @@ def test_the_map_of_a_box_by_hand(side: int) -> None:
     if side < GRID:
         sure[[0, 31, 32], :] = False
         sure[:, [15, 16, 47, 48]] = False
-    assert torch.equal(found[sure], expected[sure])
-    assert set(found.unique().tolist()) == {-1.0, 1.0}
+    assert torch.equal(result[sure], expected[sure])
+    assert set(result.unique().tolist()) == {-1.0, 1.0}
 
 
 def test_without_a_box_its_map_is_zero() -> None:
@@ -110,8 +110,8 @@ def test_the_middle_of_a_box_stands_for_a_click() -> None:
 def test_the_area_is_that_of_the_answer() -> None:
     answer = torch.zeros(1, GRID, GRID)
     answer[0, :32, :32] = 1
-    found = head_features(_images(GRID), answer, [CLICK])[0, AREA]
-    assert float(found.min()) == float(found.max()) == pytest.approx(3 * 0.5, abs=1e-3)
+    result = head_features(_images(GRID), answer, [CLICK])[0, AREA]
+    assert float(result.min()) == float(result.max()) == pytest.approx(3 * 0.5, abs=1e-3)
 
 
 def test_unlike_the_click_is_unlike_it() -> None:

@@ -43,17 +43,19 @@ def _features(length: int, seed: int = 0) -> torch.Tensor:
     return torch.randn((2, length), generator=torch.Generator().manual_seed(seed))
 
 
-def _wake(made: ConcatVisualPrompt, size: float = 0.2) -> None:
+def _wake(visual_prompt: ConcatVisualPrompt, size: float = 0.2) -> None:
     with torch.no_grad():
-        made.last.weight.add_(size * torch.randn(made.last.weight.shape, generator=torch.Generator().manual_seed(1)))
+        visual_prompt.last.weight.add_(
+            size * torch.randn(visual_prompt.last.weight.shape, generator=torch.Generator().manual_seed(1))
+        )
 
 
 @pytest.mark.parametrize("condition", ["label", "click"])
 @pytest.mark.parametrize(("features", "parameters"), [(512, 304_706), (768, 453_267)])
 def test_size_as_published(features: int, parameters: int, condition: str) -> None:
-    made = _made(features, condition=condition)
-    assert sum(parameter.numel() for parameter in made.parameters()) == parameters
-    assert made.code(_features(features), CLICKS, 224).shape == (2, 3, 224, 224)
+    visual_prompt = _made(features, condition=condition)
+    assert sum(parameter.numel() for parameter in visual_prompt.parameters()) == parameters
+    assert visual_prompt.code(_features(features), CLICKS, 224).shape == (2, 3, 224, 224)
 
 
 @pytest.mark.parametrize(("features", "channels"), [(224, 21), (512, 21), (768, 32), (2048, 58)])
@@ -65,56 +67,56 @@ def test_channels_leave_room_for_the_click(features: int, channels: int) -> None
 @pytest.mark.parametrize("side", [224, 128, 64, 256])
 def test_untrained_it_changes_nothing(side: int) -> None:
     images = _every_grey_level(side)
-    made = _made(seed=3)
-    assert torch.equal(made.transform_images(images, _features(512), CLICKS), images)
+    visual_prompt = _made(seed=3)
+    assert torch.equal(visual_prompt.transform_images(images, _features(512), CLICKS), images)
 
 
 def test_gradients_reach_the_body_of_an_untrained_prompt() -> None:
     """If all weights were zero, as in the reference code, no gradient would reach the body."""
-    made = _made()
-    _wake(made)
-    made.code(_features(512), CLICKS, 224).square().sum().backward()
-    for name, parameter in made.named_parameters():
+    visual_prompt = _made()
+    _wake(visual_prompt)
+    visual_prompt.code(_features(512), CLICKS, 224).square().sum().backward()
+    for name, parameter in visual_prompt.named_parameters():
         assert parameter.grad is not None, name
         assert float(parameter.grad.abs().max()) > 0, name
 
 
 def test_the_code_depends_on_the_click_and_on_the_features() -> None:
-    made = _made()
-    _wake(made)
-    here = made.code(_features(512), CLICKS, 224)
-    assert not torch.allclose(here, made.code(_features(512), CLICKS[::-1], 224))
-    assert not torch.allclose(here, made.code(_features(512, seed=9), CLICKS, 224))
-    assert made.conditioned_on_click
+    visual_prompt = _made()
+    _wake(visual_prompt)
+    here = visual_prompt.code(_features(512), CLICKS, 224)
+    assert not torch.allclose(here, visual_prompt.code(_features(512), CLICKS[::-1], 224))
+    assert not torch.allclose(here, visual_prompt.code(_features(512, seed=9), CLICKS, 224))
+    assert visual_prompt.conditioned_on_click
 
 
 def test_for_a_label_the_code_depends_on_the_features_alone() -> None:
-    made = _made(condition="label")
-    _wake(made)
-    here = made.code(_features(512), CLICKS, 224)
-    assert torch.equal(here, made.code(_features(512), CLICKS[::-1], 224))
-    assert not torch.allclose(here, made.code(_features(512, seed=9), CLICKS, 224))
-    assert not made.conditioned_on_click
+    visual_prompt = _made(condition="label")
+    _wake(visual_prompt)
+    here = visual_prompt.code(_features(512), CLICKS, 224)
+    assert torch.equal(here, visual_prompt.code(_features(512), CLICKS[::-1], 224))
+    assert not torch.allclose(here, visual_prompt.code(_features(512, seed=9), CLICKS, 224))
+    assert not visual_prompt.conditioned_on_click
 
 
 def test_rows_of_a_batch_do_not_mix() -> None:
-    made = _made()
-    _wake(made)
+    visual_prompt = _made()
+    _wake(visual_prompt)
     features = _features(512)
-    batch = made.code(features, CLICKS, 224)
+    batch = visual_prompt.code(features, CLICKS, 224)
     for row in range(2):
-        alone = made.code(features[row : row + 1], CLICKS[row : row + 1], 224)
+        alone = visual_prompt.code(features[row : row + 1], CLICKS[row : row + 1], 224)
         torch.testing.assert_close(alone[0], batch[row], atol=1e-4, rtol=1e-4)
 
 
 def test_round_trip_of_the_state_keeps_the_click_code() -> None:
     """The reference code loses its Fourier matrix."""
-    made, other = _made(seed=1), _made(seed=2)
-    _wake(made)
-    assert "fourier" in made.state_dict()
-    assert not torch.equal(made.fourier, other.fourier)
-    other.load_state_dict(made.state_dict())
-    assert torch.equal(made.code(_features(512), CLICKS, 224), other.code(_features(512), CLICKS, 224))
+    visual_prompt, other = _made(seed=1), _made(seed=2)
+    _wake(visual_prompt)
+    assert "fourier" in visual_prompt.state_dict()
+    assert not torch.equal(visual_prompt.fourier, other.fourier)
+    other.load_state_dict(visual_prompt.state_dict())
+    assert torch.equal(visual_prompt.code(_features(512), CLICKS, 224), other.code(_features(512), CLICKS, 224))
 
 
 def test_the_fourier_matrix_is_not_trained() -> None:
@@ -134,9 +136,9 @@ def test_seeds() -> None:
 @pytest.mark.parametrize("side", [128, 224])
 def test_other_weights_change_the_image(side: int) -> None:
     images = _every_grey_level(side)
-    made = _made()
-    _wake(made)
-    changed = made.transform_images(images, _features(512), CLICKS)
+    visual_prompt = _made()
+    _wake(visual_prompt)
+    changed = visual_prompt.transform_images(images, _features(512), CLICKS)
     assert float((changed - images).abs().mean()) >= 1
     assert torch.equal(changed, changed.round())
     assert float(changed.min()) >= 0
@@ -154,9 +156,11 @@ def test_the_code_is_added_to_the_normalised_image() -> None:
 
 
 def test_directions_are_smooth_and_fixed_by_the_seed() -> None:
-    made = _made()
+    visual_prompt = _made()
     shape = torch.Size((3, 3, 224, 224))
-    one, same, other = (made.sample_directions(shape, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    one, same, other = (
+        visual_prompt.sample_directions(shape, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
     assert one.shape == shape
     assert torch.equal(one, same)
     assert not torch.equal(one, other)

@@ -41,7 +41,7 @@ def test_an_image_with_a_graph_and_parts_of_a_larger_one_are_taken_and_not_chang
     whole = torch.rand((1, 3, 20, 20), generator=torch.Generator().manual_seed(0), requires_grad=True)
     part = whole[:, :, 3:17, ::2]
     before = part.detach().clone()
-    found = local_mean(part, 5)
-    assert not found.requires_grad
-    torch.testing.assert_close(found, _pooled(before, 5), atol=1e-5, rtol=0)
+    result = local_mean(part, 5)
+    assert not result.requires_grad
+    torch.testing.assert_close(result, _pooled(before, 5), atol=1e-5, rtol=0)
     assert torch.equal(part, before)

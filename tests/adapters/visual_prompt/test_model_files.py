@@ -48,19 +48,19 @@ def test_a_revision(cache: Path) -> None:
 
 
 def test_a_file_that_is_not_cached_is_downloaded(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    queries = []
 
     def download(
         repository: str, name: str, revision: str | None = None, local_files_only: bool = False
     ) -> str:  # as the hub's client
-        asked.append((repository, name, revision, local_files_only))
+        queries.append((repository, name, revision, local_files_only))
         if local_files_only:
             raise huggingface_hub.errors.LocalEntryNotFoundError("not kept")
         return "/fetched/config.json"
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     assert find_model_file("owner/name@v2", "config.json") == Path("/fetched/config.json")
-    assert asked == [("owner/name", "config.json", "v2", True), ("owner/name", "config.json", "v2", False)]
+    assert queries == [("owner/name", "config.json", "v2", True), ("owner/name", "config.json", "v2", False)]
 
 
 def test_a_hub_that_cannot_be_reached(cache: Path) -> None:

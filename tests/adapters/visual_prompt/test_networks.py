@@ -94,8 +94,8 @@ def test_features_are_those_of_the_model_with_its_own_preprocessing(
             expected = models[name](x).last_hidden_state[:, 0]  # shuffled anew: the class token does not mind
         else:
             expected = models[name].forward_features(x).mean((2, 3))
-    found = load_encoder(name, str(sources[name])).features(images)
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    result = load_encoder(name, str(sources[name])).features(images)
+    torch.testing.assert_close(result, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_vit_mae_sees_every_patch(sources: dict[str, Path]) -> None:
@@ -123,8 +123,8 @@ def test_full_size(tmp_path: Path, name: str, model_class: str, config_class: st
     getattr(transformers, model_class)(config).save_pretrained(tmp_path)
     encoder = load_encoder(name, str(tmp_path))
     assert encoder.features(_images(64, 1)).shape == (1, length)
-    made = build_visual_prompt("concat", encoder=encoder)
-    assert sum(parameter.numel() for parameter in made.parameters()) == {512: 304_706, 768: 453_267}[length]
+    visual_prompt = build_visual_prompt("concat", encoder=encoder)
+    assert sum(parameter.numel() for parameter in visual_prompt.parameters()) == {512: 304_706, 768: 453_267}[length]
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -139,29 +139,29 @@ def test_a_network_is_loaded_once(sources: dict[str, Path], name: str, monkeypat
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_visual_prompt_comes_back_with_its_encoder(sources: dict[str, Path], kind: str, name: str) -> None:
-    made = build_visual_prompt(kind, 3, "click", load_encoder(name, str(sources[name])))
+    visual_prompt = build_visual_prompt(kind, 3, "click", load_encoder(name, str(sources[name])))
     with torch.no_grad():
-        for parameter in made.parameters():
+        for parameter in visual_prompt.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-    record = json.loads(json.dumps(made.to_dict()))
-    found = visual_prompt_from_record(record)
-    found.load_state_dict(made.state_dict())
+    record = json.loads(json.dumps(visual_prompt.to_dict()))
+    results = visual_prompt_from_record(record)
+    results.load_state_dict(visual_prompt.state_dict())
     pixels, prompts = to_pixels(_images(64, 2)), [Prompt(((9.0, 9.0),)), Prompt(((30.0, 3.0),))]
-    crops = Adapter(made).crop(pixels, prompts)
-    changed = Adapter(made).transform_images(crops)
+    crops = Adapter(visual_prompt).crop(pixels, prompts)
+    changed = Adapter(visual_prompt).transform_images(crops)
     assert (changed != pixels).any()
-    assert (Adapter(found).transform_images(crops) == changed).all()
-    assert found.to_dict() == made.to_dict()
+    assert (Adapter(results).transform_images(crops) == changed).all()
+    assert results.to_dict() == visual_prompt.to_dict()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_state_holds_no_weights_of_the_encoder(sources: dict[str, Path], kind: str) -> None:
     encoder = load_encoder("clip", str(sources["clip"]))
-    made = build_visual_prompt(kind, encoder=encoder)
+    visual_prompt = build_visual_prompt(kind, encoder=encoder)
     theirs = {value.data_ptr() for value in encoder._network.state_dict().values()}  # type: ignore[attr-defined]
-    assert not theirs & {value.data_ptr() for value in made.state_dict().values()}
-    assert not any("encoder" in key or "vision" in key for key in made.state_dict())
-    assert not any("encoder" in key for key, _ in made.named_parameters())
+    assert not theirs & {value.data_ptr() for value in visual_prompt.state_dict().values()}
+    assert not any("encoder" in key or "vision" in key for key in visual_prompt.state_dict())
+    assert not any("encoder" in key for key, _ in visual_prompt.named_parameters())
 
 
 def test_other_weights_than_recorded_are_refused(sources: dict[str, Path]) -> None:

@@ -65,8 +65,13 @@ def test_remote_and_local_masks_are_equal(bundled_host: Host, bundled: BlackBox,
     images, prompts = _images(11, side), [PROMPTS[n % 4] for n in range(11)]  # three requests
     np.testing.assert_allclose(remote.segment(images, prompts), bundled.segment(images, prompts), atol=1e-5)
     assert remote.images_queried == 11
-    able = remote.capabilities
-    assert (able.name, able.input_size, able.batch_size, able.encodings) == ("bundled", side, 4, False)
+    capabilities = remote.capabilities
+    assert (capabilities.name, capabilities.input_size, capabilities.batch_size, capabilities.encodings) == (
+        "bundled",
+        side,
+        4,
+        False,
+    )
 
 
 def test_http_and_grpc_describe_the_same_model(bundled_host: Host) -> None:
@@ -79,9 +84,9 @@ def test_http_and_grpc_describe_the_same_model(bundled_host: Host) -> None:
 def test_a_model_of_hard_masks(hard_host: Host, bundled_host: Host, bundled: BlackBox, wire: str) -> None:
     remote = _remote(hard_host.addresses[wire])
     images = _images(4, bundled.capabilities.input_size)
-    found = remote.segment(images, PROMPTS)
-    assert set(np.unique(found)) == {0, 1}
-    assert np.mean(found != (bundled.segment(images, PROMPTS) > 0.5)) < 1e-4  # Nothing but a rounding on the edge.
+    result = remote.segment(images, PROMPTS)
+    assert set(np.unique(result)) == {0, 1}
+    assert np.mean(result != (bundled.segment(images, PROMPTS) > 0.5)) < 1e-4  # Nothing but a rounding on the edge.
     # An adapter for the one is none for the other.
     soft = _remote(bundled_host.addresses[wire])
     assert remote.capabilities.weights_sha256 != soft.capabilities.weights_sha256
@@ -97,8 +102,8 @@ def test_threads_that_come_and_go(bundled_host: Host, bundled: BlackBox, wire: s
         remote = pool.submit(_remote, bundled_host.addresses[wire]).result()
     for _ in range(2):
         with ThreadPoolExecutor(4) as pool:
-            for found in pool.map(lambda _: remote.segment(images, PROMPTS), range(6)):
-                np.testing.assert_allclose(found, expected, atol=1e-5)
+            for result in pool.map(lambda _: remote.segment(images, PROMPTS), range(6)):
+                np.testing.assert_allclose(result, expected, atol=1e-5)
     np.testing.assert_allclose(remote.segment(images, PROMPTS), expected, atol=1e-5)
     assert remote.images_queried == 13 * 4
 
@@ -114,8 +119,8 @@ def test_a_child_process_loads_its_own_connection(bundled_host: Host, wire: str)
         "box = load_black_box('remote', remote=RemoteSettings(sys.argv[1])); side = box.capabilities.input_size; "
         "print(box.segment(np.zeros((1, side, side, 3), np.uint8), [Prompt(((5, 5),))]).shape[1] == side)"
     )
-    done = subprocess.run([sys.executable, "-c", program, address], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "True"
+    process = subprocess.run([sys.executable, "-c", program, address], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "True"
     here.segment(_images(1, here.capabilities.input_size), PROMPTS[:1])
 
 
@@ -199,8 +204,8 @@ def test_a_training_that_lost_its_server_goes_on_from_its_log(
     result = adapt(rest, slices, SETTINGS, log=log)
     _same(result, unbroken)
     assert result.record["replayed_images"] > SETTINGS.max_images // 2  # type: ignore[operator]
-    asked = result.record["black_box_images"]
-    assert asked == unbroken.record["black_box_images"] == rest.images_queried + result.record["replayed_images"]  # type: ignore[operator]
+    queried = result.record["black_box_images"]
+    assert queried == unbroken.record["black_box_images"] == rest.images_queried + result.record["replayed_images"]  # type: ignore[operator]
 
 
 @pytest.mark.slow
@@ -336,8 +341,8 @@ def test_an_invalid_response(faulty: FaultyServer, values: NDArray[np.float32], 
 def test_masks_of_truth_values(faulty: FaultyServer) -> None:
     faulty.metadata = metadata(probabilities=None, masks=("BOOL", [-1, IMAGE_SIZE, IMAGE_SIZE]))
     faulty.infer = lambda count: reply(np.ones((count, IMAGE_SIZE, IMAGE_SIZE), np.bool_), "BOOL", "masks")
-    found = _remote(faulty.address).segment(_black(2), [CLICK] * 2)
-    np.testing.assert_array_equal(found, np.ones((2, IMAGE_SIZE, IMAGE_SIZE), np.float32))
+    result = _remote(faulty.address).segment(_black(2), [CLICK] * 2)
+    np.testing.assert_array_equal(result, np.ones((2, IMAGE_SIZE, IMAGE_SIZE), np.float32))
 
 
 def test_a_model_of_any_size(faulty: FaultyServer) -> None:
@@ -381,9 +386,9 @@ def test_the_identity_follows_what_is_declared(faulty: FaultyServer, changed: di
 
 
 def test_an_identity_may_be_required(faulty: FaultyServer) -> None:
-    found = _remote(faulty.address).capabilities.weights_sha256
-    load_black_box("remote", None, found.upper(), remote=RemoteSettings(faulty.address))
-    with pytest.raises(InputError, match=f"has the identity {found}, but {'0' * 64} was expected"):
+    result = _remote(faulty.address).capabilities.weights_sha256
+    load_black_box("remote", None, result.upper(), remote=RemoteSettings(faulty.address))
+    with pytest.raises(InputError, match=f"has the identity {result}, but {'0' * 64} was expected"):
         load_black_box("remote", None, "0" * 64, remote=RemoteSettings(faulty.address))
 
 
@@ -400,14 +405,14 @@ def test_a_new_version_is_detected_by_its_response(faulty: FaultyServer) -> None
 
 
 @pytest.mark.parametrize(
-    ("prompts", "able"),
+    ("prompts", "capabilities"),
     [("clicks,boxes", (True, True, True)), ("clicks", (True, True, False)), ("boxes", (False, False, True))],
 )
 def test_the_operator_declares_the_supported_prompts(
-    faulty: FaultyServer, prompts: str, able: tuple[bool, bool, bool]
+    faulty: FaultyServer, prompts: str, capabilities: tuple[bool, bool, bool]
 ) -> None:
-    found = _remote(faulty.address, prompts=prompts).capabilities
-    assert (found.clicks, found.negative_clicks, found.boxes) == able
+    result = _remote(faulty.address, prompts=prompts).capabilities
+    assert (result.clicks, result.negative_clicks, result.boxes) == capabilities
 
 
 @pytest.mark.parametrize(

@@ -96,17 +96,17 @@ def test_a_token_does_not_travel_unencrypted(monkeypatch: pytest.MonkeyPatch, sc
 
 def test_metadata_without_what_may_be_missing(faulty: FaultyServer) -> None:
     del faulty.metadata["platform"]
-    found = _connect(faulty).describe()
-    assert isinstance(found, Description)
-    assert (found.name, found.versions, found.platform) == ("faulty", (), "")
+    result = _connect(faulty).describe()
+    assert isinstance(result, Description)
+    assert (result.name, result.versions, result.platform) == ("faulty", (), "")
 
 
 def test_numbers_as_text_are_read_too(faulty: FaultyServer) -> None:
     """A server without the binary extension replies in JSON only."""
     tensor = {"name": "probabilities", "datatype": "FP32", "shape": [1, 2, 2], "data": [0.0, 0.25, 0.5, 1.0]}
     faulty.infer = lambda _: json_reply(200, model_name="faulty", outputs=[tensor])
-    found = _connect(faulty).infer(INPUTS, "probabilities").tensor
-    np.testing.assert_array_equal(found, np.array([[[0, 0.25], [0.5, 1]]], np.float32))
+    result = _connect(faulty).infer(INPUTS, "probabilities").tensor
+    np.testing.assert_array_equal(result, np.array([[[0, 0.25], [0.5, 1]]], np.float32))
 
 
 @pytest.mark.parametrize(
@@ -195,5 +195,5 @@ def test_a_connection_that_was_closed_while_idle_costs_nothing(faulty: FaultySer
 
 def test_the_clients_are_imported_when_they_are_needed() -> None:
     program = "import sys, baps.blackbox; print({'tritonclient', 'gevent', 'grpc', 'requests'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "set()"

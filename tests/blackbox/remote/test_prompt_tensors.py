@@ -22,10 +22,10 @@ def prompts(draw: st.DrawFn) -> Prompt:
 
 
 @given(st.lists(prompts(), min_size=1, max_size=5))
-def test_round_trip_of_prompts(asked: list[Prompt]) -> None:
-    points, labels = to_tensors(asked)
+def test_round_trip_of_prompts(queries: list[Prompt]) -> None:
+    points, labels = to_tensors(queries)
     assert (points.dtype, labels.dtype) == (np.float32, np.int32)
-    assert to_prompts(points, labels) == asked
+    assert to_prompts(points, labels) == queries
 
 
 def test_the_form_of_sams_exported_decoder() -> None:

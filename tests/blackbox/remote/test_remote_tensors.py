@@ -98,15 +98,15 @@ def test_valid_probabilities_are_unchanged() -> None:
 def test_rounding_errors_beyond_0_and_1_are_clipped() -> None:
     values = np.full(SHAPE, 1 + 1e-6, np.float32)
     values[0] = -1e-6
-    found = check_output(values, SHAPE, "probabilities", "there")
-    assert (found.min(), found.max()) == (0, 1)
+    result = check_output(values, SHAPE, "probabilities", "there")
+    assert (result.min(), result.max()) == (0, 1)
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.bool_])
 def test_masks_become_probabilities(kind: type) -> None:
-    found = check_output(np.eye(3, dtype=kind)[None].repeat(2, 0), SHAPE, "masks", "there")
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, np.eye(3, dtype=np.float32)[None].repeat(2, 0))
+    result = check_output(np.eye(3, dtype=kind)[None].repeat(2, 0), SHAPE, "masks", "there")
+    assert result.dtype == np.float32
+    np.testing.assert_array_equal(result, np.eye(3, dtype=np.float32)[None].repeat(2, 0))
 
 
 @pytest.mark.parametrize(

@@ -15,21 +15,21 @@ def _finding(unet: FoundationModel, organ: int) -> torch.Tensor:
     assert unet.head is not None
     weights, bias = unet.head.weight.detach().flatten(1), unet.head.bias
     assert bias is not None
-    wanted = torch.full((3, *SHAPE), -4.0)
-    wanted[organ, 10:16, 10:16, 10:16] = 4
-    return torch.tensordot(torch.linalg.pinv(weights), wanted - bias.detach()[:, None, None, None], 1)
+    expected = torch.full((3, *SHAPE), -4.0)
+    expected[organ, 10:16, 10:16, 10:16] = 4
+    return torch.tensordot(torch.linalg.pinv(weights), expected - bias.detach()[:, None, None, None], 1)
 
 
 def test_the_way_from_the_middle_of_an_organ(unet: FoundationModel) -> None:
     image, features = torch.rand(1, *SHAPE), _finding(unet, 1)
-    found = add_landmarks(unet, image, features, spacing=2.0).float()
+    result = add_landmarks(unet, image, features, spacing=2.0).float()
     looks = unet.channels + 1
-    assert found.shape == (2 * looks + 3 * 3, *SHAPE)
-    torch.testing.assert_close(found[:1], image, rtol=0, atol=1e-3)
-    torch.testing.assert_close(found[1:looks], features, rtol=1e-3, atol=1e-3)
+    assert result.shape == (2 * looks + 3 * 3, *SHAPE)
+    torch.testing.assert_close(result[:1], image, rtol=0, atol=1e-3)
+    torch.testing.assert_close(result[1:looks], features, rtol=1e-3, atol=1e-3)
     surroundings = image[0, 18:23, 8:13, 4:9].mean()
-    torch.testing.assert_close(found[looks, 20, 10, 6], surroundings, rtol=0, atol=1e-3)
-    ways = found[2 * looks :].view(3, 3, *SHAPE)
+    torch.testing.assert_close(result[looks, 20, 10, 6], surroundings, rtol=0, atol=1e-3)
+    ways = result[2 * looks :].view(3, 3, *SHAPE)
     assert not ways[[0, 2]].any()
     expected = torch.tensor([20 - 12.5, 10 - 12.5, 6 - 12.5]) * 2 / 100
     torch.testing.assert_close(ways[1, :, 20, 10, 6], expected, rtol=0, atol=1e-3)

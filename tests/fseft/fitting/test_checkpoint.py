@@ -53,7 +53,7 @@ def test_it_goes_on_bit_by_bit(
     with pytest.raises(KeyboardInterrupt):
         _run(first, SETTINGS, queries, tmp_path / "run.pt", stop)
     heard: list[int] = []
-    found = fit(
+    result = fit(
         second,
         EXAMPLES,
         SETTINGS,
@@ -62,7 +62,7 @@ def test_it_goes_on_bit_by_bit(
         checkpoint=Checkpoint(tmp_path / "run.pt", "this fit"),
     )
     assert heard == list(range(stop + 1, 9))
-    assert found == expected
+    assert result == expected
     assert len(expected.penalties) == (4 if queries else 0)
     assert all(torch.equal(value, second.state_dict()[name]) for name, value in unbroken.state_dict().items())
     assert not torch.equal(first.state_dict()["head.weight"], second.state_dict()["head.weight"])

@@ -21,9 +21,9 @@ def test_unlabelled_organs_count_neither_way() -> None:
     known = torch.tensor([[True, True, False], [False, True, False]])
     expected = (dice_loss(PROBABILITY[:1, 0], TRUTH[:1, 0]) + dice_loss(PROBABILITY[:, 1], TRUTH[:, 1])) / 2
     probability = PROBABILITY.clone().requires_grad_()
-    found = partial_dice_loss(probability, TRUTH, known)
-    torch.testing.assert_close(found.detach(), expected)
-    found.backward()
+    result = partial_dice_loss(probability, TRUTH, known)
+    torch.testing.assert_close(result.detach(), expected)
+    result.backward()
     assert probability.grad is not None
     assert torch.equal(probability.grad.flatten(2).any(2), known)
 

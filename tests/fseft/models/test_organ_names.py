@@ -6,7 +6,7 @@ from baps.fseft.models import FSEFT_CLASSES, class_index
 
 
 @pytest.mark.parametrize(
-    ("asked", "meant"),
+    ("queried", "meant"),
     [
         ("spleen", "spleen"),
         ("Spleen", "spleen"),
@@ -19,12 +19,12 @@ from baps.fseft.models import FSEFT_CLASSES, class_index
         ("portal and splenic vein", "portal_vein_and_splenic_vein"),
     ],
 )
-def test_a_site_may_name_organs_in_its_own_way(asked: str, meant: str) -> None:
-    found = class_index(FSEFT_CLASSES, asked)
-    assert found is not None
-    assert FSEFT_CLASSES[found] == meant
+def test_a_site_may_name_organs_in_its_own_way(queried: str, meant: str) -> None:
+    result = class_index(FSEFT_CLASSES, queried)
+    assert result is not None
+    assert FSEFT_CLASSES[result] == meant
 
 
-@pytest.mark.parametrize("asked", ["kidney", "liver lesion", "", "heart"])
-def test_another_organ_is_not_taken_for_one_that_sounds_alike(asked: str) -> None:
-    assert class_index(FSEFT_CLASSES, asked) is None
+@pytest.mark.parametrize("queried", ["kidney", "liver lesion", "", "heart"])
+def test_another_organ_is_not_taken_for_one_that_sounds_alike(queried: str) -> None:
+    assert class_index(FSEFT_CLASSES, queried) is None

@@ -86,9 +86,9 @@ STATES: dict[str, Callable[[], State]] = {
 }
 
 
-def _same(found: FoundationModel, expected: FoundationModel, prefix: str) -> bool:
+def _same(results: FoundationModel, expected: FoundationModel, prefix: str) -> bool:
     there = {key: value for key, value in expected.state_dict().items() if key.startswith(prefix)}
-    return bool(there) and all(torch.equal(found.state_dict()[key], value) for key, value in there.items())
+    return bool(there) and all(torch.equal(results.state_dict()[key], value) for key, value in there.items())
 
 
 def test_every_name_is_tested() -> None:
@@ -97,9 +97,9 @@ def test_every_name_is_tested() -> None:
 
 @pytest.mark.parametrize("name", ["fseft", "suprem_swinunetr", "clipdriven", "btcv", "selfsup"])
 def test_a_swin_unetr(name: str) -> None:
-    found = build_from_state(name, STATES[name]())
-    assert _same(found, _swin(), "body.swinViT." if name == "selfsup" else "body.")
-    assert not found.training
+    result = build_from_state(name, STATES[name]())
+    assert _same(result, _swin(), "body.swinViT." if name == "selfsup" else "body.")
+    assert not result.training
 
 
 def test_the_unet() -> None:
@@ -107,35 +107,35 @@ def test_the_unet() -> None:
 
 
 def test_the_head_of_29_classes() -> None:
-    found = build_from_state("fseft", _fseft())
-    assert found.classes == FSEFT_CLASSES
+    result = build_from_state("fseft", _fseft())
+    assert result.classes == FSEFT_CLASSES
     assert len(set(FSEFT_CLASSES)) == 29
-    assert [found.index(organ) for organ in ("spleen", "liver", "pancreas", "duodenum", "colon_tumor")] == [
+    assert [result.index(organ) for organ in ("spleen", "liver", "pancreas", "duodenum", "colon_tumor")] == [
         0,
         5,
         10,
         13,
         28,
     ]
-    assert _same(found, _swin(29), "head.")
+    assert _same(result, _swin(29), "head.")
 
 
 def test_a_softmax_becomes_odds_against_the_background(images: torch.Tensor) -> None:
-    found = build_from_state("btcv", _btcv())
-    assert len(found.classes) == 13
-    assert found.classes[5] == "liver"
+    result = build_from_state("btcv", _btcv())
+    assert len(result.classes) == 13
+    assert result.classes[5] == "liver"
     with torch.no_grad():
         logits = _swin(14)(images)
         expected = logits[:, [0, 6]].softmax(1)[:, 1]
-        torch.testing.assert_close(found(images)[:, 5].sigmoid(), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(result(images)[:, 5].sigmoid(), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["suprem_swinunetr", "suprem_unet", "clipdriven", "selfsup"])
 def test_without_a_linear_head_no_organ_is_known(name: str) -> None:
-    found = build_from_state(name, STATES[name]())
-    assert found.classes == ()
+    result = build_from_state(name, STATES[name]())
+    assert result.classes == ()
     assert (
-        build_adapter("linear_probe", found, "liver").trainable_parameters()["head.weight"].shape[1] == found.channels
+        build_adapter("linear_probe", result, "liver").trainable_parameters()["head.weight"].shape[1] == result.channels
     )
 
 
@@ -146,7 +146,7 @@ def test_what_a_file_does_not_hold_is_told_by_the_seed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "held", "said"),
+    ("name", "held", "message"),
     [
         ("fseft", "suprem_unet", "It holds a U-Net, and fseft is a Swin UNETR. It could be suprem_unet"),
         ("suprem_unet", "fseft", "It holds a Swin UNETR, and suprem_unet is a U-Net. It could be fseft"),
@@ -157,8 +157,8 @@ def test_what_a_file_does_not_hold_is_told_by_the_seed() -> None:
         ("selfsup", "btcv", "It holds a decoder too, and selfsup is an encoder alone. It could be btcv"),
     ],
 )
-def test_another_checkpoint_is_refused_with_its_name(name: str, held: str, said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_another_checkpoint_is_refused_with_its_name(name: str, held: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         build_from_state(name, STATES[held]())
 
 

@@ -21,7 +21,7 @@ def test_one_image_is_normalised_as_published(unet: FoundationModel) -> None:
     with torch.no_grad():
         for name, value in (("weight", weight), ("bias", bias)):
             norm.get_parameter(name).copy_(value)
-        found = norm(x)
+        result = norm(x)
         for name, value in before.items():
             norm.get_parameter(name).copy_(value)
-    torch.testing.assert_close(found, F.batch_norm(x, None, None, weight, bias, training=True))
+    torch.testing.assert_close(result, F.batch_norm(x, None, None, weight, bias, training=True))

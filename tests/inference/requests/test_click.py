@@ -54,7 +54,7 @@ def test_a_config_key_that_became_a_list_counts_by_its_first_item() -> None:
 
 
 @pytest.mark.parametrize(
-    ("request_", "said"),
+    ("request_", "message"),
     [
         ({}, "no click and no box"),
         ({"foreground": []}, "no click and no box"),
@@ -79,8 +79,8 @@ def test_a_config_key_that_became_a_list_counts_by_its_first_item() -> None:
         ({"roi": [1, float("inf"), 2, 3, 4, float("inf")]}, "finite"),
     ],
 )
-def test_what_cannot_be_used_is_refused_with_a_sentence(request_: dict[str, Any], said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_what_cannot_be_used_is_refused_with_a_sentence(request_: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         read_click(request_, VOLUME, LABELS)
 
 
@@ -141,41 +141,41 @@ def test_points_of_several_slices_are_grouped_by_slice() -> None:
         "foreground": [[5, 6, 9], [7, 8, 4], [6, 6, 9.2]],
         "background": [[1, 2, 9], [3, 3, 20]],
     }
-    found = read_organ_clicks(request, VOLUME, LABELS)
-    assert found.label == "spleen"
-    assert list(found.prompts) == [4, 9]
-    assert found.prompts[4] == Prompt(((7, 8),))
-    assert found.prompts[9] == Prompt(((5, 6), (6, 6)), ((1, 2),))
-    assert found.background == {20: ((3, 3),)}
-    assert (found.first, found.last, found.notes) == (0, 29, ())
+    result = read_organ_clicks(request, VOLUME, LABELS)
+    assert result.label == "spleen"
+    assert list(result.prompts) == [4, 9]
+    assert result.prompts[4] == Prompt(((7, 8),))
+    assert result.prompts[9] == Prompt(((5, 6), (6, 6)), ((1, 2),))
+    assert result.background == {20: ((3, 3),)}
+    assert (result.first, result.last, result.notes) == (0, 29, ())
 
 
 def test_points_of_an_organ_by_label_name() -> None:
-    found = read_organ_clicks({"spleen": [[5, 6, 7]], "liver": [], "label": "spleen"}, VOLUME, LABELS)
-    assert list(found.prompts) == [7]
+    results = read_organ_clicks({"spleen": [[5, 6, 7]], "liver": [], "label": "spleen"}, VOLUME, LABELS)
+    assert list(results.prompts) == [7]
 
 
 def test_a_box_alone_means_its_middle_slice_and_where_the_organ_ends() -> None:
-    found = read_organ_clicks({"roi": [30, 10, 5, 20, 20, 10], "background": [[1, 1, 15], [1, 1, 12]]}, VOLUME, LABELS)
-    assert found.prompts == {15: Prompt((), ((1, 1),), (10, 5, 30, 20))}
-    assert found.background == {12: ((1, 1),)}
-    assert (found.first, found.last) == (10, 20)
+    result = read_organ_clicks({"roi": [30, 10, 5, 20, 20, 10], "background": [[1, 1, 15], [1, 1, 12]]}, VOLUME, LABELS)
+    assert result.prompts == {15: Prompt((), ((1, 1),), (10, 5, 30, 20))}
+    assert result.background == {12: ((1, 1),)}
+    assert (result.first, result.last) == (10, 20)
 
 
 def test_a_box_goes_with_the_clicks_of_its_slices_and_leaves_the_others_out() -> None:
     request = {"roi": [10, 30, 5, 20, 10, 20], "foreground": [[12, 12, 11], [12, 12, 25]], "background": [[1, 1, 5]]}
-    found = read_organ_clicks(request, VOLUME, LABELS)
-    assert found.prompts == {11: Prompt(((12, 12),), (), (10, 5, 30, 20))}
-    assert found.background == {}
-    assert found.notes == (
+    result = read_organ_clicks(request, VOLUME, LABELS)
+    assert result.prompts == {11: Prompt(((12, 12),), (), (10, 5, 30, 20))}
+    assert result.background == {}
+    assert result.notes == (
         "1 foreground point on slices that the box does not reach skipped.",
         "1 background point on slices that the box does not reach skipped.",
     )
 
 
 def test_a_box_that_reaches_beyond_the_volume_is_cut() -> None:
-    found = read_organ_clicks({"roi": [10, 30, 5, 20, -4, 90]}, VOLUME, LABELS)
-    assert (found.first, found.last, list(found.prompts)) == (0, 29, [14])
+    result = read_organ_clicks({"roi": [10, 30, 5, 20, -4, 90]}, VOLUME, LABELS)
+    assert (result.first, result.last, list(result.prompts)) == (0, 29, [14])
 
 
 @pytest.mark.parametrize(

@@ -65,9 +65,9 @@ def test_a_segment_that_is_not_named_is_empty(labelmap: str) -> None:
 
 
 def test_a_labelmap_stored_along_other_axes_is_brought_into_order(tmp_path: Path) -> None:
-    turned = VOLUME.affine @ np.diag([-1.0, 1, 1, 1])
-    turned[:3, 3] = VOLUME.affine[:3] @ (19, 0, 0, 1)
-    write_nrrd(tmp_path / "s.nrrd", Volume(_painted()[::-1].copy(), turned))
+    rotated = VOLUME.affine @ np.diag([-1.0, 1, 1, 1])
+    rotated[:3, 3] = VOLUME.affine[:3] @ (19, 0, 0, 1)
+    write_nrrd(tmp_path / "s.nrrd", Volume(_painted()[::-1].copy(), rotated))
     scribbles = read_scribbles({"label": str(tmp_path / "s.nrrd"), "label_info": INFO}, VOLUME)
     np.testing.assert_array_equal(scribbles.foreground, _painted() == 4)
 

@@ -127,7 +127,7 @@ def test_float_pixels(tmp_path: Path, keyword: str, kind: type) -> None:
 @pytest.mark.parametrize("sample", ["MR_small_jp2klossless.dcm", "MR_small_RLE.dcm", "MR_small_jpeg_ls_lossless.dcm"])
 @pytest.mark.parametrize("how", ["no table", "fragments", "extended table"])
 def test_compressed_frames_however_they_are_packed(tmp_path: Path, sample: str, how: str) -> None:
-    wanted = pydicom.dcmread(CORPUS / "test_files" / "MR_small.dcm").pixel_array.T
+    expected = pydicom.dcmread(CORPUS / "test_files" / "MR_small.dcm").pixel_array.T
     image = pydicom.dcmread(CORPUS / "test_files" / sample)
     frames = 3 * list(generate_pixel_data_frame(image.PixelData, 1))
     if how == "extended table":
@@ -137,7 +137,7 @@ def test_compressed_frames_however_they_are_packed(tmp_path: Path, sample: str, 
         image.PixelData = encapsulate(frames, fragments_per_frame=pieces, has_bot=how != "no table")
     image.NumberOfFrames, image["PixelData"].is_undefined_length = 3, True
     image.save_as(tmp_path / "a.dcm")
-    np.testing.assert_array_equal(read_volume(tmp_path / "a.dcm").voxels, np.stack(3 * [wanted], -1))
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.dcm").voxels, np.stack(3 * [expected], -1))
 
 
 @pytest.mark.parametrize(("signed", "stored"), [(0, 12), (0, 16), (1, 12), (1, 16)])
@@ -158,8 +158,8 @@ def test_bits_beside_the_values_are_ignored(tmp_path: Path, signed: int, stored:
     image, _ = _sample()
     image.PixelRepresentation, image.BitsStored, image.HighBit, image.RescaleIntercept = signed, stored, high, 0
     random = np.random.default_rng(stored + high)
-    least = -(2 ** (stored - 1)) * signed
-    values = random.integers(least, least + 2**stored, (image.Rows, image.Columns))
+    minimum = -(2 ** (stored - 1)) * signed
+    values = random.integers(minimum, minimum + 2**stored, (image.Rows, image.Columns))
     low = high + 1 - stored
     mask = (2**stored - 1) << low
     beside = random.integers(0, 2**16, values.shape) & ~mask  # An overlay.
@@ -271,7 +271,7 @@ def test_the_files_of_pydicom_are_read_as_simpleitk_does_or_refused_with_the_rig
     }
     for name, sentence in true.items():
         assert sentence in refused[name]
-    assert [name for name, said in refused.items() if "broken or cut off" in said] == ["MR_truncated.dcm"]
+    assert [name for name, message in refused.items() if "broken or cut off" in message] == ["MR_truncated.dcm"]
 
 
 @pytest.mark.parametrize("what", ["items", "elements", "value", "values in a sequence"])

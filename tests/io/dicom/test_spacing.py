@@ -63,7 +63,7 @@ def _region(kind: int, units: int, step: tuple[float, float], size: int) -> Data
 def test_spacing_and_its_source(tmp_path: Path, tags: Any, spacing: tuple[float, float], note: str) -> None:
     volume = read_volume(_film(tmp_path / "a.dcm", **tags))
     assert volume.spacing[:2] == pytest.approx(spacing)
-    assert [said for said in volume.notes if note in said] if note else not volume.notes
+    assert [message for message in volume.notes if note in message] if note else not volume.notes
 
 
 @pytest.mark.parametrize("value", [[0.5, 0], [-1, 1], [0.5, 0.5, 0.5]])

@@ -61,8 +61,8 @@ def test_frames_that_are_missing_or_doubled_are_refused(tmp_path: Path, kept: tu
 def test_each_frame_has_its_own_slope(tmp_path: Path) -> None:
     slices = [replace(piece, slope=(1.0, 0.5, 2.0)[k % 3]) for k, piece in enumerate(_slices())]
     write_enhanced(tmp_path / "a.dcm", slices, RANDOM)
-    wanted = np.stack([piece.values.T * piece.slope for piece in slices], -1)
-    np.testing.assert_array_equal(read_volume(tmp_path / "a.dcm").voxels, wanted)
+    expected = np.stack([piece.values.T * piece.slope for piece in slices], -1)
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.dcm").voxels, expected)
 
 
 @pytest.mark.parametrize("mark", ["TemporalPositionIndex", "EchoTime"])
@@ -93,10 +93,10 @@ def test_each_file_is_decoded_once_for_all_its_volumes(tmp_path: Path, monkeypat
     write_enhanced(tmp_path / "a.dcm", [slices[place] for place in RANDOM.permutation(len(slices))], RANDOM)
     decoded = []
     monkeypatch.setattr(volumes, "decode_pixels", lambda path: decoded.append(path) or decode_pixels(path))
-    found = dict(read_each_volume(tmp_path / "a.dcm"))
+    results = dict(read_each_volume(tmp_path / "a.dcm"))
     assert len(decoded) == 1
     for n, time in enumerate(times):
-        (volume,) = [one for title, one in found.items() if float(title.split()[-1]) == n]
+        (volume,) = [one for title, one in results.items() if float(title.split()[-1]) == n]
         if n == 2:
             assert isinstance(volume, InputError)
         else:
@@ -113,10 +113,10 @@ def test_frames_that_only_three_attributes_distinguish(tmp_path: Path) -> None:
     volumes = [[replace(piece, marks=mark) for piece in _slices(3, 3 * n)] for n, mark in enumerate(marks)]
     slices = [piece for volume in volumes for piece in volume]
     write_enhanced(tmp_path / "a.dcm", [slices[place] for place in RANDOM.permutation(len(slices))], RANDOM)
-    found = [read_dicom(tmp_path / "a.dcm", number) for number in range(1, 9)]
+    results = [read_dicom(tmp_path / "a.dcm", number) for number in range(1, 9)]
     assert len(_titles(tmp_path / "a.dcm")) == 8
     for volume in volumes:
-        assert any(misplaced([one], volume) == "" for one in found)
+        assert any(misplaced([one], volume) == "" for one in results)
 
 
 def test_phases_whose_times_differ_from_slice_to_slice(tmp_path: Path) -> None:
@@ -151,8 +151,8 @@ def test_slices_of_a_few_micrometres(tmp_path: Path) -> None:
 
 
 def test_stacks_of_several_orientations_are_separate_volumes(tmp_path: Path) -> None:
-    turned = np.eye(3)[[1, 2, 0]]
-    scout = [replace(_slices(1, 6)[0], orientation=turned[:2], position=np.array([7.0, 8, 9]))]
+    rotated = np.eye(3)[[1, 2, 0]]
+    scout = [replace(_slices(1, 6)[0], orientation=rotated[:2], position=np.array([7.0, 8, 9]))]
     write_enhanced(tmp_path / "a.dcm", _slices() + scout, RANDOM)
     assert _titles(tmp_path / "a.dcm") == ["axial, 6 of 6 x 5", "sagittal, 1 of 6 x 5"]
     assert misplaced([read_dicom(tmp_path / "a.dcm", 1)], _slices()) == ""
@@ -252,8 +252,8 @@ def test_reconstructed_slices_of_nuclear_medicine(tmp_path: Path) -> None:
     order = [2, 1, 3, 6, 5, 4]
     volume = read_volume(_nuclear(tmp_path / "a.dcm", "RECON TOMO", {"SliceVector": order}))
     slices = _slices()
-    wanted = np.stack([slices[order.index(k)].values.T for k in range(1, 7)], -1)
-    np.testing.assert_array_equal(volume.voxels, wanted)
+    expected = np.stack([slices[order.index(k)].values.T for k in range(1, 7)], -1)
+    np.testing.assert_array_equal(volume.voxels, expected)
     assert volume.spacing == pytest.approx((0.9, 1.5, 3))
     path = _nuclear(
         tmp_path / "b.dcm",

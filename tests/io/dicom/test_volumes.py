@@ -148,11 +148,11 @@ def test_every_voxel_has_the_position_in_its_header(
             for i in range(4):
                 here = np.array(header.ImagePositionPatient, float)
                 here += row * between_columns * i + column * between_rows * j
-                found = shown.TransformPhysicalPointToIndex(here)
-                assert volume.voxels[found] == shown[found] == header.pixel_array[j, i]
-                away = (positions[found] - here) @ axes[:2].T / (between_columns, between_rows)
+                result = shown.TransformPhysicalPointToIndex(here)
+                assert volume.voxels[result] == shown[result] == header.pixel_array[j, i]
+                away = (positions[result] - here) @ axes[:2].T / (between_columns, between_rows)
                 assert np.abs(away).max() < 0.502
-                assert abs((positions[found] - here) @ axes[2]) < 1e-3
+                assert abs((positions[result] - here) @ axes[2]) < 1e-3
 
 
 @pytest.mark.parametrize("descending", [False, True])
@@ -407,10 +407,10 @@ def test_frames_of_an_enhanced_image_keep_their_position(tmp_path: Path, step: f
 def test_monochrome1_is_inverted(tmp_path: Path, slope: str) -> None:
     tags: dict[str, object] = {"RescaleSlope": slope, "RescaleIntercept": "-7"}
     usual = read_volume(_write(tmp_path / "a.dcm", _pixels(1), X_RAY, **tags)).voxels
-    turned = read_volume(
+    rotated = read_volume(
         _write(tmp_path / "b.dcm", _pixels(1), X_RAY, PhotometricInterpretation="MONOCHROME1", **tags)
     ).voxels
-    differences = turned.astype(float) + usual
+    differences = rotated.astype(float) + usual
     assert np.ptp(differences) == 0
     assert np.ptp(usual) == np.ptp(_pixels(1)) * float(slope)
 
@@ -459,8 +459,8 @@ def test_dicom_folders_are_recognised_by_content_or_suffix(tmp_path: Path) -> No
     (tmp_path / "suffixed" / "a.DCM").touch()
     (tmp_path / "pictures" / "a.png").write_bytes(b"x" * 200)
     _write_series(tmp_path / "nested" / "series")
-    found = {path.name for path in tmp_path.iterdir() if is_dicom_folder(path)}
-    assert found == {"marked", "unmarked", "suffixed"}
+    results = {path.name for path in tmp_path.iterdir() if is_dicom_folder(path)}
+    assert results == {"marked", "unmarked", "suffixed"}
     assert not is_dicom_folder(tmp_path / "marked" / "IM0")
     assert not is_dicom_folder(tmp_path / "absent")
 
@@ -508,13 +508,13 @@ def test_hidden_files_and_broken_links_are_ignored(tmp_path: Path) -> None:
 @pytest.mark.parametrize("nested", [False, True])
 def test_a_value_that_is_longer_than_its_file(tmp_path: Path, nested: bool) -> None:
     """GDCM would allocate up to 4 GB before it reads the value."""
-    made = pydicom.dcmread(ROOT / "sample-data" / "dicom" / "ct_01" / "001.dcm")
-    holder = Dataset() if nested else made
+    dataset = pydicom.dcmread(ROOT / "sample-data" / "dicom" / "ct_01" / "001.dcm")
+    holder = Dataset() if nested else dataset
     holder.add_new(0x00091002, "UN", b"a value in its file.")
     if nested:
-        made.ReferencedImageSequence = [holder]
-        made["ReferencedImageSequence"].is_undefined_length = False
-    made.save_as(tmp_path / "a.dcm")
+        dataset.ReferencedImageSequence = [holder]
+        dataset["ReferencedImageSequence"].is_undefined_length = False
+    dataset.save_as(tmp_path / "a.dcm")
     read_volume(tmp_path / "a.dcm")
     content = (tmp_path / "a.dcm").read_bytes()
     value = content.index(b"a value in")
