@@ -75,7 +75,7 @@ def test_the_hash_is_checked_before_the_file_is_opened(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("inside", [False, True])
-def test_a_pickle_is_refused_and_not_run(tmp_path: Path, inside: bool) -> None:
+def test_pickle_is_refused_without_running_it(tmp_path: Path, inside: bool) -> None:
     path, trace = tmp_path / "a.pth", tmp_path / "trace"
     torch.save({**STATE, "odd": _Attack(trace)} if inside else _Attack(trace), path)
     with pytest.raises(InputError, match="cannot be read as a plain state dict"):
@@ -84,7 +84,7 @@ def test_a_pickle_is_refused_and_not_run(tmp_path: Path, inside: bool) -> None:
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"a": 1}, torch.ones(2), {"model": {"a": "text"}}])
-def test_what_is_no_state_dict_is_refused(tmp_path: Path, content: object) -> None:
+def test_other_content_than_a_state_dict_is_refused(tmp_path: Path, content: object) -> None:
     path = tmp_path / "a.pth"
     torch.save(content, path)
     with pytest.raises(InputError, match="state dict"):

@@ -1,8 +1,8 @@
-"""What version 0.1 left on disk goes on working: settings, adapters, labels, users, secrets and the audit file.
+"""Files of version 0.1 still work: settings, adapters, labels, users, secrets and the audit file.
 
-``tests/fixtures/v0_1/README.md`` says how the files were made. ``expected/`` holds what version 0.1 itself made of
-them, written by the functions of this file at that commit. Every test works on a copy: nothing is written into the
-repository.
+``tests/fixtures/v0_1/README.md`` says how the files were made. ``expected/`` has the results of version 0.1 for
+them, written by the functions of this file at that commit. Every test works on a copy, so that nothing is written into
+the repository.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ ROOT = Path(__file__).parents[2]
 FIXTURE = ROOT / "tests" / "fixtures" / "v0_1"
 SAMPLES = ROOT / "sample-data" / "ct" / "images"
 
-# A rename is told here, and only here: {name in version 0.1: name now}. A name that is not listed is still the same.
+# All renames: {name in version 0.1: name now}. Names that are not listed are unchanged.
 SETTINGS = {
     "ahead": "prefetch_slices",
     "most_upload_mb": "max_upload_mb",
@@ -103,7 +103,7 @@ UNSURE = 1e-3
 
 @dataclass(frozen=True)
 class Site:
-    """A copy of what version 0.1 left."""
+    """A copy of the files of version 0.1."""
 
     folder: Path
 
@@ -124,13 +124,13 @@ class Site:
         return StudiesDatastore(str(self.studies), False, False)
 
     def image(self, name: str) -> Path:
-        """A volume of the site, or one of the sample data: ``samples/ct_09``."""
+        """Return the path of a volume of the site, or of the sample data: ``samples/ct_09``."""
         folder, _, case = name.rpartition("/")
         return (SAMPLES if folder else self.studies) / f"{case}.nii.gz"
 
 
 def copy_site(folder: Path) -> Site:
-    """Copy the fixture, with the permissions that git does not keep."""
+    """Copy the fixture, with the permissions that git does not store."""
     shutil.copytree(FIXTURE, folder)
     for path in (folder / "adapters" / "audit.jsonl.key", *(folder / "secrets").iterdir()):
         path.chmod(0o600)
@@ -148,18 +148,18 @@ def organ_model() -> OrganModel:
 
 
 def expected(name: str) -> Any:
-    """What version 0.1 made of its files."""
+    """Read the results of version 0.1."""
     return json.loads((FIXTURE / "expected" / f"{name}.json").read_text())
 
 
 def renamed(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """Values by what their names are now."""
+    """Rename the keys of version 0.1 to the new ones."""
     return {names.get(name, name): value for name, value in values.items()}
 
 
 @contextmanager
 def one_warning_each(old_names: Iterable[str], names: Mapping[str, str]) -> Iterator[None]:
-    """Demand one warning for each old name, which names the new one, and no other."""
+    """Check that there is exactly one warning for each old name, which gives the new one."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", OldNameWarning)
         yield
@@ -175,7 +175,7 @@ def one_warning_each(old_names: Iterable[str], names: Mapping[str, str]) -> Iter
 
 
 def plain(value: Any) -> Any:
-    """A setting as JSON has it."""
+    """Convert a setting to JSON values."""
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Mapping):
@@ -189,7 +189,7 @@ def environment() -> dict[str, str]:
 
 
 def read_of(source: str) -> Settings:
-    """The settings of a file, the environment or ``--conf`` pairs."""
+    """Read settings from a file, the environment or ``--conf`` pairs."""
     if source == "environment":
         return read_settings({}, environment())
     if source == "conf.json":
@@ -216,7 +216,7 @@ def test_settings_are_read_as_before(source: str) -> None:
     assert results == renamed(requested, SETTINGS)
 
 
-def test_every_setting_of_version_0_1_is_among_them() -> None:
+def test_fixture_has_every_setting_of_version_0_1() -> None:
     names = set(expected("settings")["every_setting.json"])
     assert len(names) == 38
     assert {f"BAPS_{name.upper()}" for name in names} <= set(environment())
@@ -236,7 +236,7 @@ def test_a_remote_model_is_described_as_before() -> None:
     assert asdict(remote) == renamed(requested, REMOTE)
 
 
-def test_variables_that_are_no_settings_count_as_before(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_variables_are_read_as_before(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     variables = environment()
     provider = read_openid(site.folder / "secrets" / "openid.json", variables)
     assert provider.client_secret == variables["BAPS_OPENID_SECRET"]
@@ -247,7 +247,7 @@ def test_variables_that_are_no_settings_count_as_before(site: Site, monkeypatch:
     monkeypatch.delenv("BAPS_MAX_VOLUME_MB", raising=False)
     with one_warning_each(["BAPS_MOST_VOLUME_MB"], {"BAPS_MOST_VOLUME_MB": "BAPS_MAX_VOLUME_MB"}):
         assert max_volume_bytes() == 2048 << 20
-    with pytest.raises(BapsError, match="token"):  # It is read: it must not travel unencrypted.
+    with pytest.raises(BapsError, match="token"):  # The token is read: it must not be sent unencrypted.
         connect(Address.parse("http://models.hospital:8000/sam"), 1.0)
     file = site.folder / "settings" / "folder.json"
     assert read_settings({}, {"BAPS_CONFIG": str(file)}) == read_settings({"config": str(file)}, {})
@@ -274,7 +274,7 @@ def test_command_lines_are_read_as_before(line: Mapping[str, Any], monkeypatch: 
 
 
 def commands(app: typer.Typer) -> Iterator[Any]:
-    """All commands, also those of groups."""
+    """List all commands, including those of groups."""
     yield from app.registered_commands
     for group in app.registered_groups:
         assert group.typer_instance is not None
@@ -300,7 +300,7 @@ def test_training_options_are_read_as_before(line: Mapping[str, Any], tmp_path: 
 
 
 def adapter_facts(store: AdapterStore) -> dict[str, Any]:
-    """All versions of a store, in the words of version 0.1."""
+    """Describe all versions of a store, with the keys of version 0.1."""
     keys = ("parent", "created", "known_patients", "fingerprint", "adapter_sha256", "verdict", "status")
     result: dict[str, Any] = {}
     for label in store.labels():
@@ -323,12 +323,12 @@ def test_versions_of_adapters_are_listed_as_before(site: Site, kind: str) -> Non
 
 
 def clicks() -> list[dict[str, Any]]:
-    """Requests as viewers send them, and the image that each is about."""
+    """Read requests of viewers, and the image of each."""
     return json.loads((FIXTURE / "expected" / "clicks.json").read_text())
 
 
 def probability(segmenter: Segmenter, site: Site, request: Mapping[str, Any], label: str, adapted: bool = True) -> Any:
-    """What is answered to a click, and by which adapter."""
+    """Segment a click; return the probabilities and the adapter that answered."""
     image = site.image(request["image"])
     volume, _ = segmenter.volume(image)
     click = read_click({**request["click"], "label": label}, volume, list(LABELS))
@@ -337,7 +337,7 @@ def probability(segmenter: Segmenter, site: Site, request: Mapping[str, Any], la
 
 
 def answers(site: Site, black_box: BlackBox) -> Iterator[tuple[str, NDArray[np.float32], Any]]:
-    """Every adapter of the store asked every click: a name, the probabilities, and which adapter answered."""
+    """Segment every click with every adapter; yields a name, the probabilities, and the adapter that answered."""
     store = site.store
     for file in sorted((site.folder / "adapter_files").glob("*.safetensors*")):
         adapter, record = read_adapter(file)
@@ -368,7 +368,7 @@ def test_adapters_serve_the_same_masks(site: Site, bundled: BlackBox) -> None:
 
 
 def organ_answers(site: Site, model: OrganModel) -> Iterator[tuple[str, NDArray[Any]]]:
-    """What the site serves and what the model answers without adapters, as masks; each adapter's probabilities."""
+    """Compute the masks of the served adapters and of the unadapted model, and each adapter's probabilities."""
     store, readings = site.organ_store, FeatureCache(site.folder / "readings")
     volume = read_volume(site.image("ct_05"))
     prepared = preprocess(volume, model.spacing, model.side)
@@ -389,7 +389,7 @@ def organ_answers(site: Site, model: OrganModel) -> Iterator[tuple[str, NDArray[
     yield "unadapted", segment()
 
 
-def test_organ_adapters_answer_the_same(site: Site, organ_model: OrganModel) -> None:
+def test_organ_adapters_give_the_same_masks(site: Site, organ_model: OrganModel) -> None:
     requested, names = np.load(FIXTURE / "expected" / "organs.npz"), []
     for name, result in organ_answers(site, organ_model):
         names.append(name)
@@ -397,12 +397,12 @@ def test_organ_adapters_answer_the_same(site: Site, organ_model: OrganModel) -> 
             assert (result != requested[name]).sum() <= 0.002 * requested[name].astype(bool).sum(), name
         else:
             np.testing.assert_allclose(result, requested[name], atol=2e-3, err_msg=name)
-            assert requested[name].std() > 0.005, name  # An answer that is the same everywhere would prove little.
+            assert requested[name].std() > 0.005, name  # A constant mask would prove little.
     assert sorted(names) == sorted(requested.files)
 
 
 def training_slices(site: Site, black_box: BlackBox, organ: str) -> Any:
-    """Labelled slices of an organ, as the server's trainer takes them from the labels of the site."""
+    """Load the labelled slices of an organ as the server's trainer does."""
     cases, _ = labelled_cases(site.datastore, LABELS, {})
     slices, skipped = load_cases(cases[organ], black_box.capabilities.input_size, 24, site.folder)
     assert not skipped
@@ -413,8 +413,8 @@ class EnoughError(Exception):
     """Ends a training."""
 
 
-def test_a_training_that_was_stopped_goes_on(site: Site, bundled: BlackBox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every answer of its log is used again, and only then the model is asked. It is stopped again after one answer."""
+def test_stopped_training_resumes(site: Site, bundled: BlackBox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All answers of the log are used before the model is queried. The training is stopped after one new answer."""
     log, settings = site.store.log("spleen"), AdaptationSettings(**renamed({"max_images": 200, "seed": 7}, TRAINING))
     kept, before, segment = log.read_text().splitlines(), bundled.images_queried, bundled.segment
     recalled = json.loads(kept[-1])["images"]
@@ -434,7 +434,7 @@ def test_a_training_that_was_stopped_goes_on(site: Site, bundled: BlackBox, monk
     assert bundled.images_queried - before == json.loads(lines[-1])["images"] - recalled > 0
 
 
-def test_a_training_that_was_done_is_not_done_again(site: Site, bundled: BlackBox) -> None:
+def test_finished_training_is_not_repeated(site: Site, bundled: BlackBox) -> None:
     requested = expected("retrained")
     settings, before = AdaptationSettings(**renamed(requested["settings"], TRAINING)), bundled.images_queried
     slices = training_slices(site, bundled, requested["label"])
@@ -446,12 +446,12 @@ def test_a_training_that_was_done_is_not_done_again(site: Site, bundled: BlackBo
 # Labels.
 
 
-def digest(voxels: NDArray[Any]) -> str:
+def sha256(voxels: NDArray[Any]) -> str:
     return hashlib.sha256(np.ascontiguousarray(voxels, np.uint8).tobytes()).hexdigest()[:16]
 
 
 def label_facts(site: Site) -> dict[str, Any]:
-    """Every version of every label, and what is served and trained on."""
+    """Describe every version of every label, and the labels that are served and trained on."""
     history, datastore = LabelHistory(site.studies), site.datastore
     labels: dict[str, Any] = {}
     for image, tag in history.labels():
@@ -462,7 +462,7 @@ def label_facts(site: Site) -> dict[str, Any]:
             info = {old_keys.get(key, key): value for key, value in version.info.items() if key != "label_info"}
             names = {one["name"]: one["idx"] for one in version.info["label_info"]}
             result = read_label_map(version.file, volume)
-            masks = {name: digest(result.mask(value)) for name, value in names.items()}
+            masks = {name: sha256(result.mask(value)) for name, value in names.items()}
             facts = {"name": version.name, "sha256": version.sha256, "info": info, "names": names, "masks": masks}
             versions.append({**facts, "is_evidence": version.used_in_training})
         file, info = history.served(image, tag)
@@ -484,7 +484,7 @@ def label_facts(site: Site) -> dict[str, Any]:
     return {"labels": labels, "trained": trained, "left_out": sorted(skipped), "images": lists}
 
 
-def test_labels_are_what_they_were(site: Site) -> None:
+def test_labels_are_read_as_before(site: Site) -> None:
     assert label_facts(site) == expected("labels")
 
 
@@ -499,10 +499,10 @@ def test_labels_can_be_restored_and_confirmed(site: Site) -> None:
     assert case.labels.read_bytes() == history.served("ct_02", "final")[0].read_bytes()
 
 
-# Users, secrets, and who did what.
+# Users, secrets and the audit file.
 
 
-def test_users_are_known_by_their_tokens(site: Site) -> None:
+def test_users_are_recognised_by_their_tokens(site: Site) -> None:
     users = Users(site.folder / "secrets" / "users.json")
     roles = {"anna": "annotator", "ben": "annotator", "tess": "trainer"}
     assert {name: user.role.value for name, user in users.all().items()} == roles
@@ -526,12 +526,12 @@ def audit_facts(site: Site) -> dict[str, Any]:
     return asdict(check)
 
 
-def test_the_audit_file_is_whole_as_before(site: Site) -> None:
+def test_audit_file_is_verified_as_before(site: Site) -> None:
     assert audit_facts(site) == expected("audit")
     assert check_audit(site.folder / "adapters" / "audit.jsonl", expected("audit")["last"]["chain"]).breaks == []
 
 
-def test_the_audit_file_goes_on(site: Site) -> None:
+def test_audit_file_is_continued(site: Site) -> None:
     file = site.folder / "adapters" / "audit.jsonl"
     before = check_audit(file)
     AuditFile(file).add({"user": "anna", "what": "segment"})

@@ -1,4 +1,4 @@
-"""What deploy/backup.sh keeps: a site that is lost and restored is the one that it was."""
+"""deploy/backup.sh saves a site so that it can be restored completely."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _backup(file: Path, *folders: Path | str) -> subprocess.CompletedProcess[str
 
 
 def _files(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Mode and content by path."""
+    """Read the mode and content of each file, by path."""
     return {
         str(path.relative_to(folder)): (path.stat().st_mode, path.read_bytes())
         for path in folder.rglob("*")
@@ -37,7 +37,7 @@ def _files(folder: Path) -> dict[str, tuple[int, bytes]]:
     }
 
 
-def test_a_site_that_is_lost_comes_back_whole(tmp_path: Path, new_black_box: Callable[[], BlackBox]) -> None:
+def test_lost_site_is_restored_completely(tmp_path: Path, new_black_box: Callable[[], BlackBox]) -> None:
     site = tmp_path / "site"
     studies, state, etc = site / "studies", site / "state", site / "etc"
     for folder in (studies, state / "cache" / "unsent", state / "adapters" / "organs" / "readings", etc):
@@ -86,7 +86,7 @@ def test_a_site_that_is_lost_comes_back_whole(tmp_path: Path, new_black_box: Cal
     assert AuditFile(state / "adapters" / "audit.jsonl").hashed("ct_01") == hashed
 
 
-def test_a_folder_that_is_a_link_is_kept_with_what_it_holds(tmp_path: Path) -> None:
+def test_linked_folder_is_saved_with_its_content(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "disk" / "ct_01.nii.gz").write_bytes(b"voxels")
     (tmp_path / "studies").symlink_to(tmp_path / "disk")
@@ -96,7 +96,7 @@ def test_a_folder_that_is_a_link_is_kept_with_what_it_holds(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("folder", ["/nowhere/at/all", "relative"])
-def test_what_cannot_be_kept_is_said_and_the_former_archive_stays(tmp_path: Path, folder: str) -> None:
+def test_failed_backup_names_the_folder_and_keeps_the_former_archive(tmp_path: Path, folder: str) -> None:
     file = tmp_path / "kept.tar.gz"
     file.write_text("of yesterday")
     process = _backup(file, folder)

@@ -24,8 +24,8 @@ def make_label_map(headers: list[Dataset], image: Volume, masks: dict[str, NDArr
     values = np.zeros(image.shape, np.uint8)
     for number, mask in enumerate(masks.values(), start=1):
         values[mask] = number
-    places = [np.array(place, float) * [-1, -1, 1] for place in frames]
-    slices = [int(np.rint((np.linalg.inv(image.affine) @ [*place, 1])[2])) for place in places]
+    positions = [np.array(position, float) * [-1, -1, 1] for position in frames]
+    slices = [int(np.rint((np.linalg.inv(image.affine) @ [*position, 1])[2])) for position in positions]
     background = Dataset()
     background.SegmentNumber, background.SegmentLabel, background.SegmentAlgorithmType = 0, "Background", "MANUAL"
     dataset.SegmentSequence = [background, *dataset.SegmentSequence]
