@@ -9,7 +9,7 @@ def _randn(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_exact_along_the_direction_on_a_quadratic() -> None:
+def test_gradient_is_exact_along_the_direction_on_a_quadratic() -> None:
     codes, directions, curvature = _randn(5, 3, 4), _randn(5, 3, 4, seed=1), _randn(5, 3, 4, seed=2).abs()
     queries: list[torch.Tensor] = []
 
@@ -27,7 +27,7 @@ def test_exact_along_the_direction_on_a_quadratic() -> None:
         assert torch.equal(trials, torch.cat([codes + radius * directions, codes - radius * directions]))
 
 
-def test_unbiased_on_a_linear_loss() -> None:
+def test_gradient_is_unbiased_on_a_linear_loss() -> None:
     """For normal directions the estimate w.u u has mean w and variance |w|^2 + w_j^2."""
     count = 40_000
     weights = torch.tensor([1.0, -2.0, 0.5, 0.0])
@@ -41,7 +41,7 @@ def test_unbiased_on_a_linear_loss() -> None:
     torch.testing.assert_close(estimate.var(0), variance, rtol=0.1, atol=0)
 
 
-def test_images_are_independent_of_one_another() -> None:
+def test_images_are_independent() -> None:
     codes, directions = _randn(6, 3, 2), _randn(6, 3, 2, seed=1)
 
     def losses(p: torch.Tensor) -> torch.Tensor:

@@ -117,7 +117,7 @@ def test_step_size_decays_every_300_steps() -> None:
     assert moved[600] == pytest.approx(0.33**2, rel=1e-3)
 
 
-def test_perturbation_shrinks_with_the_steps() -> None:
+def test_perturbation_shrinks_with_steps() -> None:
     optimiser = SpsaGc(SpsaGcSettings(c=0.02, gamma=0.1))
     for step in range(1, 5):
         assert optimiser.perturbation_size() == pytest.approx(0.02 / step**0.1)
@@ -141,8 +141,8 @@ def test_c_is_multiplied_by_ten_if_the_estimate_is_zero() -> None:
     assert optimiser.perturbation_size() == pytest.approx(1.0)
 
 
-def test_rounding_is_overcome() -> None:
-    """A loss that rounds theta to integers has a zero gradient at first, and later not."""
+def test_zero_gradient_from_rounding_is_overcome() -> None:
+    """A loss that rounds theta to integers has a zero gradient only at first."""
 
     def rounded(thetas: torch.Tensor) -> torch.Tensor:
         return thetas.round().sum(1)
@@ -161,7 +161,7 @@ def test_perturbation_can_be_enlarged() -> None:
     assert optimiser.perturbation_size() == pytest.approx(0.03)
 
 
-def test_descends_a_quadratic() -> None:
+def test_optimiser_minimises_a_quadratic() -> None:
     optimiser = SpsaGc(SpsaGcSettings(a=0.03))
     theta, generator = START, _generator()
     queries = []
@@ -176,7 +176,7 @@ def test_descends_a_quadratic() -> None:
     assert _quadratic(theta) < 0.01 * _quadratic(START)
 
 
-def test_same_seed_same_path() -> None:
+def test_same_seed_gives_same_path() -> None:
     paths = []
     for seed in (1, 1, 2):
         optimiser, theta, generator = SpsaGc(SpsaGcSettings(a=0.05)), START, _generator(seed)
@@ -187,7 +187,7 @@ def test_same_seed_same_path() -> None:
     assert not torch.equal(paths[0], paths[2])
 
 
-def test_the_parameters_given_are_not_changed_in_place() -> None:
+def test_parameters_are_not_changed_in_place() -> None:
     theta = START.clone()
     SpsaGc().step(theta, _quadratics, _generator())
     assert torch.equal(theta, START)

@@ -23,7 +23,7 @@ IMAGES = torch.randint(0, 256, (2, 3, 128, 128), generator=torch.Generator().man
 PROMPTS = [Prompt(((3.0, 4.0),)), Prompt(box=(1.0, 2.0, 30.0, 40.0))]
 
 
-def _wake(visual_prompt: VisualPrompt) -> None:
+def _set_random_weights(visual_prompt: VisualPrompt) -> None:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in visual_prompt.named_parameters():
@@ -43,19 +43,19 @@ def test_every_kind_is_an_identity_until_it_is_trained(kind: str, condition: str
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_condition_decides_whether_the_click_matters(kind: str, condition: str) -> None:
     visual_prompt = build_visual_prompt(kind, condition=condition)
-    _wake(visual_prompt)
+    _set_random_weights(visual_prompt)
     features = image_statistics(IMAGES)
-    here, there = (visual_prompt.transform_images(IMAGES, features, prompts) for prompts in (PROMPTS, PROMPTS[::-1]))
-    assert not torch.equal(here, IMAGES)
-    assert torch.equal(here, there) == (condition == "label")
+    first, second = (visual_prompt.transform_images(IMAGES, features, prompts) for prompts in (PROMPTS, PROMPTS[::-1]))
+    assert not torch.equal(first, IMAGES)
+    assert torch.equal(first, second) == (condition == "label")
     assert visual_prompt.conditioned_on_click == (condition == "click")
 
 
 @pytest.mark.parametrize("condition", CONDITIONS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_record_and_state_give_the_same_change(kind: str, condition: str) -> None:
+def test_record_and_state_rebuild_the_same_prompt(kind: str, condition: str) -> None:
     visual_prompt = build_visual_prompt(kind, 7, condition)
-    _wake(visual_prompt)
+    _set_random_weights(visual_prompt)
     results = visual_prompt_from_record(visual_prompt.to_dict())
     results.load_state_dict(visual_prompt.state_dict())
     assert results.to_dict() == visual_prompt.to_dict()
@@ -75,7 +75,7 @@ def test_defaults() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_code_can_be_differentiated_and_change_keeps_no_graph(kind: str) -> None:
+def test_code_is_differentiable_and_transform_keeps_no_graph(kind: str) -> None:
     visual_prompt = build_visual_prompt(kind)
     features = image_statistics(IMAGES)
     assert visual_prompt.code(features, PROMPTS, 128).requires_grad
@@ -86,7 +86,7 @@ def test_the_code_can_be_differentiated_and_change_keeps_no_graph(kind: str) -> 
     ("wrong", "message"),
     [({"kind": "vp"}, "'vp'.*basis, concat"), ({"kind": "basis", "condition": "organ"}, "'organ'.*label, click")],
 )
-def test_unknown_names_list_the_known_ones(wrong: dict[str, Any], message: str) -> None:
+def test_error_for_unknown_names_lists_the_known_ones(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         build_visual_prompt(**wrong)
 
@@ -99,17 +99,19 @@ def test_an_encoder_with_other_weights_is_refused() -> None:
 
 
 def test_grey_levels_are_rounded_not_truncated() -> None:
-    class Given(BasisVisualPrompt):
+    class UnroundedPrompt(BasisVisualPrompt):
         def apply_unrounded(self, images: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
             return code
 
-    levels = Given(ImageStatistics()).apply_code(IMAGES, torch.tensor([-3.0, 0.4, 0.6, 99.5001, 254.7, 300.0]))
+    levels = UnroundedPrompt(ImageStatistics()).apply_code(
+        IMAGES, torch.tensor([-3.0, 0.4, 0.6, 99.5001, 254.7, 300.0])
+    )
     assert levels.tolist() == [0, 0, 1, 100, 255, 255]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_several_codes_an_image_give_what_each_gives_alone(kind: str) -> None:
-    """The first codes of all images come first: D codes for B images are (D * B, ...)."""
+def test_several_codes_per_image_equal_single_codes(kind: str) -> None:
+    """The first codes of all images come first: D codes for B images have the shape (D * B, ...)."""
     visual_prompt = build_visual_prompt(kind)
     like = visual_prompt.code(image_statistics(IMAGES), PROMPTS, 128)
     codes = 0.2 * torch.randn((3, *like.shape), generator=torch.Generator().manual_seed(2))
@@ -120,7 +122,7 @@ def test_several_codes_an_image_give_what_each_gives_alone(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_not_rounded_can_be_differentiated(kind: str) -> None:
+def test_unrounded_images_are_differentiable(kind: str) -> None:
     visual_prompt = build_visual_prompt(kind)
     code = visual_prompt.code(image_statistics(IMAGES), PROMPTS, 128)
     smooth = visual_prompt.apply_unrounded(IMAGES, code)
@@ -130,8 +132,8 @@ def test_what_is_not_rounded_can_be_differentiated(kind: str) -> None:
     torch.testing.assert_close(smooth.round(), visual_prompt.apply_code(IMAGES, code))
 
 
-def test_a_forward_pass_is_the_code() -> None:
+def test_forward_pass_returns_the_code() -> None:
     visual_prompt = build_visual_prompt("basis")
-    _wake(visual_prompt)
+    _set_random_weights(visual_prompt)
     features = image_statistics(IMAGES)
     assert torch.equal(visual_prompt(features, PROMPTS, 128), visual_prompt.code(features, PROMPTS, 128))
