@@ -28,8 +28,8 @@ def _run_session(known: Known, folder: Path) -> list[int]:
     click = json.dumps({"foreground": [spleen_click("ct_01")]})
     image = nibabel.load(ROOT / "sample-data" / "ct" / "images" / "ct_01.nii.gz")
     labels, empty, junk = folder / f"{IMAGE}.nii.gz", folder / f"{IMAGE}-empty.nii.gz", folder / f"{IMAGE}.nrrd"
-    labels = nibabel.load(ROOT / "sample-data" / "ct" / "labels" / "ct_01.nii.gz")
-    nibabel.save(labels, labels)
+    reference = nibabel.load(ROOT / "sample-data" / "ct" / "labels" / "ct_01.nii.gz")
+    nibabel.save(reference, labels)
     nibabel.save(nibabel.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), empty)
     junk.write_bytes(b"NRRD0004\ntype: what\n\n")
 
