@@ -29,7 +29,7 @@ def _pieces(slices: dict[str, list[LabelledSlice]]) -> list[LabelledSlice]:
 
 
 @pytest.mark.parametrize("prompt", ["click", "box"])
-def test_prompt_space_learns(new_black_box: Callable[..., Any], dim_slices: Slices, prompt: str) -> None:
+def test_prompt_space_improves_dice(new_black_box: Callable[..., Any], dim_slices: Slices, prompt: str) -> None:
     slices = _pieces(dim_slices(3))
     black_box = new_black_box()
     settings = replace(SETTINGS, prompt=prompt)
@@ -62,7 +62,7 @@ def test_the_other_pairings_run(new_black_box: Callable[..., Any], dim_slices: S
 
 
 def test_spsa_keeps_its_perturbations_visible(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
-    """With c = 0.01 as published, one direction of this seed moves the untrained image by nothing at all."""
+    """With c = 0.01 as published, one direction of this seed does not change the untrained image at all."""
     black_box = new_black_box()
     settings = replace(SETTINGS, visual_prompt="concat", optimiser="spsa_gc", curve_points=1, curve_slices=1, seed=3)
     train(black_box, _pieces(dim_slices(1)), settings, 2 + 40)
@@ -73,7 +73,7 @@ def test_spsa_keeps_its_perturbations_visible(new_black_box: Callable[..., Any],
 
 
 @pytest.mark.parametrize(("optimiser", "per_step"), [("prompt_space", 16), ("spsa_gc", 40)])
-def test_images_asked_are_bounded(
+def test_queried_images_are_limited(
     new_black_box: Callable[..., Any], dim_slices: Slices, optimiser: str, per_step: int
 ) -> None:
     slices = _pieces(dim_slices(3))
@@ -81,7 +81,7 @@ def test_images_asked_are_bounded(
     curve = 3 * 4
     for maximum in (curve + per_step, curve + 3 * per_step, curve + 4 * per_step - 1):
         black_box = new_black_box()
-        black_box.segment(slices[0].image[None], [Prompt(((1.0, 1.0),))])  # What was asked before does not count.
+        black_box.segment(slices[0].image[None], [Prompt(((1.0, 1.0),))])  # Earlier queries do not count.
         train(black_box, slices, settings, maximum)
         steps = (maximum - curve) // per_step
         queried = sum(len(images) for images, _ in black_box.queries)
@@ -101,22 +101,22 @@ def test_too_few_images_are_refused(new_black_box: Callable[..., Any], dim_slice
     assert black_box.images_queried == 0
 
 
-def test_the_curve(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+def test_training_curve(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     slices = _pieces(dim_slices(3))
     settings = replace(SETTINGS, curve_points=4, curve_slices=3, seed=5)
     black_box = new_black_box()
     adapter, curve = train(black_box, slices, settings, 15 + 8 * 16)
     assert [point.images for point in curve] == [3, 38, 73, 108, 143]
     assert black_box.images_queried == 143
-    shown = [slices[0], slices[round(11 / 2)], slices[-1]]
-    assert curve[0].dice == pytest.approx(score_slices(new_black_box(), None, shown, "click", 5, 1).mean())
-    assert curve[-1].dice == pytest.approx(score_slices(new_black_box(), adapter, shown, "click", 5, 1).mean())
+    encoded_slices = [slices[0], slices[round(11 / 2)], slices[-1]]
+    assert curve[0].dice == pytest.approx(score_slices(new_black_box(), None, encoded_slices, "click", 5, 1).mean())
+    assert curve[-1].dice == pytest.approx(score_slices(new_black_box(), adapter, encoded_slices, "click", 5, 1).mean())
     curve_prompts = [tuple(prompts) for images, prompts in black_box.queries if len(images) == 3]
     assert len(curve_prompts) == 5
     assert len(set(curve_prompts)) == 1
 
 
-def test_progress_is_told_after_every_step(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+def test_progress_is_reported_after_every_step(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     reports: list[tuple[int, int, int, float | None]] = []
     black_box = new_black_box()
     _, curve = train(
@@ -131,8 +131,8 @@ def test_progress_is_told_after_every_step(new_black_box: Callable[..., Any], di
     assert [now[3] for now in reports] == [None, curve[1].dice, None, curve[2].dice, None]
 
 
-def test_every_slice_comes_once_before_any_comes_again(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
-    """Each patient has one slice, whose organ lies in a cell of its own, so a click tells which slice was asked."""
+def test_every_slice_is_used_once_per_epoch(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    """Each patient has one slice with the organ in a different cell, so that a click identifies the slice."""
     slices = _pieces(dim_slices(6, each=1))
     black_box = new_black_box()
     train(
@@ -145,7 +145,7 @@ def test_every_slice_comes_once_before_any_comes_again(new_black_box: Callable[.
     assert len(steps) == 4
     seen = []
     for prompts in steps:
-        assert prompts[:3] == prompts[3:]  # The same mini-batch serves both signs.
+        assert prompts[:3] == prompts[3:]  # The same mini-batch is used for both signs.
         for prompt in prompts[:3]:
             ((x, y),) = prompt.positive
             (which,) = [row for row, piece in enumerate(slices) if piece.target[int(y), int(x)]]
@@ -155,12 +155,14 @@ def test_every_slice_comes_once_before_any_comes_again(new_black_box: Callable[.
 
 
 @pytest.mark.parametrize(("visual_prompt", "optimiser"), [("basis", "prompt_space"), ("concat", "spsa_gc")])
-def test_seeds(new_black_box: Callable[..., Any], dim_slices: Slices, visual_prompt: str, optimiser: str) -> None:
+def test_result_depends_on_the_seed(
+    new_black_box: Callable[..., Any], dim_slices: Slices, visual_prompt: str, optimiser: str
+) -> None:
     slices = _pieces(dim_slices(2))
     states, curves = [], []
     for seed in (1, 1, 2):
         settings = replace(SETTINGS, visual_prompt=visual_prompt, optimiser=optimiser, seed=seed)
-        torch.manual_seed(len(states))  # The global state must play no part.
+        torch.manual_seed(len(states))  # The global random state must not matter.
         adapter, curve = train(new_black_box(), slices, settings, 12 + 2 * 40)
         states.append(adapter.state_dict())
         curves.append(curve)
@@ -169,8 +171,8 @@ def test_seeds(new_black_box: Callable[..., Any], dim_slices: Slices, visual_pro
     assert not all(torch.equal(states[0][key], states[2][key]) for key in states[0])
 
 
-def test_the_seed_makes_the_decoder(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
-    """The Fourier matrix is not trained, so it shows which seed the decoder was made with."""
+def test_decoder_depends_on_the_seed(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    """The Fourier matrix is not trained, so that it shows the seed of the decoder."""
     settings = replace(SETTINGS, visual_prompt="concat", seed=3)
     visual_prompt, _ = train(new_black_box(), _pieces(dim_slices(2)), settings, 12 + 16)
     expected = build_visual_prompt("concat", 3).state_dict()["fourier"]
@@ -183,42 +185,38 @@ def test_fewer_slices_than_a_batch(new_black_box: Callable[..., Any], dim_slices
     assert (black_box.images_queried, len(curve)) == (15, 3)
 
 
-def test_a_run_whose_curve_nobody_looks_at_has_none(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+def test_run_without_curve_points_has_no_curve(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     black_box = new_black_box()
     _, curve = train(black_box, _pieces(dim_slices(3)), SETTINGS, 4 * 16, curve_points=0)
     assert (curve, black_box.images_queried) == ([], 64)
 
 
 @pytest.mark.usefixtures("short_head")
-def test_with_a_head_the_images_are_bounded_and_shared_out(
-    new_black_box: Callable[..., Any], dim_slices: Slices
-) -> None:
-    """A third of what the curve leaves is for the head, 800 at the most, and no image is asked for nothing."""
+def test_images_are_shared_between_prompt_and_head(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    """After the curve a third of the images, at most 800, is for the head, and no image is wasted."""
     slices = _pieces(dim_slices(3))
     for maximum, curve, steps, head in ((100, 12, 3, 29), (400, 12, 16, 129), (2700, 12, 118, 800)):
         black_box = new_black_box()
         adapter, points = train(black_box, slices, WITH_HEAD, maximum)
         assert adapter.head is not None
         assert black_box.images_queried <= maximum
-        # Where few answers were wrong, corrections are not asked for; first prompts take half, rounded up, or more.
+        # If few masks are wrong, no corrections are queried; first prompts take at least half, rounded up.
         minimum = curve + 16 * steps + head // 2
         assert minimum <= black_box.images_queried <= curve + 16 * steps + head
         assert points[-1].images == black_box.images_queried
 
 
 @pytest.mark.usefixtures("short_head")
-def test_the_curve_ends_with_the_head_and_is_what_is_served(
-    new_black_box: Callable[..., Any], dim_slices: Slices
-) -> None:
+def test_curve_ends_with_the_adapter_that_is_returned(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     slices = _pieces(dim_slices(3))
     reports: list[tuple[int, int, int, float | None]] = []
     black_box, settings = new_black_box(), replace(WITH_HEAD, curve_points=3)
     trained, curve = train(black_box, slices, settings, 200, progress=lambda *now: reports.append(now))  # type: ignore[arg-type]
     assert trained.head is not None
     assert not trained.head.training
-    shown = [slices[row] for row in (0, 4, 7, 11)]
+    encoded_slices = [slices[row] for row in (0, 4, 7, 11)]
     scores = [
-        score_slices(new_black_box(), adapter, shown, "click", 0, 1).mean()
+        score_slices(new_black_box(), adapter, encoded_slices, "click", 0, 1).mean()
         for adapter in (None, Adapter(trained.visual_prompt), trained)
     ]
     assert len(curve) == 4
@@ -230,10 +228,8 @@ def test_the_curve_ends_with_the_head_and_is_what_is_served(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("prompt", ["click", "box"])
-def test_by_default_a_head_is_learned_and_helps(
-    new_black_box: Callable[..., Any], dim_slices: Slices, prompt: str
-) -> None:
-    """With so few images the prompt alone leaves much to mend."""
+def test_default_head_improves_dice(new_black_box: Callable[..., Any], dim_slices: Slices, prompt: str) -> None:
+    """With so few images the visual prompt alone leaves many errors."""
     slices = _pieces(dim_slices(3))
     settings = AdaptationSettings(batch_size=8, prompt=prompt)
     trained, _ = train(new_black_box(), slices, settings, 90)
@@ -246,69 +242,71 @@ def test_by_default_a_head_is_learned_and_helps(
     assert headed > 0.8
 
 
-def test_training_goes_on_from_another_adapter(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+def test_training_continues_from_another_adapter(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     slices = _pieces(dim_slices(3))
     first, _ = train(new_black_box(), slices, SETTINGS, 1000)
-    kept = {key: value.clone() for key, value in first.state_dict().items()}
+    state_before = {key: value.clone() for key, value in first.state_dict().items()}
     warm, curve = train(new_black_box(), slices, replace(SETTINGS, seed=1), 80, start_from=first)
     assert curve[0].dice == pytest.approx(
         score_slices(new_black_box(), first, [slices[row] for row in (0, 4, 7, 11)], "click", 1, 1).mean()
     )
     assert curve[0].dice > 0.8
-    assert not all(torch.equal(warm.state_dict()[key], kept[key]) for key in kept)
-    assert all(torch.equal(first.state_dict()[key], kept[key]) for key in kept)  # What is served stays as it is.
+    assert not all(torch.equal(warm.state_dict()[key], state_before[key]) for key in state_before)
+    assert all(
+        torch.equal(first.state_dict()[key], state_before[key]) for key in state_before
+    )  # The served adapter is not changed.
 
 
-@pytest.mark.parametrize("other", [{"visual_prompt": "concat"}, {"condition": "click"}], ids=str)
-def test_from_an_adapter_of_another_kind_it_does_not_go_on(
-    new_black_box: Callable[..., Any], dim_slices: Slices, other: dict[str, Any]
+@pytest.mark.parametrize("other_settings", [{"visual_prompt": "concat"}, {"condition": "click"}], ids=str)
+def test_training_does_not_continue_from_another_kind(
+    new_black_box: Callable[..., Any], dim_slices: Slices, other_settings: dict[str, Any]
 ) -> None:
     slices = _pieces(dim_slices(3))
-    first, _ = train(new_black_box(), slices, replace(SETTINGS, **other), 100)
+    first, _ = train(new_black_box(), slices, replace(SETTINGS, **other_settings), 100)
     cold, _ = train(new_black_box(), slices, SETTINGS, 100)
     adapter, _ = train(new_black_box(), slices, SETTINGS, 100, start_from=first)
     assert all(torch.equal(adapter.state_dict()[key], value) for key, value in cold.state_dict().items())
 
 
 @pytest.mark.usefixtures("short_head")
-def test_who_watches_is_shown_every_point_of_the_curve(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+def test_callback_gets_every_point_of_the_curve(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     slices, black_box = _pieces(dim_slices(3)), new_black_box()
-    shown: list[tuple[int, bool, torch.Tensor]] = []
+    encoded_slices: list[tuple[int, bool, torch.Tensor]] = []
 
     def watch(images: int, adapter: Adapter) -> None:
         bias = adapter.state_dict()["visual_prompt.head.bias"].clone()
-        shown.append((images, adapter.head is not None, bias))
-        black_box.segment(slices[0].image[None], [Prompt(((1.0, 1.0),))])  # Not counted.
+        encoded_slices.append((images, adapter.head is not None, bias))
+        black_box.segment(slices[0].image[None], [Prompt(((1.0, 1.0),))])  # These images are not counted.
 
     watched, curve = train(black_box, slices, WITH_HEAD, 200, callback=watch)
-    assert [images for images, _, _ in shown] == [point.images for point in curve]
-    assert [head for _, head, _ in shown] == [False, False, True]
-    assert not shown[0][2].any()
-    assert torch.equal(shown[2][2], watched.state_dict()["visual_prompt.head.bias"])
+    assert [images for images, _, _ in encoded_slices] == [point.images for point in curve]
+    assert [head for _, head, _ in encoded_slices] == [False, False, True]
+    assert not encoded_slices[0][2].any()
+    assert torch.equal(encoded_slices[2][2], watched.state_dict()["visual_prompt.head.bias"])
     alone, same = train(new_black_box(), slices, WITH_HEAD, 200)
     assert same == curve
     assert all(torch.equal(alone.state_dict()[key], value) for key, value in watched.state_dict().items())
 
 
-def test_a_visual_prompt_and_a_stepper_can_be_given(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+def test_visual_prompt_and_stepper_can_be_passed(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     class Counting(PromptSpaceStepper):
         steps = 0
 
-        def step(self, *what: Any) -> None:
+        def step(self, *arguments: Any) -> None:
             self.steps += 1
 
-    given, stepper = build_visual_prompt("concat", 5), Counting(SETTINGS)
-    before = {key: value.clone() for key, value in given.state_dict().items()}
+    visual_prompt, stepper = build_visual_prompt("concat", 5), Counting(SETTINGS)
+    before = {key: value.clone() for key, value in visual_prompt.state_dict().items()}
     adapter, _ = train(
-        new_black_box(), _pieces(dim_slices(3)), SETTINGS, 12 + 16 * 4, visual_prompt=given, stepper=stepper
+        new_black_box(), _pieces(dim_slices(3)), SETTINGS, 12 + 16 * 4, visual_prompt=visual_prompt, stepper=stepper
     )
-    assert adapter.visual_prompt is given
+    assert adapter.visual_prompt is visual_prompt
     assert stepper.steps == 4
-    assert all(torch.equal(given.state_dict()[key], before[key]) for key in before)
+    assert all(torch.equal(visual_prompt.state_dict()[key], before[key]) for key in before)
 
 
-def test_an_error_of_the_black_box_ends_the_training(failing_black_box: Any, dim_slices: Slices) -> None:
-    """The thread that makes batches ready does not outlive it."""
+def test_error_of_the_black_box_ends_the_training(failing_black_box: Any, dim_slices: Slices) -> None:
+    """The thread that prepares batches ends too."""
     before = set(threading.enumerate())
     with pytest.raises(BudgetSpentError):
         train(failing_black_box, _pieces(dim_slices(3)), SETTINGS, 100)

@@ -12,8 +12,8 @@ def test_values_are_collected_in_their_own_context() -> None:
     notes.give("to nobody")
     with notes.collecting() as outer:
         notes.give("one", "two")
-        with ThreadPoolExecutor(1) as others:
-            others.submit(notes.give, "of another user").result()
+        with ThreadPoolExecutor(1) as executor:
+            executor.submit(notes.give, "of another user").result()
         with notes.collecting() as inner:
             notes.give("three")
         notes.give("four")
