@@ -1,4 +1,4 @@
-"""Label files: segments that overlap, a channel for each class, parts of an image, and scaled headers."""
+"""Label files: overlapping segments, one channel per class, parts of an image, and scaled headers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Described = Sequence[tuple[int, int, str]]
 def _seg_nrrd(
     path: Path, layers: Sequence[NDArray[Any]], segments: Described, image: Volume = IMAGE, **more: str
 ) -> Path:
-    """Write a file like 3D Slicer: layer, value and name of each segment in the header."""
+    """Write a file as 3D Slicer does, with layer, value and name of each segment in the header."""
     header = nrrd_header(image, compress=True)
     voxels = layers[0]
     if len(layers) > 1:
@@ -79,27 +79,27 @@ def test_every_segment_of_3d_slicer_is_kept(tmp_path: Path, seed: int) -> None:
     assert results.renumbered == several
 
 
-def test_values_stay_where_each_means_one_segment(tmp_path: Path) -> None:
-    one, other = random_segments(3)[0] * np.uint8(4), random_segments(6)[0] * np.uint8(2)
-    path = _seg_nrrd(tmp_path / "a.seg.nrrd", [one, other], [(0, 4, "liver"), (1, 2, "Segment_2")])
+def test_unique_values_are_kept(tmp_path: Path) -> None:
+    first, second = random_segments(3)[0] * np.uint8(4), random_segments(6)[0] * np.uint8(2)
+    path = _seg_nrrd(tmp_path / "a.seg.nrrd", [first, second], [(0, 4, "liver"), (1, 2, "Segment_2")])
     result = read_label_map(path, IMAGE)
-    assert (result.names, result.renumbered) == ({4: "liver"}, False)  # Nobody gave the other a name.
-    np.testing.assert_array_equal(result.mask(4), one > 0)
-    np.testing.assert_array_equal(result.mask(2), other > 0)
+    assert (result.names, result.renumbered) == ({4: "liver"}, False)  # The other value has no name.
+    np.testing.assert_array_equal(result.mask(4), first > 0)
+    np.testing.assert_array_equal(result.mask(2), second > 0)
     with pytest.raises(InputError, match="has overlapping segments"):
         read_labels(path, IMAGE)
 
 
-def test_layers_that_do_not_overlap_can_be_read_as_one_labelmap(tmp_path: Path) -> None:
-    one, other = np.zeros(IMAGE.shape, np.uint8), np.zeros(IMAGE.shape, np.uint8)
-    one[2:4], other[5:9] = 1, 1
-    path = _seg_nrrd(tmp_path / "a.seg.nrrd", [one, other], [(0, 1, "liver"), (1, 1, "spleen")])
-    np.testing.assert_array_equal(read_labels(path, IMAGE), one + 2 * other)
+def test_disjoint_layers_are_read_as_one_label_map(tmp_path: Path) -> None:
+    first, second = np.zeros(IMAGE.shape, np.uint8), np.zeros(IMAGE.shape, np.uint8)
+    first[2:4], second[5:9] = 1, 1
+    path = _seg_nrrd(tmp_path / "a.seg.nrrd", [first, second], [(0, 1, "liver"), (1, 1, "spleen")])
+    np.testing.assert_array_equal(read_labels(path, IMAGE), first + 2 * second)
 
 
 def test_a_layer_with_a_value_that_no_segment_has_is_refused(tmp_path: Path) -> None:
-    one = np.ones(IMAGE.shape, np.uint8)
-    path = _seg_nrrd(tmp_path / "a.seg.nrrd", [one, one * 3], [(0, 1, "liver"), (1, 1, "spleen")])
+    first = np.ones(IMAGE.shape, np.uint8)
+    path = _seg_nrrd(tmp_path / "a.seg.nrrd", [first, first * 3], [(0, 1, "liver"), (1, 1, "spleen")])
     with pytest.raises(InputError, match=r"voxels of the values \[3\], which no segment has"):
         read_label_map(path, IMAGE)
 
@@ -130,15 +130,17 @@ def test_labels_of_a_part_are_embedded_in_the_image(
     )
     np.testing.assert_array_equal(layered.mask(2), expected)
 
-    whole = SimpleITK.GetImageFromArray(mask.astype(np.uint8).T)
+    itk_labels = SimpleITK.GetImageFromArray(mask.astype(np.uint8).T)
     lps = np.diag([-1.0, -1, 1]) @ STRAIGHT.affine[:3]
-    whole.SetSpacing(STRAIGHT.spacing)
-    whole.SetDirection((lps[:, :3] / STRAIGHT.spacing).ravel())
-    whole.SetOrigin(lps[:, 3])
+    itk_labels.SetSpacing(STRAIGHT.spacing)
+    itk_labels.SetDirection((lps[:, :3] / STRAIGHT.spacing).ravel())
+    itk_labels.SetOrigin(lps[:, 3])
     begins_there = all(begin == 0 or size == whole_size for begin, size, whole_size in zip(
         first, cropped.shape, mask.shape, strict=True
     ))  # fmt: skip
-    rotated = SimpleITK.DICOMOrient(whole[part[0], part[1], part[2]], data.draw(st.sampled_from(["LPS", "RAS", "AIL"])))
+    rotated = SimpleITK.DICOMOrient(
+        itk_labels[part[0], part[1], part[2]], data.draw(st.sampled_from(["LPS", "RAS", "AIL"]))
+    )
     SimpleITK.WriteImage(rotated, folder / "a.nii.gz")
     if begins_there and cropped.shape != mask.shape:
         with pytest.raises(InputError, match="both begin at the same voxel"):
@@ -185,17 +187,17 @@ def _one_hot(seed: int) -> NDArray[np.uint8]:
     return np.stack([classes == n for n in range(3)], -1).astype(np.uint8)
 
 
-def _write_channels(folder: Path, voxels: NDArray[np.uint8], how: str) -> Path:
-    if how == "nibabel":
+def _write_channels(folder: Path, voxels: NDArray[np.uint8], layout: str) -> Path:
+    if layout == "nibabel":
         return _nifti(folder / "a.nii.gz", voxels)
-    if how == "nibabel, float":
+    if layout == "nibabel, float":
         return _nifti(folder / "a.nii.gz", voxels.astype(np.float32))
     image = SimpleITK.GetImageFromArray(voxels.transpose(2, 1, 0, 3), isVector=True)
     lps = np.diag([-1.0, -1, 1]) @ STRAIGHT.affine[:3]
     image.SetSpacing(STRAIGHT.spacing)
     image.SetDirection((lps[:, :3] / STRAIGHT.spacing).ravel())
     image.SetOrigin(lps[:, 3])
-    path = folder / ("a.nrrd" if how == "SimpleITK, NRRD" else "a.nii.gz")
+    path = folder / ("a.nrrd" if layout == "SimpleITK, NRRD" else "a.nii.gz")
     SimpleITK.WriteImage(image, path)
     return path
 
@@ -203,10 +205,10 @@ def _write_channels(folder: Path, voxels: NDArray[np.uint8], how: str) -> Path:
 WAYS = ["nibabel", "nibabel, float", "SimpleITK, NRRD", "SimpleITK, NIfTI"]
 
 
-@pytest.mark.parametrize("how", WAYS)
-def test_a_channel_for_each_class_with_the_background_first(tmp_path: Path, how: str) -> None:
+@pytest.mark.parametrize("layout", WAYS)
+def test_a_channel_for_each_class_with_the_background_first(tmp_path: Path, layout: str) -> None:
     voxels = _one_hot(3)
-    result = read_label_map(_write_channels(tmp_path, voxels, how), STRAIGHT)
+    result = read_label_map(_write_channels(tmp_path, voxels, layout), STRAIGHT)
     (note,) = result.notes
     assert "was taken as the background" in note
     assert result.values() == [1, 2]
@@ -214,10 +216,10 @@ def test_a_channel_for_each_class_with_the_background_first(tmp_path: Path, how:
         np.testing.assert_array_equal(result.mask(value), voxels[..., value] > 0)
 
 
-@pytest.mark.parametrize("how", WAYS)
-def test_a_channel_for_each_class_without_background_may_overlap(tmp_path: Path, how: str) -> None:
+@pytest.mark.parametrize("layout", WAYS)
+def test_a_channel_for_each_class_without_background_may_overlap(tmp_path: Path, layout: str) -> None:
     voxels = np.stack([mask for seed in (3, 6, 9) for mask in random_segments(seed)[:1]], -1).astype(np.uint8)
-    result = read_label_map(_write_channels(tmp_path, voxels, how), STRAIGHT)
+    result = read_label_map(_write_channels(tmp_path, voxels, layout), STRAIGHT)
     assert "have no background; the first was taken as label 1" in result.notes[0]
     for value in (1, 2, 3):
         np.testing.assert_array_equal(result.mask(value), voxels[..., value - 1] > 0)
@@ -239,7 +241,7 @@ def test_time_points_are_not_classes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_what_is_written_is_read_by_us_and_by_itk(tmp_path: Path, seed: int) -> None:
+def test_written_labels_are_read_back_also_by_itk(tmp_path: Path, seed: int) -> None:
     masks = dict(enumerate(random_segments(seed), start=1))
     labels = LabelMap.from_masks(masks.items(), {value: f"organ {value}" for value in masks})
     for image in (STRAIGHT, IMAGE):
@@ -272,7 +274,7 @@ def test_a_segmentation_is_named_after_its_image() -> None:
         ("label_dicom_seg/images/p1", "label_dicom_seg/labels/p1.dcm", [1]),
     ],
 )
-def test_files_that_an_older_version_refused(image: str, label: str, values: list[int]) -> None:
+def test_files_that_an_older_version_refused_are_read(image: str, label: str, values: list[int]) -> None:
     from baps.io import read_volume
 
     if not CASES.is_dir():

@@ -25,7 +25,7 @@ _GOOD = {
 }
 
 
-def test_an_element_of_the_json_that_cannot_be_read_is_left_out() -> None:
+def test_unreadable_json_element_is_dropped() -> None:
     nested = {"52009229": {"vr": "SQ", "Value": [{**_GOOD, **_ODD}]}}
     header = read_json_header({**_ODD, **_GOOD, **nested})
     for result in (header, header[0x5200, 0x9229].value[0]):

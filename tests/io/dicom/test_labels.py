@@ -1,4 +1,4 @@
-"""DICOM objects are read as label files: SEG, Label Map Segmentation and RTSTRUCT."""
+"""DICOM objects as label files: SEG, Label Map Segmentation and RTSTRUCT."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ Series = tuple[Path, list[Dataset], Volume]
 
 def _masks(kind: str) -> Masks:
     masks = {"spleen": random_segments(3)[0], "liver": random_segments(8)[0]}
-    if kind == "Label Map":  # Whose segments do not overlap.
+    if kind == "Label Map":  # Label maps have no overlapping segments.
         masks["spleen"] &= ~masks["liver"]
     return masks
 
@@ -87,7 +87,7 @@ def test_every_kind_is_a_label_file_with_names(series: Series, tmp_path: Path, k
         for value, name in result.names.items():
             np.testing.assert_array_equal(result.mask(value), masks[name])
     (tmp_path / "folder").mkdir()
-    (tmp_path / "p1.dcm").rename(tmp_path / "folder" / "1.dcm")  # As a PACS exports it.
+    (tmp_path / "p1.dcm").rename(tmp_path / "folder" / "1.dcm")  # Files as a PACS exports them.
     assert read_label_map(tmp_path / "folder", image, folder).names == {1: "spleen", 2: "liver"}
 
 
@@ -95,10 +95,10 @@ def test_every_kind_is_a_label_file_with_names(series: Series, tmp_path: Path, k
 def test_an_object_of_another_series_is_refused(series: Series, tmp_path: Path, kind: str) -> None:
     _, headers, image = series
     MAKERS[kind](headers, image, _masks(kind)).save_as(tmp_path / "p1.dcm", write_like_original=False)
-    write_little_series(tmp_path / "other")  # At the same place.
-    other = read_volume(tmp_path / "other")
+    write_little_series(tmp_path / "other")  # At the same position.
+    other_volume = read_volume(tmp_path / "other")
     with pytest.raises(InputError, match="The label p1.dcm belongs to another series"):
-        read_label_map(tmp_path / "p1.dcm", other, tmp_path / "other")
+        read_label_map(tmp_path / "p1.dcm", other_volume, tmp_path / "other")
 
 
 @pytest.mark.parametrize("kind", MAKERS)
@@ -142,7 +142,7 @@ def test_a_label_map_with_rle_and_with_a_palette(series: Series, tmp_path: Path)
     masks = _masks("Label Map")
     dataset = make_label_map(headers, image, masks)
     assert describe_segments(dataset) == {1: ("spleen", True), 2: ("liver", True)}
-    dataset.PhotometricInterpretation = "PALETTE COLOR"  # The pixels are the numbers of segments all the same.
+    dataset.PhotometricInterpretation = "PALETTE COLOR"  # The pixels are still the numbers of the segments.
     dataset.compress(RLELossless, encoding_plugin="pydicom")
     dataset.save_as(tmp_path / "p1.dcm", write_like_original=False)
     result = read_label_map(tmp_path / "p1.dcm", image, folder)
@@ -185,29 +185,29 @@ def test_overlapping_segments_are_refused_where_one_labelmap_is_needed(series: S
 
 
 def test_an_ordinary_dicom_image_can_still_be_a_labelmap(series: Series, tmp_path: Path) -> None:
-    """The labelmap was stored as slices."""
+    """The label map was stored as slices."""
     folder, _, image = series
     labels = random_segments(3)[0].astype(np.int16)
     uid = generate_uid()
     for file in folder.glob("*.dcm"):
-        one = pydicom.dcmread(file)
-        k = int(one.InstanceNumber) - 1
-        one.SeriesInstanceUID, one.PixelData = uid, np.ascontiguousarray(labels[:, :, k].T).tobytes()
+        header = pydicom.dcmread(file)
+        k = int(header.InstanceNumber) - 1
+        header.SeriesInstanceUID, header.PixelData = uid, np.ascontiguousarray(labels[:, :, k].T).tobytes()
         (tmp_path / "labels").mkdir(exist_ok=True)
-        one.save_as(tmp_path / "labels" / file.name)
+        header.save_as(tmp_path / "labels" / file.name)
     np.testing.assert_array_equal(read_labels(tmp_path / "labels", image, folder), labels)
 
 
 @pytest.mark.parametrize("kind", ["binary SEG", "fractional SEG", "RTSTRUCT"])
 @pytest.mark.parametrize("tilt", [0.9, 1.1, -1.6])
 def test_labels_of_a_tilted_gantry_are_preserved(tmp_path: Path, kind: str, tilt: float) -> None:
-    """The volume is straightened, but a label lies on the slices as they were scanned."""
+    """The volume is straightened, but a label lies on the original slices."""
     folder = tmp_path / "p1"
     write_little_series(folder, tilt=tilt)
     headers, image = read_series_headers(folder), read_volume(folder)
     frames = find_stack(headers, image)
     assert frames.straightened
-    scanned = np.zeros(image.shape, bool)  # Elsewhere there are no pixels.
+    scanned = np.zeros(image.shape, bool)  # There are no pixels elsewhere.
     for k, (i, j) in enumerate(frames.offsets):
         scanned[i : i + SHAPE[0], j : j + SHAPE[1], k] = True
     masks = {name: mask & scanned for name, mask in zip("ab", random_segments(8, image.shape), strict=False)}

@@ -1,4 +1,4 @@
-"""RTSTRUCT contours agree between our reader and others."""
+"""RTSTRUCT contours agree with other readers."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def _read(dataset: Dataset, image: Volume, notes: list[str] | None = None) -> di
 
 
 @given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=14)))
-def test_outlines_enclose_the_mask_by_every_rule(mask: NDArray[np.bool_]) -> None:
-    """They do so by the even-odd rule, and as the union of contours, which some programs fill."""
+def test_outlines_enclose_the_mask_by_both_fill_rules(mask: NDArray[np.bool_]) -> None:
+    """This holds for the even-odd rule, and for the union of contours, which some programs fill."""
     result = trace_outlines(mask)
     if not mask.any():
         assert result == []
@@ -70,7 +70,7 @@ def test_outlines_enclose_the_mask_by_every_rule(mask: NDArray[np.bool_]) -> Non
     st.tuples(st.integers(1, 12), st.integers(1, 12)),
 )
 def test_filled_polygons_match_scikit_image(points: list[tuple[float, float]], shape: tuple[int, int]) -> None:
-    polygon = np.array(points) + 1e-4 * np.pi  # No centre lies on an edge by design.
+    polygon = np.array(points) + 1e-4 * np.pi  # The contours avoid voxel centres on an edge.
     ours, theirs = fill_contours([polygon], shape), polygon2mask(shape, polygon)
     edges = np.roll(polygon, -1, 0) - polygon
     for i, j in np.argwhere(ours != theirs):  # They may differ at centres that lie on an edge.
@@ -141,17 +141,19 @@ def test_positions_are_in_patient_mm_and_references_are_those_of_the_series(obli
     (contour,) = structure.ContourSequence
     points = np.array(contour.ContourData, float).reshape(-1, 3)
     assert contour.NumberOfContourPoints == len(points)
-    ras = image.affine @ [5, 6.5, 2, 1]  # The middle of the mask.
+    ras = image.affine @ [5, 6.5, 2, 1]  # The centre of the mask.
     np.testing.assert_allclose(points.mean(0), ras[:3] * [-1, -1, 1], atol=0.2)
     source = next(
-        one for one in headers if one.SOPInstanceUID == contour.ContourImageSequence[0].ReferencedSOPInstanceUID
+        first for first in headers if first.SOPInstanceUID == contour.ContourImageSequence[0].ReferencedSOPInstanceUID
     )
     normal = np.cross(*np.reshape(source.ImageOrientationPatient, (2, 3)))
     np.testing.assert_allclose((points - source.ImagePositionPatient) @ normal, 0, atol=1e-3)
     (frame,) = dataset.ReferencedFrameOfReferenceSequence
     (series,) = frame.RTReferencedStudySequence[0].RTReferencedSeriesSequence
     assert series.SeriesInstanceUID == headers[0].SeriesInstanceUID
-    assert {one.ReferencedSOPInstanceUID for one in series.ContourImageSequence} == {h.SOPInstanceUID for h in headers}
+    assert {first.ReferencedSOPInstanceUID for first in series.ContourImageSequence} == {
+        h.SOPInstanceUID for h in headers
+    }
     assert (dataset.StudyInstanceUID, dataset.PatientID, dataset.FrameOfReferenceUID) == (
         headers[0].StudyInstanceUID,
         "p1",
@@ -201,14 +203,14 @@ def test_points_are_skipped_with_a_note(oblique: Case) -> None:
 
 def test_structures_of_one_name_are_merged_and_parts_outside_are_noted(oblique: Case) -> None:
     _, headers, image = oblique
-    one, other = np.zeros(image.shape, bool), np.zeros(image.shape, bool)
-    one[2:6, 2:6, 2], other[4:9, 4:9, 2] = True, True
-    dataset = write_structures(headers, image, {"a": one, "b": other}, WHEN)
+    first, second = np.zeros(image.shape, bool), np.zeros(image.shape, bool)
+    first[2:6, 2:6, 2], second[4:9, 4:9, 2] = True, True
+    dataset = write_structures(headers, image, {"a": first, "b": second}, WHEN)
     dataset.StructureSetROISequence[1].ROIName = "a"
-    np.testing.assert_array_equal(_read(dataset, image)["a"], one | other)
+    np.testing.assert_array_equal(_read(dataset, image)["a"], first | second)
     messages: list[str] = []
     result = _read(dataset, Volume(image.voxels[:5], image.affine), messages)
-    np.testing.assert_array_equal(result["a"], (one | other)[:5])
+    np.testing.assert_array_equal(result["a"], (first | second)[:5])
     assert messages == ["a extends beyond the image; the part outside was dropped."]
 
 
@@ -239,7 +241,9 @@ def test_the_file_is_complete_dicom(oblique: Case, tmp_path: Path) -> None:
     read = pydicom.dcmread(tmp_path / "rt.dcm")
     assert read.SOPClassUID.name == "RT Structure Set Storage"
     assert read.StructureSetROISequence[0].ROIName == "Milz – groß"
-    assert all(len(str(value)) <= 16 for one in read.ROIContourSequence[0].ContourSequence for value in one.ContourData)
+    assert all(
+        len(str(value)) <= 16 for first in read.ROIContourSequence[0].ContourSequence for value in first.ContourData
+    )
 
 
 def test_a_structure_that_cannot_be_read_does_not_hide_the_others(oblique: Case) -> None:

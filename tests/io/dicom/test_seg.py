@@ -1,4 +1,4 @@
-"""A written DICOM SEG is read back, also by other programs."""
+"""DICOM SEG that is written is read back, also by other programs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ DCMQI = Path(sys.executable).parent
 
 @pytest.fixture(scope="module", params=ORIENTATIONS)
 def series(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Dataset], Volume]:
-    """Return headers in no order, and the volume."""
+    """Return shuffled headers, and the volume."""
     folder = tmp_path_factory.mktemp("series") / request.param
     write_series(folder, request.param)
     headers = [pydicom.dcmread(file, stop_before_pixels=True) for file in folder.glob("*.dcm")]
@@ -101,11 +101,11 @@ def test_empty_slices_differ_from_unseen_slices(
     _, headers, image = ct
     mask = np.zeros(image.shape, bool)
     mask[40:50, 40:60, 7] = True
-    one = write_segmentation(headers, image, {"a": mask}, {"a": frozenset({6, 7})}, WHEN)
-    assert read_segmentation(one, image)["a"].slices == {6, 7}
+    header = write_segmentation(headers, image, {"a": mask}, {"a": frozenset({6, 7})}, WHEN)
+    assert read_segmentation(header, image)["a"].slices == {6, 7}
 
 
-def test_the_header(ct: tuple[Path, list[Dataset], Volume]) -> None:
+def test_header_of_the_object(ct: tuple[Path, list[Dataset], Volume]) -> None:
     _, headers, image = ct
     masks = _balls(image)
     for by_model, kind in ((False, "MANUAL"), (True, "SEMIAUTOMATIC")):
@@ -256,7 +256,7 @@ def test_slices_that_do_not_make_the_volume_are_refused(ct: tuple[Path, list[Dat
         write_segmentation(headers[1:], image, masks, _marked(masks), WHEN)
 
 
-def test_a_multi_frame_image_and_its_segmentation(ct: tuple[Path, list[Dataset], Volume]) -> None:
+def test_segmentation_of_a_multi_frame_image(ct: tuple[Path, list[Dataset], Volume]) -> None:
     """Frames may be in the order of K or reversed; every mask stays with its frame."""
     _, headers, image = ct
     masks = _balls(image)
@@ -299,7 +299,7 @@ def test_images_without_a_position_have_no_segmentation(ct: tuple[Path, list[Dat
         write_segmentation([film], image, masks, _marked(masks), WHEN)
 
 
-def test_a_mask_goes_with_its_own_slice_where_the_step_varies(ct: tuple[Path, list[Dataset], Volume]) -> None:
+def test_masks_follow_their_slices_with_varying_steps(ct: tuple[Path, list[Dataset], Volume]) -> None:
     """The steps are within the tolerance, and the volume is evenly spaced."""
     _, headers, image = ct
     along = sorted((deepcopy(header) for header in headers), key=lambda header: float(header.ImagePositionPatient[2]))
@@ -339,7 +339,7 @@ def test_segments_of_one_label_are_merged(ct: tuple[Path, list[Dataset], Volume]
     np.testing.assert_array_equal(read_segmentation(dataset, image)["liver"].mask, masks["liver"] | masks["tumour"])
 
 
-def test_a_segment_number_that_all_frames_share_is_found(ct: tuple[Path, list[Dataset], Volume]) -> None:
+def test_shared_segment_number_is_read(ct: tuple[Path, list[Dataset], Volume]) -> None:
     _, headers, image = ct
     mask = _balls(image)["liver"]
     dataset = write_segmentation(headers, image, {"a": mask}, {"a": frozenset()}, WHEN)
