@@ -181,7 +181,10 @@ class SpsaGcStepper(Stepper):
         def losses(thetas: torch.Tensor) -> torch.Tensor:
             def query() -> list[float]:
                 answers = query_black_box(black_box, transform(thetas), batch.prompts * len(thetas))
-                return [float(batch_loss(one, batch.target)) for one in answers.view(len(thetas), *batch.target.shape)]
+                return [
+                    float(batch_loss(candidate, batch.target))
+                    for candidate in answers.view(len(thetas), *batch.target.shape)
+                ]
 
             return torch.tensor(get_or_query(query))
 
@@ -197,7 +200,7 @@ class SpsaGcStepper(Stepper):
             weights[name] = thetas[:, offset : offset + value.numel()].view(-1, *value.shape)
             offset += value.numel()
         inputs = (batch.features, batch.prompts, batch.images.shape[-1])
-        return vmap(lambda one: functional_call(self.visual_prompt, one, inputs))(weights).flatten(0, 1)
+        return vmap(lambda candidate: functional_call(self.visual_prompt, candidate, inputs))(weights).flatten(0, 1)
 
     def _keep_visible(self, transform: Callable[[torch.Tensor], torch.Tensor], generator: torch.Generator) -> None:
         direction = torch.randn(self.theta.shape, generator=generator)
