@@ -21,7 +21,7 @@ from baps.io import read_label_map, write_nifti
 from baps.server.datastores.folder import StudiesDatastore
 from baps.server.labels.save_labels import save_label, save_mask
 from baps.server.training_cases import labelled_cases
-from demo.server import ROOT
+from tests.support.paths import ROOT
 
 LABELS = {"liver": 1, "spleen": 2, "kidney": 3}
 SHAPE = (24, 24, 10)
