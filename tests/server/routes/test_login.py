@@ -20,7 +20,7 @@ from tests.support.provider import Provider, running_provider
 @pytest.fixture
 def provider() -> Iterator[Provider]:
     with running_provider() as running:
-        running.about["grant_types_supported"] = ["authorization_code", "password"]
+        running.discovery_changes["grant_types_supported"] = ["authorization_code", "password"]
         yield running
 
 
@@ -241,7 +241,7 @@ def test_passwords_of_a_provider_are_throttled(tmp_path: Path, provider: Provide
     assert sign_in("olga", "open sesame") == 200
     spellings = ("rita", "Rita", " rita", "RITA", "\uff52ita")
     assert [sign_in(spellings[n % 5], str(n)) for n in range(12)] == [401] * 10 + [429] * 2
-    assert len(provider.tried) == 11
+    assert len(provider.passwords_tried) == 11
     assert sign_in("rita", "open sesame") == 429
     assert sign_in("rita", "open sesame", "10.0.0.2") == 200  # Who guesses elsewhere does not lock her out here.
     assert sign_in("olaf", "open sesame") == 200
@@ -254,7 +254,7 @@ def test_passwords_of_a_provider_are_throttled(tmp_path: Path, provider: Provide
 
 def test_an_unreachable_provider_is_not_a_failed_attempt(tmp_path: Path, provider: Provider) -> None:
     site = LoginSite(tmp_path, provider)
-    provider.about["token_endpoint"] = "http://127.0.0.1:9/token"  # noqa: S105
+    provider.discovery_changes["token_endpoint"] = "http://127.0.0.1:9/token"  # noqa: S105
     form = {"username": "rita", "password": "x"}
     assert {site.browser().post("/login", data=form).status_code for _ in range(15)} == {503}
 

@@ -215,7 +215,7 @@ class SpsaGcStepper(Stepper):
             weights[name] = thetas[:, offset : offset + value.numel()].view(-1, *value.shape)
             offset += value.numel()
         inputs = (batch.features, batch.prompts, batch.images.shape[-1])
-        return vmap(lambda one: functional_call(self.visual_prompt, one, inputs))(weights).flatten(0, 1)
+        return vmap(lambda candidate: functional_call(self.visual_prompt, candidate, inputs))(weights).flatten(0, 1)
 
     def _keep_visible(self, transform: Callable[[torch.Tensor], torch.Tensor], generator: torch.Generator) -> None:
         direction = torch.randn(self.theta.shape, generator=generator)

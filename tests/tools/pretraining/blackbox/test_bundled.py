@@ -22,7 +22,7 @@ def test_mask_loss_by_hand() -> None:
 
 
 @pytest.mark.slow
-def test_a_short_run_writes_weights_that_fit_and_can_be_resumed(tmp_path: Path) -> None:
+def test_short_run_writes_valid_weights_and_resumes(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "labels").mkdir()
     pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)
