@@ -52,7 +52,7 @@ _SECONDS = {
 }
 """Seconds of a run on one core, by arm, for the estimate; other arms take about ``_USUAL``."""
 _USUAL = 90
-_QUICK_ARMS = ("zero_shot", "window", "spsa_gc_mended", "default", "zoom_and_white_box")
+_QUICK_ARMS = ("zero_shot", "window", "spsa_gc_fixed", "default", "zoom_and_white_box")
 
 _CORRECTED = ("zero_shot", "default", "prompt_space")
 """Arms that are also measured by box and by corrective clicks."""

@@ -17,7 +17,7 @@ from benchmarks.adaptation.arms import EVERYWHERE
 
 Run = Mapping[str, Any]
 
-_DRAWN = ("cma_es", "spsa_gc_published", "spsa_gc_mended", "prompt_space", "default", "zoom_and_white_box")
+_DRAWN = ("cma_es", "spsa_gc_published", "spsa_gc_fixed", "prompt_space", "default", "zoom_and_white_box")
 
 
 def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:

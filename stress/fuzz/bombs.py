@@ -441,7 +441,7 @@ BOMBS: dict[str, Callable[[Path], Path]] = {
     "dicom jpeg 2000": lambda out: _dicom(out, _JPEG_2000, [_jpeg_2000()]),
     "dicom jpeg 2000 in boxes": lambda out: _dicom(out, _JPEG_2000, [_jpeg_2000(form="jp2")]),
     "dicom jpeg 2000 components": lambda out: _dicom(out, _JPEG_2000, [_jpeg_2000_of_components(12_000)]),
-    "dicom jpeg 2000 as said": lambda out: _dicom(out, _JPEG_2000, [_jpeg_2000(5700)], Rows=5700, Columns=5700),
+    "dicom jpeg 2000 as declared": lambda out: _dicom(out, _JPEG_2000, [_jpeg_2000(5700)], Rows=5700, Columns=5700),
     "dicom jpeg 2000, second frame": lambda out: _dicom(out, _JPEG_2000, [_jpeg_2000(64), _jpeg_2000()],
                                                        NumberOfFrames=2),
     "dicom more frames": lambda out: _dicom(out, _JPEG_BASELINE, [imagecodecs.jpeg8_encode(

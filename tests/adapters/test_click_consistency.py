@@ -155,9 +155,9 @@ def test_more_clicks_reach_the_unadapted_model(new_black_box: Callable[..., Any]
     image[8:24, 8:24] = 220
     segment = build_segment_function(new_black_box(), Adapter(_dark()), image)
     box, clicked = Prompt(box=(8.0, 8.0, 23.0, 23.0)), Prompt(((10.0, 10.0),), box=(8.0, 8.0, 23.0, 23.0))
-    dark, heeded = segment([box, clicked])
+    dark, corrected = segment([box, clicked])
     assert not (dark > 0.5).any()
-    np.testing.assert_array_equal(heeded > 0.5, image[..., 0] > 128)
+    np.testing.assert_array_equal(corrected > 0.5, image[..., 0] > 128)
 
 
 def test_both_halves_give_the_same_as_one_call(bundled: BlackBox, lively_head: OutputHead) -> None:

@@ -185,7 +185,7 @@ def test_slices_belong_to_the_given_values(voxels: np.ndarray[Any, Any]) -> None
         ({"aorta": 1, "bone": 9}, {1: "heart", 6: "lung"}, False, {"aorta": 1, "lung": 6, "bone": 9}),
         ({"heart": 6, "lung": 1}, {1: "heart", 6: "lung"}, True, {"heart": 1, "lung": 6}),
     ],
-    ids=["the site", "the file", "said by value", "said of what is not there", "a value used twice in the file"],
+    ids=["the site", "the file", "given by value", "given for missing values", "a value used twice in the file"],
 )
 def test_names_of_info_take_precedence_over_the_file(
     voxels: np.ndarray[Any, Any],

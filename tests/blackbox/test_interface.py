@@ -25,15 +25,15 @@ BOTH = Prompt(((1.0, 1.0),), (), (0.0, 0.0, 3.0, 3.0))
 class _CountingBlackBox(BlackBox):
     """Record the maximum number of calls that were in the model at once."""
 
-    def __init__(self, **able: object) -> None:
+    def __init__(self, **supported: object) -> None:
         super().__init__()
-        self._able = replace(Capabilities("alone", "", True, True, True, True, 4, 8), **able)  # type: ignore[arg-type]
+        self._capabilities = replace(Capabilities("alone", "", True, True, True, True, 4, 8), **supported)  # type: ignore[arg-type]
         self._now, self._guard = 0, threading.Lock()
         self.most = 0
 
     @property
     def capabilities(self) -> Capabilities:
-        return self._able
+        return self._capabilities
 
     def _work(self) -> None:
         with self._guard:
@@ -44,7 +44,7 @@ class _CountingBlackBox(BlackBox):
             self._now -= 1
 
     def _segment(self, images: NDArray[np.uint8], prompts: Sequence[Prompt]) -> NDArray[np.float32]:
-        assert len(images) == len(prompts) <= self._able.batch_size
+        assert len(images) == len(prompts) <= self._capabilities.batch_size
         self._work()
         return np.full(images.shape[:3], len(images), np.float32)
 
@@ -122,16 +122,16 @@ def test_encode_is_refused_without_encodings(new_black_box: Callable[..., Any]) 
 
 
 @pytest.mark.parametrize(
-    ("able", "refused", "accepted", "reason"),
+    ("supported", "refused", "accepted", "reason"),
     [
         ({"clicks": False}, CLICK, (BOX, BOTH), "understands boxes only"),
         ({"boxes": False}, BOX, (CLICK, BOTH), "understands clicks only"),
     ],
 )
 def test_unsupported_prompts_are_refused(
-    able: dict[str, bool], refused: Prompt, accepted: tuple[Prompt, ...], reason: str
+    supported: dict[str, bool], refused: Prompt, accepted: tuple[Prompt, ...], reason: str
 ) -> None:
-    black_box = _CountingBlackBox(**able)
+    black_box = _CountingBlackBox(**supported)
     encoding = black_box.encode(IMAGE)
     for prompt in accepted:
         black_box.segment(IMAGE[None], [prompt])
@@ -280,7 +280,9 @@ def test_invalid_probabilities_are_an_error(fault: NDArray[np.float32], monkeypa
     monkeypatch.setattr(black_box, "_segment", lambda images, _: np.stack([fault] * len(images)))
     monkeypatch.setattr(black_box, "_decode", lambda *_: np.full((8, 8), np.inf, np.float32))
     monkeypatch.setattr(black_box, "_propagate", lambda *_: fault)
-    monkeypatch.setattr(_CountingBlackBox, "capabilities", property(lambda self: replace(self._able, video=True)))
+    monkeypatch.setattr(
+        _CountingBlackBox, "capabilities", property(lambda self: replace(self._capabilities, video=True))
+    )
     encoding = black_box.encode(IMAGE)
     masks = {0: np.ones((8, 8), np.bool_)}
     for segment in (

@@ -73,7 +73,7 @@ def test_advisories_that_were_not_reviewed_are_printed(
     result = query_database({"torch": "2.14.1"}, program)
     assert result[1] == Advisory("torch", "2.14.1", frozenset({"PYSEC-1", "CVE-1"}), ("99",))
     assert not_reviewed(result, LISTED) == result[1:]
-    monkeypatch.setattr(advisories, "ask", lambda packages: query_database(packages, program))
+    monkeypatch.setattr(advisories, "query_database", lambda packages: query_database(packages, program))
     assert advisories.main() == 1
     assert "torch 2.14.1: CVE-1, PYSEC-1; fixed in 99" in capsys.readouterr().out
 
@@ -92,7 +92,7 @@ def test_unreachable_database_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], answer: str
 ) -> None:
     program = _pip_audit(tmp_path, answer)
-    monkeypatch.setattr(advisories, "ask", lambda packages: query_database(packages, program))
+    monkeypatch.setattr(advisories, "query_database", lambda packages: query_database(packages, program))
     assert advisories.main() == 2
     assert "cannot be reached from here" in capsys.readouterr().out
 

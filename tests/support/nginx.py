@@ -65,7 +65,7 @@ def running_nginx(folder: Path, recipe: Path, server: str, strips_path: bool = F
     file = _configured(folder, recipe, f"{server}/" if strips_path else server, port, plain)
     checked = subprocess.run([NGINX, "-t", "-c", str(file)], capture_output=True, text=True)
     assert "test is successful" in checked.stderr, checked.stderr
-    with (folder / "said.log").open("w") as output:
+    with (folder / "output.log").open("w") as output:
         process = subprocess.Popen([NGINX, "-c", str(file), "-g", "daemon off;"], stderr=output)
     try:
         _wait(port)

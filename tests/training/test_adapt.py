@@ -431,7 +431,7 @@ def test_replayed_images_count_towards_the_maximum(
         "zoom",
         "head",
         "pixel",
-        "truth",
+        "mask",
         "patient",
         "owner",
         "served",
@@ -455,7 +455,7 @@ def test_log_of_another_adaptation_is_not_used(
         settings = replace(settings, **{change: second})  # type: ignore[arg-type]
     elif change == "pixel":
         piece.image[31, 31] ^= 1
-    elif change == "truth":
+    elif change == "mask":
         piece.target[31, 31] ^= True
     elif change == "patient":
         slices["somebody else"] = slices.pop("patient 1")
@@ -490,19 +490,19 @@ def came(now):
     if now == moment and left == 0:
         threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
 
-def asked():
-    came("answers of the head" if b'"from": ' in log.read_bytes() else "answers")
+def wait():
+    came("masks for the head" if b'"from": ' in log.read_bytes() else "answers")
     time.sleep(0.03)
 
-def learnt(*given):
-    came("the head learns")
-    return image_losses(*given)
+def losses(*arguments):
+    came("training of the head")
+    return image_losses(*arguments)
 
-black_box, head_training.image_losses = BrightnessBlackBox(), learnt
-black_box.wait = asked
-made = adapt(black_box, slices, settings, log=log)
-torch.save(made.adapter.state_dict(), folder / "state")
-(folder / "record").write_text(json.dumps(made.record))
+black_box, head_training.image_losses = BrightnessBlackBox(), losses
+black_box.wait = wait
+adaptation = adapt(black_box, slices, settings, log=log)
+torch.save(adaptation.adapter.state_dict(), folder / "state")
+(folder / "record").write_text(json.dumps(adaptation.record))
 """
 
 
@@ -531,7 +531,7 @@ def test_an_adaptation_survives_kill_9(
         command = [sys.executable, "-c", _KILLED, str(tmp_path), moment, str(number), str(random.uniform(0, 0.1))]
         return subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, check=False).returncode
 
-    moments = ["answers", *["answers of the head"] * 2, "the head learns"] if headed else ["answers"] * 4
+    moments = ["answers", *["masks for the head"] * 2, "training of the head"] if headed else ["answers"] * 4
     lengths = [0]
     for moment in moments:
         assert start(moment, int(random.integers(2, 5))) == -9
@@ -551,9 +551,9 @@ def test_an_adaptation_survives_kill_9(
         assert key in ("seconds", "replayed_images") or record[key] == value, key
 
 
-@pytest.mark.parametrize(("max_images", "judges"), [(400, 12), (240, 12), (120, 10), (60, 5)])
+@pytest.mark.parametrize(("max_images", "held_out"), [(400, 12), (240, 12), (120, 10), (60, 5)])
 def test_comparison_of_many_patients_stays_within_the_maximum(
-    new_black_box: Callable[..., Any], dim_slices: Slices, max_images: int, judges: int
+    new_black_box: Callable[..., Any], dim_slices: Slices, max_images: int, held_out: int
 ) -> None:
     eight = [pieces[0] for pieces in dim_slices(8, each=1).values()]
     slices = {f"patient {n}": [replace(eight[n % 8], patient=f"patient {n}")] for n in range(60)}
@@ -563,7 +563,7 @@ def test_comparison_of_many_patients_stays_within_the_maximum(
     assert black_box.images_queried <= max_images
     assert len(result.record["held_back_patients"]) == 12  # type: ignore[arg-type]
     assert result.acceptance.comparison is not None
-    assert result.acceptance.comparison.count == judges
+    assert result.acceptance.comparison.count == held_out
 
 
 def _trained_on(adapter: Adapter, patients: Sequence[str], gain: float | None = None) -> ServedAdapter[Adapter]:

@@ -26,9 +26,9 @@ def cases(patients: int, slices_per_patient: int) -> list[Case]:
     ]
 
 
-def least(result: list[Case], settings: AdaptationSettings) -> int:
-    with pytest.raises(InputError, match=f"for labels of {len(result)} patients") as refused:
-        check_max_images(result, replace(settings, max_images=1))
+def minimum_images(all_cases: list[Case], settings: AdaptationSettings) -> int:
+    with pytest.raises(InputError, match=f"for labels of {len(all_cases)} patients") as refused:
+        check_max_images(all_cases, replace(settings, max_images=1))
     return int(re.search(r"at least (\d+)", str(refused.value))[1])  # type: ignore[index]
 
 
@@ -42,15 +42,15 @@ def test_minimum_suffices_and_much_less_does_not(
     patients: int,
     other_settings: dict[str, Any],
 ) -> None:
-    result, slices = cases(patients, 4), dim_slices(patients)
+    all_cases, slices = cases(patients, 4), dim_slices(patients)
     settings = replace(SETTINGS, **other_settings)
-    number = least(result, settings)
+    number = minimum_images(all_cases, settings)
     enough = replace(settings, max_images=number)
-    check_max_images(result, enough)
+    check_max_images(all_cases, enough)
     assert adapt(new_black_box(), slices, enough).record["black_box_images"] <= number
     few = replace(settings, max_images=max(1, number // 2))
     with pytest.raises(InputError, match="max_images must be at least"):
-        check_max_images(result, few)
+        check_max_images(all_cases, few)
     with pytest.raises(InputError, match="are left for the steps of a training run"):
         adapt(new_black_box(), slices, few)
 
@@ -59,7 +59,7 @@ def test_unknown_values_count_as_the_maximum() -> None:
     known, unknown = cases(2, 3), [replace(case, annotated_slices=None) for case in cases(2, 3)]
     pictures = [replace(case, annotated_slices=None, image=Path("a.png")) for case in cases(2, 3)]
     settings = AdaptationSettings()
-    assert least(pictures, settings) < least(known, settings) < least(unknown, settings)
+    assert minimum_images(pictures, settings) < minimum_images(known, settings) < minimum_images(unknown, settings)
 
 
 def test_impossible_settings_are_refused() -> None:

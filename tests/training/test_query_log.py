@@ -47,7 +47,7 @@ def _new_query(black_box: BlackBox, values: Sequence[float]) -> Callable[[], Seq
 
 
 def _never() -> Sequence[float]:
-    raise AssertionError("The black box was asked again.")
+    raise AssertionError("The black box was queried again.")
 
 
 def _write(path: Path, black_box: BlackBox, answers: Sequence[Sequence[float]] = ANSWERS) -> QueryLog:

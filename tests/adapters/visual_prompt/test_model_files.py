@@ -73,7 +73,7 @@ def test_a_path_that_does_not_exist_is_not_requested_from_the_hub(
     source: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def download(*arguments: object, **more: object) -> str:
-        raise AssertionError("the hub was asked")
+        raise AssertionError("the hub was queried")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     monkeypatch.chdir(tmp_path)

@@ -159,7 +159,7 @@ def test_files_of_dcmqi_are_read(ct: tuple[Path, list[Dataset], Volume], tmp_pat
     label = SimpleITK.GetImageFromArray(liver.astype(np.uint8).T)
     label.CopyInformation(source)
     SimpleITK.WriteImage(label, tmp_path / "liver.nrrd")
-    (tmp_path / "said.json").write_text(
+    (tmp_path / "segments.json").write_text(
         '{"ContentCreatorName": "A", "SeriesDescription": "S", "SeriesNumber": "300", "InstanceNumber": "1",'
         ' "segmentAttributes": [[{"labelID": 1, "SegmentLabel": "liver", "SegmentDescription": "liver",'
         ' "SegmentAlgorithmType": "MANUAL", "SegmentedPropertyCategoryCodeSequence": {"CodeValue": "123037004",'
@@ -168,7 +168,7 @@ def test_files_of_dcmqi_are_read(ct: tuple[Path, list[Dataset], Volume], tmp_pat
         ' "CodeMeaning": "Liver"}}]], "ContentLabel": "SEGMENTATION", "ContentDescription": "x"}'
     )
     command = [DCMQI / "itkimage2segimage", "--inputImageList", tmp_path / "liver.nrrd", "--inputMetadata"]
-    command += [tmp_path / "said.json", "--inputDICOMDirectory", folder, "--outputDICOM", tmp_path / "seg.dcm"]
+    command += [tmp_path / "segments.json", "--inputDICOMDirectory", folder, "--outputDICOM", tmp_path / "seg.dcm"]
     subprocess.run([*command, "--skip", "1"], check=True, capture_output=True)
     dataset = pydicom.dcmread(tmp_path / "seg.dcm")
     np.testing.assert_array_equal(read_segmentation(dataset, image)["liver"].mask, liver)
