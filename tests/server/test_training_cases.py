@@ -1,5 +1,3 @@
-"""Labelled volumes of the datastore, as cases."""
-
 from __future__ import annotations
 
 import shutil
@@ -22,11 +20,11 @@ def studies(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _save(datastore: StudiesDatastore, case: str, **said: object) -> None:
-    save_label(datastore, SITE, case, SAMPLES / "labels" / f"{case}.nii.gz", "final", said)
+def _save(datastore: StudiesDatastore, case: str, **info: object) -> None:
+    save_label(datastore, SITE, case, SAMPLES / "labels" / f"{case}.nii.gz", "final", info)
 
 
-def test_a_label_covers_what_was_kept_and_not_what_a_client_says_it_covers(studies: Path) -> None:
+def test_annotated_slices_come_from_the_mask_not_from_the_client(studies: Path) -> None:
     datastore = StudiesDatastore(str(studies), auto_reload=False, read_only=False)
     _save(datastore, "ct_01", slices=[8, 9])
     _save(datastore, "ct_02", annotated_slices="everything")
@@ -38,7 +36,7 @@ def test_a_label_covers_what_was_kept_and_not_what_a_client_says_it_covers(studi
     ]
 
 
-def test_what_a_label_covers_may_be_unsaid_or_unreadable(studies: Path) -> None:
+def test_annotated_slices_may_be_missing_or_damaged(studies: Path) -> None:
     datastore = StudiesDatastore(str(studies), auto_reload=False, read_only=False)
     for case in ("ct_01", "ct_02"):
         _save(datastore, case)

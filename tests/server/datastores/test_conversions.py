@@ -11,7 +11,7 @@ import baps.server.datastores.conversions
 from baps.imaging.volume import Volume
 from baps.io import read_volume
 from baps.server.datastores.conversions import Conversions
-from demo.server import ROOT
+from tests.support.paths import ROOT
 
 SERIES = ROOT / "sample-data" / "dicom" / "ct_01"
 

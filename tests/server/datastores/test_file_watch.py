@@ -11,7 +11,7 @@ import pytest
 
 from baps.server.datastores import file_watch
 from baps.server.datastores.folder import StudiesDatastore
-from demo.server import ROOT
+from tests.support.paths import ROOT
 from tests.support.sites import SAMPLES
 
 SERIES = ROOT / "sample-data" / "dicom" / "ct_01"

@@ -21,8 +21,8 @@ from baps.io import read_labels, read_volume, write_nrrd
 from baps.server.datastores.folder import StudiesDatastore
 from baps.server.labels.save_labels import save_label
 from baps.server.strategies.usable import first_usable
-from demo.server import ROOT
 from stress.fuzz.displacements import Slice, misplaced, write_enhanced
+from tests.support.paths import ROOT
 from tests.support.sites import SAMPLES
 
 SERIES = ROOT / "sample-data" / "dicom" / "ct_01"

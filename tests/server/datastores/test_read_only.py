@@ -21,12 +21,13 @@ from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelClientException
 from monailabel.config import settings
 
+from baps.demo.server import running_server
 from baps.errors import StorageError
 from baps.server.datastores.folder import StudiesDatastore
 from baps.server.datastores.read_only import ReadOnlyStudies
 from baps.server.training_cases import labelled_cases
-from demo.server import ROOT, running_server
 from tests.support.marks import starts
+from tests.support.paths import ROOT
 from tests.support.sites import SAMPLES, spleen_click, truth
 
 SETTINGS = {"labels": "spleen=2,liver=1"}

@@ -21,7 +21,7 @@ from baps.io import read_label_map, write_nifti
 from baps.server.datastores.folder import StudiesDatastore
 from baps.server.labels.save_labels import save_label, save_mask
 from baps.server.training_cases import labelled_cases
-from demo.server import ROOT
+from tests.support.paths import ROOT
 
 LABELS = {"liver": 1, "spleen": 2, "kidney": 3}
 SHAPE = (24, 24, 10)
@@ -230,7 +230,7 @@ def test_a_disputed_organ_is_skipped_if_its_earlier_version_was_removed(study: S
         version.file.unlink()
     cases, skipped = labelled_cases(study.store, LABELS, {})
     assert cases["liver"] == []
-    assert "is not there any more; none was taken" in skipped["a, liver"]
+    assert "does not exist any more, so the organ is skipped" in skipped["a, liver"]
     study.save("ben", liver=_block(15))
     assert "liver" in study.disputed
 

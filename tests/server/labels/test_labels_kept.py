@@ -17,11 +17,12 @@ from monailabel.client import MONAILabelClient
 from numpy.typing import NDArray
 
 from baps.annotations.history import LabelHistory
+from baps.demo.server import running_server
 from baps.imaging.label_map import LabelMap
 from baps.imaging.volume import Volume
 from baps.io import read_label_map, read_labels, read_volume, write_label_map, write_nifti
-from demo.server import ROOT, running_server
 from tests.support.client import threaded_site
+from tests.support.paths import ROOT
 from tests.support.sites import Site, spleen_click, truth
 
 ORGANS = {"spleen": 2, "liver": 1}

@@ -157,7 +157,7 @@ def test_the_option_save_as_saves_the_returned_mask(own_server: Site) -> None:
     ("option", "message"),
     [
         ({"save_as": "heart"}, "There is no save_as 'heart'"),
-        ({"save_label": True}, "saved under a name"),
+        ({"save_label": True}, "saved as a label of the site"),
         ({"save_as": "spleen", "plane": "coronal"}, "no slice of the label"),
     ],
 )

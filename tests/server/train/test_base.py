@@ -106,7 +106,9 @@ def test_there_must_be_a_label_of_the_organ(studies: StudiesDatastore, bundled: 
     with pytest.raises(InputError, match="There are no saved labels of heart to train on"):
         training.prepare({"label": "heart"}, studies)
     training = AdaptationTrainer(lambda: bundled, {"heart": 3}, store, None, AdaptationSettings())
-    with pytest.raises(InputError, match="any organ .* Its segments spleen, liver|liver, spleen are no labels of this"):
+    with pytest.raises(
+        InputError, match=r"any organ .* None of its segments \((spleen, liver|liver, spleen)\) is a label of this site"
+    ):
         training.prepare({}, studies)
     assert training.stats() == {}
 

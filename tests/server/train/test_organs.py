@@ -100,7 +100,7 @@ def test_masks_without_clicks_have_the_geometry_of_the_image(hospital: Site) -> 
     assert set(np.unique(voxels)) == {0, 2}
     assert params["label_names"] == {"spleen": 2}  # 3D Slicer assigns the names to the segments in order.
     assert params["adapter"] == {"spleen": "unadapted"}
-    assert "Nothing answers for liver" in params["notes"][0]
+    assert "There is no model for liver" in params["notes"][0]
     assert params["latencies"]["total_ms"] > 0
     readings = hospital.adapters / "organs" / "readings"
     assert readings.stat().st_mode & 0o777 == 0o700
@@ -199,7 +199,7 @@ def test_clicks_work_without_an_organ_model(tmp_path: Path) -> None:
     with threaded_site(tmp_path, cases=2, settings={"organ_weights": str(weights)}) as server:
         response = post(server, "/infer/organs?image=ct_01", data={"params": "{}"})
         assert response.status_code == 503
-        assert "The organ model cannot be loaded; clicks are answered." in response.json()["detail"]
+        assert "The organ model cannot be loaded; clicks still work." in response.json()["detail"]
         file, _ = server.client.infer("baps", "ct_01", {"foreground": [spleen_click("ct_01")]})
         assert nrrd.read(file)[0].any()
         sample = server.client.next_sample("disagreement", {})

@@ -1,7 +1,7 @@
-"""``baps.server.asgi:app``, the application that uvicorn imports by name.
+"""Provide ``baps.server.asgi:app``, the application that uvicorn imports by name.
 
-``baps serve`` runs ``launch.py start_server ... --uvicorn_app baps.server.asgi:app``. MONAI Label's own command takes
-the same option. The application is created when uvicorn reads ``app``; importing this module does nothing.
+``baps serve`` runs ``launch.py start_server ... --uvicorn_app baps.server.asgi:app``. MONAI Label's own command has the
+same option. Importing this module does nothing: the application is created when uvicorn reads ``app``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def __getattr__(name: str) -> FastAPI:
 
 @cache
 def _served_application() -> FastAPI:
-    """Create the application from what MONAI Label's command read, and prepare this process for serving it.
+    """Create the application from the options of MONAI Label's command, and prepare this process for serving it.
 
     Raises:
         SystemExit: If a setting cannot be used, with a sentence.

@@ -27,7 +27,7 @@ from baps.server.strategies.random import RandomStrategy
 from baps.server.training_cases import labelled_cases
 from benchmarks.performance import archive_pacs
 from benchmarks.performance.archive_pacs import (
-    SIDE,
+    IMAGE_SIZE,
     SLICES,
     Archive,
     make_image,
@@ -51,9 +51,9 @@ class _Pacs:
     @property
     def requests(self) -> dict[str, int]:
         """Return the number of requests of each kind since the last call."""
-        requests_sent = dict(self.archive.asked)
-        self.archive.asked.clear()
-        return requests_sent
+        counts = dict(self.archive.request_counts)
+        self.archive.request_counts.clear()
+        return counts
 
     def close(self) -> None:
         self.server.shutdown()
@@ -71,7 +71,7 @@ def pacs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Pacs]:
 
 
 def _ball(radius: int = 12) -> NDArray[np.bool_]:
-    i, j, k = np.indices((SIDE, SIDE, SLICES))
+    i, j, k = np.indices((IMAGE_SIZE, IMAGE_SIZE, SLICES))
     return np.asarray((i - 32) ** 2 + (j - 32) ** 2 + ((k - 12) * 1.5) ** 2 < radius**2)
 
 
@@ -274,7 +274,7 @@ def test_a_label_that_the_pacs_changes_is_not_reported_as_saved(pacs: _Pacs, tmp
 
     pacs.archive.store = flipping  # type: ignore[method-assign]
     with pytest.raises(BapsError, match=r"does not read back as it was sent.*\*\.rejected") as caught:
-        _submit(store, 0, tmp_path, _ball() & (np.indices((SIDE, SIDE, SLICES))[0] > 30))
+        _submit(store, 0, tmp_path, _ball() & (np.indices((IMAGE_SIZE, IMAGE_SIZE, SLICES))[0] > 30))
     assert not isinstance(caught.value, InputError)
     assert [file.suffix for file in (tmp_path / "cache").rglob("unsent/*")] == [".rejected"]
     store.invalidate()

@@ -18,7 +18,7 @@ from baps.errors import BapsError
 from baps.server.datastores.dicomweb import client as pacs_client
 from baps.server.datastores.dicomweb.client import connect, convert_pacs_errors
 from baps.site.pacs_credentials import PacsCredentials
-from demo.server import ROOT
+from tests.support.paths import ROOT
 
 _OBJECT = ROOT / "sample-data" / "dicom" / "ct_01" / "001.dcm"
 

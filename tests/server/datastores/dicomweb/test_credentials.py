@@ -14,12 +14,13 @@ import pydicom
 import pytest
 import requests
 
+from baps.demo.server import running_server
 from baps.errors import BapsError, InputError
 from baps.server.datastores.dicomweb import open_pacs
 from baps.site import doctor
 from baps.site.pacs_credentials import ACCOUNT, PacsCredentials, read_pacs_credentials
 from demo import orthanc
-from demo.server import ROOT, running_server
+from tests.support.paths import ROOT
 
 SAMPLE = ROOT / "sample-data" / "dicom" / "ct_01"
 SECRET = "open sesame"  # noqa: S105

@@ -17,6 +17,7 @@ import requests
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID, UltrasoundMultiFrameImageStorage, VLWholeSlideMicroscopyImageStorage, generate_uid
 
+from baps.demo.server import running_server
 from baps.errors import BapsError, InputError, NotFoundError
 from baps.imaging.volume import Volume
 from baps.io import read_labels, read_volume, write_nifti
@@ -25,7 +26,7 @@ from baps.server.datastores.dicomweb import open_pacs
 from baps.server.labels.save_labels import save_label
 from baps.server.training_cases import labelled_cases
 from demo import orthanc
-from demo.server import ROOT, running_server
+from tests.support.paths import ROOT
 
 SAMPLE = ROOT / "sample-data" / "dicom" / "ct_01"
 FILES = sorted(SAMPLE.glob("*.dcm"))

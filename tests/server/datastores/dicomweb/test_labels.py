@@ -144,7 +144,7 @@ def test_a_segmentation_with_another_geometry_is_skipped(pacs: tuple[str, Series
     assert "does not lie on the slices of its series" in skipped[f"{series.uid}, liver"]
     assert not list(tmp_path.rglob(".partial-*"))
     _, skipped = labelled_cases(store, {"heart": 1}, {})
-    assert "no labels of this site: heart" in skipped[series.uid]
+    assert "is a label of this site: heart" in skipped[series.uid]
 
 
 def test_a_label_without_names_is_refused(pacs: tuple[str, Series], tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_a_newer_unusable_object_does_not_hide_an_older_one(pacs: tuple[str, Ser
     store._client.store_instances([moved])
     cases, skipped = labelled_cases(open_pacs(address), LABELS, {})
     np.testing.assert_array_equal(read_labels(cases["spleen"][0].labels, image) > 0, spleen)
-    assert "An older label was taken" in skipped[f"{series.uid}, spleen, newer"]
+    assert "An older label is used" in skipped[f"{series.uid}, spleen, newer"]
     k = int(np.flatnonzero(spleen.any((0, 1)))[0])
     less = spleen & (np.indices(spleen.shape)[0] % 2 == 0)
     assert save_mask(store, LABELS, series.uid, image, "spleen", less, [k], "baps") == "Saved as spleen."

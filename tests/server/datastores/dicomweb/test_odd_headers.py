@@ -25,7 +25,7 @@ from baps.server.datastores.dicomweb import PacsDatastore, open_pacs
 from baps.server.labels.save_labels import save_label
 from baps.server.training_cases import labelled_cases
 from demo import orthanc
-from demo.server import ROOT
+from tests.support.paths import ROOT
 
 FILES = sorted((ROOT / "sample-data" / "dicom" / "ct_01").glob("*.dcm"))[:8]
 needs_orthanc = pytest.mark.skipif(bool(orthanc.missing()), reason=orthanc.missing())

@@ -14,11 +14,11 @@ from unittest.mock import patch
 import pytest
 import requests
 
+from baps.demo.server import running_server
 from baps.server.datastores.dicomweb import open_pacs
 from baps.site.roles import Role
 from baps.site.users import Users
 from benchmarks.performance.archive_pacs import Archive, modality, series_uid, serve
-from demo.server import running_server
 
 _IMAGES = [series_uid(number) for number in range(40) if modality(number) == "CT"]
 SLOW, OTHER = _IMAGES[:2]

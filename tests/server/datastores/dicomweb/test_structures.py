@@ -22,6 +22,7 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import generate_uid
 from skimage.draw import polygon2mask
 
+from baps.demo.server import running_server
 from baps.errors import InputError
 from baps.imaging.volume import Volume
 from baps.io import read_volume, write_nifti
@@ -31,7 +32,6 @@ from baps.server.datastores.dicomweb import PacsDatastore, open_pacs
 from baps.server.labels.save_labels import save_label
 from baps.server.training_cases import labelled_cases
 from demo import orthanc
-from demo.server import running_server
 from tests.support.label_map_segmentation import make_label_map
 from tests.support.little_series import write_little_series
 
