@@ -252,9 +252,9 @@ def test_the_label_of_one_of_several_volumes_is_exported_as_rtstruct(tmp_path: P
 def test_a_single_dicom_file_is_served_with_the_geometry_of_the_server(tmp_path: Path) -> None:
     slices = [piece for piece in _two_echoes(tmp_path / "mr.dcm") if piece.marks[0][1] == 10]
     write_enhanced(tmp_path / "mr.dcm", [slices[k] for k in (2, 0, 3, 1)], np.random.default_rng(0))
-    shown = SimpleITK.ReadImage(open_datastore(tmp_path).get_image_uri("mr"))
+    served = SimpleITK.ReadImage(open_datastore(tmp_path).get_image_uri("mr"))
     for piece in slices:
-        assert shown[shown.TransformPhysicalPointToIndex(piece.position)] == piece.values[0, 0]
+        assert served[served.TransformPhysicalPointToIndex(piece.position)] == piece.values[0, 0]
 
 
 def test_files_of_another_conversion_version_are_converted_again(mixed: Path) -> None:

@@ -44,15 +44,15 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     reader = baps.server.datastores.folder.read_label_map
 
-    def noting(path: Path, *given: object) -> object:
+    def noting(path: Path, *arguments: object) -> object:
         names.append(path.name)
-        return reader(path, *given)  # type: ignore[arg-type]
+        return reader(path, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(baps.server.datastores.folder, "read_label_map", noting)
     return names
 
 
-def _by_hand(studies: Path, case: str, voxels: Volume | None = None) -> Path:
+def _copy_label(studies: Path, case: str, voxels: Volume | None = None) -> Path:
     path = studies / "labels" / "final" / f"{case}.nii.gz"
     if voxels is None:
         shutil.copy(SAMPLES / "labels" / path.name, path)
@@ -63,9 +63,9 @@ def _by_hand(studies: Path, case: str, voxels: Volume | None = None) -> Path:
 
 def test_an_unreadable_label_does_not_count_and_has_a_reason(studies: Path) -> None:
     image = read_volume(studies / "ct_02.nii.gz")
-    _by_hand(studies, "ct_01")
-    _by_hand(studies, "ct_02", Volume(np.ones((5, 5, 5), np.uint8), image.affine @ np.diag([2, 2, 2, 1])))
-    _by_hand(studies, "ct_03", Volume(np.zeros(image.shape, np.uint8), image.affine))
+    _copy_label(studies, "ct_01")
+    _copy_label(studies, "ct_02", Volume(np.ones((5, 5, 5), np.uint8), image.affine @ np.diag([2, 2, 2, 1])))
+    _copy_label(studies, "ct_03", Volume(np.zeros(image.shape, np.uint8), image.affine))
     datastore = _open(studies)
     assert datastore.get_labeled_images() == ["ct_01"]
     assert sorted(datastore.get_unlabeled_images()) == ["ct_02", "ct_03"]
@@ -78,7 +78,7 @@ def test_an_unreadable_label_does_not_count_and_has_a_reason(studies: Path) -> N
 
 
 def test_a_label_is_read_once_per_change_of_it_or_its_image(studies: Path, read: list[str]) -> None:
-    file = _by_hand(studies, "ct_01")
+    file = _copy_label(studies, "ct_01")
     datastore = _open(studies)
     for _ in range(5):
         assert datastore.get_labeled_images() == ["ct_01"]
@@ -89,7 +89,7 @@ def test_a_label_is_read_once_per_change_of_it_or_its_image(studies: Path, read:
     file.write_bytes(b"no label")
     assert datastore.get_labeled_images() == []
     assert len(read) == 2
-    _by_hand(studies, "ct_01")
+    _copy_label(studies, "ct_01")
     assert datastore.get_labeled_images() == ["ct_01"]
     image = read_volume(studies / "ct_01.nii.gz")
     write_nifti(studies / "ct_01.nii.gz", Volume(image.voxels[:, :, :9], image.affine))
@@ -109,7 +109,7 @@ def test_a_call_reads_some_of_many_labels(studies: Path, read: list[str], monkey
     clock = iter(range(1000))
     monkeypatch.setattr(label_checks.time, "monotonic", lambda: float(next(clock)))
     for case in CASES:
-        _by_hand(studies, case)
+        _copy_label(studies, case)
     datastore = _open(studies)
     assert datastore.get_labeled_images() == ["ct_01"]
     assert datastore.get_unlabeled_images() == []
@@ -121,7 +121,7 @@ def test_a_call_reads_some_of_many_labels(studies: Path, read: list[str], monkey
 
 
 def test_labels_of_a_read_only_folder_are_checked(studies: Path) -> None:
-    _by_hand(studies, "ct_01")
+    _copy_label(studies, "ct_01")
     _open(studies)
     datastore = _open(studies, read_only=True)
     assert datastore.get_labeled_images() == ["ct_01"]
@@ -132,7 +132,7 @@ def test_labels_of_a_read_only_folder_are_checked(studies: Path) -> None:
 def test_results_of_another_version_or_in_a_broken_file_are_ignored(
     studies: Path, read: list[str], content: str
 ) -> None:
-    _by_hand(studies, "ct_01")
+    _copy_label(studies, "ct_01")
     (studies / label_checks.FILE).write_text(content)
     assert _open(studies).get_labeled_images() == ["ct_01"]
     assert read == ["ct_01.nii.gz"]

@@ -40,8 +40,8 @@ def test_one_of_concurrent_uploads_with_the_same_name_is_kept(tmp_path: Path, po
     with pool(4, **options) as workers:
         added = list(workers.map(_add, [str(studies)] * 4, files, ["a"] * 4))
     assert sum(added) == 1
-    kept = read_volume(studies / "a.nii.gz")
-    assert (kept.voxels == added.index(True)).all()
+    stored = read_volume(studies / "a.nii.gz")
+    assert (stored.voxels == added.index(True)).all()
     assert [file.name for file in studies.iterdir() if file.is_file() and not file.name.startswith(".")] == [
         "a.nii.gz",
         "datastore_v2.json",

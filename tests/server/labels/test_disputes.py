@@ -77,9 +77,9 @@ class Study:
 def study(tmp_path: Path) -> Study:
     (tmp_path / "studies").mkdir()
     write_nifti(tmp_path / "studies" / "a.nii.gz", Volume(np.zeros(SHAPE, np.int16), np.eye(4)))
-    found = Study(tmp_path / "studies")
-    found.save("anna", liver=_block(0))
-    return found
+    image_folder = Study(tmp_path / "studies")
+    image_folder.save("anna", liver=_block(0))
+    return image_folder
 
 
 ATTACKS = {

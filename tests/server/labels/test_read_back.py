@@ -128,9 +128,9 @@ def test_the_information_about_a_label_is_read_back(studies: Path, monkeypatch: 
     """The names of two values are swapped."""
     written = LabelHistory._write
 
-    def mixed_up(self: LabelHistory, place: Path, file: Path, suffix: str, info: dict[str, Any]) -> Path:
-        names = [{**one, "idx": 3 - one["idx"]} for one in info["label_info"]]
-        return written(self, place, file, suffix, {**info, "label_info": names})
+    def mixed_up(self: LabelHistory, folder: Path, file: Path, suffix: str, info: dict[str, Any]) -> Path:
+        names = [{**segment, "idx": 3 - segment["idx"]} for segment in info["label_info"]]
+        return written(self, folder, file, suffix, {**info, "label_info": names})
 
     monkeypatch.setattr(LabelHistory, "_write", mixed_up)
     with pytest.raises(BapsError, match=r"read back, liver is not what was sent \(0 of its 20 voxels are there"):

@@ -77,11 +77,11 @@ def test_incomplete_files_are_removed_after_a_day(studies: StudiesDatastore, tmp
     _aged(folder / "weights", 2)
     os.utime(folder, (time.time() - 2 * DAY,) * 2)
     new = _aged(tmp_path / "adapters" / ".partial-3", 0.5)
-    kept = _aged(tmp_path / "adapters" / "published", 100)
+    published = _aged(tmp_path / "adapters" / "published", 100)
     link = tmp_path / "adapters" / ".partial-4"
-    link.symlink_to(kept)
+    link.symlink_to(published)
     _retention(studies, tmp_path).remove_incomplete(time.time())
-    assert [file.exists() for file in (old, folder, new, kept)] == [False, False, True, True]
+    assert [file.exists() for file in (old, folder, new, published)] == [False, False, True, True]
 
 
 def test_the_server_removes_old_files_when_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,7 +94,7 @@ def test_many_incomplete_headers_do_not_block_other_clients(port: int) -> None:
         connection.sendall(b"GET / HTTP/1.1\r\nX-Half: ")
     assert requests.get(f"http://127.0.0.1:{port}/", timeout=10).text == "ok"
     responses = [connection.recv(20) for connection in halves[:14]]
-    assert all(answer.startswith(b"HTTP/1.1 408 ") for answer in responses)
+    assert all(response.startswith(b"HTTP/1.1 408 ") for response in responses)
     for connection in halves:
         connection.close()
 

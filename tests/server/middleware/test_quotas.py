@@ -56,12 +56,12 @@ def test_too_many_waiting_requests_of_one_user_are_refused() -> None:
             with pytest.raises(QueueFullError):
                 async with queue.slot("a"):
                     pass
-            other = asyncio.ensure_future(AsyncExitStack().enter_async_context(queue.slot("b")))
+            other_user = asyncio.ensure_future(AsyncExitStack().enter_async_context(queue.slot("b")))
             await asyncio.sleep(0)
-            assert not other.done()
-            for one in (*waiting, other):
-                one.cancel()
-            await asyncio.gather(*waiting, other, return_exceptions=True)
+            assert not other_user.done()
+            for request in (*waiting, other_user):
+                request.cancel()
+            await asyncio.gather(*waiting, other_user, return_exceptions=True)
 
     asyncio.run(run())
 

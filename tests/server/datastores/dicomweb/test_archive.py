@@ -49,7 +49,7 @@ class _Pacs:
         self.address = f"http://127.0.0.1:{self.server.server_port}/dicom-web"
 
     @property
-    def asked(self) -> dict[str, int]:
+    def requests(self) -> dict[str, int]:
         """Return the number of requests of each kind since the last call."""
         counts = dict(self.archive.request_counts)
         self.archive.request_counts.clear()
@@ -65,9 +65,9 @@ def pacs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Pacs]:
     from monailabel.config import settings
 
     monkeypatch.setattr(settings, "MONAI_LABEL_DICOMWEB_CACHE_PATH", str(tmp_path / "cache"))
-    found = _Pacs(Archive(SERIES, max_results=100))
-    yield found
-    found.close()
+    running = _Pacs(Archive(SERIES, max_results=100))
+    yield running
+    running.close()
 
 
 def _ball(radius: int = 12) -> NDArray[np.bool_]:
@@ -78,8 +78,8 @@ def _ball(radius: int = 12) -> NDArray[np.bool_]:
 def _submit(store: PacsDatastore, number: int, folder: Path, mask: NDArray[np.bool_] | None = None) -> None:
     image = read_volume(Path(store.get_image_uri(series_uid(number))))
     write_nifti(folder / "label.nii.gz", Volume((_ball() if mask is None else mask).astype(np.uint8), image.affine))
-    named = {"label_info": [{"name": "ball", "idx": 1}]}
-    save_label(store, LABELS, series_uid(number), folder / "label.nii.gz", "final", named)
+    info = {"label_info": [{"name": "ball", "idx": 1}]}
+    save_label(store, LABELS, series_uid(number), folder / "label.nii.gz", "final", info)
 
 
 def _seg(number: int, mask: NDArray[np.bool_]) -> Any:
@@ -103,23 +103,23 @@ def _post(store: PacsDatastore, label: Any, folder: Path) -> tuple[requests.Resp
 def test_a_known_series_is_cached(pacs: _Pacs, monkeypatch: pytest.MonkeyPatch) -> None:
     store, uid = open_pacs(pacs.address), series_uid(700)
     store.get_image_uri(uid)
-    assert pacs.asked == {"search": 1, "objects": 1}
+    assert pacs.requests == {"search": 1, "objects": 1}
     for _ in range(20):
         assert store.has_image(uid)
         store.get_image_uri(uid)
-    assert pacs.asked == {}
+    assert pacs.requests == {}
     monkeypatch.setattr("baps.server.datastores.dicomweb.series.FRESH_SECONDS", -1.0)
     store.get_image_uri(uid)
-    assert pacs.asked == {"search": 1}
+    assert pacs.requests == {"search": 1}
 
 
 def test_series_are_counted_without_listing_them(pacs: _Pacs) -> None:
     store = open_pacs(pacs.address)
     assert store.status() == {"total": SERIES, "completed": 0, "label_tags": {}}
-    asked = pacs.asked
-    assert asked["search"] < 25
+    requests_sent = pacs.requests
+    assert requests_sent["search"] < 25
     assert store.status()["total"] == SERIES
-    assert pacs.asked == {}
+    assert pacs.requests == {}
 
 
 @pytest.mark.parametrize("series", [1, 49, 50, 199, 200, 201])
@@ -138,15 +138,15 @@ def test_new_labels_are_counted(pacs: _Pacs, tmp_path: Path, monkeypatch: pytest
         pacs.archive.stored[label.SOPInstanceUID] = label
     store = open_pacs(pacs.address)
     assert store.get_labeled_images() == sorted(map(series_uid, numbers[:5]))
-    assert pacs.asked["metadata"] == 5
+    assert pacs.requests["metadata"] == 5
     label = _seg(numbers[5], _ball())
     pacs.archive.stored[label.SOPInstanceUID] = label
     store.invalidate()
     assert len(store.get_labeled_images()) == 6
-    assert pacs.asked == {"search": 3, "metadata": 1}
+    assert pacs.requests == {"search": 3, "metadata": 1}
     again = open_pacs(pacs.address)  # The register survives a restart.
     assert len(again.get_labeled_images()) == 6
-    assert pacs.asked == {"search": 2}
+    assert pacs.requests == {"search": 2}
     del pacs.archive.stored[label.SOPInstanceUID]
     again.invalidate()
     assert series_uid(numbers[5]) not in again.get_labeled_images()
@@ -163,15 +163,15 @@ def test_a_broken_register_is_created_again(pacs: _Pacs, tmp_path: Path) -> None
 def test_next_sample_considers_one_page_and_reports_it(pacs: _Pacs) -> None:
     store = open_pacs(pacs.address)
     store.status()
-    pacs.asked  # noqa: B018
+    pacs.requests  # noqa: B018
     drawn = set()
     for _ in range(12):
-        found = RandomStrategy()({"strategy": "random"}, store)
-        assert found is not None
-        assert f"a part of the {SERIES} series" in found["reason"]
-        drawn.add(int(found["id"].rpartition(".")[2]) // 100)
+        sample = RandomStrategy()({"strategy": "random"}, store)
+        assert sample is not None
+        assert f"a part of the {SERIES} series" in sample["reason"]
+        drawn.add(int(sample["id"].rpartition(".")[2]) // 100)
     assert len(drawn) > 3  # Not only from the first page.
-    assert pacs.asked["search"] <= 12 * 3
+    assert pacs.requests["search"] <= 12 * 3
     images = store.find_candidates(True).images
     assert all(modality(int(image.rpartition(".")[2]) - 1) in ("CT", "MR") for image in images)
     assert First()({}, store)["id"] == series_uid(0)  # type: ignore[index]
@@ -200,7 +200,7 @@ def test_next_sample_skips_labelled_and_unusable_images(pacs: _Pacs, monkeypatch
     assert store.json()["unusable"].keys() <= {series_uid(3)}
     with pytest.raises(InputError, match="doubled slices"):
         store.get_image_uri(series_uid(3))
-    assert pacs.asked["objects"] <= 4  # It is fetched once, and then known as unusable.
+    assert pacs.requests["objects"] <= 4  # It is fetched once, and then known as unusable.
     assert store.status()["unusable"] == 1
 
 
@@ -225,15 +225,15 @@ def test_a_whole_slide_image_is_refused(pacs: _Pacs) -> None:
         store.get_image_uri("1.2.3")
     with pytest.raises(NotFoundError, match="no series"):
         store.get_image_uri("../../etc/passwd")
-    assert "objects" not in pacs.asked
+    assert "objects" not in pacs.requests
 
 
 def test_the_query_applies_to_lists_and_to_single_images(pacs: _Pacs) -> None:
     store = open_pacs(f"{pacs.address}?Modality=MR&StudyDate=20220101-20221231")
     images = store.list_images()
     assert images
-    told = {tag: value for one in images for tag, value in [(one, int(one.rpartition(".")[2]) - 1)]}
-    assert all(modality(number) == "MR" and 2020 + number % 7 == 2022 for number in told.values())
+    numbers = [int(image.rpartition(".")[2]) - 1 for image in images]
+    assert all(modality(number) == "MR" and 2020 + number % 7 == 2022 for number in numbers)
     assert store.has_image(images[0])
     with pytest.raises(NotFoundError):
         store.get_image_uri(series_uid(0))
@@ -264,13 +264,13 @@ def test_the_worklist_applies_to_images_and_labels(pacs: _Pacs, tmp_path: Path) 
 
 def test_a_label_that_the_pacs_changes_is_not_reported_as_saved(pacs: _Pacs, tmp_path: Path) -> None:
     store = open_pacs(pacs.address)
-    keep = pacs.archive.store
+    store_labels = pacs.archive.store
 
     def flipping(kind: str, body: bytes) -> Any:
-        kept = keep(kind, body)
-        for label in kept:
+        labels = store_labels(kind, body)
+        for label in labels:
             label.PixelData = bytes(label.PixelData)[::-1]
-        return kept
+        return labels
 
     pacs.archive.store = flipping  # type: ignore[method-assign]
     with pytest.raises(BapsError, match=r"does not read back as it was sent.*\*\.rejected") as caught:
@@ -286,13 +286,13 @@ def test_a_label_that_the_pacs_stores_under_another_patient_is_not_reported_as_s
     pacs: _Pacs, tmp_path: Path
 ) -> None:
     store = open_pacs(pacs.address)
-    keep = pacs.archive.store
+    store_labels = pacs.archive.store
 
     def coercing(kind: str, body: bytes) -> Any:
-        kept = keep(kind, body)
-        for label in kept:
+        labels = store_labels(kind, body)
+        for label in labels:
             label.PatientID = "another"
-        return kept
+        return labels
 
     pacs.archive.store = coercing  # type: ignore[method-assign]
     with pytest.raises(BapsError, match="another PatientID"):
@@ -303,7 +303,7 @@ def test_a_label_that_the_pacs_stores_under_another_patient_is_not_reported_as_s
 def test_a_label_that_cannot_be_read_back_is_kept_until_it_is_verified(
     pacs: _Pacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("baps.server.datastores.dicomweb.fetching._STORING_SECONDS", (0.0,))
+    monkeypatch.setattr("baps.server.datastores.dicomweb.fetching._RETRY_SECONDS", (0.0,))
     store = open_pacs(pacs.address)
     store.get_image_uri(series_uid(0))
     with monkeypatch.context() as patched:
@@ -329,10 +329,10 @@ def test_an_unreadable_export_does_not_count(pacs: _Pacs, tmp_path: Path) -> Non
     for frame in moved.PerFrameFunctionalGroupsSequence:
         x, y, z = frame.PlanePositionSequence[0].ImagePositionPatient
         frame.PlanePositionSequence[0].ImagePositionPatient = [x + 0.7, y, z]
-    answer, said = _post(store, moved, tmp_path)
-    assert answer.status_code == 200
-    assert "does not count" in said[0]
-    assert "does not lie on the slices" in said[0]
+    response, notes = _post(store, moved, tmp_path)
+    assert response.status_code == 200
+    assert "does not count" in notes[0]
+    assert "does not lie on the slices" in notes[0]
     assert store.get_labeled_images() == []
     assert open_pacs(pacs.address).get_labeled_images() == []  # The reason is registered.
     assert _post(store, _seg(0, _ball()), tmp_path)[1] == []
@@ -354,30 +354,30 @@ def _structures(number: int, mask: NDArray[np.bool_]) -> Any:
 
 
 def test_a_structure_set_counts_if_the_metadata_lack_its_contours(pacs: _Pacs, monkeypatch: pytest.MonkeyPatch) -> None:
-    label, whole = _structures(0, _ball()), archive_pacs._header
+    label, read_header = _structures(0, _ball()), archive_pacs._header
     pacs.archive.stored[label.SOPInstanceUID] = label
 
     def bare(image: Any) -> Any:
-        return {tag: value for tag, value in whole(image).items() if tag != "30060039"}  # ROIContourSequence
+        return {tag: value for tag, value in read_header(image).items() if tag != "30060039"}  # ROIContourSequence
 
     monkeypatch.setattr(archive_pacs, "_header", bare)
     store = open_pacs(pacs.address)
     assert store.get_labeled_images() == [series_uid(0)]
-    asked = pacs.asked
-    assert (asked["metadata"], asked["objects"]) == (1, 1)
+    requests_sent = pacs.requests
+    assert (requests_sent["metadata"], requests_sent["objects"]) == (1, 1)
     store.invalidate()
     assert store.get_labeled_images() == [series_uid(0)]
-    assert pacs.asked == {"search": 2}
+    assert pacs.requests == {"search": 2}
 
 
 def test_an_exported_structure_set_is_read_back(pacs: _Pacs, tmp_path: Path) -> None:
     store, moved = open_pacs(pacs.address), _structures(0, _ball())
     for contour in moved.ROIContourSequence[0].ContourSequence:
         contour.ContourData = [float(value) + 0.9 for value in contour.ContourData]
-    answer, said = _post(store, moved, tmp_path)
-    assert answer.status_code == 200
-    assert "does not count" in said[0]
-    assert "off the nearest slice" in said[0]
+    response, notes = _post(store, moved, tmp_path)
+    assert response.status_code == 200
+    assert "does not count" in notes[0]
+    assert "off the nearest slice" in notes[0]
     assert store.get_labeled_images() == []
     assert _post(store, _structures(0, _ball()), tmp_path)[1] == []
     assert store.get_labeled_images() == [series_uid(0)]
@@ -396,7 +396,7 @@ def test_both_formats_are_sent_later_if_the_pacs_is_offline(
     assert not pacs.archive.stored
     store.invalidate()
     store.get_labeled_images()  # A query for labels sends them.
-    assert sorted(str(one.Modality) for one in pacs.archive.stored.values()) == ["RTSTRUCT", "SEG"]
+    assert sorted(str(label.Modality) for label in pacs.archive.stored.values()) == ["RTSTRUCT", "SEG"]
     assert store.get_labeled_images() == [series_uid(0)]
 
 
@@ -413,8 +413,8 @@ def test_an_unreadable_label_stops_counting_when_it_is_read(pacs: _Pacs, tmp_pat
     with pytest.raises(InputError, match="cannot be read"):
         store.get_label_uri(series_uid(0), "final")
     assert store.get_labeled_images() == []
-    pacs.asked  # noqa: B018
+    pacs.requests  # noqa: B018
     with pytest.raises(InputError, match="cannot be read"):
         store.get_label_uri(series_uid(0), "final")
-    assert "objects" not in pacs.asked
+    assert "objects" not in pacs.requests
     assert FRESH_SECONDS > 5

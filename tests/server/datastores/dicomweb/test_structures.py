@@ -90,8 +90,8 @@ def _boxes(stored: Stored, boxes: Mapping[str, tuple[int, int, int, int, int]]) 
     """Return a structure set of another program: for each name the file, and first and last column and row in mm."""
     image = read_volume(stored.folder)
     empty = {name: np.zeros(image.shape, bool) for name in boxes}
-    made = write_structures(stored.headers, image, empty, NOON)
-    for structure, (file, left, right, top, bottom) in zip(made.ROIContourSequence, boxes.values(), strict=True):
+    label = write_structures(stored.headers, image, empty, NOON)
+    for structure, (file, left, right, top, bottom) in zip(label.ROIContourSequence, boxes.values(), strict=True):
         source = stored.images[file]
         along = np.reshape(source.ImageOrientationPatient, (2, 3)).astype(float)
         down, across = map(float, source.PixelSpacing)
@@ -106,7 +106,7 @@ def _boxes(stored: Stored, boxes: Mapping[str, tuple[int, int, int, int, int]]) 
         ]
         contour.ContourData = [f"{value:.6f}" for value in np.ravel(places)]
         structure.ContourSequence = [contour]
-    return made
+    return label
 
 
 def _box_values(stored: Stored, file: int, left: int, right: int, top: int, bottom: int) -> list[int]:
@@ -118,8 +118,8 @@ def _trained(store: PacsDatastore, uid: str, organ: str) -> list[int]:
     cases, skipped = labelled_cases(store, {organ: 1}, {})
     assert not [reason for image, reason in skipped.items() if uid in image]
     (case,) = [one for one in cases[organ] if uid in one.image.name]
-    masks: list[int] = read_volume(case.image).voxels[read_volume(case.labels).voxels == case.value].tolist()
-    return sorted(masks)
+    values: list[int] = read_volume(case.image).voxels[read_volume(case.labels).voxels == case.value].tolist()
+    return sorted(values)
 
 
 @pytest.mark.parametrize("tilt", [0.0, 0.5])
@@ -139,14 +139,14 @@ def test_a_structure_set_marks_the_voxels_inside_its_contours(
 def test_unreadable_structures_do_not_count(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stored = Stored(address, tmp_path / "a")
     store = _open(address, tmp_path, monkeypatch)
-    made = _boxes(stored, dict.fromkeys(("moved", "elsewhere", "model", "good"), (1, 2, 6, 2, 6)))
-    (contour,) = made.ROIContourSequence[0].ContourSequence
+    label = _boxes(stored, dict.fromkeys(("moved", "elsewhere", "model", "good"), (1, 2, 6, 2, 6)))
+    (contour,) = label.ROIContourSequence[0].ContourSequence
     normal = np.cross(*np.reshape(stored.images[1].ImageOrientationPatient, (2, 3)).astype(float))
     points = np.array(contour.ContourData, float).reshape(-1, 3) + 1.2 * normal
     contour.ContourData = [f"{value:.6f}" for value in points.ravel()]
-    made.StructureSetROISequence[1].ReferencedFrameOfReferenceUID = generate_uid()
-    made.StructureSetROISequence[2].ROIGenerationAlgorithm = "AUTOMATIC"
-    _send(address, made)
+    label.StructureSetROISequence[1].ReferencedFrameOfReferenceUID = generate_uid()
+    label.StructureSetROISequence[2].ROIGenerationAlgorithm = "AUTOMATIC"
+    _send(address, label)
     segments = store.newest_segments(stored.uid)[stored.uid]
     assert sorted(segments) == ["elsewhere", "good", "moved"]
     for name, reason in (("moved", "off the nearest slice"), ("elsewhere", "another frame of reference")):
@@ -155,7 +155,7 @@ def test_unreadable_structures_do_not_count(address: str, tmp_path: Path, monkey
                 store.organ(stored.uid, segments[name])
     assert _trained(store, stored.uid, "good") == _box_values(stored, 1, 2, 6, 2, 6)
     labels = pydicom.dcmread(_download(store, stored.uid, tmp_path))
-    assert [one.ROIName for one in labels.StructureSetROISequence] == ["good"]
+    assert [structure.ROIName for structure in labels.StructureSetROISequence] == ["good"]
     other = Stored(address, tmp_path / "b")
     moved = _boxes(other, {"moved": (1, 2, 6, 2, 6)})
     moved.ROIContourSequence[0].ContourSequence[0].ContourData = [*contour.ContourData[:-1], "500"]
