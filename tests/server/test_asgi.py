@@ -21,7 +21,7 @@ from baps.annotations.history import LabelHistory
 from baps.imaging.metrics import dice
 from tests.support.client import threaded_site
 from tests.support.paths import ROOT
-from tests.support.sites import Site, site, spleen_click, truth
+from tests.support.sites import Site, sample_labels, site, spleen_click
 
 
 def infer(server: Site, case: str, **request: object) -> tuple[np.ndarray, dict[str, object]]:
@@ -65,7 +65,7 @@ def test_a_click_gives_a_mask_in_the_frame_of_the_image(server: Site) -> None:
     assert set(np.unique(voxels)) == {0, 1}
     assert voxels[tuple(point)] == 1
     assert voxels.any((0, 1)).nonzero()[0].tolist() == [point[2]]
-    assert dice(voxels[..., point[2]] > 0, truth("ct_01")[..., point[2]] == 2) > 0.3
+    assert dice(voxels[..., point[2]] > 0, sample_labels("ct_01")[..., point[2]] == 2) > 0.3
     lps = np.diag([-1, -1, 1.0]) @ image.affine[:3]
     assert np.allclose(header["space directions"].T, lps[:, :3], atol=1e-5)
     assert np.allclose(header["space origin"], lps[:, 3], atol=1e-4)
@@ -95,7 +95,7 @@ def test_ohif_gets_a_raw_nrrd_in_the_images_voxel_order(server: Site) -> None:
     assert answer.status_code == 200
     header, _, data = answer.content.partition(b"\n\n")
     assert b"encoding: raw" in header
-    voxels = np.frombuffer(data, np.uint8).reshape(truth("ct_03").shape, order="F")
+    voxels = np.frombuffer(data, np.uint8).reshape(sample_labels("ct_03").shape, order="F")
     assert voxels[tuple(point)] == 1
 
 
@@ -328,7 +328,7 @@ def test_training_needs_labels_and_a_known_trainer(server: Site) -> None:
 )
 def test_unusable_labels_are_not_saved(server: Site, tmp_path: Path, make: object, message: str) -> None:
     image = nibabel.load(server.studies / "ct_04.nii.gz")
-    voxels = make(truth("ct_04"))  # type: ignore[operator]
+    voxels = make(sample_labels("ct_04"))  # type: ignore[operator]
     path = tmp_path / "label.nii.gz"
     if voxels is None:
         path.write_bytes(b"this is no NIfTI file")
@@ -350,7 +350,7 @@ def test_save_train_and_click_again(own_server: Site) -> None:
         case = f"ct_{number:02d}"
         labels = server.studies.parent / f"{case}.nii.gz"
         image = nibabel.load(server.studies / f"{case}.nii.gz")
-        nibabel.save(nibabel.Nifti1Image((truth(case) == 2).astype(np.uint8), image.affine), labels)
+        nibabel.save(nibabel.Nifti1Image((sample_labels(case) == 2).astype(np.uint8), image.affine), labels)
         client.save_label(case, str(labels), "final", {"label_info": [{"name": "spleen", "idx": 1}]})
     assert client.info()["datastore"]["completed"] == 5
 

@@ -8,7 +8,7 @@ import pytest
 from baps.server.datastores.folder import StudiesDatastore
 from baps.server.labels.save_labels import save_label
 from baps.server.training_cases import labelled_cases
-from tests.support.sites import SAMPLES, truth
+from tests.support.sites import SAMPLES, sample_labels
 
 SITE = {"liver": 1, "spleen": 2}
 
@@ -32,7 +32,7 @@ def test_annotated_slices_come_from_the_mask_not_from_the_client(studies: Path) 
     assert skipped == {}
     assert [case.annotated_slices for case in cases["liver"]] == [
         {8, 9},
-        set((truth("ct_02") == 1).any((0, 1)).nonzero()[0]),
+        set((sample_labels("ct_02") == 1).any((0, 1)).nonzero()[0]),
     ]
 
 

@@ -54,7 +54,7 @@ def site(
         yield Site(address, process, MONAILabelClient(address, tmpdir=str(folder)), studies, adapters, log)
 
 
-def truth(case: str) -> NDArray[np.uint8]:
+def sample_labels(case: str) -> NDArray[np.uint8]:
     """Read the labels of a sample volume, (I, J, K)."""
     labels: NDArray[np.uint8] = np.asarray(nibabel.load(SAMPLES / "labels" / f"{case}.nii.gz").dataobj)
     return labels
@@ -62,7 +62,7 @@ def truth(case: str) -> NDArray[np.uint8]:
 
 def spleen_click(case: str) -> list[int]:
     """Return a voxel well inside the spleen, on its largest slice."""
-    organ = truth(case) == 2
+    organ = sample_labels(case) == 2
     k = int(organ.sum((0, 1)).argmax())
     i, j = np.nonzero(organ[:, :, k])
     middle = int(np.argmin((i - i.mean()) ** 2 + (j - j.mean()) ** 2))

@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from baps.imaging.metrics import dice
 from tests.support.frames import CENTRE, FRAMES, SHAPE, SUFFIXES, ball, write_volume
-from tests.support.sites import Site, spleen_click, truth
+from tests.support.sites import Site, sample_labels, spleen_click
 from tests.support.slicer import Reply, Slicer
 
 SPLEEN = 2
@@ -42,12 +42,12 @@ def affine(hospital: Site) -> NDArray[np.float64]:
 def _segments(*names: str) -> dict[str, NDArray[np.bool_]]:
     """Create the empty segments of the scene: the site's, and then the scribbles as the module adds them."""
     names = names or ("spleen", "liver", "background_scribbles", "foreground_scribbles")
-    return {name: np.zeros(truth(CASE).shape, bool) for name in names}
+    return {name: np.zeros(sample_labels(CASE).shape, bool) for name in names}
 
 
 def _painted(*slices: int) -> dict[str, NDArray[np.bool_]]:
     """Draw scribbles through the spleen and beside it on some slices."""
-    segments, organ = _segments(), truth(CASE) == SPLEEN
+    segments, organ = _segments(), sample_labels(CASE) == SPLEEN
     for k in slices:
         i, j = np.nonzero(organ[:, :, k])
         middle = int(np.median(j))
@@ -119,7 +119,7 @@ def test_deepgrow_click(slicer: Slicer) -> None:
     assert (reply.info["slice"], reply.info["axis"], reply.info["label"], reply.info["notes"]) == (k, "K", "spleen", [])
     assert reply.slices == [k]
     assert reply.mask[i, j, k]
-    assert dice(reply.mask[:, :, k], truth(CASE)[:, :, k] == SPLEEN) > 0.3
+    assert dice(reply.mask[:, :, k], sample_labels(CASE)[:, :, k] == SPLEEN) > 0.3
 
 
 def test_points_of_other_slices_are_not_sent(slicer: Slicer) -> None:
@@ -141,7 +141,7 @@ def test_on_slice_zero_the_points_of_all_slices_are_sent(slicer: Slicer) -> None
 
 
 def _box(k: int, low: int, high: int, inverted: bool) -> list[int]:
-    i, j = np.nonzero(truth(CASE)[:, :, k] == SPLEEN)
+    i, j = np.nonzero(sample_labels(CASE)[:, :, k] == SPLEEN)
     pairs = [(int(i.min()), int(i.max())), (int(j.min()), int(j.max())), (low, high)]
     return [end for pair in pairs for end in (reversed(pair) if inverted else pair)]
 
@@ -154,7 +154,7 @@ def test_a_box_and_a_point(slicer: Slicer, inverted: bool) -> None:
     click, box = slicer.deepgrow(CASE, "spleen", [point]), _box(k, k - 1, k + 1, inverted)
     reply = slicer.deepgrow(CASE, "spleen", [point], roi=box)
     assert (reply.slices, reply.info["notes"]) == ([k], [])
-    organ = truth(CASE)[:, :, k] == SPLEEN
+    organ = sample_labels(CASE)[:, :, k] == SPLEEN
     assert dice(reply.mask[:, :, k], organ) > dice(click.mask[:, :, k], organ)
 
 
@@ -176,7 +176,7 @@ def test_box_without_a_point_has_a_slice_in_millimetres(slicer: Slicer, millimet
 def test_deepedit_form_and_change_of_the_label(slicer: Slicer) -> None:
     """After a change the module sends a reset; the server keeps no state, so that nothing changes."""
     spleen = spleen_click(CASE)
-    i, j = np.argwhere(truth(CASE)[:, :, 12] == 1).mean(0).round().astype(int).tolist()
+    i, j = np.argwhere(sample_labels(CASE)[:, :, 12] == 1).mean(0).round().astype(int).tolist()
     points = {"spleen": [spleen], "liver": [[i, j, 12]], "background": []}
     first = slicer.deepedit(CASE, "spleen", points, reset=False)
     second_reply = slicer.deepedit(CASE, "liver", points, reset=True)
@@ -244,7 +244,7 @@ def test_scribbles_on_two_slices(slicer: Slicer, affine: NDArray[np.float64], ex
     reply = slicer.scribble(CASE, "spleen", segments, affine, extension=extension)
     assert (reply.info["label"], reply.info["slices"], reply.info["notes"]) == ("spleen", [k, k + 2], [])
     assert reply.slices == [k, k + 2]
-    organ = truth(CASE) == SPLEEN
+    organ = sample_labels(CASE) == SPLEEN
     for at in (k, k + 2):
         assert dice(reply.mask[:, :, at], organ[:, :, at]) > 0.5
 
@@ -252,7 +252,7 @@ def test_scribbles_on_two_slices(slicer: Slicer, affine: NDArray[np.float64], ex
 def test_scribbles_keep_other_slices_and_segments(slicer: Slicer, affine: NDArray[np.float64]) -> None:
     """The module replaces the whole segment by the reply."""
     k = spleen_click(CASE)[2]
-    segments, organ = _painted(k), truth(CASE)
+    segments, organ = _painted(k), sample_labels(CASE)
     segments["spleen"][:, :, k - 1] = organ[:, :, k - 1] == SPLEEN
     segments["liver"] = organ == 1
     reply = slicer.scribble(CASE, "spleen", segments, affine)
@@ -356,7 +356,7 @@ def test_submitted_label_is_saved_with_its_names_and_enables_train(
 ) -> None:
     """The label has no scribbles, although the module counts them when it numbers the segments."""
     segments = _segments()
-    segments["spleen"], segments["liver"] = truth(CASE) == SPLEEN, truth(CASE) == 1
+    segments["spleen"], segments["liver"] = sample_labels(CASE) == SPLEEN, sample_labels(CASE) == 1
     before = slicer.client.info()["datastore"]["completed"]
     slicer.submit(CASE, segments, affine)
     info = slicer.client.info()
@@ -364,7 +364,9 @@ def test_submitted_label_is_saved_with_its_names_and_enables_train(
     label_info = slicer.client.datastore()["objects"][CASE]["labels"]["final"]["info"]
     assert label_info["label_info"] == [{"name": "spleen", "idx": 1}, {"name": "liver", "idx": 2}]
     saved_voxels = np.asarray(nibabel.load(hospital.studies / "labels" / "final" / f"{CASE}.nii.gz").dataobj)
-    np.testing.assert_array_equal(saved_voxels, np.where(truth(CASE) == SPLEEN, 1, np.where(truth(CASE) == 1, 2, 0)))
+    np.testing.assert_array_equal(
+        saved_voxels, np.where(sample_labels(CASE) == SPLEEN, 1, np.where(sample_labels(CASE) == 1, 2, 0))
+    )
 
 
 def test_train_stats_are_readable_before_the_first_training(slicer: Slicer) -> None:

@@ -138,7 +138,7 @@ def test_many_images_are_split_over_several_lines(tmp_path: Path) -> None:
 
 def test_further_actions_get_lines_of_their_own(tmp_path: Path) -> None:
     context = _context()
-    context.also.append("save a label")
+    context.further_actions.append("save a label")
     _audit(tmp_path).record(context, 200)
     assert [line["what"] for line in _lines(tmp_path)] == ["segment", "save a label"]
 

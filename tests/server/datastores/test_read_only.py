@@ -28,7 +28,7 @@ from baps.server.datastores.read_only import ReadOnlyStudies
 from baps.server.training_cases import labelled_cases
 from tests.support.marks import starts
 from tests.support.paths import ROOT
-from tests.support.sites import SAMPLES, spleen_click, truth
+from tests.support.sites import SAMPLES, sample_labels, spleen_click
 
 SETTINGS = {"labels": "spleen=2,liver=1"}
 
@@ -91,7 +91,7 @@ def test_everything_except_saving_works(scanner: tuple[Path, Path, MONAILabelCli
     file, _ = client.infer("baps", "ct_01", {"label": "spleen", "foreground": [point]})
     assert nrrd.read(file)[0][tuple(point)] == 1
     label = nibabel.load(client.download_label("ct_02", "final"))
-    assert np.array_equal(np.asarray(label.dataobj), truth("ct_02"))
+    assert np.array_equal(np.asarray(label.dataobj), sample_labels("ct_02"))
     reply = requests.get(f"{client.get_server_url()}/datastore/image?image=series", timeout=60)
     converted = folder / "series.nii.gz"
     converted.write_bytes(reply.content)

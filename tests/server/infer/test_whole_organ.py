@@ -18,7 +18,7 @@ from requests_toolbelt.multipart import decoder
 
 from baps.imaging.metrics import dice
 from tests.support.client import threaded_site
-from tests.support.sites import Site, spleen_click, truth
+from tests.support.sites import Site, sample_labels, spleen_click
 
 SLICER = {"result_extension": ".nrrd", "result_dtype": "uint8"}
 OHIF = {**SLICER, "result_compress": False, "restore_label_idx": False}
@@ -73,7 +73,7 @@ def test_points_of_slicer_give_the_organ_in_the_frame_of_the_image(server: Site,
     assert reply["latencies"]["total_ms"] >= reply["latencies"]["segment_ms"] > 0
     alone = np.zeros_like(voxels)
     alone[..., k] = voxels[..., k]
-    organ = truth("ct_01") == 2
+    organ = sample_labels("ct_01") == 2
     assert dice(voxels > 0, organ) > dice(alone > 0, organ)
 
 
@@ -93,7 +93,7 @@ def test_clicks_on_several_slices(server: Site, tmp_path: Path) -> None:
 
 
 def test_a_box_limits_the_slices(server: Site, tmp_path: Path) -> None:
-    organ, k = truth("ct_01") == 2, spleen_click("ct_01")[2]
+    organ, k = sample_labels("ct_01") == 2, spleen_click("ct_01")[2]
     i, j = np.nonzero(organ[:, :, k])
     box = [int(i.max()), int(i.min()), int(j.max()), int(j.min()), k + 1, k - 1]
     reply, _, _ = said_and_mask(ask(server, {**SLICER, "label": "spleen", "roi": box}), tmp_path)
@@ -109,7 +109,7 @@ def test_raw_voxels_for_ohif(server: Site, accepted: str) -> None:
     assert answer.headers.get("Content-Encoding") == ("gzip" if "gzip" in accepted else None)
     header, _, data = answer.content.partition(b"\n\n")
     assert b"encoding: raw" in header
-    mask = np.frombuffer(data, np.uint8).reshape(truth("ct_01").shape, order="F")
+    mask = np.frombuffer(data, np.uint8).reshape(sample_labels("ct_01").shape, order="F")
     assert mask[tuple(spleen_click("ct_01"))] == 1
     assert mask.any((0, 1)).sum() > 3
 

@@ -23,7 +23,7 @@ from baps.imaging.volume import Volume
 from baps.io import read_label_map, read_labels, read_volume, write_label_map, write_nifti
 from tests.support.client import threaded_site
 from tests.support.paths import ROOT
-from tests.support.sites import Site, spleen_click, truth
+from tests.support.sites import Site, sample_labels, spleen_click
 
 ORGANS = {"spleen": 2, "liver": 1}
 
@@ -36,7 +36,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def _disc(case: str, value: int, k: int) -> NDArray[np.uint8]:
-    voxels = np.zeros_like(truth(case))
+    voxels = np.zeros_like(sample_labels(case))
     voxels[10 + 10 * value : 15 + 10 * value, 20:24, k] = value
     return voxels
 

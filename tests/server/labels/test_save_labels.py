@@ -18,7 +18,7 @@ from baps.io import read_labels, read_volume, write_nifti
 from baps.server.datastores.folder import StudiesDatastore
 from baps.server.labels.save_labels import save_label, save_mask
 from baps.server.training_cases import labelled_cases
-from tests.support.sites import SAMPLES, Site, spleen_click, truth
+from tests.support.sites import SAMPLES, Site, sample_labels, spleen_click
 
 LABELS = {"liver": 1, "spleen": 2, "kidney": 9}
 
@@ -86,7 +86,7 @@ def test_an_unchanged_mask_is_not_saved_again(studies: Path) -> None:
 def test_a_mask_is_added_to_a_submitted_label(studies: Path) -> None:
     """The label has values of its own."""
     datastore, image = _open(studies)
-    submitted = np.where(truth("ct_01") == 1, 5, 0).astype(np.uint8)
+    submitted = np.where(sample_labels("ct_01") == 1, 5, 0).astype(np.uint8)
     path = studies.parent / "submitted.nii.gz"
     write_nifti(path, Volume(submitted, image.affine))
     save_label(datastore, LABELS, "ct_01", path, "final", {"label_info": [{"name": "liver", "idx": 5}]})

@@ -16,7 +16,7 @@ from baps.adapters.output_head import OutputHead
 from baps.adapters.visual_prompt import build_visual_prompt
 from baps.blackbox import BlackBox
 from baps.registry.store import AdapterStore
-from tests.support.sites import Site, spleen_click, truth
+from tests.support.sites import Site, sample_labels, spleen_click
 
 SLICER = {"result_extension": ".nrrd", "result_dtype": "uint8"}
 """What Slicer's client adds to every request."""
@@ -43,7 +43,7 @@ def raw(content: bytes) -> np.ndarray:
     """What OHIF makes of a reply: it skips the header and takes the bytes in the image's voxel order."""
     header, _, data = content.partition(b"\n\n")
     assert b"encoding: raw" in header
-    return np.frombuffer(data, np.uint8).reshape(truth("ct_01").shape, order="F")
+    return np.frombuffer(data, np.uint8).reshape(sample_labels("ct_01").shape, order="F")
 
 
 def test_requests_of_ohif_have_neither_label_nor_slice(server: Site) -> None:

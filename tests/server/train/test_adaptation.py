@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from baps.evaluation.splits import patient_hash
 from baps.registry.store import AdapterStore
 from tests.support.client import threaded_site
-from tests.support.sites import Site, site, truth
+from tests.support.sites import Site, sample_labels, site
 
 SHORT = {
     "label": "spleen", "batch_size": 4, "curve_points": 1, "curve_slices": 2, "click_sets": 1, "check_slices": 4,
@@ -27,7 +27,7 @@ SHORT = {
 def save(server: Site, case: str, values: tuple[int, ...] = (2,), **info: object) -> None:
     """Submit the true labels of a sample volume."""
     image = nibabel.load(server.studies / f"{case}.nii.gz")
-    voxels = np.where(np.isin(truth(case), values), truth(case), 0).astype(np.uint8)
+    voxels = np.where(np.isin(sample_labels(case), values), sample_labels(case), 0).astype(np.uint8)
     path = server.studies.parent / "label.nii.gz"
     nibabel.save(nibabel.Nifti1Image(voxels, image.affine), path)
     names = {1: "liver", 2: "spleen"}
@@ -168,5 +168,5 @@ def test_only_confirmed_labels_are_trained_on(own_server: Site) -> None:
     record = json.loads((own_server.adapters / "label-spleen" / "v0001" / "record.json").read_text())
     hashes = [patient_hash(case) for case in ("ct_01", "ct_02")]
     assert sorted(record["training_patients"]) == sorted(hashes)
-    spleen_slices = int((truth("ct_01") == 2).any((0, 1)).sum())
+    spleen_slices = int((sample_labels("ct_01") == 2).any((0, 1)).sum())
     assert record["slices"] <= spleen_slices + 4

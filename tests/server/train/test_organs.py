@@ -23,7 +23,7 @@ from baps.registry.store import AdapterStore
 from tests.support.client import threaded_site
 from tests.support.organ_weights import small_organ_model
 from tests.support.paths import APP
-from tests.support.sites import Site, spleen_click, truth
+from tests.support.sites import Site, sample_labels, spleen_click
 
 QUICK = {"method": "linear_probe", "epochs": 3, "label": "spleen"}
 
@@ -50,7 +50,7 @@ def submit(server: Site, case: str) -> None:
     """Submit the reference label of the spleen of a sample volume."""
     affine = nibabel.load(server.studies / f"{case}.nii.gz").affine
     path = server.studies.parent / "label.nii.gz"
-    nibabel.save(nibabel.Nifti1Image((truth(case) == 2).astype(np.uint8), affine), path)
+    nibabel.save(nibabel.Nifti1Image((sample_labels(case) == 2).astype(np.uint8), affine), path)
     server.client.save_label(case, str(path), "final", {"label_info": [{"name": "spleen", "idx": 1}]})
 
 
@@ -118,7 +118,7 @@ def test_ohif_gets_the_same_mask_uncompressed(hospital: Site) -> None:
     assert b"encoding: raw" in header
     file, _ = hospital.client.infer("organs", "ct_02", {})
     np.testing.assert_array_equal(
-        np.frombuffer(data, np.uint8).reshape(truth("ct_02").shape, order="F"), nrrd.read(file)[0]
+        np.frombuffer(data, np.uint8).reshape(sample_labels("ct_02").shape, order="F"), nrrd.read(file)[0]
     )
 
 

@@ -39,7 +39,7 @@ class RequestContext:
         image: Name of the image, or "".
         adapter: Adapters that the result was made with, or "".
         images: Names of the images, if there are several.
-        also: Further actions of the request. Each gets a line in the audit file.
+        further_actions: Further actions of the request. Each gets a line in the audit file.
     """
 
     policy: RoutePolicy | None
@@ -47,7 +47,7 @@ class RequestContext:
     image: str = ""
     adapter: str = ""
     images: list[str] = field(default_factory=list)
-    also: list[str] = field(default_factory=list)
+    further_actions: list[str] = field(default_factory=list)
 
     @property
     def name(self) -> str:

@@ -116,7 +116,7 @@ class Audit:
         for start in range(0, max(len(images), 1), _IMAGES_PER_LINE):
             several = {"images": images[start : start + _IMAGES_PER_LINE], "count": len(images)} if images else {}
             yield {**line, **several}
-        for further_action in context.also:
+        for further_action in context.further_actions:
             yield {**line, "what": further_action}
 
     def _count(self, action: str, status: int, now: float) -> bool:

@@ -222,7 +222,7 @@ class StudiesDatastore(AtomicIndex, LocalDatastore):
         label_tag: str,
         label_info: dict[str, Any],
         check: Callable[[Version], None] | None = None,
-        after: str | None = None,
+        base_version: str | None = None,
     ) -> str:
         """Save a label. It is served only when it is complete, and the earlier one is kept as a version.
 
@@ -232,7 +232,7 @@ class StudiesDatastore(AtomicIndex, LocalDatastore):
             label_tag: Tag of the label.
             label_info: Information about the label.
             check: Checks the written version before it is served. If it raises an error, nothing is saved.
-            after: Newest version that the label takes into account, see ``LabelHistory.save``.
+            base_version: Newest version that the label takes into account, see ``LabelHistory.save``.
 
         Returns:
             The name of the label, which is that of the image.
@@ -244,7 +244,7 @@ class StudiesDatastore(AtomicIndex, LocalDatastore):
             BapsError: as ``check``; an earlier label is unchanged.
         """
         file = Path(label_filename)
-        self.history.save(image_id, label_tag, file, self._to_id(file.name)[1], label_info, check, after)
+        self.history.save(image_id, label_tag, file, self._to_id(file.name)[1], label_info, check, base_version)
         if check and label_tag == DefaultLabelTag.FINAL.value:
             self._checks.add(image_id, self._labelled_files()[image_id], {})
         return image_id

@@ -108,7 +108,7 @@ def save_label(
         "confirmed": sent.confirmed,
     }
 
-    def store(folder: Path, earlier: SavedLabel | None, after: str | None) -> None:
+    def store(folder: Path, earlier: SavedLabel | None, base_version: str | None) -> None:
         nonlocal notes
         merged_map, merged_values, slices, file = label_map, values, dict(annotated), path
         authors = {name: sent.author for name, value in values.items() if value in marked}
@@ -144,7 +144,7 @@ def save_label(
             **disputes.record(),
         }
         check = check_version(merged_map, merged_values, volume, source)
-        store_notes = _store(datastore, image_id, file, tag, label_info, check, after, confirms)
+        store_notes = _store(datastore, image_id, file, tag, label_info, check, base_version, confirms)
         read_notes = (*label_map.notes, *unnamed_values_note(label_map, values))
         notes = (*read_notes, *store_notes, *merge_notes, *disputes.notes)
 
@@ -200,7 +200,7 @@ def save_mask(
         raise InputError("Masks are saved to a folder of studies or a PACS only. Submit the label from the viewer.")
     author, tag, sentence = printable(author[:MAX_NAME_LENGTH]), DefaultLabelTag.FINAL.value, ""
 
-    def store(folder: Path, earlier: SavedLabel | None, after: str | None) -> None:
+    def store(folder: Path, earlier: SavedLabel | None, base_version: str | None) -> None:
         nonlocal sentence
         if isinstance(datastore, PacsDatastore):
             label_map, info = datastore.label_to_edit(image_id, organ, image)
@@ -246,7 +246,7 @@ def save_mask(
         }
         path = write_label_map(folder / "label", changed, image)
         check = check_version(changed, values, image, dicom_source(datastore, image_id))
-        store_notes = _store(datastore, image_id, path, tag, label_info, check, after, confirms)
+        store_notes = _store(datastore, image_id, path, tag, label_info, check, base_version, confirms)
         sentence = " ".join([f"Saved as {organ}{exception}.", *store_notes, *disputes.notes])
 
     _save(datastore, image_id, tag, image, store, must_read=True)
@@ -283,9 +283,9 @@ def _save(
         for attempt in range(1, _MAX_ATTEMPTS + 1):
             exclusive = isinstance(datastore, PacsDatastore) or attempt == _MAX_ATTEMPTS
             with _locked(datastore, image_id, tag, exclusive), tempfile.TemporaryDirectory() as folder:
-                after, earlier = _read_earlier(datastore, image_id, tag, image, must_read)
+                base_version, earlier = _read_earlier(datastore, image_id, tag, image, must_read)
                 try:
-                    store(Path(folder), earlier, after)
+                    store(Path(folder), earlier, base_version)
                 except OutdatedError:
                     if attempt == _MAX_ATTEMPTS:
                         raise
@@ -323,7 +323,7 @@ def _store(
     tag: str,
     info: dict[str, Any],
     check: Callable[[Version], None],
-    after: str | None,
+    base_version: str | None,
     confirms: bool,
 ) -> list[str]:
     """Store a label. In a folder of studies it is checked before it is served; a PACS datastore checks by itself.
@@ -334,7 +334,7 @@ def _store(
     if isinstance(datastore, PacsDatastore):
         return datastore.store_label(image_id, path, tag, info, confirms)
     if isinstance(datastore, StudiesDatastore):
-        datastore.save_label(image_id, str(path), tag, info, check, after)
+        datastore.save_label(image_id, str(path), tag, info, check, base_version)
     else:
         datastore.save_label(image_id, str(path), tag, info)
     return []

@@ -83,7 +83,7 @@ def run_infer(
     wanted[PACKED] = is_raw and "gzip" in request.headers.get("accept-encoding", "")
     wanted[CLIENT] = Client(lambda: from_thread.run(request.is_disconnected), context_of(request).name)
     if _is_save(wanted.get("save_as")):  # In the audit file also if the request fails after the label was saved.
-        context_of(request).also.append("save a label")
+        context_of(request).further_actions.append("save a label")
     with ExitStack() as uploads:
         if file is not None and not session_id:
             wanted["image"] = str(uploads.enter_context(received(file)))
