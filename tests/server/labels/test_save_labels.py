@@ -158,7 +158,7 @@ def test_the_option_save_as_saves_the_returned_mask(own_server: Site) -> None:
     [
         ({"save_as": "heart"}, "There is no save_as 'heart'"),
         ({"save_label": True}, "saved as a label of the site"),
-        ({"save_as": "spleen", "plane": "coronal"}, "no slice of the label"),
+        ({"save_as": "spleen", "plane": "coronal"}, "Only a mask of a stored slice"),
     ],
 )
 def test_a_save_without_a_name_is_refused(server: Site, option: dict[str, object], message: str) -> None:
