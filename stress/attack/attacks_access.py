@@ -119,7 +119,7 @@ def logins_under_way_ended(target: Target) -> bool:
             for _ in range(1100):
                 nobody.get(f"{target.address}/login/openid", allow_redirects=False, timeout=60)
         back = browser.get(f"{target.address}/login/openid/return?state={state}&code=x", timeout=60)
-        return "not begun here" in back.text
+        return "did not begin here" in back.text
 
 
 @attack(Site.USERS)

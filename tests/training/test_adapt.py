@@ -139,7 +139,7 @@ def test_few_pictures_are_left_out_in_turn(
 ) -> None:
     """A single held-back picture would not suffice, so each one is left out once."""
     black_box = new_black_box()
-    result = adapt(black_box, dim_slices(pictures, each=1), SETTINGS)
+    result = adapt(black_box, dim_slices(pictures, per_patient=1), SETTINGS)
     assert result.record["check"] == "leave some out"
     assert result.acceptance.comparison is not None
     assert (result.acceptance.comparison.unit, result.acceptance.comparison.count) == ("patient", pictures)
@@ -167,7 +167,7 @@ def test_three_patients_are_left_out_in_turn(new_black_box: Callable[..., Any], 
 
 def test_the_candidate_of_few_patients_is_trained_on_all(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     """The curve is that of the last run, whose slices are those of both patients."""
-    slices = dim_slices(2, each=2)
+    slices = dim_slices(2, per_patient=2)
     black_box = new_black_box()
     result = adapt(black_box, slices, replace(SETTINGS, max_images=600, curve_slices=100))
     assert result.curve[0].images == 4
@@ -258,7 +258,7 @@ def test_budget_is_restored_after_a_failed_query(failing_black_box: Any, dim_sli
 @pytest.mark.usefixtures("short_head")
 def test_adaptation_of_the_bundled_model(bundled: BlackBox, dim_slices: Slices) -> None:
     """A few steps on the real model: the images are counted and changed within their range."""
-    slices = dim_slices(2, each=2, side=bundled.capabilities.input_size)
+    slices = dim_slices(2, per_patient=2, side=bundled.capabilities.input_size)
     before = bundled.images_queried
     result = adapt(bundled, slices, replace(WITH_HEAD, batch_size=2, max_images=120, curve_slices=2))
     assert 0 < bundled.images_queried - before <= 120
@@ -555,7 +555,7 @@ def test_an_adaptation_survives_kill_9(
 def test_comparison_of_many_patients_stays_within_the_maximum(
     new_black_box: Callable[..., Any], dim_slices: Slices, max_images: int, held_out: int
 ) -> None:
-    eight = [pieces[0] for pieces in dim_slices(8, each=1).values()]
+    eight = [pieces[0] for pieces in dim_slices(8, per_patient=1).values()]
     slices = {f"patient {n}": [replace(eight[n % 8], patient=f"patient {n}")] for n in range(60)}
     black_box = new_black_box()
     settings = replace(SETTINGS, max_images=max_images, curve_slices=2, batch_size=4)

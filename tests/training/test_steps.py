@@ -32,7 +32,7 @@ SETTINGS = AdaptationSettings()
 
 @pytest.fixture
 def batch(dim_slices: Slices) -> Batch:
-    pieces = [piece for pieces in dim_slices(3, each=1).values() for piece in pieces]
+    pieces = [piece for pieces in dim_slices(3, per_patient=1).values() for piece in pieces]
     return Batches(pieces, load_encoder("statistics", "")).draw([0, 1, 2], "click", 0, np.random.default_rng(0))
 
 

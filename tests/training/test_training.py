@@ -133,7 +133,7 @@ def test_progress_is_reported_after_every_step(new_black_box: Callable[..., Any]
 
 def test_every_slice_is_used_once_per_epoch(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     """Each patient has one slice with the organ in a different cell, so that a click identifies the slice."""
-    slices = _pieces(dim_slices(6, each=1))
+    slices = _pieces(dim_slices(6, per_patient=1))
     black_box = new_black_box()
     train(
         black_box,
@@ -181,7 +181,7 @@ def test_decoder_depends_on_the_seed(new_black_box: Callable[..., Any], dim_slic
 
 def test_fewer_slices_than_a_batch(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     black_box = new_black_box()
-    _, curve = train(black_box, dim_slices(1, each=1)["patient 0"], SETTINGS, 3 + 2 * 6)
+    _, curve = train(black_box, dim_slices(1, per_patient=1)["patient 0"], SETTINGS, 3 + 2 * 6)
     assert (black_box.images_queried, len(curve)) == (15, 3)
 
 

@@ -286,7 +286,7 @@ def test_a_user_signs_in_through_the_provider(closed: Closed) -> None:
     line = [line for line in closed.audit() if line["what"] == "sign in"][-1]
     assert (line["user"], line["by"], line["status"]) == ("Rita R", "openid", 200)
     again = browser.get(back, timeout=60)
-    assert (again.status_code, "not begun here" in again.text) == (400, True)
+    assert (again.status_code, "did not begin here" in again.text) == (400, True)
 
 
 def test_a_provider_user_without_a_role_is_refused(closed: Closed) -> None:
