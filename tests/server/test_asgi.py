@@ -420,7 +420,7 @@ def test_the_stock_server_runs_the_app_and_warns(tmp_path: Path) -> None:
     try:
         voxels, _ = infer(server, "ct_01")
         assert voxels.any()
-        assert "takes paths from requests unchecked" in server.log.read_text()
+        assert "does not check the paths" in server.log.read_text()
     finally:
         running.close()  # type: ignore[attr-defined]
 
