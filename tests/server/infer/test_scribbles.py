@@ -25,7 +25,7 @@ from baps.inference.segmenter import Segmenter
 from baps.io import write_nifti, write_nrrd
 from baps.registry.store import AdapterStore
 from baps.server.infer.scribbles import ScribblesInfer
-from baps.server.jobs import Jobs
+from baps.server.jobs import LongRequests
 
 INFO = [
     {"name": "ball", "id": 1},
@@ -44,7 +44,9 @@ class Painting:
         write_nifti(self.image, volume)
         self.segmenter = Segmenter(black_box, AdapterStore(folder / "adapters"))
         self.saved: list[tuple[Any, ...]] = []
-        self.task = ScribblesInfer(lambda: self.segmenter, folder / "clicks.lock", {"ball": 1}, self._save, Jobs())
+        self.task = ScribblesInfer(
+            lambda: self.segmenter, folder / "clicks.lock", {"ball": 1}, self._save, LongRequests()
+        )
         self.labels = np.zeros(volume.shape, np.uint8)
         self.labels[18:22, 18, (5, 6)] = 4
         self.labels[3:9, 3, (6, 8)] = 3

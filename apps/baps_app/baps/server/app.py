@@ -35,7 +35,7 @@ from baps.server.infer.organs import OrgansInfer
 from baps.server.infer.prompted import PromptedInfer
 from baps.server.infer.scribbles import ScribblesInfer
 from baps.server.infer.whole_organ import WholeOrganInfer
-from baps.server.jobs import Jobs
+from baps.server.jobs import LongRequests
 from baps.server.labels.retention import Retention
 from baps.server.log_redaction import redact_logs
 from baps.server.stock_server import check_stock_server
@@ -70,7 +70,7 @@ class BapsApp(MONAILabelApp):
         check_settings(self.site)
         check_stock_server(studies, self.site)
         self.store, self.organ_store = AdapterStore(self.site.adapters), AdapterStore(self.site.adapters / "organs")
-        self.jobs = Jobs()
+        self.jobs = LongRequests()
         self._loading, self._loading_organs = threading.Lock(), threading.Lock()
         self._black_box: BlackBox | None = None
         self._segmenter: Segmenter | None = None

@@ -46,7 +46,7 @@ def _served_application() -> FastAPI:
     try:
         settings = read_settings(host_settings.MONAI_LABEL_APP_CONF)
         host = parse_bind_host(sys.argv)
-        check_listening(host, settings.closed)
+        check_listening(host, settings.requires_login)
         root = parse_root_path(parse_root_path_option(sys.argv)) or settings.root_path
         application = create_app(
             settings,
@@ -64,4 +64,4 @@ def _served_application() -> FastAPI:
 def _announce(settings: Settings, host: str, root: str, app: BapsApp) -> None:
     if "start_server" in sys.argv:
         port = host_settings.MONAI_LABEL_SERVER_PORT
-        announce(host, port, "/login" if settings.closed else "/", lambda: server_lines(host, port, root, app))
+        announce(host, port, "/login" if settings.requires_login else "/", lambda: server_lines(host, port, root, app))

@@ -277,8 +277,8 @@ def access(site: Settings, host: str) -> Finding:
     from baps.site.users import Users
 
     check_access(site)
-    check_listening(host, site.closed)
-    if not site.closed:
+    check_listening(host, site.requires_login)
+    if not site.requires_login:
         return Finding(Status.OK, "open to this machine only, without a login: no users are set")
     allowed = []
     if site.users is not None:

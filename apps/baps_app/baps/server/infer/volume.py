@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from monailabel.interfaces.tasks.infer_v2 import InferType
 
 from baps.server.infer.base import Save, SegmenterT, SegmentingInfer
-from baps.server.jobs import CLIENT, Client, Job, Jobs
+from baps.server.jobs import CLIENT, Client, Job, LongRequests
 
 
 class VolumeInfer(SegmentingInfer[SegmenterT]):
@@ -34,7 +34,12 @@ class VolumeInfer(SegmentingInfer[SegmenterT]):
     summary: ClassVar[str]
 
     def __init__(
-        self, segmenter: Callable[[], SegmenterT], clicks: Path, labels: Mapping[str, int], save: Save, jobs: Jobs
+        self,
+        segmenter: Callable[[], SegmenterT],
+        clicks: Path,
+        labels: Mapping[str, int],
+        save: Save,
+        jobs: LongRequests,
     ) -> None:
         super().__init__(self.kind, 3, self.summary, self._options(labels), segmenter, clicks, labels, save)
         self._values, self._jobs = labels, jobs
