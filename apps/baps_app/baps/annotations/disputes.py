@@ -84,7 +84,7 @@ class DisputeResult:
     disputed: dict[str, ReferenceVersion] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def record(self) -> dict[str, dict[str, dict[str, str]]]:
+    def to_dict(self) -> dict[str, dict[str, dict[str, str]]]:
         """Return what is stored with the label, as JSON, without empty entries.
 
         Returns:

@@ -152,7 +152,7 @@ def plan_organ_adaptation(
                 content.update(b"none" if part is None else part.numpy().tobytes())
     facts = {
         "method": _METHOD_VERSION,
-        "black_box": model.record(),
+        "black_box": model.to_dict(),
         "organ": organ,
         "settings": asdict(settings),
         "training_patients": [patient_hash(p) for p in split.training],
@@ -251,7 +251,7 @@ def adapt_organ(
         "fingerprint": plan.fingerprint,
         "seen_patients": sorted(trained_on),
         "check": split.evaluation,
-        **acceptance.record(),
+        **acceptance.to_dict(),
         "curve": [[epoch, round(dice, 4)] for epoch, dice in enumerate(result.dices, 1)],
         "penalties": [round(penalty, 4) for penalty in result.penalties],
         "parameters": sum(value.numel() for value in adapter.trainable_parameters().values()),

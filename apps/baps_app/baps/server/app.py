@@ -113,15 +113,15 @@ class BapsApp(MONAILabelApp):
 
     def init_infers(self) -> dict[str, InferTask]:
         labels = dict(self.site.labels)
-        clicks, segmenter = self.store.clicks, self.segmenter
+        lock_file, segmenter = self.store.inference_lock_file, self.segmenter
         names = ("baps", "zero_shot", "whole_organ", "scribbles", "organs")
         save = {name: partial(self.save_mask, name) for name in names}
         return {
-            "baps": PromptedInfer(segmenter, clicks, labels, save["baps"], adapted=True),
-            "zero_shot": PromptedInfer(segmenter, clicks, labels, save["zero_shot"], adapted=False),
-            "whole_organ": WholeOrganInfer(segmenter, clicks, labels, save["whole_organ"], self.jobs),
-            "scribbles": ScribblesInfer(segmenter, clicks, labels, save["scribbles"], self.jobs),
-            "organs": OrgansInfer(self.organs, clicks, labels, save["organs"], self.jobs),
+            "baps": PromptedInfer(segmenter, lock_file, labels, save["baps"], adapted=True),
+            "zero_shot": PromptedInfer(segmenter, lock_file, labels, save["zero_shot"], adapted=False),
+            "whole_organ": WholeOrganInfer(segmenter, lock_file, labels, save["whole_organ"], self.jobs),
+            "scribbles": ScribblesInfer(segmenter, lock_file, labels, save["scribbles"], self.jobs),
+            "organs": OrgansInfer(self.organs, lock_file, labels, save["organs"], self.jobs),
         }
 
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> Any:
@@ -146,7 +146,7 @@ class BapsApp(MONAILabelApp):
         }
 
     def init_strategies(self) -> dict[str, Strategy]:
-        disagreement = Disagreement(self.segmenter, self.organs, dict(self.site.labels), self.store.clicks)
+        disagreement = Disagreement(self.segmenter, self.organs, dict(self.site.labels), self.store.inference_lock_file)
         return {"random": RandomStrategy(), "first": First(), "disagreement": disagreement}
 
     def black_box(self) -> BlackBox:

@@ -101,7 +101,7 @@ def examine(
             "Python": partial(python_version, sys.version_info[:2]),
             "pydicom": partial(package, "pydicom", 3),
             "numpy": partial(package, "numpy", 2),
-            "MONAI Label": host_framework,
+            "MONAI Label": monai_label,
             "dcmqi": partial(dcmqi, studies),
             "port": partial(port_free, host, port),
         }
@@ -208,7 +208,7 @@ def package(name: str, below: int) -> Finding:
     return Finding(Status.OK, version)
 
 
-def host_framework() -> Finding:
+def monai_label() -> Finding:
     """Check that MONAI Label can be imported, in a process of its own.
 
     Returns:

@@ -11,11 +11,11 @@ from torch.nn import functional
 from baps.errors import InputError
 from baps.fseft.adapters import FewShotAdapter
 from baps.fseft.fitting.checkpoint import Checkpoint
-from baps.fseft.fitting.crops import Crops
+from baps.fseft.fitting.crops import CubeSampler
 from baps.fseft.fitting.draw import Draw
 from baps.fseft.fitting.example import Example, mean_organ_size
 from baps.fseft.fitting.plateau import Plateau
-from baps.fseft.fitting.points import Points
+from baps.fseft.fitting.points import PointSampler
 from baps.fseft.fitting.settings import FitSettings
 from baps.fseft.losses import dice_loss, size_penalty, soft_size
 
@@ -72,7 +72,9 @@ def fit(
     expected = mean_organ_size(examples) if queries else 0.0
     generator = torch.Generator().manual_seed(settings.seed)
     volumes = [
-        Points(example, settings.points) if settings.points else Crops(example, settings.crop, settings.crops)
+        PointSampler(example, settings.points)
+        if settings.points
+        else CubeSampler(example, settings.crop, settings.crops)
         for example in examples
     ]
     optimiser = torch.optim.AdamW(adapter.trainable_parameters().values(), lr=settings.learning_rate, weight_decay=0)

@@ -24,7 +24,7 @@ _SHARES = (1, 3, 3)
 """Shares of the organ, its surroundings and the rest."""
 
 
-class Points:
+class PointSampler:
     """Voxels of a labelled volume, limited per part so that any number of volumes fits into memory.
 
     Args:

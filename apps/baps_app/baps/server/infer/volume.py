@@ -23,7 +23,7 @@ class VolumeInfer(SegmentingInfer[SegmenterT]):
 
     Args:
         segmenter: See ``SegmentingInfer``.
-        clicks: See ``SegmentingInfer``.
+        lock_file: See ``SegmentingInfer``.
         labels: Names and values of the site's labels.
         save: See ``SegmentingInfer``.
         jobs: Lists the request while it runs, so that it can be cancelled.
@@ -36,12 +36,12 @@ class VolumeInfer(SegmentingInfer[SegmenterT]):
     def __init__(
         self,
         segmenter: Callable[[], SegmenterT],
-        clicks: Path,
+        lock_file: Path,
         labels: Mapping[str, int],
         save: Save,
         jobs: LongRequests,
     ) -> None:
-        super().__init__(self.kind, 3, self.summary, self._options(labels), segmenter, clicks, labels, save)
+        super().__init__(self.kind, 3, self.summary, self._options(labels), segmenter, lock_file, labels, save)
         self._values, self._jobs = labels, jobs
 
     def _options(self, labels: Mapping[str, int]) -> dict[str, Any]:

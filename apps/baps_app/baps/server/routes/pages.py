@@ -17,7 +17,7 @@ from fastapi import Request
 from fastapi.responses import FileResponse, Response
 from jinja2 import Environment, FileSystemLoader
 from monailabel.config import settings
-from monailabel.endpoints import ohif as host_ohif
+from monailabel.endpoints import ohif as monailabel_ohif
 
 from baps.server.access_policy import find_policy
 from baps.server.middleware.root_path import external_url, root_path
@@ -80,7 +80,7 @@ def start_page(request: Request) -> Response:
 
 def favicon() -> FileResponse:
     """Send the icon that browsers show beside the title of a page."""
-    return FileResponse(Path(host_ohif.__file__).parent / "static" / "favicon.ico", media_type="image/x-icon")
+    return FileResponse(Path(monailabel_ohif.__file__).parent / "static" / "favicon.ico", media_type="image/x-icon")
 
 
 def has_pacs() -> bool:
