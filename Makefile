@@ -1,4 +1,4 @@
-# make demo | make test | make test-all | make coverage | make serve STUDIES=<folder or DICOMweb URL> | make pacs | make bench-adapt [QUICK=1] | make bench-clicks | make bench-whole-organ | make bench-fseft [QUICK=1] | make bench-trust [SOAK=minutes] | make bench-archive | make lint | make docs | make wheel | make advisories | make sbom | make clean
+# make demo | make test | make test-rest | make test-all | make coverage | make serve STUDIES=<folder or DICOMweb URL> | make pacs | make bench-adapt [QUICK=1] | make bench-clicks | make bench-whole-organ | make bench-fseft [QUICK=1] | make bench-throughput | make bench-trust [SOAK=minutes] | make bench-archive | make lint | make docs | make wheel | make advisories | make sbom | make sample-data | make clean
 SHELL := /bin/sh
 STUDIES ?=
 HOST ?= 127.0.0.1

@@ -98,7 +98,7 @@ def test_an_installed_package_serves_from_the_state_folder(installed: Path) -> N
     command, environment = serving_command("/data", "127.0.0.1", 8123, {})
     assert command[command.index("--app") + 1] == str(installed)
     assert command[1] == str(PACKAGES / "baps" / "server" / "launch.py")
-    assert environment["PYTHONPATH"] == str(installed)  # Not all that pip installed.
+    assert environment["PYTHONPATH"] == str(installed)  # Must not contain site-packages.
     assert installed.stat().st_mode & 0o777 == 0o700
     main = installed / "main.py"
     assert main.read_text().endswith('from baps.server.app import BapsApp\n\n__all__ = ["BapsApp"]\n')

@@ -136,7 +136,7 @@ def segment(
 ) -> Volume:
     """Segment one slice of a volume from clicks, a box, or both.
 
-    The last click says which slice is meant; points on other slices are ignored. If the adapted mask contradicts a
+    The last click says which slice is meant; points on other slices are ignored. If the adapted mask violates a
     corrective click, a less adapted mask is returned instead, as the server does.
 
     Args:

@@ -155,7 +155,7 @@ def test_the_adapter_of_the_label_is_used_with_a_fallback(
     assert painting.ask()[1]["adapter"] is None
     mask, reply = painting.ask(selected_label_name="other")
     assert mask[18:22, 18, 5].all()
-    assert reply["notes"][-1] == "The adapted mask violated strokes on slices 5, 6; the mask there is less adapted."
+    assert reply["notes"][-1] == "The adapted mask violated a stroke on slices 5, 6; the mask there is less adapted."
 
 
 @pytest.mark.parametrize("compress", [True, False])

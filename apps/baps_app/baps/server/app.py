@@ -162,7 +162,7 @@ class BapsApp(MONAILabelApp):
                     self._black_box = load_black_box(
                         site.black_box, site.weights, site.weights_sha256, site.device, site.remote_model
                     )
-                except InputError as error:  # The operator made it, not the user.
+                except InputError as error:  # A setting of the operator, so not a 400.
                     raise BapsError(f"The model cannot be loaded. {error}") from error
                 capabilities = self._black_box.capabilities
                 logger.info("Black box %s, weights SHA-256 %s", capabilities.name, capabilities.weights_sha256)
@@ -197,7 +197,7 @@ class BapsApp(MONAILabelApp):
                     model = load_organ_model(
                         site.organ_model, site.organ_weights, site.organ_weights_sha256, site.device
                     )
-                except InputError as error:  # The operator made it, not the user.
+                except InputError as error:  # A setting of the operator, so not a 400.
                     raise BapsError(f"The organ model cannot be loaded; clicks still work. {error}") from error
                 logger.info("Organ model %s, weights SHA-256 %s", model.name, model.sha256)
                 cache = FeatureCache(root / "readings", site.feature_cache_gb << 30)

@@ -126,7 +126,7 @@ def _follow(
 
 
 def _count_unchained(line: bytes, where: str, check: AuditCheck) -> None:
-    """Count a line that has no chain."""
+    """Count a line without a chain hash."""
     try:
         json.loads(line)
     except ValueError:

@@ -99,7 +99,7 @@ def server_environment() -> dict[str, str]:
         **paths,  # The server changes to another folder.
         # MONAI Label searches it for the programs of dcmqi and for python.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
-        # MONAI Label appends to it. If it were empty, the result would contain the current folder.
+        # MONAI Label appends to PYTHONPATH. If PYTHONPATH were empty, the current folder would be importable.
         "PYTHONPATH": str(app_folder() if installed else PACKAGES),
         "MONAI_LABEL_TRACKING_ENABLED": "false",
         "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",

@@ -1,4 +1,6 @@
-"""Draw single voxels from a volume: from the organ, its surroundings and the rest. Ours.
+"""Draw single voxels from a volume: from the organ, its surroundings and the rest.
+
+Not from the FSEFT paper.
 
 For adapters that classify each voxel independently, a step on a few thousand voxels of all parts of a body is more
 informative than one on a cube, in a tenth of the time. Each voxel represents as many as its part has, so that sums over

@@ -190,7 +190,7 @@ def received(file: UploadFile) -> Iterator[Path]:
     """Write an uploaded file to a temporary folder, for as long as the context lasts.
 
     Args:
-        file: The uploaded file. Of its name, only the suffix is used.
+        file: The uploaded file. Only the suffix of its name is used.
 
     Yields:
         Path of the file.
