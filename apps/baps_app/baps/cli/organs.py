@@ -86,14 +86,14 @@ def adapt(
     options.print_skipped({**folders.skipped, **skipped})
     if not volumes:
         raise InputError(f"None of the labels can be used. {next(iter(skipped.values()), '')}")
-    query_images = []
+    new_images = []
     if unlabelled is not None:
         from baps.fseft.preprocessing import preprocess
 
-        query_images = [
+        new_images = [
             preprocess(read_volume(path), organs.spacing, organs.side).image for path in list_images(unlabelled)
         ]
-        if not query_images:
+        if not new_images:
             raise InputError(f"There is no image in {unlabelled}. Give --unlabelled a folder of volumes, or omit it.")
     count = sum(map(len, volumes.values()))
     knows = "knows" if organs.network.index(organ) is not None else "does not know"
@@ -108,7 +108,7 @@ def adapt(
 
         cache = FeatureCache(unfinished / "readings")
         result = adapt_organ(
-            organs, organ, volumes, settings, None, cache, query_images, progress=report, checkpoint_folder=unfinished
+            organs, organ, volumes, settings, None, cache, new_images, progress=report, checkpoint_folder=unfinished
         )
         bar.update(task, total=1, completed=1)
     record: dict[str, Any] = {**result.record, "status": result.acceptance.status}
