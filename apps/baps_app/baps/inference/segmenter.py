@@ -166,7 +166,7 @@ class Segmenter:
             canvas_prompt = prompt.mapped(prepared.canvas.to_canvas)
             cache_hits: list[bool] = []
 
-            def predict(candidate: Adapter | None) -> NDArray[np.float32]:
+            def segment_through(candidate: Adapter | None) -> NDArray[np.float32]:
                 return segment_cached(
                     self.black_box,
                     candidate,
@@ -175,9 +175,9 @@ class Segmenter:
                     self._encoding_cache(prepared, candidate, cache_hits),
                 )
 
-            probability, used = predict(prepared.adapter), prepared.adapter
+            probability, used = segment_through(prepared.adapter), prepared.adapter
             if interactive:
-                probability, used = fall_back_on_violated_clicks(probability, used, canvas_prompt, predict)
+                probability, used = fall_back_on_violated_clicks(probability, used, canvas_prompt, segment_through)
             answer = Segmentation(
                 probability=prepared.canvas.restore(probability),
                 volume=prepared.volume,
@@ -285,12 +285,12 @@ class Segmenter:
     def _encoding_cache(
         self, prepared: _PreparedSlice, candidate: Adapter | None, cache_hits: list[bool]
     ) -> GetEncoding:
-        """Cache encodings of the slice with an adapter, and append to ``cache_hits`` whether each was there."""
+        """Cache encodings of the slice through an adapter, and append to ``cache_hits`` whether each was there."""
 
         def keep(seen: Hashable, encode: Callable[[], Encoding]) -> Encoding:
             # Encodings of the unadapted model are shared by all labels.
-            adapter_key = (prepared.adapter_key, candidate is prepared.adapter) if candidate else None
-            encoding, there = self._cache.get_or_compute((*prepared.key, adapter_key, seen), encode)
+            through = (prepared.adapter_key, candidate is prepared.adapter) if candidate else None
+            encoding, there = self._cache.get_or_compute((*prepared.key, through, seen), encode)
             cache_hits.append(there)
             return encoding
 
