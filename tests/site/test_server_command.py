@@ -155,7 +155,7 @@ def test_a_busy_port_and_a_free_one() -> None:
 
 def test_an_ipv6_address_is_printed_in_brackets() -> None:
     with pytest.raises(InputError, match=r"The server would listen on \[::\],"):
-        check_listening("::", closed=False)
+        check_listening("::", requires_login=False)
     with (
         socket.create_server(("::1", 0), family=socket.AF_INET6) as busy,
         pytest.raises(InputError, match=r"of \[::1\] cannot be used"),
