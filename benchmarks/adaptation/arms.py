@@ -291,7 +291,7 @@ def _adapt(arena: Arena, settings: AdaptationSettings) -> Outcome:
     arena.notes["zoom"] = result.adapter.zoom
     arena.notes["without_head"] = float(np.mean(score(arena.examiner, replace(result.adapter, head=None), arena.test)))
     arena.notes["status"] = result.acceptance.status
-    arena.notes["verdict"] = result.acceptance.comparison.record() if result.acceptance.comparison else None
+    arena.notes["verdict"] = result.acceptance.comparison.to_dict() if result.acceptance.comparison else None
     if result.acceptance.status == "rejected":  # The unadapted model is still served.
         arena.notes["rejected"] = float(np.mean(score(arena.examiner, result.adapter, arena.test)))
         return arena.examiner, None

@@ -1,10 +1,11 @@
 """Evaluate whole organs from a few clicked slices, by the number of clicked slices, unadapted and adapted.
 
-``make bench-organs`` adapts the bundled model to each organ on the training and validation patients, with the default
-settings, once (the adapter is kept in ``benchmarks/runs/whole_organs``), and measures on the test patients: 1, 2, 3 and
-5 clicks on different slices, whose masks are propagated through the volume; compared with shape-based interpolation
-between the same clicked slices, and with the clicked slices only. The same numbers of clicks are also measured with
-each click where the mask is worst. The script prints a table and writes ``benchmarks/results/whole_organs.json``.
+``make bench-whole-organ`` adapts the bundled model to each organ on the training and validation patients, with the
+default settings, once (the adapter is kept in ``benchmarks/runs/whole_organs``), and measures on the test patients: 1,
+2, 3 and 5 clicks on different slices, whose masks are propagated through the volume; compared with shape-based
+interpolation between the same clicked slices, and with the clicked slices only. The same numbers of clicks are also
+measured with each click where the mask is worst. The script prints a table and writes
+``benchmarks/results/whole_organs.json``.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def run(tmp_path: Path, new_phantom: Callable[..., tuple[Volume, NDArray[np.bool
 @pytest.mark.slow
 def test_adapt_and_evaluate_a_new_organ(run: Run, tmp_path: Path) -> None:
     words = ("--organ", "tumour", "--method", "linear_probe", "--epochs", "80", "--learning-rate", "0.05")
-    output = run("adapt", *words, "--out", str(tmp_path / "a" / "tumour"), "--queries", str(tmp_path / "images"))
+    output = run("adapt", *words, "--out", str(tmp_path / "a" / "tumour"), "--unlabelled", str(tmp_path / "images"))
     assert "does not know tumour" in output
     assert "Better: the adapter is" in output
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["tumour"]

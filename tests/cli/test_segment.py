@@ -76,7 +76,7 @@ def test_the_adapter_of_the_label_is_used_by_default(image: Path, tmp_path: Path
     store.publish("ball", "v0001")
     click = ("--click", "20,18,6", "--label", "ball")
     assert "ball v0001" in _segment(image, tmp_path / "mask.nrrd", *click)
-    assert "ball v0001" not in _segment(image, tmp_path / "mask.nrrd", *click, "--zero-shot")
+    assert "ball v0001" not in _segment(image, tmp_path / "mask.nrrd", *click, "--unadapted")
     elsewhere = ("--adapters", str(tmp_path / "other"))
     assert "ball v0001" not in _segment(image, tmp_path / "mask.nrrd", *click, *elsewhere)
 

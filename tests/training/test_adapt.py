@@ -607,7 +607,7 @@ def test_training_continues_from_the_served_adapter(new_black_box: Callable[...,
     assert result.acceptance.against_served.before == pytest.approx(theirs.mean())
     assert result.acceptance.against_served.after == result.acceptance.comparison.after == pytest.approx(ours.mean())
     assert result.acceptance.no_worse_than_served == (ours.mean() >= theirs.mean())
-    assert result.record["against_served"] == result.acceptance.against_served.record()
+    assert result.record["against_served"] == result.acceptance.against_served.to_dict()
     assert (
         f"Against the served adapter: gain {result.acceptance.against_served.gain:+.3f}."
         in result.acceptance.sentence()

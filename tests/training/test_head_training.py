@@ -61,11 +61,11 @@ class FaultyBlackBox(BlackBox):
         return answers
 
 
-def too_wide(target: NDArray[np.bool_], _: Prompt) -> NDArray[np.bool_]:
+def dilate(target: NDArray[np.bool_], _: Prompt) -> NDArray[np.bool_]:
     return ndimage.binary_dilation(target, iterations=4)
 
 
-def too_narrow(target: NDArray[np.bool_], _: Prompt) -> NDArray[np.bool_]:
+def erode(target: NDArray[np.bool_], _: Prompt) -> NDArray[np.bool_]:
     return ndimage.binary_erosion(target, iterations=3)
 
 
@@ -101,7 +101,7 @@ def _collect(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["click", "box"])
-@pytest.mark.parametrize("mistake", [too_wide, too_narrow], ids=["too wide", "too narrow"])
+@pytest.mark.parametrize("mistake", [dilate, erode], ids=["too wide", "too narrow"])
 def test_systematic_error_is_corrected(dim_slices: Slices, mistake: Mistake, kind: str) -> None:
     """Dice improves on slices that the head was not trained on."""
     black_box, batches, test_batches = FaultyBlackBox(mistake), _batches(dim_slices), _batches(dim_slices, seed=1)
@@ -155,7 +155,7 @@ def _pairs(seed: int) -> Batches:
 
 @pytest.mark.slow
 def test_head_that_helps_held_back_patients_is_kept(dim_slices: Slices) -> None:
-    black_box, batches = FaultyBlackBox(too_wide), _batches(dim_slices, patients=4)
+    black_box, batches = FaultyBlackBox(dilate), _batches(dim_slices, patients=4)
     test_batches = _batches(dim_slices, seed=1)
     head = train_head(batches, _collect(black_box, batches, 60), 0)
     assert head is not None
@@ -215,7 +215,7 @@ def test_correct_masks_get_no_corrections(dim_slices: Slices) -> None:
     assert all(len(prompt.positive) + (prompt.box is not None) == 1 for prompt in answers.prompts)
 
 
-@pytest.mark.parametrize("mistake", [too_wide, too_narrow, ignores_left_half])
+@pytest.mark.parametrize("mistake", [dilate, erode, ignores_left_half])
 def test_corrections_are_where_the_mask_was_wrong(dim_slices: Slices, mistake: Mistake) -> None:
     """Each correction is on a missed or wrong region, and the previous prompt was queried before."""
     batches = _batches(dim_slices)
@@ -254,7 +254,7 @@ def test_a_quarter_of_the_first_prompts_is_of_the_other_kind(dim_slices: Slices,
 
 
 def test_black_box_for_boxes_gets_boxes_only(dim_slices: Slices) -> None:
-    black_box, batches = FaultyBlackBox(too_wide, clicks=False), _batches(dim_slices)
+    black_box, batches = FaultyBlackBox(dilate, clicks=False), _batches(dim_slices)
     answers = _collect(black_box, batches, 50, "box")
     assert black_box.images_queried == len(answers.rows) == 50
     assert all(p.box and not p.positive and not p.negative for p in answers.prompts)
@@ -264,7 +264,7 @@ def test_black_box_for_boxes_gets_boxes_only(dim_slices: Slices) -> None:
 
 
 def test_black_box_for_clicks_gets_clicks_only(dim_slices: Slices) -> None:
-    answers = _collect(FaultyBlackBox(too_wide, boxes=False), _batches(dim_slices), 60)
+    answers = _collect(FaultyBlackBox(dilate, boxes=False), _batches(dim_slices), 60)
     assert len(answers.rows) == 60
     assert all(prompt.box is None for prompt in answers.prompts)
 
@@ -284,7 +284,7 @@ def test_masks_are_stored_on_the_grid_with_their_prompts(dim_slices: Slices) -> 
 
 
 def test_adapted_images_are_queried_and_original_ones_are_trained_on(dim_slices: Slices) -> None:
-    batches, black_box = _batches(dim_slices), FaultyBlackBox(too_wide)
+    batches, black_box = _batches(dim_slices), FaultyBlackBox(dilate)
     brighter = build_visual_prompt("basis")
     with torch.no_grad():
         brighter.head.bias.view(3, 4)[:, 0] = 0.1  # type: ignore[union-attr, operator]
@@ -310,7 +310,7 @@ def _state(head: OutputHead | None) -> dict[str, torch.Tensor]:
 def test_head_depends_on_the_masks_and_the_seed_only(dim_slices: Slices, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("baps.training.head_training._STEPS", 5)
     batches = _batches(dim_slices)
-    answers = _collect(FaultyBlackBox(too_wide), batches, 40)
+    answers = _collect(FaultyBlackBox(dilate), batches, 40)
     heads = []
     for number, seed in enumerate((0, 0, 1)):
         torch.manual_seed(number)  # The global random state must not matter.
@@ -323,7 +323,7 @@ def test_head_depends_on_the_masks_and_the_seed_only(dim_slices: Slices, monkeyp
 def test_training_runs_with_few_masks(dim_slices: Slices, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("baps.training.head_training._STEPS", 5)
     batches = _batches(dim_slices, 1)
-    head = train_head(batches, _collect(FaultyBlackBox(too_wide), batches, count), 0)
+    head = train_head(batches, _collect(FaultyBlackBox(dilate), batches, count), 0)
     assert head is not None
     assert not head.training
     assert all(bool(torch.isfinite(value).all()) for value in head.state_dict().values())

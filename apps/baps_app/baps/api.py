@@ -136,7 +136,7 @@ def segment(
 ) -> Volume:
     """Segment one slice of a volume from clicks, a box, or both.
 
-    The last click says which slice is meant; points on other slices are ignored. If the adapted mask contradicts a
+    The last click says which slice is meant; points on other slices are ignored. If the adapted mask violates a
     corrective click, a less adapted mask is returned instead, as the server does.
 
     Args:
@@ -164,11 +164,11 @@ def segment(
     pixels = canvas_image(volume, click.plane, canvas, choose_window(volume))[None]
     prompt = click.prompt.mapped(canvas.to_canvas)
 
-    def answer(through: Adapter | None) -> NDArray[np.float32]:
-        return segment_adapted(black_box, through, pixels, [prompt])[0]
+    def predict(candidate: Adapter | None) -> NDArray[np.float32]:
+        return segment_adapted(black_box, candidate, pixels, [prompt])[0]
 
     used = adapter if click.plane.axis == SLICE_AXIS else None
-    probability, _ = fall_back_on_violated_clicks(answer(used), used, prompt, answer)
+    probability, _ = fall_back_on_violated_clicks(predict(used), used, prompt, predict)
     mask = np.zeros(volume.shape, np.uint8)
     click.plane.insert(mask, canvas.restore(probability) > 0.5)
     return Volume(mask, volume.affine)

@@ -25,7 +25,7 @@ from baps.inference.segmenter import Segmenter
 from baps.io import write_nifti, write_nrrd
 from baps.registry.store import AdapterStore
 from baps.server.infer.scribbles import ScribblesInfer
-from baps.server.jobs import Jobs
+from baps.server.jobs import LongRequests
 
 INFO = [
     {"name": "ball", "id": 1},
@@ -44,7 +44,9 @@ class Painting:
         write_nifti(self.image, volume)
         self.segmenter = Segmenter(black_box, AdapterStore(folder / "adapters"))
         self.saved: list[tuple[Any, ...]] = []
-        self.task = ScribblesInfer(lambda: self.segmenter, folder / "clicks.lock", {"ball": 1}, self._save, Jobs())
+        self.task = ScribblesInfer(
+            lambda: self.segmenter, folder / "clicks.lock", {"ball": 1}, self._save, LongRequests()
+        )
         self.labels = np.zeros(volume.shape, np.uint8)
         self.labels[18:22, 18, (5, 6)] = 4
         self.labels[3:9, 3, (6, 8)] = 3
@@ -153,7 +155,7 @@ def test_the_adapter_of_the_label_is_used_with_a_fallback(
     assert painting.ask()[1]["adapter"] is None
     mask, reply = painting.ask(selected_label_name="other")
     assert mask[18:22, 18, 5].all()
-    assert reply["notes"][-1] == "The adapted mask violated strokes on slices 5, 6; the mask there is less adapted."
+    assert reply["notes"][-1] == "The adapted mask violated a stroke on slices 5, 6; the mask there is less adapted."
 
 
 @pytest.mark.parametrize("compress", [True, False])

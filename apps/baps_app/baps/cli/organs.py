@@ -49,7 +49,7 @@ def adapt(
         int, typer.Option(help="Maximum number of epochs. Training stops earlier on a plateau of the loss.")
     ] = 200,
     learning_rate: Annotated[float, typer.Option(help="Initial learning rate; 0 for the method's own.")] = 0.0,
-    queries: Annotated[
+    unlabelled: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Unlabelled volumes to adapt to: the organ should be about as large there."),
     ] = None,
@@ -86,15 +86,15 @@ def adapt(
     options.print_skipped({**folders.skipped, **skipped})
     if not volumes:
         raise InputError(f"None of the labels can be used. {next(iter(skipped.values()), '')}")
-    query_images = []
-    if queries is not None:
+    new_images = []
+    if unlabelled is not None:
         from baps.fseft.preprocessing import preprocess
 
-        query_images = [
-            preprocess(read_volume(path), organs.spacing, organs.side).image for path in list_images(queries)
+        new_images = [
+            preprocess(read_volume(path), organs.spacing, organs.side).image for path in list_images(unlabelled)
         ]
-        if not query_images:
-            raise InputError(f"There is no image in {queries}. Give --queries a folder of volumes, or omit it.")
+        if not new_images:
+            raise InputError(f"There is no image in {unlabelled}. Give --unlabelled a folder of volumes, or omit it.")
     count = sum(map(len, volumes.values()))
     knows = "knows" if organs.network.index(organ) is not None else "does not know"
     console.print(f"{count} labelled volumes of {len(volumes)} patients; the model {organs.name} {knows} {organ}")
@@ -108,7 +108,7 @@ def adapt(
 
         cache = FeatureCache(unfinished / "readings")
         result = adapt_organ(
-            organs, organ, volumes, settings, None, cache, query_images, progress=report, checkpoint_folder=unfinished
+            organs, organ, volumes, settings, None, cache, new_images, progress=report, checkpoint_folder=unfinished
         )
         bar.update(task, total=1, completed=1)
     record: dict[str, Any] = {**result.record, "status": result.acceptance.status}
@@ -172,7 +172,7 @@ def evaluate(
     options.print_skipped(skipped)
     if not scored:
         raise InputError(f"None of the volumes can be measured. {next(iter(skipped.values()), '')}")
-    figures: dict[str, Any] = {"organ": organ, "model": organs.record(), "cases": {}, "skipped": skipped}
+    figures: dict[str, Any] = {"organ": organ, "model": organs.to_dict(), "cases": {}, "skipped": skipped}
     for name, one in scored.items():
         figures["cases"][name] = {
             key: value if math.isfinite(value) else None for key, value in asdict(one).items() if key != "patient"

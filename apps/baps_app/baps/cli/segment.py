@@ -38,7 +38,7 @@ def segment(
         str, typer.Option(help="How to cut: as-stored (across K), axial, coronal, sagittal, or across I, J or K.")
     ] = "as-stored",
     label: Annotated[str, typer.Option(help="The organ, whose adapter is used. Default: the shared adapter.")] = "",
-    zero_shot: Annotated[bool, typer.Option("--zero-shot", help="Use the unadapted model.")] = False,
+    unadapted: Annotated[bool, typer.Option("--unadapted", help="Use the unadapted model.")] = False,
     whole_organ: Annotated[
         bool, typer.Option("--whole-organ", help="Segment all slices of the organ, starting from the clicked ones.")
     ] = False,
@@ -84,11 +84,11 @@ def segment(
     segmenter, labels = Segmenter(model, AdapterStore(site.adapters)), list(site.labels)
     if whole_organ:
         try:
-            mask, notes, lines = _whole_organ(segmenter, image, request, labels, not zero_shot, seconds)
+            mask, notes, lines = _whole_organ(segmenter, image, request, labels, not unadapted, seconds)
         except KeyboardInterrupt:
             raise BapsError("Interrupted; nothing was written.") from None
     else:
-        mask, notes, lines = _one_slice(segmenter, image, request, labels, not zero_shot)
+        mask, notes, lines = _one_slice(segmenter, image, request, labels, not unadapted)
     suffix = next(suffix for suffix in _SUFFIXES if out.name.endswith(suffix))
     try:
         with atomic_write(out, suffix) as partial:

@@ -129,8 +129,7 @@ def _notes(answers: Mapping[int, Segmentation], interpolated: Sequence[int], mem
     notes = []
     if used_fallback := [index for index, answer in answers.items() if answer.used_fallback]:
         notes.append(
-            f"The adapted mask contradicted a click on {format_slices(used_fallback)}; a less adapted mask is shown "
-            "there."
+            f"The adapted mask violated a click on {format_slices(used_fallback)}; the mask there is less adapted."
         )
     if empty := [index for index, answer in answers.items() if not answer.mask.any()]:
         notes.append(f"The mask is empty on {format_slices(empty)}; click deeper inside the organ there.")

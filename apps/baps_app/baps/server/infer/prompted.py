@@ -25,22 +25,22 @@ class PromptedInfer(SegmentingInfer[Segmenter]):
 
     Args:
         segmenter: See ``SegmentingInfer``.
-        clicks: See ``SegmentingInfer``.
+        lock_file: See ``SegmentingInfer``.
         labels: See ``SegmentingInfer``.
         save: See ``SegmentingInfer``.
         adapted: Whether published adapters are used, or the unadapted black box.
     """
 
     def __init__(
-        self, segmenter: Callable[[], Segmenter], clicks: Path, labels: dict[str, int], save: Save, adapted: bool
+        self, segmenter: Callable[[], Segmenter], lock_file: Path, labels: dict[str, int], save: Save, adapted: bool
     ) -> None:
         super().__init__(
             InferType.DEEPGROW,
             dimension=2,
-            description=("Promptable segmentation, adapted to this site" if adapted else "The same model, not adapted"),
+            description=("Promptable segmentation, adapted to this site" if adapted else "The same model, unadapted"),
             config={"plane": list(_PLANES), **({"adapter": [NO_LABEL, *labels]} if adapted else {})},
             segmenter=segmenter,
-            clicks=clicks,
+            lock_file=lock_file,
             labels=labels,
             save=save,
         )

@@ -61,7 +61,7 @@ class ScribblesInfer(VolumeInfer[Segmenter]):
             notes.append(f"Only background strokes on {format_slices(background_only)}: not segmented.")
         if used_fallback:
             notes.append(
-                f"The adapted mask violated strokes on {format_slices(used_fallback)}; the mask there is less adapted."
+                f"The adapted mask violated a stroke on {format_slices(used_fallback)}; the mask there is less adapted."
             )
         if save_as and len(done) == len(prompted):
             notes.append(self._save_mask(request, volume, save_as, mask, done))
