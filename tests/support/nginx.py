@@ -31,13 +31,13 @@ class Nginx:
 
     Attributes:
         address: address with TLS.
-        http_port: address without TLS, if the configuration has one.
+        http_address: address without TLS, if the configuration has one.
         certificate: certificate that clients must trust.
         folder: folder of its logs and other files.
     """
 
     address: str
-    http_port: str
+    http_address: str
     certificate: Path
     folder: Path
 
