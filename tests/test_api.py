@@ -37,7 +37,7 @@ def test_a_slice_is_segmented_as_the_server_segments_it(bundled: BlackBox, tmp_p
     mask = baps.segment(str(SAMPLE), [(39, 60, 12)], [(20, 20, 12)], black_box=bundled)
     segmenter = Segmenter(bundled, AdapterStore(tmp_path))
     prompt = Prompt(((39.0, 60.0),), ((20.0, 20.0),))
-    expected = segmenter.segment(SAMPLE, Plane(2, 12), prompt, "").mask
+    expected = segmenter.segment(SAMPLE, Plane(2, 12), prompt).mask
     assert expected.any()
     assert np.array_equal(Plane(2, 12).extract(mask.voxels), expected)
     assert mask.voxels.sum() == expected.sum()
