@@ -136,7 +136,8 @@ def measure(black_box: BlackBox, store: AdapterStore, case: Case, label: str, ad
         segmenter = Segmenter(black_box, store)  # A new one, without encodings of another run.
         segmenter.volume(case.image)
         images_before, start = black_box.images_queried, time.perf_counter()
-        mask = segment_organ(segmenter, case.image, clicks, label, adapted).mask.astype(bool)
+        adapter = segmenter.load_adapter(label) if adapted else None
+        mask = segment_organ(segmenter, case.image, clicks, adapter).mask.astype(bool)
         seconds, images = time.perf_counter() - start, black_box.images_queried - images_before
         masks = {index: Plane(SLICE_AXIS, index).extract(mask) for index in clicks.prompts}
         between, alone = interpolate(masks, volume.shape), np.zeros(volume.shape, bool)

@@ -338,7 +338,7 @@ def probability(segmenter: Segmenter, site: Site, request: Mapping[str, Any], la
     image = site.image(request["image"])
     volume, _ = segmenter.volume(image)
     click = read_click({**request["click"], "label": label}, volume, list(LABELS))
-    answer = segmenter.segment(image, click.plane, click.prompt, label, adapted)
+    answer = segmenter.segment(image, click.plane, click.prompt, segmenter.load_adapter(label) if adapted else None)
     return answer.probability, answer.adapter
 
 

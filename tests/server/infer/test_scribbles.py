@@ -86,7 +86,7 @@ def test_strokes_are_segmented_like_clicks(painting: Painting) -> None:
         plane = Plane(2, k)
         foreground, background = plane.extract(painting.labels == 4), plane.extract(painting.labels == 3)
         prompt = strokes_to_prompt(foreground, background, painting.segmenter.black_box.capabilities)
-        expected = painting.segmenter.segment(painting.image, plane, prompt, "ball").mask
+        expected = painting.segmenter.segment(painting.image, plane, prompt).mask
         np.testing.assert_array_equal(plane.extract(mask) > 0, keep_strokes(expected, foreground, background))
         assert expected.sum() == pytest.approx(painting.ball[:, :, k].sum(), rel=0.1)
 

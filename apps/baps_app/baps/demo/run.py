@@ -133,7 +133,7 @@ def best_window(segmenter: Segmenter, samples: Path, cases: list[str], seed: int
         window = Window(low, high)
         for click in clicks:
             image = image_file(samples, click.case)
-            click.masks["window"] = segmenter.segment(image, click.plane, click.prompt, ORGAN, False, window).mask
+            click.masks["window"] = segmenter.segment(image, click.plane, click.prompt, window=window).mask
         scores.append(np.mean([click.dice("window") for click in clicks]))
     low, high = WINDOWS[int(np.argmax(scores))]
     return Window(low, high), segmenter.black_box.images_queried
@@ -258,7 +258,7 @@ def run(out: Path, seed: int, max_images: int, remote: str) -> None:
     window, window_images = best_window(segmenter, samples, labelled, seed)
     for click in clicks:
         image = image_file(samples, click.case)
-        click.masks["window"] = segmenter.segment(image, click.plane, click.prompt, ORGAN, False, window).mask
+        click.masks["window"] = segmenter.segment(image, click.plane, click.prompt, window=window).mask
 
     means = {
         arm: {case: float(np.mean([click.dice(arm) for click in clicks if click.case == case])) for case in unseen}

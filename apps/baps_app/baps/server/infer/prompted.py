@@ -55,7 +55,10 @@ class PromptedInfer(SegmentingInfer[Segmenter]):
         save_as = self._save_as(request)
         if save_as and click.plane.axis != SLICE_AXIS:
             raise InputError("Only a mask of a stored slice (across K) can be saved. Click on one, or omit save_as.")
-        result = segmenter.segment(path, click.plane, click.prompt, label, self._adapted)
+        result = segmenter.segment(
+            path, click.plane, click.prompt, segmenter.load_adapter(label) if self._adapted else None
+        )
+        volume = result.volume  # The file may have been replaced since the click was read.
         notes = list(click.notes)
         if self._adapted and click.plane.axis != SLICE_AXIS:
             notes.append(

@@ -171,11 +171,12 @@ class Disagreement(Strategy):
             organ = label_map == self._labels[name]
             organ_masks: list[NDArray[np.bool_]] = []
             click_masks: list[NDArray[np.bool_]] = []
+            loaded = segmenter.load_adapter(name)
             for index in evenly_spaced(slices_showing(organ, canvas), _SLICES):
                 plane = Plane(SLICE_AXIS, index)
                 organ_masks.append(plane.extract(organ))
                 prompt = prompt_from_mask(organ_masks[-1], capabilities)
-                click_masks.append(segmenter.segment(path, plane, prompt, name, interactive=False).mask)
+                click_masks.append(segmenter.segment(path, plane, prompt, loaded, interactive=False).mask)
             if organ_masks:
                 disagreements.append(1 - dice(np.stack(click_masks), np.stack(organ_masks)))
         return sum(disagreements) / len(disagreements) if disagreements else None
