@@ -106,7 +106,7 @@ def test_segment(tmp_path: Path, new_phantom: Callable[..., tuple[Volume, NDArra
     adapter = build_adapter("linear_probe", model.network, "tumour")
     with torch.no_grad():
         dict(adapter.named_parameters())["head.bias"].fill_(50.0)
-    record = {"adapter": adapter_record("linear_probe", "tumour", False, 0), "black_box": model.record()}
+    record = {"adapter": adapter_record("linear_probe", "tumour", False, 0), "black_box": model.to_dict()}
     write_adapter(file, adapter, record)
 
     def segment(*words: str) -> str:
