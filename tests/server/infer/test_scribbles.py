@@ -97,13 +97,17 @@ def test_strokes_reach_the_black_box_as_clicks_of_their_own_slice(
     request = []
     segment = painting.segmenter.segment
 
-    def listen(path: Path, plane: Plane, prompt: Any, label: str) -> Any:
-        request.append((plane, len(prompt.negative), label))
-        return segment(path, plane, prompt, label)
+    labels: list[str] = []
+
+    def listen(path: Path, plane: Plane, prompt: Any, adapter: object) -> Any:
+        request.append((plane, len(prompt.negative)))
+        return segment(path, plane, prompt, adapter)
 
     monkeypatch.setattr(painting.segmenter, "segment", listen)
+    monkeypatch.setattr(painting.segmenter, "load_adapter", labels.append)
     painting.ask()
-    assert request == [(Plane(2, 5), 0, "ball"), (Plane(2, 6), 2, "ball")]
+    assert request == [(Plane(2, 5), 0), (Plane(2, 6), 2)]
+    assert labels == ["ball"]  # Once per request.
 
 
 def test_slices_with_only_background_strokes_are_not_changed(painting: Painting) -> None:
