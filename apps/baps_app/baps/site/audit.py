@@ -21,6 +21,7 @@ import os
 import pwd
 import re
 import secrets
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -76,6 +77,10 @@ class AuditFile:
     def __init__(self, file: Path, max_mb: int = 100, keep: int = 0) -> None:
         self.file, self._max_bytes, self._keep = file, max_mb << 20, keep
         self._head_file = file.with_name(f"{file.name}.head")
+        self._threads = threading.Lock()
+        self._processes = FileLock(
+            file.with_name(f".{file.name}.lock"), mode=0o600, thread_local=False, poll_interval=0.001
+        )
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Add a line with the time and a record.
@@ -172,7 +177,8 @@ class AuditFile:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with FileLock(self.file.with_name(f".{self.file.name}.lock"), mode=0o600, poll_interval=0.001):
+        # Threads wait for each other without polling, which would delay requests; processes seldom meet.
+        with self._threads, self._processes:
             yield
 
     def _files(self) -> list[Path]:
