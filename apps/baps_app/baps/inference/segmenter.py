@@ -196,7 +196,7 @@ class Segmenter:
             canvas_prompt = prompt.mapped(prepared.canvas.to_canvas)
             cache_hits: list[bool] = []
 
-            def segment_through(candidate: Adapter | None) -> NDArray[np.float32]:
+            def predict(candidate: Adapter | None) -> NDArray[np.float32]:
                 return segment_cached(
                     self.black_box,
                     candidate,
@@ -205,9 +205,9 @@ class Segmenter:
                     self._encoding_cache(prepared, candidate, cache_hits),
                 )
 
-            probability, used = segment_through(prepared.adapter), prepared.adapter
+            probability, used = predict(prepared.adapter), prepared.adapter
             if interactive:
-                probability, used = fall_back_on_violated_clicks(probability, used, canvas_prompt, segment_through)
+                probability, used = fall_back_on_violated_clicks(probability, used, canvas_prompt, predict)
             answer = Segmentation(
                 probability=prepared.canvas.restore(probability),
                 volume=prepared.volume,
@@ -289,8 +289,10 @@ class Segmenter:
 
         def keep(seen: Hashable, encode: Callable[[], Encoding]) -> Encoding:
             # Encodings of the unadapted model are shared by all labels.
-            through = (prepared.loaded.key, candidate is prepared.adapter) if prepared.loaded and candidate else None
-            encoding, there = self._cache.get_or_compute((*prepared.key, through, seen), encode)
+            adapter_key = (
+                (prepared.loaded.key, candidate is prepared.adapter) if prepared.loaded and candidate else None
+            )
+            encoding, there = self._cache.get_or_compute((*prepared.key, adapter_key, seen), encode)
             cache_hits.append(there)
             return encoding
 
