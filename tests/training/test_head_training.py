@@ -2,125 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from baps.adapters.adapter import Adapter
-from baps.adapters.output_head import GRID, OutputHead
+from baps.adapters.output_head import OutputHead
 from baps.adapters.visual_prompt import build_visual_prompt, load_encoder
-from baps.blackbox import BlackBox, Capabilities
-from baps.errors import BudgetSpentError
+from baps.blackbox import BlackBox
 from baps.evaluation.scoring import score_slices
 from baps.evaluation.slices import LabelledSlice
 from baps.imaging.metrics import dice
 from baps.imaging.windowing import Window
 from baps.prompts import Prompt
+from baps.training.answers import draw_evaluation_prompts, query_answers, query_more_answers
 from baps.training.batches import Batches
-from baps.training.head_training import Answers, _at_grid, collect_answers, train_head
+from baps.training.head_training import HeadData, score_answers, train_head
 from baps.training.query_log import QueryLog
+from tests.support.mistaken import SIDE, Mistake, MistakenBlackBox, deaf, right, too_narrow, too_wide
 
 Slices = Callable[..., dict[str, list[LabelledSlice]]]
-Mistake = Callable[[NDArray[np.bool_], Prompt], NDArray[np.bool_]]
-SIDE = 64
 _WINDOW = Window(0, 255)
+IDENTITY = build_visual_prompt("basis")
 
 
-class MistakenBlackBox(BlackBox):
-    """Knows the object, which is brighter than its ground, and makes a mistake; ``asked`` keeps what it was asked."""
-
-    def __init__(self, mistake: Mistake, clicks: bool = True, boxes: bool = True) -> None:
-        super().__init__()
-        self._mistake, self._clicks, self._boxes = mistake, clicks, boxes
-        self.asked: list[tuple[NDArray[np.uint8], list[Prompt], NDArray[np.float32]]] = []
-
-    @property
-    def capabilities(self) -> Capabilities:
-        return Capabilities(
-            name="mistaken",
-            weights_sha256="e" * 64,
-            clicks=self._clicks,
-            negative_clicks=self._clicks,
-            boxes=self._boxes,
-            encodings=False,
-            batch_size=64,
-            input_size=SIDE,
-        )
-
-    def _segment(self, images: NDArray[np.uint8], prompts: Sequence[Prompt]) -> NDArray[np.float32]:
-        targets = ndimage.gaussian_filter(images[..., 0].astype(float), (0, 2, 2)) > 72
-        masks = [self._mistake(target, prompt) for target, prompt in zip(targets, prompts, strict=True)]
-        answers = (0.02 + 0.96 * np.stack(masks)).astype(np.float32)
-        self.asked.append((images.copy(), list(prompts), answers))
-        return answers
+def _batches(dim_slices: Slices, seed: int = 0, zoom: float = 1.0) -> Batches:
+    pieces = [piece for pieces in dim_slices(8, side=SIDE, seed=seed).values() for piece in pieces]
+    return Batches(pieces, load_encoder("statistics", ""), zoom)
 
 
-def too_wide(target: NDArray[np.bool_], _: Prompt) -> NDArray[np.bool_]:
-    return ndimage.binary_dilation(target, iterations=4)
-
-
-def too_narrow(target: NDArray[np.bool_], _: Prompt) -> NDArray[np.bool_]:
-    return ndimage.binary_erosion(target, iterations=3)
-
-
-def deaf(target: NDArray[np.bool_], _: Prompt) -> NDArray[np.bool_]:
-    """The left half of the image comes along, whatever is said of it."""
-    return target | (np.arange(SIDE) < SIDE // 2)
-
-
-def right(target: NDArray[np.bool_], _: Prompt) -> NDArray[np.bool_]:
-    return target
-
-
-def _batches(dim_slices: Slices, cells: int = 8, seed: int = 0, patients: int = 1) -> Batches:
-    """Four slices with the organ in each cell, of so many patients in turn. Of one patient a head is always kept."""
-    pieces = [piece for pieces in dim_slices(cells, side=SIDE, seed=seed).values() for piece in pieces]
-    pieces = [replace(piece, patient=f"patient {number % patients}") for number, piece in enumerate(pieces)]
-    return Batches(pieces, load_encoder("statistics", ""))
-
-
-def _collect(
-    black_box: BlackBox,
-    batches: Batches,
-    images: int = 120,
-    kind: str = "click",
-    seed: int = 0,
-    query_log: QueryLog | None = None,
-) -> Answers:
-    plain = build_visual_prompt("basis")
-    return collect_answers(
-        black_box, plain, batches, kind, images, seed, query_log or QueryLog(None, {}, black_box), "run"
-    )
+def _data(black_box: BlackBox, batches: Batches, more: int = 0, kind: str = "click", each: int = 8) -> HeadData:
+    patients, log = list(dict.fromkeys(piece.patient for piece in batches.slices)), QueryLog(None, {}, black_box)
+    rows, prompts = draw_evaluation_prompts(batches, patients, kind, each, 12, 0)
+    answers = query_answers(black_box, IDENTITY, batches, rows, prompts, log, {})
+    if more:
+        answers += query_more_answers(black_box, IDENTITY, batches, answers, kind, more, 0, log, {})
+    return HeadData(batches, answers, 0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["click", "box"])
 @pytest.mark.parametrize("mistake", [too_wide, too_narrow], ids=["too wide", "too narrow"])
-def test_a_black_box_that_is_always_wrong_alike_is_mended(dim_slices: Slices, mistake: Mistake, kind: str) -> None:
+def test_a_black_box_that_is_always_wrong_alike_is_corrected(dim_slices: Slices, mistake: Mistake, kind: str) -> None:
     """On other slices than those that were learned from."""
     black_box, batches, others = MistakenBlackBox(mistake), _batches(dim_slices), _batches(dim_slices, seed=1)
-    head = train_head(batches, _collect(black_box, batches, kind=kind), 0)
-    assert head is not None
-    plain, headed = Adapter(build_visual_prompt("basis")), Adapter(build_visual_prompt("basis"), head)
-    before = score_slices(black_box, plain, others.slices, kind, 5, 1)
-    after = score_slices(black_box, headed, others.slices, kind, 5, 1)
+    head = train_head(_data(black_box, batches, 60, kind), None, True, 150, 0)
+    before = score_slices(black_box, None, others.slices, kind, 5, 1)
+    after = score_slices(black_box, Adapter(IDENTITY, head), others.slices, kind, 5, 1)
     assert before.mean() < 0.75
     assert after.mean() > 0.9
     assert (after > before).mean() > 0.95
 
 
-def test_background_clicks_are_heeded_that_the_black_box_does_not_heed(dim_slices: Slices) -> None:
+@pytest.mark.slow
+def test_background_clicks_count_that_the_black_box_ignores(dim_slices: Slices) -> None:
     """The same answer and image: what is clicked decides, so the head must have learned from corrections."""
     black_box, batches, others = MistakenBlackBox(_two), _pairs(0), _pairs(1)
-    answers = _collect(black_box, batches, images=240)
-    assert any(prompt.negative for prompt in answers.prompts)
-    made = Adapter(build_visual_prompt("basis"), train_head(batches, answers, 0))
+    data = _data(black_box, batches, 160, each=64)
+    assert any(prompt.negative for prompt in data.answers.prompts)
+    made = Adapter(IDENTITY, train_head(data, None, True, 150, 0))
     left, right_one = (16.0, 32.0), (48.0, 32.0)
     kept, dropped = [], []
     for piece in others.slices:
@@ -153,200 +96,58 @@ def _pairs(seed: int) -> Batches:
     return Batches(pieces, load_encoder("statistics", ""))
 
 
+def test_a_head_learns_from_the_chosen_answers_alone(dim_slices: Slices) -> None:
+    data = _data(MistakenBlackBox(too_wide), _batches(dim_slices), each=4)
+    chosen = np.arange(len(data.answers.rows)) % 2 == 0
+    kept = train_head(data, chosen, True, 5, 0).state_dict()
+    changed = HeadData(data.batches, data.answers, 0)
+    changed.varied[~torch.from_numpy(chosen)] = 9.0
+    again = train_head(changed, chosen, True, 5, 0)
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in kept.items())
+    other = train_head(changed, ~chosen, True, 5, 0)
+    assert not all(torch.equal(value, other.state_dict()[key]) for key, value in kept.items())
+
+
+@pytest.mark.parametrize("zoom", [1.0, 0.5])
+def test_scores_are_those_of_the_adapter(dim_slices: Slices, lively_head: OutputHead, zoom: float) -> None:
+    """What is judged on kept answers is what clicks get; rounding to 1/255 changes few pixels."""
+    black_box, batches = MistakenBlackBox(deaf), _batches(dim_slices, zoom=zoom)
+    data = _data(black_box, batches, each=4)
+    for head in (None, lively_head):
+        adapter = Adapter(IDENTITY, head, zoom)
+        expected = []
+        for row, prompt in zip(data.answers.rows, data.answers.prompts, strict=True):
+            crops = adapter.crop(batches.slices[row].image[None], [prompt])
+            answer = black_box.segment(adapter.transform_images(crops), crops.prompts)
+            expected.append(dice(adapter.refine_masks(crops, answer)[0] > 0.5, batches.slices[row].target))
+        np.testing.assert_allclose(score_answers(data, head), expected, atol=0.02)
+    some = np.arange(len(data.answers.rows)) % 3 == 0
+    np.testing.assert_array_equal(score_answers(data, lively_head, some), score_answers(data, lively_head)[some])
+
+
 @pytest.mark.slow
-def test_of_several_patients_some_judge_and_a_head_that_helps_them_is_kept(dim_slices: Slices) -> None:
-    black_box, batches = MistakenBlackBox(too_wide), _batches(dim_slices, patients=4)
-    others = _batches(dim_slices, seed=1)
-    head = train_head(batches, _collect(black_box, batches, 60), 0)
-    assert head is not None
-    made = Adapter(build_visual_prompt("basis"), head)
-    assert score_slices(black_box, made, others.slices, "click", 5, 1).mean() > 0.85
-
-
-def test_where_no_head_helps_there_is_none(dim_slices: Slices, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Answers that are the truth cannot be bettered, whatever a head has learned."""
-    monkeypatch.setattr("baps.training.head_training._STEPS", 15)
-    batches = _batches(dim_slices, patients=2)
-    answers = _collect(MistakenBlackBox(right), batches, 40)
-    targets = _at_grid(torch.from_numpy(np.stack([batches.slices[row].target for row in answers.rows])).float())
-    perfect = replace(answers, probability=(255 * targets).round().to(torch.uint8).numpy())
-    assert train_head(batches, perfect, 0) is None
-
-
 def test_a_black_box_that_is_right_is_left_alone(dim_slices: Slices) -> None:
     black_box, batches, others = MistakenBlackBox(right), _batches(dim_slices), _batches(dim_slices, seed=1)
-    made = Adapter(build_visual_prompt("basis"), train_head(batches, _collect(black_box, batches), 0))
+    made = Adapter(IDENTITY, train_head(_data(black_box, batches), None, True, 150, 0))
     before = score_slices(black_box, None, others.slices, "click", 5, 1)
     after = score_slices(black_box, made, others.slices, "click", 5, 1)
     assert before.mean() > 0.9
     assert after.mean() > before.mean() - 0.02
 
 
-@pytest.mark.parametrize("images", [1, 2, 3, 7, 32, 33, 64, 100, 129, 200])
-@pytest.mark.parametrize("kind", ["click", "box"])
-def test_as_many_images_are_asked_as_may_be(dim_slices: Slices, images: int, kind: str) -> None:
-    """A black box that is always wrong needs every correction."""
-    black_box, batches = MistakenBlackBox(deaf), _batches(dim_slices)
-    black_box.budget = images
-    answers = _collect(black_box, batches, images, kind)
-    assert black_box.images_queried == images == len(answers.rows) == len(answers.prompts)
-    assert answers.probability.shape == (images, GRID, GRID)
-    clicks = [len(prompt.positive) + len(prompt.negative) + (prompt.box is not None) for prompt in answers.prompts]
-    assert [clicks.count(n) for n in range(2, 6)] == [images >> level for level in range(2, 6)]
-    assert max(clicks) <= 5
-
-
-def test_every_slice_is_asked_once_before_any_comes_again(dim_slices: Slices) -> None:
-    batches = _batches(dim_slices)
-    answers = _collect(MistakenBlackBox(right), batches, 60)
-    first = [row for row, prompt in zip(answers.rows, answers.prompts, strict=True) if not prompt.negative][:32]
-    assert sorted(first) == list(range(32))
-
-
-def test_where_answers_are_right_no_correction_is_asked_for(dim_slices: Slices) -> None:
-    batches = _batches(dim_slices)
-    black_box = MistakenBlackBox(right)
-    for row, piece in enumerate(batches.slices):  # So that it is right to the pixel.
-        image = np.where(piece.target, 200, 0).astype(np.uint8)
-        batches.slices[row] = replace(piece, image=np.repeat(image[..., None], 3, axis=-1))  # type: ignore[index, arg-type]
-    black_box._segment = lambda images, prompts: (images[..., 0] > 100).astype(np.float32)  # type: ignore[method-assign]
-    answers = _collect(black_box, batches, 100)
-    assert len(answers.rows) == 100 - (25 + 12 + 6 + 3)
-    assert all(len(prompt.positive) + (prompt.box is not None) == 1 for prompt in answers.prompts)
-
-
-@pytest.mark.parametrize("mistake", [too_wide, too_narrow, deaf])
-def test_corrections_lie_where_the_answer_was_wrong(dim_slices: Slices, mistake: Mistake) -> None:
-    """Each on what was missed or on what was too much, and the prompt before it was asked before."""
-    batches = _batches(dim_slices)
-    answers = _collect(MistakenBlackBox(mistake), batches, 100)
-    asked = dict(zip(zip(answers.rows, answers.prompts, strict=True), answers.probability, strict=True))
-    corrections = 0
-    for row, prompt in zip(answers.rows, answers.prompts, strict=True):
-        shorter = [
-            replace(prompt, positive=prompt.positive[:-1]) if len(prompt.positive) > 1 or prompt.box else None,
-            replace(prompt, negative=prompt.negative[:-1]) if prompt.negative else None,
-        ]
-        before = [one for one in shorter if one and one != prompt and (row, one) in asked]
-        if len(prompt.positive) + len(prompt.negative) + (prompt.box is not None) == 1:
-            continue
-        corrections += 1
-        assert before
-        target = batches.slices[row].target
-        wrong = []
-        for one in before:
-            answered = asked[row, one] > 127
-            (x, y) = prompt.negative[-1] if len(one.negative) < len(prompt.negative) else prompt.positive[-1]
-            is_negative = len(one.negative) < len(prompt.negative)
-            cell = answered[int(y), int(x)]
-            wrong.append(
-                bool(cell and not target[int(y), int(x)] if is_negative else target[int(y), int(x)] and not cell)
-            )
-        assert any(wrong)
-    assert corrections == 25 + 12 + 6 + 3
-
-
-@pytest.mark.parametrize(("kind", "boxes"), [("click", 0.25), ("box", 0.75)])
-def test_one_first_prompt_in_four_is_of_the_other_kind(dim_slices: Slices, kind: str, boxes: float) -> None:
-    answers = _collect(MistakenBlackBox(deaf), _batches(dim_slices), 200, kind)
-    first = [p for p in answers.prompts if len(p.positive) + len(p.negative) + (p.box is not None) == 1]
-    assert np.mean([prompt.box is not None for prompt in first]) == pytest.approx(boxes, abs=0.01)
-
-
-def test_a_black_box_for_boxes_alone_is_asked_with_boxes_alone(dim_slices: Slices) -> None:
-    black_box, batches = MistakenBlackBox(too_wide, clicks=False), _batches(dim_slices)
-    answers = _collect(black_box, batches, 50, "box")
-    assert black_box.images_queried == len(answers.rows) == 50
-    assert all(p.box and not p.positive and not p.negative for p in answers.prompts)
-    made = Adapter(build_visual_prompt("basis"), train_head(batches, answers, 0))
-    before, after = (score_slices(black_box, one, batches.slices, "box", 5, 1).mean() for one in (None, made))
-    assert after > before + 0.15
-
-
-def test_a_black_box_for_clicks_alone_is_asked_with_clicks_alone(dim_slices: Slices) -> None:
-    answers = _collect(MistakenBlackBox(too_wide, boxes=False), _batches(dim_slices), 60)
-    assert len(answers.rows) == 60
-    assert all(prompt.box is None for prompt in answers.prompts)
-
-
-def test_answers_are_kept_at_the_grid_and_belong_to_their_prompts(dim_slices: Slices) -> None:
-    black_box, batches = MistakenBlackBox(deaf), _batches(dim_slices)
-    answers = _collect(black_box, batches, 100)
-    asked = [
-        (prompt, answer) for _, prompts, masks in black_box.asked for prompt, answer in zip(prompts, masks, strict=True)
-    ]
-    assert [prompt for prompt, _ in asked] == answers.prompts
-    np.testing.assert_array_equal(answers.probability, np.round(255 * np.stack([answer for _, answer in asked])))
-    images = np.concatenate([images for images, _, _ in black_box.asked])
-    np.testing.assert_array_equal(images, np.stack([batches.slices[row].image for row in answers.rows]))
-
-
-def test_the_adapted_image_is_asked_and_the_image_as_it_was_is_learned_from(dim_slices: Slices) -> None:
-    batches, black_box = _batches(dim_slices), MistakenBlackBox(too_wide)
-    brighter = build_visual_prompt("basis")
-    with torch.no_grad():
-        brighter.head.bias.view(3, 4)[:, 0] = 0.1  # type: ignore[union-attr, operator]
-    answers = collect_answers(black_box, brighter, batches, "click", 8, 0, QueryLog(None, {}, black_box), "run")
-    given = np.stack([batches.slices[row].image for row in answers.rows]).astype(int)
-    shown = np.concatenate([images for images, _, _ in black_box.asked]).astype(int)
-    assert set((shown - given).ravel().tolist()) <= {25, 26}  # A tenth of white is 25.5 grey levels.
-
-
-def test_seeds(dim_slices: Slices) -> None:
-    batches = _batches(dim_slices)
-    one, same, other = (_collect(MistakenBlackBox(deaf), batches, 60, seed=seed) for seed in (1, 1, 2))
-    assert (one.rows, one.prompts) == (same.rows, same.prompts)
-    np.testing.assert_array_equal(one.probability, same.probability)
-    assert one.prompts != other.prompts
-
-
-def _state(head: OutputHead | None) -> dict[str, torch.Tensor]:
-    assert head is not None
-    return {key: value.clone() for key, value in head.state_dict().items()}
-
-
-def test_a_head_depends_on_the_answers_and_the_seed_alone(dim_slices: Slices, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("baps.training.head_training._STEPS", 5)
-    batches = _batches(dim_slices)
-    answers = _collect(MistakenBlackBox(too_wide), batches, 40)
-    heads = []
-    for number, seed in enumerate((0, 0, 1)):
+def test_a_head_depends_on_the_answers_and_the_seed_alone(dim_slices: Slices) -> None:
+    data = _data(MistakenBlackBox(too_wide), _batches(dim_slices), each=2)
+    states = []
+    for number, (seed, augmented) in enumerate(((0, True), (0, True), (1, True), (0, False))):
         torch.manual_seed(number)  # The global state must play no part.
-        heads.append(_state(train_head(batches, answers, seed)))
-    assert all(torch.equal(heads[0][key], heads[1][key]) for key in heads[0])
-    assert not all(torch.equal(heads[0][key], heads[2][key]) for key in heads[0])
+        states.append(train_head(data, None, augmented, 5, seed).state_dict())
+    same = [all(torch.equal(states[0][key], state[key]) for key in state) for state in states]
+    assert same == [True, True, False, False]
 
 
 @pytest.mark.parametrize("count", [1, 2, 9])
-def test_few_answers_are_enough_to_run(dim_slices: Slices, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("baps.training.head_training._STEPS", 5)
-    batches = _batches(dim_slices, 1)
-    head = train_head(batches, _collect(MistakenBlackBox(too_wide), batches, count), 0)
-    assert head is not None
+def test_few_answers_are_enough_to_run(dim_slices: Slices, count: int) -> None:
+    data = _data(MistakenBlackBox(too_wide), _batches(dim_slices), each=2)
+    head = train_head(data, np.arange(len(data.answers.rows)) < count, False, 5, 0)
     assert not head.training
     assert all(bool(torch.isfinite(value).all()) for value in head.state_dict().values())
-
-
-@pytest.mark.parametrize("budget", [0, 32, 64, 80])
-def test_from_the_journal_it_comes_out_bit_by_bit(
-    dim_slices: Slices, tmp_path: Path, budget: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However far the answers had come when it was broken off; those that are there are not asked again."""
-    monkeypatch.setattr("baps.training.head_training._STEPS", 8)
-    batches, log = _batches(dim_slices), tmp_path / "log.jsonl"
-    unbroken = _collect(MistakenBlackBox(deaf), batches, 150)
-    broken, rest = MistakenBlackBox(deaf), MistakenBlackBox(deaf)
-    broken.budget = budget
-    query_log = QueryLog(log, {}, broken)
-    with pytest.raises(BudgetSpentError):
-        _collect(broken, batches, 150, query_log=query_log)
-    query_log.close()
-    query_log = QueryLog(log, {}, rest)
-    again = _collect(rest, batches, 150, query_log=query_log)
-    query_log.close()
-    assert query_log.replayed_images == broken.images_queried
-    assert rest.images_queried == 150 - broken.images_queried
-    assert (again.rows, again.prompts) == (unbroken.rows, unbroken.prompts)
-    np.testing.assert_array_equal(again.probability, unbroken.probability)
-    one, other = (_state(train_head(batches, answers, 0)) for answers in (unbroken, again))
-    assert all(torch.equal(one[key], other[key]) for key in one)

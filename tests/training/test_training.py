@@ -10,22 +10,34 @@ import pytest
 import torch
 
 from baps.adapters.adapter import Adapter
-from baps.adapters.visual_prompt import build_visual_prompt
+from baps.adapters.visual_prompt import VisualPrompt, build_visual_prompt, load_encoder
 from baps.errors import BudgetSpentError, InputError
 from baps.evaluation.cases import LabelledSlice
 from baps.evaluation.scoring import score_slices
 from baps.prompts import Prompt
+from baps.training.batches import Batches
 from baps.training.settings import AdaptationSettings
 from baps.training.steps import PromptSpaceStepper
-from baps.training.training import train
+from baps.training.training import CurvePoint, train_visual_prompt
 
 Slices = Callable[..., dict[str, list[LabelledSlice]]]
 SETTINGS = AdaptationSettings(batch_size=8, curve_points=2, curve_slices=4, zoom="none", head="none")
-WITH_HEAD = replace(SETTINGS, head="convolutional")
 
 
 def _pieces(slices: dict[str, list[LabelledSlice]]) -> list[LabelledSlice]:
     return [piece for pieces in slices.values() for piece in pieces]
+
+
+def train(
+    black_box: Any, slices: list[LabelledSlice], settings: AdaptationSettings, max_images: int, **others: Any
+) -> tuple[Adapter, list[CurvePoint]]:
+    """Train a new visual prompt, or the one that is given."""
+    visual_prompt: VisualPrompt = others.pop("visual_prompt", None) or build_visual_prompt(
+        settings.visual_prompt, settings.seed, settings.condition
+    )
+    batches = Batches(slices, load_encoder())
+    curve = train_visual_prompt(black_box, visual_prompt, batches, settings, max_images, **others)
+    return Adapter(visual_prompt), curve
 
 
 @pytest.mark.parametrize("prompt", ["click", "box"])
@@ -95,7 +107,7 @@ def test_too_few_images_are_refused(new_black_box: Callable[..., Any], dim_slice
     black_box = new_black_box()
     with pytest.raises(
         InputError,
-        match="are left for the steps of a training run besides its zoom, curve and head, but one step takes 16",
+        match="are left for the steps of a training run besides its curve, but one step takes 16",
     ):
         train(black_box, _pieces(dim_slices(3)), SETTINGS, most)
     assert black_box.images_queried == 0
@@ -126,9 +138,9 @@ def test_progress_is_told_after_every_step(new_black_box: Callable[..., Any], di
         12 + 4 * 16,
         progress=lambda *now: told.append(now),  # type: ignore[arg-type]
     )
-    assert [now[:2] for now in told] == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
-    assert [now[2] for now in told] == [4 + 16, 4 + 32 + 4, 8 + 48, 8 + 64 + 4, 8 + 64 + 4]
-    assert [now[3] for now in told] == [None, curve[1].dice, None, curve[2].dice, None]
+    assert [now[:2] for now in told] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert [now[2] for now in told] == [4 + 16, 4 + 32 + 4, 8 + 48, 8 + 64 + 4]
+    assert [now[3] for now in told] == [None, curve[1].dice, None, curve[2].dice]
 
 
 def test_every_slice_comes_once_before_any_comes_again(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
@@ -189,103 +201,21 @@ def test_a_run_whose_curve_nobody_looks_at_has_none(new_black_box: Callable[...,
     assert (curve, black_box.images_queried) == ([], 64)
 
 
-@pytest.mark.usefixtures("short_head")
-def test_with_a_head_the_images_are_bounded_and_shared_out(
-    new_black_box: Callable[..., Any], dim_slices: Slices
-) -> None:
-    """A third of what the curve leaves is for the head, 800 at the most, and no image is asked for nothing."""
-    slices = _pieces(dim_slices(3))
-    for most, curve, steps, head in ((100, 12, 3, 29), (400, 12, 16, 129), (2700, 12, 118, 800)):
-        black_box = new_black_box()
-        made, points = train(black_box, slices, WITH_HEAD, most)
-        assert made.head is not None
-        assert black_box.images_queried <= most
-        # Where few answers were wrong, corrections are not asked for; first prompts take half, rounded up, or more.
-        least = curve + 16 * steps + head // 2
-        assert least <= black_box.images_queried <= curve + 16 * steps + head
-        assert points[-1].images == black_box.images_queried
-
-
-@pytest.mark.usefixtures("short_head")
-def test_the_curve_ends_with_the_head_and_is_what_is_served(
-    new_black_box: Callable[..., Any], dim_slices: Slices
-) -> None:
-    slices = _pieces(dim_slices(3))
-    told: list[tuple[int, int, int, float | None]] = []
-    black_box, settings = new_black_box(), replace(WITH_HEAD, curve_points=3)
-    made, curve = train(black_box, slices, settings, 200, progress=lambda *now: told.append(now))  # type: ignore[arg-type]
-    assert made.head is not None
-    assert not made.head.training
-    shown = [slices[row] for row in (0, 4, 7, 11)]
-    scores = [
-        score_slices(new_black_box(), adapter, shown, "click", 0, 1).mean()
-        for adapter in (None, Adapter(made.visual_prompt), made)
-    ]
-    assert len(curve) == 4
-    assert [curve[0].dice, curve[2].dice, curve[3].dice] == pytest.approx(scores)
-    assert curve[3].images == black_box.images_queried
-    assert told[-1] == (told[-1][1], told[-1][1], black_box.images_queried, curve[3].dice)
-    assert [now[0] for now in told] == list(range(1, told[-1][1] + 1))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("prompt", ["click", "box"])
-def test_by_default_a_head_is_learned_and_helps(
-    new_black_box: Callable[..., Any], dim_slices: Slices, prompt: str
-) -> None:
-    """With so few images the prompt alone leaves much to mend."""
-    slices = _pieces(dim_slices(3))
-    settings = AdaptationSettings(batch_size=8, prompt=prompt)
-    made, _ = train(new_black_box(), slices, settings, 90)
-    assert made.head is not None
-    plain, headed = (
-        score_slices(new_black_box(), adapter, slices, prompt, 99, 1).mean()
-        for adapter in (Adapter(made.visual_prompt), made)
-    )
-    assert headed > plain + 0.1
-    assert headed > 0.8
-
-
-def test_training_goes_on_from_another_adapter(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
-    slices = _pieces(dim_slices(3))
-    first, _ = train(new_black_box(), slices, SETTINGS, 1000)
-    kept = {key: value.clone() for key, value in first.state_dict().items()}
-    warm, curve = train(new_black_box(), slices, replace(SETTINGS, seed=1), 80, start_from=first)
-    assert curve[0].dice == pytest.approx(
-        score_slices(new_black_box(), first, [slices[row] for row in (0, 4, 7, 11)], "click", 1, 1).mean()
-    )
-    assert curve[0].dice > 0.8
-    assert not all(torch.equal(warm.state_dict()[key], kept[key]) for key in kept)
-    assert all(torch.equal(first.state_dict()[key], kept[key]) for key in kept)  # What is served stays as it is.
-
-
-@pytest.mark.parametrize("other", [{"visual_prompt": "concat"}, {"condition": "click"}], ids=str)
-def test_from_an_adapter_of_another_kind_it_does_not_go_on(
-    new_black_box: Callable[..., Any], dim_slices: Slices, other: dict[str, Any]
-) -> None:
-    slices = _pieces(dim_slices(3))
-    first, _ = train(new_black_box(), slices, replace(SETTINGS, **other), 100)
-    cold, _ = train(new_black_box(), slices, SETTINGS, 100)
-    made, _ = train(new_black_box(), slices, SETTINGS, 100, start_from=first)
-    assert all(torch.equal(made.state_dict()[key], value) for key, value in cold.state_dict().items())
-
-
-@pytest.mark.usefixtures("short_head")
 def test_who_watches_is_shown_every_point_of_the_curve(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     slices, black_box = _pieces(dim_slices(3)), new_black_box()
-    shown: list[tuple[int, bool, torch.Tensor]] = []
+    shown: list[tuple[int, torch.Tensor]] = []
 
     def watch(images: int, adapter: Adapter) -> None:
         bias = adapter.state_dict()["visual_prompt.head.bias"].clone()
-        shown.append((images, adapter.head is not None, bias))
+        shown.append((images, bias))
         black_box.segment(slices[0].image[None], [Prompt(((1.0, 1.0),))])  # Not counted.
 
-    watched, curve = train(black_box, slices, WITH_HEAD, 200, callback=watch)
-    assert [images for images, _, _ in shown] == [point.images for point in curve]
-    assert [head for _, head, _ in shown] == [False, False, True]
-    assert not shown[0][2].any()
-    assert torch.equal(shown[2][2], watched.state_dict()["visual_prompt.head.bias"])
-    alone, same = train(new_black_box(), slices, WITH_HEAD, 200)
+    watched, curve = train(black_box, slices, SETTINGS, 200, callback=watch)
+    assert [images for images, _ in shown] == [point.images for point in curve]
+    assert len(shown) == 3
+    assert not shown[0][1].any()
+    assert torch.equal(shown[2][1], watched.state_dict()["visual_prompt.head.bias"])
+    alone, same = train(new_black_box(), slices, SETTINGS, 200)
     assert same == curve
     assert all(torch.equal(alone.state_dict()[key], value) for key, value in watched.state_dict().items())
 

@@ -146,12 +146,13 @@ def adapt(
     budget, limit = black_box.budget, black_box.images_queried + settings.max_images - query_log.replayed_images
     black_box.budget = limit if budget is None else min(limit, budget)
 
-    def new_visual_prompt(unknown: Collection[str]) -> VisualPrompt:
+    def new_visual_prompt(unknown: Collection[str]) -> tuple[VisualPrompt, bool]:
         visual_prompt = build_visual_prompt(settings.visual_prompt, settings.seed, settings.condition, encoder)
         known = served.adapter.visual_prompt if served and not trained_on & set(map(patient_hash, unknown)) else None
-        if known is not None and known.to_dict() == visual_prompt.to_dict():
-            visual_prompt.load_state_dict(known.state_dict())
-        return visual_prompt
+        if known is None or known.to_dict() != visual_prompt.to_dict():
+            return visual_prompt, False
+        visual_prompt.load_state_dict(known.state_dict())
+        return visual_prompt, True
 
     def report(dice: float) -> None:
         if progress:

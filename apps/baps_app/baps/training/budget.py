@@ -17,7 +17,7 @@ _RESEND_RESERVE = 50
 _EVALUATION_DIVISOR = 8
 """The prompts that patients are judged with take at most one in this many of the images, each time they are asked."""
 
-_MAX_EVALUATION = 256
+_MAX_EVALUATION = 192
 
 _SCREENING_DIVISOR = 4
 """One in this many of the evaluation prompts is asked with every zoom."""
@@ -25,9 +25,16 @@ _SCREENING_DIVISOR = 4
 _HEAD_DIVISOR = 8
 """The head's further answers take at most one in this many of the images."""
 
-_MAX_HEAD = 400
+_MAX_HEAD = 320
 
 _MIN_JUDGES = 4
+
+_MAX_PROMPT_FOLD = 400
+"""Maximum number of images of a fold's visual prompt, if the adapter can have other parts. Most of what a visual prompt
+brings comes with the first images."""
+
+_MAX_PROMPT_LAST = 800
+"""Maximum number of images of the last run's visual prompt, which starts from those of the folds."""
 
 PROMPT_FOLDS = 2
 """Number of folds that a visual prompt is judged in."""
@@ -109,7 +116,7 @@ def divide_images(
 
 
 def divide_prompt_images(images: int, slices: int, settings: AdaptationSettings, folds: int) -> tuple[int, int]:
-    """Divide the images for visual prompts between the folds and the last run, which gets half of them.
+    """Divide the images for visual prompts between the folds and the last run.
 
     Args:
         images: images of all runs.
@@ -125,6 +132,8 @@ def divide_prompt_images(images: int, slices: int, settings: AdaptationSettings,
     """
     of_fold = images // 2 // folds if folds else 0
     last = images - folds * of_fold
+    if not settings.prompt_only:
+        of_fold, last = min(of_fold, _MAX_PROMPT_FOLD), min(last, _MAX_PROMPT_LAST)
     stepper = build_stepper(settings)
     if folds:
         allocate_images(of_fold, slices, 0, stepper, settings)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ from baps.adapters.output_head import GRID, OutputHead, head_features, to_logits
 from baps.adapters.zoom import crop_for_prompt, paste_crops
 from baps.imaging.metrics import dice
 from baps.training.answers import Answers
-from baps.training.batches import Batches
+from baps.training.batches import Batch, Batches
 from baps.training.losses import image_losses
 
 _BATCH = 8
@@ -25,54 +27,44 @@ _INTENSITY_STD = 0.1
 
 @dataclass(frozen=True)
 class HeadData:
-    """Answers as a head sees them, and the answers themselves.
+    """Answers, and what a head sees of them, which is computed when it is needed and then kept.
 
     Attributes:
         batches: the slices, and the zoom.
         answers: N answers of the black box.
-        features: features of the head, (N, FEATURES, GRID, GRID), half precision.
-        varied: the same from images of slightly varied brightness and contrast, which heads are trained on.
-        target: masks at the grid, (N, 1, GRID, GRID), 0 to 1.
+        seed: seed of the variations of intensity.
     """
 
     batches: Batches
     answers: Answers
-    features: torch.Tensor
-    varied: torch.Tensor
-    target: torch.Tensor
+    seed: int
 
-    def __add__(self, other: HeadData) -> HeadData:
-        """Join the answers to two sets of prompts on the same slices."""
-        return HeadData(
-            self.batches,
-            self.answers + other.answers,
-            torch.cat([self.features, other.features]),
-            torch.cat([self.varied, other.varied]),
-            torch.cat([self.target, other.target]),
-        )
+    @cached_property
+    def features(self) -> torch.Tensor:
+        """The features of the head, (N, FEATURES, GRID, GRID), half precision."""
+        return self._features(lambda images: images)
 
+    @cached_property
+    def varied(self) -> torch.Tensor:
+        """The features of images of slightly varied brightness and contrast, which heads are trained on."""
+        random = np.random.default_rng([self.seed, 32452843])
+        return self._features(lambda images: _vary_intensity(images, random))
 
-def build_head_data(batches: Batches, answers: Answers, seed: int) -> HeadData:
-    """Compute what heads are trained and judged on.
+    @cached_property
+    def target(self) -> torch.Tensor:
+        """The masks at the grid, (N, 1, GRID, GRID), 0 to 1."""
+        return torch.cat([F.adaptive_avg_pool2d(batch.target[:, None], GRID) for batch, _ in self._parts()])
 
-    Args:
-        batches: the slices that were queried.
-        answers: the black box's answers.
-        seed: seed of the variations of intensity.
+    def _features(self, vary: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        parts = [head_features(vary(batch.images), answers, batch.prompts).half() for batch, answers in self._parts()]
+        return torch.cat(parts)
 
-    Returns:
-        The answers and their features.
-    """
-    random = np.random.default_rng([seed, 32452843])
-    features, varied, target = [], [], []
-    for start in range(0, len(answers.rows), _PART):
-        rows = slice(start, start + _PART)
-        batch = batches.build(answers.rows[rows], answers.prompts[rows])
-        probability = torch.from_numpy(answers.probability[rows]).float() / 255
-        features.append(head_features(batch.images, probability, batch.prompts).half())
-        varied.append(head_features(_vary_intensity(batch.images, random), probability, batch.prompts).half())
-        target.append(F.adaptive_avg_pool2d(batch.target[:, None], GRID))
-    return HeadData(batches, answers, torch.cat(features), torch.cat(varied), torch.cat(target))
+    def _parts(self) -> Iterator[tuple[Batch, torch.Tensor]]:
+        """Iterate over batches of the crops and their answers, (B, R, R)."""
+        for start in range(0, len(self.answers.rows), _PART):
+            rows = slice(start, start + _PART)
+            probability = torch.from_numpy(self.answers.probability[rows]).float() / 255
+            yield self.batches.build(self.answers.rows[rows], self.answers.prompts[rows]), probability
 
 
 def train_head(data: HeadData, chosen: NDArray[np.bool_] | None, augmented: bool, steps: int, seed: int) -> OutputHead:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from baps.adapters.adapter import Adapter, identity_adapter
@@ -19,8 +20,8 @@ from baps.errors import BapsError, InputError
 from baps.training.answers import Answers, draw_evaluation_prompts, query_answers, query_more_answers
 from baps.training.batches import Batches
 from baps.training.budget import PROMPT_FOLDS, Budget, divide_prompt_images
-from baps.training.cross_fitting import MAX_GROUPS, MIN_GAIN, CrossFit, Parts
-from baps.training.head_training import HeadData, build_head_data, score_answers, train_head
+from baps.training.cross_fitting import MAX_GROUPS, CrossFit, Parts
+from baps.training.head_training import HeadData, score_answers, train_head
 from baps.training.query_log import QueryLog
 from baps.training.settings import AdaptationSettings
 from baps.training.training import Callback, CurvePoint, train_visual_prompt
@@ -32,6 +33,9 @@ HEAD_STYLES = ("augmented", "oriented")
 
 _MAX_DIFFERENCE = 0.02
 """Largest share of pixels in which a model's answers to the same query may differ."""
+
+_MIN_TRIAL_GAIN = 0.02
+"""Gain in Dice (0 to 1) in the first fold that makes a visual prompt worth the rest of the images."""
 
 _CHOICE_STEPS = 60
 _HEAD_STEPS = 150
@@ -46,7 +50,8 @@ class PartTrainer:
         settings: the settings of the adaptation.
         budget: how many images each part may take.
         query_log: logs the answers.
-        new_visual_prompt: returns a visual prompt to start from, given the patients that it must not know.
+        new_visual_prompt: returns a visual prompt to start from, given the patients that it must not know, and whether
+            it was trained before.
         report: called after every part and every step.
         callback: called with the candidate at every point of the training curve.
 
@@ -64,7 +69,7 @@ class PartTrainer:
         settings: AdaptationSettings,
         budget: Budget,
         query_log: QueryLog,
-        new_visual_prompt: Callable[[Collection[str]], VisualPrompt],
+        new_visual_prompt: Callable[[Collection[str]], tuple[VisualPrompt, bool]],
         report: Callable[[float], None],
         callback: Callback | None = None,
     ) -> None:
@@ -84,6 +89,7 @@ class PartTrainer:
         self._groups = [int(group) for group in np.unique(self._group)]
         self._can_judge = len(self._groups) > 1
         self._data: dict[float, HeadData] = {}
+        self._fold_prompts: list[VisualPrompt] = []
 
     def train(self) -> tuple[Adapter, Parts]:
         """Train the parts that bring something.
@@ -97,7 +103,7 @@ class PartTrainer:
         if settings.head == "convolutional" and self._can_judge:
             for zoom in zooms:
                 self._cross_fit_heads(Parts(zoom), [(self._group == one, self._data[zoom]) for one in self._groups])
-        last_run = self._cross_fit_visual_prompt()
+        last_run = self._cross_fit_visual_prompt() if settings.visual_prompt != "none" else 0
         parts = self._choose()
         if not parts.visual_prompt:
             last_run = 0
@@ -183,7 +189,7 @@ class PartTrainer:
         )
 
     def _build(self, zoom: float, answers: Answers) -> HeadData:
-        return build_head_data(self._batches.with_zoom(zoom), answers, self._settings.seed)
+        return HeadData(self._batches.with_zoom(zoom), answers, self._settings.seed)
 
     def _keep(self, zoom: float, answers: Answers) -> None:
         """Keep the answers to all evaluation prompts, and score them."""
@@ -257,29 +263,29 @@ class PartTrainer:
                 raise
             self.notes.append("max_images was too small to try a visual prompt.")
             return 0
-        chosen, kept = self._choose(), []
+        chosen, kept, trained = self._choose(), [], []
         for fold in range(folds):
             held_out = self._group % folds == fold
             before = self.cross_fit.choose(self.cross_fit.groups % folds != fold)
-            visual_prompt = self._train_visual_prompt(before.zoom, fold, of_fold, f"fold {fold + 1}")
-            data = self._build(before.zoom, self._query(before.zoom, visual_prompt, slice(None), f"fold {fold + 1}"))
-            kept.append((held_out, data))
+            trained.append(self._train_visual_prompt(before.zoom, fold, of_fold, f"fold {fold + 1}"))
+            answers = self._query(before.zoom, trained[-1], slice(None), f"fold {fold + 1}")
+            kept.append((held_out, self._build(before.zoom, answers)))
             if not settings.prompt_only and fold == 0:
-                gain = self._gain(before, held_out, data)
-                if gain < MIN_GAIN:
+                gain = self._gain(before, *kept[0])
+                if gain < _MIN_TRIAL_GAIN:
                     self.notes.append(
                         "A visual prompt was tried in one fold and given up, because it changed the Dice by "
                         f"{gain:+.3f}."
                     )
                     return 0
-        dice = np.zeros(len(self._rows))
-        for held_out, data in kept:
-            dice[held_out] = score_answers(data, None, held_out)
         if folds:
-            parts = Parts(chosen.zoom, visual_prompt=True)
+            parts, dice = Parts(chosen.zoom, visual_prompt=True), np.zeros(len(self._rows))
+            for held_out, data in kept:
+                dice[held_out] = score_answers(data, None, held_out)
             self._add_scores(parts, dice)
             if with_head:
                 self._cross_fit_heads(parts, kept)
+        self._fold_prompts = trained
         return last_run
 
     def _gain(self, before: Parts, held_out: NDArray[np.bool_], data: HeadData) -> float:
@@ -291,11 +297,19 @@ class PartTrainer:
         return float(self.cross_fit.by_unit(difference)[np.unique(self._unit[held_out])].mean())
 
     def _train_visual_prompt(self, zoom: float, fold: int | None, images: int, run: str) -> VisualPrompt:
-        """Train a visual prompt on the slices outside a fold, or on all; only the last run has a curve."""
+        """Train a visual prompt on the slices outside a fold, or on all, starting from the mean of those of the folds.
+
+        Only the last run has a curve.
+        """
         units = self._slice_unit
         held_out = np.isin(units, self._units_of(fold)) if fold is not None else np.zeros(len(units), bool)
         pieces = self._batches.slices
-        visual_prompt = self._new_visual_prompt({pieces[row].patient for row in np.flatnonzero(held_out)})
+        visual_prompt, continues = self._new_visual_prompt({pieces[row].patient for row in np.flatnonzero(held_out)})
+        if fold is None and not continues and self._fold_prompts:
+            states = [one.state_dict() for one in self._fold_prompts]
+            visual_prompt.load_state_dict(
+                {name: torch.stack([state[name] for state in states]).mean(0) for name in states[0]}
+            )
         curve = train_visual_prompt(
             self._black_box,
             visual_prompt,
@@ -338,7 +352,7 @@ class PartTrainer:
                 self._query_log,
                 {"answers": "head"},
             )
-            data = build_head_data(batches, first + more, settings.seed)
+            data = HeadData(batches, first + more, settings.seed)
             head = train_head(data, None, parts.head == "augmented", _HEAD_STEPS, settings.seed)
             adapter = replace(adapter, head=head)
         if self._callback:

@@ -9,6 +9,8 @@ from baps.adapters.visual_prompt import CONDITIONS, ENCODERS, KINDS
 from baps.errors import InputError
 from baps.prompts.simulated import check_prompts
 
+VISUAL_PROMPTS = (*KINDS, "none")
+
 OPTIMISERS = ("prompt_space", "spsa_gc")
 
 HEADS = ("convolutional", "none")
@@ -21,7 +23,7 @@ class AdaptationSettings:
     """Everything that an adaptation depends on besides the data and the black box.
 
     Attributes:
-        visual_prompt: ``basis`` (ours) or ``concat`` (as published).
+        visual_prompt: ``basis`` (ours), ``concat`` (as published) or ``none``.
         condition: what the visual prompt depends on besides the image: ``label`` (one encoding serves every click) or
             ``click`` (as published).
         encoder: features of the image that the visual prompt reads, see ``load_encoder``.
@@ -70,8 +72,8 @@ class AdaptationSettings:
 
     def __post_init__(self) -> None:
         for name, known in (
-            ("visual_prompt", KINDS), ("condition", CONDITIONS), ("encoder", ENCODERS), ("optimiser", OPTIMISERS),
-            ("zoom", ZOOMS), ("head", HEADS),
+            ("visual_prompt", VISUAL_PROMPTS), ("condition", CONDITIONS), ("encoder", ENCODERS),
+            ("optimiser", OPTIMISERS), ("zoom", ZOOMS), ("head", HEADS),
         ):  # fmt: skip
             if getattr(self, name) not in known:
                 raise InputError(f"There is no {name} named {getattr(self, name)!r}. Known ones: {', '.join(known)}.")
@@ -92,5 +94,5 @@ class AdaptationSettings:
 
     @property
     def prompt_only(self) -> bool:
-        """Whether the adapter has a visual prompt only, which is then always trained."""
-        return self.zoom == "none" and self.head == "none"
+        """Whether a visual prompt is the only part that the adapter can have, so that it is always trained."""
+        return self.zoom == "none" and self.head == "none" and self.visual_prompt != "none"
