@@ -175,10 +175,10 @@ def adapt(
         query_log.close()
     if progress:
         progress(ProgressReport(1000, 1000, query_log.images, trainer.curve[-1].dice))
-    unadapted, candidate = (
-        trainer.by_patient(dice) if comparable else {}
-        for dice in (trainer.cross_fit.scores[Parts()], trainer.cross_fit.score_choice())
-    )
+    unadapted, candidate = {}, {}
+    if comparable:
+        unadapted = trainer.by_patient(trainer.cross_fit.scores[Parts()])
+        candidate = trainer.by_patient(trainer.score_candidate())
     acceptance = check_acceptance(unadapted, candidate, served_scores, served.record["verdict"] if served else None)
     scores = PatientScores(
         _means(unadapted),

@@ -97,7 +97,7 @@ def divide_images(
     Raises:
         InputError: if the images do not suffice for a prompt of each patient, or of four if there are more.
     """
-    available = max_images - (max_images // _RESEND_RESERVE if resends else 0)
+    available = max_images - (max(1, max_images // _RESEND_RESERVE) if resends else 0)
     evaluation = min(available // _EVALUATION_DIVISOR, _MAX_EVALUATION)
     if evaluation < min(patients, _MIN_JUDGES):
         raise InputError(

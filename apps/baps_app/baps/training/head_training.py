@@ -117,17 +117,18 @@ def score_answers(
     Returns:
         Dice, 0 to 1, of each chosen answer.
     """
-    scores = []
-    size = data.answers.probability.shape[1:]
-    for n in range(len(data.answers.rows)) if chosen is None else np.flatnonzero(chosen):
-        piece, prompt = data.batches.slices[data.answers.rows[n]], data.answers.prompts[n]
-        probability = torch.from_numpy(data.answers.probability[n : n + 1]).float() / 255
+    answers, scores = data.answers, []
+    numbers = np.arange(len(answers.rows)) if chosen is None else np.flatnonzero(chosen)
+    for start in range(0, len(numbers), _PART):
+        part = numbers[start : start + _PART]
+        probability = torch.from_numpy(answers.probability[part]).float() / 255
         if head:
-            correction = head(data.features[n : n + 1].float())
-            probability = (to_logits(probability) + F.interpolate(correction, size, mode="bilinear")[:, 0]).sigmoid()
-        side = len(piece.target)
-        crop = crop_for_prompt(prompt, side, data.batches.zoom)
-        scores.append(dice(paste_crops(probability, [crop], side)[0].numpy() > 0.5, piece.target))
+            correction = F.interpolate(head(data.features[part].float()), probability.shape[1:], mode="bilinear")
+            probability = (to_logits(probability) + correction[:, 0]).sigmoid()
+        for n, one in zip(part, probability, strict=True):
+            target = data.batches.slices[answers.rows[n]].target
+            crop = crop_for_prompt(answers.prompts[n], len(target), data.batches.zoom)
+            scores.append(dice(paste_crops(one[None], [crop], len(target))[0].numpy() > 0.5, target))
     return np.array(scores)
 
 

@@ -29,7 +29,8 @@ from baps.training.training import Callback, CurvePoint, train_visual_prompt
 ZOOMS = (0.75, 0.5)
 """Shares of an image's side that are tried."""
 
-HEAD_STYLES = ("augmented", "oriented")
+_MIN_ORIENTED = 8
+"""Number of patients from which a head may learn the orientation of organs; from fewer it must not."""
 
 _MAX_DIFFERENCE = 0.02
 """Largest share of pixels in which a model's answers to the same query may differ."""
@@ -88,6 +89,7 @@ class PartTrainer:
         self._group = self.cross_fit.groups[self._unit]
         self._groups = [int(group) for group in np.unique(self._group)]
         self._can_judge = len(self._groups) > 1
+        self._head_styles = ("augmented", *(("oriented",) if len(self.judges) >= _MIN_ORIENTED else ()))
         self._data: dict[float, HeadData] = {}
         self._fold_prompts: list[VisualPrompt] = []
 
@@ -132,6 +134,16 @@ class PartTrainer:
         dice = np.zeros(len(self._rows))
         dice[numbers] = score_answers(self._build(adapter.zoom, answers), adapter.head)
         return {patient: scores for patient, scores in self.by_patient(dice).items() if patient in patients}
+
+    def score_candidate(self) -> NDArray[np.float64]:
+        """Score the procedure that made the candidate, see ``CrossFit.score_choice``.
+
+        Returns:
+            Dice (0 to 1) of every evaluation answer, (N,).
+        """
+        if self._settings.prompt_only:
+            return self.cross_fit.scores[Parts(visual_prompt=True)]
+        return self.cross_fit.score_choice()
 
     def check_model(self) -> None:
         """Query the black box again for the first evaluation prompt.
@@ -204,12 +216,11 @@ class PartTrainer:
 
     def _choose(self) -> Parts:
         """Choose the final parts by the scores of all units."""
-        settings = self._settings
-        if len(self.judges) == 1 and settings.prompt_only:
+        if self._settings.prompt_only:
             return Parts(visual_prompt=True)
         if self._can_judge:
             return self.cross_fit.choose(np.ones(len(self.cross_fit.groups), bool))
-        return Parts(head="augmented" if settings.head == "convolutional" else "")
+        return Parts(head="augmented" if self._settings.head == "convolutional" else "")
 
     def _choose_zooms(self) -> list[float]:
         """Try the zooms on a part of the prompts, and query the rest for those that some group would choose.
@@ -236,7 +247,7 @@ class PartTrainer:
             parts: the parts besides the head.
             folds: the held-out answers of each fold, and its data.
         """
-        for style in HEAD_STYLES:
+        for style in self._head_styles:
             dice = np.zeros(len(self._rows))
             for held_out, data in folds:
                 head = train_head(data, ~held_out, style == "augmented", _CHOICE_STEPS, self._settings.seed)
