@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from baps.adapters.visual_prompt import build_visual_prompt, to_pixels
+from baps.adapters.adapter import Adapter
+from baps.adapters.visual_prompt import build_visual_prompt, load_encoder, to_pixels
 from baps.blackbox import BlackBox
 from baps.evaluation.scoring import score_slices
 from baps.prompts import Prompt
+from baps.training.batches import Batches
 from baps.training.settings import AdaptationSettings
-from baps.training.training import train
+from baps.training.training import train_visual_prompt
 from benchmarks.adaptation.arms import CORE, EVERYWHERE, WINDOWS, _constant, _window
 from benchmarks.adaptation.steppers import CmaEsStepper, WhiteBoxStepper
 
@@ -35,7 +37,9 @@ def test_a_window_in_our_basis_is_a_window(limits: tuple[float, float]) -> None:
 def test_cma_es_learns(new_black_box: Callable[..., Any], dim_slices: Callable[..., Any]) -> None:
     slices = [piece for pieces in dim_slices(3).values() for piece in pieces]
     settings = AdaptationSettings(zoom="none", head="none", curve_points=1, curve_slices=1)
-    made, _ = train(new_black_box(), slices, settings, 2000, visual_prompt=_constant(), stepper=CmaEsStepper(0))
+    prompt, batches = _constant(), Batches(slices, load_encoder())
+    train_visual_prompt(new_black_box(), prompt, batches, settings, 2000, stepper=CmaEsStepper(0))
+    made = Adapter(prompt)
     before, after = (score_slices(new_black_box(), arm, slices, "click", 99, 1).mean() for arm in (None, made))
     assert before < 0.1
     assert after > 0.8
@@ -55,7 +59,8 @@ def test_exact_gradients_lower_the_loss(bundled: BlackBox, dim_slices: Callable[
     slices = [piece for pieces in dim_slices(1, each=2, side=192).values() for piece in pieces]
     settings = AdaptationSettings(zoom="none", head="none", curve_points=1, curve_slices=2, max_images=100)
     visual_prompt = build_visual_prompt("basis")
-    made, curve = train(bundled, slices, settings, 100, visual_prompt=visual_prompt, stepper=WhiteBoxStepper(settings))
-    assert made.visual_prompt is visual_prompt
+    stepper = WhiteBoxStepper(settings)
+    batches = Batches(slices, load_encoder())
+    curve = train_visual_prompt(bundled, visual_prompt, batches, settings, 100, stepper=stepper)
     assert len(curve) == 2
     assert bool(visual_prompt.state_dict()["head.bias"].any())

@@ -230,8 +230,8 @@ class PartTrainer:
         """
         count, identity = self._budget.screening, identity_adapter().visual_prompt
         answers = {zoom: self._query(zoom, identity, slice(0, count), "screening") for zoom in ZOOMS}
-        dice = {zoom: score_answers(self._build(zoom, kept)) for zoom, kept in answers.items()}
-        dice[1.0] = score_answers(self._data[1.0])[:count]
+        dice = {1.0: self.cross_fit.scores[Parts()][:count]}
+        dice.update({zoom: score_answers(self._build(zoom, kept)) for zoom, kept in answers.items()})
         chosen = set[float]()
         for judges in [np.ones(count, bool), *(self._group[:count] != group for group in self._groups)]:
             if judges.any():
