@@ -175,7 +175,8 @@ def adapt(
         query_log.close()
     if progress:
         progress(ProgressReport(1000, 1000, query_log.images, trainer.curve[-1].dice))
-    unadapted, candidate = {}, {}
+    unadapted: dict[str, NDArray[np.float64]] = {}
+    candidate: dict[str, NDArray[np.float64]] = {}
     if comparable:
         unadapted = trainer.by_patient(trainer.cross_fit.scores[Parts()])
         candidate = trainer.by_patient(trainer.score_candidate())

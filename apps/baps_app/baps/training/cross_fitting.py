@@ -123,11 +123,11 @@ class CrossFit:
         Returns:
             Dice (0 to 1) of every answer, (N,), by the names of the parts that could be chosen.
         """
-        limits = {parts.name: set(parts.names) for parts in self.scores}
-        return {
-            name: self.score_choice(lambda parts, limit=limit: set(parts.names) <= limit)  # type: ignore[misc]
-            for name, limit in limits.items()
-        }
+
+        def within(limit: set[str]) -> Eligible:
+            return lambda parts: set(parts.names) <= limit
+
+        return {parts.name: self.score_choice(within(set(parts.names))) for parts in self.scores}
 
 
 @dataclass(frozen=True)

@@ -233,7 +233,8 @@ class PartTrainer:
         dice = {1.0: self.cross_fit.scores[Parts()][:count]}
         dice.update({zoom: score_answers(self._build(zoom, kept)) for zoom, kept in answers.items()})
         chosen = set[float]()
-        for judges in [np.ones(count, bool), *(self._group[:count] != group for group in self._groups)]:
+        juries = [np.ones(count, bool), *(self._group[:count] != group for group in self._groups)]
+        for judges in juries:
             if judges.any():
                 chosen.add(max(dice, key=lambda zoom: float(dice[zoom][judges].mean())))
         for zoom in sorted(chosen - {1.0}):
@@ -274,7 +275,9 @@ class PartTrainer:
                 raise
             self.notes.append("max_images was too small to try a visual prompt.")
             return 0
-        chosen, kept, trained = self._choose(), [], []
+        chosen = self._choose()
+        kept: list[tuple[NDArray[np.bool_], HeadData]] = []
+        trained: list[VisualPrompt] = []
         for fold in range(folds):
             held_out = self._group % folds == fold
             before = self.cross_fit.choose(self.cross_fit.groups % folds != fold)
