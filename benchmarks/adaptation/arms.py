@@ -257,7 +257,7 @@ CORE: dict[str, Callable[[Arena], Outcome]] = {
     "zoom_and_head": zoom_and_head,
     "default": default,
     "zoom_and_white_box": zoom_and_white_box,
-    "spsa_gc_mended": spsa_gc_fixed,
+    "spsa_gc_fixed": spsa_gc_fixed,
     "spsa_gc_published": spsa_gc_published,
     "default_1_volume": _volumes(1),
     "default_3_volumes": _volumes(3),

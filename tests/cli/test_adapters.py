@@ -14,18 +14,18 @@ from baps.registry.store import SHARED, AdapterStore
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AdapterStore:
-    """Two versions of the spleen, the first of them served, and a shared adapter that nobody checked."""
+    """Return a store with two versions for the spleen, the first of them served, and an unchecked shared adapter."""
     monkeypatch.setenv("BAPS_ADAPTERS", str(tmp_path))
     monkeypatch.setenv("COLUMNS", "200")
     made = AdapterStore(tmp_path)
     verdict = {"before": 0.5, "after": 0.625, "gain": 0.125}
     record = {"adapter": identity_adapter().to_dict(), "black_box": {"weights_sha256": "a"}, "black_box_images": 3987}
-    for label, found, status in (
+    for label, evidence, status in (
         ("spleen", verdict, "accepted"),
         ("spleen", verdict, "rejected"),
         ("", None, "unverified"),
     ):
-        made.add(label, identity_adapter(), {**record, "verdict": found}, status)
+        made.add(label, identity_adapter(), {**record, "verdict": evidence}, status)
     made.publish("spleen", "v0001")
     return made
 
@@ -47,8 +47,8 @@ def test_list(store: AdapterStore) -> None:
     ]
 
 
-def test_adapters_of_the_organ_model_are_listed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They ask no black box."""
+def test_list_adapters_of_the_organ_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their records have no number of images."""
     monkeypatch.setenv("COLUMNS", "200")
     AdapterStore(tmp_path).add("liver", identity_adapter(), {"verdict": None}, "unverified")
     assert "liver" in _run("list", "--adapters", str(tmp_path))
@@ -68,7 +68,7 @@ def test_publish_and_withdraw(store: AdapterStore) -> None:
 
 
 @pytest.mark.parametrize("words", [("publish", "[/x]", "v0001"), ("withdraw", "[/x]"), ("list",)])
-def test_brackets_in_a_label_are_no_markup(store: AdapterStore, words: tuple[str, ...]) -> None:
+def test_brackets_in_a_label_are_not_markup(store: AdapterStore, words: tuple[str, ...]) -> None:
     store.add("[/x]", identity_adapter(), store.record("spleen", "v0001"), "accepted")
     assert "[/x]" in _run(*words)
 
@@ -78,25 +78,25 @@ def test_another_folder(store: AdapterStore, tmp_path: Path) -> None:
         _run("publish", "spleen", "v0001", "--adapters", str(tmp_path / "other"))
 
 
-def test_roll_back_to_the_version_served_before_past_a_refused_one(store: AdapterStore) -> None:
+def test_rollback_skips_a_rejected_version(store: AdapterStore) -> None:
     third = store.add("spleen", identity_adapter(), {}, "accepted")
     store.publish("spleen", third)
     assert "v0001" in _run("rollback", "spleen")
     assert store.published("spleen") == "v0001"
 
 
-def test_before_the_first_version_the_model_was_served_as_it_is(store: AdapterStore) -> None:
+def test_rollback_of_the_first_version_serves_the_unadapted_model(store: AdapterStore) -> None:
     assert "the unadapted model" in _run("rollback", "spleen")
     assert store.published("spleen") is None
 
 
-def test_what_is_not_served_cannot_be_rolled_back(store: AdapterStore) -> None:
+def test_rollback_needs_a_served_version(store: AdapterStore) -> None:
     with pytest.raises(NotFoundError, match="shared is served by the unadapted model, .*no version was ever published"):
         _run("rollback", "shared")
     assert store.published(SHARED) is None
 
 
-def test_a_second_roll_back_says_what_is_served_and_what_to_do(store: AdapterStore) -> None:
+def test_second_rollback_names_the_remedy(store: AdapterStore) -> None:
     assert "no longer by v0001" in _run("rollback", "spleen")
     with pytest.raises(NotFoundError) as refused:
         _run("rollback", "spleen")
@@ -110,23 +110,23 @@ def test_a_second_roll_back_says_what_is_served_and_what_to_do(store: AdapterSto
 @pytest.mark.parametrize(
     "words", [("rollback", "x"), ("withdraw", "x"), ("publish", "x", "v0001"), ("show", "x", "v0001")]
 )
-def test_a_label_without_adapters_is_said(store: AdapterStore, words: tuple[str, ...]) -> None:
+def test_label_without_adapters(store: AdapterStore, words: tuple[str, ...]) -> None:
     with pytest.raises(NotFoundError, match="There is no adapter of x. There are adapters of: shared, spleen."):
         _run(*words)
 
 
-def test_the_versions_that_there_are_are_said(store: AdapterStore) -> None:
+def test_unknown_version_lists_the_known_ones(store: AdapterStore) -> None:
     with pytest.raises(NotFoundError, match="no version 'v0009' .* There are v0001, v0002."):
         _run("publish", "spleen", "v0009")
 
 
-def test_what_changes_nothing_is_said(store: AdapterStore) -> None:
+def test_commands_that_change_nothing(store: AdapterStore) -> None:
     assert "spleen is served by v0001, as before." in _run("publish", "spleen", "v0001")
-    assert "spleen is served by the unadapted model now, no longer by v0001." in _run("withdraw", "spleen")
+    assert "spleen is now served by the unadapted model, no longer by v0001." in _run("withdraw", "spleen")
     assert "spleen is served by the unadapted model, as before." in _run("withdraw", "spleen")
 
 
-def test_no_adapters_are_said(tmp_path: Path) -> None:
+def test_list_of_an_empty_store(tmp_path: Path) -> None:
     assert "There are no adapters in" in _run("list", "--adapters", str(tmp_path))
 
 

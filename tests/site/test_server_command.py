@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from baps.errors import BapsError, InputError, MissingExtraError
 from baps.site import app_folder, server_command
 from baps.site.app_folder import PACKAGES
 from baps.site.server_command import check_listening, check_port, check_studies, serving_command
+from baps.utils.deprecation import OldNameWarning
 
 
 def test_the_protected_server_and_the_stock_one() -> None:
@@ -23,9 +25,7 @@ def test_the_protected_server_and_the_stock_one() -> None:
     assert stock[:4] == [sys.executable, "-m", "monailabel.main", "start_server"]
 
 
-def test_paths_begin_at_the_root_for_the_server_leaves_its_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_paths_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BAPS_WEIGHTS", "w.pt")
     monkeypatch.setenv("MONAI_LABEL_SESSION_PATH", "sessions")
@@ -35,8 +35,10 @@ def test_paths_begin_at_the_root_for_the_server_leaves_its_folder(
     given = {"adapters": "a", "labels": "spleen", "encoder_source": "encoder"}
     command, environment = serving_command(".", "127.0.0.1", 8123, given)
     assert command[command.index("--studies") + 1] == str(tmp_path)
-    said = dict(zip(command[command.index("--conf") + 1 :: 3], command[command.index("--conf") + 2 :: 3], strict=False))
-    assert said == {
+    reply = dict(
+        zip(command[command.index("--conf") + 1 :: 3], command[command.index("--conf") + 2 :: 3], strict=False)
+    )
+    assert reply == {
         "adapters": str(tmp_path / "a"),
         "labels": "spleen",
         "weights": str(tmp_path / "w.pt"),
@@ -57,6 +59,24 @@ def test_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (PACKAGES / "baps" / "server" / "asgi.py").is_file()
     assert environment["MONAI_LABEL_DICOMWEB_USERNAME"] == "somebody"
     assert environment["MONAI_LABEL_TRACKING_ENABLED"] == environment["MONAI_LABEL_AUTO_UPDATE_SCORING"] == "false"
+
+
+def test_the_server_does_not_repeat_warnings_of_old_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BAPS_AHEAD", "3")
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+    program = "from baps.site.settings import read_settings; print(read_settings({}).prefetch_slices)"
+
+    def read_in(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+
+    with pytest.warns(OldNameWarning, match="BAPS_AHEAD"):
+        _, environment = serving_command("/data", "127.0.0.1", 8123, {})
+    assert "BAPS_AHEAD" in read_in({**environment, "PYTHONWARNINGS": "default"}).stderr
+    reply = read_in(environment)
+    assert (reply.stdout, reply.stderr) == ("3\n", "")
+    monkeypatch.delenv("PYTHONWARNINGS")
+    stock = serving_command("/data", "127.0.0.1", 8123, {}, stock=True)[1]  # Nothing has read the settings yet.
+    assert "BAPS_AHEAD" in read_in(stock).stderr
 
 
 def test_a_package_without_monai_label(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -212,7 +212,7 @@ def test_the_budget_of_the_black_box_comes_back_after_an_error(
 @pytest.mark.parametrize("pictures", [5, 7])
 def test_a_few_pictures_judge_in_turn(new_black_box: Callable[..., Any], dim_slices: Slices, pictures: int) -> None:
     black_box = new_black_box()
-    result = adapt(black_box, dim_slices(pictures, each=1), SETTINGS)
+    result = adapt(black_box, dim_slices(pictures, per_patient=1), SETTINGS)
     assert result.record["check"] == "leave some out"
     assert result.acceptance.comparison is not None
     assert (result.acceptance.comparison.unit, result.acceptance.comparison.count) == ("patient", pictures)
@@ -297,7 +297,7 @@ def test_a_black_box_that_fails_gives_its_budget_back(failing_black_box: Any, di
 @pytest.mark.usefixtures("short_head")
 def test_on_the_bundled_black_box(bundled: BlackBox, dim_slices: Slices) -> None:
     """Few steps on the real thing: it runs, counts, and changes images within their range."""
-    slices = dim_slices(2, each=2, side=bundled.capabilities.input_size)
+    slices = dim_slices(2, per_patient=2, side=bundled.capabilities.input_size)
     before = bundled.images_queried
     result = adapt(bundled, slices, replace(WITH_HEAD, batch_size=2, max_images=120, curve_slices=2))
     assert 0 < bundled.images_queried - before <= 120
@@ -587,7 +587,7 @@ def test_an_adaptation_survives_kill_9(
 def test_many_judges_do_not_take_more_images_than_there_are(
     new_black_box: Callable[..., Any], dim_slices: Slices, max_images: int, judges: int
 ) -> None:
-    eight = [pieces[0] for pieces in dim_slices(8, each=1).values()]
+    eight = [pieces[0] for pieces in dim_slices(8, per_patient=1).values()]
     slices = {f"patient {n}": [replace(eight[n % 8], patient=f"patient {n}")] for n in range(60)}
     black_box = new_black_box()
     settings = replace(SETTINGS, max_images=max_images, curve_slices=2, batch_size=4)

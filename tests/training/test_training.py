@@ -145,7 +145,7 @@ def test_progress_is_told_after_every_step(new_black_box: Callable[..., Any], di
 
 def test_every_slice_comes_once_before_any_comes_again(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     """Each patient has one slice, whose organ lies in a cell of its own, so a click tells which slice was asked."""
-    slices = _pieces(dim_slices(6, each=1))
+    slices = _pieces(dim_slices(6, per_patient=1))
     black_box = new_black_box()
     train(
         black_box,
@@ -191,7 +191,7 @@ def test_the_seed_makes_the_decoder(new_black_box: Callable[..., Any], dim_slice
 
 def test_fewer_slices_than_a_batch(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     black_box = new_black_box()
-    _, curve = train(black_box, dim_slices(1, each=1)["patient 0"], SETTINGS, 3 + 2 * 6)
+    _, curve = train(black_box, dim_slices(1, per_patient=1)["patient 0"], SETTINGS, 3 + 2 * 6)
     assert (black_box.images_queried, len(curve)) == (15, 3)
 
 

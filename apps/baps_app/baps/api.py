@@ -208,8 +208,8 @@ def adapt(
         BapsError: if the model fails.
     """
     black_box, settings = black_box or load_black_box(), settings or AdaptationSettings()
-    found = find_cases(Path(images), Path(labels), label, Path(patients) if patients else None)
-    slices, skipped = load_cases(found.cases, black_box.capabilities.input_size, settings.slices_per_volume)
+    selection = find_cases(Path(images), Path(labels), label, Path(patients) if patients else None)
+    slices, skipped = load_cases(selection.cases, black_box.capabilities.input_size, settings.slices_per_volume)
     if not slices:
         raise InputError(f"None of the labels can be used. {next(iter(skipped.values()), '')}")
     return training.adapt(black_box, slices, settings, progress=progress, log=Path(log) if log else None)
@@ -249,8 +249,8 @@ def adapt_organ(
     from baps.fseft.volumes import load_volumes
 
     model = model or load_organ_model()
-    found = find_cases(Path(images), Path(labels), label, Path(patients) if patients else None)
-    volumes, skipped = load_volumes(found.cases[:max_volumes], model)
+    selection = find_cases(Path(images), Path(labels), label, Path(patients) if patients else None)
+    volumes, skipped = load_volumes(selection.cases[:max_volumes], model)
     if not volumes:
         raise InputError(f"None of the labels can be used. {next(iter(skipped.values()), '')}")
     return adapt_model(model, organ, volumes, settings or OrganSettings())
@@ -282,7 +282,7 @@ def evaluate(
         patients: a CSV file of image and patient, for images that do not name their patient.
 
     Returns:
-        Dice of each image and label, and the number of masks that the model was asked for; ``mean`` is the mean over
+        Dice of each image and label, and the number of images that were sent to the model; ``mean`` is the mean over
         labels, then images.
 
     Raises:

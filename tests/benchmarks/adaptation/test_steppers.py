@@ -56,7 +56,7 @@ def test_the_white_box_answers_as_the_bundled_black_box(bundled: BlackBox) -> No
 
 
 def test_exact_gradients_lower_the_loss(bundled: BlackBox, dim_slices: Callable[..., Any]) -> None:
-    slices = [piece for pieces in dim_slices(1, each=2, side=192).values() for piece in pieces]
+    slices = [piece for pieces in dim_slices(1, per_patient=2, side=192).values() for piece in pieces]
     settings = AdaptationSettings(zoom="none", head="none", curve_points=1, curve_slices=2, max_images=100)
     visual_prompt = build_visual_prompt("basis")
     stepper = WhiteBoxStepper(settings)

@@ -1,4 +1,4 @@
-"""Who is let in, and to what: the real client, a real OpenID provider, and plain HTTP, against the real server."""
+"""Authentication and roles of the real server, with 3D Slicer's client, an OpenID provider and plain HTTP."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from tests.support.sites import Site, spleen_click
 
 @dataclass(frozen=True)
 class Closed:
-    """A server that lets in whom it knows.
+    """A server that requires a login.
 
     Attributes:
-        site: as the other tests have it.
-        users: its file.
-        tokens: of the users ``anna``, ``theo`` and ``root``, an annotator, a trainer and an admin.
-        issuer: address of the OpenID provider.
+        site: The server.
+        users: Its users.
+        tokens: Tokens of the users ``anna``, ``theo`` and ``root``: an annotator, a trainer and an admin.
+        issuer: Address of the OpenID provider.
     """
 
     site: Site
@@ -43,14 +43,14 @@ class Closed:
     tokens: Mapping[str, str]
     issuer: str
 
-    def ask(self, method: str, path: str, token: str = "", **sent: object) -> requests.Response:
-        headers = {**({"Authorization": f"Bearer {token}"} if token else {}), **sent.pop("headers", {})}  # type: ignore[dict-item]
+    def ask(self, method: str, path: str, token: str = "", **options: object) -> requests.Response:
+        headers = {**({"Authorization": f"Bearer {token}"} if token else {}), **options.pop("headers", {})}  # type: ignore[dict-item]
         return requests.request(
-            method, self.site.address + path, headers=headers, timeout=60, allow_redirects=False, **sent  # type: ignore[arg-type]
+            method, self.site.address + path, headers=headers, timeout=60, allow_redirects=False, **options  # type: ignore[arg-type]
         )  # fmt: skip
 
     def audit(self) -> list[dict[str, object]]:
-        time.sleep(0.5)  # A line comes after its answer.
+        time.sleep(0.5)  # The line is written after the response is sent.
         return [json.loads(line) for line in (self.site.adapters / "audit.jsonl").read_text().splitlines()]
 
 
@@ -73,15 +73,15 @@ def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Closed]:
             )
         )
         openid.chmod(0o600)
-        others = {"users": str(users.file), "openid": str(openid)}
-        with threaded_site(folder, cases=2, settings=others) as running:
+        settings = {"users": str(users.file), "openid": str(openid)}
+        with threaded_site(folder, cases=2, settings=settings) as running:
             yield Closed(running, users, tokens, issuer)
 
 
 # 3D Slicer.
 
 
-def test_slicers_client_signs_in_and_works(closed: Closed, tmp_path: Path) -> None:
+def test_slicer_client_signs_in(closed: Closed, tmp_path: Path) -> None:
     client = MONAILabelClient(closed.site.address, tmpdir=str(tmp_path))
     assert client.auth_enabled()
     assert not client.auth_valid_token()
@@ -90,8 +90,8 @@ def test_slicers_client_signs_in_and_works(closed: Closed, tmp_path: Path) -> No
     client.update_auth(client.auth_token("anna", closed.tokens["anna"]))
     assert client.auth_valid_token()
     assert client.info()["labels"] == ["spleen", "liver"]
-    _, said = client.infer("baps", "ct_01", {"foreground": [spleen_click("ct_01")]})
-    assert said["slice"] == spleen_click("ct_01")[2]
+    _, params = client.infer("baps", "ct_01", {"foreground": [spleen_click("ct_01")]})
+    assert params["slice"] == spleen_click("ct_01")[2]
     with pytest.raises(MONAILabelClientException, match="you need the role trainer; yours is annotator"):
         client.train_start("baps", {})
     lines = {(line["user"], line["what"], line["status"], line["by"]) for line in closed.audit()}
@@ -105,12 +105,12 @@ def test_slicers_client_signs_in_and_works(closed: Closed, tmp_path: Path) -> No
 def test_a_wrong_password_is_refused(closed: Closed, name: str, secret: str) -> None:
     secret = closed.tokens["anna"] if secret == "anna's" else secret  # noqa: S105
     reply = closed.ask("POST", "/auth/token", data={"username": name, "password": secret})
-    # Whom this server does not know the provider might, but it takes no passwords.
+    # The provider may know other users, but it accepts no passwords.
     assert reply.status_code == (401 if name else 400), reply.text
     assert reply.json()["detail"]
 
 
-def test_a_removed_user_is_out_at_once(closed: Closed) -> None:
+def test_a_removed_user_is_signed_out_at_once(closed: Closed) -> None:
     token = closed.users.add("bert", Role.ANNOTATOR)
     browser = requests.Session()
     assert browser.post(f"{closed.site.address}/login", data={"username": "bert", "password": token}).ok
@@ -121,19 +121,19 @@ def test_a_removed_user_is_out_at_once(closed: Closed) -> None:
     assert browser.get(f"{closed.site.address}/info/").status_code == 401
 
 
-# What needs which role.
+# Roles.
 
 
 def test_every_endpoint_without_a_token_answers_401(closed: Closed) -> None:
-    """All that the host and we have, and some that nobody has."""
+    """The endpoints of MONAI Label and of BAPS, and some that do not exist."""
     described = closed.ask("GET", "/openapi.json", closed.tokens["anna"]).json()["paths"]
-    found = [(method.upper(), path) for path, methods in described.items() for method in methods]
-    found += [("GET", "/ohif/"), ("GET", "/static/x"), ("GET", "/"), ("GET", "/docs"), ("GET", "/nothing")]
-    found += [("GET", "/proxy/dicom/studies"), ("POST", "/proxy/dicom/studies"), ("OPTIONS", "/info/")]
+    requested = [(method.upper(), path) for path, methods in described.items() for method in methods]
+    requested += [("GET", "/ohif/"), ("GET", "/static/x"), ("GET", "/"), ("GET", "/docs"), ("GET", "/nothing")]
+    requested += [("GET", "/proxy/dicom/studies"), ("POST", "/proxy/dicom/studies"), ("OPTIONS", "/info/")]
     public = {("GET", "/auth/"), ("POST", "/auth/token"), ("GET", "/login"), ("POST", "/login"), ("GET", "/logout"),
               ("POST", "/logout"), ("GET", "/login/openid"), ("GET", "/login/openid/return")}  # fmt: skip
-    assert len(found) > 30
-    for method, path in set(found) - public:
+    assert len(requested) > 30
+    for method, path in set(requested) - public:
         path = re.sub(r"{\w+(:path)?}", "x", path)
         reply = closed.ask(method, path)
         assert reply.status_code == 401, (method, path, reply.status_code)
@@ -151,7 +151,7 @@ def test_every_endpoint_without_a_token_answers_401(closed: Closed) -> None:
         ("GET", "/audit", "admin"),
     ],
 )
-def test_a_role_is_needed(closed: Closed, method: str, path: str, needed: str) -> None:
+def test_requests_need_a_role(closed: Closed, method: str, path: str, needed: str) -> None:
     order = ["annotator", "trainer", "admin"]
     for name, role in zip(("anna", "theo", "root"), order, strict=True):
         reply = closed.ask(method, path, closed.tokens[name])
@@ -161,7 +161,7 @@ def test_a_role_is_needed(closed: Closed, method: str, path: str, needed: str) -
             assert reply.status_code not in (401, 403), reply.text
 
 
-def test_what_is_not_served_is_served_to_nobody(closed: Closed) -> None:
+def test_unserved_requests_are_refused_even_for_admins(closed: Closed) -> None:
     for method, path in (("DELETE", "/datastore/image?id=ct_01"), ("PUT", "/model/baps"), ("POST", "/reload")):
         assert closed.ask(method, path, closed.tokens["root"]).status_code == 403
 
@@ -169,7 +169,7 @@ def test_what_is_not_served_is_served_to_nobody(closed: Closed) -> None:
 @pytest.mark.parametrize(
     "header", ["Bearer", "Bearer ", "Basic YTpi", "bearer x", "Bearer a.b.c", "Token x", "Bearer \xff"]
 )
-def test_odd_authorizations_are_refused(closed: Closed, header: str) -> None:
+def test_malformed_authorization_headers_are_refused(closed: Closed, header: str) -> None:
     reply = closed.ask("GET", "/info/", headers={"Authorization": header.encode("latin-1")})
     assert reply.status_code in (401, 429)
 
@@ -182,11 +182,11 @@ def _signed_in(closed: Closed, name: str = "anna", **headers: str) -> requests.R
     return closed.ask("POST", "/login", data=form, headers=headers)
 
 
-def test_a_browser_is_sent_to_the_login_page_and_back(closed: Closed) -> None:
+def test_a_browser_is_redirected_to_the_login_page_and_back(closed: Closed) -> None:
     page = "/ohif/viewer?StudyInstanceUIDs=1.2.3"
-    sent = closed.ask("GET", page, headers={"Accept": "text/html,*/*"})
-    assert sent.status_code == 303
-    reply = closed.ask("GET", sent.headers["Location"])
+    redirect = closed.ask("GET", page, headers={"Accept": "text/html,*/*"})
+    assert redirect.status_code == 303
+    reply = closed.ask("GET", redirect.headers["Location"])
     assert 'value="/ohif/viewer?StudyInstanceUIDs=1.2.3"' in reply.text
     policy = reply.headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy
@@ -195,7 +195,7 @@ def test_a_browser_is_sent_to_the_login_page_and_back(closed: Closed) -> None:
     assert "<script" not in reply.text
 
 
-def test_the_cookie_is_for_this_server_alone(closed: Closed) -> None:
+def test_the_cookie_is_restricted_to_this_server(closed: Closed) -> None:
     reply = _signed_in(closed)
     assert (reply.status_code, reply.headers["Location"]) == (303, "/info/")
     cookie = reply.headers["Set-Cookie"]
@@ -222,20 +222,20 @@ def test_the_cookie_is_for_this_server_alone(closed: Closed) -> None:
         "/login",
     ],
 )
-def test_the_login_page_leads_nowhere_else(closed: Closed, target: str) -> None:
+def test_the_login_page_redirects_to_this_server_only(closed: Closed, target: str) -> None:
     form = {"username": "anna", "password": closed.tokens["anna"], "next": target}
     reply = closed.ask("POST", "/login", data=form)
     assert (reply.status_code, reply.headers["Location"]) == (303, "/")
 
 
-def test_what_is_typed_stays_text(closed: Closed) -> None:
+def test_the_login_page_escapes_its_input(closed: Closed) -> None:
     for attack in ('"><script>alert(1)</script>', "{{ 7*7 }}"):
         reply = closed.ask("GET", "/login", params={"next": f"/{attack}"})
         assert "<script" not in reply.text
         assert "49" not in re.sub(r"nonce[^>]*>", "", reply.text).split("<main>")[1]
 
 
-def test_a_cookie_counts_for_our_own_pages_alone(closed: Closed) -> None:
+def test_a_cookie_authenticates_only_pages_of_this_server(closed: Closed) -> None:
     cookie = {"Cookie": _signed_in(closed, "theo").headers["Set-Cookie"].split(";")[0]}
     own = {"Origin": closed.site.address}
     assert closed.ask("GET", "/info/", headers=cookie).ok
@@ -243,14 +243,14 @@ def test_a_cookie_counts_for_our_own_pages_alone(closed: Closed) -> None:
     for foreign in ("cross-site", "same-site"):
         assert closed.ask("GET", "/info/", headers={**cookie, "Sec-Fetch-Site": foreign}).status_code == 403
     change = ("POST", "/train/nothing")
-    assert closed.ask(*change, headers=cookie).status_code == 401  # It does not say where it comes from.
+    assert closed.ask(*change, headers=cookie).status_code == 401  # It does not name its origin.
     assert closed.ask(*change, headers={**cookie, "Sec-Fetch-Site": "cross-site", **own}).status_code == 403
     assert closed.ask(*change, headers={**cookie, "Origin": "http://evil.example"}).status_code == 403
     assert closed.ask(*change, headers={**cookie, "Origin": "null"}).status_code == 403
     assert closed.ask(*change, headers={**cookie, **own}).status_code == 404  # There is no such trainer.
 
 
-def test_after_signing_out_the_cookie_is_worth_nothing(closed: Closed) -> None:
+def test_signing_out_ends_the_session(closed: Closed) -> None:
     cookie = {"Cookie": _signed_in(closed).headers["Set-Cookie"].split(";")[0]}
     closed.ask("GET", "/logout", headers={**cookie, "Sec-Fetch-Site": "cross-site"})
     assert closed.ask("GET", "/info/", headers=cookie).ok
@@ -264,17 +264,17 @@ def test_after_signing_out_the_cookie_is_worth_nothing(closed: Closed) -> None:
 
 
 def _at_provider(closed: Closed, browser: requests.Session, user: str) -> str:
-    """Sign in at the provider; the address that it sends the browser back to."""
-    sent = browser.get(f"{closed.site.address}/login/openid?next=/info/", allow_redirects=False, timeout=60)
-    assert sent.status_code == 303
-    address = sent.headers["Location"]
-    asked = parse_qs(urlsplit(address).query)
-    assert (asked["code_challenge_method"], len(asked["code_challenge"][0])) == (["S256"], 43)
+    """Sign in at the provider, and return the address to which it redirects the browser."""
+    redirect = browser.get(f"{closed.site.address}/login/openid?next=/info/", allow_redirects=False, timeout=60)
+    assert redirect.status_code == 303
+    address = redirect.headers["Location"]
+    query = parse_qs(urlsplit(address).query)
+    assert (query["code_challenge_method"], len(query["code_challenge"][0])) == (["S256"], 43)
     assert address.startswith(closed.issuer)
     return browser.post(address, data={"sub": user}, allow_redirects=False, timeout=60).headers["Location"]
 
 
-def test_who_comes_from_the_provider_is_let_in(closed: Closed) -> None:
+def test_a_user_signs_in_through_the_provider(closed: Closed) -> None:
     browser = requests.Session()
     back = _at_provider(closed, browser, "rita")
     page = browser.get(back, timeout=60)
@@ -286,28 +286,30 @@ def test_who_comes_from_the_provider_is_let_in(closed: Closed) -> None:
     line = [line for line in closed.audit() if line["what"] == "sign in"][-1]
     assert (line["user"], line["by"], line["status"]) == ("Rita R", "openid", 200)
     again = browser.get(back, timeout=60)
-    assert (again.status_code, "not begun here" in again.text) == (400, True)
+    assert (again.status_code, "did not begin here" in again.text) == (400, True)
 
 
-def test_who_has_no_role_at_the_provider_is_not(closed: Closed) -> None:
+def test_a_provider_user_without_a_role_is_refused(closed: Closed) -> None:
     browser = requests.Session()
     reply = browser.get(_at_provider(closed, browser, "nobody"), timeout=60)
     assert (reply.status_code, "no role" in reply.text) == (403, True)
     assert browser.get(f"{closed.site.address}/info/", timeout=60).status_code == 401
 
 
-def test_a_sign_in_of_another_browser_is_not_taken_over(closed: Closed) -> None:
-    """An attacker's code, slipped to a victim, and a victim's code with another state."""
+def test_a_sign_in_cannot_be_finished_in_another_browser(closed: Closed) -> None:
+    """Neither an attacker's code in a victim's browser, nor a victim's code with another state."""
     attacker, victim = requests.Session(), requests.Session()
     back = _at_provider(closed, attacker, "rita")
     assert victim.get(back, timeout=60).status_code == 400
-    one, other = (_at_provider(closed, browser, "rita") for browser in (victim, requests.Session()))
-    mixed = one.replace(parse_qs(urlsplit(one).query)["state"][0], parse_qs(urlsplit(other).query)["state"][0])
+    victim_address, other_address = (_at_provider(closed, browser, "rita") for browser in (victim, requests.Session()))
+    mixed = victim_address.replace(
+        parse_qs(urlsplit(victim_address).query)["state"][0], parse_qs(urlsplit(other_address).query)["state"][0]
+    )
     assert victim.get(mixed, timeout=60).status_code == 400
     assert victim.get(f"{closed.site.address}/info/", timeout=60).status_code == 401
 
 
-def test_a_code_that_is_not_the_providers_is_refused(closed: Closed) -> None:
+def test_an_invalid_authorization_code_is_refused(closed: Closed) -> None:
     browser = requests.Session()
     back = _at_provider(closed, browser, "rita")
     code = parse_qs(urlsplit(back).query)["code"][0]
@@ -315,21 +317,21 @@ def test_a_code_that_is_not_the_providers_is_refused(closed: Closed) -> None:
     assert (reply.status_code, "refused the sign-in" in reply.text) == (401, True)
 
 
-def test_slicers_password_is_not_taken_by_this_provider(closed: Closed) -> None:
+def test_a_provider_without_password_grant_is_reported(closed: Closed) -> None:
     reply = closed.ask("POST", "/auth/token", data={"username": "rita", "password": "open sesame"})
     assert (reply.status_code, "baps users add" in reply.json()["detail"]) == (400, True)
 
 
-# At the end, for who gives wrong ones from this machine's address has to wait.
+# At the end, because later logins from this machine's address are throttled.
 
 
-def test_who_fails_too_often_has_to_wait_but_whoever_has_a_token_need_not(closed: Closed) -> None:
+def test_failed_logins_are_throttled_and_valid_tokens_are_not(closed: Closed) -> None:
     before = len(closed.audit())
-    seen = [
+    statuses = [
         closed.ask("POST", "/auth/token", data={"username": "anna", "password": f"{n}"}).status_code for n in range(25)
     ]
-    assert set(seen) == {401, 429}
-    assert seen == sorted(seen)
+    assert set(statuses) == {401, 429}
+    assert statuses == sorted(statuses)
     assert len(closed.audit()) - before <= 2  # One of each status: the others are counted.
     wrong = closed.ask("POST", "/login", data={"username": "Anna", "password": "b"})
     assert (wrong.status_code, int(wrong.headers["Retry-After"]) <= 300) == (429, True)
@@ -340,20 +342,20 @@ def test_who_fails_too_often_has_to_wait_but_whoever_has_a_token_need_not(closed
     for number in range(15):
         closed.ask("GET", "/info/", f"invented {number}")
     assert closed.ask("GET", "/info/", closed.tokens["anna"]).ok
-    begun = time.perf_counter()
+    started = time.perf_counter()
     assert closed.ask("GET", "/info/", "invented").status_code == 429
-    assert time.perf_counter() - begun < 5
+    assert time.perf_counter() - started < 5
 
 
-def test_a_trainers_word_on_the_label_of_an_annotator_counts(closed: Closed, tmp_path: Path) -> None:
-    """That of an annotator does not, whatever their request says."""
+def test_only_a_trainer_may_replace_the_label_of_another_annotator(closed: Closed, tmp_path: Path) -> None:
+    """A label of an annotator is disputed, whatever the request contains."""
     image = read_volume(closed.site.studies / "ct_02.nii.gz")
-    there = np.zeros(image.shape, bool)
-    there[20:30, 20:30, 4:8] = True
+    mask_of_theo = np.zeros(image.shape, bool)
+    mask_of_theo[20:30, 20:30, 4:8] = True
 
-    def save(user: str, mask: NDArray[np.bool_], **said: object) -> list[str]:
+    def save(user: str, mask: NDArray[np.bool_], **extra: object) -> list[str]:
         write_nifti(tmp_path / "label.nii.gz", Volume(mask.astype(np.uint8), image.affine))
-        params = {"label_info": [{"name": "liver", "idx": 1}], "author": "theo", **said}
+        params = {"label_info": [{"name": "liver", "idx": 1}], "author": "theo", **extra}
         reply = closed.ask(
             "PUT",
             "/datastore/label?image=ct_02",
@@ -366,17 +368,21 @@ def test_a_trainers_word_on_the_label_of_an_annotator_counts(closed: Closed, tmp
         return notes
 
     def counts() -> bool:
-        """Whether trainings take what is served."""
+        """Return whether trainings use the label that is served."""
         info = LabelHistory(closed.site.studies).versions("ct_02", "final")[-1].info
         return "disputed" not in info
 
-    save("theo", there)
-    (note,) = [one for one in save("anna", np.roll(there, 40, 0), confirms=True) if "takes liver away" in one]
+    save("theo", mask_of_theo)
+    (note,) = [
+        note_text
+        for note_text in save("anna", np.roll(mask_of_theo, 40, 0), confirms=True)
+        if "takes liver away" in note_text
+    ]
     assert "the version of theo" in note
     assert not counts()
     click = {"foreground": [[60, 60, 5]], "label": "liver", "save_as": "liver", "confirms": True, "client_id": "theo"}
     form = {"data": {"params": json.dumps(click)}}
     closed.ask("POST", "/infer/zero_shot?image=ct_02&output=json", closed.tokens["anna"], **form)
     assert not counts()
-    save("theo", np.roll(there, 40, 0))
+    save("theo", np.roll(mask_of_theo, 40, 0))
     assert counts()

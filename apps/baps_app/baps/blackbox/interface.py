@@ -11,6 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,13 +19,26 @@ from numpy.typing import NDArray
 
 from baps.errors import BapsError, BudgetSpentError, InputError
 from baps.prompts import Point, Prompt
-from baps.utils.context_collector import Collected
 from baps.utils.priority_lock import PriorityLock
 
-_seconds: Collected[float] = Collected("model_seconds")
+_seconds: ContextVar[list[float] | None] = ContextVar("model_seconds", default=None)
 
-model_seconds = _seconds.collecting
-"""Context manager that collects the seconds of each call to a black box within it, without the wait for the lock."""
+
+@contextmanager
+def model_seconds() -> Iterator[list[float]]:
+    """Collect the seconds of each call to a black box in this context, without the wait for the lock.
+
+    Calls in other threads, which serve other users, are not counted.
+
+    Yields:
+        The list of seconds, which grows with each call.
+    """
+    seconds: list[float] = []
+    token = _seconds.set(seconds)
+    try:
+        yield seconds
+    finally:
+        _seconds.reset(token)
 
 
 @dataclass(frozen=True)
@@ -210,7 +224,8 @@ class BlackBox(ABC):
             try:
                 yield
             finally:
-                _seconds.give(time.perf_counter() - started)
+                if (seconds := _seconds.get()) is not None:
+                    seconds.append(time.perf_counter() - started)
 
     def _checked_output(self, probability: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
         """Return an output that can be one; another is neither shown nor learned from."""

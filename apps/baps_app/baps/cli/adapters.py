@@ -9,9 +9,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from baps.cli.audit_log import note, private_files
+from baps.cli.audit_log import add_audit_line, private_files
 from baps.cli.console import Console
-from baps.cli.options import Adapters, given
+from baps.cli.options import Adapters, given_settings
 from baps.errors import BapsError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def _store(root: str) -> AdapterStore:
     from baps.registry.store import AdapterStore
     from baps.site.settings import read_settings
 
-    return AdapterStore(read_settings(given(adapters=root)).adapters)
+    return AdapterStore(read_settings(given_settings(adapters=root)).adapters)
 
 
 def _label(name: str) -> str:
@@ -39,7 +39,7 @@ def list_adapters(adapters: Adapters = "") -> None:
     """List every version, the Dice of its check (on held-back patients), and which one is served."""
     store = _store(adapters)
     if not store.labels():
-        console.print(f"There are no adapters in {store.root} yet: a training makes them.", markup=False)
+        console.print(f"There are no adapters in {store.root} yet. A training makes them.", markup=False)
         return
     table = Table("label", "version", "served", "status", "before", "after", "gain", "images")
     for label in store.labels():
@@ -65,11 +65,11 @@ def show(label: Label, version: str, adapters: Adapters = "") -> None:
 
 @app.command()
 def publish(label: Label, version: str, adapters: Adapters = "") -> None:
-    """Serve a version from the next click on. It may be any version, also one that could not be checked."""
+    """Serve a version from the next click on. It may be any version, even one that could not be checked."""
     store = _store(adapters)
     before = store.published(_label(label))
     store.publish(_label(label), version)
-    note("publish an adapter", adapter=f"{label}/{version}", adapters=adapters)
+    add_audit_line("publish an adapter", adapter=f"{label}/{version}", adapters=adapters)
     console.print(_served_now(label, before, version), markup=False)
 
 
@@ -78,7 +78,7 @@ def rollback(label: Label, adapters: Adapters = "") -> None:
     """Serve the previous version from the next click on. Run it twice to go back two versions."""
     store = _store(adapters)
     before, now = store.published(_label(label)), store.roll_back(_label(label))
-    note("roll back an adapter", adapter=f"{label}/{now or 'none'}", adapters=adapters)
+    add_audit_line("roll back an adapter", adapter=f"{label}/{now or 'none'}", adapters=adapters)
     console.print(_served_now(label, before, now), markup=False)
 
 
@@ -88,13 +88,13 @@ def withdraw(label: Label, adapters: Adapters = "") -> None:
     store = _store(adapters)
     before = store.published(_label(label))
     store.withdraw(_label(label))
-    note("withdraw an adapter", adapter=label, adapters=adapters)
+    add_audit_line("withdraw an adapter", adapter=label, adapters=adapters)
     console.print(_served_now(label, before, None), markup=False)
 
 
 def _served_now(label: str, before: str | None, now: str | None) -> str:
-    """Return a sentence on what serves a label now, and what did before."""
+    """Return a sentence on the version that is served, before and now."""
     names = [name or "the unadapted model" for name in (before, now)]
     if before == now:
         return f"{label} is served by {names[1]}, as before."
-    return f"{label} is served by {names[1]} now, no longer by {names[0]}."
+    return f"{label} is now served by {names[1]}, no longer by {names[0]}."

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from baps.cli import options, outputs
-from baps.cli.audit_log import note
+from baps.cli.audit_log import add_audit_line
 from baps.cli.console import Console
 from baps.cli.old_options import CommandWithOldOptions
 from baps.errors import InputError
@@ -77,10 +77,10 @@ def adapt(
     from baps.io import file_stem, list_images, read_volume
 
     settings = OrganSettings(method, decoder, learning_rate, epochs, seed=seed)
-    outputs.make_room(out)
+    outputs.make_adapter_folder(out)
     organs = load_organ_model(model, weights, weights_sha256, device)
-    folders = find_cases(images, labels, options.read_label(label), patients)
-    note("adapt to labels", images=sorted({file_stem(case.image) for case in folders.cases}))
+    folders = find_cases(images, labels, options.parse_label(label), patients)
+    add_audit_line("adapt to labels", images=sorted({file_stem(case.image) for case in folders.cases}))
     volumes, skipped = load_volumes(folders.cases, organs)
     options.print_notes(folders.notes)
     options.print_skipped({**folders.skipped, **skipped})
@@ -118,9 +118,9 @@ def adapt(
     write_adapter(candidate if rejected else out, result.adapter, record)
     shutil.rmtree(unfinished, ignore_errors=True)
     if rejected:
-        now = f"{out} is still the earlier one" if out.exists() else f"there is no {out}"
+        state = f"{out} is still the earlier adapter" if out.exists() else f"{out} was not written"
         console.print(
-            f"{result.acceptance.sentence()} Not better: the candidate is {candidate}; {now}.", style="yellow"
+            f"{result.acceptance.sentence()} Not better: the candidate is {candidate}; {state}.", style="yellow"
         )
     elif result.acceptance.comparison is None:
         console.print(f"{result.acceptance.sentence()} The adapter is {out}. It may help or harm.", style="yellow")
@@ -146,7 +146,7 @@ def evaluate(
     """Measure Dice, the 95th percentile of the Hausdorff distance and the average surface distance of whole volumes.
 
     FILE gets the results of each volume, and their mean and standard deviation over volumes. A distance is null where
-    the mask is empty; the mean leaves these volumes out.
+    the mask is empty; the mean omits these volumes.
     """
     from baps.evaluation.folders import find_cases
     from baps.fseft.adapter_file import read_organ_adapter
@@ -162,7 +162,7 @@ def evaluate(
         raise InputError(f"The adapter was trained for {record['adapter']['organ']}, not for {organ}. Give that organ.")
     if loaded is None:
         console.print(f"The model {organs.name} does not know {organ}: its mask is empty.", style="yellow")
-    folders = find_cases(images, labels, options.read_label(label))
+    folders = find_cases(images, labels, options.parse_label(label))
     columns = (TextColumn("evaluating"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
         cases = bar.track(folders.cases, total=len(folders.cases))

@@ -1,4 +1,4 @@
-"""Files that commands write: adapters and results."""
+"""Output files of commands: adapters and results."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ AdapterFile = Annotated[Path, typer.Option(metavar="FILE", help="File for the ad
 FiguresFile = Annotated[Path, typer.Option("--json", metavar="FILE", help="JSON file for the results.")]
 
 
-def make_room(adapter: Path) -> None:
+def make_adapter_folder(adapter: Path) -> None:
     """Make the folder of an adapter file before anything is computed.
 
     Args:
         adapter: Path of the file.
 
     Raises:
-        InputError: if the folder cannot be made, or the path is that of a folder.
+        InputError: If the folder cannot be made, or the path is that of a folder.
     """
     if adapter.is_dir():
         raise InputError(f"{adapter} is a folder. Give --out the name of a file.")
@@ -33,13 +33,13 @@ def make_room(adapter: Path) -> None:
 
 
 def check_figures_file(file: Path) -> None:
-    """Check that a results file can be written, before anything is measured.
+    """Check that a results file can be written, before anything is computed.
 
     Args:
         file: Path of the file.
 
     Raises:
-        InputError: if it is a folder, or its folder does not exist.
+        InputError: If it is a folder, or its folder does not exist.
     """
     if file.is_dir() or not file.parent.is_dir():
         raise InputError(f"The results cannot be written to {file}. Give --json a file in a folder that exists.")
@@ -53,7 +53,7 @@ def write_figures(file: Path, figures: dict[str, Any]) -> None:
         figures: The results.
 
     Raises:
-        BapsError: if the file cannot be written.
+        BapsError: If the file cannot be written.
     """
     try:
         file.write_text(json.dumps(figures, indent=1, allow_nan=False) + "\n")

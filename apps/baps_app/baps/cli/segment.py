@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from baps.imaging.volume import Volume
     from baps.inference.segmenter import Segmenter
 
-_KINDS = (".nii.gz", ".nii", ".nrrd")
+_SUFFIXES = (".nii.gz", ".nii", ".nrrd")
 console = Console(soft_wrap=True, highlight=False)
 
 
+@options.with_settings(*options.MODEL, "adapters", "config")
 def segment(
     image: Annotated[Path, typer.Argument(help="The volume.")],
-    out: Annotated[Path, typer.Option(metavar="FILE", help=f"File for the mask: {', '.join(_KINDS)}.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help=f"File for the mask: {', '.join(_SUFFIXES)}.")],
     click: Annotated[
         list[str] | None, typer.Option(metavar="I,J,K", help="Click in the organ; may be repeated.")
     ] = None,
@@ -43,23 +44,22 @@ def segment(
     ] = False,
     seconds: Annotated[
         float | None,
-        typer.Option(help="With --whole-organ: stop after so long and keep the slices so far.", show_default="no end"),
+        typer.Option(
+            help="With --whole-organ: stop after so long and keep the slices so far.", show_default="no limit"
+        ),
     ] = None,
-    black_box: options.BlackBox = "",
-    weights: options.Weights = "",
-    weights_sha256: options.WeightsSha256 = "",
-    device: options.Device = "",
-    remote: options.Remote = "",
-    adapters: options.Adapters = "",
-    config: options.Config = "",
+    *,
+    settings: dict[str, str],
 ) -> None:
     """Segment the clicked slice of a volume. The mask has the shape of the volume and is zero outside that slice.
 
     Points are voxel indices of the file. The last click selects the slice. With --whole-organ, clicks may be on any
     number of slices across K, and the mask covers the organ on all of its slices; a box limits them.
     """
-    if not out.name.endswith(_KINDS):
-        raise InputError(f"A mask cannot be written as {out.name}. Give --out a name that ends in {', '.join(_KINDS)}.")
+    if not out.name.endswith(_SUFFIXES):
+        raise InputError(
+            f"A mask cannot be written as {out.name}. Give --out a name that ends in {', '.join(_SUFFIXES)}."
+        )
     if not out.parent.is_dir():
         raise InputError(f"There is no folder {out.parent} for the mask. Make it, or give another --out.")
     if out.exists() and image.exists() and out.samefile(image):
@@ -69,9 +69,9 @@ def segment(
     if whole_organ and plane != "as-stored":
         raise InputError("--whole-organ works on the slices as they are stored. Omit --plane.")
     request = {
-        "foreground": [_numbers("--click", text, 3) for text in click or []],
-        "background": [_numbers("--background", text, 3) for text in background or []],
-        "roi": _numbers("--box", box, 6) if box else [],
+        "foreground": [_parse_numbers("--click", text, 3) for text in click or []],
+        "background": [_parse_numbers("--background", text, 3) for text in background or []],
+        "roi": _parse_numbers("--box", box, 6) if box else [],
         "plane": plane.replace("-", " "),
         "label": label,
     }
@@ -80,15 +80,7 @@ def segment(
     from baps.io import write_nifti, write_nrrd
     from baps.registry.store import AdapterStore
 
-    site, model = options.load_site(
-        black_box=black_box,
-        weights=weights,
-        weights_sha256=weights_sha256,
-        device=device,
-        remote=remote,
-        adapters=adapters,
-        config=config,
-    )
+    site, model = options.load_site(settings)
     segmenter, labels = Segmenter(model, AdapterStore(site.adapters)), list(site.labels)
     if whole_organ:
         try:
@@ -97,7 +89,7 @@ def segment(
             raise BapsError("Interrupted; nothing was written.") from None
     else:
         mask, notes, lines = _one_slice(segmenter, image, request, labels, not zero_shot)
-    suffix = next(kind for kind in _KINDS if out.name.endswith(kind))
+    suffix = next(suffix for suffix in _SUFFIXES if out.name.endswith(suffix))
     try:
         with atomic_write(out, suffix) as partial:
             (write_nrrd if suffix == ".nrrd" else write_nifti)(partial, mask)
@@ -110,13 +102,13 @@ def segment(
         console.print(f"{name:<8}{value}", markup=False)
 
 
-Found = tuple["Volume", list[str], dict[str, str]]
+SegmentOutput = tuple["Volume", list[str], dict[str, str]]
 """The mask, notes, and other lines to print, by name."""
 
 
 def _one_slice(
     segmenter: Segmenter, image: Path, request: Mapping[str, Any], labels: list[str], adapted: bool
-) -> Found:
+) -> SegmentOutput:
     import numpy as np
 
     from baps.imaging.volume import Volume
@@ -130,7 +122,7 @@ def _one_slice(
     lines = {
         "label": click.label or "none",
         "slice": f"{click.plane.index} across {'IJK'[click.plane.axis]}",
-        "adapter": _served(result.adapter),
+        "adapter": _format_adapter(result.adapter),
         "window": f"{result.window.low:g} to {result.window.high:g} ({result.window.source})",
         "time": f"{result.seconds:.2f} s",
     }
@@ -144,7 +136,7 @@ def _whole_organ(
     labels: list[str],
     adapted: bool,
     seconds: float | None,
-) -> Found:
+) -> SegmentOutput:
     from baps.imaging.volume import Volume
     from baps.inference.requests.click import read_organ_clicks
     from baps.inference.whole_organ import format_slices, segment_organ
@@ -172,18 +164,18 @@ def _whole_organ(
         "slices": f"{result.slices[0]} to {result.slices[-1]} across K, {len(result.slices)} of them"
         if result.slices
         else "none",
-        "adapter": _served(result.adapter),
+        "adapter": _format_adapter(result.adapter),
         "window": f"{result.window.low:g} to {result.window.high:g} ({result.window.source})",
         "time": f"{result.seconds:.2f} s",
     }
     return Volume(result.mask, volume.affine), notes, lines
 
 
-def _served(adapter: tuple[str, str] | None) -> str:
+def _format_adapter(adapter: tuple[str, str] | None) -> str:
     return f"{adapter[0] or 'shared'} {adapter[1]}" if adapter else "none, the unadapted model"
 
 
-def _numbers(option: str, text: str, count: int) -> list[float]:
+def _parse_numbers(option: str, text: str, count: int) -> list[float]:
     try:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:

@@ -172,7 +172,8 @@ def _score(
             prompts: Sequence[Prompt], segment: SegmentFunction = segment, canvas: Canvas = canvas
         ) -> list[NDArray[np.bool_]]:
             return [
-                canvas.restore(one) > 0.5 for one in segment([prompt.mapped(canvas.to_canvas) for prompt in prompts])
+                canvas.restore(probability) > 0.5
+                for probability in segment([prompt.mapped(canvas.to_canvas) for prompt in prompts])
             ]
 
         scores.append(simulate_corrections(masks, target, kind, clicks, generators))

@@ -89,14 +89,14 @@ def build_segment_function(black_box: BlackBox, adapter: Adapter | None, image: 
     """
     encodings: dict[Hashable, Encoding] = {}
 
-    def segment_through(one: Adapter | None, prompt: Prompt) -> NDArray[np.float32]:
+    def segment_through(candidate: Adapter | None, prompt: Prompt) -> NDArray[np.float32]:
         def get_or_encode(key: Hashable, encode: Callable[[], Encoding]) -> Encoding:
-            full_key = (one is adapter, key)
+            full_key = (candidate is adapter, key)
             if full_key not in encodings:
                 encodings[full_key] = encode()
             return encodings[full_key]
 
-        return segment_cached(black_box, one, image, prompt, get_or_encode)
+        return segment_cached(black_box, candidate, image, prompt, get_or_encode)
 
     def segment(prompts: Sequence[Prompt]) -> NDArray[np.float32]:
         if black_box.capabilities.encodings:

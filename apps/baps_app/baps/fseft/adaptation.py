@@ -208,7 +208,7 @@ def adapt_organ(
             queries.
         BapsError: if the folder cannot be written to, or the GPU is out of memory.
     """
-    begun = time.monotonic()
+    start = time.monotonic()
     plan = plan or plan_organ_adaptation(model, organ, volumes, settings, served=served)
     feature_cache = feature_cache or FeatureCache(None)
     split, folds = plan.split, plan.split.folds
@@ -256,7 +256,7 @@ def adapt_organ(
         "penalties": [round(penalty, 4) for penalty in result.penalties],
         "parameters": sum(value.numel() for value in adapter.trainable_parameters().values()),
         "queries": len(queries),
-        "seconds": round(time.monotonic() - begun, 1),
+        "seconds": round(time.monotonic() - start, 1),
     }
     return OrganAdaptation(adapter, acceptance, record)
 

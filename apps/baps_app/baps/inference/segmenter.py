@@ -161,14 +161,18 @@ class Segmenter:
             return self._prepare(path, plane, label, adapted, window)
 
         with self.prefetcher.paused():
-            begun = time.perf_counter()
+            start = time.perf_counter()
             prepared = prepare(plane)
             canvas_prompt = prompt.mapped(prepared.canvas.to_canvas)
             cache_hits: list[bool] = []
 
-            def segment_through(one: Adapter | None) -> NDArray[np.float32]:
+            def segment_through(candidate: Adapter | None) -> NDArray[np.float32]:
                 return segment_cached(
-                    self.black_box, one, prepared.pixels, canvas_prompt, self._encoding_cache(prepared, one, cache_hits)
+                    self.black_box,
+                    candidate,
+                    prepared.pixels,
+                    canvas_prompt,
+                    self._encoding_cache(prepared, candidate, cache_hits),
                 )
 
             probability, used = segment_through(prepared.adapter), prepared.adapter
@@ -181,7 +185,7 @@ class Segmenter:
                 adapter=prepared.served if used else None,
                 used_fallback=used is not prepared.adapter,
                 encoding_cached=bool(cache_hits) and all(cache_hits),
-                seconds=time.perf_counter() - begun,
+                seconds=time.perf_counter() - start,
             )
         if interactive and self.black_box.capabilities.encodings:
             self._prefetch(prepare, plane, prompt, answer.volume.shape[plane.axis])
@@ -278,12 +282,14 @@ class Segmenter:
         served, adapter_key, adapter = self._adapter(label) if adapted else (None, None, None)
         return _PreparedSlice(volume, window, canvas, pixels, served, adapter, ("encoding", *place), adapter_key)
 
-    def _encoding_cache(self, prepared: _PreparedSlice, one: Adapter | None, cache_hits: list[bool]) -> GetEncoding:
+    def _encoding_cache(
+        self, prepared: _PreparedSlice, candidate: Adapter | None, cache_hits: list[bool]
+    ) -> GetEncoding:
         """Cache encodings of the slice through an adapter, and append to ``cache_hits`` whether each was there."""
 
         def keep(seen: Hashable, encode: Callable[[], Encoding]) -> Encoding:
             # Encodings of the unadapted model are shared by all labels.
-            through = (prepared.adapter_key, one is prepared.adapter) if one else None
+            through = (prepared.adapter_key, candidate is prepared.adapter) if candidate else None
             encoding, there = self._cache.get_or_compute((*prepared.key, through, seen), encode)
             cache_hits.append(there)
             return encoding

@@ -79,7 +79,7 @@ def segment_organ(
     Raises:
         InputError: as ``Segmenter.segment``.
     """
-    begun = time.perf_counter()
+    start = time.perf_counter()
     volume, window = segmenter.volume(path)
     answers: dict[int, Segmentation] = {}
     for index, prompt in clicks.prompts.items():
@@ -121,7 +121,7 @@ def segment_organ(
         stopped=tuple(sorted({*propagation.stopped, *skipped})),
         adapter=next((answer.adapter for answer in answers.values() if answer.adapter), None),
         notes=_notes(answers, propagation.interpolated, capabilities.video and not use_memory),
-        seconds=time.perf_counter() - begun,
+        seconds=time.perf_counter() - start,
     )
 
 

@@ -375,7 +375,7 @@ class AdapterStore:
         """Explain why there is nothing to roll back to, and what can be done."""
         name, versions = label or "shared", self.versions(label)
         if not versions:
-            known = ", ".join(one or "shared" for one in self.labels() if self.versions(one)) or "none"
+            known = ", ".join(name or "shared" for name in self.labels() if self.versions(name)) or "none"
             return f"There is no adapter of {name}. There are adapters of: {known}."
         back = [line.removeprefix("-") for line in self._history(label) if line.startswith("-")]
         before = f"version {back[-1]} was rolled back" if back else "no version was ever published"

@@ -1,17 +1,17 @@
-"""The application that is served: MONAI Label's routes behind a login, with limits and with this project's fixes.
+"""Create the application that is served: MONAI Label's routes behind a login, with limits and fixes.
 
 * Users sign in where users or an OpenID provider are configured; otherwise only requests from this machine are served.
 * Inference, Next Sample, label upload and training run in threads, so that /info/ and other users are served
-  meanwhile. The tasks are thread-safe; the black box locks itself.
+  meanwhile. The tasks are thread-safe, and the black box has a lock.
 * Bodies are read to disk within limits (``middleware/bodies.py``), and requests wait in fair queues by group and user
   (``middleware/quotas.py``).
 * Images, models and sessions that a request names must exist. No path is built from a request, and ``params`` cannot
   override image or model.
-* An error of the caller is a 4xx with a sentence, not a 500.
+* An error of the client is a 4xx response with a sentence, not a 500.
 * Only what the viewers request is served (``access_policy.py``): nothing deletes, replaces an image or weights, or
   unpacks an archive. Pages of other origins are refused unless the settings name them, and the proxy reaches DICOMweb
   only.
-* A training ends when the server ends.
+* A training stops when the server stops.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from baps.server.app import BapsApp
 
 _FILE_THREADS = 16
-"""Threads beside those of the quotas, which read the files of responses in small parts."""
+"""Threads that read the files of responses in small parts, in addition to those of the quotas."""
 
 Route = tuple[str, str, Callable[..., Any]]
 """Methods, separated by spaces; path; endpoint."""
@@ -79,7 +79,7 @@ class Application(FastAPI):
 
     Args:
         host: MONAI Label's state for the app.
-        lifespan: What runs before the first request and after the last.
+        lifespan: Context that starts before the first request and ends after the last.
     """
 
     def __init__(self, host: MonaiLabelHost, lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]) -> None:
@@ -91,7 +91,7 @@ class Application(FastAPI):
         await super().__call__(scope, receive, send)
 
     def build_middleware_stack(self) -> ASGIApp:
-        """Wrap Starlette's stack as well: its outermost part answers errors, which need the same headers."""
+        """Wrap Starlette's stack too: its outermost part sends error responses, which need the same headers."""
         return CloseUnread(SecurityHeaders(super().build_middleware_stack()))
 
 
@@ -109,8 +109,8 @@ def create_app(
     Args:
         settings: Settings of the site.
         studies: Folder of images, or the DICOMweb address of a PACS.
-        app_dir: Folder of the MONAI Label app, which holds ``main.py``. Default: the one of this installation.
-        root_path: Path that a proxy serves the application below, such as ``/baps``; "" for that of the settings.
+        app_dir: Folder of the MONAI Label app, which holds ``main.py``, or None for that of this installation.
+        root_path: Path below which a proxy serves the application, such as ``/baps``; "" for that of the settings.
         on_start: Called with the app when it is loaded, before the first request.
 
     Returns:
@@ -149,7 +149,7 @@ def create_app(
 
 
 def _routes() -> list[Route]:
-    """Return the routes of this project; of two that match a request, the first answers."""
+    """Return the routes of this project. If two match a request, the first is used."""
     return [
         ("GET", "/", start_page),
         ("GET", "/docs", docs_page),
@@ -168,7 +168,7 @@ def _routes() -> list[Route]:
         ("PUT", "/session/", without_folders(open_session)),
         ("GET", "/session/{session_id}", without_folders(read_session)),
         ("DELETE", "/session/{session_id}", without_folders(close_session)),
-        # MONAI Label runs these in the event loop, where a file or a PACS that is read delays every other request.
+        # MONAI Label runs these in the event loop, where reading a file or a PACS delays every other request.
         ("GET", "/info/", host_info.app_info),
         ("GET", "/datastore/", all_images),
         ("GET", "/datastore/image/info", without_folders(host_datastore.get_image_info)),
@@ -226,7 +226,7 @@ def _add_middleware(
     application.add_middleware(Quotas, users=authenticator.required)
     application.add_middleware(Bodies, max_bytes=max_bytes, find_missing=find_missing_target)
     application.add_middleware(Guard, rules=Rules(authenticator, audit, settings.cors_origins, max_bytes))
-    if settings.cors_origins:  # Before the guard: preflight requests have no token. Cookies never count here.
+    if settings.cors_origins:  # Before the guard: preflight requests have no token. Cookies are ignored here.
         application.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,

@@ -1,4 +1,4 @@
-"""The audit file: who did what to which image, one JSON object per line, each chained to the one before.
+"""The audit file, which records who did what to which image: one JSON object per line, chained to the previous one.
 
 The file names images and studies by keyed hashes (HMAC-SHA-256): the same image has the same hash, and only a person
 who has the key, a private file beside it, can find out which image it is. Each line has a number, ``n``, and a
@@ -65,7 +65,7 @@ class Head:
 
 
 class AuditFile:
-    """A chained file of JSON lines, which is made with its first line.
+    """A chained file of JSON lines. The first line creates it.
 
     Args:
         file: Path of the file. The key is kept beside it as ``<name>.key``, full files as ``<name>.0001`` and so on.
@@ -84,17 +84,17 @@ class AuditFile:
             record: What the line says, as plain JSON.
 
         Raises:
-            OSError: if the line cannot be written. The file then holds no part of it.
-            BapsError: if the key is damaged.
+            OSError: If the line cannot be written. The file then holds no part of it.
+            BapsError: If the key is damaged.
         """
         with self._locked():
-            last, removed, marks = self._place()
+            last, removed, remarks = self._place()
             if self._max_bytes and self._size() >= self._max_bytes:
                 removed, count = self._rotate(last, removed)
                 if count:
                     by_itself = {"user": None, "role": None, "by": "server"}
                     last = self._write(last, {**by_itself, "what": "remove old audit lines", "count": count})
-            self._write_head(Head(self._write(last, {**record, **marks}), removed))
+            self._write_head(Head(self._write(last, {**record, **remarks}), removed))
 
     def hashed(self, image: str) -> str:
         """Hash the name of an image.
@@ -106,8 +106,8 @@ class AuditFile:
             The keyed hash.
 
         Raises:
-            OSError: if the key can neither be read nor made.
-            BapsError: if the key is damaged.
+            OSError: If the key can neither be read nor made.
+            BapsError: If the key is damaged.
         """
         return hmac.new(self._key, image.encode(errors="replace"), hashlib.sha256).hexdigest()[:32]
 
@@ -127,7 +127,7 @@ class AuditFile:
         """Make the file, its key and its head, if they do not exist.
 
         Raises:
-            BapsError: if they cannot be written.
+            BapsError: If they cannot be written.
         """
         try:
             with self._locked():
@@ -145,7 +145,7 @@ class AuditFile:
         """Force all lines onto the disk.
 
         Raises:
-            OSError: if they cannot be written.
+            OSError: If they cannot be written.
         """
         with self._locked():
             if self.file.exists():
@@ -159,7 +159,7 @@ class AuditFile:
             The files, oldest first, each open and with its length, and the head if it is whole.
 
         Raises:
-            OSError: if the files cannot be read.
+            OSError: If the files cannot be read.
         """
         with ExitStack() as stack:
             with self._locked():
@@ -184,7 +184,7 @@ class AuditFile:
         return self.file.stat().st_size if self.file.exists() else 0
 
     def _place(self) -> tuple[Link, Link, dict[str, Any]]:
-        """Return the line to continue after, the last removed line, and what the next line notes of a damaged chain."""
+        """Return the line to continue after, the last removed line, and the next line's remarks on a damaged chain."""
         last, head = self._last(), self._head()
         if head is None:
             return last, Link(), {"head": "missing"} if last.n else {}
@@ -268,7 +268,7 @@ class AuditFile:
         No new key is made for existing lines: they could not be checked, nor could images be found in them.
 
         Raises:
-            BapsError: if there are lines, and their key is gone.
+            BapsError: If there are lines, and their key is gone.
         """
         file = self.file.with_name(f"{self.file.name}.key")
         if not file.exists():

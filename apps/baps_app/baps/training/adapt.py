@@ -134,7 +134,7 @@ def adapt(
         InputError: if there is nothing to train on, or ``max_images`` is too small.
         BapsError: if a remote model was replaced during the training.
     """
-    begun = time.monotonic()
+    start = time.monotonic()
     plan = plan or plan_adaptation(black_box, slices, settings)
     trained_on = served.trained_on if served else frozenset[str]()
     encoder = load_encoder(settings.encoder, settings.encoder_source)
@@ -205,7 +205,7 @@ def adapt(
         "curve": [[point.images, round(point.dice, 4)] for point in trainer.curve],
         "black_box_images": query_log.images,
         "replayed_images": query_log.replayed_images,
-        "seconds": round(time.monotonic() - begun, 1),
+        "seconds": round(time.monotonic() - start, 1),
     }
     return Adaptation(adapter, acceptance, scores, trainer.curve, trainer.notes, record)
 

@@ -26,7 +26,7 @@ from baps.training.settings import AdaptationSettings
 from baps.training.steps import PromptSpaceStepper, SpsaGcStepper, Stepper
 
 _CURVE_DIVISOR = 5
-"""The training curve takes at most one in this many of a run's images."""
+"""The training curve takes at most this fraction of a run's images: one divided by this number."""
 
 Progress = Callable[[int, int, int, float | None], None]
 """Called with the step, the number of steps, the black-box images so far, and the curve's last Dice or None."""

@@ -26,8 +26,8 @@ def class_index(classes: Sequence[str], organ: str) -> int | None:
     Returns:
         The index, or None if there is no class of that name.
     """
-    wanted = _words(organ)
-    return next((index for index, name in enumerate(classes) if _words(name) == wanted), None)
+    words = _words(organ)
+    return next((index for index, name in enumerate(classes) if _words(name) == words), None)
 
 
 def _words(name: str) -> frozenset[str]:

@@ -1,6 +1,6 @@
 """Routes for the pages of this server: the start page and the list of requests.
 
-Pages use no scripts, load nothing from other hosts, and show nothing of patients.
+Pages use no scripts, load nothing from other hosts, and show nothing about patients.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Operation:
 
     Attributes:
         method: HTTP method.
-        path: Path; names in braces stand for values.
+        path: Path, with names in braces for values.
         summary: What the request does.
         parameters: Names of query parameters.
         role: Role that is needed, or "".
@@ -53,7 +53,7 @@ def page(
     headers: Mapping[str, str] = MappingProxyType({}),
     **values: Any,
 ) -> Response:
-    """Render a page that loads nothing and that no other page can show in a frame.
+    """Render a page that loads nothing from other hosts and that no other page can show in a frame.
 
     Args:
         request: The request.
@@ -61,6 +61,9 @@ def page(
         status: HTTP status.
         headers: Further headers.
         values: Values for the template.
+
+    Returns:
+        The page.
     """
     nonce = secrets.token_urlsafe(16)
     content = _TEMPLATES.get_template(template).render(nonce=nonce, root=root_path(request.scope), **values)
@@ -70,7 +73,7 @@ def page(
 
 
 def start_page(request: Request) -> Response:
-    """Show how viewers connect to this server, and who has signed in."""
+    """Show how viewers connect to this server, and the user who has signed in."""
     principal = context_of(request).principal
     return page(request, "start.html", address=own_address(request), pacs=has_pacs(), principal=principal)
 
@@ -81,7 +84,7 @@ def favicon() -> FileResponse:
 
 
 def has_pacs() -> bool:
-    """Return whether the images lie in a PACS, so that OHIF shows them."""
+    """Return whether the images are in a PACS, so that OHIF can show them."""
     return is_pacs(settings.MONAI_LABEL_STUDIES)
 
 
@@ -93,13 +96,15 @@ def no_ohif_page(request: Request) -> Response:
 def docs_page(request: Request) -> Response:
     """List the requests that are served; MONAI Label's parameter ``token`` has no effect here."""
     described = request.app.openapi()["paths"]
-    found = [
+    operations = [
         Operation(
             method.upper(),
             path,
             about.get("summary", ""),
             tuple(
-                one["name"] for one in about.get("parameters", []) if one["in"] == "query" and one["name"] != "token"
+                parameter["name"]
+                for parameter in about.get("parameters", [])
+                if parameter["in"] == "query" and parameter["name"] != "token"
             ),
             policy.role.value if policy.role else "",
         )
@@ -107,4 +112,4 @@ def docs_page(request: Request) -> Response:
         for method, about in methods.items()
         if (policy := find_policy(method.upper(), re.sub(r"{\w+}", "x", path)))
     ]
-    return page(request, "docs.html", address=own_address(request), operations=found)
+    return page(request, "docs.html", address=own_address(request), operations=operations)
