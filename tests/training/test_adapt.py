@@ -353,9 +353,9 @@ def unbroken_run(new_black_box: Callable[..., Any], dim_slices: Slices) -> Calla
 @pytest.mark.parametrize(
     ("settings", "patients", "at_once"),
     [
-        pytest.param(OURS, 1, 16, id="ours-1"),
-        pytest.param(OURS, 3, 16, id="ours-3"),
-        pytest.param(OURS, 5, 16, id="ours-5"),
+        pytest.param(OURS, 1, 32, id="ours-1"),
+        pytest.param(OURS, 3, 32, id="ours-3"),
+        pytest.param(OURS, 5, 32, id="ours-5"),
         pytest.param(PUBLISHED, 3, 40, id="published-3", marks=pytest.mark.slow),
         pytest.param(DEFAULT, 1, 32, id="with head-1"),
         pytest.param(DEFAULT, 3, 32, id="with head-3"),
@@ -478,7 +478,7 @@ def test_another_adaptation_does_not_go_on_from_the_log(
 ) -> None:
     slices, settings, log = dim_slices(3), replace(OURS, max_images=300), tmp_path / "log.jsonl"
     with pytest.raises(_PowerCutError):
-        adapt(_cut_after(new_black_box(), 20), slices, settings, log=log)
+        adapt(_cut_after(new_black_box(), 8), slices, settings, log=log)
     black_box = new_black_box()
     piece = slices["patient 1"][2]
     served = None
@@ -523,7 +523,7 @@ def came(now):
         threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
 
 def asked():
-    came("answers of the head" if b'"from": ' in log.read_bytes() else "answers")
+    came("answers")
     time.sleep(0.03)
 
 def learnt(*given):
@@ -551,7 +551,7 @@ def test_an_adaptation_survives_kill_9(
     settings: AdaptationSettings,
     patients: int,
 ) -> None:
-    """With a head, it is killed twice among the answers that the head learns from, and once while the head learns."""
+    """With a head, it is killed once while a head learns."""
     slices, headed = dim_slices(patients), settings.head == "convolutional"
     unbroken = adapt(new_black_box(), slices, settings)
     (tmp_path / "job").write_bytes(pickle.dumps((slices, settings)))
@@ -563,7 +563,7 @@ def test_an_adaptation_survives_kill_9(
         command = [sys.executable, "-c", _KILLED, str(tmp_path), moment, str(number), str(random.uniform(0, 0.1))]
         return subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, check=False).returncode
 
-    moments = ["answers", *["answers of the head"] * 2, "the head learns"] if headed else ["answers"] * 4
+    moments = ["answers"] * 3 + ["the head learns" if headed else "answers"]
     lengths = [0]
     for moment in moments:
         assert start(moment, int(random.integers(2, 5))) == -9
@@ -571,7 +571,6 @@ def test_an_adaptation_survives_kill_9(
     assert lengths == sorted(lengths)
     assert lengths[1] > 0
     assert lengths[-1] > lengths[1]
-    assert (b'"from": ' in log.read_bytes()) == headed == (unbroken.adapter.head is not None)
     assert not (tmp_path / "record").exists()
     assert start("never", 1) == 0
     record, state = json.loads((tmp_path / "record").read_text()), torch.load(tmp_path / "state")
