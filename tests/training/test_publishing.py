@@ -28,7 +28,7 @@ SETTINGS = AdaptationSettings(
     max_images=700, batch_size=8, curve_points=2, curve_slices=4, click_sets=2, check_slices=3, learning_rate=0.05,
     zoom="none", head="none",
 )  # fmt: skip
-WEAK = replace(SETTINGS, max_images=260, learning_rate=0.02, condition="click")
+WEAK = replace(SETTINGS, max_images=1000, learning_rate=0.02, condition="click")
 """Learns little; and of another kind than the rest, so it does not go on from what is served."""
 
 
