@@ -1,4 +1,4 @@
-# make demo | make test | make test-all | make coverage | make serve STUDIES=<folder or DICOMweb URL> | make pacs | make bench-adapt [QUICK=1] | make bench-clicks | make bench-organs | make bench-fseft [QUICK=1] | make bench-trust [SOAK=minutes] | make bench-archive | make lint | make docs | make wheel | make advisories | make sbom | make clean
+# make demo | make test | make test-rest | make test-all | make coverage | make serve STUDIES=<folder or DICOMweb URL> | make pacs | make bench-adapt [QUICK=1] | make bench-clicks | make bench-whole-organ | make bench-fseft [QUICK=1] | make bench-throughput | make bench-trust [SOAK=minutes] | make bench-archive | make lint | make docs | make wheel | make advisories | make sbom | make sample-data | make clean
 SHELL := /bin/sh
 STUDIES ?=
 HOST ?= 127.0.0.1
@@ -26,7 +26,7 @@ NOT_FAST := slow or server or pacs or browser
 # torch is installed first, because sam2, which MONAI Label needs, imports it during its build. We use none of its CUDA code.
 PIP := SAM2_BUILD_CUDA=0 PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) -m pip install -c constraints.txt
 
-.PHONY: help demo test test-rest test-all coverage serve pacs bench-adapt bench-clicks bench-organs bench-fseft bench-throughput bench-trust bench-archive lint docs wheel advisories sbom sample-data clean
+.PHONY: help demo test test-rest test-all coverage serve pacs bench-adapt bench-clicks bench-whole-organ bench-fseft bench-throughput bench-trust bench-archive lint docs wheel advisories sbom sample-data clean
 
 help:
 	@sed -n 1p Makefile
@@ -77,12 +77,12 @@ pacs: .venv/installed
 # Needs the real images beside the repository, see benchmarks/real_data.py.
 bench-adapt: .venv/installed
 	@$(PY) -m benchmarks.adaptation.adapt $(if $(QUICK),--quick,--publish)
-	@$(if $(QUICK),,$(PY) -m benchmarks.adaptation.weeks)
+	@$(if $(QUICK),,$(PY) -m benchmarks.adaptation.weekly_training)
 
 bench-clicks: .venv/installed
 	@$(PY) -m benchmarks.interactive.clicks
 
-bench-organs: .venv/installed
+bench-whole-organ: .venv/installed
 	@$(PY) -m benchmarks.interactive.whole_organs
 
 bench-fseft: .venv/installed

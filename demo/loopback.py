@@ -51,7 +51,7 @@ def _enter(port: int, command: Sequence[str]) -> None:
     os.execvp("unshare", ["unshare", "-rn", *inside])  # noqa: S606, S607 (no shell; a program of the system)
 
 
-async def _serve(listening: socket.socket, port: int, command: Sequence[str]) -> int:
+async def _run_and_forward(listening: socket.socket, port: int, command: Sequence[str]) -> int:
     """Run the command and forward connections to it, until it ends or this process gets a signal."""
     with socket.socket() as any_socket:  # The loopback interface of a new namespace is down.
         fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP_RUNNING))
@@ -90,5 +90,5 @@ if __name__ == "__main__":
     if sys.argv[1] == _INSIDE:
         inherited = socket.socket(fileno=int(sys.argv[2]))
         inherited.setblocking(False)
-        sys.exit(asyncio.run(_serve(inherited, int(sys.argv[3]), sys.argv[4:])))
+        sys.exit(asyncio.run(_run_and_forward(inherited, int(sys.argv[3]), sys.argv[4:])))
     _enter(int(sys.argv[1]), sys.argv[2:])

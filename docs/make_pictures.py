@@ -67,7 +67,8 @@ def segment(
     """Segment a request of 3D Slicer; return the parsed click, the mask, and the reference mask."""
     volume, _ = segmenter().volume(image_of(case))
     click = read_click({"label": organ, **request}, volume, list(VALUES))
-    mask = segmenter().segment(image_of(case), click.plane, click.prompt, click.label, adapted).mask
+    adapter = segmenter().load_adapter(click.label) if adapted else None
+    mask = segmenter().segment(image_of(case), click.plane, click.prompt, adapter).mask
     reference = click.plane.extract(read_labels(labels_of(case), volume) == VALUES[organ])
     return click, mask, reference
 

@@ -10,7 +10,7 @@ must be 0 is not 0. Run it with nothing else on the machine.
   with changed geometry (``fuzz/displacements.py``).
 * kills: servers, trainings, and processes that save labels or adapters are killed (``kill/kills.py``).
 * floods: one client sends far too many requests while another user clicks (``load/floods.py``).
-* savers: many users save labels of the same images at once (``kill/savers.py``).
+* savers: many users save labels of the same images at once (``kill/concurrent_saves.py``).
 * attacks: the attacks of ``attack/all_attacks.py``.
 * headers: the security headers of every route, for each role (``attack/headers.py``).
 * bombs: small files that decompress to a large size; measures the memory of the reader (``fuzz/bombs.py``) and of
@@ -133,8 +133,8 @@ def main(
     """Run the parts, print the figures and write them."""
     from stress.attack.headers import check_headers
     from stress.attack.run_attacks import try_attacks
+    from stress.kill.concurrent_saves import save_at_once
     from stress.kill.kills import kill_all
-    from stress.kill.savers import save_at_once
     from stress.load.floods import flood
     from stress.load.mixed import load
 

@@ -298,10 +298,10 @@ def _adapt(arena: Arena, settings: AdaptationSettings) -> Outcome:
     result = adapt(arena.black_box, arena.training, settings, callback=arena.watch)
     arena.notes["zoom"] = result.adapter.zoom
     arena.notes["parts"] = result.record["parts"]
-    arena.notes["scores"] = result.scores.record()
+    arena.notes["scores"] = result.scores.to_dict()
     arena.notes["without_head"] = float(np.mean(score(arena.examiner, replace(result.adapter, head=None), arena.test)))
     arena.notes["status"] = result.acceptance.status
-    arena.notes["verdict"] = result.acceptance.comparison.record() if result.acceptance.comparison else None
+    arena.notes["verdict"] = result.acceptance.comparison.to_dict() if result.acceptance.comparison else None
     if result.acceptance.status == "rejected":  # The unadapted model is still served.
         arena.notes["rejected"] = float(np.mean(score(arena.examiner, result.adapter, arena.test)))
         return arena.examiner, None

@@ -25,9 +25,9 @@ from baps.fseft.fitting import Example, fit
 from baps.fseft.models import OrganModel, load_organ_model
 from baps.fseft.predictor import unadapted
 from baps.fseft.preprocessing import preprocess
-from baps.fseft.protocol import draw_shots
 from baps.fseft.volumes import load_volumes
 from baps.io import read_volume
+from benchmarks.fewshot.protocol import draw_shots
 from benchmarks.real_data import Domain, cases, sha256_of_set
 
 VERSION = 2

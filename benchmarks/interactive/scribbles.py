@@ -224,7 +224,7 @@ def measure(segmenter: Segmenter, image: Path) -> Scores:
             foreground, random = share_of(painted, share), np.random.default_rng(person)
             for choice in dict.fromkeys([*CANDIDATES, *OTHERS, DEFAULT]):
                 prompt = choice.prompt(foreground, background, target, random)
-                mask = segmenter.segment(image, Plane(2, 0), prompt, "", adapted=False).mask
+                mask = segmenter.segment(image, Plane(2, 0), prompt).mask
                 with_strokes = keep_strokes(mask, foreground, background)
                 answers = {"raw": mask, STROKES_KEPT: with_strokes}
                 for wider in BOXES if choice == DEFAULT else (choice.wider,) if choice.box == "organ" else ():

@@ -1,10 +1,11 @@
 """Evaluate whole organs from a few clicked slices, by the number of clicked slices, unadapted and adapted.
 
-``make bench-organs`` adapts the bundled model to each organ on the training and validation patients, with the default
-settings, once (the adapter is kept in ``benchmarks/runs/whole_organs``), and measures on the test patients: 1, 2, 3 and
-5 clicks on different slices, whose masks are propagated through the volume; compared with shape-based interpolation
-between the same clicked slices, and with the clicked slices only. The same numbers of clicks are also measured with
-each click where the mask is worst. The script prints a table and writes ``benchmarks/results/whole_organs.json``.
+``make bench-whole-organ`` adapts the bundled model to each organ on the training and validation patients, with the
+default settings, once (the adapter is kept in ``benchmarks/runs/whole_organs``), and measures on the test patients: 1,
+2, 3 and 5 clicks on different slices, whose masks are propagated through the volume; compared with shape-based
+interpolation between the same clicked slices, and with the clicked slices only. The same numbers of clicks are also
+measured with each click where the mask is worst. The script prints a table and writes
+``benchmarks/results/whole_organs.json``.
 """
 
 from __future__ import annotations
@@ -135,7 +136,8 @@ def measure(black_box: BlackBox, store: AdapterStore, case: Case, label: str, ad
         segmenter = Segmenter(black_box, store)  # A new one, without encodings of another run.
         segmenter.volume(case.image)
         images_before, start = black_box.images_queried, time.perf_counter()
-        mask = segment_organ(segmenter, case.image, clicks, label, adapted).mask.astype(bool)
+        adapter = segmenter.load_adapter(label) if adapted else None
+        mask = segment_organ(segmenter, case.image, clicks, adapter).mask.astype(bool)
         seconds, images = time.perf_counter() - start, black_box.images_queried - images_before
         masks = {index: Plane(SLICE_AXIS, index).extract(mask) for index in clicks.prompts}
         between, alone = interpolate(masks, volume.shape), np.zeros(volume.shape, bool)

@@ -26,7 +26,7 @@ from baps.io import read_label_map, read_volume, write_nifti
 from baps.server.datastores.folder import StudiesDatastore
 from baps.server.training_cases import labelled_cases
 from benchmarks.paths import ROOT
-from stress.attack import little_pacs
+from stress.attack import small_pacs
 from stress.attack.attacks import Site, Target, attack
 
 LABELS = {"spleen": 2, "liver": 1}
@@ -335,18 +335,18 @@ def _report(**changes: object) -> FileDataset:
     dataset = FileDataset("", {}, preamble=b"\0" * 128, file_meta=meta)
     dataset.is_little_endian, dataset.is_implicit_VR = True, False
     series = Dataset()
-    series.SeriesInstanceUID = little_pacs.SERIES
+    series.SeriesInstanceUID = small_pacs.SERIES
     series.ReferencedSOPSequence = []
     study = Dataset()
-    study.StudyInstanceUID, study.ReferencedSeriesSequence = little_pacs.STUDY, [series]
+    study.StudyInstanceUID, study.ReferencedSeriesSequence = small_pacs.STUDY, [series]
     today = date.today()
     params = {
         "SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.22",
         "SOPInstanceUID": generate_uid(),
         "SeriesInstanceUID": generate_uid(),
-        "StudyInstanceUID": little_pacs.STUDY,
-        "PatientName": little_pacs.PATIENT,
-        "PatientID": little_pacs.PATIENT_ID,
+        "StudyInstanceUID": small_pacs.STUDY,
+        "PatientName": small_pacs.PATIENT,
+        "PatientID": small_pacs.PATIENT_ID,
         "Modality": "SR",
         "ContentDate": today.strftime("%Y%m%d"),
         "ContentTime": "000000",
@@ -370,12 +370,12 @@ def _to_bytes(dataset: FileDataset) -> bytes:
 
 def _store(target: Target, parts: Collection[bytes], kind: str = "application/dicom", token: str = "") -> list[bytes]:
     """Store objects through the proxy; return the bodies that the PACS received."""
-    del little_pacs.RECEIVED[:]
+    del small_pacs.RECEIVED[:]
     body = b"".join(b"\r\n--part\r\nContent-Type: %s\r\n\r\n%s" % (kind.encode(), part) for part in parts)
     headers = {"Content-Type": f'multipart/related; type="{kind}"; boundary=part'}
     path = "/proxy/dicom/stow/studies"
     target.request("POST", path, data=body + b"\r\n--part--\r\n", headers=headers, token=token or target.annotator)
-    return list(little_pacs.RECEIVED)
+    return list(small_pacs.RECEIVED)
 
 
 @attack(Site.PACS, silently_ignored=True)
@@ -411,8 +411,8 @@ def _forbidden_objects() -> Iterator[bytes]:
     yield _to_bytes(_report(StudyInstanceUID="1.2.3.4.5"))
     yield _to_bytes(_report(PatientID="ANOTHER"))
     yield _to_bytes(_report(PatientName="ANOTHER^PATIENT"))
-    yield _to_bytes(_report(SOPInstanceUID=little_pacs.INSTANCE))
-    yield _to_bytes(_report(SeriesInstanceUID=little_pacs.SERIES))
+    yield _to_bytes(_report(SOPInstanceUID=small_pacs.INSTANCE))
+    yield _to_bytes(_report(SeriesInstanceUID=small_pacs.SERIES))
     yield b"no object of DICOM"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from stress.attack.all_attacks import ATTACKS
-from stress.attack.attacked import attacked_server
+from stress.attack.attacked_server import attacked_server
 from stress.attack.attacks import Site, try_attack
 
 

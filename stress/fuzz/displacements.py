@@ -53,7 +53,7 @@ class Slice:
         orientation: ImageOrientationPatient, (2, 3).
         spacing: PixelSpacing, mm: between rows, between columns.
         slope: RescaleSlope.
-        marks: additional attributes, such as EchoTime.
+        attributes: additional attributes, such as EchoTime.
     """
 
     values: NDArray[np.int16]
@@ -61,7 +61,7 @@ class Slice:
     orientation: NDArray[np.float64]
     spacing: tuple[float, float]
     slope: float = 1.0
-    marks: tuple[tuple[str, float], ...] = ()
+    attributes: tuple[tuple[str, float], ...] = ()
 
 
 def draw_slices(random: np.random.Generator) -> tuple[list[Slice], list[str]]:
@@ -76,11 +76,11 @@ def draw_slices(random: np.random.Generator) -> tuple[list[Slice], list[str]]:
     slices = []
     for repeat in range(2 if {"times", "echoes", "stacks"} & set(changes) else 1):
         orientation_axes = axes if repeat == 0 or "stacks" not in changes else axes[[1, 2, 0]]
-        marks: tuple[tuple[str, float], ...] = ()
+        attributes: tuple[tuple[str, float], ...] = ()
         if "times" in changes:
-            marks += (("TemporalPositionIndex", 1 + repeat),)
+            attributes += (("TemporalPositionIndex", 1 + repeat),)
         if "echoes" in changes:
-            marks += (("EchoTime", 10.0 * (1 + repeat)),)
+            attributes += (("EchoTime", 10.0 * (1 + repeat)),)
         for k in range(count):
             number = repeat * count + k
             # Odd values, so that no two are equal when they are halved or doubled.
@@ -91,7 +91,7 @@ def draw_slices(random: np.random.Generator) -> tuple[list[Slice], list[str]]:
                 else np.cross(orientation_axes[0], orientation_axes[1])
             )
             position = origin + k * step * direction
-            slices.append(Slice(values.astype(np.int16), position, orientation_axes[:2], spacing, 1.0, marks))
+            slices.append(Slice(values.astype(np.int16), position, orientation_axes[:2], spacing, 1.0, attributes))
     for change in changes:
         slices = _apply_change(change, slices, random)
     return slices, changes
@@ -180,7 +180,7 @@ def write_series(folder: Path, slices: Sequence[Slice]) -> None:
             _to_decimal_strings(piece.spacing),
         )
         image.RescaleSlope, image.RescaleIntercept = str(piece.slope), "0"
-        for name, value in piece.marks:
+        for name, value in piece.attributes:
             setattr(image, "TemporalPositionIdentifier" if name == "TemporalPositionIndex" else name, int(value))
         image.PixelData = piece.values.tobytes()
         image.save_as(folder / f"{number:03}.dcm", write_like_original=False)
@@ -209,7 +209,7 @@ def write_enhanced(path: Path, slices: Sequence[Slice], random: np.random.Genera
         group.PixelValueTransformationSequence[0].RescaleSlope = str(piece.slope)
         group.PixelValueTransformationSequence[0].RescaleIntercept = "0"
         group.FrameContentSequence = [Dataset()]
-        for name, value in piece.marks:
+        for name, value in piece.attributes:
             if name == "EchoTime":
                 group.MREchoSequence = [Dataset()]
                 group.MREchoSequence[0].EffectiveEchoTime = value

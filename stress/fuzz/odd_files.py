@@ -150,9 +150,9 @@ def fuzz_files(count: int, seed: int, seconds: float) -> dict[str, Any]:
             )
             current = None
             assert child.stdout is not None
-            guard = _Guard(child, deadline)
+            watchdog = _Watchdog(child, deadline)
             for line in child.stdout:
-                guard.record_output()
+                watchdog.record_output()
                 words = line.rstrip("\n").split(" ", 3)
                 if words[0] == "memory":
                     peak = max(peak, int(words[1]))
@@ -165,8 +165,8 @@ def fuzz_files(count: int, seed: int, seconds: float) -> dict[str, Any]:
                     if words[1] in ("error", "stray") and len(examples) < 40:
                         examples.append(_example(int(words[0]), *words[1:]))
             code = child.wait()
-            guard.end()
-            if guard.out_of_time:
+            watchdog.end()
+            if watchdog.out_of_time:
                 break
             if current is not None:  # This file ended the process.
                 verdicts["crash"] += 1
@@ -192,7 +192,7 @@ def _example(number: int, verdict: str, how: str = "", message: str = "") -> dic
     return {"number": number, "kind": KINDS[number % len(KINDS)], "verdict": verdict, "how": how, "said": message}
 
 
-class _Guard:
+class _Watchdog:
     """Kills a process that prints nothing for too long, or when the time is up."""
 
     def __init__(self, child: subprocess.Popen[str], deadline: float) -> None:

@@ -24,7 +24,7 @@ from baps.annotations.history import LabelHistory
 from baps.errors import BapsError
 from baps.registry.store import AdapterStore
 from benchmarks.paths import ROOT
-from stress.kill.children import CASE, LABEL
+from stress.kill.child_processes import CASE, LABEL
 from stress.served_site import CASES, SAMPLES, Site, running_site, write_labels
 
 IMAGES = 900
@@ -101,7 +101,7 @@ def kill_all(folder: Path, seed: int, seconds: float, share: float = 1.0) -> dic
 def _start_child(*words: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}  # As in the server's trainings.
     return subprocess.Popen(
-        [sys.executable, "-m", "stress.kill.children", *words],
+        [sys.executable, "-m", "stress.kill.child_processes", *words],
         stdout=subprocess.PIPE,
         text=True,
         env=environment,

@@ -203,7 +203,7 @@ class OtherUser(threading.Thread):
     """Another user, who clicks and signs in while the context is open.
 
     Attributes:
-        running_site: the server.
+        site: the server.
         token: token of the user ``other_user``.
         voxel: voxel (i, j, k) of the last case that is clicked on.
         click_seconds: seconds that each click took.
@@ -220,14 +220,14 @@ class OtherUser(threading.Thread):
 
     def __post_init__(self) -> None:
         super().__init__(daemon=True)
-        self._stop = threading.Event()
+        self._ended = threading.Event()
 
     def __enter__(self) -> OtherUser:
         self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
+        self._ended.set()
         self.join()
 
     def run(self) -> None:
@@ -235,7 +235,7 @@ class OtherUser(threading.Thread):
         session.trust_env = False
         session.headers["Authorization"] = f"Bearer {self.token}"
         signed_in = 0.0
-        while not self._stop.is_set():
+        while not self._ended.is_set():
             i, j, k = self.voxel
             params = json.dumps({"foreground": [[i + len(self.click_seconds) % 7, j, k]], "result_extension": ".nrrd"})
             address = f"{self.site.address}/infer/baps?image={_CASES[-1]}&output=image"
@@ -245,7 +245,7 @@ class OtherUser(threading.Thread):
                 signed_in = time.monotonic()
                 login = {"username": "other", "password": self.token}
                 self._ask(self.sign_in_seconds, requests.Session(), f"{self.site.address}/auth/token", login)
-            self._stop.wait(max(0.0, start + _CLICK_EVERY - time.monotonic()))
+            self._ended.wait(max(0.0, start + _CLICK_EVERY - time.monotonic()))
 
     def _ask(self, times: list[float], session: requests.Session, address: str, form: dict[str, str]) -> None:
         start = time.monotonic()

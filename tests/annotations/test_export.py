@@ -14,12 +14,12 @@ from baps.errors import InputError
 from baps.imaging.label_map import LabelMap
 from baps.io import read_volume, write_label_map
 from baps.io.dicom.rtstruct import read_structures
-from tests.support.little_series import random_segments, write_little_series
+from tests.support.small_series import random_segments, write_small_series
 
 
 @pytest.fixture
 def history(tmp_path: Path) -> LabelHistory:
-    write_little_series(tmp_path / "p1")
+    write_small_series(tmp_path / "p1")
     datastore = {"objects": {"p1": {"image": {"ext": ""}, "labels": {}}}}
     (tmp_path / "datastore_v2.json").write_text(json.dumps(datastore))
     return LabelHistory(tmp_path)

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from baps.adapters.adapter import identity_adapter
+from baps.adapters.adapter_file import write_adapter
 from baps.cli import app
-from baps.errors import NotFoundError
+from baps.errors import InputError, NotFoundError
 from baps.registry.store import SHARED, AdapterStore
 
 
@@ -65,6 +67,57 @@ def test_publish_and_withdraw(store: AdapterStore) -> None:
     assert (store.published("spleen"), store.published(SHARED)) == ("v0002", "v0001")
     _run("withdraw", "spleen")
     assert (store.published("spleen"), store.published(SHARED)) == (None, "v0001")
+
+
+def _write_adapter(file: Path, **more: object) -> Path:
+    made_for = {"name": "bundled", "weights_sha256": "a"}
+    adapter = replace(identity_adapter(), zoom=0.5)
+    write_adapter(file, adapter, {"black_box": made_for, "adapter": adapter.to_dict(), **more})
+    return file
+
+
+def test_add_a_file(store: AdapterStore, tmp_path: Path, audit: Path) -> None:
+    file = _write_adapter(tmp_path / "spleen.adapter", status="accepted", label="another", parent="v0009")
+    output = _run("add", str(file), "spleen")
+    assert "spleen v0003 was trained for bundled with weights a..." in output
+    assert "run baps adapters publish spleen v0003" in output
+    assert store.published("spleen") == "v0001"
+    stored = store.load("spleen", "v0003")
+    assert stored.adapter.zoom == 0.5
+    assert [stored.record[key] for key in ("label", "status", "parent")] == ["spleen", "accepted", "v0001"]
+    assert "v0003" in _run("list")
+    lines = [json.loads(line) for line in audit.read_text().splitlines()]
+    assert [(line["what"], line["adapter"]) for line in lines] == [("add an adapter", "spleen/v0003")]
+
+
+def test_add_and_publish(store: AdapterStore, tmp_path: Path, audit: Path) -> None:
+    output = _run("add", str(_write_adapter(tmp_path / "file")), "shared", "--publish")
+    assert "shared is now served by v0002, no longer by the unadapted model." in output
+    assert store.record(SHARED, "v0002")["status"] == "unverified"
+    assert store.served("liver", "a") == (SHARED, "v0002")
+    lines = [json.loads(line) for line in audit.read_text().splitlines()]
+    assert [line["what"] for line in lines] == ["add an adapter", "publish an adapter"]
+
+
+def test_add_refuses_what_cannot_be_served(store: AdapterStore, tmp_path: Path, audit: Path) -> None:
+    file = _write_adapter(tmp_path / "file")
+    broken, organ, nameless = tmp_path / "broken", tmp_path / "organ", tmp_path / "nameless"
+    broken.write_bytes(file.read_bytes()[:-9])
+    write_adapter(organ, identity_adapter(), {"adapter": {"method": "spatial", "organ": "spleen"}})
+    _write_adapter(nameless, black_box=None)
+    for words, message in (
+        ((str(broken), "spleen"), "is not an adapter of this project, or it is broken"),
+        ((str(organ), "spleen"), "is not an adapter of this project, or it is broken"),
+        ((str(nameless), "spleen"), "does not name the model"),
+        ((str(tmp_path / "absent"), "spleen"), "There is no adapter file"),
+        ((str(file), "x" * 101), "at most 100 printable characters"),
+        ((str(file), "spleen", "--adapters", str(tmp_path / "organs")), "for adapters of the organ model"),
+    ):
+        with pytest.raises(InputError, match=message):
+            _run("add", *words)
+    assert store.versions("spleen") == ["v0001", "v0002"]
+    assert not (tmp_path / "organs").exists()
+    assert not audit.exists()
 
 
 @pytest.mark.parametrize("words", [("publish", "[/x]", "v0001"), ("withdraw", "[/x]"), ("list",)])

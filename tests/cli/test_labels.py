@@ -12,7 +12,7 @@ from baps.cli import app
 from baps.errors import InputError, NotFoundError
 from baps.imaging.volume import Volume
 from baps.io import read_label_map, read_volume, write_nifti
-from tests.support.little_series import SHAPE, random_segments, write_little_series
+from tests.support.small_series import SHAPE, random_segments, write_small_series
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     listed = {"objects": {name: {"image": {"ext": ext}, "labels": {}} for name, ext in images.items()}}
     (tmp_path / "datastore_v2.json").write_text(json.dumps(listed))
     write_nifti(tmp_path / "ct_01.nii.gz", Volume(np.zeros(SHAPE, np.int16), np.eye(4)))
-    write_little_series(tmp_path / "p1")
+    write_small_series(tmp_path / "p1")
     for number, tag in enumerate(("final", "final", "draft")):
         file = tmp_path.parent / "new.nii.gz"
         write_nifti(file, Volume(np.full(SHAPE, number + 1, np.uint8), np.eye(4)))

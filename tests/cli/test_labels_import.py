@@ -155,10 +155,10 @@ def test_unknown_values_are_rejected(studies: Path, tmp_path: Path) -> None:
 
 def test_a_dicom_seg_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BAPS_ADAPTERS", str(tmp_path / "adapters"))
-    from tests.support.little_series import write_little_series
+    from tests.support.small_series import write_small_series
 
     series = tmp_path / "studies" / "p1"
-    write_little_series(series)
+    write_small_series(series)
     slices = [pydicom.dcmread(file) for file in sorted(series.iterdir())]
     slices.sort(key=lambda one: float(one.ImagePositionPatient[2]))
     marked = np.zeros((len(slices), slices[0].Rows, slices[0].Columns), np.uint8)

@@ -6,13 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
+from baps.adapters.adapter_file import write_adapter
 from baps.cli import app
 from baps.errors import InputError
+from baps.fseft.adapter_file import adapter_record
+from baps.fseft.adapters import build_adapter
+from baps.fseft.models import load_organ_model
 from baps.imaging.volume import Volume
-from baps.io import write_nifti
+from baps.io import read_volume, write_nifti
 
 Run = Callable[..., str]
 
@@ -40,7 +45,7 @@ def run(tmp_path: Path, new_phantom: Callable[..., tuple[Volume, NDArray[np.bool
 @pytest.mark.slow
 def test_adapt_and_evaluate_a_new_organ(run: Run, tmp_path: Path) -> None:
     words = ("--organ", "tumour", "--method", "linear_probe", "--epochs", "80", "--learning-rate", "0.05")
-    output = run("adapt", *words, "--out", str(tmp_path / "a" / "tumour"), "--queries", str(tmp_path / "images"))
+    output = run("adapt", *words, "--out", str(tmp_path / "a" / "tumour"), "--unlabelled", str(tmp_path / "images"))
     assert "does not know tumour" in output
     assert "Better: the adapter is" in output
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["tumour"]
@@ -91,3 +96,35 @@ def test_a_rejected_candidate(run: Run, tmp_path: Path) -> None:
 def test_errors(run: Run, tmp_path: Path, words: tuple[str, ...], message: str) -> None:
     with pytest.raises(InputError, match=message):
         run("adapt", "--organ", "spleen", "--out", str(tmp_path / "out"), *words)
+
+
+def test_segment(tmp_path: Path, new_phantom: Callable[..., tuple[Volume, NDArray[np.bool_]]]) -> None:
+    image, out, file = tmp_path / "image.nii.gz", tmp_path / "mask.nrrd", tmp_path / "tumour.adapter"
+    volume, _ = new_phantom(shape=(40, 36, 20), spacing=(4.0, 4.0, 6.0))
+    write_nifti(image, volume)
+    model = load_organ_model()
+    adapter = build_adapter("linear_probe", model.network, "tumour")
+    with torch.no_grad():
+        dict(adapter.named_parameters())["head.bias"].fill_(50.0)
+    record = {"adapter": adapter_record("linear_probe", "tumour", False, 0), "black_box": model.to_dict()}
+    write_adapter(file, adapter, record)
+
+    def segment(*words: str) -> str:
+        words = ("organs", "segment", str(image), *words, "--out", str(out), "--device", "cpu")
+        result = CliRunner().invoke(app, words, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    assert "none, the unadapted model" in segment("spleen")
+    assert read_volume(out).same_geometry(volume)
+    assert str(file) in segment("tumour", "--adapter", str(file))
+    assert read_volume(out).voxels.mean() > 0.5
+    out.unlink()
+    for words, message in (
+        (("tumour",), "does not know tumour. Give an adapter, or one of: "),
+        (("spleen", "--adapter", str(file)), "trained for tumour, not for spleen"),
+        (("spleen", "--adapter", str(image)), "not an adapter of this project"),
+    ):
+        with pytest.raises(InputError, match=message):
+            segment(*words)
+    assert not out.exists()

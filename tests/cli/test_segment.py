@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from baps.adapters.adapter import identity_adapter
+from baps.adapters.adapter_file import write_adapter
 from baps.blackbox import BlackBox
 from baps.cli import app
 from baps.errors import BapsError, InputError, NotFoundError
@@ -76,9 +78,43 @@ def test_the_adapter_of_the_label_is_used_by_default(image: Path, tmp_path: Path
     store.publish("ball", "v0001")
     click = ("--click", "20,18,6", "--label", "ball")
     assert "ball v0001" in _segment(image, tmp_path / "mask.nrrd", *click)
-    assert "ball v0001" not in _segment(image, tmp_path / "mask.nrrd", *click, "--zero-shot")
+    assert "ball v0001" not in _segment(image, tmp_path / "mask.nrrd", *click, "--unadapted")
     elsewhere = ("--adapters", str(tmp_path / "other"))
     assert "ball v0001" not in _segment(image, tmp_path / "mask.nrrd", *click, *elsewhere)
+
+
+def _write_adapter(file: Path, weights_sha256: str) -> Path:
+    adapter = replace(identity_adapter(), zoom=0.5)
+    record = {"black_box": {"name": "a model", "weights_sha256": weights_sha256}, "adapter": adapter.to_dict()}
+    write_adapter(file, adapter, record)
+    return file
+
+
+@pytest.mark.parametrize("more", [(), ("--whole-organ",)])
+def test_the_adapter_of_a_file_is_used(image: Path, tmp_path: Path, bundled: BlackBox, more: tuple[str, ...]) -> None:
+    file = _write_adapter(tmp_path / "ball.adapter", bundled.capabilities.weights_sha256)
+    click = ("--click", "20,18,6", *more)
+    output = _segment(image, tmp_path / "adapted.nrrd", *click, "--adapter", str(file))
+    assert f"adapter {file}\n" in output
+    assert "adapter none" in _segment(image, tmp_path / "unadapted.nrrd", *click)
+    adapted, unadapted = (read_volume(tmp_path / f"{name}.nrrd").voxels for name in ("adapted", "unadapted"))
+    assert adapted[20, 18, 6]
+    assert not np.array_equal(adapted, unadapted)
+
+
+def test_an_adapter_file_that_cannot_be_used(image: Path, tmp_path: Path) -> None:
+    other = str(_write_adapter(tmp_path / "other.adapter", "0" * 64))
+    (tmp_path / "broken.adapter").write_bytes(Path(other).read_bytes()[:-9])
+    for words, message in (
+        (("--adapter", other), "trained for a model with weights 000000000000"),
+        (("--adapter", str(tmp_path / "broken.adapter")), "or it is broken"),
+        (("--adapter", str(tmp_path / "absent")), "There is no adapter file"),
+        (("--adapter", other, "--adapters", str(tmp_path)), "--adapter goes with neither"),
+        (("--adapter", other, "--zero-shot"), "--adapter goes with neither"),
+    ):
+        with pytest.raises(InputError, match=message):
+            _segment(image, tmp_path / "mask.nrrd", "--click", "20,18,6", *words)
+    assert not (tmp_path / "mask.nrrd").exists()
 
 
 @pytest.mark.parametrize(

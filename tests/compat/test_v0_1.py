@@ -78,7 +78,13 @@ TRAINING = {
     "rate": "learning_rate",
 }
 ORGAN_TRAINING = {"rate": "learning_rate"}
-OPTIONS = {"corrected": "correction_ratio", "rate": "learning_rate"}
+OPTIONS = {
+    "corrected": "correction_ratio",
+    "optimizer": "optimiser",
+    "queries": "unlabelled",
+    "rate": "learning_rate",
+    "zero_shot": "unadapted",
+}
 """Of the parameters of the commands' functions."""
 STATUSES = {"passed": "accepted", "refused": "rejected"}
 """What a check said of an adapter."""
@@ -266,7 +272,7 @@ def test_command_lines_are_read_as_before(line: Mapping[str, Any], monkeypatch: 
 
     for command in commands(command_line):
         monkeypatch.setattr(command, "callback", recording(command.callback))
-    options = {f"--{old}": f"--{new.replace('_', '-')}" for old, new in OPTIONS.items()}
+    options = {f"--{old}".replace("_", "-"): f"--{new}".replace("_", "-") for old, new in OPTIONS.items()}
     with one_warning_each(line["words"], options):
         command_line(list(line["words"]), standalone_mode=False)
     requested = renamed(line["read"], OPTIONS)
@@ -332,7 +338,7 @@ def probability(segmenter: Segmenter, site: Site, request: Mapping[str, Any], la
     image = site.image(request["image"])
     volume, _ = segmenter.volume(image)
     click = read_click({**request["click"], "label": label}, volume, list(LABELS))
-    answer = segmenter.segment(image, click.plane, click.prompt, label, adapted)
+    answer = segmenter.segment(image, click.plane, click.prompt, segmenter.load_adapter(label) if adapted else None)
     return answer.probability, answer.adapter
 
 

@@ -78,7 +78,7 @@ def test_compose_names_existing_files_and_known_settings() -> None:
     assert baps_service["read_only"] is True
     settings = {name: value for name, value in baps_service["environment"].items() if name.startswith("BAPS_")}
     site = read_settings({}, settings)
-    assert site.closed
+    assert site.requires_login
     assert {f"BAPS_{name.upper()}" for name in vars(site)} >= settings.keys()
 
 

@@ -132,7 +132,7 @@ def test_headers_and_redirect_of_nginx(proxied: ProxiedSite) -> None:
     assert reply.headers["Strict-Transport-Security"] == "max-age=31536000"
     assert reply.headers["X-Content-Type-Options"] == "nosniff"
     assert reply.headers["Server"] == "nginx"
-    plain = requests.get(f"{proxied.nginx.plain}/info/?image=a", allow_redirects=False, timeout=30)
+    plain = requests.get(f"{proxied.nginx.http_address}/info/?image=a", allow_redirects=False, timeout=30)
     assert (plain.status_code, plain.headers["Location"]) == (308, "https://localhost/info/?image=a")
 
 

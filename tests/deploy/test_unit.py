@@ -71,4 +71,4 @@ def test_environment_file_has_known_settings(tmp_path: Path) -> None:
     settings = {name[5:].lower(): value for name, value in environment.items() if name.startswith("BAPS_")}
     (tmp_path / "site.json").write_text(json.dumps(settings))
     read_settings({"config": str(tmp_path / "site.json")}, {})  # An unknown setting is an error.
-    assert read_settings({}, environment).closed
+    assert read_settings({}, environment).requires_login

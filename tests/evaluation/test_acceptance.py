@@ -45,9 +45,9 @@ def test_the_order_of_patients_does_not_matter() -> None:
     order = [5, 2, 0, 1, 4, 3]
     shuffled = [_scores_of(["abcabc"[row] for row in order], scores[order]) for scores in (before, after)]
     assert list(shuffled[0]) != list("abc")
-    in_order = compare(_scores_of("abcabc", before), _scores_of("abcabc", after)).record()
-    assert compare(*shuffled).record() == pytest.approx(in_order)
-    assert compare(shuffled[0], _scores_of("abcabc", after)).record() == pytest.approx(in_order)
+    in_order = compare(_scores_of("abcabc", before), _scores_of("abcabc", after)).to_dict()
+    assert compare(*shuffled).to_dict() == pytest.approx(in_order)
+    assert compare(shuffled[0], _scores_of("abcabc", after)).to_dict() == pytest.approx(in_order)
 
 
 def test_one_slice_is_never_enough() -> None:

@@ -86,7 +86,7 @@ def test_std_is_that_of_the_mean_over_sets_of_clicks() -> None:
 
 def test_record_is_json() -> None:
     evaluation = Evaluation({"a.nii.gz": {1: [0.1] * 5, 2: [0.5] * 5}}, {"b.nii.gz, label 1": "It is broken."}, 120)
-    record = evaluation.record()
+    record = evaluation.to_dict()
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     assert record == {
         "mean": pytest.approx(0.3),
@@ -400,9 +400,9 @@ def test_more_clicks_do_not_change_the_first(new_cases: Callable[..., list[Case]
     # If a black box ignores corrections, nothing changes.
     assert three.corrections.by_clicks == pytest.approx([first.mean] * 3)
     assert three.corrections.by_clicks_std == pytest.approx([first.std] * 3)
-    record = three.record()
+    record = three.to_dict()
     assert json.loads(json.dumps(record, allow_nan=False)) == record
-    assert {"by_clicks", "by_clicks_std", "noc_85", "noc_85_failures"} == set(record) - set(first.record())
+    assert {"by_clicks", "by_clicks_std", "noc_85", "noc_85_failures"} == set(record) - set(first.to_dict())
 
 
 def test_same_seed_gives_the_same_corrections(new_cases: Callable[..., list[Case]], new_black_box: NewBox) -> None:

@@ -23,7 +23,7 @@ from baps.imaging.volume import Volume
 from baps.io import read_volume, write_label_map, write_nifti, write_nrrd
 from baps.io.dicom.labels import read_series_headers
 from baps.io.dicom.rtstruct import write_structures
-from tests.support.little_series import random_segments, write_little_series
+from tests.support.small_series import random_segments, write_small_series
 
 Phantom = tuple[Volume, NDArray[np.bool_]]
 SHAPE = (20, 18, 6)
@@ -393,7 +393,7 @@ def named_folders(tmp_path: Path) -> tuple[Path, Path]:
     images, labels = tmp_path / "images", tmp_path / "labels"
     images.mkdir()
     labels.mkdir()
-    write_little_series(images / "p1")
+    write_small_series(images / "p1")
     image, masks = read_volume(images / "p1"), {"liver": random_segments(3)[0], "spleen": random_segments(8)[0]}
     when = datetime(2026, 3, 1, tzinfo=timezone.utc)
     dataset = write_structures(read_series_headers(images / "p1"), image, {"spleen": masks["spleen"]}, when)
@@ -434,7 +434,7 @@ def test_every_segment_of_every_layer_is_a_case(named_folders: tuple[Path, Path]
 def test_label_of_another_series_is_skipped(named_folders: tuple[Path, Path]) -> None:
     images, _ = named_folders
     shutil.rmtree(images / "p1")
-    write_little_series(images / "p1")
+    write_small_series(images / "p1")
     assert "belongs to another series" in find_cases(*named_folders).skipped["p1"]
 
 

@@ -231,10 +231,10 @@ def test_no_volumes_is_an_error(model: OrganModel) -> None:
 def test_query_volumes_are_refused_for_methods_that_see_crops(
     model: OrganModel, volumes: Callable[[int], VolumesByPatient]
 ) -> None:
-    volumes_by_patient, queries = volumes(2), [volumes(1)["patient 0"][0].image]
-    with pytest.raises(InputError, match="Omit the queries"):
-        adapt_organ(model, "heart", volumes_by_patient, OrganSettings("bias"), queries=queries)
-    adaptation = adapt_organ(model, "heart", volumes_by_patient, replace(SETTINGS, epochs=4), queries=queries)
+    volumes_by_patient, unlabelled = volumes(2), [volumes(1)["patient 0"][0].image]
+    with pytest.raises(InputError, match="Omit the unlabelled volumes"):
+        adapt_organ(model, "heart", volumes_by_patient, OrganSettings("bias"), unlabelled=unlabelled)
+    adaptation = adapt_organ(model, "heart", volumes_by_patient, replace(SETTINGS, epochs=4), unlabelled=unlabelled)
     assert len(adaptation.record["penalties"]) == 2
 
 

@@ -52,7 +52,7 @@ def test_learned_organ_is_segmented_on_another_volume(segmenter: OrganSegmenter,
         prepared = preprocess(volume, model.spacing, model.side)
         examples.append(Example(compute_inputs(model.network, "features", prepared.image, 16), prepared.mask(ball)))
     fit(adapter, examples, FitSettings(0.03, epochs=40, crop=12))
-    record = {"adapter": adapter_record("linear_probe", "heart", False, 0), "black_box": model.record()}
+    record = {"adapter": adapter_record("linear_probe", "heart", False, 0), "black_box": model.to_dict()}
     segmenter.store.publish("heart", segmenter.store.add("heart", adapter, record, "accepted"))
 
     volume, ball = new_phantom(seed=2, shape=(36, 40, 14))

@@ -73,7 +73,7 @@ def _publish(
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_a_ball_is_found_on_every_axis(segmenter: Segmenter, path: Path, phantom: Phantom, axis: int) -> None:
     plane = Plane(axis, CENTRE[axis])
-    result = segmenter.segment(path, plane, Prompt((plane.project(CENTRE),)), "")
+    result = segmenter.segment(path, plane, Prompt((plane.project(CENTRE),)))
     target = plane.extract(phantom[1])
     assert result.mask.shape == target.shape
     assert result.mask.dtype == bool
@@ -85,20 +85,20 @@ def test_too_large_slice_is_refused(segmenter: Segmenter, tmp_path: Path, monkey
     large = tmp_path / "large.nii.gz"
     write_nifti(large, Volume(np.zeros((400, 400, 2), np.uint8), np.eye(4)))
     with pytest.raises(InputError, match=r"A slice of large.nii.gz .* 1 MB are allowed"):
-        segmenter.segment(large, Plane(2, 0), Prompt(((5.0, 5.0),)), "")
+        segmenter.segment(large, Plane(2, 0), Prompt(((5.0, 5.0),)))
 
 
 def test_ball_is_found_with_a_box(segmenter: Segmenter, path: Path, phantom: Phantom) -> None:
     target = MIDDLE.extract(phantom[1])
     rows, columns = np.nonzero(target)
     box = (float(columns.min()), float(rows.min()), float(columns.max()), float(rows.max()))
-    assert dice(segmenter.segment(path, MIDDLE, Prompt(box=box), "").mask, target) > 0.8
+    assert dice(segmenter.segment(path, MIDDLE, Prompt(box=box)).mask, target) > 0.8
 
 
 def test_same_click_gives_the_same_mask_from_a_cached_encoding(segmenter: Segmenter, path: Path) -> None:
     queried = segmenter.black_box.images_queried
-    first = segmenter.segment(path, MIDDLE, CLICK, "")
-    second = segmenter.segment(path, MIDDLE, CLICK, "")
+    first = segmenter.segment(path, MIDDLE, CLICK)
+    second = segmenter.segment(path, MIDDLE, CLICK)
     assert (first.encoding_cached, second.encoding_cached) == (False, True)
     np.testing.assert_array_equal(first.mask, second.mask)
     assert second.volume is first.volume
@@ -108,48 +108,50 @@ def test_same_click_gives_the_same_mask_from_a_cached_encoding(segmenter: Segmen
 
 
 def test_other_slices_and_windows_are_encoded_again(segmenter: Segmenter, path: Path) -> None:
-    segmenter.segment(path, MIDDLE, CLICK, "")
-    assert segmenter.segment(path, MIDDLE, Prompt(((3, 3),)), "").encoding_cached
-    assert not segmenter.segment(path, Plane(2, 5), CLICK, "").encoding_cached
-    assert not segmenter.segment(path, Plane(1, 6), CLICK, "").encoding_cached
-    second = segmenter.segment(path, MIDDLE, CLICK, "", window=Window(0, 400))
+    segmenter.segment(path, MIDDLE, CLICK)
+    assert segmenter.segment(path, MIDDLE, Prompt(((3, 3),))).encoding_cached
+    assert not segmenter.segment(path, Plane(2, 5), CLICK).encoding_cached
+    assert not segmenter.segment(path, Plane(1, 6), CLICK).encoding_cached
+    second = segmenter.segment(path, MIDDLE, CLICK, window=Window(0, 400))
     assert not second.encoding_cached
     assert second.window == Window(0, 400)
-    assert segmenter.segment(path, MIDDLE, CLICK, "").window.source == "percentiles"
+    assert segmenter.segment(path, MIDDLE, CLICK).window.source == "percentiles"
 
 
 def test_masks_are_the_same_without_a_cache(segmenter: Segmenter, path: Path, tmp_path: Path) -> None:
     bare = Segmenter(segmenter.black_box, AdapterStore(tmp_path / "adapters"), cache_bytes=0)
-    expected = segmenter.segment(path, MIDDLE, CLICK, "").mask
+    expected = segmenter.segment(path, MIDDLE, CLICK).mask
     for _ in range(2):
-        result = bare.segment(path, MIDDLE, CLICK, "")
+        result = bare.segment(path, MIDDLE, CLICK)
         assert not result.encoding_cached
         np.testing.assert_array_equal(result.mask, expected)
 
 
 @pytest.mark.parametrize("head", [False, True])
 def test_an_untrained_adapter_changes_nothing(segmenter: Segmenter, path: Path, head: bool) -> None:
-    plain = segmenter.segment(path, MIDDLE, CLICK, "spleen")
+    plain = segmenter.segment(path, MIDDLE, CLICK, segmenter.load_adapter("spleen"))
     for kind in ("basis", "concat"):
         version = _publish(segmenter, "spleen", kind, head=OutputHead() if head else None)
-        adapted = segmenter.segment(path, MIDDLE, CLICK, "spleen")
+        adapted = segmenter.segment(path, MIDDLE, CLICK, segmenter.load_adapter("spleen"))
         assert adapted.adapter == ("spleen", version)
         np.testing.assert_array_equal(adapted.mask, plain.mask)
 
 
 def test_published_adapter_is_served_at_once(segmenter: Segmenter, path: Path) -> None:
-    plain = segmenter.segment(path, MIDDLE, CLICK, "spleen")
+    plain = segmenter.segment(path, MIDDLE, CLICK, segmenter.load_adapter("spleen"))
     _publish(segmenter, "spleen", shift=-2.0)  # The image becomes black, so the mask must change.
-    black = segmenter.segment(path, MIDDLE, CLICK, "spleen")
+    black = segmenter.segment(path, MIDDLE, CLICK, segmenter.load_adapter("spleen"))
     assert not np.array_equal(black.mask, plain.mask)
     assert not black.encoding_cached
-    unadapted = segmenter.segment(path, MIDDLE, CLICK, "spleen", adapted=False)
+    unadapted = segmenter.segment(path, MIDDLE, CLICK)
     assert unadapted.adapter is None
     np.testing.assert_array_equal(unadapted.mask, plain.mask)
     _publish(segmenter, "spleen", shift=0.0)
-    np.testing.assert_array_equal(segmenter.segment(path, MIDDLE, CLICK, "spleen").mask, plain.mask)
+    np.testing.assert_array_equal(
+        segmenter.segment(path, MIDDLE, CLICK, segmenter.load_adapter("spleen")).mask, plain.mask
+    )
     segmenter.store.publish("spleen", "v0001")
-    rolled_back = segmenter.segment(path, MIDDLE, CLICK, "spleen")
+    rolled_back = segmenter.segment(path, MIDDLE, CLICK, segmenter.load_adapter("spleen"))
     assert rolled_back.adapter == ("spleen", "v0001")
     np.testing.assert_array_equal(rolled_back.mask, black.mask)
 
@@ -178,7 +180,7 @@ def test_head_corrects_the_mask_of_every_click(
         crops = adapter.crop(pixels, placed)
         answer = black_box.segment(adapter.transform_images(crops), placed)
         expected = canvas.restore(adapter.refine_masks(crops, answer)[0]) > 0.5
-        result = segmenter.segment(path, MIDDLE, prompt, "spleen")
+        result = segmenter.segment(path, MIDDLE, prompt, segmenter.load_adapter("spleen"))
         assert result.encoding_cached == bool(masks and side is None)
         np.testing.assert_array_equal(result.mask, expected)
         assert not np.array_equal(result.mask, canvas.restore(answer[0]) > 0.5)
@@ -223,7 +225,7 @@ def test_click_is_cropped_once_and_equals_the_separate_steps(
         refined = lively_head.refine_masks(part, answer, inside)
         expected = canvas.restore(paste_crops(refined, [view], size)[0].numpy())
         cropped.clear()
-        result = segmenter.segment(path, MIDDLE, prompt, "spleen")
+        result = segmenter.segment(path, MIDDLE, prompt, segmenter.load_adapter("spleen"))
         assert cropped == [placed]
         if side is None:  # Encoding and decoding separately may round differently.
             np.testing.assert_allclose(result.probability, expected, atol=1e-5)
@@ -234,8 +236,8 @@ def test_click_is_cropped_once_and_equals_the_separate_steps(
 
 def test_the_shared_adapter_serves_other_labels(segmenter: Segmenter, path: Path) -> None:
     _publish(segmenter, SHARED, shift=0.1)
-    assert segmenter.segment(path, MIDDLE, CLICK, "liver").adapter == (SHARED, "v0001")
-    assert segmenter.segment(path, MIDDLE, CLICK, "").adapter == (SHARED, "v0001")
+    assert segmenter.segment(path, MIDDLE, CLICK, segmenter.load_adapter("liver")).adapter == (SHARED, "v0001")
+    assert segmenter.segment(path, MIDDLE, CLICK, segmenter.load_adapter("")).adapter == (SHARED, "v0001")
 
 
 @pytest.mark.parametrize(("kind", "caching"), [("basis", True), ("concat", False)])
@@ -243,16 +245,18 @@ def test_encoding_is_shared_unless_the_prompt_depends_on_the_click(
     segmenter: Segmenter, path: Path, kind: str, caching: bool
 ) -> None:
     _publish(segmenter, "spleen", kind)
-    segmenter.segment(path, MIDDLE, CLICK, "spleen")
-    assert segmenter.segment(path, MIDDLE, CLICK, "spleen").encoding_cached
-    assert segmenter.segment(path, MIDDLE, Prompt(((3, 3),)), "spleen").encoding_cached is caching
+    segmenter.segment(path, MIDDLE, CLICK, segmenter.load_adapter("spleen"))
+    assert segmenter.segment(path, MIDDLE, CLICK, segmenter.load_adapter("spleen")).encoding_cached
+    assert (
+        segmenter.segment(path, MIDDLE, Prompt(((3, 3),)), segmenter.load_adapter("spleen")).encoding_cached is caching
+    )
 
 
 def test_changed_file_is_read_again(segmenter: Segmenter, path: Path, new_phantom: Callable[..., Phantom]) -> None:
     window = Window(0, 255)
-    first = segmenter.segment(path, MIDDLE, CLICK, "", window=window)
+    first = segmenter.segment(path, MIDDLE, CLICK, window=window)
     write_nifti(path, new_phantom(inside=10, outside=10, seed=1)[0])
-    second = segmenter.segment(path, MIDDLE, CLICK, "", window=window)
+    second = segmenter.segment(path, MIDDLE, CLICK, window=window)
     assert not np.array_equal(first.mask, second.mask)
     assert second.volume is not first.volume
     assert not second.encoding_cached
@@ -262,11 +266,11 @@ def test_black_box_without_encodings_is_used(
     new_black_box: Callable[..., BlackBox], tmp_path: Path, path: Path, phantom: Phantom
 ) -> None:
     segmenter = Segmenter(new_black_box(side=64), AdapterStore(tmp_path / "adapters"))
-    result = segmenter.segment(path, MIDDLE, CLICK, "")
+    result = segmenter.segment(path, MIDDLE, CLICK)
     assert not result.encoding_cached
     assert dice(result.mask, MIDDLE.extract(phantom[1])) > 0.9
     _publish(segmenter, "spleen", shift=-2.0)
-    assert not segmenter.segment(path, MIDDLE, CLICK, "spleen").mask.any()
+    assert not segmenter.segment(path, MIDDLE, CLICK, segmenter.load_adapter("spleen")).mask.any()
 
 
 def test_prompt_is_scaled_to_the_canvas(
@@ -276,7 +280,7 @@ def test_prompt_is_scaled_to_the_canvas(
     write_nifti(tmp_path / "a.nii", volume)
     black_box = new_black_box(side=60)
     Segmenter(black_box, AdapterStore(tmp_path / "adapters")).segment(
-        tmp_path / "a.nii", Plane(2, 1), Prompt(((39, 19),), ((0, 0),), (0, 0, 39, 19)), ""
+        tmp_path / "a.nii", Plane(2, 1), Prompt(((39, 19),), ((0, 0),), (0, 0, 39, 19))
     )
     ((images, (prompt,)),) = black_box.queries  # type: ignore[attr-defined]
     # 40 x 60 mm on 60 pixels: 40 across and 60 down, so a factor of 1 and of 3.
@@ -290,19 +294,19 @@ def test_prompt_is_scaled_to_the_canvas(
 
 def test_errors_are_raised(segmenter: Segmenter, path: Path, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="absent"):
-        segmenter.segment(tmp_path / "absent.nii", MIDDLE, CLICK, "")
+        segmenter.segment(tmp_path / "absent.nii", MIDDLE, CLICK)
     with pytest.raises(InputError, match="Slice 12 lies outside"):
-        segmenter.segment(path, Plane(2, 12), CLICK, "")
+        segmenter.segment(path, Plane(2, 12), CLICK)
     with pytest.raises(InputError, match="Slice -1 lies outside"):
-        segmenter.segment(path, Plane(2, -1), CLICK, "")
+        segmenter.segment(path, Plane(2, -1), CLICK)
 
 
 def test_threads_get_the_same_masks(segmenter: Segmenter, path: Path) -> None:
     queried = [(Plane(2, index), Prompt(((x, 18.0),))) for index in (5, 6, 7) for x in (10.0, 20.0)]
-    expected = [segmenter.segment(path, plane, prompt, "").mask for plane, prompt in queried]
+    expected = [segmenter.segment(path, plane, prompt).mask for plane, prompt in queried]
     fresh = Segmenter(segmenter.black_box, segmenter.store)
     with ThreadPoolExecutor(4) as pool:
-        result = list(pool.map(lambda pair: fresh.segment(path, *pair, "").mask, queried * 3))
+        result = list(pool.map(lambda pair: fresh.segment(path, *pair).mask, queried * 3))
     for number, mask in enumerate(result):
         np.testing.assert_array_equal(mask, expected[number % len(queried)])
 
@@ -314,11 +318,11 @@ def test_correction_falls_back_on_the_unadapted_model(
     segmenter = Segmenter(new_black_box(side=64), segmenter.store)
     _publish(segmenter, "spleen", shift=-2.0)
     corrected = Prompt((*CLICK.positive, (CLICK.positive[0][0] + 3, CLICK.positive[0][1])))
-    unadapted = segmenter.segment(path, MIDDLE, corrected, "spleen", adapted=False)
-    first = segmenter.segment(path, MIDDLE, CLICK, "spleen")
+    unadapted = segmenter.segment(path, MIDDLE, corrected)
+    first = segmenter.segment(path, MIDDLE, CLICK, segmenter.load_adapter("spleen"))
     assert first.adapter == ("spleen", "v0001")
     assert not first.used_fallback
-    result = segmenter.segment(path, MIDDLE, corrected, "spleen")
+    result = segmenter.segment(path, MIDDLE, corrected, segmenter.load_adapter("spleen"))
     assert result.used_fallback
     assert result.adapter is None
     np.testing.assert_array_equal(result.mask, unadapted.mask)
@@ -333,14 +337,16 @@ def _prefetching(segmenter: Segmenter, prefetch_slices: int = 2) -> Segmenter:
 def test_neighbouring_slices_are_prefetched(segmenter: Segmenter, path: Path, label: str) -> None:
     _publish(segmenter, "spleen", shift=0.1)
     fresh, prefetching = _prefetching(segmenter, 0), _prefetching(segmenter)
-    first = prefetching.segment(path, MIDDLE, CLICK, label)
+    first = prefetching.segment(path, MIDDLE, CLICK, prefetching.load_adapter(label))
     assert not first.encoding_cached
     prefetching.prefetcher.wait()
     queried = segmenter.black_box.images_queried
     for index, is_cached in ((7, True), (5, True), (8, True), (4, True), (11, False)):
-        result = prefetching.segment(path, Plane(2, index), CLICK, label)
+        result = prefetching.segment(path, Plane(2, index), CLICK, prefetching.load_adapter(label))
         assert result.encoding_cached == is_cached
-        np.testing.assert_array_equal(result.mask, fresh.segment(path, Plane(2, index), CLICK, label).mask)
+        np.testing.assert_array_equal(
+            result.mask, fresh.segment(path, Plane(2, index), CLICK, fresh.load_adapter(label)).mask
+        )
         prefetching.prefetcher.wait()
     assert segmenter.black_box.images_queried == queried + 10  # Prefetching computes no mask.
 
@@ -354,7 +360,7 @@ def test_prefetch_stops_at_the_ends_of_the_volume(
         "baps.inference.segmenter.canvas_image",
         lambda *arguments: drawn_slices.append(arguments[1].index) or canvas_image(*arguments),
     )
-    prefetching.segment(path, Plane(2, index), CLICK, "")
+    prefetching.segment(path, Plane(2, index), CLICK)
     prefetching.prefetcher.wait()
     assert set(drawn_slices) == {index, *neighbours}
 
@@ -363,6 +369,6 @@ def test_black_box_without_encodings_is_not_prefetched(
     segmenter: Segmenter, new_black_box: Callable[..., BlackBox], path: Path
 ) -> None:
     prefetching = Segmenter(new_black_box(side=64), segmenter.store, prefetch_slices=2)
-    prefetching.segment(path, MIDDLE, CLICK, "")
+    prefetching.segment(path, MIDDLE, CLICK)
     prefetching.prefetcher.wait()
     assert prefetching.black_box.images_queried == 1

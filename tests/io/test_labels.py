@@ -20,8 +20,8 @@ from baps.imaging.label_map import LabelMap
 from baps.imaging.volume import Volume
 from baps.io import label_stem, read_label_map, read_labels, write_label_map
 from baps.io.nrrd import nrrd_header
-from tests.support.little_series import random_segments
 from tests.support.paths import ROOT
+from tests.support.small_series import random_segments
 
 CASES = ROOT.parent / "shared" / "cases"
 

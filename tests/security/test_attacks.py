@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from stress.attack.all_attacks import ATTACKS
-from stress.attack.attacked import attacked_server
+from stress.attack.attacked_server import attacked_server
 from stress.attack.attacks import Attack, Site, Target, try_attack
 from tests.support.marks import starts
 

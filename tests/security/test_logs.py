@@ -16,14 +16,14 @@ import requests
 
 from baps.server.log_redaction import RedactingFilter
 from baps.utils.redaction import redact_identifiers, shorten_paths
-from tests.support.known import BROKEN, IMAGE, Known
 from tests.support.paths import ROOT
+from tests.support.patient_names import BROKEN, IMAGE, SiteWithPatientNames
 from tests.support.sites import spleen_click
 
 pytestmark = pytest.mark.slow
 
 
-def _run_session(known: Known, folder: Path) -> list[int]:
+def _run_session(site_with_names: SiteWithPatientNames, folder: Path) -> list[int]:
     """Send the requests of a user, with mistakes; return the statuses."""
     click = json.dumps({"foreground": [spleen_click("ct_01")]})
     image = nibabel.load(ROOT / "sample-data" / "ct" / "images" / "ct_01.nii.gz")
@@ -34,7 +34,7 @@ def _run_session(known: Known, folder: Path) -> list[int]:
     junk.write_bytes(b"NRRD0004\ntype: what\n\n")
 
     def ask(method: str, path: str, **given: object) -> requests.Response:
-        return requests.request(method, known.site.address + path, timeout=120, **given)  # type: ignore[arg-type]
+        return requests.request(method, site_with_names.site.address + path, timeout=120, **given)  # type: ignore[arg-type]
 
     def sent(file: Path, field: str) -> dict[str, tuple[str, bytes]]:
         return {field: (file.name, file.read_bytes())}
@@ -65,14 +65,14 @@ def _run_session(known: Known, folder: Path) -> list[int]:
     return [reply.status_code for reply in replies]
 
 
-def test_logs_and_files_name_no_patient(known: Known, tmp_path: Path) -> None:
-    statuses = _run_session(known, tmp_path)
+def test_logs_and_files_name_no_patient(site_with_names: SiteWithPatientNames, tmp_path: Path) -> None:
+    statuses = _run_session(site_with_names, tmp_path)
     assert {200, 400, 404} <= set(statuses)
-    audit = known.site.adapters / "audit.jsonl"
-    written = {file: file.read_text(errors="replace") for file in (known.site.log, audit)}
-    assert "Uvicorn running" in written[known.site.log]
+    audit = site_with_names.site.adapters / "audit.jsonl"
+    written = {file: file.read_text(errors="replace") for file in (site_with_names.site.log, audit)}
+    assert "Uvicorn running" in written[site_with_names.site.log]
     for file, text in written.items():
-        for word in (*known.words, IMAGE, BROKEN):
+        for word in (*site_with_names.words, IMAGE, BROKEN):
             lines = [line for line in text.splitlines() if word.lower() in line.lower()]
             assert not lines, (file.name, word, lines[:3])
     lines = [json.loads(line) for line in written[audit].splitlines()]

@@ -21,8 +21,8 @@ import requests
 
 from baps.server.access_policy import find_policy
 from baps.site.server_command import serving_command
-from tests.support.known import Known
 from tests.support.paths import ROOT
+from tests.support.patient_names import SiteWithPatientNames
 
 APP, HOST = ROOT / "apps" / "baps_app", Path(monailabel.__file__).parent
 
@@ -83,8 +83,8 @@ def test_probes_create_a_file_when_unpickled(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_uploads_are_never_unpickled(known: Known, tmp_path: Path) -> None:
-    mark, address = tmp_path / "sprung", known.site.address
+def test_uploads_are_never_unpickled(site_with_names: SiteWithPatientNames, tmp_path: Path) -> None:
+    mark, address = tmp_path / "sprung", site_with_names.site.address
     for name, content in _pickle_files(mark).items():
         for method, path in (
             ("PUT", "/datastore/image?image=trap"),
@@ -102,15 +102,15 @@ def test_uploads_are_never_unpickled(known: Known, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_server_listens_on_one_port_only(known: Known) -> None:
-    processes = [known.site.process, *known.site.process.children(recursive=True)]
+def test_server_listens_on_one_port_only(site_with_names: SiteWithPatientNames) -> None:
+    processes = [site_with_names.site.process, *site_with_names.site.process.children(recursive=True)]
     listening = [
         (connection.laddr.ip, connection.laddr.port)
         for process in processes
         for connection in process.connections("inet")
         if connection.status == psutil.CONN_LISTEN
     ]
-    assert listening == [("127.0.0.1", urlsplit(known.site.address).port)]
+    assert listening == [("127.0.0.1", urlsplit(site_with_names.site.address).port)]
 
 
 @pytest.mark.parametrize("flawed", ["qrscp", "storescp", "auto3dseg", "algo_from_pickle", "nnunet"])

@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 
 from baps.errors import NotFoundError
-from baps.server.jobs import Client, Jobs
+from baps.server.jobs import Client, LongRequests
 
 
 def test_a_job_is_listed_as_long_as_it_runs() -> None:
-    jobs = Jobs()
+    jobs = LongRequests()
     assert jobs.to_dicts() == []
     with jobs.running("a") as first, jobs.running("b") as second:
         first.report(3, 40)
@@ -21,14 +21,14 @@ def test_a_job_is_listed_as_long_as_it_runs() -> None:
 
 
 def test_a_job_that_failed_is_no_longer_listed() -> None:
-    jobs = Jobs()
+    jobs = LongRequests()
     with pytest.raises(ZeroDivisionError), jobs.running("a"):
         raise ZeroDivisionError
     assert jobs.to_dicts() == []
 
 
 def test_cancelling_one_leaves_the_others() -> None:
-    jobs = Jobs()
+    jobs = LongRequests()
     with jobs.running("a") as first, jobs.running("a") as second:
         jobs.cancel(first.id)
         assert (first.cancelled, second.cancelled) == (True, False)
@@ -37,7 +37,7 @@ def test_cancelling_one_leaves_the_others() -> None:
 
 
 def test_a_job_is_cancelled_when_its_client_disconnects() -> None:
-    jobs, gone = Jobs(), list[bool]()
+    jobs, gone = LongRequests(), list[bool]()
     with jobs.running("a", Client(lambda: bool(gone))) as job:
         assert not job.cancelled
         gone.append(True)
@@ -49,7 +49,7 @@ def test_a_job_is_cancelled_when_its_client_disconnects() -> None:
 
 
 def test_users_list_and_cancel_only_their_own_jobs() -> None:
-    jobs = Jobs()
+    jobs = LongRequests()
     anna, bert = (Client(lambda: False, name) for name in ("anna", "bert"))
     with jobs.running("a", anna) as hers, jobs.running("a", bert) as his:
         assert [one["id"] for one in jobs.to_dicts("anna")] == [hers.id]

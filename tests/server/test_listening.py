@@ -26,14 +26,14 @@ def test_command_line(words: list[str], host: str) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "", "::", "10.1.2.3", "no.such.host.invalid"])  # noqa: S104
 def test_other_machines_need_users(host: str) -> None:
-    check_listening(host, closed=True)
+    check_listening(host, requires_login=True)
     with pytest.raises(InputError, match="baps users add NAME"):
-        check_listening(host, closed=False)
+        check_listening(host, requires_login=False)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.3.2.1", "localhost", "::1"])
 def test_this_machine_needs_no_users(host: str) -> None:
-    check_listening(host, closed=False)
+    check_listening(host, requires_login=False)
 
 
 def test_warning_without_a_proxy(caplog: pytest.LogCaptureFixture) -> None:

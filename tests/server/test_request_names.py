@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from baps.errors import InputError
-from baps.server.request_names import json_object, printable
+from baps.server.request_names import json_object, printable_name
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ def test_an_object_is_returned_unchanged() -> None:
     assert json_object("", "params") == {}
 
 
-def test_printable() -> None:
-    assert printable("Dr. Who\n\ud800") == "Dr. Who"
-    assert printable(float("nan")) == ""
-    assert len(printable("a" * 1000)) == 200
+def test_printable_name() -> None:
+    assert printable_name("Dr. Who\n\ud800") == "Dr. Who"
+    assert printable_name(float("nan")) == ""
+    assert len(printable_name("a" * 1000)) == 200

@@ -307,14 +307,14 @@ def test_torch_and_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_monai_label_imports() -> None:
-    assert doctor.host_framework().status is OK
+    assert doctor.monai_label().status is OK
 
 
 def test_a_monai_label_that_does_not_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "monailabel").mkdir()
     (tmp_path / "monailabel" / "__init__.py").write_text("import pydicom._storage_sopclass_uids_gone")
     monkeypatch.setattr(doctor, "server_environment", lambda: {**os.environ, "PYTHONPATH": str(tmp_path)})
-    findings = doctor.host_framework()
+    findings = doctor.monai_label()
     assert findings.status is FAILED
     assert "_storage_sopclass_uids_gone" in findings.message
     assert "constraints.txt" in findings.remedy
@@ -477,7 +477,7 @@ def test_disk_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
     """Leaves out the check that takes seconds; settings that can be used."""
-    monkeypatch.setattr(doctor, "host_framework", lambda: doctor.Finding(OK, "left out"))
+    monkeypatch.setattr(doctor, "monai_label", lambda: doctor.Finding(OK, "left out"))
     return {"adapters": str(tmp_path / "adapters"), "device": "cpu"}
 
 

@@ -98,7 +98,7 @@ def test_an_installed_package_serves_from_the_state_folder(installed: Path) -> N
     command, environment = serving_command("/data", "127.0.0.1", 8123, {})
     assert command[command.index("--app") + 1] == str(installed)
     assert command[1] == str(PACKAGES / "baps" / "server" / "launch.py")
-    assert environment["PYTHONPATH"] == str(installed)  # Not all that pip installed.
+    assert environment["PYTHONPATH"] == str(installed)  # Must not contain site-packages.
     assert installed.stat().st_mode & 0o777 == 0o700
     main = installed / "main.py"
     assert main.read_text().endswith('from baps.server.app import BapsApp\n\n__all__ = ["BapsApp"]\n')
@@ -155,7 +155,7 @@ def test_a_busy_port_and_a_free_one() -> None:
 
 def test_an_ipv6_address_is_printed_in_brackets() -> None:
     with pytest.raises(InputError, match=r"The server would listen on \[::\],"):
-        check_listening("::", closed=False)
+        check_listening("::", requires_login=False)
     with (
         socket.create_server(("::1", 0), family=socket.AF_INET6) as busy,
         pytest.raises(InputError, match=r"of \[::1\] cannot be used"),

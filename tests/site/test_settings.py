@@ -283,9 +283,9 @@ def test_who_may_use_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (settings.users, settings.openid) == (Path("/home/someone/users.json"), Path("/etc/openid.json"))
     assert settings.audit_file == Path("/log/audit.jsonl")
     assert Settings(adapters=Path("/data")).audit_file == Path("/data/audit.jsonl")
-    assert not Settings().closed
-    assert Settings(users=Path("u")).closed
-    assert Settings(openid=Path("o")).closed
+    assert not Settings().requires_login
+    assert Settings(users=Path("u")).requires_login
+    assert Settings(openid=Path("o")).requires_login
 
 
 @pytest.mark.parametrize("name", ["users", "openid"])

@@ -11,7 +11,7 @@ import pytest
 
 from stress.attack.headers import missing_headers
 from stress.fuzz.server_bombs import send_bombs
-from stress.kill.savers import _is_on_disk
+from stress.kill.concurrent_saves import _is_on_disk
 from stress.served_site import Site
 
 _GOOD = {

@@ -31,13 +31,13 @@ class Nginx:
 
     Attributes:
         address: address with TLS.
-        plain: address without TLS, if the configuration has one.
+        http_address: address without TLS, if the configuration has one.
         certificate: certificate that clients must trust.
         folder: folder of its logs and other files.
     """
 
     address: str
-    plain: str
+    http_address: str
     certificate: Path
     folder: Path
 
@@ -61,21 +61,21 @@ def running_nginx(folder: Path, recipe: Path, server: str, strips_path: bool = F
     options = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
     options += ["-addext", "subjectAltName=DNS:localhost", "-keyout", f"{folder}/key.pem", "-out", f"{folder}/cert.pem"]
     subprocess.run(["openssl", *options], check=True, capture_output=True)  # noqa: S607
-    port, plain = free_port(), free_port()
-    file = _configured(folder, recipe, f"{server}/" if strips_path else server, port, plain)
+    port, http_port = free_port(), free_port()
+    file = _write_nginx_config(folder, recipe, f"{server}/" if strips_path else server, port, http_port)
     checked = subprocess.run([NGINX, "-t", "-c", str(file)], capture_output=True, text=True)
     assert "test is successful" in checked.stderr, checked.stderr
     with (folder / "output.log").open("w") as output:
         process = subprocess.Popen([NGINX, "-c", str(file), "-g", "daemon off;"], stderr=output)
     try:
         _wait(port)
-        yield Nginx(f"https://localhost:{port}", f"http://localhost:{plain}", folder / "cert.pem", folder)
+        yield Nginx(f"https://localhost:{port}", f"http://localhost:{http_port}", folder / "cert.pem", folder)
     finally:
         process.terminate()
         process.wait(30)
 
 
-def _configured(folder: Path, recipe: Path, server: str, port: int, plain: int) -> Path:
+def _write_nginx_config(folder: Path, recipe: Path, server: str, port: int, http_port: int) -> Path:
     """Write nginx's main configuration around the one of ``deploy/``."""
     text = recipe.read_text()
     name = "baps.hospital" if recipe == HOST else "hospital"
@@ -86,7 +86,7 @@ def _configured(folder: Path, recipe: Path, server: str, port: int, plain: int) 
         f"/etc/ssl/private/{'baps' if recipe == HOST else name}.key": f"{folder}/key.pem",
         "/var/log/nginx/": f"{folder}/",
         "proxy_pass http://127.0.0.1:8000;": f"proxy_pass {server};",
-        **({"listen 80;": f"listen 127.0.0.1:{plain};"} if recipe == HOST else {}),
+        **({"listen 80;": f"listen 127.0.0.1:{http_port};"} if recipe == HOST else {}),
     }
     for stands, takes in replaced.items():
         assert stands in text

@@ -645,7 +645,7 @@ def test_training_continues_from_the_served_adapter_which_new_patients_judge_too
     )
     gain = result.acceptance.against_served.gain
     assert result.acceptance.no_worse_than_served == (gain >= 0)
-    assert result.record["against_served"] == result.acceptance.against_served.record()
+    assert result.record["against_served"] == result.acceptance.against_served.to_dict()
     assert f"Against the served adapter: gain {gain:+.3f}." in result.acceptance.sentence()
     assert black_box.images_queried <= 400
 

@@ -77,7 +77,7 @@ def test_patients_that_lose_are_reported() -> None:
     scores = PatientScores(before, after, {}, {"head": after})
     assert scores.differences == pytest.approx({"a": 0.4, "b": -0.06, "c": -0.04, "d": 0})
     assert (scores.harmed, scores.worst) == (0.25, pytest.approx(-0.06))
-    assert json.loads(json.dumps(scores.record()))["parts"]["head"]["a"] == 0.9
+    assert json.loads(json.dumps(scores.to_dict()))["parts"]["head"]["a"] == 0.9
     nobody = PatientScores({}, {}, {}, {})
     assert (nobody.harmed, nobody.worst) == (0.0, None)
-    json.dumps(nobody.record(), allow_nan=False)
+    json.dumps(nobody.to_dict(), allow_nan=False)

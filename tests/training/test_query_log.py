@@ -274,6 +274,8 @@ def test_two_trainings_cannot_write_to_one_log(tmp_path: Path, new_black_box: Ne
             QueryLog(log, about, new_black_box())
     assert log.read_bytes() == before
     first.close()
+    first.close()
+    assert list(tmp_path.iterdir()) == [log]
     assert _open_log(log, ABOUT, new_black_box()).replayed_images == 2
 
 

@@ -17,13 +17,13 @@ from safetensors.torch import save_file
 
 from baps.fseft.adaptation import OrganSettings
 from baps.fseft.models import OrganModel, build_swin_unetr, build_unet
-from baps.fseft.protocol import draw_shots
 from baps.imaging.volume import Volume
 from baps.io import write_nifti
 from benchmarks import real_data
 from benchmarks.fewshot import cells as few_shot_cells
 from benchmarks.fewshot.cells import ARMS, EXPERIMENTS, Cell, Source, cache_inputs, plan, run
 from benchmarks.fewshot.few_shot import run_all, run_in_process
+from benchmarks.fewshot.protocol import draw_shots
 from tests.support.paths import APP, ROOT
 
 Phantom = Callable[..., tuple[Volume, NDArray[np.bool_]]]

@@ -27,11 +27,11 @@ def _example(seed: int) -> Example:
 
 
 EXAMPLES = [_example(0), _example(1)]
-QUERIES = [_example(2).inputs + 1, _example(3).inputs + 1]
+UNLABELLED = [_example(2).inputs + 1, _example(3).inputs + 1]
 
 
 def _run(
-    adapter: FewShotAdapter, settings: FitSettings, queries: Sequence[torch.Tensor], file: Path | None, stop: int = 0
+    adapter: FewShotAdapter, settings: FitSettings, unlabelled: Sequence[torch.Tensor], file: Path | None, stop: int = 0
 ) -> FitResult:
     """Fit with a checkpoint after every epoch, and interrupt after ``stop`` epochs."""
 
@@ -40,45 +40,47 @@ def _run(
             raise KeyboardInterrupt
 
     checkpoint = Checkpoint(file, "this fit", seconds=0) if file else None
-    return fit(adapter, EXAMPLES, settings, queries, progress, checkpoint=checkpoint)
+    return fit(adapter, EXAMPLES, settings, unlabelled, progress, checkpoint=checkpoint)
 
 
 @pytest.mark.parametrize("stop", [1, 3, 4, 6])
-@pytest.mark.parametrize("queries", [(), QUERIES], ids=["alone", "with query volumes"])
+@pytest.mark.parametrize("unlabelled", [(), UNLABELLED], ids=["alone", "with unlabelled volumes"])
 def test_resumed_fit_is_identical(
-    unet: FoundationModel, tmp_path: Path, queries: Sequence[torch.Tensor], stop: int
+    unet: FoundationModel, tmp_path: Path, unlabelled: Sequence[torch.Tensor], stop: int
 ) -> None:
     unbroken, first, second = (build_adapter("spatial_pointwise", unet, "heart") for _ in range(3))
-    expected = _run(unbroken, SETTINGS, queries, None)
+    expected = _run(unbroken, SETTINGS, unlabelled, None)
     with pytest.raises(KeyboardInterrupt):
-        _run(first, SETTINGS, queries, tmp_path / "run.pt", stop)
+        _run(first, SETTINGS, unlabelled, tmp_path / "run.pt", stop)
     heard: list[int] = []
     result = fit(
         second,
         EXAMPLES,
         SETTINGS,
-        queries,
+        unlabelled,
         lambda epoch, dice: heard.append(epoch),
         checkpoint=Checkpoint(tmp_path / "run.pt", "this fit"),
     )
     assert heard == list(range(stop + 1, 9))
     assert result == expected
-    assert len(expected.penalties) == (4 if queries else 0)
+    assert len(expected.penalties) == (4 if unlabelled else 0)
     assert all(torch.equal(value, second.state_dict()[name]) for name, value in unbroken.state_dict().items())
     assert not torch.equal(first.state_dict()["head.weight"], second.state_dict()["head.weight"])
 
 
-@pytest.mark.parametrize(("queries", "ends"), [((), 30), (QUERIES[:1], 70)], ids=["alone", "with query volumes"])
+@pytest.mark.parametrize(
+    ("unlabelled", "ends"), [((), 30), (UNLABELLED[:1], 70)], ids=["alone", "with unlabelled volumes"]
+)
 def test_plateau_is_found_at_the_same_epoch(
-    unet: FoundationModel, tmp_path: Path, queries: Sequence[torch.Tensor], ends: int
+    unet: FoundationModel, tmp_path: Path, unlabelled: Sequence[torch.Tensor], ends: int
 ) -> None:
-    """With a constant loss the fit ends as early as possible: with query volumes, thirty epochs after the middle."""
+    """With a constant loss the fit ends early: with unlabelled volumes, thirty epochs after the middle."""
     settings = replace(SETTINGS, learning_rate=1e-9, epochs=80, crop=0, steps=1)
     unbroken, first, second = (build_adapter("linear_probe", unet, "heart") for _ in range(3))
-    expected = _run(unbroken, settings, queries, None)
+    expected = _run(unbroken, settings, unlabelled, None)
     with pytest.raises(KeyboardInterrupt):
-        _run(first, settings, queries, tmp_path / "run.pt", stop=ends - 3)
-    assert _run(second, settings, queries, tmp_path / "run.pt") == expected
+        _run(first, settings, unlabelled, tmp_path / "run.pt", stop=ends - 3)
+    assert _run(second, settings, unlabelled, tmp_path / "run.pt") == expected
     assert len(expected.losses) == ends
 
 

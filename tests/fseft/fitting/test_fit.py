@@ -96,10 +96,10 @@ def test_size_of_the_organ_in_query_volumes_is_constrained(unet: FoundationModel
     brighter = example.inputs.clone()
     brighter[0] += 3
     sizes = []
-    for queries in ([], [brighter, brighter]):
+    for unlabelled in ([], [brighter, brighter]):
         adapter = build_adapter("linear_probe", unet, "heart")
         settings = replace(SETTINGS, epochs=60, weight=1.0)
-        fitted = fit(adapter, [example], settings, queries)
+        fitted = fit(adapter, [example], settings, unlabelled)
         with torch.no_grad():
             sizes.append(float(adapter(brighter[None]).sigmoid().sum()))
     expected = int(example.target.sum())

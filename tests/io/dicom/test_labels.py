@@ -22,7 +22,7 @@ from baps.io.dicom.rtstruct import write_structures
 from baps.io.dicom.seg import describe_segments, write_segmentation
 from baps.io.dicom.stacks import find_stack
 from tests.support.label_map_segmentation import make_label_map
-from tests.support.little_series import SHAPE, random_segments, write_little_series
+from tests.support.small_series import SHAPE, random_segments, write_small_series
 
 WHEN = datetime(2026, 3, 1, 12, 30, 5, tzinfo=timezone.utc)
 
@@ -61,7 +61,7 @@ MAKERS: dict[str, Make] = {
 @pytest.fixture(scope="module")
 def series(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Dataset], Volume]:
     folder = tmp_path_factory.mktemp("series") / "p1"
-    write_little_series(folder)
+    write_small_series(folder)
     return folder, read_series_headers(folder), read_volume(folder)
 
 
@@ -95,7 +95,7 @@ def test_every_kind_is_a_label_file_with_names(series: Series, tmp_path: Path, k
 def test_an_object_of_another_series_is_refused(series: Series, tmp_path: Path, kind: str) -> None:
     _, headers, image = series
     MAKERS[kind](headers, image, _masks(kind)).save_as(tmp_path / "p1.dcm", write_like_original=False)
-    write_little_series(tmp_path / "other")  # At the same position.
+    write_small_series(tmp_path / "other")  # At the same position.
     other_volume = read_volume(tmp_path / "other")
     with pytest.raises(InputError, match="The label p1.dcm belongs to another series"):
         read_label_map(tmp_path / "p1.dcm", other_volume, tmp_path / "other")
@@ -203,7 +203,7 @@ def test_an_ordinary_dicom_image_can_still_be_a_labelmap(series: Series, tmp_pat
 def test_labels_of_a_tilted_gantry_are_preserved(tmp_path: Path, kind: str, tilt: float) -> None:
     """The volume is straightened, but a label lies on the original slices."""
     folder = tmp_path / "p1"
-    write_little_series(folder, tilt=tilt)
+    write_small_series(folder, tilt=tilt)
     headers, image = read_series_headers(folder), read_volume(folder)
     frames = find_stack(headers, image)
     assert frames.straightened

@@ -31,7 +31,7 @@ from baps.io.dicom.rtstruct import (
     write_structures,
 )
 from baps.io.dicom.seg import slice_depths, source_frames
-from tests.support.little_series import OBLIQUE, random_segments, write_little_series
+from tests.support.small_series import OBLIQUE, random_segments, write_small_series
 
 WHEN = datetime(2026, 3, 1, 12, 30, 5, tzinfo=timezone.utc)
 AXIAL = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
@@ -45,7 +45,7 @@ def oblique(tmp_path_factory: pytest.TempPathFactory) -> Case:
 
 
 def _case(folder: Path, *args: object, **kwargs: object) -> Case:
-    write_little_series(folder, *args, **kwargs)  # type: ignore[arg-type]
+    write_small_series(folder, *args, **kwargs)  # type: ignore[arg-type]
     return folder, read_series_headers(folder), read_volume(folder)
 
 

@@ -70,7 +70,9 @@ def test_each_frame_has_its_own_slope(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mark", ["TemporalPositionIndex", "EchoTime"])
 @pytest.mark.parametrize("enhanced", [True, False])
 def test_time_points_and_echoes_are_separate_volumes(tmp_path: Path, mark: str, enhanced: bool) -> None:
-    slices = [replace(piece, marks=((mark, value),)) for n, value in enumerate((4, 9)) for piece in _slices(4, 4 * n)]
+    slices = [
+        replace(piece, attributes=((mark, value),)) for n, value in enumerate((4, 9)) for piece in _slices(4, 4 * n)
+    ]
     mixed = [slices[index] for index in np.random.default_rng(1).permutation(8)]
     path = tmp_path / ("a.dcm" if enhanced else "a")
     if enhanced:
@@ -82,14 +84,14 @@ def test_time_points_and_echoes_are_separate_volumes(tmp_path: Path, mark: str, 
     assert sorted(float(title.split()[-1]) for title in raised.value.titles) == [4, 9]
     assert _titles(path) == list(raised.value.titles)
     for number, title in enumerate(raised.value.titles, start=1):
-        own = [piece for piece in slices if piece.marks[0][1] == float(title.split()[-1])]
+        own = [piece for piece in slices if piece.attributes[0][1] == float(title.split()[-1])]
         assert misplaced([read_dicom(path, number)], own) == ""
     with pytest.raises(InputError, match="holds 2 volumes, so there is no volume 3"):
         read_dicom(path, 3)
 
 
 def test_each_file_is_decoded_once_for_all_its_volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    times = [[replace(piece, marks=(("EchoTime", n),)) for piece in _slices(4, 4 * n)] for n in range(4)]
+    times = [[replace(piece, attributes=(("EchoTime", n),)) for piece in _slices(4, 4 * n)] for n in range(4)]
     del times[2][1]
     slices = [piece for time in times for piece in time]
     write_enhanced(tmp_path / "a.dcm", [slices[index] for index in RANDOM.permutation(len(slices))], RANDOM)
@@ -112,7 +114,7 @@ def test_frames_distinguished_by_three_attributes_are_separate(tmp_path: Path) -
         for echo in (4, 9)
         for angle in (10, 20)
     ]
-    volumes = [[replace(piece, marks=mark) for piece in _slices(3, 3 * n)] for n, mark in enumerate(marks)]
+    volumes = [[replace(piece, attributes=mark) for piece in _slices(3, 3 * n)] for n, mark in enumerate(marks)]
     slices = [piece for volume in volumes for piece in volume]
     write_enhanced(tmp_path / "a.dcm", [slices[index] for index in RANDOM.permutation(len(slices))], RANDOM)
     results = [read_dicom(tmp_path / "a.dcm", number) for number in range(1, 9)]
@@ -123,7 +125,7 @@ def test_frames_distinguished_by_three_attributes_are_separate(tmp_path: Path) -
 
 def test_phases_with_different_times_per_slice(tmp_path: Path) -> None:
     phases = [
-        [replace(piece, marks=(("TriggerTime", 37 * n + 1.3 * k),)) for k, piece in enumerate(_slices(4, 4 * n))]
+        [replace(piece, attributes=(("TriggerTime", 37 * n + 1.3 * k),)) for k, piece in enumerate(_slices(4, 4 * n))]
         for n in range(3)
     ]
     slices = [piece for phase in phases for piece in phase]

@@ -250,7 +250,7 @@ def test_the_label_of_one_of_several_volumes_is_exported_as_rtstruct(tmp_path: P
 
 
 def test_a_single_dicom_file_is_served_with_the_geometry_of_the_server(tmp_path: Path) -> None:
-    slices = [piece for piece in _two_echoes(tmp_path / "mr.dcm") if piece.marks[0][1] == 10]
+    slices = [piece for piece in _two_echoes(tmp_path / "mr.dcm") if piece.attributes[0][1] == 10]
     write_enhanced(tmp_path / "mr.dcm", [slices[k] for k in (2, 0, 3, 1)], np.random.default_rng(0))
     served = SimpleITK.ReadImage(open_datastore(tmp_path).get_image_uri("mr"))
     for piece in slices:

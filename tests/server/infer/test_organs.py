@@ -16,7 +16,7 @@ from baps.fseft.predictor import OrganMasks
 from baps.imaging.volume import Volume
 from baps.io import write_nifti
 from baps.server.infer.organs import OrgansInfer
-from baps.server.jobs import Jobs
+from baps.server.jobs import LongRequests
 
 LABELS = {"ball": 5, "shell": 2, "nowhere": 1, "heart": 4}
 """The organ model knows all but the heart, and finds all but one of them."""
@@ -25,7 +25,7 @@ LABELS = {"ball": 5, "shell": 2, "nowhere": 1, "heart": 4}
 class Organs:
     """Finds the ball, and what lies beside it along K."""
 
-    def __init__(self, ball: NDArray[np.bool_], jobs: Jobs) -> None:
+    def __init__(self, ball: NDArray[np.bool_], jobs: LongRequests) -> None:
         self.ball, self.jobs = ball, jobs
 
     def served(self, organ: str) -> str | None:
@@ -52,7 +52,7 @@ class Site:
     """A ball, and the task that answers."""
 
     def __init__(self, folder: Path, volume: Volume, ball: NDArray[np.bool_]) -> None:
-        self.volume, self.ball, self.jobs = volume, ball, Jobs()
+        self.volume, self.ball, self.jobs = volume, ball, LongRequests()
         self.image = folder / "image.nii.gz"
         write_nifti(self.image, volume)
         self.organs = Organs(ball, self.jobs)

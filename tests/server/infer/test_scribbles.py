@@ -25,7 +25,7 @@ from baps.inference.segmenter import Segmenter
 from baps.io import write_nifti, write_nrrd
 from baps.registry.store import AdapterStore
 from baps.server.infer.scribbles import ScribblesInfer
-from baps.server.jobs import Jobs
+from baps.server.jobs import LongRequests
 
 INFO = [
     {"name": "ball", "id": 1},
@@ -44,7 +44,9 @@ class Painting:
         write_nifti(self.image, volume)
         self.segmenter = Segmenter(black_box, AdapterStore(folder / "adapters"))
         self.saved: list[tuple[Any, ...]] = []
-        self.task = ScribblesInfer(lambda: self.segmenter, folder / "clicks.lock", {"ball": 1}, self._save, Jobs())
+        self.task = ScribblesInfer(
+            lambda: self.segmenter, folder / "clicks.lock", {"ball": 1}, self._save, LongRequests()
+        )
         self.labels = np.zeros(volume.shape, np.uint8)
         self.labels[18:22, 18, (5, 6)] = 4
         self.labels[3:9, 3, (6, 8)] = 3
@@ -84,7 +86,7 @@ def test_strokes_are_segmented_like_clicks(painting: Painting) -> None:
         plane = Plane(2, k)
         foreground, background = plane.extract(painting.labels == 4), plane.extract(painting.labels == 3)
         prompt = strokes_to_prompt(foreground, background, painting.segmenter.black_box.capabilities)
-        expected = painting.segmenter.segment(painting.image, plane, prompt, "ball").mask
+        expected = painting.segmenter.segment(painting.image, plane, prompt).mask
         np.testing.assert_array_equal(plane.extract(mask) > 0, keep_strokes(expected, foreground, background))
         assert expected.sum() == pytest.approx(painting.ball[:, :, k].sum(), rel=0.1)
 
@@ -95,13 +97,17 @@ def test_strokes_reach_the_black_box_as_clicks_of_their_own_slice(
     request = []
     segment = painting.segmenter.segment
 
-    def listen(path: Path, plane: Plane, prompt: Any, label: str) -> Any:
-        request.append((plane, len(prompt.negative), label))
-        return segment(path, plane, prompt, label)
+    labels: list[str] = []
+
+    def listen(path: Path, plane: Plane, prompt: Any, adapter: object) -> Any:
+        request.append((plane, len(prompt.negative)))
+        return segment(path, plane, prompt, adapter)
 
     monkeypatch.setattr(painting.segmenter, "segment", listen)
+    monkeypatch.setattr(painting.segmenter, "load_adapter", labels.append)
     painting.ask()
-    assert request == [(Plane(2, 5), 0, "ball"), (Plane(2, 6), 2, "ball")]
+    assert request == [(Plane(2, 5), 0), (Plane(2, 6), 2)]
+    assert labels == ["ball"]  # Once per request.
 
 
 def test_slices_with_only_background_strokes_are_not_changed(painting: Painting) -> None:
@@ -153,7 +159,7 @@ def test_the_adapter_of_the_label_is_used_with_a_fallback(
     assert painting.ask()[1]["adapter"] is None
     mask, reply = painting.ask(selected_label_name="other")
     assert mask[18:22, 18, 5].all()
-    assert reply["notes"][-1] == "The adapted mask violated strokes on slices 5, 6; the mask there is less adapted."
+    assert reply["notes"][-1] == "The adapted mask violated a stroke on slices 5, 6; the mask there is less adapted."
 
 
 @pytest.mark.parametrize("compress", [True, False])

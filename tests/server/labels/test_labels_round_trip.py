@@ -29,7 +29,7 @@ from baps.io.dicom.seg import write_segmentation
 from baps.server.datastores.folder import StudiesDatastore
 from baps.server.labels.save_labels import save_label, save_mask
 from baps.server.training_cases import labelled_cases
-from tests.support.little_series import random_segments, write_little_series
+from tests.support.small_series import random_segments, write_small_series
 
 SITE = {"liver": 1, "spleen": 2, "kidney": 3, "aorta": 4}
 WHEN = datetime(2026, 3, 1, tzinfo=timezone.utc)
@@ -42,7 +42,7 @@ class Study:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.series = folder, folder / "studies" / "p1"
-        write_little_series(self.series)
+        write_small_series(self.series)
         self.datastore = StudiesDatastore(str(folder / "studies"), auto_reload=False, read_only=False)
         names = SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(self.series))
         self.itk = SimpleITK.ReadImage(names)  # GDCM sorts them by position.

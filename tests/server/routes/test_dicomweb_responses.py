@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from urllib3 import HTTPResponse
 
 from baps.errors import BapsError, NotFoundError
-from baps.server.routes.dicomweb_responses import _replace_addresses, _split_between_addresses, convert_response
+from baps.server.routes.dicomweb_responses import _rechunk_at_urls, _replace_addresses, convert_response
 
 INNER = "http://pacs.inner:8042/dicom-web"
 OWN = "https://hospital/baps/proxy/dicom/wado"
@@ -157,9 +157,9 @@ def test_the_result_does_not_depend_on_the_chunks(words: list[str], sizes: list[
         size = sizes[len(chunks) % len(sizes)]
         chunks.append(rest[:size])
         rest = rest[size:]
-    assert b"".join(_split_between_addresses(chunks)) == content
+    assert b"".join(_rechunk_at_urls(chunks)) == content
     replaced = b"".join(
-        _replace_addresses(chunk, b"pacs.inner:8042", OWN.encode(), True) for chunk in _split_between_addresses(chunks)
+        _replace_addresses(chunk, b"pacs.inner:8042", OWN.encode(), True) for chunk in _rechunk_at_urls(chunks)
     )
     assert replaced == _replace_addresses(content, b"pacs.inner:8042", OWN.encode(), True)
     assert b"pacs.inner" not in replaced

@@ -74,8 +74,8 @@ class Ward:
 
     def strategy(self, seconds: float = 600) -> Disagreement:
         labels = {"ball": 3, "other": 4}
-        clicks = self.folder / "clicks.lock"
-        return Disagreement(lambda: self.segmenter, lambda: self.organs, labels, clicks, seconds)  # type: ignore[arg-type, return-value]
+        lock_file = self.folder / "clicks.lock"
+        return Disagreement(lambda: self.segmenter, lambda: self.organs, labels, lock_file, seconds)  # type: ignore[arg-type, return-value]
 
     def propose(self, strategy: Disagreement) -> dict[str, Any]:
         sample = strategy({"strategy": "disagreement"}, self.studies)

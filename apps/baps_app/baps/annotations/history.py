@@ -6,9 +6,9 @@ one. The file in ``labels/<tag>``, which is served, and its entry in MONAI Label
 ends in ``.saving`` was saved when the machine stopped in between; it is served at the next start, or before the next
 save.
 
-Whoever saves a label of an image holds the lock of that label: threads of a server, trainings, the command line. The
-list of the folder has its own lock, which is held only while the list is replaced. Readers need neither lock, because
-files are replaced atomically.
+Every thread or process that saves a label of an image holds the lock of that label: in a server, a training or on the
+command line. The list of the folder has its own lock, which is held only while the list is replaced. Readers need
+neither lock, because files are replaced atomically.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def prune(
     Args:
         history: labels of the folder of studies.
         rule: which versions to remove.
-        adapter_times: when each adapter of the site was made, see ``AdapterStore.times``.
+        adapter_times: when each adapter of the site was made, see ``AdapterStore.creation_times``.
         image: name of one image, or "" for all.
         dry_run: remove nothing.
         now: the current time, or None for the clock's.

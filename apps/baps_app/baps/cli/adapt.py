@@ -29,9 +29,7 @@ def adapt(
     labels: options.LabelFolder,
     out: outputs.AdapterFile,
     label: Label = None,
-    optimizer: Annotated[
-        str, typer.Option("--optimizer", "--optimiser", help="prompt_space (ours) or spsa_gc (as published).")
-    ] = "prompt_space",
+    optimiser: Annotated[str, typer.Option(help="prompt_space (ours) or spsa_gc (as published).")] = "prompt_space",
     prompt: Prompt = "click",
     max_images: Annotated[int, typer.Option(help="Maximum number of images sent to the model in all.")] = 4000,
     patients: options.Patients = None,
@@ -78,7 +76,7 @@ def adapt(
         correction_ratio=correction_ratio,
         encoder=encoder,
         encoder_source=encoder_source,
-        optimiser=optimizer,
+        optimiser=optimiser,
         zoom=zoom,
         head=head,
         prompt=prompt,

@@ -64,7 +64,7 @@ def evaluate(
             model, folders.cases, loaded, prompt, seed, lambda done, _: bar.update(task, completed=done), clicks
         )
     options.print_skipped(result.skipped)
-    outputs.write_figures(json_file, result.record())
+    outputs.write_figures(json_file, result.to_dict())
     table = Table("case", "Dice")
     for name, value in result.by_case.items():
         table.add_row(name, f"{value:.3f}")

@@ -9,7 +9,13 @@ from typer.core import TyperCommand
 from baps.errors import InputError
 from baps.utils.deprecation import warn_of_old_name
 
-OLD_OPTIONS = {"--corrected": "--correction-ratio", "--rate": "--learning-rate"}
+OLD_OPTIONS = {
+    "--corrected": "--correction-ratio",
+    "--optimizer": "--optimiser",
+    "--queries": "--unlabelled",
+    "--rate": "--learning-rate",
+    "--zero-shot": "--unadapted",
+}
 
 
 class CommandWithOldOptions(TyperCommand):

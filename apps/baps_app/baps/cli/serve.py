@@ -35,7 +35,7 @@ def serve(
     site = read_settings(settings)
     check_settings(site)
     check_studies(studies, site.worklist)
-    check_listening(host, site.closed)
+    check_listening(host, site.requires_login)
     check_port(host, port)
     command, environment = serving_command(studies, host, port, settings)
     print(

@@ -13,7 +13,7 @@ from baps.prompts import Prompt
 
 
 @dataclass
-class Click:
+class DemoClick:
     """A click on a slice of an unlabelled volume.
 
     Attributes:

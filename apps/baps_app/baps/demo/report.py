@@ -16,7 +16,7 @@ from baps.imaging.windowing import choose_window
 from baps.io import read_volume
 
 if TYPE_CHECKING:
-    from baps.demo.click import Click
+    from baps.demo.click import DemoClick
 
 mpl.use("Agg")
 _HERE = Path(__file__).resolve().parent
@@ -28,7 +28,7 @@ def write_report(
     path: Path,
     images: Path,
     organ: str,
-    clicks: list[Click],
+    clicks: list[DemoClick],
     means: dict[str, dict[str, float]],
     summary: dict[str, Any],
     result: dict[str, Any],
@@ -67,7 +67,7 @@ def _png(figure: Figure) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def _draw_clicks(image: Path, clicks: list[Click]) -> Figure:
+def _draw_clicks(image: Path, clicks: list[DemoClick]) -> Figure:
     """Draw three slices of a volume: the click, and the outline of each mask on the image."""
     volume = read_volume(image)
     window = choose_window(volume)

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, tr
 from rich.table import Table
 
 from baps.blackbox import RemoteSettings, load_black_box
-from baps.demo.click import Click
+from baps.demo.click import DemoClick
 from baps.demo.phantoms import write_cases
 from baps.demo.report import write_report
 from baps.demo.server import running_server
@@ -59,7 +59,7 @@ def read_organ(samples: Path, case: str) -> tuple[Volume, NDArray[np.bool_]]:
     return image, read_labels(samples / "labels" / f"{case}.nii.gz", image) == VALUE
 
 
-def draw_clicks(samples: Path, case: str, random: np.random.Generator, slices: int, per_slice: int) -> list[Click]:
+def draw_clicks(samples: Path, case: str, random: np.random.Generator, slices: int, per_slice: int) -> list[DemoClick]:
     """Draw clicks inside the organ, on evenly spaced slices on which it is large.
 
     Args:
@@ -79,11 +79,13 @@ def draw_clicks(samples: Path, case: str, random: np.random.Generator, slices: i
     for index in candidates[np.linspace(0, len(candidates) - 1, slices).round().astype(int)]:
         plane = Plane(2, int(index))
         target = plane.extract(organ)
-        clicks += [Click(case, plane, draw_prompt(target, "click", random), target) for _ in range(per_slice)]
+        clicks += [DemoClick(case, plane, draw_prompt(target, "click", random), target) for _ in range(per_slice)]
     return clicks
 
 
-def send_click(client: MONAILabelClient, model: str, click: Click) -> tuple[NDArray[np.bool_], dict[str, Any], float]:
+def send_click(
+    client: MONAILabelClient, model: str, click: DemoClick
+) -> tuple[NDArray[np.bool_], dict[str, Any], float]:
     """Send a click to the server as 3D Slicer does.
 
     Args:
@@ -131,7 +133,7 @@ def best_window(segmenter: Segmenter, samples: Path, cases: list[str], seed: int
         window = Window(low, high)
         for click in clicks:
             image = image_file(samples, click.case)
-            click.masks["window"] = segmenter.segment(image, click.plane, click.prompt, ORGAN, False, window).mask
+            click.masks["window"] = segmenter.segment(image, click.plane, click.prompt, window=window).mask
         scores.append(np.mean([click.dice("window") for click in clicks]))
     low, high = WINDOWS[int(np.argmax(scores))]
     return Window(low, high), segmenter.black_box.images_queried
@@ -256,7 +258,7 @@ def run(out: Path, seed: int, max_images: int, remote: str) -> None:
     window, window_images = best_window(segmenter, samples, labelled, seed)
     for click in clicks:
         image = image_file(samples, click.case)
-        click.masks["window"] = segmenter.segment(image, click.plane, click.prompt, ORGAN, False, window).mask
+        click.masks["window"] = segmenter.segment(image, click.plane, click.prompt, window=window).mask
 
     means = {
         arm: {case: float(np.mean([click.dice(arm) for click in clicks if click.case == case])) for case in unseen}
@@ -298,7 +300,7 @@ def _clear(out: Path) -> None:
 
 def _print_results(means: dict[str, dict[str, float]], summary: dict[str, Any], out: Path) -> None:
     table = Table(title=f"Dice of the {ORGAN} on volumes that were not trained on")
-    for name in ("volume", "zero-shot", "best window", "adapted", "gain"):
+    for name in ("volume", "unadapted", "best window", "adapted", "gain"):
         table.add_column(name, justify="left" if name == "volume" else "right")
     for case, before in means["zero_shot"].items():
         after = means["adapted"][case]

@@ -63,7 +63,7 @@ class Evaluation:
         sets = [np.mean(list(labels.values()), axis=0) for labels in self.dice.values()]
         return float(np.mean(sets, axis=0).std())
 
-    def record(self) -> dict[str, object]:
+    def to_dict(self) -> dict[str, object]:
         """Convert the evaluation to JSON.
 
         Returns:

@@ -89,7 +89,7 @@ def build_segment_function(black_box: BlackBox, adapter: Adapter | None, image: 
     """
     encodings: dict[Hashable, Encoding] = {}
 
-    def segment_through(candidate: Adapter | None, prompt: Prompt) -> NDArray[np.float32]:
+    def predict(candidate: Adapter | None, prompt: Prompt) -> NDArray[np.float32]:
         def get_or_encode(key: Hashable, encode: Callable[[], Encoding]) -> Encoding:
             full_key = (candidate is adapter, key)
             if full_key not in encodings:
@@ -100,13 +100,13 @@ def build_segment_function(black_box: BlackBox, adapter: Adapter | None, image: 
 
     def segment(prompts: Sequence[Prompt]) -> NDArray[np.float32]:
         if black_box.capabilities.encodings:
-            answers = [segment_through(adapter, prompt) for prompt in prompts]
+            answers = [predict(adapter, prompt) for prompt in prompts]
         else:
             images = np.repeat(image[None], len(prompts), axis=0)
             answers = list(segment_adapted(black_box, adapter, images, prompts))
         for row, prompt in enumerate(prompts):
             answers[row], _ = fall_back_on_violated_clicks(
-                answers[row], adapter, prompt, partial(segment_through, prompt=prompt)
+                answers[row], adapter, prompt, partial(predict, prompt=prompt)
             )
         return np.stack(answers)
 

@@ -81,8 +81,8 @@ class AdapterStore:
         return self.root / "split.json"
 
     @property
-    def clicks(self) -> Path:
-        """The lock that is held while clicks are answered, see ``throttle``."""
+    def inference_lock_file(self) -> Path:
+        """The lock file that is held during inference, see ``baps.utils.throttle``."""
         return self.root / "clicks.lock"
 
     def log(self, label: str) -> Path:
@@ -403,7 +403,7 @@ class AdapterStore:
         with _convert_os_error("published"), atomic_write(self._folder(label) / "published") as partial:
             partial.write_text("".join(f"{version}\n" for version in versions))
 
-    def times(self) -> Iterator[datetime]:
+    def creation_times(self) -> Iterator[datetime]:
         """Iterate over the times at which adapters were made; adapters with damaged records are skipped.
 
         Yields:
@@ -442,4 +442,4 @@ def adapter_times(adapters: Path) -> list[datetime]:
     Returns:
         The times, in UTC.
     """
-    return [*AdapterStore(adapters).times(), *AdapterStore(adapters / "organs").times()]
+    return [*AdapterStore(adapters).creation_times(), *AdapterStore(adapters / "organs").creation_times()]

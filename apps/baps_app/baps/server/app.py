@@ -35,7 +35,7 @@ from baps.server.infer.organs import OrgansInfer
 from baps.server.infer.prompted import PromptedInfer
 from baps.server.infer.scribbles import ScribblesInfer
 from baps.server.infer.whole_organ import WholeOrganInfer
-from baps.server.jobs import Jobs
+from baps.server.jobs import LongRequests
 from baps.server.labels.retention import Retention
 from baps.server.log_redaction import redact_logs
 from baps.server.stock_server import check_stock_server
@@ -70,7 +70,7 @@ class BapsApp(MONAILabelApp):
         check_settings(self.site)
         check_stock_server(studies, self.site)
         self.store, self.organ_store = AdapterStore(self.site.adapters), AdapterStore(self.site.adapters / "organs")
-        self.jobs = Jobs()
+        self.jobs = LongRequests()
         self._loading, self._loading_organs = threading.Lock(), threading.Lock()
         self._black_box: BlackBox | None = None
         self._segmenter: Segmenter | None = None
@@ -113,15 +113,15 @@ class BapsApp(MONAILabelApp):
 
     def init_infers(self) -> dict[str, InferTask]:
         labels = dict(self.site.labels)
-        clicks, segmenter = self.store.clicks, self.segmenter
+        lock_file, segmenter = self.store.inference_lock_file, self.segmenter
         names = ("baps", "zero_shot", "whole_organ", "scribbles", "organs")
         save = {name: partial(self.save_mask, name) for name in names}
         return {
-            "baps": PromptedInfer(segmenter, clicks, labels, save["baps"], adapted=True),
-            "zero_shot": PromptedInfer(segmenter, clicks, labels, save["zero_shot"], adapted=False),
-            "whole_organ": WholeOrganInfer(segmenter, clicks, labels, save["whole_organ"], self.jobs),
-            "scribbles": ScribblesInfer(segmenter, clicks, labels, save["scribbles"], self.jobs),
-            "organs": OrgansInfer(self.organs, clicks, labels, save["organs"], self.jobs),
+            "baps": PromptedInfer(segmenter, lock_file, labels, save["baps"], adapted=True),
+            "zero_shot": PromptedInfer(segmenter, lock_file, labels, save["zero_shot"], adapted=False),
+            "whole_organ": WholeOrganInfer(segmenter, lock_file, labels, save["whole_organ"], self.jobs),
+            "scribbles": ScribblesInfer(segmenter, lock_file, labels, save["scribbles"], self.jobs),
+            "organs": OrgansInfer(self.organs, lock_file, labels, save["organs"], self.jobs),
         }
 
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> Any:
@@ -146,7 +146,7 @@ class BapsApp(MONAILabelApp):
         }
 
     def init_strategies(self) -> dict[str, Strategy]:
-        disagreement = Disagreement(self.segmenter, self.organs, dict(self.site.labels), self.store.clicks)
+        disagreement = Disagreement(self.segmenter, self.organs, dict(self.site.labels), self.store.inference_lock_file)
         return {"random": RandomStrategy(), "first": First(), "disagreement": disagreement}
 
     def black_box(self) -> BlackBox:
@@ -162,7 +162,7 @@ class BapsApp(MONAILabelApp):
                     self._black_box = load_black_box(
                         site.black_box, site.weights, site.weights_sha256, site.device, site.remote_model
                     )
-                except InputError as error:  # The operator made it, not the user.
+                except InputError as error:  # A setting of the operator, so not a 400.
                     raise BapsError(f"The model cannot be loaded. {error}") from error
                 capabilities = self._black_box.capabilities
                 logger.info("Black box %s, weights SHA-256 %s", capabilities.name, capabilities.weights_sha256)
@@ -197,7 +197,7 @@ class BapsApp(MONAILabelApp):
                     model = load_organ_model(
                         site.organ_model, site.organ_weights, site.organ_weights_sha256, site.device
                     )
-                except InputError as error:  # The operator made it, not the user.
+                except InputError as error:  # A setting of the operator, so not a 400.
                     raise BapsError(f"The organ model cannot be loaded; clicks still work. {error}") from error
                 logger.info("Organ model %s, weights SHA-256 %s", model.name, model.sha256)
                 cache = FeatureCache(root / "readings", site.feature_cache_gb << 30)

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 from anyio import to_thread
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from monailabel.endpoints import datastore as host_datastore
-from monailabel.endpoints import info as host_info
+from monailabel.endpoints import datastore as monailabel_datastore
+from monailabel.endpoints import info as monailabel_info
 from monailabel.interfaces.exception import MONAILabelException
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -40,7 +40,7 @@ from baps.server.middleware.bodies import Bodies, BoundedRoute, CloseUnread, lim
 from baps.server.middleware.quotas import THREADS, Quotas
 from baps.server.middleware.root_path import RootPath
 from baps.server.middleware.security_headers import SecurityHeaders
-from baps.server.monai_label import TITLE, MonaiLabelHost, host_routes
+from baps.server.monai_label import TITLE, MonaiLabelState, monailabel_routes
 from baps.server.routes.datastore import (
     add_image,
     all_images,
@@ -78,16 +78,18 @@ class Application(FastAPI):
     """A FastAPI application for one MONAI Label app.
 
     Args:
-        host: MONAI Label's state for the app.
+        monai_label: MONAI Label's state for the app.
         lifespan: Context that starts before the first request and ends after the last.
     """
 
-    def __init__(self, host: MonaiLabelHost, lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]) -> None:
+    def __init__(
+        self, monai_label: MonaiLabelState, lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]
+    ) -> None:
         super().__init__(title=TITLE, openapi_url="/openapi.json", docs_url=None, redoc_url=None, lifespan=lifespan)
-        self._host = host
+        self._monai_label = monai_label
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._host.select()
+        self._monai_label.select()
         await super().__call__(scope, receive, send)
 
     def build_middleware_stack(self) -> ASGIApp:
@@ -123,21 +125,21 @@ def create_app(
     authenticator = Authenticator.from_settings(settings)
     audit = Audit(AuditFile(settings.audit_file, settings.audit_max_mb, settings.audit_keep))
     audit.file.check()
-    host = MonaiLabelHost(settings, str(studies), app_dir or app_folder())
+    monai_label = MonaiLabelState(settings, str(studies), app_dir or app_folder())
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         to_thread.current_default_thread_limiter().total_tokens = THREADS + _FILE_THREADS
-        app = host.start()
+        app = monai_label.start()
         on_start(app)
         try:
             yield
         finally:
-            host.stop(app)
+            monai_label.stop(app)
             audit.close()
 
     limit_memory_of_forms()
-    application = Application(host, lifespan)
+    application = Application(monai_label, lifespan)
     _add_routes(application, [*_routes(), *_login_routes(Login(authenticator)), ("GET", "/audit", audit.read)])
     _add_middleware(application, settings, authenticator, audit, root_path or settings.root_path)
     for kind in (BapsError, MONAILabelException):
@@ -169,10 +171,10 @@ def _routes() -> list[Route]:
         ("GET", "/session/{session_id}", without_folders(read_session)),
         ("DELETE", "/session/{session_id}", without_folders(close_session)),
         # MONAI Label runs these in the event loop, where reading a file or a PACS delays every other request.
-        ("GET", "/info/", host_info.app_info),
+        ("GET", "/info/", monailabel_info.app_info),
         ("GET", "/datastore/", all_images),
-        ("GET", "/datastore/image/info", without_folders(host_datastore.get_image_info)),
-        ("GET", "/datastore/label/info", host_datastore.get_label_info),
+        ("GET", "/datastore/image/info", without_folders(monailabel_datastore.get_image_info)),
+        ("GET", "/datastore/label/info", monailabel_datastore.get_label_info),
         ("GET", "/ohif/app-config.js", configure_ohif),
         ("GET", "/ohif/{path:path}", ohif_file),
         ("GET", "/progress/", progress),
@@ -213,7 +215,7 @@ def _add_routes(application: FastAPI, routes: list[Route]) -> None:
             route_class_override=BoundedRoute,
         )
         replaced.add((methods, path))
-    for route in host_routes():
+    for route in monailabel_routes():
         if not {(method, route.path) for method in route.methods or ()} & replaced:
             application.router.routes.append(route)
 

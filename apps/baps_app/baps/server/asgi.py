@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
-from monailabel.config import settings as host_settings
+from monailabel.config import settings as monailabel_settings
 
 from baps.errors import BapsError
 from baps.server.application import create_app
@@ -44,14 +44,14 @@ def _served_application() -> FastAPI:
     os.umask(0o077)  # launch.py does the same; MONAI Label's own command does not.
     limit_connections()
     try:
-        settings = read_settings(host_settings.MONAI_LABEL_APP_CONF)
+        settings = read_settings(monailabel_settings.MONAI_LABEL_APP_CONF)
         host = parse_bind_host(sys.argv)
-        check_listening(host, settings.closed)
+        check_listening(host, settings.requires_login)
         root = parse_root_path(parse_root_path_option(sys.argv)) or settings.root_path
         application = create_app(
             settings,
-            host_settings.MONAI_LABEL_STUDIES,
-            Path(host_settings.MONAI_LABEL_APP_DIR or app_folder()),
+            monailabel_settings.MONAI_LABEL_STUDIES,
+            Path(monailabel_settings.MONAI_LABEL_APP_DIR or app_folder()),
             root,
             on_start=partial(_announce, settings, host, root),
         )
@@ -63,5 +63,5 @@ def _served_application() -> FastAPI:
 
 def _announce(settings: Settings, host: str, root: str, app: BapsApp) -> None:
     if "start_server" in sys.argv:
-        port = host_settings.MONAI_LABEL_SERVER_PORT
-        announce(host, port, "/login" if settings.closed else "/", lambda: server_lines(host, port, root, app))
+        port = monailabel_settings.MONAI_LABEL_SERVER_PORT
+        announce(host, port, "/login" if settings.requires_login else "/", lambda: server_lines(host, port, root, app))

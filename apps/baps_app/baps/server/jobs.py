@@ -80,7 +80,7 @@ class Job:
         }
 
 
-class Jobs:
+class LongRequests:
     """The long requests that are running. Thread-safe."""
 
     def __init__(self) -> None:

@@ -1,8 +1,8 @@
 """Set the global state of MONAI Label, so that several applications can run in one process.
 
 MONAI Label serves one application per process: ``monailabel.config.settings`` names its folder and its studies,
-``app_instance()`` returns it, and the trainings that it starts read both from environment variables. ``MonaiLabelHost``
-holds this state for one application, and ``select`` sets the globals to it.
+``app_instance()`` returns it, and the trainings that it starts read both from environment variables.
+``MonaiLabelState`` holds this state for one application, and ``select`` sets the globals to it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import monailabel.interfaces.utils.app
 from fastapi.routing import APIRoute
-from monailabel.config import settings as host_settings
+from monailabel.config import settings as monailabel_settings
 from monailabel.endpoints import (
     activelearning,
     batch_infer,
@@ -41,14 +41,14 @@ from baps.site.settings import Settings
 if TYPE_CHECKING:
     from baps.server.app import BapsApp
 
-TITLE: str = host_settings.MONAI_LABEL_PROJECT_NAME
+TITLE: str = monailabel_settings.MONAI_LABEL_PROJECT_NAME
 
 _ENDPOINTS = (
     info, model, infer, wsi_infer, batch_infer, train, activelearning, scoring, datastore, logs, ohif, proxy, session
 )  # fmt: skip
 
 
-class MonaiLabelHost:
+class MonaiLabelState:
     """Hold MONAI Label's global state for one application.
 
     Args:
@@ -68,11 +68,11 @@ class MonaiLabelHost:
 
     def select(self) -> None:
         """Make this the application that MONAI Label's functions use, and the trainings that they start."""
-        if host_settings.MONAI_LABEL_APP_CONF is self._conf:
+        if monailabel_settings.MONAI_LABEL_APP_CONF is self._conf:
             return
-        host_settings.MONAI_LABEL_APP_DIR = self._app_dir
-        host_settings.MONAI_LABEL_STUDIES = self.studies
-        host_settings.MONAI_LABEL_APP_CONF = self._conf
+        monailabel_settings.MONAI_LABEL_APP_DIR = self._app_dir
+        monailabel_settings.MONAI_LABEL_STUDIES = self.studies
+        monailabel_settings.MONAI_LABEL_APP_CONF = self._conf
         os.environ.update(self._selected)
         os.environ.setdefault("PYTHONPATH", self._app_dir)  # MONAI Label reads it when it starts a training.
 
@@ -80,7 +80,7 @@ class MonaiLabelHost:
         """Load the app from its folder, and start its work in the background.
 
         Returns:
-            The app. ``app_instance()`` returns it while this host is selected.
+            The app. ``app_instance()`` returns it while this state is selected.
 
         Raises:
             BapsError: If a setting or the studies cannot be used.
@@ -104,7 +104,7 @@ class MonaiLabelHost:
         monailabel.interfaces.utils.app.apps.pop(f"{self._app_dir}{self.studies}", None)
 
 
-def host_routes() -> list[APIRoute]:
+def monailabel_routes() -> list[APIRoute]:
     """Return the routes of MONAI Label's own application, except those of its login."""
     return [route for module in _ENDPOINTS for route in module.router.routes if isinstance(route, APIRoute)]
 

@@ -29,7 +29,7 @@ def checked_name(value: str, what: str) -> str:
     return value
 
 
-def printable(value: object) -> str:
+def printable_name(value: object) -> str:
     """Return the printable characters among the first 200 of a text.
 
     Args:

@@ -31,7 +31,7 @@ def check_stock_server(studies: str, site: Settings) -> None:
     """
     if os.environ.get(_VARIABLE) == PROTECTED[_VARIABLE]:
         return
-    if site.closed:
+    if site.requires_login:
         raise InputError(
             "Users are configured, but MONAI Label's stock server lets anyone in. Start the server with `baps serve`, "
             "or add --uvicorn_app baps.server.asgi:app."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,9 @@ from baps.evaluation.cases import Case
 from baps.io import read_geometry, read_label_map
 from baps.server.datastores.dicomweb import PacsDatastore
 from baps.server.datastores.folder import StudiesDatastore
+from baps.server.datastores.label_checks import LabelCheck
+
+_TAG = DefaultLabelTag.FINAL.value
 
 
 def labelled_cases(
@@ -40,29 +43,20 @@ def labelled_cases(
     """
     if isinstance(datastore, PacsDatastore):
         return _pacs_cases(datastore, labels, patients)
-    tag = DefaultLabelTag.FINAL.value
     cases: dict[str, list[Case]] = {name: [] for name in labels}
-    checked = datastore.read_final_labels() if isinstance(datastore, StudiesDatastore) else {}
-    skipped = {image_id: check.error for image_id, check in sorted(checked.items()) if check.error}
-    for image_id in sorted(datastore.get_labeled_images()):
-        label_id = datastore.get_label_by_image_id(image_id, tag)
+    skipped: dict[str, str] = {}
+    checks = datastore.read_final_labels() if isinstance(datastore, StudiesDatastore) else {}
+    for image_id, label_id, info, values in _confirmed_labels(datastore, labels, checks, skipped):
         try:
-            info = read_label_info(datastore.get_label_info(label_id, tag) or {})
             image = Path(datastore.get_image_uri(image_id))
             is_own = isinstance(datastore, StudiesDatastore)
             known, source = (datastore.patient(image_id), datastore.source(image_id)) if is_own else (None, None)
-        except BapsError as error:  # Written by an older server or by hand, or of a series that cannot be read.
+        except BapsError as error:  # Of a series that cannot be read.
             skipped[image_id] = str(error)
             continue
-        if not info.confirmed:
-            skipped[image_id] = _UNCONFIRMED.format(image_id)
-            continue
-        names = checked[image_id].names if image_id in checked else {}
-        values, annotated = label_values(info, labels, names), info.annotated_slices or {}
-        skipped |= _without_site_labels({image_id: values}, labels)
-        mask = Path(datastore.get_label_uri(label_id, tag))
+        annotated, mask = info.annotated_slices or {}, Path(datastore.get_label_uri(label_id, _TAG))
         if isinstance(datastore, StudiesDatastore):  # The served file may be replaced while the training runs.
-            mask = datastore.history.immutable_file(image_id, tag, mask) or mask
+            mask = datastore.history.immutable_file(image_id, _TAG, mask) or mask
         patient = known or patients.get(image_id) or image_id
         for name in labels:
             if name in info.disputed:
@@ -91,28 +85,35 @@ def labelled_organs(datastore: Datastore, labels: Mapping[str, int]) -> tuple[se
         segments = datastore.newest_segments()
         organs = {name for names in segments.values() for name in names if name in labels}
         return organs, _without_site_labels(segments, labels)
-    tag, organs, skipped = DefaultLabelTag.FINAL.value, set[str](), dict[str, str]()
-    if isinstance(datastore, StudiesDatastore):
-        known = datastore.known_final_labels()
-        skipped = {image_id: check.error for image_id, check in sorted(known.items()) if check.error}
+    skipped: dict[str, str] = {}
+    checks = datastore.known_final_labels() if isinstance(datastore, StudiesDatastore) else {}
+    confirmed = _confirmed_labels(datastore, labels, checks, skipped)
+    return {name for *_, values in confirmed for name in values if name in labels}, skipped
+
+
+def _confirmed_labels(
+    datastore: Datastore, labels: Mapping[str, int], checks: Mapping[str, LabelCheck], skipped: dict[str, str]
+) -> Iterator[tuple[str, str, LabelInfo, dict[str, int]]]:
+    """Iterate over the final labels that a person has confirmed, and add to ``skipped`` why others are skipped.
+
+    Yields:
+        The name of the image, the name of the label, its information, and the value of each organ.
+    """
+    skipped |= {image_id: check.error for image_id, check in sorted(checks.items()) if check.error}
     for image_id in sorted(datastore.get_labeled_images()):
-        label_id = datastore.get_label_by_image_id(image_id, tag)
+        label_id = datastore.get_label_by_image_id(image_id, _TAG)
         try:
-            info = read_label_info(datastore.get_label_info(label_id, tag) or {})
-        except BapsError as error:
+            info = read_label_info(datastore.get_label_info(label_id, _TAG) or {})
+        except BapsError as error:  # Written by an older server or by hand.
             skipped[image_id] = str(error)
             continue
-        values = label_values(info, labels)
         if not info.confirmed:
-            skipped[image_id] = _UNCONFIRMED.format(image_id)
-        elif organs_here := values.keys() & labels.keys():
-            organs |= organs_here
-        else:
-            skipped |= _without_site_labels({image_id: values}, labels)
-    return organs, skipped
-
-
-_UNCONFIRMED = "No person has confirmed the label of {}. Check it and submit it."
+            skipped[image_id] = f"No person has confirmed the label of {image_id}. Check it and submit it."
+            continue
+        names = checks[image_id].names if image_id in checks else {}
+        values = label_values(info, labels, names)
+        skipped |= _without_site_labels({image_id: values}, labels)
+        yield image_id, label_id, info, values
 
 
 def _without_site_labels(images: Mapping[str, Iterable[str]], labels: Mapping[str, int]) -> dict[str, str]:

@@ -21,6 +21,7 @@ import os
 import pwd
 import re
 import secrets
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -52,7 +53,7 @@ class Link:
 
 
 @dataclass(frozen=True)
-class Head:
+class ChainHead:
     """Content of the head file.
 
     Attributes:
@@ -76,6 +77,10 @@ class AuditFile:
     def __init__(self, file: Path, max_mb: int = 100, keep: int = 0) -> None:
         self.file, self._max_bytes, self._keep = file, max_mb << 20, keep
         self._head_file = file.with_name(f"{file.name}.head")
+        self._threads = threading.Lock()
+        self._processes = FileLock(
+            file.with_name(f".{file.name}.lock"), mode=0o600, thread_local=False, poll_interval=0.001
+        )
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Add a line with the time and a record.
@@ -94,7 +99,7 @@ class AuditFile:
                 if count:
                     by_itself = {"user": None, "role": None, "by": "server"}
                     last = self._write(last, {**by_itself, "what": "remove old audit lines", "count": count})
-            self._write_head(Head(self._write(last, {**record, **remarks}), removed))
+            self._write_head(ChainHead(self._write(last, {**record, **remarks}), removed))
 
     def hashed(self, image: str) -> str:
         """Hash the name of an image.
@@ -134,7 +139,7 @@ class AuditFile:
                 self._append(b"")
                 self.hashed("")
                 if not self._head_file.exists() and not self._last().n:
-                    self._write_head(Head(self._last()))
+                    self._write_head(ChainHead(self._last()))
         except OSError as error:
             raise BapsError(
                 f"The audit file {self.file} cannot be written ({error.strerror}). Give another place (audit), or give "
@@ -152,7 +157,7 @@ class AuditFile:
                 flush_to_disk(self.file)
 
     @contextmanager
-    def opened(self) -> Iterator[tuple[list[tuple[BinaryIO, int]], Head | None]]:
+    def opened(self) -> Iterator[tuple[list[tuple[BinaryIO, int]], ChainHead | None]]:
         """Open all files as they are now. Other threads and processes may add lines at the same time.
 
         Yields:
@@ -172,7 +177,8 @@ class AuditFile:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with FileLock(self.file.with_name(f".{self.file.name}.lock"), mode=0o600, poll_interval=0.001):
+        # Threads wait for each other without polling, which would delay requests; processes seldom meet.
+        with self._threads, self._processes:
             yield
 
     def _files(self) -> list[Path]:
@@ -237,27 +243,27 @@ class AuditFile:
             parsed = next(filter(None, map(parse_line, _backwards(file))), None)
             removed = parsed[0] if parsed else Link(0, digest_before(_lines(file)))
             # Written first: if it came after the removal, a kill between the two would look like lines cut off.
-            self._write_head(Head(last, removed))
+            self._write_head(ChainHead(last, removed))
             file.unlink()
         return removed, removed.n - before.n
 
-    def _head(self) -> Head | None:
+    def _head(self) -> ChainHead | None:
         """Read the head file; None if it does not exist or was changed."""
         try:
             content = json.loads(self._head_file.read_bytes())
-            head = Head(Link(**content["last"]), Link(**content["removed"]))
+            head = ChainHead(Link(**content["last"]), Link(**content["removed"]))
             return head if hmac.compare_digest(content["mac"], self._mac(head)) else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def _write_head(self, head: Head) -> None:
+    def _write_head(self, head: ChainHead) -> None:
         partial = self._head_file.with_name(f".{self._head_file.name}-new")
         handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
         with os.fdopen(handle, "w") as file:
             json.dump({**asdict(head), "mac": self._mac(head)}, file)
         partial.replace(self._head_file)
 
-    def _mac(self, head: Head) -> str:
+    def _mac(self, head: ChainHead) -> str:
         content = json.dumps(asdict(head), sort_keys=True).encode()
         return hmac.new(self._key, b"head\n" + content, hashlib.sha256).hexdigest()
 

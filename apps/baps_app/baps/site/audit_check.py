@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from baps.site.audit import AuditFile, Head, Link, digest_before, parse_line
+from baps.site.audit import AuditFile, ChainHead, Link, digest_before, parse_line
 
 _MAX_BREAKS = 20
 
@@ -71,7 +71,12 @@ def check_audit(file: Path, chain: str = "") -> AuditCheck:
 
 
 def _follow(
-    audit: AuditFile, files: list[tuple[BinaryIO, int]], head: Head | None, start: Link, check: AuditCheck, chain: str
+    audit: AuditFile,
+    files: list[tuple[BinaryIO, int]],
+    head: ChainHead | None,
+    start: Link,
+    check: AuditCheck,
+    chain: str,
 ) -> None:
     last = start
     if head and (head.removed.n or not start.chain):
@@ -121,7 +126,7 @@ def _follow(
 
 
 def _count_unchained(line: bytes, where: str, check: AuditCheck) -> None:
-    """Count a line that has no chain."""
+    """Count a line without a chain hash."""
     try:
         json.loads(line)
     except ValueError:

@@ -101,7 +101,7 @@ def examine(
             "Python": partial(python_version, sys.version_info[:2]),
             "pydicom": partial(package, "pydicom", 3),
             "numpy": partial(package, "numpy", 2),
-            "MONAI Label": host_framework,
+            "MONAI Label": monai_label,
             "dcmqi": partial(dcmqi, studies),
             "port": partial(port_free, host, port),
         }
@@ -208,7 +208,7 @@ def package(name: str, below: int) -> Finding:
     return Finding(Status.OK, version)
 
 
-def host_framework() -> Finding:
+def monai_label() -> Finding:
     """Check that MONAI Label can be imported, in a process of its own.
 
     Returns:
@@ -277,8 +277,8 @@ def access(site: Settings, host: str) -> Finding:
     from baps.site.users import Users
 
     check_access(site)
-    check_listening(host, site.closed)
-    if not site.closed:
+    check_listening(host, site.requires_login)
+    if not site.requires_login:
         return Finding(Status.OK, "open to this machine only, without a login: no users are set")
     allowed = []
     if site.users is not None:

@@ -99,7 +99,7 @@ def server_environment() -> dict[str, str]:
         **paths,  # The server changes to another folder.
         # MONAI Label searches it for the programs of dcmqi and for python.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
-        # MONAI Label appends to it. If it were empty, the result would contain the current folder.
+        # MONAI Label appends to PYTHONPATH. If PYTHONPATH were empty, the current folder would be importable.
         "PYTHONPATH": str(app_folder() if installed else PACKAGES),
         "MONAI_LABEL_TRACKING_ENABLED": "false",
         "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
@@ -151,17 +151,17 @@ def check_studies(studies: str, worklist: Path | None = None) -> None:
         Worklist(worklist).studies()
 
 
-def check_listening(host: str, closed: bool) -> None:
+def check_listening(host: str, requires_login: bool) -> None:
     """Check that a server without users listens on this machine only.
 
     Args:
         host: Address that the server listens on.
-        closed: Whether users must sign in.
+        requires_login: Whether users must sign in.
 
     Raises:
         InputError: If other machines could use the server without signing in.
     """
-    if not closed and not is_loopback(host):
+    if not requires_login and not is_loopback(host):
         raise InputError(
             f"The server would listen on {url_host(host) or 'every address'}, which other machines can reach, and let "
             "anyone in. Add users: baps users add NAME --role annotator --file users.json, then --users "

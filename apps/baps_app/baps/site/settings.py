@@ -218,7 +218,7 @@ class Settings(BaseSettings, frozen=True, extra="forbid"):  # type: ignore[misc]
         return (init_settings,)
 
     @property
-    def closed(self) -> bool:
+    def requires_login(self) -> bool:
         """Whether users must sign in."""
         return self.users is not None or self.openid is not None
 
@@ -395,7 +395,7 @@ def check_access(settings: Settings) -> None:
         Users(settings.users).all()
     if settings.openid is not None:
         read_openid(settings.openid)
-    if "*" in settings.cors_origins and not settings.closed:
+    if "*" in settings.cors_origins and not settings.requires_login:
         raise InputError("Any web page could use this server (cors_origins=*). Set users or openid.")
 
 

@@ -161,7 +161,7 @@ class PatientScores:
         """The smallest gain of a patient, or None without patients."""
         return min(self.differences.values(), default=None)
 
-    def record(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the scores as JSON, for the adapter's record.
 
         Returns:

@@ -33,7 +33,7 @@ from baps.server.labels.save_labels import save_label
 from baps.server.training_cases import labelled_cases
 from demo import orthanc
 from tests.support.label_map_segmentation import make_label_map
-from tests.support.little_series import write_little_series
+from tests.support.small_series import write_small_series
 
 pytestmark = pytest.mark.skipif(bool(orthanc.missing()), reason=orthanc.missing())
 NOON = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
@@ -49,7 +49,7 @@ class Stored:
 
     def __init__(self, address: str, folder: Path, tilt: float = 0.0) -> None:
         self.address, self.folder = address, folder
-        write_little_series(folder, tilt=tilt)
+        write_small_series(folder, tilt=tilt)
         self.files = sorted(folder.iterdir())
         for number, file in enumerate(self.files):
             image = pydicom.dcmread(file)
@@ -235,7 +235,7 @@ def test_final_labels_are_stored_in_the_configured_format(
 def test_a_series_without_a_frame_of_reference_is_refused(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_little_series(tmp_path / "a")
+    write_small_series(tmp_path / "a")
     for file in (tmp_path / "a").iterdir():
         image = pydicom.dcmread(file)
         del image.FrameOfReferenceUID

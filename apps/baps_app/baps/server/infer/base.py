@@ -47,7 +47,7 @@ class SegmentingInfer(InferTask, Generic[SegmenterT]):
         description: Text for the viewers.
         config: Options that the viewers offer beside ``save_as``; lists are choices.
         segmenter: Returns the segmenter. Called at the first request, because each training creates this task too.
-        clicks: Lock file of running inference, see ``baps.utils.throttle``.
+        lock_file: Lock file of running inference, see ``baps.utils.throttle``.
         labels: Names and values of the site's labels.
         save: Saves a mask, for the option ``save_as``.
     """
@@ -61,7 +61,7 @@ class SegmentingInfer(InferTask, Generic[SegmenterT]):
         description: str,
         config: dict[str, Any],
         segmenter: Callable[[], SegmenterT],
-        clicks: Path,
+        lock_file: Path,
         labels: Mapping[str, int],
         save: Save,
     ) -> None:
@@ -72,7 +72,7 @@ class SegmentingInfer(InferTask, Generic[SegmenterT]):
         super().__init__(
             type=kind, labels=own_labels or [], dimension=dimension, description=description, config=config
         )
-        self._segmenter, self._clicks, self._names, self._save = segmenter, clicks, list(labels), save
+        self._segmenter, self._lock_file, self._names, self._save = segmenter, lock_file, list(labels), save
         # A separate folder: a client on this machine saves its copy under the same name, in /tmp by default, and MONAI
         # Label removes the file that it has sent.
         self._replies = tempfile.TemporaryDirectory(prefix="baps-replies-")
@@ -86,7 +86,7 @@ class SegmentingInfer(InferTask, Generic[SegmenterT]):
         if not isinstance(image, str) or not image:
             raise NotFoundError("There is no such image in the datastore. Choose one that Next Sample offers.")
         segmenter = self._segmenter()
-        with inference_lock(self._clicks):
+        with inference_lock(self._lock_file):
             return self._answer(segmenter, Path(image), request, begun)
 
     @abstractmethod

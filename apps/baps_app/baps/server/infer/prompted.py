@@ -25,22 +25,22 @@ class PromptedInfer(SegmentingInfer[Segmenter]):
 
     Args:
         segmenter: See ``SegmentingInfer``.
-        clicks: See ``SegmentingInfer``.
+        lock_file: See ``SegmentingInfer``.
         labels: See ``SegmentingInfer``.
         save: See ``SegmentingInfer``.
         adapted: Whether published adapters are used, or the unadapted black box.
     """
 
     def __init__(
-        self, segmenter: Callable[[], Segmenter], clicks: Path, labels: dict[str, int], save: Save, adapted: bool
+        self, segmenter: Callable[[], Segmenter], lock_file: Path, labels: dict[str, int], save: Save, adapted: bool
     ) -> None:
         super().__init__(
             InferType.DEEPGROW,
             dimension=2,
-            description=("Promptable segmentation, adapted to this site" if adapted else "The same model, not adapted"),
+            description=("Promptable segmentation, adapted to this site" if adapted else "The same model, unadapted"),
             config={"plane": list(_PLANES), **({"adapter": [NO_LABEL, *labels]} if adapted else {})},
             segmenter=segmenter,
-            clicks=clicks,
+            lock_file=lock_file,
             labels=labels,
             save=save,
         )
@@ -55,7 +55,10 @@ class PromptedInfer(SegmentingInfer[Segmenter]):
         save_as = self._save_as(request)
         if save_as and click.plane.axis != SLICE_AXIS:
             raise InputError("Only a mask of a stored slice (across K) can be saved. Click on one, or omit save_as.")
-        result = segmenter.segment(path, click.plane, click.prompt, label, self._adapted)
+        result = segmenter.segment(
+            path, click.plane, click.prompt, segmenter.load_adapter(label) if self._adapted else None
+        )
+        volume = result.volume  # The file may have been replaced since the click was read.
         notes = list(click.notes)
         if self._adapted and click.plane.axis != SLICE_AXIS:
             notes.append(

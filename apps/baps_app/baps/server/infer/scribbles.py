@@ -41,6 +41,7 @@ class ScribblesInfer(VolumeInfer[Segmenter]):
         inside = np.zeros(mask.shape[1::-1], bool)
         inside[j, i] = True
         notes, adapter, used_fallback, done = list(scribbles.notes), None, [], []
+        loaded = segmenter.load_adapter(scribbles.label)
         with self._running(request) as job:
             for k in prompted:
                 if job.cancelled:
@@ -49,7 +50,7 @@ class ScribblesInfer(VolumeInfer[Segmenter]):
                 plane = Plane(SLICE_AXIS, k)
                 foreground, background = plane.extract(scribbles.foreground), plane.extract(scribbles.background)
                 prompt = strokes_to_prompt(foreground, background, segmenter.black_box.capabilities, scribbles.box)
-                result = segmenter.segment(path, plane, prompt, scribbles.label)
+                result = segmenter.segment(path, plane, prompt, loaded)
                 painted = keep_strokes(result.mask, foreground, background)
                 plane.insert(mask, np.where(inside, painted, plane.extract(mask)))
                 if result.used_fallback:
@@ -61,7 +62,7 @@ class ScribblesInfer(VolumeInfer[Segmenter]):
             notes.append(f"Only background strokes on {format_slices(background_only)}: not segmented.")
         if used_fallback:
             notes.append(
-                f"The adapted mask violated strokes on {format_slices(used_fallback)}; the mask there is less adapted."
+                f"The adapted mask violated a stroke on {format_slices(used_fallback)}; the mask there is less adapted."
             )
         if save_as and len(done) == len(prompted):
             notes.append(self._save_mask(request, volume, save_as, mask, done))

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from monailabel.interfaces.tasks.infer_v2 import InferType
 
 from baps.server.infer.base import Save, SegmenterT, SegmentingInfer
-from baps.server.jobs import CLIENT, Client, Job, Jobs
+from baps.server.jobs import CLIENT, Client, Job, LongRequests
 
 
 class VolumeInfer(SegmentingInfer[SegmenterT]):
@@ -23,7 +23,7 @@ class VolumeInfer(SegmentingInfer[SegmenterT]):
 
     Args:
         segmenter: See ``SegmentingInfer``.
-        clicks: See ``SegmentingInfer``.
+        lock_file: See ``SegmentingInfer``.
         labels: Names and values of the site's labels.
         save: See ``SegmentingInfer``.
         jobs: Lists the request while it runs, so that it can be cancelled.
@@ -34,9 +34,14 @@ class VolumeInfer(SegmentingInfer[SegmenterT]):
     summary: ClassVar[str]
 
     def __init__(
-        self, segmenter: Callable[[], SegmenterT], clicks: Path, labels: Mapping[str, int], save: Save, jobs: Jobs
+        self,
+        segmenter: Callable[[], SegmenterT],
+        lock_file: Path,
+        labels: Mapping[str, int],
+        save: Save,
+        jobs: LongRequests,
     ) -> None:
-        super().__init__(self.kind, 3, self.summary, self._options(labels), segmenter, clicks, labels, save)
+        super().__init__(self.kind, 3, self.summary, self._options(labels), segmenter, lock_file, labels, save)
         self._values, self._jobs = labels, jobs
 
     def _options(self, labels: Mapping[str, int]) -> dict[str, Any]:

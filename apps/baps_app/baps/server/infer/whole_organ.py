@@ -45,11 +45,13 @@ class WholeOrganInfer(VolumeInfer[Segmenter]):
             def should_continue() -> bool:
                 return job.seconds < seconds and not job.cancelled
 
-            result = segment_organ(segmenter, path, clicks, label, True, should_continue, job.report)
+            adapter = segmenter.load_adapter(label)
+            result = segment_organ(segmenter, path, clicks, adapter, should_continue, job.report)
             notes = [*clicks.notes, *result.notes]
             if result.stopped:
                 why = "It was cancelled" if job.cancelled else f"The {seconds:g} seconds (option seconds) have passed"
                 notes.append(f"{why}: the mask so far ends at {format_slices(result.stopped)}.")
+        volume = result.volume  # The file may have been replaced since the clicks were read.
         if save_as and job.cancelled:
             notes.append(f"It was not saved as {save_as}, because it was cancelled.")
         elif save_as:

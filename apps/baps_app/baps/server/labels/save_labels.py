@@ -141,7 +141,7 @@ def save_label(
             "label_info": _segments(merged_values, info),
             "authors": authors,
             "annotated_slices": slices,
-            **disputes.record(),
+            **disputes.to_dict(),
         }
         check = check_version(merged_map, merged_values, volume, source)
         store_notes = _store(datastore, image_id, file, tag, label_info, check, base_version, confirms)
@@ -242,7 +242,7 @@ def save_mask(
             "model": model,
             "confirmed": True,
             "annotated_slices": annotated,
-            **disputes.record(),
+            **disputes.to_dict(),
         }
         path = write_label_map(folder / "label", changed, image)
         check = check_version(changed, values, image, dicom_source(datastore, image_id))

@@ -63,7 +63,7 @@ def path_below(scope: Mapping[str, Any]) -> str:
     return str(scope["path"]).removeprefix(root_path(scope))
 
 
-def own_address(request: Request) -> str:
+def external_url(request: Request) -> str:
     """Return this server's address as the client knows it, with the root path.
 
     Args:

@@ -13,7 +13,7 @@ from typing import Any
 
 from fastapi import BackgroundTasks, File, Form, Request, UploadFile
 from fastapi.responses import FileResponse, Response
-from monailabel.endpoints import datastore as host_datastore
+from monailabel.endpoints import datastore as monailabel_datastore
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.others.generic import file_checksum, get_mime_type
 
@@ -142,9 +142,9 @@ def _file_response(file: Path) -> FileResponse:
     return FileResponse(file, media_type=get_mime_type(str(file)), filename=file.name)
 
 
-def all_images(output: host_datastore.ResultType | None = None) -> Response:
+def all_images(output: monailabel_datastore.ResultType | None = None) -> Response:
     """Return the numbers of images and labels, or a list of them."""
-    content = shorten_paths_in_json(host_datastore.datastore(output))
+    content = shorten_paths_in_json(monailabel_datastore.datastore(output))
     return Response(json.dumps(content, default=str), media_type="application/json")
 
 
@@ -190,7 +190,7 @@ def received(file: UploadFile) -> Iterator[Path]:
     """Write an uploaded file to a temporary folder, for as long as the context lasts.
 
     Args:
-        file: The uploaded file. Of its name, only the suffix is used.
+        file: The uploaded file. Only the suffix of its name is used.
 
     Yields:
         Path of the file.

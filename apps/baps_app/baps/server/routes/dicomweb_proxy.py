@@ -12,7 +12,7 @@ from monailabel.interfaces.utils.app import app_instance
 
 from baps.errors import InputError, NotFoundError
 from baps.server.middleware.bodies import BODY
-from baps.server.middleware.root_path import own_address
+from baps.server.middleware.root_path import external_url
 from baps.server.request_context import context_of
 from baps.server.routes.dicomweb_responses import convert_response
 from baps.server.routes.infer import NOTES, notes_header
@@ -63,4 +63,4 @@ def forward_to_pacs(request: Request, path: str) -> Response:
     if notes:  # The status stays that of the PACS, because it has stored the objects.
         added[NOTES] = notes_header(notes)
         added["Warning"] = '299 - "The label was stored, but is not used: see X-BAPS-Notes"'
-    return convert_response(response, f"{own_address(request)}/proxy/dicom/wado", added)
+    return convert_response(response, f"{external_url(request)}/proxy/dicom/wado", added)

@@ -76,7 +76,7 @@ def convert_response(response: requests.Response, own: str, headers: Mapping[str
     replace = partial(
         _replace_addresses, pacs_host=urlsplit(response.url).netloc.encode(), own=own.encode(), is_text=is_text
     )
-    content = map(replace, _split_between_addresses(response.raw.stream(_CHUNK_BYTES, decode_content=True)))
+    content = map(replace, _rechunk_at_urls(response.raw.stream(_CHUNK_BYTES, decode_content=True)))
     return StreamingResponse(content, status, {**headers, "content-type": kind})
 
 
@@ -95,7 +95,7 @@ def _replace_addresses(content: bytes, pacs_host: bytes, own: bytes, is_text: bo
     return re.sub(other, lambda _: own, content)
 
 
-def _split_between_addresses(chunks: Iterable[bytes]) -> Iterator[bytes]:
+def _rechunk_at_urls(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """Split the content into other chunks, so that no address is split."""
     rest = b""
     for chunk in chunks:

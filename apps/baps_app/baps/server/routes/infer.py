@@ -12,7 +12,7 @@ from urllib.parse import quote
 from anyio import from_thread
 from fastapi import BackgroundTasks, File, Form, Request, UploadFile
 from fastapi.responses import FileResponse, Response
-from monailabel.endpoints import infer as host_infer
+from monailabel.endpoints import infer as monailabel_infer
 from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.interfaces.utils.app import app_instance
 
@@ -45,7 +45,7 @@ def run_infer(
     params: str = Form("{}"),
     file: UploadFile = File(None),
     label: UploadFile = File(None),
-    output: host_infer.ResultType | None = None,
+    output: monailabel_infer.ResultType | None = None,
 ) -> Response | dict[str, Any]:
     """Segment an image with a model.
 
@@ -62,7 +62,7 @@ def run_infer(
     if name := context_of(request).name:
         wanted["client_id"] = name  # The author is the user who has signed in, whatever the client sends.
     wanted[CONFIRMS] = context_of(request).confirms
-    if output == host_infer.ResultType.dicom_seg:
+    if output == monailabel_infer.ResultType.dicom_seg:
         raise InputError("Masks are sent as NRRD. To store one as DICOM SEG, give a label of the site as save_as.")
     for uploaded in (file, label):
         if uploaded is not None:
@@ -79,7 +79,7 @@ def run_infer(
         session = find_session(request, session_id)
         wanted |= {"image": session.image, "session": session.to_json()}
     # OHIF requests raw voxels, 79 MB for a CT, nearly all of them zero. They are sent with Content-Encoding gzip.
-    is_raw = output == host_infer.ResultType.image and wanted.get("result_compress") is False
+    is_raw = output == monailabel_infer.ResultType.image and wanted.get("result_compress") is False
     wanted[PACKED] = is_raw and "gzip" in request.headers.get("accept-encoding", "")
     wanted[CLIENT] = Client(lambda: from_thread.run(request.is_disconnected), context_of(request).name)
     if _is_save(wanted.get("save_as")):  # In the audit file also if the request fails after the label was saved.
@@ -93,7 +93,7 @@ def run_infer(
             result = instance.infer(wanted)
     reply = result["params"]
     context_of(request).adapter = format_adapters(reply)
-    response: Response | dict[str, Any] = host_infer.send_response(
+    response: Response | dict[str, Any] = monailabel_infer.send_response(
         instance.datastore(), result, output, background_tasks
     )
     if isinstance(response, FileResponse) and _is_gzip(Path(response.path)):
@@ -125,7 +125,7 @@ def _is_save(save_as: object) -> bool:
     return bool(chosen) and str(chosen) not in ("None", DO_NOT_SAVE)
 
 
-def check_grid(file: Path, output: host_infer.ResultType | None) -> None:
+def check_grid(file: Path, output: monailabel_infer.ResultType | None) -> None:
     """Check that the voxels of a mask have the grid that OHIF shows. OHIF ignores the geometry of a mask.
 
     Args:
@@ -135,7 +135,7 @@ def check_grid(file: Path, output: host_infer.ResultType | None) -> None:
     Raises:
         InputError: If OHIF would show the mask elsewhere, because the slices of the image were straightened.
     """
-    if output == host_infer.ResultType.image and STRAIGHTENED_NOTE in read_nifti_notes(file):
+    if output == monailabel_infer.ResultType.image and STRAIGHTENED_NOTE in read_nifti_notes(file):
         raise InputError(
             "The slices of this series are shifted against each other (a tilted gantry). OHIF ignores the shift and "
             "would show the mask beside the organ. Open the series in 3D Slicer."

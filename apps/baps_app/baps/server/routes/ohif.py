@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fastapi import Request
 from fastapi.responses import Response
-from monailabel.endpoints import ohif as host_ohif
+from monailabel.endpoints import ohif as monailabel_ohif
 
 from baps.errors import NotFoundError
 from baps.server.middleware.root_path import root_path
@@ -50,9 +50,9 @@ def ohif_file(request: Request, path: str) -> Response:
     """
     if path in _EXTERNAL_FILES:
         raise NotFoundError("This file of OHIF loads scripts from another host; it is not served.")
-    file = host_ohif.get_ohif(path)
+    file = monailabel_ohif.get_ohif(path)
     if not Path(file.path).is_file():
-        file = host_ohif.get_ohif("")
+        file = monailabel_ohif.get_ohif("")
     kind, root = Path(file.path).suffix, root_path(request.scope)
     if kind == ".html" and not has_pacs():
         return no_ohif_page(request)
@@ -98,7 +98,7 @@ def configure_ohif(request: Request) -> Response:
     The name Orthanc is replaced, because any PACS works. Users upload images to the PACS, not through this server.
     """
     root = root_path(request.scope)
-    configuration = Path(host_ohif.get_ohif("app-config.js").path).read_text()
+    configuration = Path(monailabel_ohif.get_ohif("app-config.js").path).read_text()
     for old, new in _REPLACED.items():
         configuration = configuration.replace(old, new)
     for address in ("/ohif/", "/proxy/dicom/"):

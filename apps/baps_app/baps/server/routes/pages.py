@@ -17,10 +17,10 @@ from fastapi import Request
 from fastapi.responses import FileResponse, Response
 from jinja2 import Environment, FileSystemLoader
 from monailabel.config import settings
-from monailabel.endpoints import ohif as host_ohif
+from monailabel.endpoints import ohif as monailabel_ohif
 
 from baps.server.access_policy import find_policy
-from baps.server.middleware.root_path import own_address, root_path
+from baps.server.middleware.root_path import external_url, root_path
 from baps.server.request_context import context_of
 from baps.site.server_command import is_pacs
 
@@ -75,12 +75,12 @@ def page(
 def start_page(request: Request) -> Response:
     """Show how viewers connect to this server, and the user who has signed in."""
     principal = context_of(request).principal
-    return page(request, "start.html", address=own_address(request), pacs=has_pacs(), principal=principal)
+    return page(request, "start.html", address=external_url(request), pacs=has_pacs(), principal=principal)
 
 
 def favicon() -> FileResponse:
     """Send the icon that browsers show beside the title of a page."""
-    return FileResponse(Path(host_ohif.__file__).parent / "static" / "favicon.ico", media_type="image/x-icon")
+    return FileResponse(Path(monailabel_ohif.__file__).parent / "static" / "favicon.ico", media_type="image/x-icon")
 
 
 def has_pacs() -> bool:
@@ -90,7 +90,7 @@ def has_pacs() -> bool:
 
 def no_ohif_page(request: Request) -> Response:
     """Show that OHIF needs a PACS."""
-    return page(request, "no-ohif.html", address=own_address(request))
+    return page(request, "no-ohif.html", address=external_url(request))
 
 
 def docs_page(request: Request) -> Response:
@@ -112,4 +112,4 @@ def docs_page(request: Request) -> Response:
         for method, about in methods.items()
         if (policy := find_policy(method.upper(), re.sub(r"{\w+}", "x", path)))
     ]
-    return page(request, "docs.html", address=own_address(request), operations=operations)
+    return page(request, "docs.html", address=external_url(request), operations=operations)

@@ -6,14 +6,14 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from fastapi import Body, HTTPException, Request
-from monailabel.endpoints import activelearning as host_activelearning
+from monailabel.endpoints import activelearning as monailabel_activelearning
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.task import AsyncTask
 from monailabel.utils.async_tasks.utils import processes, tasks
 
 from baps.errors import InputError, NotFoundError
 from baps.server.request_context import LOCAL_MACHINE, context_of
-from baps.server.request_names import printable
+from baps.server.request_names import printable_name
 from baps.server.routes.without_paths import task_for_viewer
 
 
@@ -80,8 +80,8 @@ def next_sample(request: Request, strategy: str, params: dict[str, Any] | None =
         raise NotFoundError(f"There is no strategy {strategy!r}. Known ones: {', '.join(known)}.")
     fields = {key: value for key, value in (params or {}).items() if key != "strategy"}
     # MONAI Label stores the client with the image.
-    fields["client_id"] = context_of(request).name or printable(fields.get("client_id"))
-    sample: dict[str, Any] = host_activelearning.sample(strategy, fields)
+    fields["client_id"] = context_of(request).name or printable_name(fields.get("client_id"))
+    sample: dict[str, Any] = monailabel_activelearning.sample(strategy, fields)
     context_of(request).image = str(sample.get("id") or "")
     if context_of(request).principal is not LOCAL_MACHINE:
         sample.pop("path", None)

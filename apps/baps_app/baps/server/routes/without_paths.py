@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from monailabel.endpoints import train as host_train
+from monailabel.endpoints import train as monailabel_train
 
 from baps.utils.redaction import redact_identifiers, shorten_paths_in_json
 
@@ -50,10 +50,10 @@ def task_for_viewer(task: dict[str, Any] | None) -> dict[str, Any] | None:
 
 def training_status(all: bool = False, check_if_running: bool = False) -> Any:  # noqa: A002 (its name in the address)
     """Return the last training, all trainings, or the running one."""
-    status = host_train.status(all, check_if_running)
+    status = monailabel_train.status(all, check_if_running)
     return [task_for_viewer(task) for task in status] if all else task_for_viewer(status)
 
 
 def stop_training() -> Any:
     """Stop the running training."""
-    return task_for_viewer(host_train.stop())
+    return task_for_viewer(monailabel_train.stop())

@@ -58,7 +58,7 @@ class Disagreement(Strategy):
         segmenter: Loads the segmenter for clicks.
         organs: Loads the organ model.
         labels: Names and values of the site.
-        clicks: Lock file of inference; a training waits while it is held.
+        lock_file: Lock file of inference; a training waits while it is held.
         seconds: Time after which a request compares no further volume.
     """
 
@@ -67,12 +67,12 @@ class Disagreement(Strategy):
         segmenter: Callable[[], Segmenter],
         organs: Callable[[], OrganSegmenter],
         labels: Mapping[str, int],
-        clicks: Path,
+        lock_file: Path,
         seconds: float = _SECONDS,
     ) -> None:
         super().__init__("The volume on which clicks and the organ model disagree most")
         self._segmenter, self._organs, self._labels = segmenter, organs, labels
-        self._clicks, self._seconds = clicks, seconds
+        self._lock_file, self._seconds = lock_file, seconds
         self._scores: dict[str, tuple[Versions, float | None]] = {}
         self._comparing = threading.Lock()
 
@@ -102,7 +102,7 @@ class Disagreement(Strategy):
             # While another request compares, this one uses the known scores: a PACS may send a volume slowly.
             may_compare = self._comparing.acquire(timeout=self._seconds)
             try:
-                with inference_lock(self._clicks):
+                with inference_lock(self._lock_file):
                     scores = self._compare(images if may_compare else [], images, datastore)
             finally:
                 if may_compare:
@@ -171,11 +171,12 @@ class Disagreement(Strategy):
             organ = label_map == self._labels[name]
             organ_masks: list[NDArray[np.bool_]] = []
             click_masks: list[NDArray[np.bool_]] = []
+            loaded = segmenter.load_adapter(name)
             for index in evenly_spaced(slices_showing(organ, canvas), _SLICES):
                 plane = Plane(SLICE_AXIS, index)
                 organ_masks.append(plane.extract(organ))
                 prompt = prompt_from_mask(organ_masks[-1], capabilities)
-                click_masks.append(segmenter.segment(path, plane, prompt, name, interactive=False).mask)
+                click_masks.append(segmenter.segment(path, plane, prompt, loaded, interactive=False).mask)
             if organ_masks:
                 disagreements.append(1 - dice(np.stack(click_masks), np.stack(organ_masks)))
         return sum(disagreements) / len(disagreements) if disagreements else None

@@ -87,7 +87,7 @@ class AdaptationTrainer(SiteTrainer[AdaptationSettings]):
 
     def _train(self, cases: dict[str, list[Case]], settings: AdaptationSettings, stats: Stats) -> None:
         black_box = self._black_box()
-        black_box.wait = wait_for_idle(self._store.clicks)
+        black_box.wait = wait_for_idle(self._store.inference_lock_file)
         image_size = black_box.capabilities.input_size
         jobs, skipped = _load_jobs(cases, image_size, settings.slices_per_volume, self._store.root)
         stats.add_skipped(skipped)

@@ -119,7 +119,7 @@ class SiteTrainer(TrainTask, Generic[Settings]):
         organs, skipped = labelled_organs(datastore, self._labels)
         if not (organs if chosen == ALL_LABELS else organs & {chosen}):
             raise _nothing_to_train_on(chosen, skipped)
-        Stats(self._stats_file)
+        Stats.reset(self._stats_file)
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Train. MONAI Label calls this in a separate process.
@@ -135,7 +135,7 @@ class SiteTrainer(TrainTask, Generic[Settings]):
             BapsError: If it cannot continue; the statistics have the reason.
         """
         lower_priority()
-        stats = Stats(self._stats_file)
+        stats = Stats.reset(self._stats_file)
         try:
             settings, chosen = self._settings(request), self._chosen_label(request)
             self._check_settings(settings)

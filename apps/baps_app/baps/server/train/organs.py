@@ -31,8 +31,8 @@ class OrgansTrainer(SiteTrainer["OrganSettings"]):
     Args:
         segmenter: Loads the organ model, with the store of its adapters, when training starts.
         labels: Names and values of the site.
-        site: Store of the adapters for clicks. Its split decides which patients are held out, so that both methods hold
-            out the same ones, and it has the lock file of inference.
+        click_store: Store of the adapters for clicks. Its split decides which patients are held out, so that both
+            methods hold out the same ones, and it has the lock file of inference.
         folder: Folder of the store of organ adapters.
         patients: CSV file of image and patient, or None.
     """
@@ -41,7 +41,7 @@ class OrgansTrainer(SiteTrainer["OrganSettings"]):
         self,
         segmenter: Callable[[], OrganSegmenter],
         labels: dict[str, int],
-        site: AdapterStore,
+        click_store: AdapterStore,
         folder: Path,
         patients: Path | None,
     ) -> None:
@@ -49,7 +49,7 @@ class OrgansTrainer(SiteTrainer["OrganSettings"]):
         super().__init__(
             description, labels, patients, folder, ("method", "decoder", "epochs", "learning_rate", "seed")
         )
-        self._segmenter, self._site = segmenter, site
+        self._segmenter, self._click_store = segmenter, click_store
 
     def config(self) -> dict[str, Any]:
         """Return the options for the viewers, with their choices or defaults."""
@@ -77,7 +77,7 @@ class OrgansTrainer(SiteTrainer["OrganSettings"]):
         from baps.fseft.publishing import adapt_and_publish_organ
         from baps.fseft.volumes import load_volumes
 
-        segmenter, wait = self._segmenter(), wait_for_idle(self._site.clicks)
+        segmenter, wait = self._segmenter(), wait_for_idle(self._click_store.inference_lock_file)
         for number, (label, label_cases) in enumerate(cases.items()):
             # Only the volumes of one label are in memory at a time.
             volumes, skipped = load_volumes(label_cases, segmenter.model)
@@ -90,7 +90,7 @@ class OrgansTrainer(SiteTrainer["OrganSettings"]):
                 stats.report(label, step, _STEPS * len(cases), dice)
 
             logger.info("Adapting the organ model to %s from labels of %d patients", label, len(volumes))
-            memory = self._site.split_memory
+            memory = self._click_store.split_memory
             record = adapt_and_publish_organ(segmenter, label, volumes, settings, memory, report, wait)
             # Most fits stop before their last epoch.
             stats.values.update(epoch=_STEPS * (number + 1), total_epochs=_STEPS * len(cases))

@@ -19,10 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class Stats:
-    """The statistics of a training that begins now.
-
-    Args:
-        file: JSON file, which is replaced atomically. The log for TensorBoard goes to ``tensorboard`` beside it.
+    """The statistics of a training that begins now; ``reset`` creates them.
 
     Attributes:
         values: Content of the file. ``total_epochs`` is never 0, because 3D Slicer divides by it.
@@ -39,7 +36,20 @@ class Stats:
             "adapters": {},
             "skipped": {},
         }
-        self._write()
+
+    @classmethod
+    def reset(cls, file: Path) -> Stats:
+        """Replace the statistics of the last training by empty ones.
+
+        Args:
+            file: JSON file, which is replaced atomically. The log for TensorBoard goes to ``tensorboard`` beside it.
+
+        Returns:
+            The new statistics.
+        """
+        stats = cls(file)
+        stats._write()
+        return stats
 
     def add_skipped(self, reasons: Mapping[str, str]) -> None:
         """Add images that the training skips.

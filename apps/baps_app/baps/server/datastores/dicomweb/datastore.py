@@ -510,7 +510,7 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
         stored: Dataset | None = None,
         notes: list[str] | None = None,
     ) -> OrganLabel:
-        """Return a segment. One that cannot be read is recorded: it does not count, and is not fetched again.
+        """Return a segment. If it cannot be read, record that: it is then ignored and not fetched again.
 
         Args:
             image_id: Name of the image.

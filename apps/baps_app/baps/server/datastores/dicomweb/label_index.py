@@ -35,7 +35,7 @@ _PAGE = 1000
 class LabelIndex:
     """The labels of a PACS.
 
-    A sweep of all labels costs one request per thousand series of each modality, because not every PACS accepts several
+    To list all labels costs one request per thousand series of each modality, because not every PACS accepts several
     modalities at once, and one or two requests per new series.
 
     Args:
@@ -58,7 +58,7 @@ class LabelIndex:
         self._find_volume = find_volume
         self._client, self._filters, self._images = client, studies.study_filters, images
         self.register = register
-        self._sweep_locks = KeyedLocks()  # One per study and one for all of them, which do not wait for each other.
+        self._listing_locks = KeyedLocks()  # One per study and one for all of them, which do not wait for each other.
         self._refreshed_at: float | None = None
         self._count: tuple[int, float, int] | None = None
 
@@ -82,10 +82,10 @@ class LabelIndex:
         Raises:
             BapsError: if the PACS does not respond.
         """
-        with self._sweep_locks.holding(None):
+        with self._listing_locks.holding(None):
             if not self.is_fresh:
                 started = time.monotonic()
-                self._sweep(None)
+                self._list_labels(None)
                 self._refreshed_at = started
 
     def refresh_study(self, study: str) -> None:
@@ -97,21 +97,21 @@ class LabelIndex:
         Raises:
             BapsError: if the PACS does not respond.
         """
-        with self._sweep_locks.holding(study):
-            self._sweep(study)
+        with self._listing_locks.holding(study):
+            self._list_labels(study)
 
-    def _sweep(self, study: str | None) -> None:
+    def _list_labels(self, study: str | None) -> None:
         """List the series of labels of one study or all, and register those that are new."""
-        sweep = self.register.next_sweep()
+        listing_id = self.register.new_listing_id()
         for modality in MODALITIES:
             for series_study, series, count in self._list_series(modality, study):
-                if self._images.is_listed(series_study) and not self.register.is_known(series, count, sweep):
+                if self._images.is_listed(series_study) and not self.register.is_known(series, count, listing_id):
                     segments = self._read_series(series_study, series)
                     if segments is None:
-                        self.register.keep_series(series, sweep)
+                        self.register.keep_series(series, listing_id)
                     else:
-                        self.register.register_series(series_study, series, count, sweep, segments)
-        self.register.end_sweep(sweep, study)
+                        self.register.register_series(series_study, series, count, listing_id, segments)
+        self.register.end_listing(listing_id, study)
         self.find_images(study)
 
     def find_images(self, study: str | None = None) -> None:

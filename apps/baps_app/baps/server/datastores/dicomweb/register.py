@@ -98,28 +98,28 @@ class LabelRegister:
         with self._lock, self._convert_errors():
             return self._sql.execute(query, parameters).fetchall()
 
-    def next_sweep(self) -> int:
-        """Return the number of a new sweep, which lists all series of labels in the PACS."""
+    def new_listing_id(self) -> int:
+        """Return the number of a new listing of all series of labels in the PACS."""
         ((last,),) = self._select("SELECT COALESCE(MAX(sweep), 0) FROM series")
         return int(last) + 1
 
-    def is_known(self, series: str, count: str, sweep: int) -> bool:
+    def is_known(self, series: str, count: str, listing_id: int) -> bool:
         """Return whether a series of labels is registered with this number of objects, and record that it was listed.
 
         Args:
             series: SeriesInstanceUID.
             count: Number of its objects, or "" if it is not known.
-            sweep: Number of the sweep that listed it.
+            listing_id: Number of the listing that contains it.
         """
         with self._transaction():
             updated = self._sql.execute(
                 "UPDATE series SET listed = 1, sweep = MAX(sweep, ?) WHERE uid = ? AND count = ? AND count != ''",
-                (sweep, series, count),
+                (listing_id, series, count),
             )
             return bool(updated.rowcount)
 
     def register_series(
-        self, study: str, series: str, count: str, sweep: int, segments: Sequence[StoredSegment]
+        self, study: str, series: str, count: str, listing_id: int, segments: Sequence[StoredSegment]
     ) -> None:
         """Register a listed series. Segments that are registered already stay unchanged; missing ones are removed.
 
@@ -127,15 +127,15 @@ class LabelRegister:
             study: StudyInstanceUID.
             series: SeriesInstanceUID.
             count: Number of its objects, or "" if it is not known.
-            sweep: Number of the sweep that listed it.
+            listing_id: Number of the listing that contains it.
             segments: All segments of the series.
         """
         with self._transaction():
-            # Another sweep with a higher number may have listed the series meanwhile.
-            newest_sweep = "SELECT MAX(?, COALESCE((SELECT sweep FROM series WHERE uid = ?), 0))"
+            # Another listing with a higher number may contain the series meanwhile.
+            newest_listing = "SELECT MAX(?, COALESCE((SELECT sweep FROM series WHERE uid = ?), 0))"
             self._sql.execute(
-                f"REPLACE INTO series VALUES (?, ?, ?, 1, ({newest_sweep}))",  # noqa: S608
-                (series, study, count, sweep, series),
+                f"REPLACE INTO series VALUES (?, ?, ?, 1, ({newest_listing}))",  # noqa: S608
+                (series, study, count, listing_id, series),
             )
             present = {segment.instance for segment in segments}
             for (instance,) in self._sql.execute("SELECT DISTINCT instance FROM segments WHERE series = ?", (series,)):
@@ -143,15 +143,15 @@ class LabelRegister:
                     self._sql.execute("DELETE FROM segments WHERE instance = ?", (instance,))
             self._insert(segments)
 
-    def keep_series(self, series: str, sweep: int) -> None:
+    def keep_series(self, series: str, listing_id: int) -> None:
         """Record that a series of labels was listed, although its content could not be read.
 
         Args:
             series: SeriesInstanceUID.
-            sweep: Number of the sweep that listed it.
+            listing_id: Number of the listing that contains it.
         """
         with self._transaction():
-            self._sql.execute("UPDATE series SET sweep = MAX(sweep, ?) WHERE uid = ?", (sweep, series))
+            self._sql.execute("UPDATE series SET sweep = MAX(sweep, ?) WHERE uid = ?", (listing_id, series))
 
     def add(self, segments: Sequence[StoredSegment], counts: bool) -> None:
         """Register an object that was just stored: not every PACS lists it at once.
@@ -189,17 +189,17 @@ class LabelRegister:
             ],
         )
 
-    def end_sweep(self, sweep: int, study: str | None = None) -> None:
-        """Remove the series that earlier sweeps listed and this one did not.
+    def end_listing(self, listing_id: int, study: str | None = None) -> None:
+        """Remove the series that earlier listings contained and this one does not.
 
         Args:
-            sweep: Number of the sweep.
-            study: StudyInstanceUID of the study that was swept, or None for all.
+            listing_id: Number of the listing.
+            study: StudyInstanceUID of the study that was listed, or None for all.
         """
         removed = "SELECT uid FROM series WHERE listed = 1 AND sweep < ? AND (? IS NULL OR study = ?)"
         with self._transaction():
-            self._sql.execute(f"DELETE FROM segments WHERE series IN ({removed})", (sweep, study, study))  # noqa: S608
-            self._sql.execute(f"DELETE FROM series WHERE uid IN ({removed})", (sweep, study, study))  # noqa: S608
+            self._sql.execute(f"DELETE FROM segments WHERE series IN ({removed})", (listing_id, study, study))  # noqa: S608
+            self._sql.execute(f"DELETE FROM series WHERE uid IN ({removed})", (listing_id, study, study))  # noqa: S608
 
     def without_image(self) -> list[tuple[str, str, str, tuple[str, ...]]]:
         """Return the objects whose image is to be searched for: instance, study, series and referenced series."""

@@ -12,7 +12,7 @@ ORIGIN = "https://viewer.hospital"
 
 
 @dataclass(frozen=True)
-class Known:
+class SiteWithPatientNames:
     """A server, and words that must appear in no log.
 
     Attributes:

@@ -1,10 +1,10 @@
 """Simulate on-site learning over weeks: patients arrive one by one, later with another organ and another scanner.
 
-``python -m benchmarks.adaptation.weeks`` processes the patients of two real data sets in order. Before training on a
-patient's labels, it measures the served adapter and the unadapted model on the patient (one click). Then a training on
-all labels so far starts from the served adapter, with 1,000 black-box images per organ, and the candidate is
-published only if it is accepted. The script prints the results and writes
-``benchmarks/results/weeks.json`` and ``docs/pictures/weeks.png``.
+``python -m benchmarks.adaptation.weekly_training`` processes the patients of two real data sets in order. Before
+training on a patient's labels, it measures the served adapter and the unadapted model on the patient (one click). Then
+a training on all labels so far starts from the served adapter, with 1,000 black-box images per organ, and the candidate
+is published only if it is accepted. The script prints the results and writes
+``benchmarks/results/weekly_training.json`` and ``docs/pictures/weekly_training.png``.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def _patients(side: int) -> dict[tuple[str, int, str], list[Any]]:
 def main(
     max_images: Annotated[int, typer.Option(help="Black-box images of each training.")] = 1000,
     max_arrivals: Annotated[int, typer.Option(help="Maximum number of arrivals.")] = len(ARRIVALS),
-    out: Annotated[Path, typer.Option()] = RESULTS / "weeks.json",
-    figure: Annotated[Path, typer.Option()] = PICTURES / "weeks.png",
+    out: Annotated[Path, typer.Option()] = RESULTS / "weekly_training.json",
+    figure: Annotated[Path, typer.Option()] = PICTURES / "weekly_training.png",
 ) -> None:
     """Simulate the arrivals."""
     if not ROOT.is_dir():

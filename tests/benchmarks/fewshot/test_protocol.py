@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from baps.errors import InputError
-from baps.fseft.protocol import draw_shots
+from benchmarks.fewshot.protocol import draw_shots
 
 PATIENTS = [f"btcv_{n:02}" for n in range(6)]
 

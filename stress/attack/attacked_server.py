@@ -15,7 +15,7 @@ from baps.site.server_command import serving_command
 from baps.site.users import Users
 from benchmarks.paths import ROOT
 from stress.attack.attacks import Site, Target, write_volume
-from stress.attack.little_pacs import running_pacs
+from stress.attack.small_pacs import running_pacs
 from tests.support.provider import running_provider
 
 _SAMPLES = ROOT / "sample-data" / "ct"

@@ -1,4 +1,4 @@
-"""What a HEAD request says of a file is what GET then sends."""
+"""The response to a HEAD request has the headers of the response to GET."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.paths import ROOT
 from tests.support.sites import SAMPLES, Site
 
 SAMPLE = ROOT / "sample-data" / "dicom" / "ct_01"
-SAID = ("Content-Length", "Content-Type", "ETag", "Last-Modified", "Content-Disposition")
+HEADERS = ("Content-Length", "Content-Type", "ETag", "Last-Modified", "Content-Disposition")
 
 
 def check(address: str) -> bytes:
@@ -23,7 +23,7 @@ def check(address: str) -> bytes:
     head = requests.head(address, timeout=60)
     assert (head.status_code, head.content) == (200, b"")
     result = requests.get(address, timeout=60)
-    assert {name: head.headers[name] for name in SAID} == {name: result.headers[name] for name in SAID}
+    assert {name: head.headers[name] for name in HEADERS} == {name: result.headers[name] for name in HEADERS}
     assert int(head.headers["Content-Length"]) == len(result.content) > 0
     return result.content
 
