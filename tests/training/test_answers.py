@@ -19,7 +19,7 @@ from baps.prompts import Prompt
 from baps.training.answers import MAX_SIZE, Answers, draw_evaluation_prompts, query_answers, query_more_answers
 from baps.training.batches import Batches
 from baps.training.query_log import QueryLog
-from tests.support.mistaken import SIDE, Mistake, MistakenBlackBox, deaf, right, too_narrow, too_wide
+from tests.support.faulty_black_box import SIDE, FaultyBlackBox, Mistake, correct, dilate, erode, ignores_left_half
 
 Slices = Callable[..., dict[str, list[LabelledSlice]]]
 IDENTITY = build_visual_prompt("basis")
@@ -84,14 +84,13 @@ def test_every_patient_judges_with_as_many_prompts(dim_slices: Slices, each: int
 
 
 def test_answers_belong_to_their_prompts(dim_slices: Slices) -> None:
-    black_box, batches = MistakenBlackBox(deaf), _batches(dim_slices)
+    black_box, batches = FaultyBlackBox(ignores_left_half), _batches(dim_slices)
     answers = _first(black_box, batches, each=5)
-    asked = [
-        (prompt, answer) for _, prompts, masks in black_box.asked for prompt, answer in zip(prompts, masks, strict=True)
-    ]
-    assert [prompt for prompt, _ in asked] == answers.prompts
-    np.testing.assert_array_equal(answers.probability, np.round(255 * np.stack([answer for _, answer in asked])))
-    images = np.concatenate([images for images, _, _ in black_box.asked])
+    queries = black_box.queries
+    queried = [pair for _, prompts, masks in queries for pair in zip(prompts, masks, strict=True)]
+    assert [prompt for prompt, _ in queried] == answers.prompts
+    np.testing.assert_array_equal(answers.probability, np.round(255 * np.stack([answer for _, answer in queried])))
+    images = np.concatenate([images for images, _, _ in black_box.queries])
     np.testing.assert_array_equal(images, np.stack([batches.slices[row].image for row in answers.rows]))
     few = answers.select([3, 1])
     assert (few.rows, few.prompts) == ([answers.rows[n] for n in (3, 1)], [answers.prompts[n] for n in (3, 1)])
@@ -110,13 +109,13 @@ def test_answers_to_large_images_are_kept_smaller(dim_slices: Slices, new_black_
 
 
 def test_the_adapted_image_is_asked(dim_slices: Slices) -> None:
-    batches, black_box = _batches(dim_slices), MistakenBlackBox(too_wide)
+    batches, black_box = _batches(dim_slices), FaultyBlackBox(dilate)
     brighter = build_visual_prompt("basis")
     with torch.no_grad():
         brighter.head.bias.view(3, 4)[:, 0] = 0.1  # type: ignore[union-attr, operator]
     answers = _first(black_box, batches, 1, visual_prompt=brighter)
     given = np.stack([batches.slices[row].image for row in answers.rows]).astype(int)
-    shown = np.concatenate([images for images, _, _ in black_box.asked]).astype(int)
+    shown = np.concatenate([images for images, _, _ in black_box.queries]).astype(int)
     assert set((shown - given).ravel().tolist()) <= {25, 26}  # A tenth of white is 25.5 grey levels.
 
 
@@ -124,7 +123,7 @@ def test_the_adapted_image_is_asked(dim_slices: Slices) -> None:
 @pytest.mark.parametrize("kind", ["click", "box"])
 def test_as_many_images_are_asked_as_may_be(dim_slices: Slices, images: int, kind: str) -> None:
     """A black box that is always wrong needs every correction."""
-    black_box, batches = MistakenBlackBox(deaf), _batches(dim_slices)
+    black_box, batches = FaultyBlackBox(ignores_left_half), _batches(dim_slices)
     first = 8 * 8
     black_box.budget = first + images
     answers = _more(black_box, batches, images, kind, each=8)
@@ -137,8 +136,8 @@ def test_as_many_images_are_asked_as_may_be(dim_slices: Slices, images: int, kin
 
 def test_where_answers_are_right_no_correction_is_asked_for(dim_slices: Slices) -> None:
     batches = _batches(dim_slices)
-    black_box = MistakenBlackBox(right)
-    for row, piece in enumerate(batches.slices):  # So that it is right to the pixel.
+    black_box = FaultyBlackBox(correct)
+    for row, piece in enumerate(batches.slices):  # So that the mask is exact to the pixel.
         image = np.where(piece.target, 200, 0).astype(np.uint8)
         batches.slices[row] = replace(piece, image=np.repeat(image[..., None], 3, axis=-1))  # type: ignore[index, arg-type]
     black_box._segment = lambda images, prompts: (images[..., 0] > 100).astype(np.float32)  # type: ignore[method-assign]
@@ -147,10 +146,10 @@ def test_where_answers_are_right_no_correction_is_asked_for(dim_slices: Slices) 
     assert all(_clicks(prompt) == 1 for prompt in answers.prompts)
 
 
-@pytest.mark.parametrize("mistake", [too_wide, too_narrow, deaf])
+@pytest.mark.parametrize("mistake", [dilate, erode, ignores_left_half])
 def test_corrections_lie_where_the_answer_was_wrong(dim_slices: Slices, mistake: Mistake) -> None:
     """Each on what was missed or on what was too much, and the prompt before it was asked before."""
-    batches, black_box = _batches(dim_slices), MistakenBlackBox(mistake)
+    batches, black_box = _batches(dim_slices), FaultyBlackBox(mistake)
     query_log = QueryLog(None, {}, black_box)
     first = _first(black_box, batches, query_log=query_log)
     more = query_more_answers(black_box, IDENTITY, batches, first, "click", 99, 0, query_log, {"more": 0})
@@ -178,21 +177,21 @@ def test_corrections_lie_where_the_answer_was_wrong(dim_slices: Slices, mistake:
 
 
 def test_a_black_box_for_boxes_alone_is_asked_with_boxes_alone(dim_slices: Slices) -> None:
-    black_box, batches = MistakenBlackBox(too_wide, clicks=False), _batches(dim_slices)
+    black_box, batches = FaultyBlackBox(dilate, clicks=False), _batches(dim_slices)
     answers = _more(black_box, batches, 50, "box")
     assert len(answers.rows) == 50
     assert all(p.box and not p.positive and not p.negative for p in answers.prompts)
 
 
 def test_a_black_box_for_clicks_alone_is_asked_with_clicks_alone(dim_slices: Slices) -> None:
-    answers = _more(MistakenBlackBox(too_wide, boxes=False), _batches(dim_slices), 60)
+    answers = _more(FaultyBlackBox(dilate, boxes=False), _batches(dim_slices), 60)
     assert len(answers.rows) == 60
     assert all(prompt.box is None for prompt in answers.prompts)
 
 
 def test_seeds(dim_slices: Slices) -> None:
     batches = _batches(dim_slices)
-    one, same, other = (_more(MistakenBlackBox(deaf), batches, 60, seed=seed) for seed in (1, 1, 2))
+    one, same, other = (_more(FaultyBlackBox(ignores_left_half), batches, 60, seed=seed) for seed in (1, 1, 2))
     assert (one.rows, one.prompts) == (same.rows, same.prompts)
     np.testing.assert_array_equal(one.probability, same.probability)
     assert one.prompts != other.prompts
@@ -202,8 +201,8 @@ def test_seeds(dim_slices: Slices) -> None:
 def test_from_the_log_they_come_out_bit_by_bit(dim_slices: Slices, tmp_path: Path, budget: int) -> None:
     """However far the answers had come when it was broken off; those that are there are not asked again."""
     batches, log = _batches(dim_slices), tmp_path / "log.jsonl"
-    unbroken = _more(MistakenBlackBox(deaf), batches, 150)
-    broken, rest = MistakenBlackBox(deaf), MistakenBlackBox(deaf)
+    unbroken = _more(FaultyBlackBox(ignores_left_half), batches, 150)
+    broken, rest = FaultyBlackBox(ignores_left_half), FaultyBlackBox(ignores_left_half)
     broken.budget = budget
     query_log = QueryLog(log, {}, broken)
     with pytest.raises(BudgetSpentError):

@@ -22,7 +22,7 @@ from baps.training.answers import draw_evaluation_prompts, query_answers, query_
 from baps.training.batches import Batches
 from baps.training.head_training import HeadData, score_answers, train_head
 from baps.training.query_log import QueryLog
-from tests.support.mistaken import SIDE, Mistake, MistakenBlackBox, deaf, right, too_narrow, too_wide
+from tests.support.faulty_black_box import SIDE, FaultyBlackBox, Mistake, correct, dilate, erode, ignores_left_half
 
 Slices = Callable[..., dict[str, list[LabelledSlice]]]
 _WINDOW = Window(0, 255)
@@ -45,10 +45,10 @@ def _data(black_box: BlackBox, batches: Batches, more: int = 0, kind: str = "cli
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["click", "box"])
-@pytest.mark.parametrize("mistake", [too_wide, too_narrow], ids=["too wide", "too narrow"])
+@pytest.mark.parametrize("mistake", [dilate, erode], ids=["too wide", "too narrow"])
 def test_a_black_box_that_is_always_wrong_alike_is_corrected(dim_slices: Slices, mistake: Mistake, kind: str) -> None:
     """On other slices than those that were learned from."""
-    black_box, batches, others = MistakenBlackBox(mistake), _batches(dim_slices), _batches(dim_slices, seed=1)
+    black_box, batches, others = FaultyBlackBox(mistake), _batches(dim_slices), _batches(dim_slices, seed=1)
     head = train_head(_data(black_box, batches, 60, kind), None, True, 150, 0)
     before = score_slices(black_box, None, others.slices, kind, 5, 1)
     after = score_slices(black_box, Adapter(IDENTITY, head), others.slices, kind, 5, 1)
@@ -60,7 +60,7 @@ def test_a_black_box_that_is_always_wrong_alike_is_corrected(dim_slices: Slices,
 @pytest.mark.slow
 def test_background_clicks_count_that_the_black_box_ignores(dim_slices: Slices) -> None:
     """The same answer and image: what is clicked decides, so the head must have learned from corrections."""
-    black_box, batches, others = MistakenBlackBox(_two), _pairs(0), _pairs(1)
+    black_box, batches, others = FaultyBlackBox(_two), _pairs(0), _pairs(1)
     data = _data(black_box, batches, 160, each=64)
     assert any(prompt.negative for prompt in data.answers.prompts)
     made = Adapter(IDENTITY, train_head(data, None, True, 150, 0))
@@ -97,7 +97,7 @@ def _pairs(seed: int) -> Batches:
 
 
 def test_a_head_learns_from_the_chosen_answers_alone(dim_slices: Slices) -> None:
-    data = _data(MistakenBlackBox(too_wide), _batches(dim_slices), each=4)
+    data = _data(FaultyBlackBox(dilate), _batches(dim_slices), each=4)
     chosen = np.arange(len(data.answers.rows)) % 2 == 0
     kept = train_head(data, chosen, True, 5, 0).state_dict()
     changed = HeadData(data.batches, data.answers, 0)
@@ -111,7 +111,7 @@ def test_a_head_learns_from_the_chosen_answers_alone(dim_slices: Slices) -> None
 @pytest.mark.parametrize("zoom", [1.0, 0.5])
 def test_scores_are_those_of_the_adapter(dim_slices: Slices, lively_head: OutputHead, zoom: float) -> None:
     """What is judged on kept answers is what clicks get; rounding to 1/255 changes few pixels."""
-    black_box, batches = MistakenBlackBox(deaf), _batches(dim_slices, zoom=zoom)
+    black_box, batches = FaultyBlackBox(ignores_left_half), _batches(dim_slices, zoom=zoom)
     data = _data(black_box, batches, each=4)
     for head in (None, lively_head):
         adapter = Adapter(IDENTITY, head, zoom)
@@ -127,7 +127,7 @@ def test_scores_are_those_of_the_adapter(dim_slices: Slices, lively_head: Output
 
 @pytest.mark.slow
 def test_a_black_box_that_is_right_is_left_alone(dim_slices: Slices) -> None:
-    black_box, batches, others = MistakenBlackBox(right), _batches(dim_slices), _batches(dim_slices, seed=1)
+    black_box, batches, others = FaultyBlackBox(correct), _batches(dim_slices), _batches(dim_slices, seed=1)
     made = Adapter(IDENTITY, train_head(_data(black_box, batches), None, True, 150, 0))
     before = score_slices(black_box, None, others.slices, "click", 5, 1)
     after = score_slices(black_box, made, others.slices, "click", 5, 1)
@@ -136,7 +136,7 @@ def test_a_black_box_that_is_right_is_left_alone(dim_slices: Slices) -> None:
 
 
 def test_a_head_depends_on_the_answers_and_the_seed_alone(dim_slices: Slices) -> None:
-    data = _data(MistakenBlackBox(too_wide), _batches(dim_slices), each=2)
+    data = _data(FaultyBlackBox(dilate), _batches(dim_slices), each=2)
     states = []
     for number, (seed, augmented) in enumerate(((0, True), (0, True), (1, True), (0, False))):
         torch.manual_seed(number)  # The global state must play no part.
@@ -147,7 +147,7 @@ def test_a_head_depends_on_the_answers_and_the_seed_alone(dim_slices: Slices) ->
 
 @pytest.mark.parametrize("count", [1, 2, 9])
 def test_few_answers_are_enough_to_run(dim_slices: Slices, count: int) -> None:
-    data = _data(MistakenBlackBox(too_wide), _batches(dim_slices), each=2)
+    data = _data(FaultyBlackBox(dilate), _batches(dim_slices), each=2)
     head = train_head(data, np.arange(len(data.answers.rows)) < count, False, 5, 0)
     assert not head.training
     assert all(bool(torch.isfinite(value).all()) for value in head.state_dict().values())

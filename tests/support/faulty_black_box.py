@@ -1,4 +1,4 @@
-"""Define black boxes that make known mistakes, for tests of heads."""
+"""Define a black box that makes known mistakes, for tests of answers and heads."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Mistake = Callable[[NDArray[np.bool_], Prompt], NDArray[np.bool_]]
 SIDE = 64
 
 
-class MistakenBlackBox(BlackBox):
-    """Knows the object, which is brighter than its ground, and makes a mistake; ``asked`` keeps what it was asked."""
+class FaultyBlackBox(BlackBox):
+    """Finds the object, which is brighter than the background, and adds an error; ``queries`` records the queries."""
 
     def __init__(self, mistake: Mistake, clicks: bool = True, boxes: bool = True) -> None:
         super().__init__()
         self._mistake, self._clicks, self._boxes = mistake, clicks, boxes
-        self.asked: list[tuple[NDArray[np.uint8], list[Prompt], NDArray[np.float32]]] = []
+        self.queries: list[tuple[NDArray[np.uint8], list[Prompt], NDArray[np.float32]]] = []
 
     @property
     def capabilities(self) -> Capabilities:
@@ -40,22 +40,22 @@ class MistakenBlackBox(BlackBox):
         targets = ndimage.gaussian_filter(images[..., 0].astype(float), (0, 2, 2)) > 72
         masks = [self._mistake(target, prompt) for target, prompt in zip(targets, prompts, strict=True)]
         answers = (0.02 + 0.96 * np.stack(masks)).astype(np.float32)
-        self.asked.append((images.copy(), list(prompts), answers))
+        self.queries.append((images.copy(), list(prompts), answers))
         return answers
 
 
-def too_wide(target: NDArray[np.bool_], _: Prompt) -> NDArray[np.bool_]:
+def dilate(target: NDArray[np.bool_], _: Prompt) -> NDArray[np.bool_]:
     return ndimage.binary_dilation(target, iterations=4)
 
 
-def too_narrow(target: NDArray[np.bool_], _: Prompt) -> NDArray[np.bool_]:
+def erode(target: NDArray[np.bool_], _: Prompt) -> NDArray[np.bool_]:
     return ndimage.binary_erosion(target, iterations=3)
 
 
-def deaf(target: NDArray[np.bool_], _: Prompt) -> NDArray[np.bool_]:
-    """The left half of the image comes along, whatever is said of it."""
+def ignores_left_half(target: NDArray[np.bool_], _: Prompt) -> NDArray[np.bool_]:
+    """Add the left half of the image, whatever the prompt."""
     return target | (np.arange(SIDE) < SIDE // 2)
 
 
-def right(target: NDArray[np.bool_], _: Prompt) -> NDArray[np.bool_]:
+def correct(target: NDArray[np.bool_], _: Prompt) -> NDArray[np.bool_]:
     return target
