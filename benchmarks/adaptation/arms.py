@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from baps.adapters.adapter import Adapter
-from baps.adapters.visual_prompt import BasisVisualPrompt, ImageStatistics, VisualPrompt
+from baps.adapters.visual_prompt import (
+    BasisVisualPrompt,
+    ImageStatistics,
+    VisualPrompt,
+    build_visual_prompt,
+    load_encoder,
+)
 from baps.blackbox import BlackBox
 from baps.blackbox.loading import bundled_network
 from baps.blackbox.sam import SamBlackBox
@@ -23,13 +29,13 @@ from baps.evaluation.interactive import (
 )
 from baps.evaluation.scoring import score_slices
 from baps.evaluation.slices import LabelledSlice, evenly_spaced
-from baps.evaluation.splits import split_patients
 from baps.prompts import Prompt
 from baps.prompts.simulated import MAX_CLICKS
 from baps.training.adapt import adapt
+from baps.training.batches import Batches
 from baps.training.settings import AdaptationSettings
 from baps.training.steps import IMAGE_LR_DIVISOR, PromptSpaceStepper, SpsaGcStepper, Stepper
-from baps.training.training import train
+from baps.training.training import train_visual_prompt
 from benchmarks.adaptation.steppers import CmaEsStepper, WhiteBoxStepper
 from benchmarks.adaptation.wrapped import CropAroundClick, HardMasks
 
@@ -73,12 +79,8 @@ class Arena:
 
     @property
     def labelled(self) -> list[LabelledSlice]:
-        """All slices of the patients that are trained on if some are held back."""
-        return [
-            labelled_slice
-            for patient in split_patients(self.training).training
-            for labelled_slice in self.training[patient]
-        ]
+        """All slices of the patients to train on."""
+        return [labelled_slice for slices in self.training.values() for labelled_slice in slices]
 
 
 def score(
@@ -191,7 +193,12 @@ def prompt_space_by_click(arena: Arena) -> Outcome:
 
 def zoom(arena: Arena) -> Outcome:
     """The chosen zoom only."""
-    return _train(arena, _settings(arena, head="none"), _constant(), _NoStepper())
+    return _adapt(arena, _settings(arena, head="none", visual_prompt="none"))
+
+
+def zoom_and_head(arena: Arena) -> Outcome:
+    """The chosen zoom and the output-side head, without a visual prompt."""
+    return _adapt(arena, _settings(arena, visual_prompt="none"))
 
 
 def zoom_and_prompt_space(arena: Arena) -> Outcome:
@@ -218,7 +225,7 @@ def white_box(arena: Arena) -> Outcome:
 
 def head_alone(arena: Arena) -> Outcome:
     """The output-side head without a visual prompt."""
-    return _train(arena, _settings(arena, zoom="none"), _constant(), _NoStepper())
+    return _adapt(arena, _settings(arena, zoom="none", visual_prompt="none"))
 
 
 def default(arena: Arena) -> Outcome:
@@ -247,6 +254,7 @@ EVERYWHERE = {"zero_shot": zero_shot, "zoom_and_white_box": zoom_and_white_box, 
 CORE: dict[str, Callable[[Arena], Outcome]] = {
     **CHEAP,
     "zoom": zoom,
+    "zoom_and_head": zoom_and_head,
     "default": default,
     "zoom_and_white_box": zoom_and_white_box,
     "spsa_gc_fixed": spsa_gc_fixed,
@@ -289,6 +297,8 @@ def _settings(arena: Arena, **other: object) -> AdaptationSettings:
 def _adapt(arena: Arena, settings: AdaptationSettings) -> Outcome:
     result = adapt(arena.black_box, arena.training, settings, callback=arena.watch)
     arena.notes["zoom"] = result.adapter.zoom
+    arena.notes["parts"] = result.record["parts"]
+    arena.notes["scores"] = result.scores.to_dict()
     arena.notes["without_head"] = float(np.mean(score(arena.examiner, replace(result.adapter, head=None), arena.test)))
     arena.notes["status"] = result.acceptance.status
     arena.notes["verdict"] = result.acceptance.comparison.to_dict() if result.acceptance.comparison else None
@@ -304,12 +314,20 @@ def _train(
     visual_prompt: VisualPrompt | None = None,
     stepper: Stepper | None = None,
 ) -> Outcome:
-    adapter, _ = train(
-        arena.black_box, arena.labelled, settings, arena.max_images,
-        callback=arena.watch, visual_prompt=visual_prompt, stepper=stepper,
+    """Train a visual prompt on all patients, after the zoom was chosen; nothing is evaluated."""
+    zoom, encoder = 1.0, load_encoder(settings.encoder, settings.encoder_source)
+    if settings.zoom == "chosen":
+        chosen = adapt(arena.black_box, arena.training, replace(settings, visual_prompt="none", head="none"))
+        zoom = chosen.adapter.zoom
+    visual_prompt = visual_prompt or build_visual_prompt(
+        settings.visual_prompt, settings.seed, settings.condition, encoder
+    )
+    train_visual_prompt(
+        arena.black_box, visual_prompt, Batches(arena.labelled, encoder, zoom), settings,
+        arena.max_images - arena.black_box.images_queried, callback=arena.watch, stepper=stepper,
     )  # fmt: skip
-    arena.notes["zoom"] = adapter.zoom
-    return arena.examiner, adapter
+    arena.notes["zoom"] = zoom
+    return arena.examiner, Adapter(visual_prompt, zoom=zoom)
 
 
 def _window(low: float, high: float) -> Adapter:
@@ -343,13 +361,3 @@ class _Brightness(BasisVisualPrompt):
         code = features.new_zeros(len(features), 3, 4, 1, 1)
         code[:, :, 0] = self.brightness.view(1, 1, 1, 1)
         return code
-
-
-class _NoStepper(Stepper):
-    """Query nothing and update nothing."""
-
-    batch_size, queries_per_slice = 1000, 1
-
-    def start(self, visual_prompt: VisualPrompt, steps: int) -> None: ...
-
-    def step(self, black_box: object, batch: object, generator: object, get_or_query: object) -> None: ...

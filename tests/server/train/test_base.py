@@ -67,9 +67,8 @@ def test_invalid_options_are_refused(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_images": 100}, "max_images must be at least .* for labels of 2 patients .*, not 100"),
-        ({"max_images": 150, "label": "spleen"}, "max_images must be at least"),
-        ({"click_sets": 10**9}, "No number of images suffices"),
+        ({"max_images": 10}, "max_images must be at least .* for labels of 2 patients .*, not 10"),
+        ({"max_images": 5, "label": "spleen"}, "max_images must be at least"),
     ],
 )
 def test_insufficient_options_end_the_training(

@@ -40,7 +40,9 @@ def adapt(
     head: Annotated[
         str, typer.Option(help="Output head that refines the masks: convolutional (ours) or none (as published).")
     ] = "convolutional",
-    visual_prompt: Annotated[str, typer.Option(help="Visual prompt: basis (ours) or concat (as published).")] = "basis",
+    visual_prompt: Annotated[
+        str, typer.Option(help="Visual prompt: basis (ours), concat (as published) or none.")
+    ] = "basis",
     condition: Annotated[
         str, typer.Option(help="What the visual prompt depends on beside the image: label or click.")
     ] = "label",
@@ -120,14 +122,13 @@ def adapt(
         )
     elif result.acceptance.status == "accepted":
         write_adapter(out, result.adapter, record)
-        console.print(f"{result.acceptance.sentence()} Better.", style="green")
+        console.print(f"{result.sentence()} Better.", style="green")
     else:
         write_adapter(candidate, result.adapter, record)
         unchanged = identity_adapter()
         write_adapter(out, unchanged, {**record, "adapter": unchanged.to_dict()})
         console.print(
-            f"{result.acceptance.sentence()} Not better. {out.name} changes nothing; the candidate is "
-            f"{candidate.name}.",
+            f"{result.sentence()} Not better. {out.name} changes nothing; the candidate is {candidate.name}.",
             style="yellow",
         )
     console.print(f"{record['black_box_images']} images were sent to the model. The adapter is {out}.")

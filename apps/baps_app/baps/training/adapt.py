@@ -1,10 +1,10 @@
-"""Adapt a black box: from labelled volumes to a candidate adapter that was compared on held-out patients."""
+"""Adapt a black box: from labelled volumes to a candidate adapter, compared on patients that did not train it."""
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,28 +13,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baps.adapters.adapter import Adapter
-from baps.adapters.visual_prompt import load_encoder
+from baps.adapters.visual_prompt import VisualPrompt, build_visual_prompt, load_encoder
 from baps.blackbox import BlackBox
-from baps.errors import BapsError, InputError
-from baps.evaluation.acceptance import Acceptance
-from baps.evaluation.scoring import score_slices
-from baps.evaluation.slices import AnySlice, SlicesByPatient, evenly_spaced
-from baps.evaluation.splits import Split, cross_validation_limit, patient_hash, split_patients
-from baps.training.budget import holdout_budget, run_budgets
-from baps.training.folds import Arm, train_folds
+from baps.errors import InputError
+from baps.evaluation.acceptance import Acceptance, check_acceptance
+from baps.evaluation.slices import SlicesByPatient
+from baps.evaluation.splits import Split, patient_hash
+from baps.training.batches import Batches
+from baps.training.budget import divide_images
+from baps.training.cross_fitting import MAX_GROUPS, Parts, PatientScores
+from baps.training.part_training import PartTrainer
 from baps.training.plan import AdaptationPlan, ServedAdapter
 from baps.training.query_log import QueryLog
 from baps.training.settings import AdaptationSettings
-from baps.training.training import Callback, CurvePoint, train
+from baps.training.training import Callback, CurvePoint
 
-_METHOD_VERSION = 4
+_METHOD_VERSION = 5
 """Increase it whenever the same data, settings and seeds give another result than before."""
-
-_HOLDOUT_PATIENT = "judge"
-"""Key of the held-out patient in query logs, also in those of version 0.1, which a training resumes."""
-
-_MAX_DICE_DIFFERENCE = 0.02
-"""Largest difference in Dice (0 to 1) between a model's answers to the same query."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +37,7 @@ class ProgressReport:
     """Progress of an adaptation.
 
     Attributes:
-        step: progress of all training runs together, in thousandths.
+        step: progress in thousandths; where an adaptation stops early, it jumps to the end.
         steps: 1000.
         images: black-box images queried so far.
         dice: last point of the training curve, 0 to 1.
@@ -61,31 +56,35 @@ class Adaptation:
     Attributes:
         adapter: the candidate.
         acceptance: whether the candidate is to be published.
-        curve: training curve of the run that made the candidate.
+        scores: scores of every patient that judged; empty if there is only one patient.
+        curve: mean Dice by images, of every part that was tried, and of the visual prompt's last run.
+        notes: sentences about what was not trained, and why.
         record: everything needed to audit it; patients appear as hashes.
     """
 
     adapter: Adapter
     acceptance: Acceptance
+    scores: PatientScores
     curve: list[CurvePoint]
+    notes: list[str]
     record: dict[str, Any]
 
+    def sentence(self) -> str:
+        """Describe the outcome in sentences.
 
-def plan_adaptation(
-    black_box: BlackBox,
-    slices: SlicesByPatient,
-    settings: AdaptationSettings,
-    split_memory: Path | None = None,
-    served: ServedAdapter[Adapter] | None = None,
-) -> AdaptationPlan:
-    """Split the patients, and record what the result will depend on.
+        Returns:
+            The comparison, and what was not trained.
+        """
+        return " ".join([self.acceptance.sentence(), *self.notes])
+
+
+def plan_adaptation(black_box: BlackBox, slices: SlicesByPatient, settings: AdaptationSettings) -> AdaptationPlan:
+    """Record what the result of an adaptation will depend on.
 
     Args:
         black_box: the model.
         slices: labelled slices of each patient, see ``load_cases``.
         settings: the settings of the adaptation.
-        split_memory: file that keeps which patients are held back, or None.
-        served: the adapter that is served now, or None.
 
     Returns:
         The plan, to be given to ``adapt``.
@@ -95,8 +94,9 @@ def plan_adaptation(
     """
     if not slices:
         raise InputError("There are no labels to train on. Segment a volume, save it, and train again.")
-    seen = served.trained_on if served else frozenset()
-    split = split_patients(slices, split_memory, seen, cross_validation_limit(slices))
+    ordered = tuple(sorted(slices, key=patient_hash))
+    groups = tuple(ordered[n::MAX_GROUPS] for n in range(min(MAX_GROUPS, len(ordered)))) if len(ordered) > 1 else ()
+    split = Split(ordered, (), groups)
     return AdaptationPlan(split, _facts(black_box, slices, settings, split))
 
 
@@ -110,12 +110,11 @@ def adapt(
     served: ServedAdapter[Adapter] | None = None,
     callback: Callback | None = None,
 ) -> Adaptation:
-    """Adapt a black box to labelled volumes, and evaluate the candidate on patients that it was not trained on.
+    """Adapt a black box to labelled volumes, and evaluate the procedure on every patient by cross-fitting.
 
-    With five patients or more, some are held back for the evaluation: always the same ones, plus the last patient who
-    came since the served adapter was trained. With two to four patients (two to twelve if each has a single slice),
-    cross-validation leaves out each of them (or a quarter of them) in turn, restricted to patients who came since if
-    there are any, and the candidate is then trained on all. With one patient there is no evaluation.
+    Zoom and head are tried first; they take about a quarter of the images. A visual prompt is trained only where it
+    brings more. With two patients or more, each is judged by models that were not trained on the patient, and the
+    candidate is then trained on all. With one patient there is no evaluation.
 
     Args:
         black_box: the model; at most ``settings.max_images`` images are queried.
@@ -124,103 +123,96 @@ def adapt(
         plan: the plan of these slices and settings, or None to make one.
         progress: called with the progress after every step.
         log: file of the black box's answers; an interrupted adaptation continues from it.
-        served: the adapter that is served now, or None. Training starts from it if it was not trained on the held-out
-            patients, and the candidate is compared with it on them.
-        callback: called with the candidate at every point of its training curve.
+        served: the adapter that is served now, or None. A visual prompt is trained from it where it does not know the
+            patients that judge, and the candidate is compared with it on those.
+        callback: called with the candidate at every point of the last run's training curve, and at the end.
 
     Returns:
-        The candidate, its acceptance, and its record.
+        The candidate, its acceptance, its scores, and its record.
 
     Raises:
         InputError: if there is nothing to train on, or ``max_images`` is too small.
         BapsError: if a remote model was replaced during the training.
     """
     start = time.monotonic()
-    plan = plan or plan_adaptation(black_box, slices, settings, served=served)
-    split = plan.split
-    trained_on = served.trained_on if served else frozenset()
-    holdout_slices = _holdout_slices(split, slices, settings, arms=3 if served else 2)
-    new_to_served = [patient for patient in holdout_slices if served and patient_hash(patient) not in trained_on]
-    check_queries = sum(
-        len(pieces) * (3 if patient in new_to_served else 2) for patient, pieces in holdout_slices.items()
-    )
-    folds = [(training, held_out) for training, held_out in split.folds if set(held_out) & set(holdout_slices)]
-    keep_fold_adapter = bool(split.held_back)
-    budgets = run_budgets(
-        settings.max_images, check_queries, len(folds), keep_fold_adapter, settings, black_box.capabilities.resends
-    )
-    runs = len(folds) + (not keep_fold_adapter)
+    plan = plan or plan_adaptation(black_box, slices, settings)
+    trained_on = served.trained_on if served else frozenset[str]()
+    encoder = load_encoder(settings.encoder, settings.encoder_source)
+    new_to_served = {patient for patient in slices if served and patient_hash(patient) not in trained_on}
+    resends = black_box.capabilities.resends
+    image_budget = divide_images(settings.max_images, len(slices), settings, len(new_to_served), resends)
     log_facts = {**plan.facts, "started_from": served.record.get("fingerprint") if served else None}
     query_log = QueryLog(log, log_facts, black_box)
     budget, limit = black_box.budget, black_box.images_queried + settings.max_images - query_log.replayed_images
     black_box.budget = limit if budget is None else min(limit, budget)
 
-    def train_run(number: int, patients: Sequence[str], held_out: Sequence[str]) -> tuple[Adapter, list[CurvePoint]]:
-        max_images = budgets.per_fold if held_out else budgets.last_run
-        last = [0.0]
+    def new_visual_prompt(unknown: Collection[str]) -> tuple[VisualPrompt, bool]:
+        visual_prompt = build_visual_prompt(settings.visual_prompt, settings.seed, settings.condition, encoder)
+        known = served.adapter.visual_prompt if served and not trained_on & set(map(patient_hash, unknown)) else None
+        if known is None or known.to_dict() != visual_prompt.to_dict():
+            return visual_prompt, False
+        visual_prompt.load_state_dict(known.state_dict())
+        return visual_prompt, True
 
-        def report(step: int, steps: int, _images: int, dice: float | None) -> None:
-            last[0] = dice if dice is not None else last[0]
-            if progress:
-                thousandths = round(1000 * (number + step / steps) / runs)
-                progress(ProgressReport(thousandths, 1000, query_log.images, last[0]))
-
-        training_slices = [piece for patient in patients for piece in slices[patient]]
-        # Nobody looks at the curve of a run whose adapter is not kept: its images are better spent on steps.
-        points = None if number == runs - 1 else 0
-        start_from = served.adapter if served and not trained_on & set(map(patient_hash, held_out)) else None
-        name, run_callback = f"run {number + 1} of {runs}", callback if points is None else None
-        return train(
-            black_box, training_slices, settings, max_images, query_log, name, points, report, start_from, run_callback
-        )
-
-    def score_patient(patient: str, arm: Arm, adapter: Adapter | None) -> NDArray[np.float64]:
-        def query() -> list[float]:
-            return score_slices(
-                black_box, adapter, holdout_slices[patient], settings.prompt, settings.seed + 1, settings.click_sets
-            ).ravel().tolist()  # fmt: skip
-
-        key: dict[str, int | str] = {_HOLDOUT_PATIENT: patient_hash(patient), "arm": arm, "seed": settings.seed + 1}
-        return np.array(query_log.get_or_query(key, query)).reshape(-1, settings.click_sets)
+    def report(dice: float) -> None:
+        if progress:
+            thousandths = min(999, 1000 * query_log.images // settings.max_images)
+            progress(ProgressReport(thousandths, 1000, query_log.images, dice))
 
     try:
-        (adapter, curve), scores = train_folds(split, folds, train_run, score_patient, served, holdout_slices)
-        if scores.unadapted and black_box.capabilities.resends:
-            patient, kept = next(iter(scores.unadapted.items()))
-            with query_log.count_queries():
-                again = score_slices(
-                    black_box,
-                    None,
-                    holdout_slices[patient][:1],
-                    settings.prompt,
-                    settings.seed + 1,
-                    settings.click_sets,
-                )
-            if np.abs(again[0] - kept[0]).max() > _MAX_DICE_DIFFERENCE:
-                query_log.discard()
-                raise BapsError(
-                    f"The model {black_box.capabilities.name} was replaced during the training: it answers differently "
-                    "under the same name. Nothing of this training is served, and its log was removed. Train again."
-                )
+        pieces = [piece for patient in plan.split.training for piece in slices[patient]]
+        trainer = PartTrainer(
+            black_box, Batches(pieces, encoder), settings, image_budget, query_log, new_visual_prompt, report, callback
+        )
+        adapter, parts = trainer.train()
+        comparable = len(trainer.judges) > 1
+        judges = new_to_served & set(trainer.judges) if comparable else set()
+        served_scores = trainer.score(served.adapter, judges) if served and judges else {}
+        if resends:
+            trainer.check_model()
     finally:
         black_box.budget = budget
         query_log.close()
-    acceptance = scores.check(served)
+    if progress:
+        progress(ProgressReport(1000, 1000, query_log.images, trainer.curve[-1].dice))
+    unadapted: dict[str, NDArray[np.float64]] = {}
+    candidate: dict[str, NDArray[np.float64]] = {}
+    if comparable:
+        unadapted = trainer.by_patient(trainer.cross_fit.scores[Parts()])
+        candidate = trainer.by_patient(trainer.score_candidate())
+    acceptance = check_acceptance(unadapted, candidate, served_scores, served.record["verdict"] if served else None)
+    scores = PatientScores(
+        _means(unadapted),
+        _means(candidate),
+        _means(served_scores),
+        {
+            name: _means(trainer.by_patient(dice))
+            for name, dice in (trainer.cross_fit.score_parts() if comparable else {}).items()
+        },
+    )
     windows = {piece.window for pieces in slices.values() for piece in pieces}
     record: dict[str, Any] = {
         "adapter": adapter.to_dict(),
         **log_facts,
         "fingerprint": plan.fingerprint,
-        "seen_patients": sorted({*map(patient_hash, split.training), *trained_on}),
-        "check": split.evaluation,
+        "seen_patients": sorted({*map(patient_hash, plan.split.training), *trained_on}),
+        "check": plan.split.evaluation,
         "windows": [window.to_dict() for window in sorted(windows, key=lambda w: (w.low, w.high, w.source))],
         **acceptance.to_dict(),
-        "curve": [[point.images, round(point.dice, 4)] for point in curve],
+        "parts": list(parts.names),
+        "scores": scores.to_dict(),
+        "notes": trainer.notes,
+        "curve": [[point.images, round(point.dice, 4)] for point in trainer.curve],
         "black_box_images": query_log.images,
         "replayed_images": query_log.replayed_images,
         "seconds": round(time.monotonic() - start, 1),
     }
-    return Adaptation(adapter, acceptance, curve, record)
+    return Adaptation(adapter, acceptance, scores, trainer.curve, trainer.notes, record)
+
+
+def _means(scores: Mapping[str, NDArray[np.float64]]) -> dict[str, float]:
+    """Average the Dice of every patient, whose name is hashed."""
+    return {patient_hash(patient): float(dice.mean()) for patient, dice in scores.items()}
 
 
 def _facts(black_box: BlackBox, slices: SlicesByPatient, settings: AdaptationSettings, split: Split) -> dict[str, Any]:
@@ -246,12 +238,3 @@ def _facts(black_box: BlackBox, slices: SlicesByPatient, settings: AdaptationSet
         "slices": sum(map(len, slices.values())),
         "slices_sha256": content.hexdigest(),
     }
-
-
-def _holdout_slices(
-    split: Split, slices: SlicesByPatient, settings: AdaptationSettings, arms: int
-) -> dict[str, list[AnySlice]]:
-    """Choose the slices of each held-out patient."""
-    held_out = [patient for _, held_out in split.folds for patient in held_out]
-    count, each = holdout_budget(settings.max_images, len(held_out), settings, arms)
-    return {patient: evenly_spaced(slices[patient], each) for patient in held_out[:count]}

@@ -45,6 +45,32 @@ class Batches:
         self.slices, self._encoder, self.zoom = slices, encoder, zoom
         self._features: dict[int, torch.Tensor] = {}
 
+    def with_zoom(self, zoom: float) -> Batches:
+        """Return the same slices with another zoom.
+
+        Args:
+            zoom: share of a slice's side that the black box is shown.
+
+        Returns:
+            Batches that share their features with these.
+        """
+        other = Batches(self.slices, self._encoder, zoom)
+        other._features = self._features
+        return other
+
+    def select(self, rows: Sequence[int]) -> Batches:
+        """Select some of the slices.
+
+        Args:
+            rows: their indices.
+
+        Returns:
+            Batches that share their features with these.
+        """
+        other = Batches([self.slices[row] for row in rows], self._encoder, self.zoom)
+        other._features = self._features
+        return other
+
     def draw(self, rows: Sequence[int], kind: str, correction_ratio: float, random: np.random.Generator) -> Batch:
         """Build a batch with new random prompts.
 
@@ -77,15 +103,16 @@ class Batches:
             The batch of B slices.
         """
         images = to_tensor(np.stack([self.slices[row].image for row in rows]))
-        for row, image in zip(rows, images, strict=True):
-            if row not in self._features:
-                self._features[row] = self._encoder.features(image[None])
+        keys = [id(self.slices[row]) for row in rows]  # The slices live as long as these batches.
+        for key, image in zip(keys, images, strict=True):
+            if key not in self._features:
+                self._features[key] = self._encoder.features(image[None])
         target = torch.from_numpy(np.stack([self.slices[row].target for row in rows])).float()
         side = images.shape[-1]
         crops = [crop_for_prompt(prompt, side, self.zoom) for prompt in prompts]
         return Batch(
             crop_images(images, crops),
-            torch.cat([self._features[row] for row in rows]),
+            torch.cat([self._features[key] for key in keys]),
             crop_images(target[:, None], crops)[:, 0],
             [prompt_to_crop(prompt, crop, side) for prompt, crop in zip(prompts, crops, strict=True)],
         )

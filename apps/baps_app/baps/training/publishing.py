@@ -70,7 +70,7 @@ def adapt_and_publish(
     """
     label = names[0]
     served = _load_served(store, label, black_box)
-    plan = plan_adaptation(black_box, slices, settings, store.split_memory, served)
+    plan = plan_adaptation(black_box, slices, settings)
     log = store.log(label)
     return keep_and_publish(
         store, names, plan.fingerprint, lambda: adapt(black_box, slices, settings, plan, progress, log, served), log
@@ -106,7 +106,8 @@ def keep_and_publish(
     if len(versions) < len(names):
         result = adapt_candidate()
         for name in set(names) - set(versions):
-            record = {**result.record, "reason": result.acceptance.sentence()}
+            sentences = [result.acceptance.sentence(), *result.record.get("notes", ())]
+            record = {**result.record, "reason": " ".join(sentences)}
             versions[name] = store.add(name, result.adapter, record, result.acceptance.status, log)
         if log:
             log.unlink(missing_ok=True)

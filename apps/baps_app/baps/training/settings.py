@@ -9,6 +9,8 @@ from baps.adapters.visual_prompt import CONDITIONS, ENCODERS, KINDS
 from baps.errors import InputError
 from baps.prompts.simulated import check_prompts
 
+VISUAL_PROMPTS = (*KINDS, "none")
+
 OPTIMISERS = ("prompt_space", "spsa_gc")
 
 HEADS = ("convolutional", "none")
@@ -21,7 +23,7 @@ class AdaptationSettings:
     """Everything that an adaptation depends on besides the data and the black box.
 
     Attributes:
-        visual_prompt: ``basis`` (ours) or ``concat`` (as published).
+        visual_prompt: ``basis`` (ours), ``concat`` (as published) or ``none``.
         condition: what the visual prompt depends on besides the image: ``label`` (one encoding serves every click) or
             ``click`` (as published).
         encoder: features of the image that the visual prompt reads, see ``load_encoder``.
@@ -32,15 +34,15 @@ class AdaptationSettings:
         prompt: kind of prompt to train for, ``click`` or ``box``.
         correction_ratio: share of the training prompts that have corrective clicks, 0 to 1; 0, as published, for first
             prompts only.
-        max_images: black-box images in total: training, training curve and evaluation.
+        max_images: maximum number of black-box images in total: training, training curve and evaluation.
         seed: seed of everything random.
         batch_size: slices per step of prompt-space optimisation; SPSA-GC uses its published 4.
         perturbation_radius: radius by which a coefficient is perturbed in prompt-space optimisation.
         learning_rate: learning rate of Adam on the constant part in prompt-space optimisation; a thirtieth of it is
             used for what depends on the image.
         slices_per_volume: maximum number of slices per volume that are trained on.
-        check_slices: maximum number of slices of each held-out patient.
-        click_sets: number of fixed sets of clicks that the evaluation is repeated with.
+        check_slices: maximum number of slices of each patient that are judged.
+        click_sets: maximum number of prompts on each of them.
         curve_points: number of points of the training curve.
         curve_slices: number of slices that the training curve is measured on.
 
@@ -70,8 +72,8 @@ class AdaptationSettings:
 
     def __post_init__(self) -> None:
         for name, known in (
-            ("visual_prompt", KINDS), ("condition", CONDITIONS), ("encoder", ENCODERS), ("optimiser", OPTIMISERS),
-            ("zoom", ZOOMS), ("head", HEADS),
+            ("visual_prompt", VISUAL_PROMPTS), ("condition", CONDITIONS), ("encoder", ENCODERS),
+            ("optimiser", OPTIMISERS), ("zoom", ZOOMS), ("head", HEADS),
         ):  # fmt: skip
             if getattr(self, name) not in known:
                 raise InputError(f"There is no {name} named {getattr(self, name)!r}. Known ones: {', '.join(known)}.")
@@ -89,3 +91,8 @@ class AdaptationSettings:
         if not 0 <= self.correction_ratio <= 1:
             raise InputError(f"correction_ratio must be a share from 0 to 1, not {self.correction_ratio}.")
         check_prompts(self.prompt, self.seed)
+
+    @property
+    def prompt_only(self) -> bool:
+        """Whether a visual prompt is the only part that the adapter can have, so that it is always trained."""
+        return self.zoom == "none" and self.head == "none" and self.visual_prompt != "none"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from baps.adapters.output_head.features import FEATURES, GRID, head_features
+from baps.adapters.output_head.features import FEATURES, GRID, head_features, to_logits
 from baps.adapters.output_head.head import OutputHead
 
-__all__ = ["FEATURES", "GRID", "OutputHead", "head_features"]
+__all__ = ["FEATURES", "GRID", "OutputHead", "head_features", "to_logits"]

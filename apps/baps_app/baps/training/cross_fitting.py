@@ -1,0 +1,181 @@
+"""Judge combinations of parts on every patient by cross-fitting, and choose those that bring something.
+
+The patients are divided into groups. What is trained for a group is trained on the other groups, and what is chosen
+for a group is chosen by the scores of the other groups, so every patient judges a procedure that did not know it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_GROUPS = 4
+
+MIN_GAIN = 0.01
+"""Gain in Dice (0 to 1) that every part has to bring: each makes clicks slower, or may harm images of another kind."""
+
+HARM = 0.05
+"""Loss in Dice (0 to 1) above which a patient counts as harmed."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A combination of an adapter's parts.
+
+    Attributes:
+        zoom: share of an image's side that the black box is shown, 0 to 1; 1 without a zoom.
+        visual_prompt: whether a visual prompt changes the image.
+        head: how a head is trained: ``augmented`` if orientations are augmented, ``oriented`` if not, or empty for no
+            head.
+    """
+
+    zoom: float = 1.0
+    visual_prompt: bool = False
+    head: str = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the parts that are there."""
+        there = {"zoom": self.zoom < 1, "visual prompt": self.visual_prompt, "head": bool(self.head)}
+        return tuple(name for name, is_there in there.items() if is_there)
+
+    @property
+    def name(self) -> str:
+        """The names of the parts in one, or ``unadapted``."""
+        return " + ".join(self.names) or "unadapted"
+
+
+Eligible = Callable[[Parts], bool]
+"""Whether a combination may be chosen."""
+
+
+def any_parts(_: Parts) -> bool:
+    """Allow every combination.
+
+    Returns:
+        True.
+    """
+    return True
+
+
+@dataclass
+class CrossFit:
+    """Scores of combinations of parts on the same answers, each from models that were not trained on the answer's unit.
+
+    Attributes:
+        unit: unit of each answer, (N,). A unit is a patient, or a block of slices if there is only one patient.
+        groups: group of each unit, (U,).
+        scores: Dice (0 to 1) of every answer, (N,), by combination.
+    """
+
+    unit: NDArray[np.int64]
+    groups: NDArray[np.int64]
+    scores: dict[Parts, NDArray[np.float64]] = field(default_factory=dict)
+
+    def by_unit(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Average the scores of answers over each unit.
+
+        Args:
+            scores: one score per answer, (N,).
+
+        Returns:
+            Means, (U,); 0 for a unit without answers.
+        """
+        counts = np.bincount(self.unit, minlength=len(self.groups))
+        return np.bincount(self.unit, scores, len(self.groups)) / np.maximum(counts, 1)
+
+    def choose(self, judges: NDArray[np.bool_], eligible: Eligible = any_parts) -> Parts:
+        """Choose the combination with the best mean, from which ``MIN_GAIN`` is deducted for every part.
+
+        Args:
+            judges: units whose scores count, (U,); at least one.
+            eligible: which combinations may be chosen; at least one.
+
+        Returns:
+            The combination.
+        """
+        return max(
+            filter(eligible, self.scores),
+            key=lambda parts: float(self.by_unit(self.scores[parts])[judges].mean()) - MIN_GAIN * len(parts.names),
+        )
+
+    def score_choice(self, eligible: Eligible = any_parts) -> NDArray[np.float64]:
+        """Score the procedure that includes the choice: for every group by the scores of the other groups.
+
+        Args:
+            eligible: which combinations may be chosen.
+
+        Returns:
+            Dice (0 to 1) of every answer, (N,).
+        """
+        result, group = np.zeros(len(self.unit)), self.groups[self.unit]
+        for one in np.unique(self.groups):
+            result[group == one] = self.scores[self.choose(self.groups != one, eligible)][group == one]
+        return result
+
+    def score_parts(self) -> dict[str, NDArray[np.float64]]:
+        """Score the procedure limited to each set of parts that was tried.
+
+        Returns:
+            Dice (0 to 1) of every answer, (N,), by the names of the parts that could be chosen.
+        """
+
+        def within(limit: set[str]) -> Eligible:
+            return lambda parts: set(parts.names) <= limit
+
+        return {parts.name: self.score_choice(within(set(parts.names))) for parts in self.scores}
+
+
+@dataclass(frozen=True)
+class PatientScores:
+    """Dice (0 to 1) by patient (hashed) from models that were not trained on the patient, with the same prompts.
+
+    Attributes:
+        unadapted: scores of the unadapted model.
+        candidate: scores of the whole procedure that made the candidate, including the choice of its parts.
+        served: scores of the served adapter, of the patients that are new to it.
+        parts: scores of the procedure if it is limited to some parts, by their names: ``zoom``, ``head`` and so on.
+    """
+
+    unadapted: Mapping[str, float]
+    candidate: Mapping[str, float]
+    served: Mapping[str, float]
+    parts: Mapping[str, Mapping[str, float]]
+
+    @property
+    def differences(self) -> dict[str, float]:
+        """Gain of the candidate over the unadapted model, by patient."""
+        return {patient: self.candidate[patient] - before for patient, before in self.unadapted.items()}
+
+    @property
+    def harmed(self) -> float:
+        """Share of the patients that lose more than ``HARM``, 0 to 1; 0 without patients."""
+        return float(np.mean([gain < -HARM for gain in self.differences.values()])) if self.unadapted else 0.0
+
+    @property
+    def worst(self) -> float | None:
+        """The smallest gain of a patient, or None without patients."""
+        return min(self.differences.values(), default=None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the scores as JSON, for the adapter's record.
+
+        Returns:
+            The fields by name, and ``harmed`` and ``worst``.
+        """
+
+        def rounded(scores: Mapping[str, float]) -> dict[str, float]:
+            return {patient: round(dice, 4) for patient, dice in scores.items()}
+
+        return {
+            "unadapted": rounded(self.unadapted),
+            "candidate": rounded(self.candidate),
+            "served": rounded(self.served),
+            "parts": {name: rounded(scores) for name, scores in self.parts.items()},
+            "harmed": self.harmed,
+            "worst": None if self.worst is None else round(self.worst, 4),
+        }

@@ -1,0 +1,387 @@
+"""Train the parts of an adapter, the cheap ones first, and judge each on patients that it was not trained on.
+
+The answers to the evaluation prompts are kept, so heads are trained and judged on them at no query cost. A visual
+prompt takes most of the images: it is tried in one fold, and given up there if it brings nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from baps.adapters.adapter import Adapter, identity_adapter
+from baps.adapters.visual_prompt import VisualPrompt
+from baps.blackbox import BlackBox
+from baps.errors import BapsError, InputError
+from baps.training.answers import Answers, draw_evaluation_prompts, query_answers, query_more_answers
+from baps.training.batches import Batches
+from baps.training.budget import PROMPT_FOLDS, Budget, divide_prompt_images
+from baps.training.cross_fitting import MAX_GROUPS, CrossFit, Parts
+from baps.training.head_training import HeadData, score_answers, train_head
+from baps.training.query_log import QueryLog
+from baps.training.settings import AdaptationSettings
+from baps.training.training import Callback, CurvePoint, train_visual_prompt
+
+ZOOMS = (0.75, 0.5)
+"""Shares of an image's side that are tried."""
+
+_MIN_ORIENTED = 8
+"""Number of patients from which a head may learn the orientation of organs; from fewer it must not."""
+
+_MAX_DIFFERENCE = 0.02
+"""Largest share of pixels in which a model's answers to the same query may differ."""
+
+_MIN_TRIAL_GAIN = 0.02
+"""Gain in Dice (0 to 1) in the first fold that makes a visual prompt worth the rest of the images."""
+
+_CHOICE_STEPS = 60
+_HEAD_STEPS = 150
+
+
+class PartTrainer:
+    """Train and judge zoom, head and visual prompt.
+
+    Args:
+        black_box: the model.
+        batches: the labelled slices, those of one patient next to each other.
+        settings: the settings of the adaptation.
+        budget: how many images each part may take.
+        query_log: logs the answers.
+        new_visual_prompt: returns a visual prompt to start from, given the patients that it must not know, and whether
+            it was trained before.
+        report: called after every part and every step.
+        callback: called with the candidate at every point of the training curve.
+
+    Attributes:
+        cross_fit: the scores.
+        judges: the patients that judge, in the order of the units of ``cross_fit`` if there are several.
+        curve: mean Dice of what was tried, by images.
+        notes: sentences about what was not done.
+    """
+
+    def __init__(
+        self,
+        black_box: BlackBox,
+        batches: Batches,
+        settings: AdaptationSettings,
+        budget: Budget,
+        query_log: QueryLog,
+        new_visual_prompt: Callable[[Collection[str]], tuple[VisualPrompt, bool]],
+        report: Callable[[float], None],
+        callback: Callback | None = None,
+    ) -> None:
+        self._black_box, self._batches, self._settings, self._budget = black_box, batches, settings, budget
+        self._query_log, self._new_visual_prompt = query_log, new_visual_prompt
+        self._report, self._callback = report, callback
+        self.curve: list[CurvePoint] = []
+        self.notes: list[str] = []
+        self.judges = list(dict.fromkeys(piece.patient for piece in batches.slices))[: budget.judges]
+        self._rows, self._prompts = draw_evaluation_prompts(
+            batches, self.judges, settings.prompt, budget.each, settings.check_slices, settings.seed + 1
+        )
+        self._slice_unit = _units(batches, self.judges)
+        self._unit = self._slice_unit[self._rows]
+        self.cross_fit = CrossFit(self._unit, np.arange(self._slice_unit.max() + 1) % MAX_GROUPS)
+        self._group = self.cross_fit.groups[self._unit]
+        self._groups = [int(group) for group in np.unique(self._group)]
+        self._can_judge = len(self._groups) > 1
+        self._head_styles = ("augmented", *(("oriented",) if len(self.judges) >= _MIN_ORIENTED else ()))
+        self._data: dict[float, HeadData] = {}
+        self._fold_prompts: list[VisualPrompt] = []
+
+    def train(self) -> tuple[Adapter, Parts]:
+        """Train the parts that bring something.
+
+        Returns:
+            The candidate, and its parts. ``cross_fit`` has the scores of all combinations then.
+        """
+        settings, identity = self._settings, identity_adapter().visual_prompt
+        self._keep(1.0, self._query(1.0, identity, slice(None), "unadapted"))
+        zooms = self._choose_zooms() if settings.zoom == "chosen" else [1.0]
+        if settings.head == "convolutional" and self._can_judge:
+            for zoom in zooms:
+                self._cross_fit_heads(Parts(zoom), [(self._group == one, self._data[zoom]) for one in self._groups])
+        last_run = self._cross_fit_visual_prompt() if settings.visual_prompt != "none" else 0
+        parts = self._choose()
+        if not parts.visual_prompt:
+            last_run = 0
+        return self._finish(parts, last_run), parts
+
+    def score(self, adapter: Adapter, patients: Collection[str]) -> dict[str, NDArray[np.float64]]:
+        """Score an adapter with the evaluation prompts of some patients.
+
+        Args:
+            adapter: the adapter.
+            patients: the patients.
+
+        Returns:
+            Dice (0 to 1) by patient, see ``by_patient``.
+        """
+        numbers = [n for n, row in enumerate(self._rows) if self._batches.slices[row].patient in patients]
+        answers = query_answers(
+            self._black_box,
+            adapter.visual_prompt,
+            self._batches.with_zoom(adapter.zoom),
+            [self._rows[n] for n in numbers],
+            [self._prompts[n] for n in numbers],
+            self._query_log,
+            {"answers": "served"},
+        )
+        dice = np.zeros(len(self._rows))
+        dice[numbers] = score_answers(self._build(adapter.zoom, answers), adapter.head)
+        return {patient: scores for patient, scores in self.by_patient(dice).items() if patient in patients}
+
+    def score_candidate(self) -> NDArray[np.float64]:
+        """Score the procedure that made the candidate, see ``CrossFit.score_choice``.
+
+        Returns:
+            Dice (0 to 1) of every evaluation answer, (N,).
+        """
+        if self._settings.prompt_only:
+            return self.cross_fit.scores[Parts(visual_prompt=True)]
+        return self.cross_fit.score_choice()
+
+    def check_model(self) -> None:
+        """Query the black box again for the first evaluation prompt.
+
+        Raises:
+            BapsError: if it answers differently than before; the log is removed then.
+        """
+        kept = self._data[1.0].answers.select([0])
+        with self._query_log.count_queries():
+            again = query_answers(
+                self._black_box,
+                identity_adapter().visual_prompt,
+                self._batches,
+                kept.rows,
+                kept.prompts,
+                QueryLog(None, {}, self._black_box),
+                {},
+            )
+        differs = (again.probability > 127) != (kept.probability > 127)
+        if differs.mean() > _MAX_DIFFERENCE:
+            self._query_log.discard()
+            raise BapsError(
+                f"The model {self._black_box.capabilities.name} was replaced during the training: it answers "
+                "differently under the same name. Nothing of this training is served, and its log was removed. Train "
+                "again."
+            )
+
+    def by_patient(self, dice: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """Average the Dice of evaluation answers over each slice.
+
+        Args:
+            dice: one score per answer, (N,).
+
+        Returns:
+            Dice (0 to 1) of each slice that was judged, (slices, 1), by patient.
+        """
+        by_row: dict[int, list[float]] = {}
+        for row, one in zip(self._rows, dice, strict=True):
+            by_row.setdefault(row, []).append(float(one))
+        result: dict[str, list[float]] = {patient: [] for patient in self.judges}
+        for row, scores in by_row.items():
+            result[self._batches.slices[row].patient].append(float(np.mean(scores)))
+        return {patient: np.array(scores)[:, None] for patient, scores in result.items()}
+
+    def _query(self, zoom: float, visual_prompt: VisualPrompt, part: slice, name: str) -> Answers:
+        """Query the black box with some of the evaluation prompts."""
+        return query_answers(
+            self._black_box,
+            visual_prompt,
+            self._batches.with_zoom(zoom),
+            self._rows[part],
+            self._prompts[part],
+            self._query_log,
+            {"answers": name, "zoom": str(zoom)},
+        )
+
+    def _build(self, zoom: float, answers: Answers) -> HeadData:
+        return HeadData(self._batches.with_zoom(zoom), answers, self._settings.seed)
+
+    def _keep(self, zoom: float, answers: Answers) -> None:
+        """Keep the answers to all evaluation prompts, and score them."""
+        self._data[zoom] = self._build(zoom, answers)
+        self._add_scores(Parts(zoom), score_answers(self._data[zoom]))
+
+    def _add_scores(self, parts: Parts, dice: NDArray[np.float64]) -> None:
+        """Add the scores of a combination, given the Dice of every evaluation answer."""
+        self.cross_fit.scores[parts] = dice
+        self.curve.append(CurvePoint(self._query_log.images, float(self.cross_fit.by_unit(dice).mean())))
+        self._report(self.curve[-1].dice)
+
+    def _choose(self) -> Parts:
+        """Choose the final parts by the scores of all units."""
+        if self._settings.prompt_only:
+            return Parts(visual_prompt=True)
+        if self._can_judge:
+            return self.cross_fit.choose(np.ones(len(self.cross_fit.groups), bool))
+        return Parts(head="augmented" if self._settings.head == "convolutional" else "")
+
+    def _choose_zooms(self) -> list[float]:
+        """Try the zooms on a part of the prompts, and query the rest for those that some group would choose.
+
+        Returns:
+            1 and these zooms.
+        """
+        count, identity = self._budget.screening, identity_adapter().visual_prompt
+        answers = {zoom: self._query(zoom, identity, slice(0, count), "screening") for zoom in ZOOMS}
+        dice = {1.0: self.cross_fit.scores[Parts()][:count]}
+        dice.update({zoom: score_answers(self._build(zoom, kept)) for zoom, kept in answers.items()})
+        chosen = set[float]()
+        juries = [np.ones(count, bool), *(self._group[:count] != group for group in self._groups)]
+        for judges in juries:
+            if judges.any():
+                chosen.add(max(dice, key=lambda zoom: float(dice[zoom][judges].mean())))
+        for zoom in sorted(chosen - {1.0}):
+            self._keep(zoom, answers[zoom] + self._query(zoom, identity, slice(count, None), "zoom"))
+        return sorted(chosen | {1.0})
+
+    def _cross_fit_heads(self, parts: Parts, folds: Sequence[tuple[NDArray[np.bool_], HeadData]]) -> None:
+        """Train heads for every fold, and score them on the fold's held-out answers.
+
+        Args:
+            parts: the parts besides the head.
+            folds: the held-out answers of each fold, and its data.
+        """
+        for style in self._head_styles:
+            dice = np.zeros(len(self._rows))
+            for held_out, data in folds:
+                head = train_head(data, ~held_out, style == "augmented", _CHOICE_STEPS, self._settings.seed)
+                dice[held_out] = score_answers(data, head, held_out)
+            self._add_scores(Parts(parts.zoom, parts.visual_prompt, style), dice)
+
+    def _cross_fit_visual_prompt(self) -> int:
+        """Train a visual prompt in every fold, unless the first one shows that it brings nothing.
+
+        Returns:
+            The images of the last run, 0 if no visual prompt is worth training.
+        """
+        settings = self._settings
+        with_head = settings.head == "convolutional"
+        images = self._budget.prompt_images(self._query_log.images, with_head)
+        one_patient = len(self.judges) == 1
+        folds = PROMPT_FOLDS if self._can_judge and not (one_patient and settings.prompt_only) else 0
+        if not folds and not settings.prompt_only:
+            return 0
+        try:
+            of_fold, last_run = divide_prompt_images(images, len(self._batches.slices), settings, folds)
+        except InputError:
+            if settings.prompt_only:
+                raise
+            self.notes.append("max_images was too small to try a visual prompt.")
+            return 0
+        chosen = self._choose()
+        kept: list[tuple[NDArray[np.bool_], HeadData]] = []
+        trained: list[VisualPrompt] = []
+        for fold in range(folds):
+            held_out = self._group % folds == fold
+            before = self.cross_fit.choose(self.cross_fit.groups % folds != fold)
+            trained.append(self._train_visual_prompt(before.zoom, fold, of_fold, f"fold {fold + 1}"))
+            answers = self._query(before.zoom, trained[-1], slice(None), f"fold {fold + 1}")
+            kept.append((held_out, self._build(before.zoom, answers)))
+            if not settings.prompt_only and fold == 0:
+                gain = self._gain(before, *kept[0])
+                if gain < _MIN_TRIAL_GAIN:
+                    self.notes.append(
+                        "A visual prompt was tried in one fold and given up, because it changed the Dice by "
+                        f"{gain:+.3f}."
+                    )
+                    return 0
+        if folds:
+            parts, dice = Parts(chosen.zoom, visual_prompt=True), np.zeros(len(self._rows))
+            for held_out, data in kept:
+                dice[held_out] = score_answers(data, None, held_out)
+            self._add_scores(parts, dice)
+            if with_head:
+                self._cross_fit_heads(parts, kept)
+        self._fold_prompts = trained
+        return last_run
+
+    def _gain(self, before: Parts, held_out: NDArray[np.bool_], data: HeadData) -> float:
+        """Return the gain in Dice of a fold's visual prompt, with the same head or none, over the parts before it."""
+        style, seed = before.head, self._settings.seed
+        head = train_head(data, ~held_out, style == "augmented", _CHOICE_STEPS, seed) if style else None
+        difference = np.zeros(len(self._rows))
+        difference[held_out] = score_answers(data, head, held_out) - self.cross_fit.scores[before][held_out]
+        return float(self.cross_fit.by_unit(difference)[np.unique(self._unit[held_out])].mean())
+
+    def _train_visual_prompt(self, zoom: float, fold: int | None, images: int, run: str) -> VisualPrompt:
+        """Train a visual prompt on the slices outside a fold, or on all, starting from the mean of those of the folds.
+
+        Only the last run has a curve.
+        """
+        units = self._slice_unit
+        held_out = np.isin(units, self._units_of(fold)) if fold is not None else np.zeros(len(units), bool)
+        pieces = self._batches.slices
+        visual_prompt, continues = self._new_visual_prompt({pieces[row].patient for row in np.flatnonzero(held_out)})
+        if fold is None and not continues and self._fold_prompts:
+            states = [one.state_dict() for one in self._fold_prompts]
+            visual_prompt.load_state_dict(
+                {name: torch.stack([state[name] for state in states]).mean(0) for name in states[0]}
+            )
+        curve = train_visual_prompt(
+            self._black_box,
+            visual_prompt,
+            self._batches.with_zoom(zoom).select(np.flatnonzero(~held_out).tolist()),
+            self._settings,
+            images,
+            self._query_log,
+            run,
+            None if fold is None else 0,
+            lambda *_: self._report(self.curve[-1].dice),
+            self._callback if fold is None else None,
+        )
+        self.curve += curve
+        return visual_prompt
+
+    def _units_of(self, fold: int) -> NDArray[np.int64]:
+        return np.flatnonzero(self.cross_fit.groups % PROMPT_FOLDS == fold)
+
+    def _finish(self, parts: Parts, last_run: int) -> Adapter:
+        """Train the chosen parts on all patients."""
+        settings, visual_prompt = self._settings, identity_adapter().visual_prompt
+        if parts.visual_prompt:
+            visual_prompt = self._train_visual_prompt(parts.zoom, None, last_run, "last run")
+        adapter = Adapter(visual_prompt, zoom=parts.zoom)
+        if parts.head:
+            batches = self._batches.with_zoom(parts.zoom)
+            first = (
+                self._query(parts.zoom, visual_prompt, slice(None), "last run")
+                if parts.visual_prompt
+                else self._data[parts.zoom].answers
+            )
+            more = query_more_answers(
+                self._black_box,
+                visual_prompt,
+                batches,
+                first,
+                settings.prompt,
+                self._budget.head,
+                settings.seed,
+                self._query_log,
+                {"answers": "head"},
+            )
+            data = HeadData(batches, first + more, settings.seed)
+            head = train_head(data, None, parts.head == "augmented", _HEAD_STEPS, settings.seed)
+            adapter = replace(adapter, head=head)
+        if self._callback:
+            self._callback(self._query_log.images, adapter)
+        return adapter
+
+
+def _units(batches: Batches, judges: Sequence[str]) -> NDArray[np.int64]:
+    """Number the unit of every slice.
+
+    A unit is a patient that judges, or a block of neighbouring slices if there is only one patient. Slices of other
+    patients get -1.
+    """
+    if len(judges) > 1:
+        units = {patient: number for number, patient in enumerate(judges)}
+        return np.array([units.get(piece.patient, -1) for piece in batches.slices])
+    count = len(batches.slices)
+    return np.arange(count) * min(MAX_GROUPS, count) // count
