@@ -183,7 +183,7 @@ def live_with_gate(differences: NDArray[np.float64], first: int, every: int, ser
     for patient in range(means.shape[1]):
         course.append(serves)
         for stream in gate.in_play(""):
-            stream.add(str(patient), means[int(stream.candidate), patient], prospective=True)
+            stream.add_volume(str(patient), "", "", means[int(stream.candidate), patient])
         labelled = patient + 1
         if labelled >= first and (labelled - first) % every == 0 and trained < len(means):
             stream = gate.open(str(trained), "")

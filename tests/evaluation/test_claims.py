@@ -64,7 +64,7 @@ def test_of_all_combinations_of_signs_only_the_budget_is_claimed() -> None:
         first = stream(differences[:8])
         ledger.update(first)
         second = stream(0.7 * differences, "v0002")
-        second.add("late", 0.0, prospective=True)
+        second.add("late", 0.0)
         ledger.update(second, [first])
         claimed += ledger.holds(first) or ledger.holds(second)
         assert ledger.spent <= ERROR_BUDGET
@@ -124,7 +124,7 @@ def test_a_retracted_claim_does_not_return() -> None:
     ledger.update(evidence)
     ledger.retract(evidence)
     for number in range(8, 40):
-        evidence.add(str(number), 0.3, prospective=True)
+        evidence.add(str(number), 0.3)
         ledger.update(evidence)
     assert not ledger.holds(evidence)
 
@@ -146,7 +146,7 @@ def test_late_candidates_are_claimed_by_the_anytime_valid_test() -> None:
     rng = np.random.default_rng(0)
     good = stream([])
     for number in range(60):
-        good.add(str(number), float(rng.normal(0.15, 0.1)), prospective=True)
+        good.add(str(number), float(rng.normal(0.15, 0.1)))
         ledger.update(good)
     assert ledger.holds(good)
     assert ledger.to_dict()["claims"][good.key]["method"] == "anytime t-test"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from baps.evaluation.gate import Gate, State
+from baps.evaluation.gate import Gate, State, judge_training
 
 GOOD = (0.2, 0.1, 0.25, 0.3, 0.15, 0.2, 0.1, 0.3)
 
@@ -17,7 +17,10 @@ GOOD = (0.2, 0.1, 0.25, 0.3, 0.15, 0.2, 0.1, 0.3)
 def judge(gate: Gate, candidate: str, differences: Sequence[float], black_box: str = "sam", first: int = 0) -> None:
     stream = gate.open(candidate, black_box)
     for number, difference in enumerate(differences, first):
-        stream.add(f"p{number}", float(difference), prospective=number >= 4)
+        if number >= 4:
+            stream.add_volume(f"p{number}", "image", "label", float(difference))
+        else:
+            stream.add(f"p{number}", float(difference))
     gate.update(black_box)
 
 
@@ -40,7 +43,7 @@ def test_trials_need_not_serve() -> None:
     gate = Gate()
     judge(gate, "v0001", GOOD[:7])
     assert gate.update("sam", serve_trials=False) is None
-    gate.open("v0001", "sam").add("p7", GOOD[7], prospective=True)
+    gate.open("v0001", "sam").add_volume("p7", "image", "label", GOOD[7])
     assert gate.update("sam", serve_trials=False) == "v0001"
 
 
@@ -138,7 +141,7 @@ def test_damaged_evidence_is_dropped_with_a_sentence_and_its_claim_with_it() -> 
     gate = Gate()
     judge(gate, "v0001", GOOD)
     record = gate.to_dict()
-    record["streams"][0]["patients"][0] = ["p0", 7, True]
+    record["streams"][0]["patients"][0] = ["p0", 7, {}]
     again, dropped = Gate.from_dict(record)
     assert len(dropped) == 1
     assert "cannot be read" in dropped[0]
@@ -158,3 +161,31 @@ def test_a_lost_budget_counts_as_spent(damage: dict[str, object]) -> None:
     (status,) = gate.statuses("sam")
     assert status.state is State.ON_TRIAL
     assert status.serves
+
+
+def test_a_choice_of_a_person_serves_until_the_next_candidate() -> None:
+    gate = Gate()
+    judge(gate, "v0001", GOOD)
+    gate.serve_choice(None, "sam")
+    assert gate.update("sam") is None
+    judge(gate, "v0001", GOOD, first=8)
+    assert gate.serves("sam") is None
+    again, _ = Gate.from_dict(json.loads(json.dumps(gate.to_dict())))
+    assert again.update("sam") is None
+    judge(gate, "v0002", GOOD * 2)
+    assert gate.serves("sam") == "v0002"
+
+
+def test_what_a_person_serves_without_evidence_gives_way_to_a_better_candidate_only() -> None:
+    gate = Gate()
+    gate.serve_choice("v0001", "sam")
+    judge(gate, "v0002", [-0.2] * 6)
+    assert gate.serves("sam") == "v0001"
+    judge(gate, "v0003", GOOD[:6])
+    assert gate.serves("sam") == "v0003"
+
+
+def test_a_training_is_judged_without_a_store() -> None:
+    status = judge_training({f"p{number}": difference for number, difference in enumerate(GOOD)})
+    assert (status.state, status.serves) == (State.PUBLISHED, True)
+    assert judge_training({}).state is State.CANDIDATE

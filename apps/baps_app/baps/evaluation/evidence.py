@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -16,19 +17,26 @@ HARMFUL_LOSS = 0.05
 """Dice (0 to 1) that a patient must lose to be counted as worse."""
 
 
-@dataclass(frozen=True)
-class PatientDifference:
-    """The difference that a candidate makes for a patient.
+@dataclass
+class PatientEvidence:
+    """The evidence of one patient.
 
     Attributes:
-        difference: mean Dice of the candidate minus that of the unadapted model, -1 to 1; the mean is over the
-            patient's slices or volumes.
-        prospective: whether the patient came after the training. Otherwise the difference is cross-fitted: it was
-            measured with an adapter of the same training that had not seen the patient.
+        cross_fitted: difference measured with an adapter of the same training that had not seen the patient, or None if
+            the patient came after the training.
+        volumes: differences measured on volumes that came after the training, or None for volumes of a patient with a
+            cross-fitted difference; with the version of the label that they were measured on, by hash of the image.
     """
 
-    difference: float
-    prospective: bool
+    cross_fitted: float | None = None
+    volumes: dict[str, tuple[str, float | None]] = field(default_factory=dict)
+
+    @property
+    def difference(self) -> float:
+        """Dice of the candidate minus that of the unadapted model, mean of the patient, -1 to 1."""
+        if self.cross_fitted is not None:
+            return self.cross_fitted
+        return fmean(difference for _, difference in self.volumes.values() if difference is not None)
 
 
 class EvidenceStream:
@@ -44,31 +52,88 @@ class EvidenceStream:
     def __init__(self, candidate: str, black_box: str) -> None:
         self.candidate = candidate
         self.black_box = black_box
-        self._entries: dict[str, PatientDifference] = {}
+        self._entries: dict[str, PatientEvidence] = {}
 
     @property
     def key(self) -> str:
         """Name of the stream: the candidate and the model."""
         return f"{self.candidate} {self.black_box}"
 
-    def add(self, patient: str, difference: float, prospective: bool = False) -> None:
-        """Add a patient, or replace the difference of a patient whose label changed.
-
-        A patient whom the candidate was trained on never becomes a prospective one: the cross-fitted difference stays.
+    def add(self, patient: str, difference: float) -> None:
+        """Add a patient of the training, or replace the patient's difference by a cross-fitted one.
 
         Args:
             patient: hash of the patient, see ``patient_hash``.
             difference: Dice of the candidate minus that of the unadapted model, mean of the patient, -1 to 1.
-            prospective: whether the patient came after the training.
 
         Raises:
             InputError: if the difference is not a difference of Dice.
         """
-        if not (isfinite(difference) and -1 <= difference <= 1):
-            raise InputError("A difference of Dice must be a number from -1 to 1. Score the patient again.")
-        known = self._entries.get(patient)
-        if known is None or known.prospective or not prospective:
-            self._entries[patient] = PatientDifference(float(difference), prospective)
+        checked, entry = _checked(difference), self._entries.setdefault(patient, PatientEvidence())
+        entry.cross_fitted = checked
+        entry.volumes = {volume: (label, None) for volume, (label, _) in entry.volumes.items()}
+
+    def add_volume(self, patient: str, volume: str, label: str, difference: float) -> None:
+        """Add a volume that was labelled after the training, or replace its difference if its label changed.
+
+        The difference is ignored if the candidate was trained on the patient: the cross-fitted difference stays.
+
+        Args:
+            patient: hash of the patient.
+            volume: hash of the image.
+            label: version of the label.
+            difference: Dice of the candidate minus that of the unadapted model, -1 to 1.
+
+        Raises:
+            InputError: if the difference is not a difference of Dice.
+        """
+        checked = _checked(difference)
+        entry = self._entries.setdefault(patient, PatientEvidence())
+        entry.volumes[volume] = label, None if entry.cross_fitted is not None else checked
+
+    def remember_label(self, patient: str, volume: str, label: str) -> None:
+        """Remember a label of a patient with a cross-fitted difference, which is dropped when the label changes.
+
+        Args:
+            patient: hash of the patient; a patient without evidence is ignored.
+            volume: hash of the image.
+            label: version of the label.
+        """
+        if patient in self._entries:
+            self._entries[patient].volumes.setdefault(volume, (label, None))
+
+    def knows(self, volume: str, label: str) -> bool:
+        """Return whether a label of a volume is part of the evidence, or its patient's difference is cross-fitted.
+
+        Args:
+            volume: hash of the image.
+            label: version of the label.
+
+        Returns:
+            Whether it is.
+        """
+        return any(label == entry.volumes.get(volume, ("",))[0] for entry in self._entries.values())
+
+    def drop_changed(self, labels: Mapping[str, str]) -> int:
+        """Drop what was measured on labels that were changed or deleted since.
+
+        Args:
+            labels: version of the label that every volume has now, by hash of the image.
+
+        Returns:
+            Number of patients whose evidence was dropped, whole or in part.
+        """
+        dropped = 0
+        for patient, entry in list(self._entries.items()):
+            gone = [volume for volume, (label, _) in entry.volumes.items() if labels.get(volume) != label]
+            if not gone:
+                continue
+            dropped += 1
+            for volume in gone:
+                del entry.volumes[volume]
+            if entry.cross_fitted is not None or not entry.volumes:
+                del self._entries[patient]
+        return dropped
 
     def remove(self, patient: str) -> None:
         """Remove a patient, for example because the label was deleted.
@@ -94,7 +159,7 @@ class EvidenceStream:
     @property
     def prospective_count(self) -> int:
         """Number of patients who came after the training."""
-        return sum(entry.prospective for entry in self._entries.values())
+        return sum(entry.cross_fitted is None for entry in self._entries.values())
 
     def differences(self, patients: Iterable[str] | None = None) -> NDArray[np.float64]:
         """Return the paired differences.
@@ -122,9 +187,10 @@ class EvidenceStream:
         """Return the stream as JSON.
 
         Returns:
-            ``candidate``, ``black_box`` and ``patients``, a list of (hash, difference, prospective).
+            ``candidate``, ``black_box`` and ``patients``, a list of hash, cross-fitted difference or None, and the
+                volumes with their labels and differences.
         """
-        entries = [[patient, entry.difference, entry.prospective] for patient, entry in self._entries.items()]
+        entries = [[patient, entry.cross_fitted, entry.volumes] for patient, entry in self._entries.items()]
         return {"candidate": self.candidate, "black_box": self.black_box, "patients": entries}
 
     @classmethod
@@ -142,13 +208,25 @@ class EvidenceStream:
         """
         try:
             stream = cls(_text(record["candidate"]), _text(record["black_box"]))
-            for patient, difference, prospective in record["patients"]:
-                if _text(patient) in stream._entries or not isinstance(prospective, bool):
+            for patient, cross_fitted, volumes in record["patients"]:
+                if _text(patient) in stream._entries or (cross_fitted is None and not volumes):
                     raise ValueError
-                stream.add(patient, difference, prospective)
-        except (KeyError, TypeError, ValueError, InputError) as error:
+                if cross_fitted is not None:
+                    stream.add(patient, cross_fitted)
+                for volume, (label, difference) in volumes.items():
+                    if difference is None:
+                        stream.remember_label(patient, volume, _text(label))
+                    else:
+                        stream.add_volume(patient, volume, _text(label), difference)
+        except (KeyError, TypeError, ValueError, AttributeError, InputError) as error:
             raise BapsError("The evidence of an adapter cannot be read. Evaluate the adapter again.") from error
         return stream
+
+
+def _checked(difference: float) -> float:
+    if not (isfinite(difference) and -1 <= difference <= 1):
+        raise InputError("A difference of Dice must be a number from -1 to 1. Score the patient again.")
+    return float(difference)
 
 
 def _text(value: object) -> str:

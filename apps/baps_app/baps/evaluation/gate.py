@@ -103,8 +103,9 @@ class Gate:
     def __init__(self) -> None:
         self.ledger = ClaimLedger()
         self._streams: dict[str, EvidenceStream] = {}
-        self._serves: str | None = None  # Keys of streams, as in _streams.
-        self._served: set[str] = set()
+        self._serves: dict[str, str] = {}  # Candidates by model.
+        self._served: set[str] = set()  # Keys of streams, as in _streams.
+        self._chosen_by_person: set[str] = set()  # Models.
 
     def open(self, candidate: str, black_box: str) -> EvidenceStream:
         """Return the evidence of a candidate with a model; it is empty if the candidate or the model is new.
@@ -117,7 +118,39 @@ class Gate:
             The stream, to which patients are added.
         """
         stream = EvidenceStream(candidate, black_box)
+        if stream.key not in self._streams:
+            self._chosen_by_person.discard(black_box)
         return self._streams.setdefault(stream.key, stream)
+
+    def serves(self, black_box: str) -> str | None:
+        """Return the version that serves.
+
+        Args:
+            black_box: SHA-256 of the model's weights.
+
+        Returns:
+            Version of the adapter, or None for the unadapted model.
+        """
+        return self._serves.get(black_box)
+
+    def serve_choice(self, candidate: str | None, black_box: str) -> None:
+        """Serve what a person has chosen until the next candidate is opened, whatever the evidence is.
+
+        Args:
+            candidate: version of the adapter, or None for the unadapted model.
+            black_box: SHA-256 of the model's weights.
+        """
+        if candidate is not None:
+            self.open(candidate, black_box)
+        self._serve(candidate, black_box)
+        self._chosen_by_person.add(black_box)
+
+    def _serve(self, candidate: str | None, black_box: str) -> None:
+        if candidate is None:
+            self._serves.pop(black_box, None)
+        else:
+            self._serves[black_box] = candidate
+            self._served.add(EvidenceStream(candidate, black_box).key)
 
     def remove_patient(self, patient: str) -> None:
         """Remove a patient from all evidence, for example because the label was deleted.
@@ -145,11 +178,15 @@ class Gate:
             probability = estimate_gain(stream.differences()).probability_better
             if self.ledger.holds(stream) and probability < _RETRACTION_PROBABILITY:
                 self.ledger.retract(stream)
+        chosen = black_box in self._chosen_by_person
+        unjudged = any(not len(stream) and self._is_served(stream) for stream in streams)
         best = choose_served([stream for stream in streams if serve_trials or self.ledger.holds(stream)])
-        self._serves = best.key if best else None
-        if best:
-            self._served.add(best.key)
-        return best.candidate if best else None
+        if not chosen and (best or not unjudged):  # What serves, and nobody has judged, serves until one is better.
+            self._serve(best.candidate if best else None, black_box)
+        return self.serves(black_box)
+
+    def _is_served(self, stream: EvidenceStream) -> bool:
+        return self._serves.get(stream.black_box) == stream.candidate
 
     def in_play(self, black_box: str) -> list[EvidenceStream]:
         """Return the evidence of the candidates that the next patients should judge.
@@ -161,7 +198,7 @@ class Gate:
             The stream of the one that serves and that of the newest one, in this order; one or none if there are fewer.
         """
         streams = self._of(black_box)
-        return [stream for stream in streams[:-1] if stream.key == self._serves] + streams[-1:]
+        return [stream for stream in streams[:-1] if self._is_served(stream)] + streams[-1:]
 
     def statuses(self, black_box: str) -> list[CandidateStatus]:
         """Return what is known of every candidate.
@@ -180,20 +217,21 @@ class Gate:
 
     def _status(self, stream: EvidenceStream, in_play: bool) -> CandidateStatus:
         gain = estimate_gain(stream.differences()) if len(stream) else None
+        serves = self._is_served(stream)
         if gain is None:
             state = State.CANDIDATE
-        elif gain.mean <= 0 and stream.key in self._served:
+        elif gain.mean <= 0 and not serves and stream.key in self._served:
             state = State.WITHDRAWN
         elif self.ledger.holds(stream):
             state = State.PUBLISHED
-        elif in_play and gain.probability_better >= _REJECTION_PROBABILITY:
+        elif serves or (in_play and gain.probability_better >= _REJECTION_PROBABILITY):
             state = State.ON_TRIAL
         else:
             state = State.REJECTED
         return CandidateStatus(
             candidate=stream.candidate,
             state=state,
-            serves=stream.key == self._serves,
+            serves=serves,
             in_play=in_play,
             patients=len(stream),
             gain=gain,
@@ -213,6 +251,7 @@ class Gate:
             "streams": [stream.to_dict() for stream in self._streams.values()],
             "serves": self._serves,
             "served": sorted(self._served),
+            "chosen_by_person": sorted(self._chosen_by_person),
         }
 
     @classmethod
@@ -239,10 +278,34 @@ class Gate:
                 dropped.append(str(error))
             else:
                 gate._streams[stream.key] = stream
-        serves, served = record.get("serves"), record.get("served")
-        gate._serves = serves if isinstance(serves, str) else None
-        gate._served = {key for key in served if isinstance(key, str)} if isinstance(served, list) else set()
+        serves = record.get("serves")
+        if isinstance(serves, dict):
+            keys = {(stream.black_box, stream.candidate) for stream in gate._streams.values()}
+            gate._serves = {key: value for key, value in serves.items() if (key, value) in keys}
+        gate._served = _texts(record.get("served"))
+        gate._chosen_by_person = _texts(record.get("chosen_by_person"))
         return gate, dropped
+
+
+def judge_training(differences: Mapping[str, float]) -> CandidateStatus:
+    """Say what a single training shows, for an adapter that no store keeps.
+
+    Args:
+        differences: cross-fitted difference of Dice (-1 to 1) of every patient, by hash.
+
+    Returns:
+        The status of the candidate.
+    """
+    gate = Gate()
+    stream = gate.open("", "")
+    for patient, difference in differences.items():
+        stream.add(patient, difference)
+    gate.update("")
+    return gate.statuses("")[0]
+
+
+def _texts(value: object) -> set[str]:
+    return {entry for entry in value if isinstance(entry, str)} if isinstance(value, list) else set()
 
 
 def _dice(value: float) -> str:
