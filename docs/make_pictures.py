@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from baps.blackbox import load_black_box
 from baps.evaluation.cases import Case, load_cases
+from baps.evaluation.gate import judge_training
 from baps.imaging.metrics import dice
 from baps.inference.requests.click import Click, read_click
 from baps.inference.segmenter import Segmenter
@@ -168,10 +169,11 @@ def adapted() -> Figure:
     cases = [Case(image_of(n), labels_of(n), VALUES[organ], n) for n in TRAINING_CASES]
     slices, _ = load_cases(cases, model.capabilities.input_size, 24)
     result = adapt(model, slices, AdaptationSettings(max_images=1500))
-    if result.acceptance.status != "accepted":
+    status = judge_training(result.scores.differences)
+    if not status.serves:
         raise SystemExit("The adapter was rejected; use another organ or seed.")
-    print(result.acceptance.sentence())
-    store.publish(organ, store.add(organ, result.adapter, result.record, result.acceptance.status))
+    print(f"{status.sentence()}. {result.sentence()}")
+    store.publish(organ, store.add(organ, result.adapter, result.record))
     random = np.random.default_rng(0)
     gains_of_clicks: list[tuple[float, str, dict[str, object]]] = []
     for case in TEST_CASES:

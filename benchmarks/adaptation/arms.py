@@ -21,6 +21,7 @@ from baps.adapters.visual_prompt import (
 from baps.blackbox import BlackBox
 from baps.blackbox.loading import bundled_network
 from baps.blackbox.sam import SamBlackBox
+from baps.evaluation.gate import judge_training
 from baps.evaluation.interactive import (
     SegmentFunction,
     build_segment_function,
@@ -300,9 +301,11 @@ def _adapt(arena: Arena, settings: AdaptationSettings) -> Outcome:
     arena.notes["parts"] = result.record["parts"]
     arena.notes["scores"] = result.scores.to_dict()
     arena.notes["without_head"] = float(np.mean(score(arena.examiner, replace(result.adapter, head=None), arena.test)))
-    arena.notes["status"] = result.acceptance.status
-    arena.notes["verdict"] = result.acceptance.comparison.to_dict() if result.acceptance.comparison else None
-    if result.acceptance.status == "rejected":  # The unadapted model is still served.
+    status = judge_training(result.scores.differences)
+    arena.notes["status"] = status.state.value
+    arena.notes["sentence"] = status.sentence()
+    arena.notes["verdict"] = result.comparison.to_dict() if result.comparison else None
+    if result.comparison and not status.serves:  # The unadapted model is still served.
         arena.notes["rejected"] = float(np.mean(score(arena.examiner, result.adapter, arena.test)))
         return arena.examiner, None
     return arena.examiner, result.adapter

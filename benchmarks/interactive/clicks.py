@@ -170,7 +170,7 @@ def publish(weights: Path, folder: Path) -> None:
                 value.add_(0.01)
         adapter = Adapter(visual_prompt)
         record = {"adapter": adapter.to_dict(), "black_box": {"weights_sha256": capabilities.weights_sha256}}
-        store.publish(label, store.add(label, adapter, record, "accepted"))
+        store.publish(label, store.add(label, adapter, record))
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from rich.console import Console
 from baps.blackbox import BlackBox, load_black_box
 from baps.errors import InputError
 from baps.evaluation.cases import Case, CaseReader
+from baps.evaluation.gate import judge_training
 from baps.imaging.canvas import SLICE_AXIS, Plane
 from baps.imaging.metrics import dice
 from baps.inference.propagation import deepest_point, interpolate_shape
@@ -160,7 +161,7 @@ def measure(black_box: BlackBox, store: AdapterStore, case: Case, label: str, ad
 
 
 def train(domain: Domain, black_box: BlackBox, store: AdapterStore) -> None:
-    """Train an adapter on the training and validation patients, if there is none, and publish it if it was accepted."""
+    """Train an adapter on the training and validation patients, if there is none, and publish it if it is likely to help."""
     if store.versions(domain.name):
         return
     side = black_box.capabilities.input_size
@@ -169,12 +170,11 @@ def train(domain: Domain, black_box: BlackBox, store: AdapterStore) -> None:
     record = {
         "adapter": result.adapter.to_dict(),
         "black_box": {"weights_sha256": black_box.capabilities.weights_sha256},
-        "status": result.acceptance.status,
     }
-    version = store.add(domain.name, result.adapter, record, result.acceptance.status)
-    if result.acceptance.status == "accepted":  # Otherwise the unadapted model is still served.
+    version, status = store.add(domain.name, result.adapter, record), judge_training(result.scores.differences)
+    if status.serves:  # Otherwise the unadapted model is still served.
         store.publish(domain.name, version)
-    console.print(f"{domain.name}: the adapter is {result.acceptance.status}, zoom {result.adapter.zoom:g}.")
+    console.print(f"{domain.name}: {status.sentence()}; zoom {result.adapter.zoom:g}.")
 
 
 def table(runs: Sequence[Run]) -> list[str]:

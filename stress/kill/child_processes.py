@@ -42,7 +42,7 @@ def adapters(root: Path) -> None:
     while True:
         adapter = Adapter(build_visual_prompt("basis"), OutputHead(number))
         record = {"adapter": adapter.to_dict(), "black_box": {"name": "none", "weights_sha256": "b" * 64}}
-        version = store.add(LABEL, adapter, record, "accepted")
+        version = store.add(LABEL, adapter, record)
         store.publish(LABEL, version)
         print(version, flush=True)
         number += 1

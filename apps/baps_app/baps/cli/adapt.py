@@ -56,14 +56,15 @@ def adapt(
 ) -> None:
     """Adapt a model to labelled images, and check the adapter on patients that it was not trained on.
 
-    FILE holds what to serve: the adapter if the check accepts it, otherwise one that changes nothing; the candidate is
-    then beside it, as FILE.rejected. If the training is interrupted, the same command resumes it from
-    FILE.training.jsonl.
+    FILE holds what to serve: the adapter if it is likely to help (on trial) or proven to (published), otherwise one
+    that changes nothing; the candidate is then beside it, as FILE.rejected. If the training is interrupted, the same
+    command resumes it from FILE.training.jsonl.
     """
     from baps.adapters.adapter import identity_adapter
     from baps.adapters.adapter_file import write_adapter
     from baps.evaluation.cases import load_cases
     from baps.evaluation.folders import find_cases
+    from baps.evaluation.gate import State, judge_training
     from baps.io import file_stem
     from baps.training.adapt import ProgressReport
     from baps.training.adapt import adapt as adapt_to
@@ -114,21 +115,24 @@ def adapt(
         console.print(f"The masks of {replayed} images were read from {log}, the log of an earlier, interrupted run.")
     candidate = out.with_name(f"{out.name}.rejected")
     candidate.unlink(missing_ok=True)
-    record["status"] = result.acceptance.status
-    if result.acceptance.comparison is None:
+    status = judge_training(result.scores.differences)
+    record["status"] = status.state.value
+    if result.comparison is None:
         write_adapter(out, result.adapter, record)
         console.print(
             "Only one patient: the adapter could not be checked on another one. It may help or harm.", style="yellow"
         )
-    elif result.acceptance.status == "accepted":
+    elif status.serves:
         write_adapter(out, result.adapter, record)
-        console.print(f"{result.sentence()} Better.", style="green")
+        proven = status.state is State.PUBLISHED
+        console.print(f"{status.sentence()}.", style="green" if proven else "yellow", markup=False)
+        console.print(result.sentence(), markup=False)
     else:
         write_adapter(candidate, result.adapter, record)
         unchanged = identity_adapter()
         write_adapter(out, unchanged, {**record, "adapter": unchanged.to_dict()})
+        console.print(f"{status.sentence()}.", style="yellow", markup=False)
         console.print(
-            f"{result.sentence()} Not better. {out.name} changes nothing; the candidate is {candidate.name}.",
-            style="yellow",
+            f"{result.sentence()} {out.name} changes nothing; the candidate is {candidate.name}.", markup=False
         )
     console.print(f"{record['black_box_images']} images were sent to the model. The adapter is {out}.")

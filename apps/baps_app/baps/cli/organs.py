@@ -69,14 +69,15 @@ def adapt(
 ) -> None:
     """Adapt an organ model to labelled volumes, and check the adapter on patients that it was not trained on.
 
-    FILE holds the adapter if it is better than the unadapted model, or if there is only one patient and it could not be
-    checked. Otherwise the adapter is FILE.rejected, and FILE is not written. If the training is interrupted, the same
-    command resumes it from FILE.unfinished.
+    FILE holds the adapter if it is likely to be better than the unadapted model, or if there is only one patient and it
+    could not be checked. Otherwise the adapter is FILE.rejected, and FILE is not written. If the training is
+    interrupted, the same command resumes it from FILE.unfinished.
     """
     import shutil
 
     from baps.adapters.adapter_file import write_adapter
     from baps.evaluation.folders import find_cases
+    from baps.evaluation.gate import State, judge_training
     from baps.fseft.adaptation import OrganSettings, adapt_organ
     from baps.fseft.feature_cache import FeatureCache
     from baps.fseft.models import load_organ_model
@@ -118,21 +119,23 @@ def adapt(
             organs, organ, volumes, settings, None, cache, new_images, progress=report, checkpoint_folder=unfinished
         )
         bar.update(task, total=1, completed=1)
-    record: dict[str, Any] = {**result.record, "status": result.acceptance.status}
+    status = judge_training(result.scores.differences)
+    record: dict[str, Any] = {**result.record, "status": status.state.value}
     candidate = out.with_name(f"{out.name}.rejected")
-    rejected = result.acceptance.status == "rejected"
+    rejected = result.comparison is not None and not status.serves
     candidate.unlink(missing_ok=True)
     write_adapter(candidate if rejected else out, result.adapter, record)
     shutil.rmtree(unfinished, ignore_errors=True)
+    if result.comparison is None:
+        console.print(f"{result.sentence()} The adapter is {out}. It may help or harm.", style="yellow", markup=False)
+        return
+    style = "green" if status.state is State.PUBLISHED else "yellow"
+    console.print(f"{status.sentence()}.", style=style, markup=False)
     if rejected:
         state = f"{out} is still the earlier adapter" if out.exists() else f"{out} was not written"
-        console.print(
-            f"{result.acceptance.sentence()} Not better: the candidate is {candidate}; {state}.", style="yellow"
-        )
-    elif result.acceptance.comparison is None:
-        console.print(f"{result.acceptance.sentence()} The adapter is {out}. It may help or harm.", style="yellow")
+        console.print(f"{result.sentence()} The candidate is {candidate}; {state}.", markup=False)
     else:
-        console.print(f"{result.acceptance.sentence()} Better: the adapter is {out}.", style="green")
+        console.print(f"{result.sentence()} The adapter is {out}.", markup=False)
 
 
 @app.command()

@@ -95,12 +95,13 @@ class EvidenceStream:
         """Remember a label of a patient with a cross-fitted difference, which is dropped when the label changes.
 
         Args:
-            patient: hash of the patient; a patient without evidence is ignored.
+            patient: hash of the patient; one without a cross-fitted difference is ignored.
             volume: hash of the image.
             label: version of the label.
         """
-        if patient in self._entries:
-            self._entries[patient].volumes.setdefault(volume, (label, None))
+        entry = self._entries.get(patient)
+        if entry and entry.cross_fitted is not None:
+            entry.volumes.setdefault(volume, (label, None))
 
     def knows(self, volume: str, label: str) -> bool:
         """Return whether a label of a volume is part of the evidence, or its patient's difference is cross-fitted.

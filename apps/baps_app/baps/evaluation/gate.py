@@ -142,10 +142,16 @@ class Gate:
         """
         if candidate is not None:
             self.open(candidate, black_box)
-        self._serve(candidate, black_box)
+        self.serve(candidate, black_box)
         self._chosen_by_person.add(black_box)
 
-    def _serve(self, candidate: str | None, black_box: str) -> None:
+    def serve(self, candidate: str | None, black_box: str) -> None:
+        """Serve a candidate until ``update`` chooses again.
+
+        Args:
+            candidate: version of an adapter that has been opened, or None for the unadapted model.
+            black_box: SHA-256 of the model's weights.
+        """
         if candidate is None:
             self._serves.pop(black_box, None)
         else:
@@ -182,7 +188,7 @@ class Gate:
         unjudged = any(not len(stream) and self._is_served(stream) for stream in streams)
         best = choose_served([stream for stream in streams if serve_trials or self.ledger.holds(stream)])
         if not chosen and (best or not unjudged):  # What serves, and nobody has judged, serves until one is better.
-            self._serve(best.candidate if best else None, black_box)
+            self.serve(best.candidate if best else None, black_box)
         return self.serves(black_box)
 
     def _is_served(self, stream: EvidenceStream) -> bool:
@@ -271,7 +277,7 @@ class Gate:
             gate.ledger = spent_ledger()
             dropped.append(str(error))
         streams = record.get("streams")
-        for entry in streams if isinstance(streams, list) else [None]:
+        for entry in streams if isinstance(streams, list) else [{}]:
             try:
                 stream = EvidenceStream.from_dict(entry)
             except BapsError as error:

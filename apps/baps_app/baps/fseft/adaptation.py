@@ -15,28 +15,29 @@ from numpy.typing import NDArray
 
 from baps.blackbox.local import convert_out_of_memory
 from baps.errors import InputError
-from baps.evaluation.acceptance import Acceptance
-from baps.evaluation.splits import cross_validation_limit, patient_hash, split_patients
+from baps.evaluation.comparison import PairedComparison, describe_training
+from baps.evaluation.patient_scores import PatientScores
+from baps.evaluation.splits import patient_hash, split_patients
 from baps.fseft.adapter_file import adapter_record
 from baps.fseft.adapters import FewShotAdapter, build_adapter, get_method, unsupported_reason
 from baps.fseft.choices import MAX_EPOCHS, METHOD_NAMES
 from baps.fseft.feature_cache import FeatureCache
 from baps.fseft.fitting import Checkpoint, Example, FitResult, FitSettings, fit
+from baps.fseft.folds import train_folds
 from baps.fseft.inference import segment
 from baps.fseft.models import OrganModel
 from baps.fseft.predictor import unadapted
 from baps.fseft.volumes import LabelledVolume, VolumesByPatient
-from baps.training.folds import Arm, train_folds
 from baps.training.plan import AdaptationPlan, ServedAdapter
 
-_MIN_DICE = 0.5
+MIN_DICE = 0.5
 """Dice (0 to 1) that an adapter must reach if the model does not know the organ, because any mask is better than none.
 """
 
 _STEPS_PER_VOLUME = 4
 """Steps per volume and epoch where single voxels are drawn instead of cubes."""
 
-_METHOD_VERSION = 3
+_METHOD_VERSION = 4
 """Increase it whenever the same data, settings and seeds give another result than before."""
 
 
@@ -97,13 +98,23 @@ class OrganAdaptation:
 
     Attributes:
         adapter: the candidate.
-        acceptance: whether the candidate is to be published.
+        comparison: comparison with the unadapted model, or None if there is only one patient.
+        scores: scores of every patient that judged; empty if there is only one patient.
         record: everything needed to audit it; patients appear as hashes.
     """
 
     adapter: FewShotAdapter
-    acceptance: Acceptance
+    comparison: PairedComparison | None
+    scores: PatientScores
     record: dict[str, Any]
+
+    def sentence(self) -> str:
+        """Describe what the training measured.
+
+        Returns:
+            The comparison, or that there was only one patient.
+        """
+        return describe_training(self.comparison)
 
 
 OrganProgress = Callable[[int, int, float], None]
@@ -115,8 +126,6 @@ def plan_organ_adaptation(
     organ: str,
     volumes: VolumesByPatient,
     settings: OrganSettings,
-    split_memory: Path | None = None,
-    served: ServedAdapter[FewShotAdapter] | None = None,
 ) -> AdaptationPlan:
     """Split the patients, and record what the result will depend on.
 
@@ -125,8 +134,6 @@ def plan_organ_adaptation(
         organ: one of its classes, or a new one.
         volumes: labelled volumes of each patient.
         settings: the settings of the adaptation.
-        split_memory: file that keeps which patients are held back, or None.
-        served: the adapter that is served now, or None.
 
     Returns:
         The plan, to be given to ``adapt_organ``.
@@ -138,12 +145,7 @@ def plan_organ_adaptation(
         raise InputError(f"There are no labels of {organ} to train on. Segment a volume, save it, and train again.")
     if reason := unsupported_reason(settings.method, model.network):
         raise InputError(reason)
-    max_cross_validated = cross_validation_limit(volumes)
-    cross_validated = len(volumes) <= max_cross_validated
-    # With few patients, all are held out in turn, including those of the served adapter, because no fit starts from it.
-    # So there are no roles to keep, and none is written: the click model may hold some of as many patients back.
-    trained_on = frozenset[str]() if cross_validated or not served else served.trained_on
-    split = split_patients(volumes, None if cross_validated else split_memory, trained_on, max_cross_validated)
+    split = split_patients(volumes)
     content = hashlib.sha256()
     for patient in sorted(volumes):
         content.update(patient_hash(patient).encode())
@@ -155,8 +157,7 @@ def plan_organ_adaptation(
         "black_box": model.to_dict(),
         "organ": organ,
         "settings": asdict(settings),
-        "training_patients": [patient_hash(p) for p in split.training],
-        "held_back_patients": [patient_hash(p) for p in split.held_back],
+        "training_patients": [patient_hash(p) for p in split.patients],
         "volumes": sum(map(len, volumes.values())),
         "volumes_sha256": content.hexdigest(),
     }
@@ -177,11 +178,10 @@ def adapt_organ(
     wait: Callable[[], None] = lambda: None,
     checkpoint_folder: Path | None = None,
 ) -> OrganAdaptation:
-    """Adapt an organ model, and evaluate the candidate on patients that it was not trained on.
+    """Adapt an organ model, and evaluate the procedure on every patient by cross-fitting.
 
-    With five patients or more, some are held back for the evaluation. With two to four (two to twelve if each has a
-    single volume), cross-validation leaves out each of them, or a quarter of them, in turn, and the candidate is then
-    trained on all. With one patient there is no evaluation. Dice is computed over all annotated slices, at the voxels
+    Each patient, or a quarter of them, is left out in turn, and the candidate is then trained on all. With one patient
+    there is no evaluation. Dice is computed over all annotated slices, at the voxels
     of the model. The candidate is compared with the model's own answer; for an organ that the model does not know, that
     answer is empty, and the candidate must reach a Dice of 0.5.
 
@@ -201,7 +201,7 @@ def adapt_organ(
         checkpoint_folder: folder that keeps an unfinished run, which an interrupted adaptation continues from, or None.
 
     Returns:
-        The candidate, its acceptance, and its record.
+        The candidate, its comparison with the unadapted model, its scores, and its record.
 
     Raises:
         InputError: if there is nothing to train on, or the method does not apply to the model, or does not support
@@ -209,13 +209,12 @@ def adapt_organ(
         BapsError: if the folder cannot be written to, or the GPU is out of memory.
     """
     start = time.monotonic()
-    plan = plan or plan_organ_adaptation(model, organ, volumes, settings, served=served)
+    plan = plan or plan_organ_adaptation(model, organ, volumes, settings)
     feature_cache = feature_cache or FeatureCache(None)
-    split, folds = plan.split, plan.split.folds
-    runs = len(folds) + (not split.held_back)
+    split, runs = plan.split, len(plan.split.groups) + 1
     run_facts = f"{plan.fingerprint} {[_digest(image) for image in unlabelled]}"
 
-    def train_run(number: int, patients: Sequence[str], _: Sequence[str]) -> tuple[FewShotAdapter, FitResult]:
+    def train_run(number: int, patients: Sequence[str]) -> tuple[FewShotAdapter, FitResult]:
         adapter = build_adapter(settings.method, model.network, organ, decoder=settings.decoder, seed=settings.seed).to(
             model.device
         )
@@ -238,40 +237,55 @@ def adapt_organ(
         unlabelled_inputs = [get_inputs(image) for image in unlabelled]
         return adapter, fit(adapter, examples, settings.fit_settings(), unlabelled_inputs, report, wait, checkpoint)
 
-    def score_patient(patient: str, _: Arm, adapter: FewShotAdapter | None) -> NDArray[np.float64]:
-        masks = (_mask(model, organ, adapter, feature_cache, volume, wait) for volume in volumes[patient])
-        return np.array([[volume.dice(mask)] for volume, mask in zip(volumes[patient], masks, strict=True)])
+    def score_patient(patient: str, adapter: FewShotAdapter | None) -> NDArray[np.float64]:
+        scores = []
+        for volume in volumes[patient]:
+            wait()
+            scores.append([volume.dice(segment_volume(model, organ, adapter, feature_cache, volume))])
+        return np.array(scores)
 
-    (adapter, result), scores = train_folds(split, folds, train_run, score_patient, served, volumes)
-    min_dice = _MIN_DICE if model.network.index(organ) is None else 0.0
-    acceptance = scores.check(served, min_dice, "volume")
-    trained_on = {*map(patient_hash, split.training), *(served.trained_on if served else ())}
+    (adapter, result), scores = train_folds(split, train_run, score_patient, served)
+    min_dice = MIN_DICE if model.network.index(organ) is None else 0.0
+    comparison, against_served = scores.comparison(), scores.comparison_with_served()
+    by_patient = scores.by_patient(min_dice)
+    trained_on = {*map(patient_hash, split.patients), *(served.trained_on if served else ())}
     record = {
         "adapter": adapter_record(settings.method, organ, settings.decoder, settings.seed),
         **plan.facts,
         "fingerprint": plan.fingerprint,
         "seen_patients": sorted(trained_on),
         "check": split.evaluation,
-        **acceptance.to_dict(),
+        "verdict": comparison.to_dict() if comparison else None,
+        "against_served": against_served.to_dict() if against_served else None,
+        "scores": by_patient.to_dict(),
         "curve": [[epoch, round(dice, 4)] for epoch, dice in enumerate(result.dices, 1)],
         "penalties": [round(penalty, 4) for penalty in result.penalties],
         "parameters": sum(value.numel() for value in adapter.trainable_parameters().values()),
         "queries": len(unlabelled),
         "seconds": round(time.monotonic() - start, 1),
     }
-    return OrganAdaptation(adapter, acceptance, record)
+    return OrganAdaptation(adapter, comparison, by_patient, record)
 
 
-def _mask(
+def segment_volume(
     model: OrganModel,
     organ: str,
     adapter: FewShotAdapter | None,
     feature_cache: FeatureCache,
     volume: LabelledVolume,
-    wait: Callable[[], None],
 ) -> torch.Tensor:
-    """Segment a volume with an adapter, or with the unadapted model: (1, H, W, D) bool."""
-    wait()
+    """Segment a labelled volume.
+
+    Args:
+        model: the organ model.
+        organ: the organ.
+        adapter: an adapter, or None for the unadapted model.
+        feature_cache: cache of the model's features.
+        volume: the volume.
+
+    Returns:
+        The mask, (1, H, W, D) bool; empty if the model does not know the organ and there is no adapter.
+    """
     adapter = adapter or unadapted(model, organ)
     if adapter is None:
         return torch.zeros_like(volume.target)

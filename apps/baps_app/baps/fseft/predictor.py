@@ -48,12 +48,15 @@ class OrganSegmenter:
         model: the foundation model.
         store: the published adapters of organs.
         feature_cache: cache of the model's features.
+
+    Attributes:
+        turn: lock of the thread that uses the model.
     """
 
     def __init__(self, model: OrganModel, store: AdapterStore, feature_cache: FeatureCache) -> None:
         self.model, self.store, self.feature_cache = model, store, feature_cache
         self._adapters: dict[str, tuple[str, FewShotAdapter]] = {}
-        self._lock = threading.Lock()
+        self.turn = threading.Lock()
 
     def served(self, organ: str) -> str | None:
         """Return what segments an organ.
@@ -98,7 +101,7 @@ class OrganSegmenter:
                 f"The organ model {self.model.name} knows {', '.join(self.model.network.classes) or 'no organ by name'}"
                 f", and has no adapter for {', '.join(labels)}. Label a volume or more, and train `organs`."
             )
-        with self._lock:
+        with self.turn:
             prepared = preprocess(volume, self.model.spacing, self.model.side)
             get_inputs = self.feature_cache.for_image(self.model, prepared.image)
             highest = np.full(volume.shape, 0.5, np.float32)

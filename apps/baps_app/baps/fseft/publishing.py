@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from baps.errors import BapsError
@@ -27,11 +26,11 @@ def adapt_and_publish_organ(
     organ: str,
     volumes: VolumesByPatient,
     settings: OrganSettings,
-    split_memory: Path | None = None,
     progress: OrganProgress = lambda epoch, epochs, dice: None,
     wait: Callable[[], None] = lambda: None,
+    serve_trials: bool = True,
 ) -> dict[str, Any]:
-    """Adapt to one organ unless that was done already, and publish the candidate if it is better.
+    """Adapt to one organ unless that was done already, and let the gate decide what serves.
 
     An interrupted run is kept in the store, and continues when the same adaptation is requested again.
 
@@ -40,9 +39,9 @@ def adapt_and_publish_organ(
         organ: one of the model's classes, or a new one.
         volumes: labelled volumes of each patient.
         settings: the settings of the adaptation.
-        split_memory: file that keeps which patients are held back, or None.
         progress: called after every epoch.
         wait: called before every step, see ``fit``.
+        serve_trials: whether a candidate on trial may serve.
 
     Returns:
         The outcome as JSON, see ``keep_and_publish``.
@@ -52,10 +51,11 @@ def adapt_and_publish_organ(
     """
     model, store = segmenter.model, segmenter.store
     served, checkpoint_folder = _load_served(store, organ, model), store.checkpoint_folder(organ)
-    plan = plan_organ_adaptation(model, organ, volumes, settings, split_memory, served)
+    plan = plan_organ_adaptation(model, organ, volumes, settings)
     outcome = keep_and_publish(
         store,
         (organ,),
+        model.sha256,
         plan.fingerprint,
         lambda: adapt_organ(
             model,
@@ -69,6 +69,7 @@ def adapt_and_publish_organ(
             wait=wait,
             checkpoint_folder=checkpoint_folder,
         ),
+        serve_trials=serve_trials,
     )
     shutil.rmtree(checkpoint_folder, ignore_errors=True)
     return outcome

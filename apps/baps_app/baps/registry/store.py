@@ -76,11 +76,6 @@ class AdapterStore:
         self.root = root
 
     @property
-    def split_memory(self) -> Path:
-        """The file that keeps the roles of patients."""
-        return self.root / "split.json"
-
-    @property
     def inference_lock_file(self) -> Path:
         """The lock file that is held during inference, see ``baps.utils.throttle``."""
         return self.root / "clicks.lock"
@@ -95,6 +90,17 @@ class AdapterStore:
             The path; the file exists during the training.
         """
         return self._folder(label) / LOG
+
+    def evidence_file(self, label: str) -> Path:
+        """Return the file of the evidence of a label's versions, see ``baps.registry.evidence``.
+
+        Args:
+            label: the label.
+
+        Returns:
+            The path.
+        """
+        return self._folder(label) / "evidence.json"
 
     def checkpoint_folder(self, label: str) -> Path:
         """Return the folder for checkpoints of an unfinished training.
@@ -276,7 +282,12 @@ class AdapterStore:
         return None
 
     def add(
-        self, label: str, adapter: HasStateDict, record: dict[str, Any], status: str, log: Path | None = None
+        self,
+        label: str,
+        adapter: HasStateDict,
+        record: dict[str, Any],
+        status: str = "candidate",
+        log: Path | None = None,
     ) -> str:
         """Store a candidate; it is not served yet.
 
@@ -284,7 +295,7 @@ class AdapterStore:
             label: the label that it was trained for.
             adapter: its weights.
             record: the record that is stored with it.
-            status: status of its acceptance: ``accepted``, ``rejected`` or ``unverified``.
+            status: its state when it was trained; the present one is in the evidence.
             log: query log of the training, of which a copy is stored, or None.
 
         Returns:

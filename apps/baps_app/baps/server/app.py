@@ -29,6 +29,7 @@ from baps.registry.store import AdapterStore
 from baps.server.datastores.dicomweb import open_pacs
 from baps.server.datastores.folder import StudiesDatastore
 from baps.server.datastores.read_only import ReadOnlyStudies, can_write
+from baps.server.evidence import ClickJudge, EvidenceCollector, OrganJudge
 from baps.server.expired_sessions import remove_expired
 from baps.server.infer.base import IMAGE_ID
 from baps.server.infer.organs import OrgansInfer
@@ -76,6 +77,7 @@ class BapsApp(MONAILabelApp):
         self._segmenter: Segmenter | None = None
         self._organs: OrganSegmenter | None = None
         self._closed = threading.Event()
+        self._collector: EvidenceCollector | None = None
         # The threads of the training process must not spin while they wait for each other.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         os.environ[MAX_VOLUME_MB_VARIABLE] = str(self.site.max_volume_mb)
@@ -139,10 +141,10 @@ class BapsApp(MONAILabelApp):
     def init_trainers(self) -> dict[str, TrainTask]:
         labels = dict(self.site.labels)
         defaults = AdaptationSettings(encoder=self.site.encoder, encoder_source=self.site.encoder_source)
-        patients = self.site.patients
+        patients, lock_file, serve_trials = self.site.patients, self.store.inference_lock_file, self.site.serve_trials
         return {
-            "baps": AdaptationTrainer(self.black_box, labels, self.store, patients, defaults),
-            "organs": OrgansTrainer(self.organs, labels, self.store, self.organ_store.root, patients),
+            "baps": AdaptationTrainer(self.black_box, labels, self.store, patients, defaults, serve_trials),
+            "organs": OrgansTrainer(self.organs, labels, lock_file, self.organ_store.root, patients, serve_trials),
         }
 
     def init_strategies(self) -> dict[str, Strategy]:
@@ -212,12 +214,22 @@ class BapsApp(MONAILabelApp):
         """
         threading.Thread(target=self._load_first, name="load-model", daemon=True).start()
         threading.Thread(target=self._remove_sessions, name="sessions", daemon=True).start()
-        audit = AuditFile(self.site.audit_file, self.site.audit_max_mb, self.site.audit_keep)
-        Retention(self.datastore(), self.site, audit, self._closed).start()
+        site, lock_file = self.site, self.store.inference_lock_file
+        audit = AuditFile(site.audit_file, site.audit_max_mb, site.audit_keep)
+        Retention(self.datastore(), site, audit, self._closed).start()
+        if max_images := site.evidence_images_per_label:
+            judges = (
+                ClickJudge(self.black_box, self.store, max_images),
+                OrganJudge(self.organs, self.organ_store, lock_file),
+            )
+            self._collector = EvidenceCollector(self.datastore(), site, judges, audit, self._closed)
+            self._collector.start()
 
     def close(self) -> None:
         """Stop the work in the background."""
         self._closed.set()
+        if self._collector:
+            self._collector.wake()
 
     def _remove_sessions(self) -> None:
         while True:
@@ -249,9 +261,12 @@ class BapsApp(MONAILabelApp):
     ) -> tuple[str, ...]:
         """Check a label and save it, see ``baps.server.labels.save_labels.save_label``."""
         site = self.site
-        return baps.server.labels.save_labels.save_label(
+        notes = baps.server.labels.save_labels.save_label(
             self.datastore(), site.labels, image_id, path, tag, info, site.complete_labels, confirms
         )
+        if self._collector:
+            self._collector.wake()
+        return notes
 
     def save_mask(
         self,

@@ -20,7 +20,10 @@ _TAG = DefaultLabelTag.FINAL.value
 
 
 def labelled_cases(
-    datastore: Datastore, labels: Mapping[str, int], patients: Mapping[str, str]
+    datastore: Datastore,
+    labels: Mapping[str, int],
+    patients: Mapping[str, str],
+    image: str | None = None,
 ) -> tuple[dict[str, list[Case]], dict[str, str]]:
     """Find the cases of each of the site's labels, among the final labels that a person has confirmed.
 
@@ -37,18 +40,19 @@ def labelled_cases(
         datastore: Datastore of the server.
         labels: Names and values of the site's labels.
         patients: Patients by the name of the image.
+        image: Name of the only image to consider, or None for all.
 
     Returns:
         Cases by label, and the reasons by the name of each skipped image.
     """
     if isinstance(datastore, PacsDatastore):
-        return _pacs_cases(datastore, labels, patients)
+        return _pacs_cases(datastore, labels, patients, image)
     cases: dict[str, list[Case]] = {name: [] for name in labels}
     skipped: dict[str, str] = {}
     checks = datastore.read_final_labels() if isinstance(datastore, StudiesDatastore) else {}
-    for image_id, label_id, info, values in _confirmed_labels(datastore, labels, checks, skipped):
+    for image_id, label_id, info, values in _confirmed_labels(datastore, labels, checks, skipped, image):
         try:
-            image = Path(datastore.get_image_uri(image_id))
+            file = Path(datastore.get_image_uri(image_id))
             is_own = isinstance(datastore, StudiesDatastore)
             known, source = (datastore.patient(image_id), datastore.source(image_id)) if is_own else (None, None)
         except BapsError as error:  # Of a series that cannot be read.
@@ -65,7 +69,7 @@ def labelled_cases(
                 )
                 cases[name] += [replace(case, patient=patient) for case in earlier]
             elif name in values:
-                cases[name].append(Case(image, mask, values[name], patient, annotated.get(name), source))
+                cases[name].append(Case(file, mask, values[name], patient, annotated.get(name), source))
     return cases, skipped
 
 
@@ -91,8 +95,38 @@ def labelled_organs(datastore: Datastore, labels: Mapping[str, int]) -> tuple[se
     return {name for *_, values in confirmed for name in values if name in labels}, skipped
 
 
+def label_versions(datastore: Datastore, labels: Mapping[str, int]) -> dict[str, dict[str, str]]:
+    """Find the versions of the final labels that a person has confirmed, without reading or fetching a volume.
+
+    Args:
+        datastore: Datastore of the server.
+        labels: Names and values of the site's labels.
+
+    Returns:
+        By label, the version of each image: the hash of the file, or the SOPInstanceUID in a PACS. Labels that are
+        disputed, and labels in MONAI Label's own stores, are left out.
+    """
+    versions: dict[str, dict[str, str]] = {name: {} for name in labels}
+    if isinstance(datastore, PacsDatastore):
+        for image_id, segments in datastore.newest_segments().items():
+            for name in set(segments) & set(labels):
+                versions[name][image_id] = segments[name][0].instance
+    elif isinstance(datastore, StudiesDatastore):
+        checks = datastore.known_final_labels()
+        for image_id, _, info, values in _confirmed_labels(datastore, labels, checks, {}):
+            _, version = datastore.history.newest(image_id, _TAG)
+            for name in set(values) & set(labels) - set(info.disputed):
+                if version:
+                    versions[name][image_id] = version.sha256
+    return versions
+
+
 def _confirmed_labels(
-    datastore: Datastore, labels: Mapping[str, int], checks: Mapping[str, LabelCheck], skipped: dict[str, str]
+    datastore: Datastore,
+    labels: Mapping[str, int],
+    checks: Mapping[str, LabelCheck],
+    skipped: dict[str, str],
+    image: str | None = None,
 ) -> Iterator[tuple[str, str, LabelInfo, dict[str, int]]]:
     """Iterate over the final labels that a person has confirmed, and add to ``skipped`` why others are skipped.
 
@@ -100,7 +134,8 @@ def _confirmed_labels(
         The name of the image, the name of the label, its information, and the value of each organ.
     """
     skipped |= {image_id: check.error for image_id, check in sorted(checks.items()) if check.error}
-    for image_id in sorted(datastore.get_labeled_images()):
+    labelled = datastore.get_labeled_images()
+    for image_id in sorted(labelled if image is None else {image} & set(labelled)):
         label_id = datastore.get_label_by_image_id(image_id, _TAG)
         try:
             info = read_label_info(datastore.get_label_info(label_id, _TAG) or {})
@@ -152,12 +187,13 @@ def _earlier_version(
 
 
 def _pacs_cases(
-    datastore: PacsDatastore, labels: Mapping[str, int], patients: Mapping[str, str]
+    datastore: PacsDatastore, labels: Mapping[str, int], patients: Mapping[str, str], only: str | None = None
 ) -> tuple[dict[str, list[Case]], dict[str, str]]:
     """Find the cases in a PACS, where each organ of an image has a separate file."""
     cases: dict[str, list[Case]] = {name: [] for name in labels}
-    datastore.invalidate()
-    newest = datastore.newest_segments()
+    if only is None:
+        datastore.invalidate()
+    newest = datastore.newest_segments(only)
     skipped = _without_site_labels(newest, labels)
     for image_id, segments in sorted(newest.items()):
         for name in sorted(set(segments) & set(labels)):

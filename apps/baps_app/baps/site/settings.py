@@ -133,6 +133,10 @@ class Settings(BaseSettings, frozen=True, extra="forbid"):  # type: ignore[misc]
         complete_labels: Whether a label that a viewer submits shows the whole organ, so that the slices on which it is
             not marked do not show the organ. Otherwise these slices count as not annotated.
         adapters: Folder of the adapter store.
+        trial: What happens to an adapter that is likely to be better, and not yet proven to be: ``serve`` serves it,
+            ``shadow`` only compares it with what serves.
+        evidence_images_per_label: Images that are sent to the model for each confirmed label, to compare what serves
+            and the newest adapter with the unadapted model; 0 for none.
         cache_mb: Memory for decoded volumes, encodings and adapters.
         prefetch_slices: Number of neighbouring slices on either side that are encoded in advance.
         organ_model: Model of the task ``organs``: ``bundled``, or the name of a published checkpoint.
@@ -174,6 +178,8 @@ class Settings(BaseSettings, frozen=True, extra="forbid"):  # type: ignore[misc]
     patients: File | None = None
     complete_labels: YesOrNo = False
     adapters: File = DEFAULT_ADAPTERS
+    trial: Annotated[str, _one_of("serve", "shadow")] = "serve"
+    evidence_images_per_label: Annotated[int, _whole("images")] = 60
     cache_mb: Annotated[int, _whole("megabytes")] = 2048
     prefetch_slices: Annotated[int, _whole("slices")] = 2
     organ_model: Text = "bundled"
@@ -193,6 +199,11 @@ class Settings(BaseSettings, frozen=True, extra="forbid"):  # type: ignore[misc]
     max_upload_mb: Annotated[int, _whole("megabytes")] = 4096
     max_volume_mb: Annotated[int, _whole("megabytes")] = DEFAULT_MAX_VOLUME_MB
     allow_unprotected: YesOrNo = False
+
+    @property
+    def serve_trials(self) -> bool:
+        """Whether adapters on trial serve."""
+        return self.trial == "serve"
 
     @classmethod
     def settings_customise_sources(

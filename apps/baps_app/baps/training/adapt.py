@@ -16,12 +16,13 @@ from baps.adapters.adapter import Adapter
 from baps.adapters.visual_prompt import VisualPrompt, build_visual_prompt, load_encoder
 from baps.blackbox import BlackBox
 from baps.errors import InputError
-from baps.evaluation.acceptance import Acceptance, check_acceptance
+from baps.evaluation.comparison import PairedComparison, compare, describe_training
+from baps.evaluation.patient_scores import PatientScores
 from baps.evaluation.slices import SlicesByPatient
-from baps.evaluation.splits import Split, patient_hash
+from baps.evaluation.splits import Split, patient_hash, split_patients
 from baps.training.batches import Batches
 from baps.training.budget import divide_images
-from baps.training.cross_fitting import MAX_GROUPS, Parts, PatientScores
+from baps.training.cross_fitting import Parts
 from baps.training.part_training import PartTrainer
 from baps.training.plan import AdaptationPlan, ServedAdapter
 from baps.training.query_log import QueryLog
@@ -55,7 +56,7 @@ class Adaptation:
 
     Attributes:
         adapter: the candidate.
-        acceptance: whether the candidate is to be published.
+        comparison: comparison with the unadapted model, or None if there is only one patient.
         scores: scores of every patient that judged; empty if there is only one patient.
         curve: mean Dice by images, of every part that was tried, and of the visual prompt's last run.
         notes: sentences about what was not trained, and why.
@@ -63,7 +64,7 @@ class Adaptation:
     """
 
     adapter: Adapter
-    acceptance: Acceptance
+    comparison: PairedComparison | None
     scores: PatientScores
     curve: list[CurvePoint]
     notes: list[str]
@@ -75,7 +76,7 @@ class Adaptation:
         Returns:
             The comparison, and what was not trained.
         """
-        return " ".join([self.acceptance.sentence(), *self.notes])
+        return " ".join([describe_training(self.comparison), *self.notes])
 
 
 def plan_adaptation(black_box: BlackBox, slices: SlicesByPatient, settings: AdaptationSettings) -> AdaptationPlan:
@@ -94,9 +95,7 @@ def plan_adaptation(black_box: BlackBox, slices: SlicesByPatient, settings: Adap
     """
     if not slices:
         raise InputError("There are no labels to train on. Segment a volume, save it, and train again.")
-    ordered = tuple(sorted(slices, key=patient_hash))
-    groups = tuple(ordered[n::MAX_GROUPS] for n in range(min(MAX_GROUPS, len(ordered)))) if len(ordered) > 1 else ()
-    split = Split(ordered, (), groups)
+    split = split_patients(slices)
     return AdaptationPlan(split, _facts(black_box, slices, settings, split))
 
 
@@ -128,7 +127,7 @@ def adapt(
         callback: called with the candidate at every point of the last run's training curve, and at the end.
 
     Returns:
-        The candidate, its acceptance, its scores, and its record.
+        The candidate, its comparison with the unadapted model, its scores, and its record.
 
     Raises:
         InputError: if there is nothing to train on, or ``max_images`` is too small.
@@ -160,7 +159,7 @@ def adapt(
             progress(ProgressReport(thousandths, 1000, query_log.images, dice))
 
     try:
-        pieces = [piece for patient in plan.split.training for piece in slices[patient]]
+        pieces = [piece for patient in plan.split.patients for piece in slices[patient]]
         trainer = PartTrainer(
             black_box, Batches(pieces, encoder), settings, image_budget, query_log, new_visual_prompt, report, callback
         )
@@ -180,7 +179,9 @@ def adapt(
     if comparable:
         unadapted = trainer.by_patient(trainer.cross_fit.scores[Parts()])
         candidate = trainer.by_patient(trainer.score_candidate())
-    acceptance = check_acceptance(unadapted, candidate, served_scores, served.record["verdict"] if served else None)
+    comparison = compare(unadapted, candidate) if comparable else None
+    known = {patient: candidate[patient] for patient in served_scores}
+    against_served = compare(served_scores, known) if known else None
     scores = PatientScores(
         _means(unadapted),
         _means(candidate),
@@ -195,10 +196,11 @@ def adapt(
         "adapter": adapter.to_dict(),
         **log_facts,
         "fingerprint": plan.fingerprint,
-        "seen_patients": sorted({*map(patient_hash, plan.split.training), *trained_on}),
+        "seen_patients": sorted({*map(patient_hash, plan.split.patients), *trained_on}),
         "check": plan.split.evaluation,
         "windows": [window.to_dict() for window in sorted(windows, key=lambda w: (w.low, w.high, w.source))],
-        **acceptance.to_dict(),
+        "verdict": comparison.to_dict() if comparison else None,
+        "against_served": against_served.to_dict() if against_served else None,
         "parts": list(parts.names),
         "scores": scores.to_dict(),
         "notes": trainer.notes,
@@ -207,7 +209,7 @@ def adapt(
         "replayed_images": query_log.replayed_images,
         "seconds": round(time.monotonic() - start, 1),
     }
-    return Adaptation(adapter, acceptance, scores, trainer.curve, trainer.notes, record)
+    return Adaptation(adapter, comparison, scores, trainer.curve, trainer.notes, record)
 
 
 def _means(scores: Mapping[str, NDArray[np.float64]]) -> dict[str, float]:
@@ -233,8 +235,7 @@ def _facts(black_box: BlackBox, slices: SlicesByPatient, settings: AdaptationSet
         },
         "settings": asdict(settings),
         "encoder": load_encoder(settings.encoder, settings.encoder_source).to_dict(),
-        "training_patients": [patient_hash(p) for p in split.training],
-        "held_back_patients": [patient_hash(p) for p in split.held_back],
+        "training_patients": [patient_hash(p) for p in split.patients],
         "slices": sum(map(len, slices.values())),
         "slices_sha256": content.hexdigest(),
     }

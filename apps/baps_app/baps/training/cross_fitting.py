@@ -6,20 +6,14 @@ for a group is chosen by the scores of the other groups, so every patient judges
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_GROUPS = 4
-
 MIN_GAIN = 0.01
 """Gain in Dice (0 to 1) that every part has to bring: each makes clicks slower, or may harm images of another kind."""
-
-HARM = 0.05
-"""Loss in Dice (0 to 1) above which a patient counts as harmed."""
 
 
 @dataclass(frozen=True)
@@ -128,54 +122,3 @@ class CrossFit:
             return lambda parts: set(parts.names) <= limit
 
         return {parts.name: self.score_choice(within(set(parts.names))) for parts in self.scores}
-
-
-@dataclass(frozen=True)
-class PatientScores:
-    """Dice (0 to 1) by patient (hashed) from models that were not trained on the patient, with the same prompts.
-
-    Attributes:
-        unadapted: scores of the unadapted model.
-        candidate: scores of the whole procedure that made the candidate, including the choice of its parts.
-        served: scores of the served adapter, of the patients that are new to it.
-        parts: scores of the procedure if it is limited to some parts, by their names: ``zoom``, ``head`` and so on.
-    """
-
-    unadapted: Mapping[str, float]
-    candidate: Mapping[str, float]
-    served: Mapping[str, float]
-    parts: Mapping[str, Mapping[str, float]]
-
-    @property
-    def differences(self) -> dict[str, float]:
-        """Gain of the candidate over the unadapted model, by patient."""
-        return {patient: self.candidate[patient] - before for patient, before in self.unadapted.items()}
-
-    @property
-    def harmed(self) -> float:
-        """Share of the patients that lose more than ``HARM``, 0 to 1; 0 without patients."""
-        return float(np.mean([gain < -HARM for gain in self.differences.values()])) if self.unadapted else 0.0
-
-    @property
-    def worst(self) -> float | None:
-        """The smallest gain of a patient, or None without patients."""
-        return min(self.differences.values(), default=None)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the scores as JSON, for the adapter's record.
-
-        Returns:
-            The fields by name, and ``harmed`` and ``worst``.
-        """
-
-        def rounded(scores: Mapping[str, float]) -> dict[str, float]:
-            return {patient: round(dice, 4) for patient, dice in scores.items()}
-
-        return {
-            "unadapted": rounded(self.unadapted),
-            "candidate": rounded(self.candidate),
-            "served": rounded(self.served),
-            "parts": {name: rounded(scores) for name, scores in self.parts.items()},
-            "harmed": self.harmed,
-            "worst": None if self.worst is None else round(self.worst, 4),
-        }

@@ -17,10 +17,11 @@ from baps.adapters.adapter import Adapter, identity_adapter
 from baps.adapters.visual_prompt import VisualPrompt
 from baps.blackbox import BlackBox
 from baps.errors import BapsError, InputError
+from baps.evaluation.splits import MAX_GROUPS
 from baps.training.answers import Answers, draw_evaluation_prompts, query_answers, query_more_answers
 from baps.training.batches import Batches
 from baps.training.budget import PROMPT_FOLDS, Budget, divide_prompt_images
-from baps.training.cross_fitting import MAX_GROUPS, CrossFit, Parts
+from baps.training.cross_fitting import CrossFit, Parts
 from baps.training.head_training import HeadData, score_answers, train_head
 from baps.training.query_log import QueryLog
 from baps.training.settings import AdaptationSettings

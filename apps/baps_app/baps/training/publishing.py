@@ -11,8 +11,8 @@ from baps.adapters.adapter import Adapter
 from baps.adapters.adapter_file import HasStateDict
 from baps.blackbox import BlackBox
 from baps.errors import BapsError
-from baps.evaluation.acceptance import Acceptance
 from baps.evaluation.slices import SlicesByPatient
+from baps.registry.evidence import change_evidence, read_statuses
 from baps.registry.store import AdapterStore
 from baps.training.adapt import ProgressReport, adapt, plan_adaptation
 from baps.training.plan import ServedAdapter
@@ -32,12 +32,11 @@ class Candidate(Protocol):
         """The weights of the candidate."""
 
     @property
-    def acceptance(self) -> Acceptance:
-        """Whether the candidate is to be published."""
-
-    @property
     def record(self) -> dict[str, Any]:
         """Everything needed to audit the candidate."""
+
+    def sentence(self) -> str:
+        """Describe what the training measured."""
 
 
 def adapt_and_publish(
@@ -47,11 +46,11 @@ def adapt_and_publish(
     slices: SlicesByPatient,
     settings: AdaptationSettings,
     progress: Callable[[ProgressReport], None] | None = None,
+    serve_trials: bool = True,
 ) -> dict[str, Any]:
-    """Adapt to one label, starting from the served adapter, and publish the candidate if it is better.
+    """Adapt to one label, starting from the served adapter, and let the gate decide what serves.
 
-    An adaptation to the same data with the same settings is not repeated. A candidate that is no better than the
-    unadapted model, or worse than the served adapter, is stored but not served.
+    An adaptation to the same data with the same settings is not repeated.
 
     Args:
         store: the adapters of the site.
@@ -60,10 +59,11 @@ def adapt_and_publish(
         slices: labelled slices of each patient.
         settings: the settings of the adaptation.
         progress: called with the progress after every step.
+        serve_trials: whether a candidate on trial may serve.
 
     Returns:
-        The outcome as JSON: the version, its ``status`` (``published``, or that of its acceptance), the numbers of the
-            evaluation, and the ``reason`` as a sentence.
+        The outcome as JSON: the version, its ``status`` (a ``State`` of the gate) and whether it ``serves``, the
+            numbers of the evaluation, and the ``reason`` as sentences.
 
     Raises:
         BapsError: as ``adapt`` and the store.
@@ -73,26 +73,36 @@ def adapt_and_publish(
     plan = plan_adaptation(black_box, slices, settings)
     log = store.log(label)
     return keep_and_publish(
-        store, names, plan.fingerprint, lambda: adapt(black_box, slices, settings, plan, progress, log, served), log
+        store,
+        names,
+        black_box.capabilities.weights_sha256,
+        plan.fingerprint,
+        lambda: adapt(black_box, slices, settings, plan, progress, log, served),
+        log,
+        serve_trials,
     )
 
 
 def keep_and_publish(
     store: AdapterStore,
     names: Sequence[str],
+    weights_sha256: str,
     fingerprint: str,
     adapt_candidate: Callable[[], Candidate],
     log: Path | None = None,
+    serve_trials: bool = True,
 ) -> dict[str, Any]:
-    """Make a candidate unless there is one of the same fingerprint, store it, and publish it if it was accepted.
+    """Make a candidate unless there is one of the same fingerprint, store it, and let the gate decide what serves.
 
     Args:
         store: the adapters of the site.
         names: names under which the adapter is stored; the first is the label that it is trained for.
+        weights_sha256: SHA-256 of the model's weights.
         fingerprint: the same for two candidates that are made of the same data in the same way.
         adapt_candidate: makes the candidate.
         log: query log of the adaptation, which an interrupted run continues from; a copy is stored beside the
             candidate.
+        serve_trials: whether a candidate on trial may serve.
 
     Returns:
         The outcome as JSON, see ``adapt_and_publish``.
@@ -106,32 +116,34 @@ def keep_and_publish(
     if len(versions) < len(names):
         result = adapt_candidate()
         for name in set(names) - set(versions):
-            sentences = [result.acceptance.sentence(), *result.record.get("notes", ())]
-            record = {**result.record, "reason": " ".join(sentences)}
-            versions[name] = store.add(name, result.adapter, record, result.acceptance.status, log)
+            record = {**result.record, "reason": result.sentence()}
+            versions[name] = store.add(name, result.adapter, record, log=log)
         if log:
             log.unlink(missing_ok=True)
     for name, version in versions.items():
-        record = store.record(name, version)
-        if record["status"] == "accepted" and not store.was_served(name, version):  # Do not undo a rollback.
-            store.publish(name, version)
-    record = store.record(label, versions[label])
+        served = store.served(name, weights_sha256)
+        with change_evidence(store, name, weights_sha256, serve_trials) as evidence:
+            evidence.open(store, name, version, weights_sha256)
+            if served and served[0] == name and served[1] != version:
+                stream = evidence.gate.open(served[1], weights_sha256)
+                for patient, difference in store.record(name, version)["scores"]["served_differences"].items():
+                    if patient not in stream:
+                        stream.add(patient, difference)
+    record, status = store.record(label, versions[label]), read_statuses(store, label)[versions[label]]
     again = " Nothing has changed since: the same labels and settings gave this version before." if repeated else ""
     return {
         "version": record["version"],
-        "status": "published" if store.published(label) == versions[label] else record["status"],
+        "status": status.state.value,
+        "serves": status.serves,
         **{key: record[key] for key in _REPORTED_KEYS if key in record},
         **(record["verdict"] or {}),
         "against_served": record["against_served"],
-        "reason": record["reason"] + again,
+        "reason": f"{status.sentence()}. {record['reason']}{again}",
     }
 
 
 def _load_served(store: AdapterStore, label: str, black_box: BlackBox) -> ServedAdapter[Adapter] | None:
-    """Load the adapter that is served for a label.
-
-    The gain of a shared adapter is ignored, because it was measured on other labels.
-    """
+    """Load the adapter that is served for a label, if it can be read."""
     version = store.served(label, black_box.capabilities.weights_sha256)
     if version is None:
         return None
@@ -140,5 +152,4 @@ def _load_served(store: AdapterStore, label: str, black_box: BlackBox) -> Served
     except BapsError as error:  # A new training replaces the damaged adapter.
         logger.warning("%s", error)
         return None
-    own = version[0] == label
-    return ServedAdapter(served.adapter, served.record if own else {**served.record, "verdict": None})
+    return ServedAdapter(served.adapter, served.record)

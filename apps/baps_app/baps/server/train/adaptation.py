@@ -1,4 +1,4 @@
-"""Train task that adapts the black box to the saved labels, and publishes adapters that pass acceptance."""
+"""Train task that adapts the black box to the saved labels; the evidence decides what serves."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ class AdaptationTrainer(SiteTrainer[AdaptationSettings]):
         patients: CSV file of image and patient, or None.
         defaults: Settings of a request without options. Only the operator can choose the encoder, because its source is
             a path on this machine.
+        serve_trials: Whether adapters on trial serve.
     """
 
     def __init__(
@@ -48,10 +49,12 @@ class AdaptationTrainer(SiteTrainer[AdaptationSettings]):
         store: AdapterStore,
         patients: Path | None,
         defaults: AdaptationSettings,
+        serve_trials: bool = True,
     ) -> None:
         description = "Adapts the model to the saved labels of this site, without its weights or gradients"
         super().__init__(description, labels, patients, store.root, _OPTIONS)
         self._black_box, self._store, self._site_defaults = black_box, store, defaults
+        self._serve_trials = serve_trials
 
     def config(self) -> dict[str, Any]:
         """Return the options for the viewers, with their choices or defaults."""
@@ -101,7 +104,8 @@ class AdaptationTrainer(SiteTrainer[AdaptationSettings]):
             logger.info("Adapting to %s from labels of %d patients", label or "all labels", len(slices))
             # If the site has one label, its adapter is also used for clicks without a label.
             names = (label, SHARED) if len(self._labels) == 1 else (label,)
-            stats.add(name, adapt_and_publish(self._store, names, black_box, slices, settings, report))
+            outcome = adapt_and_publish(self._store, names, black_box, slices, settings, report, self._serve_trials)
+            stats.add(name, outcome)
 
 
 def _load_jobs(

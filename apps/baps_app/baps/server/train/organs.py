@@ -1,4 +1,4 @@
-"""Train task that adapts the organ model to the labelled volumes, and publishes adapters that pass acceptance."""
+"""Train task that adapts the organ model to the labelled volumes; the evidence decides what serves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from baps.errors import InputError
 from baps.evaluation.cases import Case
 from baps.fseft.choices import MAX_EPOCHS, METHOD_NAMES
-from baps.registry.store import AdapterStore
 from baps.server.train.base import ALL_LABELS, SiteTrainer
 from baps.server.train.stats import Stats
 from baps.utils.throttle import wait_for_idle
@@ -31,25 +30,26 @@ class OrgansTrainer(SiteTrainer["OrganSettings"]):
     Args:
         segmenter: Loads the organ model, with the store of its adapters, when training starts.
         labels: Names and values of the site.
-        click_store: Store of the adapters for clicks. Its split decides which patients are held out, so that both
-            methods hold out the same ones, and it has the lock file of inference.
+        lock_file: Lock file of inference.
         folder: Folder of the store of organ adapters.
         patients: CSV file of image and patient, or None.
+        serve_trials: Whether adapters on trial serve.
     """
 
     def __init__(
         self,
         segmenter: Callable[[], OrganSegmenter],
         labels: dict[str, int],
-        click_store: AdapterStore,
+        lock_file: Path,
         folder: Path,
         patients: Path | None,
+        serve_trials: bool = True,
     ) -> None:
         description = "Adapts the organ model, which needs no click, to the saved labels of this site"
         super().__init__(
             description, labels, patients, folder, ("method", "decoder", "epochs", "learning_rate", "seed")
         )
-        self._segmenter, self._click_store = segmenter, click_store
+        self._segmenter, self._lock_file, self._serve_trials = segmenter, lock_file, serve_trials
 
     def config(self) -> dict[str, Any]:
         """Return the options for the viewers, with their choices or defaults."""
@@ -77,7 +77,7 @@ class OrgansTrainer(SiteTrainer["OrganSettings"]):
         from baps.fseft.publishing import adapt_and_publish_organ
         from baps.fseft.volumes import load_volumes
 
-        segmenter, wait = self._segmenter(), wait_for_idle(self._click_store.inference_lock_file)
+        segmenter, wait = self._segmenter(), wait_for_idle(self._lock_file)
         for number, (label, label_cases) in enumerate(cases.items()):
             # Only the volumes of one label are in memory at a time.
             volumes, skipped = load_volumes(label_cases, segmenter.model)
@@ -90,8 +90,7 @@ class OrgansTrainer(SiteTrainer["OrganSettings"]):
                 stats.report(label, step, _STEPS * len(cases), dice)
 
             logger.info("Adapting the organ model to %s from labels of %d patients", label, len(volumes))
-            memory = self._click_store.split_memory
-            record = adapt_and_publish_organ(segmenter, label, volumes, settings, memory, report, wait)
+            record = adapt_and_publish_organ(segmenter, label, volumes, settings, report, wait, self._serve_trials)
             # Most fits stop before their last epoch.
             stats.values.update(epoch=_STEPS * (number + 1), total_epochs=_STEPS * len(cases))
             stats.add(label, record)

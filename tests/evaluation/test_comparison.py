@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from baps.evaluation.acceptance import PairedComparison, compare
+from baps.evaluation.comparison import PairedComparison, compare, describe_training
 
 
 def _scores_of(owners: Sequence[str], scores: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
@@ -28,7 +28,6 @@ def test_comparison_of_three_patients_by_hand() -> None:
     assert verdict.before_std == pytest.approx(0.075)
     assert verdict.after_std == pytest.approx(0.1)
     assert (verdict.unit, verdict.count) == ("patient", 3)
-    assert verdict.better
 
 
 def test_two_patients_are_compared_by_slices() -> None:
@@ -50,33 +49,25 @@ def test_the_order_of_patients_does_not_matter() -> None:
     assert compare(shuffled[0], _scores_of("abcabc", after)).to_dict() == pytest.approx(in_order)
 
 
-def test_one_slice_is_never_enough() -> None:
+def test_one_slice_has_no_standard_error() -> None:
     verdict = compare({"a": np.array([[0.1]])}, {"a": np.array([[0.9]])})
     assert verdict.standard_error is None
-    assert not verdict.better
     assert verdict.sentence().endswith("with standard error unknown over 1 slice")
-
-
-@pytest.mark.parametrize(
-    ("gain", "error", "better"),
-    [(0.02, 0.01, True), (0.02, 0.03, False), (0.02, 0.02, False), (0.0, 0.0, False), (-0.1, 0.01, False)],
-)
-def test_gain_must_exceed_zero_and_its_error(gain: float, error: float, better: bool) -> None:
-    assert PairedComparison(0.5, 0.5 + gain, 0, 0, gain, error, "patient", 3).better is better
-
-
-def test_no_change_is_not_better() -> None:
-    same = _scores_of("aaabbbccc", np.random.default_rng(0).random((9, 2)))
-    assert not compare(same, same).better
 
 
 def test_sentence_of_the_comparison() -> None:
     message = PairedComparison(0.5, 0.625, 0.01, 0.02, 0.125, 0.03125, "patient", 3).sentence()
     assert message == (
-        "Dice 0.500 before and 0.625 after on held-back patients: gain +0.125 with standard error 0.031 over 3 patients"
+        "Dice 0.500 before and 0.625 after on patients that did not train the adapter: gain +0.125 with standard error "
+        "0.031 over 3 patients"
     )
     assert (
         PairedComparison(0.5, 0.4, 0, 0, -0.1, 0.1, "slice", 1)
         .sentence()
         .endswith("gain -0.100 with standard error 0.100 over 1 slice")
     )
+
+
+def test_a_training_without_a_comparison_says_what_to_do() -> None:
+    assert "Label a volume of another patient." in describe_training(None)
+    assert describe_training(PairedComparison(0.5, 0.4, 0, 0, -0.1, 0.1, "slice", 1)).endswith("over 1 slice.")

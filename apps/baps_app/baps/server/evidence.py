@@ -1,0 +1,257 @@
+"""Judge adapters on every label that a person confirms, in the background and at the lowest priority.
+
+The labels of the datastore are compared with the evidence in the store when a label is saved, when a training ends, and
+every ten minutes. So nothing is lost when the server ends, and labels that were changed or deleted are dropped from the
+evidence.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from monailabel.interfaces.datastore import Datastore
+
+from baps.adapters.adapter_file import read_adapter
+from baps.blackbox import BlackBox
+from baps.errors import BapsError, InputError
+from baps.evaluation.cases import Case
+from baps.evaluation.evidence import EvidenceStream
+from baps.evaluation.folders import read_patient_table
+from baps.evaluation.prospective import score_adapters
+from baps.evaluation.splits import patient_hash
+from baps.registry.evidence import change_evidence, read_evidence
+from baps.registry.store import SHARED, AdapterStore
+from baps.server.training_cases import label_versions, labelled_cases
+from baps.site.audit import AuditFile
+from baps.site.settings import Settings
+from baps.utils.priority_lock import low_priority
+from baps.utils.throttle import wait_for_idle
+
+if TYPE_CHECKING:
+    from baps.fseft.predictor import OrganSegmenter
+
+logger = logging.getLogger(__name__)
+
+_INTERVAL = 600.0
+"""Seconds between two passes if no label is saved."""
+
+
+class Judge(Protocol):
+    """Scores the adapters of one model.
+
+    Attributes:
+        store: Store of the adapters.
+    """
+
+    store: AdapterStore
+
+    def weights_sha256(self) -> str:
+        """Return the SHA-256 of the model's weights; the first call loads the model."""
+
+    def score(self, label: str, files: Mapping[str, Path], case: Case) -> dict[str, float]:
+        """Return the difference that each adapter makes on a case, Dice, by the name of its file.
+
+        Raises:
+            InputError: If the case or an adapter cannot be used.
+        """
+
+
+class ClickJudge:
+    """Scores adapters for clicks.
+
+    Args:
+        black_box: Loads the model.
+        store: Store of the adapters.
+        max_images: Maximum number of images to send to the model for each label.
+    """
+
+    def __init__(self, black_box: Callable[[], BlackBox], store: AdapterStore, max_images: int) -> None:
+        self._black_box, self.store, self._max_images = black_box, store, max_images
+
+    def weights_sha256(self) -> str:
+        """Return the SHA-256 of the model's weights."""
+        return self._black_box().capabilities.weights_sha256
+
+    def score(self, label: str, files: Mapping[str, Path], case: Case) -> dict[str, float]:
+        """Score adapters with clicks on some slices."""
+        adapters = {name: read_adapter(file)[0] for name, file in files.items()}
+        wait = wait_for_idle(self.store.inference_lock_file)
+        return score_adapters(self._black_box(), adapters, case, self._max_images, wait)
+
+
+class OrganJudge:
+    """Scores adapters of the organ model.
+
+    Args:
+        segmenter: Loads the model.
+        store: Store of the adapters.
+        lock_file: Lock file of inference.
+    """
+
+    def __init__(self, segmenter: Callable[[], OrganSegmenter], store: AdapterStore, lock_file: Path) -> None:
+        self._segmenter, self.store, self._lock_file = segmenter, store, lock_file
+
+    def weights_sha256(self) -> str:
+        """Return the SHA-256 of the model's weights."""
+        return self._segmenter().model.sha256
+
+    def score(self, label: str, files: Mapping[str, Path], case: Case) -> dict[str, float]:
+        """Score adapters on the whole volume."""
+        from baps.fseft.adapter_file import read_organ_adapter  # Networks, which take seconds to import.
+        from baps.fseft.prospective import score_organ_adapters
+
+        segmenter = self._segmenter()
+        adapters = {name: read_organ_adapter(file, segmenter.model)[0] for name, file in files.items()}
+        return score_organ_adapters(segmenter, label, adapters, case, wait_for_idle(self._lock_file))
+
+
+class EvidenceCollector:
+    """Adds confirmed labels to the evidence of adapters, and lets the gate publish or withdraw them.
+
+    Args:
+        datastore: Datastore of the server.
+        site: Settings of the site.
+        judges: Judges of the site's models.
+        audit: Audit file, which gets a line for each change of an adapter's state.
+        closed: Event that is set when the server ends.
+    """
+
+    def __init__(
+        self,
+        datastore: Datastore,
+        site: Settings,
+        judges: tuple[Judge, ...],
+        audit: AuditFile,
+        closed: threading.Event | None = None,
+    ) -> None:
+        self._datastore, self._site, self._judges, self._audit = datastore, site, judges, audit
+        self._closed, self._wake = closed or threading.Event(), threading.Event()
+        self._unusable: set[tuple[str, str]] = set()  # Volume and label.
+        self._audited: dict[Path, int] = {}  # Number of changes by the file of the evidence.
+
+    def start(self) -> None:
+        """Start a thread that collects evidence now and whenever there may be more."""
+        threading.Thread(target=self._run, name="evidence", daemon=True).start()
+
+    def wake(self) -> None:
+        """Collect evidence soon, because a label was saved or a training has ended."""
+        self._wake.set()
+
+    def _run(self) -> None:
+        while not self._closed.is_set():
+            self._wake.clear()
+            try:
+                self.collect()
+            except (BapsError, OSError) as error:  # For example, the PACS or a remote model does not respond.
+                logger.warning("Adapters could not be judged on new labels (%s).", type(error).__name__)
+            self._wake.wait(_INTERVAL)
+
+    def collect(self) -> None:
+        """Judge the adapters on all labels that are not part of their evidence yet.
+
+        Raises:
+            BapsError: If the datastore or a model does not respond.
+        """
+        judges = [judge for judge in self._judges if judge.store.labels()]
+        if not judges:
+            return
+        versions = label_versions(self._datastore, self._site.labels)
+        for judge in judges:
+            for label in self._site.labels:
+                if judge.store.versions(label):
+                    self._judge(judge, label, versions[label])
+
+    def _judge(self, judge: Judge, label: str, versions: Mapping[str, str]) -> None:
+        weights = judge.weights_sha256()
+        hashes = {image: self._audit.hashed(image) for image in versions}
+        labels = {hashes[image]: version for image, version in versions.items()}
+        # If the site has one label, its adapter is also used for clicks without a label.
+        names = (label, SHARED) if len(self._site.labels) == 1 and judge.store.versions(SHARED) else (label,)
+        with self._in_play(judge, names, weights) as streams:
+            dropped = max((stream.drop_changed(labels) for stream in streams.values()), default=0)
+        if dropped:
+            logger.info("%s: labels of %d patients have changed, and are judged again.", label, dropped)
+        for image, version in sorted(versions.items()):
+            if self._closed.is_set():
+                return
+            volume = hashes[image]
+            known = all(stream.knows(volume, version) for stream in streams.values())
+            if known or (volume, version) in self._unusable:
+                continue
+            try:
+                self._judge_image(judge, label, names, image, volume, version)
+            except InputError:
+                logger.warning(
+                    "%s: a confirmed label cannot judge adapters; see the skipped ones of a training.", label
+                )
+                self._unusable.add((volume, version))
+
+    def _judge_image(
+        self, judge: Judge, label: str, names: tuple[str, ...], image: str, volume: str, version: str
+    ) -> None:
+        """Judge the adapters in play on one image.
+
+        Raises:
+            InputError: If the image, its label or an adapter cannot be used.
+        """
+        weights, patients = judge.weights_sha256(), read_patient_table(self._site.patients)
+        cases, _ = labelled_cases(self._datastore, {label: self._site.labels[label]}, patients, image)
+        if not cases[label]:
+            raise InputError("The label does not show the organ.")
+        case = cases[label][0]
+        patient = patient_hash(case.patient)
+        with self._in_play(judge, names, weights) as streams:
+            for stream in streams.values():
+                stream.remember_label(patient, volume, version)
+            keys = [key for key, stream in streams.items() if not stream.knows(volume, version)]
+        if not keys:
+            return
+        # One version is often stored for the label and for clicks without a label.
+        same: dict[object, list[tuple[str, str]]] = {}
+        for key in keys:
+            same.setdefault(judge.store.record(*key).get("fingerprint", key), []).append(key)
+        files = {str(number): judge.store.file(*group[0]) for number, group in enumerate(same.values())}
+        with low_priority():
+            scores = judge.score(label, files, case)
+        differences = {
+            key: scores[str(n)] for n, group in enumerate(same.values()) for key in group if str(n) in scores
+        }
+        if not differences:
+            raise InputError("There are too few images to judge adapters.")
+        with self._in_play(judge, names, weights) as streams:
+            for key, stream in streams.items():
+                if key in differences:
+                    stream.add_volume(patient, volume, version, differences[key])
+
+    @contextmanager
+    def _in_play(
+        self, judge: Judge, names: tuple[str, ...], weights: str
+    ) -> Iterator[dict[tuple[str, str], EvidenceStream]]:
+        """Change the evidence of the adapters that the next patients should judge, by name and version."""
+        with ExitStack() as stack:
+            streams = {}
+            for name in names:
+                self._audited.setdefault(judge.store.evidence_file(name), len(read_evidence(judge.store, name).history))
+                evidence = stack.enter_context(change_evidence(judge.store, name, weights, self._site.serve_trials))
+                streams.update({(name, stream.candidate): stream for stream in evidence.gate.in_play(weights)})
+            yield streams
+        for name in names:
+            file, history = judge.store.evidence_file(name), read_evidence(judge.store, name).history
+            for change in history[self._audited[file] :]:
+                self._audit.add(
+                    {
+                        "user": None,
+                        "role": None,
+                        "by": "server",
+                        "what": "change the state of an adapter",
+                        "adapter": f"{name or 'shared'}/{change.get('version')}",
+                        "state": change.get("state"),
+                        "serves": change.get("serves"),
+                    }
+                )
+            self._audited[file] = len(history)

@@ -1,0 +1,184 @@
+"""The evidence on disk publishes and withdraws versions, and survives kills, damage and choices of people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from baps.adapters.adapter import identity_adapter
+from baps.errors import BapsError
+from baps.evaluation.gate import State
+from baps.registry import evidence as module
+from baps.registry.evidence import change_evidence, read_evidence, read_statuses
+from baps.registry.store import AdapterStore
+
+GOOD = {f"p{number}": 0.1 + 0.02 * number for number in range(8)}
+BAD = {f"p{number}": -0.1 - 0.02 * number for number in range(8)}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> AdapterStore:
+    return AdapterStore(tmp_path / "adapters")
+
+
+def add(store: AdapterStore, differences: Mapping[str, float] | None, weights: str = "sam") -> str:
+    """Store a version with what its training measured."""
+    adapter = identity_adapter()
+    record: dict[str, Any] = {"adapter": adapter.to_dict(), "black_box": {"weights_sha256": weights}}
+    if differences is not None:
+        record["scores"] = {"differences": dict(differences)}
+    return store.add("spleen", adapter, record)
+
+
+def judge(store: AdapterStore, version: str, weights: str = "sam", serve_trials: bool = True) -> None:
+    with change_evidence(store, "spleen", weights, serve_trials) as evidence:
+        evidence.open(store, "spleen", version, weights)
+
+
+def test_what_is_better_is_published_and_what_turns_harmful_is_withdrawn(store: AdapterStore) -> None:
+    version = add(store, GOOD)
+    judge(store, version)
+    assert store.published("spleen") == version
+    assert read_statuses(store, "spleen")[version].state is State.PUBLISHED
+    for number in range(8):
+        with change_evidence(store, "spleen", "sam") as evidence:
+            evidence.gate.open(version, "sam").add_volume(f"late {number}", "image", "label", -0.2)
+    assert store.published("spleen") is None
+    assert read_statuses(store, "spleen")[version].state is State.WITHDRAWN
+    states = [(entry["state"], entry["serves"]) for entry in read_evidence(store, "spleen").history]
+    assert (states[0], states[-1]) == (("published", True), ("withdrawn", False))
+
+
+def test_what_is_worse_is_not_served(store: AdapterStore) -> None:
+    version = add(store, BAD)
+    judge(store, version)
+    assert store.published("spleen") is None
+    assert read_statuses(store, "spleen")[version].state is State.REJECTED
+
+
+def test_a_trial_in_the_shadow_is_not_served(store: AdapterStore) -> None:
+    version = add(store, dict(list(GOOD.items())[:5]))
+    judge(store, version, serve_trials=False)
+    assert store.published("spleen") is None
+    judge(store, version)
+    assert store.published("spleen") == version
+
+
+@pytest.mark.parametrize("choice", ["withdraw", "roll back", "publish another"])
+def test_a_choice_of_a_person_is_kept_until_the_next_training(store: AdapterStore, choice: str) -> None:
+    first, second = add(store, {}), add(store, GOOD)
+    judge(store, second)
+    assert store.published("spleen") == second
+    if choice == "withdraw":
+        store.withdraw("spleen")
+    elif choice == "roll back":
+        store.roll_back("spleen")
+    else:
+        store.publish("spleen", first)
+    chosen = store.published("spleen")
+    for number in range(3):
+        with change_evidence(store, "spleen", "sam") as evidence:
+            evidence.gate.open(second, "sam").add_volume(f"late {number}", "image", "label", 0.3)
+        assert store.published("spleen") == chosen
+    third = add(store, {**GOOD, "p9": 0.3})
+    judge(store, third)
+    assert store.published("spleen") == third
+
+
+def test_the_same_evidence_does_not_undo_a_rollback(store: AdapterStore) -> None:
+    version = add(store, GOOD)
+    judge(store, version)
+    store.roll_back("spleen")
+    judge(store, version)
+    assert store.published("spleen") is None
+
+
+def test_an_adapter_of_an_earlier_release_serves_until_something_better_comes(store: AdapterStore) -> None:
+    old = add(store, None)
+    store.publish("spleen", old)
+    judge(store, add(store, BAD))
+    assert store.published("spleen") == old
+    assert read_statuses(store, "spleen")[old].sentence() == "candidate: no patient has judged it yet"
+    better = add(store, GOOD)
+    judge(store, better)
+    assert store.published("spleen") == better
+
+
+def test_another_model_has_evidence_of_its_own_and_leaves_what_is_published(store: AdapterStore) -> None:
+    version = add(store, GOOD)
+    judge(store, version)
+    with change_evidence(store, "spleen", "another model"):
+        pass
+    assert store.published("spleen") == version
+    other = add(store, GOOD, "another model")
+    judge(store, other, "another model")
+    assert store.served("spleen", "another model") == ("spleen", other)
+    # Back to the first model: its version is served again.
+    with change_evidence(store, "spleen", "sam"):
+        pass
+    assert set(read_statuses(store, "spleen")) == {version, other}
+
+
+@pytest.mark.parametrize("content", ["", "rubbish", "[]", "{}", '{"gate": {"streams": 3}}', None])
+def test_damaged_evidence_is_measured_anew_and_its_claims_are_gone(store: AdapterStore, content: str | None) -> None:
+    version = add(store, GOOD)
+    judge(store, version)
+    file = store.evidence_file("spleen")
+    if content is None:
+        record = json.loads(file.read_text())
+        record["gate"]["streams"][0]["patients"][0][1] = 7
+        content = json.dumps(record)
+    file.write_text(content)
+    assert read_evidence(store, "spleen").notes
+    with change_evidence(store, "spleen", "sam"):
+        pass
+    status = read_statuses(store, "spleen")[version]
+    assert (status.patients, status.serves, store.published("spleen")) == (8, True, version)
+    assert not read_evidence(store, "spleen").notes
+
+
+def test_a_process_that_dies_before_it_publishes_is_finished_by_the_next(
+    store: AdapterStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = add(store, GOOD)
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_apply", die)
+        with pytest.raises(KeyboardInterrupt):
+            judge(store, version)
+    assert store.published("spleen") is None
+    with change_evidence(store, "spleen", "sam"):
+        pass
+    assert store.published("spleen") == version
+
+
+def test_a_full_disk_changes_nothing(store: AdapterStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = add(store, GOOD)
+    judge(store, version)
+    before = store.evidence_file("spleen").read_text()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "atomic_write", full)
+    with pytest.raises(BapsError, match="Free some space"), change_evidence(store, "spleen", "sam") as evidence:
+        for number in range(20):
+            evidence.gate.open(version, "sam").add_volume(f"late {number}", "image", "label", -0.3)
+    assert (store.evidence_file("spleen").read_text(), store.published("spleen")) == (before, version)
+
+
+def test_a_version_that_was_removed_is_not_published(store: AdapterStore) -> None:
+    version = add(store, GOOD)
+    judge(store, version)
+    store.withdraw("spleen")
+    (store.root / "label-spleen" / version).rename(store.root / "gone")
+    with change_evidence(store, "spleen", "sam") as evidence:
+        evidence.gate.serve(version, "sam")
+    assert store.published("spleen") is None
