@@ -161,7 +161,7 @@ def measure(black_box: BlackBox, store: AdapterStore, case: Case, label: str, ad
 
 
 def train(domain: Domain, black_box: BlackBox, store: AdapterStore) -> None:
-    """Train an adapter on the training and validation patients, if there is none, and publish it if it is likely to help."""
+    """Train an adapter on the training and validation patients, if there is none, and publish it if it may help."""
     if store.versions(domain.name):
         return
     side = black_box.capabilities.input_size

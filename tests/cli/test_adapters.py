@@ -5,12 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from baps.adapters.adapter import identity_adapter
 from baps.adapters.adapter_file import write_adapter
 from baps.cli import app
 from baps.errors import InputError, NotFoundError
+from baps.registry.evidence import change_evidence
 from baps.registry.store import SHARED, AdapterStore
 
 
@@ -38,15 +40,64 @@ def _run(*words: str) -> str:
     return result.output
 
 
+def _rows(output: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("│").split("│")] for line in output.splitlines() if line[:1] == "│"]
+
+
 def test_list(store: AdapterStore) -> None:
-    rows = [
-        [cell.strip() for cell in line.strip("│").split("│")] for line in _run("list").splitlines() if line[:1] == "│"
+    """Versions of earlier releases have no evidence, and keep the status that they were stored with."""
+    assert _rows(_run("list")) == [
+        ["shared", "v0001", "", "unverified", "", "", "", "", "3987"],
+        ["spleen", "v0001", "yes", "accepted", "", "", "0.500", "0.625", "3987"],
+        ["spleen", "v0002", "", "rejected", "", "", "0.500", "0.625", "3987"],
     ]
-    assert rows == [
-        ["shared", "v0001", "", "unverified", "", "", "", "3987"],
-        ["spleen", "v0001", "yes", "accepted", "0.500", "0.625", "0.125", "3987"],
-        ["spleen", "v0002", "", "rejected", "0.500", "0.625", "0.125", "3987"],
-    ]
+
+
+GAINS = {f"{number:016x}": 0.1 + 0.02 * number for number in range(8)}
+
+
+def _judge(store: AdapterStore) -> str:
+    """Add a version with evidence, and let the gate decide."""
+    record = {
+        "adapter": identity_adapter().to_dict(),
+        "black_box": {"weights_sha256": "a"},
+        "verdict": None,
+        "scores": {"differences": GAINS},
+    }
+    version = store.add("spleen", identity_adapter(), record)
+    with change_evidence(store, "spleen", "a") as evidence:
+        evidence.open(store, "spleen", version, "a").add_volume("f" * 16, "volume", "label", -0.06)
+    return version
+
+
+def test_list_has_the_evidence(store: AdapterStore) -> None:
+    version = _judge(store)
+    rows = {tuple(row[:2]): row for row in _rows(_run("list"))}
+    served, state, patients, gain = rows["spleen", version][2:6]
+    assert (served, state, patients) == ("yes", "published", "9")
+    assert gain.startswith("+.1")
+    assert rows["spleen", "v0001"][2:4] == ["", "candidate"]
+
+
+def test_evidence(store: AdapterStore, tmp_path: Path) -> None:
+    assert "There is no evidence for adapters of spleen yet" in _run("evidence", "spleen")
+    version, plot = _judge(store), tmp_path / "evidence.png"
+    output = _run("evidence", "spleen", "--plot", str(plot))
+    assert f"{version} (served): published: 9 patients, likely +.1" in output
+    assert "1 of 9 lost more than .05 (worst -.06)" in output
+    rows = _rows(output)
+    assert rows[0][:3] == [f"{0:016x}", "cross-fitted", "+0.100"]
+    assert rows[8][:3] == ["f" * 16, "after training", "-0.060"]
+    assert {row[1] for row in rows[9:]} == {"v0001", version}
+    with Image.open(plot) as picture:
+        assert picture.width > 500
+
+
+def test_a_plot_that_cannot_be_written(store: AdapterStore, tmp_path: Path) -> None:
+    _judge(store)
+    for file in (tmp_path / "missing" / "evidence.png", tmp_path / "evidence.odd"):
+        with pytest.raises(InputError, match="cannot be written"):
+            _run("evidence", "spleen", "--plot", str(file))
 
 
 def test_list_adapters_of_the_organ_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from baps.errors import BapsError, InputError
-from baps.evaluation.splits import patient_hash, split_patients
 from baps.fseft.adaptation import OrganSettings, plan_organ_adaptation
 from baps.fseft.predictor import OrganSegmenter
 from baps.fseft.publishing import adapt_and_publish_organ
@@ -26,59 +24,40 @@ def volumes(new_labelled: New, count: int) -> dict[str, list[LabelledVolume]]:
     return {volume.patient: [volume] for volume in result}
 
 
-def test_better_candidate_is_served(segmenter: OrganSegmenter, new_labelled: New, tmp_path: Path) -> None:
+def test_better_candidate_is_served(segmenter: OrganSegmenter, new_labelled: New) -> None:
     progress: list[tuple[int, int, float]] = []
-    memory = tmp_path / "split.json"
     volumes_by_patient = volumes(new_labelled, 3)
-    outcome = adapt_and_publish_organ(
-        segmenter, "heart", volumes_by_patient, QUICK, memory, lambda *now: progress.append(now)
-    )
-    assert (outcome["version"], outcome["status"]) == ("v0001", "published"), outcome["reason"]
+    outcome = adapt_and_publish_organ(segmenter, "heart", volumes_by_patient, QUICK, lambda *now: progress.append(now))
+    assert (outcome["version"], outcome["status"]) == ("v0001", "on trial"), outcome["reason"]
     assert outcome["after"] > 0.5 > outcome["before"]
     assert segmenter.served("heart") == "v0001"
-    assert not memory.exists(), "of few nobody has a role, see the next test"
     assert progress[-1][:2] == (4 * 15, 4 * 15)  # Three fits that leave one patient out, and one on all.
     assert not segmenter.store.checkpoint_folder("heart").exists()
     record = segmenter.store.record("heart", "v0001")
     assert "patient 0" not in json.dumps(record)
+    gains = [dice - 0.5 for dice in record["scores"]["candidate"].values()]
+    assert list(record["scores"]["differences"].values()) == pytest.approx(gains, abs=1e-4)
 
-    again = adapt_and_publish_organ(segmenter, "heart", volumes_by_patient, QUICK, memory)
+    again = adapt_and_publish_organ(segmenter, "heart", volumes_by_patient, QUICK)
     assert (again["version"], "Nothing has changed" in again["reason"]) == ("v0001", True)
 
 
-def test_roles_are_shared_with_the_other_method_for_many_patients(
-    segmenter: OrganSegmenter, new_labelled: New, tmp_path: Path
-) -> None:
-    memory = tmp_path / "split.json"
-    volumes_by_patient = volumes(new_labelled, 6)
-    few = plan_organ_adaptation(segmenter.model, "heart", volumes_by_patient, QUICK, memory)
-    assert (len(few.split.training), few.split.held_back) == (6, ())
-    held_back = split_patients(
-        volumes_by_patient, memory
-    ).held_back  # The other method has several slices of each patient.
-    assert len(held_back) == 1
-    more = {
-        patient: [volume, volume]
-        for patient, volume in zip(volumes_by_patient, map(new_labelled, range(6)), strict=True)
-    }
-    assert plan_organ_adaptation(segmenter.model, "heart", more, QUICK, memory).split.held_back == held_back
-    other_file = tmp_path / "other.json"
-    plan_organ_adaptation(segmenter.model, "heart", more, QUICK, other_file)
-    assert set(json.loads(other_file.read_text())) == {patient_hash(patient) for patient in volumes_by_patient}
+def test_every_patient_judges(segmenter: OrganSegmenter, new_labelled: New) -> None:
+    plan = plan_organ_adaptation(segmenter.model, "heart", volumes(new_labelled, 6), QUICK)
+    assert len(plan.split.patients) == 6
+    assert sorted(patient for _, held_out in plan.split.folds for patient in held_out) == sorted(plan.split.patients)
 
 
-def test_one_volume_stays_unverified(segmenter: OrganSegmenter, new_labelled: New) -> None:
+def test_one_volume_stays_a_candidate(segmenter: OrganSegmenter, new_labelled: New) -> None:
     outcome = adapt_and_publish_organ(segmenter, "heart", volumes(new_labelled, 1), QUICK)
-    assert outcome["status"] == "unverified"
+    assert outcome["status"] == "candidate"
     assert "Label a volume of another patient" in outcome["reason"]
     assert segmenter.served("heart") is None
     again = adapt_and_publish_organ(segmenter, "heart", volumes(new_labelled, 1), QUICK)
     assert (again["version"], "Nothing has changed" in again["reason"]) == ("v0001", True)
 
 
-def test_interrupted_run_resumes_to_the_same_result(
-    segmenter: OrganSegmenter, new_labelled: New, tmp_path: Path
-) -> None:
+def test_interrupted_run_resumes_to_the_same_result(segmenter: OrganSegmenter, new_labelled: New) -> None:
     volumes_by_patient = volumes(new_labelled, 2)
     paused = 0
 

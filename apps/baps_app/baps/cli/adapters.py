@@ -1,4 +1,4 @@
-"""``baps adapters``: list, show, add, publish, roll back, withdraw."""
+"""``baps adapters``: list, show, add, publish, roll back, withdraw, and the evidence for them."""
 
 from __future__ import annotations
 
@@ -41,24 +41,36 @@ def _label(name: str) -> str:
 
 @app.command("list")
 def list_adapters(adapters: Adapters = "") -> None:
-    """List every version, the Dice of its check (on held-back patients), and which one is served."""
+    """List every version, what is known of it, and which one is served.
+
+    The status is that of the evidence: candidate, on trial, published, withdrawn or rejected. The gain is the likely
+    one for the next patient, with a 90 % interval. Before and after are the Dice that the training measured.
+    """
+    from baps.registry.evidence import read_statuses
+
     store = _store(adapters)
     if not store.labels():
         console.print(f"There are no adapters in {store.root} yet. A training makes them.", markup=False)
         return
-    table = Table("label", "version", "served", "status", "before", "after", "gain", "images")
+    table = Table("label", "version", "served", "status", "patients", "gain", "before", "after", "images")
     for label in store.labels():
+        statuses = read_statuses(store, label)
         for version in store.versions(label):
             served = "yes" if store.published(label) == version else ""
             try:
                 record = store.record(label, version)
             except BapsError:  # List the others; `show` says what to do.
-                table.add_row(escape(label or "shared"), version, served, "damaged", "", "", "", "")
+                table.add_row(escape(label or "shared"), version, served, "damaged", "", "", "", "", "")
                 continue
             verdict = record["verdict"] or {}
-            numbers = [f"{verdict[key]:.3f}" if verdict else "" for key in ("before", "after", "gain")]
+            numbers = [
+                f"{verdict[key]:.3f}" if {"before", "after"} <= set(verdict) else "" for key in ("before", "after")
+            ]
             images = str(record.get("black_box_images", ""))  # The organ model's adapters query no black box.
-            table.add_row(escape(label or "shared"), version, served, record["status"], *numbers, images)
+            known = ["candidate" if "scores" in record else record["status"], "", ""]
+            if status := statuses.get(version):
+                known = [status.state.value, str(status.patients), status.gain.text() if status.gain else ""]
+            table.add_row(escape(label or "shared"), version, served, *known, *numbers, images)
     console.print(table)
 
 
@@ -66,6 +78,53 @@ def list_adapters(adapters: Adapters = "") -> None:
 def show(label: Label, version: str, adapters: Adapters = "") -> None:
     """Show the record of one version."""
     console.print_json(json.dumps(_store(adapters).record(_label(label), version)))
+
+
+@app.command()
+def evidence(
+    label: Label,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the confidence sequences: a PNG or PDF file.")
+    ] = None,
+    adapters: Adapters = "",
+) -> None:
+    """Show what is known of a label's versions, since when, and what every patient contributed.
+
+    A patient counts once, as a hash. The confidence sequence holds for all patients at once, however often one looks:
+    it contains the true mean gain with a probability of 95 %.
+    """
+    from baps.evaluation.claims import confidence_sequence
+    from baps.registry.evidence import read_evidence, read_statuses
+
+    store = _store(adapters)
+    found, statuses = read_evidence(store, _label(label)), read_statuses(store, _label(label))
+    for note in found.notes:
+        console.print(note, style="yellow", markup=False)
+    if not statuses:
+        console.print(f"There is no evidence for adapters of {label} yet. A training makes it.", markup=False)
+        return
+    sequences = {}
+    for version, status in statuses.items():
+        console.print(f"{version}{' (served)' if status.serves else ''}: {status.sentence()}", markup=False)
+        stream = found.gate.open(version, store.record(_label(label), version)["black_box"]["weights_sha256"])
+        differences = stream.differences()
+        sequences[version] = differences, confidence_sequence(differences)
+        if status.in_play and len(stream):
+            table = Table("patient", "measured", "difference", "confidence sequence")
+            rows = zip(stream.patients, stream.measured(), differences, sequences[version][1], strict=True)
+            for patient, measured, difference, (low, high) in rows:
+                table.add_row(patient, measured, f"{difference:+.3f}", f"{low:+.2f} to {high:+.2f}")
+            console.print(table)
+    history = Table("time", "version", "status", "served", title="History")
+    for change in found.history:
+        served = "yes" if change.get("serves") else ""
+        history.add_row(str(change.get("time")), str(change.get("version")), str(change.get("sentence")), served)
+    console.print(history)
+    if plot:
+        from baps.cli.evidence_plot import draw_evidence
+
+        draw_evidence(plot, label, sequences)
+        console.print(f"The plot is {plot}.", markup=False)
 
 
 @app.command()

@@ -157,6 +157,14 @@ class EvidenceStream:
         """Hashes of the patients, in order of arrival."""
         return tuple(self._entries)
 
+    def measured(self) -> list[str]:
+        """Say how each patient's difference was measured.
+
+        Returns:
+            ``cross-fitted`` or ``after training``, in order of arrival.
+        """
+        return ["after training" if entry.cross_fitted is None else "cross-fitted" for entry in self._entries.values()]
+
     @property
     def prospective_count(self) -> int:
         """Number of patients who came after the training."""

@@ -15,7 +15,7 @@ from typing import Any
 from baps.errors import BapsError
 from baps.evaluation.claims import ClaimLedger, spent_ledger
 from baps.evaluation.evidence import HARMFUL_LOSS, EvidenceStream
-from baps.evaluation.serving import GainEstimate, choose_served, estimate_gain
+from baps.evaluation.serving import GainEstimate, choose_served, estimate_gain, format_gain
 
 _WEAK_EVIDENCE = 2
 """Up to this many patients prove nothing."""
@@ -79,15 +79,16 @@ class CandidateStatus:
         """
         if self.gain is None:
             return f"{self.state.value}: no patient has judged it yet"
-        gain = f"likely {_dice(self.gain.mean)} ({_dice(self.gain.low)} to {_dice(self.gain.high)})"
-        parts = [f"{self.state.value}: {self.patients} patient{'s' * (self.patients != 1)}, {gain}"]
+        parts = [f"{self.state.value}: {self.patients} patient{'s' * (self.patients != 1)}, likely {self.gain.text()}"]
         if self.patients <= _WEAK_EVIDENCE:
             parts[0] += ", weak evidence"
         if self.patients_needed is not None:
             parts.append(f"{self.patients_needed} more would tell")
         if self.worse_count and self.worst is not None:
             loss = f"{HARMFUL_LOSS:.2f}".lstrip("0")
-            parts.append(f"{self.worse_count} of {self.patients} lost more than {loss} (worst {_dice(self.worst)})")
+            parts.append(
+                f"{self.worse_count} of {self.patients} lost more than {loss} (worst {format_gain(self.worst)})"
+            )
         if not self.in_play:
             parts.append("a newer candidate took its place")
         return "; ".join(parts)
@@ -312,7 +313,3 @@ def judge_training(differences: Mapping[str, float]) -> CandidateStatus:
 
 def _texts(value: object) -> set[str]:
     return {entry for entry in value if isinstance(entry, str)} if isinstance(value, list) else set()
-
-
-def _dice(value: float) -> str:
-    return f"{value:+.2f}".replace("0.", ".", 1)

@@ -58,6 +58,26 @@ class GainEstimate:
     high: float
     probability_better: float
 
+    def text(self) -> str:
+        """Return the estimate for people.
+
+        Returns:
+            Mean and interval, as in ``+.09 (-.01 to +.19)``.
+        """
+        return f"{format_gain(self.mean)} ({format_gain(self.low)} to {format_gain(self.high)})"
+
+
+def format_gain(gain: float) -> str:
+    """Format a difference of Dice.
+
+    Args:
+        gain: the difference, -1 to 1.
+
+    Returns:
+        The sign and two decimals, as in ``+.09``.
+    """
+    return f"{gain:+.2f}".replace("0.", ".", 1)
+
 
 def estimate_gain(differences: NDArray[np.float64], advantage: bool = False) -> GainEstimate:
     """Estimate the present gain from paired differences in order of arrival.

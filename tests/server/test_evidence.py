@@ -1,0 +1,244 @@
+"""Confirmed labels judge the adapters that serve and the newest ones."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from baps.adapters.adapter import Adapter, identity_adapter
+from baps.adapters.visual_prompt import build_visual_prompt
+from baps.blackbox import load_black_box
+from baps.errors import InputError
+from baps.evaluation.cases import Case
+from baps.evaluation.evidence import EvidenceStream
+from baps.evaluation.splits import patient_hash
+from baps.registry.evidence import change_evidence, read_evidence, read_statuses
+from baps.registry.store import SHARED, AdapterStore
+from baps.server.datastores.folder import StudiesDatastore
+from baps.server.evidence import ClickJudge, EvidenceCollector
+from baps.server.labels.save_labels import save_label
+from baps.site.audit import AuditFile
+from baps.site.settings import Settings
+from tests.support.sites import SAMPLES, sample_labels
+
+LABELS = {"liver": 1, "spleen": 2}
+CASES = ("ct_01", "ct_02", "ct_03")
+
+
+class FakeJudge:
+    """Gives every adapter the same difference, and remembers whom it was asked to judge."""
+
+    def __init__(self, store: AdapterStore, difference: float = 0.2) -> None:
+        self.store, self.difference = store, difference
+        self.judged: list[tuple[str, int]] = []
+
+    def weights_sha256(self) -> str:
+        return "sam"
+
+    def score(self, label: str, files: Mapping[str, Path], case: Case) -> dict[str, float]:
+        assert all(file.exists() for file in files.values())
+        self.judged.append((case.patient, len(files)))
+        return dict.fromkeys(files, self.difference)
+
+
+class Hospital:
+    """A folder of studies, a store with an adapter of the spleen, and a collector."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.folder, studies = folder, folder / "studies"
+        studies.mkdir()
+        for case in CASES:
+            shutil.copy(SAMPLES / "images" / f"{case}.nii.gz", studies)
+        self.datastore = StudiesDatastore(str(studies), auto_reload=False, read_only=False)
+        self.site = Settings(labels=LABELS, adapters=folder / "adapters", **settings)
+        self.store = AdapterStore(self.site.adapters)
+        self.audit = AuditFile(self.site.audit_file)
+        self.audit.check()
+        self.judge = FakeJudge(self.store)
+        self.collector = self.restart()
+
+    def restart(self) -> EvidenceCollector:
+        return EvidenceCollector(self.datastore, self.site, (self.judge,), self.audit)
+
+    def train(self, *patients: str, name: str = "spleen", **record: Any) -> str:
+        """Store a candidate that was trained on patients, and let the gate decide."""
+        differences = {patient_hash(patient): 0.1 for patient in patients}
+        content = {
+            "adapter": identity_adapter().to_dict(),
+            "black_box": {"weights_sha256": "sam"},
+            "scores": {"differences": differences},
+            **record,
+        }
+        version = self.store.add(name, identity_adapter(), content)
+        with change_evidence(self.store, name, "sam") as evidence:
+            evidence.open(self.store, name, version, "sam")
+        return version
+
+    def save(self, case: str, shift: int = 0, **info: object) -> None:
+        """Save a label of the spleen and the liver, moved by some voxels."""
+        labels = np.roll(sample_labels(case), shift, axis=0)
+        affine = nibabel.load(SAMPLES / "images" / f"{case}.nii.gz").affine
+        path = self.folder / "label.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(labels.astype(np.uint8), affine), path)
+        save_label(self.datastore, LABELS, case, path, "final", info)
+
+    def stream(self, version: str, name: str = "spleen") -> EvidenceStream:
+        return read_evidence(self.store, name).gate.open(version, "sam")
+
+
+@pytest.fixture
+def hospital(tmp_path: Path) -> Hospital:
+    return Hospital(tmp_path)
+
+
+def test_patients_who_come_after_the_training_judge_and_those_of_the_training_do_not(hospital: Hospital) -> None:
+    hospital.save("ct_01")
+    version = hospital.train("ct_01")
+    hospital.save("ct_02")
+    hospital.collector.collect()
+    assert hospital.judge.judged == [("ct_02", 1)]
+    stream = hospital.stream(version)
+    assert stream.measured() == ["cross-fitted", "after training"]
+    assert stream.differences().tolist() == [0.1, 0.2]
+    assert stream.patients[1] == patient_hash("ct_02")
+    hospital.collector.collect()
+    hospital.restart().collect()
+    assert len(hospital.judge.judged) == 1
+
+
+def test_nothing_is_judged_without_adapters(hospital: Hospital) -> None:
+    hospital.save("ct_01")
+    hospital.collector.collect()
+    assert (hospital.judge.judged, hospital.store.labels()) == ([], [])
+
+
+def test_what_serves_and_the_newest_candidate_are_judged_on_the_same_patient(hospital: Hospital) -> None:
+    first = hospital.train("a", "b", "c")
+    second = hospital.train("a", "b", "c", scores={"differences": {patient_hash("a"): -0.3}})
+    assert hospital.store.published("spleen") == first
+    hospital.save("ct_01")
+    hospital.collector.collect()
+    assert hospital.judge.judged == [("ct_01", 2)]
+    assert [patient_hash("ct_01") in hospital.stream(version) for version in (first, second)] == [True, True]
+
+
+def test_a_label_that_is_submitted_again_is_judged_again_and_counts_once(hospital: Hospital) -> None:
+    version = hospital.train("a")
+    hospital.save("ct_01")
+    hospital.collector.collect()
+    hospital.judge.difference = -0.1
+    hospital.save("ct_01", shift=1)
+    hospital.collector.collect()
+    assert len(hospital.judge.judged) == 2
+    assert hospital.stream(version).differences().tolist() == [0.1, -0.1]
+
+
+def test_evidence_of_a_label_that_is_gone_is_dropped(hospital: Hospital) -> None:
+    hospital.save("ct_01")
+    version = hospital.train("ct_01", "somebody")
+    hospital.save("ct_02")
+    hospital.collector.collect()
+    assert len(hospital.stream(version)) == 3
+    for case in ("ct_01", "ct_02"):
+        hospital.datastore.remove_label(case, "final")
+    hospital.collector.collect()
+    assert hospital.stream(version).patients == (patient_hash("somebody"),)
+
+
+def test_labels_that_no_person_confirmed_do_not_judge(hospital: Hospital) -> None:
+    hospital.train("a")
+    hospital.save("ct_01", confirmed=False)
+    hospital.collector.collect()
+    assert hospital.judge.judged == []
+
+
+def test_two_volumes_of_a_patient_count_as_one(tmp_path: Path) -> None:
+    table = tmp_path / "patients.csv"
+    table.write_text("ct_01,one\nct_02,one\nct_03,two\n")
+    hospital = Hospital(tmp_path, patients=table)
+    version = hospital.train("a")
+    for case, difference in zip(CASES, (0.1, 0.3, 0.5), strict=True):
+        hospital.judge.difference = difference
+        hospital.save(case)
+        hospital.collector.collect()
+    assert hospital.stream(version).differences().tolist() == pytest.approx([0.1, 0.2, 0.5])
+
+
+def test_a_label_that_cannot_judge_is_not_tried_again(hospital: Hospital, monkeypatch: pytest.MonkeyPatch) -> None:
+    hospital.train("a")
+    hospital.save("ct_01")
+    tried = 0
+
+    def refuse(*_: object) -> dict[str, float]:
+        nonlocal tried
+        tried += 1
+        raise InputError("The organ is too small.")
+
+    monkeypatch.setattr(hospital.judge, "score", refuse)
+    hospital.collector.collect()
+    hospital.collector.collect()
+    assert tried == 1
+
+
+def test_changes_of_the_state_are_audited_without_patients(hospital: Hospital) -> None:
+    version = hospital.train("a", "b", "c")
+    hospital.judge.difference = -0.4
+    for case in CASES:
+        hospital.save(case)
+    hospital.collector.collect()
+    assert hospital.store.published("spleen") is None
+    assert not read_statuses(hospital.store, "spleen")[version].serves
+    lines = [json.loads(line) for line in hospital.site.audit_file.read_text().splitlines()]
+    changes = [line for line in lines if line["what"] == "change the state of an adapter"]
+    assert changes[-1]["adapter"] == f"spleen/{version}"
+    assert (changes[-1]["by"], changes[-1]["serves"]) == ("server", False)
+    assert not any(case in json.dumps(changes) for case in CASES)
+
+
+def test_the_only_label_of_a_site_also_judges_the_adapter_of_clicks_without_a_label(tmp_path: Path) -> None:
+    hospital = Hospital(tmp_path)
+    hospital.site = Settings(labels={"spleen": 2}, adapters=hospital.site.adapters)
+    for name in ("spleen", SHARED):
+        hospital.train("a", name=name, fingerprint="the same")
+    hospital.save("ct_01")
+    hospital.restart().collect()
+    assert hospital.judge.judged == [("ct_01", 1)]
+    for name in ("spleen", SHARED):
+        assert hospital.stream("v0001", name).differences().tolist() == [0.1, 0.2]
+
+
+def test_clicks_on_a_confirmed_label_are_counted_and_compared(hospital: Hospital) -> None:
+    """The bundled model with an adapter that blackens the image."""
+    black_box = load_black_box()
+    weights = black_box.capabilities.weights_sha256
+    visual_prompt = build_visual_prompt("basis")
+    with torch.no_grad():
+        visual_prompt.head.bias.view(3, 4)[:, 0] = -5  # type: ignore[union-attr, operator]
+    adapter = Adapter(visual_prompt)
+    record = {"adapter": adapter.to_dict(), "black_box": {"weights_sha256": weights}}
+    version = hospital.store.add("spleen", adapter, record)
+    hospital.store.publish("spleen", version)
+    hospital.save("ct_01")
+    before = black_box.images_queried
+    judge = ClickJudge(lambda: black_box, hospital.store, 12)
+    EvidenceCollector(hospital.datastore, hospital.site, (judge,), hospital.audit).collect()
+    assert 0 < black_box.images_queried - before <= 12
+    stream = read_evidence(hospital.store, "spleen").gate.open(version, weights)
+    assert stream.patients == (patient_hash("ct_01"),)
+    assert stream.differences()[0] < -0.1
+
+
+def test_too_few_images_judge_nothing(hospital: Hospital) -> None:
+    black_box = load_black_box()
+    judge = ClickJudge(lambda: black_box, hospital.store, 1)
+    case = Case(SAMPLES / "images" / "ct_01.nii.gz", SAMPLES / "labels" / "ct_01.nii.gz", 2, "ct_01")
+    version = hospital.train("a")
+    assert judge.score("spleen", {"0": hospital.store.file("spleen", version)}, case) == {}
