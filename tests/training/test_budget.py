@@ -64,7 +64,7 @@ def test_the_least_suffices_and_much_less_does_not(
 def test_what_is_not_known_counts_as_the_most() -> None:
     known, unknown = cases(2, 3), [replace(case, annotated_slices=None) for case in cases(2, 3)]
     pictures = [replace(case, annotated_slices=None, image=Path("a.png")) for case in cases(2, 3)]
-    settings = AdaptationSettings()
+    settings = AdaptationSettings(zoom="none", head="none")
     assert least(pictures, settings) < least(known, settings) < least(unknown, settings)
 
 
