@@ -277,7 +277,6 @@ def test_non_finite_number_in_a_record_is_refused(store: AdapterStore, capabilit
 def test_the_record_is_json(store: AdapterStore, capabilities: Capabilities) -> None:
     _add(store, "spleen", capabilities)
     assert json.loads((store.root / "label-spleen" / "v0001" / "record.json").read_text())["label"] == "spleen"
-    assert store.split_memory.parent == store.root
 
 
 def test_rollback_reverses_publishing(store: AdapterStore, capabilities: Capabilities) -> None:

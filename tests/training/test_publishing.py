@@ -228,7 +228,7 @@ def test_fifth_patient_judges_the_served_adapter_and_training_continues(
     assert black_box.images_queried <= SETTINGS.max_images
 
 
-def test_training_starts_anew_if_held_back_patients_were_trained_on(
+def test_training_starts_anew_if_patients_that_judge_were_trained_on(
     store: AdapterStore, new_black_box: NewBox, dim_slices: Slices
 ) -> None:
     slices = dim_slices(6)
