@@ -59,7 +59,7 @@ def test_every_change_adds_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     users, adapters = str(tmp_path / "users.json"), str(tmp_path / "adapters")
     store, record = AdapterStore(tmp_path / "adapters"), {"adapter": identity_adapter().to_dict(), "verdict": None}
     for _ in range(2):
-        store.add("spleen", identity_adapter(), record, "accepted")
+        store.add("spleen", identity_adapter(), record)
     for words in (
         ("users", "add", "anna", "--role", "annotator", "--file", users),
         ("users", "renew", "anna", "--file", users),

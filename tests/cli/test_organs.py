@@ -78,7 +78,8 @@ def test_a_rejected_candidate(run: Run, tmp_path: Path) -> None:
     output = run(
         "adapt", "--organ", "spleen", "--epochs", "1", "--learning-rate", "1e-9", "--out", str(tmp_path / "spleen")
     )
-    assert "Not better: the candidate is" in output
+    assert "rejected: " in output
+    assert "The candidate is" in output
     assert "is still the earlier adapter" in output
     assert (tmp_path / "spleen.rejected").stat().st_size > 0
     assert (tmp_path / "spleen").read_text() == "an older one"

@@ -74,7 +74,7 @@ def test_notes_are_printed(image: Path, tmp_path: Path) -> None:
 def test_the_adapter_of_the_label_is_used_by_default(image: Path, tmp_path: Path, bundled: BlackBox) -> None:
     store = AdapterStore(tmp_path / "adapters")
     made_for = {"weights_sha256": bundled.capabilities.weights_sha256}
-    store.add("ball", identity_adapter(), {"black_box": made_for, "adapter": identity_adapter().to_dict()}, "accepted")
+    store.add("ball", identity_adapter(), {"black_box": made_for, "adapter": identity_adapter().to_dict()})
     store.publish("ball", "v0001")
     click = ("--click", "20,18,6", "--label", "ball")
     assert "ball v0001" in _segment(image, tmp_path / "mask.nrrd", *click)

@@ -55,7 +55,7 @@ def test_lost_site_is_restored_completely(tmp_path: Path, new_black_box: Callabl
     adapter = Adapter(build_visual_prompt("basis", 0), OutputHead(0).eval())
     record = {"adapter": adapter.to_dict(), "black_box": {"weights_sha256": capabilities.weights_sha256}}
     for _ in range(2):
-        store.publish("spleen", store.add("spleen", adapter, record, "accepted"))
+        store.publish("spleen", store.add("spleen", adapter, record))
     token = Users(etc / "users.json").add("anna", Role.ANNOTATOR)
     audit = AuditFile(state / "adapters" / "audit.jsonl")
     audit.check()

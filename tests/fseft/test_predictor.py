@@ -30,7 +30,7 @@ def publish(segmenter: OrganSegmenter, organ: str, bias: float | None = None, sh
         "adapter": adapter_record("linear_probe", organ, False, 0),
         "black_box": {"name": "small", "weights_sha256": sha256 or segmenter.model.sha256},
     }
-    version = segmenter.store.add(organ, adapter, record, "accepted")
+    version = segmenter.store.add(organ, adapter, record)
     segmenter.store.publish(organ, version)
     return version
 
@@ -53,7 +53,7 @@ def test_learned_organ_is_segmented_on_another_volume(segmenter: OrganSegmenter,
         examples.append(Example(compute_inputs(model.network, "features", prepared.image, 16), prepared.mask(ball)))
     fit(adapter, examples, FitSettings(0.03, epochs=40, crop=12))
     record = {"adapter": adapter_record("linear_probe", "heart", False, 0), "black_box": model.to_dict()}
-    segmenter.store.publish("heart", segmenter.store.add("heart", adapter, record, "accepted"))
+    segmenter.store.publish("heart", segmenter.store.add("heart", adapter, record))
 
     volume, ball = new_phantom(seed=2, shape=(36, 40, 14))
     result = segmenter.segment(volume, {"heart": 7, "pancreas": 3})

@@ -65,7 +65,7 @@ def _publish(
     capabilities = segmenter.black_box.capabilities
     adapter = Adapter(visual_prompt, head, zoom)
     record = {"adapter": adapter.to_dict(), "black_box": {"weights_sha256": capabilities.weights_sha256}}
-    version = segmenter.store.add(label, adapter, record, "accepted")
+    version = segmenter.store.add(label, adapter, record)
     segmenter.store.publish(label, version)
     return version
 

@@ -84,7 +84,7 @@ def publish(segmenter: Segmenter, adapter: Adapter) -> None:
         "adapter": adapter.to_dict(),
         "black_box": {"weights_sha256": segmenter.black_box.capabilities.weights_sha256},
     }
-    segmenter.store.publish("spleen", segmenter.store.add("spleen", adapter, record, "accepted"))
+    segmenter.store.publish("spleen", segmenter.store.add("spleen", adapter, record))
 
 
 def brighter(shift: float = 0.1, zoom: float = 1.0, head: OutputHead | None = None) -> Adapter:

@@ -370,7 +370,7 @@ def test_save_train_and_click_again(own_server: Site) -> None:
     assert stats["total_time"]
     assert 0 < stats["best_metric"] <= 1
     result = stats["adapters"]["spleen"]
-    assert result["status"] == "published", result["reason"]
+    assert result["serves"], result["reason"]
     assert result["black_box_images"] <= 1500
     record = json.loads((server.adapters / "label-spleen" / "v0001" / "record.json").read_text())
     assert "ct_0" not in json.dumps(record)  # patients appear as hashes

@@ -151,7 +151,7 @@ Slices = Callable[..., dict[str, list[LabelledSlice]]]
 def _assert_same(first: Adaptation, second: Adaptation) -> None:
     states = first.adapter.state_dict(), second.adapter.state_dict()
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
-    assert first.acceptance.comparison == second.acceptance.comparison
+    assert first.comparison == second.comparison
     assert [point.dice for point in first.curve] == [point.dice for point in second.curve]
 
 

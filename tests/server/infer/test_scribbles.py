@@ -155,7 +155,7 @@ def test_the_adapter_of_the_label_is_used_with_a_fallback(
         head.last.bias.fill_(-9)  # Finds nothing anywhere.
     adapter, store = Adapter(build_visual_prompt("basis"), head.eval()), painting.segmenter.store
     record = {"adapter": adapter.to_dict(), "black_box": {"weights_sha256": "b" * 64}}
-    store.publish("other", store.add("other", adapter, record, "accepted"))
+    store.publish("other", store.add("other", adapter, record))
     assert painting.ask()[1]["adapter"] is None
     mask, reply = painting.ask(selected_label_name="other")
     assert mask[18:22, 18, 5].all()

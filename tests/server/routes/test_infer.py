@@ -121,7 +121,7 @@ def test_notes_on_masks_without_the_adapter(own_server: Site, bundled: BlackBox)
     adapter, store = Adapter(build_visual_prompt("basis"), head.eval()), AdapterStore(own_server.adapters)
     made_for = {"weights_sha256": bundled.capabilities.weights_sha256}
     store.publish(
-        "spleen", store.add("spleen", adapter, {"adapter": adapter.to_dict(), "black_box": made_for}, "accepted")
+        "spleen", store.add("spleen", adapter, {"adapter": adapter.to_dict(), "black_box": made_for})
     )
     i, j, k = spleen_click("ct_01")
     first = {**OHIF, "label": "spleen", "foreground": [[i, j, k]], "background": [], "plane": "axial"}

@@ -158,7 +158,7 @@ def test_saving_training_and_segmenting(own_hospital: Site) -> None:
     submit(server, "ct_01")
     stats = train(server)
     result = stats["adapters"]["spleen"]
-    assert (result["version"], result["status"]) == ("v0001", "unverified")
+    assert (result["version"], result["status"]) == ("v0001", "candidate")
     assert 0 < stats["best_metric"] <= 1
     assert stats["epoch"] == stats["total_epochs"]
     assert "error" not in stats
@@ -177,7 +177,7 @@ def test_saving_training_and_segmenting(own_hospital: Site) -> None:
     submit(server, "ct_02")
     result = train(server)["adapters"]["spleen"]
     assert result["version"] == "v0002"
-    assert result["status"] in ("published", "rejected")
+    assert result["status"] in ("on trial", "rejected")
     assert result["against_served"] is not None
     assert server.client.next_sample("disagreement", {})["id"] == "ct_03"  # The others have labels.
 

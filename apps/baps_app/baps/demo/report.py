@@ -108,10 +108,10 @@ def _draw_curve(result: dict[str, Any]) -> Figure:
     if "before" in result:
         end = result["black_box_images"]
         axes.errorbar(
-            [end], [result["after"]], [result["after_std"]], fmt="s", color="#1f8a54", label="held back, adapted"
+            [end], [result["after"]], [result["after_std"]], fmt="s", color="#1f8a54", label="not trained on, adapted"
         )
         axes.errorbar(
-            [end], [result["before"]], [result["before_std"]], fmt="s", color="#d97a00", label="held back, unadapted"
+            [end], [result["before"]], [result["before_std"]], fmt="s", color="#d97a00", label="not trained on, unadapted"
         )
     axes.set_xlabel("black-box images")
     axes.set_ylabel("Dice")

@@ -243,7 +243,7 @@ def run(out: Path, seed: int, max_images: int, remote: str) -> None:
         console.print(f"[bold]4. Train[/] with at most {max_images} black-box images")
         stats = train(client, max_images, seed)
         result = stats["adapters"][ORGAN]
-        console.print(f"    {result['status']}: {result['reason']}")
+        console.print(f"    {result['reason']}")
 
         console.print("[bold]5. Click again[/] at the same places")
         for n, click in enumerate(clicks):

@@ -86,7 +86,7 @@ class Stats:
         """
         self.values["adapters"][name] = record
         self._write()
-        logger.info("%s: %s; %s", name, record["status"], record["reason"])
+        logger.info("%s: %s", name, record["reason"])
 
     def end(self) -> None:
         """End the statistics, after success or failure."""
