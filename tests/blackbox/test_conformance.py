@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from segment_anything import SamPredictor, sam_model_registry
 
 from baps.blackbox import BlackBox, Encoding, RemoteSettings, load_black_box
@@ -345,14 +345,26 @@ def test_sizes_that_the_bundled_model_cannot_have(size: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_sam_of_boxes_alone_refuses_clicks(sam_weights: Path, tmp_path: Path) -> None:
-    """MedSAM is recognised by the name of its file."""
-    path = tmp_path / "MedSAM_vit_b.safetensors"
-    path.hardlink_to(sam_weights)
-    black_box = load_black_box("sam", weights=path, device="cpu")
+@pytest.mark.parametrize(
+    ("declared", "file", "warned"),
+    [("medsam", "model.safetensors", False), ("medsam", "MedSAM.safetensors", False), ("sam", "MedSAM.pt", True)],
+)
+def test_medsam_is_declared_and_a_name_is_a_hint(
+    sam_weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, declared: str, file: str, warned: bool
+) -> None:
+    """Earlier releases recognised MedSAM by the name of its file alone; their settings still load it."""
+    path = tmp_path / file
+    if warned:
+        torch.save(load_file(sam_weights), path)
+    else:
+        path.hardlink_to(sam_weights)
+    black_box = load_black_box(declared, weights=path, device="cpu")
     able = black_box.capabilities
-    assert able.name == "medsam_vit_b"
+    assert (able.name, able.preprocessing) == ("medsam_vit_b", "medsam")
     assert (able.clicks, able.negative_clicks, able.boxes) == (False, False, True)
+    assert ("MedSAM.pt is loaded as MedSAM because of its name. Declare it with black_box=medsam" in caplog.text) is (
+        warned
+    )
     with pytest.raises(InputError, match="medsam_vit_b understands boxes only. Draw a box"):
         black_box.segment(_images()[:1], PROMPTS[:1])
     assert black_box.images_queried == 0
@@ -361,5 +373,5 @@ def test_a_sam_of_boxes_alone_refuses_clicks(sam_weights: Path, tmp_path: Path) 
 @pytest.mark.slow
 def test_a_sam_is_told_by_its_weights(sam_weights: Path) -> None:
     able = load_black_box("sam", weights=sam_weights, device="cpu").capabilities
-    assert (able.name, able.input_size) == ("sam_vit_b", 1024)
+    assert (able.name, able.input_size, able.preprocessing) == ("sam_vit_b", 1024, "sam")
     assert able.weights_sha256 == hashlib.sha256(sam_weights.read_bytes()).hexdigest()

@@ -28,7 +28,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
     assert all(name in str(caught.value) for name in BLACK_BOXES)
 
 
-@pytest.mark.parametrize("name", ["sam", "sam2"])
+@pytest.mark.parametrize("name", ["sam", "medsam", "sam2"])
 def test_a_checkpoint_is_needed(name: str) -> None:
     with pytest.raises(InputError, match=f"The black box {name} needs weights"):
         load_black_box(name, device="cpu")
@@ -41,19 +41,19 @@ def test_a_remote_model_needs_an_address_and_no_weights() -> None:
         load_black_box("remote", weights=BUNDLED_WEIGHTS, remote=RemoteSettings("http://127.0.0.1:9/m"))
 
 
-@pytest.mark.parametrize("name", ["bundled", "sam", "sam2"])
+@pytest.mark.parametrize("name", ["bundled", "sam", "medsam", "sam2"])
 def test_weights_that_are_missing(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match="does not exist"):
         load_black_box(name, weights=tmp_path / "absent.safetensors", device="cpu")
 
 
-@pytest.mark.parametrize("name", ["bundled", "sam", "sam2"])
+@pytest.mark.parametrize("name", ["bundled", "sam", "medsam", "sam2"])
 def test_a_hash_that_is_wrong(name: str) -> None:
     with pytest.raises(InputError, match="was expected"):
         load_black_box(name, weights=BUNDLED_WEIGHTS, sha256="0" * 64, device="cpu")
 
 
-@pytest.mark.parametrize(("name", "model"), [("sam", "SAM"), ("sam2", "SAM 2")])
+@pytest.mark.parametrize(("name", "model"), [("sam", "SAM"), ("medsam", "SAM"), ("sam2", "SAM 2")])
 def test_weights_of_another_model(name: str, model: str) -> None:
     with pytest.raises(InputError, match=f"is not a {model} checkpoint"):
         load_black_box(name, weights=BUNDLED_WEIGHTS, device="cpu")
@@ -64,6 +64,23 @@ def test_a_sam_with_tensors_missing(tmp_path: Path) -> None:
     save_file({"image_encoder.patch_embed.proj.weight": torch.zeros(768, 3, 16, 16)}, path)
     with pytest.raises(InputError, match="looks like SAM vit_b, but its tensors do not fit"):
         load_black_box("sam", weights=path, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("tensor", "relative"),
+    [
+        ("mask_decoder.hf_token.weight", "SAM-HQ"),
+        ("image_encoder.patch_embed.seq.0.c.weight", "MobileSAM"),
+        ("mask_decoder.final_output_upscaling_layers.0.0.weight", "EfficientSAM"),
+        ("detector.backbone.vision_backbone.trunk.pos_embed", "SAM 3"),
+    ],
+)
+@pytest.mark.parametrize("name", ["sam", "medsam", "sam2"])
+def test_relatives_of_sam_are_refused_by_name(tmp_path: Path, name: str, tensor: str, relative: str) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file({"image_encoder.patch_embed.proj.weight": torch.zeros(768, 3, 16, 16), tensor: torch.zeros(1)}, path)
+    with pytest.raises(InputError, match=f"is a checkpoint of {relative}, which cannot be loaded. Use SAM, MedSAM or"):
+        load_black_box(name, weights=path, device="cpu")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="This machine has a GPU")

@@ -212,7 +212,12 @@ def test_the_record_can_be_kept_and_names_nobody(new_black_box: Callable[..., An
     split = split_patients(slices)
     assert result.record["training_patients"] == [patient_hash(p) for p in split.training]
     assert result.record["held_back_patients"] == [patient_hash(p) for p in split.held_back]
-    assert result.record["black_box"] == {"name": "brightness", "weights_sha256": "b" * 64, "input_side": 32}
+    assert result.record["black_box"] == {
+        "name": "brightness",
+        "weights_sha256": "b" * 64,
+        "preprocessing": "canvas",
+        "input_side": 32,
+    }
     assert result.record["settings"]["seed"] == 0  # type: ignore[index]
     assert result.record["slices"] == 24
     assert result.record["windows"] == [{"low": 0, "high": 255, "source": "given"}]

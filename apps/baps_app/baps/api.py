@@ -165,7 +165,7 @@ def segment(
     prompt = click.prompt.mapped(canvas.to_canvas)
 
     def answer(through: Adapter | None) -> NDArray[np.float32]:
-        return segment_adapted(black_box, through, pixels, [prompt])[0]
+        return segment_adapted(black_box, through, pixels, [prompt], [canvas.size])[0]
 
     used = adapter if click.plane.axis == SLICE_AXIS else None
     probability, _ = fall_back_on_violated_clicks(answer(used), used, prompt, answer)

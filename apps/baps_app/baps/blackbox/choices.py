@@ -2,5 +2,8 @@
 
 from __future__ import annotations
 
-BLACK_BOXES = ("bundled", "sam", "sam2", "remote")
+BLACK_BOXES = ("bundled", "sam", "medsam", "sam2", "remote")
 """Names that ``load_black_box`` knows."""
+
+CHECKPOINT_BLACK_BOXES = ("sam", "medsam", "sam2")
+"""Those that need a checkpoint."""

@@ -167,9 +167,9 @@ class Segmenter:
             cache_hits: list[bool] = []
 
             def segment_through(one: Adapter | None) -> NDArray[np.float32]:
-                return segment_cached(
-                    self.black_box, one, prepared.pixels, canvas_prompt, self._encoding_cache(prepared, one, cache_hits)
-                )
+                cache = self._encoding_cache(prepared, one, cache_hits)
+                size = prepared.canvas.size
+                return segment_cached(self.black_box, one, prepared.pixels, canvas_prompt, cache, size)
 
             probability, used = segment_through(prepared.adapter), prepared.adapter
             if interactive:
@@ -227,7 +227,7 @@ class Segmenter:
 
         drawn = {index: canvas.draw(mask) > 0.5 for index, mask in masks.items()}
         placed = {index: tuple(map(canvas.to_canvas, points)) for index, points in (background or {}).items()}
-        propagated = self.black_box.propagate(seen, drawn, start, end, placed)
+        propagated = self.black_box.propagate(seen, drawn, start, end, placed, canvas.size)
         while True:
             with self.prefetcher.paused():
                 index, answer = next(propagated, (end, None))
@@ -256,7 +256,7 @@ class Segmenter:
 
     def _adapter(self, label: str) -> tuple[tuple[str, str] | None, Hashable, Adapter | None]:
         """Load the adapter of a label; return its label and version, its cache key, and the adapter."""
-        served = self.store.served(label, self.black_box.capabilities.weights_sha256)
+        served = self.store.served(label, self.black_box.capabilities)
         if served is None:
             return None, None, None
         adapter_key = (*served, _file_identity(self.store.file(*served)))
@@ -302,6 +302,7 @@ class Segmenter:
                 prepared.pixels,
                 prompt.mapped(prepared.canvas.to_canvas),
                 keep,
+                prepared.canvas.size,
                 prefetch=True,
             )
 

@@ -235,6 +235,7 @@ def _facts(black_box: BlackBox, slices: SlicesByPatient, settings: AdaptationSet
         "black_box": {
             "name": capabilities.name,
             "weights_sha256": capabilities.weights_sha256,
+            "preprocessing": capabilities.preprocessing,
             "input_side": capabilities.input_size,
         },
         "settings": asdict(settings),

@@ -134,7 +134,7 @@ def _query(
 
         def query(batch: Batch = batch) -> NDArray[np.uint8]:
             changed = visual_prompt.transform_images(batch.images, batch.features, batch.prompts)
-            probability = query_black_box(black_box, changed, batch.prompts)
+            probability = query_black_box(black_box, changed, batch.prompts, batch.sizes)
             return (255 * _at_grid(probability)).round().to(torch.uint8).numpy()
 
         parts.append(query_log.get_or_query_masks({**key, "from": start}, query))

@@ -12,7 +12,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from baps.adapters.optimisers.prompt_space import code_gradient
 from baps.adapters.optimisers.spsa_gc import SpsaGc
 from baps.adapters.visual_prompt import VisualPrompt, to_pixels
-from baps.blackbox import BlackBox
+from baps.blackbox import BlackBox, Size
 from baps.prompts import Prompt
 from baps.training.batches import Batch
 from baps.training.losses import batch_loss, image_losses
@@ -26,18 +26,21 @@ GetOrQuery = Callable[[Callable[[], Sequence[float]]], list[float]]
 """Return the losses of a step: logged ones, or those that the given function queries from the black box."""
 
 
-def query_black_box(black_box: BlackBox, images: torch.Tensor, prompts: Sequence[Prompt]) -> torch.Tensor:
+def query_black_box(
+    black_box: BlackBox, images: torch.Tensor, prompts: Sequence[Prompt], sizes: Sequence[Size] | None = None
+) -> torch.Tensor:
     """Segment images with the black box, after rounding them to whole grey levels.
 
     Args:
         black_box: the model.
         images: (B, 3, S, S) in [0, 255].
         prompts: one per image, (X, Y) in its pixels.
+        sizes: size of the part of each image that shows the slice, or None if there is no padding.
 
     Returns:
         Probabilities, (B, S, S).
     """
-    return torch.from_numpy(black_box.segment(to_pixels(images), prompts))
+    return torch.from_numpy(black_box.segment(to_pixels(images), prompts, sizes))
 
 
 class Stepper(ABC):
@@ -116,7 +119,7 @@ class PromptSpaceStepper(Stepper):
         def losses(codes: torch.Tensor) -> torch.Tensor:
             def query() -> list[float]:
                 images = self.visual_prompt.apply_code(batch.images, codes)
-                answers = query_black_box(black_box, images, batch.prompts * 2)
+                answers = query_black_box(black_box, images, batch.prompts * 2, batch.sizes * 2)
                 return image_losses(answers, batch.target.repeat(2, 1, 1)).tolist()
 
             return torch.tensor(get_or_query(query))
@@ -180,7 +183,8 @@ class SpsaGcStepper(Stepper):
 
         def losses(thetas: torch.Tensor) -> torch.Tensor:
             def query() -> list[float]:
-                answers = query_black_box(black_box, transform(thetas), batch.prompts * len(thetas))
+                prompts, sizes = batch.prompts * len(thetas), batch.sizes * len(thetas)
+                answers = query_black_box(black_box, transform(thetas), prompts, sizes)
                 return [float(batch_loss(one, batch.target)) for one in answers.view(len(thetas), *batch.target.shape)]
 
             return torch.tensor(get_or_query(query))

@@ -47,9 +47,10 @@ class HostedModel(Model):
 
     @property
     def declaration(self) -> str:
-        """Text that identifies the weights."""
+        """Text that identifies the weights and, where it changed between releases, the preprocessing."""
         capabilities = self._black_box.capabilities
-        return f"baps {capabilities.name} sha256 {capabilities.weights_sha256}"
+        text = f"baps {capabilities.name} sha256 {capabilities.weights_sha256}"
+        return f"{text} {capabilities.preprocessing}" if capabilities.preprocessing == "medsam" else text
 
     @override
     def get_input_types(self) -> list[dict[str, Any]]:

@@ -110,9 +110,9 @@ class Disagreement(Strategy):
     def _look(self, wanted: list[str], images: list[str], datastore: Datastore) -> dict[str, float]:
         """Compare wanted images until the time is up; the disagreement on each image compared, now or before."""
         segmenter, organs = self._segmenter(), self._organs()
-        weights = segmenter.black_box.capabilities.weights_sha256
+        able = segmenter.black_box.capabilities
         versions = {
-            organ: (version, segmenter.store.served(organ, weights))
+            organ: (version, segmenter.store.served(organ, able))
             for organ in self._labels
             if (version := organs.served(organ)) is not None
         }
