@@ -47,8 +47,8 @@ class Capabilities:
         resends: whether an image may have to be sent, and counted, more than once.
         video: whether it can propagate a mask from slice to slice, with a memory of its own.
         preprocessing: how images are prepared for the network. ``canvas``: it sees the square canvas with its black
-            padding. ``sam``, ``sam2`` or ``medsam``: it sees the slice without padding, resized, normalised and padded
-            as the model's authors do. An adapter fits one preprocessing only.
+            padding. ``sam``, ``medsam``, ``sam_hq``, ``sam2`` or ``sam3``: it sees the slice without padding, resized,
+            normalised and padded as the model's authors do. An adapter fits one preprocessing only.
     """
 
     name: str

@@ -19,20 +19,25 @@ from baps.blackbox.medsam import MedSamBlackBox
 from baps.blackbox.remote.client import RemoteBlackBox
 from baps.blackbox.remote.settings import RemoteSettings
 from baps.blackbox.sam import SamBlackBox
-from baps.blackbox.weights import load_weights
+from baps.blackbox.weights import check_sha256, load_weights
 from baps.errors import InputError, MissingExtraError
 
 logger = logging.getLogger(__name__)
 
 BUNDLED_WEIGHTS = Path(__file__).parent / "bundled" / "bundled.safetensors"
 """Path of the weights of the bundled model."""
+_NOT_MAINTAINED = (
+    "which no maintained package loads. Use SAM, MedSAM, SAM-HQ, SAM 2 or SAM 3, or serve it on another machine "
+    "(black_box=remote)."
+)
+_OTHER_FORMAT = "in the format of its authors. Give the files that transformers saves, with black_box={}."
 _RELATIVES = {
-    "mask_decoder.hf_token": "SAM-HQ",
-    "image_encoder.patch_embed.seq.": "MobileSAM",
-    "mask_decoder.final_output_upscaling_layers.": "EfficientSAM",
-    "detector.backbone.": "SAM 3",
+    "mask_decoder.hf_token": ("SAM-HQ", _OTHER_FORMAT.format("sam_hq")),
+    "image_encoder.patch_embed.seq.": ("MobileSAM", _NOT_MAINTAINED),
+    "mask_decoder.final_output_upscaling_layers.": ("EfficientSAM", _NOT_MAINTAINED),
+    "detector.backbone.": ("SAM 3", _OTHER_FORMAT.format("sam3")),
 }
-"""Models that descend from SAM and have other networks, by a part of the name of one of their tensors."""
+"""Models that descend from SAM and have other networks: part of the name of one of their tensors, and what to do."""
 
 _SAM_WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
 
@@ -49,8 +54,9 @@ def load_black_box(
     Args:
         name: ``bundled``, ``sam`` for a SAM checkpoint (vit_b, vit_l or vit_h, recognised by the weights), ``medsam``
             for a MedSAM checkpoint, which has the same tensors but other images, ``sam2`` for a checkpoint of SAM 2 or
-            2.1 (of any size), or ``remote`` for a model on another machine.
-        weights: path of the checkpoint; required for ``sam``, ``medsam`` and ``sam2``.
+            2.1 (of any size), ``sam_hq`` or ``sam3`` for the files that transformers saves of them, or ``remote`` for a
+            model on another machine.
+        weights: path of the checkpoint; required for all but ``bundled`` and ``remote``.
         sha256: hash that the checkpoint must have, or "" for the published one if the file name is known. For a remote
             model, the identity that it must have.
         device: ``auto``, ``cpu``, ``cuda``, or a numbered GPU such as ``cuda:1``. A remote model has its own.
@@ -76,6 +82,8 @@ def load_black_box(
         return _bundled(weights or BUNDLED_WEIGHTS, sha256, device)
     if weights is None:
         raise InputError(f"The black box {name} needs weights: give the path of a checkpoint of it.")
+    if name in ("sam_hq", "sam3"):
+        return _transformers(name, weights, sha256, device)
     return _sam2(weights, sha256, device) if name == "sam2" else _sam(name, weights, sha256, device)
 
 
@@ -141,12 +149,9 @@ def _check_readable(weights: Path, state: Mapping[str, torch.Tensor]) -> None:
     Raises:
         InputError: if the checkpoint is of a relative that cannot be loaded.
     """
-    relative = next((name for key, name in _RELATIVES.items() if any(key in tensor for tensor in state)), None)
-    if relative:
-        raise InputError(
-            f"{weights} is a checkpoint of {relative}, which cannot be loaded. Use SAM, MedSAM or SAM 2, or serve it "
-            "on another machine (black_box=remote)."
-        )
+    for key, (relative, remedy) in _RELATIVES.items():
+        if any(key in tensor for tensor in state):
+            raise InputError(f"{weights} is a checkpoint of {relative}, {remedy}")
 
 
 def _sam2(weights: Path, sha256: str, device: str) -> BlackBox:
@@ -161,3 +166,13 @@ def _sam2(weights: Path, sha256: str, device: str) -> BlackBox:
     except InputError as error:
         raise InputError(f"{weights}: {error}") from error
     return Sam2BlackBox(model.to(device), name, digest, batch_size=1 if device == "cpu" else 8)
+
+
+def _transformers(name: str, weights: Path, sha256: str, device: str) -> BlackBox:
+    try:
+        from baps.blackbox.transformers_sam import TransformersBlackBox, read_transformers_model
+    except ImportError as error:
+        raise MissingExtraError(f"The black box {name}", "encoders") from error
+    digest = check_sha256(weights, sha256)
+    model = read_transformers_model(name, weights)
+    return TransformersBlackBox(model.to(device), name, digest, batch_size=1 if device == "cpu" else 8)

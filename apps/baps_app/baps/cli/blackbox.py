@@ -43,9 +43,7 @@ def serve(
         black_box=black_box, weights=weights, weights_sha256=weights_sha256, device=device, config=config
     )
     if read_settings(settings).black_box == "remote":
-        raise InputError(
-            "A remote model is served already. Use its own address, or serve bundled, sam, medsam or sam2."
-        )
+        raise InputError("A remote model is served already. Use its own address, or serve a model of this machine.")
     check_port(host, port)
     check_port(host, grpc_port)
     try:

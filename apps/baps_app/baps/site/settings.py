@@ -113,8 +113,8 @@ class Settings(BaseSettings, frozen=True, extra="forbid"):  # type: ignore[misc]
     Attributes:
         labels: Names of the organs and their values in labelmaps that do not name their segments (``spleen,liver``
             counts from 1; ``spleen=1,liver=6`` is explicit).
-        black_box: ``bundled``, ``sam``, ``medsam``, ``sam2`` or ``remote``.
-        weights: Checkpoint of the black box; ``sam``, ``medsam`` and ``sam2`` need it.
+        black_box: ``bundled``, ``sam``, ``medsam``, ``sam_hq``, ``sam2``, ``sam3`` or ``remote``.
+        weights: Checkpoint of the black box; all but ``bundled`` and ``remote`` need it.
         weights_sha256: Hash that the weights (of a remote model: its identity) must have. Empty: the published one
             where the file name is known.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
