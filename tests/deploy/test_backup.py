@@ -77,7 +77,7 @@ def test_a_site_that_is_lost_comes_back_whole(tmp_path: Path, new_black_box: Cal
     assert [(one.name, one.sha256, one.info) for one in history.versions("ct_01", "final")] == versions
     history.restore("ct_01", "final", versions[0][0])
     assert (studies / "labels" / "final" / "ct_01.nii.gz").read_text() == "one"
-    assert store.served("spleen", able) == ("spleen", "v0002")
+    assert store.served("spleen", *able.identity) == ("spleen", "v0002")
     assert store.load("spleen", "v0002").label == "spleen"
     assert store.roll_back("spleen") == "v0001"
     known = Users(etc / "users.json").find(token)

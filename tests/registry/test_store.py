@@ -56,7 +56,7 @@ def _files(root: Path) -> list[str]:
 def test_an_empty_store(store: AdapterStore, able: Capabilities) -> None:
     assert store.versions("spleen") == []
     assert store.published("spleen") is None
-    assert store.served("spleen", able) is None
+    assert store.served("spleen", *able.identity) is None
     with pytest.raises(NotFoundError, match="no adapter of spleen.*none"):
         store.load("spleen", "v0001")
     with pytest.raises(NotFoundError):
@@ -105,15 +105,15 @@ def test_versions_count_up_for_each_label(store: AdapterStore, able: Capabilitie
 def test_adding_does_not_publish(store: AdapterStore, able: Capabilities) -> None:
     _add(store, "spleen", able)
     assert store.published("spleen") is None
-    assert store.served("spleen", able) is None
+    assert store.served("spleen", *able.identity) is None
 
 
 def test_publish_and_roll_back(store: AdapterStore, able: Capabilities) -> None:
     first, second = _add(store, "spleen", able), _add(store, "spleen", able)
     store.publish("spleen", second)
-    assert store.served("spleen", able) == ("spleen", second)
+    assert store.served("spleen", *able.identity) == ("spleen", second)
     store.publish("spleen", first)
-    assert store.served("spleen", able) == ("spleen", first)
+    assert store.served("spleen", *able.identity) == ("spleen", first)
     assert store.versions("spleen") == [first, second]
     with pytest.raises(NotFoundError):
         store.publish("spleen", "v0009")
@@ -124,7 +124,7 @@ def test_publish_and_roll_back(store: AdapterStore, able: Capabilities) -> None:
 
 def test_another_store_on_the_same_folder_sees_the_same(store: AdapterStore, able: Capabilities) -> None:
     store.publish("spleen", _add(store, "spleen", able))
-    assert AdapterStore(store.root).served("spleen", able) == ("spleen", "v0001")
+    assert AdapterStore(store.root).served("spleen", *able.identity) == ("spleen", "v0001")
 
 
 def test_an_adapter_for_another_preprocessing_is_not_served(
@@ -133,33 +133,33 @@ def test_an_adapter_for_another_preprocessing_is_not_served(
     """The record is of version 0.1, which named no preprocessing: every model saw the canvas."""
     store.publish("spleen", _add(store, "spleen", able))
     now = replace(able, preprocessing="sam")
-    assert store.served("spleen", now) is None
-    assert store.served("spleen", now) is None
-    sentence = "v0001 of the adapter spleen is not served: it was trained with the preprocessing canvas, but brightness"
+    assert store.served("spleen", *now.identity) is None
+    assert store.served("spleen", *now.identity) is None
+    sentence = "v0001 of the adapter spleen is not served: it was trained with the preprocessing canvas, but"
     assert caplog.text.count(sentence) == 1
     made_for = {"weights_sha256": able.weights_sha256, "preprocessing": "sam"}
     store.publish("spleen", store.add("spleen", _adapter(), {**_record(able), "black_box": made_for}, "accepted"))
-    assert store.served("spleen", now) == ("spleen", "v0002")
-    assert store.served("spleen", able) is None
+    assert store.served("spleen", *now.identity) == ("spleen", "v0002")
+    assert store.served("spleen", *able.identity) is None
 
 
 def test_the_shared_adapter_serves_labels_without_one(store: AdapterStore, able: Capabilities) -> None:
     store.publish(SHARED, _add(store, SHARED, able))
-    assert store.served("spleen", able) == (SHARED, "v0001")
-    assert store.served(SHARED, able) == (SHARED, "v0001")
+    assert store.served("spleen", *able.identity) == (SHARED, "v0001")
+    assert store.served(SHARED, *able.identity) == (SHARED, "v0001")
     store.publish("spleen", _add(store, "spleen", able))
-    assert store.served("spleen", able) == ("spleen", "v0001")
-    assert store.served("liver", able) == (SHARED, "v0001")
+    assert store.served("spleen", *able.identity) == ("spleen", "v0001")
+    assert store.served("liver", *able.identity) == (SHARED, "v0001")
 
 
 def test_an_adapter_of_other_weights_is_not_served(store: AdapterStore, able: Capabilities) -> None:
     store.publish("spleen", _add(store, "spleen", able))
     other = replace(able, weights_sha256="c" * 64)
-    assert store.served("spleen", other) is None
-    assert store.served("spleen", able) == ("spleen", "v0001")
+    assert store.served("spleen", *other.identity) is None
+    assert store.served("spleen", *able.identity) == ("spleen", "v0001")
     store.publish(SHARED, _add(store, SHARED, other))
-    assert store.served("liver", other) == (SHARED, "v0001")
-    assert store.served("liver", able) is None
+    assert store.served("liver", *other.identity) == (SHARED, "v0001")
+    assert store.served("liver", *able.identity) is None
 
 
 @pytest.mark.parametrize("status", ["rejected", "unverified"])
@@ -168,19 +168,19 @@ def test_the_shared_adapter_does_not_serve_a_label_that_has_versions_of_its_own(
 ) -> None:
     store.publish(SHARED, _add(store, SHARED, able))
     _add(store, "spleen", able, status)
-    assert store.served("spleen", able) is None
+    assert store.served("spleen", *able.identity) is None
 
 
 def test_withdraw_keeps_the_versions(store: AdapterStore, able: Capabilities) -> None:
     store.publish("spleen", _add(store, "spleen", able))
     store.withdraw("spleen")
-    assert store.served("spleen", able) is None
+    assert store.served("spleen", *able.identity) is None
     assert store.versions("spleen") == ["v0001"]
     store.withdraw("spleen")
     with pytest.raises(NotFoundError, match=r"no adapter of liver.*adapters of: spleen\."):
         store.withdraw("liver")
     store.publish("spleen", "v0001")
-    assert store.served("spleen", able) == ("spleen", "v0001")
+    assert store.served("spleen", *able.identity) == ("spleen", "v0001")
 
 
 def test_labels_come_back_as_they_were_given(store: AdapterStore, able: Capabilities) -> None:
@@ -195,7 +195,7 @@ def test_labels_come_back_as_they_were_given(store: AdapterStore, able: Capabili
 def test_any_label_stays_below_the_root(store: AdapterStore, able: Capabilities, label: str) -> None:
     version = _add(store, label, able)
     store.publish(label, version)
-    assert store.served(label, able) == (label, version)
+    assert store.served(label, *able.identity) == (label, version)
     assert store.load(label, version).label == label
     above = store.root.parent.parent
     assert all(name.startswith("above/adapters/") for name in _files(above))
@@ -219,7 +219,7 @@ def test_labels_that_are_refused(store: AdapterStore, able: Capabilities, label:
 def test_a_label_of_at_most_100_characters_can_be_kept(store: AdapterStore, able: Capabilities, label: str) -> None:
     assert store.published(label) is None
     store.publish(label, _add(store, label, able))
-    assert store.served(label, able) == (label, "v0001")
+    assert store.served(label, *able.identity) == (label, "v0001")
 
 
 @pytest.mark.parametrize("label", [":" * 100, "\ud800"], ids=["escaped", "surrogate"])
@@ -246,7 +246,7 @@ def test_a_crash_in_saving_leaves_nothing(
     assert _files(store.root) == before
     assert store.versions("spleen") == ["v0001"]
     assert not list((store.root / "label-spleen").glob(".partial*"))
-    assert store.served("spleen", able) == ("spleen", "v0001")
+    assert store.served("spleen", *able.identity) == ("spleen", "v0001")
 
 
 def test_a_record_that_cannot_be_written_leaves_nothing(store: AdapterStore, able: Capabilities) -> None:
@@ -304,7 +304,7 @@ def test_rolling_back_goes_the_way_of_publishing_backwards(store: AdapterStore, 
     store.withdraw("spleen")
     assert store.published("spleen") is None
     assert [store.roll_back("spleen") for _ in range(4)] == [two, three, one, None]
-    assert store.served("spleen", able) is None
+    assert store.served("spleen", *able.identity) is None
     with pytest.raises(NotFoundError, match="nothing was served before that"):
         store.roll_back("spleen")
     assert store.versions("spleen") == [one, two, three]
@@ -353,7 +353,7 @@ def test_a_broken_version_is_passed_over(store: AdapterStore, able: Capabilities
         folder.rename(store.root / "elsewhere")
     else:
         (folder / "record.json").write_text("" if damage == "empty" else "not JSON")
-    assert store.served("spleen", able) is None
+    assert store.served("spleen", *able.identity) is None
     assert store.find("spleen", "a") is None
     with pytest.raises(BapsError, match="There is no adapter|cannot be read"):
         store.record("spleen", version)
@@ -374,7 +374,7 @@ def test_what_was_rolled_back_was_served(store: AdapterStore, able: Capabilities
     assert store.roll_back("spleen") == one
     assert store.roll_back("spleen") is None
     assert [store.was_served("spleen", version) for version in (one, two, three)] == [True, True, False]
-    assert (store.published("spleen"), store.served("spleen", able)) == (None, None)
+    assert (store.published("spleen"), store.served("spleen", *able.identity)) == (None, None)
     store.publish("spleen", three)
     store.publish("spleen", one)
     assert [store.roll_back("spleen") for _ in range(2)] == [three, None]
@@ -389,7 +389,7 @@ def test_in_place_of_a_damaged_version_the_one_before_serves(
 ) -> None:
     for _ in range(2):
         store.publish("spleen", _add(store, "spleen", able))
-    assert store.served("spleen", able) == ("spleen", "v0002")
+    assert store.served("spleen", *able.identity) == ("spleen", "v0002")
     file = store.file("spleen", "v0002")
     content = file.read_bytes()
     if damage == "flip":  # A bit of the last weight: it could be read all the same.
@@ -401,13 +401,13 @@ def test_in_place_of_a_damaged_version_the_one_before_serves(
         file.unlink()
     else:
         file.with_name("record.json").write_text("{")
-    assert store.served("spleen", able) == ("spleen", "v0001")
+    assert store.served("spleen", *able.identity) == ("spleen", "v0001")
     assert "v0002 of the adapter spleen is damaged" in caplog.text
     store.file("spleen", "v0001").write_bytes(b"")
-    assert store.served("spleen", able) is None
+    assert store.served("spleen", *able.identity) is None
     for version in ("v0002", "v0001"):
         store.file("spleen", version).parent.rename(store.root / version)
-    assert store.served("spleen", able) is None
+    assert store.served("spleen", *able.identity) is None
 
 
 def test_a_withdrawal_is_not_undone_by_damage(store: AdapterStore, able: Capabilities) -> None:
@@ -415,4 +415,4 @@ def test_a_withdrawal_is_not_undone_by_damage(store: AdapterStore, able: Capabil
     store.withdraw("spleen")
     store.publish("spleen", _add(store, "spleen", able))
     store.file("spleen", "v0002").write_bytes(b"")
-    assert store.served("spleen", able) is None
+    assert store.served("spleen", *able.identity) is None

@@ -130,7 +130,7 @@ def test_what_is_no_better_than_the_model_as_it_is_is_kept_and_not_served(
     said = adapt_and_publish(store, ("spleen",), new_black_box(), slices, SETTINGS)
     assert (said["version"], said["status"], said["before"]) == ("v0001", "rejected", 1)
     assert store.published("spleen") is None
-    assert store.served("spleen", new_black_box().capabilities) is None
+    assert store.served("spleen", *new_black_box().capabilities.identity) is None
 
 
 def test_of_one_patient_nothing_is_served(store: AdapterStore, new_black_box: NewBox, dim_slices: Slices) -> None:

@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 
 from baps.adapters.adapter import Adapter, adapter_from_record
 from baps.adapters.old_records import rename_record
-from baps.blackbox import Capabilities
 from baps.errors import BapsError, InputError
 from baps.utils.atomic_write import atomic_write
 
@@ -111,26 +110,30 @@ def read_with(
         ) from error
 
 
-def check_trained_for(record: Mapping[str, Any], capabilities: Capabilities) -> None:
+def check_trained_for(
+    record: Mapping[str, Any], model: str, weights_sha256: str, preprocessing: str = "canvas"
+) -> None:
     """Check that an adapter was trained for the weights of a model.
 
     Args:
         record: record of the adapter.
-        capabilities: what the model can do.
+        model: name of the model, for the error message.
+        weights_sha256: SHA-256 of the model's weights.
+        preprocessing: how the model prepares images, see ``Capabilities``. Organ models have only one way.
 
     Raises:
         InputError: if the adapter was trained for other weights, or for images that were preprocessed differently.
     """
     trained_for = record.get("black_box") or {}
     name, digest = trained_for.get("name", "an unknown model"), str(trained_for.get("weights_sha256", "unknown"))
-    if digest != capabilities.weights_sha256:
+    if digest != weights_sha256:
         raise InputError(
-            f"The adapter was trained for {name} with weights {digest[:12]}..., not for {capabilities.name} with "
-            f"{capabilities.weights_sha256[:12]}.... Name that model and its weights, or adapt again."
+            f"The adapter was trained for {name} with weights {digest[:12]}..., not for {model} with "
+            f"{weights_sha256[:12]}.... Name that model and its weights, or adapt again."
         )
-    preprocessing = str(trained_for.get("preprocessing", "unknown"))
-    if preprocessing != capabilities.preprocessing:
+    other = str(trained_for.get("preprocessing", "unknown"))
+    if other != preprocessing:
         raise InputError(
-            f"The adapter was trained for {name} with the preprocessing {preprocessing}, but {capabilities.name} now "
-            f"uses {capabilities.preprocessing}. Adapt again."
+            f"The adapter was trained for {name} with the preprocessing {other}, but {model} now uses {preprocessing}. "
+            "Adapt again."
         )

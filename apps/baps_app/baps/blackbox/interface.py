@@ -63,6 +63,11 @@ class Capabilities:
     video: bool = False
     preprocessing: str = "canvas"
 
+    @property
+    def identity(self) -> tuple[str, str]:
+        """What an adapter of this model depends on: the weights' SHA-256 and the preprocessing."""
+        return self.weights_sha256, self.preprocessing
+
 
 class Encoding:
     """An image as a black box encoded it. Only the black box that made it can read it.

@@ -60,7 +60,8 @@ class SamBlackBox(LocalBlackBox):
         height, width = self._resized((images.shape[1], images.shape[2]))
         if (height, width) != images.shape[1:3]:  # Pillow rounds to whole levels, as the predictor's images are.
             size = (width, height)
-            images = np.stack([Image.fromarray(image).resize(size, Image.Resampling.BILINEAR) for image in images])
+            resized = [Image.fromarray(image).resize(size, Image.Resampling.BILINEAR) for image in images]
+            images = np.stack([np.asarray(image) for image in resized])
         return super()._pixels(images)
 
     def _encoder(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -63,7 +63,7 @@ def evaluate(
         config=config,
     )
     if record is not None:
-        check_trained_for(record, model.capabilities)
+        check_trained_for(record, model.capabilities.name, *model.capabilities.identity)
     folders = find_cases(images, labels, options.read_label(label))
     options.print_notes(folders.notes)
     options.print_skipped(folders.skipped)

@@ -256,7 +256,7 @@ class Segmenter:
 
     def _adapter(self, label: str) -> tuple[tuple[str, str] | None, Hashable, Adapter | None]:
         """Load the adapter of a label; return its label and version, its cache key, and the adapter."""
-        served = self.store.served(label, self.black_box.capabilities)
+        served = self.store.served(label, *self.black_box.capabilities.identity)
         if served is None:
             return None, None, None
         adapter_key = (*served, _file_identity(self.store.file(*served)))

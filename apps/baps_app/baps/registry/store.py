@@ -25,7 +25,6 @@ from urllib.parse import unquote
 from baps.adapters.adapter import Adapter
 from baps.adapters.adapter_file import HasStateDict, read_adapter, write_adapter
 from baps.adapters.old_records import rename_record
-from baps.blackbox import Capabilities
 from baps.blackbox.weights import sha256
 from baps.errors import BapsError, InputError, NotFoundError
 from baps.utils.atomic_write import atomic_write
@@ -144,7 +143,7 @@ class AdapterStore:
         except FileNotFoundError:
             return []
 
-    def served(self, label: str, capabilities: Capabilities) -> tuple[str, str] | None:
+    def served(self, label: str, weights_sha256: str, preprocessing: str = "canvas") -> tuple[str, str] | None:
         """Return the adapter that serves a label.
 
         This is the label's own adapter, or the shared one if the label was never trained; a label whose candidates were
@@ -153,7 +152,8 @@ class AdapterStore:
 
         Args:
             label: the label.
-            capabilities: what the black box can do.
+            weights_sha256: SHA-256 of the model's weights.
+            preprocessing: how the model prepares images, see ``Capabilities``. Organ models have only one way.
 
         Returns:
             Label and version, or None for the unadapted model.
@@ -161,34 +161,28 @@ class AdapterStore:
 
         def fits(record: Mapping[str, Any]) -> bool:
             trained_for = record["black_box"]
-            return (trained_for["weights_sha256"], trained_for["preprocessing"]) == (
-                capabilities.weights_sha256,
-                capabilities.preprocessing,
-            )
+            return (trained_for["weights_sha256"], trained_for["preprocessing"]) == (weights_sha256, preprocessing)
 
         for name in dict.fromkeys((label, SHARED)):
             newest = self._newest_intact(name)
             if newest and fits(newest[1]):
                 return name, newest[0]
-            if newest and newest[1]["black_box"]["weights_sha256"] == capabilities.weights_sha256:
-                self._warn_of_preprocessing(name, *newest, capabilities)
+            if newest and newest[1]["black_box"]["weights_sha256"] == weights_sha256:
+                self._warn_of_preprocessing(name, *newest, preprocessing)
             for version in self.versions(name):
                 with suppress(BapsError):  # A broken version is passed over.
                     if fits(self.record(name, version)):
                         return None
         return None
 
-    def _warn_of_preprocessing(
-        self, label: str, version: str, record: Mapping[str, Any], capabilities: Capabilities
-    ) -> None:
+    def _warn_of_preprocessing(self, label: str, version: str, record: Mapping[str, Any], preprocessing: str) -> None:
         """Log once why an adapter of the same weights is not served."""
         if (label, version) not in self._not_served:
             self._not_served.add((label, version))
             logger.warning(
-                "Version %s of the adapter %s is not served: it was trained with the preprocessing %s, but %s uses %s. "
-                "Train again.",
-                version, label or "shared", record["black_box"]["preprocessing"], capabilities.name,
-                capabilities.preprocessing,
+                "Version %s of the adapter %s is not served: it was trained with the preprocessing %s, but the model now "
+                "uses %s. Train again.",
+                version, label or "shared", record["black_box"]["preprocessing"], preprocessing,
             )  # fmt: skip
 
     def _newest_intact(self, label: str) -> tuple[str, dict[str, Any]] | None:

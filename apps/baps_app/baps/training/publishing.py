@@ -131,7 +131,7 @@ def _load_served(store: AdapterStore, label: str, black_box: BlackBox) -> Served
 
     The gain of a shared adapter is ignored, because it was measured on other labels.
     """
-    version = store.served(label, black_box.capabilities)
+    version = store.served(label, *black_box.capabilities.identity)
     if version is None:
         return None
     try:

@@ -112,7 +112,7 @@ class Disagreement(Strategy):
         segmenter, organs = self._segmenter(), self._organs()
         able = segmenter.black_box.capabilities
         versions = {
-            organ: (version, segmenter.store.served(organ, able))
+            organ: (version, segmenter.store.served(organ, *able.identity))
             for organ in self._labels
             if (version := organs.served(organ)) is not None
         }

@@ -78,7 +78,7 @@ class AdaptationTrainer(SiteTrainer[AdaptationSettings]):
         if len(jobs) > 1:
             jobs[SHARED] = [case for found in cases.values() for case in found]
         for label, found in jobs.items():
-            arms = 3 if self._store.served(label, able) else 2
+            arms = 3 if self._store.served(label, *able.identity) else 2
             check_max_images(found, settings, arms, able.resends)
 
     def _train(self, cases: dict[str, list[Case]], settings: AdaptationSettings, stats: Stats) -> None:
